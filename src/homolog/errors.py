@@ -1,0 +1,21 @@
+"""Errors that a user can act on.
+
+Every `InputError` names the field, the value found, what is required and what to do about it.  The command line
+prints it without a traceback and ends with exit code 2; any other exception is a defect or a failure (exit code 1).
+"""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Unusable input: `field` had `value`, which breaks `requirement`; `remedy` says what to do."""
+
+    def __init__(self, field: str, value: object, requirement: str, remedy: str) -> None:
+        self.field = field
+        self.value = value
+        self.requirement = requirement
+        self.remedy = remedy
+        super().__init__(f"{field} is {value!r}, but {requirement}. {remedy}")
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, object, str, str]]:
+        return type(self), (self.field, self.value, self.requirement, self.remedy)
