@@ -1,0 +1,1 @@
+"""Homologous features and circuits of two language models of different architectures."""

@@ -1,0 +1,242 @@
+"""Progress with an estimate of the time left: a bar on a terminal, plain lines elsewhere, or nothing.
+
+Library code takes a `Progress` and says `with progress.stage("train", total=1000) as bar: bar.advance()`.
+A driver that knows its stages announces them with `plan`; the time left of the whole is then
+
+    left = stage_left + scale * sum of the expected seconds of the stages to come,
+    scale = (seconds spent on planned stages) / (seconds that were expected for what they did).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol, TextIO, runtime_checkable
+
+
+@runtime_checkable
+class Bar(Protocol):
+    """One running stage."""
+
+    def advance(self, n: float = 1) -> None:
+        """Count `n` more of the stage's units as done."""
+        ...
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """What library code may ask of a progress display."""
+
+    def plan(self, expected_seconds: Mapping[str, float]) -> None:
+        """Announce the stages to come, in order, with a guess of their seconds (only the ratios matter)."""
+        ...
+
+    def stage(self, name: str, total: float | None = None) -> AbstractContextManager[Bar]:
+        """Begin a stage of `total` units (None: unknown); it ends with the context."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Say one line that stays on the screen."""
+        ...
+
+
+class Estimate:
+    """Seconds left, from the plan, the stages done and the share of the running one.  No output."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._started = clock()
+        self._plan: dict[str, float] = {}
+        self._spent = 0.0
+        self._expected_done = 0.0
+        self._name: str | None = None
+        self._stage_started = self._started
+        self._total: float | None = None
+        self._count = 0.0
+
+    def plan(self, expected_seconds: Mapping[str, float]) -> None:
+        self._plan = {name: max(float(seconds), 1e-3) for name, seconds in expected_seconds.items()}
+
+    def begin(self, name: str, total: float | None) -> None:
+        if name in self._plan:  # stages planned before this one and never begun were already complete
+            names = list(self._plan)
+            self._plan = {later: self._plan[later] for later in names[names.index(name) :]}
+        self._name, self._total, self._count, self._stage_started = name, total, 0.0, self._clock()
+
+    def advance(self, n: float) -> None:
+        self._count += n
+
+    def end(self) -> None:
+        if self._name in self._plan:
+            self._spent += self._clock() - self._stage_started
+            self._expected_done += self._plan.pop(self._name)
+        self._name = None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the estimate was made."""
+        return self._clock() - self._started
+
+    @property
+    def stage_elapsed(self) -> float:
+        """Seconds since the running stage began."""
+        return self._clock() - self._stage_started
+
+    @property
+    def share(self) -> float | None:
+        """Part of the running stage that is done, 0 to 1; None where its total is unknown."""
+        return min(self._count / self._total, 1.0) if self._total else None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left of the plan (of the running stage without one); None before there is anything to go by."""
+        share, expected = self.share, self._plan.get(self._name or "")
+        spent, expected_done = self._spent, self._expected_done
+        if expected is not None and share:
+            spent, expected_done = spent + self.stage_elapsed, expected_done + share * expected
+        scale = spent / expected_done if expected_done else None
+        stage_left = None
+        if share:
+            stage_left = self.stage_elapsed * (1 - share) / share
+        elif expected is not None and scale is not None:
+            stage_left = max(scale * expected - self.stage_elapsed, 0.0)
+        if self._name is not None and stage_left is None:
+            return None
+        to_come = sum(seconds for name, seconds in self._plan.items() if name != self._name)
+        if to_come and scale is None:
+            return None
+        return (stage_left or 0.0) + (scale or 0.0) * to_come
+
+
+class SilentProgress:
+    """Shows nothing."""
+
+    def plan(self, expected_seconds: Mapping[str, float]) -> None:
+        """Ignored."""
+
+    @contextmanager
+    def stage(self, name: str, total: float | None = None) -> Iterator[Bar]:
+        """A stage without display."""
+        yield self
+
+    def advance(self, n: float = 1) -> None:
+        """Ignored."""
+
+    def note(self, text: str) -> None:
+        """Ignored."""
+
+
+class LineProgress:
+    """Plain lines, for logs and pipes: one when a stage begins and ends, and one every `every` seconds."""
+
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        every: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = stream or sys.stderr
+        self._every = every
+        self._clock = clock
+        self._estimate = Estimate(clock)
+        self._name = ""
+        self._last = clock()
+
+    def plan(self, expected_seconds: Mapping[str, float]) -> None:
+        """See `Progress.plan`."""
+        self._estimate.plan(expected_seconds)
+
+    @contextmanager
+    def stage(self, name: str, total: float | None = None) -> Iterator[Bar]:
+        """See `Progress.stage`."""
+        self._estimate.begin(name, total)
+        self._name, self._last = name, self._clock()
+        self.note(f"{name} ...")
+        yield self
+        took = duration(self._estimate.stage_elapsed)
+        self._estimate.end()
+        self.note(f"{name}: done in {took}{_left(self._estimate)}")
+
+    def advance(self, n: float = 1) -> None:
+        """See `Bar.advance`."""
+        self._estimate.advance(n)
+        if self._clock() - self._last >= self._every:
+            self._last = self._clock()
+            share = self._estimate.share
+            percent = "" if share is None else f" {share:.0%}"
+            self.note(f"{self._name}:{percent}{_left(self._estimate)}")
+
+    def note(self, text: str) -> None:
+        """See `Progress.note`."""
+        print(f"[{duration(self._estimate.elapsed):>6}] {text}", file=self._stream, flush=True)
+
+
+class RichProgress:
+    """A bar on a terminal: stage, percent, elapsed time, and the time left of the whole."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._estimate = Estimate()
+        self._display: Any = None
+        self._task: Any = None
+
+    def plan(self, expected_seconds: Mapping[str, float]) -> None:
+        """See `Progress.plan`."""
+        self._estimate.plan(expected_seconds)
+
+    @contextmanager
+    def stage(self, name: str, total: float | None = None) -> Iterator[Bar]:
+        """See `Progress.stage`."""
+        from rich import progress as bars
+
+        self._estimate.begin(name, total)
+        columns = (
+            bars.TextColumn("{task.description}", markup=False),
+            bars.BarColumn(),
+            bars.TaskProgressColumn(),
+            bars.TimeElapsedColumn(),
+            bars.TextColumn("{task.fields[left]}", markup=False),
+        )
+        with bars.Progress(*columns, console=self._console, transient=True) as self._display:
+            self._task = self._display.add_task(name, total=total, left="")
+            yield self
+        took = duration(self._estimate.stage_elapsed)
+        self._estimate.end()
+        self.note(f"{name}: {took}")
+
+    def advance(self, n: float = 1) -> None:
+        """See `Bar.advance`."""
+        self._estimate.advance(n)
+        self._display.update(self._task, advance=n, left=_left(self._estimate))
+
+    def note(self, text: str) -> None:
+        """See `Progress.note`."""
+        self._console.print(text, markup=False, highlight=False)
+
+
+def make_progress(quiet: bool = False) -> Progress:
+    """A bar if standard error is a terminal, plain lines if not, nothing if `quiet`."""
+    if quiet:
+        return SilentProgress()
+    return RichProgress() if sys.stderr.isatty() else LineProgress()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "0.4 s", "37 s", "2:05" (minutes), "1:02:09" (hours)."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _left(estimate: Estimate) -> str:
+    left = estimate.left
+    return "" if not left else f", about {duration(left)} left"
