@@ -4,7 +4,9 @@ Library code takes a `Progress` and says `with progress.stage("train", total=100
 A driver that knows its stages announces them with `plan`; the time left of the whole is then
 
     left = stage_left + scale * sum of the expected seconds of the stages to come,
-    scale = (seconds spent on planned stages) / (seconds that were expected for what they did).
+    scale = (seconds spent on planned stages + prior) / (seconds expected for what they did + prior),
+
+where the prior, a tenth of the plan, keeps the first seconds from swinging it.  Stages do not nest.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ class Progress(Protocol):
     """What library code may ask of a progress display."""
 
     def plan(self, expected_seconds: Mapping[str, float]) -> None:
-        """Announce the stages to come, in order, with a guess of their seconds (only the ratios matter)."""
+        """Announce the stages to come, in order, with a guess of their seconds."""
         ...
 
     def stage(self, name: str, total: float | None = None) -> AbstractContextManager[Bar]:
@@ -49,6 +51,7 @@ class Estimate:
         self._clock = clock
         self._started = clock()
         self._plan: dict[str, float] = {}
+        self._prior = 0.0
         self._spent = 0.0
         self._expected_done = 0.0
         self._name: str | None = None
@@ -58,6 +61,7 @@ class Estimate:
 
     def plan(self, expected_seconds: Mapping[str, float]) -> None:
         self._plan = {name: max(float(seconds), 1e-3) for name, seconds in expected_seconds.items()}
+        self._prior = 0.1 * sum(self._plan.values())
 
     def begin(self, name: str, total: float | None) -> None:
         if name in self._plan:  # stages planned before this one and never begun were already complete
@@ -91,23 +95,21 @@ class Estimate:
 
     @property
     def left(self) -> float | None:
-        """Seconds left of the plan (of the running stage without one); None before there is anything to go by."""
+        """Seconds left of the whole plan; without a plan of the running stage; None if nothing is known."""
         share, expected = self.share, self._plan.get(self._name or "")
         spent, expected_done = self._spent, self._expected_done
         if expected is not None and share:
             spent, expected_done = spent + self.stage_elapsed, expected_done + share * expected
-        scale = spent / expected_done if expected_done else None
-        stage_left = None
-        if share:
+        scale = (spent + self._prior) / (expected_done + self._prior) if self._prior else 1.0
+        if self._name is None:
+            stage_left = 0.0
+        elif share:
             stage_left = self.stage_elapsed * (1 - share) / share
-        elif expected is not None and scale is not None:
+        elif expected is not None:
             stage_left = max(scale * expected - self.stage_elapsed, 0.0)
-        if self._name is not None and stage_left is None:
+        else:
             return None
-        to_come = sum(seconds for name, seconds in self._plan.items() if name != self._name)
-        if to_come and scale is None:
-            return None
-        return (stage_left or 0.0) + (scale or 0.0) * to_come
+        return stage_left + scale * sum(self._plan[name] for name in self._plan if name != self._name)
 
 
 class SilentProgress:

@@ -1,0 +1,66 @@
+"""What this process uses and runs on: peak memory, versions of what matters, the commit of the code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+REPORTED_PACKAGES = (
+    "homolog", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "numba", "polars",
+    "pyarrow", "pydantic", "altair",
+)  # fmt: skip
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process, in bytes, since it started or since `reset_peak_memory`."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_peak_memory() -> bool:
+    """Let the peak start again from the present use; False where the system cannot do that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result may depend on, where installed."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in REPORTED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this code runs from, "-dirty" if tracked files differ; None without one."""
+    root = Path(__file__).resolve().parents[3]
+    if not ((root / ".git").exists() and (root / "pyproject.toml").exists()):
+        return None
+    commit = _git(root, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    command = ["git", "-c", f"safe.directory={root}", "-C", str(root), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
