@@ -83,17 +83,20 @@ def test_a_done_stage_is_known_again(folder: RunFolder) -> None:
     stage = json.loads(folder.run_json.read_text())["stages"]["tokens"]
     assert stage["status"] == "done"
     assert stage["seconds"] >= 0
-    assert stage["peak_memory_bytes"] > 1_000_000
+    assert stage["peak_bytes"] > 1_000_000
     assert again.verify() == []
 
 
 def test_versions_recipe_and_facts_are_recorded(folder: RunFolder) -> None:
-    folder.note(device="cpu")
+    folder.note(device="cpu", pair=["transformer-s0", "mamba-s0"])
     record = RunFolder(folder.path).record
     assert record["recipe"] == RECIPE
     assert record["recipe_hash"] == recipe_hash(RECIPE)
     assert record["versions"]["python"].split(".")[0] == "3"
-    assert record["facts"] == {"device": "cpu"}
+    assert (record["device"], record["pair"]) == ("cpu", ["transformer-s0", "mamba-s0"])
+    assert record["machine"]["n_cpus"] >= 1
+    with pytest.raises(AssertionError):
+        folder.note(stages={})
 
 
 def test_a_failed_stage_is_not_done(folder: RunFolder) -> None:

@@ -1,9 +1,10 @@
-"""What this process uses and runs on: peak memory, versions of what matters, the commit of the code."""
+"""What this process uses and runs on: peak memory, versions, machine, commit of the code."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -43,6 +44,19 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
+
+
+def machine() -> dict[str, str | int]:
+    """Processor, number of processors this process may use, and memory in bytes."""
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.split(":", 1)[1].strip()
+                break
+    n_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {"cpu": processor, "n_cpus": n_cpus, "memory_bytes": memory}
 
 
 def git_commit() -> str | None:

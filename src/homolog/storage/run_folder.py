@@ -1,6 +1,6 @@
 """The run folder: where everything of one run lies, which stages are done, whether the files are unchanged.
 
-    run.json                        recipe, its hash, versions, commit, facts, stages with their checksums
+    run.json                        recipe, its hash, versions, machine, stages with their checksums
     saes/MODEL[@LABEL]/LAYER/       dictionaries
     features/MODEL[@LABEL]/LAYER/   sparse activations
     cache/                          what is removed when the run ends
@@ -30,6 +30,7 @@ from homolog.storage import process
 from homolog.storage.atomic import remove_partial_files, sha256_bytes, sha256_file, user_errors, write_json
 
 FORMAT = 1
+RESERVED = {"format", "recipe", "recipe_hash", "stages", "rebuilt", "versions", "git_commit", "machine"}
 logger = logging.getLogger("homolog")
 _held: dict[Path, int] = {}  # runs that this process writes, with the descriptor of the lock
 
@@ -91,7 +92,11 @@ class RunFolder:
             "recipe_hash": recipe_hash(recipe),
             "stages": {},
         }
-        record |= {"versions": process.versions(), "git_commit": process.git_commit()}
+        record |= {
+            "versions": process.versions(),
+            "git_commit": process.git_commit(),
+            "machine": process.machine(),
+        }
         for stage in record["stages"].values():
             if stage["status"] == "running":
                 stage["status"] = "interrupted"
@@ -172,8 +177,9 @@ class RunFolder:
         return self.record["recipe"]
 
     def note(self, **facts: Any) -> None:
-        """Keep facts about the run (device, token-stream hash, ...) in run.json, under "facts"."""
-        self._record.setdefault("facts", {}).update(facts)
+        """Keep facts of the run (name, pair, models, corpus, device, warnings, ...) as keys of run.json."""
+        assert not facts.keys() & RESERVED, "these keys belong to the run folder itself"
+        self._record |= facts
         self._write()
 
     # Stages
@@ -220,7 +226,7 @@ class RunFolder:
         entry |= {
             "status": "done",
             "seconds": round(time.monotonic() - begun, 3),
-            "peak_memory_bytes": process.peak_memory_bytes(),
+            "peak_bytes": process.peak_memory_bytes(),
         }
         self._write()
 
@@ -286,8 +292,9 @@ def _read_record(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError):
         return None
-    known = isinstance(record, dict) and record.get("format") == FORMAT
-    return record if known and isinstance(record.get("recipe"), dict) and "stages" in record else None
+    if not isinstance(record, dict) or record.get("format", FORMAT) != FORMAT:
+        return None
+    return record if all(isinstance(record.get(key), dict) for key in ("recipe", "stages")) else None
 
 
 def _other_recipe(path: Path, found: dict[str, Any], recipe: dict[str, Any]) -> InputError:
