@@ -1,0 +1,289 @@
+"""Recipes: everything that decides the numbers of a run, as one TOML file of flat tables.
+
+Read with `load_recipe("demo")` (a built-in name) or `load_recipe("my.toml")`.  Unknown keys are refused and the
+nearest known key is named.  A recipe is a value: frozen, hashed by its contents, stored in run.json.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from homolog.errors import InputError
+from homolog.storage.run_folder import recipe_hash
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Pair(_Table):
+    """The two models that are compared."""
+
+    a: str
+    """Zoo name ("zoo:transformer-s0"), local folder or Hugging Face Hub id."""
+
+    b: str
+    """Likewise; its tokenizer must be that of `a`."""
+
+    revision_a: str | None = None
+    """Branch, tag or commit of a Hub id."""
+
+    revision_b: str | None = None
+    """Likewise."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision in which both models run."""
+
+
+class Corpus(_Table):
+    """The text that every model reads, and how much of it."""
+
+    source: str
+    """"zoo:demo" (ships with the package), a .txt, .jsonl (.gz, .xz) or .parquet file, a folder, or "hf:ID"."""
+
+    field: str = "text"
+    """Name of the text field or column."""
+
+    split: str = "train"
+    """Split of a Hugging Face dataset; other sources have none."""
+
+    context: int = Field(128, ge=8)
+    """Tokens of a window."""
+
+    train_tokens: int = Field(ge=1)
+    """Tokens that the dictionaries learn from, before they are read again (`sae.epochs`)."""
+
+    match_tokens: int = Field(ge=1)
+    """Tokens over which features are correlated; never any of the training tokens."""
+
+    neuron_tokens: int | None = Field(None, ge=1)
+    """Tokens over which neurons are correlated, the first of the match tokens; all of them by default."""
+
+    quality_tokens: int = Field(16_384, ge=1)
+    """Tokens for the quality of the dictionaries, the first of the match tokens."""
+
+    shuffle: bool = True
+    """Put the documents in random order before packing."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of that order."""
+
+
+class Sae(_Table):
+    """The dictionaries: one for every layer of every model, trained alike."""
+
+    kind: Literal["relu", "topk"] = "relu"
+    """"relu" with an L1 penalty as in the paper, or "topk"."""
+
+    d_sae: int | None = Field(None, ge=1)
+    """Number of features; or give `expansion`."""
+
+    expansion: float | None = Field(None, gt=0)
+    """Number of features as a multiple of d_model; or give `d_sae`."""
+
+    l1: float | None = Field(None, ge=0)
+    """Weight of the L1 penalty, for inputs of norm sqrt(d_model); "relu" only."""
+
+    k: int | None = Field(None, ge=1)
+    """Features a token may use; "topk" only."""
+
+    epochs: int = Field(1, ge=1)
+    """How often the training tokens are read."""
+
+    batch: int = Field(2048, ge=1)
+    """Tokens a step."""
+
+    lr: float = Field(1e-3, gt=0)
+    """Highest step size of Adam."""
+
+    seeds: tuple[int, ...] = (0, 1)
+    """Root seeds: the first for the main comparison, the second for the SAE-seed skyline."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.d_sae is None) == (self.expansion is None):
+            raise ValueError("give exactly one of d_sae and expansion")
+        if (self.kind == "relu") != (self.l1 is not None) or (self.kind == "topk") != (self.k is not None):
+            raise ValueError('kind "relu" needs l1 and no k, kind "topk" needs k and no l1')
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds must be different from each other, and at least one")
+        return self
+
+    def width(self, d_model: int) -> int:
+        """Number of features of a dictionary on a residual stream of `d_model` dimensions."""
+        return self.d_sae if self.d_sae is not None else round((self.expansion or 0) * d_model)
+
+
+class Gates(_Table):
+    """What a dictionary must reach on held-out text; those that do not are shown but give no verdict."""
+
+    min_explained_variance: float = Field(0.5, le=1)
+    """Share of the variance explained; predicting the mean scores 0."""
+
+    min_l0: float = Field(1.0, ge=0)
+    """Features active on a token, mean."""
+
+    max_l0: float = Field(200.0, gt=0)
+    """Likewise."""
+
+    max_dead_share: float = Field(0.5, ge=0, le=1)
+    """Share of features that never fire."""
+
+    min_loss_recovered: float = Field(0.5, le=1)
+    """(ablated - spliced) / (ablated - clean) next-token loss, ablated being the mean residual."""
+
+
+class Controls(_Table):
+    """What stands beside the main comparison.  A model that is not named leaves its row out."""
+
+    random_a: str | None = None
+    """Untrained twin of model a."""
+
+    random_b: str | None = None
+    """Untrained twin of model b."""
+
+    model_seed_a: str | None = None
+    """Model a trained from another seed: the model-seed skyline."""
+
+    model_seed_b: str | None = None
+    """Likewise for b."""
+
+    rotated: bool = True
+    """Model b's dictionaries with randomly rotated directions."""
+
+    sae_seed: bool = True
+    """Each model against itself through dictionaries of the second seed: the SAE-seed skyline."""
+
+    neurons: bool = True
+    """MLP neurons and mixer channels instead of features, and those of the untrained twins."""
+
+
+class Matching(_Table):
+    """How matches are summarised."""
+
+    frequency_floor: float = Field(1e-3, ge=0, le=1)
+    """Features firing on at least this share of tokens are the stratum "frequent"."""
+
+    resamples: int = Field(200, ge=2)
+    """Bootstrap resamples of documents behind every interval."""
+
+
+class Run(_Table):
+    """Where and from which seed."""
+
+    seed: int = Field(0, ge=0)
+    """Root of every seed that is not named elsewhere (rotations, resampling, order of training tokens)."""
+
+    device: str = "cpu"
+    """"cpu", "cuda", "cuda:1", "mps"."""
+
+
+class Recipe(_Table):
+    """A whole run.  `hash` changes with anything in it."""
+
+    name: str
+    pair: Pair
+    corpus: Corpus
+    sae: Sae
+    gates: Gates = Field(default_factory=Gates)
+    controls: Controls = Field(default_factory=Controls)
+    matching: Matching = Field(default_factory=Matching)
+    run: Run = Field(default_factory=Run)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.controls.sae_seed and len(self.sae.seeds) < 2:
+            raise ValueError("controls.sae_seed needs two seeds in sae.seeds")
+        for name in ("neuron_tokens", "quality_tokens"):
+            if (getattr(self.corpus, name) or 0) > self.corpus.match_tokens:
+                raise ValueError(
+                    f"corpus.{name} are the first of the match tokens, and cannot be more than those"
+                )
+        return self
+
+    def values(self) -> dict[str, Any]:
+        """The recipe as JSON values: what run.json holds."""
+        return self.model_dump(mode="json")
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the canonical JSON of `values()`."""
+        return recipe_hash(self.values())
+
+    def with_run(self, seed: int | None = None, device: str | None = None) -> Recipe:
+        """This recipe with the seed or device of the command line, where given."""
+        given = {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
+        return parse_recipe(self.values() | {"run": self.run.model_dump() | given}, self.name)
+
+
+def built_in_recipes() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    files = resources.files("homolog.studies") / "recipes"
+    return sorted(file.name.removesuffix(".toml") for file in files.iterdir() if file.name.endswith(".toml"))
+
+
+def load_recipe(ref: str | Path) -> Recipe:
+    """Read a built-in recipe by name or a TOML file by path.
+
+    Raises `InputError` when there is no such recipe, and for TOML errors, unknown keys and unusable values.
+    """
+    if str(ref) in built_in_recipes():
+        text = (resources.files("homolog.studies") / "recipes" / f"{ref}.toml").read_text(encoding="utf-8")
+    elif Path(ref).is_file():
+        text = Path(ref).read_text(encoding="utf-8")
+    else:
+        known = ", ".join(built_in_recipes())
+        raise InputError(
+            "recipe", str(ref), "it must be a TOML file or the name of a built-in recipe",
+            f"Built in: {known}.",
+        )  # fmt: skip
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError("recipe", str(ref), f"it must be TOML: {error}", "Mend that place.") from error
+    return parse_recipe({"name": Path(ref).stem} | values, str(ref))
+
+
+def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
+    """A recipe from tables of values; `source` says in errors where they came from.  Raises `InputError`."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise _input_error(error, source) from error
+
+
+def _input_error(error: ValidationError, source: str) -> InputError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    field = ".".join(path) or "the tables together"
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        nearest = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.0)
+        where = f"[{'.'.join(path[:-1])}]" if path[:-1] else "a recipe"
+        remedy = f"Did you mean {nearest[0]!r}? " if nearest else ""
+        return InputError(
+            f"{source}: {field}",
+            first["input"],
+            f"{where} has no such key",
+            f"{remedy}Known: {', '.join(known)}.",
+        )
+    if first["type"] == "missing":
+        return InputError(f"{source}: {field}", None, "it is required", "Add it.")
+    message = first["msg"].removeprefix("Value error, ")
+    return InputError(f"{source}: {field}", first["input"], f"it breaks a rule: {message}", "Change it.")
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    table: type[BaseModel] = Recipe
+    for key in path:
+        annotation = table.model_fields[key].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        table = annotation
+    return list(table.model_fields)

@@ -1,0 +1,122 @@
+"""Recipes are values: complete, checked, hashed; mistakes are named with what was probably meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from homolog.errors import InputError
+from homolog.studies.recipe import built_in_recipes, load_recipe, parse_recipe
+
+SMALLEST = """
+[pair]
+a = "zoo:transformer-s0"
+b = "zoo:mamba-s0"
+[corpus]
+source = "text.txt"
+train_tokens = 1000
+match_tokens = 20_000
+[sae]
+d_sae = 8
+l1 = 1.0
+"""
+
+
+def change(**tables: dict[str, Any]) -> dict[str, Any]:
+    """The demo's values with some keys replaced; a value of None takes the key away."""
+    values = load_recipe("demo").values()
+    for table, changes in tables.items():
+        merged = values.get(table, {}) | changes
+        values[table] = {key: value for key, value in merged.items() if value is not None}
+    return values
+
+
+def test_every_built_in_recipe_loads() -> None:
+    assert built_in_recipes() == ["demo", "paper"]
+    for name in built_in_recipes():
+        assert load_recipe(name).name == name
+
+
+def test_the_paper_recipe_has_the_papers_settings() -> None:
+    recipe = load_recipe("paper")
+    assert recipe.pair.a == "EleutherAI/pythia-160m"
+    assert recipe.sae.width(768) == 32 * 768 == 24_576
+    assert (recipe.corpus.match_tokens, recipe.corpus.neuron_tokens) == (1_000_000, 100_000)
+    assert (recipe.corpus.context, recipe.corpus.seed, recipe.sae.kind) == (1024, 42, "relu")
+
+
+def test_a_file_takes_its_name_and_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(SMALLEST)
+    recipe = load_recipe(path)
+    assert recipe.name == "mine"
+    assert recipe.run.device == "cpu"
+    assert parse_recipe(recipe.values(), "run.json") == recipe
+
+
+def test_the_hash_follows_the_contents() -> None:
+    recipe = load_recipe("demo")
+    assert recipe.hash == load_recipe("demo").hash
+    assert recipe.with_run().hash == recipe.hash
+    assert recipe.with_run(seed=1).hash != recipe.hash
+    assert recipe.with_run(device="cuda").run.device == "cuda"
+
+
+def test_a_recipe_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        load_recipe("demo").run.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("tables", "field", "meant"),
+    [
+        ({"corpus": {"contxt": 64}}, "corpus.contxt", "Did you mean 'context'"),
+        ({"sae": {"epoch": 3}}, "sae.epoch", "Did you mean 'epochs'"),
+        ({"match": {"resamples": 3}}, "match", "Did you mean 'matching'"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(tables: dict[str, Any], field: str, meant: str) -> None:
+    with pytest.raises(InputError) as raised:
+        parse_recipe(change(**tables), "mine.toml")
+    assert raised.value.field == f"mine.toml: {field}"
+    assert meant in raised.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"sae": {"l1": -1.0}}, r"sae\.l1 is -1\.0"),
+        ({"sae": {"l1": None}}, "needs l1"),
+        ({"sae": {"expansion": 4}}, "exactly one of d_sae and expansion"),
+        ({"sae": {"kind": "topk"}}, "needs k and no l1"),
+        ({"sae": {"seeds": [3, 3]}}, "different from each other"),
+        ({"sae": {"seeds": [3]}}, "sae_seed needs two seeds"),
+        ({"corpus": {"context": 0}}, r"corpus\.context is 0"),
+        ({"corpus": {"source": None}}, r"corpus\.source is None, but it is required"),
+        ({"corpus": {"neuron_tokens": 10**9}}, "cannot be more than those"),
+        ({"run": {"seed": "zero"}}, r"run\.seed is 'zero'"),
+    ],
+)
+def test_unusable_values_are_named(tables: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_recipe(change(**tables), "mine.toml")
+
+
+def test_no_such_recipe() -> None:
+    with pytest.raises(InputError, match="Built in: demo, paper"):
+        load_recipe("dmeo")
+
+
+def test_text_that_is_not_toml(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[pair\na = 1")
+    with pytest.raises(InputError, match="must be TOML: .*line 1"):
+        load_recipe(path)
+
+
+def test_width_by_expansion() -> None:
+    recipe = parse_recipe(change(sae={"d_sae": None, "expansion": 6}), "mine.toml")
+    assert recipe.sae.width(128) == 768
