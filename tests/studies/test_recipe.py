@@ -113,7 +113,7 @@ def test_no_such_recipe() -> None:
 def test_text_that_is_not_toml(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[pair\na = 1")
-    with pytest.raises(InputError, match="must be TOML: .*line 1"):
+    with pytest.raises(InputError, match=r"must be TOML: .*line 1"):
         load_recipe(path)
 
 

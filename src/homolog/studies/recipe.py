@@ -1,7 +1,7 @@
 """Recipes: everything that decides the numbers of a run, as one TOML file of flat tables.
 
-Read with `load_recipe("demo")` (a built-in name) or `load_recipe("my.toml")`.  Unknown keys are refused and the
-nearest known key is named.  A recipe is a value: frozen, hashed by its contents, stored in run.json.
+Read with `load_recipe("demo")` (a built-in name) or `load_recipe("my.toml")`.  Unknown keys are refused and
+the nearest known key is named.  A recipe is a value: frozen, hashed by its contents, stored in run.json.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -46,7 +46,7 @@ class Corpus(_Table):
     """The text that every model reads, and how much of it."""
 
     source: str
-    """"zoo:demo" (ships with the package), a .txt, .jsonl (.gz, .xz) or .parquet file, a folder, or "hf:ID"."""
+    """"zoo:demo" (ships with us), a .txt, .jsonl (.gz, .xz) or .parquet file, a folder, or "hf:ID"."""
 
     field: str = "text"
     """Name of the text field or column."""
@@ -54,7 +54,7 @@ class Corpus(_Table):
     split: str = "train"
     """Split of a Hugging Face dataset; other sources have none."""
 
-    context: int = Field(128, ge=8)
+    context: int = Field(default=128, ge=8)
     """Tokens of a window."""
 
     train_tokens: int = Field(ge=1)
@@ -63,16 +63,16 @@ class Corpus(_Table):
     match_tokens: int = Field(ge=1)
     """Tokens over which features are correlated; never any of the training tokens."""
 
-    neuron_tokens: int | None = Field(None, ge=1)
+    neuron_tokens: int | None = Field(default=None, ge=1)
     """Tokens over which neurons are correlated, the first of the match tokens; all of them by default."""
 
-    quality_tokens: int = Field(16_384, ge=1)
+    quality_tokens: int = Field(default=16_384, ge=1)
     """Tokens for the quality of the dictionaries, the first of the match tokens."""
 
     shuffle: bool = True
     """Put the documents in random order before packing."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of that order."""
 
 
@@ -82,32 +82,32 @@ class Sae(_Table):
     kind: Literal["relu", "topk"] = "relu"
     """"relu" with an L1 penalty as in the paper, or "topk"."""
 
-    d_sae: int | None = Field(None, ge=1)
+    d_sae: int | None = Field(default=None, ge=1)
     """Number of features; or give `expansion`."""
 
-    expansion: float | None = Field(None, gt=0)
+    expansion: float | None = Field(default=None, gt=0)
     """Number of features as a multiple of d_model; or give `d_sae`."""
 
-    l1: float | None = Field(None, ge=0)
+    l1: float | None = Field(default=None, ge=0)
     """Weight of the L1 penalty, for inputs of norm sqrt(d_model); "relu" only."""
 
-    k: int | None = Field(None, ge=1)
+    k: int | None = Field(default=None, ge=1)
     """Features a token may use; "topk" only."""
 
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(default=1, ge=1)
     """How often the training tokens are read."""
 
-    batch: int = Field(2048, ge=1)
+    batch: int = Field(default=2048, ge=1)
     """Tokens a step."""
 
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     """Highest step size of Adam."""
 
     seeds: tuple[int, ...] = (0, 1)
     """Root seeds: the first for the main comparison, the second for the SAE-seed skyline."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> Sae:
         if (self.d_sae is None) == (self.expansion is None):
             raise ValueError("give exactly one of d_sae and expansion")
         if (self.kind == "relu") != (self.l1 is not None) or (self.kind == "topk") != (self.k is not None):
@@ -124,19 +124,19 @@ class Sae(_Table):
 class Gates(_Table):
     """What a dictionary must reach on held-out text; those that do not are shown but give no verdict."""
 
-    min_explained_variance: float = Field(0.5, le=1)
+    min_explained_variance: float = Field(default=0.5, le=1)
     """Share of the variance explained; predicting the mean scores 0."""
 
-    min_l0: float = Field(1.0, ge=0)
+    min_l0: float = Field(default=1.0, ge=0)
     """Features active on a token, mean."""
 
-    max_l0: float = Field(200.0, gt=0)
+    max_l0: float = Field(default=200.0, gt=0)
     """Likewise."""
 
-    max_dead_share: float = Field(0.5, ge=0, le=1)
+    max_dead_share: float = Field(default=0.5, ge=0, le=1)
     """Share of features that never fire."""
 
-    min_loss_recovered: float = Field(0.5, le=1)
+    min_loss_recovered: float = Field(default=0.5, le=1)
     """(ablated - spliced) / (ablated - clean) next-token loss, ablated being the mean residual."""
 
 
@@ -168,17 +168,17 @@ class Controls(_Table):
 class Matching(_Table):
     """How matches are summarised."""
 
-    frequency_floor: float = Field(1e-3, ge=0, le=1)
+    frequency_floor: float = Field(default=1e-3, ge=0, le=1)
     """Features firing on at least this share of tokens are the stratum "frequent"."""
 
-    resamples: int = Field(200, ge=2)
+    resamples: int = Field(default=200, ge=2)
     """Bootstrap resamples of documents behind every interval."""
 
 
 class Run(_Table):
     """Where and from which seed."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Root of every seed that is not named elsewhere (rotations, resampling, order of training tokens)."""
 
     device: str = "cpu"
@@ -198,7 +198,7 @@ class Recipe(_Table):
     run: Run = Field(default_factory=Run)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> Recipe:
         if self.controls.sae_seed and len(self.sae.seeds) < 2:
             raise ValueError("controls.sae_seed needs two seeds in sae.seeds")
         for name in ("neuron_tokens", "quality_tokens"):
