@@ -1,0 +1,75 @@
+"""What makes two tokenizers the same: equal ids for every text.
+
+The fingerprint is the SHA-256 of the parts of the fast tokenizer that decide ids: vocabulary, merges and
+flags of the model, normaliser, pre-tokeniser, added tokens, and which ids are special.  Left out is what does
+not: the post-processor (special tokens are never added here), the decoder, padding, truncation, offsets.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from homolog.errors import InputError
+from homolog.storage.atomic import sha256_bytes
+
+_DECIDES_IDS = ("model", "normalizer", "pre_tokenizer", "added_tokens")
+_ONLY_OFFSETS = ("trim_offsets",)
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """Hexadecimal SHA-256 of everything by which a Hugging Face tokenizer turns text into ids."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        whole = json.loads(backend.to_str())
+        parts = {key: _without_offsets(whole.get(key)) for key in _DECIDES_IDS}
+    else:  # written in Python: its class and vocabulary are all there is to see
+        parts = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    parts["special_ids"] = special_ids(tokenizer)
+    return sha256_bytes(json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":")))
+
+
+def special_ids(tokenizer: Any) -> list[int]:
+    """Ids of the special tokens, ascending."""
+    return sorted({int(token) for token in tokenizer.all_special_ids})
+
+
+def joining_id(tokenizer: Any) -> int:
+    """Id of the token that ends each document: end of text, else beginning of text.  Raises `InputError`."""
+    for token in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+        if token is not None:
+            return int(token)
+    raise InputError(
+        "tokenizer", getattr(tokenizer, "name_or_path", "?"),
+        "it must have an end-of-text or beginning-of-text token to put between documents",
+        "Set eos_token in its tokenizer_config.json.",
+    )  # fmt: skip
+
+
+def check_same_tokenizer(a_name: str, tokenizer_a: Any, b_name: str, tokenizer_b: Any) -> str:
+    """The fingerprint of both models' tokenizers.  Raises `InputError`, naming both, if they differ."""
+    for name, tokenizer in ((a_name, tokenizer_a), (b_name, tokenizer_b)):
+        if tokenizer is None:
+            raise InputError(
+                "tokenizer", name, "the model must come with a tokenizer",
+                "Put tokenizer.json and tokenizer_config.json in the model's folder.",
+            )  # fmt: skip
+    a, b = fingerprint(tokenizer_a), fingerprint(tokenizer_b)
+    if a != b:
+        sizes = (
+            f"{a_name}: {len(tokenizer_a)} entries, {a[:8]}; {b_name}: {len(tokenizer_b)} entries, {b[:8]}"
+        )
+        raise InputError(
+            "tokenizers", sizes,
+            f"{a_name} and {b_name} must read the same tokens, and their tokenizers differ",
+            "Compare two models that share a tokenizer; models with different ones cannot be aligned yet.",
+        )  # fmt: skip
+    return a
+
+
+def _without_offsets(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {key: _without_offsets(value) for key, value in part.items() if key not in _ONLY_OFFSETS}
+    if isinstance(part, list):
+        return [_without_offsets(value) for value in part]
+    return part
