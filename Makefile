@@ -1,0 +1,58 @@
+# make demo    text to report on two small models that ship, in minutes
+# make test    everything that is checked: style, types, tests
+# make bench   ours against what a user would run instead
+# make lint    style and types only
+#
+# The first use makes .venv with the versions of constraints.txt.  PYTHON=python3.12 chooses another interpreter.
+# Where pip finds packages is pip's own configuration; README.md says how to get the small CPU build of torch.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+OUT ?= runs/demo
+
+.PHONY: demo test bench lint browser clean
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:
+	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
+
+demo: $(VENV)/.installed
+	$(BIN)/homolog demo --out $(OUT)
+
+test: lint browser
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# torch first: it is the largest, and everything else must accept the build that pip finds for it.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is missing or older than Python 3.11: give another with make PYTHON=..." >&2; exit 1; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || \
+	  { echo "no virtual environment: on Debian, apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	$(PIP) install --quiet --constraint constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+# The report is tested in a browser.  Only a missing one is installed, and only by root.
+browser:
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	else echo "no Chromium: the report's browser tests are skipped; install the package chromium to run them" >&2; fi
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
