@@ -49,7 +49,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 # The report is tested in a browser.  Only a missing one is installed, and only by root.
 browser:
-	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
+	@if { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
 	else echo "no Chromium: the report's browser tests are skipped; install the package chromium to run them" >&2; fi

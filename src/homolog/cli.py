@@ -1,0 +1,223 @@
+"""The command line.  Exit code 0: done; 1: failed; 2: unusable input; 130: stopped by Ctrl-C.
+
+Nothing heavy is imported before a command needs it: `homolog --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from homolog.errors import InputError
+from homolog.storage.atomic import as_input_error
+
+
+class _Commands(TyperGroup):
+    """Turns what stops a command into one message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            again = shlex.join(["homolog", *sys.argv[1:]])
+            _complain(
+                f"Stopped. What was complete is kept; to continue, give the same command again:\n  {again}"
+            )
+            raise typer.Exit(130) from None
+        except InputError as error:
+            _complain(f"homolog: {error}")
+            raise typer.Exit(2) from None
+        except OSError as error:
+            mended = as_input_error(error, Path(error.filename)) if error.filename else None
+            if mended is None:
+                raise
+            _complain(f"homolog: {mended}")
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Finds the homologous features and circuits of two language models of different architectures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+zoo = typer.Typer(help="The small trained models that ship with the package.", no_args_is_help=True)
+app.add_typer(zoo, name="zoo")
+
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder of the run; the same folder again continues it.", show_default=False),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda, cuda:1 or mps; replaces the recipe's.", show_default=False),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Root seed; replaces the recipe's.", show_default=False)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, as runs/demo.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A model of the zoo, as mamba-s0.")]
+
+
+@app.command()
+def demo(out: Out = None, device: Device = None, seed: Seed = None, quiet: Quiet = False) -> None:
+    """Compare the Transformer and the Mamba that ship, from text to report, in minutes."""
+    _compare("demo", out, device, seed, quiet)
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or a built-in: demo, paper.")],
+    out: Out = None,
+    device: Device = None,
+    seed: Seed = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a recipe, or continue its run, and write its report."""
+    _compare(recipe, out, device, seed, quiet)
+
+
+@app.command()
+def report(path: RunArgument) -> None:
+    """Write the report of a run again, from its tables."""
+    from homolog.report import write_report
+
+    typer.echo(f"Report: {write_report(path)}")
+
+
+@app.command()
+def serve(path: RunArgument, port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8000) -> None:
+    """Serve a run folder, and only that, to browsers on this machine."""
+    from homolog.serve import START_PAGE, make_server
+
+    with make_server(path, port) as server:
+        typer.echo(f"http://localhost:{server.server_port}{START_PAGE}   (Ctrl-C ends it)")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            typer.echo("Ended.")
+
+
+@app.command()
+def verify(path: RunArgument) -> None:
+    """Check every file of a run against the checksum recorded when it was written."""
+    from homolog.storage.run_folder import RunFolder
+
+    folder = RunFolder(path)
+    problems = folder.verify()
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        _complain(f"{len(problems)} problem(s). Start the run again with the same --out: it is rebuilt.")
+        raise typer.Exit(1)
+    stages = folder.record["stages"].values()
+    typer.echo(
+        f"{sum(len(stage['outputs']) for stage in stages)} files of {len(stages)} stages: all as written."
+    )
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine offers and what would be used of it."""
+    from homolog.doctor import findings
+
+    for topic, finding in findings().items():
+        typer.echo(f"{topic:<26}{finding}")
+
+
+@zoo.command("list")
+def zoo_list() -> None:
+    """Name the models that ship."""
+    from homolog.zoo import catalog
+
+    for name in catalog.names():
+        entry = catalog.entry(name)
+        size = sum(file.stat().st_size for file in entry.folder.glob("*")) if entry.folder.is_dir() else 0
+        stored = (
+            f"{size / 2**20:.1f} MiB" if size else "not stored" if entry.trained else "made from its seed"
+        )
+        typer.echo(f"{catalog.PREFIX}{name:<22}{entry.architecture:<12}seed {entry.seed:<8}{stored}")
+
+
+@zoo.command("card")
+def zoo_card(name: NameArgument) -> None:
+    """Print a model's card: data, licences, recipe, losses, induction."""
+    from homolog.zoo import catalog
+
+    entry = catalog.entry(name)
+    card = entry.folder / "README.md"
+    if not card.is_file():
+        raise InputError("model", name, "it must be one that is stored, with a card",
+                         "`homolog zoo list` says which are.")  # fmt: skip
+    typer.echo(card.read_text(encoding="utf-8"))
+
+
+@zoo.command("train")
+def zoo_train(
+    name: NameArgument,
+    out: Out = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Replaces the model's own.", show_default=False)
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model of the zoo again; the same --out continues where it stopped."""
+    from homolog.progress import make_progress
+    from homolog.zoo import catalog
+    from homolog.zoo.train import train
+
+    target = out or Path("runs") / "zoo" / catalog.entry(name).name
+    typer.echo(f"Model: {train(name, target, device, seed, progress=make_progress(quiet))}")
+
+
+@zoo.command("eval")
+def zoo_eval(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model of the zoo, a folder or a Hub id.")],
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+) -> None:
+    """Measure a model's held-out loss and induction on the text that ships; prints JSON."""
+    from homolog.corpus import pack, read_documents
+    from homolog.models.load import load
+    from homolog.zoo.evaluate import scores
+
+    model = load(name, device=device)
+    windows = pack(read_documents("zoo:demo", shuffle=False), model.tokenizer, 128)
+    typer.echo(json.dumps(scores(model, windows.tokens.reshape(-1).astype("int64")), indent=1))
+
+
+def main() -> None:
+    """Entry point of `homolog`."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    signal.signal(signal.SIGTERM, _stop)  # a stop by a job scheduler is as clean as Ctrl-C
+    app(prog_name="homolog")
+
+
+def _compare(ref: str, out: Path | None, device: str | None, seed: int | None, quiet: bool) -> None:
+    from homolog.progress import make_progress
+    from homolog.studies.recipe import load_recipe
+
+    recipe = load_recipe(ref).with_run(seed=seed, device=device)
+    from homolog.studies.compare import run_comparison  # after the recipe is known to be usable
+
+    path = run_comparison(recipe, out or Path("runs") / recipe.name, make_progress(quiet))
+    typer.echo(f"Report: {path}")
+
+
+def _stop(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _complain(text: str) -> None:
+    typer.echo(text, err=True)

@@ -1,0 +1,73 @@
+"""What this machine offers and what homolog would use of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+
+from homolog.storage import process
+
+OPTIONAL = {"datasets": "data", "ray": "ray", "openai": "llm"}
+
+
+def findings() -> dict[str, str]:
+    """Topic to finding, in the order to show them.  Imports torch and numba."""
+    import torch
+
+    machine = process.machine()
+    found = {
+        "homolog": f"{importlib.metadata.version('homolog')}, commit {process.git_commit() or 'none'}",
+        "Python": f"{platform.python_version()} ({sys.executable})",
+        "processor": f"{machine['cpu']}, {machine['n_cpus']} usable, "
+        f"{int(machine['memory_bytes']) / 2**30:.1f} GiB of memory",
+        "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
+        "bfloat16 on the processor": "computed natively" if _native_bfloat16() else "slower than float32",
+        "numba": _numba(),
+        "GPU": _gpu(),
+        "selective scan": "numba on the processor"
+        + (", torch operations on the GPU" if torch.cuda.is_available() else ""),
+    }
+    for package, extra in OPTIONAL.items():
+        found[package] = _version(package) or f"not installed: pip install 'homolog[{extra}]' if you need it"
+    return found
+
+
+def _native_bfloat16() -> bool:
+    from homolog.dictionaries.trainer import has_native_bfloat16
+
+    return has_native_bfloat16()
+
+
+def _numba() -> str:
+    import numba
+
+    @numba.njit
+    def increment(x: int) -> int:
+        return x + 1
+
+    try:
+        works = increment(1) == 2
+    except Exception as error:  # whatever its compiler raises is the finding
+        return f"{numba.__version__}, but it cannot compile: {error}"
+    return f"{numba.__version__}, {'compiles' if works else 'computes wrong results'}"
+
+
+def _gpu() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        mps = torch.backends.mps.is_available()
+        return "Apple MPS (not used unless asked for)" if mps else "none, and none is needed"
+    names = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        names.append(f"cuda:{index} {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    return "; ".join(names)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
