@@ -1,0 +1,22 @@
+"""Feature activations on a token stream: in memory, on disk, with statistics."""
+
+from homolog.features.activations import (
+    Activations,
+    DenseFeatures,
+    FeatureStatistics,
+    SparseFeatures,
+    check_same_stream,
+    load_features,
+)
+from homolog.features.encode import encode, to_sparse
+
+__all__ = [
+    "Activations",
+    "DenseFeatures",
+    "FeatureStatistics",
+    "SparseFeatures",
+    "check_same_stream",
+    "encode",
+    "load_features",
+    "to_sparse",
+]

@@ -1,0 +1,170 @@
+"""Mean and median MPPC with 95 % intervals from documents resampled (percentile bootstrap, Efron 1979).
+
+Documents, not tokens, are the unit: tokens of one document are not independent.  A replicate draws as many
+documents as there are, with replacement; with w_d the times that document d was drawn, each feature's
+correlation with its partner is
+
+    n = sum_d w_d n_d,   S_x = sum_d w_d sum_{t in d} x_t   (S_y, S_xx, S_yy, S_xy likewise)
+    r = (S_xy / n - S_x S_y / n^2) / sqrt((S_xx / n - S_x^2 / n^2)(S_yy / n - S_y^2 / n^2))
+
+exactly as if the drawn documents were concatenated.  The interval of a mean (median) goes from the 2.5 % to
+the 97.5 % quantile of the means (medians) of the replicates.
+
+**What the interval covers:** other text of the same kind, for these two models, these dictionaries and these
+partners.  The partner of each feature is held fixed, as found on the whole stream, so the search for the
+maximum (whose upward bias rare features feel most) is not repeated; other SAE seeds, model seeds or corpora
+are not covered either: the skyline rows show those.  A feature that is constant in a replicate is left out of
+that replicate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+
+from homolog.errors import InputError
+from homolog.features import Activations, check_same_stream
+from homolog.matching.columns import Columns
+from homolog.matching.layers import columns_of
+from homolog.matching.moments import products_by_document, sums_by_document
+
+FREQUENT_ACTIVATIONS = 30
+HIGH_MATCH = 0.7
+_PAIRS_AT_ONCE = 1024
+
+SUMMARY_SCHEMA = {
+    **dict.fromkeys(("comparison", "kind", "model", "best_model", "stratum"), pl.String),
+    **dict.fromkeys(("n_features", "n_undefined"), pl.Int64),
+    **dict.fromkeys(("mean", "mean_lo", "mean_hi", "median", "median_lo", "median_hi"), pl.Float64),
+    "share_above_07": pl.Float64,
+}
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Draws of documents: counts float64 (documents, replicates), and the document number of every token."""
+
+    counts: Float[np.ndarray, "documents replicates"]
+    document: Int[np.ndarray, "token"]  # int64, 0 ... documents - 1
+    tokens: Int[np.ndarray, "documents"]  # tokens of each document
+
+    @classmethod
+    def draw(cls, document: np.ndarray, n_replicates: int, seed: int) -> Resamples:
+        """Draw the documents that occur in `document` (tokens,) with replacement, `n_replicates` times."""
+        _, number, tokens = np.unique(document, return_inverse=True, return_counts=True)
+        generator = np.random.default_rng(seed)
+        n = len(tokens)
+        counts = generator.multinomial(n, np.full(n, 1 / n), size=n_replicates).T.astype(np.float64)
+        return cls(counts, number.astype(np.int64), tokens.astype(np.int64))
+
+
+def resampled_pairs(
+    a: Columns, b: Columns, pairs: Int[np.ndarray, "pairs 2"], resamples: Resamples
+) -> Float[np.ndarray, "pairs replicates"]:
+    """Pearson r, float32 (pairs, replicates), of features (i of a, j of b) on every resample; NaN where
+    constant.
+
+    pairs: original feature indices, both not constant.
+    """
+    weights, n_documents = resamples.counts, len(resamples.tokens)
+    n = resamples.tokens @ weights
+    out = np.empty((len(pairs), weights.shape[1]), dtype=np.float32)
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        here = slice(start, start + _PAIRS_AT_ONCE)
+        at_a, at_b = a.position[pairs[here, 0]], b.position[pairs[here, 1]]
+        x, xx = (s @ weights / n for s in sums_by_document(a, at_a, resamples.document, n_documents))
+        y, yy = (s @ weights / n for s in sums_by_document(b, at_b, resamples.document, n_documents))
+        xy = products_by_document(a, b, at_a, at_b, resamples.document, n_documents) @ weights / n
+        var_x, var_y = xx - x * x, yy - y * y
+        defined = (var_x > 1e-12 * xx) & (var_y > 1e-12 * yy)
+        scale = np.sqrt(np.where(defined, var_x * var_y, 1.0))
+        out[here] = np.where(defined, np.clip((xy - x * y) / scale, -1, 1), np.nan)
+    return out
+
+
+def summarise(
+    matches: pl.DataFrame,
+    features_a: Sequence[Activations],
+    features_b: Sequence[Activations],
+    *,
+    seed: int,
+    n_replicates: int = 500,
+    frequent: int = FREQUENT_ACTIVATIONS,
+) -> pl.DataFrame:
+    """Summary of one comparison, `SUMMARY_SCHEMA`: two directions x strata all, alive, frequent.
+
+    matches: from `match_models` of the same features.  all: every feature; alive: active on at least one
+    token of the stream; frequent: on at least `frequent` tokens (each of the feature itself, whatever its
+    partner does). n_undefined counts the features of the stratum without a correlation (constant on the
+    stream); mean, median and share_above_07 are over the others.  seed: of the resampled documents.
+    """
+    check_same_stream([*features_a, *features_b])
+    if n_replicates < 1:
+        raise InputError("n_replicates", n_replicates, "at least one resample is needed", "Give 500.")
+    resamples = Resamples.draw(features_a[0].document, n_replicates, seed)
+    rows = []
+    for own, others in ((features_a, features_b), (features_b, features_a)):
+        part = matches.filter((pl.col("model") == own[0].name) & (pl.col("best_model") == others[0].name))
+        replicates = _replicates(part, own, others, resamples)
+        head = (part["comparison"][0], own[0].kind, own[0].name, others[0].name)
+        n_active, r = part["n_active"].to_numpy(), part["r"].to_numpy().astype(np.float64)
+        for stratum, floor in (("all", 0), ("alive", 1), ("frequent", frequent)):
+            inside = n_active >= floor
+            rows.append((*head, stratum, *_row(r[inside], replicates[inside])))
+    return pl.DataFrame(rows, schema=SUMMARY_SCHEMA, orient="row")  # type: ignore[arg-type]
+
+
+def _replicates(
+    part: pl.DataFrame, own: Sequence[Activations], others: Sequence[Activations], resamples: Resamples
+) -> np.ndarray:
+    """r of every row of `part` with its partner on every resample, float32 (rows, replicates)."""
+    out = np.full((len(part), resamples.counts.shape[1]), np.nan, dtype=np.float32)
+    layer, best_layer = part["layer"].to_numpy(), part["best_layer"].to_numpy()
+    pairs = np.stack([part["feature"].to_numpy(), part["best_feature"].to_numpy()], axis=1)
+    for features in own:
+        for other in others:
+            rows = np.flatnonzero(
+                (layer == features.layer) & (best_layer == other.layer) & (pairs[:, 1] >= 0)
+            )
+            if len(rows):
+                out[rows] = resampled_pairs(columns_of(features), columns_of(other), pairs[rows], resamples)
+    return out
+
+
+def _row(r: np.ndarray, replicates: np.ndarray) -> tuple[int | float, ...]:
+    """Numbers of one stratum, from n_features to share_above_07."""
+    defined = ~np.isnan(r)
+    head = (len(r), int((~defined).sum()))
+    if not defined.any():
+        return (*head, *[float("nan")] * 7)
+    r = r[defined]
+    mean_lo, mean_hi = _interval(_means(replicates[defined]))
+    median_lo, median_hi = _interval(_medians(replicates[defined]))
+    numbers = (r.mean(), mean_lo, mean_hi, np.median(r), median_lo, median_hi, (r > HIGH_MATCH).mean())
+    return (*head, *(float(number) for number in numbers))
+
+
+def _means(replicates: np.ndarray) -> np.ndarray:
+    present = ~np.isnan(replicates)
+    count = present.sum(axis=0)
+    total = np.where(present, replicates, 0).sum(axis=0, dtype=np.float64)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _medians(replicates: np.ndarray) -> np.ndarray:
+    ordered = np.sort(np.ascontiguousarray(replicates.T), axis=1).astype(np.float64)  # NaN last
+    count = (~np.isnan(ordered)).sum(axis=1)
+    row, last = np.arange(len(ordered)), np.maximum(count - 1, 0)
+    return (ordered[row, last // 2] + ordered[row, (last + 1) // 2]) / 2
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    lo, hi = np.quantile(values, [0.025, 0.975])
+    return float(lo), float(hi)
