@@ -11,6 +11,7 @@ where the prior, a tenth of the plan, keeps the first seconds from swinging it. 
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -135,7 +136,7 @@ class LineProgress:
 
     def __init__(
         self,
-        stream: TextIO | None = None,
+        stream: TextIO | io.TextIOBase | None = None,
         every: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

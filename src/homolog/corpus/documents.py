@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import lzma
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -119,7 +120,7 @@ def _from_jsonl(path: Path, field: str) -> Iterator[Document]:
                          "Fetch it again.") from error  # fmt: skip
 
 
-def _open_text(path: Path) -> IO[str]:
+def _open_text(path: Path) -> io.TextIOWrapper:
     if path.suffix.lower() == ".gz":
         return gzip.open(path, "rt", encoding="utf-8")
     if path.suffix.lower() == ".xz":

@@ -1,0 +1,187 @@
+"""Packing, masks and hashes on a tokenizer of words, where the expected ids can be read off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from homolog.corpus import (
+    Document,
+    TokenWindows,
+    check_same_tokenizer,
+    fingerprint,
+    load_windows,
+    pack,
+    save_windows,
+)
+from homolog.errors import InputError
+
+WORDS = ["<eot>", "a", "b", "c", "d", "e"]
+
+
+def words(names: list[str] | None = None, **special: str | None) -> PreTrainedTokenizerFast:
+    vocabulary = {word: index for index, word in enumerate(names or WORDS)}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<eot>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **({"eos_token": "<eot>"} | special))
+
+
+def documents(*texts: str) -> list[Document]:
+    return [Document(text, f"test:{index}") for index, text in enumerate(texts)]
+
+
+def test_packing_by_hand() -> None:
+    windows = pack(documents("a b c", "d", "e a b c d e"), words(), context=4)
+    # stream: a b c . d . e a b c d e .   -> three windows, one token dropped
+    assert windows.tokens.tolist() == [[1, 2, 3, 0], [4, 0, 5, 1], [2, 3, 4, 5]]
+    assert windows.document.tolist() == [[0, 0, 0, 0], [1, 1, 2, 2], [2, 2, 2, 2]]
+    assert windows.mask.tolist() == [[True] * 3 + [False], [True, False, True, True], [True] * 4]
+    assert (len(windows), windows.context, windows.n_tokens) == (3, 4, 12)
+    assert (windows.n_dropped, windows.n_documents) == (1, 3)
+    assert windows.token_document.tolist() == [0, 0, 0, 1, 2, 2, 2, 2, 2, 2]
+    assert (windows.tokens.dtype, windows.document.dtype, windows.mask.dtype) == (
+        np.int32,
+        np.int32,
+        np.bool_,
+    )
+
+
+def test_a_special_token_written_in_the_text_is_masked_too() -> None:
+    windows = pack(documents("a <eot> b c d e a"), words(), context=4)
+    assert windows.tokens.tolist() == [[1, 0, 2, 3], [4, 5, 1, 0]]
+    assert windows.mask.tolist() == [[True, False, True, True], [True, True, True, False]]
+
+
+def test_every_special_id_is_masked() -> None:
+    windows = pack(documents("a b c"), words(bos_token="b", pad_token="c"), context=4)
+    assert windows.mask.tolist() == [[True, False, False, False]]
+
+
+def test_documents_are_joined_by_the_beginning_of_text_token_if_there_is_no_end_of_text() -> None:
+    windows = pack(documents("a", "b"), words(eos_token=None, bos_token="e"), context=2)
+    assert windows.tokens.tolist() == [[1, 5], [2, 5]]
+    with pytest.raises(InputError, match="end-of-text or beginning-of-text"):
+        pack(documents("a"), words(eos_token=None), context=2)
+
+
+def test_as_many_tokens_as_asked_for_in_whole_windows() -> None:
+    read = []
+
+    def endless():
+        for index in range(10**6):
+            read.append(index)
+            yield Document("a b c", str(index))
+
+    windows = pack(endless(), words(), context=8, n_tokens=100)
+    assert windows.n_tokens == 104  # 13 windows of 8
+    assert len(read) == 256  # no more than one batch of documents
+
+
+@pytest.mark.parametrize(
+    ("texts", "n_tokens", "found"),
+    [
+        ([], None, "0 tokens in 0 documents"),
+        (["a b"], None, "3 tokens in 1 documents"),
+        (["a b c"] * 5, 100, "20 tokens in 5 documents"),
+    ],
+)
+def test_too_little_text_is_an_error_with_the_counts(
+    texts: list[str], n_tokens: int | None, found: str
+) -> None:
+    with pytest.raises(InputError, match="windows of 4 tokens") as raised:
+        pack(documents(*texts), words(), context=4, n_tokens=n_tokens)
+    assert raised.value.value == found
+
+
+def test_slices_keep_documents_and_have_their_own_hash() -> None:
+    windows = pack(documents("a b c", "d", "e a b c d e"), words(), context=4)
+    first, rest = windows.split(1)
+    assert (len(first), len(rest)) == (1, 2)
+    assert rest.document.tolist() == [[1, 1, 2, 2], [2, 2, 2, 2]]
+    assert len({windows.hash, first.hash, rest.hash}) == 3
+    assert windows[1:].hash == rest.hash
+    assert windows[:].hash == windows.hash
+
+
+def changed(windows: TokenWindows, **arrays: np.ndarray) -> str:
+    old = {"tokens": windows.tokens, "document": windows.document, "mask": windows.mask}
+    return TokenWindows(**(old | arrays), tokenizer_fingerprint=windows.tokenizer_fingerprint).hash
+
+
+def test_the_hash_changes_with_tokens_documents_mask_and_context() -> None:
+    windows = pack(documents("a b c d e a b"), words(), context=4)
+    hashes = [
+        windows.hash,
+        changed(windows, tokens=windows.tokens[:, ::-1]),
+        changed(windows, document=windows.document + 1),
+        changed(windows, mask=~windows.mask),
+        pack(documents("a b c d e a b"), words(), context=8).hash,
+        pack(documents("a b c", "e a b"), words(), context=4).hash,
+    ]
+    assert len(set(hashes)) == len(hashes)
+    assert changed(windows) == windows.hash == pack(documents("a b c d e a b"), words(), context=4).hash
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    windows = pack(documents("a b c", "d", "e a b c d e"), words(), context=4)
+    loaded = load_windows(save_windows(windows, tmp_path / "corpus"))
+    assert (loaded.hash, loaded.n_dropped) == (windows.hash, 1)
+    assert loaded.tokenizer_fingerprint == windows.tokenizer_fingerprint
+    np.testing.assert_array_equal(loaded.tokens, windows.tokens)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
+def test_damaged_windows_are_not_loaded(tmp_path: Path, damage: str) -> None:
+    folder = save_windows(pack(documents("a b c"), words(), context=4), tmp_path)
+    path = folder / "windows.safetensors"
+    contents = bytearray(path.read_bytes())
+    if damage == "flip":
+        contents[-1] ^= 1
+        path.write_bytes(contents)
+    elif damage == "truncate":
+        path.write_bytes(contents[:-3])
+    elif damage == "remove":
+        path.unlink()
+    else:
+        (folder / "windows.json").write_text("{}")
+    with pytest.raises(InputError, match="whole and unaltered"):
+        load_windows(folder)
+
+
+def test_a_sample_reads_as_text() -> None:
+    assert pack(documents("a b c d"), words(), context=4).sample(words(), 3) == "a b c"
+
+
+def test_the_fingerprint_follows_what_decides_ids() -> None:
+    same = words()
+    same.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<eot> $A", special_tokens=[("<eot>", 0)]
+    )
+    same.backend_tokenizer.enable_truncation(4)
+    assert fingerprint(words()) == fingerprint(same)
+    lower = words()
+    lower.backend_tokenizer.normalizer = normalizers.Lowercase()
+    split = words()
+    split.backend_tokenizer.pre_tokenizer = pre_tokenizers.Punctuation()
+    added = words()
+    added.add_tokens(["f"])
+    others = [
+        words(["<eot>", "b", "a", "c", "d", "e"]), lower, split, added,
+        words(bos_token="a"), words(eos_token="e"),
+    ]  # fmt: skip
+    assert len({fingerprint(tokenizer) for tokenizer in [words(), *others]}) == 1 + len(others)
+
+
+def test_models_with_different_tokenizers_are_named() -> None:
+    assert check_same_tokenizer("one", words(), "two", words()) == fingerprint(words())
+    other = words([*WORDS, "f"])
+    with pytest.raises(InputError, match="one and two must read the same tokens") as raised:
+        check_same_tokenizer("one", words(), "two", other)
+    assert "one: 6 entries" in str(raised.value.value)
+    assert "two: 7 entries" in str(raised.value.value)
+    with pytest.raises(InputError, match="tokenizer is 'two', but the model must come with a tokenizer"):
+        check_same_tokenizer("one", words(), "two", None)

@@ -1,0 +1,102 @@
+"""The time left follows from the plan, what is done, and how long it took."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from homolog.progress import (
+    Estimate,
+    LineProgress,
+    Progress,
+    RichProgress,
+    SilentProgress,
+    duration,
+    make_progress,
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_without_a_plan_the_stage_is_extrapolated() -> None:
+    clock = Clock()
+    estimate = Estimate(clock)
+    estimate.begin("train", total=10)
+    assert estimate.left is None
+    clock.now += 3
+    estimate.advance(2)
+    assert estimate.share == 0.2
+    assert estimate.left == pytest.approx(3 / 0.2 * 0.8)
+
+
+def test_stages_to_come_are_scaled_by_how_long_the_others_took() -> None:
+    clock = Clock()
+    estimate = Estimate(clock)
+    estimate.plan({"a": 10, "b": 20})
+    assert estimate.left == pytest.approx(30)
+    estimate.begin("a", total=None)
+    assert estimate.left == pytest.approx(30)
+    clock.now += 30
+    estimate.end()
+    # a took 30 s instead of 10; the prior is a tenth of the plan: scale = (30 + 3) / (10 + 3)
+    assert estimate.left == pytest.approx(20 * 33 / 13)
+    estimate.begin("b", total=4)
+    clock.now += 10
+    estimate.advance(1)
+    assert estimate.left == pytest.approx(30)  # b itself says so: a quarter took 10 s
+    estimate.end()
+    assert estimate.left == 0
+
+
+def test_stages_that_were_complete_already_are_not_waited_for() -> None:
+    estimate = Estimate(Clock())
+    estimate.plan({"a": 10, "b": 20, "c": 5})
+    estimate.begin("b", total=None)
+    assert estimate.left == pytest.approx(25)
+
+
+def test_lines_for_a_log() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = LineProgress(stream, every=10, clock=clock)
+    progress.plan({"train": 40, "match": 40})
+    with progress.stage("train", total=4) as bar:
+        for _ in range(4):
+            clock.now += 10
+            bar.advance()
+    progress.note("a note")
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "[ 0.0 s] train ..."
+    assert lines[1] == "[  10 s] train: 25%, about 1:10 left"
+    assert lines[-2] == "[  40 s] train: done in 40 s, about 40 s left"
+    assert lines[-1] == "[  40 s] a note"
+
+
+def test_an_error_goes_through_the_stage() -> None:
+    for progress in (SilentProgress(), LineProgress(io.StringIO()), RichProgress()):
+        assert isinstance(progress, Progress)
+        with pytest.raises(KeyboardInterrupt), progress.stage("train", total=2) as bar:
+            bar.advance()
+            raise KeyboardInterrupt
+
+
+def test_quiet_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    progress = make_progress(quiet=True)
+    progress.plan({"train": 1})
+    with progress.stage("train") as bar:
+        bar.advance(2)
+    progress.note("nothing")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.44, "0.4 s"), (37.2, "37 s"), (59.7, "1:00"), (125, "2:05"), (3729, "1:02:09")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
