@@ -1,1 +1,42 @@
-"""Homologous features and circuits of two language models of different architectures."""
+"""Homologous features and circuits of two language models of different architectures.
+
+    model = homolog.load("zoo:transformer-s0")
+    run = model.run(tokens, capture=["resid.0"], stop_after="resid.0")
+    best = homolog.max_pearson(a, b)
+
+Public names are imported when first used, so that `import homolog` and the command line start at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from homolog.errors import InputError
+    from homolog.matching import max_pearson
+    from homolog.models import Add, LanguageModel, Replace, Site, Transform, Zero, load
+    from homolog.studies import Study
+
+_HOME = {
+    "InputError": "homolog.errors",
+    "max_pearson": "homolog.matching",
+    "Add": "homolog.models",
+    "LanguageModel": "homolog.models",
+    "Replace": "homolog.models",
+    "Site": "homolog.models",
+    "Transform": "homolog.models",
+    "Zero": "homolog.models",
+    "load": "homolog.models",
+    "Study": "homolog.studies",
+}
+
+__all__ = ["Add", "InputError", "LanguageModel", "Replace", "Site", "Study", "Transform", "Zero", "load", "max_pearson"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'homolog' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,4 +1,4 @@
-"""Feature activations on a token stream: in memory, on disk, with statistics."""
+"""Feature activations on a token stream: captured from a model, in memory, on disk, with statistics."""
 
 from homolog.features.activations import (
     Activations,
@@ -8,6 +8,7 @@ from homolog.features.activations import (
     check_same_stream,
     load_features,
 )
+from homolog.features.capture import capture, residual_sites
 from homolog.features.encode import encode, to_sparse
 
 __all__ = [
@@ -15,8 +16,10 @@ __all__ = [
     "DenseFeatures",
     "FeatureStatistics",
     "SparseFeatures",
+    "capture",
     "check_same_stream",
     "encode",
     "load_features",
+    "residual_sites",
     "to_sparse",
 ]

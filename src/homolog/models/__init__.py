@@ -1,0 +1,22 @@
+"""Language models of any architecture behind one interface: the only place that knows an architecture."""
+
+from homolog.models.base import LanguageModel, Run
+from homolog.models.edits import Add, Edit, Replace, Transform, Zero
+from homolog.models.load import load, load_tokenizer
+from homolog.models.scan import ScanResult, selective_scan
+from homolog.models.sites import Site
+
+__all__ = [
+    "Add",
+    "Edit",
+    "LanguageModel",
+    "Replace",
+    "Run",
+    "ScanResult",
+    "Site",
+    "Transform",
+    "Zero",
+    "load",
+    "load_tokenizer",
+    "selective_scan",
+]

@@ -1,1 +1,5 @@
 """Wiring: the only code, with the command line, that knows the order of the work."""
+
+from homolog.studies.study import Study
+
+__all__ = ["Study"]

@@ -122,22 +122,22 @@ class Sae(_Table):
 
 
 class Gates(_Table):
-    """What a dictionary must reach on held-out text; those that do not are shown but give no verdict."""
+    """What a dictionary must reach on held-out text (`dictionaries.Gates`); one that does not gives no verdict."""
 
-    min_explained_variance: float = Field(default=0.5, le=1)
-    """Share of the variance explained; predicting the mean scores 0."""
+    explained_variance: float = Field(default=0.5, le=1)
+    """At least; predicting the mean scores 0."""
 
-    min_l0: float = Field(default=1.0, ge=0)
-    """Features active on a token, mean."""
+    l0_least: float = Field(default=1.0, ge=0)
+    """Features active on a token, mean, at least."""
 
-    max_l0: float = Field(default=200.0, gt=0)
-    """Likewise."""
+    l0_share_most: float = Field(default=0.25, gt=0, le=1)
+    """L0 at most this share of d_sae."""
 
-    max_dead_share: float = Field(default=0.5, ge=0, le=1)
-    """Share of features that never fire."""
+    dead_share: float = Field(default=0.5, ge=0, le=1)
+    """Features that never fire, at most."""
 
-    min_loss_recovered: float = Field(default=0.5, le=1)
-    """(ablated - spliced) / (ablated - clean) next-token loss, ablated being the mean residual."""
+    loss_recovered: float = Field(default=0.5, le=1)
+    """(ablated - spliced) / (ablated - clean) next-token loss, ablated being the mean residual; at least."""
 
 
 class Controls(_Table):

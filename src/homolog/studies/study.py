@@ -1,0 +1,56 @@
+"""`Study`: a finished run as tables, for notebooks and scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from homolog.errors import InputError
+from homolog.storage.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Study:
+    """One run folder.  Tables are polars frames, read when first asked for; docs/formats.md names their columns."""
+
+    folder: RunFolder
+
+    @classmethod
+    def load(cls, path: Path | str) -> Study:
+        """The run in the folder `path`; InputError when there is none."""
+        return cls(RunFolder(Path(path)))
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """run.json."""
+        return self.folder.record
+
+    @cached_property
+    def matches(self) -> pl.DataFrame:
+        """One row a feature and direction of every comparison."""
+        return self._table(self.folder.matches)
+
+    @cached_property
+    def layers(self) -> pl.DataFrame:
+        """One row a layer pair and direction of every comparison."""
+        return self._table(self.folder.layers)
+
+    @cached_property
+    def summary(self) -> pl.DataFrame:
+        """One row a comparison, direction and stratum, with intervals."""
+        return self._table(self.folder.summary)
+
+    @cached_property
+    def saes(self) -> pl.DataFrame:
+        """One row a dictionary, with its quality."""
+        return self._table(self.folder.saes_table)
+
+    def _table(self, path: Path) -> pl.DataFrame:
+        if not path.is_file():
+            raise InputError("run folder", str(self.folder.path), f"it has no {path.name} yet",
+                             "Finish the run: start it again with the same recipe and --out.")  # fmt: skip
+        return pl.read_parquet(path)

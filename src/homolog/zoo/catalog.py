@@ -1,0 +1,79 @@
+"""The models and the text that ship with the package: names and places, nothing that loads them.
+
+`transformer-*` are GPT-NeoX, `mamba-*` are Mamba-1 with twice as many blocks; all share width, tokenizer, data and the
+order of the data, and differ in the seed of their weights.  The `-random` twins have the same configuration and
+untrained weights; they are made from their seed when asked for, not stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from homolog.errors import InputError
+
+FOLDER = Path(__file__).parent
+MODELS = FOLDER / "models"
+TOKENIZER = FOLDER / "tokenizer"
+TRAIN_TEXT = FOLDER / "text" / "train.jsonl.xz"
+DEMO_TEXT = FOLDER / "text" / "demo.jsonl"
+PREFIX = "zoo:"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the zoo.  `seed` draws its initial weights; `trained` is False for the untrained twins."""
+
+    name: str
+    architecture: Literal["gpt_neox", "mamba"]
+    seed: int
+    trained: bool = True
+
+    @property
+    def folder(self) -> Path:
+        return MODELS / self.name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The Hugging Face configuration, as keyword arguments."""
+        return {**_SHARED, **_CONFIGS[self.architecture]}
+
+
+_SHARED = {"vocab_size": 1024, "hidden_size": 128, "bos_token_id": 0, "eos_token_id": 0}
+_CONFIGS: dict[str, dict[str, Any]] = {
+    "gpt_neox": {
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "max_position_embeddings": 512,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
+    },
+    "mamba": {"num_hidden_layers": 8, "state_size": 16, "pad_token_id": 0, "use_cache": False},
+}
+
+
+_ENTRIES = (
+    Entry("transformer-s0", "gpt_neox", 0),
+    Entry("transformer-s1", "gpt_neox", 1),
+    Entry("mamba-s0", "mamba", 100),
+    Entry("mamba-s1", "mamba", 101),
+    Entry("transformer-random", "gpt_neox", 1000, trained=False),
+    Entry("mamba-random", "mamba", 1100, trained=False),
+)
+
+
+def names() -> list[str]:
+    """All names, without the prefix `zoo:`."""
+    return [e.name for e in _ENTRIES]
+
+
+def entry(name: str) -> Entry:
+    """The entry of that name (with or without the prefix).  InputError that lists the zoo when there is none."""
+    bare = name.removeprefix(PREFIX)
+    for e in _ENTRIES:
+        if e.name == bare:
+            return e
+    raise InputError(
+        "model", name, "the zoo has no model of that name", f"The zoo holds: {', '.join(names())}."
+    )

@@ -1,0 +1,131 @@
+"""Adapters against hooks on the unmodified Hugging Face modules."""
+
+import pytest
+import torch
+
+from homolog.models import Add, Replace, Site, Transform, Zero
+from homolog.models.gpt_neox import GPTNeoX
+from homolog.models.mamba import Mamba
+
+from tests.reference.tiny_models import tiny_gpt_neox, tiny_mamba
+
+TOKENS = torch.randint(0, 97, (3, 21), generator=torch.Generator().manual_seed(0))
+CASES = {
+    "neox-parallel": lambda: GPTNeoX("tiny", tiny_gpt_neox()),
+    "neox-sequential": lambda: GPTNeoX("tiny", tiny_gpt_neox(parallel=False)),
+    "mamba": lambda: Mamba("tiny", tiny_mamba()),
+    "mamba-bias": lambda: Mamba("tiny", tiny_mamba(use_bias=True, use_conv_bias=False, conv_kernel=3, expand=3)),
+}
+
+
+@pytest.fixture(params=list(CASES))
+def model(request):
+    found = CASES[request.param]()
+    found.hf.requires_grad_(False)
+    return found
+
+
+def hooked(model, tokens):
+    """What each block of the Hugging Face module returns, and its logits."""
+    blocks = model.hf.gpt_neox.layers if isinstance(model, GPTNeoX) else model.hf.backbone.layers
+    seen: list[torch.Tensor] = []
+    handles = [b.register_forward_hook(lambda _m, _a, out: seen.append(out)) for b in blocks]
+    logits = model.hf(tokens).logits
+    for handle in handles:
+        handle.remove()
+    return seen, logits
+
+
+def test_residuals_and_logits_equal_hooks_on_the_module(model):
+    expected, logits = hooked(model, TOKENS)
+    for ours, theirs in zip(model.residuals(TOKENS), expected, strict=True):
+        assert ours.shape == (3, 21, model.d_model)
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.run(TOKENS).logits, logits, atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_stays_close_to_the_module_in_bfloat16(model):
+    expected, _ = hooked(model, TOKENS)
+    model.hf.to(torch.bfloat16)
+    theirs, _ = hooked(model, TOKENS)
+    ours = model.residuals(TOKENS)
+    for ours_l, theirs_l, exact in zip(ours, theirs, expected, strict=True):
+        noise = (theirs_l.float() - exact).norm() / exact.norm()  # what bfloat16 costs the module itself
+        assert (ours_l.float() - exact).norm() / exact.norm() < 1.5 * noise + 1e-3
+
+
+def test_a_run_stops_after_the_last_site_wanted(model):
+    ran = []
+    handles = [b.register_forward_hook(lambda *_: ran.append(1)) for b in model._blocks()]
+    handles += [b.norm.register_forward_hook(lambda *_: ran.append(1)) for b in model._blocks() if hasattr(b, "norm")]
+    run = model.run(TOKENS, capture=["resid.1"], stop_after="resid.1")
+    for handle in handles:
+        handle.remove()
+    assert len(ran) == 2 and run.logits is None
+    assert list(run.captured) == [Site("resid", 1)]
+
+
+def test_neurons_are_what_the_modules_compute(model):
+    layer = 1
+    sites = model.neuron_sites(layer)
+    run = model.run(TOKENS, capture=sites, stop_after=f"resid.{layer}")
+    if isinstance(model, GPTNeoX):
+        seen = []
+        handle = model.hf.gpt_neox.layers[layer].mlp.dense_4h_to_h.register_forward_pre_hook(lambda _m, a: seen.append(a[0]))
+        model.hf(TOKENS)
+        handle.remove()
+        torch.testing.assert_close(run["mlp_hidden.1"], seen[0], atol=1e-5, rtol=0)
+        return
+    mixer = model.hf.backbone.layers[layer].mixer
+    seen = []
+    handle = mixer.in_proj.register_forward_hook(lambda _m, _a, out: seen.append(out))
+    model.hf(TOKENS)
+    handle.remove()
+    x, z = seen[0].chunk(2, dim=-1)
+    convolved = mixer.conv1d(x.transpose(1, 2))[..., : TOKENS.shape[1]].transpose(1, 2)
+    torch.testing.assert_close(run["ssm_input.1"], torch.nn.functional.silu(convolved), atol=1e-5, rtol=0)
+    torch.testing.assert_close(run["gate.1"], torch.nn.functional.silu(z), atol=1e-5, rtol=0)
+
+
+def test_edits_reach_the_logits_and_leave_inputs_alone(model):
+    site = Site("resid", 1)
+    clean = model.run(TOKENS, capture=[site])
+    before = clean[site].clone()
+    value = torch.linspace(-1, 1, model.d_model)  # a constant would vanish in the layer norm
+    same = model.run(TOKENS, edits=[Replace(site, value=clean[site])])
+    torch.testing.assert_close(same.logits, clean.logits, atol=1e-5, rtol=1e-5)
+    added = model.run(TOKENS, edits=[Add("resid.1", (-1,), value)], capture=[site])
+    torch.testing.assert_close(added[site][:, -1], before[:, -1] + value)
+    torch.testing.assert_close(added[site][:, :-1], before[:, :-1])
+    doubled = model.run(TOKENS, edits=[Transform(site, function=lambda h: 2 * h)], capture=[site])
+    torch.testing.assert_close(doubled[site], 2 * before)
+    zeroed = model.run(TOKENS, edits=[Zero(site, (0, 3))], capture=[site])
+    assert zeroed[site][:, [0, 3]].abs().max() == 0
+    assert (added.logits[:, -1] - clean.logits[:, -1]).abs().max() > 1e-3
+    torch.testing.assert_close(clean[site], before)
+
+
+def test_an_edit_inside_a_block_acts(model):
+    site = model.neuron_sites(0)[-1]
+    clean, cut = model.run(TOKENS), model.run(TOKENS, edits=[Zero(site)], capture=[site])
+    assert cut[site].abs().max() == 0
+    assert (cut.logits - clean.logits).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: m.run(TOKENS, capture=["resid.9"]), ["resid.9", "no such site", "resid."]),
+        (lambda m: m.run(TOKENS, capture=["resd.0"]), ["resd.0", "Did you mean 'resid'"]),
+        (lambda m: m.run(TOKENS + 90), ["tokens", "97 token ids"]),
+        (lambda m: m.run(TOKENS, edits=[Zero("resid.0", (21,))]), ["positions", "21"]),
+        (lambda m: m.run(TOKENS, edits=[Replace("resid.0", value=torch.zeros(7))]), ["(7,)", f"(3, 21, {40}"[:8]]),
+        (lambda m: m.run(TOKENS, capture=["resid.2"], stop_after="resid.1"), ["resid.2", "stops after resid.1"]),
+        (lambda m: m.run(TOKENS)["resid.0"], ["resid.0", "captured nothing"]),
+    ],
+)
+def test_errors_name_what_is_wrong(model, call, words):
+    with pytest.raises(ValueError) as error:
+        call(model)
+    for word in words:
+        assert word in str(error.value)

@@ -1,0 +1,93 @@
+"""Loading: the zoo, folders, and what a user gets wrong."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import homolog
+from homolog.zoo import catalog
+
+
+def test_the_untrained_twins_follow_from_their_seed():
+    first, second = homolog.load("zoo:mamba-random"), homolog.load("mamba-random")
+    with torch.random.fork_rng():
+        torch.manual_seed(99)
+        third = homolog.load("zoo:mamba-random")
+    for a, b, c in zip(first.hf.parameters(), second.hf.parameters(), third.hf.parameters(), strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c)
+    assert (first.n_layers, first.d_model, first.name) == (8, 128, "zoo:mamba-random")
+
+
+def test_a_folder_loads_with_its_weights(neox_folder, mamba_folder):
+    for folder, d_model in ((neox_folder, 32), (mamba_folder, 40)):
+        model = homolog.load(folder)
+        assert (model.n_layers, model.d_model, model.tokenizer) == (3, d_model, None)
+        assert not any(p.requires_grad for p in model.hf.parameters())
+        stored = load_file(folder / "model.safetensors")
+        assert torch.equal(model._embedding().weight, next(v for k, v in stored.items() if "embed" in k))
+
+
+def test_dtype_is_as_asked_and_mamba_keeps_a_log_in_float32(mamba_folder):
+    model = homolog.load(mamba_folder, dtype=torch.bfloat16)
+    assert model.hf.backbone.layers[0].mixer.in_proj.weight.dtype == torch.bfloat16
+    assert model.hf.backbone.layers[0].mixer.A_log.dtype == torch.float32
+    assert model.run(torch.zeros(1, 5, dtype=torch.long)).logits.dtype == torch.float32
+
+
+def test_an_unknown_zoo_name_lists_the_zoo():
+    with pytest.raises(ValueError) as error:
+        homolog.load("zoo:mamba-s7")
+    assert all(name in str(error.value) for name in catalog.names())
+
+
+@pytest.mark.parametrize("ref", ["no-such-model", "./nowhere", "a/b/c"])
+def test_a_name_that_is_nothing_says_what_would_do(ref):
+    with pytest.raises(ValueError, match="no Hub id.*zoo:mamba-s0"):
+        homolog.load(ref)
+
+
+def test_a_hub_id_that_cannot_be_fetched(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"EleutherAI/no-such-model-at-all.*the Hub did not give it"):
+        homolog.load("EleutherAI/no-such-model-at-all")
+
+
+def test_a_folder_without_config(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.json"):
+        homolog.load(tmp_path)
+
+
+def test_pickled_weights_are_not_read(neox_folder, tmp_path):
+    shutil.copy(neox_folder / "config.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"anything")
+    with pytest.raises(ValueError, match="safetensors"):
+        homolog.load(tmp_path)
+
+
+def test_an_architecture_without_adapter(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertForMaskedLM"]}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"'bert' has no adapter.*gpt_neox, mamba"):
+        homolog.load(tmp_path)
+
+
+def test_nan_in_weights_is_named(mamba_folder, tmp_path):
+    shutil.copytree(mamba_folder, tmp_path / "bad")
+    tensors = load_file(tmp_path / "bad" / "model.safetensors")
+    name = "backbone.layers.1.mixer.out_proj.weight"
+    tensors[name][3, 2] = float("nan")
+    save_file(tensors, tmp_path / "bad" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"{name} has values that are not finite"):
+        homolog.load(tmp_path / "bad")
+
+
+def test_missing_weights_are_named(mamba_folder, tmp_path):
+    shutil.copytree(mamba_folder, tmp_path / "cut")
+    tensors = load_file(tmp_path / "cut" / "model.safetensors")
+    del tensors["backbone.layers.2.mixer.in_proj.weight"]
+    save_file(tensors, tmp_path / "cut" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lack 1 weights, backbone\.layers\.2\.mixer\.in_proj\.weight"):
+        homolog.load(tmp_path / "cut")
