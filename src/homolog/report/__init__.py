@@ -1,0 +1,12 @@
+"""From the tables of a run folder to one self-contained page: records, findings, charts, page.
+
+    homolog.report.write_report(Path("runs/demo"))      # -> runs/demo/report/index.html
+
+Nothing here imports a model: the report can be built again, years later, from the folder alone.
+"""
+
+from homolog.report.charts import Figure, all_figures
+from homolog.report.page import write_report
+from homolog.report.records import RunRecords, read_run
+
+__all__ = ["Figure", "RunRecords", "all_figures", "read_run", "write_report"]

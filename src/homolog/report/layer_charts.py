@@ -1,0 +1,118 @@
+"""Charts by depth: which blocks match which, and whether partners sit equally deep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+
+from homolog.report import aggregate, theme
+from homolog.report.figure import SHARE_AXIS, UNIT, Figure, finish, panels, stroke_legend, tips
+from homolog.report.records import RunRecords
+from homolog.report.wording import CLOSE, number, percent
+
+
+def layer_figure(records: RunRecords) -> Figure | None:
+    """Mean maximum correlation of every layer pair, both directions."""
+    rows = aggregate.layer_means(records)
+    if not rows:
+        return None
+    n_a = 1 + max(row["a"] for row in rows)
+    chart = panels(_cell_layers(rows, *records.pair), rows, height=min(420, max(150, 38 * n_a)))
+    top = "; ".join(
+        f"{row['panel']}, block {row['a']} with block {row['b']}: {number(row['mean'])}"
+        for row in rows
+        if row["best"]
+    )
+    return Figure(
+        "layers",
+        "Which blocks match which?",
+        "Each cell is the mean over the features of one block of their best correlation within one block of "
+        "the other model; outlined is the best block for each row on the left "
+        f"(features of {records.pair[0]}) and for each column on the right (features of {records.pair[1]}).",
+        f"Heatmaps of the mean best correlation of every pair of blocks. Best: {top}.",
+        finish(chart, rows, axes=58),
+    )
+
+
+def _cell_layers(rows: list[dict[str, Any]], a: str, b: str) -> list[alt.Chart]:
+    """Coloured cells, outlines of the best ones and, where they fit, the numbers."""
+    band = alt.Scale(paddingInner=0.08, paddingOuter=0.04)
+    across = alt.Axis(labelAngle=0, labelOverlap=True, grid=False, ticks=False)
+    upward = alt.Axis(grid=False, ticks=False, labelOverlap=True)
+    x = alt.X("b:O", title=f"block of {b}", scale=band, axis=across)
+    y = alt.Y("a:O", title=f"block of {a}", sort="descending", scale=band, axis=upward)
+    defined = [row["mean"] for row in rows if row["mean"] is not None]
+    low, high = (min(defined), max(defined)) if defined else (0.0, 1.0)
+    colour = alt.Color(
+        "mean:Q",
+        scale=alt.Scale(scheme="viridis", domain=[low, high]),
+        legend=alt.Legend(title="mean best correlation", format=".2f", gradientLength=180, tickCount=3),
+    )
+    tip = tips(("a", a, ""), ("b", b, ""), ("mean", "mean", ".3f"), ("n", "features", ","))
+    cells = alt.Chart().mark_rect().encode(x, y, colour, tooltip=tip)
+    outline = alt.Chart().mark_rect(fillOpacity=0, stroke=theme.CELL_MARK[0], strokeWidth=2)
+    layers = [cells, outline.transform_filter("datum.best").encode(x, y)]
+    if len({row["b"] for row in rows}) <= 12 and len({row["a"] for row in rows}) <= 12:
+        bright = f"datum.mean > {low + 0.55 * (high - low):.4f}"
+        ink = alt.condition(bright, alt.value("#101010"), alt.value("#fdfdfd"))
+        text = alt.Text("mean:Q", format=".2f")
+        layers.append(alt.Chart().mark_text(fontSize=10.5, tooltip=False).encode(x, y, text=text, color=ink))
+    return layers
+
+
+def depth_figure(records: RunRecords) -> Figure | None:
+    """Relative depth of features and of their best matches."""
+    rows = aggregate.depths(records)
+    if not rows:
+        return None
+    diagonal = [
+        {"panel": name, "series": "diagonal", "depth": end, "mean": end}
+        for name in dict.fromkeys(row["panel"] for row in rows)
+        for end in (0.0, 1.0)
+    ]
+    chart = panels(_depth_layers(), rows, height=260)
+    ends = "; ".join(
+        f"{row['panel']}, block {row['layer']}: {percent(row['mean'])}"
+        for row in rows
+        if row["series"] == "all"
+    )
+    return Figure(
+        "depth",
+        "Do partners sit at the same depth?",
+        "Depth is the share of a model\u2019s blocks passed; the closer the line keeps to the dotted "
+        "diagonal, the more the best partners sit at the same relative depth.",
+        f"Lines of the mean relative depth of best partners against the depth of the feature. {ends}.",
+        finish(chart, rows + diagonal, axes=66),
+    )
+
+
+def _depth_layers() -> list[alt.Chart]:
+    """The band and the line of all features, the line of close ones, the diagonal, and points to hover."""
+    partner = "depth of its best partner"
+    x = alt.X("depth:Q", title="depth of the feature", axis=SHARE_AXIS, scale=UNIT)
+    y = alt.Y("mean:Q", title=partner, axis=SHARE_AXIS, scale=UNIT)
+    blue, orange = theme.comparison_colour("main"), theme.comparison_colour("neurons")
+    domain = ["all", "close", "diagonal"]
+    labels = (
+        f"{{all: 'all features (eight in ten lie in the band)', close: 'close ones (r > {CLOSE})', "
+        "diagonal: 'same relative depth'}[datum.label]"
+    )
+    legend = stroke_legend(None, 3, labelExpr=labels)
+    colours = alt.Scale(domain=domain, range=[blue, orange, theme.MUTED[0]])
+    colour = alt.Color("series:N", scale=colours, legend=legend)
+    dashes = alt.Scale(domain=domain, range=[[1, 0], [6, 3], [2, 3]])
+    dash = alt.StrokeDash("series:N", scale=dashes, legend=legend)
+    area = alt.Chart().mark_area(opacity=0.18, color=blue, tooltip=False)
+    band = area.transform_filter("datum.series == 'all'").encode(
+        x, alt.Y("low:Q", title=partner), alt.Y2("high:Q")
+    )
+    lines = alt.Chart().mark_line(strokeWidth=2.4, tooltip=False).encode(x, y, colour, dash)
+    # The points repeat the lines' colours as a condition: as an encoding they would enter the legend.
+    dots = alt.condition("datum.series == 'all'", alt.value(blue), alt.value(orange))
+    tip = tips(
+        ("layer", "block", ""), ("depth", "depth", ".0%"), ("mean", "mean partner depth", ".0%"),
+        ("n", "features", ","),
+    )  # fmt: skip
+    points = alt.Chart().mark_point(size=55, opacity=1).encode(x, y, color=dots, tooltip=tip)
+    return [band, lines, points.transform_filter("datum.series != 'diagonal'")]

@@ -1,0 +1,126 @@
+"""Colours and type of every chart, for light and dark.
+
+The hues are Okabe and Ito's, which stay apart for the common kinds of colour blindness, darkened or
+lightened until each has a contrast of at least 3 to 1 with its background; position or dashes repeat what a
+colour says. A chart is made once, in the light colours; `dark` swaps them one by one, and the page's script
+does the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+# (light, dark) by comparison
+COMPARISON_COLOURS: Mapping[str, tuple[str, str]] = {
+    "main": ("#0067a5", "#5bb4f0"),
+    "sae-seed": ("#00856b", "#33c9a4"),
+    "model-seed": ("#a8558c", "#e299c8"),
+    "random-model": ("#b86e00", "#f0b040"),
+    "rotated": ("#737373", "#a3a9b1"),
+    "neurons": ("#c4500a", "#ff8f52"),
+    "neurons-random": ("#8a7564", "#c0aa97"),
+}
+SPARE_COLOURS = (("#5b50b5", "#a9a0f5"), ("#7d7a00", "#c9c640"), ("#a3323a", "#f28b92"))
+MODEL_COLOURS = (
+    ("#31459b", "#93a8ff"),
+    ("#b0480f", "#ff9a66"),
+    ("#4f7a28", "#a4d271"),
+    ("#7b4a9e", "#cda0ee"),
+)
+
+INK = ("#1d2129", "#e7e9ec")
+MUTED = ("#5a616c", "#a4abb6")
+GRID = ("#e4e6ea", "#333941")
+BACKGROUND = ("#ffffff", "#16191e")
+CELL_MARK = ("#111111", "#111110")
+
+SWAP: dict[str, str] = {
+    light: dark
+    for light, dark in (
+        *COMPARISON_COLOURS.values(),
+        *SPARE_COLOURS,
+        *MODEL_COLOURS,
+        INK,
+        MUTED,
+        GRID,
+        BACKGROUND,
+    )
+}
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+def comparison_colour(name: str) -> str:
+    """The light colour of a comparison; unknown ones share spare colours by name."""
+    if name in COMPARISON_COLOURS:
+        return COMPARISON_COLOURS[name][0]
+    return SPARE_COLOURS[sum(name.encode()) % len(SPARE_COLOURS)][0]
+
+
+def config() -> dict[str, Any]:
+    """The Vega-Lite config of every chart, in the light colours."""
+    ink, muted, grid = INK[0], MUTED[0], GRID[0]
+    return {
+        "background": BACKGROUND[0],
+        "font": FONT,
+        "padding": 6,
+        "view": {"stroke": None},
+        "axis": {
+            "labelColor": muted,
+            "titleColor": ink,
+            "labelFontSize": 12,
+            "titleFontSize": 12.5,
+            "titleFontWeight": 500,
+            "gridColor": grid,
+            "domainColor": muted,
+            "tickColor": grid,
+            "labelPadding": 5,
+            "titlePadding": 9,
+            "labelLimit": 190,
+            "labelSeparation": 5,
+            "domain": False,
+        },
+        "header": {
+            "labelColor": ink,
+            "labelFontSize": 13.5,
+            "labelFontWeight": 600,
+            "labelAnchor": "start",
+            "labelPadding": 8,
+            "labelLimit": 420,
+            "title": None,
+        },
+        "legend": {
+            "orient": "top",
+            "labelColor": ink,
+            "titleColor": muted,
+            "labelFontSize": 12,
+            "titleFontSize": 12,
+            "titleFontWeight": 500,
+            "symbolStrokeWidth": 3,
+            "symbolSize": 90,
+            "labelLimit": 260,
+            "columnPadding": 18,
+            "rowPadding": 4,
+            "padding": 0,
+            "offset": 14,
+            "layout": {"top": {"anchor": "start", "direction": "horizontal", "margin": 30}},
+        },
+        "text": {"color": ink, "fontSize": 11.5},
+        "rule": {"color": muted},
+        "point": {"filled": True},
+        "range": {"heatmap": {"scheme": "viridis"}},
+    }
+
+
+def dark(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The same chart in the dark colours."""
+    return _swapped(copy.deepcopy(dict(spec)))
+
+
+def _swapped(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _swapped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_swapped(item) for item in value]
+    return SWAP.get(value, value) if isinstance(value, str) else value
