@@ -1,0 +1,290 @@
+"""A small generated run folder with known values: no model is run for these tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+A, B = "transformer-s0", "mamba-s0"
+LAYERS = {A: 4, B: 8}
+PER_LAYER = 50
+# The planted headline: of 200 features of A, 20 are undefined and 117 of the other 180 (65 %) have r > 0.7;
+# of 400 features of B, 40 are undefined and 180 of the other 360 (50 %) do.
+CLOSE = {A: 0.65, B: 0.50}
+UNDEFINED = 0.10
+TARGETS = {
+    "main": {A: B, B: A},
+    "random-model": {A: "mamba-random", B: "transformer-random"},
+    "rotated": {A: "mamba-s0@rotated", B: "transformer-s0@rotated"},
+    "sae-seed": {A: "transformer-s0@seed1", B: "mamba-s0@seed1"},
+    "model-seed": {A: "transformer-s1", B: "mamba-s1"},
+    "neurons": {A: B, B: A},
+    "neurons-random": {A: "mamba-random", B: "transformer-random"},
+}
+# Means of the Beta distribution of r in each control; main is planted by shares instead.
+CONTROL_MEAN = {
+    "random-model": 0.25,
+    "rotated": 0.15,
+    "sae-seed": 0.86,
+    "model-seed": 0.78,
+    "neurons": 0.22,
+    "neurons-random": 0.18,
+}
+
+
+def planted_r(
+    comparison: str, model: str, n: int, means: dict[str, float], rng: np.random.Generator
+) -> np.ndarray:
+    """r of `n` features, a tenth undefined; in main exactly CLOSE[model] of the defined ones above 0.7."""
+    n_undefined = round(UNDEFINED * n)
+    defined = n - n_undefined
+    if comparison == "main" and "main" not in means:
+        n_close = round(CLOSE[model] * defined)
+        r = np.concatenate(
+            [0.71 + 0.28 * rng.beta(2, 1.3, n_close), 0.69 * rng.beta(2.5, 1.6, defined - n_close)]
+        )
+        rng.shuffle(r)
+    else:
+        r = rng.beta(14 * means[comparison], 14 * (1 - means[comparison]), defined)
+    return np.concatenate([np.full(n_undefined, np.nan), r])
+
+
+def matches_of(
+    comparison: str, model: str, means: dict[str, float], rng: np.random.Generator
+) -> pl.DataFrame:
+    n_layers = LAYERS[model]
+    target = TARGETS[comparison][model]
+    n_target = LAYERS[B] if "mamba" in target else LAYERS[A]
+    n = n_layers * PER_LAYER
+    r = planted_r(comparison, model, n, means, rng)
+    layer = np.tile(np.arange(n_layers), PER_LAYER)  # undefined features spread over all layers
+    undefined = np.isnan(r)
+    depth = (layer + 1) / n_layers + rng.normal(0, 0.12, n)
+    best_layer = np.clip(np.rint(depth * n_target - 1), 0, n_target - 1).astype(int)
+    n_active = np.where(undefined, 0, rng.integers(40, 9000, n))
+    partner = np.where(undefined, -1, rng.integers(0, PER_LAYER, n))
+    return pl.DataFrame(
+        {
+            "comparison": [comparison] * n,
+            "kind": ["neuron" if "neurons" in comparison else "sae"] * n,
+            "model": [model] * n,
+            "layer": layer.astype(np.int32),
+            "feature": (np.arange(n) // n_layers).astype(np.int32),
+            "n_active": n_active.astype(np.int64),
+            "freq": n_active / 90_000,
+            "r": r.astype(np.float32),
+            "best_model": [target] * n,
+            "best_layer": np.where(undefined, -1, best_layer).astype(np.int32),
+            "best_feature": partner.astype(np.int32),
+            "runner_up_r": (r * 0.9).astype(np.float32),
+            "runner_up_layer": np.zeros(n, np.int32),
+            "runner_up_feature": np.zeros(n, np.int32),
+        }
+    )
+
+
+def layers_of(matches: pl.DataFrame) -> pl.DataFrame:
+    """Every layer pair: the mean max r falls with the distance in depth."""
+    rows = []
+    for (comparison, kind, model, target), _ in matches.group_by(
+        "comparison", "kind", "model", "best_model", maintain_order=True
+    ):
+        n_a, n_b = LAYERS[str(model)], LAYERS[B] if "mamba" in str(target) else LAYERS[A]
+        for i in range(n_a):
+            for j in range(n_b):
+                mean = 0.65 - 0.5 * abs((i + 1) / n_a - (j + 1) / n_b)
+                rows.append(
+                    {
+                        "comparison": comparison,
+                        "kind": kind,
+                        "model": model,
+                        "layer": i,
+                        "best_model": target,
+                        "best_layer": j,
+                        "n_features": PER_LAYER,
+                        "n_defined": PER_LAYER - 5,
+                        "mean": mean,
+                        "q10": mean - 0.3,
+                        "q25": mean - 0.15,
+                        "median": mean,
+                        "q75": mean + 0.15,
+                        "q90": mean + 0.3,
+                    }
+                )
+    return pl.DataFrame(rows)
+
+
+def summary_of(matches: pl.DataFrame) -> pl.DataFrame:
+    rows = []
+    for keys, group in matches.group_by("comparison", "kind", "model", "best_model", maintain_order=True):
+        for stratum, floor, half in (("all", -1, 0.012), ("alive", 0, 0.012), ("frequent", 90, 0.02)):
+            r = group.filter(pl.col("n_active") > floor)["r"].to_numpy()
+            defined = r[~np.isnan(r)]
+            mean, median = float(defined.mean()), float(np.median(defined))
+            rows.append(
+                dict(zip(("comparison", "kind", "model", "best_model"), keys, strict=True))
+                | {
+                    "stratum": stratum,
+                    "n_features": len(r),
+                    "n_undefined": int(np.isnan(r).sum()),
+                    "mean": mean,
+                    "mean_lo": mean - half,
+                    "mean_hi": mean + half,
+                    "median": median,
+                    "median_lo": median - 2 * half,
+                    "median_hi": median + 2 * half,
+                    "share_above_07": float((defined > 0.7).mean()),
+                }
+            )
+    return pl.DataFrame(rows)
+
+
+def saes_of(failing: set[tuple[str, int]]) -> pl.DataFrame:
+    rows = []
+    sets = [
+        (A, "sae"),
+        (B, "sae"),
+        (A, "seed1"),
+        (B, "seed1"),
+        ("transformer-s1", "sae"),
+        ("mamba-s1", "sae"),
+        ("transformer-random", "sae"),
+        ("mamba-random", "sae"),
+    ]
+    for order, (model, label) in enumerate(sets):
+        n_layers = LAYERS[A] if "transformer" in model else LAYERS[B]
+        random = "random" in model
+        for layer in range(n_layers):
+            depth = (layer + 1) / n_layers
+            failed = label == "sae" and (model, layer) in failing
+            rows.append(
+                {
+                    "model": model,
+                    "label": label,
+                    "layer": layer,
+                    "kind": "relu",
+                    "d_sae": 768,
+                    "sparsity": 0.3,
+                    "tokens_trained": 262_144,
+                    "explained_variance": 0.95 - 0.12 * depth - 0.004 * order,
+                    "l0": 24 + 40 * depth + order,
+                    "dead_share": 0.02 + 0.06 * depth,
+                    "loss_clean": 3.4,
+                    "loss_spliced": 3.4 + 0.3 * depth,
+                    "loss_ablated": 6.9,
+                    "loss_recovered": float("nan") if random else 0.99 - 0.07 * depth - 0.002 * order,
+                    "passed": not failed,
+                    "reason": "explained variance 0.41 is below 0.60" if failed else "",
+                }
+            )
+    return pl.DataFrame(rows)
+
+
+def run_json(name: str) -> dict[str, Any]:
+    stages = {
+        "corpus": (2.1, 410),
+        "residuals": (31.4, 1480),
+        "dictionaries": (188.6, 1910),
+        "features": (20.3, 1620),
+        "matching": (42.7, 1350),
+        "controls": (55.0, 1400),
+    }
+    models = [
+        (A, "a", "gpt_neox", 4, 1_059_000, 3.412),
+        (B, "b", "mamba", 8, 1_104_000, 3.378),
+        ("transformer-s1", "model-seed", "gpt_neox", 4, 1_059_000, 3.420),
+        ("mamba-s1", "model-seed", "mamba", 8, 1_104_000, 3.371),
+        ("transformer-random", "random", "gpt_neox", 4, 1_059_000, None),
+        ("mamba-random", "random", "mamba", 8, 1_104_000, None),
+    ]
+    return {
+        "format": 1,
+        "name": name,
+        "pair": [A, B],
+        "recipe_hash": "c0ffee" * 10,
+        "git_commit": "acb4b65",
+        "device": "cpu",
+        "recipe": {
+            "name": name,
+            "seed": 0,
+            "context": 128,
+            "sae": {"kind": "relu", "l1": 0.3, "d_sae": 768, "limit": None},
+            "models": ["zoo:transformer-s0", "zoo:mamba-s0"],
+            "controls": {"random-model": True},
+        },
+        "versions": {"homolog": "0.1.0", "torch": "2.13.0", "python": "3.11.2"},
+        "machine": {"cpu": "two cores", "n_cpus": 2, "memory_bytes": 4 * 2**30},
+        "corpus": {
+            "hash": "ab12" * 16,
+            "tokenizer": "tok-1024",
+            "n_documents": 812,
+            "n_windows": 2800,
+            "context": 128,
+            "n_tokens": 358_400,
+            "sources": ["zoo/text.jsonl"],
+        },
+        "models": [
+            {
+                "name": m,
+                "role": role,
+                "architecture": arch,
+                "n_layers": n,
+                "d_model": 128,
+                "n_parameters": size,
+                "heldout_loss": loss,
+            }
+            for m, role, arch, n, size, loss in models
+        ],
+        "stages": {
+            stage: {"status": "done", "seconds": s, "peak_memory_bytes": mib * 2**20, "outputs": {}}
+            for stage, (s, mib) in stages.items()
+        },
+        "warnings": ["3 of 812 documents were shorter than 8 tokens and were left out"],
+    }
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., Path]:
+    """make_run(folder, *, name, means, failing, drop, edit) writes a run folder and returns its path.
+
+    means: Beta means that replace CONTROL_MEAN (a "main" entry replaces the planted shares); failing:
+    (model, layer) of dictionaries that miss their gates; drop: comparisons left out; edit: called with
+    run.json's object.
+    """
+
+    def make(
+        folder: Path,
+        *,
+        name: str = "demo",
+        means: dict[str, float] | None = None,
+        failing: set[tuple[str, int]] = frozenset(),
+        drop: set[str] = frozenset(),  # type: ignore[assignment]
+        edit: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Path:
+        rng = np.random.default_rng(7)
+        folder.mkdir(parents=True, exist_ok=True)
+        matches = pl.concat(
+            [
+                matches_of(comparison, model, CONTROL_MEAN | (means or {}), rng)
+                for comparison in TARGETS
+                if comparison not in drop
+                for model in (A, B)
+            ]
+        )
+        matches.write_parquet(folder / "matches.parquet")
+        layers_of(matches).write_parquet(folder / "layers.parquet")
+        summary_of(matches).write_parquet(folder / "summary.parquet")
+        saes_of(failing).write_parquet(folder / "saes.parquet")
+        run = run_json(name)
+        if edit is not None:
+            edit(run)
+        (folder / "run.json").write_text(json.dumps(run), "utf-8")
+        return folder
+
+    return make

@@ -1,0 +1,252 @@
+"""The page as files, and the page as a browser shows it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from homolog.errors import InputError
+from homolog.report import write_report
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+EVIL = "<script>window.hacked = 1</script><img src=x onerror=window.hacked=1>"
+FIGURES = {"summary", "distribution", "shares", "neurons", "layers", "depth", "dictionaries", "stages"}
+
+
+class Text(HTMLParser):
+    """The visible text of a page and the addresses it refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.addresses: list[str] = []
+        self.hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.hidden += tag in ("script", "style")
+        self.addresses += [value or "" for name, value in attrs if name in ("href", "src")]
+
+    def handle_endtag(self, tag: str) -> None:
+        self.hidden -= tag in ("script", "style")
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            self.words.append(data)
+
+
+def parsed(page: Path) -> tuple[str, list[str]]:
+    reader = Text()
+    reader.feed(page.read_text("utf-8"))
+    return re.sub(r"\s+", " ", " ".join(reader.words)), reader.addresses
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def page(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(make_run(tmp_path_factory.mktemp("page") / "run"))
+
+
+@pytest.fixture(scope="module")
+def evil_page(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def poison(run: dict[str, Any]) -> None:
+        run["corpus"]["sources"] = [EVIL]
+        run["models"][0]["architecture"] = EVIL
+        run["recipe"]["note"] = "</script>" + EVIL
+        run["stages"][EVIL] = {"status": EVIL, "seconds": 1.0, "peak_memory_bytes": 1, "outputs": {}}
+        run["warnings"] = [EVIL]
+
+    path = make_run(
+        tmp_path_factory.mktemp("evil") / "run", name=EVIL, edit=poison, failing={("mamba-s0", 2)}
+    )
+    return write_report(path)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.fail(
+            "Chromium is not installed at /usr/bin/chromium: `make test` installs it, then runs this test"
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def opened(browser: Browser, page: Path, **options: Any) -> tuple[Page, list[str], list[str]]:
+    """The page once its charts are drawn, with all it said on the console and all it asked for."""
+    tab = browser.new_page(**options)
+    said: list[str] = []
+    asked: list[str] = []
+    tab.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    tab.on("pageerror", lambda error: said.append(f"error: {error}"))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(page.as_uri())
+    tab.wait_for_selector("html[data-charts=drawn]", state="attached", timeout=30_000)
+    return tab, said, asked
+
+
+def test_the_folder_holds_the_page_and_every_figure_twice(page: Path) -> None:
+    files = files_of(page.parent)
+    assert {f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png", "vl.json")} <= set(files)
+    for name in FIGURES:
+        assert files[f"figures/{name}.png"].startswith(b"\x89PNG")
+        assert files[f"figures/{name}.svg"].startswith(b"<svg")
+    first_view = sum(len(files[name]) for name in files if not name.startswith("figures/"))
+    assert first_view < 3 * 10**6
+    assert not [path.name for path in page.parent.parent.iterdir() if path.name.startswith(".partial")]
+
+
+def test_what_the_page_says(page: Path) -> None:
+    text, addresses = parsed(page)
+    assert "65%" in text and "50%" in text
+    assert "The controls are in the expected order" in text
+    assert (
+        "0.14 for transformer-s0" in text or "0.15 for transformer-s0" in text
+    )  # the rotated control's planted mean
+    for fact in (
+        "gpt_neox",
+        "1,059,000",
+        "3.412",
+        "358,400",
+        "ab12" * 16,
+        "sae.l1 = 0.3",
+        "3 min 09 s",
+        "1.87 GiB",
+        "2.13.0",
+        "arXiv:2410.06672",
+        "3 of 812 documents",
+        "Alive features only",
+        "An untrained model",
+    ):
+        assert fact in text, fact
+    outside = [address for address in addresses if re.match(r"[a-z]+:", address) and address != "data:,"]
+    assert outside == []
+    for address in addresses:
+        if address != "data:," and not address.startswith("#"):
+            assert (page.parent / address).exists(), address
+
+
+def test_failed_gates_come_first(evil_page: Path) -> None:
+    text, _ = parsed(evil_page)
+    assert "No verdict from this run" in text and "Measured, but not a verdict" in text
+    assert "mamba-s0, block 2: explained variance 0.41 is below 0.60" in text
+
+
+def test_the_same_run_gives_the_same_bytes_over_an_older_page(page: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(page.parent.parent, run)
+    (run / "report" / "left-over.txt").write_text("from an older version")
+    shutil.rmtree(run / "report" / "figures")
+    (run / ".partial-999999999-report").mkdir()  # of a build that was killed
+    record = json.loads((run / "run.json").read_text())
+    record["stages"]["report"] = {"status": "done", "seconds": 4.0, "peak_memory_bytes": 1, "outputs": {}}
+    (run / "run.json").write_text(json.dumps(record))
+    again = write_report(run)
+    assert files_of(again.parent) == files_of(page.parent)
+    assert not list(run.glob(".partial*"))
+
+
+def test_an_error_leaves_the_old_page(make_run: Callable[..., Path], page: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(page.parent.parent, run)
+    (run / "layers.parquet").unlink()
+    with pytest.raises(InputError, match=r"layers\.parquet"):
+        write_report(run)
+    assert files_of(run / "report") == files_of(page.parent)
+
+
+def test_opens_from_the_file_system_and_draws_its_charts(chromium: Browser, page: Path) -> None:
+    tab, said, asked = opened(chromium, page, viewport={"width": 1280, "height": 900})
+    assert said == []
+    assert asked and all(url.startswith(page.parent.as_uri()) for url in asked if url != "data:,"), asked
+    drawn = tab.evaluate("""[...document.querySelectorAll('.chart')].map(chart => {
+        const svg = chart.querySelector('svg'), box = svg?.getBoundingClientRect();
+        return [chart.dataset.figure, box?.width ?? 0, box?.height ?? 0, chart.clientWidth,
+                svg?.querySelectorAll('path, text').length ?? 0];
+    })""")
+    assert {name for name, *_ in drawn} == FIGURES
+    for name, width, height, room, nodes in drawn:
+        assert 0.9 * room < width <= room + 1 and height > 150 and nodes > 20, (
+            name,
+            width,
+            height,
+            room,
+            nodes,
+        )
+    text = tab.evaluate("[...document.querySelectorAll('.chart')].map(chart => chart.textContent).join(' ')")
+    assert "dictionaries" in text and "undefined" not in text and "NaN" not in text
+    assert tab.evaluate("document.querySelectorAll('h1').length") == 1
+    assert tab.evaluate(
+        "[...document.querySelectorAll('.chart')].every(chart => chart.ariaLabel.length > 40)"
+    )
+    tab.close()
+
+
+@pytest.mark.parametrize("width", [320, 375, 768])
+def test_nothing_overflows_on_a_small_screen(chromium: Browser, page: Path, width: int) -> None:
+    tab, said, _ = opened(chromium, page, viewport={"width": width, "height": 800})
+    assert said == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate(
+        "[...document.querySelectorAll('.chart')].every(c => c.scrollWidth <= c.clientWidth + 1)"
+    )
+    tab.close()
+
+
+def test_the_charts_follow_the_colour_scheme(chromium: Browser, page: Path) -> None:
+    tab, said, _ = opened(chromium, page, color_scheme="dark")
+    dark, light = "#5bb4f0", "#0067a5"
+    drawing = tab.evaluate("document.querySelector('[data-figure=shares] svg').outerHTML")
+    assert dark in drawing and light not in drawing
+    tab.emulate_media(color_scheme="light")
+    tab.wait_for_function(
+        f"document.querySelector('[data-figure=shares] svg')?.outerHTML.includes('{light}')"
+    )
+    assert said == []
+    tab.close()
+
+
+def test_markup_from_the_run_is_text(chromium: Browser, evil_page: Path) -> None:
+    assert EVIL not in evil_page.read_text("utf-8")
+    tab, said, _ = opened(chromium, evil_page)
+    assert said == []
+    assert tab.evaluate("window.hacked") is None
+    body = tab.evaluate("document.body.textContent")
+    assert body.count(EVIL) >= 5  # name, source, architecture, stage, warning
+    tab.close()
+
+
+def test_readable_without_scripts(chromium: Browser, page: Path) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto(page.as_uri())
+    images = tab.locator("figure img")
+    assert images.count() == len(FIGURES)
+    assert all((images.nth(i).bounding_box() or {"width": 0})["width"] > 100 for i in range(images.count()))
+    context.close()
