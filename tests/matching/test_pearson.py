@@ -58,6 +58,7 @@ def test_equals_exact_arithmetic(seed, n_tokens, shape, densities, kind, k, bloc
     b = features(seed + 1, n_tokens, shape[1], densities[::-1], kind)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "BLOCK_BYTES", block_bytes)
+        patch.setattr(engine, "FEW_DENSE", 0 if block_bytes == 64 else 128)
         patch.setattr(engine, "DENSE_BLOCK", 2 if block_bytes < 100 else 1024)
         assert_matches(a, b, max_pearson(scipy.sparse.csr_array(a), scipy.sparse.csc_array(b), k), k)
         assert_matches(a, b, max_pearson(a, torch.from_numpy(b), k), k)
@@ -123,8 +124,10 @@ def test_single_active_tokens():
     assert found.a_to_b.index[:, 0].tolist() == [0, 0, -1]
 
 
+@pytest.mark.parametrize("few", [0, 128])
 @pytest.mark.parametrize("density", [0.02, 0.5, 1.0])
-def test_ties_go_to_the_lowest_index(density):
+def test_ties_go_to_the_lowest_index(density, few, monkeypatch):
+    monkeypatch.setattr(engine, "FEW_DENSE", few)
     x = features(5, 3000, 1, [density], "positive")
     b = np.hstack([features(6, 3000, 30, [density], "positive"), np.repeat(x, 20, axis=1)])
     found = max_pearson(x, b, k=5)

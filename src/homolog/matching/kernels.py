@@ -98,21 +98,31 @@ def sweep(
 
 
 @jit(parallel=True)
+def dense_products(x, y, sums):
+    """sums[i, j] += sum over tokens of x[t, i] y[t, j], float64 in token order, eight rows at a time."""
+    for stripe in numba.prange((x.shape[1] + 7) // 8):
+        for token in range(x.shape[0]):
+            for row in range(stripe * 8, min(stripe * 8 + 8, x.shape[1])):
+                value = np.float64(x[token, row])
+                for column in range(y.shape[1]):
+                    sums[row, column] += value * np.float64(y[token, column])
+
+
+@jit()
 def select(
     sums, n_tokens,
-    row_mean, row_inverse_sd, row_id, column_mean, column_inverse_sd, column_id, n_threads,
+    row_mean, row_inverse_sd, row_id, column_mean, column_inverse_sd, column_id,
     row_r, row_index, column_r, column_index,
 ):  # fmt: skip
-    """Select the best of a block of dense product sums (rows, columns); outputs as in `sweep`."""
-    for thread in numba.prange(n_threads):
-        for row in range(thread, sums.shape[0], n_threads):
-            for column in range(sums.shape[1]):
-                r = pearson(
-                    sums[row, column], row_mean[row], column_mean[column],
-                    row_inverse_sd[row], column_inverse_sd[column], n_tokens,
-                )  # fmt: skip
-                insert(r, column_id[column], row_r[row], row_index[row])
-                insert(r, row_id[row], column_r[thread, column], column_index[thread, column])
+    """Select the best of a block of product sums (rows, columns); (rows, k) and (columns, k) in place."""
+    for row in range(sums.shape[0]):
+        for column in range(sums.shape[1]):
+            r = pearson(
+                sums[row, column], row_mean[row], column_mean[column],
+                row_inverse_sd[row], column_inverse_sd[column], n_tokens,
+            )  # fmt: skip
+            insert(r, column_id[column], row_r[row], row_index[row])
+            insert(r, row_id[row], column_r[column], column_index[column])
 
 
 @jit()
@@ -161,7 +171,7 @@ def group_rows(indptr, indices, data, n_columns, n_blocks):
     return block_start, entry_token, entry_row, entry_value
 
 
-@jit(parallel=True)
+@jit()
 def standardise(x, z, varies, mean, inverse_sd):
     """z = (x - mean) / sd of every column, float32, with the mean and 1/sd that z has after rounding.
 
@@ -170,7 +180,7 @@ def standardise(x, z, varies, mean, inverse_sd):
     and a small spread), then centred twice.  A column of one value gets varies = False, z = 0.
     """
     n_tokens, n_columns = x.shape
-    for stripe in numba.prange((n_columns + 63) // 64):
+    for stripe in range((n_columns + 63) // 64):
         lo, hi = stripe * 64, min(stripe * 64 + 64, n_columns)
         width = hi - lo
         scale, base, centre, rest = np.zeros(width), np.zeros(width), np.zeros(width), np.zeros(width)
@@ -213,3 +223,72 @@ def standardise(x, z, varies, mean, inverse_sd):
             mean[lo + c] = total[c] / n_tokens
             if varies[lo + c]:
                 inverse_sd[lo + c] = 1.0 / math.sqrt(square[c] / n_tokens - mean[lo + c] * mean[lo + c])
+
+
+@jit()
+def sparse_sums(ids, start, token, value, document, n_documents):
+    """(sum of x, sum of x^2) by document, (ids, documents), of sparse columns."""
+    first, second = np.zeros((len(ids), n_documents)), np.zeros((len(ids), n_documents))
+    for place in range(len(ids)):
+        for entry in range(start[ids[place]], start[ids[place] + 1]):
+            x = np.float64(value[entry])
+            first[place, document[token[entry]]] += x
+            second[place, document[token[entry]]] += x * x
+    return first, second
+
+
+@jit()
+def dense_sums(ids, dense, document, n_documents):
+    """(sum of x, sum of x^2) by document, (ids, documents), of dense columns."""
+    first, second = np.zeros((len(ids), n_documents)), np.zeros((len(ids), n_documents))
+    stripes = (len(ids) + 63) // 64
+    for stripe in range(stripes):
+        for t in range(dense.shape[0]):
+            for place in range(stripe * 64, min(stripe * 64 + 64, len(ids))):
+                x = np.float64(dense[t, ids[place]])
+                first[place, document[t]] += x
+                second[place, document[t]] += x * x
+    return first, second
+
+
+@jit()
+def sparse_by_sparse(
+    ids_a, ids_b, start_a, token_a, value_a, start_b, token_b, value_b, document, n_documents
+):
+    """Both token lists ascend: one merge of the two lists a pair."""
+    out = np.zeros((len(ids_a), n_documents))
+    for place in range(len(ids_a)):
+        a, end_a = start_a[ids_a[place]], start_a[ids_a[place] + 1]
+        b, end_b = start_b[ids_b[place]], start_b[ids_b[place] + 1]
+        while a < end_a and b < end_b:
+            if token_a[a] == token_b[b]:
+                out[place, document[token_a[a]]] += np.float64(value_a[a]) * np.float64(value_b[b])
+                a += 1
+                b += 1
+            elif token_a[a] < token_b[b]:
+                a += 1
+            else:
+                b += 1
+    return out
+
+
+@jit()
+def sparse_by_dense(ids_a, ids_b, start_a, token_a, value_a, dense_b, document, n_documents):
+    out = np.zeros((len(ids_a), n_documents))
+    for place in range(len(ids_a)):
+        for entry in range(start_a[ids_a[place]], start_a[ids_a[place] + 1]):
+            t = token_a[entry]
+            out[place, document[t]] += np.float64(value_a[entry]) * np.float64(dense_b[t, ids_b[place]])
+    return out
+
+
+@jit()
+def dense_by_dense(ids_a, ids_b, dense_a, dense_b, document, n_documents):
+    out = np.zeros((len(ids_a), n_documents))
+    stripes = (len(ids_a) + 63) // 64
+    for stripe in range(stripes):
+        for t in range(dense_a.shape[0]):
+            for place in range(stripe * 64, min(stripe * 64 + 64, len(ids_a))):
+                product = np.float64(dense_a[t, ids_a[place]]) * np.float64(dense_b[t, ids_b[place]])
+                out[place, document[t]] += product
+    return out

@@ -10,7 +10,7 @@ largest over i, from one pass over the pair.  With k = 1 over all layers of the 
 
 Each side is split into dense and sparse columns (`columns.prepare`).  Three kinds of blocks follow:
 sparse rows x all columns (scatter kernel, `kernels.sweep`), the dense columns x the other's sparse rows (same
-kernel, roles swapped), dense x dense (float64 matrix products over chunks of tokens).  The largest array has
+kernel, roles swapped), dense x dense (float64 products, by BLAS where there are many).  The largest array has
 `BLOCK_BYTES`; features_a x features_b is never held.
 """
 
@@ -24,10 +24,11 @@ from jaxtyping import Float, Int
 
 from homolog.errors import InputError
 from homolog.matching.columns import ArrayLike, Columns, prepare
-from homolog.matching.kernels import NO_INDEX, group_rows, merge, select, sweep
+from homolog.matching.kernels import NO_INDEX, dense_products, group_rows, merge, select, sweep
 
 BLOCK_BYTES = 512 << 10  # accumulators of one thread: half of a 1 MiB second-level cache
 DENSE_BLOCK = 1024  # columns of a dense block: 8 MiB of float64 sums
+FEW_DENSE = 128  # up to here a compiled loop, above a BLAS product, whose threads wait for each other
 CHUNK_BYTES = 32 << 20  # float64 copy of one side in a matrix product: few, long products
 
 
@@ -87,7 +88,7 @@ def max_pearson(
     try:
         _sweep(left, right, slice(None), best_a, best_b, n_threads)
         _sweep(right, left, slice(left.n_dense), best_b, best_a, n_threads)
-        _dense_by_dense(left, right, best_a, best_b, n_threads)
+        _dense_by_dense(left, right, best_a, best_b)
     finally:
         numba.set_num_threads(before)
     return Best(best_a.finish(left), best_b.finish(right))
@@ -153,21 +154,16 @@ def _sweep(
     merge(seen.r, seen.index, best_others.r[part], best_others.index[part])
 
 
-def _dense_by_dense(
-    left: Columns, right: Columns, best_left: _Running, best_right: _Running, n_threads: int
-) -> None:
+def _dense_by_dense(left: Columns, right: Columns, best_left: _Running, best_right: _Running) -> None:
     for row in range(0, left.n_dense, DENSE_BLOCK):
         rows = slice(row, min(row + DENSE_BLOCK, left.n_dense))
         for column in range(0, right.n_dense, DENSE_BLOCK):
             columns = slice(column, min(column + DENSE_BLOCK, right.n_dense))
             sums = np.zeros((rows.stop - rows.start, columns.stop - columns.start))
-            chunk = CHUNK_BYTES // (8 * max(sums.shape))
-            for start in range(0, left.n_tokens, chunk):
-                tokens = slice(start, start + chunk)
-                x = left.dense[tokens, rows].astype(np.float64)
-                y = right.dense[tokens, columns].astype(np.float64)
-                sums += x.T @ y
-            seen = _Running.start(n_threads, sums.shape[1], best_left.r.shape[1])
+            if max(sums.shape) <= FEW_DENSE:
+                dense_products(left.dense[:, rows], right.dense[:, columns], sums)
+            else:
+                _matrix_products(left.dense[:, rows], right.dense[:, columns], sums)
             select(
                 sums,
                 left.n_tokens,
@@ -177,10 +173,15 @@ def _dense_by_dense(
                 right.mean[columns],
                 right.inverse_sd[columns],
                 right.order[columns],
-                n_threads,
                 best_left.r[rows],
                 best_left.index[rows],
-                seen.r,
-                seen.index,
+                best_right.r[columns],
+                best_right.index[columns],
             )
-            merge(seen.r, seen.index, best_right.r[columns], best_right.index[columns])
+
+
+def _matrix_products(x: np.ndarray, y: np.ndarray, sums: np.ndarray) -> None:
+    chunk = CHUNK_BYTES // (8 * max(sums.shape))
+    for start in range(0, len(x), chunk):
+        tokens = slice(start, start + chunk)
+        sums += x[tokens].astype(np.float64).T @ y[tokens].astype(np.float64)
