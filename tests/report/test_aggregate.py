@@ -94,6 +94,14 @@ def test_every_colour_stands_out_in_light_and_in_dark():
     assert len(set(lights)) == len(lights)  # each light colour has one dark counterpart
 
 
+def test_stages_of_a_kind_are_one_bar(make_run, tmp_path):
+    stages = {"dictionaries a": 2.0, "match main": 1.5, "dictionaries b": 3.0, "report": 9.0}
+    entries = {name: {"status": "done", "seconds": s, "outputs": {}} for name, s in stages.items()}
+    records = read_run(make_run(tmp_path / "run", edit=lambda run: run.update(stages=entries)))
+    bars = {row["stage"]: row["seconds"] for row in aggregate.stage_groups(records)}
+    assert bars == {"dictionaries (2\u00d7)": 5.0, "match": 1.5}  # the report's own stage is left out
+
+
 def test_numbers_in_words():
     assert number(-0.0004, 2) == "0.00" and number(float("nan")) == "–" and number(None) == "–"  # noqa: RUF001
     assert (

@@ -275,5 +275,24 @@ def stage_times(records: RunRecords) -> Rows:
     return rows
 
 
+def stage_groups(records: RunRecords) -> Rows:
+    """Seconds by kind of stage, the first word of its name: "match main" and "match rotated" are one bar."""
+    groups: dict[str, dict[str, Any]] = {}
+    for row in stage_times(records):
+        if row["seconds"] is not None:
+            name = row["stage"].split(" ")[0]
+            group = groups.setdefault(name, {"stage": name, "seconds": 0.0, "stages": 0})
+            group["seconds"] += row["seconds"]
+            group["stages"] += 1
+    return [
+        {
+            **group,
+            "stage": f"{group['stage']} ({group['stages']}\u00d7)" if group["stages"] > 1 else group["stage"],
+            "seconds": _short(group["seconds"]),
+        }
+        for group in groups.values()
+    ]
+
+
 def _short(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else round(float(value), 4)

@@ -168,10 +168,10 @@ def render(records: RunRecords, figures: list[Figure]) -> str:
 
 
 def warnings_of(records: RunRecords) -> list[str]:
-    """Warnings the run recorded, files it had to build again, and controls that miss their gates."""
+    """Warnings the run recorded (else controls that miss their gates), and files it had to build again."""
     noted = [str(item) for item in records.run.get("warnings") or []]
     rebuilt = [f"Built again: {item}" for item in records.run.get("rebuilt") or []]
-    return [*noted, *rebuilt, *failed_controls(records)]
+    return [*noted, *rebuilt, *(failed_controls(records) if not noted else [])]
 
 
 def share_interval(row: Row) -> str:
@@ -196,7 +196,7 @@ def summary_table(records: RunRecords, stratum: str) -> Table:
     rows = [
         [
             wording.comparison_of(row["comparison"]).plain,
-            f"{row['model']} → {row['best_model']}",
+            f"{row['model']}\n→ {row['best_model']}",
             wording.integer(row["n_features"]),
             wording.integer(row["n_undefined"]),
             with_interval(row, "mean"),
@@ -210,8 +210,8 @@ def summary_table(records: RunRecords, stratum: str) -> Table:
         "Features of → looked for in",
         "Features",
         "Undefined",
-        "Mean (95% interval)",
-        "Median (95% interval)",
+        "Mean, 95% interval",
+        "Median, 95% interval",
         f"r > {wording.CLOSE}",
     ]
     strong = frozenset(place for place, row in enumerate(chosen) if row["comparison"] == "main")
@@ -219,8 +219,8 @@ def summary_table(records: RunRecords, stratum: str) -> Table:
 
 
 def with_interval(row: Row, statistic: str) -> str:
-    """A statistic and its interval, three digits: 0.719 (0.707 to 0.731)."""
-    return f"{wording.number(row[statistic], 3)} ({interval(row, statistic, 3)})"
+    """A statistic and, on a second line, its interval, three digits each."""
+    return f"{wording.number(row[statistic], 3)}\n{interval(row, statistic, 3)}"
 
 
 def named(text: str, names: tuple[str, ...]) -> Markup:

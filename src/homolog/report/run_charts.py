@@ -84,7 +84,7 @@ def _quality_layers(rows: list[dict[str, Any]], pair: tuple[str, str]) -> list[a
 
 def stage_figure(records: RunRecords) -> Figure | None:
     """Seconds by stage."""
-    rows = [row for row in aggregate.stage_times(records) if row["seconds"] is not None]
+    rows = aggregate.stage_groups(records)
     if not rows:
         return None
     order = [row["stage"] for row in rows]
@@ -101,7 +101,7 @@ def stage_figure(records: RunRecords) -> Figure | None:
     return Figure(
         "stages",
         "Where did the time go?",
-        "Each bar is the wall time of one stage of the run on its machine.",
+        "Each bar is the wall time of one kind of stage, all its stages added up, on the machine of the run.",
         f"Bars of the seconds of each stage. {listed}.",
         finish(chart, rows, axes=120),
     )
