@@ -120,9 +120,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         (PermissionError(13, "Permission denied", "/data/run"), 2, "no permission to write there"),
     ],
 )
-def test_what_stops_a_command(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str
-) -> None:
+def test_what_stops_a_command(monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str) -> None:
     failing(monkeypatch, error)
     result = CliRunner().invoke(cli.app, ["demo"])
     assert result.exit_code == code
@@ -144,9 +142,7 @@ def test_a_signal_stops_it_cleanly(number: signal.Signals) -> None:
         "def wait(*arguments):\n    print('working', flush=True)\n    time.sleep(60)\n"
         "cli._compare = wait\nimport sys\nsys.argv = ['homolog', 'demo', '--out', 'my runs/a']\ncli.main()\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "working\n"
     process.send_signal(number)

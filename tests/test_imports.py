@@ -38,9 +38,7 @@ def layer(module: str) -> int:
         for line, names in enumerate(LAYERS):
             if ".".join(parts[:end]) in names:
                 return line
-    raise AssertionError(
-        f"homolog.{module} has no place in the import order: give it one in this test and the design"
-    )
+    raise AssertionError(f"homolog.{module} has no place in the import order: give it one in this test and the design")
 
 
 def imported(tree: ast.AST, known: set[str]) -> set[str]:
@@ -65,9 +63,7 @@ def test_imports_go_up_the_list_only(path: Path) -> None:
     module = dotted(path)
     known = {dotted(other) for other in MODULES}
     for other in sorted(imported(ast.parse(path.read_text(encoding="utf-8")), known)):
-        assert layer(other) <= layer(module), (
-            f"homolog.{module} imports homolog.{other}, which comes after it"
-        )
+        assert layer(other) <= layer(module), f"homolog.{module} imports homolog.{other}, which comes after it"
 
 
 def test_the_report_never_imports_models() -> None:

@@ -28,9 +28,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             again = shlex.join(["homolog", *sys.argv[1:]])
-            _complain(
-                f"Stopped. What was complete is kept; to continue, give the same command again:\n  {again}"
-            )
+            _complain(f"Stopped. What was complete is kept; to continue, give the same command again:\n  {again}")
             raise typer.Exit(130) from None
         except InputError as error:
             _complain(f"homolog: {error}")
@@ -121,9 +119,7 @@ def verify(path: RunArgument) -> None:
         _complain(f"{len(problems)} problem(s). Start the run again with the same --out: it is rebuilt.")
         raise typer.Exit(1)
     stages = folder.record["stages"].values()
-    typer.echo(
-        f"{sum(len(stage['outputs']) for stage in stages)} files of {len(stages)} stages: all as written."
-    )
+    typer.echo(f"{sum(len(stage['outputs']) for stage in stages)} files of {len(stages)} stages: all as written.")
 
 
 @app.command()
@@ -143,9 +139,7 @@ def zoo_list() -> None:
     for name in catalog.names():
         entry = catalog.entry(name)
         size = sum(file.stat().st_size for file in entry.folder.glob("*")) if entry.folder.is_dir() else 0
-        stored = (
-            f"{size / 2**20:.1f} MiB" if size else "not stored" if entry.trained else "made from its seed"
-        )
+        stored = f"{size / 2**20:.1f} MiB" if size else "not stored" if entry.trained else "made from its seed"
         typer.echo(f"{catalog.PREFIX}{name:<22}{entry.architecture:<12}seed {entry.seed:<8}{stored}")
 
 

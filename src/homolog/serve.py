@@ -59,6 +59,4 @@ def make_server(run: Path, port: int = 0) -> ThreadingHTTPServer:
     try:
         return ThreadingHTTPServer((LOOPBACK, port), handler)
     except (OSError, OverflowError) as error:
-        raise InputError(
-            "--port", port, f"it must be free ({error})", "Give another, or 0 for any."
-        ) from error
+        raise InputError("--port", port, f"it must be free ({error})", "Give another, or 0 for any.") from error

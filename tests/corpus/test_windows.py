@@ -89,9 +89,7 @@ def test_as_many_tokens_as_asked_for_in_whole_windows() -> None:
         (["a b c"] * 5, 100, "20 tokens in 5 documents"),
     ],
 )
-def test_too_little_text_is_an_error_with_the_counts(
-    texts: list[str], n_tokens: int | None, found: str
-) -> None:
+def test_too_little_text_is_an_error_with_the_counts(texts: list[str], n_tokens: int | None, found: str) -> None:
     with pytest.raises(InputError, match="windows of 4 tokens") as raised:
         pack(documents(*texts), words(), context=4, n_tokens=n_tokens)
     assert raised.value.value == found

@@ -33,9 +33,7 @@ def test_round_trip(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("index", "kind"), [(0, "relu"), (1, "topk")])
-def test_sae_lens_reads_what_we_save(
-    index: int, kind: str, sae_lens_results: dict[str, torch.Tensor]
-) -> None:
+def test_sae_lens_reads_what_we_save(index: int, kind: str, sae_lens_results: dict[str, torch.Tensor]) -> None:
     sae, x = random_dictionary(kind), sae_lens_results["x"]
     torch.testing.assert_close(sae_lens_results[f"{index}.encode"], sae.encode(x), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(sae_lens_results[f"{index}.decode"], sae.reconstruct(x), atol=1e-5, rtol=1e-5)

@@ -61,9 +61,7 @@ def test_counts_and_losses() -> None:
         return losses["spliced"]
 
     spliced_loss.calls = 0
-    quality = measure_quality(
-        signs(), x, spliced_loss=spliced_loss, loss_clean=2.0, gates=Gates(l0_share_most=1.0)
-    )
+    quality = measure_quality(signs(), x, spliced_loss=spliced_loss, loss_clean=2.0, gates=Gates(l0_share_most=1.0))
     assert quality.n_tokens == 4 and spliced_loss.calls == 1
     assert quality.explained_variance == 1.0
     assert quality.l0 == 7 / 4
@@ -76,9 +74,7 @@ def test_counts_and_losses() -> None:
 def test_gates_give_every_reason() -> None:
     gates = Gates(explained_variance=1.1, l0_least=5.0, l0_share_most=0.1, dead_share=0.1, loss_recovered=0.9)
     x = X[:, :2].abs()  # two of the four features never fire
-    quality = measure_quality(
-        signs(), x, spliced_loss=lambda t: float(t(x[:1]).sum()), loss_clean=-9.0, gates=gates
-    )
+    quality = measure_quality(signs(), x, spliced_loss=lambda t: float(t(x[:1]).sum()), loss_clean=-9.0, gates=gates)
     for what in ("explained variance", "is below 5", "is above 10%", "dead share", "loss recovered"):
         assert what in quality.reason
     assert not quality.passed

@@ -107,9 +107,7 @@ def test_killed_run_resumes_to_the_same_bytes(config: ReluConfig | TopKConfig, t
         train(small_source(), config, training, model="m", checkpoint=file, checkpoint_every=1, progress=kill)
     assert file.exists()
     reports: list[Progress] = []
-    resumed = train(small_source(), config, training, model="m", checkpoint=file, progress=reports.append)[
-        "sae"
-    ]
+    resumed = train(small_source(), config, training, model="m", checkpoint=file, progress=reports.append)["sae"]
     assert reports[-1].tokens_total < 40_000  # it did not start again
     assert all(same_bytes(a, b) for a, b in zip(whole, resumed, strict=True))
     assert not file.exists()

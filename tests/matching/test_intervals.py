@@ -87,9 +87,7 @@ def test_summary_equals_a_slow_bootstrap():
         means.append(np.mean(r))
         medians.append(np.median(r))
     width = np.ptp(np.quantile(means, [0.025, 0.975]))
-    np.testing.assert_allclose(
-        [row["mean_lo"], row["mean_hi"]], np.quantile(means, [0.025, 0.975]), atol=0.25 * width
-    )
+    np.testing.assert_allclose([row["mean_lo"], row["mean_hi"]], np.quantile(means, [0.025, 0.975]), atol=0.25 * width)
     width = np.ptp(np.quantile(medians, [0.025, 0.975]))
     np.testing.assert_allclose(
         [row["median_lo"], row["median_hi"]], np.quantile(medians, [0.025, 0.975]), atol=0.3 * width

@@ -83,9 +83,7 @@ def test_planted_partners_across_layers():
     a = model(2, "A", 2, 8)
     shuffled = [a[1].matrix[:, ::-1], a[0].matrix[:, ::-1]]
     b = [SparseFeatures(x, "s", DOCUMENT, "B", layer) for layer, x in enumerate(shuffled)]
-    rows = match_models(a, b, comparison="main").matches.filter(
-        (pl.col("model") == "A") & pl.col("r").is_not_nan()
-    )
+    rows = match_models(a, b, comparison="main").matches.filter((pl.col("model") == "A") & pl.col("r").is_not_nan())
     assert (rows["best_layer"] == 1 - rows["layer"]).all()
     assert (rows["best_feature"] == 7 - rows["feature"]).all()
     np.testing.assert_allclose(rows["r"], 1, atol=1e-6)

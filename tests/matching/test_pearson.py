@@ -30,9 +30,7 @@ def features(seed: int, n_tokens: int, n_features: int, densities: list[float], 
     return (active * values).astype(np.float32)
 
 
-def assert_matches(
-    a: np.ndarray, b: np.ndarray, found: engine.Best, k: int, r: np.ndarray | None = None
-) -> None:
+def assert_matches(a: np.ndarray, b: np.ndarray, found: engine.Best, k: int, r: np.ndarray | None = None) -> None:
     r = pearson_exact.correlations(a, b) if r is None else r
     for side, table in ((found.a_to_b, r), (found.b_to_a, r.T)):
         values, _ = pearson_exact.best(table, k)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from tests.reference.tiny_models import tiny_gpt_neox, tiny_mamba
 
 

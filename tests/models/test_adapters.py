@@ -2,12 +2,11 @@
 
 import pytest
 import torch
+from tests.reference.tiny_models import tiny_gpt_neox, tiny_mamba
 
 from homolog.models import Add, Replace, Site, Transform, Zero
 from homolog.models.gpt_neox import GPTNeoX
 from homolog.models.mamba import Mamba
-
-from tests.reference.tiny_models import tiny_gpt_neox, tiny_mamba
 
 TOKENS = torch.randint(0, 97, (3, 21), generator=torch.Generator().manual_seed(0))
 CASES = {
@@ -71,7 +70,9 @@ def test_neurons_are_what_the_modules_compute(model):
     run = model.run(TOKENS, capture=sites, stop_after=f"resid.{layer}")
     if isinstance(model, GPTNeoX):
         seen = []
-        handle = model.hf.gpt_neox.layers[layer].mlp.dense_4h_to_h.register_forward_pre_hook(lambda _m, a: seen.append(a[0]))
+        handle = model.hf.gpt_neox.layers[layer].mlp.dense_4h_to_h.register_forward_pre_hook(
+            lambda _m, a: seen.append(a[0])
+        )
         model.hf(TOKENS)
         handle.remove()
         torch.testing.assert_close(run["mlp_hidden.1"], seen[0], atol=1e-5, rtol=0)

@@ -38,26 +38,20 @@ CONTROL_MEAN = {
 }
 
 
-def planted_r(
-    comparison: str, model: str, n: int, means: dict[str, float], rng: np.random.Generator
-) -> np.ndarray:
+def planted_r(comparison: str, model: str, n: int, means: dict[str, float], rng: np.random.Generator) -> np.ndarray:
     """r of `n` features, a tenth undefined; in main exactly CLOSE[model] of the defined ones above 0.7."""
     n_undefined = round(UNDEFINED * n)
     defined = n - n_undefined
     if comparison == "main" and "main" not in means:
         n_close = round(CLOSE[model] * defined)
-        r = np.concatenate(
-            [0.71 + 0.28 * rng.beta(2, 1.3, n_close), 0.69 * rng.beta(2.5, 1.6, defined - n_close)]
-        )
+        r = np.concatenate([0.71 + 0.28 * rng.beta(2, 1.3, n_close), 0.69 * rng.beta(2.5, 1.6, defined - n_close)])
         rng.shuffle(r)
     else:
         r = rng.beta(14 * means[comparison], 14 * (1 - means[comparison]), defined)
     return np.concatenate([np.full(n_undefined, np.nan), r])
 
 
-def matches_of(
-    comparison: str, model: str, means: dict[str, float], rng: np.random.Generator
-) -> pl.DataFrame:
+def matches_of(comparison: str, model: str, means: dict[str, float], rng: np.random.Generator) -> pl.DataFrame:
     n_layers = LAYERS[model]
     target = TARGETS[comparison][model]
     n_target = LAYERS[B] if "mamba" in target else LAYERS[A]

@@ -23,9 +23,7 @@ def test_share_curve_passes_through_the_planted_share(records):
 
 
 def test_undefined_features_are_left_out_not_zero(records):
-    assert (
-        len(aggregate.defined_r(records, "sae", "main", "A")) == 180
-    )  # 200 less the tenth that is undefined
+    assert len(aggregate.defined_r(records, "sae", "main", "A")) == 180  # 200 less the tenth that is undefined
 
 
 def test_smoothing_keeps_the_total_also_at_the_ends():
@@ -42,9 +40,7 @@ def test_ridges_are_small_whatever_the_number_of_features(records):
 
 def test_depth_is_the_share_of_blocks_passed(records):
     row = next(row for row in aggregate.depths(records) if row["series"] == "all")
-    main = records.matches.filter(
-        (pl.col("comparison") == "main") & (pl.col("side") == "A") & (pl.col("layer") == 0)
-    )
+    main = records.matches.filter((pl.col("comparison") == "main") & (pl.col("side") == "A") & (pl.col("layer") == 0))
     defined = main.filter(pl.col("r").is_finite())
     assert row["depth"] == 0.25  # block 0 of 4
     assert row["n"] == defined.height
@@ -53,9 +49,7 @@ def test_depth_is_the_share_of_blocks_passed(records):
 
 def test_layer_means_share_axes_and_mark_the_best(records):
     rows = aggregate.layer_means(records)
-    best = {
-        (row["a"], row["b"]) for row in rows if row["panel"] == "Features of transformer-s0" and row["best"]
-    }
+    best = {(row["a"], row["b"]) for row in rows if row["panel"] == "Features of transformer-s0" and row["best"]}
     assert best == {(0, 1), (1, 3), (2, 5), (3, 7)}  # same relative depth: (a + 1) / 4 == (b + 1) / 8
 
 
@@ -104,12 +98,7 @@ def test_stages_of_a_kind_are_one_bar(make_run, tmp_path):
 
 def test_numbers_in_words():
     assert number(-0.0004, 2) == "0.00" and number(float("nan")) == "–" and number(None) == "–"  # noqa: RUF001
-    assert (
-        percent(0.0004) == "<0.1%"
-        and percent(0.034) == "3.4%"
-        and percent(0.0997) == "10%"
-        and percent(1) == "100%"
-    )
+    assert percent(0.0004) == "<0.1%" and percent(0.034) == "3.4%" and percent(0.0997) == "10%" and percent(1) == "100%"
     assert seconds(0.421) == "0.42 s" and seconds(245) == "4 min 05 s" and seconds(7800) == "2 h 10 min"
     assert size(1536 * 2**20) == "1.50 GiB" and integer(1_059_000) == "1,059,000"
 

@@ -18,12 +18,8 @@ def found(make_run, tmp_path):
 def test_the_planted_shares_are_the_headline(found):
     result = found()
     first, second = headline_sentences(result.headlines)
-    assert first.startswith(
-        "65% of transformer-s0\u2019s features have a close partner (r > 0.7) in mamba-s0"
-    )
-    assert second.startswith(
-        "50% of mamba-s0\u2019s features have a close partner (r > 0.7) in transformer-s0"
-    )
+    assert first.startswith("65% of transformer-s0\u2019s features have a close partner (r > 0.7) in mamba-s0")
+    assert second.startswith("50% of mamba-s0\u2019s features have a close partner (r > 0.7) in transformer-s0")
     assert "in an untrained model" in first and "in a rotated dictionary" in first
     assert result.status == "clear" and not result.reasons
     assert [check.outcome for check in result.checks] == ["yes"] * 5
@@ -57,9 +53,7 @@ def test_failed_gates_give_no_verdict(found):
 
 def test_a_failed_control_is_a_warning_and_an_untrained_one_is_not(make_run, tmp_path):
     path = make_run(tmp_path / "run", failing={("mamba-s1", 0), ("mamba-s1", 1), ("mamba-random", 0)})
-    assert failed_controls(read_run(path)) == [
-        "2 dictionaries of the control mamba-s1 miss their quality gates."
-    ]
+    assert failed_controls(read_run(path)) == ["2 dictionaries of the control mamba-s1 miss their quality gates."]
 
 
 def test_a_low_seed_skyline_makes_every_row_unreadable(found):

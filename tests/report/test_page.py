@@ -59,11 +59,7 @@ def parsed(page: Path) -> tuple[str, list[str]]:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(folder)): file.read_bytes()
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -80,18 +76,14 @@ def evil_page(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
         run["stages"][EVIL] = {"status": EVIL, "seconds": 1.0, "peak_memory_bytes": 1, "outputs": {}}
         run["warnings"] = [EVIL]
 
-    path = make_run(
-        tmp_path_factory.mktemp("evil") / "run", name=EVIL, edit=poison, failing={("mamba-s0", 2)}
-    )
+    path = make_run(tmp_path_factory.mktemp("evil") / "run", name=EVIL, edit=poison, failing={("mamba-s0", 2)})
     return write_report(path)
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     if not CHROMIUM.exists():
-        pytest.fail(
-            "Chromium is not installed at /usr/bin/chromium: `make test` installs it, then runs this test"
-        )
+        pytest.fail("Chromium is not installed at /usr/bin/chromium: `make test` installs it, then runs this test")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield browser
@@ -126,9 +118,7 @@ def test_what_the_page_says(page: Path) -> None:
     text, addresses = parsed(page)
     assert "65%" in text and "50%" in text
     assert "The controls are in the expected order" in text
-    assert (
-        "0.14 for transformer-s0" in text or "0.15 for transformer-s0" in text
-    )  # the rotated control's planted mean
+    assert "0.14 for transformer-s0" in text or "0.15 for transformer-s0" in text  # the rotated control's planted mean
     for fact in (
         "gpt_neox",
         "1,059,000",
@@ -202,9 +192,7 @@ def test_opens_from_the_file_system_and_draws_its_charts(chromium: Browser, page
     text = tab.evaluate("[...document.querySelectorAll('.chart')].map(chart => chart.textContent).join(' ')")
     assert "dictionaries" in text and "undefined" not in text and "NaN" not in text
     assert tab.evaluate("document.querySelectorAll('h1').length") == 1
-    assert tab.evaluate(
-        "[...document.querySelectorAll('.chart')].every(chart => chart.ariaLabel.length > 40)"
-    )
+    assert tab.evaluate("[...document.querySelectorAll('.chart')].every(chart => chart.ariaLabel.length > 40)")
     tab.close()
 
 
@@ -213,9 +201,7 @@ def test_nothing_overflows_on_a_small_screen(chromium: Browser, page: Path, widt
     tab, said, _ = opened(chromium, page, viewport={"width": width, "height": 800})
     assert said == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    assert tab.evaluate(
-        "[...document.querySelectorAll('.chart')].every(c => c.scrollWidth <= c.clientWidth + 1)"
-    )
+    assert tab.evaluate("[...document.querySelectorAll('.chart')].every(c => c.scrollWidth <= c.clientWidth + 1)")
     tab.close()
 
 
@@ -225,9 +211,7 @@ def test_the_charts_follow_the_colour_scheme(chromium: Browser, page: Path) -> N
     drawing = tab.evaluate("document.querySelector('[data-figure=shares] svg').outerHTML")
     assert dark in drawing and light not in drawing
     tab.emulate_media(color_scheme="light")
-    tab.wait_for_function(
-        f"document.querySelector('[data-figure=shares] svg')?.outerHTML.includes('{light}')"
-    )
+    tab.wait_for_function(f"document.querySelector('[data-figure=shares] svg')?.outerHTML.includes('{light}')")
     assert said == []
     tab.close()
 

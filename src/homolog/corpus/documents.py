@@ -184,9 +184,7 @@ def _split_of(dataset: Any, split: str) -> Any:
     if not isinstance(dataset, dict):
         return dataset
     if split not in dataset:
-        raise InputError(
-            "corpus split", split, f"the dataset has {', '.join(map(str, dataset))}", "Name one."
-        )
+        raise InputError("corpus split", split, f"the dataset has {', '.join(map(str, dataset))}", "Name one.")
     return dataset[split]
 
 

@@ -56,9 +56,7 @@ def check_same_tokenizer(a_name: str, tokenizer_a: Any, b_name: str, tokenizer_b
             )  # fmt: skip
     a, b = fingerprint(tokenizer_a), fingerprint(tokenizer_b)
     if a != b:
-        sizes = (
-            f"{a_name}: {len(tokenizer_a)} entries, {a[:8]}; {b_name}: {len(tokenizer_b)} entries, {b[:8]}"
-        )
+        sizes = f"{a_name}: {len(tokenizer_a)} entries, {a[:8]}; {b_name}: {len(tokenizer_b)} entries, {b[:8]}"
         raise InputError(
             "tokenizers", sizes,
             f"{a_name} and {b_name} must read the same tokens, and their tokenizers differ",

@@ -96,9 +96,7 @@ class TokenWindows:
         return str(tokenizer.decode(self.tokens.reshape(-1)[:n_tokens].tolist()))
 
 
-def pack(
-    documents: Iterable[Document], tokenizer: Any, context: int, *, n_tokens: int | None = None
-) -> TokenWindows:
+def pack(documents: Iterable[Document], tokenizer: Any, context: int, *, n_tokens: int | None = None) -> TokenWindows:
     """Tokenise documents, in their order, and cut the stream into windows of `context` tokens.
 
     n_tokens  how many are wanted, rounded up to whole windows; reading stops there.  None takes all.
@@ -136,9 +134,7 @@ def save_windows(windows: TokenWindows, folder: Path | str) -> Path:
     folder = Path(folder)
     arrays = {"tokens": windows.tokens, "document": windows.document, "mask": windows.mask}
     with atomic_path(folder / "windows.safetensors") as partial:
-        safetensors.numpy.save_file(
-            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial
-        )
+        safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
     manifest = {
         "format": FORMAT,
         "hash": windows.hash,

@@ -63,9 +63,7 @@ class SparseAutoencoder:
         for name, shape in expected.items():
             found = tuple(getattr(self, name).shape)
             if found != shape:
-                raise InputError(
-                    name, found, f"W_enc of shape {(d_model, d_sae)} needs {shape}", "Check the weights."
-                )
+                raise InputError(name, found, f"W_enc of shape {(d_model, d_sae)} needs {shape}", "Check the weights.")
         if (self.kind == "topk") != (self.k is not None):
             raise InputError("k", self.k, "topk needs it and relu has none", "Set kind and k together.")
 

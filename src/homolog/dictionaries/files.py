@@ -1,8 +1,9 @@
 """A dictionary on disk: one folder, in the layout that SAELens loads (`SAE.load_from_disk`).
 
-    cfg.json                  architecture ("standard" is ReLU, or "topk"), widths, how to apply it; ours
-    under metadata sae_weights.safetensors   W_enc (d_model, d_sae), b_enc (d_sae), W_dec (d_sae, d_model),
-    b_dec (d_model), float32
+    cfg.json                  architecture ("standard" is ReLU, or "topk"), widths, how to apply it; our own
+                              facts (model, layer, config, quality) under metadata.homolog
+    sae_weights.safetensors   W_enc (d_model, d_sae), b_enc (d_sae), W_dec (d_sae, d_model), b_dec (d_model);
+                              float32
 
 No input normalisation is left to the reader; b_dec is subtracted before encoding (apply_b_dec_to_input).
 cfg.json is written last and holds the checksum of the weights, so a folder cut off half-way, or mixed from
@@ -76,22 +77,16 @@ def load(folder: Path | str) -> SparseAutoencoder:
     kind = next((k for k, name in _ARCHITECTURES.items() if name == config.get("architecture")), None)
     path = folder / CONFIG_FILE
     if kind is None:
-        _refuse(
-            path, "architecture", config.get("architecture"), f"one of {', '.join(_ARCHITECTURES.values())}"
-        )
+        _refuse(path, "architecture", config.get("architecture"), f"one of {', '.join(_ARCHITECTURES.values())}")
     if config.get("normalize_activations", "none") != "none":
-        _refuse(
-            path, "normalize_activations", config["normalize_activations"], "none (fold it into the weights)"
-        )
+        _refuse(path, "normalize_activations", config["normalize_activations"], "none (fold it into the weights)")
     if config.get("rescale_acts_by_decoder_norm"):
         _refuse(path, "rescale_acts_by_decoder_norm", True, "false (fold the norms into the weights)")
     for key in ("d_in", "d_sae", *(("k",) if kind == "topk" else ())):
         if not isinstance(config.get(key), int) or config[key] < 1:
             _refuse(path, key, config.get(key), "a positive integer")
     metadata = config.get("metadata") or {}
-    tensors = _read_weights(
-        folder / WEIGHTS_FILE, config["d_in"], config["d_sae"], metadata.get("weights_sha256")
-    )
+    tensors = _read_weights(folder / WEIGHTS_FILE, config["d_in"], config["d_sae"], metadata.get("weights_sha256"))
     if not config.get("apply_b_dec_to_input", True):  # relu(x W + b) = relu((x - c) W + (b + c W))
         tensors["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
     return SparseAutoencoder(
@@ -130,9 +125,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError("dictionary folder", str(path.parent), f"{path.name} is missing", _REMEDY) from None
     except (OSError, ValueError) as error:
-        raise InputError(
-            "dictionary file", str(path), f"it must be readable JSON ({error})", _REMEDY
-        ) from error
+        raise InputError("dictionary file", str(path), f"it must be readable JSON ({error})", _REMEDY) from error
     if not isinstance(config, dict):
         raise InputError("dictionary file", str(path), "it must hold a JSON object", _REMEDY)
     return config
@@ -158,7 +151,5 @@ def _read_weights(path: Path, d_model: int, d_sae: int, checksum: str | None) ->
                     _refuse(path, name, "NaN or infinite", "finite everywhere")
                 tensors[name] = tensor.float()
     except SafetensorError as error:
-        raise InputError(
-            "dictionary file", str(path), f"it must be safetensors ({error})", _REMEDY
-        ) from error
+        raise InputError("dictionary file", str(path), f"it must be safetensors ({error})", _REMEDY) from error
     return tensors

@@ -1,5 +1,4 @@
-"""Forward and backward pass of a sparse autoencoder on CPU: a dense encoder product, everything after it
-sparse.
+"""Forward and backward pass of a sparse autoencoder on CPU: dense encoder product, all else sparse.
 
 Only the encoder's product x W_enc touches all features of a token (torch.mm, bfloat16 where native).  A token
 uses some 30 of 768 features, so decoding and all gradients cost 30/768 of a dense product.  For token t with
@@ -12,9 +11,9 @@ active features A(t), x centred and scaled:
     dW_dec[i] += f_i g;  dW_enc[:, i] += dh_i x;  db_enc[i] += dh_i;  db_dec += g
 
 `forward` runs token by token and writes the active features as CSR; `backward` runs feature by feature (CSC),
-so that each gradient row is held in registers over all tokens of a block.  W_enc is kept transposed, (d_sae,
-d_model): a feature's weights are contiguous.  Sums are in a fixed order: same input, same bytes, whatever the
-number of threads (one dictionary is worked on by one thread).  Checked against autograd in
+so that each gradient row stays in first-level cache over all tokens of a block.  W_enc is kept transposed,
+(d_sae, d_model): a feature's weights are contiguous.  Sums are in a fixed order: same input, same bytes,
+whatever the number of threads (one dictionary is worked on by one thread).  Checked against autograd in
 `tests/dictionaries/test_gradients.py`.
 """
 

@@ -92,9 +92,7 @@ def explained_variance(x: Activations, x_hat: Activations, keep: torch.Tensor | 
     NaN where x does not vary.  Computed in float64.
     """
     if x.shape != x_hat.shape:
-        raise InputError(
-            "x_hat", tuple(x_hat.shape), f"it must have the shape of x, {tuple(x.shape)}", "Check."
-        )
+        raise InputError("x_hat", tuple(x_hat.shape), f"it must have the shape of x, {tuple(x.shape)}", "Check.")
     if keep is not None:
         x, x_hat = x[keep], x_hat[keep]
     x64 = x.double()
@@ -171,9 +169,7 @@ def judge(quality: Quality, gates: Gates, d_sae: int) -> Quality:
     """The same numbers with `passed` and `reason`. Loss recovered is judged where it is defined."""
     q, failures = quality, []
     if not q.explained_variance >= gates.explained_variance:
-        failures.append(
-            f"explained variance {q.explained_variance:.2f} is below {gates.explained_variance:g}"
-        )
+        failures.append(f"explained variance {q.explained_variance:.2f} is below {gates.explained_variance:g}")
     if not q.l0 >= gates.l0_least:
         failures.append(f"L0 {q.l0:.2f} is below {gates.l0_least:g}")
     if not q.l0 <= gates.l0_share_most * d_sae:

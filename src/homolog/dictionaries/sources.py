@@ -77,9 +77,7 @@ class ResidualArrays:
         self.layers = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in layers]
         shapes = {tuple(a.shape) for a in self.layers}
         if len(shapes) != 1 or len(next(iter(shapes))) != 2:
-            raise InputError(
-                "layers", sorted(shapes), "all must be (token, d_model) alike", "Check the capture."
-            )
+            raise InputError("layers", sorted(shapes), "all must be (token, d_model) alike", "Check the capture.")
         n_tokens = self.layers[0].shape[0]
         kept = np.ones(n_tokens, bool) if keep is None else np.asarray(keep, bool).reshape(-1)
         if kept.size != n_tokens:

@@ -86,12 +86,8 @@ class SaeState:
         size = 2 * d_model * config.d_sae + config.d_sae + d_model
         self.weights, self.gradient, self.mean, self.square = (np.zeros(size, np.float32) for _ in range(4))
         self.W_enc_T, self.W_dec, self.b_enc, self.b_dec = split_flat(self.weights, d_model, config.d_sae)
-        self.d_enc_T, self.d_W_dec, self.d_b_enc, self.d_b_dec = split_flat(
-            self.gradient, d_model, config.d_sae
-        )
-        directions = (
-            generator(training.seed, *names, "init").standard_normal(self.W_dec.shape).astype(np.float32)
-        )
+        self.d_enc_T, self.d_W_dec, self.d_b_enc, self.d_b_dec = split_flat(self.gradient, d_model, config.d_sae)
+        directions = generator(training.seed, *names, "init").standard_normal(self.W_dec.shape).astype(np.float32)
         kernels.normalise_rows(directions)
         self.W_enc_T[:] = directions * config.init_norm
         self.W_dec[:] = directions * (config.init_norm if config.kind == "relu" else 1.0)

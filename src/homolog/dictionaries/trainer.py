@@ -118,10 +118,7 @@ def train(
     layers = range(source.n_layers)
     sample = source.sample(training.scale_sample)
     normal = [estimate_normalisation(sample[i], f"activations of {model}, layer {i}") for i in layers]
-    states = [
-        [SaeState(config, training, source.d_model, half, (model, label, i)) for label in labels]
-        for i in layers
-    ]
+    states = [[SaeState(config, training, source.d_model, half, (model, label, i)) for label in labels] for i in layers]
     identity = _identity(source, config, training, model, labels, half)
     flat_states = [state for row in states for state in row]
     step = 0 if checkpoint is None else checkpoints.restore(checkpoint, flat_states, identity)
@@ -142,9 +139,7 @@ def train(
                 progress(_progress(states, normal, step, first, training, time.monotonic() - started))
             if checkpoint is not None and chunk_index % every == 0 and step < training.n_steps:
                 checkpoints.write(checkpoint, flat_states, identity, step)
-    trained = {
-        label: [_fold(states[i][j], normal[i], identity) for i in layers] for j, label in enumerate(labels)
-    }
+    trained = {label: [_fold(states[i][j], normal[i], identity) for i in layers] for j, label in enumerate(labels)}
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return trained
@@ -187,9 +182,7 @@ class _Threads:
         torch.set_num_threads(self.torch_threads)
 
 
-def _train_layer(
-    raw: torch.Tensor, normal: Normalisation, states: list[SaeState], step: int, half: bool
-) -> None:
+def _train_layer(raw: torch.Tensor, normal: Normalisation, states: list[SaeState], step: int, half: bool) -> None:
     """All dictionaries of a layer on one chunk."""
     x = raw.float().sub_(normal.mean) if raw.dtype != torch.float32 else raw - normal.mean
     x.mul_(normal.scale)

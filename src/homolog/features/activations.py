@@ -201,13 +201,9 @@ def load_features(folder: Path | str) -> SparseFeatures | DenseFeatures:
     loaded = [_load_part(folder / part["file"], part["sha256"], remedy) for part in parts]
     document = np.concatenate([part["document"] for part in loaded])
     if kind == "neuron":
-        return DenseFeatures(
-            np.concatenate([part["dense"] for part in loaded]), stream_hash, document, *origin
-        )
+        return DenseFeatures(np.concatenate([part["dense"] for part in loaded]), stream_hash, document, *origin)
     blocks = [
-        scipy.sparse.csr_array(
-            (part["data"], part["indices"], part["indptr"]), shape=(len(part["document"]), shape[1])
-        )
+        scipy.sparse.csr_array((part["data"], part["indices"], part["indptr"]), shape=(len(part["document"]), shape[1]))
         for part in loaded
     ]
     matrix = blocks[0] if len(blocks) == 1 else scipy.sparse.vstack(blocks, format="csr")

@@ -64,9 +64,7 @@ class Columns:
     @cached_property
     def by_column(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The sparse part column by column: (indptr int64, token int32 ascending, value float32)."""
-        csr = scipy.sparse.csr_array(
-            (self.data, self.indices, self.indptr), shape=(self.n_tokens, self.n_sparse)
-        )
+        csr = scipy.sparse.csr_array((self.data, self.indices, self.indptr), shape=(self.n_tokens, self.n_sparse))
         csc = csr.tocsc()
         return csc.indptr.astype(np.int64), csc.indices.astype(np.int32), csc.data
 
@@ -105,9 +103,7 @@ def _check_kind(ndim: int, dtype: np.dtype, shape: tuple[int, ...], name: str) -
             "Reshape it, tokens first.",
         )
     if not (np.issubdtype(dtype, np.floating) or np.issubdtype(dtype, np.integer) or dtype == np.bool_):
-        raise InputError(
-            f"dtype of {name}", str(dtype), "correlations need real numbers", "Convert it to float32."
-        )
+        raise InputError(f"dtype of {name}", str(dtype), "correlations need real numbers", "Convert it to float32.")
 
 
 def _refuse_non_finite(name: str, token: int, feature: int, value: Any) -> None:

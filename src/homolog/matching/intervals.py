@@ -127,9 +127,7 @@ def _replicates(
     pairs = np.stack([part["feature"].to_numpy(), part["best_feature"].to_numpy()], axis=1)
     for features in own:
         for other in others:
-            rows = np.flatnonzero(
-                (layer == features.layer) & (best_layer == other.layer) & (pairs[:, 1] >= 0)
-            )
+            rows = np.flatnonzero((layer == features.layer) & (best_layer == other.layer) & (pairs[:, 1] >= 0))
             if len(rows):
                 out[rows] = resampled_pairs(columns_of(features), columns_of(other), pairs[rows], resamples)
     return out

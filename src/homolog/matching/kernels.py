@@ -252,9 +252,7 @@ def dense_sums(ids, dense, document, n_documents):
 
 
 @jit()
-def sparse_by_sparse(
-    ids_a, ids_b, start_a, token_a, value_a, start_b, token_b, value_b, document, n_documents
-):
+def sparse_by_sparse(ids_a, ids_b, start_a, token_a, value_a, start_b, token_b, value_b, document, n_documents):
     """Both token lists ascend: one merge of the two lists a pair."""
     out = np.zeros((len(ids_a), n_documents))
     for place in range(len(ids_a)):

@@ -28,9 +28,7 @@ def sums_by_document(
     first, second = np.zeros((len(position), n_documents)), np.zeros((len(position), n_documents))
     is_dense = position < columns.n_dense
     if is_dense.any():
-        first[is_dense], second[is_dense] = dense_sums(
-            position[is_dense], columns.dense, document, n_documents
-        )
+        first[is_dense], second[is_dense] = dense_sums(position[is_dense], columns.dense, document, n_documents)
     if not is_dense.all():
         first[~is_dense], second[~is_dense] = sparse_sums(
             position[~is_dense] - columns.n_dense, *columns.by_column, document, n_documents
@@ -52,22 +50,14 @@ def products_by_document(
     sparse_a, sparse_b = position_a - a.n_dense, position_b - b.n_dense
     both = dense_a & dense_b
     if both.any():
-        out[both] = dense_by_dense(
-            position_a[both], position_b[both], a.dense, b.dense, document, n_documents
-        )
+        out[both] = dense_by_dense(position_a[both], position_b[both], a.dense, b.dense, document, n_documents)
     both = ~dense_a & ~dense_b
     if both.any():
-        out[both] = sparse_by_sparse(
-            sparse_a[both], sparse_b[both], *a.by_column, *b.by_column, document, n_documents
-        )
+        out[both] = sparse_by_sparse(sparse_a[both], sparse_b[both], *a.by_column, *b.by_column, document, n_documents)
     mixed = ~dense_a & dense_b
     if mixed.any():
-        out[mixed] = sparse_by_dense(
-            sparse_a[mixed], position_b[mixed], *a.by_column, b.dense, document, n_documents
-        )
+        out[mixed] = sparse_by_dense(sparse_a[mixed], position_b[mixed], *a.by_column, b.dense, document, n_documents)
     mixed = dense_a & ~dense_b
     if mixed.any():
-        out[mixed] = sparse_by_dense(
-            sparse_b[mixed], position_a[mixed], *b.by_column, a.dense, document, n_documents
-        )
+        out[mixed] = sparse_by_dense(sparse_b[mixed], position_a[mixed], *b.by_column, a.dense, document, n_documents)
     return out

@@ -58,9 +58,7 @@ class Best:
     b_to_a: Side
 
 
-def max_pearson(
-    a: ArrayLike | Columns, b: ArrayLike | Columns, k: int = 1, *, threads: int | None = None
-) -> Best:
+def max_pearson(a: ArrayLike | Columns, b: ArrayLike | Columns, k: int = 1, *, threads: int | None = None) -> Best:
     """The k largest Pearson correlations of every feature of `a` with features of `b`, and the reverse.
 
     a, b: (tokens, features_a), (tokens, features_b); scipy.sparse matrices, dense numpy or torch arrays of

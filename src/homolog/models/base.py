@@ -71,9 +71,9 @@ class LanguageModel(ABC):
     neuron_kinds: tuple[str, ...]  # the sites that together are a block's neurons
     site_kinds: tuple[str, ...]  # sites that every block has
 
-    def __init__(
-        self, name: str, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None
-    ) -> None:
+    hf: Any  # a PreTrainedModel; its submodules are known by name only
+
+    def __init__(self, name: str, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self.name = name
         self.hf = hf
         self.tokenizer = tokenizer
@@ -81,7 +81,7 @@ class LanguageModel(ABC):
         self.d_model = int(self._embedding().weight.shape[1])
 
     @abstractmethod
-    def _blocks(self) -> torch.nn.ModuleList: ...
+    def _blocks(self) -> Any: ...
 
     @abstractmethod
     def _embedding(self) -> torch.nn.Embedding: ...
@@ -159,7 +159,7 @@ class LanguageModel(ABC):
         return [run[s] for s in sites]
 
     def continue_from(self, layer: int, h: Residual) -> Logits:
-        """Logits of a pass in which `h` (batch, position, d_model) stands in for the residual stream after block `layer`.
+        """Logits of a pass in which `h` (batch, position, d_model) is the residual stream after block `layer`.
 
         Only the blocks after it run.
         """
@@ -173,9 +173,7 @@ class LanguageModel(ABC):
         """Final norm and unembedding of a residual stream, in float32."""
         head = self.hf.get_output_embeddings()
         if head is None:
-            raise InputError(
-                "model", self.name, "it has no language modelling head", "Load a causal language model."
-            )
+            raise InputError("model", self.name, "it has no language modelling head", "Load a causal language model.")
         h = self._final_norm(h)
         return head(h.to(head.weight.dtype)).float()
 
@@ -198,7 +196,10 @@ class Hooked:
         self._module, self._edit = module, edit
 
     def __enter__(self) -> None:
-        self._handle = self._module.register_forward_hook(lambda _m, _args, out: self._edit(out))
+        self._handle = self._module.register_forward_hook(self._route)
+
+    def _route(self, _module: Any, _args: Any, out: Any) -> Tensor:
+        return self._edit(out)
 
     def __exit__(self, *_: object) -> None:
         self._handle.remove()

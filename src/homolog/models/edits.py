@@ -30,7 +30,7 @@ class Edit:
         )
 
     def apply(self, value: Tensor) -> Tensor:
-        """The edited copy of `value` (batch, position, width).  InputError on a position out of range or a wrong shape."""
+        """The edited copy of `value` (batch, position, width).  InputError: a position out of range, a wrong shape."""
         length = value.shape[1]
         if self.positions is None:
             new = self.new_value(value)
@@ -103,9 +103,7 @@ class Transform(Edit):
 
     def new_value(self, old: Tensor) -> Tensor:
         if self.function is None:
-            raise InputError(
-                "function", None, "Transform needs a function of the old value", "Pass function=..."
-            )
+            raise InputError("function", None, "Transform needs a function of the old value", "Pass function=...")
         return self.function(old)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ class GPTNeoX(LanguageModel):
     site_kinds = ("mlp_hidden", "resid")
     neuron_kinds = ("mlp_hidden",)
 
-    def _blocks(self) -> torch.nn.ModuleList:
+    def _blocks(self) -> Any:
         return self.hf.gpt_neox.layers
 
     def _embedding(self) -> torch.nn.Embedding:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
@@ -42,8 +43,12 @@ def load(
     elif _looks_like_hub_id(name):
         model = _from_hub(name, revision, dtype)
     else:
-        raise InputError("model", name, "there is no such folder, and it is no Hub id (OWNER/NAME)",
-                         f"Name a folder, a Hub id, or one of the zoo: {', '.join(catalog.PREFIX + n for n in catalog.names())}.")
+        raise InputError(
+            "model",
+            name,
+            "there is no such folder, and it is no Hub id (OWNER/NAME)",
+            f"Name a folder, a Hub id, or one of the zoo: {_zoo()}.",
+        )
     model.hf.eval().requires_grad_(False).to(device=device, dtype=dtype)
     _keep_float32(model)
     return model
@@ -55,11 +60,15 @@ def load_tokenizer(ref: str | Path, revision: str | None = None) -> PreTrainedTo
     if name.startswith(catalog.PREFIX) or name in catalog.names():
         catalog.entry(name)
         return AutoTokenizer.from_pretrained(catalog.TOKENIZER)
-    try:
-        return AutoTokenizer.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
-        raise InputError("model", name, f"its tokenizer cannot be loaded ({str(error).splitlines()[0]})",
-                         "Check the id or the folder; save the tokenizer beside the weights.") from error  # fmt: skip
+    tokenizer = _tokenizer(name, revision=revision)
+    if tokenizer is None:
+        raise InputError(
+            "model",
+            name,
+            "its tokenizer cannot be loaded",
+            f"Check the id or the folder, and save the tokenizer beside the weights. The zoo: {_zoo()}.",
+        )
+    return tokenizer
 
 
 def untrained(chosen: catalog.Entry, device: str = "cpu") -> LanguageModel:
@@ -74,11 +83,19 @@ def untrained(chosen: catalog.Entry, device: str = "cpu") -> LanguageModel:
 def from_folder(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """Load a local Hugging Face folder; nothing is fetched."""
     if not (folder / "config.json").is_file():
-        raise InputError("model", str(folder), "a model folder holds config.json and *.safetensors",
-                         "Save the model there with `save_pretrained`.")
+        raise InputError(
+            "model",
+            str(folder),
+            "a model folder holds config.json and *.safetensors",
+            "Save the model there with `save_pretrained`.",
+        )
     if not any(folder.glob("*.safetensors")):
-        raise InputError("model", str(folder), "the folder holds no *.safetensors (pickled weights are not read)",
-                         "Save the model again with `save_pretrained(folder, safe_serialization=True)`.")
+        raise InputError(
+            "model",
+            str(folder),
+            "the folder holds no *.safetensors (pickled weights are not read)",
+            "Save the model again with `save_pretrained(folder, safe_serialization=True)`.",
+        )
     return _build(str(folder), dtype, local_files_only=True)
 
 
@@ -88,34 +105,55 @@ def _from_hub(ref: str, revision: str | None, dtype: torch.dtype) -> LanguageMod
     except InputError:
         raise
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise InputError("model", ref, f"the Hub did not give it ({str(error).splitlines()[0]})",
-                         "Check the id, the revision and the network, or name a local folder or a zoo model: "
-                         f"{', '.join(catalog.PREFIX + n for n in catalog.names())}.") from error
+        raise InputError(
+            "model",
+            ref,
+            f"the Hub did not give it ({str(error).splitlines()[0]})",
+            f"Check the id, the revision and the network, or name a local folder or a zoo model: {_zoo()}.",
+        ) from error
 
 
 def _build(ref: str, dtype: torch.dtype, **options: object) -> LanguageModel:
     config = AutoConfig.from_pretrained(ref, **options)
     if config.model_type not in ADAPTERS:
-        raise InputError("model", ref, f"its architecture {config.model_type!r} has no adapter",
-                         f"Supported: {', '.join(sorted(ADAPTERS))}.")
-    hf, info = AutoModelForCausalLM.from_pretrained(
+        raise InputError(
+            "model",
+            ref,
+            f"its architecture {config.model_type!r} has no adapter",
+            f"Supported: {', '.join(sorted(ADAPTERS))}.",
+        )
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         ref, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
     )
+    hf, info = loaded
     if missing := sorted(info["missing_keys"]):
-        raise InputError("model", ref, f"its files lack {len(missing)} weights, {missing[0]} among them",
-                         "Fetch or save the model again.")
+        raise InputError(
+            "model",
+            ref,
+            f"its files lack {len(missing)} weights, {missing[0]} among them",
+            "Fetch or save the model again.",
+        )
     for name, parameter in hf.named_parameters():
         if not torch.isfinite(parameter).all():
-            raise InputError("model", ref, f"its weight {name} has values that are not finite (NaN or infinite)",
-                             "Fetch or save the model again.")
+            raise InputError(
+                "model",
+                ref,
+                f"its weight {name} has values that are not finite (NaN or infinite)",
+                "Fetch or save the model again.",
+            )
+    return _adapt(ref, hf, _tokenizer(ref, **options))
+
+
+def _tokenizer(ref: str, **options: Any) -> PreTrainedTokenizerBase | None:
+    """The tokenizer, or None: without its files, transformers makes an empty one of special tokens alone."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(ref, **options)
     except (OSError, ValueError):
-        tokenizer = None
-    return _adapt(ref, hf, tokenizer)
+        return None
+    return tokenizer if len(tokenizer) > len(tokenizer.all_special_ids) + 1 else None
 
 
-def _adapt(name: str, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, device: str = "cpu") -> LanguageModel:
+def _adapt(name: str, hf: Any, tokenizer: PreTrainedTokenizerBase | None, device: str = "cpu") -> LanguageModel:
     return ADAPTERS[hf.config.model_type](name, hf.to(device), tokenizer)
 
 
@@ -123,6 +161,10 @@ def _keep_float32(model: LanguageModel) -> None:
     for name, parameter in model.hf.named_parameters():
         if name.endswith(("A_log", ".D")):
             parameter.data = parameter.data.float()
+
+
+def _zoo() -> str:
+    return ", ".join(catalog.PREFIX + name for name in catalog.names())
 
 
 def _looks_like_hub_id(name: str) -> bool:

@@ -10,6 +10,8 @@ The residual stream stays in float32 when the configuration says so, and A_log, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,7 +28,7 @@ class Mamba(LanguageModel):
     site_kinds = ("ssm_input", "gate", "resid")
     neuron_kinds = ("ssm_input", "gate")
 
-    def _blocks(self) -> torch.nn.ModuleList:
+    def _blocks(self) -> Any:
         return self.hf.backbone.layers
 
     def _embedding(self) -> torch.nn.Embedding:

@@ -9,9 +9,9 @@ Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State S
 simplified discretisation of B that all released Mamba models use.
 
 Backends
-    numba   CPU.  A task is one batch row and one block of channels; its state (d_state x block) stays in the first-level
-            cache, the inner loop runs over channels and vectorises.  The backward pass keeps the state at the start
-            of every chunk of positions and recomputes the states inside the chunk.
+    numba   CPU.  A task is one batch row and one block of channels; its state (d_state x block) stays in the
+            first-level cache, the inner loop runs over channels and vectorises.  The backward pass keeps the
+            state at the start of every chunk of positions and recomputes the states inside the chunk.
     torch   any device: one tensor operation per position, differentiable by autograd.  Slow; the reference.
 The backend follows the device unless it is named.
 """
@@ -42,7 +42,10 @@ CHUNK = 32  # positions recomputed together in the backward pass: 2 x 128 KiB of
 
 @dataclass(frozen=True)
 class ScanResult:
-    """y: (batch, position, d_inner); last_state: (batch, d_inner, d_state); states: (batch, position, d_inner, d_state) or None."""
+    """y: (batch, position, d_inner); last_state: (batch, d_inner, d_state).
+
+    states: (batch, position, d_inner, d_state), or None where they were not asked for.
+    """
 
     y: Tensor
     last_state: Tensor
@@ -61,12 +64,12 @@ def selective_scan(
 ) -> ScanResult:
     """Run the recurrence of the module docstring.
 
-    u is the SSM input (after convolution and SiLU), dt the step after softplus, A negative.  float32 or float64, all alike.
+    u is the SSM input (after convolution and SiLU), dt the step after softplus, A negative; all float32 or float64.
     Gradients flow to u, dt, A, B, C (and, on the torch backend, to everything); with `return_states` or an
     `initial_state` that needs a gradient, the torch backend is required for gradients.
     Errors: InputError when an initial state has a wrong shape or dtypes differ.
     """
-    batch, length, d_inner = u.shape
+    batch, _, d_inner = u.shape
     expected = (batch, d_inner, A.shape[1])
     if initial_state is not None and tuple(initial_state.shape) != expected:
         raise InputError(
@@ -77,14 +80,10 @@ def selective_scan(
         )
     dtypes = {t.dtype for t in (u, dt, A, B, C)}
     if len(dtypes) != 1:
-        raise InputError(
-            "dtype", sorted(map(str, dtypes)), "u, dt, A, B and C must share one", "Convert them first."
-        )
+        raise InputError("dtype", sorted(map(str, dtypes)), "u, dt, A, B and C must share one", "Convert them first.")
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (u, dt, A, B, C))
     if backend is None:
-        state_grad = needs_grad and (
-            return_states or (initial_state is not None and initial_state.requires_grad)
-        )
+        state_grad = needs_grad and (return_states or (initial_state is not None and initial_state.requires_grad))
         backend = "numba" if u.device.type == "cpu" and not state_grad else "torch"
     if backend == "torch":
         return _scan_torch(u, dt, A, B, C, initial_state, return_states)
@@ -130,9 +129,7 @@ def _scan_numba(
     states = np.empty((batch, length if return_states else 0, d_state, d_inner), u_.dtype)
     n_chunks = math.ceil(length / CHUNK) if keep_chunks else 0
     chunks = np.empty((batch, n_chunks, d_state, d_inner), u_.dtype)
-    _over_tasks(
-        batch, d_inner, lambda b, lo, hi: _forward(b, lo, hi, u_, dt_, A_T, B_, C_, y, last, states, chunks)
-    )
+    _over_tasks(batch, d_inner, lambda b, lo, hi: _forward(b, lo, hi, u_, dt_, A_T, B_, C_, y, last, states, chunks))
     out_states = torch.from_numpy(states).transpose(2, 3) if return_states else None
     return ScanResult(torch.from_numpy(y), torch.from_numpy(last).transpose(1, 2), out_states), chunks
 
@@ -153,7 +150,7 @@ class _Scan(torch.autograd.Function):
         u, dt, A, B, C = ctx.saved_tensors
         u_, dt_, B_, C_, dy_ = (_array(t) for t in (u, dt, B, C, dy))
         A_T = np.ascontiguousarray(_array(A).T)
-        batch, length, d_inner = u_.shape
+        batch, _, d_inner = u_.shape
         n_blocks = math.ceil(d_inner / BLOCK)
         du, ddt = np.empty_like(u_), np.empty_like(u_)
         dA = np.zeros((batch, *A_T.shape), u_.dtype)
@@ -174,7 +171,7 @@ def _array(t: Tensor) -> np.ndarray:
 
 
 def _over_tasks(batch: int, d_inner: int, task: Callable[[int, int, int], None]) -> None:
-    """Run task(batch row, first channel, end channel) for all; on as many threads as torch uses.  The kernels free the GIL."""
+    """Run task(batch row, first channel, end channel) for all, on as many threads as torch uses."""
     tasks = [(b, lo, min(lo + BLOCK, d_inner)) for b in range(batch) for lo in range(0, d_inner, BLOCK)]
     threads = min(torch.get_num_threads(), len(tasks))
     if threads == 1:
@@ -191,23 +188,23 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 @intrinsic
-def _int_of(_typing: Any, x: Any) -> Any:
+def _int_of(_typing: Any, x: Any = None) -> Any:
     """The 32 bits of a float32 as an int32."""
     return types.int32(types.float32), lambda _c, b, _s, args: b.bitcast(args[0], ir.IntType(32))
 
 
 @intrinsic
-def _float_of(_typing: Any, x: Any) -> Any:
+def _float_of(_typing: Any, x: Any = None) -> Any:
     """32 bits as a float32."""
     return types.float32(types.int32), lambda _c, b, _s, args: b.bitcast(args[0], ir.FloatType())
 
 
 @numba.njit(fastmath={"contract"})  # no reassociation: the rounding below is (t + big) - big
 def _exp32(x):  # type: ignore[no-untyped-def]
-    """exp in float32 without a call, so that the loop around it vectorises: 2^k * 2^f with a polynomial in f in [-1/2, 1/2].
+    """exp in float32 without a call, so that the loop around it vectorises: 2^k times a polynomial of 2^f, |f| <= 1/2.
 
-    Relative error below 3e-7 for -87 < x < 88; below that it returns the smallest normal number, about 1e-38.
-    Coefficients: the Taylor series of 2^f to degree 6 (remainder 2e-8 on the interval).
+    Relative error below 3e-7 + 6e-8 |x| for -87 < x < 88 (the rounding of x * log2(e)); below that it returns the
+    smallest normal number, about 1e-38.  Coefficients: Taylor series of 2^f to degree 6, remainder 2e-8.
     """
     t = max(x * np.float32(1.4426950408889634), np.float32(-126.0))
     shifted = t + np.float32(12582912.0)  # 1.5 * 2^23: rounds t to an integer, kept in the low mantissa bits
@@ -222,7 +219,7 @@ def _exp32(x):  # type: ignore[no-untyped-def]
     return p * _float_of(np.int32((_int_of(shifted) + np.int32(127 - 0x4B400000)) << np.int32(23)))
 
 
-def _exp(x):  # type: ignore[no-untyped-def]
+def _exp(x: Any) -> Any:
     raise TypeError("only compiled code calls this")
 
 
@@ -234,7 +231,12 @@ def _exp_by_type(x):  # type: ignore[no-untyped-def]
 
 
 # Contraction to fused multiply-adds and reassociation of the sums over channels; NaN and infinity keep their meaning.
-_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "cache": True,
+    "error_model": "numpy",
+    "fastmath": {"contract", "reassoc", "nsz"},
+}
 
 
 @numba.njit(**_OPTIONS)

@@ -110,13 +110,9 @@ def findings(records: RunRecords) -> Findings:
     unmeasured = sum(check.outcome == "not measured" for check in checks)
     reasons = [check.sentence for check in weak]
     if unmeasured:
-        reasons.append(
-            f"{unmeasured} of {len(checks)} expectations could not be checked: their controls were not run."
-        )
+        reasons.append(f"{unmeasured} of {len(checks)} expectations could not be checked: their controls were not run.")
     title = (
-        "The controls are in the expected order"
-        if not (weak or unmeasured)
-        else "The controls hold, with reservations"
+        "The controls are in the expected order" if not (weak or unmeasured) else "The controls hold, with reservations"
     )
     return Findings("clear" if not (weak or unmeasured) else "caution", title, reasons, headlines, checks)
 
@@ -235,9 +231,7 @@ def _neuron_check(records: RunRecords) -> Check:
             continue
         excess = neurons["mean"] - baseline["mean"]
         outcomes.append("yes" if excess < MARGIN else "weakly" if excess < 2 * MARGIN else "no")
-        details.append(
-            f"{number(neurons['mean'])} against {number(baseline['mean'])} for {records.model_of(side)}"
-        )
+        details.append(f"{number(neurons['mean'])} against {number(baseline['mean'])} for {records.model_of(side)}")
     return Check("Neurons are near their own random baseline", _worst(outcomes), details)
 
 
@@ -253,9 +247,7 @@ def headline_sentences(lines: list[Headline]) -> list[str]:
     sentences = []
     for line in lines:
         baselines = [
-            f"{percent(share)} in {name[0].lower()}{name[1:]}"
-            for name, role, share in line.bars
-            if role == "baseline"
+            f"{percent(share)} in {name[0].lower()}{name[1:]}" for name, role, share in line.bars if role == "baseline"
         ]
         against = f", against {' and '.join(baselines)}" if baselines else ""
         sentences.append(
@@ -267,9 +259,7 @@ def headline_sentences(lines: list[Headline]) -> list[str]:
 
 def ordered_summary(records: RunRecords) -> list[Row]:
     """All rows of the summary table, features first, then by stratum, in the page's order of comparisons."""
-    order = {
-        name: place for place, name in enumerate(in_order(records.summary["comparison"].unique().to_list()))
-    }
+    order = {name: place for place, name in enumerate(in_order(records.summary["comparison"].unique().to_list()))}
     strata = {name: place for place, name in enumerate(("all", "alive", "frequent"))}
     rows = records.summary.iter_rows(named=True)
     return sorted(

@@ -20,9 +20,7 @@ def layer_figure(records: RunRecords) -> Figure | None:
     n_a = 1 + max(row["a"] for row in rows)
     chart = panels(_cell_layers(rows, *records.pair), rows, height=min(420, max(150, 38 * n_a)))
     top = "; ".join(
-        f"{row['panel']}, block {row['a']} with block {row['b']}: {number(row['mean'])}"
-        for row in rows
-        if row["best"]
+        f"{row['panel']}, block {row['a']} with block {row['b']}: {number(row['mean'])}" for row in rows if row["best"]
     )
     return Figure(
         "layers",
@@ -73,9 +71,7 @@ def depth_figure(records: RunRecords) -> Figure | None:
     ]
     chart = panels(_depth_layers(), rows, height=260)
     ends = "; ".join(
-        f"{row['panel']}, block {row['layer']}: {percent(row['mean'])}"
-        for row in rows
-        if row["series"] == "all"
+        f"{row['panel']}, block {row['layer']}: {percent(row['mean'])}" for row in rows if row["series"] == "all"
     )
     return Figure(
         "depth",
@@ -104,9 +100,7 @@ def _depth_layers() -> list[alt.Chart]:
     dashes = alt.Scale(domain=domain, range=[[1, 0], [6, 3], [2, 3]])
     dash = alt.StrokeDash("series:N", scale=dashes, legend=legend)
     area = alt.Chart().mark_area(opacity=0.18, color=blue, tooltip=False)
-    band = area.transform_filter("datum.series == 'all'").encode(
-        x, alt.Y("low:Q", title=partner), alt.Y2("high:Q")
-    )
+    band = area.transform_filter("datum.series == 'all'").encode(x, alt.Y("low:Q", title=partner), alt.Y2("high:Q"))
     lines = alt.Chart().mark_line(strokeWidth=2.4, tooltip=False).encode(x, y, colour, dash)
     # The points repeat the lines' colours as a condition: as an encoding they would enter the legend.
     dots = alt.condition("datum.series == 'all'", alt.value(blue), alt.value(orange))

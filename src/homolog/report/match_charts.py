@@ -60,11 +60,7 @@ def summary_figure(records: RunRecords) -> Figure | None:
         .mark_rule(strokeWidth=5, opacity=0.45)
         .encode(alt.X("low:Q", axis=x_axis, scale=scale), alt.X2("high:Q"), y, offset, colour, tooltip=tip)
     )
-    points = (
-        alt.Chart()
-        .mark_point(size=58, opacity=1)
-        .encode(alt.X("value:Q"), y, offset, colour, shape, tooltip=tip)
-    )
+    points = alt.Chart().mark_point(size=58, opacity=1).encode(alt.X("value:Q"), y, offset, colour, shape, tooltip=tip)
     chart = panels([bars, points], rows, height=44 * len(set(order)))
     means = [row for row in rows if row["statistic"] == "mean"]
     text = "; ".join(
@@ -111,9 +107,7 @@ def _ridge_figure(records: RunRecords, kind: str, name: str, title: str, read: s
         return None
     places = records.comparisons(kind)[::-1]
     chart = panels(_ridge_layers(rows, places), rows, height=62 * len(places) + 12)
-    medians = "; ".join(
-        f"{row['panel']}, {row['name']}: {number(row['r'])}" for row in rows if row["part"] == "median"
-    )
+    medians = "; ".join(f"{row['panel']}, {row['name']}: {number(row['r'])}" for row in rows if row["part"] == "median")
     return Figure(
         name,
         title,
@@ -135,9 +129,7 @@ def _ridge_layers(rows: list[dict[str, Any]], places: list[str]) -> list[alt.Cha
     y = alt.Y("base:Q", title=None, scale=alt.Scale(domain=[0, len(places)], nice=False), axis=axis)
     colour = alt.Color("comparison:N", scale=comparison_scale(places[::-1]), legend=None)
     tip = tips(("name", "comparison", ""), ("r", "median", ".3f"), ("n", "features", ","))
-    area = alt.Chart().mark_area(
-        interpolate="monotone", fillOpacity=0.62, line={"strokeWidth": 1.6}, tooltip=False
-    )
+    area = alt.Chart().mark_area(interpolate="monotone", fillOpacity=0.62, line={"strokeWidth": 1.6}, tooltip=False)
     line = alt.Chart().mark_rule(strokeWidth=2, color=theme.INK[0])
     value = alt.Chart().mark_text(dy=9, baseline="middle")
     ridge, median = "datum.part == 'ridge'", "datum.part == 'median'"
@@ -171,9 +163,7 @@ def share_figure(records: RunRecords) -> Figure | None:
         legend=legend,
         scale=alt.Scale(domain=names, range=[dashes.get(comparison_of(name).role, [1, 0]) for name in names]),
     )
-    x = alt.X(
-        "r:Q", title="correlation of the best partner, at least", axis=alt.Axis(format=".1f", tickCount=6)
-    )
+    x = alt.X("r:Q", title="correlation of the best partner, at least", axis=alt.Axis(format=".1f", tickCount=6))
     lines = (
         alt.Chart()
         .mark_line(strokeWidth=2.4, interpolate="monotone")
@@ -192,9 +182,7 @@ def share_figure(records: RunRecords) -> Figure | None:
     )
     close = alt.Chart().mark_rule(strokeDash=[4, 4], opacity=0.8).encode(x=alt.datum(CLOSE))
     chart = panels([close, lines], rows, height=250)
-    at = "; ".join(
-        f"{row['panel']}, {row['name']}: {percent(row['share'])}" for row in rows if row["r"] == CLOSE
-    )
+    at = "; ".join(f"{row['panel']}, {row['name']}: {percent(row['share'])}" for row in rows if row["r"] == CLOSE)
     return Figure(
         "shares",
         "How many features have a partner that close?",

@@ -225,9 +225,7 @@ def with_interval(row: Row, statistic: str) -> str:
 
 def named(text: str, names: tuple[str, ...]) -> Markup:
     """`text` escaped, with each model name that is short enough kept on one line."""
-    parts = re.split(
-        "(" + "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) + ")", text
-    )
+    parts = re.split("(" + "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) + ")", text)
     return Markup("").join(
         Markup('<span class="name">{}</span>').format(part) if part in names and len(part) < 24 else part
         for part in parts
@@ -251,9 +249,7 @@ def best_shared(records: RunRecords, side: str) -> Table:
             f"{row['best_layer']} / {row['best_feature']}",
             wording.number(row["r"], 3),
             f"{100 * row['freq']:.2f}%",
-            "yes"
-            if back.get((row["best_layer"], row["best_feature"])) == (row["layer"], row["feature"])
-            else "no",
+            "yes" if back.get((row["best_layer"], row["best_feature"])) == (row["layer"], row["feature"]) else "no",
         ]
         for row in own.iter_rows(named=True)
     ]
@@ -344,9 +340,7 @@ def corpus_rows(records: RunRecords) -> list[tuple[str, str]]:
     rows = [(title, wording.integer(corpus[key])) for key, title in names.items() if key in corpus]
     if "sources" in corpus:
         sources = corpus["sources"]
-        rows.append(
-            ("Sources", ", ".join(map(str, sources)) if isinstance(sources, list | tuple) else str(sources))
-        )
+        rows.append(("Sources", ", ".join(map(str, sources)) if isinstance(sources, list | tuple) else str(sources)))
     rows += [
         (title, str(corpus[key]))
         for key, title in (("tokenizer", "Tokenizer"), ("hash", "Hash of the stream"))

@@ -141,11 +141,7 @@ class RunRecords:
     def untrained(self) -> set[str]:
         """Models that stand in the random-model comparison without being of the pair."""
         rows = self.summary.filter(pl.col("comparison") == "random-model")
-        names = {
-            base_name(name)
-            for column in ("model", "best_model")
-            for name in rows.get_column(column).to_list()
-        }
+        names = {base_name(name) for column in ("model", "best_model") for name in rows.get_column(column).to_list()}
         return names - set(self.pair)
 
 

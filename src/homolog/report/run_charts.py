@@ -76,9 +76,7 @@ def _quality_layers(rows: list[dict[str, Any]], pair: tuple[str, str]) -> list[a
     )  # fmt: skip
     lines = alt.Chart().mark_line(tooltip=False).encode(x, y, colour, dash, detail, strokeWidth=thick)
     points = alt.Chart().mark_point(opacity=1).encode(x, y, colour, detail, tooltip=tip, size=large)
-    cross = alt.Chart().mark_point(
-        shape="cross", size=150, filled=False, strokeWidth=2.2, color=theme.INK[0], angle=45
-    )
+    cross = alt.Chart().mark_point(shape="cross", size=150, filled=False, strokeWidth=2.2, color=theme.INK[0], angle=45)
     return [lines, points, cross.transform_filter("!datum.passed").encode(x, y, tooltip=tip)]
 
 

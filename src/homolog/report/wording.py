@@ -60,9 +60,7 @@ COMPARISONS = (
         "result",
         "single neurons instead of dictionary features",
     ),
-    Comparison(
-        "neurons-random", "Neurons, random|baseline", "baseline", "neurons against their own random baseline"
-    ),
+    Comparison("neurons-random", "Neurons, random|baseline", "baseline", "neurons against their own random baseline"),
 )
 """In the order of every figure and table: skylines, the result, baselines; then neurons."""
 
@@ -156,16 +154,12 @@ def _toml_key(key: str) -> str:
 
 def _toml_value(value: Any) -> str:
     if isinstance(value, Mapping):
-        inner = ", ".join(
-            f"{_toml_key(str(k))} = {_toml_value(v)}" for k, v in value.items() if v is not None
-        )
+        inner = ", ".join(f"{_toml_key(str(k))} = {_toml_value(v)}" for k, v in value.items() if v is not None)
         return f"{{ {inner} }}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml_value(item) for item in value if item is not None)}]"
     if isinstance(value, float) and not math.isfinite(value):
         return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
     return (
-        json.dumps(value, ensure_ascii=False)
-        if isinstance(value, str | bool | int | float)
-        else json.dumps(str(value))
+        json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool | int | float) else json.dumps(str(value))
     )

@@ -256,9 +256,7 @@ class RunFolder:
         for output in outputs:
             if not output.exists():
                 raise FileNotFoundError(f"the stage ended without writing {output}")
-            files = (
-                [output] if output.is_file() else sorted(path for path in output.rglob("*") if path.is_file())
-            )
+            files = [output] if output.is_file() else sorted(path for path in output.rglob("*") if path.is_file())
             for file in files:
                 yield file.relative_to(self.path).as_posix(), sha256_file(file)
 

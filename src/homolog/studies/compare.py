@@ -38,13 +38,19 @@ def run_comparison(recipe: Recipe, out: Path, progress: Progress) -> Path:
     first = plan.subjects[0]
     for subject, tokenizer in zip(plan.subjects[1:], tokenizers[1:], strict=True):
         check_same_tokenizer(first.ref, tokenizers[0], subject.ref, tokenizer)
+    fresh = not (out / "run.json").exists()  # what is wrong with the text is then said before a folder is made
+    text = _read_text(recipe, tokenizers[0], progress) if fresh else None
     run = RunFolder.open(out, recipe.values())
     try:
         index = run.report_folder / "index.html"
-        names = [*(f"{kind} {s.name}" for kind in ("dictionaries", "features") for s in plan.subjects), "tables", "report"]
+        names = [
+            *(f"{kind} {s.name}" for kind in ("dictionaries", "features") for s in plan.subjects),
+            "tables",
+            "report",
+        ]
         if all(run.is_done(name) for name in names):
             return index
-        text = _read_text(recipe, tokenizers[0], progress)
+        text = text or _read_text(recipe, tokenizers[0], progress)
         _note_facts(run, recipe, plan, text)
         progress.plan(_expected_seconds(plan))
         for subject in plan.subjects:
@@ -63,7 +69,9 @@ def run_comparison(recipe: Recipe, out: Path, progress: Progress) -> Path:
 def _read_text(recipe: Recipe, tokenizer: Any, progress: Progress) -> dict[str, TokenWindows]:
     """Windows by use: "train" and "match" share no window; "quality" and "neurons" are the first of "match"."""
     corpus = recipe.corpus
-    documents = read_documents(corpus.source, field=corpus.field, split=corpus.split, shuffle=corpus.shuffle, seed=corpus.seed)
+    documents = read_documents(
+        corpus.source, field=corpus.field, split=corpus.split, shuffle=corpus.shuffle, seed=corpus.seed
+    )
     with progress.stage("read the text"):
         match_windows = -(-corpus.match_tokens // corpus.context)
         train_windows = -(-corpus.train_tokens // corpus.context)
@@ -95,7 +103,9 @@ def _note_facts(run: RunFolder, recipe: Recipe, plan: Plan, text: dict[str, Toke
     )
 
 
-def _work_on(run: RunFolder, recipe: Recipe, subject: Subject, text: dict[str, TokenWindows], progress: Progress) -> None:
+def _work_on(
+    run: RunFolder, recipe: Recipe, subject: Subject, text: dict[str, TokenWindows], progress: Progress
+) -> None:
     layers = None
     stage = f"dictionaries {subject.name}"
     if not run.is_done(stage):
@@ -112,7 +122,9 @@ def _work_on(run: RunFolder, recipe: Recipe, subject: Subject, text: dict[str, T
     stage = f"features {subject.name}"
     if not run.is_done(stage):
         n_layers = run.facts(f"dictionaries {subject.name}")["model"]["n_layers"]
-        outputs = [run.feature_folder(subject.name, i, label) for i in range(n_layers) for label in subject.encoded_labels]
+        outputs = [
+            run.feature_folder(subject.name, i, label) for i in range(n_layers) for label in subject.encoded_labels
+        ]
         with run.stage(stage, outputs):
             work.encode_features(run, recipe, subject, text["match"], progress)
 

@@ -13,7 +13,7 @@ ROTATED = "rotated"
 
 @dataclass(frozen=True)
 class Subject:
-    """A model of the study.  `labels` name its trained dictionaries; `rotated` asks for the turned twin of the first."""
+    """A model of the study.  `labels` name its trained dictionaries; `rotated`: a turned twin of the first."""
 
     ref: str
     role: str
@@ -74,7 +74,9 @@ def make_plan(recipe: Recipe) -> Plan:
     subjects = (a, b, *extra.values())
     names = [s.name for s in subjects]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise InputError("models", sorted(twice), "each model of a recipe needs a name of its own", "Name each model once.")
+        raise InputError(
+            "models", sorted(twice), "each model of a recipe needs a name of its own", "Name each model once."
+        )
     found = [Comparison("main", a, b)]
     pairs = [(a, extra.get("random_b")), (b, extra.get("random_a"))]
     found += [Comparison("random-model", own, other) for own, other in pairs if other]
@@ -85,5 +87,7 @@ def make_plan(recipe: Recipe) -> Plan:
     found += [Comparison("model-seed", own, other) for own, other in pairs_seed if other]
     if controls.neurons:
         found.append(Comparison("neurons", a, b, "neuron", "neuron", "neuron"))
-        found += [Comparison("neurons-random", own, other, "neuron", "neuron", "neuron") for own, other in pairs if other]
+        found += [
+            Comparison("neurons-random", own, other, "neuron", "neuron", "neuron") for own, other in pairs if other
+        ]
     return Plan(subjects, tuple(found))

@@ -203,9 +203,7 @@ class Recipe(_Table):
             raise ValueError("controls.sae_seed needs two seeds in sae.seeds")
         for name in ("neuron_tokens", "quality_tokens"):
             if (getattr(self.corpus, name) or 0) > self.corpus.match_tokens:
-                raise ValueError(
-                    f"corpus.{name} are the first of the match tokens, and cannot be more than those"
-                )
+                raise ValueError(f"corpus.{name} are the first of the match tokens, and cannot be more than those")
         return self
 
     def values(self) -> dict[str, Any]:

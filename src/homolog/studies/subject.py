@@ -130,7 +130,9 @@ def encode_features(run: RunFolder, recipe: Recipe, subject: Subject, text: Toke
                 bar.advance(1)
 
 
-def dictionary_of(run: RunFolder, recipe: Recipe, subject: Subject, layer: int, label: str, x: Activations) -> SparseAutoencoder:
+def dictionary_of(
+    run: RunFolder, recipe: Recipe, subject: Subject, layer: int, label: str, x: Activations
+) -> SparseAutoencoder:
     """A saved dictionary, or the rotated twin of the first one with its firing rates kept on `x`."""
     if label != ROTATED:
         return dictionaries.load(run.sae_folder(subject.name, layer, label))

@@ -6,19 +6,18 @@ python -m homolog.zoo.build_tokenizer
 from __future__ import annotations
 
 import json
-import lzma
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from homolog.zoo.catalog import TOKENIZER, TRAIN_TEXT
+from homolog.zoo.catalog import TOKENIZER, training_texts
 
 VOCABULARY = 1024
 END = "<|endoftext|>"
 
 
 def main() -> None:
-    texts = [json.loads(line)["text"] for line in lzma.open(TRAIN_TEXT, "rt", encoding="utf-8")]
+    texts = training_texts()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -29,9 +28,11 @@ def main() -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END
-    ).save_pretrained(TOKENIZER)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END)
+    fast.save_pretrained(TOKENIZER)
+    settings = TOKENIZER / "tokenizer_config.json"  # a class name that older and newer transformers both know
+    fields = json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings.write_text(json.dumps(fields, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ untrained weights; they are made from their seed when asked for, not stored.
 
 from __future__ import annotations
 
+import json
+import lzma
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -74,6 +76,10 @@ def entry(name: str) -> Entry:
     for e in _ENTRIES:
         if e.name == bare:
             return e
-    raise InputError(
-        "model", name, "the zoo has no model of that name", f"The zoo holds: {', '.join(names())}."
-    )
+    raise InputError("model", name, "the zoo has no model of that name", f"The zoo holds: {', '.join(names())}.")
+
+
+def training_texts() -> list[str]:
+    """The documents that the shipped models were trained on, in order."""
+    with lzma.open(TRAIN_TEXT, "rt", encoding="utf-8") as lines:
+        return [json.loads(line)["text"] for line in lines]

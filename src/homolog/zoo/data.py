@@ -2,8 +2,8 @@
 
 Random segments that repeat teach induction long before text alone would (it takes about 10^5.7 * sqrt(batch * context)
 tokens, arXiv 2511.16893).  In a repeated window the loss counts from the second pass on: the first pass is noise,
-and learning it would spoil the prediction of text.  All is drawn from (data seed, step), so that every model sees the same
-batches in the same order, and a run resumes from its step alone.
+and learning it would spoil the prediction of text.  All is drawn from (data seed, step), so that every model sees the
+same batches in the same order, and a run resumes from its step alone.
 """
 
 from __future__ import annotations
@@ -15,31 +15,29 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Mixture:
-    """Windows of `context` + 1 tokens; a share of them, falling from `repeats_start` to `repeats_end` over the run, is repeats."""
+    """Windows of `context` + 1 tokens, a share of them repeats.  Shares and lengths move over `over` steps."""
 
     context: int = 128
     batch: int = 8
     repeats_start: float = 0.5
     repeats_end: float = 0.25
-    uniform_share: float = (
-        0.5  # of the repeated segments: tokens drawn uniformly, else by their frequency in the text
-    )
+    uniform_share: float = 0.5  # of the repeats: segments of uniform tokens; the others follow the text's frequencies
     shortest: int = 3
     longest_start: int = 32
     longest_end: int = 64
+    over: int = 7200
     seed: int = 0
 
 
-def batch_at(
-    mixture: Mixture, stream: np.ndarray, step: int, progress: float, n_special: int
-) -> tuple[np.ndarray, np.ndarray]:
+def batch_at(mixture: Mixture, stream: np.ndarray, step: int, n_special: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens (batch, context + 1) int64, and weights (batch, context) float32 of the loss of predicting tokens[:, 1:].
 
-    `stream` is the training text as one array of token ids, `progress` in [0, 1) the part of the run that is done.
+    `stream` is the training text as one array of token ids.
     Ids below `n_special` are never in a uniform segment.
     """
     rng = np.random.default_rng((mixture.seed, 1, step))
     width = mixture.context + 1
+    progress = min(1.0, step / mixture.over)
     n_windows = (len(stream) - 1) // mixture.context
     share = mixture.repeats_start + (mixture.repeats_end - mixture.repeats_start) * progress
     longest = round(mixture.longest_start + (mixture.longest_end - mixture.longest_start) * progress)

@@ -1,7 +1,7 @@
 """How well a model of the zoo predicts text and copies: held-out loss, and induction by length of the repeated segment.
 
-Induction score: for windows that are one random segment of n tokens and its repeat, the mean loss of the first pass less
-that of the second, in nats.  First pass: targets 1 to n - 1 (nothing precedes target 0).  Second pass: the same
+Induction score: for windows that are one random segment of n tokens and its repeat, the mean loss of the first pass
+less that of the second, in nats.  First pass: targets 1 to n - 1 (nothing precedes target 0).  Second pass: the same
 targets at n + 1 to 2n - 1; the first token of the repeat cannot be known and is left out.
 """
 
@@ -21,7 +21,7 @@ LENGTHS = (16, 64)
 
 @dataclass(frozen=True)
 class Induction:
-    """Losses in nats a token.  `source` says where the segment's tokens come from: "corpus" frequencies or "uniform"."""
+    """Losses in nats a token.  `source`: where the segment's tokens come from, "corpus" frequencies or "uniform"."""
 
     length: int
     source: str
@@ -41,7 +41,9 @@ def token_losses(model: LanguageModel, tokens: np.ndarray, batch: int = 64) -> n
         for part in torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)).split(batch):
             logits = model.run(part[:, :-1]).logits
             assert logits is not None
-            losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten().to(logits.device), reduction="none")
+            losses = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), part[:, 1:].flatten().to(logits.device), reduction="none"
+            )
             rows.append(losses.view(len(part), -1).cpu().numpy())
     return np.concatenate(rows)
 
@@ -53,7 +55,9 @@ def held_out_loss(model: LanguageModel, stream: np.ndarray, context: int = 128, 
     return float(token_losses(model, windows).mean(dtype=np.float64))
 
 
-def induction(model: LanguageModel, stream: np.ndarray, n_segments: int = 256, seed: int = 0, n_special: int = 1) -> list[Induction]:
+def induction(
+    model: LanguageModel, stream: np.ndarray, n_segments: int = 256, seed: int = 0, n_special: int = 1
+) -> list[Induction]:
     """The score for segments of 16 and 64 tokens from corpus frequencies and uniformly, each repeated once."""
     found = []
     for length in LENGTHS:
@@ -62,7 +66,9 @@ def induction(model: LanguageModel, stream: np.ndarray, n_segments: int = 256, s
             segments = np.stack([random_segment(rng, stream, length, uniform, n_special) for _ in range(n_segments)])
             losses = token_losses(model, np.concatenate([segments, segments], axis=1))
             first, second = losses[:, : length - 1], losses[:, length:]
-            found.append(Induction(length, "uniform" if uniform else "corpus", float(first.mean()), float(second.mean())))
+            found.append(
+                Induction(length, "uniform" if uniform else "corpus", float(first.mean()), float(second.mean()))
+            )
     return found
 
 

@@ -1,15 +1,15 @@
 """Train a model of the zoo: deterministic from its seed, resumable, on a CPU or a GPU.
 
-Adam with decoupled weight decay, linear warm-up, cosine decay; bfloat16 products where that is faster (autocast), weights
-and moments in float32.  A checkpoint holds weights, moments and the step; the data follow from the step, so that a run
-that was killed ends with the same bytes as one that was not.
+Adam with decoupled weight decay, linear warm-up, cosine decay; bfloat16 products where that is faster (autocast),
+weights and moments in float32.  A checkpoint holds weights, moments and the step; the data follow from the step, so
+that a run that was killed ends with the same bytes as one that was not.
 """
 
 from __future__ import annotations
 
 import json
-import lzma
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -27,7 +27,8 @@ from homolog.models.base import LanguageModel
 from homolog.models.load import untrained
 from homolog.progress import Progress
 from homolog.storage.atomic import atomic_path, write_json
-from homolog.zoo.catalog import TOKENIZER, TRAIN_TEXT, Entry, entry
+from homolog.zoo.card import write_card
+from homolog.zoo.catalog import TOKENIZER, Entry, entry, training_texts
 from homolog.zoo.data import Mixture, batch_at
 
 N_SPECIAL = 1  # the end-of-text token has id 0
@@ -40,7 +41,7 @@ class TrainingConfig:
 
     steps: int = 7200
     lr: float = 2e-3  # peak
-    horizon: int = 7200  # steps of the cosine decay and of the change of the data's mixture
+    horizon: int = 7200  # steps of the cosine decay
     lr_end: float = 0.03  # share of the peak that is left at the horizon
     warmup: int = 200  # steps
     weight_decay: float = 0.05  # matrices only; not A_log
@@ -51,7 +52,10 @@ class TrainingConfig:
 
 
 # Mamba learns faster here: it stops early, where it predicts held-out text about as well as the Transformer does.
-CONFIGS = {"gpt_neox": TrainingConfig(), "mamba": TrainingConfig(steps=5500, lr=3e-3, autocast=False)}
+CONFIGS = {
+    "gpt_neox": TrainingConfig(steps=9600, lr=3e-3, horizon=9600),
+    "mamba": TrainingConfig(steps=4800, lr=3e-3, autocast=False),
+}
 
 
 def train(name: str, out: Path, device: str = "cpu", seed: int | None = None, *, progress: Progress) -> Path:
@@ -62,7 +66,9 @@ def train(name: str, out: Path, device: str = "cpu", seed: int | None = None, *,
     """
     chosen = entry(name)
     if not chosen.trained:
-        raise InputError("model", name, "the untrained twins are made from their seed", "Name a model without '-random'.")
+        raise InputError(
+            "model", name, "the untrained twins are made from their seed", "Name a model without '-random'."
+        )
     config = CONFIGS[chosen.architecture]
     chosen = chosen if seed is None else Entry(chosen.name, chosen.architecture, seed)
     model = untrained(chosen, device)
@@ -93,7 +99,7 @@ def train(name: str, out: Path, device: str = "cpu", seed: int | None = None, *,
 def token_stream() -> np.ndarray:
     """The training text as one array of token ids, int64, an end-of-text token after every document."""
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
-    texts = [json.loads(line)["text"] for line in lzma.open(TRAIN_TEXT, "rt", encoding="utf-8")]
+    texts = training_texts()
     documents = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return np.concatenate([np.array([*ids, tokenizer.eos_token_id], np.int64) for ids in documents])
 
@@ -106,10 +112,12 @@ def _optimizer(model: LanguageModel, config: TrainingConfig) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
-def _step(model: LanguageModel, optimizer: torch.optim.Optimizer, config: TrainingConfig, stream: np.ndarray, step: int) -> float:
+def _step(
+    model: LanguageModel, optimizer: torch.optim.Optimizer, config: TrainingConfig, stream: np.ndarray, step: int
+) -> float:
     for group in optimizer.param_groups:
         group["lr"] = _lr(config, step)
-    batch, weights = batch_at(config.mixture, stream, step, min(1.0, step / config.horizon), N_SPECIAL)
+    batch, weights = batch_at(config.mixture, stream, step, N_SPECIAL)
     tokens = torch.from_numpy(batch).to(model.device)
     weight = torch.from_numpy(weights).to(model.device).flatten()
     with torch.autocast(model.device.type, torch.bfloat16, enabled=config.autocast):
@@ -140,7 +148,9 @@ def _moments(model: LanguageModel, optimizer: torch.optim.Optimizer) -> Iterator
             yield f"{key}:{name}", key, parameter
 
 
-def _save(path: Path, recipe: dict[str, Any], model: LanguageModel, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save(
+    path: Path, recipe: dict[str, Any], model: LanguageModel, optimizer: torch.optim.Optimizer, step: int
+) -> None:
     tensors = {f"weight:{n}": p.detach().clone() for n, p in model.hf.named_parameters()}
     tensors |= {label: optimizer.state[p][key].clone() for label, key, p in _moments(model, optimizer)}
     with atomic_path(path) as temporary:
@@ -151,7 +161,9 @@ def _restore(path: Path, recipe: dict[str, Any], model: LanguageModel, optimizer
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     if metadata["recipe"] != json.dumps(recipe, sort_keys=True):
-        raise InputError("out", str(path.parent), "its checkpoint is of another recipe", "Choose another folder, or delete it.")
+        raise InputError(
+            "out", str(path.parent), "its checkpoint is of another recipe", "Choose another folder, or delete it."
+        )
     tensors = load_file(path, device=str(model.device))
     with torch.no_grad():
         for name, parameter in model.hf.named_parameters():
@@ -162,6 +174,9 @@ def _restore(path: Path, recipe: dict[str, Any], model: LanguageModel, optimizer
 
 
 def _publish(model: LanguageModel, out: Path, recipe: dict[str, Any]) -> None:
+    """Write weights and tokenizer as a plain Hugging Face folder, the recipe, and the card with the measured scores."""
     model.hf.half().save_pretrained(out)
-    AutoTokenizer.from_pretrained(TOKENIZER).save_pretrained(out)
+    for file in TOKENIZER.iterdir():
+        shutil.copy(file, out)
     write_json(out / "training.json", recipe)
+    write_card(out)

@@ -1,0 +1,5 @@
+"""`python -m homolog`: the command line."""
+
+from homolog.cli import main
+
+main()
