@@ -20,19 +20,21 @@ class ReluConfig(_Config):
     d_sae: int = Field(default=768, ge=1)
     """Number of features."""
 
-    l1: float = Field(default=5.0, ge=0)
+    l1: float = Field(default=4.0, ge=0)
     """Weight of the penalty against the squared error summed over dimensions, inputs having norm
     sqrt(d_model)."""
 
-    l1_warmup: float = Field(default=0.05, ge=0, le=1)
-    """Share of the training during which the weight rises linearly from 0."""
+    l1_warmup: float = Field(default=0.0, ge=0, le=1)
+    """Share of the training during which the weight rises linearly from 0. With none, fewer features are
+    active in the first steps, which then cost less."""
 
     init_norm: float = Field(default=0.1, gt=0)
     """Norm of each decoder row (and encoder column, its transpose) at the start."""
 
     init_active: float = Field(default=0.1, gt=0, lt=1)
     """Share of features a token activates at the start, for Gaussian inputs; set by a common negative bias.
-    With none (0.5) the first steps are spent, and cost, on switching features off."""
+    The cost of a step grows with the features active: 0.1 instead of 0.5 (no bias) saves a sixth of the
+    time."""
 
 
 class TopKConfig(_Config):
@@ -63,16 +65,17 @@ SaeConfig = Annotated[ReluConfig | TopKConfig, Field(discriminator="kind")]
 
 
 class TrainingConfig(_Config):
-    """How the dictionaries of one model are trained; the same for every kind."""
+    """How the dictionaries of one model are trained; the same for every kind. Defaults suit d_model 128, 768
+    features."""
 
-    n_tokens: int = Field(default=2_000_000, ge=1)
+    n_tokens: int = Field(default=1_048_576, ge=1)
     """Tokens every dictionary sees; the activations are read again, in a new order, as often as this asks
     for."""
 
-    batch_size: int = Field(default=2048, ge=1)
+    batch_size: int = Field(default=512, ge=1)
     """Tokens a step."""
 
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0)
     """Adam's step size at its highest."""
 
     warmup: float = Field(default=0.05, ge=0, le=1)
