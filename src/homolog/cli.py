@@ -26,7 +26,9 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemError) as stop:
+            if isinstance(stop, SystemError) and not isinstance(stop.__cause__, KeyboardInterrupt):
+                raise  # compiled code reports an interrupt as a SystemError caused by it
             again = shlex.join(["homolog", *sys.argv[1:]])
             _complain(f"Stopped. What was complete is kept; to continue, give the same command again:\n  {again}")
             raise typer.Exit(130) from None
