@@ -183,3 +183,13 @@ def test_models_with_different_tokenizers_are_named() -> None:
     assert "two: 7 entries" in str(raised.value.value)
     with pytest.raises(InputError, match="tokenizer is 'two', but the model must come with a tokenizer"):
         check_same_tokenizer("one", words(), "two", None)
+
+
+def test_shuffled_windows_are_the_same_windows_in_another_order() -> None:
+    tokens = np.arange(40, dtype=np.int32).reshape(10, 4)
+    windows = TokenWindows(tokens, tokens // 8, tokens % 5 > 0, tokenizer_fingerprint="f")
+    shuffled = windows.shuffled(3)
+    assert shuffled.tokens[:, 0].tolist() != windows.tokens[:, 0].tolist()
+    assert sorted(shuffled.tokens.tolist()) == windows.tokens.tolist()
+    assert (shuffled.document == shuffled.tokens // 8).all() and (shuffled.mask == (shuffled.tokens % 5 > 0)).all()
+    assert shuffled.hash == windows.shuffled(3).hash != windows.hash

@@ -70,7 +70,7 @@ def test_exp_is_accurate_over_its_range():
     )
     exact = torch.exp(x.double()).flatten()
     error = ((found.y.flatten().double() - exact) / exact).abs()
-    assert (error <= 3e-7 + 6e-8 * x.flatten().abs()).all()  # the second part: x in float32 times log2(e)
+    assert (error <= 5e-7 + 8e-8 * x.flatten().abs()).all()  # the second part: x in float32 times log2(e)
 
 
 def test_threads_do_not_change_the_result():

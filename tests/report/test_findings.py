@@ -76,3 +76,24 @@ def test_an_undefined_mean_is_never_as_expected(make_run, tmp_path):
     columns = [nan.otherwise(pl.col(name)).alias(name) for name in ("mean", "mean_lo", "mean_hi")]
     summary.with_columns(columns).write_parquet(path / "summary.parquet")
     assert findings(read_run(path)).checks[0].outcome == "no"
+
+
+def test_what_the_current_token_explains_is_told_apart(make_run, tmp_path):
+    path = make_run(tmp_path / "run", means={"main": 0.5, "random-model": 0.6})
+    matches = pl.read_parquet(path / "matches.parquet")
+    own = matches.filter((pl.col("comparison") == "main") & (pl.col("model") == "transformer-s0"))
+    by_token = own.with_columns(
+        comparison=pl.lit("tokens"),
+        best_model=pl.lit("current-token"),
+        r=pl.when(pl.col("layer") == 0).then(0.9).otherwise(0.2).cast(pl.Float32),
+    )
+    pl.concat([matches, by_token]).write_parquet(path / "matches.parquet")
+    result = findings(read_run(path))
+    later = matches.filter((pl.col("model") == "transformer-s0") & (pl.col("layer") > 0) & pl.col("r").is_not_nan())
+    main = later.filter(pl.col("comparison") == "main")
+    untrained = later.filter(pl.col("comparison") == "random-model")
+    sentence = next(reason for reason in result.reasons if "follow one current token" in reason)
+    assert sentence.startswith("25% of transformer-s0's features")  # layer 0 of 4
+    joined = main.join(untrained, on=["layer", "feature"], suffix="_untrained")
+    assert f"Over the other {len(joined):,} features the mean is {joined['r'].mean():.2f}" in sentence
+    assert f"{joined['r_untrained'].mean():.2f} in the untrained model" in sentence

@@ -76,6 +76,8 @@ def test_every_row_of_the_controls_is_there_in_both_directions(done):
         ("random-model", "mamba-s0", "transformer-random"),
         ("rotated", "transformer-s0", "mamba-s0@rotated"),
         ("rotated", "mamba-s0", "transformer-s0@rotated"),
+        ("tokens", "transformer-s0", "current-token"),
+        ("tokens", "mamba-s0", "current-token"),
         ("sae-seed", "transformer-s0", "transformer-s0@seed1"),
         ("sae-seed", "mamba-s0", "mamba-s0@seed1"),
         ("model-seed", "transformer-s0", "transformer-s1"),
@@ -114,13 +116,12 @@ def test_what_is_complete_is_verified_and_not_done_again(done, recipe):
 def test_a_killed_run_continues_to_the_same_tables(done, recipe, tmp_path):
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "homolog", "run", str(recipe), "--out", str(out), "--quiet"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    features = out / "features" / "transformer-s0"
-    deadline = time.monotonic() + 300
-    while not features.is_dir() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen(command) as process:
+        features = out / "features" / "transformer-s0"
+        deadline = time.monotonic() + 300
+        while not features.is_dir() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
     finished = [name for name, stage in RunFolder(out).record["stages"].items() if stage["status"] == "done"]
     assert "dictionaries transformer-s0" in finished and "report" not in finished
     run_comparison(load_recipe(recipe), out, SilentProgress())

@@ -71,6 +71,12 @@ class TokenWindows:
         """The first `n_windows`, and the rest."""
         return self[:n_windows], self[n_windows:]
 
+    def shuffled(self, seed: int) -> TokenWindows:
+        """The same windows in random order."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        parts = (array[order] for array in (self.tokens, self.document, self.mask))
+        return TokenWindows(*parts, tokenizer_fingerprint=self.tokenizer_fingerprint, n_dropped=self.n_dropped)
+
     @property
     def context(self) -> int:
         """Tokens of a window."""

@@ -95,8 +95,9 @@ def findings(records: RunRecords) -> Findings:
     broken = [check for check in checks if check.outcome == "no"]
     weak = [check for check in checks if check.outcome == "weakly"]
     unread = _unreadable(records)
+    why = _why_untrained_models_match(records) if checks[0].outcome in ("no", "weakly") else []
     if gates or unread or not headlines:
-        reasons = [*gates, *unread, *(check.sentence for check in broken)]
+        reasons = [*gates, *unread, *(check.sentence for check in broken), *why]
         return Findings(
             "none",
             "No verdict from this run",
@@ -105,16 +106,44 @@ def findings(records: RunRecords) -> Findings:
             checks,
         )
     if broken:
-        reasons = [check.sentence for check in broken]
+        reasons = [*(check.sentence for check in broken), *why]
         return Findings("caution", "The rows are not in the expected order", reasons, headlines, checks)
     unmeasured = sum(check.outcome == "not measured" for check in checks)
-    reasons = [check.sentence for check in weak]
+    reasons = [*(check.sentence for check in weak), *why]
     if unmeasured:
         reasons.append(f"{unmeasured} of {len(checks)} expectations could not be checked: their controls were not run.")
     title = (
         "The controls are in the expected order" if not (weak or unmeasured) else "The controls hold, with reservations"
     )
     return Findings("clear" if not (weak or unmeasured) else "caution", title, reasons, headlines, checks)
+
+
+def _why_untrained_models_match(records: RunRecords) -> list[str]:
+    """How far the current token explains what an untrained model shares: one sentence a direction.
+
+    A feature that follows one token of the vocabulary (r > `CLOSE` with that token) is in every model that embeds
+    tokens, trained or not; so the two rows are compared again over all other features.
+    """
+    sentences = []
+    key = ["model", "layer", "feature"]
+    for side in "AB":
+        rows = records.matches.filter((pl.col("side") == side) & pl.col("r").is_not_nan())
+        parts = {
+            name: rows.filter(pl.col("comparison") == name).select(*key, pl.col("r").alias(name))
+            for name in ("tokens", "main", "random-model")
+        }
+        joined = parts["tokens"].join(parts["main"], on=key).join(parts["random-model"], on=key)
+        if joined.is_empty():
+            continue
+        others = joined.filter(pl.col("tokens") <= CLOSE)
+        share = percent(1 - len(others) / len(joined))
+        sentences.append(
+            f"{share} of {records.model_of(side)}'s features follow one current token (r > {CLOSE} with it); any model "
+            f"that embeds tokens has those, trained or not. Over the other {len(others):,} features the mean is "
+            f"{number(others['main'].mean())} in the other architecture and "
+            f"{number(others['random-model'].mean())} in the untrained model."
+        )
+    return sentences
 
 
 def row_of(records: RunRecords, comparison: str, side: str, stratum: str = STRATUM) -> Row | None:

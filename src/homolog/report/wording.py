@@ -55,6 +55,12 @@ COMPARISONS = (
         "the other model read through dictionary directions turned at random: what any directions give",
     ),
     Comparison(
+        "tokens",
+        "The current|token",
+        "baseline",
+        "one feature for each token of the vocabulary: what knowing the current token alone gives, without any model",
+    ),
+    Comparison(
         "neurons",
         "Neurons of the|other architecture",
         "result",

@@ -22,7 +22,7 @@ from homolog.report import write_report
 from homolog.storage.atomic import atomic_path
 from homolog.storage.run_folder import RunFolder
 from homolog.studies import subject as work
-from homolog.studies.plan import Comparison, Plan, Subject, make_plan
+from homolog.studies.plan import CURRENT_TOKEN, Comparison, Plan, Subject, make_plan
 from homolog.studies.recipe import Recipe
 
 TABLES = ("matches", "layers", "summary")
@@ -76,7 +76,8 @@ def _read_text(recipe: Recipe, tokenizer: Any, progress: Progress) -> dict[str, 
         match_windows = -(-corpus.match_tokens // corpus.context)
         train_windows = -(-corpus.train_tokens // corpus.context)
         whole = pack(documents, tokenizer, corpus.context, n_tokens=(match_windows + train_windows) * corpus.context)
-    match, train = whole.split(match_windows)
+    # Windows in random order: a part then holds some of every document, not all of a few long ones.
+    match, train = whole.shuffled(corpus.seed).split(match_windows)
     first = {"quality": corpus.quality_tokens, "neurons": corpus.neuron_tokens or corpus.match_tokens}
     parts = {use: match[: -(-tokens // corpus.context)] for use, tokens in first.items()}
     return {"whole": whole, "train": train, "match": match, **parts}
@@ -97,6 +98,7 @@ def _note_facts(run: RunFolder, recipe: Recipe, plan: Plan, text: dict[str, Toke
             "n_tokens": whole.n_tokens,
             "train_tokens": text["train"].n_tokens,
             "match_tokens": int(text["match"].mask.sum()),
+            "match_documents": text["match"].n_documents,
             "neuron_tokens": int(text["neurons"].mask.sum()),
             "sources": [recipe.corpus.source],
         },
@@ -154,7 +156,9 @@ def _compare(run: RunFolder, recipe: Recipe, comparison: Comparison, text: dict[
              paths: dict[str, Path], progress: Progress) -> None:  # fmt: skip
     sides: list[Sequence[Activations]] = []
     for subject, label in ((comparison.a, comparison.label_a), (comparison.b, comparison.label_b)):
-        if comparison.kind == "neuron":
+        if subject == CURRENT_TOKEN:
+            sides.append([work.current_token(text["match"])])
+        elif comparison.kind == "neuron":
             sides.append(work.neurons(recipe, subject, text["neurons"], progress))
         else:
             n_layers = run.facts(f"dictionaries {subject.name}")["model"]["n_layers"]

@@ -32,6 +32,9 @@ class Subject:
         return (*self.labels, ROTATED) if self.rotated else self.labels
 
 
+CURRENT_TOKEN = Subject("current-token", "one feature for each token of the vocabulary, no model")
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Features of `a` under `label_a` against those of `b` under `label_b`; kind "neuron" has no labels."""
@@ -83,6 +86,8 @@ def make_plan(recipe: Recipe) -> Plan:
     if controls.rotated:
         found += [Comparison("rotated", a, b, label_b=ROTATED), Comparison("rotated", b, a, label_b=ROTATED)]
     found += [Comparison("sae-seed", own, own, label_b=label) for own in (a, b) for label in second[:1]]
+    if controls.current_token:
+        found += [Comparison("tokens", own, CURRENT_TOKEN) for own in (a, b)]
     pairs_seed = [(a, extra.get("seed_a")), (b, extra.get("seed_b"))]
     found += [Comparison("model-seed", own, other) for own, other in pairs_seed if other]
     if controls.neurons:

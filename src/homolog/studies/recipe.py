@@ -158,6 +158,9 @@ class Controls(_Table):
     rotated: bool = True
     """Model b's dictionaries with randomly rotated directions."""
 
+    current_token: bool = True
+    """One feature for each token of the vocabulary: what knowing the current token alone gives."""
+
     sae_seed: bool = True
     """Each model against itself through dictionaries of the second seed: the SAE-seed skyline."""
 

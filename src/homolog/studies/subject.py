@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
+import scipy.sparse
 import torch
 
 from homolog import dictionaries
@@ -139,6 +141,15 @@ def dictionary_of(
     sae = dictionaries.load(run.sae_folder(subject.name, layer))
     sample = x[:: max(1, len(x) // 16_384)]
     return dictionaries.rotated(sae, dictionaries.derive_seed(recipe.run.seed, "rotated", subject.name, layer), sample)
+
+
+def current_token(text: TokenWindows) -> SparseFeatures:
+    """One feature for each token of the vocabulary: 1 where the token stands, else 0."""
+    tokens = text.tokens[text.mask]
+    rows = np.arange(len(tokens) + 1)
+    width = int(text.tokens.max()) + 1
+    matrix = scipy.sparse.csr_array((np.ones(len(tokens), np.float32), tokens, rows), shape=(len(tokens), width))
+    return SparseFeatures(matrix, text.hash, text.token_document, "current-token", 0)
 
 
 def neurons(recipe: Recipe, subject: Subject, text: TokenWindows, progress: Progress) -> list[DenseFeatures]:
