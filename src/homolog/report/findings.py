@@ -96,6 +96,8 @@ def findings(records: RunRecords) -> Findings:
     weak = [check for check in checks if check.outcome == "weakly"]
     unread = _unreadable(records)
     why = _why_untrained_models_match(records) if checks[0].outcome in ("no", "weakly") else []
+    if checks[-1].outcome in ("no", "weakly"):
+        why += _why_neurons_match(records)
     if gates or unread or not headlines:
         reasons = [*gates, *unread, *(check.sentence for check in broken), *why]
         return Findings(
@@ -144,6 +146,18 @@ def _why_untrained_models_match(records: RunRecords) -> list[str]:
             f"{number(others['random-model'].mean())} in the untrained model."
         )
     return sentences
+
+
+def _why_neurons_match(records: RunRecords) -> list[str]:
+    """How much of the neurons the current token explains, as the run measured it."""
+    shares = records.run.get("neurons_by_token") or {}
+    if not all(model in shares for model in records.pair):
+        return []
+    parts = " and ".join(f"{percent(shares[model])} of the variance of {model}'s neurons" for model in records.pair)
+    return [
+        f"The current token alone explains {parts}: neurons that follow the token are alike in both models, which an "
+        "untrained model's are less. This is a property of the models, not of single neurons that are shared."
+    ]
 
 
 def row_of(records: RunRecords, comparison: str, side: str, stratum: str = STRATUM) -> Row | None:

@@ -164,6 +164,8 @@ def _compare(run: RunFolder, recipe: Recipe, comparison: Comparison, text: dict[
             n_layers = run.facts(f"dictionaries {subject.name}")["model"]["n_layers"]
             sides.append([load_features(run.feature_folder(subject.name, i, label)) for i in range(n_layers)])
     a, b = sides
+    if comparison.name == "neurons":
+        run.note(neurons_by_token={s[0].name: work.share_by_token(s, text["neurons"]) for s in sides})  # type: ignore[arg-type]
     title = f"match {a[0].name} and {b[0].name}" + (" (neurons)" if comparison.kind == "neuron" else "")
     with progress.stage(title, len(a) * len(b)) as bar:
         found = match_models(a, b, comparison=comparison.name, progress=lambda _done, _all: bar.advance(1))

@@ -152,6 +152,21 @@ def current_token(text: TokenWindows) -> SparseFeatures:
     return SparseFeatures(matrix, text.hash, text.token_document, "current-token", 0)
 
 
+def share_by_token(layers: list[DenseFeatures], text: TokenWindows) -> float:
+    """Share of the neurons' variance that the current token explains: that of their means by token."""
+    tokens = text.tokens[text.mask]
+    counts = np.bincount(tokens)
+    explained = total = 0.0
+    for features in layers:
+        sums = np.zeros((len(counts), features.n_features))
+        np.add.at(sums, tokens, features.matrix)
+        mean = features.matrix.mean(axis=0, dtype=np.float64)
+        by_token = sums / np.maximum(counts, 1)[:, None] - mean
+        explained += float((counts[:, None] * by_token**2).sum())
+        total += float(features.matrix.var(axis=0, dtype=np.float64).sum()) * len(tokens)
+    return explained / total
+
+
 def neurons(recipe: Recipe, subject: Subject, text: TokenWindows, progress: Progress) -> list[DenseFeatures]:
     """The model's neurons on `text`, one entry a layer: MLP hidden units, or SSM input and gate of a Mamba."""
     model = load_subject(subject, recipe)
