@@ -108,7 +108,7 @@ def findings(records: RunRecords) -> Findings:
             checks,
         )
     if broken:
-        reasons = [*(check.sentence for check in broken), *why]
+        reasons = [*(check.sentence for check in (*broken, *weak)), *why]
         return Findings("caution", "The rows are not in the expected order", reasons, headlines, checks)
     unmeasured = sum(check.outcome == "not measured" for check in checks)
     reasons = [*(check.sentence for check in weak), *why]
@@ -292,7 +292,8 @@ def headline_sentences(lines: list[Headline]) -> list[str]:
         baselines = [
             f"{percent(share)} in {name[0].lower()}{name[1:]}" for name, role, share in line.bars if role == "baseline"
         ]
-        against = f", against {' and '.join(baselines)}" if baselines else ""
+        listed = " and ".join([", ".join(baselines[:-1]), baselines[-1]]) if len(baselines) > 1 else "".join(baselines)
+        against = f", against {listed}" if listed else ""
         sentences.append(
             f"{percent(line.share)} of {line.source}\u2019s features have a close partner "
             f"(r > {CLOSE}) in {line.target}{against}."
