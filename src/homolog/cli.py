@@ -205,9 +205,14 @@ def _compare(ref: str, out: Path | None, device: str | None, seed: int | None, q
     from homolog.studies.recipe import load_recipe
 
     recipe = load_recipe(ref).with_run(seed=seed, device=device)
-    from homolog.studies.compare import run_comparison  # after the recipe is known to be usable
+    from homolog.studies.plan import finished_report
 
-    path = run_comparison(recipe, out or Path("runs") / recipe.name, make_progress(quiet))
+    target = out or Path("runs") / recipe.name
+    path = finished_report(recipe, target)
+    if path is None:
+        from homolog.studies.compare import run_comparison  # slow to import: after the recipe is known to be usable
+
+        path = run_comparison(recipe, target, make_progress(quiet))
     typer.echo(f"Report: {path}")
 
 

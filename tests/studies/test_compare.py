@@ -18,6 +18,7 @@ from homolog.features import load_features
 from homolog.progress import SilentProgress
 from homolog.storage.run_folder import RunFolder
 from homolog.studies.compare import run_comparison
+from homolog.studies.plan import finished_report
 from homolog.studies.recipe import load_recipe
 
 RECIPE = """
@@ -111,6 +112,7 @@ def test_what_is_complete_is_verified_and_not_done_again(done, recipe):
     stages = RunFolder(done).record["stages"]
     assert all(stage["status"] == "done" for stage in stages.values())
     assert json.loads(before)["stages"] == stages
+    assert finished_report(load_recipe(recipe), done) == done / "report" / "index.html"
 
 
 def test_a_killed_run_continues_to_the_same_tables(done, recipe, tmp_path):
@@ -136,6 +138,12 @@ def test_a_damaged_table_is_rebuilt(done, recipe, tmp_path):
     assert any("layers.parquet: damaged" in problem for problem in RunFolder(out).verify())
     run_comparison(load_recipe(recipe), out, SilentProgress())
     assert tables(out) == whole and RunFolder(out).verify() == []
+
+
+def test_a_damaged_record_does_not_end_the_run(recipe, tmp_path):
+    (tmp_path / "run.json").write_text("not JSON")
+    assert finished_report(load_recipe(recipe), tmp_path) is None
+    assert finished_report(load_recipe(recipe), tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize(

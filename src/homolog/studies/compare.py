@@ -22,7 +22,7 @@ from homolog.report import write_report
 from homolog.storage.atomic import atomic_path
 from homolog.storage.run_folder import RunFolder
 from homolog.studies import subject as work
-from homolog.studies.plan import CURRENT_TOKEN, Comparison, Plan, Subject, make_plan
+from homolog.studies.plan import CURRENT_TOKEN, Comparison, Plan, Subject, finished_report, make_plan
 from homolog.studies.recipe import Recipe
 
 TABLES = ("matches", "layers", "summary")
@@ -33,6 +33,8 @@ def run_comparison(recipe: Recipe, out: Path, progress: Progress) -> Path:
 
     Errors: InputError for models, text or folder that cannot be used, before any work is done where possible.
     """
+    if (finished := finished_report(recipe, out)) is not None:
+        return finished
     plan = make_plan(recipe)
     tokenizers = [load_tokenizer(s.ref, s.revision) for s in plan.subjects]
     first = plan.subjects[0]
@@ -42,14 +44,6 @@ def run_comparison(recipe: Recipe, out: Path, progress: Progress) -> Path:
     text = _read_text(recipe, tokenizers[0], progress) if fresh else None
     run = RunFolder.open(out, recipe.values())
     try:
-        index = run.report_folder / "index.html"
-        names = [
-            *(f"{kind} {s.name}" for kind in ("dictionaries", "features") for s in plan.subjects),
-            "tables",
-            "report",
-        ]
-        if all(run.is_done(name) for name in names):
-            return index
         text = text or _read_text(recipe, tokenizers[0], progress)
         _note_facts(run, recipe, plan, text)
         progress.plan(_expected_seconds(plan))
@@ -61,7 +55,7 @@ def run_comparison(recipe: Recipe, out: Path, progress: Progress) -> Path:
             with run.stage("report", [run.report_folder]), progress.stage("write the report"):
                 write_report(run.path)
         run.drop_cache()
-        return index
+        return run.report_folder / "index.html"
     finally:
         run.close()
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from homolog.errors import InputError
-from homolog.storage.run_folder import folder_name
+from homolog.storage.run_folder import RunFolder, folder_name
 from homolog.studies.recipe import Recipe
 
 ROTATED = "rotated"
@@ -96,3 +97,17 @@ def make_plan(recipe: Recipe) -> Plan:
             Comparison("neurons-random", own, other, "neuron", "neuron", "neuron") for own, other in pairs if other
         ]
     return Plan(subjects, tuple(found))
+
+
+def finished_report(recipe: Recipe, out: Path) -> Path | None:
+    """The report of this recipe's run in `out`, if the run is complete and every file is as it was written; else None.
+
+    Loads no models and no libraries for them, so that a run that is complete is answered at once.
+    """
+    try:
+        run = RunFolder(out)
+    except InputError:
+        return None  # no run, or an unreadable one, which `RunFolder.open` rebuilds
+    kept = [f"{kind} {subject.name}" for kind in ("dictionaries", "features") for subject in make_plan(recipe).subjects]
+    complete = run.recipe == recipe.values() and all(run.is_done(stage) for stage in (*kept, "tables", "report"))
+    return run.report_folder / "index.html" if complete else None
