@@ -19,7 +19,7 @@ COMPARISON_COLOURS: Mapping[str, tuple[str, str]] = {
     "model-seed": ("#a8558c", "#e299c8"),
     "random-model": ("#b86e00", "#f0b040"),
     "rotated": ("#737373", "#a3a9b1"),
-    "tokens": ("#7b4a9e", "#cda0ee"),
+    "tokens": ("#6b6b00", "#d2cf5a"),
     "neurons": ("#c4500a", "#ff8f52"),
     "neurons-random": ("#8a7564", "#c0aa97"),
 }
