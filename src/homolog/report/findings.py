@@ -155,8 +155,8 @@ def _why_neurons_match(records: RunRecords) -> list[str]:
         return []
     parts = " and ".join(f"{percent(shares[model])} of the variance of {model}'s neurons" for model in records.pair)
     return [
-        f"The current token alone explains {parts}: neurons that follow the token are alike in both models, which an "
-        "untrained model's are less. This is a property of the models, not of single neurons that are shared."
+        f"The current token alone explains {parts}: two models that read the same tokens share that much without "
+        "sharing anything else."
     ]
 
 
