@@ -102,18 +102,18 @@ def _note_facts(run: RunFolder, recipe: Recipe, plan: Plan, text: dict[str, Toke
 def _work_on(
     run: RunFolder, recipe: Recipe, subject: Subject, text: dict[str, TokenWindows], progress: Progress
 ) -> None:
-    layers = None
     stage = f"dictionaries {subject.name}"
     if not run.is_done(stage):
         model = work.load_subject(subject, recipe)
-        layers = model.n_layers
         facts_of_model = {
             "name": subject.name, "ref": subject.ref, "role": subject.role, "architecture": model.architecture,
             "n_layers": model.n_layers, "d_model": model.d_model, "n_parameters": model.n_parameters,
         }  # fmt: skip
-        outputs = [run.sae_folder(subject.name, layer, label) for layer in range(layers) for label in subject.labels]
+        outputs = [
+            run.sae_folder(subject.name, layer, label) for layer in range(model.n_layers) for label in subject.labels
+        ]
         with run.stage(stage, outputs) as facts:
-            rows = work.train_dictionaries(run, recipe, subject, text["train"], text["quality"], progress)
+            rows = work.train_dictionaries(run, recipe, subject, model, text["train"], text["quality"], progress)
             facts |= {"saes": rows, "model": facts_of_model | {"heldout_loss": rows[0]["loss_clean"]}}
     stage = f"features {subject.name}"
     if not run.is_done(stage):

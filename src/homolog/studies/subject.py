@@ -31,10 +31,10 @@ def load_subject(subject: Subject, recipe: Recipe) -> LanguageModel:
     return load(subject.ref, revision=subject.revision, dtype=dtype, device=recipe.run.device)
 
 
-def train_dictionaries(run: RunFolder, recipe: Recipe, subject: Subject, text: TokenWindows, quality_text: TokenWindows,
+def train_dictionaries(run: RunFolder, recipe: Recipe, subject: Subject, model: LanguageModel,
+                       text: TokenWindows, quality_text: TokenWindows,
                        progress: Progress) -> list[dict[str, Any]]:  # fmt: skip
     """Train, judge and save the dictionaries of all layers and labels; returns their rows of the table `saes`."""
-    model = load_subject(subject, recipe)
     width = recipe.sae.width(model.d_model)
     if recipe.sae.kind == "relu":
         assert recipe.sae.l1 is not None
