@@ -55,8 +55,8 @@ def test_bfloat16_stays_close_to_the_module_in_bfloat16(model):
 
 def test_a_run_stops_after_the_last_site_wanted(model):
     ran = []
-    handles = [b.register_forward_hook(lambda *_: ran.append(1)) for b in model._blocks()]
-    handles += [b.norm.register_forward_hook(lambda *_: ran.append(1)) for b in model._blocks() if hasattr(b, "norm")]
+    norms = [b.norm if hasattr(b, "norm") else b.input_layernorm for b in model._blocks()]
+    handles = [norm.register_forward_hook(lambda *_: ran.append(1)) for norm in norms]
     run = model.run(TOKENS, capture=["resid.1"], stop_after="resid.1")
     for handle in handles:
         handle.remove()
@@ -95,12 +95,12 @@ def test_edits_reach_the_logits_and_leave_inputs_alone(model):
     value = torch.linspace(-1, 1, model.d_model)  # a constant would vanish in the layer norm
     same = model.run(TOKENS, edits=[Replace(site, value=clean[site])])
     torch.testing.assert_close(same.logits, clean.logits, atol=1e-5, rtol=1e-5)
-    added = model.run(TOKENS, edits=[Add("resid.1", (-1,), value)], capture=[site])
+    added = model.run(TOKENS, edits=[Add("resid.1", value, positions=(-1,))], capture=[site])
     torch.testing.assert_close(added[site][:, -1], before[:, -1] + value)
     torch.testing.assert_close(added[site][:, :-1], before[:, :-1])
     doubled = model.run(TOKENS, edits=[Transform(site, function=lambda h: 2 * h)], capture=[site])
     torch.testing.assert_close(doubled[site], 2 * before)
-    zeroed = model.run(TOKENS, edits=[Zero(site, (0, 3))], capture=[site])
+    zeroed = model.run(TOKENS, edits=[Zero(site, positions=(0, 3))], capture=[site])
     assert zeroed[site][:, [0, 3]].abs().max() == 0
     assert (added.logits[:, -1] - clean.logits[:, -1]).abs().max() > 1e-3
     torch.testing.assert_close(clean[site], before)
@@ -117,9 +117,9 @@ def test_an_edit_inside_a_block_acts(model):
     ("call", "words"),
     [
         (lambda m: m.run(TOKENS, capture=["resid.9"]), ["resid.9", "no such site", "resid."]),
-        (lambda m: m.run(TOKENS, capture=["resd.0"]), ["resd.0", "Did you mean 'resid'"]),
+        (lambda m: m.run(TOKENS, capture=["resd.0"]), ["resd.0", "Did you mean 'resid.0'"]),
         (lambda m: m.run(TOKENS + 90), ["tokens", "97 token ids"]),
-        (lambda m: m.run(TOKENS, edits=[Zero("resid.0", (21,))]), ["positions", "21"]),
+        (lambda m: m.run(TOKENS, edits=[Zero("resid.0", positions=(21,))]), ["positions", "21"]),
         (lambda m: m.run(TOKENS, edits=[Replace("resid.0", value=torch.zeros(7))]), ["(7,)", f"(3, 21, {40}"[:8]]),
         (lambda m: m.run(TOKENS, capture=["resid.2"], stop_after="resid.1"), ["resid.2", "stops after resid.1"]),
         (lambda m: m.run(TOKENS)["resid.0"], ["resid.0", "captured nothing"]),

@@ -1,8 +1,9 @@
 """Language models of any architecture behind one interface: the only place that knows an architecture."""
 
-from homolog.models.base import LanguageModel, Run
-from homolog.models.edits import Add, Edit, Replace, Transform, Zero
+from homolog.models.base import LanguageModel
+from homolog.models.edits import Add, Edit, Mean, Replace, Resample, Transform, Zero
 from homolog.models.load import load, load_tokenizer
+from homolog.models.runs import Run
 from homolog.models.scan import ScanResult, selective_scan
 from homolog.models.sites import Site
 
@@ -10,7 +11,9 @@ __all__ = [
     "Add",
     "Edit",
     "LanguageModel",
+    "Mean",
     "Replace",
+    "Resample",
     "Run",
     "ScanResult",
     "Site",

@@ -7,7 +7,7 @@ is captured, what is edited and where the run stops.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,43 +18,82 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
 from homolog.models.edits import Edit
+from homolog.models.runs import Run
 from homolog.models.sites import Site, resolve
 
 
 @dataclass
 class Taps:
-    """What a run reads and edits: an adapter passes each site's value through `taps(kind, layer, value)`."""
+    """What a run reads and edits: an adapter passes each site's whole value through `taps(kind, layer, value)`."""
 
-    wanted: frozenset[Site]
+    reads: dict[Site, list[Site]]  # by whole site: the heads and positions of it that are asked for
     edits: dict[Site, list[Edit]]
     captured: dict[Site, Tensor] = field(default_factory=dict)
 
     def touches(self, kind: str, layer: int | None = None) -> bool:
         site = Site(kind, layer)
-        return site in self.wanted or site in self.edits
+        return site in self.reads or site in self.edits
+
+    def touches_any(self, kinds: Sequence[str], layer: int) -> bool:
+        return any(self.touches(kind, layer) for kind in kinds)
+
+    def read_positions(self, kind: str, layer: int, length: int) -> list[int]:
+        """The window positions at which the site is read, ascending."""
+        asked = self.reads.get(Site(kind, layer), [])
+        if any(site.position is None for site in asked):
+            return list(range(length))
+        return sorted({_place("position", site, site.position or 0, length) for site in asked})
+
+    def edited_positions(self, kinds: Sequence[str], layer: int, length: int) -> list[int]:
+        """The window positions at which one of the sites is edited for some prompt, ascending."""
+        found: set[int] = set()
+        for edit in (edit for kind in kinds for edit in self.edits.get(Site(kind, layer), ())):
+            at = edit.edited_positions(length)
+            found |= set(range(length) if at is None else at)
+        return sorted(found)
 
     def __call__(self, kind: str, layer: int | None, value: Tensor) -> Tensor:
         site = Site(kind, layer)
         for edit in self.edits.get(site, ()):
             value = edit.apply(value)
-        if site in self.wanted:
-            self.captured[site] = value
+        for asked in self.reads.get(site, ()):
+            self.captured[asked] = _part(value, asked)
         return value
 
+    def at(self, kind: str, layer: int, position: int, length: int, value: Tensor) -> Tensor:
+        """The edited value of one position, (batch, ...), of a site that is computed position by position."""
+        for edit in self.edits.get(Site(kind, layer), ()):
+            value = edit.apply_at(value, position, length)
+        return value
 
-@dataclass(frozen=True)
-class Run:
-    """The result of a forward pass: `logits` (None when it stopped early), and `run[site]` for each captured site."""
+    def store(self, kind: str, layer: int, positions: list[int], value: Tensor, length: int) -> None:
+        """Capture a site of which only `positions` of the window were computed: value (batch, len(positions), ...)."""
+        for asked in self.reads.get(Site(kind, layer), ()):
+            at = asked.position
+            self.captured[asked] = (
+                value if at is None else value[:, positions.index(_place("position", asked, at, length))]
+            )
 
-    logits: Logits | None
-    captured: dict[Site, Tensor]
 
-    def __getitem__(self, site: Site | str) -> Tensor:
-        parsed = Site.parse(site)
-        if parsed not in self.captured:
-            got = ", ".join(map(str, self.captured)) or "nothing"
-            raise InputError("site", str(parsed), f"this run captured {got}", "Name it in `capture`.")
-        return self.captured[parsed]
+NOTHING = Taps({}, {})
+
+
+def _part(value: Tensor, site: Site) -> Tensor:
+    """The head and position of a whole value that the site names; a copy, so that the whole can be freed."""
+    if site == site.base:
+        return value
+    for name, index in (("position", site.position), ("head", site.head)):
+        if index is not None:
+            axis = [a for a in site.axes if name == "position" or site.position is None or a != "position"].index(name)
+            value = value.select(axis, _place(name, site, index, value.shape[axis]))
+    return value.clone()
+
+
+def _place(field: str, site: Site, index: int, length: int) -> int:
+    if not -length <= index < length:
+        what = f"the window at {site} has {length} positions" if field == "position" else f"it has {length} heads"
+        raise InputError(field, index, what, f"Use {-length if field == 'position' else 0} to {length - 1}.")
+    return index % length
 
 
 class LanguageModel(ABC):
@@ -121,36 +160,43 @@ class LanguageModel(ABC):
         capture: Sequence[Site | str] = (),
         edits: Sequence[Edit] = (),
         stop_after: Site | str | None = None,
+        last_only: bool = False,
     ) -> Run:
         """One forward pass over `tokens` (batch, position), int64 token ids without padding.
 
-        capture     sites to read; each is returned in the model's dtype, after the edits at it
+        capture     sites to read; each is returned in the dtype it is computed in, after the edits at it
         edits       interventions, applied in the order given
-        stop_after  end the pass when this site is computed: no later block, no LM head; `logits` is then None
+        stop_after  end the pass when this site's block is computed: no later block, no LM head; `logits` is then None
+        last_only   logits of the last position alone, (batch, 1, vocabulary)
         Gradients follow the caller's grad mode.  Errors: InputError for unknown sites, and token ids out of range.
         """
         available = self.sites()
-        wanted = frozenset(resolve(s, available, self.name) for s in capture)
+        reads: dict[Site, list[Site]] = {}
+        for asked in capture:
+            site = resolve(asked, available, self.name)
+            reads.setdefault(site.base, []).append(site)
         by_site: dict[Site, list[Edit]] = {}
         for edit in edits:
-            by_site.setdefault(resolve(edit.site, available, self.name), []).append(edit)
-        stop = None if stop_after is None else resolve(stop_after, available, self.name)
-        if stop is not None and (late := [s for s in wanted if available.index(s) > available.index(stop)]):
+            by_site.setdefault(resolve(edit.site, available, self.name).base, []).append(edit)
+        stop = None if stop_after is None else resolve(stop_after, available, self.name).base
+        if stop is not None and (late := [s for s in reads if _depth(s) > _depth(stop)]):
             raise InputError(
                 "capture",
-                str(min(late)),
+                str(min(late, key=_depth)),
                 f"the pass stops after {stop}",
                 "Stop later, or capture earlier sites.",
             )
-        taps = Taps(wanted, by_site)
+        taps = Taps(reads, by_site)
         h = taps("embed", None, self._embed(tokens))
         if stop != Site("embed"):
             context = self._context(h)
             for layer in range(self.n_layers):
-                h = taps("resid", layer, self._block(layer, h, context, taps))
+                h = taps("resid", layer, self._block(layer, taps("resid_pre", layer, h), context, taps))
                 if stop is not None and stop.layer == layer:
                     break
-        return Run(self.logits(h) if stop is None else None, taps.captured)
+        if stop is not None:
+            return Run(None, taps.captured)
+        return Run(self.logits(h[:, -1:] if last_only else h), taps.captured)
 
     def residuals(self, tokens: Tokens) -> list[Residual]:
         """The residual stream after every block, from one pass that ends with the last block."""
@@ -164,18 +210,17 @@ class LanguageModel(ABC):
         Only the blocks after it run.
         """
         context = self._context(h)
-        nothing = Taps(frozenset(), {})
         for later in range(layer + 1, self.n_layers):
-            h = self._block(later, h, context, nothing)
+            h = self._block(later, h, context, NOTHING)
         return self.logits(h)
 
     def logits(self, h: Residual) -> Logits:
-        """Final norm and unembedding of a residual stream, in float32."""
+        """Final norm and unembedding of a residual stream, in float32 (float64 where the model is)."""
         head = self.hf.get_output_embeddings()
         if head is None:
             raise InputError("model", self.name, "it has no language modelling head", "Load a causal language model.")
         h = self._final_norm(h)
-        return head(h.to(head.weight.dtype)).float()
+        return widened(head(h.to(head.weight.dtype)))
 
     def _embed(self, tokens: Tokens) -> Residual:
         embedding = self._embedding()
@@ -189,17 +234,11 @@ class LanguageModel(ABC):
         return embedding(tokens.to(self.device))
 
 
-class Hooked:
-    """Route a submodule's output through the taps for the length of a `with` block."""
+def widened(t: Tensor) -> Tensor:
+    """Half precision becomes float32; float32 and float64 stay."""
+    return t if t.dtype in (torch.float32, torch.float64) else t.float()
 
-    def __init__(self, module: torch.nn.Module, edit: Callable[[Tensor], Tensor]) -> None:
-        self._module, self._edit = module, edit
 
-    def __enter__(self) -> None:
-        self._handle = self._module.register_forward_hook(self._route)
-
-    def _route(self, _module: Any, _args: Any, out: Any) -> Tensor:
-        return self._edit(out)
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.remove()
+def _depth(site: Site) -> int:
+    """The block that a site is computed in; embeddings come before block 0."""
+    return -1 if site.layer is None else site.layer

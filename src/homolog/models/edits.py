@@ -1,107 +1,223 @@
-"""Interventions as values: what to put at a site, and at which positions.
+"""Interventions as values: what to put at a site, and at which positions, heads, channels, state dimensions or taps.
 
-An edit never changes the tensor it is given; it returns a new one.  `positions` is None for all of them, or indices
-into the window (negative ones count from its end).
+An edit never changes the tensor it is given; it returns a new one, differentiable in both the old value and the one it
+puts there.  Each selector is None for everything.  `positions` may differ from prompt to prompt: an int64 tensor
+(batch,) or (batch, n).  Values have the shape that capturing the site gives, cut to the selection, or broadcast to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from homolog.errors import InputError
+from homolog.models.runs import Run
 from homolog.models.sites import Site
 
+Selection = list[tuple[int, Tensor]]  # (axis, indices): (n,), or (batch, n) where they differ from prompt to prompt
+CHANNEL_AXES = ("d_inner", "d_mlp", "d_model", "d_head", "key_position")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Edit:
-    """Base of all edits.  `site` is a Site or its name."""
+    """Base of all edits.
+
+    site        a Site or its name; a head or position in the name selects it, and values then lack that axis
+    positions   indices into the window, negative ones from its end; or a tensor with each prompt's own
+    heads       attention heads
+    channels    indices along the width: d_inner, d_mlp, d_model or d_head (of a pattern: key positions)
+    state_dims  dimensions of the state, for B, C and whatever has a d_state axis
+    taps        taps of the convolution, for conv_taps; the last one reads the current position
+    """
 
     site: Site | str
-    positions: tuple[int, ...] | None = None
+    positions: Sequence[int] | Tensor | None = field(default=None, kw_only=True)
+    heads: Sequence[int] | None = field(default=None, kw_only=True)
+    channels: Sequence[int] | None = field(default=None, kw_only=True)
+    state_dims: Sequence[int] | None = field(default=None, kw_only=True)
+    taps: Sequence[int] | None = field(default=None, kw_only=True)
 
-    def new_value(self, old: Tensor) -> Tensor:
-        """What stands at the edited positions afterwards; `old` is (batch, edited positions, width)."""
-        raise TypeError(
-            f"{type(self).__name__} is not an edit that can be applied; use Replace, Add, Zero or Transform"
-        )
+    def new_value(self, old: Tensor, selection: Selection) -> Tensor:
+        """What stands at the selected places afterwards; `old` is the selected part."""
+        raise TypeError(f"{type(self).__name__} cannot be applied; use Replace, Add, Zero, Mean, Resample or Transform")
 
     def apply(self, value: Tensor) -> Tensor:
-        """The edited copy of `value` (batch, position, width).  InputError: a position out of range, a wrong shape."""
-        length = value.shape[1]
-        if self.positions is None:
-            new = self.new_value(value)
-            self._check(new, value)
-            return new.to(value.dtype).expand_as(value)
-        for p in self.positions:
-            if not -length <= p < length:
-                raise InputError(
-                    "positions",
-                    p,
-                    f"the window at {self.site} has {length} positions",
-                    f"Use {-length} to {length - 1}.",
-                )
-        index = torch.tensor(self.positions, device=value.device)
-        index = torch.where(index < 0, index + length, index)
-        old = value.index_select(1, index)
-        new = self.new_value(old)
-        self._check(new, old)
-        return value.index_copy(1, index, new.to(value.dtype).expand_as(old))
+        """The edited copy of a site's whole `value`.  InputError: an index out of range, a wrong shape."""
+        selection = self.selection(value.shape)
+        return self._put(value, selection, selection)
 
-    def _check(self, new: Tensor, old: Tensor) -> None:
+    def apply_at(self, value: Tensor, position: int, length: int) -> Tensor:
+        """The edited copy of `value` (batch, ...), which is the site at one position of a window of `length`.
+
+        For sites that are computed one position after the other, as the state is.
+        """
+        selection = self.selection((value.shape[0], length, *value.shape[1:]))
+        at = next((index for axis, index in selection if axis == 1), torch.arange(length)).to(value.device)
+        hit = (at == position).expand(value.shape[0], -1)
+        if not hit.any():
+            return value
+        repeated = value.unsqueeze(1).expand(-1, at.shape[-1], *value.shape[1:])
+        edited = self._put(repeated, [part for part in selection if part[0] != 1], selection)
+        rows = torch.arange(len(value), device=value.device)
+        chosen = edited[rows, hit.long().argmax(1)]
+        return torch.where(hit.any(1).view(-1, *[1] * (value.ndim - 1)), chosen, value)
+
+    def edited_positions(self, length: int) -> list[int] | None:
+        """The window positions that are edited for some prompt, ascending; None for all of them."""
+        given = Site.parse(self.site).position if self.positions is None else self.positions
+        if given is None:
+            return None
+        index = _indices("positions", given, length, self.site)
+        return sorted(set(index.flatten().tolist()))
+
+    def selection(self, shape: Sequence[int]) -> Selection:
+        """The chosen indices along each restricted axis of a site's whole value of that shape."""
+        site = Site.parse(self.site)
+        chosen: dict[str, tuple[str, Any]] = {
+            "position": ("positions", site.position if self.positions is None else self.positions),
+            "head": ("heads", site.head if self.heads is None else self.heads),
+            "d_state": ("state_dims", self.state_dims),
+            "tap": ("taps", self.taps),
+        }
+        chosen |= {axis: ("channels", self.channels) for axis in CHANNEL_AXES if axis in site.axes}
+        for axis, (name, given) in chosen.items():
+            if given is not None and axis not in site.axes:
+                raise InputError(name, given, f"{site} has no {axis} axis; its axes are {', '.join(site.axes)}",
+                                 f"Leave {name} out, or edit another site.")  # fmt: skip
+        if self.channels is not None and not any(axis in site.axes for axis in CHANNEL_AXES):
+            raise InputError("channels", self.channels, f"{site} has the axes {', '.join(site.axes)}",
+                             "Use state_dims for its last axis.")  # fmt: skip
+        return [
+            (axis, _indices(chosen[name][0], chosen[name][1], shape[axis], site))
+            for axis, name in enumerate(site.axes)
+            if name in chosen and chosen[name][1] is not None
+        ]
+
+    def _put(self, value: Tensor, rest: Selection, selection: Selection) -> Tensor:
+        if not rest:
+            return self._checked(value, selection)
+        (axis, index), *inner = rest
+        index = index.to(value.device)
+        if index.ndim == 1:
+            old = value.index_select(axis, index)
+            return value.index_copy(axis, index, self._put(old, inner, selection))
+        if index.shape[0] != value.shape[0]:
+            raise InputError("positions", tuple(index.shape), f"the batch at {self.site} has {value.shape[0]} prompts",
+                             "Give one row of positions a prompt.")  # fmt: skip
+        spread = _spread(index, axis, value)
+        return value.scatter(axis, spread, self._put(value.gather(axis, spread), inner, selection))
+
+    def _checked(self, old: Tensor, selection: Selection) -> Tensor:
+        """The new value in the shape of `old`, after a check that it fits."""
+        shown = old
+        for axis in reversed(self._dropped()):
+            shown = shown.squeeze(axis)
+        new = self.new_value(shown, selection)
         try:
-            fits = torch.broadcast_shapes(new.shape, old.shape) == old.shape
+            fits = torch.broadcast_shapes(new.shape, shown.shape) == shown.shape
         except RuntimeError:
             fits = False
         if not fits:
             raise InputError(
                 "edit value",
                 tuple(new.shape),
-                f"{self.site} takes the shape {tuple(old.shape)}",
+                f"{self.site} takes the shape {tuple(shown.shape)}",
                 "Pass that shape, or one that broadcasts to it.",
             )
+        new = new.to(old.device, old.dtype).expand_as(shown)
+        for axis in self._dropped():
+            new = new.unsqueeze(axis)
+        return new
+
+    def _dropped(self) -> list[int]:
+        """The axes that the site's name chooses one of; values come without them."""
+        site = Site.parse(self.site)
+        named = (("position", site.position, self.positions), ("head", site.head, self.heads))
+        return sorted(site.axes.index(axis) for axis, one, field in named if one is not None and field is None)
+
+    def _from(self, source: Run, selection: Selection) -> Tensor:
+        """What another run captured at the site, cut to the selection."""
+        site = Site.parse(self.site)
+        if site in source.captured and site != site.base:
+            return source[site]
+        value = source[site.base]
+        for axis, index in selection:
+            index = index.to(value.device)
+            one_for_all = index.ndim == 1
+            value = value.index_select(axis, index) if one_for_all else value.gather(axis, _spread(index, axis, value))
+        for axis in reversed(self._dropped()):
+            value = value.squeeze(axis)
+        return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Replace(Edit):
-    """Put `value` there: (batch, edited positions, width), or a shape that broadcasts to it."""
+    """Put `value` there."""
 
     value: Tensor | None = None
 
-    def new_value(self, old: Tensor) -> Tensor:
-        return _given(self).to(old.device)
+    def new_value(self, old: Tensor, selection: Selection) -> Tensor:
+        return _given(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Add(Edit):
     """Add `value` to what is there."""
 
     value: Tensor | None = None
 
-    def new_value(self, old: Tensor) -> Tensor:
+    def new_value(self, old: Tensor, selection: Selection) -> Tensor:
         value = _given(self).to(old.device, old.dtype)
-        self._check(value, old)
-        return old + value
+        try:
+            return old + value
+        except RuntimeError:
+            return value  # of a shape that does not fit: `_checked` says so
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Zero(Edit):
     """Put zeros there."""
 
-    def new_value(self, old: Tensor) -> Tensor:
+    def new_value(self, old: Tensor, selection: Selection) -> Tensor:
         return torch.zeros_like(old)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Mean(Edit):
+    """Put the mean over the prompts there: those of `source`, a run that captured the site, or of this batch."""
+
+    source: Run | None = None
+
+    def new_value(self, old: Tensor, selection: Selection) -> Tensor:
+        value = old if self.source is None else self._from(self.source, selection)
+        return value.mean(dim=0, keepdim=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Resample(Edit):
+    """Put there what another run, `source`, has at the site; for prompt i that of its own prompt, or of `rows[i]`."""
+
+    source: Run | None = None
+    rows: Tensor | None = None
+
+    def new_value(self, old: Tensor, selection: Selection) -> Tensor:
+        if self.source is None:
+            raise InputError("source", None, "Resample needs a run that captured the site", "Pass source=run.")
+        value = self._from(self.source, selection)
+        return value if self.rows is None else value[self.rows.to(value.device)]
+
+
+@dataclass(frozen=True, eq=False)
 class Transform(Edit):
     """Put `function(old)` there, for example the reconstruction by a dictionary."""
 
     function: Callable[[Tensor], Tensor] | None = None
 
-    def new_value(self, old: Tensor) -> Tensor:
+    def new_value(self, old: Tensor, selection: Selection) -> Tensor:
         if self.function is None:
             raise InputError("function", None, "Transform needs a function of the old value", "Pass function=...")
         return self.function(old)
@@ -111,3 +227,27 @@ def _given(edit: Replace | Add) -> Tensor:
     if edit.value is None:
         raise InputError("value", None, f"{type(edit).__name__} needs a tensor", "Pass value=...")
     return edit.value
+
+
+def _indices(field: str, given: Any, length: int, site: Site | str) -> Tensor:
+    """Indices along an axis as a tensor (n,) or, from a tensor of positions, (batch, n); never negative."""
+    if isinstance(given, Tensor):
+        index = given.long() if given.ndim > 1 else given.long()[:, None]
+    else:
+        index = torch.tensor([given] if isinstance(given, int) else list(given), dtype=torch.long)
+    outside = index[(index < -length) | (index >= length)]
+    if outside.numel():
+        raise InputError(
+            field,
+            int(outside[0]),
+            f"the window at {site} has {length} positions" if field == "positions" else f"{site} has {length} {field}",
+            f"Use {-length} to {length - 1}.",
+        )
+    return torch.where(index < 0, index + length, index)
+
+
+def _spread(index: Tensor, axis: int, value: Tensor) -> Tensor:
+    """(batch, n) as an index for gather and scatter along `axis` of `value`."""
+    shape = [1] * value.ndim
+    shape[0], shape[axis] = index.shape
+    return index.view(shape).expand(*(index.shape[1] if i == axis else n for i, n in enumerate(value.shape)))

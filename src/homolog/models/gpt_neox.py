@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.masking_utils import create_causal_mask
 
 from homolog.axes import Residual
-from homolog.models.base import Hooked, LanguageModel, Taps
+from homolog.models.transformer import READS, Read, Rotary, Transformer
 
 
-class GPTNeoX(LanguageModel):
-    """Adapter over `transformers.GPTNeoXForCausalLM`."""
+class GPTNeoX(Transformer):
+    """Adapter over `transformers.GPTNeoXForCausalLM`.  Its fused projection holds query, key and value head by head."""
 
     architecture = "gpt_neox"
-    site_kinds = ("mlp_hidden", "resid")
-    neuron_kinds = ("mlp_hidden",)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        config = self.hf.config
+        self.n_heads = self.n_kv_heads = config.num_attention_heads
+        self.d_head = config.hidden_size // config.num_attention_heads
+        self.parallel = config.use_parallel_residual
 
     def _blocks(self) -> Any:
         return self.hf.gpt_neox.layers
@@ -26,23 +29,38 @@ class GPTNeoX(LanguageModel):
     def _embedding(self) -> torch.nn.Embedding:
         return self.hf.gpt_neox.embed_in
 
-    def _context(self, embedded: Residual) -> dict[str, Tensor | None]:
-        position_ids = torch.arange(embedded.shape[1], device=embedded.device)[None]
-        mask = create_causal_mask(
-            config=self.hf.config,
-            inputs_embeds=embedded,
-            attention_mask=None,
-            past_key_values=None,
-            position_ids=position_ids,
-        )
-        rotary = self.hf.gpt_neox.rotary_emb(embedded, position_ids=position_ids)
-        return {"attention_mask": mask, "position_ids": position_ids, "position_embeddings": rotary}
+    def rotary(self, positions: Tensor, like: Tensor) -> Rotary:
+        return self.hf.gpt_neox.rotary_emb(like, position_ids=positions)
 
-    def _block(self, layer: int, h: Residual, context: dict[str, Tensor | None], taps: Taps) -> Residual:
-        block = self._blocks()[layer]
-        hidden = Hooked(block.mlp.act, lambda value: taps("mlp_hidden", layer, value))
-        with hidden if taps.touches("mlp_hidden", layer) else nullcontext():
-            return block(h, **context)
+    def attn_norm(self, layer: int, h: Tensor) -> Tensor:
+        return self._blocks()[layer].input_layernorm(h)
+
+    def mlp_norm(self, layer: int, h: Tensor) -> Tensor:
+        return self._blocks()[layer].post_attention_layernorm(h)
+
+    def _fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        fused = self._blocks()[layer].attention.query_key_value(normed)
+        q, k, v = fused.unflatten(-1, (self.n_heads, 3 * self.d_head)).chunk(3, dim=-1)
+        return q, k, v
+
+    def read_matrix(self, layer: int, read: Read) -> tuple[Tensor, Tensor | None]:
+        fused, place = self._blocks()[layer].attention.query_key_value, READS.index(read)
+        weight = fused.weight.unflatten(0, (self.n_heads, 3, self.d_head))[:, place]
+        return weight, None if fused.bias is None else fused.bias.view(self.n_heads, 3, self.d_head)[:, place]
+
+    def head_matrix(self, layer: int) -> tuple[Tensor, Tensor | None]:
+        dense = self._blocks()[layer].attention.dense
+        return dense.weight.t().unflatten(0, (self.n_heads, self.d_head)), dense.bias
+
+    def _project_heads(self, layer: int, z: Tensor) -> Tensor:
+        return self._blocks()[layer].attention.dense(z)
+
+    def _mlp_hidden(self, layer: int, normed: Tensor) -> Tensor:
+        mlp = self._blocks()[layer].mlp
+        return mlp.act(mlp.dense_h_to_4h(normed))
+
+    def _mlp_out(self, layer: int, hidden: Tensor) -> Tensor:
+        return self._blocks()[layer].mlp.dense_4h_to_h(hidden)
 
     def _final_norm(self, h: Residual) -> Residual:
         return self.hf.gpt_neox.final_layer_norm(h)

@@ -1,11 +1,14 @@
 """Mamba-1: the mixer's own forward over the weights of the Hugging Face module, with our scan in place of its loop.
 
-    [x, z]       = in_proj(RMSNorm(h))
-    u            = SiLU(causal depthwise convolution of x)           site ssm_input
-    [dt', B, C]  = x_proj(u);  dt = softplus(dt_proj(dt'))
-    y            = selective scan of u, dt, A = -exp(A_log), B, C   (see `scan.py`)
-    h           <- h + out_proj((y + D * u) * SiLU(z))               SiLU(z): site gate
-The residual stream stays in float32 when the configuration says so, and A_log, D and the scan are in float32 always.
+    [x, z]       = in_proj(RMSNorm(h))                               sites conv_in, gate_in
+    u            = SiLU(causal depthwise convolution of x)           conv_taps, conv_out, ssm_input
+    [dt', B, C]  = x_proj(u);  dt = softplus(dt_proj(dt'))           dt, B, C
+    state, y     = selective scan of u, dt, A = -exp(A_log), B, C    A_bar, B_bar, write, state, y   (see `scan`)
+    h           <- h + out_proj((y + D * u) * SiLU(z))               skip, gate, mixer_out
+The residual stream stays in float32 when the configuration says so, and A_log, D and the scan never go below float32.
+
+The scan never holds the state of every position unless a run reads it.  Where a run edits A_bar, B_bar, write or state,
+that layer runs the plain recurrence from the first edited position on, and the scan up to there.
 """
 
 from __future__ import annotations
@@ -17,15 +20,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from homolog.axes import Residual
-from homolog.models.base import LanguageModel, Taps
+from homolog.models.base import NOTHING, LanguageModel, Taps, widened
 from homolog.models.scan import selective_scan
+
+RECURRENCE = ("A_bar", "B_bar", "write", "state")  # sites with a state of every channel at every position
 
 
 class Mamba(LanguageModel):
     """Adapter over `transformers.MambaForCausalLM`."""
 
     architecture = "mamba"
-    site_kinds = ("ssm_input", "gate", "resid")
+    site_kinds = (
+        "resid_pre", "mixer_in", "conv_in", "gate_in", "conv_taps", "conv_out", "ssm_input", "dt", "B", "C",
+        *RECURRENCE, "y", "skip", "gate", "mixer_out", "resid",
+    )  # fmt: skip
     neuron_kinds = ("ssm_input", "gate")
 
     def _blocks(self) -> Any:
@@ -37,24 +45,115 @@ class Mamba(LanguageModel):
     def _context(self, embedded: Residual) -> None:
         return None
 
+    @property
+    def conv_width(self) -> int:
+        """Taps of the convolution: it reads the current position and this many less one before it."""
+        return int(self._blocks()[0].mixer.conv1d.weight.shape[-1])
+
     def _block(self, layer: int, h: Residual, context: None, taps: Taps) -> Residual:
+        x, z = self.halves(layer, taps("mixer_in", layer, h))
+        x, z = taps("conv_in", layer, x), taps("gate_in", layer, z)
+        conv_out = taps("conv_out", layer, self._convolve(layer, x, taps))
+        u = taps("ssm_input", layer, self._blocks()[layer].mixer.act(conv_out))
+        dt, B, C = (taps(kind, layer, t) for kind, t in zip(("dt", "B", "C"), self.selection(layer, u), strict=True))
+        y = taps("y", layer, self._scan(layer, u, dt, B, C, taps))
+        return self.after_scan(layer, h, u, y, z, taps)
+
+    def halves(self, layer: int, h: Tensor) -> tuple[Tensor, Tensor]:
+        """conv_in and gate_in (..., d_inner) of a residual stream (..., d_model), position by position."""
         block = self._blocks()[layer]
-        mixer = block.mixer
         normed = block.norm(h.to(block.norm.weight.dtype))
-        residual = h.float() if block.residual_in_fp32 else h
-        x, z = mixer.in_proj(normed).chunk(2, dim=-1)
-        u = taps("ssm_input", layer, mixer.act(causal_conv(x, mixer.conv1d.weight, mixer.conv1d.bias)))
+        x, z = block.mixer.in_proj(normed).chunk(2, dim=-1)
+        return x, z
+
+    def _convolve(self, layer: int, x: Tensor, taps: Taps) -> Tensor:
+        conv = self._blocks()[layer].mixer.conv1d
+        if not taps.touches("conv_taps", layer):
+            return causal_conv(x, conv.weight, conv.bias)
+        width = conv.weight.shape[-1]
+        padded = F.pad(x, (0, 0, width - 1, 0))
+        parts = [padded[:, j : j + x.shape[1]] * conv.weight[:, 0, j] for j in range(width)]
+        out = taps("conv_taps", layer, torch.stack(parts, dim=2)).sum(2)
+        return out if conv.bias is None else out + conv.bias
+
+    def selection(self, layer: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """dt (..., d_inner), B and C (..., d_state) of the SSM input (..., d_inner), position by position."""
+        mixer = self._blocks()[layer].mixer
         sizes = [mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size]
         dt_low, B, C = mixer.x_proj(u).split(sizes, dim=-1)
-        dt = F.softplus(F.linear(dt_low, mixer.dt_proj.weight).float() + mixer.dt_proj.bias.float())
-        A = -torch.exp(mixer.A_log.float())
-        y = selective_scan(u.float(), dt, A, B.float(), C.float()).y + u * mixer.D.float()
-        gated = y * taps("gate", layer, mixer.act(z))
-        return residual + mixer.out_proj(gated.to(mixer.out_proj.weight.dtype))
+        dt = F.softplus(widened(F.linear(dt_low, mixer.dt_proj.weight)) + widened(mixer.dt_proj.bias))
+        return dt, widened(B), widened(C)
+
+    def A(self, layer: int) -> Tensor:
+        """The continuous state matrix, diagonal and negative, (d_inner, d_state)."""
+        return -torch.exp(widened(self._blocks()[layer].mixer.A_log))
+
+    def after_scan(self, layer: int, h: Residual, u: Tensor, y: Tensor, z: Tensor, taps: Taps = NOTHING) -> Residual:
+        """The residual stream after the block from that before it, position by position.
+
+        u: SSM input, y: output of the scan without D-skip, z: the gate's half of the in-projection.
+        """
+        block = self._blocks()[layer]
+        mixer = block.mixer
+        skip = taps("skip", layer, u * widened(mixer.D))
+        gated = (y + skip) * taps("gate", layer, mixer.act(z))
+        out = taps("mixer_out", layer, mixer.out_proj(gated.to(mixer.out_proj.weight.dtype)))
+        return (widened(h) if block.residual_in_fp32 else h) + out
+
+    def _scan(self, layer: int, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, taps: Taps) -> Tensor:
+        u, A, length = widened(u), self.A(layer), u.shape[1]
+        edited = taps.edited_positions(RECURRENCE, layer, length)
+        if edited:
+            return self._recur(layer, u, dt, A, B, C, edited[0], taps)
+        self._read_discretised(layer, u, dt, A, B, taps)
+        wanted = taps.read_positions("state", layer, length)
+        result = selective_scan(u, dt, A, B, C, return_states=wanted or False)
+        if result.states is not None:
+            taps.store("state", layer, wanted, result.states, length)
+        return result.y
+
+    def _read_discretised(self, layer: int, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, taps: Taps) -> None:
+        for kind in RECURRENCE[:3]:
+            if at := taps.read_positions(kind, layer, u.shape[1]):
+                parts = discretise(u[:, at], dt[:, at], A, B[:, at])
+                taps.store(kind, layer, at, parts[RECURRENCE.index(kind)], u.shape[1])
+
+    def _recur(
+        self, layer: int, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, start: int, taps: Taps
+    ) -> Tensor:
+        """y of the plain recurrence with edits in it; positions before `start` are not edited and run in the scan."""
+        length = u.shape[1]
+        A_bar, B_bar, _ = discretise(u, dt, A, B)
+        A_bar, B_bar = taps("A_bar", layer, A_bar), taps("B_bar", layer, B_bar)
+        write = taps("write", layer, B_bar * u.unsqueeze(-1))
+        wanted = taps.read_positions("state", layer, length)
+        early = [p for p in wanted if p < start]
+        first = selective_scan(
+            *(t[:, :start] for t in (u, dt)), A, B[:, :start], C[:, :start], return_states=early or False
+        )
+        states = [] if first.states is None else list(first.states.unbind(1))
+        state, ys = first.last_state, [first.y]
+        for t in range(start, length):
+            state = taps.at("state", layer, t, length, A_bar[:, t] * state + write[:, t])
+            ys.append((state * C[:, t, None]).sum(-1)[:, None])
+            if t in wanted:
+                states.append(state)
+        if wanted:
+            taps.store("state", layer, wanted, torch.stack(states, 1), length)
+        return torch.cat(ys, 1)
 
     def _final_norm(self, h: Residual) -> Residual:
         norm = self.hf.backbone.norm_f
         return norm(h)
+
+
+def discretise(u: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A_bar = exp(dt A), B_bar = dt B and the write B_bar u, (..., d_inner, d_state) each.
+
+    u and dt (..., d_inner), A (d_inner, d_state), B (..., d_state).
+    """
+    B_bar = dt.unsqueeze(-1) * B.unsqueeze(-2)
+    return torch.exp(dt.unsqueeze(-1) * A), B_bar, B_bar * u.unsqueeze(-1)
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,0 +1,26 @@
+"""`Run`: what a forward pass returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from homolog.axes import Logits
+from homolog.errors import InputError
+from homolog.models.sites import Site
+
+
+@dataclass(frozen=True)
+class Run:
+    """The result of a forward pass: `logits` (None when it stopped early), and `run[site]` for each captured site."""
+
+    logits: Logits | None
+    captured: dict[Site, Tensor]
+
+    def __getitem__(self, site: Site | str) -> Tensor:
+        parsed = Site.parse(site)
+        if parsed not in self.captured:
+            got = ", ".join(map(str, self.captured)) or "nothing"
+            raise InputError("site", str(parsed), f"this run captured {got}", "Name it in `capture`.")
+        return self.captured[parsed]
