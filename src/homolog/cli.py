@@ -52,6 +52,8 @@ app = typer.Typer(
 )
 zoo = typer.Typer(help="The small trained models that ship with the package.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
+circuits = typer.Typer(help="How models do a task: path patching, Off-by-One, discovery.", no_args_is_help=True)
+app.add_typer(circuits, name="circuits")
 
 Out = Annotated[
     Path | None,
@@ -131,6 +133,43 @@ def doctor() -> None:
 
     for topic, finding in findings().items():
         typer.echo(f"{topic:<26}{finding}")
+
+
+@circuits.command("induction")
+def circuits_induction(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Zoo names, folders or Hub ids.")],
+    out: Out = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Root seed of prompts and intervals.")] = 0,
+    prompts: Annotated[int, typer.Option("--prompts", min=2, help="Prompts of every experiment.")] = 256,
+    length: Annotated[int, typer.Option("--length", min=5, help="Tokens of a prompt.")] = 64,
+    repeat: Annotated[int, typer.Option("--repeat", min=1, help="Tokens at the end that repeat earlier ones.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Prompts in memory at a time.")] = 64,
+    expect: Annotated[
+        bool, typer.Option("--expect", help="Repeat the paper's experiments instead, beside its released numbers.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the parts of each model that do induction, and whether its state is off by one."""
+    from homolog.progress import make_progress
+
+    if expect:
+        from homolog.studies.circuits import expected_lines
+
+        for ref in models:
+            for line in expected_lines(ref, prompts, seed, batch, device, make_progress(quiet)):
+                typer.echo(line)
+        return
+    from homolog.studies.circuits import run_circuits
+    from homolog.studies.plan import Subject
+    from homolog.studies.recipe import parse_circuits
+
+    name = "-".join(["circuits", *(Subject(ref, "model").name for ref in models)])
+    recipe = parse_circuits(
+        {"name": name, "models": models, "run": {"seed": seed, "device": device},
+         "circuits": {"n_prompts": prompts, "length": length, "repeat": repeat, "batch": batch}}
+    )  # fmt: skip
+    typer.echo(f"Report: {run_circuits(recipe, out or Path('runs') / name, make_progress(quiet))}")
 
 
 @zoo.command("list")

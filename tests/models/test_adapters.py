@@ -2,33 +2,25 @@
 
 import pytest
 import torch
-from tests.reference.tiny_models import tiny_gpt_neox, tiny_mamba
+from tests.models.helpers import HF, tiny
+from tests.reference.hooked_sites import site_values
 
 from homolog.models import Add, Replace, Site, Transform, Zero
-from homolog.models.gpt_neox import GPTNeoX
-from homolog.models.mamba import Mamba
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TOKENS = torch.randint(0, 97, (3, 21), generator=torch.Generator().manual_seed(0))
-CASES = {
-    "neox-parallel": lambda: GPTNeoX("tiny", tiny_gpt_neox()),
-    "neox-sequential": lambda: GPTNeoX("tiny", tiny_gpt_neox(parallel=False)),
-    "mamba": lambda: Mamba("tiny", tiny_mamba()),
-    "mamba-bias": lambda: Mamba("tiny", tiny_mamba(use_bias=True, use_conv_bias=False, conv_kernel=3, expand=3)),
-}
 
 
-@pytest.fixture(params=list(CASES))
+@pytest.fixture(params=list(HF))
 def model(request):
-    found = CASES[request.param]()
-    found.hf.requires_grad_(False)
-    return found
+    return tiny(request.param)
 
 
 def hooked(model, tokens):
     """What each block of the Hugging Face module returns, and its logits."""
-    blocks = model.hf.gpt_neox.layers if isinstance(model, GPTNeoX) else model.hf.backbone.layers
     seen: list[torch.Tensor] = []
-    handles = [b.register_forward_hook(lambda _m, _a, out: seen.append(out)) for b in blocks]
+    handles = [b.register_forward_hook(lambda _m, _a, out: seen.append(out)) for b in model._blocks()]
     logits = model.hf(tokens).logits
     for handle in handles:
         handle.remove()
@@ -55,7 +47,8 @@ def test_bfloat16_stays_close_to_the_module_in_bfloat16(model):
 
 def test_a_run_stops_after_the_last_site_wanted(model):
     ran = []
-    norms = [b.norm if hasattr(b, "norm") else b.input_layernorm for b in model._blocks()]
+    first = ("norm", "input_layernorm", "ln_1")
+    norms = [next(m for name, m in b.named_children() if name in first) for b in model._blocks()]
     handles = [norm.register_forward_hook(lambda *_: ran.append(1)) for norm in norms]
     run = model.run(TOKENS, capture=["resid.1"], stop_after="resid.1")
     for handle in handles:
@@ -65,27 +58,12 @@ def test_a_run_stops_after_the_last_site_wanted(model):
 
 
 def test_neurons_are_what_the_modules_compute(model):
-    layer = 1
-    sites = model.neuron_sites(layer)
-    run = model.run(TOKENS, capture=sites, stop_after=f"resid.{layer}")
-    if isinstance(model, GPTNeoX):
-        seen = []
-        handle = model.hf.gpt_neox.layers[layer].mlp.dense_4h_to_h.register_forward_pre_hook(
-            lambda _m, a: seen.append(a[0])
-        )
-        model.hf(TOKENS)
-        handle.remove()
-        torch.testing.assert_close(run["mlp_hidden.1"], seen[0], atol=1e-5, rtol=0)
-        return
-    mixer = model.hf.backbone.layers[layer].mixer
-    seen = []
-    handle = mixer.in_proj.register_forward_hook(lambda _m, _a, out: seen.append(out))
-    model.hf(TOKENS)
-    handle.remove()
-    x, z = seen[0].chunk(2, dim=-1)
-    convolved = mixer.conv1d(x.transpose(1, 2))[..., : TOKENS.shape[1]].transpose(1, 2)
-    torch.testing.assert_close(run["ssm_input.1"], torch.nn.functional.silu(convolved), atol=1e-5, rtol=0)
-    torch.testing.assert_close(run["gate.1"], torch.nn.functional.silu(z), atol=1e-5, rtol=0)
+    expected, _ = site_values(model.hf, TOKENS)
+    sites = model.neuron_sites(1)
+    run = model.run(TOKENS, capture=sites, stop_after="resid.1")
+    assert sites == [Site(kind, 1) for kind in (("ssm_input", "gate") if "mixer_in.1" in expected else ("mlp_hidden",))]
+    for site in sites:
+        torch.testing.assert_close(run[site], expected[str(site)], atol=1e-5, rtol=0)
 
 
 def test_edits_reach_the_logits_and_leave_inputs_alone(model):

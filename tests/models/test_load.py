@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.reference.tiny_models import tiny_gpt2, tiny_llama
 
 import homolog
 from homolog.zoo import catalog
@@ -37,6 +38,23 @@ def test_dtype_is_as_asked_and_mamba_keeps_a_log_in_float32(mamba_folder):
     assert model.hf.backbone.layers[0].mixer.in_proj.weight.dtype == torch.bfloat16
     assert model.hf.backbone.layers[0].mixer.A_log.dtype == torch.float32
     assert model.run(torch.zeros(1, 5, dtype=torch.long)).logits.dtype == torch.float32
+
+
+def test_float64_stays_float64_throughout(mamba_folder):
+    model = homolog.load(mamba_folder, dtype=torch.float64)
+    assert {p.dtype for p in model.hf.parameters()} == {torch.float64}
+    run = model.run(torch.zeros(1, 5, dtype=torch.long), capture=["state.1"])
+    assert run.logits.dtype == run["state.1"].dtype == torch.float64
+
+
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama])
+def test_gpt2_and_llama_load_from_a_folder(build, tmp_path):
+    hf = build()
+    hf.save_pretrained(tmp_path)
+    tokens = torch.arange(12).view(2, 6)
+    torch.testing.assert_close(homolog.load(tmp_path).run(tokens).logits, hf(tokens).logits, atol=1e-5, rtol=1e-5)
+    half = homolog.load(tmp_path, dtype=torch.bfloat16).run(tokens, capture=["resid.2"])
+    assert half["resid.2"].dtype == torch.bfloat16 and half.logits.isfinite().all()
 
 
 def test_an_unknown_zoo_name_lists_the_zoo():
@@ -72,7 +90,7 @@ def test_pickled_weights_are_not_read(neox_folder, tmp_path):
 def test_an_architecture_without_adapter(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertForMaskedLM"]}))
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"'bert' has no adapter.*gpt_neox, mamba"):
+    with pytest.raises(ValueError, match=r"'bert' has no adapter.*gpt2, gpt_neox, llama, mamba"):
         homolog.load(tmp_path)
 
 

@@ -19,7 +19,7 @@ from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
 from homolog.models.edits import Edit
 from homolog.models.runs import Run
-from homolog.models.sites import Site, resolve
+from homolog.models.sites import Site, index_of, resolve
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Taps:
         asked = self.reads.get(Site(kind, layer), [])
         if any(site.position is None for site in asked):
             return list(range(length))
-        return sorted({_place("position", site, site.position or 0, length) for site in asked})
+        return sorted({index_of("position", site, site.position or 0, length) for site in asked})
 
     def edited_positions(self, kinds: Sequence[str], layer: int, length: int) -> list[int]:
         """The window positions at which one of the sites is edited for some prompt, ascending."""
@@ -71,7 +71,7 @@ class Taps:
         for asked in self.reads.get(Site(kind, layer), ()):
             at = asked.position
             self.captured[asked] = (
-                value if at is None else value[:, positions.index(_place("position", asked, at, length))]
+                value if at is None else value[:, positions.index(index_of("position", asked, at, length))]
             )
 
 
@@ -85,15 +85,8 @@ def _part(value: Tensor, site: Site) -> Tensor:
     for name, index in (("position", site.position), ("head", site.head)):
         if index is not None:
             axis = [a for a in site.axes if name == "position" or site.position is None or a != "position"].index(name)
-            value = value.select(axis, _place(name, site, index, value.shape[axis]))
+            value = value.select(axis, index_of(name, site, index, value.shape[axis]))
     return value.clone()
-
-
-def _place(field: str, site: Site, index: int, length: int) -> int:
-    if not -length <= index < length:
-        what = f"the window at {site} has {length} positions" if field == "position" else f"it has {length} heads"
-        raise InputError(field, index, what, f"Use {-length if field == 'position' else 0} to {length - 1}.")
-    return index % length
 
 
 class LanguageModel(ABC):
@@ -237,6 +230,13 @@ class LanguageModel(ABC):
 def widened(t: Tensor) -> Tensor:
     """Half precision becomes float32; float32 and float64 stay."""
     return t if t.dtype in (torch.float32, torch.float64) else t.float()
+
+
+def rms_norm(norm: Any, h: Tensor) -> Tensor:
+    """A root-mean-square norm of Hugging Face; in float64 computed as such, where the module would round to float32."""
+    if h.dtype != torch.float64:
+        return norm(h)
+    return norm.weight * h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
 
 
 def _depth(site: Site) -> int:

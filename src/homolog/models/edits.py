@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from homolog.errors import InputError
 from homolog.models.runs import Run
-from homolog.models.sites import Site
+from homolog.models.sites import Site, index_of
 
 Selection = list[tuple[int, Tensor]]  # (axis, indices): (n,), or (batch, n) where they differ from prompt to prompt
 CHANNEL_AXES = ("d_inner", "d_mlp", "d_model", "d_head", "key_position")
@@ -41,45 +41,51 @@ class Edit:
     state_dims: Sequence[int] | None = field(default=None, kw_only=True)
     taps: Sequence[int] | None = field(default=None, kw_only=True)
 
-    def new_value(self, old: Tensor, selection: Selection) -> Tensor:
+    def operand(self, selection: Selection) -> Tensor | None:
+        """The tensor that the edit brings, in the shape of the selected part or one that broadcasts to it."""
+        return None
+
+    def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
         """What stands at the selected places afterwards; `old` is the selected part."""
         raise TypeError(f"{type(self).__name__} cannot be applied; use Replace, Add, Zero, Mean, Resample or Transform")
 
     def apply(self, value: Tensor) -> Tensor:
         """The edited copy of a site's whole `value`.  InputError: an index out of range, a wrong shape."""
         selection = self.selection(value.shape)
-        return self._put(value, selection, selection)
+        return self._put(value, selection, self._fitted(self.operand(selection), self._shown(value.shape, selection)))
 
     def apply_at(self, value: Tensor, position: int, length: int) -> Tensor:
         """The edited copy of `value` (batch, ...), which is the site at one position of a window of `length`.
 
         For sites that are computed one position after the other, as the state is.
         """
-        selection = self.selection((value.shape[0], length, *value.shape[1:]))
-        at = next((index for axis, index in selection if axis == 1), torch.arange(length)).to(value.device)
-        hit = (at == position).expand(value.shape[0], -1)
+        shape = (value.shape[0], length, *value.shape[1:])
+        selection = self.selection(shape)
+        at = next((index for axis, index in selection if axis == 1), torch.arange(length))
+        hit = (at == position).expand(value.shape[0], -1).to(value.device)
         if not hit.any():
             return value
-        repeated = value.unsqueeze(1).expand(-1, at.shape[-1], *value.shape[1:])
-        edited = self._put(repeated, [part for part in selection if part[0] != 1], selection)
-        rows = torch.arange(len(value), device=value.device)
-        chosen = edited[rows, hit.long().argmax(1)]
-        return torch.where(hit.any(1).view(-1, *[1] * (value.ndim - 1)), chosen, value)
+        operand = self._fitted(self.operand(selection), self._shown(shape, selection))
+        if operand is not None and 1 not in self._dropped():
+            rows = torch.arange(len(value), device=operand.device)
+            operand = operand[rows, hit.long().argmax(1).to(operand.device)].unsqueeze(1)
+        edited = self._put(value.unsqueeze(1), [part for part in selection if part[0] != 1], operand).squeeze(1)
+        return torch.where(hit.any(1).view(-1, *[1] * (value.ndim - 1)), edited, value)
 
     def edited_positions(self, length: int) -> list[int] | None:
         """The window positions that are edited for some prompt, ascending; None for all of them."""
-        given = Site.parse(self.site).position if self.positions is None else self.positions
+        field, given = self._given_at("position")
         if given is None:
             return None
-        index = _indices("positions", given, length, self.site)
+        index = _indices(field, given, length, self.site)
         return sorted(set(index.flatten().tolist()))
 
     def selection(self, shape: Sequence[int]) -> Selection:
         """The chosen indices along each restricted axis of a site's whole value of that shape."""
         site = Site.parse(self.site)
         chosen: dict[str, tuple[str, Any]] = {
-            "position": ("positions", site.position if self.positions is None else self.positions),
-            "head": ("heads", site.head if self.heads is None else self.heads),
+            "position": self._given_at("position"),
+            "head": self._given_at("head"),
             "d_state": ("state_dims", self.state_dims),
             "tap": ("taps", self.taps),
         }
@@ -97,41 +103,56 @@ class Edit:
             if name in chosen and chosen[name][1] is not None
         ]
 
-    def _put(self, value: Tensor, rest: Selection, selection: Selection) -> Tensor:
+    def _given_at(self, axis: str) -> tuple[str, Any]:
+        """The positions or heads to edit, from the selector or else the site's name, and which of the two gave them."""
+        selector = getattr(self, f"{axis}s")
+        return (axis, getattr(Site.parse(self.site), axis)) if selector is None else (f"{axis}s", selector)
+
+    def _put(self, value: Tensor, rest: Selection, operand: Tensor | None) -> Tensor:
         if not rest:
-            return self._checked(value, selection)
+            return self._combined(value, operand)
         (axis, index), *inner = rest
         index = index.to(value.device)
         if index.ndim == 1:
             old = value.index_select(axis, index)
-            return value.index_copy(axis, index, self._put(old, inner, selection))
-        if index.shape[0] != value.shape[0]:
-            raise InputError("positions", tuple(index.shape), f"the batch at {self.site} has {value.shape[0]} prompts",
-                             "Give one row of positions a prompt.")  # fmt: skip
-        spread = _spread(index, axis, value)
-        return value.scatter(axis, spread, self._put(value.gather(axis, spread), inner, selection))
+            return value.index_copy(axis, index, self._put(old, inner, operand))
+        spread = _spread(index, axis, value, self.site)
+        return value.scatter(axis, spread, self._put(value.gather(axis, spread), inner, operand))
 
-    def _checked(self, old: Tensor, selection: Selection) -> Tensor:
-        """The new value in the shape of `old`, after a check that it fits."""
+    def _combined(self, old: Tensor, operand: Tensor | None) -> Tensor:
         shown = old
         for axis in reversed(self._dropped()):
             shown = shown.squeeze(axis)
-        new = self.new_value(shown, selection)
-        try:
-            fits = torch.broadcast_shapes(new.shape, shown.shape) == shown.shape
-        except RuntimeError:
-            fits = False
-        if not fits:
-            raise InputError(
-                "edit value",
-                tuple(new.shape),
-                f"{self.site} takes the shape {tuple(shown.shape)}",
-                "Pass that shape, or one that broadcasts to it.",
-            )
-        new = new.to(old.device, old.dtype).expand_as(shown)
+        operand = None if operand is None else operand.to(old.device, old.dtype)
+        new = self._fitted(self.combine(shown, operand), tuple(shown.shape)).to(old.device, old.dtype)
         for axis in self._dropped():
             new = new.unsqueeze(axis)
         return new
+
+    @overload
+    def _fitted(self, value: Tensor, shape: tuple[int, ...]) -> Tensor: ...
+    @overload
+    def _fitted(self, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None: ...
+    def _fitted(self, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+        """`value` broadcast to `shape`; InputError when it does not."""
+        if value is None:
+            return None
+        try:
+            return value.expand(shape)
+        except RuntimeError:
+            raise InputError(
+                "edit value",
+                tuple(value.shape),
+                f"{self.site} takes the shape {shape}",
+                "Pass that shape, or one that broadcasts to it.",
+            ) from None
+
+    def _shown(self, shape: Sequence[int], selection: Selection) -> tuple[int, ...]:
+        """The shape of the selected part of a whole site of `shape`, without the axes that the name drops."""
+        sizes = list(shape)
+        for axis, index in selection:
+            sizes[axis] = index.shape[-1]
+        return tuple(size for axis, size in enumerate(sizes) if axis not in self._dropped())
 
     def _dropped(self) -> list[int]:
         """The axes that the site's name chooses one of; values come without them."""
@@ -139,17 +160,22 @@ class Edit:
         named = (("position", site.position, self.positions), ("head", site.head, self.heads))
         return sorted(site.axes.index(axis) for axis, one, field in named if one is not None and field is None)
 
-    def _from(self, source: Run, selection: Selection) -> Tensor:
-        """What another run captured at the site, cut to the selection."""
-        site = Site.parse(self.site)
-        if site in source.captured and site != site.base:
-            return source[site]
-        value = source[site.base]
+    def _from(self, source: Run, selection: Selection, rows: Tensor | None = None) -> Tensor:
+        """What another run captured at the site, cut to the selection; for prompt i of this run that of `rows[i]`."""
+        site, dropped = Site.parse(self.site), self._dropped()
+        captured = site != site.base and site in source.captured and len(dropped) == site.n_chosen
+        value = source[site if captured else site.base]
+        value = value if rows is None else value[rows.to(value.device)]
+        if captured:
+            for axis in dropped:
+                value = value.unsqueeze(axis)
+            selection = [part for part in selection if part[0] not in dropped]
         for axis, index in selection:
             index = index.to(value.device)
             one_for_all = index.ndim == 1
-            value = value.index_select(axis, index) if one_for_all else value.gather(axis, _spread(index, axis, value))
-        for axis in reversed(self._dropped()):
+            spread = index if one_for_all else _spread(index, axis, value, self.site)
+            value = value.index_select(axis, index) if one_for_all else value.gather(axis, spread)
+        for axis in reversed(dropped):
             value = value.squeeze(axis)
         return value
 
@@ -160,8 +186,11 @@ class Replace(Edit):
 
     value: Tensor | None = None
 
-    def new_value(self, old: Tensor, selection: Selection) -> Tensor:
+    def operand(self, selection: Selection) -> Tensor:
         return _given(self)
+
+    def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
+        return old if operand is None else operand
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,19 +199,18 @@ class Add(Edit):
 
     value: Tensor | None = None
 
-    def new_value(self, old: Tensor, selection: Selection) -> Tensor:
-        value = _given(self).to(old.device, old.dtype)
-        try:
-            return old + value
-        except RuntimeError:
-            return value  # of a shape that does not fit: `_checked` says so
+    def operand(self, selection: Selection) -> Tensor:
+        return _given(self)
+
+    def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
+        return old if operand is None else old + operand
 
 
 @dataclass(frozen=True, eq=False)
 class Zero(Edit):
     """Put zeros there."""
 
-    def new_value(self, old: Tensor, selection: Selection) -> Tensor:
+    def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
         return torch.zeros_like(old)
 
 
@@ -192,9 +220,18 @@ class Mean(Edit):
 
     source: Run | None = None
 
-    def new_value(self, old: Tensor, selection: Selection) -> Tensor:
-        value = old if self.source is None else self._from(self.source, selection)
-        return value.mean(dim=0, keepdim=True)
+    def operand(self, selection: Selection) -> Tensor | None:
+        return None if self.source is None else self._from(self.source, selection).mean(dim=0, keepdim=True)
+
+    def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
+        return old.mean(dim=0, keepdim=True) if operand is None else operand
+
+    def apply_at(self, value: Tensor, position: int, length: int) -> Tensor:
+        at = self.positions
+        if self.source is None and isinstance(at, Tensor) and not bool((at == at[:1]).all()):
+            raise InputError("positions", at.tolist(), f"{self.site} is computed position by position, so this batch's "
+                             "mean there needs one position for all prompts", "Pass source=run.")  # fmt: skip
+        return super().apply_at(value, position, length)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,20 +241,23 @@ class Resample(Edit):
     source: Run | None = None
     rows: Tensor | None = None
 
-    def new_value(self, old: Tensor, selection: Selection) -> Tensor:
+    def operand(self, selection: Selection) -> Tensor:
         if self.source is None:
             raise InputError("source", None, "Resample needs a run that captured the site", "Pass source=run.")
-        value = self._from(self.source, selection)
-        return value if self.rows is None else value[self.rows.to(value.device)]
+        return self._from(self.source, selection, self.rows)
+
+    def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
+        return old if operand is None else operand
 
 
 @dataclass(frozen=True, eq=False)
 class Transform(Edit):
-    """Put `function(old)` there, for example the reconstruction by a dictionary."""
+    """Put `function(old)` there, for example the reconstruction by a dictionary.  At a state site it is called position
+    by position, with a position axis of length 1."""
 
     function: Callable[[Tensor], Tensor] | None = None
 
-    def new_value(self, old: Tensor, selection: Selection) -> Tensor:
+    def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
         if self.function is None:
             raise InputError("function", None, "Transform needs a function of the old value", "Pass function=...")
         return self.function(old)
@@ -237,17 +277,15 @@ def _indices(field: str, given: Any, length: int, site: Site | str) -> Tensor:
         index = torch.tensor([given] if isinstance(given, int) else list(given), dtype=torch.long)
     outside = index[(index < -length) | (index >= length)]
     if outside.numel():
-        raise InputError(
-            field,
-            int(outside[0]),
-            f"the window at {site} has {length} positions" if field == "positions" else f"{site} has {length} {field}",
-            f"Use {-length} to {length - 1}.",
-        )
+        index_of(field, Site.parse(site), int(outside[0]), length)
     return torch.where(index < 0, index + length, index)
 
 
-def _spread(index: Tensor, axis: int, value: Tensor) -> Tensor:
+def _spread(index: Tensor, axis: int, value: Tensor, site: Site | str) -> Tensor:
     """(batch, n) as an index for gather and scatter along `axis` of `value`."""
+    if len(index) != len(value):
+        raise InputError("positions", tuple(index.shape), f"the batch at {site} has {len(value)} prompts",
+                         "Give one row of positions a prompt.")  # fmt: skip
     shape = [1] * value.ndim
     shape[0], shape[axis] = index.shape
     return index.view(shape).expand(*(index.shape[1] if i == axis else n for i, n in enumerate(value.shape)))

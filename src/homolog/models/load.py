@@ -10,12 +10,14 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from homolog.errors import InputError
-from homolog.models.base import LanguageModel
+from homolog.models.base import LanguageModel, widened
+from homolog.models.gpt2 import GPT2
 from homolog.models.gpt_neox import GPTNeoX
+from homolog.models.llama import Llama
 from homolog.models.mamba import Mamba
 from homolog.zoo import catalog
 
-ADAPTERS: dict[str, type[LanguageModel]] = {"gpt_neox": GPTNeoX, "mamba": Mamba}
+ADAPTERS: dict[str, type[LanguageModel]] = {"gpt2": GPT2, "gpt_neox": GPTNeoX, "llama": Llama, "mamba": Mamba}
 
 
 def load(
@@ -29,7 +31,7 @@ def load(
 
     ref       "zoo:NAME" (or a bare zoo name), a local folder with config.json and safetensors, or a Hub id
     revision  branch, tag or commit of a Hub id
-    dtype     of the weights; a Mamba keeps its residual stream, A_log and scan in float32 whatever is asked
+    dtype     of the weights; a Mamba keeps its residual stream, A_log and scan in float32 or wider
     Errors: InputError for an unknown zoo name, a folder without config, an architecture without adapter, a Hub id that
     cannot be fetched, missing or non-finite weights.
     """
@@ -160,7 +162,7 @@ def _adapt(name: str, hf: Any, tokenizer: PreTrainedTokenizerBase | None, device
 def _keep_float32(model: LanguageModel) -> None:
     for name, parameter in model.hf.named_parameters():
         if name.endswith(("A_log", ".D")):
-            parameter.data = parameter.data.float()
+            parameter.data = widened(parameter.data)
 
 
 def _zoo() -> str:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from homolog.axes import Residual
-from homolog.models.base import NOTHING, LanguageModel, Taps, widened
+from homolog.models.base import NOTHING, LanguageModel, Taps, rms_norm, widened
 from homolog.models.scan import selective_scan
 
 RECURRENCE = ("A_bar", "B_bar", "write", "state")  # sites with a state of every channel at every position
@@ -48,26 +48,30 @@ class Mamba(LanguageModel):
     @property
     def conv_width(self) -> int:
         """Taps of the convolution: it reads the current position and this many less one before it."""
-        return int(self._blocks()[0].mixer.conv1d.weight.shape[-1])
+        return int(self.mixer(0).conv1d.weight.shape[-1])
 
     def _block(self, layer: int, h: Residual, context: None, taps: Taps) -> Residual:
         x, z = self.halves(layer, taps("mixer_in", layer, h))
         x, z = taps("conv_in", layer, x), taps("gate_in", layer, z)
         conv_out = taps("conv_out", layer, self._convolve(layer, x, taps))
-        u = taps("ssm_input", layer, self._blocks()[layer].mixer.act(conv_out))
+        u = taps("ssm_input", layer, self.mixer(layer).act(conv_out))
         dt, B, C = (taps(kind, layer, t) for kind, t in zip(("dt", "B", "C"), self.selection(layer, u), strict=True))
         y = taps("y", layer, self._scan(layer, u, dt, B, C, taps))
         return self.after_scan(layer, h, u, y, z, taps)
 
+    def mixer(self, layer: int) -> Any:
+        """The Hugging Face mixer of a block."""
+        return self._blocks()[layer].mixer
+
     def halves(self, layer: int, h: Tensor) -> tuple[Tensor, Tensor]:
         """conv_in and gate_in (..., d_inner) of a residual stream (..., d_model), position by position."""
         block = self._blocks()[layer]
-        normed = block.norm(h.to(block.norm.weight.dtype))
+        normed = rms_norm(block.norm, h.to(block.norm.weight.dtype))
         x, z = block.mixer.in_proj(normed).chunk(2, dim=-1)
         return x, z
 
     def _convolve(self, layer: int, x: Tensor, taps: Taps) -> Tensor:
-        conv = self._blocks()[layer].mixer.conv1d
+        conv = self.mixer(layer).conv1d
         if not taps.touches("conv_taps", layer):
             return causal_conv(x, conv.weight, conv.bias)
         width = conv.weight.shape[-1]
@@ -78,15 +82,20 @@ class Mamba(LanguageModel):
 
     def selection(self, layer: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """dt (..., d_inner), B and C (..., d_state) of the SSM input (..., d_inner), position by position."""
-        mixer = self._blocks()[layer].mixer
+        mixer = self.mixer(layer)
         sizes = [mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size]
         dt_low, B, C = mixer.x_proj(u).split(sizes, dim=-1)
         dt = F.softplus(widened(F.linear(dt_low, mixer.dt_proj.weight)) + widened(mixer.dt_proj.bias))
         return dt, widened(B), widened(C)
 
+    def output_matrix(self, layer: int, u: Tensor) -> Tensor:
+        """C (..., d_state) alone, of the SSM input."""
+        mixer = self.mixer(layer)
+        return widened(F.linear(u, mixer.x_proj.weight[-mixer.ssm_state_size :]))
+
     def A(self, layer: int) -> Tensor:
         """The continuous state matrix, diagonal and negative, (d_inner, d_state)."""
-        return -torch.exp(widened(self._blocks()[layer].mixer.A_log))
+        return -torch.exp(widened(self.mixer(layer).A_log))
 
     def after_scan(self, layer: int, h: Residual, u: Tensor, y: Tensor, z: Tensor, taps: Taps = NOTHING) -> Residual:
         """The residual stream after the block from that before it, position by position.
@@ -128,9 +137,7 @@ class Mamba(LanguageModel):
         write = taps("write", layer, B_bar * u.unsqueeze(-1))
         wanted = taps.read_positions("state", layer, length)
         early = [p for p in wanted if p < start]
-        first = selective_scan(
-            *(t[:, :start] for t in (u, dt)), A, B[:, :start], C[:, :start], return_states=early or False
-        )
+        first = selective_scan(u[:, :start], dt[:, :start], A, B[:, :start], C[:, :start], return_states=early or False)
         states = [] if first.states is None else list(first.states.unbind(1))
         state, ys = first.last_state, [first.y]
         for t in range(start, length):
@@ -143,8 +150,7 @@ class Mamba(LanguageModel):
         return torch.cat(ys, 1)
 
     def _final_norm(self, h: Residual) -> Residual:
-        norm = self.hf.backbone.norm_f
-        return norm(h)
+        return rms_norm(self.hf.backbone.norm_f, h)
 
 
 def discretise(u: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -93,6 +93,11 @@ class Site:
     head: int | None = None
     position: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.head is not None and "head" not in KINDS.get(self.kind, ("head",)):
+            raise InputError("site", str(self), f"{self.kind} has no heads; its axes are {', '.join(self.axes)}",
+                             f"Name {self.kind}.{self.layer}.")  # fmt: skip
+
     def __str__(self) -> str:
         name = self.kind if self.layer is None else f"{self.kind}.{self.layer}"
         name = name if self.head is None else f"{name}.{self.head}"
@@ -102,6 +107,11 @@ class Site:
     def base(self) -> Site:
         """The same place with all its heads and positions."""
         return replace(self, head=None, position=None)
+
+    @property
+    def n_chosen(self) -> int:
+        """How many axes the name chooses one of."""
+        return (self.head is not None) + (self.position is not None)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -119,13 +129,10 @@ class Site:
             layer, head, position = (
                 int(found[part]) if found[part] else None for part in ("layer", "head", "position")
             )
-            if head is None or "head" in KINDS[kind]:
-                return cls(kind, layer, head, position)
-            raise InputError("site", name, f"{kind} has no heads; its axes are {', '.join(KINDS[kind])}",
-                             f"Name {kind}.{layer}.")  # fmt: skip
-        near = difflib.get_close_matches(kind, KINDS, n=1)
-        rest = name[len(kind) :] or ("" if near and near[0] in WITHOUT_LAYER else ".LAYER")
-        hint = f"Did you mean {near[0] + rest!r}? " if near else ""
+            return cls(kind, layer, head, position)
+        near = _nearest(kind, list(KINDS))
+        rest = "" if near in WITHOUT_LAYER else name[len(kind) :] or ".LAYER"
+        hint = f"Did you mean {near + rest!r}? " if near and near + rest != name else ""
         raise InputError(
             "site",
             name,
@@ -137,12 +144,33 @@ class Site:
 def resolve(name: Site | str, available: Sequence[Site], model: str) -> Site:
     """The site of that name, if the model has it; else an InputError that names the nearest one it has."""
     site = Site.parse(name)
-    if site.base not in available:
-        near = difflib.get_close_matches(str(site.base), [str(s) for s in available], n=1)
-        raise InputError(
-            "site",
-            str(site),
-            f"{model} has no such site",
-            f"{f'The nearest is {near[0]!r}. ' if near else ''}model.sites() lists all.",
-        )
-    return site
+    if site.base in available:
+        return site
+    same = [s for s in available if s.kind == site.kind]
+    if same:
+        reason, nearest = f"its {site.kind} sites are {same[0]} to {same[-1]}", same[-1]
+    else:
+        kinds = list(dict.fromkeys(s.kind for s in available))
+        reason, near = f"its kinds are {', '.join(kinds)}", _nearest(site.kind, kinds)
+        nearest = next((s for s in reversed(available) if s.kind == near and (s.layer or 0) <= (site.layer or 0)), None)
+    hint = f"The nearest is {str(replace(nearest, position=site.position))!r}. " if nearest else ""
+    raise InputError("site", str(site), f"{model} has no such site: {reason}", f"{hint}model.sites() lists all.")
+
+
+def index_of(field: str, site: Site, index: int, length: int) -> int:
+    """`index` along an axis of that length, never negative; InputError when it lies outside.
+
+    field: what the user gave it as: "position" or "head" in the site's name, or "positions", "heads", "channels", ...
+    """
+    if -length <= index < length:
+        return index % length
+    plural = f"{field.removesuffix('s')}s"
+    where = f"the window at {site}" if plural == "positions" else str(site.base)
+    lowest = 0 if field == "head" else -length
+    raise InputError(field, index, f"{where} has {length} {plural}", f"Use {lowest} to {length - 1}.")
+
+
+def _nearest(kind: str, kinds: Sequence[str]) -> str | None:
+    """The kind that is written most alike, upper or lower case; None when none is."""
+    by_lower = {k.lower(): k for k in kinds}
+    return next((by_lower[k] for k in difflib.get_close_matches(kind.lower(), by_lower, n=1)), None)

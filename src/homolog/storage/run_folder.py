@@ -134,6 +134,10 @@ class RunFolder:
         """Table: one row a dictionary, with its quality."""
         return self.path / "saes.parquet"
 
+    def table(self, name: str) -> Path:
+        """Any table by its name: "effects" is effects.parquet."""
+        return self.path / f"{name}.parquet"
+
     @property
     def report_folder(self) -> Path:
         """The pages and charts."""

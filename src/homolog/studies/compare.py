@@ -22,6 +22,7 @@ from homolog.report import write_report
 from homolog.storage.atomic import atomic_path
 from homolog.storage.run_folder import RunFolder
 from homolog.studies import subject as work
+from homolog.studies.circuits import trace_models
 from homolog.studies.plan import CURRENT_TOKEN, Comparison, Plan, Subject, finished_report, make_plan
 from homolog.studies.recipe import Recipe
 
@@ -46,11 +47,14 @@ def run_comparison(recipe: Recipe, out: Path, progress: Progress) -> Path:
     try:
         text = text or _read_text(recipe, tokenizers[0], progress)
         _note_facts(run, recipe, plan, text)
-        progress.plan(_expected_seconds(plan))
+        progress.plan(_expected_seconds(plan, recipe.circuits is not None))
         for subject in plan.subjects:
             _work_on(run, recipe, subject, text, progress)
         if not run.is_done("tables"):
             _compare_all(run, recipe, plan, text, progress)
+        if recipe.circuits is not None:
+            where = (recipe.run.seed, recipe.pair.dtype, recipe.run.device)
+            trace_models(run, plan.subjects[:2], recipe.circuits, *where, progress)
         if not run.is_done("report"):
             with run.stage("report", [run.report_folder]), progress.stage("write the report"):
                 write_report(run.path)
@@ -180,7 +184,7 @@ def _warnings(saes: list[dict[str, Any]]) -> list[str]:
     return [f"{r['model']}, layer {r['layer']} ({r['label']}): {r['reason']}" for r in saes if not r["passed"]]
 
 
-def _expected_seconds(plan: Plan) -> dict[str, float]:
+def _expected_seconds(plan: Plan, with_circuits: bool) -> dict[str, float]:
     """Shares of the work, for the estimate of the time left; they only need to be in proportion."""
     expected: dict[str, float] = {}
     for s in plan.subjects:
@@ -188,4 +192,7 @@ def _expected_seconds(plan: Plan) -> dict[str, float]:
         steps = {"read {}": 6, "train dictionaries of {}": 25 * n, "judge dictionaries of {}": 4 * n,
                  "read {} for matching": 3, "encode {}": 3 * len(s.encoded_labels)}  # fmt: skip
         expected |= {step.format(s.name): float(seconds) for step, seconds in steps.items()}
+    if with_circuits:
+        steps = {"patch paths in {}": 6.0, "off by one in {}": 5.0, "discover edges of {}": 5.0}
+        expected |= {step.format(s.name): seconds for s in plan.subjects[:2] for step, seconds in steps.items()}
     return expected | {"write the report": 10.0}

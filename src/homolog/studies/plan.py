@@ -109,5 +109,6 @@ def finished_report(recipe: Recipe, out: Path) -> Path | None:
     except InputError:
         return None  # no run, or an unreadable one, which `RunFolder.open` rebuilds
     kept = [f"{kind} {subject.name}" for kind in ("dictionaries", "features") for subject in make_plan(recipe).subjects]
-    complete = run.recipe == recipe.values() and all(run.is_done(stage) for stage in (*kept, "tables", "report"))
+    kept += ["tables", "circuits", "report"] if recipe.circuits else ["tables", "report"]
+    complete = run.recipe == recipe.values() and all(run.is_done(stage) for stage in kept)
     return run.report_folder / "index.html" if complete else None

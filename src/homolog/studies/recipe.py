@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -178,6 +178,31 @@ class Matching(_Table):
     """Bootstrap resamples of documents behind every interval."""
 
 
+class Circuits(_Table):
+    """The induction circuits of both models, by path patching, and the Off-by-One test."""
+
+    task: Literal["induction"] = "induction"
+    """Random tokens whose end repeats earlier ones; the answer is what came after those."""
+
+    n_prompts: int = Field(default=256, ge=2)
+    """Prompts of every experiment."""
+
+    length: int = Field(default=64, ge=5)
+    """Tokens of a prompt."""
+
+    repeat: int = Field(default=1, ge=1)
+    """How many tokens at the end repeat earlier ones: 1 as in the paper; small models need more."""
+
+    batch: int = Field(default=64, ge=1)
+    """Prompts in memory at a time."""
+
+    discovery_prompts: int = Field(default=64, ge=2)
+    """Prompts for the attribution of all edges, which takes gradients."""
+
+    validated_edges: int = Field(default=20, ge=2)
+    """Edges that are patched for real, of the strongest and as many drawn at random."""
+
+
 class Run(_Table):
     """Where and from which seed."""
 
@@ -198,6 +223,7 @@ class Recipe(_Table):
     gates: Gates = Field(default_factory=Gates)
     controls: Controls = Field(default_factory=Controls)
     matching: Matching = Field(default_factory=Matching)
+    circuits: Circuits | None = None
     run: Run = Field(default_factory=Run)
 
     @model_validator(mode="after")
@@ -222,6 +248,21 @@ class Recipe(_Table):
         """This recipe with the seed or device of the command line, where given."""
         given = {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
         return parse_recipe(self.values() | {"run": self.run.model_dump() | given}, self.name)
+
+
+class CircuitRecipe(_Table):
+    """Circuits of some models, without dictionaries and matches."""
+
+    name: str
+    models: tuple[str, ...] = Field(min_length=1)
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    circuits: Circuits = Field(default_factory=Circuits)
+    run: Run = Field(default_factory=Run)
+
+    def values(self) -> dict[str, Any]:
+        """The recipe as JSON values: what run.json holds."""
+        return self.model_dump(mode="json")
 
 
 def built_in_recipes() -> list[str]:
@@ -260,6 +301,14 @@ def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
         raise _input_error(error, source) from error
 
 
+def parse_circuits(values: Mapping[str, Any]) -> CircuitRecipe:
+    """A recipe of circuits from values, as the command line gives them.  Raises `InputError`."""
+    try:
+        return CircuitRecipe.model_validate(values)
+    except ValidationError as error:
+        raise _input_error(error, "circuits") from error
+
+
 def _input_error(error: ValidationError, source: str) -> InputError:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
@@ -285,6 +334,6 @@ def _known_keys(path: list[str]) -> list[str]:
     table: type[BaseModel] = Recipe
     for key in path:
         annotation = table.model_fields[key].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        table = annotation
+        tables = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)]
+        table = tables[0]
     return list(table.model_fields)

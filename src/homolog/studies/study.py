@@ -49,6 +49,31 @@ class Study:
         """One row a dictionary, with its quality."""
         return self._table(self.folder.saes_table)
 
+    @cached_property
+    def circuits(self) -> pl.DataFrame:
+        """One row a model: how well it does the task, its key component, faithfulness, Off-by-One verdict."""
+        return self._table(self.folder.table("circuits"))
+
+    @cached_property
+    def effects(self) -> pl.DataFrame:
+        """One row a patched path and metric, with intervals over prompts."""
+        return self._table(self.folder.table("effects"))
+
+    @cached_property
+    def roles(self) -> pl.DataFrame:
+        """One row a component of a circuit."""
+        return self._table(self.folder.table("roles"))
+
+    @cached_property
+    def offsets(self) -> pl.DataFrame:
+        """One row a place and offset of the Off-by-One test."""
+        return self._table(self.folder.table("offsets"))
+
+    @cached_property
+    def edges(self) -> pl.DataFrame:
+        """One row an edge of discovery: its score and, where it was patched for real, its effect."""
+        return self._table(self.folder.table("edges"))
+
     def _table(self, path: Path) -> pl.DataFrame:
         if not path.is_file():
             raise InputError("run folder", str(self.folder.path), f"it has no {path.name} yet",

@@ -1,0 +1,169 @@
+"""Edges patched for real: the change of the metric when one edge carries its corrupt value, all else as it follows.
+
+    effect of u -> v at positions P  =  m(run in which v reads its input + (u_corrupt - u_clean) at P) - m(clean run)
+
+where the input that v reads is otherwise what the model computes, and everything after v is computed anew.  An edge
+into a receiver of block l changes nothing before that block, so that the pass starts there, from the clean residual
+stream.  A write is patched by what it changes in the scan's output y, which is linear in it.  With m = -KL for "kl", a
+negative effect always means that the edge helps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float
+from scipy.stats import rankdata
+from torch import Tensor
+
+from homolog.circuits.edges import LOGITS, Contrast, position_labels, senders
+from homolog.circuits.metrics import METRICS, interval, measure
+from homolog.corpus.tasks.nearest import check_choice
+from homolog.corpus.tasks.pairs import PromptPairs
+from homolog.models.base import LanguageModel, Taps
+from homolog.models.edits import Add, Edit
+from homolog.models.sites import Site
+
+SMOOTH_METRICS = tuple(name for name in METRICS if name != "rank")
+_DRAW = int.from_bytes(b"validated edges", "little")  # keeps this draw apart from others with the same seed
+
+
+class Validation(NamedTuple):
+    """Real effects of some edges beside their scores.
+
+    effects      the edges' columns with effect, effect_low, effect_high (mean over prompts, 95 % interval) and
+                 chosen_as ("top" or "random")
+    correlation  edges ("top", "random", "all"), n, pearson and spearman of score and effect; NaN where undefined
+    """
+
+    effects: pl.DataFrame
+    correlation: pl.DataFrame
+
+
+def validate(
+    model: LanguageModel,
+    pairs: PromptPairs,
+    edges: pl.DataFrame,
+    n_top: int = 20,
+    n_random: int = 20,
+    seed: int = 0,
+    *,
+    metric: str = "logit_difference",
+    batch: int = 16,
+) -> Validation:
+    """Patch the edges with the largest scores in size, and as many others drawn at random, for real.
+
+    edges   of `discovery.discover`; the random ones are drawn from those whose score is not 0 (where it is 0, the
+            prompts do not differ on the edge, or nothing leads from it to the logits)
+    metric  that of the scores
+    batch   prompts in one pass
+    """
+    ranked = edges.sort(pl.col("score").abs(), descending=True)
+    rest = ranked.slice(n_top).filter(pl.col("score") != 0)
+    drawn = np.random.default_rng([_DRAW, seed]).permutation(len(rest))[:n_random]
+    top, random = ranked.head(n_top), rest[np.sort(drawn).tolist()]
+    chosen = pl.concat([top, random])
+    found = interval(edge_effects(model, pairs, chosen, metric=metric, batch=batch), seed=seed)
+    effects = chosen.with_columns(
+        pl.Series("effect", found.mean.numpy()),
+        pl.Series("effect_low", found.low.numpy()),
+        pl.Series("effect_high", found.high.numpy()),
+        pl.Series("chosen_as", ["top"] * len(top) + ["random"] * len(random), dtype=pl.String),
+    )
+    return Validation(effects, _correlations(effects))
+
+
+def edge_effects(
+    model: LanguageModel,
+    pairs: PromptPairs,
+    edges: pl.DataFrame,
+    *,
+    metric: str = "logit_difference",
+    batch: int = 16,
+) -> Float[Tensor, "edge prompt"]:
+    """The effect of each row of `edges` (sender, receiver, tap, position) on each prompt, float64."""
+    rows = edges.to_dicts()
+    places = [_start(row) for row in rows]
+    needed = tuple(sorted({site for site in places if site is not None}, key=lambda site: site.layer or 0))
+    if not rows:
+        return torch.zeros(0, len(pairs), dtype=torch.float64)
+    final = Site("resid", model.n_layers - 1)
+    names, labels = position_labels(pairs)
+    chunks = []
+    with torch.no_grad():
+        for first in range(0, len(pairs), batch):
+            chunk = slice(first, first + batch)
+            contrast = Contrast.of(model, pairs[chunk], (*needed, final))
+            clean = metric_of(contrast.logits, pairs[chunk], contrast.logits, metric)
+            found = []
+            for row, place in zip(rows, places, strict=True):
+                mask = (labels[chunk] == names.index(row["position"])).to(contrast.logits.device)
+                logits = _patched(contrast, row, mask, contrast.clean[place or final], place)
+                found.append(metric_of(logits, pairs[chunk], contrast.logits, metric) - clean)
+            chunks.append(torch.stack(found).double().cpu())
+    return torch.cat(chunks, dim=1)
+
+
+def metric_of(logits: Tensor, pairs: PromptPairs, clean_logits: Tensor, metric: str) -> Float[Tensor, " prompt"]:
+    """The metric of the last position's logits (prompt, vocabulary), negative for "kl", so that more is better."""
+    check_choice("metric", metric, SMOOTH_METRICS)
+    measured = measure(logits, pairs, clean_logits)
+    check_choice(f"metric for {pairs.name}", metric, measured)
+    return -measured["kl"] if metric == "kl" else measured[metric]
+
+
+def _start(row: dict[str, Any]) -> Site | None:
+    """Where the pass starts: before the receiver's block; None for the logits."""
+    return None if row["receiver"] == LOGITS else Site("resid_pre", Site.parse(row["receiver"]).layer)
+
+
+def _patched(
+    contrast: Contrast, row: dict[str, Any], mask: Bool[Tensor, "prompt position"], h: Tensor, start: Site | None
+) -> Float[Tensor, "prompt vocabulary"]:
+    """Last logits with one edge patched where `mask` is; `h` is the clean residual stream where the pass starts."""
+    model = contrast.model
+    if start is None:
+        change = contrast.streams[:, -1:, _index(model, row["sender"])]
+        return model.logits((h[:, -1:] + change * mask[:, -1:, None]).to(h.dtype))[:, 0]
+    edit = _edit(contrast, row, mask)
+    taps = Taps({}, {Site.parse(edit.site).base: [edit]})
+    context = model._context(h)
+    for layer in range(start.layer or 0, model.n_layers):
+        h = model._block(layer, h, context, taps)
+    return model.logits(h[:, -1:])[:, 0]
+
+
+def _edit(contrast: Contrast, row: dict[str, Any], mask: Bool[Tensor, "prompt position"]) -> Edit:
+    """What patches the edge: its difference, where `mask` is, added to what the receiver reads."""
+    receiver = Site.parse(row["receiver"])
+    layer = receiver.layer or 0
+    if receiver.kind == "conv_taps":
+        change = contrast.taps(layer)[:, :, row["tap"], None]
+        return Add(receiver, change * mask[..., None, None], taps=(row["tap"],))
+    if receiver.kind == "state":
+        return Add(Site("y", layer), contrast.written(layer, mask))
+    return Add(receiver, contrast.streams[:, :, _index(contrast.model, row["sender"])] * mask[..., None])
+
+
+def _index(model: LanguageModel, sender: str) -> int:
+    return senders(model).index(Site.parse(sender))
+
+
+def _correlations(effects: pl.DataFrame) -> pl.DataFrame:
+    groups = {kind: effects.filter(pl.col("chosen_as") == kind) for kind in ("top", "random")} | {"all": effects}
+    rows = []
+    for kind, group in groups.items():
+        x, y = group["score"].to_numpy(), group["effect"].to_numpy()
+        spearman = _pearson(rankdata(x), rankdata(y)) if np.isfinite(x).all() and np.isfinite(y).all() else np.nan
+        rows.append({"edges": kind, "n": len(group), "pearson": _pearson(x, y), "spearman": spearman})
+    return pl.DataFrame(rows)
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """NaN for fewer than two values, or where all are equal."""
+    if len(x) < 2 or not np.ptp(x) > 0 or not np.ptp(y) > 0:
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])

@@ -1,0 +1,154 @@
+"""How well a model's last logits answer the prompts, before and after a patch.
+
+For logits x, answer a, distractor d, right and wrong choices R and W, and clean logits c, with p = softmax(x):
+
+    logit                   x_a
+    probability             p_a
+    logit_difference        x_a - x_d
+    kl                      sum_v softmax(c)_v (log softmax(c)_v - log p_v), in nats
+    rank                    number of tokens with x_v > x_a; 0 is the most likely
+    probability_difference  sum_{v in R} p_v - sum_{v in W} p_v      (tasks with several right answers [Hanna 2023])
+
+No one of them is enough: a patch may lower a logit by lowering all logits alike, which leaves the probability as it
+was [Wang 2025].  Means over prompts come with intervals from prompts resampled with replacement (percentile bootstrap,
+Efron 1979); the same resampled prompts serve all patches.
+
+[Wang 2025] "Towards Universality", arXiv 2410.06672.  [Hanna 2023] "How does GPT-2 compute greater-than?", 2305.00586.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from homolog.corpus.tasks.pairs import PromptPairs
+from homolog.errors import InputError
+
+METRICS = ("logit", "probability", "logit_difference", "kl", "rank", "probability_difference")
+_AT_ONCE = 2**24  # logits: a working copy of 64 MiB in float32
+
+
+def measure(
+    logits: Float[Tensor, "*patch prompt vocabulary"],
+    pairs: PromptPairs,
+    clean_logits: Float[Tensor, "_ _"] | None = None,
+) -> dict[str, Float[Tensor, "*patch prompt"]]:
+    """The metrics of the last position's logits, by name, in the logits' dtype; the module's text defines them.
+
+    pairs         the prompts, in the order of the logits; `pairs[a:b]` when the caller works on chunks
+    clean_logits  (prompt, vocabulary) of the unpatched run, for kl; without them there is none
+
+    logit_difference is left out when the prompts have no distractor, probability_difference when they have one answer.
+    A prompt whose answer's logit is NaN has rank NaN.  In float32, kl is good to some 1e-6, absolute and relative.
+    Gradients follow the caller's grad mode.  Memory: a few working copies of at most 2^24 logits (or one patch's),
+    beside what is given.  Raises `InputError`: another number of prompts, an answer outside the vocabulary.
+    """
+    *leading, n, vocabulary = logits.shape
+    if n != len(pairs) or (clean_logits is not None and clean_logits.shape != (n, vocabulary)):
+        clean = "" if clean_logits is None else f", clean logits {tuple(clean_logits.shape)}"
+        raise InputError(
+            "logits", tuple(logits.shape), f"they must be of {len(pairs)} prompts (patch, prompt, vocabulary){clean}",
+            "Pass the last position's logits and the prompts they are of.",
+        )  # fmt: skip
+    tokens = [t for t in (pairs.answer, pairs.distractor, pairs.choices) if t is not None]
+    if (top := max(int(t.max()) for t in tokens)) >= vocabulary:
+        raise InputError(
+            "answer",
+            top,
+            f"the model has logits of {vocabulary} tokens",
+            "Make the task with the model's own tokenizer.",
+        )
+    log_clean = None if clean_logits is None else clean_logits.log_softmax(-1)
+    flat = logits.reshape(-1, n, vocabulary)
+    step = max(1, _AT_ONCE // max(1, n * vocabulary))
+    parts = [_measure(chunk, pairs, log_clean) for chunk in flat.split(step)] if len(flat) else []
+    names = parts[0] if parts else _measure(logits.new_zeros(1, n, vocabulary), pairs, log_clean)
+    empty = logits.new_zeros(0, n)
+    return {name: torch.cat([empty, *(part[name] for part in parts)]).reshape(*leading, n) for name in names}
+
+
+def _measure(
+    x: Float[Tensor, "patch prompt vocabulary"],
+    pairs: PromptPairs,
+    log_clean: Float[Tensor, "prompt vocabulary"] | None,
+) -> dict[str, Float[Tensor, "patch prompt"]]:
+    log_p = x.log_softmax(-1)
+    logit = _of(x, pairs.answer)
+    values = {"logit": logit, "probability": _of(log_p, pairs.answer).exp()}
+    if pairs.distractor is not None:
+        values["logit_difference"] = logit - _of(x, pairs.distractor)
+    if log_clean is not None:
+        clean = log_clean.exp()
+        terms = (clean * (log_clean - log_p)).masked_fill(clean == 0, 0)  # 0 log 0 is 0, also where both are -inf
+        values["kl"] = terms.sum(-1).clamp(min=0)  # below 0 by rounding alone
+    rank = (x > logit.unsqueeze(-1)).sum(-1).to(x.dtype)
+    values["rank"] = rank.masked_fill(logit.isnan(), torch.nan)
+    if pairs.choices is not None and pairs.right is not None:
+        sign = pairs.right.to(x.device, x.dtype) * 2 - 1
+        values["probability_difference"] = (log_p[..., pairs.choices.to(x.device)].exp() * sign).sum(-1)
+    return values
+
+
+def _of(values: Float[Tensor, "patch prompt vocabulary"], token: Int64[Tensor, " prompt"]) -> Tensor:
+    """The value of each prompt's token."""
+    prompt = torch.arange(values.shape[1], device=values.device)
+    return values[:, prompt, token.to(values.device)]
+
+
+def accuracy(measured: dict[str, Tensor]) -> Tensor:
+    """Share of the prompts that are solved, from `measure`: (...,).
+
+    Solved: the answer is the most likely token; for tasks with several right answers, more of the probability lies on
+    right choices than on wrong ones.  NaN when a prompt's metric is NaN.
+    """
+    several = measured.get("probability_difference")
+    value = measured["rank"] if several is None else several
+    solved = (value == 0) if several is None else (value > 0)
+    return solved.double().masked_fill(value.isnan(), torch.nan).mean(-1)
+
+
+class Interval(NamedTuple):
+    """A mean over prompts and its interval, each float64 (...,)."""
+
+    mean: Tensor
+    low: Tensor
+    high: Tensor
+
+
+def interval(
+    values: Float[Tensor, "*patch prompt"], *, seed: int = 0, level: float = 0.95, resamples: int = 1000
+) -> Interval:
+    """Mean over prompts with the percentile bootstrap interval of that level; the same draws for all patches.
+
+    For a paired difference, give the differences: `interval(patched - clean)`.  The interval covers other prompts of
+    the same task and nothing else.  NaN where a prompt's value is NaN or infinite, or there are fewer than two prompts.
+    """
+    means = resampled_means(values, seed=seed, resamples=resamples)
+    return percentiles(values.detach().double().mean(-1), means, level)
+
+
+def resampled_means(
+    values: Float[Tensor, "*patch prompt"], *, seed: int = 0, resamples: int = 1000
+) -> Float[Tensor, "*patch resample"]:
+    """Means over prompts drawn with replacement, float64; the draws depend on seed and number of prompts alone."""
+    n = values.shape[-1]
+    if resamples < 1:
+        raise InputError("resamples", resamples, "at least one is needed", "Give 1000.")
+    if n < 2:
+        return torch.full((*values.shape[:-1], resamples), torch.nan, dtype=torch.float64)
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).T / n
+    return values.detach().double().cpu() @ torch.from_numpy(counts)
+
+
+def percentiles(
+    value: Float[Tensor, "*patch"], resampled: Float[Tensor, "*patch resample"], level: float = 0.95
+) -> Interval:
+    """The interval of any statistic from its values on resampled prompts; NaN where one of them is NaN."""
+    if not 0 < level < 1:
+        raise InputError("level", level, "it lies between 0 and 1", "Give 0.95.")
+    low, high = np.quantile(resampled.numpy(), [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    return Interval(value.cpu(), torch.as_tensor(low), torch.as_tensor(high))

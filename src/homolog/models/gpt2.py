@@ -1,0 +1,80 @@
+"""GPT-2: learned positions, added where tokens are embedded; attention first, then the MLP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from homolog.axes import Residual, Tokens
+from homolog.errors import InputError
+from homolog.models.transformer import READS, Read, Transformer, split_heads
+
+
+class GPT2(Transformer):
+    """Adapter over `transformers.GPT2LMHeadModel`, whose matrices are stored (input, output).
+
+    `embed` is the token embedding plus that of the position.
+    """
+
+    architecture = "gpt2"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.n_heads = self.n_kv_heads = self.hf.config.n_head
+        self.d_head = self.d_model // self.n_heads
+
+    def _blocks(self) -> Any:
+        return self.hf.transformer.h
+
+    def _embedding(self) -> torch.nn.Embedding:
+        return self.hf.transformer.wte
+
+    def _embed(self, tokens: Tokens) -> Residual:
+        positions: torch.nn.Embedding = self.hf.transformer.wpe
+        length = tokens.shape[1]
+        if length > positions.num_embeddings:
+            raise InputError(
+                "tokens",
+                tuple(tokens.shape),
+                f"{self.name} has embeddings for {positions.num_embeddings} positions",
+                "Use shorter windows.",
+            )
+        return super()._embed(tokens) + positions.weight[:length]
+
+    def scale(self, layer: int) -> float:
+        """The factor of the attention scores; some checkpoints divide it by the layer, counted from 1."""
+        return self._blocks()[layer].attn.scaling
+
+    def attn_norm(self, layer: int, h: Tensor) -> Tensor:
+        return self._blocks()[layer].ln_1(h)
+
+    def mlp_norm(self, layer: int, h: Tensor) -> Tensor:
+        return self._blocks()[layer].ln_2(h)
+
+    def _fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self._blocks()[layer].attn.c_attn(normed).chunk(3, dim=-1)
+        return split_heads(q, self.n_heads), split_heads(k, self.n_heads), split_heads(v, self.n_heads)
+
+    def read_matrix(self, layer: int, read: Read) -> tuple[Tensor, Tensor | None]:
+        fused, place = self._blocks()[layer].attn.c_attn, READS.index(read)
+        weight = fused.weight.t().unflatten(0, (3, self.n_heads, self.d_head))[place]
+        return weight, fused.bias.view(3, self.n_heads, self.d_head)[place]
+
+    def head_matrix(self, layer: int) -> tuple[Tensor, Tensor | None]:
+        out = self._blocks()[layer].attn.c_proj
+        return out.weight.unflatten(0, (self.n_heads, self.d_head)), out.bias
+
+    def _project_heads(self, layer: int, z: Tensor) -> Tensor:
+        return self._blocks()[layer].attn.c_proj(z)
+
+    def _mlp_hidden(self, layer: int, normed: Tensor) -> Tensor:
+        mlp = self._blocks()[layer].mlp
+        return mlp.act(mlp.c_fc(normed))
+
+    def _mlp_out(self, layer: int, hidden: Tensor) -> Tensor:
+        return self._blocks()[layer].mlp.c_proj(hidden)
+
+    def _final_norm(self, h: Residual) -> Residual:
+        return self.hf.transformer.ln_f(h)

@@ -1,0 +1,178 @@
+"""Selective scan: the recurrence of Mamba-1, forward and backward, with every state readable.
+
+For each batch row, channel d and state dimension n, with h[-1] the initial state (zero unless given):
+
+    h[t, d, n] = exp(dt[t, d] * A[d, n]) * h[t-1, d, n] + dt[t, d] * B[t, n] * u[t, d]
+    y[t, d]    = sum over n of C[t, n] * h[t, d, n]
+
+With g[t] the gradient that reaches h[t], from y[t], from a state that was read, and from g[t+1] through the decay:
+
+    g[t] = C[t] dy[t] + dstates[t] + exp(dt[t+1] A) g[t+1]
+
+and every gradient is a sum of products of g with what stands beside it above; the initial state's is exp(dt[0] A) g[0].
+
+Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023, algorithm 2, with the
+simplified discretisation of B that all released Mamba models use.
+
+Backends
+    numba   CPU: `cpu.py`
+    triton  CUDA devices: `gpu.py`
+    torch   any device: one tensor operation per position, differentiable by autograd.  Slow; the reference.
+The backend follows the device unless it is named.  The first two keep the state at the start of every chunk of
+positions and recompute the states inside a chunk in the backward pass.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from homolog.errors import InputError
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """y: (batch, position, d_inner); last_state: (batch, d_inner, d_state).
+
+    states: (batch, position, d_inner, d_state), the positions being those asked for, in the order asked for; None
+    where none were.
+    """
+
+    y: Tensor
+    last_state: Tensor
+    states: Tensor | None
+
+
+def selective_scan(
+    u: Float[Tensor, "batch position d_inner"],
+    dt: Float[Tensor, "batch position d_inner"],
+    A: Float[Tensor, "d_inner d_state"],
+    B: Float[Tensor, "batch position d_state"],
+    C: Float[Tensor, "batch position d_state"],
+    initial_state: Float[Tensor, "_ _ _"] | None = None,
+    return_states: bool | Sequence[int] = False,
+    backend: Literal["numba", "triton", "torch"] | None = None,
+) -> ScanResult:
+    """Run the recurrence of the module docstring.
+
+    u is the SSM input (after convolution and SiLU), dt the step after softplus, A negative; all float32 or float64.
+    `return_states` is True for all positions or the positions to read (negative ones count from the end); memory is
+    used for those alone.  Gradients flow from y, last_state and states to u, dt, A, B, C and initial_state.
+    Errors: InputError when an initial state has a wrong shape, dtypes differ or a position lies outside.
+    """
+    length, d_inner = u.shape[1:]
+    expected = (u.shape[0], d_inner, A.shape[1])
+    tensors = [u, dt, A, B, C]
+    if initial_state is not None:
+        tensors.append(initial_state)
+        if tuple(initial_state.shape) != expected:
+            raise InputError(
+                "initial_state",
+                tuple(initial_state.shape),
+                f"the scan needs the shape {expected}",
+                "Pass (batch, d_inner, d_state), or None for zeros.",
+            )
+    dtypes = {t.dtype for t in tensors}
+    if len(dtypes) != 1:
+        raise InputError(
+            "dtype", sorted(map(str, dtypes)), "u, dt, A, B, C and the state must share one", "Convert them first."
+        )
+    asked = _positions(return_states, length)
+    read = sorted(set(asked))
+    chosen = backend or _backend_of(u.device)
+    if chosen == "torch" or length == 0:
+        y, last, states = _loop(u, dt, A, B, C, initial_state, read)
+    elif torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        y, last, states = _Scan.apply(chosen, read, u, dt, A, B, C, initial_state)  # type: ignore[misc]
+    else:
+        y, last, states, _ = _kernels(chosen).forward(u, dt, A, B, C, initial_state, read, keep_chunks=False)
+    if asked != read:
+        states = states[:, [read.index(position) for position in asked]]
+    return ScanResult(y, last, None if return_states is False else states)
+
+
+def _positions(asked: bool | Sequence[int], length: int) -> list[int]:
+    if isinstance(asked, bool):
+        return list(range(length)) if asked else []
+    for position in asked:
+        if not -length <= position < length:
+            raise InputError(
+                "return_states",
+                position,
+                f"the scan has {length} positions",
+                f"Pass positions from {-length} to {length - 1}.",
+            )
+    return [position % length for position in asked]
+
+
+def _backend_of(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "numba"
+    return "triton" if device.type == "cuda" and importlib.util.find_spec("triton") is not None else "torch"
+
+
+def _kernels(backend: str) -> Any:
+    """The module with `forward` and `backward` of a backend; imported when used, since a CPU has no need of Triton."""
+    if backend == "numba":
+        from homolog.models.scan import cpu
+
+        return cpu
+    if importlib.util.find_spec("triton") is None:
+        raise InputError("backend", backend, "Triton is not installed", "Use numba, or torch for another device.")
+    from homolog.models.scan import gpu
+
+    return gpu
+
+
+def _loop(
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor | None, read: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, length, d_inner = u.shape
+    h = u.new_zeros(batch, d_inner, A.shape[1]) if initial_state is None else initial_state
+    wanted, ys, states = set(read), [], {}
+    for t in range(length):
+        decay = torch.exp(dt[:, t, :, None] * A)
+        h = decay * h + (dt[:, t] * u[:, t])[..., None] * B[:, t, None, :]
+        ys.append((h * C[:, t, None, :]).sum(-1))
+        if t in wanted:
+            states[t] = h
+    y = torch.stack(ys, 1) if ys else torch.zeros_like(u)
+    return y, h, torch.stack([states[t] for t in read], 1) if read else h.new_empty(batch, 0, *h.shape[1:])
+
+
+class _Scan(torch.autograd.Function):
+    """The kernels of a backend as one differentiable operation."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        backend: str,
+        read: list[int],
+        u: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        initial_state: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y, last, states, chunks = _kernels(backend).forward(u, dt, A, B, C, initial_state, read, keep_chunks=True)
+        ctx.save_for_backward(u, dt, A, B, C, chunks)
+        ctx.backend, ctx.read = backend, read
+        ctx.set_materialize_grads(False)  # zeros for states that nobody differentiates would be large
+        return y, last, states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor | None, dlast: Tensor | None, dstates: Tensor | None) -> tuple[Any, ...]:
+        u, dt, A, B, C, chunks = ctx.saved_tensors
+        if dy is None:
+            dy = torch.zeros_like(u)
+        grads = _kernels(ctx.backend).backward(u, dt, A, B, C, chunks, ctx.read, dy, dlast, dstates)
+        return (None, None, *(g if needed else None for g, needed in zip(grads, ctx.needs_input_grad[2:], strict=True)))

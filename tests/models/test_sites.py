@@ -1,0 +1,125 @@
+"""Reading: every site of every architecture against hooks on the unmodified Hugging Face modules."""
+
+import pytest
+import torch
+from tests.models.helpers import HF, MAMBAS, TOKENS, TRANSFORMERS, relative, tiny
+from tests.reference.hooked_sites import site_values
+
+from homolog.models import Site
+from homolog.models.sites import KINDS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(params=list(HF))
+def model(request):
+    return tiny(request.param)
+
+
+def test_every_site_equals_what_hooks_on_the_module_see(model):
+    expected, logits = site_values(model.hf, TOKENS)
+    run = model.run(TOKENS, capture=model.sites())
+    assert set(expected) == set(map(str, model.sites()))
+    off = {name: relative(run[name], value) for name, value in expected.items()}
+    assert max(off.values()) < 1e-5, max(off, key=lambda name: off[name])
+    assert relative(run.logits, logits) < 1e-5
+
+
+def test_one_site_at_a_time_reads_the_same_and_changes_nothing(model):
+    together, plain = model.run(TOKENS, capture=model.sites()), model.run(TOKENS)
+    for site in (s for s in model.sites() if s.layer == 1):
+        alone = model.run(TOKENS, capture=[site])
+        assert relative(alone[site], together[site]) < 1e-5, site
+        assert relative(alone.logits, plain.logits) < 1e-5, site
+
+
+def test_axes_are_those_of_the_legend(model):
+    run = model.run(TOKENS, capture=model.sites())
+    config = model.hf.config
+    sizes = {"batch": 3, "position": 11, "key_position": 11, "d_model": config.hidden_size}
+    if hasattr(model, "n_heads"):
+        sizes |= {"head": config.num_attention_heads, "d_head": model.d_head}
+        sizes["d_mlp"] = getattr(config, "intermediate_size", None) or config.n_inner or 4 * config.hidden_size
+    else:
+        sizes |= {
+            "d_inner": config.expand * config.hidden_size,
+            "d_state": config.state_size,
+            "tap": config.conv_kernel,
+        }
+    for site, value in run.captured.items():
+        expected = [sizes[axis] for axis in site.axes]
+        if site.kind in ("key", "value", "key_in", "value_in"):
+            expected[2] = model.n_kv_heads
+        assert value.shape == torch.Size(expected), site
+
+
+def test_a_head_or_a_position_in_the_name_indexes_the_whole(model):
+    whole, asked = model.run(TOKENS, capture=model.sites()), {}
+    for site in model.sites():
+        value = whole[site].movedim(site.axes.index("position"), 1)
+        asked |= {f"{site}@{p}": value[:, p] for p in (0, 4, -1)}
+        if "head" in site.axes:
+            asked |= {f"{site}.1": whole[site].select(site.axes.index("head"), 1), f"{site}.1@-3": value[:, -3, 1]}
+    some = model.run(TOKENS, capture=list(asked))
+    for name, value in asked.items():
+        assert relative(some[name], value) < 1e-5, name
+
+
+@pytest.mark.parametrize("case", TRANSFORMERS)
+def test_the_pattern_sums_to_one_and_sees_no_future(case):
+    model = tiny(case)
+    pattern = model.run(TOKENS, capture=["pattern.1", "z.1", "value.1"])["pattern.1"]
+    torch.testing.assert_close(pattern.sum(-1), torch.ones(pattern.shape[:-1]))
+    assert pattern.triu(1).abs().max() == 0
+
+
+@pytest.mark.parametrize("case", MAMBAS)
+def test_the_state_at_a_position_is_the_last_one_of_a_run_on_the_prefix(case):
+    model = tiny(case)
+    read = model.run(TOKENS, capture=["state.1@3", "state.2", "state.1@0", "state.1@-1"])
+    for layer, t, value in ((1, 3, read["state.1@3"]), (1, 10, read["state.1@-1"]), (2, 6, read["state.2"][:, 6])):
+        cache = model.hf(TOKENS[:, : t + 1], use_cache=True).cache_params
+        assert relative(value, cache.get_recurrent_state(layer, state_idx=0)) < 1e-5
+    first = model.run(TOKENS, capture=["write.1@0"])["write.1@0"]
+    assert relative(read["state.1@0"], first) < 1e-6
+
+
+def test_bfloat16_reads_every_site(model):
+    exact, _ = site_values(model.hf, TOKENS)
+    model.hf.to(torch.bfloat16)
+    run = model.run(TOKENS, capture=model.sites())
+    assert run.logits.dtype == torch.float32
+    for name, value in exact.items():
+        assert run[name].isfinite().all()
+        assert (run[name].float() - value).norm() / value.norm() < 0.1, name
+
+
+@pytest.mark.parametrize("case", ["neox-sequential", "gpt2-scaled", "llama-bias", "mamba-bias"])
+def test_float64_runs_in_float64(case):
+    """States, norms and softmax keep the precision: the same run in float32 differs by float32's rounding alone."""
+    wide, narrow = tiny(case, torch.float64), tiny(case)
+    read, rough = wide.run(TOKENS, capture=wide.sites()), narrow.run(TOKENS, capture=narrow.sites())
+    for site, value in read.captured.items():
+        assert value.dtype == torch.float64
+        assert relative(rough[site].double(), value) < 1e-5, site
+    resid = read["resid.1"].clone()
+    resid[0, -1, 0] += 1e-11
+    moved = wide.continue_from(1, resid) - wide.continue_from(1, read["resid.1"])
+    assert 0 < moved.abs().max() < 1e-8  # float32 anywhere in between would make it 0, or 1e-7
+
+
+def test_logits_of_the_last_position_alone(model):
+    assert relative(model.run(TOKENS, last_only=True).logits, model.run(TOKENS).logits[:, -1:]) < 1e-5
+
+
+def test_later_blocks_continue_from_a_residual_stream(model):
+    run = model.run(TOKENS, capture=["resid.0"])
+    assert relative(model.continue_from(0, run["resid.0"]), run.logits) < 1e-6
+
+
+def test_names_are_read_and_written_alike():
+    for name in ("embed", "embed@3", "z.5", "z.5.0", "state.17@12", "key.5.0@-1", "pattern.0.11"):
+        assert str(Site.parse(name)) == name
+    assert Site.parse("key.5.0@-1") == Site("key", 5, 0, -1)
+    assert Site.parse("key.5.0@-1").base == Site("key", 5)
+    assert set(KINDS["pattern"]) == {"batch", "head", "position", "key_position"}

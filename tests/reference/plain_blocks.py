@@ -1,0 +1,119 @@
+"""One block of each architecture, written out head by head and position by position, with a change at any site.
+
+The Hugging Face module lends its weights, norms and rotary tables; `logits_with` puts the plain block into its forward
+pass in place of the module's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tests.reference.hooked_sites import MODULES
+from torch import Tensor
+from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
+
+Change = Callable[[Tensor], Tensor]
+
+
+def logits_with(hf: Any, tokens: Tensor, layer: int, kind: str, change: Change) -> Tensor:
+    """Logits of the module with `change` applied to the whole value of a site of that layer.
+
+    For `state`, the change gets (batch, position, d_inner, d_state) of which only the current position counts.
+    """
+    names = MODULES[hf.config.model_type]
+    block = hf.get_submodule(names["blocks"])[layer]
+    plain = mamba_block if hf.config.model_type == "mamba" else attention_block
+    handle = block.register_forward_hook(lambda _m, args, _out: plain(hf, block, args[0], kind, change))
+    logits = hf(tokens).logits
+    handle.remove()
+    return logits
+
+
+def attention_block(hf: Any, block: Any, h: Tensor, kind: str, change: Change) -> Tensor:
+    """The residual stream after a Transformer block, (batch, position, d_model)."""
+    config, parts = hf.config, MODULES[hf.config.model_type]
+
+    def site(name: str, value: Tensor) -> Tensor:
+        return change(value) if name == kind else value
+
+    h = site("resid_pre", h)
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", heads)
+    norm = block.ln_1 if config.model_type == "gpt2" else block.input_layernorm
+    found: dict[str, list[Tensor]] = {"query": [], "key": [], "value": []}
+    for name, count in (("query", heads), ("key", kv_heads), ("value", kv_heads)):
+        stream = site(f"{name}_in", torch.stack([h] * count, 2))
+        for i in range(count):
+            found[name].append(projected(config, block, norm(stream[:, :, i]), name)[:, :, i])
+    q, k, v = (site(name, torch.stack(rows, 2)) for name, rows in found.items())
+    scale = block.attn.scaling if config.model_type == "gpt2" else q.shape[-1] ** -0.5
+    if config.model_type != "gpt2":
+        rotary = hf.get_submodule({"llama": "model", "gpt_neox": "gpt_neox"}[config.model_type]).rotary_emb
+        q, k = apply_rotary_pos_emb(q, k, *rotary(h, torch.arange(h.shape[1])[None]), unsqueeze_dim=2)
+    pattern = torch.zeros(h.shape[0], heads, h.shape[1], h.shape[1], dtype=h.dtype)
+    for i in range(heads):
+        for t in range(h.shape[1]):
+            scores = (q[:, t, None, i] * k[:, : t + 1, i * kv_heads // heads]).sum(-1) * scale
+            pattern[:, i, t, : t + 1] = scores.softmax(-1)
+    pattern = site("pattern", pattern)
+    z = site("z", torch.stack([pattern[:, i] @ v[:, :, i * kv_heads // heads] for i in range(heads)], 2))
+    out = block.get_submodule(parts["out"])
+    matrix, width = out.weight if config.model_type == "gpt2" else out.weight.T, z.shape[-1]
+    rows = site("head_out", torch.stack([z[:, :, i] @ matrix[i * width : (i + 1) * width] for i in range(heads)], 2))
+    attn_out = site("attn_out", rows.sum(2) if out.bias is None else rows.sum(2) + out.bias)
+    parallel = getattr(config, "use_parallel_residual", False)
+    middle = h if parallel else site("resid_mid", h + attn_out)
+    normed = block.get_submodule(parts["mlp_norm"])(site("mlp_in", middle))
+    mlp, down = block.get_submodule(parts["mlp"]), block.get_submodule(parts["down"])
+    if config.model_type == "llama":
+        hidden = mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed)
+    else:
+        hidden = mlp.act((mlp.c_fc if config.model_type == "gpt2" else mlp.dense_h_to_4h)(normed))
+    mlp_out = site("mlp_out", down(site("mlp_hidden", hidden)))
+    return site("resid", (h + attn_out if parallel else middle) + mlp_out)
+
+
+def projected(config: Any, block: Any, normed: Tensor, name: str) -> Tensor:
+    """Queries, keys or values of all heads, (batch, position, head, d_head)."""
+    place, heads = ("query", "key", "value").index(name), config.num_attention_heads
+    if config.model_type == "llama":
+        attn = block.self_attn
+        return (attn.q_proj, attn.k_proj, attn.v_proj)[place](normed).unflatten(-1, (-1, config.head_dim))
+    if config.model_type == "gpt2":
+        return block.attn.c_attn(normed).unflatten(-1, (3, heads, -1))[..., place, :, :]
+    return block.attention.query_key_value(normed).unflatten(-1, (heads, 3, -1))[..., place, :]
+
+
+def mamba_block(hf: Any, block: Any, h: Tensor, kind: str, change: Change) -> Tensor:
+    """The residual stream after a Mamba block, (batch, position, d_model)."""
+
+    def site(name: str, value: Tensor) -> Tensor:
+        return change(value) if name == kind else value
+
+    mixer, h = block.mixer, site("resid_pre", h)
+    x, gate_in = mixer.in_proj(block.norm(site("mixer_in", h))).chunk(2, dim=-1)
+    x, gate_in = site("conv_in", x), site("gate_in", gate_in)
+    weight, (batch, length, d_inner) = mixer.conv1d.weight[:, 0], x.shape
+    kernel, d_state = weight.shape[1], mixer.A_log.shape[1]
+    taps = torch.zeros(batch, length, kernel, d_inner, dtype=x.dtype)
+    for t in range(length):
+        for j in range(kernel):
+            if t - (kernel - 1) + j >= 0:
+                taps[:, t, j] = weight[:, j] * x[:, t - (kernel - 1) + j]
+    conv_out = site("conv_taps", taps).sum(2)
+    conv_out = site("conv_out", conv_out if mixer.conv1d.bias is None else conv_out + mixer.conv1d.bias)
+    u = site("ssm_input", F.silu(conv_out))
+    dt_low, B, C = mixer.x_proj(u).split([mixer.time_step_rank, d_state, d_state], dim=-1)
+    dt, B, C = site("dt", F.softplus(mixer.dt_proj(dt_low))), site("B", B), site("C", C)
+    A_bar = site("A_bar", torch.exp(dt.unsqueeze(-1) * -torch.exp(mixer.A_log)))
+    write = site("write", site("B_bar", dt.unsqueeze(-1) * B.unsqueeze(2)) * u.unsqueeze(-1))
+    states = [torch.zeros_like(write[:, 0])]
+    for t in range(length):
+        state = A_bar[:, t] * states[-1] + write[:, t]
+        states.append(site("state", torch.stack([state] * length, 1))[:, t])
+    y = site("y", torch.stack([(states[t + 1] * C[:, t, None]).sum(-1) for t in range(length)], 1))
+    inner = (y + site("skip", mixer.D * u)) * site("gate", F.silu(gate_in))
+    return site("resid", h + site("mixer_out", mixer.out_proj(inner)))
