@@ -6,9 +6,10 @@
 pythia-160m: z of each of the 144 heads at the last position.  mamba-130m: y (without the D-skip) of each of the 24
 layers at the last position.  The sender's value comes from the run on corrupt prompts, that of every other head (layer)
 is held clean, the rest is recomputed.  Configurations of EleutherAI/pythia-160m and state-spaces/mamba-130m, random
-weights, prompts of 64 random tokens.  Both sides return logits at the last position and start from tokens: the clean
-and the corrupt run are in the time.  A round is ours, theirs, ours; the ratio is the median over
-rounds of theirs / the mean of ours.
+weights, prompts of 64 random tokens.  Corrupt prompts as in the experiments of [Wang 2025] with these senders: for
+Pythia another random prompt, for Mamba the same prompt with another last token; for Mamba another random prompt too.
+Both sides return logits at the last position and start from tokens: the clean and the corrupt run are in the time.  A
+round is ours, theirs, ours; the ratio is the median over rounds of theirs / the mean of ours.
 
 Their side is what a TransformerLens user writes: `run_with_cache` on both prompts, then `run_with_hooks` per sender,
 one full forward each, all prompts in one batch, in inference mode, with the LM head on the last position only (the
@@ -35,6 +36,11 @@ from torch import Tensor
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
 
 LENGTH = 64
+CASES = (
+    ("pythia-160m", "other tokens"),
+    ("mamba-130m", "another last token"),
+    ("mamba-130m", "other tokens"),
+)  # model, and in what the corrupt prompts differ
 
 
 def pythia_160m() -> GPTNeoXForCausalLM:
@@ -153,7 +159,7 @@ def adapter_of(name: str, hf: Any) -> Any:
     return {"pythia-160m": GPTNeoX, "mamba-130m": Mamba}[name](f"{name}, random weights", hf)
 
 
-def measure(name: str, prompts: int, repeats: int, side: str) -> None:
+def measure(name: str, corruption: str, prompts: int, repeats: int, side: str) -> None:
     """Run both sides `repeats` times, alternating, and print their seconds, the ratio and the largest differences."""
     torch.manual_seed(0)
     if name == "pythia-160m":
@@ -161,13 +167,15 @@ def measure(name: str, prompts: int, repeats: int, side: str) -> None:
     else:
         hf, theirs = mamba_130m(), theirs_y_to_logits
     clean, corrupt = torch.randint(1, 50000, (2, prompts, LENGTH))
+    if corruption == "another last token":
+        corrupt = torch.cat([clean[:, :-1], corrupt[:, -1:]], dim=1)
     bridge = bridge_of(hf)
     model = adapter_of(name, hf) if side == "both" else None
     with torch.inference_mode():
         unpatched = hf(clean, logits_to_keep=1).logits[:, -1]
         bridge(clean, logits_to_keep=1)  # warm-up
         if model is not None:
-            ours(model, clean[:1], corrupt[:1])  # warm-up, and what is compiled at the first call
+            ours(model, clean, corrupt)  # warm-up, and what is compiled at the first call
         seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
         stages: dict[str, float] = {}
         for _ in range(repeats):
@@ -184,8 +192,8 @@ def measure(name: str, prompts: int, repeats: int, side: str) -> None:
                 seconds["ours"].append(statistics.mean(around))
     effect = float((expected - unpatched).abs().max())
     print(
-        f"path patching, {name}, {len(expected)} senders, {prompts} prompts of {LENGTH} tokens, "
-        f"{torch.get_num_threads()} threads\n"
+        f"path patching, {name}, {len(expected)} senders, {prompts} prompts of {LENGTH} tokens, corrupt ones with "
+        f"{corruption}, {torch.get_num_threads()} threads\n"
         f"  TransformerLens {statistics.median(seconds['theirs']):.1f} s "
         f"(cache {stages['cache'] / repeats:.1f} s, senders {stages['senders'] / repeats:.1f} s), "
         f"largest effect on a logit {effect:.1e}",
@@ -208,8 +216,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--side", choices=["theirs", "both"], default="both")
     options = parser.parse_args()
-    for name in ("pythia-160m", "mamba-130m") if options.model == "both" else (options.model,):
-        measure(name, options.prompts, options.repeats, options.side)
+    for name, corruption in CASES:
+        if options.model in (name, "both"):
+            measure(name, corruption, options.prompts, options.repeats, options.side)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ of every other head.  Recomputed: MLPs.  Source: [Wang 2025]; Wang et al., "Inte
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class AttentionPaths(Replay):
 
     model: Transformer
 
-    def __init__(self, model: Transformer, clean: Tokens, corrupt: Tokens) -> None:
+    def __init__(self, model: Transformer, clean: Tokens, corrupt: Tensor) -> None:
         super().__init__(model, clean, corrupt)
         n = model.n_layers
         kept = [site for kind in ("resid_pre", "attn_out", "z", "resid") for site in last(kind, n)]

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from homolog.axes import Tokens
 from homolog.circuits.replay import Advance, Patched, Replay, Start, last
+from homolog.errors import InputError
 from homolog.models.base import widened
 from homolog.models.mamba import Mamba, causal_conv, discretise
 from homolog.models.runs import Run
@@ -44,9 +45,12 @@ class StatePaths(Replay):
 
     model: Mamba
 
-    def __init__(self, model: Mamba, clean: Tokens, corrupt: Tokens) -> None:
+    def __init__(self, model: Mamba, clean: Tokens, corrupt: Tensor) -> None:
         super().__init__(model, clean, corrupt)
         self._length = clean.shape[1]
+        if self._length < 2:
+            raise InputError("clean", tuple(clean.shape), "a state must be carried into the last position",
+                             "Give prompts of two tokens or more.")  # fmt: skip
         window = range(max(0, self._length - model.conv_width), self._length - 1)
         self._sites = [Site("conv_in", layer, position=p) for layer in range(model.n_layers) for p in window]
         for kind in ("resid_pre", "y", "gate_in", "ssm_input", "dt", "B", "C"):
@@ -81,7 +85,7 @@ class StatePaths(Replay):
     def y_to_logits(self) -> Iterator[Patched]:
         """Each layer's y at the last position from the corrupt run, every other layer's held."""
         corrupt = self._corrupt_y()
-        starts = [Start(layer, (f"y.{layer}",), self._leave(layer, y[None])) for layer, y in enumerate(corrupt)]
+        starts = [Start(layer, (f"y.{layer}",), self._leave(layer, y)) for layer, y in enumerate(corrupt)]
         return self.to_logits(starts, self._advance("y"))
 
     def state_to_logits(self) -> Iterator[Patched]:
@@ -123,10 +127,13 @@ class StatePaths(Replay):
 
         inputs   label: how many positions before the write each corrupt input is; 0 is the write's own position
         """
+        width = self.model.conv_width
+        if far := [back for before in inputs.values() for back in before if not 0 <= back < width]:
+            raise InputError("inputs", far[0], f"the convolution reads {width} positions", f"Give 0 to {width - 1}.")
         clean, corrupt = self._inner(layer)
         mixer, device = self.model.mixer(layer), self.model.device
         each = torch.arange(len(write_at), device=device)
-        offsets = torch.arange(self.model.conv_width - 1, -1, -1, device=device)
+        offsets = torch.arange(width - 1, -1, -1, device=device)
         places = write_at.to(device)[:, None] - offsets  # (prompt, tap): the position that each tap reads
         inside = (places >= 0)[..., None]
         near = (each[:, None], places.clamp_min(0))
@@ -173,6 +180,9 @@ class StatePaths(Replay):
         Labels are "y.LAYER", with the label of the positions after an @ where some are given.
         """
         chosen = list(range(receiver)) if senders is None else list(senders)
+        if not chosen or not all(0 <= sender < receiver for sender in chosen) or receiver >= self.model.n_layers:
+            raise InputError("senders", chosen, f"they must be layers below the receiver, {receiver}, of the model's "
+                             f"{self.model.n_layers}", "Name layers below it, or take a higher receiver.")  # fmt: skip
         lowest, end = min(chosen), self._length - 1
         kinds = ("resid_pre", "ssm_input", "gate_in")
         capture = [Site("y", layer) for layer in range(lowest, receiver)]
@@ -213,7 +223,7 @@ class StatePaths(Replay):
     def _leave(self, layer: int, y: Tensor) -> Tensor:
         """The residual stream after block `layer` at the last position, with other y (sender, prompt, d_inner)."""
         h, u, z = (self._clean[Site(kind, layer, position=-1)] for kind in ("resid_pre", "ssm_input", "gate_in"))
-        return self.model.after_scan(layer, h, u, y, z)
+        return self.model.after_scan(layer, h[None], u, y, z)
 
     def _state(self, layer: int) -> Tensor:
         """The clean state at the last position."""
@@ -232,7 +242,7 @@ class StatePaths(Replay):
         return out if conv.bias is None else out + conv.bias
 
     def _corrupt_y(self) -> list[Tensor]:
-        """y of every layer at the last position of the corrupt prompts (prompt, d_inner).
+        """y of every layer at the last position of the corrupt prompts (1, prompt, d_inner).
 
         Where they differ from the clean ones in nothing but the last token, that is one step from the clean states.
         """
@@ -240,8 +250,8 @@ class StatePaths(Replay):
         if not torch.equal(self.tokens[:, :-1], self.corrupt[:, :-1]):
             sites = last("y", model.n_layers)
             run = model.run(self.corrupt, capture=sites, stop_after=f"resid.{model.n_layers - 1}")
-            return [run[site] for site in sites]
-        h = model.run(self.corrupt[:, -1:], capture=["embed"], stop_after="embed")["embed"][:, 0]
+            return [run[site][None] for site in sites]
+        h = model.run(self.corrupt[:, -1:], capture=["embed"], stop_after="embed")["embed"].transpose(0, 1)
         found = []
         for layer in range(model.n_layers):
             u, z = self._mix(layer, h)

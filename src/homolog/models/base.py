@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
 from homolog.models.edits import Edit
+from homolog.models.products import linear
 from homolog.models.runs import Run
 from homolog.models.sites import Site, index_of, resolve
 
@@ -213,7 +214,7 @@ class LanguageModel(ABC):
         if head is None:
             raise InputError("model", self.name, "it has no language modelling head", "Load a causal language model.")
         h = self._final_norm(h)
-        return widened(head(h.to(head.weight.dtype)))
+        return widened(linear(head, h.to(head.weight.dtype)))
 
     def _embed(self, tokens: Tokens) -> Residual:
         embedding = self._embedding()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from homolog.axes import Residual
+from homolog.models.products import linear
 from homolog.models.transformer import READS, Read, Rotary, Transformer
 
 
@@ -39,7 +40,7 @@ class GPTNeoX(Transformer):
         return self._blocks()[layer].post_attention_layernorm(h)
 
     def _fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        fused = self._blocks()[layer].attention.query_key_value(normed)
+        fused = linear(self._blocks()[layer].attention.query_key_value, normed)
         q, k, v = fused.unflatten(-1, (self.n_heads, 3 * self.d_head)).chunk(3, dim=-1)
         return q, k, v
 
@@ -53,14 +54,14 @@ class GPTNeoX(Transformer):
         return dense.weight.t().unflatten(0, (self.n_heads, self.d_head)), dense.bias
 
     def _project_heads(self, layer: int, z: Tensor) -> Tensor:
-        return self._blocks()[layer].attention.dense(z)
+        return linear(self._blocks()[layer].attention.dense, z)
 
     def _mlp_hidden(self, layer: int, normed: Tensor) -> Tensor:
         mlp = self._blocks()[layer].mlp
-        return mlp.act(mlp.dense_h_to_4h(normed))
+        return mlp.act(linear(mlp.dense_h_to_4h, normed))
 
     def _mlp_out(self, layer: int, hidden: Tensor) -> Tensor:
-        return self._blocks()[layer].mlp.dense_4h_to_h(hidden)
+        return linear(self._blocks()[layer].mlp.dense_4h_to_h, hidden)
 
     def _final_norm(self, h: Residual) -> Residual:
         return self.hf.gpt_neox.final_layer_norm(h)

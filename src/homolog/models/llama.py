@@ -12,6 +12,7 @@ from torch import Tensor
 
 from homolog.axes import Residual
 from homolog.models.base import rms_norm
+from homolog.models.products import linear
 from homolog.models.transformer import Read, Rotary, Transformer, split_heads
 
 
@@ -46,7 +47,7 @@ class Llama(Transformer):
 
     def _fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         attn, kv = self._blocks()[layer].self_attn, self.n_kv_heads
-        q, k, v = attn.q_proj(normed), attn.k_proj(normed), attn.v_proj(normed)
+        q, k, v = (linear(read, normed) for read in (attn.q_proj, attn.k_proj, attn.v_proj))
         return split_heads(q, self.n_heads), split_heads(k, kv), split_heads(v, kv)
 
     def read_matrix(self, layer: int, read: Read) -> tuple[Tensor, Tensor | None]:
@@ -61,14 +62,14 @@ class Llama(Transformer):
         return out.weight.t().unflatten(0, (self.n_heads, self.d_head)), out.bias
 
     def _project_heads(self, layer: int, z: Tensor) -> Tensor:
-        return self._blocks()[layer].self_attn.o_proj(z)
+        return linear(self._blocks()[layer].self_attn.o_proj, z)
 
     def _mlp_hidden(self, layer: int, normed: Tensor) -> Tensor:
         mlp = self._blocks()[layer].mlp
-        return mlp.act_fn(mlp.gate_proj(normed)) * mlp.up_proj(normed)
+        return mlp.act_fn(linear(mlp.gate_proj, normed)) * linear(mlp.up_proj, normed)
 
     def _mlp_out(self, layer: int, hidden: Tensor) -> Tensor:
-        return self._blocks()[layer].mlp.down_proj(hidden)
+        return linear(self._blocks()[layer].mlp.down_proj, hidden)
 
     def _final_norm(self, h: Residual) -> Residual:
         return rms_norm(self.hf.model.norm, h)

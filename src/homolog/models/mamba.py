@@ -21,6 +21,7 @@ from torch import Tensor
 
 from homolog.axes import Residual
 from homolog.models.base import NOTHING, LanguageModel, Taps, rms_norm, widened
+from homolog.models.products import linear, project
 from homolog.models.scan import selective_scan
 
 RECURRENCE = ("A_bar", "B_bar", "write", "state")  # sites with a state of every channel at every position
@@ -67,7 +68,7 @@ class Mamba(LanguageModel):
         """conv_in and gate_in (..., d_inner) of a residual stream (..., d_model), position by position."""
         block = self._blocks()[layer]
         normed = rms_norm(block.norm, h.to(block.norm.weight.dtype))
-        x, z = block.mixer.in_proj(normed).chunk(2, dim=-1)
+        x, z = linear(block.mixer.in_proj, normed).chunk(2, dim=-1)
         return x, z
 
     def _convolve(self, layer: int, x: Tensor, taps: Taps) -> Tensor:
@@ -84,14 +85,14 @@ class Mamba(LanguageModel):
         """dt (..., d_inner), B and C (..., d_state) of the SSM input (..., d_inner), position by position."""
         mixer = self.mixer(layer)
         sizes = [mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size]
-        dt_low, B, C = mixer.x_proj(u).split(sizes, dim=-1)
-        dt = F.softplus(widened(F.linear(dt_low, mixer.dt_proj.weight)) + widened(mixer.dt_proj.bias))
+        dt_low, B, C = linear(mixer.x_proj, u).split(sizes, dim=-1)
+        dt = F.softplus(widened(project(dt_low, mixer.dt_proj.weight)) + widened(mixer.dt_proj.bias))
         return dt, widened(B), widened(C)
 
     def output_matrix(self, layer: int, u: Tensor) -> Tensor:
         """C (..., d_state) alone, of the SSM input."""
         mixer = self.mixer(layer)
-        return widened(F.linear(u, mixer.x_proj.weight[-mixer.ssm_state_size :]))
+        return widened(project(u, mixer.x_proj.weight[-mixer.ssm_state_size :]))
 
     def A(self, layer: int) -> Tensor:
         """The continuous state matrix, diagonal and negative, (d_inner, d_state)."""
@@ -106,7 +107,7 @@ class Mamba(LanguageModel):
         mixer = block.mixer
         skip = taps("skip", layer, u * widened(mixer.D))
         gated = (y + skip) * taps("gate", layer, mixer.act(z))
-        out = taps("mixer_out", layer, mixer.out_proj(gated.to(mixer.out_proj.weight.dtype)))
+        out = taps("mixer_out", layer, linear(mixer.out_proj, gated.to(mixer.out_proj.weight.dtype)))
         return (widened(h) if block.residual_in_fp32 else h) + out
 
     def _scan(self, layer: int, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, taps: Taps) -> Tensor:

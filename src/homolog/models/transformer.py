@@ -21,6 +21,7 @@ from torch import Tensor
 
 from homolog.axes import Residual
 from homolog.models.base import NOTHING, LanguageModel, Taps
+from homolog.models.products import project
 
 Read = Literal["query", "key", "value"]
 READS: tuple[Read, ...] = ("query", "key", "value")
@@ -139,7 +140,7 @@ class Transformer(LanguageModel):
         weight, bias = self.read_matrix(layer, read)
         normed = self.attn_norm(layer, streams)
         if head is not None:
-            return F.linear(normed, weight[head], None if bias is None else bias[head])
+            return project(normed, weight[head], None if bias is None else bias[head])
         out = torch.einsum("...hm,hdm->...hd", normed, weight)
         return out if bias is None else out + bias
 
