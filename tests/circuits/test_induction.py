@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import homolog
-from homolog.circuits.effects import Effects, measure_effects
+from homolog.circuits.effects import Effects, Question, measure_effects
 from homolog.circuits.induction import CARRIER, COPIER, MATCHER, Prompts, Unable, around, trace_induction
 from homolog.circuits.replay import Patched
 from homolog.corpus.tasks import induction
@@ -86,19 +86,30 @@ def test_a_model_that_cannot_do_the_task_has_no_circuit():
     assert error.value.ability.accuracy < 0.1 and not error.value.ability.able
 
 
-def test_effects_of_batches_are_those_of_all_prompts():
+class Table:
+    """Logits from a table, in the place of a model: the row of each prompt is found by its tokens."""
+
     pairs = induction(range(50), 6, length=8)
-    table = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
+    logits_of = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
+    made = 0
 
-    def ask(part):
-        rows = [int((pairs.clean == row).all(1).nonzero()[0]) for row in part.clean]
-        clean = table[rows]
-        return clean, [Patched(("a",), clean[None] + 1), Patched(("b",), clean[None] * 2)]
+    def __init__(self, clean, _corrupt):
+        Table.made += 1
+        self.logits = self.logits_of[[int((self.pairs.clean == row).all(1).nonzero()[0]) for row in clean]]
 
-    one, three = (
-        measure_effects(pairs, ask, experiment="x", corruption="y", batch=batch, about={"position": ["p", "q"]})
-        for batch in (6, 2)
-    )
+    def against(self, _corrupt):
+        return self
+
+
+def test_effects_of_batches_are_those_of_all_prompts():
+    def ask(paths, part):
+        assert len(part) == len(paths.logits)
+        return [Patched(("a",), paths.logits[None] + 1), Patched(("b",), paths.logits[None] * 2)]
+
+    questions = [Question("x", corruption, ask, about={"position": ["p", "q"]}) for corruption in ("y", "z")]
+    Table.made = 0
+    (one, _), (three, _) = (measure_effects(questions, lambda _: Table.pairs, Table, batch) for batch in (6, 2))
+    assert Table.made == 1 + 3  # one clean pass a batch serves both questions
     assert one.senders == three.senders == ("a", "b")
     for metric, values in one.patched.items():
         assert torch.equal(values, three.patched[metric]), metric
@@ -110,7 +121,8 @@ def test_effects_of_batches_are_those_of_all_prompts():
 
 def test_strongest_lowers_most():
     clean, patched = {"m": torch.zeros(2)}, {"m": torch.tensor([[1.0, 1.0], [-3.0, 1.0], [-0.5, -0.4]])}
-    assert Effects("x", "y", "logits", ("a", "b", "c"), clean, patched).strongest("m") == "b"  # means 1, -1, -0.45
+    question = Question("x", "y", lambda *_: [])
+    assert Effects(question, ("a", "b", "c"), clean, patched).strongest("m") == "b"  # means 1, -1, -0.45
 
 
 def test_positions_around_stop_at_the_windows_ends():

@@ -5,61 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser
+from tests.report.pages import EVIL, files_of, opened, parsed
 
 from homolog.errors import InputError
 from homolog.report import write_report
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-EVIL = "<script>window.hacked = 1</script><img src=x onerror=window.hacked=1>"
 FIGURES = {"summary", "distribution", "shares", "neurons", "layers", "depth", "dictionaries", "stages"}
-
-
-class Text(HTMLParser):
-    """The visible text of a page and the addresses it refers to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self.addresses: list[str] = []
-        self.hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.hidden += tag in ("script", "style")
-        self.addresses += [value or "" for name, value in attrs if name in ("href", "src")]
-
-    def handle_endtag(self, tag: str) -> None:
-        self.hidden -= tag in ("script", "style")
-
-    def handle_data(self, data: str) -> None:
-        if not self.hidden:
-            self.words.append(data)
-
-
-def parsed(page: Path) -> tuple[str, list[str]]:
-    reader = Text()
-    reader.feed(page.read_text("utf-8"))
-    return re.sub(r"\s+", " ", " ".join(reader.words)), reader.addresses
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -78,29 +35,6 @@ def evil_page(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
 
     path = make_run(tmp_path_factory.mktemp("evil") / "run", name=EVIL, edit=poison, failing={("mamba-s0", 2)})
     return write_report(path)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.fail("Chromium is not installed at /usr/bin/chromium: `make test` installs it, then runs this test")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
-
-
-def opened(browser: Browser, page: Path, **options: Any) -> tuple[Page, list[str], list[str]]:
-    """The page once its charts are drawn, with all it said on the console and all it asked for."""
-    tab = browser.new_page(**options)
-    said: list[str] = []
-    asked: list[str] = []
-    tab.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-    tab.on("pageerror", lambda error: said.append(f"error: {error}"))
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.goto(page.as_uri())
-    tab.wait_for_selector("html[data-charts=drawn]", state="attached", timeout=30_000)
-    return tab, said, asked
 
 
 def test_the_folder_holds_the_page_and_every_figure_twice(page: Path) -> None:

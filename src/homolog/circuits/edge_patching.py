@@ -23,7 +23,7 @@ from homolog.circuits.edges import LOGITS, Contrast, position_labels, senders
 from homolog.circuits.metrics import METRICS, interval, measure
 from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs
-from homolog.models.base import LanguageModel, Taps
+from homolog.models.base import LanguageModel
 from homolog.models.edits import Add, Edit
 from homolog.models.sites import Site
 
@@ -129,11 +129,7 @@ def _patched(
         change = contrast.streams[:, -1:, _index(model, row["sender"])]
         return model.logits((h[:, -1:] + change * mask[:, -1:, None]).to(h.dtype))[:, 0]
     edit = _edit(contrast, row, mask)
-    taps = Taps({}, {Site.parse(edit.site).base: [edit]})
-    context = model._context(h)
-    for layer in range(start.layer or 0, model.n_layers):
-        h = model._block(layer, h, context, taps)
-    return model.logits(h[:, -1:])[:, 0]
+    return model.continue_from((start.layer or 0) - 1, h, [edit], last_only=True)[:, 0]
 
 
 def _edit(contrast: Contrast, row: dict[str, Any], mask: Bool[Tensor, "prompt position"]) -> Edit:

@@ -1,12 +1,13 @@
 """Patches to numbers: what each sender does to the answer, prompt by prompt, with intervals over prompts.
 
-An experiment asks one question of a batch of prompt pairs and gives back patched logits.  `measure_effects` asks it
-batch after batch, keeps every metric of every prompt and drops the logits: memory does not grow with the vocabulary.
+A question is put to batch after batch of prompt pairs and answered with patched logits.  `measure_effects` puts several
+at once: the clean pass of a batch serves all of them.  It keeps every metric of every prompt and drops the logits, so
+that memory grows neither with the vocabulary nor with the number of batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,29 +18,44 @@ from homolog.circuits.metrics import interval, measure
 from homolog.circuits.replay import Patched
 from homolog.corpus.tasks import PromptPairs
 
-Ask = Callable[[PromptPairs], tuple[Tensor, Iterable[Patched]]]
-"""From a batch of pairs: clean logits (prompt, vocabulary) at the last position, and the patched ones."""
-
 
 @dataclass(frozen=True)
-class Effects:
-    """What the senders of one experiment do.
+class Question:
+    """What is asked of every batch: `ask(paths, pairs)` gives the patched logits of some senders.
 
-    experiment   what was asked, in words that head a figure
+    experiment   in words that head a figure
     corruption   how corrupt prompts differ from clean ones
     receiver     "logits", or the component through which the patch reaches them
-    senders      labels, in the order of the rows of `patched`
-    clean        metric: (prompt,);   patched: metric: (sender, prompt)
     about        further columns of the table, the same for every sender, or one value a sender as a list
     """
 
     experiment: str
     corruption: str
-    receiver: str
+    ask: Callable[[Any, PromptPairs], Iterable[Patched]]
+    receiver: str = "logits"
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What the senders of one question do.
+
+    senders      labels, in the order of the rows of `patched`
+    clean        metric: (prompt,);   patched: metric: (sender, prompt)
+    """
+
+    question: Question
     senders: tuple[str, ...]
     clean: dict[str, Tensor]
     patched: dict[str, Tensor]
-    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def experiment(self) -> str:
+        return self.question.experiment
+
+    @property
+    def corruption(self) -> str:
+        return self.question.corruption
 
     def change(self, metric: str = "logit_difference") -> Tensor:
         """Patched minus clean, (sender, prompt)."""
@@ -58,11 +74,14 @@ class Effects:
         found = []
         for metric, values in self.patched.items():
             mean, low, high = interval(self.change(metric), seed=seed)
+            clean = float(self.clean[metric].double().mean())
             for i, sender in enumerate(self.senders):
-                more = {key: value[i] if isinstance(value, list) else value for key, value in self.about.items()}
+                more = {
+                    key: value[i] if isinstance(value, list) else value for key, value in self.question.about.items()
+                }
                 found.append({
                     "experiment": self.experiment, "corruption": self.corruption, "sender": sender,
-                    "receiver": self.receiver, "metric": metric, "clean": float(self.clean[metric].double().mean()),
+                    "receiver": self.question.receiver, "metric": metric, "clean": clean,
                     "patched": float(values[i].double().mean()), "change": float(mean[i]), "change_lo": float(low[i]),
                     "change_hi": float(high[i]), "n_prompts": int(values.shape[-1]), **more,
                 })  # fmt: skip
@@ -70,39 +89,62 @@ class Effects:
 
 
 def measure_effects(
-    pairs: PromptPairs,
-    ask: Ask,
-    *,
-    experiment: str,
-    corruption: str,
-    receiver: str = "logits",
+    questions: Sequence[Question],
+    pairs: Callable[[str], PromptPairs],
+    paths: Callable[[Tensor, Tensor], Any],
     batch: int = 64,
-    about: dict[str, Any] | None = None,
     advance: Callable[[int], None] | None = None,
-) -> Effects:
-    """Ask the question of `batch` pairs at a time; `advance` is told after each how many are done."""
-    clean: dict[str, list[Tensor]] = {}
-    patched: dict[str, list[Tensor]] = {}
-    senders: tuple[str, ...] = ()
+) -> list[Effects]:
+    """Answers to all questions, in their order.
+
+    pairs     the prompt pairs of a corruption; all corruptions have the same clean prompts
+    paths     makes `AttentionPaths` or `StatePaths` of clean and corrupt prompts
+    advance   told after each question and batch how many prompts are done
+    """
+    of = {question.corruption: pairs(question.corruption) for question in questions}
+    n = len(next(iter(of.values())))
+    kept = [_Kept() for _ in questions]
     with torch.no_grad():
-        for first in range(0, len(pairs), batch):
-            part = pairs[first : first + batch]
-            logits, answers = ask(part)
-            for name, value in measure(logits, part, logits).items():
-                clean.setdefault(name, []).append(value.cpu())
-            labels: list[str] = []
-            found: dict[str, list[Tensor]] = {}
-            for answer in answers:
-                labels += answer.senders
-                for name, value in measure(answer.logits, part, logits).items():
-                    found.setdefault(name, []).append(value.cpu())
-            senders = tuple(labels)
-            for name, values in found.items():
-                patched.setdefault(name, []).append(torch.cat(values))
-            if advance is not None:
-                advance(len(part))
-    return Effects(
-        experiment, corruption, receiver, senders,
-        {name: torch.cat(values) for name, values in clean.items()},
-        {name: torch.cat(values, dim=-1) for name, values in patched.items()}, about or {},
-    )  # fmt: skip
+        for first in range(0, n, batch):
+            parts = {name: found[first : first + batch] for name, found in of.items()}
+            clean = next(iter(parts.values())).clean
+            assert all(torch.equal(part.clean, clean) for part in parts.values()), "clean prompts differ"
+            asked: dict[str, Any] = {}
+            for question, values in zip(questions, kept, strict=True):
+                part = parts[question.corruption]
+                if question.corruption not in asked:
+                    known = next(iter(asked.values()), None)
+                    asked[question.corruption] = (
+                        paths(clean, part.corrupt) if known is None else known.against(part.corrupt)
+                    )
+                replay = asked[question.corruption]
+                values.add(replay.logits, question.ask(replay, part), part)
+                if advance is not None:
+                    advance(len(part))
+    return [values.effects(question) for question, values in zip(questions, kept, strict=True)]
+
+
+class _Kept:
+    """Metrics of the batches so far."""
+
+    def __init__(self) -> None:
+        self.senders: tuple[str, ...] = ()
+        self.clean: dict[str, list[Tensor]] = {}
+        self.patched: dict[str, list[Tensor]] = {}
+
+    def add(self, logits: Tensor, answers: Iterable[Patched], part: PromptPairs) -> None:
+        for name, value in measure(logits, part, logits).items():
+            self.clean.setdefault(name, []).append(value.cpu())
+        labels: list[str] = []
+        found: dict[str, list[Tensor]] = {}
+        for answer in answers:
+            labels += answer.senders
+            for name, value in measure(answer.logits, part, logits).items():
+                found.setdefault(name, []).append(value.cpu())
+        self.senders = tuple(labels)
+        for name, values in found.items():
+            self.patched.setdefault(name, []).append(torch.cat(values))
+
+    def effects(self, question: Question) -> Effects:
+        clean = {name: torch.cat(values) for name, values in self.clean.items()}
+        return Effects(question, self.senders, clean, {n: torch.cat(v, dim=-1) for n, v in self.patched.items()})

@@ -20,7 +20,7 @@ because they separate the roles: what is lost with A is the match, what is lost 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 
 from homolog.circuits.attention_paths import AttentionPaths
-from homolog.circuits.effects import Effects, measure_effects
+from homolog.circuits.effects import Effects, Question, measure_effects
 from homolog.circuits.evaluation import CircuitEvaluation, Faithfulness
 from homolog.circuits.metrics import Interval, accuracy, interval, measure
-from homolog.circuits.replay import Patched, Replay
+from homolog.circuits.replay import Replay
 from homolog.circuits.state_paths import StatePaths
 from homolog.corpus.tasks import PromptPairs, induction
 from homolog.errors import InputError
@@ -46,6 +46,7 @@ OFFSETS = (-1, 0, 1, 2, 3)
 SHARE = 0.05  # of what the whole corruption costs: what a patch must cost to be named beside the strongest
 KEY_LAYERS = 3  # layers of a Mamba, those whose states cost most, that are looked into
 ALL = "all"  # the sender that stands for all taps together
+WRITES, UPSTREAM = "state write by position", "layer to the key layer"
 CARRIER, MATCHER, COPIER = "previous-token carrier", "matcher", "copier"
 
 
@@ -225,19 +226,13 @@ class Tracer:
         """Names of the sites of the universe that play a role."""
         raise NotImplementedError
 
-    def ask(
-        self, experiment: str, corruption: str, question: Callable[[Any, PromptPairs], Iterable[Patched]],
-        receiver: str = "logits", **about: Any,
-    ) -> Effects:  # fmt: skip
-        def asked(part: PromptPairs) -> tuple[Tensor, Iterable[Patched]]:
-            paths = type(self).paths(self.model, part.clean, part.corrupt)
-            return paths.logits, question(paths, part)
-
+    def ask(self, *questions: Question) -> list[Effects]:
+        """The effects of some questions, asked together: they share the clean passes."""
         found = measure_effects(
-            self.prompts.pairs(self.model, corruption), asked, experiment=experiment, corruption=corruption,
-            receiver=receiver, batch=self.prompts.batch, about=about, advance=self.advance,
+            questions, lambda corruption: self.prompts.pairs(self.model, corruption),
+            lambda clean, corrupt: type(self).paths(self.model, clean, corrupt), self.prompts.batch, self.advance,
         )  # fmt: skip
-        self.effects.append(found)
+        self.effects += found
         return found
 
     def cost(self, corruption: str) -> float:
@@ -270,22 +265,25 @@ class _Transformer(Tracer):
     paths = AttentionPaths
 
     def trace(self) -> tuple[str, list[Role]]:
-        self.ask("head to logits", "unrelated", lambda p, _: p.heads_to_logits(), position="last")
-        copied = self.ask("head to logits", "replace_B", lambda p, _: p.heads_to_logits(), position="last")
+        _, copied = self.ask(*(
+            Question("head to logits", corruption, lambda p, _: p.heads_to_logits(), about={"position": "last"})
+            for corruption in ("unrelated", "replace_B")
+        ))  # fmt: skip
         key = copied.strongest(METRIC)
 
-        def from_b(*reads: Read) -> Callable[[Any, PromptPairs], Iterable[Patched]]:
-            return lambda p, part: p.heads_to_head(key, part.positions["B"], reads)
+        def from_b(corruption: str, receiver: str, *reads: Read) -> Question:
+            return Question("head to the key head", corruption,
+                            lambda p, part: p.heads_to_head(key, part.positions["B"], reads), receiver,
+                            {"position": "B"})  # fmt: skip
 
-        carriers = self.ask("head to the key head", "replace_A", from_b("key"), f"{key} key", position="B")
-        self.ask("head to the key head", "unrelated", from_b(*READS), key, position="B")
-        matched = self.ask(
-            "key by position", "replace_A", lambda p, part: p.reads_to_logits(key, around(part, "A"), ("key",)),
-            sender=f"key.{key[2:]}", **by_position("A"),
-        )  # fmt: skip
-        self.ask(
-            "value by position", "replace_B", lambda p, part: p.reads_to_logits(key, around(part, "B"), ("value",)),
-            sender=f"value.{key[2:]}", **by_position("B"),
+        def by_position(read: Read, name: str, corruption: str) -> Question:
+            return Question(f"{read} by position", corruption,
+                            lambda p, part: p.reads_to_logits(key, around(part, name), (read,)),
+                            about={"sender": f"{read}.{key[2:]}"} | positions(name))  # fmt: skip
+
+        carriers, _, matched, _ = self.ask(
+            from_b("replace_A", f"{key} key", "key"), from_b("unrelated", key, *READS),
+            by_position("key", "A", "replace_A"), by_position("value", "B", "replace_B"),
         )  # fmt: skip
         return key, [
             *self.roles(CARRIER, carriers, f"its output at B's position, as the key of {key} reads it; another A"),
@@ -305,12 +303,14 @@ class _Mamba(Tracer):
     paths = StatePaths
 
     def trace(self) -> tuple[str, list[Role]]:
-        copied = self.ask("state to logits", "replace_B", lambda p, _: p.state_to_logits(), position="last")
-        matched = self.ask("y to logits", "unrepeated", lambda p, _: p.y_to_logits(), position="last")
+        copied, matched = self.ask(
+            Question("state to logits", "replace_B", lambda p, _: p.state_to_logits(), about={"position": "last"}),
+            Question("y to logits", "unrepeated", lambda p, _: p.y_to_logits(), about={"position": "last"}),
+        )
         copiers = self.roles(COPIER, copied, "the state it carries to the last position; another B")
-        carriers = [self._carriers(int(role.component.split(".")[1])) for role in copiers[:KEY_LAYERS]]
+        carriers = self._carriers([int(role.component.split(".")[1]) for role in copiers[:KEY_LAYERS]])
         key = copiers[0].component
-        first, *others = sorted((role for found in carriers for role in found), key=lambda role: -role.share)
+        first, *others = sorted(carriers, key=lambda role: -role.share)
         return key, [
             first,
             *(role for role in others if role.share >= SHARE and float(role.change.high) < 0),
@@ -318,39 +318,50 @@ class _Mamba(Tracer):
             *copiers,
         ]
 
-    def _carriers(self, layer: int) -> list[Role]:
-        """What brings A into a key layer's state: taps of its own convolution, and earlier layers."""
-        key = f"state.{layer}"
-        taps = self._convolution(layer, "B", 0, "replace_A")
-        self._convolution(layer, "B", 0, "unrepeated_replace_AB")
-        self._convolution(layer, "B+1", 1, "unrepeated_replace_AB")
-        for name, corruption in (("B", "replace_B"), ("A", "replace_A")):
-            self._writes(layer, name, corruption)
-        found = self.roles(CARRIER, taps, f"one tap's input to the write of {key} at B; another A",
-                           lambda position: f"conv_taps.{layer}@{position}")[:1]  # fmt: skip
-        if not layer:
-            return found
-        upstream = self.ask("layer to the key layer", "replace_A", lambda p, _: p.layers_to_state(layer), key,
-                            position="before last")  # fmt: skip
-        return found + self.roles(CARRIER, upstream, f"its output before the end, as {key} carries it; another A")
+    def _carriers(self, layers: Sequence[int]) -> list[Role]:
+        """What brings A into the key layers' states: taps of their own convolutions, and earlier layers."""
+        asked = [question for layer in layers for question in self._questions(layer)]
+        found: list[Role] = []
+        for effects in self.ask(*asked):
+            if effects.corruption != "replace_A" or effects.experiment == WRITES:
+                continue
+            receiver = effects.question.receiver
+            layer = receiver.split("@")[0].split(".")[1]
+            if effects.experiment == UPSTREAM:
+                found += self.roles(CARRIER, effects, f"its output before the end, as {receiver} carries it; another A")
+            else:
+                evidence = f"one tap's input to the write of state.{layer} at B; another A"
+                found += self.roles(CARRIER, effects, evidence, lambda at, of=layer: f"conv_taps.{of}@{at}")[:1]
+        return found
 
-    def _convolution(self, layer: int, position: str, shift: int, corruption: str) -> Effects:
+    def _questions(self, layer: int) -> list[Question]:
+        """What is asked of a key layer."""
+        upstream = Question(UPSTREAM, "replace_A", lambda p, _: p.layers_to_state(layer), f"state.{layer}",
+                            {"position": "before last"})  # fmt: skip
+        return [
+            self._convolution(layer, "B", 0, "replace_A"),
+            self._convolution(layer, "B", 0, "unrepeated_replace_AB"),
+            self._convolution(layer, "B+1", 1, "unrepeated_replace_AB"),
+            self._writes(layer, "B", "replace_B"),
+            self._writes(layer, "A", "replace_A"),
+            *([upstream] if layer else []),
+        ]
+
+    def _convolution(self, layer: int, position: str, shift: int, corruption: str) -> Question:
         """Each tap's input alone, then all, into the write at B + shift; senders are the positions that taps read."""
         taps = {label("B", shift - back): [back] for back in range(self.model.conv_width)}
         taps = {"A" if name == "B-1" else name: back for name, back in taps.items()} | {
             ALL: list(range(self.model.conv_width))
         }
-        return self.ask(
+        return Question(
             f"convolution into the write at {position}", corruption,
             lambda p, part: p.conv_to_write(layer, part.positions["B"] + shift, taps),
-            f"write.{layer}@{position}", sender=f"conv_in.{layer}", position=list(taps),
+            f"write.{layer}@{position}", {"sender": f"conv_in.{layer}", "position": list(taps)},
         )  # fmt: skip
 
-    def _writes(self, layer: int, name: str, corruption: str) -> Effects:
-        return self.ask(
-            "state write by position", corruption, lambda p, part: p.writes_to_logits(layer, around(part, name)),
-            sender=f"write.{layer}", **by_position(name),
-        )  # fmt: skip
+    def _writes(self, layer: int, name: str, corruption: str) -> Question:
+        return Question(WRITES, corruption, lambda p, part: p.writes_to_logits(layer, around(part, name)),
+                        about={"sender": f"write.{layer}"} | positions(name))  # fmt: skip
 
     def universe(self) -> list[Site]:
         return [Site("y", layer) for layer in range(self.model.n_layers)]
@@ -369,6 +380,6 @@ def label(name: str, offset: int) -> str:
     return name if offset == 0 else f"{name}{offset:+d}"
 
 
-def by_position(name: str) -> dict[str, Any]:
+def positions(name: str) -> dict[str, Any]:
     """Columns of the effects table for senders made by `around`."""
     return {"position": [label(name, o) for o in OFFSETS], "offset": list(OFFSETS)}

@@ -19,7 +19,7 @@ and its interval lies above the null; else "undecided".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from homolog.circuits.attention_paths import AttentionPaths
-from homolog.circuits.effects import Effects, measure_effects
+from homolog.circuits.effects import Question, measure_effects
 from homolog.circuits.induction import METRIC, Prompts, around
 from homolog.circuits.metrics import Interval, interval, percentiles, resampled_means
 from homolog.circuits.replay import Patched
@@ -100,21 +100,25 @@ def off_by_one(
 ) -> OffByOne:
     """Run the test on a model that does the task; `key` is its key head (z.2.3), or its key state (state.5).
 
-    advance   told after each batch how many prompts are done; `n_places` says how often all are, twice
+    advance   told after each batch how many prompts are done, first around B and then around another token
     Errors: InputError for an architecture without path patching.
     """
     pairs = prompts.pairs(model, "replace_B")
     elsewhere = unrelated(model, pairs, prompts)
-    asked = {}
-    for place in places(model, key):
-        found = [_ask(model, place, of, prompts, advance) for of in (pairs, elsewhere)]
-        asked[place] = [-effects.change(METRIC) for effects in found]  # (offset, prompt): drops
+    of = {"replace_B": pairs, "an unrelated token": elsewhere}
+    looked = places(model, key)
+    questions = [Question("off by one", name, lambda p, part: _ask(p, looked, part)) for name in of]
+    found = measure_effects(
+        questions, of.__getitem__, lambda clean, corrupt: _paths(model, clean, corrupt), prompts.batch, advance
+    )
+    # (place, offset, prompt): what each patch costs, around B and around the unrelated token
+    drop, null = (-effects.change(METRIC).unflatten(0, (len(looked), len(OFFSETS))) for effects in found)
     profiles = [
-        Profile(place, interval(drop, seed=prompts.seed), interval(null, seed=prompts.seed),
+        Profile(place, interval(drop[i], seed=prompts.seed), interval(null[i], seed=prompts.seed),
                 _predicted(model, place, pairs))
-        for place, (drop, null) in asked.items()
+        for i, place in enumerate(looked)
     ]  # fmt: skip
-    return _verdict(model.name, torch.stack([drop for drop, _ in asked.values()]).sum(0), profiles, prompts.seed)
+    return _verdict(model.name, drop.sum(0), profiles, prompts.seed)
 
 
 def places(model: LanguageModel, key: str) -> list[str]:
@@ -144,20 +148,21 @@ def unrelated(model: LanguageModel, pairs: PromptPairs, prompts: Prompts) -> Pro
     return replace(pairs, corrupt=corrupt, positions={**pairs.positions, "B": chosen})
 
 
-def _ask(
-    model: LanguageModel, place: str, pairs: PromptPairs, prompts: Prompts, advance: Callable[[int], None] | None
-) -> Effects:
-    def asked(part: PromptPairs) -> tuple[Tensor, Iterable[Patched]]:
-        at = around(part, "B", OFFSETS)
-        if isinstance(model, Mamba):
-            states = StatePaths(model, part.clean, part.corrupt)
-            return states.logits, states.writes_to_logits(int(place.split(".")[1]), at)
-        assert isinstance(model, Transformer)
-        heads = AttentionPaths(model, part.clean, part.corrupt)
-        return heads.logits, heads.reads_to_logits(place, at, READS)
+def _paths(model: LanguageModel, clean: Tensor, corrupt: Tensor) -> AttentionPaths | StatePaths:
+    if isinstance(model, Mamba):
+        return StatePaths(model, clean, corrupt)
+    assert isinstance(model, Transformer)  # `places` has refused others
+    return AttentionPaths(model, clean, corrupt)
 
-    return measure_effects(pairs, asked, experiment="off by one", corruption="one token", batch=prompts.batch,
-                           advance=advance)  # fmt: skip
+
+def _ask(paths: AttentionPaths | StatePaths, looked: list[str], part: PromptPairs) -> Iterator[Patched]:
+    """Every offset of every place, in that order."""
+    at = around(part, "B", OFFSETS)
+    for place in looked:
+        if isinstance(paths, StatePaths):
+            yield from paths.writes_to_logits(int(place.split(".")[1]), at)
+        else:
+            yield from paths.reads_to_logits(place, at, READS)
 
 
 def _predicted(model: LanguageModel, place: str, pairs: PromptPairs) -> Tensor:

@@ -169,9 +169,7 @@ class LanguageModel(ABC):
         for asked in capture:
             site = resolve(asked, available, self.name)
             reads.setdefault(site.base, []).append(site)
-        by_site: dict[Site, list[Edit]] = {}
-        for edit in edits:
-            by_site.setdefault(resolve(edit.site, available, self.name).base, []).append(edit)
+        by_site = self._by_site(edits)
         stop = None if stop_after is None else resolve(stop_after, available, self.name).base
         if stop is not None and (late := [s for s in reads if _depth(s) > _depth(stop)]):
             raise InputError(
@@ -198,15 +196,23 @@ class LanguageModel(ABC):
         run = self.run(tokens, capture=sites, stop_after=sites[-1])
         return [run[s] for s in sites]
 
-    def continue_from(self, layer: int, h: Residual) -> Logits:
+    def continue_from(self, layer: int, h: Residual, edits: Sequence[Edit] = (), last_only: bool = False) -> Tensor:
         """Logits of a pass in which `h` (batch, position, d_model) is the residual stream after block `layer`.
 
-        Only the blocks after it run.
+        (batch, position, vocabulary), or (batch, 1, vocabulary).  Only the blocks after it run; layer -1 stands for the
+        embeddings.  edits and last_only as in `run`.
         """
+        taps = Taps({}, self._by_site(edits))
         context = self._context(h)
         for later in range(layer + 1, self.n_layers):
-            h = self._block(later, h, context, NOTHING)
-        return self.logits(h)
+            h = taps("resid", later, self._block(later, taps("resid_pre", later, h), context, taps))
+        return self.logits(h[:, -1:] if last_only else h)
+
+    def _by_site(self, edits: Sequence[Edit]) -> dict[Site, list[Edit]]:
+        found: dict[Site, list[Edit]] = {}
+        for edit in edits:
+            found.setdefault(resolve(edit.site, self.sites(), self.name).base, []).append(edit)
+        return found
 
     def logits(self, h: Residual) -> Logits:
         """Final norm and unembedding of a residual stream, in float32 (float64 where the model is)."""

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from homolog.report.findings import row_of
-from homolog.report.records import RunRecords, base_name
+from homolog.report.records import HasRun, RunRecords, base_name
 from homolog.report.wording import CLOSE, comparison_of, in_order
 
 Rows = list[dict[str, Any]]
@@ -258,7 +258,7 @@ def variant(records: RunRecords, row: Mapping[str, Any]) -> str:
     return "compared" if row["label"] == "sae" else "second dictionary seed"
 
 
-def stage_times(records: RunRecords) -> Rows:
+def stage_times(records: HasRun) -> Rows:
     """Seconds and peak memory of each stage, in the order they ran; the report's own stage is left out."""
     rows: Rows = []
     for place, (name, stage) in enumerate((records.run.get("stages") or {}).items()):
@@ -275,7 +275,7 @@ def stage_times(records: RunRecords) -> Rows:
     return rows
 
 
-def stage_groups(records: RunRecords) -> Rows:
+def stage_groups(records: HasRun) -> Rows:
     """Seconds by kind of stage, the first word of its name: "match main" and "match rotated" are one bar."""
     groups: dict[str, dict[str, Any]] = {}
     for row in stage_times(records):

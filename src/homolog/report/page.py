@@ -1,38 +1,33 @@
-"""The page: tables and figures of a run as one folder that opens from the file system.
+"""The pages: tables and figures of a run as one folder that opens from the file system.
 
 `write_report` builds the whole folder beside its final place and then renames it, so that a reader sees the
-old page or the new one.  The same run folder gives the same bytes: the page carries no time of its own and
+old pages or the new ones.  The same run folder gives the same bytes: a page carries no time of its own and
 leaves out the stage that builds it.
+
+    a comparison                 index.html
+    a comparison with circuits   index.html, with their summary, and circuits.html
+    circuits alone               index.html, which is the page of the circuits
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import polars as pl
-from markupsafe import Markup
 
-from homolog.report import aggregate, export, theme, wording
+from homolog.report import circuit_tables, circuit_words, export, tables, theme, wording
 from homolog.report.charts import Figure, all_figures
-from homolog.report.findings import (
-    Row,
-    failed_controls,
-    findings,
-    headline_sentences,
-    interval,
-    ordered_summary,
-)
-from homolog.report.records import RunRecords, read_run
-from homolog.report.wording import MISSING
+from homolog.report.circuit_charts import circuit_figures
+from homolog.report.circuit_records import CircuitRecords, read_circuits
+from homolog.report.findings import findings, headline_sentences
+from homolog.report.records import HasRun, RunRecords, read_run
+from homolog.report.run_charts import stage_figure
 from homolog.storage.atomic import PARTIAL_PREFIX, user_errors
 from homolog.storage.run_folder import RunFolder
 
@@ -41,57 +36,70 @@ CITATION = (
     "Towards Universality: Studying Mechanistic Similarity Across Language Model Architectures. "
     "ICLR 2025. arXiv:2410.06672."
 )
-BEST_ROWS = 12
-ENOUGH_TOKENS = 30  # a feature active at fewer tokens can correlate perfectly by chance
-
-STRATA = {
-    "all": "All features",
-    "alive": "Alive features only",
-    "frequent": "Frequent features only",
-}
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as the template draws it: cells are text, escaped there; `numeric` columns align right."""
-
-    caption: str
-    columns: list[str]
-    rows: list[list[str]]
-    numeric: frozenset[int] = frozenset()
-    strong: frozenset[int] = field(default_factory=frozenset)  # indices of rows to stress
+MATCH_FILES = (
+    ("matches.parquet", "one row a feature"),
+    ("layers.parquet", "one row a layer pair"),
+    ("summary.parquet", "one row a comparison, direction and stratum"),
+    ("saes.parquet", "one row a dictionary"),
+)
+CIRCUIT_FILES = (
+    ("circuits.parquet", "one row a model and its circuit"),
+    ("effects.parquet", "one row a patch and metric"),
+    ("roles.parquet", "one row a part of a circuit"),
+    ("offsets.parquet", "one row a place and offset"),
+    ("edges.parquet", "one row an edge of discovery"),
+)
+RUN_FILE = ("run.json", "recipe, versions, stages, checksums")
 
 
 def write_report(run_path: Path | str) -> Path:
     """Build run/report/ from the tables of the run folder; returns the path of its index.html.
 
-    Writes index.html, figures/NAME.svg, .png and .vl.json, and assets/; an earlier report is replaced.
-    Raises `InputError` when run.json or a table is missing or unusable, or when nothing can be written there.
+    Writes index.html (and circuits.html beside it for a comparison with circuits), figures/NAME.svg, .png and .vl.json,
+    and assets/; an earlier report is replaced.  Raises `InputError` when run.json or a table is missing or unusable, or
+    when nothing can be written there.
     """
-    records = read_run(run_path)
-    final = RunFolder(Path(run_path)).report_folder
+    circuits = read_circuits(run_path)
+    folder = RunFolder(Path(run_path))
+    alone = circuits is not None and not any((folder.path / name).is_file() for name, _ in MATCH_FILES)
+    records = None if alone else read_run(run_path)
+    final = folder.report_folder
     building = final.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-report")
     with user_errors(final):
         _remove_abandoned(final.parent)
         try:
             building.mkdir()
-            _build(records, building)
+            _build(records, circuits, building)
             _replace_folder(building, final)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     return final / "index.html"
 
 
-def _build(records: RunRecords, folder: Path) -> None:
-    figures = all_figures(records)
+def _build(records: RunRecords | None, circuits: CircuitRecords | None, folder: Path) -> None:
+    drawn = circuit_figures(circuits) if circuits is not None else []
+    pages = {}
+    if records is not None:
+        figures = all_figures(records)
+        pages["index.html"] = render(
+            records, [*figures, *(figure for figure in drawn if figure.name == "circuits")], circuits
+        )
+        if circuits is not None:
+            pages["circuits.html"] = render_circuits(circuits, drawn, alone=False)
+    else:
+        assert circuits is not None
+        stages = stage_figure(circuits)
+        figures = [stages] if stages is not None else []
+        pages["index.html"] = render_circuits(circuits, [*drawn, *figures], alone=True)
     (folder / "figures").mkdir()
     (folder / "assets").mkdir()
-    for figure in figures:
+    for figure in [*figures, *drawn]:
         export.save_figure(figure.spec, folder / "figures", figure.name)
     for name in ("report.css", "report.js"):
         (folder / "assets" / name).write_text(_template_text(name), "utf-8")
     (folder / "assets" / "vega.js").write_text(export.vega_script(), "utf-8")
-    (folder / "index.html").write_text(render(records, figures), "utf-8")
+    for name, text in pages.items():
+        (folder / name).write_text(text, "utf-8")
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -123,8 +131,8 @@ def _template_text(name: str) -> str:
     return resources.files("homolog.report").joinpath("templates", name).read_text("utf-8")
 
 
-def render(records: RunRecords, figures: list[Figure]) -> str:
-    """The text of index.html; everything that comes from the run is escaped."""
+def _rendered(template: str, names: Iterable[str], **values: Any) -> str:
+    """The template with these values, escaped; `names` are the models that the filter `named` keeps on one line."""
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -132,237 +140,94 @@ def render(records: RunRecords, figures: list[Figure]) -> str:
         lstrip_blocks=True,
         loader=jinja2.FunctionLoader(_template_text),
     )
-    environment.filters.update(percent=wording.percent, named=lambda text: named(text, records.pair))
+    kept = tuple(names)
+    environment.filters.update(percent=wording.percent, named=lambda text: tables.named(text, kept))
     environment.policies["json.dumps_kwargs"] = {
         "sort_keys": False,
         "separators": (",", ":"),
         "ensure_ascii": False,
     }
+    return environment.get_template(template).render(swap=theme.SWAP, citation=CITATION, **values)
+
+
+def render(records: RunRecords, figures: list[Figure], circuits: CircuitRecords | None = None) -> str:
+    """The text of the comparison's index.html; everything that comes from the run is escaped."""
     found = findings(records)
-    return environment.get_template("index.html.j2").render(
+    return _rendered(
+        "index.html.j2",
+        records.pair,
+        **_about_run(records),
         name=records.name,
         pair=records.pair,
         found=found,
         sentences=headline_sentences(found.headlines),
-        intervals={line.side: share_interval(line.row) for line in found.headlines},
+        intervals={line.side: tables.share_interval(line.row) for line in found.headlines},
         figures={figure.name: figure for figure in figures},
-        swap=theme.SWAP,
         close=wording.CLOSE,
         comparisons=[
             wording.comparison_of(name)
             for name in wording.in_order(records.summary.get_column("comparison").unique().to_list())
         ],
-        summary=[summary_table(records, stratum) for stratum in _strata(records)],
-        best=[best_shared(records, side) for side in "AB"],
-        enough=ENOUGH_TOKENS,
-        own_dictionaries=dictionary_table(records, own=True),
-        other_dictionaries=dictionary_table(records, own=False),
-        models=model_table(records),
-        corpus=corpus_rows(records),
-        stages=stage_table(records),
-        run_rows=run_rows(records),
-        recipe=wording.as_toml(_mapping(records.run.get("recipe"))),
-        warnings=warnings_of(records),
-        citation=CITATION,
+        summary=[tables.summary_table(records, stratum) for stratum in tables.strata(records)],
+        best=[tables.best_shared(records, side) for side in "AB"],
+        enough=tables.ENOUGH_TOKENS,
+        own_dictionaries=tables.dictionary_table(records, own=True),
+        other_dictionaries=tables.dictionary_table(records, own=False),
+        models=tables.model_table(records),
+        corpus=tables.corpus_rows(records),
+        warnings=tables.warnings_of(records),
+        files=[*MATCH_FILES, *(CIRCUIT_FILES if circuits is not None else ()), RUN_FILE],
+        circuits=None if circuits is None else _circuit_summary(circuits),
     )
 
 
-def warnings_of(records: RunRecords) -> list[str]:
-    """Warnings the run recorded (else controls that miss their gates), and files it had to build again."""
-    noted = [str(item) for item in records.run.get("warnings") or []]
-    rebuilt = [f"Built again: {item}" for item in records.run.get("rebuilt") or []]
-    return [*noted, *rebuilt, *(failed_controls(records) if not noted else [])]
-
-
-def share_interval(row: Row) -> str:
-    """The interval of the share of close partners where the summary has one, else an empty text."""
-    low, high = row.get("share_above_07_lo"), row.get("share_above_07_hi")
-    both = wording.is_number(low) and wording.is_number(high)
-    return f"{wording.percent(low)} to {wording.percent(high)}" if both else ""
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _strata(records: RunRecords) -> list[str]:
-    found = records.summary.get_column("stratum").unique().to_list()
-    return sorted(found, key=lambda name: (list(STRATA).index(name) if name in STRATA else 9, name))
-
-
-def summary_table(records: RunRecords, stratum: str) -> Table:
-    """Every comparison of a stratum, every direction."""
-    chosen = [row for row in ordered_summary(records) if row["stratum"] == stratum]
-    rows = [
-        [
-            wording.comparison_of(row["comparison"]).plain,
-            f"{row['model']}\n→ {row['best_model']}",
-            wording.integer(row["n_features"]),
-            wording.integer(row["n_undefined"]),
-            with_interval(row, "mean"),
-            with_interval(row, "median"),
-            wording.percent(row["share_above_07"]),
-        ]
-        for row in chosen
-    ]
-    columns = [
-        "Comparison",
-        "Features of → looked for in",
-        "Features",
-        "Undefined",
-        "Mean, 95% interval",
-        "Median, 95% interval",
-        f"r > {wording.CLOSE}",
-    ]
-    strong = frozenset(place for place, row in enumerate(chosen) if row["comparison"] == "main")
-    return Table(STRATA.get(stratum, stratum), columns, rows, frozenset(range(2, 7)), strong)
-
-
-def with_interval(row: Row, statistic: str) -> str:
-    """A statistic and, on a second line, its interval, three digits each."""
-    return f"{wording.number(row[statistic], 3)}\n{interval(row, statistic, 3)}"
-
-
-def named(text: str, names: tuple[str, ...]) -> Markup:
-    """`text` escaped, with each model name that is short enough kept on one line."""
-    parts = re.split("(" + "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) + ")", text)
-    return Markup("").join(
-        Markup('<span class="name">{}</span>').format(part) if part in names and len(part) < 24 else part
-        for part in parts
+def render_circuits(records: CircuitRecords, figures: list[Figure], *, alone: bool) -> str:
+    """The text of the circuits' page, which is a run's only one where `alone`; all from the run is escaped."""
+    return _rendered(
+        "circuits.html.j2",
+        records.models,
+        **_about_run(records),
+        name=records.name,
+        alone=alone,
+        title=_title(records),
+        figures={figure.name: figure for figure in figures},
+        circuits=_circuit_summary(records),
+        offsets=circuit_tables.offset_table(records),
+        correlations=circuit_tables.correlation_table(records),
+        edges=circuit_tables.edge_tables(records),
+        effects=circuit_tables.effect_tables(records),
+        misleading=circuit_words.misleading(records),
+        methods=circuit_words.methods(records),
+        warnings=tables.noted_warnings(records),
+        files=[*CIRCUIT_FILES, RUN_FILE],
     )
 
 
-def best_shared(records: RunRecords, side: str) -> Table:
-    """The closest pairs of the main comparison among features active at `ENOUGH_TOKENS` tokens or more."""
-    main = records.matches.filter((pl.col("comparison") == "main") & pl.col("r").is_finite())
-    own = main.filter((pl.col("side") == side) & (pl.col("n_active") >= ENOUGH_TOKENS))
-    own = own.sort(["r", "layer", "feature"], descending=[True, False, False]).head(BEST_ROWS)
-    back = {
-        (row["layer"], row["feature"]): (row["best_layer"], row["best_feature"])
-        for row in main.filter(pl.col("side") == "BA"["AB".index(side)])
-        .select("layer", "feature", "best_layer", "best_feature")
-        .iter_rows(named=True)
+def _about_run(records: HasRun) -> dict[str, Any]:
+    """What every page says of the run itself."""
+    recipe = records.run.get("recipe")
+    return {
+        "stages": tables.stage_table(records),
+        "run_rows": tables.run_rows(records),
+        "recipe": wording.as_toml(recipe if isinstance(recipe, Mapping) else {}),
     }
-    rows = [
-        [
-            f"{row['layer']} / {row['feature']}",
-            f"{row['best_layer']} / {row['best_feature']}",
-            wording.number(row["r"], 3),
-            f"{100 * row['freq']:.2f}%",
-            "yes" if back.get((row["best_layer"], row["best_feature"])) == (row["layer"], row["feature"]) else "no",
-        ]
-        for row in own.iter_rows(named=True)
-    ]
-    columns = [records.model_of(side), records.partner_of(side), "r", "Active", "Mutual"]
-    return Table(f"Features of {records.model_of(side)}", columns, rows, frozenset({2, 3}))
 
 
-def dictionary_table(records: RunRecords, own: bool) -> Table:
-    """Quality of the dictionaries compared (`own`), or of all others."""
-    rows = []
-    for row in records.saes.sort("model", "label", "layer").iter_rows(named=True):
-        if (row["model"] in records.pair and row["label"] == "sae") != own:
-            continue
-        name = row["model"] if row["label"] == "sae" else f"{row['model']} ({row['label']})"
-        gate = "passes" if row["passed"] else f"fails: {row['reason'] or 'no reason recorded'}"
-        rows.append(
-            [
-                name,
-                str(row["layer"]),
-                f"{row['kind']}, {wording.integer(row['d_sae'])}",
-                wording.number(row["explained_variance"], 3),
-                wording.number(row["l0"], 1),
-                wording.percent(row["dead_share"]),
-                wording.number(row["loss_recovered"], 3),
-                gate,
-            ]
-        )
-    columns = [
-        "Model",
-        "Block",
-        "Kind, features",
-        "Explained variance",
-        "L0",
-        "Dead",
-        "Loss recovered",
-        "Gates",
-    ]
-    return Table(
-        "The dictionaries compared" if own else "The dictionaries of the controls",
-        columns,
-        rows,
-        frozenset({1, 3, 4, 5, 6}),
-    )
-
-
-def model_table(records: RunRecords) -> Table:
-    """The models of the run."""
-    rows = [
-        [
-            str(model.get("name") or MISSING),
-            str(model.get("role") or MISSING),
-            str(model.get("architecture") or MISSING),
-            wording.integer(model.get("n_layers")),
-            wording.integer(model.get("d_model")),
-            wording.integer(model.get("n_parameters")),
-            wording.number(model.get("heldout_loss"), 3),
-        ]
-        for model in records.models
-    ]
-    columns = ["Model", "Role", "Architecture", "Blocks", "d_model", "Parameters", "Held-out loss (nats)"]
-    return Table("The models", columns, rows, frozenset({3, 4, 5, 6}))
-
-
-def stage_table(records: RunRecords) -> Table:
-    """Wall time and peak memory of each stage, and their total and maximum."""
-    stages = aggregate.stage_times(records)
-    rows = [
-        [row["stage"], row["status"], wording.seconds(row["seconds"]), wording.size(row["peak_bytes"])]
-        for row in stages
-    ]
-    spent = [row["seconds"] for row in stages if wording.is_number(row["seconds"])]
-    peaks = [row["peak_bytes"] for row in stages if wording.is_number(row["peak_bytes"])]
-    if spent:
-        rows.append(["all stages", "", wording.seconds(sum(spent)), wording.size(max(peaks, default=None))])
-    strong = frozenset({len(rows) - 1}) if spent else frozenset()
-    return Table("Stages", ["Stage", "Status", "Time", "Peak memory"], rows, frozenset({2, 3}), strong)
-
-
-def corpus_rows(records: RunRecords) -> list[tuple[str, str]]:
-    """Facts of the token stream that every model saw."""
-    corpus = _mapping(records.run.get("corpus"))
-    names = {
-        "n_documents": "Documents",
-        "n_windows": "Windows",
-        "context": "Tokens a window",
-        "n_tokens": "Tokens",
+def _circuit_summary(records: CircuitRecords) -> dict[str, Any]:
+    """What both pages say of the circuits."""
+    return {
+        "found": circuit_words.circuit_findings(records),
+        "task": circuit_words.task_words(records),
+        "models": records.models,
+        "able": records.able,
+        "roles": circuit_tables.role_rows(records),
+        "ability": circuit_tables.ability_table(records),
     }
-    rows = [(title, wording.integer(corpus[key])) for key, title in names.items() if key in corpus]
-    if "sources" in corpus:
-        sources = corpus["sources"]
-        rows.append(("Sources", ", ".join(map(str, sources)) if isinstance(sources, list | tuple) else str(sources)))
-    rows += [
-        (title, str(corpus[key]))
-        for key, title in (("tokenizer", "Tokenizer"), ("hash", "Hash of the stream"))
-        if key in corpus
-    ]
-    return rows
 
 
-def run_rows(records: RunRecords) -> list[tuple[str, str]]:
-    """Where and with what the run was made."""
-    run = records.run
-    rows = [
-        (title, str(run[key]))
-        for key, title in (("recipe_hash", "Recipe hash"), ("git_commit", "Git commit"), ("device", "Device"))
-        if run.get(key)
-    ]
-    rows += [
-        (
-            f"Machine: {key.removesuffix('_bytes')}",
-            wording.size(value) if key.endswith("_bytes") else str(value),
-        )
-        for key, value in _mapping(run.get("machine")).items()
-    ]
-    rows += [(f"Version: {key}", str(value)) for key, value in _mapping(run.get("versions")).items()]
-    return rows
+def _title(records: CircuitRecords) -> str:
+    names = records.models
+    if len(names) == 1:
+        return f"How does {names[0]} repeat what it has seen?"
+    several = circuit_words.listed(names) if len(names) == 2 else f"{len(names)} models"
+    return f"How do {several} repeat what they have seen?"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 
@@ -74,6 +74,14 @@ REQUIRED_COLUMNS: Mapping[str, tuple[str, ...]] = {
         "reason",
     ),
 }
+
+
+@runtime_checkable
+class HasRun(Protocol):
+    """Records of any study: they have the contents of run.json."""
+
+    @property
+    def run(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -157,8 +165,7 @@ def read_run(path: Path | str) -> RunRecords:
     column.
     """
     folder = RunFolder(Path(path))
-    run = folder.record
-    run = _mapping(run.get("facts")) | run
+    run = run_of(folder)
     files = {
         "matches": folder.matches,
         "layers": folder.layers,
@@ -173,11 +180,17 @@ def read_run(path: Path | str) -> RunRecords:
             f"the report needs its tables, and {_listed(missing)} missing",
             "Finish the run first: give `homolog run` or `homolog demo` the same --out again.",
         )
-    tables = {name: _read_table(file, REQUIRED_COLUMNS[name]) for name, file in files.items()}
+    tables = {name: read_table(file, REQUIRED_COLUMNS[name]) for name, file in files.items()}
     pair = _pair(path, run, tables["summary"])
     for name in ("matches", "layers", "summary"):
         tables[name] = _with_side(tables[name], pair)
     return RunRecords(Path(path), run, pair, **tables)
+
+
+def run_of(folder: RunFolder) -> dict[str, Any]:
+    """The contents of run.json, with what it keeps under "facts" at the top level too."""
+    run = folder.record
+    return _mapping(run.get("facts")) | run
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -188,7 +201,8 @@ def _listed(names: list[str]) -> str:
     return f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
 
 
-def _read_table(file: Path, columns: tuple[str, ...]) -> pl.DataFrame:
+def read_table(file: Path, columns: tuple[str, ...]) -> pl.DataFrame:
+    """A parquet table that has these columns; `InputError` names the file and what is wrong."""
     try:
         table = pl.read_parquet(file)
     except (pl.exceptions.PolarsError, OSError) as error:

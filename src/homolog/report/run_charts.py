@@ -8,7 +8,7 @@ import altair as alt
 
 from homolog.report import aggregate, theme
 from homolog.report.figure import PANEL_WIDTH, SHARE_AXIS, UNIT, Figure, finish, panels, stroke_legend, tips
-from homolog.report.records import RunRecords
+from homolog.report.records import HasRun, RunRecords
 from homolog.report.wording import number
 
 DASHES = {
@@ -80,7 +80,7 @@ def _quality_layers(rows: list[dict[str, Any]], pair: tuple[str, str]) -> list[a
     return [lines, points, cross.transform_filter("!datum.passed").encode(x, y, tooltip=tip)]
 
 
-def stage_figure(records: RunRecords) -> Figure | None:
+def stage_figure(records: HasRun) -> Figure | None:
     """Seconds by stage."""
     rows = aggregate.stage_groups(records)
     if not rows:

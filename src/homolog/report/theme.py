@@ -31,6 +31,18 @@ MODEL_COLOURS = (
     ("#7b4a9e", "#cda0ee"),
 )
 
+# of the parts of a circuit; all are colours of the comparisons, which never stand in the same figure
+ROLE_COLOURS: Mapping[str, tuple[str, str]] = {
+    "previous-token carrier": COMPARISON_COLOURS["random-model"],
+    "matcher": COMPARISON_COLOURS["main"],
+    "copier": COMPARISON_COLOURS["model-seed"],
+}
+WORSE = ("#b3362f", "#ff8f86")  # a patch that hurts, in heatmaps; its opposite; and between them nothing
+BETTER = ("#2b6cb0", "#7fb6f2")
+NEUTRAL = ("#f0f1f4", "#262b32")
+CELL_INK = ("#1e2229", "#f0f2f4")  # on neutral cells
+CELL_INK_STRONG = ("#fefefe", "#101113")  # on strong ones
+
 INK = ("#1d2129", "#e7e9ec")
 MUTED = ("#5a616c", "#a4abb6")
 GRID = ("#e4e6ea", "#333941")
@@ -43,6 +55,11 @@ SWAP: dict[str, str] = {
         *COMPARISON_COLOURS.values(),
         *SPARE_COLOURS,
         *MODEL_COLOURS,
+        WORSE,
+        BETTER,
+        NEUTRAL,
+        CELL_INK,
+        CELL_INK_STRONG,
         INK,
         MUTED,
         GRID,

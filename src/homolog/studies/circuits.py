@@ -8,7 +8,9 @@ Every model is a stage of the run folder.  `run_circuits` is the study by itself
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ import torch
 
 from homolog.circuits.discovery import Discovery, discover
 from homolog.circuits.induction import CARRIER, COPIER, MATCHER, Ability, Circuit, Prompts, Unable, trace_induction
-from homolog.circuits.off_by_one import OffByOne, off_by_one, places
+from homolog.circuits.off_by_one import OffByOne, off_by_one
+from homolog.circuits.released import compare, released_for
 from homolog.errors import InputError
 from homolog.models import LanguageModel, load
 from homolog.progress import Progress
@@ -57,6 +60,24 @@ def run_circuits(recipe: CircuitRecipe, out: Path, progress: Progress) -> Path:
         run.close()
 
 
+def expected_lines(ref: str, n_prompts: int, seed: int, batch: int, device: str, progress: Progress) -> Iterator[str]:
+    """The paper's experiments repeated on a model, beside the released numbers, as lines of text.
+
+    Errors: InputError for a model of another shape than the two whose numbers were released.
+    """
+    model = load(ref, device=device)
+    with progress.stage(f"repeat released experiments on {ref}", len(released_for(model)) * n_prompts) as bar:
+        rows = compare(model, n_prompts, seed, batch, bar.advance)
+    columns = ("released", "ours", "deviation", "released_change", "our_change")
+    for experiment, group in itertools.groupby(rows, lambda row: row["experiment"]):
+        found = list(group)
+        yield f"{experiment}, {n_prompts} prompts. {found[0]['note']}".rstrip()
+        yield f"  {'place':<28}{'metric':<12}" + "".join(f"{name:>17}" for name in columns)
+        for row in found:
+            shown = ("-" if math.isnan(row[name]) else f"{row[name]:.4f}" for name in columns)
+            yield f"  {row['place']:<28}{row['metric']:<12}" + "".join(f"{text:>17}" for text in shown)
+
+
 def trace_models(
     run: RunFolder, subjects: Sequence[Subject], settings: Circuits, seed: int, dtype: str, device: str,
     progress: Progress,
@@ -85,17 +106,19 @@ def _trace(
 ) -> dict[str, pl.DataFrame]:
     """The tables of one model; only a row of `circuits` where it cannot do the task."""
     prompts = Prompts(settings.n_prompts, settings.length, settings.repeat, seed, settings.batch)
-    about = {"model": name, "architecture": model.architecture, "n_layers": model.n_layers, "task": settings.task}
+    about = {
+        "model": name, "architecture": model.architecture, "n_layers": model.n_layers, "task": settings.task,
+        "n_prompts": settings.n_prompts, "length": settings.length, "repeat": settings.repeat,
+    }  # fmt: skip
     empty = {table: pl.DataFrame() for table in CIRCUIT_TABLES}
     try:
         with progress.stage(f"patch paths in {name}") as bar:
             circuit = trace_induction(model, prompts, bar.advance)
     except Unable as unable:
-        row = about | _ability(unable.ability) | {"able": False, "reason": str(unable)}
+        row = about | _ability(unable.ability) | {"able": False, "reason": unable.requirement}
         progress.note(str(unable))
         return empty | {"circuits": pl.DataFrame([row])}
-    looked = places(model, circuit.key)
-    with progress.stage(f"off by one in {name}", 2 * len(looked) * len(prompts)) as bar:
+    with progress.stage(f"off by one in {name}", 2 * len(prompts)) as bar:
         offset = off_by_one(model, prompts, circuit.key, bar.advance)
     with progress.stage(f"discover edges of {name}", len(CORRUPTIONS)) as bar:
         found = {}

@@ -1,0 +1,242 @@
+"""The tables of the page, and what it says of the run: cells are text, which the template escapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+from markupsafe import Markup
+
+from homolog.report import aggregate, wording
+from homolog.report.findings import Row, failed_controls, interval, ordered_summary
+from homolog.report.records import HasRun, RunRecords
+from homolog.report.wording import MISSING
+
+BEST_ROWS = 12
+ENOUGH_TOKENS = 30  # a feature active at fewer tokens can correlate perfectly by chance
+
+STRATA = {
+    "all": "All features",
+    "alive": "Alive features only",
+    "frequent": "Frequent features only",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as the template draws it: cells are text, escaped there; `numeric` columns align right."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    numeric: frozenset[int] = frozenset()
+    strong: frozenset[int] = field(default_factory=frozenset)  # indices of rows to stress
+
+
+def warnings_of(records: RunRecords) -> list[str]:
+    """Warnings the run recorded (else controls that miss their gates), and files it had to build again."""
+    noted = noted_warnings(records)
+    return noted if records.run.get("warnings") else [*noted, *failed_controls(records)]
+
+
+def noted_warnings(records: HasRun) -> list[str]:
+    """Warnings the run recorded, and files it had to build again."""
+    rebuilt = [f"Built again: {item}" for item in records.run.get("rebuilt") or []]
+    return [*(str(item) for item in records.run.get("warnings") or []), *rebuilt]
+
+
+def share_interval(row: Row) -> str:
+    """The interval of the share of close partners where the summary has one, else an empty text."""
+    low, high = row.get("share_above_07_lo"), row.get("share_above_07_hi")
+    both = wording.is_number(low) and wording.is_number(high)
+    return f"{wording.percent(low)} to {wording.percent(high)}" if both else ""
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def strata(records: RunRecords) -> list[str]:
+    found = records.summary.get_column("stratum").unique().to_list()
+    return sorted(found, key=lambda name: (list(STRATA).index(name) if name in STRATA else 9, name))
+
+
+def summary_table(records: RunRecords, stratum: str) -> Table:
+    """Every comparison of a stratum, every direction."""
+    chosen = [row for row in ordered_summary(records) if row["stratum"] == stratum]
+    rows = [
+        [
+            wording.comparison_of(row["comparison"]).plain,
+            f"{row['model']}\n→ {row['best_model']}",
+            wording.integer(row["n_features"]),
+            wording.integer(row["n_undefined"]),
+            with_interval(row, "mean"),
+            with_interval(row, "median"),
+            wording.percent(row["share_above_07"]),
+        ]
+        for row in chosen
+    ]
+    columns = [
+        "Comparison",
+        "Features of → looked for in",
+        "Features",
+        "Undefined",
+        "Mean, 95% interval",
+        "Median, 95% interval",
+        f"r > {wording.CLOSE}",
+    ]
+    strong = frozenset(place for place, row in enumerate(chosen) if row["comparison"] == "main")
+    return Table(STRATA.get(stratum, stratum), columns, rows, frozenset(range(2, 7)), strong)
+
+
+def with_interval(row: Row, statistic: str) -> str:
+    """A statistic and, on a second line, its interval, three digits each."""
+    return f"{wording.number(row[statistic], 3)}\n{interval(row, statistic, 3)}"
+
+
+def named(text: str, names: tuple[str, ...]) -> Markup:
+    """`text` escaped, with each model name that is short enough kept on one line."""
+    parts = re.split("(" + "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) + ")", text)
+    return Markup("").join(
+        Markup('<span class="name">{}</span>').format(part) if part in names and len(part) < 24 else part
+        for part in parts
+    )
+
+
+def best_shared(records: RunRecords, side: str) -> Table:
+    """The closest pairs of the main comparison among features active at `ENOUGH_TOKENS` tokens or more."""
+    main = records.matches.filter((pl.col("comparison") == "main") & pl.col("r").is_finite())
+    own = main.filter((pl.col("side") == side) & (pl.col("n_active") >= ENOUGH_TOKENS))
+    own = own.sort(["r", "layer", "feature"], descending=[True, False, False]).head(BEST_ROWS)
+    back = {
+        (row["layer"], row["feature"]): (row["best_layer"], row["best_feature"])
+        for row in main.filter(pl.col("side") == "BA"["AB".index(side)])
+        .select("layer", "feature", "best_layer", "best_feature")
+        .iter_rows(named=True)
+    }
+    rows = [
+        [
+            f"{row['layer']} / {row['feature']}",
+            f"{row['best_layer']} / {row['best_feature']}",
+            wording.number(row["r"], 3),
+            f"{100 * row['freq']:.2f}%",
+            "yes" if back.get((row["best_layer"], row["best_feature"])) == (row["layer"], row["feature"]) else "no",
+        ]
+        for row in own.iter_rows(named=True)
+    ]
+    columns = [records.model_of(side), records.partner_of(side), "r", "Active", "Mutual"]
+    return Table(f"Features of {records.model_of(side)}", columns, rows, frozenset({2, 3}))
+
+
+def dictionary_table(records: RunRecords, own: bool) -> Table:
+    """Quality of the dictionaries compared (`own`), or of all others."""
+    rows = []
+    for row in records.saes.sort("model", "label", "layer").iter_rows(named=True):
+        if (row["model"] in records.pair and row["label"] == "sae") != own:
+            continue
+        name = row["model"] if row["label"] == "sae" else f"{row['model']} ({row['label']})"
+        gate = "passes" if row["passed"] else f"fails: {row['reason'] or 'no reason recorded'}"
+        rows.append(
+            [
+                name,
+                str(row["layer"]),
+                f"{row['kind']}, {wording.integer(row['d_sae'])}",
+                wording.number(row["explained_variance"], 3),
+                wording.number(row["l0"], 1),
+                wording.percent(row["dead_share"]),
+                wording.number(row["loss_recovered"], 3),
+                gate,
+            ]
+        )
+    columns = [
+        "Model",
+        "Block",
+        "Kind, features",
+        "Explained variance",
+        "L0",
+        "Dead",
+        "Loss recovered",
+        "Gates",
+    ]
+    return Table(
+        "The dictionaries compared" if own else "The dictionaries of the controls",
+        columns,
+        rows,
+        frozenset({1, 3, 4, 5, 6}),
+    )
+
+
+def model_table(records: RunRecords) -> Table:
+    """The models of the run."""
+    rows = [
+        [
+            str(model.get("name") or MISSING),
+            str(model.get("role") or MISSING),
+            str(model.get("architecture") or MISSING),
+            wording.integer(model.get("n_layers")),
+            wording.integer(model.get("d_model")),
+            wording.integer(model.get("n_parameters")),
+            wording.number(model.get("heldout_loss"), 3),
+        ]
+        for model in records.models
+    ]
+    columns = ["Model", "Role", "Architecture", "Blocks", "d_model", "Parameters", "Held-out loss (nats)"]
+    return Table("The models", columns, rows, frozenset({3, 4, 5, 6}))
+
+
+def stage_table(records: HasRun) -> Table:
+    """Wall time and peak memory of each stage, and their total and maximum."""
+    stages = aggregate.stage_times(records)
+    rows = [
+        [row["stage"], row["status"], wording.seconds(row["seconds"]), wording.size(row["peak_bytes"])]
+        for row in stages
+    ]
+    spent = [row["seconds"] for row in stages if wording.is_number(row["seconds"])]
+    peaks = [row["peak_bytes"] for row in stages if wording.is_number(row["peak_bytes"])]
+    if spent:
+        rows.append(["all stages", "", wording.seconds(sum(spent)), wording.size(max(peaks, default=None))])
+    strong = frozenset({len(rows) - 1}) if spent else frozenset()
+    return Table("Stages", ["Stage", "Status", "Time", "Peak memory"], rows, frozenset({2, 3}), strong)
+
+
+def corpus_rows(records: RunRecords) -> list[tuple[str, str]]:
+    """Facts of the token stream that every model saw."""
+    corpus = mapping(records.run.get("corpus"))
+    names = {
+        "n_documents": "Documents",
+        "n_windows": "Windows",
+        "context": "Tokens a window",
+        "n_tokens": "Tokens",
+    }
+    rows = [(title, wording.integer(corpus[key])) for key, title in names.items() if key in corpus]
+    if "sources" in corpus:
+        sources = corpus["sources"]
+        rows.append(("Sources", ", ".join(map(str, sources)) if isinstance(sources, list | tuple) else str(sources)))
+    rows += [
+        (title, str(corpus[key]))
+        for key, title in (("tokenizer", "Tokenizer"), ("hash", "Hash of the stream"))
+        if key in corpus
+    ]
+    return rows
+
+
+def run_rows(records: HasRun) -> list[tuple[str, str]]:
+    """Where and with what the run was made."""
+    run = records.run
+    rows = [
+        (title, str(run[key]))
+        for key, title in (("recipe_hash", "Recipe hash"), ("git_commit", "Git commit"), ("device", "Device"))
+        if run.get(key)
+    ]
+    rows += [
+        (
+            f"Machine: {key.removesuffix('_bytes')}",
+            wording.size(value) if key.endswith("_bytes") else str(value),
+        )
+        for key, value in mapping(run.get("machine")).items()
+    ]
+    rows += [(f"Version: {key}", str(value)) for key, value in mapping(run.get("versions")).items()]
+    return rows

@@ -1,0 +1,56 @@
+"""What the tests of all pages share: a page read as text, and a page as a browser shows it."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page
+
+EVIL = "<script>window.hacked = 1</script><img src=x onerror=window.hacked=1>"
+
+
+class Text(HTMLParser):
+    """The visible text of a page and the addresses it refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.addresses: list[str] = []
+        self.hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.hidden += tag in ("script", "style")
+        self.addresses += [value or "" for name, value in attrs if name in ("href", "src")]
+
+    def handle_endtag(self, tag: str) -> None:
+        self.hidden -= tag in ("script", "style")
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            self.words.append(data)
+
+
+def parsed(page: Path) -> tuple[str, list[str]]:
+    reader = Text()
+    reader.feed(page.read_text("utf-8"))
+    return re.sub(r"\s+", " ", " ".join(reader.words)), reader.addresses
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def opened(browser: Browser, page: Path, **options: Any) -> tuple[Page, list[str], list[str]]:
+    """The page once its charts are drawn, with all it said on the console and all it asked for."""
+    tab = browser.new_page(**options)
+    said: list[str] = []
+    asked: list[str] = []
+    tab.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    tab.on("pageerror", lambda error: said.append(f"error: {error}"))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(page.as_uri())
+    tab.wait_for_selector("html[data-charts=drawn]", state="attached", timeout=30_000)
+    return tab, said, asked
