@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from homolog.errors import InputError
     from homolog.matching import max_pearson
-    from homolog.models import Add, LanguageModel, Replace, Site, Transform, Zero, load
+    from homolog.models import Add, LanguageModel, Mean, Replace, Resample, Site, Transform, Zero, load
     from homolog.studies import Study
 
 _HOME = {
@@ -21,7 +21,9 @@ _HOME = {
     "max_pearson": "homolog.matching",
     "Add": "homolog.models",
     "LanguageModel": "homolog.models",
+    "Mean": "homolog.models",
     "Replace": "homolog.models",
+    "Resample": "homolog.models",
     "Site": "homolog.models",
     "Transform": "homolog.models",
     "Zero": "homolog.models",
@@ -29,7 +31,20 @@ _HOME = {
     "Study": "homolog.studies",
 }
 
-__all__ = ["Add", "InputError", "LanguageModel", "Replace", "Site", "Study", "Transform", "Zero", "load", "max_pearson"]
+__all__ = [
+    "Add",
+    "InputError",
+    "LanguageModel",
+    "Mean",
+    "Replace",
+    "Resample",
+    "Site",
+    "Study",
+    "Transform",
+    "Zero",
+    "load",
+    "max_pearson",
+]
 
 
 def __getattr__(name: str) -> Any:

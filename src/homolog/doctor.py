@@ -26,11 +26,22 @@ def findings() -> dict[str, str]:
         "numba": _numba(),
         "GPU": _gpu(),
         "selective scan": "numba on the processor"
-        + (", torch operations on the GPU" if torch.cuda.is_available() else ""),
+        + (f", {_gpu_scan()} on the GPU" if torch.cuda.is_available() else ""),
+        "matrix products": "oneDNN" if _onednn() else "those of torch",
     }
     for package, extra in OPTIONAL.items():
         found[package] = _version(package) or f"not installed: pip install 'homolog[{extra}]' if you need it"
     return found
+
+
+def _gpu_scan() -> str:
+    return "Triton on a GPU" if _version("triton") else "torch operations on a GPU (slow; install triton)"
+
+
+def _onednn() -> bool:
+    from homolog.models.products import has_onednn
+
+    return has_onednn()
 
 
 def _native_bfloat16() -> bool:

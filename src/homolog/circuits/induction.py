@@ -20,6 +20,7 @@ because they separate the roles: what is lost with A is the match, what is lost 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -204,7 +205,7 @@ def tracer_of(model: LanguageModel) -> type[Tracer]:
     )
 
 
-class Tracer:
+class Tracer(ABC):
     """What the experiments of all architectures share: prompts, and one call for one experiment."""
 
     paths: Callable[[Any, Tensor, Tensor], Replay]
@@ -214,17 +215,17 @@ class Tracer:
         self.effects: list[Effects] = []
         self._costs: dict[str, float] = {}
 
+    @abstractmethod
     def trace(self) -> tuple[str, list[Role]]:
         """The key component and the roles, after all experiments."""
-        raise NotImplementedError
 
+    @abstractmethod
     def universe(self) -> list[Site]:
         """The sites through which information moves between positions: what a circuit is chosen from."""
-        raise NotImplementedError
 
+    @abstractmethod
     def named(self, roles: Sequence[Role]) -> set[str]:
         """Names of the sites of the universe that play a role."""
-        raise NotImplementedError
 
     def ask(self, *questions: Question) -> list[Effects]:
         """The effects of some questions, asked together: they share the clean passes."""

@@ -19,7 +19,7 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + bias: x (..., in), weight (out, in), bias (out,) or None -> (..., out)."""
     fits = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
-    if not fits or learns or not _onednn():
+    if not fits or learns or not has_onednn():
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
@@ -30,7 +30,7 @@ def linear(module: Any, x: Tensor) -> Tensor:
 
 
 @functools.cache
-def _onednn() -> bool:
+def has_onednn() -> bool:
     """Whether this build of torch has the product and it works here."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False

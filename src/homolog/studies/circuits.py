@@ -24,9 +24,9 @@ from homolog.circuits.released import compare, released_for
 from homolog.errors import InputError
 from homolog.models import LanguageModel, load
 from homolog.progress import Progress
-from homolog.report import write_report
 from homolog.storage.atomic import atomic_path
 from homolog.storage.run_folder import RunFolder
+from homolog.studies.finish import finish
 from homolog.studies.plan import Subject
 from homolog.studies.recipe import CircuitRecipe, Circuits
 
@@ -51,11 +51,7 @@ def run_circuits(recipe: CircuitRecipe, out: Path, progress: Progress) -> Path:
         if not found.get_column("able").any():
             raise InputError("models", [s.name for s in subjects], found.get_column("reason")[0],
                              "Repeat more tokens (--repeat 8), or take another model.")  # fmt: skip
-        if not run.is_done("report"):
-            with run.stage("report", [run.report_folder]), progress.stage("write the report"):
-                write_report(run.path)
-        run.drop_cache()
-        return run.report_folder / "index.html"
+        return finish(run, progress)
     finally:
         run.close()
 

@@ -18,11 +18,11 @@ from homolog.features import Activations, load_features
 from homolog.matching import match_models, summarise
 from homolog.models import load_tokenizer
 from homolog.progress import Progress
-from homolog.report import write_report
 from homolog.storage.atomic import atomic_path
 from homolog.storage.run_folder import RunFolder
 from homolog.studies import subject as work
 from homolog.studies.circuits import trace_models
+from homolog.studies.finish import finish
 from homolog.studies.plan import CURRENT_TOKEN, Comparison, Plan, Subject, finished_report, make_plan
 from homolog.studies.recipe import Recipe
 
@@ -55,11 +55,7 @@ def run_comparison(recipe: Recipe, out: Path, progress: Progress) -> Path:
         if recipe.circuits is not None:
             where = (recipe.run.seed, recipe.pair.dtype, recipe.run.device)
             trace_models(run, plan.subjects[:2], recipe.circuits, *where, progress)
-        if not run.is_done("report"):
-            with run.stage("report", [run.report_folder]), progress.stage("write the report"):
-                write_report(run.path)
-        run.drop_cache()
-        return run.report_folder / "index.html"
+        return finish(run, progress)
     finally:
         run.close()
 

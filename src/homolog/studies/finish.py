@@ -1,0 +1,18 @@
+"""The end of every study: the report, and nothing left in the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from homolog.progress import Progress
+from homolog.report import write_report
+from homolog.storage.run_folder import RunFolder
+
+
+def finish(run: RunFolder, progress: Progress) -> Path:
+    """Write the report of a run whose tables are complete, unless it is there; returns its index.html."""
+    if not run.is_done("report"):
+        with run.stage("report", [run.report_folder]), progress.stage("write the report"):
+            write_report(run.path)
+    run.drop_cache()
+    return run.report_folder / "index.html"
