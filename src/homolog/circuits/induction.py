@@ -282,12 +282,14 @@ class _Transformer(Tracer):
                             lambda p, part: p.reads_to_logits(key, around(part, name), (read,)),
                             about={"sender": f"{read}.{key[2:]}"} | positions(name))  # fmt: skip
 
-        carriers, _, matched, _ = self.ask(
-            from_b("replace_A", f"{key} key", "key"), from_b("unrelated", key, *READS),
-            by_position("key", "A", "replace_A"), by_position("value", "B", "replace_B"),
-        )  # fmt: skip
+        matched, _ = self.ask(by_position("key", "A", "replace_A"), by_position("value", "B", "replace_B"))
+        carriers: list[Role] = []
+        if not key.startswith("z.0."):  # in block 0 there is nothing below to listen to
+            heard, _ = self.ask(from_b("replace_A", f"{key} key", "key"), from_b("unrelated", key, *READS))
+            evidence = f"its output at B's position, as the key of {key} reads it; another A"
+            carriers = self.roles(CARRIER, heard, evidence)
         return key, [
-            *self.roles(CARRIER, carriers, f"its output at B's position, as the key of {key} reads it; another A"),
+            *carriers,
             *self.roles(MATCHER, matched, "the key of one position, read from the end; another A",
                         lambda position: f"{key}@{position}")[:1],
             *self.roles(COPIER, copied, "its output at the last position; another B"),
@@ -327,11 +329,11 @@ class _Mamba(Tracer):
             if effects.corruption != "replace_A" or effects.experiment == WRITES:
                 continue
             receiver = effects.question.receiver
-            layer = receiver.split("@")[0].split(".")[1]
+            layer, _, position = receiver.split(".")[1].partition("@")
             if effects.experiment == UPSTREAM:
                 found += self.roles(CARRIER, effects, f"its output before the end, as {receiver} carries it; another A")
             else:
-                evidence = f"one tap's input to the write of state.{layer} at B; another A"
+                evidence = f"one tap's input to the write of state.{layer} at {position}; another A"
                 found += self.roles(CARRIER, effects, evidence, lambda at, of=layer: f"conv_taps.{of}@{at}")[:1]
         return found
 
@@ -340,9 +342,11 @@ class _Mamba(Tracer):
         upstream = Question(UPSTREAM, "replace_A", lambda p, _: p.layers_to_state(layer), f"state.{layer}",
                             {"position": "before last"})  # fmt: skip
         return [
-            self._convolution(layer, "B", 0, "replace_A"),
-            self._convolution(layer, "B", 0, "unrepeated_replace_AB"),
-            self._convolution(layer, "B+1", 1, "unrepeated_replace_AB"),
+            *(
+                self._convolution(layer, position, shift, corruption)
+                for corruption in ("replace_A", "unrepeated_replace_AB")
+                for shift, position in enumerate(("B", "B+1"))
+            ),
             self._writes(layer, "B", "replace_B"),
             self._writes(layer, "A", "replace_A"),
             *([upstream] if layer else []),
