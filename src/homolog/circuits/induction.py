@@ -236,21 +236,20 @@ class Tracer(ABC):
         self.effects += found
         return found
 
-    def cost(self, corruption: str) -> float:
+    def cost(self, effects: Effects) -> float:
         """What the whole corruption costs: corrupt minus clean logit difference, mean over prompts."""
-        if corruption not in self._costs:
-            pairs = self.prompts.pairs(self.model, corruption)
+        if effects.corruption not in self._costs:
+            pairs = self.prompts.pairs(self.model, effects.corruption)
             corrupt = _answers(self.model, replace(pairs, clean=pairs.corrupt), self.prompts.batch)[METRIC]
-            clean = _answers(self.model, pairs, self.prompts.batch)[METRIC]
-            self._costs[corruption] = float((corrupt - clean).double().mean())
-        return self._costs[corruption]
+            self._costs[effects.corruption] = float((corrupt - effects.clean[METRIC]).double().mean())
+        return self._costs[effects.corruption]
 
     def roles(self, role: str, effects: Effects, evidence: str, named: Callable[[str], str] = str) -> list[Role]:
         """The strongest sender of an experiment, and those that cost at least `SHARE`, in order.
 
         named   gives the component of a sender's label
         """
-        cost = self.cost(effects.corruption)
+        cost = self.cost(effects)
         means = interval(effects.change(METRIC), seed=self.prompts.seed)
         found = []
         for i in (i for i in means.mean.argsort().tolist() if effects.senders[i] != ALL):

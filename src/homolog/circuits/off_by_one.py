@@ -29,16 +29,15 @@ from torch import Tensor
 
 from homolog.circuits.attention_paths import AttentionPaths
 from homolog.circuits.effects import Question, measure_effects
-from homolog.circuits.induction import METRIC, Prompts, around
+from homolog.circuits.induction import METRIC, Prompts, around, tracer_of
 from homolog.circuits.metrics import Interval, interval, percentiles, resampled_means
 from homolog.circuits.replay import Patched
 from homolog.circuits.state_paths import StatePaths
 from homolog.corpus.tasks import PromptPairs, ordinary_ids
-from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.mamba import Mamba
 from homolog.models.sites import Site
-from homolog.models.transformer import READS, Transformer
+from homolog.models.transformer import READS
 
 OFFSETS = (-1, 0, 1, 2, 3, 4)
 SURE = 0.975
@@ -103,13 +102,14 @@ def off_by_one(
     advance   told after each batch how many prompts are done, first around B and then around another token
     Errors: InputError for an architecture without path patching.
     """
+    paths = tracer_of(model).paths
     pairs = prompts.pairs(model, "replace_B")
     elsewhere = unrelated(model, pairs, prompts)
     of = {"replace_B": pairs, "an unrelated token": elsewhere}
     looked = places(model, key)
     questions = [Question("off by one", name, lambda p, part: _ask(p, looked, part)) for name in of]
     found = measure_effects(
-        questions, of.__getitem__, lambda clean, corrupt: _paths(model, clean, corrupt), prompts.batch, advance
+        questions, of.__getitem__, lambda clean, corrupt: paths(model, clean, corrupt), prompts.batch, advance
     )
     # (place, offset, prompt): what each patch costs, around B and around the unrelated token
     drop, null = (-effects.change(METRIC).unflatten(0, (len(looked), len(OFFSETS))) for effects in found)
@@ -123,13 +123,7 @@ def off_by_one(
 
 def places(model: LanguageModel, key: str) -> list[str]:
     """Where the test looks: the writes of every layer, or what the key head reads."""
-    if isinstance(model, Mamba):
-        return [f"write.{layer}" for layer in range(model.n_layers)]
-    if isinstance(model, Transformer):
-        return [key]
-    raise InputError(
-        "model", model.name, f"{model.architecture} has no path patching", "Take a Transformer or a Mamba."
-    )
+    return [f"write.{layer}" for layer in range(model.n_layers)] if isinstance(model, Mamba) else [key]
 
 
 def unrelated(model: LanguageModel, pairs: PromptPairs, prompts: Prompts) -> PromptPairs:
@@ -146,13 +140,6 @@ def unrelated(model: LanguageModel, pairs: PromptPairs, prompts: Prompts) -> Pro
     corrupt = pairs.clean.clone()
     corrupt[torch.arange(n), chosen] = drawn[torch.arange(n), new]
     return replace(pairs, corrupt=corrupt, positions={**pairs.positions, "B": chosen})
-
-
-def _paths(model: LanguageModel, clean: Tensor, corrupt: Tensor) -> AttentionPaths | StatePaths:
-    if isinstance(model, Mamba):
-        return StatePaths(model, clean, corrupt)
-    assert isinstance(model, Transformer)  # `places` has refused others
-    return AttentionPaths(model, clean, corrupt)
 
 
 def _ask(paths: AttentionPaths | StatePaths, looked: list[str], part: PromptPairs) -> Iterator[Patched]:

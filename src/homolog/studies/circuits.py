@@ -24,9 +24,8 @@ from homolog.circuits.released import compare, released_for
 from homolog.errors import InputError
 from homolog.models import LanguageModel, load
 from homolog.progress import Progress
-from homolog.storage.atomic import atomic_path
 from homolog.storage.run_folder import RunFolder
-from homolog.studies.finish import finish
+from homolog.studies.finish import finish, write_table
 from homolog.studies.plan import Subject
 from homolog.studies.recipe import CircuitRecipe, Circuits
 
@@ -90,11 +89,11 @@ def trace_models(
                 model = load(subject.ref, revision=subject.revision, dtype=getattr(torch, dtype), device=device)
                 tables = _trace(model, subject.name, settings, seed, progress)
                 for table, paths in parts.items():
-                    _write(tables[table], paths[i])
+                    write_table(tables[table], paths[i])
     with run.stage("circuits", [run.table(table) for table in CIRCUIT_TABLES]):
         for table, paths in parts.items():
             frames = [pl.read_parquet(path) for path in paths]
-            _write(pl.concat([f for f in frames if f.width] or frames, how="diagonal_relaxed"), run.table(table))
+            write_table(pl.concat([f for f in frames if f.width] or frames, how="diagonal_relaxed"), run.table(table))
 
 
 def _trace(
@@ -204,8 +203,3 @@ def _edges(found: Discovery) -> pl.DataFrame:
     keys = ["sender", "receiver", "tap", "position"]
     rest = found.edges.head(KEPT_EDGES).join(found.validation, on=keys, how="anti", nulls_equal=True)
     return pl.concat([found.validation, rest], how="diagonal_relaxed")
-
-
-def _write(frame: pl.DataFrame, path: Path) -> None:
-    with atomic_path(path) as partial:
-        frame.write_parquet(partial)

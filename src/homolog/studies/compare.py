@@ -18,11 +18,10 @@ from homolog.features import Activations, load_features
 from homolog.matching import match_models, summarise
 from homolog.models import load_tokenizer
 from homolog.progress import Progress
-from homolog.storage.atomic import atomic_path
 from homolog.storage.run_folder import RunFolder
 from homolog.studies import subject as work
 from homolog.studies.circuits import trace_models
-from homolog.studies.finish import finish
+from homolog.studies.finish import finish, write_table
 from homolog.studies.plan import CURRENT_TOKEN, Comparison, Plan, Subject, finished_report, make_plan
 from homolog.studies.recipe import Recipe
 
@@ -139,10 +138,10 @@ def _compare_all(run: RunFolder, recipe: Recipe, plan: Plan, text: dict[str, Tok
     outputs = {"matches": run.matches, "layers": run.layers, "summary": run.summary, "saes": run.saes_table}
     with run.stage("tables", list(outputs.values())):
         for table, paths_of_table in parts.items():
-            _write_table(pl.concat([pl.read_parquet(path) for path in paths_of_table]), outputs[table])
+            write_table(pl.concat([pl.read_parquet(path) for path in paths_of_table]), outputs[table])
         facts = [run.facts(f"dictionaries {s.name}") for s in plan.subjects]
         rows = [row for fact in facts for row in fact["saes"]]
-        _write_table(pl.DataFrame(rows, infer_schema_length=None), outputs["saes"])
+        write_table(pl.DataFrame(rows, infer_schema_length=None), outputs["saes"])
         run.note(models=[fact["model"] for fact in facts], warnings=_warnings(rows))
 
 
@@ -168,12 +167,7 @@ def _compare(run: RunFolder, recipe: Recipe, comparison: Comparison, text: dict[
             found.matches, a, b, seed=recipe.run.seed, n_replicates=recipe.matching.resamples, frequent=floor
         )
     for table, frame in (("matches", found.matches), ("layers", found.layers), ("summary", summary)):
-        _write_table(frame, paths[table])
-
-
-def _write_table(frame: pl.DataFrame, path: Path) -> None:
-    with atomic_path(path) as partial:
-        frame.write_parquet(partial)
+        write_table(frame, paths[table])
 
 
 def _warnings(saes: list[dict[str, Any]]) -> list[str]:

@@ -1,11 +1,14 @@
-"""The end of every study: the report, and nothing left in the cache."""
+"""What every study does with what it found: tables, then the report, and nothing left in the cache."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
+
 from homolog.progress import Progress
 from homolog.report import write_report
+from homolog.storage.atomic import atomic_path
 from homolog.storage.run_folder import RunFolder
 
 
@@ -16,3 +19,9 @@ def finish(run: RunFolder, progress: Progress) -> Path:
             write_report(run.path)
     run.drop_cache()
     return run.report_folder / "index.html"
+
+
+def write_table(frame: pl.DataFrame, path: Path) -> None:
+    """Write a table so that it appears under its name only when complete."""
+    with atomic_path(path) as partial:
+        frame.write_parquet(partial)
