@@ -1,6 +1,6 @@
 """Annotated shapes, dtypes and types are checked while the tests run (jaxtyping with beartype).
 
-Modules that compile their functions (numba, Triton) are left out: the checks would be compiled along.
+Modules that compile their functions (numba, by `jit` too, and Triton) are left out: the checks would be compiled along.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ def _compiles(source: str) -> bool:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import) and COMPILERS & {name.name.split(".")[0] for name in node.names}:
             return True
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in COMPILERS:
-            return True
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.module.split(".")[0] in COMPILERS or "jit" in {name.name for name in node.names}:
+                return True
     return False
 
 

@@ -49,15 +49,16 @@ def assert_matches(a: np.ndarray, b: np.ndarray, found: engine.Best, k: int, r: 
     densities=st.lists(st.sampled_from([0.0, 0.03, 0.1, 0.3, 1.0]), min_size=1, max_size=4),
     kind=st.sampled_from(["positive", "signed", "binary", "integer"]),
     k=st.integers(1, 4),
-    block_bytes=st.sampled_from([8, 64, 512 << 10]),
+    blocks=st.sampled_from(["one", "many", "many by BLAS"]),
 )
-def test_equals_exact_arithmetic(seed, n_tokens, shape, densities, kind, k, block_bytes):
+def test_equals_exact_arithmetic(seed, n_tokens, shape, densities, kind, k, blocks):
     a = features(seed, n_tokens, shape[0], densities, kind)
     b = features(seed + 1, n_tokens, shape[1], densities[::-1], kind)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "BLOCK_BYTES", block_bytes)
-        patch.setattr(engine, "FEW_DENSE", 0 if block_bytes == 64 else 128)
-        patch.setattr(engine, "DENSE_BLOCK", 2 if block_bytes < 100 else 1024)
+        if blocks != "one":
+            patch.setattr(engine, "DENSE_BLOCK", 2)
+            patch.setattr(engine, "SPARSE_BY_DENSE", 2)
+            patch.setattr(engine, "FEW_DENSE", 0 if blocks == "many by BLAS" else 128)
         assert_matches(a, b, max_pearson(scipy.sparse.csr_array(a), scipy.sparse.csc_array(b), k), k)
         assert_matches(a, b, max_pearson(a, torch.from_numpy(b), k), k)
 

@@ -10,29 +10,59 @@ put into the form in which float64 sums of its products lose nothing:
   around its first value, then rounded to float32 (relative error 6e-8 an entry, so at most about 1e-7 in r);
 * a column that takes one value only has no correlation: it is left out and stays NaN.
 
-`DENSE_DENSITY` is measured: adding a multiple of a contiguous row of D dense columns costs about an eighth of
-D scattered additions, and at d_sae 768 and 30 active features a token 1/8 was the fastest of 1/32 ... 1.
+The sparse part exists in two orders, each made when first asked for: `by_column` for the side whose features are
+worked off one after the other, `packed` (token by token) for the side that is looked up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt
 
 from homolog.errors import InputError
-from homolog.matching.kernels import standardise
+from homolog.matching import column_kernels as kernels
 
 DENSE_DENSITY = 1 / 8
 _CHUNK_BYTES = 64 << 20
 
 ArrayLike = np.ndarray | torch.Tensor | scipy.sparse.sparray | scipy.sparse.spmatrix
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Sparse entries token by token, values and column numbers of a token side by side in memory.
+
+    Token t has length[t] entries; its values are values[start[t] : start[t] + length[t]], and their column numbers
+    follow directly: numbers[per_word * (start[t] + length[t]) :].  `numbers` is the same memory read as uint16 (two
+    in the room of a value; uint32 from 65,536 columns on), so that a token costs as few cache lines as possible.
+    """
+
+    start: Int[np.ndarray, "token"]  # int64
+    length: Int[np.ndarray, "token"]  # int32
+    values: Float[np.ndarray, "words"]  # float32
+    numbers: UInt[np.ndarray, "halves"]
+    per_word: int
+
+    def shifted(self, rows: int) -> Packed:
+        """Token t is what token t - rows was."""
+        return replace(self, start=np.roll(self.start, rows), length=np.roll(self.length, rows))
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """Sparse columns where the user keeps them: CSR, the number of each column (-1: left out), its power of two."""
+
+    csr: Any
+    number: Int[np.ndarray, "column"]  # int32
+    factor: Float[np.ndarray, "sparse"]
+    start: Int[np.ndarray, "rows"]  # int64: entries before each numbered column
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +79,9 @@ class Columns:
     mean: Float[np.ndarray, "defined"]
     inverse_sd: Float[np.ndarray, "defined"]
     dense: Float[np.ndarray, "token dense"]  # float32, C order
-    indptr: Int[np.ndarray, "rows"]  # int64, rows = tokens + 1
-    indices: Int[np.ndarray, "stored"]  # int32, 0 is the first sparse column
-    data: Float[np.ndarray, "stored"]  # float32
+    source: _Source
+    unshifted: Columns | None = None
+    shift: int = 0
 
     @property
     def n_dense(self) -> int:
@@ -62,11 +92,39 @@ class Columns:
         return len(self.order) - self.n_dense
 
     @cached_property
+    def packed(self) -> Packed:
+        """The sparse part token by token."""
+        if self.unshifted is not None:
+            return self.unshifted.packed.shifted(self.shift)
+        csr, number = self.source.csr, self.source.number
+        length = kernels.row_lengths(csr.indptr, csr.indices, number)
+        per_word = 2 if self.n_sparse <= 1 << 16 else 1
+        end = np.cumsum(length + -(-length // per_word), dtype=np.int64)
+        values = np.zeros(int(end[-1]) if len(end) else 0, dtype=np.float32)
+        numbers = values.view(np.uint16 if per_word == 2 else np.uint32)
+        start = np.concatenate([[0], end[:-1]]).astype(np.int64)
+        kernels.pack(csr.indptr, csr.indices, csr.data, number, self.source.factor, start, values, numbers, per_word)
+        return Packed(start, length, values, numbers, per_word)
+
+    @cached_property
     def by_column(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The sparse part column by column: (indptr int64, token int32 ascending, value float32)."""
-        csr = scipy.sparse.csr_array((self.data, self.indices, self.indptr), shape=(self.n_tokens, self.n_sparse))
-        csc = csr.tocsc()
-        return csc.indptr.astype(np.int64), csc.indices.astype(np.int32), csc.data
+        if self.unshifted is not None:
+            start, token, value = self.unshifted.by_column
+            return start, *kernels.rotate_columns(start, token, value, self.shift, self.n_tokens)
+        csr, start = self.source.csr, self.source.start
+        found = kernels.by_column(csr.indptr, csr.indices, csr.data, self.source.number, self.source.factor, start)
+        return start, *found
+
+    @property
+    def by_token(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The sparse part token by token as plain CSR: (indptr int64, column int32, value float32); a copy."""
+        packed = self.packed
+        indptr = np.concatenate([[0], np.cumsum(packed.length)]).astype(np.int64)
+        entry = np.arange(indptr[-1]) - np.repeat(indptr[:-1], packed.length)
+        first = np.repeat(packed.start, packed.length)
+        number = (first + np.repeat(packed.length, packed.length)) * packed.per_word + entry
+        return indptr, packed.numbers[number].astype(np.int32), packed.values[first + entry]
 
     @cached_property
     def position(self) -> Int[np.ndarray, "features"]:
@@ -75,35 +133,38 @@ class Columns:
         position[self.order] = np.arange(len(self.order))
         return position
 
+    def shifted(self, rows: int) -> Columns:
+        """These columns with token t holding what token t - rows held, around the stream.
+
+        Means and deviations stay, and the packed entries are shared: a shift costs no new preparation.
+        """
+        rows = (rows + self.shift) % max(1, self.n_tokens)
+        plain = self.unshifted or self
+        return replace(plain, dense=np.roll(plain.dense, rows, axis=0), unshifted=plain, shift=rows)
+
 
 def prepare(x: ArrayLike | Columns, name: str = "a") -> Columns:
     """Columns of `x`, (tokens, features): scipy.sparse of any format, or a dense numpy or torch array.
 
-    Preparing costs one pass; do it once for a matrix that meets several others.  `name` is what errors call
-    it. Raises InputError when `x` is not two-dimensional, not real, or holds NaN or infinity.
+    Preparing costs a few passes; do it once for a matrix that meets several others.  `name` is what errors
+    call it.  A float CSR matrix is referred to, not copied: do not change it while the columns are in use.
+    Raises InputError when `x` is not two-dimensional, not real, or holds NaN or infinity.
     """
     if isinstance(x, Columns):
         return x
     if isinstance(x, torch.Tensor):
         x = x.detach().cpu()
         x = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).numpy()
-    if scipy.sparse.issparse(x):
-        return _prepare_sparse(x, name)
-    x = np.asarray(x)
-    _check_kind(x.ndim, x.dtype, x.shape, name)
-    return _prepare_dense(x, name)
-
-
-def _check_kind(ndim: int, dtype: np.dtype, shape: tuple[int, ...], name: str) -> None:
-    if ndim != 2:
+    if not scipy.sparse.issparse(x):
+        x = np.asarray(x)
+    shape = tuple(x.shape)
+    if len(shape) != 2:
         raise InputError(
-            f"shape of {name}",
-            shape,
-            "two axes are needed, (tokens, features)",
-            "Reshape it, tokens first.",
+            f"shape of {name}", shape, "two axes are needed, (tokens, features)", "Reshape it, tokens first."
         )
-    if not (np.issubdtype(dtype, np.floating) or np.issubdtype(dtype, np.integer) or dtype == np.bool_):
-        raise InputError(f"dtype of {name}", str(dtype), "correlations need real numbers", "Convert it to float32.")
+    if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer) or x.dtype == np.bool_):
+        raise InputError(f"dtype of {name}", str(x.dtype), "correlations need real numbers", "Convert it to float32.")
+    return _prepare_sparse(x, name) if scipy.sparse.issparse(x) else _prepare_dense(x, name)
 
 
 def _refuse_non_finite(name: str, token: int, feature: int, value: Any) -> None:
@@ -116,20 +177,29 @@ def _refuse_non_finite(name: str, token: int, feature: int, value: Any) -> None:
 
 
 def _prepare_sparse(x: Any, name: str) -> Columns:
-    _check_kind(x.ndim, x.dtype, x.shape, name)
-    csc: Any = scipy.sparse.csc_array(x)
-    if not np.issubdtype(csc.dtype, np.floating):
-        csc = csc.astype(np.float64)
-    if not (csc.has_canonical_format and np.all(csc.data)):
-        csc = csc.copy()
-        csc.sum_duplicates()
-        csc.eliminate_zeros()
-    bad = np.flatnonzero(~np.isfinite(csc.data))
-    if len(bad):
-        feature = int(np.searchsorted(csc.indptr, bad[0], side="right")) - 1
-        _refuse_non_finite(name, int(csc.indices[bad[0]]), feature, csc.data[bad[0]])
-    count = np.diff(csc.indptr).astype(np.int64)
-    return _split(csc.shape, count, lambda ids: csc[:, ids])
+    csr: Any = scipy.sparse.csr_array(x)
+    if csr.dtype not in (np.float32, np.float64):
+        csr = csr.astype(np.float64)
+    if not (csr.has_canonical_format and np.all(csr.data)):
+        csr = csr.copy()
+        csr.sum_duplicates()
+        csr.eliminate_zeros()
+    count, largest, bad = kernels.column_extent(csr.indices, csr.data, csr.shape[1])
+    if bad >= 0:
+        token = int(np.searchsorted(csr.indptr, bad, side="right")) - 1
+        _refuse_non_finite(name, token, int(csr.indices[bad]), csr.data[bad])
+
+    def take(ids: np.ndarray) -> np.ndarray:
+        place = np.full(csr.shape[1], -1, dtype=np.int32)
+        place[ids] = np.arange(len(ids))
+        out = np.zeros((csr.shape[0], len(ids)), dtype=csr.dtype)
+        kernels.fill_dense(csr.indptr, csr.indices, csr.data, place, out)
+        return out
+
+    dense_ids, sparse_ids = _split(count, csr.shape[0])
+    number = np.full(csr.shape[1], -1, dtype=np.int32)
+    number[sparse_ids] = np.arange(len(sparse_ids))
+    return _columns(csr.shape, dense_ids, take, sparse_ids, csr, number, count[sparse_ids], largest[sparse_ids])
 
 
 def _prepare_dense(x: np.ndarray, name: str) -> Columns:
@@ -143,66 +213,60 @@ def _prepare_dense(x: np.ndarray, name: str) -> Columns:
             token, feature = np.argwhere(~finite)[0]
             _refuse_non_finite(name, start + int(token), int(feature), part[token, feature])
         count += np.count_nonzero(part, axis=0)
-    everything = np.arange(n_features)
-    return _split(x.shape, count, lambda ids: x if np.array_equal(ids, everything) else x[:, ids])
+    dense_ids, sparse_ids = _split(count, n_tokens)
+    csr: Any = scipy.sparse.csr_array(np.asarray(x[:, sparse_ids], dtype=np.float64))
+    largest = np.abs(csr).max(axis=0).toarray().reshape(-1) if len(sparse_ids) and n_tokens else np.zeros(0)
+    number = np.arange(len(sparse_ids), dtype=np.int32)
+    return _columns(x.shape, dense_ids, lambda ids: x[:, ids], sparse_ids, csr, number, count[sparse_ids], largest)
 
 
-def _split(shape: tuple[int, ...], count: np.ndarray, take: Callable[[np.ndarray], Any]) -> Columns:
-    """Columns from the number of non-zeros of each and `take(ids)`, which returns them, sparse or dense."""
-    n_tokens, n_features = shape
+def _split(count: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """(dense columns, sparse columns from frequent to rare) by their numbers of non-zeros; empty ones in neither."""
     is_dense = count > DENSE_DENSITY * n_tokens
-    dense_ids, dense, dense_mean, dense_inverse_sd = _standardise(take, np.flatnonzero(is_dense), n_tokens)
     sparse_ids = np.flatnonzero((count > 0) & ~is_dense)
-    sparse_ids = sparse_ids[np.argsort(-count[sparse_ids], kind="stable")]
-    csr, mean, inverse_sd = _scale(take, sparse_ids, n_tokens)
+    return np.flatnonzero(is_dense), sparse_ids[np.argsort(-count[sparse_ids], kind="stable")]
+
+
+def _columns(
+    shape: tuple[int, ...],
+    dense_ids: np.ndarray,
+    take: Callable[[np.ndarray], np.ndarray],
+    sparse_ids: np.ndarray,
+    csr: Any,
+    number: np.ndarray,
+    count: np.ndarray,
+    largest: np.ndarray,
+) -> Columns:
+    """Columns of dense columns, which `take` returns, and of the columns of `csr` that have a number."""
+    n_tokens, n_features = shape
+    dense_ids, dense, dense_mean, dense_inverse_sd = _standardise(take, dense_ids, n_tokens)
+    factor = np.ldexp(1.0, -np.clip(np.frexp(largest)[1], -1000, 1000))
+    first, second = kernels.column_sums(csr.indices, csr.data, number, factor, len(sparse_ids))
+    mean = first / max(1, n_tokens)
+    variance = second / max(1, n_tokens) - mean * mean
     return Columns(
         n_tokens=n_tokens,
         n_features=n_features,
         order=np.concatenate([dense_ids, sparse_ids]).astype(np.int64),
         mean=np.concatenate([dense_mean, mean]),
-        inverse_sd=np.concatenate([dense_inverse_sd, inverse_sd]),
+        inverse_sd=np.concatenate([dense_inverse_sd, 1 / np.sqrt(variance)]),
         dense=dense,
-        indptr=csr.indptr.astype(np.int64),
-        indices=csr.indices.astype(np.int32),
-        data=csr.data,
+        source=_Source(csr, number, factor, np.concatenate([[0], np.cumsum(count)]).astype(np.int64)),
     )
 
 
-def _power_of_two(largest: np.ndarray) -> np.ndarray:
-    """Exponent e such that largest / 2^e lies in [1/2, 1)."""
-    return np.frexp(largest)[1]
-
-
-def _standardise(take: Callable[[np.ndarray], Any], ids: np.ndarray, n_tokens: int):
+def _standardise(take: Callable[[np.ndarray], np.ndarray], ids: np.ndarray, n_tokens: int):
     """(ids that vary, their standardised float32 columns, mean and 1/sd of those columns as rounded)."""
-    part: Any = take(ids) if len(ids) else np.zeros((n_tokens, 0), dtype=np.float32)
-    part = part.toarray() if scipy.sparse.issparse(part) else part
-    part = np.ascontiguousarray(part, dtype=None if part.dtype in (np.float32, np.float64) else np.float64)
-    out = np.empty(part.shape, dtype=np.float32)
+    out = np.empty((n_tokens, len(ids)), dtype=np.float32)
     mean, inverse_sd = np.zeros(len(ids)), np.zeros(len(ids))
     varies = np.zeros(len(ids), dtype=np.bool_)
-    if part.size:
-        standardise(part, out, varies, mean, inverse_sd)
+    at_once = max(1, _CHUNK_BYTES // max(1, 8 * n_tokens))
+    for lo in range(0, len(ids), at_once):
+        here = slice(lo, lo + at_once)
+        part = np.asarray(take(ids[here]))
+        part = np.ascontiguousarray(part, dtype=None if part.dtype in (np.float32, np.float64) else np.float64)
+        if part.size:
+            kernels.standardise(part, out[:, here], varies[here], mean[here], inverse_sd[here])
     if not varies.all():
         out = np.ascontiguousarray(out[:, varies])
     return ids[varies], out, mean[varies], inverse_sd[varies]
-
-
-def _scale(take: Callable[[np.ndarray], Any], ids: np.ndarray, n_tokens: int):
-    """(scaled float32 CSR of the sparse columns, their mean, their 1/sd)."""
-    if not len(ids):
-        empty = scipy.sparse.csr_array((n_tokens, 0), dtype=np.float32)
-        return empty, np.zeros(0), np.zeros(0)
-    part = take(ids)
-    if not scipy.sparse.issparse(part):
-        part = np.asarray(part, dtype=np.float64)
-    csc = scipy.sparse.csc_array(part)
-    largest = np.maximum.reduceat(np.abs(csc.data), csc.indptr[:-1])
-    column = np.repeat(np.arange(len(ids)), np.diff(csc.indptr))
-    values = np.ldexp(csc.data, -_power_of_two(largest)[column]).astype(np.float32)
-    exact = values.astype(np.float64)
-    mean = np.bincount(column, exact, minlength=len(ids)) / n_tokens
-    variance = np.bincount(column, exact * exact, minlength=len(ids)) / n_tokens - mean * mean
-    csr = scipy.sparse.csc_array((values, csc.indices, csc.indptr), shape=csc.shape).tocsr()
-    csr.sort_indices()
-    return csr, mean, 1 / np.sqrt(variance)

@@ -1,9 +1,8 @@
-"""Compiled loops of the correlation engine (numba), one sparse kernel and the selection of the best.
+"""Compiled loops of the correlation engine (numba): the sparse kernel, dense products, the selection of the best.
 
-Accumulators of one block of rows against all columns stay in the second-level cache; the entries of the block
-come in token order, so the other side is read as a stream.  Products of float32 values are exact in float64,
-sums are float64 in token order, so a result does not depend on the number of threads, and equal columns give
-equal bits.
+The accumulators of one row against all columns stay in the second-level cache.  Products of float32 values are exact
+in float64, sums are float64 in an order that does not depend on the number of threads, so neither does a result, and
+equal columns give equal bits.
 
 r is rounded to float32 before it is compared; among equal r the lowest original index wins.
 """
@@ -11,14 +10,19 @@ r is rounded to float32 before it is compared; among equal r the lowest original
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 NO_INDEX = np.iinfo(np.int64).max  # loses every tie
+AHEAD = 8  # entries between the request for a row and its use
+STRIP = 256  # columns looked at together for a new best
+SEGMENTS = 8  # runs of tokens of `packed_by_dense_sums`, fixed so that sums do not depend on threads
 
 
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -57,44 +61,123 @@ def pearson(product_sum, mean_a, mean_b, inverse_sd_a, inverse_sd_b, n_tokens):
     return np.float32(min(1.0, max(-1.0, r)))
 
 
-@jit(parallel=True)
-def sweep(
-    block_start, entry_token, entry_row, entry_value, row_mean, row_inverse_sd, row_id, block_rows,
-    dense, indptr, indices, data, column_mean, column_inverse_sd, column_id,
-    n_threads, row_r, row_index, column_r, column_index,
-):  # fmt: skip
-    """Correlate sparse rows, block by block, with all columns [dense | sparse] of the other side.
+@intrinsic
+def prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
+    """Ask for the cache line of array[index]; never faults, wherever it points."""
 
-    Row c is row c // n_blocks of block c % n_blocks.  `row_r`, `row_index` (rows, k) are updated in place;
-    `column_r`, `column_index` (threads, columns, k) hold what each thread saw.  Long because one task must
-    hold accumulation and selection: what lies between them is never stored.
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        made = context.make_array(signature.args[0])(context, builder, arguments[0])
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        place = builder.bitcast(builder.gep(made.data, [arguments[1]]), byte)
+        read, keep, data = (word(number) for number in (0, 3, 1))
+        builder.call(function, [place, read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(array, index), codegen
+
+
+@jit()
+def accumulate(lo, hi, row_token, row_value, start, length, values, numbers, per_word, sums):
+    """sums[c] += x y for all entries lo ... hi of one row: (token, x) against the packed entries (c, y) there.
+
+    Rows of the other side lie anywhere in memory: each is asked for `AHEAD` entries before it is needed.
+    Unsigned numbers, because a signed index costs a test for being negative.
     """
-    n_blocks = len(block_start) - 1
-    n_tokens, n_dense = dense.shape
-    n_columns = len(column_id)
+    for entry in range(np.uint64(lo), np.uint64(hi)):
+        later = entry + np.uint64(AHEAD)
+        if later < np.uint64(hi):
+            token = np.uint64(row_token[later])
+            word = np.uint64(start[token])
+            end = word + np.uint64(length[token]) + np.uint64(length[token]) // np.uint64(per_word) + np.uint64(15)
+            while word < end:
+                prefetch(values, word)
+                word += np.uint64(16)
+            later += np.uint64(AHEAD)
+            if later < np.uint64(hi):
+                prefetch(start, np.uint64(row_token[later]))
+                prefetch(length, np.uint64(row_token[later]))
+        token = np.uint64(row_token[entry])
+        x = np.float64(row_value[entry])
+        first, n = np.uint64(start[token]), np.uint64(length[token])
+        number = (first + n) * np.uint64(per_word)
+        for stored in range(n):
+            sums[np.uint64(numbers[number + stored])] += x * np.float64(values[first + stored])
+
+
+@jit(parallel=True)
+def sparse_by_sparse_best(
+    row_start, row_token, row_value, row_mean, row_inverse_sd, row_id,
+    start, length, values, numbers, per_word, column_mean, column_inverse_sd, column_id,
+    n_tokens, n_threads, row_r, row_index, column_r, column_index,
+):  # fmt: skip
+    """Correlate sparse rows, one after the other, with all sparse columns of the other side.
+
+    The accumulators of one row stay in the second-level cache.  `row_r`, `row_index` (rows, k) are updated in place;
+    `column_r`, `column_index` (threads, columns, k) hold what each thread saw.
+    """
+    n_columns, k = len(column_id), row_r.shape[1]
     for thread in numba.prange(n_threads):
-        sums = np.empty((block_rows, n_columns))
-        for block in range(thread, n_blocks, n_threads):
-            sums[:] = 0.0
-            for entry in range(block_start[block], block_start[block + 1]):
-                token = entry_token[entry]
-                value = np.float64(entry_value[entry])
-                row_sums = sums[entry_row[entry]]
-                for column in range(n_dense):
-                    row_sums[column] += value * np.float64(dense[token, column])
-                for stored in range(indptr[token], indptr[token + 1]):
-                    row_sums[n_dense + indices[stored]] += value * np.float64(data[stored])
-            for local in range(block_rows):
-                row = local * n_blocks + block
-                if row >= len(row_id):
-                    break
+        sums, r = np.zeros(n_columns), np.empty(n_columns, dtype=np.float32)
+        least = np.full(n_columns, -np.inf, dtype=np.float32)  # column_r[thread, :, k - 1], contiguous
+        for row in range(thread, len(row_id), n_threads):
+            accumulate(
+                row_start[row], row_start[row + 1], row_token, row_value, start, length, values, numbers, per_word, sums
+            )
+            mean, inverse_sd = row_mean[row], row_inverse_sd[row]
+            for first in range(0, n_columns, STRIP):
+                last = min(first + STRIP, n_columns)
+                row_least, news = row_r[row, k - 1], 0
+                for column in range(first, last):
+                    value = (sums[column] / n_tokens - mean * column_mean[column]) * inverse_sd
+                    r[column] = min(1.0, max(-1.0, value * column_inverse_sd[column]))
+                    sums[column] = 0.0
+                    news += (r[column] >= row_least) | (r[column] >= least[column])
+                if news == 0:
+                    continue
+                for column in range(first, last):
+                    insert(r[column], column_id[column], row_r[row], row_index[row])
+                    if r[column] >= least[column]:
+                        insert(r[column], row_id[row], column_r[thread, column], column_index[thread, column])
+                        least[column] = column_r[thread, column, k - 1]
+
+
+@jit(parallel=True)
+def sparse_by_dense_sums(row_start, row_token, row_value, dense, n_threads):
+    """Sum over tokens of x y, float64 (rows, columns), of sparse rows given by column and dense columns."""
+    n_rows, n_columns = len(row_start) - 1, dense.shape[1]
+    sums = np.zeros((n_rows, n_columns))
+    for thread in numba.prange(n_threads):
+        for row in range(thread, n_rows, n_threads):
+            own = sums[row]
+            for entry in range(row_start[row], row_start[row + 1]):
+                later = entry + AHEAD
+                if later < row_start[row + 1]:
+                    prefetch(dense[row_token[later]], np.uint64(0))
+                token, x = row_token[entry], np.float64(row_value[entry])
                 for column in range(n_columns):
-                    r = pearson(
-                        sums[local, column], row_mean[row], column_mean[column],
-                        row_inverse_sd[row], column_inverse_sd[column], n_tokens,
-                    )  # fmt: skip
-                    insert(r, column_id[column], row_r[row], row_index[row])
-                    insert(r, row_id[row], column_r[thread, column], column_index[thread, column])
+                    own[column] += x * np.float64(dense[token, column])
+    return sums
+
+
+@jit(parallel=True)
+def packed_by_dense_sums(start, length, values, numbers, per_word, n_rows, dense):
+    """The same of sparse rows given token by token (packed): `SEGMENTS` runs of tokens, added up in order."""
+    n_tokens, n_columns = dense.shape
+    parts = np.zeros((SEGMENTS, n_rows, n_columns))
+    for segment in numba.prange(SEGMENTS):
+        sums = parts[segment]
+        for token in range(segment * n_tokens // SEGMENTS, (segment + 1) * n_tokens // SEGMENTS):
+            first = start[token]
+            number = (first + length[token]) * per_word
+            for stored in range(length[token]):
+                y, own = np.float64(values[first + stored]), sums[numbers[number + stored]]
+                for column in range(n_columns):
+                    own[column] += y * np.float64(dense[token, column])
+    for segment in range(1, SEGMENTS):
+        parts[0] += parts[segment]
+    return parts[0]
 
 
 @jit(parallel=True)
@@ -136,157 +219,3 @@ def merge(thread_r, thread_index, best_r, best_index):
                         thread_r[thread, column, place], thread_index[thread, column, place],
                         best_r[column], best_index[column],
                     )  # fmt: skip
-
-
-@jit()
-def group_rows(indptr, indices, data, n_columns, n_blocks):
-    """Entries of a CSR matrix grouped into blocks of its columns, token order kept (a stable counting sort).
-
-    Column c goes to block c % n_blocks, where it is row c // n_blocks: with columns sorted by frequency,
-    every block gets its share of the frequent ones.  Returns (block_start, entry_token, entry_row,
-    entry_value).
-    """
-    block_start = np.zeros(n_blocks + 1, dtype=np.int64)
-    block_of = np.empty(n_columns, dtype=np.int32)
-    row_of = np.empty(n_columns, dtype=np.int32)
-    for column in range(n_columns):
-        block_of[column] = column % n_blocks
-        row_of[column] = column // n_blocks
-    for stored in range(len(indices)):
-        block_start[block_of[indices[stored]] + 1] += 1
-    for block in range(n_blocks):
-        block_start[block + 1] += block_start[block]
-    place = block_start[:-1].copy()
-    entry_token = np.empty(len(indices), dtype=np.int32)
-    entry_row = np.empty(len(indices), dtype=np.int32)
-    entry_value = np.empty(len(indices), dtype=np.float32)
-    for token in range(len(indptr) - 1):
-        for stored in range(indptr[token], indptr[token + 1]):
-            column = indices[stored]
-            here = place[block_of[column]]
-            place[block_of[column]] += 1
-            entry_token[here] = token
-            entry_row[here] = row_of[column]
-            entry_value[here] = data[stored]
-    return block_start, entry_token, entry_row, entry_value
-
-
-@jit()
-def standardise(x, z, varies, mean, inverse_sd):
-    """z = (x - mean) / sd of every column, float32, with the mean and 1/sd that z has after rounding.
-
-    x (tokens, columns) float32 or float64; z, varies, mean, inverse_sd are filled.  Each column is brought to
-    magnitude 1 by a power of two and shifted by its first value (exact where it matters most: a large mean
-    and a small spread), then centred twice.  A column of one value gets varies = False, z = 0.
-    """
-    n_tokens, n_columns = x.shape
-    for stripe in range((n_columns + 63) // 64):
-        lo, hi = stripe * 64, min(stripe * 64 + 64, n_columns)
-        width = hi - lo
-        scale, base, centre, rest = np.zeros(width), np.zeros(width), np.zeros(width), np.zeros(width)
-        square = np.zeros(width)
-        least, most = x[0, lo:hi].astype(np.float64), x[0, lo:hi].astype(np.float64)
-        for t in range(n_tokens):
-            for c in range(width):
-                least[c] = min(least[c], x[t, lo + c])
-                most[c] = max(most[c], x[t, lo + c])
-        for c in range(width):
-            varies[lo + c] = least[c] != most[c]
-            largest = max(abs(least[c]), abs(most[c]))
-            if largest > 0:
-                scale[c] = math.ldexp(1.0, -max(math.frexp(largest)[1], -1000))
-            base[c] = x[0, lo + c] * scale[c]
-        for t in range(n_tokens):
-            for c in range(width):
-                centre[c] += x[t, lo + c] * scale[c] - base[c]
-        centre /= n_tokens
-        for t in range(n_tokens):
-            for c in range(width):
-                y = x[t, lo + c] * scale[c] - base[c] - centre[c]
-                rest[c] += y
-                square[c] += y * y
-        rest /= n_tokens
-        factor = np.zeros(width)
-        for c in range(width):
-            if varies[lo + c]:
-                factor[c] = 1.0 / math.sqrt(square[c] / n_tokens - rest[c] * rest[c])
-        total = np.zeros(width)
-        square[:] = 0.0
-        for t in range(n_tokens):
-            for c in range(width):
-                y = (x[t, lo + c] * scale[c] - base[c] - centre[c] - rest[c]) * factor[c]
-                z[t, lo + c] = y
-                rounded = np.float64(z[t, lo + c])
-                total[c] += rounded
-                square[c] += rounded * rounded
-        for c in range(width):
-            mean[lo + c] = total[c] / n_tokens
-            if varies[lo + c]:
-                inverse_sd[lo + c] = 1.0 / math.sqrt(square[c] / n_tokens - mean[lo + c] * mean[lo + c])
-
-
-@jit()
-def sparse_sums(ids, start, token, value, document, n_documents):
-    """(sum of x, sum of x^2) by document, (ids, documents), of sparse columns."""
-    first, second = np.zeros((len(ids), n_documents)), np.zeros((len(ids), n_documents))
-    for place in range(len(ids)):
-        for entry in range(start[ids[place]], start[ids[place] + 1]):
-            x = np.float64(value[entry])
-            first[place, document[token[entry]]] += x
-            second[place, document[token[entry]]] += x * x
-    return first, second
-
-
-@jit()
-def dense_sums(ids, dense, document, n_documents):
-    """(sum of x, sum of x^2) by document, (ids, documents), of dense columns."""
-    first, second = np.zeros((len(ids), n_documents)), np.zeros((len(ids), n_documents))
-    stripes = (len(ids) + 63) // 64
-    for stripe in range(stripes):
-        for t in range(dense.shape[0]):
-            for place in range(stripe * 64, min(stripe * 64 + 64, len(ids))):
-                x = np.float64(dense[t, ids[place]])
-                first[place, document[t]] += x
-                second[place, document[t]] += x * x
-    return first, second
-
-
-@jit()
-def sparse_by_sparse(ids_a, ids_b, start_a, token_a, value_a, start_b, token_b, value_b, document, n_documents):
-    """Both token lists ascend: one merge of the two lists a pair."""
-    out = np.zeros((len(ids_a), n_documents))
-    for place in range(len(ids_a)):
-        a, end_a = start_a[ids_a[place]], start_a[ids_a[place] + 1]
-        b, end_b = start_b[ids_b[place]], start_b[ids_b[place] + 1]
-        while a < end_a and b < end_b:
-            if token_a[a] == token_b[b]:
-                out[place, document[token_a[a]]] += np.float64(value_a[a]) * np.float64(value_b[b])
-                a += 1
-                b += 1
-            elif token_a[a] < token_b[b]:
-                a += 1
-            else:
-                b += 1
-    return out
-
-
-@jit()
-def sparse_by_dense(ids_a, ids_b, start_a, token_a, value_a, dense_b, document, n_documents):
-    out = np.zeros((len(ids_a), n_documents))
-    for place in range(len(ids_a)):
-        for entry in range(start_a[ids_a[place]], start_a[ids_a[place] + 1]):
-            t = token_a[entry]
-            out[place, document[t]] += np.float64(value_a[entry]) * np.float64(dense_b[t, ids_b[place]])
-    return out
-
-
-@jit()
-def dense_by_dense(ids_a, ids_b, dense_a, dense_b, document, n_documents):
-    out = np.zeros((len(ids_a), n_documents))
-    stripes = (len(ids_a) + 63) // 64
-    for stripe in range(stripes):
-        for t in range(dense_a.shape[0]):
-            for place in range(stripe * 64, min(stripe * 64 + 64, len(ids_a))):
-                product = np.float64(dense_a[t, ids_a[place]]) * np.float64(dense_b[t, ids_b[place]])
-                out[place, document[t]] += product
-    return out

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from homolog.matching.columns import Columns
-from homolog.matching.kernels import (
+from homolog.matching.moment_kernels import (
     dense_by_dense,
     dense_sums,
     sparse_by_dense,

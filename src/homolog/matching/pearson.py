@@ -8,10 +8,10 @@ and `max_pearson` returns, for every i, the k largest r_ij over j and where they
 largest over i, from one pass over the pair.  With k = 1 over all layers of the other model this is MPPC [Wang
 2025], signed.
 
-Each side is split into dense and sparse columns (`columns.prepare`).  Three kinds of blocks follow:
-sparse rows x all columns (scatter kernel, `kernels.sweep`), the dense columns x the other's sparse rows (same
-kernel, roles swapped), dense x dense (float64 products, by BLAS where there are many).  The largest array has
-`BLOCK_BYTES`; features_a x features_b is never held.
+Each side is split into dense and sparse columns (`columns.prepare`).  Three kinds of products follow: sparse by
+sparse, where one row of A after the other collects its products with all of B (`kernels.sparse_by_sparse_best`);
+sparse by dense, both ways; dense by dense (float64 products, by BLAS where there are many).  A row of accumulators, or
+a block of `DENSE_BLOCK` columns, is the largest array; features_a x features_b is never held.
 """
 
 from __future__ import annotations
@@ -24,9 +24,17 @@ from jaxtyping import Float, Int
 
 from homolog.errors import InputError
 from homolog.matching.columns import ArrayLike, Columns, prepare
-from homolog.matching.kernels import NO_INDEX, dense_products, group_rows, merge, select, sweep
+from homolog.matching.kernels import (
+    NO_INDEX,
+    dense_products,
+    merge,
+    packed_by_dense_sums,
+    select,
+    sparse_by_dense_sums,
+    sparse_by_sparse_best,
+)
 
-BLOCK_BYTES = 512 << 10  # accumulators of one thread: half of a 1 MiB second-level cache
+SPARSE_BY_DENSE = 16  # dense columns met at once by sparse ones
 DENSE_BLOCK = 1024  # columns of a dense block: 8 MiB of float64 sums
 FEW_DENSE = 128  # up to here a compiled loop, above a BLAS product, whose threads wait for each other
 CHUNK_BYTES = 32 << 20  # float64 copy of one side in a matrix product: few, long products
@@ -84,8 +92,8 @@ def max_pearson(a: ArrayLike | Columns, b: ArrayLike | Columns, k: int = 1, *, t
     before = numba.get_num_threads()
     numba.set_num_threads(min(n_threads, before))
     try:
-        _sweep(left, right, slice(None), best_a, best_b, n_threads)
-        _sweep(right, left, slice(left.n_dense), best_b, best_a, n_threads)
+        _sparse_by_sparse(left, right, best_a, best_b, n_threads)
+        _sparse_by_dense(left, right, best_a, best_b, n_threads)
         _dense_by_dense(left, right, best_a, best_b)
     finally:
         numba.set_num_threads(before)
@@ -112,44 +120,57 @@ class _Running:
         return Side(r, index)
 
 
-def _sweep(
-    rows: Columns,
-    others: Columns,
-    part: slice,
-    best_rows: _Running,
-    best_others: _Running,
-    n_threads: int,
-) -> None:
-    """Sparse columns of `rows` against the columns `part` of `others`: all, or the dense ones alone."""
-    column_id = others.order[part]
-    if not rows.n_sparse or not len(column_id):
+def _sparse_by_sparse(left: Columns, right: Columns, best_left: _Running, best_right: _Running, n_threads: int) -> None:
+    if not left.n_sparse or not right.n_sparse:
         return
-    sparse_too = len(column_id) > others.n_dense
-    fitting = max(1, BLOCK_BYTES // (8 * len(column_id)))
-    n_blocks = min(rows.n_sparse, max(-(-rows.n_sparse // fitting), n_threads))
-    entries = group_rows(rows.indptr, rows.indices, rows.data, rows.n_sparse, n_blocks)
-    own = slice(rows.n_dense, None)
-    seen = _Running.start(n_threads, len(column_id), best_rows.r.shape[1])
-    sweep(
-        *entries,
-        rows.mean[own],
-        rows.inverse_sd[own],
-        rows.order[own],
-        -(-rows.n_sparse // n_blocks),
-        others.dense,
-        others.indptr if sparse_too else np.zeros_like(others.indptr),
-        others.indices,
-        others.data,
-        others.mean[part],
-        others.inverse_sd[part],
-        column_id,
+    own, other, packed = slice(left.n_dense, None), slice(right.n_dense, None), right.packed
+    seen = _Running.start(n_threads, right.n_sparse, best_left.r.shape[1])
+    sparse_by_sparse_best(
+        *left.by_column,
+        *(left.mean[own], left.inverse_sd[own], left.order[own]),
+        *(packed.start, packed.length, packed.values, packed.numbers, packed.per_word),
+        *(right.mean[other], right.inverse_sd[other], right.order[other]),
+        left.n_tokens,
         n_threads,
-        best_rows.r[own],
-        best_rows.index[own],
-        seen.r,
-        seen.index,
+        *(best_left.r[own], best_left.index[own], seen.r, seen.index),
     )
-    merge(seen.r, seen.index, best_others.r[part], best_others.index[part])
+    merge(seen.r, seen.index, best_right.r[other], best_right.index[other])
+
+
+def _sparse_by_dense(left: Columns, right: Columns, best_left: _Running, best_right: _Running, n_threads: int) -> None:
+    """Sparse columns of `left` with dense ones of `right`, and dense columns of `left` with sparse ones of `right`."""
+    for start in range(0, right.n_dense if left.n_sparse else 0, SPARSE_BY_DENSE):
+        columns = slice(start, min(start + SPARSE_BY_DENSE, right.n_dense))
+        dense = np.ascontiguousarray(right.dense[:, columns])
+        sums = sparse_by_dense_sums(*left.by_column, dense, n_threads)
+        _select(sums, left, slice(left.n_dense, None), best_left, right, columns, best_right)
+    for start in range(0, left.n_dense if right.n_sparse else 0, SPARSE_BY_DENSE):
+        columns, packed = slice(start, min(start + SPARSE_BY_DENSE, left.n_dense)), right.packed
+        sums = packed_by_dense_sums(
+            *(packed.start, packed.length, packed.values, packed.numbers, packed.per_word),
+            right.n_sparse,
+            np.ascontiguousarray(left.dense[:, columns]),
+        )
+        _select(sums, right, slice(right.n_dense, None), best_right, left, columns, best_left)
+
+
+def _select(
+    sums: np.ndarray,
+    rows: Columns,
+    row: slice,
+    best_rows: _Running,
+    columns: Columns,
+    column: slice,
+    best_columns: _Running,
+) -> None:
+    """Put the correlations of a block of sums over products (rows `row`, columns `column`) among the best."""
+    select(
+        sums,
+        rows.n_tokens,
+        *(rows.mean[row], rows.inverse_sd[row], rows.order[row]),
+        *(columns.mean[column], columns.inverse_sd[column], columns.order[column]),
+        *(best_rows.r[row], best_rows.index[row], best_columns.r[column], best_columns.index[column]),
+    )
 
 
 def _dense_by_dense(left: Columns, right: Columns, best_left: _Running, best_right: _Running) -> None:
@@ -162,20 +183,7 @@ def _dense_by_dense(left: Columns, right: Columns, best_left: _Running, best_rig
                 dense_products(left.dense[:, rows], right.dense[:, columns], sums)
             else:
                 _matrix_products(left.dense[:, rows], right.dense[:, columns], sums)
-            select(
-                sums,
-                left.n_tokens,
-                left.mean[rows],
-                left.inverse_sd[rows],
-                left.order[rows],
-                right.mean[columns],
-                right.inverse_sd[columns],
-                right.order[columns],
-                best_left.r[rows],
-                best_left.index[rows],
-                best_right.r[columns],
-                best_right.index[columns],
-            )
+            _select(sums, left, rows, best_left, right, columns, best_right)
 
 
 def _matrix_products(x: np.ndarray, y: np.ndarray, sums: np.ndarray) -> None:
