@@ -11,13 +11,16 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from homolog.errors import InputError
 from homolog.storage.atomic import as_input_error
+
+if TYPE_CHECKING:
+    from homolog.studies.recipe import Recipe
 
 
 class _Commands(TyperGroup):
@@ -66,15 +69,31 @@ Device = Annotated[
 Seed = Annotated[
     int | None, typer.Option("--seed", min=0, help="Root seed; replaces the recipe's.", show_default=False)
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="local|ADDRESS", help="Run the tasks on Ray.", show_default=False),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads of a task; on Ray 1.", show_default=False)
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, as runs/demo.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A model of the zoo, as mamba-s0.")]
 
 
 @app.command()
-def demo(out: Out = None, device: Device = None, seed: Seed = None, quiet: Quiet = False) -> None:
+def demo(
+    out: Out = None,
+    device: Device = None,
+    seed: Seed = None,
+    ray: Ray = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
     """Compare the Transformer and the Mamba that ship, from text to report, in minutes."""
-    _compare("demo", out, device, seed, quiet)
+    from homolog.studies.recipe import load_recipe
+
+    _compare(load_recipe("demo").with_run(seed=seed, device=device), out, ray, threads, quiet)
 
 
 @app.command()
@@ -83,10 +102,27 @@ def run(
     out: Out = None,
     device: Device = None,
     seed: Seed = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Rehearse at true size with random weights, without a network.")
+    ] = False,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", min=1, help="Tokens of a rehearsal.", show_default=False)
+    ] = None,
+    ray: Ray = None,
+    threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe, or continue its run, and write its report."""
-    _compare(recipe, out, device, seed, quiet)
+    from homolog.studies.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    if random_weights:
+        loaded = loaded.rehearsal(tokens or 20_000)
+    elif tokens is not None:
+        raise InputError(
+            "--tokens", tokens, "it belongs to a rehearsal", "Give --random-weights too, or change the recipe."
+        )
+    _compare(loaded.with_run(seed=seed, device=device), out, ray, threads, quiet)
 
 
 @app.command()
@@ -239,11 +275,9 @@ def main() -> None:
     app(prog_name="homolog")
 
 
-def _compare(ref: str, out: Path | None, device: str | None, seed: int | None, quiet: bool) -> None:
+def _compare(recipe: Recipe, out: Path | None, ray: str | None, threads: int | None, quiet: bool) -> None:
     from homolog.progress import make_progress
-    from homolog.studies.recipe import load_recipe
-
-    recipe = load_recipe(ref).with_run(seed=seed, device=device)
+    from homolog.storage.run_folder import RunFolder
     from homolog.studies.plan import finished_report
 
     target = out or Path("runs") / recipe.name
@@ -251,7 +285,9 @@ def _compare(ref: str, out: Path | None, device: str | None, seed: int | None, q
     if path is None:
         from homolog.studies.compare import run_comparison  # slow to import: after the recipe is known to be usable
 
-        path = run_comparison(recipe, target, make_progress(quiet))
+        path = run_comparison(recipe, target, make_progress(quiet), ray=ray, threads=threads)
+    for verdict in RunFolder(target).record.get("verdicts", []):
+        typer.echo(verdict["words"])
     typer.echo(f"Report: {path}")
 
 

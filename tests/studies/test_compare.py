@@ -23,9 +23,14 @@ from homolog.studies.recipe import load_recipe
 
 RECIPE = """
 name = "small"
-[pair]
-a = "zoo:transformer-s0"
-b = "zoo:mamba-s0"
+[[models]]
+ref = "zoo:transformer-s0"
+untrained = "zoo:transformer-random"
+other_seed = "zoo:transformer-s1"
+[[models]]
+ref = "zoo:mamba-s0"
+untrained = "zoo:mamba-random"
+other_seed = "zoo:mamba-s1"
 [corpus]
 source = "zoo:demo"
 context = 64
@@ -39,13 +44,9 @@ l1 = 1.0
 epochs = 2
 batch = 512
 seeds = [0, 1]
-[controls]
-random_a = "zoo:transformer-random"
-random_b = "zoo:mamba-random"
-model_seed_a = "zoo:transformer-s1"
-model_seed_b = "zoo:mamba-s1"
 [matching]
 resamples = 20
+space_tokens = 2048
 """
 
 

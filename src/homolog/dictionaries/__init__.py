@@ -2,7 +2,7 @@
 
 from homolog.dictionaries.base import Dictionary, Neurons, SparseAutoencoder
 from homolog.dictionaries.configs import ReluConfig, SaeConfig, TopKConfig, TrainingConfig
-from homolog.dictionaries.controls import random_orthogonal, rotated
+from homolog.dictionaries.controls import firing_like_trained, random_orthogonal, rotated
 from homolog.dictionaries.files import load, save, saved_quality
 from homolog.dictionaries.planted import Planted, plant
 from homolog.dictionaries.quality import (
@@ -14,7 +14,7 @@ from homolog.dictionaries.quality import (
     measure_quality,
 )
 from homolog.dictionaries.seeds import derive_seed
-from homolog.dictionaries.sources import ActivationSource, ResidualArrays
+from homolog.dictionaries.sources import ActivationSource, ResidualArrays, StoredResiduals
 from homolog.dictionaries.state import TrainingDivergedError
 from homolog.dictionaries.trainer import Progress, train
 
@@ -31,12 +31,14 @@ __all__ = [
     "SaeConfig",
     "SparseAutoencoder",
     "SplicedLoss",
+    "StoredResiduals",
     "TopKConfig",
     "TrainingConfig",
     "TrainingDivergedError",
     "derive_seed",
     "explained_variance",
     "firing_frequency",
+    "firing_like_trained",
     "load",
     "measure_quality",
     "plant",

@@ -9,15 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from scipy import sparse
 
 from homolog.axes import Activations, Features
-from homolog.dictionaries import kernels, losses
+from homolog.dictionaries import losses
+from homolog.dictionaries.hardware import Precision
 from homolog.errors import InputError
-
-_ENCODE_BLOCK = 1024  # tokens whose pre-activations are held at once by encode_sparse
 
 
 @runtime_checkable
@@ -82,27 +80,15 @@ class SparseAutoencoder:
             return losses.relu_features(centred, self.W_enc, self.b_enc)
         return losses.topk_features(centred, self.W_enc, self.b_enc, self.k)
 
-    def encode_sparse(self, x: Activations) -> sparse.csr_array:
+    def encode_sparse(self, x: Activations, precision: Precision = "auto") -> sparse.csr_array:
         """`encode` as scipy CSR (token, d_sae), float32 values, int32 indices; never dense for all tokens.
-        CPU."""
-        b_enc = self.b_enc.numpy()
-        parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        size = _ENCODE_BLOCK * (self.k or self.d_sae)
-        index, value = np.empty(size, np.int32), np.empty(size, np.float32)
-        start = np.zeros(_ENCODE_BLOCK + 1, np.int64)
-        no_half = np.empty((0, 0), np.uint16)
-        for block in x.split(_ENCODE_BLOCK):
-            pre = (block.float() - self.b_dec) @ self.W_enc
-            ends = start[: len(block) + 1]
-            n = kernels.select_active(no_half, pre.numpy(), False, b_enc, self.k or 0, index, value, ends)
-            parts.append((index[:n].copy(), value[:n].copy(), np.diff(ends)))
-        if not parts:
-            return sparse.csr_array((0, self.d_sae), dtype=np.float32)
-        indptr = np.concatenate([[0], np.cumsum(np.concatenate([p[2] for p in parts]))])
-        indices, values = (np.concatenate([p[i] for p in parts]) for i in (0, 1))
-        csr = sparse.csr_array((values, indices, indptr.astype(np.int64)), shape=(len(x), self.d_sae))
-        csr.has_sorted_indices = True
-        return csr
+
+        Runs where x is.  The values are exact whatever the precision of the product (`encoder.SparseEncoder`, which
+        saves laying out the weights anew when there is more to encode).  Raises InputError where x is not finite.
+        """
+        from homolog.dictionaries.encoder import SparseEncoder
+
+        return SparseEncoder(self, precision, x.device).encode(x)
 
     def decode(self, f: Features) -> Activations:
         """Residuals from features: (token, d_sae) to (token, d_model)."""

@@ -65,3 +65,26 @@ def _thresholds(W_enc: torch.Tensor, sae: SparseAutoencoder, activations: Activa
         threshold = torch.where(counts == 0, above + above.abs().clamp(min=1e-6), (above + below) / 2)
         b_enc[part] = -torch.where(counts > last, below - below.abs().clamp(min=1e-6), threshold)
     return b_enc
+
+
+def firing_like_trained(sae: SparseAutoencoder, activations: Activations, l0: float, seed: int) -> SparseAutoencoder:
+    """`sae` with thresholds at which `l0` features a token fire, with the skewed frequencies of trained dictionaries.
+
+    The feature of rank r (the ranks are drawn from `seed`) fires on a share of the tokens proportional to
+    (r + 8)^-0.7, at most 0.7.  For rehearsals with dictionaries that were hardly trained; activations: (token, d_model)
+    raw residuals, on which the thresholds are set.
+    """
+    rank = torch.randperm(sae.d_sae, generator=torch.Generator().manual_seed(seed)).double()
+    weight = (rank + 8) ** -0.7
+    scale = l0 / weight.sum()
+    for _ in range(50):
+        scale = scale * l0 / (scale * weight).clamp(max=0.7).sum()
+    expected = (scale * weight).clamp(max=0.7) * len(activations)
+    x, b_enc = activations.float() - sae.b_dec, sae.b_enc.clone()
+    for low in range(0, sae.d_sae, 256):  # 256 features at a time bound the memory
+        part = slice(low, low + 256)
+        ordered = torch.sort(x @ sae.W_enc[:, part], dim=0, descending=True).values
+        place = expected[part].ceil().long().clamp(1, len(x) - 1)
+        b_enc[part] = -ordered.gather(0, place[None])[0]
+    made = {**sae.metadata, "control": "thresholds of a rehearsal"}
+    return SparseAutoencoder(sae.W_enc, b_enc, sae.W_dec, sae.b_dec, kind=sae.kind, k=sae.k, metadata=made)

@@ -12,10 +12,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +23,8 @@ import torch
 from homolog.dictionaries import checkpoint as checkpoints
 from homolog.dictionaries.base import SparseAutoencoder
 from homolog.dictionaries.configs import ReluConfig, TopKConfig, TrainingConfig
+from homolog.dictionaries.hardware import Precision, Threads, product_precision
+from homolog.dictionaries.hardware import has_native_bfloat16 as has_native_bfloat16
 from homolog.dictionaries.sources import ActivationSource
 from homolog.dictionaries.state import SaeState, TrainingDivergedError
 from homolog.errors import InputError
@@ -80,17 +80,10 @@ def estimate_normalisation(sample: torch.Tensor, where: str = "activations") -> 
     return Normalisation(mean.float(), scale, float((norms * scale).pow(2).mean()))
 
 
-def has_native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices itself (AVX512-BF16 or AMX); elsewhere bfloat16 is
-    slower."""
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in probes)
-
-
-def _use_half(precision: str) -> bool:
-    half = precision == "bfloat16" or (precision == "auto" and has_native_bfloat16())
-    logger.info("encoder products in %s (precision=%s)", "bfloat16" if half else "float32", precision)
-    return half
+def _use_half(precision: Precision) -> bool:
+    product = product_precision(precision)
+    logger.info("encoder products in %s (precision=%s)", product, precision)
+    return product == "bfloat16"
 
 
 def train(
@@ -105,7 +98,10 @@ def train(
     workers: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, list[SparseAutoencoder]]:
-    """Train one dictionary a layer and label; returns {label: [layer 0, layer 1, ...]}, taking raw residuals.
+    """Train one dictionary a layer of the source and label, taking raw residuals; returns {label: [one a layer]}.
+
+    A dictionary depends on its layer's number, not on which other layers the source serves: layers trained in groups
+    (`source.layer_numbers`) give the bytes that all at once do.
 
     `labels` name independent seeds ("sae", "seed1"). With `checkpoint` (a file) the full state is written
     there every `checkpoint_every` tokens and a killed run continues from it to the same bytes; the file is
@@ -115,17 +111,19 @@ def train(
     """
     training = training or TrainingConfig()
     half = _use_half(training.precision)
-    layers = range(source.n_layers)
+    layers, numbers = range(source.n_layers), source.layer_numbers
     sample = source.sample(training.scale_sample)
-    normal = [estimate_normalisation(sample[i], f"activations of {model}, layer {i}") for i in layers]
-    states = [[SaeState(config, training, source.d_model, half, (model, label, i)) for label in labels] for i in layers]
+    normal = [estimate_normalisation(sample[i], f"activations of {model}, layer {numbers[i]}") for i in layers]
+    states = [
+        [SaeState(config, training, source.d_model, half, (model, label, n)) for label in labels] for n in numbers
+    ]
     identity = _identity(source, config, training, model, labels, half)
     flat_states = [state for row in states for state in row]
     step = 0 if checkpoint is None else checkpoints.restore(checkpoint, flat_states, identity)
     steps_a_chunk = max(1, _CHUNK // training.batch_size)
     every = max(1, checkpoint_every // (steps_a_chunk * training.batch_size))
     started, first, chunk_index = time.monotonic(), step, 0
-    with _Threads(workers) as threads:
+    with Threads(workers) as threads:
         while step < training.n_steps:
             n_steps = min(steps_a_chunk, training.n_steps - step)
             chunk = source.read(step * training.batch_size, n_steps * training.batch_size)
@@ -154,32 +152,8 @@ def _identity(source, config, training, model, labels, half) -> dict[str, object
         "training": training.model_dump(),
         "product": "bfloat16" if half else "float32",
         "stream": source.fingerprint,
-        "n_layers": source.n_layers,
+        "layers": list(source.layer_numbers),
     }
-
-
-class _Threads:
-    """Threads over layers, each with single-threaded linear algebra; one core runs in the calling thread."""
-
-    def __init__(self, workers: int | None) -> None:
-        self.workers = workers or len(os.sched_getaffinity(0))
-
-    def __enter__(self) -> _Threads:
-        self.torch_threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        self.pool = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
-        return self
-
-    def run(self, work: Callable[[int], None], layers: Sequence[int]) -> None:
-        if self.workers == 1:
-            for layer in layers:
-                work(layer)
-        else:
-            list(self.pool.map(work, layers))
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self.torch_threads)
 
 
 def _train_layer(raw: torch.Tensor, normal: Normalisation, states: list[SaeState], step: int, half: bool) -> None:
@@ -223,7 +197,7 @@ def _fold(state: SaeState, normal: Normalisation, identity: dict[str, object]) -
     if state.config.kind == "topk":
         norms = np.ones_like(norms)
     _, label, layer = state.names
-    made = {k: v for k, v in identity.items() if k not in ("labels", "n_layers")}
+    made = {k: v for k, v in identity.items() if k not in ("labels", "layers")}
     return SparseAutoencoder(
         torch.from_numpy((W_enc * norms).astype(np.float32)),
         torch.from_numpy(((b_enc + b_dec @ W_enc) * norms / normal.scale).astype(np.float32)),

@@ -3,30 +3,25 @@
 The rows are the tokens kept by the special-token mask, in stream order; the content hash of the stream
 travels with them, and activations of different streams are never compared (`check_same_stream`).
 
-On disk: a folder of `part-00000.safetensors ...` (consecutive runs of tokens) and `manifest.json` with the
-shape, the stream hash and the SHA-256 of every part.  The manifest is written last: a folder without one is
-incomplete.
+On disk they are a folder (`files`), read by `stored`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from homolog.errors import InputError
-from homolog.storage.atomic import atomic_path, sha256_file, write_json
+from homolog.features.files import begin_folder, end_folder, part_path
+from homolog.storage.parts import write_part
 
-FORMAT = 1
 TOKENS_PER_PART = 1 << 17
 
 
@@ -43,6 +38,36 @@ class FeatureStatistics:
     mean: Float[np.ndarray, "features"]
     var: Float[np.ndarray, "features"]
     max: Float[np.ndarray, "features"]
+
+
+def sparse_statistics(
+    parts: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]], n_tokens: int, n_features: int
+) -> FeatureStatistics:
+    """Statistics of sparse features from their stored values, which are read twice.
+
+    parts: called twice, gives (features int32, values float32) of consecutive runs of tokens.  Sums are taken in
+    float64 in the order of the tokens, so the cut into parts leaves no trace in them.
+    """
+    n = max(1, n_tokens)
+    stored, n_active = np.zeros(n_features, np.int64), np.zeros(n_features, np.int64)
+    total, square, highest = np.zeros(n_features), np.zeros(n_features), np.full(n_features, -np.inf)
+    for feature, values in parts():
+        value = values.astype(np.float64)
+        stored += np.bincount(feature, minlength=n_features)
+        n_active += np.bincount(feature[value != 0], minlength=n_features)
+        np.add.at(total, feature, value)
+        np.maximum.at(highest, feature, value)
+    mean = total / n
+    for feature, values in parts():
+        np.add.at(square, feature, (values.astype(np.float64) - mean[feature]) ** 2)
+    var = (square + (n_tokens - stored) * mean**2) / n
+    highest = np.where(stored < n_tokens, np.maximum(highest, 0), highest)
+    return FeatureStatistics(n_active, n_active / n, mean, var, highest)
+
+
+def display_name(model: str, label: str) -> str:
+    """Model, with the label of the dictionary if it is not the main one: "mamba-s0", "mamba-s0@seed1"."""
+    return model if label in ("sae", "neuron") else f"{model}@{label}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +100,7 @@ class Activations:
     @property
     def name(self) -> str:
         """Model, with the label of the dictionary if it is not the main one: "mamba-s0", "mamba-s0@seed1"."""
-        return self.model if self.label in ("sae", "neuron") else f"{self.model}@{self.label}"
+        return display_name(self.model, self.label)
 
     @property
     def n_tokens(self) -> int:
@@ -92,29 +117,17 @@ class Activations:
 
     def save(self, folder: Path | str, tokens_per_part: int = TOKENS_PER_PART) -> Path:
         """Write parts and manifest into `folder`, each file atomically; returns the folder."""
-        folder = Path(folder)
-        parts = []
+        folder, parts = Path(folder), []
+        begin_folder(folder)
         for number, start in enumerate(range(0, max(1, self.n_tokens), tokens_per_part)):
             rows = slice(start, min(start + tokens_per_part, self.n_tokens))
-            tensors = self._tensors(rows) | {"document": np.ascontiguousarray(self.document[rows], np.int32)}
-            path = folder / f"part-{number:05d}.safetensors"
-            with atomic_path(path) as partial:
-                save_file(tensors, partial)
-            parts.append({"file": path.name, "tokens": rows.stop - start, "sha256": sha256_file(path)})
-        write_json(
-            folder / "manifest.json",
-            {
-                "format": FORMAT,
-                "kind": self.kind,
-                "model": self.model,
-                "layer": self.layer,
-                "label": self.label,
-                "stream_hash": self.stream_hash,
-                "n_tokens": self.n_tokens,
-                "n_features": self.n_features,
-                "parts": parts,
-            },
-        )
+            tensors = self._tensors(rows)
+            write_part(part_path(folder, number), tensors, self.stream_hash)
+            stored = {"stored": len(tensors["data"])} if "data" in tensors else {}
+            parts.append({"tokens": rows.stop - start, **stored})
+        names = ("kind", "model", "layer", "label", "stream_hash", "n_tokens", "n_features")
+        origin = {name: getattr(self, name) for name in names}
+        end_folder(folder, origin, parts, self.document, vars(self.statistics))
         return folder
 
     def _tensors(self, rows: slice) -> dict[str, np.ndarray]:
@@ -137,23 +150,15 @@ class SparseFeatures(Activations):
 
     @cached_property
     def statistics(self) -> FeatureStatistics:
-        n, column, value = max(1, self.n_tokens), self.matrix.indices, self.matrix.data.astype(np.float64)
-        stored = np.bincount(column, minlength=self.n_features)
-        mean = np.bincount(column, value, minlength=self.n_features) / n
-        square = np.bincount(column, (value - mean[column]) ** 2, minlength=self.n_features)
-        var = (square + (self.n_tokens - stored) * mean**2) / n
-        highest = np.where(stored < self.n_tokens, 0.0, -np.inf)
-        np.maximum.at(highest, column, value)
-        n_active = np.bincount(column[value != 0], minlength=self.n_features).astype(np.int64)
-        return FeatureStatistics(n_active, n_active / n, mean, var, highest)
+        return sparse_statistics(lambda: [(self.matrix.indices, self.matrix.data)], self.n_tokens, self.n_features)
 
     def _tensors(self, rows: slice) -> dict[str, np.ndarray]:
-        part = self.matrix[rows]
-        return {
-            "indptr": part.indptr.astype(np.int64),
-            "indices": part.indices.astype(np.int32),
-            "data": part.data,
-        }
+        return sparse_arrays(self.matrix[rows])
+
+
+def sparse_arrays(rows: scipy.sparse.csr_array) -> dict[str, np.ndarray]:
+    """The arrays of a part of sparse features: int64 indptr, int32 indices, float32 data."""
+    return {"indptr": rows.indptr.astype(np.int64), "indices": rows.indices.astype(np.int32), "data": rows.data}
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,52 +187,21 @@ class DenseFeatures(Activations):
         return {"dense": self.matrix[rows]}
 
 
-def load_features(folder: Path | str) -> SparseFeatures | DenseFeatures:
-    """Read what `save` wrote; InputError names a file that is missing, damaged or of another format."""
-    folder = Path(folder)
-    remedy = "Remove the folder and encode the features again."
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        kind, parts = manifest["kind"], manifest["parts"]
-        shape = (int(manifest["n_tokens"]), int(manifest["n_features"]))
-        origin = (str(manifest["model"]), int(manifest["layer"]), str(manifest["label"]))
-        stream_hash, version = str(manifest["stream_hash"]), manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            "features manifest", str(folder / "manifest.json"), f"it must be readable ({error!r})", remedy
-        ) from error
-    if version != FORMAT or kind not in ("sae", "neuron"):
-        raise InputError("features format", (version, kind), f"format {FORMAT} is read here", remedy)
-    loaded = [_load_part(folder / part["file"], part["sha256"], remedy) for part in parts]
-    document = np.concatenate([part["document"] for part in loaded])
-    if kind == "neuron":
-        return DenseFeatures(np.concatenate([part["dense"] for part in loaded]), stream_hash, document, *origin)
-    blocks = [
-        scipy.sparse.csr_array((part["data"], part["indices"], part["indptr"]), shape=(len(part["document"]), shape[1]))
-        for part in loaded
-    ]
-    matrix = blocks[0] if len(blocks) == 1 else scipy.sparse.vstack(blocks, format="csr")
-    if matrix.shape != shape:
-        raise InputError("features parts", matrix.shape, f"the manifest says {shape}", remedy)
-    return SparseFeatures(matrix, stream_hash, document, *origin)
+@runtime_checkable
+class OfStream(Protocol):
+    """Features, in memory or on disk, that know their token stream."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def layer(self) -> int: ...
+    @property
+    def stream_hash(self) -> str: ...
+    @property
+    def n_tokens(self) -> int: ...
 
 
-def _load_part(path: Path, checksum: str, remedy: str) -> dict[str, np.ndarray]:
-    try:
-        found = sha256_file(path)
-        if found == checksum:
-            return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError("features part", str(path), f"it must be readable ({error!r})", remedy) from error
-    raise InputError(
-        "features part",
-        str(path),
-        f"its SHA-256 must be {checksum}, but it is {found}: it is damaged",
-        remedy,
-    )
-
-
-def check_same_stream(features: Sequence[Activations]) -> None:
+def check_same_stream(features: Sequence[OfStream]) -> None:
     """Raise InputError unless all activations come from one token stream, in one order."""
     first = features[0]
     for other in features[1:]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -10,10 +11,36 @@ from jaxtyping import Float
 from homolog.corpus import TokenWindows
 from homolog.models import LanguageModel, Site
 
-WINDOWS_AT_ONCE = 64
+FORWARD_TOKENS = 8192  # of one pass, or one window if that is longer
+SHARD_BYTES = 2 << 30  # residuals of all layers held at once
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Shard:
+    """Windows `first` to `last` (not included) of a token stream, the unit of work that is done or not done."""
+
+    number: int
+    first: int
+    last: int
+
+    def of(self, windows: TokenWindows) -> TokenWindows:
+        """The shard's windows."""
+        return windows[self.first : self.last]
+
+
+def cut_shards(windows: TokenWindows, model: LanguageModel, memory: int = SHARD_BYTES) -> list[Shard]:
+    """The stream in shards whose residuals of all layers, in float32, take at most `memory` bytes.
+
+    A shard is a whole number of forward passes, one at least, so every pass has the same windows in it however the
+    stream is cut, and with them the same values.
+    """
+    batch = _windows_at_once(windows)
+    per_batch = batch * windows.context * model.n_layers * model.d_model * 4
+    step = batch * max(1, memory // per_batch)
+    starts = range(0, len(windows), step)
+    return [Shard(number, first, min(first + step, len(windows))) for number, first in enumerate(starts)]
+
+
 def capture(
     model: LanguageModel,
     windows: TokenWindows,
@@ -25,27 +52,56 @@ def capture(
 
     A pass ends with the last block that a site needs.  advance: called with the number of tokens after each batch.
     """
-    last = max((site.layer for site in sites if site.layer is not None), default=None)
-    stop = Site("embed") if last is None else Site("resid", last)
-    n_kept = int(windows.mask.sum())
-    found: list[torch.Tensor] = []
-    start = 0
-    for first in range(0, len(windows), WINDOWS_AT_ONCE):
-        part = windows[first : first + WINDOWS_AT_ONCE]
-        keep = torch.from_numpy(part.mask)
-        run = model.run(torch.from_numpy(part.tokens).long(), capture=sites, stop_after=stop)
+    values = _gather(model, windows, sites, torch.device("cpu"), torch.float32, advance)
+    return [values[site] for site in sites]
+
+
+def capture_residuals(
+    model: LanguageModel, windows: TokenWindows, layers: Sequence[int]
+) -> dict[int, Float[torch.Tensor, "token d_model"]]:
+    """Residuals after the given blocks for every token that is not masked, by layer.
+
+    On the model's device, in the dtype in which it computes them.
+    """
+    values = _gather(model, windows, [Site("resid", layer) for layer in layers], model.device, None, None)
+    return {layer: values[Site("resid", layer)] for layer in layers}
+
+
+def residual_sites(model: LanguageModel) -> list[Site]:
+    """The residual stream after every block."""
+    return [Site("resid", layer) for layer in range(model.n_layers)]
+
+
+def _gather(model, windows, sites, device, dtype, advance) -> dict[Site, torch.Tensor]:
+    """Captured values of all windows, special tokens dropped; dtype None keeps that of the model."""
+    n_kept, start = int(windows.mask.sum()), 0
+    found: dict[Site, torch.Tensor] = {}
+    for part, values in _passes(model, windows, sites):
+        keep = torch.from_numpy(part.mask).to(model.device)
         n = int(keep.sum())
-        for i, site in enumerate(sites):
-            kept = run[site].float().cpu()[keep]
-            if first == 0:
-                found.append(torch.empty(n_kept, kept.shape[1]))
-            found[i][start : start + n] = kept
+        for site, value in values.items():
+            kept = value[keep].to(device, dtype or value.dtype)
+            if site not in found:
+                found[site] = torch.empty(n_kept, kept.shape[1], dtype=kept.dtype, device=device)
+            found[site][start : start + n] = kept
         start += n
         if advance is not None:
             advance(part.n_tokens)
     return found
 
 
-def residual_sites(model: LanguageModel) -> list[Site]:
-    """The residual stream after every block."""
-    return [Site("resid", layer) for layer in range(model.n_layers)]
+def _passes(
+    model: LanguageModel, windows: TokenWindows, sites: Sequence[Site]
+) -> Iterator[tuple[TokenWindows, dict[Site, torch.Tensor]]]:
+    last = max((site.layer for site in sites if site.layer is not None), default=None)
+    stop = Site("embed") if last is None else Site("resid", last)
+    batch = _windows_at_once(windows)
+    for first in range(0, len(windows), batch):
+        part = windows[first : first + batch]
+        with torch.inference_mode():
+            run = model.run(torch.from_numpy(part.tokens).long(), capture=sites, stop_after=stop)
+        yield part, {site: run[site] for site in sites}  # outside, or the caller would be in inference mode too
+
+
+def _windows_at_once(windows: TokenWindows) -> int:
+    return max(1, FORWARD_TOKENS // windows.context)

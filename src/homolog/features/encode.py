@@ -1,4 +1,7 @@
-"""From residuals to sparse features, batch by batch: only one batch of dense features is ever held."""
+"""From residuals in memory to sparse features, with any dictionary: only one batch of dense features is ever held.
+
+Sparse autoencoders have a faster way (`dictionaries.encoder`), and streams longer than memory another (`store`).
+"""
 
 from __future__ import annotations
 

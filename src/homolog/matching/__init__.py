@@ -1,23 +1,36 @@
-"""Exact Pearson matching of features: one pair of matrices, all layer pairs of two models, intervals."""
+"""Exact Pearson matching of features: pairs of matrices, all layer pairs of two models, null, intervals, verdict."""
 
+from homolog.matching.assignment import Assignment, mutual, one_to_one
 from homolog.matching.columns import Columns, prepare
-from homolog.matching.intervals import SUMMARY_SCHEMA, Resamples, resampled_pairs, summarise
-from homolog.matching.layers import LAYERS_SCHEMA, MATCHES_SCHEMA, ModelMatches, match_models, merge_layers
+from homolog.matching.intervals import SUMMARY_SCHEMA, Resamples, replicates_of, resampled_pairs, summarise
+from homolog.matching.layers import LAYERS_SCHEMA, MATCHES_SCHEMA, ModelMatches, match_models, merge_layers, tables_of
+from homolog.matching.null import Calibration, calibrate, document_shifts
+from homolog.matching.pairs import PairMatch, match_pair
 from homolog.matching.pearson import Best, Side, max_pearson
 
 __all__ = [
     "LAYERS_SCHEMA",
     "MATCHES_SCHEMA",
     "SUMMARY_SCHEMA",
+    "Assignment",
     "Best",
+    "Calibration",
     "Columns",
     "ModelMatches",
+    "PairMatch",
     "Resamples",
     "Side",
+    "calibrate",
+    "document_shifts",
     "match_models",
+    "match_pair",
     "max_pearson",
     "merge_layers",
+    "mutual",
+    "one_to_one",
     "prepare",
+    "replicates_of",
     "resampled_pairs",
     "summarise",
+    "tables_of",
 ]

@@ -79,7 +79,7 @@ class Columns:
     mean: Float[np.ndarray, "defined"]
     inverse_sd: Float[np.ndarray, "defined"]
     dense: Float[np.ndarray, "token dense"]  # float32, C order
-    source: _Source
+    source: _Source | None
     unshifted: Columns | None = None
     shift: int = 0
 
@@ -91,19 +91,25 @@ class Columns:
     def n_sparse(self) -> int:
         return len(self.order) - self.n_dense
 
+    @property
+    def _given(self) -> _Source:
+        assert self.source is not None, "the matrix was let go: the other order of entries cannot be made any more"
+        return self.source
+
     @cached_property
     def packed(self) -> Packed:
         """The sparse part token by token."""
         if self.unshifted is not None:
             return self.unshifted.packed.shifted(self.shift)
-        csr, number = self.source.csr, self.source.number
+        source = self._given
+        csr, number = source.csr, source.number
         length = kernels.row_lengths(csr.indptr, csr.indices, number)
         per_word = 2 if self.n_sparse <= 1 << 16 else 1
         end = np.cumsum(length + -(-length // per_word), dtype=np.int64)
         values = np.zeros(int(end[-1]) if len(end) else 0, dtype=np.float32)
         numbers = values.view(np.uint16 if per_word == 2 else np.uint32)
         start = np.concatenate([[0], end[:-1]]).astype(np.int64)
-        kernels.pack(csr.indptr, csr.indices, csr.data, number, self.source.factor, start, values, numbers, per_word)
+        kernels.pack(csr.indptr, csr.indices, csr.data, number, source.factor, start, values, numbers, per_word)
         return Packed(start, length, values, numbers, per_word)
 
     @cached_property
@@ -112,8 +118,8 @@ class Columns:
         if self.unshifted is not None:
             start, token, value = self.unshifted.by_column
             return start, *kernels.rotate_columns(start, token, value, self.shift, self.n_tokens)
-        csr, start = self.source.csr, self.source.start
-        found = kernels.by_column(csr.indptr, csr.indices, csr.data, self.source.number, self.source.factor, start)
+        csr, start = self._given.csr, self._given.start
+        found = kernels.by_column(csr.indptr, csr.indices, csr.data, self._given.number, self._given.factor, start)
         return start, *found
 
     @property
@@ -132,6 +138,20 @@ class Columns:
         position = np.full(self.n_features, -1, dtype=np.int64)
         position[self.order] = np.arange(len(self.order))
         return position
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the entries that the columns hold, in whatever orders, and of the dense columns."""
+        made = [self.dense]
+        made += [self.source.csr.indices, self.source.csr.data] if self.source is not None else []
+        made += [self.packed.values] if "packed" in self.__dict__ else []
+        made += self.by_column if "by_column" in self.__dict__ else []
+        return sum(array.nbytes for array in made)
+
+    def having(self, **orders: Any) -> Columns:
+        """These columns with `by_column` or `packed` already made."""
+        self.__dict__.update(orders)
+        return self
 
     def shifted(self, rows: int) -> Columns:
         """These columns with token t holding what token t - rows held, around the stream.
@@ -155,16 +175,16 @@ def prepare(x: ArrayLike | Columns, name: str = "a") -> Columns:
     if isinstance(x, torch.Tensor):
         x = x.detach().cpu()
         x = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).numpy()
-    if not scipy.sparse.issparse(x):
-        x = np.asarray(x)
-    shape = tuple(x.shape)
+    given: Any = x if scipy.sparse.issparse(x) else np.asarray(x)
+    shape = tuple(given.shape)
     if len(shape) != 2:
         raise InputError(
             f"shape of {name}", shape, "two axes are needed, (tokens, features)", "Reshape it, tokens first."
         )
-    if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer) or x.dtype == np.bool_):
-        raise InputError(f"dtype of {name}", str(x.dtype), "correlations need real numbers", "Convert it to float32.")
-    return _prepare_sparse(x, name) if scipy.sparse.issparse(x) else _prepare_dense(x, name)
+    if given.dtype != np.bool_ and not any(np.issubdtype(given.dtype, kind) for kind in (np.floating, np.integer)):
+        found = str(given.dtype)
+        raise InputError(f"dtype of {name}", found, "correlations need real numbers", "Convert it to float32.")
+    return _prepare_sparse(given, name) if scipy.sparse.issparse(given) else _prepare_dense(given, name)
 
 
 def _refuse_non_finite(name: str, token: int, feature: int, value: Any) -> None:

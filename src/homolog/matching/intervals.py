@@ -19,17 +19,18 @@ that replicate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
 from homolog.errors import InputError
-from homolog.features import Activations, check_same_stream
+from homolog.features import check_same_stream
 from homolog.matching.columns import Columns
-from homolog.matching.layers import columns_of
+from homolog.matching.layers import Layer, columns_of
 from homolog.matching.moments import products_by_document, sums_by_document
 
 FREQUENT_ACTIVATIONS = 30
@@ -88,19 +89,21 @@ def resampled_pairs(
 
 def summarise(
     matches: pl.DataFrame,
-    features_a: Sequence[Activations],
-    features_b: Sequence[Activations],
+    features_a: Sequence[Layer],
+    features_b: Sequence[Layer],
     *,
     seed: int,
     n_replicates: int = 500,
     frequent: int = FREQUENT_ACTIVATIONS,
+    columns: Callable[[Any], Columns] = columns_of,
 ) -> pl.DataFrame:
     """Summary of one comparison, `SUMMARY_SCHEMA`: two directions x strata all, alive, frequent.
 
     matches: from `match_models` of the same features.  all: every feature; alive: active on at least one
     token of the stream; frequent: on at least `frequent` tokens (each of the feature itself, whatever its
     partner does). n_undefined counts the features of the stratum without a correlation (constant on the
-    stream); mean, median and share_above_07 are over the others.  seed: of the resampled documents.
+    stream); mean, median and share_above_07 are over the others.  seed: of the resampled documents.  columns:
+    gives the prepared columns of a layer (`by_column` is what is read), for layers that lie on disk.
     """
     check_same_stream([*features_a, *features_b])
     if n_replicates < 1:
@@ -109,7 +112,7 @@ def summarise(
     rows = []
     for own, others in ((features_a, features_b), (features_b, features_a)):
         part = matches.filter((pl.col("model") == own[0].name) & (pl.col("best_model") == others[0].name))
-        replicates = _replicates(part, own, others, resamples)
+        replicates = replicates_of(part, own, others, resamples, columns)
         head = (part["comparison"][0], own[0].kind, own[0].name, others[0].name)
         n_active, r = part["n_active"].to_numpy(), part["r"].to_numpy().astype(np.float64)
         for stratum, floor in (("all", 0), ("alive", 1), ("frequent", frequent)):
@@ -118,9 +121,13 @@ def summarise(
     return pl.DataFrame(rows, schema=SUMMARY_SCHEMA, orient="row")  # type: ignore[arg-type]
 
 
-def _replicates(
-    part: pl.DataFrame, own: Sequence[Activations], others: Sequence[Activations], resamples: Resamples
-) -> np.ndarray:
+def replicates_of(
+    part: pl.DataFrame,
+    own: Sequence[Layer],
+    others: Sequence[Layer],
+    resamples: Resamples,
+    columns: Callable[[Any], Columns] = columns_of,
+) -> Float[np.ndarray, "rows replicates"]:
     """r of every row of `part` with its partner on every resample, float32 (rows, replicates)."""
     out = np.full((len(part), resamples.counts.shape[1]), np.nan, dtype=np.float32)
     layer, best_layer = part["layer"].to_numpy(), part["best_layer"].to_numpy()
@@ -129,7 +136,7 @@ def _replicates(
         for other in others:
             rows = np.flatnonzero((layer == features.layer) & (best_layer == other.layer) & (pairs[:, 1] >= 0))
             if len(rows):
-                out[rows] = resampled_pairs(columns_of(features), columns_of(other), pairs[rows], resamples)
+                out[rows] = resampled_pairs(columns(features), columns(other), pairs[rows], resamples)
     return out
 
 

@@ -66,13 +66,15 @@ class Best:
     b_to_a: Side
 
 
-def max_pearson(a: ArrayLike | Columns, b: ArrayLike | Columns, k: int = 1, *, threads: int | None = None) -> Best:
+def max_pearson(
+    a: ArrayLike | Columns, b: ArrayLike | Columns, k: int = 1, *, threads: int | None = None, device: str = "cpu"
+) -> Best:
     """The k largest Pearson correlations of every feature of `a` with features of `b`, and the reverse.
 
     a, b: (tokens, features_a), (tokens, features_b); scipy.sparse matrices, dense numpy or torch arrays of
     any real dtype, in any mix, or what `prepare` made of them.  Row t of both must be the same token.
     k: how many partners.  threads: CPU threads of the sparse kernels (default: numba's); the result does not
-    depend on it.
+    depend on it.  device: "cuda", "cuda:1" for the same on a GPU (`matching.gpu`); all others compute on the CPU.
 
     Within 1e-6 of float64 `numpy.corrcoef`.  Ties, after rounding to float32, go to the lowest index.
     Raises InputError when the numbers of tokens differ, when k < 1, or for NaN and infinity.
@@ -87,6 +89,10 @@ def max_pearson(a: ArrayLike | Columns, b: ArrayLike | Columns, k: int = 1, *, t
             f"row t of a ({left.n_tokens} tokens) and of b ({right.n_tokens} tokens) must be the same token",
             "Encode both on the same token stream with the same mask.",
         )
+    if device.startswith("cuda"):
+        from homolog.matching.gpu import best_pairs  # needs Triton
+
+        return Best(*(Side(*found) for found in best_pairs(left, right, k, device)))
     n_threads = numba.get_num_threads() if threads is None else threads
     best_a, best_b = _Running.start(len(left.order), k), _Running.start(len(right.order), k)
     before = numba.get_num_threads()

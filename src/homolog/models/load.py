@@ -15,6 +15,7 @@ from homolog.models.gpt2 import GPT2
 from homolog.models.gpt_neox import GPTNeoX
 from homolog.models.llama import Llama
 from homolog.models.mamba import Mamba
+from homolog.models.random_weights import random_weights
 from homolog.zoo import catalog
 
 ADAPTERS: dict[str, type[LanguageModel]] = {"gpt2": GPT2, "gpt_neox": GPTNeoX, "llama": Llama, "mamba": Mamba}
@@ -26,17 +27,21 @@ def load(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    random: bool = False,
 ) -> LanguageModel:
     """Load a model for reading: in eval mode, without gradients, with its tokenizer when it has one.
 
     ref       "zoo:NAME" (or a bare zoo name), a local folder with config.json and safetensors, or a Hub id
     revision  branch, tag or commit of a Hub id
+    random    the model's size with random weights and the zoo's tokenizer (`random_weights`), for rehearsals
     dtype     of the weights; a Mamba keeps its residual stream, A_log and scan in float32 or wider
     Errors: InputError for an unknown zoo name, a folder without config, an architecture without adapter, a Hub id that
     cannot be fetched, missing or non-finite weights.
     """
     name = str(ref)
-    if name.startswith(catalog.PREFIX) or name in catalog.names():
+    if random and not (name.startswith(catalog.PREFIX) or name in catalog.names()):
+        model = _adapt(name, *random_weights(name, revision))
+    elif name.startswith(catalog.PREFIX) or name in catalog.names():
         chosen = catalog.entry(name)
         model = from_folder(chosen.folder, dtype) if chosen.trained else untrained(chosen)
         model.name = catalog.PREFIX + chosen.name
@@ -56,9 +61,11 @@ def load(
     return model
 
 
-def load_tokenizer(ref: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(ref: str | Path, revision: str | None = None, *, random: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer alone, for checks before the weights are read.  InputError when there is none."""
     name = str(ref)
+    if random:
+        return AutoTokenizer.from_pretrained(catalog.TOKENIZER)
     if name.startswith(catalog.PREFIX) or name in catalog.names():
         catalog.entry(name)
         return AutoTokenizer.from_pretrained(catalog.TOKENIZER)

@@ -164,6 +164,10 @@ class RunFolder:
         name = folder_name(model) if label == "sae" else f"{folder_name(model)}@{folder_name(label)}"
         return self.path / kind / name / str(layer)
 
+    def drop_residuals(self, model: str) -> None:
+        """Remove a model's residuals from the cache."""
+        shutil.rmtree(self.residuals_folder(model), ignore_errors=True)
+
     def drop_cache(self) -> None:
         """Remove the cache folder."""
         shutil.rmtree(self.cache_folder, ignore_errors=True)

@@ -44,8 +44,8 @@ def run_circuits(recipe: CircuitRecipe, out: Path, progress: Progress) -> Path:
         raise InputError("models", list(recipe.models), "each needs a name of its own", "Name each model once.")
     run = RunFolder.open(out, recipe.values())
     try:
-        run.note(name=recipe.name, pair=[s.name for s in subjects], device=recipe.run.device)
-        trace_models(run, subjects, recipe.circuits, recipe.run.seed, recipe.dtype, recipe.run.device, progress)
+        run.note(name=recipe.name, compared=[s.name for s in subjects], device=recipe.run.device)
+        trace_models(run, subjects, recipe.circuits, recipe.run.seed, recipe.run.dtype, recipe.run.device, progress)
         found = pl.read_parquet(run.table("circuits"))
         if not found.get_column("able").any():
             raise InputError("models", [s.name for s in subjects], found.get_column("reason")[0],
@@ -75,7 +75,7 @@ def expected_lines(ref: str, n_prompts: int, seed: int, batch: int, device: str,
 
 def trace_models(
     run: RunFolder, subjects: Sequence[Subject], settings: Circuits, seed: int, dtype: str, device: str,
-    progress: Progress,
+    progress: Progress, *, random: bool = False,
 ) -> None:  # fmt: skip
     """The circuit of every model as a stage of its own, then the tables of the run from their parts."""
     if run.is_done("circuits"):
@@ -86,7 +86,9 @@ def trace_models(
         stage = f"circuit {subject.name}"
         if not run.is_done(stage):
             with run.stage(stage, [paths[i] for paths in parts.values()]):
-                model = load(subject.ref, revision=subject.revision, dtype=getattr(torch, dtype), device=device)
+                model = load(
+                    subject.ref, revision=subject.revision, dtype=getattr(torch, dtype), device=device, random=random
+                )
                 tables = _trace(model, subject.name, settings, seed, progress)
                 for table, paths in parts.items():
                     write_table(tables[table], paths[i])

@@ -1,42 +1,109 @@
-"""The paper's first study: how much of what one model computes another computes too, from text to report.
+"""The paper's first study: how much of what one model computes others compute too, from text to report.
 
-    text -> for each model: dictionaries -> features -> for each comparison: matches with intervals -> tables -> report
+    text -> for each model: residuals -> dictionaries -> features -> for each comparison: matches with intervals
+         -> tables -> verdict -> report
 
-Every arrow is a stage of the run folder: what is complete is kept, and a run that was stopped goes on from there.
+Every arrow is a stage of the run folder, and a stage consists of tasks that an engine runs here or on a cluster: what
+is complete is kept, and a run that was stopped goes on from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from homolog.corpus import TokenWindows, check_same_tokenizer, pack, read_documents
-from homolog.features import Activations, load_features
-from homolog.matching import match_models, summarise
+from homolog.corpus import TokenWindows, check_same_tokenizer, pack, read_documents, save_windows
+from homolog.engine import Engine, Task, open_engine
+from homolog.features import write_residuals
+from homolog.matching import summarise, tables_of
 from homolog.models import load_tokenizer
 from homolog.progress import Progress
+from homolog.storage.process import machine
 from homolog.storage.run_folder import RunFolder
 from homolog.studies import subject as work
 from homolog.studies.circuits import trace_models
 from homolog.studies.finish import finish, write_table
+from homolog.studies.judge import judged
+from homolog.studies.matches import Comparer, Matched
 from homolog.studies.plan import CURRENT_TOKEN, Comparison, Plan, Subject, finished_report, make_plan
 from homolog.studies.recipe import Recipe
+from homolog.studies.spaces import compare_decoders, compare_residuals
 
 TABLES = ("matches", "layers", "summary")
+LAYER_PAIR = ("model", "layer", "best_model", "best_layer")
+SPACES_SCHEMA = {
+    "model": pl.String,
+    "layer": pl.Int32,
+    "best_model": pl.String,
+    "best_layer": pl.Int32,
+    **dict.fromkeys(("cka", "svcca", "decoder_rsa", "decoder_svcca"), pl.Float64),
+    "n_pairs": pl.Int64,
+}
+MEMORY_SHARE = 0.4  # of the machine's memory that tasks may plan with
 
 
-def run_comparison(recipe: Recipe, out: Path, progress: Progress) -> Path:
+@dataclass(frozen=True)
+class Here:
+    """What every stage of a run works with."""
+
+    run: RunFolder
+    recipe: Recipe
+    plan: Plan
+    text: dict[str, TokenWindows]
+    engine: Engine
+    threads: int | None
+    room: int
+    """Bytes that one task may hold."""
+    progress: Progress
+
+    @property
+    def path(self) -> Path:
+        """The run folder, absolute, for tasks."""
+        return self.run.path.absolute()
+
+    @property
+    def comparer(self) -> Comparer:
+        """Matches sides of this run."""
+        cache = self.run.cache_folder
+        return Comparer(self.engine, cache, self.room, self.threads, self.recipe.run.device)
+
+    def tasks(self, title: str, function: Callable[..., Any], calls: Sequence[dict[str, Any]]) -> list[Any]:
+        """Run `function` once for each of the calls, as tasks, with a bar."""
+        tasks = [Task(function, call, f"{title} ({number + 1} of {len(calls)})") for number, call in enumerate(calls)]
+        with self.bar(title, len(tasks)) as report:
+            return self.engine.map(tasks, report)
+
+    @contextmanager
+    def bar(self, title: str, total: int) -> Iterator[Callable[[int, int], None]]:
+        """A stage of the progress display that is told (done, all)."""
+        done = 0
+        with self.progress.stage(title, total) as bar:
+
+            def report(now: int, _all: int) -> None:
+                nonlocal done
+                bar.advance(now - done)
+                done = now
+
+            yield report
+
+
+def run_comparison(
+    recipe: Recipe, out: Path, progress: Progress, *, ray: str | None = None, threads: int | None = None
+) -> Path:
     """Run the recipe into the folder `out`, or continue there; returns the report's index.html.
 
+    ray, threads: see `engine.open_engine`; they change no byte of the tables.
     Errors: InputError for models, text or folder that cannot be used, before any work is done where possible.
     """
     if (finished := finished_report(recipe, out)) is not None:
         return finished
     plan = make_plan(recipe)
-    tokenizers = [load_tokenizer(s.ref, s.revision) for s in plan.subjects]
+    tokenizers = [load_tokenizer(s.ref, s.revision, random=recipe.run.random_weights) for s in plan.subjects]
     first = plan.subjects[0]
     for subject, tokenizer in zip(plan.subjects[1:], tokenizers[1:], strict=True):
         check_same_tokenizer(first.ref, tokenizers[0], subject.ref, tokenizer)
@@ -47,16 +114,28 @@ def run_comparison(recipe: Recipe, out: Path, progress: Progress) -> Path:
         text = text or _read_text(recipe, tokenizers[0], progress)
         _note_facts(run, recipe, plan, text)
         progress.plan(_expected_seconds(plan, recipe.circuits is not None))
-        for subject in plan.subjects:
-            _work_on(run, recipe, subject, text, progress)
-        if not run.is_done("tables"):
-            _compare_all(run, recipe, plan, text, progress)
+        with open_engine(ray, threads) as engine:
+            engine.check_folder(run.path.absolute())
+            share = 1.0 if ray is None else (threads or 1) / int(machine()["n_cpus"])
+            room = int(MEMORY_SHARE * share * int(machine()["memory_bytes"]))
+            _work_through(
+                Here(run, recipe, plan, text, engine, threads if ray is None else threads or 1, room, progress)
+            )
         if recipe.circuits is not None:
-            where = (recipe.run.seed, recipe.pair.dtype, recipe.run.device)
-            trace_models(run, plan.subjects[:2], recipe.circuits, *where, progress)
+            where = (recipe.run.seed, recipe.run.dtype, recipe.run.device, progress)
+            trace_models(run, plan.compared, recipe.circuits, *where, random=recipe.run.random_weights)
         return finish(run, progress)
     finally:
         run.close()
+
+
+def _work_through(here: Here) -> None:
+    for use in ("train", "match", "quality", "neurons"):
+        save_windows(here.text[use], here.run.cache_folder / "windows" / use)
+    for subject in here.plan.subjects:
+        _work_on(here, subject)
+    if not here.run.is_done("tables"):
+        _compare_all(here)
 
 
 def _read_text(recipe: Recipe, tokenizer: Any, progress: Progress) -> dict[str, TokenWindows]:
@@ -80,7 +159,7 @@ def _note_facts(run: RunFolder, recipe: Recipe, plan: Plan, text: dict[str, Toke
     whole = text["whole"]
     run.note(
         name=recipe.name,
-        pair=[s.name for s in plan.subjects[:2]],
+        compared=[s.name for s in plan.compared],
         device=recipe.run.device,
         corpus={
             "hash": whole.hash,
@@ -98,9 +177,9 @@ def _note_facts(run: RunFolder, recipe: Recipe, plan: Plan, text: dict[str, Toke
     )
 
 
-def _work_on(
-    run: RunFolder, recipe: Recipe, subject: Subject, text: dict[str, TokenWindows], progress: Progress
-) -> None:
+def _work_on(here: Here, subject: Subject) -> None:
+    run, recipe = here.run, here.recipe
+    base = {"run": here.path, "recipe": recipe, "subject": subject}
     stage = f"dictionaries {subject.name}"
     if not run.is_done(stage):
         model = work.load_subject(subject, recipe)
@@ -108,66 +187,147 @@ def _work_on(
             "name": subject.name, "ref": subject.ref, "role": subject.role, "architecture": model.architecture,
             "n_layers": model.n_layers, "d_model": model.d_model, "n_parameters": model.n_parameters,
         }  # fmt: skip
-        outputs = [
-            run.sae_folder(subject.name, layer, label) for layer in range(model.n_layers) for label in subject.labels
-        ]
+        layers = range(model.n_layers)
+        outputs = [run.sae_folder(subject.name, layer, label) for layer in layers for label in subject.encoded_labels]
         with run.stage(stage, outputs) as facts:
-            rows = work.train_dictionaries(run, recipe, subject, model, text["train"], text["quality"], progress)
+            shards = work.shards_of(model, here.text["train"], recipe)
+            here.tasks(f"read {subject.name}", work.store_residuals, [base | {"shard": shard} for shard in shards])
+            folder = run.residuals_folder(subject.name)
+            write_residuals(model, here.text["train"], folder, key=work.model_key(subject, recipe),
+                            dtype=work.stored_dtype(recipe), memory=recipe.run.shard_mib << 20)  # fmt: skip
+            groups = _groups(here, subject, model.n_layers, model.d_model)
+            calls = [base | {"layers": group, "threads": here.threads} for group in groups]
+            rows = [
+                row
+                for part in here.tasks(f"train dictionaries of {subject.name}", work.train_layers, calls)
+                for row in part
+            ]
+            rows.sort(key=lambda row: (subject.labels.index(row["label"]), row["layer"]))
             facts |= {"saes": rows, "model": facts_of_model | {"heldout_loss": rows[0]["loss_clean"]}}
+        run.drop_residuals(subject.name)
     stage = f"features {subject.name}"
     if not run.is_done(stage):
-        n_layers = run.facts(f"dictionaries {subject.name}")["model"]["n_layers"]
-        outputs = [
-            run.feature_folder(subject.name, i, label) for i in range(n_layers) for label in subject.encoded_labels
-        ]
+        model = work.load_subject(subject, recipe)
+        layers = range(model.n_layers)
+        outputs = [run.feature_folder(subject.name, i, label) for i in layers for label in subject.encoded_labels]
         with run.stage(stage, outputs):
-            work.encode_features(run, recipe, subject, text["match"], progress)
+            shards = work.shards_of(model, here.text["match"], recipe)
+            calls = [base | {"shard": shard, "threads": here.threads} for shard in shards]
+            here.tasks(f"encode {subject.name}", work.encode_text, calls)
+            calls = [base | {"shards": shards, "layer": layer} for layer in layers]
+            here.tasks(f"count features of {subject.name}", work.close_text, calls)
 
 
-def _compare_all(run: RunFolder, recipe: Recipe, plan: Plan, text: dict[str, TokenWindows], progress: Progress) -> None:
+def _groups(here: Here, subject: Subject, n_layers: int, d_model: int) -> list[list[int]]:
+    """Layers whose dictionaries are trained together: as many as have room, dealt evenly to the workers."""
+    one = 2 * d_model * here.recipe.sae.width(d_model) * 4 * 5  # weights, gradients, two moments, the product's copy
+    at_once = max(1, here.room // (one * len(subject.labels)))
+    if here.threads is not None:
+        at_once = min(at_once, max(1, n_layers * here.threads // int(machine()["n_cpus"])))
+    return [list(range(first, min(first + at_once, n_layers))) for first in range(0, n_layers, at_once)]
+
+
+def _compare_all(here: Here) -> None:
     """Every comparison as a stage of its own, then the tables of the run from their parts."""
+    run, plan = here.run, here.plan
     parts: dict[str, list[Path]] = {table: [] for table in TABLES}
     for comparison in plan.comparisons:
         paths = {table: run.cache_folder / "tables" / f"{comparison.key}.{table}.parquet" for table in TABLES}
         stage = f"match {comparison.key}"
         if not run.is_done(stage):
             with run.stage(stage, list(paths.values())):
-                _compare(run, recipe, comparison, text, paths, progress)
+                _compare(here, comparison, paths)
         for table, path in paths.items():
             parts[table].append(path)
-    outputs = {"matches": run.matches, "layers": run.layers, "summary": run.summary, "saes": run.saes_table}
-    with run.stage("tables", list(outputs.values())):
-        for table, paths_of_table in parts.items():
-            write_table(pl.concat([pl.read_parquet(path) for path in paths_of_table]), outputs[table])
-        facts = [run.facts(f"dictionaries {s.name}") for s in plan.subjects]
-        rows = [row for fact in facts for row in fact["saes"]]
-        write_table(pl.DataFrame(rows, infer_schema_length=None), outputs["saes"])
-        run.note(models=[fact["model"] for fact in facts], warnings=_warnings(rows))
+    facts = [run.facts(f"dictionaries {s.name}") for s in plan.subjects]
+    run.note(models=[fact["model"] for fact in facts])
+    frames = {table: pl.concat([pl.read_parquet(path) for path in paths]) for table, paths in parts.items()}
+    frames["saes"] = pl.DataFrame([row for fact in facts for row in fact["saes"]], infer_schema_length=None)
+    frames |= judged(here, frames["matches"], frames["saes"])
+    with run.stage("tables", [run.table(name) for name in frames]):
+        for name, frame in frames.items():
+            write_table(frame, run.table(name))
+    run.note(verdicts=frames["shared"].to_dicts(), warnings=_warnings(frames["saes"].to_dicts()))
 
 
-def _compare(run: RunFolder, recipe: Recipe, comparison: Comparison, text: dict[str, TokenWindows],
-             paths: dict[str, Path], progress: Progress) -> None:  # fmt: skip
-    sides: list[Sequence[Activations]] = []
-    for subject, label in ((comparison.a, comparison.label_a), (comparison.b, comparison.label_b)):
-        if subject == CURRENT_TOKEN:
-            sides.append([work.current_token(text["match"])])
-        elif comparison.kind == "neuron":
-            sides.append(work.neurons(recipe, subject, text["neurons"], progress))
-        else:
-            n_layers = run.facts(f"dictionaries {subject.name}")["model"]["n_layers"]
-            sides.append([load_features(run.feature_folder(subject.name, i, label)) for i in range(n_layers)])
+def _compare(here: Here, comparison: Comparison, paths: dict[str, Path]) -> None:
+    recipe, run = here.recipe, here.run
+    sides = [folders_of(here, comparison, side) for side in ("a", "b")]
     a, b = sides
     if comparison.name == "neurons":
-        run.note(neurons_by_token={s[0].name: work.share_by_token(s, text["neurons"]) for s in sides})  # type: ignore[arg-type]
-    title = f"match {a[0].name} and {b[0].name}" + (" (neurons)" if comparison.kind == "neuron" else "")
-    with progress.stage(title, len(a) * len(b)) as bar:
-        found = match_models(a, b, comparison=comparison.name, progress=lambda _done, _all: bar.advance(1))
-        floor = max(1, round(recipe.matching.frequency_floor * a[0].n_tokens))
-        summary = summarise(
-            found.matches, a, b, seed=recipe.run.seed, n_replicates=recipe.matching.resamples, frequent=floor
-        )
-    for table, frame in (("matches", found.matches), ("layers", found.layers), ("summary", summary)):
+        shares = {c.name: work.share_by_token(s, here.text["neurons"])
+                  for c, s in zip((comparison.a, comparison.b), sides, strict=True)}  # fmt: skip
+        run.note(neurons_by_token=run.record.get("neurons_by_token", {}) | shares)
+    n_shifts = recipe.matching.null_shifts if comparison.calibrated else 0
+    with here.bar(f"match {comparison.title}", len(a) * len(b)) as report:
+        matched = here.comparer.match(a, b, pairs_folder(run, comparison), (n_shifts, recipe.run.seed), report)
+    layers_a, layers_b = matched.layers_a, matched.layers_b
+    found = tables_of(layers_a, layers_b, matched.pairs(), comparison=comparison.name, fdr=recipe.matching.fdr)
+    floor = max(1, round(recipe.matching.frequency_floor * layers_a[0].n_tokens))
+    summary = summarise(
+        found.matches, layers_a, layers_b, seed=recipe.run.seed, n_replicates=recipe.matching.resamples,
+        frequent=floor, columns=here.comparer.columns,
+    )  # fmt: skip
+    here.comparer.forget()
+    layers = found.layers.join(_spaces(here, comparison, matched), on=LAYER_PAIR, how="left", maintain_order="left")
+    for table, frame in (("matches", found.matches), ("layers", layers), ("summary", summary)):
         write_table(frame, paths[table])
+
+
+def _spaces(here: Here, comparison: Comparison, matched: Matched) -> pl.DataFrame:
+    """Similarity of spaces of each ordered pair of layers, null where it is not measured."""
+    rows: list[dict[str, Any]] = []
+    a, b = comparison.a, comparison.b
+    base = {"run": here.path, "recipe": here.recipe, "threads": here.threads}
+    if comparison.name in ("main", "random-model", "model-seed") and here.recipe.matching.space_tokens:
+        (rows,) = here.tasks(f"residuals of {comparison.title}", compare_residuals, [base | {"a": a, "b": b}])
+    if comparison.name == "main":
+        saes = [[here.run.sae_folder(s.name, i).absolute() for i in range(n)]
+                for s, n in ((a, len(matched.layers_a)), (b, len(matched.layers_b)))]  # fmt: skip
+        common = {"saes_b": saes[1], "least_r": here.recipe.matching.homolog_r, "seed": here.recipe.run.seed,
+                  "threads": here.threads}  # fmt: skip
+        calls = [common | {"sae_a": sae, "files": files} for sae, files in zip(saes[0], matched.files, strict=True)]
+        found = [row for part in here.tasks(f"decoders of {comparison.title}", compare_decoders, calls) for row in part]
+        names = [(i, j) for i in range(len(saes[0])) for j in range(len(saes[1]))]
+        known = {(row["layer"], row["best_layer"]): row for row in rows}
+        rows = [
+            {"model": a.name, "layer": i, "best_model": b.name, "best_layer": j} | known.get((i, j), {}) | row
+            for (i, j), row in zip(names, found, strict=True)
+        ]
+    turned = {"model": "best_model", "layer": "best_layer", "best_model": "model", "best_layer": "layer"}
+    rows += [{turned.get(key, key): value for key, value in row.items()} for row in rows]
+    return pl.DataFrame(rows, schema=SPACES_SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def pairs_folder(run: RunFolder, comparison: Comparison) -> Path:
+    """Where the finished pairs of layers of a comparison lie until the run ends."""
+    return run.cache_folder / "pairs" / comparison.key
+
+
+def folders_of(here: Here, comparison: Comparison, side: str) -> list[Path]:
+    """The folders of the features of side "a" or "b", one a layer; makes those that are no dictionary's."""
+    subject, label = getattr(comparison, side), getattr(comparison, f"label_{side}")
+    if subject == CURRENT_TOKEN:
+        folder = here.run.cache_folder / "current-token"
+        if not (folder / "manifest.json").is_file():
+            work.store_current_token(folder, here.text["match"])
+        return [folder]
+    n_layers = here.run.facts(f"dictionaries {subject.name}")["model"]["n_layers"]
+    if comparison.kind == "neuron":
+        return _neurons(here, subject, n_layers)
+    return [here.run.feature_folder(subject.name, layer, label) for layer in range(n_layers)]
+
+
+def _neurons(here: Here, subject: Subject, n_layers: int) -> list[Path]:
+    folders = [work.neuron_folder(here.path, subject.name, layer) for layer in range(n_layers)]
+    if all((folder / "manifest.json").is_file() for folder in folders):
+        return folders
+    base = {"run": here.path, "recipe": here.recipe, "subject": subject}
+    shards = work.shards_of(work.load_subject(subject, here.recipe), here.text["neurons"], here.recipe)
+    here.tasks(f"neurons of {subject.name}", work.store_neurons, [base | {"shard": shard} for shard in shards])
+    calls = [base | {"shards": shards, "layer": layer} for layer in range(n_layers)]
+    here.tasks(f"count neurons of {subject.name}", work.close_neurons, calls)
+    return folders
 
 
 def _warnings(saes: list[dict[str, Any]]) -> list[str]:
@@ -179,10 +339,10 @@ def _expected_seconds(plan: Plan, with_circuits: bool) -> dict[str, float]:
     expected: dict[str, float] = {}
     for s in plan.subjects:
         n = len(s.labels)
-        steps = {"read {}": 6, "train dictionaries of {}": 25 * n, "judge dictionaries of {}": 4 * n,
-                 "read {} for matching": 3, "encode {}": 3 * len(s.encoded_labels)}  # fmt: skip
+        steps = {"read {}": 6, "train dictionaries of {}": 29 * n, "encode {}": 3 * len(s.encoded_labels)}
         expected |= {step.format(s.name): float(seconds) for step, seconds in steps.items()}
+    expected |= {f"match {comparison.title}": 4.0 for comparison in plan.comparisons}
     if with_circuits:
         steps = {"patch paths in {}": 6.0, "off by one in {}": 5.0, "discover edges of {}": 5.0}
-        expected |= {step.format(s.name): seconds for s in plan.subjects[:2] for step, seconds in steps.items()}
+        expected |= {step.format(s.name): seconds for s in plan.compared for step, seconds in steps.items()}
     return expected | {"write the report": 10.0}

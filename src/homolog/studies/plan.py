@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,16 @@ class Comparison:
     label_b: str = "sae"
 
     @property
+    def calibrated(self) -> bool:
+        """Whether its matches are held against the null of the maximum: the result and its skylines."""
+        return self.name in ("main", "sae-seed", "model-seed")
+
+    @property
+    def title(self) -> str:
+        """For people: "mamba-s0 and transformer-s0 (main)"."""
+        return f"{self.a.name} and {self.b.name} ({self.name})"
+
+    @property
     def key(self) -> str:
         """Unique in the study, and a file name."""
         return f"{self.name}.{self.a.name}@{self.label_a}.{self.b.name}@{self.label_b}"
@@ -55,8 +66,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Plan:
-    """Models in the order in which they are worked on, and comparisons in the order of the report."""
+    """The models compared, all models in the order in which they are worked on, comparisons in the report's order."""
 
+    compared: tuple[Subject, ...]
     subjects: tuple[Subject, ...]
     comparisons: tuple[Comparison, ...]
 
@@ -64,39 +76,39 @@ class Plan:
 def make_plan(recipe: Recipe) -> Plan:
     """Models and comparisons of a recipe.  InputError when two of its models would share a name."""
     controls = recipe.controls
-    second = tuple(f"seed{seed}" for seed in recipe.sae.seeds[1:]) if controls.sae_seed else ()
-    labels = ("sae", *second)
-    a = Subject(recipe.pair.a, "model A", recipe.pair.revision_a, labels, controls.rotated)
-    b = Subject(recipe.pair.b, "model B", recipe.pair.revision_b, labels, controls.rotated)
-    others = {
-        "random_a": (controls.random_a, "untrained twin of A"),
-        "random_b": (controls.random_b, "untrained twin of B"),
-        "seed_a": (controls.model_seed_a, "A from another seed"),
-        "seed_b": (controls.model_seed_b, "B from another seed"),
-    }
-    extra = {key: Subject(ref, role) for key, (ref, role) in others.items() if ref is not None}
-    subjects = (a, b, *extra.values())
+    labels = ("sae", *(f"seed{seed}" for seed in recipe.sae.seeds[1:]))
+    models = [Subject(m.ref, "compared", m.revision, labels, controls.rotated) for m in recipe.models]
+    twins = {m.untrained: Subject(m.untrained, f"untrained twin of {s.name}")
+             for m, s in zip(recipe.models, models, strict=True) if m.untrained is not None}  # fmt: skip
+    seeds = {m.other_seed: Subject(m.other_seed, f"{s.name} from another seed")
+             for m, s in zip(recipe.models, models, strict=True) if m.other_seed is not None}  # fmt: skip
+    subjects = (*models, *twins.values(), *seeds.values())
     names = [s.name for s in subjects]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(
             "models", sorted(twice), "each model of a recipe needs a name of its own", "Name each model once."
         )
-    found = [Comparison("main", a, b)]
-    pairs = [(a, extra.get("random_b")), (b, extra.get("random_a"))]
-    found += [Comparison("random-model", own, other) for own, other in pairs if other]
+    untrained = [twins[m.untrained] if m.untrained else None for m in recipe.models]
+    other_seed = [seeds[m.other_seed] if m.other_seed else None for m in recipe.models]
+    pairs = list(itertools.combinations(range(len(models)), 2))
+    ordered = [pair for i, j in pairs for pair in ((i, j), (j, i))]
+    against_twins = [(models[i], twin) for i, j in ordered if (twin := untrained[j])]
+    found = [Comparison("main", models[i], models[j]) for i, j in pairs]
+    if controls.stability:
+        found += [Comparison("main-seed", models[i], models[j], label_b=labels[1]) for i, j in ordered]
+    found += [Comparison("random-model", own, twin) for own, twin in against_twins]
     if controls.rotated:
-        found += [Comparison("rotated", a, b, label_b=ROTATED), Comparison("rotated", b, a, label_b=ROTATED)]
-    found += [Comparison("sae-seed", own, own, label_b=label) for own in (a, b) for label in second[:1]]
+        found += [Comparison("rotated", models[i], models[j], label_b=ROTATED) for i, j in ordered]
+    if controls.sae_seed:
+        found += [Comparison("sae-seed", own, own, label_b=labels[1]) for own in models]
     if controls.current_token:
-        found += [Comparison("tokens", own, CURRENT_TOKEN) for own in (a, b)]
-    pairs_seed = [(a, extra.get("seed_a")), (b, extra.get("seed_b"))]
-    found += [Comparison("model-seed", own, other) for own, other in pairs_seed if other]
+        found += [Comparison("tokens", own, CURRENT_TOKEN) for own in models]
+    found += [Comparison("model-seed", own, seed) for own, seed in zip(models, other_seed, strict=True) if seed]
     if controls.neurons:
-        found.append(Comparison("neurons", a, b, "neuron", "neuron", "neuron"))
-        found += [
-            Comparison("neurons-random", own, other, "neuron", "neuron", "neuron") for own, other in pairs if other
-        ]
-    return Plan(subjects, tuple(found))
+        neuron = ("neuron", "neuron", "neuron")
+        found += [Comparison("neurons", models[i], models[j], *neuron) for i, j in pairs]
+        found += [Comparison("neurons-random", own, twin, *neuron) for own, twin in against_twins]
+    return Plan(tuple(models), subjects, tuple({comparison.key: comparison for comparison in found}.values()))
 
 
 def finished_report(recipe: Recipe, out: Path) -> Path | None:

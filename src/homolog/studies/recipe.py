@@ -23,23 +23,20 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Pair(_Table):
-    """The two models that are compared."""
+class Model(_Table):
+    """One of the models that are compared, with the models that serve as its controls."""
 
-    a: str
-    """Zoo name ("zoo:transformer-s0"), local folder or Hugging Face Hub id."""
+    ref: str
+    """Zoo name ("zoo:transformer-s0"), local folder or Hugging Face Hub id; all share one tokenizer."""
 
-    b: str
-    """Likewise; its tokenizer must be that of `a`."""
-
-    revision_a: str | None = None
+    revision: str | None = None
     """Branch, tag or commit of a Hub id."""
 
-    revision_b: str | None = None
-    """Likewise."""
+    untrained: str | None = None
+    """Its untrained twin: what the other models' features find in an architecture without training."""
 
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision in which both models run."""
+    other_seed: str | None = None
+    """The same model trained from another seed: the model-seed skyline."""
 
 
 class Corpus(_Table):
@@ -103,6 +100,9 @@ class Sae(_Table):
     lr: float = Field(default=1e-3, gt=0)
     """Highest step size of Adam."""
 
+    residuals: Literal["float32", "bfloat16"] = "float32"
+    """How the residuals that dictionaries learn from are stored until they are trained."""
+
     seeds: tuple[int, ...] = (0, 1)
     """Root seeds: the first for the main comparison, the second for the SAE-seed skyline."""
 
@@ -141,22 +141,10 @@ class Gates(_Table):
 
 
 class Controls(_Table):
-    """What stands beside the main comparison.  A model that is not named leaves its row out."""
-
-    random_a: str | None = None
-    """Untrained twin of model a."""
-
-    random_b: str | None = None
-    """Untrained twin of model b."""
-
-    model_seed_a: str | None = None
-    """Model a trained from another seed: the model-seed skyline."""
-
-    model_seed_b: str | None = None
-    """Likewise for b."""
+    """What stands beside the main comparison, apart from the models' own `untrained` and `other_seed`."""
 
     rotated: bool = True
-    """Model b's dictionaries with randomly rotated directions."""
+    """The partner model's dictionaries with randomly rotated directions."""
 
     current_token: bool = True
     """One feature for each token of the vocabulary: what knowing the current token alone gives."""
@@ -164,18 +152,33 @@ class Controls(_Table):
     sae_seed: bool = True
     """Each model against itself through dictionaries of the second seed: the SAE-seed skyline."""
 
+    stability: bool = True
+    """Each model against the others' dictionaries of the second seed: does the same partner come back."""
+
     neurons: bool = True
     """MLP neurons and mixer channels instead of features, and those of the untrained twins."""
 
 
 class Matching(_Table):
-    """How matches are summarised."""
+    """How matches are found, calibrated and summarised."""
 
     frequency_floor: float = Field(default=1e-3, ge=0, le=1)
     """Features firing on at least this share of tokens are the stratum "frequent"."""
 
     resamples: int = Field(default=200, ge=2)
     """Bootstrap resamples of documents behind every interval."""
+
+    null_shifts: int = Field(default=2, ge=0)
+    """Shifts of whole documents behind the null of the maximum; each costs another pass over all pairs of layers."""
+
+    fdr: float = Field(default=0.01, gt=0, lt=1)
+    """False discovery rate at which a match is significant."""
+
+    homolog_r: float = Field(default=0.3, ge=0, le=1)
+    """Correlation that a homolog has at least."""
+
+    space_tokens: int = Field(default=65_536, ge=0)
+    """Tokens for the similarity of the residual streams (CKA, SVCCA), the first of the match tokens; 0: none."""
 
 
 class Circuits(_Table):
@@ -212,12 +215,21 @@ class Run(_Table):
     device: str = "cpu"
     """"cpu", "cuda", "cuda:1", "mps"."""
 
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision in which the models run."""
+
+    shard_mib: int = Field(default=2048, ge=1)
+    """MiB of residuals that one task holds; it decides how many files features lie in, and no number."""
+
+    random_weights: bool = False
+    """A rehearsal: the models' true sizes with random weights, and dictionaries made to fire as trained ones do."""
+
 
 class Recipe(_Table):
     """A whole run.  `hash` changes with anything in it."""
 
     name: str
-    pair: Pair
+    models: tuple[Model, ...] = Field(min_length=2)
     corpus: Corpus
     sae: Sae
     gates: Gates = Field(default_factory=Gates)
@@ -228,8 +240,9 @@ class Recipe(_Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if self.controls.sae_seed and len(self.sae.seeds) < 2:
-            raise ValueError("controls.sae_seed needs two seeds in sae.seeds")
+        for control in ("sae_seed", "stability"):
+            if getattr(self.controls, control) and len(self.sae.seeds) < 2:
+                raise ValueError(f"controls.{control} needs two seeds in sae.seeds")
         for name in ("neuron_tokens", "quality_tokens"):
             if (getattr(self.corpus, name) or 0) > self.corpus.match_tokens:
                 raise ValueError(f"corpus.{name} are the first of the match tokens, and cannot be more than those")
@@ -249,6 +262,24 @@ class Recipe(_Table):
         given = {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
         return parse_recipe(self.values() | {"run": self.run.model_dump() | given}, self.name)
 
+    def rehearsal(self, tokens: int) -> Recipe:
+        """This recipe at the true size of models and dictionaries, with random weights and `tokens` tokens to match.
+
+        Text and tokenizer are the zoo's, everything runs on the CPU unless a device is given later, and what is
+        counted in tokens, prompts or steps shrinks: a rehearsal tries every stage and measures its time.
+        """
+        values = self.values()
+        part = {"match_tokens": tokens, "neuron_tokens": max(1, tokens // 10), "train_tokens": max(1024, tokens // 10),
+                "quality_tokens": max(1024, tokens // 10), "source": "zoo:demo"}  # fmt: skip
+        corpus = values["corpus"] | part | {"context": min(self.corpus.context, 1024)}
+        sae = values["sae"] | {"epochs": 1, "batch": 512}
+        matching = values["matching"] | {"space_tokens": min(self.matching.space_tokens, 2048)}
+        run = values["run"] | {"random_weights": True, "device": "cpu"}
+        changed = {"name": f"{self.name}-rehearsal", "corpus": corpus, "sae": sae, "matching": matching, "run": run}
+        if self.circuits is not None:
+            changed["circuits"] = values["circuits"] | {"n_prompts": 8, "batch": 8, "discovery_prompts": 2}
+        return parse_recipe(values | changed, self.name)
+
 
 class CircuitRecipe(_Table):
     """Circuits of some models, without dictionaries and matches."""
@@ -256,7 +287,6 @@ class CircuitRecipe(_Table):
     name: str
     models: tuple[str, ...] = Field(min_length=1)
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     circuits: Circuits = Field(default_factory=Circuits)
     run: Run = Field(default_factory=Run)
 
@@ -332,7 +362,7 @@ def _input_error(error: ValidationError, source: str) -> InputError:
 
 def _known_keys(path: list[str]) -> list[str]:
     table: type[BaseModel] = Recipe
-    for key in path:
+    for key in (key for key in path if not key.isdigit()):
         annotation = table.model_fields[key].annotation
         tables = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)]
         table = tables[0]

@@ -1,10 +1,15 @@
-"""Everything that needs one model: its dictionaries with their quality, and its features on the matched text."""
+"""Everything that needs one model, as tasks: residuals, dictionaries with their quality, features, neurons.
+
+A task reads its inputs from the run folder and writes its outputs there part by part (`storage.parts`), so that it may
+run in this process or on any machine that sees the folder, and a run that was stopped goes on with what is missing.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,28 +18,89 @@ import torch
 
 from homolog import dictionaries
 from homolog.axes import Activations
-from homolog.corpus import TokenWindows
-from homolog.dictionaries import ReluConfig, ResidualArrays, SparseAutoencoder, TopKConfig, TrainingConfig
-from homolog.features import DenseFeatures, SparseFeatures, capture, residual_sites
-from homolog.models import LanguageModel, load
-from homolog.progress import Progress
+from homolog.corpus import TokenWindows, load_windows
+from homolog.dictionaries import ReluConfig, SparseAutoencoder, TopKConfig, TrainingConfig
+from homolog.dictionaries.files import WEIGHTS_FILE
+from homolog.dictionaries.hardware import product_precision
+from homolog.dictionaries.sources import StoredResiduals
+from homolog.features import (
+    DenseFeatures,
+    Shard,
+    SparseFeatures,
+    Target,
+    capture,
+    close_features,
+    cut_shards,
+    encode_shard,
+    open_features,
+)
+from homolog.features.files import begin_folder, end_folder, part_path
+from homolog.features.residuals import write_shard
+from homolog.models import LanguageModel, Site, load
+from homolog.storage.atomic import sha256_bytes, sha256_file
+from homolog.storage.parts import read_part, write_part
 from homolog.storage.run_folder import RunFolder
 from homolog.studies.plan import ROTATED, Subject
 from homolog.studies.recipe import Recipe
 
-LOSS_WINDOWS = 64  # windows in a pass that measures losses
+LOSS_TOKENS = 8192  # tokens in a pass that measures losses
+THRESHOLD_ENTRIES = 1 << 27  # pre-activations on which thresholds are set: tokens x features
+REHEARSED_L0 = 50.0
 
 
 def load_subject(subject: Subject, recipe: Recipe) -> LanguageModel:
-    """The model in the recipe's precision, on its device."""
-    dtype = getattr(torch, recipe.pair.dtype)
-    return load(subject.ref, revision=subject.revision, dtype=dtype, device=recipe.run.device)
+    """The model in the recipe's precision, on its device; the last two asked for are kept."""
+    run = recipe.run
+    return _load(subject.ref, subject.revision, run.dtype, run.device, run.random_weights)
 
 
-def train_dictionaries(run: RunFolder, recipe: Recipe, subject: Subject, model: LanguageModel,
-                       text: TokenWindows, quality_text: TokenWindows,
-                       progress: Progress) -> list[dict[str, Any]]:  # fmt: skip
-    """Train, judge and save the dictionaries of all layers and labels; returns their rows of the table `saes`."""
+@lru_cache(maxsize=2)
+def _load(ref: str, revision: str | None, dtype: str, device: str, random: bool) -> LanguageModel:
+    return load(ref, revision=revision, dtype=getattr(torch, dtype), device=device, random=random)
+
+
+def model_key(subject: Subject, recipe: Recipe) -> str:
+    """Identifies the weights that a subject runs with."""
+    return f"{subject.ref} {subject.revision} {recipe.run.dtype} {recipe.run.random_weights}"
+
+
+def shards_of(model: LanguageModel, text: TokenWindows, recipe: Recipe) -> list[Shard]:
+    """The text in pieces whose residuals take at most `run.shard_mib`."""
+    return cut_shards(text, model, recipe.run.shard_mib << 20)
+
+
+def store_residuals(run: Path, recipe: Recipe, subject: Subject, shard: Shard) -> None:
+    """Task: the residuals of all layers on a shard of the text to learn from."""
+    folder, key = RunFolder(run).residuals_folder(subject.name), model_key(subject, recipe)
+    write_shard(load_subject(subject, recipe), windows_of(run, "train"), shard, folder, key, stored_dtype(recipe))
+
+
+def stored_dtype(recipe: Recipe) -> torch.dtype:
+    """In which residuals are stored for training."""
+    return getattr(torch, recipe.sae.residuals)
+
+
+def windows_of(run: Path, use: str) -> TokenWindows:
+    """The windows that `studies.compare` stored in the cache for this use."""
+    return _windows(RunFolder(run).cache_folder / "windows" / use)
+
+
+@lru_cache(maxsize=2)
+def _windows(folder: Path) -> TokenWindows:
+    return load_windows(folder)
+
+
+def train_layers(run: Path, recipe: Recipe, subject: Subject, layers: list[int],
+                 threads: int | None) -> list[dict[str, Any]]:  # fmt: skip
+    """Task: train, judge and save the dictionaries of some layers, all labels; returns their rows of the table `saes`.
+
+    Each layer's bytes are the same in whatever group it is trained.
+    """
+    folder = RunFolder(run)
+    model = load_subject(subject, recipe)
+    name = f"{subject.name}-{layers[0]}.safetensors"
+    source = StoredResiduals(folder.residuals_folder(subject.name), seed=recipe.run.seed, name=subject.name,
+                             layers=layers)  # fmt: skip
     width = recipe.sae.width(model.d_model)
     if recipe.sae.kind == "relu":
         assert recipe.sae.l1 is not None
@@ -42,140 +108,193 @@ def train_dictionaries(run: RunFolder, recipe: Recipe, subject: Subject, model: 
     else:
         assert recipe.sae.k is not None
         config = TopKConfig(d_sae=width, k=recipe.sae.k)
-    training = TrainingConfig(
-        n_tokens=text.n_tokens * recipe.sae.epochs,
+    trained = dictionaries.train(
+        source, config, training_config(recipe), model=subject.name, labels=subject.labels, workers=threads,
+        checkpoint=folder.cache_folder / "training" / name,
+    )  # fmt: skip
+    text = windows_of(run, "quality")
+    residuals = _full_residuals(model, text, layers)
+    keep = torch.from_numpy(text.mask)
+    for number, layer in enumerate(layers):
+        sample = residuals[layer][keep].float().cpu()
+        sample = sample[:: max(1, len(sample) * width // THRESHOLD_ENTRIES)]
+        if recipe.run.random_weights:
+            for label, saes in trained.items():
+                seed = dictionaries.derive_seed(recipe.run.seed, "rehearsal", subject.name, label, layer)
+                saes[number] = dictionaries.firing_like_trained(saes[number], sample, REHEARSED_L0, seed)
+        if subject.rotated:
+            seed = dictionaries.derive_seed(recipe.run.seed, "rotated", subject.name, layer)
+            turned = dictionaries.rotated(trained["sae"][number], seed, sample)
+            dictionaries.save(turned, folder.sae_folder(subject.name, layer, ROTATED))
+    return _judge_and_save(folder, recipe, subject, model, layers, trained, text, residuals)
+
+
+def training_config(recipe: Recipe) -> TrainingConfig:
+    """How every dictionary of the recipe is trained."""
+    return TrainingConfig(
+        n_tokens=recipe.corpus.train_tokens * recipe.sae.epochs,
         batch_size=recipe.sae.batch,
         learning_rate=recipe.sae.lr,
         seed=recipe.run.seed,
     )
-    with progress.stage(f"read {subject.name}", text.n_tokens) as bar:
-        residuals = capture(model, text, residual_sites(model), advance=bar.advance)
-    source = ResidualArrays(residuals, seed=recipe.run.seed, name=subject.name)
-    with progress.stage(f"train dictionaries of {subject.name}", training.n_steps * training.batch_size) as bar:
-        done = 0
-
-        def report(state: dictionaries.Progress) -> None:
-            nonlocal done
-            bar.advance(state.tokens_done - done)
-            done = state.tokens_done
-
-        trained = dictionaries.train(
-            source, config, training, model=subject.name, labels=subject.labels, progress=report,
-            checkpoint=run.cache_folder / f"{subject.name}.safetensors",
-        )  # fmt: skip
-    del source, residuals
-    with progress.stage(f"judge dictionaries of {subject.name}", model.n_layers * len(subject.labels)) as bar:
-        return _judge_and_save(run, recipe, subject, model, trained, quality_text, bar.advance)
 
 
-def _judge_and_save(run: RunFolder, recipe: Recipe, subject: Subject, model: LanguageModel,
+def _judge_and_save(folder: RunFolder, recipe: Recipe, subject: Subject, model: LanguageModel, layers: list[int],
                     trained: dict[str, list[SparseAutoencoder]], text: TokenWindows,
-                    advance: Callable[[int], None]) -> list[dict[str, Any]]:  # fmt: skip
-    held_out = _full_residuals(model, text)
+                    residuals: dict[int, torch.Tensor]) -> list[dict[str, Any]]:  # fmt: skip
     keep = torch.from_numpy(text.mask).reshape(-1)
     gates = dictionaries.Gates(**recipe.gates.model_dump())
-    clean = _spliced_loss(model, text, held_out, model.n_layers - 1, lambda x: x)
+    clean = _loss(text, lambda tokens, _rows: _logits(model, tokens))
     rows = []
     for label, saes in trained.items():
-        for layer, sae in enumerate(saes):
+        for layer, sae in zip(layers, saes, strict=True):
             quality = dictionaries.measure_quality(
-                sae, held_out[layer].flatten(0, 1), keep=keep, loss_clean=clean, gates=gates,
-                spliced_loss=partial(_spliced_loss, model, text, held_out, layer),
+                sae, residuals[layer].flatten(0, 1), keep=keep, loss_clean=clean, gates=gates,
+                spliced_loss=partial(_spliced_loss, model, text, residuals[layer], layer),
             )  # fmt: skip
-            dictionaries.save(sae, run.sae_folder(subject.name, layer, label), quality)
+            dictionaries.save(sae, folder.sae_folder(subject.name, layer, label), quality)
             row = {"model": subject.name, "label": label, "layer": layer, "kind": recipe.sae.kind, "d_sae": sae.d_sae,
                    "sparsity": float(recipe.sae.l1 if recipe.sae.k is None else recipe.sae.k),  # type: ignore[arg-type]
                    "tokens_trained": sae.metadata["tokens_trained"]}  # fmt: skip
             measured = quality.as_row()
             measured.pop("density_quantiles")
             rows.append({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in (row | measured).items()})
-            advance(1)
     return rows
 
 
-@torch.inference_mode()
-def _full_residuals(model: LanguageModel, text: TokenWindows) -> list[torch.Tensor]:
-    """Residuals after every block with special tokens kept: (windows, context, d_model), one a layer."""
-    parts = [model.residuals(tokens) for tokens in torch.from_numpy(text.tokens).long().split(LOSS_WINDOWS)]
-    return [torch.cat([part[layer] for part in parts]) for layer in range(model.n_layers)]
+def _logits(model: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
+    found = model.run(tokens).logits
+    assert found is not None
+    return found
+
+
+def _batches(text: TokenWindows) -> list[slice]:
+    at_once = max(1, LOSS_TOKENS // text.context)
+    return [slice(first, first + at_once) for first in range(0, len(text), at_once)]
 
 
 @torch.inference_mode()
-def _spliced_loss(model: LanguageModel, text: TokenWindows, residuals: list[torch.Tensor], layer: int,
+def _full_residuals(model: LanguageModel, text: TokenWindows, layers: Sequence[int]) -> dict[int, torch.Tensor]:
+    """Residuals after some blocks with special tokens kept: (windows, context, d_model) by layer."""
+    sites = [Site("resid", layer) for layer in layers]
+    found: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+    for rows in _batches(text):
+        run = model.run(torch.from_numpy(text.tokens[rows]).long(), capture=sites, stop_after=sites[-1])
+        for layer, site in zip(layers, sites, strict=True):
+            found[layer].append(run[site])
+    return {layer: torch.cat(parts) for layer, parts in found.items()}
+
+
+def _spliced_loss(model: LanguageModel, text: TokenWindows, residuals: torch.Tensor, layer: int,
                   transform: Callable[[Activations], Activations]) -> float:  # fmt: skip
     """Mean next-token loss (nats) with `transform` applied to the layer's residuals at tokens that are not special."""
-    total, count = 0.0, 0
-    for first in range(0, len(text), LOSS_WINDOWS):
-        rows = slice(first, first + LOSS_WINDOWS)
-        h, keep = residuals[layer][rows].clone(), torch.from_numpy(text.mask[rows])
+
+    def logits(tokens: torch.Tensor, rows: slice) -> torch.Tensor:
+        h, keep = residuals[rows].clone(), torch.from_numpy(text.mask[rows])
         h[keep] = transform(h[keep].float().cpu()).to(h)
-        logits = model.continue_from(layer, h)[:, :-1]
-        targets = torch.from_numpy(text.tokens[rows, 1:]).long().to(logits.device)
-        counted = keep[:, 1:].to(logits.device)
-        losses = torch.nn.functional.cross_entropy(logits[counted], targets[counted], reduction="sum")
+        return model.continue_from(layer, h)
+
+    return _loss(text, logits)
+
+
+@torch.inference_mode()
+def _loss(text: TokenWindows, logits_of: Callable[[torch.Tensor, slice], torch.Tensor]) -> float:
+    """Mean next-token loss (nats) where the predicted token is not special; logits_of: of the windows of a slice."""
+    total, count = 0.0, 0
+    for rows in _batches(text):
+        tokens = torch.from_numpy(text.tokens[rows]).long()
+        logits = logits_of(tokens, rows)[:, :-1]
+        counted = torch.from_numpy(text.mask[rows])[:, 1:].to(logits.device)
+        losses = torch.nn.functional.cross_entropy(
+            logits[counted], tokens[:, 1:].to(logits.device)[counted], reduction="sum"
+        )
         total, count = total + float(losses), count + int(counted.sum())
     return total / count
 
 
-def encode_features(run: RunFolder, recipe: Recipe, subject: Subject, text: TokenWindows, progress: Progress) -> None:
-    """Features of all its dictionaries on the matched text, saved one folder a layer and label."""
-    model = load_subject(subject, recipe)
-    sites = residual_sites(model)
-    with progress.stage(f"read {subject.name} for matching", text.n_tokens) as bar:
-        residuals = capture(model, text, sites, advance=bar.advance)
-    with progress.stage(f"encode {subject.name}", len(sites) * len(subject.encoded_labels)) as bar:
+def targets_of(run: Path, recipe: Recipe, subject: Subject, n_layers: int) -> list[Target]:
+    """The features that are wanted of a subject: every dictionary of every layer."""
+    folder, targets = RunFolder(run), []
+    for layer in range(n_layers):
         for label in subject.encoded_labels:
-            for layer, x in enumerate(residuals):
-                matrix = dictionary_of(run, recipe, subject, layer, label, x).encode_sparse(x)
-                features = SparseFeatures(matrix, text.hash, text.token_document, subject.name, layer, label)
-                features.save(run.feature_folder(subject.name, layer, label))
-                bar.advance(1)
+            sae = folder.sae_folder(subject.name, layer, label)
+            key = f"{model_key(subject, recipe)} {sha256_file(sae / WEIGHTS_FILE)}"
+            features = folder.feature_folder(subject.name, layer, label)
+            targets.append(Target(features, subject.name, layer, label, key, partial(dictionaries.load, sae)))
+    return targets
 
 
-def dictionary_of(
-    run: RunFolder, recipe: Recipe, subject: Subject, layer: int, label: str, x: Activations
-) -> SparseAutoencoder:
-    """A saved dictionary, or the rotated twin of the first one with its firing rates kept on `x`."""
-    if label != ROTATED:
-        return dictionaries.load(run.sae_folder(subject.name, layer, label))
-    sae = dictionaries.load(run.sae_folder(subject.name, layer))
-    sample = x[:: max(1, len(x) // 16_384)]
-    return dictionaries.rotated(sae, dictionaries.derive_seed(recipe.run.seed, "rotated", subject.name, layer), sample)
+def encode_text(run: Path, recipe: Recipe, subject: Subject, shard: Shard, threads: int | None) -> None:
+    """Task: the features of all dictionaries on a shard of the matched text."""
+    model = load_subject(subject, recipe)
+    targets = targets_of(run, recipe, subject, model.n_layers)
+    encode_shard(model, windows_of(run, "match"), shard, targets, threads=threads)
 
 
-def current_token(text: TokenWindows) -> SparseFeatures:
+def close_text(run: Path, recipe: Recipe, subject: Subject, shards: list[Shard], layer: int) -> None:
+    """Task: complete the feature folders of one layer when all shards are encoded."""
+    product = product_precision("auto", recipe.run.device)
+    for target in targets_of(run, recipe, subject, layer + 1):
+        if target.layer == layer:
+            close_features(windows_of(run, "match"), shards, target, product)
+
+
+def store_current_token(folder: Path, text: TokenWindows) -> None:
     """One feature for each token of the vocabulary: 1 where the token stands, else 0."""
     tokens = text.tokens[text.mask]
     rows = np.arange(len(tokens) + 1)
     width = int(text.tokens.max()) + 1
     matrix = scipy.sparse.csr_array((np.ones(len(tokens), np.float32), tokens, rows), shape=(len(tokens), width))
-    return SparseFeatures(matrix, text.hash, text.token_document, "current-token", 0)
+    SparseFeatures(matrix, text.hash, text.token_document, "current-token", 0).save(folder)
 
 
-def share_by_token(layers: list[DenseFeatures], text: TokenWindows) -> float:
+def neuron_folder(run: Path, name: str, layer: int) -> Path:
+    """Where the neurons of a layer lie until the run ends."""
+    return RunFolder(run).cache_folder / "neurons" / name / str(layer)
+
+
+def store_neurons(run: Path, recipe: Recipe, subject: Subject, shard: Shard) -> None:
+    """Task: the neurons of all layers on a shard of their text: MLP hidden units, or SSM input and gate of a Mamba."""
+    model, text = load_subject(subject, recipe), shard.of(windows_of(run, "neurons"))
+    key = sha256_bytes(f"neurons {model_key(subject, recipe)}", text.hash)
+    folders = [neuron_folder(run, subject.name, layer) for layer in range(model.n_layers)]
+    if all(read_part(part_path(folder, shard.number), key) is not None for folder in folders):
+        return
+    sites = [site for layer in range(model.n_layers) for site in model.neuron_sites(layer)]
+    values, each = capture(model, text, sites), len(sites) // model.n_layers
+    for layer, folder in enumerate(folders):
+        begin_folder(folder)
+        joined = torch.cat(values[layer * each : (layer + 1) * each], dim=1).numpy()
+        write_part(part_path(folder, shard.number), {"dense": joined}, key)
+
+
+def close_neurons(run: Path, recipe: Recipe, subject: Subject, shards: list[Shard], layer: int) -> None:
+    """Task: complete the folder of one layer's neurons."""
+    windows, folder = windows_of(run, "neurons"), neuron_folder(run, subject.name, layer)
+    parts = []
+    for shard in shards:
+        key = sha256_bytes(f"neurons {model_key(subject, recipe)}", shard.of(windows).hash)
+        part = read_part(part_path(folder, shard.number), key)
+        if part is None:
+            raise RuntimeError(f"part {shard.number} of {folder} was damaged after it was written: start the run again")
+        parts.append(part["dense"])
+    features = DenseFeatures(np.concatenate(parts), windows.hash, windows.token_document, subject.name, layer)
+    names = ("kind", "model", "layer", "label", "stream_hash", "n_tokens", "n_features")
+    origin = {name: getattr(features, name) for name in names}
+    end_folder(folder, origin, [{"tokens": len(x)} for x in parts], features.document, vars(features.statistics))
+
+
+def share_by_token(folders: list[Path], text: TokenWindows) -> float:
     """Share of the neurons' variance that the current token explains: that of their means by token."""
     tokens = text.tokens[text.mask]
     counts = np.bincount(tokens)
     explained = total = 0.0
-    for features in layers:
-        sums = np.zeros((len(counts), features.n_features))
-        np.add.at(sums, tokens, features.matrix)
-        mean = features.matrix.mean(axis=0, dtype=np.float64)
+    for folder in folders:
+        matrix = open_features(folder).load().matrix
+        sums = np.zeros((len(counts), matrix.shape[1]))
+        np.add.at(sums, tokens, matrix)
+        mean = matrix.mean(axis=0, dtype=np.float64)
         by_token = sums / np.maximum(counts, 1)[:, None] - mean
         explained += float((counts[:, None] * by_token**2).sum())
-        total += float(features.matrix.var(axis=0, dtype=np.float64).sum()) * len(tokens)
+        total += float(matrix.var(axis=0, dtype=np.float64).sum()) * len(tokens)
     return explained / total
-
-
-def neurons(recipe: Recipe, subject: Subject, text: TokenWindows, progress: Progress) -> list[DenseFeatures]:
-    """The model's neurons on `text`, one entry a layer: MLP hidden units, or SSM input and gate of a Mamba."""
-    model = load_subject(subject, recipe)
-    found = []
-    with progress.stage(f"neurons of {subject.name}", text.n_tokens) as bar:
-        sites = [site for layer in range(model.n_layers) for site in model.neuron_sites(layer)]
-        values = capture(model, text, sites, advance=bar.advance)
-        per_layer = len(sites) // model.n_layers
-        for layer in range(model.n_layers):
-            joined = torch.cat(values[layer * per_layer : (layer + 1) * per_layer], dim=1).numpy()
-            found.append(DenseFeatures(joined, text.hash, text.token_document, subject.name, layer))
-    return found

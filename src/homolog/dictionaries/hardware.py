@@ -1,0 +1,55 @@
+"""What the processor is used for: bfloat16 products where it has them, and threads that do not disturb each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def has_native_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices itself (AVX512-BF16 or AMX); elsewhere bfloat16 is
+    slower."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in probes)
+
+
+def product_precision(precision: Precision, device: torch.device | str = "cpu") -> Literal["float32", "bfloat16"]:
+    """The precision that "auto" stands for: bfloat16 where the device multiplies it natively, else float32."""
+    if precision != "auto":
+        return precision
+    native = torch.cuda.is_bf16_supported() if torch.device(device).type == "cuda" else has_native_bfloat16()
+    return "bfloat16" if native else "float32"
+
+
+class Threads:
+    """Threads over pieces of work, each with single-threaded linear algebra; a single one is the calling thread.
+
+    workers: how many, all cores by default.
+    """
+
+    def __init__(self, workers: int | None) -> None:
+        self.workers = workers or len(os.sched_getaffinity(0))
+
+    def __enter__(self) -> Threads:
+        self.torch_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        self.pool = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
+        return self
+
+    def run(self, work: Callable[[int], None], pieces: Sequence[int]) -> None:
+        """work(piece) for every piece; the first error goes on."""
+        if self.workers == 1:
+            for piece in pieces:
+                work(piece)
+        else:
+            list(self.pool.map(work, pieces))
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self.torch_threads)

@@ -1,0 +1,80 @@
+"""Residuals on disk, for training dictionaries of a few layers at a time on more tokens than memory holds.
+
+They take tokens x layers x d_model x 4 bytes, half of it in bfloat16; `dictionaries.StoredResiduals` reads them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from homolog.corpus import TokenWindows
+from homolog.dictionaries.sources import RESIDUALS_FORMAT, StoredLayer, probe_digest, residual_part
+from homolog.features.capture import SHARD_BYTES, Shard, capture_residuals, cut_shards
+from homolog.models import LanguageModel
+from homolog.storage.atomic import sha256_bytes, write_json
+from homolog.storage.parts import read_part, write_part
+
+logger = logging.getLogger("homolog")
+
+
+def write_residuals(
+    model: LanguageModel,
+    windows: TokenWindows,
+    folder: Path | str,
+    *,
+    key: str,
+    dtype: torch.dtype = torch.float32,
+    memory: int = SHARD_BYTES,
+    advance: Callable[[int], None] | None = None,
+) -> Path:
+    """Residuals after every block, special tokens dropped, shard by shard; goes on where a killed run stopped.
+
+    key: identifies the model, with its revision and dtype.  dtype: torch.float32, or torch.bfloat16 in half the
+    space.  memory: bytes of residuals held at once, in float32.  advance: called with a shard's number of tokens.
+    Returns the folder.
+    """
+    folder = Path(folder)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    shards = cut_shards(windows, model, memory)
+    parts = []
+    for shard in shards:
+        text, part_key = shard.of(windows), write_shard(model, windows, shard, folder, key, dtype)
+        parts.append({"key": part_key, "tokens": int(text.mask.sum())})
+        if advance is not None:
+            advance(text.n_tokens)
+    manifest = {
+        "format": RESIDUALS_FORMAT,
+        "n_layers": model.n_layers,
+        "d_model": model.d_model,
+        "dtype": str(dtype).removeprefix("torch."),
+        "stream_hash": windows.hash,
+        "parts": parts,
+    }
+    rows = np.arange(sum(part["tokens"] for part in parts))
+    probes = [probe_digest(StoredLayer(folder, layer, manifest), rows) for layer in range(model.n_layers)]
+    write_json(folder / "manifest.json", manifest | {"probes": probes})
+    return folder
+
+
+def write_shard(
+    model: LanguageModel, windows: TokenWindows, shard: Shard, folder: Path, key: str, dtype: torch.dtype
+) -> str:
+    """Write the shard's part of every layer that does not have it whole; returns the key of its parts."""
+    text = shard.of(windows)
+    key = sha256_bytes(f"residuals {RESIDUALS_FORMAT}", key, text.hash, str(dtype))
+    paths = {layer: residual_part(folder, layer, shard.number) for layer in range(model.n_layers)}
+    missing = [layer for layer, path in paths.items() if read_part(path, key) is None]
+    if not missing:
+        return key
+    logger.info("residuals of shard %d: %d of %d layers", shard.number, len(missing), len(paths))
+    residuals = capture_residuals(model, text, missing)
+    for layer in missing:
+        x = residuals.pop(layer).to("cpu", dtype)
+        array = x.view(torch.uint16).numpy() if dtype == torch.bfloat16 else x.numpy()
+        write_part(paths[layer], {"x": array}, key)
+    return key

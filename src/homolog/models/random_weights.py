@@ -1,0 +1,63 @@
+"""A model's true size with random weights: for rehearsals of long runs and for timings, without a network.
+
+The configurations of the paper's models are written here; that of any other id comes from its config.json.  The
+tokenizer is the zoo's, whose ids lie within every vocabulary: text is read, but its words mean nothing to the model.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from homolog.errors import InputError
+from homolog.zoo import catalog
+
+PYTHIA_160M = {
+    "model_type": "gpt_neox",
+    "vocab_size": 50304,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 2048,
+    "use_parallel_residual": True,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+}
+MAMBA_130M = {
+    "model_type": "mamba",
+    "vocab_size": 50280,
+    "hidden_size": 768,
+    "num_hidden_layers": 24,
+    "state_size": 16,
+    "use_cache": False,
+}
+KNOWN = {
+    r"EleutherAI/pythia-160m(-deduped|-seed[1-9])?": PYTHIA_160M,
+    r"state-spaces/mamba-130m(-hf)?": MAMBA_130M,
+}
+
+
+def random_weights(ref: str, revision: str | None = None) -> tuple[Any, Any]:
+    """(Hugging Face module of the size of `ref` with random float32 weights, the zoo's tokenizer).
+
+    The weights are a function of `ref` alone.  Raises InputError when the configuration is neither known nor to be had.
+    """
+    found = next((config for pattern, config in KNOWN.items() if re.fullmatch(pattern, ref)), None)
+    if found is not None:
+        config = AutoConfig.for_model(**found)
+    else:
+        try:
+            config = AutoConfig.from_pretrained(ref, revision=revision)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                "model", ref, f"its configuration must be known for random weights ({str(error).splitlines()[0]})",
+                "Give a folder with config.json, or one of the paper's models.",
+            ) from error  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(ref.encode()))
+        hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return hf, AutoTokenizer.from_pretrained(catalog.TOKENIZER)
