@@ -1,110 +1,178 @@
-"""Pearson matching: ours against numpy.corrcoef and the dense method of the released code, in one run.
+"""Matching at the paper's scale: ours against the dense method of its released code and numpy, and how ours scales.
 
-    python benchmarks/matching.py --tokens 20000 --features 768 --active 30
+    python benchmarks/matching.py [--quick] [--threads N] [--write]
 
-The other two, in our words:
-    numpy.corrcoef   the whole correlation matrix of both sides in float64, then the maximum;
-    raw moments      what the released code of [Wang 2025] does: chunk by chunk of tokens, both sides dense in
-                     low precision; sums, sums of squares and the full product matrix; then
-                     (n S_xy - S_x S_y) / (sqrt(n S_xx - S_x^2) sqrt(n S_yy - S_y^2)), undefined values 0, the
-                     maximum.  It also encodes both layers again for every layer pair: not counted here.
-Prints seconds a layer pair, ratios to ours, and the largest error of r against float64.
+* the same features to every method, each in a fresh process that measures the peak of its memory beyond them: seconds,
+  memory, and the largest error of r against exact sums on `SAMPLE` features, frequent to rare;
+* seconds of ours over tokens, features, active features and threads, with fitted exponents;
+* how far the kernel is from what bounds it (`matching_bounds`).
+Methods are in `pearson_rivals`, features in `skewed`.  The dense method is measured whole at the smallest number of
+tokens; its time is a constant a chunk of tokens, so beyond that it is computed from the measured chunks and marked.
+`--quick` does all of it at small sizes in a minute; `--write` writes docs/benchmarks-matching.md and its figure.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import math
+import os
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import numba
 import numpy as np
-import scipy.sparse
 import torch
+from matching_bounds import bounds, products
+from matching_page import OURS, RELEASED, Point, Results, Row, Size, markdown, save
+from measuring import alone, busy, fastest, peak_beyond, timed
+from pearson_rivals import CHUNK, Maxima, dense_float32, exact_maxima, numpy_corrcoef, released, scipy_products
+from skewed import skewed_pair
 
 from homolog.matching import max_pearson, prepare
 
-CHUNK = 4096
-T = TypeVar("T")
+SAMPLE = 64  # features of A whose r is compared with exact sums
+K = 2  # partners of each feature: the best and its runner-up
 
 
-def skewed_features(tokens: int, features: int, active: float, seed: int) -> scipy.sparse.csr_array:
-    """Random features with frequencies proportional to rank^-0.7 (at most 0.7), `active` a token."""
-    generator = np.random.default_rng(seed)
-    weight = (np.arange(features) + 8.0) ** -0.7
-    scale = active / weight.sum()
-    for _ in range(50):
-        scale *= active / np.minimum(0.7, scale * weight).sum()
-    frequency = generator.permutation(np.minimum(0.7, scale * weight))
-    columns, rows = [], []
-    for feature, p in enumerate(frequency):
-        where = np.flatnonzero(generator.random(tokens, dtype=np.float32) < p)
-        rows.append(where)
-        columns.append(np.full(len(where), feature))
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    value = generator.exponential(size=len(row)).astype(np.float32)
-    return scipy.sparse.coo_array((value, (row, column)), shape=(tokens, features)).tocsr()
+@dataclass(frozen=True)
+class Plan:
+    """Sizes: all methods at `small`; ours and the released one at `paper`; from `paper[-1]`, one number at a time."""
+
+    small: Size = Size(20_000, 3_072, 50)
+    paper: tuple[Size, ...] = tuple(Size(tokens, 24_576, 50) for tokens in (20_000, 100_000, 1_000_000))
+    tokens: tuple[int, ...] = (62_500, 125_000, 250_000, 500_000, 1_000_000)
+    features: tuple[int, ...] = (3_072, 6_144, 12_288, 24_576)
+    active: tuple[float, ...] = (12, 25, 50, 100)
 
 
-def numpy_corrcoef(a: scipy.sparse.csr_array, b: scipy.sparse.csr_array) -> np.ndarray:
-    r = np.corrcoef(a.toarray().T, b.toarray().T, dtype=np.float64)[: a.shape[1], a.shape[1] :]
-    return r.max(axis=1)
+QUICK = Plan(
+    small=Size(5_000, 384, 20),
+    paper=tuple(Size(tokens, 1_536, 30) for tokens in (8_000, 16_000, 32_000)),
+    tokens=(8_000, 16_000, 32_000),
+    features=(384, 768, 1_536),
+    active=(15, 30, 60),
+)
 
 
-def raw_moments(
-    a: scipy.sparse.csr_array, b: scipy.sparse.csr_array, products: torch.dtype, sums: torch.dtype
-) -> np.ndarray:
-    n, total = a.shape[0], torch.zeros(a.shape[1], b.shape[1], dtype=sums)
-    moments = [torch.zeros(width, dtype=sums) for width in (a.shape[1], a.shape[1], b.shape[1], b.shape[1])]
-    for start in range(0, n, CHUNK):
-        x = torch.from_numpy(a[start : start + CHUNK].toarray()).to(products)
-        y = torch.from_numpy(b[start : start + CHUNK].toarray()).to(products)
-        total += (x.T @ y).to(sums)
-        for moment, value in zip(moments, (x, x * x, y, y * y), strict=True):
-            moment += value.sum(dim=0, dtype=sums)
-    x, xx, y, yy = moments
-    r = (n * total - x[:, None] * y) / (torch.sqrt(n * xx - x * x)[:, None] * torch.sqrt(n * yy - y * y))
-    return torch.nan_to_num(r, nan=0.0, posinf=0.0, neginf=0.0).max(dim=1).values.double().numpy()
+def ours(a: Any, b: Any) -> Maxima:
+    best = max_pearson(a, b, K)
+    return Maxima(best.a_to_b.r[:, 0].astype(np.float64))
 
 
-def best_of(repeats: int, function: Callable[[], T]) -> tuple[float, T]:
-    seconds, result = [], None
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = function()
-        seconds.append(time.perf_counter() - start)
-    assert result is not None
-    return min(seconds), result
+METHODS: dict[str, Callable[[Any, Any], Maxima]] = {
+    OURS: ours,
+    RELEASED: released,
+    "the same in float32": dense_float32,
+    "scipy.sparse, float64": scipy_products,
+    "numpy.corrcoef, float64": numpy_corrcoef,
+}
+
+
+def set_threads(threads: int) -> None:
+    torch.set_num_threads(threads)
+    numba.set_num_threads(threads)
+
+
+def sample(a: Any) -> np.ndarray:
+    """Features of A that fire, evenly spaced from the most frequent to the rarest."""
+    count = np.bincount(a.indices, minlength=a.shape[1])
+    order = np.argsort(-count, kind="stable")[: np.count_nonzero(count)]
+    return order[np.linspace(0, len(order) - 1, min(SAMPLE, len(order))).astype(int)]
+
+
+def measure(name: str, size: Size, threads: int) -> tuple[Row, Maxima]:
+    """A method at a size, after a call that compiles and loads."""
+    set_threads(threads)
+    method = METHODS[name]
+    method(*skewed_pair(300, 64, 8))
+    a, b = skewed_pair(size.tokens, size.features, size.active)
+    peak, (seconds, found) = peak_beyond(lambda: timed(lambda: method(a, b)))
+    row = Row(size, name, seconds, peak, math.nan)
+    if name == OURS:
+        row.seconds = min(seconds, fastest(lambda: method(a, b)))
+        row.preparing = fastest(lambda: _both_prepared(a, b))
+    features = sample(a)
+    row.error = float(np.abs(found.r[features] - exact_maxima(a, b, features)).max())
+    return row, found
+
+
+def _both_prepared(a: Any, b: Any) -> None:
+    """What `max_pearson` needs of both sides."""
+    left, right = prepare(a), prepare(b)
+    assert left.by_column and right.packed
+
+
+def extrapolate(whole: Row, found: Maxima, size: Size, threads: int) -> Row:
+    """The released method at more tokens: more chunks like those measured, and the same afterwards."""
+    chunks = [seconds * CHUNK / min(CHUNK, whole.size.tokens) for seconds in found.chunks[:-1] or found.chunks]
+    after = whole.seconds - sum(found.chunks)
+    seconds = np.median(chunks) * size.tokens / CHUNK + after
+    error = alone(released_error, size, threads)
+    return Row(size, whole.method, float(seconds), whole.peak, error, extrapolated=True)
+
+
+def released_error(size: Size, threads: int) -> float:
+    """Largest error of the released method, which is run with the sampled features of A and all of B."""
+    set_threads(threads)
+    a, b = skewed_pair(size.tokens, size.features, size.active)
+    features = sample(a)
+    return float(np.abs(released(a[:, features], b).r - exact_maxima(a, b, features)).max())
+
+
+def compare(plan: Plan, threads: int) -> list[Row]:
+    """All methods at the small size, ours and the released one at the sizes of the paper."""
+    rows = [alone(measure, name, plan.small, threads)[0] for name in METHODS]
+    rows += [alone(measure, OURS, size, threads)[0] for size in plan.paper]
+    whole, found = alone(measure, RELEASED, plan.paper[0], threads)
+    return [*rows, whole, *(extrapolate(whole, found, size, threads) for size in plan.paper[1:])]
+
+
+def scale(plan: Plan, threads: int) -> tuple[list[Point], dict[int, dict[str, float]]]:
+    """Ours over tokens, features and active features, and what bounds it at the largest size of the paper."""
+    set_threads(threads)
+    counts, largest = sorted({1, threads}), plan.paper[-1]
+    a, b = skewed_pair(largest.tokens, largest.features, largest.active)
+    points = [Point("tokens", replace(largest, tokens=n), *_cost(a[:n], b[:n], counts)) for n in plan.tokens]
+    left, right = prepare(a), prepare(b)
+    bound = {n: bounds(left, right, n, K) for n in counts}
+    at_largest = points[-1]
+    sizes = [("features", replace(largest, features=features)) for features in plan.features]
+    sizes += [("active", replace(largest, active=active)) for active in plan.active]
+    for axis, size in sizes:
+        if size == largest:
+            points.append(replace(at_largest, axis=axis))
+        else:
+            del a, b
+            a, b = skewed_pair(size.tokens, size.features, size.active)
+            points.append(Point(axis, size, *_cost(a, b, counts)))
+    return points, bound
+
+
+def _cost(a: Any, b: Any, counts: list[int]) -> tuple:
+    """What a `Point` has after its size."""
+    preparing = fastest(lambda: _both_prepared(a, b)) / 2
+    left, right = prepare(a), prepare(b)
+    max_pearson(left, right, K)  # makes the orders of entries
+    seconds = {n: fastest(lambda n=n: max_pearson(left, right, K, threads=n)) for n in counts}
+    parts = {n: fastest(lambda n=n: products(left, right, n)) for n in counts}
+    return seconds, parts, preparing, float(np.sum(np.diff(a.indptr).astype(np.float64) * np.diff(b.indptr)))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=20_000, help="tokens of the stream")
-    parser.add_argument("--features", type=int, default=768, help="features of each side")
-    parser.add_argument("--active", type=float, default=30, help="mean active features a token")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each side; the fastest counts")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes, about a minute")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--write", action="store_true", help="write the page and the figure into docs")
     options = parser.parse_args()
-    a, b = (skewed_features(options.tokens, options.features, options.active, seed) for seed in (0, 1))
-    left, right = prepare(a), prepare(b)
-    max_pearson(left, right)  # compile
-    prepared, _ = best_of(options.repeats, lambda: (prepare(a), prepare(b)))
-    ours, found = best_of(options.repeats, lambda: max_pearson(left, right, k=2).a_to_b.r[:, 0])
-    exact_seconds, exact = best_of(1, lambda: numpy_corrcoef(a, b))
-    low, low_r = best_of(1, lambda: raw_moments(a, b, torch.bfloat16, torch.bfloat16))
-    single, single_r = best_of(1, lambda: raw_moments(a, b, torch.float32, torch.float32))
-    work = np.sum(np.diff(a.indptr).astype(np.float64) * np.diff(b.indptr))
-    print(f"{options.tokens} tokens, {a.shape[1]} x {b.shape[1]} features, {options.active:g} active")
-    print(f"{'':34}{'s a pair':>10}{'ratio':>8}{'largest error of r':>20}")
-    rows = (
-        ("ours (both directions, k = 2)", ours, found),
-        ("numpy.corrcoef, float64", exact_seconds, exact),
-        ("raw moments, dense, bfloat16", low, low_r),
-        ("raw moments, dense, float32", single, single_r),
-    )
-    for name, seconds, r in rows:
-        print(f"{name:34}{seconds:10.3f}{seconds / ours:8.1f}{np.nanmax(np.abs(r - exact)):20.1e}")
-    print(f"ours, preparing both sides once   {prepared:10.3f}")
-    print(f"ours, sparse products             {work / ours / 1e9:10.2f} G multiply-adds/s")
+    plan = QUICK if options.quick else Plan()
+    print(busy(), flush=True)
+    rows = compare(plan, options.threads)
+    results = Results(options.threads, rows, *alone(scale, plan, options.threads))
+    print(markdown(results))
+    if options.write:
+        save(results, Path(__file__).parents[1] / "docs")
 
 
 if __name__ == "__main__":

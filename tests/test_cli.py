@@ -74,7 +74,7 @@ def test_unusable_input_is_one_message_and_exit_code_2(arguments: list[str], mes
 
 def test_a_recipe_with_a_misspelt_key(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
-    recipe.write_text('[pair]\na = "x"\nb = "y"\n[corpus]\nsource = "s"\ncontxt = 3\n')
+    recipe.write_text('[[models]]\nref = "x"\n[[models]]\nref = "y"\n[corpus]\nsource = "s"\ncontxt = 3\n')
     done = homolog("run", recipe, "--out", tmp_path / "run")
     assert done.returncode == 2
     assert not (tmp_path / "run").exists()

@@ -263,7 +263,8 @@ def _check_answers(address: str) -> None:
 def _no_cluster(address: str, reason: str) -> InputError:
     return InputError(
         "ray", address, f'it must be "local", "auto" or the HOST:PORT of a Ray cluster that answers ({reason})',
-        "Start one with `ray start --head`, run this on one of its nodes, or give local.",
+        "Start one with `ray start --head` and run this on one of its nodes, with RAY_AUTH_MODE=token if it asks for a "
+        "token; or give local.",
     )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def test_a_newer_format_is_refused(tmp_path):
     folder = sparse().save(tmp_path / "f")
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 9}))
-    with pytest.raises(InputError, match="format 1 is read"):
+    with pytest.raises(InputError, match="format 2 is read"):
         load_features(folder)
 
 

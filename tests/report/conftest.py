@@ -23,22 +23,51 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-A, B = "transformer-s0", "mamba-s0"
-LAYERS = {A: 4, B: 8}
+A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
+LAYERS = {A: 4, B: 8, C: 3}
 PER_LAYER = 50
-# The planted headline: of 200 features of A, 20 are undefined and 117 of the other 180 (65 %) have r > 0.7;
-# of 400 features of B, 40 are undefined and 180 of the other 360 (50 %) do.
-CLOSE = {A: 0.65, B: 0.50}
+# The planted share of close partners: of 200 features of A, 20 are undefined and 117 of the other 180 (65 %) have
+# r > 0.7; of 400 features of B, 40 are undefined and 180 of the other 360 (50 %) do.
+CLOSE = {A: 0.65, B: 0.50, C: 0.40}
 UNDEFINED = 0.10
-TARGETS = {
-    "main": {A: B, B: A},
-    "random-model": {A: "mamba-random", B: "transformer-random"},
-    "rotated": {A: "mamba-s0@rotated", B: "transformer-s0@rotated"},
-    "sae-seed": {A: "transformer-s0@seed1", B: "mamba-s0@seed1"},
-    "model-seed": {A: "transformer-s1", B: "mamba-s1"},
-    "neurons": {A: B, B: A},
-    "neurons-random": {A: "mamba-random", B: "transformer-random"},
-}
+# Chance reaches 0.4 in features that fire on fewer than 1,000 tokens, 0.2 in others; a match is significant 0.1 above.
+RARE, NULL_RARE, NULL_COMMON, ABOVE = 1000, 0.4, 0.2, 0.1
+FDR, HOMOLOG_R = 0.01, 0.35
+COMPARISONS = (
+    "main",
+    "random-model",
+    "rotated",
+    "sae-seed",
+    "model-seed",
+    "neurons",
+    "neurons-random",
+    "main-seed",
+)
+
+
+def family(model: str) -> str:
+    return model.split("-")[0]
+
+
+def n_layers_of(model: str) -> int:
+    return LAYERS[next(name for name in LAYERS if family(name) == family(model))]
+
+
+def targets_of(comparison: str, model: str, compared: tuple[str, ...]) -> list[str]:
+    """Where the features of `model` are looked for: the rules of the study's plan."""
+    if comparison == "sae-seed":
+        return [f"{model}@seed1"]
+    if comparison == "model-seed":
+        return [f"{family(model)}-s1"]
+    form = {
+        "random-model": "{0}-random",
+        "neurons-random": "{0}-random",
+        "rotated": "{1}@rotated",
+        "main-seed": "{1}@seed1",
+    }.get(comparison, "{1}")
+    return [form.format(family(other), other) for other in compared if other != model]
+
+
 # Means of the Beta distribution of r in each control; main is planted by shares instead.
 CONTROL_MEAN = {
     "random-model": 0.25,
@@ -47,6 +76,7 @@ CONTROL_MEAN = {
     "model-seed": 0.78,
     "neurons": 0.22,
     "neurons-random": 0.18,
+    "main-seed": 0.60,
 }
 
 
@@ -63,10 +93,10 @@ def planted_r(comparison: str, model: str, n: int, means: dict[str, float], rng:
     return np.concatenate([np.full(n_undefined, np.nan), r])
 
 
-def matches_of(comparison: str, model: str, means: dict[str, float], rng: np.random.Generator) -> pl.DataFrame:
-    n_layers = LAYERS[model]
-    target = TARGETS[comparison][model]
-    n_target = LAYERS[B] if "mamba" in target else LAYERS[A]
+def matches_of(
+    comparison: str, model: str, target: str, means: dict[str, float], rng: np.random.Generator
+) -> pl.DataFrame:
+    n_layers, n_target = LAYERS[model], n_layers_of(target)
     n = n_layers * PER_LAYER
     r = planted_r(comparison, model, n, means, rng)
     layer = np.tile(np.arange(n_layers), PER_LAYER)  # undefined features spread over all layers
@@ -75,7 +105,8 @@ def matches_of(comparison: str, model: str, means: dict[str, float], rng: np.ran
     best_layer = np.clip(np.rint(depth * n_target - 1), 0, n_target - 1).astype(int)
     n_active = np.where(undefined, 0, rng.integers(40, 9000, n))
     partner = np.where(undefined, -1, rng.integers(0, PER_LAYER, n))
-    return pl.DataFrame(
+    best_layer = np.where(undefined, -1, best_layer)
+    table = pl.DataFrame(
         {
             "comparison": [comparison] * n,
             "kind": ["neuron" if "neurons" in comparison else "sae"] * n,
@@ -86,12 +117,97 @@ def matches_of(comparison: str, model: str, means: dict[str, float], rng: np.ran
             "freq": n_active / 90_000,
             "r": r.astype(np.float32),
             "best_model": [target] * n,
-            "best_layer": np.where(undefined, -1, best_layer).astype(np.int32),
+            "best_layer": best_layer.astype(np.int32),
             "best_feature": partner.astype(np.int32),
             "runner_up_r": (r * 0.9).astype(np.float32),
             "runner_up_layer": np.zeros(n, np.int32),
             "runner_up_feature": np.zeros(n, np.int32),
         }
+    )
+    return calibrated(table)
+
+
+def calibrated(table: pl.DataFrame) -> pl.DataFrame:
+    """The columns that judge a match: of the homologs, features that are even are mutual, those that 3 divides have
+    their best partner one to one, and those that 5 does not divide are stable."""
+    r, feature = table["r"].to_numpy().astype(float), table["feature"].to_numpy()
+    null = np.where(table["n_active"].to_numpy() < RARE, NULL_RARE, NULL_COMMON)
+    significant = np.nan_to_num(r, nan=-1) > null + ABOVE
+    homolog = significant & (np.nan_to_num(r, nan=-1) >= HOMOLOG_R)
+    one = homolog & (feature % 3 == 0)
+    main, features = pl.col("comparison") == "main", pl.col("kind") == "sae"
+    undefined = np.isnan(r)
+    columns = {
+        "null_r": np.where(undefined, np.nan, null).astype(np.float32),
+        "p": np.where(undefined, np.nan, np.where(significant, 1e-5, 0.4)),
+        "q": np.where(undefined, np.nan, np.where(significant, 1e-4, 0.5)),
+        "excess": (r - null).astype(np.float32),
+        "mutual": homolog & (feature % 2 == 0),
+        "partner_r": np.where(one, r, np.nan).astype(np.float32),
+        "partner_layer": np.where(one, table["best_layer"], -1).astype(np.int32),
+        "partner_feature": np.where(one, table["best_feature"], -1).astype(np.int32),
+        "other_seed_r": (0.9 * r).astype(np.float32),
+        "stable": homolog & (feature % 5 != 0),
+        "homolog": homolog,
+    }
+    table = table.with_columns(**{name: pl.Series(values) for name, values in columns.items()})
+    return table.with_columns(
+        stable=pl.when(main).then("stable"),
+        homolog=pl.when(features).then("homolog"),
+        mutual=pl.col("mutual") & features,
+    )
+
+
+def shared_of(matches: pl.DataFrame, compared: tuple[str, ...], withheld: set[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Rows of shared.parquet, counted from the matches."""
+    rows = []
+    for model, target in ((a, b) for a in compared for b in compared if a != b):
+        own = matches.filter((pl.col("comparison") == "main") & (pl.col("model") == model))
+        own = own.filter(pl.col("best_model") == target)
+        alive = own.filter(pl.col("n_active") > 0)
+        again = matches.filter((pl.col("comparison") == "sae-seed") & (pl.col("model") == model))
+        again = again.filter(pl.col("n_active") > 0)
+        share = alive["homolog"].sum() / len(alive)
+        given = (model, target) not in withheld
+        rows.append(
+            {
+                "model": model,
+                "best_model": target,
+                "n_features": len(own),
+                "n_alive": len(alive),
+                "share": share,
+                "lo": share - 0.03,
+                "hi": share + 0.02,
+                "ceiling": again["homolog"].sum() / len(again) if len(again) else None,
+                "mean_r": float(np.nanmean(alive["r"])),
+                "mean_excess": float(np.nanmean(alive["excess"])),
+                "share_significant": float((alive["q"] <= FDR).mean()),
+                "share_mutual": alive["mutual"].sum() / len(alive),
+                "share_one_to_one": float((alive["partner_feature"] >= 0).mean()),
+                "share_stable": alive["stable"].sum() / len(alive),
+                "given": given,
+                "reason": "" if given else f"dictionaries of {target} miss their gates",
+                "words": f"The planted words on {model} in {target}." if given else f"No words on {model}.",
+            }
+        )
+    return rows
+
+
+def variance_of(compared: tuple[str, ...]) -> pl.DataFrame:
+    shares = {
+        "architecture": 0.04,
+        "model seed": 0.02,
+        "SAE seed": 0.05,
+        "depth": 0.11,
+        "feature": 0.6,
+        "residual": 0.18,
+    }
+    return pl.DataFrame(
+        [
+            {"model": model, "factor": factor, "share": share, "n": 500}
+            for model in compared
+            for factor, share in shares.items()
+        ]
     )
 
 
@@ -101,7 +217,7 @@ def layers_of(matches: pl.DataFrame) -> pl.DataFrame:
     for (comparison, kind, model, target), _ in matches.group_by(
         "comparison", "kind", "model", "best_model", maintain_order=True
     ):
-        n_a, n_b = LAYERS[str(model)], LAYERS[B] if "mamba" in str(target) else LAYERS[A]
+        n_a, n_b, main = LAYERS[str(model)], n_layers_of(str(target)), comparison == "main"
         for i in range(n_a):
             for j in range(n_b):
                 mean = 0.65 - 0.5 * abs((i + 1) / n_a - (j + 1) / n_b)
@@ -121,9 +237,14 @@ def layers_of(matches: pl.DataFrame) -> pl.DataFrame:
                         "median": mean,
                         "q75": mean + 0.15,
                         "q90": mean + 0.3,
+                        "cka": 1.2 * mean if main else None,
+                        "svcca": mean + 0.1 if main else None,
+                        "decoder_rsa": mean - 0.5 if main else None,
+                        "decoder_svcca": None,
+                        "n_pairs": 40 + j if main else None,
                     }
                 )
-    return pl.DataFrame(rows)
+    return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col("decoder_svcca").cast(pl.Float64))
 
 
 def summary_of(matches: pl.DataFrame) -> pl.DataFrame:
@@ -151,20 +272,12 @@ def summary_of(matches: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def saes_of(failing: set[tuple[str, int]]) -> pl.DataFrame:
+def saes_of(failing: set[tuple[str, int]], compared: tuple[str, ...]) -> pl.DataFrame:
     rows = []
-    sets = [
-        (A, "sae"),
-        (B, "sae"),
-        (A, "seed1"),
-        (B, "seed1"),
-        ("transformer-s1", "sae"),
-        ("mamba-s1", "sae"),
-        ("transformer-random", "sae"),
-        ("mamba-random", "sae"),
-    ]
+    sets = [(model, label) for label in ("sae", "seed1") for model in compared]
+    sets += [(f"{family(model)}-{twin}", "sae") for twin in ("s1", "random") for model in compared]
     for order, (model, label) in enumerate(sets):
-        n_layers = LAYERS[A] if "transformer" in model else LAYERS[B]
+        n_layers = n_layers_of(model)
         random = "random" in model
         for layer in range(n_layers):
             depth = (layer + 1) / n_layers
@@ -192,7 +305,7 @@ def saes_of(failing: set[tuple[str, int]]) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def run_json(name: str) -> dict[str, Any]:
+def run_json(name: str, compared: tuple[str, ...]) -> dict[str, Any]:
     stages = {
         "corpus": (2.1, 410),
         "residuals": (31.4, 1480),
@@ -202,17 +315,21 @@ def run_json(name: str) -> dict[str, Any]:
         "controls": (55.0, 1400),
     }
     models = [
-        (A, "a", "gpt_neox", 4, 1_059_000, 3.412),
-        (B, "b", "mamba", 8, 1_104_000, 3.378),
+        (A, "compared", "gpt_neox", 4, 1_059_000, 3.412),
+        (B, "compared", "mamba", 8, 1_104_000, 3.378),
         ("transformer-s1", "model-seed", "gpt_neox", 4, 1_059_000, 3.420),
         ("mamba-s1", "model-seed", "mamba", 8, 1_104_000, 3.371),
         ("transformer-random", "random", "gpt_neox", 4, 1_059_000, None),
         ("mamba-random", "random", "mamba", 8, 1_104_000, None),
+        (C, "compared", "rwkv", 3, 1_203_000, 3.391),
+        ("rwkv-s1", "model-seed", "rwkv", 3, 1_203_000, 3.391),
+        ("rwkv-random", "random", "rwkv", 3, 1_203_000, None),
     ]
+    models = [entry for entry in models if any(family(entry[0]) == family(model) for model in compared)]
     return {
         "format": 1,
         "name": name,
-        "pair": [A, B],
+        "compared": list(compared),
         "recipe_hash": "c0ffee" * 10,
         "git_commit": "acb4b65",
         "device": "cpu",
@@ -221,8 +338,11 @@ def run_json(name: str) -> dict[str, Any]:
             "seed": 0,
             "context": 128,
             "sae": {"kind": "relu", "l1": 0.3, "d_sae": 768, "limit": None},
-            "models": ["zoo:transformer-s0", "zoo:mamba-s0"],
-            "controls": {"random-model": True},
+            "models": [
+                {"ref": f"zoo:{m}", "untrained": f"zoo:{family(m)}-random", "other_seed": f"zoo:{family(m)}-s1"}
+                for m in compared
+            ],
+            "matching": {"fdr": FDR, "homolog_r": HOMOLOG_R},
         },
         "versions": {"homolog": "0.1.0", "torch": "2.13.0", "python": "3.11.2"},
         "machine": {"cpu": "two cores", "n_cpus": 2, "memory_bytes": 4 * 2**30},
@@ -257,19 +377,21 @@ def run_json(name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., Path]:
-    """make_run(folder, *, name, means, failing, drop, edit) writes a run folder and returns its path.
+    """make_run(folder, *, name, compared, means, failing, withheld, drop, edit) writes a run folder; returns its path.
 
-    means: Beta means that replace CONTROL_MEAN (a "main" entry replaces the planted shares); failing:
-    (model, layer) of dictionaries that miss their gates; drop: comparisons left out; edit: called with
-    run.json's object.
+    compared: models compared, of A, B and C; means: Beta means that replace CONTROL_MEAN (a "main" entry replaces the
+    planted shares); failing: (model, layer) of dictionaries that miss their gates; withheld: (model, best_model) of
+    verdicts not given; drop: comparisons left out; edit: called with run.json's object.
     """
 
     def make(
         folder: Path,
         *,
         name: str = "demo",
+        compared: tuple[str, ...] = (A, B),
         means: dict[str, float] | None = None,
-        failing: set[tuple[str, int]] = frozenset(),
+        failing: set[tuple[str, int]] = frozenset(),  # type: ignore[assignment]
+        withheld: set[tuple[str, str]] = frozenset(),  # type: ignore[assignment]
         drop: set[str] = frozenset(),  # type: ignore[assignment]
         edit: Callable[[dict[str, Any]], None] | None = None,
     ) -> Path:
@@ -277,17 +399,21 @@ def make_run() -> Callable[..., Path]:
         folder.mkdir(parents=True, exist_ok=True)
         matches = pl.concat(
             [
-                matches_of(comparison, model, CONTROL_MEAN | (means or {}), rng)
-                for comparison in TARGETS
+                matches_of(comparison, model, target, CONTROL_MEAN | (means or {}), rng)
+                for comparison in COMPARISONS
                 if comparison not in drop
-                for model in (A, B)
+                for model in compared
+                for target in targets_of(comparison, model, compared)
             ]
         )
+        shared = shared_of(matches, compared, withheld)
         matches.write_parquet(folder / "matches.parquet")
         layers_of(matches).write_parquet(folder / "layers.parquet")
         summary_of(matches).write_parquet(folder / "summary.parquet")
-        saes_of(failing).write_parquet(folder / "saes.parquet")
-        run = run_json(name)
+        saes_of(failing, compared).write_parquet(folder / "saes.parquet")
+        pl.DataFrame(shared).write_parquet(folder / "shared.parquet")
+        variance_of(compared).write_parquet(folder / "variance.parquet")
+        run = run_json(name, compared) | {"verdicts": shared}
         if edit is not None:
             edit(run)
         (folder / "run.json").write_text(json.dumps(run), "utf-8")

@@ -36,7 +36,8 @@ class Text(HTMLParser):
 def parsed(page: Path) -> tuple[str, list[str]]:
     reader = Text()
     reader.feed(page.read_text("utf-8"))
-    return re.sub(r"\s+", " ", " ".join(reader.words)), reader.addresses
+    text = re.sub(r"\s+", " ", " ".join(reader.words))
+    return re.sub(r" (?=[.,;:?])", "", text), reader.addresses  # names stand in elements of their own
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -208,5 +208,5 @@ def test_a_run_with_neither_is_refused_as_before(tmp_path):
     path = write_circuits(tmp_path / "run")
     for file in path.glob("*.parquet"):
         file.unlink()
-    with pytest.raises(InputError, match=r"matches\.parquet, layers\.parquet, summary\.parquet and saes\.parquet are"):
+    with pytest.raises(InputError, match=r"matches\.parquet, .*saes\.parquet and shared\.parquet are missing"):
         write_report(path)

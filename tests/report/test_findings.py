@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from homolog.report import read_run
-from homolog.report.findings import failed_controls, findings, headline_sentences
+from homolog.report.findings import failed_controls, findings, homolog_words
 
 
 @pytest.fixture
@@ -15,40 +15,54 @@ def found(make_run, tmp_path):
     return read
 
 
-def test_the_planted_shares_are_the_headline(found):
+def test_the_verdicts_are_the_words_of_the_run(found):
+    result = found(withheld={("mamba-s0", "transformer-s0")})
+    first, second = result.verdicts
+    assert (first.given, first.words) == (True, "The planted words on transformer-s0 in mamba-s0.")
+    assert (second.given, second.words) == (False, "No words on mamba-s0.")
+    assert second.reason == "dictionaries of transformer-s0 miss their gates"
+
+
+def test_the_cards_show_the_share_of_homologs_beside_its_controls(found, make_run, tmp_path):
+    cards = found().cards
+    matches = pl.read_parquet(tmp_path / "run" / "matches.parquet").filter(pl.col("n_active") > 0)
+    for card, model in zip(cards, ("transformer-s0", "mamba-s0"), strict=True):
+        bars = {name: share for name, _, share in card.bars}
+        assert list(bars)[2] == "The other model" and "Neurons of the other model" not in bars
+        for name, title in (("main", "The other model"), ("random-model", "An untrained model")):
+            own = matches.filter((pl.col("model") == model) & (pl.col("comparison") == name))
+            assert bars[title] == pytest.approx(own["homolog"].sum() / own.height, abs=1e-4)
+        assert card.interval == f"{100 * card.shared['lo']:.0f}% to {100 * card.shared['hi']:.0f}%"
+
+
+def test_the_recipe_says_what_a_homolog_is(make_run, tmp_path):
+    words = homolog_words(read_run(make_run(tmp_path / "run")))
+    assert "at a false discovery rate of 1.0%" in words and words.endswith("whose r is at least 0.35.")
+
+
+def test_controls_as_expected(found):
     result = found()
-    first, second = headline_sentences(result.headlines)
-    assert first.startswith("65% of transformer-s0\u2019s features have a close partner (r > 0.7) in mamba-s0")
-    assert second.startswith("50% of mamba-s0\u2019s features have a close partner (r > 0.7) in transformer-s0")
-    assert "in an untrained model" in first and "in a rotated dictionary" in first
-    assert result.status == "clear" and not result.reasons
     assert [check.outcome for check in result.checks] == ["yes"] * 5
+    assert result.order == "5 of 5 expectations hold." and not result.notes
 
 
 def test_an_untrained_model_as_good_as_the_trained_one_is_said_so(found):
     result = found(means={"main": 0.5, "random-model": 0.6})
-    assert result.status == "caution"
-    assert result.title == "The rows are not in the expected order"
-    assert any("an untrained model: no" in reason for reason in result.reasons)
+    assert result.checks[0].expectation == "The other model is well above an untrained model"
+    assert result.checks[0].outcome == "no"
+    assert result.order == "4 of 5 expectations hold and 1 does not."
 
 
 def test_above_but_not_well_above_is_weak(found):
     result = found(means={"main": 0.50, "random-model": 0.45})
     assert result.checks[0].outcome == "weakly"
-    assert result.status == "caution"
+    assert result.order == "4 of 5 expectations hold and 1 only weakly."
 
 
 def test_main_above_a_skyline_is_not_as_expected(found):
     result = found(means={"main": 0.9, "model-seed": 0.6})
     check = next(check for check in result.checks if "second training seed" in check.expectation)
-    assert check.outcome == "no" and result.status == "caution"
-
-
-def test_failed_gates_give_no_verdict(found):
-    result = found(failing={("mamba-s0", 5)})
-    assert result.status == "none"
-    assert result.reasons[0] == "1 of the 12 dictionaries compared miss their quality gates."
-    assert result.reasons[1] == "mamba-s0, block 5: explained variance 0.41 is below 0.60"
+    assert check.outcome == "no"
 
 
 def test_a_failed_control_is_a_warning_and_an_untrained_one_is_not(make_run, tmp_path):
@@ -56,17 +70,10 @@ def test_a_failed_control_is_a_warning_and_an_untrained_one_is_not(make_run, tmp
     assert failed_controls(read_run(path)) == ["2 dictionaries of the control mamba-s1 miss their quality gates."]
 
 
-def test_a_low_seed_skyline_makes_every_row_unreadable(found):
-    result = found(means={"main": 0.35, "sae-seed": 0.45})
-    assert result.status == "none"
-    assert any("below 0.75" in reason for reason in result.reasons)
-
-
 def test_controls_not_run_are_counted(found):
     result = found(drop={"rotated", "neurons-random"})
     assert [check.outcome for check in result.checks].count("not measured") == 2
-    assert result.status == "caution"
-    assert "2 of 5 expectations could not be checked: their controls were not run." in result.reasons
+    assert result.order == "3 of 5 expectations hold. 2 could not be checked: their controls were not run."
 
 
 def test_an_undefined_mean_is_never_as_expected(make_run, tmp_path):
@@ -92,7 +99,7 @@ def test_what_the_current_token_explains_is_told_apart(make_run, tmp_path):
     later = matches.filter((pl.col("model") == "transformer-s0") & (pl.col("layer") > 0) & pl.col("r").is_not_nan())
     main = later.filter(pl.col("comparison") == "main")
     untrained = later.filter(pl.col("comparison") == "random-model")
-    sentence = next(reason for reason in result.reasons if "follow one current token" in reason)
+    sentence = next(reason for reason in result.notes if "follow one current token" in reason)
     assert sentence.startswith("25% of transformer-s0's features")  # layer 0 of 4
     joined = main.join(untrained, on=["layer", "feature"], suffix="_untrained")
     assert f"Over the other {len(joined):,} features the mean is {joined['r'].mean():.2f}" in sentence

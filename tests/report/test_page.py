@@ -16,7 +16,20 @@ from tests.report.pages import EVIL, files_of, opened, parsed
 from homolog.errors import InputError
 from homolog.report import write_report
 
-FIGURES = {"summary", "distribution", "shares", "neurons", "layers", "depth", "dictionaries", "stages"}
+FIGURES = {
+    "criteria",
+    "summary",
+    "calibration",
+    "variance",
+    "distribution",
+    "shares",
+    "neurons",
+    "layers",
+    "spaces",
+    "depth",
+    "dictionaries",
+    "stages",
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +46,8 @@ def evil_page(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
         run["stages"][EVIL] = {"status": EVIL, "seconds": 1.0, "peak_memory_bytes": 1, "outputs": {}}
         run["warnings"] = [EVIL]
 
-    path = make_run(tmp_path_factory.mktemp("evil") / "run", name=EVIL, edit=poison, failing={("mamba-s0", 2)})
+    path = make_run(tmp_path_factory.mktemp("evil") / "run", name=EVIL, edit=poison, failing={("mamba-s0", 2)},
+                    withheld={("mamba-s0", "transformer-s0")})  # fmt: skip
     return write_report(path)
 
 
@@ -50,8 +64,11 @@ def test_the_folder_holds_the_page_and_every_figure_twice(page: Path) -> None:
 
 def test_what_the_page_says(page: Path) -> None:
     text, addresses = parsed(page)
+    assert text.index("The planted words on transformer-s0 in mamba-s0.") < text.index("Result Chance")  # the nav
+    assert text.count("The planted words on") == 2 and "no verdict" not in text
+    assert "5 of 5 expectations hold." in text
+    assert "Not measured in this run: Decoder directions: SVCCA." in text
     assert "65%" in text and "50%" in text
-    assert "The controls are in the expected order" in text
     assert "0.14 for transformer-s0" in text or "0.15 for transformer-s0" in text  # the rotated control's planted mean
     for fact in (
         "gpt_neox",
@@ -76,10 +93,12 @@ def test_what_the_page_says(page: Path) -> None:
             assert (page.parent / address).exists(), address
 
 
-def test_failed_gates_come_first(evil_page: Path) -> None:
+def test_a_withheld_verdict_comes_first_with_its_reason(evil_page: Path) -> None:
     text, _ = parsed(evil_page)
-    assert "No verdict from this run" in text and "Measured, but not a verdict" in text
-    assert "mamba-s0, block 2: explained variance 0.41 is below 0.60" in text
+    said = "mamba-s0 → transformer-s0: no verdict No words on mamba-s0. Withheld: dictionaries of transformer-s0 miss"
+    assert text.index(said) < text.index("Result Chance")
+    assert "Measured, but without a verdict." in text
+    assert "explained variance 0.41 is below 0.60" in text  # in the table of dictionaries
 
 
 def test_the_same_run_gives_the_same_bytes_over_an_older_page(page: Path, tmp_path: Path) -> None:

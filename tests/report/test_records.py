@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from homolog.errors import InputError
-from homolog.report import read_run
+from homolog.report import read_comparison, read_run
 
 
 def test_sides_follow_the_pair_and_labelled_sources(make_run, tmp_path):
@@ -58,6 +58,58 @@ def test_missing_column_is_named(make_run, tmp_path):
         read_run(path)
 
 
+@pytest.mark.parametrize("table, column", [("matches", "null_r"), ("layers", "cka"), ("shared", "ceiling")])
+def test_a_run_of_an_older_version_is_refused(make_run, tmp_path, table, column):
+    path = make_run(tmp_path / "run")
+    pl.read_parquet(path / f"{table}.parquet").drop(column).write_parquet(path / f"{table}.parquet")
+    if table == "matches":
+        (path / "shared.parquet").unlink()  # an older run has none; what is wrong with it is its age all the same
+    with pytest.raises(InputError, match=rf"{table}\.parquet.*{column}.*another version"):
+        read_run(path)
+
+
+def test_a_run_without_the_names_of_its_models_is_refused(make_run, tmp_path):
+    path = make_run(tmp_path / "run", edit=lambda run: run.update(compared=["transformer-s0"]))
+    with pytest.raises(InputError, match="compared"):
+        read_run(path)
+
+
+def test_a_pair_of_three_has_its_own_rows_and_controls(make_run, tmp_path):
+    path = make_run(tmp_path / "run", compared=("transformer-s0", "mamba-s0", "rwkv-s0"))
+    records = read_run(path, ("transformer-s0", "rwkv-s0"))
+    found = set(records.matches.select("comparison", "side", "best_model").unique().rows())
+    assert found == {
+        ("main", "A", "rwkv-s0"), ("main", "B", "transformer-s0"),
+        ("random-model", "A", "rwkv-random"), ("random-model", "B", "transformer-random"),
+        ("rotated", "A", "rwkv-s0@rotated"), ("rotated", "B", "transformer-s0@rotated"),
+        ("sae-seed", "A", "transformer-s0@seed1"), ("sae-seed", "B", "rwkv-s0@seed1"),
+        ("model-seed", "A", "transformer-s1"), ("model-seed", "B", "rwkv-s1"),
+        ("neurons", "A", "rwkv-s0"), ("neurons", "B", "transformer-s0"),
+        ("neurons-random", "A", "rwkv-random"), ("neurons-random", "B", "transformer-random"),
+        ("main-seed", "A", "rwkv-s0@seed1"), ("main-seed", "B", "transformer-s0@seed1"),
+    }  # fmt: skip
+    for table in (records.summary, records.layers, records.saes, records.shared, records.variance):
+        names = {name for column in ("model", "best_model") if column in table.columns for name in table[column]}
+        assert not any("mamba" in name for name in names)
+    assert records.n_layers("rwkv-s0") == 3 and records.untrained() == {"rwkv-random", "transformer-random"}
+    assert len(read_comparison(path).shared) == 6 and len(read_comparison(path).pairs) == 3
+
+
+def test_controls_that_the_recipe_does_not_name_are_everybodys(make_run, tmp_path):
+    three = ("transformer-s0", "mamba-s0", "rwkv-s0")
+    path = make_run(tmp_path / "run", compared=three, edit=lambda run: run["recipe"].pop("models"))
+    records = read_run(path, ("transformer-s0", "rwkv-s0"))
+    rows = records.matches.filter((pl.col("comparison") == "random-model") & (pl.col("side") == "A"))
+    assert set(rows["best_model"]) == {"mamba-random", "rwkv-random"}
+
+
+def test_a_direction_without_a_verdict_is_withheld(make_run, tmp_path):
+    records = read_run(make_run(tmp_path / "run", edit=lambda run: run["verdicts"].pop(0)))
+    verdict = records.verdict("transformer-s0", "mamba-s0")
+    assert not verdict.given and verdict.reason == "run.json has none for this direction"
+    assert records.verdict("mamba-s0", "transformer-s0").words == "The planted words on mamba-s0 in transformer-s0."
+
+
 def test_a_damaged_table_is_named(make_run, tmp_path):
     path = make_run(tmp_path / "run")
     (path / "saes.parquet").write_bytes(b"not parquet")
@@ -72,10 +124,11 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 def test_facts_nested_in_run_json_are_found(make_run, tmp_path):
     def nest(run):
-        run["facts"] = {key: run.pop(key) for key in ("corpus", "models", "pair")}
+        run["facts"] = {key: run.pop(key) for key in ("corpus", "models", "compared", "verdicts")}
 
     path = make_run(tmp_path / "run", edit=nest)
     assert "facts" in json.loads((path / "run.json").read_text())
     records = read_run(path)
-    assert records.pair == ("transformer-s0", "mamba-s0")
+    assert records.pair == records.compared == ("transformer-s0", "mamba-s0")
+    assert records.verdict("mamba-s0", "transformer-s0").given
     assert records.run["corpus"]["n_tokens"] == 358_400

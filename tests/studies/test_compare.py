@@ -74,6 +74,8 @@ def test_every_row_of_the_controls_is_there_in_both_directions(done):
     for expected in (
         ("main", "transformer-s0", "mamba-s0"),
         ("main", "mamba-s0", "transformer-s0"),
+        ("main-seed", "transformer-s0", "mamba-s0@seed1"),
+        ("main-seed", "mamba-s0", "transformer-s0@seed1"),
         ("random-model", "transformer-s0", "mamba-random"),
         ("random-model", "mamba-s0", "transformer-random"),
         ("rotated", "transformer-s0", "mamba-s0@rotated"),

@@ -12,9 +12,10 @@ from homolog.errors import InputError
 from homolog.studies.recipe import built_in_recipes, load_recipe, parse_recipe
 
 SMALLEST = """
-[pair]
-a = "zoo:transformer-s0"
-b = "zoo:mamba-s0"
+[[models]]
+ref = "zoo:transformer-s0"
+[[models]]
+ref = "zoo:mamba-s0"
 [corpus]
 source = "text.txt"
 train_tokens = 1000
@@ -42,7 +43,7 @@ def test_every_built_in_recipe_loads() -> None:
 
 def test_the_paper_recipe_has_the_papers_settings() -> None:
     recipe = load_recipe("paper")
-    assert recipe.pair.a == "EleutherAI/pythia-160m"
+    assert [model.ref for model in recipe.models] == ["EleutherAI/pythia-160m", "state-spaces/mamba-130m-hf"]
     assert recipe.sae.width(768) == 32 * 768 == 24_576
     assert (recipe.corpus.match_tokens, recipe.corpus.neuron_tokens) == (1_000_000, 100_000)
     assert (recipe.corpus.context, recipe.corpus.seed, recipe.sae.kind) == (1024, 42, "relu")
@@ -93,7 +94,7 @@ def test_an_unknown_key_names_the_nearest(tables: dict[str, Any], field: str, me
         ({"sae": {"expansion": 4}}, "exactly one of d_sae and expansion"),
         ({"sae": {"kind": "topk"}}, "needs k and no l1"),
         ({"sae": {"seeds": [3, 3]}}, "different from each other"),
-        ({"sae": {"seeds": [3]}}, "sae_seed needs two seeds"),
+        ({"sae": {"seeds": [3]}}, "controls.sae_seed needs two seeds"),
         ({"corpus": {"context": 0}}, r"corpus\.context is 0"),
         ({"corpus": {"source": None}}, r"corpus\.source is None, but it is required"),
         ({"corpus": {"neuron_tokens": 10**9}}, "cannot be more than those"),
@@ -105,6 +106,23 @@ def test_unusable_values_are_named(tables: dict[str, Any], message: str) -> None
         parse_recipe(change(**tables), "mine.toml")
 
 
+def test_keys_of_a_model_are_checked_and_two_are_needed() -> None:
+    values = load_recipe("demo").values()
+    with pytest.raises(InputError, match="Did you mean 'revision'") as raised:
+        parse_recipe(values | {"models": [*values["models"], {"ref": "x/y", "revison": "main"}]}, "mine.toml")
+    assert raised.value.field == "mine.toml: models.2.revison"
+    with pytest.raises(InputError, match="at least 2 items"):
+        parse_recipe(values | {"models": values["models"][:1]}, "mine.toml")
+
+
+def test_a_rehearsal_keeps_the_sizes_and_shrinks_the_counts() -> None:
+    paper = load_recipe("paper")
+    small = paper.rehearsal(20_000)
+    assert (small.models, small.sae.d_sae, small.sae.seeds) == (paper.models, 24_576, paper.sae.seeds)
+    assert (small.corpus.match_tokens, small.corpus.neuron_tokens, small.corpus.source) == (20_000, 2_000, "zoo:demo")
+    assert small.run.random_weights and small.run.device == "cpu" and small.name == "paper-rehearsal"
+
+
 def test_no_such_recipe() -> None:
     with pytest.raises(InputError, match="Built in: demo, paper"):
         load_recipe("dmeo")
@@ -112,7 +130,7 @@ def test_no_such_recipe() -> None:
 
 def test_text_that_is_not_toml(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text("[pair\na = 1")
+    path.write_text("[corpus\na = 1")
     with pytest.raises(InputError, match=r"must be TOML: .*line 1"):
         load_recipe(path)
 

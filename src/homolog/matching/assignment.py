@@ -5,37 +5,40 @@ gives each feature at most one partner so that the sum over pairs is largest:
 
     max sum_ij w_ij x_ij,   sum_j x_ij <= 1,   sum_i x_ij <= 1,   x_ij in {0, 1}        w_ij = r_ij > 0
 
-over candidate edges ij, the best partners of each feature of either side; features may stay alone.  Its dual,
+over candidate edges ij, the best partners of each feature of either side; features may stay alone.  Its dual bounds
+the optimum from above:
 
-    min sum_i u_i + sum_j v_j,   u_i + v_j >= w_ij,   u, v >= 0,
+    min sum_i u_i + sum_j v_j,   u_i + v_j >= w_ij,   u, v >= 0
 
-bounds the optimum from above.  `one_to_one` adds the features of A one after the other, each by the shortest
-augmenting path in reduced costs u_i + v_j - w_ij >= 0 [Kuhn 1955; Jonker & Volgenant 1987], found by Dijkstra's
-algorithm on the sparse graph [Dijkstra 1959; Karp 1980].  The path ends at a free feature of B, or where leaving a
-feature of A alone costs less.  u and v stay feasible throughout and, when all are added, sum to the total: the
-assignment is then exact, and certified.  Weights are integers, r 2^40, so no rounding enters (r >= 2^-17 is exact).
+Up to `EXACT_EDGES` edges it is solved exactly, by shortest augmenting paths [Jonker & Volgenant 1987] in scipy.
+Larger graphs go to auction [Bertsekas 1988]: a feature i of A without a partner bids for the j of largest w_ij - v_j,
+if that is positive, and raises the price v_j to the point where j is worth epsilon less than i's next best choice,
+being alone among them; whoever held j bids again.  Prices start at 0 and a feature of B that was bid for stays taken,
+so when nobody bids any more, u_i = max(0, max_j w_ij - v_j) makes a feasible dual within epsilon a pair of the total;
+`gap` is measured from that dual, not taken from the theory.  epsilon doubles after every `PATIENCE` bids, which
+bounds the time.
 
-Paths are short in graphs of features, but no bound near linear holds for all graphs.  After `max_steps` edges the
-features not yet added take the best partner still free, and `gap` says how far the total can be from the optimum.
+Weights are integers, r 2^40, and bids come in a fixed order: the same input gives the same partners.
 
-Sources: Kuhn, Nav. Res. Log. Q. 2 (1955); Dijkstra, Numer. Math. 1 (1959); Karp, Networks 10 (1980); Jonker &
-Volgenant, Computing 38 (1987).
+Sources: Jonker & Volgenant, Computing 38 (1987); Bertsekas, Ann. Oper. Res. 14 (1988).
 """
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse
 from jaxtyping import Float, Int
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from homolog.errors import InputError
 from homolog.matching.kernels import jit
 
-MAX_STEPS = 2_000_000_000  # edges looked at, about a minute
+EXACT_EDGES = 100_000
+EPSILON = 2.0**-14
+PATIENCE = 10_000_000
 _UNIT = 2.0**40
-_FAR = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -75,30 +78,38 @@ def one_to_one(
     candidates_b: Int[np.ndarray, "features_b k_b"],
     r_b: Float[np.ndarray, "features_b k_b"],
     *,
-    max_steps: int = MAX_STEPS,
+    exact_edges: int = EXACT_EDGES,
+    epsilon: float = EPSILON,
 ) -> Assignment:
     """The one-to-one assignment of largest total r among candidate edges; the same for the same input.
 
     candidates_a: for each feature of A some of its best partners, numbered through all layers of B, -1 for none;
     r_a: their correlations, NaN for none; candidates_b, r_b: likewise for B.  Edges of both sides count, where r > 0.
-    Raises InputError for candidates that are no features of the other side, and for unlike shapes.
+    exact_edges: solved exactly up to as many; epsilon: r that a pair may fall short of the optimum beyond.
+    Raises InputError for candidates that are no features of the other side.
     """
     n_a, n_b = len(candidates_a), len(candidates_b)
-    if n_a > n_b:  # paths are shorter from the side with fewer features, few of which stay alone
-        turned = one_to_one(candidates_b, r_b, candidates_a, r_a, max_steps=max_steps)
+    if n_a > n_b:  # the side with fewer features bids: then few prices are disputed
+        turned = one_to_one(candidates_b, r_b, candidates_a, r_a, exact_edges=exact_edges, epsilon=epsilon)
         return Assignment(turned.b, turned.a, turned.r_b, turned.r_a, turned.total, turned.bound)
     start, column, weight = _edges(candidates_a, r_a, candidates_b, r_b)
-    partner, u, v = _assign(start, column, weight, n_b, max_steps)
-    bound = (int(u.sum()) + int(v.sum())) / _UNIT
-    paired = np.flatnonzero(partner >= 0)
-    back = np.full(n_b, -1, dtype=np.int64)
-    back[column[partner[paired]]] = paired
-    chosen = weight[partner[paired]]
-    own_r, other_r = np.full(n_a, np.nan, dtype=np.float32), np.full(n_b, np.nan, dtype=np.float32)
-    own_r[paired] = other_r[column[partner[paired]]] = chosen / _UNIT
-    found = np.full(n_a, -1, dtype=np.int64)
-    found[paired] = column[partner[paired]]
-    return Assignment(found, back, own_r, other_r, int(chosen.sum()) / _UNIT, bound)
+    if len(weight) <= exact_edges:
+        edge = _exact(start, column, weight, n_b)
+        bound = int(weight[edge[edge >= 0]].sum())
+    else:
+        edge, bound = _auction(start, column, weight, n_b, round(epsilon * _UNIT), PATIENCE)
+    paired = np.flatnonzero(edge >= 0)
+    other, chosen = column[edge[paired]], weight[edge[paired]]
+    partner, partner_r = _filled(n_a, paired, other, chosen)
+    back, back_r = _filled(n_b, other, paired, chosen)
+    return Assignment(partner, back, partner_r, back_r, int(chosen.sum()) / _UNIT, int(bound) / _UNIT)
+
+
+def _filled(n: int, place: np.ndarray, partner: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(partner, its r) of all n features from those that have one."""
+    number, r = np.full(n, -1, dtype=np.int64), np.full(n, np.nan, dtype=np.float32)
+    number[place], r[place] = partner, weight / _UNIT
+    return number, r
 
 
 def _edges(
@@ -107,17 +118,17 @@ def _edges(
     """Edges of both sides, each once, by feature of A: (start (features_a + 1,), feature of B, weight), int64."""
     n_a, n_b = len(candidates_a), len(candidates_b)
     keys, weights = [], []
-    for side, candidates, r, n_others in (("a", candidates_a, r_a, n_b), ("b", candidates_b, r_b, n_a)):
-        if candidates.shape != r.shape or candidates.max(initial=-1) >= n_others:
+    for candidates, r, n_others in ((candidates_a, r_a, n_b), (candidates_b, r_b, n_a)):
+        if candidates.max(initial=-1) >= n_others:
             raise InputError(
-                f"candidates_{side}",
-                candidates.shape,
-                f"one r each is needed, and numbers below {n_others}, the features of the other side",
-                "Number partners through all layers of the other model.",
+                "candidates",
+                int(candidates.max()),
+                f"the other side has {n_others} features, numbered from 0 through all its layers",
+                "Add the features of the layers before the partner's.",
             )
         own = np.broadcast_to(np.arange(len(candidates))[:, None], candidates.shape)
         counts = (candidates >= 0) & (r > 0)
-        ends = (own[counts], candidates[counts]) if side == "a" else (candidates[counts], own[counts])
+        ends = (own[counts], candidates[counts]) if not keys else (candidates[counts], own[counts])
         keys.append(ends[0].astype(np.int64) * n_b + ends[1])
         weights.append(np.rint(r[counts].astype(np.float64) * _UNIT).astype(np.int64))
     key, weight = np.concatenate(keys), np.concatenate(weights)
@@ -125,81 +136,58 @@ def _edges(
     first = np.flatnonzero(np.diff(key[order], prepend=-1))
     key = key[order][first]
     weight = np.maximum.reduceat(weight[order], first) if len(first) else weight
-    start = np.searchsorted(key, np.arange(n_a + 1, dtype=np.int64) * n_b)
-    return start.astype(np.int64), key % max(n_b, 1), weight
+    start = np.searchsorted(key, np.arange(n_a + 1, dtype=np.int64) * n_b).astype(np.int64)
+    return start, key % max(n_b, 1), weight
+
+
+def _exact(start: np.ndarray, column: np.ndarray, weight: np.ndarray, n_columns: int) -> np.ndarray:
+    """Edge of each row's partner, -1 for none.  A column of its own for each row stands for being alone."""
+    n_rows = len(start) - 1
+    row = np.repeat(np.arange(n_rows), np.diff(start))
+    ends = np.concatenate([row, np.arange(n_rows)]), np.concatenate([column, n_columns + np.arange(n_rows)])
+    cost = np.concatenate([2 * _UNIT - weight, np.full(n_rows, 2 * _UNIT)])  # all positive: scipy drops zeros
+    shape = (n_rows, n_columns + n_rows)
+    _, met = min_weight_full_bipartite_matching(scipy.sparse.csr_array((cost, ends), shape=shape))
+    edge = np.full(n_rows, -1, dtype=np.int64)
+    chosen = np.flatnonzero(column == np.asarray(met)[row])
+    edge[row[chosen]] = chosen
+    return edge
 
 
 @jit()
-def _assign(start, column, weight, n_columns, max_steps):
-    """(edge of each row's partner or -1, u, v): see the module's opening; rows are A, columns are B.
-
-    Long because a search shares its arrays with the next: what one search touched is put back, nothing else.
-    """
+def _auction(start, column, weight, n_columns, epsilon, patience):
+    """(edge of each row's partner or -1, bound): see the module's opening; rows are A, columns are B."""
     n_rows = len(start) - 1
-    u, v = np.zeros(n_rows, dtype=np.int64), np.zeros(n_columns, dtype=np.int64)
+    price = np.zeros(n_columns, dtype=np.int64)
     edge_of, row_of = np.full(n_rows, -1, dtype=np.int64), np.full(n_columns, -1, dtype=np.int64)
-    distance, reached_from = np.full(n_rows, _FAR, dtype=np.int64), np.empty(n_rows, dtype=np.int64)
-    new_edge = np.empty(n_rows, dtype=np.int64)  # by which the search left `reached_from` for this row's column
-    touched, scanned = np.empty(n_rows, dtype=np.int64), np.empty(n_rows, dtype=np.int64)
-    heap = [(np.int64(0), np.int64(0))]
-    steps = 0
-    for root in range(n_rows):
-        for edge in range(start[root], start[root + 1]):
-            u[root] = max(u[root], weight[edge] - v[column[edge]])
-        if steps > max_steps:  # take what is free; u keeps the bound
-            for edge in range(start[root], start[root + 1]):
-                better = edge_of[root] < 0 or weight[edge] > weight[edge_of[root]]
-                if row_of[column[edge]] < 0 and better:
-                    edge_of[root] = edge
-            if edge_of[root] >= 0:
-                row_of[column[edge_of[root]]] = root
-            continue
-        least, last_row, last_edge = u[root], root, -1  # the cheapest end of a path so far: leave the root alone
-        distance[root] = 0
-        touched[0], n_touched, n_scanned = root, 1, 0
-        heap.clear()
-        heapq.heappush(heap, (np.int64(0), np.int64(root)))
-        while len(heap) > 0:
-            here, row = heapq.heappop(heap)
-            if here >= least:
-                break
-            if here > distance[row]:
-                continue
-            scanned[n_scanned] = row
-            n_scanned += 1
-            if here + u[row] < least:
-                least, last_row, last_edge = here + u[row], row, -1
-            steps += start[row + 1] - start[row]
-            for edge in range(start[row], start[row + 1]):
-                there = here + u[row] + v[column[edge]] - weight[edge]
-                if there >= least:
-                    continue
-                other = row_of[column[edge]]
-                if other < 0:
-                    least, last_row, last_edge = there, row, edge
-                elif there < distance[other]:
-                    if distance[other] == _FAR:
-                        touched[n_touched] = other
-                        n_touched += 1
-                    distance[other], reached_from[other], new_edge[other] = there, row, edge
-                    heapq.heappush(heap, (there, other))
-        for place in range(n_scanned):
-            row = scanned[place]
-            u[row] -= least - distance[row]
-            if row != root:
-                v[column[edge_of[row]]] += least - distance[row]
-        row, edge = last_row, last_edge
-        while True:
-            edge_of[row] = edge
-            if edge >= 0:
-                row_of[column[edge]] = row
-            if row == root:
-                break
-            row, edge = reached_from[row], new_edge[row]
-        for place in range(n_touched):
-            distance[touched[place]] = _FAR
-    # What was added late may have raised no price: u must cover every edge of the rows that took what was free.
-    for row in range(n_rows):
+    waiting = np.arange(n_rows)[::-1].copy()
+    n_waiting, bids = n_rows, 0
+    while n_waiting > 0:
+        n_waiting -= 1
+        row = waiting[n_waiting]
+        best, second, chosen = 0, 0, -1  # being alone is worth 0
         for edge in range(start[row], start[row + 1]):
-            u[row] = max(u[row], weight[edge] - v[column[edge]])
-    return edge_of, u, v
+            value = weight[edge] - price[column[edge]]
+            if value > best:
+                best, second, chosen = value, best, edge
+            elif value > second:
+                second = value
+        if chosen < 0:
+            continue
+        bids += 1
+        if bids % patience == 0:
+            epsilon *= 2
+        won = column[chosen]
+        price[won] += best - second + epsilon
+        if row_of[won] >= 0:
+            edge_of[row_of[won]] = -1
+            waiting[n_waiting] = row_of[won]
+            n_waiting += 1
+        row_of[won], edge_of[row] = row, chosen
+    bound = price.sum()
+    for row in range(n_rows):
+        best = 0
+        for edge in range(start[row], start[row + 1]):
+            best = max(best, weight[edge] - price[column[edge]])
+        bound += best
+    return edge_of, bound

@@ -5,8 +5,17 @@
 Nothing here imports a model: the report can be built again, years later, from the folder alone.
 """
 
-from homolog.report.charts import Figure, all_figures
+from homolog.report.charts import Figure, pair_figures, run_figures
 from homolog.report.page import write_report
-from homolog.report.records import RunRecords, read_run
+from homolog.report.records import ComparisonRecords, RunRecords, read_comparison, read_run
 
-__all__ = ["Figure", "RunRecords", "all_figures", "read_run", "write_report"]
+__all__ = [
+    "ComparisonRecords",
+    "Figure",
+    "RunRecords",
+    "pair_figures",
+    "read_comparison",
+    "read_run",
+    "run_figures",
+    "write_report",
+]

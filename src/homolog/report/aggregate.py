@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from homolog.report.findings import row_of
 from homolog.report.records import HasRun, RunRecords, base_name
-from homolog.report.wording import CLOSE, comparison_of, in_order
+from homolog.report.wording import CLOSE, comparison_of, number, shown
 
 Rows = list[dict[str, Any]]
 
@@ -66,9 +65,9 @@ def ridges(records: RunRecords, kind: str) -> Rows:
                         {
                             **shared,
                             "part": "ridge",
-                            "r": _short(centre),
+                            "r": short(centre),
                             "base": place,
-                            "top": _short(place + RIDGE_HEIGHT * height),
+                            "top": short(place + RIDGE_HEIGHT * height),
                         }
                     )
             median = float(np.median(r))
@@ -77,9 +76,9 @@ def ridges(records: RunRecords, kind: str) -> Rows:
                 {
                     **shared,
                     "part": "median",
-                    "r": _short(median),
+                    "r": short(median),
                     "base": place,
-                    "top": _short(place + RIDGE_HEIGHT * at_median),
+                    "top": short(place + RIDGE_HEIGHT * at_median),
                     "n": len(r),
                 }
             )
@@ -109,8 +108,8 @@ def share_curves(records: RunRecords, kind: str) -> Rows:
                     "panel": panel(records, side, kind),
                     "comparison": name,
                     "name": comparison_of(name).plain,
-                    "r": _short(x),
-                    "share": _short(y),
+                    "r": short(x),
+                    "share": short(y),
                 }
                 for x, y in zip(grid, shares, strict=True)
             ]
@@ -120,9 +119,9 @@ def share_curves(records: RunRecords, kind: str) -> Rows:
 def intervals(records: RunRecords) -> Rows:
     """Mean and median of every comparison and direction with their 95 % intervals, stratum "all"."""
     rows: Rows = []
-    for name in in_order(records.summary.get_column("comparison").unique().to_list()):
+    for name in shown(records.summary.get_column("comparison").unique().to_list()):
         for side in "AB":
-            row = row_of(records, name, side)
+            row = records.summary_row(name, side)
             if row is None:
                 continue
             for statistic in ("mean", "median"):
@@ -132,9 +131,9 @@ def intervals(records: RunRecords) -> Rows:
                         "comparison": name,
                         "name": comparison_of(name).label,
                         "statistic": statistic,
-                        "value": _short(row[statistic]),
-                        "low": _short(row[f"{statistic}_lo"]),
-                        "high": _short(row[f"{statistic}_hi"]),
+                        "value": short(row[statistic]),
+                        "low": short(row[f"{statistic}_lo"]),
+                        "high": short(row[f"{statistic}_hi"]),
                     }
                 )
     return rows
@@ -162,9 +161,46 @@ def layer_means(records: RunRecords) -> Rows:
                     "panel": f"{panel(records, side, 'sae')}",
                     "a": a,
                     "b": b,
-                    "mean": _short(row["mean"]),
+                    "mean": short(row["mean"]),
                     "best": own in best and best[own][1] == partner,
                     "n": row["n_defined"],
+                }
+            )
+    return rows
+
+
+SPACES = {
+    "cka": "Residual streams: CKA",
+    "svcca": "Residual streams: SVCCA",
+    "decoder_rsa": "Decoder directions: RSA",
+    "decoder_svcca": "Decoder directions: SVCCA",
+}
+
+
+def spaces(records: RunRecords) -> Rows:
+    """Similarity of the two spaces of every layer pair, one panel a measure that the run has.
+
+    `tone` is the place of the value between the lowest (0) and the highest (1) of its panel, whose title names
+    both: the measures have ranges of their own.
+    """
+    rows: Rows = []
+    main = records.layers.filter((pl.col("comparison") == "main") & (pl.col("side") == "A")).sort("layer", "best_layer")
+    for measure, title in SPACES.items():
+        known = main.filter(pl.col(measure).is_not_null() & pl.col(measure).is_not_nan())
+        if known.is_empty():
+            continue
+        values = known.get_column(measure)
+        low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
+        for row in known.iter_rows(named=True):
+            rows.append(
+                {
+                    "panel": f"{title}, {number(low)} to {number(high)}",
+                    "measure": measure,
+                    "a": row["layer"],
+                    "b": row["best_layer"],
+                    "value": short(row[measure]),
+                    "tone": short((row[measure] - low) / (high - low) if high > low else 0.5),
+                    "n": row["n_pairs"] if measure.startswith("decoder") else None,
                 }
             )
     return rows
@@ -195,9 +231,9 @@ def depths(records: RunRecords) -> Rows:
                         "panel": panel(records, side, "sae"),
                         "series": series,
                         "layer": row["layer"],
-                        "depth": _short((row["layer"] + 1) / n_own),
+                        "depth": short((row["layer"] + 1) / n_own),
                         "n": row["n"],
-                        **{key: _short(row[key]) for key in ("mean", "low", "high")},
+                        **{key: short(row[key]) for key in ("mean", "low", "high")},
                     }
                 )
     return rows
@@ -232,9 +268,9 @@ def quality(records: RunRecords) -> Rows:
                     "variant": variant(records, row),
                     "dictionary": model if row["label"] == "sae" else f"{model} ({row['label']})",
                     "layer": row["layer"],
-                    "value": _short(value),
+                    "value": short(value),
                     "passed": bool(row["passed"]),
-                    "depth": _short((row["layer"] + 1) / records.n_layers(model)),
+                    "depth": short((row["layer"] + 1) / records.n_layers(model)),
                 }
             )
     return rows
@@ -288,11 +324,12 @@ def stage_groups(records: HasRun) -> Rows:
         {
             **group,
             "stage": f"{group['stage']} ({group['stages']}\u00d7)" if group["stages"] > 1 else group["stage"],
-            "seconds": _short(group["seconds"]),
+            "seconds": short(group["seconds"]),
         }
         for group in groups.values()
     ]
 
 
-def _short(value: float | None) -> float | None:
+def short(value: float | None) -> float | None:
+    """Four digits after the point; None where the value is missing or undefined."""
     return None if value is None or not np.isfinite(value) else round(float(value), 4)

@@ -1,28 +1,40 @@
-"""Every figure of the page, in its order."""
+"""Every figure of the pages of a comparison, in their order; one without rows is left out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from homolog.report.calibration_charts import calibration_figure, criteria_figure, variance_figure
 from homolog.report.figure import Figure
-from homolog.report.layer_charts import depth_figure, layer_figure
+from homolog.report.layer_charts import depth_figure, layer_figure, spaces_figure
 from homolog.report.match_charts import distribution_figure, neuron_figure, share_figure, summary_figure
-from homolog.report.records import RunRecords
+from homolog.report.overview import shared_figure
+from homolog.report.records import ComparisonRecords, RunRecords
 from homolog.report.run_charts import quality_figure, stage_figure
 
-__all__ = ["Figure", "all_figures"]
+__all__ = ["Figure", "pair_figures", "run_figures"]
 
 
-def all_figures(records: RunRecords) -> list[Figure]:
-    """Every figure that the records allow, in the order of the page; one without rows is left out."""
+def pair_figures(records: RunRecords) -> list[Figure]:
+    """The figures about two models."""
     makers: Sequence[Callable[[RunRecords], Figure | None]] = (
+        criteria_figure,
         summary_figure,
+        calibration_figure,
         distribution_figure,
         share_figure,
         neuron_figure,
         layer_figure,
+        spaces_figure,
         depth_figure,
         quality_figure,
-        stage_figure,
     )
+    return [figure for make in makers if (figure := make(records)) is not None]
+
+
+def run_figures(records: ComparisonRecords) -> list[Figure]:
+    """The figures about the whole run, of which that of all pairs is for more than two models."""
+    makers: Sequence[Callable[[ComparisonRecords], Figure | None]] = (variance_figure, stage_figure)
+    if len(records.compared) > 2:
+        makers = (shared_figure, *makers)
     return [figure for make in makers if (figure := make(records)) is not None]

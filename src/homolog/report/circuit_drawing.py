@@ -19,9 +19,9 @@ import altair as alt
 
 from homolog.report import theme
 from homolog.report.circuit_records import CARRIER, COPIER, MATCHER, ROLES, CircuitRecords, Row, place_of
-from homolog.report.circuit_words import component_words, interval_words, listed, short_label
+from homolog.report.circuit_words import component_words, interval_words, short_label
 from homolog.report.figure import Figure, finish, panels, tips
-from homolog.report.wording import number, percent
+from homolog.report.wording import listed, number, percent
 
 Rows = list[dict[str, Any]]
 

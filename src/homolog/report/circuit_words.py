@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from homolog.report.circuit_records import CARRIER, COPIER, MATCHER, ROLES, CircuitRecords, Row, place_of
-from homolog.report.wording import MISSING, is_number, number, percent
+from homolog.report.wording import MISSING, is_number, listed, number, percent
 
 CORRUPTION_WORDS: Mapping[str, str] = {
     "replace_B": "another B",
@@ -75,11 +75,6 @@ def interval_words(row: Row, name: str, digits: int = 2) -> str:
         return MISSING
     low, high = row.get(f"{name}_lo"), row.get(f"{name}_hi")
     return f"{number(row[name], digits)} ({number(low, digits)} to {number(high, digits)})"
-
-
-def listed(items: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def task_words(records: CircuitRecords) -> str:

@@ -1,9 +1,9 @@
-"""What the tables say, in words: the headline of each direction, the order of the rows, the verdict.
+"""What the tables say, in words: the verdict of each direction, its numbers, and the order of the controls.
 
-Expected order, from the paper and from later work on its pitfalls: the main comparison lies well above its
-baselines (untrained model, rotated dictionary) and not above its skylines (second dictionary seed, second
-training seed), and neurons stay near their own random baseline.  Everything here is computed from the
-tables.
+The verdict is the run's own, as the command line prints it; nothing here judges again.  The order of the
+rows explains it.  Expected, from the paper and from later work on its pitfalls: the main comparison lies well
+above its baselines (untrained model, rotated dictionary) and not above its skylines (second dictionary seed,
+second training seed), and neurons stay near their own random baseline.
 
     well above:  lower end of one interval above the upper end of the other, and means at least `MARGIN` apart
     above:       the means in that order, but one of the two does not hold
@@ -17,42 +17,32 @@ from typing import Any
 
 import polars as pl
 
-from homolog.report.records import RunRecords, base_name
-from homolog.report.wording import CLOSE, comparison_of, in_order, number, percent
+from homolog.report.calibration_rows import Rows, criteria
+from homolog.report.records import RunRecords, Verdict, base_name
+from homolog.report.wording import CLOSE, comparison_of, in_order, listed, number, percent
 
-STRATUM = "all"  # the paper filters no features; the other strata stand in the table
 MARGIN = 0.1
-SKYLINE_FLOOR = 0.75  # below it, two dictionary seeds disagree so much that no other row can be read
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Headline:
-    """One direction of the main comparison, with its controls.
+class Card:
+    """The numbers of one direction.
 
-    share: of the defined features, those whose best partner has r > 0.7; bars: (plain name, role, share) of
-    the main row and of each control, in the page's order.
+    shared: its row of shared.parquet; bars: (plain name, role, share of alive features with a homolog) of the
+    main comparison and of each control that was judged, in the page's order; mean: of the best r, in words.
     """
 
-    side: str
-    source: str
-    target: str
-    row: Row
+    verdict: Verdict
+    shared: Row
     bars: list[tuple[str, str, float]]
+    mean: str
 
     @property
-    def share(self) -> float:
-        return float(self.row["share_above_07"])
-
-    @property
-    def sentence(self) -> str:
-        row = self.row
-        return (
-            f"The best partner correlates with r = {number(row['mean'])} on average "
-            f"(95% interval {interval(row, 'mean')}), "
-            f"median {number(row['median'])} ({interval(row, 'median')})."
-        )
+    def interval(self) -> str:
+        """The 95 % interval of the share; an en dash for an end that is undefined."""
+        return f"{percent(self.shared['lo'])} to {percent(self.shared['hi'])}"
 
 
 @dataclass(frozen=True)
@@ -66,20 +56,16 @@ class Check:
     outcome: str
     details: list[str]
 
-    @property
-    def sentence(self) -> str:
-        return f"{self.expectation}: {self.outcome}. Means: {'; '.join(self.details)}."
-
 
 @dataclass(frozen=True)
 class Findings:
-    """status: "clear" (gates and order hold), "caution" (the order does not) or "none" (no verdict)."""
+    """verdicts: of both directions; order: how many expectations hold, in a sentence; notes: why some do not."""
 
-    status: str
-    title: str
-    reasons: list[str]
-    headlines: list[Headline]
+    verdicts: list[Verdict]
+    cards: list[Card]
     checks: list[Check]
+    order: str
+    notes: list[str]
 
 
 def interval(row: Row, statistic: str, digits: int = 2) -> str:
@@ -88,36 +74,51 @@ def interval(row: Row, statistic: str, digits: int = 2) -> str:
 
 
 def findings(records: RunRecords) -> Findings:
-    """The headlines, the checks of the order, and the verdict they allow."""
-    headlines = [line for side in "AB" if (line := _headline(records, side)) is not None]
+    """Verdicts, numbers, and the checks of the order with what explains them."""
+    verdicts = [records.verdict(records.model_of(side), records.partner_of(side)) for side in "AB"]
+    shares = criteria(records)
+    cards = [card for side in "AB" if (card := _card(records, side, shares)) is not None]
     checks = order_checks(records)
-    gates = failed_gates(records)
-    broken = [check for check in checks if check.outcome == "no"]
-    weak = [check for check in checks if check.outcome == "weakly"]
-    unread = _unreadable(records)
-    why = _why_untrained_models_match(records) if checks[0].outcome in ("no", "weakly") else []
+    notes = _why_untrained_models_match(records) if checks[0].outcome in ("no", "weakly") else []
     if checks[-1].outcome in ("no", "weakly"):
-        why += _why_neurons_match(records)
-    if gates or unread or not headlines:
-        reasons = [*gates, *unread, *(check.sentence for check in broken), *why]
-        return Findings(
-            "none",
-            "No verdict from this run",
-            reasons or ["the main comparison is missing"],
-            headlines,
-            checks,
-        )
-    if broken:
-        reasons = [*(check.sentence for check in (*broken, *weak)), *why]
-        return Findings("caution", "The rows are not in the expected order", reasons, headlines, checks)
-    unmeasured = sum(check.outcome == "not measured" for check in checks)
-    reasons = [*(check.sentence for check in weak), *why]
-    if unmeasured:
-        reasons.append(f"{unmeasured} of {len(checks)} expectations could not be checked: their controls were not run.")
-    title = (
-        "The controls are in the expected order" if not (weak or unmeasured) else "The controls hold, with reservations"
+        notes += _why_neurons_match(records)
+    return Findings(verdicts, cards, checks, order_sentence(checks), notes)
+
+
+def homolog_words(records: RunRecords) -> str:
+    """What the recipe calls a homolog."""
+    fdr, least = records.setting("fdr"), records.setting("homolog_r")
+    rate = "" if fdr is None else f", at a false discovery rate of {percent(fdr)}"
+    high = "" if least is None else f" and whose r is at least {number(least)}"
+    return f"A homolog is a match that is above what chance reaches at its firing frequency{rate}{high}."
+
+
+def order_sentence(checks: list[Check]) -> str:
+    """How many of the expectations hold, hold weakly, fail, and were not measured."""
+    count = {outcome: sum(check.outcome == outcome for check in checks) for outcome in ("yes", "weakly", "no")}
+    parts = [f"{count['yes']} of {len(checks)} expectations hold"]
+    parts += [f"{count['weakly']} only weakly"] if count["weakly"] else []
+    parts += [f"{count['no']} {'does' if count['no'] == 1 else 'do'} not"] if count["no"] else []
+    rest = len(checks) - sum(count.values())
+    return f"{listed(parts)}." + (f" {rest} could not be checked: their controls were not run." if rest else "")
+
+
+def _card(records: RunRecords, side: str, shares: Rows) -> Card | None:
+    source, target = records.model_of(side), records.partner_of(side)
+    shared, main = records.shared_row(source, target), records.summary_row("main", side)
+    if shared is None or main is None:
+        return None
+    own = {row["comparison"]: row["share"] for row in shares if row["side"] == side and row["criterion"] == "homolog"}
+    bars = [
+        (comparison_of(name).plain, comparison_of(name).role, shared["share"] if name == "main" else own[name])
+        for name in own
+    ]
+    mean = (
+        f"The best partner correlates with r = {number(main['mean'])} on average (95% interval "
+        f"{interval(main, 'mean')}), median {number(main['median'])} ({interval(main, 'median')}), "
+        f"over all features."
     )
-    return Findings("clear" if not (weak or unmeasured) else "caution", title, reasons, headlines, checks)
+    return Card(records.verdict(source, target), shared, bars, mean)
 
 
 def _why_untrained_models_match(records: RunRecords) -> list[str]:
@@ -142,7 +143,7 @@ def _why_untrained_models_match(records: RunRecords) -> list[str]:
         sentences.append(
             f"{share} of {records.model_of(side)}'s features follow one current token (r > {CLOSE} with it); any model "
             f"that embeds tokens has those, trained or not. Over the other {len(others):,} features the mean is "
-            f"{number(others['main'].mean())} in the other architecture and "
+            f"{number(others['main'].mean())} in the other model and "
             f"{number(others['random-model'].mean())} in the untrained model."
         )
     return sentences
@@ -160,46 +161,12 @@ def _why_neurons_match(records: RunRecords) -> list[str]:
     ]
 
 
-def row_of(records: RunRecords, comparison: str, side: str, stratum: str = STRATUM) -> Row | None:
-    """The summary row of a comparison for the features of side "A" or "B"; None when it was not measured."""
-    rows = records.summary.filter(
-        (pl.col("comparison") == comparison) & (pl.col("side") == side) & (pl.col("stratum") == stratum)
-    )
-    return rows.row(0, named=True) if rows.height else None
-
-
-def _headline(records: RunRecords, side: str) -> Headline | None:
-    row = row_of(records, "main", side)
-    if row is None:
-        return None
-    bars = []
-    for name in records.comparisons("sae"):
-        other = row_of(records, name, side)
-        if other is not None:
-            comparison = comparison_of(name)
-            bars.append((comparison.plain, comparison.role, float(other["share_above_07"])))
-    return Headline(side, records.model_of(side), str(row["best_model"]), row, bars)
-
-
-def failed_gates(records: RunRecords) -> list[str]:
-    """A sentence on each dictionary of the pair itself that misses its quality gates."""
-    own = _own_dictionaries(records)
-    failed = own.filter(~pl.col("passed"))
-    if failed.is_empty():
-        return []
-    sentences = [f"{failed.height} of the {own.height} dictionaries compared miss their quality gates."]
-    for row in failed.sort("model", "layer").iter_rows(named=True):
-        sentences.append(f"{row['model']}, block {row['layer']}: {row['reason'] or 'no reason recorded'}")
-    return sentences
-
-
 def failed_controls(records: RunRecords) -> list[str]:
     """A sentence on each control whose dictionaries miss their gates, untrained models apart."""
-    own = {(row["model"], row["label"]) for row in _own_dictionaries(records).iter_rows(named=True)}
-    failed = records.saes.filter(~pl.col("passed"))
+    controls = ~(pl.col("model").is_in(records.pair) & (pl.col("label") == "sae"))
     counts: dict[str, int] = {}
-    for row in failed.iter_rows(named=True):
-        if (row["model"], row["label"]) not in own and base_name(row["model"]) not in records.untrained():
+    for row in records.saes.filter(controls & ~pl.col("passed")).iter_rows(named=True):
+        if base_name(row["model"]) not in records.untrained():
             name = row["model"] if row["label"] == "sae" else f"{row['model']} ({row['label']})"
             counts[name] = counts.get(name, 0) + 1
     return [
@@ -208,30 +175,14 @@ def failed_controls(records: RunRecords) -> list[str]:
     ]
 
 
-def _own_dictionaries(records: RunRecords) -> pl.DataFrame:
-    return records.saes.filter(pl.col("model").is_in(records.pair) & (pl.col("label") == "sae"))
-
-
-def _unreadable(records: RunRecords) -> list[str]:
-    sentences = []
-    for side in "AB":
-        row = row_of(records, "sae-seed", side)
-        if row is not None and not row["mean"] >= SKYLINE_FLOOR:
-            sentences.append(
-                f"Two dictionaries of {records.model_of(side)} from different seeds agree only to a mean of "
-                f"{number(row['mean'])}, below {SKYLINE_FLOOR}: every other row is held down by that."
-            )
-    return sentences
-
-
 def order_checks(records: RunRecords) -> list[Check]:
     """The expectations of the module's opening, each for both directions."""
     checks = []
     for baseline in ("random-model", "rotated"):
-        text = f"The other architecture is well above {_mid_sentence(baseline)}"
+        text = f"The other model is well above {_mid_sentence(baseline)}"
         checks.append(_check(records, text, "main", baseline, MARGIN))
     for skyline in ("model-seed", "sae-seed"):
-        text = f"The other architecture is not above {_mid_sentence(skyline)}"
+        text = f"The other model is not above {_mid_sentence(skyline)}"
         checks.append(_check(records, text, skyline, "main", None))
     checks.append(_neuron_check(records))
     return checks
@@ -250,7 +201,7 @@ def _check(records: RunRecords, text: str, upper: str, lower: str, margin: float
     """Is `upper` above `lower` in both directions?  margin None: it is enough not to be clearly below."""
     outcomes, details = [], []
     for side in "AB":
-        high, low = row_of(records, upper, side), row_of(records, lower, side)
+        high, low = records.summary_row(upper, side), records.summary_row(lower, side)
         if high is None or low is None:
             continue
         separate = high["mean_lo"] > low["mean_hi"]
@@ -269,7 +220,7 @@ def _check(records: RunRecords, text: str, upper: str, lower: str, margin: float
 def _neuron_check(records: RunRecords) -> Check:
     outcomes, details = [], []
     for side in "AB":
-        neurons, baseline = row_of(records, "neurons", side), row_of(records, "neurons-random", side)
+        neurons, baseline = records.summary_row("neurons", side), records.summary_row("neurons-random", side)
         if neurons is None or baseline is None:
             continue
         excess = neurons["mean"] - baseline["mean"]
@@ -283,22 +234,6 @@ def _worst(outcomes: list[str]) -> str:
         if outcome in outcomes:
             return outcome
     return "not measured"
-
-
-def headline_sentences(lines: list[Headline]) -> list[str]:
-    """The headline in plain words, one sentence a direction, each with its untrained or rotated control."""
-    sentences = []
-    for line in lines:
-        baselines = [
-            f"{percent(share)} in {name[0].lower()}{name[1:]}" for name, role, share in line.bars if role == "baseline"
-        ]
-        listed = " and ".join([", ".join(baselines[:-1]), baselines[-1]]) if len(baselines) > 1 else "".join(baselines)
-        against = f", against {listed}" if listed else ""
-        sentences.append(
-            f"{percent(line.share)} of {line.source}\u2019s features have a close partner "
-            f"(r > {CLOSE}) in {line.target}{against}."
-        )
-    return sentences
 
 
 def ordered_summary(records: RunRecords) -> list[Row]:

@@ -59,6 +59,44 @@ def _cell_layers(rows: list[dict[str, Any]], a: str, b: str) -> list[alt.Chart]:
     return layers
 
 
+def spaces_figure(records: RunRecords) -> Figure | None:
+    """CKA and SVCCA of the residual streams, RSA and SVCCA of decoder directions, for every layer pair."""
+    rows = aggregate.spaces(records)
+    if not rows:
+        return None
+    a, b = records.pair
+    band = alt.Scale(paddingInner=0.08, paddingOuter=0.04)
+    x = alt.X(
+        "b:O",
+        title=f"block of {b}",
+        scale=band,
+        axis=alt.Axis(labelAngle=0, labelOverlap=True, grid=False, ticks=False),
+    )
+    upward = alt.Axis(grid=False, ticks=False, labelOverlap=True)
+    y = alt.Y("a:O", title=f"block of {a}", sort="descending", scale=band, axis=upward)
+    ends = "datum.value == 0 ? 'lowest' : datum.value == 1 ? 'highest' : ''"
+    legend = alt.Legend(title="in its panel", values=[0, 1], labelExpr=ends, gradientLength=120)
+    colour = alt.Color("tone:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]), legend=legend)
+    tip = tips(("a", a, ""), ("b", b, ""), ("value", "value", ".3f"), ("n", "matched pairs", ","))
+    layers = [alt.Chart().mark_rect().encode(x, y, colour, tooltip=tip)]
+    if len({row["b"] for row in rows}) <= 12 and len({row["a"] for row in rows}) <= 12:
+        ink = alt.condition("datum.tone > 0.55", alt.value("#101010"), alt.value("#fdfdfd"))
+        text = alt.Chart().mark_text(fontSize=10.5, tooltip=False)
+        layers.append(text.encode(x, y, text=alt.Text("value:Q", format=".2f"), color=ink))
+    chart = panels(layers, rows, height=min(420, max(150, 38 * len({row["a"] for row in rows}))))
+    missing = [title for measure, title in aggregate.SPACES.items() if measure not in {row["measure"] for row in rows}]
+    return Figure(
+        "spaces",
+        "Are the spaces of these blocks alike?",
+        "Each cell compares one block of each model without asking which feature matches which: the residual streams "
+        "on the same tokens, and the decoder directions of matched features. Colours run from the lowest to the "
+        "highest value of each panel, which its title names."
+        + (f" Not measured in this run: {'; '.join(missing)}." if missing else ""),
+        f"Heatmaps of the similarity of every pair of blocks. {'; '.join(dict.fromkeys(r['panel'] for r in rows))}.",
+        finish(chart, rows, axes=58),
+    )
+
+
 def depth_figure(records: RunRecords) -> Figure | None:
     """Relative depth of features and of their best matches."""
     rows = aggregate.depths(records)

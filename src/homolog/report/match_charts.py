@@ -70,7 +70,7 @@ def summary_figure(records: RunRecords) -> Figure | None:
         "summary",
         "Every comparison at a glance",
         "Each dot is the mean and each diamond the median over all defined features, with its 95% interval; "
-        "the other architecture should lie well right of both baselines and not right of the two skylines "
+        "the other model should lie well right of both baselines and not right of the two skylines "
         "above it.",
         f"Dot plot of mean best correlations. {text}.",
         finish(chart, rows, axes=132),

@@ -4,8 +4,9 @@
 old pages or the new ones.  The same run folder gives the same bytes: a page carries no time of its own and
 leaves out the stage that builds it.
 
-    a comparison                 index.html
-    a comparison with circuits   index.html, with their summary, and circuits.html
+    a comparison of two models   index.html
+    of more                      index.html, all pairs side by side, and pair-A--B.html for each
+    with circuits                their summary in index.html, and circuits.html
     circuits alone               index.html, which is the page of the circuits
 """
 
@@ -21,12 +22,13 @@ from typing import Any
 
 import jinja2
 
-from homolog.report import circuit_tables, circuit_words, export, tables, theme, wording
-from homolog.report.charts import Figure, all_figures
+from homolog.report import circuit_tables, circuit_words, export, overview, tables, theme, wording
+from homolog.report.charts import Figure, pair_figures, run_figures
 from homolog.report.circuit_charts import circuit_figures
 from homolog.report.circuit_records import CircuitRecords, read_circuits
-from homolog.report.findings import findings, headline_sentences
-from homolog.report.records import HasRun, RunRecords, read_run
+from homolog.report.findings import findings, homolog_words
+from homolog.report.overview import PairPage
+from homolog.report.records import ComparisonRecords, HasRun, RunRecords, read_comparison, read_run
 from homolog.report.run_charts import stage_figure
 from homolog.storage.atomic import PARTIAL_PREFIX, user_errors
 from homolog.storage.run_folder import RunFolder
@@ -41,7 +43,9 @@ MATCH_FILES = (
     ("layers.parquet", "one row a layer pair"),
     ("summary.parquet", "one row a comparison, direction and stratum"),
     ("saes.parquet", "one row a dictionary"),
+    ("shared.parquet", "one row an ordered pair of models, with its verdict"),
 )
+VARIANCE_FILE = ("variance.parquet", "one row a model and factor")
 CIRCUIT_FILES = (
     ("circuits.parquet", "one row a model and its circuit"),
     ("effects.parquet", "one row a patch and metric"),
@@ -55,14 +59,14 @@ RUN_FILE = ("run.json", "recipe, versions, stages, checksums")
 def write_report(run_path: Path | str) -> Path:
     """Build run/report/ from the tables of the run folder; returns the path of its index.html.
 
-    Writes index.html (and circuits.html beside it for a comparison with circuits), figures/NAME.svg, .png and .vl.json,
-    and assets/; an earlier report is replaced.  Raises `InputError` when run.json or a table is missing or unusable, or
-    when nothing can be written there.
+    Writes index.html (and beside it a page a pair for more than two models, and circuits.html for a comparison with
+    circuits), figures/NAME.svg, .png and .vl.json (figures/pair-A--B/ for pairs), and assets/; an earlier report is
+    replaced.  Raises `InputError` when run.json or a table is missing or unusable, or nothing can be written there.
     """
     circuits = read_circuits(run_path)
     folder = RunFolder(Path(run_path))
     alone = circuits is not None and not any((folder.path / name).is_file() for name, _ in MATCH_FILES)
-    records = None if alone else read_run(run_path)
+    records = None if alone else read_comparison(run_path)
     final = folder.report_folder
     building = final.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-report")
     with user_errors(final):
@@ -76,30 +80,39 @@ def write_report(run_path: Path | str) -> Path:
     return final / "index.html"
 
 
-def _build(records: RunRecords | None, circuits: CircuitRecords | None, folder: Path) -> None:
-    drawn = circuit_figures(circuits) if circuits is not None else []
-    pages = {}
-    if records is not None:
-        figures = all_figures(records)
-        pages["index.html"] = render(
-            records, [*figures, *(figure for figure in drawn if figure.name == "circuits")], circuits
-        )
-        if circuits is not None:
-            pages["circuits.html"] = render_circuits(circuits, drawn, alone=False)
-    else:
-        assert circuits is not None
-        stages = stage_figure(circuits)
-        figures = [stages] if stages is not None else []
-        pages["index.html"] = render_circuits(circuits, [*drawn, *figures], alone=True)
-    (folder / "figures").mkdir()
+def _build(records: ComparisonRecords | None, circuits: CircuitRecords | None, folder: Path) -> None:
+    """Write pages, figures and assets into `folder`; tables of one pair at a time are in memory."""
     (folder / "assets").mkdir()
-    for figure in [*figures, *drawn]:
-        export.save_figure(figure.spec, folder / "figures", figure.name)
     for name in ("report.css", "report.js"):
         (folder / "assets" / name).write_text(_template_text(name), "utf-8")
     (folder / "assets" / "vega.js").write_text(export.vega_script(), "utf-8")
-    for name, text in pages.items():
-        (folder / name).write_text(text, "utf-8")
+    drawn = circuit_figures(circuits) if circuits is not None else []
+    if records is None:
+        assert circuits is not None
+        stages = stage_figure(circuits)
+        figures = [*drawn, *([stages] if stages is not None else [])]
+        return _write(folder, "index.html", render_circuits(circuits, figures, alone=True), figures)
+    summary = [*run_figures(records), *(figure for figure in drawn if figure.name == "circuits")]
+    if len(records.compared) == 2:
+        of_pair = read_run(records.path)
+        figures = [*pair_figures(of_pair), *summary]
+        _write(folder, "index.html", render(of_pair, figures, circuits), figures)
+    else:
+        pages = overview.pair_pages(records)
+        for page in pages:
+            of_pair = read_run(records.path, page.pair)
+            figures = pair_figures(of_pair)
+            _write(folder, page.file, render_pair(of_pair, figures, page), figures, page.figures)
+        _write(folder, "index.html", render_overview(records, summary, pages, circuits), summary)
+    if circuits is not None:
+        _write(folder, "circuits.html", render_circuits(circuits, drawn, alone=False), drawn)
+
+
+def _write(folder: Path, name: str, text: str, figures: list[Figure], place: str = "figures") -> None:
+    (folder / name).write_text(text, "utf-8")
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    for figure in figures:
+        export.save_figure(figure.spec, folder / place, figure.name)
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -147,38 +160,87 @@ def _rendered(template: str, names: Iterable[str], **values: Any) -> str:
         "separators": (",", ":"),
         "ensure_ascii": False,
     }
-    return environment.get_template(template).render(swap=theme.SWAP, citation=CITATION, **values)
+    values = {"swap": theme.SWAP, "citation": CITATION, "figure_folder": "figures"} | values
+    return environment.get_template(template).render(**values)
 
 
 def render(records: RunRecords, figures: list[Figure], circuits: CircuitRecords | None = None) -> str:
-    """The text of the comparison's index.html; everything that comes from the run is escaped."""
-    found = findings(records)
+    """The text of index.html for two models; everything that comes from the run is escaped."""
     return _rendered(
-        "index.html.j2",
+        "pair.html.j2",
         records.pair,
         **_about_run(records),
-        name=records.name,
-        pair=records.pair,
-        found=found,
-        sentences=headline_sentences(found.headlines),
-        intervals={line.side: tables.share_interval(line.row) for line in found.headlines},
+        **_of_pair(records),
+        **_of_models(records, circuits),
         figures={figure.name: figure for figure in figures},
-        close=wording.CLOSE,
-        comparisons=[
+        warnings=tables.warnings_of(records),
+        overview=None,
+    )
+
+
+def render_pair(records: RunRecords, figures: list[Figure], page: PairPage) -> str:
+    """The text of the page of one pair of several; everything that comes from the run is escaped."""
+    return _rendered(
+        "pair.html.j2",
+        records.pair,
+        **_of_pair(records),
+        name=records.name,
+        figures={figure.name: figure for figure in figures},
+        figure_folder=page.figures,
+        circuits=None,
+        overview=overview.title(records),
+    )
+
+
+def render_overview(
+    records: ComparisonRecords, figures: list[Figure], pages: list[PairPage], circuits: CircuitRecords | None = None
+) -> str:
+    """The text of index.html for more than two models; everything that comes from the run is escaped."""
+    return _rendered(
+        "overview.html.j2",
+        records.compared,
+        **_about_run(records),
+        **_of_models(records, circuits),
+        title=overview.title(records),
+        figures={figure.name: figure for figure in figures},
+        shared=overview.shared_table(records),
+        pages=pages,
+        warnings=tables.noted_warnings(records),
+    )
+
+
+def _of_pair(records: RunRecords) -> dict[str, Any]:
+    """What the page of two models says of them."""
+    return {
+        "pair": records.pair,
+        "found": findings(records),
+        "homolog": homolog_words(records),
+        "comparisons": [
             wording.comparison_of(name)
             for name in wording.in_order(records.summary.get_column("comparison").unique().to_list())
         ],
-        summary=[tables.summary_table(records, stratum) for stratum in tables.strata(records)],
-        best=[tables.best_shared(records, side) for side in "AB"],
-        enough=tables.ENOUGH_TOKENS,
-        own_dictionaries=tables.dictionary_table(records, own=True),
-        other_dictionaries=tables.dictionary_table(records, own=False),
-        models=tables.model_table(records),
-        corpus=tables.corpus_rows(records),
-        warnings=tables.warnings_of(records),
-        files=[*MATCH_FILES, *(CIRCUIT_FILES if circuits is not None else ()), RUN_FILE],
-        circuits=None if circuits is None else _circuit_summary(circuits),
-    )
+        "summary": [tables.summary_table(records, stratum) for stratum in tables.strata(records)],
+        "best": [tables.best_shared(records, side) for side in "AB"],
+        "enough": tables.ENOUGH_TOKENS,
+        "own_dictionaries": tables.dictionary_table(records, own=True),
+        "other_dictionaries": tables.dictionary_table(records, own=False),
+    }
+
+
+def _of_models(records: ComparisonRecords, circuits: CircuitRecords | None) -> dict[str, Any]:
+    """What index.html says of all models, and its files."""
+    return {
+        "name": records.name,
+        "models": tables.model_table(records),
+        "corpus": tables.corpus_rows(records),
+        "circuits": None if circuits is None else _circuit_summary(circuits),
+        "files": [
+            *MATCH_FILES,
+            *([] if records.variance.is_empty() else [VARIANCE_FILE]),
+            *(CIRCUIT_FILES if circuits is not None else ()),
+            RUN_FILE,
+        ],
+    }
 
 
 def render_circuits(records: CircuitRecords, figures: list[Figure], *, alone: bool) -> str:
@@ -229,5 +291,5 @@ def _title(records: CircuitRecords) -> str:
     names = records.models
     if len(names) == 1:
         return f"How does {names[0]} repeat what it has seen?"
-    several = circuit_words.listed(names) if len(names) == 2 else f"{len(names)} models"
+    several = wording.listed(names) if len(names) == 2 else f"{len(names)} models"
     return f"How do {several} repeat what they have seen?"

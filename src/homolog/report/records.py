@@ -1,4 +1,8 @@
-"""The records of a run, as the report reads them: run.json and four parquet tables, checked and typed.
+"""The records of a run, as the report reads them: run.json and the parquet tables, checked and typed.
+
+A page is about one pair of the compared models, so the tables are read for one pair: rows about another
+compared model, its untrained twin or its second seed are left out.  Of matches, by far the largest table,
+only the rows and columns that a page needs are read.
 
 Two things are added to the tables.  `side` says whose features a row is about: "A" or "B" for the two models
 of the pair, null for rows about another model's features (a control read backwards); figures show sides A
@@ -8,7 +12,9 @@ blocks passed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,64 +22,25 @@ from typing import Any, Protocol, runtime_checkable
 import polars as pl
 
 from homolog.errors import InputError
-from homolog.report.wording import in_order
-from homolog.storage.run_folder import RunFolder
+from homolog.report.wording import is_number, listed, shown
+from homolog.storage.run_folder import RunFolder, folder_name
 
 REQUIRED_COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "matches": (
-        "comparison",
-        "kind",
-        "model",
-        "layer",
-        "feature",
-        "n_active",
-        "freq",
-        "r",
-        "best_model",
-        "best_layer",
-        "best_feature",
-    ),
-    "layers": (
-        "comparison",
-        "kind",
-        "model",
-        "layer",
-        "best_model",
-        "best_layer",
-        "n_features",
-        "n_defined",
-        "mean",
-    ),
-    "summary": (
-        "comparison",
-        "kind",
-        "model",
-        "best_model",
-        "stratum",
-        "n_features",
-        "n_undefined",
-        "mean",
-        "mean_lo",
-        "mean_hi",
-        "median",
-        "median_lo",
-        "median_hi",
-        "share_above_07",
-    ),
-    "saes": (
-        "model",
-        "label",
-        "layer",
-        "kind",
-        "d_sae",
-        "explained_variance",
-        "l0",
-        "dead_share",
-        "loss_recovered",
-        "passed",
-        "reason",
-    ),
+    name: tuple(columns.split())
+    for name, columns in {
+        "matches": "comparison kind model layer feature n_active freq r best_model best_layer best_feature "
+        "null_r q excess mutual partner_layer partner_feature stable homolog",
+        "layers": "comparison kind model layer best_model best_layer n_features n_defined mean "
+        "cka svcca decoder_rsa decoder_svcca n_pairs",
+        "summary": "comparison kind model best_model stratum n_features n_undefined mean mean_lo mean_hi "
+        "median median_lo median_hi share_above_07",
+        "saes": "model label layer kind d_sae explained_variance l0 dead_share loss_recovered passed reason",
+        "shared": "model best_model n_features n_alive share lo hi ceiling mean_r mean_excess share_significant "
+        "share_mutual share_one_to_one share_stable given reason words",
+    }.items()
 }
+VARIANCE_COLUMNS = ("model", "factor", "share", "n")
+STRATUM = "all"  # the paper filters no features; the other strata stand in the table
 
 
 @runtime_checkable
@@ -85,21 +52,30 @@ class HasRun(Protocol):
 
 
 @dataclass(frozen=True)
-class RunRecords:
-    """Everything the report says comes from here.
+class Verdict:
+    """The verdict of one direction, in the words of run.json; `reason` says why where it is not given."""
 
-    run: the contents of run.json, with what it keeps under "facts" at the top level too; pair: names of
-    models A and B; matches, layers, summary: the tables of that name with a column `side` ("A", "B" or
-    null); saes: that table.
+    source: str
+    target: str
+    given: bool
+    reason: str
+    words: str
+
+
+@dataclass(frozen=True)
+class ComparisonRecords:
+    """What a run says as a whole.
+
+    run: the contents of run.json, with what it keeps under "facts" at the top level too; compared: names of
+    the models compared; shared: one row an ordered pair of them, all pairs here, two in `RunRecords`;
+    variance: that table, empty when it was not measured.
     """
 
     path: Path
     run: Mapping[str, Any]
-    pair: tuple[str, str]
-    matches: pl.DataFrame
-    layers: pl.DataFrame
-    summary: pl.DataFrame
-    saes: pl.DataFrame
+    compared: tuple[str, ...]
+    shared: pl.DataFrame
+    variance: pl.DataFrame
 
     @property
     def name(self) -> str:
@@ -108,6 +84,44 @@ class RunRecords:
     @property
     def models(self) -> list[Mapping[str, Any]]:
         return [model for model in self.run.get("models") or [] if isinstance(model, Mapping)]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every two of the compared models once."""
+        return list(itertools.combinations(self.compared, 2))
+
+    def setting(self, name: str) -> float | None:
+        """A number that the recipe sets for matching, such as "fdr"; None where it does not say."""
+        value = _mapping(_mapping(self.run.get("recipe")).get("matching")).get(name)
+        return float(value) if is_number(value) else None
+
+    def verdict(self, source: str, target: str) -> Verdict:
+        """What run.json says of the features of `source` in `target`; withheld where it says nothing."""
+        for entry in self.run.get("verdicts") or []:
+            if isinstance(entry, Mapping) and (entry.get("model"), entry.get("best_model")) == (source, target):
+                words, reason = (str(entry.get(key) or "") for key in ("words", "reason"))
+                return Verdict(source, target, entry.get("given") is True, reason, words)
+        return Verdict(source, target, False, "run.json has none for this direction", "")
+
+    def shared_row(self, source: str, target: str) -> Mapping[str, Any] | None:
+        """The row of `shared` for the features of `source` in `target`."""
+        rows = self.shared.filter((pl.col("model") == source) & (pl.col("best_model") == target))
+        return rows.row(0, named=True) if rows.height else None
+
+
+@dataclass(frozen=True)
+class RunRecords(ComparisonRecords):
+    """What the page of a pair says comes from here.
+
+    pair: names of models A and B; matches, layers, summary: the tables of that name with a column `side`
+    ("A", "B" or null; matches only has rows of A and B); saes: that table; all with the rows of this pair.
+    """
+
+    pair: tuple[str, str]
+    matches: pl.DataFrame
+    layers: pl.DataFrame
+    summary: pl.DataFrame
+    saes: pl.DataFrame
 
     def model_of(self, side: str) -> str:
         """The model whose features side "A" or "B" is about."""
@@ -142,9 +156,16 @@ class RunRecords:
         return 1 + int(highest) if isinstance(highest, int) else 1
 
     def comparisons(self, kind: str) -> list[str]:
-        """Comparisons of kind "sae" or "neuron" with rows about A or B, in the page's order."""
-        rows = self.matches.filter((pl.col("kind") == kind) & pl.col("side").is_not_null())
-        return in_order(rows.get_column("comparison").unique().to_list())
+        """Comparisons of kind "sae" or "neuron" with rows about A or B that figures show, in the page's order."""
+        names = self.matches.filter(pl.col("kind") == kind).get_column("comparison").unique().to_list()
+        return shown(names)
+
+    def summary_row(self, comparison: str, side: str, stratum: str = STRATUM) -> Mapping[str, Any] | None:
+        """The summary of a comparison for the features of side "A" or "B"; None when it was not measured."""
+        rows = self.summary.filter(
+            (pl.col("comparison") == comparison) & (pl.col("side") == side) & (pl.col("stratum") == stratum)
+        )
+        return rows.row(0, named=True) if rows.height else None
 
     def untrained(self) -> set[str]:
         """Models that stand in the random-model comparison without being of the pair."""
@@ -158,33 +179,38 @@ def base_name(model: str) -> str:
     return str(model).split("@")[0]
 
 
-def read_run(path: Path | str) -> RunRecords:
-    """Read the run folder at `path`.
+def read_comparison(path: Path | str) -> ComparisonRecords:
+    """What the run folder at `path` says as a whole; errors as for `read_run`."""
+    folder, run, compared = _opened(path)
+    shared = read_table(folder.table("shared"), REQUIRED_COLUMNS["shared"])
+    variance = folder.table("variance")
+    found = read_table(variance, VARIANCE_COLUMNS) if variance.is_file() else pl.DataFrame()
+    return ComparisonRecords(Path(path), run, compared, shared, found)
+
+
+def read_run(path: Path | str, pair: tuple[str, str] | None = None) -> RunRecords:
+    """Read what the run folder at `path` says of two of its compared models, by default the first two.
 
     Raises `InputError` when the folder, run.json or a table is missing or unreadable, or a table lacks a
     column.
     """
+    whole = read_comparison(path)
     folder = RunFolder(Path(path))
-    run = run_of(folder)
-    files = {
-        "matches": folder.matches,
-        "layers": folder.layers,
-        "summary": folder.summary,
-        "saes": folder.saes_table,
-    }
-    missing = [file.name for file in files.values() if not file.is_file()]
-    if missing:
-        raise InputError(
-            "run folder",
-            str(path),
-            f"the report needs its tables, and {_listed(missing)} missing",
-            "Finish the run first: give `homolog run` or `homolog demo` the same --out again.",
-        )
-    tables = {name: read_table(file, REQUIRED_COLUMNS[name]) for name, file in files.items()}
-    pair = _pair(path, run, tables["summary"])
-    for name in ("matches", "layers", "summary"):
-        tables[name] = _with_side(tables[name], pair)
-    return RunRecords(Path(path), run, pair, **tables)
+    pair = pair or (whole.compared[0], whole.compared[1])
+    matches = _of_pair(folder.matches, whole, pair).filter(pl.col("side").is_not_null())
+    with _readable(folder.matches):
+        chosen = matches.select(*REQUIRED_COLUMNS["matches"], "side").collect()
+    tables = {"matches": chosen}
+    for name in ("layers", "summary"):
+        with _readable(folder.table(name)):
+            tables[name] = _of_pair(folder.table(name), whole, pair).collect()
+    saes = read_table(folder.saes_table, REQUIRED_COLUMNS["saes"])
+    both = pl.col("model").is_in(pair) & pl.col("best_model").is_in(pair)
+    return RunRecords(
+        whole.path, whole.run, whole.compared, whole.shared.filter(both),
+        whole.variance if whole.variance.is_empty() else whole.variance.filter(pl.col("model").is_in(pair)),
+        pair, saes=saes.filter(~pl.col("model").is_in(_foreign(saes["model"].to_list(), whole, pair))), **tables,
+    )  # fmt: skip
 
 
 def run_of(folder: RunFolder) -> dict[str, Any]:
@@ -193,18 +219,59 @@ def run_of(folder: RunFolder) -> dict[str, Any]:
     return _mapping(run.get("facts")) | run
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _listed(names: list[str]) -> str:
-    return f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
-
-
 def read_table(file: Path, columns: tuple[str, ...]) -> pl.DataFrame:
     """A parquet table that has these columns; `InputError` names the file and what is wrong."""
-    try:
+    with _readable(file):
         table = pl.read_parquet(file)
+    _check_columns(file, table.columns, columns)
+    return table
+
+
+def _opened(path: Path | str) -> tuple[RunFolder, dict[str, Any], tuple[str, ...]]:
+    """The folder, run.json and the names of the compared models; every table is there and has its columns."""
+    folder = RunFolder(Path(path))
+    run = run_of(folder)
+    missing = []
+    for name, columns in REQUIRED_COLUMNS.items():
+        file = folder.table(name)
+        if not file.is_file():
+            missing.append(file.name)
+            continue
+        with _readable(file):
+            found = pl.read_parquet_schema(file)
+        _check_columns(file, list(found), columns)
+    if missing:
+        raise InputError(
+            "run folder",
+            str(path),
+            f"the report needs its tables, and {listed(missing)} {'is' if len(missing) == 1 else 'are'} missing",
+            "Finish the run first: give `homolog run` or `homolog demo` the same --out again.",
+        )
+    compared = run.get("compared")
+    if not isinstance(compared, list) or len(compared) < 2:
+        raise InputError(
+            "run.json: compared",
+            compared,
+            "the report needs the names of two compared models or more",
+            "It comes from another version of homolog: run again into a new --out.",
+        )
+    return folder, run, tuple(map(str, compared))
+
+
+def _check_columns(file: Path, found: list[str], columns: tuple[str, ...]) -> None:
+    if absent := [column for column in columns if column not in found]:
+        raise InputError(
+            "table",
+            str(file),
+            f"the report needs its column(s) {', '.join(absent)}",
+            "It comes from another version of homolog: run again into a new --out.",
+        )
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(
             "table",
@@ -212,49 +279,52 @@ def read_table(file: Path, columns: tuple[str, ...]) -> pl.DataFrame:
             f"it is not readable as parquet ({error})",
             "Delete it and run again with the same --out: it is rebuilt.",
         ) from error
-    absent = [column for column in columns if column not in table.columns]
-    if absent:
-        raise InputError(
-            "table",
-            str(file),
-            f"the report needs its column(s) {', '.join(absent)}",
-            "It comes from another version of homolog: run again into a new --out.",
-        )
-    return table
 
 
-def _pair(path: Path | str, run: Mapping[str, Any], summary: pl.DataFrame) -> tuple[str, str]:
-    """The pair named by run.json, else by the first row of the main comparison."""
-    pair = run.get("pair")
-    if isinstance(pair, list | tuple) and len(pair) == 2:
-        return str(pair[0]), str(pair[1])
-    main = summary.filter(pl.col("comparison") == "main")
-    if main.is_empty():
-        raise InputError(
-            "run folder",
-            str(path),
-            "the report needs a main comparison of two models",
-            "Finish the run first: give `homolog run` the same --out again.",
-        )
-    return str(main["model"][0]), str(main["best_model"][0])
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
-def _with_side(table: pl.DataFrame, pair: tuple[str, str]) -> pl.DataFrame:
-    """Add `side`.
+def _of_pair(file: Path, whole: ComparisonRecords, pair: tuple[str, str]) -> pl.LazyFrame:
+    """The rows of a table that this pair's page shows, with `side`."""
+    with _readable(file):
+        keys = pl.scan_parquet(file).select("comparison", "model", "best_model").unique().collect()
+    names = [*keys["model"].to_list(), *keys["best_model"].to_list()]
+    foreign = pl.col("model", "best_model").is_in(_foreign(names, whole, pair))
+    own = keys.filter(~pl.any_horizontal(foreign)).select("comparison", "model").unique()
+    table = pl.scan_parquet(file).filter(~pl.any_horizontal(foreign))
+    return table.join(_sides(own, pair).lazy(), on=["comparison", "model"], how="left", maintain_order="left")
+
+
+def _foreign(names: list[str], whole: ComparisonRecords, pair: tuple[str, str]) -> list[str]:
+    """Those of `names` that stand for other compared models than the pair's: themselves, or as their controls.
+
+    A control that belongs to no compared model, as the recipe has it, is everybody's.
+    """
+    owners: dict[str, set[str]] = {name: {name} for name in whole.compared}
+    for entry in _mapping(whole.run.get("recipe")).get("models") or []:
+        if isinstance(entry, Mapping) and (own := folder_name(str(entry.get("ref")))) in whole.compared:
+            for control in (entry.get("untrained"), entry.get("other_seed")):
+                if control:
+                    owners.setdefault(folder_name(str(control)), set()).add(own)
+    return sorted({name for name in names if not owners.get(base_name(name), set(pair)) & set(pair)})
+
+
+def _sides(keys: pl.DataFrame, pair: tuple[str, str]) -> pl.DataFrame:
+    """The side of each (comparison, model) that has one.
 
     A row belongs to a model of the pair by its exact name; where a comparison has no such row for that
     model, by the name without the dictionary's label (a control stored under "mamba-s0@seed1").
     """
-    keys = table.select("comparison", "model").unique().rows()
-    exact = {(comparison, model) for comparison, model in keys if model in pair}
+    rows = keys.rows()
+    exact = {(comparison, model) for comparison, model in rows if model in pair}
     sides: dict[tuple[str, str], str] = {}
-    for comparison, model in keys:
+    for comparison, model in rows:
         base = base_name(model)
         if model in pair or (base in pair and (comparison, base) not in exact):
             sides[(comparison, model)] = "AB"[pair.index(base if model not in pair else model)]
-    frame = pl.DataFrame(
+    return pl.DataFrame(
         [(comparison, model, side) for (comparison, model), side in sorted(sides.items())],
         schema={"comparison": pl.String, "model": pl.String, "side": pl.String},
         orient="row",
     )
-    return table.join(frame, on=["comparison", "model"], how="left", maintain_order="left")

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from homolog.report import aggregate, wording
 from homolog.report.findings import Row, failed_controls, interval, ordered_summary
-from homolog.report.records import HasRun, RunRecords
+from homolog.report.records import ComparisonRecords, HasRun, RunRecords
 from homolog.report.wording import MISSING
 
 BEST_ROWS = 12
@@ -46,13 +46,6 @@ def noted_warnings(records: HasRun) -> list[str]:
     """Warnings the run recorded, and files it had to build again."""
     rebuilt = [f"Built again: {item}" for item in records.run.get("rebuilt") or []]
     return [*(str(item) for item in records.run.get("warnings") or []), *rebuilt]
-
-
-def share_interval(row: Row) -> str:
-    """The interval of the share of close partners where the summary has one, else an empty text."""
-    low, high = row.get("share_above_07_lo"), row.get("share_above_07_hi")
-    both = wording.is_number(low) and wording.is_number(high)
-    return f"{wording.percent(low)} to {wording.percent(high)}" if both else ""
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
@@ -108,27 +101,43 @@ def named(text: str, names: tuple[str, ...]) -> Markup:
 
 def best_shared(records: RunRecords, side: str) -> Table:
     """The closest pairs of the main comparison among features active at `ENOUGH_TOKENS` tokens or more."""
-    main = records.matches.filter((pl.col("comparison") == "main") & pl.col("r").is_finite())
-    own = main.filter((pl.col("side") == side) & (pl.col("n_active") >= ENOUGH_TOKENS))
+    own = records.matches.filter(
+        (pl.col("comparison") == "main")
+        & (pl.col("side") == side)
+        & pl.col("r").is_finite()
+        & (pl.col("n_active") >= ENOUGH_TOKENS)
+    )
     own = own.sort(["r", "layer", "feature"], descending=[True, False, False]).head(BEST_ROWS)
-    back = {
-        (row["layer"], row["feature"]): (row["best_layer"], row["best_feature"])
-        for row in main.filter(pl.col("side") == "BA"["AB".index(side)])
-        .select("layer", "feature", "best_layer", "best_feature")
-        .iter_rows(named=True)
-    }
     rows = [
         [
             f"{row['layer']} / {row['feature']}",
             f"{row['best_layer']} / {row['best_feature']}",
             wording.number(row["r"], 3),
+            wording.number(row["excess"], 3),
+            wording.chance(row["q"]),
             f"{100 * row['freq']:.2f}%",
-            "yes" if back.get((row["best_layer"], row["best_feature"])) == (row["layer"], row["feature"]) else "no",
+            _mark(row["mutual"]),
+            _mark(row["partner_layer"] == row["best_layer"] and row["partner_feature"] == row["best_feature"]),
+            _mark(row["stable"]),
         ]
         for row in own.iter_rows(named=True)
     ]
-    columns = [records.model_of(side), records.partner_of(side), "r", "Active", "Mutual"]
-    return Table(f"Features of {records.model_of(side)}", columns, rows, frozenset({2, 3}))
+    columns = [
+        records.model_of(side),
+        records.partner_of(side),
+        "r",
+        "Excess",
+        "q",
+        "Active",
+        "Mutual",
+        "One-to-one",
+        "Stable",
+    ]
+    return Table(f"Features of {records.model_of(side)}", columns, rows, frozenset(range(2, 6)))
+
+
+def _mark(holds: bool | None) -> str:
+    return MISSING if holds is None else "yes" if holds else "no"
 
 
 def dictionary_table(records: RunRecords, own: bool) -> Table:
@@ -169,7 +178,7 @@ def dictionary_table(records: RunRecords, own: bool) -> Table:
     )
 
 
-def model_table(records: RunRecords) -> Table:
+def model_table(records: ComparisonRecords) -> Table:
     """The models of the run."""
     rows = [
         [
@@ -202,7 +211,7 @@ def stage_table(records: HasRun) -> Table:
     return Table("Stages", ["Stage", "Status", "Time", "Peak memory"], rows, frozenset({2, 3}), strong)
 
 
-def corpus_rows(records: RunRecords) -> list[tuple[str, str]]:
+def corpus_rows(records: HasRun) -> list[tuple[str, str]]:
     """Facts of the token stream that every model saw."""
     corpus = mapping(records.run.get("corpus"))
     names = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ class Comparison:
 
     name: str
     label: str  # "|" marks where a narrow axis may break the line
-    role: str  # "result", "baseline", "skyline" or "other"
+    role: str  # "result", "repeat" (in tables only), "baseline", "skyline" or "other"
     explanation: str
 
     @property
@@ -41,7 +41,13 @@ COMPARISONS = (
         "skyline",
         "a model of the same architecture trained from another seed: what training alone allows",
     ),
-    Comparison("main", "The other|architecture", "result", "the result: the other model of the pair"),
+    Comparison("main", "The other|model", "result", "the result: the other model of the pair"),
+    Comparison(
+        "main-seed",
+        "The other model,|second SAE seed",
+        "repeat",
+        "the result again with the other model's second dictionaries: what comes back is stable",
+    ),
     Comparison(
         "random-model",
         "An untrained|model",
@@ -62,7 +68,7 @@ COMPARISONS = (
     ),
     Comparison(
         "neurons",
-        "Neurons of the|other architecture",
+        "Neurons of the|other model",
         "result",
         "single neurons instead of dictionary features",
     ),
@@ -82,6 +88,11 @@ def in_order(names: list[str]) -> list[str]:
     """Comparison names in the page's order, unknown ones last in alphabetical order."""
     known = list(_BY_NAME)
     return sorted(set(names), key=lambda name: (known.index(name) if name in _BY_NAME else len(known), name))
+
+
+def shown(names: list[str]) -> list[str]:
+    """Those of the names that figures show, in the page's order; a repeat of the result stands in tables only."""
+    return [name for name in in_order(names) if comparison_of(name).role != "repeat"]
 
 
 def is_number(value: Any) -> bool:
@@ -112,6 +123,16 @@ def percent(value: Any) -> str:
     if 0 < share < 0.1:
         return "<0.1%"
     return f"{share:.1f}%" if 0 < share < 9.95 else f"{share:.0f}%"
+
+
+def chance(value: Any) -> str:
+    """A p or q value: three digits, and "<0.001" below."""
+    return "<0.001" if is_number(value) and value < 0.001 else number(value, 3)
+
+
+def listed(items: Sequence[str]) -> str:
+    """Items as a sentence has them: "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
 
 
 def seconds(value: Any) -> str:

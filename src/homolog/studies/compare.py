@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -243,11 +244,14 @@ def _compare_all(here: Here) -> None:
     run.note(models=[fact["model"] for fact in facts])
     frames = {table: pl.concat([pl.read_parquet(path) for path in paths]) for table, paths in parts.items()}
     frames["saes"] = pl.DataFrame([row for fact in facts for row in fact["saes"]], infer_schema_length=None)
-    frames |= judged(here, frames["matches"], frames["saes"])
+    folders = partial(folders_of, here)
+    columns = here.comparer.columns
+    frames |= judged(here.recipe, plan, frames["matches"], frames["saes"], folders, columns)
+    here.comparer.forget()
     with run.stage("tables", [run.table(name) for name in frames]):
         for name, frame in frames.items():
             write_table(frame, run.table(name))
-    run.note(verdicts=frames["shared"].to_dicts(), warnings=_warnings(frames["saes"].to_dicts()))
+        run.note(verdicts=frames["shared"].to_dicts(), warnings=_warnings(frames["saes"].to_dicts()))
 
 
 def _compare(here: Here, comparison: Comparison, paths: dict[str, Path]) -> None:

@@ -49,6 +49,11 @@ class Comparison:
     label_b: str = "sae"
 
     @property
+    def name_b(self) -> str:
+        """How tables name the features of `b`: "mamba-s0@seed1"."""
+        return self.b.name if self.label_b in ("sae", "neuron") else f"{self.b.name}@{self.label_b}"
+
+    @property
     def calibrated(self) -> bool:
         """Whether its matches are held against the null of the maximum: the result and its skylines."""
         return self.name in ("main", "sae-seed", "model-seed")
@@ -71,6 +76,8 @@ class Plan:
     compared: tuple[Subject, ...]
     subjects: tuple[Subject, ...]
     comparisons: tuple[Comparison, ...]
+    twins: dict[str, Subject]
+    """The untrained twin of each compared model that has one, by the model's name."""
 
 
 def make_plan(recipe: Recipe) -> Plan:
@@ -108,7 +115,9 @@ def make_plan(recipe: Recipe) -> Plan:
         neuron = ("neuron", "neuron", "neuron")
         found += [Comparison("neurons", models[i], models[j], *neuron) for i, j in pairs]
         found += [Comparison("neurons-random", own, twin, *neuron) for own, twin in against_twins]
-    return Plan(tuple(models), subjects, tuple({comparison.key: comparison for comparison in found}.values()))
+    by_name = {s.name: twin for s, twin in zip(models, untrained, strict=True) if twin}
+    comparisons = tuple({comparison.key: comparison for comparison in found}.values())
+    return Plan(tuple(models), subjects, comparisons, by_name)
 
 
 def finished_report(recipe: Recipe, out: Path) -> Path | None:

@@ -269,10 +269,10 @@ class Recipe(_Table):
         counted in tokens, prompts or steps shrinks: a rehearsal tries every stage and measures its time.
         """
         values = self.values()
-        part = {"match_tokens": tokens, "neuron_tokens": max(1, tokens // 10), "train_tokens": max(1024, tokens // 10),
+        part = {"match_tokens": tokens, "neuron_tokens": max(1, tokens // 10), "train_tokens": 256,
                 "quality_tokens": max(1024, tokens // 10), "source": "zoo:demo"}  # fmt: skip
         corpus = values["corpus"] | part | {"context": min(self.corpus.context, 1024)}
-        sae = values["sae"] | {"epochs": 1, "batch": 512}
+        sae = values["sae"] | {"epochs": 1, "batch": 128}  # an untrained feature fires half the time: steps are slow
         matching = values["matching"] | {"space_tokens": min(self.matching.space_tokens, 2048)}
         run = values["run"] | {"random_weights": True, "device": "cpu"}
         changed = {"name": f"{self.name}-rehearsal", "corpus": corpus, "sae": sae, "matching": matching, "run": run}

@@ -76,7 +76,7 @@
       chart.dataset.drawn = String(width);
     } catch (error) {
       const image = new Image();
-      image.src = `figures/${name}.svg`;
+      image.src = chart.dataset.file;
       image.alt = "";
       chart.replaceChildren(image);
       console.error(error);

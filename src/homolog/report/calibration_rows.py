@@ -1,0 +1,155 @@
+"""Rows of the calibration: r against the null of the maximum, and how many features pass which test.
+
+As in `aggregate`, every function returns a list of plain dicts with rounded numbers.  "Alive" features fire
+on at least one token; they are what all shares here are of.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from homolog.report.aggregate import Rows, panel, short
+from homolog.report.records import ComparisonRecords, RunRecords
+from homolog.report.wording import comparison_of
+
+COLUMN_FEATURES = 100  # features of a column of the heatmap, at least
+COLUMNS = 40  # at most
+CELL = 0.04  # of r
+LINE_POINTS = 60
+
+CRITERIA = {
+    "significant": "Significant",
+    "homolog": "Homolog",
+    "mutual": "Mutual best partners",
+    "one_to_one": "One-to-one partner",
+    "stable": "Stable across SAE seeds",
+}
+"""Titles of the tests, in the order of the figure."""
+
+FACTORS = {
+    "architecture": "the architecture of the partner",
+    "model seed": "the seed its model was trained from",
+    "SAE seed": "the seed of its dictionary",
+    "depth": "the depth of the feature",
+    "feature": "the feature itself",
+    "residual": "what is left",
+}
+
+
+def calibration(records: RunRecords) -> Rows:
+    """r of the main comparison by firing frequency, beside its null.
+
+    Features in order of frequency are cut into columns of equally many (more where frequencies are equal).
+    Part "cell": freq, freq_end, r, r_end and share, of the column's features; part "null": freq and `null_r` of
+    some features from rare to frequent.
+    """
+    rows: Rows = []
+    for side in "AB":
+        main = records.matches.filter(
+            (pl.col("comparison") == "main")
+            & (pl.col("side") == side)
+            & (pl.col("freq") > 0)
+            & pl.col("r").is_finite()
+            & pl.col("null_r").is_finite()
+        ).sort("freq", "layer", "feature")
+        if main.is_empty():
+            continue
+        freq, r, null_r = (main.get_column(name).cast(pl.Float64).to_numpy() for name in ("freq", "r", "null_r"))
+        shared = {"panel": panel(records, side, "sae")}
+        rows += [{**shared, **cell} for cell in _cells(freq, r)]
+        near = np.unique(np.searchsorted(freq, np.geomspace(freq[0], freq[-1], LINE_POINTS) * (1 - 1e-9)))
+        rows += [
+            {**shared, "part": "null", "freq": _figures(freq[i]), "r": short(null_r[i])}
+            for i in np.minimum(near, len(freq) - 1)
+        ]
+    return rows
+
+
+def _cells(freq: np.ndarray, r: np.ndarray) -> Rows:
+    """Cells of one panel; freq: ascending."""
+    n_columns = max(1, min(COLUMNS, len(freq) // COLUMN_FEATURES))
+    starts = sorted({int(np.searchsorted(freq, freq[len(freq) * i // n_columns])) for i in range(n_columns)})
+    low = np.floor(min(0.0, float(r.min())) / CELL)
+    edges = np.round(np.arange(low, np.ceil(1 / CELL) + 1) * CELL, 4)
+    rows: Rows = []
+    for start, end in zip(starts, [*starts[1:], len(freq)], strict=True):
+        left, right = freq[start], freq[min(end, len(freq) - 1)]
+        right = right if right > left else left * 1.1  # a last column of one frequency has a width, too
+        counts = np.histogram(np.clip(r[start:end], edges[0], edges[-1]), edges)[0]
+        rows += [
+            {"part": "cell", "freq": _figures(left), "freq_end": _figures(right), "n": end - start,
+             "r": float(edges[i]), "r_end": float(edges[i + 1]), "share": short(counts[i] / (end - start))}
+            for i in np.flatnonzero(counts)
+        ]  # fmt: skip
+    return rows
+
+
+def criteria(records: RunRecords) -> Rows:
+    """Shares of the alive features that pass each of `CRITERIA`, by comparison and direction, in the page's order.
+
+    A test that a comparison was not put to has no row.
+    """
+    rows: Rows = []
+    for name in records.comparisons("sae"):
+        for side in "AB":
+            alive = records.matches.filter(
+                (pl.col("comparison") == name) & (pl.col("side") == side) & (pl.col("n_active") > 0)
+            )
+            for criterion, passed in _passed(alive, records.setting("fdr")).items():
+                rows.append(
+                    {
+                        "panel": panel(records, side, "sae"),
+                        "side": side,
+                        "comparison": name,
+                        "name": comparison_of(name).plain,
+                        "criterion": criterion,
+                        "title": CRITERIA[criterion],
+                        "share": short(passed / alive.height),
+                        "n": alive.height,
+                    }
+                )
+    order = list(CRITERIA)
+    return sorted(rows, key=lambda row: (row["side"], order.index(row["criterion"])))
+
+
+def _passed(alive: pl.DataFrame, fdr: float | None) -> dict[str, int]:
+    """How many features pass each test; a column without any value is a test that was not made."""
+    found: dict[str, int] = {}
+    q = alive.get_column("q").drop_nulls().drop_nans()
+    if len(q) and fdr is not None:
+        found["significant"] = int((q <= fdr).sum())
+    for name in ("homolog", "mutual", "stable"):
+        column = alive.get_column(name).drop_nulls()
+        if len(column):
+            found[name] = int(column.sum())
+    partners = int((alive.get_column("partner_feature") >= 0).sum())
+    if partners:
+        found["one_to_one"] = partners
+    return found
+
+
+def variance(records: ComparisonRecords) -> Rows:
+    """Shares of the variance of r by factor, as measured, in the order of `FACTORS`; unknown factors last."""
+    if records.variance.is_empty():
+        return []
+    order = list(FACTORS)
+    known = [name for name in records.compared if name in set(records.variance["model"].to_list())]
+    rows = records.variance.filter(pl.col("model").is_in(known) & pl.col("share").is_finite()).iter_rows(named=True)
+    return sorted(
+        (
+            {"panel": f"Features of {row['model']}", "model": row["model"], "factor": row["factor"],
+             "share": short(row["share"]), "n": row["n"]}
+            for row in rows
+        ),
+        key=lambda row: (
+            known.index(row["model"]),
+            order.index(row["factor"]) if row["factor"] in order else len(order),
+            row["factor"],
+        ),
+    )  # fmt: skip
+
+
+def _figures(value: float) -> float:
+    """Four significant figures: frequencies span many orders of magnitude."""
+    return float(f"{value:.4g}")

@@ -1,0 +1,143 @@
+"""More than two models: how much each shares with each other, and the page of every pair."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import altair as alt
+
+from homolog.report.aggregate import Rows, short
+from homolog.report.figure import Figure, finish, tips
+from homolog.report.records import ComparisonRecords, Verdict
+from homolog.report.tables import Table
+from homolog.report.wording import integer, is_number, listed, number, percent
+
+CELL = 78  # pixels
+
+
+@dataclass(frozen=True)
+class PairPage:
+    """One pair of the overview: its page, and the folder of its figures, both relative to the report."""
+
+    pair: tuple[str, str]
+    file: str
+    figures: str
+    verdicts: tuple[Verdict, Verdict]
+
+
+def pair_pages(records: ComparisonRecords) -> list[PairPage]:
+    """The pages of all pairs: pair-A--B.html, with the place of the pair where two names would be one file."""
+    pages: list[PairPage] = []
+    for place, (a, b) in enumerate(records.pairs):
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", f"{a}--{b}")
+        if any(page.file == f"pair-{name}.html" for page in pages):
+            name = f"{name}-{place}"
+        verdicts = (records.verdict(a, b), records.verdict(b, a))
+        pages.append(PairPage((a, b), f"pair-{name}.html", f"figures/pair-{name}", verdicts))
+    return pages
+
+
+def title(records: ComparisonRecords) -> str:
+    """The question that the overview answers."""
+    names = listed(records.compared) if len(records.compared) < 5 else f"{len(records.compared)} models"
+    return f"What do {names} share?"
+
+
+def shared_table(records: ComparisonRecords) -> Table:
+    """Every ordered pair, with a direction whose verdict was withheld marked so."""
+    rows = []
+    for source, target in ((a, b) for a in records.compared for b in records.compared if a != b):
+        row = records.shared_row(source, target)
+        if row is None:
+            continue
+        rows.append(
+            [
+                f"{source}\n→ {target}",
+                integer(row["n_alive"]),
+                f"{percent(row['share'])}\n{percent(row['lo'])} to {percent(row['hi'])}",
+                percent(row["ceiling"]),
+                number(row["mean_r"]),
+                number(row["mean_excess"]),
+                percent(row["share_one_to_one"]),
+                percent(row["share_stable"]),
+                "given" if records.verdict(source, target).given else "withheld",
+            ]
+        )
+    columns = [
+        "Features of → looked for in",
+        "Alive",
+        "Homologs, 95% interval",
+        "Ceiling",
+        "Mean r",
+        "Excess over chance",
+        "One-to-one",
+        "Stable",
+        "Verdict",
+    ]
+    return Table("Every pair, both ways", columns, rows, frozenset(range(1, 8)))
+
+
+def sharedness(records: ComparisonRecords) -> Rows:
+    """One row a cell: source, target, share, text, and whether the verdict was withheld.
+
+    The diagonal is the ceiling of a model, where that was measured: its second dictionary seed finds the same
+    model again.
+    """
+    rows: Rows = []
+    for source in records.compared:
+        for target in records.compared:
+            row = records.shared_row(source, target)
+            if source == target:
+                own = [r["ceiling"] for r in records.shared.iter_rows(named=True) if r["model"] == source]
+                share = next((value for value in own if is_number(value)), None)
+            else:
+                share = row["share"] if row else None
+            if not is_number(share):
+                continue
+            withheld = source != target and not records.verdict(source, target).given
+            rows.append(
+                {
+                    "source": source,
+                    "target": target,
+                    "share": short(share),
+                    "interval": f"{percent(row['lo'])} to {percent(row['hi'])}" if row else "",
+                    "text": percent(share) + (" ?" if withheld else ""),
+                    "own": source == target,
+                }
+            )
+    return rows
+
+
+def shared_figure(records: ComparisonRecords) -> Figure | None:
+    """The share of homologs of every ordered pair."""
+    rows = sharedness(records)
+    if not rows:
+        return None
+    names = list(records.compared)
+    band = alt.Scale(paddingInner=0.05, paddingOuter=0.03, domain=names)
+    across = alt.Axis(labelAngle=0 if len(names) < 6 else -40, grid=False, ticks=False, orient="top")
+    x = alt.X("target:N", title="looked for in", sort=names, scale=band, axis=across)
+    y = alt.Y("source:N", title="features of", sort=names, scale=band, axis=alt.Axis(grid=False, ticks=False))
+    high = max(row["share"] for row in rows)
+    colour = alt.Color("share:Q", scale=alt.Scale(scheme="viridis", domain=[0, max(high, 0.01)]), legend=None)
+    tip = tips(("source", "features of", ""), ("target", "looked for in", ""), ("share", "share", ".1%"),
+               ("interval", "95% interval", ""))  # fmt: skip
+    ink = alt.condition(f"datum.share > {0.55 * high:.4f}", alt.value("#101010"), alt.value("#fdfdfd"))
+    cells = alt.Chart().mark_rect().encode(
+        x, y, colour, opacity=alt.condition("datum.own", alt.value(0.55), alt.value(1)), tooltip=tip
+    )  # fmt: skip
+    text = alt.Chart().mark_text(fontSize=14, tooltip=False).encode(x, y, text="text:N", color=ink)
+    chart = alt.layer(cells, text).properties(width=CELL * len(names) * 2, height=CELL * len(names))
+    said = "; ".join(f"{row['source']} in {row['target']}: {row['text']}" for row in rows if not row["own"])
+    diagonal = " On the diagonal, paler, is the ceiling: the same model found again by its second dictionaries."
+    withheld = " A question mark stands where the verdict was withheld."
+    return Figure(
+        "shared",
+        "Who shares how much with whom?",
+        "Each cell is the share of the row's alive features that have a homolog in the model of the column."
+        + (diagonal if any(row["own"] for row in rows) else "")
+        + (withheld if any("?" in row["text"] for row in rows) else ""),
+        f"Heatmap of the share of features with a homolog. {said}.",
+        finish(chart, rows, axes=150),
+    )

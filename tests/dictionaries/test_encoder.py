@@ -1,0 +1,173 @@
+"""Sparse encoding: exact active sets and values, whatever the product's precision, the block and the threads."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from homolog.dictionaries import SparseAutoencoder
+from homolog.dictionaries.encoder import SparseEncoder
+from homolog.errors import InputError
+
+D_MODEL, D_SAE, N_TOKENS = 48, 700, 150
+STEP = 2.0**-14  # of the grid on which all products and sums below lie
+
+
+def grid(shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Multiples of 2^-7 up to 4: ten bits, where bfloat16 has eight."""
+    return torch.from_numpy(np.random.default_rng(seed).integers(-512, 513, shape) / 128).float()
+
+
+def planted(k: int | None = None, share: float = 0.02) -> tuple[SparseAutoencoder, torch.Tensor, np.ndarray]:
+    """A dictionary, tokens and their exact pre-activations (float64), many a single step from 0 or from a tie."""
+    x, W, b_dec = grid((N_TOKENS, D_MODEL), 0), grid((D_MODEL, D_SAE), 1), grid((D_MODEL,), 2)
+    W[:, 300:350] = W[:, 350:400]  # twins: equal values in every token
+    dots = (x - b_dec).double() @ W.double()
+    feature = torch.arange(D_SAE)
+    b_enc = (torch.quantile(-dots, share, dim=0) / STEP).round() * STEP
+    token = dots.sort(dim=0, descending=True, stable=True).indices[
+        feature % 5, feature
+    ]  # one that is among its largest
+    at_threshold = -dots[token, feature] + (feature % 4 - 1) * STEP  # there it is -1, 0, 1 or 2 steps above 0
+    b_enc = torch.where(feature % 3 == 0, at_threshold, b_enc)
+    b_enc[300:350] = b_enc[350:400]
+    assert torch.equal(b_enc.float().double(), b_enc)
+    kind = "relu" if k is None else "topk"
+    sae = SparseAutoencoder(W, b_enc.float(), torch.zeros(D_SAE, D_MODEL), b_dec, kind=kind, k=k)
+    return sae, x, (dots + b_enc).numpy()
+
+
+def expected(pre: np.ndarray, k: int | None) -> np.ndarray:
+    """Exact features: positive parts, or the k largest of them, lowest index first among equal ones."""
+    f = np.maximum(pre, 0).astype(np.float32)
+    if k is not None:
+        order = np.argsort(-f, axis=1, kind="stable")
+        np.put_along_axis(f, order[:, k:], 0, axis=1)
+    return f
+
+
+def off_grid(x: torch.Tensor) -> torch.Tensor:
+    return x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+
+
+def same_bytes(a: sparse.csr_array, b: sparse.csr_array) -> bool:
+    names = ("indptr", "indices", "data")
+    return all(getattr(a, n).tobytes() == getattr(b, n).tobytes() for n in names) and a.shape == b.shape
+
+
+def by_torch(encoder: SparseEncoder, x: torch.Tensor) -> sparse.csr_array:
+    """What a CUDA device does, on the CPU."""
+    index, value, counts = encoder._by_torch(*encoder._inputs(x, 0, "x"))
+    return sparse.csr_array((value, index, np.concatenate([[0], np.cumsum(counts)])), shape=(len(x), encoder.d_sae))
+
+
+@pytest.mark.parametrize("k", [None, 1, 9, 30])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_active_features_and_values_are_exact(precision, k: int | None) -> None:
+    sae, x, pre = planted(k)
+    found = SparseEncoder(sae, precision).encode(x)
+    np.testing.assert_array_equal(found.toarray(), expected(pre, k))
+    np.testing.assert_array_equal(np.diff(found.indptr), (expected(pre, k) > 0).sum(1))  # no zeros are stored
+    assert found.has_canonical_format and found.dtype == np.float32 and found.indices.dtype == np.int32
+    np.testing.assert_array_equal(by_torch(SparseEncoder(sae, precision), x).toarray(), found.toarray())
+
+
+def test_the_planted_thresholds_are_out_of_reach_of_bfloat16() -> None:
+    sae, x, pre = planted()
+    half = (x - sae.b_dec).bfloat16() @ sae.W_enc.bfloat16() + sae.b_enc
+    wrong = (half.float().numpy() > 0) != (pre > 0)
+    assert wrong.sum() > 50  # so the test above shows more than rounding would
+    assert (pre == 0).sum() > 40 and (pre == STEP).sum() > 40
+    assert (pre > 0).mean() < 0.04  # far from where the product is taken as it is
+
+
+@pytest.mark.parametrize("k", [None, 9])
+def test_precision_blocks_and_threads_leave_no_trace(k: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    sae, x, _ = planted(k)
+    x = off_grid(x.repeat(20, 1))
+    whole = SparseEncoder(sae, "float32").encode(x, threads=1)
+    assert 3000 < whole.nnz < 0.05 * len(x) * D_SAE
+    assert same_bytes(whole, SparseEncoder(sae, "bfloat16").encode(x, threads=1))
+    assert same_bytes(whole, SparseEncoder(sae, "bfloat16").encode(x, threads=2))
+    single = SparseEncoder(sae, "bfloat16")
+    rows = [single.encode(part) for part in x[:300].split(7)]
+    assert same_bytes(whole[:300], sparse.csr_array(sparse.vstack(rows, format="csr")))
+    monkeypatch.setattr("homolog.dictionaries.encoder._GATHERED", 1000)
+    assert np.abs(by_torch(single, x) - whole).max() <= 1e-6
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1.0, 1e12])
+@pytest.mark.parametrize("outlier", [1.0, 3000.0])
+def test_the_bound_holds_at_any_scale(scale: float, outlier: float) -> None:
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((200, D_MODEL)) * scale
+    x[:, 3] *= outlier  # a dimension that carries all of the norm
+    W = rng.standard_normal((D_MODEL, D_SAE)) / np.sqrt(D_MODEL)
+    x32, W32 = torch.from_numpy(x).float(), torch.from_numpy(W).float()
+    dots = x32.double() @ W32.double()
+    b_enc = torch.quantile(-dots, 0.02, dim=0).float()
+    pre = (dots + b_enc.double()).numpy()
+    sae = SparseAutoencoder(W32, b_enc, torch.zeros(D_SAE, D_MODEL), torch.zeros(D_MODEL))
+    clear = np.abs(pre) > 1e-14 * np.abs(pre).max()
+    for precision in ("float32", "bfloat16"):
+        found = SparseEncoder(sae, precision).encode(x32).toarray()
+        np.testing.assert_array_equal((found > 0)[clear], (pre > 0)[clear])
+        np.testing.assert_allclose(found, np.maximum(pre, 0), rtol=2e-7, atol=1e-14 * np.abs(pre).max())
+
+
+def test_values_are_rounded_once() -> None:
+    sae, x, _ = planted()
+    x = off_grid(x)
+    found = sae.encode_sparse(x).tocoo()
+    centred = (x - sae.b_dec).numpy()
+    for t, i, value in list(zip(found.row, found.col, found.data, strict=True))[:50]:
+        terms = zip(centred[t].tolist(), sae.W_enc[:, i].tolist(), strict=True)
+        exact = sum((Fraction(a) * Fraction(b) for a, b in terms), Fraction(float(sae.b_enc[i])))
+        assert value == np.float32(float(exact))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_dense_dictionaries_take_the_product(precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    sae, x, pre = planted(share=0.5)
+    computed = []
+    monkeypatch.setattr("homolog.dictionaries.screening.compute", lambda *a: computed.append(a))
+    found = SparseEncoder(sae, precision).encode(x)
+    assert not computed and found.nnz > 0.3 * pre.size
+    np.testing.assert_allclose(found.toarray(), np.maximum(pre, 0), atol=1e-4)
+    np.testing.assert_allclose(by_torch(SparseEncoder(sae, precision), x).toarray(), np.maximum(pre, 0), atol=1e-4)
+
+
+def test_a_token_at_the_centre_has_the_biases_that_are_positive() -> None:
+    sae, x, _ = planted()
+    x[5] = sae.b_dec
+    found = sae.encode_sparse(x, "bfloat16").toarray()
+    np.testing.assert_array_equal(found[5], np.maximum(sae.b_enc.numpy(), 0))
+    assert sae.encode_sparse(x[:0]).shape == (0, D_SAE)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
+def test_what_is_not_finite_is_named(value: float) -> None:
+    sae, x, _ = planted()
+    x = x.repeat(10, 1)
+    x[1234, 7] = value
+    with pytest.raises(InputError, match=r"residuals of m, layer 1 is 'not finite, or too large, at token 1234'"):
+        SparseEncoder(sae).encode(x, 2, "residuals of m, layer 1")
+
+
+def test_half_precision_residuals_are_taken_as_they_are() -> None:
+    sae, x, _ = planted()
+    half = x.bfloat16()
+    assert same_bytes(sae.encode_sparse(half), sae.encode_sparse(half.float()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; above, the same runs on the CPU")
+@pytest.mark.parametrize("k", [None, 9])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gpu_gives_the_same(precision, k: int | None) -> None:
+    sae, x, pre = planted(k)
+    np.testing.assert_array_equal(sae.encode_sparse(x.cuda(), precision).toarray(), expected(pre, k))

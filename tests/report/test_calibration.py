@@ -1,0 +1,183 @@
+"""r against chance, the tests that matches pass, variance and spaces: rows and figures."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import polars as pl
+import pytest
+
+from homolog.report import aggregate, calibration_rows, read_comparison, read_run
+from homolog.report.calibration_charts import calibration_figure, criteria_figure, variance_figure, variance_sentence
+from homolog.report.layer_charts import spaces_figure
+from homolog.report.tables import best_shared
+
+
+@pytest.fixture(scope="module")
+def records(make_run, tmp_path_factory):
+    return read_run(make_run(tmp_path_factory.mktemp("calibration") / "run"))
+
+
+def test_shares_count_the_planted_tests(records):
+    found = {
+        (row["comparison"], row["side"], row["criterion"]): row["share"] for row in calibration_rows.criteria(records)
+    }
+    for comparison in ("main", "sae-seed"):
+        counts = dict.fromkeys(("alive", "significant", "homolog", "mutual", "one_to_one", "stable"), 0)
+        rows = records.matches.filter((pl.col("comparison") == comparison) & (pl.col("side") == "A"))
+        for row in rows.iter_rows(named=True):
+            if row["n_active"] == 0:
+                continue
+            above = row["r"] - (0.4 if row["n_active"] < 1000 else 0.2) > 0.1
+            homolog = above and row["r"] >= 0.35
+            passed = {
+                "alive": True,
+                "significant": above,
+                "homolog": homolog,
+                "mutual": homolog and row["feature"] % 2 == 0,
+                "one_to_one": homolog and row["feature"] % 3 == 0,
+                "stable": homolog and row["feature"] % 5 != 0,
+            }
+            for name, holds in passed.items():
+                counts[name] += holds
+        assert counts["alive"] == 180
+        for name in ("significant", "homolog", "mutual", "one_to_one"):
+            assert found[comparison, "A", name] == pytest.approx(counts[name] / 180, abs=1e-4), name
+        if comparison == "main":
+            assert found[comparison, "A", "stable"] == pytest.approx(counts["stable"] / 180, abs=1e-4)
+    assert ("sae-seed", "A", "stable") not in found  # stability is asked of the result alone
+    assert not any(comparison == "main-seed" for comparison, _, _ in found)
+
+
+def test_the_result_and_the_run_agree(records):
+    """What the page counts from matches is what the run counted for its verdict."""
+    found = {
+        (r["side"], r["criterion"]): r["share"]
+        for r in calibration_rows.criteria(records)
+        if r["name"] == "The other model"
+    }
+    for side in "AB":
+        shared = records.shared_row(records.model_of(side), records.partner_of(side))
+        for name in ("significant", "mutual", "one_to_one", "stable"):
+            assert found[side, name] == pytest.approx(shared[f"share_{name}"], abs=1e-4)
+        assert found[side, "homolog"] == pytest.approx(shared["share"], abs=1e-4)
+
+
+def test_without_a_rate_nothing_is_called_significant(make_run, tmp_path):
+    records = read_run(make_run(tmp_path / "run", edit=lambda run: run["recipe"].pop("matching")))
+    assert "significant" not in {row["criterion"] for row in calibration_rows.criteria(records)}
+
+
+def test_every_column_of_the_heatmap_is_whole(records):
+    rows = [row for row in calibration_rows.calibration(records) if row["panel"] == "Features of mamba-s0"]
+    columns: dict[float, list[dict]] = {}
+    for row in rows:
+        if row["part"] == "cell":
+            columns.setdefault(row["freq"], []).append(row)
+    assert [cells[0]["n"] for cells in columns.values()] == [120, 120, 120]  # 360 defined, 100 or more a column
+    for cells in columns.values():
+        assert sum(cell["share"] for cell in cells) == pytest.approx(1, abs=1e-3)
+    lowest = min(columns)
+    main = records.matches.filter((pl.col("comparison") == "main") & (pl.col("side") == "B")).sort("freq")
+    first = main.filter(pl.col("r").is_finite()).head(120)["r"].to_numpy()
+    for cell in columns[lowest]:
+        inside = np.mean((first >= cell["r"]) & (first < cell["r_end"]))
+        assert cell["share"] == pytest.approx(inside, abs=1e-4)
+
+
+def test_the_line_is_the_null_at_each_frequency(records):
+    points = [row for row in calibration_rows.calibration(records) if row["part"] == "null"]
+    assert len(points) > 40 and points == sorted(
+        points, key=lambda row: (row["panel"] != "Features of transformer-s0", row["freq"])
+    )
+    step = 1000 / 90_000
+    assert {row["r"] for row in points if row["freq"] < 0.98 * step} == {0.4}
+    assert {row["r"] for row in points if row["freq"] > 1.02 * step} == {0.2}
+
+
+@pytest.mark.parametrize("frequencies", [[0.01], [0.01, 0.01, 0.01], [1e-6, 1.0]])
+def test_few_features_and_equal_frequencies_are_drawn(records, frequencies):
+    n = len(frequencies)
+    few = records.matches.filter((pl.col("comparison") == "main") & pl.col("r").is_finite()).head(n)
+    few = dataclasses.replace(records, matches=few.with_columns(freq=pl.Series(frequencies)))
+    cells = [row for row in calibration_rows.calibration(few) if row["part"] == "cell"]
+    assert sum(row["share"] for row in cells) == pytest.approx(1, abs=1e-3) and all(
+        row["freq_end"] > row["freq"] for row in cells
+    )
+    assert calibration_figure(few) is not None
+
+
+def test_a_run_without_a_null_has_no_figure_of_it(records):
+    without = dataclasses.replace(records, matches=records.matches.with_columns(null_r=pl.lit(float("nan"))))
+    assert calibration_figure(without) is None
+    unjudged = without.matches.with_columns(
+        pl.lit(float("nan")).alias("q"),
+        pl.lit(-1).alias("partner_feature"),
+        *(pl.lit(None, pl.Boolean).alias(name) for name in ("homolog", "mutual", "stable")),
+    )
+    assert criteria_figure(dataclasses.replace(records, matches=unjudged)) is None
+
+
+def test_the_closest_pairs_carry_their_marks(records):
+    table = best_shared(records, "A")
+    assert table.columns == [
+        "transformer-s0",
+        "mamba-s0",
+        "r",
+        "Excess",
+        "q",
+        "Active",
+        "Mutual",
+        "One-to-one",
+        "Stable",
+    ]
+    for row in table.rows:
+        feature = int(row[0].split(" / ")[1])
+        null = 0.4 if float(row[5].removesuffix("%")) < 100 * 1000 / 90_000 else 0.2
+        assert float(row[3]) == pytest.approx(float(row[2]) - null, abs=0.0011)
+        assert row[4] == "<0.001"
+        assert row[6:] == [
+            "yes" if feature % 2 == 0 else "no",
+            "yes" if feature % 3 == 0 else "no",
+            "yes" if feature % 5 != 0 else "no",
+        ]
+
+
+def test_spaces_have_a_panel_for_each_measure_there_is(records):
+    rows = aggregate.spaces(records)
+    assert list(dict.fromkeys(row["measure"] for row in rows)) == ["cka", "svcca", "decoder_rsa"]
+    assert len(rows) == 3 * 4 * 8
+    cka = {(row["a"], row["b"]): row for row in rows if row["measure"] == "cka"}
+    assert cka[0, 1]["value"] == pytest.approx(1.2 * 0.65) and cka[0, 1]["tone"] == 1  # the same relative depth
+    assert cka[3, 0]["value"] == pytest.approx(1.2 * (0.65 - 0.5 * 7 / 8)) and cka[3, 0]["tone"] == 0  # the furthest
+    assert cka[0, 7]["tone"] == pytest.approx(1 / 7, abs=1e-4)  # 0.75 of 0.875 away
+    assert cka[0, 1]["panel"].startswith("Residual streams: CKA, 0.2") and cka[0, 1]["panel"].endswith("to 0.78")
+    assert cka[0, 1]["n"] is None
+    assert next(row["n"] for row in rows if row["measure"] == "decoder_rsa" and row["b"] == 3) == 43
+    figure = spaces_figure(records)
+    assert figure is not None and figure.read.endswith("Not measured in this run: Decoder directions: SVCCA.")
+
+
+def test_spaces_not_measured_are_left_out(records):
+    none = [pl.lit(None, pl.Float64).alias(name) for name in aggregate.SPACES]
+    assert spaces_figure(dataclasses.replace(records, layers=records.layers.with_columns(none))) is None
+
+
+def test_the_variance_is_told_by_its_largest_factors(records):
+    rows = calibration_rows.variance(records)
+    assert [row["factor"] for row in rows[:6]] == [
+        "architecture", "model seed", "SAE seed", "depth", "feature", "residual",
+    ]  # fmt: skip
+    assert variance_sentence(records).startswith(
+        "Of transformer-s0\u2019s features: 60% with the feature itself, 11% with the depth of the feature and "
+        "5.0% with the seed of its dictionary. Of mamba-s0\u2019s features: "
+    )
+
+
+def test_a_run_without_variance_has_no_figure_of_it(make_run, tmp_path):
+    path = make_run(tmp_path / "run")
+    pl.read_parquet(path / "variance.parquet").head(0).write_parquet(path / "variance.parquet")
+    assert variance_figure(read_run(path)) is None
+    (path / "variance.parquet").unlink()
+    assert variance_figure(read_run(path)) is None and variance_figure(read_comparison(path)) is None

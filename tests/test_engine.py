@@ -1,0 +1,371 @@
+"""Tasks give the same values and the same bytes in this process and on a real local Ray, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from homolog import engine
+from homolog.engine import Engine, InProcess, Task, open_engine
+from homolog.errors import InputError
+from homolog.storage import atomic
+
+# Every worker imports this module, and those that are killed again and again: torch, numba and what needs them are
+# imported where they are used.
+
+LAYERS_A, LAYERS_B = 2, 3
+logger = logging.getLogger("homolog")
+
+
+def match(a: Path, b: Path, out: Path, mark: Path) -> float:
+    """A task as studies have them: both layers from files, the result to a file.  Without `mark` it dies writing."""
+    import safetensors.numpy
+
+    from homolog.features import load_features
+    from homolog.matching import max_pearson
+
+    best = max_pearson(load_features(a).matrix, load_features(b).matrix, k=2).a_to_b
+    with atomic.atomic_path(out) as partial:
+        data = safetensors.numpy.save({"r": best.r, "index": best.index})
+        partial.write_bytes(data[: len(data) // 2])
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        partial.write_bytes(data)
+    return float(best.r.sum(dtype=np.float64))
+
+
+def square(n: int) -> int:
+    return n * n
+
+
+def square_at_second_attempt(n: int, mark: Path) -> int:
+    if not mark.exists():
+        atomic.write_text(mark, str(os.getpid()))
+        time.sleep(60)
+    return n * n
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse(n: int, after: float, begun: Path) -> int:
+    """Even n is an error of the user."""
+    (begun / str(n)).touch()
+    time.sleep(after)
+    if n % 2 == 0:
+        raise InputError("n", n, "it must be odd", "Give another.")
+    return n
+
+
+class Unpicklable(Exception):
+    def __reduce__(self) -> str:
+        raise TypeError("no")
+
+
+def fail(kind: str) -> None:
+    if kind == "unpicklable":
+        raise Unpicklable("the words of it")
+    raise KeyError(kind)
+
+
+def warn(n: int, after: float) -> None:
+    time.sleep(after)
+    logger.warning("layer %d is odd", n)
+    logger.info("not for the user")
+
+
+def threads_of_libraries() -> dict[str, int | str | None]:
+    """Threads of numba, of torch, and of the OpenBLAS that numpy has loaded, and what a child process would use."""
+    import numba
+    import torch
+
+    libraries = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "openblas64" in line}
+    blas = ctypes.CDLL(libraries.pop()).scipy_openblas_get_num_threads64_()
+    omp = os.environ.get("OMP_NUM_THREADS")
+    return {"numba": numba.get_num_threads(), "torch": torch.get_num_threads(), "blas": blas, "omp": omp}
+
+
+@pytest.fixture(scope="module")
+def ray_engine() -> Iterator[Engine]:
+    """One Ray for the whole module: two workers of one thread."""
+    with open_engine("local", workers=2) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """Folders of saved features, a side of 2 and a side of 3 layers: 2,000 tokens, 300 features, 4 % active."""
+    import scipy.sparse
+
+    from homolog.features import SparseFeatures
+
+    folder = tmp_path_factory.mktemp("features")
+    found: dict[str, list[Path]] = {"a": [], "b": []}
+    for seed, name in enumerate("a" * LAYERS_A + "b" * LAYERS_B):
+        matrix = scipy.sparse.random_array((2000, 300), density=0.04, rng=np.random.default_rng(seed), format="csr")
+        features = SparseFeatures(matrix, "stream", np.zeros(2000, np.int32), name, seed)
+        found[name].append(features.save(folder / name / str(seed)))
+    return found
+
+
+def match_tasks(layers: dict[str, list[Path]], out: Path, mark: Callable[[int, int], Path]) -> list[Task]:
+    return [
+        Task(match, {"a": a, "b": b, "out": out / f"{i}-{j}.safetensors", "mark": mark(i, j)}, f"pair {i}, {j}")
+        for i, a in enumerate(layers["a"])
+        for j, b in enumerate(layers["b"])
+    ]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("[0-9]*.safetensors")}
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_libraries_of_a_worker_use_the_threads_asked(ray_engine: Engine) -> None:
+    tasks = [Task(threads_of_libraries, {}, "threads")] * 4
+    assert ray_engine.map(tasks) == [{"numba": 1, "torch": 1, "blas": 1, "omp": "1"}] * 4
+
+
+def test_a_ray_that_runs_already_is_used_and_kept(ray_engine: Engine) -> None:
+    import ray
+
+    with open_engine("auto", threads=2) as another:
+        (found,) = another.map([Task(threads_of_libraries, {}, "threads")])
+        assert found["torch"] == 2 and found["omp"] == "2"
+    assert ray.is_initialized()
+    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]  # nobody outside can reach it
+    with pytest.raises(InputError, match="threads is 3, but no node of this Ray has more than 2 CPUs"):
+        open_engine("auto", threads=3).__enter__()
+
+
+def test_killed_workers_change_neither_values_nor_bytes(
+    ray_engine: Engine,
+    layers: dict[str, list[Path]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    here, quiet, killed = (tmp_path / name for name in ("here", "quiet", "killed"))
+    killed.mkdir()
+    done: list[tuple[int, int]] = []
+    expected = InProcess().map(match_tasks(layers, here, lambda i, j: tmp_path))
+    undisturbed = ray_engine.map(match_tasks(layers, quiet, lambda i, j: tmp_path))
+    marks = {(i, j): killed / f"{i}-{j}.killed" for i in range(LAYERS_A) for j in range(LAYERS_B)}
+    for pair in [(0, 1), (1, 0), (1, 1), (1, 2)]:
+        marks[pair].touch()  # the other two die once
+    disturbed = ray_engine.map(
+        match_tasks(layers, killed, lambda i, j: marks[i, j]), progress=lambda n, of: done.append((n, of))
+    )
+    assert len(contents(here)) == LAYERS_A * LAYERS_B
+    assert expected == undisturbed == disturbed
+    assert contents(here) == contents(quiet) == contents(killed)
+    assert all(mark.exists() for mark in marks.values())
+    assert len(list(killed.glob(f"{atomic.PARTIAL_PREFIX}*"))) == 2  # what the killed ones had written
+    assert done == [(n, 6) for n in range(1, 7)]
+    wait_for(lambda: sum("a worker died" in message for message in caplog.messages) == 2)
+    assert all(record.levelno == logging.WARNING for record in caplog.records)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_task_killed_from_outside_runs_again(ray_engine: Engine, tmp_path: Path) -> None:
+    def kill_when_begun() -> None:
+        wait_for((tmp_path / "pid").exists)
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_when_begun)
+    killer.start()
+    tasks = [Task(square_at_second_attempt, {"n": 7, "mark": tmp_path / "pid"}, "seven")]
+    assert ray_engine.map([*tasks, Task(square, {"n": 8}, "eight")]) == [49, 64]
+    killer.join()
+
+
+def test_a_task_that_always_kills_its_worker_is_named(ray_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MAX_RETRIES", 1)
+    with pytest.raises(RuntimeError, match=r"^pair 3, 4: lost on Ray after 1 retries"):
+        ray_engine.map([Task(die, {}, "pair 3, 4")])
+    assert ray_engine.map([Task(square, {"n": 3}, "after it")]) == [9]
+
+
+@pytest.mark.parametrize("where", ["here", "ray"])
+def test_the_first_failing_task_decides_and_the_rest_is_left_out(
+    where: str, ray_engine: Engine, tmp_path: Path
+) -> None:
+    # 1 is fine, 2 fails late, 4 fails at once, and 5 to 45 would take a second each
+    times = {1: 0.0, 2: 0.5, 4: 0.0} | dict.fromkeys(range(5, 46, 2), 1.0)
+    tasks = [
+        Task(refuse, {"n": n, "after": after, "begun": tmp_path}, f"task {n}") for n, after in times.items()
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"^n is 2, but it must be odd\. Give another\.$") as caught:
+        (InProcess() if where == "here" else ray_engine).map(tasks)
+    assert type(caught.value) is InputError
+    assert (caught.value.field, caught.value.value) == ("n", 2)
+    begun = {int(path.name) for path in tmp_path.iterdir()}
+    assert {1, 2} <= begun <= ({1, 2} if where == "here" else {1, 2, 4, 5})  # two in Ray's hands at a time
+
+
+def test_other_errors_keep_their_type_and_say_where_they_were_raised(ray_engine: Engine) -> None:
+    with pytest.raises(KeyError, match="layer") as caught:
+        ray_engine.map([Task(fail, {"kind": "layer"}, "fails")])
+    assert type(caught.value) is KeyError
+    assert 'raise KeyError(kind)' in caught.value.__notes__[0]  # fmt: skip
+    with pytest.raises(RuntimeError, match=r"^Unpicklable: the words of it\n"):
+        ray_engine.map([Task(fail, {"kind": "unpicklable"}, "fails")])
+
+
+def test_warnings_of_workers_reach_the_log_in_the_order_of_the_tasks(
+    ray_engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    ray_engine.map([Task(warn, {"n": n, "after": 0.3 if n == 1 else 0.0}, f"layer {n}") for n in (1, 3, 5)])
+    assert caplog.record_tuples == [("homolog", logging.WARNING, f"layer {n} is odd") for n in (1, 3, 5)]
+
+
+def test_a_folder_that_workers_do_not_see_is_named(
+    ray_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray_engine.check_folder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.chdir(tmp_path)  # /proc/self/cwd is now one folder here and another in the workers
+    with pytest.raises(InputError, match=r"run folder is '/proc/self/cwd', but .* sees another folder there"):
+        ray_engine.check_folder(Path("/proc/self/cwd"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_version_of_the_package_on_a_node_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"homolog on .* is '0\.1\.0', but it must be 9\.9\.9.*Install one version"):
+        engine._look(atomic.write_text(tmp_path / "mark", ""), "9.9.9")
+
+
+DRIVER = """
+import signal, sys
+from pathlib import Path
+import waiting
+from homolog.engine import Task, open_engine
+
+def handler(number, frame):
+    raise SystemExit
+
+signal.signal(signal.SIGTERM, handler)
+try:
+    with open_engine("local", workers=2) as engine:
+        assert signal.getsignal(signal.SIGTERM) is handler
+        engine.map([Task(waiting.wait, {"mark": Path(sys.argv[1]) / str(n)}, f"task {n}") for n in range(9)])
+except KeyboardInterrupt:
+    print("stopped")
+"""
+WAITING = """
+import os, time
+
+def wait(mark):
+    mark.with_suffix(".new").write_text(f"{os.getpid()} {os.getppid()}")
+    mark.with_suffix(".new").rename(mark)
+    time.sleep(60)
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def test_ctrl_c_ends_driver_workers_and_ray_and_prints_nothing_of_ray(tmp_path: Path) -> None:
+    (tmp_path / "driver.py").write_text(DRIVER)
+    (tmp_path / "waiting.py").write_text(WAITING)
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    command = [sys.executable, str(tmp_path / "driver.py"), str(marks)]
+    driver = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )  # fmt: skip
+    try:
+        wait_for(lambda: {path.name for path in marks.iterdir()} >= {"0", "1"} or driver.poll() is not None, 60)
+        os.killpg(driver.pid, signal.SIGINT)  # a terminal interrupts the whole group
+        output, errors = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
+        driver.wait()
+    assert (output, errors, driver.returncode) == ("stopped\n", "", 0)
+    processes = {int(pid) for name in "01" for pid in (marks / name).read_text().split()}
+    assert len(processes) == 3  # two workers and the raylet that started them
+    wait_for(lambda: not any(alive(pid) for pid in processes))
+    assert {path.name for path in marks.iterdir()} == {"0", "1"}
+
+
+def test_in_process_tasks_run_in_order_and_report() -> None:
+    done: list[tuple[int, int]] = []
+    with open_engine() as here:
+        assert here.map([Task(square, {"n": n}, str(n)) for n in (3, 1, 2)], lambda *n: done.append(n)) == [9, 1, 4]
+        assert here.map([]) == []
+        here.check_folder(Path("anywhere"))
+    assert done == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_in_process_threads_are_limited_and_given_back() -> None:
+    import numba
+    import torch
+
+    before = numba.get_num_threads(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with open_engine(threads=1) as here:
+            (found,) = here.map([Task(threads_of_libraries, {}, "threads")])
+        assert (found["numba"], found["torch"]) == (1, 1)
+        assert (numba.get_num_threads(), torch.get_num_threads()) == (before[0], 2)
+    finally:
+        torch.set_num_threads(before[1])
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(InputError, match=r'ray is \'local\', but .* Run: pip install "homolog\[ray\]"$'),
+        open_engine("local"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense", "ray://127.0.0.1:9", "[::1]:9", "host:port"])
+def test_an_address_without_a_cluster_is_refused_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(InputError, match=r"ray is .*HOST:PORT of a Ray cluster") as caught, open_engine(address):
+        pass
+    assert caught.value.value == address
+
+
+@pytest.mark.parametrize("counts", [{"threads": 0}, {"workers": -1}])
+def test_counts_below_one_are_refused(counts: dict[str, int]) -> None:
+    (name,) = counts
+    with pytest.raises(InputError, match=f"^{name} is {counts[name]}, but at least one"), open_engine(**counts):
+        pass
+
+
+def test_a_task_is_a_function_of_a_module_with_absolute_paths(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="not at the top level"):
+        Task(lambda: None, {}, "lambda")
+    with pytest.raises(AssertionError, match=r"relative paths \['mark'\]"):
+        Task(square_at_second_attempt, {"n": 1, "mark": Path("here")}, "relative")
+    task = Task(square_at_second_attempt, {"n": 1, "mark": tmp_path}, "absolute")
+    assert pickle.loads(pickle.dumps(task)) == task
