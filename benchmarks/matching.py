@@ -30,9 +30,10 @@ from measuring import alone, busy, fastest, peak_beyond, timed
 from pearson_rivals import CHUNK, Maxima, dense_float32, exact_maxima, numpy_corrcoef, released, scipy_products
 from skewed import skewed_pair
 
-from homolog.matching import max_pearson, prepare
+from homolog.matching import Columns, max_pearson, prepare
 
 SAMPLE = 64  # features of A whose r is compared with exact sums
+TINY = 300, 64, 8  # tokens, features, active: compiles and loads
 K = 2  # partners of each feature: the best and its runner-up
 
 
@@ -40,13 +41,20 @@ K = 2  # partners of each feature: the best and its runner-up
 class Plan:
     """Sizes: all methods at `small`; ours and the released one at `paper`; from `paper[-1]`, one number at a time."""
 
-    small: Size = Size(20_000, 3_072, 50)
-    paper: tuple[Size, ...] = tuple(Size(tokens, 24_576, 50) for tokens in (20_000, 100_000, 1_000_000))
-    tokens: tuple[int, ...] = (62_500, 125_000, 250_000, 500_000, 1_000_000)
-    features: tuple[int, ...] = (3_072, 6_144, 12_288, 24_576)
-    active: tuple[float, ...] = (12, 25, 50, 100)
+    small: Size
+    paper: tuple[Size, ...]
+    tokens: tuple[int, ...]
+    features: tuple[int, ...]
+    active: tuple[float, ...]
 
 
+FULL = Plan(
+    small=Size(20_000, 3_072, 50),
+    paper=tuple(Size(tokens, 24_576, 50) for tokens in (20_000, 100_000, 1_000_000)),
+    tokens=(62_500, 125_000, 250_000, 500_000, 1_000_000),
+    features=(3_072, 6_144, 12_288, 24_576),
+    active=(12, 25, 50, 100),
+)
 QUICK = Plan(
     small=Size(5_000, 384, 20),
     paper=tuple(Size(tokens, 1_536, 30) for tokens in (8_000, 16_000, 32_000)),
@@ -83,25 +91,26 @@ def sample(a: Any) -> np.ndarray:
 
 
 def measure(name: str, size: Size, threads: int) -> tuple[Row, Maxima]:
-    """A method at a size, after a call that compiles and loads."""
+    """A method at a size, after a call on a tiny one."""
     set_threads(threads)
     method = METHODS[name]
-    method(*skewed_pair(300, 64, 8))
+    method(*skewed_pair(*TINY))
     a, b = skewed_pair(size.tokens, size.features, size.active)
     peak, (seconds, found) = peak_beyond(lambda: timed(lambda: method(a, b)))
     row = Row(size, name, seconds, peak, math.nan)
     if name == OURS:
         row.seconds = min(seconds, fastest(lambda: method(a, b)))
-        row.preparing = fastest(lambda: _both_prepared(a, b))
+        row.preparing = fastest(lambda: _prepared(a, b))
     features = sample(a)
     row.error = float(np.abs(found.r[features] - exact_maxima(a, b, features)).max())
     return row, found
 
 
-def _both_prepared(a: Any, b: Any) -> None:
-    """What `max_pearson` needs of both sides."""
+def _prepared(a: Any, b: Any) -> tuple[Columns, Columns]:
+    """Both sides with the orders of entries that `max_pearson` needs of them."""
     left, right = prepare(a), prepare(b)
     assert left.by_column and right.packed
+    return left, right
 
 
 def extrapolate(whole: Row, found: Maxima, size: Size, threads: int) -> Row:
@@ -133,11 +142,13 @@ def scale(plan: Plan, threads: int) -> tuple[list[Point], dict[int, dict[str, fl
     """Ours over tokens, features and active features, and what bounds it at the largest size of the paper."""
     set_threads(threads)
     counts, largest = sorted({1, threads}), plan.paper[-1]
+    ours(*skewed_pair(*TINY))
     a, b = skewed_pair(largest.tokens, largest.features, largest.active)
     points = [Point("tokens", replace(largest, tokens=n), *_cost(a[:n], b[:n], counts)) for n in plan.tokens]
-    left, right = prepare(a), prepare(b)
+    left, right = _prepared(a, b)
     bound = {n: bounds(left, right, n, K) for n in counts}
     at_largest = points[-1]
+    del left, right
     sizes = [("features", replace(largest, features=features)) for features in plan.features]
     sizes += [("active", replace(largest, active=active)) for active in plan.active]
     for axis, size in sizes:
@@ -150,14 +161,12 @@ def scale(plan: Plan, threads: int) -> tuple[list[Point], dict[int, dict[str, fl
     return points, bound
 
 
-def _cost(a: Any, b: Any, counts: list[int]) -> tuple:
+def _cost(a: Any, b: Any, counts: list[int]) -> tuple[dict[int, float], float, float, float]:
     """What a `Point` has after its size."""
-    preparing = fastest(lambda: _both_prepared(a, b)) / 2
-    left, right = prepare(a), prepare(b)
-    max_pearson(left, right, K)  # makes the orders of entries
+    preparing, (left, right) = timed(lambda: _prepared(a, b))
     seconds = {n: fastest(lambda n=n: max_pearson(left, right, K, threads=n)) for n in counts}
-    parts = {n: fastest(lambda n=n: products(left, right, n)) for n in counts}
-    return seconds, parts, preparing, float(np.sum(np.diff(a.indptr).astype(np.float64) * np.diff(b.indptr)))
+    loop = fastest(lambda: products(left, right, counts[-1]))
+    return seconds, loop, preparing / 2, float(np.sum(np.diff(a.indptr).astype(np.float64) * np.diff(b.indptr)))
 
 
 def main() -> None:
@@ -166,7 +175,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--write", action="store_true", help="write the page and the figure into docs")
     options = parser.parse_args()
-    plan = QUICK if options.quick else Plan()
+    plan = QUICK if options.quick else FULL
     print(busy(), flush=True)
     rows = compare(plan, options.threads)
     results = Results(options.threads, rows, *alone(scale, plan, options.threads))

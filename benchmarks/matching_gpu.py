@@ -2,9 +2,9 @@
 
     python benchmarks/matching_gpu.py --tokens 1000000 --features 24576 --active 50
 
-Two sides of random features, frequencies ~ (rank + 8)^-0.7; every second feature of B is a noisy copy of one of A.  The
-CPU engine correlates a sample of features of each side, frequent to rare, with all of the other side: the largest
-difference of r and the share of equal partners.  `--tune` tries other sizes of programs.
+Features of `skewed_pair`: every second feature of B is a noisy copy of one of A.  The CPU engine correlates a sample of
+features of each side, frequent to rare, with all of the other side: the largest difference of r and the share of equal
+partners.  `--tune` tries other sizes of programs.
 """
 
 from __future__ import annotations
@@ -18,53 +18,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
+from skewed import skewed_pair
 
 from homolog.matching import Columns, max_pearson, prepare
 
 PAIRS = 12 * 24  # layers of Pythia-160m x layers of Mamba-130m
 TUNED = [(16, 4096, 1), (16, 2048, 1), (16, 8192, 1), (8, 2048, 2), (8, 4096, 1), (4, 1024, 4)]
-
-
-def frequencies(features: int, active: float) -> np.ndarray:
-    """(features,), in (0, 0.7], falling, with the sum `active` (or as near as the bound lets it)."""
-    weight = (np.arange(features) + 8.0) ** -0.7
-    scale = active / weight.sum()
-    for _ in range(50):
-        scale *= active / np.minimum(0.7, scale * weight).sum()
-    return np.minimum(0.7, scale * weight)
-
-
-def fires(generator: np.random.Generator, tokens: int, frequency: float) -> np.ndarray:
-    """Tokens on which a feature fires, ascending: independent, so gaps are geometric."""
-    expected = tokens * frequency
-    at = np.cumsum(generator.geometric(frequency, size=int(expected + 8 * np.sqrt(expected) + 16))) - 1
-    return at[: np.searchsorted(at, tokens)].astype(np.int32)
-
-
-def two_sides(tokens: int, features: int, active: float) -> tuple[Any, Any]:
-    """Two float32 CSR matrices, (tokens, features)."""
-    generator = np.random.default_rng(0)
-    sides: tuple[list, list] = [], []
-    for number, frequency in enumerate(frequencies(features, active)):
-        for side in (0, 1):
-            at = fires(generator, tokens, frequency)
-            value = generator.exponential(size=len(at)).astype(np.float32)
-            if side == 1 and number % 2:  # keeps most firings of A's feature, changes their values
-                at, value = sides[0][-1]
-                kept = generator.random(len(at)) < 0.8
-                noise = generator.uniform(0.5, 1.5, kept.sum()).astype(np.float32)
-                at, value = at[kept], value[kept] * noise
-            sides[side].append((at, value))
-    made = []
-    for side in sides:
-        side = [side[number] for number in generator.permutation(features)]
-        start = np.concatenate([[0], np.cumsum([len(at) for at, _ in side])])
-        at, value = (np.concatenate([entry[part] for entry in side]) for part in (0, 1))
-        csc: Any = scipy.sparse.csc_array((value, at, start), shape=(tokens, features))
-        made.append(csc.tocsr())
-    return made[0], made[1]
 
 
 def seconds(repeats: int, function: Callable[[], Any]) -> float:
@@ -108,7 +68,7 @@ def main() -> None:
     cache = properties.L2_cache_size >> 20
     print(f"{properties.name}: {properties.multi_processor_count} multiprocessors, {cache} MiB second-level cache")
     start = time.perf_counter()
-    a, b = two_sides(options.tokens, options.features, options.active)
+    a, b = skewed_pair(options.tokens, options.features, options.active)
     made = time.perf_counter()
     left, right = prepare(a), prepare(b)
     prepared = time.perf_counter()

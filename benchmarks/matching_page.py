@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import altair as alt
 import numba
@@ -49,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Point:
-    """Ours at a size: seconds of a pair, and of its sparse products alone, by threads; of preparing a layer.
+    """Ours at a size: seconds of a pair by threads, of its sparse products alone (all threads), of preparing a layer.
 
     `work` counts the products of an entry of A with one of B on the same token.
     """
@@ -57,7 +58,7 @@ class Point:
     axis: str
     size: Size
     seconds: dict[int, float]
-    products: dict[int, float]
+    products: float
     preparing: float
     work: float
 
@@ -77,6 +78,17 @@ class Results:
         return [point for point in self.points if point.axis == axis]
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of the figure; `computed` are the places on it that were not measured."""
+
+    name: str
+    colour: str
+    points: Sequence[tuple[float, float]]
+    label_above: bool
+    computed: Sequence[float] = ()
+
+
 def exponent(x: Sequence[float], y: Sequence[float]) -> float:
     """p of y ~ x^p, least squares of the logarithms."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
@@ -94,40 +106,40 @@ def markdown(results: Results) -> str:
     versions = (
         f"numpy {np.__version__}, scipy {scipy.__version__}, numba {numba.__version__}, torch {torch.__version__}"
     )
-    return f"""# Matching: time, memory and accuracy
+    where = f"{machine()}, {_threads(results.threads)}; Python {platform.python_version()}, {versions}."
+    parts = [
+        "# Matching: time, memory and accuracy",
+        _paragraph("Measured by `python benchmarks/matching.py --write`, all in one run. " + where),
+        *_comparison(results),
+        f"![Seconds of a pair of layers over tokens, features, active features and threads](images/{FIGURE}.svg)",
+        *_scaling(results),
+        *_bound(results),
+    ]
+    return "\n\n".join(parts) + "\n"
 
-Measured by `python benchmarks/matching.py --write`, all in one run.
 
-{machine()}, {_threads(results.threads)}; Python {platform.python_version()}, {versions}.
-
-{_comparison(results)}
-![Seconds of a pair of layers over tokens, features, active features and threads](images/{FIGURE}.svg)
-
-{_scaling(results)}
-{_bound(results)}"""
-
-
-def _comparison(results: Results) -> str:
+def _comparison(results: Results) -> list[str]:
     rows = sorted(results.rows, key=lambda row: (row.size.features, row.size.tokens))
     head = ["tokens", "features", "active", "method", "time", "ratio", "memory", "ratio", "largest error"]
-    whole = min(
-        row.size.tokens for row in rows if row.method == RELEASED and row.size.features == rows[-1].size.features
-    )
-    return f"""## A pair of layers
-
-Best partners of every feature of both sides, all methods on the same sparse features: frequencies proportional to
-(rank + 8)^-0.7, every second feature of B a noisy copy of one of A. Each method has a process of its own. Time and memory
-of ours include preparing both sides, which a study does once a layer, not once a pair. Memory is the peak of resident
-memory beyond the features. Ratios are theirs / ours. The error is the largest difference of the best r from exact sums in
-float64, on 64 features of A, frequent to rare.
-
-{_table(head, [_compared(row, rows) for row in rows])}
-
-\\* computed: this method takes chunks of tokens one like the other. Its time is that of the chunks measured at
-{whole:,} tokens, as many as there are, and of what follows them; its memory does not grow. The error beside it is measured,
-with those 64 features of A alone. The released code also encodes each chunk with both dictionaries again for every pair:
-not counted.
-"""
+    whole = [row.size.tokens for row in rows if row.method == RELEASED and row.size.features == rows[-1].size.features]
+    return [
+        "## A pair of layers",
+        _paragraph("""
+            Best partners of every feature of both sides, all methods on the same sparse features: frequencies
+            proportional to (rank+8)^-0.7, every second feature of B a noisy copy of one of A. Each method has a
+            process of its own. Time and memory of ours include preparing both sides, which a study does once a layer,
+            not once a pair. Memory is the peak of resident memory beyond the features. Ratios are theirs / ours. The
+            error is the largest difference of the best r from exact sums in float64, on 64 features of A, frequent to
+            rare.
+        """),
+        _table(head, [_compared(row, rows) for row in rows]),
+        _paragraph(f"""
+            \\* computed: this method takes chunks of tokens, one like the other. Its time is that of the chunks
+            measured at {min(whole):,} tokens, as many as there are, and of what follows them; its memory does
+            not grow. The error beside it is measured, with those 64 features of A alone. The released code also
+            encodes each chunk with both dictionaries again for every pair: not counted.
+        """),
+    ]
 
 
 def _compared(row: Row, rows: Sequence[Row]) -> list[str]:
@@ -138,11 +150,11 @@ def _compared(row: Row, rows: Sequence[Row]) -> list[str]:
     return [
         *_size(row.size), name,
         _seconds(row.seconds) + star, ratios[0] + star * bool(ratios[0]),
-        f"{row.peak / 2**20:,.0f} MiB", ratios[1], f"{row.error:.0e}",
+        _mebibytes(row.peak), ratios[1], f"{row.error:.0e}" if row.error else "0",
     ]  # fmt: skip
 
 
-def _scaling(results: Results) -> str:
+def _scaling(results: Results) -> list[str]:
     counts, largest, (n_a, n_b) = sorted(results.bounds), results.largest, LAYERS
     distinct = {point.size: point for point in results.points}
     head = ["tokens", "features", "active", *map(_threads, counts)]
@@ -152,62 +164,66 @@ def _scaling(results: Results) -> str:
          *(f"{point.work / point.seconds[n] / 1e9:.2f}" for n in counts), _seconds(point.preparing)]
         for size, point in distinct.items()
     ]  # fmt: skip
-    fitted = ["over", "range", *map(_threads, counts), *(f"products alone, {_threads(n)}" for n in counts)]
-    fits = [_fits(results.along(axis), axis, counts) for axis in AXES]
+    fitted = ["over", "range", *map(_threads, counts), f"products alone, {_threads(counts[-1])}"]
     lines = [
         f"{fixed:.2f} s and {1e6 * slope:.2f} s a million tokens with {_threads(n)}"
         for n in counts
         for fixed, slope in [fixed_and_slope(results.along("tokens"), n)]
     ]
     preparing, pairs = (n_a + n_b) * largest.preparing, n_a * n_b * largest.seconds[results.threads]
-    return f"""## How ours scales
-
-Seconds of a pair of prepared layers. The multiply-adds are the products of an entry of A with one of B on the same token.
-
-{_table(head, rows)}
-
-Exponents p of time ~ x^p, least squares of the logarithms:
-
-{_table(fitted, fits)}
-
-At {largest.size.features:,} features and {largest.size.active:g} active a straight line over tokens gives
-{", ".join(lines)}. What does not grow with tokens is the choice of the best among
-{largest.size.features**2 / 1e6:,.0f} million correlations.
-
-{n_a} x {n_b} layers of {largest.size.tokens:,} tokens and {largest.size.features:,} features: preparing {n_a + n_b} layers
-{preparing:,.0f} s, {n_a * n_b} pairs {pairs / 60:,.1f} min with {_threads(results.threads)}.
-"""
+    return [
+        "## How ours scales",
+        _paragraph("""
+            Time of a pair of prepared layers. The multiply-adds are the products of an entry of A with one of B on the
+            same token.
+        """),
+        _table(head, rows),
+        "Exponents p of time ~ x^p, least squares of the logarithms:",
+        _table(fitted, [_fits(results.along(axis), axis, counts) for axis in AXES]),
+        _paragraph(f"""
+            At {largest.size.features:,} features and {largest.size.active:g} active a straight line over tokens gives
+            {" and ".join(lines)}. What does not grow with tokens is the choice of the best among
+            {largest.size.features**2 / 1e6:,.0f} million correlations.
+        """),
+        _paragraph(f"""
+            {n_a} x {n_b} layers of {largest.size.tokens:,} tokens and {largest.size.features:,} features, from these
+            numbers: {_long(preparing)} for preparing {n_a + n_b} layers and {_long(pairs)} for {n_a * n_b} pairs with
+            {_threads(results.threads)}.
+        """),
+    ]
 
 
 def _fits(points: Sequence[Point], axis: str, counts: Sequence[int]) -> list[str]:
     x = [getattr(point.size, axis) for point in points]
-    series = [[p.seconds[n] for p in points] for n in counts] + [[p.products[n] for p in points] for n in counts]
+    series = [[p.seconds[n] for p in points] for n in counts] + [[p.products for p in points]]
     return [AXES[axis], f"{x[0]:,} to {x[-1]:,}", *(f"{exponent(x, y):.2f}" for y in series)]
 
 
-def _bound(results: Results) -> str:
-    size = results.largest.size
-    rows = []
+def _bound(results: Results) -> list[str]:
+    size, rows = results.largest.size, []
     for n, seconds in results.bounds.items():
         pair = results.largest.seconds[n]
         parts = {
-            "read a word of every cache line of the looked-up rows": seconds["touches"],
-            "the additions, all rows in cache": seconds["additions"],
+            "touches: a word of each cache line of the rows of B": seconds["touches"],
+            "additions: the products, all rows of B in cache": seconds["additions"],
             "products: both": seconds["products"],
             "kernel: products, r, and the best": seconds["kernel"],
-            "pair: kernel, and the dense columns": pair,
+            "pair: kernel and dense columns": pair,
         }
         for name, part in parts.items():
-            rows.append([_threads(n), name, _seconds(part), f"{part / seconds['products']:.0%}", f"{part / pair:.0%}"])
-    return f"""## What bounds it
-
-For every entry of A the kernel looks up the packed row of B at that token, about 300 bytes anywhere in memory, and adds to
-as many float64 accumulators, anywhere in {size.features * 8 / 1000:.0f} KB of the second-level cache. Each is timed alone, at
-{size.tokens:,} tokens, {size.features:,} features and {size.active:g} active; they can overlap, so that the larger of both
-bounds the products.
-
-{_table(["", "part", "time", "of the products", "of a pair"], rows)}
-"""
+            shares = [f"{part / whole:.0%}" for whole in (seconds["products"], pair)]
+            rows.append([_threads(n), name, _seconds(part), *shares])
+    return [
+        "## What bounds it",
+        _paragraph(f"""
+            For every entry of A the kernel looks up the packed row of B at that token, a few hundred bytes anywhere in
+            memory, and adds to as many float64 accumulators as the row has entries, anywhere in
+            {size.features * 8 / 1000:.0f} KB of the second-level cache. Here each part is timed alone, at
+            {size.tokens:,} tokens, {size.features:,} features and {size.active:g} active. The two can overlap, so the
+            larger of them bounds the products.
+        """),
+        _table(["", "part", "time", "of the products", "of a pair"], rows),
+    ]
 
 
 def _size(size: Size) -> list[str]:
@@ -215,11 +231,25 @@ def _size(size: Size) -> list[str]:
 
 
 def _seconds(value: float) -> str:
+    if value < 0.1:
+        return f"{1e3 * value:.2g} ms"
     return f"{value:,.0f} s" if value >= 100 else f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
+
+
+def _mebibytes(value: float) -> str:
+    return "" if math.isnan(value) else f"{value / 2**20:,.0f} MiB"
+
+
+def _long(value: float) -> str:
+    return _seconds(value) if value < 100 else f"{value / 60:.1f} minutes"
 
 
 def _threads(n: int) -> str:
     return f"{n} thread{'s' * (n > 1)}"
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -235,62 +265,68 @@ def save(results: Results, docs: Path) -> None:
     (docs / "images" / f"{FIGURE}.svg").write_text(stable_ids(vlc.vegalite_to_svg(json.dumps(spec))), "utf-8")
 
 
-def _figure(results: Results) -> alt.TopLevelMixin:
+def _figure(results: Results) -> alt.VConcatChart:
     """Ours and the released code over tokens; ours over tokens, features and active features, by threads."""
-    first, *others = (_axis_chart(results, axis) for axis in AXES)
-    grid = alt.vconcat(
-        alt.hconcat(_methods_chart(results), first, spacing=GAP), alt.hconcat(*others, spacing=GAP), spacing=28
-    )
-    return grid.resolve_scale(color="independent", y="independent", x="independent")
+    charts = [_methods_chart(results), *(_axis_chart(results, axis) for axis in AXES)]
+    rows = [alt.hconcat(*pair, spacing=GAP).resolve_scale(color="independent") for pair in (charts[:2], charts[2:])]
+    return alt.vconcat(*rows, spacing=26).resolve_scale(color="independent")
 
 
-def _chart(
-    values: list[dict[str, Any]], x: str, title: str, names: Sequence[str], colours: Sequence[str]
-) -> alt.LayerChart:
-    """Seconds over x, both logarithmic, a line a name; hollow points are computed."""
-    axis = alt.Axis(format="~s", values=sorted({value["x"] for value in values}), grid=False)
+def _chart(lines: Sequence[Line], x: str, title: str) -> alt.LayerChart:
+    """Seconds over x, both logarithmic; a line a name, its labels above or below it, hollow points computed."""
+    values = [
+        {"name": line.name, "x": x, "y": y, "computed": x in line.computed, "label": _seconds(y)}
+        for line in lines
+        for x, y in line.points
+    ]
+    across, up = sorted({value["x"] for value in values}), [value["y"] for value in values]
+    colours = alt.Scale(domain=[line.name for line in lines], range=[line.colour for line in lines])
     base = alt.Chart(alt.Data(values=values)).encode(
-        alt.X("x:Q", title=x, scale=alt.Scale(type="log", padding=14), axis=axis),
+        alt.X(
+            "x:Q",
+            title=x,
+            scale=alt.Scale(type="log", nice=False, domain=[across[0] / 1.3, across[-1] * 1.3]),
+            axis=alt.Axis(format=",", values=across, grid=False),
+        ),
         alt.Y(
             "y:Q",
             title="seconds of a pair",
-            scale=alt.Scale(type="log", nice=True),
-            axis=alt.Axis(format="~g", tickCount=5),
+            scale=alt.Scale(type="log", nice=False, domain=[min(up) / 1.7, max(up) * 1.7]),
+            axis=alt.Axis(format="~g", tickCount=4),
         ),
-        alt.Color("name:N", scale=alt.Scale(domain=list(names), range=list(colours)), legend=alt.Legend(title=None)),
+        alt.Color("name:N", scale=colours, legend=alt.Legend(title=None, labelLimit=400)),
     )
-    points = base.mark_point(size=52, strokeWidth=2, opacity=1).encode(
-        fill=alt.condition("datum.computed", alt.value(theme.BACKGROUND[0]), alt.Color("name:N", legend=None))
-    )
-    text = base.mark_text(dy=-11, fontSize=11, color=theme.INK[0]).encode(
-        alt.Text("label:N"), color=alt.value(theme.INK[0])
-    )
-    heading = alt.TitleParams(title, anchor="start", fontSize=13.5, fontWeight=600, offset=10)
-    return alt.layer(base.mark_line(strokeWidth=2.2), points, text).properties(
-        width=WIDTH, height=HEIGHT, title=heading
-    )
+    layers = [base.mark_line(strokeWidth=2.2)]
+    layers.append(base.mark_point(size=60, filled=True, opacity=1))
+    hole = base.mark_point(size=22, filled=True, opacity=1).encode(color=alt.value(theme.BACKGROUND[0]))
+    layers.append(hole.transform_filter("datum.computed"))
+    for line in lines:
+        text = base.mark_text(dy=-12 if line.label_above else 14, fontSize=11).encode(alt.Text("label:N"))
+        layers.append(text.encode(color=alt.value(theme.INK[0])).transform_filter(alt.datum.name == line.name))
+    heading = alt.TitleParams(title, anchor="start", fontSize=13.5, fontWeight=600, offset=10, color=theme.INK[0])
+    return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=heading)
 
 
 def _methods_chart(results: Results) -> alt.LayerChart:
     features = results.largest.size.features
-    names = {RELEASED: "released code: dense, bfloat16 (hollow: computed)", OURS: "ours, preparing included"}
-    values = [
-        {"x": row.size.tokens, "y": row.seconds, "name": names[row.method], "computed": row.extrapolated,
-         "label": _seconds(row.seconds)}
-        for row in results.rows
-        if row.size.features == features and row.method in names
-    ]  # fmt: skip
-    colours = [theme.comparison_colour(name) for name in ("random-model", "main")]
-    return _chart(values, "tokens", f"{features:,} x {features:,} features", list(names.values()), colours)
+    lines = []
+    for method, name, hue in (
+        (RELEASED, "released code (hollow: computed)", "random-model"),
+        (OURS, "ours, with preparing", "main"),
+    ):
+        rows = [row for row in results.rows if row.method == method and row.size.features == features]
+        points = [(row.size.tokens, row.seconds) for row in rows]
+        computed = [row.size.tokens for row in rows if row.extrapolated]
+        lines.append(Line(name, theme.comparison_colour(hue), points, method == RELEASED, computed))
+    return _chart(lines, "tokens", f"{features:,} x {features:,} features")
 
 
 def _axis_chart(results: Results, axis: str) -> alt.LayerChart:
-    counts = sorted(results.bounds)
-    values = [
-        {"x": getattr(point.size, axis), "y": point.seconds[n], "name": _threads(n), "computed": False,
-         "label": _seconds(point.seconds[n]).removesuffix(" s")}
-        for point in results.along(axis)
-        for n in counts
-    ]  # fmt: skip
-    colours = [theme.comparison_colour(name) for name in ("model-seed", "main")][: len(counts)]
-    return _chart(values, AXES[axis], f"Ours over {AXES[axis]}", [_threads(n) for n in counts], colours)
+    counts, points = sorted(results.bounds), results.along(axis)
+    x = [getattr(point.size, axis) for point in points]
+    lines = []
+    for n, hue in zip(counts, ("model-seed", "main"), strict=False):
+        seconds = [point.seconds[n] for point in points]
+        name = f"{_threads(n)}, exponent {exponent(x, seconds):.2f}"
+        lines.append(Line(name, theme.comparison_colour(hue), list(zip(x, seconds, strict=True)), n == counts[0]))
+    return _chart(lines, AXES[axis], f"Ours over {AXES[axis]}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 BUSY = 0.7  # load average above which times say little
-LONG = 20.0  # seconds after which nothing is repeated
+LONG = 6.0  # seconds after which nothing is repeated
 T = TypeVar("T")
 
 

@@ -6,8 +6,8 @@ and added to float32 totals; then, in blocks of features,
 
     r = (n S_xy - S_x S_y) / sqrt((n S_xx - S_x^2) (n S_yy - S_y^2))
 
-and the maxima of the whole matrix, both ways.  There the dictionaries encode every chunk again for every pair of layers;
-here both start from the same sparse features, and the encoding is not counted.
+and the maxima of the whole matrix, both ways.  There the dictionaries encode every chunk again for every pair of
+layers; here all methods start from the same sparse features, and the encoding is not counted.
 """
 
 from __future__ import annotations

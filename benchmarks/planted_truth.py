@@ -66,9 +66,9 @@ CONDITIONS: dict[str, dict[str, Any]] = {
 class Found:
     """One direction: what was measured of each feature, and the truth.  All (features,).
 
-    r: best correlation; n_active: tokens; threshold: of the null; mutual: the best's best is this feature; assigned: the best
-    is also the one-to-one partner; relative: r over the best r of the best; has: a partner exists; right: the best is
-    it; noise: of the copy.
+    r: best correlation; n_active: tokens; threshold: of the null; mutual: the best's best is this feature; assigned:
+    the best is also the one-to-one partner; relative: r over the best r of the best; has: a partner exists; right: the
+    best is it; noise: of the copy.
     """
 
     r: np.ndarray

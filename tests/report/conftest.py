@@ -135,10 +135,11 @@ def calibrated(table: pl.DataFrame) -> pl.DataFrame:
     significant = np.nan_to_num(r, nan=-1) > null + ABOVE
     homolog = significant & (np.nan_to_num(r, nan=-1) >= HOMOLOG_R)
     one = homolog & (feature % 3 == 0)
-    main, features = pl.col("comparison") == "main", pl.col("kind") == "sae"
+    main = pl.col("comparison") == "main"
     undefined = np.isnan(r)
     columns = {
         "null_r": np.where(undefined, np.nan, null).astype(np.float32),
+        "threshold": np.where(undefined, np.nan, null + ABOVE).astype(np.float32),
         "p": np.where(undefined, np.nan, np.where(significant, 1e-5, 0.4)),
         "q": np.where(undefined, np.nan, np.where(significant, 1e-4, 0.5)),
         "excess": (r - null).astype(np.float32),
@@ -151,11 +152,7 @@ def calibrated(table: pl.DataFrame) -> pl.DataFrame:
         "homolog": homolog,
     }
     table = table.with_columns(**{name: pl.Series(values) for name, values in columns.items()})
-    return table.with_columns(
-        stable=pl.when(main).then("stable"),
-        homolog=pl.when(features).then("homolog"),
-        mutual=pl.col("mutual") & features,
-    )
+    return table.with_columns(stable=pl.when(main).then("stable"), homolog=pl.when(main).then("homolog"))
 
 
 def shared_of(matches: pl.DataFrame, compared: tuple[str, ...], withheld: set[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -166,7 +163,8 @@ def shared_of(matches: pl.DataFrame, compared: tuple[str, ...], withheld: set[tu
         own = own.filter(pl.col("best_model") == target)
         alive = own.filter(pl.col("n_active") > 0)
         again = matches.filter((pl.col("comparison") == "sae-seed") & (pl.col("model") == model))
-        again = again.filter(pl.col("n_active") > 0)
+        again = again.filter((pl.col("n_active") > 0) & pl.col("r").is_finite())
+        found = (again["r"] >= again["threshold"]) & (again["r"] >= HOMOLOG_R)
         share = alive["homolog"].sum() / len(alive)
         given = (model, target) not in withheld
         rows.append(
@@ -178,7 +176,7 @@ def shared_of(matches: pl.DataFrame, compared: tuple[str, ...], withheld: set[tu
                 "share": share,
                 "lo": share - 0.03,
                 "hi": share + 0.02,
-                "ceiling": again["homolog"].sum() / len(again) if len(again) else None,
+                "ceiling": found.sum() / len(again) if len(again) else None,
                 "mean_r": float(np.nanmean(alive["r"])),
                 "mean_excess": float(np.nanmean(alive["excess"])),
                 "share_significant": float((alive["q"] <= FDR).mean()),

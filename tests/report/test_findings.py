@@ -23,21 +23,26 @@ def test_the_verdicts_are_the_words_of_the_run(found):
     assert second.reason == "dictionaries of transformer-s0 miss their gates"
 
 
-def test_the_cards_show_the_share_of_homologs_beside_its_controls(found, make_run, tmp_path):
+def test_the_cards_show_the_share_of_homologs_and_its_ceiling(found, tmp_path):
     cards = found().cards
     matches = pl.read_parquet(tmp_path / "run" / "matches.parquet").filter(pl.col("n_active") > 0)
     for card, model in zip(cards, ("transformer-s0", "mamba-s0"), strict=True):
-        bars = {name: share for name, _, share in card.bars}
-        assert list(bars)[2] == "The other model" and "Neurons of the other model" not in bars
-        for name, title in (("main", "The other model"), ("random-model", "An untrained model")):
-            own = matches.filter((pl.col("model") == model) & (pl.col("comparison") == name))
-            assert bars[title] == pytest.approx(own["homolog"].sum() / own.height, abs=1e-4)
+        own = matches.filter((pl.col("model") == model) & (pl.col("comparison") == "main"))
+        assert [(name, role) for name, role, _ in card.bars] == [
+            ("Same model, second SAE seed", "skyline"), ("The other model", "result"),
+        ]  # fmt: skip
+        assert card.bars[1][2] == pytest.approx(own["homolog"].sum() / own.height)
+        assert card.bars[0][2] == card.shared["ceiling"]
         assert card.interval == f"{100 * card.shared['lo']:.0f}% to {100 * card.shared['hi']:.0f}%"
+        assert f"r = {own['r'].drop_nans().mean():.2f} on average" in card.mean
 
 
-def test_the_recipe_says_what_a_homolog_is(make_run, tmp_path):
-    words = homolog_words(read_run(make_run(tmp_path / "run")))
-    assert "at a false discovery rate of 1.0%" in words and words.endswith("whose r is at least 0.35.")
+def test_the_run_says_what_a_homolog_is(make_run, tmp_path):
+    words = homolog_words(read_run(make_run(tmp_path / "run", drop={"rotated"})))
+    assert words == (
+        "A homolog is a match that lies above what chance reaches at its firing frequency (false discovery rate 1.0%), "
+        "has an r of at least 0.35 and has a higher r than the same feature finds in its controls (an untrained model)."
+    )
 
 
 def test_controls_as_expected(found):

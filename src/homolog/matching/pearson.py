@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 
 from homolog.errors import InputError
@@ -90,9 +91,7 @@ def max_pearson(
             "Encode both on the same token stream with the same mask.",
         )
     if device.startswith("cuda"):
-        from homolog.matching.gpu import best_pairs  # needs Triton
-
-        return Best(*(Side(*found) for found in best_pairs(left, right, k, device)))
+        return Best(*(Side(*found) for found in _on_gpu(left, right, k, device)))
     n_threads = numba.get_num_threads() if threads is None else threads
     best_a, best_b = _Running.start(len(left.order), k), _Running.start(len(right.order), k)
     before = numba.get_num_threads()
@@ -104,6 +103,16 @@ def max_pearson(
     finally:
         numba.set_num_threads(before)
     return Best(best_a.finish(left), best_b.finish(right))
+
+
+def _on_gpu(left: Columns, right: Columns, k: int, device: str) -> tuple:
+    try:
+        from homolog.matching.gpu import best_pairs
+    except ModuleNotFoundError as error:
+        raise InputError("device", device, "the engine for GPUs needs Triton", "Install triton, or say cpu.") from error
+    if not torch.cuda.is_available():
+        raise InputError("device", device, "torch must see a CUDA device", "Say cpu, or see `homolog doctor`.")
+    return best_pairs(left, right, k, device)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ A feature i of A, with best partner r_i in B, has a *homolog* in B when
   current token, as far as they were run: what a match costs without a shared computation; r must be above these;
 * homolog_r: at a million tokens a leak of r = 0.05 through superposition is significant, and is no homolog.
 
-The share is over the features of A that are alive (active at least once).  Its interval is that of documents
-resampled with partners and bars held fixed (percentile bootstrap).  The ceiling is the same share where the partner
-is a second dictionary of A itself.  A share is withheld when a dictionary of either model misses its quality gates:
-what a bad dictionary does not find says nothing about the model.
+The share is over the features of A that are alive (active at least once).  Its interval is share +- 1.96 standard
+errors, from documents resampled (bootstrap, Efron 1979): each replicate has its own r_i and, on the same documents, its
+own r of the controls, partners held fixed.  (Quantiles of the replicates would be off centre: near a bar, resampling
+adds noise to both sides, and more features lie below their bar than above.)  The ceiling is the same share where the
+partner is a second dictionary of A itself.  A share is withheld when a dictionary of either model misses its quality
+gates: what a bad dictionary does not find says nothing about the model.
 """
 
 from __future__ import annotations
@@ -101,37 +103,31 @@ class Verdict:
 
 
 def bars(
-    matches: pl.DataFrame, direction: Direction, homolog_r: float, *, second: bool = False
+    matches: pl.DataFrame, direction: Direction, homolog_r: float, of: tuple[str, str] | None = None
 ) -> Float[np.ndarray, "features"]:
-    """The least r of a homolog for each row of `rows_of(matches, direction)`, float64; NaN where r is undefined.
-
-    second: for the rows of the model's own second dictionary, which the same controls bound.
-    """
-    rows = rows_of(matches, direction, second=second)
+    """The least r of a homolog for each row of `rows_of(matches, direction, of)`, float64; NaN where r is undefined."""
+    rows = rows_of(matches, direction, of)
     bar = np.maximum(rows["threshold"].to_numpy().astype(np.float64), homolog_r)
-    for comparison, best_model in direction.controls:
-        control = matches.filter(
-            (pl.col("comparison") == comparison)
-            & (pl.col("model") == direction.model)
-            & (pl.col("best_model") == best_model)
-        ).select(*FEATURE, pl.col("r").alias("control_r"))
-        r = rows.join(control, on=FEATURE, how="left", maintain_order="left")["control_r"].to_numpy()
+    for control in direction.controls:
+        found = rows_of(matches, direction, control).select(*FEATURE, pl.col("r").alias("control_r"))
+        r = rows.join(found, on=FEATURE, how="left", maintain_order="left")["control_r"].to_numpy()
         above = np.nextafter(r.astype(np.float32), np.float32(np.inf)).astype(np.float64)
         bar = np.where(np.isnan(above), bar, np.maximum(bar, above))
     return bar
 
 
-def rows_of(matches: pl.DataFrame, direction: Direction, *, second: bool = False) -> pl.DataFrame:
-    """The rows of a direction in the main comparison, or those of the model's own second dictionary."""
-    comparison, best = ("sae-seed", direction.second) if second else ("main", direction.best_model)
+def rows_of(matches: pl.DataFrame, direction: Direction, of: tuple[str, str] | None = None) -> pl.DataFrame:
+    """The rows of a direction in the main comparison, or of its features in another (comparison, best_model)."""
+    comparison, best_model = ("main", direction.best_model) if of is None else of
     chosen = (pl.col("comparison") == comparison) & (pl.col("model") == direction.model)
-    return matches.filter(chosen & (pl.col("best_model") == best))
+    return matches.filter(chosen & (pl.col("best_model") == best_model))
 
 
 def verdict(
     matches: pl.DataFrame,
     direction: Direction,
     replicates: Float[np.ndarray, "features replicates"],
+    control_replicates: Float[np.ndarray, "features replicates"],
     saes: pl.DataFrame,
     *,
     fdr: float,
@@ -140,19 +136,22 @@ def verdict(
     """The verdict of a direction, and for each of its rows whether the feature has a homolog (bool).
 
     matches: the whole table, with the columns of null and stability.  replicates: r of the direction's rows on
-    resampled documents.  saes: that table, for the quality gates.
+    resampled documents.  control_replicates: on the same documents the highest r of these features under any control,
+    NaN where there is none.  saes: that table, for the quality gates.
     """
     rows, bar = rows_of(matches, direction), bars(matches, direction, homolog_r)
     r = rows["r"].to_numpy().astype(np.float64)
     alive = rows["n_active"].to_numpy() > 0
     homolog = r >= bar  # False where r or bar is NaN
-    drawn = (replicates[alive] >= bar[alive, None]).mean(axis=0) if alive.any() else np.full(1, np.nan)
-    lo, hi = np.quantile(drawn, [0.025, 0.975])
+    fixed = np.maximum(rows["threshold"].to_numpy(), homolog_r)[alive, None]
+    passed = (replicates[alive] >= fixed) & ~(replicates[alive] <= control_replicates[alive])
+    share, error = _share(homolog, alive), passed.mean(axis=0).std(ddof=1) if alive.any() else np.nan
     ceiling = None
     if direction.second is not None:
-        own = rows_of(matches, direction, second=True)
+        second = ("sae-seed", direction.second)
+        own = rows_of(matches, direction, second)
         if len(own):
-            found = own["r"].to_numpy() >= bars(matches, direction, homolog_r, second=True)
+            found = own["r"].to_numpy() >= bars(matches, direction, homolog_r, second)
             ceiling = _share(found, own["n_active"].to_numpy() > 0)
     stable = rows["stable"]
     significant = rows["q"].to_numpy() <= fdr
@@ -162,9 +161,9 @@ def verdict(
         best_model=direction.best_model,
         n_features=len(rows),
         n_alive=int(alive.sum()),
-        share=_share(homolog, alive),
-        lo=float(lo),
-        hi=float(hi),
+        share=share,
+        lo=float(max(0.0, share - 1.96 * error)),
+        hi=float(min(1.0, share + 1.96 * error)),
         ceiling=ceiling,
         mean_r=_mean(r),
         mean_excess=_mean(rows["excess"].to_numpy().astype(np.float64)),

@@ -19,24 +19,26 @@ def calibration_figure(records: RunRecords) -> Figure | None:
     rows = calibration_rows.calibration(records)
     if not rows:
         return None
+    called, rate = any(row.get("series") == "significant" for row in rows), percent(records.setting("fdr"))
     ends = "; ".join(
         f"{name}: {number(found[0]['r'])} for the rarest, {number(found[-1]['r'])} for the most frequent"
         for name in dict.fromkeys(row["panel"] for row in rows)
-        if (found := [row for row in rows if row["panel"] == name and row["part"] == "null"])
+        if (found := [row for row in rows if row["panel"] == name and row.get("series") == "null"])
     )
     return Figure(
         "calibration",
         "Is it more than chance?",
         "Every column holds equally many features of similar firing frequency: the stronger the colour of a cell, the "
         "more of them correlate that highly with their best partner. The line is what chance alone reaches in one "
-        "feature of twenty at that frequency: the best correlation when the two models read different documents.",
+        "feature of twenty at that frequency: the best correlation when the two models read different documents."
+        + (f" From the dashed line on, a match is significant (false discovery rate {rate})." if called else ""),
         f"Heatmaps of best correlations by firing frequency, with the line that chance reaches. It lies, {ends}.",
-        finish(panels(_calibration_layers(rows), rows, height=270), rows, axes=62),
+        finish(panels(_calibration_layers(rows, called), rows, height=270), rows, axes=62),
     )
 
 
-def _calibration_layers(rows: Rows) -> list[alt.Chart]:
-    """Cells as dark as they are full, and over them the line with an edge in the colour of the background."""
+def _calibration_layers(rows: Rows, called: bool) -> list[alt.Chart]:
+    """Cells as dark as they are full, and over them the lines with an edge in the colour of the background."""
     cells = [row for row in rows if row["part"] == "cell"]
     first, last = min(row["freq"] for row in cells), max(row["freq_end"] for row in cells)
     ticks = [10.0**power for power in range(math.ceil(math.log10(first) - 1e-9), math.floor(math.log10(last)) + 1)]
@@ -58,15 +60,18 @@ def _calibration_layers(rows: Rows) -> list[alt.Chart]:
     )
     heat = alt.Chart().mark_rect(color=theme.comparison_colour("main"), stroke=None)
     cell = heat.transform_filter("datum.part == 'cell'")
-    legend = stroke_legend(None, 1, labelExpr="'what chance reaches (95%)'", symbolStrokeColor=theme.WORSE[0])
-    series = alt.StrokeDash("part:N", scale=alt.Scale(domain=["null"], range=[[1, 0]]), legend=legend)
-    null = alt.Chart().transform_filter("datum.part == 'null'")
-    edge = null.mark_line(strokeWidth=5, color=theme.BACKGROUND[0], opacity=0.75, tooltip=False)
-    line = null.mark_line(strokeWidth=2.4, color=theme.WORSE[0])
-    line_tip = tips(("r", "95% of the null", ".3f"), ("freq", "frequency", ".3~%"))
+    domain = ["null", "significant"] if called else ["null"]
+    words = "datum.label == 'null' ? 'what chance reaches (95%)' : 'significant from here'"
+    legend = stroke_legend(None, 2, labelExpr=words, symbolStrokeColor=theme.WORSE[0])
+    dashes = alt.Scale(domain=domain, range=[[1, 0], [5, 3]][: len(domain)])
+    series = alt.StrokeDash("series:N", scale=dashes, legend=legend)
+    lines = alt.Chart().transform_filter("datum.part == 'line'")
+    edge = lines.mark_line(strokeWidth=5, color=theme.BACKGROUND[0], opacity=0.75, tooltip=False)
+    line = lines.mark_line(strokeWidth=2.4, color=theme.WORSE[0])
+    line_tip = tips(("series", "line", ""), ("r", "r", ".3f"), ("freq", "frequency", ".3~%"))
     return [
         cell.encode(x, alt.X2("freq_end:Q"), y, alt.Y2("r_end:Q"), shade, tooltip=tip),
-        edge.encode(x, y),
+        edge.encode(x, y, alt.Detail("series:N")),
         line.encode(x, y, series, tooltip=line_tip),
     ]
 

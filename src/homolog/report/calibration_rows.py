@@ -11,7 +11,7 @@ import polars as pl
 
 from homolog.report.aggregate import Rows, panel, short
 from homolog.report.records import ComparisonRecords, RunRecords
-from homolog.report.wording import comparison_of
+from homolog.report.wording import comparison_of, is_number
 
 COLUMN_FEATURES = 100  # features of a column of the heatmap, at least
 COLUMNS = 40  # at most
@@ -41,8 +41,8 @@ def calibration(records: RunRecords) -> Rows:
     """r of the main comparison by firing frequency, beside its null.
 
     Features in order of frequency are cut into columns of equally many (more where frequencies are equal).
-    Part "cell": freq, freq_end, r, r_end and share, of the column's features; part "null": freq and `null_r` of
-    some features from rare to frequent.
+    Part "cell": freq, freq_end, r, r_end and share, of the column's features; part "line": freq and r of some
+    features from rare to frequent, with series "null", their `null_r`, or "significant", their `threshold`.
     """
     rows: Rows = []
     for side in "AB":
@@ -55,14 +55,16 @@ def calibration(records: RunRecords) -> Rows:
         ).sort("freq", "layer", "feature")
         if main.is_empty():
             continue
-        freq, r, null_r = (main.get_column(name).cast(pl.Float64).to_numpy() for name in ("freq", "r", "null_r"))
+        freq, r = (main.get_column(name).cast(pl.Float64).to_numpy() for name in ("freq", "r"))
         shared = {"panel": panel(records, side, "sae")}
         rows += [{**shared, **cell} for cell in _cells(freq, r)]
-        near = np.unique(np.searchsorted(freq, np.geomspace(freq[0], freq[-1], LINE_POINTS) * (1 - 1e-9)))
-        rows += [
-            {**shared, "part": "null", "freq": _figures(freq[i]), "r": short(null_r[i])}
-            for i in np.minimum(near, len(freq) - 1)
-        ]
+        near = np.searchsorted(freq, np.geomspace(freq[0], freq[-1], LINE_POINTS) * (1 - 1e-9))
+        some = main[sorted(set(near.clip(max=len(freq) - 1).tolist()))]
+        for series, column in (("null", "null_r"), ("significant", "threshold")):
+            rows += [
+                {**shared, "part": "line", "series": series, "freq": _figures(at), "r": short(value)}
+                for at, value in some.filter(pl.col(column) <= 1).select("freq", column).iter_rows()
+            ]
     return rows
 
 
@@ -88,7 +90,7 @@ def _cells(freq: np.ndarray, r: np.ndarray) -> Rows:
 def criteria(records: RunRecords) -> Rows:
     """Shares of the alive features that pass each of `CRITERIA`, by comparison and direction, in the page's order.
 
-    A test that a comparison was not put to has no row.
+    A test that a comparison was not put to has no row.  Homologs of the SAE-seed skyline are the run's ceiling.
     """
     rows: Rows = []
     for name in records.comparisons("sae"):
@@ -96,7 +98,13 @@ def criteria(records: RunRecords) -> Rows:
             alive = records.matches.filter(
                 (pl.col("comparison") == name) & (pl.col("side") == side) & (pl.col("n_active") > 0)
             )
-            for criterion, passed in _passed(alive, records.setting("fdr")).items():
+            if alive.is_empty():
+                continue
+            shares = {key: n / alive.height for key, n in _passed(alive, records.setting("fdr")).items()}
+            shared = records.shared_row(records.model_of(side), records.partner_of(side)) or {}
+            if name == "sae-seed" and is_number(shared.get("ceiling")):
+                shares["homolog"] = shared["ceiling"]
+            for criterion, share in shares.items():
                 rows.append(
                     {
                         "panel": panel(records, side, "sae"),
@@ -105,7 +113,7 @@ def criteria(records: RunRecords) -> Rows:
                         "name": comparison_of(name).plain,
                         "criterion": criterion,
                         "title": CRITERIA[criterion],
-                        "share": short(passed / alive.height),
+                        "share": short(share),
                         "n": alive.height,
                     }
                 )

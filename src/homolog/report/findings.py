@@ -17,9 +17,8 @@ from typing import Any
 
 import polars as pl
 
-from homolog.report.calibration_rows import Rows, criteria
 from homolog.report.records import RunRecords, Verdict, base_name
-from homolog.report.wording import CLOSE, comparison_of, in_order, listed, number, percent
+from homolog.report.wording import CLOSE, comparison_of, in_order, is_number, listed, number, percent
 
 MARGIN = 0.1
 
@@ -30,8 +29,8 @@ Row = Mapping[str, Any]
 class Card:
     """The numbers of one direction.
 
-    shared: its row of shared.parquet; bars: (plain name, role, share of alive features with a homolog) of the
-    main comparison and of each control that was judged, in the page's order; mean: of the best r, in words.
+    shared: its row of shared.parquet; bars: (plain name, role, share of alive features with a homolog) of the main
+    comparison and of its ceiling, where that was measured; mean: of the best r, in words.
     """
 
     verdict: Verdict
@@ -76,8 +75,7 @@ def interval(row: Row, statistic: str, digits: int = 2) -> str:
 def findings(records: RunRecords) -> Findings:
     """Verdicts, numbers, and the checks of the order with what explains them."""
     verdicts = [records.verdict(records.model_of(side), records.partner_of(side)) for side in "AB"]
-    shares = criteria(records)
-    cards = [card for side in "AB" if (card := _card(records, side, shares)) is not None]
+    cards = [card for side in "AB" if (card := _card(records, side)) is not None]
     checks = order_checks(records)
     notes = _why_untrained_models_match(records) if checks[0].outcome in ("no", "weakly") else []
     if checks[-1].outcome in ("no", "weakly"):
@@ -86,11 +84,16 @@ def findings(records: RunRecords) -> Findings:
 
 
 def homolog_words(records: RunRecords) -> str:
-    """What the recipe calls a homolog."""
+    """What this run calls a homolog."""
     fdr, least = records.setting("fdr"), records.setting("homolog_r")
-    rate = "" if fdr is None else f", at a false discovery rate of {percent(fdr)}"
-    high = "" if least is None else f" and whose r is at least {number(least)}"
-    return f"A homolog is a match that is above what chance reaches at its firing frequency{rate}{high}."
+    rate = "" if fdr is None else f" (false discovery rate {percent(fdr)})"
+    parts = [f"lies above what chance reaches at its firing frequency{rate}"]
+    parts += [] if least is None else [f"has an r of at least {number(least)}"]
+    run = [name for name in records.comparisons("sae") if comparison_of(name).role == "baseline"]
+    if run:
+        controls = [f"{comparison_of(name).plain[0].lower()}{comparison_of(name).plain[1:]}" for name in run]
+        parts.append(f"has a higher r than the same feature finds in its controls ({listed(controls)})")
+    return f"A homolog is a match that {listed(parts)}."
 
 
 def order_sentence(checks: list[Check]) -> str:
@@ -103,15 +106,16 @@ def order_sentence(checks: list[Check]) -> str:
     return f"{listed(parts)}." + (f" {rest} could not be checked: their controls were not run." if rest else "")
 
 
-def _card(records: RunRecords, side: str, shares: Rows) -> Card | None:
+def _card(records: RunRecords, side: str) -> Card | None:
     source, target = records.model_of(side), records.partner_of(side)
     shared, main = records.shared_row(source, target), records.summary_row("main", side)
     if shared is None or main is None:
         return None
-    own = {row["comparison"]: row["share"] for row in shares if row["side"] == side and row["criterion"] == "homolog"}
+    shares = {"sae-seed": shared["ceiling"], "main": shared["share"]}
     bars = [
-        (comparison_of(name).plain, comparison_of(name).role, shared["share"] if name == "main" else own[name])
-        for name in own
+        (comparison_of(name).plain, comparison_of(name).role, share)
+        for name, share in shares.items()
+        if is_number(share)
     ]
     mean = (
         f"The best partner correlates with r = {number(main['mean'])} on average (95% interval "

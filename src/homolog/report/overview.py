@@ -79,34 +79,25 @@ def shared_table(records: ComparisonRecords) -> Table:
 
 
 def sharedness(records: ComparisonRecords) -> Rows:
-    """One row a cell: source, target, share, text, and whether the verdict was withheld.
-
-    The diagonal is the ceiling of a model, where that was measured: its second dictionary seed finds the same
-    model again.
-    """
+    """One row a cell: source, target, share, interval, and the texts of share and ceiling."""
     rows: Rows = []
-    for source in records.compared:
-        for target in records.compared:
-            row = records.shared_row(source, target)
-            if source == target:
-                own = [r["ceiling"] for r in records.shared.iter_rows(named=True) if r["model"] == source]
-                share = next((value for value in own if is_number(value)), None)
-            else:
-                share = row["share"] if row else None
-            if not is_number(share):
-                continue
-            withheld = source != target and not records.verdict(source, target).given
-            rows.append(
-                {
-                    "source": source,
-                    "target": target,
-                    "share": short(share),
-                    "interval": f"{percent(row['lo'])} to {percent(row['hi'])}" if row else "",
-                    "text": percent(share) + (" ?" if withheld else ""),
-                    "own": source == target,
-                }
-            )
-    return rows
+    for row in records.shared.iter_rows(named=True):
+        source, target = row["model"], row["best_model"]
+        if source not in records.compared or target not in records.compared or not is_number(row["share"]):
+            continue
+        given = records.verdict(source, target).given
+        rows.append(
+            {
+                "source": source,
+                "target": target,
+                "share": short(row["share"]),
+                "interval": f"{percent(row['lo'])} to {percent(row['hi'])}",
+                "text": percent(row["share"]) + ("" if given else " ?"),
+                "ceiling": f"ceiling {percent(row['ceiling'])}" if is_number(row["ceiling"]) else "",
+            }
+        )
+    order = {name: place for place, name in enumerate(records.compared)}
+    return sorted(rows, key=lambda row: (order[row["source"]], order[row["target"]]))
 
 
 def shared_figure(records: ComparisonRecords) -> Figure | None:
@@ -124,19 +115,18 @@ def shared_figure(records: ComparisonRecords) -> Figure | None:
     tip = tips(("source", "features of", ""), ("target", "looked for in", ""), ("share", "share", ".1%"),
                ("interval", "95% interval", ""))  # fmt: skip
     ink = alt.condition(f"datum.share > {0.55 * high:.4f}", alt.value("#101010"), alt.value("#fdfdfd"))
-    cells = alt.Chart().mark_rect().encode(
-        x, y, colour, opacity=alt.condition("datum.own", alt.value(0.55), alt.value(1)), tooltip=tip
-    )  # fmt: skip
-    text = alt.Chart().mark_text(fontSize=14, tooltip=False).encode(x, y, text="text:N", color=ink)
-    chart = alt.layer(cells, text).properties(width=CELL * len(names) * 2, height=CELL * len(names))
-    said = "; ".join(f"{row['source']} in {row['target']}: {row['text']}" for row in rows if not row["own"])
-    diagonal = " On the diagonal, paler, is the ceiling: the same model found again by its second dictionaries."
+    cells = alt.Chart().mark_rect().encode(x, y, colour, tooltip=tip)
+    text = alt.Chart().mark_text(fontSize=15, dy=-6, tooltip=False).encode(x, y, text="text:N", color=ink)
+    below = alt.Chart().mark_text(fontSize=11, dy=11, tooltip=False).encode(x, y, text="ceiling:N", color=ink)
+    chart = alt.layer(cells, text, below).properties(width=CELL * len(names) * 2, height=CELL * len(names))
+    said = "; ".join(f"{row['source']} in {row['target']}: {row['text']}" for row in rows)
+    ceiling = " The ceiling is the same share when a model is looked for in itself, through its second dictionaries."
     withheld = " A question mark stands where the verdict was withheld."
     return Figure(
         "shared",
         "Who shares how much with whom?",
         "Each cell is the share of the row's alive features that have a homolog in the model of the column."
-        + (diagonal if any(row["own"] for row in rows) else "")
+        + (ceiling if any(row["ceiling"] for row in rows) else "")
         + (withheld if any("?" in row["text"] for row in rows) else ""),
         f"Heatmap of the share of features with a homolog. {said}.",
         finish(chart, rows, axes=150),

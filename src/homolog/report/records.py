@@ -29,7 +29,7 @@ REQUIRED_COLUMNS: Mapping[str, tuple[str, ...]] = {
     name: tuple(columns.split())
     for name, columns in {
         "matches": "comparison kind model layer feature n_active freq r best_model best_layer best_feature "
-        "null_r q excess mutual partner_layer partner_feature stable homolog",
+        "null_r threshold q excess mutual partner_layer partner_feature stable homolog",
         "layers": "comparison kind model layer best_model best_layer n_features n_defined mean "
         "cka svcca decoder_rsa decoder_svcca n_pairs",
         "summary": "comparison kind model best_model stratum n_features n_undefined mean mean_lo mean_hi "
@@ -93,7 +93,7 @@ class ComparisonRecords:
     def setting(self, name: str) -> float | None:
         """A number that the recipe sets for matching, such as "fdr"; None where it does not say."""
         value = _mapping(_mapping(self.run.get("recipe")).get("matching")).get(name)
-        return float(value) if is_number(value) else None
+        return float(value) if isinstance(value, int | float) and is_number(value) else None
 
     def verdict(self, source: str, target: str) -> Verdict:
         """What run.json says of the features of `source` in `target`; withheld where it says nothing."""

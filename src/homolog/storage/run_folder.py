@@ -7,7 +7,8 @@
     *.parquet  report/              tables and pages
 
 A stage is done when run.json says so and every file it wrote still has the SHA-256 recorded then.  A file
-that is missing or altered is named, logged and makes its stage run again; it is never used.
+that is missing or altered is named, logged and makes its stage run again; it is never used.  run.json holds its own
+SHA-256, and where that is wrong every stage runs again.
 """
 
 from __future__ import annotations
@@ -27,10 +28,17 @@ from typing import Any
 
 from homolog.errors import InputError
 from homolog.storage import process
-from homolog.storage.atomic import remove_partial_files, sha256_bytes, sha256_file, user_errors, write_json
+from homolog.storage.atomic import (
+    PARTIAL_PREFIX,
+    remove_partial_files,
+    sha256_bytes,
+    sha256_file,
+    user_errors,
+    write_json,
+)
 
-FORMAT = 1
-RESERVED = {"format", "recipe", "recipe_hash", "stages", "rebuilt", "versions", "git_commit", "machine"}
+FORMAT = 2  # 1 had no digest of the record
+RESERVED = {"format", "sha256", "recipe", "recipe_hash", "stages", "rebuilt", "versions", "git_commit", "machine"}
 logger = logging.getLogger("homolog")
 _held: dict[Path, int] = {}  # runs that this process writes, with the descriptor of the lock
 
@@ -93,6 +101,7 @@ class RunFolder:
             "stages": {},
         }
         record |= {
+            "format": FORMAT,
             "versions": process.versions(),
             "git_commit": process.git_commit(),
             "machine": process.machine(),
@@ -100,7 +109,7 @@ class RunFolder:
         for stage in record["stages"].values():
             if stage["status"] == "running":
                 stage["status"] = "interrupted"
-        write_json(run_json, record)
+        _write_record(run_json, record)
         return cls(path)
 
     def close(self) -> None:
@@ -230,6 +239,8 @@ class RunFolder:
             with contextlib.suppress(Exception):  # the error itself matters more than its record
                 self._write()
             raise
+        for partial in remove_partial_files(self.path):
+            logger.info("removed %s, left half-written by a worker that died", partial)
         entry["outputs"] = dict(self._checksums(outputs))
         entry |= {
             "status": "done",
@@ -266,7 +277,8 @@ class RunFolder:
                 raise FileNotFoundError(f"the stage ended without writing {output}")
             files = [output] if output.is_file() else sorted(path for path in output.rglob("*") if path.is_file())
             for file in files:
-                yield file.relative_to(self.path).as_posix(), sha256_file(file)
+                if not file.name.startswith(PARTIAL_PREFIX):
+                    yield file.relative_to(self.path).as_posix(), sha256_file(file)
 
     def _problems(self, checksums: Mapping[str, str]) -> list[str]:
         problems = []
@@ -279,12 +291,16 @@ class RunFolder:
         return problems
 
     def _write(self) -> None:
-        write_json(self.run_json, self._record)
+        _write_record(self.run_json, self._record)
 
 
 def recipe_hash(recipe: Mapping[str, Any]) -> str:
     """SHA-256 of a recipe's canonical JSON (sorted keys, no spaces)."""
-    return sha256_bytes(json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False))
+    return _json_hash(recipe)
+
+
+def _json_hash(values: Mapping[str, Any]) -> str:
+    return sha256_bytes(json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False))
 
 
 def folder_name(model: str) -> str:
@@ -293,14 +309,22 @@ def folder_name(model: str) -> str:
     return name.lstrip(".") or "model"
 
 
+def _write_record(path: Path, record: Mapping[str, Any]) -> None:
+    values = json.loads(json.dumps(record, allow_nan=False))  # as they will be read: every key a string
+    write_json(path, values | {"sha256": _json_hash(values)})
+
+
 def _read_record(path: Path) -> dict[str, Any] | None:
+    """The record without its digest; None when it cannot be read or is not what was written."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or record.get("format", 1) not in (1, FORMAT):
+            return None
+        digest = record.pop("sha256", None)
+        whole = digest == _json_hash(record) or (digest is None and record.get("format", 1) == 1)
     except (ValueError, OSError):
         return None
-    if not isinstance(record, dict) or record.get("format", FORMAT) != FORMAT:
-        return None
-    return record if all(isinstance(record.get(key), dict) for key in ("recipe", "stages")) else None
+    return record if whole and all(isinstance(record.get(key), dict) for key in ("recipe", "stages")) else None
 
 
 def _other_recipe(path: Path, found: dict[str, Any], recipe: dict[str, Any]) -> InputError:
@@ -363,9 +387,9 @@ def _lock(path: Path) -> None:
             "--out", str(path), f"another process ({owner}) is writing this run",
             "Wait for it to end, or give another --out.",
         ) from None  # fmt: skip
+    _held[path.resolve()] = lock  # from here on `_unlock` lets go, also when the disk is too full for the next line
     os.truncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
-    _held[path.resolve()] = lock
 
 
 def _unlock(path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from homolog.corpus import TokenWindows, check_same_tokenizer, pack, read_docume
 from homolog.engine import Engine, Task, open_engine
 from homolog.features import write_residuals
 from homolog.matching import summarise, tables_of
+from homolog.matching.variance import variance_table
 from homolog.models import load_tokenizer
 from homolog.progress import Progress
 from homolog.storage.process import machine
@@ -61,6 +62,8 @@ class Here:
     room: int
     """Bytes that one task may hold."""
     progress: Progress
+    asked: set[str] = field(default_factory=set)
+    """Stages that `lacks` was asked about."""
 
     @property
     def path(self) -> Path:
@@ -72,6 +75,12 @@ class Here:
         """Matches sides of this run."""
         cache = self.run.cache_folder
         return Comparer(self.engine, cache, self.room, self.threads, self.recipe.run.device)
+
+    def lacks(self, stage: str) -> bool:
+        """Whether a stage that several comparisons need has to run; its files are checked the first time only."""
+        new = stage not in self.asked
+        self.asked.add(stage)
+        return new and not self.run.is_done(stage)
 
     def tasks(self, title: str, function: Callable[..., Any], calls: Sequence[dict[str, Any]]) -> list[Any]:
         """Run `function` once for each of the calls, as tasks, with a bar."""
@@ -236,8 +245,9 @@ def _compare_all(here: Here) -> None:
         paths = {table: run.cache_folder / "tables" / f"{comparison.key}.{table}.parquet" for table in TABLES}
         stage = f"match {comparison.key}"
         if not run.is_done(stage):
+            sides = [folders_of(here, comparison, side) for side in ("a", "b")]  # may be stages of their own
             with run.stage(stage, list(paths.values())):
-                _compare(here, comparison, paths)
+                _compare(here, comparison, sides, paths)
         for table, path in paths.items():
             parts[table].append(path)
     facts = [run.facts(f"dictionaries {s.name}") for s in plan.subjects]
@@ -248,15 +258,16 @@ def _compare_all(here: Here) -> None:
     columns = here.comparer.columns
     frames |= judged(here.recipe, plan, frames["matches"], frames["saes"], folders, columns)
     here.comparer.forget()
+    architectures = {fact["model"]["name"]: fact["model"]["architecture"] for fact in facts}
+    frames["variance"] = variance_table(frames["matches"], [s.name for s in plan.compared], architectures)
     with run.stage("tables", [run.table(name) for name in frames]):
         for name, frame in frames.items():
             write_table(frame, run.table(name))
         run.note(verdicts=frames["shared"].to_dicts(), warnings=_warnings(frames["saes"].to_dicts()))
 
 
-def _compare(here: Here, comparison: Comparison, paths: dict[str, Path]) -> None:
+def _compare(here: Here, comparison: Comparison, sides: list[list[Path]], paths: dict[str, Path]) -> None:
     recipe, run = here.recipe, here.run
-    sides = [folders_of(here, comparison, side) for side in ("a", "b")]
     a, b = sides
     if comparison.name == "neurons":
         shares = {c.name: work.share_by_token(s, here.text["neurons"])
@@ -313,8 +324,9 @@ def folders_of(here: Here, comparison: Comparison, side: str) -> list[Path]:
     subject, label = getattr(comparison, side), getattr(comparison, f"label_{side}")
     if subject == CURRENT_TOKEN:
         folder = here.run.cache_folder / "current-token"
-        if not (folder / "manifest.json").is_file():
-            work.store_current_token(folder, here.text["match"])
+        if here.lacks("current-token"):
+            with here.run.stage("current-token", [folder]):
+                work.store_current_token(folder, here.text["match"])
         return [folder]
     n_layers = here.run.facts(f"dictionaries {subject.name}")["model"]["n_layers"]
     if comparison.kind == "neuron":
@@ -323,14 +335,15 @@ def folders_of(here: Here, comparison: Comparison, side: str) -> list[Path]:
 
 
 def _neurons(here: Here, subject: Subject, n_layers: int) -> list[Path]:
-    folders = [work.neuron_folder(here.path, subject.name, layer) for layer in range(n_layers)]
-    if all((folder / "manifest.json").is_file() for folder in folders):
-        return folders
-    base = {"run": here.path, "recipe": here.recipe, "subject": subject}
-    shards = work.shards_of(work.load_subject(subject, here.recipe), here.text["neurons"], here.recipe)
-    here.tasks(f"neurons of {subject.name}", work.store_neurons, [base | {"shard": shard} for shard in shards])
-    calls = [base | {"shards": shards, "layer": layer} for layer in range(n_layers)]
-    here.tasks(f"count neurons of {subject.name}", work.close_neurons, calls)
+    folders = [work.neuron_folder(here.run.path, subject.name, layer) for layer in range(n_layers)]
+    stage = f"neurons {subject.name}"
+    if here.lacks(stage):
+        base = {"run": here.path, "recipe": here.recipe, "subject": subject}
+        shards = work.shards_of(work.load_subject(subject, here.recipe), here.text["neurons"], here.recipe)
+        with here.run.stage(stage, folders):
+            here.tasks(f"neurons of {subject.name}", work.store_neurons, [base | {"shard": shard} for shard in shards])
+            calls = [base | {"shards": shards, "layer": layer} for layer in range(n_layers)]
+            here.tasks(f"count neurons of {subject.name}", work.close_neurons, calls)
     return folders
 
 

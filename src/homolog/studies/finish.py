@@ -14,10 +14,10 @@ from homolog.storage.run_folder import RunFolder
 
 def finish(run: RunFolder, progress: Progress) -> Path:
     """Write the report of a run whose tables are complete, unless it is there; returns its index.html."""
+    run.drop_cache()  # first, since nobody asks again when the report is done
     if not run.is_done("report"):
         with run.stage("report", [run.report_folder]), progress.stage("write the report"):
             write_report(run.path)
-    run.drop_cache()
     return run.report_folder / "index.html"
 
 

@@ -15,8 +15,6 @@ from homolog.matching.verdict import SHARED_SCHEMA, Direction, rows_of, verdict
 from homolog.studies.plan import Comparison, Plan
 from homolog.studies.recipe import Recipe
 
-FOR_VERDICT = ("random-model", "rotated", "tokens")
-
 
 def judged(
     recipe: Recipe,
@@ -40,13 +38,21 @@ def judged(
         sides = [[open_features(folder) for folder in folders_of(comparison, side)] for side in ("a", "b")]
         resamples = Resamples.draw(sides[0][0].document, recipe.matching.resamples, recipe.run.seed)
         for own, others in (sides, sides[::-1]):
-            direction = direction_of(plan, own[0].name, others[0].name)
+            names = (own[0].name, others[0].name)
+            direction, controls = direction_of(plan, *names), controls_of(plan, *names)
             rows = rows_of(place, direction)
             replicates = replicates_of(rows, own, others, resamples, columns)
-            made, found = verdict(
-                matches, direction, replicates, saes, fdr=recipe.matching.fdr, homolog_r=recipe.matching.homolog_r
-            )
-            homolog[rows["place"].to_numpy()] = found
+            highest = np.full_like(replicates, np.nan)
+            for control in controls:
+                there = [open_features(folder) for folder in folders_of(control, "b")]
+                found = rows_of(place, direction, (control.name, control.name_b))
+                assert found.select("layer", "feature").equals(rows.select("layer", "feature"))
+                np.fmax(highest, replicates_of(found, own, there, resamples, columns), out=highest)
+            made, judged_rows = verdict(
+                matches, direction, replicates, highest, saes,
+                fdr=recipe.matching.fdr, homolog_r=recipe.matching.homolog_r,
+            )  # fmt: skip
+            homolog[rows["place"].to_numpy()] = judged_rows
             records.append(made.as_record())
     return {
         "matches": matches.with_columns(homolog=pl.Series(homolog.tolist(), dtype=pl.Boolean)),
@@ -66,14 +72,16 @@ def _with_stability(matches: pl.DataFrame) -> pl.DataFrame:
 
 def direction_of(plan: Plan, model: str, best_model: str) -> Direction:
     """A direction with the controls that the plan runs for it."""
-    controls, second = [], None
-    for c in plan.comparisons:
-        names = (c.a.name, c.b.name)
-        if c.name == "sae-seed" and c.a.name == model:
-            second = c.name_b
-        if c.name not in FOR_VERDICT or c.a.name != model:
-            continue
+    controls = [(control.name, control.name_b) for control in controls_of(plan, model, best_model)]
+    second = [c.name_b for c in plan.comparisons if c.name == "sae-seed" and c.a.name == model]
+    return Direction(model, best_model, controls, second[0] if second else None)
+
+
+def controls_of(plan: Plan, model: str, best_model: str) -> list[Comparison]:
+    """The comparisons that show what the features of `model` find where `best_model` has not learned to compute."""
+
+    def holds(c: Comparison) -> bool:
         twin = c.name == "random-model" and c.b == plan.twins.get(best_model)
-        if twin or (c.name == "rotated" and names[1] == best_model) or c.name == "tokens":
-            controls.append((c.name, c.name_b))
-    return Direction(model, best_model, controls, second)
+        return twin or (c.name == "rotated" and c.b.name == best_model) or c.name == "tokens"
+
+    return [c for c in plan.comparisons if c.a.name == model and holds(c)]

@@ -45,6 +45,16 @@ class Study:
         return self._table(self.folder.summary)
 
     @cached_property
+    def shared(self) -> pl.DataFrame:
+        """One row an ordered pair of the compared models: the share with a homolog, and its verdict in words."""
+        return self._table(self.folder.table("shared"))
+
+    @cached_property
+    def variance(self) -> pl.DataFrame:
+        """One row a model and factor: its share of the variance of best correlations."""
+        return self._table(self.folder.table("variance"))
+
+    @cached_property
     def saes(self) -> pl.DataFrame:
         """One row a dictionary, with its quality."""
         return self._table(self.folder.saes_table)
