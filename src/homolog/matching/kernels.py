@@ -61,8 +61,7 @@ def pearson(product_sum, mean_a, mean_b, inverse_sd_a, inverse_sd_b, n_tokens):
     return np.float32(min(1.0, max(-1.0, r)))
 
 
-@intrinsic
-def prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
+def _prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
     """Ask for the cache line of array[index]; never faults, wherever it points."""
 
     def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -76,6 +75,9 @@ def prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(array, index), codegen
+
+
+prefetch: Any = intrinsic(_prefetch)
 
 
 @jit()

@@ -1,207 +1,286 @@
-"""Which features have a homolog in the other model, and how large their share is.
+"""Which features have a homolog in the other model, what share of them, and the words for it.
 
-A feature i of A, with best partner r_i in B, has a *homolog* in B when
+A feature i of A has a *homolog* in B when its best partner's correlation r
 
-    r_i >= bar_i = max(threshold_i, highest r_i under the controls, homolog_r)
+    1. is significant: Benjamini-Hochberg q <= fdr against the null of the maximum, that is r >= threshold;
+    2. is higher than i's own best r in every control run for it: an untrained twin of B ("random-model"), B's
+       dictionaries turned at random ("rotated"), the current token ("tokens");
+    3. is at least `homolog_r`, 0.3 by default;
 
-* threshold_i: the least r that is significant at its firing frequency (`null.calibrate`: q <= fdr);
-* controls: the same feature's own best r in the untrained twin of B, in the rotated dictionary of B, and with the
-  current token, as far as they were run: what a match costs without a shared computation; r must be above these;
-* homolog_r: at a million tokens a leak of r = 0.05 through superposition is significant, and is no homolog.
+in one number, r >= bar with bar = max(threshold, next above the controls' r, homolog_r).
 
-The share is over the features of A that are alive (active at least once).  Its interval is share +- 1.96 standard
-errors, from documents resampled (bootstrap, Efron 1979): each replicate has its own r_i and, on the same documents, its
-own r of the controls, partners held fixed.  (Quantiles of the replicates would be off centre: near a bar, resampling
-adds noise to both sides, and more features lie below their bar than above.)  The ceiling is the same share where the
-partner is a second dictionary of A itself.  A share is withheld when a dictionary of either model misses its quality
-gates: what a bad dictionary does not find says nothing about the model.
+Why a floor: at a million tokens r = 0.05 is significant, and superposition leaks that much from anything active on the
+same tokens.  r^2 is the share of i's variance that the best line through the partner explains; where B splits i into m
+equal parts that fire in turn, each has r = 1 / sqrt(m).  0.3 asks for 9 %, or for one part of at most eleven.
+
+    share = features with a homolog / features alive (active on at least one token)
+
+Interval: documents are resampled, each partner and bar held fixed, and the share is counted in every replicate.  A
+replicate adds the noise of resampling to correlations that carry it already, and so carries features over the bar one
+way more than the other; the 2.5 and 97.5 % quantiles [Efron & Tibshirani 1993, ch. 13] are therefore taken about the
+mean of the replicates and laid around the share.  It covers other text of this kind and length, for these models,
+dictionaries and controls.
+
+Ceiling: the share that would have a homolog, above the same controls and floor and significant in that comparison, if
+the partner were A itself with dictionaries of another seed ("sae-seed"): no other model can be expected to do better.
+
+A verdict is withheld when a main dictionary of either model missed its quality gates or was not judged, and when the
+null was not run.  Controls that were not run are named in the words.
+
+Source: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
 
-FEATURE = ("model", "layer", "feature")
-CONTROLS = {
-    "random-model": "the untrained twin",
-    "rotated": "the rotated dictionary",
-    "tokens": "the current token",
-}
+from homolog.errors import InputError
+
+HOMOLOG_R = 0.3
+CONTROLS = ("random-model", "rotated", "tokens")
 SHARED_SCHEMA = {
-    **dict.fromkeys(("model", "best_model"), pl.String),
+    "model": pl.String,
+    "best_model": pl.String,
     **dict.fromkeys(("n_features", "n_alive"), pl.Int64),
     **dict.fromkeys(("share", "lo", "hi", "ceiling", "mean_r", "mean_excess"), pl.Float64),
     **dict.fromkeys(("share_significant", "share_mutual", "share_one_to_one", "share_stable"), pl.Float64),
     "given": pl.Boolean,
     **dict.fromkeys(("reason", "words"), pl.String),
 }
-
-
-@dataclass(frozen=True)
-class Direction:
-    """Features of `model` looked for in `best_model`, as the table of matches names them.
-
-    controls: (comparison, best_model) of each control that was run.  second: the model's own second dictionary
-    ("mamba-s0@seed1"), None where there is none.
-    """
-
-    model: str
-    best_model: str
-    controls: Sequence[tuple[str, str]] = ()
-    second: str | None = None
+_FEATURE = ["model", "layer", "feature"]
+_ROWS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One direction of a study; the fields are the columns of the table `shared`, shares are of the alive features.
+    """One ordered pair: what share of the features of `model` has a homolog in `best_model`; a row of shared.parquet.
 
-    share, lo, hi: with a homolog, and the 95 % interval.  given: whether the share may be read; `reason` says why not,
-    or what was missing.
+    Shares are of alive features, in 0 ... 1; None where not measured or withheld.  share_significant: q <= fdr.
+    share_mutual, share_stable: with a homolog that is the mutual best partner, or that comes back across SAE seeds.
+    share_one_to_one: whose one-to-one partner reaches the bar.  mean_r, mean_excess: over defined features.
+    given: False when withheld; `reason` then says why, and is "" otherwise.
     """
 
     model: str
     best_model: str
     n_features: int
     n_alive: int
-    share: float
-    lo: float
-    hi: float
+    share: float | None
+    lo: float | None
+    hi: float | None
     ceiling: float | None
-    mean_r: float
-    mean_excess: float
-    share_significant: float
-    share_mutual: float
-    share_one_to_one: float
+    mean_r: float | None
+    mean_excess: float | None
+    share_significant: float | None
+    share_mutual: float | None
+    share_one_to_one: float | None
     share_stable: float | None
     given: bool
     reason: str
+    words: str
 
-    @property
-    def words(self) -> str:
-        """What the command line, the report and run.json say."""
-        if not self.given:
-            return f"No verdict on {self.model} in {self.best_model}: {self.reason}."
-        text = (
-            f"{_percent(self.share)} ({_percent(self.lo)} to {_percent(self.hi)}) of the features of {self.model} "
-            f"have a homolog in {self.best_model}"
-        )
-        if self.ceiling is not None:
-            text += f"; with a second dictionary of its own it is {_percent(self.ceiling)}"
-        return text + (f". {self.reason}." if self.reason else ".")
-
-    def as_record(self) -> dict[str, Any]:
-        """The row of the table `shared`, and the entry of `verdicts` in run.json."""
-        row = asdict(self) | {"words": self.words}
-        return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+    def as_record(self) -> dict[str, str | int | float | None]:
+        """The row, plain values in the order of `SHARED_SCHEMA`."""
+        return asdict(self)
 
 
-def bars(
-    matches: pl.DataFrame, direction: Direction, homolog_r: float, of: tuple[str, str] | None = None
-) -> Float[np.ndarray, "features"]:
-    """The least r of a homolog for each row of `rows_of(matches, direction, of)`, float64; NaN where r is undefined."""
-    rows = rows_of(matches, direction, of)
-    bar = np.maximum(rows["threshold"].to_numpy().astype(np.float64), homolog_r)
-    for control in direction.controls:
-        found = rows_of(matches, direction, control).select(*FEATURE, pl.col("r").alias("control_r"))
-        r = rows.join(found, on=FEATURE, how="left", maintain_order="left")["control_r"].to_numpy()
-        above = np.nextafter(r.astype(np.float32), np.float32(np.inf)).astype(np.float64)
-        bar = np.where(np.isnan(above), bar, np.maximum(bar, above))
-    return bar
+def judge(matches: pl.DataFrame, untrained: Mapping[str, str], *, homolog_r: float = HOMOLOG_R) -> pl.DataFrame:
+    """`matches` with `control_r`, `bar` (Float32) and `homolog` (Boolean), for the comparison "main"; rows in order.
 
-
-def rows_of(matches: pl.DataFrame, direction: Direction, of: tuple[str, str] | None = None) -> pl.DataFrame:
-    """The rows of a direction in the main comparison, or of its features in another (comparison, best_model)."""
-    comparison, best_model = ("main", direction.best_model) if of is None else of
-    chosen = (pl.col("comparison") == comparison) & (pl.col("model") == direction.model)
-    return matches.filter(chosen & (pl.col("best_model") == best_model))
-
-
-def verdict(
-    matches: pl.DataFrame,
-    direction: Direction,
-    replicates: Float[np.ndarray, "features replicates"],
-    control_replicates: Float[np.ndarray, "features replicates"],
-    saes: pl.DataFrame,
-    *,
-    fdr: float,
-    homolog_r: float,
-) -> tuple[Verdict, np.ndarray]:
-    """The verdict of a direction, and for each of its rows whether the feature has a homolog (bool).
-
-    matches: the whole table, with the columns of null and stability.  replicates: r of the direction's rows on
-    resampled documents.  control_replicates: on the same documents the highest r of these features under any control,
-    NaN where there is none.  saes: that table, for the quality gates.
+    matches: of all comparisons, with r and `threshold` (`Calibration.threshold`), NaN or left out where no null was
+    run.  untrained: the untrained twin of each compared model that has one, by name.  control_r: highest r of the
+    controls, bar: least r of a homolog.  All three are null in other comparisons; control_r where no control was run,
+    bar and homolog without a null and where r is NaN.
     """
-    rows, bar = rows_of(matches, direction), bars(matches, direction, homolog_r)
-    r = rows["r"].to_numpy().astype(np.float64)
-    alive = rows["n_active"].to_numpy() > 0
-    homolog = r >= bar  # False where r or bar is NaN
-    fixed = np.maximum(rows["threshold"].to_numpy(), homolog_r)[alive, None]
-    passed = (replicates[alive] >= fixed) & ~(replicates[alive] <= control_replicates[alive])
-    share, error = _share(homolog, alive), passed.mean(axis=0).std(ddof=1) if alive.any() else np.nan
-    ceiling = None
-    if direction.second is not None:
-        second = ("sae-seed", direction.second)
-        own = rows_of(matches, direction, second)
-        if len(own):
-            found = own["r"].to_numpy() >= bars(matches, direction, homolog_r, second)
-            ceiling = _share(found, own["n_active"].to_numpy() > 0)
-    stable = rows["stable"]
-    significant = rows["q"].to_numpy() <= fdr
-    given, reason = _may_be_read(direction, saes, bool(np.isfinite(rows["q"].to_numpy()).any()))
-    made = Verdict(
-        model=direction.model,
-        best_model=direction.best_model,
-        n_features=len(rows),
-        n_alive=int(alive.sum()),
-        share=share,
-        lo=float(max(0.0, share - 1.96 * error)),
-        hi=float(min(1.0, share + 1.96 * error)),
-        ceiling=ceiling,
-        mean_r=_mean(r),
-        mean_excess=_mean(rows["excess"].to_numpy().astype(np.float64)),
-        share_significant=_share(significant, alive),
-        share_mutual=_share(rows["mutual"].to_numpy(), alive),
-        share_one_to_one=_share(rows["partner_layer"].to_numpy() >= 0, alive),
-        share_stable=None if stable.null_count() == len(stable) else _share(stable.fill_null(False).to_numpy(), alive),
-        given=given,
-        reason=reason,
+    plain = matches.drop("control_r", "bar", "homolog", strict=False).with_row_index("_row")
+    if "threshold" not in plain.columns:
+        plain = plain.with_columns(threshold=pl.lit(float("nan"), pl.Float32))
+    main = plain.filter(pl.col("comparison") == "main")
+    for name in CONTROLS:
+        keys = _FEATURE if name == "tokens" else [*_FEATURE, "best_model"]
+        main = main.join(_control(plain, name, untrained), on=keys, how="left", maintain_order="left", validate="m:1")
+    main = main.with_columns(control_r=pl.max_horizontal(CONTROLS))
+    bar = _bar(*(main[name].to_numpy() for name in ("threshold", "control_r")), homolog_r)
+    bar[np.isnan(main["r"].to_numpy())] = np.nan
+    judged = main.select("_row", "control_r", bar=pl.Series(bar).fill_nan(None)).with_columns(
+        homolog=main["r"] >= pl.col("bar")
     )
-    return made, homolog
+    return plain.join(judged, on="_row", how="left", maintain_order="left").drop("_row")
 
 
-def _may_be_read(direction: Direction, saes: pl.DataFrame, has_null: bool) -> tuple[bool, str]:
-    """(whether the share is given, why not or what is missing)."""
-    names = (direction.model, direction.best_model)
-    failed = saes.filter(pl.col("model").is_in(names) & (pl.col("label") == "sae") & ~pl.col("passed"))
-    if len(failed):
-        first = failed.row(0, named=True)
-        total = len(saes.filter(pl.col("model").is_in(names) & (pl.col("label") == "sae")))
-        return False, (
-            f"{len(failed)} of {total} dictionaries miss their quality gates, first {first['model']} layer "
-            f"{first['layer']} ({first['reason']})"
+def _bar(threshold: np.ndarray, control_r: np.ndarray, homolog_r: float) -> np.ndarray:
+    """Least r of a homolog, float32; NaN where there is no threshold."""
+    up = np.float32(np.inf)
+    floor = np.float32(homolog_r)
+    floor = np.nextafter(floor, up) if floor < homolog_r else floor
+    above = np.nextafter(control_r.astype(np.float32), up)  # NaN where no control was run
+    return np.maximum(threshold.astype(np.float32), np.fmax(above, floor))
+
+
+def _control(matches: pl.DataFrame, name: str, untrained: Mapping[str, str]) -> pl.DataFrame:
+    """Best r of each feature in a control, as a column `name`, with the compared model that it is a control of."""
+    rows = matches.filter((pl.col("comparison") == name) & pl.col("r").is_not_nan())
+    keys = list(_FEATURE)
+    if name != "tokens":
+        of = {f"{model}@rotated": model for model in rows["model"].unique()} | {
+            twin: m for m, twin in untrained.items()
+        }
+        of |= {partner: partner.removesuffix("@rotated") for partner in rows["best_model"].unique() if "@" in partner}
+        rows = rows.with_columns(pl.col("best_model").replace_strict(of, default=None, return_dtype=pl.String))
+        keys.append("best_model")
+    return rows.group_by(keys).agg(pl.col("r").max().alias(name))
+
+
+def verdicts(
+    judged: pl.DataFrame,
+    saes: pl.DataFrame,
+    untrained: Mapping[str, str],
+    replicates: Mapping[tuple[str, str], np.ndarray] | None = None,
+    *,
+    homolog_r: float = HOMOLOG_R,
+) -> list[Verdict]:
+    """One verdict for each ordered pair of the comparison "main", in the order of its rows.
+
+    judged: what `judge` made of the matches, with the same `untrained` and homolog_r; columns of matches.parquet that
+    other steps add may be missing.  saes: model, label, layer, passed, reason of every dictionary.  replicates: for
+    (model, best_model), float32 (rows, replicates), r of that pair's rows in their order on resampled documents,
+    partners fixed (`resampled_pairs`); no interval without.  Raises InputError for another number of rows.
+    """
+    main = judged.filter(pl.col("comparison") == "main")
+    pairs = main.select("model", "best_model").unique(maintain_order=True).rows()
+    found = []
+    for model, other in pairs:
+        rows = main.filter((pl.col("model") == model) & (pl.col("best_model") == other))
+        seed = judged.filter((pl.col("comparison") == "sae-seed") & (pl.col("model") == model))
+        alive = int((rows["n_active"] > 0).sum())
+        reasons = [*_failed_gates(saes, model), *_failed_gates(saes, other)]
+        if not alive:
+            reasons.append(f"no feature of {model} is active on this text")
+        elif rows["threshold"].is_nan().all():
+            reasons.append("the null of the maximum was not run")
+        numbers = dict.fromkeys((name for name, kind in SHARED_SCHEMA.items() if kind == pl.Float64), None)
+        numbers |= {"mean_r": _mean(rows, "r"), "mean_excess": _mean(rows, "excess")}
+        notes = [f"No verdict on {model} in {other}: {'; '.join(reasons)}."]
+        if not reasons:
+            missing = _missing_controls(judged, model, other, untrained)
+            ceiling, no_ceiling = _ceiling(rows, seed, saes, alive, homolog_r)
+            numbers |= _shares(rows, alive) | {"ceiling": ceiling}
+            if replicates is not None and (model, other) in replicates:
+                numbers |= _interval(rows, replicates[model, other], alive)
+            notes = [_headline(model, other, numbers)]
+            notes += [f"Controls that were not run: {_listed(missing)}."] if missing else []
+            notes += [f"There is no ceiling: {no_ceiling}."] if no_ceiling else []
+        record = numbers | {"given": not reasons, "reason": "; ".join(reasons), "words": " ".join(notes)}
+        found.append(Verdict(model=model, best_model=other, n_features=len(rows), n_alive=alive, **record))
+    return found
+
+
+def shared_table(found: Sequence[Verdict]) -> pl.DataFrame:
+    """The verdicts as rows of `SHARED_SCHEMA`."""
+    return pl.DataFrame([verdict.as_record() for verdict in found], schema=SHARED_SCHEMA)
+
+
+def _failed_gates(saes: pl.DataFrame, model: str, label: str = "sae") -> list[str]:
+    """Why the dictionaries of a model and label give no verdict, if they do not: at most one reason."""
+    own = saes.filter((pl.col("model") == model) & (pl.col("label") == label)).sort("layer")
+    failed = own.filter(~pl.col("passed"))
+    name = f"dictionaries of {model}" + (f" ({label})" if label != "sae" else "")
+    if own.is_empty():
+        return [f"the {name} were not judged"]
+    if failed.is_empty():
+        return []
+    first = f"block {failed['layer'][0]}: {failed['reason'][0] or 'no reason recorded'}"
+    return [
+        f"{len(failed)} of the {len(own)} {name} {'misses' if len(failed) == 1 else 'miss'} the quality gates ({first})"
+    ]
+
+
+def _missing_controls(judged: pl.DataFrame, model: str, other: str, untrained: Mapping[str, str]) -> list[str]:
+    """Controls that say nothing of this pair, in words."""
+    run = judged.filter((pl.col("model") == model) & pl.col("comparison").is_in(CONTROLS))
+    partners = set(run.select("comparison", "best_model").unique().rows())
+    names = {
+        "an untrained " + other: ("random-model", untrained.get(other)) in partners,
+        f"{other} with rotated dictionaries": ("rotated", f"{other}@rotated") in partners,
+        "the current token": any(comparison == "tokens" for comparison, _ in partners),
+    }
+    return [name for name, was_run in names.items() if not was_run]
+
+
+def _mean(rows: pl.DataFrame, name: str) -> float | None:
+    values = rows[name].cast(pl.Float64).drop_nans().drop_nulls() if name in rows.columns else pl.Series([])
+    return float(values.mean()) if len(values) else None  # type: ignore[arg-type]
+
+
+def _shares(rows: pl.DataFrame, alive: int) -> dict[str, float | None]:
+    """Shares of alive features; None where the column was not measured."""
+    homolog = rows["homolog"].fill_null(False)
+    counts = {"share": homolog, "share_significant": (rows["r"] >= rows["threshold"]) & rows["r"].is_not_nan()}
+    for name, column in (("share_mutual", "mutual"), ("share_stable", "stable")):
+        if column in rows.columns and rows[column].is_not_null().any():
+            counts[name] = homolog & rows[column].fill_null(False)
+    if "partner_r" in rows.columns and rows["partner_r"].is_not_nan().any():
+        counts["share_one_to_one"] = ((rows["partner_r"] >= rows["bar"]) & rows["partner_r"].is_not_nan()).fill_null(
+            False
         )
-    if not has_null:
-        return False, "no null of the maximum was run (matching.null_shifts is 0)"
-    missing = [words for name, words in CONTROLS.items() if name not in {control for control, _ in direction.controls}]
-    return True, f"Not held against {' and '.join(missing)}, which was not run" if missing else ""
+    return {name: int(count.sum()) / alive for name, count in counts.items()}
 
 
-def _share(found: np.ndarray, among: np.ndarray) -> float:
-    return float(found[among].mean()) if among.any() else float("nan")
+def _ceiling(
+    rows: pl.DataFrame, seed: pl.DataFrame, saes: pl.DataFrame, alive: int, homolog_r: float
+) -> tuple[float | None, str]:
+    """(share under the SAE-seed skyline, "") or (None, why not); of several second dictionaries the first counts."""
+    model = rows["model"][0]
+    seed = seed.filter(pl.col("best_model") == pl.col("best_model").min())
+    if seed.is_empty():
+        return None, f"{model} was not compared with another seed of its own dictionary"
+    if seed["threshold"].is_nan().all():
+        return None, "the null of the maximum was not run for another seed of its own dictionary"
+    if failed := _failed_gates(saes, model, seed["best_model"][0].rsplit("@", 1)[-1]):
+        return None, failed[0]
+    controls = rows.select(*_FEATURE, "control_r")
+    joined = seed.drop("control_r").join(controls, on=_FEATURE, how="left", validate="1:1")
+    bar = _bar(*(joined[name].to_numpy() for name in ("threshold", "control_r")), homolog_r)
+    return int((joined["r"].to_numpy() >= bar).sum()) / alive, ""
 
 
-def _mean(values: np.ndarray) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else float("nan")
+def _interval(rows: pl.DataFrame, replicates: np.ndarray, alive: int) -> dict[str, float | None]:
+    """lo and hi of the share: see the module's opening."""
+    if replicates.shape[:1] != (len(rows),):
+        raise InputError(
+            "replicates",
+            replicates.shape,
+            f"the pair has {len(rows)} rows, and needs one row of replicates for each",
+            "Resample the same matches.",
+        )
+    bar = rows["bar"].to_numpy()
+    counts = np.zeros(replicates.shape[1], dtype=np.int64)
+    for start in range(0, len(bar), _ROWS_AT_ONCE):
+        here = slice(start, start + _ROWS_AT_ONCE)
+        counts += (replicates[here] >= bar[here, None]).sum(axis=0)
+    share = int(rows["homolog"].sum()) / alive
+    lo, hi = np.clip(share + np.quantile(counts / alive, [0.025, 0.975]) - (counts / alive).mean(), 0, 1)
+    return {"lo": float(lo), "hi": float(hi)}
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+def _headline(model: str, other: str, numbers: Mapping[str, float | None]) -> str:
+    share, lo, hi, ceiling = (numbers[name] for name in ("share", "lo", "hi", "ceiling"))
+    between = f" ({_percent(lo).removesuffix('%')} to {_percent(hi)})" if lo is not None and hi is not None else ""
+    text = f"{_percent(share)}{between} of the features of {model} have a homolog in {other}"
+    return text + (
+        f"; with another seed of its own dictionary it is {_percent(ceiling)}." if ceiling is not None else "."
+    )
+
+
+def _percent(share: float | None) -> str:
+    """Whole percents; one digit below 10 %."""
+    percent = 100 * (share or 0)
+    return "<0.1%" if 0 < percent < 0.1 else f"{percent:.1f}%" if 0 < percent < 9.95 else f"{percent:.0f}%"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

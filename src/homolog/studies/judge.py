@@ -11,7 +11,7 @@ import polars as pl
 from homolog.features import StoredFeatures, open_features
 from homolog.matching import Columns, Resamples, replicates_of
 from homolog.matching.stability import STABILITY_SCHEMA, with_stability
-from homolog.matching.verdict import SHARED_SCHEMA, Direction, rows_of, verdict
+from homolog.matching.verdict import judge, shared_table, verdicts
 from homolog.studies.plan import Comparison, Plan
 from homolog.studies.recipe import Recipe
 
@@ -28,36 +28,20 @@ def judged(
 
     folders_of: the features of a side of a comparison.  columns: their prepared columns.
     """
-    matches = _with_stability(matches).with_columns(homolog=pl.lit(None, pl.Boolean))
-    place = matches.with_row_index("place")
-    homolog = np.full(len(matches), None)
-    records = []
-    for comparison in plan.comparisons:
-        if comparison.name != "main":
-            continue
-        sides = [[open_features(folder) for folder in folders_of(comparison, side)] for side in ("a", "b")]
-        resamples = Resamples.draw(sides[0][0].document, recipe.matching.resamples, recipe.run.seed)
-        for own, others in (sides, sides[::-1]):
+    untrained = {model: twin.name for model, twin in plan.twins.items()}
+    homolog_r = recipe.matching.homolog_r
+    table = judge(_with_stability(matches), untrained, homolog_r=homolog_r)
+    main = table.filter(pl.col("comparison") == "main")
+    replicates: dict[tuple[str, str], np.ndarray] = {}
+    for comparison in (c for c in plan.comparisons if c.name == "main"):
+        a, b = ([open_features(folder) for folder in folders_of(comparison, side)] for side in ("a", "b"))
+        resamples = Resamples.draw(a[0].document, recipe.matching.resamples, recipe.run.seed)
+        for own, others in ((a, b), (b, a)):
             names = (own[0].name, others[0].name)
-            direction, controls = direction_of(plan, *names), controls_of(plan, *names)
-            rows = rows_of(place, direction)
-            replicates = replicates_of(rows, own, others, resamples, columns)
-            highest = np.full_like(replicates, np.nan)
-            for control in controls:
-                there = [open_features(folder) for folder in folders_of(control, "b")]
-                found = rows_of(place, direction, (control.name, control.name_b))
-                assert found.select("layer", "feature").equals(rows.select("layer", "feature"))
-                np.fmax(highest, replicates_of(found, own, there, resamples, columns), out=highest)
-            made, judged_rows = verdict(
-                matches, direction, replicates, highest, saes,
-                fdr=recipe.matching.fdr, homolog_r=recipe.matching.homolog_r,
-            )  # fmt: skip
-            homolog[rows["place"].to_numpy()] = judged_rows
-            records.append(made.as_record())
-    return {
-        "matches": matches.with_columns(homolog=pl.Series(homolog.tolist(), dtype=pl.Boolean)),
-        "shared": pl.DataFrame(records, schema=SHARED_SCHEMA),
-    }
+            rows = main.filter((pl.col("model") == names[0]) & (pl.col("best_model") == names[1]))
+            replicates[names] = replicates_of(rows, own, others, resamples, columns)
+    found = verdicts(table, saes, untrained, replicates, homolog_r=homolog_r)
+    return {"matches": table, "shared": shared_table(found)}
 
 
 def _with_stability(matches: pl.DataFrame) -> pl.DataFrame:
@@ -68,20 +52,3 @@ def _with_stability(matches: pl.DataFrame) -> pl.DataFrame:
     unmeasured = {"other_seed_r": float("nan"), "stable": None}
     rest = rest.with_columns(pl.lit(unmeasured[name], kind).alias(name) for name, kind in STABILITY_SCHEMA.items())
     return pl.concat([main, rest])
-
-
-def direction_of(plan: Plan, model: str, best_model: str) -> Direction:
-    """A direction with the controls that the plan runs for it."""
-    controls = [(control.name, control.name_b) for control in controls_of(plan, model, best_model)]
-    second = [c.name_b for c in plan.comparisons if c.name == "sae-seed" and c.a.name == model]
-    return Direction(model, best_model, controls, second[0] if second else None)
-
-
-def controls_of(plan: Plan, model: str, best_model: str) -> list[Comparison]:
-    """The comparisons that show what the features of `model` find where `best_model` has not learned to compute."""
-
-    def holds(c: Comparison) -> bool:
-        twin = c.name == "random-model" and c.b == plan.twins.get(best_model)
-        return twin or (c.name == "rotated" and c.b.name == best_model) or c.name == "tokens"
-
-    return [c for c in plan.comparisons if c.a.name == model and holds(c)]
