@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -104,7 +105,7 @@ def judge(matches: pl.DataFrame, untrained: Mapping[str, str], *, homolog_r: flo
         keys = _FEATURE if name == "tokens" else [*_FEATURE, "best_model"]
         main = main.join(_control(plain, name, untrained), on=keys, how="left", maintain_order="left", validate="m:1")
     main = main.with_columns(control_r=pl.max_horizontal(CONTROLS))
-    bar = _bar(*(main[name].to_numpy() for name in ("threshold", "control_r")), homolog_r)
+    bar = _bar(main["threshold"].to_numpy(), main["control_r"].to_numpy(), homolog_r)
     bar[np.isnan(main["r"].to_numpy())] = np.nan
     judged = main.select("_row", "control_r", bar=pl.Series(bar).fill_nan(None)).with_columns(
         homolog=main["r"] >= pl.col("bar")
@@ -126,9 +127,7 @@ def _control(matches: pl.DataFrame, name: str, untrained: Mapping[str, str]) -> 
     rows = matches.filter((pl.col("comparison") == name) & pl.col("r").is_not_nan())
     keys = list(_FEATURE)
     if name != "tokens":
-        of = {f"{model}@rotated": model for model in rows["model"].unique()} | {
-            twin: m for m, twin in untrained.items()
-        }
+        of = {twin: model for model, twin in untrained.items()}
         of |= {partner: partner.removesuffix("@rotated") for partner in rows["best_model"].unique() if "@" in partner}
         rows = rows.with_columns(pl.col("best_model").replace_strict(of, default=None, return_dtype=pl.String))
         keys.append("best_model")
@@ -162,7 +161,8 @@ def verdicts(
             reasons.append(f"no feature of {model} is active on this text")
         elif rows["threshold"].is_nan().all():
             reasons.append("the null of the maximum was not run")
-        numbers = dict.fromkeys((name for name, kind in SHARED_SCHEMA.items() if kind == pl.Float64), None)
+        measured = [name for name, kind in SHARED_SCHEMA.items() if kind == pl.Float64]
+        numbers: dict[str, Any] = dict.fromkeys(measured)
         numbers |= {"mean_r": _mean(rows, "r"), "mean_excess": _mean(rows, "excess")}
         notes = [f"No verdict on {model} in {other}: {'; '.join(reasons)}."]
         if not reasons:
@@ -244,7 +244,7 @@ def _ceiling(
         return None, failed[0]
     controls = rows.select(*_FEATURE, "control_r")
     joined = seed.drop("control_r").join(controls, on=_FEATURE, how="left", validate="1:1")
-    bar = _bar(*(joined[name].to_numpy() for name in ("threshold", "control_r")), homolog_r)
+    bar = _bar(joined["threshold"].to_numpy(), joined["control_r"].to_numpy(), homolog_r)
     return int((joined["r"].to_numpy() >= bar).sum()) / alive, ""
 
 
