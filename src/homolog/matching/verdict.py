@@ -127,9 +127,10 @@ def _control(matches: pl.DataFrame, name: str, untrained: Mapping[str, str]) -> 
     rows = matches.filter((pl.col("comparison") == name) & pl.col("r").is_not_nan())
     keys = list(_FEATURE)
     if name != "tokens":
-        of = {twin: model for model, twin in untrained.items()}
-        of |= {partner: partner.removesuffix("@rotated") for partner in rows["best_model"].unique() if "@" in partner}
-        rows = rows.with_columns(pl.col("best_model").replace_strict(of, default=None, return_dtype=pl.String))
+        of = [(twin, model) for model, twin in untrained.items()]
+        of += [(turned, turned.removesuffix("@rotated")) for turned in rows["best_model"].unique() if "@" in turned]
+        partner = pl.DataFrame(of, schema={"best_model": pl.String, "of": pl.String}, orient="row")
+        rows = rows.join(partner, on="best_model").drop("best_model").rename({"of": "best_model"})
         keys.append("best_model")
     return rows.group_by(keys).agg(pl.col("r").max().alias(name))
 
@@ -269,17 +270,20 @@ def _interval(rows: pl.DataFrame, replicates: np.ndarray, alive: int) -> dict[st
 
 def _headline(model: str, other: str, numbers: Mapping[str, float | None]) -> str:
     share, lo, hi, ceiling = (numbers[name] for name in ("share", "lo", "hi", "ceiling"))
-    between = f" ({_percent(lo).removesuffix('%')} to {_percent(hi)})" if lo is not None and hi is not None else ""
-    text = f"{_percent(share)}{between} of the features of {model} have a homolog in {other}"
+    between, digits = "", 0
+    if lo is not None and hi is not None:
+        digits = int(_percent(lo) == _percent(hi))  # a narrow interval needs the decimal
+        between = f" ({_percent(lo, digits).removesuffix('%')} to {_percent(hi, digits)})"
+    text = f"{_percent(share, digits)}{between} of the features of {model} have a homolog in {other}"
     return text + (
         f"; with another seed of its own dictionary it is {_percent(ceiling)}." if ceiling is not None else "."
     )
 
 
-def _percent(share: float | None) -> str:
-    """Whole percents; one digit below 10 %."""
+def _percent(share: float | None, digits: int = 0) -> str:
+    """Percents with `digits`, one below 10 %."""
     percent = 100 * (share or 0)
-    return "<0.1%" if 0 < percent < 0.1 else f"{percent:.1f}%" if 0 < percent < 9.95 else f"{percent:.0f}%"
+    return "<0.1%" if 0 < percent < 0.1 else f"{percent:.{1 if 0 < percent < 9.95 else digits}f}%"
 
 
 def _listed(names: Sequence[str]) -> str:
