@@ -1,9 +1,9 @@
 """How often is a called homolog one?  The engine and its calibration on features whose partners are known.
 
-    python benchmarks/planted_truth.py [--tokens N] [--features N] [--seeds N] [--shifts N] [--out FOLDER]
+    python benchmarks/planted_truth.py [--tokens N] [--features N] [--seeds N] [--exchanges N] [--out FOLDER]
 
 Features are planted by `homolog.matching.planted`: shared latents with noise, latents of one side alone,
-superposition on both sides, topics; matched by `max_pearson`, calibrated against document shifts, and judged
+superposition on both sides, topics; matched by `max_pearson`, calibrated against exchanged documents, and judged
 against the truth by several criteria: what a user would do without a null (r > 0.7 as in the paper, r > 0.1) and
 what the null allows.
 Prints, over both directions and all seeds,
@@ -35,7 +35,7 @@ import vl_convert as vlc
 
 from homolog.matching import Side, prepare
 from homolog.matching.assignment import mutual, one_to_one
-from homolog.matching.null import calibrate, document_shifts
+from homolog.matching.null import calibrate, document_exchanges
 from homolog.matching.pairs import match_pair
 from homolog.matching.planted import PlantedMatches, plant_matches
 from homolog.report import theme
@@ -113,10 +113,10 @@ CRITERIA: dict[str, Criterion] = {
 VERDICT, UNRIVALLED = "q, r >= 0.3", "q, r >= 0.2, unrivalled"
 
 
-def find(planted: PlantedMatches, n_shifts: int, seed: int) -> tuple[Found, Found]:
+def find(planted: PlantedMatches, n_exchanges: int, seed: int) -> tuple[Found, Found]:
     """Match and calibrate both directions.  A column of A counts as the partner's modulo the number of columns of B."""
-    shifts = document_shifts(planted.document, n_shifts, seed).tolist()
-    pair = match_pair(prepare(planted.a), prepare(planted.b), CANDIDATES, shifts=shifts, threads=1)
+    exchanges = document_exchanges(planted.document, n_exchanges, seed)
+    pair = match_pair(prepare(planted.a), prepare(planted.b), CANDIDATES, exchanges=exchanges, threads=1)
     own, back = pair.a_to_b, pair.b_to_a
     assigned = one_to_one(own.index, own.r, back.index, back.r)
     return (
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200_000, help="tokens of the stream")
     parser.add_argument("--features", type=int, default=1000, help="features of each side")
     parser.add_argument("--seeds", type=int, default=3, help="draws of the table of shares")
-    parser.add_argument("--shifts", type=int, default=2, help="shifts of the null, as many as a study has")
+    parser.add_argument("--exchanges", type=int, default=2, help="exchanges of the null, as many as a study has")
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="where the figure and its numbers go")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -199,7 +199,7 @@ def main() -> None:
     def run(seed: int, **how: Any) -> tuple[Found, Found]:
         tokens, layers = int(options.tokens * how.pop("tokens", 1)), how.pop("layers", 1)
         planted = plant_matches(tokens, how.pop("features", options.features), seed=seed, **how)
-        return find(in_layers(planted, layers) if layers > 1 else planted, options.shifts, seed)
+        return find(in_layers(planted, layers) if layers > 1 else planted, options.exchanges, seed)
 
     shares = {share: [f for s in range(options.seeds) for f in run(s, shared=share)] for share in SHARES}
     rows = share_rows(shares)
@@ -208,7 +208,7 @@ def main() -> None:
     wide = {"shared": 0.75, "frequency": (1e-5, 1e-1), "noise": (0.0, 0.9), "features": 2 * options.features}
     rows += recall_rows([f for seed in range(2) for f in run(200 + seed, **wide)])
     table = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-    print(f"{options.tokens} tokens, {options.features} features a side, {options.shifts} shifts, FDR {FDR:.0%}")
+    print(f"{options.tokens} tokens, {options.features} features a side, {options.exchanges} exchanges, FDR {FDR:.0%}")
     report(table)
     save(table, options.out)
     print(f"\n{time.perf_counter() - started:.0f} s, one thread")

@@ -28,9 +28,10 @@ def _compiles(source: str) -> bool:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import) and COMPILERS & {name.name.split(".")[0] for name in node.names}:
             return True
-        if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module.split(".")[0] in COMPILERS or "jit" in {name.name for name in node.names}:
-                return True
+        if isinstance(node, ast.ImportFrom) and "jit" in {name.name for name in node.names}:
+            return True
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in COMPILERS:
+            return True
     return False
 
 

@@ -162,19 +162,22 @@ def test_one_large_value_does_not_hide_small_ones(engine, device):
 
 
 @pytest.mark.parametrize("densities", [[0.1, 0.02], [0.1, 0.4, 0.02, 1.0]])
-def test_shifted_columns_use_the_copy_of_those_they_come_from(engine, device, densities, monkeypatch):
+def test_reordered_columns_use_the_copy_of_those_they_come_from(engine, device, densities, monkeypatch):
     a, b = (features(seed, 70, 7, densities, "positive") for seed in (7, 8))
     left, right = sparse(a), sparse(b)
     uploads = []
     upload = engine.Resident.upload
     monkeypatch.setattr(engine.Resident, "upload", lambda *of: uploads.append(of) or upload(*of))
-    for by_left, by_right in ((0, 0), (1, 0), (0, 30), (69, 0), (20, 50)):
-        found = engine.best_pairs(left.shifted(by_left), right.shifted(by_right), 2, device)
-        assert_equals_exact(found, np.roll(a, by_left, axis=0), np.roll(b, by_right, axis=0), 2)
+    generator = np.random.default_rng(3)
+    for by_left, by_right in ((False, True), (True, False), (True, True)):
+        rows = [generator.permutation(70) for _ in range(2)]
+        x, y = (left.reordered(rows[0]) if by_left else left, right.reordered(rows[1]) if by_right else right)
+        expected = (a[rows[0]] if by_left else a, b[rows[1]] if by_right else b)
+        assert_equals_exact(engine.best_pairs(x, y, 2, device), *expected, 2)
     assert len(uploads) == 2
 
 
-def test_crowded_tokens_under_every_shift(engine, device):
+def test_crowded_tokens_in_every_rotation(engine, device):
     """Features that fire on two of 16 tokens, so many that some tokens hold more than two tiles' width of them."""
     a, b = (np.zeros((16, n), dtype=np.float32) for n in (3, 70))
     generator = np.random.default_rng(14)
@@ -184,7 +187,8 @@ def test_crowded_tokens_under_every_shift(engine, device):
     assert np.count_nonzero(b, axis=1).max() > 2 * engine.WIDEST
     left, right = sparse(a), sparse(b)
     for shift in range(16):
-        assert_equals_exact(engine.best_pairs(left.shifted(shift), right, 2, device), np.roll(a, shift, axis=0), b, 2)
+        rows = np.roll(np.arange(16), shift)
+        assert_equals_exact(engine.best_pairs(left.reordered(rows), right, 2, device), a[rows], b, 2)
 
 
 @pytest.mark.parametrize(
@@ -232,12 +236,13 @@ def test_full_tiles_equal_the_cpu_engine(densities):
     a, b = (features(seed, 20_000, 1500, densities, "positive") for seed in (12, 13))
     b[:, :300] += a[:, 300:600]
     left, right = sparse(a), sparse(b)
-    for shift in (0, 777):
-        found = gpu.best_pairs(left.shifted(shift), right, 2, "cuda")
-        for (r, index), (cpu_r, cpu_index) in zip(found, on_the_processor(left.shifted(shift), right, 2), strict=True):
+    for rows in (np.arange(20_000), np.random.default_rng(1).permutation(20_000)):
+        other = right.reordered(rows)
+        found = gpu.best_pairs(left, other, 2, "cuda")
+        for (r, index), (cpu_r, cpu_index) in zip(found, on_the_processor(left, other, 2), strict=True):
             np.testing.assert_allclose(r, cpu_r, rtol=0, atol=1.2e-7)
             assert (index == cpu_index).mean() > 0.999
-        assert_same_bytes(gpu.best_pairs(left.shifted(shift), right, 2, "cuda", programs=3), found)
+        assert_same_bytes(gpu.best_pairs(left, other, 2, "cuda", programs=3), found)
 
 
 @needs_triton
@@ -261,10 +266,10 @@ def test_compiles_for_compute_capability_9_without_a_gpu(one_piece):
 
     types = {
         "*i64": "row_start row_id token_start column_id best_rows best_columns sums",
-        "*i32": "row_token token_column queue",
+        "*i32": "row_token token_column queue meets",
         "*fp32": "row_value token_value",
         "*fp64": "row_mean row_inverse_sd column_mean column_inverse_sd",
-        "i32": "row_stride column_stride n_rows n_columns n_tokens shift",
+        "i32": "row_stride column_stride n_rows n_columns n_tokens",
         "fp32": "scale unit",
     }
     tile = {"T": gpu.TILE // gpu.WIDEST, "W": gpu.WIDEST}
@@ -279,10 +284,10 @@ def test_compiles_for_compute_capability_9_without_a_gpu(one_piece):
     if one_piece:
         types = {
             "*i64": "row_start",
-            "*i32": "row_token",
+            "*i32": "row_token meets",
             "*fp32": "row_value dense",
             "*fp64": "out",
-            "i32": "dense_stride n_columns n_tokens shift",
+            "i32": "dense_stride n_columns",
         }
         assert compiled(gpu._dense_kernel, types, T=32, W=64).asm["cubin"]
 

@@ -9,7 +9,7 @@ import scipy.stats
 
 from homolog.errors import InputError
 from homolog.matching import null
-from homolog.matching.null import benjamini_hochberg, calibrate, document_exchanges, document_shifts
+from homolog.matching.null import benjamini_hochberg, calibrate, document_exchanges
 
 
 def documents(generator: np.random.Generator, n: int, mean: int, window: int = 0) -> np.ndarray:
@@ -19,31 +19,6 @@ def documents(generator: np.random.Generator, n: int, mean: int, window: int = 0
         return document
     windows = np.array_split(document, max(1, len(document) // window))
     return np.concatenate([windows[place] for place in generator.permutation(len(windows))])
-
-
-def test_shifts_begin_documents_lie_apart_and_avoid_their_own_documents():
-    document = documents(np.random.default_rng(0), 60, 80)
-    shifts = document_shifts(document, 5, seed=3)
-    np.testing.assert_array_equal(shifts, document_shifts(document, 5, seed=3))
-    assert shifts.dtype == np.int64 and shifts.shape == (5,) and (shifts > 0).all()
-    assert (document[shifts] != document[shifts - 1]).all()
-    around = np.concatenate([[0], shifts, [len(document)]])
-    assert np.diff(around).min() >= len(document) // 12
-    # whole documents pass each other: 80-token documents, shifted by at least 400 tokens, never meet themselves
-    assert all((document != np.roll(document, shift)).all() for shift in shifts)
-
-
-def test_the_shift_is_chosen_at_which_fewest_tokens_meet_their_document():
-    # Documents 0 1 0 1 2, 10 tokens each: from 20 on, 0 meets 0 and 1 meets 1.  By hand, own tokens at offsets
-    # 10: none; 20: blocks 2, 3 meet 0, 1, 20 tokens; 30: block 0 meets 2, 1 meets 3, 20 tokens; 40: none.
-    document = np.repeat([0, 1, 0, 1, 2], 10)
-    assert [null._meeting_own(document, offset) for offset in (10, 20, 30, 40)] == [0, 20, 20, 0]
-    assert set(document_shifts(document, 2, seed=0)) == {10, 40}
-
-
-def test_long_documents_bring_the_shifts_closer():
-    document = np.repeat([0, 1, 2, 3], [1000, 2, 2, 2])
-    assert document_shifts(document, 3, seed=0).tolist() == [1000, 1002, 1004]
 
 
 @pytest.mark.parametrize("window", [0, 32])
@@ -71,14 +46,10 @@ def test_exchanges_use_each_row_once_and_pair_documents_with_others(window):
     assert aligned > 0.85  # of the tokens: documents that meet are of about one length
 
 
-def test_what_cannot_be_shifted_is_refused():
-    for document in (np.zeros(50, dtype=np.int32), np.zeros(0, dtype=np.int32)):
-        with pytest.raises(InputError, match="at least two"):
-            document_shifts(document, 1, seed=0)
-    with pytest.raises(InputError, match=r"begin at 2 places.*Ask for 1 to 2"):
-        document_shifts(np.array([0, 1, 1, 2]), 3, seed=0)
-    with pytest.raises(InputError, match="more documents than exchanges"):
-        document_exchanges(np.array([0, 1, 1, 2]), 3, seed=0)
+def test_more_documents_than_exchanges_are_needed():
+    for document in (np.zeros(50, dtype=np.int32), np.array([0, 1, 1, 2])):
+        with pytest.raises(InputError, match="more documents than exchanges"):
+            document_exchanges(document, 3, seed=0)
 
 
 def test_p_by_counting():
@@ -227,23 +198,6 @@ def test_unrelated_features_of_real_shape_have_uniform_p_under_exchanges(kind):
     # topics: 250 documents of different lengths in blocks leave the null a little low, as the module says
     np.testing.assert_allclose(np.mean(shares, axis=0), 1, atol=0.35 if kind == "topic" else 0.2)
     assert discoveries == 0
-
-
-def test_shifts_hold_where_documents_are_windows_of_one_length():
-    generator = np.random.default_rng(8)
-    document = np.repeat(np.arange(250, dtype=np.int32), 100)
-    shares = []
-    for study in range(3):
-        a, b = (sparse_features("topic", document, n, generator) for n in (500, 600))
-        rows = np.arange(len(document))
-        draws = [best_r(a, b[(rows - shift) % len(rows)]) for shift in document_shifts(document, 4, study)]
-        n_active = np.bincount(a.indices, minlength=500)
-        defined = n_active > 0
-        found = calibrate(
-            best_r(a, b)[defined], n_active[defined], np.stack(draws, axis=1)[defined], n_tokens=len(document)
-        )
-        shares.append([(found.p <= level).mean() / level for level in (0.5, 0.1, 0.05)])
-    np.testing.assert_allclose(np.mean(shares, axis=0), 1, atol=0.2)
 
 
 def test_unusable_input_is_refused():

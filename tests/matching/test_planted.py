@@ -7,7 +7,7 @@ import pytest
 
 from homolog.errors import InputError
 from homolog.matching.columns import prepare
-from homolog.matching.null import calibrate, document_shifts
+from homolog.matching.null import calibrate, document_exchanges
 from homolog.matching.pairs import match_pair
 from homolog.matching.planted import PlantedMatches, plant_matches
 
@@ -159,8 +159,8 @@ def test_bad_input_is_named():
 def test_targets_hold_end_to_end(shared):
     """At most 1 % false matches, the share within 2 points, where neither a threshold nor the null alone holds them."""
     planted = plant_matches(80_000, 300, seed=11, shared=shared, frequency=(1e-3, 5e-2))
-    shifts = document_shifts(planted.document, 6, seed=0).tolist()
-    pair = match_pair(prepare(planted.a), prepare(planted.b), 1, shifts=shifts, threads=1)
+    exchanges = document_exchanges(planted.document, 6, seed=0)
+    pair = match_pair(prepare(planted.a), prepare(planted.b), 1, exchanges=exchanges, threads=1)
     for x, own, back, null, partner in (
         (planted.a, pair.a_to_b, pair.b_to_a, pair.null_a, planted.partner_a),
         (planted.b, pair.b_to_a, pair.a_to_b, pair.null_b, planted.partner_b),

@@ -128,8 +128,11 @@ def matches_of(
 
 
 def calibrated(table: pl.DataFrame) -> pl.DataFrame:
-    """The columns that judge a match: of the homologs, features that are even are mutual, those that 3 divides have
-    their best partner one to one, and those that 5 does not divide are stable."""
+    """The columns that judge a match, as if no control had a higher r.
+
+    Of the homologs, features that are even are mutual, those that 3 divides have their best partner one to one, and
+    those that 5 does not divide are stable.
+    """
     r, feature = table["r"].to_numpy().astype(float), table["feature"].to_numpy()
     null = np.where(table["n_active"].to_numpy() < RARE, NULL_RARE, NULL_COMMON)
     significant = np.nan_to_num(r, nan=-1) > null + ABOVE
@@ -167,22 +170,25 @@ def shared_of(matches: pl.DataFrame, compared: tuple[str, ...], withheld: set[tu
         found = (again["r"] >= again["threshold"]) & (again["r"] >= HOMOLOG_R)
         share = alive["homolog"].sum() / len(alive)
         given = (model, target) not in withheld
+        shares = {
+            "share": share,
+            "lo": share - 0.03,
+            "hi": share + 0.02,
+            "ceiling": found.sum() / len(alive) if len(again) else None,
+            "share_significant": float((alive["q"] <= FDR).mean()),
+            "share_mutual": alive["mutual"].sum() / len(alive),
+            "share_one_to_one": float((alive["partner_feature"] >= 0).mean()),
+            "share_stable": alive["stable"].sum() / len(alive),
+        }
         rows.append(
             {
                 "model": model,
                 "best_model": target,
                 "n_features": len(own),
                 "n_alive": len(alive),
-                "share": share,
-                "lo": share - 0.03,
-                "hi": share + 0.02,
-                "ceiling": found.sum() / len(again) if len(again) else None,
                 "mean_r": float(np.nanmean(alive["r"])),
                 "mean_excess": float(np.nanmean(alive["excess"])),
-                "share_significant": float((alive["q"] <= FDR).mean()),
-                "share_mutual": alive["mutual"].sum() / len(alive),
-                "share_one_to_one": float((alive["partner_feature"] >= 0).mean()),
-                "share_stable": alive["stable"].sum() / len(alive),
+                **(shares if given else dict.fromkeys(shares)),
                 "given": given,
                 "reason": "" if given else f"dictionaries of {target} miss their gates",
                 "words": f"The planted words on {model} in {target}." if given else f"No words on {model}.",

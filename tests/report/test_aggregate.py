@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from homolog.report import aggregate, read_run, theme
-from homolog.report.wording import as_toml, integer, number, percent, seconds, size
+from homolog.report.wording import as_toml, chance, integer, level, listed, number, percent, seconds, size
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,9 @@ def test_stages_of_a_kind_are_one_bar(make_run, tmp_path):
 def test_numbers_in_words():
     assert number(-0.0004, 2) == "0.00" and number(float("nan")) == "–" and number(None) == "–"  # noqa: RUF001
     assert percent(0.0004) == "<0.1%" and percent(0.034) == "3.4%" and percent(0.0997) == "10%" and percent(1) == "100%"
+    assert chance(0.0004) == "<0.001" and chance(0.0126) == "0.013" and chance(float("nan")) == "–"  # noqa: RUF001
+    assert level(0.01) == "1%" and level(0.005) == "0.5%"
+    assert listed(["a"]) == "a" and listed(["a", "b", "c"]) == "a, b and c" and listed([]) == ""
     assert seconds(0.421) == "0.42 s" and seconds(245) == "4 min 05 s" and seconds(7800) == "2 h 10 min"
     assert size(1536 * 2**20) == "1.50 GiB" and integer(1_059_000) == "1,059,000"
 

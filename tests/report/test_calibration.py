@@ -23,7 +23,7 @@ def test_shares_count_the_planted_tests(records):
     found = {
         (row["comparison"], row["side"], row["criterion"]): row["share"] for row in calibration_rows.criteria(records)
     }
-    for comparison in ("main", "model-seed"):
+    for comparison in ("main", "model-seed", "sae-seed"):
         counts = dict.fromkeys(("alive", "significant", "homolog", "mutual", "one_to_one", "stable"), 0)
         rows = records.matches.filter((pl.col("comparison") == comparison) & (pl.col("side") == "A"))
         for row in rows.iter_rows(named=True):
@@ -42,35 +42,20 @@ def test_shares_count_the_planted_tests(records):
             for name, holds in passed.items():
                 counts[name] += holds
         assert counts["alive"] == 180
-        for name in ("significant", "mutual", "one_to_one"):
-            assert found[comparison, "A", name] == pytest.approx(counts[name] / 180, abs=1e-4), name
-        if comparison == "main":
-            for name in ("homolog", "stable"):
-                assert found[comparison, "A", name] == pytest.approx(counts[name] / 180, abs=1e-4)
-    # The run asks these two of the result alone; the homologs of the SAE-seed skyline are its ceiling.
-    assert ("model-seed", "A", "stable") not in found and ("model-seed", "A", "homolog") not in found
-    ceiling = records.shared_row("transformer-s0", "mamba-s0")["ceiling"]
-    assert found["sae-seed", "A", "homolog"] == pytest.approx(ceiling, abs=1e-4)
-    assert not any(comparison == "main-seed" for comparison, _, _ in found)
+        asked = {"main": list(counts)[1:], "sae-seed": ["significant", "homolog"], "model-seed": ["significant"]}
+        for name in asked[comparison]:
+            assert found[comparison, "A", name] == pytest.approx(counts[name] / 180, abs=1e-4), (comparison, name)
+        assert [key[2] for key in found if key[:2] == (comparison, "A")] == asked[comparison]
+    assert {comparison for comparison, _, _ in found} == {"main", "model-seed", "sae-seed"}
 
 
-def test_the_result_and_the_run_agree(records):
-    """What the page counts from matches is what the run counted for its verdict."""
-    found = {
-        (r["side"], r["criterion"]): r["share"]
-        for r in calibration_rows.criteria(records)
-        if r["name"] == "The other model"
-    }
-    for side in "AB":
-        shared = records.shared_row(records.model_of(side), records.partner_of(side))
-        for name in ("significant", "mutual", "one_to_one", "stable"):
-            assert found[side, name] == pytest.approx(shared[f"share_{name}"], abs=1e-4)
-        assert found[side, "homolog"] == pytest.approx(shared["share"], abs=1e-4)
-
-
-def test_without_a_rate_nothing_is_called_significant(make_run, tmp_path):
-    records = read_run(make_run(tmp_path / "run", edit=lambda run: run["recipe"].pop("matching")))
-    assert "significant" not in {row["criterion"] for row in calibration_rows.criteria(records)}
+def test_a_withheld_direction_has_no_shares(make_run, tmp_path):
+    records = read_run(make_run(tmp_path / "run", withheld={("transformer-s0", "mamba-s0")}))
+    found = {(row["comparison"], row["side"]) for row in calibration_rows.criteria(records)}
+    assert ("main", "B") in found and ("main", "A") not in found
+    assert criteria_figure(records) is not None
+    both = {("transformer-s0", "mamba-s0"), ("mamba-s0", "transformer-s0")}
+    assert criteria_figure(read_run(make_run(tmp_path / "none", withheld=both))) is None
 
 
 def test_every_column_of_the_heatmap_is_whole(records):
@@ -120,19 +105,30 @@ def test_no_line_of_significance_where_nothing_is_called(records):
     figure = calibration_figure(dataclasses.replace(records, matches=none))
     assert figure is not None and "dashed" not in figure.read
     figure = calibration_figure(records)
-    assert figure is not None and figure.read.endswith("a match is significant (false discovery rate 1.0%).")
+    assert figure is not None and figure.read.endswith("a match is significant (false discovery rate 1%).")
+
+
+def test_a_skyline_without_a_null_has_no_significant_features(records):
+    unknown = pl.when(pl.col("comparison") == "main").then("threshold").otherwise(float("nan")).alias("threshold")
+    rows = calibration_rows.criteria(dataclasses.replace(records, matches=records.matches.with_columns(unknown)))
+    assert {row["comparison"] for row in rows if row["criterion"] == "significant"} == {"main"}
 
 
 def test_a_run_without_a_null_has_no_figure_of_it(records):
     without = dataclasses.replace(records, matches=records.matches.with_columns(null_r=pl.lit(float("nan"))))
     assert calibration_figure(without) is None
-    unjudged = without.matches.with_columns(
-        pl.lit(float("nan")).alias("q"),
-        pl.lit(-1).alias("partner_feature"),
-        *(pl.lit(None, pl.Boolean).alias(name) for name in ("homolog", "mutual", "stable")),
-    )
-    none = dataclasses.replace(records, matches=unjudged, shared=records.shared.head(0))
-    assert criteria_figure(none) is None
+
+
+def test_the_closest_pairs_are_homologs_where_those_are_known(records):
+    key = (pl.col("comparison") == "main") & (pl.col("side") == "A")
+    closest = records.matches.filter(key & pl.col("r").is_finite()).sort("r", descending=True).row(0, named=True)
+    name = f"{closest['layer']} / {closest['feature']}"
+    assert best_shared(records, "A").rows[0][0] == name
+    same = key & (pl.col("layer") == closest["layer"]) & (pl.col("feature") == closest["feature"])
+    no = records.matches.with_columns(homolog=pl.col("homolog") & ~same)  # a control finds the closest as closely
+    assert name not in [row[0] for row in best_shared(dataclasses.replace(records, matches=no), "A").rows]
+    none = records.matches.with_columns(homolog=pl.lit(None, pl.Boolean))
+    assert best_shared(dataclasses.replace(records, matches=none), "A").rows[0][0] == name
 
 
 def test_the_closest_pairs_carry_their_marks(records):
@@ -175,6 +171,18 @@ def test_spaces_have_a_panel_for_each_measure_there_is(records):
     assert figure is not None and figure.read.endswith("Not measured in this run: Decoder directions: SVCCA.")
 
 
+def test_spaces_stand_beside_those_of_the_untrained_model(records):
+    own = pl.col("comparison") == "random-model"
+    less = records.layers.with_columns(cka=pl.when(own).then(pl.col("mean") / 10).otherwise("cka"))
+    found = aggregate.space_means(dataclasses.replace(records, layers=less))
+    mean = 0.65 - 0.5 * sum(abs((i + 1) / 4 - (j + 1) / 8) for i in range(4) for j in range(8)) / 32
+    assert found[0] == ("Residual streams: CKA", pytest.approx(1.2 * mean), pytest.approx(mean / 10))
+    assert found[2] == ("Decoder directions: RSA", pytest.approx(mean - 0.5), None)
+    figure = spaces_figure(dataclasses.replace(records, layers=less))
+    assert figure is not None
+    assert f"CKA {1.2 * mean:.2f}, {mean / 10:.2f} with the untrained model; Residual streams: SVCCA" in figure.read
+
+
 def test_spaces_not_measured_are_left_out(records):
     none = [pl.lit(None, pl.Float64).alias(name) for name in aggregate.SPACES]
     assert spaces_figure(dataclasses.replace(records, layers=records.layers.with_columns(none))) is None
@@ -187,7 +195,7 @@ def test_the_variance_is_told_by_its_largest_factors(records):
     ]  # fmt: skip
     assert variance_sentence(records).startswith(
         "Of transformer-s0\u2019s features: 60% with the feature itself, 11% with the depth of the feature and "
-        "5.0% with the seed of its dictionary. Of mamba-s0\u2019s features: "
+        "5.0% with the seed of the dictionary searched. Of mamba-s0\u2019s features: "
     )
 
 

@@ -37,10 +37,15 @@ def test_the_cards_show_the_share_of_homologs_and_its_ceiling(found, tmp_path):
         assert f"r = {own['r'].drop_nans().mean():.2f} on average" in card.mean
 
 
+def test_the_card_of_a_withheld_verdict_has_no_shares(found):
+    first, second = found(withheld={("transformer-s0", "mamba-s0")}).cards
+    assert first.bars == [] and len(second.bars) == 2 and "on average" in first.mean
+
+
 def test_the_run_says_what_a_homolog_is(make_run, tmp_path):
     words = homolog_words(read_run(make_run(tmp_path / "run", drop={"rotated"})))
     assert words == (
-        "A homolog is a match that lies above what chance reaches at its firing frequency (false discovery rate 1.0%), "
+        "A homolog is a match that lies above what chance reaches at its firing frequency (false discovery rate 1%), "
         "has an r of at least 0.35 and has a higher r than the same feature finds in its controls (an untrained model)."
     )
 

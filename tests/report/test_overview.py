@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin
 
 import pytest
@@ -12,7 +13,9 @@ from playwright.sync_api import Browser
 from tests.report.pages import EVIL, files_of, opened, parsed
 from tests.report.planted_circuits import write_circuits
 
-from homolog.report import overview, read_comparison, write_report
+from homolog.report import overview, read_comparison, run_figures, write_report
+from homolog.report.page import render_overview
+from homolog.report.wording import MISSING
 
 A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
 PAIRS = [f"pair-{A}--{B}", f"pair-{A}--{C}", f"pair-{B}--{C}"]
@@ -20,7 +23,13 @@ PAIRS = [f"pair-{A}--{B}", f"pair-{A}--{C}", f"pair-{B}--{C}"]
 
 @pytest.fixture(scope="module")
 def run(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = make_run(tmp_path_factory.mktemp("three") / "run", compared=(A, B, C), withheld={(C, A)})
+    """Three models and circuits, one verdict withheld, the words of another hostile."""
+
+    def poison(record: dict[str, Any]) -> None:
+        next(v for v in record["verdicts"] if (v["model"], v["best_model"]) == (C, B))["words"] = EVIL
+
+    folder = tmp_path_factory.mktemp("three") / "run"
+    path = write_circuits(make_run(folder, compared=(A, B, C), withheld={(C, A)}, edit=poison))
     write_report(path)
     return path
 
@@ -31,19 +40,21 @@ def test_every_ordered_pair_has_a_cell_and_a_row(run):
     assert list(cells) == [(A, B), (A, C), (B, A), (B, C), (C, A), (C, B)]
     for row in records.shared.iter_rows(named=True):
         cell = cells[row["model"], row["best_model"]]
+        if (row["model"], row["best_model"]) == (C, A):
+            assert (cell["share"], cell["text"], cell["ceiling"]) == (None, "no verdict", "")
+            continue
         assert cell["share"] == pytest.approx(row["share"], abs=1e-4)
         assert cell["ceiling"] == f"ceiling {100 * row['ceiling']:.0f}%"
-    assert [pair for pair, row in cells.items() if "?" in row["text"]] == [(C, A)]
     table = overview.shared_table(records)
     assert [row[0] for row in table.rows[:3]] == [f"{A}\n→ {B}", f"{A}\n→ {C}", f"{B}\n→ {A}"]
-    assert [row[-1] for row in table.rows].count("withheld") == 1
+    assert [(row[0], row[2]) for row in table.rows if row[-1] == "withheld"] == [(f"{C}\n→ {A}", MISSING)]
 
 
 def test_models_without_a_second_dictionary_have_no_ceiling(make_run, tmp_path):
     records = read_comparison(make_run(tmp_path / "run", compared=(A, B, C), drop={"sae-seed"}))
     assert not any(row["ceiling"] for row in overview.sharedness(records))
     figure = overview.shared_figure(records)
-    assert figure is not None and "ceiling" not in figure.read and "question mark" not in figure.read
+    assert figure is not None and "ceiling" not in figure.read
 
 
 def test_names_of_pages_are_safe_and_differ(make_run, tmp_path):
@@ -58,7 +69,9 @@ def test_names_of_pages_are_safe_and_differ(make_run, tmp_path):
 
 def test_the_overview_opens_and_each_pair_has_its_page(run):
     files = files_of(run / "report")
-    assert {name for name in files if name.endswith(".html")} == {"index.html", *(f"{name}.html" for name in PAIRS)}
+    assert {name for name in files if name.endswith(".html")} == {
+        "index.html", "circuits.html", *(f"{name}.html" for name in PAIRS)
+    }  # fmt: skip
     for name in PAIRS:
         assert f"figures/{name}/layers.svg" in files and f"figures/{name}/stages.svg" not in files
     assert {"figures/shared.svg", "figures/variance.svg", "figures/stages.svg"} <= set(files)
@@ -83,9 +96,9 @@ def test_a_reader_goes_from_the_overview_to_a_pair_and_back(run, chromium: Brows
     drawn = tab.evaluate(
         "[...document.querySelectorAll('.chart svg')].map(svg => svg.closest('.chart').dataset.figure)"
     )
-    assert drawn == ["shared", "variance", "stages"]
+    assert drawn == ["shared", "variance", "circuits", "stages"]
     cells = tab.locator("[data-figure=shared] svg").text_content() or ""
-    assert "?" in cells and "%" in cells
+    assert "no verdict" in cells and "%" in cells
     for name in PAIRS:
         tab.locator(f"a[href='{name}.html']").click()
         tab.wait_for_selector("html[data-charts=drawn]", state="attached")
@@ -109,18 +122,24 @@ def test_the_overview_fits_a_small_screen(run, chromium: Browser, width: int):
     tab.close()
 
 
-def test_markup_is_text_and_circuits_are_shown_once(make_run, tmp_path, chromium: Browser):
-    def poison(record):
-        for verdict in record["verdicts"]:
-            verdict["words"] = verdict["reason"] = EVIL
-        record["compared"][2] = EVIL
-
-    path = write_circuits(make_run(tmp_path / "run", compared=(A, B, C), edit=poison))
-    index = write_report(path)
-    assert "circuits.html" in parsed(index)[1]
-    for page in (index, index.with_name(f"{PAIRS[0]}.html")):
+def test_markup_from_the_run_is_text(run, chromium: Browser):
+    for name in ("index", PAIRS[2]):
+        page = run / "report" / f"{name}.html"
+        assert EVIL not in page.read_text("utf-8")
         tab, said, _ = opened(chromium, page)
         assert said == [] and tab.evaluate("window.hacked") is None
-        assert EVIL in tab.evaluate("document.body.textContent")
+        assert tab.evaluate("document.body.textContent").count(EVIL) == 1
         tab.close()
-    assert "circuits.html" not in parsed(index.with_name(f"{PAIRS[0]}.html"))[1]
+
+
+def test_markup_in_names_is_text(make_run, tmp_path):
+    records = read_comparison(
+        make_run(tmp_path / "run", name=EVIL, edit=lambda record: record.update(compared=[A, EVIL, C]))
+    )
+    text = render_overview(records, run_figures(records), overview.pair_pages(records))
+    assert EVIL not in text and "&lt;script&gt;window.hacked" in text
+
+
+def test_circuits_are_shown_on_the_overview_alone(run):
+    assert "circuits.html" in parsed(run / "report" / "index.html")[1]
+    assert all("circuits.html" not in parsed(run / "report" / f"{name}.html")[1] for name in PAIRS)

@@ -97,7 +97,7 @@ def test_a_withheld_verdict_comes_first_with_its_reason(evil_page: Path) -> None
     text, _ = parsed(evil_page)
     said = "mamba-s0 → transformer-s0: no verdict No words on mamba-s0. Withheld: dictionaries of transformer-s0 miss"
     assert text.index(said) < text.index("Result Chance")
-    assert "Measured, but without a verdict." in text
+    assert "No share: the verdict is withheld." in text
     assert "explained variance 0.41 is below 0.60" in text  # in the table of dictionaries
 
 

@@ -1,10 +1,10 @@
 """Run a study in forked children and kill them: python killed.py RECIPE FOLDER SEED.
 
 This process imports everything and computes nothing, so each child starts at once and with thread pools of its own.
-The first child runs undisturbed into FOLDER/whole and tells what it begins and what it writes.  From that, moments
-are drawn all over the course: one in every stage, by the clock, and the rest in the middle of writing a file.  The
-other children share FOLDER/killed: each goes on where the one before it was killed, and the last one ends.  What
-happened is printed as JSON.
+The first child runs undisturbed into FOLDER/whole and tells what it begins and what it writes; FOLDER/stopped/STAGE is
+what a kill at the end of that stage would have left.  Then moments are drawn all over the course: one in every stage,
+by the clock, and others in the middle of writing a file.  The other children share FOLDER/killed: each goes on where
+the one before it was killed, and the last one ends.  What happened is printed as JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import sys
 import time
@@ -22,6 +23,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.studies.outcome import leave_undrawn
 
 KILLS = 20
 BEFORE = "before the first stage"
@@ -51,51 +54,48 @@ class Moment:
 def main(recipe: str, folder: str, seed: str) -> None:
     """The undisturbed run, the killed ones and the one that ends; one JSON object on standard output."""
     from homolog.progress import SilentProgress
-    from homolog.report import export
     from homolog.studies.compare import run_comparison
     from homolog.studies.recipe import load_recipe
 
-    setattr(export, "vlc", Undrawn)
-    for late in ("transformers.models.gpt_neox.modeling_gpt_neox", "transformers.models.mamba.modeling_mamba"):
-        importlib.import_module(late)  # once for all children
+    leave_undrawn(setattr)
+    importlib.import_module("transformers.models.gpt_neox.modeling_gpt_neox")  # else imported late, by every child
 
     def study(out: Path) -> None:
         run_comparison(load_recipe(recipe), out, SilentProgress(), threads=1)
 
     killed = Path(folder, "killed")
-    course = Child(study, Path(folder, "whole")).course()
+    course = Child(study, Path(folder, "whole"), stopped=Path(folder, "stopped")).course()
     names = [stage.name for stage in course]
     kills = [Child(study, killed, names, moment).killed() for moment in draw(course, random.Random(seed))]
     Child(study, killed).course()
     print(json.dumps({"course": [asdict(stage) for stage in course], "kills": kills}))
 
 
-class Undrawn:
-    """In place of the renderer: the images of a report are drawn from the data beside them, which takes seconds."""
-
-    vegalite_to_svg = staticmethod(lambda spec: "")
-    svg_to_png = staticmethod(lambda svg, scale: b"")
-    javascript_bundle = staticmethod(lambda script: script)
+def copy_run(run: Path, to: Path) -> None:
+    """A copy of a run folder by hard links, without its lock."""
+    shutil.copytree(run, to, copy_function=os.link, ignore=shutil.ignore_patterns(".lock"))
 
 
 def draw(course: list[Stage], rng: random.Random) -> list[Moment]:
     """`KILLS` moments in the order of the course."""
-    moments = [Moment(place, 0.9 * rng.random() * stage.seconds, False) for place, stage in enumerate(course)]
+    moments = [Moment(place, 0.8 * rng.random() * stage.seconds, False) for place, stage in enumerate(course)]
     files = [(place, number) for place, stage in enumerate(course) for number in range(stage.files)]
-    moments += [Moment(*rng.choice(files), True) for _ in range(KILLS - len(moments))]
+    tables = [file for file in files if course[file[0]].name == "tables"]
+    drawn = [rng.choice(tables), *rng.choices(files, k=KILLS - len(moments) - 1)]
+    moments += [Moment(place, number, True) for place, number in drawn]
     return sorted(moments, key=lambda moment: (moment.place, moment.writing, moment.after))
 
 
 class Child:
     """A forked process that runs the study and tells this one what it does.
 
-    names: of the stages, in order; with a `moment` to be killed at.
+    names: of the stages, in order; with a `moment` to be killed at.  stopped: where to keep the folder as it is at the
+    end of each stage, by hard links: files of a run are replaced, never changed.
     """
 
-    def __init__(
-        self, study: Callable[[Path], None], out: Path, names: list[str] | None = None, moment: Moment | None = None
-    ) -> None:
-        self.out, self.names, self.moment = out, names or [], moment
+    def __init__(self, study: Callable[[Path], None], out: Path, names: list[str] | None = None,
+                 moment: Moment | None = None, stopped: Path | None = None) -> None:  # fmt: skip
+        self.out, self.names, self.moment, self.stopped = out, names or [], moment, stopped
         self.pipe, told = os.pipe()
         self.pid = os.fork()
         if self.pid:
@@ -142,6 +142,8 @@ class Child:
                 break
         _, status, _ = os.wait4(self.pid, 0)
         os.close(self.pipe)
+        if not os.WIFSIGNALED(status):
+            raise RuntimeError(f"not killed: {self.moment}, {self.out.with_suffix('.log').read_text()}")
         record = self.out / "run.json"
         stages = json.loads(record.read_text())["stages"] if record.exists() else {}
         return {
@@ -176,6 +178,8 @@ class Child:
                 if self.moment and self.moment.writing:
                     due = self._due(name, 0.0)
                 yield facts
+                if self.stopped:
+                    copy_run(run.path, self.stopped / name)
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal files

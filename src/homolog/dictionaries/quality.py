@@ -96,10 +96,15 @@ def explained_variance(x: Activations, x_hat: Activations, keep: torch.Tensor | 
     if keep is not None:
         x, x_hat = x[keep], x_hat[keep]
     x64 = x.double()
-    total = float((x64 - x64.mean(0)).pow(2).sum())
+    total = _sum_of_squares(x64 - x64.mean(0))
     if total == 0 or not len(x):
         return math.nan
-    return 1.0 - float((x64 - x_hat.double()).pow(2).sum()) / total
+    return 1.0 - _sum_of_squares(x64 - x_hat.double()) / total
+
+
+def _sum_of_squares(x: torch.Tensor) -> float:
+    """Of (token, d_model), token by token: torch's sum of everything at once depends on the number of threads."""
+    return float(x.pow(2).sum(1).cpu().numpy().sum())
 
 
 def firing_frequency(dictionary: Dictionary, x: Activations) -> np.ndarray:
@@ -143,8 +148,8 @@ def measure_quality(
         block = block.float()
         f = sae.encode(block)
         counts += (f > 0).sum(0).numpy()
-        residual += float((block.double() - sae.decode(f).double()).pow(2).sum())
-        total += float((block.double() - mean).pow(2).sum())
+        residual += _sum_of_squares(block.double() - sae.decode(f).double())
+        total += _sum_of_squares(block.double() - mean)
     clean = spliced = ablated = math.nan
     if spliced_loss is not None:
         clean = spliced_loss(lambda r: r) if loss_clean is None else loss_clean

@@ -80,19 +80,14 @@ def by_column(indptr, indices, data, number, factor, start):
 
 
 @jit()
-def rotate_columns(start, token, value, shift, n_tokens):
-    """Each column's entries with their tokens moved on by `shift` around the stream, ascending again."""
+def move_tokens(start, token, value, new_place):
+    """Each column's entries with token t moved to new_place[t], ascending again."""
     moved, values = np.empty_like(token), np.empty_like(value)
     for column in range(len(start) - 1):
         lo, hi = start[column], start[column + 1]
-        wraps = lo + np.searchsorted(token[lo:hi], n_tokens - shift)
-        place = lo
-        for entry in range(wraps, hi):
-            moved[place], values[place] = token[entry] + shift - n_tokens, value[entry]
-            place += 1
-        for entry in range(lo, wraps):
-            moved[place], values[place] = token[entry] + shift, value[entry]
-            place += 1
+        there = new_place[token[lo:hi]]
+        order = np.argsort(there)
+        moved[lo:hi], values[lo:hi] = there[order], value[lo:hi][order]
     return moved, values
 
 

@@ -50,9 +50,9 @@ class Packed:
     numbers: UInt[np.ndarray, "halves"]
     per_word: int
 
-    def shifted(self, rows: int) -> Packed:
-        """Token t is what token t - rows was."""
-        return replace(self, start=np.roll(self.start, rows), length=np.roll(self.length, rows))
+    def reordered(self, rows: np.ndarray) -> Packed:
+        """Token t is what token rows[t] was."""
+        return replace(self, start=self.start[rows], length=self.length[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +80,9 @@ class Columns:
     inverse_sd: Float[np.ndarray, "defined"]
     dense: Float[np.ndarray, "token dense"]  # float32, C order
     source: _Source | None
-    unshifted: Columns | None = None
-    shift: int = 0
+    plain: Columns | None = None
+    rows: Int[np.ndarray, " token"] | None = None
+    """Of `reordered` columns: those they come from, and the row there of each token."""
 
     @property
     def n_dense(self) -> int:
@@ -99,8 +100,8 @@ class Columns:
     @cached_property
     def packed(self) -> Packed:
         """The sparse part token by token."""
-        if self.unshifted is not None:
-            return self.unshifted.packed.shifted(self.shift)
+        if self.plain is not None and self.rows is not None:
+            return self.plain.packed.reordered(self.rows)
         source = self._given
         csr, number = source.csr, source.number
         length = kernels.row_lengths(csr.indptr, csr.indices, number)
@@ -115,9 +116,9 @@ class Columns:
     @cached_property
     def by_column(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The sparse part column by column: (indptr int64, token int32 ascending, value float32)."""
-        if self.unshifted is not None:
-            start, token, value = self.unshifted.by_column
-            return start, *kernels.rotate_columns(start, token, value, self.shift, self.n_tokens)
+        if self.plain is not None and self.rows is not None:
+            start, token, value = self.plain.by_column
+            return start, *kernels.move_tokens(start, token, value, np.argsort(self.rows).astype(np.int32))
         csr, start = self._given.csr, self._given.start
         found = kernels.by_column(csr.indptr, csr.indices, csr.data, self._given.number, self._given.factor, start)
         return start, *found
@@ -153,14 +154,14 @@ class Columns:
         self.__dict__.update(orders)
         return self
 
-    def shifted(self, rows: int) -> Columns:
-        """These columns with token t holding what token t - rows held, around the stream.
+    def reordered(self, rows: np.ndarray) -> Columns:
+        """These columns with token t holding what token rows[t] held; rows: int64 (tokens,), each token once.
 
-        Means and deviations stay, and the packed entries are shared: a shift costs no new preparation.
+        Means and deviations stay, and the packed entries are shared: it costs no new preparation.
         """
-        rows = (rows + self.shift) % max(1, self.n_tokens)
-        plain = self.unshifted or self
-        return replace(plain, dense=np.roll(plain.dense, rows, axis=0), unshifted=plain, shift=rows)
+        plain = self.plain or self
+        rows = rows if self.rows is None else self.rows[rows]
+        return replace(plain, dense=plain.dense[rows], plain=plain, rows=rows)
 
 
 def prepare(x: ArrayLike | Columns, name: str = "a") -> Columns:

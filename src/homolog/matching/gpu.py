@@ -64,7 +64,7 @@ LOW: tl.constexpr = tl.constexpr(32)
 @triton.jit
 def _accumulate(  # type: ignore[no-untyped-def]
     own, row, row_start, row_token, row_value, token_start, token_column, token_value,
-    n_tokens, shift, scale, T: tl.constexpr, W: tl.constexpr, ONE_PIECE: tl.constexpr,
+    meets, scale, T: tl.constexpr, W: tl.constexpr, ONE_PIECE: tl.constexpr,
 ):  # fmt: skip
     """own[column] += x y, in fixed point, over the entries (token, x) of a row and (column, y) of these tokens."""
     last = tl.load(row_start + row + 1)
@@ -72,8 +72,7 @@ def _accumulate(  # type: ignore[no-untyped-def]
         entry = begin + tl.arange(0, T)
         inside = entry < last
         x = tl.load(row_value + entry, mask=inside, other=0.0).to(tl.float64) * scale
-        token = tl.load(row_token + entry, mask=inside, other=0) + shift
-        token = tl.where(token < n_tokens, token, token - n_tokens)
+        token = tl.load(meets + tl.load(row_token + entry, mask=inside, other=0), mask=inside, other=0)
         start = tl.load(token_start + token, mask=inside, other=0)
         stop = tl.load(token_start + token + 1, mask=inside, other=0)
         longest = W if ONE_PIECE else tl.max(stop - start)
@@ -130,12 +129,12 @@ def _select(  # type: ignore[no-untyped-def]
     tl.store(kept_at, kept)
 
 
-@triton.jit(do_not_specialize=["row_stride", "column_stride", "n_rows", "n_columns", "n_tokens", "shift"])
+@triton.jit(do_not_specialize=["row_stride", "column_stride", "n_rows", "n_columns", "n_tokens"])
 def _sweep_kernel(  # type: ignore[no-untyped-def]
     row_start, row_token, row_value, row_mean, row_inverse_sd, row_id,
     token_start, token_column, token_value, column_mean, column_inverse_sd, column_id,
     best_rows, best_columns, row_stride, column_stride, sums, queue,
-    n_rows, n_columns, n_tokens, shift, scale, unit,
+    meets, n_rows, n_columns, n_tokens, scale, unit,
     K: tl.constexpr, T: tl.constexpr, W: tl.constexpr, ONE_PIECE: tl.constexpr, STRIP: tl.constexpr,
 ):  # fmt: skip
     """Rows from a queue; `sums` (programs, columns) and `queue` come in as zeros, and `sums` is left so."""
@@ -144,7 +143,7 @@ def _sweep_kernel(  # type: ignore[no-untyped-def]
     while row < n_rows:
         _accumulate(
             own, row, row_start, row_token, row_value, token_start, token_column, token_value,
-            n_tokens, shift, scale, T, W, ONE_PIECE,
+            meets, scale, T, W, ONE_PIECE,
         )  # fmt: skip
         tl.debug_barrier()  # all of the row is added before any of it is read
         _select(
@@ -155,9 +154,9 @@ def _sweep_kernel(  # type: ignore[no-untyped-def]
         row = tl.num_programs(0) + tl.atomic_add(queue, 1, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["dense_stride", "n_columns", "n_tokens", "shift"])
+@triton.jit(do_not_specialize=["dense_stride", "n_columns"])
 def _dense_kernel(  # type: ignore[no-untyped-def]
-    row_start, row_token, row_value, dense, out, dense_stride, n_columns, n_tokens, shift,
+    row_start, row_token, row_value, dense, out, meets, dense_stride, n_columns,
     T: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     """out[row, column] = sum over the entries (token, x) of a row of x dense[token, column], float64."""
@@ -169,8 +168,7 @@ def _dense_kernel(  # type: ignore[no-untyped-def]
         entry = begin + tl.arange(0, T)
         inside = entry < last
         x = tl.load(row_value + entry, mask=inside, other=0.0).to(tl.float64)
-        token = tl.load(row_token + entry, mask=inside, other=0) + shift
-        token = tl.where(token < n_tokens, token, token - n_tokens).to(tl.int64)
+        token = tl.load(meets + tl.load(row_token + entry, mask=inside, other=0), mask=inside, other=0).to(tl.int64)
         at = dense + token[:, None] * dense_stride + column[None, :]
         total += x[:, None] * tl.load(at, mask=inside[:, None] & (column < n_columns)[None, :], other=0.0)
     tl.store(out + row * n_columns + column, tl.sum(total, axis=0), mask=column < n_columns)
@@ -267,16 +265,24 @@ def best_pairs(
     multiprocessor); the result does not depend on it.
 
     A side stays on the device for as long as its `Columns` live, because a layer meets many others; columns that were
-    shifted use the copy of those they come from.  When memory runs out, all copies are dropped and the two at hand are
-    made again; torch.OutOfMemoryError when these alone do not fit.
+    reordered use the copy of those they come from.  When memory runs out, all copies are dropped and the two at hand
+    are made again; torch.OutOfMemoryError when these alone do not fit.
     """
-    place, shift = torch.device(device), left.shift - right.shift
-    left, right = left.unshifted or left, right.unshifted or right
+    place, meets = torch.device(device), _meetings(left, right)
+    left, right = left.plain or left, right.plain or right
     try:
-        return _best_pairs(_on_device(left, place), _on_device(right, place), k, shift, programs)
+        return _best_pairs(_on_device(left, place), _on_device(right, place), k, meets, programs)
     except torch.OutOfMemoryError:
         _resident.clear()
-    return _best_pairs(_on_device(left, place), _on_device(right, place), k, shift, programs)
+    return _best_pairs(_on_device(left, place), _on_device(right, place), k, meets, programs)
+
+
+def _meetings(left: Columns, right: Columns) -> np.ndarray:
+    """For each token of the copy of `left` the token of the copy of `right` that it meets, int32."""
+    meets = np.arange(left.n_tokens, dtype=np.int32)
+    to = meets if right.rows is None else right.rows
+    meets[slice(None) if left.rows is None else left.rows] = to.copy()
+    return meets
 
 
 def _on_device(columns: Columns, device: torch.device) -> Resident:
@@ -286,10 +292,13 @@ def _on_device(columns: Columns, device: torch.device) -> Resident:
     return found
 
 
-def _best_pairs(left: Resident, right: Resident, k: int, shift: int, programs: int | None) -> tuple[Found, Found]:
+def _best_pairs(
+    left: Resident, right: Resident, k: int, meets: np.ndarray, programs: int | None
+) -> tuple[Found, Found]:
     best_left, best_right = _no_candidates(left, k), _no_candidates(right, k)
     if len(left.order) and len(right.order):
-        ahead, back = shift % left.n_tokens, -shift % left.n_tokens
+        ahead, back = (torch.tensor(table, device=left.order.device) for table in (meets, np.argsort(meets)))
+        back = back.int()
         with _current(left.order.device):
             _sweep(left, right, ahead, best_left, best_right, programs)
             _sparse_by_dense(left, right, ahead, best_left, best_right)
@@ -299,9 +308,9 @@ def _best_pairs(left: Resident, right: Resident, k: int, shift: int, programs: i
 
 
 def _sweep(
-    rows: Resident, others: Resident, shift: int, best_rows: Tensor, best_others: Tensor, programs: int | None
+    rows: Resident, others: Resident, meets: Tensor, best_rows: Tensor, best_others: Tensor, programs: int | None
 ) -> None:
-    """Sparse columns of `rows` against those of `others`."""
+    """Sparse columns of `rows` against those of `others`; token t of `rows` meets token meets[t] of `others`."""
     if not rows.n_sparse or not others.n_sparse:
         return
     device, own, part = rows.order.device, slice(rows.n_dense, None), slice(others.n_dense, None)
@@ -315,7 +324,7 @@ def _sweep(
         *(best_rows[:, own], best_others[:, part], best_rows.stride(0), best_others.stride(0)),
         torch.zeros((programs, others.n_sparse), dtype=torch.int64, device=device),
         torch.zeros(1, dtype=torch.int32, device=device),
-        *(rows.n_sparse, others.n_sparse, rows.n_tokens, shift, 2.0**exponent, 2.0**-exponent),
+        *(meets, rows.n_sparse, others.n_sparse, rows.n_tokens, 2.0**exponent, 2.0**-exponent),
         K=len(best_rows),
         T=max(1, TILE // width),
         W=width,
@@ -331,7 +340,7 @@ def _programs(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
-def _sparse_by_dense(rows: Resident, others: Resident, shift: int, best_rows: Tensor, best_others: Tensor) -> None:
+def _sparse_by_dense(rows: Resident, others: Resident, meets: Tensor, best_rows: Tensor, best_others: Tensor) -> None:
     """Sparse columns of `rows` against the dense ones of `others`."""
     start, token, value = rows.by_column
     for block, part in _blocks(rows.n_sparse, others.n_dense):
@@ -340,7 +349,7 @@ def _sparse_by_dense(rows: Resident, others: Resident, shift: int, best_rows: Te
         width = min(WIDEST, triton.next_power_of_2(n_columns))
         _dense_kernel[(n_rows, triton.cdiv(n_columns, width))](  # pyright: ignore[reportIndexIssue]
             *(start[block.start :], token, value, others.dense[:, part], sums),
-            *(others.n_dense, n_columns, rows.n_tokens, shift),
+            *(meets, others.n_dense, n_columns),
             T=GATHERED // width,
             W=width,
             enable_fp_fusion=True,  # the products are exact
@@ -349,16 +358,16 @@ def _sparse_by_dense(rows: Resident, others: Resident, shift: int, best_rows: Te
         _keep_best(sums, rows, own, best_rows, others, part, best_others)
 
 
-def _dense_by_dense(left: Resident, right: Resident, back: int, best_left: Tensor, best_right: Tensor) -> None:
-    """Dense columns against dense columns; token t of `right` meets token t + back of `left`, cyclically."""
+def _dense_by_dense(left: Resident, right: Resident, back: Tensor, best_left: Tensor, best_right: Tensor) -> None:
+    """Dense columns against dense columns; token t of `right` meets token back[t] of `left`."""
     n_tokens, device = left.n_tokens, left.order.device
     for rows, columns in _blocks(left.n_dense, right.n_dense):
         x, y = left.dense[:, rows], right.dense[:, columns]
         sums = torch.zeros((x.shape[1], y.shape[1]), dtype=torch.float64, device=device)
         chunk = max(1, CHUNK_BYTES // (8 * max(sums.shape)))
         for begin in range(0, n_tokens, chunk):
-            token = torch.arange(begin, min(begin + chunk, n_tokens), device=device)
-            sums.addmm_(x[(token + back) % n_tokens].double().T, y[begin : begin + chunk].double())
+            here = slice(begin, min(begin + chunk, n_tokens))
+            sums.addmm_(x[back[here].long()].double().T, y[here].double())
         _keep_best(sums, left, rows, best_left, right, columns, best_right)
 
 

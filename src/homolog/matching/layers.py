@@ -98,7 +98,7 @@ def match_models(
     *,
     comparison: str,
     k: int = 2,
-    shifts: Sequence[int] = (),
+    exchanges: Sequence[np.ndarray] | np.ndarray = (),
     fdr: float = 0.01,
     threads: int | None = None,
     device: str = "cpu",
@@ -107,8 +107,8 @@ def match_models(
     """Match all layers of one model with all layers of another; also two dictionaries of the same model.
 
     features_a, features_b: one entry a layer, all on one token stream.  k: partners kept a layer pair, at
-    least 2 (the runner-up may lie in the same layer).  shifts: tokens by which B is moved for the null of the maximum
-    (`document_shifts`).  fdr: see `calibrate`.  progress: called with (pairs done, pairs) after each
+    least 2 (the runner-up may lie in the same layer).  exchanges: orders of the tokens of B for the null of the maximum
+    (`document_exchanges`).  fdr: see `calibrate`.  progress: called with (pairs done, pairs) after each
     layer pair. Raises InputError for different token streams, sparse against dense, or an empty list.
     """
     check_layers(features_a, features_b, k)
@@ -117,8 +117,8 @@ def match_models(
     for number_a, a in enumerate(features_a):
         pairs.append([])
         for number_b, b in enumerate(features_b):
-            options = {"shifts": shifts, "threads": threads, "device": device}
-            pairs[-1].append(match_pair(columns_of(a), columns_of(b), k, **options))
+            found = match_pair(columns_of(a), columns_of(b), k, exchanges=exchanges, threads=threads, device=device)
+            pairs[-1].append(found)
             if progress is not None:
                 progress(number_a * len(features_b) + number_b + 1, n_pairs)
     return tables_of(features_a, features_b, pairs, comparison=comparison, fdr=fdr)
@@ -195,7 +195,7 @@ class _Direction:
     """The features of one side, all its layers one after the other, and what they find in the other side.
 
     r, feature: (features, CANDIDATES), `number` the place of the partner's layer in `others`; NaN and -1 where
-    undefined.  null: (features, shifts).
+    undefined.  null: (features, exchanges).
     """
 
     own: Sequence[Layer]

@@ -9,11 +9,11 @@ meets row pi_s(t) of model B,
 `document_exchanges`: pi maps whole documents to other documents, of about the same length, all windows of one to
 one other.  Documents are what varies by chance: a feature of a topic fires through a document, in all its windows.
 
-`document_shifts`: pi(t) = t - offset_s around the stream [Theiler 1992; Harris 2020], cheaper and coarser.  It keeps
-the autocorrelation of neighbouring rows, but documents meet pieces of several others, the more so when their windows
-are dealt out in random order; for features that fire throughout documents the null is then too low.  Independent
-features that fire on 30 % of the tokens of some documents (300 of 100 tokens on average, windows of 32 dealt out)
-have p <= 0.05 in 54 % of cases under shifts and 6 % under exchanges; those that fire by the token 5 % under both.
+A circular shift of the stream, pi(t) = t - offset [Theiler 1992; Harris 2020], would keep the autocorrelation of
+neighbouring rows, but documents would meet pieces of several others, the more so when their windows are dealt out in
+random order, and for features that fire throughout documents the null would be too low: independent features that fire
+on 30 % of the tokens of some documents (300 of 100 tokens on average, windows of 32 dealt out) have p <= 0.05 in 54 %
+of cases under shifts and 6 % under exchanges; those that fire by the token 5 % under both.
 
 A few draws a feature are enough.  Those of features with similar firing frequency are pooled: a pool is
 as narrow in log frequency as `POOL_DRAWS` draws allow, and its draws are first divided by the median null at their
@@ -53,7 +53,6 @@ from jaxtyping import Float, Int
 
 from homolog.errors import InputError
 
-CANDIDATES = 256  # offsets looked at
 BLOCK = 8  # documents of about one length that are exchanged among each other, at least
 POOL_DRAWS = 1000  # least draws of a pool, where there are as many
 POOL_WIDTH = 1.09  # frequencies of a pool lie at least this factor apart, where there are more draws than needed
@@ -63,54 +62,6 @@ BEYOND = 0.1  # p goes down to this share of what the smallest pool resolves
 LEVELS = 1024  # levels of p at which the quantiles of a pool are kept
 
 _Between = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-
-
-def document_shifts(document: Int[np.ndarray, "token"], n_shifts: int, seed: int) -> Int[np.ndarray, "shifts"]:
-    """Offsets (shifts,), int64 ascending, by which the rows of B are shifted in a circle; the same for the same seed.
-
-    document: (tokens,), the document of each row.  Each offset is a row, 0 excluded, at which a run of tokens of
-    one document begins.  Of `CANDIDATES` such rows drawn at random those are taken at which the fewest tokens meet
-    their own document, each at least n / (2 (shifts + 1)) rows from the others and from 0, in a circle; half as far,
-    and so on, where documents are too long for that.
-
-    Raises InputError with fewer than two documents, or fewer beginnings than shifts.
-    """
-    n_tokens = len(document)
-    if n_tokens == 0 or (document == document[0]).all():
-        raise InputError(
-            "documents",
-            min(n_tokens, 1),
-            "the null of the maximum shifts whole documents, and needs at least two",
-            "Give a text of several documents.",
-        )
-    starts = np.flatnonzero(document[1:] != document[:-1]) + 1
-    if not 1 <= n_shifts <= len(starts):
-        raise InputError(
-            "n_shifts",
-            n_shifts,
-            f"documents begin at {len(starts)} places after the first, each good for one shift",
-            f"Ask for 1 to {len(starts)}.",
-        )
-    generator = np.random.default_rng(seed)
-    rows = generator.choice(starts, min(len(starts), max(CANDIDATES, n_shifts)), replace=False)
-    own = [_meeting_own(document, int(row)) for row in rows]
-    rows = rows[np.argsort(own, kind="stable")]
-    apart = n_tokens // (2 * (n_shifts + 1))
-    while True:
-        chosen = [0]
-        for row in rows:
-            distance = np.abs(row - np.array(chosen))
-            if len(chosen) <= n_shifts and (np.minimum(distance, n_tokens - distance) >= max(1, apart)).all():
-                chosen.append(int(row))
-        if len(chosen) == n_shifts + 1:
-            return np.sort(np.array(chosen[1:], dtype=np.int64))
-        apart //= 2
-
-
-def _meeting_own(document: np.ndarray, offset: int) -> int:
-    """Tokens t whose document is that of token (t - offset) mod n."""
-    after = np.count_nonzero(document[offset:] == document[:-offset])
-    return int(after + np.count_nonzero(document[:offset] == document[-offset:]))
 
 
 def document_exchanges(

@@ -1,4 +1,4 @@
-"""One pair of layers: the best partners both ways, and what chance finds when documents are shifted.
+"""One pair of layers: the best partners both ways, and what chance finds when documents are exchanged.
 
 A pair needs nothing but its two layers, and the maximum over layers is taken from the finished pairs: pairs may be
 worked on in any order, anywhere, and kept on disk one by one (`PairMatch.arrays`).
@@ -18,13 +18,13 @@ from homolog.matching.pearson import Side, max_pearson
 
 @dataclass(frozen=True, eq=False)
 class PairMatch:
-    """a_to_b, b_to_a: k best partners.  null_a, null_b: the highest r of each feature under each shift of B's tokens
-    against A's, NaN where undefined."""
+    """a_to_b, b_to_a: k best partners.  null_a, null_b: the highest r of each feature under each exchange of
+    B's documents, NaN where undefined."""
 
     a_to_b: Side
     b_to_a: Side
-    null_a: Float32[np.ndarray, "features_a shifts"]
-    null_b: Float32[np.ndarray, "features_b shifts"]
+    null_a: Float32[np.ndarray, "features_a exchanges"]
+    null_b: Float32[np.ndarray, "features_b exchanges"]
 
     @property
     def reversed(self) -> PairMatch:
@@ -48,15 +48,21 @@ class PairMatch:
 
 
 def match_pair(
-    a: Columns, b: Columns, k: int = 2, *, shifts: Sequence[int] = (), threads: int | None = None, device: str = "cpu"
+    a: Columns,
+    b: Columns,
+    k: int = 2,
+    *,
+    exchanges: Sequence[np.ndarray] | np.ndarray = (),
+    threads: int | None = None,
+    device: str = "cpu",
 ) -> PairMatch:
-    """Best partners of every feature of `a` in `b` and the reverse, and the highest r under each shift.
+    """Best partners of every feature of `a` in `b` and the reverse, and the highest r under each exchange.
 
-    shifts: tokens by which B is moved against A (`null.document_shifts`); each costs another pass.
+    exchanges: orders of the tokens of B, (tokens,) each (`null.document_exchanges`); each costs another pass.
     threads, device: as in `max_pearson`.
     """
     best = max_pearson(a, b, k, threads=threads, device=device)
-    nulls = [max_pearson(a, b.shifted(int(rows)), 1, threads=threads, device=device) for rows in shifts]
+    nulls = [max_pearson(a, b.reordered(rows), 1, threads=threads, device=device) for rows in exchanges]
     null_a = [null.a_to_b.r[:, 0] for null in nulls]
     null_b = [null.b_to_a.r[:, 0] for null in nulls]
     return PairMatch(best.a_to_b, best.b_to_a, _columns(null_a, a.n_features), _columns(null_b, b.n_features))

@@ -206,6 +206,18 @@ def spaces(records: RunRecords) -> Rows:
     return rows
 
 
+def space_means(records: RunRecords) -> list[tuple[str, float, float | None]]:
+    """Of each measure: its title, its mean over the layer pairs of side A, and the same against the untrained model."""
+
+    def mean(comparison: str, measure: str) -> float | None:
+        rows = records.layers.filter((pl.col("comparison") == comparison) & (pl.col("side") == "A"))
+        known = rows.get_column(measure).cast(pl.Float64).drop_nulls().drop_nans()
+        return float(known.to_numpy().mean()) if len(known) else None
+
+    found = [(title, mean("main", name), mean("random-model", name)) for name, title in SPACES.items()]
+    return [(title, main, untrained) for title, main, untrained in found if main is not None]
+
+
 def depths(records: RunRecords) -> Rows:
     """Relative depth of features against that of their best matches, main comparison, by layer.
 

@@ -11,7 +11,7 @@ from homolog.report import calibration_rows, theme
 from homolog.report.aggregate import Rows
 from homolog.report.figure import SHARE_AXIS, UNIT, Figure, comparison_scale, finish, panels, seen, stroke_legend, tips
 from homolog.report.records import ComparisonRecords, RunRecords
-from homolog.report.wording import comparison_of, listed, number, percent
+from homolog.report.wording import comparison_of, level, listed, number, percent
 
 
 def calibration_figure(records: RunRecords) -> Figure | None:
@@ -19,7 +19,7 @@ def calibration_figure(records: RunRecords) -> Figure | None:
     rows = calibration_rows.calibration(records)
     if not rows:
         return None
-    called, rate = any(row.get("series") == "significant" for row in rows), percent(records.setting("fdr"))
+    called, rate = any(row.get("series") == "significant" for row in rows), level(records.setting("fdr"))
     ends = "; ".join(
         f"{name}: {number(found[0]['r'])} for the rarest, {number(found[-1]['r'])} for the most frequent"
         for name in dict.fromkeys(row["panel"] for row in rows)
@@ -29,7 +29,7 @@ def calibration_figure(records: RunRecords) -> Figure | None:
         "calibration",
         "Is it more than chance?",
         "Every column holds equally many features of similar firing frequency: the stronger the colour of a cell, the "
-        "more of them correlate that highly with their best partner. The line is what chance alone reaches in one "
+        "more of them correlate that highly with their best partner. The solid line is what chance reaches in one "
         "feature of twenty at that frequency: the best correlation when the two models read different documents."
         + (f" From the dashed line on, a match is significant (false discovery rate {rate})." if called else ""),
         f"Heatmaps of best correlations by firing frequency, with the line that chance reaches. It lies, {ends}.",
@@ -78,9 +78,8 @@ def _calibration_layers(rows: Rows, called: bool) -> list[alt.Chart]:
 
 def criteria_figure(records: RunRecords) -> Figure | None:
     """How many features pass each test: the result beside its skylines."""
-    shown = ("skyline", "result")
-    rows = [row for row in calibration_rows.criteria(records) if comparison_of(row["comparison"]).role in shown]
-    if not rows:
+    rows = calibration_rows.criteria(records)
+    if not any(row["comparison"] == "main" for row in rows):
         return None
     names = seen(sorted(rows, key=lambda row: records.comparisons("sae").index(row["comparison"])))
     titles = list(dict.fromkeys(row["title"] for row in rows))
@@ -103,8 +102,9 @@ def criteria_figure(records: RunRecords) -> Figure | None:
     return Figure(
         "criteria",
         "What do the matches pass?",
-        "Of the features that fire at all, how many pass each test: their match in the other model and, where they "
-        "were put to the same test, in the two skylines, which show how many could pass at best.",
+        "Of the features that fire at all, how many pass each test, and what the skylines reach in the first two. A "
+        "homolog is mutual when each of the two is the best partner of the other, one to one when no feature is given "
+        "to two, and stable when the partner comes back in second dictionaries of its model.",
         f"Bars of the share of features that pass each test. {main}.",
         finish(panels([bars, values], rows, height=max(120, len(titles) * (16 + 15 * len(names)))), rows, axes=150),
     )
@@ -126,8 +126,9 @@ def variance_figure(records: ComparisonRecords) -> Figure | None:
     return Figure(
         "variance",
         "What does the correlation vary with?",
-        "The differences between the best correlations, split into what goes with each factor; what no factor "
-        f"explains is the residual. {variance_sentence(records)}",
+        "Each feature was looked for in several sets of dictionaries: of the other models, of the same architecture "
+        "trained from another seed, and from other SAE seeds. The bars split the differences between all these best "
+        f"correlations into what goes with each factor, the rest being the residual. {variance_sentence(records)}",
         f"Bars of the shares of variance. {variance_sentence(records)}",
         finish(panels(layers, rows, height=30 * len(order)), rows, axes=96 if len(models) > 1 else 110),
     )

@@ -19,21 +19,21 @@ CELL = 0.04  # of r
 LINE_POINTS = 60
 
 CRITERIA = {
-    "significant": "Significant",
-    "homolog": "Homolog",
-    "mutual": "Mutual best partners",
-    "one_to_one": "One-to-one partner",
-    "stable": "Stable across SAE seeds",
+    "significant": ("Significant", "share_significant"),
+    "homolog": ("Homolog", "share"),
+    "mutual": ("Homolog, mutual", "share_mutual"),
+    "one_to_one": ("Homolog, one to one", "share_one_to_one"),
+    "stable": ("Homolog, stable", "share_stable"),
 }
-"""Titles of the tests, in the order of the figure."""
+"""Titles of the tests, in the order of the figure, and their columns in shared.parquet."""
 
 FACTORS = {
-    "architecture": "the architecture of the partner",
-    "model seed": "the seed its model was trained from",
-    "SAE seed": "the seed of its dictionary",
+    "architecture": "the architecture searched",
+    "model seed": "the training seed of the model searched",
+    "SAE seed": "the seed of the dictionary searched",
     "depth": "the depth of the feature",
     "feature": "the feature itself",
-    "residual": "what is left",
+    "residual": "nothing of these",
 }
 
 
@@ -88,53 +88,47 @@ def _cells(freq: np.ndarray, r: np.ndarray) -> Rows:
 
 
 def criteria(records: RunRecords) -> Rows:
-    """Shares of the alive features that pass each of `CRITERIA`, by comparison and direction, in the page's order.
+    """Shares of the alive features that pass each of `CRITERIA`, by direction and comparison, in the page's order.
 
-    A test that a comparison was not put to has no row.  Homologs of the SAE-seed skyline are the run's ceiling.
+    Those of the main comparison are the run's own, and so is the ceiling, the homologs of the SAE-seed skyline; of
+    the skylines the significant ones are counted.  A test that was not made, or withheld, has no row.
     """
     rows: Rows = []
-    for name in records.comparisons("sae"):
-        for side in "AB":
+    for side in "AB":
+        shared = records.shared_row(records.model_of(side), records.partner_of(side)) or {}
+        for name in records.comparisons("sae"):
             alive = records.matches.filter(
                 (pl.col("comparison") == name) & (pl.col("side") == side) & (pl.col("n_active") > 0)
             )
-            if alive.is_empty():
+            if name == "main":
+                shares = {key: shared.get(column) for key, (_, column) in CRITERIA.items()}
+            elif comparison_of(name).role == "skyline":
+                shares = {"significant": _significant(alive)}
+                shares |= {"homolog": shared.get("ceiling")} if name == "sae-seed" else {}
+            else:
                 continue
-            shares = {key: n / alive.height for key, n in _passed(alive, records.setting("fdr")).items()}
-            shared = records.shared_row(records.model_of(side), records.partner_of(side)) or {}
-            if name == "sae-seed" and is_number(shared.get("ceiling")):
-                shares["homolog"] = shared["ceiling"]
-            for criterion, share in shares.items():
-                rows.append(
-                    {
-                        "panel": panel(records, side, "sae"),
-                        "side": side,
-                        "comparison": name,
-                        "name": comparison_of(name).plain,
-                        "criterion": criterion,
-                        "title": CRITERIA[criterion],
-                        "share": short(share),
-                        "n": alive.height,
-                    }
-                )
+            rows += [
+                {
+                    "panel": panel(records, side, "sae"),
+                    "side": side,
+                    "comparison": name,
+                    "name": comparison_of(name).plain,
+                    "criterion": criterion,
+                    "title": CRITERIA[criterion][0],
+                    "share": short(share),
+                    "n": alive.height,
+                }
+                for criterion, share in shares.items()
+                if is_number(share)
+            ]
     order = list(CRITERIA)
     return sorted(rows, key=lambda row: (row["side"], order.index(row["criterion"])))
 
 
-def _passed(alive: pl.DataFrame, fdr: float | None) -> dict[str, int]:
-    """How many features pass each test; a column without any value is a test that was not made."""
-    found: dict[str, int] = {}
-    q = alive.get_column("q").drop_nulls().drop_nans()
-    if len(q) and fdr is not None:
-        found["significant"] = int((q <= fdr).sum())
-    for name in ("homolog", "mutual", "stable"):
-        column = alive.get_column(name).drop_nulls()
-        if len(column):
-            found[name] = int(column.sum())
-    partners = int((alive.get_column("partner_feature") >= 0).sum())
-    if partners:
-        found["one_to_one"] = partners
-    return found
+def _significant(alive: pl.DataFrame) -> float | None:
+    """Share of the features whose r reaches the threshold of their frequency; None without a null."""
+    known = alive.filter(pl.col("threshold").is_not_nan() & pl.col("r").is_not_nan())
+    return known.filter(pl.col("r") >= pl.col("threshold")).height / alive.height if known.height else None
 
 
 def variance(records: ComparisonRecords) -> Rows:

@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from homolog.report.records import RunRecords, Verdict, base_name
-from homolog.report.wording import CLOSE, comparison_of, in_order, is_number, listed, number, percent
+from homolog.report.wording import CLOSE, comparison_of, in_order, is_number, level, listed, number, percent
 
 MARGIN = 0.1
 
@@ -86,9 +86,9 @@ def findings(records: RunRecords) -> Findings:
 def homolog_words(records: RunRecords) -> str:
     """What this run calls a homolog."""
     fdr, least = records.setting("fdr"), records.setting("homolog_r")
-    rate = "" if fdr is None else f" (false discovery rate {percent(fdr)})"
+    rate = "" if fdr is None else f" (false discovery rate {level(fdr)})"
     parts = [f"lies above what chance reaches at its firing frequency{rate}"]
-    parts += [] if least is None else [f"has an r of at least {number(least)}"]
+    parts += [] if least is None else [f"has an r of at least {least:g}"]
     run = [name for name in records.comparisons("sae") if comparison_of(name).role == "baseline"]
     if run:
         controls = [f"{comparison_of(name).plain[0].lower()}{comparison_of(name).plain[1:]}" for name in run]
@@ -111,7 +111,8 @@ def _card(records: RunRecords, side: str) -> Card | None:
     shared, main = records.shared_row(source, target), records.summary_row("main", side)
     if shared is None or main is None:
         return None
-    shares = {"sae-seed": shared["ceiling"], "main": shared["share"]}
+    verdict = records.verdict(source, target)
+    shares = {"sae-seed": shared["ceiling"], "main": shared["share"]} if verdict.given else {}
     bars = [
         (comparison_of(name).plain, comparison_of(name).role, share)
         for name, share in shares.items()
@@ -122,7 +123,7 @@ def _card(records: RunRecords, side: str) -> Card | None:
         f"{interval(main, 'mean')}), median {number(main['median'])} ({interval(main, 'median')}), "
         f"over all features."
     )
-    return Card(records.verdict(source, target), shared, bars, mean)
+    return Card(verdict, shared, bars, mean)
 
 
 def _why_untrained_models_match(records: RunRecords) -> list[str]:

@@ -84,13 +84,17 @@ def spaces_figure(records: RunRecords) -> Figure | None:
         text = alt.Chart().mark_text(fontSize=10.5, tooltip=False)
         layers.append(text.encode(x, y, text=alt.Text("value:Q", format=".2f"), color=ink))
     chart = panels(layers, rows, height=min(420, max(150, 38 * len({row["a"] for row in rows}))))
+    means = "; ".join(
+        title + f" {number(value)}" + ("" if other is None else f", {number(other)} with the untrained model")
+        for title, value, other in aggregate.space_means(records)
+    )
     missing = [title for measure, title in aggregate.SPACES.items() if measure not in {row["measure"] for row in rows}]
     return Figure(
         "spaces",
         "Are the spaces of these blocks alike?",
-        "Each cell compares one block of each model without asking which feature matches which: the residual streams "
-        "on the same tokens, and the decoder directions of matched features. Colours run from the lowest to the "
-        "highest value of each panel, which its title names."
+        "Each cell compares one block of each model as a whole: the residual streams on the same tokens, and the "
+        "decoder directions of the features that match (empty where too few do). Colours run from the lowest to the "
+        f"highest value of each panel, which its title names. Mean of all cells: {means}."
         + (f" Not measured in this run: {'; '.join(missing)}." if missing else ""),
         f"Heatmaps of the similarity of every pair of blocks. {'; '.join(dict.fromkeys(r['panel'] for r in rows))}.",
         finish(chart, rows, axes=58),

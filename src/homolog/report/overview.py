@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import altair as alt
 
+from homolog.report import theme
 from homolog.report.aggregate import Rows, short
 from homolog.report.figure import Figure, finish, tips
 from homolog.report.records import ComparisonRecords, Verdict
 from homolog.report.tables import Table
-from homolog.report.wording import integer, is_number, listed, number, percent
+from homolog.report.wording import MISSING, integer, is_number, listed, number, percent
 
 CELL = 78  # pixels
 
@@ -51,17 +52,18 @@ def shared_table(records: ComparisonRecords) -> Table:
         row = records.shared_row(source, target)
         if row is None:
             continue
+        given = records.verdict(source, target).given
         rows.append(
             [
                 f"{source}\n→ {target}",
                 integer(row["n_alive"]),
-                f"{percent(row['share'])}\n{percent(row['lo'])} to {percent(row['hi'])}",
+                f"{percent(row['share'])}\n{percent(row['lo'])} to {percent(row['hi'])}" if given else MISSING,
                 percent(row["ceiling"]),
                 number(row["mean_r"]),
                 number(row["mean_excess"]),
                 percent(row["share_one_to_one"]),
                 percent(row["share_stable"]),
-                "given" if records.verdict(source, target).given else "withheld",
+                "given" if given else "withheld",
             ]
         )
     columns = [
@@ -79,25 +81,25 @@ def shared_table(records: ComparisonRecords) -> Table:
 
 
 def sharedness(records: ComparisonRecords) -> Rows:
-    """One row a cell: source, target, share, interval, and the texts of share and ceiling."""
+    """One row a cell: source, target, share (None where the verdict was withheld), interval, and its two texts."""
     rows: Rows = []
-    for row in records.shared.iter_rows(named=True):
-        source, target = row["model"], row["best_model"]
-        if source not in records.compared or target not in records.compared or not is_number(row["share"]):
+    for source, target in ((a, b) for a in records.compared for b in records.compared if a != b):
+        row = records.shared_row(source, target)
+        if row is None:
             continue
-        given = records.verdict(source, target).given
+        given = records.verdict(source, target).given and is_number(row["share"])
+        ceiling = f"ceiling {percent(row['ceiling'])}" if is_number(row["ceiling"]) else ""
         rows.append(
             {
                 "source": source,
                 "target": target,
-                "share": short(row["share"]),
+                "share": short(row["share"]) if given else None,
                 "interval": f"{percent(row['lo'])} to {percent(row['hi'])}",
-                "text": percent(row["share"]) + ("" if given else " ?"),
-                "ceiling": f"ceiling {percent(row['ceiling'])}" if is_number(row["ceiling"]) else "",
+                "text": percent(row["share"]) if given else "no verdict",
+                "ceiling": ceiling if given else "",
             }
         )
-    order = {name: place for place, name in enumerate(records.compared)}
-    return sorted(rows, key=lambda row: (order[row["source"]], order[row["target"]]))
+    return rows
 
 
 def shared_figure(records: ComparisonRecords) -> Figure | None:
@@ -110,24 +112,25 @@ def shared_figure(records: ComparisonRecords) -> Figure | None:
     across = alt.Axis(labelAngle=0 if len(names) < 6 else -40, grid=False, ticks=False, orient="top")
     x = alt.X("target:N", title="looked for in", sort=names, scale=band, axis=across)
     y = alt.Y("source:N", title="features of", sort=names, scale=band, axis=alt.Axis(grid=False, ticks=False))
-    high = max(row["share"] for row in rows)
-    colour = alt.Color("share:Q", scale=alt.Scale(scheme="viridis", domain=[0, max(high, 0.01)]), legend=None)
+    high = max([0.01, *(row["share"] for row in rows if row["share"] is not None)])
+    colour = alt.Color("share:Q", scale=alt.Scale(scheme="viridis", domain=[0, high]), legend=None)
     tip = tips(("source", "features of", ""), ("target", "looked for in", ""), ("share", "share", ".1%"),
                ("interval", "95% interval", ""))  # fmt: skip
     ink = alt.condition(f"datum.share > {0.55 * high:.4f}", alt.value("#101010"), alt.value("#fdfdfd"))
-    cells = alt.Chart().mark_rect().encode(x, y, colour, tooltip=tip)
-    text = alt.Chart().mark_text(fontSize=15, dy=-6, tooltip=False).encode(x, y, text="text:N", color=ink)
-    below = alt.Chart().mark_text(fontSize=11, dy=11, tooltip=False).encode(x, y, text="ceiling:N", color=ink)
-    chart = alt.layer(cells, text, below).properties(width=CELL * len(names) * 2, height=CELL * len(names))
+    given = alt.Chart().transform_filter("datum.share !== null")
+    cells = given.mark_rect().encode(x, y, colour, tooltip=tip)
+    text = given.mark_text(fontSize=15, dy=-6, tooltip=False).encode(x, y, text="text:N", color=ink)
+    below = given.mark_text(fontSize=11, dy=11, tooltip=False).encode(x, y, text="ceiling:N", color=ink)
+    withheld = alt.Chart().transform_filter("datum.share === null")
+    none = withheld.mark_text(fontSize=12, color=theme.MUTED[0], tooltip=False).encode(x, y, text="text:N")
+    chart = alt.layer(cells, text, below, none).properties(width=CELL * len(names) * 2, height=CELL * len(names))
     said = "; ".join(f"{row['source']} in {row['target']}: {row['text']}" for row in rows)
     ceiling = " The ceiling is the same share when a model is looked for in itself, through its second dictionaries."
-    withheld = " A question mark stands where the verdict was withheld."
     return Figure(
         "shared",
         "Who shares how much with whom?",
         "Each cell is the share of the row's alive features that have a homolog in the model of the column."
-        + (ceiling if any(row["ceiling"] for row in rows) else "")
-        + (withheld if any("?" in row["text"] for row in rows) else ""),
+        + (ceiling if any(row["ceiling"] for row in rows) else ""),
         f"Heatmap of the share of features with a homolog. {said}.",
         finish(chart, rows, axes=150),
     )

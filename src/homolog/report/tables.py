@@ -100,13 +100,15 @@ def named(text: str, names: tuple[str, ...]) -> Markup:
 
 
 def best_shared(records: RunRecords, side: str) -> Table:
-    """The closest pairs of the main comparison among features active at `ENOUGH_TOKENS` tokens or more."""
+    """The closest homologs among features active at `ENOUGH_TOKENS` tokens or more; matches where none is judged."""
     own = records.matches.filter(
         (pl.col("comparison") == "main")
         & (pl.col("side") == side)
         & pl.col("r").is_finite()
         & (pl.col("n_active") >= ENOUGH_TOKENS)
     )
+    if own.get_column("homolog").is_not_null().any():
+        own = own.filter(pl.col("homolog"))
     own = own.sort(["r", "layer", "feature"], descending=[True, False, False]).head(BEST_ROWS)
     rows = [
         [

@@ -125,6 +125,11 @@ def percent(value: Any) -> str:
     return f"{share:.1f}%" if 0 < share < 9.95 else f"{share:.0f}%"
 
 
+def level(value: float | None) -> str:
+    """A share that somebody chose, such as a false discovery rate, without digits of measurement: 1%, 0.5%."""
+    return MISSING if value is None else f"{100 * value:g}%"
+
+
 def chance(value: Any) -> str:
     """A p or q value: three digits, and "<0.001" below."""
     return "<0.001" if is_number(value) and value < 0.001 else number(value, 3)

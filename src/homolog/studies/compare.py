@@ -273,9 +273,9 @@ def _compare(here: Here, comparison: Comparison, sides: list[list[Path]], paths:
         shares = {c.name: work.share_by_token(s, here.text["neurons"])
                   for c, s in zip((comparison.a, comparison.b), sides, strict=True)}  # fmt: skip
         run.note(neurons_by_token=run.record.get("neurons_by_token", {}) | shares)
-    n_shifts = recipe.matching.null_shifts if comparison.calibrated else 0
+    n_exchanges = recipe.matching.null_exchanges if comparison.calibrated else 0
     with here.bar(f"match {comparison.title}", len(a) * len(b)) as report:
-        matched = here.comparer.match(a, b, pairs_folder(run, comparison), (n_shifts, recipe.run.seed), report)
+        matched = here.comparer.match(a, b, pairs_folder(run, comparison), (n_exchanges, recipe.run.seed), report)
     layers_a, layers_b = matched.layers_a, matched.layers_b
     found = tables_of(layers_a, layers_b, matched.pairs(), comparison=comparison.name, fdr=recipe.matching.fdr)
     floor = max(1, round(recipe.matching.frequency_floor * layers_a[0].n_tokens))

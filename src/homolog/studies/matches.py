@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from homolog.engine import Engine, Task
 from homolog.features.stored import StoredFeatures, open_features
-from homolog.matching import Columns, PairMatch, document_shifts, match_pair, prepare
+from homolog.matching import Columns, PairMatch, document_exchanges, match_pair, prepare
 from homolog.matching.layers import check_layers
 from homolog.matching.prepared import ORDERS, Order, store_columns, stored_columns
 from homolog.storage.atomic import sha256_bytes
@@ -33,12 +34,27 @@ def prepare_layer(folder: Path, out: Path, key: str) -> None:
         store_columns(prepare(found.load().matrix, f"{found.name} layer {found.layer}"), out, key)
 
 
+@lru_cache(maxsize=1)
+def _orders(folder: Path, n_exchanges: int, seed: int) -> np.ndarray:
+    """Orders of the tokens under each exchange: the same for all layers, which have the same documents."""
+    document = open_features(folder).document
+    return document_exchanges(document, n_exchanges, seed) if n_exchanges else np.empty((0, len(document)), np.int64)
+
+
 def match_layers(
-    a: Prepared, b: Prepared, out: Path, key: str, shifts: list[int], threads: int | None, device: str, room: int
+    a: Prepared,
+    b: Prepared,
+    out: Path,
+    key: str,
+    exchanges: tuple[int, int],
+    threads: int | None,
+    device: str,
+    room: int,
 ) -> None:
     """Task: match two prepared layers and write the result to `out`, unless it is there.
 
-    room: bytes that this process may keep of layers it has read, for the next tasks.
+    exchanges: how many exchanges of documents for the null, and from which seed.  room: bytes that this process may
+    keep of layers it has read, for the next tasks.
     """
     if read_part(out, key) is not None:
         return
@@ -46,7 +62,7 @@ def match_layers(
     left, right = (
         (a.on_gpu(room), b.on_gpu(room)) if on_gpu else (a.columns("by_column", room), b.columns("packed", room))
     )
-    found = match_pair(left, right, K, shifts=shifts, threads=threads, device=device)
+    found = match_pair(left, right, K, exchanges=_orders(a.folder, *exchanges), threads=threads, device=device)
     write_part(out, found.arrays(), key)
 
 
@@ -121,25 +137,23 @@ class Comparer:
     device: str
 
     def match(
-        self, folders_a: Sequence[Path], folders_b: Sequence[Path], pairs: Path, shifts_and_seed: tuple[int, int],
+        self, folders_a: Sequence[Path], folders_b: Sequence[Path], pairs: Path, exchanges: tuple[int, int],
         progress: Callable[[int, int], None],
     ) -> Matched:  # fmt: skip
         """The layers of both sides and the match of each pair; files of finished pairs are kept in `pairs`.
 
-        shifts_and_seed: how many shifts of documents for the null, and from which seed.
+        exchanges: how many exchanges of documents for the null, and from which seed.
         Raises InputError when the folders are not of one token stream, or one is damaged.
         """
         layers = layers_a, layers_b = [[open_features(f) for f in folders] for folders in (folders_a, folders_b)]
         check_layers(layers_a, layers_b, K)
-        n_shifts, seed = shifts_and_seed
-        shifts = document_shifts(layers_a[0].document, n_shifts, seed).tolist() if n_shifts else []
         a, b = ([self.prepared(layer) for layer in side] for side in layers)
         if not self.device.startswith("cuda"):
             calls = [{"folder": p.folder, "out": p.prepared, "key": p.key} for p in dict.fromkeys([*a, *b])]
             self.engine.map([Task(prepare_layer, call, f"prepare {call['folder']}") for call in calls])
         names = {(i, j): (pairs / f"{i}-{j}.safetensors").absolute() for i in range(len(a)) for j in range(len(b))}
-        keys = {(i, j): sha256_bytes(f"pair {FORMAT} {K} {shifts} {a[i].key} {b[j].key}") for i, j in names}
-        common = {"shifts": shifts, "threads": self.threads, "device": self.device, "room": self.room}
+        keys = {(i, j): sha256_bytes(f"pair {FORMAT} {K} {exchanges} {a[i].key} {b[j].key}") for i, j in names}
+        common = {"exchanges": exchanges, "threads": self.threads, "device": self.device, "room": self.room}
         tasks = [
             Task(
                 match_layers,

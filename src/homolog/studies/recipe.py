@@ -168,8 +168,8 @@ class Matching(_Table):
     resamples: int = Field(default=200, ge=2)
     """Bootstrap resamples of documents behind every interval."""
 
-    null_shifts: int = Field(default=2, ge=0)
-    """Shifts of whole documents behind the null of the maximum; each costs another pass over all pairs of layers."""
+    null_exchanges: int = Field(default=2, ge=0)
+    """Exchanges of whole documents behind the null of the maximum; each costs another pass over all pairs of layers."""
 
     fdr: float = Field(default=0.01, gt=0, lt=1)
     """False discovery rate at which a match is significant."""

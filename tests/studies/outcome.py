@@ -1,0 +1,78 @@
+"""A small study that has several shards and every kind of file, and what two runs of it must have in common."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RECIPE = """
+name = "faults"
+[[models]]
+ref = "zoo:transformer-s0"
+[[models]]
+ref = "zoo:transformer-s1"
+[corpus]
+source = "zoo:demo"
+context = 64
+train_tokens = 9216
+match_tokens = 16384
+neuron_tokens = 1024
+quality_tokens = 512
+[sae]
+d_sae = 32
+l1 = 1.0
+batch = 256
+[controls]
+rotated = false
+stability = false
+[matching]
+resamples = 4
+null_shifts = 1
+space_tokens = 512
+[run]
+shard_mib = 1
+"""
+
+
+_SPENT = re.compile(rb'\b[\d.,]+ (s|ms|min|h|MiB|GiB)\b|id="spec-stages">.*')
+
+
+class _Undrawn:
+    vegalite_to_svg = staticmethod(lambda spec: "")
+    svg_to_png = staticmethod(lambda svg, scale: b"")
+
+
+def leave_undrawn(put: Callable[[Any, str, Any], None]) -> None:
+    """Leave out the images of reports, which are drawn from the data beside them and take longer than all else.
+
+    put: `setattr`, or pytest's.
+    """
+    from homolog.report import export
+
+    put(export, "vlc", _Undrawn)
+    put(export, "vega_script", lambda: "")
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """Contents of all files of a run but its record and lock; what its pages say of time and memory is masked."""
+    found = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
+    contents = {name: path.read_bytes() for name, path in found.items()}
+    for name in [".lock", "run.json", *(name for name in contents if name.startswith("report/figures/stages."))]:
+        contents.pop(name, None)
+    pages = {name: data for name, data in contents.items() if name.endswith(".html")}
+    return contents | {name: _SPENT.sub(b"", data) for name, data in pages.items()}
+
+
+def record(out: Path) -> dict[str, Any]:
+    """run.json without times, memory, and what was rebuilt on the way."""
+    found = json.loads((out / "run.json").read_text())
+    for name in ("sha256", "rebuilt", "git_commit"):
+        found.pop(name, None)
+    for stage in found["stages"].values():
+        for name in ("started", "seconds", "peak_bytes"):
+            del stage[name]
+    del found["stages"]["report"]["outputs"]
+    return found
