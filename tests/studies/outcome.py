@@ -37,7 +37,7 @@ shard_mib = 1
 """
 
 
-_SPENT = re.compile(rb'\b[\d.,]+ (s|ms|min|h|MiB|GiB)\b|id="spec-stages">.*')
+_SPENT = re.compile(rb'\b([\d.,]+ (s|ms|min|h|MiB|GiB)\b ?)+|id="spec-stages">.*')
 
 
 class _Undrawn:

@@ -70,17 +70,11 @@ def test_twenty_kills_change_no_byte(runs: tuple[Path, dict[str, Any]]) -> None:
     kills = happened["kills"]
     assert [kill["signal"] for kill in kills] == [9] * killed.KILLS
     hit = [kill["stage"] for kill in kills]
-    assert {stage.split(" ")[0] for stage in hit} >= {
-        "dictionaries",
-        "features",
-        "match",
-        "neurons",
-        "tables",
-        "report",
-    }
+    assert {"dictionaries", "features", "match", "neurons", "tables", "report"} <= {name.split()[0] for name in hit}
     assert len(set(hit)) >= 10
-    for kill in kills:  # each hit a stage at work, except before the first
-        assert kill["running"] == ([] if kill["stage"] == killed.BEFORE else [kill["stage"]])
+    at_work = [kill["running"] for kill in kills]
+    assert all(running in ([], [stage]) for running, stage in zip(at_work, hit, strict=True))
+    assert sum(map(len, at_work)) >= 15  # the others came before the first stage, or between two
     writing = [kill["half_written"] for kill in kills if kill["moment"]["writing"]]
     assert all(writing) and any(name.endswith(".parquet") for names in writing for name in names)
     assert files(folder / "killed") == files(folder / "whole")
