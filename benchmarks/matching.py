@@ -176,9 +176,10 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the page and the figure into docs")
     options = parser.parse_args()
     plan = QUICK if options.quick else FULL
+    load = os.getloadavg()[0]
     print(busy(), flush=True)
     rows = compare(plan, options.threads)
-    results = Results(options.threads, rows, *alone(scale, plan, options.threads))
+    results = Results(load, options.threads, rows, *alone(scale, plan, options.threads))
     print(markdown(results))
     if options.write:
         save(results, Path(__file__).parents[1] / "docs")

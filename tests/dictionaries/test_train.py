@@ -16,6 +16,7 @@ from homolog.dictionaries import (
     TopKConfig,
     TrainingConfig,
     TrainingDivergedError,
+    checkpoint,
     explained_variance,
     plant,
     train,
@@ -125,9 +126,30 @@ def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
               progress=kill)  # fmt: skip
     with pytest.raises(InputError, match="config, stream differ"):
         train(small_source(seed=9), ReluConfig(d_sae=D_SAE, l1=1.0), SMALL, model="m", checkpoint=file)
-    file.write_bytes(b"not safetensors")
-    with pytest.raises(InputError, match="must be readable"):
-        train(small_source(), ReluConfig(d_sae=D_SAE), SMALL, model="m", checkpoint=file)
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_named_and_training_starts_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, config = tmp_path / "checkpoint.safetensors", ReluConfig(d_sae=8)
+
+    def states() -> list[SaeState]:
+        return [SaeState(config, SMALL, D_MODEL, False, ("m", "sae", layer)) for layer in range(2)]
+
+    checkpoint.write(file, states(), {"model": "m"}, 7)
+    assert checkpoint.restore(file, states(), {"model": "m"}) == 7
+    whole, rng = file.read_bytes(), np.random.default_rng(0)
+    header = 8 + int.from_bytes(whole[:8], "little")
+    places = np.concatenate([rng.integers(0, 8 * header, 400), rng.integers(0, 8 * len(whole), 200)])
+    for number, bit in enumerate(places.tolist()):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(data)
+        caught = states()
+        assert checkpoint.restore(file, caught, {"model": "m"}) == 0, bit
+        assert not file.exists() and len(caplog.records) == number + 1 and str(file) in caplog.messages[-1]
+        for a, b in zip(states(), caught, strict=True):
+            assert all(np.array_equal(a.arrays()[name], b.arrays()[name]) for name in a.arrays())
 
 
 def test_divergence_names_layer_and_step() -> None:

@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ class Child:
             study(out)
             code = 0
         except BaseException:
-            sys.excepthook(*sys.exc_info())
+            traceback.print_exc()
         finally:
             os._exit(code)
 
@@ -189,7 +190,7 @@ class Child:
                 files += 1
                 os.write(pipe, b"\n")
 
-        RunFolder.stage = stage
+        setattr(RunFolder, "stage", stage)  # noqa: B010  of another signature
         sys.addaudithook(hook)
 
     def _told(self, patience: float | None) -> Iterator[str | None]:

@@ -30,14 +30,14 @@ rotated = false
 stability = false
 [matching]
 resamples = 4
-null_shifts = 1
+null_exchanges = 1
 space_tokens = 512
 [run]
 shard_mib = 1
 """
 
 
-_SPENT = re.compile(rb'\b([\d.,]+ (s|ms|min|h|MiB|GiB)\b ?)+|id="spec-stages">.*')
+_SPENT = re.compile(rb'\b([\d.,]+ (s|ms|min|h|MiB|GiB)\b ?)+|id="spec-stages">.*|<li>Built again: [^<]*</li>')
 
 
 class _Undrawn:

@@ -17,6 +17,7 @@ import pytest
 from tests.studies import killed
 from tests.studies.outcome import RECIPE, files, leave_undrawn, record
 
+from homolog import dictionaries
 from homolog.errors import InputError
 from homolog.progress import SilentProgress
 from homolog.storage.run_folder import RunFolder
@@ -88,6 +89,8 @@ def test_twenty_kills_change_no_byte(runs: tuple[Path, dict[str, Any]]) -> None:
 # Kind of file -> the stage at whose end the run was stopped (None: it was not), and the files.
 KINDS = {
     "residuals": ("dictionaries transformer-s1", "cache/residuals/*/*/part-*.safetensors"),
+    "dictionary in work": ("dictionaries transformer-s1", "saes/transformer-s1*/*/*"),
+    "dictionaries' receipt": ("dictionaries transformer-s1", "cache/training/transformer-s1-*.json"),
     "features part in work": ("features transformer-s0", "features/*/*/part-*.safetensors"),
     "columns": (MAIN, "cache/columns/*/*.safetensors"),
     "pairs": (MAIN, "cache/pairs/main.*/*.safetensors"),
@@ -133,6 +136,28 @@ def test_a_flipped_bit_is_named_and_made_again(
         assert files(out) == files(whole) and RunFolder(out).verify() == []
     else:
         assert made["outputs"] == expected["outputs"] and name not in expected
+
+
+def test_groups_of_layers_that_are_finished_are_not_trained_again(
+    whole: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, out = "dictionaries transformer-s1", tmp_path / "run"
+    killed.copy_run(whole.parent / "stopped" / stage, out)
+    receipts = sorted(out.glob("cache/training/transformer-s1-*.json"))
+    first, last = map(int, receipts[-1].stem.split("-")[-2:])
+    receipts[-1].unlink()  # as if the run was killed before its last group was finished
+    trained: list[list[int]] = []
+
+    def train(source: Any, *args: Any, real: Callable[..., Any] = dictionaries.train, **kwargs: Any) -> Any:
+        trained.append(list(source.layer_numbers))
+        return real(source, *args, **kwargs)
+
+    monkeypatch.setattr(dictionaries, "train", train)
+    stop_after(stage, monkeypatch)
+    with pytest.raises(Stopped):
+        study(recipe, out)
+    assert trained == [list(range(first, last + 1))]
+    assert RunFolder(out).record["stages"][stage]["outputs"] == RunFolder(whole).record["stages"][stage]["outputs"]
 
 
 class Stopped(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import random
@@ -22,8 +23,11 @@ from homolog.storage.run_folder import RunFolder
 from homolog.studies.compare import run_comparison
 from homolog.studies.recipe import Recipe, parse_recipe
 
-pytest.importorskip("ray", reason="the package ray is not installed")
-pytestmark = pytest.mark.slow
+# Ray is not imported here: its settings are read once, and the engine sets them.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the package ray is not installed"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

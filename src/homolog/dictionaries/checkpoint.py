@@ -6,8 +6,10 @@ tokens since each feature fired, and the step are all there is.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,14 @@ from homolog.dictionaries.state import SaeState
 from homolog.errors import InputError
 from homolog.storage.atomic import atomic_path
 
+logger = logging.getLogger("homolog")
+
 
 def write(path: Path, states: Sequence[SaeState], identity: dict[str, object], step: int) -> None:
     """Write the state after `step` steps; a file already there stays whole until this one is complete."""
     arrays = {f"{i}.{name}": array for i, s in enumerate(states) for name, array in s.arrays().items()}
     header = {"identity": json.dumps(identity, sort_keys=True), "step": str(step)}
+    header["sha256"] = _digest(header, sorted(arrays.items()))
     with atomic_path(path) as partial:
         save_file(arrays, partial, metadata=header)
 
@@ -30,26 +35,38 @@ def write(path: Path, states: Sequence[SaeState], identity: dict[str, object], s
 def restore(path: Path, states: Sequence[SaeState], identity: dict[str, object]) -> int:
     """Load the state into `states`; returns the steps done, 0 when there is no file.
 
-    Raises InputError when the file is damaged or of another run (names what differs).
+    A damaged file is named in the log and removed, and counts as none.  Raises InputError when it is of another run
+    (names what differs).
     """
     if not path.exists():
         return 0
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            found = json.loads(header["identity"])
-            wanted = json.loads(json.dumps(identity))
-            differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
-            if differing:
-                raise InputError(
-                    "checkpoint", str(path), f"it must be of this run, but {', '.join(differing)} differ",
-                    "Remove the file to start again.",
-                )  # fmt: skip
-            for i, state in enumerate(states):
-                for name, array in state.arrays().items():
-                    np.copyto(array, file.get_tensor(f"{i}.{name}"))
-            return int(header["step"])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))  # one at a time in memory
+            if header["sha256"] != _digest(header, tensors):
+                raise ValueError("its SHA-256 is not the recorded one")
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+        logger.warning("%s is damaged (%s): it is removed, and the training starts again", path, error)
+        path.unlink(missing_ok=True)
+        return 0
+    found, wanted = json.loads(header["identity"]), json.loads(json.dumps(identity))
+    if differing := sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)):
         raise InputError(
-            "checkpoint", str(path), f"it must be readable ({error})", "Remove the file to start again."
-        ) from error
+            "checkpoint", str(path), f"it must be of this run, but {', '.join(differing)} differ",
+            "Remove the file to start again.",
+        )  # fmt: skip
+    with safe_open(path, framework="numpy") as file:
+        for i, state in enumerate(states):
+            for name, array in state.arrays().items():
+                np.copyto(array, file.get_tensor(f"{i}.{name}"))
+    return int(header["step"])
+
+
+def _digest(header: Mapping[str, str], tensors: Iterable[tuple[str, np.ndarray]]) -> str:
+    """SHA-256 of identity and step, and of name, type, shape and values of each tensor."""
+    digest = hashlib.sha256(json.dumps([header["identity"], header["step"]]).encode())
+    for name, array in tensors:
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

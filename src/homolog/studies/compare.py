@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from homolog.corpus import TokenWindows, check_same_tokenizer, pack, read_documents, save_windows
@@ -69,6 +70,11 @@ class Here:
     def path(self) -> Path:
         """The run folder, absolute, for tasks."""
         return self.run.path.absolute()
+
+    @property
+    def most_exchanges(self) -> int:
+        """A document meets a different one in each exchange of the null."""
+        return max(0, len(np.unique(self.text["match"].token_document)) - 1)
 
     @property
     def comparer(self) -> Comparer:
@@ -263,7 +269,10 @@ def _compare_all(here: Here) -> None:
     with run.stage("tables", [run.table(name) for name in frames]):
         for name, frame in frames.items():
             write_table(frame, run.table(name))
-        run.note(verdicts=frames["shared"].to_dicts(), warnings=_warnings(frames["saes"].to_dicts()))
+        warnings = _warnings(frames["saes"].to_dicts())
+        if here.most_exchanges < (asked := here.recipe.matching.null_exchanges):
+            warnings.append(f"the null has {here.most_exchanges} of {asked} exchanges: the text has too few documents")
+        run.note(verdicts=frames["shared"].to_dicts(), warnings=warnings)
 
 
 def _compare(here: Here, comparison: Comparison, sides: list[list[Path]], paths: dict[str, Path]) -> None:
@@ -273,7 +282,7 @@ def _compare(here: Here, comparison: Comparison, sides: list[list[Path]], paths:
         shares = {c.name: work.share_by_token(s, here.text["neurons"])
                   for c, s in zip((comparison.a, comparison.b), sides, strict=True)}  # fmt: skip
         run.note(neurons_by_token=run.record.get("neurons_by_token", {}) | shares)
-    n_exchanges = recipe.matching.null_exchanges if comparison.calibrated else 0
+    n_exchanges = min(recipe.matching.null_exchanges, here.most_exchanges) if comparison.calibrated else 0
     with here.bar(f"match {comparison.title}", len(a) * len(b)) as report:
         matched = here.comparer.match(a, b, pairs_folder(run, comparison), (n_exchanges, recipe.run.seed), report)
     layers_a, layers_b = matched.layers_a, matched.layers_b

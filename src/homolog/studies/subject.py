@@ -20,7 +20,7 @@ from homolog import dictionaries
 from homolog.axes import Activations
 from homolog.corpus import TokenWindows, load_windows
 from homolog.dictionaries import ReluConfig, SparseAutoencoder, TopKConfig, TrainingConfig
-from homolog.dictionaries.files import WEIGHTS_FILE
+from homolog.dictionaries.files import CONFIG_FILE, WEIGHTS_FILE
 from homolog.dictionaries.hardware import product_precision
 from homolog.dictionaries.sources import StoredResiduals
 from homolog.features import (
@@ -39,6 +39,7 @@ from homolog.features.residuals import write_shard
 from homolog.models import LanguageModel, Site, load
 from homolog.storage.atomic import sha256_bytes, sha256_file
 from homolog.storage.parts import read_part, write_part
+from homolog.storage.receipts import read_receipt, write_receipt
 from homolog.storage.run_folder import RunFolder
 from homolog.studies.plan import ROTATED, Subject
 from homolog.studies.recipe import Recipe
@@ -94,11 +95,22 @@ def train_layers(run: Path, recipe: Recipe, subject: Subject, layers: list[int],
                  threads: int | None) -> list[dict[str, Any]]:  # fmt: skip
     """Task: train, judge and save the dictionaries of some layers, all labels; returns their rows of the table `saes`.
 
-    Each layer's bytes are the same in whatever group it is trained.
+    Each layer's bytes are the same in whatever group it is trained.  A group that is complete is not trained again.
     """
     folder = RunFolder(run)
+    name = f"{subject.name}-{layers[0]}-{layers[-1]}"  # groups may be cut anew when the run goes on
+    receipt, key = folder.cache_folder / "training" / f"{name}.json", f"dictionaries {recipe.hash} {layers}"
+    rows = read_receipt(receipt, key)
+    if rows is None:
+        rows = _train_layers(folder, recipe, subject, layers, threads, receipt.with_name(f"{name}.safetensors"))
+        saes = [folder.sae_folder(subject.name, layer, label) for layer in layers for label in subject.encoded_labels]
+        write_receipt(receipt, rows, [sae / name for sae in saes for name in (WEIGHTS_FILE, CONFIG_FILE)], key)
+    return rows
+
+
+def _train_layers(folder: RunFolder, recipe: Recipe, subject: Subject, layers: list[int], threads: int | None,
+                  checkpoint: Path) -> list[dict[str, Any]]:  # fmt: skip
     model = load_subject(subject, recipe)
-    name = f"{subject.name}-{layers[0]}.safetensors"
     source = StoredResiduals(folder.residuals_folder(subject.name), seed=recipe.run.seed, name=subject.name,
                              layers=layers)  # fmt: skip
     width = recipe.sae.width(model.d_model)
@@ -110,9 +122,9 @@ def train_layers(run: Path, recipe: Recipe, subject: Subject, layers: list[int],
         config = TopKConfig(d_sae=width, k=recipe.sae.k)
     trained = dictionaries.train(
         source, config, training_config(recipe), model=subject.name, labels=subject.labels, workers=threads,
-        checkpoint=folder.cache_folder / "training" / name,
+        checkpoint=checkpoint,
     )  # fmt: skip
-    text = windows_of(run, "quality")
+    text = windows_of(folder.path, "quality")
     residuals = _full_residuals(model, text, layers)
     keep = torch.from_numpy(text.mask)
     for number, layer in enumerate(layers):
