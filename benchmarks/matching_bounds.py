@@ -87,8 +87,8 @@ def bounds(left: Columns, right: Columns, threads: int, k: int) -> dict[str, flo
     rows = packed.start, packed.length, packed.values, packed.per_word
 
     def kernel() -> None:
-        best = (pearson._Running.start(len(side.order), k) for side in (left, right))
-        pearson._sparse_by_sparse(left, right, *best, threads)
+        best_left, best_right = (pearson._Running.start(len(side.order), k) for side in (left, right))
+        pearson._sparse_by_sparse(left, right, best_left, best_right, threads)
 
     loops: dict[str, Callable[[], object]] = {
         "touches": lambda: touches(start, token, *rows, threads),

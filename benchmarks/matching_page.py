@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import numba
@@ -270,14 +271,14 @@ def save(results: Results, docs: Path) -> None:
     (docs / "images" / f"{FIGURE}.svg").write_text(stable_ids(vlc.vegalite_to_svg(json.dumps(spec))), "utf-8")
 
 
-def _figure(results: Results) -> alt.VConcatChart:
+def _figure(results: Results) -> Any:
     """Ours and the released code over tokens; ours over tokens, features and active features, by threads."""
     charts = [_methods_chart(results), *(_axis_chart(results, axis) for axis in AXES)]
     rows = [alt.hconcat(*pair, spacing=GAP).resolve_scale(color="independent") for pair in (charts[:2], charts[2:])]
     return alt.vconcat(*rows, spacing=26).resolve_scale(color="independent")
 
 
-def _chart(lines: Sequence[Line], x: str, title: str) -> alt.LayerChart:
+def _chart(lines: Sequence[Line], x: str, title: str) -> Any:
     """Seconds over x, both logarithmic; a line a name, its labels above or below it, hollow points computed."""
     values = [
         {"name": line.name, "x": x, "y": y, "computed": x in line.computed, "label": _seconds(y)}
@@ -312,7 +313,7 @@ def _chart(lines: Sequence[Line], x: str, title: str) -> alt.LayerChart:
     return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=heading)
 
 
-def _methods_chart(results: Results) -> alt.LayerChart:
+def _methods_chart(results: Results) -> Any:
     features = results.largest.size.features
     lines = []
     for method, name, hue in (
@@ -326,7 +327,7 @@ def _methods_chart(results: Results) -> alt.LayerChart:
     return _chart(lines, "tokens", f"{features:,} x {features:,} features")
 
 
-def _axis_chart(results: Results, axis: str) -> alt.LayerChart:
+def _axis_chart(results: Results, axis: str) -> Any:
     counts, points = sorted(results.bounds), results.along(axis)
     x = [getattr(point.size, axis) for point in points]
     lines = []

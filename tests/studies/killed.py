@@ -140,7 +140,7 @@ class Child:
                 name, due = line, self._due(line, self._seconds())
             if not self.moment.writing and self._seconds() >= due:
                 os.kill(self.pid, signal.SIGKILL)
-                break
+                due = float("inf")  # what it said last is still to be heard
         _, status, _ = os.wait4(self.pid, 0)
         os.close(self.pipe)
         if not os.WIFSIGNALED(status):
@@ -173,11 +173,11 @@ class Child:
         @contextlib.contextmanager
         def stage(run: RunFolder, name: str, outputs: Any) -> Iterator[dict[str, Any]]:
             nonlocal due, files
+            os.write(pipe, f"{name}\n".encode())
+            files = 0
+            if self.moment and self.moment.writing:
+                due = self._due(name, 0.0)
             with real(run, name, outputs) as facts:
-                os.write(pipe, f"{name}\n".encode())
-                files = 0
-                if self.moment and self.moment.writing:
-                    due = self._due(name, 0.0)
                 yield facts
                 if self.stopped:
                     copy_run(run.path, self.stopped / name)

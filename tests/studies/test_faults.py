@@ -29,7 +29,7 @@ MAIN = "match main.transformer-s0@sae.transformer-s1@sae"
 TOKENS = "match tokens.transformer-s0@sae.current-token@sae"
 NEURONS = "match neurons.transformer-s0@neuron.transformer-s1@neuron"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="uses clocks and disks of Linux")]
 
 
 @pytest.fixture(scope="module")

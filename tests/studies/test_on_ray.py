@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import signal
+import sys
 import threading
 import time
 import tomllib
@@ -66,6 +67,7 @@ def test_a_study_on_ray_writes_the_same_bytes(here: Path, recipe: Recipe, tmp_pa
 KINDS = ("train dictionaries", "encode", "match layer")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers in /proc")
 def test_killed_workers_change_no_byte(
     here: Path, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
