@@ -37,7 +37,9 @@ shard_mib = 1
 """
 
 
-_SPENT = re.compile(rb'\b([\d.,]+ (s|ms|min|h|MiB|GiB)\b ?)+|id="spec-stages">.*|<li>Built again: [^<]*</li>')
+_CHANGES = re.compile(
+    rb'\b([\d.,]+ (s|ms|min|h|MiB|GiB)\b ?)+|id="spec-stages">.*|<li>Built again: [^<]*</li>|Git commit</dt><dd>[^<]*'
+)
 
 
 class _Undrawn:
@@ -57,13 +59,16 @@ def leave_undrawn(put: Callable[[Any, str, Any], None]) -> None:
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """Contents of all files of a run but its record and lock; what its pages say of time and memory is masked."""
+    """Contents of all files of a run but its record and lock.
+
+    What pages say of time and memory, of damage that was mended, and of the commit of the code is masked.
+    """
     found = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
     contents = {name: path.read_bytes() for name, path in found.items()}
     for name in [".lock", "run.json", *(name for name in contents if name.startswith("report/figures/stages."))]:
         contents.pop(name, None)
     pages = {name: data for name, data in contents.items() if name.endswith(".html")}
-    return contents | {name: _SPENT.sub(b"", data) for name, data in pages.items()}
+    return contents | {name: _CHANGES.sub(b"", data) for name, data in pages.items()}
 
 
 def record(out: Path) -> dict[str, Any]:
