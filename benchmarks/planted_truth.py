@@ -38,6 +38,7 @@ from homolog.matching.assignment import mutual, one_to_one
 from homolog.matching.null import calibrate, document_exchanges
 from homolog.matching.pairs import match_pair
 from homolog.matching.planted import PlantedMatches, plant_matches
+from homolog.matching.verdict import HOMOLOG_R, RIVAL_RATIO
 from homolog.report import theme
 from homolog.report.export import stable_ids
 
@@ -45,7 +46,6 @@ FDR = 0.01
 CANDIDATES = 4  # partners of each feature that the assignment may choose from
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 FLOORS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
-RIVAL = 0.7
 FREQUENT = 30  # firings
 RIVALS = (0.5, 0.6, 0.8, 0.9)
 FIRINGS = (3, 10, 30, 100, 300, 1000, 100_000)
@@ -105,12 +105,12 @@ CRITERIA: dict[str, Criterion] = {
     "r > 0.7 (paper)": lambda found: found.r > 0.7,
     "r > 0.1": lambda found: found.r > 0.1,
     "q": significant,
-    "q, r >= 0.3": at_least(0.3),  # the verdict of a study, without its controls
+    "q, r >= 0.3": at_least(0.3),
     "q, mutual best": at_least(0.0, lambda found: found.mutual),
     "q, one-to-one": at_least(0.0, lambda found: found.assigned),
-    "q, r >= 0.2, unrivalled": at_least(0.2, unrivalled(RIVAL)),
+    "q, r >= 0.2, unrivalled": at_least(HOMOLOG_R, unrivalled(RIVAL_RATIO)),  # the verdict of a study, no controls
 }
-VERDICT, UNRIVALLED = "q, r >= 0.3", "q, r >= 0.2, unrivalled"
+FLOOR_ALONE, VERDICT = "q, r >= 0.3", "q, r >= 0.2, unrivalled"
 
 
 def find(planted: PlantedMatches, n_exchanges: int, seed: int) -> tuple[Found, Found]:
@@ -235,11 +235,11 @@ def share_rows(shares: dict[float, list[Found]]) -> list[Row]:
 
 def condition_rows(conditions: dict[str, tuple[Found, Found]]) -> list[Row]:
     floors: dict[str, Criterion] = {f"q, r >= {floor:g}": at_least(floor) for floor in FLOORS}
-    floors |= {"q, unrivalled": at_least(0.0, unrivalled(RIVAL))}
-    floors |= {f"q, r >= {floor:g}, unrivalled": at_least(floor, unrivalled(RIVAL)) for floor in FLOORS}
+    floors |= {"q, unrivalled": at_least(0.0, unrivalled(RIVAL_RATIO))}
+    floors |= {f"q, r >= {floor:g}, unrivalled": at_least(floor, unrivalled(RIVAL_RATIO)) for floor in FLOORS}
     floors |= {f"q, r >= 0.2, relative >= {ratio}": at_least(0.2, unrivalled(ratio)) for ratio in RIVALS}
     rules = [(name, 1, rule) for name, rule in (CRITERIA | floors).items()]
-    rules += [(f"{name}, {FREQUENT}+ firings", FREQUENT, CRITERIA[name]) for name in (VERDICT, UNRIVALLED)]
+    rules += [(f"{name}, {FREQUENT}+ firings", FREQUENT, CRITERIA[name]) for name in (FLOOR_ALONE, VERDICT)]
     return [
         {
             "table": "conditions",
@@ -257,7 +257,7 @@ def condition_rows(conditions: dict[str, tuple[Found, Found]]) -> list[Row]:
 def recall_rows(founds: list[Found]) -> list[Row]:
     """Recall of the features with a partner by their firings and the noise; lower edges name a cell."""
     rows = []
-    for name in (VERDICT, UNRIVALLED, "r > 0.7 (paper)"):
+    for name in (FLOOR_ALONE, VERDICT, "r > 0.7 (paper)"):
         for low, high in pairwise(FIRINGS):
             for quiet, loud in pairwise(NOISES):
                 n = right = 0
@@ -292,7 +292,7 @@ def report(table: pl.DataFrame) -> None:
         cells = conditions.filter(criterion=criterion).iter_rows(named=True)
         text = "".join(f"{100 * c['false']:7.1f}% {100 * c['worst']:+6.1f}" for c in cells)
         print(f"{criterion:40}{text}")
-    for name in (VERDICT, UNRIVALLED):
+    for name in (FLOOR_ALONE, VERDICT):
         print(f"\nrecall by firings (from) and noise (from): {name}")
         print(f"{'':12}" + "".join(f"{noise:8.2f}" for noise in NOISES[:-1]))
         for low in FIRINGS[:-1]:

@@ -31,6 +31,8 @@ def rows(comparison: str, model: str, best_model: str, r: list[float], **columns
             "n_active": columns.pop("n_active", np.where(np.isnan(r), 0, 9)),
             "r": np.array(r, dtype=np.float32),
             "best_model": [best_model] * n,
+            "best_layer": np.zeros(n, dtype=np.int32),
+            "best_feature": np.array(columns.pop("best_feature", range(n)), dtype=np.int32),
             "threshold": np.array(columns.pop("threshold", [NAN] * n), dtype=np.float32),
             **columns,
         }
@@ -42,10 +44,10 @@ def small_study() -> pl.DataFrame:
     return pl.concat(
         [
             rows("random-model", "A", "B-random", [0.2, 0.9, 0.1, 0.1, 0.1, NAN]),
-            rows("main", "A", "B", [0.8, 0.7, 0.6, 0.25, 0.5, NAN], threshold=[0.1, 0.1, 0.1, 0.1, 0.55, NAN]),
+            rows("main", "A", "B", [0.8, 0.7, 0.6, 0.15, 0.5, NAN], threshold=[0.1, 0.1, 0.1, 0.1, 0.55, NAN]),
             rows("rotated", "A", "B@rotated", [0.5, 0.2, 0.3, 0.1, 0.1, NAN]),
             rows("tokens", "A", "current-token", [0.3, 0.1, 0.6, 0.1, 0.1, NAN]),
-            rows("sae-seed", "A", "A@seed1", [0.9, 0.8, 0.7, 0.9, 0.2, NAN], threshold=[0.1] * 5 + [NAN]),
+            rows("sae-seed", "A", "A@seed1", [0.9, 0.8, 0.7, 0.9, 0.15, NAN], threshold=[0.1] * 5 + [NAN]),
         ]
     )
 
@@ -57,27 +59,47 @@ def only(judged: pl.DataFrame, **options) -> Verdict:
 
 def test_bars_and_homologs_by_hand():
     judged = judge(small_study(), UNTRAINED)
-    assert judged.drop("control_r", "bar", "homolog").equals(small_study())
+    assert judged.drop("rival_r", "control_r", "bar", "homolog").equals(small_study())
     main = judged.filter(pl.col("comparison") == "main")
     assert main["homolog"].to_list() == [True, False, False, False, False, None]
     np.testing.assert_allclose(main["control_r"].to_list()[:5], [0.5, 0.9, 0.6, 0.1, 0.1], atol=1e-7)
     assert main["control_r"][5] is None
-    np.testing.assert_allclose(main["bar"].to_list()[:5], [0.5, 0.9, 0.6, 0.3, 0.55], atol=1e-7)
+    np.testing.assert_allclose(main["bar"].to_list()[:5], [0.5, 0.9, 0.6, 0.2, 0.55], atol=1e-7)
     assert main["bar"][5] is None
     assert main["bar"][2] > main["r"][2] == main["control_r"][2]  # equal is not above
     for name in ("control_r", "bar", "homolog"):
         assert judged.filter(pl.col("comparison") != "main")[name].null_count() == len(judged) - 6
     assert judge(judged, UNTRAINED).equals(judged)
-    low = judge(small_study(), UNTRAINED, homolog_r=0.2).filter(pl.col("comparison") == "main")
+    low = judge(small_study(), UNTRAINED, homolog_r=0.12).filter(pl.col("comparison") == "main")
     assert low["homolog"].to_list() == [True, False, False, True, False, None]
+
+
+def test_a_partner_that_resembles_another_feature_more_is_no_homolog():
+    """B's features 0 and 1 best match A's 0 with 0.8 and 0.5; A's 1 leaks into B's 0, A's 2 is a part of it."""
+    there = rows("main", "A", "B", [0.8, 0.5, 0.57, 0.5], threshold=[0.1] * 4, best_feature=[0, 0, 0, 1])
+    back = rows("main", "B", "A", [0.8, 0.5], threshold=[0.1] * 2, best_feature=[0, 3])
+    judged = judge(pl.concat([there, back]), {})
+    main = judged.filter(pl.col("model") == "A")
+    np.testing.assert_allclose(main["rival_r"], [0.8, 0.8, 0.8, 0.5], atol=1e-7)
+    np.testing.assert_allclose(main["bar"], [0.56, 0.56, 0.56, 0.35], atol=1e-7)
+    assert main["homolog"].to_list() == [True, False, True, True]
+    assert judge(there, {})["rival_r"].null_count() == 4  # the other direction is missing
+
+
+def test_rivals_lower_the_ceiling_too():
+    study = rows("main", "A", "B", [0.9, 0.9], threshold=[0.1] * 2)
+    skyline = rows("sae-seed", "A", "A@seed1", [0.9, 0.4], threshold=[0.1] * 2, best_feature=[0, 0])
+    back = rows("sae-seed", "A@seed1", "A", [0.9, NAN], threshold=[0.1] * 2)
+    assert only(judge(pl.concat([study, skyline, back]), {}), untrained={}).ceiling == 0.5
+    assert only(judge(pl.concat([study, skyline]), {}), untrained={}).ceiling == 1.0
 
 
 def test_the_share_its_ceiling_and_the_words():
     found = only(judge(small_study(), UNTRAINED))
-    # 1 of 5 alive; with A's second dictionary features 0 (0.9 > 0.5), 2 (0.7 > 0.6) and 3 (0.9 > 0.3)
+    # 1 of 5 alive; with A's second dictionary features 0 (0.9 > 0.5), 2 (0.7 > 0.6) and 3 (0.9 > 0.2)
     assert (found.n_features, found.n_alive, found.share, found.ceiling) == (6, 5, 0.2, 0.6)
     assert found.share_significant == 0.8
-    assert found.mean_r == pytest.approx(0.57) and found.mean_excess is None
+    assert found.mean_r == pytest.approx(0.55) and found.mean_excess is None
     assert found.words == (
         "20% of the features of A have a homolog in B; with another seed of its own dictionary it is 60%."
     )
@@ -88,12 +110,12 @@ def test_shares_of_the_other_columns():
     study = small_study().with_columns(
         excess=pl.col("r") - 0.1,
         mutual=pl.Series([True, False] * 15),
-        partner_r=pl.Series([0.5000001, 0.7, NAN, 0.25, 0.5, NAN] * 5, dtype=pl.Float32),
+        partner_r=pl.Series([0.5000001, 0.7, NAN, 0.15, 0.5, NAN] * 5, dtype=pl.Float32),
         stable=pl.Series([True, True, None, False, False, None] * 5),
     )
     found = only(judge(study, UNTRAINED))
     assert (found.share_mutual, found.share_stable, found.share_one_to_one) == (0.2, 0.2, 0.2)
-    assert found.mean_excess == pytest.approx(0.47)
+    assert found.mean_excess == pytest.approx(0.45)
     unmeasured = study.with_columns(stable=pl.lit(None, pl.Boolean), partner_r=pl.lit(NAN, pl.Float32))
     found = only(judge(unmeasured, UNTRAINED))
     assert found.share_stable is None and found.share_one_to_one is None
@@ -206,7 +228,7 @@ def test_percents_in_words():
 def test_pairs_of_three_models_come_in_the_order_of_their_rows():
     parts = []
     for model, other in (("A", "B"), ("B", "A"), ("A", "C"), ("C", "A")):
-        parts.append(rows("main", model, other, [0.9, 0.2], threshold=[0.1, 0.1]))
+        parts.append(rows("main", model, other, [0.9, 0.15], threshold=[0.1, 0.1]))
     saes = pl.concat([GOOD, GOOD.filter(pl.col("model") == "A").with_columns(model=pl.lit("C"))])
     found = verdicts(judge(pl.concat(parts), UNTRAINED), saes, UNTRAINED)
     assert [(v.model, v.best_model, v.share) for v in found] == [

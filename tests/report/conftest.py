@@ -346,7 +346,7 @@ def run_json(name: str, compared: tuple[str, ...]) -> dict[str, Any]:
                 {"ref": f"zoo:{m}", "untrained": f"zoo:{family(m)}-random", "other_seed": f"zoo:{family(m)}-s1"}
                 for m in compared
             ],
-            "matching": {"fdr": FDR, "homolog_r": HOMOLOG_R},
+            "matching": {"fdr": FDR, "homolog_r": HOMOLOG_R, "rival_ratio": 0.7},
         },
         "versions": {"homolog": "0.1.0", "torch": "2.13.0", "python": "3.11.2"},
         "machine": {"cpu": "two cores", "n_cpus": 2, "memory_bytes": 4 * 2**30},

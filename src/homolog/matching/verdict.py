@@ -5,13 +5,17 @@ A feature i of A has a *homolog* in B when its best partner's correlation r
     1. is significant: Benjamini-Hochberg q <= fdr against the null of the maximum, that is r >= threshold;
     2. is higher than i's own best r in every control run for it: an untrained twin of B ("random-model"), B's
        dictionaries turned at random ("rotated"), the current token ("tokens");
-    3. is at least `homolog_r`, 0.3 by default;
+    3. has no rival: it is at least `rival_ratio`, 0.7 by default, times the highest r of the partner with any feature of A;
+    4. is at least `homolog_r`, 0.2 by default;
 
-in one number, r >= bar with bar = max(threshold, next above the controls' r, homolog_r).
+in one number, r >= bar with bar = max(threshold, next above the controls' r, rival_ratio * rival_r, homolog_r).
 
-Why a floor: at a million tokens r = 0.05 is significant, and superposition leaks that much from anything active on the
-same tokens.  r^2 is the share of i's variance that the best line through the partner explains; where B splits i into m
-equal parts that fire in turn, each has r = 1 / sqrt(m).  0.3 asks for 9 %, or for one part of at most eleven.
+Why rivals and a floor: at a million tokens r = 0.05 is significant, and superposition leaks that much and more from
+anything active on the same tokens.  A leak is a true correlation, but the feature that leaks resembles its source much
+more.  The ratio leaves room for what a residual stream carries through several layers and for a feature of B that A
+splits in parts of about one size, which a mutual best match would not.  r^2 is the share of i's variance that the best
+line through the partner explains; where B splits i into m equal parts that fire in turn, each has r = 1 / sqrt(m).  0.2
+asks for 4 %, or for one part of at most 25.  docs/methods-planted-truth.md measures both against known partners.
 
     share = features with a homolog / features alive (active on at least one token)
 
@@ -41,7 +45,8 @@ import polars as pl
 
 from homolog.errors import InputError
 
-HOMOLOG_R = 0.3
+HOMOLOG_R = 0.2
+RIVAL_RATIO = 0.7
 CONTROLS = ("random-model", "rotated", "tokens")
 SHARED_SCHEMA = {
     "model": pl.String,
@@ -89,23 +94,32 @@ class Verdict:
         return asdict(self)
 
 
-def judge(matches: pl.DataFrame, untrained: Mapping[str, str], *, homolog_r: float = HOMOLOG_R) -> pl.DataFrame:
-    """`matches` with `control_r`, `bar` (Float32) and `homolog` (Boolean), for the comparison "main"; rows in order.
+def judge(
+    matches: pl.DataFrame,
+    untrained: Mapping[str, str],
+    *,
+    homolog_r: float = HOMOLOG_R,
+    rival_ratio: float = RIVAL_RATIO,
+) -> pl.DataFrame:
+    """`matches` with `rival_r`, and for the comparison "main" `control_r`, `bar` (Float32) and `homolog` (Boolean).
 
-    matches: of all comparisons, with r and `threshold` (`Calibration.threshold`), NaN or left out where no null was
-    run.  untrained: the untrained twin of each compared model that has one, by name.  control_r: highest r of the
-    controls, bar: least r of a homolog.  All three are null in other comparisons; control_r where no control was run,
-    bar and homolog without a null and where r is NaN.
+    matches: of all comparisons, both directions, with r and `threshold` (`Calibration.threshold`), NaN or left out
+    where no null was run; rows keep their order.  untrained: the untrained twin of each compared model that has one, by
+    name.  rival_r: highest r of the best partner with any feature of the own model, the feature itself among them; null
+    where r is NaN or the other direction is missing.  control_r: highest r of the controls, bar: least r of a homolog.
+    The last three are null in other comparisons; control_r where no control was run, bar and homolog without a null and
+    where r is NaN.
     """
-    plain = matches.drop("control_r", "bar", "homolog", strict=False).with_row_index("_row")
+    plain = matches.drop("rival_r", "control_r", "bar", "homolog", strict=False).with_row_index("_row")
     if "threshold" not in plain.columns:
         plain = plain.with_columns(threshold=pl.lit(float("nan"), pl.Float32))
+    plain = _with_rivals(plain)
     main = plain.filter(pl.col("comparison") == "main")
     for name in CONTROLS:
         keys = _FEATURE if name == "tokens" else [*_FEATURE, "best_model"]
         main = main.join(_control(plain, name, untrained), on=keys, how="left", maintain_order="left", validate="m:1")
     main = main.with_columns(control_r=pl.max_horizontal(CONTROLS))
-    bar = _bar(main["threshold"].to_numpy(), main["control_r"].to_numpy(), homolog_r)
+    bar = _bar(main, homolog_r, rival_ratio)
     bar[np.isnan(main["r"].to_numpy())] = np.nan
     judged = main.select("_row", "control_r", bar=pl.Series(bar).fill_nan(None)).with_columns(
         homolog=main["r"] >= pl.col("bar")
@@ -113,13 +127,21 @@ def judge(matches: pl.DataFrame, untrained: Mapping[str, str], *, homolog_r: flo
     return plain.join(judged, on="_row", how="left", maintain_order="left").drop("_row")
 
 
-def _bar(threshold: np.ndarray, control_r: np.ndarray, homolog_r: float) -> np.ndarray:
+def _with_rivals(matches: pl.DataFrame) -> pl.DataFrame:
+    """The rows with `rival_r`: the partner's own row in the other direction of the same comparison."""
+    partner = {"best_model": "model", "best_layer": "layer", "best_feature": "feature", "model": "best_model"}
+    back = matches.select("comparison", *(pl.col(own).alias(name) for name, own in partner.items()), rival_r="r")
+    found = matches.join(back, on=["comparison", *partner], how="left", maintain_order="left", validate="m:1")
+    return found.with_columns(pl.col("rival_r").fill_nan(None))
+
+
+def _bar(rows: pl.DataFrame, homolog_r: float, rival_ratio: float) -> np.ndarray:
     """Least r of a homolog, float32; NaN where there is no threshold."""
-    up = np.float32(np.inf)
-    floor = np.float32(homolog_r)
-    floor = np.nextafter(floor, up) if floor < homolog_r else floor
-    above = np.nextafter(control_r.astype(np.float32), up)  # NaN where no control was run
-    return np.maximum(threshold.astype(np.float32), np.fmax(above, floor))
+    above = np.nextafter(rows["control_r"].to_numpy().astype(np.float32), np.float32(np.inf))  # NaN without controls
+    floor = np.fmax(rival_ratio * rows["rival_r"].to_numpy().astype(np.float64), homolog_r)
+    near = floor.astype(np.float32)
+    least = np.where(near < floor, np.nextafter(near, np.float32(np.inf)), near)
+    return np.maximum(rows["threshold"].to_numpy().astype(np.float32), np.fmax(above, least))
 
 
 def _control(matches: pl.DataFrame, name: str, untrained: Mapping[str, str]) -> pl.DataFrame:
@@ -142,10 +164,11 @@ def verdicts(
     replicates: Mapping[tuple[str, str], np.ndarray] | None = None,
     *,
     homolog_r: float = HOMOLOG_R,
+    rival_ratio: float = RIVAL_RATIO,
 ) -> list[Verdict]:
     """One verdict for each ordered pair of the comparison "main", in the order of its rows.
 
-    judged: what `judge` made of the matches, with the same `untrained` and homolog_r; columns of matches.parquet that
+    judged: what `judge` made of the matches, with the same `untrained`, homolog_r and rival_ratio; columns of matches.parquet that
     other steps add may be missing.  saes: model, label, layer, passed, reason of every dictionary.  replicates: for
     (model, best_model), float32 (rows, replicates), r of that pair's rows in their order on resampled documents,
     partners fixed (`resampled_pairs`); no interval without.  Raises InputError for another number of rows.
@@ -168,7 +191,7 @@ def verdicts(
         notes = [f"No verdict on {model} in {other}: {'; '.join(reasons)}."]
         if not reasons:
             missing = _missing_controls(judged, model, other, untrained)
-            ceiling, no_ceiling = _ceiling(rows, seed, saes, alive, homolog_r)
+            ceiling, no_ceiling = _ceiling(rows, seed, saes, alive, homolog_r, rival_ratio)
             numbers |= _shares(rows, alive) | {"ceiling": ceiling}
             if replicates is not None and (model, other) in replicates:
                 numbers |= _interval(rows, replicates[model, other], alive)
@@ -232,7 +255,7 @@ def _shares(rows: pl.DataFrame, alive: int) -> dict[str, float | None]:
 
 
 def _ceiling(
-    rows: pl.DataFrame, seed: pl.DataFrame, saes: pl.DataFrame, alive: int, homolog_r: float
+    rows: pl.DataFrame, seed: pl.DataFrame, saes: pl.DataFrame, alive: int, homolog_r: float, rival_ratio: float
 ) -> tuple[float | None, str]:
     """(share under the SAE-seed skyline, "") or (None, why not); of several second dictionaries the first counts."""
     model = rows["model"][0]
@@ -245,7 +268,7 @@ def _ceiling(
         return None, failed[0]
     controls = rows.select(*_FEATURE, "control_r")
     joined = seed.drop("control_r").join(controls, on=_FEATURE, how="left", validate="1:1")
-    bar = _bar(joined["threshold"].to_numpy(), joined["control_r"].to_numpy(), homolog_r)
+    bar = _bar(joined, homolog_r, rival_ratio)
     return int((joined["r"].to_numpy() >= bar).sum()) / alive, ""
 
 

@@ -85,10 +85,12 @@ def findings(records: RunRecords) -> Findings:
 
 def homolog_words(records: RunRecords) -> str:
     """What this run calls a homolog."""
-    fdr, least = records.setting("fdr"), records.setting("homolog_r")
+    fdr, least, ratio = (records.setting(name) for name in ("fdr", "homolog_r", "rival_ratio"))
     rate = "" if fdr is None else f" (false discovery rate {level(fdr)})"
     parts = [f"lies above what chance reaches at its firing frequency{rate}"]
     parts += [] if least is None else [f"has an r of at least {least:g}"]
+    if ratio:
+        parts.append(f"reaches {ratio:.0%} of the highest r of its partner with any feature of the same model")
     run = [name for name in records.comparisons("sae") if comparison_of(name).role == "baseline"]
     if run:
         controls = [f"{comparison_of(name).plain[0].lower()}{comparison_of(name).plain[1:]}" for name in run]

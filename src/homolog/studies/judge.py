@@ -29,8 +29,8 @@ def judged(
     folders_of: the features of a side of a comparison.  columns: their prepared columns.
     """
     untrained = {model: twin.name for model, twin in plan.twins.items()}
-    homolog_r = recipe.matching.homolog_r
-    table = judge(_with_stability(matches), untrained, homolog_r=homolog_r)
+    rule = {"homolog_r": recipe.matching.homolog_r, "rival_ratio": recipe.matching.rival_ratio}
+    table = judge(_with_stability(matches), untrained, **rule)
     main = table.filter(pl.col("comparison") == "main")
     replicates: dict[tuple[str, str], np.ndarray] = {}
     for comparison in (c for c in plan.comparisons if c.name == "main"):
@@ -40,7 +40,7 @@ def judged(
             names = (own[0].name, others[0].name)
             rows = main.filter((pl.col("model") == names[0]) & (pl.col("best_model") == names[1]))
             replicates[names] = replicates_of(rows, own, others, resamples, columns)
-    found = verdicts(table, saes, untrained, replicates, homolog_r=homolog_r)
+    found = verdicts(table, saes, untrained, replicates, **rule)
     return {"matches": table, "shared": shared_table(found)}
 
 

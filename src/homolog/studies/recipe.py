@@ -174,7 +174,8 @@ class Matching(_Table):
     fdr: float = Field(default=0.01, gt=0, lt=1)
     """False discovery rate at which a match is significant."""
 
-    homolog_r: float = Field(default=0.3, ge=0, le=1)
+    homolog_r: float = Field(default=0.2, ge=0, le=1)
+    rival_ratio: float = Field(default=0.7, ge=0, le=1)
     """Correlation that a homolog has at least."""
 
     space_tokens: int = Field(default=65_536, ge=0)
