@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 
 SMALL = {
+    "examples.py": ["--quick"],
+    "explorer.py": ["--features", "20000", "--repeats", "3"],
     "matching.py": ["--quick"],
     "planted_truth.py": ["--seeds", "1"],
     "ray_speedup.py": ["--repeats", "1"],

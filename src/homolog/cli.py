@@ -134,6 +134,71 @@ def report(path: RunArgument) -> None:
 
 
 @app.command()
+def figures(
+    path: RunArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the files.")],
+    names: Annotated[
+        list[str] | None, typer.Option("--figure", help="Only this one; may be given again.", show_default=False)
+    ] = None,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="svg, pdf or png; all three by default.")
+    ] = None,
+    scale: Annotated[float, typer.Option("--scale", min=0.1, help="Pixels of a PNG per CSS pixel.")] = 2.0,
+) -> None:
+    """Draw the figures of a report as files for a paper."""
+    from homolog.report.export import FORMATS, export_figures
+
+    for file in export_figures(path / "report", out, formats or FORMATS, names or (), scale):
+        typer.echo(file)
+
+
+@app.command()
+def neuronpedia(
+    path: RunArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the files.")],
+    creator: Annotated[str, typer.Option("--creator", help="Who publishes.")],
+    release: Annotated[str, typer.Option("--release", help="Short name of the release, as it stands in addresses.")],
+    title: Annotated[str, typer.Option("--title", help="Title of the release.")] = "Features compared by homolog",
+    model_id: Annotated[
+        list[str] | None, typer.Option("--model-id", metavar="MODEL=ID", help="Neuronpedia's name of a model.")
+    ] = None,
+) -> None:
+    """Write features, examples and explanations as Neuronpedia imports them."""
+    from homolog.report.neuronpedia import Release, export_neuronpedia
+
+    if wrong := [text for text in model_id or () if "=" not in text]:
+        raise InputError("--model-id", wrong[0], "it must be MODEL=ID", "Give for example mamba-s0=my-mamba.")
+    ids = dict(text.split("=", 1) for text in model_id or ())
+    for folder in export_neuronpedia(path, out, Release(creator, release, title, model_ids=ids)):
+        typer.echo(folder)
+
+
+@app.command()
+def judge(
+    path: RunArgument,
+    llm: Annotated[
+        tuple[str, str], typer.Option("--llm", metavar="URL MODEL", help="An OpenAI-compatible endpoint and its model.")
+    ],
+    features: Annotated[int, typer.Option("--features", min=1, help="Features of each model that are judged.")] = 200,
+    requests: Annotated[
+        int | None, typer.Option("--requests", min=1, help="Most requests.", show_default=False)
+    ] = None,
+    tokens: Annotated[int | None, typer.Option("--tokens", min=1, help="Most tokens.", show_default=False)] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests at a time.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of features and texts.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Let a language model explain and rate features of a run; the key comes from OPENAI_API_KEY."""
+    from homolog.interpretation.llm import Budget, Endpoint
+    from homolog.progress import make_progress
+    from homolog.studies.judging import judge_run
+
+    endpoint, budget = Endpoint(*llm, concurrency=concurrency), Budget(requests, tokens)
+    page = judge_run(path, endpoint, features, budget, make_progress(quiet), typer.echo, seed=seed)
+    typer.echo(f"Report: {page}")
+
+
+@app.command()
 def serve(path: RunArgument, port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8000) -> None:
     """Serve a run folder, and only that, to browsers on this machine."""
     from homolog.serve import START_PAGE, make_server

@@ -46,8 +46,8 @@ def test_the_run_says_what_a_homolog_is(make_run, tmp_path):
     words = homolog_words(read_run(make_run(tmp_path / "run", drop={"rotated"})))
     assert words == (
         "A homolog is a match that lies above what chance reaches at its firing frequency (false discovery rate 1%), "
-        "has an r of at least 0.35, reaches 70% of the highest r of its partner with any feature of the same model and has "
-        "a higher r than the same feature finds in its controls (an untrained model)."
+        "has an r of at least 0.35, reaches 70% of the highest r of its partner with any feature of the same model and "
+        "has a higher r than the same feature finds in its controls (an untrained model)."
     )
 
 

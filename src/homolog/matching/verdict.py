@@ -5,7 +5,7 @@ A feature i of A has a *homolog* in B when its best partner's correlation r
     1. is significant: Benjamini-Hochberg q <= fdr against the null of the maximum, that is r >= threshold;
     2. is higher than i's own best r in every control run for it: an untrained twin of B ("random-model"), B's
        dictionaries turned at random ("rotated"), the current token ("tokens");
-    3. has no rival: it is at least `rival_ratio`, 0.7 by default, times the highest r of the partner with any feature of A;
+    3. has no rival: it is at least `rival_ratio`, 0.7 by default, of the partner's highest r with any feature of A;
     4. is at least `homolog_r`, 0.2 by default;
 
 in one number, r >= bar with bar = max(threshold, next above the controls' r, rival_ratio * rival_r, homolog_r).
@@ -168,8 +168,9 @@ def verdicts(
 ) -> list[Verdict]:
     """One verdict for each ordered pair of the comparison "main", in the order of its rows.
 
-    judged: what `judge` made of the matches, with the same `untrained`, homolog_r and rival_ratio; columns of matches.parquet that
-    other steps add may be missing.  saes: model, label, layer, passed, reason of every dictionary.  replicates: for
+    judged: what `judge` made of the matches, with the same `untrained`, homolog_r and rival_ratio; columns of
+    matches.parquet that other steps add may be missing.  saes: model, label, layer, passed, reason of every dictionary.
+    replicates: for
     (model, best_model), float32 (rows, replicates), r of that pair's rows in their order on resampled documents,
     partners fixed (`resampled_pairs`); no interval without.  Raises InputError for another number of rows.
     """

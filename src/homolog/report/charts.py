@@ -8,6 +8,7 @@ from homolog.report.calibration_charts import calibration_figure, criteria_figur
 from homolog.report.figure import Figure
 from homolog.report.layer_charts import depth_figure, layer_figure, spaces_figure
 from homolog.report.match_charts import distribution_figure, neuron_figure, share_figure, summary_figure
+from homolog.report.meaning import causal_figure, relation_figure
 from homolog.report.overview import shared_figure
 from homolog.report.records import ComparisonRecords, RunRecords
 from homolog.report.run_charts import quality_figure, stage_figure
@@ -27,6 +28,8 @@ def pair_figures(records: RunRecords) -> list[Figure]:
         layer_figure,
         spaces_figure,
         depth_figure,
+        relation_figure,
+        causal_figure,
         quality_figure,
     )
     return [figure for make in makers if (figure := make(records)) is not None]

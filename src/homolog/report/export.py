@@ -5,12 +5,18 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import vl_convert as vlc
 
+from homolog.errors import InputError
+from homolog.storage.atomic import write_bytes
+
 PNG_SCALE = 2.0  # pixels per CSS pixel
+FORMATS = ("svg", "pdf", "png")
 
 
 def save_figure(spec: dict[str, Any], folder: Path, name: str) -> None:
@@ -20,6 +26,47 @@ def save_figure(spec: dict[str, Any], folder: Path, name: str) -> None:
     (folder / f"{name}.svg").write_text(svg, "utf-8")
     (folder / f"{name}.png").write_bytes(vlc.svg_to_png(svg, scale=PNG_SCALE))
     (folder / f"{name}.vl.json").write_text(json.dumps(spec, ensure_ascii=False, indent=1) + "\n", "utf-8")
+
+
+@dataclass(frozen=True)
+class InlineFigure:
+    """A figure's Vega-Lite specification, which Jupyter draws: interactive where it knows Vega-Lite, else as SVG."""
+
+    spec: dict[str, Any]
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        svg = stable_ids(vlc.vegalite_to_svg(json.dumps(self.spec)))
+        return {"application/vnd.vegalite.v5+json": self.spec, "image/svg+xml": svg}
+
+
+def figure_specs(report: Path) -> dict[str, Path]:
+    """The Vega-Lite files of a report's figures by name; those of a pair of several as "pair-A--B/NAME"."""
+    folder = report / "figures"
+    found = {file.relative_to(folder).as_posix().removesuffix(".vl.json"): file for file in folder.rglob("*.vl.json")}
+    if not found:
+        raise InputError("run folder", str(report.parent), "it has no report with figures",
+                         "Finish the run, or write its report: homolog report RUN.")  # fmt: skip
+    return dict(sorted(found.items()))
+
+
+def export_figures(
+    report: Path, out: Path, formats: Sequence[str] = FORMATS, names: Sequence[str] = (), scale: float = PNG_SCALE
+) -> list[Path]:
+    """Draw figures of a report into the folder `out`; all where no names are given.  Returns the files.
+
+    formats: of `FORMATS`.  scale: pixels of a PNG per CSS pixel.  InputError names an unknown figure or format.
+    """
+    known = figure_specs(report)
+    for field, asked, allowed in (("figure", names, known), ("format", formats, FORMATS)):
+        if unknown := [name for name in asked if name not in allowed]:
+            raise InputError(field, unknown[0], f"it must be one of {', '.join(allowed)}", "Give one of these.")
+    files = []
+    for name in names or known:
+        svg = stable_ids(vlc.vegalite_to_svg(known[name].read_text("utf-8")))
+        made = {"svg": lambda svg=svg: svg.encode(), "pdf": lambda svg=svg: vlc.svg_to_pdf(svg),
+                "png": lambda svg=svg: vlc.svg_to_png(svg, scale=scale)}  # fmt: skip
+        files += [write_bytes(out / f"{name}.{form}", made[form]()) for form in formats]
+    return files
 
 
 def stable_ids(svg: str) -> str:

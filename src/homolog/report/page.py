@@ -26,7 +26,9 @@ from homolog.report import circuit_tables, circuit_words, export, overview, tabl
 from homolog.report.charts import Figure, pair_figures, run_figures
 from homolog.report.circuit_charts import circuit_figures
 from homolog.report.circuit_records import CircuitRecords, read_circuits
+from homolog.report.explore import EXPLORER, explore
 from homolog.report.findings import findings, homolog_words
+from homolog.report.meaning import meaning
 from homolog.report.overview import PairPage
 from homolog.report.records import ComparisonRecords, HasRun, RunRecords, read_comparison, read_run
 from homolog.report.run_charts import stage_figure
@@ -92,6 +94,7 @@ def _build(records: ComparisonRecords | None, circuits: CircuitRecords | None, f
         stages = stage_figure(circuits)
         figures = [*drawn, *([stages] if stages is not None else [])]
         return _write(folder, "index.html", render_circuits(circuits, figures, alone=True), figures)
+    explore(records, folder)
     summary = [*run_figures(records), *(figure for figure in drawn if figure.name == "circuits")]
     if len(records.compared) == 2:
         of_pair = read_run(records.path)
@@ -220,6 +223,8 @@ def _of_pair(records: RunRecords) -> dict[str, Any]:
             for name in wording.in_order(records.summary.get_column("comparison").unique().to_list())
         ],
         "summary": [tables.summary_table(records, stratum) for stratum in tables.strata(records)],
+        "meaning": meaning(records),
+        "explorer": f"{EXPLORER}/index.html",
         "best": [tables.best_shared(records, side) for side in "AB"],
         "enough": tables.ENOUGH_TOKENS,
         "own_dictionaries": tables.dictionary_table(records, own=True),

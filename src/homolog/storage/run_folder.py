@@ -165,6 +165,19 @@ class RunFolder:
         """Folder of the sparse activations of one dictionary, named like `sae_folder`."""
         return self._layer_folder("features", model, layer, label)
 
+    @property
+    def vocabulary(self) -> Path:
+        """The text of every token id, a JSON list."""
+        return self.path / "vocabulary.json"
+
+    def contexts(self, model: str, layer: int) -> Path:
+        """Table: examples of the features of a layer's main dictionary, one row an example."""
+        return self.path / "contexts" / folder_name(model) / f"{layer}.parquet"
+
+    def scatter(self, model: str, layer: int) -> Path:
+        """Table: activations of a layer's features beside those of their best partners, one row a pair."""
+        return self.path / "scatter" / folder_name(model) / f"{layer}.parquet"
+
     def residuals_folder(self, model: str) -> Path:
         """Folder, in the cache, of a model's residuals."""
         return self.cache_folder / "residuals" / folder_name(model)

@@ -31,9 +31,10 @@ from homolog.storage.run_folder import RunFolder
 from homolog.studies import subject as work
 from homolog.studies.circuits import trace_models
 from homolog.studies.finish import finish, write_table
+from homolog.studies.interpret import interpret
 from homolog.studies.judge import judged
 from homolog.studies.matches import Comparer, Matched
-from homolog.studies.plan import CURRENT_TOKEN, Comparison, Plan, Subject, finished_report, make_plan
+from homolog.studies.plan import CURRENT_TOKEN, INTERPRETED, Comparison, Plan, Subject, finished_report, make_plan
 from homolog.studies.recipe import Recipe
 from homolog.studies.spaces import compare_decoders, compare_residuals
 
@@ -152,6 +153,10 @@ def _work_through(here: Here) -> None:
         _work_on(here, subject)
     if not here.run.is_done("tables"):
         _compare_all(here)
+    if here.recipe.interpretation is not None:
+        done = [here.run.is_done(stage) for stage in INTERPRETED]
+        if not all(done):
+            interpret(here)
 
 
 def _read_text(recipe: Recipe, tokenizer: Any, progress: Progress) -> dict[str, TokenWindows]:

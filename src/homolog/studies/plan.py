@@ -11,6 +11,7 @@ from homolog.storage.run_folder import RunFolder, folder_name
 from homolog.studies.recipe import Recipe
 
 ROTATED = "rotated"
+INTERPRETED = ("interpretation", "relation")
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def finished_report(recipe: Recipe, out: Path) -> Path | None:
     except InputError:
         return None  # no run, or an unreadable one, which `RunFolder.open` rebuilds
     kept = [f"{kind} {subject.name}" for kind in ("dictionaries", "features") for subject in make_plan(recipe).subjects]
-    kept += ["tables", "circuits", "report"] if recipe.circuits else ["tables", "report"]
+    kept += ["tables", *(INTERPRETED if recipe.interpretation else ())]
+    kept += ["circuits", "report"] if recipe.circuits else ["report"]
     complete = run.recipe == recipe.values() and all(run.is_done(stage) for stage in kept)
     return run.report_folder / "index.html" if complete else None

@@ -175,8 +175,10 @@ class Matching(_Table):
     """False discovery rate at which a match is significant."""
 
     homolog_r: float = Field(default=0.2, ge=0, le=1)
-    rival_ratio: float = Field(default=0.7, ge=0, le=1)
     """Correlation that a homolog has at least."""
+
+    rival_ratio: float = Field(default=0.7, ge=0, le=1)
+    """Share of the partner's highest correlation with any feature of the own model that a homolog reaches; 0: any."""
 
     space_tokens: int = Field(default=65_536, ge=0)
     """Tokens for the similarity of the residual streams (CKA, SVCCA), the first of the match tokens; 0: none."""
@@ -205,6 +207,28 @@ class Circuits(_Table):
 
     validated_edges: int = Field(default=20, ge=2)
     """Edges that are patched for real, of the strongest and as many drawn at random."""
+
+
+class Interpretation(_Table):
+    """What features mean: examples and measures of all, left context, and causal checks of some."""
+
+    top: int = Field(default=16, ge=1)
+    """Most activating examples of each feature."""
+
+    per_quantile: int = Field(default=4, ge=0)
+    """Examples at each of the lower quantiles of its activation (75, 50 and 25 %)."""
+
+    context_tokens: int = Field(default=400_000, ge=0)
+    """Tokens that each model reads again with its left context cut, at most; 0: not measured."""
+
+    causal_pairs: int = Field(default=100, ge=0)
+    """Matched features of each direction that are ablated and steered, with as many controls; 0: none."""
+
+    listed: int = Field(default=50, ge=0)
+    """Best shared and exclusive features of each direction; the latter are regressed on the whole other model."""
+
+    transplant: bool = True
+    """Residuals of one model mapped into the other's space and read by its dictionaries."""
 
 
 class Run(_Table):
@@ -236,6 +260,7 @@ class Recipe(_Table):
     gates: Gates = Field(default_factory=Gates)
     controls: Controls = Field(default_factory=Controls)
     matching: Matching = Field(default_factory=Matching)
+    interpretation: Interpretation | None = None
     circuits: Circuits | None = None
     run: Run = Field(default_factory=Run)
 
@@ -277,6 +302,12 @@ class Recipe(_Table):
         matching = values["matching"] | {"space_tokens": min(self.matching.space_tokens, 2048)}
         run = values["run"] | {"random_weights": True, "device": "cpu"}
         changed = {"name": f"{self.name}-rehearsal", "corpus": corpus, "sae": sae, "matching": matching, "run": run}
+        if self.interpretation is not None:
+            changed["interpretation"] = values["interpretation"] | {
+                "context_tokens": tokens,
+                "causal_pairs": 8,
+                "listed": 8,
+            }
         if self.circuits is not None:
             changed["circuits"] = values["circuits"] | {"n_prompts": 8, "batch": 8, "discovery_prompts": 2}
         return parse_recipe(values | changed, self.name)

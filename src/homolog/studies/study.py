@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from homolog.errors import InputError
+from homolog.report.export import InlineFigure, figure_specs
 from homolog.storage.run_folder import RunFolder
 
 
@@ -83,6 +85,51 @@ class Study:
     def edges(self) -> pl.DataFrame:
         """One row an edge of discovery: its score and, where it was patched for real, its effect."""
         return self._table(self.folder.table("edges"))
+
+    @cached_property
+    def features(self) -> pl.DataFrame:
+        """One row a feature of the compared models: frequency, measures of complexity, promoted and nearest."""
+        return self._table(self.folder.table("features"))
+
+    @cached_property
+    def relation(self) -> pl.DataFrame:
+        """One row a comparison, direction and measure: rank correlation with r and excess."""
+        return self._table(self.folder.table("relation"))
+
+    @cached_property
+    def causal(self) -> pl.DataFrame:
+        """One row a pair of features that were ablated and steered in their models, controls among them."""
+        return self._table(self.folder.table("causal"))
+
+    @cached_property
+    def causal_shares(self) -> pl.DataFrame:
+        """One row an ordered pair of models, kind of intervention and range of r: the share causally alike."""
+        return self._table(self.folder.table("causal_shares"))
+
+    @cached_property
+    def lists(self) -> pl.DataFrame:
+        """The best shared and the exclusive features of every ordered pair of models."""
+        return self._table(self.folder.table("lists"))
+
+    @cached_property
+    def transplant(self) -> pl.DataFrame:
+        """One row a layer and map: how well its dictionary reads mapped residuals of another model."""
+        return self._table(self.folder.table("transplant"))
+
+    @cached_property
+    def judged(self) -> pl.DataFrame:
+        """One row a feature that a language model explained and rated."""
+        return self._table(self.folder.table("judged"))
+
+    def contexts(self, model: str, layer: int) -> pl.DataFrame:
+        """Examples of the features of a layer, one row an example."""
+        return self._table(self.folder.contexts(model, layer))
+
+    @property
+    def figures(self) -> dict[str, InlineFigure]:
+        """The charts of the report by name; a notebook draws one that is the last value of a cell."""
+        specs = figure_specs(self.folder.report_folder)
+        return {name: InlineFigure(json.loads(file.read_text("utf-8"))) for name, file in specs.items()}
 
     def _table(self, path: Path) -> pl.DataFrame:
         if not path.is_file():

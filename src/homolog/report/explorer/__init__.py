@@ -1,0 +1,5 @@
+"""The explorer: every feature of a run to search, filter and look at beside its partner."""
+
+from homolog.report.explorer.pages import address, write_explorer
+
+__all__ = ["address", "write_explorer"]

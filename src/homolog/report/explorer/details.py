@@ -1,0 +1,191 @@
+"""What the page of a feature shows: numbers, matches, tokens, neighbours and contexts, some hundred features a file.
+
+The tokens of all contexts of a file are numbers into the texts of the tokens that occur there; activations are shares
+of the feature's largest shown one, in 255 steps, of which an active token has at least one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int, UInt8
+
+from homolog.errors import InputError
+from homolog.report.explorer.columns import MEASURES
+from homolog.report.explorer.packing import packed, short, shortened, smallest, write_data
+
+CHUNK = 128  # features a file
+NUMBERS = ("n_active", "mean_active", "max", *(measure.name for measure in MEASURES if not measure.of_pair))
+TEXTS = ("explanation", "promoted", "suppressed", "top_tokens")
+MATCH = ("r", "excess", "null_r", "threshold", "q", "control_r", "bar", "rival_r", "other_seed_r",
+         "homolog", "mutual", "stable")  # fmt: skip
+PARTNERS = {"best": "r", "runner_up": "runner_up_r", "partner": "partner_r"}
+CONTEXT = ("feature", "quantile", "value", "document", "position", "start", "tokens", "values")
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """The contexts of a layer in the order shown, and their tokens one after the other.
+
+    table: one row a context, without the lists; ends: (contexts + 1,) where the tokens of each begin and end; tokens:
+    (n,) ids; values: (n,) activations; feature: (n,) whose context it is.
+    """
+
+    table: pl.DataFrame
+    ends: Int[np.ndarray, "contexts_1"]
+    tokens: Int[np.ndarray, "n"]
+    values: Float[np.ndarray, "n"]
+    feature: Int[np.ndarray, "n"]
+
+    @property
+    def lengths(self) -> Int[np.ndarray, "contexts"]:
+        """Tokens of each context."""
+        return np.diff(self.ends)
+
+
+def read_contexts(table: pl.DataFrame, n_features: int, n_tokens: int) -> Contexts:
+    """The contexts of a layer, the strongest first.
+
+    Raises `InputError` for missing columns, features or tokens that do not exist, and lists of unequal lengths.
+    """
+    missing = [name for name in CONTEXT if name not in table.columns]
+    table = table if missing else table.filter(pl.col("tokens").list.len() > 0)
+    bad = bool(missing)
+    if not bad and len(table):
+        tokens = table["tokens"].explode()
+        bad = bool((table["tokens"].list.len() != table["values"].list.len()).any())
+        bad |= not (_least(tokens) >= 0 and _most(tokens) < n_tokens)
+        bad |= not (_least(table["feature"]) >= 0 and _most(table["feature"]) < n_features)
+    if bad:
+        raise InputError(
+            "contexts", ", ".join(table.columns),
+            "each needs " + ", ".join(CONTEXT) + ", as many values as tokens, and features and tokens that exist",
+            "Make them anew for these dictionaries and this tokenizer.",
+        )  # fmt: skip
+    rank = ["rank"] if "rank" in table.columns else []
+    order = ["feature", "quantile", *rank, "value", "document", "position"]
+    table = table.sort(order, descending=[name in ("quantile", "value") for name in order], maintain_order=True)
+    lengths = table["tokens"].list.len().to_numpy().astype(np.int64)
+    return Contexts(
+        table.select(*CONTEXT[:-2], length=pl.col("tokens").list.len()),
+        np.concatenate([[0], np.cumsum(lengths)]),
+        table["tokens"].explode().to_numpy().astype(np.int64) if len(table) else np.zeros(0, np.int64),
+        table["values"].explode().to_numpy().astype(np.float32) if len(table) else np.zeros(0, np.float32),
+        np.repeat(table["feature"].to_numpy().astype(np.int64), lengths),
+    )
+
+
+def _least(column: pl.Series) -> int:
+    least = column.min()
+    return -1 if column.has_nulls() or not isinstance(least, int) else least
+
+
+def _most(column: pl.Series) -> int:
+    most = column.max()
+    return most if isinstance(most, int) else -1
+
+
+def write_details(
+    folder: Path,
+    place: tuple[int, int],
+    features: pl.DataFrame,
+    matches: Mapping[int, pl.DataFrame],
+    contexts: Contexts | None,
+    scatters: Mapping[int, pl.DataFrame],
+    vocabulary: Sequence[str],
+) -> None:
+    """Write data/features/MODEL-LAYER-CHUNK.js for one layer.
+
+    `place`: numbers of model and layer; `features`: the rows of the layer by feature; `matches`, by number of the other
+    model: as many rows; `scatters`: likewise, with feature, scatter_x and scatter_y.
+    """
+    records = _records(features, NUMBERS, TEXTS)
+    for record, near in zip(records, _neighbours(features), strict=True):
+        record.update(near)
+    for target, table in matches.items():
+        for record, match in zip(records, _matches(table), strict=True):
+            if match:
+                record.setdefault("matches", {})[str(target)] = match
+    for target, table in scatters.items():
+        for feature, x, y in table.select("feature", "scatter_x", "scatter_y").iter_rows():
+            if x:
+                records[feature].setdefault("scatter", {})[str(target)] = _points(x, y)
+    for first in range(0, len(records), CHUNK):
+        chunk: dict[str, Any] = {"features": records[first : first + CHUNK]}
+        if contexts is not None:
+            chunk.update(_chunk(contexts, first, chunk["features"], vocabulary))
+        write_data(folder, f"features/{place[0]}-{place[1]}-{first // CHUNK}", chunk)
+
+
+def _chunk(contexts: Contexts, first: int, records: list[dict[str, Any]], vocabulary: Sequence[str]) -> dict[str, Any]:
+    """Put a chunk's contexts into its records; returns its token texts, and its tokens and activations packed."""
+    owner = contexts.table["feature"].to_numpy()
+    begin, end = (int(i) for i in np.searchsorted(owner, (first, first + CHUNK)))
+    for feature, *context in shortened(contexts.table[begin:end]).iter_rows():
+        records[feature - first].setdefault("contexts", []).append(context)
+    part = slice(contexts.ends[begin], contexts.ends[end])
+    used, tokens = np.unique(contexts.tokens[part], return_inverse=True)
+    feature = contexts.feature[part] - first
+    largest = np.zeros(len(records), np.float32)
+    np.maximum.at(largest, feature, contexts.values[part])
+    for record, most in zip(records, largest, strict=True):
+        if "contexts" in record:
+            record["scale"] = short(float(most))
+    return {
+        "texts": [vocabulary[token] for token in used],
+        "tokens": packed(smallest(tokens, len(used))),
+        "values": packed(_steps(contexts.values[part], largest[feature])),
+    }
+
+
+def _steps(values: Float[np.ndarray, "n"], largest: Float[np.ndarray, "n"]) -> UInt8[np.ndarray, "n"]:
+    """Shares of the largest in 255 steps, rounded; 0 for what does not fire, at least 1 for what does."""
+    share = np.divide(255 * values, largest, where=largest > 0, out=np.zeros(len(values), np.float32))
+    return np.where(values > 0, np.clip(np.rint(share), 1, 255), 0).astype(np.uint8)
+
+
+def _points(x: list[float], y: list[float]) -> dict[str, Any]:
+    """The activations of a feature and its partner at the same tokens, each in 255 steps of its largest."""
+    sides = [np.nan_to_num(np.array(side, np.float32)).clip(0) for side in (x, y)]
+    tops = [float(side.max()) for side in sides]
+    steps = [_steps(side, np.full(len(side), top, np.float32)) for side, top in zip(sides, tops, strict=True)]
+    return {"x": packed(steps[0]), "y": packed(steps[1]), "top": [short(top) for top in tops]}
+
+
+def _records(table: pl.DataFrame, numbers: Sequence[str], texts: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows as records without what is null, undefined or empty."""
+    names = [name for name in (*numbers, *texts) if name in table.columns]
+    if not names:
+        return [{} for _ in range(len(table))]
+    return [
+        {name: value for name, value in row.items() if value not in (None, "", [])}
+        for row in shortened(table.select(names)).iter_rows(named=True)
+    ]
+
+
+def _neighbours(features: pl.DataFrame) -> list[dict[str, Any]]:
+    if not {"near_feature", "near_cosine"} <= set(features.columns):
+        return [{} for _ in range(len(features))]
+    return [
+        {"near": [[i, short(cosine)] for i, cosine in zip(near, cosines, strict=True)]} if near else {}
+        for near, cosines in features.select("near_feature", "near_cosine").iter_rows()
+    ]
+
+
+def _matches(table: pl.DataFrame) -> list[dict[str, Any]]:
+    """What a match says, and where its partners are: [layer, feature, r] each."""
+    records = _records(table, MATCH, ())
+    for name, r in PARTNERS.items():
+        columns = (f"{name}_layer", f"{name}_feature", r)
+        if set(columns) <= set(table.columns):
+            for record, (layer, feature, value) in zip(
+                records, shortened(table.select(columns)).iter_rows(), strict=True
+            ):
+                if feature is not None and feature >= 0:
+                    record[name] = [layer, feature, value]
+    return records

@@ -1,0 +1,123 @@
+"""The stages of a run that say what features mean, and how that goes with their matches.
+
+features -> examples, measures, left context --+
+matches  -> causal checks, lists, transplants --+-> tables -> relation of r to every measure
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from homolog.interpretation.relation import relate
+from homolog.storage.atomic import write_json
+from homolog.storage.run_folder import RunFolder
+from homolog.studies import meaning
+from homolog.studies.finish import write_table
+from homolog.studies.plan import Subject
+from homolog.studies.subject import load_subject
+
+if TYPE_CHECKING:
+    from homolog.studies.compare import Here
+
+TABLES = ("features", "causal", "causal_shares", "lists", "transplant")
+RELATED = ("main", "random-model", "rotated", "sae-seed", "model-seed")
+
+
+def interpret(here: Here) -> None:
+    """Run the tasks of `meaning` for the compared models, then write `TABLES` and the relation.
+
+    Reads the tables of the run, which are complete.
+    """
+    run, plan, wanted = here.run, here.plan, here.recipe.interpretation
+    assert wanted is not None
+    matches, layers, saes = (pl.read_parquet(path) for path in (run.matches, run.layers, run.saes_table))
+    base = {"run": here.path, "recipe": here.recipe}
+    parts = meaning.parts_folder(run.path)
+    write_table(matches, meaning.judged_matches(run.path))
+    write_table(saes, parts / "saes.parquet")
+    depth = {s.name: _n_layers(here, s) for s in plan.compared}
+    places = [{"subject": s, "layer": layer} for s in plan.compared for layer in range(depth[s.name])]
+    here.tasks("describe features", meaning.describe_layer, [base | place for place in places])
+    here.tasks("pair activations", meaning.scatter_layer, [base | place for place in places])
+    if wanted.context_tokens:
+        here.tasks("cut left context", meaning.need_of_context, [base | {"subject": s} for s in plan.compared])
+    pairs = [base | {"a": a, "b": b} for a, b in itertools.permutations(plan.compared, 2)]
+    judged = [pair for pair in pairs if _judged(matches, pair["a"], pair["b"])]
+    if wanted.causal_pairs:
+        here.tasks("ablate and steer matched features", meaning.check_causes, judged)
+    if wanted.listed:
+        here.tasks("regress exclusive features", meaning.regress_features, judged)
+    if wanted.transplant:
+        calls = [pair | {"layers": _counterparts(layers, pair["a"], pair["b"])} for pair in pairs]
+        here.tasks("transplant residuals", meaning.transplant_layers, calls)
+    found = {
+        "features": _feature_rows(parts, plan.compared, depth),
+        **{name: _concat(parts.glob(f"{name}.*.parquet")) for name in TABLES[1:]},
+    }
+    tables = {name: table for name, table in found.items() if table is not None}
+    layers_of = [(s.name, layer) for s in plan.compared for layer in range(depth[s.name])]
+    files = [path(*where) for path in (run.contexts, run.scatter) for where in layers_of]
+    first = plan.compared[0]
+    with run.stage("interpretation", [*files, run.vocabulary, *map(run.table, tables)]):
+        write_json(run.vocabulary, meaning.texts(load_subject(first, here.recipe)))
+        for name, table in tables.items():
+            write_table(table, run.table(name))
+    relate_run(run)
+
+
+def relate_run(run: RunFolder) -> None:
+    """Write the tables `relation` and `curves` from those of matches, features and, where it is there, judged."""
+    features = pl.read_parquet(run.table("features"))
+    keys = ["model", "layer", "feature"]
+    if run.table("judged").is_file():
+        judged = pl.read_parquet(run.table("judged")).select(*keys, "complexity", "consistency_judged", "detection")
+        features = features.join(judged, on=keys, how="left")
+    matches = pl.read_parquet(run.matches).filter(pl.col("comparison").is_in(RELATED), pl.col("kind") == "sae")
+    matches = matches.filter(pl.col("model").is_in(run.record["compared"]))
+    relation, curves = relate(matches, features, seed=run.recipe["run"]["seed"])
+    with run.stage("relation", [run.table("relation"), run.table("curves")]):
+        write_table(relation, run.table("relation"))
+        write_table(curves, run.table("curves"))
+
+
+def _n_layers(here: Here, subject: Subject) -> int:
+    return int(here.run.facts(f"dictionaries {subject.name}")["model"]["n_layers"])
+
+
+def _judged(matches: pl.DataFrame, a: Subject, b: Subject) -> bool:
+    """Whether some feature of `a` has a homolog in `b`."""
+    main = matches.filter(comparison="main", model=a.name, best_model=b.name)
+    return bool(main["homolog"].any())
+
+
+def _counterparts(layers: pl.DataFrame, a: Subject, b: Subject) -> list[tuple[int, int]]:
+    """For each layer of `a` that of `b` with the highest CKA, or mean r where CKA was not measured."""
+    rows = layers.filter(comparison="main", model=a.name, best_model=b.name)
+    height = "cka" if "cka" in rows.columns and rows["cka"].is_not_null().all() else "mean"
+    best = rows.sort("layer", pl.col(height).fill_nan(-1), "best_layer", descending=[False, True, False])
+    best = best.group_by("layer", maintain_order=True).first()
+    return [(int(i), int(j)) for i, j in best.select("layer", "best_layer").iter_rows()]
+
+
+def _feature_rows(parts: Path, compared: Iterable[Subject], depth: dict[str, int]) -> pl.DataFrame:
+    """The table `features`: measures of every layer, with the left context where it was measured."""
+    frames = []
+    for subject in compared:
+        files = [parts / "features" / subject.name / f"{layer}.parquet" for layer in range(depth[subject.name])]
+        rows = pl.concat([pl.read_parquet(file) for file in files])
+        context = parts / f"context.{subject.name}.parquet"
+        if context.is_file():
+            found = pl.read_parquet(context).select("layer", "feature", "context_tokens")
+            rows = rows.join(found, on=["layer", "feature"], how="left", maintain_order="left", validate="1:1")
+        frames.append(rows)
+    return pl.concat(frames, how="diagonal")
+
+
+def _concat(files: Iterable[Path]) -> pl.DataFrame | None:
+    frames = [pl.read_parquet(file) for file in sorted(files)]
+    return pl.concat(frames) if frames else None

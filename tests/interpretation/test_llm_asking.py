@@ -1,0 +1,119 @@
+"""Answers are kept, budgets hold, failures say what to do: against a small HTTP server with the real client."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from homolog.errors import InputError
+from homolog.interpretation.llm.asking import KEY_VARIABLE, Budget, Endpoint, Question, Tally, ask, cached, connect
+
+
+class Server(ThreadingHTTPServer):
+    """Answers a chat with the question's last word; `failures` are the statuses of its first replies."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.failures: list[int] = []
+        self.seen: list[dict] = []
+        self.lock = threading.Lock()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(f"http://127.0.0.1:{self.server_port}/v1", "small", concurrency=4, attempts=3, timeout=20)
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            status = self.server.failures.pop(0) if self.server.failures else 200
+            self.server.seen.append(sent | {"path": self.path, "key": self.headers["Authorization"]})
+        text = sent["messages"][0]["content"]
+        message = {"role": "assistant", "content": text.split()[-1]}
+        reply = {"choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                 "id": "1", "created": 1, "model": "small", "object": "chat.completion",
+                 "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}}  # fmt: skip
+        body = json.dumps(reply if status == 200 else {"error": {"message": "later"}}).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Retry-After", "0")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def send(server, folder, text="say yes", budget=Budget(), tally=None):  # noqa: B008
+    with connect(server.endpoint) as client:
+        return ask(client, server.endpoint, Question(text), folder, budget, tally or Tally())
+
+
+def test_an_answer_is_asked_for_once_and_the_key_is_not_stored(server, tmp_path, monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, "secret-key")
+    tally = Tally()
+    first = send(server, tmp_path, tally=tally)
+    again = send(server, tmp_path, tally=tally)
+    assert first == again and first.reply == "yes" and first.tokens == 10
+    assert (tally.requests, tally.cached, tally.tokens) == (1, 1, 10)
+    (sent,) = server.seen
+    assert sent["path"] == "/v1/chat/completions" and sent["key"] == "Bearer secret-key"
+    assert (sent["model"], sent["temperature"], sent["max_tokens"]) == ("small", 0.0, 300)
+    (file,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert json.loads(file.read_text()) == {"reply": "yes", "tokens": 10}
+    file.write_text('{"reply": ')  # damaged: asked again
+    assert cached(server.endpoint, Question("say yes"), tmp_path) is None
+    assert send(server, tmp_path) == first
+
+
+def test_busy_servers_are_asked_again_and_dead_ones_named(server, tmp_path):
+    server.failures = [429, 503]
+    assert send(server, tmp_path).reply == "yes" and len(server.seen) == 3
+    server.failures = [500] * 3
+    with pytest.raises(InputError, match=r"no answer came .*answers so far are kept"):
+        send(server, tmp_path, "say no")
+    assert send(server, tmp_path).reply == "yes"  # what came before is kept
+    server.failures = [401]
+    with pytest.raises(InputError, match=KEY_VARIABLE):
+        send(server, tmp_path, "say no")
+
+
+def test_a_closed_port_and_a_wrong_url(tmp_path):
+    closed = Endpoint("http://127.0.0.1:9/v1", "small", attempts=1, timeout=2)
+    with connect(closed) as client, pytest.raises(InputError, match="no answer came"):
+        ask(client, closed, Question("say yes"), tmp_path, Budget(), Tally())
+    with pytest.raises(InputError, match="base URL"):
+        connect(Endpoint("localhost:8000", "small"))
+
+
+def test_budgets_hold_with_many_threads(server, tmp_path):
+    tally = Tally()
+    with connect(server.endpoint) as client, ThreadPoolExecutor(8) as pool:
+        budget = Budget(requests=5)
+        asked = [Question(f"say {i}") for i in range(20)]
+        answers = list(pool.map(lambda q: ask(client, server.endpoint, q, tmp_path, budget, tally), asked))
+    assert sum(answer is not None for answer in answers) == len(server.seen) == tally.requests == 5
+    assert tally.refused == 15 and tally.tokens == 50
+    tally = Tally()
+    estimate = Question("say me").tokens()
+    assert send(server, tmp_path, "say me", Budget(tokens=estimate - 1), tally) is None and tally.refused == 1
+    assert send(server, tmp_path, "say me", Budget(tokens=estimate), tally) is not None and tally.tokens == 10

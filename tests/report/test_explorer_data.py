@@ -1,0 +1,228 @@
+"""The files of the explorer, read back by code of their own."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from tests.report.pages import EVIL, files_of
+from tests.report.planted_features import (
+    LAYERS,
+    SIZES,
+    VOCABULARY,
+    A,
+    B,
+    C,
+    contexts_of,
+    data,
+    features_of,
+    matches_of,
+    planted,
+    unpacked,
+    words_slowly,
+)
+
+from homolog.errors import InputError
+from homolog.report.explorer.packing import NO_ROW, UNDEFINED, quantised
+from homolog.report.explorer.words import leb128, words_in
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return planted(tmp_path_factory.mktemp("explorer"))
+
+
+def values_of(column: dict) -> np.ndarray:
+    """Values by the equation of packing.py, in plain Python."""
+    out = []
+    for code in unpacked(column).tolist():
+        if code == UNDEFINED:
+            out.append(np.nan)
+        elif column["log"]:
+            out.append(np.exp(column["lo"] + (column["hi"] - column["lo"]) * (code - 1) / 65533) if code else 0.0)
+        else:
+            out.append(column["lo"] + (column["hi"] - column["lo"]) * code / 65534)
+    return np.array(out)
+
+
+def test_a_column_keeps_its_values() -> None:
+    linear = np.array([-1.0, 1.0, 0.3, np.nan])
+    np.testing.assert_allclose(values_of(quantised(linear)), linear, atol=1 / 65534)  # half of (1 - -1) / 65534
+    spread = np.array([0.0, 1e-6, 3e-4, 1.0, np.nan])
+    step = np.log(1e6) / 65533
+    found = values_of(quantised(spread, log=True))
+    np.testing.assert_allclose(found, spread, rtol=0.51 * step)
+    assert found[0] == 0
+    assert unpacked(quantised(np.array([np.nan, np.nan]))).tolist() == [UNDEFINED, UNDEFINED]
+    assert values_of(quantised(np.array([0.5, 0.5]))).tolist() == [0.5, 0.5]
+    assert values_of(quantised(np.zeros(2), log=True)).tolist() == [0, 0]
+
+
+def test_columns_stand_in_the_order_of_rows(index: Path) -> None:
+    known = data(index, "manifest")
+    assert [model["name"] for model in known["models"]] == [A, B, C]
+    assert [tuple(model["sizes"]) for model in known["models"]] == list(SIZES.values())
+    assert known["pairs"] == [[0, 1], [0, 2], [1, 0]] and known["judged"]
+    r = values_of(data(index, "columns/0-1-r"))
+    wanted = [1 - f / 200 if f != 2 else np.nan for size in SIZES[A] for f in range(size)]
+    np.testing.assert_allclose(r, wanted, atol=1e-5)  # the comparison main, not the control's 0.999
+    best = unpacked(data(index, "columns/1-0-best"))
+    assert [best[0], best[2], best[40]] == [1, NO_ROW, 1]
+    assert unpacked(data(index, "columns/0-1-homolog"))[[0, 2, 39, 40]].tolist() == [1, 2, 1, 0]
+    token = data(index, "columns/0-token")
+    words = [token["words"][code] for code in unpacked(token)]
+    assert words[:4] == [" the", " cat", "s", " the"] and token["words"] == sorted(token["words"])
+    columns = {column["name"]: column for column in known["columns"]}
+    assert set(columns) == {"r", "excess", "freq", "token_entropy", "complexity"}  # token_r2 is null everywhere
+    assert columns["r"]["of"] == ["0-1", "0-2", "1-0"] and columns["freq"]["of"] == ["0", "1", "2"]
+
+
+def test_details_come_back(index: Path) -> None:
+    for layer, feature in ((0, 1), (0, 127), (0, 129)):
+        chunk = data(index, f"features/0-{layer}-{feature // 128}")
+        record = chunk["features"][feature % 128]
+        table = contexts_of(A, layer)
+        assert table is not None
+        wanted = table.filter(pl.col("feature") == feature).sort("quantile", "value", descending=True)
+        at = sum(c[5] for other in chunk["features"][: feature % 128] for c in other.get("contexts", []))
+        tokens, values = unpacked(chunk["tokens"]), unpacked(chunk["values"])
+        largest = max(value for row in wanted["values"].to_list() for value in row)
+        assert record["scale"] == pytest.approx(largest, rel=1e-4) and len(record["contexts"]) == 5
+        for given, row in zip(record["contexts"], wanted.iter_rows(named=True), strict=True):
+            quantile, value, document, position, start, length = given
+            assert [quantile, document, position, start] == [row["quantile"], row["document"], row["position"], 10]
+            assert value == pytest.approx(row["value"], rel=1e-4) and length == len(row["tokens"])
+            shown = [chunk["texts"][token] for token in tokens[at : at + length]]
+            assert shown == [VOCABULARY[token] for token in row["tokens"]]
+            found = values[at : at + length] / 255 * largest
+            np.testing.assert_allclose(found, row["values"], atol=largest / 255)
+            assert ((found > 0) == (np.array(row["values"]) > 0)).all()
+            at += length
+    assert chunk["features"][1] == record
+
+
+def test_a_record_says_what_was_measured_and_nothing_else(index: Path) -> None:
+    first, second, third = data(index, "features/0-0-0")["features"][:3]
+    assert first["n_active"] == 0 and first["explanation"] == f"Names of cities {EVIL}" and first["complexity"] == 2
+    assert "token_entropy" not in first and "token_r2" not in first and "suppressed" not in first
+    assert "contexts" not in first and "explanation" not in second
+    assert second["near"] == [[0, 0.75], [1, 0.5]] and second["token_entropy"] == 0.0625
+    match = second["matches"]["1"]
+    assert match == {"r": 0.995, "excess": 0.495, "q": 1e-4, "homolog": True, "mutual": True,
+                     "best": [0, 1, 0.995], "runner_up": [0, 2, 0.25]}  # fmt: skip
+    assert first["matches"]["1"]["partner"] == [0, 0, 0.125]
+    assert "best" not in third["matches"]["1"] and "r" not in third["matches"]["1"]
+    assert set(second["matches"]) == {"1", "2"} and set(second["scatter"]) == {"1"}
+    points = second["scatter"]["1"]
+    assert unpacked(points["x"]).tolist() == [0, 128, 255] and points["top"] == [2, 10]
+    assert "near" not in data(index, "features/0-0-0")["features"][5]
+
+
+@pytest.mark.parametrize("place, model", list(enumerate((A, B, C))))
+def test_the_index_has_every_word_and_no_other(index: Path, place: int, model: str) -> None:
+    found: dict[str, dict[int, bool]] = {}
+    buckets = data(index, "manifest")["models"][place]["buckets"]
+    for number in range(buckets):
+        file = data(index, f"words/{place}-{number}")
+        assert file["words"] == sorted(file["words"])
+        for word, rows in zip(file["words"], file["rows"], strict=True):
+            assert (31 * ord(word[0]) + (ord(word[1]) if word[1:] else 0)) % buckets == number
+            assert word not in found
+            found[word] = decoded(base64.b64decode(rows))
+    wanted = words_slowly(model)
+    assert found == wanted
+    if model == A:
+        assert {"paris", "cats", "中", "__proto__", "overshadow", "cities"} <= set(wanted)
+        assert {fires for rows in wanted.values() for fires in rows.values()} == {True, False}
+
+
+def decoded(coded: bytes) -> dict[int, bool]:
+    rows, row, number, shift = {}, -1, 0, 0
+    for byte in coded:
+        number |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            row += number >> 1
+            rows[row] = bool(number & 1)
+            number = shift = 0
+    return rows
+
+
+def test_leb128_against_the_definition() -> None:
+    numbers = [0, 1, 127, 128, 16383, 16384, 624485, 2**31]
+    wanted = bytearray()
+    for number in numbers:
+        while number > 127:
+            wanted.append(number % 128 + 128)
+            number //= 128
+        wanted.append(number)
+    assert bytes(leb128(np.array(numbers))[0]) == bytes(wanted)
+    assert bytes(leb128(np.array([624485]))[0]) == b"\xe5\x8e\x26"  # the example of the DWARF standard
+    assert leb128(np.array(numbers))[1].tolist() == [1, 1, 1, 2, 2, 3, 3, 5]
+
+
+def test_words_are_runs_of_letters_and_single_ideographs() -> None:
+    assert words_in("The cat's 2x, naïve_é") == ["the", "cat", "s", "2x", "naïve_é"]
+    assert words_in("中文abc") == ["中", "文", "abc"]
+
+
+def test_no_file_can_end_a_script(index: Path) -> None:
+    files = files_of(index.parent)
+    for name, content in files.items():
+        if name.startswith("data/"):
+            assert content.isascii() and b"<" not in content, name
+    assert any(b"\\u003cscript>" in content for content in files.values())
+
+
+def test_the_same_tables_give_the_same_bytes_over_an_older_explorer(index: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "explorer"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "old.js").write_text("from an older version")
+    shuffled = features_of().sample(fraction=1.0, shuffle=True, seed=0)
+    again = planted(folder, features=shuffled, matches=matches_of().sample(fraction=1.0, shuffle=True, seed=0))
+    assert files_of(again.parent) == files_of(index.parent)
+
+
+def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
+    columns = ["model", "layer", "feature", "r", "best_model", "best_layer", "best_feature"]
+    index = planted(tmp_path, features=features_of().select("model", "layer", "feature"), scatter=None,
+                    contexts=lambda model, layer: None,
+                    matches=matches_of().filter(comparison="main").select(columns))  # fmt: skip
+    known = data(index, "manifest")
+    assert [column["name"] for column in known["columns"]] == ["r"]
+    assert not known["judged"] and not any(model["tokens"] for model in known["models"])
+    chunk = data(index, "features/0-0-0")
+    assert set(chunk) == {"features"} and set(chunk["features"][0]) == {"matches"}
+
+
+def test_contexts_are_asked_for_once_layer_by_layer(tmp_path: Path) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def contexts(model: str, layer: int) -> pl.DataFrame | None:
+        asked.append((model, layer))
+        return contexts_of(model, layer)
+
+    planted(tmp_path, contexts=contexts)
+    assert asked == [(A, 0), (A, 1), (B, 0), (B, 2), (C, 0)]  # layer 1 of B has no features
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (lambda: {"features": features_of().filter(pl.col("feature") != 3)}, "once each"),
+        (lambda: {"features": pl.concat([features_of(), features_of()])}, "once each"),
+        (lambda: {"features": features_of().drop("layer")}, "must have the columns layer"),
+        (lambda: {"n_layers": {A: 2, B: 3}}, "each model must have a number of layers"),
+        (lambda: {"n_layers": LAYERS | {A: 1}}, f"{A}, layer 1"),
+        (lambda: {"matches": matches_of().filter(pl.col("comparison") == "rotated")}, "the comparison main"),
+        (lambda: {"vocabulary": VOCABULARY[:-1]}, "tokens that exist"),
+        (lambda: {"contexts": lambda model, layer: contexts_of(B, 2)}, "features and tokens that exist"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(tmp_path: Path, wrong: Callable[[], dict], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        planted(tmp_path, **wrong())

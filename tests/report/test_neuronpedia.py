@@ -1,0 +1,100 @@
+"""The export has the folders, fields and values that Neuronpedia's importer reads."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from homolog.errors import InputError
+from homolog.report.neuronpedia import EMPTY, Release, export_neuronpedia
+
+RELEASE = Release("us", "small", "Small models", model_ids={"mamba-s0": "mamba"})
+# the fields of a feature, an activation and an explanation in Neuronpedia's exports
+FEATURE = {"modelId", "layer", "index", "createdAt", "maxActApprox", "hasVector", "vector", "vectorLabel", "hookName",
+           "topkCosSimIndices", "topkCosSimValues", "pos_str", "pos_values", "neg_str", "neg_values", "frac_nonzero",
+           *EMPTY}  # fmt: skip
+ACTIVATION = {"id", "tokens", "index", "layer", "modelId", "maxValue", "maxValueTokenIndex", "minValue", "values",
+              "dataSource", "dataIndex", "dfaValues", "createdAt", "lossValues", "qualifyingTokenIndex"}  # fmt: skip
+
+
+@pytest.fixture
+def run(make_run, tmp_path) -> Path:
+    def interpreted(record):
+        record["stages"]["interpretation"] = {"status": "done", "started": "2026-01-01T00:00:00", "outputs": {}}
+        record["corpus"]["match_tokens"] = 1280
+
+    folder = make_run(tmp_path / "run", edit=interpreted)
+    rows = [{"model": model, "layer": 0, "feature": i, "freq": 0.25, "max": 2.0 + i, "promoted": ["<b>"],
+             "suppressed": [" no"], "near_feature": [1 - i], "near_cosine": [0.5]}
+            for model in ("transformer-s0", "mamba-s0") for i in range(2)]  # fmt: skip
+    pl.DataFrame(rows).write_parquet(folder / "features.parquet")
+    (folder / "vocabulary.json").write_text(json.dumps([" a", "<b>", "\u2028"]), "utf-8")
+    for model in ("transformer-s0", "mamba-s0"):
+        (folder / "contexts" / model).mkdir(parents=True)
+        contexts = [
+            {
+                "feature": i,
+                "quantile": 1.0,
+                "rank": 0,
+                "row": 7,
+                "document": 3,
+                "window": 0,
+                "position": 7,
+                "value": 2.0,
+                "start": 5,
+                "tokens": [0, 1, 2],
+                "values": [0.0, 0.5, 2.0],
+            }
+            for i in range(2)
+        ]
+        pl.DataFrame(contexts).write_parquet(folder / "contexts" / model / "0.parquet")
+    pl.DataFrame([{"model": "mamba-s0", "layer": 0, "feature": 1, "explanation": "cats", "complexity": 2,
+                   "consistency_judged": 5, "detection": 0.9, "judge": "gpt", "prompts": "abc"}]
+                 ).write_parquet(folder / "judged.parquet")  # fmt: skip
+    return folder
+
+
+def lines(file: Path) -> list[dict]:
+    text = gzip.decompress(file.read_bytes()).decode() if file.suffix == ".gz" else file.read_text("utf-8")
+    return [json.loads(line) for line in text.removesuffix("\n").split("\n")]
+
+
+def test_files_fields_and_values(run, tmp_path):
+    folders = export_neuronpedia(run, tmp_path / "out", RELEASE)
+    out = tmp_path / "out"
+    assert folders == [out / "transformer-s0" / "0-res-homolog", out / "mamba" / "0-res-homolog"]
+    for name in ("release", "model", "sourceset", "source"):
+        assert len(lines(folders[1] / f"{name}.jsonl")) == 1
+    assert lines(folders[1] / "source.jsonl")[0]["num_prompts"] == 10
+    first, second = lines(folders[1] / "features" / "batch-0.jsonl.gz")
+    assert set(first) == FEATURE and (first["modelId"], first["layer"], first["index"]) == (
+        "mamba",
+        "0-res-homolog",
+        "0",
+    )
+    assert (second["maxActApprox"], second["frac_nonzero"], second["pos_str"]) == (3.0, 0.25, ["<b>"])
+    shown = lines(folders[1] / "activations" / "batch-0.jsonl.gz")
+    assert set(shown[0]) == ACTIVATION and shown[0]["tokens"] == [" a", "<b>", "\u2028"]
+    assert (shown[0]["maxValueTokenIndex"], shown[0]["qualifyingTokenIndex"], shown[0]["maxValue"]) == (2, 2, 2.0)
+    assert len({row["id"] for folder in folders for row in lines(folder / "activations" / "batch-0.jsonl.gz")}) == 4
+    (said,) = lines(folders[1] / "explanations" / "batch-0.jsonl.gz")
+    assert (said["index"], said["description"], said["explanationModelName"]) == ("1", "cats", "gpt")
+    assert not (folders[0] / "explanations").exists()
+
+
+def test_the_same_run_gives_the_same_bytes(run, tmp_path):
+    contents = []
+    for name in ("one", "two"):
+        export_neuronpedia(run, tmp_path / name, RELEASE)
+        files = sorted(file for file in (tmp_path / name).rglob("*") if file.is_file())
+        contents.append({file.relative_to(tmp_path / name): file.read_bytes() for file in files})
+    assert contents[0] == contents[1]
+
+
+def test_a_run_without_examples_is_named(make_run, tmp_path):
+    with pytest.raises(InputError, match="no examples of its features"):
+        export_neuronpedia(make_run(tmp_path / "run"), tmp_path / "out", RELEASE)
