@@ -353,6 +353,8 @@ def _compare(recipe: Recipe, out: Path | None, ray: str | None, threads: int | N
         path = run_comparison(recipe, target, make_progress(quiet), ray=ray, threads=threads)
     for verdict in RunFolder(target).record.get("verdicts", []):
         typer.echo(verdict["words"])
+    for number in RunFolder(target).record.get("causal", []):
+        typer.echo(number["words"])
     typer.echo(f"Report: {path}")
 
 

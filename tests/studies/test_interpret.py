@@ -13,6 +13,7 @@ import pytest
 
 from homolog import Study
 from homolog.errors import InputError
+from homolog.interpretation.causal import causal_words
 from homolog.interpretation.llm import Budget, Endpoint
 from homolog.interpretation.relation import RELATION_SCHEMA
 from homolog.progress import make_progress
@@ -57,6 +58,8 @@ def test_every_table_is_there_and_checked(run):
     assert set(shares.select("model", "best_model").rows()) == {MODELS, MODELS[::-1]}
     assert {"shared", "exclusive"} >= set(study.lists["list"]) and study.lists["exclusive_r2"].drop_nulls().len() > 0
     assert len(study.transplant) == 2 * 4 * 2  # directions, layers, maps
+    record = RunFolder(run).record
+    assert record["causal"] == causal_words(shares) and all("causally alike" in c["words"] for c in record["causal"])
     assert RunFolder(run).verify() == []
 
 
@@ -76,6 +79,10 @@ def test_the_page_the_explorer_and_the_figures(run, tmp_path):
     page = (run / "report" / "index.html").read_text("utf-8")
     assert 'id="meaning"' in page and "explorer/index.html" in page and "figure-relation" in page
     assert (run / "report" / "explorer" / "data" / "manifest.js").is_file()
+    for number in RunFolder(run).record["causal"]:
+        assert number["words"].split(" features of ")[0] in page  # names of models have tags around them
+    for name in ("layers", "depth"):
+        assert "explorer/index.html#from=" in (run / "report" / "figures" / f"{name}.vl.json").read_text("utf-8")
     files = export_figures(run / "report", tmp_path, names=["relation"])
     assert [file.suffix for file in files] == [".svg", ".pdf", ".png"] and files[1].read_bytes().startswith(b"%PDF")
     with pytest.raises(InputError, match="figure is 'nope'"):

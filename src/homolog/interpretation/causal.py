@@ -383,6 +383,24 @@ def causal_shares(agreements: pl.DataFrame, *, n_replicates: int = 1000, seed: i
     return pl.DataFrame(rows, schema=SHARES_SCHEMA)
 
 
+def causal_words(shares: pl.DataFrame) -> list[dict[str, str]]:
+    """For each ordered pair of models (model, best_model, words): how many of the closest matches are causally alike.
+
+    shares: `SHARES_SCHEMA` with model and best_model.
+    """
+    rows = shares.filter(pl.col("kind") == "ablate", pl.col("above_r") == HIGH_MATCH, pl.col("to_r") == 1.0)
+    rows = rows.unique(["model", "best_model"], keep="first", maintain_order=True).filter(pl.col("n") > 0)
+    found = []
+    for row in rows.iter_rows(named=True):
+        words = (
+            f"{row['share']:.0%} ({100 * row['lo']:.0f} to {row['hi']:.0%}) of {row['n']} features of {row['model']} "
+            f"with a partner in {row['best_model']} above r = {HIGH_MATCH} are causally alike: median agreement of "
+            f"their effects {row['median']:.2f}, of pairs that do not match {row['control_median']:.2f}."
+        )
+        found.append({"model": row["model"], "best_model": row["best_model"], "words": words})
+    return found
+
+
 def _share(value: np.ndarray, inside: np.ndarray, control: np.ndarray) -> tuple[float, float]:
     known = control[~np.isnan(control)]
     if not len(known) or not inside.any():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from homolog.report.explorer.links import address
 from homolog.report.records import HasRun, RunRecords, base_name
 from homolog.report.wording import CLOSE, comparison_of, number, shown
 
@@ -142,8 +143,8 @@ def intervals(records: RunRecords) -> Rows:
 def layer_means(records: RunRecords) -> Rows:
     """Mean maximum correlation of every layer pair of the main comparison, both directions on the same axes.
 
-    `best` marks, for each layer of the model whose features are looked for, the partner layer of highest
-    mean.
+    `link` leads to the features of the cell in the explorer, where there is one.  `best` marks, for each layer of the
+    model whose features are looked for, the partner layer of highest mean.
     """
     rows: Rows = []
     for side in "AB":
@@ -153,8 +154,10 @@ def layer_means(records: RunRecords) -> Rows:
         for row in main.iter_rows(named=True):
             if row["mean"] is not None and row["mean"] > best.get(row["layer"], (-2.0, 0))[0]:
                 best[row["layer"]] = (row["mean"], row["best_layer"])
+        models = (records.model_of(side), records.partner_of(side))
         for row in main.iter_rows(named=True):
             own, partner = row["layer"], row["best_layer"]
+            link = {"link": address(*models, layer=own, to_layer=partner)} if records.explored else {}
             a, b = (own, partner) if side == "A" else (partner, own)
             rows.append(
                 {
@@ -164,6 +167,7 @@ def layer_means(records: RunRecords) -> Rows:
                     "mean": short(row["mean"]),
                     "best": own in best and best[own][1] == partner,
                     "n": row["n_defined"],
+                    **link,
                 }
             )
     return rows
@@ -230,6 +234,7 @@ def depths(records: RunRecords) -> Rows:
         main = records.matches.filter(
             (pl.col("comparison") == "main") & (pl.col("side") == side) & pl.col("r").is_finite()
         ).with_columns((pl.col("best_layer") + 1).cast(pl.Float64).truediv(n_partner).alias("partner_depth"))
+        models = (records.model_of(side), records.partner_of(side))
         for series, chosen in (("all", main), ("close", main.filter(pl.col("r") > CLOSE))):
             by_layer = chosen.group_by("layer").agg(
                 pl.col("partner_depth").mean().alias("mean"),
@@ -246,6 +251,7 @@ def depths(records: RunRecords) -> Rows:
                         "depth": short((row["layer"] + 1) / n_own),
                         "n": row["n"],
                         **{key: short(row[key]) for key in ("mean", "low", "high")},
+                        **({"link": address(*models, layer=row["layer"])} if records.explored else {}),
                     }
                 )
     return rows

@@ -8,18 +8,18 @@ from pathlib import Path
 import polars as pl
 
 from homolog.report.explorer import write_explorer
+from homolog.report.explorer.links import FOLDER
 from homolog.report.records import ComparisonRecords
 from homolog.storage.run_folder import RunFolder
 
-EXPLORER = "explorer"
 FEATURE = ["model", "layer", "feature"]
 
 
 def explore(records: ComparisonRecords, report: Path) -> None:
     """Write the explorer into the report's folder, if the run has examples of its features."""
-    run = RunFolder(records.path)
-    if not (run.table("features").is_file() and run.vocabulary.is_file()):
+    if not records.explored:
         return
+    run = RunFolder(records.path)
     features = pl.read_parquet(run.table("features"))
     for extra in (_judged(run), _causal(run), _exclusive(run)):
         if extra is not None:
@@ -31,7 +31,7 @@ def explore(records: ComparisonRecords, report: Path) -> None:
     depth = features.group_by("model").agg(pl.col("layer").max() + 1)
     n_layers = dict(depth.iter_rows())
     write_explorer(
-        report / EXPLORER,
+        report / FOLDER,
         features,
         pl.read_parquet(run.matches).filter(pl.col("comparison") == "main"),
         lambda model, layer: read(run.contexts(model, layer)),

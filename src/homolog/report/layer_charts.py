@@ -33,8 +33,14 @@ def layer_figure(records: RunRecords) -> Figure | None:
     )
 
 
+def _linked(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(properties of a mark, channels) that lead where the rows have a link to."""
+    return ({"cursor": "pointer"}, {"href": alt.Href("link:N")}) if any("link" in row for row in rows) else ({}, {})
+
+
 def _cell_layers(rows: list[dict[str, Any]], a: str, b: str) -> list[alt.Chart]:
     """Coloured cells, outlines of the best ones and, where they fit, the numbers."""
+    mark, link = _linked(rows)
     band = alt.Scale(paddingInner=0.08, paddingOuter=0.04)
     across = alt.Axis(labelAngle=0, labelOverlap=True, grid=False, ticks=False)
     upward = alt.Axis(grid=False, ticks=False, labelOverlap=True)
@@ -48,14 +54,15 @@ def _cell_layers(rows: list[dict[str, Any]], a: str, b: str) -> list[alt.Chart]:
         legend=alt.Legend(title="mean best correlation", format=".2f", gradientLength=180, tickCount=3),
     )
     tip = tips(("a", a, ""), ("b", b, ""), ("mean", "mean", ".3f"), ("n", "features", ","))
-    cells = alt.Chart().mark_rect().encode(x, y, colour, tooltip=tip)
-    outline = alt.Chart().mark_rect(fillOpacity=0, stroke=theme.CELL_MARK[0], strokeWidth=2)
-    layers = [cells, outline.transform_filter("datum.best").encode(x, y)]
+    cells = alt.Chart().mark_rect(**mark).encode(x, y, colour, tooltip=tip, **link)
+    outline = alt.Chart().mark_rect(fillOpacity=0, stroke=theme.CELL_MARK[0], strokeWidth=2, **mark)
+    layers = [cells, outline.transform_filter("datum.best").encode(x, y, **link)]
     if len({row["b"] for row in rows}) <= 12 and len({row["a"] for row in rows}) <= 12:
         bright = f"datum.mean > {low + 0.55 * (high - low):.4f}"
         ink = alt.condition(bright, alt.value("#101010"), alt.value("#fdfdfd"))
         text = alt.Text("mean:Q", format=".2f")
-        layers.append(alt.Chart().mark_text(fontSize=10.5, tooltip=False).encode(x, y, text=text, color=ink))
+        numbers = alt.Chart().mark_text(fontSize=10.5, tooltip=False, **mark)
+        layers.append(numbers.encode(x, y, text=text, color=ink, **link))
     return layers
 
 
@@ -111,7 +118,7 @@ def depth_figure(records: RunRecords) -> Figure | None:
         for name in dict.fromkeys(row["panel"] for row in rows)
         for end in (0.0, 1.0)
     ]
-    chart = panels(_depth_layers(), rows, height=260)
+    chart = panels(_depth_layers(*_linked(rows)), rows, height=260)
     ends = "; ".join(
         f"{row['panel']}, block {row['layer']}: {percent(row['mean'])}" for row in rows if row["series"] == "all"
     )
@@ -125,7 +132,7 @@ def depth_figure(records: RunRecords) -> Figure | None:
     )
 
 
-def _depth_layers() -> list[alt.Chart]:
+def _depth_layers(mark: dict[str, Any], link: dict[str, Any]) -> list[alt.Chart]:
     """The band and the line of all features, the line of close ones, the diagonal, and points to hover."""
     partner = "depth of its best partner"
     x = alt.X("depth:Q", title="depth of the feature", axis=SHARE_AXIS, scale=UNIT)
@@ -150,5 +157,5 @@ def _depth_layers() -> list[alt.Chart]:
         ("layer", "block", ""), ("depth", "depth", ".0%"), ("mean", "mean partner depth", ".0%"),
         ("n", "features", ","),
     )  # fmt: skip
-    points = alt.Chart().mark_point(size=55, opacity=1).encode(x, y, color=dots, tooltip=tip)
+    points = alt.Chart().mark_point(size=55, opacity=1, **mark).encode(x, y, color=dots, tooltip=tip, **link)
     return [band, lines, points.transform_filter("datum.series != 'diagonal'")]

@@ -15,8 +15,8 @@ import polars as pl
 from homolog.report import theme, wording
 from homolog.report.figure import Figure, Rows, comparison_scale, finish, panels, seen, tips
 from homolog.report.records import RunRecords
-from homolog.report.tables import Table
-from homolog.report.wording import comparison_of, number, percent
+from homolog.report.tables import Table, feature_links
+from homolog.report.wording import comparison_of, number
 from homolog.storage.run_folder import RunFolder
 
 LISTED = 12
@@ -60,7 +60,7 @@ def meaning(records: RunRecords) -> Meaning | None:
     if "relation" not in tables:
         return None
     return Meaning(
-        _causal_words(tables.get("causal_shares")),
+        _causal_words(records),
         _relation_table(tables["relation"]),
         _list_tables(records, tables.get("lists")),
         _transplant_table(tables.get("transplant")),
@@ -160,7 +160,7 @@ def causal_figure(records: RunRecords) -> Figure | None:
     bars = alt.Chart().mark_bar(cornerRadiusEnd=2).encode(x, offset, y, colour, tooltip=tip)
     rule = alt.Chart().mark_rule(strokeWidth=1.4, color=theme.WORSE[0], tooltip=False)
     errors = rule.encode(x, offset, alt.Y("lo:Q"), alt.Y2("hi:Q"))
-    words = _causal_words(shares)
+    words = _causal_words(records)
     return Figure(
         "causal",
         "Do matched features do the same?",
@@ -172,18 +172,10 @@ def causal_figure(records: RunRecords) -> Figure | None:
     )
 
 
-def _causal_words(shares: pl.DataFrame | None) -> list[str]:
-    """One sentence a direction: the study's number."""
-    if shares is None:
-        return []
-    rows = shares.filter(pl.col("kind") == "ablate", pl.col("above_r") == wording.CLOSE, pl.col("to_r") == 1.0)
-    rows = rows.unique(["model", "best_model"], keep="first", maintain_order=True)
-    return [
-        f"Of {row['n']} features of {row['model']} with a partner in {row['best_model']} above r = {wording.CLOSE}, "
-        f"{percent(row['share'])} are causally alike ({percent(row['lo'])} to {percent(row['hi'])}): median agreement "
-        f"{number(row['median'])}, that of pairs that do not match {number(row['control_median'])}."
-        for row in rows.iter_rows(named=True)
-    ]
+def _causal_words(records: RunRecords) -> list[str]:
+    """The study's numbers for this pair, in the words of run.json."""
+    found = [entry for entry in records.run.get("causal") or [] if isinstance(entry, Mapping)]
+    return [str(e.get("words")) for e in found if {e.get("model"), e.get("best_model")} == set(records.pair)]
 
 
 def _relation_table(relation: pl.DataFrame) -> Table:
@@ -218,7 +210,7 @@ def _list_tables(records: RunRecords, lists: pl.DataFrame | None) -> list[Table]
         ]  # fmt: skip
         columns = ["Block / feature", "Active", "r", "Best partner", f"R² from all of {partner}", "r in another seed"]
         found.append(Table(f"Frequent features of {model} without a homolog in {partner}", columns, rows,
-                           frozenset({1, 2, 4, 5})))  # fmt: skip
+                           frozenset({1, 2, 4, 5}), links=feature_links(records, side, own)))  # fmt: skip
     return found
 
 

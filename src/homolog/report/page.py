@@ -26,7 +26,8 @@ from homolog.report import circuit_tables, circuit_words, export, overview, tabl
 from homolog.report.charts import Figure, pair_figures, run_figures
 from homolog.report.circuit_charts import circuit_figures
 from homolog.report.circuit_records import CircuitRecords, read_circuits
-from homolog.report.explore import EXPLORER, explore
+from homolog.report.explore import explore
+from homolog.report.explorer.links import address
 from homolog.report.findings import findings, homolog_words
 from homolog.report.meaning import meaning
 from homolog.report.overview import PairPage
@@ -224,7 +225,7 @@ def _of_pair(records: RunRecords) -> dict[str, Any]:
         ],
         "summary": [tables.summary_table(records, stratum) for stratum in tables.strata(records)],
         "meaning": meaning(records),
-        "explorer": f"{EXPLORER}/index.html",
+        "explorer": address(*records.pair) if records.explored else None,
         "best": [tables.best_shared(records, side) for side in "AB"],
         "enough": tables.ENOUGH_TOKENS,
         "own_dictionaries": tables.dictionary_table(records, own=True),

@@ -90,6 +90,12 @@ class ComparisonRecords:
         """Every two of the compared models once."""
         return list(itertools.combinations(self.compared, 2))
 
+    @property
+    def explored(self) -> bool:
+        """Whether the run has examples of its features, so that the report has an explorer."""
+        folder = RunFolder(self.path)
+        return folder.table("features").is_file() and folder.vocabulary.is_file()
+
     def setting(self, name: str) -> float | None:
         """A number that the recipe sets for matching, such as "fdr"; None where it does not say."""
         value = _mapping(_mapping(self.run.get("recipe")).get("matching")).get(name)

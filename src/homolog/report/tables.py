@@ -11,6 +11,7 @@ import polars as pl
 from markupsafe import Markup
 
 from homolog.report import aggregate, wording
+from homolog.report.explorer.links import address
 from homolog.report.findings import Row, failed_controls, interval, ordered_summary
 from homolog.report.records import ComparisonRecords, HasRun, RunRecords
 from homolog.report.wording import MISSING
@@ -34,6 +35,7 @@ class Table:
     rows: list[list[str]]
     numeric: frozenset[int] = frozenset()
     strong: frozenset[int] = field(default_factory=frozenset)  # indices of rows to stress
+    links: list[str] = field(default_factory=list)  # where the first cell of each row leads; none where empty
 
 
 def warnings_of(records: RunRecords) -> list[str]:
@@ -135,7 +137,15 @@ def best_shared(records: RunRecords, side: str) -> Table:
         "One-to-one",
         "Stable",
     ]
-    return Table(f"Features of {records.model_of(side)}", columns, rows, frozenset(range(2, 6)))
+    return Table(f"Features of {records.model_of(side)}", columns, rows, frozenset(range(2, 6)),
+                 links=feature_links(records, side, own))  # fmt: skip
+
+
+def feature_links(records: RunRecords, side: str, rows: pl.DataFrame) -> list[str]:
+    """The address of each feature of the rows (layer, feature) in the explorer; none where there is no explorer."""
+    models = (records.model_of(side), records.partner_of(side))
+    places = rows.select("layer", "feature").iter_rows() if records.explored else ()
+    return [address(*models, feature=(int(layer), int(feature))) for layer, feature in places]
 
 
 def _mark(holds: bool | None) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from homolog.interpretation.causal import causal_words
 from homolog.interpretation.relation import relate
 from homolog.storage.atomic import write_json
 from homolog.storage.run_folder import RunFolder
@@ -67,6 +68,8 @@ def interpret(here: Here) -> None:
         write_json(run.vocabulary, meaning.texts(load_subject(first, here.recipe)))
         for name, table in tables.items():
             write_table(table, run.table(name))
+    if "causal_shares" in tables:
+        run.note(causal=causal_words(tables["causal_shares"]))
     relate_run(run)
 
 

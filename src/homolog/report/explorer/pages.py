@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from urllib.parse import quote
 
 import jinja2
 import polars as pl
@@ -84,27 +83,6 @@ def write_explorer(
              "judged": "homolog" in matches.columns}  # fmt: skip
     write_data(folder, "manifest", known)
     return folder / "index.html"
-
-
-def address(
-    model: str,
-    other: str,
-    *,
-    layer: int | None = None,
-    to_layer: int | None = None,
-    feature: tuple[int, int] | None = None,
-    folder: str = "explorer",
-) -> str:
-    """The address, from the report, of the features of `model` looked for in `other`.
-
-    Of those in `layer` with their best partners in `to_layer`, where given; or the page of one `feature`, (layer,
-    feature).  `folder`: of the explorer, from the page that links.
-    """
-    said = {"from": model, "to": other, "layer": layer, "to_layer": to_layer}
-    if feature is not None:
-        said["feature"] = f"{feature[0]}/{feature[1]}"
-    words = (f"{name}={quote(str(value), safe='/')}" for name, value in said.items() if value is not None)
-    return f"{folder}/index.html#{'&'.join(words)}"
 
 
 def _scatters(scatter: Layer, model: Rows, layer: int, targets: Mapping[int, str]) -> dict[int, pl.DataFrame]:
