@@ -7,7 +7,6 @@ matches  -> causal checks, lists, transplants --+-> tables -> relation of r to e
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,52 +24,56 @@ from homolog.studies.subject import load_subject
 if TYPE_CHECKING:
     from homolog.studies.compare import Here
 
-TABLES = ("features", "causal", "causal_shares", "lists", "transplant")
+Pairs = list[tuple[Subject, Subject]]
 RELATED = ("main", "random-model", "rotated", "sae-seed", "model-seed")
 
 
 def interpret(here: Here) -> None:
-    """Run the tasks of `meaning` for the compared models, then write `TABLES` and the relation.
+    """Run the tasks of `meaning` for the compared models, then write their tables and the relation.
 
     Reads the tables of the run, which are complete.
     """
     run, plan, wanted = here.run, here.plan, here.recipe.interpretation
     assert wanted is not None
-    matches, layers, saes = (pl.read_parquet(path) for path in (run.matches, run.layers, run.saes_table))
-    base = {"run": here.path, "recipe": here.recipe}
-    parts = meaning.parts_folder(run.path)
-    write_table(matches, meaning.judged_matches(run.path))
-    write_table(saes, parts / "saes.parquet")
-    depth = {s.name: _n_layers(here, s) for s in plan.compared}
-    places = [{"subject": s, "layer": layer} for s in plan.compared for layer in range(depth[s.name])]
-    here.tasks("describe features", meaning.describe_layer, [base | place for place in places])
-    here.tasks("pair activations", meaning.scatter_layer, [base | place for place in places])
-    if wanted.context_tokens:
-        here.tasks("cut left context", meaning.need_of_context, [base | {"subject": s} for s in plan.compared])
-    pairs = [base | {"a": a, "b": b} for a, b in itertools.permutations(plan.compared, 2)]
-    judged = [pair for pair in pairs if _judged(matches, pair["a"], pair["b"])]
-    if wanted.causal_pairs:
-        here.tasks("ablate and steer matched features", meaning.check_causes, judged)
-    if wanted.listed:
-        here.tasks("regress exclusive features", meaning.regress_features, judged)
-    if wanted.transplant:
-        calls = [pair | {"layers": _counterparts(layers, pair["a"], pair["b"])} for pair in pairs]
-        here.tasks("transplant residuals", meaning.transplant_layers, calls)
-    found = {
-        "features": _feature_rows(parts, plan.compared, depth),
-        **{name: _concat(parts.glob(f"{name}.*.parquet")) for name in TABLES[1:]},
-    }
-    tables = {name: table for name, table in found.items() if table is not None}
-    layers_of = [(s.name, layer) for s in plan.compared for layer in range(depth[s.name])]
-    files = [path(*where) for path in (run.contexts, run.scatter) for where in layers_of]
-    first = plan.compared[0]
-    with run.stage("interpretation", [*files, run.vocabulary, *map(run.table, tables)]):
-        write_json(run.vocabulary, meaning.texts(load_subject(first, here.recipe)))
-        for name, table in tables.items():
-            write_table(table, run.table(name))
-    if "causal_shares" in tables:
-        run.note(causal=causal_words(tables["causal_shares"]))
+    matches = pl.read_parquet(run.matches)
+    layers_of = [(s, layer) for s in plan.compared for layer in range(_n_layers(here, s))]
+    pairs = list(itertools.permutations(plan.compared, 2))
+    judged = [pair for pair in pairs if _judged(matches, *pair)]
+    names = ["features", *(["causal", "causal_shares"] if wanted.causal_pairs and judged else [])]
+    names += [*(["lists"] if wanted.listed and judged else []), *(["transplant"] if wanted.transplant else [])]
+    files = [path(s.name, layer) for path in (run.contexts, run.scatter) for s, layer in layers_of]
+    with run.stage("interpretation", [*files, run.vocabulary, *map(run.table, names)]):
+        _run_tasks(here, layers_of, pairs, judged)
+        parts = meaning.parts_folder(run.path)
+        write_table(_feature_rows(parts, layers_of), run.table("features"))
+        for name in names[1:]:
+            write_table(
+                pl.concat([pl.read_parquet(part) for part in sorted(parts.glob(f"{name}.*.parquet"))]), run.table(name)
+            )
+        write_json(run.vocabulary, meaning.texts(load_subject(plan.compared[0], here.recipe)))
+    if "causal_shares" in names:
+        run.note(causal=causal_words(pl.read_parquet(run.table("causal_shares"))))
     relate_run(run)
+
+
+def _run_tasks(here: Here, layers_of: list[tuple[Subject, int]], pairs: Pairs, judged: Pairs) -> None:
+    """All tasks of `meaning`; `judged` are the pairs of which some feature has a homolog."""
+    wanted, base = here.recipe.interpretation, {"run": here.path, "recipe": here.recipe}
+    assert wanted is not None
+    places = [base | {"subject": s, "layer": layer} for s, layer in layers_of]
+    here.tasks("describe features", meaning.describe_layer, places)
+    here.tasks("pair activations", meaning.scatter_layer, places)
+    if wanted.context_tokens:
+        here.tasks("cut left context", meaning.need_of_context, [base | {"subject": s} for s in here.plan.compared])
+    calls = [base | {"a": a, "b": b} for a, b in judged]
+    if wanted.causal_pairs:
+        here.tasks("ablate and steer matched features", meaning.check_causes, calls)
+    if wanted.listed:
+        here.tasks("regress exclusive features", meaning.regress_features, calls)
+    if wanted.transplant:
+        layers = pl.read_parquet(here.run.layers)
+        calls = [base | {"a": a, "b": b, "layers": _counterparts(layers, a, b)} for a, b in pairs]
+        here.tasks("transplant residuals", meaning.transplant_layers, calls)
 
 
 def relate_run(run: RunFolder) -> None:
@@ -107,20 +110,14 @@ def _counterparts(layers: pl.DataFrame, a: Subject, b: Subject) -> list[tuple[in
     return [(int(i), int(j)) for i, j in best.select("layer", "best_layer").iter_rows()]
 
 
-def _feature_rows(parts: Path, compared: Iterable[Subject], depth: dict[str, int]) -> pl.DataFrame:
+def _feature_rows(parts: Path, layers_of: list[tuple[Subject, int]]) -> pl.DataFrame:
     """The table `features`: measures of every layer, with the left context where it was measured."""
     frames = []
-    for subject in compared:
-        files = [parts / "features" / subject.name / f"{layer}.parquet" for layer in range(depth[subject.name])]
-        rows = pl.concat([pl.read_parquet(file) for file in files])
+    for subject, layer in layers_of:
+        rows = pl.read_parquet(parts / "features" / subject.name / f"{layer}.parquet")
         context = parts / f"context.{subject.name}.parquet"
         if context.is_file():
             found = pl.read_parquet(context).select("layer", "feature", "context_tokens")
             rows = rows.join(found, on=["layer", "feature"], how="left", maintain_order="left", validate="1:1")
         frames.append(rows)
     return pl.concat(frames, how="diagonal")
-
-
-def _concat(files: Iterable[Path]) -> pl.DataFrame | None:
-    frames = [pl.read_parquet(file) for file in sorted(files)]
-    return pl.concat(frames) if frames else None

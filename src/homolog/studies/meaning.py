@@ -76,10 +76,10 @@ def check_causes(run: Path, recipe: Recipe, a: Subject, b: Subject) -> None:
 
     def make() -> dict[str, pl.DataFrame]:
         seed, n_pairs = recipe.run.seed, _wanted(recipe).causal_pairs
+        matches = pl.read_parquet(RunFolder(run).matches)
         pairs, probes = causal.choose_pairs(
-            pl.read_parquet(judged_matches(run)), a.name, b.name, _matrices(run, a), _matrices(run, b), n_pairs=n_pairs,
-            seed=seed,
-        )  # fmt: skip
+            matches, a.name, b.name, _matrices(run, a), _matrices(run, b), n_pairs=n_pairs, seed=seed
+        )
         sides = [
             causal.Subject(load_subject(s, recipe), {i: _sae(run, s, i) for i in pairs[column].unique().sort()})
             for s, column in ((a, "layer"), (b, "best_layer"))
@@ -99,7 +99,7 @@ def regress_features(run: Path, recipe: Recipe, a: Subject, b: Subject) -> None:
     def make() -> dict[str, pl.DataFrame]:
         folder = RunFolder(run)
         found = exclusive.lists(
-            pl.read_parquet(judged_matches(run)), pl.read_parquet(parts_folder(run) / "saes.parquet"),
+            pl.read_parquet(RunFolder(run).matches), pl.read_parquet(folder.saes_table),
             least_freq=recipe.matching.frequency_floor, most=_wanted(recipe).listed,
         ).filter(pl.col("model") == a.name, pl.col("best_model") == b.name)  # fmt: skip
         alone = found.filter(list="exclusive")
@@ -132,7 +132,7 @@ def scatter_layer(run: Path, recipe: Recipe, subject: Subject, layer: int) -> No
     folder = RunFolder(run)
 
     def make() -> dict[str, pl.DataFrame]:
-        matches = pl.read_parquet(judged_matches(run)).filter(
+        matches = pl.read_parquet(RunFolder(run).matches).filter(
             comparison="main", model=subject.name, layer=layer, kind="sae"
         )
         own = _features(run, subject.name, layer)
@@ -140,11 +140,6 @@ def scatter_layer(run: Path, recipe: Recipe, subject: Subject, layer: int) -> No
 
     files = {"scatter": folder.scatter(subject.name, layer)}
     _keep(run, recipe, f"scatter {subject.name} {layer}", files, make)
-
-
-def judged_matches(run: Path) -> Path:
-    """The table of matches with verdicts, as the tasks read it."""
-    return parts_folder(run) / "matches.parquet"
 
 
 def pair_files(run: Path, a: Subject, b: Subject, *names: str) -> dict[str, Path]:
