@@ -51,8 +51,9 @@ def judge_run(
                 done = now
 
             table, tally = judge(endpoint, found, answers, budget, report)
-        say(f"{tally.requests} requests, {tally.tokens:,} tokens, {tally.cached} answers from before; "
-            f"{tally.malformed} malformed, {tally.refused} not asked: the budget was spent.")  # fmt: skip
+        spent = f"{tally.requests} requests, {tally.tokens:,} tokens, {tally.cached} answers from before"
+        over = f", {tally.refused} not asked: the budget was spent" if tally.refused else ""
+        say(f"{spent}; {tally.malformed} malformed{over}.")
         with run.stage("judge", [run.table("judged")]) as facts:
             write_table(table, run.table("judged"))
             facts |= {
