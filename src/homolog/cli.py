@@ -351,10 +351,9 @@ def _compare(recipe: Recipe, out: Path | None, ray: str | None, threads: int | N
         from homolog.studies.compare import run_comparison  # slow to import: after the recipe is known to be usable
 
         path = run_comparison(recipe, target, make_progress(quiet), ray=ray, threads=threads)
-    for verdict in RunFolder(target).record.get("verdicts", []):
-        typer.echo(verdict["words"])
-    for number in RunFolder(target).record.get("causal", []):
-        typer.echo(number["words"])
+    record = RunFolder(target).record
+    for found in [*record.get("verdicts", []), *record.get("causal", [])]:
+        typer.echo(found["words"])
     typer.echo(f"Report: {path}")
 
 

@@ -3,69 +3,30 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from tests.interpretation.chat import ChatServer, chat_server
 
 from homolog.errors import InputError
 from homolog.interpretation.llm.asking import KEY_VARIABLE, Budget, Endpoint, Question, Tally, ask, cached, connect
 
 
-class Server(ThreadingHTTPServer):
-    """Answers a chat with the question's last word; `failures` are the statuses of its first replies."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.failures: list[int] = []
-        self.seen: list[dict] = []
-        self.lock = threading.Lock()
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return Endpoint(f"http://127.0.0.1:{self.server_port}/v1", "small", concurrency=4, attempts=3, timeout=20)
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            status = self.server.failures.pop(0) if self.server.failures else 200
-            self.server.seen.append(sent | {"path": self.path, "key": self.headers["Authorization"]})
-        text = sent["messages"][0]["content"]
-        message = {"role": "assistant", "content": text.split()[-1]}
-        reply = {"choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-                 "id": "1", "created": 1, "model": "small", "object": "chat.completion",
-                 "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}}  # fmt: skip
-        body = json.dumps(reply if status == 200 else {"error": {"message": "later"}}).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Retry-After", "0")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
+def server() -> Iterator[ChatServer]:
+    """Answers a question with its last word."""
+    with chat_server(lambda question: question.split()[-1]) as running:
         yield running
-        running.shutdown()
-        thread.join()
+
+
+def endpoint_of(server: ChatServer) -> Endpoint:
+    return Endpoint(server.url, "small", concurrency=4, attempts=3, timeout=20)
 
 
 def send(server, folder, text="say yes", budget=Budget(), tally=None):  # noqa: B008
-    with connect(server.endpoint) as client:
-        return ask(client, server.endpoint, Question(text), folder, budget, tally or Tally())
+    with connect(endpoint_of(server)) as client:
+        return ask(client, endpoint_of(server), Question(text), folder, budget, tally or Tally())
 
 
 def test_an_answer_is_asked_for_once_and_the_key_is_not_stored(server, tmp_path, monkeypatch):
@@ -81,7 +42,7 @@ def test_an_answer_is_asked_for_once_and_the_key_is_not_stored(server, tmp_path,
     (file,) = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert json.loads(file.read_text()) == {"reply": "yes", "tokens": 10}
     file.write_text('{"reply": ')  # damaged: asked again
-    assert cached(server.endpoint, Question("say yes"), tmp_path) is None
+    assert cached(endpoint_of(server), Question("say yes"), tmp_path) is None
     assert send(server, tmp_path) == first
 
 
@@ -107,10 +68,10 @@ def test_a_closed_port_and_a_wrong_url(tmp_path):
 
 def test_budgets_hold_with_many_threads(server, tmp_path):
     tally = Tally()
-    with connect(server.endpoint) as client, ThreadPoolExecutor(8) as pool:
+    with connect(endpoint_of(server)) as client, ThreadPoolExecutor(8) as pool:
         budget = Budget(requests=5)
         asked = [Question(f"say {i}") for i in range(20)]
-        answers = list(pool.map(lambda q: ask(client, server.endpoint, q, tmp_path, budget, tally), asked))
+        answers = list(pool.map(lambda q: ask(client, endpoint_of(server), q, tmp_path, budget, tally), asked))
     assert sum(answer is not None for answer in answers) == len(server.seen) == tally.requests == 5
     assert tally.refused == 15 and tally.tokens == 50
     tally = Tally()

@@ -16,11 +16,8 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from homolog.report import circuit_tables, circuit_words, export, overview, tables, theme, wording
 from homolog.report.charts import Figure, pair_figures, run_figures
@@ -33,6 +30,7 @@ from homolog.report.meaning import meaning
 from homolog.report.overview import PairPage
 from homolog.report.records import ComparisonRecords, HasRun, RunRecords, read_comparison, read_run
 from homolog.report.run_charts import stage_figure
+from homolog.report.templating import environment, template_text
 from homolog.storage.atomic import PARTIAL_PREFIX, user_errors
 from homolog.storage.run_folder import RunFolder
 
@@ -87,7 +85,7 @@ def _build(records: ComparisonRecords | None, circuits: CircuitRecords | None, f
     """Write pages, figures and assets into `folder`; tables of one pair at a time are in memory."""
     (folder / "assets").mkdir()
     for name in ("report.css", "report.js"):
-        (folder / "assets" / name).write_text(_template_text(name), "utf-8")
+        (folder / "assets" / name).write_text(template_text(name), "utf-8")
     (folder / "assets" / "vega.js").write_text(export.vega_script(), "utf-8")
     drawn = circuit_figures(circuits) if circuits is not None else []
     if records is None:
@@ -144,28 +142,17 @@ def _replace_folder(new: Path, final: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _template_text(name: str) -> str:
-    return resources.files("homolog.report").joinpath("templates", name).read_text("utf-8")
-
-
 def _rendered(template: str, names: Iterable[str], **values: Any) -> str:
     """The template with these values, escaped; `names` are the models that the filter `named` keeps on one line."""
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(_template_text),
-    )
-    kept = tuple(names)
-    environment.filters.update(percent=wording.percent, named=lambda text: tables.named(text, kept))
-    environment.policies["json.dumps_kwargs"] = {
+    pages, kept = environment(), tuple(names)
+    pages.filters.update(percent=wording.percent, named=lambda text: tables.named(text, kept))
+    pages.policies["json.dumps_kwargs"] = {
         "sort_keys": False,
         "separators": (",", ":"),
         "ensure_ascii": False,
     }
     values = {"swap": theme.SWAP, "citation": CITATION, "figure_folder": "figures"} | values
-    return environment.get_template(template).render(**values)
+    return pages.get_template(template).render(**values)
 
 
 def render(records: RunRecords, figures: list[Figure], circuits: CircuitRecords | None = None) -> str:

@@ -9,15 +9,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-import torch
 from scipy.sparse import csr_array
 
 from homolog import dictionaries
-from homolog.corpus import TokenWindows
 from homolog.dictionaries import SparseAutoencoder
-from homolog.features import SparseFeatures, load_features
+from homolog.features import SparseFeatures, capture, load_features
 from homolog.interpretation import causal, exclusive, left_context, transplant
 from homolog.interpretation.examples import examples
 from homolog.interpretation.scatter import scatter
@@ -118,7 +115,7 @@ def transplant_layers(run: Path, recipe: Recipe, a: Subject, b: Subject, layers:
     def make() -> dict[str, pl.DataFrame]:
         windows, parts = windows_of(run, "quality"), []
         for own, other in layers:
-            y, x = (_residuals(load_subject(s, recipe), windows, i) for s, i in ((a, own), (b, other)))
+            y, x = (capture(load_subject(s, recipe), windows, [Site("resid", i)])[0] for s, i in ((a, own), (b, other)))
             rows = transplant.transplant(x, y, windows.token_document, _sae(run, a, own), seed=recipe.run.seed)
             where = {"model": a.name, "layer": own, "source_model": b.name, "source_layer": other}
             parts.append(rows.select(*(pl.lit(value).alias(name) for name, value in where.items()), pl.all()))
@@ -180,17 +177,3 @@ def _matrices(run: Path, subject: Subject) -> Callable[[int], csr_array]:
 
 def _sae(run: Path, subject: Subject, layer: int) -> SparseAutoencoder:
     return dictionaries.load(RunFolder(run).sae_folder(subject.name, layer))
-
-
-@torch.inference_mode()
-def _residuals(model: LanguageModel, windows: TokenWindows, layer: int) -> torch.Tensor:
-    """Residuals after a block, float32 (tokens, d_model), special tokens left out."""
-    site, parts = Site("resid", layer), []
-    at_once = max(1, 8192 // windows.context)
-    for first in range(0, len(windows), at_once):
-        rows = slice(first, first + at_once)
-        found = model.run(torch.from_numpy(windows.tokens[rows].astype(np.int64)), capture=[site], stop_after=site)[
-            site
-        ]
-        parts.append(found[torch.from_numpy(windows.mask[rows])].float().cpu())
-    return torch.cat(parts)

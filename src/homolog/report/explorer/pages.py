@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 
-import jinja2
 import polars as pl
 
 from homolog.report import theme
@@ -25,6 +23,7 @@ from homolog.report.explorer.columns import Rows, main_pairs, of_pair, rows_of, 
 from homolog.report.explorer.details import CHUNK, read_contexts, write_details
 from homolog.report.explorer.packing import write_data
 from homolog.report.explorer.words import WordIndex
+from homolog.report.templating import environment, template_text
 from homolog.storage.atomic import write_text
 
 SCRIPTS = ("explorer-data.js", "explorer-list.js", "explorer-feature.js", "explorer.js")
@@ -97,23 +96,12 @@ def _scatters(scatter: Layer, model: Rows, layer: int, targets: Mapping[int, str
 
 def _write_page(folder: Path, name: str, home: str | None) -> None:
     """index.html and assets/."""
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(_template),
-    )
-    page = environment.get_template("explorer.html.j2").render(name=name, home=home, scripts=SCRIPTS)
+    page = environment().get_template("explorer.html.j2").render(name=name, home=home, scripts=SCRIPTS)
     write_text(folder / "index.html", page)
     for script in SCRIPTS:
-        write_text(folder / "assets" / script, _template(script))
-    write_text(folder / "assets" / "report.css", _template("report.css"))
-    write_text(folder / "assets" / "explorer.css", _template("explorer.css") + _model_colours())
-
-
-def _template(name: str) -> str:
-    return resources.files("homolog.report").joinpath("templates", name).read_text("utf-8")
+        write_text(folder / "assets" / script, template_text(script))
+    write_text(folder / "assets" / "report.css", template_text("report.css"))
+    write_text(folder / "assets" / "explorer.css", template_text("explorer.css") + _model_colours())
 
 
 def _model_colours() -> str:
