@@ -2,15 +2,42 @@
 
 import torch
 from transformers import (
+    FalconH1Config,
+    FalconH1ForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Mamba2Config,
+    Mamba2ForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
+    ZambaConfig,
+    ZambaForCausalLM,
 )
+
+GROUPED = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+           "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 56, "max_position_embeddings": 64,
+           "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
 
 
 def tiny_gpt_neox(parallel: bool = True, **changes: object) -> GPTNeoXForCausalLM:
@@ -42,6 +69,88 @@ def tiny_mamba(**changes: object) -> MambaForCausalLM:
     torch.manual_seed(4)
     fields: dict = {"vocab_size": 97, "hidden_size": 40, "num_hidden_layers": 3, "state_size": 5, "use_cache": False}
     return _spread(MambaForCausalLM(MambaConfig(**(fields | changes))))
+
+
+def tiny_qwen2() -> PreTrainedModel:
+    torch.manual_seed(7)
+    return _spread(Qwen2ForCausalLM(Qwen2Config(**_without(GROUPED, "head_dim"))))
+
+
+def tiny_qwen3(**changes: object) -> PreTrainedModel:
+    torch.manual_seed(8)
+    return _spread(Qwen3ForCausalLM(Qwen3Config(**(GROUPED | changes))))
+
+
+def tiny_gemma() -> PreTrainedModel:
+    torch.manual_seed(9)
+    return _spread(GemmaForCausalLM(GemmaConfig(**GROUPED)))
+
+
+def tiny_gemma2() -> PreTrainedModel:
+    """Logits have a soft cap; every second block sees five positions back."""
+    torch.manual_seed(10)
+    fields = GROUPED | {"sliding_window": 5, "query_pre_attn_scalar": 8, "final_logit_softcapping": 2.0}
+    return _spread(Gemma2ForCausalLM(Gemma2Config(**fields)))
+
+
+def tiny_mamba2() -> PreTrainedModel:
+    torch.manual_seed(11)
+    fields: dict = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8, "num_heads": 8,
+                    "head_dim": 8, "n_groups": 2, "chunk_size": 8, "pad_token_id": 0, "bos_token_id": 1,
+                    "eos_token_id": 2}  # fmt: skip
+    return _spread(Mamba2ForCausalLM(Mamba2Config(**fields)))
+
+
+def tiny_falcon_h1() -> PreTrainedModel:
+    """Attention and a Mamba-2 mixer in every block; embeddings and logits are scaled."""
+    torch.manual_seed(12)
+    fields = GROUPED | {"mamba_d_ssm": 48, "mamba_n_heads": 6, "mamba_d_head": 8, "mamba_n_groups": 1,
+                        "mamba_d_state": 8, "mamba_chunk_size": 8, "embedding_multiplier": 3.0,
+                        "lm_head_multiplier": 0.5}  # fmt: skip
+    return _spread(FalconH1ForCausalLM(FalconH1Config(**fields)))
+
+
+def tiny_rwkv() -> PreTrainedModel:
+    """RWKV-4.  Left to itself, every block in eval mode divides the weights of those after it."""
+    torch.manual_seed(13)
+    fields: dict = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "context_length": 64,
+                    "rescale_every": 1, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+    return _spread(RwkvForCausalLM(RwkvConfig(**fields)))
+
+
+def tiny_recurrent_gemma() -> PreTrainedModel:
+    """Two recurrent blocks to one with attention; embeddings are scaled."""
+    torch.manual_seed(14)
+    fields = GROUPED | {"lru_width": 32, "attention_window_size": 8, "num_key_value_heads": 1}
+    return _spread(RecurrentGemmaForCausalLM(RecurrentGemmaConfig(**fields)))
+
+
+def tiny_mixtral() -> PreTrainedModel:
+    """As many experts in each block as there are blocks."""
+    torch.manual_seed(15)
+    return _spread(MixtralForCausalLM(MixtralConfig(**GROUPED, num_local_experts=3, num_experts_per_tok=2)))
+
+
+def tiny_opt(**changes: object) -> PreTrainedModel:
+    """Embeddings are narrower than the residual stream, and projected."""
+    torch.manual_seed(16)
+    fields: dict = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+                    "ffn_dim": 56, "word_embed_proj_dim": 24, "max_position_embeddings": 64, "pad_token_id": 0,
+                    "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+    return _spread(OPTForCausalLM(OPTConfig(**(fields | changes))))
+
+
+def tiny_zamba() -> PreTrainedModel:
+    """Its attention reads the embeddings anew, beside the residual stream."""
+    torch.manual_seed(17)
+    fields = _without(GROUPED, "head_dim") | {"num_key_value_heads": 4, "mamba_d_state": 8, "n_mamba_heads": 2,
+                                              "num_hidden_layers": 6, "attn_layer_period": 3,
+                                              "attn_layer_offset": 2}  # fmt: skip
+    return _spread(ZambaForCausalLM(ZambaConfig(**fields)))
+
+
+def _without(fields: dict, name: str) -> dict:
+    return {key: value for key, value in fields.items() if key != name}
 
 
 def _spread(model):

@@ -180,10 +180,10 @@ def trace_induction(model: LanguageModel, prompts: Prompts, advance: Callable[[i
     Errors: Unable for a model that cannot do the task, with its accuracy; InputError for one whose architecture has
     no path patching.
     """
+    tracer = tracer_of(model)(model, prompts, advance)
     able = ability(model, prompts)
     if not able.able:
         raise Unable(model.name, able)
-    tracer = tracer_of(model)(model, prompts, advance)
     key, roles = tracer.trace()
     circuit = [node for node in tracer.universe() if str(node) in tracer.named(roles)]
     evaluation = CircuitEvaluation(
@@ -201,7 +201,7 @@ def tracer_of(model: LanguageModel) -> type[Tracer]:
         if isinstance(model, architecture):
             return tracer
     raise InputError(
-        "model", model.name, f"{model.architecture} has no path patching", "Take a Transformer or a Mamba."
+        "model", model.name, f"{model.architecture} has no path patching", "Take a GPT-2, GPT-NeoX, Llama or Mamba-1."
     )
 
 

@@ -2,7 +2,7 @@
 
 from homolog.models.base import LanguageModel
 from homolog.models.edits import Add, Edit, Mean, Replace, Resample, Transform, Zero
-from homolog.models.load import load, load_tokenizer
+from homolog.models.load import load, load_tokenizer, require_inner_sites
 from homolog.models.runs import Run
 from homolog.models.scan import ScanResult, selective_scan
 from homolog.models.sites import Site
@@ -21,5 +21,6 @@ __all__ = [
     "Zero",
     "load",
     "load_tokenizer",
+    "require_inner_sites",
     "selective_scan",
 ]

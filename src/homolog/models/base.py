@@ -1,7 +1,8 @@
 """`LanguageModel`: one interface over unmodified Hugging Face modules of any architecture.
 
-An adapter says how to embed, how to run one block and how to read out; this class owns the loop over the blocks, what
-is captured, what is edited and where the run stops.
+This class owns what may be asked: which sites are captured and edited, and where a run stops.  How a pass is made is
+left to two kinds of adapters: `Blockwise` computes every block itself, with sites inside, and `AnyDecoder` runs the
+module's own forward.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
 from homolog.models.edits import Edit
-from homolog.models.products import linear
 from homolog.models.runs import Run
 from homolog.models.sites import Site, index_of, resolve
 
@@ -111,7 +111,7 @@ class LanguageModel(ABC):
         self.hf = hf
         self.tokenizer = tokenizer
         self.n_layers = len(self._blocks())
-        self.d_model = int(self._embedding().weight.shape[1])
+        self.d_model = self._width()
 
     @abstractmethod
     def _blocks(self) -> Any: ...
@@ -120,14 +120,20 @@ class LanguageModel(ABC):
     def _embedding(self) -> torch.nn.Embedding: ...
 
     @abstractmethod
-    def _context(self, embedded: Residual) -> Any:
-        """What all blocks of one pass share, for example rotary tables."""
+    def _pass(self, tokens: Tokens, taps: Taps, stop: Site | None, last_only: bool) -> Tensor | None:
+        """A pass through `taps`; None when it stops, after the block of `stop`."""
 
     @abstractmethod
-    def _block(self, layer: int, h: Residual, context: Any, taps: Taps) -> Residual: ...
+    def _rest_of_pass(self, layer: int, h: Residual, taps: Taps, last_only: bool) -> Tensor:
+        """The part of a pass that comes after block `layer`, whose output is `h`."""
 
     @abstractmethod
-    def _final_norm(self, h: Residual) -> Residual: ...
+    def logits(self, h: Residual) -> Logits:
+        """Final norm and unembedding of a residual stream, in float32 (float64 where the model is)."""
+
+    def _width(self) -> int:
+        """Width of the residual stream."""
+        return int(self._embedding().weight.shape[1])
 
     @property
     def device(self) -> torch.device:
@@ -179,16 +185,7 @@ class LanguageModel(ABC):
                 "Stop later, or capture earlier sites.",
             )
         taps = Taps(reads, by_site)
-        h = taps("embed", None, self._embed(tokens))
-        if stop != Site("embed"):
-            context = self._context(h)
-            for layer in range(self.n_layers):
-                h = taps("resid", layer, self._block(layer, taps("resid_pre", layer, h), context, taps))
-                if stop is not None and stop.layer == layer:
-                    break
-        if stop is not None:
-            return Run(None, taps.captured)
-        return Run(self.logits(h[:, -1:] if last_only else h), taps.captured)
+        return Run(self._pass(self._checked(tokens), taps, stop, last_only), taps.captured)
 
     def residuals(self, tokens: Tokens) -> list[Residual]:
         """The residual stream after every block, from one pass that ends with the last block."""
@@ -202,11 +199,11 @@ class LanguageModel(ABC):
         (batch, position, vocabulary), or (batch, 1, vocabulary).  Only the blocks after it run; layer -1 stands for the
         embeddings.  edits and last_only as in `run`.
         """
-        taps = Taps({}, self._by_site(edits))
-        context = self._context(h)
-        for later in range(layer + 1, self.n_layers):
-            h = taps("resid", later, self._block(later, taps("resid_pre", later, h), context, taps))
-        return self.logits(h[:, -1:] if last_only else h)
+        if not -1 <= layer < self.n_layers:
+            raise InputError(
+                "layer", layer, f"{self.name} has {self.n_layers} blocks", f"Use -1 to {self.n_layers - 1}."
+            )
+        return self._rest_of_pass(layer, h, Taps({}, self._by_site(edits)), last_only)
 
     def _by_site(self, edits: Sequence[Edit]) -> dict[Site, list[Edit]]:
         found: dict[Site, list[Edit]] = {}
@@ -214,24 +211,17 @@ class LanguageModel(ABC):
             found.setdefault(resolve(edit.site, self.sites(), self.name).base, []).append(edit)
         return found
 
-    def logits(self, h: Residual) -> Logits:
-        """Final norm and unembedding of a residual stream, in float32 (float64 where the model is)."""
-        head = self.hf.get_output_embeddings()
-        if head is None:
-            raise InputError("model", self.name, "it has no language modelling head", "Load a causal language model.")
-        h = self._final_norm(h)
-        return widened(linear(head, h.to(head.weight.dtype)))
-
-    def _embed(self, tokens: Tokens) -> Residual:
-        embedding = self._embedding()
-        if tokens.numel() and (int(tokens.min()) < 0 or int(tokens.max()) >= embedding.num_embeddings):
+    def _checked(self, tokens: Tokens) -> Tokens:
+        """The tokens on the model's device.  InputError when it does not embed one of them."""
+        n_ids = int(self._embedding().weight.shape[0])
+        if tokens.numel() and (int(tokens.min()) < 0 or int(tokens.max()) >= n_ids):
             raise InputError(
                 "tokens",
                 f"{int(tokens.min())} to {int(tokens.max())}",
-                f"{self.name} embeds {embedding.num_embeddings} token ids",
+                f"{self.name} embeds {n_ids} token ids",
                 "Tokenize with the model's own tokenizer.",
             )
-        return embedding(tokens.to(self.device))
+        return tokens.to(self.device)
 
 
 def widened(t: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,18 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from homolog.errors import InputError
+from homolog.models.any_decoder import AnyDecoder
 from homolog.models.base import LanguageModel, widened
 from homolog.models.gpt2 import GPT2
 from homolog.models.gpt_neox import GPTNeoX
+from homolog.models.guards import cast, no_fetched_kernels, require_decoder
 from homolog.models.llama import Llama
 from homolog.models.mamba import Mamba
-from homolog.models.random_weights import random_weights
+from homolog.models.random_weights import random_configuration, random_weights
 from homolog.zoo import catalog
 
 ADAPTERS: dict[str, type[LanguageModel]] = {"gpt2": GPT2, "gpt_neox": GPTNeoX, "llama": Llama, "mamba": Mamba}
+"""The adapter of each model type; every other type is an `AnyDecoder`."""
 
 
 def load(
@@ -35,28 +40,26 @@ def load(
     revision  branch, tag or commit of a Hub id
     random    the model's size with random weights and the zoo's tokenizer (`random_weights`), for rehearsals
     dtype     of the weights; a Mamba keeps its residual stream, A_log and scan in float32 or wider
-    Errors: InputError for an unknown zoo name, a folder without config, an architecture without adapter, a Hub id that
-    cannot be fetched, missing or non-finite weights.
+    Errors: InputError for an unknown zoo name, a folder without config, a model that is no decoder or whose blocks are
+    not found, a Hub id that cannot be fetched, missing or non-finite weights.  Code that comes with a model is not run.
     """
     name = str(ref)
-    if random and not (name.startswith(catalog.PREFIX) or name in catalog.names()):
+    if random and not _in_zoo(name):
         model = _adapt(name, *random_weights(name, revision))
-    elif name.startswith(catalog.PREFIX) or name in catalog.names():
+        cast(model.hf, dtype)
+    elif _in_zoo(name):
         chosen = catalog.entry(name)
         model = from_folder(chosen.folder, dtype) if chosen.trained else untrained(chosen)
+        cast(model.hf, dtype)
         model.name = catalog.PREFIX + chosen.name
     elif Path(name).expanduser().exists():
         model = from_folder(Path(name).expanduser(), dtype)
     elif _looks_like_hub_id(name):
-        model = _from_hub(name, revision, dtype)
+        with _from_hub(name):
+            model = _build(name, dtype, revision=revision)
     else:
-        raise InputError(
-            "model",
-            name,
-            "there is no such folder, and it is no Hub id (OWNER/NAME)",
-            f"Name a folder, a Hub id, or one of the zoo: {_zoo()}.",
-        )
-    model.hf.eval().requires_grad_(False).to(device=device, dtype=dtype)
+        raise _nothing(name)
+    model.hf.eval().requires_grad_(False).to(device=device)
     _keep_float32(model)
     return model
 
@@ -66,7 +69,7 @@ def load_tokenizer(ref: str | Path, revision: str | None = None, *, random: bool
     name = str(ref)
     if random:
         return AutoTokenizer.from_pretrained(catalog.TOKENIZER)
-    if name.startswith(catalog.PREFIX) or name in catalog.names():
+    if _in_zoo(name):
         catalog.entry(name)
         return AutoTokenizer.from_pretrained(catalog.TOKENIZER)
     tokenizer = _tokenizer(name, revision=revision)
@@ -91,13 +94,7 @@ def untrained(chosen: catalog.Entry, device: str = "cpu") -> LanguageModel:
 
 def from_folder(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """Load a local Hugging Face folder; nothing is fetched."""
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            "model",
-            str(folder),
-            "a model folder holds config.json and *.safetensors",
-            "Save the model there with `save_pretrained`.",
-        )
+    _require_config(folder)
     if not any(folder.glob("*.safetensors")):
         raise InputError(
             "model",
@@ -108,9 +105,47 @@ def from_folder(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageMod
     return _build(str(folder), dtype, local_files_only=True)
 
 
-def _from_hub(ref: str, revision: str | None, dtype: torch.dtype) -> LanguageModel:
+def _require_config(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            "model",
+            str(folder),
+            "a model folder holds config.json and *.safetensors",
+            "Save the model there with `save_pretrained`.",
+        )
+
+
+def require_inner_sites(
+    ref: str | Path, what: str, remedy: str, revision: str | None = None, *, random: bool = False
+) -> None:
+    """InputError unless the model's adapter knows what is inside its blocks: neurons, heads, mixers.
+
+    what: the work that needs it; remedy: what to do else.  Only the configuration is read.
+    """
+    name = str(ref)
+    if _in_zoo(name):
+        return
+    if random:
+        config = random_configuration(name, revision)
+    elif Path(name).expanduser().exists():
+        _require_config(Path(name).expanduser())
+        config = _configuration(str(Path(name).expanduser()), local_files_only=True)
+    elif _looks_like_hub_id(name):
+        with _from_hub(name):
+            config = _configuration(name, revision=revision)
+    else:
+        raise _nothing(name)
+    kind = config.model_type
+    if kind not in ADAPTERS:
+        known = ", ".join(sorted(ADAPTERS))
+        raise InputError("model", name, f"{what} needs an adapter that knows what is inside blocks; its architecture "
+                         f"{kind!r} has none ({known} have)", remedy)  # fmt: skip
+
+
+@contextmanager
+def _from_hub(ref: str) -> Iterator[None]:
     try:
-        return _build(ref, dtype, revision=revision)
+        yield
     except InputError:
         raise
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
@@ -122,18 +157,32 @@ def _from_hub(ref: str, revision: str | None, dtype: torch.dtype) -> LanguageMod
         ) from error
 
 
-def _build(ref: str, dtype: torch.dtype, **options: object) -> LanguageModel:
-    config = AutoConfig.from_pretrained(ref, **options)
-    if config.model_type not in ADAPTERS:
+def _configuration(ref: str, **options: Any) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(ref, trust_remote_code=False, **options)
+    except ValueError as error:
         raise InputError(
             "model",
             ref,
-            f"its architecture {config.model_type!r} has no adapter",
-            f"Supported: {', '.join(sorted(ADAPTERS))}.",
+            f"this version of transformers does not know its architecture ({str(error).strip().splitlines()[0]})",
+            "Upgrade transformers; code that comes with a model is not run.",
+        ) from error
+    require_decoder(config, ref)
+    return config
+
+
+def _build(ref: str, dtype: torch.dtype, **options: Any) -> LanguageModel:
+    config = _configuration(ref, **options)
+    with no_fetched_kernels():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            ref,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **options,
         )
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        ref, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-    )
     hf, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise InputError(
@@ -156,20 +205,33 @@ def _build(ref: str, dtype: torch.dtype, **options: object) -> LanguageModel:
 def _tokenizer(ref: str, **options: Any) -> PreTrainedTokenizerBase | None:
     """The tokenizer, or None: without its files, transformers makes an empty one of special tokens alone."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(ref, **options)
+        tokenizer = AutoTokenizer.from_pretrained(ref, trust_remote_code=False, **options)
     except (OSError, ValueError):
         return None
     return tokenizer if len(tokenizer) > len(tokenizer.all_special_ids) + 1 else None
 
 
 def _adapt(name: str, hf: Any, tokenizer: PreTrainedTokenizerBase | None, device: str = "cpu") -> LanguageModel:
-    return ADAPTERS[hf.config.model_type](name, hf.to(device), tokenizer)
+    return ADAPTERS.get(hf.config.model_type, AnyDecoder)(name, hf.to(device), tokenizer)
 
 
 def _keep_float32(model: LanguageModel) -> None:
     for name, parameter in model.hf.named_parameters():
         if name.endswith(("A_log", ".D")):
             parameter.data = widened(parameter.data)
+
+
+def _nothing(name: str) -> InputError:
+    return InputError(
+        "model",
+        name,
+        "there is no such folder, and it is no Hub id (OWNER/NAME)",
+        f"Name a folder, a Hub id, or one of the zoo: {_zoo()}.",
+    )
+
+
+def _in_zoo(name: str) -> bool:
+    return name.startswith(catalog.PREFIX) or name in catalog.names()
 
 
 def _zoo() -> str:

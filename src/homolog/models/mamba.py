@@ -20,14 +20,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from homolog.axes import Residual
-from homolog.models.base import NOTHING, LanguageModel, Taps, rms_norm, widened
+from homolog.models.base import NOTHING, Taps, rms_norm, widened
+from homolog.models.blockwise import Blockwise
 from homolog.models.products import linear, project
 from homolog.models.scan import selective_scan
 
 RECURRENCE = ("A_bar", "B_bar", "write", "state")  # sites with a state of every channel at every position
 
 
-class Mamba(LanguageModel):
+class Mamba(Blockwise):
     """Adapter over `transformers.MambaForCausalLM`."""
 
     architecture = "mamba"

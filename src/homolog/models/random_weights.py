@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from homolog.errors import InputError
+from homolog.models.guards import no_fetched_kernels, require_decoder
 from homolog.zoo import catalog
 
 PYTHIA_160M = {
@@ -46,18 +47,24 @@ def random_weights(ref: str, revision: str | None = None) -> tuple[Any, Any]:
 
     The weights are a function of `ref` alone.  Raises InputError when the configuration is neither known nor to be had.
     """
-    found = next((config for pattern, config in KNOWN.items() if re.fullmatch(pattern, ref)), None)
-    if found is not None:
-        config = AutoConfig.for_model(**found)
-    else:
-        try:
-            config = AutoConfig.from_pretrained(ref, revision=revision)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                "model", ref, f"its configuration must be known for random weights ({str(error).splitlines()[0]})",
-                "Give a folder with config.json, or one of the paper's models.",
-            ) from error  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
+    config = random_configuration(ref, revision)
+    with torch.random.fork_rng(devices=[]), no_fetched_kernels():
         torch.manual_seed(zlib.crc32(ref.encode()))
         hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return hf, AutoTokenizer.from_pretrained(catalog.TOKENIZER)
+
+
+def random_configuration(ref: str, revision: str | None = None) -> Any:
+    """The configuration of `ref`: the one written here, or that of its config.json.  InputError as above."""
+    found = next((config for pattern, config in KNOWN.items() if re.fullmatch(pattern, ref)), None)
+    if found is not None:
+        return AutoConfig.for_model(**found)
+    try:
+        config = AutoConfig.from_pretrained(ref, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "model", ref, f"its configuration must be known for random weights ({str(error).splitlines()[0]})",
+            "Give a folder with config.json, or one of the paper's models.",
+        ) from error  # fmt: skip
+    require_decoder(config, ref)
+    return config

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from homolog.axes import Residual
-from homolog.models.base import NOTHING, LanguageModel, Taps
+from homolog.models.base import NOTHING, Taps
+from homolog.models.blockwise import Blockwise
 from homolog.models.products import project
 
 Read = Literal["query", "key", "value"]
@@ -28,7 +29,7 @@ READS: tuple[Read, ...] = ("query", "key", "value")
 Rotary = tuple[Tensor, Tensor] | None  # cosines and sines, (1, position, rotary dimensions)
 
 
-class Transformer(LanguageModel):
+class Transformer(Blockwise):
     """Base of the Transformer adapters.
 
     Attributes

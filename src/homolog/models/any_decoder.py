@@ -1,0 +1,211 @@
+"""Any Hugging Face decoder: the module's own forward, with hooks on its list of blocks.
+
+    embed, resid_pre.0   what block 0 reads          resid_pre.L   what block L reads
+    resid.L              what block L returns, or the first part of it
+A pass that stops early leaves the forward by an exception, raised in a hook and caught here.
+
+To go on from a residual stream h after block L, without its tokens: the module runs on dummy tokens, and blocks 0 to L
+return h at once.  That is right where later blocks read nothing but the stream and positions.  Some architectures read
+more (values of earlier blocks, the embeddings again); so for each L a short pass over tokens is first continued in this
+way, and its logits must come out the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from homolog.axes import Logits, Residual, Tokens
+from homolog.errors import InputError
+from homolog.models.base import NOTHING, LanguageModel, Taps, widened
+from homolog.models.block_list import Look, close, few_tokens, find_blocks, look, removed, stream_in, stream_out
+from homolog.models.guards import never_rescale, require_decoder
+from homolog.models.sites import Site
+
+
+class _Stopped(BaseException):
+    """Leaves the forward of a module; no `except Exception` on the way takes it for an error."""
+
+
+class AnyDecoder(LanguageModel):
+    """Adapter over a `*ForCausalLM` of transformers whose blocks stand in one list.
+
+    It has the sites of every model and no others.  The module is put into eval mode and is otherwise as it was: hooks
+    and stand-ins live as long as a call.  Making the adapter runs the module on ten tokens.  InputError when no list of
+    blocks is found, or when they are not a decoder's.
+    """
+
+    neuron_kinds = ()
+    site_kinds = ("resid_pre", "resid")
+
+    def __init__(self, name: str, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        self.name, self.hf = name, hf.eval()
+        self.architecture = str(hf.config.model_type)
+        require_decoder(hf.config, name)
+        never_rescale(hf)
+        takes = inspect.signature(hf.forward).parameters
+        anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values())
+        self._options = {"use_cache": False} if "use_cache" in takes or anything else {}
+        self._keeps_logits = "logits_to_keep" in takes
+        self._list = find_blocks(hf, name)
+        self._looked: tuple[object, Look] | None = None
+        self._continued: set[int] = set()  # blocks after which a pass is known to go on from the stream alone
+        super().__init__(name, hf, tokenizer)
+
+    def _blocks(self) -> torch.nn.ModuleList:
+        return self._list
+
+    def _embedding(self) -> torch.nn.Embedding:
+        return self.hf.get_input_embeddings()
+
+    def _width(self) -> int:
+        return self._look().width  # embeddings may be narrower, and projected
+
+    def _look(self) -> Look:
+        """What a short pass shows, with the weights where and in the dtypes in which they are now."""
+        state = (self.device, *(p.dtype for p in self.hf.parameters()))
+        if self._looked is None or self._looked[0] != state:
+            self._looked = state, look(self.hf, self._list, self.name, self._forward)
+        return self._looked[1]
+
+    def neuron_sites(self, layer: int) -> list[Site]:
+        """InputError: which modules inside a block are neurons is not known."""
+        raise InputError(
+            "model", self.name, f"the architecture {self.architecture!r} has no adapter that names its neurons",
+            "Set controls.neurons = false.",
+        )  # fmt: skip
+
+    def _forward(self, tokens: Tokens, last_only: bool = False) -> Tensor:
+        options = self._options | ({"logits_to_keep": 1} if last_only and self._keeps_logits else {})
+        try:
+            logits = self.hf(tokens, **options)[0]
+        except (IndexError, RuntimeError) as error:
+            most = getattr(self.hf.config.get_text_config(decoder=True), "max_position_embeddings", None)
+            if most is None or tokens.shape[1] <= most:
+                raise
+            raise InputError("tokens", tuple(tokens.shape), f"{self.name} has {most} positions",
+                             "Use shorter windows.") from error  # fmt: skip
+        return widened(logits[:, -1:] if last_only else logits)
+
+    def _pass(self, tokens: Tokens, taps: Taps, stop: Site | None, last_only: bool) -> Tensor | None:
+        try:
+            with self._hooked(taps, stop):
+                return self._forward(tokens, last_only)
+        except _Stopped:
+            return None
+
+    @contextmanager
+    def _hooked(self, taps: Taps, stop: Site | None = None, first: int = 0) -> Iterator[None]:
+        """Hooks that read, edit and stop, on the blocks from `first` on that need them."""
+        hooks: list[Any] = []
+        with removed(hooks):
+            for layer in range(first, self.n_layers):
+                block, sites = self._list[layer], [Site("resid_pre", layer)]
+                if layer == 0:
+                    sites.insert(0, Site("embed"))
+                leaves = layer == 0 and stop == Site("embed")
+                if leaves or any(taps.touches(site.kind, site.layer) for site in sites):
+                    hooks.append(block.register_forward_pre_hook(_before(taps, sites, leaves), with_kwargs=True))
+                leaves = stop is not None and stop.layer == layer
+                if leaves or taps.touches("resid", layer):
+                    hooks.append(block.register_forward_hook(_after(taps, layer, leaves)))
+            yield
+
+    def _rest_of_pass(self, layer: int, h: Residual, taps: Taps, last_only: bool) -> Tensor:
+        """No block up to `layer` runs, but for the check when a layer is asked for first.
+
+        InputError where later blocks read more than the residual stream.
+        """
+        self._require_stream_alone(layer)
+        return self._continue(layer, h, taps, last_only)
+
+    def logits(self, h: Residual) -> Logits:
+        """What the module makes of a residual stream after its last block, in float32 (float64 where the model is).
+
+        That is the final norm, the unembedding and whatever else it has there, such as a soft cap.
+        """
+        self._require_stream_alone(self.n_layers - 1)
+        single = h.reshape(-1, 1, h.shape[-1])  # windows of one position, for `h` may be longer than a window can be
+        found = self._continue(self.n_layers - 1, single, NOTHING, False)
+        return found.reshape(*h.shape[:-1], found.shape[-1])
+
+    def _continue(self, layer: int, h: Residual, taps: Taps, last_only: bool) -> Tensor:
+        seen, tokens = self._look(), torch.zeros(h.shape[:2], dtype=torch.long, device=self.device)
+        if layer == -1:
+            given = h.to(self.device, seen.embedded)
+            hook = self._list[0].register_forward_pre_hook(lambda _b, a, k: _put_in(a, k, given), with_kwargs=True)
+            with removed([hook]), self._hooked(taps):
+                return self._forward(tokens, last_only)
+        given = h.to(self.device, seen.dtypes[layer])
+        values = [given if beside is None else (given, *beside) for beside in seen.beside[: layer + 1]]
+        with _returning(self._list[: layer + 1], values), self._hooked(taps, first=layer + 1):
+            return self._forward(tokens, last_only)
+
+    def _require_stream_alone(self, layer: int) -> None:
+        """InputError where a pass over tokens, continued from its own residual stream, has other logits."""
+        if layer in self._continued:
+            return
+        site = Site("embed") if layer == -1 else Site("resid", layer)
+        with torch.no_grad():
+            run = self.run(few_tokens(self.hf, 7), capture=[site])
+            assert run.logits is not None
+            try:
+                alone = close(self._continue(layer, run[site], NOTHING, False), run.logits, run[site].dtype)
+            except Exception:  # a block that misses what an earlier one leaves behind fails in a way of its own
+                alone = False
+        if not alone:
+            raise InputError(
+                "layer", layer, f"what comes after it in {self.name} ({self.architecture}) reads more than the stream, "
+                "which then does not tell how a pass goes on",
+                f"Edit a whole pass: run(tokens, edits=[Replace('{site}', h)]).",
+            )  # fmt: skip
+        self._continued.add(layer)
+
+
+def _before(taps: Taps, sites: list[Site], leaves: bool) -> Callable[..., Any]:
+    def hook(_block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        h = stream_in(args, kwargs)
+        for site in sites:
+            h = taps(site.kind, site.layer, h)
+        if leaves:
+            raise _Stopped
+        return _put_in(args, kwargs, h)
+
+    return hook
+
+
+def _after(taps: Taps, layer: int, leaves: bool) -> Callable[..., Any]:
+    def hook(_block: Any, _args: Any, output: Any) -> Any:
+        h = taps("resid", layer, stream_out(output))
+        if leaves:
+            raise _Stopped
+        return h if isinstance(output, Tensor) else (h, *output[1:])
+
+    return hook
+
+
+def _put_in(args: tuple[Any, ...], kwargs: dict[str, Any], h: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a block with `h` for the residual stream."""
+    return ((h, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": h})
+
+
+@contextmanager
+def _returning(blocks: torch.nn.ModuleList, values: list[Any]) -> Iterator[None]:
+    """Blocks that return these values and compute nothing."""
+    own = [block.__dict__.get("forward") for block in blocks]  # set where another library has wrapped it
+    try:
+        for block, value in zip(blocks, values, strict=True):
+            block.forward = lambda *_args, value=value, **_kwargs: value
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            if forward is None:
+                block.__dict__.pop("forward", None)
+            else:
+                block.forward = forward

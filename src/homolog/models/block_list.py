@@ -1,0 +1,126 @@
+"""The blocks of an unmodified Hugging Face decoder: finding them, and a short pass that shows what they are.
+
+    found     the one list of modules that lies in no other list and is as long as the configuration counts layers;
+              where none is as long, the only such list.  Lists inside it (experts, heads) do not count
+    looked    every block runs once, in order, and turns the residual stream (batch, position, width) into one of that
+              shape; earlier positions do not change with a later token
+What does not hold is an `InputError`, so that nothing is ever read at the wrong place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from homolog.errors import InputError
+
+REMEDY = "Take a decoder whose blocks stand in one list, or write an adapter for its architecture."
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a short pass shows.
+
+    width      of the residual stream
+    embedded   dtype in which block 0 reads it
+    dtypes     in which each block returns it
+    beside     what each block returns beside it; None where it returns the stream alone
+    """
+
+    width: int
+    embedded: torch.dtype
+    dtypes: tuple[torch.dtype, ...]
+    beside: tuple[tuple[Any, ...] | None, ...]
+
+
+def find_blocks(hf: Any, name: str) -> torch.nn.ModuleList:
+    """The list of blocks.  InputError when there is none, or more than one."""
+    lists = {path: m for path, m in hf.named_modules() if isinstance(m, torch.nn.ModuleList)}
+    outer = {path: m for path, m in lists.items() if not any(path.startswith(f"{other}.") for other in lists)}
+    n_layers = getattr(hf.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    found = {path: m for path, m in outer.items() if len(m) == n_layers} or outer
+    if len(found) != 1:
+        named = ", ".join(f"{path} ({len(m)})" for path, m in found.items()) or "none"
+        raise _refusal(hf, name, f"it must be clear which list of modules the blocks are; candidates: {named}")
+    return next(iter(found.values()))
+
+
+def look(hf: Any, blocks: torch.nn.ModuleList, name: str, forward: Callable[[Tensor], Tensor]) -> Look:
+    """A pass of `forward` over two windows that differ in their last token.  InputError when they are no decoder's."""
+    tokens = few_tokens(hf, 5).repeat(2, 1)
+    tokens[1, -1] = tokens[1, 0]
+    seen: list[tuple[int, Any, Any]] = []
+
+    def after(layer: int) -> Callable[..., None]:
+        return lambda _block, args, kwargs, output: seen.append((layer, stream_in(args, kwargs), output))
+
+    hooks = [block.register_forward_hook(after(layer), with_kwargs=True) for layer, block in enumerate(blocks)]
+    try:
+        with torch.no_grad(), removed(hooks):
+            forward(tokens)
+    except Exception as error:
+        why = f"its module must run on token ids alone; that ends with {type(error).__name__}: {error}"
+        raise _refusal(hf, name, why, "Take another dtype or another model.") from error
+    order = [layer for layer, _, _ in seen]
+    if order != list(range(len(blocks))):
+        raise _refusal(hf, name, f"its {len(blocks)} blocks must run once each, in order; these ran: {order}")
+    width = int(seen[0][1].shape[-1])
+    for layer, before, output in seen:
+        if not (isinstance(output, Tensor) or type(output) in (tuple, list)):
+            raise _refusal(hf, name, f"block {layer} must return a tensor or a tuple, not {type(output).__name__}")
+        h = stream_out(output)
+        if not before.shape == h.shape == (*tokens.shape, width):
+            shapes = f"block {layer} makes {tuple(h.shape)} of {tuple(before.shape)}"
+            raise _refusal(hf, name, f"the residual stream must have axes batch, position and width; of "
+                           f"{tuple(tokens.shape)} token ids {shapes}")  # fmt: skip
+        if not close(h[0, :-1], h[1, :-1], h.dtype):
+            raise _refusal(hf, name, f"a decoder must not look ahead; a later token changes what block {layer} returns "
+                           "at earlier positions")  # fmt: skip
+    return Look(
+        width,
+        seen[0][1].dtype,
+        tuple(stream_out(output).dtype for _, _, output in seen),
+        tuple(None if isinstance(output, Tensor) else tuple(output[1:]) for _, _, output in seen),
+    )
+
+
+def _refusal(hf: Any, name: str, why: str, remedy: str = REMEDY) -> InputError:
+    return InputError("model", name, f"its architecture {hf.config.model_type!r} has no adapter of its own, so {why}",
+                      remedy)  # fmt: skip
+
+
+def few_tokens(hf: Any, n: int) -> Tensor:
+    """Token ids, (1, n), away from both ends of the vocabulary, where special tokens stand."""
+    embedding = hf.get_input_embeddings().weight
+    return torch.linspace(len(embedding) / 4, 3 * len(embedding) / 4, n).long()[None].to(embedding.device)
+
+
+def stream_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The residual stream among the arguments of a block: the first, or the one called hidden_states."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def stream_out(output: Any) -> Tensor:
+    """The residual stream among what a block returns: all of it, or the first part."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
+    """Whether at every position two results in `dtype` differ by no more than rounding; what overflowed is equal."""
+    a, b = a.double().nan_to_num(), b.double().nan_to_num()
+    return bool(((a - b).norm(dim=-1) <= max(1e-5, torch.finfo(dtype).eps) * b.norm(dim=-1)).all())
+
+
+@contextmanager
+def removed(hooks: list[Any]) -> Iterator[None]:
+    """Remove the hooks afterwards, whatever happens."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,64 @@
+"""Adapters that compute every block themselves, over the weights of the Hugging Face module.
+
+    h <- embed;  h <- block_L(h) for L = 0, 1, ...;  logits = unembedding of the final norm of h
+An adapter says how to embed, how to run one block and how to read out, and may have sites inside its blocks.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+from homolog.axes import Logits, Residual, Tokens
+from homolog.errors import InputError
+from homolog.models.base import LanguageModel, Taps, widened
+from homolog.models.products import linear
+from homolog.models.sites import Site
+
+
+class Blockwise(LanguageModel):
+    """Base of the adapters of single architectures."""
+
+    @abstractmethod
+    def _context(self, embedded: Residual) -> Any:
+        """What all blocks of one pass share, for example rotary tables."""
+
+    @abstractmethod
+    def _block(self, layer: int, h: Residual, context: Any, taps: Taps) -> Residual: ...
+
+    @abstractmethod
+    def _final_norm(self, h: Residual) -> Residual: ...
+
+    def _embed(self, tokens: Tokens) -> Residual:
+        return self._embedding()(tokens)
+
+    def _pass(self, tokens: Tokens, taps: Taps, stop: Site | None, last_only: bool) -> Tensor | None:
+        h = taps("embed", None, self._embed(tokens))
+        if stop == Site("embed"):
+            return None
+        last = self.n_layers - 1 if stop is None or stop.layer is None else stop.layer
+        h = self._blocks_after(-1, last, h, taps)
+        return self._read_out(h, last_only) if stop is None else None
+
+    def _rest_of_pass(self, layer: int, h: Residual, taps: Taps, last_only: bool) -> Tensor:
+        return self._read_out(self._blocks_after(layer, self.n_layers - 1, h, taps), last_only)
+
+    def _blocks_after(self, layer: int, last: int, h: Residual, taps: Taps) -> Residual:
+        """The residual stream after block `last` from that after block `layer`."""
+        context = self._context(h)
+        for later in range(layer + 1, last + 1):
+            h = taps("resid", later, self._block(later, taps("resid_pre", later, h), context, taps))
+        return h
+
+    def _read_out(self, h: Residual, last_only: bool) -> Tensor:
+        return self.logits(h[:, -1:] if last_only else h)
+
+    def logits(self, h: Residual) -> Logits:
+        """Final norm and unembedding of a residual stream, in float32 (float64 where the model is)."""
+        head = self.hf.get_output_embeddings()
+        if head is None:
+            raise InputError("model", self.name, "it has no language modelling head", "Load a causal language model.")
+        h = self._final_norm(h)
+        return widened(linear(head, h.to(head.weight.dtype)))

@@ -1,0 +1,73 @@
+"""What transformers would do unasked, and does not do here.
+
+Encoders are refused.  Kernels are not fetched from the Hub while a module is built (RWKV would, where the package
+`kernels` and a CUDA device are there).  RWKV's weights are not divided.  Rotary frequencies are not rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers.integrations import hub_kernels
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from homolog.errors import InputError
+
+
+def require_decoder(config: Any, name: str) -> None:
+    """InputError for the configuration of a model that is not a decoder alone."""
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        reason = f"{kind!r} has an encoder and a decoder, and one residual stream is compared"
+    elif kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        reason = f"transformers has no causal language model of its architecture {kind!r}"
+    else:
+        return
+    raise InputError("model", name, reason, "Take a language model that is a decoder alone.")
+
+
+@contextmanager
+def no_fetched_kernels() -> Iterator[None]:
+    """While a module is built, transformers' one way to kernels on the Hub is closed; it then takes torch's."""
+    before = hub_kernels.get_kernel
+
+    def refused(*_args: Any, **_kwargs: Any) -> Any:
+        raise ImportError("homolog fetches no kernels")
+
+    hub_kernels.get_kernel = refused
+    try:
+        yield
+    finally:
+        hub_kernels.get_kernel = before
+
+
+def never_rescale(hf: Any) -> None:
+    """Leave RWKV-4's weights alone.
+
+    In eval mode its forward divides the weights of every sixth block and after it by two, in place, and the residual
+    stream with them.  What an earlier forward has divided is restored first.
+    """
+    for module in hf.modules():
+        if getattr(module, "layers_are_rescaled", False):
+            module.train()
+            module._rescale_layers()
+            module.eval()
+    for module in hf.modules():
+        config = getattr(module, "config", None)
+        if getattr(config, "rescale_every", None):
+            config.rescale_every = 0  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def cast(hf: Any, dtype: torch.dtype) -> None:
+    """The module in `dtype`, without its rotary frequencies: in bfloat16 they would turn late positions wrongly.
+
+    transformers keeps them in float32 too when it loads weights in another dtype.
+    """
+    kept = {name: buffer for name, buffer in hf.named_buffers() if name.endswith("inv_freq")}
+    hf.to(dtype)
+    for name, buffer in kept.items():
+        owner, _, own_name = name.rpartition(".")
+        setattr(hf.get_submodule(owner), own_name, buffer)
