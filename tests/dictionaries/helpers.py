@@ -5,29 +5,52 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from homolog.dictionaries import ReluConfig, ResidualArrays, TopKConfig, TrainingConfig, plant
-from homolog.dictionaries.state import SaeState
+from homolog.dictionaries import AnyConfig, ResidualArrays, TrainingConfig, plant
+from homolog.dictionaries.training import scratch, step
+from homolog.dictionaries.training.state import SaeState, Weights
 
 D_MODEL, D_SAE = 16, 40
 
 
-def random_state(config: ReluConfig | TopKConfig, **training) -> SaeState:
-    """A state with random weights in general position, encoder and decoder unrelated."""
-    state = SaeState(config, TrainingConfig(precision="float32", **training), D_MODEL, False, ("m", "sae", 0))
+def random_state(config: AnyConfig, half: bool = False, **training) -> SaeState:
+    """A state with random weights in general position, encoder and decoder unrelated; moments keep whole gradients."""
+    settings = {"beta1": 0.0, "learning_rate": 1e-30, **training}
+    state = SaeState(config, TrainingConfig(**settings), D_MODEL, half, ("m", "sae", 0))
     rng = np.random.default_rng(5)
-    state.weights[:] = rng.standard_normal(state.weights.size) * 0.3
+    state.weights.flat[:] = rng.standard_normal(state.weights.flat.size) * 0.3
+    if config.kind == "jumprelu":
+        state.weights.vectors[1] = np.abs(state.weights.vectors[1])
+    if state.unit:
+        state.weights.W_dec /= np.linalg.norm(state.weights.W_dec, axis=1, keepdims=True)
+    state.refresh()
     return state
 
 
 def weights64(state: SaeState) -> dict[str, torch.Tensor]:
     """The weights as float64 leaves for autograd, W_enc in its public orientation."""
-    arrays = {"W_enc": state.W_enc_T.T, "b_enc": state.b_enc, "W_dec": state.W_dec, "b_dec": state.b_dec}
-    return {k: torch.from_numpy(v.astype(np.float64)).requires_grad_() for k, v in arrays.items()}
+    named = by_name(state, state.weights)
+    return {k: torch.from_numpy(v.astype(np.float64)).requires_grad_() for k, v in named.items()}
 
 
-def gradients(state: SaeState) -> dict[str, np.ndarray]:
-    """The gradients a state has gathered, as `weights64` names them."""
-    return {"W_enc": state.d_enc_T.T, "b_enc": state.d_b_enc, "W_dec": state.d_W_dec, "b_dec": state.d_b_dec}
+def by_name(state: SaeState, flat: Weights) -> dict[str, np.ndarray]:
+    """Weights, or moments, by their public names and orientation."""
+    matrices = {"W_enc": flat.W_enc_T.T, "W_dec": flat.W_dec, "b_dec": flat.b_dec}
+    return matrices | dict(zip(state.vectors, flat.vectors, strict=True))
+
+
+def gradients(
+    state: SaeState, x: torch.Tensor, dense: bool = False, at: int = 0, seen: torch.Tensor | None = None
+) -> dict[str, np.ndarray]:
+    """The gradients of a step on x, as `weights64` names them, from Adam's first moment with beta1 = 0.
+
+    dense: through products of whole matrices.  For decoders held at norm 1, without the part along each row.
+    """
+    if state.config.kind in ("relu", "jumprelu", "gated"):
+        state.scalars[0] = state.d_sae if dense else 0
+        if not dense:  # more is active in these small examples than entries usually have room for
+            scratch.room_for(state, len(x)).make_entries(min(scratch.BLOCK, len(x)) * state.d_sae)
+    step.take_step(state, x, x if seen is None else seen, at)
+    return by_name(state, state.mean)
 
 
 def small_source(n_layers: int = 2, n_tokens: int = 6000, seed: int = 0) -> ResidualArrays:

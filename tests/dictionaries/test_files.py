@@ -1,9 +1,10 @@
-"""Saved dictionaries: round trip, the real sae-lens as a reader, and refusals."""
+"""Saved dictionaries in our own layout: round trip and refusals."""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from tests.dictionaries.conftest import random_dictionary
 from tests.dictionaries.helpers import D_MODEL, D_SAE
 
-from homolog.dictionaries import Quality, load, save, saved_quality
+from homolog.dictionaries import KINDS, Quality, load, save, saved_quality
 from homolog.errors import InputError
 
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 
-@pytest.mark.parametrize("kind", ["relu", "topk"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_round_trip(kind: str, tmp_path: Path) -> None:
     sae = random_dictionary(kind)
     quality = Quality(100, 0.5, 3.0, 0.1, (0.0,) * 7)
@@ -26,17 +27,23 @@ def test_round_trip(kind: str, tmp_path: Path) -> None:
     back = load(tmp_path)
     assert (back.kind, back.k) == (sae.kind, sae.k)
     assert all(torch.equal(getattr(back, name), getattr(sae, name)) for name in NAMES)
-    assert back.metadata["model"] == "zoo:transformer-s0" and back.metadata["layer"] == 2
+    assert (back.threshold is None) == (kind in ("relu", "topk"))
+    assert back.threshold is None or torch.equal(back.threshold, sae.threshold)
+    assert {name: back.metadata[name] for name in sae.metadata} == sae.metadata
     carried = saved_quality(back)
     assert carried is not None and carried.l0 == 3.0 and math.isnan(carried.loss_clean)
     assert saved_quality(sae) is None
 
 
-@pytest.mark.parametrize(("index", "kind"), [(0, "relu"), (1, "topk")])
-def test_sae_lens_reads_what_we_save(index: int, kind: str, sae_lens_results: dict[str, torch.Tensor]) -> None:
-    sae, x = random_dictionary(kind), sae_lens_results["x"]
-    torch.testing.assert_close(sae_lens_results[f"{index}.encode"], sae.encode(x), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(sae_lens_results[f"{index}.decode"], sae.reconstruct(x), atol=1e-5, rtol=1e-5)
+def test_the_model_is_named_for_those_who_read_the_file(tmp_path: Path) -> None:
+    facts = {"ref": "EleutherAI/pythia-160m", "revision": "step1000", "tokenizer": "0f3a"}
+    save(
+        replace(random_dictionary("relu"), metadata={"model": "EleutherAI--pythia-160m", "layer": 2, **facts}), tmp_path
+    )
+    metadata = json.loads((tmp_path / "cfg.json").read_text())["metadata"]
+    assert metadata["model_name"] == facts["ref"] and metadata["hook_name"] == "blocks.2.hook_resid_post"
+    assert (metadata["revision"], metadata["tokenizer"]) == ("step1000", "0f3a")
+    assert metadata["homolog"]["kind"] == "relu" and "kind" not in load(tmp_path).metadata
 
 
 def test_foreign_input_convention_is_folded(tmp_path: Path) -> None:
@@ -76,10 +83,11 @@ def _flip_byte(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "cfg.json").unlink(), "cfg.json is missing"),
+        (lambda f: (f / "cfg.json").unlink(), "none of cfg.json, "),
         (lambda f: (f / "sae_weights.safetensors").unlink(), "sae_weights.safetensors is missing"),
         (lambda f: (f / "cfg.json").write_text("{"), "readable JSON"),
-        (lambda f: _edit(f, architecture="gated"), "one of standard, topk"),
+        (lambda f: _edit(f, architecture="gated"), "the kind under metadata.homolog, 'relu'"),
+        (lambda f: _edit(f, architecture="transcoder"), "one of standard, topk"),
         (lambda f: _edit(f, normalize_activations="layer_norm"), "normalize_activations"),
         (lambda f: _edit(f, d_sae="many"), "positive integer"),
         (_flip_byte, "SHA-256"),

@@ -7,62 +7,99 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.dictionaries.helpers import D_MODEL, D_SAE, random_state, small_source
+from tests.dictionaries.helpers import D_MODEL, D_SAE, random_state, small_source, weights64
 
 from homolog.dictionaries import (
+    AnyConfig,
+    BatchTopKConfig,
+    GatedConfig,
+    JumpReluConfig,
     Progress,
     ReluConfig,
     ResidualArrays,
     TopKConfig,
     TrainingConfig,
     TrainingDivergedError,
-    checkpoint,
     explained_variance,
     plant,
     train,
 )
 from homolog.dictionaries.seeds import derive_seed
-from homolog.dictionaries.state import SaeState
-from homolog.dictionaries.trainer import Normalisation, _fold, estimate_normalisation
+from homolog.dictionaries.training import checkpoint
+from homolog.dictionaries.training.fold import Normalisation, estimate_normalisation, fold
+from homolog.dictionaries.training.revive import revive
+from homolog.dictionaries.training.state import SaeState
 from homolog.errors import InputError
 
 SMALL = TrainingConfig(n_tokens=40_000, batch_size=256, scale_sample=2000)
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
+KINDS: list[AnyConfig] = [
+    ReluConfig(d_sae=D_SAE), ReluConfig(d_sae=D_SAE, weighted=False), TopKConfig(d_sae=D_SAE, k=5),
+    BatchTopKConfig(d_sae=D_SAE, k=5), JumpReluConfig(d_sae=D_SAE), GatedConfig(d_sae=D_SAE),
+]  # fmt: skip
+
+
+def named(config: AnyConfig) -> str:
+    return config.kind if getattr(config, "weighted", True) else f"plain {config.kind}"
 
 
 def same_bytes(a, b) -> bool:
     return all(getattr(a, n).numpy().tobytes() == getattr(b, n).numpy().tobytes() for n in NAMES)
 
 
-@pytest.mark.parametrize("config", [ReluConfig(d_sae=96, l1=2.0), TopKConfig(d_sae=96, k=4, dead_after=5000)])
-def test_planted_features_are_recovered(config: ReluConfig | TopKConfig) -> None:
+@pytest.mark.parametrize(
+    ("config", "recovered"),
+    [
+        (ReluConfig(d_sae=96, l1=2.0), 0.97),
+        (ReluConfig(d_sae=96, l1=2.0, weighted=False), 0.97),
+        (TopKConfig(d_sae=96, k=4), 0.97),
+        (BatchTopKConfig(d_sae=96, k=4), 0.9),
+        (JumpReluConfig(d_sae=96), 0.9),
+        (GatedConfig(d_sae=96, l1=2.0), 0.95),
+    ],
+    ids=lambda value: named(value) if not isinstance(value, float) else "",
+)
+def test_planted_features_are_recovered(config: AnyConfig, recovered: float) -> None:
     truth = plant(20_000, 32, 48, seed=7, mean_active=3.0, zipf=0.5)
     source = ResidualArrays(truth.x[None, :16_000], seed=0)
-    training = TrainingConfig(n_tokens=300_000, batch_size=256, learning_rate=3e-3)
-    sae = train(source, config, training, model="planted")["sae"][0]
+    training = TrainingConfig(n_tokens=300_000, batch_size=256, dead_after=5000)
+    reports: list[Progress] = []
+    sae = train(source, config, training, model="planted", progress=reports.append)["sae"][0]
     cosine = (truth.directions @ sae.W_dec.T).max(dim=1).values
-    assert float(cosine.mean()) > 0.9
-    assert explained_variance(truth.x[16_000:], sae.reconstruct(truth.x[16_000:])) > 0.75
+    assert float(cosine.mean()) > recovered
+    held_out = truth.x[16_000:]
+    f = sae.encode(held_out)
+    score, l0 = explained_variance(held_out, sae.decode(f)), float((f > 0).sum(1).float().mean())
+    assert score > 0.8 and score == pytest.approx(reports[-1].explained_variance, abs=0.02)
+    assert l0 == pytest.approx(reports[-1].l0, rel=0.1)
+    assert reports[-1].loss < reports[0].loss
     torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(96))
 
 
-@pytest.mark.parametrize("config", [ReluConfig(d_sae=D_SAE), TopKConfig(d_sae=D_SAE, k=5)])
-def test_scale_and_mean_fold_exactly(config: ReluConfig | TopKConfig) -> None:
+@pytest.mark.parametrize("config", KINDS, ids=named)
+def test_scale_and_mean_fold_exactly(config: AnyConfig) -> None:
     state = random_state(config)
-    if config.kind == "topk":
-        state.W_dec /= np.linalg.norm(state.W_dec, axis=1, keepdims=True)
+    state.scalars[1] = 0.4
     rng = np.random.default_rng(0)
     raw = torch.from_numpy(rng.standard_normal((300, D_MODEL)) * 7 + 20)
     normal = Normalisation(torch.from_numpy(rng.standard_normal(D_MODEL) * 5 + 20).float(), 0.31, 1.0)
-    sae = _fold(state, normal, {})
-    x = ((raw - normal.mean.double()) * normal.scale).numpy()  # what training saw, in float64
-    f = np.maximum(x @ state.W_enc_T.T.astype(np.float64) + state.b_enc, 0)
-    if isinstance(config, TopKConfig):
-        f[f < np.sort(f, axis=1)[:, [-config.k]]] = 0
-    x_hat = (f @ state.W_dec.astype(np.float64) + state.b_dec) / normal.scale + normal.mean.numpy()
-    lengths = f * np.linalg.norm(state.W_dec.astype(np.float64), axis=1) / normal.scale
-    np.testing.assert_allclose(sae.encode(raw.float()).numpy(), lengths, atol=1e-4)
-    np.testing.assert_allclose(sae.reconstruct(raw.float()).numpy(), x_hat, atol=1e-4)
+    sae = fold(state, normal, {})
+    x = (raw.numpy() - normal.mean.double().numpy()) * normal.scale  # what training saw, in float64
+    w = weights64(state)
+    product = torch.from_numpy(x) @ w["W_enc"]
+    if config.kind == "gated":
+        f = (product + w["b_gate"] > 0) * torch.relu(torch.exp(w["r_mag"]) * product + w["b_mag"])
+    else:
+        f = torch.relu(product + w["b_enc"])
+        if config.kind == "topk":
+            f = f * (f >= f.topk(5, dim=1).values[:, -1:])
+        if config.kind in ("batchtopk", "jumprelu"):
+            f = f * (f > (w["threshold"] if config.kind == "jumprelu" else 0.4))
+    x_hat = (f @ w["W_dec"] + w["b_dec"]) / normal.scale + normal.mean
+    lengths = f * w["W_dec"].norm(dim=1) / normal.scale
+    torch.testing.assert_close(sae.encode(raw.float()).double(), lengths.detach(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(sae.reconstruct(raw.float()).double(), x_hat.detach(), atol=1e-4, rtol=1e-4)
+    assert (sae.kind, sae.k) == (config.kind, 5 if config.kind == "topk" else None)
 
 
 def test_normalisation_gives_mean_zero_and_norm_sqrt_d_model() -> None:
@@ -76,27 +113,36 @@ def test_normalisation_gives_mean_zero_and_norm_sqrt_d_model() -> None:
 def test_seeds_differ_by_model_label_and_layer() -> None:
     names = [("a", "sae", 0), ("a", "sae", 1), ("a", "seed1", 0), ("b", "sae", 0)]
     states = [SaeState(ReluConfig(d_sae=8), SMALL, 4, False, n) for n in names]
-    cosines = [float(abs((s.W_dec[0] @ states[0].W_dec[0]) / 0.01)) for s in states[1:]]
+    rows = [s.weights.W_dec[0] for s in states]
+    cosines = [float(abs(row @ rows[0]) / 0.01) for row in rows[1:]]
     assert all(c < 0.99 for c in cosines)
     assert len({derive_seed(0, *n) for n in names}) == 4
     assert derive_seed(0, "ab", "c") != derive_seed(0, "a", "bc")
 
 
-def test_same_seed_same_bytes_whatever_the_threads() -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("config", KINDS, ids=named)
+def test_same_seed_same_bytes_whatever_the_threads(config: AnyConfig, precision: str) -> None:
+    """With two threads and three layers each takes a layer at a time; with four, all work on each layer."""
+    training = SMALL.model_copy(update={"n_tokens": 20_000, "batch_size": 1200, "precision": precision})
     runs = [
-        train(small_source(), ReluConfig(d_sae=D_SAE), SMALL, model="m", labels=("sae", "seed1"), workers=w)
-        for w in (1, 2)
+        train(small_source(3), config, training, model="m", labels=("sae", "seed1"), workers=workers)
+        for workers in (1, 2, 4)
     ]
-    for label in ("sae", "seed1"):
-        assert all(same_bytes(a, b) for a, b in zip(runs[0][label], runs[1][label], strict=True))
+    for other in runs[1:]:
+        for label in ("sae", "seed1"):
+            assert all(same_bytes(a, b) for a, b in zip(runs[0][label], other[label], strict=True))
     assert not same_bytes(runs[0]["sae"][0], runs[0]["seed1"][0])
-    other = train(small_source(), ReluConfig(d_sae=D_SAE), SMALL, model="other")
-    assert not same_bytes(runs[0]["sae"][0], other["sae"][0])
 
 
-@pytest.mark.parametrize("config", [ReluConfig(d_sae=D_SAE), TopKConfig(d_sae=D_SAE, k=5, dead_after=500)])
-def test_killed_run_resumes_to_the_same_bytes(config: ReluConfig | TopKConfig, tmp_path: Path) -> None:
-    training = SMALL.model_copy(update={"n_tokens": 60_000})
+def test_models_start_from_seeds_of_their_own() -> None:
+    one, other = (train(small_source(), ReluConfig(d_sae=D_SAE), SMALL, model=model) for model in ("m", "other"))
+    assert not same_bytes(one["sae"][0], other["sae"][0])
+
+
+@pytest.mark.parametrize("config", KINDS, ids=named)
+def test_killed_run_resumes_to_the_same_bytes(config: AnyConfig, tmp_path: Path) -> None:
+    training = SMALL.model_copy(update={"n_tokens": 60_000, "dead_after": 500, "revive_until": 1.0})
     whole = train(small_source(), config, training, model="m")["sae"]
     file = tmp_path / "checkpoint.safetensors"
 
@@ -112,6 +158,44 @@ def test_killed_run_resumes_to_the_same_bytes(config: ReluConfig | TopKConfig, t
     assert reports[-1].tokens_total < 40_000  # it did not start again
     assert all(same_bytes(a, b) for a, b in zip(whole, resumed, strict=True))
     assert not file.exists()
+
+
+@pytest.mark.parametrize("config", [KINDS[0], KINDS[1], KINDS[4], KINDS[5]], ids=named)
+def test_dead_features_are_drawn_anew_from_errors(config: AnyConfig) -> None:
+    state = random_state(config, dead_after=100, revive_until=0.5, n_tokens=1000, batch_size=10, seed=3)
+    for moment in (state.mean, state.square):
+        moment.flat[:] = 1
+    state.silent[:5] = 100
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.standard_normal((50, D_MODEL)).astype(np.float32))
+    error = np.zeros((50, D_MODEL), np.float32)  # only tokens 0 to 9 have errors: their inputs are not explained
+    error[:10] = -0.1 * x[:10].numpy()
+    before = state.weights.W_dec.copy()
+    assert revive(state, x, error, 50) == 0  # too late
+    assert revive(state, x, error, 49) == 5
+    np.testing.assert_array_equal(state.weights.W_dec[5:], before[5:])
+    cosine = np.abs(state.weights.W_dec[:5] @ x[:10].numpy().T) / np.linalg.norm(x[:10], axis=1)
+    chosen = (cosine / np.linalg.norm(state.weights.W_dec[:5], axis=1, keepdims=True)).argmax(1)
+    assert len(set(chosen.tolist())) == 5  # a token each
+    sae = fold(state, Normalisation(torch.zeros(D_MODEL), 1.0, 1.0), {})
+    fires = sae.encode(x) > 0
+    assert all(fires[token, i] for i, token in enumerate(chosen.tolist()))
+    assert (state.silent[:5] == 0).all()
+    for moment in (state.mean, state.square):
+        assert (
+            (moment.W_enc_T[:5] == 0).all() and (moment.W_enc_T[5:] == 1).all() and (moment.vectors[:, :5] == 0).all()
+        )
+
+
+def test_revival_leaves_fewer_dead() -> None:
+    """Features that start far below 0 stay silent for good, unless they are drawn anew."""
+    truth = plant(8_000, 32, 48, seed=7, mean_active=3.0, zipf=0.5)
+    config, dead = ReluConfig(d_sae=96, l1=2.0, init_active=1e-5), []
+    for share in (0.0, 0.6):
+        training = TrainingConfig(n_tokens=200_000, batch_size=256, dead_after=5000, revive_until=share)
+        sae = train(ResidualArrays(truth.x[None], seed=0), config, training, model="p")["sae"][0]
+        dead.append(float(((sae.encode(truth.x) > 0).sum(0) == 0).float().mean()))
+    assert dead[0] > 0.1 and dead[1] < 0.2 * dead[0]
 
 
 def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:

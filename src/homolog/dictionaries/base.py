@@ -1,13 +1,18 @@
 """A dictionary turns residuals into features; a sparse autoencoder is one that also turns them back.
 
-f = activation((x - b_dec) W_enc + b_enc),  x' = f W_dec + b_dec,   activation: ReLU or TopK of ReLU
+    p = (x - b_dec) W_enc + b_enc
+    f = max(p, 0) where p > threshold, else 0;  of these a token's k largest, where k is given
+    x' = f W_dec + b_dec
+
+Every kind that is trained here comes down to this form: ReLU has neither threshold nor k, TopK has k, JumpReLU and
+BatchTopK have a threshold, and a Gated autoencoder is one with a threshold exactly (`losses.fold_gated`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from scipy import sparse
@@ -16,6 +21,9 @@ from homolog.axes import Activations, Features
 from homolog.dictionaries import losses
 from homolog.dictionaries.hardware import Precision
 from homolog.errors import InputError
+
+Kind = Literal["relu", "topk", "batchtopk", "jumprelu", "gated"]
+WITH_THRESHOLD = ("batchtopk", "jumprelu", "gated")
 
 
 @runtime_checkable
@@ -49,9 +57,11 @@ class SparseAutoencoder:
     """(d_sae, d_model)"""
     b_dec: torch.Tensor
     """(d_model,)"""
-    kind: Literal["relu", "topk"] = "relu"
+    kind: Kind = "relu"
     k: int | None = None
-    """Features a token may use (TopK); None for ReLU."""
+    """Features a token may use (TopK); None for the others."""
+    threshold: torch.Tensor | None = None
+    """(d_sae,) pre-activations up to which features stay 0, none below 0 (BatchTopK, JumpReLU, Gated); else None."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What made it: model, layer, label, config, training, tokens, precision; plain JSON values."""
 
@@ -62,8 +72,16 @@ class SparseAutoencoder:
             found = tuple(getattr(self, name).shape)
             if found != shape:
                 raise InputError(name, found, f"W_enc of shape {(d_model, d_sae)} needs {shape}", "Check the weights.")
+        if self.kind not in get_args(Kind):
+            raise InputError("kind", self.kind, f"it must be one of {', '.join(get_args(Kind))}", "Check the weights.")
         if (self.kind == "topk") != (self.k is not None):
-            raise InputError("k", self.k, "topk needs it and relu has none", "Set kind and k together.")
+            raise InputError("k", self.k, "topk needs it, and no other kind has one", "Set kind and k together.")
+        found = None if self.threshold is None else tuple(self.threshold.shape)
+        if found != ((d_sae,) if self.kind in WITH_THRESHOLD else None):
+            raise InputError("threshold", found, f"{', '.join(WITH_THRESHOLD)} need {(d_sae,)}, others none",
+                             "Set kind and threshold together.")  # fmt: skip
+        if self.threshold is not None and not bool((self.threshold >= 0).all()):
+            raise InputError("threshold", float(self.threshold.min()), "none is below 0 or NaN", "Check the weights.")
 
     @property
     def d_model(self) -> int:
@@ -75,10 +93,10 @@ class SparseAutoencoder:
 
     def encode(self, x: Activations) -> Features:
         """Features of raw residuals: (token, d_model) to (token, d_sae), dense."""
-        centred = x.to(self.W_enc.dtype) - self.b_dec
-        if self.k is None:
-            return losses.relu_features(centred, self.W_enc, self.b_enc)
-        return losses.topk_features(centred, self.W_enc, self.b_enc, self.k)
+        pre = (x.to(self.W_enc.dtype) - self.b_dec) @ self.W_enc + self.b_enc
+        if self.threshold is not None:
+            pre = pre * (pre > self.threshold)
+        return torch.relu(pre) if self.k is None else losses.keep_largest(torch.relu(pre), self.k)
 
     def encode_sparse(self, x: Activations, precision: Precision = "auto") -> sparse.csr_array:
         """`encode` as scipy CSR (token, d_sae), float32 values, int32 indices; never dense for all tokens.

@@ -1,4 +1,4 @@
-"""Dictionaries that should not match, to compare matches with.
+"""Dictionaries that should not match, to compare matches with: the same activations read in other directions.
 
 `rotated` turns every direction of a dictionary by one random orthogonal matrix Q about b_dec:
 
@@ -7,24 +7,33 @@
 Angles between features, norms and sparsity pattern of the weights stay; what is lost is their relation to the
 directions that the model writes.  The rotated features still read the same residuals at the same tokens,
 through thresholds, so they do correlate with features of the other model: that much of a match any
-thresholded directions would give.
+thresholded directions would give.  `random_directions` keeps no angles either: unit vectors drawn one by one.
 
 Residuals are not isotropic, so after rotation a feature's pre-activation has another spread, and its old
 threshold another firing rate: commonly, features tuned to a rare direction fire all the time or never.  The
-null of a maximum correlation depends on firing rates, so the control is only fair at equal ones.  Given a
-sample of activations, each b_enc is set anew so that the rotated feature fires at the share of tokens at
-which the original did (ReLU; ties aside).  With TopK, every token keeps its k features whatever the
-thresholds, and single features' rates change.
+null of a maximum correlation depends on firing rates, so a control is only fair at equal ones.  Given a sample of
+activations, each b_enc is set anew so that the feature fires at as many of them, n, as the original did (ties aside):
+
+    b_enc = threshold - (z_(n) + z_(n+1)) / 2,    z_(n) the n-th largest of (x_t - b_dec) w,  threshold 0 for ReLU
+
+Thresholds stay, and with them the least value of an active feature.  With TopK, every token keeps its k features
+whatever the biases, and single features' rates change.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
 
 from homolog.axes import Activations
 from homolog.dictionaries.base import SparseAutoencoder
+from homolog.dictionaries.coding import Coder
 from homolog.dictionaries.seeds import generator
+from homolog.errors import InputError
+
+_ENTRIES = 1 << 21  # projections that are sorted at once
 
 
 def random_orthogonal(d_model: int, seed: int) -> torch.Tensor:
@@ -34,45 +43,43 @@ def random_orthogonal(d_model: int, seed: int) -> torch.Tensor:
 
 
 def rotated(sae: SparseAutoencoder, seed: int, activations: Activations | None = None) -> SparseAutoencoder:
-    """The dictionary with its directions rotated; with `activations` (token, d_model), raw residuals, firing
-    rates of a ReLU dictionary are kept (see the module's first lines). 20,000 tokens resolve rates down to 1
+    """The dictionary with its directions rotated; with `activations` (token, d_model), raw residuals, the firing
+    rates of its features are kept, but for TopK (see the module's first lines). 20,000 tokens resolve rates down to 1
     in 20,000.
     """
     rotation = random_orthogonal(sae.d_model, seed)
     W_enc = (rotation @ sae.W_enc.double()).float()
     W_dec = (sae.W_dec.double() @ rotation.T).float()
     b_enc = sae.b_enc
-    if activations is not None and sae.kind == "relu":
-        b_enc = _thresholds(W_enc, sae, activations)
-    made = {**sae.metadata, "control": "rotated", "rotation_seed": seed}
-    return SparseAutoencoder(W_enc, b_enc, W_dec, sae.b_dec, kind=sae.kind, k=sae.k, metadata=made)
+    if activations is not None and sae.kind != "topk":
+        b_enc = _biases(W_enc, sae.b_dec, sae.threshold, activations, _counts(sae, activations))
+    made = _made(sae, control="rotated", rotation_seed=seed)
+    return SparseAutoencoder(
+        W_enc, b_enc, W_dec, sae.b_dec, kind=sae.kind, k=sae.k, threshold=sae.threshold, metadata=made
+    )
 
 
-def _thresholds(W_enc: torch.Tensor, sae: SparseAutoencoder, activations: Activations) -> torch.Tensor:
-    """b_enc at which each feature of W_enc fires at as many of the tokens as the original does.
+def random_directions(sae: SparseAutoencoder, seed: int, activations: Activations) -> SparseAutoencoder:
+    """Unit vectors drawn uniformly, as many as `sae` has features, each firing as often as one of them.
 
-    With n firing tokens, the threshold is half-way between the n-th and (n+1)-th largest pre-activation.
+    activations: (token, d_model) raw residuals, on which the rates are matched.  Encoder and decoder are the same
+    directions about b_dec; kind and thresholds are those of `sae`, but TopK becomes ReLU, where rates can be set.
     """
-    x = activations.float() - sae.b_dec
-    b_enc = sae.b_enc.clone()
-    for low in range(0, sae.d_sae, 64):  # 64 features at a time bound the memory
-        part = slice(low, low + 64)
-        counts = (x @ sae.W_enc[:, part] + sae.b_enc[part] > 0).sum(0)
-        ordered = torch.sort(x @ W_enc[:, part], dim=0, descending=True).values
-        last = len(x) - 1
-        above = ordered.gather(0, (counts - 1).clamp(0, last)[None])[0]
-        below = ordered.gather(0, counts.clamp(0, last)[None])[0]
-        threshold = torch.where(counts == 0, above + above.abs().clamp(min=1e-6), (above + below) / 2)
-        b_enc[part] = -torch.where(counts > last, below - below.abs().clamp(min=1e-6), threshold)
-    return b_enc
+    W_dec = torch.from_numpy(generator(seed, "random directions").standard_normal((sae.d_sae, sae.d_model)))
+    W_dec = (W_dec / W_dec.norm(dim=1, keepdim=True)).float()
+    W_enc = W_dec.T.contiguous()
+    b_enc = _biases(W_enc, sae.b_dec, sae.threshold, activations, _counts(sae, activations))
+    kind = "relu" if sae.kind == "topk" else sae.kind
+    made = _made(sae, control="random directions", directions_seed=seed)
+    return SparseAutoencoder(W_enc, b_enc, W_dec, sae.b_dec, kind=kind, threshold=sae.threshold, metadata=made)
 
 
 def firing_like_trained(sae: SparseAutoencoder, activations: Activations, l0: float, seed: int) -> SparseAutoencoder:
-    """`sae` with thresholds at which `l0` features a token fire, with the skewed frequencies of trained dictionaries.
+    """`sae` with biases at which `l0` features a token fire, with the skewed frequencies of trained dictionaries.
 
     The feature of rank r (the ranks are drawn from `seed`) fires on a share of the tokens proportional to
-    (r + 8)^-0.7, at most 0.7.  For rehearsals with dictionaries that were hardly trained; activations: (token, d_model)
-    raw residuals, on which the thresholds are set.
+    (r + 8)^-0.7, at most 0.7.  With TopK, the k largest of these are left.  For rehearsals with dictionaries that were
+    hardly trained; activations: (token, d_model) raw residuals, on which the biases are set.
     """
     rank = torch.randperm(sae.d_sae, generator=torch.Generator().manual_seed(seed)).double()
     weight = (rank + 8) ** -0.7
@@ -80,11 +87,44 @@ def firing_like_trained(sae: SparseAutoencoder, activations: Activations, l0: fl
     for _ in range(50):
         scale = scale * l0 / (scale * weight).clamp(max=0.7).sum()
     expected = (scale * weight).clamp(max=0.7) * len(activations)
-    x, b_enc = activations.float() - sae.b_dec, sae.b_enc.clone()
-    for low in range(0, sae.d_sae, 256):  # 256 features at a time bound the memory
-        part = slice(low, low + 256)
-        ordered = torch.sort(x @ sae.W_enc[:, part], dim=0, descending=True).values
-        place = expected[part].ceil().long().clamp(1, len(x) - 1)
-        b_enc[part] = -ordered.gather(0, place[None])[0]
-    made = {**sae.metadata, "control": "thresholds of a rehearsal"}
-    return SparseAutoencoder(sae.W_enc, b_enc, sae.W_dec, sae.b_dec, kind=sae.kind, k=sae.k, metadata=made)
+    counts = expected.ceil().long().clamp(1, len(activations) - 1)
+    b_enc = _biases(sae.W_enc, sae.b_dec, sae.threshold, activations, counts)
+    made = _made(sae, control="thresholds of a rehearsal")
+    return SparseAutoencoder(
+        sae.W_enc, b_enc, sae.W_dec, sae.b_dec, kind=sae.kind, k=sae.k, threshold=sae.threshold, metadata=made
+    )
+
+
+def _made(sae: SparseAutoencoder, **facts: Any) -> dict[str, Any]:
+    """Metadata of a control: those of its original, less the quality, which is not its own."""
+    return {name: value for name, value in sae.metadata.items() if name != "quality"} | facts
+
+
+def _counts(sae: SparseAutoencoder, activations: Activations) -> torch.Tensor:
+    """At how many tokens each feature fires: (d_sae,) int64."""
+    return torch.from_numpy(Coder(sae, activations.device).counts(activations))
+
+
+def _biases(W_enc: torch.Tensor, b_dec: torch.Tensor, threshold: torch.Tensor | None, activations: Activations,
+            counts: torch.Tensor) -> torch.Tensor:  # fmt: skip
+    """b_enc (d_sae,) at which each feature fires at `counts` (d_sae,) of the tokens (token, d_model).
+
+    For a feature that fires at none, or at all, the bias is as far from firing at one, or not at one, as the extreme
+    token is from the centre.
+    """
+    if len(activations) < 2:
+        raise InputError("activations", len(activations), "firing rates need at least two tokens", "Give a sample.")
+    x, last = activations.float() - b_dec, len(activations) - 1
+    cut = torch.empty(W_enc.shape[1], dtype=torch.float64)
+    step = max(1, _ENTRIES // len(x))
+    for low in range(0, len(cut), step):
+        part = slice(low, low + step)
+        n = counts[part]
+        ordered = torch.sort(x @ W_enc[:, part], dim=0, descending=True).values.double()
+        above = ordered.gather(0, (n - 1).clamp(0, last)[None])[0]
+        below = ordered.gather(0, n.clamp(0, last)[None])[0]
+        between = torch.where(n == 0, above + above.abs().clamp(min=1e-6), (above + below) / 2)
+        cut[part] = torch.where(n > last, below - below.abs().clamp(min=1e-6), between)
+    if threshold is None:
+        return -cut.float()
+    return torch.where(threshold.isinf(), 0, threshold.double() - cut).float()  # of infinity, no bias makes it fire

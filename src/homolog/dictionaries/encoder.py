@@ -1,12 +1,14 @@
 """From residuals to sparse features, as fast as the hardware allows and with values that do not depend on how.
 
 The product x W_enc, in bfloat16 where native, only says which features may be active (`screening`); these are
-computed from the float32 weights in float64 and rounded to float32.  Which features are active and what their values
-are is therefore the same in bfloat16 and float32, for one token or many at once, for one thread or more; on CUDA the
-same but for the order of float64 sums, which moves a float32 now and then by its last bit.
+computed from the float32 weights in float64, rounded to float32 and compared with their float32 thresholds, 0 where a
+kind has none.  Which features are active and what their values are is therefore the same in bfloat16 and float32, for
+one token or many at once, for one thread or more; on CUDA the same but for the order of float64 sums, which moves a
+float32 now and then by its last bit.
 
 Where more than a sixteenth of all features may be active, computing them one by one no longer pays: a block of tokens
-then takes its values from the float32 product, and their last bits may depend on which tokens share the block.
+then takes its values from the float32 product, and their last bits may depend on which tokens share the block.  Which
+features are active does not: wherever the product's error leaves it open, the exact sum decides.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import torch
 from scipy import sparse
 
 from homolog.axes import Activations
-from homolog.dictionaries import kernels, screening
+from homolog.dictionaries import screening
 from homolog.dictionaries.base import SparseAutoencoder
 from homolog.dictionaries.hardware import Precision, Threads, product_precision
 from homolog.errors import InputError
@@ -33,6 +35,7 @@ _FEW = 64  # tokens of a block that are looked at first, so that dense features 
 _DENSE = 1 / 16  # share of features that may be active, above which a block takes the float32 product
 _GATHERED = 1 << 25  # float64 numbers of a CUDA device's memory that exact sums may take at once
 _LARGEST = 1e38
+_RELATIVE = 2.0**-23  # of a float32 number: twice what rounding moves it
 
 _Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Active features of a block, their values, and how many each token has."""
@@ -56,9 +59,15 @@ class SparseEncoder:
         self.half = self.W_enc_T.bfloat16() if self.product == "bfloat16" else None
         self.w_norm = _norms(self.W_enc_T)
         self.w_error = torch.zeros_like(self.w_norm) if self.half is None else _norms(self.W_enc_T - self.half.float())
-        # Sums in float32 of d_model terms, in any order and rounding; and the rounding of the result.
+        # Sums in float32 of d_model terms, in any order and rounding; the rounding of the result; that of the biases.
         self.sum_error = self.d_model * 2.0**-23
-        self.relative = 2.0**-23 if self.half is None else 2.0**-8 * (1 + 2.0**-10)
+        self.relative = _RELATIVE if self.half is None else 2.0**-8 * (1 + 2.0**-10)
+        none = torch.zeros(self.d_sae)
+        given = (none if sae.threshold is None else sae.threshold).to(self.device, torch.float32)
+        self.threshold = given.clamp(max=_LARGEST)  # what no pre-activation reaches
+        self.slack = 2 * _RELATIVE * (self.b_enc.abs() + self.threshold)
+        self.highest = self.b_enc - self.threshold + self.slack
+        self.lowest = self.b_enc - self.threshold - self.slack
         self.block = _BLOCK if self.device.type == "cpu" else _CUDA_BLOCK
         rows = _PRODUCT_BYTES // (self.d_sae * (4 if self.half is None else 2))
         self.rows = min(self.block, max(64, rows // 64 * 64))
@@ -105,7 +114,7 @@ class SparseEncoder:
         return x, seen, norm, (error + 1.01 * self.sum_error) * self.w_norm + self.w_error
 
     def _on_cpu(self, x, seen, norm, bound, room: _Room) -> _Entries:
-        start, b_enc = room.start[: len(x) + 1], self.b_enc.numpy()
+        start, highest, lowest = room.start[: len(x) + 1], self.highest.numpy(), self.lowest.numpy()
         n = 0
         for low, high in itertools.pairwise([0, *range(_FEW, len(x), self.rows), len(x)]):
             part, limit = slice(low, high), n + int((high - low) * self.d_sae * _DENSE)
@@ -115,15 +124,16 @@ class SparseEncoder:
                 torch.mm(seen[part], self.half.T, out=room.product[: high - low])
                 full = room.no_full
             n = screening.screen(
-                room.half, full, self.half is not None, np.float32(self.relative), b_enc, norm[part].numpy(),
+                room.half, full, self.half is not None, np.float32(self.relative), highest, lowest, norm[part].numpy(),
                 bound.numpy(), self.k, limit, room.index, start[low : high + 1],
             )  # fmt: skip
             if n < 0:
                 return self._dense(x, room)
         screening.compute(
-            x.numpy(), self.W_enc_T.numpy(), b_enc, room.index, start, room.token, room.place, room.offset, room.value
-        )
-        n = screening.keep_active(self.k, room.index, room.value, start)
+            x.numpy(), self.W_enc_T.numpy(), self.b_enc.numpy(), room.index, start, room.token, room.place, room.offset,
+            room.value,
+        )  # fmt: skip
+        n = screening.keep_active(self.threshold.numpy(), self.k, room.index, room.value, start)
         return room.index[:n].copy(), room.value[:n].copy(), np.diff(start)
 
     def _dense(self, x: torch.Tensor, room: _Room) -> _Entries:
@@ -134,7 +144,11 @@ class SparseEncoder:
             index, value = np.empty(size, np.int32), np.empty(size, np.float32)
             start = room.start[: len(part) + 1]
             full = self._float32_product(part).numpy()
-            n = kernels.select_active(room.no_half, full, False, self.b_enc.numpy(), self.k, index, value, start)
+            n = screening.select_dense(
+                full, part.numpy(), self.W_enc_T.numpy(), self.b_enc.numpy(), self.threshold.numpy(),
+                np.float32(_RELATIVE), self.slack.numpy(), _norms(part).numpy(), self._float32_bound().numpy(), self.k,
+                index, value, start,
+            )  # fmt: skip
             found.append((index[:n], value[:n], np.diff(start)))
         index, value, counts = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
         return index, value, counts
@@ -144,29 +158,42 @@ class SparseEncoder:
 
         return project(x, self.W_enc_T)
 
+    def _float32_bound(self) -> torch.Tensor:
+        """Each feature's bound on the error of a float32 product, at norm 1."""
+        return 1.01 * self.sum_error * self.w_norm
+
     def _by_torch(self, x, seen, norm, bound) -> _Entries:
         """What `_on_cpu` does, in torch operations; only the active entries leave the device."""
         with _full_sums():
             product = (x @ self.W_enc_T.T if self.half is None else seen @ self.half.T).float()
         margin = norm[:, None] * bound + self.relative * product.abs()
-        pre = product + self.b_enc
-        threshold = torch.zeros(len(x), 1, device=self.device)
+        least = torch.zeros(len(x), 1, device=self.device)
         if self.k:
-            lowest = torch.topk(pre - margin, min(self.k, self.d_sae), dim=1).values[:, -1:]
-            threshold = torch.maximum(threshold, torch.nextafter(lowest, -torch.ones_like(lowest)))
-        token, feature = torch.nonzero(pre + margin > threshold, as_tuple=True)
+            kth = torch.topk(product + self.lowest - margin, min(self.k, self.d_sae), dim=1).values[:, -1:]
+            least = torch.maximum(least, torch.nextafter(kth, -torch.ones_like(kth)))
+        token, feature = torch.nonzero(product + self.highest + margin > least, as_tuple=True)
         if len(token) > _DENSE * product.numel() and not self.k:
             with _full_sums():
-                pre = product if self.half is None else x @ self.W_enc_T.T
-            value = (pre + self.b_enc)[token, feature]
+                product = product if self.half is None else x @ self.W_enc_T.T
+            value = self._decided(x, product[token, feature], token, feature)
         else:
             value = self._exact(x, token, feature)
-        active = value > 0
+        active = value > self.threshold[feature]
         token, feature, value = token[active], feature[active], value[active]
         if self.k:
             token, feature, value = _largest(token, feature, value, self.k)
         counts = torch.bincount(token, minlength=len(x))
         return feature.to(torch.int32).cpu().numpy(), value.cpu().numpy(), counts.cpu().numpy()
+
+    def _decided(
+        self, x: torch.Tensor, product: torch.Tensor, token: torch.Tensor, feature: torch.Tensor
+    ) -> torch.Tensor:
+        """Pre-activations of single entries from the float32 product, exact where its error leaves open if active."""
+        value = product + self.b_enc[feature]
+        margin = _norms(x)[token] * self._float32_bound()[feature] + _RELATIVE * product.abs() + self.slack[feature]
+        left_open = torch.nonzero((value - self.threshold[feature]).abs() <= margin)[:, 0]
+        value[left_open] = self._exact(x, token[left_open], feature[left_open])
+        return value
 
     def _exact(self, x: torch.Tensor, token: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
         """x w + b_enc of single entries, summed in float64, as float32."""
@@ -183,8 +210,7 @@ class _Room:
 
     def __init__(self, encoder: SparseEncoder) -> None:
         entries = encoder.block * encoder.d_sae
-        self.no_half, self.no_full = np.empty((0, 0), np.uint16), np.empty((0, 0), np.float32)
-        self.half = self.no_half
+        self.half, self.no_full = np.empty((0, 0), np.uint16), np.empty((0, 0), np.float32)
         if encoder.half is not None:
             self.product = torch.empty(encoder.rows, encoder.d_sae, dtype=torch.bfloat16)
             self.half = self.product.view(torch.uint16).numpy()

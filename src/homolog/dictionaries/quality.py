@@ -1,33 +1,54 @@
 """How good a dictionary is, and whether it may be used for a verdict.
 
-    explained variance = 1 - sum_t ||x_t - x'_t||^2 / sum_t ||x_t - mean||^2
+    explained variance = 1 - sum_t ||x_t - x'_t||^2 / sum_t ||x_t - m||^2
 
-over kept tokens, summed over dimensions, with the mean of those same tokens: predicting the mean scores
-exactly 0.
+over kept tokens, summed over dimensions, m the mean of those same tokens: predicting the mean scores exactly 0.
+
+    L0 = mean_t #{i: f_ti != 0},   dead share = #{i: n_i = 0} / d_sae,   dense share = #{i: n_i > N / 10} / d_sae
+
+with n_i of the N tokens having f_i other than 0.
 
     loss recovered = (loss_ablated - loss_spliced) / (loss_ablated - loss_clean)
 
 where the reconstruction (spliced) or the mean activation (ablated) replaces the residual stream of one layer.
 The mean is used for ablation rather than 0: zeros put the model far off its data, raise loss_ablated and
 flatter every dictionary.
+
+    share of T = sum_{t in T} ||x_t - m||^2 / sum_t ||x_t - m||^2
+    sink share: T the kept tokens with ||x_t|| > 10 median ||x||, among the kept tokens
+    BOS share:  T the masked tokens, among all tokens
+
+A few tokens, the first of a context above all, draw attention that has nowhere to go and have norms 100 times the
+median [Xiao 2023, arXiv 2309.17453; Sun 2024, arXiv 2402.17762].  Where they are not masked, they are what explained
+variance and correlations measure.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from homolog.axes import Activations
 from homolog.dictionaries.base import Dictionary, SparseAutoencoder
+from homolog.dictionaries.coding import Autoencoder, Coder
 from homolog.errors import InputError
 
-_BLOCK = 8192  # tokens reconstructed at once
+_BLOCK = 8192  # tokens of which sums are taken at once
 _MIN_LOSS_GAP = 0.05  # nats; a layer whose ablation costs less has no loss to recover
+SINK_NORM = 10.0
+"""Tokens whose norm exceeds this many median norms are sinks."""
+DENSE_FREQUENCY = 0.1
+"""Features that fire on a larger share of the tokens are dense."""
+RECHECK_TOKENS = 4000
+"""Fewest tokens on which a file's quality is checked again."""
+DENSITY_EDGES = tuple(10.0 ** (half / 2) for half in range(-12, 1))
+"""Edges of the histogram of firing frequencies, two a decade, from 1e-6 to 1; a bin holds its lower edge."""
+_QUANTILES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
 
 
 @runtime_checkable
@@ -56,9 +77,15 @@ class Gates:
     little."""
     dead_share: float = 0.5
     """At most: above it, the dictionary is smaller than its name says and comparisons by width are unfair."""
+    dense_share: float = 0.25
+    """At most, of features that fire on over a tenth of the tokens: such features follow position, norm or the mean
+    more than content, and any two of them correlate."""
     loss_recovered: float = 0.5
     """At least, where ablating the layer costs over 0.05 nats: the features must be those that the model
     uses."""
+    sink_share: float = 0.1
+    """At most: tokens that hold this share of the variance can raise explained variance by as much, and carry the
+    correlations of the features that fire on them.  Mask them."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +100,16 @@ class Quality:
     """Features that fire at none of the n_tokens."""
     density_quantiles: tuple[float, ...]
     """Firing frequency over features: quantiles 0, 0.1, 0.25, 0.5, 0.75, 0.9 and 1."""
+    density_histogram: tuple[int, ...] = ()
+    """Features by firing frequency: those that never fire, then those between consecutive `DENSITY_EDGES`, below the
+    first edge in the first bin.  Their sum is d_sae."""
+    dense_share: float = math.nan
+    """Features that fire at over a tenth of the tokens."""
+    sink_share: float = math.nan
+    """Share of the kept tokens' variance on tokens with norms over 10 times the median."""
+    bos_share: float = math.nan
+    """Share of all tokens' variance on the masked ones: what masking took away; NaN where nothing was masked.  No
+    gate judges it, for no other number here has seen these tokens."""
     loss_clean: float = math.nan
     loss_spliced: float = math.nan
     loss_ablated: float = math.nan
@@ -82,8 +119,35 @@ class Quality:
     """Why it failed, every reason; "passed" when it did not."""
 
     def as_row(self) -> dict[str, object]:
-        """Fields as plain values, for tables."""
+        """All fields as plain values."""
         return asdict(self)
+
+    def as_table_row(self) -> dict[str, object]:
+        """The fields that are single values, for tables."""
+        return {name: value for name, value in asdict(self).items() if not isinstance(value, tuple)}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Quality":
+        """From the values of `as_row`, with None for NaN as JSON has it; what is missing was not measured."""
+        values: dict[str, Any] = dict.fromkeys(("explained_variance", "l0", "dead_share"), math.nan)
+        values |= {"n_tokens": 0, "density_quantiles": ()} | {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        for name, value in values.items():
+            values[name] = math.nan if value is None else tuple(value) if isinstance(value, list) else value
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a dictionary measured again may be from what its file says.
+
+    On 4,000 other tokens of the same text, dictionaries of the models that ship differ by up to 0.01 and 5 %, on 1,000
+    by up to 0.04 and 20 %; the defaults leave room for another text.
+    """
+
+    explained_variance: float = 0.05
+    """Absolute difference."""
+    l0: float = 0.1
+    """Difference relative to the L0 in the file."""
 
 
 def explained_variance(x: Activations, x_hat: Activations, keep: torch.Tensor | None = None) -> float:
@@ -95,24 +159,60 @@ def explained_variance(x: Activations, x_hat: Activations, keep: torch.Tensor | 
         raise InputError("x_hat", tuple(x_hat.shape), f"it must have the shape of x, {tuple(x.shape)}", "Check.")
     if keep is not None:
         x, x_hat = x[keep], x_hat[keep]
-    x64 = x.double()
-    total = _sum_of_squares(x64 - x64.mean(0))
+    total = float(squares(x, x.double().mean(0)).sum())
     if total == 0 or not len(x):
         return math.nan
-    return 1.0 - _sum_of_squares(x64 - x_hat.double()) / total
+    return 1.0 - float(squares(x.double() - x_hat.double()).sum()) / total
 
 
-def _sum_of_squares(x: torch.Tensor) -> float:
-    """Of (token, d_model), token by token: torch's sum of everything at once depends on the number of threads."""
-    return float(x.pow(2).sum(1).cpu().numpy().sum())
+def squares(x: Activations, centre: torch.Tensor | None = None) -> np.ndarray:
+    """||x_t - centre||^2 of every token, float64; sums of these do not depend on the number of threads."""
+    found = [np.empty(0)]
+    for block in x.split(_BLOCK):
+        distance = block.double() if centre is None else block.double() - centre
+        found.append(distance.pow(2).sum(1).cpu().numpy())
+    return np.concatenate(found)
+
+
+def mean_of(x: Activations) -> torch.Tensor:
+    """Mean over tokens, float64 (d_model,), without a copy of x."""
+    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    for block in x.split(_BLOCK):
+        total += block.double().sum(0)
+    return total / len(x)
+
+
+def share_of(x: Activations, chosen: np.ndarray) -> float:
+    """Share of the sum of squares about the mean that lies on the chosen tokens (bool); NaN where x does not vary."""
+    found = squares(x, mean_of(x))
+    total = float(found.sum())
+    return float(found[chosen].sum()) / total if total > 0 else math.nan
+
+
+def sink_share(x: Activations) -> float:
+    """Share of the variance of raw residuals (token, d_model) on tokens with norms over 10 times the median."""
+    norms = np.sqrt(squares(x))
+    return share_of(x, norms > SINK_NORM * np.median(norms))
+
+
+def bos_share(x: Activations, keep: torch.Tensor) -> float:
+    """Share of the variance of all tokens (token, d_model) on those that `keep` (token, bool) leaves out; NaN where it
+    leaves out none."""
+    left_out = ~keep.cpu().numpy()
+    return share_of(x, left_out) if left_out.any() else math.nan
 
 
 def firing_frequency(dictionary: Dictionary, x: Activations) -> np.ndarray:
-    """Share of tokens at which each feature is above 0: (d_sae,) float64."""
-    counts = np.zeros(dictionary.d_sae, np.int64)
-    for block in x.split(_BLOCK):
-        counts += (dictionary.encode(block) > 0).sum(0).cpu().numpy()
-    return counts / max(1, len(x))
+    """Share of tokens at which each feature is other than 0: (d_sae,) float64."""
+    return Coder(dictionary, x.device).counts(x) / max(1, len(x))
+
+
+def density_histogram(frequency: np.ndarray) -> tuple[int, ...]:
+    """Features by firing frequency, in the bins of `Quality.density_histogram`."""
+    fires = frequency[frequency > 0]
+    place = np.searchsorted(DENSITY_EDGES, fires, side="right").clip(1, len(DENSITY_EDGES) - 1)
+    counts = np.bincount(place - 1, minlength=len(DENSITY_EDGES) - 1)
+    return (len(frequency) - len(fires), *(int(n) for n in counts))
 
 
 def loss_recovered(clean: float, spliced: float, ablated: float) -> float:
@@ -122,8 +222,9 @@ def loss_recovered(clean: float, spliced: float, ablated: float) -> float:
     return (ablated - spliced) / gap if gap >= _MIN_LOSS_GAP else math.nan
 
 
+@torch.no_grad()
 def measure_quality(
-    sae: SparseAutoencoder,
+    sae: Autoencoder,
     x: Activations,
     *,
     keep: torch.Tensor | None = None,
@@ -134,34 +235,39 @@ def measure_quality(
     """Measure on held-out raw residuals x (token, d_model), less the tokens that `keep` (token, bool) leaves
     out.
 
-    Losses are measured when `spliced_loss` is given; `loss_clean`, the same for all layers of a model, may be
-    passed in.  Raises InputError when no token is left.
+    sae: a sparse autoencoder of any kind, or whatever else has `encode` and `decode` (`controls.pca`).  Losses are
+    measured when `spliced_loss` is given; `loss_clean`, the same for all layers of a model, may be passed in.  Features
+    are held for a block of tokens at a time, 0.2 GB at most.  Raises InputError when no token is left, or where x is
+    not finite.
     """
+    removed = math.nan if keep is None else bos_share(x, keep)
     if keep is not None:
         x = x[keep]
     if not len(x):
         raise InputError("x", 0, "at least one kept token is needed", "Use more held-out text.")
-    mean = x.double().mean(0)
-    counts = np.zeros(sae.d_sae, np.int64)
-    residual = total = 0.0
-    for block in x.split(_BLOCK):
-        block = block.float()
-        f = sae.encode(block)
-        counts += (f > 0).sum(0).numpy()
-        residual += _sum_of_squares(block.double() - sae.decode(f).double())
-        total += _sum_of_squares(block.double() - mean)
+    mean, coder = mean_of(x), Coder(sae, x.device)
+    counts, residual = np.zeros(sae.d_sae, np.int64), 0.0
+    for block in coder.blocks(x):
+        f = coder.encode(block)
+        counts += coder.firing(f)
+        residual += float(squares(block.double() - coder.decode(f).double()).sum())
+    total = float(squares(x, mean).sum())
     clean = spliced = ablated = math.nan
     if spliced_loss is not None:
         clean = spliced_loss(lambda r: r) if loss_clean is None else loss_clean
-        spliced = spliced_loss(sae.reconstruct)
-        ablated = spliced_loss(lambda r: mean.to(r.dtype).expand_as(r))
-    quantiles = np.quantile(counts / len(x), (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1))
+        spliced = spliced_loss(coder.reconstruct)
+        ablated = spliced_loss(lambda r: mean.to(r.device, r.dtype).expand_as(r))
+    frequency = counts / len(x)
     measured = Quality(
         n_tokens=len(x),
         explained_variance=1.0 - residual / total if total > 0 else math.nan,
         l0=float(counts.sum()) / len(x),
         dead_share=float((counts == 0).mean()),
-        density_quantiles=tuple(float(q) for q in quantiles),
+        density_quantiles=tuple(float(q) for q in np.quantile(frequency, _QUANTILES)),
+        density_histogram=density_histogram(frequency),
+        dense_share=float((frequency > DENSE_FREQUENCY).mean()),
+        sink_share=sink_share(x),
+        bos_share=removed,
         loss_clean=clean,
         loss_spliced=spliced,
         loss_ablated=ablated,
@@ -171,7 +277,7 @@ def measure_quality(
 
 
 def judge(quality: Quality, gates: Gates, d_sae: int) -> Quality:
-    """The same numbers with `passed` and `reason`. Loss recovered is judged where it is defined."""
+    """The same numbers with `passed` and `reason`. What is NaN is not judged, but for explained variance."""
     q, failures = quality, []
     if not q.explained_variance >= gates.explained_variance:
         failures.append(f"explained variance {q.explained_variance:.2f} is below {gates.explained_variance:g}")
@@ -181,6 +287,48 @@ def judge(quality: Quality, gates: Gates, d_sae: int) -> Quality:
         failures.append(f"L0 {q.l0:.1f} is above {gates.l0_share_most:.0%} of {d_sae} features")
     if not q.dead_share <= gates.dead_share:
         failures.append(f"dead share {q.dead_share:.2f} is above {gates.dead_share:g}")
+    if q.dense_share > gates.dense_share:
+        failures.append(f"dense share {q.dense_share:.2f} is above {gates.dense_share:g}")
     if q.loss_recovered < gates.loss_recovered:
         failures.append(f"loss recovered {q.loss_recovered:.2f} is below {gates.loss_recovered:g}")
-    return Quality(**{**asdict(q), "passed": not failures, "reason": "; ".join(failures) or "passed"})
+    if q.sink_share > gates.sink_share:
+        failures.append(f"sink share {q.sink_share:.2f} is above {gates.sink_share:g}")
+    return replace(q, passed=not failures, reason="; ".join(failures) or "passed")
+
+
+def recheck(
+    sae: SparseAutoencoder,
+    x: Activations,
+    *,
+    keep: torch.Tensor | None = None,
+    tolerance: Tolerance | None = None,
+) -> Quality:
+    """Measure explained variance and L0 again on raw residuals x (token, d_model), and compare with the file's.
+
+    This finds weights read as another kind, another scale, and activations of another layer or model, unless they
+    change neither number.  Returns what was measured (not judged).  Raises InputError with the numbers that differ by
+    more than `tolerance`, when the dictionary carries no quality, or with fewer than 4,000 kept tokens.
+    """
+    allowed, name = (
+        tolerance or Tolerance(),
+        f"dictionary of {sae.metadata.get('model')}, layer {sae.metadata.get('layer')}",
+    )
+    row = sae.metadata.get("quality")
+    if row is None:
+        raise InputError(f"quality of the {name}", None, "it must carry its explained variance and L0 to be checked",
+                         "Measure it (`measure_quality`) and save it with the dictionary.")  # fmt: skip
+    n_kept = len(x) if keep is None else int(keep.sum())
+    if n_kept < RECHECK_TOKENS:
+        raise InputError("tokens to check on", n_kept, f"fewer than {RECHECK_TOKENS} say too little", "Use more text.")
+    carried, found = Quality.from_row(row), measure_quality(sae, x, keep=keep)
+    wrong = []
+    if not abs(found.explained_variance - carried.explained_variance) <= allowed.explained_variance:
+        wrong.append(f"explained variance {carried.explained_variance:.3f} within {allowed.explained_variance:g}, "
+                     f"not {found.explained_variance:.3f}")  # fmt: skip
+    if not abs(found.l0 - carried.l0) <= allowed.l0 * carried.l0:
+        wrong.append(f"L0 {carried.l0:.2f} within {allowed.l0:.0%}, not {found.l0:.2f}")
+    if wrong:
+        raise InputError(name, sae.kind, f"by its file these activations give {' and '.join(wrong)}",
+                         "Check that they are raw residuals of that model and layer with special tokens masked, and "
+                         "that the file was read as the kind of dictionary that it is.")  # fmt: skip
+    return replace(found, passed=False, reason="not judged")

@@ -6,9 +6,13 @@ With x the centred token, w a column of W_enc, x~ and w~ what the product sees o
     |x w - x~ w~| <= ||x - x~|| ||w|| + ||x~|| ||w - w~||             (Cauchy-Schwarz)
 
 With the largest ||x - x~|| / ||x~|| of a block of tokens, this is ||x~|| times a number of the feature.  The rounding
-of the product's sums and of its result are added.  A feature whose pre-activation is not above 0 at the upper end of
-the bound is not active; all others are computed again, from float32 in float64.  The bound holds for every input, so
-no active feature is lost, and what comes out does not depend on the precision of the product.
+of the product's sums, of its result and of the biases are added.  A feature whose pre-activation is not above its
+threshold at the upper end of the bound is not active; all others are computed again, from float32 in float64:
+
+    p = float32(x w + b_enc),  active where p > threshold, both float32
+
+Rounding keeps order and a threshold is a float32 number, so p > threshold only where x w + b_enc > threshold: the bound
+holds for every input, no active feature is lost, and what comes out does not depend on the precision of the product.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from homolog.dictionaries.kernels import _F0, _MATH, _kth_largest_bits, _select
+from homolog.dictionaries.selection import _F0, _MATH, _kth_largest_bits, _select
 
 
 @njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
@@ -52,15 +56,16 @@ def _append_above(values, threshold, index, total):
 
 
 @njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
-def screen(half, full, is_half, relative, b_enc, x_norm, bound, k, limit, index, start):
+def screen(half, full, is_half, relative, highest, lowest, x_norm, bound, k, limit, index, start):
     """Append the features of each token that may be active to CSR (index, start) from place start[0].
 
     Returns their number with those before, -1 if more than `limit`.  half or full is the product x W_enc:
-    |x_t w_i - product| <= x_norm_t bound_i + relative |product|.
-    k = 0: all whose pre-activation may be positive.  k > 0: of these, all that may be among the k largest, since k
-    lower ends of the bound exceed the threshold.  `index` needs room for limit + d_sae + 1.
+    |x_t w_i - product| <= x_norm_t bound_i + relative |product|.  highest, lowest: b_enc - threshold with all that
+    rounding may add or take.
+    k = 0: all whose pre-activation may exceed the threshold.  k > 0 (and thresholds 0): of these, all that may be among
+    the k largest, since k lower ends of the bound exceed the threshold.  `index` needs room for limit + d_sae + 1.
     """
-    n_tokens, width = start.size - 1, b_enc.size
+    n_tokens, width = start.size - 1, highest.size
     values, upper, lower = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
     value_bits, lower_bits = values.view(np.int32), lower.view(np.int32)
     total = start[0]
@@ -75,16 +80,25 @@ def screen(half, full, is_half, relative, b_enc, x_norm, bound, k, limit, index,
                 values[i] = full_row[i]
         norm, threshold = x_norm[t], _F0
         for i in range(width):
-            upper[i] = values[i] + b_enc[i] + norm * bound[i] + relative * abs(values[i])
+            upper[i] = values[i] + highest[i] + norm * bound[i] + relative * abs(values[i])
         if k > 0:
             for i in range(width):
-                lower[i] = values[i] + b_enc[i] - norm * bound[i] - relative * abs(values[i])
+                lower[i] = values[i] + lowest[i] - norm * bound[i] - relative * abs(values[i])
             threshold = _below_kth_largest(lower_bits, k)
         total = _append_above(upper, threshold, index, total)
         if total > limit:
             return -1
         start[t + 1] = total
     return total
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def _pre_activation(x, weights, bias):
+    """x w + b_enc of one token and feature, summed in float64, the bias last."""
+    pre = 0.0
+    for j in range(x.size):
+        pre += np.float64(x[j]) * np.float64(weights[j])
+    return pre + np.float64(bias)
 
 
 @njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
@@ -115,16 +129,14 @@ def compute(x, W_enc_T, b_enc, index, start, token, place, offset, value):
             for j in range(d_model):
                 weights[j] = row[j]
         for position in range(low, high):
-            seen, pre = x[token[position]], np.float64(b_enc[i])
-            for j in range(d_model):
-                pre += np.float64(seen[j]) * weights[j]
-            value[place[position]] = pre
+            value[place[position]] = _pre_activation(x[token[position]], weights, b_enc[i])
         low = high
 
 
 @njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
-def keep_active(k, index, value, start):
-    """Keep of the candidates (index, value, start) those above 0, in place; returns their number.
+def keep_active(threshold, k, index, value, start):
+    """Keep of the candidates (index, value, start) those above their feature's threshold, in place; returns their
+    number.
 
     k > 0: of these the k largest of each token, among equal ones the lowest index.
     """
@@ -136,8 +148,9 @@ def keep_active(k, index, value, start):
     for t in range(n_tokens):
         high, n = start[t + 1], 0
         for a in range(low, high):
+            above = value[a] > threshold[index[a]]
             index[low + n], value[low + n] = index[a], value[a]
-            n += value[a] > _F0
+            n += above
         if k > 0 and n > k:
             of_token = value[low : low + n]
             n = _select(of_token, of_token.view(np.int32), k, chosen)
@@ -147,5 +160,36 @@ def keep_active(k, index, value, start):
             index[total], value[total] = index[a], value[a]
             total += 1
         low = high
+        start[t + 1] = total
+    return total
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def select_dense(product, x, W_enc_T, b_enc, threshold, relative, slack, x_norm, bound, k, index, value, start):
+    """Active features of a block as CSR (index, value, start), with values from its float32 product x W_enc.
+
+    Where the product's error (as in `screen`; slack: of the biases) leaves open whether a feature exceeds its
+    threshold, the exact sum decides and gives the value: which features are active is exact here too.  k > 0: of these
+    the k largest.
+    """
+    n_tokens, width = product.shape
+    values, chosen = np.empty(width, np.float32), np.empty(width + 1, np.int32)
+    total = 0
+    start[0] = 0
+    for t in range(n_tokens):
+        for i in range(width):
+            values[i] = product[t, i] + b_enc[i]
+        for i in range(width):
+            margin = x_norm[t] * bound[i] + relative * abs(product[t, i]) + slack[i]
+            if abs(values[i] - threshold[i]) <= margin:
+                values[i] = _pre_activation(x[t], W_enc_T[i], b_enc[i])
+        for i in range(width):
+            if not values[i] > threshold[i]:
+                values[i] = _F0
+        n = _select(values, values.view(np.int32), k, chosen)
+        for a in range(n):
+            index[total + a] = chosen[a]
+            value[total + a] = values[chosen[a]]
+        total += n
         start[t + 1] = total
     return total

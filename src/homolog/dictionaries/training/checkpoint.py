@@ -16,14 +16,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from homolog.dictionaries.state import SaeState
+from homolog.dictionaries.training.state import Trainee
 from homolog.errors import InputError
 from homolog.storage.atomic import atomic_path
 
 logger = logging.getLogger("homolog")
 
 
-def write(path: Path, states: Sequence[SaeState], identity: dict[str, object], step: int) -> None:
+def write(path: Path, states: Sequence[Trainee], identity: dict[str, object], step: int) -> None:
     """Write the state after `step` steps; a file already there stays whole until this one is complete."""
     arrays = {f"{i}.{name}": array for i, s in enumerate(states) for name, array in s.arrays().items()}
     header = {"identity": json.dumps(identity, sort_keys=True), "step": str(step)}
@@ -32,7 +32,7 @@ def write(path: Path, states: Sequence[SaeState], identity: dict[str, object], s
         save_file(arrays, partial, metadata=header)
 
 
-def restore(path: Path, states: Sequence[SaeState], identity: dict[str, object]) -> int:
+def restore(path: Path, states: Sequence[Trainee], identity: dict[str, object]) -> int:
     """Load the state into `states`; returns the steps done, 0 when there is no file.
 
     A damaged file is named in the log and removed, and counts as none.  Raises InputError when it is of another run
@@ -60,6 +60,7 @@ def restore(path: Path, states: Sequence[SaeState], identity: dict[str, object])
         for i, state in enumerate(states):
             for name, array in state.arrays().items():
                 np.copyto(array, file.get_tensor(f"{i}.{name}"))
+            state.refresh()
     return int(header["step"])
 
 

@@ -1,0 +1,17 @@
+"""Dictionaries in files: our own layout, and those of SAELens, sparsify, dictionary_learning and llamascopium."""
+
+from homolog.dictionaries.formats.hooks import is_elsewhere, residual_layer
+from homolog.dictionaries.formats.registry import FORMATS, convert, load, save
+from homolog.dictionaries.formats.sae_lens import CONFIG_FILE, WEIGHTS_FILE, saved_quality
+
+__all__ = [
+    "CONFIG_FILE",
+    "FORMATS",
+    "WEIGHTS_FILE",
+    "convert",
+    "is_elsewhere",
+    "load",
+    "residual_layer",
+    "save",
+    "saved_quality",
+]

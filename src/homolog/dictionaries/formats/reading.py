@@ -1,0 +1,164 @@
+"""What every format is read with: files whose mistakes are named, and weights that are numbers and nothing else.
+
+safetensors hold tensors alone.  A file of `torch.save` is a pickle, which may run code: it is read with
+`weights_only=True`, which refuses everything but tensors in plain containers.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from homolog.dictionaries.base import SparseAutoencoder
+from homolog.dictionaries.formats import hub
+from homolog.errors import InputError
+from homolog.storage.atomic import sha256_file
+
+REMEDY = "Remove the folder and train or fetch the dictionary again."
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that holds a dictionary.  `ref` is what the user called it, for errors."""
+
+    path: Path
+    ref: str
+    origin: hub.Origin | None = None
+    """The repository of the Hub that it came from."""
+    used: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the files read so far, by name."""
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Names of the folder above and of the folder itself, "" where unknown."""
+        parts = ("", "", *(self.origin.folder.split("/") if self.origin else self.path.absolute().parts))
+        return parts[-2], parts[-1]
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON object; InputError where it is none."""
+        path = self.path / name
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError("dictionary folder", self.ref, f"{name} is missing", REMEDY) from None
+        except (OSError, ValueError) as error:
+            raise InputError("dictionary file", str(path), f"it must be readable JSON ({error})", REMEDY) from error
+        if not isinstance(found, dict):
+            raise InputError("dictionary file", str(path), "it must hold a JSON object", REMEDY)
+        self.used[name] = sha256_file(path)
+        return found
+
+    def beside(self, name: str) -> dict[str, Any]:
+        """A JSON object that need not be there, and is empty then; "../NAME" lies in the folder above."""
+        return self.json(name) if (self.path / name).is_file() else {}
+
+    def tensors(self, *names: str, checksum: str | None = None) -> Tensors:
+        """All tensors of the first of these files that is there, .safetensors or .pt, whose SHA-256 is the checksum."""
+        name = next((name for name in names if (self.path / name).is_file()), None)
+        if name is None:
+            raise InputError("dictionary folder", self.ref, f"{' or '.join(names)} is missing", REMEDY)
+        path = self.path / name
+        self.used[name] = sha256_file(path)
+        if checksum is not None and self.used[name] != checksum:
+            raise InputError("dictionary file", str(path), "its SHA-256 must be the one in cfg.json", REMEDY)
+        if path.suffix == ".safetensors":
+            return Tensors(path, *_safetensors(path))
+        return Tensors(path, _torch_file(path))
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Tensors of one file, by name."""
+
+    path: Path
+    values: dict[str, torch.Tensor]
+    header: dict[str, str] = field(default_factory=dict)
+    """Text that a safetensors file holds beside them."""
+
+    def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A tensor as it is stored; InputError where it is missing, of another shape, or not finite."""
+        if name not in self.values:
+            refuse(self.path, name, "missing", f"there with shape {shape}")
+        tensor = self.values[name]
+        if tuple(tensor.shape) != shape:
+            refuse(self.path, name, f"of shape {tuple(tensor.shape)}", f"of shape {shape}")
+        if not bool(torch.isfinite(tensor).all()):
+            refuse(self.path, name, "NaN or infinite", "finite everywhere")
+        return tensor
+
+    def matrix(self, *names: str) -> tuple[str, tuple[int, int]]:
+        """Which of these matrices the file holds, and its shape."""
+        name = next((name for name in names if name in self.values), None)
+        if name is None:
+            refuse(self.path, names[0], "missing", "there")
+        shape = tuple(self.values[name].shape)
+        if len(shape) != 2:
+            refuse(self.path, name, f"of shape {shape}", "a matrix")
+        return name, (shape[0], shape[1])
+
+    def only(self, *names: str) -> None:
+        """InputError where the file holds any other tensor: it is then another kind of dictionary than it says."""
+        if extra := sorted(set(self.values) - set(names)):
+            refuse(self.path, "tensors", ", ".join(extra), f"of this kind, which has {', '.join(names)} alone")
+
+
+@dataclass(frozen=True)
+class Format:
+    """One library's way to store a dictionary."""
+
+    name: str
+    library: str
+    """As people call it."""
+    configs: tuple[str, ...]
+    """Names that its configuration file may have."""
+    recognises: Callable[[Config], bool]
+    """Whether a configuration in a file of such a name is of this format."""
+    weights: Callable[[Config], tuple[str, ...]]
+    """Files that may hold the weights, first choice first."""
+    read: Callable[[Folder, Config], SparseAutoencoder]
+    write: Callable[[SparseAutoencoder, Path], list[Path]]
+    beside: tuple[str, ...] = ()
+    """Small files beside the configuration that may say more; ".." is the folder above."""
+
+
+def refuse(path: Path, field: str, found: object, expected: str, remedy: str = REMEDY) -> NoReturn:
+    """InputError about a part of a file."""
+    raise InputError(f"{field} in {path}", found, f"it must be {expected}", remedy)
+
+
+def positive(path: Path, config: Config, key: str) -> int:
+    """A whole number above 0 of a configuration."""
+    value = config.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        refuse(path, key, value, "a positive integer")
+    return value
+
+
+def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError("dictionary file", str(path), f"it must be safetensors ({error})", REMEDY) from error
+
+
+def _torch_file(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise InputError(
+            "dictionary file", str(path),
+            f"only tensors are read from a pickle, and this holds more or is damaged ({str(error).splitlines()[0]})",
+            "Save its state_dict() alone with torch.save, where you trust it.",
+        ) from error  # fmt: skip
+    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        raise InputError("dictionary file", str(path), "it must be a state_dict: names with tensors", REMEDY)
+    return {str(name): tensor.detach() for name, tensor in found.items()}

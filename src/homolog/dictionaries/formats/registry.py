@@ -1,0 +1,108 @@
+"""Which format a folder has, and one way to load, save and convert for all of them.
+
+A format is recognised by the name of the configuration file and keys in it, never by trying.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from homolog.dictionaries.base import SparseAutoencoder
+from homolog.dictionaries.formats import dictionary_learning, hub, llamascopium, sae_lens, sparsify
+from homolog.dictionaries.formats.reading import Config, Folder, Format
+from homolog.dictionaries.quality import Quality
+from homolog.errors import InputError
+
+OWN = sae_lens.FORMAT.name
+_ALL = (sae_lens.FORMAT, sparsify.FORMAT, dictionary_learning.FORMAT, llamascopium.FORMAT)
+FORMATS: dict[str, Format] = {form.name: form for form in _ALL} | {"sae_lens": sae_lens.FORMAT}
+"""By name; "homolog" and "sae_lens" are one layout."""
+_CONFIGS = tuple(dict.fromkeys(name for form in _ALL for name in form.configs))
+
+
+def load(source: Path | str) -> SparseAutoencoder:
+    """A dictionary of any format, in our form: takes raw residuals, nothing left to normalise.
+
+    source: a folder, or "hf:OWNER/NAME[@REVISION][/FOLDER]" on the Hugging Face Hub.  Of other libraries' files
+    `metadata` says model, layer and hook as far as they do, and under `origin` where they came from with their SHA-256.
+    Raises InputError, naming the file, for what has no such form, is damaged, or is not there.
+    """
+    folder = _open(str(source))
+    form, config = _recognise(folder)
+    if folder.origin is not None:
+        hub.fetch(folder.ref, [*form.weights(config), *form.beside], at=folder.origin)
+    sae = form.read(folder, config)
+    if form.name == OWN and "homolog" in (config.get("metadata") or {}):
+        return sae
+    origin = {"ref": folder.ref, "format": form.library, "files": dict(sorted(folder.used.items()))}
+    if folder.origin is not None:
+        origin["commit"] = folder.origin.commit
+    kept = {name: value for name, value in sae.metadata.items() if value is not None}
+    return replace(sae, metadata={"origin": origin} | kept)
+
+
+def save(
+    sae: SparseAutoencoder, folder: Path | str, quality: Quality | None = None, *, format: str = OWN
+) -> list[Path]:
+    """Write the dictionary to `folder` (made if missing) in a format of `FORMATS`; returns the files written.
+
+    Only our own layout, which SAELens loads, keeps `quality`.  Raises InputError where the format has no such kind.
+    """
+    form = _format(format)
+    if form.name == OWN:
+        return sae_lens.write(sae, Path(folder), quality)
+    return form.write(sae, Path(folder))
+
+
+def convert(source: Path | str, target: Path | str, to: str) -> list[Path]:
+    """Write the dictionary `source` (see `load`) to the folder `target` in the format `to`; returns the files."""
+    _format(to)
+    target = Path(target)
+    if any((target / name).exists() for name in _CONFIGS):
+        raise InputError("target", str(target), "it must not hold a dictionary already", "Name another folder.")
+    return save(load(source), target, format=to)
+
+
+def _format(name: str) -> Format:
+    known = name.replace("-", "_")
+    if known not in FORMATS:
+        raise InputError("format", name, f"it must be one of {', '.join(FORMATS)}", "Name one of these.")
+    return FORMATS[known]
+
+
+def _open(source: str) -> Folder:
+    if source.startswith(hub.PREFIX):
+        path, origin = hub.fetch(source, _CONFIGS)
+        return Folder(path, source, origin)
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        raise InputError(
+            "dictionary", source, "there is no such folder",
+            "Name the folder that holds its configuration; one on the Hub is hf:OWNER/NAME/FOLDER.",
+        )  # fmt: skip
+    return Folder(path, source)
+
+
+def _recognise(folder: Folder) -> tuple[Format, Config]:
+    """The format whose configuration the folder holds; InputError where it is none, or more than one."""
+    found: list[tuple[Format, Config, str]] = []
+    for name in _CONFIGS:
+        if (folder.path / name).is_file():
+            config = folder.json(name)
+            found += [(form, config, name) for form in _ALL if name in form.configs and form.recognises(config)]
+    if len(found) > 1:
+        both = ", ".join(f"{name} of {form.library}" for form, _, name in found)
+        raise InputError("dictionary folder", folder.ref, f"it must be of one format, and holds {both}", "Part them.")
+    if found:
+        form, config, name = found[0]
+        for other in set(folder.used) - {name}:
+            del folder.used[other]
+        return form, config
+    inside = sorted(p.parent.name for name in _CONFIGS for p in folder.path.glob(f"*/{name}"))[:3]
+    raise InputError(
+        "dictionary folder", folder.ref,
+        f"none of {', '.join(_CONFIGS)} in it is the configuration of a dictionary as "
+        f"{', '.join(form.library for form in _ALL)} write it",
+        f"Name one of the folders in it, such as {inside[0]}." if inside else "Name the folder of one dictionary.",
+    )  # fmt: skip

@@ -1,0 +1,105 @@
+"""The layout of sparsify (EleutherAI; PyPI eai-sparsify): one folder a place of the model, "layers.3".
+
+    cfg.json            d_in, num_latents or (0) expansion_factor times d_in, k, activation, ...
+    sae.safetensors     encoder.weight (d_sae, d_model), encoder.bias (d_sae), W_dec (d_sae, d_model), b_dec (d_model)
+    ../config.json      the training: model, revision, dataset
+
+    f = the k largest of relu((x - b_dec) encoder.weight^T + encoder.bias),   x' = f W_dec + b_dec
+
+Source: sparsify 1.3.3, sparse_coder.py and fused_encoder.py.  TopK only: other kinds have no place in it.  Our facts
+stand in the header of the safetensors file, for sparsify logs every key of cfg.json that it does not know.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from homolog.dictionaries.base import SparseAutoencoder
+from homolog.dictionaries.formats.folding import folded
+from homolog.dictionaries.formats.hooks import residual_layer
+from homolog.dictionaries.formats.reading import Config, Folder, Format, positive, refuse
+from homolog.errors import InputError
+from homolog.storage.atomic import atomic_path, write_json
+
+CONFIG_FILE = "cfg.json"
+WEIGHTS_FILE = "sae.safetensors"
+_TRAINING = "../config.json"
+_RESIDUALS = "Take one that reconstructs what it reads, from the residual stream."
+_REFUSED: dict[str, tuple[Any, str, str]] = {
+    "activation": ("topk", "topk", "Groupmax takes one feature of every group, which no k or threshold expresses."),
+    "signed": (False, "false", "Features here are never negative."),
+    "skip_connection": (False, "false", f"It adds x W_skip to what the features give. {_RESIDUALS}"),
+    "transcode": (False, "false", f"A transcoder writes another place than it reads. {_RESIDUALS}"),
+}
+"""Settings that must have one value: that value, how to say it, and why."""
+
+
+def read(folder: Folder, config: Config) -> SparseAutoencoder:
+    """A TopK autoencoder of sparsify."""
+    path = folder.path / CONFIG_FILE
+    for key, (needed, words, why) in _REFUSED.items():
+        if (found := config.get(key, needed)) != needed:
+            refuse(path, key, found, words, why)
+    d_model, k = positive(path, config, "d_in"), positive(path, config, "k")
+    d_sae = config.get("num_latents") or d_model * positive(path, config, "expansion_factor")
+    names = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
+    tensors = folder.tensors(WEIGHTS_FILE)
+    tensors.only(*names)
+    shapes = ((d_sae, d_model), (d_sae,), (d_sae, d_model), (d_model,))
+    W_enc_T, b_enc, W_dec, b_dec = (tensors.take(name, shape) for name, shape in zip(names, shapes, strict=True))
+    ours = tensors.header.get("homolog")
+    metadata = _metadata(folder) if ours is None else json.loads(ours)
+    return folded(W_enc_T.T, b_enc, W_dec, b_dec, kind="topk", k=k, centre=b_dec, metadata=metadata)
+
+
+def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
+    """Write a TopK dictionary; InputError for other kinds."""
+    if sae.kind != "topk":
+        raise InputError(
+            "kind", sae.kind, "sparsify stores topk alone", "Convert it to dictionary_learning or homolog (SAELens)."
+        )
+    unit = torch.allclose(sae.W_dec.norm(dim=1), torch.ones(sae.d_sae), atol=1e-4)
+    weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
+    tensors = {"encoder.weight": sae.W_enc.T, "encoder.bias": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
+    header = {"format": "pt", "homolog": json.dumps(dict(sae.metadata))}
+    with atomic_path(weights) as partial:
+        save_file({name: w.contiguous() for name, w in tensors.items()}, partial, metadata=header)
+    write_json(
+        config,
+        {
+            "activation": "topk",
+            "expansion_factor": max(1, sae.d_sae // sae.d_model),
+            "normalize_decoder": unit,
+            "num_latents": sae.d_sae,
+            "k": sae.k,
+            "multi_topk": False,
+            "skip_connection": False,
+            "transcode": False,
+            "d_in": sae.d_model,
+        },
+    )
+    return [weights, config]
+
+
+def _metadata(folder: Folder) -> dict[str, Any]:
+    above, own = folder.names
+    hook, training = above if own.startswith("seed") else own, folder.beside(_TRAINING)
+    return {
+        "model": training.get("model"),
+        "revision": training.get("revision"),
+        "hook": hook,
+        "layer": residual_layer(hook),
+    }
+
+
+def _recognises(config: Config) -> bool:
+    return "d_in" in config and "d_sae" not in config and ("num_latents" in config or "expansion_factor" in config)
+
+
+FORMAT = Format("sparsify", "sparsify", (CONFIG_FILE,), _recognises, lambda _: (WEIGHTS_FILE,), read, write,
+                beside=(_TRAINING,))  # fmt: skip

@@ -1,0 +1,63 @@
+"""Which features of a token are active: all above 0, or the k largest of these, lowest index first among equals."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+# Reassociation lets sums vectorise; NaN and infinity keep their meaning, or divergence would go unseen.
+_MATH = {"reassoc", "contract", "nsz", "arcp"}
+_F0 = np.float32(0)
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def _kth_largest_bits(bits, k):
+    """Bit pattern of the k-th largest of positive float32 values; 0 when at most k are positive.
+
+    Positive floats order like their bit patterns, so 31 vectorised counts bisect to the exact value.
+    """
+    low, high = np.int32(0), np.int32(0x7F800000)
+    count = 0
+    for i in range(bits.size):
+        count += bits[i] > low
+    if count <= k:
+        return low
+    while high - low > 1:  # count(bits > low) >= k > count(bits > high)
+        middle = low + (high - low) // np.int32(2)
+        count = 0
+        for i in range(bits.size):
+            count += bits[i] > middle
+        if count >= k:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def _select(values, bits, k, index):
+    """Write the active features of a token into `index`, ascending; k = 0 takes all positive ones. Returns
+    how many."""
+    n = 0
+    if k == 0:
+        for i in range(values.size):
+            index[n] = i
+            n += values[i] > _F0
+        return n
+    threshold = _kth_largest_bits(bits, k)
+    for i in range(values.size):
+        index[n] = i
+        n += bits[i] > threshold
+    if threshold == 0 or n == k:
+        return n
+    ties = k - n  # equal values: lowest index first; merge from the back to stay ascending
+    n = 0
+    for i in range(values.size):
+        if bits[i] > threshold:
+            index[n] = i
+            n += 1
+        elif bits[i] == threshold and ties > 0:
+            index[n] = i
+            n += 1
+            ties -= 1
+    return n

@@ -1,0 +1,93 @@
+"""A trained dictionary of raw residuals: mean, scale and decoder norms folded in, exactly, in float64.
+
+With x' = (x - mean) s as training saw it, decoder norms n and c = b_dec / s + mean:
+
+    f_raw_i = f_i n_i / s, the length feature i adds;   W_dec_raw = W_dec / n;   b_dec_raw = c
+    p n / s = (x - c) W_enc n + (b_enc + b_dec W_enc) n / s;   a threshold t becomes t n / s
+
+Where a token's k largest are kept norms are 1, so that their order does not change.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from homolog.dictionaries.base import SparseAutoencoder
+from homolog.dictionaries.configs import TopKConfig
+from homolog.dictionaries.losses import fold_gated
+from homolog.dictionaries.training.state import SaeState, TrainingDivergedError
+from homolog.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Normalisation:
+    """x' = (x - mean) * scale has mean 0 and mean norm sqrt(d_model)."""
+
+    mean: torch.Tensor
+    """(d_model,) float32."""
+    scale: float
+    variance: float
+    """Mean squared norm of x'."""
+
+    def apply(self, raw: torch.Tensor) -> torch.Tensor:
+        """x' in float32 of raw activations (token, d_model), any float dtype."""
+        x = raw.float().sub_(self.mean) if raw.dtype != torch.float32 else raw - self.mean
+        return x.mul_(self.scale)
+
+
+def estimate_normalisation(sample: torch.Tensor, where: str = "activations") -> Normalisation:
+    """Mean and scale of a sample of activations (token, d_model), in float64."""
+    x = sample.double()
+    if not bool(torch.isfinite(x).all()):
+        raise InputError(where, "NaN or infinity", "every value must be finite", "Check the model's weights.")
+    mean = x.mean(0)
+    norms = (x - mean).norm(dim=1)
+    if float(norms.mean()) == 0:
+        raise InputError(where, "constant", "activations must vary", "Check the layer and the corpus.")
+    scale = math.sqrt(x.shape[1]) / float(norms.mean())
+    return Normalisation(mean.float(), scale, float((norms * scale).pow(2).mean()))
+
+
+def fold(state: SaeState, normal: Normalisation, made: dict[str, Any]) -> SparseAutoencoder:
+    """The dictionary of raw residuals.  made: facts for its metadata.  TrainingDivergedError when it is not finite."""
+    if not np.isfinite(state.weights.flat).all():
+        raise TrainingDivergedError(state.where(state.training.n_steps, "a weight is not a finite number"))
+    config, w, s = state.config, state.weights, normal.scale
+    wide = (torch.from_numpy(array.astype(np.float64)) for array in (w.W_enc_T.T, w.W_dec, w.b_dec, w.vectors))
+    W_enc, W_dec, b_dec, vectors = wide
+    b_enc, threshold = vectors[0], None
+    if config.kind == "gated":
+        b_gate, b_mag, r_mag = vectors
+        W_enc, b_enc, threshold = fold_gated(W_enc, b_gate, r_mag, b_mag)
+    elif config.kind == "jumprelu":
+        threshold = vectors[1]
+    elif config.kind == "batchtopk":
+        threshold = torch.full_like(b_enc, state.scalars[1])
+    norms = W_dec.norm(dim=1)
+    W_dec = torch.where(norms[:, None] > 0, W_dec / norms[:, None], W_dec)
+    if state.unit:
+        norms = torch.ones_like(norms)
+    _, label, layer = state.names
+    facts = {
+        **made,
+        "label": label,
+        "layer": layer,
+        "tokens_trained": state.training.n_steps * state.training.batch_size,
+        "activation_scale": s,
+    }
+    return SparseAutoencoder(
+        (W_enc * norms).float(),
+        ((b_enc + b_dec @ W_enc) * norms / s).float(),
+        W_dec.float(),
+        (b_dec / s + normal.mean.double()).float(),
+        kind=config.kind,
+        k=config.k if config.kind == "topk" and isinstance(config, TopKConfig) else None,
+        threshold=None if threshold is None else (threshold * norms / s).float(),
+        metadata=json.loads(json.dumps(facts)),
+    )

@@ -1,0 +1,190 @@
+"""The part of a training step that goes feature by feature: gradients of a feature's weights, and Adam on them.
+
+    dW_dec[i] = sum value g_t,   dW_enc[:, i] = sum d x_t,   dvectors[i] = sum v        over the entries of feature i
+
+A feature's gradient is summed over the whole batch in first-level cache and used at once: no gradient of all weights
+is ever stored, and weights and moments are read and written once a step.  W_enc is kept transposed, (d_sae, d_model).
+Features do not depend on each other, so they may be spread over threads; the bytes stay the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from homolog.dictionaries.selection import _F0, _MATH
+
+_ONE = np.float32(1)
+_TINY = np.float32(1e-30)  # moments below are 0: denormal numbers cost a hundred times as much
+
+
+@njit(nogil=True, cache=True)
+def sort_by_feature(index, regions, tokens, starts, token, order, offset):
+    """Entry numbers in order of feature, then of token: order[offset[i] : offset[i + 1]] are those of feature i.
+
+    regions: (block, 2) first and last entry.  tokens: (block, 2) first token and how many.  starts: (block, tokens
+    + 1).  Fills token, the token of each entry, too.
+    """
+    offset[:] = 0
+    for b in range(regions.shape[0]):
+        for a in range(regions[b, 0], regions[b, 1]):
+            offset[index[a] + 1] += 1
+    for i in range(offset.size - 1):
+        offset[i + 1] += offset[i]
+    for b in range(regions.shape[0]):
+        for t in range(tokens[b, 1]):
+            for a in range(starts[b, t], starts[b, t + 1]):
+                place = offset[index[a]]
+                order[place] = a
+                token[a] = tokens[b, 0] + t
+                offset[index[a]] = place + 1
+    for i in range(offset.size - 1, 0, -1):
+        offset[i] = offset[i - 1]
+    offset[0] = 0
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def adam(p, g, m, v, rate, beta1, beta2, correction1, correction2, epsilon):
+    """One step of Adam [Kingma 2015] on float32 arrays, in place.
+
+    correction1 = 1 / (1 - beta1^t), correction2 = 1 / (1 - beta2^t) undo the bias of m and v.
+    """
+    size = rate * correction1
+    for j in range(p.size):
+        mean = beta1 * m[j] + (_ONE - beta1) * g[j]
+        square = beta2 * v[j] + (_ONE - beta2) * g[j] * g[j]
+        mean = mean if abs(mean) > _TINY else _F0
+        m[j] = mean
+        v[j] = square
+        p[j] -= size * mean / (np.sqrt(correction2 * square) + epsilon)
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def _to_half(row, out):
+    """Round float32 to bfloat16, to nearest, ties to even."""
+    bits = row.view(np.int32)
+    for j in range(row.size):
+        odd = (bits[j] >> np.int32(16)) & np.int32(1)
+        out[j] = np.uint16((bits[j] + np.int32(0x7FFF) + odd) >> np.int32(16))
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def _step_decoder(row, g, m, v, total, penalty, unit, rates):
+    """Adam on a decoder row; unit: the row is held at norm 1, else its norm is penalised by penalty * total."""
+    rate, beta1, beta2, correction1, correction2, epsilon = rates
+    if unit:  # without the part along the row, Adam does not chase the norm [Gao 2024]
+        along = _F0
+        for j in range(row.size):
+            along += row[j] * g[j]
+        for j in range(row.size):
+            g[j] -= along * row[j]
+    elif penalty > _F0:
+        norm = _F0
+        for j in range(row.size):
+            norm += row[j] * row[j]
+        if norm > _F0:
+            push = penalty * total / np.sqrt(norm)
+            for j in range(row.size):
+                g[j] += push * row[j]
+    adam(row, g, m, v, rate, beta1, beta2, correction1, correction2, epsilon)
+    if unit:
+        norm = _F0
+        for j in range(row.size):
+            norm += row[j] * row[j]
+        if norm > _F0:
+            factor = _ONE / np.sqrt(norm)
+            for j in range(row.size):
+                row[j] *= factor
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def update_sparse(first, last, offset, order, token, n_tokens, value, d, v, x, g,
+                  W_enc, W_dec, vectors, moments, halves, penalty, unit, frozen, rates, fired):  # fmt: skip
+    """Gradients of features first to last from their entries, and one step of Adam on their weights.
+
+    Entries whose token is n_tokens or more are of the auxiliary loss: row of g as it is, of x less n_tokens.
+    moments: means and squares of W_enc, W_dec, vectors.  halves: bfloat16 copies of W_enc and W_dec, size 0 where not
+    kept.  fired: counts of the entries with value above 0 that are not of the auxiliary loss.
+    """
+    d_model, n_vectors = x.shape[1], vectors.shape[0]
+    g_dec, g_enc = np.empty(d_model, np.float32), np.empty(d_model, np.float32)
+    g_vec = np.empty((n_vectors, 1), np.float32)
+    for i in range(first, last):
+        g_dec[:] = _F0
+        g_enc[:] = _F0
+        g_vec[:] = _F0
+        total, count = _F0, 0
+        for place in range(offset[i], offset[i + 1]):
+            a = order[place]
+            t, f, slope = token[a], value[a], d[a]
+            seen, push = x[t - n_tokens if t >= n_tokens else t], g[t]
+            for j in range(d_model):
+                g_dec[j] += f * push[j]
+                g_enc[j] += slope * seen[j]
+            for n in range(n_vectors):
+                g_vec[n, 0] += v[n, a]
+            total += f
+            count += f > _F0 and t < n_tokens
+        fired[i] = count
+        _step_feature(
+            i, g_enc, g_dec, g_vec, total, W_enc, W_dec, vectors, moments, halves, penalty, unit, frozen, rates
+        )
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def update_dense(first, last, G_enc, G_dec, g_vectors, total,
+                 W_enc, W_dec, vectors, moments, halves, penalty, unit, frozen, rates):  # fmt: skip
+    """One step of Adam on features first to last, whose gradients are rows of G_enc, G_dec (bfloat16 or float32)."""
+    g_dec, g_enc = np.empty(W_dec.shape[1], np.float32), np.empty(W_dec.shape[1], np.float32)
+    g_vec = np.empty((vectors.shape[0], 1), np.float32)
+    for i in range(first, last):
+        g_enc[:] = G_enc[i - first]
+        g_dec[:] = G_dec[i - first]
+        g_vec[:, 0] = g_vectors[:, i]
+        _step_feature(
+            i, g_enc, g_dec, g_vec, total[i], W_enc, W_dec, vectors, moments, halves, penalty, unit, frozen, rates
+        )
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def _step_feature(i, g_enc, g_dec, g_vec, total,
+                  W_enc, W_dec, vectors, moments, halves, penalty, unit, frozen, rates):  # fmt: skip
+    rate, beta1, beta2, correction1, correction2, epsilon = rates
+    mean_enc, square_enc, mean_dec, square_dec, mean_vec, square_vec = moments
+    half_enc, half_dec = halves
+    adam(W_enc[i], g_enc, mean_enc[i], square_enc[i], rate, beta1, beta2, correction1, correction2, epsilon)
+    for n in range(vectors.shape[0]):
+        part = slice(i, i + 1)
+        adam(
+            vectors[n, part], g_vec[n], mean_vec[n, part], square_vec[n, part],
+            rate, beta1, beta2, correction1, correction2, epsilon,
+        )  # fmt: skip
+    if not frozen:
+        _step_decoder(W_dec[i], g_dec, mean_dec[i], square_dec[i], total, penalty, unit, rates)
+    if half_enc.size > 0:
+        _to_half(W_enc[i], half_enc[i])
+    if half_dec.size > 0:
+        _to_half(W_dec[i], half_dec[i])
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def row_norms(W, norms):
+    """Euclidean norm of each row."""
+    for i in range(W.shape[0]):
+        squared = _F0
+        for j in range(W.shape[1]):
+            squared += W[i, j] * W[i, j]
+        norms[i] = np.sqrt(squared)
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def normalise_rows(W):
+    """Scale each row to norm 1; rows of zeros stay."""
+    for i in range(W.shape[0]):
+        squared = _F0
+        for j in range(W.shape[1]):
+            squared += W[i, j] * W[i, j]
+        if squared > _F0:
+            factor = _ONE / np.sqrt(squared)
+            for j in range(W.shape[1]):
+                W[i, j] *= factor

@@ -1,0 +1,233 @@
+"""One dictionary in training: master weights, Adam's moments and counters; what a checkpoint holds.
+
+All of it is float32 in flat arrays (weights, first and second moments alike), so that a checkpoint is three arrays and
+a few counters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import torch
+
+from homolog.dictionaries.configs import (
+    AnyConfig,
+    GatedConfig,
+    JumpReluConfig,
+    ReluConfig,
+    TopKConfig,
+    TrainingConfig,
+)
+from homolog.dictionaries.seeds import generator
+from homolog.dictionaries.training import rows
+
+VECTORS = {"relu": ("b_enc",), "topk": ("b_enc",), "batchtopk": ("b_enc",), "jumprelu": ("b_enc", "threshold"),
+           "gated": ("b_gate", "b_mag", "r_mag")}  # fmt: skip
+MAY_BE_DENSE = ("relu", "jumprelu", "gated")
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss or a weight is no longer a number; names model, dictionary, layer and step."""
+
+
+class Weights:
+    """Views of one flat float32 array: W_enc transposed (d_sae, d_model), W_dec (d_sae, d_model), vectors (n, d_sae),
+    b_dec (d_model,).
+    """
+
+    def __init__(self, d_model: int, d_sae: int, n_vectors: int) -> None:
+        sizes = [d_model * d_sae, d_model * d_sae, n_vectors * d_sae, d_model]
+        self.flat = np.zeros(sum(sizes), np.float32)
+        W_enc_T, W_dec, vectors, self.b_dec = np.split(self.flat, np.cumsum(sizes)[:-1])
+        self.W_enc_T, self.W_dec = W_enc_T.reshape(d_sae, d_model), W_dec.reshape(d_sae, d_model)
+        self.vectors = vectors.reshape(n_vectors, d_sae)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Means over the tokens since the last report."""
+
+    loss: float
+    """Squared error and penalty of sparsity, in scaled inputs; without the auxiliary loss."""
+    squared: float
+    """Squared error, in scaled inputs."""
+    l0: float
+    silent_share: float
+    """Features that did not fire."""
+
+    @classmethod
+    def of(cls, squared: float, penalised: float, n_tokens: int, fired: np.ndarray) -> Report:
+        """From sums over n_tokens; fired: at how many of them each feature was active."""
+        n = max(1, n_tokens)
+        return cls((squared + penalised) / n, squared / n, float(fired.sum()) / n, float((fired == 0).mean()))
+
+
+class Trainee:
+    """What is trained and how, wherever its weights lie: `SaeState` on the CPU, `DeviceState` on another device.
+
+    half: whether products are in bfloat16.  names: (model, label, layer).
+    """
+
+    def __init__(
+        self, config: AnyConfig, training: TrainingConfig, d_model: int, half: bool, names: tuple[str, str, int]
+    ) -> None:
+        self.config, self.training, self.half, self.names = config, training, half, names
+        self.d_model, self.d_sae = d_model, config.d_sae
+        self.vectors = VECTORS[config.kind]
+        self.unit = not (isinstance(config, ReluConfig) and config.weighted)
+        self.scalars = np.zeros(2)
+        """Entries a token in the last step, from which the next chooses its way; BatchTopK's running threshold."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything a checkpoint must hold besides the step; `refresh` follows a change."""
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        """Make what follows from the weights anew, after they were changed from outside."""
+        raise NotImplementedError
+
+    def take_report(self) -> Report:
+        """What happened since last asked."""
+        raise NotImplementedError
+
+    def export(self) -> SaeState:
+        """The weights and scalars on the CPU."""
+        raise NotImplementedError
+
+    def tokens_silent(self) -> np.ndarray:
+        """Tokens since each feature fired."""
+        raise NotImplementedError
+
+    def mean_norms(self, chosen: np.ndarray) -> tuple[float, float]:
+        """Mean norm of the encoder columns and of the decoder rows of the features marked in `chosen`."""
+        raise NotImplementedError
+
+    def replace(self, features: np.ndarray, W_enc_T: np.ndarray, W_dec: np.ndarray, vectors: np.ndarray) -> None:
+        """Give features new weights, a row or column each; their moments and silence start at 0."""
+        raise NotImplementedError
+
+    def penalty_at(self, step: int) -> float:
+        """Weight of the penalty of ReLU, Gated (l1) or JumpReLU (l0) at a step; 0 for the others."""
+        config = self.config
+        if isinstance(config, TopKConfig):
+            return 0.0
+        weight, share = (
+            (config.l0, config.l0_warmup) if isinstance(config, JumpReluConfig) else (config.l1, config.l1_warmup)
+        )
+        warmup = share * self.training.n_steps
+        return weight * (min(1.0, (step + 1) / warmup) if warmup >= 1 else 1.0)
+
+    def where(self, step: int, what: str) -> str:
+        """Message that names model, dictionary, layer and step."""
+        model, label, layer = self.names
+        return (
+            f"{what}: model {model!r}, dictionary {label!r}, layer {layer}, step {step} of "
+            f"{self.training.n_steps}. Lower learning_rate (now {self.training.learning_rate}) or check the "
+            "activations."
+        )
+
+
+class SaeState(Trainee):
+    """A dictionary in training on centred, scaled activations.
+
+    weights: `Weights.flat` to take, a random start from the seed by default.
+    """
+
+    def __init__(
+        self, config: AnyConfig, training: TrainingConfig, d_model: int, half: bool, names: tuple[str, str, int],
+        weights: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(config, training, d_model, half, names)
+        self.weights, self.mean, self.square = (Weights(d_model, config.d_sae, len(self.vectors)) for _ in range(3))
+        self.silent = np.zeros(config.d_sae, np.int64)
+        """Tokens since each feature fired."""
+        self.norms = np.ones(config.d_sae, np.float32)
+        self.fired = np.zeros(config.d_sae, np.int64)
+        keeps_decoder = half and config.kind in MAY_BE_DENSE
+        self.enc_half = torch.empty(config.d_sae if half else 0, d_model, dtype=torch.bfloat16)
+        self.dec_half = torch.empty(config.d_sae if keeps_decoder else 0, d_model, dtype=torch.bfloat16)
+        self.W_product = self.enc_half if half else torch.from_numpy(self.weights.W_enc_T)
+        if weights is None:
+            self._initialise()
+        else:
+            self.weights.flat[:] = weights
+        self.refresh()
+        self.begin_report()
+
+    def _initialise(self) -> None:
+        config, w = self.config, self.weights
+        rng = generator(self.training.seed, *self.names, "init")
+        directions = rng.standard_normal(w.W_dec.shape).astype(np.float32)
+        rows.normalise_rows(directions)
+        w.W_enc_T[:] = directions * config.init_norm
+        w.W_dec[:] = directions * (1.0 if self.unit else config.init_norm)
+        if isinstance(config, ReluConfig | GatedConfig):  # pre-activations start as N(0, init_norm^2)
+            w.vectors[0] = config.init_norm * NormalDist().inv_cdf(config.init_active)
+        if isinstance(config, GatedConfig):
+            w.vectors[1] = w.vectors[0]
+        if isinstance(config, JumpReluConfig):
+            w.vectors[1] = config.init_threshold
+        self.scalars[0] = config.k if isinstance(config, TopKConfig) else config.d_sae
+
+    def refresh(self) -> None:
+        for half, whole in ((self.enc_half, self.weights.W_enc_T), (self.dec_half, self.weights.W_dec)):
+            if len(half):
+                half.copy_(torch.from_numpy(whole))
+        if not self.unit:
+            rows.row_norms(self.weights.W_dec, self.norms)
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What scratch arrays depend on."""
+        config = self.config
+        topk = (config.k, config.aux_k, config.aux_weight > 0) if isinstance(config, TopKConfig) else ()
+        return (config.kind, self.d_model, self.d_sae, self.half, *topk)
+
+    def targets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        """Weights, moments and bfloat16 copies, as updates of features take them."""
+        w, m, s = self.weights, self.mean, self.square
+        moments = (m.W_enc_T, s.W_enc_T, m.W_dec, s.W_dec, m.vectors, s.vectors)
+        halves = tuple(half.view(torch.uint16).numpy() for half in (self.enc_half, self.dec_half))
+        return w.W_enc_T, w.W_dec, w.vectors, moments, halves
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        flat = {"weights": self.weights.flat, "mean": self.mean.flat, "square": self.square.flat}
+        return flat | {"silent": self.silent, "scalars": self.scalars}
+
+    def begin_report(self) -> None:
+        """Set the sums behind `Report` to 0."""
+        self.squared = self.penalised = 0.0
+        self.tokens = 0
+        self.fired_since = np.zeros(self.d_sae, np.int64)
+
+    def add_to_report(self, squared: float, penalty: float, n_tokens: int) -> None:
+        """Count a step: sums over its tokens of squared error and penalty; `fired` has its counts."""
+        self.squared += squared
+        self.penalised += penalty
+        self.tokens += n_tokens
+        self.fired_since += self.fired
+
+    def take_report(self) -> Report:
+        report = Report.of(self.squared, self.penalised, self.tokens, self.fired_since)
+        self.begin_report()
+        return report
+
+    def export(self) -> SaeState:
+        return self
+
+    def tokens_silent(self) -> np.ndarray:
+        return self.silent
+
+    def mean_norms(self, chosen: np.ndarray) -> tuple[float, float]:
+        norms = np.linalg.norm(self.weights.W_enc_T[chosen], axis=1)
+        return float(norms.mean()), float(self.norms[chosen].mean())
+
+    def replace(self, features: np.ndarray, W_enc_T: np.ndarray, W_dec: np.ndarray, vectors: np.ndarray) -> None:
+        w = self.weights
+        w.W_enc_T[features], w.W_dec[features], w.vectors[:, features] = W_enc_T, W_dec, vectors
+        for moment in (self.mean, self.square):
+            moment.W_enc_T[features], moment.W_dec[features], moment.vectors[:, features] = 0, 0, 0
+        self.silent[features] = 0
+        self.refresh()

@@ -1,0 +1,222 @@
+"""The part of a training step that goes token by token: which features are active, the error, and slopes.
+
+Active features are entries of CSR arrays (index, value, start).  With g = factor * error, for each entry
+
+    h = W_dec[i] . g        the slope of the loss in the feature's value
+    d                       the slope in x W_enc (`relu_slopes`, `jumprelu_slopes`, `gated_slopes`)
+    v                       the slopes in the feature's vectors: b_enc; or b_enc, threshold; or b_gate, b_mag, r_mag
+
+Everything is float32, except that products may come in bfloat16.  Sums are in a fixed order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from homolog.dictionaries.screening import _append_above, _below_kth_largest
+from homolog.dictionaries.selection import _F0, _MATH, _select
+
+_ONE = np.float32(1)
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def _add_bias(half, full, is_half, t, bias, values):
+    """values = product of token t + bias, in float32: bfloat16 is the upper half of a float32's bits."""
+    bits = values.view(np.int32)
+    if is_half:
+        row = half[t]
+        for i in range(values.size):
+            bits[i] = np.int32(row[i]) << np.int32(16)
+        for i in range(values.size):
+            values[i] += bias[i]
+    else:
+        full_row = full[t]
+        for i in range(values.size):
+            values[i] = full_row[i] + bias[i]
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def select_above(half, full, is_half, b_enc, low, limit, index, value, start):
+    """Entries p = product + b_enc of a block of tokens where product + low > 0; start[0] is where they begin.
+
+    Returns where they end, -1 if there are more than `limit`.  index and value need room for limit + d_sae + 1.
+    """
+    above = np.empty(b_enc.size, np.float32)
+    begin = start[0]
+    total = begin
+    for t in range(start.size - 1):
+        _add_bias(half, full, is_half, t, low, above)
+        first, total = total, _append_above(above, _F0, index, total)
+        if total - begin > limit:
+            return -1
+        for a in range(first, total):
+            i = index[a]
+            value[a] = above[i] + (b_enc[i] - low[i])
+        start[t + 1] = total
+    return total
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def select_largest(half, full, is_half, b_enc, k, index, value, start):
+    """Entries of a block of tokens: each token's k largest p above 0, lowest feature first among equal ones.
+
+    index and value need room for tokens * k + d_sae + 1 from start[0] on.
+    """
+    values = np.empty(b_enc.size, np.float32)
+    candidates, chosen = np.empty(b_enc.size + 64, np.int32), np.empty(b_enc.size + 1, np.int32)
+    total = start[0]
+    for t in range(start.size - 1):
+        _add_bias(half, full, is_half, t, b_enc, values)
+        n = _append_above(values, _below_kth_largest(values.view(np.int32), k), candidates, 0)
+        kept = values[candidates[:n]]
+        n = _select(kept, kept.view(np.int32), k, chosen) if n > k else n
+        for a in range(n):
+            place = chosen[a] if kept.size > k else a
+            index[total + a], value[total + a] = candidates[place], kept[place]
+        total += n
+        start[t + 1] = total
+    return total
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def select_dead(half, full, is_half, b_enc, dead, k, index, value, start):
+    """Entries of a block of tokens: each token's k largest p above 0 among the features `dead`, their indices."""
+    values = np.empty(dead.size, np.float32)
+    bits, chosen = values.view(np.int32), np.empty(dead.size + 1, np.int32)
+    total = start[0]
+    for t in range(start.size - 1):
+        for a in range(dead.size):
+            i = dead[a]
+            if is_half:
+                bits[a] = np.int32(half[t, i]) << np.int32(16)
+                values[a] += b_enc[i]
+            else:
+                values[a] = full[t, i] + b_enc[i]
+        n = _select(values, bits, min(k, dead.size), chosen)
+        for a in range(n):
+            index[total + a], value[total + a] = dead[chosen[a]], values[chosen[a]]
+        total += n
+        start[t + 1] = total
+    return total
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def keep_from(cut, ties, index, value, start):
+    """Keep of a block's entries those above `cut`, and of those equal to it the first `ties`; in place.
+
+    Returns where they end.
+    """
+    total, low = start[0], start[0]
+    for t in range(start.size - 1):
+        for a in range(low, start[t + 1]):
+            keep = value[a] > cut
+            if value[a] == cut and ties > 0:
+                keep, ties = True, ties - 1
+            if keep:
+                index[total], value[total] = index[a], value[a]
+                total += 1
+        low = start[t + 1]
+        start[t + 1] = total
+    return total
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def decode(target, bias, index, value, start, W_dec, factor, g, h):
+    """g = factor * (bias + sum of value W_dec[index] - target) of each token, and h of each entry.
+
+    Returns the sum of squared errors.
+    """
+    n_tokens, d_model = target.shape
+    error = np.empty(d_model, np.float32)
+    squared = 0.0
+    for t in range(n_tokens):
+        for j in range(d_model):
+            error[j] = bias[j] - target[t, j]
+        for a in range(start[t], start[t + 1]):
+            row, f = W_dec[index[a]], value[a]
+            for j in range(d_model):
+                error[j] += f * row[j]
+        norm = _F0
+        for j in range(d_model):
+            norm += error[j] * error[j]
+        squared += norm
+        for j in range(d_model):
+            error[j] *= factor
+            g[t, j] = error[j]
+        for a in range(start[t], start[t + 1]):
+            row, slope = W_dec[index[a]], _F0
+            for j in range(d_model):
+                slope += row[j] * error[j]
+            h[a] = slope
+    return squared
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def relu_slopes(first, last, index, value, h, norms, penalty, d):
+    """d = h + penalty ||W_dec[i]||; returns the sum of value ||W_dec[i]||."""
+    total = 0.0
+    for a in range(first, last):
+        norm = norms[index[a]]
+        d[a] = h[a] + penalty * norm
+        total += value[a] * norm
+    return total
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def jump_values(first, last, index, p, threshold, f):
+    """f = p where p exceeds the threshold, else 0; returns how many do."""
+    n = 0
+    for a in range(first, last):
+        active = p[a] > threshold[index[a]]
+        f[a] = p[a] if active else _F0
+        n += active
+    return n
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def jumprelu_slopes(first, last, index, p, h, threshold, penalty, bandwidth, d, v):
+    """d = h where p exceeds the threshold; v[0] = d, v[1] = -(threshold h + penalty) / bandwidth near the threshold."""
+    width = _ONE / bandwidth
+    for a in range(first, last):
+        limit = threshold[index[a]]
+        d[a] = h[a] if p[a] > limit else _F0
+        v[0, a] = d[a]
+        v[1, a] = -(limit * h[a] + penalty) * width if abs(p[a] - limit) < bandwidth * np.float32(0.5) else _F0
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def gated_values(first, last, index, chosen, b_gate, b_mag, scale, f):
+    """f = relu(exp(r_mag) x W_enc + b_mag) of entries chosen = x W_enc + b_gate > 0; scale is exp(r_mag)."""
+    for a in range(first, last):
+        i = index[a]
+        f[a] = max((chosen[a] - b_gate[i]) * scale[i] + b_mag[i], _F0)
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def gated_slopes(first, last, index, f, h, h_gate, b_mag, scale, penalty, d, v):
+    """d and v = slopes in b_gate, b_mag, r_mag, from the slopes h in f and h_gate in the frozen twin's values."""
+    for a in range(first, last):
+        i = index[a]
+        gate = h_gate[a] + penalty
+        mag = h[a] if f[a] > _F0 else _F0
+        d[a] = gate + scale[i] * mag
+        v[0, a], v[1, a], v[2, a] = gate, mag, mag * (f[a] - b_mag[i])
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def add_rows(g, out):
+    """out += sum of the rows of g."""
+    for t in range(g.shape[0]):
+        for j in range(g.shape[1]):
+            out[j] += g[t, j]
+
+
+@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+def squared_norms(g, out):
+    """Squared norm of each row."""
+    for t in range(g.shape[0]):
+        squared = _F0
+        for j in range(g.shape[1]):
+            squared += g[t, j] * g[t, j]
+        out[t] = squared
