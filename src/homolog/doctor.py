@@ -8,7 +8,7 @@ import sys
 
 from homolog.storage import process
 
-OPTIONAL = {"datasets": "data", "ray": "ray", "openai": "llm"}
+OPTIONAL = {"datasets": "data", "ray": "ray", "openai": "llm", "scikit-learn": "controls"}
 
 
 def findings() -> dict[str, str]:
@@ -45,7 +45,7 @@ def _onednn() -> bool:
 
 
 def _native_bfloat16() -> bool:
-    from homolog.dictionaries.trainer import has_native_bfloat16
+    from homolog.dictionaries.hardware import has_native_bfloat16
 
     return has_native_bfloat16()
 

@@ -1,6 +1,7 @@
 """Progress with an estimate of the time left: a bar on a terminal, plain lines elsewhere, or nothing.
 
-Library code takes a `Progress` and says `with progress.stage("train", total=1000) as bar: bar.advance()`.
+Library code takes a `Progress` and says `with progress.stage("train", total=1000) as bar: bar.advance()`; what else
+there is to know of a running stage, such as its loss, goes with it: `bar.advance(512, "loss 3.21")`.
 A driver that knows its stages announces them with `plan`; the time left of the whole is then
 
     left = stage_left + scale * sum of the expected seconds of the stages to come,
@@ -14,7 +15,7 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TextIO, runtime_checkable
 
@@ -23,8 +24,12 @@ from typing import Any, Protocol, TextIO, runtime_checkable
 class Bar(Protocol):
     """One running stage."""
 
-    def advance(self, n: float = 1) -> None:
-        """Count `n` more of the stage's units as done."""
+    def advance(self, n: float = 1, words: str = "") -> None:
+        """Count `n` more of the stage's units as done.  words: shown beside it until there are others."""
+        ...
+
+    def skip(self, n: float) -> None:
+        """Count `n` units as done before the stage began: they say nothing about its pace."""
         ...
 
 
@@ -59,6 +64,7 @@ class Estimate:
         self._stage_started = self._started
         self._total: float | None = None
         self._count = 0.0
+        self._skipped = 0.0
 
     def plan(self, expected_seconds: Mapping[str, float]) -> None:
         self._plan = {name: max(float(seconds), 1e-3) for name, seconds in expected_seconds.items()}
@@ -68,10 +74,15 @@ class Estimate:
         if name in self._plan:  # stages planned before this one and never begun were already complete
             names = list(self._plan)
             self._plan = {later: self._plan[later] for later in names[names.index(name) :]}
-        self._name, self._total, self._count, self._stage_started = name, total, 0.0, self._clock()
+        self._name, self._total, self._stage_started = name, total, self._clock()
+        self._count = self._skipped = 0.0
 
     def advance(self, n: float) -> None:
         self._count += n
+
+    def skip(self, n: float) -> None:
+        self._count += n
+        self._skipped += n
 
     def end(self) -> None:
         if self._name in self._plan:
@@ -104,8 +115,8 @@ class Estimate:
         scale = (spent + self._prior) / (expected_done + self._prior) if self._prior else 1.0
         if self._name is None:
             stage_left = 0.0
-        elif share:
-            stage_left = self.stage_elapsed * (1 - share) / share
+        elif share and self._total and self._count > self._skipped:
+            stage_left = self.stage_elapsed * max(self._total - self._count, 0) / (self._count - self._skipped)
         elif expected is not None:
             stage_left = max(scale * expected - self.stage_elapsed, 0.0)
         else:
@@ -124,7 +135,10 @@ class SilentProgress:
         """A stage without display."""
         yield self
 
-    def advance(self, n: float = 1) -> None:
+    def advance(self, n: float = 1, words: str = "") -> None:
+        """Ignored."""
+
+    def skip(self, n: float) -> None:
         """Ignored."""
 
     def note(self, text: str) -> None:
@@ -162,14 +176,18 @@ class LineProgress:
         self._estimate.end()
         self.note(f"{name}: done in {took}{_left(self._estimate)}")
 
-    def advance(self, n: float = 1) -> None:
+    def advance(self, n: float = 1, words: str = "") -> None:
         """See `Bar.advance`."""
         self._estimate.advance(n)
         if self._clock() - self._last >= self._every:
             self._last = self._clock()
             share = self._estimate.share
             percent = "" if share is None else f" {share:.0%}"
-            self.note(f"{self._name}:{percent}{_left(self._estimate)}")
+            self.note(f"{self._name}:{percent}{_left(self._estimate)}{f'; {words}' if words else ''}")
+
+    def skip(self, n: float) -> None:
+        """See `Bar.skip`."""
+        self._estimate.skip(n)
 
     def note(self, text: str) -> None:
         """See `Progress.note`."""
@@ -177,7 +195,7 @@ class LineProgress:
 
 
 class RichProgress:
-    """A bar on a terminal: stage, percent, elapsed time, and the time left of the whole."""
+    """A bar on a terminal: stage, percent, elapsed time, the time left of the whole, and below it what else is said."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -195,6 +213,7 @@ class RichProgress:
     def stage(self, name: str, total: float | None = None) -> Iterator[Bar]:
         """See `Progress.stage`."""
         from rich import progress as bars
+        from rich.text import Text
 
         self._estimate.begin(name, total)
         columns = (
@@ -204,17 +223,32 @@ class RichProgress:
             bars.TimeElapsedColumn(),
             bars.TextColumn("{task.fields[left]}", markup=False),
         )
-        with bars.Progress(*columns, console=self._console, transient=True) as self._display:
+
+        class Display(bars.Progress):
+            words = ""
+
+            def get_renderables(self) -> Iterable[Any]:
+                yield from super().get_renderables()
+                if self.words:
+                    yield Text(f"  {self.words}", no_wrap=True, overflow="ellipsis")
+
+        with Display(*columns, console=self._console, transient=True) as self._display:
             self._task = self._display.add_task(name, total=total, left="")
             yield self
         took = duration(self._estimate.stage_elapsed)
         self._estimate.end()
         self.note(f"{name}: {took}")
 
-    def advance(self, n: float = 1) -> None:
+    def advance(self, n: float = 1, words: str = "") -> None:
         """See `Bar.advance`."""
         self._estimate.advance(n)
+        self._display.words = words or self._display.words
         self._display.update(self._task, advance=n, left=_left(self._estimate))
+
+    def skip(self, n: float) -> None:
+        """See `Bar.skip`."""
+        self._estimate.skip(n)
+        self._display.update(self._task, advance=n)
 
     def note(self, text: str) -> None:
         """See `Progress.note`."""

@@ -81,6 +81,24 @@ def test_as_many_tokens_as_asked_for_in_whole_windows() -> None:
     assert len(read) == 256  # no more than one batch of documents
 
 
+def test_fewer_tokens_where_the_text_holds_no_more() -> None:
+    texts = documents("a b c", "d", "e a b c d e")  # 13 tokens with the ends
+    with pytest.raises(InputError, match="fill 25 windows"):
+        pack(texts, words(), context=4, n_tokens=100)
+    assert pack(texts, words(), context=4, n_tokens=100, fewer=True).n_tokens == 12
+    assert pack(texts, words(), context=4, n_tokens=7, fewer=True).n_tokens == 8
+    with pytest.raises(InputError, match=r"13 tokens in 3 documents.*fill 1 windows of 20"):
+        pack(texts, words(), context=20, n_tokens=100, fewer=True)
+
+
+def test_windows_by_number_in_any_order() -> None:
+    windows = pack(documents("a b c", "d", "e a b c d e"), words(), context=4)
+    chosen = windows[np.array([2, 0])]
+    assert chosen.tokens.tolist() == [[2, 3, 4, 5], [1, 2, 3, 0]]
+    assert chosen.mask.tolist() == [[True] * 4, [True] * 3 + [False]]
+    assert chosen.document.tolist() == [[2] * 4, [0] * 4]
+
+
 @pytest.mark.parametrize(
     ("texts", "n_tokens", "found"),
     [

@@ -298,6 +298,7 @@ def saes_of(failing: set[tuple[str, int]], compared: tuple[str, ...]) -> pl.Data
                     "explained_variance": 0.95 - 0.12 * depth - 0.004 * order,
                     "l0": 24 + 40 * depth + order,
                     "dead_share": 0.02 + 0.06 * depth,
+                    "sink_share": 0.003,
                     "loss_clean": 3.4,
                     "loss_spliced": 3.4 + 0.3 * depth,
                     "loss_ablated": 6.9,

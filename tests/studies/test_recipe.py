@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from homolog.dictionaries import KINDS, configs, parse_config
 from homolog.errors import InputError
+from homolog.studies import recipe as recipes
 from homolog.studies.recipe import built_in_recipes, load_recipe, parse_recipe
 
 SMALLEST = """
@@ -93,6 +95,10 @@ def test_an_unknown_key_names_the_nearest(tables: dict[str, Any], field: str, me
         ({"sae": {"l1": None}}, "needs l1"),
         ({"sae": {"expansion": 4}}, "exactly one of d_sae and expansion"),
         ({"sae": {"kind": "topk"}}, "needs k and no l1"),
+        ({"sae": {"kind": "jumprelu"}}, 'kind "jumprelu" needs l0 and no l1 or k'),
+        ({"sae": {"kind": "gated", "k": 3}}, 'kind "gated" needs l1 and no k or l0'),
+        ({"sae": {"kind": "batchtopk", "l1": None, "k": 0}}, r"sae\.k is 0"),
+        ({"sae": {"kind": "softmax"}}, r"sae\.kind is 'softmax'"),
         ({"sae": {"seeds": [3, 3]}}, "different from each other"),
         ({"sae": {"seeds": [3]}}, "controls.sae_seed needs two seeds"),
         ({"corpus": {"context": 0}}, r"corpus\.context is 0"),
@@ -104,6 +110,41 @@ def test_an_unknown_key_names_the_nearest(tables: dict[str, Any], field: str, me
 def test_unusable_values_are_named(tables: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_recipe(change(**tables), "mine.toml")
+
+
+@pytest.mark.parametrize(("kind", "key", "value"), [
+    ("relu", "l1", 2.0), ("topk", "k", 9), ("batchtopk", "k", 9), ("jumprelu", "l0", 0.5), ("gated", "l1", 2.0),
+])  # fmt: skip
+def test_every_kind_takes_the_key_that_makes_it_sparse(kind: str, key: str, value: float) -> None:
+    recipe = parse_recipe(change(sae={"kind": kind, "l1": None, key: value}), "mine.toml")
+    config = parse_config(recipe.sae.config(128))
+    assert (type(config), config.d_sae, getattr(config, key)) == (KINDS[kind], 768, value)
+    assert parse_recipe(recipe.values(), "run.json") == recipe
+
+
+def test_kinds_and_their_keys_are_those_of_dictionaries() -> None:
+    assert recipes.SPARSITY == configs.SPARSITY and set(recipes.SPARSITY) == set(KINDS)
+
+
+def bring(**saes: str) -> dict[str, Any]:
+    values = load_recipe("demo").values()
+    return values | {"models": [values["models"][0] | saes, values["models"][1] | {"saes": "theirs/{layer}"}]}
+
+
+def test_models_that_bring_dictionaries_need_no_seeds_to_train() -> None:
+    sae = load_recipe("demo").values()["sae"] | {"seeds": [0]}
+    recipe = parse_recipe(bring(saes="hf:a/b/{layer}", saes_seed="c/{layer}") | {"sae": sae}, "mine.toml")
+    assert recipe.models[0].saes == "hf:a/b/{layer}" and recipe.models[1].saes_seed is None
+    with pytest.raises(InputError, match=r"controls.sae_seed needs two seeds"):
+        parse_recipe(bring() | {"sae": sae}, "mine.toml")
+    rehearsed = recipe.rehearsal(20_000).models
+    assert [model.saes for model in rehearsed] == [model.saes_seed for model in rehearsed] == [None, None]
+
+
+@pytest.mark.parametrize("saes", [{"saes_seed": "a/{layer}"}, {"saes": "a/{layer}", "saes_seed": "a/{layer}"}])
+def test_a_second_seed_needs_a_first_and_differs(saes: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="saes_seed needs saes, and must be other dictionaries"):
+        parse_recipe(bring(**saes), "mine.toml")
 
 
 def test_keys_of_a_model_are_checked_and_two_are_needed() -> None:

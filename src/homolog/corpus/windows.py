@@ -62,8 +62,8 @@ class TokenWindows:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, windows: slice) -> TokenWindows:
-        """Whole windows, by slice."""
+    def __getitem__(self, windows: slice | np.ndarray) -> TokenWindows:
+        """Whole windows, by slice or by their numbers in any order."""
         parts = (np.ascontiguousarray(array[windows]) for array in (self.tokens, self.document, self.mask))
         return TokenWindows(*parts, tokenizer_fingerprint=self.tokenizer_fingerprint)
 
@@ -102,11 +102,14 @@ class TokenWindows:
         return str(tokenizer.decode(self.tokens.reshape(-1)[:n_tokens].tolist()))
 
 
-def pack(documents: Iterable[Document], tokenizer: Any, context: int, *, n_tokens: int | None = None) -> TokenWindows:
+def pack(
+    documents: Iterable[Document], tokenizer: Any, context: int, *, n_tokens: int | None = None, fewer: bool = False
+) -> TokenWindows:
     """Tokenise documents, in their order, and cut the stream into windows of `context` tokens.
 
     n_tokens  how many are wanted, rounded up to whole windows; reading stops there.  None takes all.
-    Raises `InputError` when the documents do not fill what is wanted (None: one window), with the counts.
+    fewer     take what there is where the documents hold fewer
+    Raises `InputError` when the documents do not fill what is wanted (None, or fewer: one window), with the counts.
     """
     end = joining_id(tokenizer)
     wanted = None if n_tokens is None else -(-n_tokens // context) * context
@@ -121,10 +124,11 @@ def pack(documents: Iterable[Document], tokenizer: Any, context: int, *, n_token
         if wanted is not None and total >= wanted:
             break
     n_windows = (total if wanted is None else min(total, wanted)) // context
-    if n_windows < max(1, (wanted or 0) // context):
+    least = 1 if fewer or wanted is None else max(1, wanted // context)
+    if n_windows < least:
         raise InputError(
             "corpus", f"{total} tokens in {len(lengths)} documents",
-            f"it must fill {max(1, (wanted or 0) // context)} windows of {context} tokens",
+            f"it must fill {least} windows of {context} tokens",
             "Give more text, ask for fewer tokens, or a shorter context.",
         )  # fmt: skip
     used = n_windows * context

@@ -12,6 +12,7 @@ from homolog.features.encode import encode, to_sparse
 from homolog.features.residuals import write_residuals
 from homolog.features.store import Target, close_features, encode_shard, write_features
 from homolog.features.stored import StoredFeatures, load_features, open_features
+from homolog.features.streamed import StreamedResiduals
 
 __all__ = [
     "Activations",
@@ -20,6 +21,7 @@ __all__ = [
     "Shard",
     "SparseFeatures",
     "StoredFeatures",
+    "StreamedResiduals",
     "Target",
     "capture",
     "capture_residuals",

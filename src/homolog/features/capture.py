@@ -72,18 +72,29 @@ def residual_sites(model: LanguageModel) -> list[Site]:
     return [Site("resid", layer) for layer in range(model.n_layers)]
 
 
-def _gather(model, windows, sites, device, dtype, advance) -> dict[Site, torch.Tensor]:
-    """Captured values of all windows, special tokens dropped; dtype None keeps that of the model."""
+def fill_residuals(
+    model: LanguageModel, windows: TokenWindows, layers: Sequence[int], into: Sequence[torch.Tensor]
+) -> None:
+    """`capture_residuals` into tensors that are there: of each layer one, (token or more, d_model), any float dtype."""
+    sites = [Site("resid", layer) for layer in layers]
+    _gather(model, windows, sites, None, None, None, dict(zip(sites, into, strict=True)))
+
+
+def _gather(model, windows, sites, device, dtype, advance, found=None) -> dict[Site, torch.Tensor]:
+    """Captured values of all windows, special tokens dropped; dtype None keeps that of the model.
+
+    found: tensors to write into; else they are made, with as many rows as there are tokens.
+    """
     n_kept, start = int(windows.mask.sum()), 0
-    found: dict[Site, torch.Tensor] = {}
+    found = {} if found is None else found
     for part, values in _passes(model, windows, sites):
         keep = torch.from_numpy(part.mask).to(model.device)
         n = int(keep.sum())
         for site, value in values.items():
-            kept = value[keep].to(device, dtype or value.dtype)
+            kept = value[keep]
             if site not in found:
-                found[site] = torch.empty(n_kept, kept.shape[1], dtype=kept.dtype, device=device)
-            found[site][start : start + n] = kept
+                found[site] = torch.empty(n_kept, kept.shape[1], dtype=dtype or kept.dtype, device=device)
+            found[site][start : start + n].copy_(kept)
         start += n
         if advance is not None:
             advance(part.n_tokens)

@@ -169,6 +169,7 @@ def dictionary_table(records: RunRecords, own: bool) -> Table:
                 wording.number(row["l0"], 1),
                 wording.percent(row["dead_share"]),
                 wording.number(row["loss_recovered"], 3),
+                wording.percent(row.get("sink_share")),
                 gate,
             ]
         )
@@ -180,13 +181,14 @@ def dictionary_table(records: RunRecords, own: bool) -> Table:
         "L0",
         "Dead",
         "Loss recovered",
+        "Variance in sinks",
         "Gates",
     ]
     return Table(
         "The dictionaries compared" if own else "The dictionaries of the controls",
         columns,
         rows,
-        frozenset({1, 3, 4, 5, 6}),
+        frozenset({1, 3, 4, 5, 6, 7}),
     )
 
 

@@ -22,7 +22,7 @@ from homolog.circuits.induction import CARRIER, COPIER, MATCHER, Ability, Circui
 from homolog.circuits.off_by_one import OffByOne, off_by_one
 from homolog.circuits.released import compare, released_for
 from homolog.errors import InputError
-from homolog.models import LanguageModel, load
+from homolog.models import LanguageModel, load, require_inner_sites
 from homolog.progress import Progress
 from homolog.storage.run_folder import RunFolder
 from homolog.studies.finish import finish, write_table
@@ -42,6 +42,7 @@ def run_circuits(recipe: CircuitRecipe, out: Path, progress: Progress) -> Path:
     subjects = [Subject(ref, "model", recipe.revision) for ref in recipe.models]
     if len({s.name for s in subjects}) < len(subjects):
         raise InputError("models", list(recipe.models), "each needs a name of its own", "Name each model once.")
+    require_circuits(subjects, "Name models of these architectures.")
     run = RunFolder.open(out, recipe.values())
     try:
         run.note(name=recipe.name, compared=[s.name for s in subjects], device=recipe.run.device)
@@ -53,6 +54,12 @@ def run_circuits(recipe: CircuitRecipe, out: Path, progress: Progress) -> Path:
         return finish(run, progress)
     finally:
         run.close()
+
+
+def require_circuits(subjects: Sequence[Subject], remedy: str, *, random: bool = False) -> None:
+    """InputError unless every model has an adapter with sites inside its blocks."""
+    for subject in subjects:
+        require_inner_sites(subject.ref, "tracing circuits", remedy, subject.revision, random=random)
 
 
 def expected_lines(ref: str, n_prompts: int, seed: int, batch: int, device: str, progress: Progress) -> Iterator[str]:

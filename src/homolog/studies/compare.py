@@ -24,12 +24,13 @@ from homolog.engine import Engine, Task, open_engine
 from homolog.features import write_residuals
 from homolog.matching import summarise, tables_of
 from homolog.matching.variance import variance_table
-from homolog.models import load_tokenizer
+from homolog.models import LanguageModel, load_tokenizer, require_inner_sites
 from homolog.progress import Progress
 from homolog.storage.process import machine
 from homolog.storage.run_folder import RunFolder
 from homolog.studies import subject as work
-from homolog.studies.circuits import trace_models
+from homolog.studies.brought import check_brought, without_seed
+from homolog.studies.circuits import require_circuits, trace_models
 from homolog.studies.finish import finish, write_table
 from homolog.studies.interpret import interpret
 from homolog.studies.judge import judged
@@ -48,6 +49,7 @@ SPACES_SCHEMA = {
     **dict.fromkeys(("cka", "svcca", "decoder_rsa", "decoder_svcca"), pl.Float64),
     "n_pairs": pl.Int64,
 }
+MAY_BE_NULL = {"sparsity": pl.Float64, "tokens_trained": pl.Int64, "origin": pl.String}
 MEMORY_SHARE = 0.4  # of the machine's memory that tasks may plan with
 
 
@@ -120,11 +122,14 @@ def run_comparison(
     if (finished := finished_report(recipe, out)) is not None:
         return finished
     plan = make_plan(recipe)
+    _check_adapters(plan, recipe)
     tokenizers = [load_tokenizer(s.ref, s.revision, random=recipe.run.random_weights) for s in plan.subjects]
     first = plan.subjects[0]
     for subject, tokenizer in zip(plan.subjects[1:], tokenizers[1:], strict=True):
         check_same_tokenizer(first.ref, tokenizers[0], subject.ref, tokenizer)
     fresh = not (out / "run.json").exists()  # what is wrong with the text is then said before a folder is made
+    for subject in (s for s in plan.subjects if s.saes and fresh):
+        check_brought(subject, work.load_subject(subject, recipe))
     text = _read_text(recipe, tokenizers[0], progress) if fresh else None
     run = RunFolder.open(out, recipe.values())
     try:
@@ -144,6 +149,18 @@ def run_comparison(
         return finish(run, progress)
     finally:
         run.close()
+
+
+def _check_adapters(plan: Plan, recipe: Recipe) -> None:
+    """InputError when neurons or circuits are asked of a model of which only the residual stream can be read."""
+    random = recipe.run.random_weights
+    neurons = [subject for c in plan.comparisons if c.kind == "neuron" for subject in (c.a, c.b)]
+    for subject in dict.fromkeys(neurons):
+        require_inner_sites(
+            subject.ref, "reading neurons", "Set controls.neurons = false.", subject.revision, random=random
+        )
+    if recipe.circuits is not None:
+        require_circuits(plan.compared, "Leave [circuits] out of the recipe.", random=random)
 
 
 def _work_through(here: Here) -> None:
@@ -211,20 +228,15 @@ def _work_on(here: Here, subject: Subject) -> None:
         layers = range(model.n_layers)
         outputs = [run.sae_folder(subject.name, layer, label) for layer in layers for label in subject.encoded_labels]
         with run.stage(stage, outputs) as facts:
-            shards = work.shards_of(model, here.text["train"], recipe)
-            here.tasks(f"read {subject.name}", work.store_residuals, [base | {"shard": shard} for shard in shards])
-            folder = run.residuals_folder(subject.name)
-            write_residuals(model, here.text["train"], folder, key=work.model_key(subject, recipe),
-                            dtype=work.stored_dtype(recipe), memory=recipe.run.shard_mib << 20)  # fmt: skip
+            if not subject.saes:
+                _store_residuals(here, subject, model)
             groups = _groups(here, subject, model.n_layers, model.d_model)
             calls = [base | {"layers": group, "threads": here.threads} for group in groups]
-            rows = [
-                row
-                for part in here.tasks(f"train dictionaries of {subject.name}", work.train_layers, calls)
-                for row in part
-            ]
+            title = f"{'load' if subject.saes else 'train'} dictionaries of {subject.name}"
+            rows = [row for part in here.tasks(title, work.train_layers, calls) for row in part]
             rows.sort(key=lambda row: (subject.labels.index(row["label"]), row["layer"]))
-            facts |= {"saes": rows, "model": facts_of_model | {"heldout_loss": rows[0]["loss_clean"]}}
+            notes = [note for row in rows if (note := row.pop("note")) is not None]
+            facts |= {"saes": rows, "model": facts_of_model | {"heldout_loss": rows[0]["loss_clean"]}, "notes": notes}
         run.drop_residuals(subject.name)
     stage = f"features {subject.name}"
     if not run.is_done(stage):
@@ -237,6 +249,16 @@ def _work_on(here: Here, subject: Subject) -> None:
             here.tasks(f"encode {subject.name}", work.encode_text, calls)
             calls = [base | {"shards": shards, "layer": layer} for layer in layers]
             here.tasks(f"count features of {subject.name}", work.close_text, calls)
+
+
+def _store_residuals(here: Here, subject: Subject, model: LanguageModel) -> None:
+    """The residuals that dictionaries are trained on."""
+    recipe, text = here.recipe, here.text["train"]
+    base = {"run": here.path, "recipe": recipe, "subject": subject}
+    calls = [base | {"shard": shard} for shard in work.shards_of(model, text, recipe)]
+    here.tasks(f"read {subject.name}", work.store_residuals, calls)
+    write_residuals(model, text, here.run.residuals_folder(subject.name), key=work.model_key(subject, recipe),
+                    dtype=work.stored_dtype(recipe), memory=recipe.run.shard_mib << 20)  # fmt: skip
 
 
 def _groups(here: Here, subject: Subject, n_layers: int, d_model: int) -> list[list[int]]:
@@ -264,7 +286,8 @@ def _compare_all(here: Here) -> None:
     facts = [run.facts(f"dictionaries {s.name}") for s in plan.subjects]
     run.note(models=[fact["model"] for fact in facts])
     frames = {table: pl.concat([pl.read_parquet(path) for path in paths]) for table, paths in parts.items()}
-    frames["saes"] = pl.DataFrame([row for fact in facts for row in fact["saes"]], infer_schema_length=None)
+    rows = [row for fact in facts for row in fact["saes"]]
+    frames["saes"] = pl.DataFrame(rows, infer_schema_length=None, schema_overrides=MAY_BE_NULL)
     folders = partial(folders_of, here)
     columns = here.comparer.columns
     frames |= judged(here.recipe, plan, frames["matches"], frames["saes"], folders, columns)
@@ -274,7 +297,8 @@ def _compare_all(here: Here) -> None:
     with run.stage("tables", [run.table(name) for name in frames]):
         for name, frame in frames.items():
             write_table(frame, run.table(name))
-        warnings = _warnings(frames["saes"].to_dicts())
+        warnings = [note for fact in facts for note in fact["notes"]] + _warnings(frames["saes"].to_dicts())
+        warnings += without_seed(here.plan, here.recipe)
         if here.most_exchanges < (asked := here.recipe.matching.null_exchanges):
             warnings.append(f"the null has {here.most_exchanges} of {asked} exchanges: the text has too few documents")
         run.note(verdicts=frames["shared"].to_dicts(), warnings=warnings)
@@ -370,7 +394,8 @@ def _expected_seconds(plan: Plan, with_circuits: bool) -> dict[str, float]:
     expected: dict[str, float] = {}
     for s in plan.subjects:
         n = len(s.labels)
-        steps = {"read {}": 6, "train dictionaries of {}": 29 * n, "encode {}": 3 * len(s.encoded_labels)}
+        steps = {"load dictionaries of {}": n} if s.saes else {"read {}": 6, "train dictionaries of {}": 29 * n}
+        steps |= {"encode {}": 3 * len(s.encoded_labels)}
         expected |= {step.format(s.name): float(seconds) for step, seconds in steps.items()}
     expected |= {f"match {comparison.title}": 4.0 for comparison in plan.comparisons}
     if with_circuits:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from homolog.dictionaries import Quality, SparseAutoencoder
 from homolog.progress import Progress
 from homolog.report import write_report
 from homolog.storage.atomic import atomic_path
@@ -25,3 +28,13 @@ def write_table(frame: pl.DataFrame, path: Path) -> None:
     """Write a table so that it appears under its name only when complete."""
     with atomic_path(path) as partial:
         frame.write_parquet(partial)
+
+
+def quality_row(
+    name: str, label: str, layer: int, sae: SparseAutoencoder, sparsity: float | None, quality: Quality
+) -> dict[str, Any]:
+    """A dictionary's row of the table `saes`: what it is, and its quality; undefined numbers are None."""
+    row = {"model": name, "label": label, "layer": layer, "kind": sae.kind, "d_sae": sae.d_sae, "sparsity": sparsity,
+           "tokens_trained": sae.metadata.get("tokens_trained")}  # fmt: skip
+    measured = row | quality.as_table_row()
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in measured.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from homolog.errors import InputError
 from homolog.storage.run_folder import RunFolder, folder_name
-from homolog.studies.recipe import Recipe
+from homolog.studies.recipe import Model, Recipe
 
 ROTATED = "rotated"
 INTERPRETED = ("interpretation", "relation")
@@ -16,13 +16,15 @@ INTERPRETED = ("interpretation", "relation")
 
 @dataclass(frozen=True)
 class Subject:
-    """A model of the study.  `labels` name its trained dictionaries; `rotated`: a turned twin of the first."""
+    """A model of the study.  `labels` name its dictionaries; `rotated`: a turned twin of the first."""
 
     ref: str
     role: str
     revision: str | None = None
     labels: tuple[str, ...] = ("sae",)
     rotated: bool = False
+    saes: tuple[str, ...] = ()
+    """Where its dictionaries come from, one a label, with {layer} for the block; none: they are trained."""
 
     @property
     def name(self) -> str:
@@ -84,8 +86,7 @@ class Plan:
 def make_plan(recipe: Recipe) -> Plan:
     """Models and comparisons of a recipe.  InputError when two of its models would share a name."""
     controls = recipe.controls
-    labels = ("sae", *(f"seed{seed}" for seed in recipe.sae.seeds[1:]))
-    models = [Subject(m.ref, "compared", m.revision, labels, controls.rotated) for m in recipe.models]
+    models = [_compared(model, recipe) for model in recipe.models]
     twins = {m.untrained: Subject(m.untrained, f"untrained twin of {s.name}")
              for m, s in zip(recipe.models, models, strict=True) if m.untrained is not None}  # fmt: skip
     seeds = {m.other_seed: Subject(m.other_seed, f"{s.name} from another seed")
@@ -103,12 +104,13 @@ def make_plan(recipe: Recipe) -> Plan:
     against_twins = [(models[i], twin) for i, j in ordered if (twin := untrained[j])]
     found = [Comparison("main", models[i], models[j]) for i, j in pairs]
     if controls.stability:
-        found += [Comparison("main-seed", models[i], models[j], label_b=labels[1]) for i, j in ordered]
+        found += [Comparison("main-seed", models[i], models[j], label_b=models[j].labels[1])
+                  for i, j in ordered if len(models[j].labels) > 1]  # fmt: skip
     found += [Comparison("random-model", own, twin) for own, twin in against_twins]
     if controls.rotated:
         found += [Comparison("rotated", models[i], models[j], label_b=ROTATED) for i, j in ordered]
     if controls.sae_seed:
-        found += [Comparison("sae-seed", own, own, label_b=labels[1]) for own in models]
+        found += [Comparison("sae-seed", own, own, label_b=own.labels[1]) for own in models if len(own.labels) > 1]
     if controls.current_token:
         found += [Comparison("tokens", own, CURRENT_TOKEN) for own in models]
     found += [Comparison("model-seed", own, seed) for own, seed in zip(models, other_seed, strict=True) if seed]
@@ -119,6 +121,16 @@ def make_plan(recipe: Recipe) -> Plan:
     by_name = {s.name: twin for s, twin in zip(models, untrained, strict=True) if twin}
     comparisons = tuple({comparison.key: comparison for comparison in found}.values())
     return Plan(tuple(models), subjects, comparisons, by_name)
+
+
+def _compared(model: Model, recipe: Recipe) -> Subject:
+    """A model that is compared, with the dictionaries that it brings or those of every seed."""
+    given = [template for template in (model.saes, model.saes_seed) if template is not None]
+    saes = tuple(t if t.startswith("hf:") else str(Path(t).expanduser().absolute()) for t in given)
+    labels = ("sae", *(f"seed{seed}" for seed in recipe.sae.seeds[1:]))
+    if saes:
+        labels = ("sae", *(labels[1:2] or ("seed1",)))[: len(saes)]
+    return Subject(model.ref, "compared", model.revision, labels, recipe.controls.rotated, saes)
 
 
 def finished_report(recipe: Recipe, out: Path) -> Path | None:

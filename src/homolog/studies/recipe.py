@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from homolog.errors import InputError
 from homolog.storage.run_folder import recipe_hash
 
+SPARSITY = {"relu": "l1", "topk": "k", "batchtopk": "k", "jumprelu": "l0", "gated": "l1"}
+"""The key of each kind that decides how sparse it is: `dictionaries.configs.SPARSITY`, which takes long to import."""
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -37,6 +40,19 @@ class Model(_Table):
 
     other_seed: str | None = None
     """The same model trained from another seed: the model-seed skyline."""
+
+    saes: str | None = None
+    """Its dictionaries, where they are there already: a folder, or "hf:OWNER/NAME/FOLDER", of any format that
+    `dictionaries.load` reads, with {layer} for the block.  None: they are trained, as [sae] says."""
+
+    saes_seed: str | None = None
+    """The same from another seed, for the SAE-seed skyline and stability, which the model is without otherwise."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Model:
+        if self.saes_seed is not None and self.saes in (None, self.saes_seed):
+            raise ValueError("saes_seed needs saes, and must be other dictionaries than those")
+        return self
 
 
 class Corpus(_Table):
@@ -74,10 +90,10 @@ class Corpus(_Table):
 
 
 class Sae(_Table):
-    """The dictionaries: one for every layer of every model, trained alike."""
+    """The dictionaries that are trained, alike: one for every layer of every model that does not bring its own."""
 
-    kind: Literal["relu", "topk"] = "relu"
-    """"relu" with an L1 penalty as in the paper, or "topk"."""
+    kind: Literal["relu", "topk", "batchtopk", "jumprelu", "gated"] = "relu"
+    """"relu" with an L1 penalty as in the paper, or another (`dictionaries.configs`)."""
 
     d_sae: int | None = Field(default=None, ge=1)
     """Number of features; or give `expansion`."""
@@ -86,10 +102,13 @@ class Sae(_Table):
     """Number of features as a multiple of d_model; or give `d_sae`."""
 
     l1: float | None = Field(default=None, ge=0)
-    """Weight of the L1 penalty, for inputs of norm sqrt(d_model); "relu" only."""
+    """Weight of the L1 penalty, for inputs of norm sqrt(d_model); "relu" and "gated" only."""
 
     k: int | None = Field(default=None, ge=1)
-    """Features a token may use; "topk" only."""
+    """Features a token may use ("topk"), or uses in the mean ("batchtopk")."""
+
+    l0: float | None = Field(default=None, ge=0)
+    """Weight of the number of active features, for inputs of norm sqrt(d_model); "jumprelu" only."""
 
     epochs: int = Field(default=1, ge=1)
     """How often the training tokens are read."""
@@ -110,8 +129,10 @@ class Sae(_Table):
     def _consistent(self) -> Sae:
         if (self.d_sae is None) == (self.expansion is None):
             raise ValueError("give exactly one of d_sae and expansion")
-        if (self.kind == "relu") != (self.l1 is not None) or (self.kind == "topk") != (self.k is not None):
-            raise ValueError('kind "relu" needs l1 and no k, kind "topk" needs k and no l1')
+        needed = SPARSITY[self.kind]
+        others = [key for key in dict.fromkeys(SPARSITY.values()) if key != needed]
+        if getattr(self, needed) is None or any(getattr(self, key) is not None for key in others):
+            raise ValueError(f'kind "{self.kind}" needs {needed} and no {" or ".join(others)}')
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must be different from each other, and at least one")
         return self
@@ -119,6 +140,11 @@ class Sae(_Table):
     def width(self, d_model: int) -> int:
         """Number of features of a dictionary on a residual stream of `d_model` dimensions."""
         return self.d_sae if self.d_sae is not None else round((self.expansion or 0) * d_model)
+
+    def config(self, d_model: int) -> dict[str, Any]:
+        """What `dictionaries.parse_config` makes the settings of a dictionary from."""
+        key = SPARSITY[self.kind]
+        return {"kind": self.kind, "d_sae": self.width(d_model), key: getattr(self, key)}
 
 
 class Gates(_Table):
@@ -136,8 +162,14 @@ class Gates(_Table):
     dead_share: float = Field(default=0.5, ge=0, le=1)
     """Features that never fire, at most."""
 
+    dense_share: float = Field(default=0.25, ge=0, le=1)
+    """Features that fire on more than a tenth of the tokens, at most."""
+
     loss_recovered: float = Field(default=0.5, le=1)
     """(ablated - spliced) / (ablated - clean) next-token loss, ablated being the mean residual; at least."""
+
+    sink_share: float = Field(default=0.1, ge=0, le=1)
+    """Share of the residuals' variance on tokens with norms over 10 times the median, at most."""
 
 
 class Controls(_Table):
@@ -266,8 +298,9 @@ class Recipe(_Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        trained = any(model.saes is None for model in self.models)
         for control in ("sae_seed", "stability"):
-            if getattr(self.controls, control) and len(self.sae.seeds) < 2:
+            if getattr(self.controls, control) and len(self.sae.seeds) < 2 and trained:
                 raise ValueError(f"controls.{control} needs two seeds in sae.seeds")
         for name in ("neuron_tokens", "quality_tokens"):
             if (getattr(self.corpus, name) or 0) > self.corpus.match_tokens:
@@ -292,7 +325,8 @@ class Recipe(_Table):
         """This recipe at the true size of models and dictionaries, with random weights and `tokens` tokens to match.
 
         Text and tokenizer are the zoo's, everything runs on the CPU unless a device is given later, and what is
-        counted in tokens, prompts or steps shrinks: a rehearsal tries every stage and measures its time.
+        counted in tokens, prompts or steps shrinks: a rehearsal tries every stage and measures its time.  Dictionaries
+        of random weights are trained, for those that models bring say nothing of them.
         """
         values = self.values()
         part = {"match_tokens": tokens, "neuron_tokens": max(1, tokens // 10), "train_tokens": 256,
@@ -301,7 +335,11 @@ class Recipe(_Table):
         sae = values["sae"] | {"epochs": 1, "batch": 128}  # an untrained feature fires half the time: steps are slow
         matching = values["matching"] | {"space_tokens": min(self.matching.space_tokens, 2048)}
         run = values["run"] | {"random_weights": True, "device": "cpu"}
-        changed = {"name": f"{self.name}-rehearsal", "corpus": corpus, "sae": sae, "matching": matching, "run": run}
+        models = [model | {"saes": None, "saes_seed": None} for model in values["models"]]
+        if len(self.sae.seeds) < 2 and any(model.saes is not None for model in self.models):
+            sae["seeds"] = [*self.sae.seeds, max(self.sae.seeds) + 1]
+        changed = {"name": f"{self.name}-rehearsal", "models": models, "corpus": corpus, "sae": sae,
+                   "matching": matching, "run": run}  # fmt: skip
         if self.interpretation is not None:
             changed["interpretation"] = values["interpretation"] | {
                 "context_tokens": tokens,

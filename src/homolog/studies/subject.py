@@ -6,8 +6,7 @@ run in this process or on any machine that sees the folder, and a run that was s
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ import scipy.sparse
 import torch
 
 from homolog import dictionaries
-from homolog.axes import Activations
 from homolog.corpus import TokenWindows, load_windows
-from homolog.dictionaries import ReluConfig, SparseAutoencoder, TopKConfig, TrainingConfig
-from homolog.dictionaries.files import CONFIG_FILE, WEIGHTS_FILE
+from homolog.dictionaries import SparseAutoencoder, TrainingConfig, parse_config
+from homolog.dictionaries.configs import SPARSITY
+from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE
 from homolog.dictionaries.hardware import product_precision
 from homolog.dictionaries.sources import StoredResiduals
 from homolog.features import (
@@ -36,15 +35,17 @@ from homolog.features import (
 )
 from homolog.features.files import begin_folder, end_folder, part_path
 from homolog.features.residuals import write_shard
-from homolog.models import LanguageModel, Site, load
+from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
+from homolog.models import LanguageModel, load
 from homolog.storage.atomic import sha256_bytes, sha256_file
 from homolog.storage.parts import read_part, write_part
 from homolog.storage.receipts import read_receipt, write_receipt
 from homolog.storage.run_folder import RunFolder
+from homolog.studies.brought import load_brought, mismatch
+from homolog.studies.finish import quality_row
 from homolog.studies.plan import ROTATED, Subject
 from homolog.studies.recipe import Recipe
 
-LOSS_TOKENS = 8192  # tokens in a pass that measures losses
 THRESHOLD_ENTRIES = 1 << 27  # pre-activations on which thresholds are set: tokens x features
 REHEARSED_L0 = 50.0
 
@@ -95,6 +96,7 @@ def train_layers(run: Path, recipe: Recipe, subject: Subject, layers: list[int],
                  threads: int | None) -> list[dict[str, Any]]:  # fmt: skip
     """Task: train, judge and save the dictionaries of some layers, all labels; returns their rows of the table `saes`.
 
+    Dictionaries that the recipe brings are loaded instead.  A row's `note` warns where one names another model.
     Each layer's bytes are the same in whatever group it is trained.  A group that is complete is not trained again.
     """
     folder = RunFolder(run)
@@ -111,26 +113,22 @@ def train_layers(run: Path, recipe: Recipe, subject: Subject, layers: list[int],
 def _train_layers(folder: RunFolder, recipe: Recipe, subject: Subject, layers: list[int], threads: int | None,
                   checkpoint: Path) -> list[dict[str, Any]]:  # fmt: skip
     model = load_subject(subject, recipe)
-    source = StoredResiduals(folder.residuals_folder(subject.name), seed=recipe.run.seed, name=subject.name,
-                             layers=layers)  # fmt: skip
-    width = recipe.sae.width(model.d_model)
-    if recipe.sae.kind == "relu":
-        assert recipe.sae.l1 is not None
-        config: ReluConfig | TopKConfig = ReluConfig(d_sae=width, l1=recipe.sae.l1)
+    if subject.saes:
+        trained = {label: [load_brought(subject, model, label, layer) for layer in layers] for label in subject.labels}
     else:
-        assert recipe.sae.k is not None
-        config = TopKConfig(d_sae=width, k=recipe.sae.k)
-    trained = dictionaries.train(
-        source, config, training_config(recipe), model=subject.name, labels=subject.labels, workers=threads,
-        checkpoint=checkpoint,
-    )  # fmt: skip
+        source = StoredResiduals(folder.residuals_folder(subject.name), seed=recipe.run.seed, name=subject.name,
+                                 layers=layers)  # fmt: skip
+        trained = dictionaries.train(
+            source, parse_config(recipe.sae.config(model.d_model)), training_config(recipe), model=subject.name,
+            labels=subject.labels, workers=threads, checkpoint=checkpoint, device=recipe.run.device,
+        )  # fmt: skip
     text = windows_of(folder.path, "quality")
-    residuals = _full_residuals(model, text, layers)
+    residuals = full_residuals(model, text, layers)
     keep = torch.from_numpy(text.mask)
     for number, layer in enumerate(layers):
         sample = residuals[layer][keep].float().cpu()
-        sample = sample[:: max(1, len(sample) * width // THRESHOLD_ENTRIES)]
-        if recipe.run.random_weights:
+        sample = sample[:: max(1, len(sample) * trained["sae"][number].d_sae // THRESHOLD_ENTRIES)]
+        if recipe.run.random_weights and not subject.saes:
             for label, saes in trained.items():
                 seed = dictionaries.derive_seed(recipe.run.seed, "rehearsal", subject.name, label, layer)
                 saes[number] = dictionaries.firing_like_trained(saes[number], sample, REHEARSED_L0, seed)
@@ -154,74 +152,26 @@ def training_config(recipe: Recipe) -> TrainingConfig:
 def _judge_and_save(folder: RunFolder, recipe: Recipe, subject: Subject, model: LanguageModel, layers: list[int],
                     trained: dict[str, list[SparseAutoencoder]], text: TokenWindows,
                     residuals: dict[int, torch.Tensor]) -> list[dict[str, Any]]:  # fmt: skip
-    keep = torch.from_numpy(text.mask).reshape(-1)
     gates = dictionaries.Gates(**recipe.gates.model_dump())
-    clean = _loss(text, lambda tokens, _rows: _logits(model, tokens))
+    clean = clean_loss(model, text)
     rows = []
     for label, saes in trained.items():
         for layer, sae in zip(layers, saes, strict=True):
-            quality = dictionaries.measure_quality(
-                sae, residuals[layer].flatten(0, 1), keep=keep, loss_clean=clean, gates=gates,
-                spliced_loss=partial(_spliced_loss, model, text, residuals[layer], layer),
-            )  # fmt: skip
+            quality = measure_on_text(model, text, residuals[layer], layer, sae, loss_clean=clean, gates=gates)
+            facts = {"ref": subject.ref, "revision": subject.revision, "tokenizer": text.tokenizer_fingerprint}
+            sae = replace(sae, metadata={**sae.metadata, **facts})
             dictionaries.save(sae, folder.sae_folder(subject.name, layer, label), quality)
-            row = {"model": subject.name, "label": label, "layer": layer, "kind": recipe.sae.kind, "d_sae": sae.d_sae,
-                   "sparsity": float(recipe.sae.l1 if recipe.sae.k is None else recipe.sae.k),  # type: ignore[arg-type]
-                   "tokens_trained": sae.metadata["tokens_trained"]}  # fmt: skip
-            measured = quality.as_row()
-            measured.pop("density_quantiles")
-            rows.append({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in (row | measured).items()})
+            row = quality_row(subject.name, label, layer, sae, sparsity_of(sae), quality)
+            origin = sae.metadata.get("origin") or {}
+            note = mismatch(subject, sae, text.tokenizer_fingerprint)
+            rows.append(row | {"origin": origin.get("ref"), "note": note})
     return rows
 
 
-def _logits(model: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
-    found = model.run(tokens).logits
-    assert found is not None
-    return found
-
-
-def _batches(text: TokenWindows) -> list[slice]:
-    at_once = max(1, LOSS_TOKENS // text.context)
-    return [slice(first, first + at_once) for first in range(0, len(text), at_once)]
-
-
-@torch.inference_mode()
-def _full_residuals(model: LanguageModel, text: TokenWindows, layers: Sequence[int]) -> dict[int, torch.Tensor]:
-    """Residuals after some blocks with special tokens kept: (windows, context, d_model) by layer."""
-    sites = [Site("resid", layer) for layer in layers]
-    found: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
-    for rows in _batches(text):
-        run = model.run(torch.from_numpy(text.tokens[rows]).long(), capture=sites, stop_after=sites[-1])
-        for layer, site in zip(layers, sites, strict=True):
-            found[layer].append(run[site])
-    return {layer: torch.cat(parts) for layer, parts in found.items()}
-
-
-def _spliced_loss(model: LanguageModel, text: TokenWindows, residuals: torch.Tensor, layer: int,
-                  transform: Callable[[Activations], Activations]) -> float:  # fmt: skip
-    """Mean next-token loss (nats) with `transform` applied to the layer's residuals at tokens that are not special."""
-
-    def logits(tokens: torch.Tensor, rows: slice) -> torch.Tensor:
-        h, keep = residuals[rows].clone(), torch.from_numpy(text.mask[rows])
-        h[keep] = transform(h[keep].float().cpu()).to(h)
-        return model.continue_from(layer, h)
-
-    return _loss(text, logits)
-
-
-@torch.inference_mode()
-def _loss(text: TokenWindows, logits_of: Callable[[torch.Tensor, slice], torch.Tensor]) -> float:
-    """Mean next-token loss (nats) where the predicted token is not special; logits_of: of the windows of a slice."""
-    total, count = 0.0, 0
-    for rows in _batches(text):
-        tokens = torch.from_numpy(text.tokens[rows]).long()
-        logits = logits_of(tokens, rows)[:, :-1]
-        counted = torch.from_numpy(text.mask[rows])[:, 1:].to(logits.device)
-        losses = torch.nn.functional.cross_entropy(
-            logits[counted], tokens[:, 1:].to(logits.device)[counted], reduction="sum"
-        )
-        total, count = total + float(losses), count + int(counted.sum())
-    return total / count
+def sparsity_of(sae: SparseAutoencoder) -> float | None:
+    """The setting that made the dictionary as sparse as it is, L1 or L0 weight or k; None where its file says none."""
+    value = sae.k or (sae.metadata.get("config") or {}).get(SPARSITY[sae.kind])
+    return None if value is None else float(value)
 
 
 def targets_of(run: Path, recipe: Recipe, subject: Subject, n_layers: int) -> list[Target]:
