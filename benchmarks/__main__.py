@@ -15,11 +15,13 @@ import tempfile
 from pathlib import Path
 
 SMALL = {
+    "dictionary_pareto.py": ["--tokens", "100000", "--points", "2", "--heldout", "8192"],
     "examples.py": ["--quick"],
     "explorer.py": ["--features", "20000", "--repeats", "3"],
     "matching.py": ["--quick"],
     "planted_truth.py": ["--seeds", "1"],
     "ray_speedup.py": ["--repeats", "1"],
+    "sae_training.py": ["--rounds", "1", "--steps", "4"],
 }
 
 
@@ -29,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     scripts = [path for path in sorted(Path(__file__).parent.glob("[a-z]*.py")) if "def main(" in path.read_text()]
     with tempfile.TemporaryDirectory() as folder:
-        writes = {"planted_truth.py": ["--out", folder]}
+        writes = {name: ["--out", folder] for name in ("dictionary_pareto.py", "planted_truth.py")}
         for script in scripts:
             given = writes.get(script.name, []) + ([] if options.full else SMALL.get(script.name, []))
             print(f"== {script.name}", flush=True)

@@ -60,9 +60,7 @@ def train(
         int, typer.Option("--heldout", min=1, help="Tokens of the text that only measure quality.")
     ] = 16_384,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Tokens a step.")] = 512,
-    lr: Annotated[
-        float | None, typer.Option("--lr", help="Highest step size.  [3e-3, above 768 features less]")
-    ] = None,
+    lr: Annotated[float, typer.Option("--lr", help="Highest step size of Adam.")] = 3e-3,
     context: Annotated[int, typer.Option("--context", min=8, help="Tokens of a window.")] = 128,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Dictionaries of each layer, by initial weights.")] = 2,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Root of every random choice.")] = 0,
@@ -77,6 +75,9 @@ def train(
     ] = "float32",
     field: Field = "text",
     split: Split = "train",
+    shuffle: Annotated[
+        bool, typer.Option("--shuffle/--no-shuffle", help="Documents in random order; holds the text in memory.")
+    ] = True,
     revision: Revision = None,
     dtype: ModelDtype = "float32",
     device: Device = "cpu",
@@ -100,8 +101,8 @@ def train(
 
     settings = make_settings(
         model=model, revision=revision, layers=parse_layers(layers), text=text, field=field, split=split,
-        context=context, heldout=heldout, kind=kind, d_sae=d_sae, expansion=expansion, l1=l1, k=k, l0=l0,
-        tokens=tokens, batch=batch, lr=lr, seeds=seeds, seed=seed, stream=stream, pool_tokens=pool_tokens,
+        shuffle=shuffle, context=context, heldout=heldout, kind=kind, d_sae=d_sae, expansion=expansion, l1=l1, k=k,
+        l0=l0, tokens=tokens, batch=batch, lr=lr, seeds=seeds, seed=seed, stream=stream, pool_tokens=pool_tokens,
         residuals=residuals, dtype=dtype, device=device,
     )  # fmt: skip
     target = out or Path("runs") / f"saes-{settings.name}"

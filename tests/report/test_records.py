@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from homolog.errors import InputError
-from homolog.report import read_comparison, read_run
+from homolog.report import read_comparison, read_run, tables, wording
 
 
 def test_sides_follow_the_pair_and_labelled_sources(make_run, tmp_path):
@@ -132,3 +132,14 @@ def test_facts_nested_in_run_json_are_found(make_run, tmp_path):
     assert records.pair == records.compared == ("transformer-s0", "mamba-s0")
     assert records.verdict("mamba-s0", "transformer-s0").given
     assert records.run["corpus"]["n_tokens"] == 358_400
+
+
+def test_dictionaries_show_their_sinks_where_a_run_has_them(make_run, tmp_path):
+    path = make_run(tmp_path / "run")
+    table = tables.dictionary_table(read_run(path), own=True)
+    place = table.columns.index("Variance in sinks")
+    assert {row[place] for row in table.rows} == {"0.3%"} and all(len(row) == len(table.columns) for row in table.rows)
+    saes = pl.read_parquet(path / "saes.parquet")
+    saes.drop("sink_share").write_parquet(path / "saes.parquet")  # as runs had it before
+    older = tables.dictionary_table(read_run(path), own=True)
+    assert {row[place] for row in older.rows} == {wording.MISSING}

@@ -16,7 +16,7 @@ import torch
 
 from homolog import dictionaries
 from homolog.corpus import TokenWindows
-from homolog.dictionaries import SparseAutoencoder, TrainingDivergedError, saved_quality
+from homolog.dictionaries import SparseAutoencoder, TrainingConfig, TrainingDivergedError, saved_quality
 from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE
 from homolog.errors import InputError
 from homolog.models import load_tokenizer
@@ -136,6 +136,24 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path, trained, stream: s
     assert progress.skipped == 2 * 16_384 and len(progress.words) == 2  # it did not start again
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
     assert RunFolder(tmp_path / "killed").verify() == []
+
+
+def test_nothing_is_trained_again_when_measuring_is_stopped(tmp_path, monkeypatch) -> None:
+    settings = make_settings(**SMALL | {"layers": (1,), "tokens": 20_000} | TOPK)
+    torch.set_num_threads(1)
+    train_saes(settings, tmp_path / "whole", SilentProgress(), workers=1)
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "measure_on_text", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train_saes(settings, tmp_path / "stopped", SilentProgress(), workers=1)
+    progress = Words()
+    train_saes(settings, tmp_path / "stopped", progress, workers=1)
+    assert progress.stages == ["read the text", "measure quality"]
+    assert files(tmp_path / "stopped") == files(tmp_path / "whole")
 
 
 def test_stored_residuals_are_those_of_the_running_model(tmp_path) -> None:
@@ -284,6 +302,16 @@ def test_text_that_has_changed_is_refused(tmp_path) -> None:
         heldout_again(known, tokenizer)
 
 
+def test_documents_in_their_own_order(tmp_path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(json.dumps({"text": f"{word} " * 40}) for word in ("one", "two", "three", "four")))
+    tokenizer = load_tokenizer("zoo:transformer-s0")
+    in_order = read_text(Text(str(file), context=16, shuffle=False), tokenizer, 64)
+    assert tokenizer.decode(in_order.tokens[0]).startswith("one one")
+    orders = {read_text(Text(str(file), context=16, seed=seed), tokenizer, 64).hash for seed in range(5)}
+    assert len(orders) > 1
+
+
 # Agreement of seeds
 
 
@@ -358,8 +386,7 @@ def test_settings_that_cannot_be(wrong: dict, message: str) -> None:
         make_settings(model="m", **wrong)
 
 
-def test_the_step_size_falls_with_the_root_of_the_width() -> None:
-    settings = SaeSettings(model="m")
-    assert settings.training(64).learning_rate == settings.training(768).learning_rate == 3e-3
-    assert settings.training(4 * 768).learning_rate == pytest.approx(1.5e-3)
-    assert SaeSettings(model="m", lr=0.1).training(10**6).learning_rate == 0.1
+def test_defaults_are_those_of_the_training() -> None:
+    assert SaeSettings(model="m").training == TrainingConfig()
+    training = SaeSettings(model="m", tokens=5000, batch=100, lr=0.1, seed=3).training
+    assert (training.n_steps, training.batch_size, training.learning_rate, training.seed) == (50, 100, 0.1, 3)

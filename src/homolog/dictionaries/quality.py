@@ -309,10 +309,8 @@ def recheck(
     change neither number.  Returns what was measured (not judged).  Raises InputError with the numbers that differ by
     more than `tolerance`, when the dictionary carries no quality, or with fewer than 4,000 kept tokens.
     """
-    allowed, name = (
-        tolerance or Tolerance(),
-        f"dictionary of {sae.metadata.get('model')}, layer {sae.metadata.get('layer')}",
-    )
+    allowed = tolerance or Tolerance()
+    name = f"dictionary of {sae.metadata.get('model')}, layer {sae.metadata.get('layer')}"
     row = sae.metadata.get("quality")
     if row is None:
         raise InputError(f"quality of the {name}", None, "it must carry its explained variance and L0 to be checked",

@@ -32,6 +32,7 @@ from homolog.features.streamed import device_memory
 from homolog.matching import max_pearson
 from homolog.models import LanguageModel, load
 from homolog.progress import Bar, Progress
+from homolog.storage.receipts import read_receipt, write_receipt
 from homolog.storage.run_folder import RunFolder
 from homolog.studies.finish import quality_row, write_table
 from homolog.studies.sae_settings import SaeSettings
@@ -43,6 +44,7 @@ POOL_SHARE = 0.25  # of the device's memory that a pool may take; a larger one l
 BYTES_A_WEIGHT = 16  # weight, two moments, copy for products
 MOST_CHECKPOINTS = 10
 LEAST_FIRINGS = 30  # of the features that two seeds are compared by
+MAY_BE_NULL = {"seed_agreement": pl.Float64, "loss_recovered": pl.Float64, "bos_share": pl.Float64}
 Row = dict[str, Any]
 
 
@@ -54,7 +56,6 @@ class Prepared:
     tokenizer: str
     layers: list[int]
     config: AnyConfig
-    training: TrainingConfig
     train: TokenWindows
     heldout: TokenWindows
     text: Text
@@ -110,7 +111,8 @@ def train_saes(
             run.note(models=[run.facts(stage)["model"]])
         rows = run.facts(stage)["saes"]
         with run.stage("tables", [run.saes_table]):
-            write_table(pl.DataFrame(rows, infer_schema_length=None), run.saes_table)
+            table = pl.DataFrame(rows, infer_schema_length=None, schema_overrides=MAY_BE_NULL)
+            write_table(table, run.saes_table)
         run.drop_cache()
     finally:
         run.close()
@@ -149,9 +151,8 @@ def _prepare(settings: SaeSettings, progress: Progress) -> Prepared:
     if longest is not None and settings.context > longest:
         raise InputError("--context", settings.context, f"{settings.model} reads up to {longest}", "Give fewer.")
     layers, config = settings.chosen_layers(model.n_layers), settings.config(model.d_model)
-    training = settings.training(config.d_sae)
     _check_memory(len(layers) * len(settings.labels), model.d_model, config.d_sae, device)
-    text = Text(settings.text, settings.field, settings.split, settings.context, settings.seed)
+    text = Text(settings.text, settings.field, settings.split, settings.context, settings.shuffle, settings.seed)
     with progress.stage("read the text"):
         whole = read_text(text, model.tokenizer, settings.heldout + settings.tokens + 2 * settings.context)
         heldout, train, text = hold_out(whole, text, settings.heldout)
@@ -164,7 +165,7 @@ def _prepare(settings: SaeSettings, progress: Progress) -> Prepared:
             pool_tokens=settings.pool_tokens, dtype=kept_in,
             device=device if size <= POOL_SHARE * device_memory(device) else "cpu",
         )  # fmt: skip
-    return Prepared(model, tokenizer, layers, config, training, train, heldout, text, streamed)
+    return Prepared(model, tokenizer, layers, config, train, heldout, text, streamed)
 
 
 def _key(settings: SaeSettings) -> str:
@@ -205,16 +206,26 @@ def _train(
     run: RunFolder, settings: SaeSettings, prepared: Prepared, progress: Progress, track: Tracker,
     checkpoint_every: int | None, workers: int | None,
 ) -> dict[str, list[SparseAutoencoder]]:  # fmt: skip
-    source, training = _source(run, settings, prepared, progress), prepared.training
+    """The trained dictionaries by label; kept in the cache, so that nothing is trained again when measuring fails."""
+    training, folder = settings.training, run.cache_folder / "trained"
+    places = {label: [folder / label / str(layer) for layer in prepared.layers] for label in settings.labels}
+    receipt, key = folder / "receipt.json", run.record["recipe_hash"]
+    if read_receipt(receipt, key) is not None:
+        return {label: [dictionaries.load(place) for place in places[label]] for label in settings.labels}
+    source = _source(run, settings, prepared, progress)
     total = training.n_steps * training.batch_size
-    n = len(settings.labels) * len(prepared.layers)
-    with progress.stage(f"train {n} dictionaries", total) as bar:
-        return dictionaries.train(
+    with progress.stage(f"train {len(settings.labels) * len(prepared.layers)} dictionaries", total) as bar:
+        trained = dictionaries.train(
             source, prepared.config, training, model=settings.name, labels=settings.labels, workers=workers,
             device=settings.device, checkpoint=run.cache_folder / "training.safetensors",
             checkpoint_every=checkpoint_every or min(1_000_000, max(1, total // MOST_CHECKPOINTS)),
             progress=_reporter(total, bar, track),
         )  # fmt: skip
+    saved = [dictionaries.save(sae, place) for label in places
+             for sae, place in zip(trained[label], places[label], strict=True)]  # fmt: skip
+    write_receipt(receipt, True, [file for files in saved for file in files], key)
+    run.drop_residuals(settings.name)
+    return trained
 
 
 def _reporter(total: int, bar: Bar, track: Tracker) -> Callable[[dictionaries.Progress], None]:
@@ -274,7 +285,7 @@ def _judge_and_save(
                 row = quality_row(settings.name, label, layer, sae, settings.sparsity, quality)
                 row["seed_agreement"] = None if math.isnan(agreement) else agreement
                 rows.append(row)
-                _track_quality(track, prepared.training, row)
+                _track_quality(track, settings.training, row)
                 bar.advance()
     return sorted(rows, key=lambda row: (settings.labels.index(row["label"]), row["layer"]))
 
@@ -311,6 +322,5 @@ def _note_facts(run: RunFolder, settings: SaeSettings, prepared: Prepared) -> No
             "heldout_tokens": int(heldout.mask.sum()),
             "heldout_documents": heldout.n_documents,
         },
-        stream="stored" if prepared.streamed is None else "pool",
-        learning_rate=prepared.training.learning_rate,
+        stream="store" if prepared.streamed is None else "pool",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -13,8 +12,6 @@ from homolog.storage.run_folder import folder_name
 
 EXPANSION = 6.0
 """Features per dimension where neither their number nor this is given: 768 for the models that ship."""
-BASE_WIDTH = 768
-"""Features up to which the step size is that of `TrainingConfig`; above, it falls with the root of their number."""
 
 
 class SaeSettings(BaseModel):
@@ -42,6 +39,9 @@ class SaeSettings(BaseModel):
 
     split: str = "train"
     """Split of a Hugging Face dataset."""
+
+    shuffle: bool = True
+    """Put the documents in random order first, which holds the text of files in memory."""
 
     context: int = Field(default=128, ge=8)
     """Tokens of a window."""
@@ -72,8 +72,8 @@ class SaeSettings(BaseModel):
     batch: int = Field(default=512, ge=1)
     """Tokens a step."""
 
-    lr: float | None = Field(default=None, gt=0)
-    """Highest step size of Adam; by default that of `TrainingConfig`, times sqrt(768 / d_sae) for more features."""
+    lr: float = Field(default=3e-3, gt=0)
+    """Highest step size of Adam."""
 
     seeds: int = Field(default=2, ge=1)
     """Dictionaries of each layer, which differ in their initial weights."""
@@ -135,11 +135,10 @@ class SaeSettings(BaseModel):
         value = int(self.sparsity) if key == "k" else self.sparsity
         return parse_config({"kind": self.kind, "d_sae": width, key: value})
 
-    def training(self, d_sae: int) -> TrainingConfig:
-        """How dictionaries of so many features are trained."""
-        base: float = TrainingConfig.model_fields["learning_rate"].default
-        lr = self.lr or base * math.sqrt(BASE_WIDTH / max(BASE_WIDTH, d_sae))
-        return TrainingConfig(n_tokens=self.tokens, batch_size=self.batch, learning_rate=lr, seed=self.seed)
+    @property
+    def training(self) -> TrainingConfig:
+        """How the dictionaries are trained."""
+        return TrainingConfig(n_tokens=self.tokens, batch_size=self.batch, learning_rate=self.lr, seed=self.seed)
 
 
 def make_settings(**values: Any) -> SaeSettings:

@@ -1,7 +1,7 @@
 """The text of dictionaries on their own: what is held out, and how the same tokens are found again from the file.
 
-    windows   the documents in random order, packed; of the first `n_first` windows, `n_heldout` drawn at random are
-              held out, and all others are trained on
+    windows   the documents, in random order unless asked otherwise, packed; of the first `n_first` windows, `n_heldout`
+              drawn at random are held out, and all others are trained on
 
 Which are held out depends on neither the length of the training nor what follows, so that evaluating a dictionary on
 tokens that it never saw reads no more of a long text than those first windows.
@@ -30,6 +30,7 @@ class Text:
     field: str = "text"
     split: str = "train"
     context: int = 128
+    shuffle: bool = True
     seed: int = 0
     n_first: int = 0
     n_heldout: int = 0
@@ -43,7 +44,7 @@ class Text:
 
 def read_text(text: Text, tokenizer: Any, n_tokens: int) -> TokenWindows:
     """The first windows of the text with so many tokens in all, or fewer where it has no more."""
-    documents = read_documents(text.source, field=text.field, split=text.split, seed=text.seed)
+    documents = read_documents(text.source, field=text.field, split=text.split, shuffle=text.shuffle, seed=text.seed)
     return pack(documents, tokenizer, text.context, n_tokens=n_tokens, fewer=True)
 
 

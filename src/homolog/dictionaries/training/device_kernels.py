@@ -6,7 +6,7 @@
 * `_decode_kernel`, a program a token: reconstruction, error and slopes of its entries; nothing but these is written.
 * `_update_kernel`, a program a feature, features with most entries first: the sums of its gradients over its entries,
   sorted by feature, stay in registers and go through Adam, projection and normalisation at once.  A step reads and
-  writes weights and moments once, and no gradient of all weights exists.
+  writes weights and moments once, and no gradient of all weights exists, but in dense steps.
 
 Every sum has one order, and there are no atomic additions: the same seed gives the same bytes on the same device.
 With TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly, for tests.
@@ -34,7 +34,7 @@ _TINY: tl.constexpr = tl.constexpr(device_plain.TINY)
 
 @triton.jit
 def _bits(product, bias, among, i, d_sae, SOME: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Bits of the pre-activations above 0 of features i, else 0; NaN above all, so that it is seen."""
+    """Bits of the pre-activations above 0 of features i, else 0; NaN as CUDA makes it is above all and seen."""
     inside = i < d_sae
     p = tl.load(product + i, mask=inside, other=0.0).to(tl.float32) + tl.load(bias + i, mask=inside, other=0.0)
     if SOME:
@@ -203,6 +203,39 @@ def _adam(  # type: ignore[no-untyped-def]
     return p - rate * correction1 * m / (tl.sqrt(correction2 * s) + epsilon)
 
 
+@triton.jit
+def _gradients(  # type: ignore[no-untyped-def]
+    i, offset, order, token, f, d, v, x, g, fired, n_tokens, n_entries, d_model,
+    N: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """Sums over the entries of feature i: slopes in W_enc, W_dec, vectors (3 at most, of 4), f.  Counts into fired."""
+    j, n = tl.arange(0, D), tl.arange(0, 4)
+    column = j < d_model
+    g_enc, g_dec = tl.zeros((D,), tl.float32), tl.zeros((D,), tl.float32)
+    g_vec, all_f, count = tl.zeros((4,), tl.float32), tl.zeros((T,), tl.float32), tl.zeros((T,), tl.int64)
+    last = tl.load(offset + i + 1)
+    for begin in range(tl.load(offset + i), last, T):
+        place = begin + tl.arange(0, T)
+        inside = place < last
+        both = inside[:, None] & column[None, :]
+        entry = tl.load(order + place, mask=inside, other=0)
+        t = tl.load(token + entry, mask=inside, other=0).to(tl.int64)
+        value = tl.load(f + entry, mask=inside, other=0.0)
+        slope = tl.load(d + entry, mask=inside, other=0.0)
+        push = tl.load(g + t[:, None] * d_model + j[None, :], mask=both, other=0.0)
+        g_dec += tl.sum(value[:, None] * push, axis=0)
+        main = t < n_tokens  # else of the auxiliary loss
+        source = tl.where(main, t, t - n_tokens)
+        seen = tl.load(x + source[:, None] * d_model + j[None, :], mask=both, other=0.0)
+        g_enc += tl.sum(slope[:, None] * seen, axis=0)
+        each = v + n[:, None] * n_entries + entry[None, :]
+        g_vec += tl.sum(tl.load(each, mask=(n < N)[:, None] & inside[None, :], other=0.0), axis=1)
+        all_f += value
+        count += ((value > 0.0) & main).to(tl.int64)
+    tl.store(fired + i, tl.sum(count))
+    return g_enc, g_dec, g_vec, tl.sum(all_f)
+
+
 @triton.jit(do_not_specialize=["n_tokens", "n_entries"])
 def _update_kernel(  # type: ignore[no-untyped-def]
     rank, offset, order, token, f, d, v, x, g, G_enc, G_dec, g_vectors, totals,
@@ -216,47 +249,23 @@ def _update_kernel(  # type: ignore[no-untyped-def]
     i = tl.program_id(0).to(tl.int64)
     if SPARSE:
         i = tl.load(rank + i)
-    j = tl.arange(0, D)
-    column = j < d_model
-    at = i * d_model + j
-    n = tl.arange(0, 4)  # vectors: three at most
+    j, n = tl.arange(0, D), tl.arange(0, 4)
+    column, some = j < d_model, n < N
+    at, where = i * d_model + j, n * d_sae + i
     if SPARSE:
-        g_enc, g_dec = tl.zeros((D,), tl.float32), tl.zeros((D,), tl.float32)
-        g_vec, all_f, count = tl.zeros((4,), tl.float32), tl.zeros((T,), tl.float32), tl.zeros((T,), tl.int64)
-        last = tl.load(offset + i + 1)
-        for begin in range(tl.load(offset + i), last, T):
-            place = begin + tl.arange(0, T)
-            inside = place < last
-            entry = tl.load(order + place, mask=inside, other=0)
-            t = tl.load(token + entry, mask=inside, other=0).to(tl.int64)
-            value = tl.load(f + entry, mask=inside, other=0.0)
-            slope = tl.load(d + entry, mask=inside, other=0.0)
-            both = inside[:, None] & column[None, :]
-            push = tl.load(g + t[:, None] * d_model + j[None, :], mask=both, other=0.0)
-            g_dec += tl.sum(value[:, None] * push, axis=0)
-            main = t < n_tokens  # else of the auxiliary loss
-            source = tl.where(main, t, t - n_tokens)
-            seen = tl.load(x + source[:, None] * d_model + j[None, :], mask=both, other=0.0)
-            g_enc += tl.sum(slope[:, None] * seen, axis=0)
-            each = tl.load(
-                v + n[:, None] * n_entries + entry[None, :], mask=(n < N)[:, None] & inside[None, :], other=0.0
-            )
-            g_vec += tl.sum(each, axis=1)
-            all_f += value
-            count += ((value > 0.0) & main).to(tl.int64)
-        total = tl.sum(all_f)
-        tl.store(fired + i, tl.sum(count))
+        g_enc, g_dec, g_vec, total = _gradients(
+            i, offset, order, token, f, d, v, x, g, fired, n_tokens, n_entries, d_model, N, T, D
+        )
     else:
         g_enc = tl.load(G_enc + at, mask=column, other=0.0).to(tl.float32)
         g_dec = tl.load(G_dec + at, mask=column, other=0.0).to(tl.float32)
-        g_vec = tl.load(g_vectors + n * d_sae + i, mask=n < N, other=0.0)
+        g_vec = tl.load(g_vectors + where, mask=some, other=0.0)
         total = tl.load(totals + i)
     p = tl.load(W_enc + at, mask=column, other=0.0)
     p = _adam(p, g_enc, mean_enc, square_enc, at, column, rate, beta1, beta2, correction1, correction2, epsilon)
     tl.store(W_enc + at, p, mask=column)
     if HALF_ENC:
         tl.store(half_enc + at, p.to(tl.bfloat16), mask=column)
-    where, some = n * d_sae + i, n < N
     p = tl.load(vectors + where, mask=some, other=0.0)
     p = _adam(p, g_vec, mean_vec, square_vec, where, some, rate, beta1, beta2, correction1, correction2, epsilon)
     tl.store(vectors + where, p, mask=some)

@@ -21,6 +21,7 @@ from torch import Tensor
 from homolog.dictionaries.training.device_state import GATED, JUMPRELU, DeviceState
 
 GATHERED = 1 << 16  # entries whose rows are held at once
+SUMS_RUNS = ("cpu", "cuda")  # devices that sum runs of rows in order
 TINY = 1e-30  # moments below are 0, as on the CPU
 Rates = tuple[float, ...]
 """Rate, beta1, beta2, 1 / (1 - beta1^t), 1 / (1 - beta2^t), epsilon of a step of Adam; float32 values."""
@@ -199,7 +200,7 @@ def _step_features(
 
 def _sums(rows: Tensor, lengths: Tensor) -> Tensor:
     """Sum of each run of consecutive rows (row, column), of these lengths; 0 for an empty one."""
-    if rows.device.type in ("cpu", "cuda"):
+    if rows.device.type in SUMS_RUNS:
         return torch.segment_reduce(rows, "sum", lengths=lengths, axis=0, unsafe=True, initial=0)
     run = torch.arange(len(lengths), device=rows.device).repeat_interleave(lengths)
     return rows.new_zeros(len(lengths), rows.shape[1]).index_add_(0, run, rows)

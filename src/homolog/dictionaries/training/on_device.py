@@ -57,7 +57,7 @@ class OnDevice:
         """Take n_steps steps from `step` on with all dictionaries."""
         size = self.training.batch_size
         for layer, (normal, states) in enumerate(zip(self.normal, self.states, strict=True)):
-            x = normal.apply(self.ahead.read(step * size, n_steps * size, layer))
+            x = normal.apply(self.ahead.read(step * size, n_steps * size, layer)).contiguous()
             seen = x.bfloat16() if states[0].half else x
             for state in states:
                 advance(state, x, seen, step)
