@@ -53,17 +53,6 @@ def keep_largest(f: Features, k: int) -> Features:
     return torch.zeros_like(f).scatter(-1, order, f.gather(-1, order))
 
 
-def topk_features(x: Activations, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int) -> Features:
-    """The k largest of relu(x W_enc + b_enc) of each token."""
-    return keep_largest(relu_features(x, W_enc, b_enc), k)
-
-
-def batchtopk_features(x: Activations, W_enc: torch.Tensor, b_enc: torch.Tensor, k: int) -> Features:
-    """Of n tokens together the n k largest of relu(x W_enc + b_enc); among equal ones the first token, then feature."""
-    f = relu_features(x, W_enc, b_enc)
-    return keep_largest(f.reshape(1, -1), k * len(x)).reshape(f.shape)
-
-
 def jump(p: torch.Tensor, threshold: torch.Tensor, bandwidth: float) -> torch.Tensor:
     """p where it exceeds its threshold, else 0, with the straight-through gradient for the threshold."""
     return _Jump.apply(p, threshold, bandwidth)  # type: ignore[return-value]

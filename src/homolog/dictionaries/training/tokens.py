@@ -210,13 +210,3 @@ def add_rows(g, out):
     for t in range(g.shape[0]):
         for j in range(g.shape[1]):
             out[j] += g[t, j]
-
-
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
-def squared_norms(g, out):
-    """Squared norm of each row."""
-    for t in range(g.shape[0]):
-        squared = _F0
-        for j in range(g.shape[1]):
-            squared += g[t, j] * g[t, j]
-        out[t] = squared
