@@ -57,6 +57,14 @@ def read_documents(
         yield everything[index]
 
 
+def source_files(source: Any) -> tuple[Path, ...]:
+    """The files that `read_documents` reads, in their order; none for a dataset that is no folder here."""
+    if not isinstance(source, str | Path) or str(source).startswith(_DATASET):
+        return ()
+    path = catalog.DEMO_TEXT if source == "zoo:demo" else Path(source).expanduser()
+    return tuple(sorted(file for file in path.rglob("*") if file.is_file()) if _is_saved(path) else _files(path))
+
+
 def _order(n: int, shuffle: bool, seed: int) -> np.ndarray:
     return np.random.default_rng([_ORDER, seed]).permutation(n) if shuffle else np.arange(n)
 
@@ -161,7 +169,7 @@ def _as_dataset(source: Any, split: str) -> Any:
     if not isinstance(source, str | Path):
         return _split_of(source, split)
     path = Path(source)
-    saved = (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists()
+    saved = _is_saved(path)
     if not saved and not str(source).startswith(_DATASET):
         return None
     try:
@@ -178,6 +186,11 @@ def _as_dataset(source: Any, split: str) -> Any:
             "corpus", str(source), f"the dataset must be within reach ({error})",
             "Check the id, the split and the network, or give local files.",
         ) from error  # fmt: skip
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `datasets` saved a dataset there."""
+    return (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists()
 
 
 def _split_of(dataset: Any, split: str) -> Any:

@@ -5,6 +5,7 @@ The residuals of the held-out text are captured once; each splice then runs only
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -35,7 +36,7 @@ def full_residuals(
 
 
 def clean_loss(model: LanguageModel, text: TokenWindows) -> float:
-    """Mean next-token loss (nats) where the predicted token is not special."""
+    """Mean next-token loss (nats) where the predicted token is not special; NaN where all are."""
 
     def logits(tokens: torch.Tensor, _rows: slice) -> torch.Tensor:
         found = model.run(tokens).logits
@@ -98,7 +99,7 @@ def _loss(text: TokenWindows, logits_of: Callable[[torch.Tensor, slice], torch.T
             logits[counted], tokens[:, 1:].to(logits.device)[counted], reduction="sum"
         )
         total, count = total + float(losses), count + int(counted.sum())
-    return total / count
+    return total / count if count else math.nan
 
 
 def _batches(text: TokenWindows) -> list[slice]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -81,6 +82,12 @@ def load_tokenizer(ref: str | Path, revision: str | None = None, *, random: bool
             f"Check the id or the folder, and save the tokenizer beside the weights. The zoo: {_zoo()}.",
         )
     return tokenizer
+
+
+def commit_of(ref: str, revision: str | None = None) -> str:
+    """The commit that a Hub id stands for now.  InputError when the Hub does not give its configuration."""
+    with _from_hub(ref):
+        return Path(hf_hub_download(ref, "config.json", revision=revision)).parent.name
 
 
 def untrained(chosen: catalog.Entry, device: str = "cpu") -> LanguageModel:

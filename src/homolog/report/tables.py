@@ -45,9 +45,12 @@ def warnings_of(records: RunRecords) -> list[str]:
 
 
 def noted_warnings(records: HasRun) -> list[str]:
-    """Warnings the run recorded, and files it had to build again."""
+    """What failed, warnings the run recorded, and files it had to build again."""
+    failed = mapping(records.run.get("failed"))
+    without = [f"Not part of this report, for it failed: {work} ({mapping(why).get('error')})"
+               for work, why in failed.items()]  # fmt: skip
     rebuilt = [f"Built again: {item}" for item in records.run.get("rebuilt") or []]
-    return [*(str(item) for item in records.run.get("warnings") or []), *rebuilt]
+    return [*without, *(str(item) for item in records.run.get("warnings") or []), *rebuilt]
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

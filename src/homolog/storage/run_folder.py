@@ -9,16 +9,16 @@
 A stage is done when run.json says so and every file it wrote still has the SHA-256 recorded then.  A file
 that is missing or altered is named, logged and makes its stage run again; it is never used.  run.json holds its own
 SHA-256, and where that is wrong every stage runs again.
+
+What a run reads (text, weights, tokenizers, dictionaries) is recorded when it begins, and it goes on with that alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
 import logging
-import os
 import re
 import shutil
 import time
@@ -36,11 +36,23 @@ from homolog.storage.atomic import (
     user_errors,
     write_json,
 )
+from homolog.storage.inputs import Input
+from homolog.storage.lock import hold, let_go
 
 FORMAT = 2  # 1 had no digest of the record
-RESERVED = {"format", "sha256", "recipe", "recipe_hash", "stages", "rebuilt", "versions", "git_commit", "machine"}
+RESERVED = {
+    "format",
+    "sha256",
+    "recipe",
+    "recipe_hash",
+    "stages",
+    "rebuilt",
+    "inputs",
+    "versions",
+    "git_commit",
+    "machine",
+}
 logger = logging.getLogger("homolog")
-_held: dict[Path, int] = {}  # runs that this process writes, with the descriptor of the lock
 
 
 class RunFolder:
@@ -76,10 +88,10 @@ class RunFolder:
         try:
             with user_errors(path):
                 path.mkdir(parents=True, exist_ok=True)
-                _lock(path)
+                hold(path)
                 return cls._open_locked(path, values)
         except BaseException:
-            _unlock(path)
+            let_go(path)
             if made:
                 shutil.rmtree(made, ignore_errors=True)
             raise
@@ -114,7 +126,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Let other processes write this run again; also happens when the process ends."""
-        _unlock(self.path)
+        let_go(self.path)
 
     # Where things are
 
@@ -206,6 +218,23 @@ class RunFolder:
         """The recipe of this run, as JSON values."""
         return self.record["recipe"]
 
+    def reads_the_same(self, inputs: Iterable[Input]) -> bool:
+        """Whether no file of what this run was recorded to read has been touched; contents are not looked at."""
+        known = self._record.get("inputs", {})
+        return all(item.name in known and item.state == known[item.name]["state"] for item in inputs)
+
+    def check_inputs(self, inputs: Iterable[Input]) -> None:
+        """Record what this run reads.  InputError that names what is no longer what an earlier process read."""
+        known = self._record.setdefault("inputs", {})
+        found = list(inputs)
+        if changed := [item.name for item in found if item.name in known and not item.is_as(known[item.name])]:
+            raise InputError(
+                "--out", str(self.path), f"it holds a run of other contents of {', of '.join(changed)}",
+                "Bring back what was there when the run began, or give another --out.",
+            )  # fmt: skip
+        known |= {item.name: item.facts() for item in found}
+        self._write()
+
     def note(self, **facts: Any) -> None:
         """Keep facts of the run (name, pair, models, corpus, device, warnings, ...) as keys of run.json."""
         assert not facts.keys() & RESERVED, "these keys belong to the run folder itself"
@@ -248,7 +277,7 @@ class RunFolder:
             yield facts
         except BaseException as error:
             entry["status"] = "failed" if isinstance(error, Exception) else "interrupted"
-            entry["error"] = f"{type(error).__name__}: {error}"
+            entry["error"] = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             with contextlib.suppress(Exception):  # the error itself matters more than its record
                 self._write()
             raise
@@ -384,31 +413,6 @@ def _refuse_other_files(path: Path) -> None:
             "--out", str(path), f"the folder holds other files ({', '.join(others[:3])}) and no run",
             "Give an empty or a new folder.",
         )  # fmt: skip
-
-
-def _lock(path: Path) -> None:
-    """Hold the run for this process (flock: the kernel lets go however the process ends)."""
-    if path.resolve() in _held:
-        return
-    lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(lock, 20).decode() or "unknown"
-        os.close(lock)
-        raise InputError(
-            "--out", str(path), f"another process ({owner}) is writing this run",
-            "Wait for it to end, or give another --out.",
-        ) from None  # fmt: skip
-    _held[path.resolve()] = lock  # from here on `_unlock` lets go, also when the disk is too full for the next line
-    os.truncate(lock, 0)
-    os.write(lock, str(os.getpid()).encode())
-
-
-def _unlock(path: Path) -> None:
-    lock = _held.pop(path.resolve(), None)
-    if lock is not None:
-        os.close(lock)
 
 
 def _now() -> str:

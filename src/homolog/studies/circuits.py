@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from homolog.errors import InputError
 from homolog.models import LanguageModel, load, require_inner_sites
 from homolog.progress import Progress
 from homolog.storage.run_folder import RunFolder
-from homolog.studies.finish import finish, write_table
-from homolog.studies.plan import Subject
+from homolog.studies.finish import by_itself, finish, write_table
+from homolog.studies.inputs import require_different
+from homolog.studies.plan import Subject, weights_of
 from homolog.studies.recipe import CircuitRecipe, Circuits
 
 CIRCUIT_TABLES = ("circuits", "effects", "roles", "offsets", "edges")
@@ -43,10 +45,17 @@ def run_circuits(recipe: CircuitRecipe, out: Path, progress: Progress) -> Path:
     if len({s.name for s in subjects}) < len(subjects):
         raise InputError("models", list(recipe.models), "each needs a name of its own", "Name each model once.")
     require_circuits(subjects, "Name models of these architectures.")
+    weights = weights_of(subjects)
+    if not (out / "run.json").exists():
+        require_different(weights)
     run = RunFolder.open(out, recipe.values())
     try:
+        run.check_inputs(weights)
         run.note(name=recipe.name, compared=[s.name for s in subjects], device=recipe.run.device)
-        trace_models(run, subjects, recipe.circuits, recipe.run.seed, recipe.run.dtype, recipe.run.device, progress)
+        trace_models(run, subjects, recipe.circuits, recipe.run.seed, recipe.run.dtype, recipe.run.device, progress,
+                     alone=len(subjects) == 1)  # fmt: skip
+        if (failed := run.record.get("failed", {})) and not run.table("circuits").is_file():
+            raise RuntimeError(f"no circuit could be traced: {'; '.join(why['error'] for why in failed.values())}")
         found = pl.read_parquet(run.table("circuits"))
         if not found.get_column("able").any():
             raise InputError("models", [s.name for s in subjects], found.get_column("reason")[0],
@@ -82,26 +91,33 @@ def expected_lines(ref: str, n_prompts: int, seed: int, batch: int, device: str,
 
 def trace_models(
     run: RunFolder, subjects: Sequence[Subject], settings: Circuits, seed: int, dtype: str, device: str,
-    progress: Progress, *, random: bool = False,
+    progress: Progress, *, random: bool = False, alone: bool = False,
 ) -> None:  # fmt: skip
-    """The circuit of every model as a stage of its own, then the tables of the run from their parts."""
-    if run.is_done("circuits"):
+    """The circuit of every model as a stage of its own, then the tables of the run from their parts.
+
+    A circuit that fails takes nothing from the rest of the run, unless it is all that was asked for (`alone`).
+    """
+    stages = [f"circuit {s.name}" for s in subjects]
+    if run.is_done("circuits") and not set(stages) & run.record.get("failed", {}).keys():
         return
     parts = {table: [run.cache_folder / "tables" / f"{s.name}.{table}.parquet" for s in subjects]
              for table in CIRCUIT_TABLES}  # fmt: skip
-    for i, subject in enumerate(subjects):
-        stage = f"circuit {subject.name}"
+    for i, (subject, stage) in enumerate(zip(subjects, stages, strict=True)):
         if not run.is_done(stage):
-            with run.stage(stage, [paths[i] for paths in parts.values()]):
+            apart = nullcontext() if alone else by_itself(run, stage, progress)
+            with apart, run.stage(stage, [paths[i] for paths in parts.values()]):
                 model = load(
                     subject.ref, revision=subject.revision, dtype=getattr(torch, dtype), device=device, random=random
                 )
                 tables = _trace(model, subject.name, settings, seed, progress)
                 for table, paths in parts.items():
                     write_table(tables[table], paths[i])
+    traced = [i for i, stage in enumerate(stages) if stage not in run.record.get("failed", {})]
+    if not traced:
+        return
     with run.stage("circuits", [run.table(table) for table in CIRCUIT_TABLES]):
         for table, paths in parts.items():
-            frames = [pl.read_parquet(path) for path in paths]
+            frames = [pl.read_parquet(paths[i]) for i in traced]
             write_table(pl.concat([f for f in frames if f.width] or frames, how="diagonal_relaxed"), run.table(table))
 
 

@@ -9,8 +9,9 @@ is complete is kept, and a run that was stopped goes on from there.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,11 +32,23 @@ from homolog.storage.run_folder import RunFolder
 from homolog.studies import subject as work
 from homolog.studies.brought import check_brought, without_seed
 from homolog.studies.circuits import require_circuits, trace_models
-from homolog.studies.finish import finish, write_table
-from homolog.studies.interpret import interpret
+from homolog.studies.finish import beginning_missed, by_itself, finish, write_table
+from homolog.studies.inputs import require_different
+from homolog.studies.interpret import MEANING, interpret
 from homolog.studies.judge import judged
 from homolog.studies.matches import Comparer, Matched
-from homolog.studies.plan import CURRENT_TOKEN, INTERPRETED, Comparison, Plan, Subject, finished_report, make_plan
+from homolog.studies.meaning import parts_folder
+from homolog.studies.plan import (
+    CURRENT_TOKEN,
+    INTERPRETED,
+    Comparison,
+    Plan,
+    Subject,
+    finished_report,
+    inputs_of,
+    make_plan,
+    weights_of,
+)
 from homolog.studies.recipe import Recipe
 from homolog.studies.spaces import compare_decoders, compare_residuals
 
@@ -131,9 +144,12 @@ def run_comparison(
     for subject in (s for s in plan.subjects if s.saes and fresh):
         check_brought(subject, work.load_subject(subject, recipe))
     text = _read_text(recipe, tokenizers[0], progress) if fresh else None
+    if fresh:
+        require_different(weights_of(plan.subjects, random=recipe.run.random_weights))
     run = RunFolder.open(out, recipe.values())
     try:
         text = text or _read_text(recipe, tokenizers[0], progress)
+        run.check_inputs(inputs_of(recipe, plan, partial(getattr, text["whole"], "hash")))
         _note_facts(run, recipe, plan, text)
         progress.plan(_expected_seconds(plan, recipe.circuits is not None))
         with open_engine(ray, threads) as engine:
@@ -168,12 +184,17 @@ def _work_through(here: Here) -> None:
         save_windows(here.text[use], here.run.cache_folder / "windows" / use)
     for subject in here.plan.subjects:
         _work_on(here, subject)
-    if not here.run.is_done("tables"):
+    failed = here.run.record.get("failed", {})
+    incomplete = any(work.startswith(("match ", "spaces ")) for work in failed)
+    if incomplete or not here.run.is_done("tables"):
         _compare_all(here)
+    if incomplete:  # what was made of tables without those matches is made again
+        shutil.rmtree(parts_folder(here.run.path), ignore_errors=True)
     if here.recipe.interpretation is not None:
         done = [here.run.is_done(stage) for stage in INTERPRETED]
-        if not all(done):
-            interpret(here)
+        if incomplete or any(work.startswith(MEANING) for work in failed) or not all(done):
+            with by_itself(here.run, "interpretation", here.progress):
+                interpret(here)
 
 
 def _read_text(recipe: Recipe, tokenizer: Any, progress: Progress) -> dict[str, TokenWindows]:
@@ -236,6 +257,7 @@ def _work_on(here: Here, subject: Subject) -> None:
             rows = [row for part in here.tasks(title, work.train_layers, calls) for row in part]
             rows.sort(key=lambda row: (subject.labels.index(row["label"]), row["layer"]))
             notes = [note for row in rows if (note := row.pop("note")) is not None]
+            notes += beginning_missed(model, subject.name, here.text["quality"], here.progress)
             facts |= {"saes": rows, "model": facts_of_model | {"heldout_loss": rows[0]["loss_clean"]}, "notes": notes}
         run.drop_residuals(subject.name)
     stage = f"features {subject.name}"
@@ -277,10 +299,14 @@ def _compare_all(here: Here) -> None:
     for comparison in plan.comparisons:
         paths = {table: run.cache_folder / "tables" / f"{comparison.key}.{table}.parquet" for table in TABLES}
         stage = f"match {comparison.key}"
-        if not run.is_done(stage):
-            sides = [folders_of(here, comparison, side) for side in ("a", "b")]  # may be stages of their own
-            with run.stage(stage, list(paths.values())):
-                _compare(here, comparison, sides, paths)
+        if not run.is_done(stage) or f"spaces {comparison.key}" in run.record.get("failed", {}):
+            needed = comparison.name == "main"  # without it there is nothing to report
+            with nullcontext() if needed else by_itself(run, stage, here.progress):
+                sides = [folders_of(here, comparison, side) for side in ("a", "b")]  # may be stages of their own
+                with run.stage(stage, list(paths.values())):
+                    _compare(here, comparison, sides, paths)
+        if stage in run.record.get("failed", {}):
+            continue
         for table, path in paths.items():
             parts[table].append(path)
     facts = [run.facts(f"dictionaries {s.name}") for s in plan.subjects]
@@ -322,7 +348,10 @@ def _compare(here: Here, comparison: Comparison, sides: list[list[Path]], paths:
         frequent=floor, columns=here.comparer.columns,
     )  # fmt: skip
     here.comparer.forget()
-    layers = found.layers.join(_spaces(here, comparison, matched), on=LAYER_PAIR, how="left", maintain_order="left")
+    spaces = pl.DataFrame(schema=SPACES_SCHEMA)
+    with by_itself(run, f"spaces {comparison.key}", here.progress):
+        spaces = _spaces(here, comparison, matched)
+    layers = found.layers.join(spaces, on=LAYER_PAIR, how="left", maintain_order="left")
     for table, frame in (("matches", found.matches), ("layers", layers), ("summary", summary)):
         write_table(frame, paths[table])
 

@@ -17,7 +17,7 @@ from homolog.interpretation.relation import relate
 from homolog.storage.atomic import write_json
 from homolog.storage.run_folder import RunFolder
 from homolog.studies import meaning
-from homolog.studies.finish import write_table
+from homolog.studies.finish import by_itself, write_table
 from homolog.studies.plan import Subject
 from homolog.studies.subject import load_subject
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from homolog.studies.compare import Here
 
 Pairs = list[tuple[Subject, Subject]]
+MEANING = "meaning:"
+"""Begins the names of what may fail by itself."""
 RELATED = ("main", "random-model", "rotated", "sae-seed", "model-seed")
 
 
@@ -39,14 +41,14 @@ def interpret(here: Here) -> None:
     layers_of = [(s, layer) for s in plan.compared for layer in range(_n_layers(here, s))]
     pairs = list(itertools.permutations(plan.compared, 2))
     judged = [pair for pair in pairs if _judged(matches, *pair)]
-    names = ["features", *(["causal", "causal_shares"] if wanted.causal_pairs and judged else [])]
-    names += [*(["lists"] if wanted.listed and judged else []), *(["transplant"] if wanted.transplant else [])]
-    files = [path(s.name, layer) for path in (run.contexts, run.scatter) for s, layer in layers_of]
-    with run.stage("interpretation", [*files, run.vocabulary, *map(run.table, names)]):
-        _run_tasks(here, layers_of, pairs, judged)
+    outputs = [path(s.name, layer) for path in (run.contexts, run.scatter) for s, layer in layers_of]
+    outputs += [run.vocabulary, run.table("features")]
+    with run.stage("interpretation", outputs):  # grows by the tables of what succeeds
+        names = _run_tasks(here, layers_of, pairs, judged)
+        outputs += map(run.table, names)
         parts = meaning.parts_folder(run.path)
         write_table(_feature_rows(parts, layers_of), run.table("features"))
-        for name in names[1:]:
+        for name in names:
             write_table(
                 pl.concat([pl.read_parquet(part) for part in sorted(parts.glob(f"{name}.*.parquet"))]), run.table(name)
             )
@@ -56,24 +58,34 @@ def interpret(here: Here) -> None:
     relate_run(run)
 
 
-def _run_tasks(here: Here, layers_of: list[tuple[Subject, int]], pairs: Pairs, judged: Pairs) -> None:
-    """All tasks of `meaning`; `judged` are the pairs of which some feature has a homolog."""
+def _run_tasks(here: Here, layers_of: list[tuple[Subject, int]], pairs: Pairs, judged: Pairs) -> list[str]:
+    """All tasks of `meaning`; returns the tables beside `features` that there are parts of.
+
+    judged: the pairs of which some feature has a homolog.  Each kind of task but the first two may fail by itself.
+    """
     wanted, base = here.recipe.interpretation, {"run": here.path, "recipe": here.recipe}
     assert wanted is not None
     places = [base | {"subject": s, "layer": layer} for s, layer in layers_of]
     here.tasks("describe features", meaning.describe_layer, places)
     here.tasks("pair activations", meaning.scatter_layer, places)
-    if wanted.context_tokens:
-        here.tasks("cut left context", meaning.need_of_context, [base | {"subject": s} for s in here.plan.compared])
-    calls = [base | {"a": a, "b": b} for a, b in judged]
-    if wanted.causal_pairs:
-        here.tasks("ablate and steer matched features", meaning.check_causes, calls)
-    if wanted.listed:
-        here.tasks("regress exclusive features", meaning.regress_features, calls)
-    if wanted.transplant:
-        layers = pl.read_parquet(here.run.layers)
-        calls = [base | {"a": a, "b": b, "layers": _counterparts(layers, a, b)} for a, b in pairs]
-        here.tasks("transplant residuals", meaning.transplant_layers, calls)
+    of_models = [base | {"subject": s} for s in here.plan.compared]
+    of_judged = [base | {"a": a, "b": b} for a, b in judged]
+    layers = pl.read_parquet(here.run.layers)
+    of_pairs = [base | {"a": a, "b": b, "layers": _counterparts(layers, a, b)} for a, b in pairs]
+    kinds = (
+        ("cut left context", wanted.context_tokens, meaning.need_of_context, of_models, ()),
+        ("ablate and steer matched features", wanted.causal_pairs, meaning.check_causes, of_judged,
+         ("causal", "causal_shares")),
+        ("regress exclusive features", wanted.listed, meaning.regress_features, of_judged, ("lists",)),
+        ("transplant residuals", wanted.transplant, meaning.transplant_layers, of_pairs, ("transplant",)),
+    )  # fmt: skip
+    made: list[str] = []
+    for title, asked_for, task, calls, tables in kinds:
+        if asked_for and calls:
+            with by_itself(here.run, f"{MEANING} {title}", here.progress):
+                here.tasks(title, task, calls)
+                made += tables
+    return made
 
 
 def relate_run(run: RunFolder) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from homolog.errors import InputError
+from homolog.storage.inputs import Input
 from homolog.storage.run_folder import RunFolder, folder_name
+from homolog.studies.inputs import saes_input, text_input, tokenizer_input, weights_input
 from homolog.studies.recipe import Model, Recipe
 
 ROTATED = "rotated"
@@ -92,7 +95,7 @@ def make_plan(recipe: Recipe) -> Plan:
     seeds = {m.other_seed: Subject(m.other_seed, f"{s.name} from another seed")
              for m, s in zip(recipe.models, models, strict=True) if m.other_seed is not None}  # fmt: skip
     subjects = (*models, *twins.values(), *seeds.values())
-    names = [s.name for s in subjects]
+    names = [s.name for s in (*subjects, CURRENT_TOKEN)]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(
             "models", sorted(twice), "each model of a recipe needs a name of its own", "Name each model once."
@@ -133,8 +136,22 @@ def _compared(model: Model, recipe: Recipe) -> Subject:
     return Subject(model.ref, "compared", model.revision, labels, recipe.controls.rotated, saes)
 
 
+def inputs_of(recipe: Recipe, plan: Plan, text: Callable[[], str]) -> list[Input]:
+    """All that a run of the recipe reads; text: gives the hash of the tokens that it reads."""
+    inputs = [text_input(recipe.corpus.source, text), *weights_of(plan.subjects, random=recipe.run.random_weights)]
+    for subject in plan.subjects:
+        inputs.append(tokenizer_input(subject.ref, subject.revision, random=recipe.run.random_weights))
+        inputs += [saes_input(template) for template in subject.saes]
+    return inputs
+
+
+def weights_of(subjects: Sequence[Subject], *, random: bool = False) -> list[Input]:
+    """The weights of models, in their order."""
+    return [weights_input(s.ref, s.revision, random=random) for s in subjects]
+
+
 def finished_report(recipe: Recipe, out: Path) -> Path | None:
-    """The report of this recipe's run in `out`, if the run is complete and every file is as it was written; else None.
+    """The report of this recipe's run in `out`, if it is complete and all that it wrote and read is as it was.
 
     Loads no models and no libraries for them, so that a run that is complete is answered at once.
     """
@@ -142,8 +159,12 @@ def finished_report(recipe: Recipe, out: Path) -> Path | None:
         run = RunFolder(out)
     except InputError:
         return None  # no run, or an unreadable one, which `RunFolder.open` rebuilds
-    kept = [f"{kind} {subject.name}" for kind in ("dictionaries", "features") for subject in make_plan(recipe).subjects]
+    plan = make_plan(recipe)
+    kept = [f"{kind} {subject.name}" for kind in ("dictionaries", "features") for subject in plan.subjects]
     kept += ["tables", *(INTERPRETED if recipe.interpretation else ())]
     kept += ["circuits", "report"] if recipe.circuits else ["report"]
-    complete = run.recipe == recipe.values() and all(run.is_done(stage) for stage in kept)
+    complete = (
+        run.recipe == recipe.values() and not run.record.get("failed") and all(run.is_done(stage) for stage in kept)
+    )
+    complete = complete and run.reads_the_same(inputs_of(recipe, plan, str))
     return run.report_folder / "index.html" if complete else None

@@ -377,6 +377,11 @@ def load_recipe(ref: str | Path) -> Recipe:
     Raises `InputError` when there is no such recipe, and for TOML errors, unknown keys and unusable values.
     """
     if str(ref) in built_in_recipes():
+        if Path(ref).is_file():
+            raise InputError(
+                "recipe", str(ref), f"both a built-in recipe and {Path(ref).absolute()} have that name",
+                f"Write ./{ref} for the file, or give the command in another folder.",
+            )  # fmt: skip
         text = (resources.files("homolog.studies") / "recipes" / f"{ref}.toml").read_text(encoding="utf-8")
     elif Path(ref).is_file():
         text = Path(ref).read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ import math
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,12 @@ from homolog.features.streamed import device_memory
 from homolog.matching import max_pearson
 from homolog.models import LanguageModel, load
 from homolog.progress import Bar, Progress
+from homolog.storage.atomic import sha256_bytes
+from homolog.storage.inputs import Input
 from homolog.storage.receipts import read_receipt, write_receipt
 from homolog.storage.run_folder import RunFolder
-from homolog.studies.finish import quality_row, write_table
+from homolog.studies.finish import beginning_missed, quality_row, write_table
+from homolog.studies.inputs import text_input, tokenizer_input, weights_input
 from homolog.studies.sae_settings import SaeSettings
 from homolog.studies.sae_text import Text, hold_out, read_text
 
@@ -71,6 +75,7 @@ def finished(settings: SaeSettings, out: Path) -> list[Row] | None:
         return None
     stage = f"dictionaries {settings.name}"
     complete = run.recipe == settings.values() and all(run.is_done(name) for name in (stage, "tables"))
+    complete = complete and run.reads_the_same(_inputs(settings, str))
     return run.facts(stage)["saes"] if complete else None
 
 
@@ -98,6 +103,7 @@ def train_saes(
     run = RunFolder.open(out, settings.values())
     try:
         prepared = prepared or _prepare(settings, progress)
+        run.check_inputs(_inputs(settings, partial(sha256_bytes, prepared.train.hash, prepared.heldout.hash)))
         _note_facts(run, settings, prepared)
         stage = f"dictionaries {settings.name}"
         if not run.is_done(stage):
@@ -108,6 +114,7 @@ def train_saes(
                 trained = _train(run, settings, prepared, progress, track, checkpoint_every, workers)
                 facts["saes"] = rows = _judge_and_save(run, settings, prepared, trained, progress, track)
                 facts["model"] = _facts_of_model(settings, prepared, rows)
+                run.note(warnings=beginning_missed(prepared.model, settings.name, prepared.heldout, progress))
             run.note(models=[run.facts(stage)["model"]])
         rows = run.facts(stage)["saes"]
         with run.stage("tables", [run.saes_table]):
@@ -140,6 +147,12 @@ def seed_agreement(a: SparseAutoencoder, b: SparseAutoencoder, x: Activations, l
     r = np.concatenate(found)
     r = r[np.isfinite(r)]
     return float(r.mean()) if r.size else math.nan
+
+
+def _inputs(settings: SaeSettings, text: Callable[[], str]) -> list[Input]:
+    """All that is read; text: gives the hash of the tokens."""
+    model = settings.model, settings.revision
+    return [text_input(settings.text, text), weights_input(*model), tokenizer_input(*model)]
 
 
 def _prepare(settings: SaeSettings, progress: Progress) -> Prepared:

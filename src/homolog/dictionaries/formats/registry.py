@@ -64,6 +64,11 @@ def convert(source: Path | str, target: Path | str, to: str) -> list[Path]:
     return save(load(source), target, format=to)
 
 
+def commit_of(ref: str) -> str:
+    """The commit that a dictionary of the Hub, hf:OWNER/NAME[@REVISION][/FOLDER], is read at now; errors as `load`."""
+    return hub.fetch(ref, _CONFIGS)[1].commit
+
+
 def _format(name: str) -> Format:
     known = name.replace("-", "_")
     if known not in FORMATS:

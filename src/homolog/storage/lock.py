@@ -1,0 +1,36 @@
+"""One process writes a run at a time (flock: the kernel lets go however the process ends)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from homolog.errors import InputError
+
+_held: dict[Path, int] = {}  # runs that this process writes, with the descriptor of the lock
+
+
+def hold(path: Path) -> None:
+    """Hold the run in the folder `path` for this process.  InputError where another one has it."""
+    if path.resolve() in _held:
+        return
+    lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(lock, 20).decode() or "unknown"
+        os.close(lock)
+        raise InputError(
+            "--out", str(path), f"another process ({owner}) is writing this run",
+            "Wait for it to end, or give another --out.",
+        ) from None  # fmt: skip
+    _held[path.resolve()] = lock  # from here on `let_go` lets go, also when the disk is too full for the next line
+    os.truncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+
+
+def let_go(path: Path) -> None:
+    lock = _held.pop(path.resolve(), None)
+    if lock is not None:
+        os.close(lock)
