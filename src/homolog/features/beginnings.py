@@ -55,7 +55,8 @@ def beginning_id(tokenizer: Any) -> int | None:
 
 def measure_beginning(model: LanguageModel, windows: TokenWindows) -> Beginning | None:
     """Losses without and with the beginning on the first windows; None where the tokenizer has no such token."""
-    first = beginning_id(model.tokenizer)
+    tokenizer: Any = model.tokenizer
+    first = beginning_id(tokenizer)
     if first is None:
         return None
     sample = windows[: max(1, SAMPLE_TOKENS // windows.context)]
@@ -64,4 +65,4 @@ def measure_beginning(model: LanguageModel, windows: TokenWindows) -> Beginning 
     begun[0][:, 0] = first
     begun[2][:, :2] = False  # neither the beginning nor t_0 is counted
     losses = (clean_loss(model, text) for text in (without, TokenWindows(*begun, "")))
-    return Beginning(str(model.tokenizer.convert_ids_to_tokens(first)), *losses)
+    return Beginning(str(tokenizer.convert_ids_to_tokens(first)), *losses)

@@ -128,8 +128,13 @@ def replicates_of(
     resamples: Resamples,
     columns: Callable[[Any], Columns] = columns_of,
 ) -> Float[np.ndarray, "rows replicates"]:
-    """r of every row of `part` with its partner on every resample, float32 (rows, replicates)."""
+    """r of every row of `part` with its partner on every resample, float32 (rows, replicates).
+
+    NaN where there is one document.
+    """
     out = np.full((len(part), resamples.counts.shape[1]), np.nan, dtype=np.float32)
+    if len(resamples.tokens) < 2:  # every resample is the text itself: that is no interval
+        return out
     layer, best_layer = part["layer"].to_numpy(), part["best_layer"].to_numpy()
     pairs = np.stack([part["feature"].to_numpy(), part["best_feature"].to_numpy()], axis=1)
     for features in own:

@@ -282,6 +282,8 @@ def _interval(rows: pl.DataFrame, replicates: np.ndarray, alive: int) -> dict[st
             f"the pair has {len(rows)} rows, and needs one row of replicates for each",
             "Resample the same matches.",
         )
+    if np.isnan(replicates).all():
+        return {"lo": None, "hi": None}
     bar = rows["bar"].to_numpy()
     counts = np.zeros(replicates.shape[1], dtype=np.int64)
     for start in range(0, len(bar), _ROWS_AT_ONCE):

@@ -34,7 +34,7 @@ from homolog.studies.brought import check_brought, without_seed
 from homolog.studies.circuits import require_circuits, trace_models
 from homolog.studies.finish import beginning_missed, by_itself, finish, write_table
 from homolog.studies.inputs import require_different
-from homolog.studies.interpret import MEANING, interpret
+from homolog.studies.interpret import MEANING, interpret, left_out
 from homolog.studies.judge import judged
 from homolog.studies.matches import Comparer, Matched
 from homolog.studies.meaning import parts_folder
@@ -149,6 +149,8 @@ def run_comparison(
     run = RunFolder.open(out, recipe.values())
     try:
         text = text or _read_text(recipe, tokenizers[0], progress)
+        for words in left_out(text, recipe.interpretation):
+            progress.note(f"Left out: {words}.")
         run.check_inputs(inputs_of(recipe, plan, partial(getattr, text["whole"], "hash")))
         _note_facts(run, recipe, plan, text)
         progress.plan(_expected_seconds(plan, recipe.circuits is not None))
@@ -324,8 +326,8 @@ def _compare_all(here: Here) -> None:
         for name, frame in frames.items():
             write_table(frame, run.table(name))
         warnings = [note for fact in facts for note in fact["notes"]] + _warnings(frames["saes"].to_dicts())
-        warnings += without_seed(here.plan, here.recipe)
-        if here.most_exchanges < (asked := here.recipe.matching.null_exchanges):
+        warnings += without_seed(here.plan, here.recipe) + left_out(here.text, here.recipe.interpretation)
+        if 0 < here.most_exchanges < (asked := here.recipe.matching.null_exchanges):
             warnings.append(f"the null has {here.most_exchanges} of {asked} exchanges: the text has too few documents")
         run.note(verdicts=frames["shared"].to_dicts(), warnings=warnings)
 

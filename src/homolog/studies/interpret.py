@@ -7,11 +7,13 @@ matches  -> causal checks, lists, transplants --+-> tables -> relation of r to e
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from homolog.corpus import TokenWindows
 from homolog.interpretation.causal import causal_words
 from homolog.interpretation.relation import relate
 from homolog.storage.atomic import write_json
@@ -19,6 +21,7 @@ from homolog.storage.run_folder import RunFolder
 from homolog.studies import meaning
 from homolog.studies.finish import by_itself, write_table
 from homolog.studies.plan import Subject
+from homolog.studies.recipe import Interpretation
 from homolog.studies.subject import load_subject
 
 if TYPE_CHECKING:
@@ -61,7 +64,8 @@ def interpret(here: Here) -> None:
 def _run_tasks(here: Here, layers_of: list[tuple[Subject, int]], pairs: Pairs, judged: Pairs) -> list[str]:
     """All tasks of `meaning`; returns the tables beside `features` that there are parts of.
 
-    judged: the pairs of which some feature has a homolog.  Each kind of task but the first two may fail by itself.
+    judged: the pairs of which some feature has a homolog.  What needs several documents is left out where there is one;
+    each kind of task but the first two may fail by itself.
     """
     wanted, base = here.recipe.interpretation, {"run": here.path, "recipe": here.recipe}
     assert wanted is not None
@@ -73,19 +77,35 @@ def _run_tasks(here: Here, layers_of: list[tuple[Subject, int]], pairs: Pairs, j
     layers = pl.read_parquet(here.run.layers)
     of_pairs = [base | {"a": a, "b": b, "layers": _counterparts(layers, a, b)} for a, b in pairs]
     kinds = (
-        ("cut left context", wanted.context_tokens, meaning.need_of_context, of_models, ()),
+        ("cut left context", wanted.context_tokens, meaning.need_of_context, of_models, (), "match"),
         ("ablate and steer matched features", wanted.causal_pairs, meaning.check_causes, of_judged,
-         ("causal", "causal_shares")),
-        ("regress exclusive features", wanted.listed, meaning.regress_features, of_judged, ("lists",)),
-        ("transplant residuals", wanted.transplant, meaning.transplant_layers, of_pairs, ("transplant",)),
+         ("causal", "causal_shares"), None),
+        ("regress exclusive features", wanted.listed, meaning.regress_features, of_judged, ("lists",), None),
+        ("transplant residuals", wanted.transplant, meaning.transplant_layers, of_pairs, ("transplant",), "quality"),
     )  # fmt: skip
     made: list[str] = []
-    for title, asked_for, task, calls, tables in kinds:
+    for title, asked_for, task, calls, tables, documents_of in kinds:
+        if documents_of is not None and here.text[documents_of].n_documents < 2:
+            continue  # `left_out` says so
         if asked_for and calls:
             with by_itself(here.run, f"{MEANING} {title}", here.progress):
                 here.tasks(title, task, calls)
                 made += tables
     return made
+
+
+def left_out(text: Mapping[str, TokenWindows], wanted: Interpretation | None) -> list[str]:
+    """In words, what a run does without because its text has one document, and why."""
+    found = []
+    if text["match"].n_documents < 2:
+        found.append("the matched text is one document (corpus.match_tokens, corpus.source): there are no intervals, "
+                     "which come from documents resampled, and no null of the maximum, so no verdict")  # fmt: skip
+        if wanted is not None and wanted.context_tokens:
+            found.append("the left context that features need is not measured: it is exchanged for another document's")
+    if text["quality"].n_documents < 2 and wanted is not None and wanted.transplant:
+        found.append("residuals are not transplanted: a map is fitted on some documents and tested on others, and "
+                     "corpus.quality_tokens hold one")  # fmt: skip
+    return found
 
 
 def relate_run(run: RunFolder) -> None:
