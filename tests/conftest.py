@@ -10,6 +10,7 @@ import importlib.util
 from pathlib import Path
 
 import jaxtyping
+import pytest
 
 COMPILERS = {"numba", "triton"}
 
@@ -45,3 +46,8 @@ def checked_modules(folder: Path) -> list[str]:
 
 
 jaxtyping.install_import_hook(checked_modules(_source_folder()), "typecheck.checked")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How many random damages of a kind are tried; `make damage` tries a thousand."""
+    parser.addoption("--damages", type=int, default=100, help="random damages of each kind of file")

@@ -64,8 +64,9 @@ def write_report(run_path: Path | str) -> Path:
     circuits), figures/NAME.svg, .png and .vl.json (figures/pair-A--B/ for pairs), and assets/; an earlier report is
     replaced.  Raises `InputError` when run.json or a table is missing or unusable, or nothing can be written there.
     """
-    circuits = read_circuits(run_path)
     folder = RunFolder(Path(run_path))
+    folder.require_whole(*folder.told)
+    circuits = read_circuits(run_path)
     alone = circuits is not None and not any((folder.path / name).is_file() for name, _ in MATCH_FILES)
     records = None if alone else read_comparison(run_path)
     final = folder.report_folder

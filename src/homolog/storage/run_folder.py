@@ -190,6 +190,12 @@ class RunFolder:
         """Table: activations of a layer's features beside those of their best partners, one row a pair."""
         return self.path / "scatter" / folder_name(model) / f"{layer}.parquet"
 
+    @property
+    def told(self) -> list[Path]:
+        """All that the report is made of: tables, texts, examples."""
+        folders = [self.path / name for name in ("contexts", "scatter")]
+        return [*sorted(self.path.glob("*.parquet")), self.vocabulary, *folders]
+
     def residuals_folder(self, model: str) -> Path:
         """Folder, in the cache, of a model's residuals."""
         return self.cache_folder / "residuals" / folder_name(model)
@@ -312,6 +318,17 @@ class RunFolder:
         partials = (path for path in self.path.rglob(".partial-*") if path.is_file())
         problems.extend(f"{path.relative_to(self.path)}: half-written" for path in partials)
         return problems
+
+    def require_whole(self, *paths: Path) -> None:
+        """InputError that names the first of these files, or files in these folders, that is not as its stage wrote it."""
+        for stage in self._record["stages"].values():
+            under = {name: digest for name, digest in stage["outputs"].items()
+                     if any((self.path / name).is_relative_to(path) for path in paths)}  # fmt: skip
+            for problem in self._problems(under):
+                raise InputError(
+                    "run folder", str(self.path), f"a file of it is not as it was written: {problem}",
+                    "Start the run again with the same --out: what is damaged is rebuilt.",
+                )  # fmt: skip
 
     def _checksums(self, outputs: Iterable[Path]) -> Iterator[tuple[str, str]]:
         for output in outputs:

@@ -384,7 +384,10 @@ def load_recipe(ref: str | Path) -> Recipe:
             )  # fmt: skip
         text = (resources.files("homolog.studies") / "recipes" / f"{ref}.toml").read_text(encoding="utf-8")
     elif Path(ref).is_file():
-        text = Path(ref).read_text(encoding="utf-8")
+        try:
+            text = Path(ref).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError("recipe", str(ref), f"it must be UTF-8 text ({error})", "Convert it.") from error
     else:
         known = ", ".join(built_in_recipes())
         raise InputError(

@@ -135,4 +135,5 @@ class Study:
         if not path.is_file():
             raise InputError("run folder", str(self.folder.path), f"it has no {path.name} yet",
                              "Finish the run: start it again with the same recipe and --out.")  # fmt: skip
+        self.folder.require_whole(path)
         return pl.read_parquet(path)
