@@ -101,9 +101,9 @@ def _decoder(tokenizer: Any) -> Callable[[list[str]], str]:
 def _speller(decode: Callable[[list[str]], str], falls_back: bool) -> Callable[[str | bytes], TokenText | None]:
     """A function from a token of the vocabulary to what it stands for, None where that cannot be told.
 
-    decode: the tokenizer's own, from a list of tokens to text.  falls_back: "<0xE8>" is a byte, also where decode leaves
-    it as it is.  The text of a token is what it adds between two others:
-    a decoder drops the space before the first token, and WordPiece its "##" only after another.
+    decode: the tokenizer's own, from a list of tokens to text.  falls_back: "<0xE8>" is a byte, also where decode
+    leaves it as it is.  The text of a token is what it adds between two others: a decoder drops the space before the
+    first token, and WordPiece its "##" only after another.
     """
     before = decode([_BEFORE])
     after = decode([_BEFORE, _AFTER])[len(before) :]

@@ -5,8 +5,9 @@
 
 Windows are never padded; the tail that fills none is dropped and counted.  Special tokens are masked by id
 wherever they stand (`tokenizers.special_tokens` says which they are).  One that is written in a document's text, as
-"<|endoftext|>", is tokenised and masked as such, but it ends no document: only the end of a document does.  The hash is the SHA-256 of context, tokens, documents and mask: two artifacts compare
-only if theirs are equal.
+"<|endoftext|>", is tokenised and masked as such, but it ends no document.
+
+The hash is the SHA-256 of context, tokens, documents and mask: two artifacts compare only if theirs are equal.
 """
 
 from __future__ import annotations
@@ -109,8 +110,9 @@ class TokenWindows:
         """Raise `InputError` where no token is left that is not masked; name: of the text, for the message."""
         if not self.mask.any():
             raise InputError(
-                "corpus", name, f"no token of it is left that is not masked: all {self.n_tokens} are special tokens, or "
-                "there are none", "Give text of which the tokenizer makes other tokens too.",
+                "corpus", name,
+                f"no token of it is left that is not masked: all {self.n_tokens} are special tokens",
+                "Give text of which the tokenizer makes other tokens too.",
             )  # fmt: skip
 
     def sample(self, tokenizer: Any, n_tokens: int = 64) -> str:

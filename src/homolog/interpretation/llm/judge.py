@@ -70,8 +70,8 @@ def cases(
 ) -> Iterator[Case]:
     """A case for each wanted feature of a layer that has texts enough: `SHOWN` + `TESTED`, or half of each.
 
-    features: of the layer.  contexts: its examples (`examples`).  vocabulary: what each token id stands for (`corpus.token_texts`).  Deterministic:
-    the same seed, layer and feature give the same case.
+    features: of the layer.  contexts: its examples (`examples`).  vocabulary: what each token id stands for
+    (`corpus.token_texts`).  Deterministic: the same seed, layer and feature give the same case.
     """
     silent = contexts.filter(pl.col("quantile") == 1.0, pl.col("rank") < 4)
     columns = features.matrix.tocsc()

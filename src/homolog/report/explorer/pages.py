@@ -48,10 +48,10 @@ def write_explorer(
 
     `features`: one row a feature, as in features.parquet; `matches`: rows of matches.parquet, of which those of the
     comparison main are taken; `contexts(model, layer)`: the examples of a layer, or None; `vocabulary`: what
-    each token id stands for; `n_layers`: by model, in the order shown.  `scatter(model, layer)`, where given: columns feature,
-    best_model (not needed for two models), scatter_x and scatter_y (list[f32]: activations of the feature and of its
-    best partner at the same tokens), or None.  `name`: of the run; `home`: address of the report, None for no link.
-    Columns that are missing or null are left out.  One layer's contexts are in memory at a time; the same input gives
+    each token id stands for; `n_layers`: by model, in the order shown.  `scatter(model, layer)`, where given: columns
+    feature, best_model (not needed for two models), scatter_x and scatter_y (list[f32]: activations of the feature and
+    of its best partner at the same tokens), or None.  `name`: of the run; `home`: address of the report, None for no
+    link.  Columns that are missing or null are left out.  One layer's contexts are in memory at a time; the same input gives
     the same bytes.  Raises `InputError` for tables that do not fit together.
     """
     rows = rows_of(features, n_layers)

@@ -1,7 +1,8 @@
 """The text index: which features show a word in their contexts, top tokens or explanation.
 
 A word is a longest run of letters, digits and underscores, in lower case; a Chinese character or Japanese kana is one
-by itself.  Words run over the borders of tokens, and so do characters.  The words of a model whose first two characters a, b have the same
+by itself.  Words run over the borders of tokens, and so do characters.  The words of a model whose first two characters
+a, b have the same
 
     (31 ord(a) + ord(b)) mod buckets          (ord(b) = 0 for a word of one character)
 
@@ -14,8 +15,9 @@ from __future__ import annotations
 import base64
 import re
 import tempfile
-from collections.abc import Sequence
-from itertools import pairwise
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -126,27 +128,30 @@ class WordIndex:
         starts = np.flatnonzero(apart)
         if not len(starts):
             return np.zeros((3, 0), np.int64)
-        fires = np.maximum.reduceat(active.astype(np.int64), starts)
         worded = np.maximum.reduceat(has_word[tokens].astype(np.int64), starts) > 0
         ends = np.append(starts[1:], len(tokens))
-        starts, ends, fires = starts[worded], ends[worded], fires[worded]
+        starts, ends = starts[worded], ends[worded]
         if not len(starts):
             return np.zeros((3, 0), np.int64)
         _, one, run = np.unique(_hashes(tokens, starts, ends), return_index=True, return_inverse=True)
-        spelled = [
-            [
-                number.setdefault(word, len(number))
-                for word in words_in("".join(map(self.spelling.texts.__getitem__, ids)))
-            ]
-            for ids in (tokens[starts[i] : ends[i]] for i in one)
-        ]
+        spelled = [list(self._spelled(tokens[starts[i] : ends[i]], number)) for i in one]
         lengths = np.array([len(words) for words in spelled], np.int64)
-        flat = np.array([word for words in spelled for word in words], np.int64)
+        flat = np.array([word for words in spelled for word in words], np.int64).reshape(-1, 3)
         times = lengths[run]
         first = (np.cumsum(lengths) - lengths)[run]
         within = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
-        word = flat[np.repeat(first, times) + within]
-        return np.stack([word, np.repeat(feature[starts], times), np.repeat(fires, times)])
+        word, begin, end = flat[np.repeat(first, times) + within].T
+        at, n_active = np.repeat(starts, times), np.concatenate([[0], np.cumsum(active)])
+        fires = n_active[at + end] > n_active[at + begin]
+        return np.stack([word, feature[at], fires.astype(np.int64)])
+
+    def _spelled(self, tokens: Int[np.ndarray, "n"], number: dict[str, int]) -> Iterator[tuple[int, int, int]]:
+        """The words of a run of tokens: number, and the tokens from which and up to which they are spelled."""
+        texts = [self.spelling.texts[token] for token in tokens]
+        ends = list(accumulate(len(text.lower()) for text in texts))
+        for found in WORD.finditer("".join(texts).lower()):
+            word = number.setdefault(found[0], len(number))
+            yield word, bisect_right(ends, found.start()), bisect_left(ends, found.end()) + 1
 
     def _active(self, contexts: Contexts, shown: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
         """Whether the feature fires on each token with a text, or on one before it that has a part of its character."""
