@@ -80,10 +80,9 @@ def read_documents(
     name = str(source) if isinstance(source, str | Path) else "dataset"
     path = _path(source)
     dataset = _as_dataset(source, path, split)
-    if dataset is not None:
+    if path is None or dataset is not None:
         order = _order(_length(dataset, name), seed if shuffle else None)
         return Documents(name, _from_dataset(dataset, name, field, order))
-    assert path is not None
     found = (document for file in _files(path) for document in _checked(_reader(file)(file, field), str(file)))
     return Documents(name, found, seed if shuffle else None)
 
@@ -147,7 +146,7 @@ def _checked(documents: Iterator[Document], place: str) -> Iterator[Document]:
 
 
 def _damaged(place: str, what: str, error: BaseException) -> InputError:
-    found = f"{type(error).__name__}: {error}".replace("\n", " ")
+    found = _one_line(f"{type(error).__name__}: {error}")
     return InputError("corpus", place, f"it must be {what} ({found})", "Mend it, fetch it again, or leave it out.")
 
 
@@ -167,6 +166,12 @@ def _reader(path: Path) -> Callable[[Path, str], Iterator[Document]]:
             "Convert it to one.",
         )
     return reader
+
+
+def _one_line(found: str) -> str:
+    """What was found in a file, short enough for a message, and of characters that can be printed."""
+    found = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in " ".join(found.split()))
+    return found if len(found) <= 300 else f"{found[:300]} ..."
 
 
 def _from_text(path: Path, field: str) -> Iterator[Document]:
@@ -216,7 +221,7 @@ def _record(record: Any, field: str, place: str) -> Document:
         if isinstance(record, dict):
             found = f"{field}: {type(text).__name__}" if field in record else ", ".join(map(str, record))
         raise InputError(
-            "corpus", place, f"it must have a text in the field {field!r} (found: {found})",
+            "corpus", place, f"it must have a text in the field {field!r} (found: {_one_line(found)})",
             "Name the field that holds the text: `field` in [corpus].",
         )  # fmt: skip
     return Document(text, place)
@@ -284,11 +289,11 @@ def _split_of(dataset: Any, split: str) -> Any:
 
 
 def _length(dataset: Any, name: str) -> int:
-    try:
-        return len(dataset)
-    except TypeError as error:
+    """Rows.  InputError for what is no dataset, or one that is only streamed."""
+    if not (hasattr(dataset, "column_names") and hasattr(dataset, "__len__")):
         raise InputError("corpus", name, f"a {type(dataset).__name__} has no rows that can be drawn from",
-                         "Give a datasets.Dataset, or the name of a file or folder.") from error  # fmt: skip
+                         "Give a datasets.Dataset, or the name of a file or folder.")  # fmt: skip
+    return len(dataset)
 
 
 def _from_dataset(dataset: Any, name: str, field: str, order: np.ndarray) -> Iterator[Document]:

@@ -51,8 +51,8 @@ def write_explorer(
     each token id stands for; `n_layers`: by model, in the order shown.  `scatter(model, layer)`, where given: columns
     feature, best_model (not needed for two models), scatter_x and scatter_y (list[f32]: activations of the feature and
     of its best partner at the same tokens), or None.  `name`: of the run; `home`: address of the report, None for no
-    link.  Columns that are missing or null are left out.  One layer's contexts are in memory at a time; the same input gives
-    the same bytes.  Raises `InputError` for tables that do not fit together.
+    link.  Columns that are missing or null are left out.  One layer's contexts are in memory at a time; the same input
+    gives the same bytes.  Raises `InputError` for tables that do not fit together.
     """
     rows = rows_of(features, n_layers)
     if "comparison" in matches.columns:
