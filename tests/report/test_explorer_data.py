@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from tests.report.pages import EVIL, files_of
 from tests.report.planted_features import (
+    BYTE_VALUES,
     LAYERS,
     SIZES,
     VOCABULARY,
@@ -22,6 +23,7 @@ from tests.report.planted_features import (
     features_of,
     matches_of,
     planted,
+    planted_bytes,
     unpacked,
     words_slowly,
 )
@@ -147,34 +149,12 @@ def words_of(index: Path) -> dict[str, dict[int, bool]]:
 
 
 def test_characters_of_several_tokens_are_shown_and_found(tmp_path: Path) -> None:
-    given = [
-        " x",
-        [0xE8],
-        [0x87],
-        [0xAA],
-        [0xAA, 0x61],
-        "b",
-        [0xD1],
-        [0x82, 0xD0],
-        [0xBE],
-    ]  # 自, and two letters of Cyrillic
-    tokens = [[0, 1, 2, 3], [1, 2, 4, 5], [2, 3, 5, 1], [6, 7, 8, 0], [1, 2], [3, 0]]
-    values = [[0, 2, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 3, 0], [1, 1], [1, 1]]
-    contexts = pl.DataFrame(
-        {"feature": [0, 1, 2, 3, 4, 4], "quantile": 1.0, "value": [2.0, 1.0, 1.0, 3.0, 1.0, 1.0], "document": 0,
-         "position": [1, 3, 1, 2, 0, 0], "start": 0, "tokens": tokens, "values": values},
-        schema_overrides={"feature": pl.Int32, "tokens": pl.List(pl.Int32), "values": pl.List(pl.Float32)},
-    )  # fmt: skip
-    index = planted(
-        tmp_path, features=features_of({A: (5,), B: (5,)}).drop("top_tokens", "explanation"), vocabulary=given,
-        matches=matches_of({A: (5,), B: (5,)} | {C: ()}).filter(best_model=B), n_layers={A: 1, B: 1}, scatter=None,
-        contexts=lambda model, layer: contexts if model == A else None,
-    )  # fmt: skip
+    index, values = planted_bytes(tmp_path), [value for row in BYTE_VALUES for value in row]
     chunk = data(index, "features/0-0-0")
     shown = [chunk["texts"][code] for code in unpacked(chunk["tokens"])]
     assert shown == [" x", "", "", "自", "", "", "自a", "b", "<87>", "<AA>", "b", "<E8>", "", "\u0442", "\u043e", " x",
                      "<E8>", "<87>", "<AA>", " x"]  # fmt: skip
-    assert (unpacked(chunk["values"]) > 0).tolist() == [bool(value) for row in values for value in row]
+    assert (unpacked(chunk["values"]) > 0).tolist() == [value > 0 for value in values]
     found = words_of(index)
     assert found["自"] == {0: True, 1: False}  # the feature fires on its first byte alone; on what follows it
     assert (
