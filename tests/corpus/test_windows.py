@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+from transformers.tokenization_python import PythonBackend
 
 from homolog.corpus import (
     Document,
@@ -16,7 +18,9 @@ from homolog.corpus import (
     fingerprint,
     load_windows,
     pack,
+    read_documents,
     save_windows,
+    special_tokens,
 )
 from homolog.errors import InputError
 
@@ -59,6 +63,81 @@ def test_a_special_token_written_in_the_text_is_masked_too() -> None:
 def test_every_special_id_is_masked() -> None:
     windows = pack(documents("a b c"), words(bos_token="b", pad_token="c"), context=4)
     assert windows.mask.tolist() == [[True, False, False, False]]
+
+
+def test_a_special_token_in_the_text_ends_no_document() -> None:
+    windows = pack(documents("a <eot> b", "c d"), words(), context=7)
+    assert windows.tokens.tolist() == [[1, 0, 2, 0, 3, 4, 0]]
+    assert windows.document.tolist() == [[0, 0, 0, 0, 1, 1, 1]]
+
+
+def test_a_token_that_is_special_in_the_tokenizer_alone_is_masked() -> None:
+    tokenizer = words()
+    tokenizer.backend_tokenizer.add_special_tokens([AddedToken("<sink>", special=True)])
+    tokenizer.backend_tokenizer.add_tokens([AddedToken("<run>", special=False)])
+    assert tokenizer.all_special_ids == [0]  # the configuration does not name them
+    assert special_tokens(tokenizer) == {0: "<eot>", 6: "<sink>"}
+    windows = pack(documents("a <sink> b <run> c"), tokenizer, context=6)
+    assert windows.tokens.tolist() == [[1, 6, 2, 7, 3, 0]]
+    assert windows.mask.tolist() == [[True, False, True, True, True, False]]
+
+
+def test_special_tokens_of_a_tokenizer_without_a_backend() -> None:
+    class Slow(PythonBackend):
+        vocab_size = 2
+
+        def get_vocab(self) -> dict[str, int]:
+            return {"<eot>": 0, "a": 1} | self.get_added_vocab()
+
+        def _tokenize(self, text: str, **kwargs: object) -> list[str]:
+            return text.split()
+
+        def _convert_token_to_id(self, token: str) -> int:
+            return ["<eot>", "a"].index(token)
+
+        def _convert_id_to_token(self, index: int) -> str:
+            return ["<eot>", "a"][index]
+
+    tokenizer = Slow(eos_token="<eot>", added_tokens_decoder={2: AddedToken("<sink>", special=True),
+                                                              3: AddedToken("<run>", special=False)})  # fmt: skip
+    assert special_tokens(tokenizer) == {0: "<eot>", 2: "<sink>"}
+    windows = pack(documents("a <sink> <run>"), tokenizer, context=4)
+    assert windows.tokens.tolist() == [[1, 2, 3, 0]] and windows.mask.tolist() == [[True, False, True, False]]
+
+
+def test_the_fingerprint_of_stored_dictionaries_stays() -> None:
+    named, unnamed = words(), words()
+    for tokenizer in (named, unnamed):
+        tokenizer.backend_tokenizer.add_special_tokens([AddedToken("<sink>", special=True)])
+    assert fingerprint(named) == fingerprint(unnamed) != fingerprint(words())
+    named.pad_token = "<sink>"
+    assert fingerprint(named) != fingerprint(unnamed)  # the named ones decide, as they always did
+
+
+def test_text_of_special_tokens_alone_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("<eot> <eot> <eot>")
+    message = r"4 tokens in 1 documents of .*a\.txt', but no token of it is left that is not masked: all 4 are special"
+    for fewer in (False, True):
+        with pytest.raises(InputError, match=message):
+            pack(read_documents(path), words(), context=4, n_tokens=4, fewer=fewer)
+    windows = pack(documents("<eot> a", "<eot>"), words(), context=2)
+    with pytest.raises(InputError, match=r"corpus is 'part 1', but no token of it is left .* all 2 are special"):
+        windows[1:].require_unmasked("part 1")
+
+
+def test_documents_read_and_left_out_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ["a b", "", " \n", "c", "\x00"]))
+    tokenizer = words()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\x00", "")  # leaves the last without a token
+    windows = pack(read_documents(path, shuffle=False), tokenizer, context=5)
+    assert windows.tokens.tolist() == [[1, 2, 0, 3, 0]]
+    assert (windows.n_read, windows.n_empty, windows.n_documents) == (5, 3, 2)
+    with pytest.raises(InputError, match=r"5 tokens in 2 documents of .*a\.jsonl, 3 empty ones left out'"):
+        pack(read_documents(path), tokenizer, context=6)
+    windows = pack(documents("a", "", "b"), words(), context=2)
+    assert (windows.n_read, windows.n_empty, windows.document.tolist()) == (3, 1, [[0, 0], [1, 1]])
 
 
 def test_documents_are_joined_by_the_beginning_of_text_token_if_there_is_no_end_of_text() -> None:
@@ -169,7 +248,7 @@ def test_damaged_windows_are_not_loaded(tmp_path: Path, damage: str) -> None:
 
 
 def test_a_sample_reads_as_text() -> None:
-    assert pack(documents("a b c d"), words(), context=4).sample(words(), 3) == "a b c"
+    assert pack(documents("a b c d"), words(), context=4).sample(words(), 3) == " a b c"
 
 
 def test_the_fingerprint_follows_what_decides_ids() -> None:

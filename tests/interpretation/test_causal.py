@@ -19,6 +19,7 @@ from homolog.interpretation.causal import (
     Subject,
     agreement,
     causal_shares,
+    causal_words,
     choose_pairs,
     measure_effects,
 )
@@ -195,6 +196,16 @@ def test_shares_by_hand():
     lo, hi = ablate["lo"][0], ablate["hi"][0]
     assert 0.4 < lo < share[0] < hi <= 1.0
     assert ablate["control_median"][0] == pytest.approx(0.2) and ablate["n_control"][0] == 20
+
+
+def test_one_pair_has_a_share_and_no_interval():
+    shares = shares_by_hand([0.95], [0.9], [0.1])
+    row = shares.row(0, named=True)
+    assert (row["n"], row["share"], row["threshold"]) == (1, 1.0, 0.1)
+    assert np.isnan(row["lo"]) and np.isnan(row["hi"])
+    named = shares.with_columns(model=pl.lit("A"), best_model=pl.lit("B"))
+    (said,) = causal_words(named)
+    assert said["words"].startswith("100% of 1 features of A with a partner in B")
 
 
 def test_an_effect_that_is_nil_has_no_agreement():

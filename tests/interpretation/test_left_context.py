@@ -14,6 +14,7 @@ from homolog.dictionaries import SparseAutoencoder
 from homolog.errors import InputError
 from homolog.features import capture_residuals
 from homolog.interpretation.left_context import (
+    CONTEXT_SCHEMA,
     choose_rows,
     context_tokens,
     cut_sizes,
@@ -191,5 +192,15 @@ def test_unrelated_text_is_of_another_document():
     windows.document[:] = np.array([0, 1, 1, 2])[:, None]
     assert donors(windows, np.array([0, 1, 2, 3]), np.array([9, 9, 9, 9])).tolist() == [1, 3, 3, 0]
     windows.document[:] = 7
-    with pytest.raises(InputError, match="several documents"):
-        donors(windows, np.array([0]), np.array([9]))
+    assert donors(windows, np.array([0]), np.array([9])).tolist() == [-1]
+
+
+def test_text_of_one_document_leaves_left_context_undefined():
+    model, windows = load("zoo:mamba-s0"), random_windows(3, 16, 50, 5)
+    windows.document[:] = 7
+    matrix = csr_array(np.ones((windows.tokens.size, 2), np.float32))
+    dictionary = SparseAutoencoder(*(torch.zeros(*shape) for shape in ((model.d_model, 2), (2,), (2, model.d_model),
+                                                                       (model.d_model,))))  # fmt: skip
+    table = left_context(model, windows, np.arange(4), {0: dictionary}, lambda layer: matrix)
+    assert dict(table.schema) == CONTEXT_SCHEMA and table["n_positions"].to_list() == [0, 0]
+    assert table["context_tokens"].is_nan().all() and table["kept"].explode().is_nan().all()

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 from homolog.interpretation.llm import JUDGED_SCHEMA, Budget, Endpoint, cases, estimate, judge
-from homolog.interpretation.llm.judge import SHOWN, TESTED, detection
+from homolog.interpretation.llm.judge import SHOWN, TESTED, _context, detection
 from interpretation.smollm2 import gguf_file, save_folder
 from interpretation.streams import features_of, windows_of
 
@@ -132,3 +132,10 @@ def test_a_budget_stops_and_what_came_is_kept(served, tmp_path):
     table, tally = judge(served, found, tmp_path, Budget(requests=1))
     assert tally.requests == 1 and table["detection"].null_count() == 1
     assert len([file for file in tmp_path.rglob("*.json")]) == 1
+
+
+def test_a_character_of_several_tokens_is_one_in_the_questions():
+    row = {"tokens": [0, 1, 2, 3, 1], "values": [0.0, 0.5, 4.0, 1.0, 2.0], "position": 12, "start": 11}
+    context = _context(row, [" x", [0xE8], [0x87], [0xAA, 0x21]])
+    assert (context.tokens, context.values, context.at) == ((" x", "自!", "<E8>"), (0.0, 4.0, 2.0), 1)
+    assert context.marked() == " x«自!»«<E8>»" and context.pointed() == " x«自!»<E8>"

@@ -79,6 +79,20 @@ def test_tables_have_each_direction_and_leave_out_what_is_not_defined():
     assert curve.filter(comparison="main", of="r")["n"].sum() == 400
 
 
+def test_a_bin_of_few_features_has_a_median_and_no_interval():
+    rows = frame(400).sort("r")
+    few = pl.concat([rows.head(5), rows.tail(20)])
+    edge = float(rows["r"][200])  # between the two groups
+    features = few.select("model", "layer", "feature", "token_entropy")
+    _, curve = relate(few.drop("token_entropy"), features, bins=(0, edge, 1), resamples=5)
+    below, above = curve.filter(of="r").iter_rows(named=True)
+    assert (below["n"], above["n"]) == (5, 20)
+    assert below["median"] == pytest.approx(rows["token_entropy"][:5].median())
+    assert np.isnan(below["lo"]) and np.isnan(below["hi"])
+    ordered = rows["token_entropy"][-20:].sort()  # ranks 10 -+ 0.98 * 4.47 = 5.6 and 14.4
+    assert (above["lo"], above["hi"]) == pytest.approx((ordered[6 - 1], ordered[14 - 1]))
+
+
 def test_edges_must_ascend():
     with pytest.raises(InputError, match="bins"):
         relate(frame(), frame(), bins=(1, 0))

@@ -9,8 +9,9 @@ import torch
 from tests.interpretation.streams import random_features, random_stream
 
 import homolog
+from homolog.corpus import TokenText, joined, token_texts
 from homolog.errors import InputError
-from homolog.interpretation import consistency, feature_table, nearest, promoted, token_statistics, vocabulary
+from homolog.interpretation import consistency, feature_table, nearest, promoted, token_statistics
 
 SCHEMA = {
     "model": pl.String, "layer": pl.Int32, "feature": pl.Int32, "n_active": pl.Int64, "freq": pl.Float64,
@@ -21,20 +22,29 @@ SCHEMA = {
 }  # fmt: skip
 
 
+def named(text: TokenText) -> str:
+    """What a table shows of a token: of the zoo's vocabulary, single bytes are the only ones that are not text."""
+    return text if isinstance(text, str) else "".join(f"<{byte:02X}>" for byte in text)
+
+
 def test_columns_are_the_measures() -> None:
     model = homolog.load("zoo:mamba-s0")
-    texts = vocabulary(model.tokenizer)
+    given = token_texts(model.tokenizer)
     windows = random_stream(0, n_windows=60, n_ids=300)
     x = random_features(windows, 9, 0)
+    cut = token_statistics(x, windows, top=3)["top_tokens"][8][0]
+    given[cut] = [0x20, 0xE8]  # as if it ended within a character
+    texts = [" <E8>" if i == cut else named(text) for i, text in enumerate(given)]
     W_dec = torch.randn(9, model.d_model, generator=torch.Generator().manual_seed(0))
     W_dec[4] = 0
-    found = feature_table(x, windows, model, W_dec, texts, tokens=3, near=2, seed=5)
+    found = feature_table(x, windows, model, W_dec, given, tokens=3, near=2, seed=5)
     assert dict(found.schema) == SCHEMA
     assert found["feature"].to_list() == list(range(9))
     assert set(found.select("model", "layer").rows()) == {("model", 2)}
     measured = token_statistics(x, windows, top=3)
     same = measured.drop("top_tokens").columns
     assert found.select(same).equals(measured.select(same), null_equal=True)
+    assert " <E8>" in found["top_tokens"][8]
     assert found["top_tokens"].to_list() == [[texts[i] for i in ids] for ids in measured["top_tokens"].to_list()]
     np.testing.assert_array_equal(found["consistency"].to_numpy(), consistency(x, windows, seed=5))
     effect, near = promoted(model, W_dec, 3), nearest(W_dec, 2)
@@ -52,12 +62,12 @@ def test_columns_are_the_measures() -> None:
 def test_pieces_make_the_text() -> None:
     tokenizer = homolog.load("zoo:transformer-s0").tokenizer
     assert tokenizer is not None
-    texts = vocabulary(tokenizer)
+    texts = token_texts(tokenizer)
     assert len(texts) == len(tokenizer) and all(texts)
-    text = "And he said, 42 ships <b>of</b> the line; they\n sailed."
-    assert "".join(texts[i] for i in tokenizer(text)["input_ids"]) == text
-    broken = [i for i, t in enumerate(texts) if "\ufffd" in t]
-    assert not broken
+    for text in ("And he said, 42 ships <b>of</b> the line; they\n sailed.", "自 é", "\x00  🙂"):
+        ids = tokenizer(text)["input_ids"]
+        assert "".join(joined([texts[i] for i in ids])) == text
+    assert not [t for t in texts if isinstance(t, str) and "\ufffd" in t]
 
 
 def test_errors() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from scipy.sparse import csr_array
@@ -10,7 +11,7 @@ from scipy.stats import ortho_group
 
 from homolog.dictionaries import SparseAutoencoder
 from homolog.errors import InputError
-from homolog.interpretation.transplant import feature_correlations, fit_map, transplant
+from homolog.interpretation.transplant import KINDS, TRANSPLANT_SCHEMA, feature_correlations, fit_map, transplant
 from homolog.matching.spaces import SpaceMoments
 
 N, D = 6000, 24
@@ -100,3 +101,11 @@ def test_rows_that_are_not_the_same_tokens_are_refused():
         transplant(y, y, DOCUMENT[:-1], dictionary)
     with pytest.raises(InputError, match="vary"):
         transplant(torch.ones(N, 3), y, DOCUMENT, dictionary)
+
+
+def test_one_document_can_be_fitted_on_or_tested_on_but_not_both():
+    y, dictionary = planted()
+    table = transplant(y, y, np.zeros(N, np.int64), dictionary)
+    assert sorted([table["n_train"][0], table["n_test"][0]]) == [0, N] and table["map"].to_list() == [*KINDS]
+    assert dict(table.schema) == TRANSPLANT_SCHEMA and table["n_features"].to_list() == [0, 0]
+    assert all(table[name].is_nan().all() for name in table.columns if table[name].dtype == pl.Float64)

@@ -135,6 +135,26 @@ def planted(folder: Path, **options: Any) -> Path:
     return write_explorer(folder, **{**given, **options})
 
 
+BYTES = [" x", [0xE8], [0x87], [0xAA], [0xAA, 0x61], "b", [0xD1], [0x82, 0xD0], [0xBE]]  # 自 and Cyrillic
+BYTE_TOKENS = [[0, 1, 2, 3], [1, 2, 4, 5], [2, 3, 5, 1], [6, 7, 8, 0], [1, 2], [3, 0]]
+BYTE_VALUES = [[0, 2, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 3, 0], [1, 1], [1, 1]]
+
+
+def planted_bytes(folder: Path) -> Path:
+    """Five features of A whose contexts spell characters over several tokens; the last has two contexts."""
+    contexts = pl.DataFrame(
+        {"feature": [0, 1, 2, 3, 4, 4], "quantile": 1.0, "value": [2.0, 1.0, 1.0, 3.0, 1.0, 1.0], "document": 0,
+         "position": [1, 3, 1, 2, 0, 0], "start": 0, "tokens": BYTE_TOKENS, "values": BYTE_VALUES},
+        schema_overrides={"feature": pl.Int32, "tokens": pl.List(pl.Int32), "values": pl.List(pl.Float32)},
+    )  # fmt: skip
+    sizes = {A: (5,), B: (5,)}
+    return planted(
+        folder, features=features_of(sizes).drop("top_tokens", "explanation"), vocabulary=BYTES, scatter=None,
+        matches=matches_of(sizes | {C: ()}).filter(best_model=B), n_layers={A: 1, B: 1},
+        contexts=lambda model, layer: contexts if model == A else None,
+    )  # fmt: skip
+
+
 def data(index: Path, name: str) -> Any:
     """What a data file hands to the page."""
     text = (index.parent / "data" / f"{name}.js").read_text("ascii")

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from tests.report.pages import EVIL, files_of
 from tests.report.planted_features import (
+    BYTE_VALUES,
     LAYERS,
     SIZES,
     VOCABULARY,
@@ -22,6 +23,7 @@ from tests.report.planted_features import (
     features_of,
     matches_of,
     planted,
+    planted_bytes,
     unpacked,
     words_slowly,
 )
@@ -138,6 +140,27 @@ def test_the_index_has_every_word_and_no_other(index: Path, place: int, model: s
     if model == A:
         assert {"paris", "cats", "中", "__proto__", "overshadow", "cities"} <= set(wanted)
         assert {fires for rows in wanted.values() for fires in rows.values()} == {True, False}
+
+
+def words_of(index: Path) -> dict[str, dict[int, bool]]:
+    """The words of the first model, with their rows and whether the feature fires there."""
+    files = [data(index, f"words/0-{number}") for number in range(data(index, "manifest")["models"][0]["buckets"])]
+    return {w: decoded(base64.b64decode(rows)) for f in files for w, rows in zip(f["words"], f["rows"], strict=True)}
+
+
+def test_characters_of_several_tokens_are_shown_and_found(tmp_path: Path) -> None:
+    index, values = planted_bytes(tmp_path), [value for row in BYTE_VALUES for value in row]
+    chunk = data(index, "features/0-0-0")
+    shown = [chunk["texts"][code] for code in unpacked(chunk["tokens"])]
+    assert shown == [" x", "", "", "自", "", "", "自a", "b", "<87>", "<AA>", "b", "<E8>", "", "\u0442", "\u043e", " x",
+                     "<E8>", "<87>", "<AA>", " x"]  # fmt: skip
+    assert (unpacked(chunk["values"]) > 0).tolist() == [value > 0 for value in values]
+    found = words_of(index)
+    assert found["自"] == {0: True, 1: False}  # the feature fires on its first byte alone; on what follows it
+    assert (
+        found["ab"] == {1: True} and found["\u0442\u043e"] == {3: True} and found["x"] == {0: False, 3: False, 4: True}
+    )
+    assert set(found) == {"x", "自", "ab", "\u0442\u043e", "87", "aa", "b", "e8"}
 
 
 def decoded(coded: bytes) -> dict[int, bool]:

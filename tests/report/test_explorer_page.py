@@ -22,6 +22,7 @@ from tests.report.planted_features import (
     features_of,
     matches_of,
     planted,
+    planted_bytes,
     words_slowly,
 )
 
@@ -336,4 +337,24 @@ def test_a_missing_file_is_named(chromium: Browser, index: Path, tmp_path: Path)
     tab = Tab(chromium, folder)
     go(tab, f"from={A}&to={B}&feature=0/1")
     assert tab.text("#problem") == "data/features/0-0-0.js is missing: make the report again."
+    tab.page.close()
+
+
+def test_characters_of_several_tokens(chromium: Browser, tmp_path: Path) -> None:
+    tab = Tab(chromium, planted_bytes(tmp_path / "explorer"))
+    go(tab, f"from={A}&to={B}&text=自")
+    assert tab.rows() == ["0 / 0", "0 / 1"]
+    go(tab, f"from={A}&to={B}&text=自&fires=1")
+    assert tab.rows() == ["0 / 0"]  # it fires on the first byte
+    shown = {}
+    for feature in range(5):
+        go(tab, f"from={A}&to={B}&feature=0/{feature}")
+        shown[feature] = tab.page.locator("article:first-child .context").all_text_contents()
+    assert shown == {
+        0: [" x (2.00) 自"], 1: ["自ab (1.00) "], 2: ["<87><AA> (1.00) b<E8>"], 3: ["\u0442\u043e (3.00)  x"],
+        4: ["<E8> (1.00) <87> (1.00) ", "<AA> (1.00)  x (1.00) "],
+    }  # fmt: skip
+    go(tab, f"from={A}&to={B}&feature=0/0")
+    assert tab.page.locator("article:first-child mark").first.bounding_box()["width"] > 2  # type: ignore[index]
+    assert tab.said == []
     tab.page.close()

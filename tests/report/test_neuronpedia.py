@@ -98,3 +98,12 @@ def test_the_same_run_gives_the_same_bytes(run, tmp_path):
 def test_a_run_without_examples_is_named(make_run, tmp_path):
     with pytest.raises(InputError, match="no examples of its features"):
         export_neuronpedia(make_run(tmp_path / "run"), tmp_path / "out", RELEASE)
+
+
+def test_characters_of_several_tokens_are_joined(run, tmp_path):
+    (run / "vocabulary.json").write_text(json.dumps([[0xE8], [0x87], [0xAA]]), "utf-8")
+    shown = lines(export_neuronpedia(run, tmp_path / "out", RELEASE)[0] / "activations" / "batch-0.jsonl.gz")
+    assert shown[0]["tokens"] == ["", "", "自"] and shown[0]["values"] == [0.0, 0.5, 2.0]
+    (run / "vocabulary.json").write_text(json.dumps([[0x87], " b", [0xE8]]), "utf-8")
+    shown = lines(export_neuronpedia(run, tmp_path / "cut", RELEASE)[0] / "activations" / "batch-0.jsonl.gz")
+    assert shown[0]["tokens"] == ["<87>", " b", "<E8>"]

@@ -1,16 +1,23 @@
 """Text to packed token windows, with document index, special-token mask and hashes."""
 
-from homolog.corpus.documents import Document, read_documents
-from homolog.corpus.tokenizers import check_same_tokenizer, fingerprint
+from homolog.corpus.documents import Document, Documents, read_documents
+from homolog.corpus.token_text import TokenText, alone, joined, token_texts
+from homolog.corpus.tokenizers import check_same_tokenizer, fingerprint, special_tokens
 from homolog.corpus.windows import TokenWindows, load_windows, pack, save_windows
 
 __all__ = [
     "Document",
+    "Documents",
+    "TokenText",
     "TokenWindows",
+    "alone",
     "check_same_tokenizer",
     "fingerprint",
+    "joined",
     "load_windows",
     "pack",
     "read_documents",
     "save_windows",
+    "special_tokens",
+    "token_texts",
 ]

@@ -6,13 +6,17 @@ import gzip
 import io
 import json
 import lzma
+import os
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from homolog.corpus.whole_xz import WholeXz
 from homolog.errors import InputError
 from homolog.zoo import catalog
 
@@ -28,9 +32,40 @@ class Document:
     source: str
 
 
+class Documents(Iterator[Document]):
+    """Documents one after the other, without the empty ones, which are counted.
+
+    With a seed they are all read before the first is given, in an order that it decides.
+    """
+
+    def __init__(self, name: str, found: Iterator[Document], seed: int | None = None) -> None:
+        self.name = name
+        """Of the source."""
+
+        self.n_read = 0
+        """Documents read so far, empty ones among them."""
+
+        self.n_empty = 0
+        """Of those the ones that hold nothing but spaces: they are left out."""
+
+        filled = self._filled(found)
+        self._documents = filled if seed is None else _shuffled(filled, seed)
+
+    def __next__(self) -> Document:
+        return next(self._documents)
+
+    def _filled(self, found: Iterator[Document]) -> Iterator[Document]:
+        for document in found:
+            self.n_read += 1
+            if document.text.strip():
+                yield document
+            else:
+                self.n_empty += 1
+
+
 def read_documents(
     source: Any, *, field: str = "text", split: str = "train", shuffle: bool = True, seed: int = 0
-) -> Iterator[Document]:
+) -> Documents:
     """Documents of `source`, shuffled across the whole of it unless `shuffle` is off.
 
     source  "zoo:demo"; a .txt (one document), .jsonl, .jsonl.gz, .jsonl.xz or .parquet file; a folder of
@@ -38,52 +73,89 @@ def read_documents(
     field   name of the text in JSONL, Parquet and datasets
     split   of a dataset
     seed    of the order
-    Empty texts are left out.
-    Raises `InputError` for a missing or unreadable source and for a record without the field.
+    Empty texts are left out.  Files are read as UTF-8, with a byte order mark or without.
+    Raises `InputError`, also while documents are read, for a missing, unreadable or damaged source, which it names, and
+    for a record without the field.  A damaged compressed file never passes for a shorter one.
     """
-    dataset = _as_dataset(source, split)
-    if dataset is not None:
-        yield from _from_dataset(dataset, str(source) if isinstance(source, str | Path) else "dataset",
-                                 field, _order(len(dataset), shuffle, seed))  # fmt: skip
-        return
-    path = catalog.DEMO_TEXT if source == "zoo:demo" else Path(source).expanduser()
-    documents = (document for file in _files(path) for document in _reader(file)(file, field))
-    documents = (document for document in documents if document.text.strip())
-    if not shuffle:
-        yield from documents
-        return
+    name = str(source) if isinstance(source, str | Path) else "dataset"
+    path = _path(source)
+    dataset = _as_dataset(source, path, split)
+    if path is None or dataset is not None:
+        order = _order(_length(dataset, name), seed if shuffle else None)
+        return Documents(name, _from_dataset(dataset, name, field, order))
+    found = (document for file in _files(path) for document in _checked(_reader(file)(file, field), str(file)))
+    return Documents(name, found, seed if shuffle else None)
+
+
+def _shuffled(documents: Iterator[Document], seed: int) -> Iterator[Document]:
     everything = list(documents)
-    for index in _order(len(everything), shuffle, seed):
+    for index in _order(len(everything), seed):
         yield everything[index]
 
 
 def source_files(source: Any) -> tuple[Path, ...]:
-    """The files that `read_documents` reads, in their order; none for a dataset that is no folder here."""
-    if not isinstance(source, str | Path) or str(source).startswith(_DATASET):
+    """The files that `read_documents` reads; none for a dataset that is no folder here."""
+    path = _path(source)
+    if path is None:
         return ()
-    path = catalog.DEMO_TEXT if source == "zoo:demo" else Path(source).expanduser()
     return tuple(sorted(file for file in path.rglob("*") if file.is_file()) if _is_saved(path) else _files(path))
 
 
-def _order(n: int, shuffle: bool, seed: int) -> np.ndarray:
-    return np.random.default_rng([_ORDER, seed]).permutation(n) if shuffle else np.arange(n)
+def _order(n: int, seed: int | None) -> np.ndarray:
+    return np.arange(n) if seed is None else np.random.default_rng([_ORDER, seed]).permutation(n)
+
+
+def _path(source: Any) -> Path | None:
+    """The file or folder that `source` names, "zoo:demo" being one; None for a dataset."""
+    if isinstance(source, str) and source == "zoo:demo":
+        return catalog.DEMO_TEXT
+    if not isinstance(source, str | Path) or str(source).startswith(_DATASET):
+        return None
+    try:
+        path = Path(source).expanduser()
+        path.stat()
+    except FileNotFoundError as error:
+        raise InputError(
+            "corpus", str(source), "there must be a file or a folder of that name",
+            'Give a .txt, .jsonl or .parquet file, a folder of them, "zoo:demo", or "hf:ID" for a dataset.',
+        ) from error  # fmt: skip
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a character that no name has, no such user
+        raise _damaged(str(source), "the name of a file or a folder that can be read", error) from error
+    return path
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
     if not path.is_dir():
-        raise InputError(
-            "corpus", str(path), "there must be a file or a folder of that name",
-            'Give a .txt, .jsonl or .parquet file, a folder of them, "zoo:demo", or "hf:ID" for a dataset.',
-        )  # fmt: skip
-    files = sorted(file for file in path.rglob("*") if file.is_file() and _suffix(file) in _READERS)
+        return [path]
+
+    def refuse(error: OSError) -> None:
+        raise _damaged(str(error.filename or path), "a folder that can be read", error) from error
+
+    found = [Path(folder, name) for folder, _, names in os.walk(path, onerror=refuse) for name in names]
+    files = sorted(file for file in found if _suffix(file) in _READERS)
     if not files:
         raise InputError(
             "corpus", str(path), f"the folder must hold files of a known kind ({', '.join(_READERS)})",
             "Give another folder, or name one file.",
         )  # fmt: skip
     return files
+
+
+def _checked(documents: Iterator[Document], place: str) -> Iterator[Document]:
+    """The documents of a place, each a text that a tokenizer can read."""
+    try:
+        for document in documents:
+            document.text.encode()  # JSON can name halves of characters, which no text has
+            yield document
+    except UnicodeEncodeError as error:
+        raise _damaged(document.source, "a text of whole characters", error) from error
+    except OSError as error:
+        raise _damaged(place, "a file that can be read", error) from error
+
+
+def _damaged(place: str, what: str, error: BaseException) -> InputError:
+    found = _one_line(f"{type(error).__name__}: {error}")
+    return InputError("corpus", place, f"it must be {what} ({found})", "Mend it, fetch it again, or leave it out.")
 
 
 def _suffix(path: Path) -> str:
@@ -104,44 +176,60 @@ def _reader(path: Path) -> Callable[[Path, str], Iterator[Document]]:
     return reader
 
 
+def _one_line(found: str) -> str:
+    """What was found in a file, short enough for a message, and of characters that can be printed."""
+    found = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in " ".join(found.split()))
+    return found if len(found) <= 300 else f"{found[:300]} ..."
+
+
 def _from_text(path: Path, field: str) -> Iterator[Document]:
+    _regular(path)
     try:
-        yield Document(path.read_text(encoding="utf-8"), str(path))
+        yield Document(path.read_text(encoding="utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
-        raise InputError("corpus", str(path), f"it must be UTF-8 text ({error})", "Convert it.") from error
+        raise _damaged(str(path), "UTF-8 text", error) from error
 
 
 def _from_jsonl(path: Path, field: str) -> Iterator[Document]:
+    _regular(path)
     number = 0
     try:
-        with _open_text(path) as lines:
+        with _open(path) as lines:
             for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _record(json.loads(line), field, f"{path}:{number}")
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(
-            "corpus", f"{path}:{number + isinstance(error, UnicodeDecodeError)}",
-            f"each line must be a JSON object in UTF-8 ({error})", "Mend or remove that line.",
-        ) from error  # fmt: skip
-    except (gzip.BadGzipFile, lzma.LZMAError, EOFError) as error:
-        raise InputError("corpus", str(path), f"it must be a whole compressed file ({error})",
-                         "Fetch it again.") from error  # fmt: skip
+                if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
+                    yield _record(json.loads(text), field, f"{path}:{number}")
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise _damaged(f"{path}:{number}", "a JSON object in UTF-8", error) from error
+    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise _damaged(str(path), "a whole compressed file", error) from error
 
 
-def _open_text(path: Path) -> io.TextIOWrapper:
+def _regular(path: Path) -> None:
+    """InputError for what gives no end when it is read, as a pipe, or is not there, as the end of a broken link."""
+    if not path.is_file():
+        raise InputError("corpus", str(path), "it must be a file, and there is none", "Mend or remove the link.")
+
+
+def _open(path: Path) -> io.BufferedIOBase:
     if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
+        if not path.stat().st_size:
+            raise EOFError("it is empty")  # which gzip takes for an empty text
+        return gzip.GzipFile(path)
     if path.suffix.lower() == ".xz":
-        return lzma.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
+        return io.BufferedReader(WholeXz(path))
+    return path.open("rb")
 
 
 def _record(record: Any, field: str, place: str) -> Document:
     text = record.get(field) if isinstance(record, dict) else None
     if not isinstance(text, str):
-        found = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
+        found = type(record).__name__
+        if isinstance(record, dict):
+            found = f"{field}: {type(text).__name__}" if field in record else ", ".join(map(str, record))
         raise InputError(
-            "corpus", place, f"it must have a text in the field {field!r} (found: {found})",
+            "corpus", place, f"it must have a text in the field {field!r} (found: {_one_line(found)})",
             "Name the field that holds the text: `field` in [corpus].",
         )  # fmt: skip
     return Document(text, place)
@@ -151,26 +239,27 @@ def _from_parquet(path: Path, field: str) -> Iterator[Document]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    _regular(path)
+    row = 0
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError("corpus", str(path), f"it must be Parquet ({error})", "Fetch it again.") from error
-    with file:
-        _check_field(field, file.schema_arrow.names, str(path))
-        row = 0
-        for batch in file.iter_batches(batch_size=1024, columns=[field]):
-            for text in batch.column(0).to_pylist():
-                yield _record({field: text}, field, f"{path}[{row}]")
-                row += 1
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_field(field, file.schema_arrow.names, str(path))
+            for batch in file.iter_batches(batch_size=1024, columns=[field]):
+                for text in batch.column(0).to_pylist():
+                    yield _record({field: text}, field, f"{path}[{row}]")
+                    row += 1
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+        raise _damaged(str(path), "Parquet", error) from error
 
 
-def _as_dataset(source: Any, split: str) -> Any:
+def _as_dataset(source: Any, path: Path | None, split: str) -> Any:
     """The `datasets.Dataset` that `source` is or names; None if it is files."""
     if not isinstance(source, str | Path):
         return _split_of(source, split)
-    path = Path(source)
-    saved = _is_saved(path)
-    if not saved and not str(source).startswith(_DATASET):
+    saved = path is not None and _is_saved(path)
+    if path is not None and not saved:
         return None
     try:
         import datasets
@@ -178,7 +267,9 @@ def _as_dataset(source: Any, split: str) -> Any:
         raise InputError("corpus", str(source), "Hugging Face datasets need the package `datasets`",
                          "pip install 'homolog[data]'") from error  # fmt: skip
     if saved:
-        return _split_of(datasets.load_from_disk(str(path)), split)
+        with _reading(str(path)):
+            dataset = datasets.load_from_disk(str(path))
+        return _split_of(dataset, split)
     try:
         return datasets.load_dataset(str(source).removeprefix(_DATASET), split=split)
     except (OSError, ValueError) as error:
@@ -190,7 +281,16 @@ def _as_dataset(source: Any, split: str) -> Any:
 
 def _is_saved(folder: Path) -> bool:
     """Whether `datasets` saved a dataset there."""
-    return (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists()
+    return any((folder / f"{name}.json").exists() for name in ("dataset_dict", "dataset_info"))
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """What `datasets` raises over damaged files has no common kind: all of it becomes one `InputError`."""
+    try:
+        yield
+    except Exception as error:
+        raise _damaged(name, "a dataset that can be read", error) from error
 
 
 def _split_of(dataset: Any, split: str) -> Any:
@@ -201,14 +301,23 @@ def _split_of(dataset: Any, split: str) -> Any:
     return dataset[split]
 
 
+def _length(dataset: Any, name: str) -> int:
+    """Rows.  InputError for what is no dataset, or one that is only streamed."""
+    if not (hasattr(dataset, "column_names") and hasattr(dataset, "__len__")):
+        raise InputError("corpus", name, f"a {type(dataset).__name__} has no rows that can be drawn from",
+                         "Give a datasets.Dataset, or the name of a file or folder.")  # fmt: skip
+    return len(dataset)
+
+
 def _from_dataset(dataset: Any, name: str, field: str, order: np.ndarray) -> Iterator[Document]:
     _check_field(field, dataset.column_names, name)
     for start in range(0, len(order), 256):  # reading rows together is much faster than one by one
         rows = order[start : start + 256]
-        for row, text in zip(rows, dataset[rows.tolist()][field], strict=True):
-            document = _record({field: text}, field, f"{name}[{row}]")
-            if document.text.strip():
-                yield document
+        with _reading(name):
+            texts = dataset[rows.tolist()][field]
+        yield from _checked(
+            (_record({field: text}, field, f"{name}[{row}]") for row, text in zip(rows, texts, strict=True)), name
+        )
 
 
 def _check_field(field: str, columns: list[str], place: str) -> None:

@@ -25,13 +25,26 @@ def fingerprint(tokenizer: Any) -> str:
         parts = {key: _without_offsets(whole.get(key)) for key in _DECIDES_IDS}
     else:  # written in Python: its class and vocabulary are all there is to see
         parts = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
-    parts["special_ids"] = special_ids(tokenizer)
+    # Those of the configuration: `added_tokens` and the vocabulary tell the others, and fingerprints that are stored
+    # with dictionaries stay what they are.
+    parts["special_ids"] = sorted({int(token) for token in tokenizer.all_special_ids})
     return sha256_bytes(json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":")))
 
 
+def special_tokens(tokenizer: Any) -> dict[int, str]:
+    """The special tokens, id and name, ascending: what is masked wherever it stands.
+
+    They are those that the configuration names (`eos_token` and the like) and every added token that is marked as
+    special, in tokenizer.json too.  An added token that is not, as the runs of spaces of Pythia, is text, and stays.
+    """
+    added = {int(i) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ids = sorted(added.union(int(i) for i in tokenizer.all_special_ids))
+    return dict(zip(ids, map(str, tokenizer.convert_ids_to_tokens(ids)), strict=True))
+
+
 def special_ids(tokenizer: Any) -> list[int]:
-    """Ids of the special tokens, ascending."""
-    return sorted({int(token) for token in tokenizer.all_special_ids})
+    """Ids of the `special_tokens`, ascending."""
+    return list(special_tokens(tokenizer))
 
 
 def joining_id(tokenizer: Any) -> int:

@@ -4,8 +4,10 @@
     window w = stream[w * context : (w + 1) * context]
 
 Windows are never padded; the tail that fills none is dropped and counted.  Special tokens are masked by id
-wherever they stand.  The hash is the SHA-256 of context, tokens, documents and mask: two artifacts compare
-only if theirs are equal.
+wherever they stand (`tokenizers.special_tokens` says which they are).  One that is written in a document's text, as
+"<|endoftext|>", is tokenised and masked as such, but it ends no document.
+
+The hash is the SHA-256 of context, tokens, documents and mask: two artifacts compare only if theirs are equal.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Bool, Int32
 
-from homolog.corpus.documents import Document
+from homolog.corpus.documents import Document, Documents
+from homolog.corpus.token_text import joined, token_texts
 from homolog.corpus.tokenizers import fingerprint, joining_id, special_ids
 from homolog.errors import InputError
 from homolog.storage.atomic import atomic_path, sha256_bytes, write_json
@@ -49,6 +52,12 @@ class TokenWindows:
 
     n_dropped: int = 0
     """Tokens of the tail that filled no window."""
+
+    n_read: int = 0
+    """Documents that were read for `pack`, empty ones among them: all of the source where they are shuffled."""
+
+    n_empty: int = 0
+    """Of those the ones left out because they hold no text, or none that makes a token."""
 
     hash: str = field(init=False)
     """Hexadecimal SHA-256 of the contents."""
@@ -97,9 +106,19 @@ class TokenWindows:
         """Document of every token that is not masked, windows flattened: what is resampled for intervals."""
         return self.document[self.mask]
 
+    def require_unmasked(self, name: str) -> None:
+        """Raise `InputError` where no token is left that is not masked; name: of the text, for the message."""
+        if not self.mask.any():
+            raise InputError(
+                "corpus", name,
+                f"no token of it is left that is not masked: all {self.n_tokens} are special tokens",
+                "Give text of which the tokenizer makes other tokens too.",
+            )  # fmt: skip
+
     def sample(self, tokenizer: Any, n_tokens: int = 64) -> str:
         """The first tokens as text, to see that it is text."""
-        return str(tokenizer.decode(self.tokens.reshape(-1)[:n_tokens].tolist()))
+        texts = token_texts(tokenizer)
+        return "".join(joined([texts[i] for i in self.tokens.reshape(-1)[:n_tokens]]))
 
 
 def pack(
@@ -109,34 +128,42 @@ def pack(
 
     n_tokens  how many are wanted, rounded up to whole windows; reading stops there.  None takes all.
     fewer     take what there is where the documents hold fewer
-    Raises `InputError` when the documents do not fill what is wanted (None, or fewer: one window), with the counts.
+    Documents without a token are left out and counted.
+    Raises `InputError` when the documents do not fill what is wanted (None, or fewer: one window), with the counts, and
+    when all that they hold is masked.
     """
     end = joining_id(tokenizer)
     wanted = None if n_tokens is None else -(-n_tokens // context) * context
     ids: list[np.ndarray] = []
-    lengths: list[int] = []
-    total = 0
+    total = given = 0
     for batch in _batches(documents):
+        given += len(batch)
         for encoded in _encode(tokenizer, [document.text for document in batch]):
-            ids.append(np.asarray([*encoded, end], dtype=np.int32))
-            lengths.append(len(encoded) + 1)
-            total += len(encoded) + 1
+            if len(encoded):
+                ids.append(np.asarray([*encoded, end], dtype=np.int32))
+                total += len(ids[-1])
         if wanted is not None and total >= wanted:
             break
+    n_read, n_empty, name = given, given - len(ids), f"{total} tokens in {len(ids)} documents"
+    if isinstance(documents, Documents):  # it has left out documents of its own
+        n_read, n_empty, name = documents.n_read, n_empty + documents.n_empty, f"{name} of {documents.name}"
     n_windows = (total if wanted is None else min(total, wanted)) // context
     least = 1 if fewer or wanted is None else max(1, wanted // context)
     if n_windows < least:
         raise InputError(
-            "corpus", f"{total} tokens in {len(lengths)} documents",
+            "corpus", f"{name}, {n_empty} empty ones left out" if n_empty else name,
             f"it must fill {least} windows of {context} tokens",
             "Give more text, ask for fewer tokens, or a shorter context.",
         )  # fmt: skip
     used = n_windows * context
     tokens = np.concatenate(ids)[:used]
-    document = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)[:used]
+    document = np.repeat(np.arange(len(ids), dtype=np.int32), list(map(len, ids)))[:used]
     mask = ~np.isin(tokens, special_ids(tokenizer))
     parts = (array.reshape(n_windows, context) for array in (tokens, document, mask))
-    return TokenWindows(*parts, tokenizer_fingerprint=fingerprint(tokenizer), n_dropped=total - used)
+    windows = TokenWindows(*parts, tokenizer_fingerprint=fingerprint(tokenizer), n_dropped=total - used,
+                           n_read=n_read, n_empty=n_empty)  # fmt: skip
+    windows.require_unmasked(name)
+    return windows
 
 
 def save_windows(windows: TokenWindows, folder: Path | str) -> Path:

@@ -3,7 +3,7 @@
 from homolog.interpretation.consistency import consistency
 from homolog.interpretation.directions import Nearest, Promoted, nearest, promoted
 from homolog.interpretation.examples import examples
-from homolog.interpretation.table import feature_table, vocabulary
+from homolog.interpretation.table import feature_table
 from homolog.interpretation.token_statistics import token_statistics
 
 __all__ = [
@@ -15,5 +15,4 @@ __all__ = [
     "nearest",
     "promoted",
     "token_statistics",
-    "vocabulary",
 ]

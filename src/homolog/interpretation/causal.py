@@ -358,7 +358,7 @@ def causal_shares(agreements: pl.DataFrame, *, n_replicates: int = 1000, seed: i
 
     The first row of a kind, r above 0.7 up to 1, is the study's number: that of "ablate".  threshold: the agreement
     that 95 % of the controls stay below.  lo, hi: 95 % interval; pairs are resampled with their controls, and the
-    threshold is taken anew in each resample.  Pairs whose agreement is NaN are left out.
+    threshold is taken anew in each resample; NaN for fewer than two pairs.  Pairs whose agreement is NaN are left out.
     """
     rows = []
     ranges = [(HIGH_MATCH, 1.0), *pairwise(BINS)]
@@ -374,7 +374,8 @@ def causal_shares(agreements: pl.DataFrame, *, n_replicates: int = 1000, seed: i
             share, threshold = _share(value, inside, control)
             replicates = np.array([_share(value[d], inside[d], control[d])[0] for d in drawn])
             replicates = replicates[~np.isnan(replicates)]
-            lo, hi = np.quantile(replicates, [0.025, 0.975]) if len(replicates) else (np.nan, np.nan)
+            several = inside.sum() > 1 and len(replicates)  # one pair resampled is always itself
+            lo, hi = np.quantile(replicates, [0.025, 0.975]) if several else (np.nan, np.nan)
             rows.append({
                 "kind": kind, "above_r": low, "to_r": high, "n": int(inside.sum()), "share": share, "lo": float(lo),
                 "hi": float(hi), "median": _median(value[inside]), "threshold": threshold,
@@ -392,8 +393,9 @@ def causal_words(shares: pl.DataFrame) -> list[dict[str, str]]:
     rows = rows.unique(["model", "best_model"], keep="first", maintain_order=True).filter(pl.col("n") > 0)
     found = []
     for row in rows.iter_rows(named=True):
+        interval = "" if np.isnan(row["lo"]) else f" ({100 * row['lo']:.0f} to {row['hi']:.0%})"
         words = (
-            f"{row['share']:.0%} ({100 * row['lo']:.0f} to {row['hi']:.0%}) of {row['n']} features of {row['model']} "
+            f"{row['share']:.0%}{interval} of {row['n']} features of {row['model']} "
             f"with a partner in {row['best_model']} above r = {HIGH_MATCH} are causally alike: median agreement of "
             f"their effects {row['median']:.2f}, of pairs that do not match {row['control_median']:.2f}."
         )

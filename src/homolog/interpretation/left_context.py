@@ -154,11 +154,13 @@ def left_context(
 ) -> pl.DataFrame:
     """Table of `CONTEXT_SCHEMA`, one row a feature of each layer of `dictionaries`, sorted.
 
-    n_positions: of `rows`, where the feature is active.  context_tokens: tokens, the current one included, 1 to the
-    context of the windows; NaN without positions.  kept: at `cut_sizes(context)`, NaN without positions.
-    advance: called with tokens run, `tokens_to_run(windows, rows)` in all; each of `rows` is encoded once a size and
-    layer.  Raises InputError where no window starts with the text of other documents.
+    n_positions: of `rows`, where the feature is active, without those for whose document no window starts with another
+    one: all, where the text is one document.  context_tokens: tokens, the current one included, 1 to the context of the
+    windows; NaN without positions.  kept: at `cut_sizes(context)`, NaN without positions.
+    advance: called with tokens run, at most `tokens_to_run(windows, rows)` in all; each row is encoded once a size and
+    layer.
     """
+    rows = rows[donors(windows, *place_of(windows, rows)) >= 0]
     window, position = place_of(windows, rows)
     sizes, layers = cut_sizes(windows.context), sorted(dictionaries)
     donor = donors(windows, window, position)
@@ -182,7 +184,7 @@ def left_context(
 
 
 def donors(windows: TokenWindows, window: np.ndarray, position: np.ndarray) -> Int[np.ndarray, " rows"]:
-    """For every place the next window that does not start with text of the place's own document."""
+    """For every place the next window that does not start with text of the place's own document; -1: there is none."""
     own = windows.document[window, position][:, None]
     found, open_ = np.zeros(len(window), dtype=np.int64), np.arange(len(window))
     for step in range(1, len(windows) + 1):
@@ -190,9 +192,7 @@ def donors(windows: TokenWindows, window: np.ndarray, position: np.ndarray) -> I
             break
         found[open_] = (window[open_] + step) % len(windows)
         open_ = open_[(windows.document[found[open_], :UNRELATED] == own[open_]).any(axis=1)]
-    if len(open_):
-        raise InputError("windows", f"{windows.n_documents} documents", "context is exchanged for other documents'",
-                         "Use text of several documents.")  # fmt: skip
+    found[open_] = -1
     return found
 
 

@@ -60,7 +60,8 @@ def relate(
     layer, feature and the measures; those that are missing or undefined everywhere are left out, and so are features of
     which one of the numbers is not defined.  bins: edges of x in the curve; values beyond count in the outermost bin.
     In the curve `median` is that of the measure in the bin, lo and hi its 95 % interval: the order statistics of ranks
-    n/2 -+ 0.98 sqrt(n), from the normal approximation of a binomial.  Medians, because R^2 has no lower bound.
+    n/2 -+ 0.98 sqrt(n), from the normal approximation of a binomial; NaN for fewer than 6 features, which have no
+    such ranks.  Medians, because R^2 has no lower bound.
     """
     if not list(bins) == sorted(bins) or len(bins) < 2:
         raise InputError(
@@ -122,8 +123,9 @@ def _curve(rows: pl.DataFrame, x: str, y: str, edges: np.ndarray) -> list[dict[s
     for number in np.unique(at):
         inside = np.sort(values[at == number])
         n = len(inside)
-        low, high = (int(np.clip(round(n / 2 + sign * 0.98 * n**0.5), 1, n)) - 1 for sign in (-1, 1))
+        low, high = (round(n / 2 + sign * 0.98 * n**0.5) for sign in (-1, 1))
+        lo, hi = (inside[low - 1], inside[high - 1]) if low >= 1 and high <= n else (np.nan, np.nan)
         start, end = (float(edge) for edge in edges[number : number + 2])
         cells.append({"bin": int(number), "start": start, "end": end, "n": n, "median": float(np.median(inside)),
-                      "lo": float(inside[low]), "hi": float(inside[high])})  # fmt: skip
+                      "lo": float(lo), "hi": float(hi)})  # fmt: skip
     return cells

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from homolog.corpus import TokenWindows
+from homolog.corpus import TokenText, TokenWindows, alone
 from homolog.errors import InputError
 from homolog.features import SparseFeatures
 from homolog.interpretation.consistency import consistency
@@ -22,7 +21,7 @@ def feature_table(
     windows: TokenWindows,
     model: LanguageModel,
     W_dec: Decoder,
-    texts: Sequence[str],
+    texts: Sequence[TokenText],
     *,
     tokens: int = 10,
     near: int = 5,
@@ -30,13 +29,13 @@ def feature_table(
 ) -> pl.DataFrame:
     """The measures of one layer, sorted by feature.
 
-    windows: the stream of the features.  W_dec: of their dictionary.  texts: of every token id (`vocabulary`).
+    windows: the stream of the features.  W_dec: of their dictionary.  texts: of every token id (`corpus.token_texts`).
     tokens: promoted, suppressed and top tokens of a feature; near: features nearest to it, at most all others.
 
     Columns: model str, layer i32, feature i32, n_active i64, freq f64, mean_active f32, max f32, token_entropy f32
     (bits), token_r2 f32, consistency f32, context_consistency f32 (the current token left out), promoted, suppressed
     list[str], near_feature list[i32], near_cosine list[f32], top_tokens list[str].  NaN where undefined; the lists of a
-    decoder row of zeros are empty.
+    decoder row of zeros are empty.  A token that is part of a character is shown by its bytes, as "<E8>".
     InputError: what does not belong together.
     """
     if len(W_dec) != features.n_features:
@@ -61,15 +60,8 @@ def feature_table(
     )
 
 
-def vocabulary(tokenizer: Any) -> list[str]:
-    """The text of every token id, so that spaces show; where it is part of a character, the tokenizer's name for it."""
-    ids = range(len(tokenizer))
-    texts = tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
-    return [str(tokenizer.convert_ids_to_tokens(i)) if "\ufffd" in texts[i] else texts[i] for i in ids]
-
-
-def _words(ids: list[list[int]], texts: Sequence[str]) -> list[list[str]]:
-    return [[texts[i] for i in row if i >= 0] for row in ids]
+def _words(ids: list[list[int]], texts: Sequence[TokenText]) -> list[list[str]]:
+    return [[alone(texts[i]) for i in row if i >= 0] for row in ids]
 
 
 def _defined(values: np.ndarray, feature: np.ndarray) -> list[list[float]]:

@@ -102,7 +102,8 @@ def transplant(
     x, y: residuals of source and target, float32, row t of both is the same token, special tokens left out.
     document: (token,), of each.  seed: of the halves.  ridge: as in `fit_map`.
     feature_r_*: quartiles of the correlations, over test tokens, of each feature on y' with itself on y; n_features:
-    those that vary on y there.  A feature that is constant on y' counts as 0.  Numbers are NaN where undefined.
+    those that vary on y there.  A feature that is constant on y' counts as 0.  Numbers are NaN where undefined: all of
+    them where there are fewer than two documents, one to fit on and one to test on.
     Memory: three test halves in float64, and the features of two.
     """
     if not len(x) == len(y) == len(document):
@@ -110,6 +111,9 @@ def transplant(
                          "Apply the same special-token mask to all.")  # fmt: skip
     half = split_documents(document, (0.5, 0.5), seed)
     train, test = (torch.from_numpy(np.flatnonzero(half == part)) for part in (0, 1))
+    if not (len(train) and len(test)):
+        undefined = [(kind, len(train), len(test), *[np.nan] * 4, 0, *[np.nan] * 3) for kind in KINDS]
+        return pl.DataFrame(undefined, schema=TRANSPLANT_SCHEMA, orient="row")
     moments = SpaceMoments([x.shape[1]], [y.shape[1]])
     moments.add([x[train]], [y[train]])
     encoder = SparseEncoder(dictionary, device=y.device)

@@ -7,7 +7,8 @@
 
 One folder is a "source", the dictionary of one layer; the dictionaries of a model together are a "source set".  Field
 names are those of Neuronpedia's public exports (github.com/hijohnnylin/neuronpedia).  What homolog does not measure
-(correlated neurons, histograms) stays empty there.  Token texts keep their spaces.
+(correlated neurons, histograms) stays empty there.  Token texts keep their spaces; a character of several tokens
+stands at the last of them, the others being "" (`corpus.token_text`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from homolog.corpus import TokenText, joined
 from homolog.errors import InputError
 from homolog.storage.atomic import sha256_bytes, write_bytes
 from homolog.storage.run_folder import RunFolder
@@ -124,13 +126,13 @@ def _feature(row: dict[str, Any], layer: int, made: str) -> dict[str, Any]:
     }
 
 
-def _activation(row: dict[str, Any], texts: Sequence[str], made: str, common: dict[str, str]) -> dict[str, Any]:
+def _activation(row: dict[str, Any], texts: Sequence[TokenText], made: str, common: dict[str, str]) -> dict[str, Any]:
     values, at = row["values"], int(np.argmax(row["values"]))
     return common | {
         "id": sha256_bytes(f"{common} {row['feature']} {row['row']} {row['quantile']}")[:25],
         "index": str(row["feature"]),
         "createdAt": made,
-        "tokens": [texts[token] for token in row["tokens"]],
+        "tokens": joined([texts[token] for token in row["tokens"]]),
         "values": values,
         "maxValue": values[at],
         "maxValueTokenIndex": at,

@@ -13,12 +13,13 @@ import polars as pl
 from scipy.sparse import csr_array
 
 from homolog import dictionaries
+from homolog.corpus import TokenText, token_texts
 from homolog.dictionaries import SparseAutoencoder
 from homolog.features import SparseFeatures, capture, load_features
 from homolog.interpretation import causal, exclusive, left_context, transplant
 from homolog.interpretation.examples import examples
 from homolog.interpretation.scatter import scatter
-from homolog.interpretation.table import feature_table, vocabulary
+from homolog.interpretation.table import feature_table
 from homolog.models import LanguageModel, Site
 from homolog.storage.receipts import read_receipt, write_receipt
 from homolog.storage.run_folder import RunFolder
@@ -144,9 +145,9 @@ def pair_files(run: Path, a: Subject, b: Subject, *names: str) -> dict[str, Path
     return {name: parts_folder(run) / f"{name}.{a.name}.{b.name}.parquet" for name in names}
 
 
-def texts(model: LanguageModel) -> list[str]:
+def texts(model: LanguageModel) -> list[TokenText]:
     """The text of each token id of a model."""
-    return vocabulary(model.tokenizer)
+    return token_texts(model.tokenizer)
 
 
 def _keep(run: Path, recipe: Recipe, task: str, files: dict[str, Path], make: Callable[[], dict[str, pl.DataFrame]]

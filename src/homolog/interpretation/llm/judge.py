@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from homolog.corpus import TokenText, joined
 from homolog.features import SparseFeatures
 from homolog.interpretation.llm import prompts
 from homolog.interpretation.llm.asking import Budget, Endpoint, Question, Tally, ask, cached, connect
@@ -65,12 +66,12 @@ class Case:
 
 
 def cases(
-    features: SparseFeatures, contexts: pl.DataFrame, vocabulary: Sequence[str], wanted: Iterable[int], seed: int
+    features: SparseFeatures, contexts: pl.DataFrame, vocabulary: Sequence[TokenText], wanted: Iterable[int], seed: int
 ) -> Iterator[Case]:
     """A case for each wanted feature of a layer that has texts enough: `SHOWN` + `TESTED`, or half of each.
 
-    features: of the layer.  contexts: its examples (`examples`).  vocabulary: text of each token id.  Deterministic:
-    the same seed, layer and feature give the same case.
+    features: of the layer.  contexts: its examples (`examples`).  vocabulary: what each token id stands for
+    (`corpus.token_texts`).  Deterministic: the same seed, layer and feature give the same case.
     """
     silent = contexts.filter(pl.col("quantile") == 1.0, pl.col("rank") < 4)
     columns = features.matrix.tocsc()
@@ -218,6 +219,16 @@ def _silent(others: pl.DataFrame, rows: np.ndarray, n: int, rng: np.random.Gener
     )
 
 
-def _context(row: dict[str, Any], vocabulary: Sequence[str]) -> Context:
-    texts = tuple(str(vocabulary[token]) for token in row["tokens"])
-    return Context(texts, tuple(row["values"]), row["position"] - row["start"])
+def _context(row: dict[str, Any], vocabulary: Sequence[TokenText]) -> Context:
+    """The tokens of an example, those that spell one character together being one, with their highest value."""
+    tokens = [vocabulary[token] for token in row["tokens"]]
+    texts, values, at, highest = [], [], 0, 0.0
+    for place, (token, shown, value) in enumerate(zip(tokens, joined(tokens), row["values"], strict=True)):
+        highest = max(highest, value)
+        if place == row["position"] - row["start"]:
+            at = len(texts)
+        if shown or isinstance(token, str):  # else the character ends at a later token
+            texts.append(shown)
+            values.append(highest)
+            highest = 0.0
+    return Context(tuple(texts), tuple(values), at)

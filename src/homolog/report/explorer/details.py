@@ -1,6 +1,6 @@
 """What the page of a feature shows: numbers, matches, tokens, neighbours and contexts, some hundred features a file.
 
-The tokens of all contexts of a file are numbers into the texts of the tokens that occur there; activations are shares
+The tokens of all contexts of a file are numbers into the texts that occur there (`spelling.py`); activations are shares
 of the feature's largest shown one, in 255 steps, of which an active token has at least one.
 """
 
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from homolog.errors import InputError
 from homolog.report.explorer.columns import MEASURES
 from homolog.report.explorer.packing import packed, short, shortened, smallest, write_data
+from homolog.report.explorer.spelling import Spelling
 
 CHUNK = 128  # features a file
 NUMBERS = ("n_active", "mean_active", "max", *(measure.name for measure in MEASURES if not measure.of_pair))
@@ -33,7 +34,7 @@ class Contexts:
     """The contexts of a layer in the order shown, and their tokens one after the other.
 
     table: one row a context, without the lists; ends: (contexts + 1,) where the tokens of each begin and end; tokens:
-    (n,) ids; values: (n,) activations; feature: (n,) whose context it is.
+    (n,) what they show, as codes of a `Spelling`; values: (n,) activations; feature: (n,) whose context it is.
     """
 
     table: pl.DataFrame
@@ -48,8 +49,8 @@ class Contexts:
         return np.diff(self.ends)
 
 
-def read_contexts(table: pl.DataFrame, n_features: int, n_tokens: int) -> Contexts:
-    """The contexts of a layer, the strongest first.
+def read_contexts(table: pl.DataFrame, n_features: int, spelling: Spelling) -> Contexts:
+    """The contexts of a layer, the strongest first; spelling: of the vocabulary that their token ids are of.
 
     Raises `InputError` for missing columns, features or tokens that do not exist, and lists of unequal lengths.
     """
@@ -59,7 +60,7 @@ def read_contexts(table: pl.DataFrame, n_features: int, n_tokens: int) -> Contex
     if not bad and len(table):
         tokens = table["tokens"].explode()
         bad = bool((table["tokens"].list.len() != table["values"].list.len()).any())
-        bad |= not (_least(tokens) >= 0 and _most(tokens) < n_tokens)
+        bad |= not (_least(tokens) >= 0 and _most(tokens) < len(spelling.vocabulary))
         bad |= not (_least(table["feature"]) >= 0 and _most(table["feature"]) < n_features)
     if bad:
         raise InputError(
@@ -71,10 +72,12 @@ def read_contexts(table: pl.DataFrame, n_features: int, n_tokens: int) -> Contex
     order = ["feature", "quantile", *rank, "value", "document", "position"]
     table = table.sort(order, descending=[name in ("quantile", "value") for name in order], maintain_order=True)
     lengths = table["tokens"].list.len().to_numpy().astype(np.int64)
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = table["tokens"].explode().to_numpy().astype(np.int64) if len(table) else np.zeros(0, np.int64)
     return Contexts(
         table.select(*CONTEXT[:-2], length=pl.col("tokens").list.len()),
-        np.concatenate([[0], np.cumsum(lengths)]),
-        table["tokens"].explode().to_numpy().astype(np.int64) if len(table) else np.zeros(0, np.int64),
+        ends,
+        spelling.codes(tokens, ends),
         table["values"].explode().to_numpy().astype(np.float32) if len(table) else np.zeros(0, np.float32),
         np.repeat(table["feature"].to_numpy().astype(np.int64), lengths),
     )
@@ -97,12 +100,12 @@ def write_details(
     matches: Mapping[int, pl.DataFrame],
     contexts: Contexts | None,
     scatters: Mapping[int, pl.DataFrame],
-    vocabulary: Sequence[str],
+    texts: Sequence[str],
 ) -> None:
     """Write data/features/MODEL-LAYER-CHUNK.js for one layer.
 
     `place`: numbers of model and layer; `features`: the rows of the layer by feature; `matches`, by number of the other
-    model: as many rows; `scatters`: likewise, with feature, scatter_x and scatter_y.
+    model: as many rows; `scatters`: likewise, with feature, scatter_x and scatter_y; `texts`: of the `Spelling`.
     """
     records = _records(features, NUMBERS, TEXTS)
     for record, near in zip(records, _neighbours(features), strict=True):
@@ -118,11 +121,11 @@ def write_details(
     for first in range(0, len(records), CHUNK):
         chunk: dict[str, Any] = {"features": records[first : first + CHUNK]}
         if contexts is not None:
-            chunk.update(_chunk(contexts, first, chunk["features"], vocabulary))
+            chunk.update(_chunk(contexts, first, chunk["features"], texts))
         write_data(folder, f"features/{place[0]}-{place[1]}-{first // CHUNK}", chunk)
 
 
-def _chunk(contexts: Contexts, first: int, records: list[dict[str, Any]], vocabulary: Sequence[str]) -> dict[str, Any]:
+def _chunk(contexts: Contexts, first: int, records: list[dict[str, Any]], texts: Sequence[str]) -> dict[str, Any]:
     """Put a chunk's contexts into its records; returns its token texts, and its tokens and activations packed."""
     owner = contexts.table["feature"].to_numpy()
     begin, end = (int(i) for i in np.searchsorted(owner, (first, first + CHUNK)))
@@ -137,7 +140,7 @@ def _chunk(contexts: Contexts, first: int, records: list[dict[str, Any]], vocabu
         if "contexts" in record:
             record["scale"] = short(float(most))
     return {
-        "texts": [vocabulary[token] for token in used],
+        "texts": [texts[token] for token in used],
         "tokens": packed(smallest(tokens, len(used))),
         "values": packed(_steps(contexts.values[part], largest[feature])),
     }

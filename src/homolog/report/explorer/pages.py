@@ -18,10 +18,12 @@ from pathlib import Path
 
 import polars as pl
 
+from homolog.corpus import TokenText
 from homolog.report import theme
 from homolog.report.explorer.columns import Rows, main_pairs, of_pair, rows_of, write_columns
 from homolog.report.explorer.details import CHUNK, read_contexts, write_details
 from homolog.report.explorer.packing import write_data
+from homolog.report.explorer.spelling import Spelling
 from homolog.report.explorer.words import WordIndex
 from homolog.report.templating import environment, template_text
 from homolog.storage.atomic import write_text
@@ -35,7 +37,7 @@ def write_explorer(
     features: pl.DataFrame,
     matches: pl.DataFrame,
     contexts: Layer,
-    vocabulary: Sequence[str],
+    vocabulary: Sequence[TokenText],
     n_layers: Mapping[str, int],
     scatter: Layer | None = None,
     *,
@@ -45,12 +47,12 @@ def write_explorer(
     """Write the explorer into `folder`, replacing an older one; returns the path of its index.html.
 
     `features`: one row a feature, as in features.parquet; `matches`: rows of matches.parquet, of which those of the
-    comparison main are taken; `contexts(model, layer)`: the examples of a layer, or None; `vocabulary`: the text of
-    each token id; `n_layers`: by model, in the order shown.  `scatter(model, layer)`, where given: columns feature,
-    best_model (not needed for two models), scatter_x and scatter_y (list[f32]: activations of the feature and of its
-    best partner at the same tokens), or None.  `name`: of the run; `home`: address of the report, None for no link.
-    Columns that are missing or null are left out.  One layer's contexts are in memory at a time; the same input gives
-    the same bytes.  Raises `InputError` for tables that do not fit together.
+    comparison main are taken; `contexts(model, layer)`: the examples of a layer, or None; `vocabulary`: what
+    each token id stands for; `n_layers`: by model, in the order shown.  `scatter(model, layer)`, where given: columns
+    feature, best_model (not needed for two models), scatter_x and scatter_y (list[f32]: activations of the feature and
+    of its best partner at the same tokens), or None.  `name`: of the run; `home`: address of the report, None for no
+    link.  Columns that are missing or null are left out.  One layer's contexts are in memory at a time; the same input
+    gives the same bytes.  Raises `InputError` for tables that do not fit together.
     """
     rows = rows_of(features, n_layers)
     if "comparison" in matches.columns:
@@ -59,18 +61,18 @@ def write_explorer(
     shutil.rmtree(folder / "data", ignore_errors=True)
     _write_page(folder, name, home)
     columns = write_columns(folder, features, matches, rows)
-    buckets = []
+    spelling, buckets = Spelling(vocabulary), []
     for place, model in enumerate(rows):
         own = features.filter(pl.col("model") == model.model).sort("layer", "feature")
         targets = {j: of_pair(matches, model, rows[j]) for i, j in pairs if i == place}
-        with WordIndex(folder, place, model.n, vocabulary) as index:
+        with WordIndex(folder, place, model.n, spelling) as index:
             for layer, (start, size) in enumerate(zip(model.starts.tolist(), model.sizes, strict=True)):
                 table = own[start : start + size]
                 given = contexts(model.model, layer) if size else None
-                shown = None if given is None else read_contexts(given, size, len(vocabulary))
+                shown = None if given is None else read_contexts(given, size, spelling)
                 found = {j: of[start : start + size] for j, of in targets.items()}
                 points = _scatters(scatter, model, layer, {j: rows[j].model for j in targets}) if scatter else {}
-                write_details(folder, (place, layer), table, found, shown, points, vocabulary)
+                write_details(folder, (place, layer), table, found, shown, points, spelling.texts)
                 index.add_layer(start, table, shown)
             index.write()
             buckets.append(index.buckets)

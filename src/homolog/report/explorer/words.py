@@ -1,7 +1,8 @@
 """The text index: which features show a word in their contexts, top tokens or explanation.
 
 A word is a longest run of letters, digits and underscores, in lower case; a Chinese character or Japanese kana is one
-by itself.  Words run over the borders of tokens.  The words of a model whose first two characters a, b have the same
+by itself.  Words run over the borders of tokens, and so do characters.  The words of a model whose first two characters
+a, b have the same
 
     (31 ord(a) + ord(b)) mod buckets          (ord(b) = 0 for a word of one character)
 
@@ -14,8 +15,9 @@ from __future__ import annotations
 import base64
 import re
 import tempfile
-from collections.abc import Sequence
-from itertools import pairwise
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +27,7 @@ from jaxtyping import Bool, Int, UInt8
 
 from homolog.report.explorer.details import Contexts
 from homolog.report.explorer.packing import write_data
+from homolog.report.explorer.spelling import Spelling
 
 _ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+")
@@ -53,11 +56,10 @@ class WordIndex:
     Memory: the words of one layer, then those of one bucket.
     """
 
-    def __init__(self, folder: Path, model: int, n_features: int, vocabulary: Sequence[str]) -> None:
-        self.folder, self.model, self.vocabulary = folder, model, vocabulary
+    def __init__(self, folder: Path, model: int, n_features: int, spelling: Spelling) -> None:
+        self.folder, self.model, self.spelling = folder, model, spelling
         self.buckets = n_buckets(n_features)
-        self.begins_word, self.ends_word, self.has_word = _borders(vocabulary)
-        self.has_text = np.array([bool(text) for text in vocabulary], bool)
+        self._borders = _borders(spelling.texts)
         self._scratch = tempfile.TemporaryDirectory(prefix="homolog-words-")
         self._layers: list[tuple[Path, Int[np.ndarray, "buckets_1"], Int[np.ndarray, "buckets_1"]]] = []
 
@@ -116,34 +118,47 @@ class WordIndex:
 
     def _shown(self, contexts: Contexts, number: dict[str, int]) -> Int[np.ndarray, "3 n"]:
         """Words of contexts: (word, feature, whether it fires on a token of the word)."""
-        has_text = self.has_text[contexts.tokens]
-        tokens, feature, shown_in = (
-            of[has_text]
-            for of in (contexts.tokens, contexts.feature, np.repeat(np.arange(len(contexts.table)), contexts.lengths))
-        )
+        self._borders = np.hstack([self._borders, _borders(self.spelling.texts[self._borders.shape[1] :])])
+        has_text, begins_word, ends_word, has_word = self._borders
+        shown, context = has_text[contexts.tokens], np.repeat(np.arange(len(contexts.table)), contexts.lengths)
+        active = self._active(contexts, np.flatnonzero(shown))
+        tokens, feature, shown_in = (of[shown] for of in (contexts.tokens, contexts.feature, context))
         apart = np.ones(len(tokens), bool)
-        apart[1:] = (np.diff(shown_in) > 0) | ~(self.ends_word[tokens[:-1]] & self.begins_word[tokens[1:]])
+        apart[1:] = (np.diff(shown_in) > 0) | ~(ends_word[tokens[:-1]] & begins_word[tokens[1:]])
         starts = np.flatnonzero(apart)
         if not len(starts):
             return np.zeros((3, 0), np.int64)
-        fires = np.maximum.reduceat((contexts.values[has_text] > 0).astype(np.int64), starts)
-        worded = np.maximum.reduceat(self.has_word[tokens].astype(np.int64), starts) > 0
+        worded = np.maximum.reduceat(has_word[tokens].astype(np.int64), starts) > 0
         ends = np.append(starts[1:], len(tokens))
-        starts, ends, fires = starts[worded], ends[worded], fires[worded]
+        starts, ends = starts[worded], ends[worded]
         if not len(starts):
             return np.zeros((3, 0), np.int64)
         _, one, run = np.unique(_hashes(tokens, starts, ends), return_index=True, return_inverse=True)
-        spelled = [
-            [number.setdefault(word, len(number)) for word in words_in("".join(map(self.vocabulary.__getitem__, ids)))]
-            for ids in (tokens[starts[i] : ends[i]] for i in one)
-        ]
+        spelled = [list(self._spelled(tokens[starts[i] : ends[i]], number)) for i in one]
         lengths = np.array([len(words) for words in spelled], np.int64)
-        flat = np.array([word for words in spelled for word in words], np.int64)
+        flat = np.array([word for words in spelled for word in words], np.int64).reshape(-1, 3)
         times = lengths[run]
         first = (np.cumsum(lengths) - lengths)[run]
         within = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
-        word = flat[np.repeat(first, times) + within]
-        return np.stack([word, np.repeat(feature[starts], times), np.repeat(fires, times)])
+        word, begin, end = flat[np.repeat(first, times) + within].T
+        at, n_active = np.repeat(starts, times), np.concatenate([[0], np.cumsum(active)])
+        fires = n_active[at + end] > n_active[at + begin]
+        return np.stack([word, feature[at], fires.astype(np.int64)])
+
+    def _spelled(self, tokens: Int[np.ndarray, "n"], number: dict[str, int]) -> Iterator[tuple[int, int, int]]:
+        """The words of a run of tokens: number, and the tokens from which and up to which they are spelled."""
+        texts = [self.spelling.texts[token] for token in tokens]
+        ends = list(accumulate(len(text.lower()) for text in texts))
+        for found in WORD.finditer("".join(texts).lower()):
+            word = number.setdefault(found[0], len(number))
+            yield word, bisect_right(ends, found.start()), bisect_left(ends, found.end()) + 1
+
+    def _active(self, contexts: Contexts, shown: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+        """Whether the feature fires on each token with a text, or on one before it that has a part of its character."""
+        active = contexts.values > 0
+        parts = np.flatnonzero(active & (contexts.tokens == self.spelling.part))
+        active[shown[np.searchsorted(shown, parts)]] = True  # a part has a token after it that ends the character
+        return active[shown]
 
     def write(self) -> None:
         """Write the files of all buckets, empty ones too."""
@@ -197,16 +212,13 @@ def leb128(numbers: Int[np.ndarray, "n"]) -> tuple[UInt8[np.ndarray, "bytes"], I
     return out, sizes
 
 
-def _borders(
-    vocabulary: Sequence[str],
-) -> tuple[Bool[np.ndarray, "tokens"], Bool[np.ndarray, "tokens"], Bool[np.ndarray, "tokens"]]:
-    """Of each token: whether its first and last character lie in words that run on, and whether it has any word."""
+def _borders(texts: Sequence[str]) -> Bool[np.ndarray, "4 texts"]:
+    """Whether each has any character, its first and its last lie in words that run on, and it has any word."""
     runs = re.compile(rf"[^\W{_ALONE}]")
-    return (
-        np.array([bool(runs.match(text[:1])) for text in vocabulary], bool),
-        np.array([bool(runs.match(text[-1:])) for text in vocabulary], bool),
-        np.array([bool(WORD.search(text)) for text in vocabulary], bool),
-    )
+    found = [
+        (bool(text), bool(runs.match(text[:1])), bool(runs.match(text[-1:])), bool(WORD.search(text))) for text in texts
+    ]
+    return np.array(found, bool).reshape(-1, 4).T
 
 
 def _hashes(tokens: Int[np.ndarray, "n"], starts: Int[np.ndarray, "runs"], ends: Int[np.ndarray, "runs"]) -> np.ndarray:

@@ -59,7 +59,9 @@ const explorerFeature = (() => {
     const parts = given.tokens.map(({ text, share }, i) => {
       if (share === 0) return shown(text);
       const value = number(share * given.scale), style = { "--share": share.toFixed(3) };
-      return element("mark", { style, class: i === given.peak ? "peak" : false, title: `activation ${value}` },
+      const of = text ? "" : ", on a part of the next character";
+      const kind = [i === given.peak && "peak", !shown(text) && "part"].filter(Boolean).join(" ");
+      return element("mark", { style, class: kind || false, title: `activation ${value}${of}` },
         shown(text), spoken(` (${value}) `));
     });
     return element("li", {}, element("p", { class: "context" }, parts), element("p", { class: "where" },
