@@ -179,7 +179,8 @@ class AttentionPaths(Replay):
         new = model.read(receiver.layer or 0, read, rows, head)
         if read == "value":
             return new
-        rotary = model.rotary(positions[None].to(rows.device), rows)  # prompts take the place of positions here
+        # prompts take the place of positions here
+        rotary = model.rotary(positions[None].to(rows.device), self.tokens.shape[1], rows)
         return model.rotate(new.unsqueeze(-2), rotary).squeeze(-2)
 
     def _receive(self, receiver: Site, seen: _Head, positions: Tensor, new: dict[Read, Tensor]) -> Tensor:
@@ -223,7 +224,7 @@ class _Head:
         key, value = (model.read(layer, read, stream, own) for read in READS[1:])
         positions = torch.arange(stream.shape[1], device=stream.device)[None]
         query, key = (
-            model.rotate(x.unsqueeze(-2), model.rotary(at, stream)).squeeze(-2)
+            model.rotate(x.unsqueeze(-2), model.rotary(at, stream.shape[1], stream)).squeeze(-2)
             for x, at in ((query, positions[:, -1:]), (key, positions))
         )
         return cls(query[:, 0], key, value)
