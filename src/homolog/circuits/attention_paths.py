@@ -15,6 +15,7 @@ from torch import Tensor
 from homolog.axes import Tokens
 from homolog.circuits.replay import Patched, Replay, Start, last
 from homolog.errors import InputError
+from homolog.models.base import widened
 from homolog.models.runs import Run
 from homolog.models.sites import Site, resolve
 from homolog.models.transformer import READS, Read, Transformer
@@ -129,8 +130,8 @@ class AttentionPaths(Replay):
 
     def _start(self, layer: int, names: Sequence[str], heads: Sequence[int | None], z: Tensor) -> Start:
         """Rows after the block, with z (sender, prompt, d_head) of `heads` in place of the clean ones."""
-        weight = self.model.head_matrix(layer)[0][heads]
-        change = torch.bmm(z - self._z[layer][:, heads].transpose(0, 1), weight)
+        weight, old = self.model.head_matrix(layer)[0][heads], self._z[layer][:, heads].transpose(0, 1)
+        change = torch.bmm((z - old).to(weight.dtype), weight)
         return Start(layer, tuple(names), self._with_attention(layer, change))
 
     def _with_attention(self, layer: int, change: Tensor) -> Tensor:
@@ -186,10 +187,11 @@ class AttentionPaths(Replay):
     def _receive(self, receiver: Site, seen: _Head, positions: Tensor, new: dict[Read, Tensor]) -> Tensor:
         """The receiver's z at the last position when it reads `new` (sender, prompt, d_head) at `positions`.
 
-        A new query counts only where the position is the last one.
+        In float32 or wider, as scores may need.  A new query counts only where the position is the last one.
         """
         positions = positions.to(seen.key.device)
         scale, each = self.model.scale(receiver.layer or 0), torch.arange(len(positions))
+        seen, new = seen.widened(), {read: widened(value) for read, value in new.items()}
         query = seen.query[None]
         if "query" in new:
             query = torch.where((positions == seen.key.shape[1] - 1)[:, None], new["query"], query)
@@ -228,6 +230,10 @@ class _Head:
             for x, at in ((query, positions[:, -1:]), (key, positions))
         )
         return cls(query[:, 0], key, value)
+
+    def widened(self) -> _Head:
+        """The same in float32 or wider."""
+        return _Head(widened(self.query), widened(self.key), widened(self.value))
 
     def at(self, read: Read) -> Tensor:
         return self.key if read == "key" else self.value

@@ -25,6 +25,7 @@ from homolog.models.guards import no_fetched_kernels, require_decoder
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "Fetch or save the model again."
+MOST_BLOCKS = 10_000
 FLOATS = ("F16", "BF16", "F32", "F64")
 
 
@@ -107,6 +108,8 @@ def configuration(ref: str, **options: Any) -> Any:
     InputError for an architecture that transformers does not know, or that is no decoder, and for values that make no
     configuration.
     """
+    if Path(ref).is_dir():
+        _require_so_many_blocks(Path(ref))
     try:
         config = AutoConfig.from_pretrained(ref, trust_remote_code=False, **options)
     except OSError:
@@ -121,6 +124,14 @@ def configuration(ref: str, **options: Any) -> Any:
         raise _no_model(ref, error) from error
     require_decoder(config, ref)
     return config
+
+
+def _require_so_many_blocks(folder: Path) -> None:
+    """InputError for a count of blocks that no model has: transformers makes lists of that length of it."""
+    raw = json_object(folder / "config.json")
+    for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+        if isinstance(raw.get(name), int | float) and raw[name] > MOST_BLOCKS:
+            raise broken(folder / "config.json", f"its {name} is {raw[name]}; models have up to {MOST_BLOCKS} blocks")
 
 
 def _kind(ref: str, options: Mapping[str, Any]) -> Any:
@@ -143,9 +154,8 @@ def made_by_transformers(ref: str) -> Iterator[None]:
 
 
 def _no_model(ref: str, error: Exception) -> InputError:
-    lines = str(error).strip().splitlines() or [""]
-    return InputError("model", ref, f"its configuration and files make no model ({type(error).__name__}: {lines[0]})",
-                      AGAIN)  # fmt: skip
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return InputError("model", ref, f"its configuration and files make no model ({said})", AGAIN)
 
 
 def require_agreement(ref: str, config: Any, stored: Mapping[str, Stored]) -> None:
