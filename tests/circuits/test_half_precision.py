@@ -86,10 +86,11 @@ def test_evaluation(case, how, dtype):
     close(ours, ablated_logits(wide, pairs.clean, circuit, how, pairs.corrupt), dtype, 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("ref", list(KEYS))
 def test_a_trained_model_has_the_same_key_component(ref, dtype):
-    prompts = Prompts(n_prompts=32, length=40, repeat=8, seed=1)
+    prompts = Prompts(n_prompts=24, length=40, repeat=8, seed=1)
     found = []
     for precision in (torch.float32, dtype):
         model = homolog.load(ref, dtype=precision)

@@ -41,7 +41,7 @@ def test_infinite_logits_of_the_clean_pass(case):
 
 
 def test_infinite_logits_of_a_patched_pass():
-    """In float16 a channel is 60,000, 0 and 60,000 after the three blocks; without block 1's part it would be 120,000."""
+    """In float16 a channel is 60,000, 0 and 60,000 after the three blocks; without block 1's part, 120,000."""
     model = tiny("gpt2", torch.float16)
     with torch.no_grad():
         for block, sign in zip(model.hf.transformer.h, (1, -1, 1), strict=True):
@@ -66,7 +66,9 @@ def test_gradients_that_overflow_are_no_scores():
         model.hf.lm_head.weight.normal_(generator=torch.Generator().manual_seed(0))
     pairs = induction(model, 4, seed=1, length=12)
     assert ablated_logits(model, pairs.clean, []).isfinite().all()
-    with pytest.raises(InputError, match=r"model is 'steep', but scores need finite gradients, and those at .* are not"):
+    with pytest.raises(
+        InputError, match=r"model is 'steep', but scores need finite gradients, and those at .* are not"
+    ):
         score_edges(model, pairs, steps=1)
 
 

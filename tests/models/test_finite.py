@@ -66,7 +66,9 @@ def test_the_first_site_of_the_pass_and_its_token_are_named():
         message = said(lambda m=model: m.run(tokens))
         assert f"model is {model.name!r}" in message and "embed, at position 4 (token 26) of window 2" in message
         for stop in (None, "resid.1"):
-            assert "embed, at position 4" in said(lambda m=model, s=stop: m.run(tokens, capture=["resid.1"], stop_after=s))
+            assert "embed, at position 4" in said(
+                lambda m=model, s=stop: m.run(tokens, capture=["resid.1"], stop_after=s)
+            )
         assert "position 4" in said(lambda m=model: m.residuals(tokens))
         assert "position 4" in said(lambda m=model: m.run(tokens, capture=["resid.0@-1"]))
 

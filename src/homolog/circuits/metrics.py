@@ -68,7 +68,7 @@ def measure(
         if values is not None and not all_finite(values):
             bad = (~values.detach().isfinite()).reshape(-1, n, vocabulary).any(0).nonzero()[0].tolist()
             raise InputError(
-                "logits", "not finite", f"a metric needs finite ones; those of prompt {bad[0]} are not at token {bad[1]}",
+                "logits", "not finite", f"metrics need finite ones; those of prompt {bad[0]} are not at token {bad[1]}",
                 "Patch with finite values; in half precision a patch may overflow: load the model in float32.",
             )  # fmt: skip
     log_clean = None if clean_logits is None else clean_logits.log_softmax(-1)

@@ -17,8 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from homolog.errors import InputError
 from homolog.models.guards import no_fetched_kernels, require_decoder
@@ -116,7 +115,7 @@ def configuration(ref: str, **options: Any) -> Any:
         raise
     except Exception as error:  # its values may be anything, and so may be what transformers then raises
         kind = _kind(ref, options)
-        if kind not in CONFIG_MAPPING_NAMES:
+        if kind not in CONFIG_MAPPING:
             raise InputError(
                 "model", ref, f"this version of transformers does not know its architecture ({kind})",
                 "Upgrade transformers; code that comes with a model is not run.",
