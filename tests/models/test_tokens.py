@@ -5,6 +5,8 @@ import pytest
 import torch
 from tests.models.helpers import ONE_EACH, TOKENS, tiny
 
+from homolog.circuits.evaluation import ablated_logits
+from homolog.circuits.induction import tracer_of
 from homolog.errors import InputError
 from homolog.models.tokens import as_tokens
 
@@ -79,3 +81,17 @@ def test_a_run_leaves_the_given_tokens_alone():
     given = TOKENS.clone()
     tiny("gpt2").run(given)
     assert torch.equal(given, TOKENS)
+
+
+@pytest.mark.parametrize("case", ONE_EACH)
+def test_circuits_take_and_refuse_the_same(case):
+    model = tiny(case)
+    paths, clean, corrupt = tracer_of(model).paths, [[5, 6, 7, 5]] * 2, [[5, 9, 7, 5]] * 2
+    for given in ((clean, corrupt), (np.array(clean, dtype=np.int32), torch.tensor(corrupt))):
+        assert torch.equal(paths(model, *given).logits, model.run(clean, last_only=True).logits[:, 0])
+    for field, given in (("clean", ([[5, 6], [5]], corrupt)), ("corrupt", (clean, torch.zeros(2, 4)))):
+        with pytest.raises(InputError, match=f"^{field} is"):
+            paths(model, *given)
+    assert ablated_logits(model, clean, []).shape == (2, 97)
+    with pytest.raises(InputError, match=r"^source is"):
+        ablated_logits(model, clean, [], "mean", [[1.0]])

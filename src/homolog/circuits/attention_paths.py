@@ -18,6 +18,7 @@ from homolog.errors import InputError
 from homolog.models.base import widened
 from homolog.models.runs import Run
 from homolog.models.sites import Site, resolve
+from homolog.models.tokens import TokensLike
 from homolog.models.transformer import READS, Read, Transformer
 
 
@@ -29,11 +30,11 @@ class AttentionPaths(Replay):
 
     model: Transformer
 
-    def __init__(self, model: Transformer, clean: Tokens, corrupt: Tensor) -> None:
+    def __init__(self, model: Transformer, clean: TokensLike, corrupt: TokensLike) -> None:
         super().__init__(model, clean, corrupt)
         n = model.n_layers
         kept = [site for kind in ("resid_pre", "attn_out", "z", "resid") for site in last(kind, n)]
-        run = model.run(clean, capture=kept, last_only=True)
+        run = model.run(self.tokens, capture=kept, last_only=True)
         assert run.logits is not None
         self.logits = run.logits[:, 0]
         self._before, self._attn_out, self._z, self._after = (

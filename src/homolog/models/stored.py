@@ -111,9 +111,9 @@ def configuration(ref: str, **options: Any) -> Any:
         _require_so_many_blocks(Path(ref))
     try:
         config = AutoConfig.from_pretrained(ref, trust_remote_code=False, **options)
-    except OSError:
-        raise
     except Exception as error:  # its values may be anything, and so may be what transformers then raises
+        if isinstance(error, OSError) and not Path(ref).is_dir():
+            raise
         kind = _kind(ref, options)
         if kind not in CONFIG_MAPPING:
             raise InputError(
@@ -143,12 +143,17 @@ def _kind(ref: str, options: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def made_by_transformers(ref: str) -> Iterator[None]:
-    """What transformers raises over a configuration's values or over files becomes an InputError."""
+    """What transformers raises over a configuration's values or over files becomes an InputError.
+
+    But for what the Hub does not give, an OSError of a Hub id.
+    """
     try:
         yield
-    except (InputError, OSError):
+    except (InputError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and not Path(ref).is_dir():
+            raise
         raise _no_model(ref, error) from error
 
 
