@@ -89,12 +89,20 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     assert measure(logits[:0], pairs, clean)["kl"].shape == (0, 3, 4)
 
 
-def test_undefined_stays_undefined() -> None:
-    logits = torch.tensor([[math.nan, 1.0], [-math.inf, 1.0]])
-    found = measure(logits, pairs_of([0, 0]), logits)
-    assert math.isnan(found["rank"][0]) and math.isnan(found["kl"][0]) and math.isnan(accuracy(found))
-    assert found["rank"][1] == 1 and found["kl"][1] == 0 and found["probability"][1] == 0
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_are_no_result(bad: float) -> None:
+    logits = torch.zeros(3, 2, 4)
+    logits[1, 1, 2] = bad
+    for given in ((logits, pairs_of([0, 0])), (logits[0], pairs_of([0, 0]), logits[1])):
+        with pytest.raises(InputError, match=r"finite.*prompt 1 are not at token 2"):
+            measure(*given)
     assert measure(torch.zeros(1, 2), pairs_of([0]), torch.zeros(1, 2))["rank"].item() == 0
+
+
+def test_a_token_that_cannot_be_adds_nothing_to_the_divergence() -> None:
+    """Its clean probability is 0 in float32: softmax of (0, -200)."""
+    found = measure(torch.tensor([[0.0, 100.0]]), pairs_of([0]), torch.tensor([[0.0, -200.0]]))
+    assert found["kl"].item() == pytest.approx(100.0)
 
 
 def test_gradients_pass() -> None:

@@ -15,8 +15,10 @@ from torch import Tensor
 from homolog.axes import Tokens
 from homolog.circuits.replay import Patched, Replay, Start, last
 from homolog.errors import InputError
+from homolog.models.base import widened
 from homolog.models.runs import Run
 from homolog.models.sites import Site, resolve
+from homolog.models.tokens import TokensLike
 from homolog.models.transformer import READS, Read, Transformer
 
 
@@ -28,11 +30,11 @@ class AttentionPaths(Replay):
 
     model: Transformer
 
-    def __init__(self, model: Transformer, clean: Tokens, corrupt: Tensor) -> None:
+    def __init__(self, model: Transformer, clean: TokensLike, corrupt: TokensLike) -> None:
         super().__init__(model, clean, corrupt)
         n = model.n_layers
         kept = [site for kind in ("resid_pre", "attn_out", "z", "resid") for site in last(kind, n)]
-        run = model.run(clean, capture=kept, last_only=True)
+        run = model.run(self.tokens, capture=kept, last_only=True)
         assert run.logits is not None
         self.logits = run.logits[:, 0]
         self._before, self._attn_out, self._z, self._after = (
@@ -129,8 +131,8 @@ class AttentionPaths(Replay):
 
     def _start(self, layer: int, names: Sequence[str], heads: Sequence[int | None], z: Tensor) -> Start:
         """Rows after the block, with z (sender, prompt, d_head) of `heads` in place of the clean ones."""
-        weight = self.model.head_matrix(layer)[0][heads]
-        change = torch.bmm(z - self._z[layer][:, heads].transpose(0, 1), weight)
+        weight, old = self.model.head_matrix(layer)[0][heads], self._z[layer][:, heads].transpose(0, 1)
+        change = torch.bmm((z - old).to(weight.dtype), weight)
         return Start(layer, tuple(names), self._with_attention(layer, change))
 
     def _with_attention(self, layer: int, change: Tensor) -> Tensor:
@@ -179,16 +181,18 @@ class AttentionPaths(Replay):
         new = model.read(receiver.layer or 0, read, rows, head)
         if read == "value":
             return new
-        rotary = model.rotary(positions[None].to(rows.device), rows)  # prompts take the place of positions here
+        # prompts take the place of positions here
+        rotary = model.rotary(positions[None].to(rows.device), self.tokens.shape[1], rows)
         return model.rotate(new.unsqueeze(-2), rotary).squeeze(-2)
 
     def _receive(self, receiver: Site, seen: _Head, positions: Tensor, new: dict[Read, Tensor]) -> Tensor:
         """The receiver's z at the last position when it reads `new` (sender, prompt, d_head) at `positions`.
 
-        A new query counts only where the position is the last one.
+        In float32 or wider, as scores may need.  A new query counts only where the position is the last one.
         """
         positions = positions.to(seen.key.device)
         scale, each = self.model.scale(receiver.layer or 0), torch.arange(len(positions))
+        seen, new = seen.widened(), {read: widened(value) for read, value in new.items()}
         query = seen.query[None]
         if "query" in new:
             query = torch.where((positions == seen.key.shape[1] - 1)[:, None], new["query"], query)
@@ -223,10 +227,14 @@ class _Head:
         key, value = (model.read(layer, read, stream, own) for read in READS[1:])
         positions = torch.arange(stream.shape[1], device=stream.device)[None]
         query, key = (
-            model.rotate(x.unsqueeze(-2), model.rotary(at, stream)).squeeze(-2)
+            model.rotate(x.unsqueeze(-2), model.rotary(at, stream.shape[1], stream)).squeeze(-2)
             for x, at in ((query, positions[:, -1:]), (key, positions))
         )
         return cls(query[:, 0], key, value)
+
+    def widened(self) -> _Head:
+        """The same in float32 or wider."""
+        return _Head(widened(self.query), widened(self.key), widened(self.value))
 
     def at(self, read: Read) -> Tensor:
         return self.key if read == "key" else self.value

@@ -39,6 +39,7 @@ from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel, widened
 from homolog.models.edits import Edit, Replace, Transform
+from homolog.models.finite import all_finite
 from homolog.models.mamba import Mamba
 from homolog.models.runs import Run
 from homolog.models.scan import selective_scan
@@ -141,6 +142,9 @@ def score_edges(
     present = {"": index.unique().tolist(), LOGITS: index[:, -1].unique().tolist()}
     rows: list[tuple] = []
     for site, table in totals.items():
+        if not all_finite(table):
+            raise InputError("model", model.name, f"scores need finite gradients, and those at {site} are not",
+                             "Load it in float32: in half precision they may overflow.")  # fmt: skip
         rows += _rows(model, site, table.tolist(), names, present)
     frame = pl.DataFrame(rows, _SCHEMA, orient="row")
     return frame.sort(pl.col("score").abs(), descending=True, maintain_order=True)

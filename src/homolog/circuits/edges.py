@@ -111,7 +111,7 @@ class Contrast:
     def taps(self, layer: int) -> Float[Tensor, "prompt position tap d_inner"]:
         """What each tap of a mixer's convolution brings."""
         site = Site("conv_taps", layer)
-        return self.corrupt[site] - self.clean[site]
+        return widened(self.corrupt[site]) - widened(self.clean[site])
 
     def written(self, layer: int, mask: Bool[Tensor, "prompt position"]) -> Float[Tensor, "prompt position d_inner"]:
         """The change of a mixer's y when the writes where `mask` is are corrupt; clean decays and C.

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from homolog.axes import Tokens
@@ -41,6 +41,7 @@ from homolog.models.base import LanguageModel
 from homolog.models.edits import Edit, Resample, Zero
 from homolog.models.runs import Run
 from homolog.models.sites import Site
+from homolog.models.tokens import TokensLike, as_tokens
 from homolog.models.transformer import Transformer
 
 HOWS = ("zero", "mean", "resample")
@@ -60,10 +61,10 @@ def nodes(model: LanguageModel) -> list[Site]:
 
 def ablated_logits(
     model: LanguageModel,
-    tokens: Tokens,
+    tokens: TokensLike,
     ablate: Collection[Site | str],
     how: str = "zero",
-    source: Int[Tensor, "_ _"] | None = None,
+    source: TokensLike | None = None,
     batch: int = 32,
 ) -> Float[Tensor, "batch vocabulary"]:
     """Logits at the last position with the nodes `ablate` ablated.
@@ -73,6 +74,7 @@ def ablated_logits(
     batch   prompts in one pass
     Raises `InputError` for unknown sites and ways, positions out of range, a missing source.
     """
+    tokens, source = as_tokens(tokens), None if source is None else as_tokens(source, "source")
     sites = [Site.parse(site) for site in ablate]
     if source is not None and how == "resample" and source.shape != tokens.shape:
         raise InputError(

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.errors import InputError
+from homolog.models.finite import all_finite
 
 METRICS = ("logit", "probability", "logit_difference", "kl", "rank", "probability_difference")
 _AT_ONCE = 2**24  # logits: a working copy of 64 MiB in float32
@@ -43,9 +44,10 @@ def measure(
     clean_logits  (prompt, vocabulary) of the unpatched run, for kl; without them there is none
 
     logit_difference is left out when the prompts have no distractor, probability_difference when they have one answer.
-    A prompt whose answer's logit is NaN has rank NaN.  In float32, kl is good to some 1e-6, absolute and relative.
+    In float32, kl is good to some 1e-6, absolute and relative.
     Gradients follow the caller's grad mode.  Memory: a few working copies of at most 2^24 logits (or one patch's),
-    beside what is given.  Raises `InputError`: another number of prompts, an answer outside the vocabulary.
+    beside what is given.  Raises `InputError`: another number of prompts, an answer outside the vocabulary, logits that
+    are not finite (of a patch: a pass without edits refuses them itself).
     """
     *leading, n, vocabulary = logits.shape
     if n != len(pairs) or (clean_logits is not None and clean_logits.shape != (n, vocabulary)):
@@ -62,6 +64,13 @@ def measure(
             f"the model has logits of {vocabulary} tokens",
             "Make the task with the model's own tokenizer.",
         )
+    for values in (logits, clean_logits):
+        if values is not None and not all_finite(values):
+            bad = (~values.detach().isfinite()).reshape(-1, n, vocabulary).any(0).nonzero()[0].tolist()
+            raise InputError(
+                "logits", "not finite", f"metrics need finite ones; those of prompt {bad[0]} are not at token {bad[1]}",
+                "Patch with finite values; in half precision a patch may overflow: load the model in float32.",
+            )  # fmt: skip
     log_clean = None if clean_logits is None else clean_logits.log_softmax(-1)
     flat = logits.reshape(-1, n, vocabulary)
     step = max(1, _AT_ONCE // max(1, n * vocabulary))
@@ -83,10 +92,9 @@ def _measure(
         values["logit_difference"] = logit - _of(x, pairs.distractor)
     if log_clean is not None:
         clean = log_clean.exp()
-        terms = (clean * (log_clean - log_p)).masked_fill(clean == 0, 0)  # 0 log 0 is 0, also where both are -inf
+        terms = clean * (log_clean - log_p)  # 0 where the clean probability is: log_p is finite as the logits are
         values["kl"] = terms.sum(-1).clamp(min=0)  # below 0 by rounding alone
-    rank = (x > logit.unsqueeze(-1)).sum(-1).to(x.dtype)
-    values["rank"] = rank.masked_fill(logit.isnan(), torch.nan)
+    values["rank"] = (x > logit.unsqueeze(-1)).sum(-1).to(x.dtype)
     if pairs.choices is not None and pairs.right is not None:
         sign = pairs.right.to(x.device, x.dtype) * 2 - 1
         values["probability_difference"] = (log_p[..., pairs.choices.to(x.device)].exp() * sign).sum(-1)
@@ -103,12 +111,12 @@ def accuracy(measured: dict[str, Tensor]) -> Tensor:
     """Share of the prompts that are solved, from `measure`: (...,).
 
     Solved: the answer is the most likely token; for tasks with several right answers, more of the probability lies on
-    right choices than on wrong ones.  NaN when a prompt's metric is NaN.
+    right choices than on wrong ones.
     """
     several = measured.get("probability_difference")
     value = measured["rank"] if several is None else several
     solved = (value == 0) if several is None else (value > 0)
-    return solved.double().masked_fill(value.isnan(), torch.nan).mean(-1)
+    return solved.double().mean(-1)
 
 
 class Interval(NamedTuple):

@@ -159,8 +159,8 @@ def _predicted(model: LanguageModel, place: str, pairs: PromptPairs) -> Tensor:
     layer = int(place.split(".")[1])
     with torch.no_grad():
         run = model.run(pairs.clean[:64], capture=[Site("conv_in", layer)], stop_after=f"resid.{layer}")
-        spread = run[Site("conv_in", layer)].flatten(0, 1).std(0)
-        energy = (model.mixer(layer).conv1d.weight[:, 0] * spread[:, None]).double().square().sum(0).flip(0)
+        spread = run[Site("conv_in", layer)].double().flatten(0, 1).std(0)
+        energy = (model.mixer(layer).conv1d.weight[:, 0] * spread[:, None]).square().sum(0).flip(0)
     share = (energy / energy.sum()).cpu()
     return torch.tensor([float(share[o]) if 0 <= o < len(share) else 0.0 for o in OFFSETS], dtype=torch.float64)
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.sites import Site
+from homolog.models.tokens import TokensLike, as_tokens
 
 LOGITS_AT_ONCE = 2**24  # values of patched logits in memory at a time
 Advance = Callable[[int, Tensor], Tensor]
@@ -64,17 +65,17 @@ class Replay:
     corrupt: Tensor
     logits: Tensor
 
-    def __init__(self, model: Any, clean: Tensor, corrupt: Tensor) -> None:
-        check_pairs(clean, corrupt)
-        self.model, self.tokens, self.corrupt = model, clean, corrupt
+    def __init__(self, model: Any, clean: TokensLike, corrupt: TokensLike) -> None:
+        self.model, self.tokens, self.corrupt = model, as_tokens(clean, "clean"), as_tokens(corrupt, "corrupt")
+        check_pairs(self.tokens, self.corrupt)
         self._of_clean: dict[Any, Any] = {}  # what questions found out about the clean prompts, for later questions
         self._of_corrupt: dict[Any, Any] = {}
 
-    def against(self: _Paths, corrupt: Tensor) -> _Paths:
+    def against(self: _Paths, corrupt: TokensLike) -> _Paths:
         """The same clean prompts with other corrupt ones; what is known of the clean prompts is shared."""
-        check_pairs(self.tokens, corrupt)
         other = copy.copy(self)
-        other.corrupt, other._of_corrupt = corrupt, {}
+        other.corrupt, other._of_corrupt = as_tokens(corrupt, "corrupt"), {}
+        check_pairs(self.tokens, other.corrupt)
         return other
 
     def to_logits(self, starts: Sequence[Start], advance: Advance) -> Iterator[Patched]:

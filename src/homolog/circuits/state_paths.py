@@ -25,7 +25,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from homolog.axes import Tokens
 from homolog.circuits.replay import Advance, Patched, Replay, Start, last
 from homolog.errors import InputError
 from homolog.models.base import widened
@@ -33,6 +32,7 @@ from homolog.models.mamba import Mamba, causal_conv, discretise
 from homolog.models.runs import Run
 from homolog.models.scan import propagate, selective_scan
 from homolog.models.sites import Site
+from homolog.models.tokens import TokensLike
 
 Hold = Literal["y", "state"]
 
@@ -45,18 +45,18 @@ class StatePaths(Replay):
 
     model: Mamba
 
-    def __init__(self, model: Mamba, clean: Tokens, corrupt: Tensor) -> None:
+    def __init__(self, model: Mamba, clean: TokensLike, corrupt: TokensLike) -> None:
         super().__init__(model, clean, corrupt)
-        self._length = clean.shape[1]
+        self._length = self.tokens.shape[1]
         if self._length < 2:
-            raise InputError("clean", tuple(clean.shape), "a state must be carried into the last position",
+            raise InputError("clean", tuple(self.tokens.shape), "a state must be carried into the last position",
                              "Give prompts of two tokens or more.")  # fmt: skip
         window = range(max(0, self._length - model.conv_width), self._length - 1)
         self._sites = [Site("conv_in", layer, position=p) for layer in range(model.n_layers) for p in window]
         for kind in ("resid_pre", "y", "gate_in", "ssm_input", "dt", "B", "C"):
             self._sites += last(kind, model.n_layers)
         self._sites += [Site("state", layer, position=self._length - 2) for layer in range(model.n_layers)]
-        self._clean = model.run(clean, capture=self._sites, last_only=True)
+        self._clean = model.run(self.tokens, capture=self._sites, last_only=True)
         assert self._clean.logits is not None
         self.logits = self._clean.logits[:, 0]
         self._earlier = [self._earlier_taps(layer) for layer in range(model.n_layers)]

@@ -25,7 +25,7 @@ from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
 from homolog.models.base import NOTHING, LanguageModel, Taps, widened
 from homolog.models.block_list import Look, close, few_tokens, find_blocks, look, removed, stream_in, stream_out
-from homolog.models.guards import never_rescale, require_decoder
+from homolog.models.guards import as_it_was, never_rescale, require_decoder
 from homolog.models.sites import Site
 
 
@@ -84,13 +84,11 @@ class AnyDecoder(LanguageModel):
     def _forward(self, tokens: Tokens, last_only: bool = False) -> Tensor:
         options = self._options | ({"logits_to_keep": 1} if last_only and self._keeps_logits else {})
         try:
-            logits = self.hf(tokens, **options)[0]
-        except (IndexError, RuntimeError) as error:
-            most = getattr(self.hf.config.get_text_config(decoder=True), "max_position_embeddings", None)
-            if most is None or tokens.shape[1] <= most:
-                raise
-            raise InputError("tokens", tuple(tokens.shape), f"{self.name} has {most} positions",
-                             "Use shorter windows.") from error  # fmt: skip
+            with as_it_was(self.hf):
+                logits = self.hf(tokens, **options)[0]
+        except (IndexError, RuntimeError):
+            self.require_positions(tokens.shape[1])  # tables of positions of other kinds fail where they end
+            raise
         return widened(logits[:, -1:] if last_only else logits)
 
     def _pass(self, tokens: Tokens, taps: Taps, stop: Site | None, last_only: bool) -> Tensor | None:
@@ -136,6 +134,8 @@ class AnyDecoder(LanguageModel):
         return found.reshape(*h.shape[:-1], found.shape[-1])
 
     def _continue(self, layer: int, h: Residual, taps: Taps, last_only: bool) -> Tensor:
+        if self._has_table:
+            self.require_positions(h.shape[1], "h")
         seen, tokens = self._look(), torch.zeros(h.shape[:2], dtype=torch.long, device=self.device)
         if layer == -1:
             given = h.to(self.device, seen.embedded)

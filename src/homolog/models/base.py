@@ -19,8 +19,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
 from homolog.models.edits import Edit
+from homolog.models.finite import STREAM, require_finite
+from homolog.models.positions import has_table, n_positions, too_long
 from homolog.models.runs import Run
 from homolog.models.sites import Site, index_of, resolve
+from homolog.models.tokens import TokensLike, as_tokens
 
 
 @dataclass
@@ -35,8 +38,13 @@ class Taps:
         site = Site(kind, layer)
         return site in self.reads or site in self.edits
 
-    def touches_any(self, kinds: Sequence[str], layer: int) -> bool:
-        return any(self.touches(kind, layer) for kind in kinds)
+    def splits(self, kinds: Sequence[str], layer: int, inputs: Tensor) -> bool:
+        """Whether the pass must go through one of the sites: it is edited, or read where gradients flow through it.
+
+        A site that is only read is otherwise computed beside the pass, which reading then cannot change.
+        """
+        sites = [Site(kind, layer) for kind in kinds]
+        return any(site in self.edits or (site in self.reads and inputs.requires_grad) for site in sites)
 
     def read_positions(self, kind: str, layer: int, length: int) -> list[int]:
         """The window positions at which the site is read, ascending."""
@@ -77,6 +85,7 @@ class Taps:
 
 
 NOTHING = Taps({}, {})
+TOKENIZER_REMEDY = "Save its tokenizer beside the weights with `save_pretrained`, or install what it needs."
 
 
 def _part(value: Tensor, site: Site) -> Tensor:
@@ -97,7 +106,10 @@ class LanguageModel(ABC):
         name            as the user gave it, for example "zoo:mamba-s0"
         hf              the Hugging Face module, unmodified
         tokenizer       its tokenizer, or None when the folder has none
+        no_tokenizer    why it has none, in words
         architecture    "gpt_neox", "mamba", ...
+        n_positions     positions it was made for; None where there is no such number (recurrent models) or rotary
+                        frequencies follow the length of the window
     """
 
     architecture: str
@@ -110,6 +122,9 @@ class LanguageModel(ABC):
         self.name = name
         self.hf = hf
         self.tokenizer = tokenizer
+        self.no_tokenizer = None if tokenizer is not None else "the model was made without one"
+        self.n_positions = n_positions(hf.config)
+        self._has_table = has_table(hf, self._blocks(), self.n_positions)
         self.n_layers = len(self._blocks())
         self.d_model = self._width()
 
@@ -143,6 +158,17 @@ class LanguageModel(ABC):
     def n_parameters(self) -> int:
         return sum(p.numel() for p in self.hf.parameters())
 
+    def require_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer.  InputError that says why there is none."""
+        if self.tokenizer is None:
+            raise InputError("tokenizer", self.name, f"the model has none: {self.no_tokenizer}", TOKENIZER_REMEDY)
+        return self.tokenizer
+
+    def require_positions(self, n: int, field: str = "tokens") -> None:
+        """InputError, with `field` for its field, where windows of n tokens are longer than the model was made for."""
+        if self.n_positions is not None and n > self.n_positions:
+            raise too_long(self.name, n, self.n_positions, field)
+
     def sites(self) -> list[Site]:
         """All sites, in the order in which a pass reaches them."""
         return [
@@ -156,19 +182,21 @@ class LanguageModel(ABC):
 
     def run(
         self,
-        tokens: Tokens,
+        tokens: TokensLike,
         capture: Sequence[Site | str] = (),
         edits: Sequence[Edit] = (),
         stop_after: Site | str | None = None,
         last_only: bool = False,
     ) -> Run:
-        """One forward pass over `tokens` (batch, position), int64 token ids without padding.
+        """One forward pass over `tokens` (batch, position), int64 token ids without padding, or what `as_tokens` takes.
 
         capture     sites to read; each is returned in the dtype it is computed in, after the edits at it
         edits       interventions, applied in the order given
         stop_after  end the pass when this site's block is computed: no later block, no LM head; `logits` is then None
         last_only   logits of the last position alone, (batch, 1, vocabulary)
-        Gradients follow the caller's grad mode.  Errors: InputError for unknown sites, and token ids out of range.
+        Gradients follow the caller's grad mode.  What is captured never changes what is computed.
+        Errors: InputError for unknown sites, token ids out of range, windows longer than a learned table of positions,
+        and where no edit was given, logits or a captured residual stream that are not finite.
         """
         available = self.sites()
         reads: dict[Site, list[Site]] = {}
@@ -184,26 +212,57 @@ class LanguageModel(ABC):
                 f"the pass stops after {stop}",
                 "Stop later, or capture earlier sites.",
             )
-        taps = Taps(reads, by_site)
-        return Run(self._pass(self._checked(tokens), taps, stop, last_only), taps.captured)
+        taps, tokens = Taps(reads, by_site), self._checked(tokens)
+        run = Run(self._pass(tokens, taps, stop, last_only), taps.captured)
+        if not by_site:
+            streams = (value for site, value in run.captured.items() if site.kind in STREAM)
+            require_finite(
+                self, (run.logits, *streams), lambda w, read: self._alone(tokens[w : w + 1], read, stop), tokens
+            )
+        return run
 
-    def residuals(self, tokens: Tokens) -> list[Residual]:
+    def _alone(self, window: Tokens, read: list[Site], stop: Site | None) -> tuple[dict[Site, Tensor], Tensor | None]:
+        """The sites of one window, and its logits."""
+        taps = Taps({site: [site] for site in read}, {})
+        with torch.no_grad():
+            return taps.captured, self._pass(window, taps, stop, False)
+
+    def residuals(self, tokens: TokensLike) -> list[Residual]:
         """The residual stream after every block, from one pass that ends with the last block."""
         sites = [Site("resid", layer) for layer in range(self.n_layers)]
         run = self.run(tokens, capture=sites, stop_after=sites[-1])
         return [run[s] for s in sites]
 
-    def continue_from(self, layer: int, h: Residual, edits: Sequence[Edit] = (), last_only: bool = False) -> Tensor:
+    def continue_from(self, layer: int, h: Tensor, edits: Sequence[Edit] = (), last_only: bool = False) -> Tensor:
         """Logits of a pass in which `h` (batch, position, d_model) is the residual stream after block `layer`.
 
         (batch, position, vocabulary), or (batch, 1, vocabulary).  Only the blocks after it run; layer -1 stands for the
         embeddings.  edits and last_only as in `run`.
+        Errors: InputError for a layer that is not there, another shape of `h`, and where no edit was given, logits that
+        are not finite.
         """
         if not -1 <= layer < self.n_layers:
             raise InputError(
                 "layer", layer, f"{self.name} has {self.n_layers} blocks", f"Use -1 to {self.n_layers - 1}."
             )
-        return self._rest_of_pass(layer, h, Taps({}, self._by_site(edits)), last_only)
+        if not h.is_floating_point() or h.ndim != 3 or h.shape[-1] != self.d_model or 0 in h.shape:
+            raise InputError(
+                "h", tuple(h.shape), f"the stream of {self.name} is (batch, position, {self.d_model}), in floats",
+                "Give what a run captured at resid.LAYER.",
+            )  # fmt: skip
+        by_site = self._by_site(edits)
+        logits = self._rest_of_pass(layer, h, Taps({}, by_site), last_only)
+        if not by_site:
+            require_finite(self, (h, logits), lambda w, read: self._rest_alone(layer, h[w : w + 1], read), None)
+        return logits
+
+    def _rest_alone(self, layer: int, h: Tensor, read: list[Site]) -> tuple[dict[Site, Tensor], Tensor | None]:
+        """Sites after block `layer` for one window of the stream after it, and its logits."""
+        taps = Taps({site: [site] for site in read}, {})
+        with torch.no_grad():
+            logits = self._rest_of_pass(layer, h, taps, False)
+        before = Site("embed") if layer == -1 else Site("resid", layer)
+        return ({before: h} if before in read else {}) | taps.captured, logits
 
     def _by_site(self, edits: Sequence[Edit]) -> dict[Site, list[Edit]]:
         found: dict[Site, list[Edit]] = {}
@@ -211,17 +270,20 @@ class LanguageModel(ABC):
             found.setdefault(resolve(edit.site, self.sites(), self.name).base, []).append(edit)
         return found
 
-    def _checked(self, tokens: Tokens) -> Tokens:
-        """The tokens on the model's device.  InputError when it does not embed one of them."""
+    def _checked(self, tokens: TokensLike) -> Tokens:
+        """The tokens on the model's device.  InputError when it does not embed one of them, or so many."""
+        found = as_tokens(tokens)
         n_ids = int(self._embedding().weight.shape[0])
-        if tokens.numel() and (int(tokens.min()) < 0 or int(tokens.max()) >= n_ids):
+        if int(found.min()) < 0 or int(found.max()) >= n_ids:
             raise InputError(
                 "tokens",
-                f"{int(tokens.min())} to {int(tokens.max())}",
+                f"{int(found.min())} to {int(found.max())}",
                 f"{self.name} embeds {n_ids} token ids",
                 "Tokenize with the model's own tokenizer.",
             )
-        return tokens.to(self.device)
+        if self._has_table:
+            self.require_positions(found.shape[1])
+        return found.to(self.device)
 
 
 def widened(t: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from homolog.axes import Residual, Tokens
-from homolog.errors import InputError
 from homolog.models.transformer import READS, Read, Transformer, split_heads
 
 
@@ -33,15 +32,7 @@ class GPT2(Transformer):
 
     def _embed(self, tokens: Tokens) -> Residual:
         positions: torch.nn.Embedding = self.hf.transformer.wpe
-        length = tokens.shape[1]
-        if length > positions.num_embeddings:
-            raise InputError(
-                "tokens",
-                tuple(tokens.shape),
-                f"{self.name} has embeddings for {positions.num_embeddings} positions",
-                "Use shorter windows.",
-            )
-        return super()._embed(tokens) + positions.weight[:length]
+        return super()._embed(tokens) + positions.weight[: tokens.shape[1]]
 
     def scale(self, layer: int) -> float:
         """The factor of the attention scores; some checkpoints divide it by the layer, counted from 1."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from homolog.axes import Residual
 from homolog.models.products import linear
-from homolog.models.transformer import READS, Read, Rotary, Transformer
+from homolog.models.transformer import READS, Read, Transformer
 
 
 class GPTNeoX(Transformer):
@@ -30,8 +30,8 @@ class GPTNeoX(Transformer):
     def _embedding(self) -> torch.nn.Embedding:
         return self.hf.gpt_neox.embed_in
 
-    def rotary(self, positions: Tensor, like: Tensor) -> Rotary:
-        return self.hf.gpt_neox.rotary_emb(like, position_ids=positions)
+    def _rotary_module(self) -> Any:
+        return self.hf.gpt_neox.rotary_emb
 
     def attn_norm(self, layer: int, h: Tensor) -> Tensor:
         return self._blocks()[layer].input_layernorm(h)

@@ -1,7 +1,7 @@
 """What transformers would do unasked, and does not do here.
 
 Encoders are refused.  Kernels are not fetched from the Hub while a module is built (RWKV would, where the package
-`kernels` and a CUDA device are there).  RWKV's weights are not divided.  Rotary frequencies are not rounded.
+`kernels` and a CUDA device are there).  RWKV's weights are not divided.  A pass leaves no state behind.
 """
 
 from __future__ import annotations
@@ -61,13 +61,29 @@ def never_rescale(hf: Any) -> None:
             config.rescale_every = 0  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def cast(hf: Any, dtype: torch.dtype) -> None:
-    """The module in `dtype`, without its rotary frequencies: in bfloat16 they would turn late positions wrongly.
+@contextmanager
+def as_it_was(module: Any) -> Iterator[None]:
+    """Afterwards the module has the buffers and attributes that it had before.
 
-    transformers keeps them in float32 too when it loads weights in another dtype.
+    Modules keep state from pass to pass: rotary frequencies that follow the longest window so far (dynamic, longrope),
+    the last state of a recurrence.  A pass must not depend on an earlier one.  Buffers changed in place are restored
+    where they are vectors, as frequencies are; larger ones are masks and tables.
     """
-    kept = {name: buffer for name, buffer in hf.named_buffers() if name.endswith("inv_freq")}
-    hf.to(dtype)
-    for name, buffer in kept.items():
-        owner, _, own_name = name.rpartition(".")
-        setattr(hf.get_submodule(owner), own_name, buffer)
+    own = ("_parameters", "_buffers", "_modules")
+    before = []
+    for part in module.modules():
+        plain = {name: value for name, value in vars(part).items() if name not in own}
+        vectors = {name: (b, b.clone()) for name, b in part._buffers.items() if b is not None and b.ndim == 1}
+        before.append((part, plain, dict(part._buffers), vectors))
+    try:
+        yield
+    finally:
+        for part, plain, buffers, vectors in before:
+            for name in [name for name in vars(part) if name not in plain and name not in own]:
+                del part.__dict__[name]
+            part.__dict__.update(plain)
+            part._buffers.clear()
+            part._buffers.update(buffers)
+            for buffer, value in vectors.values():
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)

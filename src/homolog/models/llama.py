@@ -13,7 +13,7 @@ from torch import Tensor
 from homolog.axes import Residual
 from homolog.models.base import rms_norm
 from homolog.models.products import linear
-from homolog.models.transformer import Read, Rotary, Transformer, split_heads
+from homolog.models.transformer import Read, Transformer, split_heads
 
 
 class Llama(Transformer):
@@ -36,8 +36,8 @@ class Llama(Transformer):
     def _embedding(self) -> torch.nn.Embedding:
         return self.hf.model.embed_tokens
 
-    def rotary(self, positions: Tensor, like: Tensor) -> Rotary:
-        return self.hf.model.rotary_emb(like, position_ids=positions)
+    def _rotary_module(self) -> Any:
+        return self.hf.model.rotary_emb
 
     def attn_norm(self, layer: int, h: Tensor) -> Tensor:
         return rms_norm(self._blocks()[layer].input_layernorm, h)

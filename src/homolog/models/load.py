@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,25 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from homolog.errors import InputError
 from homolog.models.any_decoder import AnyDecoder
-from homolog.models.base import LanguageModel, widened
+from homolog.models.base import NOTHING, TOKENIZER_REMEDY, LanguageModel
+from homolog.models.block_list import few_tokens
+from homolog.models.float32 import cast, read_in_float32
 from homolog.models.gpt2 import GPT2
 from homolog.models.gpt_neox import GPTNeoX
-from homolog.models.guards import cast, no_fetched_kernels, require_decoder
+from homolog.models.guards import no_fetched_kernels
 from homolog.models.llama import Llama
 from homolog.models.mamba import Mamba
 from homolog.models.random_weights import random_configuration, random_weights
+from homolog.models.stored import (
+    AGAIN,
+    configuration,
+    disagreement,
+    made_by_transformers,
+    require_agreement,
+    require_model_folder,
+    stored_weights,
+)
+from homolog.models.tokenizer import find_tokenizer
 from homolog.zoo import catalog
 
 ADAPTERS: dict[str, type[LanguageModel]] = {"gpt2": GPT2, "gpt_neox": GPTNeoX, "llama": Llama, "mamba": Mamba}
@@ -40,9 +53,12 @@ def load(
     ref       "zoo:NAME" (or a bare zoo name), a local folder with config.json and safetensors, or a Hub id
     revision  branch, tag or commit of a Hub id
     random    the model's size with random weights and the zoo's tokenizer (`random_weights`), for rehearsals
-    dtype     of the weights; a Mamba keeps its residual stream, A_log and scan in float32 or wider
-    Errors: InputError for an unknown zoo name, a folder without config, a model that is no decoder or whose blocks are
-    not found, a Hub id that cannot be fetched, missing or non-finite weights.  Code that comes with a model is not run.
+    dtype     of the weights, but for those that stay in float32 (`float32` lists them); a Mamba keeps its residual
+              stream and scan in float32 or wider
+    Errors: InputError for an unknown zoo name, a model that is no decoder or whose blocks are not found, a Hub id that
+    cannot be fetched, files that are missing or damaged, a configuration that disagrees with the stored weights, and
+    weights that are missing or not finite.  A tokenizer that cannot be made is no error here: `require_tokenizer` says
+    why there is none.  Code that comes with a model is not run.
     """
     name = str(ref)
     if random and not _in_zoo(name):
@@ -50,10 +66,13 @@ def load(
         cast(model.hf, dtype)
     elif _in_zoo(name):
         chosen = catalog.entry(name)
-        model = from_folder(chosen.folder, dtype) if chosen.trained else untrained(chosen)
-        cast(model.hf, dtype)
+        if chosen.trained:
+            model = from_folder(chosen.folder, dtype)
+        else:
+            model = untrained(chosen)
+            cast(model.hf, dtype)
         model.name = catalog.PREFIX + chosen.name
-    elif Path(name).expanduser().exists():
+    elif _is_there(name):
         model = from_folder(Path(name).expanduser(), dtype)
     elif _looks_like_hub_id(name):
         with _from_hub(name):
@@ -61,7 +80,6 @@ def load(
     else:
         raise _nothing(name)
     model.hf.eval().requires_grad_(False).to(device=device)
-    _keep_float32(model)
     return model
 
 
@@ -73,14 +91,11 @@ def load_tokenizer(ref: str | Path, revision: str | None = None, *, random: bool
     if _in_zoo(name):
         catalog.entry(name)
         return AutoTokenizer.from_pretrained(catalog.TOKENIZER)
-    tokenizer = _tokenizer(name, revision=revision)
+    tokenizer, why = find_tokenizer(str(Path(name).expanduser()) if _is_there(name) else name, revision=revision)
     if tokenizer is None:
-        raise InputError(
-            "model",
-            name,
-            "its tokenizer cannot be loaded",
-            f"Check the id or the folder, and save the tokenizer beside the weights. The zoo: {_zoo()}.",
-        )
+        known = _is_there(name) or _looks_like_hub_id(name)
+        remedy = TOKENIZER_REMEDY if known else f"Check the id or the folder.  The zoo: {_zoo()}."
+        raise InputError("model", name, f"its tokenizer cannot be loaded: {why}", remedy)
     return tokenizer
 
 
@@ -96,30 +111,13 @@ def untrained(chosen: catalog.Entry, device: str = "cpu") -> LanguageModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(chosen.seed)
         hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return _adapt(chosen.name, hf, AutoTokenizer.from_pretrained(catalog.TOKENIZER), device)
+    return _adapt(chosen.name, hf, AutoTokenizer.from_pretrained(catalog.TOKENIZER), device=device)
 
 
 def from_folder(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
     """Load a local Hugging Face folder; nothing is fetched."""
-    _require_config(folder)
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(
-            "model",
-            str(folder),
-            "the folder holds no *.safetensors (pickled weights are not read)",
-            "Save the model again with `save_pretrained(folder, safe_serialization=True)`.",
-        )
+    require_model_folder(folder)
     return _build(str(folder), dtype, local_files_only=True)
-
-
-def _require_config(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            "model",
-            str(folder),
-            "a model folder holds config.json and *.safetensors",
-            "Save the model there with `save_pretrained`.",
-        )
 
 
 def require_inner_sites(
@@ -134,12 +132,12 @@ def require_inner_sites(
         return
     if random:
         config = random_configuration(name, revision)
-    elif Path(name).expanduser().exists():
-        _require_config(Path(name).expanduser())
-        config = _configuration(str(Path(name).expanduser()), local_files_only=True)
+    elif _is_there(name):
+        require_model_folder(Path(name).expanduser())
+        config = configuration(str(Path(name).expanduser()), local_files_only=True)
     elif _looks_like_hub_id(name):
         with _from_hub(name):
-            config = _configuration(name, revision=revision)
+            config = configuration(name, revision=revision)
     else:
         raise _nothing(name)
     kind = config.model_type
@@ -164,68 +162,71 @@ def _from_hub(ref: str) -> Iterator[None]:
         ) from error
 
 
-def _configuration(ref: str, **options: Any) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(ref, trust_remote_code=False, **options)
-    except ValueError as error:
-        raise InputError(
-            "model",
-            ref,
-            f"this version of transformers does not know its architecture ({str(error).strip().splitlines()[0]})",
-            "Upgrade transformers; code that comes with a model is not run.",
-        ) from error
-    require_decoder(config, ref)
-    return config
-
-
 def _build(ref: str, dtype: torch.dtype, **options: Any) -> LanguageModel:
-    config = _configuration(ref, **options)
-    with no_fetched_kernels():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            ref,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-            **options,
-        )
-    hf, info = loaded
+    """The model of a folder or Hub id."""
+    config = configuration(ref, **options)
+    with made_by_transformers(ref):
+        if Path(ref).is_dir():
+            require_agreement(ref, config, stored_weights(Path(ref)))
+        with no_fetched_kernels(), read_in_float32():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                ref,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # and refused below, by name
+                trust_remote_code=False,
+                **options,
+            )
+        hf, info = loaded
+        _require_all(ref, hf, info)
+        model = _adapt(ref, hf, *find_tokenizer(ref, **options))
+        with torch.no_grad():  # a configuration may build a module that cannot run
+            model._pass(few_tokens(hf, 2), NOTHING, None, True)
+    return model
+
+
+def _require_all(ref: str, hf: Any, info: Mapping[str, Any]) -> None:
+    """InputError unless every weight is there, of its shape and finite, and no tensor was left that tells otherwise."""
+    for name, held, expected in sorted(info["mismatched_keys"]):
+        raise disagreement(ref, name, tuple(held), tuple(expected))
     if missing := sorted(info["missing_keys"]):
+        raise InputError("model", ref, f"its files lack {len(missing)} weights, {missing[0]} among them", AGAIN)
+    if left := sorted(name for name in info["unexpected_keys"] if _matters(name, hf)):
         raise InputError(
-            "model",
-            ref,
-            f"its files lack {len(missing)} weights, {missing[0]} among them",
-            "Fetch or save the model again.",
-        )
+            "model", ref, f"its files hold {len(left)} tensors that have no place by its configuration, {left[0]} "
+            "among them", "Put the weights and the config.json of one model there.",
+        )  # fmt: skip
     for name, parameter in hf.named_parameters():
         if not torch.isfinite(parameter).all():
-            raise InputError(
-                "model",
-                ref,
-                f"its weight {name} has values that are not finite (NaN or infinite)",
-                "Fetch or save the model again.",
-            )
-    return _adapt(ref, hf, _tokenizer(ref, **options))
+            raise InputError("model", ref, f"its weight {name} has values that are not finite (NaN or infinite)", AGAIN)
 
 
-def _tokenizer(ref: str, **options: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer, or None: without its files, transformers makes an empty one of special tokens alone."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(ref, trust_remote_code=False, **options)
-    except (OSError, ValueError):
-        return None
-    return tokenizer if len(tokenizer) > len(tokenizer.all_special_ids) + 1 else None
+def _matters(name: str, hf: Any) -> bool:
+    """Whether a stored tensor that the model did not take tells that weights and configuration disagree.
+
+    That is one inside a list of modules (a block more, a part that blocks lack), or beside a weight that was taken (a
+    bias).  Masks and frequencies, which older files hold, and other heads and towers do not.
+    """
+    if re.search(r"(inv_freq|masked_bias|attn\.bias|attention\.bias)$", name):
+        return False
+    lists = [path for path, module in hf.named_modules() if isinstance(module, torch.nn.ModuleList)]
+    owner = name.rpartition(".")[0]
+    owners = {path for path, module in hf.named_modules() if next(module.parameters(recurse=False), None) is not None}
+    return owner in owners or any(name.startswith(f"{path}.") for path in lists)
 
 
-def _adapt(name: str, hf: Any, tokenizer: PreTrainedTokenizerBase | None, device: str = "cpu") -> LanguageModel:
-    return ADAPTERS.get(hf.config.model_type, AnyDecoder)(name, hf.to(device), tokenizer)
+def _adapt(
+    name: str, hf: Any, tokenizer: PreTrainedTokenizerBase | None, no_tokenizer: str | None = None, device: str = "cpu"
+) -> LanguageModel:
+    model = ADAPTERS.get(hf.config.model_type, AnyDecoder)(name, hf.to(device), tokenizer)
+    model.no_tokenizer = no_tokenizer
+    return model
 
 
-def _keep_float32(model: LanguageModel) -> None:
-    for name, parameter in model.hf.named_parameters():
-        if name.endswith(("A_log", ".D")):
-            parameter.data = widened(parameter.data)
+def _is_there(name: str) -> bool:
+    return Path(name).expanduser().exists()
 
 
 def _nothing(name: str) -> InputError:

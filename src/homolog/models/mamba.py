@@ -74,13 +74,16 @@ class Mamba(Blockwise):
 
     def _convolve(self, layer: int, x: Tensor, taps: Taps) -> Tensor:
         conv = self.mixer(layer).conv1d
-        if not taps.touches("conv_taps", layer):
+        through = taps.splits(["conv_taps"], layer, x)
+        if through or taps.touches("conv_taps", layer):
+            width = conv.weight.shape[-1]
+            padded = F.pad(x, (0, 0, width - 1, 0))
+            parts = [padded[:, j : j + x.shape[1]] * conv.weight[:, 0, j] for j in range(width)]
+            added = taps("conv_taps", layer, torch.stack(parts, dim=2))
+        if not through:
             return causal_conv(x, conv.weight, conv.bias)
-        width = conv.weight.shape[-1]
-        padded = F.pad(x, (0, 0, width - 1, 0))
-        parts = [padded[:, j : j + x.shape[1]] * conv.weight[:, 0, j] for j in range(width)]
-        out = taps("conv_taps", layer, torch.stack(parts, dim=2)).sum(2)
-        return out if conv.bias is None else out + conv.bias
+        out = widened(added).sum(2)
+        return (out if conv.bias is None else out + conv.bias).to(x.dtype)
 
     def selection(self, layer: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """dt (..., d_inner), B and C (..., d_state) of the SSM input (..., d_inner), position by position."""

@@ -14,7 +14,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from homolog.errors import InputError
-from homolog.models.guards import no_fetched_kernels, require_decoder
+from homolog.models.guards import no_fetched_kernels
+from homolog.models.stored import configuration, made_by_transformers
 from homolog.zoo import catalog
 
 PYTHIA_160M = {
@@ -48,7 +49,7 @@ def random_weights(ref: str, revision: str | None = None) -> tuple[Any, Any]:
     The weights are a function of `ref` alone.  Raises InputError when the configuration is neither known nor to be had.
     """
     config = random_configuration(ref, revision)
-    with torch.random.fork_rng(devices=[]), no_fetched_kernels():
+    with torch.random.fork_rng(devices=[]), no_fetched_kernels(), made_by_transformers(ref):
         torch.manual_seed(zlib.crc32(ref.encode()))
         hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return hf, AutoTokenizer.from_pretrained(catalog.TOKENIZER)
@@ -60,11 +61,9 @@ def random_configuration(ref: str, revision: str | None = None) -> Any:
     if found is not None:
         return AutoConfig.for_model(**found)
     try:
-        config = AutoConfig.from_pretrained(ref, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        return configuration(ref, revision=revision)
+    except OSError as error:
         raise InputError(
             "model", ref, f"its configuration must be known for random weights ({str(error).splitlines()[0]})",
             "Give a folder with config.json, or one of the paper's models.",
         ) from error  # fmt: skip
-    require_decoder(config, ref)
-    return config

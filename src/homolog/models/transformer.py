@@ -7,7 +7,9 @@
     sequential:  h <- h + attn_out;  h <- h + MLP(norm'(h))
 
 A site that is neither read nor edited costs nothing: the pattern is formed, heads are projected one by one and their
-inputs are split only where a run asks for it.  Models run in eval mode; dropout is not applied.
+inputs are split only where a run asks for it.  What is only read is computed beside the pass, and what an edit (or a
+gradient) goes through in its place; scores, pattern and head_out are then in float32 or wider.  Models run in eval
+mode; dropout is not applied.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from homolog.axes import Residual
-from homolog.models.base import NOTHING, Taps
+from homolog.models.base import NOTHING, Taps, widened
 from homolog.models.blockwise import Blockwise
+from homolog.models.guards import as_it_was
 from homolog.models.products import project
 
 Read = Literal["query", "key", "value"]
@@ -101,37 +104,46 @@ class Transformer(Blockwise):
         q, k = self.rotate(q, rotary), self.rotate(k, rotary)
         q, k, v = (x.transpose(-3, -2) for x in (q, k, v))  # (batch, head, position, d_head)
         grouped = self.n_kv_heads != self.n_heads
-        if taps.touches("pattern", layer):
-            if grouped:
-                k, v = (x.repeat_interleave(self.n_heads // self.n_kv_heads, dim=1) for x in (k, v))
-            z = taps("pattern", layer, self._pattern(layer, q, k)).to(v.dtype) @ v
+        through = taps.splits(["pattern"], layer, q)
+        if through or taps.touches("pattern", layer):
+            pattern = taps("pattern", layer, self._pattern(layer, q, k))
+        if through:
+            z = (pattern @ widened(self._each_head(v))).to(v.dtype)
         else:
             z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale(layer), enable_gqa=grouped)
         z = taps("z", layer, z.transpose(1, 2))
-        if taps.touches("head_out", layer):
+        through = taps.splits(["head_out"], layer, z)
+        if through or taps.touches("head_out", layer):
             weight, bias = self.head_matrix(layer)
-            heads = taps("head_out", layer, torch.einsum("bphd,hdm->bphm", z, weight)).sum(2)
-            return taps("attn_out", layer, heads if bias is None else heads + bias)
+            heads = taps("head_out", layer, torch.einsum("bphd,hdm->bphm", widened(z), widened(weight)))
+        if through:
+            summed = heads.sum(2)
+            return taps("attn_out", layer, (summed if bias is None else summed + bias).to(z.dtype))
         return taps("attn_out", layer, self._project_heads(layer, z.flatten(-2)))
 
     def _pattern(self, layer: int, q: Tensor, k: Tensor) -> Tensor:
-        scores = q @ k.transpose(-1, -2) * self.scale(layer)
+        """Softmax of the scores, both in float32 or wider: half precision ends at scores of 65,504."""
+        scores = widened(q) @ widened(self._each_head(k)).transpose(-1, -2) * self.scale(layer)
         length = scores.shape[-1]
         future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
-        wide = torch.float64 if scores.dtype == torch.float64 else torch.float32
-        return scores.masked_fill(future, -torch.inf).softmax(-1, dtype=wide).to(q.dtype)
+        return scores.masked_fill(future, -torch.inf).softmax(-1)
+
+    def _each_head(self, x: Tensor) -> Tensor:
+        """Keys or values (batch, kv head, position, d_head) once for each query head that reads them."""
+        shared = self.n_heads // self.n_kv_heads
+        return x if shared == 1 else x.repeat_interleave(shared, dim=1)
 
     def _reads(self, layer: int, h: Residual, taps: Taps) -> tuple[Tensor, ...]:
-        """Queries, keys, values: from one fused projection, or head by head where their inputs are read or edited."""
+        """Queries, keys, values: from one fused projection, or by head where the pass goes through their inputs."""
         kinds = [f"{read}_in" for read in READS]
-        if not taps.touches_any(kinds, layer):
-            return self._fused_reads(layer, self.attn_norm(layer, h))
-        found = []
+        through, inputs = taps.splits(kinds, layer, h), []
         for kind, read in zip(kinds, READS, strict=True):
-            heads = self.n_heads if read == "query" else self.n_kv_heads
-            value = taps(kind, layer, h.unsqueeze(-2).expand(*h.shape[:-1], heads, h.shape[-1]))
-            found.append(self.read(layer, read, value))
-        return tuple(found)
+            if through or taps.touches(kind, layer):
+                heads = self.n_heads if read == "query" else self.n_kv_heads
+                inputs.append(taps(kind, layer, h.unsqueeze(-2).expand(*h.shape[:-1], heads, h.shape[-1])))
+        if through:
+            return tuple(self.read(layer, read, value) for read, value in zip(READS, inputs, strict=True))
+        return self._fused_reads(layer, self.attn_norm(layer, h))
 
     def read(self, layer: int, read: Read, streams: Tensor, head: int | None = None) -> Tensor:
         """What heads read of residual streams of their own, before rotary positions.
@@ -157,10 +169,25 @@ class Transformer(Blockwise):
         return taps("mlp_out", layer, self._mlp_out(layer, taps("mlp_hidden", layer, self._mlp_hidden(layer, normed))))
 
     def _context(self, embedded: Residual) -> Any:
-        return self.rotary(torch.arange(embedded.shape[1], device=embedded.device)[None], embedded)
+        length = embedded.shape[1]
+        return self.rotary(torch.arange(length, device=embedded.device)[None], length, embedded)
 
-    def rotary(self, positions: Tensor, like: Tensor) -> Rotary:
-        """Rotary tables of `positions` (batch, position) in the dtype of `like`; None where nothing is rotated."""
+    def rotary(self, positions: Tensor, length: int, like: Tensor) -> Rotary:
+        """Rotary tables of some positions of a window of `length`, in the dtype of `like`; None where none is rotated.
+
+        positions (batch, position) -> (batch, position, rotary dimensions) each.  The frequencies of some models follow
+        the window's length, so that the whole window's table is made; nothing of it stays in the module.
+        """
+        module = self._rotary_module()
+        if module is None:
+            return None
+        with as_it_was(module):
+            window = module(like, position_ids=torch.arange(length, device=like.device)[None])
+        cos, sin = (table[0, positions] for table in window)
+        return cos, sin
+
+    def _rotary_module(self) -> Any:
+        """The module that makes rotary tables; None where nothing is rotated."""
         return None
 
 

@@ -1,0 +1,190 @@
+"""What a model's folder holds, read before transformers reads it, so that what is wrong names its file.
+
+    config.json, generation_config.json       one JSON object each
+    model.safetensors                         or model.safetensors.index.json and the files that it names
+Of weights only the headers are read: names, shapes and dtypes of the tensors.  They are compared with what the
+configuration asks for before any memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from homolog.errors import InputError
+from homolog.models.guards import no_fetched_kernels, require_decoder
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+AGAIN = "Fetch or save the model again."
+MOST_BLOCKS = 10_000
+FLOATS = ("F16", "BF16", "F32", "F64")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file.  dtype: as safetensors names it, "F32"."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.  InputError that names the file and says what is wrong with it."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise broken(path, "there is no such file") from None
+    except IsADirectoryError:
+        raise broken(path, "it is a directory, not a file") from None
+    except OSError as error:
+        raise broken(path, f"it cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise broken(path, f"it is not valid JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise broken(path, f"it must hold a JSON object, and holds {json.dumps(found)[:40]}")
+    return found
+
+
+def require_model_folder(folder: Path) -> None:
+    """InputError unless it is a folder with a config.json that holds an object; other settings there too."""
+    if not folder.is_dir() or not (folder / "config.json").exists():
+        raise InputError("model", str(folder), "a model is a folder that holds config.json and *.safetensors",
+                         "Save the model there with `save_pretrained`.")  # fmt: skip
+    json_object(folder / "config.json")
+    if (folder / "generation_config.json").exists():
+        json_object(folder / "generation_config.json")
+
+
+def stored_weights(folder: Path) -> dict[str, Stored]:
+    """Every stored tensor, by name.  InputError for a file that is missing, cut off or no safetensors."""
+    if (folder / SINGLE).exists():
+        return dict(_header(folder / SINGLE))
+    if not (folder / INDEX).exists():
+        raise InputError("model", str(folder), f"the folder holds no {SINGLE} or {INDEX}; other kinds of files with "
+                         "weights, pickled ones among them, are not read",
+                         "Save the model again with `save_pretrained(folder, safe_serialization=True)`.")  # fmt: skip
+    named = json_object(folder / INDEX).get("weight_map")
+    if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
+        raise broken(folder / INDEX, "its weight_map must name the file of each tensor")
+    found = {name: one for file in sorted(set(named.values())) for name, one in _header(folder / file)}
+    for name, file in named.items():
+        if name not in found or found[name].file.name != file:
+            raise broken(folder / file, f"{INDEX} says that it holds {name}, and it does not")
+    return found
+
+
+def _header(path: Path) -> Iterator[tuple[str, Stored]]:
+    if not path.exists():
+        raise broken(path, f"there is no such file, and {INDEX} names it")
+    if not path.is_file():
+        raise broken(path, "it is a directory, not a file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                part = file.get_slice(name)
+                yield name, Stored(path, tuple(part.get_shape()), str(part.get_dtype()))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise broken(path, f"it is not a whole safetensors file ({error})") from None
+
+
+def broken(path: Path, why: str) -> InputError:
+    """The error for a file of a model."""
+    return InputError("model", str(path), why, AGAIN)
+
+
+def configuration(ref: str, **options: Any) -> Any:
+    """The configuration of a folder or Hub id.  OSError where the Hub does not give it.
+
+    InputError for an architecture that transformers does not know, or that is no decoder, and for values that make no
+    configuration.
+    """
+    if Path(ref).is_dir():
+        _require_so_many_blocks(Path(ref))
+    try:
+        config = AutoConfig.from_pretrained(ref, trust_remote_code=False, **options)
+    except Exception as error:  # its values may be anything, and so may be what transformers then raises
+        if isinstance(error, OSError) and not Path(ref).is_dir():
+            raise
+        kind = _kind(ref, options)
+        if kind not in CONFIG_MAPPING:
+            raise InputError(
+                "model", ref, f"this version of transformers does not know its architecture ({kind})",
+                "Upgrade transformers; code that comes with a model is not run.",
+            ) from error  # fmt: skip
+        raise _no_model(ref, error) from error
+    require_decoder(config, ref)
+    return config
+
+
+def _require_so_many_blocks(folder: Path) -> None:
+    """InputError for a count of blocks that no model has: transformers makes lists of that length of it."""
+    raw = json_object(folder / "config.json")
+    for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+        if isinstance(raw.get(name), int | float) and raw[name] > MOST_BLOCKS:
+            raise broken(folder / "config.json", f"its {name} is {raw[name]}; models have up to {MOST_BLOCKS} blocks")
+
+
+def _kind(ref: str, options: Mapping[str, Any]) -> Any:
+    folder = Path(ref)
+    raw = (
+        json_object(folder / "config.json") if folder.is_dir() else PretrainedConfig.get_config_dict(ref, **options)[0]
+    )
+    return raw.get("model_type", "config.json has no model_type")
+
+
+@contextmanager
+def made_by_transformers(ref: str) -> Iterator[None]:
+    """What transformers raises over a configuration's values or over files becomes an InputError.
+
+    But for what the Hub does not give, an OSError of a Hub id.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and not Path(ref).is_dir():
+            raise
+        raise _no_model(ref, error) from error
+
+
+def _no_model(ref: str, error: Exception) -> InputError:
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return InputError("model", ref, f"its configuration and files make no model ({said})", AGAIN)
+
+
+def require_agreement(ref: str, config: Any, stored: Mapping[str, Stored]) -> None:
+    """InputError where a stored tensor has not the shape of its weight, or is no float, by the configuration.
+
+    Weights that transformers renames or joins as it reads them are compared there.
+    """
+    n_layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", 0)
+    if isinstance(n_layers, int) and n_layers > len(stored):
+        raise InputError("model", ref, f"its configuration counts {n_layers} blocks, and its files hold {len(stored)} "
+                         "tensors", AGAIN)  # fmt: skip
+    with torch.device("meta"), no_fetched_kernels():
+        weights = dict(AutoModelForCausalLM.from_config(config).named_parameters())
+    for name, tensor in stored.items():
+        if name not in weights:
+            continue
+        if tensor.shape != (shape := tuple(weights[name].shape)):
+            raise disagreement(ref, name, tensor.shape, shape)
+        if tensor.dtype not in FLOATS:
+            raise broken(
+                tensor.file, f"{name} is stored as {tensor.dtype}, and weights are floats ({', '.join(FLOATS)})"
+            )
+
+
+def disagreement(ref: str, name: str, stored: tuple[int, ...], expected: tuple[int, ...]) -> InputError:
+    """The error for a weight whose stored shape is not that of the configuration."""
+    return InputError("model", ref, f"its weight {name} is stored with the shape {stored}, and has {expected} by its "
+                      "configuration", "Put the weights and the config.json of one model there.")  # fmt: skip

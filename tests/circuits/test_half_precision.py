@@ -1,0 +1,102 @@
+"""Everything in circuits in half precision: it runs, and says what float32 says within its rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.models.helpers import ONE_EACH, tiny
+
+import homolog
+from homolog.circuits.discovery import discover
+from homolog.circuits.evaluation import CircuitEvaluation, ablated_logits, nodes
+from homolog.circuits.induction import Prompts, trace_induction, tracer_of
+from homolog.circuits.off_by_one import off_by_one
+from homolog.corpus.tasks import induction
+
+HALF = [torch.bfloat16, torch.float16]
+KEYS = {"zoo:transformer-s0": "z.", "zoo:mamba-s0": "state."}
+
+
+def pairs_of(model, n=6):
+    return induction(model, n, seed=3, length=12, corruption="replace_B")
+
+
+def close(found, expected, dtype, factor):
+    """Within `factor` roundings of the largest value."""
+    error = (found.double() - expected.double()).abs().max() / expected.double().abs().max()
+    assert error < factor * torch.finfo(dtype).eps, float(error)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("case", ONE_EACH)
+def test_paths(case, dtype):
+    wide, half = tiny(case), tiny(case, dtype)
+    pairs = pairs_of(wide)
+    paths = [tracer_of(m).paths(m, pairs.clean, pairs.corrupt) for m in (wide, half)]
+    at = {"B": pairs.positions["B"]}
+    asked = {
+        "mamba": [
+            lambda p: p.y_to_logits(), lambda p: p.state_to_logits(), lambda p: p.writes_to_logits(1, at),
+            lambda p: p.conv_to_write(1, at["B"], {"two": [0, 1]}), lambda p: p.layers_to_state(2),
+        ]
+    }.get(case, [
+        lambda p: p.heads_to_logits(), lambda p: p.heads_to_head("z.2.1", at["B"]),
+        lambda p: p.reads_to_logits("z.1.0", at),
+    ])  # fmt: skip
+    close(paths[1].logits, paths[0].logits, dtype, 30)
+    for ask in asked:
+        for ours, exact in zip(ask(paths[1]), ask(paths[0]), strict=True):
+            assert ours.senders == exact.senders and ours.logits.isfinite().all()
+            close(ours.logits, exact.logits, dtype, 30)  # a dozen products, each rounded; logits of size one
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("case", ONE_EACH)
+def test_discovery(case, dtype):
+    wide, half = tiny(case), tiny(case, dtype)
+    pairs = pairs_of(wide)
+    exact, found = (discover(m, pairs, n_top=3, n_random=3, batch=4) for m in (wide, half))
+    keys = ["sender", "receiver", "tap", "position"]
+    joined = exact.edges.join(found.edges, on=keys, how="full", suffix="_half", nulls_equal=True)
+    assert len(joined) == len(exact.edges) == len(found.edges)
+    scores = [torch.tensor(joined[name].to_numpy()) for name in ("score_half", "score")]
+    close(*scores, dtype, 60)  # differences of activations: each is rounded, and so is what it is taken from
+    assert found.validation["effect"].is_finite().all()
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("case", ONE_EACH)
+@pytest.mark.parametrize("how", ["zero", "mean", "resample"])
+def test_evaluation(case, how, dtype):
+    wide, half = tiny(case), tiny(case, dtype)
+    pairs = pairs_of(wide)
+    circuit = nodes(wide)[::2]
+    exact, found = (CircuitEvaluation(m, pairs, circuit, how=how).metric_with([circuit, []]) for m in (wide, half))
+    assert found.isfinite().all()
+    assert (found - exact).abs().max() < 30 * torch.finfo(dtype).eps * exact.abs().max().clamp_min(1)
+    ours = ablated_logits(half, pairs.clean, circuit, how, pairs.corrupt)
+    close(ours, ablated_logits(wide, pairs.clean, circuit, how, pairs.corrupt), dtype, 30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("ref", list(KEYS))
+def test_a_trained_model_has_the_same_key_component(ref, dtype):
+    prompts = Prompts(n_prompts=24, length=40, repeat=8, seed=1)
+    found = []
+    for precision in (torch.float32, dtype):
+        model = homolog.load(ref, dtype=precision)
+        circuit = trace_induction(model, prompts)
+        profile = off_by_one(model, prompts, circuit.key)
+        edges = discover(model, induction(model, 8, seed=1, length=40, repeat=8), n_top=2, n_random=2, steps=2)
+        found.append((circuit.key, profile.offset, edges.components(20)["node"][0]))
+        assert circuit.key.startswith(KEYS[ref])
+    assert found[0] == found[1]

@@ -1,0 +1,91 @@
+"""Damaged folders: a model as it was saved, or one error that says what is wrong; never anything else."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.models.damage import copied, damage
+from tests.reference import tiny_models as tiny
+
+import homolog
+from homolog.errors import InputError
+from homolog.models import LanguageModel
+from homolog.zoo import catalog
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+BUILDS = {
+    "gpt_neox": tiny.tiny_gpt_neox,
+    "gpt2": tiny.tiny_gpt2,
+    "llama": tiny.tiny_llama,
+    "mamba": tiny.tiny_mamba,
+    "qwen3": tiny.tiny_qwen3,
+    "rwkv": tiny.tiny_rwkv,
+    "mixtral": tiny.tiny_mixtral,
+}
+SHARD = {"whole": "1GB", "sharded": "40KB"}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Saved models of several architectures, in one file and in several, with tokenizers."""
+    found = []
+    for name, build in BUILDS.items():
+        for how, size in SHARD.items():
+            folder = tmp_path_factory.mktemp(f"{name}-{how}")
+            build().save_pretrained(folder, max_shard_size=size)
+            for path in catalog.TOKENIZER.iterdir():
+                shutil.copy(path, folder)
+            assert len(list(folder.glob("*.safetensors"))) > (how == "sharded")
+            found.append(folder)
+    return found
+
+
+def loaded(folder: Path, seed: int) -> LanguageModel | str:
+    """The model, or the error's text; weights drawn at random would depend on the seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            return homolog.load(folder)
+        except InputError as error:
+            return str(error)
+
+
+def check(folders: list[Path], n: int, tmp_path: Path, seed: int) -> None:
+    generator = np.random.default_rng([n, seed])
+    outcomes = {"model": 0, "error": 0}
+    for i in range(n):
+        folder = copied(folders[i % len(folders)], tmp_path / "damaged")
+        what = f"{folders[i % len(folders)].name}, damage {i}: {damage(folder, generator)}"
+        try:
+            found = loaded(folder, 1)
+            if isinstance(found, str):
+                outcomes["error"] += 1
+                assert found.startswith("model is ") and len(found) < 1000, found
+                continue
+            outcomes["model"] += 1
+            again = loaded(folder, 2)
+            assert not isinstance(again, str)
+            for (name, p), q in zip(found.hf.named_parameters(), again.hf.parameters(), strict=True):
+                assert p.isfinite().all() and torch.equal(p, q), name
+            with contextlib.suppress(InputError):
+                found.run(torch.full((1, 4), 5))
+            if found.tokenizer is None:
+                assert found.no_tokenizer
+        except Exception as error:
+            raise AssertionError(what) from error
+    assert min(outcomes.values()) > n / 10, outcomes
+
+
+def test_a_damaged_folder_is_refused_or_loads(folders, tmp_path):
+    check(folders, 100, tmp_path, seed=0)
+
+
+@pytest.mark.slow
+def test_many_damaged_folders_are_refused_or_load(folders, tmp_path):
+    check(folders, 1000, tmp_path, seed=1)
