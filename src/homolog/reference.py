@@ -40,7 +40,7 @@ class Reference:
 def resolve(ref: str | Path) -> Reference:
     """What `ref` names.  InputError when that is nothing, a model that the zoo has not, or two things at once."""
     name = str(ref)
-    path = Path(name).expanduser()
+    path = _path(name)
     if name.startswith(catalog.PREFIX) or name in catalog.names():
         entry = catalog.entry(name)
         if name == entry.name and path.exists():
@@ -58,6 +58,15 @@ def resolve(ref: str | Path) -> Reference:
         "model", name, "there is no such folder, and it is no Hub id (OWNER/NAME)",
         f"Name a folder, a Hub id, or one of the zoo: {zoo()}.",
     )  # fmt: skip
+
+
+def _path(name: str) -> Path:
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, the home of no user, a character no name has
+        raise InputError("model", name, f"it names nothing ({error})", f"Name one of the zoo: {zoo()}.") from error
+    return path
 
 
 def zoo() -> str:

@@ -2,7 +2,7 @@
 
 from homolog.models.base import LanguageModel
 from homolog.models.edits import Add, Edit, Mean, Replace, Resample, Transform, Zero
-from homolog.models.load import load, load_tokenizer, require_inner_sites
+from homolog.models.load import load, load_tokenizer, require_inner_sites, require_positions
 from homolog.models.runs import Run
 from homolog.models.scan import ScanResult, selective_scan
 from homolog.models.sites import Site
@@ -22,5 +22,6 @@ __all__ = [
     "load",
     "load_tokenizer",
     "require_inner_sites",
+    "require_positions",
     "selective_scan",
 ]

@@ -23,6 +23,7 @@ from homolog.models.gpt_neox import GPTNeoX
 from homolog.models.guards import no_fetched_kernels
 from homolog.models.llama import Llama
 from homolog.models.mamba import Mamba
+from homolog.models.positions import n_positions, too_long
 from homolog.models.random_weights import random_configuration, random_weights
 from homolog.models.stored import (
     AGAIN,
@@ -34,6 +35,7 @@ from homolog.models.stored import (
     stored_weights,
 )
 from homolog.models.tokenizer import find_tokenizer
+from homolog.reference import resolve, zoo
 from homolog.zoo import catalog
 
 ADAPTERS: dict[str, type[LanguageModel]] = {"gpt2": GPT2, "gpt_neox": GPTNeoX, "llama": Llama, "mamba": Mamba}
@@ -60,43 +62,40 @@ def load(
     weights that are missing or not finite.  A tokenizer that cannot be made is no error here: `require_tokenizer` says
     why there is none.  Code that comes with a model is not run.
     """
-    name = str(ref)
-    if random and not _in_zoo(name):
-        model = _adapt(name, *random_weights(name, revision))
+    found = resolve(ref)
+    if found.kind == "zoo":
+        model = _from_zoo(catalog.entry(found.name), dtype)
+    elif random:
+        model = _adapt(found.name, *random_weights(found.name, revision))
         cast(model.hf, dtype)
-    elif _in_zoo(name):
-        chosen = catalog.entry(name)
-        if chosen.trained:
-            model = from_folder(chosen.folder, dtype)
-        else:
-            model = untrained(chosen)
-            cast(model.hf, dtype)
-        model.name = catalog.PREFIX + chosen.name
-    elif _is_there(name):
-        model = from_folder(Path(name).expanduser(), dtype)
-    elif _looks_like_hub_id(name):
-        with _from_hub(name):
-            model = _build(name, dtype, revision=revision)
+    elif found.folder is not None:
+        model = from_folder(found.folder, dtype)
     else:
-        raise _nothing(name)
+        with _from_hub(found.name):
+            model = _build(found.name, dtype, revision=revision)
     model.hf.eval().requires_grad_(False).to(device=device)
     return model
 
 
 def load_tokenizer(ref: str | Path, revision: str | None = None, *, random: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer alone, for checks before the weights are read.  InputError when there is none."""
-    name = str(ref)
-    if random:
+    found = resolve(ref)
+    if random or found.kind == "zoo":
         return AutoTokenizer.from_pretrained(catalog.TOKENIZER)
-    if _in_zoo(name):
-        catalog.entry(name)
-        return AutoTokenizer.from_pretrained(catalog.TOKENIZER)
-    tokenizer, why = find_tokenizer(str(Path(name).expanduser()) if _is_there(name) else name, revision=revision)
+    tokenizer, why = find_tokenizer(str(found.folder or found.name), revision=revision)
     if tokenizer is None:
-        known = _is_there(name) or _looks_like_hub_id(name)
-        remedy = TOKENIZER_REMEDY if known else f"Check the id or the folder.  The zoo: {_zoo()}."
-        raise InputError("model", name, f"its tokenizer cannot be loaded: {why}", remedy)
+        raise InputError("model", str(ref), f"its tokenizer cannot be loaded: {why}", TOKENIZER_REMEDY)
     return tokenizer
+
+
+def _from_zoo(entry: catalog.Entry, dtype: torch.dtype) -> LanguageModel:
+    if entry.trained:
+        model = from_folder(entry.folder, dtype)
+    else:
+        model = untrained(entry)
+        cast(model.hf, dtype)
+    model.name = catalog.PREFIX + entry.name
+    return model
 
 
 def commit_of(ref: str, revision: str | None = None) -> str:
@@ -107,7 +106,7 @@ def commit_of(ref: str, revision: str | None = None) -> str:
 
 def untrained(chosen: catalog.Entry, device: str = "cpu") -> LanguageModel:
     """The entry's configuration with fresh weights, a function of its seed alone.  float32, with gradients."""
-    config = AutoConfig.for_model(chosen.architecture, **chosen.config)
+    config = read_configuration(catalog.PREFIX + chosen.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(chosen.seed)
         hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -127,24 +126,38 @@ def require_inner_sites(
 
     what: the work that needs it; remedy: what to do else.  Only the configuration is read.
     """
-    name = str(ref)
-    if _in_zoo(name):
+    if resolve(ref).kind == "zoo":
         return
-    if random:
-        config = random_configuration(name, revision)
-    elif _is_there(name):
-        require_model_folder(Path(name).expanduser())
-        config = configuration(str(Path(name).expanduser()), local_files_only=True)
-    elif _looks_like_hub_id(name):
-        with _from_hub(name):
-            config = configuration(name, revision=revision)
-    else:
-        raise _nothing(name)
+    config = read_configuration(ref, revision, random=random)
     kind = config.model_type
     if kind not in ADAPTERS:
         known = ", ".join(sorted(ADAPTERS))
-        raise InputError("model", name, f"{what} needs an adapter that knows what is inside blocks; its architecture "
-                         f"{kind!r} has none ({known} have)", remedy)  # fmt: skip
+        raise InputError("model", str(ref), f"{what} needs an adapter that knows what is inside blocks; its "
+                         f"architecture {kind!r} has none ({known} have)", remedy)  # fmt: skip
+
+
+def read_configuration(ref: str | Path, revision: str | None = None, *, random: bool = False) -> Any:
+    """The configuration of a model alone: what can be known before its weights are read.  Errors as for `load`."""
+    found = resolve(ref)
+    if found.kind == "zoo":
+        entry = catalog.entry(found.name)
+        return AutoConfig.for_model(entry.architecture, **entry.config)
+    if random:
+        return random_configuration(found.name, revision)
+    if found.folder is not None:
+        require_model_folder(found.folder)
+        return configuration(str(found.folder), local_files_only=True)
+    with _from_hub(found.name):
+        return configuration(found.name, revision=revision)
+
+
+def require_positions(
+    ref: str | Path, n: int, field: str, revision: str | None = None, *, random: bool = False
+) -> None:
+    """InputError, with `field` for its field, where windows of n tokens are longer than the model was made for."""
+    most = n_positions(read_configuration(ref, revision, random=random))
+    if most is not None and n > most:
+        raise too_long(str(ref), n, most, field)
 
 
 @contextmanager
@@ -158,7 +171,7 @@ def _from_hub(ref: str) -> Iterator[None]:
             "model",
             ref,
             f"the Hub did not give it ({str(error).splitlines()[0]})",
-            f"Check the id, the revision and the network, or name a local folder or a zoo model: {_zoo()}.",
+            f"Check the id, the revision and the network, or name a local folder or a zoo model: {zoo()}.",
         ) from error
 
 
@@ -223,29 +236,3 @@ def _adapt(
     model = ADAPTERS.get(hf.config.model_type, AnyDecoder)(name, hf.to(device), tokenizer)
     model.no_tokenizer = no_tokenizer
     return model
-
-
-def _is_there(name: str) -> bool:
-    return Path(name).expanduser().exists()
-
-
-def _nothing(name: str) -> InputError:
-    return InputError(
-        "model",
-        name,
-        "there is no such folder, and it is no Hub id (OWNER/NAME)",
-        f"Name a folder, a Hub id, or one of the zoo: {_zoo()}.",
-    )
-
-
-def _in_zoo(name: str) -> bool:
-    return name.startswith(catalog.PREFIX) or name in catalog.names()
-
-
-def _zoo() -> str:
-    return ", ".join(catalog.PREFIX + name for name in catalog.names())
-
-
-def _looks_like_hub_id(name: str) -> bool:
-    owner, slash, model = name.partition("/")
-    return bool(slash and owner and model and "/" not in model and not name.startswith((".", "~")))

@@ -233,11 +233,14 @@ def corpus_rows(records: HasRun) -> list[tuple[str, str]]:
     corpus = mapping(records.run.get("corpus"))
     names = {
         "n_documents": "Documents",
+        "n_documents_empty": "Empty documents left out",
         "n_windows": "Windows",
         "context": "Tokens a window",
         "n_tokens": "Tokens",
     }
     rows = [(title, wording.integer(corpus[key])) for key, title in names.items() if key in corpus]
+    if "masked" in corpus:
+        rows.append(("Masked tokens", ", ".join(map(str, mapping(corpus["masked"]).values()))))
     if "sources" in corpus:
         sources = corpus["sources"]
         rows.append(("Sources", ", ".join(map(str, sources)) if isinstance(sources, list | tuple) else str(sources)))

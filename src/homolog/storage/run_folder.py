@@ -320,7 +320,7 @@ class RunFolder:
         return problems
 
     def require_whole(self, *paths: Path) -> None:
-        """InputError that names the first of these files, or files in these folders, that is not as its stage wrote it."""
+        """InputError that names the first of these files, and those in these folders, that is not as it was written."""
         for stage in self._record["stages"].values():
             under = {name: digest for name, digest in stage["outputs"].items()
                      if any((self.path / name).is_relative_to(path) for path in paths)}  # fmt: skip

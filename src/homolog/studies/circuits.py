@@ -23,7 +23,7 @@ from homolog.circuits.induction import CARRIER, COPIER, MATCHER, Ability, Circui
 from homolog.circuits.off_by_one import OffByOne, off_by_one
 from homolog.circuits.released import compare, released_for
 from homolog.errors import InputError
-from homolog.models import LanguageModel, load, require_inner_sites
+from homolog.models import LanguageModel, load, require_inner_sites, require_positions
 from homolog.progress import Progress
 from homolog.storage.run_folder import RunFolder
 from homolog.studies.finish import by_itself, finish, write_table
@@ -44,7 +44,7 @@ def run_circuits(recipe: CircuitRecipe, out: Path, progress: Progress) -> Path:
     subjects = [Subject(ref, "model", recipe.revision) for ref in recipe.models]
     if len({s.name for s in subjects}) < len(subjects):
         raise InputError("models", list(recipe.models), "each needs a name of its own", "Name each model once.")
-    require_circuits(subjects, "Name models of these architectures.")
+    require_circuits(subjects, recipe.circuits, "Name models of these architectures.")
     weights = weights_of(subjects)
     if not (out / "run.json").exists():
         require_different(weights)
@@ -65,9 +65,10 @@ def run_circuits(recipe: CircuitRecipe, out: Path, progress: Progress) -> Path:
         run.close()
 
 
-def require_circuits(subjects: Sequence[Subject], remedy: str, *, random: bool = False) -> None:
-    """InputError unless every model has an adapter with sites inside its blocks."""
+def require_circuits(subjects: Sequence[Subject], settings: Circuits, remedy: str, *, random: bool = False) -> None:
+    """InputError unless every model has an adapter with sites inside its blocks, and as many positions as prompts."""
     for subject in subjects:
+        require_positions(subject.ref, settings.length, "circuits.length", subject.revision, random=random)
         require_inner_sites(subject.ref, "tracing circuits", remedy, subject.revision, random=random)
 
 

@@ -25,7 +25,7 @@ from homolog.engine import Engine, Task, open_engine
 from homolog.features import write_residuals
 from homolog.matching import summarise, tables_of
 from homolog.matching.variance import variance_table
-from homolog.models import LanguageModel, load_tokenizer, require_inner_sites
+from homolog.models import LanguageModel, load_tokenizer, require_inner_sites, require_positions
 from homolog.progress import Progress
 from homolog.storage.process import machine
 from homolog.storage.run_folder import RunFolder
@@ -33,7 +33,7 @@ from homolog.studies import subject as work
 from homolog.studies.brought import check_brought, without_seed
 from homolog.studies.circuits import require_circuits, trace_models
 from homolog.studies.finish import beginning_missed, by_itself, finish, write_table
-from homolog.studies.inputs import require_different
+from homolog.studies.inputs import read_facts, require_different
 from homolog.studies.interpret import MEANING, interpret, left_out
 from homolog.studies.judge import judged
 from homolog.studies.matches import Comparer, Matched
@@ -135,7 +135,7 @@ def run_comparison(
     if (finished := finished_report(recipe, out)) is not None:
         return finished
     plan = make_plan(recipe)
-    _check_adapters(plan, recipe)
+    _check_models(plan, recipe)
     tokenizers = [load_tokenizer(s.ref, s.revision, random=recipe.run.random_weights) for s in plan.subjects]
     first = plan.subjects[0]
     for subject, tokenizer in zip(plan.subjects[1:], tokenizers[1:], strict=True):
@@ -152,7 +152,7 @@ def run_comparison(
         for words in left_out(text, recipe.interpretation):
             progress.note(f"Left out: {words}.")
         run.check_inputs(inputs_of(recipe, plan, partial(getattr, text["whole"], "hash")))
-        _note_facts(run, recipe, plan, text)
+        _note_facts(run, recipe, plan, text, tokenizers[0])
         progress.plan(_expected_seconds(plan, recipe.circuits is not None))
         with open_engine(ray, threads) as engine:
             engine.check_folder(run.path.absolute())
@@ -169,16 +169,21 @@ def run_comparison(
         run.close()
 
 
-def _check_adapters(plan: Plan, recipe: Recipe) -> None:
-    """InputError when neurons or circuits are asked of a model of which only the residual stream can be read."""
+def _check_models(plan: Plan, recipe: Recipe) -> None:
+    """InputError when a model is asked for what it cannot do, as far as its configuration tells.
+
+    That is windows longer than its positions, and neurons or circuits where only the residual stream can be read.
+    """
     random = recipe.run.random_weights
+    for s in plan.subjects:
+        require_positions(s.ref, recipe.corpus.context, "corpus.context", s.revision, random=random)
     neurons = [subject for c in plan.comparisons if c.kind == "neuron" for subject in (c.a, c.b)]
     for subject in dict.fromkeys(neurons):
         require_inner_sites(
             subject.ref, "reading neurons", "Set controls.neurons = false.", subject.revision, random=random
         )
     if recipe.circuits is not None:
-        require_circuits(plan.compared, "Leave [circuits] out of the recipe.", random=random)
+        require_circuits(plan.compared, recipe.circuits, "Leave [circuits] out of the recipe.", random=random)
 
 
 def _work_through(here: Here) -> None:
@@ -216,7 +221,8 @@ def _read_text(recipe: Recipe, tokenizer: Any, progress: Progress) -> dict[str, 
     return {"whole": whole, "train": train, "match": match, **parts}
 
 
-def _note_facts(run: RunFolder, recipe: Recipe, plan: Plan, text: dict[str, TokenWindows]) -> None:
+def _note_facts(run: RunFolder, recipe: Recipe, plan: Plan, text: dict[str, TokenWindows], tokenizer: Any
+                ) -> None:  # fmt: skip
     whole = text["whole"]
     run.note(
         name=recipe.name,
@@ -234,6 +240,7 @@ def _note_facts(run: RunFolder, recipe: Recipe, plan: Plan, text: dict[str, Toke
             "match_documents": text["match"].n_documents,
             "neuron_tokens": int(text["neurons"].mask.sum()),
             "sources": [recipe.corpus.source],
+            **read_facts(whole, tokenizer),
         },
     )
 

@@ -11,7 +11,9 @@ import json
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
+from homolog.corpus import TokenWindows, special_tokens
 from homolog.corpus.documents import source_files
 from homolog.errors import InputError
 from homolog.reference import Reference, resolve
@@ -61,6 +63,12 @@ def require_different(weights: Iterable[Input]) -> None:
                 "models", [item.name.removeprefix("the weights of ") for item in (a, b)],
                 "they hold the same weights, and would be compared with themselves", "Name two different models.",
             )  # fmt: skip
+
+
+def read_facts(whole: TokenWindows, tokenizer: Any) -> dict[str, Any]:
+    """What was read and what of it counts nowhere: empty documents, and the masked tokens by id."""
+    masked = {str(i): token for i, token in special_tokens(tokenizer).items()}
+    return {"n_documents_read": whole.n_read, "n_documents_empty": whole.n_empty, "masked": masked}
 
 
 def _random_contents(ref: str, revision: str | None) -> str:

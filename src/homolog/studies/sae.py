@@ -22,7 +22,7 @@ import torch
 
 from homolog import dictionaries
 from homolog.axes import Activations
-from homolog.corpus import TokenWindows, check_same_tokenizer
+from homolog.corpus import TokenWindows, fingerprint
 from homolog.dictionaries import ActivationSource, AnyConfig, SparseAutoencoder, StoredResiduals, TrainingConfig
 from homolog.dictionaries.trackers import Tracker, opened, tensorboard, weights_and_biases
 from homolog.dictionaries.training.device_state import check_device
@@ -32,13 +32,15 @@ from homolog.features.splicing import clean_loss, full_residuals, measure_on_tex
 from homolog.features.streamed import device_memory
 from homolog.matching import max_pearson
 from homolog.models import LanguageModel, load
+from homolog.models.load import commit_of
 from homolog.progress import Bar, Progress
+from homolog.reference import resolve
 from homolog.storage.atomic import sha256_bytes
 from homolog.storage.inputs import Input
 from homolog.storage.receipts import read_receipt, write_receipt
 from homolog.storage.run_folder import RunFolder
 from homolog.studies.finish import beginning_missed, quality_row, write_table
-from homolog.studies.inputs import text_input, tokenizer_input, weights_input
+from homolog.studies.inputs import read_facts, text_input, tokenizer_input, weights_input
 from homolog.studies.sae_settings import SaeSettings
 from homolog.studies.sae_text import Text, hold_out, read_text
 
@@ -63,6 +65,8 @@ class Prepared:
     train: TokenWindows
     heldout: TokenWindows
     text: Text
+    read: dict[str, Any]
+    """Of the text: `read_facts`."""
     streamed: StreamedResiduals | None
     """None: the residuals are stored first."""
 
@@ -159,10 +163,8 @@ def _prepare(settings: SaeSettings, progress: Progress) -> Prepared:
     device = usable_device(settings.device)
     dtype = getattr(torch, settings.dtype)
     model = load(settings.model, revision=settings.revision, dtype=dtype, device=device)
-    tokenizer = check_same_tokenizer(settings.model, model.tokenizer, settings.model, model.tokenizer)
-    longest = getattr(model.hf.config, "max_position_embeddings", None)
-    if longest is not None and settings.context > longest:
-        raise InputError("--context", settings.context, f"{settings.model} reads up to {longest}", "Give fewer.")
+    tokenizer = fingerprint(model.require_tokenizer())
+    model.require_positions(settings.context, "--context")
     layers, config = settings.chosen_layers(model.n_layers), settings.config(model.d_model)
     _check_memory(len(layers) * len(settings.labels), model.d_model, config.d_sae, device)
     text = Text(settings.text, settings.field, settings.split, settings.context, settings.shuffle, settings.seed)
@@ -178,7 +180,8 @@ def _prepare(settings: SaeSettings, progress: Progress) -> Prepared:
             pool_tokens=settings.pool_tokens, dtype=kept_in,
             device=device if size <= POOL_SHARE * device_memory(device) else "cpu",
         )  # fmt: skip
-    return Prepared(model, tokenizer, layers, config, train, heldout, text, streamed)
+    read = read_facts(whole, model.tokenizer)
+    return Prepared(model, tokenizer, layers, config, train, heldout, text, read, streamed)
 
 
 def _key(settings: SaeSettings) -> str:
@@ -277,10 +280,12 @@ def _judge_and_save(
     progress: Progress, track: Tracker,
 ) -> list[Row]:  # fmt: skip
     model, text, rows = prepared.model, prepared.heldout, []
+    on_hub = resolve(settings.model).kind == "hub"
+    commit = commit_of(settings.model, settings.revision) if on_hub else None
     about = {
         "ref": settings.model,
         "revision": settings.revision,
-        "commit": getattr(model.hf.config, "_commit_hash", None),
+        "commit": commit,
         "tokenizer": prepared.tokenizer,
         "text": prepared.text.facts(),
     }
@@ -334,6 +339,7 @@ def _note_facts(run: RunFolder, settings: SaeSettings, prepared: Prepared) -> No
             "heldout_hash": heldout.hash,
             "heldout_tokens": int(heldout.mask.sum()),
             "heldout_documents": heldout.n_documents,
+            **prepared.read,
         },
         stream="store" if prepared.streamed is None else "pool",
     )
