@@ -93,7 +93,8 @@ def _decoder(tokenizer: Any) -> Callable[[list[str]], str]:
         return tokenizer.convert_tokens_to_string
     from tokenizers import decoders
 
-    cut = json.loads(backend.pre_tokenizer.__getstate__()) if backend.pre_tokenizer is not None else {"type": None}
+    cutting = backend.pre_tokenizer
+    cut: dict[str, Any] = {"type": ""} if cutting is None else json.loads(cutting.__getstate__())
     kinds = [part["type"] for part in cut.get("pretokenizers", [cut])]
     for kind in ("ByteLevel", "Metaspace"):
         if kind in kinds:
