@@ -366,6 +366,25 @@ def test_own_pairs_errors_name_file_and_line(tmp_path: Path, lines: list, parts:
         assert part in str(error.value)
 
 
+def test_own_pairs_of_any_text_are_read_or_refused(tmp_path: Path) -> None:
+    """A line ends with a line feed alone; bytes of a character are named; what is no text is refused by line."""
+    path = written(tmp_path, LINE)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert len(read_pairs(path, CAPITALS)) == 1
+    tokenizer = load_tokenizer("zoo:transformer-s0")
+    line = {"clean": "a\u2028b", "corrupt": "c\u2028d", "answer": " the"}
+    path.write_text(json.dumps(line, ensure_ascii=False), "utf-8")
+    assert tokenizer.decode(read_pairs(path, tokenizer).clean[0].tolist()) == "a\u2028b"
+    with pytest.raises(InputError, match=r"'\u81ea' as '<E8>' \+ '<87>' \+ '<AA>'"):
+        read_pairs(written(tmp_path, line | {"answer": "\u81ea"}), tokenizer)
+    for wrong in ('{"clean": "\\ud800"}', "[" * 100_000, '{"clean": ' + "9" * 5000 + "}"):
+        with pytest.raises(InputError, match=r"capitals.jsonl:2', but the line must be a JSON object"):
+            read_pairs(written(tmp_path, LINE, wrong), CAPITALS)
+    for name in (tmp_path, tmp_path / ("x" * 5000), "~nobody-of-that-name/a.jsonl"):
+        with pytest.raises(InputError, match="must be a JSONL file in UTF-8"):
+            read_pairs(name, CAPITALS)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none.jsonl"):
         make_task(tmp_path / "none.jsonl", CAPITALS, 1)

@@ -197,6 +197,12 @@ def test_added_tokens_are_as_they_are_written() -> None:
     assert pieces_of(tokenizer, "the ▁the") == [" the", " ", " the"]
 
 
+def test_a_vocabulary_that_has_spaces_needs_no_others() -> None:
+    backend = Tokenizer(models.WordLevel({"the": 0, " cat": 1, " sat": 2}, unk_token="the"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?\w+"), "isolated")
+    assert pieces_of(fast(backend), "the cat sat") == ["the", " cat", " sat"]
+
+
 def test_word_piece_by_hand() -> None:
     texts = dict(zip((tokenizer := word_piece()).convert_ids_to_tokens(range(len(tokenizer))), token_texts(tokenizer),
                      strict=True))  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_python import PythonBackend
@@ -227,6 +228,23 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert (loaded.hash, loaded.n_dropped) == (windows.hash, 1)
     assert loaded.tokenizer_fingerprint == windows.tokenizer_fingerprint
     np.testing.assert_array_equal(loaded.tokens, windows.tokens)
+
+
+@pytest.mark.parametrize("manifest", ["[]", "null", "3", '"a"', "[" * 99_999, '{"hash": 1}', "", "\x00"])
+def test_manifests_that_are_none_are_not_read(tmp_path: Path, manifest: str) -> None:
+    folder = save_windows(pack(documents("a b c"), words(), context=4), tmp_path)
+    (folder / "windows.json").write_text(manifest)
+    with pytest.raises(InputError, match="whole and unaltered"):
+        load_windows(folder)
+
+
+def test_arrays_of_unlike_shapes_are_not_read(tmp_path: Path) -> None:
+    folder = save_windows(pack(documents("a b c"), words(), context=4), tmp_path)
+    arrays = load_file(folder / "windows.safetensors")
+    for name, array in (("mask", arrays["mask"][:, :2]), ("tokens", arrays["tokens"].reshape(-1))):
+        save_file(arrays | {name: np.ascontiguousarray(array)}, folder / "windows.safetensors")
+        with pytest.raises(InputError, match="all alike"):
+            load_windows(folder)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])

@@ -84,18 +84,23 @@ def _named(character: str) -> str:
 
 
 def _decoder(tokenizer: Any) -> Callable[[list[str]], str]:
-    """The tokenizer's own function from tokens to text; for a fast one without, that of the way it cuts text."""
+    """The tokenizer's own function from tokens to text; for a fast one without, that of the way it cuts text.
+
+    Without either, tokens are words, as they are for the library; but a vocabulary that has spaces needs no others.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or backend.decoder is not None or backend.pre_tokenizer is None:
+    if backend is None or backend.decoder is not None:
         return tokenizer.convert_tokens_to_string
     from tokenizers import decoders
 
-    cut = json.loads(backend.pre_tokenizer.__getstate__())
+    cutting = backend.pre_tokenizer
+    cut: dict[str, Any] = {"type": ""} if cutting is None else json.loads(cutting.__getstate__())
     kinds = [part["type"] for part in cut.get("pretokenizers", [cut])]
     for kind in ("ByteLevel", "Metaspace"):
         if kind in kinds:
             return getattr(decoders, kind)().decode
-    return tokenizer.convert_tokens_to_string
+    spaced = any(" " in token for token in backend.get_vocab(with_added_tokens=False))
+    return "".join if spaced else tokenizer.convert_tokens_to_string
 
 
 def _speller(decode: Callable[[list[str]], str], falls_back: bool) -> Callable[[str | bytes], TokenText | None]:

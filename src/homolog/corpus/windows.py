@@ -191,12 +191,17 @@ def load_windows(folder: Path | str) -> TokenWindows:
     folder = Path(folder)
     try:
         manifest = json.loads((folder / "windows.json").read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError("windows.json is no object")
         arrays = safetensors.numpy.load_file(folder / "windows.safetensors")
+        shapes = {array.shape for array in arrays.values()}
+        if len(shapes) != 1 or len(shapes.pop()) != 2:
+            raise ValueError("the arrays must be (windows, context), all alike")
         windows = TokenWindows(
             arrays["tokens"], arrays["document"], arrays["mask"],
             manifest["tokenizer_fingerprint"], manifest["n_dropped"],
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
         raise _unreadable(folder, f"{type(error).__name__}: {error}") from error
     if manifest.get("format") != FORMAT:
         raise _unreadable(folder, f"format {manifest.get('format')}, this version reads {FORMAT}")

@@ -33,10 +33,10 @@ def read_pairs(path: Path | str, vocabulary: Any) -> PromptPairs:
     The task's name is the file's.  Positions: last.  Raises `InputError`, with file and line, for what is not JSON,
     missing and unknown keys, clean and corrupt prompts of different lengths, answers that are not one token.
     """
-    path = Path(path).expanduser()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        path = Path(path).expanduser()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold other characters that end a line
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError("task", str(path), f"it must be a JSONL file in UTF-8 ({error})", "Check the path.") from error
     reader = _Reader(vocabulary)
     rows: list[tuple[str, dict[str, list[int]]]] = []
@@ -137,7 +137,8 @@ class _Reader:
 def _object(place: str, line: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except json.JSONDecodeError as error:
+        json.dumps(value, ensure_ascii=False).encode()  # JSON can name halves of characters, which no text has
+    except (ValueError, RecursionError) as error:
         raise InputError("task", place, f"the line must be a JSON object ({error})", "Mend or remove it.") from error
     if not isinstance(value, dict):
         raise InputError("task", place, f"the line must be a JSON object, not {value!r}", f"Write {_example()}.")

@@ -22,6 +22,7 @@ import torch
 
 from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs, check_count, last_position, seeded, tokenizer_of
+from homolog.corpus.token_text import alone, token_texts
 from homolog.corpus.tokenizers import special_ids
 from homolog.errors import InputError
 
@@ -169,8 +170,8 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 def shown(tokenizer: Any, text: str) -> str:
     """The tokens of a text, for messages: ' J' + 'ohn'."""
-    (ids,) = encode(tokenizer, [text])
-    return f"{text!r} as " + " + ".join(repr(tokenizer.decode([token])) for token in ids)
+    (ids,), texts = encode(tokenizer, [text]), token_texts(tokenizer)
+    return f"{text!r} as " + " + ".join(repr(alone(texts[token])) for token in ids)
 
 
 def _prompts(tokenizer: Any, texts: list[str]) -> torch.Tensor:
