@@ -103,6 +103,8 @@ def test_convert_there_and_back(out: Path, tmp_path: Path) -> None:
         (["train", "zoo:mamba-s0", "--layers", "8"], "has layers 0 to 7"),
         (["train", "zoo:mamba-s0", "--kind", "standard"], "'relu', 'topk'"),
         (["train", "zoo:mamba-s0", "--lr", "0"], "--lr is 0.0"),
+        (["train", "zoo:mamba-s0", "--kind", "topk", "--d-sae", "8"], "k is 32, but there are 8 features"),
+        (["train", "zoo:mamba-s0", "--kind", "batchtopk", "--expansion", "0.1"], "k is 32, but there are 13 features"),
         (["eval", "/nowhere"], "no such folder"),
         (["convert", "/nowhere", "x", "--to", "npz"], "must be one of homolog"),
     ],

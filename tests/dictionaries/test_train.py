@@ -21,6 +21,7 @@ from homolog.dictionaries import (
     TrainingConfig,
     TrainingDivergedError,
     explained_variance,
+    parse_config,
     plant,
     train,
 )
@@ -259,3 +260,16 @@ def test_stream_covers_each_epoch_once_and_skips_masked_tokens() -> None:
     assert sorted(read[:8]) == sorted(read[8:]) == [1, 2, 3, 4, 6, 7, 8, 9]
     assert read[:8] != read[8:]
     assert source.read(3, 9)[0].flatten().tolist() == read[3:12]  # addressed, not consumed
+
+
+@pytest.mark.parametrize("kind", ["topk", "batchtopk"])
+def test_no_more_features_of_a_token_than_there_are(kind: str) -> None:
+    with pytest.raises(InputError, match=r"k is 9, but there are 8 features to choose from\. Lower k"):
+        parse_config({"kind": kind, "d_sae": 8, "k": 9})
+    with pytest.raises(ValueError, match="k is 9, but there are 8 features"):
+        (TopKConfig if kind == "topk" else BatchTopKConfig)(d_sae=8, k=9)
+    assert parse_config({"kind": kind, "d_sae": 8, "k": 8}).k == 8
+    with pytest.raises(InputError, match="k is 0, but it breaks a rule: Input should be greater than or equal to 1"):
+        parse_config({"kind": kind, "k": 0})
+    with pytest.raises(InputError, match=r"kind is .*it breaks a rule"):
+        parse_config({"kind": "other"})

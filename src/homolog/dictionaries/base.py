@@ -76,6 +76,8 @@ class SparseAutoencoder:
             raise InputError("kind", self.kind, f"it must be one of {', '.join(get_args(Kind))}", "Check the weights.")
         if (self.kind == "topk") != (self.k is not None):
             raise InputError("k", self.k, "topk needs it, and no other kind has one", "Set kind and k together.")
+        if self.k is not None and not 1 <= self.k <= d_sae:
+            raise InputError("k", self.k, f"it is a number from 1 to d_sae, {d_sae}", "Check the weights.")
         found = None if self.threshold is None else tuple(self.threshold.shape)
         if found != ((d_sae,) if self.kind in WITH_THRESHOLD else None):
             raise InputError("threshold", found, f"{', '.join(WITH_THRESHOLD)} need {(d_sae,)}, others none",

@@ -400,15 +400,19 @@ def _lock(path: Path) -> None:
             "--out", str(path), f"another process ({owner}) is writing this run",
             "Wait for it to end, or give another --out.",
         ) from None  # fmt: skip
-    _held[path.resolve()] = lock  # from here on `_unlock` lets go, also when the disk is too full for the next line
+    _held[_place(path)] = lock  # from here on `_unlock` lets go, also when the disk is too full for the next line
     os.truncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
 
 
 def _unlock(path: Path) -> None:
-    lock = _held.pop(path.resolve(), None)
+    lock = _held.pop(_place(path), None)
     if lock is not None:
         os.close(lock)
+
+
+def _place(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # not resolve(), which fails where links go in a circle
 
 
 def _now() -> str:

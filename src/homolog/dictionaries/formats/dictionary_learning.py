@@ -66,7 +66,7 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
         refuse(path, "buffer.io", "in_and_out", "in or out", "A transcoder writes another place than it reads.")
     kind, tensors = _kind(path, name, config), folder.tensors(WEIGHTS_FILE)
     W_enc, W_dec, vectors, b_dec = _weights(tensors, name, path, trainer)
-    k = _k(tensors, path, trainer) if name in _WITH_K else None
+    k = min(_k(tensors, path, trainer), W_enc.shape[1]) if name in _WITH_K else None
     threshold = None
     if name == "GatedAutoEncoder":
         gates = (vectors[v].double() for v in ("gate_bias", "r_mag", "mag_bias"))

@@ -108,7 +108,7 @@ def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
             "act_fn": act_fn,
             "norm_activation": "inference",
             "sparsity_include_decoder_norm": False,
-            "top_k": sae.k or 50,
+            "top_k": min(sae.k or 50, sae.d_sae),
             "hook_point_in": hook,
             "hook_point_out": hook,
             "homolog": {**sae.metadata, "kind": sae.kind},
