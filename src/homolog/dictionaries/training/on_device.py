@@ -75,6 +75,7 @@ def advance(state: DeviceState, x: Tensor, seen: Tensor, step: int) -> None:
         for i, part in enumerate(parts):
             take_step(state, x[part], seen[part], step + i)
         state.settle()
+        state.measure_norms()
         if state.config.kind in MAY_BE_DENSE and state.n_dead():
             revive(state, x[parts[-1]].cpu(), state.g.cpu().numpy(), step + len(parts) - 1)
 
