@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.processes import started
 from tests.test_cli import HOMOLOG
 from typer.testing import CliRunner
 
@@ -34,13 +35,14 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("cli") / "run"
     command = [*HOMOLOG, *TINY, "--out", str(target)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "train 2 dictionaries ..." in line:
-            process.send_signal(signal.SIGINT)
-            break
-    table, complaint = process.communicate(timeout=120)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with started(command, env=environment, **pipes) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "train 2 dictionaries ..." in line:
+                process.send_signal(signal.SIGINT)
+                break
+        table, complaint = process.communicate()
     assert process.returncode == 130, complaint
     assert "give the same command again" in complaint and "Traceback" not in complaint and table == ""
     done = homolog(*TINY, "--out", target)

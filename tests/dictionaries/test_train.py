@@ -26,7 +26,7 @@ from homolog.dictionaries import (
     train,
 )
 from homolog.dictionaries.seeds import derive_seed
-from homolog.dictionaries.training import checkpoint
+from homolog.dictionaries.training import checkpoint, trainer
 from homolog.dictionaries.training.fold import Normalisation, estimate_normalisation, fold
 from homolog.dictionaries.training.revive import revive
 from homolog.dictionaries.training.state import SaeState
@@ -235,6 +235,24 @@ def test_a_flipped_bit_of_a_checkpoint_is_named_and_training_starts_again(
         assert not file.exists() and len(caplog.records) == number + 1 and str(file) in caplog.messages[-1]
         for a, b in zip(states(), caught, strict=True):
             assert all(np.array_equal(a.arrays()[name], b.arrays()[name]) for name in a.arrays())
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("device", ["cpu", "twin"])
+def test_one_activation_that_is_no_number_is_named(
+    value: float, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the sample that the scale comes from, and later in the stream; on the other device's path too."""
+    if device == "twin":
+        monkeypatch.setattr(trainer, "_on_cpu", lambda device: False)
+    training = SMALL.model_copy(update={"scale_sample": 64, "n_tokens": 6000})
+    source = small_source()
+    source.layers[1][1234, 3] = value
+    with pytest.raises(InputError, match=rf"activations of m, layer 1 is {value}, but every value must be finite"):
+        train(source, TopKConfig(d_sae=D_SAE, k=5), training.model_copy(update={"scale_sample": 6000}), model="m")
+    place = next(token for token in range(6000) if not torch.isfinite(source.read(token, 1)[1]).all())
+    with pytest.raises(InputError, match=rf"layer 1 is {value}, .* that of token {place} is not"):
+        train(source, TopKConfig(d_sae=D_SAE, k=5), training, model="m")
 
 
 def test_divergence_names_layer_and_step() -> None:
