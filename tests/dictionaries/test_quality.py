@@ -281,7 +281,9 @@ def test_a_loss_that_is_no_number_is_refused(losses: tuple[float, float], name: 
     """NaN stands for what was not measured, so that of a broken model must not look like it."""
     x = torch.randn(50, D_MODEL, generator=torch.Generator().manual_seed(0))
     clean, spliced = losses
-    with pytest.raises(InputError, match=f"{name} loss of zoo:transformer-s0, layer 2 is (nan|inf), but logits must be"):
+    with pytest.raises(
+        InputError, match=f"{name} loss of zoo:transformer-s0, layer 2 is (nan|inf), but logits must be"
+    ):
         measure_quality(random_dictionary("relu"), x, spliced_loss=lambda transform: spliced, loss_clean=clean)
 
 

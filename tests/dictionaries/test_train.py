@@ -239,9 +239,7 @@ def test_a_flipped_bit_of_a_checkpoint_is_named_and_training_starts_again(
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("device", ["cpu", "twin"])
-def test_one_activation_that_is_no_number_is_named(
-    value: float, device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_activation_that_is_no_number_is_named(value: float, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the sample that the scale comes from, and later in the stream; on the other device's path too."""
     if device == "twin":
         monkeypatch.setattr(trainer, "_on_cpu", lambda device: False)

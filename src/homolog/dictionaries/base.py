@@ -66,6 +66,8 @@ class SparseAutoencoder:
     """What made it: model, layer, label, config, training, tokens, precision; plain JSON values."""
 
     def __post_init__(self) -> None:
+        if self.W_enc.ndim != 2 or 0 in self.W_enc.shape:
+            raise InputError("W_enc", tuple(self.W_enc.shape), "it must be (d_model, d_sae)", "Check the weights.")
         d_model, d_sae = self.W_enc.shape
         expected = {"b_enc": (d_sae,), "W_dec": (d_sae, d_model), "b_dec": (d_model,)}
         for name, shape in expected.items():
@@ -84,7 +86,8 @@ class SparseAutoencoder:
                              "Set kind and threshold together.")  # fmt: skip
         if self.threshold is not None and not bool((self.threshold >= 0).all()):
             raise InputError("threshold", float(self.threshold.min()), "none is below 0 or NaN", "Check the weights.")
-        for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        weights = ("W_enc", "b_enc", "W_dec", "b_dec", *(("threshold",) if self.threshold is not None else ()))
+        for name in weights:
             if not bool(torch.isfinite(getattr(self, name)).all()):
                 raise InputError(name, "NaN or infinite", "weights must be finite in float32", "Check the weights.")
 

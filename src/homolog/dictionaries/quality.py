@@ -129,12 +129,27 @@ class Quality:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Quality":
-        """From the values of `as_row`, with None for NaN as JSON has it; what is missing was not measured."""
+        """From the values of `as_row`, with None for NaN as JSON has it; what is missing was not measured.
+
+        Raises InputError for a value of another type.
+        """
         values: dict[str, Any] = dict.fromkeys(("explained_variance", "l0", "dead_share"), math.nan)
         values |= {"n_tokens": 0, "density_quantiles": ()} | {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        types = {f.name: str(f.type) for f in fields(cls)}
         for name, value in values.items():
-            values[name] = math.nan if value is None else tuple(value) if isinstance(value, list) else value
+            values[name] = value = math.nan if value is None else tuple(value) if isinstance(value, list) else value
+            if not _is_a(types[name], value):
+                raise InputError(f"quality.{name}", value, f"it must be {types[name]}", "Measure the dictionary again.")
         return cls(**values)
+
+
+def _is_a(annotation: str, value: object) -> bool:
+    """Whether a value read from a file is of this type of a field; numbers are no truth values, and finite or NaN."""
+    if annotation.startswith("tuple"):
+        return isinstance(value, tuple) and all(_is_a("float", item) for item in value)
+    if annotation in ("bool", "str"):
+        return type(value).__name__ == annotation
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isinf(value)
 
 
 @dataclass(frozen=True)

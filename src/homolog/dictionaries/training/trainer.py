@@ -93,7 +93,8 @@ def train(
     removed at the end. `workers`: threads, all cores by default; they do not change the result.  `device`: where
     weights and moments of all dictionaries lie and steps are taken; on "cuda" in fused kernels where Triton is
     installed.  The dictionaries come back on the CPU.  Raises TrainingDivergedError (names layer and step) and
-    InputError (constant activations, NaN or infinity, with the token of the stream; a checkpoint of another run; no such device).
+    InputError (constant activations; NaN or infinity, with the token of the stream; a checkpoint of another run; no
+    such device).
     """
     training, place = training or TrainingConfig(), torch.device(device)
     check_device(place)
