@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.processes import started
 from typer.testing import CliRunner
 
 from homolog import cli
@@ -139,14 +140,15 @@ def test_a_defect_keeps_its_traceback_and_is_exit_code_1(monkeypatch: pytest.Mon
 def test_a_signal_stops_it_cleanly(number: signal.Signals) -> None:
     code = (
         "import time\nfrom homolog import cli\n"
-        "def wait(*arguments):\n    print('working', flush=True)\n    time.sleep(60)\n"
+        "def wait(*arguments):\n    print('working', flush=True)\n    time.sleep(3600)\n"
         "cli._compare = wait\nimport sys\nsys.argv = ['homolog', 'demo', '--out', 'my runs/a']\ncli.main()\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "working\n"
-    process.send_signal(number)
-    _, complaint = process.communicate(timeout=30)
+    command = [sys.executable, "-c", code]
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+        process.send_signal(number)
+        _, complaint = process.communicate()
     assert process.returncode == 130
     assert "homolog demo --out 'my runs/a'" in complaint
     assert "Traceback" not in complaint
@@ -159,10 +161,12 @@ def address(run: RunFolder) -> Iterator[str]:
     server = make_server(run.path)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://localhost:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield f"http://localhost:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def get(url: str, host: str | None = None) -> tuple[int, str]:

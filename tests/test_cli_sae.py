@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.processes import started
 from tests.test_cli import HOMOLOG
 from typer.testing import CliRunner
 
@@ -33,13 +35,14 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("cli") / "run"
     command = [*HOMOLOG, *TINY, "--out", str(target)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "train 2 dictionaries ..." in line:
-            process.send_signal(signal.SIGINT)
-            break
-    table, complaint = process.communicate(timeout=120)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with started(command, env=environment, **pipes) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "train 2 dictionaries ..." in line:
+                process.send_signal(signal.SIGINT)
+                break
+        table, complaint = process.communicate()
     assert process.returncode == 130, complaint
     assert "give the same command again" in complaint and "Traceback" not in complaint and table == ""
     done = homolog(*TINY, "--out", target)
@@ -79,8 +82,27 @@ def test_eval_prints_quality_and_json(out: Path) -> None:
     found = CliRunner().invoke(cli.app, ["sae", "eval", str(folder), "--json"])
     assert found.exit_code == 0
     assert json.loads(found.stdout)["agrees"] is True
-    other = CliRunner().invoke(cli.app, ["sae", "eval", str(folder), "--layer", "0", "--quiet"])
+
+
+def test_eval_refuses_another_layer_or_tokenizer_and_says_another_model(out: Path, tmp_path: Path) -> None:
+    folder = out / "saes/transformer-s0/1"
+    layer = CliRunner().invoke(cli.app, ["sae", "eval", str(folder), "--layer", "0", "--quiet"])
+    assert layer.exit_code == 2 and layer.stdout == ""
+    assert f"--layer is 0, but by its file, the dictionary {folder} is of layer 1. Leave --layer out" in layer.stderr
+
+    other = CliRunner().invoke(cli.app, ["sae", "eval", str(folder), "--model", "zoo:transformer-s1", "--quiet"])
     assert other.exit_code == 1 and "Not what its file says" in other.stdout
+    assert "zoo:transformer-s1 layer 1   (its file: zoo:transformer-s0)" in other.stdout.splitlines()[0]
+    assert "Its file says that it is of zoo:transformer-s0, and it was measured in zoo:transformer-s1." in other.stdout
+
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    config = json.loads((copy / "cfg.json").read_text())
+    own = config["metadata"]["homolog"]["tokenizer"]
+    config["metadata"]["homolog"]["tokenizer"] = "0f3a"
+    (copy / "cfg.json").write_text(json.dumps(config))
+    found = CliRunner().invoke(cli.app, ["sae", "eval", str(copy), "--quiet"])
+    assert found.exit_code == 2 and found.stdout == ""
+    assert "--model is 'zoo:transformer-s0'" in found.stderr and own in found.stderr and "(0f3a)" in found.stderr
 
 
 def test_convert_there_and_back(out: Path, tmp_path: Path) -> None:
@@ -103,6 +125,8 @@ def test_convert_there_and_back(out: Path, tmp_path: Path) -> None:
         (["train", "zoo:mamba-s0", "--layers", "8"], "has layers 0 to 7"),
         (["train", "zoo:mamba-s0", "--kind", "standard"], "'relu', 'topk'"),
         (["train", "zoo:mamba-s0", "--lr", "0"], "--lr is 0.0"),
+        (["train", "zoo:mamba-s0", "--kind", "topk", "--d-sae", "8"], "k is 32, but there are 8 features"),
+        (["train", "zoo:mamba-s0", "--kind", "batchtopk", "--expansion", "0.1"], "k is 32, but there are 13 features"),
         (["eval", "/nowhere"], "no such folder"),
         (["convert", "/nowhere", "x", "--to", "npz"], "must be one of homolog"),
     ],

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.processes import HANGS, started, wait_for
 
 from homolog import engine
 from homolog.engine import Engine, InProcess, Task, open_engine
@@ -53,7 +54,7 @@ def square(n: int) -> int:
 def square_at_second_attempt(n: int, mark: Path) -> int:
     if not mark.exists():
         atomic.write_text(mark, str(os.getpid()))
-        time.sleep(60)
+        time.sleep(HANGS)  # the test kills it
     return n * n
 
 
@@ -61,10 +62,10 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def refuse(n: int, after: float, begun: Path) -> int:
-    """Even n is an error of the user."""
+def refuse(n: int, after: int | None, begun: Path) -> int:
+    """Even n is an error of the user.  after: a task that must have begun first."""
     (begun / str(n)).touch()
-    time.sleep(after)
+    wait_for(lambda: after is None or (begun / str(after)).exists())
     if n % 2 == 0:
         raise InputError("n", n, "it must be odd", "Give another.")
     return n
@@ -128,13 +129,6 @@ def pairs(layers: dict[str, list[Path]], out: Path, mark: Callable[[int, int], P
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("[0-9]*.best")}
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_libraries_of_a_worker_use_the_threads_asked(ray_engine: Engine) -> None:
@@ -207,11 +201,12 @@ def test_a_task_that_always_kills_its_worker_is_named(ray_engine: Engine, monkey
 def test_the_first_failing_task_decides_and_the_rest_is_left_out(
     where: str, ray_engine: Engine, tmp_path: Path
 ) -> None:
-    # 1 is fine, 2 fails late, 4 fails at once, and 5 to 45 would take a second each
-    times = {1: 0.0, 2: 0.5, 4: 0.0} | dict.fromkeys(range(5, 46, 2), 1.0)
+    # 1 is fine; 2 fails, with Ray after 4 has begun, which fails at once; 5 to 45 would be fine
+    after = {2: 4} if where == "ray" else {}
     tasks = [
-        Task(refuse, {"n": n, "after": after, "begun": tmp_path}, f"task {n}") for n, after in times.items()
-    ]  # fmt: skip
+        Task(refuse, {"n": n, "after": after.get(n), "begun": tmp_path}, f"task {n}")
+        for n in (1, 2, 4, *range(5, 46, 2))
+    ]
     with pytest.raises(InputError, match=r"^n is 2, but it must be odd\. Give another\.$") as caught:
         (InProcess() if where == "here" else ray_engine).map(tasks)
     assert type(caught.value) is InputError
@@ -275,7 +270,7 @@ import os, time
 def wait(mark):
     mark.with_suffix(".new").write_text(f"{os.getpid()} {os.getppid()}")
     mark.with_suffix(".new").rename(mark)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
@@ -292,16 +287,10 @@ def test_ctrl_c_ends_driver_workers_and_ray_and_prints_nothing_of_ray(tmp_path: 
     marks = tmp_path / "marks"
     marks.mkdir()
     command = [sys.executable, str(tmp_path / "driver.py"), str(marks)]
-    driver = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )  # fmt: skip
-    try:
-        wait_for(lambda: {path.name for path in marks.iterdir()} >= {"0", "1"} or driver.poll() is not None, 60)
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+        wait_for(lambda: {path.name for path in marks.iterdir()} >= {"0", "1"} or driver.poll() is not None)
         os.killpg(driver.pid, signal.SIGINT)  # a terminal interrupts the whole group
-        output, errors = driver.communicate(timeout=60)
-    finally:
-        driver.kill()
-        driver.wait()
+        output, errors = driver.communicate()
     assert (output, errors, driver.returncode) == ("stopped\n", "", 0)
     processes = {int(pid) for name in "01" for pid in (marks / name).read_text().split()}
     assert len(processes) == 3  # two workers and the raylet that started them

@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "homolog"
 
 LAYERS: list[set[str]] = [
-    {"errors", "axes", "progress", "reference", "storage", "zoo.catalog"},
+    {"errors", "axes", "compiled", "progress", "reference", "storage", "zoo.catalog"},
     {"models"},
     {"corpus"},
     {"dictionaries"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
+from pathlib import Path
 
 from homolog.storage import process
 
@@ -53,15 +54,22 @@ def _native_bfloat16() -> bool:
 def _numba() -> str:
     import numba
 
-    @numba.njit
+    from homolog.compiled import jit
+
     def increment(x: int) -> int:
         return x + 1
 
     try:
-        works = increment(1) == 2
+        works = numba.njit(increment)(1) == 2  # compiled now, not read from the cache
     except Exception as error:  # whatever its compiler raises is the finding
         return f"{numba.__version__}, but it cannot compile: {error}"
-    return f"{numba.__version__}, {'compiles' if works else 'computes wrong results'}"
+    folder = jit()(increment).stats.cache_path
+    kept = (
+        f"keeps what it compiled in {Path(folder).parent}"
+        if folder
+        else "keeps nothing of it: no folder can be written"
+    )
+    return f"{numba.__version__}, {'compiles' if works else 'computes wrong results'}; {kept}"
 
 
 def _gpu() -> str:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.dictionaries.helpers import D_MODEL, D_SAE
 
-from homolog.dictionaries import KINDS, SparseAutoencoder, save
+from homolog.dictionaries import KINDS, SparseAutoencoder, load, save
 from homolog.dictionaries.base import WITH_THRESHOLD
 
 ORACLE = Path(__file__).parents[1] / "reference" / "foreign_saes.py"
@@ -92,6 +92,24 @@ def llamascopium_folder(folder: Path, name: str, seed: int = 8) -> dict:
     return {"config": config, **tensors}
 
 
+K_BEYOND = {"homolog": ("cfg.json", "k"), "sparsify": ("cfg.json", "k"), "llamascopium": ("config.json", "top_k"),
+            "dictionary_learning": ("config.json", "k")}  # fmt: skip
+"""Where each format says k."""
+
+
+def with_k_beyond(folder: Path, name: str) -> Path:
+    """A TopK dictionary in this format whose k, 50, is more than it has features."""
+    save(random_dictionary("topk"), folder, format=name)
+    file, key = K_BEYOND[name]
+    config = json.loads((folder / file).read_text())
+    config.get("trainer", config)[key] = 50
+    (folder / file).write_text(json.dumps(config))
+    if name == "dictionary_learning":  # which says it in both files
+        weights = torch.load(folder / "ae.pt", weights_only=True)
+        torch.save(weights | {"k": torch.tensor(50, dtype=torch.int)}, folder / "ae.pt")
+    return folder
+
+
 @dataclass(frozen=True)
 class Foreign:
     """What the libraries wrote, and what they made of x."""
@@ -114,6 +132,8 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Foreign:
     for name, kinds in WRITTEN.items():
         for kind in kinds:
             save(random_dictionary(kind), folder / "ours" / name / kind, format=name)
+    for name in K_BEYOND:
+        save(load(with_k_beyond(folder / "k-beyond" / name, name)), folder / "ours" / "homolog" / f"k-beyond-{name}")
     for name in LLAMASCOPIUM:
         llamascopium_folder(folder / "llamascopium", name)
     command = [sys.executable, "-W", "ignore", str(ORACLE), str(folder)]

@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.dictionaries.conftest import LLAMASCOPIUM, NORMS, WRITTEN, Foreign, llamascopium_folder, random_dictionary
+from tests.dictionaries.conftest import (
+    K_BEYOND,
+    LLAMASCOPIUM,
+    NORMS,
+    WRITTEN,
+    Foreign,
+    llamascopium_folder,
+    random_dictionary,
+)
 from tests.dictionaries.helpers import D_MODEL, D_SAE
 from tests.reference.llamascopium_forward import encode_decode
 
@@ -91,6 +99,18 @@ def test_what_is_written_in_any_format_comes_back(name: str, foreign: Foreign) -
     assert {key: back.metadata[key] for key in sae.metadata} == sae.metadata
     f = sae.encode(foreign.x)
     assert_same(back, foreign.x, f, sae.decode(f))
+
+
+@pytest.mark.parametrize("name", K_BEYOND)
+def test_a_k_beyond_the_number_of_features_means_all_of_them(name: str, foreign: Foreign) -> None:
+    """Also in what is saved again, of which SAELens takes the k largest."""
+    sae = random_dictionary("topk")
+    pre = (foreign.x - sae.b_dec) @ sae.W_enc + sae.b_enc
+    found = load(foreign.folder / "k-beyond" / name)
+    assert found.k == D_SAE
+    torch.testing.assert_close(found.encode(foreign.x), torch.relu(pre), **CLOSE)
+    by_sae_lens, _ = foreign.of(f"ours/homolog/k-beyond-{name}")
+    torch.testing.assert_close(by_sae_lens, torch.relu(pre), **CLOSE)
 
 
 @pytest.mark.parametrize("name", LLAMASCOPIUM)

@@ -256,3 +256,41 @@ def test_what_is_mislabelled_is_found(mislabelled: str) -> None:
     with pytest.raises(InputError, match=r"dictionary of m, layer 3 is '.*', but by its file these activations give "
                                          r"(explained variance|L0) .* Check that they are raw residuals"):  # fmt: skip
         recheck(sae, x)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_what_is_no_number_is_named_and_never_measured(value: float) -> None:
+    x = torch.randn(9000, D_MODEL, generator=torch.Generator().manual_seed(0))
+    bad = x.clone()
+    bad[8500, 3] = value
+    for measure in (
+        lambda: measure_quality(random_dictionary("relu"), bad),
+        lambda: firing_frequency(Neurons(D_MODEL), bad),
+        lambda: explained_variance(bad, x),
+        lambda: explained_variance(x, bad),
+    ):
+        with pytest.raises(InputError, match=rf"x(_hat)? is {value}, but every value .* that of token 8500 is not"):
+            measure()
+    masked = torch.ones(9000, dtype=torch.bool)
+    masked[8500] = False  # what is left out may be anything
+    assert measure_quality(random_dictionary("relu"), bad, keep=masked).n_tokens == 8999
+
+
+@pytest.mark.parametrize(("losses", "name"), [((math.nan, 2.0), "clean"), ((1.0, math.inf), "spliced")])
+def test_a_loss_that_is_no_number_is_refused(losses: tuple[float, float], name: str) -> None:
+    """NaN stands for what was not measured, so that of a broken model must not look like it."""
+    x = torch.randn(50, D_MODEL, generator=torch.Generator().manual_seed(0))
+    clean, spliced = losses
+    with pytest.raises(
+        InputError, match=f"{name} loss of zoo:transformer-s0, layer 2 is (nan|inf), but logits must be"
+    ):
+        measure_quality(random_dictionary("relu"), x, spliced_loss=lambda transform: spliced, loss_clean=clean)
+
+
+@pytest.mark.parametrize("name", ["W_enc", "b_enc", "W_dec", "b_dec", "threshold"])
+def test_weights_that_are_no_numbers_make_no_dictionary(name: str) -> None:
+    sae = random_dictionary("jumprelu")
+    tensor = getattr(sae, name).clone()
+    tensor.view(-1)[0] = math.nan
+    with pytest.raises(InputError, match=name):
+        replace(sae, **{name: tensor})

@@ -21,11 +21,12 @@ from homolog.dictionaries import (
     TrainingConfig,
     TrainingDivergedError,
     explained_variance,
+    parse_config,
     plant,
     train,
 )
 from homolog.dictionaries.seeds import derive_seed
-from homolog.dictionaries.training import checkpoint
+from homolog.dictionaries.training import checkpoint, trainer
 from homolog.dictionaries.training.fold import Normalisation, estimate_normalisation, fold
 from homolog.dictionaries.training.revive import revive
 from homolog.dictionaries.training.state import SaeState
@@ -236,6 +237,22 @@ def test_a_flipped_bit_of_a_checkpoint_is_named_and_training_starts_again(
             assert all(np.array_equal(a.arrays()[name], b.arrays()[name]) for name in a.arrays())
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("device", ["cpu", "twin"])
+def test_one_activation_that_is_no_number_is_named(value: float, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the sample that the scale comes from, and later in the stream; on the other device's path too."""
+    if device == "twin":
+        monkeypatch.setattr(trainer, "_on_cpu", lambda device: False)
+    training = SMALL.model_copy(update={"scale_sample": 64, "n_tokens": 6000})
+    source = small_source()
+    source.layers[1][1234, 3] = value
+    with pytest.raises(InputError, match=rf"activations of m, layer 1 is {value}, but every value must be finite"):
+        train(source, TopKConfig(d_sae=D_SAE, k=5), training.model_copy(update={"scale_sample": 6000}), model="m")
+    place = next(token for token in range(6000) if not torch.isfinite(source.read(token, 1)[1]).all())
+    with pytest.raises(InputError, match=rf"layer 1 is {value}, .* that of token {place} is not"):
+        train(source, TopKConfig(d_sae=D_SAE, k=5), training, model="m")
+
+
 def test_divergence_names_layer_and_step() -> None:
     training = SMALL.model_copy(update={"learning_rate": 1e30, "warmup": 0.0})
     with pytest.raises(TrainingDivergedError, match=r"model 'm', dictionary 'sae', layer \d, step \d+ of"):
@@ -259,3 +276,16 @@ def test_stream_covers_each_epoch_once_and_skips_masked_tokens() -> None:
     assert sorted(read[:8]) == sorted(read[8:]) == [1, 2, 3, 4, 6, 7, 8, 9]
     assert read[:8] != read[8:]
     assert source.read(3, 9)[0].flatten().tolist() == read[3:12]  # addressed, not consumed
+
+
+@pytest.mark.parametrize("kind", ["topk", "batchtopk"])
+def test_no_more_features_of_a_token_than_there_are(kind: str) -> None:
+    with pytest.raises(InputError, match=r"k is 9, but there are 8 features to choose from\. Lower k"):
+        parse_config({"kind": kind, "d_sae": 8, "k": 9})
+    with pytest.raises(ValueError, match="k is 9, but there are 8 features"):
+        (TopKConfig if kind == "topk" else BatchTopKConfig)(d_sae=8, k=9)
+    assert parse_config({"kind": kind, "d_sae": 8, "k": 8}).k == 8
+    with pytest.raises(InputError, match="k is 0, but it breaks a rule: Input should be greater than or equal to 1"):
+        parse_config({"kind": kind, "k": 0})
+    with pytest.raises(InputError, match=r"kind is .*it breaks a rule"):
+        parse_config({"kind": "other"})

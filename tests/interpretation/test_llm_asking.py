@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tests.interpretation.chat import ChatServer, chat_server
+from tests.processes import HANGS
 
 from homolog.errors import InputError
 from homolog.interpretation.llm.asking import KEY_VARIABLE, Budget, Endpoint, Question, Tally, ask, cached, connect
@@ -21,7 +23,7 @@ def server() -> Iterator[ChatServer]:
 
 
 def endpoint_of(server: ChatServer) -> Endpoint:
-    return Endpoint(server.url, "small", concurrency=4, attempts=3, timeout=20)
+    return Endpoint(server.url, "small", concurrency=4, attempts=3, timeout=HANGS)
 
 
 def send(server, folder, text="say yes", budget=Budget(), tally=None):  # noqa: B008
@@ -59,7 +61,10 @@ def test_busy_servers_are_asked_again_and_dead_ones_named(server, tmp_path):
 
 
 def test_a_closed_port_and_a_wrong_url(tmp_path):
-    closed = Endpoint("http://127.0.0.1:9/v1", "small", attempts=1, timeout=2)
+    with socket.socket() as bound:  # and not listening
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+    closed = Endpoint(f"http://127.0.0.1:{port}/v1", "small", attempts=1, timeout=HANGS)
     with connect(closed) as client, pytest.raises(InputError, match="no answer came"):
         ask(client, closed, Question("say yes"), tmp_path, Budget(), Tally())
     with pytest.raises(InputError, match="base URL"):

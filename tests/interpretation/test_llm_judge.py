@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +19,7 @@ from homolog.interpretation.llm import JUDGED_SCHEMA, Budget, Endpoint, cases, e
 from homolog.interpretation.llm.judge import SHOWN, TESTED, _context, detection
 from interpretation.smollm2 import gguf_file, save_folder
 from interpretation.streams import features_of, windows_of
+from processes import HANGS, started, wait_for
 
 VOCABULARY = [" the", " cat", " sat", " on", " a", " mat", " and", " dog", " ran", " far"]
 
@@ -89,21 +90,23 @@ def served(tmp_path_factory) -> Iterator[Endpoint]:
         port = probe.getsockname()[1]
     command = shutil.which("transformers", path=str(Path(sys.executable).parent))
     assert command is not None
-    with open(folder / "server.log", "wb") as log:
-        server = subprocess.Popen([command, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)],
-                                  stdout=log, stderr=subprocess.STDOUT)  # fmt: skip
-    try:
-        for _ in range(600):
+    serve = [command, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+    with (
+        open(folder / "server.log", "wb") as log,
+        started(serve, stdout=log, stderr=subprocess.STDOUT) as server,  # while it answers, it does not end on SIGTERM
+    ):
+
+        def answers() -> bool:
             assert server.poll() is None, (folder / "server.log").read_text()
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                    break
-            except OSError:
-                time.sleep(0.5)
-        yield Endpoint(f"http://127.0.0.1:{port}/v1", str(folder), concurrency=2, attempts=1, timeout=300)
-    finally:
-        server.terminate()
-        server.wait(30)
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=HANGS),
+            ):
+                return True
+            return False
+
+        wait_for(answers)
+        yield Endpoint(f"http://127.0.0.1:{port}/v1", str(folder), concurrency=2, attempts=1, timeout=HANGS)
 
 
 def test_a_real_model_judges_and_is_asked_once(served, tmp_path):

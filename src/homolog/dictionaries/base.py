@@ -66,6 +66,8 @@ class SparseAutoencoder:
     """What made it: model, layer, label, config, training, tokens, precision; plain JSON values."""
 
     def __post_init__(self) -> None:
+        if self.W_enc.ndim != 2 or 0 in self.W_enc.shape:
+            raise InputError("W_enc", tuple(self.W_enc.shape), "it must be (d_model, d_sae)", "Check the weights.")
         d_model, d_sae = self.W_enc.shape
         expected = {"b_enc": (d_sae,), "W_dec": (d_sae, d_model), "b_dec": (d_model,)}
         for name, shape in expected.items():
@@ -76,12 +78,18 @@ class SparseAutoencoder:
             raise InputError("kind", self.kind, f"it must be one of {', '.join(get_args(Kind))}", "Check the weights.")
         if (self.kind == "topk") != (self.k is not None):
             raise InputError("k", self.k, "topk needs it, and no other kind has one", "Set kind and k together.")
+        if self.k is not None and not 1 <= self.k <= d_sae:
+            raise InputError("k", self.k, f"it is a number from 1 to d_sae, {d_sae}", "Check the weights.")
         found = None if self.threshold is None else tuple(self.threshold.shape)
         if found != ((d_sae,) if self.kind in WITH_THRESHOLD else None):
             raise InputError("threshold", found, f"{', '.join(WITH_THRESHOLD)} need {(d_sae,)}, others none",
                              "Set kind and threshold together.")  # fmt: skip
         if self.threshold is not None and not bool((self.threshold >= 0).all()):
             raise InputError("threshold", float(self.threshold.min()), "none is below 0 or NaN", "Check the weights.")
+        weights = ("W_enc", "b_enc", "W_dec", "b_dec", *(("threshold",) if self.threshold is not None else ()))
+        for name in weights:
+            if not bool(torch.isfinite(getattr(self, name)).all()):
+                raise InputError(name, "NaN or infinite", "weights must be finite in float32", "Check the weights.")
 
     @property
     def d_model(self) -> int:

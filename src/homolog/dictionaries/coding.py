@@ -12,6 +12,7 @@ from scipy import sparse
 from homolog.axes import Activations, Features
 from homolog.dictionaries.base import Dictionary, SparseAutoencoder
 from homolog.dictionaries.encoder import SparseEncoder
+from homolog.dictionaries.finite import refuse_not_finite
 from homolog.errors import InputError
 
 _TOKENS = 8192  # of a block at most
@@ -39,8 +40,11 @@ class Coder:
             self.b_dec = dictionary.b_dec.float().cpu()
 
     def blocks(self, x: Activations) -> Iterator[Activations]:
-        """x in blocks of tokens, float32."""
-        return (block.float() for block in x.split(self.step) if len(block))
+        """x in blocks of tokens, float32.  InputError where it is not finite."""
+        for number, block in enumerate(x.split(self.step)):
+            if len(block):
+                refuse_not_finite(block, "x", number * self.step)
+                yield block.float()
 
     def encode(self, block: Activations) -> sparse.csr_array | torch.Tensor:
         """Features of a block."""

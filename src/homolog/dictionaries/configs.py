@@ -6,9 +6,12 @@ same for every model.  The losses with their sources are in `losses.py`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from homolog.errors import InputError
 
 
 class _Config(BaseModel):
@@ -67,6 +70,13 @@ class TopKConfig(_Kind):
     init_norm: float = Field(default=0.5, gt=0)
     """Norm of each encoder column at the start; decoder rows have norm 1 throughout.  At 1, a token's k features
     together overshoot it many times at first."""
+
+    @model_validator(mode="after")
+    def _enough_features(self) -> "TopKConfig":
+        if self.k > self.d_sae:
+            raise InputError("k", self.k, f"there are {self.d_sae} features to choose from",
+                             "Lower k (--k), or raise the number of features (--d-sae, --expansion).")  # fmt: skip
+        return self
 
 
 class BatchTopKConfig(TopKConfig):
@@ -131,7 +141,20 @@ KINDS: dict[str, type[AnyConfig]] = {
 }
 SPARSITY = {"relu": "l1", "topk": "k", "batchtopk": "k", "jumprelu": "l0", "gated": "l1"}
 """The setting of each kind that decides how sparse it is."""
-parse_config = TypeAdapter[AnyConfig](SaeConfig).validate_python
+_ADAPTER = TypeAdapter[AnyConfig](SaeConfig)
+
+
+def parse_config(values: Mapping[str, Any]) -> AnyConfig:
+    """The settings with these names and values, "kind" among them.  Raises InputError for those that cannot be."""
+    try:
+        return _ADAPTER.validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        own = first.get("ctx", {}).get("error")
+        if isinstance(own, InputError):
+            raise own from None
+        field = str(first["loc"][-1]) if first["loc"] else "kind"
+        raise InputError(field, first["input"], f"it breaks a rule: {first['msg']}", "Change it.") from error
 
 
 class TrainingConfig(_Config):

@@ -36,6 +36,7 @@ import torch
 from homolog.axes import Activations
 from homolog.dictionaries.base import Dictionary, SparseAutoencoder
 from homolog.dictionaries.coding import Autoencoder, Coder
+from homolog.dictionaries.finite import refuse_not_finite
 from homolog.errors import InputError
 
 _BLOCK = 8192  # tokens of which sums are taken at once
@@ -128,12 +129,27 @@ class Quality:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Quality":
-        """From the values of `as_row`, with None for NaN as JSON has it; what is missing was not measured."""
+        """From the values of `as_row`, with None for NaN as JSON has it; what is missing was not measured.
+
+        Raises InputError for a value of another type.
+        """
         values: dict[str, Any] = dict.fromkeys(("explained_variance", "l0", "dead_share"), math.nan)
         values |= {"n_tokens": 0, "density_quantiles": ()} | {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        types = {f.name: str(f.type) for f in fields(cls)}
         for name, value in values.items():
-            values[name] = math.nan if value is None else tuple(value) if isinstance(value, list) else value
+            values[name] = value = math.nan if value is None else tuple(value) if isinstance(value, list) else value
+            if not _is_a(types[name], value):
+                raise InputError(f"quality.{name}", value, f"it must be {types[name]}", "Measure the dictionary again.")
         return cls(**values)
+
+
+def _is_a(annotation: str, value: object) -> bool:
+    """Whether a value read from a file is of this type of a field; numbers are no truth values, and finite or NaN."""
+    if annotation.startswith("tuple"):
+        return isinstance(value, tuple) and all(_is_a("float", item) for item in value)
+    if annotation in ("bool", "str"):
+        return type(value).__name__ == annotation
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isinf(value)
 
 
 @dataclass(frozen=True)
@@ -153,12 +169,14 @@ class Tolerance:
 def explained_variance(x: Activations, x_hat: Activations, keep: torch.Tensor | None = None) -> float:
     """1 - residual / total sum of squares of (token, d_model); `keep` (token, bool) leaves tokens out.
 
-    NaN where x does not vary.  Computed in float64.
+    NaN where x does not vary.  Computed in float64.  InputError where x or x_hat is not finite.
     """
     if x.shape != x_hat.shape:
         raise InputError("x_hat", tuple(x_hat.shape), f"it must have the shape of x, {tuple(x.shape)}", "Check.")
     if keep is not None:
         x, x_hat = x[keep], x_hat[keep]
+    refuse_not_finite(x, "x")
+    refuse_not_finite(x_hat, "x_hat")
     total = float(squares(x, x.double().mean(0)).sum())
     if total == 0 or not len(x):
         return math.nan
@@ -237,8 +255,8 @@ def measure_quality(
 
     sae: a sparse autoencoder of any kind, or whatever else has `encode` and `decode` (`controls.pca`).  Losses are
     measured when `spliced_loss` is given; `loss_clean`, the same for all layers of a model, may be passed in.  Features
-    are held for a block of tokens at a time, 0.2 GB at most.  Raises InputError when no token is left, or where x is
-    not finite.
+    are held for a block of tokens at a time, 0.2 GB at most.  Raises InputError when no token is left, and where x or a
+    loss is not finite.
     """
     removed = math.nan if keep is None else bos_share(x, keep)
     if keep is not None:
@@ -257,6 +275,7 @@ def measure_quality(
         clean = spliced_loss(lambda r: r) if loss_clean is None else loss_clean
         spliced = spliced_loss(coder.reconstruct)
         ablated = spliced_loss(lambda r: mean.to(r.device, r.dtype).expand_as(r))
+        _refuse_losses(sae, clean=clean, spliced=spliced, ablated=ablated)
     frequency = counts / len(x)
     measured = Quality(
         n_tokens=len(x),
@@ -274,6 +293,15 @@ def measure_quality(
         loss_recovered=loss_recovered(clean, spliced, ablated),
     )
     return judge(measured, gates or Gates(), sae.d_sae)
+
+
+def _refuse_losses(sae: Autoencoder, **losses: float) -> None:
+    """InputError for a loss that is no number: NaN stands for what was not measured."""
+    for name, loss in losses.items():
+        if not math.isfinite(loss):
+            facts = getattr(sae, "metadata", {})
+            where = f"{name} loss of {facts.get('model') or 'the model'}, layer {facts.get('layer')}"
+            raise InputError(where, loss, "logits must be finite", "Check its weights, or run it in float32.")
 
 
 def judge(quality: Quality, gates: Gates, d_sae: int) -> Quality:

@@ -18,12 +18,12 @@ holds for every input, no active feature is lost, and what comes out does not de
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from homolog.compiled import jit
 from homolog.dictionaries.selection import _F0, _MATH, _kth_largest_bits, _select
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _below_kth_largest(bits, k):
     """A float32 below the k-th largest of values given by their bits, and close; 0 when about k are positive.
 
@@ -40,7 +40,7 @@ def _below_kth_largest(bits, k):
     return found.view(np.float32)[0]
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _append_above(values, threshold, index, total):
     """Append to `index`, from place `total`, where values exceed the threshold; returns the new total."""
     for low in range(0, values.size, 64):
@@ -55,7 +55,7 @@ def _append_above(values, threshold, index, total):
     return total
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def screen(half, full, is_half, relative, highest, lowest, x_norm, bound, k, limit, index, start):
     """Append the features of each token that may be active to CSR (index, start) from place start[0].
 
@@ -92,7 +92,7 @@ def screen(half, full, is_half, relative, highest, lowest, x_norm, bound, k, lim
     return total
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _pre_activation(x, weights, bias):
     """x w + b_enc of one token and feature, summed in float64, the bias last."""
     pre = 0.0
@@ -101,7 +101,7 @@ def _pre_activation(x, weights, bias):
     return pre + np.float64(bias)
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def compute(x, W_enc_T, b_enc, index, start, token, place, offset, value):
     """Pre-activations x w + b_enc of the candidates (index, start), summed in float64 and rounded once to float32.
 
@@ -133,7 +133,7 @@ def compute(x, W_enc_T, b_enc, index, start, token, place, offset, value):
         low = high
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def keep_active(threshold, k, index, value, start):
     """Keep of the candidates (index, value, start) those above their feature's threshold, in place; returns their
     number.
@@ -164,7 +164,7 @@ def keep_active(threshold, k, index, value, start):
     return total
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def select_dense(product, x, W_enc_T, b_enc, threshold, relative, slack, x_norm, bound, k, index, value, start):
     """Active features of a block as CSR (index, value, start), with values from its float32 product x W_enc.
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from homolog.compiled import jit
 
 # Reassociation lets sums vectorise; NaN and infinity keep their meaning, or divergence would go unseen.
 _MATH = {"reassoc", "contract", "nsz", "arcp"}
 _F0 = np.float32(0)
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _kth_largest_bits(bits, k):
     """Bit pattern of the k-th largest of positive float32 values; 0 when at most k are positive.
 
@@ -34,7 +35,7 @@ def _kth_largest_bits(bits, k):
     return high
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _select(values, bits, k, index):
     """Write the active features of a token into `index`, ascending; k = 0 takes all positive ones. Returns
     how many."""

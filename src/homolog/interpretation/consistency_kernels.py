@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from homolog.compiled import jit
 from homolog.interpretation.example_kernels import uniform
-from homolog.matching.kernels import jit
 
 ROUNDING = 1e-6  # of float32 cosines, which are at most 1
 

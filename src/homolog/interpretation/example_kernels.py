@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from homolog.compiled import jit
 from homolog.errors import InputError
 from homolog.features import SparseFeatures
 from homolog.matching.column_kernels import by_column
-from homolog.matching.kernels import jit
 
 BLOCK_ENTRIES = 1 << 24  # 8 bytes each
 SAME_TEXT = 8  # tokens up to the position that two examples may not share

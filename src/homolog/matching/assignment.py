@@ -32,8 +32,8 @@ import scipy.sparse
 from jaxtyping import Float, Int
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
+from homolog.compiled import jit
 from homolog.errors import InputError
-from homolog.matching.kernels import jit
 
 EXACT_EDGES = 100_000
 EPSILON = 2.0**-14

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from homolog.matching.kernels import jit
+from homolog.compiled import jit
 
 
 @jit()

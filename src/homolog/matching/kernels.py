@@ -9,8 +9,6 @@ r is rounded to float32 before it is compared; among equal r the lowest original
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -19,24 +17,12 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from homolog.compiled import jit
+
 NO_INDEX = np.iinfo(np.int64).max  # loses every tie
 AHEAD = 8  # entries between the request for a row and its use
 STRIP = 256  # columns looked at together for a new best
 SEGMENTS = 8  # runs of tokens of `packed_by_dense_sums`, fixed so that sums do not depend on threads
-
-
-def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """numba.njit with the compiled code cached on disk; without the cache where no folder can be written."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        try:
-            return numba.njit(cache=True, **options)(function)
-        except RuntimeError as error:
-            if "cannot cache function" not in str(error):
-                raise
-            return numba.njit(**options)(function)
-
-    return functools.wraps(jit)(decorate)
 
 
 @jit()

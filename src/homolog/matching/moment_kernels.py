@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from homolog.matching.kernels import jit
+from homolog.compiled import jit
 
 
 @jit()

@@ -13,7 +13,7 @@ _held: dict[Path, int] = {}  # runs that this process writes, with the descripto
 
 def hold(path: Path) -> None:
     """Hold the run in the folder `path` for this process.  InputError where another one has it."""
-    if path.resolve() in _held:
+    if _place(path) in _held:
         return
     lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -25,12 +25,17 @@ def hold(path: Path) -> None:
             "--out", str(path), f"another process ({owner}) is writing this run",
             "Wait for it to end, or give another --out.",
         ) from None  # fmt: skip
-    _held[path.resolve()] = lock  # from here on `let_go` lets go, also when the disk is too full for the next line
+    _held[_place(path)] = lock  # from here on `let_go` lets go, also when the disk is too full for the next line
     os.truncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
 
 
 def let_go(path: Path) -> None:
-    lock = _held.pop(path.resolve(), None)
+    """Let others write the run again; nothing where this process does not hold it."""
+    lock = _held.pop(_place(path), None)
     if lock is not None:
         os.close(lock)
+
+
+def _place(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # not resolve(), which fails where links go in a circle

@@ -133,6 +133,8 @@ class Sae(_Table):
         others = [key for key in dict.fromkeys(SPARSITY.values()) if key != needed]
         if getattr(self, needed) is None or any(getattr(self, key) is not None for key in others):
             raise ValueError(f'kind "{self.kind}" needs {needed} and no {" or ".join(others)}')
+        if self.d_sae is not None and (self.k or 1) > self.d_sae:  # with an expansion `parse_config` finds it, later
+            raise ValueError(f"k is {self.k}, and there are d_sae = {self.d_sae} features to choose from")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must be different from each other, and at least one")
         return self
@@ -382,12 +384,9 @@ def load_recipe(ref: str | Path) -> Recipe:
                 "recipe", str(ref), f"both a built-in recipe and {Path(ref).absolute()} have that name",
                 f"Write ./{ref} for the file, or give the command in another folder.",
             )  # fmt: skip
-        text = (resources.files("homolog.studies") / "recipes" / f"{ref}.toml").read_text(encoding="utf-8")
+        data = (resources.files("homolog.studies") / "recipes" / f"{ref}.toml").read_bytes()
     elif Path(ref).is_file():
-        try:
-            text = Path(ref).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError("recipe", str(ref), f"it must be UTF-8 text ({error})", "Convert it.") from error
+        data = Path(ref).read_bytes()
     else:
         known = ", ".join(built_in_recipes())
         raise InputError(
@@ -395,8 +394,8 @@ def load_recipe(ref: str | Path) -> Recipe:
             f"Built in: {known}.",
         )  # fmt: skip
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = tomllib.loads(data.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError("recipe", str(ref), f"it must be TOML: {error}", "Mend that place.") from error
     return parse_recipe({"name": Path(ref).stem} | values, str(ref))
 

@@ -29,6 +29,8 @@ class Evaluation:
 
     ref: str
     model: str
+    model_of_file: str | None
+    """The name in the file, where that is another one."""
     layer: int
     kind: str
     d_sae: int
@@ -43,7 +45,10 @@ class Evaluation:
 
     def values(self) -> dict[str, Any]:
         """As JSON values; None for what is undefined."""
-        facts = {name: getattr(self, name) for name in ("ref", "model", "layer", "kind", "d_sae", "text", "agrees")}
+        facts = {
+            name: getattr(self, name)
+            for name in ("ref", "model", "model_of_file", "layer", "kind", "d_sae", "text", "agrees")
+        }
         return {**facts, "quality": _plain(self.quality), "carried": self.carried and _plain(self.carried),
                 "notes": list(self.notes)}  # fmt: skip
 
@@ -58,7 +63,8 @@ class Evaluation:
             ("loss recovered", q.loss_recovered, c and c.loss_recovered, ".3f"),
             ("loss clean / spliced / ablated", (q.loss_clean, q.loss_spliced, q.loss_ablated), None, ".3f"),
         ]
-        lines = [f"{self.kind}, {self.d_sae} features, {self.model} layer {self.layer}",
+        other = f"   (its file: {self.model_of_file})" if self.model_of_file else ""
+        lines = [f"{self.kind}, {self.d_sae} features, {self.model} layer {self.layer}{other}",
                  f"{q.n_tokens} tokens of {self.text}"]  # fmt: skip
         for name, measured, carried, form in rows:
             values = measured if isinstance(measured, tuple) else (measured,)
@@ -84,7 +90,8 @@ def evaluate_sae(
 
     model, revision, layer: of the file by default.  text: what to measure on, its first `n_tokens`; by default what was
     held out when the dictionary was trained here, else the text that ships.  Raises InputError for a dictionary that
-    cannot be read or is of another width or place, a missing model or layer, and text that cannot be read.
+    cannot be read or is of another width, place, layer or tokenizer, a missing model or layer, and text that cannot be
+    read.  Names of models are not compared so strictly, for libraries name one model differently: another name is said.
     """
     sae = dictionaries.load(ref)
     where, number = _place(ref, sae, model, layer)
@@ -93,33 +100,47 @@ def evaluate_sae(
     loaded = load(where, revision=revision, dtype=getattr(torch, dtype), device=usable_device(device))
     tokenizer = check_same_tokenizer(where, loaded.tokenizer, where, loaded.tokenizer)
     _check_fits(ref, sae, loaded, number)
+    if sae.metadata.get("tokenizer") not in (None, tokenizer):
+        raise InputError("--model", where, f"its tokenizer ({tokenizer}) must be that of the model of the dictionary "
+                         f"{ref} ({sae.metadata['tokenizer']})", "Name the model that it was trained on.")  # fmt: skip
     with progress.stage("read the text"):
         windows, words = _windows(sae, loaded, text, n_tokens)
     with progress.stage("measure quality"):
         residuals = full_residuals(loaded, windows, [number])[number]
         quality = measure_on_text(loaded, windows, residuals, number, sae, loss_clean=clean_loss(loaded, windows))
         agrees, notes = _recheck(sae, windows, residuals, text is None)
-    if sae.metadata.get("tokenizer") not in (None, tokenizer):
-        notes.append(f"Its file names another tokenizer than that of {where}.")
+    if other := _other_model(sae, where):
+        notes.insert(0, f"Its file says that it is of {other}, and it was measured in {where}.")
     own = sae.metadata.get("text") or {}
     if text is not None and own.get("source") == text.source:
         notes.append("It was trained on this text: without --text it is measured on what was held out.")
-    return Evaluation(ref, where, number, sae.kind, sae.d_sae, words, quality, saved_quality(sae), agrees, tuple(notes))
+    return Evaluation(
+        ref, where, other, number, sae.kind, sae.d_sae, words, quality, saved_quality(sae), agrees, tuple(notes)
+    )
 
 
 def _place(ref: str, sae: SparseAutoencoder, model: str | None, layer: int | None) -> tuple[str, int]:
-    """Model and layer, as asked for or as the file says."""
+    """Model and layer, as asked for or as the file says; a layer asked for must be that of the file."""
     where = model or sae.metadata.get("ref") or sae.metadata.get("model")
     number = sae.metadata.get("layer") if layer is None else layer
     for option, found in (("--model", where), ("--layer", number)):
         if found is None:
             raise InputError(option, None, f"the file of {ref} does not say it", f"Give {option}.")
+    if sae.metadata.get("layer") not in (None, number):
+        raise InputError("--layer", number, f"by its file, the dictionary {ref} is of layer {sae.metadata['layer']}",
+                         "Leave --layer out, or name the dictionary of that layer.")  # fmt: skip
     hook = sae.metadata.get("hook")
     if is_elsewhere(hook):
         raise InputError("place of the dictionary", hook, "it must read the residual stream after a block",
                          "Name one that does.")  # fmt: skip
     assert where is not None and number is not None
     return str(where), int(number)
+
+
+def _other_model(sae: SparseAutoencoder, where: str) -> str | None:
+    """The name that the file has for its model, where it has one and it is not this."""
+    names = [name for name in (sae.metadata.get("ref"), sae.metadata.get("model")) if name is not None]
+    return None if not names or where in names else str(names[0])
 
 
 def _check_fits(ref: str, sae: SparseAutoencoder, model: LanguageModel, layer: int) -> None:

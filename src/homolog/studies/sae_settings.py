@@ -163,6 +163,8 @@ def make_settings(**values: Any) -> SaeSettings:
             kinds = " or ".join(other for other, name in SPARSITY.items() if name == key)
             raise InputError(_option(key), given, f"it belongs to {kinds}, and --kind is {kind}",
                              f"Give {_option(own)}, or --kind {kinds}.")  # fmt: skip
+    if settings.d_sae is not None:
+        settings.config(settings.d_sae)  # with an expansion it depends on the model's width
     return settings
 
 

@@ -25,9 +25,10 @@ from typing import Any, get_args
 import torch
 
 from homolog.dictionaries.base import Kind, SparseAutoencoder
+from homolog.dictionaries.formats.facts import own_facts
 from homolog.dictionaries.formats.folding import folded, uncentred
 from homolog.dictionaries.formats.hooks import residual_layer
-from homolog.dictionaries.formats.reading import Config, Folder, Format, Tensors, positive, refuse
+from homolog.dictionaries.formats.reading import Config, Folder, Format, Tensors, name_in, positive, refuse, table
 from homolog.dictionaries.losses import fold_gated
 from homolog.storage.atomic import atomic_path, write_json
 
@@ -60,13 +61,13 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
     """A dictionary of dictionary_learning; see the module's first lines."""
     path, trainer = folder.path / CONFIG_FILE, config["trainer"]
     name = trainer.get("dict_class")
-    if name not in _BIASES:
+    if name not in tuple(_BIASES):
         refuse(path, "trainer.dict_class", name, f"one of {', '.join(_BIASES)}", "Others are no such autoencoders.")
-    if (config.get("buffer") or {}).get("io") == "in_and_out":
+    if table(path, config, "buffer").get("io") == "in_and_out":
         refuse(path, "buffer.io", "in_and_out", "in or out", "A transcoder writes another place than it reads.")
     kind, tensors = _kind(path, name, config), folder.tensors(WEIGHTS_FILE)
     W_enc, W_dec, vectors, b_dec = _weights(tensors, name, path, trainer)
-    k = _k(tensors, path, trainer) if name in _WITH_K else None
+    k = min(_k(tensors, path, trainer), W_enc.shape[1]) if name in _WITH_K else None
     threshold = None
     if name == "GatedAutoEncoder":
         gates = (vectors[v].double() for v in ("gate_bias", "r_mag", "mag_bias"))
@@ -84,7 +85,7 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
         threshold=threshold,
         centre=None if name in _UNCENTRED else b_dec,
         unit_decoder=unit,
-        metadata=_metadata(config, trainer, k),
+        metadata=_metadata(path, config, trainer, k),
     )  # fmt: skip
 
 
@@ -131,8 +132,8 @@ def _weights(tensors: Tensors, name: str, path: Path, trainer: Config):
 def _k(tensors: Tensors, path: Path, trainer: Config) -> int:
     """k of the configuration, which must be that of the file, where it has one."""
     k = positive(path, trainer, "k")
-    if "k" in tensors.values and int(tensors.take("k", ())) != k:
-        refuse(path, "trainer.k", k, f"{int(tensors.values['k'])}, as in {WEIGHTS_FILE}")
+    if "k" in tensors.values and tensors.integer("k") != k:
+        refuse(path, "trainer.k", k, f"{tensors.integer('k')}, as in {WEIGHTS_FILE}")
     return k
 
 
@@ -148,19 +149,21 @@ def _one_threshold(tensors: Tensors) -> torch.Tensor:
 
 def _kind(path: Path, name: str, config: Config) -> Kind:
     """Of ours the kind that it says, which must be written as this class."""
-    kind = (config.get("homolog") or {}).get("kind", _KINDS.get(name, "relu"))
-    written = {"relu": "AutoEncoder", "topk": "AutoEncoderTopK"}.get(kind, "JumpReluAutoEncoder")
-    if "homolog" in config and (kind not in get_args(Kind) or written != name):
+    kind = table(path, config, "homolog").get("kind", _KINDS.get(name, "relu"))
+    known = kind in get_args(Kind)
+    written = {"relu": "AutoEncoder", "topk": "AutoEncoderTopK"}.get(kind, "JumpReluAutoEncoder") if known else None
+    if "homolog" in config and written != name:
         refuse(path, "trainer.dict_class", name, f"the one of the kind under homolog, {kind!r}")
     return kind
 
 
-def _metadata(config: Config, trainer: Config, k: int | None) -> dict[str, Any]:
+def _metadata(path: Path, config: Config, trainer: Config, k: int | None) -> dict[str, Any]:
     if (ours := config.get("homolog")) is not None:
-        return {name: value for name, value in ours.items() if name != "kind"}
-    hook, layer = trainer.get("submodule_name"), trainer.get("layer")
-    metadata = {"model": trainer.get("lm_name"), "hook": hook}
-    metadata["layer"] = residual_layer(hook) if hook is not None else layer if isinstance(layer, int) else None
+        return own_facts(path, ours)
+    hook, layer = name_in(trainer, "submodule_name"), trainer.get("layer")
+    metadata: dict[str, Any] = {"model": name_in(trainer, "lm_name"), "hook": hook}
+    own = layer if type(layer) is int and layer >= 0 else None
+    metadata["layer"] = own if hook is None else residual_layer(hook)
     return metadata | ({} if k is None else {"config": {"k": k}})
 
 

@@ -43,7 +43,7 @@ def folded(
     """The dictionary with the centre (c; None is 0), scales (s, t) and decoder norms folded in.
 
     W_enc (d_model, d_sae), b_enc (d_sae,), W_dec (d_sae, d_model), b_dec (d_model,), threshold (d_sae,) in units of p,
-    where those below 0 mean 0.  Any float dtype.
+    where those below 0 mean 0.  Any float dtype.  A k above d_sae means d_sae: all features may be active.
     """
     if threshold is not None:
         threshold = threshold.double().clamp(min=0)
@@ -58,6 +58,7 @@ def folded(
             W_enc, b_enc = W_enc * norms, b_enc * norms
             W_dec = W_dec / torch.where(norms > 0, norms, 1)[:, None]
             threshold = None if threshold is None else threshold * norms
+    k = None if k is None else min(k, W_enc.shape[1])
     weights = (w.float().contiguous() for w in (W_enc, b_enc, W_dec, b_dec))
     return SparseAutoencoder(
         *weights, kind=kind, k=k, threshold=None if threshold is None else threshold.float(), metadata=metadata or {}

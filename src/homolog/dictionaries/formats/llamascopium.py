@@ -36,9 +36,20 @@ import torch
 from safetensors.torch import save_file
 
 from homolog.dictionaries.base import WITH_THRESHOLD, Kind, SparseAutoencoder
+from homolog.dictionaries.formats.facts import own_facts
 from homolog.dictionaries.formats.folding import folded, uncentred
 from homolog.dictionaries.formats.hooks import residual_layer
-from homolog.dictionaries.formats.reading import Config, Folder, Format, Tensors, positive, refuse
+from homolog.dictionaries.formats.reading import (
+    Config,
+    Folder,
+    Format,
+    Tensors,
+    name_in,
+    number,
+    positive,
+    refuse,
+    table,
+)
 from homolog.storage.atomic import atomic_path, write_json
 
 CONFIG_FILES = ("config.json", "hyperparams.json", "hyperparameters.json")
@@ -60,7 +71,7 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
     s, t = _scales(tensors, path, config)
     by_norm = config.get("sparsity_include_decoder_norm", True)
     norms = weights.W_D.double().norm(dim=1)
-    scalar = float(config.get("jump_relu_threshold") or 0)
+    scalar = number(path, config, "jump_relu_threshold")
     threshold = None
     if act_fn == "jumprelu" and weights.log_threshold is not None:
         threshold = weights.log_threshold.double().exp() / (_positive(tensors, norms) if by_norm else 1)
@@ -77,7 +88,7 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
         input_scale=s,
         output_scale=t,
         unit_decoder=act_fn == "topk" and by_norm,
-        metadata=_metadata(folder, config),
+        metadata=_metadata(path, folder, config),
     )  # fmt: skip
 
 
@@ -108,7 +119,7 @@ def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
             "act_fn": act_fn,
             "norm_activation": "inference",
             "sparsity_include_decoder_norm": False,
-            "top_k": sae.k or 50,
+            "top_k": min(sae.k or 50, sae.d_sae),
             "hook_point_in": hook,
             "hook_point_out": hook,
             "homolog": {**sae.metadata, "kind": sae.kind},
@@ -162,7 +173,7 @@ def _weights(tensors: Tensors, path: Path, config: Config, act_fn: str) -> _Weig
     names = _NEW if first == _NEW[0] else _OLD
     shape = stored if names is _NEW else stored[::-1]
     d_model, d_sae = positive(path, config, "d_model"), config.get("d_sae")
-    d_sae = d_sae or int(d_model * float(config.get("expansion_factor") or 0))
+    d_sae = d_sae or int(d_model * number(path, config, "expansion_factor"))
     if shape != (d_model, d_sae):
         found = f"{shape[1]} features of d_model {shape[0]}"
         refuse(tensors.path, first, found, f"{d_sae} of d_model {d_model}, as {path.name} says")
@@ -186,7 +197,7 @@ def _scales(tensors: Tensors, path: Path, config: Config) -> tuple[float, float]
     found = []
     for end in ("in", "out"):
         hook = config.get(f"hook_point_{end}") or config.get("hook_point_in")
-        norm = stored.get(end) if isinstance(stored, dict) else None
+        norm = number(path, stored, end) if isinstance(stored, dict) and end in stored else None
         if norm is None:
             norm = float(tensors.take(f"{_NORM}{hook}", ()))
         if not norm > 0:
@@ -204,7 +215,7 @@ def _positive(tensors: Tensors, norms: torch.Tensor) -> torch.Tensor:
 def _kind(path: Path, act_fn: str, config: Config) -> Kind:
     """Of ours the kind that it says, which must be written as this activation."""
     own: Kind = act_fn  # type: ignore[assignment]
-    kind = (config.get("homolog") or {}).get("kind", own)
+    kind = table(path, config, "homolog").get("kind", own)
     if kind not in get_args(Kind) or (kind != own and not (kind in WITH_THRESHOLD and own == "jumprelu")):
         refuse(path, "act_fn", act_fn, f"the one of the kind under homolog, {kind!r}")
     return kind
@@ -216,11 +227,11 @@ def _expansion(d_model: int, d_sae: int) -> float:
     return factor if int(d_model * factor) == d_sae else math.nextafter(factor, math.inf)
 
 
-def _metadata(folder: Folder, config: Config) -> dict[str, Any]:
+def _metadata(path: Path, folder: Folder, config: Config) -> dict[str, Any]:
     if (ours := config.get("homolog")) is not None:
-        return {name: value for name, value in ours.items() if name != "kind"}
-    hook = config.get("hook_point_in")
-    return {"model": folder.beside(_MODEL_FILE).get("model_name"), "hook": hook, "layer": residual_layer(hook)}
+        return own_facts(path, ours)
+    hook = name_in(config, "hook_point_in")
+    return {"model": name_in(folder.beside(_MODEL_FILE), "model_name"), "hook": hook, "layer": residual_layer(hook)}
 
 
 def _recognises(config: Config) -> bool:

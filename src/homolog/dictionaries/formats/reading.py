@@ -7,7 +7,8 @@ safetensors hold tensors alone.  A file of `torch.save` is a pickle, which may r
 from __future__ import annotations
 
 import json
-import pickle
+import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,10 +47,10 @@ class Folder:
         """A JSON object; InputError where it is none."""
         path = self.path / name
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = parse(path, path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError("dictionary folder", self.ref, f"{name} is missing", REMEDY) from None
-        except (OSError, ValueError) as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise InputError("dictionary file", str(path), f"it must be readable JSON ({error})", REMEDY) from error
         if not isinstance(found, dict):
             raise InputError("dictionary file", str(path), "it must hold a JSON object", REMEDY)
@@ -84,15 +85,24 @@ class Tensors:
     """Text that a safetensors file holds beside them."""
 
     def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """A tensor as it is stored; InputError where it is missing, of another shape, or not finite."""
+        """A tensor as it is stored; InputError where it is missing, of another shape or type, or not finite."""
         if name not in self.values:
             refuse(self.path, name, "missing", f"there with shape {shape}")
         tensor = self.values[name]
         if tuple(tensor.shape) != shape:
             refuse(self.path, name, f"of shape {tuple(tensor.shape)}", f"of shape {shape}")
-        if not bool(torch.isfinite(tensor).all()):
-            refuse(self.path, name, "NaN or infinite", "finite everywhere")
+        if not tensor.is_floating_point():
+            refuse(self.path, name, f"of type {tensor.dtype}", "of real numbers")
+        if not bool(torch.isfinite(tensor.float()).all()):
+            refuse(self.path, name, "NaN or infinite", "finite everywhere, in float32")
         return tensor
+
+    def integer(self, name: str) -> int:
+        """A whole number that is stored as a tensor; InputError where it is none."""
+        tensor = self.values[name]
+        if tensor.ndim or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+            refuse(self.path, name, f"of type {tensor.dtype} and shape {tuple(tensor.shape)}", "a whole number")
+        return int(tensor)
 
     def matrix(self, *names: str) -> tuple[str, tuple[int, int]]:
         """Which of these matrices the file holds, and its shape."""
@@ -134,6 +144,44 @@ def refuse(path: Path, field: str, found: object, expected: str, remedy: str = R
     raise InputError(f"{field} in {path}", found, f"it must be {expected}", remedy)
 
 
+def parse(path: Path, text: str) -> Any:
+    """A JSON value, in which NaN and infinity, that JSON does not know, are null; InputError where it is none."""
+    try:
+        found = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
+        json.dumps(found, ensure_ascii=False).encode("utf-8")  # halves of letters cannot be written again
+    except (ValueError, RecursionError) as error:
+        raise InputError("dictionary file", str(path), f"it must be readable JSON ({error})", REMEDY) from error
+    return found
+
+
+def _finite(text: str) -> float | None:
+    return value if math.isfinite(value := float(text)) else None
+
+
+def table(path: Path, config: Config, key: str) -> dict[str, Any]:
+    """An object inside a configuration, empty where there is none."""
+    value = config.get(key)
+    if value is not None and not isinstance(value, dict):
+        refuse(path, key, value, "an object")
+    return value or {}
+
+
+def name_in(config: Config, key: str) -> str | None:
+    """A name in a configuration; None where there is none."""
+    value = config.get(key)
+    return value if isinstance(value, str) and value else None
+
+
+def number(path: Path, config: Config, key: str, default: float = 0.0) -> float:
+    """A number of a configuration, `default` where it is missing or null."""
+    value = config.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+        refuse(path, key, value, "a number")
+    return float(value)
+
+
 def positive(path: Path, config: Config, key: str) -> int:
     """A whole number above 0 of a configuration."""
     value = config.get(key)
@@ -152,11 +200,14 @@ def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 def _torch_file(path: Path) -> dict[str, torch.Tensor]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of protocols that nobody writes: the file is damaged, and is refused
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle raises anything
+        words = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             "dictionary file", str(path),
-            f"only tensors are read from a pickle, and this holds more or is damaged ({str(error).splitlines()[0]})",
+            f"only tensors are read from a pickle, and this holds more or is damaged ({words})",
             "Save its state_dict() alone with torch.save, where you trust it.",
         ) from error  # fmt: skip
     if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):

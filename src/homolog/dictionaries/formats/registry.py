@@ -5,6 +5,7 @@ A format is recognised by the name of the configuration file and keys in it, nev
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,9 +48,20 @@ def save(
 ) -> list[Path]:
     """Write the dictionary to `folder` (made if missing) in a format of `FORMATS`; returns the files written.
 
-    Only our own layout, which SAELens loads, keeps `quality`.  Raises InputError where the format has no such kind.
+    Only our own layout, which SAELens loads, keeps `quality`.  Raises InputError where the format has no such kind, and
+    for metadata or a quality that are no JSON values: infinity is none, and NaN stands for null in a quality alone.
     """
     form = _format(format)
+    row = (
+        {} if quality is None else {name: None if value != value else value for name, value in quality.as_row().items()}
+    )
+    for field, values in (("metadata", dict(sae.metadata)), ("quality", row)):
+        try:
+            json.dumps(values, allow_nan=False, ensure_ascii=False).encode("utf-8")
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                field, "not JSON", f"it is written as such ({error})", "Use plain, finite values."
+            ) from error
     if form.name == OWN:
         return sae_lens.write(sae, Path(folder), quality)
     return form.write(sae, Path(folder))

@@ -27,9 +27,20 @@ from typing import Any, get_args
 from safetensors.torch import save_file
 
 from homolog.dictionaries.base import WITH_THRESHOLD, Kind, SparseAutoencoder
+from homolog.dictionaries.formats.facts import own_facts
 from homolog.dictionaries.formats.folding import folded
 from homolog.dictionaries.formats.hooks import residual_layer
-from homolog.dictionaries.formats.reading import Config, Folder, Format, Tensors, positive, refuse
+from homolog.dictionaries.formats.reading import (
+    Config,
+    Folder,
+    Format,
+    Tensors,
+    name_in,
+    number,
+    positive,
+    refuse,
+    table,
+)
 from homolog.dictionaries.losses import fold_gated
 from homolog.dictionaries.quality import Quality
 from homolog.storage.atomic import atomic_path, sha256_file, write_json
@@ -98,7 +109,7 @@ def write(sae: SparseAutoencoder, folder: Path, quality: Quality | None = None) 
 def read(folder: Folder, config: Config) -> SparseAutoencoder:
     """A dictionary of ours or of SAELens; see the module's first lines and `docs/formats.md`."""
     path = folder.path / CONFIG_FILE
-    facts = config.get("metadata") or {}
+    facts = table(path, config, "metadata")
     name, k = _architecture(path, config)
     kind, scale = _kind(path, name, facts), _scale(folder, path, config)
     shape = positive(path, config, "d_in"), positive(path, config, "d_sae")
@@ -120,7 +131,7 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
         input_scale=scale,
         output_scale=scale,
         unit_decoder=by_norm,
-        metadata=_metadata(config, facts),
+        metadata=_metadata(path, config, facts),
     )
 
 
@@ -129,7 +140,7 @@ def saved_quality(sae: SparseAutoencoder) -> Quality | None:
     row = sae.metadata.get("quality")
     if row is None:
         return None
-    return Quality.from_row({k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
+    return Quality.from_row(row)
 
 
 def _no_nan(value: Any) -> Any:
@@ -141,10 +152,10 @@ def _architecture(path: Path, config: Config) -> tuple[str, int | None]:
     """Name and k; before version 6 TopK was a standard one with another activation."""
     name = config.get("architecture", "standard")
     activation = config.get("activation_fn", config.get("activation_fn_str", "relu"))
-    arguments = config.get("activation_fn_kwargs") or {}
+    arguments = table(path, config, "activation_fn_kwargs")
     if name == "standard" and activation == "topk":
         name = "topk"
-    if name not in _KINDS:
+    if name not in tuple(_KINDS):
         refuse(path, "architecture", name, f"one of {', '.join(_KINDS)}", "Others are no such autoencoders.")
     if activation not in ("relu", "topk") or arguments.get("signed"):
         refuse(path, "activation_fn", activation, "relu or topk, not signed", "Features here are never negative.")
@@ -170,14 +181,14 @@ def _scale(folder: Folder, path: Path, config: Config) -> float:
         refuse(path, "normalize_activations", found, "none or expected_average_only_in", f"Not this one: {_ONE_NORM}.")
     if found != "expected_average_only_in":
         refuse(path, "normalize_activations", found, "none", "Fold it into the weights with SAELens and save again.")
-    scale = folder.beside(SCALER_FILE).get("scaling_factor")
-    if not isinstance(scale, int | float) or not scale > 0:
+    scale = number(path, folder.beside(SCALER_FILE), "scaling_factor")
+    if not scale > 0:
         refuse(
             path, "normalize_activations", found, f"none, or {SCALER_FILE} with the scaling_factor must lie beside",
             'Where the factor is folded in already, write "none"; else sae.fold_activation_norm_scaling_factor(FACTOR) '
             "and sae.save_model(FOLDER) in SAELens.",
         )  # fmt: skip
-    return float(scale)
+    return scale
 
 
 def _weights(tensors: Tensors, name: str, d_model: int, d_sae: int):
@@ -197,25 +208,25 @@ def _weights(tensors: Tensors, name: str, d_model: int, d_sae: int):
 
 def _kind(path: Path, name: str, facts: Config) -> Kind:
     """Ours says its kind, and the architecture must be the one written for it; of SAELens, what it was trained as."""
-    ours = facts.get("homolog")
-    if ours is None:
+    if facts.get("homolog") is None:
         trained = str(facts.get("training_architecture") or "")
         return "batchtopk" if name == "jumprelu" and "batchtopk" in trained else _KINDS[name]
+    ours = table(path, facts, "homolog")
     kind = ours.get("kind", _KINDS[name])
     if kind not in get_args(Kind) or architecture(kind) != name:
         refuse(path, "architecture", name, f"the one of the kind under metadata.homolog, {kind!r}")
     return kind
 
 
-def _fact(config: Config, name: str) -> Any:
+def _fact(config: Config, name: str) -> str | None:
     """On the model: under `metadata` since version 6, at the top before."""
     old = {"hook_name": "hook_point"}.get(name, name)
-    return (config.get("metadata") or {}).get(name) or config.get(name) or config.get(old)
+    return name_in(config.get("metadata") or {}, name) or name_in(config, name) or name_in(config, old)
 
 
-def _metadata(config: Config, facts: Config) -> dict[str, Any]:
+def _metadata(path: Path, config: Config, facts: Config) -> dict[str, Any]:
     if (ours := facts.get("homolog")) is not None:
-        return {name: value for name, value in ours.items() if name != "kind"}
+        return own_facts(path, ours)
     hook = _fact(config, "hook_name")
     kept = {name: facts[name] for name in ("sae_lens_version", "training_architecture") if facts.get(name) is not None}
     return {"model": _fact(config, "model_name"), "hook": hook, "layer": residual_layer(hook), **kept}

@@ -20,9 +20,10 @@ import torch
 from safetensors.torch import save_file
 
 from homolog.dictionaries.base import SparseAutoencoder
+from homolog.dictionaries.formats.facts import own_facts
 from homolog.dictionaries.formats.folding import folded
 from homolog.dictionaries.formats.hooks import residual_layer
-from homolog.dictionaries.formats.reading import Config, Folder, Format, positive, refuse
+from homolog.dictionaries.formats.reading import Config, Folder, Format, name_in, parse, positive, refuse
 from homolog.errors import InputError
 from homolog.storage.atomic import atomic_path, write_json
 
@@ -53,7 +54,7 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
     shapes = ((d_sae, d_model), (d_sae,), (d_sae, d_model), (d_model,))
     W_enc_T, b_enc, W_dec, b_dec = (tensors.take(name, shape) for name, shape in zip(names, shapes, strict=True))
     ours = tensors.header.get("homolog")
-    metadata = _metadata(folder) if ours is None else json.loads(ours)
+    metadata = _metadata(folder) if ours is None else own_facts(tensors.path, parse(tensors.path, ours))
     return folded(W_enc_T.T, b_enc, W_dec, b_dec, kind="topk", k=k, centre=b_dec, metadata=metadata)
 
 
@@ -66,7 +67,7 @@ def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
     unit = torch.allclose(sae.W_dec.norm(dim=1), torch.ones(sae.d_sae), atol=1e-4)
     weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
     tensors = {"encoder.weight": sae.W_enc.T, "encoder.bias": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
-    header = {"format": "pt", "homolog": json.dumps(dict(sae.metadata))}
+    header = {"format": "pt", "homolog": json.dumps(dict(sae.metadata), allow_nan=False)}
     with atomic_path(weights) as partial:
         save_file({name: w.contiguous() for name, w in tensors.items()}, partial, metadata=header)
     write_json(
@@ -90,8 +91,8 @@ def _metadata(folder: Folder) -> dict[str, Any]:
     above, own = folder.names
     hook, training = above if own.startswith("seed") else own, folder.beside(_TRAINING)
     return {
-        "model": training.get("model"),
-        "revision": training.get("revision"),
+        "model": name_in(training, "model"),
+        "revision": name_in(training, "revision"),
         "hook": hook,
         "layer": residual_layer(hook),
     }

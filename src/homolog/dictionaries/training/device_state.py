@@ -77,9 +77,14 @@ class DeviceState(Trainee):
         for half, whole in ((self.enc_half, self.weights.W_enc_T), (self.dec_half, self.weights.W_dec)):
             if len(half):
                 half.copy_(whole)
+        self.measure_norms()
+        self.longest = int(self.silent.max())
+
+    def measure_norms(self) -> None:
+        """Norms of the decoder's rows from the rows.  A step leaves the same but for rounding, and no checkpoint holds
+        them: measured at the end of every chunk, they are after a stop what they were before."""
         if not self.unit:
             torch.linalg.vector_norm(self.weights.W_dec, dim=1, out=self.norms)
-        self.longest = int(self.silent.max())
 
     def n_dead(self) -> int:
         """Features that did not fire for `dead_after` tokens."""

@@ -10,8 +10,8 @@ bfloat16 bits (uint16) and as float32; the one that is not in use has size 0.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from homolog.compiled import jit
 from homolog.dictionaries.selection import _F0, _MATH
 from homolog.dictionaries.training.rows import _to_half
 
@@ -19,7 +19,7 @@ RELU, JUMPRELU, GATED = 0, 1, 2
 _ONE, _HALF = np.float32(1), np.float32(0.5)
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _load(half, full, t, out):
     """Row t in float32."""
     if half.size > 0:
@@ -30,7 +30,7 @@ def _load(half, full, t, out):
         out[:] = full[t]
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _store(values, half, full, t):
     if half.size > 0:
         _to_half(values, half[t])
@@ -38,7 +38,7 @@ def _store(values, half, full, t):
         full[t] = values
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def features(kind, product, vectors, active, chosen):
     """Fill `active` with the features, and for Gated `chosen` with relu(x W_enc + b_gate), of a block of tokens."""
     p = np.empty(vectors.shape[1], np.float32)
@@ -60,7 +60,7 @@ def features(kind, product, vectors, active, chosen):
         _store(f, active[0], active[1], t)
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def errors(reconstructed, bias, target, factor, g, g_half):
     """g = factor * (reconstructed + bias - target), and its bfloat16 twin; returns the sum of squared errors."""
     squared = 0.0
@@ -78,7 +78,7 @@ def errors(reconstructed, bias, target, factor, g, g_half):
     return squared
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def slopes(kind, product, h, h_gate, vectors, norms, penalty, bandwidth, sums, total, count):
     """Turn h, the slopes in the features, into those in x W_enc, in place, for a block of tokens.
 

@@ -20,6 +20,7 @@ import torch
 
 from homolog.dictionaries.base import SparseAutoencoder
 from homolog.dictionaries.configs import TopKConfig
+from homolog.dictionaries.finite import refuse_not_finite
 from homolog.dictionaries.losses import fold_gated
 from homolog.dictionaries.training.state import SaeState, TrainingDivergedError
 from homolog.errors import InputError
@@ -43,9 +44,8 @@ class Normalisation:
 
 def estimate_normalisation(sample: torch.Tensor, where: str = "activations") -> Normalisation:
     """Mean and scale of a sample of activations (token, d_model), in float64."""
+    refuse_not_finite(sample, where)
     x = sample.double()
-    if not bool(torch.isfinite(x).all()):
-        raise InputError(where, "NaN or infinity", "every value must be finite", "Check the model's weights.")
     mean = x.mean(0)
     norms = (x - mean).norm(dim=1)
     if float(norms.mean()) == 0:

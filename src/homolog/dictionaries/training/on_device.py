@@ -19,6 +19,7 @@ from torch import Tensor
 
 from homolog.dictionaries.configs import BatchTopKConfig, JumpReluConfig, TopKConfig
 from homolog.dictionaries.encoder import _full_sums
+from homolog.dictionaries.finite import refuse_not_finite
 from homolog.dictionaries.sources import ActivationSource
 from homolog.dictionaries.training.ahead import Ahead
 from homolog.dictionaries.training.device_plain import Entries, Rates, Slopes, adam
@@ -58,6 +59,7 @@ class OnDevice:
         size = self.training.batch_size
         for layer, (normal, states) in enumerate(zip(self.normal, self.states, strict=True)):
             x = normal.apply(self.ahead.read(step * size, n_steps * size, layer)).contiguous()
+            refuse_not_finite(x, states[0].activations, step * size)
             seen = x.bfloat16() if states[0].half else x
             for state in states:
                 advance(state, x, seen, step)
@@ -75,6 +77,7 @@ def advance(state: DeviceState, x: Tensor, seen: Tensor, step: int) -> None:
         for i, part in enumerate(parts):
             take_step(state, x[part], seen[part], step + i)
         state.settle()
+        state.measure_norms()
         if state.config.kind in MAY_BE_DENSE and state.n_dead():
             revive(state, x[parts[-1]].cpu(), state.g.cpu().numpy(), step + len(parts) - 1)
 

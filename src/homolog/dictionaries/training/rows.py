@@ -10,15 +10,15 @@ Features do not depend on each other, so they may be spread over threads; the by
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from homolog.compiled import jit
 from homolog.dictionaries.selection import _F0, _MATH
 
 _ONE = np.float32(1)
 _TINY = np.float32(1e-30)  # moments below are 0: denormal numbers cost a hundred times as much
 
 
-@njit(nogil=True, cache=True)
+@jit(nogil=True)
 def sort_by_feature(index, regions, tokens, starts, token, order, offset):
     """Entry numbers in order of feature, then of token: order[offset[i] : offset[i + 1]] are those of feature i.
 
@@ -43,7 +43,7 @@ def sort_by_feature(index, regions, tokens, starts, token, order, offset):
     offset[0] = 0
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def adam(p, g, m, v, rate, beta1, beta2, correction1, correction2, epsilon):
     """One step of Adam [Kingma 2015] on float32 arrays, in place.
 
@@ -59,7 +59,7 @@ def adam(p, g, m, v, rate, beta1, beta2, correction1, correction2, epsilon):
         p[j] -= size * mean / (np.sqrt(correction2 * square) + epsilon)
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _to_half(row, out):
     """Round float32 to bfloat16, to nearest, ties to even."""
     bits = row.view(np.int32)
@@ -68,7 +68,7 @@ def _to_half(row, out):
         out[j] = np.uint16((bits[j] + np.int32(0x7FFF) + odd) >> np.int32(16))
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _step_decoder(row, g, m, v, total, penalty, unit, rates):
     """Adam on a decoder row; unit: the row is held at norm 1, else its norm is penalised by penalty * total."""
     rate, beta1, beta2, correction1, correction2, epsilon = rates
@@ -97,7 +97,7 @@ def _step_decoder(row, g, m, v, total, penalty, unit, rates):
                 row[j] *= factor
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def update_sparse(first, last, offset, order, token, n_tokens, value, d, v, x, g,
                   W_enc, W_dec, vectors, moments, halves, penalty, unit, frozen, rates, fired):  # fmt: skip
     """Gradients of features first to last from their entries, and one step of Adam on their weights.
@@ -131,7 +131,7 @@ def update_sparse(first, last, offset, order, token, n_tokens, value, d, v, x, g
         )
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def update_dense(first, last, G_enc, G_dec, g_vectors, total,
                  W_enc, W_dec, vectors, moments, halves, penalty, unit, frozen, rates):  # fmt: skip
     """One step of Adam on features first to last, whose gradients are rows of G_enc, G_dec (bfloat16 or float32)."""
@@ -146,7 +146,7 @@ def update_dense(first, last, G_enc, G_dec, g_vectors, total,
         )
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _step_feature(i, g_enc, g_dec, g_vec, total,
                   W_enc, W_dec, vectors, moments, halves, penalty, unit, frozen, rates):  # fmt: skip
     rate, beta1, beta2, correction1, correction2, epsilon = rates
@@ -167,7 +167,7 @@ def _step_feature(i, g_enc, g_dec, g_vec, total,
         _to_half(W_dec[i], half_dec[i])
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def row_norms(W, norms):
     """Euclidean norm of each row."""
     for i in range(W.shape[0]):
@@ -177,7 +177,7 @@ def row_norms(W, norms):
         norms[i] = np.sqrt(squared)
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def normalise_rows(W):
     """Scale each row to norm 1; rows of zeros stay."""
     for i in range(W.shape[0]):

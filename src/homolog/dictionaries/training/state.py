@@ -119,6 +119,12 @@ class Trainee:
         warmup = share * self.training.n_steps
         return weight * (min(1.0, (step + 1) / warmup) if warmup >= 1 else 1.0)
 
+    @property
+    def activations(self) -> str:
+        """What errors call the activations that it learns from."""
+        model, _, layer = self.names
+        return f"activations of {model}, layer {layer}"
+
     def where(self, step: int, what: str) -> str:
         """Message that names model, dictionary, layer and step."""
         model, label, layer = self.names

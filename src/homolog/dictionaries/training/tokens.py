@@ -12,15 +12,15 @@ Everything is float32, except that products may come in bfloat16.  Sums are in a
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from homolog.compiled import jit
 from homolog.dictionaries.screening import _append_above, _below_kth_largest
 from homolog.dictionaries.selection import _F0, _MATH, _select
 
 _ONE = np.float32(1)
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _add_bias(half, full, is_half, t, bias, values):
     """values = product of token t + bias, in float32: bfloat16 is the upper half of a float32's bits."""
     bits = values.view(np.int32)
@@ -36,7 +36,7 @@ def _add_bias(half, full, is_half, t, bias, values):
             values[i] = full_row[i] + bias[i]
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def select_above(half, full, is_half, b_enc, low, limit, index, value, start):
     """Entries p = product + b_enc of a block of tokens where product + low > 0; start[0] is where they begin.
 
@@ -57,7 +57,7 @@ def select_above(half, full, is_half, b_enc, low, limit, index, value, start):
     return total
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def select_largest(half, full, is_half, b_enc, k, index, value, start):
     """Entries of a block of tokens: each token's k largest p above 0, lowest feature first among equal ones.
 
@@ -79,7 +79,7 @@ def select_largest(half, full, is_half, b_enc, k, index, value, start):
     return total
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def select_dead(half, full, is_half, b_enc, dead, k, index, value, start):
     """Entries of a block of tokens: each token's k largest p above 0 among the features `dead`, their indices."""
     values = np.empty(dead.size, np.float32)
@@ -101,7 +101,7 @@ def select_dead(half, full, is_half, b_enc, dead, k, index, value, start):
     return total
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def keep_from(cut, ties, index, value, start):
     """Keep of a block's entries those above `cut`, and of those equal to it the first `ties`; in place.
 
@@ -121,7 +121,7 @@ def keep_from(cut, ties, index, value, start):
     return total
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def decode(target, bias, index, value, start, W_dec, factor, g, h):
     """g = factor * (bias + sum of value W_dec[index] - target) of each token, and h of each entry.
 
@@ -152,7 +152,7 @@ def decode(target, bias, index, value, start, W_dec, factor, g, h):
     return squared
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def relu_slopes(first, last, index, value, h, norms, penalty, d):
     """d = h + penalty ||W_dec[i]||; returns the sum of value ||W_dec[i]||."""
     total = 0.0
@@ -163,7 +163,7 @@ def relu_slopes(first, last, index, value, h, norms, penalty, d):
     return total
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def jump_values(first, last, index, p, threshold, f):
     """f = p where p exceeds the threshold, else 0; returns how many do."""
     n = 0
@@ -174,7 +174,7 @@ def jump_values(first, last, index, p, threshold, f):
     return n
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def jumprelu_slopes(first, last, index, p, h, threshold, penalty, bandwidth, d, v):
     """d = h where p exceeds the threshold; v[0] = d, v[1] = -(threshold h + penalty) / bandwidth near the threshold."""
     width = _ONE / bandwidth
@@ -185,7 +185,7 @@ def jumprelu_slopes(first, last, index, p, h, threshold, penalty, bandwidth, d, 
         v[1, a] = -(limit * h[a] + penalty) * width if abs(p[a] - limit) < bandwidth * np.float32(0.5) else _F0
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def gated_values(first, last, index, chosen, b_gate, b_mag, scale, f):
     """f = relu(exp(r_mag) x W_enc + b_mag) of entries chosen = x W_enc + b_gate > 0; scale is exp(r_mag)."""
     for a in range(first, last):
@@ -193,7 +193,7 @@ def gated_values(first, last, index, chosen, b_gate, b_mag, scale, f):
         f[a] = max((chosen[a] - b_gate[i]) * scale[i] + b_mag[i], _F0)
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def gated_slopes(first, last, index, f, h, h_gate, b_mag, scale, penalty, d, v):
     """d and v = slopes in b_gate, b_mag, r_mag, from the slopes h in f and h_gate in the frozen twin's values."""
     for a in range(first, last):
@@ -204,7 +204,7 @@ def gated_slopes(first, last, index, f, h, h_gate, b_mag, scale, penalty, d, v):
         v[0, a], v[1, a], v[2, a] = gate, mag, mag * (f[a] - b_mag[i])
 
 
-@njit(nogil=True, fastmath=_MATH, error_model="numpy", cache=True)
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def add_rows(g, out):
     """out += sum of the rows of g."""
     for t in range(g.shape[0]):

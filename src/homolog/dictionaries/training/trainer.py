@@ -22,6 +22,7 @@ import torch
 
 from homolog.dictionaries.base import SparseAutoencoder
 from homolog.dictionaries.configs import AnyConfig, TrainingConfig
+from homolog.dictionaries.finite import refuse_not_finite
 from homolog.dictionaries.hardware import Precision, Threads, product_precision
 from homolog.dictionaries.sources import ActivationSource
 from homolog.dictionaries.training import checkpoint as checkpoints
@@ -92,7 +93,8 @@ def train(
     removed at the end. `workers`: threads, all cores by default; they do not change the result.  `device`: where
     weights and moments of all dictionaries lie and steps are taken; on "cuda" in fused kernels where Triton is
     installed.  The dictionaries come back on the CPU.  Raises TrainingDivergedError (names layer and step) and
-    InputError (NaN or constant activations; a checkpoint of another run; no such device).
+    InputError (constant activations; NaN or infinity, with the token of the stream; a checkpoint of another run; no
+    such device).
     """
     training, place = training or TrainingConfig(), torch.device(device)
     check_device(place)
@@ -187,6 +189,7 @@ def _identity(source, config, training, model, labels, half, device: torch.devic
 def _train_layer(raw: torch.Tensor, normal: Normalisation, states: list[SaeState], step: int, threads: Threads) -> None:
     """All dictionaries of a layer on one chunk."""
     x = normal.apply(raw)
+    refuse_not_finite(x, states[0].activations, step * states[0].training.batch_size)
     seen = x.bfloat16() if states[0].half else x
     for state in states:
         size = state.training.batch_size

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
+
+from homolog.compiled import jit
 
 BLOCK = 128  # channels of a task: 16 state dimensions x 128 channels x 4 bytes = 8 KiB of state, as much of A
 BACKWARD_BLOCK = 64
@@ -146,7 +147,7 @@ def _float_of(_typing: Any, x: Any = None) -> Any:
     return types.float32(types.int32), lambda _c, b, _s, args: b.bitcast(args[0], ir.FloatType())
 
 
-@numba.njit(fastmath={"contract"})  # no reassociation: the rounding below is (t + big) - big
+@jit(fastmath={"contract"})  # no reassociation: the rounding below is (t + big) - big
 def _exp2(t):  # type: ignore[no-untyped-def]
     """2^t in float32 without a call, so that the loop around it vectorises: 2^k times a polynomial of 2^f, |f| <= 1/2.
 
@@ -194,13 +195,12 @@ def _decay_by_type(dt, rate):  # type: ignore[no-untyped-def]
 # Contraction to fused multiply-adds and reassociation of the sums over channels; NaN and infinity keep their meaning.
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
-    "cache": True,
     "error_model": "numpy",
     "fastmath": {"contract", "reassoc", "nsz"},
 }
 
 
-@numba.njit(**_OPTIONS)
+@jit(**_OPTIONS)
 def _forward(b, lo, hi, u, dt, A_T, B, C, y, last, slots, states, chunks):  # type: ignore[no-untyped-def]
     n_state, width = A_T.shape[0], hi - lo
     n_even = n_state + n_state % 2  # two state dimensions at a time: a third fewer loads; the odd one out is 0
@@ -235,7 +235,7 @@ def _forward(b, lo, hi, u, dt, A_T, B, C, y, last, slots, states, chunks):  # ty
     last[b, :, lo:hi] = h[:n_state]
 
 
-@numba.njit(**_OPTIONS)
+@jit(**_OPTIONS)
 def _step(h, decay, dt, write, rate, B):  # type: ignore[no-untyped-def]
     """h <- decay * h + write * B, in place, with the decay written too."""
     width = dt.shape[0]
@@ -247,7 +247,7 @@ def _step(h, decay, dt, write, rate, B):  # type: ignore[no-untyped-def]
             h[n, i] = a * h[n, i] + write[i] * b
 
 
-@numba.njit(**_OPTIONS)
+@jit(**_OPTIONS)
 def _backward(  # type: ignore[no-untyped-def]
     b, lo, hi, block, u, dt, A_T, B, C, chunks, slots, dy, dstates, g_out, du_out, ddt_out, dA, dB, dC
 ):

@@ -1,0 +1,66 @@
+"""Functions compiled by numba: one decorator, and one place where their machine code is kept.
+
+numba keeps it in NUMBA_CACHE_DIR, where that is set, else beside the source, else in the user's cache folder.  A user
+who may write to none of these gets a folder of their own among the system's temporary files; where not even that can
+be made, every process compiles anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+
+logger = logging.getLogger("homolog")
+
+
+def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`numba.njit(**options)` whose machine code is kept for the next process; `stats.cache_path` says where, if
+    anywhere."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        global _keep
+        if _keep:
+            try:
+                return numba.njit(cache=True, **options)(function)
+            except RuntimeError as error:
+                if "cannot cache function" not in str(error):
+                    raise
+            if _keep := _use_temporary_folder():
+                return numba.njit(cache=True, **options)(function)
+        return numba.njit(**options)(function)
+
+    return decorate
+
+
+_keep = True
+
+
+def _use_temporary_folder() -> bool:
+    """Let numba keep code there, in this process and those it starts; False where it cannot.  Says which, once."""
+    folder = _temporary_folder()
+    where = f"it is kept in {folder}" if folder else "every process compiles anew"
+    logger.warning("Compiled code can be kept neither beside the package nor in the user's cache folder: %s. "
+                   "NUMBA_CACHE_DIR names another folder.", where)  # fmt: skip
+    if folder is None:
+        return False
+    numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = str(folder)  # type: ignore[attr-defined]
+    return True
+
+
+def _temporary_folder() -> Path | None:
+    """This user's own folder, which nobody else may write to: machine code is run from it.  None without one."""
+    try:
+        folder = Path(tempfile.gettempdir()) / f"homolog-compiled-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return None
+    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    return folder if own and os.access(folder, os.W_OK) else None

@@ -1,0 +1,28 @@
+"""Our own facts in a file, under "homolog" in every format: read as what is written there, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from homolog.dictionaries.formats.reading import refuse
+from homolog.dictionaries.quality import Quality
+
+_TYPES: dict[str, type] = {
+    "model": str, "ref": str, "revision": str, "tokenizer": str, "hook": str, "label": str, "layer": int,
+    "tokens_trained": int, "config": dict, "training": dict, "text": dict, "origin": dict, "quality": dict,
+}  # fmt: skip
+_WORDS = {str: "a name", int: "a whole number, 0 or above", dict: "an object"}
+
+
+def own_facts(path: Path, found: Any) -> dict[str, Any]:
+    """What stands under "homolog" in a file, without the kind.  InputError where a fact is not what it must be."""
+    if not isinstance(found, dict):
+        refuse(path, "homolog", found, "an object")
+    for name, kind in _TYPES.items():
+        value = found.get(name)
+        if value is not None and (type(value) is not kind or (kind is int and value < 0)):
+            refuse(path, f"homolog.{name}", value, _WORDS[kind])
+    if found.get("quality") is not None:
+        Quality.from_row(found["quality"])
+    return {name: value for name, value in found.items() if name != "kind"}
