@@ -303,6 +303,7 @@ def circuits_induction(
             for line in expected_lines(ref, prompts, seed, batch, device, make_progress(quiet)):
                 typer.echo(line)
         return
+    from homolog.storage.run_folder import RunFolder
     from homolog.studies.circuits import run_circuits
     from homolog.studies.plan import Subject
     from homolog.studies.recipe import parse_circuits
@@ -312,7 +313,8 @@ def circuits_induction(
         {"name": name, "models": models, "run": {"seed": seed, "device": device},
          "circuits": {"n_prompts": prompts, "length": length, "repeat": repeat, "batch": batch}}
     )  # fmt: skip
-    typer.echo(f"Report: {run_circuits(recipe, out or Path('runs') / name, make_progress(quiet))}")
+    target = out or Path("runs") / name
+    _say_report(run_circuits(recipe, target, make_progress(quiet)), RunFolder(target).record)
 
 
 @zoo.command("list")
@@ -422,7 +424,18 @@ def _compare(recipe: Recipe, out: Path | None, ray: str | None, threads: int | N
     record = RunFolder(target).record
     for found in [*record.get("verdicts", []), *record.get("causal", [])]:
         typer.echo(found["words"])
+    _say_report(path, record)
+
+
+def _say_report(path: Path, record: dict[str, Any]) -> None:
+    """Where the report is, and what it is without.  Exit code 1 where something failed."""
     typer.echo(f"Report: {path}")
+    failed = record.get("failed", {})
+    for work, why in failed.items():
+        _complain(f"Failed, and not in the report: {work} ({why['error']})")
+    if failed:
+        _complain("The same command again makes what is missing; run.json has the details.")
+        raise typer.Exit(1)
 
 
 def _stop(signal_number: int, frame: object) -> None:

@@ -7,14 +7,16 @@ from typing import Any
 
 import polars as pl
 import pytest
+import typer
 from tests.studies.outcome import RECIPE, files, leave_undrawn
 
+from homolog import cli
 from homolog.progress import SilentProgress
 from homolog.storage.run_folder import RunFolder
 from homolog.studies import circuits, compare, meaning, spaces
 from homolog.studies.compare import run_comparison
 from homolog.studies.plan import finished_report
-from homolog.studies.recipe import Recipe, load_recipe
+from homolog.studies.recipe import Recipe, load_recipe, parse_circuits
 
 MORE = """
 [interpretation]
@@ -80,6 +82,20 @@ def test_what_failed_is_named_in_the_record_and_in_the_report(runs: Path) -> Non
     assert all("planted" in why["traceback"] for why in failed.values())
     page = (runs / "failed" / "report" / "index.html").read_text()
     assert page.count("Not part of this report, for it failed") == 5 and CIRCUIT in page
+
+
+def test_the_command_line_names_what_failed_and_ends_with_1(
+    runs: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuits, "trace_induction", failing(circuits.trace_induction, lambda *_: True))
+    values = {"name": "two", "models": ["zoo:transformer-s0", "zoo:mamba-s0"]}
+    with pytest.raises(RuntimeError, match="no circuit could be traced: MemoryError: planted; MemoryError: planted"):
+        circuits.run_circuits(parse_circuits(values), runs / "none", SilentProgress())
+    record = RunFolder(runs / "failed").record
+    with pytest.raises(typer.Exit) as ended:
+        cli._say_report(runs / "failed" / "report" / "index.html", record)
+    assert ended.value.exit_code == 1
+    cli._say_report(runs / "whole" / "report" / "index.html", RunFolder(runs / "whole").record)
 
 
 def test_the_rest_is_as_in_an_undisturbed_run(runs: Path) -> None:
