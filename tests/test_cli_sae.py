@@ -123,6 +123,8 @@ def test_convert_there_and_back(out: Path, tmp_path: Path) -> None:
         (["train", "zoo:mamba-s0", "--kind", "topk", "--l1", "3"], "--l1 is 3.0, but it belongs to relu or gated"),
         (["train", "zoo:mamba-s0", "--layers", "a"], "numbers and ranges, or all"),
         (["train", "zoo:mamba-s0", "--layers", "8"], "has layers 0 to 7"),
+        (["train", "zoo:mamba-s0", "--layers", "0-999999999999"], "no model has 100000 layers"),
+        (["train", "zoo:mamba-s0", "--text", "hf:"], "the dataset must be within reach"),
         (["train", "zoo:mamba-s0", "--kind", "standard"], "'relu', 'topk'"),
         (["train", "zoo:mamba-s0", "--lr", "0"], "--lr is 0.0"),
         (["train", "zoo:mamba-s0", "--kind", "topk", "--d-sae", "8"], "k is 32, but there are 8 features"),

@@ -1,5 +1,8 @@
 """The command line.  Exit code 0: done; 1: failed; 2: unusable input; 130: stopped by Ctrl-C.
 
+A word that is empty or not UTF-8 is unusable.  Output whose reader has left (`| head`) is dropped, and the command goes
+on.
+
 Nothing heavy is imported before a command needs it: `homolog --help` answers at once.
 """
 

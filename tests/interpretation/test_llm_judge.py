@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -93,7 +93,9 @@ def served(tmp_path_factory) -> Iterator[Endpoint]:
     serve = [command, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
     with (
         open(folder / "server.log", "wb") as log,
-        started(serve, stdout=log, stderr=subprocess.STDOUT) as server,  # while it answers, it does not end on SIGTERM
+        # One thread: several wait for each other for minutes on a busy machine.  It does not end on SIGTERM while it
+        # answers.
+        started(serve, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}) as server,
     ):
 
         def answers() -> bool:

@@ -6,6 +6,7 @@ import importlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,9 +225,13 @@ def test_evaluated_again_it_is_what_its_file_says(trained) -> None:
     assert f"gates: {row['reason']}" in text and f"(its file: {row['explained_variance']:.3f})" in text
 
 
-def test_another_layer_is_not_what_its_file_says(trained) -> None:
+def test_a_file_that_names_a_wrong_layer_does_not_agree_with_its_quality(trained, tmp_path) -> None:
     out, _, _ = trained
-    found = evaluate_sae(str(out / "saes/transformer-s0/3"), SilentProgress(), layer=0)
+    sae = dictionaries.load(out / "saes/transformer-s0/3")
+    dictionaries.save(replace(sae, metadata={**sae.metadata, "layer": 0}), tmp_path / "moved", saved_quality(sae))
+    with pytest.raises(InputError, match=r"--layer is 3, but by its file, the dictionary .*moved is of layer 0"):
+        evaluate_sae(str(tmp_path / "moved"), SilentProgress(), layer=3)
+    found = evaluate_sae(str(tmp_path / "moved"), SilentProgress())
     assert found.agrees is False and "Not what its file says" in found.notes[0]
 
 

@@ -272,7 +272,7 @@ def _as_dataset(source: Any, path: Path | None, split: str) -> Any:
         return _split_of(dataset, split)
     try:
         return datasets.load_dataset(str(source).removeprefix(_DATASET), split=split)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError) as error:
         raise InputError(
             "corpus", str(source), f"the dataset must be within reach ({error})",
             "Check the id, the split and the network, or give local files.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import torch
@@ -111,7 +111,7 @@ def evaluate_sae(
         agrees, notes = _recheck(sae, windows, residuals, text is None)
     if other := _other_model(sae, where):
         notes.insert(0, f"Its file says that it is of {other}, and it was measured in {where}.")
-    own = sae.metadata.get("text") or {}
+    own = sae.metadata.get("text") or {}  # of any shape: only compared
     if text is not None and own.get("source") == text.source:
         notes.append("It was trained on this text: without --text it is measured on what was held out.")
     return Evaluation(
@@ -157,10 +157,20 @@ def _windows(
     """What to measure on, and in words what that is."""
     own = sae.metadata.get("text")
     if text is None and own is not None:
-        known = Text(**own)
+        known = _text_of(own)
         return heldout_again(known, model.tokenizer), f"{known.source}, held out from its training"
     text = text or Text(DEFAULT_TEXT)
     return read_text(text, model.tokenizer, n_tokens), text.source
+
+
+def _text_of(facts: dict[str, Any]) -> Text:
+    """The text of a dictionary from what its file says of it."""
+    kinds = {field.name: str if field.default is MISSING else type(field.default) for field in fields(Text)}
+    wrong = [name for name, value in facts.items() if name not in kinds or type(value) is not kinds[name]]
+    if wrong or "source" not in facts:
+        raise InputError("text in the dictionary's file", facts,
+                         f"{', '.join(wrong) or 'source'} is not as it is written here", "Give --text.")  # fmt: skip
+    return Text(**facts)
 
 
 def _recheck(

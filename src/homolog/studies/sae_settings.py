@@ -13,6 +13,8 @@ from homolog.storage.run_folder import folder_name
 EXPANSION = 6.0
 """Features per dimension where neither their number nor this is given: 768 for the models that ship."""
 
+MOST_LAYERS = 100_000
+
 
 class SaeSettings(BaseModel):
     """Dictionaries of the residual stream after some blocks of one model, and the text they learn from.
@@ -178,6 +180,8 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
         ends = (first, last if dash else first)
         if not all(end.strip().isdecimal() for end in ends) or int(ends[0]) > int(ends[1]):
             raise InputError("--layers", text, "it must be numbers and ranges, or all", "Give for example 0,3,5-7.")
+        if int(ends[1]) >= MOST_LAYERS:
+            raise InputError("--layers", text, f"no model has {MOST_LAYERS} layers", "Give for example 0,3,5-7.")
         found += range(int(ends[0]), int(ends[1]) + 1)
     return tuple(found)
 
