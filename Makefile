@@ -1,5 +1,6 @@
 # make demo    text to report on two small models that ship, in minutes
 # make test    everything that is checked: style, types, tests
+# make damage  a thousand random damages to files of every kind, where `make test` tries a hundred
 # make bench   ours against what a user would run instead
 # make lint    style and types only
 #
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= runs/demo
 
-.PHONY: demo test bench lint browser clean
+.PHONY: demo test damage bench lint browser clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -24,6 +25,9 @@ demo: $(VENV)/.installed
 
 test: lint browser
 	$(BIN)/python -m pytest
+
+damage: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m damage --damages 1000
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks

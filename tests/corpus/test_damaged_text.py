@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from tests.damage import number_of
 
 from homolog.corpus import read_documents
 from homolog.errors import InputError
@@ -115,13 +116,9 @@ def read_all(folder: Path, seeds: range) -> None:
     assert min(came_of.count("refused"), came_of.count("read")) > len(seeds) // 10  # both happened
 
 
-def test_a_hundred_damages(tmp_path: Path) -> None:
-    read_all(tmp_path, range(100))
-
-
-@pytest.mark.slow
-def test_a_thousand_damages(tmp_path: Path) -> None:
-    read_all(tmp_path, range(100, 1100))
+@pytest.mark.damage
+def test_damaged_text_is_read_or_refused(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    read_all(tmp_path, range(number_of(pytestconfig)))
 
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if ".jsonl." in name])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from tests.models.damage import copied, damage
+from tests.damage import number_of, put_back
+from tests.models.damage import damage
 from tests.reference import tiny_models as tiny
 
 import homolog
@@ -56,12 +57,12 @@ def loaded(folder: Path, seed: int) -> LanguageModel | str:
             return str(error)
 
 
-def check(folders: list[Path], n: int, tmp_path: Path, seed: int) -> None:
-    generator = np.random.default_rng([n, seed])
+def check(folders: list[Path], n: int, tmp_path: Path) -> None:
+    rng = random.Random(n)
     outcomes = {"model": 0, "error": 0}
     for i in range(n):
-        folder = copied(folders[i % len(folders)], tmp_path / "damaged")
-        what = f"{folders[i % len(folders)].name}, damage {i}: {damage(folder, generator)}"
+        folder = put_back(tmp_path / "damaged", folders[i % len(folders)])
+        what = f"{folders[i % len(folders)].name}, damage {i}: {damage(folder, rng)}"
         try:
             found = loaded(folder, 1)
             if isinstance(found, str):
@@ -82,10 +83,6 @@ def check(folders: list[Path], n: int, tmp_path: Path, seed: int) -> None:
     assert min(outcomes.values()) > n / 10, outcomes
 
 
-def test_a_damaged_folder_is_refused_or_loads(folders, tmp_path):
-    check(folders, 100, tmp_path, seed=0)
-
-
-@pytest.mark.slow
-def test_many_damaged_folders_are_refused_or_load(folders, tmp_path):
-    check(folders, 1000, tmp_path, seed=1)
+@pytest.mark.damage
+def test_a_damaged_folder_is_refused_or_loads(folders, tmp_path, pytestconfig):
+    check(folders, number_of(pytestconfig), tmp_path)

@@ -24,6 +24,7 @@ from homolog.studies.recipe import Recipe, load_recipe
 WORDS = ("-1", "0", "1e400", "nan", "true", '""', '"x"', "[]", "{}", "1.5", "99999999999999999999", "[[1]]", '["a"]')
 
 
+@pytest.mark.damage
 def test_damaged_recipes_are_refused_or_mean_what_they_say(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     whole = (Path(homolog.__file__).parent / "studies" / "recipes" / "demo.toml").read_text()
     path, rng, read = tmp_path / "recipe.toml", random.Random(0), 0
@@ -66,9 +67,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def own_files(run: Path) -> list[Path]:
-    return sorted(path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
+    return [path for path in damage.files_in(run) if path.name != ".lock"]
 
 
+@pytest.mark.damage
 def test_what_reads_a_damaged_run_reads_what_was_written_or_refuses(
     whole: Path, tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +97,7 @@ def test_what_reads_a_damaged_run_reads_what_was_written_or_refuses(
     assert refused > damage.number_of(pytestconfig) / 4
 
 
+@pytest.mark.damage
 def test_the_same_command_mends_a_damaged_run(
     whole: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ from homolog.dictionaries.formats.reading import (
     Folder,
     Format,
     Tensors,
+    flag,
     name_in,
     number,
     positive,
@@ -69,7 +70,7 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
     tensors = folder.tensors(*WEIGHTS_FILES)
     weights = _weights(tensors, path, config, act_fn)
     s, t = _scales(tensors, path, config)
-    by_norm = config.get("sparsity_include_decoder_norm", True)
+    by_norm = flag(path, config, "sparsity_include_decoder_norm", True)
     norms = weights.W_D.double().norm(dim=1)
     scalar = number(path, config, "jump_relu_threshold")
     threshold = None
@@ -84,7 +85,7 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
         kind=_kind(path, act_fn, config),
         k=positive(path, config, "top_k") if act_fn == "topk" else None,
         threshold=threshold,
-        centre=weights.b_D if config.get("apply_decoder_bias_to_pre_encoder", _is_old(path)) else None,
+        centre=weights.b_D if flag(path, config, "apply_decoder_bias_to_pre_encoder", _is_old(path)) else None,
         input_scale=s,
         output_scale=t,
         unit_decoder=act_fn == "topk" and by_norm,
@@ -145,7 +146,7 @@ def _checked(path: Path, config: Config) -> str:
     """The name of the activation, where the dictionary is one that has our form."""
     if (sae_type := config.get("sae_type", "sae")) != "sae":
         refuse(path, "sae_type", sae_type, "sae", "Others read or write several places at once.")
-    if config.get("use_glu_encoder"):
+    if flag(path, config, "use_glu_encoder"):
         refuse(path, "use_glu_encoder", True, "false", "Its encoder multiplies two products, which has no such form.")
     hooks = config.get("hook_point_in"), config.get("hook_point_out")
     if hooks[1] is not None and hooks[0] != hooks[1]:
@@ -172,12 +173,12 @@ def _weights(tensors: Tensors, path: Path, config: Config, act_fn: str) -> _Weig
     first, stored = tensors.matrix(_NEW[0], _OLD[0])
     names = _NEW if first == _NEW[0] else _OLD
     shape = stored if names is _NEW else stored[::-1]
-    d_model, d_sae = positive(path, config, "d_model"), config.get("d_sae")
-    d_sae = d_sae or int(d_model * number(path, config, "expansion_factor"))
+    d_model = positive(path, config, "d_model")
+    d_sae = positive(path, config, "d_sae", lambda: int(d_model * number(path, config, "expansion_factor")))
     if shape != (d_model, d_sae):
         found = f"{shape[1]} features of d_model {shape[0]}"
         refuse(tensors.path, first, found, f"{d_sae} of d_model {d_model}, as {path.name} says")
-    with_bias = config.get("use_decoder_bias", True)
+    with_bias = flag(path, config, "use_decoder_bias", True)
     has_threshold = act_fn == "jumprelu" and names[4] in tensors.values
     norms = [name for name in tensors.values if name.startswith(_NORM)]
     tensors.only(*names[:3], *(names[3:4] if with_bias else ()), *(names[4:] if has_threshold else ()), *norms)

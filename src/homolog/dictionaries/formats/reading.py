@@ -182,9 +182,19 @@ def number(path: Path, config: Config, key: str, default: float = 0.0) -> float:
     return float(value)
 
 
-def positive(path: Path, config: Config, key: str) -> int:
-    """A whole number above 0 of a configuration."""
+def flag(path: Path, config: Config, key: str, default: bool = False) -> bool:
+    """True or false in a configuration, `default` where it is missing or null."""
     value = config.get(key)
+    if value is not None and not isinstance(value, bool):
+        refuse(path, key, value, "true or false")
+    return default if value is None else value
+
+
+def positive(path: Path, config: Config, key: str, otherwise: Callable[[], int] | None = None) -> int:
+    """A whole number above 0 of a configuration; `otherwise` where it is missing, null or 0, which then is allowed."""
+    value = config.get(key)
+    if otherwise is not None and not isinstance(value, bool) and value in (None, 0):
+        return otherwise()
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         refuse(path, key, value, "a positive integer")
     return value

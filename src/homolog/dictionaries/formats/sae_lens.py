@@ -35,6 +35,7 @@ from homolog.dictionaries.formats.reading import (
     Folder,
     Format,
     Tensors,
+    flag,
     name_in,
     number,
     positive,
@@ -116,7 +117,7 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
     tensors = folder.tensors(WEIGHTS_FILE, checksum=facts.get("weights_sha256"))
     weights, threshold = _weights(tensors, name, *shape)
     b_dec = weights[3]
-    by_norm = name in _BY_NORM and bool(config.get("rescale_acts_by_decoder_norm"))
+    by_norm = name in _BY_NORM and flag(path, config, "rescale_acts_by_decoder_norm")
     if by_norm and threshold is not None:  # theirs bounds p times the norm, `folded` takes one of p
         norms = weights[2].double().norm(dim=1)
         if not bool((norms > 0).all()):
@@ -127,7 +128,7 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
         kind=kind,
         k=k,
         threshold=threshold,
-        centre=b_dec if config.get("apply_b_dec_to_input", True) else None,
+        centre=b_dec if flag(path, config, "apply_b_dec_to_input", True) else None,
         input_scale=scale,
         output_scale=scale,
         unit_decoder=by_norm,

@@ -47,7 +47,7 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
         if (found := config.get(key, needed)) != needed:
             refuse(path, key, found, words, why)
     d_model, k = positive(path, config, "d_in"), positive(path, config, "k")
-    d_sae = config.get("num_latents") or d_model * positive(path, config, "expansion_factor")
+    d_sae = positive(path, config, "num_latents", lambda: d_model * positive(path, config, "expansion_factor"))
     names = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
     tensors = folder.tensors(WEIGHTS_FILE)
     tensors.only(*names)
