@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Page
+from tests.processes import HANGS
 
 EVIL = "<script>window.hacked = 1</script><img src=x onerror=window.hacked=1>"
 
@@ -53,5 +54,5 @@ def opened(browser: Browser, page: Path, **options: Any) -> tuple[Page, list[str
     tab.on("pageerror", lambda error: said.append(f"error: {error}"))
     tab.on("request", lambda request: asked.append(request.url))
     tab.goto(page.as_uri())
-    tab.wait_for_selector("html[data-charts=drawn]", state="attached", timeout=30_000)
+    tab.wait_for_selector("html[data-charts=drawn]", state="attached", timeout=1000 * HANGS)
     return tab, said, asked

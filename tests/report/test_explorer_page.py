@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page
+from tests.processes import HANGS
 from tests.report.pages import EVIL
 from tests.report.planted_features import (
     LAYERS,
@@ -54,7 +55,7 @@ class Tab:
 
     def wait(self, condition: str) -> None:
         """Asked from here: the page's policy refuses code from text, which playwright's own waiting needs."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + HANGS
         while not self.page.evaluate(condition):
             assert time.monotonic() < end, f"{condition}, but the page shows: {self.page.inner_text('main')[:500]}"
             self.page.wait_for_timeout(20)

@@ -29,7 +29,7 @@ with folder.stage("second", [folder.path / "second.txt"]):
     with atomic_path(folder.path / "second.txt") as partial:
         partial.write_text("half")
         print("writing", flush=True)
-        time.sleep(60)
+        time.sleep(3600)  # the test kills it
 """
 
 

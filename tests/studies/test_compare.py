@@ -1,17 +1,15 @@
 """The whole study on a small recipe: tables, report, continuation after a kill, damage, and what users get wrong."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from tests.processes import started, wait_for
 
 import homolog
 from homolog.features import load_features
@@ -121,12 +119,9 @@ def test_what_is_complete_is_verified_and_not_done_again(done, recipe):
 def test_a_killed_run_continues_to_the_same_tables(done, recipe, tmp_path):
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "homolog", "run", str(recipe), "--out", str(out), "--quiet"]
-    with subprocess.Popen(command) as process:
-        features = out / "features" / "transformer-s0"
-        deadline = time.monotonic() + 300
-        while not features.is_dir() and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
+    features = out / "features" / "transformer-s0"
+    with started(command) as process:  # and killed at the end of the block
+        wait_for(lambda: features.is_dir() or process.poll() is not None)
     finished = [name for name, stage in RunFolder(out).record["stages"].items() if stage["status"] == "done"]
     assert "dictionaries transformer-s0" in finished and "report" not in finished
     run_comparison(load_recipe(recipe), out, SilentProgress())

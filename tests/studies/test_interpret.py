@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from tests.interpretation.chat import chat_server
+from tests.processes import HANGS
 
 from homolog import Study
 from homolog.errors import InputError
@@ -103,7 +104,7 @@ def judged(question: str) -> str:
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
     with chat_server(judged) as server:
-        yield Endpoint(server.url, "m", attempts=1, timeout=20)
+        yield Endpoint(server.url, "m", attempts=1, timeout=HANGS)
 
 
 def test_a_judge_is_asked_afterwards_and_only_once(run, endpoint):
