@@ -105,7 +105,10 @@ def test_a_run_says_both_losses_when_the_model_is_first_read(tmp_path: Path) -> 
         heldout=1024, context=64, batch=128,
     )  # fmt: skip
     train_saes(settings, tmp_path / "run", SilentProgress())
-    (warning,) = json.loads((tmp_path / "run" / "run.json").read_text())["warnings"]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["corpus"]["masked"] == {str(BOS): "<bos>", str(EOS): "<eos>"}
+    assert (record["corpus"]["n_documents_read"], record["corpus"]["n_documents_empty"]) == (20, 0)
+    (warning,) = record["warnings"]
     assert "misses its beginning" in warning and "'<bos>'" in warning
 
 

@@ -218,7 +218,10 @@ def _read_text(recipe: Recipe, tokenizer: Any, progress: Progress) -> dict[str, 
     match, train = whole.shuffled(corpus.seed).split(match_windows)
     first = {"quality": corpus.quality_tokens, "neurons": corpus.neuron_tokens or corpus.match_tokens}
     parts = {use: match[: -(-tokens // corpus.context)] for use, tokens in first.items()}
-    return {"whole": whole, "train": train, "match": match, **parts}
+    found = {"whole": whole, "train": train, "match": match, **parts}
+    for use, windows in found.items():
+        windows.require_unmasked(f"{use} windows of {corpus.source}")
+    return found
 
 
 def _note_facts(run: RunFolder, recipe: Recipe, plan: Plan, text: dict[str, TokenWindows], tokenizer: Any

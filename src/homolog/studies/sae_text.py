@@ -51,7 +51,7 @@ def read_text(text: Text, tokenizer: Any, n_tokens: int) -> TokenWindows:
 def hold_out(whole: TokenWindows, text: Text, heldout_tokens: int) -> tuple[TokenWindows, TokenWindows, Text]:
     """(held out, to train on, the text with which windows those are).
 
-    Raises InputError where less than half would be left to train on.
+    Raises InputError where less than half would be left to train on, or where one of both holds masked tokens alone.
     """
     n_heldout = -(-heldout_tokens // whole.context)
     if 2 * n_heldout > len(whole):
@@ -64,6 +64,8 @@ def hold_out(whole: TokenWindows, text: Text, heldout_tokens: int) -> tuple[Toke
     chosen = _draw(text.seed, n_first, n_heldout)
     rest = np.setdiff1d(np.arange(len(whole)), chosen)
     heldout = whole[chosen]
+    heldout.require_unmasked(f"held-out windows of {text.source}")
+    whole[rest].require_unmasked(f"training windows of {text.source}")
     known = {"n_first": n_first, "n_heldout": n_heldout, "heldout_hash": heldout.hash}
     return heldout, whole[rest], Text(**text.facts() | known)
 
