@@ -12,6 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= runs/demo
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test damage bench lint browser clean
 .DEFAULT_GOAL := help
@@ -23,11 +24,12 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/homolog demo --out $(OUT)
 
+# One process a processor, each with one thread: tests are small, and threads that wait for each other take turns.
 test: lint browser
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 damage: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m damage --damages 1000
+	$(PYTEST) -m damage --damages 1000
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks

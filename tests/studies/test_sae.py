@@ -177,7 +177,7 @@ def test_what_cannot_be_trained_leaves_no_folder(tmp_path) -> None:
     for wrong, message in [
         ({"layers": (1, 9)}, "--layers is 9, but zoo:transformer-s0 has layers 0 to 3"),
         ({"d_sae": 10**9}, r"--layers is '4 dictionaries of .* Train fewer layers at a time"),
-        ({"context": 1024}, "--context is 1024, but zoo:transformer-s0 reads up to 512"),
+        ({"context": 1024}, "--context is 1024, but zoo:transformer-s0 has 512 positions"),
         ({"heldout": 400_000}, "--text is 'zoo:demo', but it has .* smaller --heldout"),
         ({"text": "/nowhere"}, "corpus"),
         ({"device": "gpu"}, "--device is 'gpu', but it is the name of no device"),

@@ -86,8 +86,7 @@ class SparseAutoencoder:
                              "Set kind and threshold together.")  # fmt: skip
         if self.threshold is not None and not bool((self.threshold >= 0).all()):
             raise InputError("threshold", float(self.threshold.min()), "none is below 0 or NaN", "Check the weights.")
-        weights = ("W_enc", "b_enc", "W_dec", "b_dec", *(("threshold",) if self.threshold is not None else ()))
-        for name in weights:
+        for name in ("W_enc", "b_enc", "W_dec", "b_dec"):  # a threshold may be infinite: its feature is silent
             if not bool(torch.isfinite(getattr(self, name)).all()):
                 raise InputError(name, "NaN or infinite", "weights must be finite in float32", "Check the weights.")
 
