@@ -68,8 +68,9 @@ class Findings:
 
 
 def interval(row: Row, statistic: str, digits: int = 2) -> str:
-    """The 95 % interval of a summary statistic as text; en dashes where it is undefined."""
-    return f"{number(row.get(f'{statistic}_lo'), digits)} to {number(row.get(f'{statistic}_hi'), digits)}"
+    """The 95 % interval of a summary statistic as text; "no interval" where it is undefined."""
+    ends = [row.get(f"{statistic}_{end}") for end in ("lo", "hi")]
+    return " to ".join(number(end, digits) for end in ends) if all(map(is_number, ends)) else "no interval"
 
 
 def findings(records: RunRecords) -> Findings:
@@ -121,9 +122,8 @@ def _card(records: RunRecords, side: str) -> Card | None:
         if is_number(share)
     ]
     mean = (
-        f"The best partner correlates with r = {number(main['mean'])} on average (95% interval "
-        f"{interval(main, 'mean')}), median {number(main['median'])} ({interval(main, 'median')}), "
-        f"over all features."
+        f"The best partner correlates with r = {number(main['mean'])} on average ({interval(main, 'mean')}), median "
+        f"{number(main['median'])} ({interval(main, 'median')}), over all features; in brackets 95% intervals."
     )
     return Card(verdict, shared, bars, mean)
 

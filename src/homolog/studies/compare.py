@@ -335,10 +335,11 @@ def _compare_all(here: Here) -> None:
     with run.stage("tables", [run.table(name) for name in frames]):
         for name, frame in frames.items():
             write_table(frame, run.table(name))
-        warnings = [note for fact in facts for note in fact["notes"]] + _warnings(frames["saes"].to_dicts())
-        warnings += without_seed(here.plan, here.recipe) + left_out(here.text, here.recipe.interpretation)
+        warnings = left_out(here.text, here.recipe.interpretation)
+        warnings += [note for fact in facts for note in fact["notes"]] + without_seed(here.plan, here.recipe)
         if 0 < here.most_exchanges < (asked := here.recipe.matching.null_exchanges):
             warnings.append(f"the null has {here.most_exchanges} of {asked} exchanges: the text has too few documents")
+        warnings += _warnings(frames["saes"].to_dicts())  # last, for they may be many
         run.note(verdicts=frames["shared"].to_dicts(), warnings=warnings)
 
 
