@@ -12,7 +12,6 @@ The hash is the SHA-256 of context, tokens, documents and mask: two artifacts co
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,7 +27,7 @@ from homolog.corpus.documents import Document, Documents
 from homolog.corpus.token_text import joined, token_texts
 from homolog.corpus.tokenizers import fingerprint, joining_id, special_ids
 from homolog.errors import InputError
-from homolog.storage.atomic import atomic_path, sha256_bytes, write_json
+from homolog.storage.atomic import atomic_path, read_json, sha256_bytes, write_json
 
 FORMAT = 1
 _BATCH = 256  # documents tokenised together
@@ -190,7 +189,7 @@ def load_windows(folder: Path | str) -> TokenWindows:
     """Read what `save_windows` wrote.  Raises `InputError` when it is missing, damaged or otherwise made."""
     folder = Path(folder)
     try:
-        manifest = json.loads((folder / "windows.json").read_text(encoding="utf-8"))
+        manifest = read_json(folder / "windows.json")
         if not isinstance(manifest, dict):
             raise ValueError("windows.json is no object")
         arrays = safetensors.numpy.load_file(folder / "windows.safetensors")
@@ -201,7 +200,7 @@ def load_windows(folder: Path | str) -> TokenWindows:
             arrays["tokens"], arrays["document"], arrays["mask"],
             manifest["tokenizer_fingerprint"], manifest["n_dropped"],
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, RecursionError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise _unreadable(folder, f"{type(error).__name__}: {error}") from error
     if manifest.get("format") != FORMAT:
         raise _unreadable(folder, f"format {manifest.get('format')}, this version reads {FORMAT}")

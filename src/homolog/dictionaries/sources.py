@@ -14,7 +14,6 @@ A folder of stored residuals, written by `features.write_residuals`:
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -26,7 +25,7 @@ from safetensors import safe_open
 from homolog.axes import Activations
 from homolog.dictionaries.seeds import generator
 from homolog.errors import InputError
-from homolog.storage.atomic import sha256_bytes
+from homolog.storage.atomic import read_json, sha256_bytes
 from homolog.storage.parts import read_part
 
 RESIDUALS_FORMAT = 1
@@ -255,7 +254,7 @@ def residual_part(folder: Path, layer: int, number: int) -> Path:
 
 def _read_manifest(path: Path) -> dict:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
         found = manifest["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError("residuals manifest", str(path), f"it must be readable ({error!r})",

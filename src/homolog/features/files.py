@@ -11,7 +11,6 @@ A folder without a manifest is incomplete.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from homolog.errors import InputError
-from homolog.storage.atomic import sha256_file, write_json
+from homolog.storage.atomic import read_json, sha256_file, write_json
 from homolog.storage.parts import write_part
 
 FORMAT = 2
@@ -71,7 +70,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest; InputError when it is missing, unreadable or of another format."""
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
         version, kind = manifest["format"], manifest["kind"]
         if version == FORMAT:
             _ = [manifest[name] for name in ("model", "layer", "label", "stream_hash", "n_tokens", "n_features")]

@@ -58,6 +58,7 @@ def export_neuronpedia(path: Path, out: Path, release: Release) -> list[Path]:
     if not run.table("features").is_file():
         raise InputError("run folder", str(path), "it has no examples of its features",
                          "Finish the run with an [interpretation] table in its recipe.")  # fmt: skip
+    run.require_whole(*run.told)
     features, texts = pl.read_parquet(run.table("features")), json.loads(run.vocabulary.read_text("utf-8"))
     judged = pl.read_parquet(run.table("judged")) if run.table("judged").is_file() else None
     folders = []

@@ -16,6 +16,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from homolog.errors import InputError
 
@@ -105,6 +106,14 @@ def write_text(path: Path | str, text: str) -> Path:
 def write_json(path: Path | str, obj: object) -> Path:
     """Write `obj` as indented JSON; NaN is refused, because JSON has none (write null).  Returns the path."""
     return write_text(path, json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """The JSON value in a file.  OSError where it cannot be read, ValueError where it holds none, whatever is wrong."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def sha256_file(path: Path | str) -> str:

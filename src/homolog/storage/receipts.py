@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from homolog.storage.atomic import sha256_bytes, sha256_file, write_json
+from homolog.storage.atomic import read_json, sha256_bytes, sha256_file, write_json
 
 logger = logging.getLogger("homolog")
 
@@ -34,7 +34,7 @@ def read_receipt(path: Path, key: str) -> Any | None:
     What is damaged or missing is named in the log.
     """
     try:
-        receipt = json.loads(path.read_text(encoding="utf-8"))
+        receipt = read_json(path)
         contents = receipt["contents"]
         if sha256_bytes(contents) != receipt["sha256"]:
             raise ValueError("its SHA-256 is not the recorded one")

@@ -30,6 +30,7 @@ from homolog.errors import InputError
 from homolog.storage import process
 from homolog.storage.atomic import (
     PARTIAL_PREFIX,
+    read_json,
     remove_partial_files,
     sha256_bytes,
     sha256_file,
@@ -376,7 +377,7 @@ def _write_record(path: Path, record: Mapping[str, Any]) -> None:
 def _read_record(path: Path) -> dict[str, Any] | None:
     """The record without its digest; None when it cannot be read or is not what was written."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         if not isinstance(record, dict) or record.get("format", 1) not in (1, FORMAT):
             return None
         digest = record.pop("sha256", None)

@@ -74,6 +74,7 @@ def _cases(run: RunFolder, n_features: int, seed: int) -> list[Case]:
     if not run.vocabulary.is_file():
         raise InputError("run folder", str(run.path), "it has no examples of its features",
                          "Finish the run with an [interpretation] table in its recipe.")  # fmt: skip
+    run.require_whole(*run.told)
     texts = json.loads(run.vocabulary.read_text("utf-8"))
     matches = pl.read_parquet(run.matches).filter(pl.col("comparison") == "main")
     found: list[Case] = []

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.errors import InputError
-from homolog.storage.atomic import sha256_bytes, write_json
+from homolog.storage.atomic import read_json, sha256_bytes, write_json
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 CHARACTERS_PER_TOKEN = 3.5  # of English under common tokenizers, on the low side: estimates are rather too high
@@ -77,7 +77,7 @@ class Tally:
 def cached(endpoint: Endpoint, question: Question, folder: Path) -> Answer | None:
     """The answer that lies in `folder`; an unreadable file counts as none."""
     try:
-        found = json.loads(_path(endpoint, question, folder).read_text("utf-8"))
+        found = read_json(_path(endpoint, question, folder))
         return Answer(str(found["reply"]), int(found["tokens"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
