@@ -192,6 +192,10 @@ def test_bad_input_is_named():
             max_pearson(good, bad)
     with pytest.raises(InputError, match=r"\(4, 3\).*a \(4 tokens\) and of b \(3 tokens\)"):
         max_pearson(good, good[:3])
+    with pytest.raises(InputError, match="threads is 0"):
+        max_pearson(good, good, threads=0)
+    with pytest.raises(InputError, match="device is 'gpu'"):
+        max_pearson(good, good, device="gpu")
     with pytest.raises(InputError, match="k is 0"):
         max_pearson(good, good, k=0)
     with pytest.raises(InputError, match="two axes"):

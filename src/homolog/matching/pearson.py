@@ -75,13 +75,18 @@ def max_pearson(
     a, b: (tokens, features_a), (tokens, features_b); scipy.sparse matrices, dense numpy or torch arrays of
     any real dtype, in any mix, or what `prepare` made of them.  Row t of both must be the same token.
     k: how many partners.  threads: CPU threads of the sparse kernels (default: numba's); the result does not
-    depend on it.  device: "cuda", "cuda:1" for the same on a GPU (`matching.gpu`); all others compute on the CPU.
+    depend on it.  device: "cuda", "cuda:1" for the same on a GPU (`matching.gpu`); "cpu" and "mps" compute on the CPU.
 
     Within 1e-6 of float64 `numpy.corrcoef`.  Ties, after rounding to float32, go to the lowest index.
-    Raises InputError when the numbers of tokens differ, when k < 1, or for NaN and infinity.
+    Raises InputError when the numbers of tokens differ, when k or threads < 1, for a device that is none, and for NaN
+    and infinity.
     """
     if k < 1:
         raise InputError("k", k, "at least one partner must be asked for", "Give k=1 for the maximum.")
+    if threads is not None and threads < 1:
+        raise InputError("threads", threads, "at least one is needed", "Leave it out for all processors.")
+    if device.split(":")[0] not in ("cpu", "mps", "cuda"):
+        raise InputError("device", device, "it is the name of no device", "Give cpu, cuda or cuda:1.")
     left, right = prepare(a, "a"), prepare(b, "b")
     if left.n_tokens != right.n_tokens:
         raise InputError(
