@@ -106,7 +106,9 @@ def test_a_study_says_in_half_precision_what_it_says_in_float32(dtype: str, stud
         exact, found = joined(wide.saes, half.saes, ["model", "label", "layer"], name)
         assert np.abs(found - exact).max() < most, name
     cka, cka_half = joined(
-        *(s.layers.filter(comparison="main") for s in (wide, half)), ["model", "layer", "best_model", "best_layer"], "cka"
+        *(s.layers.filter(comparison="main") for s in (wide, half)),
+        ["model", "layer", "best_model", "best_layer"],
+        "cka",
     )
     assert np.abs(cka_half - cka).max() < 0.02
     affine = (s.transplant.filter(map="affine") for s in (wide, half))
