@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"report"},
     {"engine"},
     {"studies", "zoo"},
-    {"cli", "cli_sae", "doctor", "serve", "__main__"},
+    {"cli", "cli_sae", "doctor", "serve", "terminal", "__main__"},
 ]
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 
