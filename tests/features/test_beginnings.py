@@ -21,6 +21,7 @@ from homolog.corpus import pack, read_documents
 from homolog.features.beginnings import beginning_id, measure_beginning
 from homolog.progress import SilentProgress
 from homolog.studies.sae import train_saes
+from homolog.studies.sae_eval import evaluate_sae
 from homolog.studies.sae_settings import make_settings
 
 WORDS = 12
@@ -110,6 +111,8 @@ def test_a_run_says_both_losses_when_the_model_is_first_read(tmp_path: Path) -> 
     assert (record["corpus"]["n_documents_read"], record["corpus"]["n_documents_empty"]) == (20, 0)
     (warning,) = record["warnings"]
     assert "misses its beginning" in warning and "'<bos>'" in warning
+    found = evaluate_sae(str(tmp_path / "run" / "saes" / settings.name / "0"), SilentProgress())
+    assert any("misses its beginning" in note and "'<bos>'" in note for note in found.notes)
 
 
 def test_models_without_a_beginning_are_left_alone(tmp_path: Path) -> None:

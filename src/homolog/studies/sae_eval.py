@@ -14,6 +14,7 @@ from homolog.dictionaries import Quality, SparseAutoencoder, saved_quality
 from homolog.dictionaries.formats import is_elsewhere
 from homolog.dictionaries.quality import RECHECK_TOKENS, recheck
 from homolog.errors import InputError
+from homolog.features.beginnings import measure_beginning
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
 from homolog.models import LanguageModel, load
 from homolog.progress import Progress
@@ -109,6 +110,9 @@ def evaluate_sae(
         residuals = full_residuals(loaded, windows, [number])[number]
         quality = measure_on_text(loaded, windows, residuals, number, sae, loss_clean=clean_loss(loaded, windows))
         agrees, notes = _recheck(sae, windows, residuals, text is None)
+    beginning = measure_beginning(loaded, windows)
+    if beginning is not None and beginning.is_missed:
+        notes.append(f"{beginning.words(where)}.")
     if other := _other_model(sae, where):
         notes.insert(0, f"Its file says that it is of {other}, and it was measured in {where}.")
     own = sae.metadata.get("text") or {}  # of any shape: only compared
