@@ -355,3 +355,18 @@ def test_a_task_is_a_function_of_a_module_with_absolute_paths(tmp_path: Path) ->
         Task(square_at_second_attempt, {"n": 1, "mark": Path("here")}, "relative")
     task = Task(square_at_second_attempt, {"n": 1, "mark": tmp_path}, "absolute")
     assert pickle.loads(pickle.dumps(task)) == task
+
+
+def test_a_limit_leaves_the_number_of_threads_as_the_environment_had_it() -> None:
+    """Numba, as it starts, sets OpenMP's number for torch too."""
+    code = (
+        "import torch\n"
+        "from homolog.engine import open_engine\n"
+        "with open_engine(threads=1):\n"
+        "    pass\n"
+        "print(torch.get_num_threads())"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    environment["PYTHONPATH"] = str(Path(engine.__file__).parents[1])
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert found.stdout.split() == ["1"]

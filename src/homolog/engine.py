@@ -349,13 +349,14 @@ def _threads_limited_here(threads: int | None) -> Iterator[None]:
         yield
         return
     numba, torch = importlib.import_module("numba"), importlib.import_module("torch")
-    before = numba.get_num_threads(), torch.get_num_threads()
+    before = torch.get_num_threads()  # read first: numba, as it starts, sets OpenMP's number, which is torch's too
+    before_numba = numba.get_num_threads()
     _limit_threads(threads)
     try:
         yield
     finally:
-        numba.set_num_threads(before[0])
-        torch.set_num_threads(before[1])
+        numba.set_num_threads(before_numba)
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
