@@ -39,9 +39,9 @@ from homolog.dictionaries import (
 from homolog.dictionaries.configs import SPARSITY
 from homolog.features import capture
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
+from homolog.pipeline.sae import seed_agreement
 from homolog.report import theme
 from homolog.report.export import PNG_SCALE, stable_ids
-from homolog.studies.sae import seed_agreement
 
 MODELS = {"zoo:transformer-s0": 2, "zoo:mamba-s0": 4}
 """The layer of each: a middle one."""

@@ -19,9 +19,9 @@ from measuring import busy, machine, peak_beyond
 from skewed import skewed_features
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from homolog.analyses.meaning import consistency, examples, nearest, promoted, token_statistics
 from homolog.corpus import TokenWindows
 from homolog.features import SparseFeatures
-from homolog.interpretation import consistency, examples, nearest, promoted, token_statistics
 from homolog.models.gpt_neox import GPTNeoX
 
 CONTEXT, VOCABULARY, D_MODEL = 1024, 50_304, 768

@@ -23,7 +23,7 @@ import scipy.sparse
 from homolog.engine import Task, open_engine
 from homolog.features import SparseFeatures, load_features
 from homolog.matching import max_pearson
-from homolog.storage.atomic import atomic_path
+from homolog.record.atomic import atomic_path
 
 BUSY = 0.7  # load average above which the ratio says little
 

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 from homolog import cli
 from homolog.errors import InputError
+from homolog.record.atomic import write_text
+from homolog.record.run_folder import RunFolder
 from homolog.serve import make_server
-from homolog.storage.atomic import write_text
-from homolog.storage.run_folder import RunFolder
 
 HOMOLOG = [sys.executable, "-c", "from homolog.cli import main; main()"]
 

@@ -21,7 +21,7 @@ from tests.processes import HANGS, started, wait_for
 from homolog import engine
 from homolog.engine import Engine, InProcess, Task, open_engine
 from homolog.errors import InputError
-from homolog.storage import atomic
+from homolog.record import atomic
 
 # Every worker imports this module, and those that are killed again and again: torch, numba and what needs them are
 # imported where they are used.

@@ -10,16 +10,17 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "homolog"
 
 LAYERS: list[set[str]] = [
-    {"errors", "axes", "compiled", "progress", "reference", "storage", "zoo.catalog"},
+    {"errors", "axes", "compiled", "progress", "reference", "record", "zoo.catalog"},
     {"models"},
     {"corpus"},
     {"dictionaries"},
     {"features"},
     {"matching"},
-    {"interpretation", "circuits"},
+    {"circuits"},
+    {"analyses"},
     {"report"},
     {"engine"},
-    {"studies", "zoo"},
+    {"pipeline", "zoo"},
     {"cli", "cli_sae", "doctor", "serve", "terminal", "__main__"},
 ]
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
@@ -73,11 +74,11 @@ def test_the_report_never_imports_models() -> None:
         assert "import torch" not in source, path
 
 
-def test_storage_imports_no_domain_package() -> None:
+def test_record_imports_no_domain_package() -> None:
     known = {dotted(other) for other in MODULES}
-    for path in (SOURCE / "storage").rglob("*.py"):
+    for path in (SOURCE / "record").rglob("*.py"):
         for other in imported(ast.parse(path.read_text(encoding="utf-8")), known):
-            assert other.split(".")[0] in {"errors", "storage"}, f"{path} imports {other}"
+            assert other.split(".")[0] in {"errors", "record"}, f"{path} imports {other}"
 
 
 def test_the_rule_sees_a_lazy_import() -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from homolog.errors import InputError
     from homolog.matching import max_pearson
     from homolog.models import Add, LanguageModel, Mean, Replace, Resample, Site, Transform, Zero, load
-    from homolog.studies import Study
+    from homolog.pipeline import Study
 
 _HOME = {
     "InputError": "homolog.errors",
@@ -28,7 +28,7 @@ _HOME = {
     "Transform": "homolog.models",
     "Zero": "homolog.models",
     "load": "homolog.models",
-    "Study": "homolog.studies",
+    "Study": "homolog.pipeline",
 }
 
 __all__ = [

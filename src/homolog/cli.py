@@ -20,7 +20,7 @@ from homolog.errors import InputError
 from homolog.terminal import Commands, complain, make_output_patient, stop_on_sigterm
 
 if TYPE_CHECKING:
-    from homolog.studies.recipe import Recipe
+    from homolog.pipeline.recipe import Recipe
 
 
 app = typer.Typer(
@@ -69,7 +69,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Compare the Transformer and the Mamba that ship, from text to report, in minutes."""
-    from homolog.studies.recipe import load_recipe
+    from homolog.pipeline.recipe import load_recipe
 
     _compare(load_recipe("demo").with_run(seed=seed, device=device), out, ray, threads, quiet)
 
@@ -91,7 +91,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe, or continue its run, and write its report."""
-    from homolog.studies.recipe import load_recipe
+    from homolog.pipeline.recipe import load_recipe
 
     loaded = load_recipe(recipe)
     if random_weights:
@@ -167,9 +167,9 @@ def judge(
     quiet: Quiet = False,
 ) -> None:
     """Let a language model explain and rate features of a run; the key comes from OPENAI_API_KEY."""
-    from homolog.interpretation.llm import Budget, Endpoint
+    from homolog.analyses.explanations import Budget, Endpoint
+    from homolog.pipeline.judging import judge_run
     from homolog.progress import make_progress
-    from homolog.studies.judging import judge_run
 
     endpoint, budget = Endpoint(*llm, concurrency=concurrency), Budget(requests, tokens)
     page = judge_run(path, endpoint, features, budget, make_progress(quiet), typer.echo, seed=seed)
@@ -192,7 +192,7 @@ def serve(path: RunArgument, port: Annotated[int, typer.Option("--port", min=0, 
 @app.command()
 def verify(path: RunArgument) -> None:
     """Check every file of a run against the checksum recorded when it was written."""
-    from homolog.storage.run_folder import RunFolder
+    from homolog.record.run_folder import RunFolder
 
     folder = RunFolder(path)
     problems = folder.verify()
@@ -233,16 +233,16 @@ def circuits_induction(
     from homolog.progress import make_progress
 
     if expect:
-        from homolog.studies.circuits import expected_lines
+        from homolog.pipeline.circuits import expected_lines
 
         for ref in models:
             for line in expected_lines(ref, prompts, seed, batch, device, make_progress(quiet)):
                 typer.echo(line)
         return
-    from homolog.storage.run_folder import RunFolder
-    from homolog.studies.circuits import run_circuits
-    from homolog.studies.plan import Subject
-    from homolog.studies.recipe import parse_circuits
+    from homolog.pipeline.circuits import run_circuits
+    from homolog.pipeline.plan import Subject
+    from homolog.pipeline.recipe import parse_circuits
+    from homolog.record.run_folder import RunFolder
 
     name = "-".join(["circuits", *(Subject(ref, "model").name for ref in models)])
     recipe = parse_circuits(
@@ -322,14 +322,14 @@ def main() -> None:
 
 
 def _compare(recipe: Recipe, out: Path | None, ray: str | None, threads: int | None, quiet: bool) -> None:
+    from homolog.pipeline.plan import finished_report
     from homolog.progress import make_progress
-    from homolog.storage.run_folder import RunFolder
-    from homolog.studies.plan import finished_report
+    from homolog.record.run_folder import RunFolder
 
     target = out or Path("runs") / recipe.name
     path = finished_report(recipe, target)
     if path is None:
-        from homolog.studies.compare import run_comparison  # slow to import: after the recipe is known to be usable
+        from homolog.pipeline.compare import run_comparison  # slow to import: after the recipe is known to be usable
 
         path = run_comparison(recipe, target, make_progress(quiet), ray=ray, threads=threads)
     record = RunFolder(target).record

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from homolog.studies.sae import Row
+    from homolog.pipeline.sae import Row
 
 sae = typer.Typer(
     help="Dictionaries (sparse autoencoders) of one model: train, evaluate, convert.", no_args_is_help=True
@@ -95,9 +95,9 @@ def train(
 ) -> None:
     """Train the dictionaries of all layers and seeds of a model on one stream, and measure them on held-out text."""
     from homolog.dictionaries import TrainingDivergedError
+    from homolog.pipeline.sae import train_saes
+    from homolog.pipeline.sae_settings import make_settings, parse_layers
     from homolog.progress import make_progress
-    from homolog.studies.sae import train_saes
-    from homolog.studies.sae_settings import make_settings, parse_layers
 
     settings = make_settings(
         model=model, revision=revision, layers=parse_layers(layers), text=text, field=field, split=split,
@@ -148,9 +148,9 @@ def evaluate(
 
     Exit code 1 where that differs on the text held out from its training.
     """
+    from homolog.pipeline.sae_eval import evaluate_sae
+    from homolog.pipeline.sae_text import Text
     from homolog.progress import make_progress
-    from homolog.studies.sae_eval import evaluate_sae
-    from homolog.studies.sae_text import Text
 
     given = None if text is None else Text(text, field, split, context)
     found = evaluate_sae(

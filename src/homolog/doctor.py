@@ -7,7 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
-from homolog.storage import process
+from homolog.record import process
 
 OPTIONAL = {"datasets": "data", "ray": "ray", "openai": "llm", "scikit-learn": "controls"}
 

@@ -35,8 +35,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from homolog.errors import InputError
-from homolog.storage.atomic import write_text
-from homolog.storage.process import machine
+from homolog.record.atomic import write_text
+from homolog.record.process import machine
 
 MAX_RETRIES = 4  # of a task whose worker died; Ray counts kills for lack of memory apart
 OBJECT_STORE_BYTES = 128 << 20  # of a local Ray: tasks exchange files, not objects

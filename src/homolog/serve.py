@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.errors import InputError
-from homolog.storage.run_folder import RunFolder
+from homolog.record.run_folder import RunFolder
 
 LOOPBACK = "127.0.0.1"
 START_PAGE = "/report/index.html"

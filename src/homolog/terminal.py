@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from homolog.errors import InputError
-from homolog.storage.atomic import as_input_error
+from homolog.record.atomic import as_input_error
 
 
 class Commands(TyperGroup):

@@ -19,10 +19,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import homolog
 from homolog.corpus import pack, read_documents
 from homolog.features.beginnings import beginning_id, measure_beginning
+from homolog.pipeline.sae import train_saes
+from homolog.pipeline.sae_eval import evaluate_sae
+from homolog.pipeline.sae_settings import make_settings
 from homolog.progress import SilentProgress
-from homolog.studies.sae import train_saes
-from homolog.studies.sae_eval import evaluate_sae
-from homolog.studies.sae_settings import make_settings
 
 WORDS = 12
 BOS, EOS = WORDS, WORDS + 1

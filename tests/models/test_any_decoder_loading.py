@@ -25,11 +25,11 @@ from transformers import (
 from transformers.integrations import hub_kernels
 
 import homolog
+from analyses.smollm2 import gguf_file, save_folder
 from homolog.errors import InputError
 from homolog.models import Site, load_tokenizer, require_inner_sites
 from homolog.models.any_decoder import AnyDecoder
 from homolog.models.guards import no_fetched_kernels
-from interpretation.smollm2 import gguf_file, save_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

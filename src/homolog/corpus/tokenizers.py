@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from homolog.errors import InputError
-from homolog.storage.atomic import sha256_bytes
+from homolog.record.atomic import sha256_bytes
 
 _DECIDES_IDS = ("model", "normalizer", "pre_tokenizer", "added_tokens")
 _ONLY_OFFSETS = ("trim_offsets",)

@@ -27,7 +27,7 @@ from homolog.corpus.documents import Document, Documents
 from homolog.corpus.token_text import joined, token_texts
 from homolog.corpus.tokenizers import fingerprint, joining_id, special_ids
 from homolog.errors import InputError
-from homolog.storage.atomic import atomic_path, read_json, sha256_bytes, write_json
+from homolog.record.atomic import atomic_path, read_json, sha256_bytes, write_json
 
 FORMAT = 1
 _BATCH = 256  # documents tokenised together

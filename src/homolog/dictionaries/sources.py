@@ -25,8 +25,8 @@ from safetensors import safe_open
 from homolog.axes import Activations
 from homolog.dictionaries.seeds import generator
 from homolog.errors import InputError
-from homolog.storage.atomic import read_json, sha256_bytes
-from homolog.storage.parts import read_part
+from homolog.record.atomic import read_json, sha256_bytes
+from homolog.record.parts import read_part
 
 RESIDUALS_FORMAT = 1
 

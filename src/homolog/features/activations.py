@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 
 from homolog.errors import InputError
 from homolog.features.files import begin_folder, end_folder, part_path
-from homolog.storage.parts import write_part
+from homolog.record.parts import write_part
 
 TOKENS_PER_PART = 1 << 17
 

@@ -20,8 +20,8 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from homolog.errors import InputError
-from homolog.storage.atomic import read_json, sha256_file, write_json
-from homolog.storage.parts import write_part
+from homolog.record.atomic import read_json, sha256_file, write_json
+from homolog.record.parts import write_part
 
 FORMAT = 2
 _REMEDY = "Remove the folder and encode the features again."

@@ -16,8 +16,8 @@ from homolog.corpus import TokenWindows
 from homolog.dictionaries.sources import RESIDUALS_FORMAT, StoredLayer, probe_digest, residual_part
 from homolog.features.capture import SHARD_BYTES, Shard, capture_residuals, cut_shards
 from homolog.models import LanguageModel
-from homolog.storage.atomic import sha256_bytes, write_json
-from homolog.storage.parts import read_part, write_part
+from homolog.record.atomic import sha256_bytes, write_json
+from homolog.record.parts import read_part, write_part
 
 logger = logging.getLogger("homolog")
 

@@ -32,8 +32,8 @@ from homolog.features.capture import SHARD_BYTES, Shard, capture_residuals, cut_
 from homolog.features.files import FORMAT, begin_folder, end_folder, part_path
 from homolog.features.stored import StoredFeatures, open_features
 from homolog.models import LanguageModel
-from homolog.storage.atomic import sha256_bytes
-from homolog.storage.parts import read_part, write_part
+from homolog.record.atomic import sha256_bytes
+from homolog.record.parts import read_part, write_part
 
 logger = logging.getLogger("homolog")
 

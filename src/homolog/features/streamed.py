@@ -26,8 +26,8 @@ from homolog.dictionaries.seeds import generator
 from homolog.errors import InputError
 from homolog.features.capture import fill_residuals
 from homolog.models import LanguageModel
-from homolog.storage.atomic import sha256_bytes
-from homolog.storage.process import machine
+from homolog.record.atomic import sha256_bytes
+from homolog.record.process import machine
 
 POOL_TOKENS = 262_144
 MEMORY_SHARE = 0.5  # of the memory where the pool lies

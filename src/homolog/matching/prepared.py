@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from homolog.matching.columns import Columns, Packed
-from homolog.storage.parts import read_part, write_part
+from homolog.record.parts import read_part, write_part
 
 Order = Literal["by_column", "packed"]
 ORDERS: tuple[Order, ...] = ("by_column", "packed")

@@ -20,8 +20,8 @@ from typing import Any
 import polars as pl
 
 from homolog.errors import InputError
+from homolog.record.run_folder import RunFolder
 from homolog.report.records import read_table, run_of
-from homolog.storage.run_folder import RunFolder
 
 Row = Mapping[str, Any]
 Schema = Mapping[str, type[pl.DataType]]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import polars as pl
 
+from homolog.record.run_folder import RunFolder
 from homolog.report.explorer import write_explorer
 from homolog.report.explorer.links import FOLDER
 from homolog.report.records import ComparisonRecords
-from homolog.storage.run_folder import RunFolder
 
 FEATURE = ["model", "layer", "feature"]
 

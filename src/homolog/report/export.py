@@ -13,7 +13,7 @@ from typing import Any
 import vl_convert as vlc
 
 from homolog.errors import InputError
-from homolog.storage.atomic import write_bytes
+from homolog.record.atomic import write_bytes
 
 PNG_SCALE = 2.0  # pixels per CSS pixel
 FORMATS = ("svg", "pdf", "png")

@@ -12,12 +12,12 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from homolog.record.run_folder import RunFolder
 from homolog.report import theme, wording
 from homolog.report.figure import Figure, Rows, comparison_scale, finish, panels, seen, tips
 from homolog.report.records import RunRecords
 from homolog.report.tables import Table, feature_links
 from homolog.report.wording import comparison_of, number
-from homolog.storage.run_folder import RunFolder
 
 LISTED = 12
 SHOWN_COMPARISONS = ("main", "rotated", "random-model")

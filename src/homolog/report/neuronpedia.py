@@ -25,8 +25,8 @@ import polars as pl
 
 from homolog.corpus import TokenText, joined
 from homolog.errors import InputError
-from homolog.storage.atomic import sha256_bytes, write_bytes
-from homolog.storage.run_folder import RunFolder
+from homolog.record.atomic import sha256_bytes, write_bytes
+from homolog.record.run_folder import RunFolder
 
 BATCH = 1024
 EMPTY = (

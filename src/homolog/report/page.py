@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from homolog.record.atomic import PARTIAL_PREFIX, user_errors
+from homolog.record.run_folder import RunFolder
 from homolog.report import circuit_tables, circuit_words, export, overview, tables, theme, wording
 from homolog.report.charts import Figure, pair_figures, run_figures
 from homolog.report.circuit_charts import circuit_figures
@@ -31,8 +33,6 @@ from homolog.report.overview import PairPage
 from homolog.report.records import ComparisonRecords, HasRun, RunRecords, read_comparison, read_run
 from homolog.report.run_charts import stage_figure
 from homolog.report.templating import environment, template_text
-from homolog.storage.atomic import PARTIAL_PREFIX, user_errors
-from homolog.storage.run_folder import RunFolder
 
 CITATION = (
     "Junxuan Wang, Xuyang Ge, Wentao Shu, Qiong Tang, Yunhua Zhou, Zhengfu He, Xipeng Qiu. "

@@ -22,8 +22,8 @@ from typing import Any, Protocol, runtime_checkable
 import polars as pl
 
 from homolog.errors import InputError
+from homolog.record.run_folder import RunFolder, folder_name
 from homolog.report.wording import is_number, listed, shown
-from homolog.storage.run_folder import RunFolder, folder_name
 
 REQUIRED_COLUMNS: Mapping[str, tuple[str, ...]] = {
     name: tuple(columns.split())

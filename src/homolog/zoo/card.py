@@ -10,7 +10,7 @@ import numpy as np
 
 from homolog.corpus import pack, read_documents
 from homolog.models.load import from_folder
-from homolog.storage.atomic import write_json, write_text
+from homolog.record.atomic import write_json, write_text
 from homolog.zoo.evaluate import scores
 
 CARD = """---

@@ -26,7 +26,7 @@ from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.load import untrained
 from homolog.progress import Progress
-from homolog.storage.atomic import atomic_path, write_json
+from homolog.record.atomic import atomic_path, write_json
 from homolog.zoo.card import write_card
 from homolog.zoo.catalog import TOKENIZER, Entry, entry, training_texts
 from homolog.zoo.data import Mixture, batch_at

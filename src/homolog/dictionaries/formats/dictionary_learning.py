@@ -30,7 +30,7 @@ from homolog.dictionaries.formats.folding import folded, uncentred
 from homolog.dictionaries.formats.hooks import residual_layer
 from homolog.dictionaries.formats.reading import Config, Folder, Format, Tensors, name_in, positive, refuse, table
 from homolog.dictionaries.losses import fold_gated
-from homolog.storage.atomic import atomic_path, write_json
+from homolog.record.atomic import atomic_path, write_json
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "ae.pt"

@@ -51,7 +51,7 @@ from homolog.dictionaries.formats.reading import (
     refuse,
     table,
 )
-from homolog.storage.atomic import atomic_path, write_json
+from homolog.record.atomic import atomic_path, write_json
 
 CONFIG_FILES = ("config.json", "hyperparams.json", "hyperparameters.json")
 WEIGHTS_FILES = ("sae_weights.safetensors", "checkpoints/pruned.safetensors", "checkpoints/final.safetensors")

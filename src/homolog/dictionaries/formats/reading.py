@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from homolog.dictionaries.base import SparseAutoencoder
 from homolog.dictionaries.formats import hub
 from homolog.errors import InputError
-from homolog.storage.atomic import sha256_file
+from homolog.record.atomic import sha256_file
 
 REMEDY = "Remove the folder and train or fetch the dictionary again."
 Config = Mapping[str, Any]

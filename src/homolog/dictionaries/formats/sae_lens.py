@@ -44,7 +44,7 @@ from homolog.dictionaries.formats.reading import (
 )
 from homolog.dictionaries.losses import fold_gated
 from homolog.dictionaries.quality import Quality
-from homolog.storage.atomic import atomic_path, sha256_file, write_json
+from homolog.record.atomic import atomic_path, sha256_file, write_json
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"

@@ -25,7 +25,7 @@ from homolog.dictionaries.formats.folding import folded
 from homolog.dictionaries.formats.hooks import residual_layer
 from homolog.dictionaries.formats.reading import Config, Folder, Format, name_in, parse, positive, refuse
 from homolog.errors import InputError
-from homolog.storage.atomic import atomic_path, write_json
+from homolog.record.atomic import atomic_path, write_json
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae.safetensors"

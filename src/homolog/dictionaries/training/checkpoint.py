@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from homolog.dictionaries.training.state import Trainee
 from homolog.errors import InputError
-from homolog.storage.atomic import atomic_path
+from homolog.record.atomic import atomic_path
 
 logger = logging.getLogger("homolog")
 

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Shaped
 
-from homolog.storage.atomic import write_text
+from homolog.record.atomic import write_text
 
 UNDEFINED = 65535
 NO_ROW = 2**32 - 1

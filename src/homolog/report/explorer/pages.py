@@ -19,6 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from homolog.corpus import TokenText
+from homolog.record.atomic import write_text
 from homolog.report import theme
 from homolog.report.explorer.columns import Rows, main_pairs, of_pair, rows_of, write_columns
 from homolog.report.explorer.details import CHUNK, read_contexts, write_details
@@ -26,7 +27,6 @@ from homolog.report.explorer.packing import write_data
 from homolog.report.explorer.spelling import Spelling
 from homolog.report.explorer.words import WordIndex
 from homolog.report.templating import environment, template_text
-from homolog.storage.atomic import write_text
 
 SCRIPTS = ("explorer-data.js", "explorer-list.js", "explorer-feature.js", "explorer.js")
 Layer = Callable[[str, int], pl.DataFrame | None]

@@ -1,0 +1,152 @@
+"""Transplants: residuals of one model, mapped into the other's space, read by the other's dictionary.
+
+X (tokens, d_source) and Y (tokens, d_target) are the residual streams after a block of each model on the same tokens.
+On half of the documents a map y' = x M + c is fitted, in two ways, from means and scatter matrices alone:
+
+    orthogonal   M = s Q,  Q = U V' of the singular value decomposition U S V' of S_xy [Schoenemann 1966],
+                 s = tr(S) / tr(Q' S_xx Q): rotation, reflection and one scale
+    affine       M = (S_xx + ridge tr(S_xx) / d I)^-1 S_xy: least squares
+
+and on the other half, with D(.) the target's dictionary (encode, then decode) and |.|^2 summed over tokens:
+
+    r2             1 - |Y - Y'|^2    / |Y - mean(Y)|^2       how well the residual itself is predicted
+    ev_own         1 - |Y - D(Y)|^2  / |Y - mean(Y)|^2       the dictionary on its own residuals: what can be reached
+    ev_transplant  1 - |Y - D(Y')|^2 / |Y - mean(Y)|^2       what the dictionary rebuilds of Y when it reads the source
+    ev_mapped      1 - |Y' - D(Y')|^2 / |Y' - mean(Y')|^2    how far mapped residuals are made of the target's features
+
+ev_transplant is at most about r2, for D cannot know what the map lost; ev_mapped can be high for a map that loses
+much.  Where d_source > d_target, Q has orthonormal columns and maximises tr(Q' S_xy), which is then not quite least
+squares.  Tokens are those of the features: special tokens are left out, and no others.
+
+Schoenemann, "A generalized solution of the orthogonal Procrustes problem", Psychometrika 1966.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+from scipy.sparse import csr_array
+
+from homolog.analyses.exclusive.measure import split_documents
+from homolog.dictionaries import SparseAutoencoder
+from homolog.dictionaries.encoder import SparseEncoder
+from homolog.dictionaries.quality import explained_variance
+from homolog.errors import InputError
+from homolog.matching.spaces import SpaceMoments
+
+RIDGE = 1e-4
+Source = Float[torch.Tensor, "token d_source"]
+Target = Float[torch.Tensor, "token d_target"]
+Kind = Literal["orthogonal", "affine"]
+KINDS: tuple[Kind, ...] = ("orthogonal", "affine")
+TRANSPLANT_SCHEMA = {
+    "map": pl.String,
+    **dict.fromkeys(("n_train", "n_test"), pl.Int64),
+    **dict.fromkeys(("r2", "ev_own", "ev_transplant", "ev_mapped"), pl.Float64),
+    "n_features": pl.Int64,
+    **dict.fromkeys(("feature_r_q25", "feature_r_median", "feature_r_q75"), pl.Float64),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """y' = x weight + bias; both float64, (d_source, d_target) and (d_target,)."""
+
+    weight: Float[torch.Tensor, "d_source d_target"]
+    bias: Float[torch.Tensor, " d_target"]
+
+    def __call__(self, x: Source) -> Target:
+        """Mapped residuals in the dtype of x, computed in float64 at 4,096 tokens a time."""
+        weight, bias = self.weight.to(x.device), self.bias.to(x.device)
+        return torch.cat([(part.double() @ weight + bias).to(x.dtype) for part in x.split(4096)])
+
+
+def fit_map(moments: SpaceMoments, kind: Kind, source: int = 0, target: int = 0, ridge: float = RIDGE) -> LinearMap:
+    """The map from layer `source` of the moments' first model to layer `target` of its second.
+
+    ridge: of the affine map, relative to the mean variance of a channel of X.  InputError: the source is constant.
+    """
+    arrays, j = moments.arrays(), len(moments.widths_a) + target
+    s_xx, s_xy = (torch.from_numpy(arrays[f"scatter.{source}.{other}"]) for other in (source, j))
+    mean_x, mean_y = (torch.from_numpy(arrays[f"mean.{space}"]) for space in (source, j))
+    spread = float(s_xx.trace())
+    if not spread > 0:
+        raise InputError("source residuals", f"{moments.n_tokens} tokens", "a map is fitted to residuals that vary",
+                         "Give more tokens.")  # fmt: skip
+    if kind == "orthogonal":
+        u, values, v = torch.linalg.svd(s_xy, full_matrices=False)
+        turn = u @ v
+        weight = turn * (values.sum() / ((s_xx @ turn) * turn).sum())
+    else:
+        penalty = ridge * spread / len(s_xx)
+        weight = torch.linalg.solve(s_xx + penalty * torch.eye(len(s_xx), dtype=s_xx.dtype), s_xy)
+    return LinearMap(weight, mean_y - mean_x @ weight)
+
+
+def transplant(
+    x: Source,
+    y: Target,
+    document: np.ndarray,
+    dictionary: SparseAutoencoder,
+    *,
+    seed: int = 0,
+    ridge: float = RIDGE,
+) -> pl.DataFrame:
+    """Two rows of `TRANSPLANT_SCHEMA`: the orthogonal and the affine map from x to y, read by y's dictionary.
+
+    x, y: residuals of source and target, float32, row t of both is the same token, special tokens left out.
+    document: (token,), of each.  seed: of the halves.  ridge: as in `fit_map`.
+    feature_r_*: quartiles of the correlations, over test tokens, of each feature on y' with itself on y; n_features:
+    those that vary on y there.  A feature that is constant on y' counts as 0.  Numbers are NaN where undefined: all of
+    them where there are fewer than two documents, one to fit on and one to test on.
+    Memory: three test halves in float64, and the features of two.
+    """
+    if not len(x) == len(y) == len(document):
+        raise InputError("tokens", (len(x), len(y), len(document)), "row t of all three must be the same token",
+                         "Apply the same special-token mask to all.")  # fmt: skip
+    half = split_documents(document, (0.5, 0.5), seed)
+    train, test = (torch.from_numpy(np.flatnonzero(half == part)) for part in (0, 1))
+    if not (len(train) and len(test)):
+        undefined = [(kind, len(train), len(test), *[np.nan] * 4, 0, *[np.nan] * 3) for kind in KINDS]
+        return pl.DataFrame(undefined, schema=TRANSPLANT_SCHEMA, orient="row")
+    moments = SpaceMoments([x.shape[1]], [y.shape[1]])
+    moments.add([x[train]], [y[train]])
+    encoder = SparseEncoder(dictionary, device=y.device)
+    y = y[test]
+    own = encoder.encode(y)
+    ev_own = explained_variance(y, _decode(dictionary, own, y))
+    rows = []
+    for kind in KINDS:
+        mapped = fit_map(moments, kind, ridge=ridge)(x[test])
+        features = encoder.encode(mapped)
+        rebuilt = _decode(dictionary, features, y)
+        r = feature_correlations(own, features)
+        quartiles = np.quantile(r, (0.25, 0.5, 0.75)).tolist() if len(r) else [np.nan] * 3
+        scores = (explained_variance(y, mapped), ev_own, explained_variance(y, rebuilt),
+                  explained_variance(mapped, rebuilt))  # fmt: skip
+        rows.append((kind, len(train), len(test), *scores, len(r), *quartiles))
+    return pl.DataFrame(rows, schema=TRANSPLANT_SCHEMA, orient="row")
+
+
+def _decode(dictionary: SparseAutoencoder, features: csr_array, like: torch.Tensor) -> Target:
+    found = features @ dictionary.W_dec.detach().cpu().numpy() + dictionary.b_dec.detach().cpu().numpy()
+    return torch.from_numpy(found).to(like)
+
+
+def feature_correlations(truth: csr_array, mapped: csr_array) -> Float[np.ndarray, " varying"]:
+    """Pearson r of every column of `truth` that varies with the same column of `mapped`; 0 where that is constant."""
+    n = max(len(truth.indptr) - 1, 1)
+    mean_x, mean_y = (m.sum(axis=0, dtype=np.float64) / n for m in (truth, mapped))
+    xx, yy, xy = (
+        a.astype(np.float64).multiply(b.astype(np.float64)).sum(axis=0) / n
+        for a, b in ((truth, truth), (mapped, mapped), (truth, mapped))
+    )
+    var_x, var_y = xx - mean_x**2, yy - mean_y**2
+    varies, known = var_x > 1e-12 * xx, var_y > 1e-12 * yy
+    scale = np.sqrt(np.where(varies & known, var_x * var_y, 1.0))
+    return np.where(known, (xy - mean_x * mean_y) / scale, 0.0)[varies]

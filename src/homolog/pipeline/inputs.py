@@ -1,0 +1,106 @@
+"""What a study reads, by its contents: text, weights, tokenizers, and dictionaries that it brings.
+
+Nothing heavy is imported before contents are asked for: whether a finished run is of these inputs is told from the
+states of their files.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from homolog.corpus import TokenWindows, special_tokens
+from homolog.corpus.documents import source_files
+from homolog.errors import InputError
+from homolog.record.atomic import sha256_bytes
+from homolog.record.inputs import Input, contents_of
+from homolog.reference import Reference, resolve
+from homolog.zoo import catalog
+
+
+def text_input(source: str, contents: Callable[[], str]) -> Input:
+    """The text.  contents: gives the hash of the tokens that are read of it."""
+    return Input(f"the text {source}", source_files(source), contents)
+
+
+def weights_input(ref: str, revision: str | None = None, *, random: bool = False) -> Input:
+    """Configuration and weights of a model.  random: a rehearsal, whose weights follow from the configuration."""
+    name, found = f"the weights of {ref}", resolve(ref)
+    if random and found.kind != "zoo":
+        return Input(name, (), cache(partial(_random_contents, ref, revision)))
+    if found.kind == "hub":
+        return Input(name, (), cache(partial(_commit, ref, revision)))
+    if not found.weight_files:
+        return Input(name, (), partial(_untrained_contents, found))
+    return Input(name, found.weight_files, cache(partial(contents_of, found.weight_files)))
+
+
+def tokenizer_input(ref: str, revision: str | None = None, *, random: bool = False) -> Input:
+    """By which a model's text becomes ids."""
+    files = () if random else resolve(ref).tokenizer_files
+    return Input(f"the tokenizer of {ref}", files, cache(partial(_tokenizer_contents, ref, revision, random)))
+
+
+def saes_input(template: str) -> Input:
+    """Dictionaries that a study brings; template: with {layer} for the block."""
+    files: tuple[Path, ...] = ()
+    if not template.startswith("hf:"):
+        folder = Path(template.replace("{layer}", "*"))
+        found = Path(folder.anchor or ".").glob(str(folder.relative_to(folder.anchor)))
+        files = tuple(sorted(file for place in found for file in place.rglob("*") if file.is_file()))
+    return Input(f"the dictionaries {template}", files, cache(partial(_saes_contents, template, files)))
+
+
+def require_different(weights: Iterable[Input]) -> None:
+    """InputError where two of the models are one and the same."""
+    for a, b in itertools.combinations(weights, 2):
+        if a.contents() == b.contents():
+            raise InputError(
+                "models", [item.name.removeprefix("the weights of ") for item in (a, b)],
+                "they hold the same weights, and would be compared with themselves", "Name two different models.",
+            )  # fmt: skip
+
+
+def read_facts(whole: TokenWindows, tokenizer: Any) -> dict[str, Any]:
+    """What was read and what of it counts nowhere: empty documents, and the masked tokens by id."""
+    masked = {str(i): token for i, token in special_tokens(tokenizer).items()}
+    return {"n_documents_read": whole.n_read, "n_documents_empty": whole.n_empty, "masked": masked}
+
+
+def _random_contents(ref: str, revision: str | None) -> str:
+    from homolog.models.random_weights import random_configuration
+
+    return sha256_bytes("random weights", ref, random_configuration(ref, revision).to_json_string())
+
+
+def _commit(ref: str, revision: str | None) -> str:
+    from homolog.models.load import commit_of
+
+    return commit_of(ref, revision)
+
+
+def _untrained_contents(found: Reference) -> str:
+    entry = catalog.entry(found.name)
+    return sha256_bytes(entry.architecture, json.dumps(entry.config, sort_keys=True), str(entry.seed))
+
+
+def _tokenizer_contents(ref: str, revision: str | None, random: bool) -> str:
+    from homolog.corpus import fingerprint
+    from homolog.models import load_tokenizer
+
+    try:
+        return fingerprint(load_tokenizer(ref, revision, random=random))
+    except InputError:
+        return "none"
+
+
+def _saes_contents(template: str, files: tuple[Path, ...]) -> str:
+    if not template.startswith("hf:"):
+        return sha256_bytes(*(str(file.parent.name) + contents_of([file]) for file in files))
+    from homolog.dictionaries.formats.registry import commit_of
+
+    return commit_of(template.replace("{layer}", "0"))

@@ -1,0 +1,437 @@
+"""The run folder: where everything of one run lies, which stages are done, whether the files are unchanged.
+
+    run.json                        recipe, its hash, versions, machine, stages with their checksums
+    saes/MODEL[@LABEL]/LAYER/       dictionaries
+    features/MODEL[@LABEL]/LAYER/   sparse activations
+    cache/                          what is removed when the run ends
+    *.parquet  report/              tables and pages
+
+A stage is done when run.json says so and every file it wrote still has the SHA-256 recorded then.  A file
+that is missing or altered is named, logged and makes its stage run again; it is never used.  run.json holds its own
+SHA-256, and where that is wrong every stage runs again.
+
+What a run reads (text, weights, tokenizers, dictionaries) is recorded when it begins, and it goes on with that alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import logging
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from homolog.errors import InputError
+from homolog.record import process
+from homolog.record.atomic import (
+    PARTIAL_PREFIX,
+    read_json,
+    remove_partial_files,
+    sha256_bytes,
+    sha256_file,
+    user_errors,
+    write_json,
+)
+from homolog.record.inputs import Input
+from homolog.record.lock import hold, let_go
+
+FORMAT = 2  # 1 had no digest of the record
+RESERVED = {
+    "format",
+    "sha256",
+    "recipe",
+    "recipe_hash",
+    "stages",
+    "rebuilt",
+    "inputs",
+    "versions",
+    "git_commit",
+    "machine",
+}
+logger = logging.getLogger("homolog")
+
+
+class RunFolder:
+    """One run on disk: `RunFolder(path)` reads a run, `RunFolder.open` starts or continues one."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Raises `InputError` if `path` holds no run or its run.json cannot be read."""
+        self.path = Path(path)
+        if not self.run_json.is_file():
+            raise InputError(
+                "run folder", str(path), "it must be the folder of a run, with a run.json in it",
+                "Give the --out of an earlier `homolog demo` or `homolog run`.",
+            )  # fmt: skip
+        record = _read_record(self.run_json)
+        if record is None:
+            raise InputError(
+                "run folder", str(path), "its run.json is damaged",
+                "Start the run again with the same recipe and --out: it is rebuilt.",
+            )  # fmt: skip
+        self._record: dict[str, Any] = record
+
+    @classmethod
+    def open(cls, path: Path | str, recipe: Mapping[str, Any]) -> RunFolder:
+        """Start a run of `recipe` (JSON values) in `path`, or continue it there.
+
+        Raises `InputError` if `path` holds the run of another recipe, other files, or a run that another
+        process is writing, and if it cannot be written.  After an error nothing new is left behind.
+        """
+        path = Path(path)
+        _refuse_other_files(path)
+        values: dict[str, Any] = json.loads(json.dumps(recipe, allow_nan=False))
+        made = _missing_folder(path)
+        try:
+            with user_errors(path):
+                path.mkdir(parents=True, exist_ok=True)
+                hold(path)
+                return cls._open_locked(path, values)
+        except BaseException:
+            let_go(path)
+            if made:
+                shutil.rmtree(made, ignore_errors=True)
+            raise
+
+    @classmethod
+    def _open_locked(cls, path: Path, recipe: dict[str, Any]) -> RunFolder:
+        run_json = path / "run.json"
+        found = _read_record(run_json) if run_json.is_file() else None
+        if found is not None and found["recipe"] != recipe:
+            raise _other_recipe(path, found, recipe)
+        for partial in remove_partial_files(path):
+            logger.info("removed %s, left half-written by a process that was stopped", partial)
+        if found is None and run_json.exists():
+            logger.warning("%s is damaged: every stage of this run is rebuilt", run_json)
+        record = found or {
+            "format": FORMAT,
+            "recipe": recipe,
+            "recipe_hash": recipe_hash(recipe),
+            "stages": {},
+        }
+        record |= {
+            "format": FORMAT,
+            "versions": process.versions(),
+            "git_commit": process.git_commit(),
+            "machine": process.machine(),
+        }
+        for stage in record["stages"].values():
+            if stage["status"] == "running":
+                stage["status"] = "interrupted"
+        _write_record(run_json, record)
+        return cls(path)
+
+    def close(self) -> None:
+        """Let other processes write this run again; also happens when the process ends."""
+        let_go(self.path)
+
+    # Where things are
+
+    @property
+    def run_json(self) -> Path:
+        """The record of the run."""
+        return self.path / "run.json"
+
+    @property
+    def matches(self) -> Path:
+        """Table: one row a feature and direction."""
+        return self.path / "matches.parquet"
+
+    @property
+    def layers(self) -> Path:
+        """Table: one row a pair of layers."""
+        return self.path / "layers.parquet"
+
+    @property
+    def summary(self) -> Path:
+        """Table: one row a comparison, direction and stratum."""
+        return self.path / "summary.parquet"
+
+    @property
+    def saes_table(self) -> Path:
+        """Table: one row a dictionary, with its quality."""
+        return self.path / "saes.parquet"
+
+    def table(self, name: str) -> Path:
+        """Any table by its name: "effects" is effects.parquet."""
+        return self.path / f"{name}.parquet"
+
+    @property
+    def report_folder(self) -> Path:
+        """The pages and charts."""
+        return self.path / "report"
+
+    @property
+    def cache_folder(self) -> Path:
+        """What may be removed when the run has ended."""
+        return self.path / "cache"
+
+    def sae_folder(self, model: str, layer: int, label: str = "sae") -> Path:
+        """Folder of one dictionary: saes/MODEL/LAYER, or saes/MODEL@LABEL/LAYER if not labelled "sae"."""
+        return self._layer_folder("saes", model, layer, label)
+
+    def feature_folder(self, model: str, layer: int, label: str = "sae") -> Path:
+        """Folder of the sparse activations of one dictionary, named like `sae_folder`."""
+        return self._layer_folder("features", model, layer, label)
+
+    @property
+    def vocabulary(self) -> Path:
+        """The text of every token id, a JSON list."""
+        return self.path / "vocabulary.json"
+
+    def contexts(self, model: str, layer: int) -> Path:
+        """Table: examples of the features of a layer's main dictionary, one row an example."""
+        return self.path / "contexts" / folder_name(model) / f"{layer}.parquet"
+
+    def scatter(self, model: str, layer: int) -> Path:
+        """Table: activations of a layer's features beside those of their best partners, one row a pair."""
+        return self.path / "scatter" / folder_name(model) / f"{layer}.parquet"
+
+    @property
+    def told(self) -> list[Path]:
+        """All that the report is made of: tables, texts, examples."""
+        folders = [self.path / name for name in ("contexts", "scatter")]
+        return [*sorted(self.path.glob("*.parquet")), self.vocabulary, *folders]
+
+    def residuals_folder(self, model: str) -> Path:
+        """Folder, in the cache, of a model's residuals."""
+        return self.cache_folder / "residuals" / folder_name(model)
+
+    def _layer_folder(self, kind: str, model: str, layer: int, label: str) -> Path:
+        name = folder_name(model) if label == "sae" else f"{folder_name(model)}@{folder_name(label)}"
+        return self.path / kind / name / str(layer)
+
+    def drop_residuals(self, model: str) -> None:
+        """Remove a model's residuals from the cache."""
+        shutil.rmtree(self.residuals_folder(model), ignore_errors=True)
+
+    def drop_cache(self) -> None:
+        """Remove the cache folder."""
+        shutil.rmtree(self.cache_folder, ignore_errors=True)
+
+    # What is known of the run
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """A copy of the contents of run.json."""
+        return json.loads(json.dumps(self._record))
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe of this run, as JSON values."""
+        return self.record["recipe"]
+
+    def reads_the_same(self, inputs: Iterable[Input]) -> bool:
+        """Whether no file of what this run was recorded to read has been touched; contents are not looked at."""
+        known = self._record.get("inputs", {})
+        return all(item.name in known and item.state == known[item.name]["state"] for item in inputs)
+
+    def check_inputs(self, inputs: Iterable[Input]) -> None:
+        """Record what this run reads.  InputError that names what is no longer what an earlier process read."""
+        known = self._record.setdefault("inputs", {})
+        found = list(inputs)
+        if changed := [item.name for item in found if item.name in known and not item.is_as(known[item.name])]:
+            raise InputError(
+                "--out", str(self.path), f"it holds a run of other contents of {', of '.join(changed)}",
+                "Bring back what was there when the run began, or give another --out.",
+            )  # fmt: skip
+        known |= {item.name: item.facts() for item in found}
+        self._write()
+
+    def note(self, **facts: Any) -> None:
+        """Keep facts of the run (name, pair, models, corpus, device, warnings, ...) as keys of run.json."""
+        assert not facts.keys() & RESERVED, "these keys belong to the run folder itself"
+        self._record |= facts
+        self._write()
+
+    # Stages
+
+    def is_done(self, name: str) -> bool:
+        """Whether stage `name` is complete and all its files are as it wrote them; says which file is not."""
+        stage = self._record["stages"].get(name)
+        if stage is None or stage["status"] != "done":
+            return False
+        problems = self._problems(stage["outputs"])
+        for problem in problems:
+            logger.warning("%s: the stage %r is run again", problem, name)
+        if problems:
+            stage["status"] = "damaged"
+            self._record.setdefault("rebuilt", []).extend(f"{name}: {problem}" for problem in problems)
+            self._write()
+        return not problems
+
+    @contextlib.contextmanager
+    def stage(self, name: str, outputs: Iterable[Path]) -> Iterator[dict[str, Any]]:
+        """Run a stage that writes `outputs` (files, or folders with all they hold) and record how it went.
+
+        Yields a dict for facts to keep with the stage (JSON values).  On success the files' checksums, the
+        seconds and the peak memory are recorded; after an error the stage is not done, and the error goes on.
+        """
+        outputs = [Path(output) for output in outputs]
+        for output in outputs:
+            assert output.is_relative_to(self.path), f"{output} is outside the run folder"
+        facts: dict[str, Any] = {}
+        entry: dict[str, Any] = {"status": "running", "started": _now(), "facts": facts, "outputs": {}}
+        self._record["stages"][name] = entry
+        self._write()
+        process.reset_peak_memory()
+        begun = time.monotonic()
+        try:
+            yield facts
+        except BaseException as error:
+            entry["status"] = "failed" if isinstance(error, Exception) else "interrupted"
+            entry["error"] = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            with contextlib.suppress(Exception):  # the error itself matters more than its record
+                self._write()
+            raise
+        for partial in remove_partial_files(self.path):
+            logger.info("removed %s, left half-written by a worker that died", partial)
+        entry["outputs"] = dict(self._checksums(outputs))
+        entry |= {
+            "status": "done",
+            "seconds": round(time.monotonic() - begun, 3),
+            "peak_bytes": process.peak_memory_bytes(),
+        }
+        self._write()
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """The facts kept with stage `name`; empty if it has none."""
+        return self.record["stages"].get(name, {}).get("facts", {})
+
+    def verify(self) -> list[str]:
+        """Everything wrong: stages not done, files missing or altered or half-written; [] if all is well."""
+        problems = []
+        if self._record.get("recipe_hash") != recipe_hash(self._record["recipe"]):
+            problems.append("run.json: the recipe is not the one its hash was taken of")
+        for name, stage in self._record["stages"].items():
+            if stage["status"] != "done":
+                problems.append(f"stage {name!r}: {stage['status']}")
+            outputs = {
+                path: checksum
+                for path, checksum in stage["outputs"].items()
+                if not path.startswith("cache/") or (self.path / path).exists()
+            }
+            problems.extend(f"{problem} (stage {name!r})" for problem in self._problems(outputs))
+        partials = (path for path in self.path.rglob(".partial-*") if path.is_file())
+        problems.extend(f"{path.relative_to(self.path)}: half-written" for path in partials)
+        return problems
+
+    def require_whole(self, *paths: Path) -> None:
+        """InputError that names the first of these files, and those in these folders, that is not as it was written."""
+        for stage in self._record["stages"].values():
+            under = {name: digest for name, digest in stage["outputs"].items()
+                     if any((self.path / name).is_relative_to(path) for path in paths)}  # fmt: skip
+            for problem in self._problems(under):
+                raise InputError(
+                    "run folder", str(self.path), f"a file of it is not as it was written: {problem}",
+                    "Start the run again with the same --out: what is damaged is rebuilt.",
+                )  # fmt: skip
+
+    def _checksums(self, outputs: Iterable[Path]) -> Iterator[tuple[str, str]]:
+        for output in outputs:
+            if not output.exists():
+                raise FileNotFoundError(f"the stage ended without writing {output}")
+            files = [output] if output.is_file() else sorted(path for path in output.rglob("*") if path.is_file())
+            for file in files:
+                if not file.name.startswith(PARTIAL_PREFIX):
+                    yield file.relative_to(self.path).as_posix(), sha256_file(file)
+
+    def _problems(self, checksums: Mapping[str, str]) -> list[str]:
+        problems = []
+        for name, expected in checksums.items():
+            path = self.path / name
+            if not path.is_file():
+                problems.append(f"{name}: missing")
+            elif sha256_file(path) != expected:
+                problems.append(f"{name}: damaged (its SHA-256 is not the recorded one)")
+        return problems
+
+    def _write(self) -> None:
+        _write_record(self.run_json, self._record)
+
+
+def recipe_hash(recipe: Mapping[str, Any]) -> str:
+    """SHA-256 of a recipe's canonical JSON (sorted keys, no spaces)."""
+    return _json_hash(recipe)
+
+
+def _json_hash(values: Mapping[str, Any]) -> str:
+    return sha256_bytes(json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False))
+
+
+def folder_name(model: str) -> str:
+    """A model's name as one folder name: no "zoo:" in front, "/" as "--", anything unusual as "-"."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", model.removeprefix("zoo:").strip("/").replace("/", "--"))
+    return name.lstrip(".") or "model"
+
+
+def _write_record(path: Path, record: Mapping[str, Any]) -> None:
+    values = json.loads(json.dumps(record, allow_nan=False))  # as they will be read: every key a string
+    write_json(path, values | {"sha256": _json_hash(values)})
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """The record without its digest; None when it cannot be read or is not what was written."""
+    try:
+        record = read_json(path)
+        if not isinstance(record, dict) or record.get("format", 1) not in (1, FORMAT):
+            return None
+        digest = record.pop("sha256", None)
+        whole = digest == _json_hash(record) or (digest is None and record.get("format", 1) == 1)
+    except (ValueError, OSError):
+        return None
+    return record if whole and all(isinstance(record.get(key), dict) for key in ("recipe", "stages")) else None
+
+
+def _other_recipe(path: Path, found: dict[str, Any], recipe: dict[str, Any]) -> InputError:
+    there, here = _flat(found["recipe"]), _flat(recipe)
+    different = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+    shown = [f"{key} ({there.get(key)!r} there, {here.get(key)!r} now)" for key in different[:5]]
+    more = f" and {len(different) - 5} more" if len(different) > 5 else ""
+    return InputError(
+        "--out",
+        str(path),
+        f"it holds the run of another recipe (hash {recipe_hash(found['recipe'])[:8]}, this one is "
+        f"{recipe_hash(recipe)[:8]}), which differs in {', '.join(shown)}{more}",
+        "Give another --out, or run the recipe that this folder was started with.",
+    )
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _missing_folder(path: Path) -> Path | None:
+    """The highest folder that making `path` would create; None if `path` exists."""
+    missing = None
+    for folder in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            if folder.exists():
+                break
+        missing = folder
+    return missing
+
+
+def _refuse_other_files(path: Path) -> None:
+    if not path.is_dir() or (path / "run.json").exists():
+        return
+    others = sorted(found.name for found in path.iterdir() if not found.name.startswith("."))
+    if others:
+        raise InputError(
+            "--out", str(path), f"the folder holds other files ({', '.join(others[:3])}) and no run",
+            "Give an empty or a new folder.",
+        )  # fmt: skip
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,5 +1,0 @@
-"""Wiring: the only code, with the command line, that knows the order of the work."""
-
-from homolog.studies.study import Study
-
-__all__ = ["Study"]

@@ -1,0 +1,79 @@
+"""Studies of a model whose architecture has no adapter of its own: what they can do, and what they refuse at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from tests.reference.tiny_models import tiny_qwen3
+from transformers import AutoTokenizer
+
+from homolog.circuits.induction import Prompts, trace_induction
+from homolog.errors import InputError
+from homolog.models import load
+from homolog.pipeline import Study
+from homolog.pipeline.circuits import run_circuits
+from homolog.pipeline.compare import run_comparison
+from homolog.pipeline.recipe import Recipe, parse_circuits, parse_recipe
+from homolog.progress import SilentProgress
+from homolog.record.run_folder import folder_name
+from homolog.zoo import catalog
+
+SMALL = {"n_prompts": 4, "length": 16, "batch": 4, "discovery_prompts": 4, "validated_edges": 3}
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny-qwen3"
+    tokenizer = AutoTokenizer.from_pretrained(catalog.TOKENIZER)
+    tiny_qwen3(vocab_size=len(tokenizer), max_position_embeddings=128).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def recipe(folder: Path, **changes: Any) -> Recipe:
+    return parse_recipe({
+        "name": "any decoder",
+        "models": [{"ref": "zoo:transformer-s0"}, {"ref": str(folder)}],
+        "corpus": {"source": "zoo:demo", "context": 64, "train_tokens": 4096, "match_tokens": 4096,
+                   "quality_tokens": 1024},
+        "sae": {"d_sae": 32, "l1": 1.0, "epochs": 1, "batch": 512, "seeds": [0, 1]},
+        "matching": {"resamples": 20, "space_tokens": 1024},
+        "controls": {"neurons": False},
+    } | changes, "any.toml")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_features_of_a_model_without_own_adapter_are_compared(qwen, tmp_path):
+    run_comparison(recipe(qwen), tmp_path / "run", SilentProgress())
+    study = Study.load(tmp_path / "run")
+    main = study.summary.filter(pl.col("comparison") == "main", pl.col("stratum") == "all")
+    name = folder_name(str(qwen))
+    assert set(main.get_column("model")) == {"transformer-s0", name}
+    assert set(study.saes.filter(pl.col("model") == name).get_column("layer")) == {0, 1, 2}
+    assert study.saes.get_column("loss_clean").is_finite().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"controls": {"neurons": True}}, ["reading neurons", "'qwen3' has none", "Set controls.neurons = false."]),
+        ({"circuits": SMALL}, ["tracing circuits", "'qwen3' has none", "Leave [circuits] out of the recipe."]),
+    ],
+)
+def test_neurons_and_circuits_are_refused_before_any_work(changes, words, qwen, tmp_path):
+    with pytest.raises(InputError) as error:
+        run_comparison(recipe(qwen, **changes), tmp_path / "run", SilentProgress())
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_circuits_study_refuses_it_before_any_work(qwen, tmp_path):
+    asked = parse_circuits({"name": "small", "models": ["zoo:transformer-s0", str(qwen)], "circuits": SMALL})
+    with pytest.raises(InputError, match=r"tracing circuits.*'qwen3' has none \(gpt2, gpt_neox, llama, mamba have\)"):
+        run_circuits(asked, tmp_path / "run", SilentProgress())
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match=r"qwen3 has no path patching.*Take a GPT-2, GPT-NeoX, Llama or Mamba-1"):
+        trace_induction(load(qwen), Prompts(4, 16, 1, 0, 4))

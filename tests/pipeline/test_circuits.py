@@ -1,0 +1,101 @@
+"""The circuits study end to end: tables, resuming, the command line, models that cannot do the task."""
+
+import json
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from homolog.cli import app
+from homolog.errors import InputError
+from homolog.pipeline import Study
+from homolog.pipeline.circuits import CIRCUIT_TABLES, run_circuits
+from homolog.pipeline.recipe import load_recipe, parse_circuits, parse_recipe
+from homolog.progress import SilentProgress
+from homolog.record.run_folder import RunFolder
+
+SMALL = {"n_prompts": 12, "length": 16, "repeat": 4, "batch": 8, "discovery_prompts": 4, "validated_edges": 3}
+
+
+def recipe(*models, **changes):
+    return parse_circuits({"name": "small", "models": models, "circuits": SMALL | changes})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("circuits") / "run"
+    models = ("zoo:transformer-s0", "zoo:mamba-s0", "zoo:transformer-random")
+    index = run_circuits(recipe(*models), path, SilentProgress())
+    assert index == path / "report" / "index.html" and index.is_file()
+    return path
+
+
+def test_the_tables_say_what_each_model_does(run):
+    study = Study.load(run)
+    rows = {row["model"]: row for row in study.circuits.iter_rows(named=True)}
+    assert rows["transformer-s0"]["key"].startswith("z.") and rows["mamba-s0"]["key"].startswith("state.")
+    for name in ("transformer-s0", "mamba-s0"):
+        assert rows[name]["able"] and rows[name]["reason"] == ""
+        assert rows[name]["verdict"] == "no shift" and rows[name]["offset"] == 0
+        assert 0 <= rows[name]["discovery_recall"] <= 1
+        assert rows[name]["faithfulness_lo"] <= rows[name]["faithfulness"] <= rows[name]["faithfulness_hi"]
+    unable = rows["transformer-random"]
+    assert not unable["able"] and "accuracy" in unable["reason"] and unable["key"] is None
+    for table in (study.effects, study.roles, study.offsets, study.edges):
+        assert set(table.get_column("model")) == {"transformer-s0", "mamba-s0"}
+    heads = study.effects.filter(pl.col("experiment") == "head to logits", pl.col("metric") == "probability")
+    assert heads.filter(pl.col("corruption") == "unrelated").height == 16  # 4 blocks of 4 heads
+    layers = study.effects.filter(pl.col("experiment") == "state to logits", pl.col("metric") == "kl")
+    assert layers.height == 8 and (layers.get_column("clean") == 0).all()
+    assert (study.effects.get_column("change_lo") <= study.effects.get_column("change_hi")).all()
+
+
+def test_real_patches_follow_the_scores(run):
+    edges = Study.load(run).edges
+    patched = edges.filter(pl.col("effect").is_not_null())
+    # three of the strongest and three at random, for two corruptions and two models
+    assert patched.height == 24
+    top = patched.filter(pl.col("chosen_as") == "top")
+    assert (top.get_column("score").sign() == top.get_column("effect").sign()).all()
+
+
+def test_a_second_start_does_nothing_and_a_damaged_table_is_rebuilt(run):
+    before = {table: (run / f"{table}.parquet").read_bytes() for table in CIRCUIT_TABLES}
+    models = ("zoo:transformer-s0", "zoo:mamba-s0", "zoo:transformer-random")
+    run_circuits(recipe(*models), run, SilentProgress())
+    (run / "effects.parquet").write_bytes(b"damaged")
+    run_circuits(recipe(*models), run, SilentProgress())
+    assert {table: (run / f"{table}.parquet").read_bytes() for table in CIRCUIT_TABLES} == before
+    assert RunFolder(run).verify() == []
+
+
+def test_models_that_cannot_do_the_task_end_with_their_accuracy(tmp_path):
+    with pytest.raises(InputError, match=r"transformer-random.*accuracy.*Repeat more"):
+        run_circuits(recipe("zoo:transformer-random"), tmp_path / "run", SilentProgress())
+
+
+def test_a_model_named_twice_is_refused(tmp_path):
+    with pytest.raises(InputError, match="each needs a name of its own"):
+        run_circuits(recipe("zoo:mamba-s0", "mamba-s0"), tmp_path / "run", SilentProgress())
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_says_what_is_wrong(tmp_path):
+    runner = CliRunner()
+    result = runner.invoke(app, ["circuits", "induction", "zoo:mamba-s9", "--out", str(tmp_path / "a"), "--quiet"])
+    assert result.exit_code == 2 and "mamba-s9" in result.output and "mamba-s0" in result.output
+    result = runner.invoke(
+        app, ["circuits", "induction", "zoo:mamba-s0", "--length", "16", "--repeat", "9", "--quiet",
+              "--out", str(tmp_path / "b")],
+    )  # fmt: skip
+    assert result.exit_code == 2 and "length" in result.output
+
+
+def test_recipes_with_circuits_are_checked():
+    demo = load_recipe("demo")
+    assert demo.circuits is not None and demo.circuits.repeat == 4
+    values = demo.values()
+    values["circuits"]["promts"] = 3
+    with pytest.raises(InputError, match=r"circuits.promts.*Did you mean 'n_prompts'"):
+        parse_recipe(values, "mine.toml")
+    assert json.loads(json.dumps(demo.values()))["circuits"]["length"] == 16
