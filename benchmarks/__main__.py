@@ -2,8 +2,8 @@
 
     python -m benchmarks [--full]
 
-Long ones run at small sizes; `--full` runs every script as it is by itself, which takes most of an hour.  Nothing is
-written into docs: that is for the scripts' own commands.
+Long ones run at small sizes; `--full` runs every script as it is by itself, which takes most of an
+hour.  Nothing is written into docs: that is for the scripts' own commands.
 """
 
 from __future__ import annotations
@@ -26,14 +26,22 @@ SMALL = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--full", action="store_true", help="every script with its own sizes")
     options = parser.parse_args()
-    scripts = [path for path in sorted(Path(__file__).parent.glob("[a-z]*.py")) if "def main(" in path.read_text()]
+    scripts = [
+        path
+        for path in sorted(Path(__file__).parent.glob("[a-z]*.py"))
+        if "def main(" in path.read_text()
+    ]
     with tempfile.TemporaryDirectory() as folder:
         writes = {name: ["--out", folder] for name in ("dictionary_pareto.py", "planted_truth.py")}
         for script in scripts:
-            given = writes.get(script.name, []) + ([] if options.full else SMALL.get(script.name, []))
+            given = writes.get(script.name, []) + (
+                [] if options.full else SMALL.get(script.name, [])
+            )
             print(f"== {script.name}", flush=True)
             subprocess.run([sys.executable, str(script), *given], check=True)
 

@@ -1,11 +1,13 @@
-"""Which kind of dictionary, and how sparse?  All five kinds at several sparsities on the models that ship.
+"""Which kind of dictionary, and how sparse?  All five kinds at several sparsities on the models
+that ship.
 
     python benchmarks/dictionary_pareto.py [--tokens N] [--kinds relu topk ...] [--out FOLDER]
 
-Trains, of each model, kind and sparsity, dictionaries of two seeds for one layer on the text that ships, by
-`dictionaries.train` with its defaults, and measures on tokens that none was trained on: explained variance, L0, dead
-features, loss recovered by splicing, and the seed skyline, the mean best correlation (MPPC, `homolog.max_pearson`)
-between the two seeds over features that fire at least 30 times.  Numbers are means of the two seeds.
+Trains, of each model, kind and sparsity, dictionaries of two seeds for one layer on the text that
+ships, by `dictionaries.train` with its defaults, and measures on tokens that none was trained on:
+explained variance, L0, dead features, loss recovered by splicing, and the seed skyline, the mean
+best correlation (MPPC, `homolog.max_pearson`) between the two seeds over features that fire at
+least 30 times.  Numbers are means of the two seeds.
 
 Prints the table as Markdown.  Writes dictionary-pareto.svg, .png and .csv into FOLDER.
 """
@@ -66,7 +68,13 @@ PANELS = {
     "loss_recovered": "loss recovered",
     "seed_skyline": "agreement of two seeds",
 }
-NAMES = {"relu": "ReLU + L1", "gated": "Gated", "topk": "TopK", "batchtopk": "BatchTopK", "jumprelu": "JumpReLU"}
+NAMES = {
+    "relu": "ReLU + L1",
+    "gated": "Gated",
+    "topk": "TopK",
+    "batchtopk": "BatchTopK",
+    "jumprelu": "JumpReLU",
+}
 Row = dict[str, Any]
 
 
@@ -101,23 +109,43 @@ def load_subject(name: str, layer: int, heldout_tokens: int) -> Subject:
 def measure(subject: Subject, kind: str, sparsity: float, d_sae: int, n_tokens: int) -> Row:
     """Train two seeds and measure them; the means of both."""
     key = SPARSITY[kind]
-    config = parse_config({"kind": kind, "d_sae": d_sae, key: int(sparsity) if key == "k" else sparsity})
+    config = parse_config(
+        {"kind": kind, "d_sae": d_sae, key: int(sparsity) if key == "k" else sparsity}
+    )
     begun = time.perf_counter()
     trained = train(
-        subject.source, config, TrainingConfig(n_tokens=n_tokens), model=f"{subject.model.name} {subject.layer}",
+        subject.source,
+        config,
+        TrainingConfig(n_tokens=n_tokens),
+        model=f"{subject.model.name} {subject.layer}",
         labels=LABELS,
-    )  # fmt: skip
+    )
     seconds = time.perf_counter() - begun
     saes: list[SparseAutoencoder] = [trained[label][0] for label in LABELS]
-    found = [measure_on_text(subject.model, subject.heldout, subject.residuals, subject.layer, sae,
-                             loss_clean=subject.loss_clean) for sae in saes]  # fmt: skip
+    found = [
+        measure_on_text(
+            subject.model,
+            subject.heldout,
+            subject.residuals,
+            subject.layer,
+            sae,
+            loss_clean=subject.loss_clean,
+        )
+        for sae in saes
+    ]
     names = ("explained_variance", "l0", "dead_share", "dense_share", "loss_recovered")
     means = {name: float(np.mean([getattr(quality, name) for quality in found])) for name in names}
     return {
-        "model": subject.model.name.removeprefix("zoo:"), "layer": subject.layer, "kind": kind, "setting": key,
-        "sparsity": float(sparsity), **means, "seed_skyline": seed_agreement(*saes, subject.kept),
-        "passed": all(quality.passed for quality in found), "seconds": seconds / len(LABELS),
-    }  # fmt: skip
+        "model": subject.model.name.removeprefix("zoo:"),
+        "layer": subject.layer,
+        "kind": kind,
+        "setting": key,
+        "sparsity": float(sparsity),
+        **means,
+        "seed_skyline": seed_agreement(*saes, subject.kept),
+        "passed": all(quality.passed for quality in found),
+        "seconds": seconds / len(LABELS),
+    }
 
 
 def markdown(rows: list[Row]) -> str:
@@ -128,13 +156,16 @@ def markdown(rows: list[Row]) -> str:
         lines += [
             f"**{model}, layer {part[0]['layer']}**",
             "",
-            "| kind | setting | L0 | explained variance | loss recovered | seeds agree | dead | dense | gates |",
+            "| kind | setting | L0 | explained variance | loss recovered | seeds agree | dead | "
+            "dense | gates |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
         lines += [
             f"| {NAMES[row['kind']]} | {row['setting']} {row['sparsity']:g} | {row['l0']:.1f} | "
-            f"{row['explained_variance']:.3f} | {row['loss_recovered']:.3f} | {row['seed_skyline']:.2f} | "
-            f"{row['dead_share']:.0%} | {row['dense_share']:.0%} | {'pass' if row['passed'] else 'fail'} |"
+            f"{row['explained_variance']:.3f} | {row['loss_recovered']:.3f} | "
+            f"{row['seed_skyline']:.2f} | "
+            f"{row['dead_share']:.0%} | {row['dense_share']:.0%} | "
+            f"{'pass' if row['passed'] else 'fail'} |"
             for row in part
         ]
         lines.append("")
@@ -146,12 +177,17 @@ def chart(rows: list[Row]) -> dict[str, Any]:
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     colour = alt.Color(
         "name:N",
-        scale=alt.Scale(domain=[NAMES[k] for k in kinds], range=[theme.comparison_colour(COLOURS[k]) for k in kinds]),
+        scale=alt.Scale(
+            domain=[NAMES[k] for k in kinds],
+            range=[theme.comparison_colour(COLOURS[k]) for k in kinds],
+        ),
         legend=alt.Legend(title=None, symbolType="stroke", symbolSize=420),
     )
     marks = ["circle", "square", "triangle-up", "diamond", "cross"]
     shape = alt.Shape(
-        "name:N", legend=None, scale=alt.Scale(domain=[NAMES[k] for k in kinds], range=marks[: len(kinds)])
+        "name:N",
+        legend=None,
+        scale=alt.Scale(domain=[NAMES[k] for k in kinds], range=marks[: len(kinds)]),
     )
     values = [{**row, "name": NAMES[row["kind"]]} for row in rows]
     grid = []
@@ -160,14 +196,20 @@ def chart(rows: list[Row]) -> dict[str, Any]:
         panels = []
         for column, title in PANELS.items():
             base = alt.Chart(alt.Data(values=part)).encode(
-                alt.X("l0:Q", title="L0, features a token", scale=alt.Scale(type="log", nice=False)),
+                alt.X(
+                    "l0:Q", title="L0, features a token", scale=alt.Scale(type="log", nice=False)
+                ),
                 alt.Y(f"{column}:Q", title=title, scale=alt.Scale(zero=False)),
                 colour,
                 alt.Order("l0:Q"),
             )
-            layers = alt.layer(base.mark_line(strokeWidth=2.2), base.mark_point(size=52, filled=True).encode(shape))
+            layers = alt.layer(
+                base.mark_line(strokeWidth=2.2), base.mark_point(size=52, filled=True).encode(shape)
+            )
             heading = f"{model}, layer {part[0]['layer']}" if not panels else " "
-            title_ = alt.TitleParams(heading, anchor="start", fontSize=13.5, fontWeight=600, offset=12)
+            title_ = alt.TitleParams(
+                heading, anchor="start", fontSize=13.5, fontWeight=600, offset=12
+            )
             panels.append(layers.properties(width=230, height=210, title=title_))
         grid.append(alt.hconcat(*panels, spacing=30))
     spec = alt.vconcat(*grid, spacing=26).to_dict()
@@ -181,18 +223,28 @@ def save(rows: list[Row], folder: Path) -> None:
     svg = stable_ids(vlc.vegalite_to_svg(json.dumps(chart(rows))))
     (folder / "dictionary-pareto.svg").write_text(svg, "utf-8")
     (folder / "dictionary-pareto.png").write_bytes(vlc.svg_to_png(svg, scale=PNG_SCALE))
-    pl.DataFrame(rows).drop("seconds").write_csv(folder / "dictionary-pareto.csv", float_precision=4)
+    pl.DataFrame(rows).drop("seconds").write_csv(
+        folder / "dictionary-pareto.csv", float_precision=4
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--kinds", nargs="+", default=list(SPARSITIES), choices=list(KINDS))
     parser.add_argument("--points", type=int, default=4, help="sparsities of each kind")
-    parser.add_argument("--tokens", type=int, default=1_048_576, help="tokens every dictionary sees")
+    parser.add_argument(
+        "--tokens", type=int, default=1_048_576, help="tokens every dictionary sees"
+    )
     parser.add_argument("--features", type=int, default=768)
-    parser.add_argument("--heldout", type=int, default=65_536, help="tokens on which all is measured")
-    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="where the figure and its numbers go")
+    parser.add_argument(
+        "--heldout", type=int, default=65_536, help="tokens on which all is measured"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/images"), help="where the figure and its numbers go"
+    )
     options = parser.parse_args()
     begun, rows = time.perf_counter(), []
     for name in options.models:
@@ -202,12 +254,17 @@ def main() -> None:
                 rows.append(measure(subject, kind, sparsity, options.features, options.tokens))
                 row = rows[-1]
                 print(
-                    f"# {row['model']} {kind} {row['setting']} {sparsity:g}: L0 {row['l0']:.1f}, explained "
-                    f"{row['explained_variance']:.3f}, seeds {row['seed_skyline']:.2f}, {row['seconds']:.1f} s each",
+                    f"# {row['model']} {kind} {row['setting']} {sparsity:g}: L0 {row['l0']:.1f}, "
+                    "explained "
+                    f"{row['explained_variance']:.3f}, seeds {row['seed_skyline']:.2f}, "
+                    f"{row['seconds']:.1f} s each",
                     flush=True,
                 )
     save(rows, options.out)
-    print(f"\n{options.features} features, {options.tokens} tokens, {len(LABELS)} seeds, {options.heldout} held out")
+    print(
+        f"\n{options.features} features, {options.tokens} tokens, {len(LABELS)} seeds, "
+        f"{options.heldout} held out"
+    )
     print(markdown(rows))
     print(f"{time.perf_counter() - begun:.0f} s on {machine()}. {busy()}")
 

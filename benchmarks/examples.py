@@ -1,9 +1,12 @@
-"""Processor seconds and memory of the interpretation of one layer, and what all layers of a study come to.
+"""Processor seconds and memory of the interpretation of one layer, and what all layers of a study
+come to.
 
-    python benchmarks/examples.py [--quick] [--tokens 1000000] [--features 24576] [--active 50] [--layers 36]
+    python benchmarks/examples.py [--quick] [--tokens 1000000] [--features 24576] [--active 50]
+    [--layers 36]
 
-Random features (`skewed`) on random tokens, one thread.  Each step runs once on a small layer before it is timed, so
-that nothing is compiled in between.  Effects on logits are measured on a part of the features: each costs the same.
+Random features (`skewed`) on random tokens, one thread.  Each step runs once on a small layer
+before it is timed, so that nothing is compiled in between.  Effects on logits are measured on a
+part of the features: each costs the same.
 """
 
 from __future__ import annotations
@@ -50,8 +53,12 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a layer of 50,000 tokens and 1,024 features")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a layer of 50,000 tokens and 1,024 features"
+    )
     parser.add_argument("--tokens", type=int, default=1_000_000, help="tokens of the stream")
     parser.add_argument("--features", type=int, default=24_576, help="features of the layer")
     parser.add_argument("--active", type=float, default=50, help="mean active features a token")
@@ -65,28 +72,46 @@ def main() -> None:
     x, windows = layer(tokens, n_features, options.active)
     print(f"{machine()}, one thread. {busy()}")
     size = x.matrix.nnz * 8 / 2**20
-    print(f"{x.n_tokens} tokens, {x.n_features} features, {x.matrix.nnz:.3g} active, matrix {size:.0f} MiB")
+    print(
+        f"{x.n_tokens} tokens, {x.n_features} features, {x.matrix.nnz:.3g} active, matrix "
+        f"{size:.0f} MiB"
+    )
     print(f"{'':18}{'seconds':>10}{'MiB beyond':>12}{f'{options.layers} layers':>14}")
     total = 0.0
     for name, step in STEPS.items():
         memory, (seconds, found) = peak_beyond(lambda step=step: timed(lambda: step(x, windows)))
         total += seconds
         shown = (
-            f"   {len(found)} examples, table {found.estimated_size() / 2**20:.0f} MiB" if name == "examples" else ""
+            f"   {len(found)} examples, table {found.estimated_size() / 2**20:.0f} MiB"
+            if name == "examples"
+            else ""
         )
-        print(f"{name:18}{seconds:10.1f}{memory / 2**20:12.0f}{options.layers * seconds / 60:10.1f} min{shown}")
+        print(
+            f"{name:18}{seconds:10.1f}{memory / 2**20:12.0f}{options.layers * seconds / 60:10.1f} "
+            f"min{shown}"
+        )
         del found
     W_dec = torch.randn(n_features, D_MODEL, generator=torch.Generator().manual_seed(0))
-    config = GPTNeoXConfig(vocab_size=VOCABULARY, hidden_size=D_MODEL, num_hidden_layers=1, num_attention_heads=12,
-                           intermediate_size=8)  # fmt: skip
+    config = GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=D_MODEL,
+        num_hidden_layers=1,
+        num_attention_heads=12,
+        intermediate_size=8,
+    )
     model = GPTNeoX("random", GPTNeoXForCausalLM(config).eval())
     some = min(SOME, n_features)
-    for name, features, call in (("promoted", some, lambda: promoted(model, W_dec[:some])),
-                                 ("nearest", n_features, lambda: nearest(W_dec))):  # fmt: skip
+    for name, features, call in (
+        ("promoted", some, lambda: promoted(model, W_dec[:some])),
+        ("nearest", n_features, lambda: nearest(W_dec)),
+    ):
         memory, (seconds, _) = peak_beyond(lambda call=call: timed(call))
         seconds *= n_features / features
         total += seconds
-        print(f"{name:18}{seconds:10.1f}{memory / 2**20:12.0f}{options.layers * seconds / 60:10.1f} min")
+        print(
+            f"{name:18}{seconds:10.1f}{memory / 2**20:12.0f}{options.layers * seconds / 60:10.1f} "
+            "min"
+        )
     print(f"{'together':18}{total:10.1f}{'':12}{options.layers * total / 60:10.1f} min")
 
 

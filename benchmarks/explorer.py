@@ -2,10 +2,11 @@
 
     python benchmarks/explorer.py [--features 100000 300000] [--repeats 5] [--keep FOLDER]
 
-Two models of 12 layers share the features, with generated statistics, matches and contexts, 16 contexts of 24 tokens
-each from a vocabulary of 50,000 words.  Chromium opens the page from the file system, each time in a new context; the
-time runs from the start of navigation until the list, the page of a feature or the result of a search is painted, and
-bytes are those of all files asked for until then.
+Two models of 12 layers share the features, with generated statistics, matches and contexts, 16
+contexts of 24 tokens each from a vocabulary of 50,000 words.  Chromium opens the page from the file
+system, each time in a new context; the time runs from the start of navigation until the list, the
+page of a feature or the result of a search is painted, and bytes are those of all files asked for
+until then.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ from playwright.sync_api import Browser, sync_playwright
 from homolog.report.explorer import write_explorer
 
 CHROMIUM = "/usr/bin/chromium"
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 MODELS, LAYERS = ("pythia", "mamba"), 12
 VOCABULARY, CONTEXTS, LENGTH, MATCH_TOKENS = 50_000, 16, 24, 1_000_000
 PAGES = {
@@ -54,12 +61,40 @@ class View:
 def vocabulary(rng: np.random.Generator) -> list[str]:
     """Words of 2 to 9 letters, these as frequent as in English, most with a space before."""
     share = np.array(
-        [82, 15, 28, 43, 127, 22, 20, 61, 70, 2, 8, 40, 24, 67, 75, 19, 1, 60, 63, 91, 28, 10, 24, 2, 20, 1]
+        [
+            82,
+            15,
+            28,
+            43,
+            127,
+            22,
+            20,
+            61,
+            70,
+            2,
+            8,
+            40,
+            24,
+            67,
+            75,
+            19,
+            1,
+            60,
+            63,
+            91,
+            28,
+            10,
+            24,
+            2,
+            20,
+            1,
+        ]
     )
     letters = rng.choice(list("abcdefghijklmnopqrstuvwxyz"), (VOCABULARY, 9), p=share / share.sum())
     lengths, spaced = rng.integers(2, 10, VOCABULARY), rng.random(VOCABULARY) < 0.7
     return [
-        " " * bool(space) + "".join(row[:length]) for row, length, space in zip(letters, lengths, spaced, strict=True)
+        " " * bool(space) + "".join(row[:length])
+        for row, length, space in zip(letters, lengths, spaced, strict=True)
     ]
 
 
@@ -68,7 +103,9 @@ def tokens(rng: np.random.Generator, n: int) -> np.ndarray:
     return (VOCABULARY ** rng.random(n)).astype(np.int64) - 1
 
 
-def features_of(model: str, per_layer: int, words: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
+def features_of(
+    model: str, per_layer: int, words: np.ndarray, rng: np.random.Generator
+) -> pl.DataFrame:
     n = LAYERS * per_layer
     n_active = np.exp(rng.normal(6, 2, n)).astype(np.int64)
     lists = [words[tokens(rng, 8 * n)].reshape(n, 8).tolist() for _ in range(3)]
@@ -124,7 +161,9 @@ def matches_of(model: str, target: str, per_layer: int, rng: np.random.Generator
 def contexts_of(model: str, layer: int, per_layer: int) -> pl.DataFrame:
     rng = np.random.default_rng([len(model), layer])
     n = per_layer * CONTEXTS
-    values = np.where(rng.random((n, LENGTH)) < 0.1, rng.gamma(2, 1, (n, LENGTH)), 0).astype(np.float32)
+    values = np.where(rng.random((n, LENGTH)) < 0.1, rng.gamma(2, 1, (n, LENGTH)), 0).astype(
+        np.float32
+    )
     values[:, LENGTH // 2] = 1 + rng.gamma(3, 1, n)
     shown = tokens(rng, n * LENGTH).astype(np.int32).reshape(n, LENGTH)
     return pl.DataFrame(
@@ -148,12 +187,22 @@ def built(folder: Path, n_features: int) -> Callable[[], Path]:
     words = vocabulary(rng)
     features = pl.concat([features_of(model, per_layer, np.array(words), rng) for model in MODELS])
     matches = pl.concat(
-        [matches_of(model, other, per_layer, rng) for model in MODELS for other in MODELS if other != model]
+        [
+            matches_of(model, other, per_layer, rng)
+            for model in MODELS
+            for other in MODELS
+            if other != model
+        ]
     )
     return lambda: write_explorer(
-        folder, features, matches, lambda model, layer: contexts_of(model, layer, per_layer), words,
-        dict.fromkeys(MODELS, LAYERS), name=f"{n_features} generated features",
-    )  # fmt: skip
+        folder,
+        features,
+        matches,
+        lambda model, layer: contexts_of(model, layer, per_layer),
+        words,
+        dict.fromkeys(MODELS, LAYERS),
+        name=f"{n_features} generated features",
+    )
 
 
 def view(browser: Browser, address: str) -> View:
@@ -176,21 +225,31 @@ def measure(n_features: int, folder: Path, repeats: int) -> None:
     write = built(folder, n_features)
     peak, (seconds, index) = peak_beyond(lambda: timed(write))
     data = [file.stat().st_size for file in folder.rglob("*.js")]
-    print(f"{n_features:,} features written in {seconds:.0f} s, {1000 * seconds / n_features:.2f} ms a feature; "
-          f"{sum(data) / 1e6:,.0f} MB in {len(data):,} files, the largest {max(data) / 1e6:.2f} MB; "
-          f"memory beyond the tables {peak / 2**20:,.0f} MiB")  # fmt: skip
+    print(
+        f"{n_features:,} features written in {seconds:.0f} s, {1000 * seconds / n_features:.2f} "
+        "ms a feature; "
+        f"{sum(data) / 1e6:,.0f} MB in {len(data):,} files, the largest {max(data) / 1e6:.2f} MB; "
+        f"memory beyond the tables {peak / 2**20:,.0f} MiB"
+    )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         for name, address in PAGES.items():
-            views = [view(browser, index.as_uri() + address) for _ in range(repeats + 1)][1:]  # the first warms up
+            views = [view(browser, index.as_uri() + address) for _ in range(repeats + 1)][
+                1:
+            ]  # the first warms up
             seconds = [each.seconds for each in views]
-            print(f"  {name:10} median {statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f}), "
-                  f"{views[0].size / 1e6:.2f} MB in {views[0].files} files")  # fmt: skip
+            print(
+                f"  {name:10} median {statistics.median(seconds):.2f} s ({min(seconds):.2f} to "
+                f"{max(seconds):.2f}), "
+                f"{views[0].size / 1e6:.2f} MB in {views[0].files} files"
+            )
         browser.close()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--features", type=int, nargs="+", default=[100_000, 300_000])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--keep", type=Path, help="write the explorers there and leave them")

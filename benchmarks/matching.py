@@ -1,4 +1,5 @@
-"""Matching at the paper's scale: ours against the dense method of its released code and numpy, and how ours scales.
+"""Matching at the paper's scale: ours against the dense method of its released code and numpy, and
+how ours scales.
 
     python benchmarks/matching.py [--quick] [--threads N] [--write]
 
@@ -27,7 +28,15 @@ import torch
 from matching_bounds import bounds, products
 from matching_page import OURS, RELEASED, Point, Results, Row, Size, markdown, save
 from measuring import alone, busy, fastest, peak_beyond, timed
-from pearson_rivals import CHUNK, Maxima, dense_float32, exact_maxima, numpy_corrcoef, released, scipy_products
+from pearson_rivals import (
+    CHUNK,
+    Maxima,
+    dense_float32,
+    exact_maxima,
+    numpy_corrcoef,
+    released,
+    scipy_products,
+)
 from skewed import skewed_pair
 
 from homolog.matching import Columns, max_pearson, prepare
@@ -39,7 +48,9 @@ K = 2  # partners of each feature: the best and its runner-up
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes: all methods at `small`; ours and the released one at `paper`; from `paper[-1]`, one number at a time."""
+    """Sizes: all methods at `small`; ours and the released one at `paper`; from `paper[-1]`, one
+    number at a time.
+    """
 
     small: Size
     paper: tuple[Size, ...]
@@ -115,7 +126,10 @@ def _prepared(a: Any, b: Any) -> tuple[Columns, Columns]:
 
 def extrapolate(whole: Row, found: Maxima, size: Size, threads: int) -> Row:
     """The released method at more tokens: more chunks like those measured, and the same afterwards."""
-    chunks = [seconds * CHUNK / min(CHUNK, whole.size.tokens) for seconds in found.chunks[:-1] or found.chunks]
+    chunks = [
+        seconds * CHUNK / min(CHUNK, whole.size.tokens)
+        for seconds in found.chunks[:-1] or found.chunks
+    ]
     after = whole.seconds - sum(found.chunks)
     seconds = np.median(chunks) * size.tokens / CHUNK + after
     error = alone(released_error, size, threads)
@@ -123,7 +137,9 @@ def extrapolate(whole: Row, found: Maxima, size: Size, threads: int) -> Row:
 
 
 def released_error(size: Size, threads: int) -> float:
-    """Largest error of the released method, which is run with the sampled features of A and all of B."""
+    """Largest error of the released method, which is run with the sampled features of A and all of
+    B.
+    """
     set_threads(threads)
     a, b = skewed_pair(size.tokens, size.features, size.active)
     features = sample(a)
@@ -139,12 +155,17 @@ def compare(plan: Plan, threads: int) -> list[Row]:
 
 
 def scale(plan: Plan, threads: int) -> tuple[list[Point], dict[int, dict[str, float]]]:
-    """Ours over tokens, features and active features, and what bounds it at the largest size of the paper."""
+    """Ours over tokens, features and active features, and what bounds it at the largest size of the
+    paper.
+    """
     set_threads(threads)
     counts, largest = sorted({1, threads}), plan.paper[-1]
     ours(*skewed_pair(*TINY))
     a, b = skewed_pair(largest.tokens, largest.features, largest.active)
-    points = [Point("tokens", replace(largest, tokens=n), *_cost(a[:n], b[:n], counts)) for n in plan.tokens]
+    points = [
+        Point("tokens", replace(largest, tokens=n), *_cost(a[:n], b[:n], counts))
+        for n in plan.tokens
+    ]
     left, right = _prepared(a, b)
     bound = {n: bounds(left, right, n, K) for n in counts}
     at_largest = points[-1]
@@ -166,14 +187,23 @@ def _cost(a: Any, b: Any, counts: list[int]) -> tuple[dict[int, float], float, f
     preparing, (left, right) = timed(lambda: _prepared(a, b))
     seconds = {n: fastest(lambda n=n: max_pearson(left, right, K, threads=n)) for n in counts}
     loop = fastest(lambda: products(left, right, counts[-1]))
-    return seconds, loop, preparing / 2, float(np.sum(np.diff(a.indptr).astype(np.float64) * np.diff(b.indptr)))
+    return (
+        seconds,
+        loop,
+        preparing / 2,
+        float(np.sum(np.diff(a.indptr).astype(np.float64) * np.diff(b.indptr))),
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, about a minute")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--write", action="store_true", help="write the page and the figure into docs")
+    parser.add_argument(
+        "--write", action="store_true", help="write the page and the figure into docs"
+    )
     options = parser.parse_args()
     plan = QUICK if options.quick else FULL
     load = os.getloadavg()[0]

@@ -1,7 +1,8 @@
 """What bounds the sparse kernel: loops that do a part of its work each, on the same columns.
 
-For each entry (token, x) of A the kernel looks up the packed row of B at that token, which lies anywhere in memory, and
-adds x y to the accumulators of the row's columns, which lie anywhere in the second-level cache.
+For each entry (token, x) of A the kernel looks up the packed row of B at that token, which lies
+anywhere in memory, and adds x y to the accumulators of the row's columns, which lie anywhere in the
+second-level cache.
 
     touches     asks for the rows ahead as the kernel does, and reads a word of each of their cache lines;
     additions   the kernel's products with every token replaced by one of `CACHED`, whose rows stay in the cache;
@@ -21,18 +22,32 @@ from homolog.matching import pearson
 from homolog.matching.columns import Columns
 from homolog.matching.kernels import AHEAD, accumulate, jit, prefetch
 
-CACHED = 1024  # packed rows of about 300 bytes: with a row of accumulators, half of a second-level cache of 1 MiB
+# packed rows of about 300 bytes: with a row of accumulators, half of a second-level cache of 1 MiB
+CACHED = 1024
 
 
 @jit(parallel=True)
-def product_sums(row_start, row_token, row_value, start, length, values, numbers, per_word, n_columns, n_threads):
-    """The sums of products of each row of A, thrown away; (threads,) so that nothing is optimised away."""
+def product_sums(
+    row_start, row_token, row_value, start, length, values, numbers, per_word, n_columns, n_threads
+):
+    """The sums of products of each row of A, thrown away; (threads,) so that nothing is optimised
+    away.
+    """
     total = np.zeros(n_threads)
     for thread in numba.prange(n_threads):
         sums = np.zeros(n_columns)
         for row in range(thread, len(row_start) - 1, n_threads):
             accumulate(
-                row_start[row], row_start[row + 1], row_token, row_value, start, length, values, numbers, per_word, sums
+                row_start[row],
+                row_start[row + 1],
+                row_token,
+                row_value,
+                start,
+                length,
+                values,
+                numbers,
+                per_word,
+                sums,
             )
         total[thread] = sums.sum()
     return total
@@ -87,7 +102,9 @@ def bounds(left: Columns, right: Columns, threads: int, k: int) -> dict[str, flo
     rows = packed.start, packed.length, packed.values, packed.per_word
 
     def kernel() -> None:
-        best_left, best_right = (pearson._Running.start(len(side.order), k) for side in (left, right))
+        best_left, best_right = (
+            pearson._Running.start(len(side.order), k) for side in (left, right)
+        )
         pearson._sparse_by_sparse(left, right, best_left, best_right, threads)
 
     loops: dict[str, Callable[[], object]] = {

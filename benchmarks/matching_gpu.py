@@ -1,10 +1,11 @@
-"""Pearson matching on a CUDA device at the paper's scale, against the CPU engine; needs such a device.
+"""Pearson matching on a CUDA device at the paper's scale, against the CPU engine; needs such a
+device.
 
     python benchmarks/matching_gpu.py --tokens 1000000 --features 24576 --active 50
 
-Features of `skewed_pair`: every second feature of B is a noisy copy of one of A.  The CPU engine correlates a sample of
-features of each side, frequent to rare, with all of the other side: the largest difference of r and the share of equal
-partners.  `--tune` tries other sizes of programs.
+Features of `skewed_pair`: every second feature of B is a noisy copy of one of A.  The CPU engine
+correlates a sample of features of each side, frequent to rare, with all of the other side: the
+largest difference of r and the share of equal partners.  `--tune` tries other sizes of programs.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def seconds(repeats: int, function: Callable[[], Any]) -> float:
     return min(times)
 
 
-def compare(found: tuple, a: Any, b: Any, left: Columns, right: Columns, k: int, sample: int) -> tuple[float, float]:
+def compare(
+    found: tuple, a: Any, b: Any, left: Columns, right: Columns, k: int, sample: int
+) -> tuple[float, float]:
     """(largest difference of r, share of equal partners) of a sample of features of both sides."""
     differences, equal = [], []
     for (r, index), own, matrix, other in ((found[0], left, a, right), (found[1], right, b, left)):
@@ -50,14 +53,20 @@ def compare(found: tuple, a: Any, b: Any, left: Columns, right: Columns, k: int,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=1_000_000, help="tokens of the stream")
     parser.add_argument("--features", type=int, default=24_576, help="features of each side")
     parser.add_argument("--active", type=float, default=50, help="mean active features a token")
     parser.add_argument("--k", type=int, default=2, help="partners of each feature")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs; the fastest counts")
-    parser.add_argument("--sample", type=int, default=48, help="features of each side for the CPU engine")
-    parser.add_argument("--tune", action="store_true", help="try other numbers of warps, tiles and programs")
+    parser.add_argument(
+        "--sample", type=int, default=48, help="features of each side for the CPU engine"
+    )
+    parser.add_argument(
+        "--tune", action="store_true", help="try other numbers of warps, tiles and programs"
+    )
     options = parser.parse_args()
     if not torch.cuda.is_available() or importlib.util.find_spec("triton") is None:
         print("there is no CUDA device with Triton here: nothing to measure")
@@ -66,7 +75,10 @@ def main() -> None:
 
     properties = torch.cuda.get_device_properties(0)
     cache = properties.L2_cache_size >> 20
-    print(f"{properties.name}: {properties.multi_processor_count} multiprocessors, {cache} MiB second-level cache")
+    print(
+        f"{properties.name}: {properties.multi_processor_count} multiprocessors, {cache} MiB "
+        "second-level cache"
+    )
     start = time.perf_counter()
     a, b = skewed_pair(options.tokens, options.features, options.active)
     made = time.perf_counter()
@@ -74,9 +86,13 @@ def main() -> None:
     prepared = time.perf_counter()
     work = float(np.sum(np.diff(a.indptr).astype(np.float64) * np.diff(b.indptr)))
     print(
-        f"{options.tokens} tokens, {a.shape[1]} x {b.shape[1]} features, {a.nnz / a.shape[0]:.1f} active a token of A,"
+        f"{options.tokens} tokens, {a.shape[1]} x {b.shape[1]} features, {a.nnz / a.shape[0]:.1f} "
+        "active a token of A,"
     )
-    print(f"{b.nnz / b.shape[0]:.1f} of B; {left.n_dense} and {right.n_dense} dense columns; {work:.3g} multiply-adds")
+    print(
+        f"{b.nnz / b.shape[0]:.1f} of B; {left.n_dense} and {right.n_dense} dense columns; "
+        f"{work:.3g} multiply-adds"
+    )
     print(f"made in {made - start:.1f} s, prepared on the processor in {prepared - made:.1f} s")
 
     def pair(**changes: Any) -> tuple:
@@ -92,12 +108,15 @@ def main() -> None:
     print(f"multiply-adds                                 {work / own / 1e9:10.1f} G/s")
     print(f"{PAIRS} pairs                                     {PAIRS * own:10.1f} s")
     print(
-        f"memory of the device                          {torch.cuda.max_memory_allocated() / 2**30:10.1f} GiB at most"
+        "memory of the device                          "
+        f"{torch.cuda.max_memory_allocated() / 2**30:10.1f} GiB at most"
     )
     start = time.perf_counter()
     difference, equal = compare(found, a, b, left, right, options.k, options.sample)
     share = 2 * options.sample / options.features
-    print(f"CPU engine on a sample ({share:.1%} of both sides)  {time.perf_counter() - start:10.1f} s")
+    print(
+        f"CPU engine on a sample ({share:.1%} of both sides)  {time.perf_counter() - start:10.1f} s"
+    )
     print(f"largest difference of r from it               {difference:10.1e}")
     print(f"equal partners                                {equal:10.4f}")
     if options.tune:
@@ -114,7 +133,11 @@ def tune(pair: Callable[..., tuple], found: tuple, repeats: int) -> None:
         gpu.WARPS, gpu.TILE = warps, tile
         sized = partial(pair, programs=each * multiprocessors)
         for new, old in zip(sized(), found, strict=True):
-            assert all(x.tobytes() == y.tobytes() for x, y in zip(new, old, strict=True)), (warps, tile, each)
+            assert all(x.tobytes() == y.tobytes() for x, y in zip(new, old, strict=True)), (
+                warps,
+                tile,
+                each,
+            )
         print(f"{warps:8}{tile:8}{each:28}{seconds(repeats, sized):12.4f}")
 
 

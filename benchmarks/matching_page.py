@@ -26,7 +26,11 @@ OURS, RELEASED = "ours", "released code: dense, bfloat16"
 LAYERS = 12, 24  # of Pythia-160m and Mamba-130m
 FIGURE = "matching-scaling"
 WIDTH, HEIGHT, GAP = 350, 220, 40
-AXES = {"tokens": "tokens", "features": "features of each side", "active": "active features a token"}
+AXES = {
+    "tokens": "tokens",
+    "features": "features of each side",
+    "active": "active features a token",
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ class Size:
 
 @dataclass
 class Row:
-    """A method at a size.  Seconds and bytes of ours include preparing both sides, which alone takes `preparing`."""
+    """A method at a size.  Seconds and bytes of ours include preparing both sides, which alone
+    takes `preparing`.
+    """
 
     size: Size
     method: str
@@ -51,7 +57,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Point:
-    """Ours at a size: seconds of a pair by threads, of its sparse products alone (all threads), of preparing a layer.
+    """Ours at a size: seconds of a pair by threads, of its sparse products alone (all threads), of
+    preparing a layer.
 
     `work` counts the products of an entry of A with one of B on the same token.
     """
@@ -98,23 +105,27 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> float:
 
 def fixed_and_slope(points: Sequence[Point], threads: int) -> tuple[float, float]:
     """(seconds that do not depend on tokens, seconds a token), least squares of relative errors."""
-    tokens, seconds = (np.array(v) for v in zip(*((p.size.tokens, p.seconds[threads]) for p in points), strict=True))
+    tokens, seconds = (
+        np.array(v)
+        for v in zip(*((p.size.tokens, p.seconds[threads]) for p in points), strict=True)
+    )
     slope, fixed = np.polyfit(tokens, seconds, 1, w=1 / seconds)
     return float(fixed), float(slope)
 
 
 def markdown(results: Results) -> str:
     """The whole page."""
-    versions = (
-        f"numpy {np.__version__}, scipy {scipy.__version__}, numba {numba.__version__}, torch {torch.__version__}"
+    versions = f"numpy {np.__version__}, scipy {scipy.__version__}, numba {numba.__version__}, torch {torch.__version__}"
+    where = (
+        f"{machine()}, {_threads(results.threads)}; Python {platform.python_version()}, {versions}."
     )
-    where = f"{machine()}, {_threads(results.threads)}; Python {platform.python_version()}, {versions}."
     where += f" Load average before the run: {results.load:.1f}."
     parts = [
         "# Matching: time, memory and accuracy",
         _paragraph("Measured by `python benchmarks/matching.py --write`, all in one run. " + where),
         *_comparison(results),
-        f"![Seconds of a pair of layers over tokens, features, active features and threads](images/{FIGURE}.svg)",
+        "![Seconds of a pair of layers over tokens, features, active features and "
+        f"threads](images/{FIGURE}.svg)",
         *_scaling(results),
         *_bound(results),
     ]
@@ -123,10 +134,24 @@ def markdown(results: Results) -> str:
 
 def _comparison(results: Results) -> list[str]:
     rows = sorted(results.rows, key=lambda row: (row.size.features, row.size.tokens))
-    head = ["tokens", "features", "active", "method", "time", "ratio", "memory", "ratio", "largest error"]
+    head = [
+        "tokens",
+        "features",
+        "active",
+        "method",
+        "time",
+        "ratio",
+        "memory",
+        "ratio",
+        "largest error",
+    ]
     last = max((row for row in rows if row.method == RELEASED), key=lambda row: row.size.tokens)
     rate = 2 * last.size.features**2 * last.size.tokens / last.seconds / 1e9
-    whole = [row.size.tokens for row in rows if row.method == RELEASED and row.size.features == rows[-1].size.features]
+    whole = [
+        row.size.tokens
+        for row in rows
+        if row.method == RELEASED and row.size.features == rows[-1].size.features
+    ]
     return [
         "## A pair of layers",
         _paragraph("""
@@ -152,12 +177,20 @@ def _compared(row: Row, rows: Sequence[Row]) -> list[str]:
     base = next(other for other in rows if other.size == row.size and other.method == OURS)
     star = "\\*" if row.extrapolated else ""
     name = f"**ours** ({_seconds(row.preparing)} of it preparing)" if row is base else row.method
-    ratios = ["", ""] if row is base else [f"{row.seconds / base.seconds:,.1f}", f"{row.peak / base.peak:,.1f}"]
+    ratios = (
+        ["", ""]
+        if row is base
+        else [f"{row.seconds / base.seconds:,.1f}", f"{row.peak / base.peak:,.1f}"]
+    )
     return [
-        *_size(row.size), name,
-        _seconds(row.seconds) + star, ratios[0] + star * bool(ratios[0]),
-        _mebibytes(row.peak), ratios[1], f"{row.error:.0e}" if row.error else "0",
-    ]  # fmt: skip
+        *_size(row.size),
+        name,
+        _seconds(row.seconds) + star,
+        ratios[0] + star * bool(ratios[0]),
+        _mebibytes(row.peak),
+        ratios[1],
+        f"{row.error:.0e}" if row.error else "0",
+    ]
 
 
 def _scaling(results: Results) -> list[str]:
@@ -166,10 +199,14 @@ def _scaling(results: Results) -> list[str]:
     head = ["tokens", "features", "active", *map(_threads, counts)]
     head += [*(f"G multiply-adds/s, {_threads(n)}" for n in counts), "preparing a layer"]
     rows = [
-        [*_size(size), *(_seconds(point.seconds[n]) for n in counts),
-         *(f"{point.work / point.seconds[n] / 1e9:.2f}" for n in counts), _seconds(point.preparing)]
+        [
+            *_size(size),
+            *(_seconds(point.seconds[n]) for n in counts),
+            *(f"{point.work / point.seconds[n] / 1e9:.2f}" for n in counts),
+            _seconds(point.preparing),
+        ]
         for size, point in distinct.items()
-    ]  # fmt: skip
+    ]
     fitted = ["over", "range", *map(_threads, counts), f"products alone, {_threads(counts[-1])}"]
     lines = [
         f"{fixed:.2f} s and {1e6 * slope:.2f} s a million tokens with {_threads(n)}"
@@ -239,7 +276,9 @@ def _size(size: Size) -> list[str]:
 def _seconds(value: float) -> str:
     if value < 0.1:
         return f"{1e3 * value:.2g} ms"
-    return f"{value:,.0f} s" if value >= 100 else f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
+    return (
+        f"{value:,.0f} s" if value >= 100 else f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
+    )
 
 
 def _mebibytes(value: float) -> str:
@@ -255,7 +294,9 @@ def _threads(n: int) -> str:
 
 
 def _paragraph(text: str) -> str:
-    return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        " ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -268,18 +309,27 @@ def save(results: Results, docs: Path) -> None:
     (docs / "benchmarks-matching.md").write_text(markdown(results), "utf-8")
     spec = _figure(results).to_dict()
     spec["config"] = theme.config()
-    (docs / "images" / f"{FIGURE}.svg").write_text(stable_ids(vlc.vegalite_to_svg(json.dumps(spec))), "utf-8")
+    (docs / "images" / f"{FIGURE}.svg").write_text(
+        stable_ids(vlc.vegalite_to_svg(json.dumps(spec))), "utf-8"
+    )
 
 
 def _figure(results: Results) -> Any:
-    """Ours and the released code over tokens; ours over tokens, features and active features, by threads."""
+    """Ours and the released code over tokens; ours over tokens, features and active features, by
+    threads.
+    """
     charts = [_methods_chart(results), *(_axis_chart(results, axis) for axis in AXES)]
-    rows = [alt.hconcat(*pair, spacing=GAP).resolve_scale(color="independent") for pair in (charts[:2], charts[2:])]
+    rows = [
+        alt.hconcat(*pair, spacing=GAP).resolve_scale(color="independent")
+        for pair in (charts[:2], charts[2:])
+    ]
     return alt.vconcat(*rows, spacing=26).resolve_scale(color="independent")
 
 
 def _chart(lines: Sequence[Line], x: str, title: str) -> Any:
-    """Seconds over x, both logarithmic; a line a name, its labels above or below it, hollow points computed."""
+    """Seconds over x, both logarithmic; a line a name, its labels above or below it, hollow points
+    computed.
+    """
     values = [
         {"name": line.name, "x": x, "y": y, "computed": x in line.computed, "label": _seconds(y)}
         for line in lines
@@ -304,12 +354,20 @@ def _chart(lines: Sequence[Line], x: str, title: str) -> Any:
     )
     layers = [base.mark_line(strokeWidth=2.2)]
     layers.append(base.mark_point(size=60, filled=True, opacity=1))
-    hole = base.mark_point(size=22, filled=True, opacity=1).encode(color=alt.value(theme.BACKGROUND[0]))
+    hole = base.mark_point(size=22, filled=True, opacity=1).encode(
+        color=alt.value(theme.BACKGROUND[0])
+    )
     layers.append(hole.transform_filter("datum.computed"))
     for line in lines:
-        text = base.mark_text(dy=-12 if line.label_above else 14, fontSize=11).encode(alt.Text("label:N"))
-        layers.append(text.encode(color=alt.value(theme.INK[0])).transform_filter(alt.datum.name == line.name))
-    heading = alt.TitleParams(title, anchor="start", fontSize=13.5, fontWeight=600, offset=10, color=theme.INK[0])
+        text = base.mark_text(dy=-12 if line.label_above else 14, fontSize=11).encode(
+            alt.Text("label:N")
+        )
+        layers.append(
+            text.encode(color=alt.value(theme.INK[0])).transform_filter(alt.datum.name == line.name)
+        )
+    heading = alt.TitleParams(
+        title, anchor="start", fontSize=13.5, fontWeight=600, offset=10, color=theme.INK[0]
+    )
     return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=heading)
 
 
@@ -320,7 +378,9 @@ def _methods_chart(results: Results) -> Any:
         (RELEASED, "released code (hollow: computed)", "random-model"),
         (OURS, "ours, with preparing", "main"),
     ):
-        rows = [row for row in results.rows if row.method == method and row.size.features == features]
+        rows = [
+            row for row in results.rows if row.method == method and row.size.features == features
+        ]
         points = [(row.size.tokens, row.seconds) for row in rows]
         computed = [row.size.tokens for row in rows if row.extrapolated]
         lines.append(Line(name, theme.comparison_colour(hue), points, method == RELEASED, computed))
@@ -334,5 +394,12 @@ def _axis_chart(results: Results, axis: str) -> Any:
     for n, hue in zip(counts, ("model-seed", "main"), strict=False):
         seconds = [point.seconds[n] for point in points]
         name = f"{_threads(n)}, exponent {exponent(x, seconds):.2f}"
-        lines.append(Line(name, theme.comparison_colour(hue), list(zip(x, seconds, strict=True)), n == counts[0]))
+        lines.append(
+            Line(
+                name,
+                theme.comparison_colour(hue),
+                list(zip(x, seconds, strict=True)),
+                n == counts[0],
+            )
+        )
     return _chart(lines, AXES[axis], f"Ours over {AXES[axis]}")

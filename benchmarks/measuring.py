@@ -36,7 +36,9 @@ def fastest(function: Callable[[], object], repeats: int = 3) -> float:
 
 
 def peak_beyond(function: Callable[[], T]) -> tuple[float, T]:
-    """(peak of resident memory beyond what was there before, in bytes, NaN where not Linux; what the call returns)."""
+    """(peak of resident memory beyond what was there before, in bytes, NaN where not Linux; what
+    the call returns).
+    """
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
@@ -74,4 +76,8 @@ def machine() -> str:
 def busy() -> str:
     """A warning where other work runs, else nothing."""
     load = os.getloadavg()[0]
-    return f"This machine is busy (load {load:.1f}): measure again when it is idle." if load > BUSY else ""
+    return (
+        f"This machine is busy (load {load:.1f}): measure again when it is idle."
+        if load > BUSY
+        else ""
+    )

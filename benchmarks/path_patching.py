@@ -1,18 +1,23 @@
-"""Path patching of every sender to the logits: ours against TransformerLens, same weights, same prompts, one process.
+"""Path patching of every sender to the logits: ours against TransformerLens, same weights, same
+prompts, one process.
 
-    python benchmarks/path_patching.py [--model pythia-160m|mamba-130m|both] [--prompts N] [--repeats N]
+    python benchmarks/path_patching.py [--model pythia-160m|mamba-130m|both] [--prompts N]
+    [--repeats N]
                                        [--side theirs|both]
 
-pythia-160m: z of each of the 144 heads at the last position.  mamba-130m: y (without the D-skip) of each of the 24
-layers at the last position.  The sender's value comes from the run on corrupt prompts, that of every other head (layer)
-is held clean, the rest is recomputed.  Configurations of EleutherAI/pythia-160m and state-spaces/mamba-130m, random
-weights, prompts of 64 random tokens.  Corrupt prompts as in the experiments of [Wang 2025] with these senders: for
-Pythia another random prompt, for Mamba the same prompt with another last token; for Mamba another random prompt too.
-Both sides return logits at the last position and start from tokens: the clean and the corrupt run are in the time.  A
-round is ours, theirs, ours; the ratio is the median over rounds of theirs / the mean of ours.
+pythia-160m: z of each of the 144 heads at the last position.  mamba-130m: y (without the D-skip) of
+each of the 24 layers at the last position.  The sender's value comes from the run on corrupt
+prompts, that of every other head (layer) is held clean, the rest is recomputed.  Configurations of
+EleutherAI/pythia-160m and state-spaces/mamba-130m, random weights, prompts of 64 random tokens.
+Corrupt prompts as in the experiments of [Wang 2025] with these senders: for Pythia another random
+prompt, for Mamba the same prompt with another last token; for Mamba another random prompt too. Both
+sides return logits at the last position and start from tokens: the clean and the corrupt run are in
+the time.  A round is ours, theirs, ours; the ratio is the median over rounds of theirs / the mean
+of ours.
 
-The logits of the Mamba with random weights differ by up to 1e-2 between float32 implementations, each of which is that
-far from float64; that both sides ask the same question shows against the largest effect, which is printed too.
+The logits of the Mamba with random weights differ by up to 1e-2 between float32 implementations,
+each of which is that far from float64; that both sides ask the same question shows against the
+largest effect, which is printed too.
 """
 
 from __future__ import annotations
@@ -41,20 +46,33 @@ CASES = (
 
 def pythia_160m() -> GPTNeoXForCausalLM:
     config = GPTNeoXConfig(
-        vocab_size=50304, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
-        max_position_embeddings=2048, use_parallel_residual=True,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
-    )  # fmt: skip
+        vocab_size=50304,
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        max_position_embeddings=2048,
+        use_parallel_residual=True,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.25,
+        },
+    )
     return GPTNeoXForCausalLM(config).eval().requires_grad_(False)
 
 
 def mamba_130m() -> MambaForCausalLM:
-    config = MambaConfig(vocab_size=50280, hidden_size=768, num_hidden_layers=24, state_size=16, use_cache=False)
+    config = MambaConfig(
+        vocab_size=50280, hidden_size=768, num_hidden_layers=24, state_size=16, use_cache=False
+    )
     return MambaForCausalLM(config).eval().requires_grad_(False)
 
 
 def bridge_of(hf: Any) -> Any:
-    """A TransformerLens bridge over a copy of the module, without a network: it replaces submodules by its own."""
+    """A TransformerLens bridge over a copy of the module, without a network: it replaces submodules
+    by its own.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
@@ -62,11 +80,15 @@ def bridge_of(hf: Any) -> Any:
         bridge = build_bridge_from_module(copy.deepcopy(hf), type(hf).__name__, hf_config=hf.config)
     for block in bridge.blocks:
         if hasattr(block, "mixer"):
-            block.mixer.eager_scan = True  # the only one with hooks at the state; no slower than Hugging Face's
+            block.mixer.eager_scan = (
+                True  # the only one with hooks at the state; no slower than Hugging Face's
+            )
     return bridge
 
 
-def theirs_heads_to_logits(bridge: Any, clean: Tensor, corrupt: Tensor, seconds: dict[str, float]) -> Tensor:
+def theirs_heads_to_logits(
+    bridge: Any, clean: Tensor, corrupt: Tensor, seconds: dict[str, float]
+) -> Tensor:
     """Logits (layer * head, prompt, vocabulary); adds the seconds of its two stages to `seconds`."""
     begun = time.perf_counter()
     n_layers, n_heads = bridge.cfg.n_layers, bridge.cfg.n_heads
@@ -83,14 +105,18 @@ def theirs_heads_to_logits(bridge: Any, clean: Tensor, corrupt: Tensor, seconds:
 
     rows = []
     for sender in [(layer, head) for layer in range(n_layers) for head in range(n_heads)]:
-        hooks = [(name, partial(hold, layer=layer, sender=sender)) for layer, name in enumerate(names)]
+        hooks = [
+            (name, partial(hold, layer=layer, sender=sender)) for layer, name in enumerate(names)
+        ]
         rows.append(bridge.run_with_hooks(clean, fwd_hooks=hooks, logits_to_keep=1)[:, -1])
     seconds["cache"] = seconds.get("cache", 0.0) + cached - begun
     seconds["senders"] = seconds.get("senders", 0.0) + time.perf_counter() - cached
     return torch.stack(rows)
 
 
-def theirs_y_to_logits(bridge: Any, clean: Tensor, corrupt: Tensor, seconds: dict[str, float]) -> Tensor:
+def theirs_y_to_logits(
+    bridge: Any, clean: Tensor, corrupt: Tensor, seconds: dict[str, float]
+) -> Tensor:
     """Logits (layer, prompt, vocabulary); adds the seconds of its two stages to `seconds`."""
     begun = time.perf_counter()
     layers = range(bridge.cfg.n_layers)
@@ -115,7 +141,10 @@ def theirs_y_to_logits(bridge: Any, clean: Tensor, corrupt: Tensor, seconds: dic
             hooks += [
                 (f"{mixer}.in_proj.hook_out", partial(remember, into=now, name="xz")),
                 (f"{mixer}.x_proj.hook_in", partial(remember, into=now, name="u")),
-                (f"{mixer}.out_proj.hook_in", partial(hold, y=y, D=bridge.blocks[layer].mixer.D, now=now)),
+                (
+                    f"{mixer}.out_proj.hook_in",
+                    partial(hold, y=y, D=bridge.blocks[layer].mixer.D, now=now),
+                ),
             ]
         rows.append(bridge.run_with_hooks(clean, fwd_hooks=hooks, logits_to_keep=1)[:, -1])
     seconds["cache"] = seconds.get("cache", 0.0) + cached - begun
@@ -126,10 +155,14 @@ def theirs_y_to_logits(bridge: Any, clean: Tensor, corrupt: Tensor, seconds: dic
 def cached_last_y(bridge: Any, tokens: Tensor) -> list[Tensor]:
     """Each layer's y (prompt, d_inner) at the last position, from the cached states and C."""
     ends = ("mixer.hook_ssm_state", "mixer.x_proj.hook_out")
-    cache = bridge.run_with_cache(tokens, names_filter=lambda name: name.endswith(ends), logits_to_keep=1)[1]
+    cache = bridge.run_with_cache(
+        tokens, names_filter=lambda name: name.endswith(ends), logits_to_keep=1
+    )[1]
     y = []
     for layer in range(bridge.cfg.n_layers):
-        state = cache[f"blocks.{layer}.mixer.hook_ssm_state"][:, :, -1]  # (prompt, d_inner, d_state)
+        state = cache[f"blocks.{layer}.mixer.hook_ssm_state"][
+            :, :, -1
+        ]  # (prompt, d_inner, d_state)
         C = cache[f"blocks.{layer}.mixer.x_proj.hook_out"][:, -1, -state.shape[-1] :]
         y.append(torch.einsum("pdn,pn->pd", state, C))
     return y
@@ -156,7 +189,9 @@ def adapter_of(name: str, hf: Any) -> Any:
 
 
 def measure(name: str, corruption: str, prompts: int, repeats: int, side: str) -> None:
-    """Run both sides `repeats` times, alternating, and print their seconds, the ratio and the largest differences."""
+    """Run both sides `repeats` times, alternating, and print their seconds, the ratio and the
+    largest differences.
+    """
     torch.manual_seed(0)
     if name == "pythia-160m":
         hf, theirs = pythia_160m(), theirs_heads_to_logits
@@ -175,7 +210,9 @@ def measure(name: str, corruption: str, prompts: int, repeats: int, side: str) -
         seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
         stages: dict[str, float] = {}
         for _ in range(repeats):
-            around = []  # ours takes seconds, theirs minutes: ours before and after, so that both see the same machine
+            # ours takes seconds, theirs minutes: ours before and after, so that both see the same
+            # machine
+            around = []
             for turn in ("ours", "theirs", "ours"):
                 begun = time.perf_counter()
                 if turn == "theirs":
@@ -188,7 +225,8 @@ def measure(name: str, corruption: str, prompts: int, repeats: int, side: str) -
                 seconds["ours"].append(statistics.mean(around))
     effect = float((expected - unpatched).abs().max())
     print(
-        f"path patching, {name}, {len(expected)} senders, {prompts} prompts of {LENGTH} tokens, corrupt ones with "
+        f"path patching, {name}, {len(expected)} senders, {prompts} prompts of {LENGTH} tokens, "
+        "corrupt ones with "
         f"{corruption}, {torch.get_num_threads()} threads\n"
         f"  TransformerLens {statistics.median(seconds['theirs']):.1f} s "
         f"(cache {stages['cache'] / repeats:.1f} s, senders {stages['senders'] / repeats:.1f} s), "
@@ -196,7 +234,9 @@ def measure(name: str, corruption: str, prompts: int, repeats: int, side: str) -
         flush=True,
     )
     if model is not None:
-        ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["theirs"], strict=True))
+        ratio = statistics.median(
+            b / a for a, b in zip(seconds["ours"], seconds["theirs"], strict=True)
+        )
         difference = float((logits - expected).abs().max())
         print(
             f"  ours {statistics.median(seconds['ours']):.2f} s, ratio {ratio:.1f}, "
@@ -205,8 +245,12 @@ def measure(name: str, corruption: str, prompts: int, repeats: int, side: str) -
 
 
 def main() -> None:
-    """Print seconds of both sides, their ratio and the largest difference of the logits, for both models."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print seconds of both sides, their ratio and the largest difference of the logits, for both
+    models.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=["pythia-160m", "mamba-130m", "both"], default="both")
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=1)

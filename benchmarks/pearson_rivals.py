@@ -1,13 +1,15 @@
-"""The maximum Pearson correlation as others compute it, and the exact one of a few features, for the benchmarks.
+"""The maximum Pearson correlation as others compute it, and the exact one of a few features, for
+the benchmarks.
 
-`released` is the method of the code of [Wang 2025], in our words: chunk by chunk of tokens both sides dense in
-bfloat16; of each chunk the sums, the sums of squares and the product of all features with all, each rounded to bfloat16
-and added to float32 totals; then, in blocks of features,
+`released` is the method of the code of [Wang 2025], in our words: chunk by chunk of tokens both
+sides dense in bfloat16; of each chunk the sums, the sums of squares and the product of all features
+with all, each rounded to bfloat16 and added to float32 totals; then, in blocks of features,
 
     r = (n S_xy - S_x S_y) / sqrt((n S_xx - S_x^2) (n S_yy - S_y^2))
 
-and the maxima of the whole matrix, both ways.  There the dictionaries encode every chunk again for every pair of
-layers; here all methods start from the same sparse features, and the encoding is not counted.
+and the maxima of the whole matrix, both ways.  There the dictionaries encode every chunk again for
+every pair of layers; here all methods start from the same sparse features, and the encoding is not
+counted.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ Csr = Any  # scipy.sparse.csr_array (tokens, features)
 
 @dataclass
 class Maxima:
-    """Best r of each feature of A, float64; seconds of each chunk of tokens, where the method works in chunks."""
+    """Best r of each feature of A, float64; seconds of each chunk of tokens, where the method works
+    in chunks.
+    """
 
     r: np.ndarray
     chunks: list[float] = field(default_factory=list)
@@ -98,7 +102,9 @@ def exact_maxima(a: Csr, b: Csr, features: np.ndarray) -> np.ndarray:
 def _moments(x: Csr) -> tuple[np.ndarray, np.ndarray]:
     """(mean, standard deviation) of each feature, float64."""
     value = x.data.astype(np.float64)
-    mean, square = (np.bincount(x.indices, weight, x.shape[1]) / x.shape[0] for weight in (value, value * value))
+    mean, square = (
+        np.bincount(x.indices, weight, x.shape[1]) / x.shape[0] for weight in (value, value * value)
+    )
     return mean, np.sqrt(square - mean**2)
 
 

@@ -1,12 +1,14 @@
-"""How often is a called homolog one?  The engine and its calibration on features whose partners are known.
+"""How often is a called homolog one?  The engine and its calibration on features whose partners are
+known.
 
-    python benchmarks/planted_truth.py [--tokens N] [--features N] [--seeds N] [--exchanges N] [--out FOLDER]
+    python benchmarks/planted_truth.py [--tokens N] [--features N] [--seeds N] [--exchanges N]
+    [--out FOLDER]
 
-Features are planted by `homolog.matching.planted`: shared latents with noise, latents of one side alone,
-superposition on both sides, topics; matched by `max_pearson`, calibrated against exchanged documents, and judged
-against the truth by several criteria: what a user would do without a null (r > 0.7 as in the paper, r > 0.1) and
-what the null allows.
-Prints, over both directions and all seeds,
+Features are planted by `homolog.matching.planted`: shared latents with noise, latents of one side
+alone, superposition on both sides, topics; matched by `max_pearson`, calibrated against exchanged
+documents, and judged against the truth by several criteria: what a user would do without a null (r
+> 0.7 as in the paper, r > 0.1) and what the null allows. Prints, over both directions and all
+seeds,
 
 * false matches: of the features called, the share without a partner, or whose best is not the partner;
 * the share of features called minus the share that has a partner, in points;
@@ -66,9 +68,9 @@ CONDITIONS: dict[str, dict[str, Any]] = {
 class Found:
     """One direction: what was measured of each feature, and the truth.  All (features,).
 
-    r: best correlation; n_active: tokens; threshold: of the null; mutual: the best's best is this feature; assigned:
-    the best is also the one-to-one partner; relative: r over the best r of the best; has: a partner exists; right: the
-    best is it; noise: of the copy.
+    r: best correlation; n_active: tokens; threshold: of the null; mutual: the best's best is this
+    feature; assigned: the best is also the one-to-one partner; relative: r over the best r of the
+    best; has: a partner exists; right: the best is it; noise: of the copy.
     """
 
     r: np.ndarray
@@ -93,11 +95,15 @@ def significant(found: Found) -> np.ndarray:
 
 def at_least(floor: float, *others: Criterion) -> Criterion:
     """Significant, r at least `floor`, and all others."""
-    return lambda found: np.logical_and.reduce([found.r >= floor, *(rule(found) for rule in (significant, *others))])
+    return lambda found: np.logical_and.reduce(
+        [found.r >= floor, *(rule(found) for rule in (significant, *others))]
+    )
 
 
 def unrivalled(ratio: float) -> Criterion:
-    """r is at least `ratio` times the best r of the partner: no other feature of the own model is much closer to it."""
+    """r is at least `ratio` times the best r of the partner: no other feature of the own model is
+    much closer to it.
+    """
     return lambda found: found.relative >= ratio
 
 
@@ -108,15 +114,21 @@ CRITERIA: dict[str, Criterion] = {
     "q, r >= 0.3": at_least(0.3),
     "q, mutual best": at_least(0.0, lambda found: found.mutual),
     "q, one-to-one": at_least(0.0, lambda found: found.assigned),
-    "q, r >= 0.2, unrivalled": at_least(HOMOLOG_R, unrivalled(RIVAL_RATIO)),  # the verdict of a study, no controls
+    "q, r >= 0.2, unrivalled": at_least(
+        HOMOLOG_R, unrivalled(RIVAL_RATIO)
+    ),  # the verdict of a study, no controls
 }
 FLOOR_ALONE, VERDICT = "q, r >= 0.3", "q, r >= 0.2, unrivalled"
 
 
 def find(planted: PlantedMatches, n_exchanges: int, seed: int) -> tuple[Found, Found]:
-    """Match and calibrate both directions.  A column of A counts as the partner's modulo the number of columns of B."""
+    """Match and calibrate both directions.  A column of A counts as the partner's modulo the number
+    of columns of B.
+    """
     exchanges = document_exchanges(planted.document, n_exchanges, seed)
-    pair = match_pair(prepare(planted.a), prepare(planted.b), CANDIDATES, exchanges=exchanges, threads=1)
+    pair = match_pair(
+        prepare(planted.a), prepare(planted.b), CANDIDATES, exchanges=exchanges, threads=1
+    )
     own, back = pair.a_to_b, pair.b_to_a
     assigned = one_to_one(own.index, own.r, back.index, back.r)
     return (
@@ -126,7 +138,13 @@ def find(planted: PlantedMatches, n_exchanges: int, seed: int) -> tuple[Found, F
 
 
 def _judge(
-    x: Any, own: Side, back: Side, null: np.ndarray, assigned: np.ndarray, partner: np.ndarray, noise: np.ndarray
+    x: Any,
+    own: Side,
+    back: Side,
+    null: np.ndarray,
+    assigned: np.ndarray,
+    partner: np.ndarray,
+    noise: np.ndarray,
 ) -> Found:
     r, index = own.r[:, 0], own.index[:, 0]
     n_tokens, n_features = x.shape
@@ -146,7 +164,9 @@ def _judge(
 
 
 def in_layers(planted: PlantedMatches, layers: int) -> PlantedMatches:
-    """A's features in each of several layers, as a residual stream carries them; each misses a tenth of firings."""
+    """A's features in each of several layers, as a residual stream carries them; each misses a
+    tenth of firings.
+    """
     rng = np.random.default_rng(0)
     copies = []
     for _ in range(layers):
@@ -186,12 +206,18 @@ def score(founds: Iterable[Found], criterion: Criterion, least: int = 1) -> Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=200_000, help="tokens of the stream")
     parser.add_argument("--features", type=int, default=1000, help="features of each side")
     parser.add_argument("--seeds", type=int, default=3, help="draws of the table of shares")
-    parser.add_argument("--exchanges", type=int, default=2, help="exchanges of the null, as many as a study has")
-    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="where the figure and its numbers go")
+    parser.add_argument(
+        "--exchanges", type=int, default=2, help="exchanges of the null, as many as a study has"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/images"), help="where the figure and its numbers go"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()
@@ -201,14 +227,24 @@ def main() -> None:
         planted = plant_matches(tokens, how.pop("features", options.features), seed=seed, **how)
         return find(in_layers(planted, layers) if layers > 1 else planted, options.exchanges, seed)
 
-    shares = {share: [f for s in range(options.seeds) for f in run(s, shared=share)] for share in SHARES}
+    shares = {
+        share: [f for s in range(options.seeds) for f in run(s, shared=share)] for share in SHARES
+    }
     rows = share_rows(shares)
     conditions = {name: run(100, shared=0.5, **how) for name, how in CONDITIONS.items()}
     rows += condition_rows(conditions)
-    wide = {"shared": 0.75, "frequency": (1e-5, 1e-1), "noise": (0.0, 0.9), "features": 2 * options.features}
+    wide = {
+        "shared": 0.75,
+        "frequency": (1e-5, 1e-1),
+        "noise": (0.0, 0.9),
+        "features": 2 * options.features,
+    }
     rows += recall_rows([f for seed in range(2) for f in run(200 + seed, **wide)])
     table = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-    print(f"{options.tokens} tokens, {options.features} features a side, {options.exchanges} exchanges, FDR {FDR:.0%}")
+    print(
+        f"{options.tokens} tokens, {options.features} features a side, {options.exchanges} "
+        f"exchanges, FDR {FDR:.0%}"
+    )
     report(table)
     save(table, options.out)
     print(f"\n{time.perf_counter() - started:.0f} s, one thread")
@@ -227,19 +263,37 @@ def share_rows(shares: dict[float, list[Found]]) -> list[Row]:
     for name, criterion in CRITERIA.items():
         for share, founds in shares.items():
             n = sum(int((f.n_active > 0).sum()) for f in founds)
-            rows.append({"table": "shares", "criterion": name, "shared": share, "n": n, **score(founds, criterion)})
+            rows.append(
+                {
+                    "table": "shares",
+                    "criterion": name,
+                    "shared": share,
+                    "n": n,
+                    **score(founds, criterion),
+                }
+            )
         every = [f for founds in shares.values() for f in founds]
-        rows.append({"table": "shares", "criterion": name, "n": len(every), **score(every, criterion)})
+        rows.append(
+            {"table": "shares", "criterion": name, "n": len(every), **score(every, criterion)}
+        )
     return rows
 
 
 def condition_rows(conditions: dict[str, tuple[Found, Found]]) -> list[Row]:
     floors: dict[str, Criterion] = {f"q, r >= {floor:g}": at_least(floor) for floor in FLOORS}
     floors |= {"q, unrivalled": at_least(0.0, unrivalled(RIVAL_RATIO))}
-    floors |= {f"q, r >= {floor:g}, unrivalled": at_least(floor, unrivalled(RIVAL_RATIO)) for floor in FLOORS}
-    floors |= {f"q, r >= 0.2, relative >= {ratio}": at_least(0.2, unrivalled(ratio)) for ratio in RIVALS}
+    floors |= {
+        f"q, r >= {floor:g}, unrivalled": at_least(floor, unrivalled(RIVAL_RATIO))
+        for floor in FLOORS
+    }
+    floors |= {
+        f"q, r >= 0.2, relative >= {ratio}": at_least(0.2, unrivalled(ratio)) for ratio in RIVALS
+    }
     rules = [(name, 1, rule) for name, rule in (CRITERIA | floors).items()]
-    rules += [(f"{name}, {FREQUENT}+ firings", FREQUENT, CRITERIA[name]) for name in (FLOOR_ALONE, VERDICT)]
+    rules += [
+        (f"{name}, {FREQUENT}+ firings", FREQUENT, CRITERIA[name])
+        for name in (FLOOR_ALONE, VERDICT)
+    ]
     return [
         {
             "table": "conditions",
@@ -255,34 +309,63 @@ def condition_rows(conditions: dict[str, tuple[Found, Found]]) -> list[Row]:
 
 
 def recall_rows(founds: list[Found]) -> list[Row]:
-    """Recall of the features with a partner by their firings and the noise; lower edges name a cell."""
+    """Recall of the features with a partner by their firings and the noise; lower edges name a
+    cell.
+    """
     rows = []
     for name in (FLOOR_ALONE, VERDICT, "r > 0.7 (paper)"):
         for low, high in pairwise(FIRINGS):
             for quiet, loud in pairwise(NOISES):
                 n = right = 0
                 for f in founds:
-                    cell = f.has & (f.n_active >= low) & (f.n_active < high) & (f.noise >= quiet) & (f.noise < loud)
-                    n, right = n + int(cell.sum()), right + int((cell & f.right & CRITERIA[name](f)).sum())
+                    cell = (
+                        f.has
+                        & (f.n_active >= low)
+                        & (f.n_active < high)
+                        & (f.noise >= quiet)
+                        & (f.noise < loud)
+                    )
+                    n, right = (
+                        n + int(cell.sum()),
+                        right + int((cell & f.right & CRITERIA[name](f)).sum()),
+                    )
                 rows.append(
-                    {"table": "recall", "criterion": name, "firings": low, "noise": quiet, "n": n,
-                     "recall": right / n if n else None}
-                )  # fmt: skip
+                    {
+                        "table": "recall",
+                        "criterion": name,
+                        "firings": low,
+                        "noise": quiet,
+                        "n": n,
+                        "recall": right / n if n else None,
+                    }
+                )
     return rows
 
 
 def report(table: pl.DataFrame) -> None:
     """Print the tables; shares and errors in percent and points."""
     shares = table.filter(table="shares")
-    print("\nshare of features called, minus the share that has a partner, in points (mean; last: largest);")
+    print(
+        "\nshare of features called, minus the share that has a partner, in points (mean; last: "
+        "largest);"
+    )
     print("false matches of those called, and recall, over all shares")
-    print(f"{'criterion':40}" + "".join(f"{f'{share:.0%}':>8}" for share in SHARES) + "   worst   false  recall")
+    print(
+        f"{'criterion':40}"
+        + "".join(f"{f'{share:.0%}':>8}" for share in SHARES)
+        + "   worst   false  recall"
+    )
     for name in CRITERIA:
         part = shares.filter(criterion=name)
         errors = "".join(f"{100 * error:+8.1f}" for error in part["error"][: len(SHARES)])
         last = part.row(-1, named=True)
-        print(f"{name:40}{errors}{100 * last['worst']:+8.1f}{100 * last['false']:7.2f}%{100 * last['recall']:7.1f}%")
-    print("\nhalf of the features shared, by condition: false matches of those called | error of the share, points")
+        print(
+            f"{name:40}{errors}{100 * last['worst']:+8.1f}{100 * last['false']:7.2f}%{100 * last['recall']:7.1f}%"
+        )
+    print(
+        "\nhalf of the features shared, by condition: false matches of those called | error of "
+        "the share, points"
+    )
     conditions = table.filter(table="conditions")
     names = list(CONDITIONS)
     for number, name in enumerate(names):
@@ -297,18 +380,25 @@ def report(table: pl.DataFrame) -> None:
         print(f"{'':12}" + "".join(f"{noise:8.2f}" for noise in NOISES[:-1]))
         for low in FIRINGS[:-1]:
             cells = table.filter(table="recall", criterion=name, firings=low)
-            print(f"{low:12}" + "".join("       -" if r is None else f"{100 * r:7.0f}%" for r in cells["recall"]))
+            print(
+                f"{low:12}"
+                + "".join("       -" if r is None else f"{100 * r:7.0f}%" for r in cells["recall"])
+            )
 
 
 def save(table: pl.DataFrame, folder: Path) -> None:
     """The figure and the numbers behind it."""
     folder.mkdir(parents=True, exist_ok=True)
     chart = alt.hconcat(
-        _share_chart(table.filter(table="shares")), _recall_chart(table.filter(table="recall")), spacing=48
+        _share_chart(table.filter(table="shares")),
+        _recall_chart(table.filter(table="recall")),
+        spacing=48,
     )
     spec = chart.resolve_scale(color="independent").to_dict()
     spec["config"] = theme.config()
-    (folder / "planted-truth.svg").write_text(stable_ids(vlc.vegalite_to_svg(json.dumps(spec))), "utf-8")
+    (folder / "planted-truth.svg").write_text(
+        stable_ids(vlc.vegalite_to_svg(json.dumps(spec))), "utf-8"
+    )
     table.write_csv(folder / "planted-truth.csv", float_precision=5)
 
 
@@ -321,7 +411,10 @@ def _share_chart(rows: pl.DataFrame) -> Any:
     rows = rows.drop_nulls("shared").with_columns(called=pl.col("shared") + pl.col("error"))
     x = alt.X("shared:Q", title="features with a partner", axis=alt.Axis(format="%", tickCount=5))
     y = alt.Y(
-        "called:Q", title="features called", axis=alt.Axis(format="%", tickCount=5), scale=alt.Scale(domain=[0, 1])
+        "called:Q",
+        title="features called",
+        axis=alt.Axis(format="%", tickCount=5),
+        scale=alt.Scale(domain=[0, 1]),
     )
     names = ["q", "r > 0.1", VERDICT, "r > 0.7 (paper)"]
     labels = ["q alone", "r > 0.1", VERDICT, "r > 0.7"]
@@ -330,7 +423,9 @@ def _share_chart(rows: pl.DataFrame) -> Any:
         "criterion:N",
         scale=alt.Scale(domain=names, range=[theme.comparison_colour(hue) for hue in hues]),
         legend=alt.Legend(
-            title=None, columns=2, labelExpr=f"{json.dumps(labels)}[indexof({json.dumps(names)}, datum.value)]"
+            title=None,
+            columns=2,
+            labelExpr=f"{json.dumps(labels)}[indexof({json.dumps(names)}, datum.value)]",
         ),
     )
     base = alt.Chart(alt.Data(values=rows.filter(pl.col("criterion").is_in(names)).to_dicts()))
@@ -345,10 +440,17 @@ def _share_chart(rows: pl.DataFrame) -> Any:
 
 def _recall_chart(rows: pl.DataFrame) -> Any:
     """Recall of the verdict's criterion, one cell a range of firings and of noise."""
-    edge = {low: f"{low}" + (f"\N{EN DASH}{high - 1}" if high < 10_000 else "+") for low, high in pairwise(FIRINGS)}
+    edge = {
+        low: f"{low}" + (f"\N{EN DASH}{high - 1}" if high < 10_000 else "+")
+        for low, high in pairwise(FIRINGS)
+    }
     between = {low: f"{low:.2f}\N{EN DASH}{high:.2f}" for low, high in pairwise(NOISES)}
     values = [
-        {"firings": edge[int(row["firings"])], "noise": between[row["noise"]], "recall": row["recall"]}
+        {
+            "firings": edge[int(row["firings"])],
+            "noise": between[row["noise"]],
+            "recall": row["recall"],
+        }
         for row in rows.filter(criterion=VERDICT).drop_nulls("recall").iter_rows(named=True)
     ]
     base = alt.Chart(alt.Data(values=values)).encode(
@@ -361,11 +463,17 @@ def _recall_chart(rows: pl.DataFrame) -> Any:
         alt.Y("noise:N", sort=list(between.values())[::-1], title="noise of the copy"),
     )
     cells = base.mark_rect().encode(
-        alt.Color("recall:Q", scale=alt.Scale(domain=[0, 1], range=[theme.NEUTRAL[0], "#0067a5"]), legend=None)
+        alt.Color(
+            "recall:Q",
+            scale=alt.Scale(domain=[0, 1], range=[theme.NEUTRAL[0], "#0067a5"]),
+            legend=None,
+        )
     )
     text = base.mark_text(fontSize=12).encode(
         alt.Text("recall:Q", format=".0%"),
-        color=alt.condition("datum.recall > 0.7", alt.value(theme.CELL_INK_STRONG[0]), alt.value(theme.CELL_INK[0])),
+        color=alt.condition(
+            "datum.recall > 0.7", alt.value(theme.CELL_INK_STRONG[0]), alt.value(theme.CELL_INK[0])
+        ),
     )
     return alt.layer(cells, text).properties(
         width=380, height=300, title=_title(f"Found of the features with a partner: {VERDICT}")

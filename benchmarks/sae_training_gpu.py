@@ -1,12 +1,14 @@
-"""Training of dictionaries on a CUDA device against SAELens' own trainer on the same device; needs such a device.
+"""Training of dictionaries on a CUDA device against SAELens' own trainer on the same device; needs
+such a device.
 
     python benchmarks/sae_training_gpu.py --tokens 4000000 --layers 1 12 24
 
-Both sides train on the same planted activations, which lie on the device.  Ours is `dictionaries.train` as it is.
-SAELens is its `SAETrainer` with autocast to bfloat16 and one layer, which is all it trains at once.  On both sides a
-feature counts as dead after 1,000 steps.  Rates are tokens a second times layers, without the first tenth, in which
-kernels are compiled; memory is the most that torch held beyond the activations, a layer.  `--profile` prints where the
-time of our steps goes.
+Both sides train on the same planted activations, which lie on the device.  Ours is
+`dictionaries.train` as it is. SAELens is its `SAETrainer` with autocast to bfloat16 and one layer,
+which is all it trains at once.  On both sides a feature counts as dead after 1,000 steps.  Rates
+are tokens a second times layers, without the first tenth, in which kernels are compiled; memory is
+the most that torch held beyond the activations, a layer.  `--profile` prints where the time of our
+steps goes.
 """
 
 from __future__ import annotations
@@ -20,7 +22,15 @@ from typing import Any
 
 import torch
 
-from homolog.dictionaries import AnyConfig, Progress, ReluConfig, TopKConfig, TrainingConfig, plant, train
+from homolog.dictionaries import (
+    AnyConfig,
+    Progress,
+    ReluConfig,
+    TopKConfig,
+    TrainingConfig,
+    plant,
+    train,
+)
 
 CHUNK = 16_384  # tokens of a read of `train`
 FEATURES = 4096  # planted
@@ -29,7 +39,9 @@ DEAD = 1000  # steps without firing after which a feature counts as dead
 
 
 class Stream:
-    """Activations on a device as an endless stream, the same for all layers (an `ActivationSource`)."""
+    """Activations on a device as an endless stream, the same for all layers (an
+    `ActivationSource`).
+    """
 
     def __init__(self, x: torch.Tensor, n_layers: int) -> None:
         self.x, self.n_layers, self.layer_numbers = x, n_layers, list(range(n_layers))
@@ -82,7 +94,9 @@ def most(device: str) -> int:
     return torch.cuda.max_memory_allocated() if device.startswith("cuda") else 0
 
 
-def ours(x: torch.Tensor, config: AnyConfig, layers: int, n_tokens: int, batch: int, device: str) -> Measured:
+def ours(
+    x: torch.Tensor, config: AnyConfig, layers: int, n_tokens: int, batch: int, device: str
+) -> Measured:
     """`train` on all layers at once."""
     held, marks = begin(device), []
 
@@ -90,22 +104,35 @@ def ours(x: torch.Tensor, config: AnyConfig, layers: int, n_tokens: int, batch: 
         marks.append((wait(device), progress.tokens_done, progress.l0))
 
     training = TrainingConfig(
-        n_tokens=n_tokens, batch_size=batch, learning_rate=3e-4, precision="bfloat16", dead_after=DEAD * batch
+        n_tokens=n_tokens,
+        batch_size=batch,
+        learning_rate=3e-4,
+        precision="bfloat16",
+        dead_after=DEAD * batch,
     )
     train(Stream(x, layers), config, training, model="planted", progress=mark, device=device)
     (first, before, _), (last, after, l0) = marks[len(marks) // 10], marks[-1]
     return Measured((after - before) * layers / (last - first), (most(device) - held) / layers, l0)
 
 
-def sae_lens(x: torch.Tensor, config: AnyConfig, n_tokens: int, batch: int, device: str) -> Measured:
+def sae_lens(
+    x: torch.Tensor, config: AnyConfig, n_tokens: int, batch: int, device: str
+) -> Measured:
     """SAELens' trainer with the same kind, width and sparsity."""
-    from sae_lens import StandardTrainingSAE, StandardTrainingSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens import (
+        StandardTrainingSAE,
+        StandardTrainingSAEConfig,
+        TopKTrainingSAE,
+        TopKTrainingSAEConfig,
+    )
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
     widths: dict[str, Any] = {"d_in": x.shape[1], "d_sae": config.d_sae, "device": device}
     if isinstance(config, TopKConfig):
-        sae: Any = TopKTrainingSAE(TopKTrainingSAEConfig(**widths, k=config.k, apply_b_dec_to_input=True))
+        sae: Any = TopKTrainingSAE(
+            TopKTrainingSAEConfig(**widths, k=config.k, apply_b_dec_to_input=True)
+        )
     else:
         assert isinstance(config, ReluConfig)
         sae = StandardTrainingSAE(StandardTrainingSAEConfig(**widths, l1_coefficient=config.l1))
@@ -130,17 +157,33 @@ def sae_lens(x: torch.Tensor, config: AnyConfig, n_tokens: int, batch: int, devi
 
     held = begin(device)
     settings = SAETrainerConfig(
-        n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False, total_training_samples=steps * batch,
-        device=device, autocast=True, lr=3e-4, lr_end=3e-5, lr_scheduler_name="constant", lr_warm_up_steps=0,
-        adam_beta1=0.9, adam_beta2=0.999, lr_decay_steps=0, n_restart_cycles=1, train_batch_size_samples=batch,
-        dead_feature_window=DEAD, feature_sampling_window=2000, logger=LoggingConfig(log_to_wandb=False),
-    )  # fmt: skip
+        n_checkpoints=0,
+        checkpoint_path=None,
+        save_final_checkpoint=False,
+        total_training_samples=steps * batch,
+        device=device,
+        autocast=True,
+        lr=3e-4,
+        lr_end=3e-5,
+        lr_scheduler_name="constant",
+        lr_warm_up_steps=0,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        lr_decay_steps=0,
+        n_restart_cycles=1,
+        train_batch_size_samples=batch,
+        dead_feature_window=DEAD,
+        feature_sampling_window=2000,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
     trainer = Timed(settings, sae.to(device), batches())
     trainer.fit()
     last = wait(device)
     with torch.no_grad():
         l0 = float((sae.encode(x[:batch]) > 0).sum(1).float().mean())
-    return Measured((steps - max(1, steps // 10)) * batch / (last - marks[0]), most(device) - held, l0)
+    return Measured(
+        (steps - max(1, steps // 10)) * batch / (last - marks[0]), most(device) - held, l0
+    )
 
 
 def profile(x: torch.Tensor, config: AnyConfig, batch: int) -> None:
@@ -155,14 +198,18 @@ def profile(x: torch.Tensor, config: AnyConfig, batch: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=4_000_000, help="of every training")
     parser.add_argument("--features", type=int, default=24_576, help="of a dictionary")
     parser.add_argument("--d-model", type=int, default=768)
     parser.add_argument("--batch", type=int, default=4096, help="tokens a step")
     parser.add_argument("--k", type=int, default=50)
     parser.add_argument("--l1", type=float, default=4.0)
-    parser.add_argument("--layers", type=int, nargs="+", default=[1, 12, 24], help="at once, one training each")
+    parser.add_argument(
+        "--layers", type=int, nargs="+", default=[1, 12, 24], help="at once, one training each"
+    )
     parser.add_argument("--kinds", nargs="+", default=["topk", "relu"], choices=["topk", "relu"])
     parser.add_argument("--profile", action="store_true", help="where the time of our steps goes")
     options = parser.parse_args()
@@ -175,7 +222,10 @@ def main() -> None:
         "topk": TopKConfig(d_sae=options.features, k=options.k),
         "relu": ReluConfig(d_sae=options.features, l1=options.l1),
     }
-    print(f"{options.features} features of {options.d_model} dimensions, batches of {options.batch} tokens, bfloat16")
+    print(
+        f"{options.features} features of {options.d_model} dimensions, batches of {options.batch} "
+        "tokens, bfloat16"
+    )
     print(f"{'':28}{'tokens/s x layers':>20}{'to SAELens':>12}{'MiB a layer':>14}{'L0':>8}")
     for kind in options.kinds:
         theirs = sae_lens(x, configs[kind], options.tokens, options.batch, "cuda")
@@ -185,7 +235,10 @@ def main() -> None:
             rows.append((f"ours, {layers} at once", found))
         for name, row in rows:
             ratio, mib = row.rate / theirs.rate, row.memory / 2**20
-            print(f"{kind + ': ' + name:28}{row.rate:20,.0f}{ratio:12.1f}{mib:14,.0f}{row.l0:8.1f}", flush=True)
+            print(
+                f"{kind + ': ' + name:28}{row.rate:20,.0f}{ratio:12.1f}{mib:14,.0f}{row.l0:8.1f}",
+                flush=True,
+            )
         if options.profile:
             profile(x, configs[kind], options.batch)
 

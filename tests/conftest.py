@@ -1,6 +1,7 @@
 """Annotated shapes, dtypes and types are checked while the tests run (jaxtyping with beartype).
 
-Modules that compile their functions (numba, by `jit` too, and Triton) are left out: the checks would be compiled along.
+Modules that compile their functions (numba, by `jit` too, and Triton) are left out: the checks
+would be compiled along.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ COMPILERS = {"numba", "triton"}
 
 def _source_folder() -> Path:
     spec = importlib.util.find_spec("homolog")
-    assert spec is not None and spec.submodule_search_locations, "homolog is not installed: run make test"
+    assert spec is not None and spec.submodule_search_locations, (
+        "homolog is not installed: run make test"
+    )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -27,17 +30,25 @@ def _compiles(source: str) -> bool:
     except SyntaxError:  # whoever imports the module reports it
         return True
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import) and COMPILERS & {name.name.split(".")[0] for name in node.names}:
+        if isinstance(node, ast.Import) and COMPILERS & {
+            name.name.split(".")[0] for name in node.names
+        }:
             return True
         if isinstance(node, ast.ImportFrom) and "jit" in {name.name for name in node.names}:
             return True
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in COMPILERS:
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] in COMPILERS
+        ):
             return True
     return False
 
 
 def checked_modules(folder: Path) -> list[str]:
-    """Dotted names of the modules under `folder` (the package `homolog`) whose annotations are checked."""
+    """Dotted names of the modules under `folder` (the package `homolog`) whose annotations are
+    checked.
+    """
     modules = []
     for path in sorted(folder.rglob("*.py")):
         if path.name != "__init__.py" and not _compiles(path.read_text(encoding="utf-8")):

@@ -1,4 +1,6 @@
-"""Random damage to files, as disks, transfers and people do it; `--damages N` says how many a test tries."""
+"""Random damage to files, as disks, transfers and people do it; `--damages N` says how many a test
+tries.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,18 @@ from typing import Any
 
 import pytest
 
-OTHER_CONTENTS = (b"", b"{", b"null", b"[]", b"3", b"{}", b'"x"', b"\xff\xfe\x00", bytes(64), b"[" * 100_000)
+OTHER_CONTENTS = (
+    b"",
+    b"{",
+    b"null",
+    b"[]",
+    b"3",
+    b"{}",
+    b'"x"',
+    b"\xff\xfe\x00",
+    bytes(64),
+    b"[" * 100_000,
+)
 
 
 def damage(files: Sequence[Path], rng: random.Random) -> str:
@@ -26,7 +39,9 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def with_header(path: Path, change: Callable[[dict[str, Any]], str]) -> str:
-    """Change the header of a safetensors file, which stays one that can be parsed; returns what `change` says."""
+    """Change the header of a safetensors file, which stays one that can be parsed; returns what
+    `change` says.
+    """
     content = path.read_bytes()
     (size,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + size])
@@ -87,8 +102,15 @@ def made_a_folder(path: Path, _files: Sequence[Path], _rng: random.Random) -> st
 
 
 KINDS: tuple[Callable[[Path, Sequence[Path], random.Random], str], ...] = (
-    truncated, flipped, flipped, replaced, lengthened, deleted, swapped, made_a_folder,
-)  # fmt: skip
+    truncated,
+    flipped,
+    flipped,
+    replaced,
+    lengthened,
+    deleted,
+    swapped,
+    made_a_folder,
+)
 
 
 def put_back(folder: Path, whole: Path) -> Path:

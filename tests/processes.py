@@ -1,6 +1,7 @@
 """Processes of tests: none outlives its test, and no test fails because a machine is slow.
 
-What is waited for is progress, or the end of a process; `HANGS` bounds only what would otherwise wait for ever.
+What is waited for is progress, or the end of a process; `HANGS` bounds only what would otherwise
+wait for ever.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ HANGS = 1800.0
 
 @contextlib.contextmanager
 def started(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen]:
-    """The process, in a group of its own; at the end the whole group is killed, if it still runs, and waited for."""
+    """The process, in a group of its own; at the end the whole group is killed, if it still runs,
+    and waited for.
+    """
     process = subprocess.Popen([*map(str, command)], start_new_session=True, **options)
     try:
         yield process

@@ -1,4 +1,6 @@
-"""The command line as a user meets it: in a process of its own, by its exit code and what it prints."""
+"""The command line as a user meets it: in a process of its own, by its exit code and what it
+prints.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ HOMOLOG = [sys.executable, "-c", "from homolog.cli import main; main()"]
 
 def homolog(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [*HOMOLOG, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"})
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"}
+    )
 
 
 @pytest.fixture
@@ -75,7 +79,9 @@ def test_unusable_input_is_one_message_and_exit_code_2(arguments: list[str], mes
 
 def test_a_recipe_with_a_misspelt_key(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
-    recipe.write_text('[[models]]\nref = "x"\n[[models]]\nref = "y"\n[corpus]\nsource = "s"\ncontxt = 3\n')
+    recipe.write_text(
+        '[[models]]\nref = "x"\n[[models]]\nref = "y"\n[corpus]\nsource = "s"\ncontxt = 3\n'
+    )
     done = homolog("run", recipe, "--out", tmp_path / "run")
     assert done.returncode == 2
     assert not (tmp_path / "run").exists()
@@ -121,7 +127,9 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         (PermissionError(13, "Permission denied", "/data/run"), 2, "no permission to write there"),
     ],
 )
-def test_what_stops_a_command(monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str) -> None:
+def test_what_stops_a_command(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str
+) -> None:
     failing(monkeypatch, error)
     result = CliRunner().invoke(cli.app, ["demo"])
     assert result.exit_code == code
@@ -141,7 +149,8 @@ def test_a_signal_stops_it_cleanly(number: signal.Signals) -> None:
     code = (
         "import time\nfrom homolog import cli\n"
         "def wait(*arguments):\n    print('working', flush=True)\n    time.sleep(3600)\n"
-        "cli._compare = wait\nimport sys\nsys.argv = ['homolog', 'demo', '--out', 'my runs/a']\ncli.main()\n"
+        "cli._compare = wait\nimport sys\nsys.argv = ['homolog', 'demo', '--out', 'my "
+        "runs/a']\ncli.main()\n"
     )
     command = [sys.executable, "-c", code]
     with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -182,7 +191,14 @@ def get(url: str, host: str | None = None) -> tuple[int, str]:
 def test_serve_gives_the_run_folder_and_nothing_else(address: str) -> None:
     assert get(f"{address}/") == (200, "<p>a report</p>")
     assert get(f"{address}/run.json")[0] == 200
-    for path in ("/../secret.txt", "/%2e%2e/secret.txt", "/link.txt", "/.lock", "/report/", "/nothing"):
+    for path in (
+        "/../secret.txt",
+        "/%2e%2e/secret.txt",
+        "/link.txt",
+        "/.lock",
+        "/report/",
+        "/nothing",
+    ):
         assert get(address + path)[0] == 404, path
     assert get(f"{address}/run.json", host="evil.example")[0] == 403
 

@@ -1,5 +1,6 @@
-"""Words on the command line that nobody can use, and places to write to that are full or gone: one message, never a
-traceback."""
+"""Words on the command line that nobody can use, and places to write to that are full or gone: one
+message, never a traceback.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +66,9 @@ def test_a_word_that_is_empty_or_not_utf8_is_refused_before_anything_is_done(
 
 @pytest.mark.parametrize("name", ["a" * 300, "loop", "file", "/dev/null", "/dev/null/inside"])
 @pytest.mark.parametrize(
-    "arguments", [["verify"], ["report"], ["serve"], ["run"], ["sae", "eval"], ["circuits", "induction"]], ids=" ".join
+    "arguments",
+    [["verify"], ["report"], ["serve"], ["run"], ["sae", "eval"], ["circuits", "induction"]],
+    ids=" ".join,
 )
 def test_a_place_that_is_none_is_named(arguments: list[str], name: str, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
@@ -86,11 +89,16 @@ def test_a_recipe_that_is_no_text_is_named(tmp_path: Path) -> None:
 
 
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command in bash, where `homolog` is the command line and "exit" gives that of the first in a pipe."""
+    """The command in bash, where `homolog` is the command line and "exit" gives that of the first
+    in a pipe.
+    """
     start = f'homolog() {{ {sys.executable} -m homolog "$@"; }}\n'
     return subprocess.run(
-        ["bash", "-c", start + command], capture_output=True, text=True, env={**os.environ, **environment}
-    )  # fmt: skip
+        ["bash", "-c", start + command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +120,9 @@ def test_output_that_goes_nowhere(command: str, code: int, said: str) -> None:
     assert said in done.stderr and bool(said) == bool(done.stderr)
 
 
-@pytest.mark.parametrize("command", ["homolog zoo card mamba-s0", "homolog --help", "homolog verify nowhere-ä"])
+@pytest.mark.parametrize(
+    "command", ["homolog zoo card mamba-s0", "homolog --help", "homolog verify nowhere-ä"]
+)
 def test_no_terminal_and_no_letters_beyond_ascii(command: str) -> None:
     done = shell(command, LC_ALL="C", PYTHONIOENCODING="ascii", COLUMNS="1", TERM="dumb")
     assert done.returncode == (2 if "nowhere" in command else 0) and "Traceback" not in done.stderr

@@ -1,4 +1,6 @@
-"""`homolog sae` as a user meets it: exit codes, the table, an interrupt, JSON, other libraries' layouts."""
+"""`homolog sae` as a user meets it: exit codes, the table, an interrupt, JSON, other libraries'
+layouts.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,36 @@ from homolog import cli
 from homolog.cli_sae import quality_table
 from homolog.dictionaries import load
 
-TINY = ["sae", "train", "zoo:transformer-s0", "--layers", "1", "--d-sae", "64", "--l1", "1", "--tokens", "20000",
-        "--context", "64", "--heldout", "5120", "--batch", "256", "--stream", "pool", "--threads", "1"]  # fmt: skip
+TINY = [
+    "sae",
+    "train",
+    "zoo:transformer-s0",
+    "--layers",
+    "1",
+    "--d-sae",
+    "64",
+    "--l1",
+    "1",
+    "--tokens",
+    "20000",
+    "--context",
+    "64",
+    "--heldout",
+    "5120",
+    "--batch",
+    "256",
+    "--stream",
+    "pool",
+    "--threads",
+    "1",
+]
 
 
 def homolog(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "140", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*HOMOLOG, *map(str, arguments)], capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        [*HOMOLOG, *map(str, arguments)], capture_output=True, text=True, env=environment
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +69,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 break
         table, complaint = process.communicate()
     assert process.returncode == 130, complaint
-    assert "give the same command again" in complaint and "Traceback" not in complaint and table == ""
+    assert (
+        "give the same command again" in complaint and "Traceback" not in complaint and table == ""
+    )
     done = homolog(*TINY, "--out", target)
     assert done.returncode == 0, done.stderr
     head, *rows, last = done.stdout.splitlines()
@@ -68,7 +95,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_finished_run_prints_its_table_again(out: Path) -> None:
     done = homolog(*TINY, "--out", out)
     assert done.returncode == 0 and done.stderr == ""
-    assert re.search(r"^ +1  seed1 +0\.\d{3} +\d+\.\d +\d+% +-?\d\.\d{3} +0\.\d{3}  \S", done.stdout, re.M)
+    assert re.search(
+        r"^ +1  seed1 +0\.\d{3} +\d+\.\d +\d+% +-?\d\.\d{3} +0\.\d{3}  \S", done.stdout, re.M
+    )
     assert homolog("verify", out).returncode == 0
 
 
@@ -76,24 +105,42 @@ def test_eval_prints_quality_and_json(out: Path) -> None:
     folder = out / "saes/transformer-s0/1"
     done = homolog("sae", "eval", folder)
     assert done.returncode == 0, done.stderr
-    for line in ("relu, 64 features, zoo:transformer-s0 layer 1", "held out from its training", "loss recovered",
-                 "gates: ", "As its file says, within tolerance."):  # fmt: skip
+    for line in (
+        "relu, 64 features, zoo:transformer-s0 layer 1",
+        "held out from its training",
+        "loss recovered",
+        "gates: ",
+        "As its file says, within tolerance.",
+    ):
         assert line in done.stdout
     found = CliRunner().invoke(cli.app, ["sae", "eval", str(folder), "--json"])
     assert found.exit_code == 0
     assert json.loads(found.stdout)["agrees"] is True
 
 
-def test_eval_refuses_another_layer_or_tokenizer_and_says_another_model(out: Path, tmp_path: Path) -> None:
+def test_eval_refuses_another_layer_or_tokenizer_and_says_another_model(
+    out: Path, tmp_path: Path
+) -> None:
     folder = out / "saes/transformer-s0/1"
     layer = CliRunner().invoke(cli.app, ["sae", "eval", str(folder), "--layer", "0", "--quiet"])
     assert layer.exit_code == 2 and layer.stdout == ""
-    assert f"--layer is 0, but by its file, the dictionary {folder} is of layer 1. Leave --layer out" in layer.stderr
+    assert (
+        f"--layer is 0, but by its file, the dictionary {folder} is of layer 1. Leave --layer out"
+        in layer.stderr
+    )
 
-    other = CliRunner().invoke(cli.app, ["sae", "eval", str(folder), "--model", "zoo:transformer-s1", "--quiet"])
+    other = CliRunner().invoke(
+        cli.app, ["sae", "eval", str(folder), "--model", "zoo:transformer-s1", "--quiet"]
+    )
     assert other.exit_code == 1 and "Not what its file says" in other.stdout
-    assert "zoo:transformer-s1 layer 1   (its file: zoo:transformer-s0)" in other.stdout.splitlines()[0]
-    assert "Its file says that it is of zoo:transformer-s0, and it was measured in zoo:transformer-s1." in other.stdout
+    assert (
+        "zoo:transformer-s1 layer 1   (its file: zoo:transformer-s0)"
+        in other.stdout.splitlines()[0]
+    )
+    assert (
+        "Its file says that it is of zoo:transformer-s0, and it was measured in zoo:transformer-s1."
+        in other.stdout
+    )
 
     copy = shutil.copytree(folder, tmp_path / "copy")
     config = json.loads((copy / "cfg.json").read_text())
@@ -102,7 +149,11 @@ def test_eval_refuses_another_layer_or_tokenizer_and_says_another_model(out: Pat
     (copy / "cfg.json").write_text(json.dumps(config))
     found = CliRunner().invoke(cli.app, ["sae", "eval", str(copy), "--quiet"])
     assert found.exit_code == 2 and found.stdout == ""
-    assert "--model is 'zoo:transformer-s0'" in found.stderr and own in found.stderr and "(0f3a)" in found.stderr
+    assert (
+        "--model is 'zoo:transformer-s0'" in found.stderr
+        and own in found.stderr
+        and "(0f3a)" in found.stderr
+    )
 
 
 def test_convert_there_and_back(out: Path, tmp_path: Path) -> None:
@@ -111,7 +162,9 @@ def test_convert_there_and_back(out: Path, tmp_path: Path) -> None:
         cli.app, ["sae", "convert", str(folder), str(tmp_path / "a"), "--to", "dictionary_learning"]
     )
     assert found.exit_code == 0 and str(tmp_path / "a") in found.stdout
-    found = CliRunner().invoke(cli.app, ["sae", "convert", str(tmp_path / "a"), str(tmp_path / "b"), "--to", "homolog"])
+    found = CliRunner().invoke(
+        cli.app, ["sae", "convert", str(tmp_path / "a"), str(tmp_path / "b"), "--to", "homolog"]
+    )
     assert found.exit_code == 0
     assert load(tmp_path / "b").d_sae == 64
 
@@ -120,15 +173,24 @@ def test_convert_there_and_back(out: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["train", "zoo:nope"], "the zoo has no model"),
-        (["train", "zoo:mamba-s0", "--kind", "topk", "--l1", "3"], "--l1 is 3.0, but it belongs to relu or gated"),
+        (
+            ["train", "zoo:mamba-s0", "--kind", "topk", "--l1", "3"],
+            "--l1 is 3.0, but it belongs to relu or gated",
+        ),
         (["train", "zoo:mamba-s0", "--layers", "a"], "numbers and ranges, or all"),
         (["train", "zoo:mamba-s0", "--layers", "8"], "has layers 0 to 7"),
         (["train", "zoo:mamba-s0", "--layers", "0-999999999999"], "no model has 100000 layers"),
         (["train", "zoo:mamba-s0", "--text", "hf:"], "the dataset must be within reach"),
         (["train", "zoo:mamba-s0", "--kind", "standard"], "'relu', 'topk'"),
         (["train", "zoo:mamba-s0", "--lr", "0"], "--lr is 0.0"),
-        (["train", "zoo:mamba-s0", "--kind", "topk", "--d-sae", "8"], "k is 32, but there are 8 features"),
-        (["train", "zoo:mamba-s0", "--kind", "batchtopk", "--expansion", "0.1"], "k is 32, but there are 13 features"),
+        (
+            ["train", "zoo:mamba-s0", "--kind", "topk", "--d-sae", "8"],
+            "k is 32, but there are 8 features",
+        ),
+        (
+            ["train", "zoo:mamba-s0", "--kind", "batchtopk", "--expansion", "0.1"],
+            "k is 32, but there are 13 features",
+        ),
         (["eval", "/nowhere"], "no such folder"),
         (["convert", "/nowhere", "x", "--to", "npz"], "must be one of homolog"),
     ],
@@ -147,24 +209,58 @@ def test_a_training_that_diverges_is_exit_code_1_with_where(tmp_path: Path) -> N
     arguments = [*TINY, "--out", str(tmp_path / "run"), "--lr", "1e30", "--quiet"]
     found = CliRunner().invoke(cli.app, arguments)
     assert found.exit_code == 1
-    assert re.search(r"training diverged: .*layer 1, step \d+ of 78.*Lower learning_rate", found.stderr)
+    assert re.search(
+        r"training diverged: .*layer 1, step \d+ of 78.*Lower learning_rate", found.stderr
+    )
 
 
 def test_help_of_sae_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom homolog.cli import app\n"
-        "try:\n    app(['sae', 'train', '--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "try:\n    app(['sae', 'train', '--help'])\nexcept SystemExit as end:\n    assert "
+        "end.code == 0\n"
         "assert not {'torch', 'numpy', 'wandb'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for option in ("--layers", "--kind", "--l1", "--k", "--l0", "--stream", "--wandb", "--tensorboard", "--device"):
+    for option in (
+        "--layers",
+        "--kind",
+        "--l1",
+        "--k",
+        "--l0",
+        "--stream",
+        "--wandb",
+        "--tensorboard",
+        "--device",
+    ):
         assert option in done.stdout
 
 
 def test_the_table_shows_what_is_undefined_and_why_a_dictionary_fails() -> None:
-    row = {"layer": 10, "label": "sae", "explained_variance": 0.5, "l0": 12.34, "dead_share": 0.071,
-           "loss_recovered": None, "seed_agreement": None, "reason": "L0 0.10 is below 1"}  # fmt: skip
+    row = {
+        "layer": 10,
+        "label": "sae",
+        "explained_variance": 0.5,
+        "l0": 12.34,
+        "dead_share": 0.071,
+        "loss_recovered": None,
+        "seed_agreement": None,
+        "reason": "L0 0.10 is below 1",
+    }
     head, line = quality_table([row])
-    assert line.split() == ["10", "sae", "0.500", "12.3", "7%", "-", "-", "L0", "0.10", "is", "below", "1"]
+    assert line.split() == [
+        "10",
+        "sae",
+        "0.500",
+        "12.3",
+        "7%",
+        "-",
+        "-",
+        "L0",
+        "0.10",
+        "is",
+        "below",
+        "1",
+    ]
     assert head.index("verdict") == line.index("L0 0.10")

@@ -1,4 +1,6 @@
-"""Where compiled code is kept, for users who may write to the package or to their home, and for those who may not."""
+"""Where compiled code is kept, for users who may write to the package or to their home, and for
+those who may not.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,12 @@ SOURCE = Path(homolog.__file__).parent
 
 @pytest.fixture
 def nowhere(tmp_path: Path) -> dict[str, str]:
-    """An environment with a copy of the package and a home in neither of which a cache can be made, not even by root:
-    a file has the name of each folder that would hold one."""
-    copy = shutil.copytree(SOURCE, tmp_path / "src" / "homolog", ignore=shutil.ignore_patterns("__pycache__"))
+    """An environment with a copy of the package and a home in neither of which a cache can be made,
+    not even by root: a file has the name of each folder that would hold one.
+    """
+    copy = shutil.copytree(
+        SOURCE, tmp_path / "src" / "homolog", ignore=shutil.ignore_patterns("__pycache__")
+    )
     (tmp_path / "src" / "kernel.py").write_text(
         "from homolog.compiled import jit\n\n\n@jit()\ndef double(x):\n    return 2 * x\n"
     )
@@ -29,14 +34,26 @@ def nowhere(tmp_path: Path) -> dict[str, str]:
         (folder / "__pycache__").touch()
     (tmp_path / "home").touch()
     (tmp_path / "tmp").mkdir()
-    kept = {name: value for name, value in os.environ.items() if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
-    return {**kept, "PYTHONPATH": str(tmp_path / "src"), "HOME": str(tmp_path / "home"),
-            "TMPDIR": str(tmp_path / "tmp")}  # fmt: skip
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")
+    }
+    return {
+        **kept,
+        "PYTHONPATH": str(tmp_path / "src"),
+        "HOME": str(tmp_path / "home"),
+        "TMPDIR": str(tmp_path / "tmp"),
+    }
 
 
 def run(environment: dict[str, str], code: str) -> subprocess.CompletedProcess[str]:
-    code = f"import homolog\nassert homolog.__file__.startswith({environment['PYTHONPATH']!r})\n{code}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    code = (
+        f"import homolog\nassert homolog.__file__.startswith({environment['PYTHONPATH']!r})\n{code}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -44,11 +61,15 @@ def run(environment: dict[str, str], code: str) -> subprocess.CompletedProcess[s
 COMPILE = "from kernel import double\nprint(double(4))\n"
 
 
-def test_without_a_place_to_write_compiled_code_is_kept_in_a_temporary_folder(nowhere: dict[str, str]) -> None:
+def test_without_a_place_to_write_compiled_code_is_kept_in_a_temporary_folder(
+    nowhere: dict[str, str],
+) -> None:
     done = run(nowhere, COMPILE)
     assert done.stdout == "8\n"
     (folder,) = Path(nowhere["TMPDIR"]).glob("homolog-compiled-*")
-    assert done.stderr.count(f"it is kept in {folder}") == done.stderr.count("\n") == 1  # one note, and no more
+    assert (
+        done.stderr.count(f"it is kept in {folder}") == done.stderr.count("\n") == 1
+    )  # one note, and no more
     assert list(folder.rglob("*.nbi")) and stat.S_IMODE(folder.stat().st_mode) == 0o700
     again = run(nowhere, "from homolog.doctor import findings\nprint(findings()['numba'])\n")
     assert f"compiles; keeps what it compiled in {folder}" in again.stdout
@@ -69,7 +90,13 @@ def test_one_decorator_compiles_everything() -> None:
         if path.name in ("compiled.py", "doctor.py"):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "numba":
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id == "numba"
+            ):
                 assert node.attr not in ("jit", "njit", "vectorize", "guvectorize"), path
             if isinstance(node, ast.ImportFrom) and node.module == "numba":
-                assert not {"jit", "njit", "vectorize", "guvectorize"} & {name.name for name in node.names}, path
+                assert not {"jit", "njit", "vectorize", "guvectorize"} & {
+                    name.name for name in node.names
+                }, path

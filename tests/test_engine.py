@@ -1,4 +1,6 @@
-"""Tasks give the same values and the same bytes in this process and on a real local Ray, whatever dies meanwhile."""
+"""Tasks give the same values and the same bytes in this process and on a real local Ray, whatever
+dies meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +25,19 @@ from homolog.engine import Engine, InProcess, Task, open_engine
 from homolog.errors import InputError
 from homolog.record import atomic
 
-# Every worker imports this module, and those that are killed again and again: torch, numba and what needs them are
-# imported where they are used.
+# Every worker imports this module, and those that are killed again and again: torch, numba and what
+# needs them are imported where they are used.
 
 LAYERS_A, LAYERS_B = 2, 3
 logger = logging.getLogger("homolog")
 
 
 def correlate(a: Path, b: Path, out: Path, mark: Path) -> float:
-    """A task as studies have them: two layers from files, their best correlations to a file, a number back.
+    """A task as studies have them: two layers from files, their best correlations to a file, a
+    number back.
 
-    Without `mark` it dies in the middle of its file.  Small whole numbers make the products exact, whatever BLAS does.
+    Without `mark` it dies in the middle of its file.  Small whole numbers make the products exact,
+    whatever BLAS does.
     """
     x, y = np.load(a), np.load(b)
     covariance = len(x) * (x.T @ y) - np.outer(x.sum(axis=0), y.sum(axis=0))
@@ -89,14 +93,25 @@ def warn(n: int, after: float) -> None:
 
 
 def threads_of_libraries() -> dict[str, int | str | None]:
-    """Threads of numba, of torch, and of the OpenBLAS that numpy has loaded, and what a child process would use."""
+    """Threads of numba, of torch, and of the OpenBLAS that numpy has loaded, and what a child
+    process would use.
+    """
     import numba
     import torch
 
-    libraries = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "openblas64" in line}
+    libraries = {
+        line.split()[-1]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if "openblas64" in line
+    }
     blas = ctypes.CDLL(libraries.pop()).scipy_openblas_get_num_threads64_()
     omp = os.environ.get("OMP_NUM_THREADS")
-    return {"numba": numba.get_num_threads(), "torch": torch.get_num_threads(), "blas": blas, "omp": omp}
+    return {
+        "numba": numba.get_num_threads(),
+        "torch": torch.get_num_threads(),
+        "blas": blas,
+        "omp": omp,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +136,11 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
 def pairs(layers: dict[str, list[Path]], out: Path, mark: Callable[[int, int], Path]) -> list[Task]:
     out.mkdir()
     return [
-        Task(correlate, {"a": a, "b": b, "out": out / f"{i}-{j}.best", "mark": mark(i, j)}, f"pair {i}, {j}")
+        Task(
+            correlate,
+            {"a": a, "b": b, "out": out / f"{i}-{j}.best", "mark": mark(i, j)},
+            f"pair {i}, {j}",
+        )
         for i, a in enumerate(layers["a"])
         for j, b in enumerate(layers["b"])
     ]
@@ -143,8 +162,12 @@ def test_a_ray_that_runs_already_is_used_and_kept(ray_engine: Engine) -> None:
         (found,) = another.map([Task(threads_of_libraries, {}, "threads")])
         assert found["torch"] == 2 and found["omp"] == "2"
     assert ray.is_initialized()
-    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]  # nobody outside can reach it
-    with pytest.raises(InputError, match="threads is 3, but no node of this Ray has more than 2 CPUs"):
+    assert [node["NodeManagerAddress"] for node in ray.nodes()] == [
+        "127.0.0.1"
+    ]  # nobody outside can reach it
+    with pytest.raises(
+        InputError, match="threads is 3, but no node of this Ray has more than 2 CPUs"
+    ):
         open_engine("auto", threads=3).__enter__()
 
 
@@ -166,12 +189,16 @@ def test_killed_workers_change_neither_values_nor_bytes(
     disturbed = ray_engine.map(tasks, progress=lambda n, of: done.append((n, of)))
     x, y = np.load(layers["a"][1]), np.load(layers["b"][2])
     r = np.corrcoef(x.T, y.T)[:100, 100:]
-    np.testing.assert_allclose(np.frombuffer((here / "1-2.best").read_bytes()), r.max(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(
+        np.frombuffer((here / "1-2.best").read_bytes()), r.max(axis=1), rtol=1e-9
+    )
     assert expected == undisturbed == disturbed
     assert len(contents(here)) == LAYERS_A * LAYERS_B
     assert contents(here) == contents(quiet) == contents(killed)
     assert all(mark.exists() for mark in marks.values())
-    assert len(list(killed.glob(f"{atomic.PARTIAL_PREFIX}*"))) == 2  # what the killed ones had written
+    assert (
+        len(list(killed.glob(f"{atomic.PARTIAL_PREFIX}*"))) == 2
+    )  # what the killed ones had written
     assert done == [(n, 6) for n in range(1, 7)]
     wait_for(lambda: sum("a worker died" in message for message in caplog.messages) == 2)
     assert all(record.levelno == logging.WARNING for record in caplog.records)
@@ -190,7 +217,9 @@ def test_a_task_killed_from_outside_runs_again(ray_engine: Engine, tmp_path: Pat
     killer.join()
 
 
-def test_a_task_that_always_kills_its_worker_is_named(ray_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_always_kills_its_worker_is_named(
+    ray_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine, "MAX_RETRIES", 1)
     with pytest.raises(RuntimeError, match=r"^pair 3, 4: lost on Ray after 1 retries"):
         ray_engine.map([Task(die, {}, "pair 3, 4")])
@@ -207,19 +236,23 @@ def test_the_first_failing_task_decides_and_the_rest_is_left_out(
         Task(refuse, {"n": n, "after": after.get(n), "begun": tmp_path}, f"task {n}")
         for n in (1, 2, 4, *range(5, 46, 2))
     ]
-    with pytest.raises(InputError, match=r"^n is 2, but it must be odd\. Give another\.$") as caught:
+    with pytest.raises(
+        InputError, match=r"^n is 2, but it must be odd\. Give another\.$"
+    ) as caught:
         (InProcess() if where == "here" else ray_engine).map(tasks)
     assert type(caught.value) is InputError
     assert (caught.value.field, caught.value.value) == ("n", 2)
     begun = {int(path.name) for path in tmp_path.iterdir()}
-    assert {1, 2} <= begun <= ({1, 2} if where == "here" else {1, 2, 4, 5})  # two in Ray's hands at a time
+    assert (
+        {1, 2} <= begun <= ({1, 2} if where == "here" else {1, 2, 4, 5})
+    )  # two in Ray's hands at a time
 
 
 def test_other_errors_keep_their_type_and_say_where_they_were_raised(ray_engine: Engine) -> None:
     with pytest.raises(KeyError, match="layer") as caught:
         ray_engine.map([Task(fail, {"kind": "layer"}, "fails")])
     assert type(caught.value) is KeyError
-    assert 'raise KeyError(kind)' in caught.value.__notes__[0]  # fmt: skip
+    assert "raise KeyError(kind)" in caught.value.__notes__[0]
     with pytest.raises(RuntimeError, match=r"^Unpicklable: the words of it\n"):
         ray_engine.map([Task(fail, {"kind": "unpicklable"}, "fails")])
 
@@ -227,8 +260,12 @@ def test_other_errors_keep_their_type_and_say_where_they_were_raised(ray_engine:
 def test_warnings_of_workers_reach_the_log_in_the_order_of_the_tasks(
     ray_engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ray_engine.map([Task(warn, {"n": n, "after": 0.3 if n == 1 else 0.0}, f"layer {n}") for n in (1, 3, 5)])
-    assert caplog.record_tuples == [("homolog", logging.WARNING, f"layer {n} is odd") for n in (1, 3, 5)]
+    ray_engine.map(
+        [Task(warn, {"n": n, "after": 0.3 if n == 1 else 0.0}, f"layer {n}") for n in (1, 3, 5)]
+    )
+    assert caplog.record_tuples == [
+        ("homolog", logging.WARNING, f"layer {n} is odd") for n in (1, 3, 5)
+    ]
 
 
 def test_a_folder_that_workers_do_not_see_is_named(
@@ -237,13 +274,17 @@ def test_a_folder_that_workers_do_not_see_is_named(
     ray_engine.check_folder(tmp_path)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.chdir(tmp_path)  # /proc/self/cwd is now one folder here and another in the workers
-    with pytest.raises(InputError, match=r"run folder is '/proc/self/cwd', but .* sees another folder there"):
+    with pytest.raises(
+        InputError, match=r"run folder is '/proc/self/cwd', but .* sees another folder there"
+    ):
         ray_engine.check_folder(Path("/proc/self/cwd"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_version_of_the_package_on_a_node_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"homolog on .* is '0\.1\.0', but it must be 9\.9\.9.*Install one version"):
+    with pytest.raises(
+        InputError, match=r"homolog on .* is '0\.1\.0', but it must be 9\.9\.9.*Install one version"
+    ):
         engine._look(atomic.write_text(tmp_path / "mark", ""), "9.9.9")
 
 
@@ -288,7 +329,11 @@ def test_ctrl_c_ends_driver_workers_and_ray_and_prints_nothing_of_ray(tmp_path: 
     marks.mkdir()
     command = [sys.executable, str(tmp_path / "driver.py"), str(marks)]
     with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
-        wait_for(lambda: {path.name for path in marks.iterdir()} >= {"0", "1"} or driver.poll() is not None)
+        wait_for(
+            lambda: (
+                {path.name for path in marks.iterdir()} >= {"0", "1"} or driver.poll() is not None
+            )
+        )
         os.killpg(driver.pid, signal.SIGINT)  # a terminal interrupts the whole group
         output, errors = driver.communicate()
     assert (output, errors, driver.returncode) == ("stopped\n", "", 0)
@@ -301,7 +346,9 @@ def test_ctrl_c_ends_driver_workers_and_ray_and_prints_nothing_of_ray(tmp_path: 
 def test_in_process_tasks_run_in_order_and_report() -> None:
     done: list[tuple[int, int]] = []
     with open_engine() as here:
-        assert here.map([Task(square, {"n": n}, str(n)) for n in (3, 1, 2)], lambda *n: done.append(n)) == [9, 1, 4]
+        assert here.map(
+            [Task(square, {"n": n}, str(n)) for n in (3, 1, 2)], lambda *n: done.append(n)
+        ) == [9, 1, 4]
         assert here.map([]) == []
         here.check_folder(Path("anywhere"))
     assert done == [(1, 3), (2, 3), (3, 3)]
@@ -325,18 +372,27 @@ def test_in_process_threads_are_limited_and_given_back() -> None:
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
-        pytest.raises(InputError, match=r'ray is \'local\', but .* Run: pip install "homolog\[ray\]"$'),
+        pytest.raises(
+            InputError, match=r'ray is \'local\', but .* Run: pip install "homolog\[ray\]"$'
+        ),
         open_engine("local"),
     ):
         pass
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense", "ray://127.0.0.1:9", "[::1]:9", "host:port"])
-def test_an_address_without_a_cluster_is_refused_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:9", "nonsense", "ray://127.0.0.1:9", "[::1]:9", "host:port"]
+)
+def test_an_address_without_a_cluster_is_refused_at_once(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(InputError, match=r"ray is .*HOST:PORT of a Ray cluster") as caught, open_engine(address):
+    with (
+        pytest.raises(InputError, match=r"ray is .*HOST:PORT of a Ray cluster") as caught,
+        open_engine(address),
+    ):
         pass
     assert caught.value.value == address
 
@@ -344,7 +400,10 @@ def test_an_address_without_a_cluster_is_refused_at_once(address: str, monkeypat
 @pytest.mark.parametrize("counts", [{"threads": 0}, {"workers": -1}])
 def test_counts_below_one_are_refused(counts: dict[str, int]) -> None:
     (name,) = counts
-    with pytest.raises(InputError, match=f"^{name} is {counts[name]}, but at least one"), open_engine(None, **counts):
+    with (
+        pytest.raises(InputError, match=f"^{name} is {counts[name]}, but at least one"),
+        open_engine(None, **counts),
+    ):
         pass
 
 
@@ -368,5 +427,7 @@ def test_a_limit_leaves_the_number_of_threads_as_the_environment_had_it() -> Non
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
     environment["PYTHONPATH"] = str(Path(engine.__file__).parents[1])
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
     assert found.stdout.split() == ["1"]

@@ -27,7 +27,9 @@ MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__in
 
 
 def dotted(path: Path) -> str:
-    """Name of a module below the package: "models.load"; a package's __init__ has the package's name."""
+    """Name of a module below the package: "models.load"; a package's __init__ has the package's
+    name.
+    """
     parts = path.relative_to(SOURCE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -39,7 +41,10 @@ def layer(module: str) -> int:
         for line, names in enumerate(LAYERS):
             if ".".join(parts[:end]) in names:
                 return line
-    raise AssertionError(f"homolog.{module} has no place in the import order: give it one in this test and the design")
+    raise AssertionError(
+        f"homolog.{module} has no place in the import order: give it one in this test and the "
+        "design"
+    )
 
 
 def imported(tree: ast.AST, known: set[str]) -> set[str]:
@@ -51,7 +56,10 @@ def imported(tree: ast.AST, known: set[str]) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide where things are"
             inner = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if name.removeprefix("homolog.") in known else str(node.module) for name in inner]
+            names = [
+                name if name.removeprefix("homolog.") in known else str(node.module)
+                for name in inner
+            ]
         else:
             continue
         found |= {name.removeprefix("homolog.") for name in names if name.startswith("homolog.")}
@@ -64,7 +72,9 @@ def test_imports_go_up_the_list_only(path: Path) -> None:
     module = dotted(path)
     known = {dotted(other) for other in MODULES}
     for other in sorted(imported(ast.parse(path.read_text(encoding="utf-8")), known)):
-        assert layer(other) <= layer(module), f"homolog.{module} imports homolog.{other}, which comes after it"
+        assert layer(other) <= layer(module), (
+            f"homolog.{module} imports homolog.{other}, which comes after it"
+        )
 
 
 def test_the_report_never_imports_models() -> None:

@@ -132,7 +132,8 @@ def test_quiet_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.44, "0.4 s"), (37.2, "37 s"), (59.7, "1:00"), (125, "2:05"), (3729, "1:02:09")]
+    ("seconds", "text"),
+    [(0.44, "0.4 s"), (37.2, "37 s"), (59.7, "1:00"), (125, "2:05"), (3729, "1:02:09")],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text

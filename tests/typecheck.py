@@ -1,4 +1,6 @@
-"""The run-time type checker of the tests: beartype, with int accepted where float is asked for (PEP 484)."""
+"""The run-time type checker of the tests: beartype, with int accepted where float is asked for (PEP
+484).
+"""
 
 from beartype import BeartypeConf, beartype
 

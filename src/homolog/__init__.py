@@ -4,7 +4,8 @@
     run = model.run(tokens, capture=["resid.0"], stop_after="resid.0")
     best = homolog.max_pearson(a, b)
 
-Public names are imported when first used, so that `import homolog` and the command line start at once.
+Public names are imported when first used, so that `import homolog` and the command line start at
+once.
 """
 
 from importlib import import_module
@@ -13,7 +14,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from homolog.errors import InputError
     from homolog.matching import max_pearson
-    from homolog.models import Add, LanguageModel, Mean, Replace, Resample, Site, Transform, Zero, load
+    from homolog.models import (
+        Add,
+        LanguageModel,
+        Mean,
+        Replace,
+        Resample,
+        Site,
+        Transform,
+        Zero,
+        load,
+    )
     from homolog.pipeline import Study
 
 _HOME = {

@@ -10,8 +10,8 @@ Axis names, in jaxtyping strings
     vocabulary   rows of the unembedding
     d_inner      channels of a Mamba mixer
     d_state      state dimensions of a channel
-Layer indices count blocks from 0: index 0 is the output of block 0 in every architecture; embeddings have their
-own site.
+Layer indices count blocks from 0: index 0 is the output of block 0 in every architecture;
+embeddings have their own site.
 """
 
 from __future__ import annotations

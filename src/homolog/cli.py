@@ -1,7 +1,7 @@
 """The command line.  Exit code 0: done; 1: failed; 2: unusable input; 130: stopped by Ctrl-C.
 
-A word that is empty or not UTF-8 is unusable.  Output whose reader has left (`| head`) is dropped, and the command goes
-on.
+A word that is empty or not UTF-8 is unusable.  Output whose reader has left (`| head`) is dropped,
+and the command goes on.
 
 Nothing heavy is imported before a command needs it: `homolog --help` answers at once.
 """
@@ -25,38 +25,51 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     cls=Commands,
-    help="Finds the homologous features and circuits of two language models of different architectures.",
+    help="Finds the homologous features and circuits of two language models of different "
+    "architectures.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 zoo = typer.Typer(help="The small trained models that ship with the package.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
-circuits = typer.Typer(help="How models do a task: path patching, Off-by-One, discovery.", no_args_is_help=True)
+circuits = typer.Typer(
+    help="How models do a task: path patching, Off-by-One, discovery.", no_args_is_help=True
+)
 app.add_typer(circuits, name="circuits")
 app.add_typer(sae, name="sae")
 
 Out = Annotated[
     Path | None,
-    typer.Option("--out", help="Folder of the run; the same folder again continues it.", show_default=False),
+    typer.Option(
+        "--out", help="Folder of the run; the same folder again continues it.", show_default=False
+    ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option("--device", help="cpu, cuda, cuda:1 or mps; replaces the recipe's.", show_default=False),
+    typer.Option(
+        "--device", help="cpu, cuda, cuda:1 or mps; replaces the recipe's.", show_default=False
+    ),
 ]
 Seed = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Root seed; replaces the recipe's.", show_default=False)
+    int | None,
+    typer.Option("--seed", min=0, help="Root seed; replaces the recipe's.", show_default=False),
 ]
 Ray = Annotated[
     str | None,
-    typer.Option("--ray", metavar="local|ADDRESS", help="Run the tasks on Ray.", show_default=False),
+    typer.Option(
+        "--ray", metavar="local|ADDRESS", help="Run the tasks on Ray.", show_default=False
+    ),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="CPU threads of a task; on Ray 1.", show_default=False)
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads of a task; on Ray 1.", show_default=False),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, as runs/demo.")]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A model of the zoo, as mamba-s0.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="A model of the zoo, as mamba-s0.")
+]
 
 
 @app.command()
@@ -76,15 +89,21 @@ def demo(
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or a built-in: demo, paper.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A TOML file, or a built-in: demo, paper.")
+    ],
     out: Out = None,
     device: Device = None,
     seed: Seed = None,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Rehearse at true size with random weights, without a network.")
+        bool,
+        typer.Option(
+            "--random-weights", help="Rehearse at true size with random weights, without a network."
+        ),
     ] = False,
     tokens: Annotated[
-        int | None, typer.Option("--tokens", min=1, help="Tokens of a rehearsal.", show_default=False)
+        int | None,
+        typer.Option("--tokens", min=1, help="Tokens of a rehearsal.", show_default=False),
     ] = None,
     ray: Ray = None,
     threads: Threads = None,
@@ -98,7 +117,10 @@ def run(
         loaded = loaded.rehearsal(tokens or 20_000)
     elif tokens is not None:
         raise InputError(
-            "--tokens", tokens, "it belongs to a rehearsal", "Give --random-weights too, or change the recipe."
+            "--tokens",
+            tokens,
+            "it belongs to a rehearsal",
+            "Give --random-weights too, or change the recipe.",
         )
     _compare(loaded.with_run(seed=seed, device=device), out, ray, threads, quiet)
 
@@ -116,12 +138,15 @@ def figures(
     path: RunArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")],
     names: Annotated[
-        list[str] | None, typer.Option("--figure", help="Only this one; may be given again.", show_default=False)
+        list[str] | None,
+        typer.Option("--figure", help="Only this one; may be given again.", show_default=False),
     ] = None,
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="svg, pdf or png; all three by default.")
     ] = None,
-    scale: Annotated[float, typer.Option("--scale", min=0.1, help="Pixels of a PNG per CSS pixel.")] = 2.0,
+    scale: Annotated[
+        float, typer.Option("--scale", min=0.1, help="Pixels of a PNG per CSS pixel.")
+    ] = 2.0,
 ) -> None:
     """Draw the figures of a report as files for a paper."""
     from homolog.report.export import FORMATS, export_figures
@@ -135,17 +160,24 @@ def neuronpedia(
     path: RunArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")],
     creator: Annotated[str, typer.Option("--creator", help="Who publishes.")],
-    release: Annotated[str, typer.Option("--release", help="Short name of the release, as it stands in addresses.")],
-    title: Annotated[str, typer.Option("--title", help="Title of the release.")] = "Features compared by homolog",
+    release: Annotated[
+        str, typer.Option("--release", help="Short name of the release, as it stands in addresses.")
+    ],
+    title: Annotated[
+        str, typer.Option("--title", help="Title of the release.")
+    ] = "Features compared by homolog",
     model_id: Annotated[
-        list[str] | None, typer.Option("--model-id", metavar="MODEL=ID", help="Neuronpedia's name of a model.")
+        list[str] | None,
+        typer.Option("--model-id", metavar="MODEL=ID", help="Neuronpedia's name of a model."),
     ] = None,
 ) -> None:
     """Write features, examples and explanations as Neuronpedia imports them."""
     from homolog.report.neuronpedia import Release, export_neuronpedia
 
     if wrong := [text for text in model_id or () if "=" not in text]:
-        raise InputError("--model-id", wrong[0], "it must be MODEL=ID", "Give for example mamba-s0=my-mamba.")
+        raise InputError(
+            "--model-id", wrong[0], "it must be MODEL=ID", "Give for example mamba-s0=my-mamba."
+        )
     ids = dict(text.split("=", 1) for text in model_id or ())
     for folder in export_neuronpedia(path, out, Release(creator, release, title, model_ids=ids)):
         typer.echo(folder)
@@ -155,15 +187,26 @@ def neuronpedia(
 def judge(
     path: RunArgument,
     llm: Annotated[
-        tuple[str, str], typer.Option("--llm", metavar="URL MODEL", help="An OpenAI-compatible endpoint and its model.")
+        tuple[str, str],
+        typer.Option(
+            "--llm", metavar="URL MODEL", help="An OpenAI-compatible endpoint and its model."
+        ),
     ],
-    features: Annotated[int, typer.Option("--features", min=1, help="Features of each model that are judged.")] = 200,
+    features: Annotated[
+        int, typer.Option("--features", min=1, help="Features of each model that are judged.")
+    ] = 200,
     requests: Annotated[
         int | None, typer.Option("--requests", min=1, help="Most requests.", show_default=False)
     ] = None,
-    tokens: Annotated[int | None, typer.Option("--tokens", min=1, help="Most tokens.", show_default=False)] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Requests at a time.")] = 8,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of features and texts.")] = 0,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", min=1, help="Most tokens.", show_default=False)
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=1, help="Requests at a time.")
+    ] = 8,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Of the choice of features and texts.")
+    ] = 0,
     quiet: Quiet = False,
 ) -> None:
     """Let a language model explain and rate features of a run; the key comes from OPENAI_API_KEY."""
@@ -177,7 +220,9 @@ def judge(
 
 
 @app.command()
-def serve(path: RunArgument, port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8000) -> None:
+def serve(
+    path: RunArgument, port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8000
+) -> None:
     """Serve a run folder, and only that, to browsers on this machine."""
     from homolog.serve import START_PAGE, make_server
 
@@ -199,10 +244,15 @@ def verify(path: RunArgument) -> None:
     for problem in problems:
         typer.echo(problem)
     if problems:
-        complain(f"{len(problems)} problem(s). Start the run again with the same --out: it is rebuilt.")
+        complain(
+            f"{len(problems)} problem(s). Start the run again with the same --out: it is rebuilt."
+        )
         raise typer.Exit(1)
     stages = folder.record["stages"].values()
-    typer.echo(f"{sum(len(stage['outputs']) for stage in stages)} files of {len(stages)} stages: all as written.")
+    typer.echo(
+        f"{sum(len(stage['outputs']) for stage in stages)} files of {len(stages)} stages: all as "
+        "written."
+    )
 
 
 @app.command()
@@ -216,16 +266,27 @@ def doctor() -> None:
 
 @circuits.command("induction")
 def circuits_induction(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Zoo names, folders or Hub ids.")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Zoo names, folders or Hub ids.")
+    ],
     out: Out = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Root seed of prompts and intervals.")] = 0,
-    prompts: Annotated[int, typer.Option("--prompts", min=2, help="Prompts of every experiment.")] = 256,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Root seed of prompts and intervals.")
+    ] = 0,
+    prompts: Annotated[
+        int, typer.Option("--prompts", min=2, help="Prompts of every experiment.")
+    ] = 256,
     length: Annotated[int, typer.Option("--length", min=5, help="Tokens of a prompt.")] = 64,
-    repeat: Annotated[int, typer.Option("--repeat", min=1, help="Tokens at the end that repeat earlier ones.")] = 1,
+    repeat: Annotated[
+        int, typer.Option("--repeat", min=1, help="Tokens at the end that repeat earlier ones.")
+    ] = 1,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Prompts in memory at a time.")] = 64,
     expect: Annotated[
-        bool, typer.Option("--expect", help="Repeat the paper's experiments instead, beside its released numbers.")
+        bool,
+        typer.Option(
+            "--expect", help="Repeat the paper's experiments instead, beside its released numbers."
+        ),
     ] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -246,9 +307,13 @@ def circuits_induction(
 
     name = "-".join(["circuits", *(Subject(ref, "model").name for ref in models)])
     recipe = parse_circuits(
-        {"name": name, "models": models, "run": {"seed": seed, "device": device},
-         "circuits": {"n_prompts": prompts, "length": length, "repeat": repeat, "batch": batch}}
-    )  # fmt: skip
+        {
+            "name": name,
+            "models": models,
+            "run": {"seed": seed, "device": device},
+            "circuits": {"n_prompts": prompts, "length": length, "repeat": repeat, "batch": batch},
+        }
+    )
     target = out or Path("runs") / name
     _say_report(run_circuits(recipe, target, make_progress(quiet)), RunFolder(target).record)
 
@@ -260,9 +325,21 @@ def zoo_list() -> None:
 
     for name in catalog.names():
         entry = catalog.entry(name)
-        size = sum(file.stat().st_size for file in entry.folder.glob("*")) if entry.folder.is_dir() else 0
-        stored = f"{size / 2**20:.1f} MiB" if size else "not stored" if entry.trained else "made from its seed"
-        typer.echo(f"{catalog.PREFIX}{name:<22}{entry.architecture:<12}seed {entry.seed:<8}{stored}")
+        size = (
+            sum(file.stat().st_size for file in entry.folder.glob("*"))
+            if entry.folder.is_dir()
+            else 0
+        )
+        stored = (
+            f"{size / 2**20:.1f} MiB"
+            if size
+            else "not stored"
+            if entry.trained
+            else "made from its seed"
+        )
+        typer.echo(
+            f"{catalog.PREFIX}{name:<22}{entry.architecture:<12}seed {entry.seed:<8}{stored}"
+        )
 
 
 @zoo.command("card")
@@ -273,8 +350,12 @@ def zoo_card(name: NameArgument) -> None:
     entry = catalog.entry(name)
     card = entry.folder / "README.md"
     if not card.is_file():
-        raise InputError("model", name, "it must be one that is stored, with a card",
-                         "`homolog zoo list` says which are.")  # fmt: skip
+        raise InputError(
+            "model",
+            name,
+            "it must be one that is stored, with a card",
+            "`homolog zoo list` says which are.",
+        )
     typer.echo(card.read_text(encoding="utf-8"))
 
 
@@ -284,7 +365,8 @@ def zoo_train(
     out: Out = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Replaces the model's own.", show_default=False)
+        int | None,
+        typer.Option("--seed", min=0, help="Replaces the model's own.", show_default=False),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -299,7 +381,9 @@ def zoo_train(
 
 @zoo.command("eval")
 def zoo_eval(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model of the zoo, a folder or a Hub id.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A model of the zoo, a folder or a Hub id.")
+    ],
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
 ) -> None:
     """Measure a model's held-out loss and induction on the text that ships; prints JSON."""
@@ -321,7 +405,9 @@ def main() -> None:
     app(prog_name="homolog")
 
 
-def _compare(recipe: Recipe, out: Path | None, ray: str | None, threads: int | None, quiet: bool) -> None:
+def _compare(
+    recipe: Recipe, out: Path | None, ray: str | None, threads: int | None, quiet: bool
+) -> None:
     from homolog.pipeline.plan import finished_report
     from homolog.progress import make_progress
     from homolog.record.run_folder import RunFolder
@@ -329,7 +415,9 @@ def _compare(recipe: Recipe, out: Path | None, ray: str | None, threads: int | N
     target = out or Path("runs") / recipe.name
     path = finished_report(recipe, target)
     if path is None:
-        from homolog.pipeline.compare import run_comparison  # slow to import: after the recipe is known to be usable
+        from homolog.pipeline.compare import (
+            run_comparison,
+        )  # slow to import: after the recipe is known to be usable
 
         path = run_comparison(recipe, target, make_progress(quiet), ray=ray, threads=threads)
     record = RunFolder(target).record

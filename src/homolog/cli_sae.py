@@ -1,5 +1,6 @@
-"""`homolog sae`: train, evaluate and convert dictionaries of one model.  A part of `cli.py`, which turns errors into
-messages and exit codes."""
+"""`homolog sae`: train, evaluate and convert dictionaries of one model.  A part of `cli.py`, which
+turns errors into messages and exit codes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from homolog.pipeline.sae import Row
 
 sae = typer.Typer(
-    help="Dictionaries (sparse autoencoders) of one model: train, evaluate, convert.", no_args_is_help=True
+    help="Dictionaries (sparse autoencoders) of one model: train, evaluate, convert.",
+    no_args_is_help=True,
 )
 
 Kind = Literal["relu", "topk", "batchtopk", "jumprelu", "gated"]
@@ -23,9 +25,12 @@ Residuals = Literal["float32", "bfloat16"]
 
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")]
 Revision = Annotated[
-    str | None, typer.Option("--revision", help="Branch, tag or commit of a Hub id.", show_default=False)
+    str | None,
+    typer.Option("--revision", help="Branch, tag or commit of a Hub id.", show_default=False),
 ]
-Field = Annotated[str, typer.Option("--field", help="Name of the text in JSONL, Parquet and datasets.")]
+Field = Annotated[
+    str, typer.Option("--field", help="Name of the text in JSONL, Parquet and datasets.")
+]
 Split = Annotated[str, typer.Option("--split", help="Of a Hugging Face dataset.")]
 ModelDtype = Annotated[Dtype, typer.Option("--dtype", help="Precision in which the model runs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
@@ -34,83 +39,148 @@ TEXT_HELP = "zoo:demo, a .txt, .jsonl or .parquet file, a folder, or hf:DATASET.
 
 @sae.command("train")
 def train(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A zoo name, a folder or a Hub id.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A zoo name, a folder or a Hub id.")
+    ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder of the run; the same folder again continues it.", show_default=False),
+        typer.Option(
+            "--out",
+            help="Folder of the run; the same folder again continues it.",
+            show_default=False,
+        ),
     ] = None,
     text: Annotated[str, typer.Option("--text", metavar="SOURCE", help=TEXT_HELP)] = "zoo:demo",
     layers: Annotated[str, typer.Option("--layers", help="As 0,3,5-7, or all.")] = "all",
-    kind: Annotated[Kind, typer.Option("--kind", help="docs/choosing-dictionaries.md says which when.")] = "relu",
+    kind: Annotated[
+        Kind, typer.Option("--kind", help="docs/choosing-dictionaries.md says which when.")
+    ] = "relu",
     l1: Annotated[
-        float | None, typer.Option("--l1", min=0, help="Sparsity of relu and gated: weight of the penalty.  [4]")
+        float | None,
+        typer.Option("--l1", min=0, help="Sparsity of relu and gated: weight of the penalty.  [4]"),
     ] = None,
     k: Annotated[
-        int | None, typer.Option("--k", min=1, help="Sparsity of topk and batchtopk: features a token.  [32]")
+        int | None,
+        typer.Option("--k", min=1, help="Sparsity of topk and batchtopk: features a token.  [32]"),
     ] = None,
     l0: Annotated[
-        float | None, typer.Option("--l0", min=0, help="Sparsity of jumprelu: weight of the penalty.  [1]")
+        float | None,
+        typer.Option("--l0", min=0, help="Sparsity of jumprelu: weight of the penalty.  [1]"),
     ] = None,
-    d_sae: Annotated[int | None, typer.Option("--d-sae", min=1, help="Features.", show_default=False)] = None,
+    d_sae: Annotated[
+        int | None, typer.Option("--d-sae", min=1, help="Features.", show_default=False)
+    ] = None,
     expansion: Annotated[
-        float | None, typer.Option("--expansion", help="Features as a multiple of the model's width.  [6]")
+        float | None,
+        typer.Option("--expansion", help="Features as a multiple of the model's width.  [6]"),
     ] = None,
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens every dictionary sees.")] = 1_048_576,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=1, help="Tokens every dictionary sees.")
+    ] = 1_048_576,
     heldout: Annotated[
         int, typer.Option("--heldout", min=1, help="Tokens of the text that only measure quality.")
     ] = 16_384,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Tokens a step.")] = 512,
     lr: Annotated[float, typer.Option("--lr", help="Highest step size of Adam.")] = 3e-3,
     context: Annotated[int, typer.Option("--context", min=8, help="Tokens of a window.")] = 128,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Dictionaries of each layer, by initial weights.")] = 2,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Dictionaries of each layer, by initial weights.")
+    ] = 2,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Root of every random choice.")] = 0,
     stream: Annotated[
-        Stream, typer.Option("--stream", help="Run the model as it is read, or store residuals on disk first.")
+        Stream,
+        typer.Option(
+            "--stream", help="Run the model as it is read, or store residuals on disk first."
+        ),
     ] = "auto",
     pool_tokens: Annotated[
-        int, typer.Option("--pool-tokens", min=1, help="Tokens that are shuffled together in memory.")
+        int,
+        typer.Option("--pool-tokens", min=1, help="Tokens that are shuffled together in memory."),
     ] = 262_144,
     residuals: Annotated[
-        Residuals, typer.Option("--residuals", help="Precision of the residuals in a pool or on disk.")
+        Residuals,
+        typer.Option("--residuals", help="Precision of the residuals in a pool or on disk."),
     ] = "float32",
     field: Field = "text",
     split: Split = "train",
     shuffle: Annotated[
-        bool, typer.Option("--shuffle/--no-shuffle", help="Documents in random order; holds the text in memory.")
+        bool,
+        typer.Option(
+            "--shuffle/--no-shuffle", help="Documents in random order; holds the text in memory."
+        ),
     ] = True,
     revision: Revision = None,
     dtype: ModelDtype = "float32",
     device: Device = "cpu",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default=False)] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default=False)
+    ] = None,
     checkpoint_every: Annotated[
-        int | None, typer.Option("--checkpoint-every", min=1, help="Tokens between checkpoints.", show_default=False)
+        int | None,
+        typer.Option(
+            "--checkpoint-every", min=1, help="Tokens between checkpoints.", show_default=False
+        ),
     ] = None,
     wandb: Annotated[
-        str | None, typer.Option("--wandb", metavar="PROJECT", help="Also tell Weights & Biases.", show_default=False)
+        str | None,
+        typer.Option(
+            "--wandb", metavar="PROJECT", help="Also tell Weights & Biases.", show_default=False
+        ),
     ] = None,
     tensorboard: Annotated[
-        Path | None, typer.Option("--tensorboard", metavar="DIR", help="Also tell TensorBoard.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--tensorboard", metavar="DIR", help="Also tell TensorBoard.", show_default=False
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train the dictionaries of all layers and seeds of a model on one stream, and measure them on held-out text."""
+    """Train the dictionaries of all layers and seeds of a model on one stream, and measure them on
+    held-out text.
+    """
     from homolog.dictionaries import TrainingDivergedError
     from homolog.pipeline.sae import train_saes
     from homolog.pipeline.sae_settings import make_settings, parse_layers
     from homolog.progress import make_progress
 
     settings = make_settings(
-        model=model, revision=revision, layers=parse_layers(layers), text=text, field=field, split=split,
-        shuffle=shuffle, context=context, heldout=heldout, kind=kind, d_sae=d_sae, expansion=expansion, l1=l1, k=k,
-        l0=l0, tokens=tokens, batch=batch, lr=lr, seeds=seeds, seed=seed, stream=stream, pool_tokens=pool_tokens,
-        residuals=residuals, dtype=dtype, device=device,
-    )  # fmt: skip
+        model=model,
+        revision=revision,
+        layers=parse_layers(layers),
+        text=text,
+        field=field,
+        split=split,
+        shuffle=shuffle,
+        context=context,
+        heldout=heldout,
+        kind=kind,
+        d_sae=d_sae,
+        expansion=expansion,
+        l1=l1,
+        k=k,
+        l0=l0,
+        tokens=tokens,
+        batch=batch,
+        lr=lr,
+        seeds=seeds,
+        seed=seed,
+        stream=stream,
+        pool_tokens=pool_tokens,
+        residuals=residuals,
+        dtype=dtype,
+        device=device,
+    )
     target = out or Path("runs") / f"saes-{settings.name}"
     try:
         rows = train_saes(
-            settings, target, make_progress(quiet), checkpoint_every=checkpoint_every, workers=threads, wandb=wandb,
+            settings,
+            target,
+            make_progress(quiet),
+            checkpoint_every=checkpoint_every,
+            workers=threads,
+            wandb=wandb,
             tensorboard_folder=tensorboard,
-        )  # fmt: skip
+        )
     except TrainingDivergedError as error:
         typer.echo(f"homolog: training diverged: {error}", err=True)
         raise typer.Exit(1) from None
@@ -122,20 +192,35 @@ def train(
 @sae.command("eval")
 def evaluate(
     ref: Annotated[
-        str, typer.Argument(metavar="SAE", help="Folder of a dictionary, of any format, or hf:OWNER/NAME/FOLDER.")
+        str,
+        typer.Argument(
+            metavar="SAE", help="Folder of a dictionary, of any format, or hf:OWNER/NAME/FOLDER."
+        ),
     ],
     model: Annotated[
-        str | None, typer.Option("--model", help="The model it is of; that of the file by default.", show_default=False)
+        str | None,
+        typer.Option(
+            "--model", help="The model it is of; that of the file by default.", show_default=False
+        ),
     ] = None,
     layer: Annotated[
-        int | None, typer.Option("--layer", min=0, help="Its layer; that of the file by default.", show_default=False)
+        int | None,
+        typer.Option(
+            "--layer", min=0, help="Its layer; that of the file by default.", show_default=False
+        ),
     ] = None,
     text: Annotated[
         str | None,
-        typer.Option("--text", metavar="SOURCE", help=f"{TEXT_HELP}  [what was held out in training, else zoo:demo]"),
+        typer.Option(
+            "--text",
+            metavar="SOURCE",
+            help=f"{TEXT_HELP}  [what was held out in training, else zoo:demo]",
+        ),
     ] = None,
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens of a --text.")] = 16_384,
-    context: Annotated[int, typer.Option("--context", min=8, help="Tokens of a window of a --text.")] = 128,
+    context: Annotated[
+        int, typer.Option("--context", min=8, help="Tokens of a window of a --text.")
+    ] = 128,
     field: Field = "text",
     split: Split = "train",
     revision: Revision = None,
@@ -144,7 +229,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a dictionary on text, loss recovered included, and compare with the quality its file carries.
+    """Measure a dictionary on text, loss recovered included, and compare with the quality its file
+    carries.
 
     Exit code 1 where that differs on the text held out from its training.
     """
@@ -154,10 +240,19 @@ def evaluate(
 
     given = None if text is None else Text(text, field, split, context)
     found = evaluate_sae(
-        ref, make_progress(quiet or as_json), model=model, revision=revision, layer=layer, text=given, n_tokens=tokens,
-        dtype=dtype, device=device,
-    )  # fmt: skip
-    for line in [json.dumps(found.values(), indent=1, allow_nan=False)] if as_json else found.lines():
+        ref,
+        make_progress(quiet or as_json),
+        model=model,
+        revision=revision,
+        layer=layer,
+        text=given,
+        n_tokens=tokens,
+        dtype=dtype,
+        device=device,
+    )
+    for line in (
+        [json.dumps(found.values(), indent=1, allow_nan=False)] if as_json else found.lines()
+    ):
         typer.echo(line)
     if found.agrees is False and given is None:
         raise typer.Exit(1)
@@ -165,12 +260,16 @@ def evaluate(
 
 @sae.command("convert")
 def convert(
-    source: Annotated[str, typer.Argument(metavar="IN", help="Folder of a dictionary, or hf:OWNER/NAME/FOLDER.")],
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="Folder of a dictionary, or hf:OWNER/NAME/FOLDER.")
+    ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the converted one.")],
     to: Annotated[
         str,
         typer.Option(
-            "--to", metavar="FORMAT", help="homolog (SAELens reads it), sparsify, dictionary_learning, llamascopium."
+            "--to",
+            metavar="FORMAT",
+            help="homolog (SAELens reads it), sparsify, dictionary_learning, llamascopium.",
         ),
     ],
 ) -> None:
@@ -183,13 +282,25 @@ def convert(
 
 def quality_table(rows: list[Row]) -> list[str]:
     """Lines of a table of dictionaries with their quality."""
-    lines = [["layer", "label", "explained", "L0", "dead", "loss recovered", "seeds agree", "verdict"]]
+    lines = [
+        ["layer", "label", "explained", "L0", "dead", "loss recovered", "seeds agree", "verdict"]
+    ]
     for row in rows:
-        forms = {"explained_variance": ".3f", "l0": ".1f", "dead_share": ".0%", "loss_recovered": ".3f",
-                 "seed_agreement": ".3f"}  # fmt: skip
-        numbers = ("-" if row[name] is None else format(row[name], form) for name, form in forms.items())
+        forms = {
+            "explained_variance": ".3f",
+            "l0": ".1f",
+            "dead_share": ".0%",
+            "loss_recovered": ".3f",
+            "seed_agreement": ".3f",
+        }
+        numbers = (
+            "-" if row[name] is None else format(row[name], form) for name, form in forms.items()
+        )
         lines.append([str(row["layer"]), row["label"], *numbers, row["reason"]])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     sides = "><>>>>><"
-    padded = [[f"{cell:{side}{w}}" for side, cell, w in zip(sides, line, widths, strict=True)] for line in lines]
+    padded = [
+        [f"{cell:{side}{w}}" for side, cell, w in zip(sides, line, widths, strict=True)]
+        for line in lines
+    ]
     return ["  ".join(line).rstrip() for line in padded]

@@ -1,8 +1,8 @@
 """Functions compiled by numba: one decorator, and one place where their machine code is kept.
 
-numba keeps it in NUMBA_CACHE_DIR, where that is set, else beside the source, else in the user's cache folder.  A user
-who may write to none of these gets a folder of their own among the system's temporary files; where not even that can
-be made, every process compiles anew.
+numba keeps it in NUMBA_CACHE_DIR, where that is set, else beside the source, else in the user's
+cache folder.  A user who may write to none of these gets a folder of their own among the system's
+temporary files; where not even that can be made, every process compiles anew.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ logger = logging.getLogger("homolog")
 
 
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.njit(**options)` whose machine code is kept for the next process; `stats.cache_path` says where, if
-    anywhere."""
+    """`numba.njit(**options)` whose machine code is kept for the next process; `stats.cache_path`
+    says where, if anywhere.
+    """
 
     def decorate(function: Callable[..., Any]) -> Any:
         global _keep
@@ -43,11 +44,16 @@ _keep = True
 
 
 def _use_temporary_folder() -> bool:
-    """Let numba keep code there, in this process and those it starts; False where it cannot.  Says which, once."""
+    """Let numba keep code there, in this process and those it starts; False where it cannot.  Says
+    which, once.
+    """
     folder = _temporary_folder()
     where = f"it is kept in {folder}" if folder else "every process compiles anew"
-    logger.warning("Compiled code can be kept neither beside the package nor in the user's cache folder: %s. "
-                   "NUMBA_CACHE_DIR names another folder.", where)  # fmt: skip
+    logger.warning(
+        "Compiled code can be kept neither beside the package nor in the user's cache folder: %s. "
+        "NUMBA_CACHE_DIR names another folder.",
+        where,
+    )
     if folder is None:
         return False
     numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = str(folder)  # type: ignore[attr-defined]
@@ -55,7 +61,9 @@ def _use_temporary_folder() -> bool:
 
 
 def _temporary_folder() -> Path | None:
-    """This user's own folder, which nobody else may write to: machine code is run from it.  None without one."""
+    """This user's own folder, which nobody else may write to: machine code is run from it.  None
+    without one.
+    """
     try:
         folder = Path(tempfile.gettempdir()) / f"homolog-compiled-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)

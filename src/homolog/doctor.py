@@ -18,12 +18,15 @@ def findings() -> dict[str, str]:
 
     machine = process.machine()
     found = {
-        "homolog": f"{importlib.metadata.version('homolog')}, commit {process.git_commit() or 'none'}",
+        "homolog": f"{importlib.metadata.version('homolog')}, commit "
+        f"{process.git_commit() or 'none'}",
         "Python": f"{platform.python_version()} ({sys.executable})",
         "processor": f"{machine['cpu']}, {machine['n_cpus']} usable, "
         f"{int(machine['memory_bytes']) / 2**30:.1f} GiB of memory",
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
-        "bfloat16 on the processor": "computed natively" if _native_bfloat16() else "slower than float32",
+        "bfloat16 on the processor": "computed natively"
+        if _native_bfloat16()
+        else "slower than float32",
         "numba": _numba(),
         "GPU": _gpu(),
         "selective scan": "numba on the processor"
@@ -31,12 +34,18 @@ def findings() -> dict[str, str]:
         "matrix products": "oneDNN" if _onednn() else "those of torch",
     }
     for package, extra in OPTIONAL.items():
-        found[package] = _version(package) or f"not installed: pip install 'homolog[{extra}]' if you need it"
+        found[package] = (
+            _version(package) or f"not installed: pip install 'homolog[{extra}]' if you need it"
+        )
     return found
 
 
 def _gpu_scan() -> str:
-    return "Triton on a GPU" if _version("triton") else "torch operations on a GPU (slow; install triton)"
+    return (
+        "Triton on a GPU"
+        if _version("triton")
+        else "torch operations on a GPU (slow; install triton)"
+    )
 
 
 def _onednn() -> bool:

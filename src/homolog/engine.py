@@ -1,13 +1,14 @@
 """Where work runs: in this process, one task after the other, or on Ray, many at a time.
 
-A task is a function at the top level of a module, with small keyword arguments: paths, recipes, numbers.  What is
-large it reads from files and writes to files, each atomically (`storage.atomic`), and it returns a small value.  So a
-task may run anywhere, and more than once, and nothing differs: its files are the same bytes, and results come in the
-order of the tasks.
+A task is a function at the top level of a module, with small keyword arguments: paths, recipes,
+numbers.  What is large it reads from files and writes to files, each atomically (`storage.atomic`),
+and it returns a small value.  So a task may run anywhere, and more than once, and nothing differs:
+its files are the same bytes, and results come in the order of the tasks.
 
-On Ray a task whose worker dies (SIGKILL, lack of memory, a lost node) runs again on another, up to `MAX_RETRIES` times.
-What a task raises is not tried again: as in one process, the first failing task in the order of the tasks decides, and
-tasks not yet begun are left out.  The number of tasks in Ray's hands is bounded.
+On Ray a task whose worker dies (SIGKILL, lack of memory, a lost node) runs again on another, up to
+`MAX_RETRIES` times.
+What a task raises is not tried again: as in one process, the first failing task in the order of the
+tasks decides, and tasks not yet begun are left out.  The number of tasks in Ray's hands is bounded.
 
 Source: Moritz et al., "Ray: A Distributed Framework for Emerging AI Applications", OSDI 2018.
 """
@@ -42,14 +43,20 @@ MAX_RETRIES = 4  # of a task whose worker died; Ray counts kills for lack of mem
 OBJECT_STORE_BYTES = 128 << 20  # of a local Ray: tasks exchange files, not objects
 ANSWER_SECONDS = 5.0  # a cluster has to accept a connection; Ray itself would try for minutes
 LIBRARY_THREADS = (
-    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS",
-)  # fmt: skip
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+)
 LOCAL_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on the loopback interface alone, as is Ray's default there
+    # listen on the loopback interface alone, as is Ray's default there
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers run this interpreter, also under `uv run`
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers see the GPUs this process sees
-    "RAY_worker_niceness": "0",  # and have its priority; Ray's 15 leaves them 4 % of a processor that others want
+    # and have its priority; Ray's 15 leaves them 4 % of a processor that others want
+    "RAY_worker_niceness": "0",
 }
 logger = logging.getLogger("homolog")
 
@@ -58,8 +65,8 @@ logger = logging.getLogger("homolog")
 class Task:
     """One call `function(**kwargs)`; `name` stands in messages.
 
-    function: at the top level of a module that every worker can import.  kwargs: small and picklable; paths are
-    absolute, since a worker has a working directory of its own.
+    function: at the top level of a module that every worker can import.  kwargs: small and
+    picklable; paths are absolute, since a worker has a working directory of its own.
     """
 
     function: Callable[..., Any]
@@ -67,32 +74,44 @@ class Task:
     name: str
 
     def __post_init__(self) -> None:
-        assert "<" not in self.function.__qualname__, f"{self.name}: not at the top level of a module"
-        relative = [key for key, value in self.kwargs.items() if isinstance(value, Path) and not value.is_absolute()]
+        assert "<" not in self.function.__qualname__, (
+            f"{self.name}: not at the top level of a module"
+        )
+        relative = [
+            key
+            for key, value in self.kwargs.items()
+            if isinstance(value, Path) and not value.is_absolute()
+        ]
         assert not relative, f"{self.name}: relative paths {relative} mean nothing to a worker"
 
 
 class Engine:
     """Runs tasks; `open_engine` makes one."""
 
-    def map(self, tasks: Sequence[Task], progress: Callable[[int, int], None] | None = None) -> list[Any]:
+    def map(
+        self, tasks: Sequence[Task], progress: Callable[[int, int], None] | None = None
+    ) -> list[Any]:
         """What the tasks return, in their order.
 
-        progress: called with (tasks done, tasks) after each.  Raises what the first failing task raised: an
-        `InputError` as it is, another exception with the worker's traceback as a note.  Raises RuntimeError for a
-        task that is lost for good.
+        progress: called with (tasks done, tasks) after each.  Raises what the first failing task
+        raised: an `InputError` as it is, another exception with the worker's traceback as a note.
+        Raises RuntimeError for a task that is lost for good.
         """
         raise NotImplementedError
 
     def check_folder(self, folder: Path) -> None:
-        """Raise InputError unless every node sees the existing `folder` and has this version of the package."""
+        """Raise InputError unless every node sees the existing `folder` and has this version of the
+        package.
+        """
         raise NotImplementedError
 
 
 class InProcess(Engine):
     """One task after the other, in this process."""
 
-    def map(self, tasks: Sequence[Task], progress: Callable[[int, int], None] | None = None) -> list[Any]:
+    def map(
+        self, tasks: Sequence[Task], progress: Callable[[int, int], None] | None = None
+    ) -> list[Any]:
         """See `Engine.map`."""
         results = []
         for task in tasks:
@@ -111,7 +130,8 @@ class OnRay(Engine):
     def __init__(self, threads: int, workers: int | None = None) -> None:
         """workers: most tasks at a time, in the whole cluster; None: as many as fit its CPUs.
 
-        Raises InputError when all nodes have fewer than `threads` CPUs: the tasks would wait for ever.
+        Raises InputError when all nodes have fewer than `threads` CPUs: the tasks would wait for
+        ever.
         """
         self._ray = importlib.import_module("ray")
         self._threads = threads
@@ -119,12 +139,21 @@ class OnRay(Engine):
         self._attempt = self._ray.remote(_attempt)
         most = max((_cpus(node) for node in self._nodes()), default=0)
         if 0 < most < threads:  # a cluster may start its first nodes when tasks wait for them
-            raise InputError("threads", threads, f"no node of this Ray has more than {most:g} CPUs", "Give fewer.")
+            raise InputError(
+                "threads",
+                threads,
+                f"no node of this Ray has more than {most:g} CPUs",
+                "Give fewer.",
+            )
 
-    def map(self, tasks: Sequence[Task], progress: Callable[[int, int], None] | None = None) -> list[Any]:
+    def map(
+        self, tasks: Sequence[Task], progress: Callable[[int, int], None] | None = None
+    ) -> list[Any]:
         """See `Engine.map`."""
         results: list[Any] = []
-        finished: dict[int, _Outcome] = {}  # number of a task -> outcome that waits for the tasks before it
+        finished: dict[
+            int, _Outcome
+        ] = {}  # number of a task -> outcome that waits for the tasks before it
         running: dict[Any, int] = {}  # Ray's reference -> number of the task
         submitted, end = 0, len(tasks)
         try:
@@ -136,7 +165,9 @@ class OnRay(Engine):
                     number = running.pop(reference)
                     finished[number] = outcome = self._outcome(reference, tasks[number])
                     if outcome.error is not None:
-                        end = min(end, number + 1)  # tasks before this one may still decide, later ones cannot
+                        end = min(
+                            end, number + 1
+                        )  # tasks before this one may still decide, later ones cannot
                 if progress is not None:
                     progress(len(results) + len(finished), len(tasks))
                 while len(results) in finished:
@@ -150,7 +181,11 @@ class OnRay(Engine):
         """See `Engine.check_folder`: one worker of every node looks for a new file."""
         strategies = importlib.import_module("ray.util.scheduling_strategies")
         mark = folder.absolute() / f".seen-{secrets.token_hex(4)}"
-        task = Task(_look, {"mark": mark, "version": importlib.metadata.version("homolog")}, "look at the run folder")
+        task = Task(
+            _look,
+            {"mark": mark, "version": importlib.metadata.version("homolog")},
+            "look at the run folder",
+        )
         write_text(mark, "")
         try:
             places = [
@@ -167,13 +202,21 @@ class OnRay(Engine):
         return [node for node in self._ray.nodes() if node["Alive"]]
 
     def _at_a_time(self) -> int:
-        """Tasks in Ray's hands: those that run, and as many in its queue, so that no worker waits for this process."""
-        fit = self._ray.cluster_resources().get("CPU", 0) // self._threads  # asked anew: clusters grow and shrink
+        """Tasks in Ray's hands: those that run, and as many in its queue, so that no worker waits
+        for this process.
+        """
+        fit = (
+            self._ray.cluster_resources().get("CPU", 0) // self._threads
+        )  # asked anew: clusters grow and shrink
         return max(1, int(2 * fit)) if self._workers is None else self._workers
 
     def _submit(self, task: Task, **options: Any) -> Any:
-        payload = self._ray.cloudpickle.dumps((task.function, dict(task.kwargs)))  # also functions of a script
-        attempt = self._attempt.options(num_cpus=self._threads, max_retries=MAX_RETRIES, name=task.name, **options)
+        payload = self._ray.cloudpickle.dumps(
+            (task.function, dict(task.kwargs))
+        )  # also functions of a script
+        attempt = self._attempt.options(
+            num_cpus=self._threads, max_retries=MAX_RETRIES, name=task.name, **options
+        )
         return attempt.remote(payload, self._threads)
 
     def _outcome(self, reference: Any, task: Task) -> _Outcome:
@@ -181,20 +224,27 @@ class OnRay(Engine):
             return self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             advice = "Too little memory is the common cause: let fewer workers run."
-            lost = RuntimeError(f"{task.name}: lost on Ray after {MAX_RETRIES} retries ({error}) {advice}")
+            lost = RuntimeError(
+                f"{task.name}: lost on Ray after {MAX_RETRIES} retries ({error}) {advice}"
+            )
             return _Outcome(error=lost)
 
 
 @contextlib.contextmanager
-def open_engine(ray: str | None = None, threads: int | None = None, workers: int | None = None) -> Iterator[Engine]:
+def open_engine(
+    ray: str | None = None, threads: int | None = None, workers: int | None = None
+) -> Iterator[Engine]:
     """The engine for the duration of the context.
 
-    ray: None, in this process; "local", a Ray of this machine that ends with the context; otherwise the address of a
-    cluster, "HOST:PORT" or "auto".  A Ray that this process already uses is taken as it is, and stays.
-    threads: CPU threads of a task (torch, numba, BLAS, polars); None: one on Ray, and no limit in this process.
+    ray: None, in this process; "local", a Ray of this machine that ends with the context; otherwise
+    the address of a cluster, "HOST:PORT" or "auto".  A Ray that this process already uses is taken
+    as it is, and stays.
+    threads: CPU threads of a task (torch, numba, BLAS, polars); None: one on Ray, and no limit in
+    this process.
     workers: most tasks at a time on Ray; None: all that fit the CPUs of the machine or the cluster.
 
-    Raises InputError when ray is not installed, when no cluster answers, and for counts that cannot be.
+    Raises InputError when ray is not installed, when no cluster answers, and for counts that cannot
+    be.
     """
     for name, count in (("threads", threads), ("workers", workers)):
         if count is not None and count < 1:
@@ -229,7 +279,10 @@ def _import_ray(address: str) -> Any:
         return importlib.import_module("ray")
     except ImportError as error:
         raise InputError(
-            "ray", address, f"the package ray cannot be imported ({error})", 'Run: pip install "homolog[ray]"'
+            "ray",
+            address,
+            f"the package ray cannot be imported ({error})",
+            'Run: pip install "homolog[ray]"',
         ) from None
 
 
@@ -237,7 +290,11 @@ def _init(ray: Any, address: str, threads: int, workers: int | None) -> None:
     where: dict[str, Any] = {"address": address}
     if address == "local":
         workers = workers or max(1, int(machine()["n_cpus"]) // threads)
-        where |= {"num_cpus": workers * threads, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+        where |= {
+            "num_cpus": workers * threads,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+        }
     elif address != "auto":
         _check_answers(address)
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -255,17 +312,22 @@ def _init(ray: Any, address: str, threads: int, workers: int | None) -> None:
 def _check_answers(address: str) -> None:
     try:
         parts = urlsplit(address if "://" in address else f"ray://{address}")
-        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=ANSWER_SECONDS).close()
+        socket.create_connection(
+            (parts.hostname or "", parts.port or 0), timeout=ANSWER_SECONDS
+        ).close()
     except (OSError, ValueError) as error:
         raise _no_cluster(address, str(error)) from error
 
 
 def _no_cluster(address: str, reason: str) -> InputError:
     return InputError(
-        "ray", address, f'it must be "local", "auto" or the HOST:PORT of a Ray cluster that answers ({reason})',
-        "Start one with `ray start --head` and run this on one of its nodes, with RAY_AUTH_MODE=token if it asks for a "
+        "ray",
+        address,
+        f'it must be "local", "auto" or the HOST:PORT of a Ray cluster that answers ({reason})',
+        "Start one with `ray start --head` and run this on one of its nodes, with "
+        "RAY_AUTH_MODE=token if it asks for a "
         "token; or give local.",
-    )  # fmt: skip
+    )
 
 
 @dataclass
@@ -290,7 +352,9 @@ class _Outcome:
 
 
 def _attempt(payload: bytes, threads: int) -> _Outcome:
-    """Run one task in a worker.  The task comes pickled, so that threads are limited before it imports anything."""
+    """Run one task in a worker.  The task comes pickled, so that threads are limited before it
+    imports anything.
+    """
     kept: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     keeper = logging.handlers.QueueHandler(kept)
     keeper.setLevel(logging.WARNING)
@@ -322,17 +386,27 @@ def _look(mark: Path, version: str) -> None:
     """In a worker: is the package the same, and does this node see the file `mark`?"""
     here, found = socket.gethostname(), importlib.metadata.version("homolog")
     if found != version:
-        raise InputError(f"homolog on {here}", found, f"it must be {version}, as on the node that started the run",
-                         "Install one version on all nodes.")  # fmt: skip
+        raise InputError(
+            f"homolog on {here}",
+            found,
+            f"it must be {version}, as on the node that started the run",
+            "Install one version on all nodes.",
+        )
     if not mark.is_file():
-        raise InputError("run folder", str(mark.parent), f"{here} sees another folder there, or none",
-                         "Give an --out on a file system that all nodes mount at the same path.")  # fmt: skip
+        raise InputError(
+            "run folder",
+            str(mark.parent),
+            f"{here} sees another folder there, or none",
+            "Give an --out on a file system that all nodes mount at the same path.",
+        )
 
 
 def _limit_threads_to_come(threads: int) -> None:
     """Limit the libraries this process has not loaded yet: they read the environment."""
     names = LIBRARY_THREADS if "numba" in sys.modules else (*LIBRARY_THREADS, "NUMBA_NUM_THREADS")
-    os.environ.update(dict.fromkeys(names, str(threads)))  # numba, once loaded, refuses another value
+    os.environ.update(
+        dict.fromkeys(names, str(threads))
+    )  # numba, once loaded, refuses another value
 
 
 def _limit_threads(threads: int) -> None:
@@ -349,7 +423,9 @@ def _threads_limited_here(threads: int | None) -> Iterator[None]:
         yield
         return
     numba, torch = importlib.import_module("numba"), importlib.import_module("torch")
-    before = torch.get_num_threads()  # read first: numba, as it starts, sets OpenMP's number, which is torch's too
+    before = (
+        torch.get_num_threads()
+    )  # read first: numba, as it starts, sets OpenMP's number, which is torch's too
     before_numba = numba.get_num_threads()
     _limit_threads(threads)
     try:
@@ -361,15 +437,23 @@ def _threads_limited_here(threads: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _retries_logged() -> Iterator[None]:
-    """Log what Ray would print to standard output when a worker dies: a warning if the task runs again."""
+    """Log what Ray would print to standard output when a worker dies: a warning if the task runs
+    again.
+    """
 
     def log(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
         for line in data["lines"]:
             level = logging.WARNING if "will be retried" in line else logging.INFO
-            said = line.strip().partition("\n")[0].replace(f"Task {_attempt.__name__} failed.", "a worker died.")
+            said = (
+                line.strip()
+                .partition("\n")[0]
+                .replace(f"Task {_attempt.__name__} failed.", "a worker died.")
+            )
             logger.log(level, "Ray: %s", said.removesuffix("Error:").strip()[:300])
 
-    private: Any = importlib.import_module("ray._private.worker")  # Ray has no public switch for this
+    private: Any = importlib.import_module(
+        "ray._private.worker"
+    )  # Ray has no public switch for this
     printer = getattr(private, "print_to_stdstream", None)
     if printer is not None:
         private.print_to_stdstream = log

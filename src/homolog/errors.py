@@ -1,7 +1,8 @@
 """Errors that a user can act on.
 
-Every `InputError` names the field, the value found, what is required and what to do about it.  The command line
-prints it without a traceback and ends with exit code 2; any other exception is a defect or a failure (exit code 1).
+Every `InputError` names the field, the value found, what is required and what to do about it.  The
+command line prints it without a traceback and ends with exit code 2; any other exception is a
+defect or a failure (exit code 1).
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""Progress with an estimate of the time left: a bar on a terminal, plain lines elsewhere, or nothing.
+"""Progress with an estimate of the time left: a bar on a terminal, plain lines elsewhere, or
+nothing.
 
-Library code takes a `Progress` and says `with progress.stage("train", total=1000) as bar: bar.advance()`; what else
-there is to know of a running stage, such as its loss, goes with it: `bar.advance(512, "loss 3.21")`.
-A driver that knows its stages announces them with `plan`; the time left of the whole is then
+Library code takes a `Progress` and says `with progress.stage("train", total=1000) as bar:
+bar.advance()`; what else there is to know of a running stage, such as its loss, goes with it:
+`bar.advance(512, "loss 3.21")`. A driver that knows its stages announces them with `plan`; the time
+left of the whole is then
 
-    left = stage_left + scale * sum of the expected seconds of the stages to come,
-    scale = (seconds spent on planned stages + prior) / (seconds expected for what they did + prior),
+    left = stage_left + scale * sum of the expected seconds of the stages to come, scale = (seconds
+    spent on planned stages + prior) / (seconds expected for what they did + prior),
 
 where the prior, a tenth of the plan, keeps the first seconds from swinging it.  Stages do not nest.
 """
@@ -25,7 +27,9 @@ class Bar(Protocol):
     """One running stage."""
 
     def advance(self, n: float = 1, words: str = "") -> None:
-        """Count `n` more of the stage's units as done.  words: shown beside it until there are others."""
+        """Count `n` more of the stage's units as done.  words: shown beside it until there are
+        others.
+        """
         ...
 
     def skip(self, n: float) -> None:
@@ -71,7 +75,9 @@ class Estimate:
         self._prior = 0.1 * sum(self._plan.values())
 
     def begin(self, name: str, total: float | None) -> None:
-        if name in self._plan:  # stages planned before this one and never begun were already complete
+        if (
+            name in self._plan
+        ):  # stages planned before this one and never begun were already complete
             names = list(self._plan)
             self._plan = {later: self._plan[later] for later in names[names.index(name) :]}
         self._name, self._total, self._stage_started = name, total, self._clock()
@@ -107,7 +113,9 @@ class Estimate:
 
     @property
     def left(self) -> float | None:
-        """Seconds left of the whole plan; without a plan of the running stage; None if nothing is known."""
+        """Seconds left of the whole plan; without a plan of the running stage; None if nothing is
+        known.
+        """
         share, expected = self.share, self._plan.get(self._name or "")
         spent, expected_done = self._spent, self._expected_done
         if expected is not None and share:
@@ -116,12 +124,18 @@ class Estimate:
         if self._name is None:
             stage_left = 0.0
         elif share and self._total and self._count > self._skipped:
-            stage_left = self.stage_elapsed * max(self._total - self._count, 0) / (self._count - self._skipped)
+            stage_left = (
+                self.stage_elapsed
+                * max(self._total - self._count, 0)
+                / (self._count - self._skipped)
+            )
         elif expected is not None:
             stage_left = max(scale * expected - self.stage_elapsed, 0.0)
         else:
             return None
-        return stage_left + scale * sum(self._plan[name] for name in self._plan if name != self._name)
+        return stage_left + scale * sum(
+            self._plan[name] for name in self._plan if name != self._name
+        )
 
 
 class SilentProgress:
@@ -146,7 +160,9 @@ class SilentProgress:
 
 
 class LineProgress:
-    """Plain lines, for logs and pipes: one when a stage begins and ends, and one every `every` seconds."""
+    """Plain lines, for logs and pipes: one when a stage begins and ends, and one every `every`
+    seconds.
+    """
 
     def __init__(
         self,
@@ -183,7 +199,9 @@ class LineProgress:
             self._last = self._clock()
             share = self._estimate.share
             percent = "" if share is None else f" {share:.0%}"
-            self.note(f"{self._name}:{percent}{_left(self._estimate)}{f'; {words}' if words else ''}")
+            self.note(
+                f"{self._name}:{percent}{_left(self._estimate)}{f'; {words}' if words else ''}"
+            )
 
     def skip(self, n: float) -> None:
         """See `Bar.skip`."""
@@ -195,7 +213,9 @@ class LineProgress:
 
 
 class RichProgress:
-    """A bar on a terminal: stage, percent, elapsed time, the time left of the whole, and below it what else is said."""
+    """A bar on a terminal: stage, percent, elapsed time, the time left of the whole, and below it
+    what else is said.
+    """
 
     def __init__(self) -> None:
         from rich.console import Console

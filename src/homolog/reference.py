@@ -1,4 +1,5 @@
-"""What a model's reference names: a model of the zoo, a folder, or a repository of the Hub.  Loads nothing.
+"""What a model's reference names: a model of the zoo, a folder, or a repository of the Hub.  Loads
+nothing.
 
 zoo:NAME      the zoo's; NAME alone too, where no file or folder has that name
 a path        of a folder with config.json and *.safetensors; "~" is the home folder
@@ -15,12 +16,21 @@ from homolog.errors import InputError
 from homolog.zoo import catalog
 
 _WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json")
-_TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
+_TOKENIZER = (
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
+)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A model by its name (without "zoo:"), its path or its id.  `folder`: where its weights lie, if that is known."""
+    """A model by its name (without "zoo:"), its path or its id.  `folder`: where its weights lie,
+    if that is known.
+    """
 
     kind: Literal["zoo", "folder", "hub"]
     name: str
@@ -28,7 +38,9 @@ class Reference:
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
-        """The configuration and the weights; none for the Hub, and for models that are made from their seed."""
+        """The configuration and the weights; none for the Hub, and for models that are made from
+        their seed.
+        """
         return _files(self.folder, _WEIGHTS)
 
     @property
@@ -38,16 +50,20 @@ class Reference:
 
 
 def resolve(ref: str | Path) -> Reference:
-    """What `ref` names.  InputError when that is nothing, a model that the zoo has not, or two things at once."""
+    """What `ref` names.  InputError when that is nothing, a model that the zoo has not, or two
+    things at once.
+    """
     name = str(ref)
     path = _path(name)
     if name.startswith(catalog.PREFIX) or name in catalog.names():
         entry = catalog.entry(name)
         if name == entry.name and path.exists():
             raise InputError(
-                "model", name, f"both a model of the zoo and {path.absolute()} have that name",
+                "model",
+                name,
+                f"both a model of the zoo and {path.absolute()} have that name",
                 f"Write {catalog.PREFIX}{name} for the zoo's, ./{name} for the other.",
-            )  # fmt: skip
+            )
         return Reference("zoo", entry.name, entry.folder if entry.trained else None)
     if path.exists():
         return Reference("folder", str(path), path)
@@ -55,17 +71,25 @@ def resolve(ref: str | Path) -> Reference:
     if slash and owner and model and "/" not in model and not name.startswith((".", "~")):
         return Reference("hub", name)
     raise InputError(
-        "model", name, "there is no such folder, and it is no Hub id (OWNER/NAME)",
+        "model",
+        name,
+        "there is no such folder, and it is no Hub id (OWNER/NAME)",
         f"Name a folder, a Hub id, or one of the zoo: {zoo()}.",
-    )  # fmt: skip
+    )
 
 
 def _path(name: str) -> Path:
     try:
         path = Path(name).expanduser()
         path.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, the home of no user, a character no name has
-        raise InputError("model", name, f"it names nothing ({error})", f"Name one of the zoo: {zoo()}.") from error
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # too long, the home of no user, a character no name has
+        raise InputError(
+            "model", name, f"it names nothing ({error})", f"Name one of the zoo: {zoo()}."
+        ) from error
     return path
 
 
@@ -77,4 +101,6 @@ def zoo() -> str:
 def _files(folder: Path | None, patterns: tuple[str, ...]) -> tuple[Path, ...]:
     if folder is None:
         return ()
-    return tuple(sorted(file for pattern in patterns for file in folder.glob(pattern) if file.is_file()))
+    return tuple(
+        sorted(file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
+    )

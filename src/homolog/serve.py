@@ -20,7 +20,9 @@ _HOSTS = {"localhost", LOOPBACK, "[::1]"}
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Files of the folder for GET and HEAD; no listings, no hidden files, no links that lead outside."""
+    """Files of the folder for GET and HEAD; no listings, no hidden files, no links that lead
+    outside.
+    """
 
     def send_head(self) -> Any:
         # A page elsewhere could point its own name at 127.0.0.1; a request by that name is refused.
@@ -59,4 +61,6 @@ def make_server(run: Path, port: int = 0) -> ThreadingHTTPServer:
     try:
         return ThreadingHTTPServer((LOOPBACK, port), handler)
     except (OSError, OverflowError) as error:
-        raise InputError("--port", port, f"it must be free ({error})", "Give another, or 0 for any.") from error
+        raise InputError(
+            "--port", port, f"it must be free ({error})", "Give another, or 0 for any."
+        ) from error

@@ -1,4 +1,6 @@
-"""The command line as a process: one message and an exit code for whatever stops it, and output that may be cut off."""
+"""The command line as a process: one message and an exit code for whatever stops it, and output
+that may be cut off.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,10 @@ def _one_message() -> Iterator[None]:
         if isinstance(stop, SystemError) and not isinstance(stop.__cause__, KeyboardInterrupt):
             raise  # compiled code reports an interrupt as a SystemError caused by it
         again = shlex.join(["homolog", *sys.argv[1:]])
-        complain(f"Stopped. What was complete is kept; to continue, give the same command again:\n  {again}")
+        complain(
+            "Stopped. What was complete is kept; to continue, give the same command again:\n  "
+            f"{again}"
+        )
         raise typer.Exit(130) from None
     except InputError as error:
         complain(f"homolog: {error}")
@@ -55,8 +60,9 @@ def _one_message() -> Iterator[None]:
 
 
 def _check_words(words: list[str]) -> None:
-    """InputError for an argument or a value of an option that is empty, or not UTF-8: paths and names are written into
-    JSON files, and an empty path would mean the folder one is in."""
+    """InputError for an argument or a value of an option that is empty, or not UTF-8: paths and
+    names are written into JSON files, and an empty path would mean the folder one is in.
+    """
     for before, word in zip(["", *words], words, strict=False):
         option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
         field = option if equals else before if before.startswith("-") else "argument"
@@ -65,14 +71,20 @@ def _check_words(words: list[str]) -> None:
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
-            raise InputError(field, word, "it must be UTF-8: names are written into JSON files", "Rename it.") from None
+            raise InputError(
+                field, word, "it must be UTF-8: names are written into JSON files", "Rename it."
+            ) from None
 
 
 def _unusable(error: OSError) -> InputError | None:
-    """The InputError for a path that cannot be what it was given as, and for output that cannot be written."""
+    """The InputError for a path that cannot be what it was given as, and for output that cannot be
+    written.
+    """
     path = error.filename
     if isinstance(path, str | bytes) and error.errno in _UNUSABLE:
-        return InputError("path", os.fsdecode(path), f"it cannot be used ({error.strerror})", "Name another one.")
+        return InputError(
+            "path", os.fsdecode(path), f"it cannot be used ({error.strerror})", "Name another one."
+        )
     return as_input_error(error, Path(os.fsdecode(path) if path else "standard output"))
 
 
@@ -80,7 +92,9 @@ _UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR)
 
 
 class _Output(io.FileIO):
-    """Standard output whose reader may leave (`| head`): what comes then goes nowhere, and the command goes on."""
+    """Standard output whose reader may leave (`| head`): what comes then goes nowhere, and the
+    command goes on.
+    """
 
     gone = False
 
@@ -96,12 +110,16 @@ class _Output(io.FileIO):
 
 
 def make_output_patient() -> None:
-    """Standard output that a closed pipe does not stop, and where a letter that a terminal cannot show is escaped."""
+    """Standard output that a closed pipe does not stop, and where a letter that a terminal cannot
+    show is escaped.
+    """
     out = sys.stdout
     if not isinstance(out, io.TextIOWrapper):  # closed, or another program's
         return
     raw = io.BufferedWriter(_Output(out.fileno(), "w", closefd=False))
-    sys.stdout = io.TextIOWrapper(raw, out.encoding, "backslashreplace", line_buffering=out.line_buffering)
+    sys.stdout = io.TextIOWrapper(
+        raw, out.encoding, "backslashreplace", line_buffering=out.line_buffering
+    )
 
 
 def stop_on_sigterm() -> None:

@@ -10,7 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class ChatServer(ThreadingHTTPServer):
-    """Replies `answer(question)`, 10 tokens each.  failures: statuses of its first replies; seen: what was sent."""
+    """Replies `answer(question)`, 10 tokens each.  failures: statuses of its first replies; seen:
+    what was sent.
+    """
 
     def __init__(self, answer: Callable[[str], str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -31,11 +33,21 @@ class _Handler(BaseHTTPRequestHandler):
         sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
             status = self.server.failures.pop(0) if self.server.failures else 200
-            self.server.seen.append(sent | {"path": self.path, "key": self.headers["Authorization"]})
-        message = {"role": "assistant", "content": self.server.answer(sent["messages"][0]["content"])}
-        reply = {"choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-                 "id": "1", "created": 1, "model": "small", "object": "chat.completion",
-                 "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}}  # fmt: skip
+            self.server.seen.append(
+                sent | {"path": self.path, "key": self.headers["Authorization"]}
+            )
+        message = {
+            "role": "assistant",
+            "content": self.server.answer(sent["messages"][0]["content"]),
+        }
+        reply = {
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+            "id": "1",
+            "created": 1,
+            "model": "small",
+            "object": "chat.completion",
+            "usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10},
+        }
         body = json.dumps(reply if status == 200 else {"error": {"message": "later"}}).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

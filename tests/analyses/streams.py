@@ -9,13 +9,19 @@ from homolog.corpus import TokenWindows
 from homolog.features import SparseFeatures
 
 
-def windows_of(tokens: np.ndarray, document: np.ndarray | None = None, mask: np.ndarray | None = None) -> TokenWindows:
-    """Windows (windows, context); every window is a document of its own, and nothing is masked, unless given."""
+def windows_of(
+    tokens: np.ndarray, document: np.ndarray | None = None, mask: np.ndarray | None = None
+) -> TokenWindows:
+    """Windows (windows, context); every window is a document of its own, and nothing is masked,
+    unless given.
+    """
     tokens = np.asarray(tokens, np.int32)
     if document is None:
         document = np.broadcast_to(np.arange(len(tokens))[:, None], tokens.shape)
     mask = np.ones(tokens.shape, bool) if mask is None else mask
-    return TokenWindows(tokens, np.ascontiguousarray(document, np.int32), mask, tokenizer_fingerprint="f")
+    return TokenWindows(
+        tokens, np.ascontiguousarray(document, np.int32), mask, tokenizer_fingerprint="f"
+    )
 
 
 def features_of(values: np.ndarray, windows: TokenWindows) -> SparseFeatures:
@@ -25,7 +31,9 @@ def features_of(values: np.ndarray, windows: TokenWindows) -> SparseFeatures:
     return SparseFeatures(matrix, windows.hash, windows.token_document, "model", 2)
 
 
-def random_stream(seed: int, n_windows: int = 40, context: int = 24, n_ids: int = 12) -> TokenWindows:
+def random_stream(
+    seed: int, n_windows: int = 40, context: int = 24, n_ids: int = 12
+) -> TokenWindows:
     """Few token ids, documents that end anywhere in a window, and masked tokens."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, n_ids, (n_windows, context))

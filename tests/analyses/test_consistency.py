@@ -1,4 +1,6 @@
-"""Contexts of one meaning are alike, of several less so, of none not: planted in random text; a slow computation."""
+"""Contexts of one meaning are alike, of several less so, of none not: planted in random text; a
+slow computation.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ PHRASES = {1: range(2900, 2906), 2: range(2906, 2912)}
 
 @functools.cache
 def text() -> tuple[TokenWindows, np.ndarray]:
-    """Random words by Zipf's law; half of a document's words are of its topic; two phrases stand in many places.
+    """Random words by Zipf's law; half of a document's words are of its topic; two phrases stand in
+    many places.
 
     Returns the windows, one a document, and the topic of each.
     """
@@ -60,7 +63,10 @@ def test_meanings_come_out_in_their_order() -> None:
     topics = [scattered((topic == t)[:, None] & late, 60, t) for t in range(4)]
     one_token, one_phrase = measured(rare[0]), measured(token == PHRASES[1][-1])
     one_topic, two_topics = measured(topics[0]), measured(topics[0] | topics[1])
-    four_topics, chance = measured(np.any(topics, axis=0)), measured(scattered(late & (token >= 0), 300, 9))
+    four_topics, chance = (
+        measured(np.any(topics, axis=0)),
+        measured(scattered(late & (token >= 0), 300, 9)),
+    )
     assert one_phrase == pytest.approx(1, abs=0.02) and one_token == pytest.approx(1, abs=0.02)
     assert one_token > one_topic > two_topics > four_topics > chance
     assert one_topic > 0.4 and abs(chance) < 0.1
@@ -76,13 +82,18 @@ def test_without_the_current_token_a_phrase_stays_and_a_token_goes() -> None:
     windows, _ = text()
     assert measured(windows.tokens == 100, token_share=0.0) == pytest.approx(0, abs=0.12)
     assert measured(windows.tokens == PHRASES[1][-1], token_share=0.0) > 0.8
-    assert measured(windows.tokens == PHRASES[1][0], token_share=0.0) < 0.2  # the phrase only begins
+    assert (
+        measured(windows.tokens == PHRASES[1][0], token_share=0.0) < 0.2
+    )  # the phrase only begins
 
 
 def test_the_weight_of_activations_decides() -> None:
     windows, _ = text()
-    faint = features_of((windows.tokens == 100)[..., None] + 1e-4 * scattered(windows.tokens > 0, 300, 1)[..., None],
-                        windows)  # fmt: skip
+    faint = features_of(
+        (windows.tokens == 100)[..., None]
+        + 1e-4 * scattered(windows.tokens > 0, 300, 1)[..., None],
+        windows,
+    )
     assert consistency(faint, windows)[0] > 0.9
 
 
@@ -95,7 +106,9 @@ def slow(drawn: np.ndarray, windows: TokenWindows, share: float) -> float:
     @functools.cache
     def bag(flat: int) -> np.ndarray:
         start = flat // windows.context * windows.context
-        before = [p for p in range(start, flat) if kept[p] and document[p] == document[flat]][-BEFORE:]
+        before = [p for p in range(start, flat) if kept[p] and document[p] == document[flat]][
+            -BEFORE:
+        ]
         found = np.zeros(token.max() + 1)
         for p in before:
             found[token[p]] += math.log(len(windows) / sum(token[p] in h for h in held))
@@ -122,7 +135,9 @@ def test_equal_to_a_slow_computation(share: float) -> None:
     values = np.zeros((int(windows.mask.sum()), 5))
     for feature in range(5):  # in 3, 7, 11, ... documents
         for d in rng.choice(np.unique(document), 3 + 4 * feature, replace=False):
-            values[rng.choice(np.flatnonzero(windows.token_document == d)), feature] = rng.uniform(0.5, 1)
+            values[rng.choice(np.flatnonzero(windows.token_document == d)), feature] = rng.uniform(
+                0.5, 1
+            )
     x = features_of(values, windows)
     (block,) = column_blocks(x)
     rows = np.full((5, SAMPLE), -1)
@@ -134,21 +149,29 @@ def test_equal_to_a_slow_computation(share: float) -> None:
 
 
 def test_words_weigh_by_how_few_windows_hold_them() -> None:
-    windows = windows_of(np.array([[0, 0, 1], [0, 2, 2], [0, 3, 4], [0, 1, 5]]),
-                         mask=np.array([[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 0]], bool))  # fmt: skip
+    windows = windows_of(
+        np.array([[0, 0, 1], [0, 2, 2], [0, 3, 4], [0, 1, 5]]),
+        mask=np.array([[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 0]], bool),
+    )
     expected = [0, math.log(2), math.log(4), math.log(4), math.log(4), 0]
     np.testing.assert_allclose(inverse_frequency(windows), expected)
 
 
 def test_positions_are_drawn_by_their_activation() -> None:
     value, n = np.float32([3, 1, 4, 1, 1]), 2000  # the same feature 2,000 times
-    start, row, rows = 5 * np.arange(n + 2), np.tile(np.arange(10, 15, dtype=np.int32), n), np.full((n + 1, 4), -1)
+    start, row, rows = (
+        5 * np.arange(n + 2),
+        np.tile(np.arange(10, 15, dtype=np.int32), n),
+        np.full((n + 1, 4), -1),
+    )
     start[-1] = start[-2]  # and one that never fires
     draw(start, row, np.tile(value, n), 0, 5, rows)
     assert (rows[-1] == -1).all()
     for r, share in enumerate(value / 10):
         drawn = (rows[:-1] == 10 + r).mean(axis=1)  # of 4 draws, one from each quarter of the sum
-        assert drawn.mean() == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / (4 * n)))
+        assert drawn.mean() == pytest.approx(
+            share, abs=5 * math.sqrt(share * (1 - share) / (4 * n))
+        )
     assert set(rows[:-1, 0]) == {10} and set(rows[:-1, 1]) == {10, 11, 12}
 
 

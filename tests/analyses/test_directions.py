@@ -1,4 +1,6 @@
-"""Direct effects of directions on logits, against the weights and against real passes; nearest directions."""
+"""Direct effects of directions on logits, against the weights and against real passes; nearest
+directions.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,14 @@ def directions(n: int, d_model: int, seed: int = 0) -> torch.Tensor:
 
 
 def by_weights(model: homolog.LanguageModel, d: torch.Tensor) -> torch.Tensor:
-    """Effects from the weights, in float64: LayerNorm centres over channels, both norms divide by the scale."""
-    norm = model.hf.gpt_neox.final_layer_norm if model.architecture == "gpt_neox" else model.hf.backbone.norm_f
+    """Effects from the weights, in float64: LayerNorm centres over channels, both norms divide by
+    the scale.
+    """
+    norm = (
+        model.hf.gpt_neox.final_layer_norm
+        if model.architecture == "gpt_neox"
+        else model.hf.backbone.norm_f
+    )
     d = d.double()
     if model.architecture == "gpt_neox":
         d = d - d.mean(1, keepdim=True)
@@ -37,14 +45,18 @@ def by_weights(model: homolog.LanguageModel, d: torch.Tensor) -> torch.Tensor:
     return effect - effect.mean(1, keepdim=True)
 
 
-def test_equal_to_the_weights(model: homolog.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_to_the_weights(
+    model: homolog.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     W_dec = directions(30, model.d_model)
     expected = by_weights(model, W_dec)
     n_rows = model.hf.get_output_embeddings().weight.shape[0]
     assert len(model.tokenizer) == n_rows  # type: ignore[arg-type]
     once = promoted(model, W_dec, k=7)
-    for ids, effect, largest in ((once.promoted, once.promoted_effect, True),
-                                 (once.suppressed, once.suppressed_effect, False)):  # fmt: skip
+    for ids, effect, largest in (
+        (once.promoted, once.promoted_effect, True),
+        (once.suppressed, once.suppressed_effect, False),
+    ):
         best = expected.topk(7, largest=largest)
         torch.testing.assert_close(effect.double(), best.values, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(expected.gather(1, ids), best.values, rtol=1e-4, atol=1e-4)
@@ -57,7 +69,9 @@ def test_neither_length_nor_a_bias_counts(model: homolog.LanguageModel) -> None:
     short = promoted(model, 1e-3 * W_dec, k=5)
     assert torch.equal(short.promoted, promoted(model, W_dec, k=5).promoted)
     opposite = promoted(model, -W_dec, k=5)
-    assert torch.equal(opposite.promoted, short.suppressed)  # the effect is linear: no bias is left in it
+    assert torch.equal(
+        opposite.promoted, short.suppressed
+    )  # the effect is linear: no bias is left in it
 
 
 @torch.inference_mode()
@@ -72,14 +86,20 @@ def test_a_real_pass_changes_its_logits_so(model: homolog.LanguageModel) -> None
             d -= d.mean()
         d -= (d @ centred) / (centred @ centred) * centred  # across the residual: its scale stays
         small = 1e-4
-        change = (model.logits((h + small * d)[None, None]) - model.logits(h[None, None]))[0, 0] / small
+        change = (model.logits((h + small * d)[None, None]) - model.logits(h[None, None]))[
+            0, 0
+        ] / small
         change *= centred.pow(2).mean().sqrt() / d.pow(2).mean().sqrt()
         change -= change.mean()
         found = promoted(model, d[None].float(), k=20)
     finally:
         model.hf.float()
-    torch.testing.assert_close(found.promoted_effect[0].double(), change.topk(20).values, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(change[found.suppressed[0]], change.topk(20, largest=False).values, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        found.promoted_effect[0].double(), change.topk(20).values, rtol=1e-3, atol=1e-3
+    )
+    torch.testing.assert_close(
+        change[found.suppressed[0]], change.topk(20, largest=False).values, rtol=1e-3, atol=1e-3
+    )
 
 
 def test_rows_of_zeros_and_rows_beyond_the_tokenizer() -> None:
@@ -94,7 +114,9 @@ def test_rows_of_zeros_and_rows_beyond_the_tokenizer() -> None:
     with torch.no_grad():
         model.hf.get_output_embeddings().weight[-64:] = 100.0 * W_dec[:1]
     padded = promoted(model, W_dec, k=4)
-    assert torch.equal(padded.promoted, before.promoted) and torch.equal(padded.suppressed, before.suppressed)
+    assert torch.equal(padded.promoted, before.promoted) and torch.equal(
+        padded.suppressed, before.suppressed
+    )
 
 
 def test_nearest_by_hand() -> None:
@@ -105,7 +127,12 @@ def test_nearest_by_hand() -> None:
     assert found.feature[0].tolist() == [2, 1, 4] and found.feature[4].tolist() == [1, 2, 0]
     torch.testing.assert_close(found.cosine[0], torch.tensor([half, 0, -1.0]))
     assert found.feature[3].tolist() == [-1, -1, -1] and found.cosine[3].isnan().all()
-    assert nearest(W_dec, k=4).feature[0].tolist() == [2, 1, 4, -1]  # nothing is near a row of zeros
+    assert nearest(W_dec, k=4).feature[0].tolist() == [
+        2,
+        1,
+        4,
+        -1,
+    ]  # nothing is near a row of zeros
 
 
 def test_nearest_equals_numpy(monkeypatch: pytest.MonkeyPatch) -> None:

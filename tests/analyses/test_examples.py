@@ -16,10 +16,18 @@ from homolog.errors import InputError
 from homolog.features import SparseFeatures
 
 SCHEMA = {
-    "feature": pl.Int32, "quantile": pl.Float32, "rank": pl.Int16, "row": pl.Int64, "document": pl.Int32,
-    "window": pl.Int32, "position": pl.Int16, "value": pl.Float32, "start": pl.Int16, "tokens": pl.List(pl.Int32),
+    "feature": pl.Int32,
+    "quantile": pl.Float32,
+    "rank": pl.Int16,
+    "row": pl.Int64,
+    "document": pl.Int32,
+    "window": pl.Int32,
+    "position": pl.Int16,
+    "value": pl.Float32,
+    "start": pl.Int16,
+    "tokens": pl.List(pl.Int32),
     "values": pl.List(pl.Float32),
-}  # fmt: skip
+}
 
 
 def shown(windows: TokenWindows, flat: int, before: int, after: int) -> list[int]:
@@ -27,11 +35,17 @@ def shown(windows: TokenWindows, flat: int, before: int, after: int) -> list[int
     window, document = flat // windows.context, windows.document.reshape(-1)
     near = range(flat - before, flat + after + 1)
     return [
-        p for p in near if 0 <= p < document.size and p // windows.context == window and document[p] == document[flat]
+        p
+        for p in near
+        if 0 <= p < document.size
+        and p // windows.context == window
+        and document[p] == document[flat]
     ]
 
 
-def slow_top(x: SparseFeatures, windows: TokenWindows, feature: int, top: int, before: int, after: int) -> list[int]:
+def slow_top(
+    x: SparseFeatures, windows: TokenWindows, feature: int, top: int, before: int, after: int
+) -> list[int]:
     """Rows of the top examples, by going down the values."""
     value, place = x.matrix.toarray()[:, feature], np.flatnonzero(windows.mask)
     tokens = windows.tokens.reshape(-1)
@@ -53,7 +67,9 @@ def test_highest_first_with_what_stands_around_them() -> None:
     values = np.zeros((3, 10, 2))
     values[0, 4, 1], values[1, 9, 1], values[2, 0, 1], values[1, 8, 1] = 2.0, 5.0, 3.0, 1.0
     windows = windows_of(tokens)
-    found = examples(features_of(values, windows), windows, top=3, per_quantile=0, before=2, after=1)
+    found = examples(
+        features_of(values, windows), windows, top=3, per_quantile=0, before=2, after=1
+    )
     assert dict(found.schema) == SCHEMA
     assert found["feature"].to_list() == [1, 1, 1]
     assert found["rank"].to_list() == [0, 1, 2]
@@ -80,7 +96,14 @@ def test_a_repeated_sentence_is_shown_once() -> None:
 
 def test_a_place_is_shown_once_though_the_feature_fires_all_along() -> None:
     windows = windows_of(np.arange(200).reshape(2, 100))
-    found = examples(features_of(np.ones((2, 100, 1)), windows), windows, top=50, per_quantile=0, before=3, after=1)
+    found = examples(
+        features_of(np.ones((2, 100, 1)), windows),
+        windows,
+        top=50,
+        per_quantile=0,
+        before=3,
+        after=1,
+    )
     taken = set()
     for start, tokens, window in found.select("start", "tokens", "window").iter_rows():
         here = {(window, start + i) for i in range(len(tokens))}
@@ -95,8 +118,12 @@ def test_equal_to_a_slow_search(seed: int) -> None:
     windows = random_stream(seed)
     x = random_features(windows, 12, seed)
     dense, place = x.matrix.toarray(), np.flatnonzero(windows.mask)
-    found = examples(x, windows, top=5, per_quantile=2, quantiles=(0.7, 0.3), before=6, after=2, seed=seed)
-    assert found.equals(found.sort(["feature", "quantile", "rank"], descending=[False, True, False]))
+    found = examples(
+        x, windows, top=5, per_quantile=2, quantiles=(0.7, 0.3), before=6, after=2, seed=seed
+    )
+    assert found.equals(
+        found.sort(["feature", "quantile", "rank"], descending=[False, True, False])
+    )
     full = np.zeros((windows.tokens.size, 12), np.float32)
     full[place] = dense
     for feature in range(12):
@@ -166,7 +193,9 @@ def test_blocks_are_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         blocks = list(column_blocks(x))
         np.testing.assert_array_equal(np.concatenate([b.row for b in blocks]), csc.indices)
         np.testing.assert_array_equal(np.concatenate([b.value for b in blocks]), csc.data)
-        np.testing.assert_array_equal(np.concatenate([np.diff(b.start) for b in blocks]), np.diff(csc.indptr))
+        np.testing.assert_array_equal(
+            np.concatenate([np.diff(b.start) for b in blocks]), np.diff(csc.indptr)
+        )
         assert [b.first for b in blocks] == [0, *np.cumsum([len(b.start) - 1 for b in blocks])[:-1]]
         assert all(len(b.row) <= most or len(b.start) == 2 for b in blocks)
 
@@ -187,12 +216,16 @@ def test_stored_zeros_are_not_activations() -> None:
 def test_errors_say_what_to_give() -> None:
     windows = random_stream(0)
     x = random_features(windows, 2, 0)
-    with pytest.raises(InputError, match=r"encoded on the stream .* Give the windows of the same run"):
+    with pytest.raises(
+        InputError, match=r"encoded on the stream .* Give the windows of the same run"
+    ):
         examples(x, random_stream(1))
     with pytest.raises(InputError, match="must descend"):
         examples(x, windows, quantiles=(0.25, 0.75))
     with pytest.raises(InputError, match="must not be negative"):
         examples(x, windows, top=-1)
     x.matrix.data[3] = -1
-    with pytest.raises(InputError, match=r"activations is -1\.0, but features of a dictionary are 0 or positive"):
+    with pytest.raises(
+        InputError, match=r"activations is -1\.0, but features of a dictionary are 0 or positive"
+    ):
         examples(x, windows)

@@ -1,4 +1,6 @@
-"""Regression on the other model's features: planted sums, independence, the exact solution; the lists by hand."""
+"""Regression on the other model's features: planted sums, independence, the exact solution; the
+lists by hand.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,11 @@ def test_a_sum_of_three_is_found_and_what_is_independent_is_not():
     first, second = sparse(rng, 50), sparse(rng, 40)
     three = first[:, 4] + first[:, 20] + second[:, 9]
     noisy = second[:, 3] + rng.normal(size=N).astype(np.float32) * second[:, 3].std()
-    own = side(np.stack([three, sparse(rng, 1)[:, 0], noisy, np.zeros(N, np.float32), first[:, 4]], 1), "B", 2)
+    own = side(
+        np.stack([three, sparse(rng, 1)[:, 0], noisy, np.zeros(N, np.float32), first[:, 4]], 1),
+        "B",
+        2,
+    )
     single = [np.corrcoef(three, x)[0, 1] for x in (first[:, 4], first[:, 20], second[:, 9])]
     assert np.allclose(single, 1 / 3**0.5, atol=0.04)  # each alone explains a third
     asked = pl.DataFrame({"layer": [2] * 5, "feature": [4, 0, 1, 2, 3]})
@@ -55,9 +61,13 @@ def test_many_steps_reach_the_exact_least_squares():
     rng = np.random.default_rng(1)
     x = sparse(rng, 30, 0.3)
     x[:, 5] = 0  # never active
-    y = np.stack([x @ rng.normal(size=30) + rng.normal(size=N), x[:, 0] + 0.1 * rng.normal(size=N)], 1)
+    y = np.stack(
+        [x @ rng.normal(size=30) + rng.normal(size=N), x[:, 0] + 0.1 * rng.normal(size=N)], 1
+    )
     part = split_documents(DOCUMENT)
-    score, steps = regress(y, [csr_array(x[:, :12]), csr_array(x[:, 12:])], part, most_steps=200, patience=200)
+    score, steps = regress(
+        y, [csr_array(x[:, :12]), csr_array(x[:, 12:])], part, most_steps=200, patience=200
+    )
     train, test = part == TRAIN, part == TEST
     design = np.column_stack([np.ones(N), x])
     exact = design @ np.linalg.lstsq(design[train], y[train], rcond=None)[0]
@@ -103,7 +113,9 @@ def test_other_streams_and_missing_layers_are_refused():
 
 
 def study() -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Features of A: best homolog, homolog, one-sided homolog, exclusive, rare, not learnt again, high r."""
+    """Features of A: best homolog, homolog, one-sided homolog, exclusive, rare, not learnt again,
+    high r.
+    """
     n = 7
     same = {"model": ["A"] * n, "layer": [0] * 4 + [1] * 3, "feature": list(range(n))}
     main = pl.DataFrame(
@@ -120,10 +132,19 @@ def study() -> tuple[pl.DataFrame, pl.DataFrame]:
         }
     )
     seeds = pl.DataFrame(
-        same | {"comparison": ["sae-seed"] * n, "best_model": ["A@seed1"] * n, "r": [0.9, 0.9, 0.9, 0.9, 0.9, 0.5, 0.9]}
+        same
+        | {
+            "comparison": ["sae-seed"] * n,
+            "best_model": ["A@seed1"] * n,
+            "r": [0.9, 0.9, 0.9, 0.9, 0.9, 0.5, 0.9],
+        }
     )
-    saes = pl.DataFrame({"model": ["A", "A"], "label": ["sae"] * 2, "layer": [0, 1], "passed": [True, True]})
-    return pl.concat([main, seeds], how="diagonal").cast({"layer": pl.Int32, "feature": pl.Int32}), saes
+    saes = pl.DataFrame(
+        {"model": ["A", "A"], "label": ["sae"] * 2, "layer": [0, 1], "passed": [True, True]}
+    )
+    return pl.concat([main, seeds], how="diagonal").cast(
+        {"layer": pl.Int32, "feature": pl.Int32}
+    ), saes
 
 
 def features_of(table: pl.DataFrame, name: str) -> list[int]:
@@ -139,7 +160,10 @@ def test_the_lists_by_hand():
     assert table["rank"].to_list() == [1, 2, 1]
     assert table["own_seed_r"].to_list() == pytest.approx([0.9] * 3)
     without = lists(matches.filter(pl.col("comparison") == "main"), saes)
-    assert features_of(without, "exclusive") == [5, 3]  # no second seed: feature 5 cannot be told from a learnt one
+    assert features_of(without, "exclusive") == [
+        5,
+        3,
+    ]  # no second seed: feature 5 cannot be told from a learnt one
     assert without["own_seed_r"].is_null().all()
     failed = saes.with_columns(passed=pl.col("layer") == 1)
     assert features_of(lists(matches, failed), "exclusive") == []

@@ -30,14 +30,26 @@ PLACES = CONTEXT
 
 
 def looking_back() -> GPT2:
-    """One block that copies the token `BACK` positions earlier: channels are tokens, positions and the copied token."""
+    """One block that copies the token `BACK` positions earlier: channels are tokens, positions and
+    the copied token.
+    """
     width = 2 * VOCABULARY + PLACES
-    config = GPT2Config(vocab_size=VOCABULARY, n_embd=width, n_layer=1, n_head=1, n_inner=4, n_positions=PLACES,
-                        bos_token_id=0, eos_token_id=0)  # fmt: skip
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=width,
+        n_layer=1,
+        n_head=1,
+        n_inner=4,
+        n_positions=PLACES,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     hf = GPT2LMHeadModel(config).eval().requires_grad_(False)
     token, place, copied = (
-        slice(0, VOCABULARY), slice(VOCABULARY, VOCABULARY + PLACES), slice(VOCABULARY + PLACES, width)
-    )  # fmt: skip
+        slice(0, VOCABULARY),
+        slice(VOCABULARY, VOCABULARY + PLACES),
+        slice(VOCABULARY + PLACES, width),
+    )
     for parameter in hf.transformer.h[0].parameters():
         parameter.zero_()
     block = hf.transformer.h[0]
@@ -47,7 +59,9 @@ def looking_back() -> GPT2:
     hf.transformer.wpe.weight.zero_()
     hf.transformer.wpe.weight[:, place] = torch.eye(PLACES)
     query, key, value = block.attn.c_attn.weight.view(width, 3, width).unbind(1)
-    query[place, place] = 100 * torch.diag(torch.ones(PLACES - BACK), -BACK)  # position p asks for p - BACK
+    query[place, place] = 100 * torch.diag(
+        torch.ones(PLACES - BACK), -BACK
+    )  # position p asks for p - BACK
     key[place, place] = torch.eye(PLACES)
     value[token, copied] = torch.eye(VOCABULARY)
     block.attn.c_proj.weight.copy_(torch.eye(width))
@@ -56,9 +70,11 @@ def looking_back() -> GPT2:
 
 
 def reading(model: GPT2) -> SparseAutoencoder:
-    """A feature a token of the vocabulary on the current token, and one each on the token that was copied.
+    """A feature a token of the vocabulary on the current token, and one each on the token that was
+    copied.
 
-    Of 40 channels two are 1, so the layer norm makes a copied channel 4.6 higher than the others, 4.2 above their mean.
+    Of 40 channels two are 1, so the layer norm makes a copied channel 4.6 higher than the others,
+    4.2 above their mean.
     """
     W = torch.zeros(model.d_model, 2 * VOCABULARY)
     W[:VOCABULARY, :VOCABULARY] = torch.eye(VOCABULARY)
@@ -67,11 +83,15 @@ def reading(model: GPT2) -> SparseAutoencoder:
     return SparseAutoencoder(W, b, W.T.contiguous(), torch.zeros(model.d_model))
 
 
-def random_windows(n: int, context: int, tokens: int, seed: int, masked: float = 0.1) -> TokenWindows:
+def random_windows(
+    n: int, context: int, tokens: int, seed: int, masked: float = 0.1
+) -> TokenWindows:
     rng = np.random.default_rng(seed)
     drawn = rng.integers(1, tokens, (n, context)).astype(np.int32)
     document = (np.arange(n * context) // 40).reshape(n, context).astype(np.int32)
-    return TokenWindows(drawn, document, rng.random((n, context)) > masked, tokenizer_fingerprint="f")
+    return TokenWindows(
+        drawn, document, rng.random((n, context)) > masked, tokenizer_fingerprint="f"
+    )
 
 
 def encoded(model, windows: TokenWindows, sae: SparseAutoencoder, layer: int) -> csr_array:
@@ -80,12 +100,16 @@ def encoded(model, windows: TokenWindows, sae: SparseAutoencoder, layer: int) ->
 
 def test_a_feature_of_the_current_token_needs_one_and_one_of_the_token_three_back_needs_four():
     model, windows = looking_back(), random_windows(24, CONTEXT, VOCABULARY // 2, 1)
-    windows.tokens[1::2] += VOCABULARY // 2  # the next window, whose start is put before the cut, has other tokens
+    windows.tokens[1::2] += (
+        VOCABULARY // 2
+    )  # the next window, whose start is put before the cut, has other tokens
     windows.document[:] = np.arange(24)[:, None]
     sae = reading(model)
     matrix = encoded(model, windows, sae, 0)
     rows = choose_rows(lambda layer: matrix, [0], windows, per_feature=3)
-    rows = rows[place_of(windows, rows)[1] >= 8]  # every cut of 1, 2, 4 and 8 tokens takes something away
+    rows = rows[
+        place_of(windows, rows)[1] >= 8
+    ]  # every cut of 1, 2, 4 and 8 tokens takes something away
     table = left_context(model, windows, rows, {0: sae}, lambda layer: matrix)
     kept = np.array(table["kept"].to_list())
     alive = table["n_positions"].to_numpy() > 0
@@ -93,10 +117,14 @@ def test_a_feature_of_the_current_token_needs_one_and_one_of_the_token_three_bac
     copied = alive & ~current
     assert current.sum() == copied.sum() == 10  # tokens 0 and 6 are nowhere
     assert np.allclose(kept[current], 1, atol=1e-6)
-    assert np.allclose(kept[copied], [0, 0, 1, 1], atol=1e-4)  # 1, 2, 4, 8 tokens: three back is the fourth
+    assert np.allclose(
+        kept[copied], [0, 0, 1, 1], atol=1e-4
+    )  # 1, 2, 4, 8 tokens: three back is the fourth
     found = table["context_tokens"].to_numpy()
     assert np.allclose(found[current], 1.0)
-    assert np.allclose(found[copied], 2 * 2**0.8, atol=1e-3)  # four fifths of the way from 2 to 4, in log n
+    assert np.allclose(
+        found[copied], 2 * 2**0.8, atol=1e-3
+    )  # four fifths of the way from 2 to 4, in log n
     assert np.isnan(found[~alive]).all() and np.isnan(kept[~alive]).all()
 
 
@@ -106,8 +134,13 @@ def test_each_position_and_size_run_alone_gives_the_same(name):
     layers = [0, model.n_layers - 1]
     saes = {}
     for layer in layers:
-        W = torch.randn(model.d_model, 40, generator=torch.Generator().manual_seed(layer)) / model.d_model**0.5
-        saes[layer] = SparseAutoencoder(W, torch.full((40,), -0.2), W.T.contiguous(), torch.zeros(model.d_model))
+        W = (
+            torch.randn(model.d_model, 40, generator=torch.Generator().manual_seed(layer))
+            / model.d_model**0.5
+        )
+        saes[layer] = SparseAutoencoder(
+            W, torch.full((40,), -0.2), W.T.contiguous(), torch.zeros(model.d_model)
+        )
     matrices = {layer: encoded(model, windows, saes[layer], layer) for layer in layers}
     rows = np.array([0, 19, 41, 117])
     seen = []
@@ -122,7 +155,10 @@ def test_each_position_and_size_run_alone_gives_the_same(name):
                 donor = (w + 1) % 5
                 while windows.document[w, p] in windows.document[donor, :32]:
                     donor = (donor + 1) % 5
-                cut = [*windows.tokens[donor, : min(32, 40 - size)], *windows.tokens[w, max(0, p + 1 - size) : p + 1]]
+                cut = [
+                    *windows.tokens[donor, : min(32, 40 - size)],
+                    *windows.tokens[w, max(0, p + 1 - size) : p + 1],
+                ]
                 run = model.run(torch.tensor([cut]), capture=[f"resid.{layer}"])
                 again = saes[layer].encode(run[f"resid.{layer}"][0, -1:])[0].double().numpy()
                 kept += reference[t] if p + 1 <= size else np.minimum(again, reference[t])
@@ -130,18 +166,22 @@ def test_each_position_and_size_run_alone_gives_the_same(name):
             own = table.filter(table["layer"] == layer)["kept"].to_list()
             mine = np.array([row[number] for row in own])
             assert np.isnan(mine[total == 0]).all()
-            assert np.allclose(mine[total > 0], (kept / np.where(total, total, 1))[total > 0], atol=1e-5)
+            assert np.allclose(
+                mine[total > 0], (kept / np.where(total, total, 1))[total > 0], atol=1e-5
+            )
 
 
 def test_curves_by_hand():
     sizes = [1, 2, 4, 8]
-    kept = np.array([
-        [0.9, 0.9, 0.9, 0.9],  # the token alone
-        [0.4, 0.6, 1.0, 1.0],  # half way from 2 to 4
-        [0.9, 0.7, 0.9, 0.9],  # kept, lost again: from 2 on, half way to 4
-        [0.0, 0.0, 0.0, 0.6],  # half way from 8 to the context of 16
-        [np.nan] * 4,
-    ]).T  # fmt: skip
+    kept = np.array(
+        [
+            [0.9, 0.9, 0.9, 0.9],  # the token alone
+            [0.4, 0.6, 1.0, 1.0],  # half way from 2 to 4
+            [0.9, 0.7, 0.9, 0.9],  # kept, lost again: from 2 on, half way to 4
+            [0.0, 0.0, 0.0, 0.6],  # half way from 8 to the context of 16
+            [np.nan] * 4,
+        ]
+    ).T
     found = context_tokens(sizes, kept, 16)
     assert np.allclose(found[:4], [1, 2 * 2**0.5, 2 * 2**0.5, 8 * 2**0.5])
     assert np.isnan(found[4])
@@ -199,8 +239,12 @@ def test_text_of_one_document_leaves_left_context_undefined():
     model, windows = load("zoo:mamba-s0"), random_windows(3, 16, 50, 5)
     windows.document[:] = 7
     matrix = csr_array(np.ones((windows.tokens.size, 2), np.float32))
-    dictionary = SparseAutoencoder(*(torch.zeros(*shape) for shape in ((model.d_model, 2), (2,), (2, model.d_model),
-                                                                       (model.d_model,))))  # fmt: skip
+    dictionary = SparseAutoencoder(
+        *(
+            torch.zeros(*shape)
+            for shape in ((model.d_model, 2), (2,), (2, model.d_model), (model.d_model,))
+        )
+    )
     table = left_context(model, windows, np.arange(4), {0: dictionary}, lambda layer: matrix)
     assert dict(table.schema) == CONTEXT_SCHEMA and table["n_positions"].to_list() == [0, 0]
     assert table["context_tokens"].is_nan().all() and table["kept"].explode().is_nan().all()

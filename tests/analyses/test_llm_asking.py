@@ -1,4 +1,6 @@
-"""Answers are kept, budgets hold, failures say what to do: against a small HTTP server with the real client."""
+"""Answers are kept, budgets hold, failures say what to do: against a small HTTP server with the
+real client.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ import pytest
 from tests.analyses.chat import ChatServer, chat_server
 from tests.processes import HANGS
 
-from homolog.analyses.explanations.asking import KEY_VARIABLE, Budget, Endpoint, Question, Tally, ask, cached, connect
+from homolog.analyses.explanations.asking import (
+    KEY_VARIABLE,
+    Budget,
+    Endpoint,
+    Question,
+    Tally,
+    ask,
+    cached,
+    connect,
+)
 from homolog.errors import InputError
 
 
@@ -76,10 +87,18 @@ def test_budgets_hold_with_many_threads(server, tmp_path):
     with connect(endpoint_of(server)) as client, ThreadPoolExecutor(8) as pool:
         budget = Budget(requests=5)
         asked = [Question(f"say {i}") for i in range(20)]
-        answers = list(pool.map(lambda q: ask(client, endpoint_of(server), q, tmp_path, budget, tally), asked))
+        answers = list(
+            pool.map(lambda q: ask(client, endpoint_of(server), q, tmp_path, budget, tally), asked)
+        )
     assert sum(answer is not None for answer in answers) == len(server.seen) == tally.requests == 5
     assert tally.refused == 15 and tally.tokens == 50
     tally = Tally()
     estimate = Question("say me").tokens()
-    assert send(server, tmp_path, "say me", Budget(tokens=estimate - 1), tally) is None and tally.refused == 1
-    assert send(server, tmp_path, "say me", Budget(tokens=estimate), tally) is not None and tally.tokens == 10
+    assert (
+        send(server, tmp_path, "say me", Budget(tokens=estimate - 1), tally) is None
+        and tally.refused == 1
+    )
+    assert (
+        send(server, tmp_path, "say me", Budget(tokens=estimate), tally) is not None
+        and tally.tokens == 10
+    )

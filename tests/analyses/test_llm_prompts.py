@@ -5,17 +5,26 @@ from __future__ import annotations
 import pytest
 
 from homolog.analyses.explanations import prompts
-from homolog.analyses.explanations.prompts import Context, Explanation, read_detection, read_explanation
+from homolog.analyses.explanations.prompts import (
+    Context,
+    Explanation,
+    read_detection,
+    read_explanation,
+)
 
 
 def test_the_question_marks_tokens_and_gives_values_of_ten():
-    text = prompts.explain([Context((" the", " cat", " sat"), (0.0, 2.0, 4.1), 2), Context(("\n",), (8.2,), 0)], 8.2)
+    text = prompts.explain(
+        [Context((" the", " cat", " sat"), (0.0, 2.0, 4.1), 2), Context(("\n",), (8.2,), 0)], 8.2
+    )
     assert "Text 1:  the« cat»« sat»\nValues: cat 3, sat 5" in text
     assert 'Text 2: «\n»\nValues: "\\n" 10' in text
 
 
 def test_the_test_marks_one_token_whatever_its_value():
-    text = prompts.detect("cats", [Context((" a", " cat"), (0.0, 3.0), 1), Context((" a", " dog"), (0.0, 0.0), 1)])
+    text = prompts.detect(
+        "cats", [Context((" a", " cat"), (0.0, 3.0), 1), Context((" a", " dog"), (0.0, 0.0), 1)]
+    )
     assert "    cats\n" in text and "2 numbered texts" in text
     assert "Text 1:  a« cat»\n\nText 2:  a« dog»" in text
 
@@ -29,7 +38,8 @@ def test_a_text_that_looks_like_a_place_to_fill_stays_text():
     "reply",
     [
         '{"explanation": "cats", "complexity": 2, "consistency": 5}',
-        'Here it is:\n```json\n{"explanation": " cats ", "complexity": 2, "consistency": 5}\n```\nDone {x}.',
+        'Here it is:\n```json\n{"explanation": " cats ", "complexity": 2, "consistency": '
+        "5}\n```\nDone {x}.",
     ],
 )
 def test_an_answer_may_stand_in_a_fence_or_among_words(reply):

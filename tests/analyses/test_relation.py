@@ -1,4 +1,6 @@
-"""Rank correlations against scipy and by hand; partial ones against a planted confounder; curves by hand."""
+"""Rank correlations against scipy and by hand; partial ones against a planted confounder; curves by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +9,42 @@ import polars as pl
 import pytest
 from scipy.stats import spearmanr
 
-from homolog.analyses.meaning.relation import CURVE_SCHEMA, RELATION_SCHEMA, rank_correlation, relate
+from homolog.analyses.meaning.relation import (
+    CURVE_SCHEMA,
+    RELATION_SCHEMA,
+    rank_correlation,
+    relate,
+)
 from homolog.errors import InputError
 
 
-def frame(n: int = 2000, seed: int = 0, confounded: float = 0.0, effect: float = 0.0) -> pl.DataFrame:
+def frame(
+    n: int = 2000, seed: int = 0, confounded: float = 0.0, effect: float = 0.0
+) -> pl.DataFrame:
     """Features whose r and entropy both rise with the frequency, and whose entropy rises with r."""
     rng = np.random.default_rng(seed)
     freq = rng.random(n)
     r = confounded * freq + rng.random(n)
     return pl.DataFrame(
         {
-            "comparison": "main", "model": "A", "best_model": "B",
-            "layer": np.arange(n) % 4, "feature": np.arange(n) // 4, "freq": freq,
+            "comparison": "main",
+            "model": "A",
+            "best_model": "B",
+            "layer": np.arange(n) % 4,
+            "feature": np.arange(n) // 4,
+            "freq": freq,
             "r": (r / r.max()).astype(np.float32),
             "token_entropy": confounded * freq + effect * r + rng.random(n),
         }
-    )  # fmt: skip
+    )
 
 
 def test_rho_is_scipys_and_the_interval_covers_it():
     rows = frame(effect=0.5)
     found = rank_correlation(rows, "r", "token_entropy", 200, 0)
-    assert found["rho"] == pytest.approx(spearmanr(rows["r"], rows["token_entropy"]).statistic, abs=1e-12)
+    assert found["rho"] == pytest.approx(
+        spearmanr(rows["r"], rows["token_entropy"]).statistic, abs=1e-12
+    )
     assert found["lo"] < found["rho"] < found["hi"]
     z = 1.96 * ((1 + found["rho"] ** 2 / 2) / (2000 - 3)) ** 0.5  # Bonett & Wright 2000
     assert found["hi"] - found["lo"] == pytest.approx(2 * z, rel=0.35)
@@ -41,7 +56,9 @@ def test_the_partial_correlation_sees_through_frequency_and_layer():
     assert confounded["rho"] > 0.6 and abs(confounded["partial"]) < 0.08
     both = rank_correlation(frame(confounded=3.0, effect=2.0), "r", "token_entropy", 100, 0)
     assert both["partial_lo"] > 0.2
-    layered = frame().with_columns((pl.col(name) + 5 * pl.col("layer")).alias(name) for name in ("r", "token_entropy"))
+    layered = frame().with_columns(
+        (pl.col(name) + 5 * pl.col("layer")).alias(name) for name in ("r", "token_entropy")
+    )
     found = rank_correlation(layered, "r", "token_entropy", 100, 0)
     assert found["rho"] > 0.8 and abs(found["partial"]) < 0.1
 
@@ -56,26 +73,37 @@ def test_what_does_not_vary_has_no_correlation():
 
 def test_tables_have_each_direction_and_leave_out_what_is_not_defined():
     rows = frame(400)
-    nothing = pl.when(pl.col("feature") < 10).then(float("nan")).otherwise(pl.col("r")).cast(pl.Float32)
+    nothing = (
+        pl.when(pl.col("feature") < 10).then(float("nan")).otherwise(pl.col("r")).cast(pl.Float32)
+    )
     matches = pl.concat(
         [
             rows.with_columns(excess=nothing),
-            rows.with_columns(pl.lit("rotated").alias("comparison"), excess=pl.lit(float("nan"), pl.Float32)),
+            rows.with_columns(
+                pl.lit("rotated").alias("comparison"), excess=pl.lit(float("nan"), pl.Float32)
+            ),
         ]
     ).drop("token_entropy")
-    features = rows.select("model", "layer", "feature", "token_entropy").with_columns(complexity=pl.lit(None, pl.Int8))
+    features = rows.select("model", "layer", "feature", "token_entropy").with_columns(
+        complexity=pl.lit(None, pl.Int8)
+    )
     relation, curve = relate(matches, features, bins=(0, 0.5, 1), resamples=20)
     assert dict(relation.schema) == RELATION_SCHEMA and dict(curve.schema) == CURVE_SCHEMA
     assert relation.select("comparison", "of", "measure", "n").rows() == [
-        ("main", "r", "token_entropy", 400), ("main", "excess", "token_entropy", 360),
+        ("main", "r", "token_entropy", 400),
+        ("main", "excess", "token_entropy", 360),
         ("rotated", "r", "token_entropy", 400),
-    ]  # fmt: skip
+    ]
     low = rows.filter(pl.col("r") < 0.5)["token_entropy"]
     first = curve.row(0, named=True)
     assert (first["start"], first["end"], first["n"]) == (0, 0.5, len(low))
     assert first["median"] == pytest.approx(low.median())
-    below = [(low < first[edge]).mean() for edge in ("lo", "hi")]  # ranks half a standard deviation off, twice over
-    assert below == pytest.approx([0.5 - 0.98 / len(low) ** 0.5, 0.5 + 0.98 / len(low) ** 0.5], abs=1.5 / len(low))
+    below = [
+        (low < first[edge]).mean() for edge in ("lo", "hi")
+    ]  # ranks half a standard deviation off, twice over
+    assert below == pytest.approx(
+        [0.5 - 0.98 / len(low) ** 0.5, 0.5 + 0.98 / len(low) ** 0.5], abs=1.5 / len(low)
+    )
     assert curve.filter(comparison="main", of="r")["n"].sum() == 400
 
 

@@ -1,4 +1,6 @@
-"""Points of a pair: the union of firings, drawn when there are many, values read from both matrices."""
+"""Points of a pair: the union of firings, drawn when there are many, values read from both
+matrices.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,17 @@ def features(values: np.ndarray, name: str, layer: int) -> SparseFeatures:
 
 
 def matches(rows: list[tuple]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=["feature", "best_model", "best_layer", "best_feature"], orient="row")
+    return pl.DataFrame(
+        rows, schema=["feature", "best_model", "best_layer", "best_feature"], orient="row"
+    )
 
 
 def test_few_points_are_all_there_in_the_order_of_the_stream():
     own = features(np.array([[0, 1.0], [2, 0], [0, 0], [3, 0]]), "A", 0)
     other = {("B", 1): features(np.array([[5.0], [0], [0], [7]]), "B", 1)}
-    found = scatter(own, matches([(0, "B", 1, 0), (1, "B", -1, -1)]), lambda model, layer: other[model, layer])
+    found = scatter(
+        own, matches([(0, "B", 1, 0), (1, "B", -1, -1)]), lambda model, layer: other[model, layer]
+    )
     assert dict(found.schema) == SCATTER_SCHEMA
     assert found.rows() == [(0, "B", [0.0, 2.0, 3.0], [5.0, 0.0, 7.0])]
 
@@ -36,7 +42,10 @@ def test_many_points_are_drawn_alike_each_time():
     assert first.equals(again) and set(first["scatter_x"].list.len()) == {40}
     pairs = {(np.float32(a), np.float32(b)) for a, b in zip(x[:, 0], y[:, 2], strict=True)}
     row = first.row(0, named=True)
-    drawn = [(np.float32(a), np.float32(b)) for a, b in zip(row["scatter_x"], row["scatter_y"], strict=True)]
+    drawn = [
+        (np.float32(a), np.float32(b))
+        for a, b in zip(row["scatter_x"], row["scatter_y"], strict=True)
+    ]
     assert len(set(drawn)) == 40 and set(drawn) <= pairs and (0, 0) not in drawn
 
 

@@ -14,16 +14,29 @@ from homolog.corpus import TokenText, joined, token_texts
 from homolog.errors import InputError
 
 SCHEMA = {
-    "model": pl.String, "layer": pl.Int32, "feature": pl.Int32, "n_active": pl.Int64, "freq": pl.Float64,
-    "mean_active": pl.Float32, "max": pl.Float32, "token_entropy": pl.Float32, "token_r2": pl.Float32,
+    "model": pl.String,
+    "layer": pl.Int32,
+    "feature": pl.Int32,
+    "n_active": pl.Int64,
+    "freq": pl.Float64,
+    "mean_active": pl.Float32,
+    "max": pl.Float32,
+    "token_entropy": pl.Float32,
+    "token_r2": pl.Float32,
     "consistency": pl.Float32,
-    "context_consistency": pl.Float32, "promoted": pl.List(pl.String), "suppressed": pl.List(pl.String),
-    "near_feature": pl.List(pl.Int32), "near_cosine": pl.List(pl.Float32), "top_tokens": pl.List(pl.String),
-}  # fmt: skip
+    "context_consistency": pl.Float32,
+    "promoted": pl.List(pl.String),
+    "suppressed": pl.List(pl.String),
+    "near_feature": pl.List(pl.Int32),
+    "near_cosine": pl.List(pl.Float32),
+    "top_tokens": pl.List(pl.String),
+}
 
 
 def named(text: TokenText) -> str:
-    """What a table shows of a token: of the zoo's vocabulary, single bytes are the only ones that are not text."""
+    """What a table shows of a token: of the zoo's vocabulary, single bytes are the only ones that
+    are not text.
+    """
     return text if isinstance(text, str) else "".join(f"<{byte:02X}>" for byte in text)
 
 
@@ -45,13 +58,21 @@ def test_columns_are_the_measures() -> None:
     same = measured.drop("top_tokens").columns
     assert found.select(same).equals(measured.select(same), null_equal=True)
     assert " <E8>" in found["top_tokens"][8]
-    assert found["top_tokens"].to_list() == [[texts[i] for i in ids] for ids in measured["top_tokens"].to_list()]
+    assert found["top_tokens"].to_list() == [
+        [texts[i] for i in ids] for ids in measured["top_tokens"].to_list()
+    ]
     np.testing.assert_array_equal(found["consistency"].to_numpy(), consistency(x, windows, seed=5))
     effect, near = promoted(model, W_dec, 3), nearest(W_dec, 2)
     for feature in range(9):
         row = found.row(feature, named=True)
         if feature == 4:
-            assert row["promoted"] == row["suppressed"] == row["near_feature"] == row["near_cosine"] == []
+            assert (
+                row["promoted"]
+                == row["suppressed"]
+                == row["near_feature"]
+                == row["near_cosine"]
+                == []
+            )
             continue
         assert row["promoted"] == [texts[i] for i in effect.promoted[feature]]
         assert row["suppressed"] == [texts[i] for i in effect.suppressed[feature]]

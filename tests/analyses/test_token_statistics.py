@@ -1,4 +1,6 @@
-"""Entropy of the activating token and predictability from it: planted features, arithmetic, a slow computation."""
+"""Entropy of the activating token and predictability from it: planted features, arithmetic, a slow
+computation.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,8 @@ def test_a_feature_that_does_not_see_the_token() -> None:
 
 
 def test_a_feature_of_a_bigram() -> None:
-    # B = 1 follows A = 0 in one half of its places and C = 2 in the other; the feature fires on B after A
+    # B = 1 follows A = 0 in one half of its places and C = 2 in the other; the feature fires on B
+    # after A
     windows = windows_of(np.tile([0, 1, 2, 1, 3, 3, 3, 3, 3, 3], (10, 1)))
     values = np.zeros((10, 10, 1))
     values[:, 1] = 1
@@ -69,7 +72,10 @@ def test_tokens_of_one_half_alone_are_predicted_by_the_overall_mean() -> None:
     windows = windows_of(np.array([[0, 0, 1, 2], [0, 0, 3, 3]]))
     values = np.array([[1.0, 1, 4, 0], [1.0, 1, 0, 2]])[..., None]
     # first half: means 1 (token 0), 1.5 overall; second: 1 (token 0), 1 overall
-    error_first, spread_first = (4 - 1) ** 2 + (0 - 1) ** 2, 4 + 4 * 1.5 - 6 * 1.5 + 8  # 1 + 1 + 16 - 4 * 1.5 ** 2
+    error_first, spread_first = (
+        (4 - 1) ** 2 + (0 - 1) ** 2,
+        4 + 4 * 1.5 - 6 * 1.5 + 8,
+    )  # 1 + 1 + 16 - 4 * 1.5 ** 2
     error_second, spread_second = 1.5**2 + 0.5**2, 1 + 1 + 4 - 4 * 1.0
     assert spread_first == 9
     found = token_statistics(features_of(values, windows), windows)
@@ -89,7 +95,11 @@ def slow(x: SparseFeatures, windows: TokenWindows, feature: int) -> tuple[float,
         for t in np.unique(token[fit]):
             mean[t] = value[fit & (token == t)].mean()
         spread = ((value[score] - value[score].mean()) ** 2).sum()
-        parts.append(1 - ((value[score] - mean[token[score]]) ** 2).sum() / spread if spread > 0 else math.nan)
+        parts.append(
+            1 - ((value[score] - mean[token[score]]) ** 2).sum() / spread
+            if spread > 0
+            else math.nan
+        )
     return (-(p * np.log2(p)).sum() if len(p) else math.nan), sum(parts) / 2
 
 
@@ -117,12 +127,16 @@ def test_equal_to_a_slow_computation(seed: int, monkeypatch: pytest.MonkeyPatch)
 def test_undefined_is_nan() -> None:
     windows = random_stream(0)
     constant = np.full((*windows.tokens.shape, 1), 0.3)
-    found = token_statistics(features_of(np.concatenate([0 * constant, constant], axis=2), windows), windows)
+    found = token_statistics(
+        features_of(np.concatenate([0 * constant, constant], axis=2), windows), windows
+    )
     assert found.select(pl.col("mean_active", "token_entropy", "token_r2").is_nan()).rows() == [
         (True, True, True),
         (False, False, True),
     ]
-    assert found["max"].to_list() == pytest.approx([0, 0.3]) and found["top_tokens"].to_list()[0] == []
+    assert (
+        found["max"].to_list() == pytest.approx([0, 0.3]) and found["top_tokens"].to_list()[0] == []
+    )
 
 
 def test_halves_are_whole_documents_of_like_size() -> None:

@@ -1,4 +1,6 @@
-"""Transplants: rotated, affine and unrelated spaces whose numbers are known; correlations against numpy."""
+"""Transplants: rotated, affine and unrelated spaces whose numbers are known; correlations against
+numpy.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,13 @@ import torch
 from scipy.sparse import csr_array
 from scipy.stats import ortho_group
 
-from homolog.analyses.transplant.measure import KINDS, TRANSPLANT_SCHEMA, feature_correlations, fit_map, transplant
+from homolog.analyses.transplant.measure import (
+    KINDS,
+    TRANSPLANT_SCHEMA,
+    feature_correlations,
+    fit_map,
+    transplant,
+)
 from homolog.dictionaries import SparseAutoencoder
 from homolog.errors import InputError
 from homolog.matching.spaces import SpaceMoments
@@ -19,7 +27,9 @@ DOCUMENT = (np.arange(N) // 50).astype(np.int32)
 
 
 def planted() -> tuple[torch.Tensor, SparseAutoencoder]:
-    """Sparse sums of orthonormal directions with a mean and a little noise, and the dictionary of those directions."""
+    """Sparse sums of orthonormal directions with a mean and a little noise, and the dictionary of
+    those directions.
+    """
     rng = np.random.default_rng(0)
     directions = torch.from_numpy(ortho_group.rvs(D, random_state=1)).float()
     mean = torch.from_numpy(rng.normal(size=D)).float()
@@ -45,7 +55,9 @@ def test_a_rotated_shifted_scaled_twin_is_read_as_well_as_the_own_residuals():
 
 def test_only_the_affine_map_undoes_stretched_channels():
     y, dictionary = planted()
-    stretch = torch.from_numpy(ortho_group.rvs(D, random_state=5)) @ torch.diag(torch.logspace(-1, 1, D).double())
+    stretch = torch.from_numpy(ortho_group.rvs(D, random_state=5)) @ torch.diag(
+        torch.logspace(-1, 1, D).double()
+    )
     table = transplant((y.double() @ stretch).float(), y, DOCUMENT, dictionary, ridge=1e-9)
     orthogonal, affine = table["r2"].to_list()
     assert affine > 0.999 and orthogonal < 0.8
@@ -69,7 +81,9 @@ def test_the_maps_are_the_least_squares_and_the_procrustes_solution():
     moments.add([x], [y])
     affine = fit_map(moments, "affine", ridge=0.0)
     exact = np.linalg.lstsq(np.column_stack([x, np.ones(400)]), y, rcond=None)[0]
-    assert np.allclose(affine.weight.numpy(), exact[:5]) and np.allclose(affine.bias.numpy(), exact[5])
+    assert np.allclose(affine.weight.numpy(), exact[:5]) and np.allclose(
+        affine.bias.numpy(), exact[5]
+    )
     turned = fit_map(moments, "orthogonal")
     weight = turned.weight.numpy()
     square = weight @ weight.T  # s^2 times the identity, for x is the narrower one
@@ -106,6 +120,10 @@ def test_rows_that_are_not_the_same_tokens_are_refused():
 def test_one_document_can_be_fitted_on_or_tested_on_but_not_both():
     y, dictionary = planted()
     table = transplant(y, y, np.zeros(N, np.int64), dictionary)
-    assert sorted([table["n_train"][0], table["n_test"][0]]) == [0, N] and table["map"].to_list() == [*KINDS]
+    assert sorted([table["n_train"][0], table["n_test"][0]]) == [0, N] and table[
+        "map"
+    ].to_list() == [*KINDS]
     assert dict(table.schema) == TRANSPLANT_SCHEMA and table["n_features"].to_list() == [0, 0]
-    assert all(table[name].is_nan().all() for name in table.columns if table[name].dtype == pl.Float64)
+    assert all(
+        table[name].is_nan().all() for name in table.columns if table[name].dtype == pl.Float64
+    )

@@ -1,4 +1,6 @@
-"""Edge scores by arithmetic in a linear model, against finite differences of real patches, and by sum rules."""
+"""Edge scores by arithmetic in a linear model, against finite differences of real patches, and by
+sum rules.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,22 @@ def some_pairs(n: int = 3, length: int = 9) -> PromptPairs:
 
 
 def linear_model() -> LanguageModel:
-    """One block whose head averages the stream over the window and adds that; no norms, and a silent MLP."""
-    hf = tiny_gpt_neox(vocab_size=5, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4)
+    """One block whose head averages the stream over the window and adds that; no norms, and a
+    silent MLP.
+    """
+    hf = tiny_gpt_neox(
+        vocab_size=5, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4
+    )
     block = hf.gpt_neox.layers[0]
     for parameter in hf.requires_grad_(False).parameters():
         parameter.zero_()
-    block.attention.query_key_value.weight[8:] = torch.eye(4)  # queries and keys stay 0: attention is uniform
+    block.attention.query_key_value.weight[8:] = torch.eye(
+        4
+    )  # queries and keys stay 0: attention is uniform
     block.attention.dense.weight.copy_(torch.eye(4))
-    block.input_layernorm = block.post_attention_layernorm = hf.gpt_neox.final_layer_norm = torch.nn.Identity()
+    block.input_layernorm = block.post_attention_layernorm = hf.gpt_neox.final_layer_norm = (
+        torch.nn.Identity()
+    )
     hf.gpt_neox.embed_in.weight[:4] = torch.eye(4)
     hf.get_output_embeddings().weight[:2] = torch.tensor([[5.0, 1, 0, 0], [0, 2, 3, 0]])
     return ADAPTERS["gpt_neox"]("linear", hf)
@@ -53,7 +63,9 @@ def linear_model() -> LanguageModel:
 def linear_pairs() -> PromptPairs:
     positions = {"A": torch.tensor([0, 0]), "B": torch.tensor([1, 1]), "last": torch.tensor([3, 3])}
     clean, corrupt = torch.tensor([[0, 2, 3, 3]] * 2), torch.tensor([[1, 2, 3, 2]] * 2)
-    return PromptPairs("linear", clean, corrupt, torch.tensor([0, 0]), torch.tensor([1, 1]), positions)
+    return PromptPairs(
+        "linear", clean, corrupt, torch.tensor([0, 0]), torch.tensor([1, 1]), positions
+    )
 
 
 # logit difference = w . stream at the end, with w = [5, 1, 0, 0] - [0, 2, 3, 0] = [5, -1, -3, 0]
@@ -69,18 +81,31 @@ LINEAR = {
 @pytest.mark.parametrize("steps", [1, 5])
 def test_scores_and_effects_of_a_linear_model_by_hand(steps: int) -> None:
     found = discover(linear_model(), linear_pairs(), steps=steps, n_top=3, n_random=5)
-    scores = {(row["sender"], row["receiver"], row["position"]): row["score"] for row in found.edges.to_dicts()}
+    scores = {
+        (row["sender"], row["receiver"], row["position"]): row["score"]
+        for row in found.edges.to_dicts()
+    }
     assert {edge: score for edge, score in scores.items() if score} == pytest.approx(LINEAR)
-    assert found.validation["chosen_as"].to_list() == ["top"] * 3 + ["random"]  # scores of 0 are not drawn
+    assert found.validation["chosen_as"].to_list() == ["top"] * 3 + [
+        "random"
+    ]  # scores of 0 are not drawn
     for column in ("effect", "effect_low", "effect_high"):  # both prompts are the same: no width
-        assert found.validation[column].to_list() == pytest.approx(found.validation["score"].to_list())
+        assert found.validation[column].to_list() == pytest.approx(
+            found.validation["score"].to_list()
+        )
     every = found.correlation.row(by_predicate=pl.col("edges") == "all", named=True)
-    assert (every["n"], every["pearson"], every["spearman"]) == (4, pytest.approx(1), pytest.approx(1))
+    assert (every["n"], every["pearson"], every["spearman"]) == (
+        4,
+        pytest.approx(1),
+        pytest.approx(1),
+    )
     assert found.components(4).rows() == [("head_out.0.0", 0, pytest.approx(1.5 + 0.75 + 2.25), 3)]
 
 
 def patched(model: LanguageModel, pairs: PromptPairs, row: dict[str, Any], part: float) -> Tensor:
-    """Logit difference of a full pass with `part` of the edge's difference added at the receiver's site."""
+    """Logit difference of a full pass with `part` of the edge's difference added at the receiver's
+    site.
+    """
     names, labels = position_labels(pairs)
     mask = (labels == names.index(row["position"])).to(torch.float64)
     receiver, tap = row["receiver"], row["tap"]
@@ -92,7 +117,9 @@ def patched(model: LanguageModel, pairs: PromptPairs, row: dict[str, Any], part:
         site = row["sender"]
     elif tap is not None:
         source, more = receiver, {"taps": (tap,)}
-    clean, corrupt = (model.run(tokens, capture=[source])[source] for tokens in (pairs.clean, pairs.corrupt))
+    clean, corrupt = (
+        model.run(tokens, capture=[source])[source] for tokens in (pairs.clean, pairs.corrupt)
+    )
     change = corrupt - clean
     change = change if tap is None else change[:, :, tap, None]
     edit: Edit = Add(site, part * change * mask.view(*mask.shape, *[1] * (change.ndim - 2)), **more)
@@ -102,10 +129,17 @@ def patched(model: LanguageModel, pairs: PromptPairs, row: dict[str, Any], part:
 
 
 def one_of_each_kind(edges: pl.DataFrame) -> pl.DataFrame:
-    """The strongest edges between each kind of sender and receiver at each label, and some weak ones."""
-    kinds = [pl.col(end).str.split(".").list.first().alias(f"{end}_kind") for end in ("sender", "receiver")]
+    """The strongest edges between each kind of sender and receiver at each label, and some weak
+    ones.
+    """
+    kinds = [
+        pl.col(end).str.split(".").list.first().alias(f"{end}_kind")
+        for end in ("sender", "receiver")
+    ]
     acting = edges.filter(pl.col("score").abs() > 1e-12).with_columns(kinds)
-    strong = acting.unique(["sender_kind", "receiver_kind", "position"], keep="first", maintain_order=True)
+    strong = acting.unique(
+        ["sender_kind", "receiver_kind", "position"], keep="first", maintain_order=True
+    )
     return pl.concat([strong, acting.sample(min(15, len(acting)), seed=0)])
 
 
@@ -128,7 +162,9 @@ def test_effects_are_those_of_full_passes(case: str) -> None:
     effects = edge_effects(model, pairs, edges, batch=2)
     clean = patched(model, pairs, edges.row(0, named=True), 0.0)
     for row, effect in zip(edges.to_dicts(), effects, strict=True):
-        torch.testing.assert_close(effect, patched(model, pairs, row, 1.0) - clean, rtol=1e-8, atol=1e-11)
+        torch.testing.assert_close(
+            effect, patched(model, pairs, row, 1.0) - clean, rtol=1e-8, atol=1e-11
+        )
 
 
 @pytest.mark.parametrize("case", ["neox-sequential", "llama", "mamba"])
@@ -136,21 +172,32 @@ def test_what_the_embedding_sends_sums_to_the_change_of_the_metric(case: str) ->
     model, pairs = tiny(case, torch.float64), some_pairs()
 
     def sent(steps: int) -> float:
-        return score_edges(model, pairs, steps=steps).filter(pl.col("sender") == "embed")["score"].sum()
+        return (
+            score_edges(model, pairs, steps=steps)
+            .filter(pl.col("sender") == "embed")["score"]
+            .sum()
+        )
 
     # for any number of steps: the gradient at the embeddings times their change
-    e_clean, e_corrupt = (model.run(tokens, capture=["embed"])["embed"] for tokens in (pairs.clean, pairs.corrupt))
+    e_clean, e_corrupt = (
+        model.run(tokens, capture=["embed"])["embed"] for tokens in (pairs.clean, pairs.corrupt)
+    )
     expected = 0.0
     for k in (1, 2, 3):
         z = (e_corrupt + k / 3 * (e_clean - e_corrupt)).requires_grad_()
         logits = model.run(pairs.clean, edits=[Replace("embed", z)], last_only=True).logits
         assert logits is not None
-        (gradient,) = torch.autograd.grad(measure(logits[:, 0], pairs)["logit_difference"].mean(), z)
+        (gradient,) = torch.autograd.grad(
+            measure(logits[:, 0], pairs)["logit_difference"].mean(), z
+        )
         expected += float(((e_corrupt - e_clean) * gradient).sum()) / 3
     assert sent(3) == pytest.approx(expected)
-    # for many: m(corrupt) - m(clean).  The points are the right ends of K intervals: the error is c / K, which cancels
-    # in 2 x (64 steps) - (32 steps)
-    ends = [measure(model.run(t).logits[:, -1], pairs)["logit_difference"].mean() for t in (pairs.clean, pairs.corrupt)]
+    # for many: m(corrupt) - m(clean).  The points are the right ends of K intervals: the error is c
+    # / K, which cancels in 2 x (64 steps) - (32 steps)
+    ends = [
+        measure(model.run(t).logits[:, -1], pairs)["logit_difference"].mean()
+        for t in (pairs.clean, pairs.corrupt)
+    ]
     change = float(ends[1] - ends[0])
     fine = sent(64)
     assert fine == pytest.approx(change, rel=0.1)
@@ -160,11 +207,17 @@ def test_what_the_embedding_sends_sums_to_the_change_of_the_metric(case: str) ->
 @pytest.mark.parametrize("case", ["llama", "mamba"])
 def test_equal_prompts_score_zero(case: str) -> None:
     pairs = some_pairs()
-    same = PromptPairs("same", pairs.clean, pairs.clean, pairs.answer, pairs.distractor, pairs.positions)
+    same = PromptPairs(
+        "same", pairs.clean, pairs.clean, pairs.answer, pairs.distractor, pairs.positions
+    )
     found = discover(tiny(case), same, steps=2, n_top=2)
     assert (found.edges["score"] == 0).all()
-    assert len(found.validation) == 2 and found.validation["effect"].abs().max() < 1e-6  # rounding of another order
-    assert found.correlation["pearson"].is_nan().all() and found.correlation["spearman"].is_nan().all()
+    assert (
+        len(found.validation) == 2 and found.validation["effect"].abs().max() < 1e-6
+    )  # rounding of another order
+    assert (
+        found.correlation["pearson"].is_nan().all() and found.correlation["spearman"].is_nan().all()
+    )
 
 
 @pytest.mark.parametrize("case", ["llama", "mamba"])
@@ -199,11 +252,15 @@ def test_edges_run_forward_and_each_once(case: str) -> None:
     edges = score_edges(tiny(case), some_pairs(), steps=1)
     assert edges.select(pl.exclude("score")).is_duplicated().sum() == 0
     own = edges.filter(pl.col("sender_layer") >= pl.col("receiver_layer"))
-    assert set(own["receiver"].str.split(".").list.first()) == ({"conv_taps", "state"} if case == "mamba" else set())
+    assert set(own["receiver"].str.split(".").list.first()) == (
+        {"conv_taps", "state"} if case == "mamba" else set()
+    )
     assert set(edges.filter(pl.col("receiver") == LOGITS)["position"]) == {"last"}
     assert set(edges["position"]) == {"A", "B", "last", "other"}
     senders, reads = 5 * 3 + 1, 3 * 4 + 1  # of 4 heads and an MLP in 3 blocks
-    to_stream = (1 + 6 + 11) * reads * 4 + senders  # embed; embed and a block; embed and two blocks; then the logits
+    to_stream = (
+        1 + 6 + 11
+    ) * reads * 4 + senders  # embed; embed and a block; embed and two blocks; then the logits
     in_mixers = 3 * (4 + 1) * 4  # taps and the write
     assert len(edges) == ((1 + 2 + 3) * 4 + 4 + in_mixers if case == "mamba" else to_stream)
 
@@ -212,12 +269,15 @@ def test_validated_edges_are_the_top_and_other_acting_ones() -> None:
     model, pairs = tiny("neox-parallel"), some_pairs()
     edges = score_edges(model, pairs, steps=1)
     first, again = (
-        validate(model, pairs, edges.sample(fraction=1, shuffle=True, seed=s), 4, 6, seed=2) for s in (1, 1)
+        validate(model, pairs, edges.sample(fraction=1, shuffle=True, seed=s), 4, 6, seed=2)
+        for s in (1, 1)
     )
     assert first.effects.equals(again.effects) and first.correlation["n"].to_list() == [4, 6, 10]
     top, random = (first.effects.filter(pl.col("chosen_as") == kind) for kind in ("top", "random"))
     assert top["score"].abs().to_list() == edges["score"].abs().head(4).to_list()
-    assert random["score"].abs().min() > 0 and random["score"].abs().max() <= top["score"].abs().min()
+    assert (
+        random["score"].abs().min() > 0 and random["score"].abs().max() <= top["score"].abs().min()
+    )
     assert (first.effects["effect_low"] <= first.effects["effect"]).all()
     assert (first.effects["effect"] <= first.effects["effect_high"]).all()
     assert len(validate(model, pairs, edges, 0, 0).effects) == 0
@@ -228,7 +288,9 @@ def test_divergence_has_no_gradient_at_the_clean_prompt_but_on_the_way() -> None
     assert score_edges(model, pairs, metric="kl", steps=1)["score"].abs().max() < 1e-9
     found = discover(model, pairs, metric="kl", n_top=3, n_random=0)
     assert found.validation["score"].abs().min() > 1e-6
-    assert (found.validation["effect"] < 0).all()  # whatever is patched, the distribution moves away
+    assert (
+        found.validation["effect"] < 0
+    ).all()  # whatever is patched, the distribution moves away
 
 
 def test_components_name_nodes_and_share_keys() -> None:
@@ -245,7 +307,9 @@ def test_components_name_nodes_and_share_keys() -> None:
     assert found.components(3)["score"].to_list() == [4, 4, 4, 3, 2]
     assert found.components(4).rows()[-1] == ("mlp_out.0", 0, 0.5, 1)
     mixer = pl.DataFrame(
-        [("conv_in.3", "conv_taps.3", "B", -2.0), ("write.3", "state.3", "B", 1.0)], edges.columns, orient="row"
+        [("conv_in.3", "conv_taps.3", "B", -2.0), ("write.3", "state.3", "B", 1.0)],
+        edges.columns,
+        orient="row",
     )
     assert Discovery("kl", mixer, mixer, mixer).components().rows() == [("mixer_out.3", 3, 3.0, 2)]
 

@@ -1,4 +1,6 @@
-"""Ablation against hooks on the Hugging Face modules; scores of a planted circuit; the definitions by hand."""
+"""Ablation against hooks on the Hugging Face modules; scores of a planted circuit; the definitions
+by hand.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,12 @@ def mamba() -> Mamba:
     return Mamba("tiny", tiny_mamba().requires_grad_(False))
 
 
-def by_hooks(model: LanguageModel, tokens: Tensor, source: Tensor, ablate: list[Site], how: str) -> Tensor:
-    """Logits at the last position: hooks put the ablated values into the modules, one whole pass for all."""
+def by_hooks(
+    model: LanguageModel, tokens: Tensor, source: Tensor, ablate: list[Site], how: str
+) -> Tensor:
+    """Logits at the last position: hooks put the ablated values into the modules, one whole pass
+    for all.
+    """
 
     def module(site: Site) -> torch.nn.Module:
         if isinstance(model, Mamba):
@@ -49,7 +55,11 @@ def by_hooks(model: LanguageModel, tokens: Tensor, source: Tensor, ablate: list[
 
     def part(site: Site) -> tuple[slice, slice, slice]:
         width = slice(None) if site.head is None else slice(8 * site.head, 8 * site.head + 8)
-        return (slice(None), slice(None) if site.position is None else slice(site.position, site.position + 1), width)
+        return (
+            slice(None),
+            slice(None) if site.position is None else slice(site.position, site.position + 1),
+            width,
+        )
 
     values: dict[Site, Tensor] = {}
     for edit in (False, True):
@@ -60,15 +70,21 @@ def by_hooks(model: LanguageModel, tokens: Tensor, source: Tensor, ablate: list[
                 if not edit:
                     values[site] = x[part(site)]
                     return x
-                value = {"zero": 0 * values[site], "mean": values[site].mean(0, keepdim=True)}.get(how, values[site])
+                value = {"zero": 0 * values[site], "mean": values[site].mean(0, keepdim=True)}.get(
+                    how, values[site]
+                )
                 x = x.clone()
                 x[part(site)] = value
                 return x
 
             if site.kind == "head_out":
-                handles.append(module(site).register_forward_pre_hook(lambda _m, a, put=put: (put(a[0]),)))
+                handles.append(
+                    module(site).register_forward_pre_hook(lambda _m, a, put=put: (put(a[0]),))
+                )
             else:
-                handles.append(module(site).register_forward_hook(lambda _m, _a, out, put=put: put(out)))
+                handles.append(
+                    module(site).register_forward_hook(lambda _m, _a, out, put=put: put(out))
+                )
         logits = model.hf(tokens if edit else source).logits
         for handle in handles:
             handle.remove()
@@ -77,19 +93,27 @@ def by_hooks(model: LanguageModel, tokens: Tensor, source: Tensor, ablate: list[
 
 def test_the_nodes_are_heads_and_mlps_or_mixers() -> None:
     assert list(map(str, nodes(neox())))[:6] == [
-        "head_out.0.0", "head_out.0.1", "head_out.0.2", "head_out.0.3", "mlp_out.0", "head_out.1.0",
-    ]  # fmt: skip
+        "head_out.0.0",
+        "head_out.0.1",
+        "head_out.0.2",
+        "head_out.0.3",
+        "mlp_out.0",
+        "head_out.1.0",
+    ]
     assert len(nodes(neox())) == 15
     assert list(map(str, nodes(mamba()))) == ["mixer_out.0", "mixer_out.1", "mixer_out.2"]
 
 
 @pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize(("make", "ablate"), [
-    (neox, ["head_out.0.1", "head_out.0.3", "mlp_out.1", "head_out.2.0"]),
-    (neox, ["head_out.1.2@4", "head_out.1.2@7", "head_out.1.0", "mlp_out.0@11"]),
-    (mamba, ["mixer_out.0", "mixer_out.2"]),
-    (mamba, ["mixer_out.0@3", "mixer_out.0@4", "mixer_out.1@11"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "ablate"),
+    [
+        (neox, ["head_out.0.1", "head_out.0.3", "mlp_out.1", "head_out.2.0"]),
+        (neox, ["head_out.1.2@4", "head_out.1.2@7", "head_out.1.0", "mlp_out.0@11"]),
+        (mamba, ["mixer_out.0", "mixer_out.2"]),
+        (mamba, ["mixer_out.0@3", "mixer_out.0@4", "mixer_out.1@11"]),
+    ],
+)
 def test_ablation_equals_hooks_on_the_modules(make: Callable, ablate: list[str], how: str) -> None:
     model = make()
     expected = by_hooks(model, PAIRS.clean, PAIRS.corrupt, [Site.parse(a) for a in ablate], how)
@@ -121,7 +145,9 @@ def test_a_planted_circuit_is_faithful_complete_and_minimal(how: str) -> None:
     assert faithfulness.score == (1, 1, 1) and faithfulness.circuit == faithfulness.model
     assert faithfulness.nothing.value != faithfulness.model.value
     gaps = scores.completeness(8)
-    assert {gap.removed for gap in gaps} >= {()} and all(gap.difference == (0, 0, 0) for gap in gaps)
+    assert {gap.removed for gap in gaps} >= {()} and all(
+        gap.difference == (0, 0, 0) for gap in gaps
+    )
     effects = scores.minimality(8)
     assert {str(effect.node) for effect in effects} == set(TRUE_CIRCUIT)
     assert all(abs(effect.difference.value) > 1e-5 for effect in effects)
@@ -142,18 +168,24 @@ def test_scores_are_their_definitions() -> None:
     everything = set(nodes(model))
 
     def m(kept: set[Site]) -> float:
-        logits = ablated_logits(model, PAIRS.clean, sorted(everything - kept, key=str), "mean", PAIRS.corrupt)
+        logits = ablated_logits(
+            model, PAIRS.clean, sorted(everything - kept, key=str), "mean", PAIRS.corrupt
+        )
         return measure(logits, PAIRS)["logit_difference"].double().mean().item()
 
     scores = CircuitEvaluation(model, PAIRS, circuit, batch=3)
     found = scores.faithfulness()
     nothing, full = m(set()), m(everything)
     assert found.score.value == pytest.approx((m(circuit) - nothing) / (full - nothing), rel=1e-4)
-    assert (found.circuit.value, found.nothing.value) == pytest.approx((m(circuit), nothing), abs=1e-5)
+    assert (found.circuit.value, found.nothing.value) == pytest.approx(
+        (m(circuit), nothing), abs=1e-5
+    )
     assert found.score.low < found.score.value < found.score.high
     gaps = scores.completeness(5)
     assert len(gaps) > 2
-    assert [abs(gap.difference.value) for gap in gaps] == sorted((abs(g.difference.value) for g in gaps), reverse=True)
+    assert [abs(gap.difference.value) for gap in gaps] == sorted(
+        (abs(g.difference.value) for g in gaps), reverse=True
+    )
     for gap in gaps:
         k = set(gap.removed)
         assert gap.difference.value == pytest.approx(m(circuit - k) - m(everything - k), abs=1e-5)
@@ -164,14 +196,18 @@ def test_scores_are_their_definitions() -> None:
         sizes = [abs(m(circuit - k - v) - m(circuit - (k - v))) for k in tried]
         k = set(effect.removed)
         assert effect.node not in k
-        assert effect.difference.value == pytest.approx(m(circuit - k - v) - m(circuit - k), abs=1e-5)
+        assert effect.difference.value == pytest.approx(
+            m(circuit - k - v) - m(circuit - k), abs=1e-5
+        )
         assert abs(effect.difference.value) == pytest.approx(max(sizes), abs=1e-5)
 
 
 def test_everything_is_faithful_and_nothing_is_not() -> None:
     for model in (neox(), mamba()):
         for metric in ("logit", "probability", "kl", "rank"):
-            whole = CircuitEvaluation(model, PAIRS, nodes(model), metric=metric, how="zero").faithfulness()
+            whole = CircuitEvaluation(
+                model, PAIRS, nodes(model), metric=metric, how="zero"
+            ).faithfulness()
             assert whole.score.value == 1, metric
         assert CircuitEvaluation(model, PAIRS, [], how="zero").faithfulness().score.value == 0
 
@@ -192,27 +228,64 @@ def test_nodes_at_positions() -> None:
     scores = CircuitEvaluation(model, PAIRS, ["mixer_out.1@11"], universe=universe, how="zero")
     ablate = [site for site in universe if site != Site("mixer_out", 1, position=11)]
     expected = measure(ablated_logits(model, PAIRS.clean, ablate), PAIRS)["logit_difference"]
-    torch.testing.assert_close(scores.metric_with([scores.circuit])[0], expected.double(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        scores.metric_with([scores.circuit])[0], expected.double(), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_faithfulness_is_undefined_where_ablation_does_nothing() -> None:
     same = PromptPairs("same", PAIRS.clean, PAIRS.clean, PAIRS.answer, PAIRS.distractor)
-    score = CircuitEvaluation(planted(), same, TRUE_CIRCUIT, metric="logit", how="resample").faithfulness().score
+    score = (
+        CircuitEvaluation(planted(), same, TRUE_CIRCUIT, metric="logit", how="resample")
+        .faithfulness()
+        .score
+    )
     assert all(math.isnan(x) for x in score)
 
 
-@pytest.mark.parametrize(("call", "parts"), [
-    (lambda: CircuitEvaluation(neox(), PAIRS, ["head_out.1.4"]), ["head_out.1.4", "none of the 15", "head_out.1."]),
-    (lambda: CircuitEvaluation(neox(), PAIRS, ["mlp_ou.1"]), ["mlp_ou.1", "mlp_out"]),
-    (lambda: CircuitEvaluation(neox(), PAIRS, [], metric="logit_diff"), ["logit_diff", "Did you mean 'logit_diff"]),
-    (lambda: CircuitEvaluation(neox(), PAIRS, [], how="means"), ["means", "Did you mean 'mean'"]),
-    (lambda: CircuitEvaluation(neox(), PAIRS, [], metric="probability_difference").faithfulness(),
-     ["metric for induction", "probability_difference", "Known: logit, probability, logit_difference, kl, rank"]),
-    (lambda: ablated_logits(neox(), PAIRS.clean, ["mlp_out.0"], "mean"), ["source", "other prompts"]),
-    (lambda: ablated_logits(neox(), PAIRS.clean, ["mlp_out.0"], "resample", PAIRS.corrupt[:3]), ["(3, 12)", "(10, "]),
-    (lambda: ablated_logits(neox(), PAIRS.clean, ["mlp_out.0@12"]), ["12", "12 positions"]),
-    (lambda: ablated_logits(mamba(), PAIRS.clean, ["mlp_out.0"]), ["mlp_out.0", "no such site"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "parts"),
+    [
+        (
+            lambda: CircuitEvaluation(neox(), PAIRS, ["head_out.1.4"]),
+            ["head_out.1.4", "none of the 15", "head_out.1."],
+        ),
+        (lambda: CircuitEvaluation(neox(), PAIRS, ["mlp_ou.1"]), ["mlp_ou.1", "mlp_out"]),
+        (
+            lambda: CircuitEvaluation(neox(), PAIRS, [], metric="logit_diff"),
+            ["logit_diff", "Did you mean 'logit_diff"],
+        ),
+        (
+            lambda: CircuitEvaluation(neox(), PAIRS, [], how="means"),
+            ["means", "Did you mean 'mean'"],
+        ),
+        (
+            lambda: CircuitEvaluation(
+                neox(), PAIRS, [], metric="probability_difference"
+            ).faithfulness(),
+            [
+                "metric for induction",
+                "probability_difference",
+                "Known: logit, probability, logit_difference, kl, rank",
+            ],
+        ),
+        (
+            lambda: ablated_logits(neox(), PAIRS.clean, ["mlp_out.0"], "mean"),
+            ["source", "other prompts"],
+        ),
+        (
+            lambda: ablated_logits(
+                neox(), PAIRS.clean, ["mlp_out.0"], "resample", PAIRS.corrupt[:3]
+            ),
+            ["(3, 12)", "(10, "],
+        ),
+        (lambda: ablated_logits(neox(), PAIRS.clean, ["mlp_out.0@12"]), ["12", "12 positions"]),
+        (
+            lambda: ablated_logits(mamba(), PAIRS.clean, ["mlp_out.0"]),
+            ["mlp_out.0", "no such site"],
+        ),
+    ],
+)
 def test_errors_say_what_to_do(call: Callable, parts: list[str]) -> None:
     with pytest.raises(InputError) as error:
         call()

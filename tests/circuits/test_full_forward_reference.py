@@ -1,4 +1,6 @@
-"""The slow path patching against Hugging Face and against itself: what the oracle's own arithmetic rests on."""
+"""The slow path patching against Hugging Face and against itself: what the oracle's own arithmetic
+rests on.
+"""
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ PROMPTS, LENGTH, LAST = 3, 12, 11
 
 @pytest.fixture(scope="module")
 def prompts() -> tuple[Tensor, Tensor]:
-    clean, corrupt = torch.randint(1, 97, (2, PROMPTS, LENGTH), generator=torch.Generator().manual_seed(0))
+    clean, corrupt = torch.randint(
+        1, 97, (2, PROMPTS, LENGTH), generator=torch.Generator().manual_seed(0)
+    )
     return clean, corrupt
 
 
@@ -29,16 +33,23 @@ def test_overriding_with_what_was_recorded_changes_nothing(prompts: tuple[Tensor
     hf = tiny_mamba().double()
     logits, record = slow.mamba_forward(hf, prompts[0])
     everywhere = torch.ones_like(prompts[0], dtype=torch.bool)
-    again, _ = slow.mamba_forward(hf, prompts[0], {key: (everywhere, value) for key, value in record.items()})
+    again, _ = slow.mamba_forward(
+        hf, prompts[0], {key: (everywhere, value) for key, value in record.items()}
+    )
     assert torch.equal(again, logits)
 
 
 @pytest.mark.parametrize("parallel", [True, False])
-def test_a_patch_from_the_clean_prompt_itself_changes_nothing(prompts: tuple[Tensor, Tensor], parallel: bool) -> None:
+def test_a_patch_from_the_clean_prompt_itself_changes_nothing(
+    prompts: tuple[Tensor, Tensor], parallel: bool
+) -> None:
     clean = prompts[0]
     neox, mamba = tiny_gpt_neox(parallel).double(), tiny_mamba().double()
     position = torch.tensor([2, 5, 9])
-    logits, mamba_logits = slow.gpt_neox_forward(neox, clean)[0], slow.mamba_forward(mamba, clean)[0][:, -1]
+    logits, mamba_logits = (
+        slow.gpt_neox_forward(neox, clean)[0],
+        slow.mamba_forward(mamba, clean)[0][:, -1],
+    )
     for patched in (
         slow.head_to_logits(neox, clean, clean),
         slow.head_to_head_to_logits(neox, clean, clean, (2, 1), position),
@@ -65,7 +76,9 @@ def test_all_taps_of_a_corrupt_write_are_the_corrupt_write(prompts: tuple[Tensor
 
 
 def test_a_write_decays_to_the_last_position(prompts: tuple[Tensor, Tensor]) -> None:
-    """state[last] changes by the product of the later clean decays, times the change of the state at the position."""
+    """state[last] changes by the product of the later clean decays, times the change of the state
+    at the position.
+    """
     hf, (clean, corrupt), layer, p = tiny_mamba().double(), prompts, 1, 6
     _, ours = slow.mamba_forward(hf, clean)
     _, theirs = slow.mamba_forward(hf, corrupt)
@@ -78,8 +91,12 @@ def test_a_write_decays_to_the_last_position(prompts: tuple[Tensor, Tensor]) -> 
     assert (actual - slow.mamba_forward(hf, clean)[0][:, -1]).abs().max() > 1e-3
 
 
-def test_a_sender_in_the_last_block_only_adds_to_the_residual_stream(prompts: tuple[Tensor, Tensor]) -> None:
-    """Nothing after the last block but the final norm and the LM head: logits = head(norm(h + W (corrupt - clean)))."""
+def test_a_sender_in_the_last_block_only_adds_to_the_residual_stream(
+    prompts: tuple[Tensor, Tensor],
+) -> None:
+    """Nothing after the last block but the final norm and the LM head: logits = head(norm(h + W
+    (corrupt - clean))).
+    """
     hf, (clean, corrupt) = tiny_gpt_neox().double(), prompts
     _, z, _ = slow.gpt_neox_forward(hf, clean)
     _, z_corrupt, _ = slow.gpt_neox_forward(hf, corrupt)
@@ -87,7 +104,9 @@ def test_a_sender_in_the_last_block_only_adds_to_the_residual_stream(prompts: tu
     W = hf.gpt_neox.layers[-1].attention.dense.weight[:, head * width : (head + 1) * width]
     with torch.no_grad():
         h = [None]
-        handle = hf.gpt_neox.final_layer_norm.register_forward_pre_hook(lambda _, args: h.__setitem__(0, args[0]))
+        handle = hf.gpt_neox.final_layer_norm.register_forward_pre_hook(
+            lambda _, args: h.__setitem__(0, args[0])
+        )
         hf(clean, use_cache=False)
         handle.remove()
         change = (z_corrupt[-1] - z[-1])[:, -1, head] @ W.T

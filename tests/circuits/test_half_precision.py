@@ -1,4 +1,6 @@
-"""Everything in circuits in half precision: it runs, and says what float32 says within its rounding."""
+"""Everything in circuits in half precision: it runs, and says what float32 says within its
+rounding.
+"""
 
 from __future__ import annotations
 
@@ -44,18 +46,27 @@ def test_paths(case, dtype):
     at = {"B": pairs.positions["B"]}
     asked = {
         "mamba": [
-            lambda p: p.y_to_logits(), lambda p: p.state_to_logits(), lambda p: p.writes_to_logits(1, at),
-            lambda p: p.conv_to_write(1, at["B"], {"two": [0, 1]}), lambda p: p.layers_to_state(2),
+            lambda p: p.y_to_logits(),
+            lambda p: p.state_to_logits(),
+            lambda p: p.writes_to_logits(1, at),
+            lambda p: p.conv_to_write(1, at["B"], {"two": [0, 1]}),
+            lambda p: p.layers_to_state(2),
         ]
-    }.get(case, [
-        lambda p: p.heads_to_logits(), lambda p: p.heads_to_head("z.2.1", at["B"]),
-        lambda p: p.reads_to_logits("z.1.0", at),
-    ])  # fmt: skip
+    }.get(
+        case,
+        [
+            lambda p: p.heads_to_logits(),
+            lambda p: p.heads_to_head("z.2.1", at["B"]),
+            lambda p: p.reads_to_logits("z.1.0", at),
+        ],
+    )
     close(paths[1].logits, paths[0].logits, dtype, 30)
     for ask in asked:
         for ours, exact in zip(ask(paths[1]), ask(paths[0]), strict=True):
             assert ours.senders == exact.senders and ours.logits.isfinite().all()
-            close(ours.logits, exact.logits, dtype, 30)  # a dozen products, each rounded; logits of size one
+            close(
+                ours.logits, exact.logits, dtype, 30
+            )  # a dozen products, each rounded; logits of size one
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -68,7 +79,9 @@ def test_discovery(case, dtype):
     joined = exact.edges.join(found.edges, on=keys, how="full", suffix="_half", nulls_equal=True)
     assert len(joined) == len(exact.edges) == len(found.edges)
     scores = [torch.tensor(joined[name].to_numpy()) for name in ("score_half", "score")]
-    close(*scores, dtype, 60)  # differences of activations: each is rounded, and so is what it is taken from
+    close(
+        *scores, dtype, 60
+    )  # differences of activations: each is rounded, and so is what it is taken from
     assert found.validation["effect"].is_finite().all()
 
 
@@ -79,9 +92,14 @@ def test_evaluation(case, how, dtype):
     wide, half = tiny(case), tiny(case, dtype)
     pairs = pairs_of(wide)
     circuit = nodes(wide)[::2]
-    exact, found = (CircuitEvaluation(m, pairs, circuit, how=how).metric_with([circuit, []]) for m in (wide, half))
+    exact, found = (
+        CircuitEvaluation(m, pairs, circuit, how=how).metric_with([circuit, []])
+        for m in (wide, half)
+    )
     assert found.isfinite().all()
-    assert (found - exact).abs().max() < 30 * torch.finfo(dtype).eps * exact.abs().max().clamp_min(1)
+    assert (found - exact).abs().max() < 30 * torch.finfo(dtype).eps * exact.abs().max().clamp_min(
+        1
+    )
     ours = ablated_logits(half, pairs.clean, circuit, how, pairs.corrupt)
     close(ours, ablated_logits(wide, pairs.clean, circuit, how, pairs.corrupt), dtype, 30)
 
@@ -96,7 +114,9 @@ def test_a_trained_model_has_the_same_key_component(ref, dtype):
         model = homolog.load(ref, dtype=precision)
         circuit = trace_induction(model, prompts)
         profile = off_by_one(model, prompts, circuit.key)
-        edges = discover(model, induction(model, 8, seed=1, length=40, repeat=8), n_top=2, n_random=2, steps=2)
+        edges = discover(
+            model, induction(model, 8, seed=1, length=40, repeat=8), n_top=2, n_random=2, steps=2
+        )
         found.append((circuit.key, profile.offset, edges.components(20)["node"][0]))
         assert circuit.key.startswith(KEYS[ref])
     assert found[0] == found[1]

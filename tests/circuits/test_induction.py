@@ -5,7 +5,15 @@ import torch
 
 import homolog
 from homolog.circuits.effects import Effects, Question, measure_effects
-from homolog.circuits.induction import CARRIER, COPIER, MATCHER, Prompts, Unable, around, trace_induction
+from homolog.circuits.induction import (
+    CARRIER,
+    COPIER,
+    MATCHER,
+    Prompts,
+    Unable,
+    around,
+    trace_induction,
+)
 from homolog.circuits.replay import Patched
 from homolog.corpus.tasks import induction
 
@@ -22,7 +30,10 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def circuits():
-    return {name: trace_induction(homolog.load(name), PROMPTS) for name in ("zoo:transformer-s0", "zoo:mamba-s0")}
+    return {
+        name: trace_induction(homolog.load(name), PROMPTS)
+        for name in ("zoo:transformer-s0", "zoo:mamba-s0")
+    }
 
 
 def attention(name, pairs):
@@ -49,7 +60,9 @@ def test_the_transformers_heads_attend_as_their_roles_say(circuits):
 def test_the_mambas_parts_matter_when_they_are_cut_out_of_the_module(circuits):
     circuit = circuits["zoo:mamba-s0"]
     carrier = next(r.component for r in circuit.roles if r.role == CARRIER)
-    assert carrier == f"conv_taps.{circuit.key.split('.')[1]}@A"  # the tap that reads the token before B
+    assert (
+        carrier == f"conv_taps.{circuit.key.split('.')[1]}@A"
+    )  # the tap that reads the token before B
     model = homolog.load("zoo:mamba-s0")
     pairs = PROMPTS.pairs(model, "replace_B")
     lost = []
@@ -75,13 +88,17 @@ def test_roles_shares_and_faithfulness(circuits, name):
     assert circuit.faithfulness.score.value > 0.9
     assert circuit.ability.able and circuit.ability.preferred > 0.9
     rows = [row for effects in circuit.effects for row in effects.rows()]
-    assert {"logit", "probability", "logit_difference", "kl", "rank"} <= {row["metric"] for row in rows}
+    assert {"logit", "probability", "logit_difference", "kl", "rank"} <= {
+        row["metric"] for row in rows
+    }
     for row in rows:
         assert row["change"] == pytest.approx(row["patched"] - row["clean"], abs=1e-4)
 
 
 def test_a_model_that_cannot_do_the_task_has_no_circuit():
-    with pytest.raises(Unable, match=r"transformer-random.*needs a model that does the task.*accuracy") as error:
+    with pytest.raises(
+        Unable, match=r"transformer-random.*needs a model that does the task.*accuracy"
+    ) as error:
         trace_induction(homolog.load("zoo:transformer-random"), PROMPTS)
     assert error.value.ability.accuracy < 0.1 and not error.value.ability.able
 
@@ -95,7 +112,9 @@ class Table:
 
     def __init__(self, clean, _corrupt):
         Table.made += 1
-        self.logits = self.logits_of[[int((self.pairs.clean == row).all(1).nonzero()[0]) for row in clean]]
+        self.logits = self.logits_of[
+            [int((self.pairs.clean == row).all(1).nonzero()[0]) for row in clean]
+        ]
 
     def against(self, _corrupt):
         return self
@@ -106,26 +125,41 @@ def test_effects_of_batches_are_those_of_all_prompts():
         assert len(part) == len(paths.logits)
         return [Patched(("a",), paths.logits[None] + 1), Patched(("b",), paths.logits[None] * 2)]
 
-    questions = [Question("x", corruption, ask, about={"position": ["p", "q"]}) for corruption in ("y", "z")]
+    questions = [
+        Question("x", corruption, ask, about={"position": ["p", "q"]}) for corruption in ("y", "z")
+    ]
     Table.made = 0
-    (one, _), (three, _) = (measure_effects(questions, lambda _: Table.pairs, Table, batch) for batch in (6, 2))
+    (one, _), (three, _) = (
+        measure_effects(questions, lambda _: Table.pairs, Table, batch) for batch in (6, 2)
+    )
     assert Table.made == 1 + 3  # one clean pass a batch serves both questions
     assert one.senders == three.senders == ("a", "b")
     for metric, values in one.patched.items():
         assert torch.equal(values, three.patched[metric]), metric
-    assert one.of("a", "logit").tolist() == pytest.approx([1.0] * 6, abs=1e-6)  # every logit is one higher ...
+    assert one.of("a", "logit").tolist() == pytest.approx(
+        [1.0] * 6, abs=1e-6
+    )  # every logit is one higher ...
     assert one.of("a", "probability").abs().max() < 1e-6  # ... which no probability sees
     rows = one.rows()
     assert [r["position"] for r in rows if r["metric"] == "kl"] == ["p", "q"]
 
 
 def test_strongest_lowers_most():
-    clean, patched = {"m": torch.zeros(2)}, {"m": torch.tensor([[1.0, 1.0], [-3.0, 1.0], [-0.5, -0.4]])}
+    clean, patched = (
+        {"m": torch.zeros(2)},
+        {"m": torch.tensor([[1.0, 1.0], [-3.0, 1.0], [-0.5, -0.4]])},
+    )
     question = Question("x", "y", lambda *_: [])
-    assert Effects(question, ("a", "b", "c"), clean, patched).strongest("m") == "b"  # means 1, -1, -0.45
+    assert (
+        Effects(question, ("a", "b", "c"), clean, patched).strongest("m") == "b"
+    )  # means 1, -1, -0.45
 
 
 def test_positions_around_stop_at_the_windows_ends():
     pairs = induction(range(50), 4, length=8, first_index=0)
     at = around(pairs, "A", (-1, 0, 9))
-    assert {name: p.tolist() for name, p in at.items()} == {"A-1": [0] * 4, "A": [0] * 4, "A+9": [7] * 4}
+    assert {name: p.tolist() for name, p in at.items()} == {
+        "A-1": [0] * 4,
+        "A": [0] * 4,
+        "A+9": [7] * 4,
+    }

@@ -16,7 +16,9 @@ from homolog.errors import InputError
 LN = math.log
 
 
-def pairs_of(answer: list[int], distractor: list[int] | None = None, **more: torch.Tensor) -> PromptPairs:
+def pairs_of(
+    answer: list[int], distractor: list[int] | None = None, **more: torch.Tensor
+) -> PromptPairs:
     tokens = torch.zeros(len(answer), 3, dtype=torch.int64)
     wrong = None if distractor is None else torch.tensor(distractor)
     return PromptPairs("test", tokens, tokens, torch.tensor(answer), wrong, **more)
@@ -38,7 +40,11 @@ def test_each_metric_by_hand() -> None:
     assert set(found) == set(expected)
     for name, values in expected.items():
         torch.testing.assert_close(
-            found[name][:, 0], torch.tensor(list(map(float, values))), atol=1e-6, rtol=1e-6, msg=name
+            found[name][:, 0],
+            torch.tensor(list(map(float, values))),
+            atol=1e-6,
+            rtol=1e-6,
+            msg=name,
         )
     assert found["kl"][0, 0] == 0
 
@@ -54,10 +60,15 @@ def test_a_shift_of_all_logits_moves_the_logit_alone() -> None:
 
 
 def test_several_right_answers() -> None:
-    choices, right = torch.tensor([1, 3, 2]), torch.tensor([[True, False, False], [True, True, False]])
+    choices, right = (
+        torch.tensor([1, 3, 2]),
+        torch.tensor([[True, False, False], [True, True, False]]),
+    )
     logits = torch.tensor([[1.0, 2.0, 3.0, 4.0]]).log().expand(2, 4)  # probabilities in tenths
     found = measure(logits, pairs_of([1, 1], choices=choices, right=right))
-    torch.testing.assert_close(found["probability_difference"], torch.tensor([0.2 - 0.4 - 0.3, 0.2 + 0.4 - 0.3]))
+    torch.testing.assert_close(
+        found["probability_difference"], torch.tensor([0.2 - 0.4 - 0.3, 0.2 + 0.4 - 0.3])
+    )
     assert "logit_difference" not in found and "kl" not in found
     assert accuracy(found).item() == 0.5  # of the second prompt alone
 
@@ -113,13 +124,22 @@ def test_gradients_pass() -> None:
     assert logits.grad is not None and torch.equal(logits.grad, expected)
 
 
-@pytest.mark.parametrize(("call", "parts"), [
-    (lambda: measure(torch.zeros(3, 5), pairs_of([1, 2])), ["(3, 5)", "2 prompts"]),
-    (lambda: measure(torch.zeros(2, 5), pairs_of([1, 2]), torch.zeros(2, 6)), ["clean logits (2, 6)"]),
-    (lambda: measure(torch.zeros(2, 5), pairs_of([1, 5])), ["answer is 5", "logits of 5 tokens"]),
-    (lambda: interval(torch.zeros(3), resamples=0), ["resamples", "Give 1000"]),
-    (lambda: interval(torch.zeros(3), level=95), ["level is 95", "between 0 and 1"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "parts"),
+    [
+        (lambda: measure(torch.zeros(3, 5), pairs_of([1, 2])), ["(3, 5)", "2 prompts"]),
+        (
+            lambda: measure(torch.zeros(2, 5), pairs_of([1, 2]), torch.zeros(2, 6)),
+            ["clean logits (2, 6)"],
+        ),
+        (
+            lambda: measure(torch.zeros(2, 5), pairs_of([1, 5])),
+            ["answer is 5", "logits of 5 tokens"],
+        ),
+        (lambda: interval(torch.zeros(3), resamples=0), ["resamples", "Give 1000"]),
+        (lambda: interval(torch.zeros(3), level=95), ["level is 95", "between 0 and 1"]),
+    ],
+)
 def test_errors_say_what_to_do(call, parts: list[str]) -> None:
     with pytest.raises(InputError) as error:
         call()
@@ -131,10 +151,14 @@ def test_the_bootstrap_resamples_prompts_and_the_same_for_every_patch() -> None:
     values = torch.tensor([[1.0, 2.0, 4.0], [10.0, 20.0, 40.0]])
     means = resampled_means(values, seed=0, resamples=400)
     possible = {round((a + b + c) / 3, 9) for a in (1, 2, 4) for b in (1, 2, 4) for c in (1, 2, 4)}
-    assert {round(m, 9) for m in means[0].tolist()} == possible  # 10 means; the rarest have probability 1/27
+    assert {
+        round(m, 9) for m in means[0].tolist()
+    } == possible  # 10 means; the rarest have probability 1/27
     torch.testing.assert_close(means[1], 10 * means[0])
     again = resampled_means(values, seed=0, resamples=400)
-    assert torch.equal(means, again) and not torch.equal(means, resampled_means(values, seed=1, resamples=400))
+    assert torch.equal(means, again) and not torch.equal(
+        means, resampled_means(values, seed=1, resamples=400)
+    )
     found = interval(values, resamples=400)
     assert found.mean.tolist() == [values[0].double().mean(), values[1].double().mean()]
     torch.testing.assert_close(found.low, torch.tensor(np.quantile(means.numpy(), 0.025, axis=1)))
@@ -142,10 +166,14 @@ def test_the_bootstrap_resamples_prompts_and_the_same_for_every_patch() -> None:
 
 
 def test_the_interval_covers_the_planted_mean_as_often_as_it_says() -> None:
-    draws = torch.randn(400, 100, generator=torch.Generator().manual_seed(3)) + 5  # 400 experiments of 100 prompts
+    draws = (
+        torch.randn(400, 100, generator=torch.Generator().manual_seed(3)) + 5
+    )  # 400 experiments of 100 prompts
     found = interval(draws)
     share = ((found.low <= 5) & (found.high >= 5)).double().mean().item()
-    assert 0.95 - 4 * math.sqrt(0.95 * 0.05 / 400) < share + 0.01  # the percentile bootstrap covers slightly less
+    assert (
+        0.95 - 4 * math.sqrt(0.95 * 0.05 / 400) < share + 0.01
+    )  # the percentile bootstrap covers slightly less
     assert share < 0.99
     width = (found.high - found.low).mean().item()
     assert width == pytest.approx(2 * 1.96 / math.sqrt(100), rel=0.05)
@@ -153,7 +181,9 @@ def test_the_interval_covers_the_planted_mean_as_often_as_it_says() -> None:
 
 def test_paired_differences_are_narrower() -> None:
     generator = torch.Generator().manual_seed(4)
-    easy = torch.randn(200, generator=generator) * 10  # what makes a prompt easy is common to both runs
+    easy = (
+        torch.randn(200, generator=generator) * 10
+    )  # what makes a prompt easy is common to both runs
     clean, patched = easy, easy - 1 + 0.1 * torch.randn(200, generator=generator)
     difference = interval(patched - clean)
     assert difference.low > -1.1 and difference.high < -0.9

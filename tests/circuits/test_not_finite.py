@@ -41,7 +41,9 @@ def test_infinite_logits_of_the_clean_pass(case):
 
 
 def test_infinite_logits_of_a_patched_pass():
-    """In float16 a channel is 60,000, 0 and 60,000 after the three blocks; without block 1's part, 120,000."""
+    """In float16 a channel is 60,000, 0 and 60,000 after the three blocks; without block 1's part,
+    120,000.
+    """
     model = tiny("gpt2", torch.float16)
     with torch.no_grad():
         for block, sign in zip(model.hf.transformer.h, (1, -1, 1), strict=True):
@@ -49,12 +51,16 @@ def test_infinite_logits_of_a_patched_pass():
     pairs = induction(model, 4, seed=1, length=12)
     circuit = [node for node in nodes(model) if str(node) != "mlp_out.1"]
     assert ablated_logits(model, pairs.clean, []).isfinite().all()
-    with pytest.raises(InputError, match=r"logits is 'not finite'.*those of prompt 0 are not at token.*float32"):
+    with pytest.raises(
+        InputError, match=r"logits is 'not finite'.*those of prompt 0 are not at token.*float32"
+    ):
         CircuitEvaluation(model, pairs, circuit, how="zero").faithfulness()
 
 
 def test_gradients_that_overflow_are_no_scores():
-    """A norm divides by its input's spread, 0.003 at least: 300 (the norm's weight) / 0.003 is beyond float16."""
+    """A norm divides by its input's spread, 0.003 at least: 300 (the norm's weight) / 0.003 is
+    beyond float16.
+    """
     model = adapter(tiny_gpt2(tie_word_embeddings=False), "steep", torch.float16)
     with torch.no_grad():
         for block in model.hf.transformer.h:
@@ -67,7 +73,8 @@ def test_gradients_that_overflow_are_no_scores():
     pairs = induction(model, 4, seed=1, length=12)
     assert ablated_logits(model, pairs.clean, []).isfinite().all()
     with pytest.raises(
-        InputError, match=r"model is 'steep', but scores need finite gradients, and those at .* are not"
+        InputError,
+        match=r"model is 'steep', but scores need finite gradients, and those at .* are not",
     ):
         score_edges(model, pairs, steps=1)
 

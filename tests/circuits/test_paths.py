@@ -40,7 +40,9 @@ def _one_thread_without_gradients() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def prompts() -> tuple[Tensor, Tensor]:
-    clean, corrupt = torch.randint(0, 97, (2, PROMPTS, LENGTH), generator=torch.Generator().manual_seed(0))
+    clean, corrupt = torch.randint(
+        0, 97, (2, PROMPTS, LENGTH), generator=torch.Generator().manual_seed(0)
+    )
     return clean, corrupt
 
 
@@ -60,7 +62,8 @@ def same(ours: Tensor, expected: Tensor, clean: Tensor) -> None:
     torch.testing.assert_close(ours, expected, rtol=0, atol=min(1e-9, 1e-6 * effect))
 
 
-# ------------------------------------------------------------------------------------------------ Transformers
+# ------------------------------------------------------------------------------------------------
+# Transformers
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["parallel", "sequential"])
@@ -71,17 +74,25 @@ def neox(request: pytest.FixtureRequest) -> GPTNeoX:
 def test_every_head_to_logits(neox: GPTNeoX, prompts: tuple[Tensor, Tensor]) -> None:
     paths = AttentionPaths(neox, *prompts)
     answers = list(paths.heads_to_logits())
-    assert [s for a in answers for s in a.senders] == [f"z.{layer}.{head}" for layer in range(3) for head in range(4)]
+    assert [s for a in answers for s in a.senders] == [
+        f"z.{layer}.{head}" for layer in range(3) for head in range(4)
+    ]
     same(logits(answers), slow.head_to_logits(neox.hf, *prompts).flatten(0, 1), paths.logits)
 
 
 @pytest.mark.parametrize("at", [POSITIONS, AT_THE_END], ids=["inside", "some at the end"])
 @pytest.mark.parametrize("reads", [READS, ("query",), ("key",), ("value",), ("key", "value")])
-def test_every_head_to_a_head(neox: GPTNeoX, prompts: tuple[Tensor, Tensor], reads: tuple, at: Tensor) -> None:
+def test_every_head_to_a_head(
+    neox: GPTNeoX, prompts: tuple[Tensor, Tensor], reads: tuple, at: Tensor
+) -> None:
     paths = AttentionPaths(neox, *prompts)
-    expected = slow.head_to_head_to_logits(neox.hf, *prompts, (2, 1), at, tuple(read[0] for read in reads))
+    expected = slow.head_to_head_to_logits(
+        neox.hf, *prompts, (2, 1), at, tuple(read[0] for read in reads)
+    )
     ours = logits(paths.heads_to_head("z.2.1", at, reads))
-    if reads == ("query",) and at is POSITIONS:  # nothing before the last position changes its query
+    if (
+        reads == ("query",) and at is POSITIONS
+    ):  # nothing before the last position changes its query
         torch.testing.assert_close(ours, paths.logits.expand_as(ours))
         torch.testing.assert_close(expected.flatten(0, 1), paths.logits.expand_as(ours))
     else:
@@ -91,12 +102,18 @@ def test_every_head_to_a_head(neox: GPTNeoX, prompts: tuple[Tensor, Tensor], rea
 def test_some_heads_are_rows_of_all(neox: GPTNeoX, prompts: tuple[Tensor, Tensor]) -> None:
     paths = AttentionPaths(neox, *prompts)
     rows = dict(
-        zip([s for a in paths.heads_to_logits() for s in a.senders], logits(paths.heads_to_logits()), strict=True)
+        zip(
+            [s for a in paths.heads_to_logits() for s in a.senders],
+            logits(paths.heads_to_logits()),
+            strict=True,
+        )
     )
     for chosen in (["z.2.3"], ["z.2.0", "z.0.1", "z.0.3"]):
         answers = list(paths.heads_to_logits(chosen))
         assert [s for a in answers for s in a.senders] == sorted(chosen)
-        torch.testing.assert_close(logits(answers), torch.stack([rows[name] for name in sorted(chosen)]))
+        torch.testing.assert_close(
+            logits(answers), torch.stack([rows[name] for name in sorted(chosen)])
+        )
     all_heads = logits(paths.heads_to_head("z.2.0", POSITIONS))
     some = list(paths.heads_to_head("z.2.0", POSITIONS, senders=["z.1.2", "z.0.3"]))
     assert some[0].senders == ("z.0.3", "z.1.2")
@@ -124,7 +141,9 @@ def transformer(request: pytest.FixtureRequest) -> Transformer:
     return make[request.param]()
 
 
-def test_heads_by_edits_of_whole_runs(transformer: Transformer, prompts: tuple[Tensor, Tensor]) -> None:
+def test_heads_by_edits_of_whole_runs(
+    transformer: Transformer, prompts: tuple[Tensor, Tensor]
+) -> None:
     model, paths = transformer, AttentionPaths(transformer, *prompts)
     expected = [
         with_heads_held(model, *prompts, {("z", layer, head): torch.full((PROMPTS,), LENGTH - 1)})
@@ -145,14 +164,18 @@ def test_heads_to_a_head_by_edits_of_whole_runs(
     unread = [Replace(f"{read}.2", clean[f"{read}.2"]) for read in READS if read not in reads]
     expected = []
     for sender in senders:
-        z = with_heads_held(model, *prompts, {("z", *sender): at}, below=2, edits=unread, read=f"z.2.{head}@-1")
+        z = with_heads_held(
+            model, *prompts, {("z", *sender): at}, below=2, edits=unread, read=f"z.2.{head}@-1"
+        )
         expected.append(with_heads_held(model, *prompts, {}, given={f"z.2.{head}": z}))
     ours = logits(paths.heads_to_head(f"z.2.{head}", at, reads))
     same(ours, torch.stack(expected), paths.logits)
 
 
 @pytest.mark.parametrize("read", READS)
-def test_what_a_head_reads_by_position(transformer: Transformer, prompts: tuple[Tensor, Tensor], read: str) -> None:
+def test_what_a_head_reads_by_position(
+    transformer: Transformer, prompts: tuple[Tensor, Tensor], read: str
+) -> None:
     model, paths, head = transformer, AttentionPaths(transformer, *prompts), 1
     at = {"P": AT_THE_END, "last": torch.full((PROMPTS,), LENGTH - 1)}
     corrupt = model.run(prompts[1], capture=[f"{read}.1"])
@@ -179,7 +202,9 @@ def with_heads_held(
     given: dict[str, Tensor] | None = None,
     read: str | None = None,
 ) -> Tensor:
-    """Logits (or `read`) of a whole run with z of all heads clean, corrupt at each sender's positions, or as given."""
+    """Logits (or `read`) of a whole run with z of all heads clean, corrupt at each sender's
+    positions, or as given.
+    """
     layers = range(model.n_layers if below is None else below)
     sites = [Site("z", layer) for layer in layers]
     z_clean, z_corrupt = (model.run(tokens, capture=sites) for tokens in (clean, corrupt))
@@ -201,7 +226,8 @@ def with_heads_held(
     return run.logits[:, -1]
 
 
-# ------------------------------------------------------------------------------------------------------- Mamba
+# -------------------------------------------------------------------------------------------------------
+# Mamba
 
 
 @pytest.fixture(scope="module", params=MAMBAS, ids=["as released", "3 taps, biases"])
@@ -243,25 +269,35 @@ def test_convolution_into_a_write(mamba: Mamba, prompts: tuple[Tensor, Tensor]) 
     paths = StatePaths(mamba, *prompts)
     inputs = {"P": [0], "P-1": [1], "P, P-1": [0, 1], "P-1, P-2": [1, 2]}
     expected = [
-        slow.conv_to_write_to_logits(mamba.hf, *prompts, 2, POSITIONS, [POSITIONS - b for b in before])
+        slow.conv_to_write_to_logits(
+            mamba.hf, *prompts, 2, POSITIONS, [POSITIONS - b for b in before]
+        )
         for before in inputs.values()
     ]
     same(logits(paths.conv_to_write(2, POSITIONS, inputs)), torch.stack(expected), paths.logits)
     every = {"all": range(mamba.conv_width)}
-    for at in (POSITIONS, AT_THE_END):  # the whole convolution is the whole write, at position 0 too
+    for at in (
+        POSITIONS,
+        AT_THE_END,
+    ):  # the whole convolution is the whole write, at position 0 too
         torch.testing.assert_close(
-            logits(paths.conv_to_write(2, at, every)), logits(paths.writes_to_logits(2, {"all": at}))
+            logits(paths.conv_to_write(2, at, every)),
+            logits(paths.writes_to_logits(2, {"all": at})),
         )
 
 
 def test_earlier_layers_to_a_state(mamba: Mamba, prompts: tuple[Tensor, Tensor]) -> None:
     paths = StatePaths(mamba, *prompts)
-    expected = torch.stack([slow.mixer_to_state_to_logits(mamba.hf, *prompts, sender, 3) for sender in range(3)])
+    expected = torch.stack(
+        [slow.mixer_to_state_to_logits(mamba.hf, *prompts, sender, 3) for sender in range(3)]
+    )
     same(logits(paths.layers_to_state(3)), expected, paths.logits)
     same(logits(paths.layers_to_state(3, [2, 0])), expected[[2, 0]], paths.logits)
 
 
-def test_earlier_layers_at_positions_add_up_to_everywhere(mamba: Mamba, prompts: tuple[Tensor, Tensor]) -> None:
+def test_earlier_layers_at_positions_add_up_to_everywhere(
+    mamba: Mamba, prompts: tuple[Tensor, Tensor]
+) -> None:
     paths = StatePaths(mamba, *prompts)
     every = torch.arange(LENGTH - 1).expand(PROMPTS, -1)
     answers = list(paths.layers_to_state(2, [1], {"every": every, "first": every[:, :1]}))
@@ -279,7 +315,8 @@ def test_earlier_layers_at_positions_add_up_to_everywhere(mamba: Mamba, prompts:
     same(logits(found)[0], expected, paths.logits)
 
 
-# ------------------------------------------------------------------------------------------------ both families
+# ------------------------------------------------------------------------------------------------
+# both families
 
 
 def questions(paths: AttentionPaths | StatePaths) -> dict[str, Iterable[Patched]]:
@@ -300,7 +337,9 @@ def questions(paths: AttentionPaths | StatePaths) -> dict[str, Iterable[Patched]
 
 
 @pytest.fixture(scope="module", params=["gpt_neox", "mamba"])
-def make_paths(request: pytest.FixtureRequest) -> Callable[[Tensor, Tensor], AttentionPaths | StatePaths]:
+def make_paths(
+    request: pytest.FixtureRequest,
+) -> Callable[[Tensor, Tensor], AttentionPaths | StatePaths]:
     if request.param == "gpt_neox":
         model = GPTNeoX("tiny", tiny_gpt_neox().double())
         return lambda clean, corrupt: AttentionPaths(model, clean, corrupt)
@@ -308,11 +347,15 @@ def make_paths(request: pytest.FixtureRequest) -> Callable[[Tensor, Tensor], Att
     return lambda clean, corrupt: StatePaths(mamba, clean, corrupt)
 
 
-def test_clean_against_clean_changes_nothing(make_paths: Callable, prompts: tuple[Tensor, Tensor]) -> None:
+def test_clean_against_clean_changes_nothing(
+    make_paths: Callable, prompts: tuple[Tensor, Tensor]
+) -> None:
     paths = make_paths(prompts[0], prompts[0])
     for name, answers in questions(paths).items():
         found = logits(answers)
-        torch.testing.assert_close(found, paths.logits.expand_as(found), msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found, paths.logits.expand_as(found), msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_one_prompt(make_paths: Callable, prompts: tuple[Tensor, Tensor]) -> None:
@@ -321,8 +364,12 @@ def test_one_prompt(make_paths: Callable, prompts: tuple[Tensor, Tensor]) -> Non
         torch.testing.assert_close(logits(one[name]), logits(answers)[:, :1])
 
 
-def test_against_other_corrupt_prompts(make_paths: Callable, prompts: tuple[Tensor, Tensor]) -> None:
-    """What the first questions kept of the clean prompts serves later ones, and nothing of the corrupt ones does."""
+def test_against_other_corrupt_prompts(
+    make_paths: Callable, prompts: tuple[Tensor, Tensor]
+) -> None:
+    """What the first questions kept of the clean prompts serves later ones, and nothing of the
+    corrupt ones does.
+    """
     clean, corrupt = prompts
     first = make_paths(clean, corrupt)
     before = {name: logits(answers) for name, answers in questions(first).items()}
@@ -335,7 +382,9 @@ def test_against_other_corrupt_prompts(make_paths: Callable, prompts: tuple[Tens
         torch.testing.assert_close(logits(answers), before[name])
 
 
-def test_answers_may_be_read_in_any_order(make_paths: Callable, prompts: tuple[Tensor, Tensor]) -> None:
+def test_answers_may_be_read_in_any_order(
+    make_paths: Callable, prompts: tuple[Tensor, Tensor]
+) -> None:
     paths = make_paths(*prompts)
     asked = questions(paths)
     late = {name: logits(asked[name]) for name in reversed(list(asked))}
@@ -356,31 +405,46 @@ def test_heads_that_are_none(neox: GPTNeoX, prompts: tuple[Tensor, Tensor]) -> N
     with pytest.raises(InputError, match=r"receiver is 'z.0.1', but heads below it must exist"):
         paths.heads_to_head("z.0.1", POSITIONS)
     for name in ("z.1.4", "z.1", "query.1.0"):
-        with pytest.raises(InputError, match=r"receiver is .* must be a head, z.LAYER.HEAD, with a head below 4"):
+        with pytest.raises(
+            InputError, match=r"receiver is .* must be a head, z.LAYER.HEAD, with a head below 4"
+        ):
             paths.reads_to_logits(name, {"P": POSITIONS})
     with pytest.raises(InputError, match=r"site is 'zz.1.0'"):
         paths.heads_to_head("zz.1.0", POSITIONS)
-    with pytest.raises(InputError, match=r"sender is 'z.2.0', but .* with a layer below 2 and a head below 4"):
+    with pytest.raises(
+        InputError, match=r"sender is 'z.2.0', but .* with a layer below 2 and a head below 4"
+    ):
         paths.heads_to_head("z.2.1", POSITIONS, senders=["z.0.0", "z.2.0"])
-    with pytest.raises(InputError, match=r"sender is 'z.1.9', but .* with a layer below 3 and a head below 4"):
+    with pytest.raises(
+        InputError, match=r"sender is 'z.1.9', but .* with a layer below 3 and a head below 4"
+    ):
         paths.heads_to_logits(["z.1.9"])
 
 
 def test_layers_and_taps_that_are_none(mamba: Mamba, prompts: tuple[Tensor, Tensor]) -> None:
     paths, width = StatePaths(mamba, *prompts), mamba.conv_width
-    with pytest.raises(InputError, match=r"senders is \[2\], but they must be layers below the receiver, 2, of the"):
+    with pytest.raises(
+        InputError, match=r"senders is \[2\], but they must be layers below the receiver, 2, of the"
+    ):
         paths.layers_to_state(2, [2])
-    with pytest.raises(InputError, match=r"senders is \[\], but they must be layers below the receiver, 0"):
+    with pytest.raises(
+        InputError, match=r"senders is \[\], but they must be layers below the receiver, 0"
+    ):
         paths.layers_to_state(0)
-    with pytest.raises(InputError, match=rf"inputs is {width}, but the convolution reads {width} positions"):
+    with pytest.raises(
+        InputError, match=rf"inputs is {width}, but the convolution reads {width} positions"
+    ):
         paths.conv_to_write(1, POSITIONS, {"far": [0, width]})
     with pytest.raises(InputError, match=r"'conv_in.9'"):
         paths.writes_to_logits(9, {"P": POSITIONS})
-    with pytest.raises(InputError, match=r"clean is \(5, 1\), but a state must be carried into the last position"):
+    with pytest.raises(
+        InputError, match=r"clean is \(5, 1\), but a state must be carried into the last position"
+    ):
         StatePaths(mamba, prompts[0][:, :1], prompts[1][:, :1])
 
 
-# ---------------------------------------------------------------------------------------------------- the zoo
+# ----------------------------------------------------------------------------------------------------
+# the zoo
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -403,19 +467,32 @@ def test_zoo_transformers_in_float32(seed: int) -> None:
 def test_zoo_mambas_in_float32(seed: int) -> None:
     model, layer = homolog.load(f"zoo:mamba-s{seed}"), 5
     unrepeated, pairs = (
-        induction(model, 2, length=24, repeat=r, corruption=c) for r, c in ((1, "unrepeated"), (4, "replace_A"))
+        induction(model, 2, length=24, repeat=r, corruption=c)
+        for r, c in ((1, "unrepeated"), (4, "replace_A"))
     )
     b, prompts = pairs.positions["B"], (pairs.clean, pairs.corrupt)
     paths = StatePaths(model, *prompts)
     close = {"rtol": 0, "atol": 1e-4}
-    torch.testing.assert_close(logits(paths.state_to_logits()), slow.state_to_logits(model.hf, *prompts), **close)
+    torch.testing.assert_close(
+        logits(paths.state_to_logits()), slow.state_to_logits(model.hf, *prompts), **close
+    )
     for given in (unrepeated, pairs):
         ours = logits(StatePaths(model, given.clean, given.corrupt).y_to_logits())
-        torch.testing.assert_close(ours, slow.y_to_logits(model.hf, given.clean, given.corrupt), **close)
+        torch.testing.assert_close(
+            ours, slow.y_to_logits(model.hf, given.clean, given.corrupt), **close
+        )
     for ours, expected in (
-        (paths.writes_to_logits(layer, {"B": b}), slow.write_to_logits(model.hf, *prompts, layer, b)),
-        (paths.conv_to_write(layer, b, {"A": [1]}),
-         slow.conv_to_write_to_logits(model.hf, *prompts, layer, b, [b - 1])),
-        (paths.layers_to_state(layer, [3]), slow.mixer_to_state_to_logits(model.hf, *prompts, 3, layer)),
-    ):  # fmt: skip
+        (
+            paths.writes_to_logits(layer, {"B": b}),
+            slow.write_to_logits(model.hf, *prompts, layer, b),
+        ),
+        (
+            paths.conv_to_write(layer, b, {"A": [1]}),
+            slow.conv_to_write_to_logits(model.hf, *prompts, layer, b, [b - 1]),
+        ),
+        (
+            paths.layers_to_state(layer, [3]),
+            slow.mixer_to_state_to_logits(model.hf, *prompts, 3, layer),
+        ),
+    ):
         torch.testing.assert_close(logits(ours)[0], expected, **close)

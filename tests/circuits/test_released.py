@@ -1,4 +1,6 @@
-"""The released circuit numbers and the comparison with them, on models of the same shape with random weights."""
+"""The released circuit numbers and the comparison with them, on models of the same shape with
+random weights.
+"""
 
 import math
 from collections.abc import Iterator
@@ -32,7 +34,9 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def pythia() -> LanguageModel:
-    return GPTNeoX("tiny pythia", tiny_gpt_neox(num_hidden_layers=12, num_attention_heads=12, hidden_size=48))
+    return GPTNeoX(
+        "tiny pythia", tiny_gpt_neox(num_hidden_layers=12, num_attention_heads=12, hidden_size=48)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +93,23 @@ def test_the_data_says_what_was_found() -> None:
     }
 
 
-def test_every_released_number_has_one_row(pythia_rows: list[dict[str, Any]], mamba_rows: list[dict[str, Any]]) -> None:
+def test_every_released_number_has_one_row(
+    pythia_rows: list[dict[str, Any]], mamba_rows: list[dict[str, Any]]
+) -> None:
     n_clean = {"pythia": 2 + 1, "mamba": 2 + 2 + 1 + 1}
     assert len(pythia_rows) == n_clean["pythia"] + 2 * (144 + 60)
     assert len(mamba_rows) == n_clean["mamba"] + 2 * (24 + 24 + 2 + 3) + 4
     for rows in (pythia_rows, mamba_rows):
         assert len({(r["experiment"], r["place"], r["metric"]) for r in rows}) == len(rows)
         assert all(math.isfinite(r["ours"]) for r in rows)
-        changes = [r for r in rows if r["place"] != released.CLEAN and r["metric"] in _clean_metrics(r["experiment"])]
-        assert all(math.isfinite(r["released_change"]) and math.isfinite(r["our_change"]) for r in changes)
+        changes = [
+            r
+            for r in rows
+            if r["place"] != released.CLEAN and r["metric"] in _clean_metrics(r["experiment"])
+        ]
+        assert all(
+            math.isfinite(r["released_change"]) and math.isfinite(r["our_change"]) for r in changes
+        )
 
 
 def _clean_metrics(name: str) -> list[str]:
@@ -115,20 +127,30 @@ def test_rows_are_differences_of_the_two_sides(
         ):
             assert r[difference] == pytest.approx(r[ours] - r[theirs], nan_ok=True)
     (key,) = [
-        r for r in pythia_rows if (r["experiment"], r["place"], r["metric"]) == ("head to logits", "z.5.0", "logit")
+        r
+        for r in pythia_rows
+        if (r["experiment"], r["place"], r["metric"]) == ("head to logits", "z.5.0", "logit")
     ]
     assert key["released_change"] == pytest.approx(-2.35, abs=0.005)
     (write,) = [r for r in mamba_rows if r["place"] == "write.17@2"]
-    assert math.isnan(write["released"]) and write["released_change"] == -9.13 and "decay" in write["note"]
+    assert (
+        math.isnan(write["released"])
+        and write["released_change"] == -9.13
+        and "decay" in write["note"]
+    )
 
 
-def test_ours_are_direct_calls_on_the_transformer(pythia: Any, pythia_rows: list[dict[str, Any]]) -> None:
+def test_ours_are_direct_calls_on_the_transformer(
+    pythia: Any, pythia_rows: list[dict[str, Any]]
+) -> None:
     pairs = induction(pythia, N_PROMPTS, seed=SEED, length=64, corruption="unrelated")
     assert int(pairs.positions["A"].max()) < 32
     with torch.no_grad():
         paths = AttentionPaths(pythia, pairs.clean, pairs.corrupt)
         heads = measure(torch.cat([a.logits for a in paths.heads_to_logits()]), pairs)
-        through = measure(torch.cat([a.logits for a in paths.heads_to_head("z.5.0", pairs.positions["B"])]), pairs)
+        through = measure(
+            torch.cat([a.logits for a in paths.heads_to_head("z.5.0", pairs.positions["B"])]), pairs
+        )
     clean = measure(paths.logits, pairs)
     for metric in ("logit", "probability"):
         same(pythia_rows, "head to logits", metric, heads[metric], clean[metric])
@@ -139,18 +161,24 @@ def test_ours_are_direct_calls_on_the_mamba(mamba: Any, mamba_rows: list[dict[st
     def pairs_of(corruption: str, **more: Any) -> Any:
         return induction(mamba, N_PROMPTS, seed=SEED, corruption=corruption, **more)
 
-    other_b, unrepeated, other = (pairs_of(c) for c in ("replace_B", "unrepeated", "unrepeated_replace_AB"))
+    other_b, unrepeated, other = (
+        pairs_of(c) for c in ("replace_B", "unrepeated", "unrepeated_replace_AB")
+    )
     long = pairs_of("replace_B", length=129, first_index=0)
     a, at = other.positions["A"], {str(p): torch.full((N_PROMPTS,), p) for p in (1, 2, 3, 4)}
     asked = {
         "state to logits": (other_b, lambda p: p.state_to_logits()),
         "y to logits": (unrepeated, lambda p: p.y_to_logits()),
-        "convolution into the write at A+1": (other, lambda p: p.conv_to_write(12, a + 1, {"1": [0], "2": [0, 1]})),
+        "convolution into the write at A+1": (
+            other,
+            lambda p: p.conv_to_write(12, a + 1, {"1": [0], "2": [0, 1]}),
+        ),
         "convolution into the write at A+2": (
-            other, lambda p: p.conv_to_write(17, a + 2, {"1": [0], "2": [0, 1], "3": [0, 1, 2]}),
+            other,
+            lambda p: p.conv_to_write(17, a + 2, {"1": [0], "2": [0, 1], "3": [0, 1, 2]}),
         ),
         "state write by position": (long, lambda p: p.writes_to_logits(17, at)),
-    }  # fmt: skip
+    }
     for name, (pairs, question) in asked.items():
         with torch.no_grad():
             paths = StatePaths(mamba, pairs.clean, pairs.corrupt)
@@ -160,7 +188,9 @@ def test_ours_are_direct_calls_on_the_mamba(mamba: Any, mamba_rows: list[dict[st
             same(mamba_rows, name, metric, found[metric], clean[metric])
 
 
-def same(rows: list[dict[str, Any]], name: str, metric: str, patched: torch.Tensor, clean: torch.Tensor) -> None:
+def same(
+    rows: list[dict[str, Any]], name: str, metric: str, patched: torch.Tensor, clean: torch.Tensor
+) -> None:
     chosen = [r for r in rows if (r["experiment"], r["metric"]) == (name, metric)]
     ours = torch.tensor([r["ours"] for r in chosen if r["place"] != released.CLEAN])
     changes = torch.tensor([r["our_change"] for r in chosen if r["place"] != released.CLEAN])
@@ -179,7 +209,8 @@ def test_progress_counts_the_prompts_of_every_experiment(mamba: LanguageModel) -
 
 def test_models_of_other_shapes_are_refused() -> None:
     message = (
-        r"model is 'small', but numbers were released for EleutherAI/pythia-160m \(12 layers of 12 heads\) and "
+        r"model is 'small', but numbers were released for EleutherAI/pythia-160m \(12 layers of "
+        r"12 heads\) and "
         r"state-spaces/mamba-130m \(24 layers\)"
     )
     for model in (GPTNeoX("small", tiny_gpt_neox()), Mamba("small", tiny_mamba())):

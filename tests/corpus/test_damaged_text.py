@@ -1,4 +1,6 @@
-"""Damaged text gives its documents or one `InputError` that names the file, and never part of a compressed file."""
+"""Damaged text gives its documents or one `InputError` that names the file, and never part of a
+compressed file.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,14 @@ from tests.damage import number_of
 from homolog.corpus import read_documents
 from homolog.errors import InputError
 
-TEXTS = ["first text", "zweiter Text, länger", "自 third", "", "a\nb", *(f"text {i} " * (i % 7) for i in range(200))]
+TEXTS = [
+    "first text",
+    "zweiter Text, länger",
+    "自 third",
+    "",
+    "a\nb",
+    *(f"text {i} " * (i % 7) for i in range(200)),
+]
 LINES = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in TEXTS).encode()
 HALF = len(LINES) // 2
 
@@ -33,9 +42,13 @@ WHOLE: dict[str, Callable[[Path], bytes]] = {
     "a.txt": lambda folder: "\n".join(TEXTS).encode(),
     "a.jsonl": lambda folder: LINES,
     "a.jsonl.gz": lambda folder: gzip.compress(LINES, mtime=0),
-    "b.jsonl.gz": lambda folder: gzip.compress(LINES[:HALF], mtime=0) + gzip.compress(LINES[HALF:], mtime=0),
+    "b.jsonl.gz": lambda folder: (
+        gzip.compress(LINES[:HALF], mtime=0) + gzip.compress(LINES[HALF:], mtime=0)
+    ),
     "a.jsonl.xz": lambda folder: lzma.compress(LINES),
-    "b.jsonl.xz": lambda folder: lzma.compress(LINES[:HALF]) + b"\0" * 4 + lzma.compress(LINES[HALF:]),
+    "b.jsonl.xz": lambda folder: (
+        lzma.compress(LINES[:HALF]) + b"\0" * 4 + lzma.compress(LINES[HALF:])
+    ),
     "a.parquet": parquet,
 }
 
@@ -53,7 +66,16 @@ def flipped(contents: bytes, rng: random.Random) -> bytes:
 
 def put_in(contents: bytes, rng: random.Random) -> bytes:
     """Bytes that are no text, zeros, a byte order mark or a long run somewhere."""
-    what = rng.choice([b"\xff\xfe", b"\x00" * rng.randrange(1, 9), b"\xef\xbb\xbf", b"\xe8\x87", b"x" * 200_000, b"\r"])
+    what = rng.choice(
+        [
+            b"\xff\xfe",
+            b"\x00" * rng.randrange(1, 9),
+            b"\xef\xbb\xbf",
+            b"\xe8\x87",
+            b"x" * 200_000,
+            b"\r",
+        ]
+    )
     at = rng.choice([0, rng.randrange(len(contents)), len(contents)])
     return contents[:at] + what + contents[at:]
 
@@ -71,12 +93,27 @@ def cut_out(contents: bytes, rng: random.Random) -> bytes:
 
 def other_lines(contents: bytes, rng: random.Random) -> bytes:
     """A record that is not one; compressed files get it as what they hold."""
-    record = rng.choice([
-        '{"text": null}', '{"text": 3}', '{"text": ["a"]}', '{"txt": "a"}', "[1]", "null", '"text"', '{"text": "a"',
-        '{"text": "\\ud800"}', '{"text": "\\ude00 b"}', "[" * 100_000, '{"text": "a", "n": ' + "9" * 5000 + "}",
-        '{"text": "a"} {"text": "b"}', '{"text": "\x00"}', "\ufeff{}", '{"text": NaN}',
-        '{"\\ud800\\u001b": 1}',
-    ])  # fmt: skip
+    record = rng.choice(
+        [
+            '{"text": null}',
+            '{"text": 3}',
+            '{"text": ["a"]}',
+            '{"txt": "a"}',
+            "[1]",
+            "null",
+            '"text"',
+            '{"text": "a"',
+            '{"text": "\\ud800"}',
+            '{"text": "\\ude00 b"}',
+            "[" * 100_000,
+            '{"text": "a", "n": ' + "9" * 5000 + "}",
+            '{"text": "a"} {"text": "b"}',
+            '{"text": "\x00"}',
+            "\ufeff{}",
+            '{"text": NaN}',
+            '{"\\ud800\\u001b": 1}',
+        ]
+    )
     lines = LINES.split(b"\n")
     lines.insert(rng.randrange(len(lines)), record.encode())
     return b"\n".join(lines)
@@ -86,12 +123,16 @@ DAMAGES = (truncated, flipped, put_in, zeroed, cut_out, other_lines)
 
 
 def damage_and_read(folder: Path, seed: int, contents: dict[str, bytes]) -> str:
-    """Damage a file, read it; returns what came of it.  Anything but documents or a named error fails."""
+    """Damage a file, read it; returns what came of it.  Anything but documents or a named error
+    fails.
+    """
     rng = random.Random(seed)
     name, damage = rng.choice(list(WHOLE)), rng.choice(DAMAGES)
     changed = damage(contents[name], rng)
     if damage is other_lines and ".jsonl." in name:
-        changed = gzip.compress(changed, mtime=0) if name.endswith(".gz") else lzma.compress(changed)
+        changed = (
+            gzip.compress(changed, mtime=0) if name.endswith(".gz") else lzma.compress(changed)
+        )
     path = folder / name
     path.write_bytes(changed)
     source = rng.choice([path, folder])
@@ -99,14 +140,20 @@ def damage_and_read(folder: Path, seed: int, contents: dict[str, bytes]) -> str:
         found = [document.text for document in read_documents(source, shuffle=rng.random() < 0.5)]
     except InputError as error:
         message = str(error)
-        assert str(path) in str(error.value) and message.isprintable() and len(message) < 1000, message
+        assert str(path) in str(error.value) and message.isprintable() and len(message) < 1000, (
+            message
+        )
         return "refused"
     finally:
         path.unlink()
     for text in found:
         text.encode()
     if ".jsonl." in name and damage is not other_lines:
-        assert sorted(found) == sorted(text for text in TEXTS if text.strip()), (seed, name, damage.__name__)
+        assert sorted(found) == sorted(text for text in TEXTS if text.strip()), (
+            seed,
+            name,
+            damage.__name__,
+        )
     return "read"
 
 
@@ -123,12 +170,31 @@ def test_damaged_text_is_read_or_refused(tmp_path: Path, pytestconfig: pytest.Co
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if ".jsonl." in name])
 def test_no_part_of_a_compressed_file_passes_for_the_whole(tmp_path: Path, name: str) -> None:
-    """Cut anywhere, and every part of its structure damaged; two streams, of which either may be the damaged one."""
+    """Cut anywhere, and every part of its structure damaged; two streams, of which either may be
+    the damaged one.
+    """
     whole, path = WHOLE[name](tmp_path), tmp_path / name
-    border = len(whole) - len(WHOLE["a" + name[1:]](tmp_path)) // 2  # about where a second stream begins
-    cuts = {0, 1, 2, 5, 9, 20, border, *range(0, len(whole), 97), *range(len(whole) - 40, len(whole))}
-    ends = {len(gzip.compress(LINES[:HALF], mtime=0)), *(len(lzma.compress(LINES[:HALF])) + k for k in (0, 4))}
-    for cut in sorted(cuts - ends if name[0] == "b" else cuts):  # cut between streams it is a whole file
+    border = (
+        len(whole) - len(WHOLE["a" + name[1:]](tmp_path)) // 2
+    )  # about where a second stream begins
+    cuts = {
+        0,
+        1,
+        2,
+        5,
+        9,
+        20,
+        border,
+        *range(0, len(whole), 97),
+        *range(len(whole) - 40, len(whole)),
+    }
+    ends = {
+        len(gzip.compress(LINES[:HALF], mtime=0)),
+        *(len(lzma.compress(LINES[:HALF])) + k for k in (0, 4)),
+    }
+    for cut in sorted(
+        cuts - ends if name[0] == "b" else cuts
+    ):  # cut between streams it is a whole file
         path.write_bytes(whole[:cut])
         with pytest.raises(InputError, match="whole compressed file"):
             list(read_documents(path))
@@ -152,7 +218,11 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
 
 def test_the_line_that_is_not_utf8_is_the_one_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must be a JSON object in UTF-8") as raised:
-        one(tmp_path, "a.jsonl", b'{"text": "a"}\n' * 4000 + b'{"text": "\xff"}\n' + b'{"text": "a"}\n' * 4000)
+        one(
+            tmp_path,
+            "a.jsonl",
+            b'{"text": "a"}\n' * 4000 + b'{"text": "\xff"}\n' + b'{"text": "a"}\n' * 4000,
+        )
     assert raised.value.value == f"{tmp_path / 'a.jsonl'}:4001"
 
 
@@ -176,7 +246,9 @@ def test_what_was_found_in_place_of_the_text_is_said(tmp_path: Path) -> None:
 
 def test_names_that_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").mkdir()
-    with pytest.raises(InputError, match=r"a\.jsonl', but the folder must hold files of a known kind"):
+    with pytest.raises(
+        InputError, match=r"a\.jsonl', but the folder must hold files of a known kind"
+    ):
         read_documents(tmp_path / "a.jsonl")
     (tmp_path / "a.jsonl" / "b.txt").symlink_to(tmp_path / "gone.txt")
     with pytest.raises(InputError, match=r"b\.txt', but it must be a file, and there is none"):

@@ -50,7 +50,9 @@ def text_files(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("write", [plain, gzipped, xz, parquet, text_files])
-def test_every_kind_of_source_gives_the_same_documents(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+def test_every_kind_of_source_gives_the_same_documents(
+    tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
     source = write(tmp_path)
     assert texts(source) == TEXTS
     assert texts(str(source)) == TEXTS
@@ -80,7 +82,9 @@ def test_the_order_is_random_and_decided_by_the_seed(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": str(index)}) + "\n" for index in range(100)))
     in_order = [str(index) for index in range(100)]
-    drawn = {seed: [document.text for document in read_documents(path, seed=seed)] for seed in (0, 1)}
+    drawn = {
+        seed: [document.text for document in read_documents(path, seed=seed)] for seed in (0, 1)
+    }
     assert drawn[0] == [document.text for document in read_documents(path)]
     assert drawn[0] != drawn[1]
     assert drawn[0] != in_order

@@ -1,4 +1,6 @@
-"""What tokens stand for: the texts of a text's tokens, joined, are that text, for every kind of tokenizer."""
+"""What tokens stand for: the texts of a text's tokens, joined, are that text, for every kind of
+tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,32 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 from transformers import BertTokenizerLegacy, ByT5Tokenizer, PreTrainedTokenizerFast
 from transformers.tokenization_python import PythonBackend
 
 from homolog.corpus import alone, joined, token_texts
 
-CORPUS = ["the cat sat on the mat, the dog ran: " * 3, "自分の 自動車 é ê ñ 🙂🙃 👩\u200d👧\n\n  x = 12;\tfoo(bar)"]
+CORPUS = [
+    "the cat sat on the mat, the dog ran: " * 3,
+    "自分の 自動車 é ê ñ 🙂🙃 👩\u200d👧\n\n  x = 12;\tfoo(bar)",
+]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def fast(backend: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, **special
+    )
 
 
 def trained(backend: Tokenizer, trainer: Any) -> PreTrainedTokenizerFast:
@@ -34,18 +50,32 @@ def byte_level(space: bool = False, decoder: bool = True) -> PreTrainedTokenizer
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
     backend.decoder = decoders.ByteLevel() if decoder else None
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    return trained(backend, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False))
+    return trained(
+        backend, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    )
 
 
 def sentencepiece_bpe() -> PreTrainedTokenizerFast:
-    """As Llama's: spaces are characters of the vocabulary, unknown characters bytes, the first space is stripped."""
+    """As Llama's: spaces are characters of the vocabulary, unknown characters bytes, the first
+    space is stripped.
+    """
     pieces = ["▁", "▁t", "▁th", "▁the", "c", "a", "t", "h", "e", "自", "分"]
     vocabulary = {piece: i for i, piece in enumerate(["<unk>", *BYTES, *pieces])}
     merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e")]
-    backend = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
-                                         decoders.Strip(" ", 1, 0)])  # fmt: skip
+    backend = Tokenizer(
+        models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
     return fast(backend, unk_token="<unk>")
 
 
@@ -69,8 +99,13 @@ def unigram(scheme: str = "always", fallback: bool = True) -> PreTrainedTokenize
 def word_suffixes() -> PreTrainedTokenizerFast:
     """As CLIP's: the last token of a word ends with a mark."""
     letters = "abcdefghijklmnopqrstuvwxyz"
-    vocabulary = {piece: i for i, piece in enumerate(["<unk>", *letters, *(f"{c}</w>" for c in letters), "he</w>"])}
-    backend = Tokenizer(models.BPE(vocabulary, [("h", "e</w>")], unk_token="<unk>", end_of_word_suffix="</w>"))
+    vocabulary = {
+        piece: i
+        for i, piece in enumerate(["<unk>", *letters, *(f"{c}</w>" for c in letters), "he</w>"])
+    }
+    backend = Tokenizer(
+        models.BPE(vocabulary, [("h", "e</w>")], unk_token="<unk>", end_of_word_suffix="</w>")
+    )
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.decoder = decoders.BPEDecoder("</w>")
     return fast(backend, unk_token="<unk>")
@@ -95,7 +130,22 @@ def pieces_of(tokenizer: Any, text: str) -> list[str]:
 
 SPACED = st.lists(
     st.sampled_from(
-        ["the", " ", "  ", "\n", "自", "é", "e\u0301", "🙂", "👩\u200d👧", "\x00", "\x85", "\u0430", "\ufb01", "<E8>"]
+        [
+            "the",
+            " ",
+            "  ",
+            "\n",
+            "自",
+            "é",
+            "e\u0301",
+            "🙂",
+            "👩\u200d👧",
+            "\x00",
+            "\x85",
+            "\u0430",
+            "\ufb01",
+            "<E8>",
+        ]
     )
 )
 TEXT = st.one_of(st.text(max_size=40), SPACED.map("".join))
@@ -109,15 +159,38 @@ TEXT = st.one_of(st.text(max_size=40), SPACED.map("".join))
         (lambda: byte_level(decoder=False), "", str),
         (sentencepiece_bpe, " ", lambda text: text.replace("▁", " ")),
         (unigram, " ", lambda text: unicodedata.normalize("NFC", text).replace("▁", " ")),
-        (lambda: unigram("first"), " ", lambda text: unicodedata.normalize("NFC", text).replace("▁", " ")),
-        (lambda: unigram("never"), "", lambda text: unicodedata.normalize("NFC", text).replace("▁", " ")),
-        (lambda: unigram("never", fallback=False), "", lambda t: unicodedata.normalize("NFC", t).replace("▁", " ")),
+        (
+            lambda: unigram("first"),
+            " ",
+            lambda text: unicodedata.normalize("NFC", text).replace("▁", " "),
+        ),
+        (
+            lambda: unigram("never"),
+            "",
+            lambda text: unicodedata.normalize("NFC", text).replace("▁", " "),
+        ),
+        (
+            lambda: unigram("never", fallback=False),
+            "",
+            lambda t: unicodedata.normalize("NFC", t).replace("▁", " "),
+        ),
         (ByT5Tokenizer, "", str),
     ],
-    ids=["bytes", "bytes-space", "bytes-no-decoder", "llama", "unigram", "unigram-first", "unigram-never",
-         "unigram-no-fallback", "slow-bytes"],
-)  # fmt: skip
-def test_joined_texts_are_the_text(make: Callable[[], Any], before: str, normal: Callable[[str], str]) -> None:
+    ids=[
+        "bytes",
+        "bytes-space",
+        "bytes-no-decoder",
+        "llama",
+        "unigram",
+        "unigram-first",
+        "unigram-never",
+        "unigram-no-fallback",
+        "slow-bytes",
+    ],
+)
+def test_joined_texts_are_the_text(
+    make: Callable[[], Any], before: str, normal: Callable[[str], str]
+) -> None:
     tokenizer = make()
     texts = token_texts(tokenizer)
     assert not [text for text in texts if isinstance(text, str) and "\ufffd" in text]
@@ -139,7 +212,9 @@ def test_joined_texts_are_the_text(make: Callable[[], Any], before: str, normal:
 def test_tokenizers_of_words_keep_letters_and_part_words(make: Callable[[], Any]) -> None:
     tokenizer = make()
     texts = token_texts(tokenizer)
-    words = ["the", "cat", "a", "he", "hehe", "sat", "x"] + (["自動", "é", "🙂", ","] if make is word_piece else [])
+    words = ["the", "cat", "a", "he", "hehe", "sat", "x"] + (
+        ["自動", "é", "🙂", ","] if make is word_piece else []
+    )
 
     @settings(max_examples=100, deadline=None, derandomize=True)
     @given(st.lists(st.sampled_from(words)))
@@ -147,7 +222,9 @@ def test_tokenizers_of_words_keep_letters_and_part_words(make: Callable[[], Any]
         ids = tokenizer(" ".join(some), add_special_tokens=False)["input_ids"]
         shown = "".join(joined([texts[i] for i in ids]))
         assert shown.replace(" ", "") == "".join(some)
-        assert [word for word in shown.split() if word.isascii()] == [word for word in some if word.isascii()]
+        assert [word for word in shown.split() if word.isascii()] == [
+            word for word in some if word.isascii()
+        ]
 
     check()
 
@@ -168,8 +245,15 @@ def test_bytes_are_joined_within_what_is_given() -> None:
     e8, x87, aa = [0xE8], [0x87], [0xAA]
     assert joined([x87, aa, " a", e8, x87, aa, e8]) == ["<87>", "<AA>", " a", "", "", "自", "<E8>"]
     assert joined([e8, "a", x87]) == ["<E8>", "a", "<87>"]
-    assert joined([[0x20, 0xE8], [0x87], [0xAA, 0xE8], [0x87, 0xAA, 0x21]]) == [" ", "", "自", "自!"]
-    assert joined(["\ufffd", " ", "\udce8".encode("utf-8", "surrogateescape").decode("latin-1")]) == [
+    assert joined([[0x20, 0xE8], [0x87], [0xAA, 0xE8], [0x87, 0xAA, 0x21]]) == [
+        " ",
+        "",
+        "自",
+        "自!",
+    ]
+    assert joined(
+        ["\ufffd", " ", "\udce8".encode("utf-8", "surrogateescape").decode("latin-1")]
+    ) == [
         "\ufffd",
         " ",
         "è",
@@ -181,7 +265,13 @@ def test_bytes_are_joined_within_what_is_given() -> None:
 @pytest.mark.parametrize("make", [sentencepiece_bpe, unigram])
 def test_spaces_of_sentencepiece_are_kept(make: Callable[[], Any]) -> None:
     tokenizer = make()
-    texts = dict(zip(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))), token_texts(tokenizer), strict=True))
+    texts = dict(
+        zip(
+            tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))),
+            token_texts(tokenizer),
+            strict=True,
+        )
+    )
     assert (texts["▁the"], texts["▁"], texts["自"]) == (" the", " ", "自")
     assert (texts["<0xE8>"], texts["<0x41>"], texts["<unk>"]) == ([0xE8], "A", "<unk>")
 
@@ -191,9 +281,15 @@ def test_added_tokens_are_as_they_are_written() -> None:
     tokenizer.add_tokens(["   ", "é!", AddedToken("<mask>", lstrip=True, rstrip=True)])
     tokenizer.add_special_tokens({"eos_token": "<|fin é|>"})
     assert pieces_of(tokenizer, "a   b é!<|fin é|>") == ["a", "   ", "b", " ", "é!", "<|fin é|>"]
-    assert pieces_of(tokenizer, "a <mask> b") == ["a", "<mask>", "b"]  # it takes the spaces, and does not say so
+    assert pieces_of(tokenizer, "a <mask> b") == [
+        "a",
+        "<mask>",
+        "b",
+    ]  # it takes the spaces, and does not say so
     tokenizer = sentencepiece_bpe()
-    tokenizer.add_tokens([AddedToken("▁the", normalized=False)])  # as Gemma's runs of spaces: spelled by the model too
+    tokenizer.add_tokens(
+        [AddedToken("▁the", normalized=False)]
+    )  # as Gemma's runs of spaces: spelled by the model too
     assert pieces_of(tokenizer, "the ▁the") == [" the", " ", " the"]
 
 
@@ -204,17 +300,30 @@ def test_a_vocabulary_that_has_spaces_needs_no_others() -> None:
 
 
 def test_word_piece_by_hand() -> None:
-    texts = dict(zip((tokenizer := word_piece()).convert_ids_to_tokens(range(len(tokenizer))), token_texts(tokenizer),
-                     strict=True))  # fmt: skip
+    texts = dict(
+        zip(
+            (tokenizer := word_piece()).convert_ids_to_tokens(range(len(tokenizer))),
+            token_texts(tokenizer),
+            strict=True,
+        )
+    )
     assert (texts["##ing"], texts["the"], texts["[UNK]"]) == ("ing", " the", "[UNK]")
 
 
 def test_slow_tokenizers(tmp_path: Any) -> None:
-    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "##ing"]))
-    assert token_texts(BertTokenizerLegacy(str(tmp_path / "vocab.txt")))[4:] == ["[MASK]", " the", "ing"]
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "##ing"])
+    )
+    assert token_texts(BertTokenizerLegacy(str(tmp_path / "vocab.txt")))[4:] == [
+        "[MASK]",
+        " the",
+        "ing",
+    ]
 
     class Bytes(PythonBackend):
-        """A tokenizer whose tokens are bytes, as that of the first Qwen; its fifth token cannot be decoded."""
+        """A tokenizer whose tokens are bytes, as that of the first Qwen; its fifth token cannot be
+        decoded.
+        """
 
         tokens = (b"the", b"\xe8", b"\x87\xaa", "\ufffd", "中", "<eot>")
         vocab_size = len(tokens)
@@ -231,7 +340,14 @@ def test_slow_tokenizers(tmp_path: Any) -> None:
         def convert_tokens_to_string(self, tokens: list[Any]) -> str:
             return "".join("\ufffd" if token == "中" else str(token) for token in tokens)
 
-    assert token_texts(Bytes(eos_token="<eot>")) == ["the", [0xE8], [0x87, 0xAA], "\ufffd", "<token 4>", "<eot>"]
+    assert token_texts(Bytes(eos_token="<eot>")) == [
+        "the",
+        [0xE8],
+        [0x87, 0xAA],
+        "\ufffd",
+        "<token 4>",
+        "<eot>",
+    ]
 
 
 def test_an_id_that_no_token_has_is_named() -> None:

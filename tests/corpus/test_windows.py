@@ -99,11 +99,18 @@ def test_special_tokens_of_a_tokenizer_without_a_backend() -> None:
         def _convert_id_to_token(self, index: int) -> str:
             return ["<eot>", "a"][index]
 
-    tokenizer = Slow(eos_token="<eot>", added_tokens_decoder={2: AddedToken("<sink>", special=True),
-                                                              3: AddedToken("<run>", special=False)})  # fmt: skip
+    tokenizer = Slow(
+        eos_token="<eot>",
+        added_tokens_decoder={
+            2: AddedToken("<sink>", special=True),
+            3: AddedToken("<run>", special=False),
+        },
+    )
     assert special_tokens(tokenizer) == {0: "<eot>", 2: "<sink>"}
     windows = pack(documents("a <sink> <run>"), tokenizer, context=4)
-    assert windows.tokens.tolist() == [[1, 2, 3, 0]] and windows.mask.tolist() == [[True, False, True, False]]
+    assert windows.tokens.tolist() == [[1, 2, 3, 0]] and windows.mask.tolist() == [
+        [True, False, True, False]
+    ]
 
 
 def test_the_fingerprint_of_stored_dictionaries_stays() -> None:
@@ -123,19 +130,27 @@ def test_text_of_special_tokens_alone_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             pack(read_documents(path), words(), context=4, n_tokens=4, fewer=fewer)
     windows = pack(documents("<eot> a", "<eot>"), words(), context=2)
-    with pytest.raises(InputError, match=r"corpus is 'part 1', but no token of it is left .* all 2 are special"):
+    with pytest.raises(
+        InputError, match=r"corpus is 'part 1', but no token of it is left .* all 2 are special"
+    ):
         windows[1:].require_unmasked("part 1")
 
 
 def test_documents_read_and_left_out_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ["a b", "", " \n", "c", "\x00"]))
+    path.write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in ["a b", "", " \n", "c", "\x00"])
+    )
     tokenizer = words()
-    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\x00", "")  # leaves the last without a token
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(
+        "\x00", ""
+    )  # leaves the last without a token
     windows = pack(read_documents(path, shuffle=False), tokenizer, context=5)
     assert windows.tokens.tolist() == [[1, 2, 0, 3, 0]]
     assert (windows.n_read, windows.n_empty, windows.n_documents) == (5, 3, 2)
-    with pytest.raises(InputError, match=r"5 tokens in 2 documents of .*a\.jsonl, 3 empty ones left out'"):
+    with pytest.raises(
+        InputError, match=r"5 tokens in 2 documents of .*a\.jsonl, 3 empty ones left out'"
+    ):
         pack(read_documents(path), tokenizer, context=6)
     windows = pack(documents("a", "", "b"), words(), context=2)
     assert (windows.n_read, windows.n_empty, windows.document.tolist()) == (3, 1, [[0, 0], [1, 1]])
@@ -187,7 +202,9 @@ def test_windows_by_number_in_any_order() -> None:
         (["a b c"] * 5, 100, "20 tokens in 5 documents"),
     ],
 )
-def test_too_little_text_is_an_error_with_the_counts(texts: list[str], n_tokens: int | None, found: str) -> None:
+def test_too_little_text_is_an_error_with_the_counts(
+    texts: list[str], n_tokens: int | None, found: str
+) -> None:
     with pytest.raises(InputError, match="windows of 4 tokens") as raised:
         pack(documents(*texts), words(), context=4, n_tokens=n_tokens)
     assert raised.value.value == found
@@ -219,7 +236,11 @@ def test_the_hash_changes_with_tokens_documents_mask_and_context() -> None:
         pack(documents("a b c", "e a b"), words(), context=4).hash,
     ]
     assert len(set(hashes)) == len(hashes)
-    assert changed(windows) == windows.hash == pack(documents("a b c d e a b"), words(), context=4).hash
+    assert (
+        changed(windows)
+        == windows.hash
+        == pack(documents("a b c d e a b"), words(), context=4).hash
+    )
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -230,7 +251,9 @@ def test_save_and_load(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.tokens, windows.tokens)
 
 
-@pytest.mark.parametrize("manifest", ["[]", "null", "3", '"a"', "[" * 99_999, '{"hash": 1}', "", "\x00"])
+@pytest.mark.parametrize(
+    "manifest", ["[]", "null", "3", '"a"', "[" * 99_999, '{"hash": 1}', "", "\x00"]
+)
 def test_manifests_that_are_none_are_not_read(tmp_path: Path, manifest: str) -> None:
     folder = save_windows(pack(documents("a b c"), words(), context=4), tmp_path)
     (folder / "windows.json").write_text(manifest)
@@ -283,9 +306,13 @@ def test_the_fingerprint_follows_what_decides_ids() -> None:
     added = words()
     added.add_tokens(["f"])
     others = [
-        words(["<eot>", "b", "a", "c", "d", "e"]), lower, split, added,
-        words(bos_token="a"), words(eos_token="e"),
-    ]  # fmt: skip
+        words(["<eot>", "b", "a", "c", "d", "e"]),
+        lower,
+        split,
+        added,
+        words(bos_token="a"),
+        words(eos_token="e"),
+    ]
     assert len({fingerprint(tokenizer) for tokenizer in [words(), *others]}) == 1 + len(others)
 
 
@@ -296,7 +323,9 @@ def test_models_with_different_tokenizers_are_named() -> None:
         check_same_tokenizer("one", words(), "two", other)
     assert "one: 6 entries" in str(raised.value.value)
     assert "two: 7 entries" in str(raised.value.value)
-    with pytest.raises(InputError, match="tokenizer is 'two', but the model must come with a tokenizer"):
+    with pytest.raises(
+        InputError, match="tokenizer is 'two', but the model must come with a tokenizer"
+    ):
         check_same_tokenizer("one", words(), "two", None)
 
 
@@ -306,5 +335,7 @@ def test_shuffled_windows_are_the_same_windows_in_another_order() -> None:
     shuffled = windows.shuffled(3)
     assert shuffled.tokens[:, 0].tolist() != windows.tokens[:, 0].tolist()
     assert sorted(shuffled.tokens.tolist()) == windows.tokens.tolist()
-    assert (shuffled.document == shuffled.tokens // 8).all() and (shuffled.mask == (shuffled.tokens % 5 > 0)).all()
+    assert (shuffled.document == shuffled.tokens // 8).all() and (
+        shuffled.mask == (shuffled.tokens % 5 > 0)
+    ).all()
     assert shuffled.hash == windows.shuffled(3).hash != windows.hash

@@ -13,7 +13,9 @@ D_MODEL, D_SAE = 16, 40
 
 
 def random_state(config: AnyConfig, half: bool = False, **training) -> SaeState:
-    """A state with random weights in general position, encoder and decoder unrelated; moments keep whole gradients."""
+    """A state with random weights in general position, encoder and decoder unrelated; moments keep
+    whole gradients.
+    """
     settings = {"beta1": 0.0, "learning_rate": 1e-30, **training}
     state = SaeState(config, TrainingConfig(**settings), D_MODEL, half, ("m", "sae", 0))
     rng = np.random.default_rng(5)
@@ -39,11 +41,17 @@ def by_name(state: SaeState, flat: Weights) -> dict[str, np.ndarray]:
 
 
 def gradients(
-    state: SaeState, x: torch.Tensor, dense: bool = False, at: int = 0, seen: torch.Tensor | None = None
+    state: SaeState,
+    x: torch.Tensor,
+    dense: bool = False,
+    at: int = 0,
+    seen: torch.Tensor | None = None,
 ) -> dict[str, np.ndarray]:
-    """The gradients of a step on x, as `weights64` names them, from Adam's first moment with beta1 = 0.
+    """The gradients of a step on x, as `weights64` names them, from Adam's first moment with beta1
+    = 0.
 
-    dense: through products of whole matrices.  For decoders held at norm 1, without the part along each row.
+    dense: through products of whole matrices.  For decoders held at norm 1, without the part along
+    each row.
     """
     if state.config.kind in ("relu", "jumprelu", "gated"):
         state.scalars[0] = state.d_sae if dense else 0
@@ -55,5 +63,7 @@ def gradients(
 
 def small_source(n_layers: int = 2, n_tokens: int = 6000, seed: int = 0) -> ResidualArrays:
     """Planted activations, different in each layer."""
-    layers = [plant(n_tokens, D_MODEL, 24, seed=seed + i, mean_active=2.0).x for i in range(n_layers)]
+    layers = [
+        plant(n_tokens, D_MODEL, 24, seed=seed + i, mean_active=2.0).x for i in range(n_layers)
+    ]
     return ResidualArrays(torch.stack(layers), seed=1, name="planted")

@@ -29,7 +29,9 @@ from homolog.dictionaries import (
 )
 from homolog.errors import InputError
 
-X = torch.from_numpy((np.random.default_rng(4).standard_normal((3000, D_MODEL)) * 2 + 5).astype(np.float32))
+X = torch.from_numpy(
+    (np.random.default_rng(4).standard_normal((3000, D_MODEL)) * 2 + 5).astype(np.float32)
+)
 SPREAD = X * torch.linspace(0.1, 3, D_MODEL)  # far from isotropic: rates change under rotation
 WITH_RATES = [kind for kind in KINDS if kind != "topk"]
 
@@ -39,8 +41,12 @@ def test_rotation_is_orthogonal_and_keeps_the_geometry() -> None:
     torch.testing.assert_close(q @ q.T, torch.eye(D_MODEL, dtype=torch.float64))
     sae = random_dictionary("relu")
     turned = rotated(sae, seed=1)
-    torch.testing.assert_close(turned.W_dec @ turned.W_dec.T, sae.W_dec @ sae.W_dec.T, atol=1e-4, rtol=1e-4)
-    around = (sae.b_dec.double() + (X.double() - sae.b_dec) @ q).float()  # b_dec + Q^T (x - b_dec), as rows
+    torch.testing.assert_close(
+        turned.W_dec @ turned.W_dec.T, sae.W_dec @ sae.W_dec.T, atol=1e-4, rtol=1e-4
+    )
+    around = (
+        sae.b_dec.double() + (X.double() - sae.b_dec) @ q
+    ).float()  # b_dec + Q^T (x - b_dec), as rows
     torch.testing.assert_close(turned.encode(X), sae.encode(around), atol=1e-3, rtol=1e-3)
     assert not torch.allclose(rotated(sae, seed=2).W_dec, turned.W_dec)
 
@@ -71,7 +77,9 @@ def test_rotation_of_topk_keeps_the_number_of_features() -> None:
 def test_random_directions_fire_as_often(kind: str) -> None:
     sae = random_dictionary(kind)
     control = random_directions(sae, 1, SPREAD)
-    np.testing.assert_allclose(firing_frequency(control, SPREAD), firing_frequency(sae, SPREAD), atol=1.5 / len(SPREAD))
+    np.testing.assert_allclose(
+        firing_frequency(control, SPREAD), firing_frequency(sae, SPREAD), atol=1.5 / len(SPREAD)
+    )
     torch.testing.assert_close(control.W_dec.norm(dim=1), torch.ones(D_SAE))
     assert torch.equal(control.W_enc, control.W_dec.T)
     cosines = control.W_dec @ (sae.W_dec / sae.W_dec.norm(dim=1, keepdim=True)).T
@@ -98,22 +106,40 @@ def test_a_feature_of_infinite_threshold_stays_silent() -> None:
     sae = random_dictionary("jumprelu")
     threshold = sae.threshold.clone()  # type: ignore[union-attr]
     threshold[3] = torch.inf
-    for control in (rotated(replace(sae, threshold=threshold), 1, X), firing_like_trained(sae, X, 5.0, 1)):
+    for control in (
+        rotated(replace(sae, threshold=threshold), 1, X),
+        firing_like_trained(sae, X, 5.0, 1),
+    ):
         assert bool(torch.isfinite(control.b_enc).all())
     assert firing_frequency(rotated(replace(sae, threshold=threshold), 1, X), X)[3] == 0
 
 
 def test_a_control_does_not_carry_the_quality_of_its_original() -> None:
     sae = replace(random_dictionary("jumprelu"), metadata={"model": "m", "quality": {"l0": 3.0}})
-    for control in (rotated(sae, 1), random_directions(sae, 1, X), firing_like_trained(sae, X, 5.0, 1)):
-        assert "quality" not in control.metadata and control.metadata["model"] == "m" and control.metadata["control"]
-    with pytest.raises(InputError, match="activations is 1, but firing rates need at least two tokens"):
+    for control in (
+        rotated(sae, 1),
+        random_directions(sae, 1, X),
+        firing_like_trained(sae, X, 5.0, 1),
+    ):
+        assert (
+            "quality" not in control.metadata
+            and control.metadata["model"] == "m"
+            and control.metadata["control"]
+        )
+    with pytest.raises(
+        InputError, match="activations is 1, but firing rates need at least two tokens"
+    ):
         rotated(sae, 1, X[:1])
 
 
 def encoded(dictionary: Dictionary, x: torch.Tensor) -> features.SparseFeatures:
     return features.encode(
-        dictionary, [x], stream_hash="planted", document=np.zeros(len(x), np.int32), model="m", layer=0
+        dictionary,
+        [x],
+        stream_hash="planted",
+        document=np.zeros(len(x), np.int32),
+        model="m",
+        layer=0,
     )
 
 
@@ -123,7 +149,9 @@ def mppc(a: features.SparseFeatures, b: features.SparseFeatures) -> float:
 
 
 def two_models() -> tuple[torch.Tensor, SparseAutoencoder, torch.Tensor, SparseAutoencoder]:
-    """The same 40 sparse features written by two models in unrelated directions of 64, and who reads them back."""
+    """The same 40 sparse features written by two models in unrelated directions of 64, and who
+    reads them back.
+    """
     planted = plant(12_000, 64, 40, seed=0, mean_active=3.0, keep_active=True)
     rng = np.random.default_rng(9)
     directions = torch.from_numpy(rng.standard_normal((40, 64)).astype(np.float32))
@@ -133,8 +161,14 @@ def two_models() -> tuple[torch.Tensor, SparseAutoencoder, torch.Tensor, SparseA
     x_b = active @ directions + noise
 
     def reader(directions: torch.Tensor, b_dec: torch.Tensor) -> SparseAutoencoder:
-        return SparseAutoencoder(torch.linalg.pinv(directions), torch.zeros(40), directions, b_dec, kind="jumprelu",
-                                 threshold=torch.full((40,), 0.25))  # fmt: skip
+        return SparseAutoencoder(
+            torch.linalg.pinv(directions),
+            torch.zeros(40),
+            directions,
+            b_dec,
+            kind="jumprelu",
+            threshold=torch.full((40,), 0.25),
+        )
 
     b_dec = planted.x.mean(0) - active.mean(0) @ planted.directions
     return planted.x, reader(planted.directions, b_dec), x_b, reader(directions, torch.zeros(64))
@@ -161,7 +195,9 @@ def test_controls_match_less_than_the_truth() -> None:
     assert r["truth"] > 0.95
     assert max(r["rotated"], r["random"]) + 0.05 < r["pca"] < r["truth"] - 0.3
     assert r["signed"] < r["pca"] - 0.05  # what the negative halves match goes unseen
-    assert r["ica"] > 0.8  # sparse sources in fewer directions than dimensions are what ICA recovers
+    assert (
+        r["ica"] > 0.8
+    )  # sparse sources in fewer directions than dimensions are what ICA recovers
     assert r["coordinates"] < r["pca"]
 
 

@@ -1,7 +1,9 @@
-"""Damaged folders of dictionaries: what comes back is a dictionary or one InputError, in every format, whatever broke.
+"""Damaged folders of dictionaries: what comes back is a dictionary or one InputError, in every
+format, whatever broke.
 
-Bytes of a tensor that were flipped cannot be told from others unless a digest was kept: our own layout keeps one and
-refuses; of the other layouts such a dictionary is read, and `recheck` finds it where the file carries a quality.
+Bytes of a tensor that were flipped cannot be told from others unless a digest was kept: our own
+layout keeps one and refuses; of the other layouts such a dictionary is read, and `recheck` finds it
+where the file carries a quality.
 """
 
 from __future__ import annotations
@@ -27,9 +29,31 @@ from homolog.errors import InputError
 X = torch.randn(20, D_MODEL, generator=torch.Generator().manual_seed(0))
 QUALITY = Quality(100, 0.5, 3.0, 0.1, (0.0,) * 7)
 WRONG: list[Any] = [
-    None, True, False, 0, -1, 1, 7, 41, 10**6, 10**30, 0.5, -2.5, 1e308, math.nan, math.inf, "", "x", "homolog", [],
-    [1], {}, {"a": 1}, [[]], "\ud800",
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    7,
+    41,
+    10**6,
+    10**30,
+    0.5,
+    -2.5,
+    1e308,
+    math.nan,
+    math.inf,
+    "",
+    "x",
+    "homolog",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    [[]],
+    "\ud800",
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +70,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def places(value: Any, path: tuple = ()) -> list[tuple]:
     """Paths to everything inside a JSON value, and to itself."""
     found = [path]
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inside in items:
         found += places(inside, (*path, key))
     return found
@@ -91,13 +121,31 @@ def other_tensors(file: Path, rng: random.Random) -> None:
     tensors = torch.load(file, weights_only=True) if pickled else load_file(file)
     name = rng.choice(sorted(tensors))
     found = tensors[name]
-    tensors[name] = rng.choice([
-        found * math.nan, found * 1e38 * 1e38, found[..., :1] if found.ndim else found[None], found.to(torch.int8),
-        found.bool(), found.double() * 1e300, found.half(), found.to(torch.complex64), found[None], torch.zeros(0),
-        torch.tensor(3), -found.float(), found * 1e30,
-    ]).clone().contiguous()  # fmt: skip
+    tensors[name] = (
+        rng.choice(
+            [
+                found * math.nan,
+                found * 1e38 * 1e38,
+                found[..., :1] if found.ndim else found[None],
+                found.to(torch.int8),
+                found.bool(),
+                found.double() * 1e300,
+                found.half(),
+                found.to(torch.complex64),
+                found[None],
+                torch.zeros(0),
+                torch.tensor(3),
+                -found.float(),
+                found * 1e30,
+            ]
+        )
+        .clone()
+        .contiguous()
+    )
     if pickled:
-        torch.save(rng.choice([tensors, tensors, list(tensors.values()), {0: tensors}, found]), file)
+        torch.save(
+            rng.choice([tensors, tensors, list(tensors.values()), {0: tensors}, found]), file
+        )
     else:
         save_file(tensors, file)
 
@@ -109,7 +157,10 @@ def usable(sae: SparseAutoencoder, folder: Path) -> None:
     except InputError as error:  # finite weights, of 1e30, whose products are not
         assert "too large" in str(error)
     else:
-        assert features.shape == (len(X), sae.d_sae) and torch.isfinite(torch.from_numpy(features.data)).all()
+        assert (
+            features.shape == (len(X), sae.d_sae)
+            and torch.isfinite(torch.from_numpy(features.data)).all()
+        )
     carried = saved_quality(sae)
     assert carried is None or isinstance(carried.explained_variance, float)
     layer = sae.metadata.get("layer")
@@ -147,7 +198,9 @@ def test_each_damage_gives_a_dictionary_or_one_message(
 
 
 @pytest.mark.parametrize("bit", [0, 3, 7])
-def test_our_own_layout_notices_every_flipped_bit_of_a_weight(bit: int, whole: list[Path], tmp_path: Path) -> None:
+def test_our_own_layout_notices_every_flipped_bit_of_a_weight(
+    bit: int, whole: list[Path], tmp_path: Path
+) -> None:
     folder = shutil.copytree(whole[0], tmp_path / "copy")
     file = folder / "sae_weights.safetensors"
     data = bytearray(file.read_bytes())

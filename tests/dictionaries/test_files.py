@@ -38,10 +38,17 @@ def test_round_trip(kind: str, tmp_path: Path) -> None:
 def test_the_model_is_named_for_those_who_read_the_file(tmp_path: Path) -> None:
     facts = {"ref": "EleutherAI/pythia-160m", "revision": "step1000", "tokenizer": "0f3a"}
     save(
-        replace(random_dictionary("relu"), metadata={"model": "EleutherAI--pythia-160m", "layer": 2, **facts}), tmp_path
+        replace(
+            random_dictionary("relu"),
+            metadata={"model": "EleutherAI--pythia-160m", "layer": 2, **facts},
+        ),
+        tmp_path,
     )
     metadata = json.loads((tmp_path / "cfg.json").read_text())["metadata"]
-    assert metadata["model_name"] == facts["ref"] and metadata["hook_name"] == "blocks.2.hook_resid_post"
+    assert (
+        metadata["model_name"] == facts["ref"]
+        and metadata["hook_name"] == "blocks.2.hook_resid_post"
+    )
     assert (metadata["revision"], metadata["tokenizer"]) == ("step1000", "0f3a")
     assert metadata["homolog"]["kind"] == "relu" and "kind" not in load(tmp_path).metadata
 
@@ -64,13 +71,17 @@ def _edit(folder: Path, **changes: object) -> None:
 
 def _reshape(folder: Path) -> None:
     tensors = load_file(folder / "sae_weights.safetensors")
-    save_file({**tensors, "W_dec": tensors["W_dec"][:-1].contiguous()}, folder / "sae_weights.safetensors")
+    save_file(
+        {**tensors, "W_dec": tensors["W_dec"][:-1].contiguous()}, folder / "sae_weights.safetensors"
+    )
     _edit(folder, metadata={})
 
 
 def _drop_bias(folder: Path) -> None:
     tensors = load_file(folder / "sae_weights.safetensors")
-    save_file({k: v for k, v in tensors.items() if k != "b_enc"}, folder / "sae_weights.safetensors")
+    save_file(
+        {k: v for k, v in tensors.items() if k != "b_enc"}, folder / "sae_weights.safetensors"
+    )
     _edit(folder, metadata={})
 
 

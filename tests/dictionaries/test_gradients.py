@@ -1,4 +1,6 @@
-"""Hand-written gradients against autograd in float64, for every kind, and losses against the real sae-lens."""
+"""Hand-written gradients against autograd in float64, for every kind, and losses against the real
+sae-lens.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def off_rows(gradient: np.ndarray, W_dec: np.ndarray) -> np.ndarray:
     return gradient - (gradient * W_dec).sum(1, keepdims=True) * W_dec
 
 
-def assert_same(found: dict[str, np.ndarray], expected: dict[str, torch.Tensor], unit: bool) -> None:
+def assert_same(
+    found: dict[str, np.ndarray], expected: dict[str, torch.Tensor], unit: bool
+) -> None:
     for name, leaf in expected.items():
         assert leaf.grad is not None
         gradient = leaf.grad.numpy()
@@ -128,7 +132,8 @@ def test_bfloat16_products_keep_the_gradients_close(name: str, dense: bool) -> N
     expected = gradients(exact, X, dense)
     found = gradients(half, X, dense, seen=X.bfloat16())
     for key, gradient in expected.items():
-        # a threshold learns from few tokens, those near it, and rounding moves some of them in or out
+        # a threshold learns from few tokens, those near it, and rounding moves some of them in or
+        # out
         limit = 0.1 if key == "threshold" else 0.05 if "topk" in name else 0.02
         assert np.linalg.norm(found[key] - gradient) / np.linalg.norm(gradient) < limit, key
 
@@ -139,14 +144,20 @@ def test_a_frozen_decoder_stays_and_the_rest_learns() -> None:
     gradients(state, X)
     W_dec = state.weights.W_dec.copy()
     changed = state.weights.flat != before
-    np.testing.assert_array_equal(W_dec, before[D_MODEL * D_SAE : 2 * D_MODEL * D_SAE].reshape(D_SAE, D_MODEL))
+    np.testing.assert_array_equal(
+        W_dec, before[D_MODEL * D_SAE : 2 * D_MODEL * D_SAE].reshape(D_SAE, D_MODEL)
+    )
     assert changed[: D_MODEL * D_SAE].mean() > 0.9
 
 
 def test_batchtopk_keeps_the_largest_of_the_batch_and_follows_the_smallest_kept() -> None:
-    state = random_state(BatchTopKConfig(d_sae=D_SAE, k=5, threshold_rate=0.25), learning_rate=1e-30)
-    pre = torch.relu(X.double() @ torch.from_numpy(state.weights.W_enc_T.T.astype(np.float64))
-                     + torch.from_numpy(state.weights.vectors[0].astype(np.float64)))  # fmt: skip
+    state = random_state(
+        BatchTopKConfig(d_sae=D_SAE, k=5, threshold_rate=0.25), learning_rate=1e-30
+    )
+    pre = torch.relu(
+        X.double() @ torch.from_numpy(state.weights.W_enc_T.T.astype(np.float64))
+        + torch.from_numpy(state.weights.vectors[0].astype(np.float64))
+    )
     cut = pre.flatten().topk(5 * len(X)).values[-1].item()
     gradients(state, X)
     assert state.fired.sum() == 5 * len(X) and state.scalars[1] == pytest.approx(cut, rel=1e-5)
@@ -169,7 +180,9 @@ def test_batchtopk_where_one_part_of_the_batch_holds_all_that_is_kept() -> None:
 def sae_lens_weights(kind: str) -> dict[str, torch.Tensor]:
     """What sae-lens and ours are compared with."""
     leaves = weights64(random_state(KINDS["topk" if kind == "auxiliary" else kind][0]))
-    if kind == "auxiliary":  # sae-lens lets values below 0 into its auxiliary loss; ours, like Gao's, are above
+    if (
+        kind == "auxiliary"
+    ):  # sae-lens lets values below 0 into its auxiliary loss; ours, like Gao's, are above
         with torch.no_grad():
             leaves["b_enc"][:3] = 20.0
     return leaves
@@ -181,11 +194,18 @@ def sae_lens(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor
     folder = tmp_path_factory.mktemp("sae-lens")
     given = {"x": X[:200].clone()}
     for kind in SAE_LENS:
-        given |= {f"{kind}.{k}": v.detach().float().contiguous() for k, v in sae_lens_weights(kind).items()}
+        given |= {
+            f"{kind}.{k}": v.detach().float().contiguous()
+            for k, v in sae_lens_weights(kind).items()
+        }
     save_file(given, folder / "in.safetensors")
     command = [sys.executable, "-W", "ignore", str(ORACLE), str(folder / "in.safetensors")]
-    done = subprocess.run([*command, str(folder / "out.safetensors")], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"sae-lens, a development dependency, failed:\n{done.stderr[-3000:]}"
+    done = subprocess.run(
+        [*command, str(folder / "out.safetensors")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, (
+        f"sae-lens, a development dependency, failed:\n{done.stderr[-3000:]}"
+    )
     return load_file(folder / "out.safetensors")
 
 

@@ -31,12 +31,15 @@ from homolog.dictionaries.coding import Coder
 from homolog.dictionaries.quality import DENSITY_EDGES, bos_share, density_histogram, sink_share
 from homolog.errors import InputError
 
-X = torch.from_numpy((np.random.default_rng(4).standard_normal((3000, D_MODEL)) * 2 + 5).astype(np.float32))
+X = torch.from_numpy(
+    (np.random.default_rng(4).standard_normal((3000, D_MODEL)) * 2 + 5).astype(np.float32)
+)
 
 
 def signs() -> SparseAutoencoder:
-    """Two dimensions, four features: the positive and negative part of each coordinate. Reconstructs
-    exactly."""
+    """Two dimensions, four features: the positive and negative part of each coordinate.
+    Reconstructs exactly.
+    """
     directions = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     return SparseAutoencoder(directions.T.contiguous(), torch.zeros(4), directions, torch.zeros(2))
 
@@ -55,12 +58,16 @@ def test_explained_variance_sums_over_dimensions_and_skips_masked_tokens() -> No
     x = torch.tensor([[1.0, 10.0], [-1.0, -10.0], [1e6, 1e6]])
     x_hat = torch.tensor([[0.0, 10.0], [0.0, -10.0], [0.0, 0.0]])
     keep = torch.tensor([True, True, False])
-    assert explained_variance(x, x_hat, keep) == pytest.approx(1 - 2 / 202)  # not the mean of 0 and 1
+    assert explained_variance(x, x_hat, keep) == pytest.approx(
+        1 - 2 / 202
+    )  # not the mean of 0 and 1
     assert math.isnan(explained_variance(torch.ones(3, 2), torch.ones(3, 2)))
 
 
 def test_counts_and_losses() -> None:
-    x = torch.tensor([[2.0, 0.0], [3.0, 1.0], [1.0, 1.0], [2.0, 2.0]])  # coordinates are never negative
+    x = torch.tensor(
+        [[2.0, 0.0], [3.0, 1.0], [1.0, 1.0], [2.0, 2.0]]
+    )  # coordinates are never negative
     losses = {"clean": 2.0, "spliced": 3.0, "ablated": 6.0}
 
     def spliced_loss(transform) -> float:
@@ -77,7 +84,9 @@ def test_counts_and_losses() -> None:
     assert quality.n_tokens == 4 and spliced_loss.calls == 1
     assert quality.explained_variance == 1.0
     assert quality.l0 == 7 / 4
-    assert quality.dead_share == 0.5 and quality.dense_share == 0.5  # two never fire, two at 3 and 4 of 4 tokens
+    assert (
+        quality.dead_share == 0.5 and quality.dense_share == 0.5
+    )  # two never fire, two at 3 and 4 of 4 tokens
     assert quality.density_histogram == (2, *11 * [0], 2)
     assert quality.sink_share == 0 and math.isnan(quality.bos_share)
     assert quality.density_quantiles[0] == 0 and quality.density_quantiles[-1] == 1
@@ -86,11 +95,20 @@ def test_counts_and_losses() -> None:
 
 
 def test_gates_give_every_reason() -> None:
-    gates = Gates(explained_variance=1.1, l0_least=5.0, l0_share_most=0.1, dead_share=0.1, dense_share=0.4,
-                  loss_recovered=0.9, sink_share=0.3)  # fmt: skip
+    gates = Gates(
+        explained_variance=1.1,
+        l0_least=5.0,
+        l0_share_most=0.1,
+        dead_share=0.1,
+        dense_share=0.4,
+        loss_recovered=0.9,
+        sink_share=0.3,
+    )
     x = X[:, :2].abs()  # two of the four features never fire
     x[0] = 1000.0
-    quality = measure_quality(signs(), x, spliced_loss=lambda t: float(t(x[:1]).sum()), loss_clean=-9.0, gates=gates)
+    quality = measure_quality(
+        signs(), x, spliced_loss=lambda t: float(t(x[:1]).sum()), loss_clean=-9.0, gates=gates
+    )
     reasons = quality.reason.split("; ")
     expected = [
         "explained variance 1.00 is below 1.1",
@@ -127,7 +145,9 @@ def test_sinks_are_tokens_of_ten_times_the_median_norm() -> None:
     assert sink_share(x) == pytest.approx(2 * 20**2 / (98 + 2 * 20**2))
     assert sink_share(x.clamp(-10, 10)) == 0  # ten times the median is not more than that
     assert math.isnan(sink_share(torch.ones(5, 2)))
-    moved = x + torch.tensor([0.0, 30.0])  # norms are those of raw residuals: about 30, then 50 and 10
+    moved = x + torch.tensor(
+        [0.0, 30.0]
+    )  # norms are those of raw residuals: about 30, then 50 and 10
     assert sink_share(moved) == 0
 
 
@@ -145,10 +165,19 @@ def test_quality_survives_json_and_older_files() -> None:
     quality = measure_quality(signs(), X[:, :2])
     row = json.loads(json.dumps({k: None if v != v else v for k, v in quality.as_row().items()}))
     back = Quality.from_row(row)
-    assert repr(back) == repr(quality) and math.isnan(back.bos_share) and isinstance(back.density_histogram, tuple)
-    old = Quality.from_row({k: v for k, v in row.items() if not k.startswith(("density_h", "dense", "sink", "bos"))})
+    assert (
+        repr(back) == repr(quality)
+        and math.isnan(back.bos_share)
+        and isinstance(back.density_histogram, tuple)
+    )
+    old = Quality.from_row(
+        {k: v for k, v in row.items() if not k.startswith(("density_h", "dense", "sink", "bos"))}
+    )
     assert old.l0 == quality.l0 and math.isnan(old.sink_share) and old.density_histogram == ()
-    assert math.isnan(Quality.from_row({"l0": 3.0}).explained_variance) and Quality.from_row({"l0": 3.0}).l0 == 3
+    assert (
+        math.isnan(Quality.from_row({"l0": 3.0}).explained_variance)
+        and Quality.from_row({"l0": 3.0}).l0 == 3
+    )
     names = set(quality.as_row()) - set(quality.as_table_row())
     assert names == {"density_quantiles", "density_histogram"}
 
@@ -159,7 +188,9 @@ def test_quality_equals_a_dense_computation(kind: str) -> None:
     f = sae.encode(X)
     quality = measure_quality(sae, X)
     assert quality.l0 == pytest.approx(float((f > 0).sum()) / len(X), rel=1e-5)
-    assert quality.explained_variance == pytest.approx(explained_variance(X, sae.decode(f)), abs=1e-5)
+    assert quality.explained_variance == pytest.approx(
+        explained_variance(X, sae.decode(f)), abs=1e-5
+    )
     frequency = (f > 0).double().mean(0).numpy()
     np.testing.assert_allclose(firing_frequency(sae, X), frequency, atol=2 / len(X))
     assert quality.dense_share == pytest.approx((frequency > 0.1).mean(), abs=0.05)
@@ -170,11 +201,17 @@ def test_quality_equals_a_dense_computation(kind: str) -> None:
 
 def test_many_features_are_never_dense_for_many_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     d_sae = 24_576
-    directions = torch.nn.functional.normalize(torch.randn(d_sae, D_MODEL, generator=torch.Generator().manual_seed(0)))
-    sae = SparseAutoencoder(directions.T.contiguous(), torch.full((d_sae,), -8.0), directions, X.mean(0))
+    directions = torch.nn.functional.normalize(
+        torch.randn(d_sae, D_MODEL, generator=torch.Generator().manual_seed(0))
+    )
+    sae = SparseAutoencoder(
+        directions.T.contiguous(), torch.full((d_sae,), -8.0), directions, X.mean(0)
+    )
     blocks = []
     encode = Coder.encode
-    monkeypatch.setattr(Coder, "encode", lambda coder, block: blocks.append(len(block)) or encode(coder, block))
+    monkeypatch.setattr(
+        Coder, "encode", lambda coder, block: blocks.append(len(block)) or encode(coder, block)
+    )
 
     def dense(*_: object) -> torch.Tensor:
         raise AssertionError("never the dense encoding")
@@ -212,12 +249,21 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 
 def planted_dictionary() -> tuple[SparseAutoencoder, Planted]:
-    """Planted activations and the dictionary of the planted directions, with its quality on the first half of them."""
+    """Planted activations and the dictionary of the planted directions, with its quality on the
+    first half of them.
+    """
     truth = plant(12_000, D_MODEL, 12, seed=0, mean_active=2.0, offset=1.0)
     W_enc = torch.linalg.pinv(truth.directions)
     b_dec = truth.x.mean(0) - torch.from_numpy(truth.frequency).float() @ truth.directions
-    sae = SparseAutoencoder(W_enc, torch.zeros(12), truth.directions, b_dec, kind="jumprelu",
-                            threshold=torch.full((12,), 0.25), metadata={"model": "m", "layer": 3})  # fmt: skip
+    sae = SparseAutoencoder(
+        W_enc,
+        torch.zeros(12),
+        truth.directions,
+        b_dec,
+        kind="jumprelu",
+        threshold=torch.full((12,), 0.25),
+        metadata={"model": "m", "layer": 3},
+    )
     quality = measure_quality(sae, truth.x[:6000])
     assert quality.explained_variance > 0.95 and 1.8 < quality.l0 < 2.2
     return replace(sae, metadata={**sae.metadata, "quality": quality.as_row()}), truth
@@ -229,9 +275,13 @@ def test_a_file_is_checked_against_its_quality() -> None:
     assert found.n_tokens == 6000 and not found.passed and found.reason == "not judged"
     with pytest.raises(InputError, match=r"explained variance 0\.9\d+ within 1e-09, not 0\.9"):
         recheck(sae, truth.x[6000:], tolerance=Tolerance(explained_variance=1e-9))
-    with pytest.raises(InputError, match="tokens to check on is 3999, but fewer than 4000 say too little"):
+    with pytest.raises(
+        InputError, match="tokens to check on is 3999, but fewer than 4000 say too little"
+    ):
         recheck(sae, truth.x[:3999])
-    with pytest.raises(InputError, match="quality of the dictionary of m, layer 3 is None, but it must carry"):
+    with pytest.raises(
+        InputError, match="quality of the dictionary of m, layer 3 is None, but it must carry"
+    ):
         recheck(replace(sae, metadata={"model": "m", "layer": 3}), truth.x)
 
 
@@ -253,8 +303,11 @@ def test_what_is_mislabelled_is_found(mislabelled: str) -> None:
         x[::100] *= 50
         keep[::100] = False
         assert recheck(sae, x, keep=keep).n_tokens == 5940
-    with pytest.raises(InputError, match=r"dictionary of m, layer 3 is '.*', but by its file these activations give "
-                                         r"(explained variance|L0) .* Check that they are raw residuals"):  # fmt: skip
+    with pytest.raises(
+        InputError,
+        match=r"dictionary of m, layer 3 is '.*', but by its file these activations give "
+        r"(explained variance|L0) .* Check that they are raw residuals",
+    ):
         recheck(sae, x)
 
 
@@ -269,22 +322,29 @@ def test_what_is_no_number_is_named_and_never_measured(value: float) -> None:
         lambda: explained_variance(bad, x),
         lambda: explained_variance(x, bad),
     ):
-        with pytest.raises(InputError, match=rf"x(_hat)? is {value}, but every value .* that of token 8500 is not"):
+        with pytest.raises(
+            InputError, match=rf"x(_hat)? is {value}, but every value .* that of token 8500 is not"
+        ):
             measure()
     masked = torch.ones(9000, dtype=torch.bool)
     masked[8500] = False  # what is left out may be anything
     assert measure_quality(random_dictionary("relu"), bad, keep=masked).n_tokens == 8999
 
 
-@pytest.mark.parametrize(("losses", "name"), [((math.nan, 2.0), "clean"), ((1.0, math.inf), "spliced")])
+@pytest.mark.parametrize(
+    ("losses", "name"), [((math.nan, 2.0), "clean"), ((1.0, math.inf), "spliced")]
+)
 def test_a_loss_that_is_no_number_is_refused(losses: tuple[float, float], name: str) -> None:
     """NaN stands for what was not measured, so that of a broken model must not look like it."""
     x = torch.randn(50, D_MODEL, generator=torch.Generator().manual_seed(0))
     clean, spliced = losses
     with pytest.raises(
-        InputError, match=f"{name} loss of zoo:transformer-s0, layer 2 is (nan|inf), but logits must be"
+        InputError,
+        match=f"{name} loss of zoo:transformer-s0, layer 2 is (nan|inf), but logits must be",
     ):
-        measure_quality(random_dictionary("relu"), x, spliced_loss=lambda transform: spliced, loss_clean=clean)
+        measure_quality(
+            random_dictionary("relu"), x, spliced_loss=lambda transform: spliced, loss_clean=clean
+        )
 
 
 @pytest.mark.parametrize("name", ["W_enc", "b_enc", "W_dec", "b_dec", "threshold"])

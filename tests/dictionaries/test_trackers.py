@@ -1,4 +1,6 @@
-"""Numbers of a training in Weights & Biases (offline) and TensorBoard, read back from what they wrote."""
+"""Numbers of a training in Weights & Biases (offline) and TensorBoard, read back from what they
+wrote.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     accumulator = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
     events = accumulator.EventAccumulator(str(folder))
     events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return {
+        tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]
+    }
 
 
 def python(code: str, *arguments: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -69,7 +73,10 @@ def test_tensorboard_files_hold_the_numbers(tmp_path: Path) -> None:
         assert isinstance(track, Tracker)
         track(512, {"loss": 3.5, "l0": 12.0})
         track(1024, {"loss": 2.5, "l0": 11.0})
-    assert scalars(tmp_path) == {"loss": [(512, 3.5), (1024, 2.5)], "l0": [(512, 12.0), (1024, 11.0)]}
+    assert scalars(tmp_path) == {
+        "loss": [(512, 3.5), (1024, 2.5)],
+        "l0": [(512, 12.0), (1024, 11.0)],
+    }
 
 
 def test_tensorboard_of_a_training_that_goes_on_shows_every_step_once(tmp_path: Path) -> None:
@@ -81,21 +88,32 @@ def test_tensorboard_of_a_training_that_goes_on_shows_every_step_once(tmp_path: 
 
 
 def test_weights_and_biases_offline(tmp_path: Path) -> None:
-    done = python(OFFLINE, tmp_path, WANDB_MODE="offline", WANDB_API_KEY="k" * 40, HOME=str(tmp_path / "home"))
+    done = python(
+        OFFLINE, tmp_path, WANDB_MODE="offline", WANDB_API_KEY="k" * 40, HOME=str(tmp_path / "home")
+    )
     assert done.returncode == 0, done.stderr
     (file,) = tmp_path.glob("wandb/offline-run-*-abc/run-abc.wandb")
     read = python(READ, file)
     assert read.returncode == 0, read.stderr
     found = json.loads(read.stdout)
-    assert [(r["_step"], r["loss"], r["l0"]) for r in found["rows"]] == [(512, 3.5, 12.0), (1024, 2.5, 11.0)]
+    assert [(r["_step"], r["loss"], r["l0"]) for r in found["rows"]] == [
+        (512, 3.5, 12.0),
+        (1024, 2.5, 11.0),
+    ]
     assert found["config"]["kind"] == "relu"
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert files and not any(b"k" * 40 in path.read_bytes() for path in files)  # the key is nowhere stored
+    assert files and not any(
+        b"k" * 40 in path.read_bytes() for path in files
+    )  # the key is nowhere stored
 
 
 def test_weights_and_biases_without_an_account_say_what_to_do(tmp_path: Path) -> None:
     done = python(
-        OFFLINE, tmp_path, HOME=str(tmp_path / "home"), WANDB_MODE="online", WANDB_BASE_URL="http://127.0.0.1:9"
+        OFFLINE,
+        tmp_path,
+        HOME=str(tmp_path / "home"),
+        WANDB_MODE="online",
+        WANDB_BASE_URL="http://127.0.0.1:9",
     )
     assert done.returncode == 1
     assert "--wandb is 'saes'" in done.stderr and "wandb login" in done.stderr
@@ -108,8 +126,15 @@ def test_a_missing_package_is_named_with_its_extra(
     for name in ("wandb", "torch.utils.tensorboard", "tensorboard"):
         monkeypatch.setitem(sys.modules, name, None)
     options = {"name": "m", "run_id": "a", "settings": {}}
-    tracker = weights_and_biases("saes", tmp_path, **options) if package == "wandb" else tensorboard(tmp_path)
-    with pytest.raises(InputError, match=rf'--{package} is .* pip install "homolog\[{package}\]"'), tracker:
+    tracker = (
+        weights_and_biases("saes", tmp_path, **options)
+        if package == "wandb"
+        else tensorboard(tmp_path)
+    )
+    with (
+        pytest.raises(InputError, match=rf'--{package} is .* pip install "homolog\[{package}\]"'),
+        tracker,
+    ):
         pass
     assert not list(tmp_path.iterdir())
 

@@ -35,9 +35,13 @@ from homolog.errors import InputError
 SMALL = TrainingConfig(n_tokens=40_000, batch_size=256, scale_sample=2000)
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 KINDS: list[AnyConfig] = [
-    ReluConfig(d_sae=D_SAE), ReluConfig(d_sae=D_SAE, weighted=False), TopKConfig(d_sae=D_SAE, k=5),
-    BatchTopKConfig(d_sae=D_SAE, k=5), JumpReluConfig(d_sae=D_SAE), GatedConfig(d_sae=D_SAE),
-]  # fmt: skip
+    ReluConfig(d_sae=D_SAE),
+    ReluConfig(d_sae=D_SAE, weighted=False),
+    TopKConfig(d_sae=D_SAE, k=5),
+    BatchTopKConfig(d_sae=D_SAE, k=5),
+    JumpReluConfig(d_sae=D_SAE),
+    GatedConfig(d_sae=D_SAE),
+]
 
 
 def named(config: AnyConfig) -> str:
@@ -83,7 +87,9 @@ def test_scale_and_mean_fold_exactly(config: AnyConfig) -> None:
     state.scalars[1] = 0.4
     rng = np.random.default_rng(0)
     raw = torch.from_numpy(rng.standard_normal((300, D_MODEL)) * 7 + 20)
-    normal = Normalisation(torch.from_numpy(rng.standard_normal(D_MODEL) * 5 + 20).float(), 0.31, 1.0)
+    normal = Normalisation(
+        torch.from_numpy(rng.standard_normal(D_MODEL) * 5 + 20).float(), 0.31, 1.0
+    )
     sae = fold(state, normal, {})
     x = (raw.numpy() - normal.mean.double().numpy()) * normal.scale  # what training saw, in float64
     w = weights64(state)
@@ -98,13 +104,19 @@ def test_scale_and_mean_fold_exactly(config: AnyConfig) -> None:
             f = f * (f > (w["threshold"] if config.kind == "jumprelu" else 0.4))
     x_hat = (f @ w["W_dec"] + w["b_dec"]) / normal.scale + normal.mean
     lengths = f * w["W_dec"].norm(dim=1) / normal.scale
-    torch.testing.assert_close(sae.encode(raw.float()).double(), lengths.detach(), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(sae.reconstruct(raw.float()).double(), x_hat.detach(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        sae.encode(raw.float()).double(), lengths.detach(), atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(
+        sae.reconstruct(raw.float()).double(), x_hat.detach(), atol=1e-4, rtol=1e-4
+    )
     assert (sae.kind, sae.k) == (config.kind, 5 if config.kind == "topk" else None)
 
 
 def test_normalisation_gives_mean_zero_and_norm_sqrt_d_model() -> None:
-    x = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [1.0, -2.0]])  # mean (1, 0), all at distance 2
+    x = torch.tensor(
+        [[3.0, 0.0], [-1.0, 0.0], [1.0, 2.0], [1.0, -2.0]]
+    )  # mean (1, 0), all at distance 2
     normal = estimate_normalisation(x)
     assert normal.mean.tolist() == [1.0, 0.0]
     assert normal.scale == pytest.approx(2**0.5 / 2)
@@ -124,10 +136,16 @@ def test_seeds_differ_by_model_label_and_layer() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("config", KINDS, ids=named)
 def test_same_seed_same_bytes_whatever_the_threads(config: AnyConfig, precision: str) -> None:
-    """With two threads and three layers each takes a layer at a time; with four, all work on each layer."""
-    training = SMALL.model_copy(update={"n_tokens": 20_000, "batch_size": 1200, "precision": precision})
+    """With two threads and three layers each takes a layer at a time; with four, all work on each
+    layer.
+    """
+    training = SMALL.model_copy(
+        update={"n_tokens": 20_000, "batch_size": 1200, "precision": precision}
+    )
     runs = [
-        train(small_source(3), config, training, model="m", labels=("sae", "seed1"), workers=workers)
+        train(
+            small_source(3), config, training, model="m", labels=("sae", "seed1"), workers=workers
+        )
         for workers in (1, 2, 4)
     ]
     for other in runs[1:]:
@@ -137,7 +155,10 @@ def test_same_seed_same_bytes_whatever_the_threads(config: AnyConfig, precision:
 
 
 def test_models_start_from_seeds_of_their_own() -> None:
-    one, other = (train(small_source(), ReluConfig(d_sae=D_SAE), SMALL, model=model) for model in ("m", "other"))
+    one, other = (
+        train(small_source(), ReluConfig(d_sae=D_SAE), SMALL, model=model)
+        for model in ("m", "other")
+    )
     assert not same_bytes(one["sae"][0], other["sae"][0])
 
 
@@ -152,10 +173,20 @@ def test_killed_run_resumes_to_the_same_bytes(config: AnyConfig, tmp_path: Path)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(small_source(), config, training, model="m", checkpoint=file, checkpoint_every=1, progress=kill)
+        train(
+            small_source(),
+            config,
+            training,
+            model="m",
+            checkpoint=file,
+            checkpoint_every=1,
+            progress=kill,
+        )
     assert file.exists()
     reports: list[Progress] = []
-    resumed = train(small_source(), config, training, model="m", checkpoint=file, progress=reports.append)["sae"]
+    resumed = train(
+        small_source(), config, training, model="m", checkpoint=file, progress=reports.append
+    )["sae"]
     assert reports[-1].tokens_total < 40_000  # it did not start again
     assert all(same_bytes(a, b) for a, b in zip(whole, resumed, strict=True))
     assert not file.exists()
@@ -163,13 +194,17 @@ def test_killed_run_resumes_to_the_same_bytes(config: AnyConfig, tmp_path: Path)
 
 @pytest.mark.parametrize("config", [KINDS[0], KINDS[1], KINDS[4], KINDS[5]], ids=named)
 def test_dead_features_are_drawn_anew_from_errors(config: AnyConfig) -> None:
-    state = random_state(config, dead_after=100, revive_until=0.5, n_tokens=1000, batch_size=10, seed=3)
+    state = random_state(
+        config, dead_after=100, revive_until=0.5, n_tokens=1000, batch_size=10, seed=3
+    )
     for moment in (state.mean, state.square):
         moment.flat[:] = 1
     state.silent[:5] = 100
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.standard_normal((50, D_MODEL)).astype(np.float32))
-    error = np.zeros((50, D_MODEL), np.float32)  # only tokens 0 to 9 have errors: their inputs are not explained
+    error = np.zeros(
+        (50, D_MODEL), np.float32
+    )  # only tokens 0 to 9 have errors: their inputs are not explained
     error[:10] = -0.1 * x[:10].numpy()
     before = state.weights.W_dec.copy()
     assert revive(state, x, error, 50) == 0  # too late
@@ -184,7 +219,9 @@ def test_dead_features_are_drawn_anew_from_errors(config: AnyConfig) -> None:
     assert (state.silent[:5] == 0).all()
     for moment in (state.mean, state.square):
         assert (
-            (moment.W_enc_T[:5] == 0).all() and (moment.W_enc_T[5:] == 1).all() and (moment.vectors[:, :5] == 0).all()
+            (moment.W_enc_T[:5] == 0).all()
+            and (moment.W_enc_T[5:] == 1).all()
+            and (moment.vectors[:, :5] == 0).all()
         )
 
 
@@ -193,7 +230,9 @@ def test_revival_leaves_fewer_dead() -> None:
     truth = plant(8_000, 32, 48, seed=7, mean_active=3.0, zipf=0.5)
     config, dead = ReluConfig(d_sae=96, l1=2.0, init_active=1e-5), []
     for share in (0.0, 0.6):
-        training = TrainingConfig(n_tokens=200_000, batch_size=256, dead_after=5000, revive_until=share)
+        training = TrainingConfig(
+            n_tokens=200_000, batch_size=256, dead_after=5000, revive_until=share
+        )
         sae = train(ResidualArrays(truth.x[None], seed=0), config, training, model="p")["sae"][0]
         dead.append(float(((sae.encode(truth.x) > 0).sum(0) == 0).float().mean()))
     assert dead[0] > 0.1 and dead[1] < 0.2 * dead[0]
@@ -207,10 +246,19 @@ def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(small_source(), ReluConfig(d_sae=D_SAE), SMALL, model="m", checkpoint=file, checkpoint_every=1,
-              progress=kill)  # fmt: skip
+        train(
+            small_source(),
+            ReluConfig(d_sae=D_SAE),
+            SMALL,
+            model="m",
+            checkpoint=file,
+            checkpoint_every=1,
+            progress=kill,
+        )
     with pytest.raises(InputError, match="config, stream differ"):
-        train(small_source(seed=9), ReluConfig(d_sae=D_SAE, l1=1.0), SMALL, model="m", checkpoint=file)
+        train(
+            small_source(seed=9), ReluConfig(d_sae=D_SAE, l1=1.0), SMALL, model="m", checkpoint=file
+        )
 
 
 def test_a_flipped_bit_of_a_checkpoint_is_named_and_training_starts_again(
@@ -225,37 +273,58 @@ def test_a_flipped_bit_of_a_checkpoint_is_named_and_training_starts_again(
     assert checkpoint.restore(file, states(), {"model": "m"}) == 7
     whole, rng = file.read_bytes(), np.random.default_rng(0)
     header = 8 + int.from_bytes(whole[:8], "little")
-    places = np.concatenate([rng.integers(0, 8 * header, 400), rng.integers(0, 8 * len(whole), 200)])
+    places = np.concatenate(
+        [rng.integers(0, 8 * header, 400), rng.integers(0, 8 * len(whole), 200)]
+    )
     for number, bit in enumerate(places.tolist()):
         data = bytearray(whole)
         data[bit // 8] ^= 1 << bit % 8
         file.write_bytes(data)
         caught = states()
         assert checkpoint.restore(file, caught, {"model": "m"}) == 0, bit
-        assert not file.exists() and len(caplog.records) == number + 1 and str(file) in caplog.messages[-1]
+        assert (
+            not file.exists()
+            and len(caplog.records) == number + 1
+            and str(file) in caplog.messages[-1]
+        )
         for a, b in zip(states(), caught, strict=True):
             assert all(np.array_equal(a.arrays()[name], b.arrays()[name]) for name in a.arrays())
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("device", ["cpu", "twin"])
-def test_one_activation_that_is_no_number_is_named(value: float, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the sample that the scale comes from, and later in the stream; on the other device's path too."""
+def test_one_activation_that_is_no_number_is_named(
+    value: float, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the sample that the scale comes from, and later in the stream; on the other device's path
+    too.
+    """
     if device == "twin":
         monkeypatch.setattr(trainer, "_on_cpu", lambda device: False)
     training = SMALL.model_copy(update={"scale_sample": 64, "n_tokens": 6000})
     source = small_source()
     source.layers[1][1234, 3] = value
-    with pytest.raises(InputError, match=rf"activations of m, layer 1 is {value}, but every value must be finite"):
-        train(source, TopKConfig(d_sae=D_SAE, k=5), training.model_copy(update={"scale_sample": 6000}), model="m")
-    place = next(token for token in range(6000) if not torch.isfinite(source.read(token, 1)[1]).all())
+    with pytest.raises(
+        InputError, match=rf"activations of m, layer 1 is {value}, but every value must be finite"
+    ):
+        train(
+            source,
+            TopKConfig(d_sae=D_SAE, k=5),
+            training.model_copy(update={"scale_sample": 6000}),
+            model="m",
+        )
+    place = next(
+        token for token in range(6000) if not torch.isfinite(source.read(token, 1)[1]).all()
+    )
     with pytest.raises(InputError, match=rf"layer 1 is {value}, .* that of token {place} is not"):
         train(source, TopKConfig(d_sae=D_SAE, k=5), training, model="m")
 
 
 def test_divergence_names_layer_and_step() -> None:
     training = SMALL.model_copy(update={"learning_rate": 1e30, "warmup": 0.0})
-    with pytest.raises(TrainingDivergedError, match=r"model 'm', dictionary 'sae', layer \d, step \d+ of"):
+    with pytest.raises(
+        TrainingDivergedError, match=r"model 'm', dictionary 'sae', layer \d, step \d+ of"
+    ):
         train(small_source(), ReluConfig(d_sae=D_SAE), training, model="m")
 
 
@@ -280,12 +349,16 @@ def test_stream_covers_each_epoch_once_and_skips_masked_tokens() -> None:
 
 @pytest.mark.parametrize("kind", ["topk", "batchtopk"])
 def test_no_more_features_of_a_token_than_there_are(kind: str) -> None:
-    with pytest.raises(InputError, match=r"k is 9, but there are 8 features to choose from\. Lower k"):
+    with pytest.raises(
+        InputError, match=r"k is 9, but there are 8 features to choose from\. Lower k"
+    ):
         parse_config({"kind": kind, "d_sae": 8, "k": 9})
     with pytest.raises(ValueError, match="k is 9, but there are 8 features"):
         (TopKConfig if kind == "topk" else BatchTopKConfig)(d_sae=8, k=9)
     assert parse_config({"kind": kind, "d_sae": 8, "k": 8}).k == 8
-    with pytest.raises(InputError, match="k is 0, but it breaks a rule: Input should be greater than or equal to 1"):
+    with pytest.raises(
+        InputError, match="k is 0, but it breaks a rule: Input should be greater than or equal to 1"
+    ):
         parse_config({"kind": kind, "k": 0})
     with pytest.raises(InputError, match=r"kind is .*it breaks a rule"):
         parse_config({"kind": "other"})

@@ -1,6 +1,8 @@
-"""Training on a device: its plain torch form on the CPU against autograd and the CPU's own steps, its kernels likewise.
+"""Training on a device: its plain torch form on the CPU against autograd and the CPU's own steps,
+its kernels likewise.
 
-The kernels run on a CUDA device; where there is none the last test runs all the others in Triton's interpreter.
+The kernels run on a CUDA device; where there is none the last test runs all the others in Triton's
+interpreter.
 """
 
 from __future__ import annotations
@@ -18,7 +20,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from tests.dictionaries.helpers import D_MODEL, D_SAE, by_name, random_state, small_source, weights64
+from tests.dictionaries.helpers import (
+    D_MODEL,
+    D_SAE,
+    by_name,
+    random_state,
+    small_source,
+    weights64,
+)
 from tests.dictionaries.test_gradients import KINDS, WAYS, assert_same
 
 from homolog.dictionaries import (
@@ -50,7 +59,9 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 N_TOKENS = 12 if INTERPRETED else 96
-X = torch.from_numpy(np.random.default_rng(1).standard_normal((4 * N_TOKENS, D_MODEL)).astype(np.float32))
+X = torch.from_numpy(
+    np.random.default_rng(1).standard_normal((4 * N_TOKENS, D_MODEL)).astype(np.float32)
+)
 CONFIGS: dict[str, AnyConfig] = {
     **{name: config for name, (config, _) in KINDS.items()},
     "topk, dead": TopKConfig(d_sae=D_SAE, k=5, aux_k=6, aux_weight=0.25),
@@ -58,7 +69,9 @@ CONFIGS: dict[str, AnyConfig] = {
     "relu, frozen": ReluConfig(d_sae=D_SAE, freeze_decoder=True),
     "gated, frozen": GatedConfig(d_sae=D_SAE, freeze_decoder=True),
 }
-EVERY_WAY = [(name, dense) for name in CONFIGS for dense in ([False] if "topk" in name else [False, True])]
+EVERY_WAY = [
+    (name, dense) for name in CONFIGS for dense in ([False] if "topk" in name else [False, True])
+]
 
 
 @pytest.fixture(params=["plain", "triton"])
@@ -84,7 +97,9 @@ def place_of(engine: ModuleType) -> str:
 
 @pytest.fixture
 def few_or_many(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Any number of active features has room, so that the state alone decides which way a step takes."""
+    """Any number of active features has room, so that the state alone decides which way a step
+    takes.
+    """
     for module in (on_device, scratch):
         monkeypatch.setattr(module, "DENSE", {True: 1.0, False: 1.0})
     yield
@@ -104,20 +119,32 @@ def on_the_processor(state: SaeState, x: torch.Tensor, step: int = 0, dense: boo
 
 def moments(host: SaeState, state: DeviceState) -> dict[str, np.ndarray]:
     """First moments of a state on a device by their public names."""
-    copy = SaeState(host.config, host.training, host.d_model, False, host.names, state.mean.flat.cpu().numpy())
+    copy = SaeState(
+        host.config, host.training, host.d_model, False, host.names, state.mean.flat.cpu().numpy()
+    )
     return by_name(host, copy.weights)
 
 
-def pair(engine: ModuleType, name: str, half: bool = False, **training) -> tuple[SaeState, DeviceState]:
+def pair(
+    engine: ModuleType, name: str, half: bool = False, **training
+) -> tuple[SaeState, DeviceState]:
     """The same state for the CPU's steps and for the device's; some features are dead."""
-    settings = {"learning_rate": 1e-3, "beta1": 0.9, "warmup": 0.0, "batch_size": N_TOKENS, "dead_after": 100}
+    settings = {
+        "learning_rate": 1e-3,
+        "beta1": 0.9,
+        "warmup": 0.0,
+        "batch_size": N_TOKENS,
+        "dead_after": 100,
+    }
     host = random_state(CONFIGS[name], half=half, **(settings | training))
     if "dead" in name:
         host.silent[:8] = 100
     return host, DeviceState(host, place_of(engine), half, engine)
 
 
-def assert_close(host: SaeState, state: DeviceState, start: np.ndarray, limit: float = 1e-4) -> None:
+def assert_close(
+    host: SaeState, state: DeviceState, start: np.ndarray, limit: float = 1e-4
+) -> None:
     """Weights and moments moved alike since `start`, and the same features fired."""
     np.testing.assert_array_equal(host.fired, state.fired.cpu().numpy())
     np.testing.assert_array_equal(host.silent, state.tokens_silent())
@@ -172,7 +199,9 @@ def test_steps_equal_those_of_the_cpu(engine: ModuleType, name: str, dense: bool
     assert (found.l0, found.silent_share) == (expected.l0, expected.silent_share)
     assert state.take_report().loss == 0  # begun anew
     if "frozen" in name:
-        np.testing.assert_array_equal(state.export().weights.W_dec, random_state(CONFIGS[name]).weights.W_dec)
+        np.testing.assert_array_equal(
+            state.export().weights.W_dec, random_state(CONFIGS[name]).weights.W_dec
+        )
 
 
 @pytest.mark.usefixtures("few_or_many")
@@ -181,17 +210,26 @@ def test_bfloat16_products_round_as_on_the_cpu(engine: ModuleType, name: str, de
     host, state = pair(engine, name, half=True)
     start = host.weights.flat.copy()
     on_the_processor(host, X, 0, dense), take(state, X, 0, dense)
-    assert abs(host.fired - state.fired.cpu().numpy()).max() <= 2  # a product may round to the other side of a limit
+    assert (
+        abs(host.fired - state.fired.cpu().numpy()).max() <= 2
+    )  # a product may round to the other side of a limit
     moved = np.linalg.norm(host.weights.flat - start)
     assert np.linalg.norm(state.export().weights.flat - host.weights.flat) < 0.05 * moved
-    for copy, whole in ((state.enc_half, state.weights.W_enc_T), (state.dec_half, state.weights.W_dec)):
+    for copy, whole in (
+        (state.enc_half, state.weights.W_enc_T),
+        (state.dec_half, state.weights.W_dec),
+    ):
         # to nearest, 2^-8; the interpreter cuts, 2^-7
-        torch.testing.assert_close(copy.float(), whole[: len(copy)], rtol=2**-7 if INTERPRETED else 2**-8, atol=0)
+        torch.testing.assert_close(
+            copy.float(), whole[: len(copy)], rtol=2**-7 if INTERPRETED else 2**-8, atol=0
+        )
 
 
 @pytest.mark.parametrize("name", ["relu", "plain relu", "jumprelu", "gated"])
 def test_dead_features_are_drawn_anew_as_on_the_cpu(engine: ModuleType, name: str) -> None:
-    host = random_state(CONFIGS[name], learning_rate=1e-4, batch_size=N_TOKENS, dead_after=3 * N_TOKENS)
+    host = random_state(
+        CONFIGS[name], learning_rate=1e-4, batch_size=N_TOKENS, dead_after=3 * N_TOKENS
+    )
     host.weights.vectors[0, :6] = -1e4  # never fire
     host.refresh()
     state = DeviceState(host, place_of(engine), False, engine)
@@ -203,11 +241,17 @@ def test_dead_features_are_drawn_anew_as_on_the_cpu(engine: ModuleType, name: st
     np.testing.assert_allclose(state.export().weights.flat, host.weights.flat, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(state.norms.cpu(), host.norms, rtol=1e-5)
     for moment in (state.mean, state.square):
-        assert (moment.W_enc_T[:6] == 0).all() and (moment.W_dec[:6] == 0).all() and (moment.vectors[:, :6] == 0).all()
+        assert (
+            (moment.W_enc_T[:6] == 0).all()
+            and (moment.W_dec[:6] == 0).all()
+            and (moment.vectors[:, :6] == 0).all()
+        )
 
 
 @pytest.mark.parametrize(("n_tokens", "k"), [(1, 1), (7, 3), (9, 40), (5, 200)])
-def test_the_largest_of_a_token_lowest_first_among_equal_ones(engine: ModuleType, n_tokens: int, k: int) -> None:
+def test_the_largest_of_a_token_lowest_first_among_equal_ones(
+    engine: ModuleType, n_tokens: int, k: int
+) -> None:
     rng = np.random.default_rng(n_tokens)
     product = torch.from_numpy(rng.integers(-3, 4, (n_tokens, 41)).astype(np.float32))
     product[0] = -1.0  # nothing above 0
@@ -215,7 +259,9 @@ def test_the_largest_of_a_token_lowest_first_among_equal_ones(engine: ModuleType
     among = torch.from_numpy(rng.random(41) < 0.5)
     place = place_of(engine)
     for some in (None, among):
-        found = engine.largest(product.to(place), bias.to(place), k, None if some is None else some.to(place))
+        found = engine.largest(
+            product.to(place), bias.to(place), k, None if some is None else some.to(place)
+        )
         f = torch.zeros(n_tokens, 41)
         for t in range(n_tokens):
             part = slice(int(found.start[t]), int(found.stop[t]))
@@ -243,20 +289,35 @@ def test_features_above_zero_and_how_many_are_too_many(engine: ModuleType) -> No
     assert engine.above(*arguments, int(keep.sum()) - 1) is None
     found = engine.above(*arguments, int(keep.sum()))
     token, index = keep.nonzero(as_tuple=True)
-    assert torch.equal(found.token.cpu().long(), token) and torch.equal(found.index.cpu().long(), index)
+    assert torch.equal(found.token.cpu().long(), token) and torch.equal(
+        found.index.cpu().long(), index
+    )
     torch.testing.assert_close(found.value.cpu(), (product + bias)[token, index])
     assert torch.equal((found.stop - found.start).cpu(), keep.sum(1)) and found.start[0] == 0
 
 
 def test_equal_values_of_a_batch_go_to_the_first_token_and_feature(engine: ModuleType) -> None:
-    state = DeviceState(random_state(BatchTopKConfig(d_sae=D_SAE, k=2)), place_of(engine), False, engine)
+    state = DeviceState(
+        random_state(BatchTopKConfig(d_sae=D_SAE, k=2)), place_of(engine), False, engine
+    )
     state.weights.vectors.zero_()
     product = torch.zeros(5, D_SAE)
     product[:, 3:6] = 1.0
     product[3, 7] = 2.0
     found = on_device._keep_of_batch(state, product.to(state.device))
     entries = list(zip(found.token.tolist(), found.index.tolist(), strict=True))
-    assert entries == [(0, 3), (0, 4), (0, 5), (1, 3), (1, 4), (1, 5), (2, 3), (2, 4), (2, 5), (3, 7)]
+    assert entries == [
+        (0, 3),
+        (0, 4),
+        (0, 5),
+        (1, 3),
+        (1, 4),
+        (1, 5),
+        (2, 3),
+        (2, 4),
+        (2, 5),
+        (3, 7),
+    ]
     assert found.start.tolist() == [0, 3, 6, 9, 10] and found.stop.tolist() == [3, 6, 9, 10, 10]
     assert state.scalars[1] == 1.0
 
@@ -269,7 +330,9 @@ def test_more_active_features_than_pay_take_the_other_way(engine: ModuleType) ->
     assert torch.equal(narrow.mean.flat, wide.mean.flat)
 
 
-def test_rows_that_no_program_holds_are_selected_otherwise(engine: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_no_program_holds_are_selected_otherwise(
+    engine: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     states = [pair(engine, "topk, dead")[1] for _ in range(2)]
     take(states[0], X[:N_TOKENS])
     monkeypatch.setattr(engine, "WIDEST", 8, raising=False)
@@ -296,25 +359,36 @@ def test_checkpoints_hold_the_whole_state(engine: ModuleType, tmp_path: Path) ->
     assert checkpoint.restore(tmp_path / "file", [other], {}) == 1
     for one in (state, other):
         take(one, X[N_TOKENS:], 1)
-    assert torch.equal(state.weights.flat, other.weights.flat) and torch.equal(state.silent, other.silent)
-    assert torch.equal(state.square.flat, other.square.flat) and (state.scalars == other.scalars).all()
+    assert torch.equal(state.weights.flat, other.weights.flat) and torch.equal(
+        state.silent, other.silent
+    )
+    assert (
+        torch.equal(state.square.flat, other.square.flat) and (state.scalars == other.scalars).all()
+    )
 
 
 def test_divergence_names_layer_and_step(engine: ModuleType) -> None:
     _, state = pair(engine, "relu")
     x = X.clone()
     x[2 * N_TOKENS, 3] = torch.nan
-    with pytest.raises(TrainingDivergedError, match=r"model 'm', dictionary 'sae', layer 0, step 2 of"):
+    with pytest.raises(
+        TrainingDivergedError, match=r"model 'm', dictionary 'sae', layer 0, step 2 of"
+    ):
         on_device.advance(state, x.to(state.device), x.to(state.device), 0)
 
 
 # The whole of `train`, with the plain form on the CPU in the place of another device.
 
-SMALL = TrainingConfig(n_tokens=40_000, batch_size=256, scale_sample=2000, dead_after=2000, precision="float32")
+SMALL = TrainingConfig(
+    n_tokens=40_000, batch_size=256, scale_sample=2000, dead_after=2000, precision="float32"
+)
 TRAINED: list[AnyConfig] = [
-    ReluConfig(d_sae=D_SAE), TopKConfig(d_sae=D_SAE, k=5), BatchTopKConfig(d_sae=D_SAE, k=5),
-    JumpReluConfig(d_sae=D_SAE), GatedConfig(d_sae=D_SAE),
-]  # fmt: skip
+    ReluConfig(d_sae=D_SAE),
+    TopKConfig(d_sae=D_SAE, k=5),
+    BatchTopKConfig(d_sae=D_SAE, k=5),
+    JumpReluConfig(d_sae=D_SAE),
+    GatedConfig(d_sae=D_SAE),
+]
 
 
 @pytest.fixture
@@ -337,26 +411,46 @@ def test_killed_run_resumes_to_the_same_bytes(config: AnyConfig, tmp_path: Path)
     whole = train(small_source(), config, SMALL, model="m")["sae"]
     file = tmp_path / "checkpoint.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        train(small_source(), config, SMALL, model="m", checkpoint=file, checkpoint_every=1, progress=kill)
+        train(
+            small_source(),
+            config,
+            SMALL,
+            model="m",
+            checkpoint=file,
+            checkpoint_every=1,
+            progress=kill,
+        )
     reports: list[Progress] = []
-    resumed = train(small_source(), config, SMALL, model="m", checkpoint=file, progress=reports.append)["sae"]
+    resumed = train(
+        small_source(), config, SMALL, model="m", checkpoint=file, progress=reports.append
+    )["sae"]
     assert reports[-1].tokens_total < 30_000  # it did not start again
     assert all(same_bytes(a, b) for a, b in zip(whole, resumed, strict=True))
     assert not file.exists()
 
 
 @pytest.mark.parametrize("config", TRAINED, ids=lambda config: config.kind)
-def test_dictionaries_are_as_good_as_the_cpus(config: AnyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dictionaries_are_as_good_as_the_cpus(
+    config: AnyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     truth = plant(8_000, 32, 48, seed=7, mean_active=3.0, zipf=0.5)
     config = config.model_copy(update={"d_sae": 96})
-    source, training = ResidualArrays(truth.x[None, :6000], seed=0), SMALL.model_copy(update={"n_tokens": 100_000})
+    source, training = (
+        ResidualArrays(truth.x[None, :6000], seed=0),
+        SMALL.model_copy(update={"n_tokens": 100_000}),
+    )
     scores, reports = [], []
     for on_cpu in (True, False):
         monkeypatch.setattr(trainer, "_on_cpu", lambda device, on_cpu=on_cpu: on_cpu)
         found: list[Progress] = []
         sae = train(source, config, training, model="p", progress=found.append)["sae"][0]
         f = sae.encode(truth.x[6000:])
-        scores.append((explained_variance(truth.x[6000:], sae.decode(f)), float((f > 0).sum(1).float().mean())))
+        scores.append(
+            (
+                explained_variance(truth.x[6000:], sae.decode(f)),
+                float((f > 0).sum(1).float().mean()),
+            )
+        )
         reports.append(found[-1])
     assert scores[1] == pytest.approx(scores[0], rel=0.02)
     assert reports[1].loss == pytest.approx(reports[0].loss, rel=0.02)
@@ -364,17 +458,29 @@ def test_dictionaries_are_as_good_as_the_cpus(config: AnyConfig, monkeypatch: py
     assert (sae.metadata["device"], sae.metadata["product"]) == ("cpu", "float32")
 
 
-def test_a_checkpoint_of_the_cpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_of_the_cpu_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, config = tmp_path / "checkpoint.safetensors", ReluConfig(d_sae=D_SAE)
     with pytest.raises(KeyboardInterrupt):
-        train(small_source(), config, SMALL, model="m", checkpoint=file, checkpoint_every=1, progress=kill)
+        train(
+            small_source(),
+            config,
+            SMALL,
+            model="m",
+            checkpoint=file,
+            checkpoint_every=1,
+            progress=kill,
+        )
     monkeypatch.setattr(trainer, "_on_cpu", lambda device: False)
     with pytest.raises(InputError, match="device differ"):
         train(small_source(), config, SMALL, model="m", checkpoint=file)
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
-    with pytest.raises(InputError, match=r"device is 'cuda:99', but torch must see it .*homolog doctor"):
+    with pytest.raises(
+        InputError, match=r"device is 'cuda:99', but torch must see it .*homolog doctor"
+    ):
         train(small_source(), ReluConfig(d_sae=D_SAE), SMALL, model="m", device="cuda:99")
 
 
@@ -385,7 +491,9 @@ def test_chunks_come_in_order_and_are_read_once() -> None:
     with Ahead(source, torch.device("cpu"), 230) as ahead:
         for start, n in ((0, 100), (100, 100), (200, 30)):
             for layer in range(3):
-                torch.testing.assert_close(ahead.read(start, n, layer), read(start, n)[layer], rtol=0, atol=0)
+                torch.testing.assert_close(
+                    ahead.read(start, n, layer), read(start, n)[layer], rtol=0, atol=0
+                )
     assert asked == [(0, 100), (100, 100), (200, 30)]
 
 
@@ -396,7 +504,10 @@ def test_errors_of_a_source_reach_the_caller() -> None:
         raise InputError("residuals part", "x", "it must be there", "Write it again.")
 
     source.read = broken
-    with Ahead(source, torch.device("cpu"), 230) as ahead, pytest.raises(InputError, match="residuals part"):
+    with (
+        Ahead(source, torch.device("cpu"), 230) as ahead,
+        pytest.raises(InputError, match="residuals part"),
+    ):
         ahead.read(0, 100, 0)
 
 
@@ -408,8 +519,13 @@ def test_training_on_a_gpu_equals_that_on_the_cpu(config: AnyConfig, precision: 
     truth = plant(20_000, 96, 300, seed=7, mean_active=6.0, zipf=0.5)
     source = ResidualArrays(truth.x[None, :16_000].repeat(2, 1, 1), seed=0)
     config = config.model_copy(update={"d_sae": 600})
-    training = SMALL.model_copy(update={"n_tokens": 400_000, "dead_after": 20_000, "precision": precision})
-    runs = [train(source, config, training, model="p", device=device)["sae"] for device in ("cpu", "cuda", "cuda")]
+    training = SMALL.model_copy(
+        update={"n_tokens": 400_000, "dead_after": 20_000, "precision": precision}
+    )
+    runs = [
+        train(source, config, training, model="p", device=device)["sae"]
+        for device in ("cpu", "cuda", "cuda")
+    ]
     assert all(same_bytes(a, b) for a, b in zip(runs[1], runs[2], strict=True))
     for cpu, gpu in zip(runs[0], runs[1], strict=True):
         held_out = truth.x[16_000:]
@@ -438,38 +554,60 @@ def test_kernels_compile_for_compute_capability_9_without_a_gpu(product: str) ->
         signature = {name: type_of.get(name, "constexpr") for name in kernel.arg_names}
         places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
         options = {"num_warps": 8, "enable_fp_fusion": True}
-        made = triton.compile(ASTSource(kernel, signature, places), target=GPUTarget("cuda", 90, 32), options=options)
+        made = triton.compile(
+            ASTSource(kernel, signature, places), target=GPUTarget("cuda", 90, 32), options=options
+        )
         assert made.asm["cubin"]
 
     for some in (False, True):
         compiles(
             device_kernels._largest_kernel,
-            "*PRODUCT: product, *fp32: bias, *fp32: value, *i1: among, *i32: index token, *i64: stop, i32: d_sae k",
-            SOME=some, WIDTH=4096, STRIP=2048,
-        )  # fmt: skip
-    compiles(device_kernels._count_kernel, "*PRODUCT: product, *fp32: low, *i64: counts, i32: d_sae", STRIP=2048)
+            "*PRODUCT: product, *fp32: bias, *fp32: value, *i1: among, *i32: index token, *i64: "
+            "stop, i32: d_sae k",
+            SOME=some,
+            WIDTH=4096,
+            STRIP=2048,
+        )
+    compiles(
+        device_kernels._count_kernel,
+        "*PRODUCT: product, *fp32: low, *i64: counts, i32: d_sae",
+        STRIP=2048,
+    )
     compiles(
         device_kernels._gather_kernel,
-        "*PRODUCT: product, *fp32: low more value, *i64: start, *i32: index token, i32: d_sae", STRIP=2048,
-    )  # fmt: skip
+        "*PRODUCT: product, *fp32: low more value, *i64: start, *i32: index token, i32: d_sae",
+        STRIP=2048,
+    )
     for kind in range(3):
         compiles(
             device_kernels._decode_kernel,
-            "*i32: index, *i64: start stop, i32: d_model d_sae n_entries, fp32: factor penalty width, "
+            "*i32: index, *i64: start stop, i32: d_model d_sae n_entries, fp32: factor penalty "
+            "width, "
             "*fp32: value target bias W_dec vectors norms f_out d_out v_out g squared penalised",
-            KIND=kind, T=4, D=1024,
-        )  # fmt: skip
+            KIND=kind,
+            T=4,
+            D=1024,
+        )
     for sparse in (False, True):
         for unit in (False, True):
             compiles(
                 device_kernels._update_kernel,
-                "*i64: rank offset order fired, *i32: token, *PRODUCT: G_enc G_dec, *bf16: half_enc half_dec, "
-                "*fp32: f d v x g g_vectors totals W_enc W_dec vectors mean_enc square_enc mean_dec square_dec "
+                "*i64: rank offset order fired, *i32: token, *PRODUCT: G_enc G_dec, *bf16: "
+                "half_enc half_dec, "
+                "*fp32: f d v x g g_vectors totals W_enc W_dec vectors mean_enc square_enc "
+                "mean_dec square_dec "
                 "mean_vec square_vec norms, i32: n_tokens n_entries d_model d_sae, "
                 "fp32: penalty rate beta1 beta2 correction1 correction2 epsilon",
-                SPARSE=sparse, UNIT=unit, FROZEN=False, PENALISED=not unit, HALF_ENC=True, HALF_DEC=not unit,
-                N=1 if unit else 3, T=4, D=1024,
-            )  # fmt: skip
+                SPARSE=sparse,
+                UNIT=unit,
+                FROZEN=False,
+                PENALISED=not unit,
+                HALF_ENC=True,
+                HALF_DEC=not unit,
+                N=1 if unit else 3,
+                T=4,
+                D=1024,
+            )
 
 
 @needs_triton
@@ -477,9 +615,21 @@ def test_kernels_compile_for_compute_capability_9_without_a_gpu(product: str) ->
 @pytest.mark.slow
 def test_all_of_these_in_the_interpreter() -> None:
     if HAS_TRITON and tuple(map(int, importlib.metadata.version("triton").split(".")[:2])) < (3, 7):
-        pytest.skip("the interpreter of Triton before 3.7 does not read loop bounds under numpy 2.4")
+        pytest.skip(
+            "the interpreter of Triton before 3.7 does not read loop bounds under numpy 2.4"
+        )
     environment = dict(os.environ, TRITON_INTERPRET="1")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "triton", __file__]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "triton",
+        __file__,
+    ]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

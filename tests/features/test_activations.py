@@ -41,7 +41,12 @@ def test_saved_and_loaded_are_equal(tmp_path, kind, tokens_per_part):
     saved = kind(VALUES, "abc", DOCUMENT, "mamba-s0", 2, "seed1")
     loaded = load_features(saved.save(tmp_path / "f", tokens_per_part))
     assert type(loaded) is kind and loaded.name == "mamba-s0@seed1"
-    assert (loaded.stream_hash, loaded.model, loaded.layer, loaded.label) == ("abc", "mamba-s0", 2, "seed1")
+    assert (loaded.stream_hash, loaded.model, loaded.layer, loaded.label) == (
+        "abc",
+        "mamba-s0",
+        2,
+        "seed1",
+    )
     dense = loaded.matrix if kind is DenseFeatures else loaded.matrix.toarray()
     np.testing.assert_array_equal(dense, VALUES)
     np.testing.assert_array_equal(loaded.document, DOCUMENT)
@@ -51,7 +56,9 @@ def test_saved_and_loaded_are_equal(tmp_path, kind, tokens_per_part):
 
 def test_same_features_same_bytes(tmp_path):
     one, two = sparse().save(tmp_path / "1"), sparse().save(tmp_path / "2")
-    assert (one / "part-00000.safetensors").read_bytes() == (two / "part-00000.safetensors").read_bytes()
+    assert (one / "part-00000.safetensors").read_bytes() == (
+        two / "part-00000.safetensors"
+    ).read_bytes()
     assert (one / "manifest.json").read_text() == (two / "manifest.json").read_text()
 
 

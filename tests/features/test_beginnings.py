@@ -1,8 +1,9 @@
 """A model that needs its beginning: planted, with losses that are known without running it.
 
-Words follow each other by a chain with known probabilities P.  In a Llama of one block with one-hot embeddings the
-unembedding reads log P of the current word, and the only head attends to <bos>, which has no value.  Where there is no
-<bos>, it attends evenly to all words before, each of which writes its neighbour into the stream.
+Words follow each other by a chain with known probabilities P.  In a Llama of one block with one-hot
+embeddings the unembedding reads log P of the current word, and the only head attends to <bos>,
+which has no value.  Where there is no <bos>, it attends evenly to all words before, each of which
+writes its neighbour into the stream.
 """
 
 from __future__ import annotations
@@ -53,16 +54,26 @@ def tokenizer(begins: bool) -> PreTrainedTokenizerFast:
     made = Tokenizer(models.WordLevel(words, unk_token="w0"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     if begins:
-        made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<bos>" if begins else None, eos_token="<eos>")
+        made.post_processor = processors.TemplateProcessing(
+            single="<bos> $A", special_tokens=[("<bos>", BOS)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<bos>" if begins else None, eos_token="<eos>"
+    )
 
 
 def save_model(folder: Path, begins: bool = True) -> Path:
     config = LlamaConfig(
-        vocab_size=WORDS + 2, hidden_size=D, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1,
-        max_position_embeddings=512, rope_parameters={"rope_type": "default", "rope_theta": 1e12},
-        tie_word_embeddings=False, rms_norm_eps=1e-12,
-    )  # fmt: skip
+        vocab_size=WORDS + 2,
+        hidden_size=D,
+        intermediate_size=4,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e12},
+        tie_word_embeddings=False,
+        rms_norm_eps=1e-12,
+    )
     model = LlamaForCausalLM(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -71,7 +82,9 @@ def save_model(folder: Path, begins: bool = True) -> Path:
         embeddings[range(WORDS + 2), range(WORDS + 2)] = 1.0
         embeddings[:, ALWAYS] = 1.0
         embeddings[BOS, IS_BOS] = 1.0
-        block.q_proj.weight[D // 2 - 1, ALWAYS] = 40.0  # the slowest pair of rotary dimensions does not turn
+        block.q_proj.weight[D // 2 - 1, ALWAYS] = (
+            40.0  # the slowest pair of rotary dimensions does not turn
+        )
         block.k_proj.weight[D // 2 - 1, IS_BOS] = 40.0
         for word in range(WORDS):
             block.v_proj.weight[(word + 1) % WORDS, word] = 10.0
@@ -84,7 +97,9 @@ def save_model(folder: Path, begins: bool = True) -> Path:
     return folder
 
 
-def test_losses_without_and_with_the_beginning_are_those_of_the_planted_chain(tmp_path: Path) -> None:
+def test_losses_without_and_with_the_beginning_are_those_of_the_planted_chain(
+    tmp_path: Path,
+) -> None:
     write_text(tmp_path / "text.jsonl")
     model = homolog.load(save_model(tmp_path / "model"))
     windows = pack(read_documents(tmp_path / "text.jsonl"), model.tokenizer, 64)
@@ -96,15 +111,25 @@ def test_losses_without_and_with_the_beginning_are_those_of_the_planted_chain(tm
     assert found.with_it == pytest.approx(surprise[counted].mean(), abs=1e-3)
     assert found.without > found.with_it + 1 and found.is_missed
     words = found.words("mine")
-    assert f"{found.with_it:.2f} nats" in words and f"at {found.without:.2f} without" in words and "'<bos>'" in words
+    assert (
+        f"{found.with_it:.2f} nats" in words
+        and f"at {found.without:.2f} without" in words
+        and "'<bos>'" in words
+    )
 
 
 def test_a_run_says_both_losses_when_the_model_is_first_read(tmp_path: Path) -> None:
     write_text(tmp_path / "text.jsonl")
     settings = make_settings(
-        model=str(save_model(tmp_path / "model")), text=str(tmp_path / "text.jsonl"), d_sae=8, seeds=1, tokens=1024,
-        heldout=1024, context=64, batch=128,
-    )  # fmt: skip
+        model=str(save_model(tmp_path / "model")),
+        text=str(tmp_path / "text.jsonl"),
+        d_sae=8,
+        seeds=1,
+        tokens=1024,
+        heldout=1024,
+        context=64,
+        batch=128,
+    )
     train_saes(settings, tmp_path / "run", SilentProgress())
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["corpus"]["masked"] == {str(BOS): "<bos>", str(EOS): "<eos>"}
@@ -119,8 +144,13 @@ def test_models_without_a_beginning_are_left_alone(tmp_path: Path) -> None:
     write_text(tmp_path / "text.jsonl")
     model = homolog.load(save_model(tmp_path / "model", begins=False))
     assert beginning_id(model.tokenizer) is None
-    assert measure_beginning(model, pack(read_documents(tmp_path / "text.jsonl"), model.tokenizer, 64)) is None
+    assert (
+        measure_beginning(model, pack(read_documents(tmp_path / "text.jsonl"), model.tokenizer, 64))
+        is None
+    )
     for name in ("zoo:transformer-s0", "zoo:mamba-s0"):
         model = homolog.load(name)
-        found = measure_beginning(model, pack(read_documents("zoo:demo"), model.tokenizer, 128, n_tokens=4096))
+        found = measure_beginning(
+            model, pack(read_documents("zoo:demo"), model.tokenizer, 128, n_tokens=4096)
+        )
         assert found is not None and not found.is_missed

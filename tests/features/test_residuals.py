@@ -1,4 +1,6 @@
-"""Residuals on disk: the stream, the fingerprint and the dictionaries of residuals in memory, by groups of layers."""
+"""Residuals on disk: the stream, the fingerprint and the dictionaries of residuals in memory, by
+groups of layers.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def in_memory(model, windows, small_passes) -> list[torch.Tensor]:
 
 
 def same_stream(a: ActivationSource, b: ActivationSource, layers: list[int]) -> bool:
-    """Layers of `a`, which serves all, against those of `b`, over one and a half epochs and the sample."""
+    """Layers of `a`, which serves all, against those of `b`, over one and a half epochs and the
+    sample.
+    """
     pairs = [(a.read(start, 350), b.read(start, 350)) for start in range(0, 1000, 350)]
     pairs.append((a.sample(200), b.sample(200)))
     return all(torch.equal(x[layer], y[i]) for x, y in pairs for i, layer in enumerate(layers))
@@ -46,12 +50,20 @@ def same_stream(a: ActivationSource, b: ActivationSource, layers: list[int]) -> 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("batches", [1, 2, 100])
 def test_the_stream_is_that_of_memory(tmp_path, model, windows, in_memory, batches, dtype):
-    folder = write_residuals(model, windows, tmp_path, key="m", dtype=dtype, memory=memory(model, batches))
-    assert len(list((folder / "0").iterdir())) == (1 if batches == 100 else -(-N_WINDOWS // BATCH // batches))
+    folder = write_residuals(
+        model, windows, tmp_path, key="m", dtype=dtype, memory=memory(model, batches)
+    )
+    assert len(list((folder / "0").iterdir())) == (
+        1 if batches == 100 else -(-N_WINDOWS // BATCH // batches)
+    )
     arrays = ResidualArrays([x.to(dtype) for x in in_memory], **STREAM)
     stored = StoredResiduals(folder, **STREAM)
     assert isinstance(stored, ActivationSource) and isinstance(arrays, ActivationSource)
-    assert (stored.n_layers, stored.d_model, stored.n_tokens) == (arrays.n_layers, arrays.d_model, arrays.n_tokens)
+    assert (stored.n_layers, stored.d_model, stored.n_tokens) == (
+        arrays.n_layers,
+        arrays.d_model,
+        arrays.n_tokens,
+    )
     assert stored.fingerprint == arrays.fingerprint and stored.stream_hash == windows.hash
     assert same_stream(arrays, stored, list(range(model.n_layers)))
     group = StoredResiduals(folder, **STREAM, layers=[3, 1])
@@ -71,7 +83,9 @@ def test_the_fingerprint_changes_with_the_stream(tmp_path, model, windows, in_me
     assert len(set(prints)) == len(prints)
 
 
-def test_layers_trained_in_groups_from_disk_are_those_trained_at_once(tmp_path, model, windows, in_memory):
+def test_layers_trained_in_groups_from_disk_are_those_trained_at_once(
+    tmp_path, model, windows, in_memory
+):
     options = {
         "config": ReluConfig(d_sae=96, l1=1.0),
         "training": TrainingConfig(n_tokens=4000, batch_size=128, scale_sample=300),
@@ -80,7 +94,9 @@ def test_layers_trained_in_groups_from_disk_are_those_trained_at_once(tmp_path, 
         "workers": 1,
     }
     at_once = train(ResidualArrays(in_memory, **STREAM), **options)
-    folder = write_residuals(model, windows, tmp_path / "residuals", key="m", memory=memory(model, 2))
+    folder = write_residuals(
+        model, windows, tmp_path / "residuals", key="m", memory=memory(model, 2)
+    )
     for label, saes in at_once.items():
         for layer, sae in enumerate(saes):
             save(sae, tmp_path / "at-once" / label / str(layer))
@@ -96,8 +112,14 @@ def test_layers_trained_in_groups_from_disk_are_those_trained_at_once(tmp_path, 
 def test_a_checkpoint_of_other_layers_is_refused(tmp_path, model, windows):
     folder = write_residuals(model, windows, tmp_path / "residuals", key="m")
     training = TrainingConfig(n_tokens=40_000, batch_size=128, scale_sample=300)
-    options = {"config": ReluConfig(d_sae=32), "training": training, "model": "m", "workers": 1,
-               "checkpoint": tmp_path / "checkpoint.safetensors", "checkpoint_every": 1}  # fmt: skip
+    options = {
+        "config": ReluConfig(d_sae=32),
+        "training": training,
+        "model": "m",
+        "workers": 1,
+        "checkpoint": tmp_path / "checkpoint.safetensors",
+        "checkpoint_every": 1,
+    }
 
     def kill(progress) -> None:
         if progress.tokens_done > 16_384:
@@ -146,7 +168,10 @@ def test_damage_is_named_and_made_again(tmp_path, model, windows, caplog):
     data[-5] ^= 1
     part.write_bytes(data)
     StoredResiduals(folder, **STREAM, layers=[0, 1, 3]).read(0, 500)  # others are not touched
-    with caplog.at_level(logging.WARNING, "homolog"), pytest.raises(InputError, match=r"2/part-00001\.safetensors"):
+    with (
+        caplog.at_level(logging.WARNING, "homolog"),
+        pytest.raises(InputError, match=r"2/part-00001\.safetensors"),
+    ):
         StoredResiduals(folder, **STREAM)
     assert str(part) in caplog.text
     write_residuals(model, windows, tmp_path, **options)

@@ -22,8 +22,12 @@ def windows() -> TokenWindows:
     return stream(10, seed=4)
 
 
-def hooked_loss(model: homolog.LanguageModel, windows: TokenWindows, layer: int, transform: Callable) -> float:
-    """All windows at once, the output of the block replaced by a hook where the token is not special."""
+def hooked_loss(
+    model: homolog.LanguageModel, windows: TokenWindows, layer: int, transform: Callable
+) -> float:
+    """All windows at once, the output of the block replaced by a hook where the token is not
+    special.
+    """
     mask, tokens = torch.from_numpy(windows.mask), torch.from_numpy(windows.tokens).long()
 
     def replace(module, inputs, output):
@@ -45,15 +49,23 @@ def hooked_loss(model: homolog.LanguageModel, windows: TokenWindows, layer: int,
 
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("layer", [0, 3])
-def test_losses_are_those_of_hooks_on_the_module(name: str, layer: int, windows, monkeypatch) -> None:
+def test_losses_are_those_of_hooks_on_the_module(
+    name: str, layer: int, windows, monkeypatch
+) -> None:
     model = homolog.load(name)
     monkeypatch.setattr(splicing, "LOSS_TOKENS", 4 * windows.context)  # several passes
     residuals = full_residuals(model, windows, [3, 0])[layer]
     assert residuals.shape == (10, 32, 128)
-    for transform in (lambda r: r, lambda r: 0.5 * r, lambda r: r.mean(1, keepdim=True).expand_as(r)):
+    for transform in (
+        lambda r: r,
+        lambda r: 0.5 * r,
+        lambda r: r.mean(1, keepdim=True).expand_as(r),
+    ):
         found = spliced_loss(model, windows, residuals, layer, transform)
         assert found == pytest.approx(hooked_loss(model, windows, layer, transform), abs=1e-4)
-    assert clean_loss(model, windows) == pytest.approx(hooked_loss(model, windows, 0, lambda r: r), abs=1e-4)
+    assert clean_loss(model, windows) == pytest.approx(
+        hooked_loss(model, windows, 0, lambda r: r), abs=1e-4
+    )
 
 
 def test_quality_on_text_has_the_losses_of_the_reconstruction(model, windows) -> None:
@@ -63,12 +75,16 @@ def test_quality_on_text_has_the_losses_of_the_reconstruction(model, windows) ->
     sae = SparseAutoencoder(directions.T.contiguous(), torch.zeros(4), directions, torch.zeros(128))
     residuals = full_residuals(model, windows, [2])[2]
     clean = clean_loss(model, windows)
-    quality = measure_on_text(model, windows, residuals, 2, sae, loss_clean=clean, gates=Gates(l0_share_most=1.0))
+    quality = measure_on_text(
+        model, windows, residuals, 2, sae, loss_clean=clean, gates=Gates(l0_share_most=1.0)
+    )
     kept = residuals[torch.from_numpy(windows.mask)]
     assert quality.n_tokens == len(kept) and quality.loss_clean == clean
     assert quality.loss_spliced == pytest.approx(
         hooked_loss(model, windows, 2, lambda r: r @ plane.T @ plane), abs=1e-3
     )
     mean = kept.mean(0)
-    assert quality.loss_ablated == pytest.approx(hooked_loss(model, windows, 2, lambda r: mean.expand_as(r)), abs=1e-3)
+    assert quality.loss_ablated == pytest.approx(
+        hooked_loss(model, windows, 2, lambda r: mean.expand_as(r)), abs=1e-3
+    )
     assert "explained variance" in quality.reason

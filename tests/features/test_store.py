@@ -1,4 +1,6 @@
-"""Features written shard by shard: the same as all at once, the same bytes after kills and damage, exact statistics."""
+"""Features written shard by shard: the same as all at once, the same bytes after kills and damage,
+exact statistics.
+"""
 
 from __future__ import annotations
 
@@ -59,10 +61,16 @@ def dictionaries(residuals) -> dict[tuple[str, int], SparseAutoencoder]:
 
 def targets(folder: Path, dictionaries, key: str = "weights") -> list[Target]:
     return [
-        Target(folder / label / str(layer), "transformer-s0", layer, label, f"{key} {label} {layer}",
-               functools.partial(dictionaries.__getitem__, (label, layer)))
+        Target(
+            folder / label / str(layer),
+            "transformer-s0",
+            layer,
+            label,
+            f"{key} {label} {layer}",
+            functools.partial(dictionaries.__getitem__, (label, layer)),
+        )
         for label, layer in dictionaries
-    ]  # fmt: skip
+    ]
 
 
 def same_matrix(a, b) -> bool:
@@ -71,13 +79,21 @@ def same_matrix(a, b) -> bool:
 
 
 @pytest.mark.parametrize("batches", [1, 3, 100])
-def test_shards_give_what_all_at_once_gives(tmp_path, model, windows, residuals, dictionaries, batches):
+def test_shards_give_what_all_at_once_gives(
+    tmp_path, model, windows, residuals, dictionaries, batches
+):
     done: list[int] = []
     found = write_features(
-        model, windows, targets(tmp_path, dictionaries), memory=memory(model, batches), advance=done.append
+        model,
+        windows,
+        targets(tmp_path, dictionaries),
+        memory=memory(model, batches),
+        advance=done.append,
     )
     n_shards = -(-N_WINDOWS // BATCH // batches) if batches < 100 else 1
-    assert len(list(found[0].folder.glob("part-*"))) == n_shards and sum(done) == n_shards * len(found)
+    assert len(list(found[0].folder.glob("part-*"))) == n_shards and sum(done) == n_shards * len(
+        found
+    )
     for stored in found:
         sae = dictionaries[stored.label, stored.layer]
         whole = sae.encode_sparse(residuals[stored.layer])
@@ -88,7 +104,9 @@ def test_shards_give_what_all_at_once_gives(tmp_path, model, windows, residuals,
         np.testing.assert_array_equal(stored.document, windows.token_document)
         assert (loaded.stream_hash, loaded.name) == (windows.hash, stored.name)
         assert (stored.n_tokens, stored.n_features) == whole.shape
-        for name, values in vars(loaded.statistics).items():  # to the last bit, however the stream was cut
+        for name, values in vars(
+            loaded.statistics
+        ).items():  # to the last bit, however the stream was cut
             np.testing.assert_array_equal(getattr(stored.statistics, name), values, err_msg=name)
         dense = whole.toarray().astype(np.float64)
         np.testing.assert_allclose(stored.statistics.var, dense.var(axis=0), rtol=1e-12)
@@ -106,7 +124,9 @@ def test_opening_reads_the_manifest_alone(tmp_path, model, windows, dictionaries
 
 
 @pytest.mark.parametrize("fatal", [1, 6, 13, 30])
-def test_a_kill_loses_at_most_the_shard_in_work(tmp_path, model, windows, dictionaries, monkeypatch, fatal):
+def test_a_kill_loses_at_most_the_shard_in_work(
+    tmp_path, model, windows, dictionaries, monkeypatch, fatal
+):
     options = {"memory": memory(model, 1)}
     write_features(model, windows, targets(tmp_path / "whole", dictionaries), **options)
 
@@ -142,16 +162,23 @@ def test_a_kill_loses_at_most_the_shard_in_work(tmp_path, model, windows, dictio
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def test_damaged_parts_are_named_and_only_they_are_made_again(tmp_path, model, windows, dictionaries, caplog):
+def test_damaged_parts_are_named_and_only_they_are_made_again(
+    tmp_path, model, windows, dictionaries, caplog
+):
     wanted, options = targets(tmp_path, dictionaries), {"memory": memory(model, 2)}
     write_features(model, windows, wanted, **options)
     before = contents(tmp_path)
-    damaged = [tmp_path / "sae" / "2" / "part-00001.safetensors", tmp_path / "seed1" / "0" / "part-00003.safetensors"]
+    damaged = [
+        tmp_path / "sae" / "2" / "part-00001.safetensors",
+        tmp_path / "seed1" / "0" / "part-00003.safetensors",
+    ]
     for path in damaged:
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 4
         path.write_bytes(data)
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("part-*") if path not in damaged}
+    times = {
+        path: path.stat().st_mtime_ns for path in tmp_path.rglob("part-*") if path not in damaged
+    }
     with caplog.at_level(logging.WARNING, "homolog"):
         write_features(model, windows, wanted, **options)
     assert all(any(str(path) in message for message in caplog.messages) for path in damaged)
@@ -159,19 +186,26 @@ def test_damaged_parts_are_named_and_only_they_are_made_again(tmp_path, model, w
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
-def test_other_weights_or_another_cut_are_never_mixed(tmp_path, model, windows, residuals, dictionaries):
+def test_other_weights_or_another_cut_are_never_mixed(
+    tmp_path, model, windows, residuals, dictionaries
+):
     write_features(model, windows, targets(tmp_path, dictionaries), memory=memory(model, 1))
     others = {name: dictionaries[("sae", name[1])] for name in dictionaries}
-    found = write_features(model, windows, targets(tmp_path, others, "others"), memory=memory(model, 3))
+    found = write_features(
+        model, windows, targets(tmp_path, others, "others"), memory=memory(model, 3)
+    )
     for stored in found:
         assert same_matrix(
-            stored.load().matrix, others[stored.label, stored.layer].encode_sparse(residuals[stored.layer])
+            stored.load().matrix,
+            others[stored.label, stored.layer].encode_sparse(residuals[stored.layer]),
         )
         assert len(list(stored.folder.glob("part-*"))) == 3
 
 
 def test_shards_may_be_done_in_any_order_by_anyone(tmp_path, model, windows, dictionaries):
-    write_features(model, windows, targets(tmp_path / "in-order", dictionaries), memory=memory(model, 2))
+    write_features(
+        model, windows, targets(tmp_path / "in-order", dictionaries), memory=memory(model, 2)
+    )
     shards = cut_shards(windows, model, memory(model, 2))
     wanted = targets(tmp_path / "dealt", dictionaries)
     with pytest.raises(InputError, match=r"part-00000\.safetensors.*must be there"):
@@ -191,17 +225,26 @@ def test_shards_keep_to_the_memory(model, windows):
         shards = cut_shards(windows, model, memory(model, batches) + 1000)
         assert {shard.last - shard.first for shard in shards[:-1]} <= {batches * BATCH}
         assert [shard.number for shard in shards] == list(range(len(shards)))
-        assert np.concatenate([shard.of(windows).tokens for shard in shards]).tolist() == windows.tokens.tolist()
+        assert (
+            np.concatenate([shard.of(windows).tokens for shard in shards]).tolist()
+            == windows.tokens.tolist()
+        )
     assert cut_shards(windows, model, 1)[0].last == BATCH  # never less than one pass
     assert memory(model, 100) < CAPTURE.SHARD_BYTES and len(cut_shards(windows, model)) == 1
 
 
-def test_the_precision_is_chosen_logged_and_recorded(tmp_path, model, windows, dictionaries, monkeypatch, caplog):
+def test_the_precision_is_chosen_logged_and_recorded(
+    tmp_path, model, windows, dictionaries, monkeypatch, caplog
+):
     found = {}
     for native in (True, False):
-        monkeypatch.setattr("homolog.dictionaries.hardware.has_native_bfloat16", lambda native=native: native)
+        monkeypatch.setattr(
+            "homolog.dictionaries.hardware.has_native_bfloat16", lambda native=native: native
+        )
         with caplog.at_level(logging.INFO, "homolog"):
-            stored = write_features(model, windows, targets(tmp_path / str(native), dictionaries))[0]
+            stored = write_features(model, windows, targets(tmp_path / str(native), dictionaries))[
+                0
+            ]
         found[stored.manifest["product"]] = contents(stored.folder)
         assert f"encoder products in {'bfloat16' if native else 'float32'}" in caplog.text
     half, full = found["bfloat16"], found["float32"]
@@ -216,10 +259,14 @@ def test_mppc_does_not_move_with_the_precision(residuals, dictionaries):
         reference.append(torch.relu(pre).numpy())
     expected = max_pearson(*reference)
     for precision in ("bfloat16", "float32"):
-        found = max_pearson(a.encode_sparse(residuals[0], precision), b.encode_sparse(residuals[2], precision))
+        found = max_pearson(
+            a.encode_sparse(residuals[0], precision), b.encode_sparse(residuals[2], precision)
+        )
         for side, wanted in ((found.a_to_b, expected.a_to_b), (found.b_to_a, expected.b_to_a)):
             assert np.isfinite(wanted.r).mean() > 0.9
-            assert np.nanmax(np.abs(side.r - wanted.r)) < 1e-5  # 1e-3 is what bfloat16 features would need
+            assert (
+                np.nanmax(np.abs(side.r - wanted.r)) < 1e-5
+            )  # 1e-3 is what bfloat16 features would need
 
 
 def test_what_cannot_be_encoded_is_named(tmp_path, model, windows, dictionaries, monkeypatch):
@@ -233,7 +280,9 @@ def test_what_cannot_be_encoded_is_named(tmp_path, model, windows, dictionaries,
         return found
 
     monkeypatch.setattr(store, "capture_residuals", broken)
-    with pytest.raises(InputError, match=r"residuals of transformer-s0, layer 2, in shard 0.*token 77"):
+    with pytest.raises(
+        InputError, match=r"residuals of transformer-s0, layer 2, in shard 0.*token 77"
+    ):
         write_features(model, windows, targets(tmp_path, dictionaries))
     with pytest.raises(InputError, match="manifest"):
         load_features(tmp_path / "sae" / "2")

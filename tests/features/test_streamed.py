@@ -1,4 +1,6 @@
-"""Residuals from a model that runs as they are read: every token once an epoch, mixed, addressed, one pass a pool."""
+"""Residuals from a model that runs as they are read: every token once an epoch, mixed, addressed,
+one pass a pool.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,11 @@ def identify(rows: torch.Tensor, known: torch.Tensor) -> np.ndarray:
     """Which row of `known` each of the rows is; other windows in a pass change the last digits."""
     distance = torch.cdist(rows.double(), known.double())
     found = distance.min(dim=1)
-    assert float(found.values.max()) < 1e-3 < float(distance.topk(2, dim=1, largest=False).values[:, 1].min())
+    assert (
+        float(found.values.max())
+        < 1e-3
+        < float(distance.topk(2, dim=1, largest=False).values[:, 1].min())
+    )
     return found.indices.numpy()
 
 
@@ -72,12 +78,18 @@ def test_epochs_and_pools_have_orders_of_their_own(source, captured):
 
 
 def test_windows_of_all_documents_are_mixed_within_a_pool(source, windows, captured):
-    """Neighbours share a window as often as in a random order of the pool, and pools are draws from the whole text."""
+    """Neighbours share a window as often as in a random order of the pool, and pools are draws from
+    the whole text.
+    """
     n, window = source.n_tokens, np.repeat(np.arange(N_WINDOWS), windows.mask.sum(axis=1))
     order = np.concatenate([identify(source.read(e * n, n)[3], captured[3]) for e in range(8)])
     together = float((np.diff(window[order]) == 0).mean())
-    assert together == pytest.approx(CONTEXT / POOL, abs=0.01)  # 0.064; in the order of the text it is 0.97
-    place = np.array([window[order[i : i + POOL]].mean() for i in range(0, len(order) - POOL, POOL)])
+    assert together == pytest.approx(
+        CONTEXT / POOL, abs=0.01
+    )  # 0.064; in the order of the text it is 0.97
+    place = np.array(
+        [window[order[i : i + POOL]].mean() for i in range(0, len(order) - POOL, POOL)]
+    )
     expected = window.std() / np.sqrt(POOL / CONTEXT)  # a pool is some 16 windows drawn at random
     assert abs(place.mean() - window.mean()) < expected
     assert place.std() < 1.5 * expected
@@ -86,7 +98,14 @@ def test_windows_of_all_documents_are_mixed_within_a_pool(source, windows, captu
 def test_positions_are_addressed_not_consumed(source, model, windows):
     n = source.n_tokens
     whole = source.read(0, 2 * n + 100)  # over borders of pools and epochs
-    for start, count in ((0, 7), (POOL - 60, 130), (n - 20, 40), (2 * n - 1, 2), (3, 2 * n), (0, 7)):
+    for start, count in (
+        (0, 7),
+        (POOL - 60, 130),
+        (n - 20, 40),
+        (2 * n - 1, 2),
+        (3, 2 * n),
+        (0, 7),
+    ):
         fresh = StreamedResiduals(model, windows, seed=3, name="m", pool_tokens=POOL)
         for reader in (source, fresh):
             read = reader.read(start, count)
@@ -141,7 +160,12 @@ def test_training_that_was_killed_ends_with_the_same_bytes(model, windows, tmp_p
         return StreamedResiduals(model, windows, [0, 1], seed=seed, name="m", pool_tokens=POOL)
 
     training = TrainingConfig(n_tokens=40_000, batch_size=128, scale_sample=300)
-    options = {"config": ReluConfig(d_sae=64, l1=1.0), "training": training, "model": "m", "workers": 1}
+    options = {
+        "config": ReluConfig(d_sae=64, l1=1.0),
+        "training": training,
+        "model": "m",
+        "workers": 1,
+    }
     whole = train(fresh(), **options)["sae"]
     file = tmp_path / "checkpoint.safetensors"
 
@@ -157,12 +181,18 @@ def test_training_that_was_killed_ends_with_the_same_bytes(model, windows, tmp_p
     resumed = train(fresh(), **options, checkpoint=file, progress=reports.append)["sae"]
     assert len(reports) == 2  # of three chunks: it did not start again
     for a, b in zip(whole, resumed, strict=True):
-        assert torch.equal(a.W_enc, b.W_enc) and torch.equal(a.W_dec, b.W_dec) and torch.equal(a.b_enc, b.b_enc)
+        assert (
+            torch.equal(a.W_enc, b.W_enc)
+            and torch.equal(a.W_dec, b.W_dec)
+            and torch.equal(a.b_enc, b.b_enc)
+        )
 
 
 def test_the_fingerprint_changes_with_the_stream(model, windows):
     def of(changed: LanguageModel = model, text: TokenWindows = windows, **options: object) -> str:
-        return StreamedResiduals(changed, text, **{"seed": 3, "name": "m", "pool_tokens": POOL} | options).fingerprint  # type: ignore[arg-type]
+        return StreamedResiduals(
+            changed, text, **{"seed": 3, "name": "m", "pool_tokens": POOL} | options
+        ).fingerprint  # type: ignore[arg-type]
 
     assert of() == of() == of(layers=[1])
     weight = model.hf.get_parameter("gpt_neox.final_layer_norm.bias")
@@ -170,13 +200,23 @@ def test_the_fingerprint_changes_with_the_stream(model, windows):
     weight.data += 1.0
     retrained = of()
     weight.data = before
-    prints = [of(), retrained, of(text=told_apart(seed=2)), of(seed=4), of(name="n"), of(key="revision b"),
-              of(pool_tokens=POOL + 1), of(dtype=torch.bfloat16)]  # fmt: skip
+    prints = [
+        of(),
+        retrained,
+        of(text=told_apart(seed=2)),
+        of(seed=4),
+        of(name="n"),
+        of(key="revision b"),
+        of(pool_tokens=POOL + 1),
+        of(dtype=torch.bfloat16),
+    ]
     assert len(set(prints)) == len(prints)
 
 
 def test_half_precision_is_the_rounded_stream_in_half_the_memory(source, model, windows):
-    half = StreamedResiduals(model, windows, seed=3, name="m", pool_tokens=POOL, dtype=torch.bfloat16)
+    half = StreamedResiduals(
+        model, windows, seed=3, name="m", pool_tokens=POOL, dtype=torch.bfloat16
+    )
     for a, b in zip(half.read(100, 700), source.read(100, 700), strict=True):
         assert a.dtype == torch.bfloat16 and torch.equal(a, b.bfloat16())
     assert 2 * half.memory_bytes == source.memory_bytes
@@ -197,7 +237,9 @@ def test_a_part_read_earlier_stays_as_it_was(source):
 
 
 def test_passes_use_the_threads_of_the_beginning(source, monkeypatch):
-    """Training reads with torch on one thread; the model must not run so, and no value may depend on it."""
+    """Training reads with torch on one thread; the model must not run so, and no value may depend
+    on it.
+    """
     during = []
     name = "homolog.features.streamed.fill_residuals"
     monkeypatch.setattr(name, lambda *arguments: during.append(torch.get_num_threads()))
@@ -210,10 +252,15 @@ def test_passes_use_the_threads_of_the_beginning(source, monkeypatch):
 
 def test_more_memory_than_half_of_the_machine_is_refused(model, windows, monkeypatch):
     monkeypatch.setattr("homolog.features.streamed.machine", lambda: {"memory_bytes": 2_000_000})
-    with pytest.raises(InputError, match=r"pool_tokens is 500, .* Give \d+ or fewer, bfloat16") as caught:
+    with pytest.raises(
+        InputError, match=r"pool_tokens is 500, .* Give \d+ or fewer, bfloat16"
+    ) as caught:
         StreamedResiduals(model, windows, seed=0, pool_tokens=POOL)
     fitting = int(caught.value.remedy.split()[1])
-    assert StreamedResiduals(model, windows, seed=0, pool_tokens=fitting - CONTEXT).memory_bytes <= 1_000_000
+    assert (
+        StreamedResiduals(model, windows, seed=0, pool_tokens=fitting - CONTEXT).memory_bytes
+        <= 1_000_000
+    )
     StreamedResiduals(model, windows, [0], seed=0, pool_tokens=POOL)
 
 

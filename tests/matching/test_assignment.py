@@ -1,4 +1,6 @@
-"""Mutual partners and the one-to-one assignment, against scipy's solvers on dense problems and planted pairs."""
+"""Mutual partners and the one-to-one assignment, against scipy's solvers on dense problems and
+planted pairs.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def test_the_optimum_of_dense_problems(shape, ties):
             near = solved(r, exact_edges=0, epsilon=epsilon)
             check_pairs(near, r)
             assert best <= near.bound + 1e-9  # a dual is never below the optimum ...
-            assert near.bound - near.total <= epsilon * min(shape) + 1e-9  # ... nor far above what was found
+            assert (
+                near.bound - near.total <= epsilon * min(shape) + 1e-9
+            )  # ... nor far above what was found
 
 
 def test_the_optimum_over_few_candidates_of_either_side():
@@ -88,14 +92,19 @@ def test_a_feature_gives_way_when_the_pair_of_pairs_is_worth_more():
 
 @pytest.mark.parametrize("exact_edges", [0, 10**9])
 def test_planted_partners_among_many(exact_edges):
-    # 2,000 of 3,000 features of A have a true partner (r 0.6 to 0.95), all have three weaker candidates.
+    # 2,000 of 3,000 features of A have a true partner (r 0.6 to 0.95), all have three weaker
+    # candidates.
     generator = np.random.default_rng(1)
     n_a, n_b, n_true = 3000, 4000, 2000
     partner = generator.permutation(n_b)[:n_true]
     weak = generator.integers(0, n_b, (n_a, 3))
     weak_r = generator.uniform(0.01, 0.1, (n_a, 3)).astype(np.float32)
-    candidates = np.concatenate([np.append(partner, np.full(n_a - n_true, -1))[:, None], weak], axis=1)
-    strong_r = np.append(generator.uniform(0.6, 0.95, n_true), np.full(n_a - n_true, np.nan)).astype(np.float32)
+    candidates = np.concatenate(
+        [np.append(partner, np.full(n_a - n_true, -1))[:, None], weak], axis=1
+    )
+    strong_r = np.append(
+        generator.uniform(0.6, 0.95, n_true), np.full(n_a - n_true, np.nan)
+    ).astype(np.float32)
     r = np.concatenate([strong_r[:, None], weak_r], axis=1)
     none = np.full((n_b, 1), -1), np.full((n_b, 1), np.nan, dtype=np.float32)
     found = one_to_one(candidates, r, *none, exact_edges=exact_edges)
@@ -109,10 +118,15 @@ def test_planted_partners_among_many(exact_edges):
 
 
 def test_a_price_war_ends_and_says_how_far_it_is_from_the_optimum():
-    # 30 features dispute 20 equal partners: prices rise by epsilon a bid, until epsilon has doubled often enough.
+    # 30 features dispute 20 equal partners: prices rise by epsilon a bid, until epsilon has doubled
+    # often enough.
     r = np.full((30, 20), 0.5, dtype=np.float32)
-    start, column, weight = assignment._edges(np.tile(np.arange(20), (30, 1)), r, np.full((20, 0), -1), r[:20, :0])
-    edge, bound = assignment._auction(start, column, weight, 20, 1, 1000)  # epsilon 2^-40 alone would take years
+    start, column, weight = assignment._edges(
+        np.tile(np.arange(20), (30, 1)), r, np.full((20, 0), -1), r[:20, :0]
+    )
+    edge, bound = assignment._auction(
+        start, column, weight, 20, 1, 1000
+    )  # epsilon 2^-40 alone would take years
     assert (edge >= 0).sum() == 20
     assert 10 <= bound / 2**40 <= 10 * 1.2
     exact = solved(r)
@@ -132,7 +146,9 @@ def test_mutual_partners():
 
 
 def test_no_edges_and_wrong_numbers():
-    nothing = one_to_one(np.full((3, 2), -1), np.full((3, 2), np.nan), np.full((2, 1), -1), np.full((2, 1), np.nan))
+    nothing = one_to_one(
+        np.full((3, 2), -1), np.full((3, 2), np.nan), np.full((2, 1), -1), np.full((2, 1), np.nan)
+    )
     assert nothing.a.tolist() == [-1] * 3 and nothing.b.tolist() == [-1] * 2
     assert (nothing.total, nothing.bound, nothing.gap) == (0, 0, 0)
     with pytest.raises(InputError, match="the other side has 2 features"):

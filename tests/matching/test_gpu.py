@@ -1,6 +1,7 @@
 """The CUDA engine against exact arithmetic and against the CPU engine.
 
-The tests run on a CUDA device; where there is none the last of them runs all the others in Triton's interpreter.
+The tests run on a CUDA device; where there is none the last of them runs all the others in Triton's
+interpreter.
 """
 
 from __future__ import annotations
@@ -44,20 +45,30 @@ def engine(device: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The engine with tiles so small that a few features and tokens fill several of each kind."""
     from homolog.matching import gpu
 
-    for name, size in {"TILE": 32, "WIDEST": 4, "STRIP": 8, "GATHERED": 16, "DENSE_BLOCK": 4, "BLOCK_SUMS": 12}.items():
+    for name, size in {
+        "TILE": 32,
+        "WIDEST": 4,
+        "STRIP": 8,
+        "GATHERED": 16,
+        "DENSE_BLOCK": 4,
+        "BLOCK_SUMS": 12,
+    }.items():
         monkeypatch.setattr(gpu, name, size)
     monkeypatch.setattr(gpu, "CHUNK_BYTES", 600)
     monkeypatch.setattr(gpu, "WARPS", 4)
     return gpu
 
 
-def features(seed: int, n_tokens: int, n_features: int, densities: list[float], kind: str) -> np.ndarray:
+def features(
+    seed: int, n_tokens: int, n_features: int, densities: list[float], kind: str
+) -> np.ndarray:
     """Float32 columns whose densities cycle through `densities`."""
     generator = np.random.default_rng(seed)
     active = generator.random((n_tokens, n_features)) < np.resize(densities, n_features)
     values = {
         "positive": generator.exponential(size=active.shape),
-        "signed": generator.standard_normal(active.shape) * 2.0 ** generator.integers(-20, 1, active.shape),
+        "signed": generator.standard_normal(active.shape)
+        * 2.0 ** generator.integers(-20, 1, active.shape),
         "binary": np.ones(active.shape),
     }[kind]
     return (active * values).astype(np.float32)
@@ -74,7 +85,9 @@ def assert_equals_exact(found, a: np.ndarray, b: np.ndarray, k: int) -> None:
         np.testing.assert_allclose(r, values, rtol=0, atol=3e-7)
         assert r.dtype == np.float32 and index.dtype == np.int64
         assert ((index == -1) == np.isnan(r)).all()
-        at_index = np.where(index < 0, np.nan, np.take_along_axis(exact, np.maximum(index, 0), axis=1))
+        at_index = np.where(
+            index < 0, np.nan, np.take_along_axis(exact, np.maximum(index, 0), axis=1)
+        )
         np.testing.assert_allclose(r, at_index, rtol=0, atol=3e-7)
 
 
@@ -137,8 +150,11 @@ def test_visible_arithmetic(engine, device):
     b = np.zeros((1000, 2), dtype=np.float32)
     a[3, 0], a[500, 1], b[3, 0], b[4, 1] = 1, 7, 2, 1
     (r, index), (_, back) = engine.best_pairs(sparse(a), sparse(b), 2, device)
-    # active together on the only token: r = 1; on different tokens: (0 - 1) / (n - 1) = -1/999; never: undefined
-    np.testing.assert_allclose(r, [[1, -1 / 999], [-1 / 999, -1 / 999], [np.nan, np.nan]], rtol=1e-6)
+    # active together on the only token: r = 1; on different tokens: (0 - 1) / (n - 1) = -1/999;
+    # never: undefined
+    np.testing.assert_allclose(
+        r, [[1, -1 / 999], [-1 / 999, -1 / 999], [np.nan, np.nan]], rtol=1e-6
+    )
     assert index.tolist() == [[0, 1], [0, 1], [-1, -1]]
     assert back.tolist() == [[0, 1], [0, 1]]
 
@@ -146,7 +162,9 @@ def test_visible_arithmetic(engine, device):
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("n_active", range(1, 9))
 def test_the_largest_possible_sums_do_not_overflow(engine, device, n_active, sign):
-    """Two equal columns of one value on up to 1/8 of the tokens: the sum reaches the bound that the scale is set by."""
+    """Two equal columns of one value on up to 1/8 of the tokens: the sum reaches the bound that the
+    scale is set by.
+    """
     a = np.zeros((64, 2), dtype=np.float32)
     a[:n_active, 0] = np.nextafter(np.float32(1), np.float32(0))
     a[40:43, 1] = 0.5, 1, 1
@@ -162,7 +180,9 @@ def test_one_large_value_does_not_hide_small_ones(engine, device):
 
 
 @pytest.mark.parametrize("densities", [[0.1, 0.02], [0.1, 0.4, 0.02, 1.0]])
-def test_reordered_columns_use_the_copy_of_those_they_come_from(engine, device, densities, monkeypatch):
+def test_reordered_columns_use_the_copy_of_those_they_come_from(
+    engine, device, densities, monkeypatch
+):
     a, b = (features(seed, 70, 7, densities, "positive") for seed in (7, 8))
     left, right = sparse(a), sparse(b)
     uploads = []
@@ -171,14 +191,19 @@ def test_reordered_columns_use_the_copy_of_those_they_come_from(engine, device, 
     generator = np.random.default_rng(3)
     for by_left, by_right in ((False, True), (True, False), (True, True)):
         rows = [generator.permutation(70) for _ in range(2)]
-        x, y = (left.reordered(rows[0]) if by_left else left, right.reordered(rows[1]) if by_right else right)
+        x, y = (
+            left.reordered(rows[0]) if by_left else left,
+            right.reordered(rows[1]) if by_right else right,
+        )
         expected = (a[rows[0]] if by_left else a, b[rows[1]] if by_right else b)
         assert_equals_exact(engine.best_pairs(x, y, 2, device), *expected, 2)
     assert len(uploads) == 2
 
 
 def test_crowded_tokens_in_every_rotation(engine, device):
-    """Features that fire on two of 16 tokens, so many that some tokens hold more than two tiles' width of them."""
+    """Features that fire on two of 16 tokens, so many that some tokens hold more than two tiles'
+    width of them.
+    """
     a, b = (np.zeros((16, n), dtype=np.float32) for n in (3, 70))
     generator = np.random.default_rng(14)
     for x in (a, b):
@@ -188,7 +213,9 @@ def test_crowded_tokens_in_every_rotation(engine, device):
     left, right = sparse(a), sparse(b)
     for shift in range(16):
         rows = np.roll(np.arange(16), shift)
-        assert_equals_exact(engine.best_pairs(left.reordered(rows), right, 2, device), a[rows], b, 2)
+        assert_equals_exact(
+            engine.best_pairs(left.reordered(rows), right, 2, device), a[rows], b, 2
+        )
 
 
 @pytest.mark.parametrize(
@@ -206,7 +233,10 @@ def test_columns_in_any_order_of_entries(engine, device):
     left, right = sparse(a), sparse(b)
     found = engine.best_pairs(left, right, 2, device)
     for order in ("by_column", "packed"):
-        alone = [replace(side, source=None).having(**{order: getattr(side, order)}) for side in (left, right)]
+        alone = [
+            replace(side, source=None).having(**{order: getattr(side, order)})
+            for side in (left, right)
+        ]
         assert_same_bytes(engine.best_pairs(*alone, 2, device), found)
 
 
@@ -239,7 +269,9 @@ def test_full_tiles_equal_the_cpu_engine(densities):
     for rows in (np.arange(20_000), np.random.default_rng(1).permutation(20_000)):
         other = right.reordered(rows)
         found = gpu.best_pairs(left, other, 2, "cuda")
-        for (r, index), (cpu_r, cpu_index) in zip(found, on_the_processor(left, other, 2), strict=True):
+        for (r, index), (cpu_r, cpu_index) in zip(
+            found, on_the_processor(left, other, 2), strict=True
+        ):
             np.testing.assert_allclose(r, cpu_r, rtol=0, atol=1.2e-7)
             assert (index == cpu_index).mean() > 0.999
         assert_same_bytes(gpu.best_pairs(left, other, 2, "cuda", programs=3), found)
@@ -296,7 +328,9 @@ def test_compiles_for_compute_capability_9_without_a_gpu(one_piece):
 @pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="the tests run as they are")
 def test_all_of_these_in_the_interpreter():
     if HAS_TRITON and tuple(map(int, importlib.metadata.version("triton").split(".")[:2])) < (3, 7):
-        pytest.skip("the interpreter of Triton before 3.7 does not read loop bounds under numpy 2.4")
+        pytest.skip(
+            "the interpreter of Triton before 3.7 does not read loop bounds under numpy 2.4"
+        )
     environment = dict(os.environ, TRITON_INTERPRET="1")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     root = Path(__file__).parents[2]

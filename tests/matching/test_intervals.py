@@ -1,4 +1,6 @@
-"""Intervals from resampled documents, against documents really concatenated and cases with a known answer."""
+"""Intervals from resampled documents, against documents really concatenated and cases with a known
+answer.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def test_replicates_equal_documents_concatenated(kinds):
     found = resampled_pairs(prepare(a), prepare(b), pairs, resamples)
     expected = [
         [
-            pearson_exact.resampled(a[:, i], b[:, j], document, drawn_documents(resamples, replicate))
+            pearson_exact.resampled(
+                a[:, i], b[:, j], document, drawn_documents(resamples, replicate)
+            )
             for replicate in range(12)
         ]
         for i, j in pairs
@@ -57,15 +61,19 @@ def test_equal_documents_give_an_interval_of_zero_width(kind):
 
 
 def test_two_documents_by_hand():
-    # Document 0: y = x, r = 1.  Document 1: y = 1 - x, r = -1.  Both once: r = 0.  Draws are (2,0), (1,1),
-    # (0,2) with chances 1/4, 1/2, 1/4, so the 95 % interval is [-1, 1].
+    # Document 0: y = x, r = 1.  Document 1: y = 1 - x, r = -1.  Both once: r = 0.  Draws are (2,0),
+    # (1,1), (0,2) with chances 1/4, 1/2, 1/4, so the 95 % interval is [-1, 1].
     x = np.array([[0.0], [1], [0], [1]])
     y = np.array([[0.0], [1], [1], [0]])
     a, b = two_models(x, y, np.array([0, 0, 1, 1], dtype=np.int32))
-    summary = summarise(match_models(a, b, comparison="main").matches, a, b, seed=0, n_replicates=400)
+    summary = summarise(
+        match_models(a, b, comparison="main").matches, a, b, seed=0, n_replicates=400
+    )
     row = summary.filter((pl.col("model") == "A") & (pl.col("stratum") == "all")).row(0, named=True)
     assert (row["mean"], row["mean_lo"], row["mean_hi"]) == pytest.approx((0, -1, 1), abs=1e-6)
-    assert (row["median"], row["median_lo"], row["median_hi"]) == pytest.approx((0, -1, 1), abs=1e-6)
+    assert (row["median"], row["median_lo"], row["median_hi"]) == pytest.approx(
+        (0, -1, 1), abs=1e-6
+    )
 
 
 def test_summary_equals_a_slow_bootstrap():
@@ -87,7 +95,9 @@ def test_summary_equals_a_slow_bootstrap():
         means.append(np.mean(r))
         medians.append(np.median(r))
     width = np.ptp(np.quantile(means, [0.025, 0.975]))
-    np.testing.assert_allclose([row["mean_lo"], row["mean_hi"]], np.quantile(means, [0.025, 0.975]), atol=0.25 * width)
+    np.testing.assert_allclose(
+        [row["mean_lo"], row["mean_hi"]], np.quantile(means, [0.025, 0.975]), atol=0.25 * width
+    )
     width = np.ptp(np.quantile(medians, [0.025, 0.975]))
     np.testing.assert_allclose(
         [row["median_lo"], row["median_hi"]], np.quantile(medians, [0.025, 0.975]), atol=0.3 * width
@@ -98,7 +108,9 @@ def test_strata_count_dead_and_rare_features():
     x = np.zeros((200, 4))
     x[::2, 0], x[::40, 1], x[7, 2] = 1, 1, 1  # 100, 5, 1 and 0 active tokens
     a, b = two_models(x, x, np.repeat(np.arange(10, dtype=np.int32), 20))
-    summary = summarise(match_models(a, b, comparison="main").matches, a, b, seed=0, n_replicates=50)
+    summary = summarise(
+        match_models(a, b, comparison="main").matches, a, b, seed=0, n_replicates=50
+    )
     assert dict(summary.schema) == SUMMARY_SCHEMA and len(summary) == 6
     rows = summary.filter(pl.col("model") == "A")
     assert rows["stratum"].to_list() == ["all", "alive", "frequent"]
@@ -122,7 +134,9 @@ def test_the_seed_decides():
     x, y = generator.random((100, 3)), generator.random((100, 3))
     a, b = two_models(x, y, np.repeat(np.arange(10, dtype=np.int32), 10), DenseFeatures)
     matches = match_models(a, b, comparison="main").matches
-    first, again, other = (summarise(matches, a, b, seed=seed, n_replicates=20) for seed in (1, 1, 2))
+    first, again, other = (
+        summarise(matches, a, b, seed=seed, n_replicates=20) for seed in (1, 1, 2)
+    )
     assert first.equals(again) and not first.equals(other)
     with pytest.raises(InputError, match="n_replicates is 0"):
         summarise(matches, a, b, seed=0, n_replicates=0)

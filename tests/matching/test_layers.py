@@ -1,4 +1,6 @@
-"""All layer pairs: merged tables against one big correlation, ties, undefined features, refused input."""
+"""All layer pairs: merged tables against one big correlation, ties, undefined features, refused
+input.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,16 @@ N_TOKENS = 600
 DOCUMENT = np.repeat(np.arange(20, dtype=np.int32), 30)
 
 
-def model(seed: int, name: str, n_layers: int, n_features: int, stream: str = "s") -> list[SparseFeatures]:
+def model(
+    seed: int, name: str, n_layers: int, n_features: int, stream: str = "s"
+) -> list[SparseFeatures]:
     generator = np.random.default_rng(seed)
     layers = []
     for layer in range(n_layers):
         density = np.resize([0.0, 0.05, 0.1, 0.4], n_features)
-        x = (generator.random((N_TOKENS, n_features)) < density) * generator.exponential(size=n_features)
+        x = (generator.random((N_TOKENS, n_features)) < density) * generator.exponential(
+            size=n_features
+        )
         layers.append(SparseFeatures(scipy.sparse.csr_array(x), stream, DOCUMENT, name, layer))
     return layers
 
@@ -36,7 +42,10 @@ def test_tables_equal_one_big_correlation():
     a, b = model(0, "A", 3, 8), model(1, "B", 2, 12)
     done = []
     tables = match_models(a, b, comparison="main", progress=lambda *at: done.append(at))
-    assert dict(tables.matches.schema) == MATCHES_SCHEMA and dict(tables.layers.schema) == LAYERS_SCHEMA
+    assert (
+        dict(tables.matches.schema) == MATCHES_SCHEMA
+        and dict(tables.layers.schema) == LAYERS_SCHEMA
+    )
     assert done == [(number, 6) for number in range(1, 7)]
     for own, other, r, width in ((a, b, corrcoef(a, b), 12), (b, a, corrcoef(a, b).T, 8)):
         rows = tables.matches.filter(pl.col("model") == own[0].name)
@@ -83,7 +92,9 @@ def test_planted_partners_across_layers():
     a = model(2, "A", 2, 8)
     shuffled = [a[1].matrix[:, ::-1], a[0].matrix[:, ::-1]]
     b = [SparseFeatures(x, "s", DOCUMENT, "B", layer) for layer, x in enumerate(shuffled)]
-    rows = match_models(a, b, comparison="main").matches.filter((pl.col("model") == "A") & pl.col("r").is_not_nan())
+    rows = match_models(a, b, comparison="main").matches.filter(
+        (pl.col("model") == "A") & pl.col("r").is_not_nan()
+    )
     assert (rows["best_layer"] == 1 - rows["layer"]).all()
     assert (rows["best_feature"] == 7 - rows["feature"]).all()
     np.testing.assert_allclose(rows["r"], 1, atol=1e-6)
@@ -95,7 +106,9 @@ def test_neurons_are_matched_too():
     b = [DenseFeatures(-x[:, :3], "s", DOCUMENT, "B", 0)]
     tables = match_models(a, b, comparison="neurons")
     r = np.corrcoef(x.T, -x[:, :3].T)[:5, 5:]
-    np.testing.assert_allclose(tables.matches.filter(pl.col("model") == "A")["r"], r.max(axis=1), atol=1e-6)
+    np.testing.assert_allclose(
+        tables.matches.filter(pl.col("model") == "A")["r"], r.max(axis=1), atol=1e-6
+    )
     assert tables.matches["kind"].unique().to_list() == ["neuron"]
 
 

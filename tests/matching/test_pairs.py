@@ -1,4 +1,6 @@
-"""Pairs of layers: exchanges against reordered matrices, files of pairs and of prepared columns, merged nulls."""
+"""Pairs of layers: exchanges against reordered matrices, files of pairs and of prepared columns,
+merged nulls.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def features(seed: int, n_features: int = 12) -> scipy.sparse.csr_array:
     """Densities on both sides of the threshold, and a column that is constant."""
     generator = np.random.default_rng(seed)
     density = np.resize([0.02, 0.05, 0.4, 0.0, 0.1], n_features)
-    x = (generator.random((N_TOKENS, n_features)) < density) * generator.exponential(size=(N_TOKENS, n_features))
+    x = (generator.random((N_TOKENS, n_features)) < density) * generator.exponential(
+        size=(N_TOKENS, n_features)
+    )
     return scipy.sparse.csr_array(x.astype(np.float32))
 
 
@@ -29,7 +33,10 @@ def order(seed: int) -> np.ndarray:
 def test_reordered_columns_are_those_of_the_reordered_matrix():
     a, b, rows = features(0), features(1, 15), order(3)
     expected_b, found_b = prepare(b.toarray()[rows]), prepare(b).reordered(rows)
-    for x, y in (((prepare(a), found_b), (a, expected_b)), ((found_b, prepare(a)), (expected_b, a))):
+    for x, y in (
+        ((prepare(a), found_b), (a, expected_b)),
+        ((found_b, prepare(a)), (expected_b, a)),
+    ):
         found, expected = max_pearson(*x, k=2), max_pearson(*y, k=2)
         np.testing.assert_array_equal(found.a_to_b.index, expected.a_to_b.index)
         np.testing.assert_allclose(found.a_to_b.r, expected.a_to_b.r, atol=2e-7)
@@ -41,7 +48,9 @@ def test_reordered_columns_are_those_of_the_reordered_matrix():
 def test_two_orders_after_each_other():
     b, first, second = prepare(features(1)), order(3), order(4)
     for found, expected in zip(
-        b.reordered(first).reordered(second).by_token, b.reordered(first[second]).by_token, strict=True
+        b.reordered(first).reordered(second).by_token,
+        b.reordered(first[second]).by_token,
+        strict=True,
     ):
         np.testing.assert_array_equal(found, expected)
 
@@ -77,7 +86,10 @@ def test_stored_columns_match_as_prepared_ones(tmp_path, n_features):
         store_columns(prepare(x), tmp_path / name, "key")
     assert stored_columns(tmp_path / "a", "another key", "packed") is None
     expected = max_pearson(b, a, 2)
-    left, right = stored_columns(tmp_path / "b", "key", "by_column"), stored_columns(tmp_path / "a", "key", "packed")
+    left, right = (
+        stored_columns(tmp_path / "b", "key", "by_column"),
+        stored_columns(tmp_path / "a", "key", "packed"),
+    )
     assert left is not None and right is not None
     found = max_pearson(left, right, 2)
     assert found.a_to_b.r.tobytes() == expected.a_to_b.r.tobytes()
@@ -98,13 +110,23 @@ def test_the_null_over_layers_is_the_highest_of_all_layers():
     a = [SparseFeatures(features(layer), "s", DOCUMENT, "A", layer) for layer in range(2)]
     b = [SparseFeatures(features(layer + 5), "s", DOCUMENT, "B", layer) for layer in range(3)]
     matches = match_models(a, b, comparison="main", exchanges=[order(9)]).matches
-    reordered = [max_pearson(a[0].matrix, prepare(layer.matrix).reordered(order(9))).a_to_b.r[:, 0] for layer in b]
+    reordered = [
+        max_pearson(a[0].matrix, prepare(layer.matrix).reordered(order(9))).a_to_b.r[:, 0]
+        for layer in b
+    ]
     highest = np.fmax.reduce(reordered)
     first = matches.filter((matches["model"] == "A") & (matches["layer"] == 0))
     assert np.isnan(first["p"].to_numpy()[np.isnan(highest)]).all()
     partners = matches.filter(matches["partner_layer"] >= 0)
-    assert len(partners) == 2 * partners.filter(partners["model"] == "A").height  # one to one: as many on both sides
+    assert (
+        len(partners) == 2 * partners.filter(partners["model"] == "A").height
+    )  # one to one: as many on both sides
     there = partners.filter(partners["model"] == "B")
-    forward = {(r["layer"], r["feature"], r["partner_layer"], r["partner_feature"])
-               for r in partners.filter(partners["model"] == "A").to_dicts()}  # fmt: skip
-    assert forward == {(r["partner_layer"], r["partner_feature"], r["layer"], r["feature"]) for r in there.to_dicts()}
+    forward = {
+        (r["layer"], r["feature"], r["partner_layer"], r["partner_feature"])
+        for r in partners.filter(partners["model"] == "A").to_dicts()
+    }
+    assert forward == {
+        (r["partner_layer"], r["partner_feature"], r["layer"], r["feature"])
+        for r in there.to_dicts()
+    }

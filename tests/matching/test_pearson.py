@@ -17,8 +17,12 @@ from homolog.matching import max_pearson, prepare
 from homolog.matching import pearson as engine
 
 
-def features(seed: int, n_tokens: int, n_features: int, densities: list[float], kind: str) -> np.ndarray:
-    """Float32 columns whose densities cycle through `densities`; kind: positive, signed, binary, integer."""
+def features(
+    seed: int, n_tokens: int, n_features: int, densities: list[float], kind: str
+) -> np.ndarray:
+    """Float32 columns whose densities cycle through `densities`; kind: positive, signed, binary,
+    integer.
+    """
     generator = np.random.default_rng(seed)
     active = generator.random((n_tokens, n_features)) < np.resize(densities, n_features)
     values = {
@@ -30,7 +34,9 @@ def features(seed: int, n_tokens: int, n_features: int, densities: list[float], 
     return (active * values).astype(np.float32)
 
 
-def assert_matches(a: np.ndarray, b: np.ndarray, found: engine.Best, k: int, r: np.ndarray | None = None) -> None:
+def assert_matches(
+    a: np.ndarray, b: np.ndarray, found: engine.Best, k: int, r: np.ndarray | None = None
+) -> None:
     r = pearson_exact.correlations(a, b) if r is None else r
     for side, table in ((found.a_to_b, r), (found.b_to_a, r.T)):
         values, _ = pearson_exact.best(table, k)
@@ -38,7 +44,9 @@ def assert_matches(a: np.ndarray, b: np.ndarray, found: engine.Best, k: int, r: 
         assert side.r.dtype == np.float32 and side.index.dtype == np.int64
         assert ((side.index == -1) == np.isnan(side.r)).all()
         at_index = np.take_along_axis(table, np.maximum(side.index, 0), axis=1)
-        np.testing.assert_allclose(side.r, np.where(side.index < 0, np.nan, at_index), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+            side.r, np.where(side.index < 0, np.nan, at_index), rtol=0, atol=1e-6
+        )
 
 
 @settings(max_examples=40, deadline=None)
@@ -59,7 +67,9 @@ def test_equals_exact_arithmetic(seed, n_tokens, shape, densities, kind, k, bloc
             patch.setattr(engine, "DENSE_BLOCK", 2)
             patch.setattr(engine, "SPARSE_BY_DENSE", 2)
             patch.setattr(engine, "FEW_DENSE", 0 if blocks == "many by BLAS" else 128)
-        assert_matches(a, b, max_pearson(scipy.sparse.csr_array(a), scipy.sparse.csc_array(b), k), k)
+        assert_matches(
+            a, b, max_pearson(scipy.sparse.csr_array(a), scipy.sparse.csc_array(b), k), k
+        )
         assert_matches(a, b, max_pearson(a, torch.from_numpy(b), k), k)
 
 
@@ -79,7 +89,8 @@ def test_visible_arithmetic():
     a = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
     b = np.array([[1.0, 1.0, 5.0], [1.0, 0.0, 5.0], [0.0, 0.0, 5.0], [0.0, 1.0, 5.0]])
     found = max_pearson(a, b, k=3)
-    # n = 4; a0 and b0: (4*1 - 1*2) / sqrt((4-1)(4*2-4)) = 2 / sqrt(12); a1 and b0: (0 - 2) / sqrt(12)
+    # n = 4; a0 and b0: (4*1 - 1*2) / sqrt((4-1)(4*2-4)) = 2 / sqrt(12); a1 and b0: (0 - 2) /
+    # sqrt(12)
     third = 1 / np.sqrt(3)
     expected = np.array([[third, third, np.nan], [third, -third, np.nan]])
     np.testing.assert_allclose(found.a_to_b.r, expected, atol=1e-7)
@@ -158,7 +169,10 @@ def test_transposed_call_and_threads_give_the_same_bytes():
 
 def test_memory_never_holds_all_pairs():
     n = 6000  # all pairs: 6000 x 6000 x 8 bytes = 288 MB
-    a, b = (scipy.sparse.random_array((400, n), density=0.005, rng=seed, format="csr") for seed in (0, 1))
+    a, b = (
+        scipy.sparse.random_array((400, n), density=0.005, rng=seed, format="csr")
+        for seed in (0, 1)
+    )
     left, right = prepare(a), prepare(b)
     max_pearson(left, right)
     tracemalloc.start()
@@ -187,7 +201,10 @@ def test_too_few_tokens_are_undefined(n_tokens):
 
 def test_bad_input_is_named():
     good = np.eye(4)
-    for bad in (np.where(good == 1, np.nan, 0), scipy.sparse.csr_array(np.where(good == 1, np.inf, 0))):
+    for bad in (
+        np.where(good == 1, np.nan, 0),
+        scipy.sparse.csr_array(np.where(good == 1, np.inf, 0)),
+    ):
         with pytest.raises(InputError, match=r"b\[0, 0\].*finite"):
             max_pearson(good, bad)
     with pytest.raises(InputError, match=r"\(4, 3\).*a \(4 tokens\) and of b \(3 tokens\)"):

@@ -1,4 +1,6 @@
-"""The planted features have the properties they claim, and the calibrated criterion finds who is whose partner."""
+"""The planted features have the properties they claim, and the calibrated criterion finds who is
+whose partner.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,12 @@ def plain() -> PlantedMatches:
 
 def test_shapes_and_truth(plain):
     for x in (plain.a, plain.b):
-        assert x.shape == (TOKENS, 100) and x.dtype == np.float32 and x.has_canonical_format and (x.data > 0).all()
+        assert (
+            x.shape == (TOKENS, 100)
+            and x.dtype == np.float32
+            and x.has_canonical_format
+            and (x.data > 0).all()
+        )
     assert plain.document.dtype == np.int32 and plain.document[0] == 0
     assert set(np.diff(plain.document).tolist()) == {0, 1}
     for own, other in ((plain.partner_a, plain.partner_b), (plain.partner_b, plain.partner_a)):
@@ -52,11 +59,17 @@ def test_nothing_is_read_from_places_or_sizes(plain):
     # by chance one place in 100 agrees; rank correlations of 50 numbers have a spread of 1/7
     assert (paired == partner).mean() < 0.1
     largest = [x.max(axis=0).toarray() for x in (plain.a, plain.b)]
-    for own, other in ((paired, partner), (largest[0][paired], largest[1][partner]), (np.arange(100), plain.noise_a)):
+    for own, other in (
+        (paired, partner),
+        (largest[0][paired], largest[1][partner]),
+        (np.arange(100), plain.noise_a),
+    ):
         ranks = [np.argsort(np.argsort(v[~np.isnan(other)])) for v in (own, other)]
         assert abs(np.corrcoef(ranks)[0, 1]) < 0.5
     assert largest[0].max() / largest[0].min() > 20  # scales from 1/10 to 10
-    assert abs(paired.mean() - 49.5) < 15  # and the shared ones lie anywhere: 50 of 100 have a mean of 49.5 +- 3
+    assert (
+        abs(paired.mean() - 49.5) < 15
+    )  # and the shared ones lie anywhere: 50 of 100 have a mean of 49.5 +- 3
 
 
 def test_the_same_seed_gives_the_same_bytes():
@@ -71,29 +84,40 @@ def test_the_same_seed_gives_the_same_bytes():
 def test_frequencies_and_values(plain):
     for x, frequency in ((plain.a, plain.frequency_a), (plain.b, plain.frequency_b)):
         observed = np.bincount(x.indices, minlength=100) / TOKENS
-        # some 120 documents, each with an activity of relative spread 1: a frequency is known to 1 / sqrt(120) = 9 %,
-        # the mean of 100 of them to 1 %; noisy copies fire up to 6 % less often (a spurious firing may meet a true one)
+        # some 120 documents, each with an activity of relative spread 1: a frequency is known to 1
+        # / sqrt(120) = 9 %, the mean of 100 of them to 1 %; noisy copies fire up to 6 % less often
+        # (a spurious firing may meet a true one)
         assert np.abs(np.log(observed / frequency)).max() < 0.5
         assert -0.06 < np.log(observed / frequency).mean() < 0.03
     clean = plain.a.tocsc()
-    log_sd = [np.log(clean.data[low:high]).std() for low, high in zip(clean.indptr[:-1], clean.indptr[1:], strict=True)]
+    log_sd = [
+        np.log(clean.data[low:high]).std()
+        for low, high in zip(clean.indptr[:-1], clean.indptr[1:], strict=True)
+    ]
     assert abs(np.mean(log_sd) - 0.5) < 0.01
     heavy = plant_matches(
         TOKENS, 40, seed=4, frequency=(0.02, 0.05), leak=0, threshold=0, values="exponential"
     ).a.tocsc()
-    parts = [heavy.data[low:high] for low, high in zip(heavy.indptr[:-1], heavy.indptr[1:], strict=True)]
-    assert abs(np.mean([part.mean() / part.std() for part in parts]) - 1) < 0.03  # mean = sd, unlike 1.88 above
+    parts = [
+        heavy.data[low:high] for low, high in zip(heavy.indptr[:-1], heavy.indptr[1:], strict=True)
+    ]
+    assert (
+        abs(np.mean([part.mean() / part.std() for part in parts]) - 1) < 0.03
+    )  # mean = sd, unlike 1.88 above
 
 
 def test_pairs_correlate_as_the_noise_says(plain):
     paired = np.flatnonzero(plain.partner_a >= 0)
-    r = correlations(plain.a.toarray()[:, paired], plain.b.toarray()[:, plain.partner_a[paired]]).diagonal()
+    r = correlations(
+        plain.a.toarray()[:, paired], plain.b.toarray()[:, plain.partner_a[paired]]
+    ).diagonal()
     p, s = plain.frequency_a[paired], plain.noise_a[paired]
     m, u = np.exp(0.5**2), np.exp(s**2)  # E[v^2] of log-sd 0.5, E[u^2] of log-sd s
     spurious = s * p * (1 - 2 * p)  # where the latent is silent: E[(1 - p g) s p g], E[g^2] = 2
     mean_y, square_y = p * (1 - s) + spurious, p * (1 - s) * m * u + spurious * m
     expected = (p * (1 - s) * m - p * mean_y) / np.sqrt((p * m - p**2) * (square_y - mean_y**2))
-    # 600 to 3000 firings a feature with heavy-tailed values: a few hundredths each, some thousandths on average
+    # 600 to 3000 firings a feature with heavy-tailed values: a few hundredths each, some
+    # thousandths on average
     assert np.abs(r - expected).max() < 0.08
     assert abs((r - expected).mean()) < 0.01
     assert expected.min() < 0.4 and expected.max() > 0.95
@@ -106,7 +130,8 @@ def test_latents_cluster_in_documents_and_copies_in_the_same(plain):
     for shape, planted in ((1.0, plain), (0.5, plant_matches(TOKENS, 100, seed=5, **burst))):
         expected = np.bincount(planted.document)[:, None] * planted.frequency_a
         count = counts_by_document(planted.a, planted.document)
-        # count = Poisson(expected g): E[(count - expected)^2 - expected] = expected^2 Var(g) = expected^2 / shape
+        # count = Poisson(expected g): E[(count - expected)^2 - expected] = expected^2 Var(g) =
+        # expected^2 / shape
         clustering = ((count - expected) ** 2 / expected - 1).sum() / expected.sum()
         assert 0.8 / shape < clustering < 1.2 / shape
     length = np.bincount(plain.document)[:, None]
@@ -119,12 +144,16 @@ def test_latents_cluster_in_documents_and_copies_in_the_same(plain):
 
 def test_what_is_not_shared_is_independent_unless_topics_are(plain):
     r = correlations(plain.a.toarray()[:, plain.partner_a < 0], plain.b.toarray())
-    # spread 1 / sqrt(n) for independent tokens; documents of independent activity add nothing to the mean of r
+    # spread 1 / sqrt(n) for independent tokens; documents of independent activity add nothing to
+    # the mean of r
     assert abs(r.mean()) < 5 / np.sqrt(TOKENS * r.size)
     assert 0.8 < r.std() * np.sqrt(TOKENS) < 1.2
-    topical = plant_matches(TOKENS, 100, seed=6, frequency=(0.01, 0.05), leak=0, n_topics=2, topic_shape=0.3)
+    topical = plant_matches(
+        TOKENS, 100, seed=6, frequency=(0.01, 0.05), leak=0, n_topics=2, topic_shape=0.3
+    )
     r = correlations(topical.a.toarray()[:, topical.partner_a < 0], topical.b.toarray())
-    # one pair in two shares its topic: covariance p q / shape, so r = sqrt(p q) / (0.3 M) = 0.025 / 0.385 = 0.065
+    # one pair in two shares its topic: covariance p q / shape, so r = sqrt(p q) / (0.3 M) = 0.025 /
+    # 0.385 = 0.065
     assert 0.015 < r.mean() < 0.06
 
 
@@ -133,12 +162,17 @@ def test_superposition_ties_a_column_to_its_sources():
     mixed = plant_matches(TOKENS, 100, seed=7, leak=0.5, n_leaks=2, threshold=0.3, **frequencies)
     for x, frequency in ((mixed.a, mixed.frequency_a), (mixed.b, mixed.frequency_b)):
         r = correlations(x.toarray(), x.toarray()) - np.eye(100)
-        # a column has 2 sources and is, on average, a source of 2 others; those with a source in common add a few
+        # a column has 2 sources and is, on average, a source of 2 others; those with a source in
+        # common add a few
         assert 4 <= (r > 0.15).sum(axis=1).mean() <= 8
-        i, j = np.nonzero(r > 0.3)  # sources lie within 10 of 100 ranks: a tenth of the range of the logarithms, log 5
+        i, j = np.nonzero(
+            r > 0.3
+        )  # sources lie within 10 of 100 ranks: a tenth of the range of the logarithms, log 5
         assert len(i) > 50 and np.abs(np.log(frequency[i] / frequency[j])).max() < 0.5
         grown = np.bincount(x.indices, minlength=100) / TOKENS / frequency
-        assert 1.2 < grown.mean() < 2.9  # 1 + 2 P(0.5 v > 0.3) = 2.6, where none of the three fire together
+        assert (
+            1.2 < grown.mean() < 2.9
+        )  # 1 + 2 P(0.5 v > 0.3) = 2.6, where none of the three fire together
     apart = plant_matches(TOKENS, 100, seed=7, leak=0.0, **frequencies).a.toarray()
     assert (correlations(apart, apart) - np.eye(100)).max() < 0.1
 
@@ -157,7 +191,9 @@ def test_bad_input_is_named():
 
 @pytest.mark.parametrize("shared", [0.0, 0.5, 1.0])
 def test_targets_hold_end_to_end(shared):
-    """At most 1 % false matches, the share within 2 points, where neither a threshold nor the null alone holds them."""
+    """At most 1 % false matches, the share within 2 points, where neither a threshold nor the null
+    alone holds them.
+    """
     planted = plant_matches(80_000, 300, seed=11, shared=shared, frequency=(1e-3, 5e-2))
     exchanges = document_exchanges(planted.document, 6, seed=0)
     pair = match_pair(prepare(planted.a), prepare(planted.b), 1, exchanges=exchanges, threads=1)
@@ -173,5 +209,7 @@ def test_targets_hold_end_to_end(shared):
         assert (called & (index != partner)).sum() <= 0.01 * max(1, called.sum())
         assert abs(called.mean() - shared) <= 0.02
         if shared == 0.5:
-            assert significant.mean() > shared + 0.1  # superposition ties features that are not the same
+            assert (
+                significant.mean() > shared + 0.1
+            )  # superposition ties features that are not the same
             assert (r > 0.1).mean() > shared + 0.1 and (r > 0.7).mean() < shared - 0.1

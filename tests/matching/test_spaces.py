@@ -1,4 +1,6 @@
-"""CKA, SVCCA and RSA of spaces, against their definitions on raw data, scipy, planted correlations and invariances."""
+"""CKA, SVCCA and RSA of spaces, against their definitions on raw data, scipy, planted correlations
+and invariances.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from homolog.matching.spaces import SpaceMoments, decoder_similarity
 
 
 def cka_by_kernels(x: np.ndarray, y: np.ndarray) -> float:
-    """HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with the kernels of all token pairs and the centring matrix."""
+    """HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with the kernels of all token pairs and the centring
+    matrix.
+    """
     n = len(x)
     centring = np.eye(n) - np.ones((n, n)) / n
     k, l_ = centring @ (x @ x.T) @ centring, centring @ (y @ y.T) @ centring
@@ -25,13 +29,19 @@ def cka_by_kernels(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def svcca_by_angles(x: np.ndarray, y: np.ndarray) -> tuple[float, int, int]:
-    """SVD of the raw data, then the angles between the column spaces (scipy, Bjoerck and Golub); and what was kept."""
+    """SVD of the raw data, then the angles between the column spaces (scipy, Bjoerck and Golub);
+    and what was kept.
+    """
     kept = []
     for space in (np.float64(x), np.float64(y)):
         left, length, _ = np.linalg.svd(space - space.mean(0), full_matrices=False)
         share = np.cumsum(length**2) / np.sum(length**2)
         kept.append(left[:, : np.searchsorted(share, 0.99) + 1])
-    return float(np.cos(scipy.linalg.subspace_angles(*kept)).mean()), kept[0].shape[1], kept[1].shape[1]
+    return (
+        float(np.cos(scipy.linalg.subspace_angles(*kept)).mean()),
+        kept[0].shape[1],
+        kept[1].shape[1],
+    )
 
 
 def rsa_by_scipy(x: np.ndarray, y: np.ndarray) -> float:
@@ -40,10 +50,14 @@ def rsa_by_scipy(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def layers(generator: np.random.Generator, n: int, widths: list[int]) -> list[np.ndarray]:
-    """Spaces over the same tokens that share their causes, with skewed variances and means far from 0."""
+    """Spaces over the same tokens that share their causes, with skewed variances and means far from
+    0.
+    """
     cause = generator.standard_normal((n, 6))
     return [
-        (cause @ generator.standard_normal((6, d)) + generator.standard_normal((n, d))) * 0.7 ** np.arange(d) + 30
+        (cause @ generator.standard_normal((6, d)) + generator.standard_normal((n, d)))
+        * 0.7 ** np.arange(d)
+        + 30
         for d in widths
     ]
 
@@ -72,8 +86,9 @@ def test_all_layer_pairs_equal_the_definitions_on_raw_data():
 
 
 def test_planted_canonical_correlations():
-    # Orthonormal columns u, v, centred; y_k = r_k u_k + sqrt(1 - r_k^2) v_k has the canonical correlations r_k = 0.9,
-    # 0.6, 0.1 with u, and CKA (0.81 + 0.36 + 0.01) / 3, as all scatter matrices are the identity.
+    # Orthonormal columns u, v, centred; y_k = r_k u_k + sqrt(1 - r_k^2) v_k has the canonical
+    # correlations r_k = 0.9, 0.6, 0.1 with u, and CKA (0.81 + 0.36 + 0.01) / 3, as all scatter
+    # matrices are the identity.
     raw = np.random.default_rng(1).standard_normal((300, 6))
     q = np.linalg.qr(raw - raw.mean(0))[0]
     r = np.array([0.9, 0.6, 0.1])
@@ -83,8 +98,9 @@ def test_planted_canonical_correlations():
 
 
 def test_four_tokens_by_hand():
-    # x = (-1, 1) over tokens 0 0 1 1, y over tokens 0 1 0 1 and x itself: Pearson 0 and 1.
-    # One channel x against two channels (x, y): S_xy = (4, 0), S_xx = 4, S_yy = 4 I: CKA = 16 / (4 * 4 sqrt(2)).
+    # x = (-1, 1) over tokens 0 0 1 1, y over tokens 0 1 0 1 and x itself: Pearson 0 and 1. One
+    # channel x against two channels (x, y): S_xy = (4, 0), S_xx = 4, S_yy = 4 I: CKA = 16 / (4 * 4
+    # sqrt(2)).
     x, y = np.array([[-1.0], [-1], [1], [1]]), np.array([[-1.0], [1], [-1], [1]])
     assert measured(x, np.hstack([x, y]))[0] == pytest.approx(1 / np.sqrt(2), abs=1e-14)
     assert measured(x, y)[0] == pytest.approx(0, abs=1e-14)
@@ -101,7 +117,9 @@ def test_invariances():
     np.testing.assert_allclose(measured(y, -2 * y @ rotation + 1), (1, 1), atol=1e-10)
     affine = rotation * np.linspace(1, 2, 8)  # such that all directions are still kept
     changed = measured(x, y @ affine - 7)
-    assert changed[1] == pytest.approx(svcca, abs=1e-9)  # canonical correlations do not see an invertible map,
+    assert changed[1] == pytest.approx(
+        svcca, abs=1e-9
+    )  # canonical correlations do not see an invertible map,
     assert abs(changed[0] - cka) > 1e-3  # CKA does
 
 
@@ -131,7 +149,12 @@ def test_sums_are_exact_scatter_matrices_whatever_the_kind_of_input():
     x[:, 0] -= x[:, 0].mean()  # multiples of 1/64
     expected = (x - x.mean(0)).astype(np.float64).T @ (y - y.mean(0)).astype(np.float64)
     y.setflags(write=False)
-    for kind in (np.asarray, torch.from_numpy, lambda z: torch.from_numpy(z).double(), np.asfortranarray):
+    for kind in (
+        np.asarray,
+        torch.from_numpy,
+        lambda z: torch.from_numpy(z).double(),
+        np.asfortranarray,
+    ):
         moments = SpaceMoments([3], [2])
         moments.add([kind(x)], [torch.from_numpy(y.copy()).bfloat16()])
         np.testing.assert_allclose(moments.arrays()["scatter.0.1"], expected, atol=1e-10)
@@ -167,13 +190,17 @@ def test_the_bytes_do_not_depend_on_threads():
 
 def test_chance_is_the_mean_over_all_shuffles_of_the_tokens():
     # All 7! orders of 7 tokens; 7 = 2 (2 + 1) + 1 is where SVCCA begins.
-    x, y = (np.random.default_rng(seed).standard_normal((7, width)) for seed, width in ((6, 2), (7, 1)))
+    x, y = (
+        np.random.default_rng(seed).standard_normal((7, width)) for seed, width in ((6, 2), (7, 1))
+    )
     moments = SpaceMoments([2], [1])
     moments.add([x], [y])
     found = moments.similarity()
     assert (found.kept_a[0], found.kept_b[0]) == (2, 1)
     x, y = x - x.mean(0), (y - y.mean(0))[np.array(list(itertools.permutations(range(7))))]
-    cka = np.sum((x.T @ y) ** 2, axis=(1, 2)) / (np.linalg.norm(x.T @ x) * np.linalg.norm(y[0]) ** 2)
+    cka = np.sum((x.T @ y) ** 2, axis=(1, 2)) / (
+        np.linalg.norm(x.T @ x) * np.linalg.norm(y[0]) ** 2
+    )
     assert found.cka_chance[0, 0] == pytest.approx(cka.mean(), abs=1e-12)
     correlation = np.linalg.norm(np.linalg.qr(x)[0].T @ y, axis=1) / np.linalg.norm(y[0])
     assert found.svcca[0, 0] == pytest.approx(correlation[0, 0], abs=1e-12)
@@ -189,7 +216,9 @@ def test_undefined_is_nan():
     moments.add([x[:30], constant[:30]], [y[:30]])
     moments.add([x[30:], constant[30:]], [y[30:]])
     found = moments.similarity()
-    assert np.isfinite([found.cka[0, 0], found.svcca[0, 0], found.cka_chance[0, 0], found.svcca_chance[0, 0]]).all()
+    assert np.isfinite(
+        [found.cka[0, 0], found.svcca[0, 0], found.cka_chance[0, 0], found.svcca_chance[0, 0]]
+    ).all()
     assert found.kept_a.tolist() == [5, 0]
     for table in (found.cka, found.svcca, found.cka_chance, found.svcca_chance):
         assert np.isnan(table[1, 0])
@@ -205,26 +234,40 @@ def test_undefined_is_nan():
 def test_errors_say_what_to_give():
     x, y = np.zeros((4, 3)), np.zeros((4, 2))
     moments = SpaceMoments([3, 3], [2])
-    with pytest.raises(InputError, match=r"widths_b is \(\), but each model needs at least one layer"):
+    with pytest.raises(
+        InputError, match=r"widths_b is \(\), but each model needs at least one layer"
+    ):
         SpaceMoments([3], [])
-    with pytest.raises(InputError, match="layers of residuals_a is 1, but moments were opened for 2 layers"):
+    with pytest.raises(
+        InputError, match="layers of residuals_a is 1, but moments were opened for 2 layers"
+    ):
         moments.add([x], [y])
-    with pytest.raises(InputError, match=r"shape of residuals_a\[1\] is \(4, 2\), but it needs the shape \(4, 3\)"):
+    with pytest.raises(
+        InputError, match=r"shape of residuals_a\[1\] is \(4, 2\), but it needs the shape \(4, 3\)"
+    ):
         moments.add([x, y], [y])
-    with pytest.raises(InputError, match=r"shape of residuals_b\[0\] is \(3, 2\), but it needs the shape \(4, 2\)"):
+    with pytest.raises(
+        InputError, match=r"shape of residuals_b\[0\] is \(3, 2\), but it needs the shape \(4, 2\)"
+    ):
         moments.add([x, x], [y[:3]])
     for value in (np.nan, np.inf):
         bad = torch.zeros(4, 2)
         bad[2, 1] = value
         for broken in (bad, bad.numpy()):
-            with pytest.raises(InputError, match=rf"residuals_b\[0\], row 2, channel 1 is {value}, but moments"):
+            with pytest.raises(
+                InputError, match=rf"residuals_b\[0\], row 2, channel 1 is {value}, but moments"
+            ):
                 moments.add([x, x], [broken])
     assert moments.n_tokens == 0 and not moments.arrays()["scatter.0.2"].any()  # nothing was taken
-    with pytest.raises(InputError, match=r"widths is \(\(3,\), \(2,\)\), but moments are merged with"):
+    with pytest.raises(
+        InputError, match=r"widths is \(\(3,\), \(2,\)\), but moments are merged with"
+    ):
         moments.merge(SpaceMoments([3], [2]))
     arrays = moments.arrays()
     del arrays["scatter.1.2"]
-    with pytest.raises(InputError, match=r"scatter\.1\.2 is 'missing', but stored moments need .* shape \(3, 2\)"):
+    with pytest.raises(
+        InputError, match=r"scatter\.1\.2 is 'missing', but stored moments need .* shape \(3, 2\)"
+    ):
         SpaceMoments.from_arrays(arrays)
     with pytest.raises(InputError, match=r"mean\.0 is \(2,\), but stored moments need"):
         SpaceMoments.from_arrays(moments.arrays() | {"mean.0": np.zeros(2)})
@@ -244,10 +287,14 @@ def test_sums_on_a_gpu_equal_those_on_the_processor():
     np.testing.assert_allclose(found[0].svcca, found[1].svcca, atol=1e-9)
 
 
-def decoders(generator: np.random.Generator, n: int, d_a: int, d_b: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
+def decoders(
+    generator: np.random.Generator, n: int, d_a: int, d_b: int, noise: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Directions of B that are those of A under a linear map, with noise."""
     a = generator.standard_normal((n, d_a))
-    b = a @ generator.standard_normal((d_a, d_b)) / np.sqrt(d_a) + noise * generator.standard_normal((n, d_b))
+    b = a @ generator.standard_normal((d_a, d_b)) / np.sqrt(
+        d_a
+    ) + noise * generator.standard_normal((n, d_b))
     return a.astype(np.float32), b.astype(np.float32)
 
 
@@ -292,12 +339,13 @@ def test_rsa_takes_the_first_pairs_svcca_all(monkeypatch):
 
 
 def test_equal_directions_are_ties():
-    # Cosines among 3 orthogonal directions given twice: 1 for the 3 twins, 0 for the other 12 of 15 pairs.
+    # Cosines among 3 orthogonal directions given twice: 1 for the 3 twins, 0 for the other 12 of 15
+    # pairs.
     q = np.linalg.qr(np.random.default_rng(14).standard_normal((7, 7)))[0]
     a, b = np.vstack([q[:3], q[:3]]), np.vstack([q[3:6], q[3:6]])
     assert decoder_similarity(a, b, seed=0).rsa == pytest.approx(1, abs=1e-12)
-    # With B's twins elsewhere (1-2, 4-5, 0-3 against 0-3, 1-4, 2-5: one in common), the two indicators have
-    # Pearson (1 / 15 - 1 / 25) / (1 / 5 * 4 / 5) = 1 / 6.
+    # With B's twins elsewhere (1-2, 4-5, 0-3 against 0-3, 1-4, 2-5: one in common), the two
+    # indicators have Pearson (1 / 15 - 1 / 25) / (1 / 5 * 4 / 5) = 1 / 6.
     b = q[[3, 4, 4, 3, 5, 5]]
     assert decoder_similarity(a, b, seed=0).rsa == pytest.approx(1 / 6, abs=1e-12)
 
@@ -306,10 +354,19 @@ def test_too_few_pairs_are_undefined():
     a, b = np.random.default_rng(15).standard_normal((2, 41, 5))
     for n in (0, 1, 2):
         found = decoder_similarity(a[:n], b[:n], seed=0)
-        values = (found.rsa, found.rsa_baseline, found.rsa_baseline_sd, found.svcca, found.svcca_baseline)
+        values = (
+            found.rsa,
+            found.rsa_baseline,
+            found.rsa_baseline_sd,
+            found.svcca,
+            found.svcca_baseline,
+        )
         assert np.isnan(values).all() and found.n_pairs == n
     found = decoder_similarity(a[:20], b[:20], seed=0)
-    assert np.isfinite(found.rsa) and np.isnan([found.svcca, found.svcca_baseline, found.svcca_baseline_sd]).all()
+    assert (
+        np.isfinite(found.rsa)
+        and np.isnan([found.svcca, found.svcca_baseline, found.svcca_baseline_sd]).all()
+    )
     found = decoder_similarity(a[:21], b[:21], seed=0)  # 2 (5 + 5) + 1
     assert np.isfinite([found.svcca, found.svcca_baseline, found.svcca_baseline_sd]).all()
     same = decoder_similarity(np.ones((30, 2)), b[:30], seed=0)
@@ -318,10 +375,15 @@ def test_too_few_pairs_are_undefined():
 
 def test_errors_of_decoders():
     a, b = np.ones((5, 3)), np.ones((5, 2))
-    with pytest.raises(InputError, match=r"shape of directions_b is \(4, 2\), but it needs the shape \(5, d_model\)"):
+    with pytest.raises(
+        InputError,
+        match=r"shape of directions_b is \(4, 2\), but it needs the shape \(5, d_model\)",
+    ):
         decoder_similarity(a, b[:4], seed=0)
     with pytest.raises(InputError, match="n_shuffles is 1, but a baseline"):
         decoder_similarity(a, b, seed=0, n_shuffles=1)
     b[3] = 0
-    with pytest.raises(InputError, match=r"directions_b, row 3 is 0\.0, but a direction of length 0 has no cosine"):
+    with pytest.raises(
+        InputError, match=r"directions_b, row 3 is 0\.0, but a direction of length 0 has no cosine"
+    ):
         decoder_similarity(a, b, seed=0)

@@ -1,4 +1,6 @@
-"""Partners across dictionary seeds: planted dictionaries whose features are known, and rows by hand."""
+"""Partners across dictionary seeds: planted dictionaries whose features are known, and rows by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +15,39 @@ from homolog.matching.stability import STABILITY_SCHEMA, with_stability
 N_TOKENS, N_LAYERS, WIDTH = 2000, 2, 12
 
 
-def rows(model: str, best_model: str, partners: list[tuple[int, int, float, int, int]]) -> pl.DataFrame:
+def rows(
+    model: str, best_model: str, partners: list[tuple[int, int, float, int, int]]
+) -> pl.DataFrame:
     """Rows (layer, feature, r, best_layer, best_feature) of one direction."""
-    names = {"layer": pl.Int32, "feature": pl.Int32, "r": pl.Float32, "best_layer": pl.Int32, "best_feature": pl.Int32}
+    names = {
+        "layer": pl.Int32,
+        "feature": pl.Int32,
+        "r": pl.Float32,
+        "best_layer": pl.Int32,
+        "best_feature": pl.Int32,
+    }
     frame = pl.DataFrame(partners, schema=names, orient="row")
     return frame.with_columns(model=pl.lit(model), best_model=pl.lit(best_model))
 
 
 def test_the_way_there_and_back_by_hand():
     nan = float("nan")
-    main = rows("A", "B", [(0, 0, 0.9, 1, 5), (0, 1, 0.8, 1, 6), (0, 2, 0.7, 0, 5), (0, 3, nan, -1, -1)])
-    main_seed = rows("A", "B@seed1", [(0, 0, 0.8, 1, 2), (0, 1, 0.6, 1, 3), (0, 2, 0.5, 0, 2), (0, 3, nan, -1, -1)])
+    main = rows(
+        "A", "B", [(0, 0, 0.9, 1, 5), (0, 1, 0.8, 1, 6), (0, 2, 0.7, 0, 5), (0, 3, nan, -1, -1)]
+    )
+    main_seed = rows(
+        "A",
+        "B@seed1",
+        [(0, 0, 0.8, 1, 2), (0, 1, 0.6, 1, 3), (0, 2, 0.5, 0, 2), (0, 3, nan, -1, -1)],
+    )
     sae_seed = rows("B@seed1", "B", [(1, 2, 0.9, 1, 5), (1, 3, 0.9, 1, 5), (0, 2, 0.9, 1, 5)])
     found = with_stability(main, main_seed, sae_seed)
-    # feature 0 comes back to (1, 5); 1 comes back to (1, 5), not (1, 6); 2 to feature 5, but of another layer
+    # feature 0 comes back to (1, 5); 1 comes back to (1, 5), not (1, 6); 2 to feature 5, but of
+    # another layer
     assert found["stable"].to_list() == [True, False, False, None]
-    np.testing.assert_array_equal(found["other_seed_r"], np.array([0.8, 0.6, 0.5, nan], dtype=np.float32))
+    np.testing.assert_array_equal(
+        found["other_seed_r"], np.array([0.8, 0.6, 0.5, nan], dtype=np.float32)
+    )
     assert found.drop(STABILITY_SCHEMA).equals(main)
     assert dict(found.select(list(STABILITY_SCHEMA)).schema) == STABILITY_SCHEMA
     assert with_stability(found, main_seed, sae_seed).equals(found)
@@ -37,7 +56,9 @@ def test_the_way_there_and_back_by_hand():
 def test_what_was_not_measured_is_null_and_pairs_keep_apart():
     main = pl.concat([rows("A", "B", [(0, 0, 0.9, 0, 1)]), rows("A", "C", [(0, 0, 0.9, 0, 1)])])
     main_seed = rows("A", "C@seed1", [(0, 0, 0.4, 0, 7)])
-    sae_seed = pl.concat([rows("C@seed1", "C", [(0, 7, 0.9, 0, 1)]), rows("C", "C@seed1", [(0, 7, 0.9, 0, 2)])])
+    sae_seed = pl.concat(
+        [rows("C@seed1", "C", [(0, 7, 0.9, 0, 1)]), rows("C", "C@seed1", [(0, 7, 0.9, 0, 2)])]
+    )
     found = with_stability(main, main_seed, sae_seed)
     assert found["stable"].to_list() == [None, True]
     assert found["other_seed_r"].is_nan().to_list() == [True, False]
@@ -50,10 +71,16 @@ def test_what_was_not_measured_is_null_and_pairs_keep_apart():
 
 def test_the_first_of_several_seeds_counts():
     main = rows("A", "B", [(0, 0, 0.9, 0, 1)])
-    main_seed = pl.concat([rows("A", "B@seed2", [(0, 0, 0.1, 0, 9)]), rows("A", "B@seed1", [(0, 0, 0.6, 0, 3)])])
-    sae_seed = pl.concat([rows("B@seed1", "B", [(0, 3, 0.9, 0, 1)]), rows("B@seed2", "B", [(0, 9, 0.9, 0, 4)])])
+    main_seed = pl.concat(
+        [rows("A", "B@seed2", [(0, 0, 0.1, 0, 9)]), rows("A", "B@seed1", [(0, 0, 0.6, 0, 3)])]
+    )
+    sae_seed = pl.concat(
+        [rows("B@seed1", "B", [(0, 3, 0.9, 0, 1)]), rows("B@seed2", "B", [(0, 9, 0.9, 0, 4)])]
+    )
     found = with_stability(main, main_seed, sae_seed)
-    assert found["stable"].to_list() == [True] and found["other_seed_r"].to_list() == [np.float32(0.6)]
+    assert found["stable"].to_list() == [True] and found["other_seed_r"].to_list() == [
+        np.float32(0.6)
+    ]
 
 
 def dictionary(columns: np.ndarray, model: str, label: str = "sae") -> list[SparseFeatures]:
@@ -67,16 +94,22 @@ def dictionary(columns: np.ndarray, model: str, label: str = "sae") -> list[Spar
 
 
 def test_planted_dictionaries():
-    # B's second dictionary holds the features of the first in another order, but for the last six, which are new.
-    # A's features are noisy copies of B's, so exactly those of the features kept are stable.
+    # B's second dictionary holds the features of the first in another order, but for the last six,
+    # which are new. A's features are noisy copies of B's, so exactly those of the features kept are
+    # stable.
     generator = np.random.default_rng(0)
     n = N_LAYERS * WIDTH
     truth, new, noise = (
-        (generator.random((N_TOKENS, n)) < 0.05) * generator.exponential(size=(N_TOKENS, n)) for _ in range(3)
+        (generator.random((N_TOKENS, n)) < 0.05) * generator.exponential(size=(N_TOKENS, n))
+        for _ in range(3)
     )
     kept = np.arange(n) < n - 6
     second = np.where(kept, truth, new)[:, generator.permutation(n)]
-    a, b, b_again = dictionary(truth + 0.2 * noise, "A"), dictionary(truth, "B"), dictionary(second, "B", "seed1")
+    a, b, b_again = (
+        dictionary(truth + 0.2 * noise, "A"),
+        dictionary(truth, "B"),
+        dictionary(second, "B", "seed1"),
+    )
     main = match_models(a, b, comparison="main").matches
     main_seed = match_models(a, b_again, comparison="main-seed").matches
     sae_seed = match_models(b, b_again, comparison="sae-seed").matches
@@ -85,8 +118,11 @@ def test_planted_dictionaries():
     assert (own["r"] > 0.9).all()
     assert own["stable"].to_list()[: n - 6] == [True] * (n - 6)
     assert (own["other_seed_r"].to_numpy() > 0.9).tolist() == kept.tolist()
-    # the lost ones have chance partners only; whether those lead back is read off the correlations themselves
+    # the lost ones have chance partners only; whether those lead back is read off the correlations
+    # themselves
     there = np.corrcoef((truth + 0.2 * noise).T, second.T)[:n, n:].argmax(axis=1)
     back = np.corrcoef(second.T, truth.T)[:n, n:].argmax(axis=1)
     np.testing.assert_array_equal(own["stable"].to_numpy(), back[there] == np.arange(n))
-    assert found.filter(pl.col("model") == "B")["stable"].null_count() == n  # A has no second dictionary
+    assert (
+        found.filter(pl.col("model") == "B")["stable"].null_count() == n
+    )  # A has no second dictionary

@@ -1,4 +1,6 @@
-"""The split of the variance of MPPC: planted components, sums of squares by least squares, a table by hand."""
+"""The split of the variance of MPPC: planted components, sums of squares by least squares, a table
+by hand.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ from homolog.errors import InputError
 from homolog.matching import variance
 from homolog.matching.variance import FACTORS, VARIANCE_SCHEMA, split, variance_table
 
-STUDY = ["mamba", "mamba", "gpt", "gpt"], ["B", "B", "A", "A2"]  # main, main-seed, sae-seed, model-seed
+STUDY = (
+    ["mamba", "mamba", "gpt", "gpt"],
+    ["B", "B", "A", "A2"],
+)  # main, main-seed, sae-seed, model-seed
 
 
 def effects(names: Sequence[str], values: np.ndarray) -> np.ndarray:
@@ -22,12 +27,18 @@ def effects(names: Sequence[str], values: np.ndarray) -> np.ndarray:
     return values[:, [level[name] for name in names]]
 
 
-def planted(n: int, sets: tuple[list[str], list[str]], seed: int, **sizes: float) -> tuple[np.ndarray, np.ndarray]:
+def planted(
+    n: int, sets: tuple[list[str], list[str]], seed: int, **sizes: float
+) -> tuple[np.ndarray, np.ndarray]:
     """r (features, sets) with these variances, and the depth bin (of 5) of each feature."""
     generator = np.random.default_rng(seed)
     depth = generator.integers(0, 5, n)
-    r = np.sqrt(sizes["depth"] / 2) * (depth - 2)[:, None] + generator.normal(0, sizes["feature"] ** 0.5, (n, 1))
-    r = r + effects(sets[0], generator.normal(0, sizes["architecture"] ** 0.5, (n, len(set(sets[0])))))
+    r = np.sqrt(sizes["depth"] / 2) * (depth - 2)[:, None] + generator.normal(
+        0, sizes["feature"] ** 0.5, (n, 1)
+    )
+    r = r + effects(
+        sets[0], generator.normal(0, sizes["architecture"] ** 0.5, (n, len(set(sets[0]))))
+    )
     r = r + effects(sets[1], generator.normal(0, sizes["model"] ** 0.5, (n, len(set(sets[1])))))
     return r + generator.normal(0, sizes["residual"] ** 0.5, r.shape), depth
 
@@ -41,13 +52,17 @@ def test_planted_components(sets):
     found = split(*planted(40_000, sets, 0, **sizes), *sets)
     assert sum(found.values()) == pytest.approx(1) and list(sorted(found)) == sorted(FACTORS)
     for name, size in sizes.items():
-        assert found["model seed" if name == "model" else name] == pytest.approx(size / 9, abs=0.01), name
+        assert found["model seed" if name == "model" else name] == pytest.approx(
+            size / 9, abs=0.01
+        ), name
     assert found["SAE seed"] < 0.001
 
 
 @pytest.mark.parametrize("absent", ["architecture", "model", "depth", "feature"])
 def test_what_has_no_variance_has_no_share(absent):
-    sizes = {"architecture": 1.0, "model": 1.0, "depth": 1.0, "feature": 1.0, "residual": 1.0} | {absent: 0.0}
+    sizes = {"architecture": 1.0, "model": 1.0, "depth": 1.0, "feature": 1.0, "residual": 1.0} | {
+        absent: 0.0
+    }
     found = split(*planted(40_000, STUDY, 1, **sizes), *STUDY)
     assert found.pop("model seed" if absent == "model" else absent) < 0.01
     assert found.pop("SAE seed") < 0.001
@@ -55,13 +70,20 @@ def test_what_has_no_variance_has_no_share(absent):
 
 
 def test_average_effects_alone():
-    # Every feature: 0.9 and 0.9 in two dictionaries of B, 0.8 in A, 0.6 in A2; features differ by 0.1 and more.
-    # Dictionaries of B: 0.  A and A2: Q = (0.8 - 0.6)^2 / 2 = 0.02 = s_m.  Architectures: Q = 4 x 0.1^2 = 0.04,
-    # of which models bring tr(Q_a Z_m Z_m') s_m = 1.5 x 0.02, so s_a = (0.04 - 0.03) / 2 = 0.005.
-    # Features: means -0.1, 0, 0.1 about the average, variance 0.01.
+    # Every feature: 0.9 and 0.9 in two dictionaries of B, 0.8 in A, 0.6 in A2; features differ by
+    # 0.1 and more. Dictionaries of B: 0. A and A2: Q = (0.8 - 0.6)^2 / 2 = 0.02 = s_m.
+    # Architectures: Q = 4 x 0.1^2 = 0.04, of which models bring tr(Q_a Z_m Z_m') s_m = 1.5 x 0.02,
+    # so s_a = (0.04 - 0.03) / 2 = 0.005. Features: means -0.1, 0, 0.1 about the average, variance
+    # 0.01.
     r = np.array([0.9, 0.9, 0.8, 0.6]) + np.array([[-0.1], [0.0], [0.1]])
     found = split(r, np.zeros(3, dtype=int), *STUDY)
-    expected = {"SAE seed": 0, "model seed": 0.02, "architecture": 0.005, "feature": 0.01, "residual": 0}
+    expected = {
+        "SAE seed": 0,
+        "model seed": 0.02,
+        "architecture": 0.005,
+        "feature": 0.01,
+        "residual": 0,
+    }
     assert found == pytest.approx({name: size / 0.035 for name, size in expected.items()})
 
 
@@ -79,13 +101,20 @@ def test_sums_of_squares_are_those_of_nested_least_squares(sets):
     generator = np.random.default_rng(4)
     n_features, n_sets = 6, len(sets[0])
     y = generator.normal(size=(n_features, n_sets))
-    groups = [[0] * n_sets, sets[0], list(zip(*sets, strict=True)), list(range(n_sets))]  # outer to inner
+    groups = [
+        [0] * n_sets,
+        sets[0],
+        list(zip(*sets, strict=True)),
+        list(range(n_sets)),
+    ]  # outer to inner
 
     def left(names: Sequence[object]) -> float:
         """Residual sum of squares of a regression on feature x level."""
         cells = list(itertools.product(range(n_features), range(n_sets)))
         columns = sorted({(i, str(names[s])) for i, s in cells})
-        design = np.array([[float((i, str(names[s])) == column) for column in columns] for i, s in cells])
+        design = np.array(
+            [[float((i, str(names[s])) == column) for column in columns] for i, s in cells]
+        )
         beta = np.linalg.lstsq(design, y.ravel(), rcond=None)[0]
         return float(((y.ravel() - design @ beta) ** 2).sum())
 
@@ -97,46 +126,73 @@ def test_sums_of_squares_are_those_of_nested_least_squares(sets):
 
 
 def test_expected_squares_by_simulation():
-    # Component by component: one factor alone, and the mean of r' Q r over many features is tr(Q Z Z').
+    # Component by component: one factor alone, and the mean of r' Q r over many features is tr(Q Z
+    # Z').
     generator = np.random.default_rng(5)
     levels = [variance._same(list(names)) for names in (range(4), STUDY[1], STUDY[0])]
     projections = [
-        variance._means(a) - b for a, b in zip(levels, [*map(variance._means, levels[1:]), 1 / 4], strict=True)
+        variance._means(a) - b
+        for a, b in zip(levels, [*map(variance._means, levels[1:]), 1 / 4], strict=True)
     ]
     for place, names in ((1, STUDY[1]), (2, STUDY[0])):
         r = effects(names, generator.normal(size=(100_000, len(set(names)))))
         for q in projections[: place + 1]:
-            assert ((r @ q) * r).sum(axis=1).mean() == pytest.approx(np.trace(q @ levels[place]), abs=0.03)
+            assert ((r @ q) * r).sum(axis=1).mean() == pytest.approx(
+                np.trace(q @ levels[place]), abs=0.03
+            )
 
 
 def test_fewer_partner_sets():
     r, depth = planted(40_000, STUDY, 3, architecture=1, model=1, depth=1, feature=4, residual=1)
-    # Without B's second dictionary the innermost factor is the model seed; its noise is the residual.
+    # Without B's second dictionary the innermost factor is the model seed; its noise is the
+    # residual.
     found = split(r[:, [0, 2, 3]], depth, STUDY[0][1:], ["B", "A", "A2"])
     assert set(found) == set(FACTORS) - {"SAE seed"}
     assert found["residual"] == pytest.approx(2 / 8, abs=0.02) and found["model seed"] < 0.01
     assert found["architecture"] == pytest.approx(1 / 8, abs=0.02)
-    # One other architecture and the model's own second dictionary: nothing to compare architectures with.
+    # One other architecture and the model's own second dictionary: nothing to compare architectures
+    # with.
     found = split(r[:, [0, 2]], depth, ["mamba", "gpt"], ["B", "A"])
     assert set(found) == {"architecture", "depth", "feature", "residual"}
     assert found["residual"] == pytest.approx(3 / 8, abs=0.02)
-    assert split(np.full((5, 2), 0.5), np.zeros(5, dtype=int), ["mamba", "gpt"], ["B", "A"])["residual"] == 1
+    assert (
+        split(np.full((5, 2), 0.5), np.zeros(5, dtype=int), ["mamba", "gpt"], ["B", "A"])[
+            "residual"
+        ]
+        == 1
+    )
 
 
-def rows(comparison: str, model: str, best_model: str, layer: list[int], r: np.ndarray) -> pl.DataFrame:
+def rows(
+    comparison: str, model: str, best_model: str, layer: list[int], r: np.ndarray
+) -> pl.DataFrame:
     frame = pl.DataFrame({"layer": layer, "feature": np.arange(len(r)), "r": r.astype(np.float32)})
-    return frame.with_columns(comparison=pl.lit(comparison), model=pl.lit(model), best_model=pl.lit(best_model))
+    return frame.with_columns(
+        comparison=pl.lit(comparison), model=pl.lit(model), best_model=pl.lit(best_model)
+    )
 
 
 def test_the_table_of_a_study():
     n = 400
-    r, depth = planted(n, STUDY, 6, architecture=0.02, model=0.01, depth=0.02, feature=0.05, residual=0.01)
+    r, depth = planted(
+        n, STUDY, 6, architecture=0.02, model=0.01, depth=0.02, feature=0.05, residual=0.01
+    )
     r[7, 0] = r[9, 3] = np.nan
     layer = [int(d) for d in depth]
-    partners = [("main", "B"), ("main-seed", "B@seed1"), ("sae-seed", "A@seed1"), ("model-seed", "A2")]
+    partners = [
+        ("main", "B"),
+        ("main-seed", "B@seed1"),
+        ("sae-seed", "A@seed1"),
+        ("model-seed", "A2"),
+    ]
     parts = [rows(name, "A", partner, layer, r[:, s]) for s, (name, partner) in enumerate(partners)]
-    parts[2] = parts[2].sample(fraction=1, shuffle=True, seed=0)  # features are told by layer and number
-    noise = [rows("sae-seed", "A@seed1", "A", layer, r[:, 0]), rows("tokens", "A", "current-token", layer, r[:, 1])]
+    parts[2] = parts[2].sample(
+        fraction=1, shuffle=True, seed=0
+    )  # features are told by layer and number
+    noise = [
+        rows("sae-seed", "A@seed1", "A", layer, r[:, 0]),
+        rows("tokens", "A", "current-token", layer, r[:, 1]),
+    ]
     architectures = {"A": "gpt", "A2": "gpt", "B": "mamba"}
     table = variance_table(pl.concat([*parts, *noise]), ["A", "B"], architectures)
     assert dict(table.schema) == VARIANCE_SCHEMA

@@ -1,4 +1,6 @@
-"""Homologs and verdicts: bars and shares by hand, planted studies, words, and the coverage of the interval."""
+"""Homologs and verdicts: bars and shares by hand, planted studies, words, and the coverage of the
+interval.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,12 @@ from homolog.matching.verdict import SHARED_SCHEMA, Verdict, judge, shared_table
 NAN = float("nan")
 UNTRAINED = {"A": "A-random", "B": "B-random"}
 GOOD = pl.DataFrame(
-    [(m, label, layer, True, "passed") for m in "AB" for label in ("sae", "seed1") for layer in (0, 1)],
+    [
+        (m, label, layer, True, "passed")
+        for m in "AB"
+        for label in ("sae", "seed1")
+        for layer in (0, 1)
+    ],
     schema=["model", "label", "layer", "passed", "reason"],
     orient="row",
 )
@@ -40,20 +47,36 @@ def rows(comparison: str, model: str, best_model: str, r: list[float], **columns
 
 
 def small_study() -> pl.DataFrame:
-    """Six features of A: above all; below the twin; equal to the token; below the floor; not significant; dead."""
+    """Six features of A: above all; below the twin; equal to the token; below the floor; not
+    significant; dead.
+    """
     return pl.concat(
         [
             rows("random-model", "A", "B-random", [0.2, 0.9, 0.1, 0.1, 0.1, NAN]),
-            rows("main", "A", "B", [0.8, 0.7, 0.6, 0.15, 0.5, NAN], threshold=[0.1, 0.1, 0.1, 0.1, 0.55, NAN]),
+            rows(
+                "main",
+                "A",
+                "B",
+                [0.8, 0.7, 0.6, 0.15, 0.5, NAN],
+                threshold=[0.1, 0.1, 0.1, 0.1, 0.55, NAN],
+            ),
             rows("rotated", "A", "B@rotated", [0.5, 0.2, 0.3, 0.1, 0.1, NAN]),
             rows("tokens", "A", "current-token", [0.3, 0.1, 0.6, 0.1, 0.1, NAN]),
-            rows("sae-seed", "A", "A@seed1", [0.9, 0.8, 0.7, 0.9, 0.15, NAN], threshold=[0.1] * 5 + [NAN]),
+            rows(
+                "sae-seed",
+                "A",
+                "A@seed1",
+                [0.9, 0.8, 0.7, 0.9, 0.15, NAN],
+                threshold=[0.1] * 5 + [NAN],
+            ),
         ]
     )
 
 
 def only(judged: pl.DataFrame, **options) -> Verdict:
-    (found,) = verdicts(judged, options.pop("saes", GOOD), options.pop("untrained", UNTRAINED), **options)
+    (found,) = verdicts(
+        judged, options.pop("saes", GOOD), options.pop("untrained", UNTRAINED), **options
+    )
     return found
 
 
@@ -62,7 +85,9 @@ def test_bars_and_homologs_by_hand():
     assert judged.drop("rival_r", "control_r", "bar", "homolog").equals(small_study())
     main = judged.filter(pl.col("comparison") == "main")
     assert main["homolog"].to_list() == [True, False, False, False, False, None]
-    np.testing.assert_allclose(main["control_r"].to_list()[:5], [0.5, 0.9, 0.6, 0.1, 0.1], atol=1e-7)
+    np.testing.assert_allclose(
+        main["control_r"].to_list()[:5], [0.5, 0.9, 0.6, 0.1, 0.1], atol=1e-7
+    )
     assert main["control_r"][5] is None
     np.testing.assert_allclose(main["bar"].to_list()[:5], [0.5, 0.9, 0.6, 0.2, 0.55], atol=1e-7)
     assert main["bar"][5] is None
@@ -75,8 +100,12 @@ def test_bars_and_homologs_by_hand():
 
 
 def test_a_partner_that_resembles_another_feature_more_is_no_homolog():
-    """B's features 0 and 1 best match A's 0 with 0.8 and 0.5; A's 1 leaks into B's 0, A's 2 is a part of it."""
-    there = rows("main", "A", "B", [0.8, 0.5, 0.57, 0.5], threshold=[0.1] * 4, best_feature=[0, 0, 0, 1])
+    """B's features 0 and 1 best match A's 0 with 0.8 and 0.5; A's 1 leaks into B's 0, A's 2 is a
+    part of it.
+    """
+    there = rows(
+        "main", "A", "B", [0.8, 0.5, 0.57, 0.5], threshold=[0.1] * 4, best_feature=[0, 0, 0, 1]
+    )
     back = rows("main", "B", "A", [0.8, 0.5], threshold=[0.1] * 2, best_feature=[0, 3])
     judged = judge(pl.concat([there, back]), {})
     main = judged.filter(pl.col("model") == "A")
@@ -96,12 +125,14 @@ def test_rivals_lower_the_ceiling_too():
 
 def test_the_share_its_ceiling_and_the_words():
     found = only(judge(small_study(), UNTRAINED))
-    # 1 of 5 alive; with A's second dictionary features 0 (0.9 > 0.5), 2 (0.7 > 0.6) and 3 (0.9 > 0.2)
+    # 1 of 5 alive; with A's second dictionary features 0 (0.9 > 0.5), 2 (0.7 > 0.6) and 3 (0.9 >
+    # 0.2)
     assert (found.n_features, found.n_alive, found.share, found.ceiling) == (6, 5, 0.2, 0.6)
     assert found.share_significant == 0.8
     assert found.mean_r == pytest.approx(0.55) and found.mean_excess is None
     assert found.words == (
-        "20% of the features of A have a homolog in B; with another seed of its own dictionary it is 60%."
+        "20% of the features of A have a homolog in B; with another seed of its own dictionary it "
+        "is 60%."
     )
     assert found.given and found.reason == ""
 
@@ -116,13 +147,18 @@ def test_shares_of_the_other_columns():
     found = only(judge(study, UNTRAINED))
     assert (found.share_mutual, found.share_stable, found.share_one_to_one) == (0.2, 0.2, 0.2)
     assert found.mean_excess == pytest.approx(0.45)
-    unmeasured = study.with_columns(stable=pl.lit(None, pl.Boolean), partner_r=pl.lit(NAN, pl.Float32))
+    unmeasured = study.with_columns(
+        stable=pl.lit(None, pl.Boolean), partner_r=pl.lit(NAN, pl.Float32)
+    )
     found = only(judge(unmeasured, UNTRAINED))
     assert found.share_stable is None and found.share_one_to_one is None
 
 
 def test_the_record_is_a_row_of_the_table():
-    found = [only(judge(small_study(), UNTRAINED)), only(judge(small_study(), UNTRAINED), saes=GOOD.clear())]
+    found = [
+        only(judge(small_study(), UNTRAINED)),
+        only(judge(small_study(), UNTRAINED), saes=GOOD.clear()),
+    ]
     table = shared_table(found)
     assert dict(table.schema) == SHARED_SCHEMA and list(found[0].as_record()) == list(SHARED_SCHEMA)
     assert table.row(0, named=True) == found[0].as_record()
@@ -137,10 +173,14 @@ def test_controls_of_other_models_do_not_count_and_missing_ones_are_named():
     untrained = {"B": "B-random", "C": "C-random"}
     found = only(judge(study, untrained), untrained=untrained)
     assert found.share == 0.4  # features 0 and 2
-    assert found.words.endswith("Controls that were not run: B with rotated dictionaries and the current token.")
+    assert found.words.endswith(
+        "Controls that were not run: B with rotated dictionaries and the current token."
+    )
     found = only(judge(twin_of_c, untrained), untrained=untrained)
     assert found.share == 0.6  # feature 1 too: the untrained twin of C says nothing of B
-    assert "not run: an untrained B, B with rotated dictionaries and the current token." in found.words
+    assert (
+        "not run: an untrained B, B with rotated dictionaries and the current token." in found.words
+    )
     nothing = only(judge(twin_of_c, {}), untrained={})
     assert nothing.share == 0.6 and nothing.given
 
@@ -148,14 +188,17 @@ def test_controls_of_other_models_do_not_count_and_missing_ones_are_named():
 def test_two_models_may_share_an_untrained_twin():
     parts = [rows("main", "A", other, [0.6, 0.9], threshold=[0.1, 0.1]) for other in "BC"]
     parts.append(rows("random-model", "A", "twin", [0.7, 0.7]))
-    main = judge(pl.concat(parts), {"B": "twin", "C": "twin"}).filter(pl.col("comparison") == "main")
+    main = judge(pl.concat(parts), {"B": "twin", "C": "twin"}).filter(
+        pl.col("comparison") == "main"
+    )
     assert main["homolog"].to_list() == [False, True] * 2
 
 
 def failing(model: str, label: str, reason: str) -> pl.DataFrame:
     hit = (pl.col("model") == model) & (pl.col("label") == label) & (pl.col("layer") == 1)
     return GOOD.with_columns(
-        passed=pl.col("passed") & ~hit, reason=pl.when(hit).then(pl.lit(reason)).otherwise(pl.col("reason"))
+        passed=pl.col("passed") & ~hit,
+        reason=pl.when(hit).then(pl.lit(reason)).otherwise(pl.col("reason")),
     )
 
 
@@ -164,16 +207,21 @@ def test_a_failed_gate_withholds_the_verdict():
     found = only(judged, saes=failing("B", "sae", "explained variance 0.31, below 0.5"))
     assert not found.given and found.share is None and found.ceiling is None and found.lo is None
     assert found.reason == (
-        "1 of the 2 dictionaries of B misses the quality gates (block 1: explained variance 0.31, below 0.5)"
+        "1 of the 2 dictionaries of B misses the quality gates (block 1: explained variance 0.31, "
+        "below 0.5)"
     )
     assert found.words == f"No verdict on A in B: {found.reason}."
     assert found.mean_r is not None and found.n_alive == 5
-    assert only(judged, saes=GOOD.filter(pl.col("model") == "A")).reason == "the dictionaries of B were not judged"
+    assert (
+        only(judged, saes=GOOD.filter(pl.col("model") == "A")).reason
+        == "the dictionaries of B were not judged"
+    )
     # a second dictionary that fails takes the ceiling only
     found = only(judged, saes=failing("A", "seed1", "dead share 0.7"))
     assert found.given and found.share == 0.2 and found.ceiling is None
     assert found.words.endswith(
-        "have a homolog in B. There is no ceiling: 1 of the 2 dictionaries of A (seed1) misses the quality gates "
+        "have a homolog in B. There is no ceiling: 1 of the 2 dictionaries of A (seed1) misses "
+        "the quality gates "
         "(block 1: dead share 0.7)."
     )
 
@@ -188,30 +236,45 @@ def test_without_a_null_or_a_live_feature_there_is_no_verdict():
     dead = judge(study.with_columns(n_active=pl.lit(0)), UNTRAINED)
     assert only(dead).reason == "no feature of A is active on this text"
     no_seed = only(judge(study.filter(pl.col("comparison") != "sae-seed"), UNTRAINED))
-    assert no_seed.ceiling is None and "A was not compared with another seed of its own dictionary." in no_seed.words
-    blank = pl.when(pl.col("comparison") == "main").then(pl.col("threshold")).otherwise(NAN).cast(pl.Float32)
+    assert (
+        no_seed.ceiling is None
+        and "A was not compared with another seed of its own dictionary." in no_seed.words
+    )
+    blank = (
+        pl.when(pl.col("comparison") == "main")
+        .then(pl.col("threshold"))
+        .otherwise(NAN)
+        .cast(pl.Float32)
+    )
     no_seed_null = only(judge(study.with_columns(threshold=blank), UNTRAINED))
-    assert no_seed_null.ceiling is None and "the null of the maximum was not run for" in no_seed_null.words
+    assert (
+        no_seed_null.ceiling is None
+        and "the null of the maximum was not run for" in no_seed_null.words
+    )
 
 
 def test_the_interval_by_hand():
-    # Bars 0.5 for four features, three with a homolog.  Replicates hold 3, 4, 3, 2 of 4: mean 0.75, and the interval
-    # is theirs, laid around 0.75.
+    # Bars 0.5 for four features, three with a homolog.  Replicates hold 3, 4, 3, 2 of 4: mean 0.75,
+    # and the interval is theirs, laid around 0.75.
     study = rows("main", "A", "B", [0.6, 0.7, 0.8, 0.4, NAN], threshold=[0.5] * 4 + [NAN])
     replicates = np.array(
-        [[0.6, 0.6, 0.4, NAN], [0.7] * 4, [0.8] * 4, [0.4, 0.5, 0.6, 0.4], [NAN] * 4], dtype=np.float32
+        [[0.6, 0.6, 0.4, NAN], [0.7] * 4, [0.8] * 4, [0.4, 0.5, 0.6, 0.4], [NAN] * 4],
+        dtype=np.float32,
     )
     found = only(judge(study, UNTRAINED), replicates={("A", "B"): replicates})
     lo, hi = np.quantile([3 / 4, 4 / 4, 3 / 4, 2 / 4], [0.025, 0.975])
     assert found.share == 0.75
     assert (found.lo, found.hi) == (pytest.approx(lo), pytest.approx(hi))
     assert found.words.startswith("75% (52 to 98%) of the features of A")
-    # all replicates lose a feature that the whole stream has: a share of less noise, not a smaller one
+    # all replicates lose a feature that the whole stream has: a share of less noise, not a smaller
+    # one
     worse = np.where(np.arange(5)[:, None] == 0, 0.1, replicates).astype(np.float32)
     moved = only(judge(study, UNTRAINED), replicates={("A", "B"): worse})
     assert moved.lo is not None and moved.hi is not None and moved.lo <= 0.75 <= moved.hi
     steady = np.repeat(replicates[:, :1], 4, axis=1)
-    assert only(judge(study, UNTRAINED), replicates={("A", "B"): steady}).words.startswith("75.0% (75.0 to 75.0%) of")
+    assert only(judge(study, UNTRAINED), replicates={("A", "B"): steady}).words.startswith(
+        "75.0% (75.0 to 75.0%) of"
+    )
     with pytest.raises(InputError, match="the pair has 5 rows"):
         only(judge(study, UNTRAINED), replicates={("A", "B"): replicates[:3]})
 
@@ -219,7 +282,9 @@ def test_the_interval_by_hand():
 def test_percents_in_words():
     def words(n_homolog: int, n: int) -> str:
         r = np.where(np.arange(n) < n_homolog, 0.9, 0.1)
-        return only(judge(rows("main", "A", "B", list(r), threshold=[0.2] * n), UNTRAINED)).words.split(" of the")[0]
+        return only(
+            judge(rows("main", "A", "B", list(r), threshold=[0.2] * n), UNTRAINED)
+        ).words.split(" of the")[0]
 
     assert [words(0, 10), words(10, 10), words(1, 3)] == ["0%", "100%", "33%"]
     assert [words(1, 15), words(1, 2000), words(199, 2000)] == ["6.7%", "<0.1%", "10%"]
@@ -239,12 +304,19 @@ def test_pairs_of_three_models_come_in_the_order_of_their_rows():
     ]
 
 
-def text(generator: np.random.Generator, strength: np.ndarray, n_documents: int) -> tuple[np.ndarray, ...]:
-    """Features of A and B on drawn documents: y follows x, by document more or less; frequency by topic."""
+def text(
+    generator: np.random.Generator, strength: np.ndarray, n_documents: int
+) -> tuple[np.ndarray, ...]:
+    """Features of A and B on drawn documents: y follows x, by document more or less; frequency by
+    topic.
+    """
     n, length = len(strength), 60
     document = np.repeat(np.arange(n_documents), length)
     rate = 0.04 * generator.gamma(1, 1, (n_documents, n))[document]
-    x, z = ((generator.random(rate.shape) < rate) * generator.exponential(size=rate.shape) for _ in range(2))
+    x, z = (
+        (generator.random(rate.shape) < rate) * generator.exponential(size=rate.shape)
+        for _ in range(2)
+    )
     mix = np.clip(strength + generator.normal(0, 0.2, (n_documents, n)), 0, 1)[document]
     return x, mix * x + (1 - mix) * z, document
 

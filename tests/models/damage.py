@@ -1,4 +1,6 @@
-"""Random damage to a saved model's folder: to any file as to others, and to what its files say of the model."""
+"""Random damage to a saved model's folder: to any file as to others, and to what its files say of
+the model.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,21 @@ def number(folder: Path, rng: random.Random) -> str:
     walk(config)
     part, key = rng.choice(places)
     old = part[key]
-    choices = [0, -1, old + 1, old - 1, old * 2, old // 2, 10**9, old + 0.5, 1e-30, 1e30, None, str(old), [old]]
+    choices = [
+        0,
+        -1,
+        old + 1,
+        old - 1,
+        old * 2,
+        old // 2,
+        10**9,
+        old + 0.5,
+        1e-30,
+        1e30,
+        None,
+        str(old),
+        [old],
+    ]
     part[key] = rng.choice(choices)
     path.write_text(json.dumps(config))
     return f"config.json: {key} is {part[key]!r}, was {old!r}"
@@ -50,7 +66,9 @@ def header(change: Callable[[dict[str, Any], str, random.Random], str]) -> Damag
         path = rng.choice(sorted(folder.glob("*.safetensors")))
 
         def one(entries: dict[str, Any]) -> str:
-            return change(entries, rng.choice([name for name in entries if name != "__metadata__"]), rng)
+            return change(
+                entries, rng.choice([name for name in entries if name != "__metadata__"]), rng
+            )
 
         return f"{path.name}: {with_header(path, one)}"
 
@@ -71,7 +89,17 @@ def redtype(entries: dict[str, Any], name: str, rng: random.Random) -> str:
 def reshape(entries: dict[str, Any], name: str, rng: random.Random) -> str:
     shape = entries[name]["shape"]
     size = int(np.prod(shape))
-    choices = [shape[::-1], [size], [1, *shape], [*shape[:-1], shape[-1] + 1], [], [0], [-1], [2**62], None]
+    choices = [
+        shape[::-1],
+        [size],
+        [1, *shape],
+        [*shape[:-1], shape[-1] + 1],
+        [],
+        [0],
+        [-1],
+        [2**62],
+        None,
+    ]
     entries[name]["shape"] = rng.choice(choices)
     return f"{name} has the shape {entries[name]['shape']}, had {shape}"
 
@@ -82,6 +110,11 @@ def forget(entries: dict[str, Any], name: str, _rng: random.Random) -> str:
 
 
 DAMAGES: tuple[Damage, ...] = (
-    *[lambda folder, rng: damage_file(files_in(folder), rng)] * 6, number, number,
-    header(rename), header(redtype), header(reshape), header(forget),
-)  # fmt: skip
+    *[lambda folder, rng: damage_file(files_in(folder), rng)] * 6,
+    number,
+    number,
+    header(rename),
+    header(redtype),
+    header(reshape),
+    header(forget),
+)

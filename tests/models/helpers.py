@@ -12,16 +12,26 @@ from torch import Tensor
 from homolog.models import LanguageModel
 from homolog.models.load import ADAPTERS
 
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 16}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 FULL_ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
 HF: dict[str, Callable] = {
     "neox-parallel": tiny_gpt_neox,
-    "neox-sequential": lambda: tiny_gpt_neox(parallel=False, rope_parameters=FULL_ROTARY, attention_bias=False),
+    "neox-sequential": lambda: tiny_gpt_neox(
+        parallel=False, rope_parameters=FULL_ROTARY, attention_bias=False
+    ),
     "gpt2": tiny_gpt2,
     "gpt2-scaled": lambda: tiny_gpt2(scale_attn_by_inverse_layer_idx=True, n_inner=None),
     "llama": tiny_llama,
-    "llama-bias": lambda: tiny_llama(attention_bias=True, mlp_bias=True, num_key_value_heads=3, rope_parameters=LLAMA3),
+    "llama-bias": lambda: tiny_llama(
+        attention_bias=True, mlp_bias=True, num_key_value_heads=3, rope_parameters=LLAMA3
+    ),
     "mamba": tiny_mamba,
     "mamba-bias": lambda: tiny_mamba(use_bias=True, use_conv_bias=False, conv_kernel=3, expand=3),
 }
@@ -37,7 +47,9 @@ def tiny(case: str, dtype: torch.dtype = torch.float32) -> LanguageModel:
 
 
 def adapter(hf: Any, name: str = "tiny", dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """The adapter over a module, without gradients to its weights; norms and D differ from channel to channel."""
+    """The adapter over a module, without gradients to its weights; norms and D differ from channel
+    to channel.
+    """
     with torch.no_grad():
         for parameter, p in hf.named_parameters():
             if parameter.endswith(("norm.weight", "norm_f.weight", ".D", "A_log")):

@@ -20,7 +20,9 @@ def model(request):
 def hooked(model, tokens):
     """What each block of the Hugging Face module returns, and its logits."""
     seen: list[torch.Tensor] = []
-    handles = [b.register_forward_hook(lambda _m, _a, out: seen.append(out)) for b in model._blocks()]
+    handles = [
+        b.register_forward_hook(lambda _m, _a, out: seen.append(out)) for b in model._blocks()
+    ]
     logits = model.hf(tokens).logits
     for handle in handles:
         handle.remove()
@@ -41,7 +43,9 @@ def test_bfloat16_stays_close_to_the_module_in_bfloat16(model):
     theirs, _ = hooked(model, TOKENS)
     ours = model.residuals(TOKENS)
     for ours_l, theirs_l, exact in zip(ours, theirs, expected, strict=True):
-        noise = (theirs_l.float() - exact).norm() / exact.norm()  # what bfloat16 costs the module itself
+        noise = (
+            theirs_l.float() - exact
+        ).norm() / exact.norm()  # what bfloat16 costs the module itself
         assert (ours_l.float() - exact).norm() / exact.norm() < 1.5 * noise + 1e-3
 
 
@@ -61,7 +65,10 @@ def test_neurons_are_what_the_modules_compute(model):
     expected, _ = site_values(model.hf, TOKENS)
     sites = model.neuron_sites(1)
     run = model.run(TOKENS, capture=sites, stop_after="resid.1")
-    assert sites == [Site(kind, 1) for kind in (("ssm_input", "gate") if "mixer_in.1" in expected else ("mlp_hidden",))]
+    assert sites == [
+        Site(kind, 1)
+        for kind in (("ssm_input", "gate") if "mixer_in.1" in expected else ("mlp_hidden",))
+    ]
     for site in sites:
         torch.testing.assert_close(run[site], expected[str(site)], atol=1e-5, rtol=0)
 
@@ -98,8 +105,14 @@ def test_an_edit_inside_a_block_acts(model):
         (lambda m: m.run(TOKENS, capture=["resd.0"]), ["resd.0", "Did you mean 'resid.0'"]),
         (lambda m: m.run(TOKENS + 90), ["tokens", "97 token ids"]),
         (lambda m: m.run(TOKENS, edits=[Zero("resid.0", positions=(21,))]), ["positions", "21"]),
-        (lambda m: m.run(TOKENS, edits=[Replace("resid.0", value=torch.zeros(7))]), ["(7,)", f"(3, 21, {40}"[:8]]),
-        (lambda m: m.run(TOKENS, capture=["resid.2"], stop_after="resid.1"), ["resid.2", "stops after resid.1"]),
+        (
+            lambda m: m.run(TOKENS, edits=[Replace("resid.0", value=torch.zeros(7))]),
+            ["(7,)", f"(3, 21, {40}"[:8]],
+        ),
+        (
+            lambda m: m.run(TOKENS, capture=["resid.2"], stop_after="resid.1"),
+            ["resid.2", "stops after resid.1"],
+        ),
         (lambda m: m.run(TOKENS)["resid.0"], ["resid.0", "captured nothing"]),
     ],
 )

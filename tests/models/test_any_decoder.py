@@ -77,8 +77,14 @@ def first(value: Any) -> Tensor:
     return value[0] if isinstance(value, tuple) else value
 
 
-def forward(model: AnyDecoder, tokens: Tensor, put: dict[tuple[str, int], Callable[[Tensor], Tensor]] | None = None):
-    """(what each block reads, what it returns, logits) of the module; `put` changes what a block reads or returns."""
+def forward(
+    model: AnyDecoder,
+    tokens: Tensor,
+    put: dict[tuple[str, int], Callable[[Tensor], Tensor]] | None = None,
+):
+    """(what each block reads, what it returns, logits) of the module; `put` changes what a block
+    reads or returns.
+    """
     put, read, returned, handles = put or {}, [], [], []
 
     def before(layer):
@@ -116,7 +122,12 @@ def same(ours: Tensor | None, theirs: Tensor) -> None:
 def test_sites_and_widths(case, model):
     assert model.architecture == case
     assert (model.n_layers, model.d_model) == (len(blocks_of(model)), model.hf.config.hidden_size)
-    assert [str(site) for site in model.sites()[:4]] == ["embed", "resid_pre.0", "resid.0", "resid_pre.1"]
+    assert [str(site) for site in model.sites()[:4]] == [
+        "embed",
+        "resid_pre.0",
+        "resid.0",
+        "resid_pre.1",
+    ]
     assert len(model.sites()) == 1 + 2 * model.n_layers
     assert model.n_parameters == sum(p.numel() for p in model.hf.parameters())
     assert model.device == torch.device("cpu") and not model.hf.training
@@ -134,17 +145,23 @@ def test_residuals_and_logits_are_those_of_the_module(model):
         same(run[f"resid.{layer}"], returned[layer])
     same(run.logits, logits)
     same(model.run(TOKENS).logits, logits)
-    torch.testing.assert_close(model.run(TOKENS, last_only=True).logits, logits[:, -1:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        model.run(TOKENS, last_only=True).logits, logits[:, -1:], atol=1e-5, rtol=1e-5
+    )
     same(model.run(TOKENS, capture=["resid.1@-1"])["resid.1@-1"], returned[1][:, -1])
 
 
 @pytest.mark.parametrize(
-    ("case", "factor"), [("gemma", 32**0.5), ("gemma2", 32**0.5), ("falcon_h1", 3.0)], indirect=["case"]
+    ("case", "factor"),
+    [("gemma", 32**0.5), ("gemma2", 32**0.5), ("falcon_h1", 3.0)],
+    indirect=["case"],
 )
 def test_embed_is_what_block_0_reads_where_embeddings_are_scaled(case, factor):
     model = adapted(case)
     expected = model.hf.get_input_embeddings().weight[TOKENS] * factor
-    torch.testing.assert_close(model.run(TOKENS, capture=["embed"])["embed"], expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        model.run(TOKENS, capture=["embed"])["embed"], expected, atol=1e-6, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -170,19 +187,28 @@ def test_mamba2_keeps_its_stream_in_float32_inside_bfloat16():
 def parts_that_ran(model: AnyDecoder, call: Callable[[], Any]) -> set[int]:
     """The blocks inside which some module ran during the call, and -1 if the head did."""
     ran: set[int] = set()
-    watched = [(layer, part) for layer, block in enumerate(blocks_of(model)) for part in block.children()]
+    watched = [
+        (layer, part) for layer, block in enumerate(blocks_of(model)) for part in block.children()
+    ]
     watched.append((-1, model.hf.get_output_embeddings()))
-    handles = [part.register_forward_hook(lambda *_, layer=layer: ran.add(layer)) for layer, part in watched]
+    handles = [
+        part.register_forward_hook(lambda *_, layer=layer: ran.add(layer))
+        for layer, part in watched
+    ]
     call()
     for handle in handles:
         handle.remove()
     return ran
 
 
-@pytest.mark.parametrize(("stop", "expected"), [("embed", set()), ("resid_pre.1", {0, 1}), ("resid.0", {0})])
+@pytest.mark.parametrize(
+    ("stop", "expected"), [("embed", set()), ("resid_pre.1", {0, 1}), ("resid.0", {0})]
+)
 def test_a_stopped_run_computes_nothing_later(model, stop, expected):
     runs = []
-    ran = parts_that_ran(model, lambda: runs.append(model.run(TOKENS, capture=[stop], stop_after=stop)))
+    ran = parts_that_ran(
+        model, lambda: runs.append(model.run(TOKENS, capture=[stop], stop_after=stop))
+    )
     assert ran == expected
     assert runs[0].logits is None and list(runs[0].captured) == [Site.parse(stop)]
     same(runs[0][stop], model.run(TOKENS, capture=[stop])[stop])
@@ -225,9 +251,13 @@ def test_going_on_from_a_stream_is_a_pass_edited_there(streamed):
         same(streamed.continue_from(layer, h), expected)
         last = streamed.continue_from(layer, h, last_only=True)
         torch.testing.assert_close(last, expected[:, -1:], atol=1e-5, rtol=1e-5)
-        edited = streamed.run(TOKENS, edits=[Replace("embed" if layer == -1 else f"resid.{layer}", h)])
+        edited = streamed.run(
+            TOKENS, edits=[Replace("embed" if layer == -1 else f"resid.{layer}", h)]
+        )
         same(edited.logits, expected)
-    _, _, expected = forward(streamed, TOKENS, {("out", 0): lambda h: 2 * h, ("out", 2): lambda h: -h})
+    _, _, expected = forward(
+        streamed, TOKENS, {("out", 0): lambda h: 2 * h, ("out", 2): lambda h: -h}
+    )
     turned = Transform("resid.2", function=lambda h: -h)
     same(streamed.continue_from(0, 2 * returned[0], edits=[turned, Zero("resid.0")]), expected)
 
@@ -245,18 +275,23 @@ def test_logits_of_a_stream(streamed):
     assert run.logits is not None
     torch.testing.assert_close(streamed.logits(run["resid.2"]), run.logits, atol=1e-5, rtol=1e-5)
     many = run["resid.2"][:1, :1].expand(1, 300, -1)  # more than any window has positions
-    torch.testing.assert_close(streamed.logits(many), run.logits[:1, :1].expand(1, 300, -1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        streamed.logits(many), run.logits[:1, :1].expand(1, 300, -1), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_blocks_that_read_more_than_the_stream_are_refused_by_layer():
     model = adapted("zamba")
     run = model.run(TOKENS, capture=["resid.1", "resid.5"])
     with pytest.raises(
-        ValueError, match=r"layer is 1.*reads more than the stream.*run\(tokens, edits=\[Replace\('resid.1'"
+        ValueError,
+        match=r"layer is 1.*reads more than the stream.*run\(tokens, edits=\[Replace\('resid.1'",
     ):
         model.continue_from(1, run["resid.1"])
     assert run.logits is not None
-    same(model.logits(run["resid.5"]), run.logits)  # after the last block the stream is all there is
+    same(
+        model.logits(run["resid.5"]), run.logits
+    )  # after the last block the stream is all there is
     same(model.run(TOKENS, edits=[Replace("resid.1", run["resid.1"])]).logits, run.logits)
 
 
@@ -272,7 +307,10 @@ def test_nothing_stays_on_the_module(streamed):
     def fail(_h: Tensor) -> Tensor:
         raise RuntimeError("in the middle of a pass")
 
-    before, state = attached(streamed.hf), {name: p.clone() for name, p in streamed.hf.state_dict().items()}
+    before, state = (
+        attached(streamed.hf),
+        {name: p.clone() for name, p in streamed.hf.state_dict().items()},
+    )
     h = streamed.run(TOKENS, capture=["embed", "resid.1"], edits=[Zero("resid_pre.1")])["resid.1"]
     streamed.run(TOKENS, stop_after="resid.0")
     streamed.continue_from(1, h)
@@ -299,14 +337,18 @@ def test_it_agrees_with_the_own_adapter(case, model):
         torch.testing.assert_close(both[0][site], both[1][site], atol=1e-5, rtol=0)
     torch.testing.assert_close(both[0].logits, both[1].logits, atol=1e-5, rtol=1e-5)
     h = both[1]["resid.1"] + 0.5
-    torch.testing.assert_close(model.continue_from(1, h), own.continue_from(1, h), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        model.continue_from(1, h), own.continue_from(1, h), atol=1e-5, rtol=1e-5
+    )
     assert relative(model.logits(h), own.logits(h)) < 1e-5
 
 
 def test_rwkv_weights_are_never_divided():
     rescaled = tiny.tiny_rwkv()
     before = {name: p.clone() for name, p in rescaled.state_dict().items()}
-    plain = rescaled.train()(TOKENS).logits  # in training, RWKV leaves its weights alone; it has no dropout
+    plain = rescaled.train()(
+        TOKENS
+    ).logits  # in training, RWKV leaves its weights alone; it has no dropout
     rescaled.eval()(TOKENS)
     assert any(not torch.equal(p, before[name]) for name, p in rescaled.state_dict().items())
     model = AnyDecoder("rwkv", rescaled.requires_grad_(False))

@@ -42,9 +42,12 @@ SAVED = {
     "mixtral": (tiny.tiny_mixtral, "model.layers"),
 }
 TEXT = (
-    "It was a bright cold day in spring when the old teacher closed the door of the school behind her. She had taught "
-    "the children of the village to read and to write for more than thirty years, and most of them had grown up, "
-    "married and moved to the city. Now the house was quiet. On the table in the kitchen lay a letter from her sister, "
+    "It was a bright cold day in spring when the old teacher closed the door of the school behind "
+    "her. She had taught "
+    "the children of the village to read and to write for more than thirty years, and most of "
+    "them had grown up, "
+    "married and moved to the city. Now the house was quiet. On the table in the kitchen lay a "
+    "letter from her sister, "
     "who asked her to come and live by the sea."
 )
 
@@ -53,7 +56,9 @@ def returned_by(hf: Any, path: str, tokens: torch.Tensor) -> list[torch.Tensor]:
     """What the blocks at `path` return, by hooks of the test's own."""
     seen: list[torch.Tensor] = []
     handles = [
-        block.register_forward_hook(lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out))
+        block.register_forward_hook(
+            lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out)
+        )
         for block in hf.get_submodule(path)
     ]
     with torch.no_grad():
@@ -80,9 +85,13 @@ def test_a_saved_model_loads_and_reads_the_same(case, tmp_path):
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     if case == "rwkv":
         theirs.config.rescale_every = 0
-    for ours, rounded in zip(half.residuals(TOKENS), returned_by(theirs, path, TOKENS), strict=True):
+    for ours, rounded in zip(
+        half.residuals(TOKENS), returned_by(theirs, path, TOKENS), strict=True
+    ):
         assert ours.dtype == rounded.dtype
-        bound = 0.03 if case in ("mamba2", "falcon_h1", "rwkv") else 0.0  # their decays stay in float32 here
+        bound = (
+            0.03 if case in ("mamba2", "falcon_h1", "rwkv") else 0.0
+        )  # their decays stay in float32 here
         assert relative(ours.float(), rounded.float()) <= bound
 
 
@@ -108,7 +117,9 @@ def test_random_weights_of_any_decoder(tmp_path):
     tiny.tiny_qwen3(vocab_size=60000).config.save_pretrained(tmp_path)
     model = homolog.load(tmp_path, random=True)
     assert (model.architecture, model.n_layers, model.d_model) == ("qwen3", 3, 32)
-    assert torch.equal(model.run(TOKENS).logits, homolog.load(tmp_path, random=True).run(TOKENS).logits)
+    assert torch.equal(
+        model.run(TOKENS).logits, homolog.load(tmp_path, random=True).run(TOKENS).logits
+    )
 
 
 def config_folder(folder: Path, config: Any) -> Path:
@@ -136,18 +147,38 @@ def test_what_is_no_decoder_is_refused_before_its_weights_are_read(config, words
 
 def test_an_architecture_that_transformers_lacks_and_code_beside_the_weights(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
-    (tmp_path / "modeling_mine.py").write_text("raise AssertionError('code beside the weights was run')")
-    for extra in ({}, {"auto_map": {"AutoConfig": "modeling_mine.Config", "AutoModelForCausalLM": "modeling_mine.M"}}):
+    (tmp_path / "modeling_mine.py").write_text(
+        "raise AssertionError('code beside the weights was run')"
+    )
+    for extra in (
+        {},
+        {
+            "auto_map": {
+                "AutoConfig": "modeling_mine.Config",
+                "AutoModelForCausalLM": "modeling_mine.M",
+            }
+        },
+    ):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "mine"} | extra))
-        with pytest.raises(InputError, match=r"not know its architecture.*code that comes with a model is not run"):
+        with pytest.raises(
+            InputError, match=r"not know its architecture.*code that comes with a model is not run"
+        ):
             homolog.load(tmp_path)
 
 
 def test_a_model_that_looks_ahead_is_refused(tmp_path):
-    small = BertConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=56)
+    small = BertConfig(
+        vocab_size=97,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=56,
+    )
     torch.manual_seed(0)
     BertLMHeadModel(small).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"'bert'.*must not look ahead; a later token changes what block 0 returns"):
+    with pytest.raises(
+        InputError, match=r"'bert'.*must not look ahead; a later token changes what block 0 returns"
+    ):
         homolog.load(tmp_path)
     small.is_decoder = True
     assert AnyDecoder("bert", BertLMHeadModel(small)).n_layers == 2
@@ -157,7 +188,13 @@ def test_it_must_be_clear_which_list_the_blocks_are():
     hf = XLMWithLMHeadModel(XLMConfig(vocab_size=97, emb_dim=32, n_layers=2, n_heads=4))
     with pytest.raises(InputError) as error:
         AnyDecoder("two lists", hf)
-    for word in ("'xlm'", "candidates", "transformer.attentions (2)", "transformer.ffns (2)", "one list"):
+    for word in (
+        "'xlm'",
+        "candidates",
+        "transformer.attentions (2)",
+        "transformer.ffns (2)",
+        "one list",
+    ):
         assert word in str(error.value)
 
 
@@ -167,7 +204,9 @@ class Toy(PreTrainedModel):
     config_class = LlamaConfig
 
     def __init__(self, forward: Any, block: Any = torch.nn.Identity) -> None:
-        super().__init__(LlamaConfig(vocab_size=20, hidden_size=4, num_hidden_layers=2, num_attention_heads=2))
+        super().__init__(
+            LlamaConfig(vocab_size=20, hidden_size=4, num_hidden_layers=2, num_attention_heads=2)
+        )
         self.embed = torch.nn.Embedding(20, 4)
         self.blocks = torch.nn.ModuleList([block(), block()])
         self._run = forward
@@ -187,17 +226,33 @@ class Dictionary(torch.nn.Module):
 @pytest.mark.parametrize(
     ("forward", "block", "words"),
     [
-        (lambda m, h: m.blocks[1](m.blocks[0](m.blocks[0](h))), torch.nn.Identity, "once each, in order.*0, 0, 1"),
+        (
+            lambda m, h: m.blocks[1](m.blocks[0](m.blocks[0](h))),
+            torch.nn.Identity,
+            "once each, in order.*0, 0, 1",
+        ),
         (lambda m, h: m.blocks[0](m.blocks[1](h)), torch.nn.Identity, "once each, in order.*1, 0"),
         (lambda m, h: m.blocks[0](h), torch.nn.Identity, "once each, in order"),
-        (lambda m, h: m.blocks[1](m.blocks[0](h[:, 1:])), torch.nn.Identity, "batch, position and width"),
+        (
+            lambda m, h: m.blocks[1](m.blocks[0](h[:, 1:])),
+            torch.nn.Identity,
+            "batch, position and width",
+        ),
         (
             lambda m, h: m.blocks[1](m.blocks[0](h))["hidden"],
             Dictionary,
             "token ids alone",
         ),
-        (lambda m, h: m.blocks[1](m.blocks[0](h)["hidden"])["hidden"], Dictionary, "a tensor or a tuple, not dict"),
-        (lambda m, h: m.blocks[1](m.blocks[0](h.flip(1))), torch.nn.Identity, "must not look ahead"),
+        (
+            lambda m, h: m.blocks[1](m.blocks[0](h)["hidden"])["hidden"],
+            Dictionary,
+            "a tensor or a tuple, not dict",
+        ),
+        (
+            lambda m, h: m.blocks[1](m.blocks[0](h.flip(1))),
+            torch.nn.Identity,
+            "must not look ahead",
+        ),
     ],
 )
 def test_blocks_that_are_no_blocks_are_refused(forward, block, words):
@@ -239,11 +294,20 @@ def returned_by_blocks(hf: Any) -> list[torch.Tensor]:
     ("call", "words"),
     [
         (lambda m: m.run(TOKENS, capture=["resid.9"]), ["resid.9", "no such site", "'resid.2'"]),
-        (lambda m: m.run(TOKENS, capture=["z.0"]), ["z.0", "its kinds are embed, resid_pre, resid"]),
-        (lambda m: m.run(TOKENS, capture=["resid.2"], stop_after="resid.1"), ["resid.2", "stops after resid.1"]),
+        (
+            lambda m: m.run(TOKENS, capture=["z.0"]),
+            ["z.0", "its kinds are embed, resid_pre, resid"],
+        ),
+        (
+            lambda m: m.run(TOKENS, capture=["resid.2"], stop_after="resid.1"),
+            ["resid.2", "stops after resid.1"],
+        ),
         (lambda m: m.run(TOKENS + 90), ["tokens", "97 token ids"]),
         (lambda m: m.run(TOKENS.repeat(1, 9)), ["tokens", "64 positions", "shorter windows"]),
-        (lambda m: m.continue_from(3, torch.zeros(1, 2, 32)), ["layer is 3", "3 blocks", "-1 to 2"]),
+        (
+            lambda m: m.continue_from(3, torch.zeros(1, 2, 32)),
+            ["layer is 3", "3 blocks", "-1 to 2"],
+        ),
         (lambda m: m.neuron_sites(0), ["'opt'", "names its neurons", "controls.neurons = false"]),
     ],
 )
@@ -257,7 +321,9 @@ def test_errors_name_what_is_wrong(call, words):
 def test_work_inside_blocks_needs_an_own_adapter(tmp_path):
     tiny.tiny_qwen3().config.save_pretrained(tmp_path)
     for random in (False, True):
-        with pytest.raises(InputError, match=r"reading neurons needs.*'qwen3' has none \(gpt2.*mamba have\)"):
+        with pytest.raises(
+            InputError, match=r"reading neurons needs.*'qwen3' has none \(gpt2.*mamba have\)"
+        ):
             require_inner_sites(tmp_path, "reading neurons", "Do without.", random=random)
     tiny.tiny_llama().config.save_pretrained(tmp_path)
     require_inner_sites(tmp_path, "reading neurons", "Do without.")
@@ -283,7 +349,11 @@ def test_a_real_model_through_both_adapters(tmp_path):
     tokens = load_tokenizer(tmp_path)(TEXT, return_tensors="pt").input_ids
     expected = returned_by(own.hf, "model.layers", tokens)
     generic = AnyDecoder("smollm2", own.hf)
-    assert (own.architecture, own.n_layers, own.d_model) == ("llama", 30, 576) and own.n_layers == generic.n_layers
+    assert (own.architecture, own.n_layers, own.d_model) == (
+        "llama",
+        30,
+        576,
+    ) and own.n_layers == generic.n_layers
     for model, bound in ((own, 1e-4), (generic, 1e-7)):
         run = model.run(tokens, capture=[Site("resid", layer) for layer in range(30)])
         for layer, theirs in enumerate(expected):

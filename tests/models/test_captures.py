@@ -59,7 +59,9 @@ def test_an_edit_that_puts_back_what_was_there_changes_rounding_alone(case, dtyp
 
 
 def large_scores(case: str, dtype: torch.dtype) -> Any:
-    """A model whose block 0 has attention scores far beyond what float16 holds, of queries and keys that it does."""
+    """A model whose block 0 has attention scores far beyond what float16 holds, of queries and keys
+    that it does.
+    """
     model: Any = tiny(case)
     with torch.no_grad():
         for read in ("query", "key"):
@@ -83,7 +85,9 @@ def test_scores_beyond_half_precision_make_a_pattern_all_the_same(case, dtype):
     assert scores.abs().max() > 65504
     future = torch.ones(11, 11, dtype=torch.bool).triu(1)
     expected = scores.masked_fill(future, -torch.inf).softmax(-1)
-    torch.testing.assert_close(run["pattern.0"].double(), expected, atol=0.03, rtol=0)  # float32 scores of 1e5
+    torch.testing.assert_close(
+        run["pattern.0"].double(), expected, atol=0.03, rtol=0
+    )  # float32 scores of 1e5
     torch.testing.assert_close(run["pattern.0"].sum(-1), torch.ones(3, model.n_heads, 11))
     edited = model.run(TOKENS, edits=[Transform("pattern.0", function=lambda p: p)])
     assert edited.logits.isfinite().all()
@@ -91,7 +95,9 @@ def test_scores_beyond_half_precision_make_a_pattern_all_the_same(case, dtype):
 
 
 def test_heads_beyond_half_precision_whose_sum_is_not():
-    """Heads 0 and 1 write +80,000 and -80,000 to a channel; their sum is 0, and float16 ends at 65,504."""
+    """Heads 0 and 1 write +80,000 and -80,000 to a channel; their sum is 0, and float16 ends at
+    65,504.
+    """
     model = tiny("gpt2", torch.float16)
     attn = model.hf.transformer.h[1].attn
     with torch.no_grad():
@@ -101,15 +107,23 @@ def test_heads_beyond_half_precision_whose_sum_is_not():
         weight[:, :, 5] = 0
         weight[0, :, 5], weight[1, :, 5] = 10000.0, -10000.0
     run = model.run(TOKENS, capture=["head_out.1", "attn_out.1"])
-    torch.testing.assert_close(run["head_out.1"][:, :, 0, 5], torch.full((3, 11), 80000.0), atol=0, rtol=1e-3)
-    torch.testing.assert_close(run["attn_out.1"][:, :, 5], attn.c_proj.bias[5].expand(3, 11), atol=0.01, rtol=0)
-    edited = model.run(TOKENS, capture=["attn_out.1"], edits=[Transform("head_out.1", function=lambda h: h)])
+    torch.testing.assert_close(
+        run["head_out.1"][:, :, 0, 5], torch.full((3, 11), 80000.0), atol=0, rtol=1e-3
+    )
+    torch.testing.assert_close(
+        run["attn_out.1"][:, :, 5], attn.c_proj.bias[5].expand(3, 11), atol=0.01, rtol=0
+    )
+    edited = model.run(
+        TOKENS, capture=["attn_out.1"], edits=[Transform("head_out.1", function=lambda h: h)]
+    )
     torch.testing.assert_close(edited["attn_out.1"], run["attn_out.1"], atol=0.05, rtol=0.01)
 
 
 @pytest.mark.parametrize("case", TRANSFORMERS)
 def test_a_gradient_flows_through_what_is_captured(case):
-    """Where gradients flow the pass goes through a captured site, so that they can be asked for there."""
+    """Where gradients flow the pass goes through a captured site, so that they can be asked for
+    there.
+    """
     model = tiny(case)
     way = torch.zeros(model.d_model, requires_grad=True)
     sites = ["query_in.1", "pattern.1", "head_out.1"]

@@ -1,4 +1,6 @@
-"""Damaged folders: a model as it was saved, or one error that says what is wrong; never anything else."""
+"""Damaged folders: a model as it was saved, or one error that says what is wrong; never anything
+else.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def check(folders: list[Path], n: int, tmp_path: Path) -> None:
             outcomes["model"] += 1
             again = loaded(folder, 2)
             assert not isinstance(again, str)
-            for (name, p), q in zip(found.hf.named_parameters(), again.hf.parameters(), strict=True):
+            for (name, p), q in zip(
+                found.hf.named_parameters(), again.hf.parameters(), strict=True
+            ):
                 assert p.isfinite().all() and torch.equal(p, q), name
             with contextlib.suppress(InputError):
                 found.run(torch.full((1, 4), 5))

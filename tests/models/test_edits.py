@@ -1,4 +1,6 @@
-"""Edits: they change what they name and nothing else, and act on the logits as a block written out by hand says."""
+"""Edits: they change what they name and nothing else, and act on the logits as a block written out
+by hand says.
+"""
 
 import pytest
 import torch
@@ -10,7 +12,13 @@ from homolog.models.edits import CHANNEL_AXES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SELECTORS = {"positions": (2, -2), "heads": (1,), "channels": (0, 3), "state_dims": (1, 4), "taps": (0, 2)}
+SELECTORS = {
+    "positions": (2, -2),
+    "heads": (1,),
+    "channels": (0, 3),
+    "state_dims": (1, 4),
+    "taps": (0, 2),
+}
 OTHER = torch.randint(0, 97, (4, 11), generator=torch.Generator().manual_seed(1))
 
 
@@ -20,7 +28,12 @@ def of_layer(model, layer=1):
 
 def axis_of(site, selector):
     """The axis that a selector restricts, or None."""
-    names = {"positions": ("position",), "heads": ("head",), "state_dims": ("d_state",), "taps": ("tap",)}
+    names = {
+        "positions": ("position",),
+        "heads": ("head",),
+        "state_dims": ("d_state",),
+        "taps": ("tap",),
+    }
     wanted = names.get(selector, CHANNEL_AXES)
     return next((i for i, axis in enumerate(site.axes) if axis in wanted), None)
 
@@ -38,7 +51,9 @@ def mask_of(site, shape, selectors):
 
 def selections(site):
     """Positions alone, positions with each other selector that fits the site, and all of them."""
-    fitting = {name: chosen for name, chosen in SELECTORS.items() if axis_of(site, name) is not None}
+    fitting = {
+        name: chosen for name, chosen in SELECTORS.items() if axis_of(site, name) is not None
+    }
     pairs = [{name: fitting[name], "positions": fitting["positions"]} for name in fitting]
     return [*pairs, fitting]
 
@@ -50,7 +65,9 @@ def cut(value, mask):
 
 
 def random_like(value, seed=0):
-    return torch.randn(value.shape, dtype=value.dtype, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        value.shape, dtype=value.dtype, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 @pytest.mark.parametrize("case", HF)
@@ -72,8 +89,13 @@ def test_an_edit_acts_on_the_logits_as_in_a_block_written_out_by_hand(case):
     clean = model.run(TOKENS, capture=model.sites())
     for site in of_layer(model)[1:]:
         for selectors in selections(site)[:: len(selections(site)) - 1]:
-            mask, value = mask_of(site, clean[site].shape, selectors), 0.5 * random_like(clean[site])
-            expected = logits_with(model.hf, TOKENS, 1, site.kind, lambda old, added=value * mask: old + added)
+            mask, value = (
+                mask_of(site, clean[site].shape, selectors),
+                0.5 * random_like(clean[site]),
+            )
+            expected = logits_with(
+                model.hf, TOKENS, 1, site.kind, lambda old, added=value * mask: old + added
+            )
             run = model.run(TOKENS, edits=[Add(site, cut(value, mask), **selectors)])
             assert relative(run.logits, expected) < 1e-5, (site, selectors)
             assert relative(expected, clean.logits) > 1e-5
@@ -91,15 +113,23 @@ def test_an_edit_changes_what_it_names_and_no_earlier_position(case):
                 Replace(site, cut(value, mask), **selectors): torch.where(mask, value, old),
                 Add(site, torch.tensor(0.5), **selectors): torch.where(mask, old + 0.5, old),
                 Zero(site, **selectors): torch.where(mask, 0, old),
-                Transform(site, function=lambda v: 3 * v, **selectors): torch.where(mask, 3 * old, old),
+                Transform(site, function=lambda v: 3 * v, **selectors): torch.where(
+                    mask, 3 * old, old
+                ),
             }
             if site.kind == "state":  # later states follow from the edited one
-                wanted = {edit: value for edit, value in wanted.items() if isinstance(edit, Replace | Zero)}
+                wanted = {
+                    edit: value
+                    for edit, value in wanted.items()
+                    if isinstance(edit, Replace | Zero)
+                }
             for edit, expected in wanted.items():
                 run = model.run(TOKENS, edits=[edit], capture=[site])
                 at = site.axes.index("position")
                 places = [0, 1, 2] if site.kind == "state" else list(range(11))
-                here, there = (v.index_select(at, torch.tensor(places)) for v in (run[site], expected))
+                here, there = (
+                    v.index_select(at, torch.tensor(places)) for v in (run[site], expected)
+                )
                 torch.testing.assert_close(here, there, rtol=0, atol=1e-12)
                 assert relative(run.logits[:, :2], clean.logits[:, :2]) < 1e-12, (site, selectors)
         assert (run.logits[:, 2:] - clean.logits[:, 2:]).abs().max() > 1e-9, site
@@ -118,13 +148,18 @@ def test_positions_of_each_prompt_equal_a_loop_over_prompts(case):
             heads = (1,) if "head" in site.axes else None
             if heads:
                 value = value.narrow(site.axes.index("head"), 0, 1)
-            together = model.run(TOKENS, edits=[Replace(site, value, positions=positions, heads=heads)]).logits
-            added = model.run(TOKENS, edits=[Add(site, value, positions=positions, heads=heads)]).logits
+            together = model.run(
+                TOKENS, edits=[Replace(site, value, positions=positions, heads=heads)]
+            ).logits
+            added = model.run(
+                TOKENS, edits=[Add(site, value, positions=positions, heads=heads)]
+            ).logits
             for i, row in enumerate(columns.tolist()):
                 edits = (Replace, together), (Add, added)
                 for kind, expected in edits:
                     alone = model.run(
-                        TOKENS[i : i + 1], edits=[kind(site, value[i : i + 1], positions=row, heads=heads)]
+                        TOKENS[i : i + 1],
+                        edits=[kind(site, value[i : i + 1], positions=row, heads=heads)],
                     )
                     assert relative(expected[i : i + 1], alone.logits) < 1e-10, site
 
@@ -140,7 +175,10 @@ def test_mean_and_resample_equal_visible_arithmetic(case):
         there = other[site].movedim(at, 1)
         wanted = {
             Mean(site, positions=(4,)): (4, old[:, 4].mean(0, keepdim=True).expand_as(old[:, 4])),
-            Mean(site, source=other, positions=(4,)): (4, there[:, 4].mean(0, keepdim=True).expand_as(old[:, 4])),
+            Mean(site, source=other, positions=(4,)): (
+                4,
+                there[:, 4].mean(0, keepdim=True).expand_as(old[:, 4]),
+            ),
             Resample(site, source=other, rows=rows, positions=(4,)): (4, there[rows, 4]),
             Resample(site, source=other, rows=rows, positions=own): (own, there[rows, own]),
         }
@@ -161,8 +199,17 @@ def test_a_name_with_head_and_position_selects_them(case):
     by_selectors = Resample(base, source=whole, **selectors)
     by_channels = Resample(base, source=whole, channels=(0, 2), **selectors)
     same = [
-        (by_selectors, [Replace(name, value), Resample(name, source=part), Resample(name, source=whole)]),
-        (by_channels, [Resample(name, source=part, channels=(0, 2)), Resample(name, source=whole, channels=(0, 2))]),
+        (
+            by_selectors,
+            [Replace(name, value), Resample(name, source=part), Resample(name, source=whole)],
+        ),
+        (
+            by_channels,
+            [
+                Resample(name, source=part, channels=(0, 2)),
+                Resample(name, source=whole, channels=(0, 2)),
+            ],
+        ),
     ]
     for first, others in same:
         expected = model.run(TOKENS, edits=[first]).logits
@@ -174,7 +221,9 @@ def test_edits_apply_in_order_and_what_is_captured_is_edited():
     model = tiny("gpt2")
     ones = torch.ones(model.d_model)
     run = model.run(
-        TOKENS, capture=["resid.1"], edits=[Zero("resid.1"), Add("resid.1", ones), Add("resid.1", 2 * ones)]
+        TOKENS,
+        capture=["resid.1"],
+        edits=[Zero("resid.1"), Add("resid.1", ones), Add("resid.1", 2 * ones)],
     )
     assert torch.equal(run["resid.1"], torch.full_like(run["resid.1"], 3.0))
     last = model.run(TOKENS, capture=["resid.1"], edits=[Add("resid.1", ones), Zero("resid.1")])
@@ -206,9 +255,13 @@ def test_all_positions_of_the_state_are_edited_each_with_its_own_value():
     clean = model.run(OTHER[:3], capture=["state.1"])
     copied = model.run(TOKENS, edits=[Replace("state.1", clean["state.1"])], capture=["state.1"])
     assert torch.equal(copied["state.1"], clean["state.1"])
-    one_for_all = model.run(TOKENS, edits=[Replace("state.1", clean["state.1"][0])], capture=["state.1"])
+    one_for_all = model.run(
+        TOKENS, edits=[Replace("state.1", clean["state.1"][0])], capture=["state.1"]
+    )
     assert torch.equal(one_for_all["state.1"], clean["state.1"][:1].expand(3, -1, -1, -1))
-    parts = Replace("state.1", clean["state.1"][:, [8, 3]][..., :2], positions=(8, 3), state_dims=(0, 1))
+    parts = Replace(
+        "state.1", clean["state.1"][:, [8, 3]][..., :2], positions=(8, 3), state_dims=(0, 1)
+    )
     run = model.run(TOKENS, edits=[parts], capture=["state.1@3", "state.1@8"])
     for t in (3, 8):
         assert torch.equal(run[f"state.1@{t}"][..., :2], clean["state.1"][:, t, :, :2])

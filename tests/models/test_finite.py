@@ -1,4 +1,6 @@
-"""Activations that are not finite: an error that names model, site and token, and none where they are."""
+"""Activations that are not finite: an error that names model, site and token, and none where they
+are.
+"""
 
 import pytest
 import torch
@@ -49,7 +51,10 @@ def test_a_too_large_entry_of_the_unembedding(case):
         with torch.no_grad():
             model.hf.get_output_embeddings().weight[7] = 3e38
         stream = model.run(TOKENS, capture=["resid.1"], stop_after="resid.1")["resid.1"]
-        for call in (lambda m=model: m.run(TOKENS), lambda m=model, h=stream: m.continue_from(1, h)):
+        for call in (
+            lambda m=model: m.run(TOKENS),
+            lambda m=model, h=stream: m.continue_from(1, h),
+        ):
             message = said(call)
             assert "model is 'bad'" in message and "the logits, at position 0" in message
             assert "of window 0, where that of token 7 is" in message
@@ -64,7 +69,10 @@ def test_the_first_site_of_the_pass_and_its_token_are_named():
         with torch.no_grad():
             model.hf.get_input_embeddings().weight[26] = NAN
         message = said(lambda m=model: m.run(tokens))
-        assert f"model is {model.name!r}" in message and "embed, at position 4 (token 26) of window 2" in message
+        assert (
+            f"model is {model.name!r}" in message
+            and "embed, at position 4 (token 26) of window 2" in message
+        )
         for stop in (None, "resid.1"):
             assert "embed, at position 4" in said(
                 lambda m=model, s=stop: m.run(tokens, capture=["resid.1"], stop_after=s)
@@ -73,12 +81,15 @@ def test_the_first_site_of_the_pass_and_its_token_are_named():
         assert "position 4" in said(lambda m=model: m.run(tokens, capture=["resid.0@-1"]))
 
 
-@pytest.mark.parametrize(("case", "part", "site"), [
-    ("neox-parallel", "gpt_neox.layers.1.attention.dense.bias", "attn_out.1"),
-    ("gpt2", "transformer.h.1.mlp.c_proj.bias", "mlp_out.1"),
-    ("llama", "model.layers.1.mlp.gate_proj.weight", "mlp_hidden.1"),
-    ("mamba", "backbone.layers.1.mixer.conv1d.bias", "conv_out.1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("case", "part", "site"),
+    [
+        ("neox-parallel", "gpt_neox.layers.1.attention.dense.bias", "attn_out.1"),
+        ("gpt2", "transformer.h.1.mlp.c_proj.bias", "mlp_out.1"),
+        ("llama", "model.layers.1.mlp.gate_proj.weight", "mlp_hidden.1"),
+        ("mamba", "backbone.layers.1.mixer.conv1d.bias", "conv_out.1"),
+    ],
+)
 def test_inside_a_block_the_site_is_named_where_the_adapter_knows_it(case, part, site):
     model = tiny(case)
     with torch.no_grad():
@@ -102,4 +113,6 @@ def test_what_an_edit_puts_there_is_the_callers():
         h = torch.zeros(1, 4, model.d_model)
         assert model.continue_from(0, h, [edit]).isnan().all()
         h[0, 2] = NAN
-        assert "resid.0, at position 2 of window 0" in said(lambda m=model, h=h: m.continue_from(0, h))
+        assert "resid.0, at position 2 of window 0" in said(
+            lambda m=model, h=h: m.continue_from(0, h)
+        )

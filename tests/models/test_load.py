@@ -16,7 +16,9 @@ def test_the_untrained_twins_follow_from_their_seed():
     with torch.random.fork_rng():
         torch.manual_seed(99)
         third = homolog.load("zoo:mamba-random")
-    for a, b, c in zip(first.hf.parameters(), second.hf.parameters(), third.hf.parameters(), strict=True):
+    for a, b, c in zip(
+        first.hf.parameters(), second.hf.parameters(), third.hf.parameters(), strict=True
+    ):
         assert torch.equal(a, b) and torch.equal(a, c)
     assert (first.n_layers, first.d_model, first.name) == (8, 128, "zoo:mamba-random")
 
@@ -28,7 +30,8 @@ def test_a_folder_loads_with_its_weights(neox_folder, mamba_folder):
         assert not any(p.requires_grad for p in model.hf.parameters())
         stored = load_file(folder / "model.safetensors")
         assert torch.equal(
-            model._embedding().weight, next(v for k, v in stored.items() if "embed_in" in k or "embeddings" in k)
+            model._embedding().weight,
+            next(v for k, v in stored.items() if "embed_in" in k or "embeddings" in k),
         )
 
 
@@ -51,7 +54,9 @@ def test_gpt2_and_llama_load_from_a_folder(build, tmp_path):
     hf = build()
     hf.save_pretrained(tmp_path)
     tokens = torch.arange(12).view(2, 6)
-    torch.testing.assert_close(homolog.load(tmp_path).run(tokens).logits, hf(tokens).logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        homolog.load(tmp_path).run(tokens).logits, hf(tokens).logits, atol=1e-5, rtol=1e-5
+    )
     half = homolog.load(tmp_path, dtype=torch.bfloat16).run(tokens, capture=["resid.2"])
     assert half["resid.2"].dtype == torch.bfloat16 and half.logits.isfinite().all()
 
@@ -70,7 +75,9 @@ def test_a_name_that_is_nothing_says_what_would_do(ref):
 
 def test_a_hub_id_that_cannot_be_fetched(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"EleutherAI/no-such-model-at-all.*the Hub did not give it"):
+    with pytest.raises(
+        ValueError, match=r"EleutherAI/no-such-model-at-all.*the Hub did not give it"
+    ):
         homolog.load("EleutherAI/no-such-model-at-all")
 
 
@@ -101,5 +108,7 @@ def test_missing_weights_are_named(mamba_folder, tmp_path):
     tensors = load_file(tmp_path / "cut" / "model.safetensors")
     del tensors["backbone.layers.2.mixer.in_proj.weight"]
     save_file(tensors, tmp_path / "cut" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"lack 1 weights, backbone\.layers\.2\.mixer\.in_proj\.weight"):
+    with pytest.raises(
+        ValueError, match=r"lack 1 weights, backbone\.layers\.2\.mixer\.in_proj\.weight"
+    ):
         homolog.load(tmp_path / "cut")

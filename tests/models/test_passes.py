@@ -19,8 +19,14 @@ from homolog.models.any_decoder import AnyDecoder
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
-LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64,
-            "short_factor": [1.0] * 4, "long_factor": [1.5, 2.0, 3.0, 4.0]}  # fmt: skip
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "short_factor": [1.0] * 4,
+    "long_factor": [1.5, 2.0, 3.0, 4.0],
+}
 ROPE = {"dynamic": DYNAMIC, "longrope": LONGROPE}
 SMALL = {"dynamic": {}, "longrope": {"max_position_embeddings": 256}}
 
@@ -35,9 +41,15 @@ def turning(build: Callable, kind: str, **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", list(ROPE))
-@pytest.mark.parametrize("build", [tiny_models.tiny_llama, tiny_models.tiny_gpt_neox, tiny_models.tiny_qwen3])
+@pytest.mark.parametrize(
+    "build", [tiny_models.tiny_llama, tiny_models.tiny_gpt_neox, tiny_models.tiny_qwen3]
+)
 def test_a_window_reads_the_same_after_a_longer_one(build, kind):
-    more = {"rope_parameters": ROPE[kind] | {"partial_rotary_factor": 1.0}} if "neox" in build.__name__ else {}
+    more = (
+        {"rope_parameters": ROPE[kind] | {"partial_rotary_factor": 1.0}}
+        if "neox" in build.__name__
+        else {}
+    )
     hf = build(**({"rope_parameters": ROPE[kind]} | SMALL[kind] | more))
     own = [] if hf.config.model_type == "qwen3" else [adapter(hf)]
     hf = copy.deepcopy(hf)
@@ -47,7 +59,9 @@ def test_a_window_reads_the_same_after_a_longer_one(build, kind):
         assert torch.equal(model.run(short).logits, before)
         assert torch.equal(model.run(long).logits, longer)
         for tokens, ours in ((short, before), (long, longer)):
-            theirs = copy.deepcopy(hf)(tokens).logits.detach()  # by a module that has seen no other window
+            theirs = copy.deepcopy(hf)(
+                tokens
+            ).logits.detach()  # by a module that has seen no other window
             torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
         stream = model.run(long, capture=["resid.0"])["resid.0"]
         torch.testing.assert_close(model.continue_from(0, stream), longer, atol=1e-5, rtol=1e-5)
@@ -56,7 +70,9 @@ def test_a_window_reads_the_same_after_a_longer_one(build, kind):
 
 def state_of(hf: Any) -> dict[str, Any]:
     """Buffers (their values) and attributes (by identity) of every part."""
-    found: dict[str, Any] = {f"buffer {name}": buffer.clone() for name, buffer in hf.named_buffers()}
+    found: dict[str, Any] = {
+        f"buffer {name}": buffer.clone() for name, buffer in hf.named_buffers()
+    }
     for path, part in hf.named_modules():
         found |= {f"{path} {name}": id(value) for name, value in vars(part).items()}
     return found
@@ -71,7 +87,11 @@ def test_a_module_is_after_a_pass_as_it_was_before(case):
     after = state_of(model.hf)
     assert before.keys() == after.keys()
     for name, value in before.items():
-        same = torch.equal(value, after[name]) if isinstance(value, torch.Tensor) else value == after[name]
+        same = (
+            torch.equal(value, after[name])
+            if isinstance(value, torch.Tensor)
+            else value == after[name]
+        )
         assert same, name
     assert torch.equal(model.run(window(2, 11)).logits, logits)
 
@@ -96,7 +116,9 @@ def test_a_failing_pass_leaves_no_state_either():
 
 @pytest.mark.parametrize("kind", list(ROPE))
 def test_keys_of_a_path_are_rotated_as_in_the_window_that_they_stand_in(kind):
-    """A patch from prompts that are the clean ones changes nothing, though it is read at an early position."""
+    """A patch from prompts that are the clean ones changes nothing, though it is read at an early
+    position.
+    """
     model = adapter(turning(tiny_models.tiny_llama, kind))
     clean = window(2, 100)
     paths, at = AttentionPaths(model, clean, clean), torch.tensor([3, 9])

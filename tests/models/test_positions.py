@@ -19,7 +19,10 @@ LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 
 def gemma3() -> Gemma3ForCausalLM:
     """Frequencies of its own for each kind of block."""
-    rope = {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}, "full_attention": DYNAMIC}
+    rope = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": DYNAMIC,
+    }
     fields = tiny.GROUPED | {"sliding_window": 5, "query_pre_attn_scalar": 8}
     return Gemma3ForCausalLM(Gemma3TextConfig(**fields, rope_parameters=rope))
 
@@ -38,7 +41,11 @@ def bloom() -> BloomForCausalLM:
         (tiny.tiny_llama, 64, False),
         (tiny.tiny_falcon_h1, 64, False),
         (lambda: tiny.tiny_llama(rope_parameters=LINEAR), 64, False),
-        (lambda: tiny.tiny_llama(rope_parameters=LONGROPE, max_position_embeddings=256), 256, False),
+        (
+            lambda: tiny.tiny_llama(rope_parameters=LONGROPE, max_position_embeddings=256),
+            256,
+            False,
+        ),
         (lambda: tiny.tiny_llama(rope_parameters=DYNAMIC), None, False),
         (gemma3, None, False),
         (bloom, None, False),
@@ -67,7 +74,9 @@ def test_positions_are_those_of_the_configuration(build, expected, table):
         longer = torch.full((1, expected + 1), 5)
         if table:
             for stop in (None, "embed"):
-                with pytest.raises(InputError, match=f"tokens is {expected + 1}, but .* has {expected} positions"):
+                with pytest.raises(
+                    InputError, match=f"tokens is {expected + 1}, but .* has {expected} positions"
+                ):
                     model.run(longer, stop_after=stop)
         else:  # rotary positions go on; studies ask `require_positions`
             assert model.run(longer, last_only=True).logits is not None

@@ -11,8 +11,12 @@ from homolog.models.scan import propagate, response, selective_scan
 
 def inputs(batch, length, d_inner, d_state, dtype, seed=0):
     g = torch.Generator().manual_seed(seed)
-    u, B, C = (torch.randn(batch, length, n, dtype=dtype, generator=g) for n in (d_inner, d_state, d_state))
-    dt = torch.nn.functional.softplus(torch.randn(batch, length, d_inner, dtype=dtype, generator=g) - 1)
+    u, B, C = (
+        torch.randn(batch, length, n, dtype=dtype, generator=g) for n in (d_inner, d_state, d_state)
+    )
+    dt = torch.nn.functional.softplus(
+        torch.randn(batch, length, d_inner, dtype=dtype, generator=g) - 1
+    )
     A = -torch.exp(torch.randn(d_inner, d_state, dtype=dtype, generator=g))
     return u, dt, A, B, C
 
@@ -25,7 +29,9 @@ def test_visible_arithmetic():
     )
     # h: 0/2 + 4 = 4, 4/2 + 4 = 6, 6/2 + 4 = 7
     assert result.y.flatten().tolist() == pytest.approx([4.0, 6.0, 7.0])
-    assert result.states is not None and result.states.flatten().tolist() == pytest.approx([4.0, 6.0, 7.0])
+    assert result.states is not None and result.states.flatten().tolist() == pytest.approx(
+        [4.0, 6.0, 7.0]
+    )
     assert result.last_state.item() == pytest.approx(7.0)
 
 
@@ -38,7 +44,9 @@ def test_equal_to_the_loop_with_gradients(dtype, tolerance, shape):
     assert (ours.y - loop.y).abs().max() <= tolerance * scale
     weights = torch.randn_like(loop.y)
     for a, b in zip(
-        torch.autograd.grad(ours.y, leaves, weights), torch.autograd.grad(loop.y, leaves, weights), strict=True
+        torch.autograd.grad(ours.y, leaves, weights),
+        torch.autograd.grad(loop.y, leaves, weights),
+        strict=True,
     ):
         assert (a - b).abs().max() <= tolerance * b.abs().max()
 
@@ -65,13 +73,20 @@ def test_gradients_across_chunks_equal_the_loop(outputs):
     leaves.append(torch.randn(2, 70, 5, dtype=torch.float64, requires_grad=True))
     read = [74, 3, 31, 32, 3]
     ours, loop = (
-        getattr(selective_scan(*leaves[:5], initial_state=leaves[5], return_states=read, backend=b), outputs)
+        getattr(
+            selective_scan(*leaves[:5], initial_state=leaves[5], return_states=read, backend=b),
+            outputs,
+        )
         for b in ("numba", "torch")
     )
     torch.testing.assert_close(ours, loop)
     weights = torch.randn_like(loop)
     kept = [leaf for i, leaf in enumerate(leaves) if i != 4]  # C plays no part in states
-    for a, b in zip(torch.autograd.grad(ours, kept, weights), torch.autograd.grad(loop, kept, weights), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(ours, kept, weights),
+        torch.autograd.grad(loop, kept, weights),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b)
 
 
@@ -85,7 +100,9 @@ def test_states_are_read_at_the_positions_asked_for_in_their_order(backend):
 
 
 def test_a_position_outside_is_named():
-    with pytest.raises(InputError, match=r"return_states is 4, but the scan has 4 positions.*-4 to 3"):
+    with pytest.raises(
+        InputError, match=r"return_states is 4, but the scan has 4 positions.*-4 to 3"
+    ):
         selective_scan(*inputs(1, 4, 2, 2, torch.float32), return_states=[0, 4])
 
 
@@ -95,7 +112,9 @@ def test_states_equal_prefix_runs_and_continue():
     for t in (1, 7, 20):
         prefix = selective_scan(u[:, :t], dt[:, :t], A, B[:, :t], C[:, :t])
         torch.testing.assert_close(whole.states[:, t - 1], prefix.last_state)
-    rest = selective_scan(u[:, 7:], dt[:, 7:], A, B[:, 7:], C[:, 7:], initial_state=whole.states[:, 6])
+    rest = selective_scan(
+        u[:, 7:], dt[:, 7:], A, B[:, 7:], C[:, 7:], initial_state=whole.states[:, 6]
+    )
     torch.testing.assert_close(rest.y, whole.y[:, 7:])
 
 
@@ -112,7 +131,9 @@ def test_exp_is_accurate_over_its_range():
     )
     exact = torch.exp(x.double()).flatten()
     error = ((found.y.flatten().double() - exact) / exact).abs()
-    assert (error <= 5e-7 + 1.6e-7 * x.flatten().abs()).all()  # the second part: A log2(e), and its product with dt
+    assert (
+        error <= 5e-7 + 1.6e-7 * x.flatten().abs()
+    ).all()  # the second part: A log2(e), and its product with dt
 
 
 def test_threads_do_not_change_the_result():
@@ -135,12 +156,17 @@ def test_a_wrong_initial_state_is_named():
 
 
 def edited_run(u, dt, A, B, C, writes):
-    """The recurrence written out, with `writes` {(row, position): change of the write}; y and all states."""
+    """The recurrence written out, with `writes` {(row, position): change of the write}; y and all
+    states.
+    """
     batch, length, d_inner = u.shape
     h = torch.zeros(batch, d_inner, A.shape[1], dtype=u.dtype)
     ys, states = [], []
     for t in range(length):
-        h = h * (dt[:, t, :, None] * A).exp() + dt[:, t, :, None] * u[:, t, :, None] * B[:, t, None, :]
+        h = (
+            h * (dt[:, t, :, None] * A).exp()
+            + dt[:, t, :, None] * u[:, t, :, None] * B[:, t, None, :]
+        )
         h = h + torch.stack([writes.get((row, t), torch.zeros_like(h[0])) for row in range(batch)])
         ys.append(torch.einsum("bdn,bn->bd", h, C[:, t]))
         states.append(h)
@@ -171,7 +197,9 @@ def test_propagation_is_exact_to_rounding_after_many_positions():
     dt = torch.full((1, 2000, 1), 0.1)
     dt[0, 1995:] = 1e-4
     found = propagate(torch.ones(1, 1, 1), dt, -torch.ones(1, 1), 1995, 1999)
-    assert found.item() == pytest.approx(math.exp(-4e-4), rel=1e-7)  # four steps of 1e-4, after a sum of 199.5
+    assert found.item() == pytest.approx(
+        math.exp(-4e-4), rel=1e-7
+    )  # four steps of 1e-4, after a sum of 199.5
 
 
 def test_many_patches_at_once_each_with_its_own_start():

@@ -1,4 +1,6 @@
-"""The Triton kernels against the per-position loop: on a GPU, and in Triton's interpreter where Triton is installed."""
+"""The Triton kernels against the per-position loop: on a GPU, and in Triton's interpreter where
+Triton is installed.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,21 @@ def largest_error(shape: tuple[int, int, int, int], dtype: torch.dtype, device: 
     """Largest relative difference of kernels and loop, over outputs and gradients."""
     batch, length, d_inner, d_state = shape
     g = torch.Generator().manual_seed(0)
-    u, B, C = (torch.randn(batch, length, n, generator=g, dtype=dtype) for n in (d_inner, d_state, d_state))
-    dt = torch.nn.functional.softplus(torch.randn(batch, length, d_inner, generator=g, dtype=dtype) - 1)
+    u, B, C = (
+        torch.randn(batch, length, n, generator=g, dtype=dtype) for n in (d_inner, d_state, d_state)
+    )
+    dt = torch.nn.functional.softplus(
+        torch.randn(batch, length, d_inner, generator=g, dtype=dtype) - 1
+    )
     A = -torch.exp(torch.randn(d_inner, d_state, generator=g, dtype=dtype))
     start = torch.randn(batch, d_inner, d_state, generator=g, dtype=dtype)
     leaves = [t.to(device).requires_grad_() for t in (u, dt, A, B, C, start)]
     read = [length - 1, 0, length // 2]
     results = []
     for backend in ("triton", "torch"):
-        scan = selective_scan(*leaves[:5], initial_state=leaves[5], return_states=read, backend=backend)
+        scan = selective_scan(
+            *leaves[:5], initial_state=leaves[5], return_states=read, backend=backend
+        )
         outputs = [scan.y, scan.last_state, scan.states]
         seeds = torch.Generator().manual_seed(1)
         weights = [torch.randn(o.shape, generator=seeds, dtype=dtype).to(device) for o in outputs]
@@ -40,7 +48,10 @@ def largest_error(shape: tuple[int, int, int, int], dtype: torch.dtype, device: 
         loop = selective_scan(*leaves[:5], backend="torch")
     results[0] += [plain.y, plain.last_state]
     results[1] += [loop.y, loop.last_state]
-    return max(float((a - b).detach().abs().max() / b.detach().abs().max()) for a, b in zip(*results, strict=True))
+    return max(
+        float((a - b).detach().abs().max() / b.detach().abs().max())
+        for a, b in zip(*results, strict=True)
+    )
 
 
 @pytest.mark.gpu
@@ -58,7 +69,10 @@ def test_propagation_and_response_on_a_gpu_equal_those_on_the_processor():
     g = torch.Generator().manual_seed(0)
     dt, C, delta = (torch.rand(*s, generator=g) for s in ((2, 50, 40), (2, 50, 16), (3, 2, 40, 16)))
     A, start = -torch.rand(40, 16, generator=g), torch.tensor([7, 31])
-    for function, args in ((propagate, (delta, dt, A, start, 49)), (response, (delta, dt, A, C, start))):
+    for function, args in (
+        (propagate, (delta, dt, A, start, 49)),
+        (response, (delta, dt, A, C, start)),
+    ):
         on_gpu = function(*(a.cuda() if isinstance(a, torch.Tensor) else a for a in args))
         torch.testing.assert_close(on_gpu.cpu(), function(*args), rtol=1e-5, atol=1e-5)
 
@@ -73,7 +87,9 @@ def test_kernels_equal_the_loop_in_the_interpreter():
     )
     environment = dict(os.environ, TRITON_INTERPRET="1")
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     errors = [float(line) for line in done.stdout.split()]
     assert len(errors) == len(SHAPES) and max(errors) <= 1e-11

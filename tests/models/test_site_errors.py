@@ -45,7 +45,10 @@ def told(call):
 
 @pytest.mark.parametrize(("name", "words"), NAMES)
 def test_a_site_that_is_not_there_names_the_nearest(model, name, words):
-    for call in (lambda: model.run(TOKENS, capture=[name]), lambda: model.run(TOKENS, edits=[Zero(name)])):
+    for call in (
+        lambda: model.run(TOKENS, capture=[name]),
+        lambda: model.run(TOKENS, edits=[Zero(name)]),
+    ):
         message = told(call)
         for word in words:
             assert word in message
@@ -61,13 +64,19 @@ def test_a_head_of_a_site_without_heads_is_refused_however_it_is_named():
         (Replace("resid.1", torch.zeros(7)), ["(7,)", "(3, 11, 32)"]),
         (Add("resid.1", torch.zeros(3, 10, 32)), ["(3, 10, 32)", "(3, 11, 32)"]),
         (Add("z.1.2@-1", torch.zeros(4, 8)), ["(4, 8)", "z.1.2@-1 takes the shape (3, 8)"]),
-        (Replace("z.1", torch.zeros(3, 2, 5, 8), positions=(1, 2), heads=(0, 3)), ["(3, 2, 5, 8)", "(3, 2, 2, 8)"]),
+        (
+            Replace("z.1", torch.zeros(3, 2, 5, 8), positions=(1, 2), heads=(0, 3)),
+            ["(3, 2, 5, 8)", "(3, 2, 2, 8)"],
+        ),
         (Transform("mlp_out.0", function=lambda v: v[..., :5]), ["(3, 11, 5)", "(3, 11, 32)"]),
         (Zero("resid.1", heads=(0,)), ["heads", "no head axis", "batch, position, d_model"]),
         (Zero("resid.1", state_dims=(0,)), ["state_dims", "no d_state axis"]),
         (Zero("z.1", taps=(0,)), ["taps", "no tap axis"]),
         (Zero("resid.1", positions=(3, 11)), ["positions is 11", "11 positions", "-11 to 10"]),
-        (Zero("resid.1", positions=torch.tensor([0, 1])), ["(2, 1)", "3 prompts", "one row of positions a prompt"]),
+        (
+            Zero("resid.1", positions=torch.tensor([0, 1])),
+            ["(2, 1)", "3 prompts", "one row of positions a prompt"],
+        ),
         (Zero("z.1", heads=(4,)), ["heads is 4", "z.1 has 4 heads"]),
         (Zero("resid.1", channels=(32,)), ["channels is 32", "32 channels"]),
         (Replace("resid.1"), ["value", "Replace needs a tensor"]),
@@ -86,7 +95,10 @@ def test_an_edit_that_does_not_fit_says_why(model, edit, words):
     ("edit", "words"),
     [
         (Replace("state.1@2", torch.zeros(3, 80, 4)), ["(3, 80, 4)", "(3, 80, 5)"]),
-        (Replace("state.1", torch.zeros(3, 2, 80, 5), positions=(1, 2, 5)), ["(3, 2, 80, 5)", "(3, 3, 80, 5)"]),
+        (
+            Replace("state.1", torch.zeros(3, 2, 80, 5), positions=(1, 2, 5)),
+            ["(3, 2, 80, 5)", "(3, 3, 80, 5)"],
+        ),
         (Zero("state.1", state_dims=(5,)), ["state_dims is 5", "5 state_dims"]),
         (Zero("B.1", channels=(0,)), ["channels", "state_dims"]),
         (Zero("state.1@11"), ["position is 11", "11 positions"]),

@@ -1,4 +1,6 @@
-"""Gradients of a run with respect to a value that an edit brings in, against finite differences in float64."""
+"""Gradients of a run with respect to a value that an edit brings in, against finite differences in
+float64.
+"""
 
 import pytest
 import torch
@@ -10,10 +12,40 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHORT = torch.randint(0, 97, (2, 5), generator=torch.Generator().manual_seed(2))
 EVERYWHERE = ("embed", "resid_pre.1", "resid.1")
-ATTENTION = ("query_in.1", "key_in.1", "value_in.1", "query.1", "key.1", "value.1", "pattern.1", "z.1", "head_out.1",
-             "attn_out.1", "mlp_in.1", "mlp_hidden.1", "mlp_out.1")  # fmt: skip
-MIXER = ("mixer_in.1", "conv_in.1", "gate_in.1", "conv_taps.1", "conv_out.1", "ssm_input.1", "dt.1", "B.1", "C.1",
-         "A_bar.1", "B_bar.1", "write.1", "state.1", "y.1", "skip.1", "gate.1", "mixer_out.1")  # fmt: skip
+ATTENTION = (
+    "query_in.1",
+    "key_in.1",
+    "value_in.1",
+    "query.1",
+    "key.1",
+    "value.1",
+    "pattern.1",
+    "z.1",
+    "head_out.1",
+    "attn_out.1",
+    "mlp_in.1",
+    "mlp_hidden.1",
+    "mlp_out.1",
+)
+MIXER = (
+    "mixer_in.1",
+    "conv_in.1",
+    "gate_in.1",
+    "conv_taps.1",
+    "conv_out.1",
+    "ssm_input.1",
+    "dt.1",
+    "B.1",
+    "C.1",
+    "A_bar.1",
+    "B_bar.1",
+    "write.1",
+    "state.1",
+    "y.1",
+    "skip.1",
+    "gate.1",
+    "mixer_out.1",
+)
 SITES = {
     "neox-parallel": EVERYWHERE + ATTENTION,
     "gpt2": ("embed", "query_in.1", "pattern.0", "resid_mid.1"),
@@ -25,18 +57,26 @@ SITES = {
 def agrees(function, value):
     """Autograd along random directions against central differences."""
     torch.manual_seed(0)
-    return torch.autograd.gradcheck(function, value.requires_grad_(), fast_mode=True, eps=1e-6, atol=1e-7, rtol=1e-4)
+    return torch.autograd.gradcheck(
+        function, value.requires_grad_(), fast_mode=True, eps=1e-6, atol=1e-7, rtol=1e-4
+    )
 
 
-@pytest.mark.parametrize(("case", "site"), [(case, site) for case, sites in SITES.items() for site in sites])
+@pytest.mark.parametrize(
+    ("case", "site"), [(case, site) for case, sites in SITES.items() for site in sites]
+)
 def test_gradients_through_a_run_equal_finite_differences(case, site):
     model = tiny(case, torch.float64)
     shape = model.run(SHORT, capture=[f"{site}@2"])[f"{site}@2"].shape
-    value = 0.1 * torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    value = 0.1 * torch.randn(
+        shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
     weights = torch.randn(2, 5, 97, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
 
     def summary(value):
-        return (model.run(SHORT, edits=[Add(f"{site}@2", value)]).logits.softmax(-1) * weights).sum()
+        return (
+            model.run(SHORT, edits=[Add(f"{site}@2", value)]).logits.softmax(-1) * weights
+        ).sum()
 
     assert agrees(summary, value)
 
@@ -48,7 +88,9 @@ def test_gradients_reach_what_a_run_reads(read):
     value = torch.zeros(2, 80, dtype=torch.float64)
 
     def read_sum(value):
-        run = model.run(SHORT, edits=[Add("conv_in.1@1", value), Add("conv_in.1@2", 2 * value)], capture=[read])
+        run = model.run(
+            SHORT, edits=[Add("conv_in.1@1", value), Add("conv_in.1@2", 2 * value)], capture=[read]
+        )
         return (run[read] ** 2).sum() + run.logits.softmax(-1)[:, :, 5].sum()
 
     assert agrees(read_sum, value)
@@ -60,7 +102,10 @@ def test_gradients_pass_through_an_edited_recurrence_to_earlier_positions():
     value = torch.zeros(2, 80, dtype=torch.float64)
 
     def late(value):
-        edits = [Add("conv_in.1@0", value), Add("state.1@3", value[..., None], channels=tuple(range(80)))]
+        edits = [
+            Add("conv_in.1@0", value),
+            Add("state.1@3", value[..., None], channels=tuple(range(80))),
+        ]
         return model.run(SHORT, edits=edits, capture=["state.1@4", "state.1@1"])
 
     assert agrees(lambda v: late(v).logits.softmax(-1)[..., 7].sum(), value)

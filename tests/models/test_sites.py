@@ -39,7 +39,9 @@ def test_axes_are_those_of_the_legend(model):
     sizes = {"batch": 3, "position": 11, "key_position": 11, "d_model": config.hidden_size}
     if hasattr(model, "n_heads"):
         sizes |= {"head": config.num_attention_heads, "d_head": model.d_head}
-        sizes["d_mlp"] = getattr(config, "intermediate_size", None) or config.n_inner or 4 * config.hidden_size
+        sizes["d_mlp"] = (
+            getattr(config, "intermediate_size", None) or config.n_inner or 4 * config.hidden_size
+        )
     else:
         sizes |= {
             "d_inner": config.expand * config.hidden_size,
@@ -59,7 +61,10 @@ def test_a_head_or_a_position_in_the_name_indexes_the_whole(model):
         value = whole[site].movedim(site.axes.index("position"), 1)
         asked |= {f"{site}@{p}": value[:, p] for p in (0, 4, -1)}
         if "head" in site.axes:
-            asked |= {f"{site}.1": whole[site].select(site.axes.index("head"), 1), f"{site}.1@-3": value[:, -3, 1]}
+            asked |= {
+                f"{site}.1": whole[site].select(site.axes.index("head"), 1),
+                f"{site}.1@-3": value[:, -3, 1],
+            }
     some = model.run(TOKENS, capture=list(asked))
     for name, value in asked.items():
         assert relative(some[name], value) < 1e-5, name
@@ -77,7 +82,11 @@ def test_the_pattern_sums_to_one_and_sees_no_future(case):
 def test_the_state_at_a_position_is_the_last_one_of_a_run_on_the_prefix(case):
     model = tiny(case)
     read = model.run(TOKENS, capture=["state.1@3", "state.2", "state.1@0", "state.1@-1"])
-    for layer, t, value in ((1, 3, read["state.1@3"]), (1, 10, read["state.1@-1"]), (2, 6, read["state.2"][:, 6])):
+    for layer, t, value in (
+        (1, 3, read["state.1@3"]),
+        (1, 10, read["state.1@-1"]),
+        (2, 6, read["state.2"][:, 6]),
+    ):
         cache = model.hf(TOKENS[:, : t + 1], use_cache=True).cache_params
         assert relative(value, cache.get_recurrent_state(layer, state_idx=0)) < 1e-5
     first = model.run(TOKENS, capture=["write.1@0"])["write.1@0"]
@@ -96,7 +105,9 @@ def test_bfloat16_reads_every_site(model):
 
 @pytest.mark.parametrize("case", ["neox-sequential", "gpt2-scaled", "llama-bias", "mamba-bias"])
 def test_float64_runs_in_float64(case):
-    """States, norms and softmax keep the precision: the same run in float32 differs by float32's rounding alone."""
+    """States, norms and softmax keep the precision: the same run in float32 differs by float32's
+    rounding alone.
+    """
     wide, narrow = tiny(case, torch.float64), tiny(case)
     read, rough = wide.run(TOKENS, capture=wide.sites()), narrow.run(TOKENS, capture=narrow.sites())
     for site, value in read.captured.items():
@@ -109,7 +120,9 @@ def test_float64_runs_in_float64(case):
 
 
 def test_logits_of_the_last_position_alone(model):
-    assert relative(model.run(TOKENS, last_only=True).logits, model.run(TOKENS).logits[:, -1:]) < 1e-5
+    assert (
+        relative(model.run(TOKENS, last_only=True).logits, model.run(TOKENS).logits[:, -1:]) < 1e-5
+    )
 
 
 def test_later_blocks_continue_from_a_residual_stream(model):

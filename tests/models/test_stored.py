@@ -111,13 +111,22 @@ def test_an_index_that_names_another_file(sharded):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"intermediate_size": 60}, ["model.layers.0.mlp.down_proj.weight", "(36, 56)", "(36, 60)"]),
+        (
+            {"intermediate_size": 60},
+            ["model.layers.0.mlp.down_proj.weight", "(36, 56)", "(36, 60)"],
+        ),
         ({"vocab_size": 98}, ["(97, 36)", "(98, 36)"]),
         ({"num_key_value_heads": 6}, ["k_proj.weight", "(16, 36)", "(48, 36)"]),
         ({"num_hidden_layers": 4}, ["lack 9 weights", "model.layers.3."]),
-        ({"num_hidden_layers": 2}, ["hold 9 tensors that have no place by its configuration", "model.layers.2."]),
+        (
+            {"num_hidden_layers": 2},
+            ["hold 9 tensors that have no place by its configuration", "model.layers.2."],
+        ),
         ({"num_hidden_layers": 400}, ["counts 400 blocks", "its files hold 30 tensors"]),
-        ({"num_hidden_layers": 10**9}, ["its num_hidden_layers is 1000000000", "up to 10000 blocks"]),
+        (
+            {"num_hidden_layers": 10**9},
+            ["its num_hidden_layers is 1000000000", "up to 10000 blocks"],
+        ),
         ({"attention_bias": True}, ["lack 12 weights"]),
         ({"hidden_size": "36x"}, ["its configuration and files make no model", "hidden_size"]),
         ({"num_attention_heads": 5}, ["make no model"]),
@@ -132,8 +141,9 @@ def test_a_configuration_that_disagrees_with_the_weights(whole, changes, words):
 def test_biases_that_the_configuration_leaves_out(tmp_path):
     tiny.tiny_llama(attention_bias=True).save_pretrained(tmp_path)
     configured(tmp_path, attention_bias=False)
-    assert "hold 12 tensors that have no place by its configuration, model.layers.0.self_attn.k_proj.bias" in told(
-        tmp_path
+    assert (
+        "hold 12 tensors that have no place by its configuration, "
+        "model.layers.0.self_attn.k_proj.bias" in told(tmp_path)
     )
 
 
@@ -144,7 +154,9 @@ def test_norms_of_another_architecture(tmp_path):
 
 
 def test_masks_and_frequencies_of_older_files_are_no_disagreement(whole, tmp_path_factory):
-    rewritten(whole, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
+    rewritten(
+        whole, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})
+    )
     assert homolog.load(whole).n_layers == 3
     for build, name in (
         (tiny.tiny_gpt2, "transformer.h.0.attn.bias"),

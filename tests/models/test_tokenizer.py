@@ -20,11 +20,18 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def ctrl() -> CTRLLMHeadModel:
-    return CTRLLMHeadModel(CTRLConfig(vocab_size=97, n_embd=32, n_layer=2, n_head=4, dff=40, n_positions=32))
+    return CTRLLMHeadModel(
+        CTRLConfig(vocab_size=97, n_embd=32, n_layer=2, n_head=4, dff=40, n_positions=32)
+    )
 
 
 def biogpt() -> BioGptForCausalLM:
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
+    small = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 40,
+    }
     return BioGptForCausalLM(BioGptConfig(vocab_size=97, max_position_embeddings=32, **small))
 
 
@@ -60,7 +67,11 @@ def test_a_folder_without_tokenizer_files(tmp_path):
 @pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("{", "not valid JSON"), ("[]", "must hold a JSON object, and holds []"), ("", "not valid JSON")],
+    [
+        ("{", "not valid JSON"),
+        ("[]", "must hold a JSON object, and holds []"),
+        ("", "not valid JSON"),
+    ],
 )
 def test_a_damaged_file_is_named(file, content, words, tmp_path):
     tiny_gpt2().save_pretrained(tmp_path)
@@ -76,7 +87,9 @@ def test_a_vocabulary_that_is_no_vocabulary(tmp_path):
     for path in catalog.TOKENIZER.iterdir():
         shutil.copy(path, tmp_path)
     whole = json.loads((tmp_path / "tokenizer.json").read_text())
-    (tmp_path / "tokenizer.json").write_text(json.dumps(whole | {"model": {"type": "BPE", "vocab": 3}}))
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps(whole | {"model": {"type": "BPE", "vocab": 3}})
+    )
     assert "loading it failed" in refused_twice(tmp_path)
 
 
@@ -84,9 +97,16 @@ def test_a_tokenizer_that_is_there_is_given(tmp_path):
     tiny_gpt2().save_pretrained(tmp_path)
     for path in catalog.TOKENIZER.iterdir():
         shutil.copy(path, tmp_path)
-    for model in (homolog.load(tmp_path), homolog.load("zoo:mamba-s0"), homolog.load("zoo:mamba-random")):
+    for model in (
+        homolog.load(tmp_path),
+        homolog.load("zoo:mamba-s0"),
+        homolog.load("zoo:mamba-random"),
+    ):
         assert model.require_tokenizer() is model.tokenizer and model.no_tokenizer is None
-        assert model.require_tokenizer()("a word").input_ids == load_tokenizer(tmp_path)("a word").input_ids
+        assert (
+            model.require_tokenizer()("a word").input_ids
+            == load_tokenizer(tmp_path)("a word").input_ids
+        )
 
 
 def test_a_model_made_without_one_says_so():

@@ -65,15 +65,25 @@ def test_what_is_no_batch_of_windows_is_refused(given, words):
             assert error.value.field == "tokens"
             assert all(word in str(error.value) for word in words), str(error.value)
             if "97" not in words[0] and "-1" not in words[0]:
-                assert "int64 tensor (batch, position) of windows of one length, without padding" in str(error.value)
+                assert (
+                    "int64 tensor (batch, position) of windows of one length, without padding"
+                    in str(error.value)
+                )
 
 
 @pytest.mark.parametrize(
     "h",
-    [torch.zeros(2, 32), torch.zeros(1, 2, 31), torch.zeros(1, 2, 32, dtype=torch.long), torch.zeros(0, 2, 32)],
+    [
+        torch.zeros(2, 32),
+        torch.zeros(1, 2, 31),
+        torch.zeros(1, 2, 32, dtype=torch.long),
+        torch.zeros(0, 2, 32),
+    ],
 )
 def test_a_stream_of_another_shape_is_refused(h):
-    with pytest.raises(InputError, match=r"h is \(.*\(batch, position, 32\), in floats.*resid\.LAYER"):
+    with pytest.raises(
+        InputError, match=r"h is \(.*\(batch, position, 32\), in floats.*resid\.LAYER"
+    ):
         tiny("gpt2").continue_from(0, h)
 
 
@@ -88,8 +98,13 @@ def test_circuits_take_and_refuse_the_same(case):
     model = tiny(case)
     paths, clean, corrupt = tracer_of(model).paths, [[5, 6, 7, 5]] * 2, [[5, 9, 7, 5]] * 2
     for given in ((clean, corrupt), (np.array(clean, dtype=np.int32), torch.tensor(corrupt))):
-        assert torch.equal(paths(model, *given).logits, model.run(clean, last_only=True).logits[:, 0])
-    for field, given in (("clean", ([[5, 6], [5]], corrupt)), ("corrupt", (clean, torch.zeros(2, 4)))):
+        assert torch.equal(
+            paths(model, *given).logits, model.run(clean, last_only=True).logits[:, 0]
+        )
+    for field, given in (
+        ("clean", ([[5, 6], [5]], corrupt)),
+        ("corrupt", (clean, torch.zeros(2, 4))),
+    ):
         with pytest.raises(InputError, match=f"^{field} is"):
             paths(model, *given)
     assert ablated_logits(model, clean, []).shape == (2, 97)

@@ -20,16 +20,30 @@ MODELS = {
 }
 ORACLE = Path(__file__).parents[1] / "reference" / "transformer_lens_oracle.py"
 TRANSFORMER_HOOKS = {
-    "resid_pre": "hook_resid_pre", "query_in": "hook_q_input", "key_in": "hook_k_input", "value_in": "hook_v_input",
-    "query": "attn.hook_q", "key": "attn.hook_k", "value": "attn.hook_v", "pattern": "attn.hook_pattern",
-    "z": "attn.hook_z", "head_out": "attn.hook_result", "attn_out": "hook_attn_out", "resid_mid": "hook_resid_mid",
-    "mlp_in": "hook_mlp_in", "mlp_hidden": "mlp.hook_post", "mlp_out": "hook_mlp_out", "resid": "hook_resid_post",
-}  # fmt: skip
+    "resid_pre": "hook_resid_pre",
+    "query_in": "hook_q_input",
+    "key_in": "hook_k_input",
+    "value_in": "hook_v_input",
+    "query": "attn.hook_q",
+    "key": "attn.hook_k",
+    "value": "attn.hook_v",
+    "pattern": "attn.hook_pattern",
+    "z": "attn.hook_z",
+    "head_out": "attn.hook_result",
+    "attn_out": "hook_attn_out",
+    "resid_mid": "hook_resid_mid",
+    "mlp_in": "hook_mlp_in",
+    "mlp_hidden": "mlp.hook_post",
+    "mlp_out": "hook_mlp_out",
+    "resid": "hook_resid_post",
+}
 
 
 @pytest.fixture(scope="module")
 def lens(tmp_path_factory):
-    """What TransformerLens caches for each model: {case: {hook: value}}, and our adapters of the same weights."""
+    """What TransformerLens caches for each model: {case: {hook: value}}, and our adapters of the
+    same weights.
+    """
     folder = tmp_path_factory.mktemp("lens")
     models = {case: adapter(build()) for case, build in MODELS.items()}
     for case, model in models.items():
@@ -45,7 +59,10 @@ def lens(tmp_path_factory):
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [*command, *(str(folder / case) for case in MODELS)], capture_output=True, text=True, env=environment
+        [*command, *(str(folder / case) for case in MODELS)],
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     cache: dict[str, dict[str, torch.Tensor]] = {case: {} for case in MODELS}
@@ -59,7 +76,9 @@ def lens(tmp_path_factory):
 def test_transformer_sites(lens, case):
     model, theirs = lens[0][case], lens[1][case]
     run = model.run(TOKENS, capture=model.sites())
-    embedded = theirs["hook_embed"] + theirs["hook_pos_embed"] if case == "gpt2" else theirs["hook_embed"]
+    embedded = (
+        theirs["hook_embed"] + theirs["hook_pos_embed"] if case == "gpt2" else theirs["hook_embed"]
+    )
     assert relative(run["embed"], embedded) < 1e-5
     assert relative(run.logits, theirs["logits"]) < 1e-5
     compared = set()

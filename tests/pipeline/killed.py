@@ -1,10 +1,11 @@
 """Run a study in forked children and kill them: python killed.py RECIPE FOLDER SEED.
 
-This process imports everything and computes nothing, so each child starts at once and with thread pools of its own.
-The first child runs undisturbed into FOLDER/whole and tells what it begins and what it writes; FOLDER/stopped/STAGE is
-what a kill at the end of that stage would have left.  Then moments are drawn all over the course: one in every stage,
-by the clock, and others in the middle of writing a file.  The other children share FOLDER/killed: each goes on where
-the one before it was killed, and the last one ends.  What happened is printed as JSON.
+This process imports everything and computes nothing, so each child starts at once and with thread
+pools of its own. The first child runs undisturbed into FOLDER/whole and tells what it begins and
+what it writes; FOLDER/stopped/STAGE is what a kill at the end of that stage would have left.  Then
+moments are drawn all over the course: one in every stage, by the clock, and others in the middle of
+writing a file.  The other children share FOLDER/killed: each goes on where the one before it was
+killed, and the last one ends.  What happened is printed as JSON.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: at a share of a stage's seconds, or, if `writing`, before one of its files gets its name.
+    """When to kill: at a share of a stage's seconds, or, if `writing`, before one of its files gets
+    its name.
 
     place: number of the stage in the course.  after: seconds, or files.
     """
@@ -53,13 +55,17 @@ class Moment:
 
 
 def main(recipe: str, folder: str, seed: str) -> None:
-    """The undisturbed run, the killed ones and the one that ends; one JSON object on standard output."""
+    """The undisturbed run, the killed ones and the one that ends; one JSON object on standard
+    output.
+    """
     from homolog.pipeline.compare import run_comparison
     from homolog.pipeline.recipe import load_recipe
     from homolog.progress import SilentProgress
 
     leave_undrawn(setattr)
-    importlib.import_module("transformers.models.gpt_neox.modeling_gpt_neox")  # else imported late, by every child
+    importlib.import_module(
+        "transformers.models.gpt_neox.modeling_gpt_neox"
+    )  # else imported late, by every child
 
     def study(out: Path) -> None:
         run_comparison(load_recipe(recipe), out, SilentProgress(), threads=1)
@@ -67,7 +73,9 @@ def main(recipe: str, folder: str, seed: str) -> None:
     killed = Path(folder, "killed")
     course = Child(study, Path(folder, "whole"), stopped=Path(folder, "stopped")).course()
     names = [stage.name for stage in course]
-    kills = [Child(study, killed, names, moment).killed() for moment in draw(course, random.Random(seed))]
+    kills = [
+        Child(study, killed, names, moment).killed() for moment in draw(course, random.Random(seed))
+    ]
     Child(study, killed).course()
     print(json.dumps({"course": [asdict(stage) for stage in course], "kills": kills}))
 
@@ -79,7 +87,10 @@ def copy_run(run: Path, to: Path) -> None:
 
 def draw(course: list[Stage], rng: random.Random) -> list[Moment]:
     """`KILLS` moments in the order of the course."""
-    moments = [Moment(place, 0.8 * rng.random() * stage.seconds, False) for place, stage in enumerate(course)]
+    moments = [
+        Moment(place, 0.8 * rng.random() * stage.seconds, False)
+        for place, stage in enumerate(course)
+    ]
     files = [(place, number) for place, stage in enumerate(course) for number in range(stage.files)]
     tables = [file for file in files if course[file[0]].name == "tables"]
     drawn = [rng.choice(tables), *rng.choices(files, k=KILLS - len(moments) - 1)]
@@ -90,12 +101,19 @@ def draw(course: list[Stage], rng: random.Random) -> list[Moment]:
 class Child:
     """A forked process that runs the study and tells this one what it does.
 
-    names: of the stages, in order; with a `moment` to be killed at.  stopped: where to keep the folder as it is at the
-    end of each stage, by hard links: files of a run are replaced, never changed.
+    names: of the stages, in order; with a `moment` to be killed at.  stopped: where to keep the
+    folder as it is at the end of each stage, by hard links: files of a run are replaced, never
+    changed.
     """
 
-    def __init__(self, study: Callable[[Path], None], out: Path, names: list[str] | None = None,
-                 moment: Moment | None = None, stopped: Path | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        study: Callable[[Path], None],
+        out: Path,
+        names: list[str] | None = None,
+        moment: Moment | None = None,
+        stopped: Path | None = None,
+    ) -> None:
         self.out, self.names, self.moment, self.stopped = out, names or [], moment, stopped
         self.pipe, told = os.pipe()
         self.pid = os.fork()
@@ -132,7 +150,9 @@ class Child:
         return course
 
     def killed(self) -> dict[str, Any]:
-        """Kill it at its moment, or see it kill itself while it writes; where that was and what it left."""
+        """Kill it at its moment, or see it kill itself while it writes; where that was and what it
+        left.
+        """
         assert self.moment is not None
         name, due = BEFORE, self._due(BEFORE, 0.0)
         for line in self._told(0.001):
@@ -144,7 +164,9 @@ class Child:
         _, status, _ = os.wait4(self.pid, 0)
         os.close(self.pipe)
         if not os.WIFSIGNALED(status):
-            raise RuntimeError(f"not killed: {self.moment}, {self.out.with_suffix('.log').read_text()}")
+            raise RuntimeError(
+                f"not killed: {self.moment}, {self.out.with_suffix('.log').read_text()}"
+            )
         record = self.out / "run.json"
         stages = json.loads(record.read_text())["stages"] if record.exists() else {}
         return {
@@ -152,11 +174,15 @@ class Child:
             "stage": name,
             "signal": os.WTERMSIG(status),
             "running": [name for name, stage in stages.items() if stage["status"] == "running"],
-            "half_written": [path.name for path in self.out.rglob(".partial-*") if str(self.pid) in path.name],
+            "half_written": [
+                path.name for path in self.out.rglob(".partial-*") if str(self.pid) in path.name
+            ],
         }
 
     def _due(self, name: str, now: float) -> float:
-        """When to kill, on its clock or in files, after stage `name` began at `now`; at once if it is past it."""
+        """When to kill, on its clock or in files, after stage `name` began at `now`; at once if it
+        is past it.
+        """
         assert self.moment is not None
         place = self.names.index(name)
         if place == self.moment.place:
@@ -164,7 +190,9 @@ class Child:
         return now if place > self.moment.place else float("inf")
 
     def _tell(self, pipe: int) -> None:
-        """In the child: a line with the name of each stage that begins, an empty one for each file written."""
+        """In the child: a line with the name of each stage that begins, an empty one for each file
+        written.
+        """
         from homolog.record.run_folder import RunFolder
 
         real, files = RunFolder.stage, 0
@@ -207,7 +235,9 @@ class Child:
 
     def _seconds(self) -> float:
         """Processor time of all its threads."""
-        return time.clock_gettime(~self.pid << 3 | 2)  # how Linux numbers the processor clock of a process
+        return time.clock_gettime(
+            ~self.pid << 3 | 2
+        )  # how Linux numbers the processor clock of a process
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""A small study that has several shards and every kind of file, and what two runs of it must have in common."""
+"""A small study that has several shards and every kind of file, and what two runs of it must have
+in common.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ shard_mib = 1
 
 
 _CHANGES = re.compile(
-    rb'\b([\d.,]+ (s|ms|min|h|MiB|GiB)\b ?)+|id="spec-stages">.*|<li>Built again: [^<]*</li>|Git commit</dt><dd>[^<]*'
+    rb'\b([\d.,]+ (s|ms|min|h|MiB|GiB)\b ?)+|id="spec-stages">.*|<li>Built again: [^<]*</li>|Git '
+    rb"commit</dt><dd>[^<]*"
 )
 
 
@@ -48,7 +51,8 @@ class _Undrawn:
 
 
 def leave_undrawn(put: Callable[[Any, str, Any], None]) -> None:
-    """Leave out the images of reports, which are drawn from the data beside them and take longer than all else.
+    """Leave out the images of reports, which are drawn from the data beside them and take longer
+    than all else.
 
     put: `setattr`, or pytest's.
     """
@@ -61,11 +65,18 @@ def leave_undrawn(put: Callable[[Any, str, Any], None]) -> None:
 def files(out: Path) -> dict[str, bytes]:
     """Contents of all files of a run but its record and lock.
 
-    What pages say of time and memory, of damage that was mended, and of the commit of the code is masked.
+    What pages say of time and memory, of damage that was mended, and of the commit of the code is
+    masked.
     """
-    found = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
+    found = {
+        path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()
+    }
     contents = {name: path.read_bytes() for name, path in found.items()}
-    for name in [".lock", "run.json", *(name for name in contents if name.startswith("report/figures/stages."))]:
+    for name in [
+        ".lock",
+        "run.json",
+        *(name for name in contents if name.startswith("report/figures/stages.")),
+    ]:
         contents.pop(name, None)
     pages = {name: data for name, data in contents.items() if name.endswith(".html")}
     return contents | {name: _CHANGES.sub(b"", data) for name, data in pages.items()}

@@ -1,4 +1,6 @@
-"""Studies of a model whose architecture has no adapter of its own: what they can do, and what they refuse at once."""
+"""Studies of a model whose architecture has no adapter of its own: what they can do, and what they
+refuse at once.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +36,24 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:
-    return parse_recipe({
-        "name": "any decoder",
-        "models": [{"ref": "zoo:transformer-s0"}, {"ref": str(folder)}],
-        "corpus": {"source": "zoo:demo", "context": 64, "train_tokens": 4096, "match_tokens": 4096,
-                   "quality_tokens": 1024},
-        "sae": {"d_sae": 32, "l1": 1.0, "epochs": 1, "batch": 512, "seeds": [0, 1]},
-        "matching": {"resamples": 20, "space_tokens": 1024},
-        "controls": {"neurons": False},
-    } | changes, "any.toml")  # fmt: skip
+    return parse_recipe(
+        {
+            "name": "any decoder",
+            "models": [{"ref": "zoo:transformer-s0"}, {"ref": str(folder)}],
+            "corpus": {
+                "source": "zoo:demo",
+                "context": 64,
+                "train_tokens": 4096,
+                "match_tokens": 4096,
+                "quality_tokens": 1024,
+            },
+            "sae": {"d_sae": 32, "l1": 1.0, "epochs": 1, "batch": 512, "seeds": [0, 1]},
+            "matching": {"resamples": 20, "space_tokens": 1024},
+            "controls": {"neurons": False},
+        }
+        | changes,
+        "any.toml",
+    )
 
 
 @pytest.mark.slow
@@ -59,8 +70,14 @@ def test_features_of_a_model_without_own_adapter_are_compared(qwen, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"controls": {"neurons": True}}, ["reading neurons", "'qwen3' has none", "Set controls.neurons = false."]),
-        ({"circuits": SMALL}, ["tracing circuits", "'qwen3' has none", "Leave [circuits] out of the recipe."]),
+        (
+            {"controls": {"neurons": True}},
+            ["reading neurons", "'qwen3' has none", "Set controls.neurons = false."],
+        ),
+        (
+            {"circuits": SMALL},
+            ["tracing circuits", "'qwen3' has none", "Leave [circuits] out of the recipe."],
+        ),
     ],
 )
 def test_neurons_and_circuits_are_refused_before_any_work(changes, words, qwen, tmp_path):
@@ -71,9 +88,16 @@ def test_neurons_and_circuits_are_refused_before_any_work(changes, words, qwen, 
 
 
 def test_the_circuits_study_refuses_it_before_any_work(qwen, tmp_path):
-    asked = parse_circuits({"name": "small", "models": ["zoo:transformer-s0", str(qwen)], "circuits": SMALL})
-    with pytest.raises(InputError, match=r"tracing circuits.*'qwen3' has none \(gpt2, gpt_neox, llama, mamba have\)"):
+    asked = parse_circuits(
+        {"name": "small", "models": ["zoo:transformer-s0", str(qwen)], "circuits": SMALL}
+    )
+    with pytest.raises(
+        InputError,
+        match=r"tracing circuits.*'qwen3' has none \(gpt2, gpt_neox, llama, mamba have\)",
+    ):
         run_circuits(asked, tmp_path / "run", SilentProgress())
     assert not (tmp_path / "run").exists()
-    with pytest.raises(InputError, match=r"qwen3 has no path patching.*Take a GPT-2, GPT-NeoX, Llama or Mamba-1"):
+    with pytest.raises(
+        InputError, match=r"qwen3 has no path patching.*Take a GPT-2, GPT-NeoX, Llama or Mamba-1"
+    ):
         trace_induction(load(qwen), Prompts(4, 16, 1, 0, 4))

@@ -1,4 +1,6 @@
-"""The circuits study end to end: tables, resuming, the command line, models that cannot do the task."""
+"""The circuits study end to end: tables, resuming, the command line, models that cannot do the
+task.
+"""
 
 import json
 
@@ -14,7 +16,14 @@ from homolog.pipeline.recipe import load_recipe, parse_circuits, parse_recipe
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
 
-SMALL = {"n_prompts": 12, "length": 16, "repeat": 4, "batch": 8, "discovery_prompts": 4, "validated_edges": 3}
+SMALL = {
+    "n_prompts": 12,
+    "length": 16,
+    "repeat": 4,
+    "batch": 8,
+    "discovery_prompts": 4,
+    "validated_edges": 3,
+}
 
 
 def recipe(*models, **changes):
@@ -33,19 +42,29 @@ def run(tmp_path_factory):
 def test_the_tables_say_what_each_model_does(run):
     study = Study.load(run)
     rows = {row["model"]: row for row in study.circuits.iter_rows(named=True)}
-    assert rows["transformer-s0"]["key"].startswith("z.") and rows["mamba-s0"]["key"].startswith("state.")
+    assert rows["transformer-s0"]["key"].startswith("z.") and rows["mamba-s0"]["key"].startswith(
+        "state."
+    )
     for name in ("transformer-s0", "mamba-s0"):
         assert rows[name]["able"] and rows[name]["reason"] == ""
         assert rows[name]["verdict"] == "no shift" and rows[name]["offset"] == 0
         assert 0 <= rows[name]["discovery_recall"] <= 1
-        assert rows[name]["faithfulness_lo"] <= rows[name]["faithfulness"] <= rows[name]["faithfulness_hi"]
+        assert (
+            rows[name]["faithfulness_lo"]
+            <= rows[name]["faithfulness"]
+            <= rows[name]["faithfulness_hi"]
+        )
     unable = rows["transformer-random"]
     assert not unable["able"] and "accuracy" in unable["reason"] and unable["key"] is None
     for table in (study.effects, study.roles, study.offsets, study.edges):
         assert set(table.get_column("model")) == {"transformer-s0", "mamba-s0"}
-    heads = study.effects.filter(pl.col("experiment") == "head to logits", pl.col("metric") == "probability")
+    heads = study.effects.filter(
+        pl.col("experiment") == "head to logits", pl.col("metric") == "probability"
+    )
     assert heads.filter(pl.col("corruption") == "unrelated").height == 16  # 4 blocks of 4 heads
-    layers = study.effects.filter(pl.col("experiment") == "state to logits", pl.col("metric") == "kl")
+    layers = study.effects.filter(
+        pl.col("experiment") == "state to logits", pl.col("metric") == "kl"
+    )
     assert layers.height == 8 and (layers.get_column("clean") == 0).all()
     assert (study.effects.get_column("change_lo") <= study.effects.get_column("change_hi")).all()
 
@@ -82,12 +101,25 @@ def test_a_model_named_twice_is_refused(tmp_path):
 
 def test_the_command_line_says_what_is_wrong(tmp_path):
     runner = CliRunner()
-    result = runner.invoke(app, ["circuits", "induction", "zoo:mamba-s9", "--out", str(tmp_path / "a"), "--quiet"])
+    result = runner.invoke(
+        app, ["circuits", "induction", "zoo:mamba-s9", "--out", str(tmp_path / "a"), "--quiet"]
+    )
     assert result.exit_code == 2 and "mamba-s9" in result.output and "mamba-s0" in result.output
     result = runner.invoke(
-        app, ["circuits", "induction", "zoo:mamba-s0", "--length", "16", "--repeat", "9", "--quiet",
-              "--out", str(tmp_path / "b")],
-    )  # fmt: skip
+        app,
+        [
+            "circuits",
+            "induction",
+            "zoo:mamba-s0",
+            "--length",
+            "16",
+            "--repeat",
+            "9",
+            "--quiet",
+            "--out",
+            str(tmp_path / "b"),
+        ],
+    )
     assert result.exit_code == 2 and "length" in result.output
 
 

@@ -1,4 +1,6 @@
-"""The whole study on a small recipe: tables, report, continuation after a kill, damage, and what users get wrong."""
+"""The whole study on a small recipe: tables, report, continuation after a kill, damage, and what
+users get wrong.
+"""
 
 import json
 import shutil
@@ -68,7 +70,11 @@ def tables(out: Path) -> dict[str, bytes]:
 
 def test_every_row_of_the_controls_is_there_in_both_directions(done):
     study = homolog.Study.load(done)
-    rows = set(study.summary.filter(pl.col("stratum") == "all").select("comparison", "model", "best_model").iter_rows())
+    rows = set(
+        study.summary.filter(pl.col("stratum") == "all")
+        .select("comparison", "model", "best_model")
+        .iter_rows()
+    )
     for expected in (
         ("main", "transformer-s0", "mamba-s0"),
         ("main", "mamba-s0", "transformer-s0"),
@@ -97,12 +103,20 @@ def test_every_row_of_the_controls_is_there_in_both_directions(done):
 
 def test_matches_are_correlations_of_the_saved_features(done):
     run = RunFolder(done)
-    row = homolog.Study.load(done).matches.filter((pl.col("comparison") == "main") & pl.col("r").is_not_nan())
+    row = homolog.Study.load(done).matches.filter(
+        (pl.col("comparison") == "main") & pl.col("r").is_not_nan()
+    )
     for m in row.sample(20, seed=0).iter_rows(named=True):
-        a = load_features(run.feature_folder(m["model"], m["layer"])).matrix[:, [m["feature"]]].toarray()[:, 0]
+        a = (
+            load_features(run.feature_folder(m["model"], m["layer"]))
+            .matrix[:, [m["feature"]]]
+            .toarray()[:, 0]
+        )
         b = load_features(run.feature_folder(m["best_model"], m["best_layer"])).matrix
         b = b[:, [m["best_feature"]]].toarray()[:, 0]
-        assert m["r"] == pytest.approx(np.corrcoef(a.astype(float), b.astype(float))[0, 1], abs=1e-6)
+        assert m["r"] == pytest.approx(
+            np.corrcoef(a.astype(float), b.astype(float))[0, 1], abs=1e-6
+        )
 
 
 def test_what_is_complete_is_verified_and_not_done_again(done, recipe):
@@ -122,7 +136,9 @@ def test_a_killed_run_continues_to_the_same_tables(done, recipe, tmp_path):
     features = out / "features" / "transformer-s0"
     with started(command) as process:  # and killed at the end of the block
         wait_for(lambda: features.is_dir() or process.poll() is not None)
-    finished = [name for name, stage in RunFolder(out).record["stages"].items() if stage["status"] == "done"]
+    finished = [
+        name for name, stage in RunFolder(out).record["stages"].items() if stage["status"] == "done"
+    ]
     assert "dictionaries transformer-s0" in finished and "report" not in finished
     run_comparison(load_recipe(recipe), out, SilentProgress())
     assert tables(out) == tables(done)
@@ -156,7 +172,16 @@ def test_a_damaged_record_does_not_end_the_run(recipe, tmp_path):
 def test_unusable_input_is_named_and_leaves_nothing(recipe, tmp_path, old, new, words):
     path = tmp_path / "bad.toml"
     path.write_text(recipe.read_text().replace(old, new))
-    command = [sys.executable, "-m", "homolog", "run", str(path), "--out", str(tmp_path / "out"), "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "homolog",
+        "run",
+        str(path),
+        "--out",
+        str(tmp_path / "out"),
+        "--quiet",
+    ]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 2
     assert all(word in found.stderr for word in words) and "Traceback" not in found.stderr

@@ -1,4 +1,6 @@
-"""Damaged recipes and run folders: one message, or what is right; never a traceback or a result from damage."""
+"""Damaged recipes and run folders: one message, or what is right; never a traceback or a result
+from damage.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,27 @@ from homolog.record.atomic import as_input_error
 from homolog.record.run_folder import RunFolder
 from homolog.report import write_report
 
-WORDS = ("-1", "0", "1e400", "nan", "true", '""', '"x"', "[]", "{}", "1.5", "99999999999999999999", "[[1]]", '["a"]')
+WORDS = (
+    "-1",
+    "0",
+    "1e400",
+    "nan",
+    "true",
+    '""',
+    '"x"',
+    "[]",
+    "{}",
+    "1.5",
+    "99999999999999999999",
+    "[[1]]",
+    '["a"]',
+)
 
 
 @pytest.mark.damage
-def test_damaged_recipes_are_refused_or_mean_what_they_say(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_damaged_recipes_are_refused_or_mean_what_they_say(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
     whole = (Path(homolog.__file__).parent / "pipeline" / "recipes" / "demo.toml").read_text()
     path, rng, read = tmp_path / "recipe.toml", random.Random(0), 0
     for _ in range(damage.number_of(pytestconfig)):
@@ -76,7 +94,9 @@ def test_what_reads_a_damaged_run_reads_what_was_written_or_refuses(
 ) -> None:
     leave_undrawn(monkeypatch.setattr)
     rng, run, tables = random.Random(1), tmp_path / "run", homolog.Study.load(whole / "run")
-    good = {name: getattr(tables, name) for name in ("matches", "layers", "summary", "saes", "shared")}
+    good = {
+        name: getattr(tables, name) for name in ("matches", "layers", "summary", "saes", "shared")
+    }
     refused = 0
     for number in range(damage.number_of(pytestconfig)):
         damage.put_back(run, whole / "run")
@@ -109,7 +129,11 @@ def test_the_same_command_mends_a_damaged_run(
         try:
             run_comparison(small(whole), run, SilentProgress())
         except (InputError, OSError) as found:
-            error = found if isinstance(found, InputError) else as_input_error(found, Path(found.filename))
+            error = (
+                found
+                if isinstance(found, InputError)
+                else as_input_error(found, Path(found.filename))
+            )
             assert "place of the file is taken" in str(error) or "and no run" in str(error), done
             damage.put_back(run, kept)
         except Exception as error:

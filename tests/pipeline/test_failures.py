@@ -1,4 +1,6 @@
-"""What fails takes nothing from the rest: the report names it, and the same command again makes that alone."""
+"""What fails takes nothing from the rest: the report names it, and the same command again makes
+that alone.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ CIRCUIT = "circuit transformer-s1"
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     path = tmp_path_factory.mktemp("recipe") / "failures.toml"
     path.write_text(
-        RECIPE.replace("rotated = false", "rotated = true").replace("quality_tokens = 512", "quality_tokens = 4096")
+        RECIPE.replace("rotated = false", "rotated = true").replace(
+            "quality_tokens = 512", "quality_tokens = 4096"
+        )
         + MORE
     )
     return load_recipe(path)
@@ -49,7 +53,9 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 @pytest.fixture(scope="module")
 def runs(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`whole`: an undisturbed run; `failed`: one in which four things fail, of each kind of work one."""
+    """`whole`: an undisturbed run; `failed`: one in which four things fail, of each kind of work
+    one.
+    """
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         leave_undrawn(patch.setattr)
@@ -87,9 +93,13 @@ def test_what_failed_is_named_in_the_record_and_in_the_report(runs: Path) -> Non
 def test_the_command_line_names_what_failed_and_ends_with_1(
     runs: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(circuits, "trace_induction", failing(circuits.trace_induction, lambda *_: True))
+    monkeypatch.setattr(
+        circuits, "trace_induction", failing(circuits.trace_induction, lambda *_: True)
+    )
     values = {"name": "two", "models": ["zoo:transformer-s0", "zoo:mamba-s0"]}
-    with pytest.raises(RuntimeError, match="no circuit could be traced: MemoryError: planted; MemoryError: planted"):
+    with pytest.raises(
+        RuntimeError, match="no circuit could be traced: MemoryError: planted; MemoryError: planted"
+    ):
         circuits.run_circuits(parse_circuits(values), runs / "none", SilentProgress())
     record = RunFolder(runs / "failed").record
     with pytest.raises(typer.Exit) as ended:
@@ -100,7 +110,8 @@ def test_the_command_line_names_what_failed_and_ends_with_1(
 
 def test_the_rest_is_as_in_an_undisturbed_run(runs: Path) -> None:
     whole, failed = (
-        {path.stem: pl.read_parquet(path) for path in (runs / name).glob("*.parquet")} for name in ("whole", "failed")
+        {path.stem: pl.read_parquet(path) for path in (runs / name).glob("*.parquet")}
+        for name in ("whole", "failed")
     )
     assert set(whole) - set(failed) == {"transplant"}
     assert failed["features"].equals(whole["features"])
@@ -110,7 +121,9 @@ def test_the_rest_is_as_in_an_undisturbed_run(runs: Path) -> None:
     assert failed["layers"].drop("cka", "svcca").height == whole["layers"].filter(others).height
     assert failed["layers"]["cka"].is_null().all()
     for name in ("circuits", "effects", "roles", "edges", "offsets"):
-        assert failed[name].equals(whole[name].filter(model="transformer-s0").select(failed[name].columns))
+        assert failed[name].equals(
+            whole[name].filter(model="transformer-s0").select(failed[name].columns)
+        )
     words = failed["shared"]["words"].to_list()
     assert all("rotated dictionaries" in text or "No verdict" in text for text in words)
 
@@ -124,7 +137,9 @@ def test_the_same_command_again_makes_what_is_missing_and_nothing_else(
     run_comparison(recipe, runs / "failed", SilentProgress(), threads=1)
     after = RunFolder(runs / "failed").record
     again = {
-        name for name in after["stages"] if after["stages"][name].get("started") != before.get(name, {}).get("started")
+        name
+        for name in after["stages"]
+        if after["stages"][name].get("started") != before.get(name, {}).get("started")
     }
     assert after["failed"] == {}
     assert files(runs / "failed") == files(runs / "whole")

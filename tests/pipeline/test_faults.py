@@ -1,4 +1,6 @@
-"""Whatever happens to a study, it ends with the bytes of an undisturbed one: kills, flipped bits, a full disk."""
+"""Whatever happens to a study, it ends with the bytes of an undisturbed one: kills, flipped bits, a
+full disk.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ MAIN = "match main.transformer-s0@sae.transformer-s1@sae"
 TOKENS = "match tokens.transformer-s0@sae.current-token@sae"
 NEURONS = "match neurons.transformer-s0@neuron.transformer-s1@neuron"
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="uses clocks and disks of Linux")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="uses clocks and disks of Linux"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +50,16 @@ def recipe(recipe_file: Path) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def runs(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder of `killed`: an undisturbed run, stopped ones, one killed 20 times; and what happened."""
+def runs(
+    recipe_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """The folder of `killed`: an undisturbed run, stopped ones, one killed 20 times; and what
+    happened.
+    """
     folder = tmp_path_factory.mktemp("runs")
-    one = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+    one = dict.fromkeys(
+        ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1"
+    )
     command = [sys.executable, "-m", "tests.pipeline.killed", str(recipe_file), str(folder), "0"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | one, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -71,7 +82,9 @@ def test_twenty_kills_change_no_byte(runs: tuple[Path, dict[str, Any]]) -> None:
     kills = happened["kills"]
     assert [kill["signal"] for kill in kills] == [9] * killed.KILLS
     hit = [kill["stage"] for kill in kills]
-    assert {"dictionaries", "features", "match", "neurons", "tables", "report"} <= {name.split()[0] for name in hit}
+    assert {"dictionaries", "features", "match", "neurons", "tables", "report"} <= {
+        name.split()[0] for name in hit
+    }
     assert len(set(hit)) >= 10
     at_work = [kill["running"] for kill in kills]
     assert all(running in ([], [stage]) for running, stage in zip(at_work, hit, strict=True))
@@ -81,7 +94,11 @@ def test_twenty_kills_change_no_byte(runs: tuple[Path, dict[str, Any]]) -> None:
     assert files(folder / "killed") == files(folder / "whole")
     assert record(folder / "killed") == record(folder / "whole")
     assert RunFolder(folder / "killed").verify() == []
-    assert {name.split("/")[0] for name in files(folder / "killed")} == {"features", "saes", "report"} | {
+    assert {name.split("/")[0] for name in files(folder / "killed")} == {
+        "features",
+        "saes",
+        "report",
+    } | {
         f"{name}.parquet" for name in ("matches", "layers", "summary", "saes", "shared", "variance")
     }
 
@@ -90,7 +107,10 @@ def test_twenty_kills_change_no_byte(runs: tuple[Path, dict[str, Any]]) -> None:
 KINDS = {
     "residuals": ("dictionaries transformer-s1", "cache/residuals/*/*/part-*.safetensors"),
     "dictionary in work": ("dictionaries transformer-s1", "saes/transformer-s1*/*/*"),
-    "dictionaries' receipt": ("dictionaries transformer-s1", "cache/training/transformer-s1-*.json"),
+    "dictionaries' receipt": (
+        "dictionaries transformer-s1",
+        "cache/training/transformer-s1-*.json",
+    ),
     "features part in work": ("features transformer-s0", "features/*/*/part-*.safetensors"),
     "columns": (MAIN, "cache/columns/*/*.safetensors"),
     "pairs": (MAIN, "cache/pairs/main.*/*.safetensors"),
@@ -111,9 +131,13 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flipped_bit_is_named_and_made_again(
-    kind: str, whole: Path, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    kind: str,
+    whole: Path,
+    recipe: Recipe,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     stopped, pattern = KINDS[kind]
     out, rng = tmp_path / "run", random.Random(kind)
     killed.copy_run(whole if stopped is None else whole.parent / "stopped" / stopped, out)
@@ -124,7 +148,9 @@ def test_a_flipped_bit_is_named_and_made_again(
     again = next((stage for stage, entry in stages.items() if name in entry["outputs"]), stopped)
     assert again is not None
     if stopped is None:
-        assert RunFolder(out).verify() == [f"{name}: damaged (its SHA-256 is not the recorded one) (stage {again!r})"]
+        assert RunFolder(out).verify() == [
+            f"{name}: damaged (its SHA-256 is not the recorded one) (stage {again!r})"
+        ]
     else:
         stop_after(again, monkeypatch)
     with contextlib.suppress(Stopped), caplog.at_level(logging.WARNING, "homolog"):
@@ -148,7 +174,9 @@ def test_groups_of_layers_that_are_finished_are_not_trained_again(
     receipts[-1].unlink()  # as if the run was killed before its last group was finished
     trained: list[list[int]] = []
 
-    def train(source: Any, *args: Any, real: Callable[..., Any] = dictionaries.train, **kwargs: Any) -> Any:
+    def train(
+        source: Any, *args: Any, real: Callable[..., Any] = dictionaries.train, **kwargs: Any
+    ) -> Any:
         trained.append(list(source.layer_numbers))
         return real(source, *args, **kwargs)
 
@@ -157,7 +185,10 @@ def test_groups_of_layers_that_are_finished_are_not_trained_again(
     with pytest.raises(Stopped):
         study(recipe, out)
     assert trained == [list(range(first, last + 1))]
-    assert RunFolder(out).record["stages"][stage]["outputs"] == RunFolder(whole).record["stages"][stage]["outputs"]
+    assert (
+        RunFolder(out).record["stages"][stage]["outputs"]
+        == RunFolder(whole).record["stages"][stage]["outputs"]
+    )
 
 
 class Stopped(Exception):
@@ -224,7 +255,9 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         nonlocal mounted
         options = f"{'remount,' * mounted}size={size}m"
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)],
+            capture_output=True,
+            text=True,
         )
         if done.returncode and not mounted:
             pytest.skip(f"no disk of a given size can be mounted here: {done.stderr.strip()}")
@@ -246,11 +279,15 @@ def test_a_full_disk_is_named_and_the_run_goes_on_when_there_is_space(
         with pytest.raises(InputError) as caught:
             study(recipe, out)
         assert Path(str(caught.value.value)).is_relative_to(out)
-        assert "no space is left on that device" in str(caught.value) and "Free some space" in str(caught.value)
+        assert "no space is left on that device" in str(caught.value) and "Free some space" in str(
+            caught.value
+        )
         assert not list(out.rglob(".partial-*"))
         kept = {name: data for name, data in files(out).items() if not name.startswith("cache/")}
         assert kept.items() <= expected.items()
-        stages.append(sum(stage["status"] == "done" for stage in RunFolder(out).record["stages"].values()))
+        stages.append(
+            sum(stage["status"] == "done" for stage in RunFolder(out).record["stages"].values())
+        )
     assert len(kept) > 20 and stages == sorted(set(stages))  # each got further than the one before
     study(recipe, disk(400) / "run")
     assert files(out) == expected and record(out) == record(whole)

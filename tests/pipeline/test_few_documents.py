@@ -1,4 +1,6 @@
-"""A text of one document: what resamples or exchanges documents is left out with its reason, and nothing fails."""
+"""A text of one document: what resamples or exchanges documents is left out with its reason, and
+nothing fails.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ listed = 2
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("one")
     lines = catalog.DEMO_TEXT.read_text(encoding="utf-8").splitlines()
-    (folder / "one.txt").write_text("\n".join(json.loads(line)["text"] for line in lines[:12]), encoding="utf-8")
+    (folder / "one.txt").write_text(
+        "\n".join(json.loads(line)["text"] for line in lines[:12]), encoding="utf-8"
+    )
     recipe = RECIPE.replace("zoo:demo", str(folder / "one.txt"))
     (folder / "one.toml").write_text(recipe + MEANING)
     with pytest.MonkeyPatch.context() as patch:
@@ -41,15 +45,22 @@ def test_intervals_are_undefined_and_not_of_width_zero(run: RunFolder) -> None:
     assert summary["mean"].is_finite().all()
     for name in ("mean_lo", "mean_hi", "median_lo", "median_hi"):
         assert summary[name].is_nan().all()
-    assert shared["lo"].is_null().all() and shared["hi"].is_null().all() and not shared["given"].any()
+    assert (
+        shared["lo"].is_null().all() and shared["hi"].is_null().all() and not shared["given"].any()
+    )
 
 
 def test_what_is_left_out_is_said_with_its_key_and_nothing_fails(run: RunFolder) -> None:
     record = run.record
     assert not record.get("failed")
     words = " ".join(record["warnings"])
-    for said in ("the matched text is one document (corpus.match_tokens", "no intervals", "no null of the maximum",
-                 "left context that features need is not measured", "residuals are not transplanted"):  # fmt: skip
+    for said in (
+        "the matched text is one document (corpus.match_tokens",
+        "no intervals",
+        "no null of the maximum",
+        "left context that features need is not measured",
+        "residuals are not transplanted",
+    ):
         assert said in words
     page = (run.report_folder / "index.html").read_text(encoding="utf-8")
     assert "residuals are not transplanted" in page

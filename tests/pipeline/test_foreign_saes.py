@@ -1,4 +1,6 @@
-"""A study in which one model brings its dictionaries, written by another library, and the other has its own trained."""
+"""A study in which one model brings its dictionaries, written by another library, and the other has
+its own trained.
+"""
 
 from __future__ import annotations
 
@@ -31,45 +33,75 @@ def values(saes: dict[str, str]) -> dict:
     return {
         "name": "brought",
         "models": [{"ref": "zoo:transformer-s0", **saes}, {"ref": "zoo:transformer-s1"}],
-        "corpus": {"source": "zoo:demo", "context": 64, "train_tokens": 4096, "match_tokens": 4096,
-                   "neuron_tokens": 1024, "quality_tokens": 1024},
+        "corpus": {
+            "source": "zoo:demo",
+            "context": 64,
+            "train_tokens": 4096,
+            "match_tokens": 4096,
+            "neuron_tokens": 1024,
+            "quality_tokens": 1024,
+        },
         "sae": {"d_sae": 32, "l1": 1.0, "batch": 256},
         "controls": {"neurons": False, "current_token": False},
         "matching": {"resamples": 4, "null_exchanges": 1, "space_tokens": 0},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module")
 def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """TopK dictionaries of transformer-s0 in the layouts of sparsify (seed 0) and dictionary_learning (seed 1)."""
+    """TopK dictionaries of transformer-s0 in the layouts of sparsify (seed 0) and
+    dictionary_learning (seed 1).
+    """
     folder, model = tmp_path_factory.mktemp("brought"), homolog.load("zoo:transformer-s0")
-    ids = model.tokenizer(" ".join(["the old man and the sea"] * 200), return_tensors="pt")["input_ids"][:, :1024]
+    ids = model.tokenizer(" ".join(["the old man and the sea"] * 200), return_tensors="pt")[
+        "input_ids"
+    ][:, :1024]
     sites = [f"resid.{layer}" for layer in range(LAYERS)]
     run = model.run(ids.reshape(-1, 64), capture=sites)
     residuals = torch.stack([run[site].flatten(0, 1) for site in sites])
     source = ResidualArrays(residuals, seed=0, name="text")
     config = parse_config({"kind": "topk", "d_sae": WIDTH, "k": 8})
     training = TrainingConfig(n_tokens=2048, batch_size=128, precision="float32")
-    trained = train(source, config, training, model="owner/another-model", labels=("sae", "seed1"), workers=1)
+    trained = train(
+        source, config, training, model="owner/another-model", labels=("sae", "seed1"), workers=1
+    )
     for layer in range(LAYERS):
         save(trained["sae"][layer], folder / "sparsify" / f"layers.{layer}", format="sparsify")
         save(trained["seed1"][layer], folder / "dl" / f"{layer}", format="dictionary_learning")
     return folder
 
 
-def test_a_study_of_brought_and_trained_dictionaries(brought: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_study_of_brought_and_trained_dictionaries(
+    brought: Path, tmp_path: Path, monkeypatch
+) -> None:
     leave_undrawn(monkeypatch.setattr)
     saes = {"saes": f"{brought}/sparsify/layers.{{layer}}", "saes_seed": f"{brought}/dl/{{layer}}"}
     out = tmp_path / "run"
     page = run_comparison(parse_recipe(values(saes), "brought"), out, SilentProgress())
-    run, table = RunFolder(out), pl.read_parquet(out / "saes.parquet").sort("model", "label", "layer")
+    run, table = (
+        RunFolder(out),
+        pl.read_parquet(out / "saes.parquet").sort("model", "label", "layer"),
+    )
     own = table.filter(pl.col("model") == "transformer-s0")
     assert own["label"].to_list() == ["sae"] * LAYERS + ["seed1"] * LAYERS
-    assert set(own["kind"]) == {"topk"} and set(own["sparsity"]) == {8.0} and set(own["d_sae"]) == {WIDTH}
+    assert (
+        set(own["kind"]) == {"topk"}
+        and set(own["sparsity"]) == {8.0}
+        and set(own["d_sae"]) == {WIDTH}
+    )
     other = table.filter(pl.col("model") == "transformer-s1")
-    assert set(other["kind"]) == {"relu"} and set(other["sparsity"]) == {1.0} and set(other["d_sae"]) == {32}
-    assert other["origin"].is_null().all() and other["tokens_trained"].to_list() == [4096] * 2 * LAYERS
-    assert own["origin"][2] == f"{brought}/sparsify/layers.2" and own["explained_variance"].is_not_null().all()
+    assert (
+        set(other["kind"]) == {"relu"}
+        and set(other["sparsity"]) == {1.0}
+        and set(other["d_sae"]) == {32}
+    )
+    assert (
+        other["origin"].is_null().all() and other["tokens_trained"].to_list() == [4096] * 2 * LAYERS
+    )
+    assert (
+        own["origin"][2] == f"{brought}/sparsify/layers.2"
+        and own["explained_variance"].is_not_null().all()
+    )
     saved = load(run.sae_folder("transformer-s0", 2))
     assert set(saved.metadata["origin"]["files"]) == {"cfg.json", "sae.safetensors"}
     assert (
@@ -77,10 +109,16 @@ def test_a_study_of_brought_and_trained_dictionaries(brought: Path, tmp_path: Pa
         and saved.metadata["ref"] == "zoo:transformer-s0"
     )
     assert (out / "saes/transformer-s0@rotated/2/cfg.json").is_file()
-    compared = set(pl.read_parquet(out / "matches.parquet").select("comparison", "model", "best_model").iter_rows())
+    compared = set(
+        pl.read_parquet(out / "matches.parquet")
+        .select("comparison", "model", "best_model")
+        .iter_rows()
+    )
     assert ("sae-seed", "transformer-s0", "transformer-s0@seed1") in compared
     assert ("main", "transformer-s0", "transformer-s1") in compared
-    warned = [w for w in json.loads((out / "run.json").read_text())["warnings"] if "another-model" in w]
+    warned = [
+        w for w in json.loads((out / "run.json").read_text())["warnings"] if "another-model" in w
+    ]
     assert len(warned) == 2 * LAYERS and "transformer-s0, layer 0: its file says" in warned[0]
     assert page.is_file() and not run.residuals_folder("transformer-s0").exists()
 
@@ -96,14 +134,20 @@ def test_without_a_second_seed_its_skyline_is_left_out() -> None:
     (warning,) = without_seed(plan, recipe)
     assert warning.startswith("transformer-s0 brings no dictionaries of another seed (saes_seed)")
     both = parse_recipe(values({"saes": "saes/{layer}", "saes_seed": "hf:o/n/{layer}"}), "brought")
-    assert make_plan(both).compared[0].labels == ("sae", "seed1") and not without_seed(make_plan(both), both)
+    assert make_plan(both).compared[0].labels == ("sae", "seed1") and not without_seed(
+        make_plan(both), both
+    )
 
 
-def test_dictionaries_of_another_model_are_refused_before_any_work(brought: Path, tmp_path: Path) -> None:
+def test_dictionaries_of_another_model_are_refused_before_any_work(
+    brought: Path, tmp_path: Path
+) -> None:
     def start(**saes: str) -> None:
         run_comparison(parse_recipe(values(saes), "brought"), tmp_path / "run", SilentProgress())
 
-    with pytest.raises(InputError, match=r"models.saes is .*layers\.0'.*has 4 blocks.*Put \{layer\}"):
+    with pytest.raises(
+        InputError, match=r"models.saes is .*layers\.0'.*has 4 blocks.*Put \{layer\}"
+    ):
         start(saes=f"{brought}/sparsify/layers.0")
     with pytest.raises(InputError, match=r"layers\.0.*there is no such folder"):
         start(saes=f"{tmp_path}/nowhere/layers.{{layer}}")
@@ -114,10 +158,14 @@ def test_dictionaries_of_another_model_are_refused_before_any_work(brought: Path
     sae = load(brought / "dl" / "0")
     narrow = replace(sae, W_enc=sae.W_enc[:100], W_dec=sae.W_dec[:, :100], b_dec=sae.b_dec[:100])
     save(narrow, tmp_path / "narrow" / "0")
-    with pytest.raises(InputError, match=r"d_model of .*narrow/0 is 100, but transformer-s0 has .* 128"):
+    with pytest.raises(
+        InputError, match=r"d_model of .*narrow/0 is 100, but transformer-s0 has .* 128"
+    ):
         start(saes=f"{tmp_path}/narrow/{{layer}}")
     save(replace(sae, metadata={"hook": "blocks.0.hook_mlp_out"}), tmp_path / "mlp" / "0")
-    with pytest.raises(InputError, match=r"'blocks.0.hook_mlp_out', but it is to read the residual stream"):
+    with pytest.raises(
+        InputError, match=r"'blocks.0.hook_mlp_out', but it is to read the residual stream"
+    ):
         start(saes=f"{tmp_path}/mlp/{{layer}}")
     assert not (tmp_path / "run").exists()
 
@@ -133,5 +181,7 @@ def test_who_made_a_dictionary_is_compared_by_name(brought: Path) -> None:
         return mismatch(subject, replace(sae, metadata={**sae.metadata, "origin": origin}), "f")
 
     assert said() is said(model="zoo/Transformer-S0") is said(model="owner--transformer-s0") is None
-    assert said(ref="x/transformer-s0-hf", tokenizer="f") is None and "another tokenizer" in str(said(tokenizer="g"))
+    assert said(ref="x/transformer-s0-hf", tokenizer="f") is None and "another tokenizer" in str(
+        said(tokenizer="g")
+    )
     assert dictionaries.load(f"{brought}/dl/1").metadata["model"] == "owner/another-model"

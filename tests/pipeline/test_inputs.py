@@ -1,4 +1,6 @@
-"""A run goes on with what it began with: other text, weights, tokenizers or dictionaries of the same path are told."""
+"""A run goes on with what it began with: other text, weights, tokenizers or dictionaries of the
+same path are told.
+"""
 
 from __future__ import annotations
 
@@ -54,12 +56,24 @@ def write_lines(path: Path, first: int) -> None:
 def small(folder: Path, **models: dict[str, str]) -> Recipe:
     a, b = ({"ref": str(folder / name)} | models.get(name, {}) for name in "ab")
     return parse_recipe(
-        {"name": "inputs", "models": [a, b], "sae": {"d_sae": 16, "l1": 1.0, "batch": 128, "seeds": [0]},
-         "corpus": {"source": str(folder / "text.jsonl"), "context": 32, "train_tokens": 1024, "match_tokens": 2048,
-                    "quality_tokens": 512},
-         "controls": dict.fromkeys(("rotated", "current_token", "sae_seed", "stability", "neurons"), False),
-         "matching": {"resamples": 2, "null_exchanges": 1, "space_tokens": 0}}, "inputs",
-    )  # fmt: skip
+        {
+            "name": "inputs",
+            "models": [a, b],
+            "sae": {"d_sae": 16, "l1": 1.0, "batch": 128, "seeds": [0]},
+            "corpus": {
+                "source": str(folder / "text.jsonl"),
+                "context": 32,
+                "train_tokens": 1024,
+                "match_tokens": 2048,
+                "quality_tokens": 512,
+            },
+            "controls": dict.fromkeys(
+                ("rotated", "current_token", "sae_seed", "stability", "neurons"), False
+            ),
+            "matching": {"resamples": 2, "null_exchanges": 1, "space_tokens": 0},
+        },
+        "inputs",
+    )
 
 
 def name_of(model: Path) -> str:
@@ -68,7 +82,9 @@ def name_of(model: Path) -> str:
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a text, two models, and `run`: stopped when the features of the second model began."""
+    """A folder with a text, two models, and `run`: stopped when the features of the second model
+    began.
+    """
     folder = tmp_path_factory.mktemp("study")
     write_lines(folder / "text.jsonl", 0)
     model_folder("transformer-s0", folder / "a")
@@ -109,7 +125,9 @@ def other_tokenizer(folder: Path) -> None:
     """For both models, lest they differ: text is put into lower case first."""
     for model in ("a", "b"):
         file = folder / model / "tokenizer.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"normalizer": {"type": "Lowercase"}}))
+        file.write_text(
+            json.dumps(json.loads(file.read_text()) | {"normalizer": {"type": "Lowercase"}})
+        )
 
 
 CHANGES = {
@@ -133,7 +151,11 @@ def test_a_stopped_run_does_not_go_on_with_other(what: str, folder: Path) -> Non
 
 
 def test_files_that_were_touched_or_copied_and_say_the_same_are_the_same(folder: Path) -> None:
-    for file in (folder / "text.jsonl", folder / "a" / "model.safetensors", folder / "b" / "tokenizer.json"):
+    for file in (
+        folder / "text.jsonl",
+        folder / "a" / "model.safetensors",
+        folder / "b" / "tokenizer.json",
+    ):
         shutil.copy(file, folder / "copy")
         os.replace(folder / "copy", file)
     page = go_on(folder)
@@ -157,7 +179,9 @@ def test_dictionaries_that_are_brought_are_known_by_their_contents(folder: Path)
     shutil.rmtree(folder / "run")
     saes = {"saes": str(brought / "{layer}")}
     with pytest.raises(KeyboardInterrupt):
-        run_comparison(small(folder, a=saes), folder / "run", Stopping(f"encode {name_of(folder / 'b')}"))
+        run_comparison(
+            small(folder, a=saes), folder / "run", Stopping(f"encode {name_of(folder / 'b')}")
+        )
     shutil.rmtree(brought / "2")
     shutil.copytree(brought / "1", brought / "2")
     with pytest.raises(InputError, match=r"other contents of the dictionaries .*brought/\{layer\}"):
@@ -166,9 +190,17 @@ def test_dictionaries_that_are_brought_are_known_by_their_contents(folder: Path)
 
 def test_dictionaries_on_their_own_do_not_go_on_with_other_text(folder: Path) -> None:
     settings = make_settings(
-        model=str(folder / "a"), text=str(folder / "text.jsonl"), layers=(0,), d_sae=16, seeds=1, tokens=2048,
-        heldout=512, context=32, batch=128, stream="pool",
-    )  # fmt: skip
+        model=str(folder / "a"),
+        text=str(folder / "text.jsonl"),
+        layers=(0,),
+        d_sae=16,
+        seeds=1,
+        tokens=2048,
+        heldout=512,
+        context=32,
+        batch=128,
+        stream="pool",
+    )
     with pytest.raises(KeyboardInterrupt):
         train_saes(settings, folder / "saes", Stopping("measure quality"))
     other_text(folder)
@@ -177,7 +209,13 @@ def test_dictionaries_on_their_own_do_not_go_on_with_other_text(folder: Path) ->
 
 
 def test_circuits_do_not_go_on_with_other_weights(folder: Path) -> None:
-    small = {"n_prompts": 8, "length": 16, "repeat": 4, "discovery_prompts": 2, "validated_edges": 2}
+    small = {
+        "n_prompts": 8,
+        "length": 16,
+        "repeat": 4,
+        "discovery_prompts": 2,
+        "validated_edges": 2,
+    }
     values = {"name": "circuits", "models": [str(folder / "a")], "circuits": small}
     run_circuits(parse_circuits(values), folder / "circuits", SilentProgress())
     turn_weights(folder / "a")
@@ -195,13 +233,18 @@ def test_contents_are_read_only_where_a_file_was_touched(tmp_path: Path) -> None
     assert not text_input(str(file), lambda: "another").is_as(known)
 
 
-def test_every_kind_of_model_and_dictionary_has_contents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_kind_of_model_and_dictionary_has_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copied = model_folder("mamba-s0", tmp_path / "copied")
     zoo, folder = weights_input("zoo:mamba-s0"), weights_input(str(copied))
     assert zoo.contents() == folder.contents() and zoo.state != folder.state
-    made = [weights_input(f"zoo:{name}").contents() for name in ("mamba-random", "transformer-random")]
+    made = [
+        weights_input(f"zoo:{name}").contents() for name in ("mamba-random", "transformer-random")
+    ]
     made += [
-        weights_input(ref, random=True).contents() for ref in ("EleutherAI/pythia-160m", "state-spaces/mamba-130m")
+        weights_input(ref, random=True).contents()
+        for ref in ("EleutherAI/pythia-160m", "state-spaces/mamba-130m")
     ]
     assert len(set(made)) == 4
     assert tokenizer_input("zoo:mamba-s0").contents() == tokenizer_input(str(copied)).contents()
@@ -225,7 +268,9 @@ def hub(cache: Path, commit: str) -> None:
     (repo / "refs" / "main").write_text(commit)
 
 
-def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_the_hub_is_known_by_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for commit in ("a" * 40, "b" * 40):
@@ -233,11 +278,15 @@ def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path: Path, monkeypatch: 
         assert weights_input("someone/tiny").contents() == commit
 
 
-def test_one_model_under_two_names_is_not_compared_with_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_model_under_two_names_is_not_compared_with_itself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.rmtree(folder / "run")
     shutil.rmtree(folder / "b")
     (folder / "b").symlink_to(folder / "a")
-    with pytest.raises(InputError, match="they hold the same weights, and would be compared with themselves"):
+    with pytest.raises(
+        InputError, match="they hold the same weights, and would be compared with themselves"
+    ):
         go_on(folder)
     monkeypatch.chdir(folder)
     values = {"name": "circuits", "models": ["a", str(folder / "a")]}
@@ -248,11 +297,15 @@ def test_one_model_under_two_names_is_not_compared_with_itself(folder: Path, mon
     model_folder("transformer-s1", folder / "b")
 
 
-def test_a_name_that_is_two_things_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_two_things_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert resolve("mamba-s0") == resolve("zoo:mamba-s0")
     model_folder("mamba-s1", tmp_path / "mamba-s0")
-    with pytest.raises(InputError, match=r"both a model of the zoo and .*/mamba-s0 have that name.*zoo:mamba-s0"):
+    with pytest.raises(
+        InputError, match=r"both a model of the zoo and .*/mamba-s0 have that name.*zoo:mamba-s0"
+    ):
         resolve("mamba-s0")
     assert (resolve("zoo:mamba-s0").kind, resolve("./mamba-s0").kind) == ("zoo", "folder")
     with pytest.raises(InputError, match="both a model of the zoo and"):

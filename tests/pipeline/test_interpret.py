@@ -1,4 +1,6 @@
-"""A small study that says what its features mean: tables, files and pages, and a judge that is asked afterwards."""
+"""A small study that says what its features mean: tables, files and pages, and a judge that is
+asked afterwards.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,26 @@ MODELS = ("transformer-s0", "transformer-s1")
 RECIPE = {
     "name": "meaning",
     "models": [{"ref": f"zoo:{name}"} for name in MODELS],
-    "corpus": {"source": "zoo:demo", "context": 64, "train_tokens": 65_536, "match_tokens": 32_768,
-               "neuron_tokens": 1024, "quality_tokens": 8192},
+    "corpus": {
+        "source": "zoo:demo",
+        "context": 64,
+        "train_tokens": 65_536,
+        "match_tokens": 32_768,
+        "neuron_tokens": 1024,
+        "quality_tokens": 8192,
+    },
     "sae": {"d_sae": 128, "l1": 4.0, "batch": 256, "epochs": 1, "lr": 3e-3},
-    "gates": {"explained_variance": -1.0, "loss_recovered": -9.0, "l0_share_most": 1.0, "dead_share": 1.0,
-              "dense_share": 1.0},
+    "gates": {
+        "explained_variance": -1.0,
+        "loss_recovered": -9.0,
+        "l0_share_most": 1.0,
+        "dead_share": 1.0,
+        "dense_share": 1.0,
+    },
     "controls": {"rotated": False, "stability": False, "neurons": False, "current_token": False},
     "matching": {"resamples": 4, "null_exchanges": 1, "space_tokens": 1024},
     "interpretation": {"top": 8, "context_tokens": 20_000, "causal_pairs": 12, "listed": 6},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +68,36 @@ def test_every_table_is_there_and_checked(run):
     assert (alive["token_entropy"] >= 0).all() and alive["context_tokens"].is_finite().mean() > 0.9
     assert alive["promoted"].list.len().min() == 10
     assert dict(relation.schema) == RELATION_SCHEMA
-    assert set(relation.filter(pl.col("comparison") == "main")["measure"]) >= {"token_entropy", "context_tokens"}
+    assert set(relation.filter(pl.col("comparison") == "main")["measure"]) >= {
+        "token_entropy",
+        "context_tokens",
+    }
     assert set(shares.select("model", "best_model").rows()) == {MODELS, MODELS[::-1]}
-    assert {"shared", "exclusive"} >= set(study.lists["list"]) and study.lists["exclusive_r2"].drop_nulls().len() > 0
+    assert {"shared", "exclusive"} >= set(study.lists["list"]) and study.lists[
+        "exclusive_r2"
+    ].drop_nulls().len() > 0
     assert len(study.transplant) == 2 * 4 * 2  # directions, layers, maps
     record = RunFolder(run).record
-    assert record["causal"] == causal_words(shares) and all("causally alike" in c["words"] for c in record["causal"])
+    assert record["causal"] == causal_words(shares) and all(
+        "causally alike" in c["words"] for c in record["causal"]
+    )
     assert RunFolder(run).verify() == []
 
 
 def test_examples_show_what_the_matrix_says(run):
     study = Study.load(run)
-    matches = study.matches.filter(pl.col("comparison") == "main", pl.col("model") == MODELS[0], pl.col("layer") == 2)
+    matches = study.matches.filter(
+        pl.col("comparison") == "main", pl.col("model") == MODELS[0], pl.col("layer") == 2
+    )
     contexts = study.contexts(MODELS[0], 2)
-    most = contexts.filter(pl.col("quantile") == 1.0).group_by("feature").agg(pl.col("value").max(), pl.len())
-    joined = most.join(matches, on="feature").join(study.features.filter(model=MODELS[0], layer=2), on="feature")
+    most = (
+        contexts.filter(pl.col("quantile") == 1.0)
+        .group_by("feature")
+        .agg(pl.col("value").max(), pl.len())
+    )
+    joined = most.join(matches, on="feature").join(
+        study.features.filter(model=MODELS[0], layer=2), on="feature"
+    )
     assert joined["value"].to_list() == pytest.approx(joined["max"].to_list())
     assert most["len"].max() == 8
     for row in contexts.head(50).iter_rows(named=True):
@@ -81,11 +109,17 @@ def test_the_page_the_explorer_and_the_figures(run, tmp_path):
     assert 'id="meaning"' in page and "explorer/index.html" in page and "figure-relation" in page
     assert (run / "report" / "explorer" / "data" / "manifest.js").is_file()
     for number in RunFolder(run).record["causal"]:
-        assert number["words"].split(" features of ")[0] in page  # names of models have tags around them
+        assert (
+            number["words"].split(" features of ")[0] in page
+        )  # names of models have tags around them
     for name in ("layers", "depth"):
-        assert "explorer/index.html#from=" in (run / "report" / "figures" / f"{name}.vl.json").read_text("utf-8")
+        assert "explorer/index.html#from=" in (
+            run / "report" / "figures" / f"{name}.vl.json"
+        ).read_text("utf-8")
     files = export_figures(run / "report", tmp_path, names=["relation"])
-    assert [file.suffix for file in files] == [".svg", ".pdf", ".png"] and files[1].read_bytes().startswith(b"%PDF")
+    assert [file.suffix for file in files] == [".svg", ".pdf", ".png"] and files[
+        1
+    ].read_bytes().startswith(b"%PDF")
     with pytest.raises(InputError, match="figure is 'nope'"):
         export_figures(run / "report", tmp_path, names=["nope"])
     shown = Study.load(run).figures["relation"]._repr_mimebundle_()
@@ -97,7 +131,11 @@ def test_the_page_the_explorer_and_the_figures(run, tmp_path):
 def judged(question: str) -> str:
     """Explains every feature alike, and says that the first texts are the active ones."""
     explains = "complexity" in question
-    reply = {"explanation": "words", "complexity": 2, "consistency": 4} if explains else {"active": [1, 2, 3]}
+    reply = (
+        {"explanation": "words", "complexity": 2, "consistency": 4}
+        if explains
+        else {"active": [1, 2, 3]}
+    )
     return json.dumps(reply)
 
 
@@ -112,9 +150,17 @@ def test_a_judge_is_asked_afterwards_and_only_once(run, endpoint):
     judge_run(run, endpoint, 12, Budget(), make_progress(quiet=True), said.append)
     assert "at most 48 requests" in said[0] and said[1].startswith("48 requests, 480 tokens")
     judged = Study.load(run).judged
-    assert len(judged) == 24 and (judged["complexity"] == 2).all() and judged["detection"].is_between(0, 1).all()
+    assert (
+        len(judged) == 24
+        and (judged["complexity"] == 2).all()
+        and judged["detection"].is_between(0, 1).all()
+    )
     assert {"complexity", "detection"} <= set(Study.load(run).relation["measure"])
-    assert "words" in "".join(file.read_text("utf-8") for file in (run / "report" / "explorer").rglob("*.js"))
+    assert "words" in "".join(
+        file.read_text("utf-8") for file in (run / "report" / "explorer").rglob("*.js")
+    )
     judge_run(run, endpoint, 12, Budget(), make_progress(quiet=True), said.append)
-    assert said[2].startswith("24 features: at most 0 requests") and said[3].startswith("0 requests")
+    assert said[2].startswith("24 features: at most 0 requests") and said[3].startswith(
+        "0 requests"
+    )
     assert RunFolder(run).verify() == []

@@ -1,4 +1,6 @@
-"""A study on a real local Ray writes the bytes of one in this process, also when its workers are killed."""
+"""A study on a real local Ray writes the bytes of one in this process, also when its workers are
+killed.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from homolog.record.run_folder import RunFolder
 # Ray is not imported here: its settings are read once, and the engine sets them.
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the package ray is not installed"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None, reason="the package ray is not installed"
+    ),
 ]
 
 
@@ -103,12 +107,16 @@ def at_work(kind: str) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            title = (path / "cmdline").read_bytes().split(b"\0")[0].decode()  # Ray puts the name of the task there
+            title = (
+                (path / "cmdline").read_bytes().split(b"\0")[0].decode()
+            )  # Ray puts the name of the task there
             if title.startswith(f"ray::{kind}") and os.getpid() == parent(parent(int(path.name))):
                 found.append(int(path.name))
     return found
 
 
 def parent(pid: int) -> int:
-    """The process that started this one; a worker's is Ray's daemon, whose own is the one that started Ray."""
+    """The process that started this one; a worker's is Ray's daemon, whose own is the one that
+    started Ray.
+    """
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -14,7 +14,9 @@ THIRD = {"ref": "zoo:transformer-s1", "untrained": "zoo:transformer-random"}
 def plan_of(third: dict):
     values = load_recipe("demo").values()
     first = {**values["models"][0], "other_seed": None}
-    return make_plan(parse_recipe(values | {"models": [first, values["models"][1], third]}, "three"))
+    return make_plan(
+        parse_recipe(values | {"models": [first, values["models"][1], third]}, "three")
+    )
 
 
 def test_three_models_give_every_pair_with_its_controls() -> None:
@@ -29,10 +31,15 @@ def test_three_models_give_every_pair_with_its_controls() -> None:
     assert set(found["sae-seed"]) == {(a, a), (b, b), (c, c)}
     # the twin of both Transformers is one model: each is held against it once
     assert set(found["random-model"]) == {
-        (a, "mamba-random"), (b, "transformer-random"), (c, "mamba-random"), (a, "transformer-random"),
+        (a, "mamba-random"),
+        (b, "transformer-random"),
+        (c, "mamba-random"),
+        (a, "transformer-random"),
         (c, "transformer-random"),
-    }  # fmt: skip
-    assert len(found["random-model"]) == 5 and len({c.key for c in plan.comparisons}) == len(plan.comparisons)
+    }
+    assert len(found["random-model"]) == 5 and len({c.key for c in plan.comparisons}) == len(
+        plan.comparisons
+    )
     assert [s.name for s in plan.subjects].count("transformer-random") == 1
 
 

@@ -1,4 +1,6 @@
-"""Whole commands in half precision: they finish, and say what float32 says within the rounding of the models."""
+"""Whole commands in half precision: they finish, and say what float32 says within the rounding of
+the models.
+"""
 
 from __future__ import annotations
 
@@ -70,10 +72,17 @@ validated_edges = 2
 [run]
 dtype = "{dtype}"
 """
-HOMOLOG = (
-    "from tests.pipeline.outcome import leave_undrawn; leave_undrawn(setattr); from homolog.cli import main; main()"
-)
-COMPARISONS = {"main", "main-seed", "random-model", "rotated", "tokens", "sae-seed", "neurons", "neurons-random"}
+HOMOLOG = "from tests.pipeline.outcome import leave_undrawn; leave_undrawn(setattr); from homolog.cli import main; main()"
+COMPARISONS = {
+    "main",
+    "main-seed",
+    "random-model",
+    "rotated",
+    "tokens",
+    "sae-seed",
+    "neurons",
+    "neurons-random",
+}
 TINY = {"llama": tiny_llama, "gpt2": tiny_gpt2}
 KEYS = {"llama": "z.1.0", "gpt2": "z.2.1"}
 
@@ -90,22 +99,44 @@ def _one_thread() -> Iterator[None]:
 def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Documents so short that the few tokens of each use hold several."""
     path = tmp_path_factory.mktemp("text") / "text.jsonl"
-    documents = [json.loads(line)["text"] for line in catalog.DEMO_TEXT.read_text(encoding="utf-8").splitlines()]
+    documents = [
+        json.loads(line)["text"]
+        for line in catalog.DEMO_TEXT.read_text(encoding="utf-8").splitlines()
+    ]
     path.write_text("".join(json.dumps({"text": document[:500]}) + "\n" for document in documents))
     return str(path)
 
 
 @pytest.fixture(scope="module")
 def studies(text: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Study]:
-    """The study in each precision, by the command; side by side, and without the checks of annotations, for time."""
+    """The study in each precision, by the command; side by side, and without the checks of
+    annotations, for time.
+    """
     folder, root = tmp_path_factory.mktemp("runs"), Path(__file__).parents[2]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, (root, root / "src")))}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, (root, root / "src"))),
+    }
     started = {}
     for dtype in ("float32", *HALF):
         recipe = folder / f"{dtype}.toml"
         recipe.write_text(RECIPE.format(text=text, dtype=dtype))
-        command = [sys.executable, "-c", HOMOLOG, "run", recipe, "--out", folder / dtype, "--threads", "1", "--quiet"]
-        started[dtype] = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        command = [
+            sys.executable,
+            "-c",
+            HOMOLOG,
+            "run",
+            recipe,
+            "--out",
+            folder / dtype,
+            "--threads",
+            "1",
+            "--quiet",
+        ]
+        started[dtype] = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env=environment
+        )
     complaints = {dtype: process.communicate()[1] for dtype, process in started.items()}
     assert {process.returncode for process in started.values()} == {0}, complaints
     return {dtype: Study.load(folder / dtype) for dtype in started}
@@ -127,8 +158,22 @@ def test_a_study_is_whole_in_half_precision(dtype: str, studies: dict[str, Study
     assert half.folder.verify() == []
     names = [{path.name for path in study.folder.path.glob("*.parquet")} for study in (wide, half)]
     assert names[0] == names[1]
-    for name in ("features", "causal", "causal_shares", "lists", "transplant", "relation", "curves", "circuits",
-                 "effects", "roles", "offsets", "edges", "shared", "variance"):  # fmt: skip
+    for name in (
+        "features",
+        "causal",
+        "causal_shares",
+        "lists",
+        "transplant",
+        "relation",
+        "curves",
+        "circuits",
+        "effects",
+        "roles",
+        "offsets",
+        "edges",
+        "shared",
+        "variance",
+    ):
         assert f"{name}.parquet" in names[1]
     assert set(half.summary["comparison"]) == COMPARISONS
     assert half.features["context_tokens"].is_not_null().any()
@@ -136,7 +181,9 @@ def test_a_study_is_whole_in_half_precision(dtype: str, studies: dict[str, Study
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALF)
-def test_a_study_says_in_half_precision_what_it_says_in_float32(dtype: str, studies: dict[str, Study]) -> None:
+def test_a_study_says_in_half_precision_what_it_says_in_float32(
+    dtype: str, studies: dict[str, Study]
+) -> None:
     wide, half = studies["float32"], studies[dtype]
     means = [s.summary.filter(comparison="main", stratum="all") for s in (wide, half)]
     r, r_half = joined(means, ["model", "best_model"], "mean")
@@ -163,10 +210,40 @@ def command(*arguments: object) -> str:
     return found.stdout
 
 
-def train(model: object, out: Path, text: str, dtype: str, heldout: int, stream: str = "pool") -> None:
-    command("sae", "train", model, "--layers", 1, "--d-sae", 48, "--l1", 1, "--tokens", 4608, "--seeds", 1, "--batch",
-            256, "--context", 32, "--heldout", heldout, "--stream", stream, "--threads", 1, "--text", text, "--dtype",
-            dtype, "--out", out)  # fmt: skip
+def train(
+    model: object, out: Path, text: str, dtype: str, heldout: int, stream: str = "pool"
+) -> None:
+    command(
+        "sae",
+        "train",
+        model,
+        "--layers",
+        1,
+        "--d-sae",
+        48,
+        "--l1",
+        1,
+        "--tokens",
+        4608,
+        "--seeds",
+        1,
+        "--batch",
+        256,
+        "--context",
+        32,
+        "--heldout",
+        heldout,
+        "--stream",
+        stream,
+        "--threads",
+        1,
+        "--text",
+        text,
+        "--dtype",
+        dtype,
+        "--out",
+        out,
+    )
 
 
 def measured(folder: Path, dtype: str) -> dict[str, Any]:
@@ -176,7 +253,8 @@ def measured(folder: Path, dtype: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize(
-    ("model", "heldout", "stream"), [("transformer-s0", RECHECK_TOKENS + 224, "pool"), ("mamba-s0", 1056, "store")]
+    ("model", "heldout", "stream"),
+    [("transformer-s0", RECHECK_TOKENS + 224, "pool"), ("mamba-s0", 1056, "store")],
 )
 def test_dictionaries_trained_in_half_precision_are_as_good(
     model: str, heldout: int, stream: str, dtype: str, text: str, tmp_path: Path
@@ -193,7 +271,9 @@ def test_dictionaries_trained_in_half_precision_are_as_good(
 
 
 @pytest.fixture(scope="module", params=list(TINY))
-def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def tiny(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
     """A model with random weights, with a tokenizer, in a folder."""
     folder = tmp_path_factory.mktemp("models") / f"tiny-{request.param}"
     tokenizer = AutoTokenizer.from_pretrained(catalog.TOKENIZER)
@@ -204,16 +284,23 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALF)
-def test_dictionaries_of_other_architectures(dtype: str, tiny: tuple[str, Path], text: str, tmp_path: Path) -> None:
+def test_dictionaries_of_other_architectures(
+    dtype: str, tiny: tuple[str, Path], text: str, tmp_path: Path
+) -> None:
     train(tiny[1], tmp_path, text, dtype, 1056)
     folder = tmp_path / "saes" / folder_name(str(tiny[1])) / "1"
-    found = [measured(folder, precision)["quality"]["explained_variance"] for precision in (dtype, "float32")]
+    found = [
+        measured(folder, precision)["quality"]["explained_variance"]
+        for precision in (dtype, "float32")
+    ]
     assert abs(found[0] - found[1]) < 0.02
 
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_circuits_of_other_architectures(dtype: str, tiny: tuple[str, Path]) -> None:
-    """Random weights cannot do the task: that is told, and what follows it is asked of a head by name."""
+    """Random weights cannot do the task: that is told, and what follows it is asked of a head by
+    name.
+    """
     prompts, found = Prompts(n_prompts=16, length=16, repeat=4, seed=0, batch=8), []
     eps = torch.finfo(getattr(torch, dtype)).eps
     for precision in ("float32", dtype):
@@ -226,8 +313,10 @@ def test_circuits_of_other_architectures(dtype: str, tiny: tuple[str, Path]) -> 
         found.append((unable.value.ability, offset, edges.edges))
     (ability, offset, edges), (ability_half, offset_half, edges_half) = found
     assert abs(ability_half.logit_difference - ability.logit_difference) < 60 * eps
-    changes = [torch.tensor([[row["effect"] for row in profile.rows()] for profile in o.profiles]) for o in
-               (offset, offset_half)]  # fmt: skip
+    changes = [
+        torch.tensor([[row["effect"] for row in profile.rows()] for profile in o.profiles])
+        for o in (offset, offset_half)
+    ]
     assert (changes[1] - changes[0]).abs().max() < 60 * eps
     scores = joined([edges, edges_half], ["sender", "receiver", "tap", "position"], "score")
     assert np.abs(scores[1] - scores[0]).max() < 60 * eps * np.abs(scores[0]).max()

@@ -45,7 +45,10 @@ def test_every_built_in_recipe_loads() -> None:
 
 def test_the_paper_recipe_has_the_papers_settings() -> None:
     recipe = load_recipe("paper")
-    assert [model.ref for model in recipe.models] == ["EleutherAI/pythia-160m", "state-spaces/mamba-130m-hf"]
+    assert [model.ref for model in recipe.models] == [
+        "EleutherAI/pythia-160m",
+        "state-spaces/mamba-130m-hf",
+    ]
     assert recipe.sae.width(768) == 32 * 768 == 24_576
     assert (recipe.corpus.match_tokens, recipe.corpus.neuron_tokens) == (1_000_000, 100_000)
     assert (recipe.corpus.context, recipe.corpus.seed, recipe.sae.kind) == (1024, 42, "relu")
@@ -112,9 +115,16 @@ def test_unusable_values_are_named(tables: dict[str, Any], message: str) -> None
         parse_recipe(change(**tables), "mine.toml")
 
 
-@pytest.mark.parametrize(("kind", "key", "value"), [
-    ("relu", "l1", 2.0), ("topk", "k", 9), ("batchtopk", "k", 9), ("jumprelu", "l0", 0.5), ("gated", "l1", 2.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("relu", "l1", 2.0),
+        ("topk", "k", 9),
+        ("batchtopk", "k", 9),
+        ("jumprelu", "l0", 0.5),
+        ("gated", "l1", 2.0),
+    ],
+)
 def test_every_kind_takes_the_key_that_makes_it_sparse(kind: str, key: str, value: float) -> None:
     recipe = parse_recipe(change(sae={"kind": kind, "l1": None, key: value}), "mine.toml")
     config = parse_config(recipe.sae.config(128))
@@ -128,20 +138,30 @@ def test_kinds_and_their_keys_are_those_of_dictionaries() -> None:
 
 def bring(**saes: str) -> dict[str, Any]:
     values = load_recipe("demo").values()
-    return values | {"models": [values["models"][0] | saes, values["models"][1] | {"saes": "theirs/{layer}"}]}
+    return values | {
+        "models": [values["models"][0] | saes, values["models"][1] | {"saes": "theirs/{layer}"}]
+    }
 
 
 def test_models_that_bring_dictionaries_need_no_seeds_to_train() -> None:
     sae = load_recipe("demo").values()["sae"] | {"seeds": [0]}
-    recipe = parse_recipe(bring(saes="hf:a/b/{layer}", saes_seed="c/{layer}") | {"sae": sae}, "mine.toml")
+    recipe = parse_recipe(
+        bring(saes="hf:a/b/{layer}", saes_seed="c/{layer}") | {"sae": sae}, "mine.toml"
+    )
     assert recipe.models[0].saes == "hf:a/b/{layer}" and recipe.models[1].saes_seed is None
     with pytest.raises(InputError, match=r"controls.sae_seed needs two seeds"):
         parse_recipe(bring() | {"sae": sae}, "mine.toml")
     rehearsed = recipe.rehearsal(20_000).models
-    assert [model.saes for model in rehearsed] == [model.saes_seed for model in rehearsed] == [None, None]
+    assert (
+        [model.saes for model in rehearsed]
+        == [model.saes_seed for model in rehearsed]
+        == [None, None]
+    )
 
 
-@pytest.mark.parametrize("saes", [{"saes_seed": "a/{layer}"}, {"saes": "a/{layer}", "saes_seed": "a/{layer}"}])
+@pytest.mark.parametrize(
+    "saes", [{"saes_seed": "a/{layer}"}, {"saes": "a/{layer}", "saes_seed": "a/{layer}"}]
+)
 def test_a_second_seed_needs_a_first_and_differs(saes: dict[str, str]) -> None:
     with pytest.raises(InputError, match="saes_seed needs saes, and must be other dictionaries"):
         parse_recipe(bring(**saes), "mine.toml")
@@ -150,7 +170,9 @@ def test_a_second_seed_needs_a_first_and_differs(saes: dict[str, str]) -> None:
 def test_keys_of_a_model_are_checked_and_two_are_needed() -> None:
     values = load_recipe("demo").values()
     with pytest.raises(InputError, match="Did you mean 'revision'") as raised:
-        parse_recipe(values | {"models": [*values["models"], {"ref": "x/y", "revison": "main"}]}, "mine.toml")
+        parse_recipe(
+            values | {"models": [*values["models"], {"ref": "x/y", "revison": "main"}]}, "mine.toml"
+        )
     assert raised.value.field == "mine.toml: models.2.revison"
     with pytest.raises(InputError, match="at least 2 items"):
         parse_recipe(values | {"models": values["models"][:1]}, "mine.toml")
@@ -159,9 +181,19 @@ def test_keys_of_a_model_are_checked_and_two_are_needed() -> None:
 def test_a_rehearsal_keeps_the_sizes_and_shrinks_the_counts() -> None:
     paper = load_recipe("paper")
     small = paper.rehearsal(20_000)
-    assert (small.models, small.sae.d_sae, small.sae.seeds) == (paper.models, 24_576, paper.sae.seeds)
-    assert (small.corpus.match_tokens, small.corpus.neuron_tokens, small.corpus.source) == (20_000, 2_000, "zoo:demo")
-    assert small.run.random_weights and small.run.device == "cpu" and small.name == "paper-rehearsal"
+    assert (small.models, small.sae.d_sae, small.sae.seeds) == (
+        paper.models,
+        24_576,
+        paper.sae.seeds,
+    )
+    assert (small.corpus.match_tokens, small.corpus.neuron_tokens, small.corpus.source) == (
+        20_000,
+        2_000,
+        "zoo:demo",
+    )
+    assert (
+        small.run.random_weights and small.run.device == "cpu" and small.name == "paper-rehearsal"
+    )
 
 
 def test_no_such_recipe() -> None:

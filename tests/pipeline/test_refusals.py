@@ -1,4 +1,6 @@
-"""What cannot be used is refused before work starts, by every command with the same message, and no folder is made."""
+"""What cannot be used is refused before work starts, by every command with the same message, and no
+folder is made.
+"""
 
 from __future__ import annotations
 
@@ -66,13 +68,17 @@ def test_text_that_is_special_tokens_alone(tmp_path: Path) -> None:
         lambda: compared(tmp_path, source=("zoo:demo", str(path))),
         lambda: trained(tmp_path, text=str(path)),
     ):
-        with pytest.raises(InputError, match=r"no token of it is left that is not masked: all \d+ are special"):
+        with pytest.raises(
+            InputError, match=r"no token of it is left that is not masked: all \d+ are special"
+        ):
             command()
         assert not (tmp_path / "run").exists()
 
 
 def test_text_of_which_a_part_is_special_tokens_alone(tmp_path: Path) -> None:
-    """What is left after the split is what counts: held-out windows that hold nothing measure nothing."""
+    """What is left after the split is what counts: held-out windows that hold nothing measure
+    nothing.
+    """
     path = tmp_path / "part.jsonl"
     texts = ["<|endoftext|>" * 127] * 60 + ["one two three four five six " * 20]
     path.write_text("\n".join(json.dumps({"text": text}) for text in texts))
@@ -88,7 +94,11 @@ def test_logits_that_are_not_finite_are_one_error_with_model_site_and_token(tmp_
     tensors = {name: tensor.float() for name, tensor in tensors.items()}
     tensors["embed_out.weight"][7, :] = 3e38
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
-    circuits = {"name": "circuits", "models": [str(model)], "circuits": {"length": 16, "repeat": 4, "n_prompts": 8}}
+    circuits = {
+        "name": "circuits",
+        "models": [str(model)],
+        "circuits": {"length": 16, "repeat": 4, "n_prompts": 8},
+    }
     for command in (
         lambda: trained(tmp_path, model=str(model)),
         lambda: run_circuits(parse_circuits(circuits), tmp_path / "circuits", SilentProgress()),

@@ -1,4 +1,6 @@
-"""Dictionaries on their own: training to the same bytes after a kill, held-out text, quality, trackers, settings."""
+"""Dictionaries on their own: training to the same bytes after a kill, held-out text, quality,
+trackers, settings.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ import torch
 
 from homolog import dictionaries
 from homolog.corpus import TokenWindows
-from homolog.dictionaries import SparseAutoencoder, TrainingConfig, TrainingDivergedError, saved_quality
+from homolog.dictionaries import (
+    SparseAutoencoder,
+    TrainingConfig,
+    TrainingDivergedError,
+    saved_quality,
+)
 from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE
 from homolog.errors import InputError
 from homolog.models import load_tokenizer
@@ -30,9 +37,16 @@ from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
 
 SMALL = {
-    "model": "zoo:transformer-s0", "layers": (1, 3), "d_sae": 64, "l1": 1.0, "tokens": 60_000, "context": 64,
-    "heldout": 5120, "pool_tokens": 8192, "batch": 256,
-}  # fmt: skip
+    "model": "zoo:transformer-s0",
+    "layers": (1, 3),
+    "d_sae": 64,
+    "l1": 1.0,
+    "tokens": 60_000,
+    "context": 64,
+    "heldout": 5120,
+    "pool_tokens": 8192,
+    "batch": 256,
+}
 
 TOPK = {"kind": "topk", "k": 4, "l1": None}
 
@@ -63,7 +77,11 @@ class Words(SilentProgress):
 
 
 def files(run: Path) -> dict[str, bytes]:
-    return {p.relative_to(run).as_posix(): p.read_bytes() for p in sorted((run / "saes").rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(run).as_posix(): p.read_bytes()
+        for p in sorted((run / "saes").rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +89,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[s
     out, progress = tmp_path_factory.mktemp("trained") / "run", Words()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    rows = train_saes(make_settings(**SMALL), out, progress, workers=1, tensorboard_folder=out.parent / "events")
+    rows = train_saes(
+        make_settings(**SMALL), out, progress, workers=1, tensorboard_folder=out.parent / "events"
+    )
     torch.set_num_threads(threads)
     return out, rows, progress
 
@@ -81,16 +101,26 @@ def test_all_layers_and_seeds_lie_in_a_run_folder_with_their_quality(trained) ->
     run = RunFolder(out)
     assert run.verify() == []
     assert sorted(files(out)) == sorted(
-        f"saes/{name}/{layer}/{file}" for name in ("transformer-s0", "transformer-s0@seed1") for layer in (1, 3)
+        f"saes/{name}/{layer}/{file}"
+        for name in ("transformer-s0", "transformer-s0@seed1")
+        for layer in (1, 3)
         for file in (CONFIG_FILE, WEIGHTS_FILE)
-    )  # fmt: skip
-    assert [(row["label"], row["layer"]) for row in rows] == [("sae", 1), ("sae", 3), ("seed1", 1), ("seed1", 3)]
+    )
+    assert [(row["label"], row["layer"]) for row in rows] == [
+        ("sae", 1),
+        ("sae", 3),
+        ("seed1", 1),
+        ("seed1", 3),
+    ]
     assert pl.read_parquet(run.saes_table).to_dicts() == rows
     for row in rows:
         sae = dictionaries.load(run.sae_folder("transformer-s0", row["layer"], row["label"]))
         quality = saved_quality(sae)
         assert quality is not None and quality.explained_variance == row["explained_variance"] > 0.3
-        assert quality.loss_recovered == row["loss_recovered"] and row["loss_clean"] < row["loss_spliced"]
+        assert (
+            quality.loss_recovered == row["loss_recovered"]
+            and row["loss_clean"] < row["loss_spliced"]
+        )
         assert sae.d_sae == 64 and sae.metadata["config"]["l1"] == row["sparsity"] == 1.0
         assert row["tokens_trained"] == 234 * 256
         assert (row["seed_agreement"] is None) == (row["label"] == "sae")
@@ -101,11 +131,17 @@ def test_the_file_says_which_model_tokenizer_and_text(trained) -> None:
     out, _, _ = trained
     sae = dictionaries.load(out / "saes/transformer-s0/3")
     tokenizer = load_tokenizer("zoo:transformer-s0")
-    assert (sae.metadata["ref"], sae.metadata["model"], sae.metadata["layer"]) == (SMALL["model"], "transformer-s0", 3)
+    assert (sae.metadata["ref"], sae.metadata["model"], sae.metadata["layer"]) == (
+        SMALL["model"],
+        "transformer-s0",
+        3,
+    )
     assert sae.metadata["revision"] is None
     assert sae.metadata["tokenizer"] == RunFolder(out).record["corpus"]["tokenizer"]
     heldout = heldout_again(Text(**sae.metadata["text"]), tokenizer)
-    assert heldout.n_tokens == 5120 and heldout.hash == RunFolder(out).record["corpus"]["heldout_hash"]
+    assert (
+        heldout.n_tokens == 5120 and heldout.hash == RunFolder(out).record["corpus"]["heldout_hash"]
+    )
     facts = json.loads((out / "saes/transformer-s0/3" / CONFIG_FILE).read_text())["metadata"]
     assert facts["model_name"] == SMALL["model"] and facts["tokenizer"] == sae.metadata["tokenizer"]
 
@@ -126,12 +162,19 @@ def test_a_complete_run_is_answered_without_the_model(trained, monkeypatch) -> N
 
 @pytest.mark.parametrize("stream", ["pool", "store"])
 def test_a_killed_training_ends_with_the_same_bytes(tmp_path, trained, stream: str) -> None:
-    settings = make_settings(**SMALL | {"stream": stream, "layers": (1,), "seeds": 1, "tokens": 55_000} | TOPK)
+    settings = make_settings(
+        **SMALL | {"stream": stream, "layers": (1,), "seeds": 1, "tokens": 55_000} | TOPK
+    )
     torch.set_num_threads(1)
     train_saes(settings, tmp_path / "whole", SilentProgress(), workers=1)
     with pytest.raises(KeyboardInterrupt):
-        train_saes(settings, tmp_path / "killed", Words(stop_after=3), workers=1, checkpoint_every=1)
-    assert RunFolder(tmp_path / "killed").record["stages"]["dictionaries transformer-s0"]["status"] == "interrupted"
+        train_saes(
+            settings, tmp_path / "killed", Words(stop_after=3), workers=1, checkpoint_every=1
+        )
+    assert (
+        RunFolder(tmp_path / "killed").record["stages"]["dictionaries transformer-s0"]["status"]
+        == "interrupted"
+    )
     progress = Words()
     train_saes(settings, tmp_path / "killed", progress, workers=1)
     assert progress.skipped == 2 * 16_384 and len(progress.words) == 2  # it did not start again
@@ -158,11 +201,20 @@ def test_nothing_is_trained_again_when_measuring_is_stopped(tmp_path, monkeypatc
 
 
 def test_stored_residuals_are_those_of_the_running_model(tmp_path) -> None:
-    """Both ways give one dictionary of the same text, up to the order of tokens: much the same quality."""
+    """Both ways give one dictionary of the same text, up to the order of tokens: much the same
+    quality.
+    """
     torch.set_num_threads(1)
     options = SMALL | {"layers": (1,), "seeds": 1, "tokens": 33_000} | TOPK
-    rows = [train_saes(make_settings(**options | {"stream": stream}), tmp_path / stream, SilentProgress(), workers=1)[0]
-            for stream in ("pool", "store")]  # fmt: skip
+    rows = [
+        train_saes(
+            make_settings(**options | {"stream": stream}),
+            tmp_path / stream,
+            SilentProgress(),
+            workers=1,
+        )[0]
+        for stream in ("pool", "store")
+    ]
     assert rows[0]["explained_variance"] == pytest.approx(rows[1]["explained_variance"], abs=0.03)
     assert rows[0]["loss_clean"] == rows[1]["loss_clean"]  # the same text is held out
 
@@ -191,7 +243,10 @@ def test_a_training_that_diverges_says_where_and_is_not_done(tmp_path) -> None:
     settings = make_settings(**SMALL | {"lr": 1e30, "layers": (1,), "tokens": 20_000})
     with pytest.raises(TrainingDivergedError, match="layer 1, step"):
         train_saes(settings, tmp_path / "run", SilentProgress())
-    assert RunFolder(tmp_path / "run").record["stages"]["dictionaries transformer-s0"]["status"] == "failed"
+    assert (
+        RunFolder(tmp_path / "run").record["stages"]["dictionaries transformer-s0"]["status"]
+        == "failed"
+    )
 
 
 def test_trackers_get_training_and_held_out_numbers(trained) -> None:
@@ -215,21 +270,34 @@ def test_evaluated_again_it_is_what_its_file_says(trained) -> None:
     torch.set_num_threads(1)
     found = evaluate_sae(str(out / "saes/transformer-s0@seed1/3"), SilentProgress())
     row = next(row for row in rows if row["label"] == "seed1" and row["layer"] == 3)
-    assert found.agrees and found.carried is not None and (found.model, found.layer) == (SMALL["model"], 3)
+    assert (
+        found.agrees
+        and found.carried is not None
+        and (found.model, found.layer) == (SMALL["model"], 3)
+    )
     assert found.quality.explained_variance == pytest.approx(row["explained_variance"], abs=1e-9)
     assert found.quality.loss_recovered == pytest.approx(row["loss_recovered"], abs=1e-9)
     assert found.notes == ("As its file says, within tolerance.",)
     values = json.loads(json.dumps(found.values(), allow_nan=False))
-    assert values["quality"]["l0"] == row["l0"] and values["text"] == "zoo:demo, held out from its training"
+    assert (
+        values["quality"]["l0"] == row["l0"]
+        and values["text"] == "zoo:demo, held out from its training"
+    )
     text = "\n".join(found.lines())
-    assert f"gates: {row['reason']}" in text and f"(its file: {row['explained_variance']:.3f})" in text
+    assert (
+        f"gates: {row['reason']}" in text and f"(its file: {row['explained_variance']:.3f})" in text
+    )
 
 
 def test_a_file_that_names_a_wrong_layer_does_not_agree_with_its_quality(trained, tmp_path) -> None:
     out, _, _ = trained
     sae = dictionaries.load(out / "saes/transformer-s0/3")
-    dictionaries.save(replace(sae, metadata={**sae.metadata, "layer": 0}), tmp_path / "moved", saved_quality(sae))
-    with pytest.raises(InputError, match=r"--layer is 3, but by its file, the dictionary .*moved is of layer 0"):
+    dictionaries.save(
+        replace(sae, metadata={**sae.metadata, "layer": 0}), tmp_path / "moved", saved_quality(sae)
+    )
+    with pytest.raises(
+        InputError, match=r"--layer is 3, but by its file, the dictionary .*moved is of layer 0"
+    ):
         evaluate_sae(str(tmp_path / "moved"), SilentProgress(), layer=3)
     found = evaluate_sae(str(tmp_path / "moved"), SilentProgress())
     assert found.agrees is False and "Not what its file says" in found.notes[0]
@@ -240,11 +308,17 @@ def test_other_text_is_measured_and_named(trained, tmp_path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("One two three four five, six seven eight nine ten. " * 200)
     found = evaluate_sae(
-        str(out / "saes/transformer-s0/3"), SilentProgress(), text=Text(str(text), context=64), n_tokens=1500
+        str(out / "saes/transformer-s0/3"),
+        SilentProgress(),
+        text=Text(str(text), context=64),
+        n_tokens=1500,
     )
     assert found.text == str(text) and 1400 < found.quality.n_tokens <= 1536
     known = evaluate_sae(
-        str(out / "saes/transformer-s0/3"), SilentProgress(), text=Text("zoo:demo", context=64), n_tokens=500
+        str(out / "saes/transformer-s0/3"),
+        SilentProgress(),
+        text=Text("zoo:demo", context=64),
+        n_tokens=500,
     )
     assert known.agrees is None and "too little" in known.notes[0]
     assert "It was trained on this text" in known.notes[1]
@@ -255,18 +329,24 @@ def test_a_dictionary_without_facts_needs_model_and_layer(tmp_path, trained) -> 
     sae = dictionaries.load(out / "saes/transformer-s0/3")
     bare = SparseAutoencoder(sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)
     dictionaries.save(bare, tmp_path / "bare")
-    with pytest.raises(InputError, match=r"--model is None, but the file of .*bare does not say it"):
+    with pytest.raises(
+        InputError, match=r"--model is None, but the file of .*bare does not say it"
+    ):
         evaluate_sae(str(tmp_path / "bare"), SilentProgress())
     with pytest.raises(InputError, match="--layer is None"):
         evaluate_sae(str(tmp_path / "bare"), SilentProgress(), model="zoo:transformer-s0")
     with pytest.raises(InputError, match="--layer is 9, but zoo:transformer-s0 has layers 0 to 3"):
         evaluate_sae(str(tmp_path / "bare"), SilentProgress(), model="zoo:transformer-s0", layer=9)
-    found = evaluate_sae(str(tmp_path / "bare"), SilentProgress(), model="zoo:transformer-s0", layer=3, n_tokens=2000)
+    found = evaluate_sae(
+        str(tmp_path / "bare"), SilentProgress(), model="zoo:transformer-s0", layer=3, n_tokens=2000
+    )
     assert found.agrees is None and found.carried is None and "carries no quality" in found.notes[0]
     narrow = SparseAutoencoder(torch.ones(8, 4), torch.zeros(4), torch.ones(4, 8), torch.zeros(8))
     dictionaries.save(narrow, tmp_path / "narrow")
     with pytest.raises(InputError, match=r"it is 128 wide, and the dictionary .*narrow 8"):
-        evaluate_sae(str(tmp_path / "narrow"), SilentProgress(), model="zoo:transformer-s0", layer=3)
+        evaluate_sae(
+            str(tmp_path / "narrow"), SilentProgress(), model="zoo:transformer-s0", layer=3
+        )
 
 
 # Text
@@ -309,11 +389,15 @@ def test_text_that_has_changed_is_refused(tmp_path) -> None:
 
 def test_documents_in_their_own_order(tmp_path) -> None:
     file = tmp_path / "a.jsonl"
-    file.write_text("\n".join(json.dumps({"text": f"{word} " * 40}) for word in ("one", "two", "three", "four")))
+    file.write_text(
+        "\n".join(json.dumps({"text": f"{word} " * 40}) for word in ("one", "two", "three", "four"))
+    )
     tokenizer = load_tokenizer("zoo:transformer-s0")
     in_order = read_text(Text(str(file), context=16, shuffle=False), tokenizer, 64)
     assert tokenizer.decode(in_order.tokens[0]).startswith("one one")
-    orders = {read_text(Text(str(file), context=16, seed=seed), tokenizer, 64).hash for seed in range(5)}
+    orders = {
+        read_text(Text(str(file), context=16, seed=seed), tokenizer, 64).hash for seed in range(5)
+    }
     assert len(orders) > 1
 
 
@@ -343,7 +427,8 @@ def test_agreement_of_two_dictionaries_against_numpy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "layers"), [("all", None), ("3", (3,)), ("0,3,5-7", (0, 3, 5, 6, 7)), (" 2-2 , 1 ", (2, 1))]
+    ("text", "layers"),
+    [("all", None), ("3", (3,)), ("0,3,5-7", (0, 3, 5, 6, 7)), (" 2-2 , 1 ", (2, 1))],
 )
 def test_layers(text: str, layers: tuple[int, ...] | None) -> None:
     assert parse_layers(text) == layers
@@ -358,11 +443,15 @@ def test_layers_that_are_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "given", "key", "value"),
     [
-        ("relu", {}, "l1", 4.0), ("relu", {"l1": 2.5}, "l1", 2.5), ("gated", {"l1": 2.5}, "l1", 2.5),
-        ("topk", {}, "k", 32), ("topk", {"k": 8}, "k", 8), ("batchtopk", {"k": 8}, "k", 8),
+        ("relu", {}, "l1", 4.0),
+        ("relu", {"l1": 2.5}, "l1", 2.5),
+        ("gated", {"l1": 2.5}, "l1", 2.5),
+        ("topk", {}, "k", 32),
+        ("topk", {"k": 8}, "k", 8),
+        ("batchtopk", {"k": 8}, "k", 8),
         ("jumprelu", {"l0": 0.5}, "l0", 0.5),
     ],
-)  # fmt: skip
+)
 def test_sparsity_of_each_kind(kind: str, given: dict, key: str, value: float) -> None:
     settings = make_settings(model="m", kind=kind, **given)
     config = settings.config(32)
@@ -375,10 +464,22 @@ def test_sparsity_of_each_kind(kind: str, given: dict, key: str, value: float) -
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"kind": "topk", "l1": 3.0}, "--l1 is 3.0, but it belongs to relu or gated, and --kind is topk. Give --k, or"),
-        ({"k": 8}, "--k is 8, but it belongs to topk or batchtopk, and --kind is relu. Give --l1, or"),
-        ({"kind": "gated", "l0": 1.0}, "--l0 is 1.0, but it belongs to jumprelu, and --kind is gated"),
-        ({"d_sae": 5, "expansion": 2.0}, "--expansion is 2.0, but --d-sae says the number of features"),
+        (
+            {"kind": "topk", "l1": 3.0},
+            "--l1 is 3.0, but it belongs to relu or gated, and --kind is topk. Give --k, or",
+        ),
+        (
+            {"k": 8},
+            "--k is 8, but it belongs to topk or batchtopk, and --kind is relu. Give --l1, or",
+        ),
+        (
+            {"kind": "gated", "l0": 1.0},
+            "--l0 is 1.0, but it belongs to jumprelu, and --kind is gated",
+        ),
+        (
+            {"d_sae": 5, "expansion": 2.0},
+            "--expansion is 2.0, but --d-sae says the number of features",
+        ),
         ({"tokens": 100}, "--tokens is 100, but a step takes 512"),
         ({"pool_tokens": 0}, "--pool-tokens is 0, but it breaks a rule"),
         ({"l1": float("nan")}, "--l1 is nan, but it breaks a rule"),
@@ -394,4 +495,9 @@ def test_settings_that_cannot_be(wrong: dict, message: str) -> None:
 def test_defaults_are_those_of_the_training() -> None:
     assert SaeSettings(model="m").training == TrainingConfig()
     training = SaeSettings(model="m", tokens=5000, batch=100, lr=0.1, seed=3).training
-    assert (training.n_steps, training.batch_size, training.learning_rate, training.seed) == (50, 100, 0.1, 3)
+    assert (training.n_steps, training.batch_size, training.learning_rate, training.seed) == (
+        50,
+        100,
+        0.1,
+        3,
+    )

@@ -86,7 +86,10 @@ def test_no_space(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_no_space_told_by_a_library_without_an_error_number(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no space is left"), atomic.atomic_path(tmp_path / "a.bin"):
+    with (
+        pytest.raises(InputError, match="no space is left"),
+        atomic.atomic_path(tmp_path / "a.bin"),
+    ):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
 
 
@@ -139,13 +142,18 @@ def test_json_refuses_nan(tmp_path: Path) -> None:
 def test_checksums(tmp_path: Path) -> None:
     path = atomic.write_bytes(tmp_path / "a", b"abc")
     # FIPS 180-2, appendix B.1
-    assert atomic.sha256_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        atomic.sha256_file(path)
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
     assert atomic.sha256_bytes("ab", "c") != atomic.sha256_bytes("a", "bc")
     expected = hashlib.sha256((3).to_bytes(8, "little") + b"abc").hexdigest()
     assert atomic.sha256_bytes(b"abc") == atomic.sha256_bytes("abc") == expected
 
 
-def test_a_partial_file_of_this_process_is_swept_but_not_one_in_use_elsewhere(tmp_path: Path) -> None:
+def test_a_partial_file_of_this_process_is_swept_but_not_one_in_use_elsewhere(
+    tmp_path: Path,
+) -> None:
     mine = tmp_path / f"{atomic.PARTIAL_PREFIX}{os.getpid()}-0-a"
     others = tmp_path / f"{atomic.PARTIAL_PREFIX}1-0-a"
     mine.touch()

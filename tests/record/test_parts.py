@@ -1,4 +1,6 @@
-"""Parts: same arrays same bytes, other keys and damage give None, and damage anywhere is named and removed."""
+"""Parts: same arrays same bytes, other keys and damage give None, and damage anywhere is named and
+removed.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +40,18 @@ def test_a_part_is_a_safetensors_file(part: Path) -> None:
 
 
 def test_same_arrays_same_bytes(part: Path, tmp_path: Path) -> None:
-    strided = {name: ARRAYS[name] for name in reversed(ARRAYS)} | {"value": np.asfortranarray(ARRAYS["value"])}
+    strided = {name: ARRAYS[name] for name in reversed(ARRAYS)} | {
+        "value": np.asfortranarray(ARRAYS["value"])
+    }
     again = write_part(tmp_path / "again", strided, 'all "it" depends on')
     assert again.read_bytes() == part.read_bytes()
     other = write_part(tmp_path / "other", strided, "another key")
     assert other.read_bytes() != part.read_bytes()
 
 
-def test_missing_or_of_another_key_is_none_and_no_damage(part: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_or_of_another_key_is_none_and_no_damage(
+    part: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert read_part(part.with_name("missing"), "key") is None
     assert read_part(part, "another key") is None
     assert read_part(part, "") is None

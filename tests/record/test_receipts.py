@@ -22,7 +22,9 @@ def receipt(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "task.json"
 
 
-def test_the_value_comes_back_to_the_last_bit(receipt: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_value_comes_back_to_the_last_bit(
+    receipt: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert read_receipt(receipt, "key") == VALUE
     assert not caplog.records
 
@@ -42,7 +44,9 @@ def test_a_folder_that_was_moved_keeps_its_receipts(receipt: Path, tmp_path: Pat
     assert read_receipt(tmp_path / "moved" / "task.json", "key") is None
 
 
-def test_a_changed_or_missing_file_is_named(receipt: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_changed_or_missing_file_is_named(
+    receipt: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "saes" / "b"
     for damage in (lambda: file.write_text("contents of c"), file.unlink):
         damage()
@@ -52,7 +56,9 @@ def test_a_changed_or_missing_file_is_named(receipt: Path, tmp_path: Path, caplo
     assert len(caplog.records) == 2
 
 
-def test_every_flipped_bit_of_a_receipt_is_found(receipt: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_flipped_bit_of_a_receipt_is_found(
+    receipt: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     whole = receipt.read_bytes()
     for bit in range(8 * len(whole)):
         data = bytearray(whole)

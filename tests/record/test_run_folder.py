@@ -1,4 +1,6 @@
-"""A run is continued, never mixed with another, and never trusts a file that is not as it was written."""
+"""A run is continued, never mixed with another, and never trusts a file that is not as it was
+written.
+"""
 
 from __future__ import annotations
 
@@ -52,11 +54,19 @@ def test_paths(folder: RunFolder) -> None:
     root = folder.path
     assert folder.sae_folder("zoo:mamba-s0", 3) == root / "saes" / "mamba-s0" / "3"
     assert folder.sae_folder("mamba-s0", 3, "seed1") == root / "saes" / "mamba-s0@seed1" / "3"
-    assert folder.feature_folder("mamba-s0", 0, "rotated") == root / "features" / "mamba-s0@rotated" / "0"
+    assert (
+        folder.feature_folder("mamba-s0", 0, "rotated")
+        == root / "features" / "mamba-s0@rotated" / "0"
+    )
     assert folder.residuals_folder("a/b") == root / "cache" / "residuals" / "a--b"
-    assert [path.name for path in (folder.matches, folder.layers, folder.summary, folder.saes_table)] == [
-        "matches.parquet", "layers.parquet", "summary.parquet", "saes.parquet",
-    ]  # fmt: skip
+    assert [
+        path.name for path in (folder.matches, folder.layers, folder.summary, folder.saes_table)
+    ] == [
+        "matches.parquet",
+        "layers.parquet",
+        "summary.parquet",
+        "saes.parquet",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +125,10 @@ def test_ctrl_c_is_recorded_as_an_interruption(folder: RunFolder) -> None:
 
 
 def test_a_stage_that_does_not_write_what_it_promised_is_not_done(folder: RunFolder) -> None:
-    with pytest.raises(FileNotFoundError, match="without writing"), folder.stage("s", [folder.path / "x"]):
+    with (
+        pytest.raises(FileNotFoundError, match="without writing"),
+        folder.stage("s", [folder.path / "x"]),
+    ):
         pass
     assert not folder.is_done("s")
 
@@ -182,7 +195,9 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_damaged_record_rebuilds_everything(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_record_rebuilds_everything(
+    folder: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
     run_stage(folder, "tokens")
     folder.run_json.write_text(folder.run_json.read_text()[:50])
     with pytest.raises(InputError, match=r"run\.json is damaged"):

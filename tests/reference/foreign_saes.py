@@ -1,11 +1,13 @@
-"""Runs the real libraries in a process of its own (their imports warn, and ours turn warnings into errors).
+"""Runs the real libraries in a process of its own (their imports warn, and ours turn warnings into
+errors).
 
     python foreign_saes.py FOLDER
 
-FOLDER/x.safetensors holds x (token, d_model).  Every autoencoder that a library offers is made with random weights and
-saved with the library's own code at FOLDER/LIBRARY/NAME; what lies at FOLDER/ours/LIBRARY/NAME was saved by homolog.
-Both are loaded by the library, and FOLDER/results.safetensors gets what it encodes and decodes of x, under
-"LIBRARY/NAME.encode" and "....decode", with "ours/" in front for ours.  llamascopium is used where it is installed.
+FOLDER/x.safetensors holds x (token, d_model).  Every autoencoder that a library offers is made with
+random weights and saved with the library's own code at FOLDER/LIBRARY/NAME; what lies at
+FOLDER/ours/LIBRARY/NAME was saved by homolog. Both are loaded by the library, and
+FOLDER/results.safetensors gets what it encodes and decodes of x, under "LIBRARY/NAME.encode" and
+"....decode", with "ours/" in front for ours.  llamascopium is used where it is installed.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ def randomise(module: torch.nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.3 if "W_" in name else 0.5))
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator) * (0.3 if "W_" in name else 0.5)
+            )
             if name.endswith("threshold"):
                 parameter.copy_(parameter.abs() + 0.1)
 
@@ -45,11 +49,17 @@ def sae_lens(x: torch.Tensor, folder: Path) -> None:
     widths = {"d_in": d_in, "d_sae": D_SAE}
     cases = {
         "standard": lib.StandardSAE(lib.StandardSAEConfig(**widths)),
-        "standard-uncentred": lib.StandardSAE(lib.StandardSAEConfig(**widths, apply_b_dec_to_input=False)),
+        "standard-uncentred": lib.StandardSAE(
+            lib.StandardSAEConfig(**widths, apply_b_dec_to_input=False)
+        ),
         "topk": lib.TopKSAE(lib.TopKSAEConfig(**widths, k=K)),
-        "topk-by-norm": lib.TopKSAE(lib.TopKSAEConfig(**widths, k=K, rescale_acts_by_decoder_norm=True)),
+        "topk-by-norm": lib.TopKSAE(
+            lib.TopKSAEConfig(**widths, k=K, rescale_acts_by_decoder_norm=True)
+        ),
         "jumprelu": lib.JumpReLUSAE(lib.JumpReLUSAEConfig(**widths)),
-        "jumprelu-uncentred": lib.JumpReLUSAE(lib.JumpReLUSAEConfig(**widths, apply_b_dec_to_input=False)),
+        "jumprelu-uncentred": lib.JumpReLUSAE(
+            lib.JumpReLUSAEConfig(**widths, apply_b_dec_to_input=False)
+        ),
         "gated": lib.GatedSAE(lib.GatedSAEConfig(**widths)),
         "gated-uncentred": lib.GatedSAE(lib.GatedSAEConfig(**widths, apply_b_dec_to_input=False)),
     }
@@ -59,9 +69,12 @@ def sae_lens(x: torch.Tensor, folder: Path) -> None:
         sae.save_model(folder / name)
     trained = {
         "batchtopk": (lib.BatchTopKTrainingSAE, lib.BatchTopKTrainingSAEConfig, {}),
-        "matryoshka": (lib.MatryoshkaBatchTopKTrainingSAE, lib.MatryoshkaBatchTopKTrainingSAEConfig,
-                       {"matryoshka_widths": [10, D_SAE]}),
-    }  # fmt: skip
+        "matryoshka": (
+            lib.MatryoshkaBatchTopKTrainingSAE,
+            lib.MatryoshkaBatchTopKTrainingSAEConfig,
+            {"matryoshka_widths": [10, D_SAE]},
+        ),
+    }
     for i, (name, (kind, config, more)) in enumerate(trained.items()):
         sae = kind(config(**widths, k=K, rescale_acts_by_decoder_norm=True, **more))
         randomise(sae, 20 + i)
@@ -76,7 +89,9 @@ def sae_lens(x: torch.Tensor, folder: Path) -> None:
         if name in trained:
             note(f"sae_lens/{name}-checkpoint", f, loaded.decode(f))
     # a checkpoint whose activations were scaled in training: the factor lies beside it
-    scaled = lib.StandardSAE(lib.StandardSAEConfig(**widths, normalize_activations="expected_average_only_in"))
+    scaled = lib.StandardSAE(
+        lib.StandardSAEConfig(**widths, normalize_activations="expected_average_only_in")
+    )
     randomise(scaled, 30)
     name_model(scaled)
     scaled.save_model(folder / "standard-scaled")
@@ -89,15 +104,24 @@ def sae_lens(x: torch.Tensor, folder: Path) -> None:
 
 
 def name_model(sae) -> None:
-    sae.cfg.metadata.model_name, sae.cfg.metadata.hook_name = "tiny", f"blocks.{LAYER}.hook_resid_post"
+    sae.cfg.metadata.model_name, sae.cfg.metadata.hook_name = (
+        "tiny",
+        f"blocks.{LAYER}.hook_resid_post",
+    )
 
 
 def old_topk(lib, x: torch.Tensor, folder: Path, sae, widths: dict) -> None:
     """The same TopK in the configuration of versions before 6."""
     (folder / "topk-old").mkdir()
     save_file(sae.state_dict(), folder / "topk-old" / "sae_weights.safetensors")
-    old = {"model_name": "tiny", "hook_point": f"blocks.{LAYER}.hook_resid_post", "activation_fn_str": "topk",
-           "activation_fn_kwargs": {"k": K}, "normalize_activations": False, "dtype": "torch.float32"}  # fmt: skip
+    old = {
+        "model_name": "tiny",
+        "hook_point": f"blocks.{LAYER}.hook_resid_post",
+        "activation_fn_str": "topk",
+        "activation_fn_kwargs": {"k": K},
+        "normalize_activations": False,
+        "dtype": "torch.float32",
+    }
     (folder / "topk-old" / "cfg.json").write_text(json.dumps(widths | old))
     loaded = lib.SAE.load_from_disk(folder / "topk-old")
     f = loaded.encode(x)
@@ -126,16 +150,25 @@ def sparsify(x: torch.Tensor, folder: Path, ours: Path) -> None:
         sae = SparseCoder(x.shape[1], SparseCoderConfig(num_latents=D_SAE, k=K))
         randomise(sae, 40 + i)
         sae.save_to_disk(folder / name)
-    (folder / "config.json").write_text(json.dumps({"model": "owner/tiny", "revision": "main", "sae": {}}))
-    for kind, config in (("groupmax", {"activation": "groupmax"}), ("transcode", {"transcode": True}),
-                         ("skip", {"skip_connection": True})):  # fmt: skip
-        SparseCoder(x.shape[1], SparseCoderConfig(num_latents=D_SAE, k=4, **config)).save_to_disk(folder / kind)
+    (folder / "config.json").write_text(
+        json.dumps({"model": "owner/tiny", "revision": "main", "sae": {}})
+    )
+    for kind, config in (
+        ("groupmax", {"activation": "groupmax"}),
+        ("transcode", {"transcode": True}),
+        ("skip", {"skip_connection": True}),
+    ):
+        SparseCoder(x.shape[1], SparseCoderConfig(num_latents=D_SAE, k=4, **config)).save_to_disk(
+            folder / kind
+        )
     note("sparsify/layers.2", *sparsify_dense(SparseCoder.load_from_disk(folder / "layers.2"), x))
     note("ours/sparsify/topk", *sparsify_dense(SparseCoder.load_from_disk(ours / "topk"), x))
 
 
 def dictionary_learning(x: torch.Tensor, folder: Path, ours: Path) -> None:
-    """Its package imports nnsight at the top, for buffers that are not needed here: the modules alone do not."""
+    """Its package imports nnsight at the top, for buffers that are not needed here: the modules
+    alone do not.
+    """
     spec = importlib.util.find_spec("dictionary_learning")
     assert spec is not None and spec.submodule_search_locations is not None
     package = types.ModuleType("dictionary_learning")
@@ -145,8 +178,15 @@ def dictionary_learning(x: torch.Tensor, folder: Path, ours: Path) -> None:
     from dictionary_learning.trainers import batch_top_k as batch
     from dictionary_learning.trainers import gdm, jumprelu, matryoshka_batch_top_k, standard, top_k
 
-    common = {"steps": 5000, "activation_dim": x.shape[1], "dict_size": D_SAE, "layer": LAYER, "lm_name": "owner/tiny",
-              "device": "cpu", "submodule_name": f"resid_post_layer_{LAYER}"}  # fmt: skip
+    common = {
+        "steps": 5000,
+        "activation_dim": x.shape[1],
+        "dict_size": D_SAE,
+        "layer": LAYER,
+        "lm_name": "owner/tiny",
+        "device": "cpu",
+        "submodule_name": f"resid_post_layer_{LAYER}",
+    }
     trainers = {
         "AutoEncoder": standard.StandardTrainer(**common),
         "AutoEncoderTopK": top_k.TopKTrainer(**common, k=K),
@@ -168,9 +208,16 @@ def dictionary_learning(x: torch.Tensor, folder: Path, ours: Path) -> None:
                 ae.scale_biases(1.7)
         (folder / name).mkdir(parents=True)
         torch.save({k: v.cpu() for k, v in ae.state_dict().items()}, folder / name / "ae.pt")
-        plain = {"dict_class": name, "activation_dim": x.shape[1], "dict_size": D_SAE, "layer": LAYER}
+        plain = {
+            "dict_class": name,
+            "activation_dim": x.shape[1],
+            "dict_size": D_SAE,
+            "layer": LAYER,
+        }
         config = trainers[name].config if name in trainers else plain
-        (folder / name / "config.json").write_text(json.dumps({"trainer": config, "buffer": {"io": "out"}}))
+        (folder / name / "config.json").write_text(
+            json.dumps({"trainer": config, "buffer": {"io": "out"}})
+        )
         loaded = type(ae).from_pretrained(folder / name / "ae.pt")
         f = loaded.encode(x)
         note(f"dictionary_learning/{name}", f, loaded.decode(f))
@@ -191,7 +238,11 @@ def llamascopium(x: torch.Tensor, folder: Path, ours: Path) -> None:
             hook = sae.cfg.hook_point_in
             batch, scales = sae.normalize_activations({hook: x}, return_scale_factor=True)
             f = sae.encode(batch[hook])
-            note(f"{name}/{path.name}", f, sae.denormalize_activations({hook: sae.decode(f)}, scales)[hook])
+            note(
+                f"{name}/{path.name}",
+                f,
+                sae.denormalize_activations({hook: sae.decode(f)}, scales)[hook],
+            )
 
 
 def main() -> None:
@@ -205,7 +256,9 @@ def main() -> None:
         dictionary_learning(x, folder / "dictionary_learning", ours / "dictionary_learning")
         if importlib.util.find_spec("llamascopium") is not None:
             llamascopium(x, folder / "llamascopium", ours / "llamascopium")
-    save_file({name: value.clone() for name, value in RESULTS.items()}, folder / "results.safetensors")
+    save_file(
+        {name: value.clone() for name, value in RESULTS.items()}, folder / "results.safetensors"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The value of every site, from plain hooks on the unmodified Hugging Face module and formulas on what they saw.
+"""The value of every site, from plain hooks on the unmodified Hugging Face module and formulas on
+what they saw.
 
-Loops over heads, taps and positions; attention must be `eager`, so that the module returns its pattern.
+Loops over heads, taps and positions; attention must be `eager`, so that the module returns its
+pattern.
 """
 
 from __future__ import annotations
@@ -13,23 +15,43 @@ from torch import Tensor
 
 MODULES: dict[str, dict[str, str]] = {
     "gpt_neox": {
-        "blocks": "gpt_neox.layers", "attn": "attention", "out": "attention.dense", "mlp": "mlp",
-        "mlp_norm": "post_attention_layernorm", "down": "mlp.dense_4h_to_h", "qkv": "attention.query_key_value",
+        "blocks": "gpt_neox.layers",
+        "attn": "attention",
+        "out": "attention.dense",
+        "mlp": "mlp",
+        "mlp_norm": "post_attention_layernorm",
+        "down": "mlp.dense_4h_to_h",
+        "qkv": "attention.query_key_value",
     },
     "gpt2": {
-        "blocks": "transformer.h", "attn": "attn", "out": "attn.c_proj", "mlp_norm": "ln_2", "mlp": "mlp",
-        "down": "mlp.c_proj", "qkv": "attn.c_attn",
+        "blocks": "transformer.h",
+        "attn": "attn",
+        "out": "attn.c_proj",
+        "mlp_norm": "ln_2",
+        "mlp": "mlp",
+        "down": "mlp.c_proj",
+        "qkv": "attn.c_attn",
     },
     "llama": {
-        "blocks": "model.layers", "attn": "self_attn", "out": "self_attn.o_proj", "mlp": "mlp",
-        "mlp_norm": "post_attention_layernorm", "down": "mlp.down_proj", "q": "self_attn.q_proj",
-        "k": "self_attn.k_proj", "v": "self_attn.v_proj",
+        "blocks": "model.layers",
+        "attn": "self_attn",
+        "out": "self_attn.o_proj",
+        "mlp": "mlp",
+        "mlp_norm": "post_attention_layernorm",
+        "down": "mlp.down_proj",
+        "q": "self_attn.q_proj",
+        "k": "self_attn.k_proj",
+        "v": "self_attn.v_proj",
     },
     "mamba": {
-        "blocks": "backbone.layers", "norm": "norm", "mixer": "mixer", "in_proj": "mixer.in_proj",
-        "x_proj": "mixer.x_proj", "out_proj": "mixer.out_proj",
+        "blocks": "backbone.layers",
+        "norm": "norm",
+        "mixer": "mixer",
+        "in_proj": "mixer.in_proj",
+        "x_proj": "mixer.x_proj",
+        "out_proj": "mixer.out_proj",
     },
-}  # fmt: skip
+}
 
 
 def site_values(hf: Any, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -39,10 +61,14 @@ def site_values(hf: Any, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     seen: list[dict[str, Any]] = [{} for _ in blocks]
     handles = []
     for block, store in zip(blocks, seen, strict=True):
-        parts = {"block": block} | {part: block.get_submodule(path) for part, path in names.items() if part != "blocks"}
+        parts = {"block": block} | {
+            part: block.get_submodule(path) for part, path in names.items() if part != "blocks"
+        }
         for part, module in parts.items():
 
-            def remember(_m: Any, args: Any, kwargs: Any, out: Any, part: str = part, store: Any = store) -> None:
+            def remember(
+                _m: Any, args: Any, kwargs: Any, out: Any, part: str = part, store: Any = store
+            ) -> None:
                 store[part] = (args[0] if args else kwargs["hidden_states"], out)
 
             handles.append(module.register_forward_hook(remember, with_kwargs=True))
@@ -51,7 +77,11 @@ def site_values(hf: Any, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         handle.remove()
     values = {"embed": seen[0]["block"][0]}
     for layer, (block, store) in enumerate(zip(blocks, seen, strict=True)):
-        inside = mamba_layer(block.mixer, store) if "mixer" in store else attention_layer(hf.config, block, store)
+        inside = (
+            mamba_layer(block.mixer, store)
+            if "mixer" in store
+            else attention_layer(hf.config, block, store)
+        )
         inside["resid_pre"], inside["resid"] = store["block"]
         values |= {f"{kind}.{layer}": value for kind, value in inside.items()}
     return values, logits
@@ -75,11 +105,20 @@ def attention_layer(config: Any, block: Any, store: dict[str, Any]) -> dict[str,
     rows = [z[:, :, i] @ matrix[i * d_head : (i + 1) * d_head] for i in range(heads)]
     attn_out, pattern = store["attn"][1]
     found = {
-        "query_in": torch.stack([h] * heads, 2), "key_in": torch.stack([h] * kv_heads, 2),
-        "value_in": torch.stack([h] * kv_heads, 2), "query": q, "key": k, "value": v, "pattern": pattern,
-        "z": z, "head_out": torch.stack(rows, 2), "attn_out": attn_out, "mlp_in": store["mlp_norm"][0],
-        "mlp_hidden": store["down"][0], "mlp_out": store["mlp"][1],
-    }  # fmt: skip
+        "query_in": torch.stack([h] * heads, 2),
+        "key_in": torch.stack([h] * kv_heads, 2),
+        "value_in": torch.stack([h] * kv_heads, 2),
+        "query": q,
+        "key": k,
+        "value": v,
+        "pattern": pattern,
+        "z": z,
+        "head_out": torch.stack(rows, 2),
+        "attn_out": attn_out,
+        "mlp_in": store["mlp_norm"][0],
+        "mlp_hidden": store["down"][0],
+        "mlp_out": store["mlp"][1],
+    }
     if not getattr(config, "use_parallel_residual", False):
         found["resid_mid"] = store["mlp_norm"][0]
     return found
@@ -96,24 +135,45 @@ def mamba_layer(mixer: Any, store: dict[str, Any]) -> dict[str, Tensor]:
         for j in range(kernel):
             if t - (kernel - 1) + j >= 0:
                 taps[:, t, j] = weight[:, j] * conv_in[:, t - (kernel - 1) + j]
-    conv_out = F.conv1d(conv_in.transpose(1, 2), mixer.conv1d.weight, bias, padding=kernel - 1, groups=d_inner)
+    conv_out = F.conv1d(
+        conv_in.transpose(1, 2), mixer.conv1d.weight, bias, padding=kernel - 1, groups=d_inner
+    )
     u = store["x_proj"][0]
     dt_low, B, C = store["x_proj"][1].split([mixer.time_step_rank, d_state, d_state], dim=-1)
     dt = F.softplus(mixer.dt_proj(dt_low))
     parts = recurrence(u, dt, -torch.exp(mixer.A_log), B, C)
     skip, gate = mixer.D * u, F.silu(gate_in)
-    torch.testing.assert_close((parts["y"] + skip) * gate, store["out_proj"][0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        (parts["y"] + skip) * gate, store["out_proj"][0], atol=1e-5, rtol=1e-4
+    )
     return {
-        "mixer_in": store["norm"][0], "conv_in": conv_in, "gate_in": gate_in, "conv_taps": taps,
-        "conv_out": conv_out.transpose(1, 2)[:, :length], "ssm_input": u, "dt": dt, "B": B, "C": C, **parts,
-        "skip": skip, "gate": gate, "mixer_out": store["mixer"][1],
-    }  # fmt: skip
+        "mixer_in": store["norm"][0],
+        "conv_in": conv_in,
+        "gate_in": gate_in,
+        "conv_taps": taps,
+        "conv_out": conv_out.transpose(1, 2)[:, :length],
+        "ssm_input": u,
+        "dt": dt,
+        "B": B,
+        "C": C,
+        **parts,
+        "skip": skip,
+        "gate": gate,
+        "mixer_out": store["mixer"][1],
+    }
 
 
 def recurrence(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, change: dict[tuple[str, int], Any] | None = None
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    change: dict[tuple[str, int], Any] | None = None,
 ) -> dict[str, Tensor]:
-    """A_bar, B_bar, write, state and y, position after position; `change[kind, position]` maps the value there."""
+    """A_bar, B_bar, write, state and y, position after position; `change[kind, position]` maps the
+    value there.
+    """
     rows: dict[str, list[Tensor]] = {kind: [] for kind in ("A_bar", "B_bar", "write", "state", "y")}
 
     def put(kind: str, t: int, value: Tensor) -> Tensor:

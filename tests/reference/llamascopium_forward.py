@@ -1,9 +1,11 @@
-"""The documented forward pass of a llamascopium autoencoder, one token and one feature at a time, in float64.
+"""The documented forward pass of a llamascopium autoencoder, one token and one feature at a time,
+in float64.
 
-Activations are multiplied by sqrt(d_model) over their average norm, separately at the input and the output; features
-are chosen by their pre-activations, or by those times the norms of their decoder rows; the reconstruction is divided
-by the output's factor.  A scalar threshold (old files) bounds what is left after all factors have been folded into
-the weights: first the average norms, then the decoder norms.
+Activations are multiplied by sqrt(d_model) over their average norm, separately at the input and the
+output; features are chosen by their pre-activations, or by those times the norms of their decoder
+rows; the reconstruction is divided by the output's factor.  A scalar threshold (old files) bounds
+what is left after all factors have been folded into the weights: first the average norms, then the
+decoder norms.
 """
 
 from __future__ import annotations
@@ -13,10 +15,15 @@ import math
 import numpy as np
 
 
-def encode_decode(x, W_E, b_E, W_D, b_D, config: dict, norms: tuple[float, float], log_threshold=None):
+def encode_decode(
+    x, W_E, b_E, W_D, b_D, config: dict, norms: tuple[float, float], log_threshold=None
+):
     """Features and reconstructions of x (token, d_model), as float64 arrays."""
     d_model, d_sae = W_E.shape
-    s, t = (math.sqrt(d_model) / norm if config["norm_activation"] == "dataset-wise" else 1.0 for norm in norms)
+    s, t = (
+        math.sqrt(d_model) / norm if config["norm_activation"] == "dataset-wise" else 1.0
+        for norm in norms
+    )
     lengths = [math.sqrt(sum(float(v) ** 2 for v in row)) for row in W_D]
     features, outputs = np.zeros((len(x), d_sae)), np.zeros((len(x), d_model))
     for token, vector in enumerate(np.asarray(x, np.float64)):
@@ -24,10 +31,14 @@ def encode_decode(x, W_E, b_E, W_D, b_D, config: dict, norms: tuple[float, float
         for i in range(d_sae):
             value = float(b_E[i])
             for j in range(d_model):
-                subtracted = float(b_D[j]) if config.get("apply_decoder_bias_to_pre_encoder") else 0.0
+                subtracted = (
+                    float(b_D[j]) if config.get("apply_decoder_bias_to_pre_encoder") else 0.0
+                )
                 value += (s * float(vector[j]) - subtracted) * float(W_E[j, i])
             values.append(value)
-            chosen_by.append(value * lengths[i] if config["sparsity_include_decoder_norm"] else value)
+            chosen_by.append(
+                value * lengths[i] if config["sparsity_include_decoder_norm"] else value
+            )
         for i in _active(values, chosen_by, lengths, config, (s, t), log_threshold):
             features[token, i] = values[i]
         for j in range(d_model):
@@ -47,5 +58,8 @@ def _active(values, chosen_by, lengths, config, scales, log_threshold) -> list[i
     if log_threshold is not None:
         return [i for i in candidates if chosen_by[i] > math.exp(float(log_threshold[i]))]
     by_norm = config["sparsity_include_decoder_norm"]
-    folded = [value / s * (length * s / t if by_norm else 1) for value, length in zip(values, lengths, strict=True)]
+    folded = [
+        value / s * (length * s / t if by_norm else 1)
+        for value, length in zip(values, lengths, strict=True)
+    ]
     return [i for i in candidates if folded[i] > config["jump_relu_threshold"]]

@@ -1,13 +1,16 @@
-"""Path patching the slow way: one full forward pass per sender, on unmodified Hugging Face models, without homolog.
+"""Path patching the slow way: one full forward pass per sender, on unmodified Hugging Face models,
+without homolog.
 
-A path patch asks what one component (the sender) tells the logits directly or through one receiver.  The sender's value
-is taken from a run on corrupt prompts, every other component of its kind is held at its value in the run on the clean
-prompts, and all that is not held (norms, MLPs, gates, convolutions, D-skips, the LM head) is recomputed.
+A path patch asks what one component (the sender) tells the logits directly or through one
+receiver.  The sender's value is taken from a run on corrupt prompts, every other component of its
+kind is held at its value in the run on the clean prompts, and all that is not held (norms, MLPs,
+gates, convolutions, D-skips, the LM head) is recomputed.
 
-`clean` and `corrupt` are token ids (prompt, position), int64; "last" is the last position.  Logits are returned at the
-last position only, in the model's dtype.  Nothing here is fast and nothing is clever: a patched pass is a table of
-overrides, and the pass starts from the tokens.  Circuits after [Wang 2025], section on induction, with two differences
-from its released code: patches never accumulate, and a write is patched with the decay of its own position.
+`clean` and `corrupt` are token ids (prompt, position), int64; "last" is the last position.  Logits
+are returned at the last position only, in the model's dtype.  Nothing here is fast and nothing is
+clever: a patched pass is a table of overrides, and the pass starts from the tokens.  Circuits after
+[Wang 2025], section on induction, with two differences from its released code: patches never
+accumulate, and a write is patched with the decay of its own position.
 """
 
 from __future__ import annotations
@@ -18,17 +21,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# ---------------------------------------------------------------------------------------------------- GPT-NeoX
+# ----------------------------------------------------------------------------------------------------
+# GPT-NeoX
 
 
 def gpt_neox_forward(
-    hf, tokens: Tensor, edit: Callable[[int, Tensor], Tensor] | None = None, edit_qkv: tuple | None = None
+    hf,
+    tokens: Tensor,
+    edit: Callable[[int, Tensor], Tensor] | None = None,
+    edit_qkv: tuple | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Logits (prompt, vocabulary) at the last position; z (prompt, position, head, d_head) of every layer, before the
-    edit; and the fused projections (prompt, position, head, 3 * d_head: query, key, value before rotary), likewise.
+    """Logits (prompt, vocabulary) at the last position; z (prompt, position, head, d_head) of every
+    layer, before the edit; and the fused projections (prompt, position, head, 3 * d_head: query,
+    key, value before rotary), likewise.
 
-    edit(layer, z)              returns the z that goes on into the layer's output matrix
-    edit_qkv (layer, function)  function(qkv) returns the fused projections that this layer's attention goes on with
+    edit(layer, z)  returns the z that goes on into the layer's output matrix edit_qkv (layer,
+    function)  function(qkv) returns the fused projections that this layer's attention goes on with
     """
     heads, handles, zs, qkvs = hf.config.num_attention_heads, [], [], []
 
@@ -42,7 +50,11 @@ def gpt_neox_forward(
         def after_qkv(_module, _args, out):
             qkv = out.unflatten(-1, (heads, -1))
             qkvs.append(qkv)
-            return edit_qkv[1](qkv).flatten(-2) if edit_qkv is not None and edit_qkv[0] == layer else out
+            return (
+                edit_qkv[1](qkv).flatten(-2)
+                if edit_qkv is not None and edit_qkv[0] == layer
+                else out
+            )
 
         handles.append(attention.dense.register_forward_pre_hook(before_dense))
         handles.append(attention.query_key_value.register_forward_hook(after_qkv))
@@ -58,8 +70,12 @@ def gpt_neox_forward(
     return logits, zs, qkvs
 
 
-def _patched_last_z(hf, clean: Tensor, z_clean: list[Tensor], layer: int, head: int, value: Tensor) -> Tensor:
-    """Logits when z of one head at the last position is `value` (prompt, d_head), and that of all others is clean."""
+def _patched_last_z(
+    hf, clean: Tensor, z_clean: list[Tensor], layer: int, head: int, value: Tensor
+) -> Tensor:
+    """Logits when z of one head at the last position is `value` (prompt, d_head), and that of all
+    others is clean.
+    """
 
     def edit(at: int, z: Tensor) -> Tensor:
         z = z.clone()
@@ -83,7 +99,9 @@ def head_to_logits(hf, clean: Tensor, corrupt: Tensor) -> Tensor:
     rows = []
     for layer, z in enumerate(z_corrupt):
         heads = range(z.shape[2])
-        rows.append(torch.stack([_patched_last_z(hf, clean, z_clean, layer, h, z[:, -1, h]) for h in heads]))
+        rows.append(
+            torch.stack([_patched_last_z(hf, clean, z_clean, layer, h, z[:, -1, h]) for h in heads])
+        )
     return torch.stack(rows)
 
 
@@ -100,9 +118,10 @@ def head_to_head_to_logits(
     Logits (sender's layer, sender's head, prompt, vocabulary).  Two passes per sender.
     1.  Sender      z of head (layer, head) at `sender_positions` (prompt,), one position per prompt, corrupt
         Held        z of every other head of every layer below the receiver's, at every position, clean.  So only the
-                    residual stream at the sender's position changes.  (The released code holds the heads at the
-                    sender's position only: there, heads between the two layers at later positions read the changed
-                    residual and pass it on.  Here they do not: the path is sender, residual and MLPs, receiver.)
+                    residual stream at the sender's position changes.  (The released code holds the
+                    heads at the sender's position only: there, heads between the two layers at
+                    later positions read the changed residual and pass it on.  Here they do not: the
+                    path is sender, residual and MLPs, receiver.)
         Recomputed  the MLPs at the sender's position, and what the receiver reads, as far as `reads` names it: its
                     queries ("q"), keys ("k") and values ("v"); those not named are clean
         Taken       the receiver's z at the last position
@@ -136,20 +155,27 @@ def head_to_head_to_logits(
     rows = []
     for layer in range(target):
         values = [received(layer, head) for head in range(z_clean[layer].shape[2])]
-        rows.append(torch.stack([_patched_last_z(hf, clean, z_clean, target, receiving_head, v) for v in values]))
+        rows.append(
+            torch.stack(
+                [_patched_last_z(hf, clean, z_clean, target, receiving_head, v) for v in values]
+            )
+        )
     return torch.stack(rows)
 
 
-# ----------------------------------------------------------------------------------------------------- Mamba-1
+# -----------------------------------------------------------------------------------------------------
+# Mamba-1
 
 Key = tuple[str, int]  # (quantity, layer), for example ("state", 17)
 Record = dict[Key, Tensor]  # (prompt, position, ...)
-# Where to override (prompt, position), bool; and with what: the quantity at all positions, read where the mask is true.
+# Where to override (prompt, position), bool; and with what: the quantity at all positions, read
+# where the mask is true.
 Overrides = dict[Key, tuple[Tensor, Tensor]]
 
 
 def mamba_forward(hf, tokens: Tensor, overrides: Overrides | None = None) -> tuple[Tensor, Record]:
-    """Logits (prompt, position, vocabulary) and the record of every quantity of every layer, after its override.
+    """Logits (prompt, position, vocabulary) and the record of every quantity of every layer, after
+    its override.
 
         conv_in, gate_in = halves of in_proj(RMSNorm(h))                       (prompt, position, d_inner)
         conv_out[t]      = bias + sum over j of weight[j] * conv_in[t-(K-1)+j] (prompt, position, d_inner)
@@ -162,8 +188,9 @@ def mamba_forward(hf, tokens: Tensor, overrides: Overrides | None = None) -> tup
         y                = sum over d_state of C * state                       (prompt, position, d_inner)
         h               <- h + out_proj((y + D * u) * SiLU(gate_in))
 
-    An override replaces a quantity before anything reads it: what follows is computed from the overridden value, and
-    the recurrence goes on from an overridden state.  All in the model's dtype.
+    An override replaces a quantity before anything reads it: what follows is computed from the
+    overridden value, and the recurrence goes on from an overridden state.  All in the model's
+    dtype.
     """
     overrides, record = overrides or {}, {}
 
@@ -199,7 +226,9 @@ def rms_norm(norm, h: Tensor) -> Tensor:
 
 
 def convolution(conv1d, x: Tensor) -> Tensor:
-    """Causal and depthwise; tap j of K reads the position K-1-j before the current one, zero before the first."""
+    """Causal and depthwise; tap j of K reads the position K-1-j before the current one, zero before
+    the first.
+    """
     kernel = conv1d.weight.shape[-1]
     out = torch.zeros_like(x)
     for t in range(x.shape[1]):
@@ -210,8 +239,12 @@ def convolution(conv1d, x: Tensor) -> Tensor:
     return out if conv1d.bias is None else out + conv1d.bias
 
 
-def recurrence(A_bar: Tensor, write: Tensor, override: tuple[Tensor, Tensor] | None = None) -> Tensor:
-    """All states, from a zero state before the first position; an overridden state is what the next position reads."""
+def recurrence(
+    A_bar: Tensor, write: Tensor, override: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """All states, from a zero state before the first position; an overridden state is what the next
+    position reads.
+    """
     state, states = torch.zeros_like(write[:, 0]), []
     for t in range(write.shape[1]):
         state = A_bar[:, t] * state + write[:, t]
@@ -223,7 +256,9 @@ def recurrence(A_bar: Tensor, write: Tensor, override: tuple[Tensor, Tensor] | N
 
 
 def at(tokens: Tensor, *positions: Tensor | int) -> Tensor:
-    """Mask (prompt, position) of one or several positions per prompt; each an int >= 0, or int64 (prompt,)."""
+    """Mask (prompt, position) of one or several positions per prompt; each an int >= 0, or int64
+    (prompt,).
+    """
     index = torch.arange(tokens.shape[1])[None]
     mask = torch.zeros(tokens.shape, dtype=torch.bool)
     for position in positions:
@@ -232,13 +267,18 @@ def at(tokens: Tensor, *positions: Tensor | int) -> Tensor:
 
 
 def _hold_states(hf, clean: Tensor, clean_record: Record, layer: int, state: Tensor) -> Tensor:
-    """Logits (prompt, vocabulary) when `layer`'s state at the last position is `state` (prompt, d_inner, d_state) and
-    that of every other layer is clean.  Only the last position changes, so earlier conv inputs are clean."""
+    """Logits (prompt, vocabulary) when `layer`'s state at the last position is `state` (prompt,
+    d_inner, d_state) and that of every other layer is clean.  Only the last position changes, so
+    earlier conv inputs are clean.
+    """
     last = at(clean, clean.shape[1] - 1)
     overrides: Overrides = {}
     for other in range(len(hf.backbone.layers)):
         value = clean_record["state", other]
-        overrides["state", other] = (last, state[:, None].expand_as(value) if other == layer else value)
+        overrides["state", other] = (
+            last,
+            state[:, None].expand_as(value) if other == layer else value,
+        )
     return mamba_forward(hf, clean, overrides)[0][:, -1]
 
 
@@ -263,7 +303,8 @@ def state_to_logits(hf, clean: Tensor, corrupt: Tensor) -> Tensor:
 
 
 def y_to_logits(hf, clean: Tensor, corrupt: Tensor) -> Tensor:
-    """Every layer's y (C times state, without the D-skip) to the logits: (layer, prompt, vocabulary).
+    """Every layer's y (C times state, without the D-skip) to the logits: (layer, prompt,
+    vocabulary).
 
     Sender      y at the last position, from the corrupt run
     Held        every other layer's y at the last position, clean
@@ -274,17 +315,22 @@ def y_to_logits(hf, clean: Tensor, corrupt: Tensor) -> Tensor:
     layers, last = range(len(hf.backbone.layers)), at(clean, clean.shape[1] - 1)
     rows = []
     for sender in layers:
-        table = {("y", layer): (last, (theirs if layer == sender else ours)["y", layer]) for layer in layers}
+        table = {
+            ("y", layer): (last, (theirs if layer == sender else ours)["y", layer])
+            for layer in layers
+        }
         rows.append(mamba_forward(hf, clean, table)[0][:, -1])
     return torch.stack(rows)
 
 
-def _patched_write(hf, clean: Tensor, ours: Record, layer: int, position: Tensor | int, source: Record) -> Tensor:
+def _patched_write(
+    hf, clean: Tensor, ours: Record, layer: int, position: Tensor | int, source: Record
+) -> Tensor:
     """Logits when `layer`'s write and decay A_bar at `position` come from `source`.
 
-    The layer's state is rerun to the end with clean decays and writes elsewhere; of the rerun only the state at the
-    last position goes on (earlier y stay clean, and with them the later layers' conv inputs before the last position);
-    every other layer's state at the last position is clean.
+    The layer's state is rerun to the end with clean decays and writes elsewhere; of the rerun only
+    the state at the last position goes on (earlier y stay clean, and with them the later layers'
+    conv inputs before the last position); every other layer's state at the last position is clean.
     """
     mask = at(clean, position)
     table = {(name, layer): (mask, source[name, layer]) for name in ("write", "A_bar")}
@@ -300,11 +346,13 @@ def conv_to_write_to_logits(
     write_position: Tensor,
     input_positions: list[Tensor],
 ) -> Tensor:
-    """A layer's conv inputs, through one write of that layer's state, to the logits: (prompt, vocabulary).
+    """A layer's conv inputs, through one write of that layer's state, to the logits: (prompt,
+    vocabulary).
 
     Sender      conv_in of `layer` at `input_positions`, each (prompt,), together, from the corrupt run
     Receiver    the write at `write_position` (prompt,): B, dt and u at that position see the patched inputs, hence the
-                write and the decay A_bar of that one position; C, D-skip and every other position's write do not
+                write and the decay A_bar of that one position; C, D-skip and every other position's
+                write do not
     Onwards     as in `write_to_logits`
     """
     _, ours = mamba_forward(hf, clean)
@@ -319,15 +367,17 @@ def write_to_logits(hf, clean: Tensor, corrupt: Tensor, layer: int, position: Te
 
     Sender      the write at `position` (prompt,) and the decay A_bar of that position, from the corrupt run
     Onwards     the layer's state is rerun to the end with clean writes and decays elsewhere; its value at the last
-                position goes on, every other layer's state at the last position is held clean; convolution, gate, C
-                and D-skip at the last position are recomputed
+                position goes on, every other layer's state at the last position is held clean;
+                convolution, gate, C and D-skip at the last position are recomputed
     """
     _, ours = mamba_forward(hf, clean)
     _, theirs = mamba_forward(hf, corrupt)
     return _patched_write(hf, clean, ours, layer, position, theirs)
 
 
-def mixer_to_state_to_logits(hf, clean: Tensor, corrupt: Tensor, sender: int, receiver: int) -> Tensor:
+def mixer_to_state_to_logits(
+    hf, clean: Tensor, corrupt: Tensor, sender: int, receiver: int
+) -> Tensor:
     """One layer's y, through the state of a later layer, to the logits: (prompt, vocabulary).
 
     1.  Sender      y of layer `sender` at all positions except the last, from the corrupt run

@@ -1,4 +1,6 @@
-"""Slow, independent Pearson correlations: integer arithmetic, Python loops, documents really concatenated."""
+"""Slow, independent Pearson correlations: integer arithmetic, Python loops, documents really
+concatenated.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ def integers(x: np.ndarray) -> list[int]:
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson r of two vectors: exact sums of the given floats, rounded at the end; NaN for a constant."""
+    """Pearson r of two vectors: exact sums of the given floats, rounded at the end; NaN for a
+    constant.
+    """
     u, v = integers(x), integers(y)
     n = len(u)
     cov = n * sum(p * q for p, q in zip(u, v, strict=True)) - sum(u) * sum(v)
@@ -28,16 +32,18 @@ def pearson(x: np.ndarray, y: np.ndarray) -> float:
 
 def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """All r, float64 (features_a, features_b)."""
-    return np.array([[pearson(a[:, i], b[:, j]) for j in range(b.shape[1])] for i in range(a.shape[1])]).reshape(
-        a.shape[1], b.shape[1]
-    )
+    return np.array(
+        [[pearson(a[:, i], b[:, j]) for j in range(b.shape[1])] for i in range(a.shape[1])]
+    ).reshape(a.shape[1], b.shape[1])
 
 
 def best(r: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k largest of every row, NaN and -1 beyond; ties (as float32) to the lowest index."""
     values, indices = np.full((len(r), k), np.nan), np.full((len(r), k), -1)
     for i, row in enumerate(r):
-        ranked = sorted((-float(np.float32(value)), j) for j, value in enumerate(row) if not math.isnan(value))
+        ranked = sorted(
+            (-float(np.float32(value)), j) for j, value in enumerate(row) if not math.isnan(value)
+        )
         for place, (_, j) in enumerate(ranked[:k]):
             values[i, place], indices[i, place] = row[j], j
     return values, indices

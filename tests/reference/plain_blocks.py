@@ -1,7 +1,8 @@
-"""One block of each architecture, written out head by head and position by position, with a change at any site.
+"""One block of each architecture, written out head by head and position by position, with a change
+at any site.
 
-The Hugging Face module lends its weights, norms and rotary tables; `logits_with` puts the plain block into its forward
-pass in place of the module's own.
+The Hugging Face module lends its weights, norms and rotary tables; `logits_with` puts the plain
+block into its forward pass in place of the module's own.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ Change = Callable[[Tensor], Tensor]
 def logits_with(hf: Any, tokens: Tensor, layer: int, kind: str, change: Change) -> Tensor:
     """Logits of the module with `change` applied to the whole value of a site of that layer.
 
-    For `state`, the change gets (batch, position, d_inner, d_state) of which only the current position counts.
+    For `state`, the change gets (batch, position, d_inner, d_state) of which only the current
+    position counts.
     """
     names = MODULES[hf.config.model_type]
     block = hf.get_submodule(names["blocks"])[layer]
     plain = mamba_block if hf.config.model_type == "mamba" else attention_block
-    handle = block.register_forward_hook(lambda _m, args, _out: plain(hf, block, args[0], kind, change))
+    handle = block.register_forward_hook(
+        lambda _m, args, _out: plain(hf, block, args[0], kind, change)
+    )
     logits = hf(tokens).logits
     handle.remove()
     return logits
@@ -51,18 +55,27 @@ def attention_block(hf: Any, block: Any, h: Tensor, kind: str, change: Change) -
     q, k, v = (site(name, torch.stack(rows, 2)) for name, rows in found.items())
     scale = block.attn.scaling if config.model_type == "gpt2" else q.shape[-1] ** -0.5
     if config.model_type != "gpt2":
-        rotary = hf.get_submodule({"llama": "model", "gpt_neox": "gpt_neox"}[config.model_type]).rotary_emb
-        q, k = apply_rotary_pos_emb(q, k, *rotary(h, torch.arange(h.shape[1])[None]), unsqueeze_dim=2)
+        rotary = hf.get_submodule(
+            {"llama": "model", "gpt_neox": "gpt_neox"}[config.model_type]
+        ).rotary_emb
+        q, k = apply_rotary_pos_emb(
+            q, k, *rotary(h, torch.arange(h.shape[1])[None]), unsqueeze_dim=2
+        )
     pattern = torch.zeros(h.shape[0], heads, h.shape[1], h.shape[1], dtype=h.dtype)
     for i in range(heads):
         for t in range(h.shape[1]):
             scores = (q[:, t, None, i] * k[:, : t + 1, i * kv_heads // heads]).sum(-1) * scale
             pattern[:, i, t, : t + 1] = scores.softmax(-1)
     pattern = site("pattern", pattern)
-    z = site("z", torch.stack([pattern[:, i] @ v[:, :, i * kv_heads // heads] for i in range(heads)], 2))
+    z = site(
+        "z", torch.stack([pattern[:, i] @ v[:, :, i * kv_heads // heads] for i in range(heads)], 2)
+    )
     out = block.get_submodule(parts["out"])
     matrix, width = out.weight if config.model_type == "gpt2" else out.weight.T, z.shape[-1]
-    rows = site("head_out", torch.stack([z[:, :, i] @ matrix[i * width : (i + 1) * width] for i in range(heads)], 2))
+    rows = site(
+        "head_out",
+        torch.stack([z[:, :, i] @ matrix[i * width : (i + 1) * width] for i in range(heads)], 2),
+    )
     attn_out = site("attn_out", rows.sum(2) if out.bias is None else rows.sum(2) + out.bias)
     parallel = getattr(config, "use_parallel_residual", False)
     middle = h if parallel else site("resid_mid", h + attn_out)
@@ -81,7 +94,9 @@ def projected(config: Any, block: Any, normed: Tensor, name: str) -> Tensor:
     place, heads = ("query", "key", "value").index(name), config.num_attention_heads
     if config.model_type == "llama":
         attn = block.self_attn
-        return (attn.q_proj, attn.k_proj, attn.v_proj)[place](normed).unflatten(-1, (-1, config.head_dim))
+        return (attn.q_proj, attn.k_proj, attn.v_proj)[place](normed).unflatten(
+            -1, (-1, config.head_dim)
+        )
     if config.model_type == "gpt2":
         return block.attn.c_attn(normed).unflatten(-1, (3, heads, -1))[..., place, :, :]
     return block.attention.query_key_value(normed).unflatten(-1, (heads, 3, -1))[..., place, :]
@@ -104,7 +119,9 @@ def mamba_block(hf: Any, block: Any, h: Tensor, kind: str, change: Change) -> Te
             if t - (kernel - 1) + j >= 0:
                 taps[:, t, j] = weight[:, j] * x[:, t - (kernel - 1) + j]
     conv_out = site("conv_taps", taps).sum(2)
-    conv_out = site("conv_out", conv_out if mixer.conv1d.bias is None else conv_out + mixer.conv1d.bias)
+    conv_out = site(
+        "conv_out", conv_out if mixer.conv1d.bias is None else conv_out + mixer.conv1d.bias
+    )
     u = site("ssm_input", F.silu(conv_out))
     dt_low, B, C = mixer.x_proj(u).split([mixer.time_step_rank, d_state, d_state], dim=-1)
     dt, B, C = site("dt", F.softplus(mixer.dt_proj(dt_low))), site("B", B), site("C", C)

@@ -1,8 +1,9 @@
-"""A one-block Mamba set by hand: it sums up shifted tokens, and predicts each as often as it saw it.
+"""A one-block Mamba set by hand: it sums up shifted tokens, and predicts each as often as it saw
+it.
 
-d_model = d_inner = vocabulary + 1: one channel a token, and one that is always on.  The convolution passes each token
-`shift` positions later; the state hardly decays; what is in it goes straight to the logits.  So what position t holds
-enters the state at t + shift, and nowhere else.
+d_model = d_inner = vocabulary + 1: one channel a token, and one that is always on.  The convolution
+passes each token `shift` positions later; the state hardly decays; what is in it goes straight to
+the logits.  So what position t holds enters the state at t + shift, and nowhere else.
 """
 
 import torch
@@ -12,9 +13,17 @@ from transformers import MambaConfig, MambaForCausalLM
 def summing_mamba(vocabulary: int, shift: int) -> MambaForCausalLM:
     width = vocabulary + 1
     config = MambaConfig(
-        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=1, state_size=1, expand=1, time_step_rank=1,
-        conv_kernel=4, use_conv_bias=False, use_cache=False, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=1,
+        state_size=1,
+        expand=1,
+        time_step_rank=1,
+        conv_kernel=4,
+        use_conv_bias=False,
+        use_cache=False,
+        tie_word_embeddings=True,
+    )
     hf = MambaForCausalLM(config).eval().requires_grad_(False)
     mixer, eye = hf.backbone.layers[0].mixer, torch.eye(width)
     one_hot = torch.cat([torch.eye(vocabulary), torch.ones(vocabulary, 1)], 1)

@@ -1,9 +1,11 @@
-"""Losses and gradients of the real sae-lens, in a process of its own (its imports warn; ours make errors of that).
+"""Losses and gradients of the real sae-lens, in a process of its own (its imports warn; ours make
+errors of that).
 
     python sae_lens_losses.py INPUT.safetensors OUTPUT.safetensors
 
-INPUT holds x (token, d_model) and, for each kind, KIND.W_enc, KIND.W_dec, KIND.b_dec and its vectors.  OUTPUT gets
-KIND.loss and the gradients under the same names; "auxiliary" is TopK with its first three features dead.
+INPUT holds x (token, d_model) and, for each kind, KIND.W_enc, KIND.W_dec, KIND.b_dec and its
+vectors.  OUTPUT gets KIND.loss and the gradients under the same names; "auxiliary" is TopK with its
+first three features dead.
 """
 
 from __future__ import annotations
@@ -40,7 +42,11 @@ def main() -> None:
     x, result = given["x"], {}
     d_sae, d_model = given["relu.W_dec"].shape
     for kind, sae in trainers(d_model, d_sae).items():
-        weights = {key.removeprefix(f"{kind}."): value for key, value in given.items() if key.startswith(f"{kind}.")}
+        weights = {
+            key.removeprefix(f"{kind}."): value
+            for key, value in given.items()
+            if key.startswith(f"{kind}.")
+        }
         with torch.no_grad():
             for key, value in weights.items():
                 getattr(sae, key).copy_(value)
@@ -55,12 +61,16 @@ def main() -> None:
         output.loss.backward()
         result[f"{kind}.loss"] = output.loss.detach()
         result.update({f"{kind}.{key}": getattr(sae, key).grad for key in weights})
-        if kind == "gated":  # its frozen twin is not frozen there: the decoder's gradient without that term
+        if (
+            kind == "gated"
+        ):  # its frozen twin is not frozen there: the decoder's gradient without that term
             sae.zero_grad()
             output = sae.training_forward_pass(step)
             (output.losses["mse_loss"] + output.losses["l1_loss"]).backward()
             result.update({f"{kind}.{key}": getattr(sae, key).grad for key in ("W_dec", "b_dec")})
-    save_file({key: value.detach().contiguous().clone() for key, value in result.items()}, sys.argv[2])
+    save_file(
+        {key: value.detach().contiguous().clone() for key, value in result.items()}, sys.argv[2]
+    )
 
 
 if __name__ == "__main__":

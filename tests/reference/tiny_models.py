@@ -35,39 +35,83 @@ from transformers import (
     ZambaForCausalLM,
 )
 
-GROUPED = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
-           "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 56, "max_position_embeddings": 64,
-           "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+GROUPED = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 56,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 
 def tiny_gpt_neox(parallel: bool = True, **changes: object) -> GPTNeoXForCausalLM:
     torch.manual_seed(3)
-    fields: dict = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
-                    "intermediate_size": 80, "max_position_embeddings": 64, "use_parallel_residual": parallel,
-                    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
-                    }  # fmt: skip
+    fields: dict = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 80,
+        "max_position_embeddings": 64,
+        "use_parallel_residual": parallel,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.25,
+        },
+    }
     return _spread(GPTNeoXForCausalLM(GPTNeoXConfig(**(fields | changes))))
 
 
 def tiny_gpt2(**changes: object) -> GPT2LMHeadModel:
     torch.manual_seed(5)
-    fields: dict = {"vocab_size": 97, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 72, "n_positions": 64,
-                    "bos_token_id": 0, "eos_token_id": 0}  # fmt: skip
+    fields: dict = {
+        "vocab_size": 97,
+        "n_embd": 32,
+        "n_layer": 3,
+        "n_head": 4,
+        "n_inner": 72,
+        "n_positions": 64,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
     return _spread(GPT2LMHeadModel(GPT2Config(**(fields | changes))))
 
 
 def tiny_llama(**changes: object) -> LlamaForCausalLM:
-    """Six query heads share two key and value heads; the heads are together wider than the residual stream."""
+    """Six query heads share two key and value heads; the heads are together wider than the residual
+    stream.
+    """
     torch.manual_seed(6)
-    fields: dict = {"vocab_size": 97, "hidden_size": 36, "num_hidden_layers": 3, "num_attention_heads": 6,
-                    "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 56, "max_position_embeddings": 64,
-                    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}  # fmt: skip
+    fields: dict = {
+        "vocab_size": 97,
+        "hidden_size": 36,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 56,
+        "max_position_embeddings": 64,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    }
     return _spread(LlamaForCausalLM(LlamaConfig(**(fields | changes))))
 
 
 def tiny_mamba(**changes: object) -> MambaForCausalLM:
     torch.manual_seed(4)
-    fields: dict = {"vocab_size": 97, "hidden_size": 40, "num_hidden_layers": 3, "state_size": 5, "use_cache": False}
+    fields: dict = {
+        "vocab_size": 97,
+        "hidden_size": 40,
+        "num_hidden_layers": 3,
+        "state_size": 5,
+        "use_cache": False,
+    }
     return _spread(MambaForCausalLM(MambaConfig(**(fields | changes))))
 
 
@@ -89,32 +133,60 @@ def tiny_gemma() -> PreTrainedModel:
 def tiny_gemma2() -> PreTrainedModel:
     """Logits have a soft cap; every second block sees five positions back."""
     torch.manual_seed(10)
-    fields = GROUPED | {"sliding_window": 5, "query_pre_attn_scalar": 8, "final_logit_softcapping": 2.0}
+    fields = GROUPED | {
+        "sliding_window": 5,
+        "query_pre_attn_scalar": 8,
+        "final_logit_softcapping": 2.0,
+    }
     return _spread(Gemma2ForCausalLM(Gemma2Config(**fields)))
 
 
 def tiny_mamba2() -> PreTrainedModel:
     torch.manual_seed(11)
-    fields: dict = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8, "num_heads": 8,
-                    "head_dim": 8, "n_groups": 2, "chunk_size": 8, "pad_token_id": 0, "bos_token_id": 1,
-                    "eos_token_id": 2}  # fmt: skip
+    fields: dict = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "state_size": 8,
+        "num_heads": 8,
+        "head_dim": 8,
+        "n_groups": 2,
+        "chunk_size": 8,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     return _spread(Mamba2ForCausalLM(Mamba2Config(**fields)))
 
 
 def tiny_falcon_h1() -> PreTrainedModel:
     """Attention and a Mamba-2 mixer in every block; embeddings and logits are scaled."""
     torch.manual_seed(12)
-    fields = GROUPED | {"mamba_d_ssm": 48, "mamba_n_heads": 6, "mamba_d_head": 8, "mamba_n_groups": 1,
-                        "mamba_d_state": 8, "mamba_chunk_size": 8, "embedding_multiplier": 3.0,
-                        "lm_head_multiplier": 0.5}  # fmt: skip
+    fields = GROUPED | {
+        "mamba_d_ssm": 48,
+        "mamba_n_heads": 6,
+        "mamba_d_head": 8,
+        "mamba_n_groups": 1,
+        "mamba_d_state": 8,
+        "mamba_chunk_size": 8,
+        "embedding_multiplier": 3.0,
+        "lm_head_multiplier": 0.5,
+    }
     return _spread(FalconH1ForCausalLM(FalconH1Config(**fields)))
 
 
 def tiny_rwkv() -> PreTrainedModel:
     """RWKV-4.  Left to itself, every block in eval mode divides the weights of those after it."""
     torch.manual_seed(13)
-    fields: dict = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "context_length": 64,
-                    "rescale_every": 1, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+    fields: dict = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "context_length": 64,
+        "rescale_every": 1,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     return _spread(RwkvForCausalLM(RwkvConfig(**fields)))
 
 
@@ -128,24 +200,40 @@ def tiny_recurrent_gemma() -> PreTrainedModel:
 def tiny_mixtral() -> PreTrainedModel:
     """As many experts in each block as there are blocks."""
     torch.manual_seed(15)
-    return _spread(MixtralForCausalLM(MixtralConfig(**GROUPED, num_local_experts=3, num_experts_per_tok=2)))
+    return _spread(
+        MixtralForCausalLM(MixtralConfig(**GROUPED, num_local_experts=3, num_experts_per_tok=2))
+    )
 
 
 def tiny_opt(**changes: object) -> PreTrainedModel:
     """Embeddings are narrower than the residual stream, and projected."""
     torch.manual_seed(16)
-    fields: dict = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
-                    "ffn_dim": 56, "word_embed_proj_dim": 24, "max_position_embeddings": 64, "pad_token_id": 0,
-                    "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+    fields: dict = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "ffn_dim": 56,
+        "word_embed_proj_dim": 24,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     return _spread(OPTForCausalLM(OPTConfig(**(fields | changes))))
 
 
 def tiny_zamba() -> PreTrainedModel:
     """Its attention reads the embeddings anew, beside the residual stream."""
     torch.manual_seed(17)
-    fields = _without(GROUPED, "head_dim") | {"num_key_value_heads": 4, "mamba_d_state": 8, "n_mamba_heads": 2,
-                                              "num_hidden_layers": 6, "attn_layer_period": 3,
-                                              "attn_layer_offset": 2}  # fmt: skip
+    fields = _without(GROUPED, "head_dim") | {
+        "num_key_value_heads": 4,
+        "mamba_d_state": 8,
+        "n_mamba_heads": 2,
+        "num_hidden_layers": 6,
+        "attn_layer_period": 3,
+        "attn_layer_offset": 2,
+    }
     return _spread(ZambaForCausalLM(ZambaConfig(**fields)))
 
 

@@ -1,9 +1,11 @@
-"""Runs the real TransformerLens in a process of its own (its imports warn, and ours turn warnings into errors).
+"""Runs the real TransformerLens in a process of its own (its imports warn, and ours turn warnings
+into errors).
 
     python transformer_lens_oracle.py INPUT.safetensors OUTPUT.safetensors FOLDER...
 
-INPUT holds `tokens` (batch, position).  OUTPUT gets, for each model folder, every value that `run_with_cache` returns,
-"0.blocks.0.attn.hook_z", ..., and "0.logits".  Weights are not processed: no norm is folded, nothing is centred.
+INPUT holds `tokens` (batch, position).  OUTPUT gets, for each model folder, every value that
+`run_with_cache` returns, "0.blocks.0.attn.hook_z", ..., and "0.logits".  Weights are not processed:
+no norm is folded, nothing is centred.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ def main() -> None:
         with torch.no_grad():
             logits, cache = lens.run_with_cache(tokens)
         result[f"{i}.logits"] = logits
-        result |= {f"{i}.{name}": value for name, value in cache.items() if isinstance(value, torch.Tensor)}
+        result |= {
+            f"{i}.{name}": value for name, value in cache.items() if isinstance(value, torch.Tensor)
+        }
     save_file({name: value.clone().contiguous() for name, value in result.items()}, sys.argv[2])
 
 
@@ -39,12 +43,19 @@ def hooked_transformer_of(hf: Any) -> Any:
     )
 
     c = hf.config
-    heads = {"n_layers": c.num_hidden_layers, "d_model": c.hidden_size, "n_heads": c.num_attention_heads}
+    heads = {
+        "n_layers": c.num_hidden_layers,
+        "d_model": c.hidden_size,
+        "n_heads": c.num_attention_heads,
+    }
     shared = heads | {"d_vocab": c.vocab_size, "n_ctx": c.max_position_embeddings, "device": "cpu"}
     d_head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     rotary = {"positional_embedding_type": "rotary", "rotary_adjacent_pairs": False}
     if c.model_type == "gpt2":
-        convert, own = convert_gpt2_weights, {"d_mlp": c.n_inner, "eps": c.layer_norm_epsilon, "act_fn": "gelu_new"}
+        convert, own = (
+            convert_gpt2_weights,
+            {"d_mlp": c.n_inner, "eps": c.layer_norm_epsilon, "act_fn": "gelu_new"},
+        )
         own |= {"normalization_type": "LN"}
     elif c.model_type == "gpt_neox":
         fraction = c.rope_parameters["partial_rotary_factor"]
@@ -52,18 +63,34 @@ def hooked_transformer_of(hf: Any) -> Any:
             convert_neox_weights,
             rotary | {"d_mlp": c.intermediate_size, "rotary_dim": int(d_head * fraction)},
         )
-        own |= {"normalization_type": "LN", "eps": c.layer_norm_eps, "parallel_attn_mlp": c.use_parallel_residual}
+        own |= {
+            "normalization_type": "LN",
+            "eps": c.layer_norm_eps,
+            "parallel_attn_mlp": c.use_parallel_residual,
+        }
         own |= {"act_fn": "gelu", "rotary_base": int(c.rope_parameters["rope_theta"])}
     else:
-        convert, own = convert_llama_weights, rotary | {"d_mlp": c.intermediate_size, "rotary_dim": d_head}
-        own |= {"normalization_type": "RMS", "eps": c.rms_norm_eps, "final_rms": True, "gated_mlp": True}
+        convert, own = (
+            convert_llama_weights,
+            rotary | {"d_mlp": c.intermediate_size, "rotary_dim": d_head},
+        )
+        own |= {
+            "normalization_type": "RMS",
+            "eps": c.rms_norm_eps,
+            "final_rms": True,
+            "gated_mlp": True,
+        }
         own |= {"n_key_value_heads": c.num_key_value_heads, "act_fn": "silu"}
         own |= {"rotary_base": int(c.rope_parameters["rope_theta"])}
     config = HookedTransformerConfig(**shared, **own, d_head=d_head)
     lens = HookedTransformer(config)
     left = lens.load_state_dict(convert(hf, config), strict=False)
     assert not left.unexpected_keys, left.unexpected_keys
-    unset = [n for n in left.missing_keys if not n.endswith((".mask", ".IGNORE", ".rotary_sin", ".rotary_cos", ".b_U"))]
+    unset = [
+        n
+        for n in left.missing_keys
+        if not n.endswith((".mask", ".IGNORE", ".rotary_sin", ".rotary_cos", ".b_U"))
+    ]
     assert not unset, unset
     lens.unembed.b_U.data.zero_()
     lens.set_use_attn_result(True)

@@ -26,11 +26,13 @@ FLAGS = [
 A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
 LAYERS = {A: 4, B: 8, C: 3}
 PER_LAYER = 50
-# The planted share of close partners: of 200 features of A, 20 are undefined and 117 of the other 180 (65 %) have
-# r > 0.7; of 400 features of B, 40 are undefined and 180 of the other 360 (50 %) do.
+# The planted share of close partners: of 200 features of A, 20 are undefined and 117 of the other
+# 180 (65 %) have r > 0.7; of 400 features of B, 40 are undefined and 180 of the other 360 (50 %)
+# do.
 CLOSE = {A: 0.65, B: 0.50, C: 0.40}
 UNDEFINED = 0.10
-# Chance reaches 0.4 in features that fire on fewer than 1,000 tokens, 0.2 in others; a match is significant 0.1 above.
+# Chance reaches 0.4 in features that fire on fewer than 1,000 tokens, 0.2 in others; a match is
+# significant 0.1 above.
 RARE, NULL_RARE, NULL_COMMON, ABOVE = 1000, 0.4, 0.2, 0.1
 FDR, HOMOLOG_R = 0.01, 0.35
 COMPARISONS = (
@@ -80,13 +82,19 @@ CONTROL_MEAN = {
 }
 
 
-def planted_r(comparison: str, model: str, n: int, means: dict[str, float], rng: np.random.Generator) -> np.ndarray:
-    """r of `n` features, a tenth undefined; in main exactly CLOSE[model] of the defined ones above 0.7."""
+def planted_r(
+    comparison: str, model: str, n: int, means: dict[str, float], rng: np.random.Generator
+) -> np.ndarray:
+    """r of `n` features, a tenth undefined; in main exactly CLOSE[model] of the defined ones above
+    0.7.
+    """
     n_undefined = round(UNDEFINED * n)
     defined = n - n_undefined
     if comparison == "main" and "main" not in means:
         n_close = round(CLOSE[model] * defined)
-        r = np.concatenate([0.71 + 0.28 * rng.beta(2, 1.3, n_close), 0.69 * rng.beta(2.5, 1.6, defined - n_close)])
+        r = np.concatenate(
+            [0.71 + 0.28 * rng.beta(2, 1.3, n_close), 0.69 * rng.beta(2.5, 1.6, defined - n_close)]
+        )
         rng.shuffle(r)
     else:
         r = rng.beta(14 * means[comparison], 14 * (1 - means[comparison]), defined)
@@ -130,8 +138,8 @@ def matches_of(
 def calibrated(table: pl.DataFrame) -> pl.DataFrame:
     """The columns that judge a match, as if no control had a higher r.
 
-    Of the homologs, features that are even are mutual, those that 3 divides have their best partner one to one, and
-    those that 5 does not divide are stable.
+    Of the homologs, features that are even are mutual, those that 3 divides have their best partner
+    one to one, and those that 5 does not divide are stable.
     """
     r, feature = table["r"].to_numpy().astype(float), table["feature"].to_numpy()
     null = np.where(table["n_active"].to_numpy() < RARE, NULL_RARE, NULL_COMMON)
@@ -155,10 +163,14 @@ def calibrated(table: pl.DataFrame) -> pl.DataFrame:
         "homolog": homolog,
     }
     table = table.with_columns(**{name: pl.Series(values) for name, values in columns.items()})
-    return table.with_columns(stable=pl.when(main).then("stable"), homolog=pl.when(main).then("homolog"))
+    return table.with_columns(
+        stable=pl.when(main).then("stable"), homolog=pl.when(main).then("homolog")
+    )
 
 
-def shared_of(matches: pl.DataFrame, compared: tuple[str, ...], withheld: set[tuple[str, str]]) -> list[dict[str, Any]]:
+def shared_of(
+    matches: pl.DataFrame, compared: tuple[str, ...], withheld: set[tuple[str, str]]
+) -> list[dict[str, Any]]:
     """Rows of shared.parquet, counted from the matches."""
     rows = []
     for model, target in ((a, b) for a in compared for b in compared if a != b):
@@ -191,7 +203,9 @@ def shared_of(matches: pl.DataFrame, compared: tuple[str, ...], withheld: set[tu
                 **(shares if given else dict.fromkeys(shares)),
                 "given": given,
                 "reason": "" if given else f"dictionaries of {target} miss their gates",
-                "words": f"The planted words on {model} in {target}." if given else f"No words on {model}.",
+                "words": f"The planted words on {model} in {target}."
+                if given
+                else f"No words on {model}.",
             }
         )
     return rows
@@ -248,13 +262,21 @@ def layers_of(matches: pl.DataFrame) -> pl.DataFrame:
                         "n_pairs": 40 + j if main else None,
                     }
                 )
-    return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col("decoder_svcca").cast(pl.Float64))
+    return pl.DataFrame(rows, infer_schema_length=None).with_columns(
+        pl.col("decoder_svcca").cast(pl.Float64)
+    )
 
 
 def summary_of(matches: pl.DataFrame) -> pl.DataFrame:
     rows = []
-    for keys, group in matches.group_by("comparison", "kind", "model", "best_model", maintain_order=True):
-        for stratum, floor, half in (("all", -1, 0.012), ("alive", 0, 0.012), ("frequent", 90, 0.02)):
+    for keys, group in matches.group_by(
+        "comparison", "kind", "model", "best_model", maintain_order=True
+    ):
+        for stratum, floor, half in (
+            ("all", -1, 0.012),
+            ("alive", 0, 0.012),
+            ("frequent", 90, 0.02),
+        ):
             r = group.filter(pl.col("n_active") > floor)["r"].to_numpy()
             defined = r[~np.isnan(r)]
             mean, median = float(defined.mean()), float(np.median(defined))
@@ -302,7 +324,9 @@ def saes_of(failing: set[tuple[str, int]], compared: tuple[str, ...]) -> pl.Data
                     "loss_clean": 3.4,
                     "loss_spliced": 3.4 + 0.3 * depth,
                     "loss_ablated": 6.9,
-                    "loss_recovered": float("nan") if random else 0.99 - 0.07 * depth - 0.002 * order,
+                    "loss_recovered": float("nan")
+                    if random
+                    else 0.99 - 0.07 * depth - 0.002 * order,
                     "passed": not failed,
                     "reason": "explained variance 0.41 is below 0.60" if failed else "",
                 }
@@ -330,7 +354,9 @@ def run_json(name: str, compared: tuple[str, ...]) -> dict[str, Any]:
         ("rwkv-s1", "model-seed", "rwkv", 3, 1_203_000, 3.391),
         ("rwkv-random", "random", "rwkv", 3, 1_203_000, None),
     ]
-    models = [entry for entry in models if any(family(entry[0]) == family(model) for model in compared)]
+    models = [
+        entry for entry in models if any(family(entry[0]) == family(model) for model in compared)
+    ]
     return {
         "format": 1,
         "name": name,
@@ -344,7 +370,11 @@ def run_json(name: str, compared: tuple[str, ...]) -> dict[str, Any]:
             "context": 128,
             "sae": {"kind": "relu", "l1": 0.3, "d_sae": 768, "limit": None},
             "models": [
-                {"ref": f"zoo:{m}", "untrained": f"zoo:{family(m)}-random", "other_seed": f"zoo:{family(m)}-s1"}
+                {
+                    "ref": f"zoo:{m}",
+                    "untrained": f"zoo:{family(m)}-random",
+                    "other_seed": f"zoo:{family(m)}-s1",
+                }
                 for m in compared
             ],
             "matching": {"fdr": FDR, "homolog_r": HOMOLOG_R, "rival_ratio": 0.7},
@@ -382,11 +412,13 @@ def run_json(name: str, compared: tuple[str, ...]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., Path]:
-    """make_run(folder, *, name, compared, means, failing, withheld, drop, edit) writes a run folder; returns its path.
+    """make_run(folder, *, name, compared, means, failing, withheld, drop, edit) writes a run
+    folder; returns its path.
 
-    compared: models compared, of A, B and C; means: Beta means that replace CONTROL_MEAN (a "main" entry replaces the
-    planted shares); failing: (model, layer) of dictionaries that miss their gates; withheld: (model, best_model) of
-    verdicts not given; drop: comparisons left out; edit: called with run.json's object.
+    compared: models compared, of A, B and C; means: Beta means that replace CONTROL_MEAN (a "main"
+    entry replaces the planted shares); failing: (model, layer) of dictionaries that miss their
+    gates; withheld: (model, best_model) of verdicts not given; drop: comparisons left out; edit:
+    called with run.json's object.
     """
 
     def make(
@@ -430,7 +462,10 @@ def make_run() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     if not CHROMIUM.exists():
-        pytest.fail("Chromium is not installed at /usr/bin/chromium: `make test` installs it, then runs this test")
+        pytest.fail(
+            "Chromium is not installed at /usr/bin/chromium: `make test` installs it, then runs "
+            "this test"
+        )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield browser

@@ -38,11 +38,17 @@ def parsed(page: Path) -> tuple[str, list[str]]:
     reader = Text()
     reader.feed(page.read_text("utf-8"))
     text = re.sub(r"\s+", " ", " ".join(reader.words))
-    return re.sub(r" (?=[.,;:?])", "", text), reader.addresses  # names stand in elements of their own
+    return re.sub(
+        r" (?=[.,;:?])", "", text
+    ), reader.addresses  # names stand in elements of their own
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
 
 
 def opened(browser: Browser, page: Path, **options: Any) -> tuple[Page, list[str], list[str]]:

@@ -16,16 +16,45 @@ from homolog.report.explorer import write_explorer
 
 A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
 LAYERS = {A: 2, B: 3, C: 1}
-SIZES = {A: (130, 6), B: (40, 0, 60), C: (3,)}  # 130: a chunk of 128 and a bit; layer 1 of B has none
+SIZES = {
+    A: (130, 6),
+    B: (40, 0, 60),
+    C: (3,),
+}  # 130: a chunk of 128 and a bit; layer 1 of B has none
 VOCABULARY = [
-    " the", " cat", "s", " Par", "is", ".", "\n", "中", "文", " __proto__", " naïve", "é", " constructor", "_", "1",
-    "2x", " Over", "shadow", EVIL, "</script>", "\u2028", " ", "", " dog-", "house",
-]  # fmt: skip
+    " the",
+    " cat",
+    "s",
+    " Par",
+    "is",
+    ".",
+    "\n",
+    "中",
+    "文",
+    " __proto__",
+    " naïve",
+    "é",
+    " constructor",
+    "_",
+    "1",
+    "2x",
+    " Over",
+    "shadow",
+    EVIL,
+    "</script>",
+    "\u2028",
+    " ",
+    "",
+    " dog-",
+    "house",
+]
 NUMPY = {"u8": "<u1", "u16": "<u2", "u32": "<u4"}
 
 
 def features_of(sizes: dict[str, tuple[int, ...]] = SIZES) -> pl.DataFrame:
-    """Feature f of layer l fires on f tokens; every third has an explanation; feature 5 has no neighbours."""
+    """Feature f of layer l fires on f tokens; every third has an explanation; feature 5 has no
+    neighbours.
+    """
     rows = []
     for model, per_layer in sizes.items():
         for layer, size in enumerate(per_layer):
@@ -55,7 +84,9 @@ def features_of(sizes: dict[str, tuple[int, ...]] = SIZES) -> pl.DataFrame:
 
 
 def matches_of(sizes: dict[str, tuple[int, ...]] = SIZES) -> pl.DataFrame:
-    """r falls with the feature's number from 1 in steps of 1/200; feature 2 is undefined; the best is always 0 / 1."""
+    """r falls with the feature's number from 1 in steps of 1/200; feature 2 is undefined; the best
+    is always 0 / 1.
+    """
     rows = []
     for model, target in ((A, B), (B, A), (A, C)):
         for layer, size in enumerate(sizes[model]):
@@ -63,23 +94,40 @@ def matches_of(sizes: dict[str, tuple[int, ...]] = SIZES) -> pl.DataFrame:
                 none = f == 2
                 rows.append(
                     {
-                        "comparison": "main", "model": model, "layer": layer, "feature": f,
+                        "comparison": "main",
+                        "model": model,
+                        "layer": layer,
+                        "feature": f,
                         "r": float("nan") if none else 1 - f / 200,
-                        "best_model": target, "best_layer": -1 if none else 0, "best_feature": -1 if none else 1,
-                        "runner_up_r": 0.25, "runner_up_layer": 0, "runner_up_feature": 2,
-                        "partner_r": 0.125, "partner_layer": -1 if f else 0, "partner_feature": -1 if f else 0,
-                        "excess": None if none else 0.5 - f / 200, "q": 1e-4, "mutual": f == 1,
+                        "best_model": target,
+                        "best_layer": -1 if none else 0,
+                        "best_feature": -1 if none else 1,
+                        "runner_up_r": 0.25,
+                        "runner_up_layer": 0,
+                        "runner_up_feature": 2,
+                        "partner_r": 0.125,
+                        "partner_layer": -1 if f else 0,
+                        "partner_feature": -1 if f else 0,
+                        "excess": None if none else 0.5 - f / 200,
+                        "q": 1e-4,
+                        "mutual": f == 1,
                         "homolog": None if none else f < 40,
                     }
-                )  # fmt: skip
-    types = {"layer": pl.Int32, "feature": pl.Int32, "best_layer": pl.Int32, "best_feature": pl.Int32}
+                )
+    types = {
+        "layer": pl.Int32,
+        "feature": pl.Int32,
+        "best_layer": pl.Int32,
+        "best_feature": pl.Int32,
+    }
     table = pl.DataFrame(rows, infer_schema_length=None, schema_overrides=types)
     control = table.with_columns(comparison=pl.lit("rotated"), r=pl.lit(0.999))
     return pl.concat([control, table])
 
 
 def contexts_of(model: str, layer: int) -> pl.DataFrame | None:
-    """Random contexts of a layer, in random order: none of features that 7 divides, none at all in layer 1 of A.
+    """Random contexts of a layer, in random order: none of features that 7 divides, none at all in
+    layer 1 of A.
 
     The strongest of feature 1 is " Paris", firing on its end.
     """
@@ -98,11 +146,19 @@ def contexts_of(model: str, layer: int) -> pl.DataFrame | None:
                 tokens, values, peak = [3, 4], np.array([0.0, 6.0]), 1
             rows.append(
                 {
-                    "feature": f, "quantile": 1.0 if i < 3 else 0.5, "rank": i if i < 3 else i - 3, "row": i,
-                    "document": i, "window": i, "position": 10 + peak, "value": float(values[peak]), "start": 10,
-                    "tokens": tokens, "values": values.tolist(),
+                    "feature": f,
+                    "quantile": 1.0 if i < 3 else 0.5,
+                    "rank": i if i < 3 else i - 3,
+                    "row": i,
+                    "document": i,
+                    "window": i,
+                    "position": 10 + peak,
+                    "value": float(values[peak]),
+                    "start": 10,
+                    "tokens": tokens,
+                    "values": values.tolist(),
                 }
-            )  # fmt: skip
+            )
     types = {"feature": pl.Int32, "tokens": pl.List(pl.Int32), "values": pl.List(pl.Float32)}
     names = (
         "feature",
@@ -117,7 +173,11 @@ def contexts_of(model: str, layer: int) -> pl.DataFrame | None:
         "tokens",
         "values",
     )
-    table = pl.DataFrame(rows, schema_overrides=types) if rows else pl.DataFrame(schema=dict.fromkeys(names, pl.Int32))
+    table = (
+        pl.DataFrame(rows, schema_overrides=types)
+        if rows
+        else pl.DataFrame(schema=dict.fromkeys(names, pl.Int32))
+    )
     return table.sample(fraction=1.0, shuffle=True, seed=1) if rows else None
 
 
@@ -125,41 +185,83 @@ def scatter_of(model: str, layer: int) -> pl.DataFrame | None:
     """Three points for feature 1 of each layer of A and its partner in B."""
     if model != A:
         return None
-    points = {"feature": [1], "best_model": [B], "scatter_x": [[0.0, 1.0, 2.0]], "scatter_y": [[0.0, 5.0, 10.0]]}
+    points = {
+        "feature": [1],
+        "best_model": [B],
+        "scatter_x": [[0.0, 1.0, 2.0]],
+        "scatter_y": [[0.0, 5.0, 10.0]],
+    }
     return pl.DataFrame(points, schema_overrides={"feature": pl.Int32})
 
 
 def planted(folder: Path, **options: Any) -> Path:
-    given = {"features": features_of(), "matches": matches_of(), "contexts": contexts_of, "vocabulary": VOCABULARY,
-             "n_layers": LAYERS, "scatter": scatter_of, "name": "planted"}  # fmt: skip
+    given = {
+        "features": features_of(),
+        "matches": matches_of(),
+        "contexts": contexts_of,
+        "vocabulary": VOCABULARY,
+        "n_layers": LAYERS,
+        "scatter": scatter_of,
+        "name": "planted",
+    }
     return write_explorer(folder, **{**given, **options})
 
 
-BYTES = [" x", [0xE8], [0x87], [0xAA], [0xAA, 0x61], "b", [0xD1], [0x82, 0xD0], [0xBE]]  # 自 and Cyrillic
+BYTES = [
+    " x",
+    [0xE8],
+    [0x87],
+    [0xAA],
+    [0xAA, 0x61],
+    "b",
+    [0xD1],
+    [0x82, 0xD0],
+    [0xBE],
+]  # 自 and Cyrillic
 BYTE_TOKENS = [[0, 1, 2, 3], [1, 2, 4, 5], [2, 3, 5, 1], [6, 7, 8, 0], [1, 2], [3, 0]]
 BYTE_VALUES = [[0, 2, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 3, 0], [1, 1], [1, 1]]
 
 
 def planted_bytes(folder: Path) -> Path:
-    """Five features of A whose contexts spell characters over several tokens; the last has two contexts."""
+    """Five features of A whose contexts spell characters over several tokens; the last has two
+    contexts.
+    """
     contexts = pl.DataFrame(
-        {"feature": [0, 1, 2, 3, 4, 4], "quantile": 1.0, "value": [2.0, 1.0, 1.0, 3.0, 1.0, 1.0], "document": 0,
-         "position": [1, 3, 1, 2, 0, 0], "start": 0, "tokens": BYTE_TOKENS, "values": BYTE_VALUES},
-        schema_overrides={"feature": pl.Int32, "tokens": pl.List(pl.Int32), "values": pl.List(pl.Float32)},
-    )  # fmt: skip
+        {
+            "feature": [0, 1, 2, 3, 4, 4],
+            "quantile": 1.0,
+            "value": [2.0, 1.0, 1.0, 3.0, 1.0, 1.0],
+            "document": 0,
+            "position": [1, 3, 1, 2, 0, 0],
+            "start": 0,
+            "tokens": BYTE_TOKENS,
+            "values": BYTE_VALUES,
+        },
+        schema_overrides={
+            "feature": pl.Int32,
+            "tokens": pl.List(pl.Int32),
+            "values": pl.List(pl.Float32),
+        },
+    )
     sizes = {A: (5,), B: (5,)}
     return planted(
-        folder, features=features_of(sizes).drop("top_tokens", "explanation"), vocabulary=BYTES, scatter=None,
-        matches=matches_of(sizes | {C: ()}).filter(best_model=B), n_layers={A: 1, B: 1},
+        folder,
+        features=features_of(sizes).drop("top_tokens", "explanation"),
+        vocabulary=BYTES,
+        scatter=None,
+        matches=matches_of(sizes | {C: ()}).filter(best_model=B),
+        n_layers={A: 1, B: 1},
         contexts=lambda model, layer: contexts if model == A else None,
-    )  # fmt: skip
+    )
 
 
 def data(index: Path, name: str) -> Any:
     """What a data file hands to the page."""
     text = (index.parent / "data" / f"{name}.js").read_text("ascii")
     assert text.startswith("explorer.put(") and text.endswith(");\n")
-    given, value = json.loads(f"[{text.removeprefix('explorer.put(').removesuffix(');' + chr(10))}]")
+    given, value = json.loads(
+        f"[{text.removeprefix('explorer.put(').removesuffix(');' + chr(10))}]"
+    )
     assert given == name
     return value
 
@@ -170,7 +272,9 @@ def unpacked(column: dict[str, Any]) -> np.ndarray:
 
 @lru_cache
 def shown_text(model: str, layer: int) -> dict[int, list[tuple[str, bool]]]:
-    """For each feature of a layer all characters of its contexts and whether their token fires; a space ends each."""
+    """For each feature of a layer all characters of its contexts and whether their token fires; a
+    space ends each.
+    """
     found: dict[int, list[tuple[str, bool]]] = {}
     table = contexts_of(model, layer)
     if table is None:
@@ -184,7 +288,9 @@ def shown_text(model: str, layer: int) -> dict[int, list[tuple[str, bool]]]:
 
 
 def words_slowly(model: str) -> dict[str, dict[int, bool]]:
-    """Words of a model and the rows that show them, with whether one fires on it: one character at a time."""
+    """Words of a model and the rows that show them, with whether one fires on it: one character at
+    a time.
+    """
     found: dict[str, dict[int, bool]] = {}
 
     def note(word: list[tuple[str, bool]], row: int) -> None:

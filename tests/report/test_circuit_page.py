@@ -17,7 +17,17 @@ from homolog.report.circuit_records import read_circuits
 from homolog.report.page import render_circuits
 from homolog.report.run_charts import stage_figure
 
-FIGURES = {"circuits", "heads", "key-head", "blocks", "upstream", "convolution", "positions", "offsets", "edges"}
+FIGURES = {
+    "circuits",
+    "heads",
+    "key-head",
+    "blocks",
+    "upstream",
+    "convolution",
+    "positions",
+    "offsets",
+    "edges",
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +39,23 @@ def both(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of circuits alone: one that can, of a hostile name, and one that cannot."""
-    path = write_circuits(tmp_path_factory.mktemp("alone") / "run", (EVIL,), cannot=(f"cannot {EVIL}",))
+    path = write_circuits(
+        tmp_path_factory.mktemp("alone") / "run", (EVIL,), cannot=(f"cannot {EVIL}",)
+    )
     return write_report(path).parent
 
 
 def test_a_comparison_has_the_summary_and_a_page_of_its_own_for_the_rest(both: Path) -> None:
     files = files_of(both)
-    assert {f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png", "vl.json")} <= set(files)
+    assert {
+        f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png", "vl.json")
+    } <= set(files)
     text, addresses = parsed(both / "index.html")
     assert "Both circuits have the same three parts" in text and "circuits.html" in addresses
-    assert "spec-circuits" in files["index.html"].decode() and "spec-heads" not in files["index.html"].decode()
+    assert (
+        "spec-circuits" in files["index.html"].decode()
+        and "spec-heads" not in files["index.html"].decode()
+    )
     assert len(files["circuits.html"]) < 400_000
     for page in ("index.html", "circuits.html"):
         _, addresses = parsed(both / page)
@@ -63,9 +80,17 @@ def test_what_the_page_says(both: Path) -> None:
 
 def test_circuits_alone_are_the_index(alone: Path) -> None:
     files = files_of(alone)
-    assert "circuits.html" not in files and "figures/blocks.svg" not in files and "figures/stages.svg" in files
+    assert (
+        "circuits.html" not in files
+        and "figures/blocks.svg" not in files
+        and "figures/stages.svg" in files
+    )
     text, _ = parsed(alone / "index.html")
-    assert "cannot do the task" in text and "53% of the prompts" in text and "circuits.length = 16" in text
+    assert (
+        "cannot do the task" in text
+        and "53% of the prompts" in text
+        and "circuits.length = 16" in text
+    )
 
 
 def test_the_same_tables_give_the_same_bytes(alone: Path) -> None:
@@ -76,9 +101,13 @@ def test_the_same_tables_give_the_same_bytes(alone: Path) -> None:
 
 
 @pytest.mark.parametrize("width, scheme", [(1280, "light"), (375, "dark")])
-def test_every_figure_is_drawn_and_fits(chromium: Browser, both: Path, width: int, scheme: str) -> None:
+def test_every_figure_is_drawn_and_fits(
+    chromium: Browser, both: Path, width: int, scheme: str
+) -> None:
     page = both / "circuits.html"
-    tab, said, asked = opened(chromium, page, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    tab, said, asked = opened(
+        chromium, page, viewport={"width": width, "height": 900}, color_scheme=scheme
+    )
     assert said == []
     assert all(url.startswith(both.as_uri()) for url in asked if url != "data:,"), asked
     drawn = tab.evaluate("""[...document.querySelectorAll('.chart')].map(chart => {
@@ -89,7 +118,9 @@ def test_every_figure_is_drawn_and_fits(chromium: Browser, both: Path, width: in
     for name, wide, room, whole in drawn:
         assert 0.9 * room < wide <= room + 1 and whole <= room + 1, (name, wide, room, whole)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    text = tab.evaluate("[...document.querySelectorAll('.chart')].map(chart => chart.textContent).join(' ')")
+    text = tab.evaluate(
+        "[...document.querySelectorAll('.chart')].map(chart => chart.textContent).join(' ')"
+    )
     assert "NaN" not in text and "undefined" not in text
     tab.close()
 
@@ -109,6 +140,8 @@ def test_markup_in_names_is_text(chromium: Browser, alone: Path) -> None:
     assert EVIL not in (alone / "index.html").read_text("utf-8")
     tab, said, _ = opened(chromium, alone / "index.html")
     assert said == [] and tab.evaluate("window.hacked") is None
-    headings = tab.evaluate("[...document.querySelectorAll('h1, .roles thead')].map(item => item.textContent).join()")
+    headings = tab.evaluate(
+        "[...document.querySelectorAll('h1, .roles thead')].map(item => item.textContent).join()"
+    )
     assert headings.count(EVIL) == 3 and not re.search(TRANSFORMER, headings)
     tab.close()

@@ -45,7 +45,11 @@ def values_of(column: dict) -> np.ndarray:
         if code == UNDEFINED:
             out.append(np.nan)
         elif column["log"]:
-            out.append(np.exp(column["lo"] + (column["hi"] - column["lo"]) * (code - 1) / 65533) if code else 0.0)
+            out.append(
+                np.exp(column["lo"] + (column["hi"] - column["lo"]) * (code - 1) / 65533)
+                if code
+                else 0.0
+            )
         else:
             out.append(column["lo"] + (column["hi"] - column["lo"]) * code / 65534)
     return np.array(out)
@@ -53,7 +57,9 @@ def values_of(column: dict) -> np.ndarray:
 
 def test_a_column_keeps_its_values() -> None:
     linear = np.array([-1.0, 1.0, 0.3, np.nan])
-    np.testing.assert_allclose(values_of(quantised(linear)), linear, atol=1 / 65534)  # half of (1 - -1) / 65534
+    np.testing.assert_allclose(
+        values_of(quantised(linear)), linear, atol=1 / 65534
+    )  # half of (1 - -1) / 65534
     spread = np.array([0.0, 1e-6, 3e-4, 1.0, np.nan])
     step = np.log(1e6) / 65533
     found = values_of(quantised(spread, log=True))
@@ -79,7 +85,13 @@ def test_columns_stand_in_the_order_of_rows(index: Path) -> None:
     words = [token["words"][code] for code in unpacked(token)]
     assert words[:4] == [" the", " cat", "s", " the"] and token["words"] == sorted(token["words"])
     columns = {column["name"]: column for column in known["columns"]}
-    assert set(columns) == {"r", "excess", "freq", "token_entropy", "complexity"}  # token_r2 is null everywhere
+    assert set(columns) == {
+        "r",
+        "excess",
+        "freq",
+        "token_entropy",
+        "complexity",
+    }  # token_r2 is null everywhere
     assert columns["r"]["of"] == ["0-1", "0-2", "1-0"] and columns["freq"]["of"] == ["0", "1", "2"]
 
 
@@ -89,14 +101,23 @@ def test_details_come_back(index: Path) -> None:
         record = chunk["features"][feature % 128]
         table = contexts_of(A, layer)
         assert table is not None
-        wanted = table.filter(pl.col("feature") == feature).sort("quantile", "value", descending=True)
-        at = sum(c[5] for other in chunk["features"][: feature % 128] for c in other.get("contexts", []))
+        wanted = table.filter(pl.col("feature") == feature).sort(
+            "quantile", "value", descending=True
+        )
+        at = sum(
+            c[5] for other in chunk["features"][: feature % 128] for c in other.get("contexts", [])
+        )
         tokens, values = unpacked(chunk["tokens"]), unpacked(chunk["values"])
         largest = max(value for row in wanted["values"].to_list() for value in row)
         assert record["scale"] == pytest.approx(largest, rel=1e-4) and len(record["contexts"]) == 5
         for given, row in zip(record["contexts"], wanted.iter_rows(named=True), strict=True):
             quantile, value, document, position, start, length = given
-            assert [quantile, document, position, start] == [row["quantile"], row["document"], row["position"], 10]
+            assert [quantile, document, position, start] == [
+                row["quantile"],
+                row["document"],
+                row["position"],
+                10,
+            ]
             assert value == pytest.approx(row["value"], rel=1e-4) and length == len(row["tokens"])
             shown = [chunk["texts"][token] for token in tokens[at : at + length]]
             assert shown == [VOCABULARY[token] for token in row["tokens"]]
@@ -109,13 +130,24 @@ def test_details_come_back(index: Path) -> None:
 
 def test_a_record_says_what_was_measured_and_nothing_else(index: Path) -> None:
     first, second, third = data(index, "features/0-0-0")["features"][:3]
-    assert first["n_active"] == 0 and first["explanation"] == f"Names of cities {EVIL}" and first["complexity"] == 2
+    assert (
+        first["n_active"] == 0
+        and first["explanation"] == f"Names of cities {EVIL}"
+        and first["complexity"] == 2
+    )
     assert "token_entropy" not in first and "token_r2" not in first and "suppressed" not in first
     assert "contexts" not in first and "explanation" not in second
     assert second["near"] == [[0, 0.75], [1, 0.5]] and second["token_entropy"] == 0.0625
     match = second["matches"]["1"]
-    assert match == {"r": 0.995, "excess": 0.495, "q": 1e-4, "homolog": True, "mutual": True,
-                     "best": [0, 1, 0.995], "runner_up": [0, 2, 0.25]}  # fmt: skip
+    assert match == {
+        "r": 0.995,
+        "excess": 0.495,
+        "q": 1e-4,
+        "homolog": True,
+        "mutual": True,
+        "best": [0, 1, 0.995],
+        "runner_up": [0, 2, 0.25],
+    }
     assert first["matches"]["1"]["partner"] == [0, 0, 0.125]
     assert "best" not in third["matches"]["1"] and "r" not in third["matches"]["1"]
     assert set(second["matches"]) == {"1", "2"} and set(second["scatter"]) == {"1"}
@@ -144,21 +176,53 @@ def test_the_index_has_every_word_and_no_other(index: Path, place: int, model: s
 
 def words_of(index: Path) -> dict[str, dict[int, bool]]:
     """The words of the first model, with their rows and whether the feature fires there."""
-    files = [data(index, f"words/0-{number}") for number in range(data(index, "manifest")["models"][0]["buckets"])]
-    return {w: decoded(base64.b64decode(rows)) for f in files for w, rows in zip(f["words"], f["rows"], strict=True)}
+    files = [
+        data(index, f"words/0-{number}")
+        for number in range(data(index, "manifest")["models"][0]["buckets"])
+    ]
+    return {
+        w: decoded(base64.b64decode(rows))
+        for f in files
+        for w, rows in zip(f["words"], f["rows"], strict=True)
+    }
 
 
 def test_characters_of_several_tokens_are_shown_and_found(tmp_path: Path) -> None:
     index, values = planted_bytes(tmp_path), [value for row in BYTE_VALUES for value in row]
     chunk = data(index, "features/0-0-0")
     shown = [chunk["texts"][code] for code in unpacked(chunk["tokens"])]
-    assert shown == [" x", "", "", "自", "", "", "自a", "b", "<87>", "<AA>", "b", "<E8>", "", "\u0442", "\u043e", " x",
-                     "<E8>", "<87>", "<AA>", " x"]  # fmt: skip
+    assert shown == [
+        " x",
+        "",
+        "",
+        "自",
+        "",
+        "",
+        "自a",
+        "b",
+        "<87>",
+        "<AA>",
+        "b",
+        "<E8>",
+        "",
+        "\u0442",
+        "\u043e",
+        " x",
+        "<E8>",
+        "<87>",
+        "<AA>",
+        " x",
+    ]
     assert (unpacked(chunk["values"]) > 0).tolist() == [value > 0 for value in values]
     found = words_of(index)
-    assert found["自"] == {0: True, 1: False}  # the feature fires on its first byte alone; on what follows it
+    assert found["自"] == {
+        0: True,
+        1: False,
+    }  # the feature fires on its first byte alone; on what follows it
     assert (
-        found["ab"] == {1: True} and found["\u0442\u043e"] == {3: True} and found["x"] == {0: False, 3: False, 4: True}
+        found["ab"] == {1: True}
+        and found["\u0442\u043e"] == {3: True}
+        and found["x"] == {0: False, 3: False, 4: True}
     )
     assert set(found) == {"x", "自", "ab", "\u0442\u043e", "87", "aa", "b", "e8"}
 
@@ -184,7 +248,9 @@ def test_leb128_against_the_definition() -> None:
             number //= 128
         wanted.append(number)
     assert bytes(leb128(np.array(numbers))[0]) == bytes(wanted)
-    assert bytes(leb128(np.array([624485]))[0]) == b"\xe5\x8e\x26"  # the example of the DWARF standard
+    assert (
+        bytes(leb128(np.array([624485]))[0]) == b"\xe5\x8e\x26"
+    )  # the example of the DWARF standard
     assert leb128(np.array(numbers))[1].tolist() == [1, 1, 1, 2, 2, 3, 3, 5]
 
 
@@ -201,20 +267,28 @@ def test_no_file_can_end_a_script(index: Path) -> None:
     assert any(b"\\u003cscript>" in content for content in files.values())
 
 
-def test_the_same_tables_give_the_same_bytes_over_an_older_explorer(index: Path, tmp_path: Path) -> None:
+def test_the_same_tables_give_the_same_bytes_over_an_older_explorer(
+    index: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "explorer"
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "old.js").write_text("from an older version")
     shuffled = features_of().sample(fraction=1.0, shuffle=True, seed=0)
-    again = planted(folder, features=shuffled, matches=matches_of().sample(fraction=1.0, shuffle=True, seed=0))
+    again = planted(
+        folder, features=shuffled, matches=matches_of().sample(fraction=1.0, shuffle=True, seed=0)
+    )
     assert files_of(again.parent) == files_of(index.parent)
 
 
 def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
     columns = ["model", "layer", "feature", "r", "best_model", "best_layer", "best_feature"]
-    index = planted(tmp_path, features=features_of().select("model", "layer", "feature"), scatter=None,
-                    contexts=lambda model, layer: None,
-                    matches=matches_of().filter(comparison="main").select(columns))  # fmt: skip
+    index = planted(
+        tmp_path,
+        features=features_of().select("model", "layer", "feature"),
+        scatter=None,
+        contexts=lambda model, layer: None,
+        matches=matches_of().filter(comparison="main").select(columns),
+    )
     known = data(index, "manifest")
     assert [column["name"] for column in known["columns"]] == ["r"]
     assert not known["judged"] and not any(model["tokens"] for model in known["models"])
@@ -241,11 +315,19 @@ def test_contexts_are_asked_for_once_layer_by_layer(tmp_path: Path) -> None:
         (lambda: {"features": features_of().drop("layer")}, "must have the columns layer"),
         (lambda: {"n_layers": {A: 2, B: 3}}, "each model must have a number of layers"),
         (lambda: {"n_layers": LAYERS | {A: 1}}, f"{A}, layer 1"),
-        (lambda: {"matches": matches_of().filter(pl.col("comparison") == "rotated")}, "the comparison main"),
+        (
+            lambda: {"matches": matches_of().filter(pl.col("comparison") == "rotated")},
+            "the comparison main",
+        ),
         (lambda: {"vocabulary": VOCABULARY[:-1]}, "tokens that exist"),
-        (lambda: {"contexts": lambda model, layer: contexts_of(B, 2)}, "features and tokens that exist"),
+        (
+            lambda: {"contexts": lambda model, layer: contexts_of(B, 2)},
+            "features and tokens that exist",
+        ),
     ],
 )
-def test_tables_that_do_not_fit_are_refused(tmp_path: Path, wrong: Callable[[], dict], words: str) -> None:
+def test_tables_that_do_not_fit_are_refused(
+    tmp_path: Path, wrong: Callable[[], dict], words: str
+) -> None:
     with pytest.raises(InputError, match=words):
         planted(tmp_path, **wrong())

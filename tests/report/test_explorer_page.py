@@ -42,7 +42,9 @@ class Tab:
 
     def __init__(self, browser: Browser, index: Path, address: str = "", **options: Any) -> None:
         self.index, self.said, self.asked = index, list[str](), list[str]()
-        self.page: Page = browser.new_page(**({"viewport": {"width": 1280, "height": 900}} | options))
+        self.page: Page = browser.new_page(
+            **({"viewport": {"width": 1280, "height": 900}} | options)
+        )
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
@@ -54,10 +56,14 @@ class Tab:
         self.wait(f"document.documentElement.dataset.explorer === {json.dumps(address or '#')}")
 
     def wait(self, condition: str) -> None:
-        """Asked from here: the page's policy refuses code from text, which playwright's own waiting needs."""
+        """Asked from here: the page's policy refuses code from text, which playwright's own waiting
+        needs.
+        """
         end = time.monotonic() + HANGS
         while not self.page.evaluate(condition):
-            assert time.monotonic() < end, f"{condition}, but the page shows: {self.page.inner_text('main')[:500]}"
+            assert time.monotonic() < end, (
+                f"{condition}, but the page shows: {self.page.inner_text('main')[:500]}"
+            )
             self.page.wait_for_timeout(20)
 
     def rows(self) -> list[str]:
@@ -100,7 +106,11 @@ def test_the_first_view_is_the_list_by_r(tab: Tab) -> None:
     assert headers.count() == 1 and headers.get_attribute("aria-sort") == "descending"
     cells = tab.page.locator("#features tbody tr:nth-child(3) > *").all_text_contents()
     assert cells == ["0 / 1  cat", "0 / 1  cat", "0.995", "0.495", "0.1%", "yes"]
-    assert not [url for url in tab.asked if "/features/" in url or "/words/" in url or "token_entropy" in url]
+    assert not [
+        url
+        for url in tab.asked
+        if "/features/" in url or "/words/" in url or "token_entropy" in url
+    ]
 
 
 def test_order_is_a_stable_sort_with_the_undefined_last(tab: Tab) -> None:
@@ -124,13 +134,17 @@ def test_order_is_a_stable_sort_with_the_undefined_last(tab: Tab) -> None:
 def test_filters_make_a_permanent_link(tab: Tab, chromium: Browser, index: Path) -> None:
     page = tab.page
     page.get_by_role("combobox", name="Homolog", exact=True).select_option("yes")
-    tab.wait("document.querySelector('#count').textContent === '44 of 136 features'")  # 39 of layer 0, 5 of layer 1
+    tab.wait(
+        "document.querySelector('#count').textContent === '44 of 136 features'"
+    )  # 39 of layer 0, 5 of layer 1
     page.get_by_role("combobox", name="Layer", exact=True).select_option("0")
     tab.wait("document.querySelector('#count').textContent === '39 of 136 features'")
     page.get_by_text("More filters").click()
     page.get_by_label("r, at least").fill("0.9")
     page.get_by_label("r, at least").press("Tab")
-    tab.wait("document.querySelector('#count').textContent === '20 of 136 features'")  # f of 0 to 20 but 2
+    tab.wait(
+        "document.querySelector('#count').textContent === '20 of 136 features'"
+    )  # f of 0 to 20 but 2
     focused = page.evaluate("document.activeElement.getAttribute('aria-label')")
     assert focused == "r, at most"
     page.get_by_label("Active, at most").fill("0.5")  # per cent: f of at most 5
@@ -153,7 +167,9 @@ def test_filters_make_a_permanent_link(tab: Tab, chromium: Browser, index: Path)
 def test_text_is_found_as_the_slow_index_finds_it(tab: Tab) -> None:
     tab.page.get_by_role("searchbox", name="Text", exact=True).fill("pari")
     tab.wait("location.hash.includes('text=pari')")
-    wanted = {row for word, rows in words_slowly(A).items() if word.startswith("pari") for row in rows}
+    wanted = {
+        row for word, rows in words_slowly(A).items() if word.startswith("pari") for row in rows
+    }
     tab.wait(f"document.querySelector('#count').textContent === '{len(wanted)} of 136 features'")
     asked = [
         ["cat"],
@@ -179,7 +195,9 @@ def test_text_is_found_as_the_slow_index_finds_it(tab: Tab) -> None:
 
 
 def slow_search(words: dict[str, dict[int, bool]], query: list[str], fires: bool) -> set[int]:
-    """Rows that have, for each asked word, one that begins with it, or is it where it is one character."""
+    """Rows that have, for each asked word, one that begins with it, or is it where it is one
+    character.
+    """
     return set.intersection(
         *(
             {
@@ -197,13 +215,28 @@ def slow_search(words: dict[str, dict[int, bool]], query: list[str], fires: bool
 def test_a_pair_stands_side_by_side(tab: Tab) -> None:
     go(tab, f"from={A}&to={B}&feature=0/1")
     page = tab.page
-    assert tab.text("h1") == f"{A}, layer 0, feature 1" and page.title().startswith(f"{A}, layer 0, feature 1 ·")
+    assert tab.text("h1") == f"{A}, layer 0, feature 1" and page.title().startswith(
+        f"{A}, layer 0, feature 1 ·"
+    )
     boxes = [page.locator(".side").nth(i).bounding_box() for i in (0, 1)]
-    assert boxes[0] and boxes[1] and boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]
-    facts = dict(zip(page.locator(".match dt").all_text_contents(), page.locator(".match dd").all_text_contents(),
-                     strict=True))  # fmt: skip
-    assert facts == {"Correlation r": "0.995", "Excess": "0.495", "False discovery rate": "1e\u22124", "Homolog": "yes",
-                     "Mutual": "yes", "Runner-up": "0 / 2 r 0.250"}  # fmt: skip
+    assert (
+        boxes[0] and boxes[1] and boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]
+    )
+    facts = dict(
+        zip(
+            page.locator(".match dt").all_text_contents(),
+            page.locator(".match dd").all_text_contents(),
+            strict=True,
+        )
+    )
+    assert facts == {
+        "Correlation r": "0.995",
+        "Excess": "0.495",
+        "False discovery rate": "1e\u22124",
+        "Homolog": "yes",
+        "Mutual": "yes",
+        "Runner-up": "0 / 2 r 0.250",
+    }
     own = page.locator(".side").first
     assert own.locator(".depth").text_content() == "layer 0: depth 1 of 2"
     strongest = own.locator(".contexts li").first
@@ -212,14 +245,19 @@ def test_a_pair_stands_side_by_side(tab: Tab) -> None:
     assert mark.get_attribute("title") == "activation 6.00"
     assert "document 0, position 11" in (strongest.locator(".where").text_content() or "")
     seen = own.evaluate(
-        "side => [...side.querySelectorAll('mark')].map(mark => getComputedStyle(mark).backgroundColor)"
+        "side => [...side.querySelectorAll('mark')].map(mark => "
+        "getComputedStyle(mark).backgroundColor)"
     )
     assert len(set(seen)) > 1
     circles = page.locator(".activations circle").evaluate_all(
         "dots => dots.map(dot => [+dot.getAttribute('cx'), +dot.getAttribute('cy')])"
     )
-    assert circles[0][1] - circles[2][1] == 240 and circles[2][0] - circles[0][0] == 240  # 0 and the largest of both
-    assert "No contexts" not in (own.text_content() or "") and "explanation" not in (own.inner_html())
+    assert (
+        circles[0][1] - circles[2][1] == 240 and circles[2][0] - circles[0][0] == 240
+    )  # 0 and the largest of both
+    assert "No contexts" not in (own.text_content() or "") and "explanation" not in (
+        own.inner_html()
+    )
     page.get_by_role("link", name=f"{B} 0 / 1").click()
     tab.wait(f"document.querySelector('h1').textContent === '{B}, layer 0, feature 1'")
     assert page.locator(".activations").count() == 0
@@ -244,8 +282,13 @@ def test_a_feature_without_a_partner_says_so(tab: Tab) -> None:
     go(tab, f"from={A}&to={B}&feature=0/0")
     assert "It never fires" in tab.text(".side")
     go(tab, f"from={C}&feature=0/0")  # nothing was looked for from C
-    assert tab.text("h1") == f"{C}, layer 0, feature 0" and "It has no partner there" in tab.text("#feature")
-    for asked, words in ((f"from={A}&feature=0/999", "no feature 999 in layer 0"), ("from=gpt", "no model gpt")):
+    assert tab.text("h1") == f"{C}, layer 0, feature 0" and "It has no partner there" in tab.text(
+        "#feature"
+    )
+    for asked, words in (
+        (f"from={A}&feature=0/999", "no feature 999 in layer 0"),
+        ("from=gpt", "no model gpt"),
+    ):
         tab.page.evaluate("asked => { location.hash = asked }", asked)
         tab.wait(f"document.querySelector('#problem').textContent.includes('{words}')")
         assert tab.page.locator("#problem").is_visible()
@@ -258,9 +301,15 @@ def test_markup_from_corpora_and_models_is_text(chromium: Browser, tmp_path: Pat
     matches = matches.with_columns(
         model=matches["model"].replace(A, evil), best_model=matches["best_model"].replace(A, evil)
     )
-    index = planted(tmp_path / "explorer", features=features, matches=matches, name=evil, scatter=None,
-                    n_layers={evil if model == A else model: n for model, n in LAYERS.items()},
-                    contexts=lambda model, layer: contexts_of(A if model == evil else model, layer))  # fmt: skip
+    index = planted(
+        tmp_path / "explorer",
+        features=features,
+        matches=matches,
+        name=evil,
+        scatter=None,
+        n_layers={evil if model == A else model: n for model, n in LAYERS.items()},
+        contexts=lambda model, layer: contexts_of(A if model == evil else model, layer),
+    )
     tab = Tab(chromium, index)
     assert EVIL in tab.text("caption") and EVIL in tab.text("header")
     go(tab, f"to={B}&feature=0/3")
@@ -304,7 +353,8 @@ def test_the_keyboard_reaches_everything(tab: Tab) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", f"#from={A}&to={B}&measures=1&text=cat&r=0.2..", f"#from={A}&to={B}&feature=0/3"]
+    "address",
+    ["", f"#from={A}&to={B}&measures=1&text=cat&r=0.2..", f"#from={A}&to={B}&feature=0/3"],
 )
 def test_a_phone_never_scrolls_sideways(chromium: Browser, index: Path, address: str) -> None:
     tab = Tab(chromium, index, address, viewport={"width": 390, "height": 844})
@@ -352,9 +402,12 @@ def test_characters_of_several_tokens(chromium: Browser, tmp_path: Path) -> None
         go(tab, f"from={A}&to={B}&feature=0/{feature}")
         shown[feature] = tab.page.locator("article:first-child .context").all_text_contents()
     assert shown == {
-        0: [" x (2.00) 自"], 1: ["自ab (1.00) "], 2: ["<87><AA> (1.00) b<E8>"], 3: ["\u0442\u043e (3.00)  x"],
+        0: [" x (2.00) 自"],
+        1: ["自ab (1.00) "],
+        2: ["<87><AA> (1.00) b<E8>"],
+        3: ["\u0442\u043e (3.00)  x"],
         4: ["<E8> (1.00) <87> (1.00) ", "<AA> (1.00)  x (1.00) "],
-    }  # fmt: skip
+    }
     go(tab, f"from={A}&to={B}&feature=0/0")
     assert tab.page.locator("article:first-child mark").first.bounding_box()["width"] > 2  # type: ignore[index]
     assert tab.said == []

@@ -29,8 +29,9 @@ def test_the_cards_show_the_share_of_homologs_and_its_ceiling(found, tmp_path):
     for card, model in zip(cards, ("transformer-s0", "mamba-s0"), strict=True):
         own = matches.filter((pl.col("model") == model) & (pl.col("comparison") == "main"))
         assert [(name, role) for name, role, _ in card.bars] == [
-            ("Same model, second SAE seed", "skyline"), ("The other model", "result"),
-        ]  # fmt: skip
+            ("Same model, second SAE seed", "skyline"),
+            ("The other model", "result"),
+        ]
         assert card.bars[1][2] == pytest.approx(own["homolog"].sum() / own.height)
         assert card.bars[0][2] == card.shared["ceiling"]
         assert card.interval == f"{100 * card.shared['lo']:.0f}% to {100 * card.shared['hi']:.0f}%"
@@ -45,8 +46,10 @@ def test_the_card_of_a_withheld_verdict_has_no_shares(found):
 def test_the_run_says_what_a_homolog_is(make_run, tmp_path):
     words = homolog_words(read_run(make_run(tmp_path / "run", drop={"rotated"})))
     assert words == (
-        "A homolog is a match that lies above what chance reaches at its firing frequency (false discovery rate 1%), "
-        "has an r of at least 0.35, reaches 70% of the highest r of its partner with any feature of the same model and "
+        "A homolog is a match that lies above what chance reaches at its firing frequency (false "
+        "discovery rate 1%), "
+        "has an r of at least 0.35, reaches 70% of the highest r of its partner with any feature "
+        "of the same model and "
         "has a higher r than the same feature finds in its controls (an untrained model)."
     )
 
@@ -77,14 +80,21 @@ def test_main_above_a_skyline_is_not_as_expected(found):
 
 
 def test_a_failed_control_is_a_warning_and_an_untrained_one_is_not(make_run, tmp_path):
-    path = make_run(tmp_path / "run", failing={("mamba-s1", 0), ("mamba-s1", 1), ("mamba-random", 0)})
-    assert failed_controls(read_run(path)) == ["2 dictionaries of the control mamba-s1 miss their quality gates."]
+    path = make_run(
+        tmp_path / "run", failing={("mamba-s1", 0), ("mamba-s1", 1), ("mamba-random", 0)}
+    )
+    assert failed_controls(read_run(path)) == [
+        "2 dictionaries of the control mamba-s1 miss their quality gates."
+    ]
 
 
 def test_controls_not_run_are_counted(found):
     result = found(drop={"rotated", "neurons-random"})
     assert [check.outcome for check in result.checks].count("not measured") == 2
-    assert result.order == "3 of 5 expectations hold. 2 could not be checked: their controls were not run."
+    assert (
+        result.order
+        == "3 of 5 expectations hold. 2 could not be checked: their controls were not run."
+    )
 
 
 def test_an_undefined_mean_is_never_as_expected(make_run, tmp_path):
@@ -107,11 +117,15 @@ def test_what_the_current_token_explains_is_told_apart(make_run, tmp_path):
     )
     pl.concat([matches, by_token]).write_parquet(path / "matches.parquet")
     result = findings(read_run(path))
-    later = matches.filter((pl.col("model") == "transformer-s0") & (pl.col("layer") > 0) & pl.col("r").is_not_nan())
+    later = matches.filter(
+        (pl.col("model") == "transformer-s0") & (pl.col("layer") > 0) & pl.col("r").is_not_nan()
+    )
     main = later.filter(pl.col("comparison") == "main")
     untrained = later.filter(pl.col("comparison") == "random-model")
     sentence = next(reason for reason in result.notes if "follow one current token" in reason)
     assert sentence.startswith("25% of transformer-s0's features")  # layer 0 of 4
     joined = main.join(untrained, on=["layer", "feature"], suffix="_untrained")
-    assert f"Over the other {len(joined):,} features the mean is {joined['r'].mean():.2f}" in sentence
+    assert (
+        f"Over the other {len(joined):,} features the mean is {joined['r'].mean():.2f}" in sentence
+    )
     assert f"{joined['r_untrained'].mean():.2f} in the untrained model" in sentence

@@ -14,23 +14,70 @@ from homolog.report.neuronpedia import EMPTY, Release, export_neuronpedia
 
 RELEASE = Release("us", "small", "Small models", model_ids={"mamba-s0": "mamba"})
 # the fields of a feature, an activation and an explanation in Neuronpedia's exports
-FEATURE = {"modelId", "layer", "index", "createdAt", "maxActApprox", "hasVector", "vector", "vectorLabel", "hookName",
-           "topkCosSimIndices", "topkCosSimValues", "pos_str", "pos_values", "neg_str", "neg_values", "frac_nonzero",
-           *EMPTY}  # fmt: skip
-ACTIVATION = {"id", "tokens", "index", "layer", "modelId", "maxValue", "maxValueTokenIndex", "minValue", "values",
-              "dataSource", "dataIndex", "dfaValues", "createdAt", "lossValues", "qualifyingTokenIndex"}  # fmt: skip
+FEATURE = {
+    "modelId",
+    "layer",
+    "index",
+    "createdAt",
+    "maxActApprox",
+    "hasVector",
+    "vector",
+    "vectorLabel",
+    "hookName",
+    "topkCosSimIndices",
+    "topkCosSimValues",
+    "pos_str",
+    "pos_values",
+    "neg_str",
+    "neg_values",
+    "frac_nonzero",
+    *EMPTY,
+}
+ACTIVATION = {
+    "id",
+    "tokens",
+    "index",
+    "layer",
+    "modelId",
+    "maxValue",
+    "maxValueTokenIndex",
+    "minValue",
+    "values",
+    "dataSource",
+    "dataIndex",
+    "dfaValues",
+    "createdAt",
+    "lossValues",
+    "qualifyingTokenIndex",
+}
 
 
 @pytest.fixture
 def run(make_run, tmp_path) -> Path:
     def interpreted(record):
-        record["stages"]["interpretation"] = {"status": "done", "started": "2026-01-01T00:00:00", "outputs": {}}
+        record["stages"]["interpretation"] = {
+            "status": "done",
+            "started": "2026-01-01T00:00:00",
+            "outputs": {},
+        }
         record["corpus"]["match_tokens"] = 1280
 
     folder = make_run(tmp_path / "run", edit=interpreted)
-    rows = [{"model": model, "layer": 0, "feature": i, "freq": 0.25, "max": 2.0 + i, "promoted": ["<b>"],
-             "suppressed": [" no"], "near_feature": [1 - i], "near_cosine": [0.5]}
-            for model in ("transformer-s0", "mamba-s0") for i in range(2)]  # fmt: skip
+    rows = [
+        {
+            "model": model,
+            "layer": 0,
+            "feature": i,
+            "freq": 0.25,
+            "max": 2.0 + i,
+            "promoted": ["<b>"],
+            "suppressed": [" no"],
+            "near_feature": [1 - i],
+            "near_cosine": [0.5],
+        }
+        for model in ("transformer-s0", "mamba-s0")
+        for i in range(2)
+    ]
     pl.DataFrame(rows).write_parquet(folder / "features.parquet")
     (folder / "vocabulary.json").write_text(json.dumps([" a", "<b>", "\u2028"]), "utf-8")
     for model in ("transformer-s0", "mamba-s0"):
@@ -52,14 +99,30 @@ def run(make_run, tmp_path) -> Path:
             for i in range(2)
         ]
         pl.DataFrame(contexts).write_parquet(folder / "contexts" / model / "0.parquet")
-    pl.DataFrame([{"model": "mamba-s0", "layer": 0, "feature": 1, "explanation": "cats", "complexity": 2,
-                   "consistency_judged": 5, "detection": 0.9, "judge": "gpt", "prompts": "abc"}]
-                 ).write_parquet(folder / "judged.parquet")  # fmt: skip
+    pl.DataFrame(
+        [
+            {
+                "model": "mamba-s0",
+                "layer": 0,
+                "feature": 1,
+                "explanation": "cats",
+                "complexity": 2,
+                "consistency_judged": 5,
+                "detection": 0.9,
+                "judge": "gpt",
+                "prompts": "abc",
+            }
+        ]
+    ).write_parquet(folder / "judged.parquet")
     return folder
 
 
 def lines(file: Path) -> list[dict]:
-    text = gzip.decompress(file.read_bytes()).decode() if file.suffix == ".gz" else file.read_text("utf-8")
+    text = (
+        gzip.decompress(file.read_bytes()).decode()
+        if file.suffix == ".gz"
+        else file.read_text("utf-8")
+    )
     return [json.loads(line) for line in text.removesuffix("\n").split("\n")]
 
 
@@ -76,13 +139,34 @@ def test_files_fields_and_values(run, tmp_path):
         "0-res-homolog",
         "0",
     )
-    assert (second["maxActApprox"], second["frac_nonzero"], second["pos_str"]) == (3.0, 0.25, ["<b>"])
+    assert (second["maxActApprox"], second["frac_nonzero"], second["pos_str"]) == (
+        3.0,
+        0.25,
+        ["<b>"],
+    )
     shown = lines(folders[1] / "activations" / "batch-0.jsonl.gz")
     assert set(shown[0]) == ACTIVATION and shown[0]["tokens"] == [" a", "<b>", "\u2028"]
-    assert (shown[0]["maxValueTokenIndex"], shown[0]["qualifyingTokenIndex"], shown[0]["maxValue"]) == (2, 2, 2.0)
-    assert len({row["id"] for folder in folders for row in lines(folder / "activations" / "batch-0.jsonl.gz")}) == 4
+    assert (
+        shown[0]["maxValueTokenIndex"],
+        shown[0]["qualifyingTokenIndex"],
+        shown[0]["maxValue"],
+    ) == (2, 2, 2.0)
+    assert (
+        len(
+            {
+                row["id"]
+                for folder in folders
+                for row in lines(folder / "activations" / "batch-0.jsonl.gz")
+            }
+        )
+        == 4
+    )
     (said,) = lines(folders[1] / "explanations" / "batch-0.jsonl.gz")
-    assert (said["index"], said["description"], said["explanationModelName"]) == ("1", "cats", "gpt")
+    assert (said["index"], said["description"], said["explanationModelName"]) == (
+        "1",
+        "cats",
+        "gpt",
+    )
     assert not (folders[0] / "explanations").exists()
 
 
@@ -102,8 +186,12 @@ def test_a_run_without_examples_is_named(make_run, tmp_path):
 
 def test_characters_of_several_tokens_are_joined(run, tmp_path):
     (run / "vocabulary.json").write_text(json.dumps([[0xE8], [0x87], [0xAA]]), "utf-8")
-    shown = lines(export_neuronpedia(run, tmp_path / "out", RELEASE)[0] / "activations" / "batch-0.jsonl.gz")
+    shown = lines(
+        export_neuronpedia(run, tmp_path / "out", RELEASE)[0] / "activations" / "batch-0.jsonl.gz"
+    )
     assert shown[0]["tokens"] == ["", "", "自"] and shown[0]["values"] == [0.0, 0.5, 2.0]
     (run / "vocabulary.json").write_text(json.dumps([[0x87], " b", [0xE8]]), "utf-8")
-    shown = lines(export_neuronpedia(run, tmp_path / "cut", RELEASE)[0] / "activations" / "batch-0.jsonl.gz")
+    shown = lines(
+        export_neuronpedia(run, tmp_path / "cut", RELEASE)[0] / "activations" / "batch-0.jsonl.gz"
+    )
     assert shown[0]["tokens"] == ["<87>", " b", "<E8>"]

@@ -26,7 +26,9 @@ def run(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory)
     """Three models and circuits, one verdict withheld, the words of another hostile."""
 
     def poison(record: dict[str, Any]) -> None:
-        next(v for v in record["verdicts"] if (v["model"], v["best_model"]) == (C, B))["words"] = EVIL
+        next(v for v in record["verdicts"] if (v["model"], v["best_model"]) == (C, B))["words"] = (
+            EVIL
+        )
 
     folder = tmp_path_factory.mktemp("three") / "run"
     path = write_circuits(make_run(folder, compared=(A, B, C), withheld={(C, A)}, edit=poison))
@@ -47,7 +49,9 @@ def test_every_ordered_pair_has_a_cell_and_a_row(run):
         assert cell["ceiling"] == f"ceiling {100 * row['ceiling']:.0f}%"
     table = overview.shared_table(records)
     assert [row[0] for row in table.rows[:3]] == [f"{A}\n→ {B}", f"{A}\n→ {C}", f"{B}\n→ {A}"]
-    assert [(row[0], row[2]) for row in table.rows if row[-1] == "withheld"] == [(f"{C}\n→ {A}", MISSING)]
+    assert [(row[0], row[2]) for row in table.rows if row[-1] == "withheld"] == [
+        (f"{C}\n→ {A}", MISSING)
+    ]
 
 
 def test_models_without_a_second_dictionary_have_no_ceiling(make_run, tmp_path):
@@ -63,15 +67,21 @@ def test_names_of_pages_are_safe_and_differ(make_run, tmp_path):
 
     records = read_comparison(make_run(tmp_path / "run", edit=rename))
     pages = overview.pair_pages(records)
-    assert [page.file for page in pages] == ["pair-..-a--..-a.html", "pair-..-a--b-c.html", "pair-..-a--b-c-2.html"]
+    assert [page.file for page in pages] == [
+        "pair-..-a--..-a.html",
+        "pair-..-a--b-c.html",
+        "pair-..-a--b-c-2.html",
+    ]
     assert all(re.fullmatch(r"figures/[A-Za-z0-9._-]+", page.figures) for page in pages)
 
 
 def test_the_overview_opens_and_each_pair_has_its_page(run):
     files = files_of(run / "report")
     assert {name for name in files if name.endswith(".html")} == {
-        "index.html", "circuits.html", *(f"{name}.html" for name in PAIRS)
-    }  # fmt: skip
+        "index.html",
+        "circuits.html",
+        *(f"{name}.html" for name in PAIRS),
+    }
     for name in PAIRS:
         assert f"figures/{name}/layers.svg" in files and f"figures/{name}/stages.svg" not in files
     assert {"figures/shared.svg", "figures/variance.svg", "figures/stages.svg"} <= set(files)
@@ -79,10 +89,14 @@ def test_the_overview_opens_and_each_pair_has_its_page(run):
     assert f"What do {A}, {B} and {C} share?" in text
     assert f"The planted words on {A} in {B}." in text
     assert f"No words on {C}. Withheld: dictionaries of {A} miss their gates" in text
-    assert [address for address in addresses if address.startswith("pair-")] == [f"{name}.html" for name in PAIRS]
+    assert [address for address in addresses if address.startswith("pair-")] == [
+        f"{name}.html" for name in PAIRS
+    ]
     text, _ = parsed(run / "report" / f"{PAIRS[1]}.html")
     assert f"How much of {A} does {C} compute too?" in text and "No words on rwkv-s0" in text
-    assert B not in text.replace(f"What do {A}, {B} and {C} share?", "")  # only the way back names the third model
+    assert B not in text.replace(
+        f"What do {A}, {B} and {C} share?", ""
+    )  # only the way back names the third model
     for page in files:
         if page.endswith(".html"):
             for address in parsed(run / "report" / page)[1]:
@@ -94,7 +108,8 @@ def test_a_reader_goes_from_the_overview_to_a_pair_and_back(run, chromium: Brows
     index = run / "report" / "index.html"
     tab, said, asked = opened(chromium, index, viewport={"width": 1280, "height": 900})
     drawn = tab.evaluate(
-        "[...document.querySelectorAll('.chart svg')].map(svg => svg.closest('.chart').dataset.figure)"
+        "[...document.querySelectorAll('.chart svg')].map(svg => "
+        "svg.closest('.chart').dataset.figure)"
     )
     assert drawn == ["shared", "variance", "circuits", "stages"]
     cells = tab.locator("[data-figure=shared] svg").text_content() or ""
@@ -103,7 +118,9 @@ def test_a_reader_goes_from_the_overview_to_a_pair_and_back(run, chromium: Brows
         tab.locator(f"a[href='{name}.html']").click()
         tab.wait_for_selector("html[data-charts=drawn]", state="attached")
         assert tab.url == urljoin(index.as_uri(), f"{name}.html")
-        charts = tab.evaluate("[...document.querySelectorAll('.chart')].map(chart => !!chart.querySelector('svg'))")
+        charts = tab.evaluate(
+            "[...document.querySelectorAll('.chart')].map(chart => !!chart.querySelector('svg'))"
+        )
         assert len(charts) == 10 and all(charts)
         tab.locator("header a[href='index.html']").click()
         tab.wait_for_selector("html[data-charts=drawn]", state="attached")
@@ -115,10 +132,14 @@ def test_a_reader_goes_from_the_overview_to_a_pair_and_back(run, chromium: Brows
 
 @pytest.mark.parametrize("width", [320, 768])
 def test_the_overview_fits_a_small_screen(run, chromium: Browser, width: int):
-    tab, said, _ = opened(chromium, run / "report" / "index.html", viewport={"width": width, "height": 800})
+    tab, said, _ = opened(
+        chromium, run / "report" / "index.html", viewport={"width": width, "height": 800}
+    )
     assert said == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    assert tab.evaluate("[...document.querySelectorAll('.chart')].every(c => c.scrollWidth <= c.clientWidth + 1)")
+    assert tab.evaluate(
+        "[...document.querySelectorAll('.chart')].every(c => c.scrollWidth <= c.clientWidth + 1)"
+    )
     tab.close()
 
 
@@ -134,7 +155,9 @@ def test_markup_from_the_run_is_text(run, chromium: Browser):
 
 def test_markup_in_names_is_text(make_run, tmp_path):
     records = read_comparison(
-        make_run(tmp_path / "run", name=EVIL, edit=lambda record: record.update(compared=[A, EVIL, C]))
+        make_run(
+            tmp_path / "run", name=EVIL, edit=lambda record: record.update(compared=[A, EVIL, C])
+        )
     )
     text = render_overview(records, run_figures(records), overview.pair_pages(records))
     assert EVIL not in text and "&lt;script&gt;window.hacked" in text

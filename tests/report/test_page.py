@@ -43,33 +43,51 @@ def evil_page(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
         run["corpus"]["sources"] = [EVIL]
         run["models"][0]["architecture"] = EVIL
         run["recipe"]["note"] = "</script>" + EVIL
-        run["stages"][EVIL] = {"status": EVIL, "seconds": 1.0, "peak_memory_bytes": 1, "outputs": {}}
+        run["stages"][EVIL] = {
+            "status": EVIL,
+            "seconds": 1.0,
+            "peak_memory_bytes": 1,
+            "outputs": {},
+        }
         run["warnings"] = [EVIL]
 
-    path = make_run(tmp_path_factory.mktemp("evil") / "run", name=EVIL, edit=poison, failing={("mamba-s0", 2)},
-                    withheld={("mamba-s0", "transformer-s0")})  # fmt: skip
+    path = make_run(
+        tmp_path_factory.mktemp("evil") / "run",
+        name=EVIL,
+        edit=poison,
+        failing={("mamba-s0", 2)},
+        withheld={("mamba-s0", "transformer-s0")},
+    )
     return write_report(path)
 
 
 def test_the_folder_holds_the_page_and_every_figure_twice(page: Path) -> None:
     files = files_of(page.parent)
-    assert {f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png", "vl.json")} <= set(files)
+    assert {
+        f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "png", "vl.json")
+    } <= set(files)
     for name in FIGURES:
         assert files[f"figures/{name}.png"].startswith(b"\x89PNG")
         assert files[f"figures/{name}.svg"].startswith(b"<svg")
     first_view = sum(len(files[name]) for name in files if not name.startswith("figures/"))
     assert first_view < 3 * 10**6
-    assert not [path.name for path in page.parent.parent.iterdir() if path.name.startswith(".partial")]
+    assert not [
+        path.name for path in page.parent.parent.iterdir() if path.name.startswith(".partial")
+    ]
 
 
 def test_what_the_page_says(page: Path) -> None:
     text, addresses = parsed(page)
-    assert text.index("The planted words on transformer-s0 in mamba-s0.") < text.index("Result Chance")  # the nav
+    assert text.index("The planted words on transformer-s0 in mamba-s0.") < text.index(
+        "Result Chance"
+    )  # the nav
     assert text.count("The planted words on") == 2 and "no verdict" not in text
     assert "5 of 5 expectations hold." in text
     assert "Not measured in this run: Decoder directions: SVCCA." in text
     assert "65%" in text and "50%" in text
-    assert "0.14 for transformer-s0" in text or "0.15 for transformer-s0" in text  # the rotated control's planted mean
+    assert (
+        "0.14 for transformer-s0" in text or "0.15 for transformer-s0" in text
+    )  # the rotated control's planted mean
     for fact in (
         "gpt_neox",
         "1,059,000",
@@ -86,7 +104,9 @@ def test_what_the_page_says(page: Path) -> None:
         "An untrained model",
     ):
         assert fact in text, fact
-    outside = [address for address in addresses if re.match(r"[a-z]+:", address) and address != "data:,"]
+    outside = [
+        address for address in addresses if re.match(r"[a-z]+:", address) and address != "data:,"
+    ]
     assert outside == []
     for address in addresses:
         if address != "data:," and not address.startswith("#"):
@@ -108,14 +128,21 @@ def test_the_same_run_gives_the_same_bytes_over_an_older_page(page: Path, tmp_pa
     shutil.rmtree(run / "report" / "figures")
     (run / ".partial-999999999-report").mkdir()  # of a build that was killed
     record = json.loads((run / "run.json").read_text())
-    record["stages"]["report"] = {"status": "done", "seconds": 4.0, "peak_memory_bytes": 1, "outputs": {}}
+    record["stages"]["report"] = {
+        "status": "done",
+        "seconds": 4.0,
+        "peak_memory_bytes": 1,
+        "outputs": {},
+    }
     (run / "run.json").write_text(json.dumps(record))
     again = write_report(run)
     assert files_of(again.parent) == files_of(page.parent)
     assert not list(run.glob(".partial*"))
 
 
-def test_an_error_leaves_the_old_page(make_run: Callable[..., Path], page: Path, tmp_path: Path) -> None:
+def test_an_error_leaves_the_old_page(
+    make_run: Callable[..., Path], page: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(page.parent.parent, run)
     (run / "layers.parquet").unlink()
@@ -127,7 +154,9 @@ def test_an_error_leaves_the_old_page(make_run: Callable[..., Path], page: Path,
 def test_opens_from_the_file_system_and_draws_its_charts(chromium: Browser, page: Path) -> None:
     tab, said, asked = opened(chromium, page, viewport={"width": 1280, "height": 900})
     assert said == []
-    assert asked and all(url.startswith(page.parent.as_uri()) for url in asked if url != "data:,"), asked
+    assert asked and all(
+        url.startswith(page.parent.as_uri()) for url in asked if url != "data:,"
+    ), asked
     drawn = tab.evaluate("""[...document.querySelectorAll('.chart')].map(chart => {
         const svg = chart.querySelector('svg'), box = svg?.getBoundingClientRect();
         return [chart.dataset.figure, box?.width ?? 0, box?.height ?? 0, chart.clientWidth,
@@ -142,10 +171,14 @@ def test_opens_from_the_file_system_and_draws_its_charts(chromium: Browser, page
             room,
             nodes,
         )
-    text = tab.evaluate("[...document.querySelectorAll('.chart')].map(chart => chart.textContent).join(' ')")
+    text = tab.evaluate(
+        "[...document.querySelectorAll('.chart')].map(chart => chart.textContent).join(' ')"
+    )
     assert "dictionaries" in text and "undefined" not in text and "NaN" not in text
     assert tab.evaluate("document.querySelectorAll('h1').length") == 1
-    assert tab.evaluate("[...document.querySelectorAll('.chart')].every(chart => chart.ariaLabel.length > 40)")
+    assert tab.evaluate(
+        "[...document.querySelectorAll('.chart')].every(chart => chart.ariaLabel.length > 40)"
+    )
     tab.close()
 
 
@@ -154,7 +187,9 @@ def test_nothing_overflows_on_a_small_screen(chromium: Browser, page: Path, widt
     tab, said, _ = opened(chromium, page, viewport={"width": width, "height": 800})
     assert said == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    assert tab.evaluate("[...document.querySelectorAll('.chart')].every(c => c.scrollWidth <= c.clientWidth + 1)")
+    assert tab.evaluate(
+        "[...document.querySelectorAll('.chart')].every(c => c.scrollWidth <= c.clientWidth + 1)"
+    )
     tab.close()
 
 
@@ -164,7 +199,9 @@ def test_the_charts_follow_the_colour_scheme(chromium: Browser, page: Path) -> N
     drawing = tab.evaluate("document.querySelector('[data-figure=shares] svg').outerHTML")
     assert dark in drawing and light not in drawing
     tab.emulate_media(color_scheme="light")
-    tab.wait_for_function(f"document.querySelector('[data-figure=shares] svg')?.outerHTML.includes('{light}')")
+    tab.wait_for_function(
+        f"document.querySelector('[data-figure=shares] svg')?.outerHTML.includes('{light}')"
+    )
     assert said == []
     tab.close()
 
@@ -185,5 +222,7 @@ def test_readable_without_scripts(chromium: Browser, page: Path) -> None:
     tab.goto(page.as_uri())
     images = tab.locator("figure img")
     assert images.count() == len(FIGURES)
-    assert all((images.nth(i).bounding_box() or {"width": 0})["width"] > 100 for i in range(images.count()))
+    assert all(
+        (images.nth(i).bounding_box() or {"width": 0})["width"] > 100 for i in range(images.count())
+    )
     context.close()

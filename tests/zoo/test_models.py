@@ -1,4 +1,6 @@
-"""The models that ship do what their cards say: they load anywhere, model text alike, and do induction."""
+"""The models that ship do what their cards say: they load anywhere, model text alike, and do
+induction.
+"""
 
 import json
 
@@ -18,7 +20,11 @@ TRAINED = [name for name in catalog.names() if catalog.entry(name).trained]
 @pytest.fixture(scope="module")
 def stream():
     tokenizer = AutoTokenizer.from_pretrained(catalog.TOKENIZER)
-    return pack(read_documents("zoo:demo", shuffle=False), tokenizer, 128).tokens.reshape(-1).astype(np.int64)
+    return (
+        pack(read_documents("zoo:demo", shuffle=False), tokenizer, 128)
+        .tokens.reshape(-1)
+        .astype(np.int64)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +39,14 @@ def test_the_zoo_is_small():
 def test_plain_hugging_face_loads_every_model_and_agrees(models, stream):
     tokens = torch.from_numpy(stream[: 4 * 128].reshape(4, 128))
     for name, model in models.items():
-        plain = AutoModelForCausalLM.from_pretrained(catalog.entry(name).folder, dtype=torch.float32)
+        plain = AutoModelForCausalLM.from_pretrained(
+            catalog.entry(name).folder, dtype=torch.float32
+        )
         assert 1e6 <= sum(p.numel() for p in plain.parameters()) <= 4e6
         with torch.no_grad():
-            torch.testing.assert_close(model.run(tokens).logits, plain(tokens).logits, atol=2e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                model.run(tokens).logits, plain(tokens).logits, atol=2e-4, rtol=1e-4
+            )
 
 
 def test_stored_weights_are_16_bit_and_finite(models):
@@ -58,7 +68,8 @@ def test_architectures_are_as_in_the_paper(models):
 def test_held_out_loss_is_what_the_card_says_and_alike(models, stream):
     losses = {name: held_out_loss(model, stream) for name, model in models.items()}
     stated = {
-        name: json.loads((catalog.entry(name).folder / "scores.json").read_text())["held_out_loss"] for name in models
+        name: json.loads((catalog.entry(name).folder / "scores.json").read_text())["held_out_loss"]
+        for name in models
     }
     for name, loss in losses.items():
         assert loss == pytest.approx(stated[name], abs=0.002)

@@ -1,4 +1,6 @@
-"""Training the zoo: what the windows hold, and that a killed run ends with the bytes of one that was not."""
+"""Training the zoo: what the windows hold, and that a killed run ends with the bytes of one that
+was not.
+"""
 
 import dataclasses
 
@@ -16,17 +18,22 @@ def test_text_windows_cover_the_text_once_an_epoch():
     mixture = Mixture(context=10, batch=4, repeats_start=0, repeats_end=0)
     seen = np.concatenate([batch_at(mixture, STREAM, step, 1)[0] for step in range(249)])
     starts = {
-        int(np.flatnonzero((np.lib.stride_tricks.sliding_window_view(STREAM, 11) == row).all(1))[0]) for row in seen
+        int(np.flatnonzero((np.lib.stride_tricks.sliding_window_view(STREAM, 11) == row).all(1))[0])
+        for row in seen
     }
     assert len(starts) == len(seen) == 996  # of the 999 windows of the text, none twice
     assert all(start % 10 == 0 for start in starts)
 
 
 def test_repeats_fill_the_window_and_the_first_pass_has_no_weight():
-    mixture = Mixture(context=40, batch=8, repeats_start=1, repeats_end=1, shortest=3, longest_start=9)
+    mixture = Mixture(
+        context=40, batch=8, repeats_start=1, repeats_end=1, shortest=3, longest_start=9
+    )
     tokens, weights = batch_at(mixture, STREAM, 5, 1)
     for row, weight in zip(tokens, weights, strict=True):
-        length = int((weight == 0).sum()) + 1  # targets 1 ... length - 1 are the rest of the first pass
+        length = (
+            int((weight == 0).sum()) + 1
+        )  # targets 1 ... length - 1 are the rest of the first pass
         assert 3 <= length <= 9
         assert (row[length:] == row[:-length]).all()
 
@@ -45,7 +52,9 @@ class _Killed(Exception):
 @pytest.mark.parametrize("name", ["transformer-s1", "mamba-s1"])
 def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path, monkeypatch):
     architecture = training.entry(name).architecture
-    short = dataclasses.replace(training.CONFIGS[architecture], steps=6, mixture=Mixture(context=16, batch=2))
+    short = dataclasses.replace(
+        training.CONFIGS[architecture], steps=6, mixture=Mixture(context=16, batch=2)
+    )
     monkeypatch.setitem(training.CONFIGS, architecture, short)
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(training, "token_stream", lambda: STREAM)
@@ -65,12 +74,16 @@ def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path, monkeypatch):
         training.train(name, tmp_path / "cut", progress=SilentProgress())
     assert (tmp_path / "cut" / "checkpoint.safetensors").exists()
     training.train(name, tmp_path / "cut", progress=SilentProgress())
-    assert (whole / "model.safetensors").read_bytes() == (tmp_path / "cut" / "model.safetensors").read_bytes()
+    assert (whole / "model.safetensors").read_bytes() == (
+        tmp_path / "cut" / "model.safetensors"
+    ).read_bytes()
     assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, monkeypatch):
-    short = dataclasses.replace(training.CONFIGS["mamba"], steps=3, mixture=Mixture(context=16, batch=2))
+    short = dataclasses.replace(
+        training.CONFIGS["mamba"], steps=3, mixture=Mixture(context=16, batch=2)
+    )
     monkeypatch.setitem(training.CONFIGS, "mamba", short)
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(training, "token_stream", lambda: STREAM)

@@ -1,4 +1,6 @@
-"""Which parts of a model do a task: exact path patching, the induction circuit, Off-by-One, discovery."""
+"""Which parts of a model do a task: exact path patching, the induction circuit, Off-by-One,
+discovery.
+"""
 
 from homolog.circuits.attention_paths import AttentionPaths
 from homolog.circuits.discovery import Discovery, discover

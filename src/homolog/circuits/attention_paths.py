@@ -1,7 +1,8 @@
 """Path patching in Transformers: heads to logits, and heads to the inputs of another head.
 
-Sender: z of a head (its pattern-weighted values) at one position, taken from the corrupt run.  Held at clean values: z
-of every other head.  Recomputed: MLPs.  Source: [Wang 2025]; Wang et al., "Interpretability in the Wild", 2023, sec. 3.
+Sender: z of a head (its pattern-weighted values) at one position, taken from the corrupt run.  Held
+at clean values: z of every other head.  Recomputed: MLPs.  Source: [Wang 2025]; Wang et al.,
+"Interpretability in the Wild", 2023, sec. 3.
 """
 
 from __future__ import annotations
@@ -38,33 +39,47 @@ class AttentionPaths(Replay):
         assert run.logits is not None
         self.logits = run.logits[:, 0]
         self._before, self._attn_out, self._z, self._after = (
-            [run[site] for site in last(kind, n)] for kind in ("resid_pre", "attn_out", "z", "resid")
+            [run[site] for site in last(kind, n)]
+            for kind in ("resid_pre", "attn_out", "z", "resid")
         )
 
     def _advance(self, layer: int, h: Tensor) -> Tensor:
         return self.model.after_attention(layer, h, self._attn_out[layer])
 
     def heads_to_logits(self, senders: Sequence[Site | str] | None = None) -> Iterator[Patched]:
-        """Each head's z at the last position from the corrupt run, every other head's held; all heads by default."""
+        """Each head's z at the last position from the corrupt run, every other head's held; all
+        heads by default.
+        """
         chosen = self._heads(senders, self.model.n_layers)
         layers = sorted({site.layer for site in chosen if site.layer is not None})
         z = self.model.run(
-            self.corrupt, capture=[Site("z", layer, position=-1) for layer in layers], stop_after=f"resid.{layers[-1]}"
+            self.corrupt,
+            capture=[Site("z", layer, position=-1) for layer in layers],
+            stop_after=f"resid.{layers[-1]}",
         )
         starts = []
         for layer in layers:
             heads = [site.head for site in chosen if site.layer == layer]
             new = z[Site("z", layer, position=-1)]
             starts.append(
-                self._start(layer, [f"z.{layer}.{head}" for head in heads], heads, new[:, heads].transpose(0, 1))
+                self._start(
+                    layer,
+                    [f"z.{layer}.{head}" for head in heads],
+                    heads,
+                    new[:, heads].transpose(0, 1),
+                )
             )
         return self.to_logits(starts, self._advance)
 
     def heads_to_head(
-        self, receiver: Site | str, positions: Tensor, reads: Sequence[Read] = READS,
+        self,
+        receiver: Site | str,
+        positions: Tensor,
+        reads: Sequence[Read] = READS,
         senders: Sequence[Site | str] | None = None,
-    ) -> Iterator[Patched]:  # fmt: skip
-        """Each head's z at `positions` from the corrupt run, as the receiver at the last position sees it.
+    ) -> Iterator[Patched]:
+        """Each head's z at `positions` from the corrupt run, as the receiver at the last position
+        sees it.
 
         receiver    a head, "z.5.0"; only its own z at the last position changes what reaches the logits
         positions   (prompt,): where the sender is patched
@@ -74,10 +89,14 @@ class AttentionPaths(Replay):
         """
         site = self._receiver(receiver)
         if not site.layer:
-            raise InputError("receiver", str(site), "heads below it must exist", "Name a head above block 0.")
+            raise InputError(
+                "receiver", str(site), "heads below it must exist", "Name a head above block 0."
+            )
         chosen = self._heads(senders, site.layer)
         rows = self._rows_at(positions, chosen, site)
-        new: dict[Read, Tensor] = {read: self._read_by(site, read, rows, positions) for read in reads}
+        new: dict[Read, Tensor] = {
+            read: self._read_by(site, read, rows, positions) for read in reads
+        }
         z = self._receive(site, self._clean_head(site), positions, new)
         start = self._start(site.layer, [str(s) for s in chosen], [site.head] * len(chosen), z)
         return self.to_logits([start], self._advance)
@@ -85,20 +104,29 @@ class AttentionPaths(Replay):
     def reads_to_logits(
         self, receiver: Site | str, positions: dict[str, Tensor], reads: Sequence[Read] = READS
     ) -> Iterator[Patched]:
-        """What the receiver reads at each of `positions` (label: (prompt,)) from the corrupt run, all else held.
+        """What the receiver reads at each of `positions` (label: (prompt,)) from the corrupt run,
+        all else held.
 
-        Which position's keys and values carry a token: the test that for a state is which write carries it.
+        Which position's keys and values carry a token: the test that for a state is which write
+        carries it.
         """
         site = self._receiver(receiver)
-        seen, corrupt = self._clean_head(site), _Head.of(self.model, self._stream(self.corrupt, site), site)
+        seen, corrupt = (
+            self._clean_head(site),
+            _Head.of(self.model, self._stream(self.corrupt, site), site),
+        )
         rows = []
         for at in positions.values():
             each = torch.arange(len(at))
-            new: dict[Read, Tensor] = {read: corrupt.at(read)[None, each, at] for read in reads if read != "query"}
+            new: dict[Read, Tensor] = {
+                read: corrupt.at(read)[None, each, at] for read in reads if read != "query"
+            }
             if "query" in reads:
                 new["query"] = corrupt.query[None]
             rows.append(self._receive(site, seen, at, new))
-        start = self._start(site.layer or 0, list(positions), [site.head] * len(rows), torch.cat(rows))
+        start = self._start(
+            site.layer or 0, list(positions), [site.head] * len(rows), torch.cat(rows)
+        )
         return self.to_logits([start], self._advance)
 
     def _clean_head(self, head: Site) -> _Head:
@@ -114,24 +142,48 @@ class AttentionPaths(Replay):
     def _receiver(self, receiver: Site | str) -> Site:
         site = resolve(receiver, self.model.sites(), self.model.name)
         if site.kind != "z" or site.head is None or site.head >= self.model.n_heads:
-            raise InputError("receiver", str(site), f"it must be a head, z.LAYER.HEAD, with a head below "
-                             f"{self.model.n_heads}", "Name one.")  # fmt: skip
+            raise InputError(
+                "receiver",
+                str(site),
+                f"it must be a head, z.LAYER.HEAD, with a head below {self.model.n_heads}",
+                "Name one.",
+            )
         return site
 
     def _heads(self, senders: Sequence[Site | str] | None, below: int) -> list[Site]:
         if senders is None:
-            return [Site("z", layer, head) for layer in range(below) for head in range(self.model.n_heads)]
+            return [
+                Site("z", layer, head)
+                for layer in range(below)
+                for head in range(self.model.n_heads)
+            ]
         found = [resolve(sender, self.model.sites(), self.model.name) for sender in senders]
         for site in found:
-            if site.kind != "z" or site.head is None or site.head >= self.model.n_heads or (site.layer or 0) >= below:
+            if (
+                site.kind != "z"
+                or site.head is None
+                or site.head >= self.model.n_heads
+                or (site.layer or 0) >= below
+            ):
                 limits = f"with a layer below {below} and a head below {self.model.n_heads}"
-                raise InputError("sender", str(site), f"it must be a head, z.LAYER.HEAD, {limits}",
-                                 "Name heads, or leave senders out for all.")  # fmt: skip
+                raise InputError(
+                    "sender",
+                    str(site),
+                    f"it must be a head, z.LAYER.HEAD, {limits}",
+                    "Name heads, or leave senders out for all.",
+                )
         return sorted(found, key=lambda s: (s.layer or 0, s.head or 0))
 
-    def _start(self, layer: int, names: Sequence[str], heads: Sequence[int | None], z: Tensor) -> Start:
-        """Rows after the block, with z (sender, prompt, d_head) of `heads` in place of the clean ones."""
-        weight, old = self.model.head_matrix(layer)[0][heads], self._z[layer][:, heads].transpose(0, 1)
+    def _start(
+        self, layer: int, names: Sequence[str], heads: Sequence[int | None], z: Tensor
+    ) -> Start:
+        """Rows after the block, with z (sender, prompt, d_head) of `heads` in place of the clean
+        ones.
+        """
+        weight, old = (
+            self.model.head_matrix(layer)[0][heads],
+            self._z[layer][:, heads].transpose(0, 1),
+        )
         change = torch.bmm((z - old).to(weight.dtype), weight)
         return Start(layer, tuple(names), self._with_attention(layer, change))
 
@@ -142,11 +194,16 @@ class AttentionPaths(Replay):
         return self.model.after_attention(layer, before, self._attn_out[layer] + change)
 
     def _rows_at(self, positions: Tensor, chosen: list[Site], receiver: Site) -> Tensor:
-        """The residual stream at `positions` before the receiver's block, (sender, prompt, d_model)."""
+        """The residual stream at `positions` before the receiver's block, (sender, prompt,
+        d_model).
+        """
         layers = range(min(site.layer or 0 for site in chosen), receiver.layer or 0)
         clean = self._clean_at(positions, layers, receiver)
         sites = [Site("z", layer) for layer in sorted({site.layer or 0 for site in chosen})]
-        corrupt = _at(self.model.run(self.corrupt, capture=sites, stop_after=f"resid.{sites[-1].layer}"), positions)
+        corrupt = _at(
+            self.model.run(self.corrupt, capture=sites, stop_after=f"resid.{sites[-1].layer}"),
+            positions,
+        )
         rows: Tensor | None = None
         for layer in layers:
             attn_out = clean[Site("attn_out", layer)]
@@ -167,7 +224,9 @@ class AttentionPaths(Replay):
         """Clean values at `positions`; the same pass sees what the receiver reads."""
         key = (tuple(positions.tolist()), layers)
         if key not in self._of_clean:
-            kept = [Site(kind, layer) for kind in ("resid_pre", "attn_out", "z") for layer in layers]
+            kept = [
+                Site(kind, layer) for kind in ("resid_pre", "attn_out", "z") for layer in layers
+            ]
             stream = Site("resid", layers[-1])
             run = self.model.run(self.tokens, capture=[*kept, stream], stop_after=stream)
             self._of_clean[receiver] = _Head.of(self.model, run[stream], receiver)
@@ -175,7 +234,9 @@ class AttentionPaths(Replay):
         return self._of_clean[key]
 
     def _read_by(self, receiver: Site, read: Read, rows: Tensor, positions: Tensor) -> Tensor:
-        """What the receiver reads of `rows` (sender, prompt, d_model) at each prompt's position, rotated."""
+        """What the receiver reads of `rows` (sender, prompt, d_model) at each prompt's position,
+        rotated.
+        """
         model = self.model
         head = receiver.head if read == "query" else _own(model, receiver)
         new = model.read(receiver.layer or 0, read, rows, head)
@@ -185,10 +246,14 @@ class AttentionPaths(Replay):
         rotary = model.rotary(positions[None].to(rows.device), self.tokens.shape[1], rows)
         return model.rotate(new.unsqueeze(-2), rotary).squeeze(-2)
 
-    def _receive(self, receiver: Site, seen: _Head, positions: Tensor, new: dict[Read, Tensor]) -> Tensor:
-        """The receiver's z at the last position when it reads `new` (sender, prompt, d_head) at `positions`.
+    def _receive(
+        self, receiver: Site, seen: _Head, positions: Tensor, new: dict[Read, Tensor]
+    ) -> Tensor:
+        """The receiver's z at the last position when it reads `new` (sender, prompt, d_head) at
+        `positions`.
 
-        In float32 or wider, as scores may need.  A new query counts only where the position is the last one.
+        In float32 or wider, as scores may need.  A new query counts only where the position is the
+        last one.
         """
         positions = positions.to(seen.key.device)
         scale, each = self.model.scale(receiver.layer or 0), torch.arange(len(positions))
@@ -210,7 +275,8 @@ class AttentionPaths(Replay):
 
 @dataclass(frozen=True)
 class _Head:
-    """What one head uses: query at the last position (prompt, d_head), key and value (prompt, position, d_head).
+    """What one head uses: query at the last position (prompt, d_head), key and value (prompt,
+    position, d_head).
 
     Query and key are rotated.
     """

@@ -1,22 +1,26 @@
-"""Circuit discovery: edge attribution patching with integrated gradients, at positions, for both architectures.
+"""Circuit discovery: edge attribution patching with integrated gradients, at positions, for both
+architectures.
 
-The effect of patching the edge u -> v at position p is estimated for all edges at once, from gradients of the metric m
-at prompts on the way from corrupt to clean:
+The effect of patching the edge u -> v at position p is estimated for all edges at once, from
+gradients of the metric m at prompts on the way from corrupt to clean:
 
     score(u -> v, p) = sum over d of (u_corrupt - u_clean)[p, d] * 1/K sum over k of dm(z_k) / d(input of v)[p, d]
     z_k              = e_corrupt + k/K (e_clean - e_corrupt),  k = 1 ... K          e: the embeddings
 
-It estimates the change of m, mean over prompts: a negative score means that the edge helps the task.  K = 1 is edge
-attribution patching [Syed 2023]; more steps are EAP-IG in its variant "inputs" [Hanna 2024].  Scores are kept apart by
-the position of the receiver [Haklay 2025], summed over the positions of a label.  What the embedding sends in all sums
-up to m(corrupt) - m(clean) as K grows.  The edges are those of `edges.py`; inside a Mamba mixer
+It estimates the change of m, mean over prompts: a negative score means that the edge helps the
+task.  K = 1 is edge attribution patching [Syed 2023]; more steps are EAP-IG in its variant "inputs"
+[Hanna 2024].  Scores are kept apart by the position of the receiver [Haklay 2025], summed over the
+positions of a label. What the embedding sends in all sums up to m(corrupt) - m(clean) as K grows.
+The edges are those of `edges.py`; inside a Mamba mixer
 
     convolution tap j at p   u = weight[:, j] * conv_in[p - (K - 1) + j],  input of v = the convolution's output at p
     write at p               u = dt B u at p,  input of v = the state at p (and by it the later ones), decay unchanged
 
-The second needs the gradient at the state, g[t] = C[t] dy[t] + exp(dt[t+1] A) g[t+1], a scan in reversed time.
+The second needs the gradient at the state, g[t] = C[t] dy[t] + exp(dt[t+1] A) g[t+1], a scan in
+reversed time.
 
-A score is linear in the patch and so an estimate; `edge_patching.validate` compares some with real patches.
+A score is linear in the patch and so an estimate; `edge_patching.validate` compares some with real
+patches.
 
 [Syed 2023] "Attribution Patching Outperforms Automated Circuit Discovery", arXiv 2310.10348.
 [Hanna 2024] "Have Faith in Faithfulness", arXiv 2403.17806.
@@ -33,7 +37,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from homolog.circuits.edge_patching import SMOOTH_METRICS, metric_of, validate
-from homolog.circuits.edges import LOGITS, SMALLEST_STEP, Contrast, Receiver, inner, position_labels, receivers, senders
+from homolog.circuits.edges import (
+    LOGITS,
+    SMALLEST_STEP,
+    Contrast,
+    Receiver,
+    inner,
+    position_labels,
+    receivers,
+    senders,
+)
 from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.errors import InputError
@@ -47,9 +60,14 @@ from homolog.models.sites import Site
 from homolog.models.transformer import Transformer
 
 _SCHEMA = {
-    "sender": pl.String, "receiver": pl.String, "sender_layer": pl.Int64, "receiver_layer": pl.Int64,
-    "tap": pl.Int64, "position": pl.String, "score": pl.Float64,
-}  # fmt: skip
+    "sender": pl.String,
+    "receiver": pl.String,
+    "sender_layer": pl.Int64,
+    "receiver_layer": pl.Int64,
+    "tap": pl.Int64,
+    "position": pl.String,
+    "score": pl.Float64,
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +76,8 @@ class Discovery:
 
     metric       "kl" stands for negative KL divergence
     edges        sender, receiver, sender_layer, receiver_layer (null for embed and logits), tap (null but for
-                 conv_taps), position (label of the receiver's position), score; largest in size first
+                 conv_taps), position (label of the receiver's position), score; largest in size
+                 first
     validation   some edges with their real effects, and
     correlation  that of score and effect: see `edge_patching.Validation`
     heads_per_key   query heads that share a key and value head
@@ -71,18 +90,24 @@ class Discovery:
     heads_per_key: int = 1
 
     def components(self, top: int = 100) -> pl.DataFrame:
-        """The nodes at the ends of the `top` edges: node, layer, score (sum of its edges' |score|), n_edges.
+        """The nodes at the ends of the `top` edges: node, layer, score (sum of its edges' |score|),
+        n_edges.
 
-        Nodes are named as in `evaluation.nodes`: head_out.L.H, mlp_out.L, mixer_out.L; largest score first.  Edges
-        inside a mixer count once for it.  A key and value head stands for all query heads that share it.
+        Nodes are named as in `evaluation.nodes`: head_out.L.H, mlp_out.L, mixer_out.L; largest
+        score first.  Edges inside a mixer count once for it.  A key and value head stands for all
+        query heads that share it.
         """
         found: dict[Site, list[float]] = {}
-        for sender, receiver, score in self.edges.head(top).select("sender", "receiver", "score").iter_rows():
+        for sender, receiver, score in (
+            self.edges.head(top).select("sender", "receiver", "score").iter_rows()
+        ):
             for node in dict.fromkeys([*self._nodes(sender), *self._nodes(receiver)]):
                 found.setdefault(node, []).append(abs(score))
         rows = [(str(node), node.layer, sum(scores), len(scores)) for node, scores in found.items()]
         schema = {"node": pl.String, "layer": pl.Int64, "score": pl.Float64, "n_edges": pl.Int64}
-        return pl.DataFrame(rows, schema, orient="row").sort("score", descending=True, maintain_order=True)
+        return pl.DataFrame(rows, schema, orient="row").sort(
+            "score", descending=True, maintain_order=True
+        )
 
     def _nodes(self, name: str) -> list[Site]:
         if name in (LOGITS, "embed"):
@@ -115,36 +140,54 @@ def discover(
     n_top, n_random, seed   edges to validate: those with the largest scores, and others drawn at random
     batch    prompts in one pass
 
-    Memory grows with batch x positions x d_model x (senders + receivers); no copy of the model is made.  Weights stay
-    as they are, and gradients of weights are not formed.  Raises `InputError`: a metric unknown or not of the task,
-    fewer than 1 step.
+    Memory grows with batch x positions x d_model x (senders + receivers); no copy of the model is
+    made.  Weights stay as they are, and gradients of weights are not formed.  Raises `InputError`:
+    a metric unknown or not of the task, fewer than 1 step.
     """
     edges = score_edges(model, pairs, metric=metric, steps=steps, batch=batch)
-    effects, correlation = validate(model, pairs, edges, n_top, n_random, seed, metric=metric, batch=batch)
+    effects, correlation = validate(
+        model, pairs, edges, n_top, n_random, seed, metric=metric, batch=batch
+    )
     shared = model.n_heads // model.n_kv_heads if isinstance(model, Transformer) else 1
     return Discovery(metric, edges, effects, correlation, shared)
 
 
 def score_edges(
-    model: LanguageModel, pairs: PromptPairs, *, metric: str = "logit_difference", steps: int = 5, batch: int = 16
+    model: LanguageModel,
+    pairs: PromptPairs,
+    *,
+    metric: str = "logit_difference",
+    steps: int = 5,
+    batch: int = 16,
 ) -> pl.DataFrame:
     """The edges of `Discovery` and nothing else; arguments as for `discover`."""
     check_choice("metric", metric, SMOOTH_METRICS)
     if steps < 1:
-        raise InputError("steps", steps, "at least the clean prompt is needed", "Give 5, or 1 for plain gradients.")
+        raise InputError(
+            "steps",
+            steps,
+            "at least the clean prompt is needed",
+            "Give 5, or 1 for plain gradients.",
+        )
     names, index = position_labels(pairs)
     totals: dict[Site, Tensor] = {}
     for first in range(0, len(pairs), batch):
         chunk = slice(first, first + batch)
         one_hot = torch.nn.functional.one_hot(index[chunk], len(names)).double()
-        for site, table in _Scores(model, pairs[chunk], metric, steps).tables(one_hot.to(model.device)).items():
+        for site, table in (
+            _Scores(model, pairs[chunk], metric, steps).tables(one_hot.to(model.device)).items()
+        ):
             totals[site] = totals.get(site, 0) + table.cpu() / len(pairs)
     present = {"": index.unique().tolist(), LOGITS: index[:, -1].unique().tolist()}
     rows: list[tuple] = []
     for site, table in totals.items():
         if not all_finite(table):
-            raise InputError("model", model.name, f"scores need finite gradients, and those at {site} are not",
-                             "Load it in float32: in half precision they may overflow.")  # fmt: skip
+            raise InputError(
+                "model",
+                model.name,
+                f"scores need finite gradients, and those at {site} are not",
+                "Load it in float32: in half precision they may overflow.",
+            )
         rows += _rows(model, site, table.tolist(), names, present)
     frame = pl.DataFrame(rows, _SCHEMA, orient="row")
     return frame.sort(pl.col("score").abs(), descending=True, maintain_order=True)
@@ -153,10 +196,15 @@ def score_edges(
 def _rows(
     model: LanguageModel, site: Site, table: list, names: list[str], present: dict[str, list[int]]
 ) -> list[tuple]:
-    """Rows of the frame from the scores at one site: [label][sender][head], [label][tap], or [label]."""
+    """Rows of the frame from the scores at one site: [label][sender][head], [label][tap], or
+    [label].
+    """
     layer = site.layer
     if site.kind == "write":
-        return [(str(site), f"state.{layer}", layer, layer, None, names[i], table[i]) for i in present[""]]
+        return [
+            (str(site), f"state.{layer}", layer, layer, None, names[i], table[i])
+            for i in present[""]
+        ]
     if site.kind == "conv_taps":
         return [
             (f"conv_in.{layer}", str(site), layer, layer, tap, names[i], score)
@@ -171,7 +219,9 @@ def _rows(
     return [
         (str(sender), receiver, sender.layer, read_layer, None, names[i], score)
         for i in labels
-        for sender, by_head in zip(senders(model), table[i], strict=False)  # a site reads the first of the senders
+        for sender, by_head in zip(
+            senders(model), table[i], strict=False
+        )  # a site reads the first of the senders
         for receiver, score in zip(reads, by_head, strict=True)
     ]
 
@@ -185,25 +235,35 @@ class _Scores:
         self.contrast = Contrast.of(model, pairs)
         self._layers = range(model.n_layers) if isinstance(model, Mamba) else range(0)
         self._gradients: dict[Site, Tensor] = {}  # summed over steps
-        self._reads: dict[int, tuple[Tensor, Tensor]] = {}  # by layer: gradient at the state times clean and corrupt B
+        self._reads: dict[
+            int, tuple[Tensor, Tensor]
+        ] = {}  # by layer: gradient at the state times clean and corrupt B
         for k in range(1, steps + 1):
             self._add_step(k / steps)
 
     def tables(self, one_hot: Float[Tensor, "prompt position label"]) -> dict[Site, Tensor]:
-        """By site: (label, sender, head) for receivers of the stream, (label, tap) for conv_taps, (label,) for write.
+        """By site: (label, sender, head) for receivers of the stream, (label, tap) for conv_taps,
+        (label,) for write.
 
         Sums over prompts and over the positions of a label, in float64.
         """
-        found = {receiver.site: _by_label(self._streams(receiver), one_hot) for receiver in self.receivers}
+        found = {
+            receiver.site: _by_label(self._streams(receiver), one_hot)
+            for receiver in self.receivers
+        }
         for layer in self._layers:
-            gradient = self._gradients[Site("conv_out", layer)]  # that of every tap, for the output is their sum
+            gradient = self._gradients[
+                Site("conv_out", layer)
+            ]  # that of every tap, for the output is their sum
             taps = torch.einsum("bpjd,bpd->bpj", self.contrast.taps(layer), gradient)
             found[Site("conv_taps", layer)] = _by_label(taps, one_hot)
             (u, dt, _), (other_u, other_dt, _) = (
                 inner(run, layer) for run in (self.contrast.clean, self.contrast.corrupt)
             )
             clean, corrupt = self._reads[layer]
-            found[Site("write", layer)] = _by_label((other_u * other_dt * corrupt - u * dt * clean).sum(-1), one_hot)
+            found[Site("write", layer)] = _by_label(
+                (other_u * other_dt * corrupt - u * dt * clean).sum(-1), one_hot
+            )
         return {site: table / self.steps for site, table in found.items()}
 
     def _streams(self, receiver: Receiver) -> Float[Tensor, "prompt position sender head"]:
@@ -219,11 +279,17 @@ class _Scores:
         sites += [Site(kind, layer) for kind in ("conv_out", "y") for layer in self._layers]
         kept = [Site(kind, layer) for kind in ("dt", "C") for layer in self._layers]
         way = (corrupt + clean_part * (clean - corrupt)).requires_grad_()
-        # A receiver's input may be the stream itself: as a view of its own it has the gradient of that one reader.
+        # A receiver's input may be the stream itself: as a view of its own it has the gradient of
+        # that one reader.
         apart = [site for site in sites if site.kind in ("mlp_in", "mixer_in")]
-        edits: list[Edit] = [Replace("embed", way), *(Transform(site, function=_view) for site in apart)]
+        edits: list[Edit] = [
+            Replace("embed", way),
+            *(Transform(site, function=_view) for site in apart),
+        ]
         with torch.enable_grad():
-            passed = model.run(self.pairs.clean, capture=[*sites, *kept], edits=edits, last_only=True)
+            passed = model.run(
+                self.pairs.clean, capture=[*sites, *kept], edits=edits, last_only=True
+            )
             assert passed.logits is not None
             value = metric_of(passed.logits[:, -1], self.pairs, run.logits, self.metric).sum()
             found = torch.autograd.grad(value, [passed[site] for site in sites])
@@ -231,7 +297,9 @@ class _Scores:
         for layer in self._layers:
             self._add_state_gradient(layer, gradients.pop(Site("y", layer)), passed)
         for site, gradient in gradients.items():
-            self._gradients[site] = self._gradients[site] + gradient if site in self._gradients else gradient
+            self._gradients[site] = (
+                self._gradients[site] + gradient if site in self._gradients else gradient
+            )
 
     def _add_state_gradient(self, layer: int, dy: Tensor, passed: Run) -> None:
         """Adds sum over n of B[t, n] g[t, d, n], for the clean and the corrupt B."""
@@ -240,7 +308,9 @@ class _Scores:
         A, runs = self.model.A(layer).detach(), (self.contrast.clean, self.contrast.corrupt)
         clean, corrupt = (state_gradient(dy, dt, A, C, inner(run, layer)[2]) for run in runs)
         before = self._reads.get(layer)
-        self._reads[layer] = (clean, corrupt) if before is None else (before[0] + clean, before[1] + corrupt)
+        self._reads[layer] = (
+            (clean, corrupt) if before is None else (before[0] + clean, before[1] + corrupt)
+        )
 
 
 def _view(h: Tensor) -> Tensor:
@@ -256,13 +326,16 @@ def state_gradient(
 ) -> Float[Tensor, "batch position d_inner"]:
     """sum over n of B[t, n] g[t, d, n], g being the gradient at the state when `dy` is that at y.
 
-    g[t] = C[t] dy[t] + exp(dt[t+1] A) g[t+1] is the scan's own recurrence with time reversed: the step dt[t+1], input
-    matrix C, input dy[t] / dt[t+1] (a scan multiplies its input by the step) and output matrix B.
+    g[t] = C[t] dy[t] + exp(dt[t+1] A) g[t+1] is the scan's own recurrence with time reversed: the
+    step dt[t+1], input matrix C, input dy[t] / dt[t+1] (a scan multiplies its input by the step)
+    and output matrix B.
     """
     last = torch.ones_like(dt[:, :1])  # any step will do where the state is still zero
     later = torch.cat([dt[:, 1:], last], 1).clamp_min(SMALLEST_STEP)
     return selective_scan((dy / later).flip(1), later.flip(1), A, C.flip(1), B.flip(1)).y.flip(1)
 
 
-def _by_label(values: Float[Tensor, "prompt position *rest"], one_hot: Tensor) -> Float[Tensor, "label *rest"]:
+def _by_label(
+    values: Float[Tensor, "prompt position *rest"], one_hot: Tensor
+) -> Float[Tensor, "label *rest"]:
     return torch.einsum("bpl,bp...->l...", one_hot, values.double())

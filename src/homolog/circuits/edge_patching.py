@@ -1,11 +1,13 @@
-"""Edges patched for real: the change of the metric when one edge carries its corrupt value, all else as it follows.
+"""Edges patched for real: the change of the metric when one edge carries its corrupt value, all
+else as it follows.
 
     effect of u -> v at positions P  =  m(run in which v reads its input + (u_corrupt - u_clean) at P) - m(clean run)
 
-where the input that v reads is otherwise what the model computes, and everything after v is computed anew.  An edge
-into a receiver of block l changes nothing before that block, so that the pass starts there, from the clean residual
-stream.  A write is patched by what it changes in the scan's output y, which is linear in it.  With m = -KL for "kl", a
-negative effect always means that the edge helps.
+where the input that v reads is otherwise what the model computes, and everything after v is
+computed anew.  An edge into a receiver of block l changes nothing before that block, so that the
+pass starts there, from the clean residual stream.  A write is patched by what it changes in the
+scan's output y, which is linear in it.  With m = -KL for "kl", a negative effect always means that
+the edge helps.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from homolog.models.edits import Add, Edit
 from homolog.models.sites import Site
 
 SMOOTH_METRICS = tuple(name for name in METRICS if name != "rank")
-_DRAW = int.from_bytes(b"validated edges", "little")  # keeps this draw apart from others with the same seed
+_DRAW = int.from_bytes(
+    b"validated edges", "little"
+)  # keeps this draw apart from others with the same seed
 
 
 class Validation(NamedTuple):
@@ -54,7 +58,8 @@ def validate(
     metric: str = "logit_difference",
     batch: int = 16,
 ) -> Validation:
-    """Patch the edges with the largest scores in size, and as many others drawn at random, for real.
+    """Patch the edges with the largest scores in size, and as many others drawn at random, for
+    real.
 
     edges   of `discovery.discover`; the random ones are drawn from those whose score is not 0 (where it is 0, the
             prompts do not differ on the edge, or nothing leads from it to the logits)
@@ -87,7 +92,9 @@ def edge_effects(
     """The effect of each row of `edges` (sender, receiver, tap, position) on each prompt, float64."""
     rows = edges.to_dicts()
     places = [_start(row) for row in rows]
-    needed = tuple(sorted({site for site in places if site is not None}, key=lambda site: site.layer or 0))
+    needed = tuple(
+        sorted({site for site in places if site is not None}, key=lambda site: site.layer or 0)
+    )
     if not rows:
         return torch.zeros(0, len(pairs), dtype=torch.float64)
     final = Site("resid", model.n_layers - 1)
@@ -107,8 +114,12 @@ def edge_effects(
     return torch.cat(chunks, dim=1)
 
 
-def metric_of(logits: Tensor, pairs: PromptPairs, clean_logits: Tensor, metric: str) -> Float[Tensor, " prompt"]:
-    """The metric of the last position's logits (prompt, vocabulary), negative for "kl", so that more is better."""
+def metric_of(
+    logits: Tensor, pairs: PromptPairs, clean_logits: Tensor, metric: str
+) -> Float[Tensor, " prompt"]:
+    """The metric of the last position's logits (prompt, vocabulary), negative for "kl", so that
+    more is better.
+    """
     check_choice("metric", metric, SMOOTH_METRICS)
     measured = measure(logits, pairs, clean_logits)
     check_choice(f"metric for {pairs.name}", metric, measured)
@@ -117,13 +128,21 @@ def metric_of(logits: Tensor, pairs: PromptPairs, clean_logits: Tensor, metric: 
 
 def _start(row: dict[str, Any]) -> Site | None:
     """Where the pass starts: before the receiver's block; None for the logits."""
-    return None if row["receiver"] == LOGITS else Site("resid_pre", Site.parse(row["receiver"]).layer)
+    return (
+        None if row["receiver"] == LOGITS else Site("resid_pre", Site.parse(row["receiver"]).layer)
+    )
 
 
 def _patched(
-    contrast: Contrast, row: dict[str, Any], mask: Bool[Tensor, "prompt position"], h: Tensor, start: Site | None
+    contrast: Contrast,
+    row: dict[str, Any],
+    mask: Bool[Tensor, "prompt position"],
+    h: Tensor,
+    start: Site | None,
 ) -> Float[Tensor, "prompt vocabulary"]:
-    """Last logits with one edge patched where `mask` is; `h` is the clean residual stream where the pass starts."""
+    """Last logits with one edge patched where `mask` is; `h` is the clean residual stream where the
+    pass starts.
+    """
     model = contrast.model
     if start is None:
         change = contrast.streams[:, -1:, _index(model, row["sender"])]
@@ -141,7 +160,9 @@ def _edit(contrast: Contrast, row: dict[str, Any], mask: Bool[Tensor, "prompt po
         return Add(receiver, change * mask[..., None, None], taps=(row["tap"],))
     if receiver.kind == "state":
         return Add(Site("y", layer), contrast.written(layer, mask))
-    return Add(receiver, contrast.streams[:, :, _index(contrast.model, row["sender"])] * mask[..., None])
+    return Add(
+        receiver, contrast.streams[:, :, _index(contrast.model, row["sender"])] * mask[..., None]
+    )
 
 
 def _index(model: LanguageModel, sender: str) -> int:
@@ -149,12 +170,20 @@ def _index(model: LanguageModel, sender: str) -> int:
 
 
 def _correlations(effects: pl.DataFrame) -> pl.DataFrame:
-    groups = {kind: effects.filter(pl.col("chosen_as") == kind) for kind in ("top", "random")} | {"all": effects}
+    groups = {kind: effects.filter(pl.col("chosen_as") == kind) for kind in ("top", "random")} | {
+        "all": effects
+    }
     rows = []
     for kind, group in groups.items():
         x, y = group["score"].to_numpy(), group["effect"].to_numpy()
-        spearman = _pearson(rankdata(x), rankdata(y)) if np.isfinite(x).all() and np.isfinite(y).all() else np.nan
-        rows.append({"edges": kind, "n": len(group), "pearson": _pearson(x, y), "spearman": spearman})
+        spearman = (
+            _pearson(rankdata(x), rankdata(y))
+            if np.isfinite(x).all() and np.isfinite(y).all()
+            else np.nan
+        )
+        rows.append(
+            {"edges": kind, "n": len(group), "pearson": _pearson(x, y), "spearman": spearman}
+        )
     return pl.DataFrame(rows)
 
 

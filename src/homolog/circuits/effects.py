@@ -1,8 +1,10 @@
-"""Patches to numbers: what each sender does to the answer, prompt by prompt, with intervals over prompts.
+"""Patches to numbers: what each sender does to the answer, prompt by prompt, with intervals over
+prompts.
 
-A question is put to batch after batch of prompt pairs and answered with patched logits.  `measure_effects` puts several
-at once: the clean pass of a batch serves all of them.  It keeps every metric of every prompt and drops the logits, so
-that memory grows neither with the vocabulary nor with the number of batches.
+A question is put to batch after batch of prompt pairs and answered with patched logits.
+`measure_effects` puts several at once: the clean pass of a batch serves all of them.  It keeps
+every metric of every prompt and drops the logits, so that memory grows neither with the vocabulary
+nor with the number of batches.
 """
 
 from __future__ import annotations
@@ -77,14 +79,25 @@ class Effects:
             clean = float(self.clean[metric].double().mean())
             for i, sender in enumerate(self.senders):
                 more = {
-                    key: value[i] if isinstance(value, list) else value for key, value in self.question.about.items()
+                    key: value[i] if isinstance(value, list) else value
+                    for key, value in self.question.about.items()
                 }
-                found.append({
-                    "experiment": self.experiment, "corruption": self.corruption, "sender": sender,
-                    "receiver": self.question.receiver, "metric": metric, "clean": clean,
-                    "patched": float(values[i].double().mean()), "change": float(mean[i]), "change_lo": float(low[i]),
-                    "change_hi": float(high[i]), "n_prompts": int(values.shape[-1]), **more,
-                })  # fmt: skip
+                found.append(
+                    {
+                        "experiment": self.experiment,
+                        "corruption": self.corruption,
+                        "sender": sender,
+                        "receiver": self.question.receiver,
+                        "metric": metric,
+                        "clean": clean,
+                        "patched": float(values[i].double().mean()),
+                        "change": float(mean[i]),
+                        "change_lo": float(low[i]),
+                        "change_hi": float(high[i]),
+                        "n_prompts": int(values.shape[-1]),
+                        **more,
+                    }
+                )
         return found
 
 
@@ -108,7 +121,9 @@ def measure_effects(
         for first in range(0, n, batch):
             parts = {name: found[first : first + batch] for name, found in of.items()}
             clean = next(iter(parts.values())).clean
-            assert all(torch.equal(part.clean, clean) for part in parts.values()), "clean prompts differ"
+            assert all(torch.equal(part.clean, clean) for part in parts.values()), (
+                "clean prompts differ"
+            )
             asked: dict[str, Any] = {}
             for question, values in zip(questions, kept, strict=True):
                 part = parts[question.corruption]
@@ -147,4 +162,9 @@ class _Kept:
 
     def effects(self, question: Question) -> Effects:
         clean = {name: torch.cat(values) for name, values in self.clean.items()}
-        return Effects(question, self.senders, clean, {n: torch.cat(v, dim=-1) for n, v in self.patched.items()})
+        return Effects(
+            question,
+            self.senders,
+            clean,
+            {n: torch.cat(v, dim=-1) for n, v in self.patched.items()},
+        )

@@ -1,15 +1,17 @@
-"""Is a named circuit the whole story?  Faithfulness, completeness and minimality, by ablation of all other nodes.
+"""Is a named circuit the whole story?  Faithfulness, completeness and minimality, by ablation of
+all other nodes.
 
-For a circuit C among the nodes M of a model, let m(S) be the metric of a run in which every node outside S is ablated
-(m(M) is the unedited run).  Then
+For a circuit C among the nodes M of a model, let m(S) be the metric of a run in which every node
+outside S is ablated (m(M) is the unedited run).  Then
 
     faithfulness = (m(C) - m({})) / (m(M) - m({}))             1: the circuit does it all; NaN where both are 0
     completeness: |m(C - K) - m(M - K)| for subsets K of C     0: what K does is done by nothing outside the circuit
     minimality:   max over K of |m(C - (K + v)) - m(C - K)|    0 for a node v that the circuit does not need
 
-Completeness and minimality follow [Wang 2022]; K is empty at first and then contains each node with probability one
-half (subsets are exponentially many, so a small gap is not a proof).  The nodes are all heads and MLPs of a
-Transformer and all mixers of a Mamba, or what the caller names.  Ablation puts in the place of a node's output
+Completeness and minimality follow [Wang 2022]; K is empty at first and then contains each node with
+probability one half (subsets are exponentially many, so a small gap is not a proof).  The nodes are
+all heads and MLPs of a Transformer and all mixers of a Mamba, or what the caller names.  Ablation
+puts in the place of a node's output
 
     zero      nothing
     mean      its mean over the corrupt prompts, position by position
@@ -45,17 +47,24 @@ from homolog.models.tokens import TokensLike, as_tokens
 from homolog.models.transformer import Transformer
 
 HOWS = ("zero", "mean", "resample")
-_SUBSETS = int.from_bytes(b"circuit subsets", "little")  # keeps this draw apart from others with the same seed
+_SUBSETS = int.from_bytes(
+    b"circuit subsets", "little"
+)  # keeps this draw apart from others with the same seed
 
 
 def nodes(model: LanguageModel) -> list[Site]:
-    """The parts whose outputs sum up to the residual stream: heads and MLPs of every block, or its mixer."""
+    """The parts whose outputs sum up to the residual stream: heads and MLPs of every block, or its
+    mixer.
+    """
     if not isinstance(model, Transformer):
         return [Site("mixer_out", layer) for layer in range(model.n_layers)]
     return [
         site
         for layer in range(model.n_layers)
-        for site in (*(Site("head_out", layer, head) for head in range(model.n_heads)), Site("mlp_out", layer))
+        for site in (
+            *(Site("head_out", layer, head) for head in range(model.n_heads)),
+            Site("mlp_out", layer),
+        )
     ]
 
 
@@ -85,7 +94,10 @@ def ablated_logits(
         )
     values = _Values(model, sites, how, source, batch)
     rows = range(0, len(tokens), batch)
-    chunks = (_last_logits(model, tokens[r : r + batch], _edits(sites, values.at(slice(r, r + batch)))) for r in rows)
+    chunks = (
+        _last_logits(model, tokens[r : r + batch], _edits(sites, values.at(slice(r, r + batch))))
+        for r in rows
+    )
     return torch.cat(list(chunks))
 
 
@@ -99,7 +111,9 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """How much of what the model does the circuit does, and the metric of circuit, model and nothing."""
+    """How much of what the model does the circuit does, and the metric of circuit, model and
+    nothing.
+    """
 
     score: Estimate
     circuit: Estimate
@@ -119,7 +133,8 @@ class Gap:
 
 @dataclass(frozen=True)
 class NodeEffect:
-    """Minimality of one node v: m(C - (K + v)) - m(C - K) for the K where its mean is largest in size.
+    """Minimality of one node v: m(C - (K + v)) - m(C - K) for the K where its mean is largest in
+    size.
 
     K was chosen for that among those tried, so the value is biased away from 0.
     """
@@ -154,17 +169,27 @@ class CircuitEvaluation:
         seed: int = 0,
     ) -> None:
         check_choice("metric", metric, METRICS)
-        self.universe = [Site.parse(site) for site in (nodes(model) if universe is None else universe)]
+        self.universe = [
+            Site.parse(site) for site in (nodes(model) if universe is None else universe)
+        ]
         self.circuit = [Site.parse(site) for site in circuit]
         for site in self.circuit:
             if site not in self.universe:
                 near = difflib.get_close_matches(str(site), list(map(str, self.universe)), n=1)
                 hint = f"The nearest is {near[0]!r}. " if near else ""
                 raise InputError(
-                    "circuit", str(site), f"it is none of the {len(self.universe)} nodes",
+                    "circuit",
+                    str(site),
+                    f"it is none of the {len(self.universe)} nodes",
                     f"{hint}nodes(model) lists them.",
-                )  # fmt: skip
-        self.model, self.pairs, self.metric, self.batch, self.seed = model, pairs, metric, batch, seed
+                )
+        self.model, self.pairs, self.metric, self.batch, self.seed = (
+            model,
+            pairs,
+            metric,
+            batch,
+            seed,
+        )
         self._values = _Values(model, self.universe, how, pairs.corrupt, batch)
         self._known: dict[frozenset[Site], Tensor] = {}
 
@@ -173,7 +198,9 @@ class CircuitEvaluation:
         wanted = [frozenset(subset) for subset in kept]
         todo = [subset for subset in dict.fromkeys(wanted) if subset not in self._known]
         if todo:
-            values = torch.cat([self._chunk(start, todo) for start in range(0, len(self.pairs), self.batch)], dim=1)
+            values = torch.cat(
+                [self._chunk(start, todo) for start in range(0, len(self.pairs), self.batch)], dim=1
+            )
             self._known |= dict(zip(todo, values, strict=True))
         return torch.stack([self._known[subset] for subset in wanted])
 
@@ -182,7 +209,10 @@ class CircuitEvaluation:
         parts = self.metric_with([self.circuit, self.universe, []])
         circuit, full, nothing = parts.mean(-1)
         again = resampled_means(parts, seed=self.seed)
-        score = percentiles(_ratio(circuit - nothing, full - nothing), _ratio(again[0] - again[2], again[1] - again[2]))
+        score = percentiles(
+            _ratio(circuit - nothing, full - nothing),
+            _ratio(again[0] - again[2], again[1] - again[2]),
+        )
         return Faithfulness(_estimate(*score), *(self._interval(part) for part in parts))
 
     def completeness(self, n_subsets: int = 10) -> list[Gap]:
@@ -197,7 +227,9 @@ class CircuitEvaluation:
         return sorted(gaps, key=lambda gap: -abs(gap.difference.value))
 
     def minimality(self, n_subsets: int = 10) -> list[NodeEffect]:
-        """What each node of the circuit does in it, largest in size first; the K are random ones without the node."""
+        """What each node of the circuit does in it, largest in size first; the K are random ones
+        without the node.
+        """
         circuit, subsets = set(self.circuit), self._subsets(n_subsets)
         cases = [(v, k - {v}) for v in self.circuit for k in subsets]
         without = self.metric_with([circuit - k - {v} for v, k in cases])
@@ -206,7 +238,9 @@ class CircuitEvaluation:
         effects = []
         for v, own in zip(self.circuit, differences, strict=True):
             best = int(own.mean(-1).abs().argmax())
-            effects.append(NodeEffect(v, self._sorted(subsets[best] - {v}), self._interval(own[best])))
+            effects.append(
+                NodeEffect(v, self._sorted(subsets[best] - {v}), self._interval(own[best]))
+            )
         return sorted(effects, key=lambda effect: -abs(effect.difference.value))
 
     def _chunk(self, start: int, subsets: list[frozenset[Site]]) -> Float[Tensor, "subset prompt"]:
@@ -229,7 +263,10 @@ class CircuitEvaluation:
         """The empty set, and up to `n` different random subsets of the circuit."""
         generator = np.random.default_rng([_SUBSETS, self.seed])
         drawn = generator.random((n, len(self.circuit))) < 0.5
-        random = (frozenset(site for site, inside in zip(self.circuit, row, strict=True) if inside) for row in drawn)
+        random = (
+            frozenset(site for site, inside in zip(self.circuit, row, strict=True) if inside)
+            for row in drawn
+        )
         return list(dict.fromkeys([frozenset(), *random]))
 
     def _sorted(self, subset: Collection[Site]) -> tuple[Site, ...]:
@@ -243,11 +280,21 @@ class _Values:
     """What ablation puts in the place of the sites' outputs."""
 
     def __init__(
-        self, model: LanguageModel, sites: Sequence[Site], how: str, source: Tokens | None, batch: int
+        self,
+        model: LanguageModel,
+        sites: Sequence[Site],
+        how: str,
+        source: Tokens | None,
+        batch: int,
     ) -> None:
         check_choice("ablation", how, HOWS)
         if how != "zero" and source is None:
-            raise InputError("source", None, f"ablation by {how} takes values from other prompts", "Pass corrupt ones.")
+            raise InputError(
+                "source",
+                None,
+                f"ablation by {how} takes values from other prompts",
+                "Pass corrupt ones.",
+            )
         self._model, self._how, self._source = model, how, source
         self._places = list(dict.fromkeys(_place(site) for site in sites))
         if how == "mean" and source is not None:
@@ -255,10 +302,14 @@ class _Values:
             for chunk in source.split(batch):
                 for place, value in self._read(chunk).captured.items():
                     totals[place] = totals.get(place, 0) + value.double().sum(0, keepdim=True)
-            self._means = Run(None, {place: (total / len(source)) for place, total in totals.items()})
+            self._means = Run(
+                None, {place: (total / len(source)) for place, total in totals.items()}
+            )
 
     def at(self, rows: slice) -> Run | None:
-        """For the prompts `rows`: every place as a run captures it (a mean has one row for all); None for zeros."""
+        """For the prompts `rows`: every place as a run captures it (a mean has one row for all);
+        None for zeros.
+        """
         if self._how == "zero" or self._source is None:
             return None
         return self._means if self._how == "mean" else self._read(self._source[rows])
@@ -280,7 +331,11 @@ def _edits(ablate: Iterable[Site], values: Run | None) -> list[Edit]:
         positions.setdefault((_place(site), site.head), set()).add(site.position)
     heads: dict[tuple[Site, tuple[int, ...] | None, bool], list[int]] = {}
     for (place, head), found in positions.items():
-        at = None if None in found else tuple(sorted(position for position in found if position is not None))
+        at = (
+            None
+            if None in found
+            else tuple(sorted(position for position in found if position is not None))
+        )
         heads.setdefault((place, at, head is None), []).extend([] if head is None else [head])
     return [
         Zero(place, positions=at, heads=own or None)
@@ -290,7 +345,9 @@ def _edits(ablate: Iterable[Site], values: Run | None) -> list[Edit]:
     ]
 
 
-def _last_logits(model: LanguageModel, tokens: Tokens, edits: Sequence[Edit]) -> Float[Tensor, "batch vocabulary"]:
+def _last_logits(
+    model: LanguageModel, tokens: Tokens, edits: Sequence[Edit]
+) -> Float[Tensor, "batch vocabulary"]:
     with torch.no_grad():
         logits = model.run(tokens, edits=edits, last_only=True).logits
     assert logits is not None

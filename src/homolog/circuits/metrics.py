@@ -1,6 +1,7 @@
 """How well a model's last logits answer the prompts, before and after a patch.
 
-For logits x, answer a, distractor d, right and wrong choices R and W, and clean logits c, with p = softmax(x):
+For logits x, answer a, distractor d, right and wrong choices R and W, and clean logits c, with p =
+softmax(x):
 
     logit                   x_a
     probability             p_a
@@ -9,11 +10,12 @@ For logits x, answer a, distractor d, right and wrong choices R and W, and clean
     rank                    number of tokens with x_v > x_a; 0 is the most likely
     probability_difference  sum_{v in R} p_v - sum_{v in W} p_v      (tasks with several right answers [Hanna 2023])
 
-No one of them is enough: a patch may lower a logit by lowering all logits alike, which leaves the probability as it
-was [Wang 2025].  Means over prompts come with intervals from prompts resampled with replacement (percentile bootstrap,
-Efron 1979); the same resampled prompts serve all patches.
+No one of them is enough: a patch may lower a logit by lowering all logits alike, which leaves the
+probability as it was [Wang 2025].  Means over prompts come with intervals from prompts resampled
+with replacement (percentile bootstrap, Efron 1979); the same resampled prompts serve all patches.
 
-[Wang 2025] "Towards Universality", arXiv 2410.06672.  [Hanna 2023] "How does GPT-2 compute greater-than?", 2305.00586.
+[Wang 2025] "Towards Universality", arXiv 2410.06672.  [Hanna 2023] "How does GPT-2 compute
+greater-than?", 2305.00586.
 """
 
 from __future__ import annotations
@@ -38,24 +40,28 @@ def measure(
     pairs: PromptPairs,
     clean_logits: Float[Tensor, "_ _"] | None = None,
 ) -> dict[str, Float[Tensor, "*patch prompt"]]:
-    """The metrics of the last position's logits, by name, in the logits' dtype; the module's text defines them.
+    """The metrics of the last position's logits, by name, in the logits' dtype; the module's text
+    defines them.
 
     pairs         the prompts, in the order of the logits; `pairs[a:b]` when the caller works on chunks
     clean_logits  (prompt, vocabulary) of the unpatched run, for kl; without them there is none
 
-    logit_difference is left out when the prompts have no distractor, probability_difference when they have one answer.
-    In float32, kl is good to some 1e-6, absolute and relative.
-    Gradients follow the caller's grad mode.  Memory: a few working copies of at most 2^24 logits (or one patch's),
-    beside what is given.  Raises `InputError`: another number of prompts, an answer outside the vocabulary, logits that
-    are not finite (of a patch: a pass without edits refuses them itself).
+    logit_difference is left out when the prompts have no distractor, probability_difference when
+    they have one answer. In float32, kl is good to some 1e-6, absolute and relative. Gradients
+    follow the caller's grad mode.  Memory: a few working copies of at most 2^24 logits (or one
+    patch's), beside what is given.  Raises `InputError`: another number of prompts, an answer
+    outside the vocabulary, logits that are not finite (of a patch: a pass without edits refuses
+    them itself).
     """
     *leading, n, vocabulary = logits.shape
     if n != len(pairs) or (clean_logits is not None and clean_logits.shape != (n, vocabulary)):
         clean = "" if clean_logits is None else f", clean logits {tuple(clean_logits.shape)}"
         raise InputError(
-            "logits", tuple(logits.shape), f"they must be of {len(pairs)} prompts (patch, prompt, vocabulary){clean}",
+            "logits",
+            tuple(logits.shape),
+            f"they must be of {len(pairs)} prompts (patch, prompt, vocabulary){clean}",
             "Pass the last position's logits and the prompts they are of.",
-        )  # fmt: skip
+        )
     tokens = [t for t in (pairs.answer, pairs.distractor, pairs.choices) if t is not None]
     if (top := max(int(t.max()) for t in tokens)) >= vocabulary:
         raise InputError(
@@ -66,18 +72,30 @@ def measure(
         )
     for values in (logits, clean_logits):
         if values is not None and not all_finite(values):
-            bad = (~values.detach().isfinite()).reshape(-1, n, vocabulary).any(0).nonzero()[0].tolist()
+            bad = (
+                (~values.detach().isfinite())
+                .reshape(-1, n, vocabulary)
+                .any(0)
+                .nonzero()[0]
+                .tolist()
+            )
             raise InputError(
-                "logits", "not finite", f"metrics need finite ones; those of prompt {bad[0]} are not at token {bad[1]}",
-                "Patch with finite values; in half precision a patch may overflow: load the model in float32.",
-            )  # fmt: skip
+                "logits",
+                "not finite",
+                f"metrics need finite ones; those of prompt {bad[0]} are not at token {bad[1]}",
+                "Patch with finite values; in half precision a patch may overflow: load the model "
+                "in float32.",
+            )
     log_clean = None if clean_logits is None else clean_logits.log_softmax(-1)
     flat = logits.reshape(-1, n, vocabulary)
     step = max(1, _AT_ONCE // max(1, n * vocabulary))
     parts = [_measure(chunk, pairs, log_clean) for chunk in flat.split(step)] if len(flat) else []
     names = parts[0] if parts else _measure(logits.new_zeros(1, n, vocabulary), pairs, log_clean)
     empty = logits.new_zeros(0, n)
-    return {name: torch.cat([empty, *(part[name] for part in parts)]).reshape(*leading, n) for name in names}
+    return {
+        name: torch.cat([empty, *(part[name] for part in parts)]).reshape(*leading, n)
+        for name in names
+    }
 
 
 def _measure(
@@ -92,16 +110,22 @@ def _measure(
         values["logit_difference"] = logit - _of(x, pairs.distractor)
     if log_clean is not None:
         clean = log_clean.exp()
-        terms = clean * (log_clean - log_p)  # 0 where the clean probability is: log_p is finite as the logits are
+        terms = clean * (
+            log_clean - log_p
+        )  # 0 where the clean probability is: log_p is finite as the logits are
         values["kl"] = terms.sum(-1).clamp(min=0)  # below 0 by rounding alone
     values["rank"] = (x > logit.unsqueeze(-1)).sum(-1).to(x.dtype)
     if pairs.choices is not None and pairs.right is not None:
         sign = pairs.right.to(x.device, x.dtype) * 2 - 1
-        values["probability_difference"] = (log_p[..., pairs.choices.to(x.device)].exp() * sign).sum(-1)
+        values["probability_difference"] = (
+            log_p[..., pairs.choices.to(x.device)].exp() * sign
+        ).sum(-1)
     return values
 
 
-def _of(values: Float[Tensor, "patch prompt vocabulary"], token: Int64[Tensor, " prompt"]) -> Tensor:
+def _of(
+    values: Float[Tensor, "patch prompt vocabulary"], token: Int64[Tensor, " prompt"]
+) -> Tensor:
     """The value of each prompt's token."""
     prompt = torch.arange(values.shape[1], device=values.device)
     return values[:, prompt, token.to(values.device)]
@@ -110,8 +134,8 @@ def _of(values: Float[Tensor, "patch prompt vocabulary"], token: Int64[Tensor, "
 def accuracy(measured: dict[str, Tensor]) -> Tensor:
     """Share of the prompts that are solved, from `measure`: (...,).
 
-    Solved: the answer is the most likely token; for tasks with several right answers, more of the probability lies on
-    right choices than on wrong ones.
+    Solved: the answer is the most likely token; for tasks with several right answers, more of the
+    probability lies on right choices than on wrong ones.
     """
     several = measured.get("probability_difference")
     value = measured["rank"] if several is None else several
@@ -128,12 +152,18 @@ class Interval(NamedTuple):
 
 
 def interval(
-    values: Float[Tensor, "*patch prompt"], *, seed: int = 0, level: float = 0.95, resamples: int = 1000
+    values: Float[Tensor, "*patch prompt"],
+    *,
+    seed: int = 0,
+    level: float = 0.95,
+    resamples: int = 1000,
 ) -> Interval:
-    """Mean over prompts with the percentile bootstrap interval of that level; the same draws for all patches.
+    """Mean over prompts with the percentile bootstrap interval of that level; the same draws for
+    all patches.
 
-    For a paired difference, give the differences: `interval(patched - clean)`.  The interval covers other prompts of
-    the same task and nothing else.  NaN where a prompt's value is NaN or infinite, or there are fewer than two prompts.
+    For a paired difference, give the differences: `interval(patched - clean)`.  The interval covers
+    other prompts of the same task and nothing else.  NaN where a prompt's value is NaN or infinite,
+    or there are fewer than two prompts.
     """
     means = resampled_means(values, seed=seed, resamples=resamples)
     return percentiles(values.detach().double().mean(-1), means, level)
@@ -142,7 +172,9 @@ def interval(
 def resampled_means(
     values: Float[Tensor, "*patch prompt"], *, seed: int = 0, resamples: int = 1000
 ) -> Float[Tensor, "*patch resample"]:
-    """Means over prompts drawn with replacement, float64; the draws depend on seed and number of prompts alone."""
+    """Means over prompts drawn with replacement, float64; the draws depend on seed and number of
+    prompts alone.
+    """
     n = values.shape[-1]
     if resamples < 1:
         raise InputError("resamples", resamples, "at least one is needed", "Give 1000.")
@@ -155,7 +187,9 @@ def resampled_means(
 def percentiles(
     value: Float[Tensor, "*patch"], resampled: Float[Tensor, "*patch resample"], level: float = 0.95
 ) -> Interval:
-    """The interval of any statistic from its values on resampled prompts; NaN where one of them is NaN."""
+    """The interval of any statistic from its values on resampled prompts; NaN where one of them is
+    NaN.
+    """
     if not 0 < level < 1:
         raise InputError("level", level, "it lies between 0 and 1", "Give 0.95.")
     low, high = np.quantile(resampled.numpy(), [(1 - level) / 2, (1 + level) / 2], axis=-1)

@@ -1,9 +1,11 @@
-"""The released circuit numbers of Pythia-160M and mamba-130m beside ours, from the same experiments.
+"""The released circuit numbers of Pythia-160M and mamba-130m beside ours, from the same
+experiments.
 
-`released.json` holds the numbers that came with [Wang 2025] (arXiv 2410.06672), with what was patched and in which
-prompts.  `compare` repeats each experiment on a model of that shape: the same prompts up to their random draw, the same
-layers, heads and positions, means over prompts of the answer's logit and probability.  Where our method differs from
-the released one, the row's note says how.
+`released.json` holds the numbers that came with [Wang 2025] (arXiv 2410.06672), with what was
+patched and in which prompts.  `compare` repeats each experiment on a model of that shape: the same
+prompts up to their random draw, the same layers, heads and positions, means over prompts of the
+answer's logit and probability.  Where our method differs from the released one, the row's note says
+how.
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ class Experiment:
             return [f"write.{self.layer}@{position}" for position in self.positions]
         kind = "z" if "head" in self.axes else self.name.split()[0]
         shape = np.shape(next(iter(self.patched.values())))
-        return [".".join([kind, *map(str, index)]) for index in itertools.product(*map(range, shape))]
+        return [
+            ".".join([kind, *map(str, index)]) for index in itertools.product(*map(range, shape))
+        ]
 
     def ask(self, paths: Any, part: PromptPairs) -> Iterable[Patched]:
         """The patched logits of a batch, senders in the order of `places`."""
@@ -84,7 +88,10 @@ class Experiment:
             case ["inputs"], _:
                 return paths.conv_to_write(self.layer, after_a, self.inputs)
             case ["position"], _:
-                at = {place: torch.full((len(part),), p) for place, p in zip(self.places, self.positions, strict=True)}
+                at = {
+                    place: torch.full((len(part),), p)
+                    for place, p in zip(self.places, self.positions, strict=True)
+                }
                 return paths.writes_to_logits(self.layer, at)
             case ["layer"], ["state", *_]:
                 return paths.state_to_logits()
@@ -98,7 +105,9 @@ class Experiment:
 @functools.cache
 def experiments() -> tuple[Experiment, ...]:
     """All released experiments, of both models."""
-    return tuple(Experiment(**one) for one in json.loads(DATA.read_text(encoding="utf-8"))["experiments"])
+    return tuple(
+        Experiment(**one) for one in json.loads(DATA.read_text(encoding="utf-8"))["experiments"]
+    )
 
 
 def released_for(model: LanguageModel) -> tuple[Experiment, ...]:
@@ -110,10 +119,11 @@ def released_for(model: LanguageModel) -> tuple[Experiment, ...]:
         name = MAMBA
     if name is None:
         raise InputError(
-            "model", model.name,
+            "model",
+            model.name,
             f"numbers were released for {PYTHIA} (12 layers of 12 heads) and {MAMBA} (24 layers)",
             "Compare one of these two.",
-        )  # fmt: skip
+        )
     return tuple(experiment for experiment in experiments() if experiment.model == name)
 
 
@@ -129,17 +139,30 @@ def compare(
     n_prompts   of every experiment; the released means are over 2,048 or 65,536 prompts
     advance     told after each batch of an experiment how many prompts are done, `len(released_for(model))` times each
 
-    A row has experiment, place ("clean", a site, or the patched inputs), metric (logit or probability of the answer),
-    released, ours and deviation = ours - released; released_change, our_change and change_deviation, those of the
-    patched mean minus the clean one; and note.  NaN where the release has no such number.
+    A row has experiment, place ("clean", a site, or the patched inputs), metric (logit or
+    probability of the answer), released, ours and deviation = ours - released; released_change,
+    our_change and change_deviation, those of the patched mean minus the clean one; and note.  NaN
+    where the release has no such number.
     Errors: InputError for a model of another shape.
     """
     chosen = released_for(model)
     paths = StatePaths if isinstance(model, Mamba) else AttentionPaths
     means: dict[str, dict[str, _Mean]] = {e.name: {} for e in chosen}
-    for (length, first_index), group in itertools.groupby(chosen, lambda e: (e.length, e.first_index)):
+    for (length, first_index), group in itertools.groupby(
+        chosen, lambda e: (e.length, e.first_index)
+    ):
         asked = [
-            (e, induction(model, n_prompts, seed=seed, length=length, first_index=first_index, corruption=e.corruption))
+            (
+                e,
+                induction(
+                    model,
+                    n_prompts,
+                    seed=seed,
+                    length=length,
+                    first_index=first_index,
+                    corruption=e.corruption,
+                ),
+            )
             for e in group
         ]
         for first in range(0, n_prompts, batch):
@@ -147,11 +170,17 @@ def compare(
             for experiment, pairs in asked:
                 part = pairs[first : first + batch]
                 with torch.no_grad():
-                    base = paths(model, part.clean, part.corrupt) if base is None else base.against(part.corrupt)  # pyright: ignore[reportArgumentType]
+                    base = (
+                        paths(model, part.clean, part.corrupt)
+                        if base is None
+                        else base.against(part.corrupt)
+                    )  # pyright: ignore[reportArgumentType]
                     _add(means[experiment.name], experiment, base, part)
                 if advance is not None:
                     advance(len(part))
-    return [row for experiment in chosen for row in _rows(experiment, means[experiment.name], n_prompts)]
+    return [
+        row for experiment in chosen for row in _rows(experiment, means[experiment.name], n_prompts)
+    ]
 
 
 @dataclass
@@ -167,26 +196,47 @@ def _add(sums: dict[str, _Mean], experiment: Experiment, paths: Any, part: Promp
     assert [name for senders, _ in answers for name in senders] == experiment.places
     clean = measure(paths.logits, part)
     for metric in ("logit", "probability"):
-        mean = sums.setdefault(metric, _Mean(0.0, torch.zeros(len(experiment.places), dtype=torch.float64)))
+        mean = sums.setdefault(
+            metric, _Mean(0.0, torch.zeros(len(experiment.places), dtype=torch.float64))
+        )
         mean.clean += float(clean[metric].double().sum())
         mean.patched += torch.cat([values[metric] for _, values in answers]).double().sum(-1).cpu()
 
 
 def _rows(experiment: Experiment, sums: dict[str, _Mean], n_prompts: int) -> list[dict[str, Any]]:
-    def row(place: str, metric: str, released: float, ours: float, released_change: float, our_change: float) -> dict:
+    def row(
+        place: str,
+        metric: str,
+        released: float,
+        ours: float,
+        released_change: float,
+        our_change: float,
+    ) -> dict:
         return {
-            "experiment": experiment.name, "place": place, "metric": metric, "released": released, "ours": ours,
-            "deviation": ours - released, "released_change": released_change, "our_change": our_change,
-            "change_deviation": our_change - released_change, "note": experiment.note,
-        }  # fmt: skip
+            "experiment": experiment.name,
+            "place": place,
+            "metric": metric,
+            "released": released,
+            "ours": ours,
+            "deviation": ours - released,
+            "released_change": released_change,
+            "our_change": our_change,
+            "change_deviation": our_change - released_change,
+            "note": experiment.note,
+        }
 
     nan = float("nan")
     clean = {metric: mean.clean / n_prompts for metric, mean in sums.items()}
-    found = [row(CLEAN, metric, value, clean[metric], nan, nan) for metric, value in experiment.clean.items()]
+    found = [
+        row(CLEAN, metric, value, clean[metric], nan, nan)
+        for metric, value in experiment.clean.items()
+    ]
     for metric, values in (experiment.patched or experiment.change).items():
         base = experiment.clean.get(metric, nan)
         ours = (sums[metric].patched / n_prompts).tolist()
-        for place, number, our in zip(experiment.places, np.ravel(values).tolist(), ours, strict=True):
+        for place, number, our in zip(
+            experiment.places, np.ravel(values).tolist(), ours, strict=True
+        ):
             released, change = (number, number - base) if experiment.patched else (nan, number)
             found.append(row(place, metric, released, our, change, our - clean[metric]))
     return found

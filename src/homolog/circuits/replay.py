@@ -1,11 +1,12 @@
 """The last position replayed with everything that moves information held at its clean value.
 
-Path patching asks what a change at one sender does to the logits when no other part that reads other positions (an
-attention head, a scan) may react to it [Wang 2025; Goldowsky-Dill et al., "Localizing Model Behavior with Path
-Patching", 2023].  Then only what each position computes from its own residual stream is recomputed, and only at the
-last position, where the logits are read: for a Transformer the MLPs, for a Mamba the in-projection, the current
-convolution tap, the gate, D-skip and C.  So a patched pass is a walk of one vector a prompt through the blocks after
-the sender, and all senders of a model walk together: the rows of a batch, joining at their own block.
+Path patching asks what a change at one sender does to the logits when no other part that reads
+other positions (an attention head, a scan) may react to it [Wang 2025; Goldowsky-Dill et al.,
+"Localizing Model Behavior with Path Patching", 2023].  Then only what each position computes from
+its own residual stream is recomputed, and only at the last position, where the logits are read: for
+a Transformer the MLPs, for a Mamba the in-projection, the current convolution tap, the gate, D-skip
+and C.  So a patched pass is a walk of one vector a prompt through the blocks after the sender, and
+all senders of a model walk together: the rows of a batch, joining at their own block.
 
     rows of a sender in block l:   h <- block l with the sender's value changed
     for every later block:         h <- block with its held values
@@ -31,13 +32,17 @@ from homolog.models.tokens import TokensLike, as_tokens
 
 LOGITS_AT_ONCE = 2**24  # values of patched logits in memory at a time
 Advance = Callable[[int, Tensor], Tensor]
-"""From a block's index and the residual stream before it (sender, prompt, d_model): that after it, the rest held."""
+"""From a block's index and the residual stream before it (sender, prompt, d_model): that after it,
+the rest held.
+"""
 _Paths = TypeVar("_Paths", bound="Replay")
 
 
 @dataclass(frozen=True)
 class Patched:
-    """Logits at the last position with a sender patched: (sender, prompt, vocabulary), one row for each label."""
+    """Logits at the last position with a sender patched: (sender, prompt, vocabulary), one row for
+    each label.
+    """
 
     senders: tuple[str, ...]
     logits: Tensor
@@ -53,7 +58,8 @@ class Start:
 
 
 class Replay:
-    """Clean values of one batch of prompts at the last position, and the walk through the blocks that holds them.
+    """Clean values of one batch of prompts at the last position, and the walk through the blocks
+    that holds them.
 
     model             the model
     tokens, corrupt   clean and corrupt prompts, (prompt, position) each
@@ -66,20 +72,30 @@ class Replay:
     logits: Tensor
 
     def __init__(self, model: Any, clean: TokensLike, corrupt: TokensLike) -> None:
-        self.model, self.tokens, self.corrupt = model, as_tokens(clean, "clean"), as_tokens(corrupt, "corrupt")
+        self.model, self.tokens, self.corrupt = (
+            model,
+            as_tokens(clean, "clean"),
+            as_tokens(corrupt, "corrupt"),
+        )
         check_pairs(self.tokens, self.corrupt)
-        self._of_clean: dict[Any, Any] = {}  # what questions found out about the clean prompts, for later questions
+        self._of_clean: dict[
+            Any, Any
+        ] = {}  # what questions found out about the clean prompts, for later questions
         self._of_corrupt: dict[Any, Any] = {}
 
     def against(self: _Paths, corrupt: TokensLike) -> _Paths:
-        """The same clean prompts with other corrupt ones; what is known of the clean prompts is shared."""
+        """The same clean prompts with other corrupt ones; what is known of the clean prompts is
+        shared.
+        """
         other = copy.copy(self)
         other.corrupt, other._of_corrupt = as_tokens(corrupt, "corrupt"), {}
         check_pairs(self.tokens, other.corrupt)
         return other
 
     def to_logits(self, starts: Sequence[Start], advance: Advance) -> Iterator[Patched]:
-        """Walk all rows to the end; yields them in the order of the blocks, a few senders at a time."""
+        """Walk all rows to the end; yields them in the order of the blocks, a few senders at a
+        time.
+        """
         if not starts:
             return
         ordered = sorted(starts, key=lambda start: start.layer)
@@ -94,7 +110,9 @@ class Replay:
                 senders, rows = (*senders, *start.senders), torch.cat([rows, start.h])
         step = max(1, LOGITS_AT_ONCE // self.logits.numel())
         for first in range(0, len(rows), step):
-            yield Patched(senders[first : first + step], self.model.logits(rows[first : first + step]))
+            yield Patched(
+                senders[first : first + step], self.model.logits(rows[first : first + step])
+            )
 
 
 def last(kind: str, n_layers: int) -> list[Site]:
@@ -105,5 +123,9 @@ def last(kind: str, n_layers: int) -> list[Site]:
 def check_pairs(clean: Tensor, corrupt: Tensor) -> None:
     """InputError unless both are (prompt, position) of one shape."""
     if clean.shape != corrupt.shape or clean.ndim != 2:
-        raise InputError("corrupt", tuple(corrupt.shape), f"clean prompts are {tuple(clean.shape)}",
-                         "Give both as (prompt, position), of one shape.")  # fmt: skip
+        raise InputError(
+            "corrupt",
+            tuple(corrupt.shape),
+            f"clean prompts are {tuple(clean.shape)}",
+            "Give both as (prompt, position), of one shape.",
+        )

@@ -1,7 +1,8 @@
-"""Path patching in Mamba: scan outputs and carried states to logits, and what enters the state of one layer.
+"""Path patching in Mamba: scan outputs and carried states to logits, and what enters the state of
+one layer.
 
-The scan is what moves information between positions, so its state (or its output y) is what is held.  At the last
-position T of a layer:
+The scan is what moves information between positions, so its state (or its output y) is what is
+held.  At the last position T of a layer:
 
     state[T] = A_bar[T] * state[T-1] + write[T]        y = C state[T]
 
@@ -11,10 +12,11 @@ position T of a layer:
     convolution into p      the same write, computed from convolution inputs of which some are corrupt
     layer to layer          y of an earlier layer at earlier positions, into the state[T-1] of a later one
 
-Held: every other layer's state (its y, where a y is the sender).  Recomputed: all that a position computes from its own
-residual stream.  The recurrence is linear in its writes, so that a patched write changes the last state by
-exp(A * (sum of dt from p+1 to T)) times the change, and no scan is run again.  Source: [Wang 2025] and its released
-code, with two differences: patches are independent of each other, and a write keeps its own position's decay.
+Held: every other layer's state (its y, where a y is the sender).  Recomputed: all that a position
+computes from its own residual stream.  The recurrence is linear in its writes, so that a patched
+write changes the last state by exp(A * (sum of dt from p+1 to T)) times the change, and no scan is
+run again.  Source: [Wang 2025] and its released code, with two differences: patches are independent
+of each other, and a write keeps its own position's decay.
 """
 
 from __future__ import annotations
@@ -49,13 +51,21 @@ class StatePaths(Replay):
         super().__init__(model, clean, corrupt)
         self._length = self.tokens.shape[1]
         if self._length < 2:
-            raise InputError("clean", tuple(self.tokens.shape), "a state must be carried into the last position",
-                             "Give prompts of two tokens or more.")  # fmt: skip
+            raise InputError(
+                "clean",
+                tuple(self.tokens.shape),
+                "a state must be carried into the last position",
+                "Give prompts of two tokens or more.",
+            )
         window = range(max(0, self._length - model.conv_width), self._length - 1)
-        self._sites = [Site("conv_in", layer, position=p) for layer in range(model.n_layers) for p in window]
+        self._sites = [
+            Site("conv_in", layer, position=p) for layer in range(model.n_layers) for p in window
+        ]
         for kind in ("resid_pre", "y", "gate_in", "ssm_input", "dt", "B", "C"):
             self._sites += last(kind, model.n_layers)
-        self._sites += [Site("state", layer, position=self._length - 2) for layer in range(model.n_layers)]
+        self._sites += [
+            Site("state", layer, position=self._length - 2) for layer in range(model.n_layers)
+        ]
         self._clean = model.run(self.tokens, capture=self._sites, last_only=True)
         assert self._clean.logits is not None
         self.logits = self._clean.logits[:, 0]
@@ -76,7 +86,9 @@ class StatePaths(Replay):
         return advance
 
     def _mix(self, layer: int, h: Tensor) -> tuple[Tensor, Tensor]:
-        """SSM input and gate_in at the last position, from the residual stream there; earlier positions are clean."""
+        """SSM input and gate_in at the last position, from the residual stream there; earlier
+        positions are clean.
+        """
         x, z = self.model.halves(layer, h)
         return self.model.mixer(layer).act(self._earlier[layer] + x * self._current_tap(layer)), z
 
@@ -85,20 +97,31 @@ class StatePaths(Replay):
     def y_to_logits(self) -> Iterator[Patched]:
         """Each layer's y at the last position from the corrupt run, every other layer's held."""
         corrupt = self._corrupt_y()
-        starts = [Start(layer, (f"y.{layer}",), self._leave(layer, y)) for layer, y in enumerate(corrupt)]
+        starts = [
+            Start(layer, (f"y.{layer}",), self._leave(layer, y)) for layer, y in enumerate(corrupt)
+        ]
         return self.to_logits(starts, self._advance("y"))
 
     def state_to_logits(self) -> Iterator[Patched]:
-        """The state that each layer carries into the last position from the corrupt run, every other layer's held."""
+        """The state that each layer carries into the last position from the corrupt run, every
+        other layer's held.
+        """
         before = self._length - 2
         sites = [Site("state", layer, position=before) for layer in range(self.model.n_layers)]
-        run = self.model.run(self.corrupt, capture=sites, stop_after=f"resid.{self.model.n_layers - 1}")
+        run = self.model.run(
+            self.corrupt, capture=sites, stop_after=f"resid.{self.model.n_layers - 1}"
+        )
         return self.states_to_logits(
-            [(f"state.{layer}", layer, self.carried(layer, run[site])) for layer, site in enumerate(sites)]
+            [
+                (f"state.{layer}", layer, self.carried(layer, run[site]))
+                for layer, site in enumerate(sites)
+            ]
         )
 
     def states_to_logits(self, senders: Sequence[tuple[str, int, Tensor]]) -> Iterator[Patched]:
-        """Given states at the last position, as (label, layer, state (prompt, d_inner, d_state)); the others held."""
+        """Given states at the last position, as (label, layer, state (prompt, d_inner, d_state));
+        the others held.
+        """
         starts = []
         for label, layer, state in senders:
             C = self._clean[Site("C", layer, position=-1)]
@@ -107,8 +130,12 @@ class StatePaths(Replay):
         return self.to_logits(starts, self._advance("state"))
 
     def carried(self, layer: int, before: Tensor) -> Tensor:
-        """The state at the last position, given that at the position before it; decay and write are clean."""
-        u, dt, B = (self._clean[Site(kind, layer, position=-1)] for kind in ("ssm_input", "dt", "B"))
+        """The state at the last position, given that at the position before it; decay and write are
+        clean.
+        """
+        u, dt, B = (
+            self._clean[Site(kind, layer, position=-1)] for kind in ("ssm_input", "dt", "B")
+        )
         return self._step(layer, before, u, dt, B)
 
     def _step(self, layer: int, before: Tensor, u: Tensor, dt: Tensor, B: Tensor) -> Tensor:
@@ -118,39 +145,62 @@ class StatePaths(Replay):
     # --- writes at earlier positions
 
     def writes_to_logits(self, layer: int, positions: dict[str, Tensor]) -> Iterator[Patched]:
-        """The layer's write, with its own decay, from the corrupt run at each of `positions` (label: (prompt,))."""
+        """The layer's write, with its own decay, from the corrupt run at each of `positions`
+        (label: (prompt,)).
+        """
         clean, corrupt = self._inner(layer)
-        return self._writes(layer, clean, {label: (p, _pick(corrupt, layer, p)) for label, p in positions.items()})
+        return self._writes(
+            layer, clean, {label: (p, _pick(corrupt, layer, p)) for label, p in positions.items()}
+        )
 
-    def conv_to_write(self, layer: int, write_at: Tensor, inputs: dict[str, Sequence[int]]) -> Iterator[Patched]:
-        """The write at `write_at` (prompt,) computed from convolution inputs of which some are corrupt.
+    def conv_to_write(
+        self, layer: int, write_at: Tensor, inputs: dict[str, Sequence[int]]
+    ) -> Iterator[Patched]:
+        """The write at `write_at` (prompt,) computed from convolution inputs of which some are
+        corrupt.
 
         inputs   label: how many positions before the write each corrupt input is; 0 is the write's own position
         """
         width = self.model.conv_width
         if far := [back for before in inputs.values() for back in before if not 0 <= back < width]:
-            raise InputError("inputs", far[0], f"the convolution reads {width} positions", f"Give 0 to {width - 1}.")
+            raise InputError(
+                "inputs",
+                far[0],
+                f"the convolution reads {width} positions",
+                f"Give 0 to {width - 1}.",
+            )
         clean, corrupt = self._inner(layer)
         mixer, device = self.model.mixer(layer), self.model.device
         each = torch.arange(len(write_at), device=device)
         offsets = torch.arange(width - 1, -1, -1, device=device)
-        places = write_at.to(device)[:, None] - offsets  # (prompt, tap): the position that each tap reads
+        places = (
+            write_at.to(device)[:, None] - offsets
+        )  # (prompt, tap): the position that each tap reads
         inside = (places >= 0)[..., None]
         near = (each[:, None], places.clamp_min(0))
-        own, other = (torch.where(inside, run[Site("conv_in", layer)][near], 0) for run in (clean, corrupt))
+        own, other = (
+            torch.where(inside, run[Site("conv_in", layer)][near], 0) for run in (clean, corrupt)
+        )
         found = {}
         for label, before in inputs.items():
             taken = torch.isin(offsets, torch.tensor(list(before), device=device))[:, None]
-            conv = causal_conv(torch.where(taken, other, own), mixer.conv1d.weight, mixer.conv1d.bias)[:, -1]
+            conv = causal_conv(
+                torch.where(taken, other, own), mixer.conv1d.weight, mixer.conv1d.bias
+            )[:, -1]
             u = mixer.act(conv)
             dt, B, _ = self.model.selection(layer, u)
             found[label] = (write_at, (widened(u), dt, B))
         return self._writes(layer, clean, found)
 
     def _writes(
-        self, layer: int, clean: Run, senders: dict[str, tuple[Tensor, tuple[Tensor, Tensor, Tensor]]]
+        self,
+        layer: int,
+        clean: Run,
+        senders: dict[str, tuple[Tensor, tuple[Tensor, Tensor, Tensor]]],
     ) -> Iterator[Patched]:
-        """Labels with their positions and the (u, dt, B) of the write there; carried to the end by the clean decays."""
+        """Labels with their positions and the (u, dt, B) of the write there; carried to the end by
+        the clean decays.
+        """
         u, dt, B = (clean[Site(kind, layer)] for kind in ("ssm_input", "dt", "B"))
         A, C = self.model.A(layer), clean[Site("C", layer)]
         needed = sorted({max(0, int(p) - 1) for position, _ in senders.values() for p in position})
@@ -161,35 +211,56 @@ class StatePaths(Replay):
         states = []
         for label, (position, (new_u, new_dt, new_B)) in senders.items():
             place = torch.tensor([needed.index(max(0, int(p) - 1)) for p in position])
-            before = scanned[each, place] * (position > 0)[:, None, None].to(scanned)  # zero before position 0
-            old_A_bar, _, old_write = discretise(widened(u)[each, position], dt[each, position], A, B[each, position])
+            before = scanned[each, place] * (position > 0)[:, None, None].to(
+                scanned
+            )  # zero before position 0
+            old_A_bar, _, old_write = discretise(
+                widened(u)[each, position], dt[each, position], A, B[each, position]
+            )
             A_bar, _, write = discretise(new_u, new_dt, A, new_B)
             change = (A_bar - old_A_bar) * before + write - old_write
-            states.append((label, layer, final + propagate(change, dt, A, position, self._length - 1)))
+            states.append(
+                (label, layer, final + propagate(change, dt, A, position, self._length - 1))
+            )
         return self.states_to_logits(states)
 
     # --- earlier layers
 
     def layers_to_state(
-        self, receiver: int, senders: Sequence[int] | None = None, positions: dict[str, Tensor] | None = None
+        self,
+        receiver: int,
+        senders: Sequence[int] | None = None,
+        positions: dict[str, Tensor] | None = None,
     ) -> Iterator[Patched]:
-        """y of each earlier layer, at positions before the last, as the receiver's state carries it to the end.
+        """y of each earlier layer, at positions before the last, as the receiver's state carries it
+        to the end.
 
         positions   label: (prompt, n) positions at which the sender is patched; by default everywhere before the last
         Layers between hold their y everywhere; the receiver's convolution, dt, B and so its writes are recomputed.
         Labels are "y.LAYER", with the label of the positions after an @ where some are given.
         """
         chosen = list(range(receiver)) if senders is None else list(senders)
-        if not chosen or not all(0 <= sender < receiver for sender in chosen) or receiver >= self.model.n_layers:
-            raise InputError("senders", chosen, f"they must be layers below the receiver, {receiver}, of the model's "
-                             f"{self.model.n_layers}", "Name layers below it, or take a higher receiver.")  # fmt: skip
+        if (
+            not chosen
+            or not all(0 <= sender < receiver for sender in chosen)
+            or receiver >= self.model.n_layers
+        ):
+            raise InputError(
+                "senders",
+                chosen,
+                f"they must be layers below the receiver, {receiver}, of the model's "
+                f"{self.model.n_layers}",
+                "Name layers below it, or take a higher receiver.",
+            )
         lowest, end = min(chosen), self._length - 1
         kinds = ("resid_pre", "ssm_input", "gate_in")
         capture = [Site("y", layer) for layer in range(lowest, receiver)]
         capture += [Site(kind, layer) for kind in kinds for layer in chosen]
         clean = self.model.run(self.tokens, capture=capture, stop_after=f"resid.{receiver - 1}")
         corrupt = self.model.run(
-            self.corrupt, capture=[Site("y", layer) for layer in chosen], stop_after=f"resid.{max(chosen)}"
+            self.corrupt,
+            capture=[Site("y", layer) for layer in chosen],
+            stop_after=f"resid.{max(chosen)}",
         )
         everywhere = {"": torch.arange(end).expand(len(self.tokens), end)}
         states = []
@@ -204,7 +275,9 @@ class StatePaths(Replay):
         return self.states_to_logits(states)
 
     def _walk(self, sender: int, receiver: int, y: Tensor, clean: Run) -> Tensor:
-        """The receiver's state before the last position when the sender's y is as given and other y are held."""
+        """The receiver's state before the last position when the sender's y is as given and other y
+        are held.
+        """
         model, end = self.model, self._length - 1
         parts = (clean[Site(kind, sender)] for kind in ("resid_pre", "ssm_input", "gate_in"))
         h, u, z = (t[:, :end] for t in parts)
@@ -221,8 +294,13 @@ class StatePaths(Replay):
     # --- parts
 
     def _leave(self, layer: int, y: Tensor) -> Tensor:
-        """The residual stream after block `layer` at the last position, with other y (sender, prompt, d_inner)."""
-        h, u, z = (self._clean[Site(kind, layer, position=-1)] for kind in ("resid_pre", "ssm_input", "gate_in"))
+        """The residual stream after block `layer` at the last position, with other y (sender,
+        prompt, d_inner).
+        """
+        h, u, z = (
+            self._clean[Site(kind, layer, position=-1)]
+            for kind in ("resid_pre", "ssm_input", "gate_in")
+        )
         return self.model.after_scan(layer, h[None], u, y, z)
 
     def _state(self, layer: int) -> Tensor:
@@ -233,7 +311,9 @@ class StatePaths(Replay):
         return self.model.mixer(layer).conv1d.weight[:, 0, -1]
 
     def _earlier_taps(self, layer: int) -> Tensor:
-        """What the last position's convolution has from the positions before it, and the bias: (prompt, d_inner)."""
+        """What the last position's convolution has from the positions before it, and the bias:
+        (prompt, d_inner).
+        """
         conv, width = self.model.mixer(layer).conv1d, self.model.conv_width
         out = self._clean[Site("resid_pre", layer, position=-1)].new_zeros(())
         for back in range(min(width, self._length) - 1, 0, -1):
@@ -244,25 +324,31 @@ class StatePaths(Replay):
     def _corrupt_y(self) -> list[Tensor]:
         """y of every layer at the last position of the corrupt prompts (1, prompt, d_inner).
 
-        Where they differ from the clean ones in nothing but the last token, that is one step from the clean states.
+        Where they differ from the clean ones in nothing but the last token, that is one step from
+        the clean states.
         """
         model = self.model
         if not torch.equal(self.tokens[:, :-1], self.corrupt[:, :-1]):
             sites = last("y", model.n_layers)
             run = model.run(self.corrupt, capture=sites, stop_after=f"resid.{model.n_layers - 1}")
             return [run[site][None] for site in sites]
-        h = model.run(self.corrupt[:, -1:], capture=["embed"], stop_after="embed")["embed"].transpose(0, 1)
+        h = model.run(self.corrupt[:, -1:], capture=["embed"], stop_after="embed")[
+            "embed"
+        ].transpose(0, 1)
         found = []
         for layer in range(model.n_layers):
             u, z = self._mix(layer, h)
             dt, B, C = model.selection(layer, u)
-            state = self._step(layer, self._clean[Site("state", layer, position=self._length - 2)], u, dt, B)
+            state = self._step(
+                layer, self._clean[Site("state", layer, position=self._length - 2)], u, dt, B
+            )
             found.append((state * C.unsqueeze(-2)).sum(-1))
             h = model.after_scan(layer, h, u, found[-1], z)
         return found
 
     def _inner(self, layer: int) -> tuple[Run, Run]:
-        """The layer's convolution and scan inputs at every position, of the clean and the corrupt prompts.
+        """The layer's convolution and scan inputs at every position, of the clean and the corrupt
+        prompts.
 
         Kept for the next question about that layer, those of one layer at a time.
         """

@@ -1,4 +1,6 @@
-"""Documents from text files, JSONL, Parquet and Hugging Face datasets, in an order that a seed decides."""
+"""Documents from text files, JSONL, Parquet and Hugging Face datasets, in an order that a seed
+decides.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from homolog.corpus.whole_xz import WholeXz
 from homolog.errors import InputError
 from homolog.zoo import catalog
 
-_ORDER = int.from_bytes(b"corpus order", "little")  # keeps this draw apart from others with the same seed
+_ORDER = int.from_bytes(
+    b"corpus order", "little"
+)  # keeps this draw apart from others with the same seed
 _DATASET = "hf:"
 
 
@@ -83,7 +87,11 @@ def read_documents(
     if path is None or dataset is not None:
         order = _order(_length(dataset, name), seed if shuffle else None)
         return Documents(name, _from_dataset(dataset, name, field, order))
-    found = (document for file in _files(path) for document in _checked(_reader(file)(file, field), str(file)))
+    found = (
+        document
+        for file in _files(path)
+        for document in _checked(_reader(file)(file, field), str(file))
+    )
     return Documents(name, found, seed if shuffle else None)
 
 
@@ -98,7 +106,11 @@ def source_files(source: Any) -> tuple[Path, ...]:
     path = _path(source)
     if path is None:
         return ()
-    return tuple(sorted(file for file in path.rglob("*") if file.is_file()) if _is_saved(path) else _files(path))
+    return tuple(
+        sorted(file for file in path.rglob("*") if file.is_file())
+        if _is_saved(path)
+        else _files(path)
+    )
 
 
 def _order(n: int, seed: int | None) -> np.ndarray:
@@ -116,11 +128,20 @@ def _path(source: Any) -> Path | None:
         path.stat()
     except FileNotFoundError as error:
         raise InputError(
-            "corpus", str(source), "there must be a file or a folder of that name",
-            'Give a .txt, .jsonl or .parquet file, a folder of them, "zoo:demo", or "hf:ID" for a dataset.',
-        ) from error  # fmt: skip
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a character that no name has, no such user
-        raise _damaged(str(source), "the name of a file or a folder that can be read", error) from error
+            "corpus",
+            str(source),
+            "there must be a file or a folder of that name",
+            'Give a .txt, .jsonl or .parquet file, a folder of them, "zoo:demo", or "hf:ID" for a '
+            "dataset.",
+        ) from error
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # too long, a character that no name has, no such user
+        raise _damaged(
+            str(source), "the name of a file or a folder that can be read", error
+        ) from error
     return path
 
 
@@ -131,13 +152,17 @@ def _files(path: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise _damaged(str(error.filename or path), "a folder that can be read", error) from error
 
-    found = [Path(folder, name) for folder, _, names in os.walk(path, onerror=refuse) for name in names]
+    found = [
+        Path(folder, name) for folder, _, names in os.walk(path, onerror=refuse) for name in names
+    ]
     files = sorted(file for file in found if _suffix(file) in _READERS)
     if not files:
         raise InputError(
-            "corpus", str(path), f"the folder must hold files of a known kind ({', '.join(_READERS)})",
+            "corpus",
+            str(path),
+            f"the folder must hold files of a known kind ({', '.join(_READERS)})",
             "Give another folder, or name one file.",
-        )  # fmt: skip
+        )
     return files
 
 
@@ -155,7 +180,9 @@ def _checked(documents: Iterator[Document], place: str) -> Iterator[Document]:
 
 def _damaged(place: str, what: str, error: BaseException) -> InputError:
     found = _one_line(f"{type(error).__name__}: {error}")
-    return InputError("corpus", place, f"it must be {what} ({found})", "Mend it, fetch it again, or leave it out.")
+    return InputError(
+        "corpus", place, f"it must be {what} ({found})", "Mend it, fetch it again, or leave it out."
+    )
 
 
 def _suffix(path: Path) -> str:
@@ -207,9 +234,13 @@ def _from_jsonl(path: Path, field: str) -> Iterator[Document]:
 
 
 def _regular(path: Path) -> None:
-    """InputError for what gives no end when it is read, as a pipe, or is not there, as the end of a broken link."""
+    """InputError for what gives no end when it is read, as a pipe, or is not there, as the end of a
+    broken link.
+    """
     if not path.is_file():
-        raise InputError("corpus", str(path), "it must be a file, and there is none", "Mend or remove the link.")
+        raise InputError(
+            "corpus", str(path), "it must be a file, and there is none", "Mend or remove the link."
+        )
 
 
 def _open(path: Path) -> io.BufferedIOBase:
@@ -227,11 +258,17 @@ def _record(record: Any, field: str, place: str) -> Document:
     if not isinstance(text, str):
         found = type(record).__name__
         if isinstance(record, dict):
-            found = f"{field}: {type(text).__name__}" if field in record else ", ".join(map(str, record))
+            found = (
+                f"{field}: {type(text).__name__}"
+                if field in record
+                else ", ".join(map(str, record))
+            )
         raise InputError(
-            "corpus", place, f"it must have a text in the field {field!r} (found: {_one_line(found)})",
+            "corpus",
+            place,
+            f"it must have a text in the field {field!r} (found: {_one_line(found)})",
             "Name the field that holds the text: `field` in [corpus].",
-        )  # fmt: skip
+        )
     return Document(text, place)
 
 
@@ -264,8 +301,12 @@ def _as_dataset(source: Any, path: Path | None, split: str) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise InputError("corpus", str(source), "Hugging Face datasets need the package `datasets`",
-                         "pip install 'homolog[data]'") from error  # fmt: skip
+        raise InputError(
+            "corpus",
+            str(source),
+            "Hugging Face datasets need the package `datasets`",
+            "pip install 'homolog[data]'",
+        ) from error
     if saved:
         with _reading(str(path)):
             dataset = datasets.load_from_disk(str(path))
@@ -274,9 +315,11 @@ def _as_dataset(source: Any, path: Path | None, split: str) -> Any:
         return datasets.load_dataset(str(source).removeprefix(_DATASET), split=split)
     except (OSError, ValueError, IndexError) as error:
         raise InputError(
-            "corpus", str(source), f"the dataset must be within reach ({error})",
+            "corpus",
+            str(source),
+            f"the dataset must be within reach ({error})",
             "Check the id, the split and the network, or give local files.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _is_saved(folder: Path) -> bool:
@@ -286,7 +329,9 @@ def _is_saved(folder: Path) -> bool:
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """What `datasets` raises over damaged files has no common kind: all of it becomes one `InputError`."""
+    """What `datasets` raises over damaged files has no common kind: all of it becomes one
+    `InputError`.
+    """
     try:
         yield
     except Exception as error:
@@ -297,15 +342,21 @@ def _split_of(dataset: Any, split: str) -> Any:
     if not isinstance(dataset, dict):
         return dataset
     if split not in dataset:
-        raise InputError("corpus split", split, f"the dataset has {', '.join(map(str, dataset))}", "Name one.")
+        raise InputError(
+            "corpus split", split, f"the dataset has {', '.join(map(str, dataset))}", "Name one."
+        )
     return dataset[split]
 
 
 def _length(dataset: Any, name: str) -> int:
     """Rows.  InputError for what is no dataset, or one that is only streamed."""
     if not (hasattr(dataset, "column_names") and hasattr(dataset, "__len__")):
-        raise InputError("corpus", name, f"a {type(dataset).__name__} has no rows that can be drawn from",
-                         "Give a datasets.Dataset, or the name of a file or folder.")  # fmt: skip
+        raise InputError(
+            "corpus",
+            name,
+            f"a {type(dataset).__name__} has no rows that can be drawn from",
+            "Give a datasets.Dataset, or the name of a file or folder.",
+        )
     return len(dataset)
 
 
@@ -316,7 +367,11 @@ def _from_dataset(dataset: Any, name: str, field: str, order: np.ndarray) -> Ite
         with _reading(name):
             texts = dataset[rows.tolist()][field]
         yield from _checked(
-            (_record({field: text}, field, f"{name}[{row}]") for row, text in zip(rows, texts, strict=True)), name
+            (
+                _record({field: text}, field, f"{name}[{row}]")
+                for row, text in zip(rows, texts, strict=True)
+            ),
+            name,
         )
 
 

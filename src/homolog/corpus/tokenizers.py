@@ -1,8 +1,9 @@
 """What makes two tokenizers the same: equal ids for every text.
 
-The fingerprint is the SHA-256 of the parts of the fast tokenizer that decide ids: vocabulary, merges and
-flags of the model, normaliser, pre-tokeniser, added tokens, and which ids are special.  Left out is what does
-not: the post-processor (special tokens are never added here), the decoder, padding, truncation, offsets.
+The fingerprint is the SHA-256 of the parts of the fast tokenizer that decide ids: vocabulary,
+merges and flags of the model, normaliser, pre-tokeniser, added tokens, and which ids are special.
+Left out is what does not: the post-processor (special tokens are never added here), the decoder,
+padding, truncation, offsets.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def fingerprint(tokenizer: Any) -> str:
         parts = {key: _without_offsets(whole.get(key)) for key in _DECIDES_IDS}
     else:  # written in Python: its class and vocabulary are all there is to see
         parts = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
-    # Those of the configuration: `added_tokens` and the vocabulary tell the others, and fingerprints that are stored
-    # with dictionaries stay what they are.
+    # Those of the configuration: `added_tokens` and the vocabulary tell the others, and
+    # fingerprints that are stored with dictionaries stay what they are.
     parts["special_ids"] = sorted({int(token) for token in tokenizer.all_special_ids})
     return sha256_bytes(json.dumps(parts, sort_keys=True, ensure_ascii=True, separators=(",", ":")))
 
@@ -34,8 +35,9 @@ def fingerprint(tokenizer: Any) -> str:
 def special_tokens(tokenizer: Any) -> dict[int, str]:
     """The special tokens, id and name, ascending: what is masked wherever it stands.
 
-    They are those that the configuration names (`eos_token` and the like) and every added token that is marked as
-    special, in tokenizer.json too.  An added token that is not, as the runs of spaces of Pythia, is text, and stays.
+    They are those that the configuration names (`eos_token` and the like) and every added token
+    that is marked as special, in tokenizer.json too.  An added token that is not, as the runs of
+    spaces of Pythia, is text, and stays.
     """
     added = {int(i) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     ids = sorted(added.union(int(i) for i in tokenizer.all_special_ids))
@@ -48,39 +50,50 @@ def special_ids(tokenizer: Any) -> list[int]:
 
 
 def joining_id(tokenizer: Any) -> int:
-    """Id of the token that ends each document: end of text, else beginning of text.  Raises `InputError`."""
+    """Id of the token that ends each document: end of text, else beginning of text.  Raises
+    `InputError`.
+    """
     for token in (tokenizer.eos_token_id, tokenizer.bos_token_id):
         if token is not None:
             return int(token)
     raise InputError(
-        "tokenizer", getattr(tokenizer, "name_or_path", "?"),
+        "tokenizer",
+        getattr(tokenizer, "name_or_path", "?"),
         "it must have an end-of-text or beginning-of-text token to put between documents",
         "Set eos_token in its tokenizer_config.json.",
-    )  # fmt: skip
+    )
 
 
 def check_same_tokenizer(a_name: str, tokenizer_a: Any, b_name: str, tokenizer_b: Any) -> str:
-    """The fingerprint of both models' tokenizers.  Raises `InputError`, naming both, if they differ."""
+    """The fingerprint of both models' tokenizers.  Raises `InputError`, naming both, if they
+    differ.
+    """
     for name, tokenizer in ((a_name, tokenizer_a), (b_name, tokenizer_b)):
         if tokenizer is None:
             raise InputError(
-                "tokenizer", name, "the model must come with a tokenizer",
+                "tokenizer",
+                name,
+                "the model must come with a tokenizer",
                 "Put tokenizer.json and tokenizer_config.json in the model's folder.",
-            )  # fmt: skip
+            )
     a, b = fingerprint(tokenizer_a), fingerprint(tokenizer_b)
     if a != b:
         sizes = f"{a_name}: {len(tokenizer_a)} entries, {a[:8]}; {b_name}: {len(tokenizer_b)} entries, {b[:8]}"
         raise InputError(
-            "tokenizers", sizes,
+            "tokenizers",
+            sizes,
             f"{a_name} and {b_name} must read the same tokens, and their tokenizers differ",
-            "Compare two models that share a tokenizer; models with different ones cannot be aligned yet.",
-        )  # fmt: skip
+            "Compare two models that share a tokenizer; models with different ones cannot be "
+            "aligned yet.",
+        )
     return a
 
 
 def _without_offsets(part: Any) -> Any:
     if isinstance(part, dict):
-        return {key: _without_offsets(value) for key, value in part.items() if key not in _ONLY_OFFSETS}
+        return {
+            key: _without_offsets(value) for key, value in part.items() if key not in _ONLY_OFFSETS
+        }
     if isinstance(part, list):
         return [_without_offsets(value) for value in part]
     return part

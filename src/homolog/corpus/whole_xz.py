@@ -1,7 +1,7 @@
 """An .xz file that is read to its end, or not at all.
 
-`lzma.LZMAFile` takes what follows a stream and is no other stream for the end of the file: of several streams, the
-second of them damaged, the first would pass for all.
+`lzma.LZMAFile` takes what follows a stream and is no other stream for the end of the file: of
+several streams, the second of them damaged, the first would pass for all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ _BLOCK = 1 << 16
 
 
 class WholeXz(io.RawIOBase):
-    """Reads the streams of a file one after the other.  Raises lzma.LZMAError or EOFError where one is not whole."""
+    """Reads the streams of a file one after the other.  Raises lzma.LZMAError or EOFError where one
+    is not whole.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")

@@ -3,11 +3,13 @@
     stream = tokens(document 0) EOT tokens(document 1) EOT ...
     window w = stream[w * context : (w + 1) * context]
 
-Windows are never padded; the tail that fills none is dropped and counted.  Special tokens are masked by id
-wherever they stand (`tokenizers.special_tokens` says which they are).  One that is written in a document's text, as
-"<|endoftext|>", is tokenised and masked as such, but it ends no document.
+Windows are never padded; the tail that fills none is dropped and counted.  Special tokens are
+masked by id wherever they stand (`tokenizers.special_tokens` says which they are).  One that is
+written in a document's text, as "<|endoftext|>", is tokenised and masked as such, but it ends no
+document.
 
-The hash is the SHA-256 of context, tokens, documents and mask: two artifacts compare only if theirs are equal.
+The hash is the SHA-256 of context, tokens, documents and mask: two artifacts compare only if theirs
+are equal.
 """
 
 from __future__ import annotations
@@ -35,13 +37,17 @@ _BATCH = 256  # documents tokenised together
 
 @dataclass(frozen=True, eq=False)
 class TokenWindows:
-    """Windows of tokens.  `hash` is computed from the arrays; slices of whole windows have their own."""
+    """Windows of tokens.  `hash` is computed from the arrays; slices of whole windows have their
+    own.
+    """
 
     tokens: Int32[np.ndarray, "windows context"]
     """Token ids."""
 
     document: Int32[np.ndarray, "windows context"]
-    """Index of the document each token is from, in the order of the stream; kept when windows are sliced."""
+    """Index of the document each token is from, in the order of the stream; kept when windows are
+    sliced.
+    """
 
     mask: Bool[np.ndarray, "windows context"]
     """False at special tokens, which stay out of every statistic."""
@@ -53,7 +59,9 @@ class TokenWindows:
     """Tokens of the tail that filled no window."""
 
     n_read: int = 0
-    """Documents that were read for `pack`, empty ones among them: all of the source where they are shuffled."""
+    """Documents that were read for `pack`, empty ones among them: all of the source where they are
+    shuffled.
+    """
 
     n_empty: int = 0
     """Of those the ones left out because they hold no text, or none that makes a token."""
@@ -65,14 +73,19 @@ class TokenWindows:
         assert self.tokens.shape == self.document.shape == self.mask.shape
         arrays = (np.ascontiguousarray(array) for array in (self.tokens, self.document, self.mask))
         parts = (array.tobytes() for array in arrays)
-        object.__setattr__(self, "hash", sha256_bytes(f"windows {FORMAT} {self.tokens.shape}", *parts))
+        object.__setattr__(
+            self, "hash", sha256_bytes(f"windows {FORMAT} {self.tokens.shape}", *parts)
+        )
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, windows: slice | np.ndarray) -> TokenWindows:
         """Whole windows, by slice or by their numbers in any order."""
-        parts = (np.ascontiguousarray(array[windows]) for array in (self.tokens, self.document, self.mask))
+        parts = (
+            np.ascontiguousarray(array[windows])
+            for array in (self.tokens, self.document, self.mask)
+        )
         return TokenWindows(*parts, tokenizer_fingerprint=self.tokenizer_fingerprint)
 
     def split(self, n_windows: int) -> tuple[TokenWindows, TokenWindows]:
@@ -83,7 +96,9 @@ class TokenWindows:
         """The same windows in random order."""
         order = np.random.default_rng(seed).permutation(len(self))
         parts = (array[order] for array in (self.tokens, self.document, self.mask))
-        return TokenWindows(*parts, tokenizer_fingerprint=self.tokenizer_fingerprint, n_dropped=self.n_dropped)
+        return TokenWindows(
+            *parts, tokenizer_fingerprint=self.tokenizer_fingerprint, n_dropped=self.n_dropped
+        )
 
     @property
     def context(self) -> int:
@@ -102,17 +117,23 @@ class TokenWindows:
 
     @property
     def token_document(self) -> Int32[np.ndarray, " token"]:
-        """Document of every token that is not masked, windows flattened: what is resampled for intervals."""
+        """Document of every token that is not masked, windows flattened: what is resampled for
+        intervals.
+        """
         return self.document[self.mask]
 
     def require_unmasked(self, name: str) -> None:
-        """Raise `InputError` where no token is left that is not masked; name: of the text, for the message."""
+        """Raise `InputError` where no token is left that is not masked; name: of the text, for the
+        message.
+        """
         if not self.mask.any():
             raise InputError(
-                "corpus", name,
-                f"no token of it is left that is not masked: all {self.n_tokens} are special tokens",
+                "corpus",
+                name,
+                f"no token of it is left that is not masked: all {self.n_tokens} are special "
+                "tokens",
                 "Give text of which the tokenizer makes other tokens too.",
-            )  # fmt: skip
+            )
 
     def sample(self, tokenizer: Any, n_tokens: int = 64) -> str:
         """The first tokens as text, to see that it is text."""
@@ -121,7 +142,12 @@ class TokenWindows:
 
 
 def pack(
-    documents: Iterable[Document], tokenizer: Any, context: int, *, n_tokens: int | None = None, fewer: bool = False
+    documents: Iterable[Document],
+    tokenizer: Any,
+    context: int,
+    *,
+    n_tokens: int | None = None,
+    fewer: bool = False,
 ) -> TokenWindows:
     """Tokenise documents, in their order, and cut the stream into windows of `context` tokens.
 
@@ -145,32 +171,46 @@ def pack(
             break
     n_read, n_empty, name = given, given - len(ids), f"{total} tokens in {len(ids)} documents"
     if isinstance(documents, Documents):  # it has left out documents of its own
-        n_read, n_empty, name = documents.n_read, n_empty + documents.n_empty, f"{name} of {documents.name}"
+        n_read, n_empty, name = (
+            documents.n_read,
+            n_empty + documents.n_empty,
+            f"{name} of {documents.name}",
+        )
     n_windows = (total if wanted is None else min(total, wanted)) // context
     least = 1 if fewer or wanted is None else max(1, wanted // context)
     if n_windows < least:
         raise InputError(
-            "corpus", f"{name}, {n_empty} empty ones left out" if n_empty else name,
+            "corpus",
+            f"{name}, {n_empty} empty ones left out" if n_empty else name,
             f"it must fill {least} windows of {context} tokens",
             "Give more text, ask for fewer tokens, or a shorter context.",
-        )  # fmt: skip
+        )
     used = n_windows * context
     tokens = np.concatenate(ids)[:used]
     document = np.repeat(np.arange(len(ids), dtype=np.int32), list(map(len, ids)))[:used]
     mask = ~np.isin(tokens, special_ids(tokenizer))
     parts = (array.reshape(n_windows, context) for array in (tokens, document, mask))
-    windows = TokenWindows(*parts, tokenizer_fingerprint=fingerprint(tokenizer), n_dropped=total - used,
-                           n_read=n_read, n_empty=n_empty)  # fmt: skip
+    windows = TokenWindows(
+        *parts,
+        tokenizer_fingerprint=fingerprint(tokenizer),
+        n_dropped=total - used,
+        n_read=n_read,
+        n_empty=n_empty,
+    )
     windows.require_unmasked(name)
     return windows
 
 
 def save_windows(windows: TokenWindows, folder: Path | str) -> Path:
-    """Write windows.safetensors, then windows.json (the manifest, with the hash); returns the folder."""
+    """Write windows.safetensors, then windows.json (the manifest, with the hash); returns the
+    folder.
+    """
     folder = Path(folder)
     arrays = {"tokens": windows.tokens, "document": windows.document, "mask": windows.mask}
     with atomic_path(folder / "windows.safetensors") as partial:
-        safetensors.numpy.save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
+        safetensors.numpy.save_file(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial
+        )
     manifest = {
         "format": FORMAT,
         "hash": windows.hash,
@@ -186,7 +226,9 @@ def save_windows(windows: TokenWindows, folder: Path | str) -> Path:
 
 
 def load_windows(folder: Path | str) -> TokenWindows:
-    """Read what `save_windows` wrote.  Raises `InputError` when it is missing, damaged or otherwise made."""
+    """Read what `save_windows` wrote.  Raises `InputError` when it is missing, damaged or otherwise
+    made.
+    """
     folder = Path(folder)
     try:
         manifest = read_json(folder / "windows.json")
@@ -197,9 +239,12 @@ def load_windows(folder: Path | str) -> TokenWindows:
         if len(shapes) != 1 or len(shapes.pop()) != 2:
             raise ValueError("the arrays must be (windows, context), all alike")
         windows = TokenWindows(
-            arrays["tokens"], arrays["document"], arrays["mask"],
-            manifest["tokenizer_fingerprint"], manifest["n_dropped"],
-        )  # fmt: skip
+            arrays["tokens"],
+            arrays["document"],
+            arrays["mask"],
+            manifest["tokenizer_fingerprint"],
+            manifest["n_dropped"],
+        )
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise _unreadable(folder, f"{type(error).__name__}: {error}") from error
     if manifest.get("format") != FORMAT:
@@ -211,7 +256,10 @@ def load_windows(folder: Path | str) -> TokenWindows:
 
 def _unreadable(folder: Path, reason: str) -> InputError:
     return InputError(
-        "token windows", str(folder), f"they must be whole and unaltered ({reason})", "Start the run again."
+        "token windows",
+        str(folder),
+        f"they must be whole and unaltered ({reason})",
+        "Start the run again.",
     )
 
 
@@ -224,5 +272,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 def _encode(tokenizer: Any, texts: list[str]) -> Iterable[list[int]]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        return (encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False))
+        return (
+            encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)
+        )
     return (tokenizer.encode(text, add_special_tokens=False) for text in texts)

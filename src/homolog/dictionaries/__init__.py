@@ -1,4 +1,6 @@
-"""Dictionaries: sparse autoencoders of all layers of a model, their training, quality, files and controls."""
+"""Dictionaries: sparse autoencoders of all layers of a model, their training, quality, files and
+controls.
+"""
 
 from homolog.dictionaries.base import Dictionary, Neurons, SparseAutoencoder
 from homolog.dictionaries.components import Components, ica, pca
@@ -14,7 +16,12 @@ from homolog.dictionaries.configs import (
     TrainingConfig,
     parse_config,
 )
-from homolog.dictionaries.controls import firing_like_trained, random_directions, random_orthogonal, rotated
+from homolog.dictionaries.controls import (
+    firing_like_trained,
+    random_directions,
+    random_orthogonal,
+    rotated,
+)
 from homolog.dictionaries.formats import convert, load, save, saved_quality
 from homolog.dictionaries.planted import Planted, plant
 from homolog.dictionaries.quality import (

@@ -1,4 +1,6 @@
-"""Encoding and decoding of many tokens by any dictionary, with features of one block of tokens held at a time."""
+"""Encoding and decoding of many tokens by any dictionary, with features of one block of tokens held
+at a time.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Autoencoder(Dictionary, Protocol):
 
 
 class Coder:
-    """One dictionary at work.  Features of a block are CSR if it is a `SparseAutoencoder`, else what it gives."""
+    """One dictionary at work.  Features of a block are CSR if it is a `SparseAutoencoder`, else
+    what it gives.
+    """
 
     def __init__(self, dictionary: Dictionary, device: torch.device | str = "cpu") -> None:
         self.dictionary = dictionary
@@ -48,13 +52,19 @@ class Coder:
 
     def encode(self, block: Activations) -> sparse.csr_array | torch.Tensor:
         """Features of a block."""
-        return self.dictionary.encode(block) if self.encoder is None else self.encoder.encode(block, where="x")
+        return (
+            self.dictionary.encode(block)
+            if self.encoder is None
+            else self.encoder.encode(block, where="x")
+        )
 
     def firing(self, f: sparse.csr_array | torch.Tensor) -> np.ndarray:
         """At how many tokens each feature of a block is other than 0."""
         if isinstance(f, torch.Tensor):
             return (f != 0).sum(0).cpu().numpy()
-        return np.bincount(f.indices, minlength=self.dictionary.d_sae)  # the encoder stores no zeros
+        return np.bincount(
+            f.indices, minlength=self.dictionary.d_sae
+        )  # the encoder stores no zeros
 
     def counts(self, x: Activations) -> np.ndarray:
         """At how many tokens of (token, d_model) each feature is other than 0: (d_sae,) int64."""
@@ -67,8 +77,12 @@ class Coder:
         """Residuals of a block from its features; on the CPU where these are sparse."""
         if isinstance(f, torch.Tensor):
             if not isinstance(self.dictionary, Autoencoder):
-                raise InputError("dictionary", type(self.dictionary).__name__, "it must have decode",
-                                 "Measure explained variance of dictionaries that reconstruct.")  # fmt: skip
+                raise InputError(
+                    "dictionary",
+                    type(self.dictionary).__name__,
+                    "it must have decode",
+                    "Measure explained variance of dictionaries that reconstruct.",
+                )
             return self.dictionary.decode(f)
         if f.nnz <= _SPARSE * (len(f.indptr) - 1) * self.dictionary.d_sae:
             return torch.from_numpy(f @ self.W_dec.numpy()) + self.b_dec

@@ -2,14 +2,16 @@
 
     s = (x - m) W^T,  x' = s A + m,    f = (max(s, 0), max(-s, 0)),  so that s = f_plus - f_minus
 
-PCA [Hotelling 1933]: m the mean, rows of W = A orthonormal, the directions of largest variance; the explained variance
-of n components is the sum of their n shares.  ICA (FastICA [Hyvarinen 1999]): W unmixes the n leading principal
-components into sources as independent as can be, A mixes them back; n components reconstruct what n principal
-components do.  Rows of A have norm 1 and those of W the scale that goes with it, so a feature's value is the length
-it adds to the residual stream, as with the autoencoders.
+PCA [Hotelling 1933]: m the mean, rows of W = A orthonormal, the directions of largest variance; the
+explained variance of n components is the sum of their n shares.  ICA (FastICA [Hyvarinen 1999]): W
+unmixes the n leading principal components into sources as independent as can be, A mixes them back;
+n components reconstruct what n principal components do.  Rows of A have norm 1 and those of W the
+scale that goes with it, so a feature's value is the length it adds to the residual stream, as with
+the autoencoders.
 
-A component's sign is arbitrary, while a match is the largest signed correlation: each gives two features, its positive
-and its negative half.  Signed components can be had, but half of what they match goes unseen.
+A component's sign is arbitrary, while a match is the largest signed correlation: each gives two
+features, its positive and its negative half.  Signed components can be had, but half of what they
+match goes unseen.
 """
 
 from __future__ import annotations
@@ -69,10 +71,11 @@ class Components:
 
 
 def pca(x: Activations, n_components: int | None = None, *, signed: bool = False) -> Components:
-    """The n principal components of raw residuals (token, d_model), most variance first; all by default.
+    """The n principal components of raw residuals (token, d_model), most variance first; all by
+    default.
 
-    Raises InputError where scikit-learn is not installed, x is not finite, or has fewer tokens or dimensions than
-    components.
+    Raises InputError where scikit-learn is not installed, x is not finite, or has fewer tokens or
+    dimensions than components.
     """
     data, n = _checked(x, n_components)
     found, _ = _fit("PCA", data, n, svd_solver="covariance_eigh")
@@ -90,42 +93,68 @@ def ica(
     tolerance: float = 1e-4,
     signed: bool = False,
 ) -> Components:
-    """n independent components of raw residuals (token, d_model), most variance first; d_model by default.
+    """n independent components of raw residuals (token, d_model), most variance first; d_model by
+    default.
 
-    The same seed gives the same components.  Where the iteration has not come to rest, a warning is logged and
-    `metadata["converged"]` is False: the components then depend on the seed.  Raises InputError as `pca` does.
+    The same seed gives the same components.  Where the iteration has not come to rest, a warning is
+    logged and `metadata["converged"]` is False: the components then depend on the seed.  Raises
+    InputError as `pca` does.
     """
     data, n = _checked(x, n_components)
-    found, converged = _fit("FastICA", data, n, whiten="unit-variance", random_state=derive_seed(seed, "ica") % 2**32,
-                            max_iter=max_iterations, tol=tolerance)  # fmt: skip
+    found, converged = _fit(
+        "FastICA",
+        data,
+        n,
+        whiten="unit-variance",
+        random_state=derive_seed(seed, "ica") % 2**32,
+        max_iter=max_iterations,
+        tol=tolerance,
+    )
     if not converged:
-        logger.warning("ICA with %d components has not converged in %d iterations (tolerance %g): they depend on the "
-                       "seed. Allow more iterations or a larger tolerance, or ask for fewer components.",
-                       n, max_iterations, tolerance)  # fmt: skip
-    norms = np.linalg.norm(found.mixing_, axis=0)  # sources have variance 1, so these are standard deviations
+        logger.warning(
+            "ICA with %d components has not converged in %d iterations (tolerance %g): they "
+            "depend on the "
+            "seed. Allow more iterations or a larger tolerance, or ask for fewer components.",
+            n,
+            max_iterations,
+            tolerance,
+        )
+    norms = np.linalg.norm(
+        found.mixing_, axis=0
+    )  # sources have variance 1, so these are standard deviations
     order = np.argsort(-norms, kind="stable")
     encoder = torch.from_numpy((found.components_ * norms[:, None])[order]).float()
     decoder = torch.from_numpy((found.mixing_ / norms).T[order]).float()
     made = {"control": "ica", "n_components": n, "n_tokens": len(data), "seed": seed}
     made |= {"n_iterations": int(found.n_iter_), "converged": converged}
-    return Components(encoder, decoder.contiguous(), torch.from_numpy(found.mean_).float(), signed, made)
+    return Components(
+        encoder, decoder.contiguous(), torch.from_numpy(found.mean_).float(), signed, made
+    )
 
 
 def _fit(name: str, data: np.ndarray, n: int, **settings: Any) -> tuple[Any, bool]:
-    """A fitted estimator of `sklearn.decomposition`, and whether it converged; its other warnings are passed on."""
+    """A fitted estimator of `sklearn.decomposition`, and whether it converged; its other warnings
+    are passed on.
+    """
     try:
         from sklearn import decomposition
         from sklearn.exceptions import ConvergenceWarning
     except ImportError as error:
-        raise InputError("control", name, f"it needs the package scikit-learn ({error})",
-                         'Install it: pip install "homolog[controls]".') from error  # fmt: skip
+        raise InputError(
+            "control",
+            name,
+            f"it needs the package scikit-learn ({error})",
+            'Install it: pip install "homolog[controls]".',
+        ) from error
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = getattr(decomposition, name)(n, **settings).fit(data)
     late = [warning for warning in caught if issubclass(warning.category, ConvergenceWarning)]
     for warning in caught:
         if warning not in late:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
     return found, not late
 
 
@@ -134,8 +163,14 @@ def _checked(x: Activations, n_components: int | None) -> tuple[np.ndarray, int]
     data, most = x.double().cpu().numpy(), min(x.shape)
     n = most if n_components is None else n_components
     if not 1 <= n <= most:
-        raise InputError("n_components", n, f"{x.shape[0]} tokens of {x.shape[1]} dimensions allow 1 to {most}",
-                         "Ask for fewer, or give more tokens.")  # fmt: skip
+        raise InputError(
+            "n_components",
+            n,
+            f"{x.shape[0]} tokens of {x.shape[1]} dimensions allow 1 to {most}",
+            "Ask for fewer, or give more tokens.",
+        )
     if not np.isfinite(data).all():
-        raise InputError("x", "not finite", "components need finite numbers", "Check the weights of the model.")
+        raise InputError(
+            "x", "not finite", "components need finite numbers", "Check the weights of the model."
+        )
     return data, n

@@ -1,7 +1,8 @@
-"""Settings of a dictionary and of its training: one flat, frozen model each; unknown keys are refused.
+"""Settings of a dictionary and of its training: one flat, frozen model each; unknown keys are
+refused.
 
-Inputs are centred and have norm sqrt(d_model) in the mean, so weights of penalties, thresholds and bandwidths mean the
-same for every model.  The losses with their sources are in `losses.py`.
+Inputs are centred and have norm sqrt(d_model) in the mean, so weights of penalties, thresholds and
+bandwidths mean the same for every model.  The losses with their sources are in `losses.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ class _Kind(_Config):
     """Number of features."""
 
     freeze_decoder: bool = False
-    """Keep the decoder at its random start and learn the encoder alone: a control, not a dictionary of the model."""
+    """Keep the decoder at its random start and learn the encoder alone: a control, not a dictionary
+    of the model.
+    """
 
 
 class ReluConfig(_Kind):
@@ -38,23 +41,31 @@ class ReluConfig(_Kind):
     sqrt(d_model)."""
 
     l1_warmup: float = Field(default=0.0, ge=0, le=1)
-    """Share of the training during which the weight rises linearly from 0. With none, fewer features are
-    active in the first steps, which then cost less."""
+    """Share of the training during which the weight rises linearly from 0. With none, fewer
+    features are active in the first steps, which then cost less.
+    """
 
     weighted: bool = True
-    """Weigh the penalty by decoder norms, which are then free; else they are held at 1, the plain form."""
+    """Weigh the penalty by decoder norms, which are then free; else they are held at 1, the plain
+    form.
+    """
 
     init_norm: float = Field(default=0.1, gt=0)
-    """Norm of each encoder column at the start, and of each decoder row (its transpose) where norms are free."""
+    """Norm of each encoder column at the start, and of each decoder row (its transpose) where norms
+    are free.
+    """
 
     init_active: float = Field(default=0.1, gt=0, lt=1)
-    """Share of features a token activates at the start, for Gaussian inputs; set by a common negative bias.
-    The cost of a step grows with the features active: 0.1 instead of 0.5 (no bias) saves a sixth of the
-    time."""
+    """Share of features a token activates at the start, for Gaussian inputs; set by a common
+    negative bias. The cost of a step grows with the features active: 0.1 instead of 0.5 (no bias)
+    saves a sixth of the time.
+    """
 
 
 class TopKConfig(_Kind):
-    """The k largest positive pre-activations of a token are its features (`losses.topk_loss`) [Gao 2024]."""
+    """The k largest positive pre-activations of a token are its features (`losses.topk_loss`) [Gao
+    2024].
+    """
 
     kind: Literal["topk"] = "topk"
 
@@ -68,30 +79,39 @@ class TopKConfig(_Kind):
     """Weight of the auxiliary loss; 0 turns it off."""
 
     init_norm: float = Field(default=0.5, gt=0)
-    """Norm of each encoder column at the start; decoder rows have norm 1 throughout.  At 1, a token's k features
-    together overshoot it many times at first."""
+    """Norm of each encoder column at the start; decoder rows have norm 1 throughout.  At 1, a
+    token's k features together overshoot it many times at first.
+    """
 
     @model_validator(mode="after")
     def _enough_features(self) -> "TopKConfig":
         if self.k > self.d_sae:
-            raise InputError("k", self.k, f"there are {self.d_sae} features to choose from",
-                             "Lower k (--k), or raise the number of features (--d-sae, --expansion).")  # fmt: skip
+            raise InputError(
+                "k",
+                self.k,
+                f"there are {self.d_sae} features to choose from",
+                "Lower k (--k), or raise the number of features (--d-sae, --expansion).",
+            )
         return self
 
 
 class BatchTopKConfig(TopKConfig):
-    """The k largest of a token in the mean: of a batch of n tokens, the n k largest (`losses.batchtopk_loss`)
-    [Bussmann 2024]."""
+    """The k largest of a token in the mean: of a batch of n tokens, the n k largest
+    (`losses.batchtopk_loss`) [Bussmann 2024].
+    """
 
     kind: Literal["batchtopk"] = "batchtopk"  # type: ignore[assignment]
 
     threshold_rate: float = Field(default=0.01, gt=0, le=1)
-    """Weight of a step in the running mean of the smallest value kept, which is the threshold after training."""
+    """Weight of a step in the running mean of the smallest value kept, which is the threshold after
+    training.
+    """
 
 
 class JumpReluConfig(_Kind):
-    """Features above a learned threshold, and a penalty on their number (`losses.jumprelu_loss`) [Rajamanoharan
-    2024b]."""
+    """Features above a learned threshold, and a penalty on their number (`losses.jumprelu_loss`)
+    [Rajamanoharan 2024b].
+    """
 
     kind: Literal["jumprelu"] = "jumprelu"
 
@@ -112,8 +132,9 @@ class JumpReluConfig(_Kind):
 
 
 class GatedConfig(_Kind):
-    """One half of the encoder chooses the features, the other their values (`losses.gated_loss`) [Rajamanoharan
-    2024a]."""
+    """One half of the encoder chooses the features, the other their values (`losses.gated_loss`)
+    [Rajamanoharan 2024a].
+    """
 
     kind: Literal["gated"] = "gated"
 
@@ -127,7 +148,9 @@ class GatedConfig(_Kind):
     """Norm of each encoder column at the start; decoder rows have norm 1 throughout."""
 
     init_active: float = Field(default=0.1, gt=0, lt=1)
-    """Share of features a token activates at the start, for Gaussian inputs; set by a common negative bias."""
+    """Share of features a token activates at the start, for Gaussian inputs; set by a common
+    negative bias.
+    """
 
 
 AnyConfig = ReluConfig | TopKConfig | BatchTopKConfig | JumpReluConfig | GatedConfig
@@ -145,7 +168,9 @@ _ADAPTER = TypeAdapter[AnyConfig](SaeConfig)
 
 
 def parse_config(values: Mapping[str, Any]) -> AnyConfig:
-    """The settings with these names and values, "kind" among them.  Raises InputError for those that cannot be."""
+    """The settings with these names and values, "kind" among them.  Raises InputError for those
+    that cannot be.
+    """
     try:
         return _ADAPTER.validate_python(dict(values))
     except ValidationError as error:
@@ -154,16 +179,20 @@ def parse_config(values: Mapping[str, Any]) -> AnyConfig:
         if isinstance(own, InputError):
             raise own from None
         field = str(first["loc"][-1]) if first["loc"] else "kind"
-        raise InputError(field, first["input"], f"it breaks a rule: {first['msg']}", "Change it.") from error
+        raise InputError(
+            field, first["input"], f"it breaks a rule: {first['msg']}", "Change it."
+        ) from error
 
 
 class TrainingConfig(_Config):
-    """How the dictionaries of one model are trained; the same for every kind. Defaults suit d_model 128, 768
-    features."""
+    """How the dictionaries of one model are trained; the same for every kind. Defaults suit d_model
+    128, 768 features.
+    """
 
     n_tokens: int = Field(default=1_048_576, ge=1)
-    """Tokens every dictionary sees; the activations are read again, in a new order, as often as this asks
-    for."""
+    """Tokens every dictionary sees; the activations are read again, in a new order, as often as
+    this asks for.
+    """
 
     batch_size: int = Field(default=512, ge=1)
     """Tokens a step."""
@@ -184,17 +213,22 @@ class TrainingConfig(_Config):
     """Adam: decay of the mean of squared gradients."""
 
     dead_after: int = Field(default=200_000, ge=1)
-    """Tokens without firing after which a feature counts as dead in training: TopK and BatchTopK then train it by the
-    auxiliary loss, the others draw it anew."""
+    """Tokens without firing after which a feature counts as dead in training: TopK and BatchTopK
+    then train it by the auxiliary loss, the others draw it anew.
+    """
 
     revive_until: float = Field(default=0.5, ge=0, le=1)
-    """Share of the training during which dead features are drawn anew (ReLU, JumpReLU, Gated); 0: never."""
+    """Share of the training during which dead features are drawn anew (ReLU, JumpReLU, Gated); 0:
+    never.
+    """
 
     seed: int = Field(default=0, ge=0)
     """Root seed; every (model, dictionary, layer) derives its own from it by name."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Products during training; auto takes bfloat16 where the device computes it natively. Masters are float32."""
+    """Products during training; auto takes bfloat16 where the device computes it natively. Masters
+    are float32.
+    """
 
     scale_sample: int = Field(default=16_384, ge=2)
     """Tokens from which the mean and the scale of the activations are estimated."""

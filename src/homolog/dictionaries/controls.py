@@ -1,23 +1,26 @@
-"""Dictionaries that should not match, to compare matches with: the same activations read in other directions.
+"""Dictionaries that should not match, to compare matches with: the same activations read in other
+directions.
 
 `rotated` turns every direction of a dictionary by one random orthogonal matrix Q about b_dec:
 
     d_i -> Q d_i  (decoder rows),  w_i -> Q w_i  (encoder columns),  f'(x) = f(b_dec + Q^T (x - b_dec))
 
-Angles between features, norms and sparsity pattern of the weights stay; what is lost is their relation to the
-directions that the model writes.  The rotated features still read the same residuals at the same tokens,
-through thresholds, so they do correlate with features of the other model: that much of a match any
-thresholded directions would give.  `random_directions` keeps no angles either: unit vectors drawn one by one.
+Angles between features, norms and sparsity pattern of the weights stay; what is lost is their
+relation to the directions that the model writes.  The rotated features still read the same
+residuals at the same tokens, through thresholds, so they do correlate with features of the other
+model: that much of a match any thresholded directions would give.  `random_directions` keeps no
+angles either: unit vectors drawn one by one.
 
-Residuals are not isotropic, so after rotation a feature's pre-activation has another spread, and its old
-threshold another firing rate: commonly, features tuned to a rare direction fire all the time or never.  The
-null of a maximum correlation depends on firing rates, so a control is only fair at equal ones.  Given a sample of
-activations, each b_enc is set anew so that the feature fires at as many of them, n, as the original did (ties aside):
+Residuals are not isotropic, so after rotation a feature's pre-activation has another spread, and
+its old threshold another firing rate: commonly, features tuned to a rare direction fire all the
+time or never.  The null of a maximum correlation depends on firing rates, so a control is only fair
+at equal ones.  Given a sample of activations, each b_enc is set anew so that the feature fires at
+as many of them, n, as the original did (ties aside):
 
     b_enc = threshold - (z_(n) + z_(n+1)) / 2,    z_(n) the n-th largest of (x_t - b_dec) w,  threshold 0 for ReLU
 
-Thresholds stay, and with them the least value of an active feature.  With TopK, every token keeps its k features
-whatever the biases, and single features' rates change.
+Thresholds stay, and with them the least value of an active feature.  With TopK, every token keeps
+its k features whatever the biases, and single features' rates change.
 """
 
 from __future__ import annotations
@@ -37,15 +40,19 @@ _ENTRIES = 1 << 21  # projections that are sorted at once
 
 
 def random_orthogonal(d_model: int, seed: int) -> torch.Tensor:
-    """Orthogonal matrix drawn uniformly (Haar): QR of a Gaussian, signs of R's diagonal positive. float64."""
+    """Orthogonal matrix drawn uniformly (Haar): QR of a Gaussian, signs of R's diagonal positive.
+    float64.
+    """
     q, r = np.linalg.qr(generator(seed, "rotation").standard_normal((d_model, d_model)))
     return torch.from_numpy(q * np.sign(np.diag(r)))
 
 
-def rotated(sae: SparseAutoencoder, seed: int, activations: Activations | None = None) -> SparseAutoencoder:
-    """The dictionary with its directions rotated; with `activations` (token, d_model), raw residuals, the firing
-    rates of its features are kept, but for TopK (see the module's first lines). 20,000 tokens resolve rates down to 1
-    in 20,000.
+def rotated(
+    sae: SparseAutoencoder, seed: int, activations: Activations | None = None
+) -> SparseAutoencoder:
+    """The dictionary with its directions rotated; with `activations` (token, d_model), raw
+    residuals, the firing rates of its features are kept, but for TopK (see the module's first
+    lines). 20,000 tokens resolve rates down to 1 in 20,000.
     """
     rotation = random_orthogonal(sae.d_model, seed)
     W_enc = (rotation @ sae.W_enc.double()).float()
@@ -55,31 +62,50 @@ def rotated(sae: SparseAutoencoder, seed: int, activations: Activations | None =
         b_enc = _biases(W_enc, sae.b_dec, sae.threshold, activations, _counts(sae, activations))
     made = _made(sae, control="rotated", rotation_seed=seed)
     return SparseAutoencoder(
-        W_enc, b_enc, W_dec, sae.b_dec, kind=sae.kind, k=sae.k, threshold=sae.threshold, metadata=made
+        W_enc,
+        b_enc,
+        W_dec,
+        sae.b_dec,
+        kind=sae.kind,
+        k=sae.k,
+        threshold=sae.threshold,
+        metadata=made,
     )
 
 
-def random_directions(sae: SparseAutoencoder, seed: int, activations: Activations) -> SparseAutoencoder:
-    """Unit vectors drawn uniformly, as many as `sae` has features, each firing as often as one of them.
+def random_directions(
+    sae: SparseAutoencoder, seed: int, activations: Activations
+) -> SparseAutoencoder:
+    """Unit vectors drawn uniformly, as many as `sae` has features, each firing as often as one of
+    them.
 
-    activations: (token, d_model) raw residuals, on which the rates are matched.  Encoder and decoder are the same
-    directions about b_dec; kind and thresholds are those of `sae`, but TopK becomes ReLU, where rates can be set.
+    activations: (token, d_model) raw residuals, on which the rates are matched.  Encoder and
+    decoder are the same directions about b_dec; kind and thresholds are those of `sae`, but TopK
+    becomes ReLU, where rates can be set.
     """
-    W_dec = torch.from_numpy(generator(seed, "random directions").standard_normal((sae.d_sae, sae.d_model)))
+    W_dec = torch.from_numpy(
+        generator(seed, "random directions").standard_normal((sae.d_sae, sae.d_model))
+    )
     W_dec = (W_dec / W_dec.norm(dim=1, keepdim=True)).float()
     W_enc = W_dec.T.contiguous()
     b_enc = _biases(W_enc, sae.b_dec, sae.threshold, activations, _counts(sae, activations))
     kind = "relu" if sae.kind == "topk" else sae.kind
     made = _made(sae, control="random directions", directions_seed=seed)
-    return SparseAutoencoder(W_enc, b_enc, W_dec, sae.b_dec, kind=kind, threshold=sae.threshold, metadata=made)
+    return SparseAutoencoder(
+        W_enc, b_enc, W_dec, sae.b_dec, kind=kind, threshold=sae.threshold, metadata=made
+    )
 
 
-def firing_like_trained(sae: SparseAutoencoder, activations: Activations, l0: float, seed: int) -> SparseAutoencoder:
-    """`sae` with biases at which `l0` features a token fire, with the skewed frequencies of trained dictionaries.
+def firing_like_trained(
+    sae: SparseAutoencoder, activations: Activations, l0: float, seed: int
+) -> SparseAutoencoder:
+    """`sae` with biases at which `l0` features a token fire, with the skewed frequencies of trained
+    dictionaries.
 
-    The feature of rank r (the ranks are drawn from `seed`) fires on a share of the tokens proportional to
-    (r + 8)^-0.7, at most 0.7.  With TopK, the k largest of these are left.  For rehearsals with dictionaries that were
-    hardly trained; activations: (token, d_model) raw residuals, on which the biases are set.
+    The feature of rank r (the ranks are drawn from `seed`) fires on a share of the tokens
+    proportional to (r + 8)^-0.7, at most 0.7.  With TopK, the k largest of these are left.  For
+    rehearsals with dictionaries that were hardly trained; activations: (token, d_model) raw
+    residuals, on which the biases are set.
     """
     rank = torch.randperm(sae.d_sae, generator=torch.Generator().manual_seed(seed)).double()
     weight = (rank + 8) ** -0.7
@@ -91,7 +117,14 @@ def firing_like_trained(sae: SparseAutoencoder, activations: Activations, l0: fl
     b_enc = _biases(sae.W_enc, sae.b_dec, sae.threshold, activations, counts)
     made = _made(sae, control="thresholds of a rehearsal")
     return SparseAutoencoder(
-        sae.W_enc, b_enc, sae.W_dec, sae.b_dec, kind=sae.kind, k=sae.k, threshold=sae.threshold, metadata=made
+        sae.W_enc,
+        b_enc,
+        sae.W_dec,
+        sae.b_dec,
+        kind=sae.kind,
+        k=sae.k,
+        threshold=sae.threshold,
+        metadata=made,
     )
 
 
@@ -105,15 +138,26 @@ def _counts(sae: SparseAutoencoder, activations: Activations) -> torch.Tensor:
     return torch.from_numpy(Coder(sae, activations.device).counts(activations))
 
 
-def _biases(W_enc: torch.Tensor, b_dec: torch.Tensor, threshold: torch.Tensor | None, activations: Activations,
-            counts: torch.Tensor) -> torch.Tensor:  # fmt: skip
-    """b_enc (d_sae,) at which each feature fires at `counts` (d_sae,) of the tokens (token, d_model).
+def _biases(
+    W_enc: torch.Tensor,
+    b_dec: torch.Tensor,
+    threshold: torch.Tensor | None,
+    activations: Activations,
+    counts: torch.Tensor,
+) -> torch.Tensor:
+    """b_enc (d_sae,) at which each feature fires at `counts` (d_sae,) of the tokens (token,
+    d_model).
 
-    For a feature that fires at none, or at all, the bias is as far from firing at one, or not at one, as the extreme
-    token is from the centre.
+    For a feature that fires at none, or at all, the bias is as far from firing at one, or not at
+    one, as the extreme token is from the centre.
     """
     if len(activations) < 2:
-        raise InputError("activations", len(activations), "firing rates need at least two tokens", "Give a sample.")
+        raise InputError(
+            "activations",
+            len(activations),
+            "firing rates need at least two tokens",
+            "Give a sample.",
+        )
     x, last = activations.float() - b_dec, len(activations) - 1
     cut = torch.empty(W_enc.shape[1], dtype=torch.float64)
     step = max(1, _ENTRIES // len(x))
@@ -127,4 +171,6 @@ def _biases(W_enc: torch.Tensor, b_dec: torch.Tensor, threshold: torch.Tensor | 
         cut[part] = torch.where(n > last, below - below.abs().clamp(min=1e-6), between)
     if threshold is None:
         return -cut.float()
-    return torch.where(threshold.isinf(), 0, threshold.double() - cut).float()  # of infinity, no bias makes it fire
+    return torch.where(
+        threshold.isinf(), 0, threshold.double() - cut
+    ).float()  # of infinity, no bias makes it fire

@@ -1,14 +1,17 @@
-"""From residuals to sparse features, as fast as the hardware allows and with values that do not depend on how.
+"""From residuals to sparse features, as fast as the hardware allows and with values that do not
+depend on how.
 
-The product x W_enc, in bfloat16 where native, only says which features may be active (`screening`); these are
-computed from the float32 weights in float64, rounded to float32 and compared with their float32 thresholds, 0 where a
-kind has none.  Which features are active and what their values are is therefore the same in bfloat16 and float32, for
-one token or many at once, for one thread or more; on CUDA the same but for the order of float64 sums, which moves a
-float32 now and then by its last bit.
+The product x W_enc, in bfloat16 where native, only says which features may be active (`screening`);
+these are computed from the float32 weights in float64, rounded to float32 and compared with their
+float32 thresholds, 0 where a kind has none.  Which features are active and what their values are is
+therefore the same in bfloat16 and float32, for one token or many at once, for one thread or more;
+on CUDA the same but for the order of float64 sums, which moves a float32 now and then by its last
+bit.
 
-Where more than a sixteenth of all features may be active, computing them one by one no longer pays: a block of tokens
-then takes its values from the float32 product, and their last bits may depend on which tokens share the block.  Which
-features are active does not: wherever the product's error leaves it open, the exact sum decides.
+Where more than a sixteenth of all features may be active, computing them one by one no longer pays:
+a block of tokens then takes its values from the float32 product, and their last bits may depend on
+which tokens share the block.  Which features are active does not: wherever the product's error
+leaves it open, the exact sum decides.
 """
 
 from __future__ import annotations
@@ -31,8 +34,11 @@ from homolog.errors import InputError
 
 _PRODUCT_BYTES = 16 << 20  # held at once: a product that stays in the cache until it is screened
 _BLOCK, _CUDA_BLOCK = 1024, 2048  # tokens whose features are computed together
-_FEW = 64  # tokens of a block that are looked at first, so that dense features cost no whole product in vain
-_DENSE = 1 / 16  # share of features that may be active, above which a block takes the float32 product
+# tokens of a block that are looked at first, so that dense features cost no whole product in vain
+_FEW = 64
+_DENSE = (
+    1 / 16
+)  # share of features that may be active, above which a block takes the float32 product
 _GATHERED = 1 << 25  # float64 numbers of a CUDA device's memory that exact sums may take at once
 _LARGEST = 1e38
 _RELATIVE = 2.0**-23  # of a float32 number: twice what rounding moves it
@@ -44,12 +50,15 @@ _Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
 class SparseEncoder:
     """The encoder of a `SparseAutoencoder`, laid out for encoding many tokens.
 
-    Holds W_enc transposed in float32, and again in bfloat16 where that is the product.  `product` is "bfloat16" or
-    "float32": what precision stands for on the device.
+    Holds W_enc transposed in float32, and again in bfloat16 where that is the product.  `product`
+    is "bfloat16" or "float32": what precision stands for on the device.
     """
 
     def __init__(
-        self, sae: SparseAutoencoder, precision: Precision = "auto", device: torch.device | str = "cpu"
+        self,
+        sae: SparseAutoencoder,
+        precision: Precision = "auto",
+        device: torch.device | str = "cpu",
     ) -> None:
         self.device = torch.device(device)
         self.product: Literal["float32", "bfloat16"] = product_precision(precision, self.device)
@@ -58,8 +67,13 @@ class SparseEncoder:
         self.b_enc, self.b_dec = (b.to(self.device, torch.float32) for b in (sae.b_enc, sae.b_dec))
         self.half = self.W_enc_T.bfloat16() if self.product == "bfloat16" else None
         self.w_norm = _norms(self.W_enc_T)
-        self.w_error = torch.zeros_like(self.w_norm) if self.half is None else _norms(self.W_enc_T - self.half.float())
-        # Sums in float32 of d_model terms, in any order and rounding; the rounding of the result; that of the biases.
+        self.w_error = (
+            torch.zeros_like(self.w_norm)
+            if self.half is None
+            else _norms(self.W_enc_T - self.half.float())
+        )
+        # Sums in float32 of d_model terms, in any order and rounding; the rounding of the result;
+        # that of the biases.
         self.sum_error = self.d_model * 2.0**-23
         self.relative = _RELATIVE if self.half is None else 2.0**-8 * (1 + 2.0**-10)
         none = torch.zeros(self.d_sae)
@@ -72,12 +86,15 @@ class SparseEncoder:
         rows = _PRODUCT_BYTES // (self.d_sae * (4 if self.half is None else 2))
         self.rows = min(self.block, max(64, rows // 64 * 64))
 
-    def encode(self, x: Activations, threads: int | None = None, where: str = "activations") -> sparse.csr_array:
-        """Features of raw residuals (token, d_model), any float dtype and device: CSR float32 (token, d_sae), int32.
+    def encode(
+        self, x: Activations, threads: int | None = None, where: str = "activations"
+    ) -> sparse.csr_array:
+        """Features of raw residuals (token, d_model), any float dtype and device: CSR float32
+        (token, d_sae), int32.
 
-        threads: torch's own number by default; on CUDA not used.  where: what errors call x.  Besides the result,
-        each thread holds a product and the indices of a block, up to 0.1 GB at d_sae 24,576.  Raises InputError where
-        x is not finite.
+        threads: torch's own number by default; on CUDA not used. where: what errors call x.
+        Besides the result, each thread holds a product and the indices of a block, up to 0.1 GB at
+        d_sae 24,576.  Raises InputError where x is not finite.
         """
         blocks = x.split(self.block) if len(x) else ()
         found: list[_Entries | None] = [None] * len(blocks)
@@ -94,23 +111,32 @@ class SparseEncoder:
                 pool.run(work, range(len(blocks)))
         else:
             with torch.no_grad():
-                found[:] = [self._by_torch(*self._inputs(block, i, where)) for i, block in enumerate(blocks)]
+                found[:] = [
+                    self._by_torch(*self._inputs(block, i, where)) for i, block in enumerate(blocks)
+                ]
         return _join([part for part in found if part is not None], len(x), self.d_sae)
 
     def _inputs(
         self, raw: torch.Tensor, number: int, where: str
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Centred tokens, what the product sees of them, its norm, and each feature's bound at norm 1."""
+        """Centred tokens, what the product sees of them, its norm, and each feature's bound at norm
+        1.
+        """
         x = raw.to(self.device, torch.float32) - self.b_dec
         seen = x if self.half is None else x.bfloat16()
         norm = _norms(seen.float())
         largest = norm * self.w_norm.max() + self.b_enc.abs().max()
         if not bool((largest < _LARGEST).all()):
             token = number * self.block + int(torch.nonzero(~(largest < _LARGEST))[0, 0])
-            raise InputError(where, f"not finite, or too large, at token {token}",
-                             "their features must be finite float32 numbers",
-                             "Check the weights of the model and of the dictionary.")  # fmt: skip
-        error = (_norms(x - seen.float()) / norm).max().clamp(max=2.0**-8 * 1.01)  # at most, also where x is all but 0
+            raise InputError(
+                where,
+                f"not finite, or too large, at token {token}",
+                "their features must be finite float32 numbers",
+                "Check the weights of the model and of the dictionary.",
+            )
+        error = (
+            (_norms(x - seen.float()) / norm).max().clamp(max=2.0**-8 * 1.01)
+        )  # at most, also where x is all but 0
         return x, seen, norm, (error + 1.01 * self.sum_error) * self.w_norm + self.w_error
 
     def _on_cpu(self, x, seen, norm, bound, room: _Room) -> _Entries:
@@ -124,15 +150,32 @@ class SparseEncoder:
                 torch.mm(seen[part], self.half.T, out=room.product[: high - low])
                 full = room.no_full
             n = screening.screen(
-                room.half, full, self.half is not None, np.float32(self.relative), highest, lowest, norm[part].numpy(),
-                bound.numpy(), self.k, limit, room.index, start[low : high + 1],
-            )  # fmt: skip
+                room.half,
+                full,
+                self.half is not None,
+                np.float32(self.relative),
+                highest,
+                lowest,
+                norm[part].numpy(),
+                bound.numpy(),
+                self.k,
+                limit,
+                room.index,
+                start[low : high + 1],
+            )
             if n < 0:
                 return self._dense(x, room)
         screening.compute(
-            x.numpy(), self.W_enc_T.numpy(), self.b_enc.numpy(), room.index, start, room.token, room.place, room.offset,
+            x.numpy(),
+            self.W_enc_T.numpy(),
+            self.b_enc.numpy(),
+            room.index,
+            start,
+            room.token,
+            room.place,
+            room.offset,
             room.value,
-        )  # fmt: skip
+        )
         n = screening.keep_active(self.threshold.numpy(), self.k, room.index, room.value, start)
         return room.index[:n].copy(), room.value[:n].copy(), np.diff(start)
 
@@ -145,10 +188,20 @@ class SparseEncoder:
             start = room.start[: len(part) + 1]
             full = self._float32_product(part).numpy()
             n = screening.select_dense(
-                full, part.numpy(), self.W_enc_T.numpy(), self.b_enc.numpy(), self.threshold.numpy(),
-                np.float32(_RELATIVE), self.slack.numpy(), _norms(part).numpy(), self._float32_bound().numpy(), self.k,
-                index, value, start,
-            )  # fmt: skip
+                full,
+                part.numpy(),
+                self.W_enc_T.numpy(),
+                self.b_enc.numpy(),
+                self.threshold.numpy(),
+                np.float32(_RELATIVE),
+                self.slack.numpy(),
+                _norms(part).numpy(),
+                self._float32_bound().numpy(),
+                self.k,
+                index,
+                value,
+                start,
+            )
             found.append((index[:n], value[:n], np.diff(start)))
         index, value, counts = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
         return index, value, counts
@@ -169,7 +222,9 @@ class SparseEncoder:
         margin = norm[:, None] * bound + self.relative * product.abs()
         least = torch.zeros(len(x), 1, device=self.device)
         if self.k:
-            kth = torch.topk(product + self.lowest - margin, min(self.k, self.d_sae), dim=1).values[:, -1:]
+            kth = torch.topk(product + self.lowest - margin, min(self.k, self.d_sae), dim=1).values[
+                :, -1:
+            ]
             least = torch.maximum(least, torch.nextafter(kth, -torch.ones_like(kth)))
         token, feature = torch.nonzero(product + self.highest + margin > least, as_tuple=True)
         if len(token) > _DENSE * product.numel() and not self.k:
@@ -188,9 +243,15 @@ class SparseEncoder:
     def _decided(
         self, x: torch.Tensor, product: torch.Tensor, token: torch.Tensor, feature: torch.Tensor
     ) -> torch.Tensor:
-        """Pre-activations of single entries from the float32 product, exact where its error leaves open if active."""
+        """Pre-activations of single entries from the float32 product, exact where its error leaves
+        open if active.
+        """
         value = product + self.b_enc[feature]
-        margin = _norms(x)[token] * self._float32_bound()[feature] + _RELATIVE * product.abs() + self.slack[feature]
+        margin = (
+            _norms(x)[token] * self._float32_bound()[feature]
+            + _RELATIVE * product.abs()
+            + self.slack[feature]
+        )
         left_open = torch.nonzero((value - self.threshold[feature]).abs() <= margin)[:, 0]
         value[left_open] = self._exact(x, token[left_open], feature[left_open])
         return value
@@ -240,9 +301,13 @@ def _norms(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _largest(token, feature, value, k: int) -> tuple[torch.Tensor, ...]:
-    """Each token's k largest entries, lowest feature first among equal ones; entries in order of token, feature."""
+    """Each token's k largest entries, lowest feature first among equal ones; entries in order of
+    token, feature.
+    """
     order = torch.sort(value, descending=True, stable=True).indices
-    order = order[torch.sort(token[order], stable=True).indices]  # by token, then from large to small, then feature
+    order = order[
+        torch.sort(token[order], stable=True).indices
+    ]  # by token, then from large to small, then feature
     counts = torch.bincount(token)
     first = torch.cumsum(counts, 0) - counts
     rank = torch.arange(len(order), device=order.device) - first[token[order]]
@@ -253,7 +318,9 @@ def _largest(token, feature, value, k: int) -> tuple[torch.Tensor, ...]:
 def _join(parts: list[_Entries], n_tokens: int, d_sae: int) -> sparse.csr_array:
     index = np.concatenate([np.empty(0, np.int32), *(part[0] for part in parts)])
     value = np.concatenate([np.empty(0, np.float32), *(part[1] for part in parts)])
-    indptr = np.zeros(n_tokens + 1, np.int64 if len(index) > np.iinfo(np.int32).max else np.int32)  # scipy widens both
+    indptr = np.zeros(
+        n_tokens + 1, np.int64 if len(index) > np.iinfo(np.int32).max else np.int32
+    )  # scipy widens both
     np.cumsum(np.concatenate([np.empty(0, np.int64), *(part[2] for part in parts)]), out=indptr[1:])
     csr = sparse.csr_array((value, index, indptr), shape=(n_tokens, d_sae))
     csr.has_sorted_indices = True

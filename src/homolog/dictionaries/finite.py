@@ -21,5 +21,9 @@ def refuse_not_finite(x: Activations, what: str, first: int = 0) -> None:
     if len(bad):
         token = int(bad[0, 0])
         found = float(x[token][~torch.isfinite(x[token])][0])
-        raise InputError(what, found, f"every value must be finite, and that of token {first + token} is not",
-                         "Check the weights of the model, or run it in float32.")  # fmt: skip
+        raise InputError(
+            what,
+            found,
+            f"every value must be finite, and that of token {first + token} is not",
+            "Check the weights of the model, or run it in float32.",
+        )

@@ -1,4 +1,6 @@
-"""What the processor is used for: bfloat16 products where it has them, and threads that do not disturb each other."""
+"""What the processor is used for: bfloat16 products where it has them, and threads that do not
+disturb each other.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +15,32 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def has_native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices itself (AVX512-BF16 or AMX); elsewhere bfloat16 is
-    slower."""
+    """Whether this CPU multiplies bfloat16 matrices itself (AVX512-BF16 or AMX); elsewhere bfloat16
+    is slower.
+    """
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in probes)
 
 
-def product_precision(precision: Precision, device: torch.device | str = "cpu") -> Literal["float32", "bfloat16"]:
-    """The precision that "auto" stands for: bfloat16 where the device multiplies it natively, else float32."""
+def product_precision(
+    precision: Precision, device: torch.device | str = "cpu"
+) -> Literal["float32", "bfloat16"]:
+    """The precision that "auto" stands for: bfloat16 where the device multiplies it natively, else
+    float32.
+    """
     if precision != "auto":
         return precision
-    native = torch.cuda.is_bf16_supported() if torch.device(device).type == "cuda" else has_native_bfloat16()
+    native = (
+        torch.cuda.is_bf16_supported()
+        if torch.device(device).type == "cuda"
+        else has_native_bfloat16()
+    )
     return "bfloat16" if native else "float32"
 
 
 class Threads:
-    """Threads over pieces of work, each with single-threaded linear algebra; a single one is the calling thread.
+    """Threads over pieces of work, each with single-threaded linear algebra; a single one is the
+    calling thread.
 
     workers: how many, all cores by default.
     """
@@ -39,7 +51,9 @@ class Threads:
     def __enter__(self) -> Threads:
         self.torch_threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        self.pool = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,))
+        self.pool = ThreadPoolExecutor(
+            self.workers, initializer=torch.set_num_threads, initargs=(1,)
+        )
         return self
 
     def run(self, work: Callable[[int], None], pieces: Sequence[int]) -> None:

@@ -1,34 +1,39 @@
 """The losses, as pure functions of weights and a batch; differentiable by autograd, on any device.
 
-Training uses the gradients written by hand in `training`, which the tests check against these.  x (token, d_model) is
-centred and scaled to mean norm sqrt(d_model); W_enc (d_model, d_sae), W_dec (d_sae, d_model); p = x W_enc + b_enc;
-x' = f W_dec + b_dec; means are over tokens.
+Training uses the gradients written by hand in `training`, which the tests check against these.  x
+(token, d_model) is centred and scaled to mean norm sqrt(d_model); W_enc (d_model, d_sae), W_dec
+(d_sae, d_model); p = x W_enc + b_enc; x' = f W_dec + b_dec; means are over tokens.
 
-ReLU + L1, penalty weighted by decoder norms, so that it cannot be dodged by small f and large W_dec and no
-norm has to be constrained [Conerly 2024, "Update on how we train SAEs", transformer-circuits.pub, April]; or plain,
-for decoders whose rows are held at norm 1 [Bricken 2023, "Towards Monosemanticity", transformer-circuits.pub]:
+ReLU + L1, penalty weighted by decoder norms, so that it cannot be dodged by small f and large W_dec
+and no norm has to be constrained [Conerly 2024, "Update on how we train SAEs",
+transformer-circuits.pub, April]; or plain, for decoders whose rows are held at norm 1 [Bricken
+2023, "Towards Monosemanticity", transformer-circuits.pub]:
 
     f = relu(p),   L = mean ||x - x'||^2 + l1 * mean sum_i f_i ||W_dec[i]||        (plain: without ||W_dec[i]||)
 
-TopK, with the auxiliary loss that lets dead features model the error e = x - x' [Gao 2024, arXiv 2406.04093,
-2.3, A.2], and BatchTopK, which keeps the n k largest of n tokens together [Bussmann 2024, arXiv 2412.06410]:
+TopK, with the auxiliary loss that lets dead features model the error e = x - x' [Gao 2024, arXiv
+2406.04093, 2.3, A.2], and BatchTopK, which keeps the n k largest of n tokens together [Bussmann
+2024, arXiv 2412.06410]:
 
     f = the k largest of relu(p), others 0
     L = mean ||x - x'||^2 + weight * min(n_dead / aux_k, 1) * mean ||e - z W_dec||^2
     z = the aux_k largest of relu(p) among dead features; e is a constant
 
-JumpReLU, with straight-through estimates for the thresholds t [Rajamanoharan 2024b, arXiv 2407.14435]; the
-thresholds are learned directly and kept at 0 or above, rather than their logarithms, which Adam hardly moves:
+JumpReLU, with straight-through estimates for the thresholds t [Rajamanoharan 2024b, arXiv
+2407.14435]; the thresholds are learned directly and kept at 0 or above, rather than their
+logarithms, which Adam hardly moves:
 
     f = p H(p - t),   L = mean ||x - x'||^2 + l0 * mean sum_i H(p_i - t_i)         H: 1 above 0, else 0
     df/dt := -(t / width) K((p - t) / width),   dH(p - t)/dt := -(1 / width) K((p - t) / width),   dH(p - t)/dp := 0
     K: 1 between -1/2 and 1/2, else 0
 
-Gated, whose frozen twin trains the choosing half without moving the decoder [Rajamanoharan 2024a, arXiv 2404.16014]:
+Gated, whose frozen twin trains the choosing half without moving the decoder [Rajamanoharan 2024a,
+arXiv 2404.16014]:
 
     c = x W_enc + b_gate,  m = exp(r_mag) (x W_enc) + b_mag,   f = H(c) relu(m)
     L = mean ||x - x'||^2 + l1 * mean sum_i relu(c_i) ||W_dec[i]|| + mean ||x - (relu(c) W_dec + b_dec)||^2
-                                                                     W_dec and b_dec constant in the last term
+                                                                     W_dec and b_dec constant in the
+                                                                     last term
 """
 
 from __future__ import annotations
@@ -54,18 +59,24 @@ def keep_largest(f: Features, k: int) -> Features:
 
 
 def jump(p: torch.Tensor, threshold: torch.Tensor, bandwidth: float) -> torch.Tensor:
-    """p where it exceeds its threshold, else 0, with the straight-through gradient for the threshold."""
+    """p where it exceeds its threshold, else 0, with the straight-through gradient for the
+    threshold.
+    """
     return _Jump.apply(p, threshold, bandwidth)  # type: ignore[return-value]
 
 
 def step(p: torch.Tensor, threshold: torch.Tensor, bandwidth: float) -> torch.Tensor:
-    """1 where p exceeds its threshold, else 0, with the straight-through gradient for the threshold."""
+    """1 where p exceeds its threshold, else 0, with the straight-through gradient for the
+    threshold.
+    """
     return _Step.apply(p, threshold, bandwidth)  # type: ignore[return-value]
 
 
 class _Jump(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, p: torch.Tensor, threshold: torch.Tensor, bandwidth: float) -> torch.Tensor:
+    def forward(
+        ctx: Any, p: torch.Tensor, threshold: torch.Tensor, bandwidth: float
+    ) -> torch.Tensor:
         ctx.save_for_backward(p, threshold)
         ctx.bandwidth = bandwidth
         return p * (p > threshold)
@@ -74,12 +85,18 @@ class _Jump(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         p, threshold = ctx.saved_tensors
         near = _near(p, threshold, ctx.bandwidth)
-        return grads[0] * (p > threshold), -(grads[0] * near * threshold / ctx.bandwidth).sum(0), None
+        return (
+            grads[0] * (p > threshold),
+            -(grads[0] * near * threshold / ctx.bandwidth).sum(0),
+            None,
+        )
 
 
 class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, p: torch.Tensor, threshold: torch.Tensor, bandwidth: float) -> torch.Tensor:
+    def forward(
+        ctx: Any, p: torch.Tensor, threshold: torch.Tensor, bandwidth: float
+    ) -> torch.Tensor:
         ctx.save_for_backward(p, threshold)
         ctx.bandwidth = bandwidth
         return (p > threshold).to(p)
@@ -127,12 +144,17 @@ def topk_loss(
     aux_weight: float = 1 / 32,
     whole_batch: bool = False,
 ) -> torch.Tensor:
-    """TopK, or BatchTopK (`whole_batch`), with auxiliary loss for the features marked in `dead` (d_sae, bool); scalar.
+    """TopK, or BatchTopK (`whole_batch`), with auxiliary loss for the features marked in `dead`
+    (d_sae, bool); scalar.
 
     See the module's first lines.
     """
     pre = relu_features(x, W_enc, b_enc)
-    f = keep_largest(pre.reshape(1, -1), k * len(x)).reshape(pre.shape) if whole_batch else keep_largest(pre, k)
+    f = (
+        keep_largest(pre.reshape(1, -1), k * len(x)).reshape(pre.shape)
+        if whole_batch
+        else keep_largest(pre, k)
+    )
     x_hat = f @ W_dec + b_dec
     loss = squared_error(x, x_hat)
     if dead is None or not dead.any() or aux_weight == 0:
@@ -152,7 +174,9 @@ def jumprelu_loss(
     l0: float,
     bandwidth: float,
 ) -> torch.Tensor:
-    """JumpReLU with a penalty on the number of active features; threshold (d_sae,); scalar. See the first lines."""
+    """JumpReLU with a penalty on the number of active features; threshold (d_sae,); scalar. See the
+    first lines.
+    """
     p = x @ W_enc + b_enc
     x_hat = jump(p, threshold, bandwidth) @ W_dec + b_dec
     return squared_error(x, x_hat) + l0 * step(p, threshold, bandwidth).sum(-1).mean()
@@ -180,9 +204,11 @@ def gated_loss(
 def fold_gated(
     W_enc: torch.Tensor, b_gate: torch.Tensor, r_mag: torch.Tensor, b_mag: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """W_enc, b_enc and threshold of the same features as one half with a threshold [Rajamanoharan 2024a, 3.3].
+    """W_enc, b_enc and threshold of the same features as one half with a threshold [Rajamanoharan
+    2024a, 3.3].
 
-    c > 0 is m > b_mag - exp(r_mag) b_gate, since exp(r_mag) > 0: f = m where m > max(b_mag - exp(r_mag) b_gate, 0).
+    c > 0 is m > b_mag - exp(r_mag) b_gate, since exp(r_mag) > 0: f = m where m > max(b_mag -
+    exp(r_mag) b_gate, 0).
     """
     scale = torch.exp(r_mag)
     return W_enc * scale, b_mag, torch.relu(b_mag - scale * b_gate)

@@ -1,9 +1,11 @@
-"""Activations whose features are known: sparse sums of planted directions, in superposition [Elhage 2022].
+"""Activations whose features are known: sparse sums of planted directions, in superposition [Elhage
+2022].
 
     x = mean + sum_i m_i b_i d_i + noise,   b_i ~ Bernoulli(p_i),  p_i falling as a power of i (Zipf),  m_i >=
     0
 
-An autoencoder should find the d_i that fire often enough; tests and benchmarks measure how well it does.
+An autoencoder should find the d_i that fire often enough; tests and benchmarks measure how well it
+does.
 """
 
 from __future__ import annotations
@@ -41,8 +43,9 @@ def plant(
     offset: float = 1.0,
     keep_active: bool = False,
 ) -> Planted:
-    """Draw activations. `mean_active`: expected features a token; `noise`, `offset`: standard deviation of
-    the noise and of the common mean, a dimension; magnitudes are 0.5 + Gamma(4, 1/8), so 1 on average.
+    """Draw activations. `mean_active`: expected features a token; `noise`, `offset`: standard
+    deviation of the noise and of the common mean, a dimension; magnitudes are 0.5 + Gamma(4, 1/8),
+    so 1 on average.
     """
     rng = generator(seed, "planted")
     directions = rng.standard_normal((n_features, d_model)).astype(np.float32)

@@ -2,7 +2,8 @@
 
     explained variance = 1 - sum_t ||x_t - x'_t||^2 / sum_t ||x_t - m||^2
 
-over kept tokens, summed over dimensions, m the mean of those same tokens: predicting the mean scores exactly 0.
+over kept tokens, summed over dimensions, m the mean of those same tokens: predicting the mean
+scores exactly 0.
 
     L0 = mean_t #{i: f_ti != 0},   dead share = #{i: n_i = 0} / d_sae,   dense share = #{i: n_i > N / 10} / d_sae
 
@@ -10,17 +11,17 @@ with n_i of the N tokens having f_i other than 0.
 
     loss recovered = (loss_ablated - loss_spliced) / (loss_ablated - loss_clean)
 
-where the reconstruction (spliced) or the mean activation (ablated) replaces the residual stream of one layer.
-The mean is used for ablation rather than 0: zeros put the model far off its data, raise loss_ablated and
-flatter every dictionary.
+where the reconstruction (spliced) or the mean activation (ablated) replaces the residual stream of
+one layer. The mean is used for ablation rather than 0: zeros put the model far off its data, raise
+loss_ablated and flatter every dictionary.
 
     share of T = sum_{t in T} ||x_t - m||^2 / sum_t ||x_t - m||^2
     sink share: T the kept tokens with ||x_t|| > 10 median ||x||, among the kept tokens
     BOS share:  T the masked tokens, among all tokens
 
-A few tokens, the first of a context above all, draw attention that has nowhere to go and have norms 100 times the
-median [Xiao 2023, arXiv 2309.17453; Sun 2024, arXiv 2402.17762].  Where they are not masked, they are what explained
-variance and correlations measure.
+A few tokens, the first of a context above all, draw attention that has nowhere to go and have norms
+100 times the median [Xiao 2023, arXiv 2309.17453; Sun 2024, arXiv 2402.17762].  Where they are not
+masked, they are what explained variance and correlations measure.
 """
 
 from __future__ import annotations
@@ -48,18 +49,20 @@ DENSE_FREQUENCY = 0.1
 RECHECK_TOKENS = 4000
 """Fewest tokens on which a file's quality is checked again."""
 DENSITY_EDGES = tuple(10.0 ** (half / 2) for half in range(-12, 1))
-"""Edges of the histogram of firing frequencies, two a decade, from 1e-6 to 1; a bin holds its lower edge."""
+"""Edges of the histogram of firing frequencies, two a decade, from 1e-6 to 1; a bin holds its lower
+edge.
+"""
 _QUANTILES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
 
 
 @runtime_checkable
 class SplicedLoss(Protocol):
-    """Mean loss (nats a token) of a model on held-out text when `transform` replaces the residuals of one
-    layer.
+    """Mean loss (nats a token) of a model on held-out text when `transform` replaces the residuals
+    of one layer.
 
-    `transform` takes and returns (token, d_model); the caller applies it to the tokens that are not special,
-    and leaves the others as they are.  Bind model, tokens and layer: `partial(loss_with, model, tokens,
-    layer)`.
+    `transform` takes and returns (token, d_model); the caller applies it to the tokens that are not
+    special, and leaves the others as they are.  Bind model, tokens and layer: `partial(loss_with,
+    model, tokens, layer)`.
     """
 
     def __call__(self, transform: Callable[[Activations], Activations]) -> float: ...
@@ -74,19 +77,25 @@ class Gates:
     l0_least: float = 1.0
     """At least: with less than one feature a token, the dictionary has collapsed."""
     l0_share_most: float = 0.25
-    """L0 at most this share of d_sae: above it, features are not sparse, and correlations between them mean
-    little."""
+    """L0 at most this share of d_sae: above it, features are not sparse, and correlations between
+    them mean little.
+    """
     dead_share: float = 0.5
-    """At most: above it, the dictionary is smaller than its name says and comparisons by width are unfair."""
+    """At most: above it, the dictionary is smaller than its name says and comparisons by width are
+    unfair.
+    """
     dense_share: float = 0.25
-    """At most, of features that fire on over a tenth of the tokens: such features follow position, norm or the mean
-    more than content, and any two of them correlate."""
+    """At most, of features that fire on over a tenth of the tokens: such features follow position,
+    norm or the mean more than content, and any two of them correlate.
+    """
     loss_recovered: float = 0.5
-    """At least, where ablating the layer costs over 0.05 nats: the features must be those that the model
-    uses."""
+    """At least, where ablating the layer costs over 0.05 nats: the features must be those that the
+    model uses.
+    """
     sink_share: float = 0.1
-    """At most: tokens that hold this share of the variance can raise explained variance by as much, and carry the
-    correlations of the features that fire on them.  Mask them."""
+    """At most: tokens that hold this share of the variance can raise explained variance by as much,
+    and carry the correlations of the features that fire on them.  Mask them.
+    """
 
 
 @dataclass(frozen=True)
@@ -102,15 +111,17 @@ class Quality:
     density_quantiles: tuple[float, ...]
     """Firing frequency over features: quantiles 0, 0.1, 0.25, 0.5, 0.75, 0.9 and 1."""
     density_histogram: tuple[int, ...] = ()
-    """Features by firing frequency: those that never fire, then those between consecutive `DENSITY_EDGES`, below the
-    first edge in the first bin.  Their sum is d_sae."""
+    """Features by firing frequency: those that never fire, then those between consecutive
+    `DENSITY_EDGES`, below the first edge in the first bin.  Their sum is d_sae.
+    """
     dense_share: float = math.nan
     """Features that fire at over a tenth of the tokens."""
     sink_share: float = math.nan
     """Share of the kept tokens' variance on tokens with norms over 10 times the median."""
     bos_share: float = math.nan
-    """Share of all tokens' variance on the masked ones: what masking took away; NaN where nothing was masked.  No
-    gate judges it, for no other number here has seen these tokens."""
+    """Share of all tokens' variance on the masked ones: what masking took away; NaN where nothing
+    was masked.  No gate judges it, for no other number here has seen these tokens.
+    """
     loss_clean: float = math.nan
     loss_spliced: float = math.nan
     loss_ablated: float = math.nan
@@ -129,22 +140,34 @@ class Quality:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Quality":
-        """From the values of `as_row`, with None for NaN as JSON has it; what is missing was not measured.
+        """From the values of `as_row`, with None for NaN as JSON has it; what is missing was not
+        measured.
 
         Raises InputError for a value of another type.
         """
         values: dict[str, Any] = dict.fromkeys(("explained_variance", "l0", "dead_share"), math.nan)
-        values |= {"n_tokens": 0, "density_quantiles": ()} | {f.name: row[f.name] for f in fields(cls) if f.name in row}
+        values |= {"n_tokens": 0, "density_quantiles": ()} | {
+            f.name: row[f.name] for f in fields(cls) if f.name in row
+        }
         types = {f.name: str(f.type) for f in fields(cls)}
         for name, value in values.items():
-            values[name] = value = math.nan if value is None else tuple(value) if isinstance(value, list) else value
+            values[name] = value = (
+                math.nan if value is None else tuple(value) if isinstance(value, list) else value
+            )
             if not _is_a(types[name], value):
-                raise InputError(f"quality.{name}", value, f"it must be {types[name]}", "Measure the dictionary again.")
+                raise InputError(
+                    f"quality.{name}",
+                    value,
+                    f"it must be {types[name]}",
+                    "Measure the dictionary again.",
+                )
         return cls(**values)
 
 
 def _is_a(annotation: str, value: object) -> bool:
-    """Whether a value read from a file is of this type of a field; numbers are no truth values, and finite or NaN."""
+    """Whether a value read from a file is of this type of a field; numbers are no truth values, and
+    finite or NaN.
+    """
     if annotation.startswith("tuple"):
         return isinstance(value, tuple) and all(_is_a("float", item) for item in value)
     if annotation in ("bool", "str"):
@@ -156,8 +179,8 @@ def _is_a(annotation: str, value: object) -> bool:
 class Tolerance:
     """How far a dictionary measured again may be from what its file says.
 
-    On 4,000 other tokens of the same text, dictionaries of the models that ship differ by up to 0.01 and 5 %, on 1,000
-    by up to 0.04 and 20 %; the defaults leave room for another text.
+    On 4,000 other tokens of the same text, dictionaries of the models that ship differ by up to
+    0.01 and 5 %, on 1,000 by up to 0.04 and 20 %; the defaults leave room for another text.
     """
 
     explained_variance: float = 0.05
@@ -166,13 +189,18 @@ class Tolerance:
     """Difference relative to the L0 in the file."""
 
 
-def explained_variance(x: Activations, x_hat: Activations, keep: torch.Tensor | None = None) -> float:
-    """1 - residual / total sum of squares of (token, d_model); `keep` (token, bool) leaves tokens out.
+def explained_variance(
+    x: Activations, x_hat: Activations, keep: torch.Tensor | None = None
+) -> float:
+    """1 - residual / total sum of squares of (token, d_model); `keep` (token, bool) leaves tokens
+    out.
 
     NaN where x does not vary.  Computed in float64.  InputError where x or x_hat is not finite.
     """
     if x.shape != x_hat.shape:
-        raise InputError("x_hat", tuple(x_hat.shape), f"it must have the shape of x, {tuple(x.shape)}", "Check.")
+        raise InputError(
+            "x_hat", tuple(x_hat.shape), f"it must have the shape of x, {tuple(x.shape)}", "Check."
+        )
     if keep is not None:
         x, x_hat = x[keep], x_hat[keep]
     refuse_not_finite(x, "x")
@@ -184,7 +212,9 @@ def explained_variance(x: Activations, x_hat: Activations, keep: torch.Tensor | 
 
 
 def squares(x: Activations, centre: torch.Tensor | None = None) -> np.ndarray:
-    """||x_t - centre||^2 of every token, float64; sums of these do not depend on the number of threads."""
+    """||x_t - centre||^2 of every token, float64; sums of these do not depend on the number of
+    threads.
+    """
     found = [np.empty(0)]
     for block in x.split(_BLOCK):
         distance = block.double() if centre is None else block.double() - centre
@@ -201,21 +231,26 @@ def mean_of(x: Activations) -> torch.Tensor:
 
 
 def share_of(x: Activations, chosen: np.ndarray) -> float:
-    """Share of the sum of squares about the mean that lies on the chosen tokens (bool); NaN where x does not vary."""
+    """Share of the sum of squares about the mean that lies on the chosen tokens (bool); NaN where x
+    does not vary.
+    """
     found = squares(x, mean_of(x))
     total = float(found.sum())
     return float(found[chosen].sum()) / total if total > 0 else math.nan
 
 
 def sink_share(x: Activations) -> float:
-    """Share of the variance of raw residuals (token, d_model) on tokens with norms over 10 times the median."""
+    """Share of the variance of raw residuals (token, d_model) on tokens with norms over 10 times
+    the median.
+    """
     norms = np.sqrt(squares(x))
     return share_of(x, norms > SINK_NORM * np.median(norms))
 
 
 def bos_share(x: Activations, keep: torch.Tensor) -> float:
-    """Share of the variance of all tokens (token, d_model) on those that `keep` (token, bool) leaves out; NaN where it
-    leaves out none."""
+    """Share of the variance of all tokens (token, d_model) on those that `keep` (token, bool)
+    leaves out; NaN where it leaves out none.
+    """
     left_out = ~keep.cpu().numpy()
     return share_of(x, left_out) if left_out.any() else math.nan
 
@@ -234,8 +269,9 @@ def density_histogram(frequency: np.ndarray) -> tuple[int, ...]:
 
 
 def loss_recovered(clean: float, spliced: float, ablated: float) -> float:
-    """Share of the loss an ablation costs that the reconstruction saves; NaN where it costs under 0.05
-    nats."""
+    """Share of the loss an ablation costs that the reconstruction saves; NaN where it costs under
+    0.05 nats.
+    """
     gap = ablated - clean
     return (ablated - spliced) / gap if gap >= _MIN_LOSS_GAP else math.nan
 
@@ -250,13 +286,13 @@ def measure_quality(
     loss_clean: float | None = None,
     gates: Gates | None = None,
 ) -> Quality:
-    """Measure on held-out raw residuals x (token, d_model), less the tokens that `keep` (token, bool) leaves
-    out.
+    """Measure on held-out raw residuals x (token, d_model), less the tokens that `keep` (token,
+    bool) leaves out.
 
-    sae: a sparse autoencoder of any kind, or whatever else has `encode` and `decode` (`controls.pca`).  Losses are
-    measured when `spliced_loss` is given; `loss_clean`, the same for all layers of a model, may be passed in.  Features
-    are held for a block of tokens at a time, 0.2 GB at most.  Raises InputError when no token is left, and where x or a
-    loss is not finite.
+    sae: a sparse autoencoder of any kind, or whatever else has `encode` and `decode`
+    (`controls.pca`).  Losses are measured when `spliced_loss` is given; `loss_clean`, the same for
+    all layers of a model, may be passed in.  Features are held for a block of tokens at a time, 0.2
+    GB at most.  Raises InputError when no token is left, and where x or a loss is not finite.
     """
     removed = math.nan if keep is None else bos_share(x, keep)
     if keep is not None:
@@ -300,15 +336,23 @@ def _refuse_losses(sae: Autoencoder, **losses: float) -> None:
     for name, loss in losses.items():
         if not math.isfinite(loss):
             facts = getattr(sae, "metadata", {})
-            where = f"{name} loss of {facts.get('model') or 'the model'}, layer {facts.get('layer')}"
-            raise InputError(where, loss, "logits must be finite", "Check its weights, or run it in float32.")
+            where = (
+                f"{name} loss of {facts.get('model') or 'the model'}, layer {facts.get('layer')}"
+            )
+            raise InputError(
+                where, loss, "logits must be finite", "Check its weights, or run it in float32."
+            )
 
 
 def judge(quality: Quality, gates: Gates, d_sae: int) -> Quality:
-    """The same numbers with `passed` and `reason`. What is NaN is not judged, but for explained variance."""
+    """The same numbers with `passed` and `reason`. What is NaN is not judged, but for explained
+    variance.
+    """
     q, failures = quality, []
     if not q.explained_variance >= gates.explained_variance:
-        failures.append(f"explained variance {q.explained_variance:.2f} is below {gates.explained_variance:g}")
+        failures.append(
+            f"explained variance {q.explained_variance:.2f} is below {gates.explained_variance:g}"
+        )
     if not q.l0 >= gates.l0_least:
         failures.append(f"L0 {q.l0:.2f} is below {gates.l0_least:g}")
     if not q.l0 <= gates.l0_share_most * d_sae:
@@ -331,30 +375,49 @@ def recheck(
     keep: torch.Tensor | None = None,
     tolerance: Tolerance | None = None,
 ) -> Quality:
-    """Measure explained variance and L0 again on raw residuals x (token, d_model), and compare with the file's.
+    """Measure explained variance and L0 again on raw residuals x (token, d_model), and compare with
+    the file's.
 
-    This finds weights read as another kind, another scale, and activations of another layer or model, unless they
-    change neither number.  Returns what was measured (not judged).  Raises InputError with the numbers that differ by
-    more than `tolerance`, when the dictionary carries no quality, or with fewer than 4,000 kept tokens.
+    This finds weights read as another kind, another scale, and activations of another layer or
+    model, unless they change neither number.  Returns what was measured (not judged).  Raises
+    InputError with the numbers that differ by more than `tolerance`, when the dictionary carries no
+    quality, or with fewer than 4,000 kept tokens.
     """
     allowed = tolerance or Tolerance()
     name = f"dictionary of {sae.metadata.get('model')}, layer {sae.metadata.get('layer')}"
     row = sae.metadata.get("quality")
     if row is None:
-        raise InputError(f"quality of the {name}", None, "it must carry its explained variance and L0 to be checked",
-                         "Measure it (`measure_quality`) and save it with the dictionary.")  # fmt: skip
+        raise InputError(
+            f"quality of the {name}",
+            None,
+            "it must carry its explained variance and L0 to be checked",
+            "Measure it (`measure_quality`) and save it with the dictionary.",
+        )
     n_kept = len(x) if keep is None else int(keep.sum())
     if n_kept < RECHECK_TOKENS:
-        raise InputError("tokens to check on", n_kept, f"fewer than {RECHECK_TOKENS} say too little", "Use more text.")
+        raise InputError(
+            "tokens to check on",
+            n_kept,
+            f"fewer than {RECHECK_TOKENS} say too little",
+            "Use more text.",
+        )
     carried, found = Quality.from_row(row), measure_quality(sae, x, keep=keep)
     wrong = []
     if not abs(found.explained_variance - carried.explained_variance) <= allowed.explained_variance:
-        wrong.append(f"explained variance {carried.explained_variance:.3f} within {allowed.explained_variance:g}, "
-                     f"not {found.explained_variance:.3f}")  # fmt: skip
+        wrong.append(
+            f"explained variance {carried.explained_variance:.3f} within "
+            f"{allowed.explained_variance:g}, "
+            f"not {found.explained_variance:.3f}"
+        )
     if not abs(found.l0 - carried.l0) <= allowed.l0 * carried.l0:
         wrong.append(f"L0 {carried.l0:.2f} within {allowed.l0:.0%}, not {found.l0:.2f}")
     if wrong:
-        raise InputError(name, sae.kind, f"by its file these activations give {' and '.join(wrong)}",
-                         "Check that they are raw residuals of that model and layer with special tokens masked, and "
-                         "that the file was read as the kind of dictionary that it is.")  # fmt: skip
+        raise InputError(
+            name,
+            sae.kind,
+            f"by its file these activations give {' and '.join(wrong)}",
+            "Check that they are raw residuals of that model and layer with special tokens "
+            "masked, and "
+            "that the file was read as the kind of dictionary that it is.",
+        )
     return replace(found, passed=False, reason="not judged")

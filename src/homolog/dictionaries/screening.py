@@ -1,18 +1,22 @@
-"""Sparse encoding on CPU: a cheap product finds the features that may be active, exact sums decide and give values.
+"""Sparse encoding on CPU: a cheap product finds the features that may be active, exact sums decide
+and give values.
 
-With x the centred token, w a column of W_enc, x~ and w~ what the product sees of them (bfloat16, or themselves):
+With x the centred token, w a column of W_enc, x~ and w~ what the product sees of them (bfloat16, or
+themselves):
 
     x w = x~ w~ + (x - x~) w + x~ (w - w~)
     |x w - x~ w~| <= ||x - x~|| ||w|| + ||x~|| ||w - w~||             (Cauchy-Schwarz)
 
-With the largest ||x - x~|| / ||x~|| of a block of tokens, this is ||x~|| times a number of the feature.  The rounding
-of the product's sums, of its result and of the biases are added.  A feature whose pre-activation is not above its
-threshold at the upper end of the bound is not active; all others are computed again, from float32 in float64:
+With the largest ||x - x~|| / ||x~|| of a block of tokens, this is ||x~|| times a number of the
+feature.  The rounding of the product's sums, of its result and of the biases are added.  A feature
+whose pre-activation is not above its threshold at the upper end of the bound is not active; all
+others are computed again, from float32 in float64:
 
     p = float32(x w + b_enc),  active where p > threshold, both float32
 
-Rounding keeps order and a threshold is a float32 number, so p > threshold only where x w + b_enc > threshold: the bound
-holds for every input, no active feature is lost, and what comes out does not depend on the precision of the product.
+Rounding keeps order and a threshold is a float32 number, so p > threshold only where x w + b_enc >
+threshold: the bound holds for every input, no active feature is lost, and what comes out does not
+depend on the precision of the product.
 """
 
 from __future__ import annotations
@@ -25,9 +29,11 @@ from homolog.dictionaries.selection import _F0, _MATH, _kth_largest_bits, _selec
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _below_kth_largest(bits, k):
-    """A float32 below the k-th largest of values given by their bits, and close; 0 when about k are positive.
+    """A float32 below the k-th largest of values given by their bits, and close; 0 when about k are
+    positive.
 
-    The k-th largest of the maxima of 8k or more groups has k values as large, and few more: 7 in 100 at random.
+    The k-th largest of the maxima of 8k or more groups has k values as large, and few more: 7 in
+    100 at random.
     """
     n_groups = max(8 * k, 256)
     largest = bits[:n_groups].copy()
@@ -42,7 +48,9 @@ def _below_kth_largest(bits, k):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _append_above(values, threshold, index, total):
-    """Append to `index`, from place `total`, where values exceed the threshold; returns the new total."""
+    """Append to `index`, from place `total`, where values exceed the threshold; returns the new
+    total.
+    """
     for low in range(0, values.size, 64):
         group = values[low : low + 64]
         count = np.int32(0)
@@ -57,16 +65,21 @@ def _append_above(values, threshold, index, total):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def screen(half, full, is_half, relative, highest, lowest, x_norm, bound, k, limit, index, start):
-    """Append the features of each token that may be active to CSR (index, start) from place start[0].
+    """Append the features of each token that may be active to CSR (index, start) from place
+    start[0].
 
-    Returns their number with those before, -1 if more than `limit`.  half or full is the product x W_enc:
-    |x_t w_i - product| <= x_norm_t bound_i + relative |product|.  highest, lowest: b_enc - threshold with all that
-    rounding may add or take.
-    k = 0: all whose pre-activation may exceed the threshold.  k > 0 (and thresholds 0): of these, all that may be among
-    the k largest, since k lower ends of the bound exceed the threshold.  `index` needs room for limit + d_sae + 1.
+    Returns their number with those before, -1 if more than `limit`.  half or full is the product x
+    W_enc: |x_t w_i - product| <= x_norm_t bound_i + relative |product|.  highest, lowest: b_enc -
+    threshold with all that rounding may add or take. k = 0: all whose pre-activation may exceed the
+    threshold.  k > 0 (and thresholds 0): of these, all that may be among the k largest, since k
+    lower ends of the bound exceed the threshold.  `index` needs room for limit + d_sae + 1.
     """
     n_tokens, width = start.size - 1, highest.size
-    values, upper, lower = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    values, upper, lower = (
+        np.empty(width, np.float32),
+        np.empty(width, np.float32),
+        np.empty(width, np.float32),
+    )
     value_bits, lower_bits = values.view(np.int32), lower.view(np.int32)
     total = start[0]
     for t in range(n_tokens):
@@ -103,9 +116,11 @@ def _pre_activation(x, weights, bias):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def compute(x, W_enc_T, b_enc, index, start, token, place, offset, value):
-    """Pre-activations x w + b_enc of the candidates (index, start), summed in float64 and rounded once to float32.
+    """Pre-activations x w + b_enc of the candidates (index, start), summed in float64 and rounded
+    once to float32.
 
-    They depend on nothing but token and feature.  Feature by feature, so that weights are read once and in order.
+    They depend on nothing but token and feature.  Feature by feature, so that weights are read once
+    and in order.
     token, place, offset: work space for that order, as long as value, value and d_sae + 1.
     """
     n_tokens, d_model = x.shape
@@ -135,8 +150,8 @@ def compute(x, W_enc_T, b_enc, index, start, token, place, offset, value):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def keep_active(threshold, k, index, value, start):
-    """Keep of the candidates (index, value, start) those above their feature's threshold, in place; returns their
-    number.
+    """Keep of the candidates (index, value, start) those above their feature's threshold, in place;
+    returns their number.
 
     k > 0: of these the k largest of each token, among equal ones the lowest index.
     """
@@ -165,12 +180,15 @@ def keep_active(threshold, k, index, value, start):
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def select_dense(product, x, W_enc_T, b_enc, threshold, relative, slack, x_norm, bound, k, index, value, start):
-    """Active features of a block as CSR (index, value, start), with values from its float32 product x W_enc.
+def select_dense(
+    product, x, W_enc_T, b_enc, threshold, relative, slack, x_norm, bound, k, index, value, start
+):
+    """Active features of a block as CSR (index, value, start), with values from its float32 product
+    x W_enc.
 
-    Where the product's error (as in `screen`; slack: of the biases) leaves open whether a feature exceeds its
-    threshold, the exact sum decides and gives the value: which features are active is exact here too.  k > 0: of these
-    the k largest.
+    Where the product's error (as in `screen`; slack: of the biases) leaves open whether a feature
+    exceeds its threshold, the exact sum decides and gives the value: which features are active is
+    exact here too.  k > 0: of these the k largest.
     """
     n_tokens, width = product.shape
     values, chosen = np.empty(width, np.float32), np.empty(width + 1, np.int32)

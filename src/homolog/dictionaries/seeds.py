@@ -1,8 +1,8 @@
-"""Seeds by name: every random choice has its own generator, derived from one root seed and the names it
-belongs to.
+"""Seeds by name: every random choice has its own generator, derived from one root seed and the
+names it belongs to.
 
-Two dictionaries of the same width and seed start alike and look matched when they are not; names keep them
-apart.
+Two dictionaries of the same width and seed start alike and look matched when they are not; names
+keep them apart.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Which features of a token are active: all above 0, or the k largest of these, lowest index first among equals."""
+"""Which features of a token are active: all above 0, or the k largest of these, lowest index first
+among equals.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ import numpy as np
 
 from homolog.compiled import jit
 
-# Reassociation lets sums vectorise; NaN and infinity keep their meaning, or divergence would go unseen.
+# Reassociation lets sums vectorise; NaN and infinity keep their meaning, or divergence would go
+# unseen.
 _MATH = {"reassoc", "contract", "nsz", "arcp"}
 _F0 = np.float32(0)
 
@@ -15,7 +18,8 @@ _F0 = np.float32(0)
 def _kth_largest_bits(bits, k):
     """Bit pattern of the k-th largest of positive float32 values; 0 when at most k are positive.
 
-    Positive floats order like their bit patterns, so 31 vectorised counts bisect to the exact value.
+    Positive floats order like their bit patterns, so 31 vectorised counts bisect to the exact
+    value.
     """
     low, high = np.int32(0), np.int32(0x7F800000)
     count = 0
@@ -37,8 +41,9 @@ def _kth_largest_bits(bits, k):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _select(values, bits, k, index):
-    """Write the active features of a token into `index`, ascending; k = 0 takes all positive ones. Returns
-    how many."""
+    """Write the active features of a token into `index`, ascending; k = 0 takes all positive ones.
+    Returns how many.
+    """
     n = 0
     if k == 0:
         for i in range(values.size):

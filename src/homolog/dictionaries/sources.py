@@ -1,8 +1,9 @@
-"""Where training reads activations: a shuffled, endless stream of tokens, all layers of a token together.
+"""Where training reads activations: a shuffled, endless stream of tokens, all layers of a token
+together.
 
-Positions in the stream are addressed, so a resumed training reads on exactly where it stopped.  A source may
-hold all activations (`ResidualArrays`), map files of them (`StoredResiduals`) or run a model as it goes; training
-only uses the protocol.
+Positions in the stream are addressed, so a resumed training reads on exactly where it stopped.  A
+source may hold all activations (`ResidualArrays`), map files of them (`StoredResiduals`) or run a
+model as it goes; training only uses the protocol.
 
 A folder of stored residuals, written by `features.write_residuals`:
 
@@ -54,8 +55,8 @@ class ActivationSource(Protocol):
         ...
 
     def read(self, start: int, n_tokens: int) -> Sequence[Activations]:
-        """Tokens start to start + n_tokens of the stream: one (n_tokens, d_model) tensor a layer, any float
-        dtype.
+        """Tokens start to start + n_tokens of the stream: one (n_tokens, d_model) tensor a layer,
+        any float dtype.
 
         Indexing the result may do the work (it is called from several threads, each layer once).
         """
@@ -90,12 +91,20 @@ class _Gather(Sequence[torch.Tensor]):
 
 
 class _Shuffled:
-    """The stream over rows that can be gathered: a new random order every epoch, over all documents.
+    """The stream over rows that can be gathered: a new random order every epoch, over all
+    documents.
 
     layers: what is served.  numbers: their layer numbers.  rows: int64, the rows to use.
     """
 
-    def __init__(self, layers: Sequence[_Rows], numbers: Sequence[int], rows: np.ndarray, seed: int, name: str) -> None:
+    def __init__(
+        self,
+        layers: Sequence[_Rows],
+        numbers: Sequence[int],
+        rows: np.ndarray,
+        seed: int,
+        name: str,
+    ) -> None:
         self.layers, self.layer_numbers = layers, list(numbers)
         self.rows, self.seed, self.name = rows, seed, name
         self._order: tuple[int, np.ndarray] | None = None
@@ -123,7 +132,10 @@ class _Shuffled:
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, generator(self.seed, self.name, "epoch", epoch).permutation(self.rows))
+            self._order = (
+                epoch,
+                generator(self.seed, self.name, "epoch", epoch).permutation(self.rows),
+            )
         return self._order[1]
 
     def read(self, start: int, n_tokens: int) -> Sequence[torch.Tensor]:
@@ -141,10 +153,12 @@ class _Shuffled:
 
 
 class ResidualArrays(_Shuffled):
-    """Activations held in memory or memory-mapped: (layer, token, d_model), any float dtype torch knows.
+    """Activations held in memory or memory-mapped: (layer, token, d_model), any float dtype torch
+    knows.
 
-    The tokens are read in a new random order every epoch, over all documents; the order follows from `seed`.
-    `keep` (token, bool) marks the tokens to use (False at special tokens).  The layers are numbered from 0.
+    The tokens are read in a new random order every epoch, over all documents; the order follows
+    from `seed`. `keep` (token, bool) marks the tokens to use (False at special tokens).  The layers
+    are numbered from 0.
     """
 
     def __init__(
@@ -158,14 +172,20 @@ class ResidualArrays(_Shuffled):
         tensors = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in layers]
         shapes = {tuple(a.shape) for a in tensors}
         if len(shapes) != 1 or len(next(iter(shapes))) != 2:
-            raise InputError("layers", sorted(shapes), "all must be (token, d_model) alike", "Check the capture.")
+            raise InputError(
+                "layers", sorted(shapes), "all must be (token, d_model) alike", "Check the capture."
+            )
         n_tokens = tensors[0].shape[0]
         kept = np.ones(n_tokens, bool) if keep is None else np.asarray(keep, bool).reshape(-1)
         if kept.size != n_tokens:
-            raise InputError("keep", kept.size, f"it must mark {n_tokens} tokens", "Flatten the window mask.")
+            raise InputError(
+                "keep", kept.size, f"it must mark {n_tokens} tokens", "Flatten the window mask."
+            )
         rows = np.flatnonzero(kept)
         if rows.size < 2:
-            raise InputError("keep", rows.size, "two tokens at least are needed", "Use a longer corpus.")
+            raise InputError(
+                "keep", rows.size, "two tokens at least are needed", "Use a longer corpus."
+            )
         super().__init__(tensors, range(len(tensors)), rows, seed, name)
 
     def _probes(self) -> list[str]:
@@ -173,25 +193,33 @@ class ResidualArrays(_Shuffled):
 
 
 class StoredResiduals(_Shuffled):
-    """Activations in a folder that `features.write_residuals` wrote, memory-mapped; serves all layers or some.
+    """Activations in a folder that `features.write_residuals` wrote, memory-mapped; serves all
+    layers or some.
 
-    Gives the stream of `ResidualArrays` over the same values, seed and name, with the same fingerprint, however
-    the tokens were cut into parts and whichever layers are served: dictionaries trained group by group of layers
-    are those trained at once, byte for byte.  What is held in memory is the order of an epoch (8 bytes a token)
-    and what the system keeps of the files.
+    Gives the stream of `ResidualArrays` over the same values, seed and name, with the same
+    fingerprint, however the tokens were cut into parts and whichever layers are served:
+    dictionaries trained group by group of layers are those trained at once, byte for byte.  What is
+    held in memory is the order of an epoch (8 bytes a token) and what the system keeps of the
+    files.
 
-    The parts of the served layers are read once and checked.  Raises InputError naming a part that is missing or
-    damaged (it is removed, so that writing again makes it again), and when a layer is not there.
+    The parts of the served layers are read once and checked.  Raises InputError naming a part that
+    is missing or damaged (it is removed, so that writing again makes it again), and when a layer is
+    not there.
     """
 
-    def __init__(self, folder: Path | str, *, seed: int, name: str = "", layers: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, folder: Path | str, *, seed: int, name: str = "", layers: Sequence[int] | None = None
+    ) -> None:
         folder = Path(folder)
         manifest = _read_manifest(folder / "manifest.json")
         self.stream_hash: str = manifest["stream_hash"]
         numbers = range(manifest["n_layers"]) if layers is None else list(layers)
         if not numbers or not set(numbers) <= set(range(manifest["n_layers"])):
             raise InputError(
-                "layers", list(numbers), f"some of 0 to {manifest['n_layers'] - 1} are stored", "Choose of those."
+                "layers",
+                list(numbers),
+                f"some of 0 to {manifest['n_layers'] - 1} are stored",
+                "Choose of those.",
             )
         served = [StoredLayer(folder, number, manifest) for number in numbers]
         for layer in served:
@@ -218,9 +246,11 @@ class StoredLayer:
         for path, key in zip(self.parts, self.keys, strict=True):
             if read_part(path, key) is None:
                 raise InputError(
-                    "residuals part", str(path), "it must be there and whole",
+                    "residuals part",
+                    str(path),
+                    "it must be there and whole",
                     "Write the residuals again: only what is missing is made again.",
-                )  # fmt: skip
+                )
 
     def index_select(self, dim: int, index: torch.Tensor, /) -> torch.Tensor:
         """The rows `index`, in its order: (rows, d_model).  dim is 0."""
@@ -231,12 +261,16 @@ class StoredLayer:
         found = torch.empty(len(index), self.shape[1], dtype=self.dtype)
         for part in np.flatnonzero(np.diff(ends)):
             places = torch.from_numpy(order[ends[part] : ends[part + 1]])
-            found[places] = self._part(int(part)).index_select(0, index[places] - int(self.starts[part]))
+            found[places] = self._part(int(part)).index_select(
+                0, index[places] - int(self.starts[part])
+            )
         return found
 
     def _part(self, number: int) -> torch.Tensor:
         if number not in self.mapped:
-            with safe_open(self.parts[number], framework="pt") as file:  # maps the file, reads nothing yet
+            with safe_open(
+                self.parts[number], framework="pt"
+            ) as file:  # maps the file, reads nothing yet
                 self.mapped[number] = file.get_tensor("x").view(self.dtype)
         return self.mapped[number]
 
@@ -257,8 +291,17 @@ def _read_manifest(path: Path) -> dict:
         manifest = read_json(path)
         found = manifest["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("residuals manifest", str(path), f"it must be readable ({error!r})",
-                         "Write the residuals first.") from error  # fmt: skip
+        raise InputError(
+            "residuals manifest",
+            str(path),
+            f"it must be readable ({error!r})",
+            "Write the residuals first.",
+        ) from error
     if found != RESIDUALS_FORMAT:
-        raise InputError("residuals format", found, f"format {RESIDUALS_FORMAT} is read here", "Write them again.")
+        raise InputError(
+            "residuals format",
+            found,
+            f"format {RESIDUALS_FORMAT} is read here",
+            "Write them again.",
+        )
     return manifest

@@ -1,8 +1,10 @@
-"""Where the numbers of a training may go while it runs: Weights & Biases, TensorBoard, or a function of the user's.
+"""Where the numbers of a training may go while it runs: Weights & Biases, TensorBoard, or a
+function of the user's.
 
-A tracker is a callable that takes a step and numbers by name.  `weights_and_biases` and `tensorboard` open one for the
-duration of a context; their packages are imported then, and missing ones are named with how to install them.  Neither
-changes a number of the training, and no key is read or stored here: wandb finds its own (`wandb login`).
+A tracker is a callable that takes a step and numbers by name.  `weights_and_biases` and
+`tensorboard` open one for the duration of a context; their packages are imported then, and missing
+ones are named with how to install them.  Neither changes a number of the training, and no key is
+read or stored here: wandb finds its own (`wandb login`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from homolog.errors import InputError
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Takes numbers as they come; `step` counts tokens trained on and never falls within one training."""
+    """Takes numbers as they come; `step` counts tokens trained on and never falls within one
+    training.
+    """
 
     def __call__(self, step: int, numbers: Mapping[str, float]) -> None: ...
 
@@ -29,20 +33,30 @@ def weights_and_biases(
 ) -> Iterator[Tracker]:
     """A run of Weights & Biases; wandb makes a folder of that name for its files in `folder`.
 
-    run_id: the same id again continues that run.  settings: shown beside it.  WANDB_MODE=offline needs no account and
-    no network.  Raises InputError when wandb is not installed, or not logged in.
+    run_id: the same id again continues that run.  settings: shown beside it.  WANDB_MODE=offline
+    needs no account and no network.  Raises InputError when wandb is not installed, or not logged
+    in.
     """
     wandb = _import("wandb", "wandb", project)
     folder.mkdir(parents=True, exist_ok=True)
     options = {"disable_git": True, "save_code": False, "console": "off", "silent": True}
     try:
         run = wandb.init(
-            project=project, dir=str(folder), name=name, id=run_id, resume="allow", config=dict(settings),
+            project=project,
+            dir=str(folder),
+            name=name,
+            id=run_id,
+            resume="allow",
+            config=dict(settings),
             settings=wandb.Settings(**options),
-        )  # fmt: skip
+        )
     except wandb.Error as error:
-        raise InputError("--wandb", project, f"Weights & Biases must take it ({str(error).splitlines()[0]})",
-                         "Run `wandb login`, or set WANDB_MODE=offline.") from error  # fmt: skip
+        raise InputError(
+            "--wandb",
+            project,
+            f"Weights & Biases must take it ({str(error).splitlines()[0]})",
+            "Run `wandb login`, or set WANDB_MODE=offline.",
+        ) from error
     failed = True
     try:
         yield lambda step, numbers: run.log(dict(numbers), step=step)
@@ -53,7 +67,8 @@ def weights_and_biases(
 
 @contextlib.contextmanager
 def tensorboard(folder: Path) -> Iterator[Tracker]:
-    """Event files in `folder`; a training that goes on there hides what was written after its checkpoint.
+    """Event files in `folder`; a training that goes on there hides what was written after its
+    checkpoint.
 
     Raises InputError when the package tensorboard is not installed.
     """
@@ -92,6 +107,8 @@ def _import(module: str, package: str, value: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise InputError(
-            f"--{package}", value, f"the package {package} cannot be imported ({error})",
+            f"--{package}",
+            value,
+            f"the package {package} cannot be imported ({error})",
             f'Run: pip install "homolog[{package}]"',
-        ) from None  # fmt: skip
+        ) from None

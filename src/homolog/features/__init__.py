@@ -1,4 +1,6 @@
-"""Feature activations on a token stream: captured from a model, in memory, on disk, with statistics."""
+"""Feature activations on a token stream: captured from a model, in memory, on disk, with
+statistics.
+"""
 
 from homolog.features.activations import (
     Activations,

@@ -1,7 +1,8 @@
 """Feature activations of one model, layer and dictionary on a token stream, sparse or dense.
 
-The rows are the tokens kept by the special-token mask, in stream order; the content hash of the stream
-travels with them, and activations of different streams are never compared (`check_same_stream`).
+The rows are the tokens kept by the special-token mask, in stream order; the content hash of the
+stream travels with them, and activations of different streams are never compared
+(`check_same_stream`).
 
 On disk they are a folder (`files`), read by `stored`.
 """
@@ -29,8 +30,8 @@ TOKENS_PER_PART = 1 << 17
 class FeatureStatistics:
     """Per-feature statistics over the tokens of a stream, computed in float64.
 
-    n_active: int64, tokens with a value other than 0.  freq: n_active / tokens.  mean, var (population), max:
-    of the values, zeros included.  All (features,).
+    n_active: int64, tokens with a value other than 0.  freq: n_active / tokens.  mean, var
+    (population), max: of the values, zeros included.  All (features,).
     """
 
     n_active: Int[np.ndarray, "features"]
@@ -45,12 +46,16 @@ def sparse_statistics(
 ) -> FeatureStatistics:
     """Statistics of sparse features from their stored values, which are read twice.
 
-    parts: called twice, gives (features int32, values float32) of consecutive runs of tokens.  Sums are taken in
-    float64 in the order of the tokens, so the cut into parts leaves no trace in them.
+    parts: called twice, gives (features int32, values float32) of consecutive runs of tokens.  Sums
+    are taken in float64 in the order of the tokens, so the cut into parts leaves no trace in them.
     """
     n = max(1, n_tokens)
     stored, n_active = np.zeros(n_features, np.int64), np.zeros(n_features, np.int64)
-    total, square, highest = np.zeros(n_features), np.zeros(n_features), np.full(n_features, -np.inf)
+    total, square, highest = (
+        np.zeros(n_features),
+        np.zeros(n_features),
+        np.full(n_features, -np.inf),
+    )
     for feature, values in parts():
         value = values.astype(np.float64)
         stored += np.bincount(feature, minlength=n_features)
@@ -66,7 +71,9 @@ def sparse_statistics(
 
 
 def display_name(model: str, label: str) -> str:
-    """Model, with the label of the dictionary if it is not the main one: "mamba-s0", "mamba-s0@seed1"."""
+    """Model, with the label of the dictionary if it is not the main one: "mamba-s0",
+    "mamba-s0@seed1".
+    """
     return model if label in ("sae", "neuron") else f"{model}@{label}"
 
 
@@ -75,8 +82,9 @@ class Activations:
     """What `SparseFeatures` and `DenseFeatures` share; use one of the two.
 
     matrix: float32 (tokens, features).  stream_hash: content hash of the token stream and its mask.
-    document: int32 (tokens,), index of the document of each row.  model, layer, label: where they come from;
-    label "sae" is the main dictionary of a layer, others ("seed1", "rotated", ...) show in `name`.
+    document: int32 (tokens,), index of the document of each row.  model, layer, label: where they
+    come from; label "sae" is the main dictionary of a layer, others ("seed1", "rotated", ...) show
+    in `name`.
     """
 
     kind: ClassVar[str]
@@ -99,7 +107,9 @@ class Activations:
 
     @property
     def name(self) -> str:
-        """Model, with the label of the dictionary if it is not the main one: "mamba-s0", "mamba-s0@seed1"."""
+        """Model, with the label of the dictionary if it is not the main one: "mamba-s0",
+        "mamba-s0@seed1".
+        """
         return display_name(self.model, self.label)
 
     @property
@@ -150,7 +160,9 @@ class SparseFeatures(Activations):
 
     @cached_property
     def statistics(self) -> FeatureStatistics:
-        return sparse_statistics(lambda: [(self.matrix.indices, self.matrix.data)], self.n_tokens, self.n_features)
+        return sparse_statistics(
+            lambda: [(self.matrix.indices, self.matrix.data)], self.n_tokens, self.n_features
+        )
 
     def _tensors(self, rows: slice) -> dict[str, np.ndarray]:
         return sparse_arrays(self.matrix[rows])
@@ -158,7 +170,11 @@ class SparseFeatures(Activations):
 
 def sparse_arrays(rows: scipy.sparse.csr_array) -> dict[str, np.ndarray]:
     """The arrays of a part of sparse features: int64 indptr, int32 indices, float32 data."""
-    return {"indptr": rows.indptr.astype(np.int64), "indices": rows.indices.astype(np.int32), "data": rows.data}
+    return {
+        "indptr": rows.indptr.astype(np.int64),
+        "indices": rows.indices.astype(np.int32),
+        "data": rows.data,
+    }
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,8 @@
 """Does a model read text as it was trained to, or does it miss a token at the beginning?
 
-Windows are cut from a stream of documents, and most begin in the middle of one.  A model that has learnt to begin with
-a token of its own ("<bos>"), and rests its attention on it, then predicts much worse than it can.  Of a sample:
+Windows are cut from a stream of documents, and most begin in the middle of one.  A model that has
+learnt to begin with a token of its own ("<bos>"), and rests its attention on it, then predicts much
+worse than it can.  Of a sample:
 
     without   mean next-token loss of windows t_0 ... t_(n-2)
     with      the same of windows b t_0 ... t_(n-2),   over the same tokens t_1 ... t_(n-2)
@@ -38,14 +39,18 @@ class Beginning:
     def words(self, name: str) -> str:
         """For people."""
         return (
-            f"{name} predicts text at {self.with_it:.2f} nats a token where windows begin with {self.token!r}, as its "
-            f"tokenizer has it, and at {self.without:.2f} without; here they are read without, so that all numbers are "
+            f"{name} predicts text at {self.with_it:.2f} nats a token where windows begin with "
+            f"{self.token!r}, as its "
+            f"tokenizer has it, and at {self.without:.2f} without; here they are read without, so "
+            "that all numbers are "
             "of a model that misses its beginning"
         )
 
 
 def beginning_id(tokenizer: Any) -> int | None:
-    """The token that the tokenizer puts before a text, else the one that it names as beginning; None without any."""
+    """The token that the tokenizer puts before a text, else the one that it names as beginning;
+    None without any.
+    """
     plain = tokenizer.encode("a", add_special_tokens=False)
     whole = tokenizer.encode("a", add_special_tokens=True)
     if len(whole) > len(plain) and whole[: len(plain)] != plain:
@@ -54,7 +59,9 @@ def beginning_id(tokenizer: Any) -> int | None:
 
 
 def measure_beginning(model: LanguageModel, windows: TokenWindows) -> Beginning | None:
-    """Losses without and with the beginning on the first windows; None where the tokenizer has no such token."""
+    """Losses without and with the beginning on the first windows; None where the tokenizer has no
+    such token.
+    """
     tokenizer: Any = model.tokenizer
     first = beginning_id(tokenizer)
     if first is None:

@@ -17,7 +17,9 @@ SHARD_BYTES = 2 << 30  # residuals of all layers held at once
 
 @dataclass(frozen=True)
 class Shard:
-    """Windows `first` to `last` (not included) of a token stream, the unit of work that is done or not done."""
+    """Windows `first` to `last` (not included) of a token stream, the unit of work that is done or
+    not done.
+    """
 
     number: int
     first: int
@@ -28,17 +30,21 @@ class Shard:
         return windows[self.first : self.last]
 
 
-def cut_shards(windows: TokenWindows, model: LanguageModel, memory: int = SHARD_BYTES) -> list[Shard]:
+def cut_shards(
+    windows: TokenWindows, model: LanguageModel, memory: int = SHARD_BYTES
+) -> list[Shard]:
     """The stream in shards whose residuals of all layers, in float32, take at most `memory` bytes.
 
-    A shard is a whole number of forward passes, one at least, so every pass has the same windows in it however the
-    stream is cut, and with them the same values.
+    A shard is a whole number of forward passes, one at least, so every pass has the same windows in
+    it however the stream is cut, and with them the same values.
     """
     batch = _windows_at_once(windows)
     per_batch = batch * windows.context * model.n_layers * model.d_model * 4
     step = batch * max(1, memory // per_batch)
     starts = range(0, len(windows), step)
-    return [Shard(number, first, min(first + step, len(windows))) for number, first in enumerate(starts)]
+    return [
+        Shard(number, first, min(first + step, len(windows))) for number, first in enumerate(starts)
+    ]
 
 
 def capture(
@@ -48,9 +54,11 @@ def capture(
     *,
     advance: Callable[[int], None] | None = None,
 ) -> list[Float[torch.Tensor, "token width"]]:
-    """The value at each site for every token that is not masked: float32 (token, width) on the CPU, in stream order.
+    """The value at each site for every token that is not masked: float32 (token, width) on the CPU,
+    in stream order.
 
-    A pass ends with the last block that a site needs.  advance: called with the number of tokens after each batch.
+    A pass ends with the last block that a site needs.  advance: called with the number of tokens
+    after each batch.
     """
     values = _gather(model, windows, sites, torch.device("cpu"), torch.float32, advance)
     return [values[site] for site in sites]
@@ -63,7 +71,9 @@ def capture_residuals(
 
     On the model's device, in the dtype in which it computes them.
     """
-    values = _gather(model, windows, [Site("resid", layer) for layer in layers], model.device, None, None)
+    values = _gather(
+        model, windows, [Site("resid", layer) for layer in layers], model.device, None, None
+    )
     return {layer: values[Site("resid", layer)] for layer in layers}
 
 
@@ -75,7 +85,9 @@ def residual_sites(model: LanguageModel) -> list[Site]:
 def fill_residuals(
     model: LanguageModel, windows: TokenWindows, layers: Sequence[int], into: Sequence[torch.Tensor]
 ) -> None:
-    """`capture_residuals` into tensors that are there: of each layer one, (token or more, d_model), any float dtype."""
+    """`capture_residuals` into tensors that are there: of each layer one, (token or more, d_model),
+    any float dtype.
+    """
     sites = [Site("resid", layer) for layer in layers]
     _gather(model, windows, sites, None, None, None, dict(zip(sites, into, strict=True)))
 
@@ -93,7 +105,9 @@ def _gather(model, windows, sites, device, dtype, advance, found=None) -> dict[S
         for site, value in values.items():
             kept = value[keep]
             if site not in found:
-                found[site] = torch.empty(n_kept, kept.shape[1], dtype=dtype or kept.dtype, device=device)
+                found[site] = torch.empty(
+                    n_kept, kept.shape[1], dtype=dtype or kept.dtype, device=device
+                )
             found[site][start : start + n].copy_(kept)
         start += n
         if advance is not None:
@@ -111,7 +125,10 @@ def _passes(
         part = windows[first : first + batch]
         with torch.inference_mode():
             run = model.run(torch.from_numpy(part.tokens).long(), capture=sites, stop_after=stop)
-        yield part, {site: run[site] for site in sites}  # outside, or the caller would be in inference mode too
+        yield (
+            part,
+            {site: run[site] for site in sites},
+        )  # outside, or the caller would be in inference mode too
 
 
 def _windows_at_once(windows: TokenWindows) -> int:

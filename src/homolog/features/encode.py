@@ -1,6 +1,8 @@
-"""From residuals in memory to sparse features, with any dictionary: only one batch of dense features is ever held.
+"""From residuals in memory to sparse features, with any dictionary: only one batch of dense
+features is ever held.
 
-Sparse autoencoders have a faster way (`dictionaries.encoder`), and streams longer than memory another (`store`).
+Sparse autoencoders have a faster way (`dictionaries.encoder`), and streams longer than memory
+another (`store`).
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ def to_sparse(dense: torch.Tensor) -> scipy.sparse.csr_array:
     values = dense[rows, columns].float().cpu().numpy()
     indptr = np.zeros(dense.shape[0] + 1, dtype=np.int64)
     np.cumsum(np.bincount(rows.cpu().numpy(), minlength=dense.shape[0]), out=indptr[1:])
-    return scipy.sparse.csr_array((values, columns.cpu().numpy().astype(np.int32), indptr), shape=dense.shape)
+    return scipy.sparse.csr_array(
+        (values, columns.cpu().numpy().astype(np.int32), indptr), shape=dense.shape
+    )
 
 
 @torch.no_grad()
@@ -51,8 +55,8 @@ def encode(
     """Sparse features of `dictionary` on a stream of activations.
 
     activations: float tensors (tokens, d_model), special tokens already dropped, in stream order.
-    document: (all tokens,) document of each kept token.  batch: tokens encoded at once.
-    Raises InputError when an activation or a feature is not finite, or the numbers of tokens differ.
+    document: (all tokens,) document of each kept token.  batch: tokens encoded at once. Raises
+    InputError when an activation or a feature is not finite, or the numbers of tokens differ.
     """
     parts = []
     seen = 0

@@ -1,4 +1,5 @@
-"""The folder of one dictionary's features on a token stream; everything in it is checked when it is read.
+"""The folder of one dictionary's features on a token stream; everything in it is checked when it is
+read.
 
     part-00000.safetensors ...   consecutive runs of tokens: sparse rows (indptr, indices, data), or dense ones
     document.safetensors         int32, the document of every token
@@ -46,13 +47,16 @@ def end_folder(
 ) -> None:
     """Complete a folder whose parts are written: document, statistics, and last the manifest.
 
-    origin: JSON values that say what the features are; n_tokens and n_features among them.  parts: for each, in
-    order, "tokens" and for sparse ones "stored", the number of stored values.  Other parts are removed.
+    origin: JSON values that say what the features are; n_tokens and n_features among them.  parts:
+    for each, in order, "tokens" and for sparse ones "stored", the number of stored values.  Other
+    parts are removed.
     """
     files = [part_path(folder, number) for number in range(len(parts))]
     for other in set(folder.glob("part-*.safetensors")) - set(files):
         other.unlink()
-    document_file = write_part(folder / "document.safetensors", {"document": document.astype(np.int32)}, "document")
+    document_file = write_part(
+        folder / "document.safetensors", {"document": document.astype(np.int32)}, "document"
+    )
     statistics_file = write_part(folder / "statistics.safetensors", statistics, "statistics")
     write_json(
         folder / "manifest.json",
@@ -73,12 +77,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = read_json(path)
         version, kind = manifest["format"], manifest["kind"]
         if version == FORMAT:
-            _ = [manifest[name] for name in ("model", "layer", "label", "stream_hash", "n_tokens", "n_features")]
-            _ = [entry["sha256"] for entry in (manifest["document"], manifest["statistics"], *manifest["parts"])]
+            _ = [
+                manifest[name]
+                for name in ("model", "layer", "label", "stream_hash", "n_tokens", "n_features")
+            ]
+            _ = [
+                entry["sha256"]
+                for entry in (manifest["document"], manifest["statistics"], *manifest["parts"])
+            ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("features manifest", str(path), f"it must be readable ({error!r})", _REMEDY) from error
+        raise InputError(
+            "features manifest", str(path), f"it must be readable ({error!r})", _REMEDY
+        ) from error
     if version != FORMAT or kind not in ("sae", "neuron"):
-        raise InputError("features format", (version, kind), f"format {FORMAT} is read here", _REMEDY)
+        raise InputError(
+            "features format", (version, kind), f"format {FORMAT} is read here", _REMEDY
+        )
     return manifest
 
 
@@ -91,7 +105,9 @@ def read_file(folder: Path, entry: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if found == entry["sha256"]:
             return safetensors.numpy.load(data)
     except (OSError, SafetensorError) as error:
-        raise InputError("features part", str(path), f"it must be readable ({error!r})", _REMEDY) from error
+        raise InputError(
+            "features part", str(path), f"it must be readable ({error!r})", _REMEDY
+        ) from error
     raise InputError(
         "features part",
         str(path),

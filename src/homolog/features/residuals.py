@@ -1,6 +1,8 @@
-"""Residuals on disk, for training dictionaries of a few layers at a time on more tokens than memory holds.
+"""Residuals on disk, for training dictionaries of a few layers at a time on more tokens than memory
+holds.
 
-They take tokens x layers x d_model x 4 bytes, half of it in bfloat16; `dictionaries.StoredResiduals` reads them.
+They take tokens x layers x d_model x 4 bytes, half of it in bfloat16;
+`dictionaries.StoredResiduals` reads them.
 """
 
 from __future__ import annotations
@@ -32,11 +34,12 @@ def write_residuals(
     memory: int = SHARD_BYTES,
     advance: Callable[[int], None] | None = None,
 ) -> Path:
-    """Residuals after every block, special tokens dropped, shard by shard; goes on where a killed run stopped.
+    """Residuals after every block, special tokens dropped, shard by shard; goes on where a killed
+    run stopped.
 
-    key: identifies the model, with its revision and dtype.  dtype: torch.float32, or torch.bfloat16 in half the
-    space.  memory: bytes of residuals held at once, in float32.  advance: called with a shard's number of tokens.
-    Returns the folder.
+    key: identifies the model, with its revision and dtype.  dtype: torch.float32, or torch.bfloat16
+    in half the space.  memory: bytes of residuals held at once, in float32.  advance: called with a
+    shard's number of tokens. Returns the folder.
     """
     folder = Path(folder)
     (folder / "manifest.json").unlink(missing_ok=True)
@@ -56,15 +59,24 @@ def write_residuals(
         "parts": parts,
     }
     rows = np.arange(sum(part["tokens"] for part in parts))
-    probes = [probe_digest(StoredLayer(folder, layer, manifest), rows) for layer in range(model.n_layers)]
+    probes = [
+        probe_digest(StoredLayer(folder, layer, manifest), rows) for layer in range(model.n_layers)
+    ]
     write_json(folder / "manifest.json", manifest | {"probes": probes})
     return folder
 
 
 def write_shard(
-    model: LanguageModel, windows: TokenWindows, shard: Shard, folder: Path, key: str, dtype: torch.dtype
+    model: LanguageModel,
+    windows: TokenWindows,
+    shard: Shard,
+    folder: Path,
+    key: str,
+    dtype: torch.dtype,
 ) -> str:
-    """Write the shard's part of every layer that does not have it whole; returns the key of its parts."""
+    """Write the shard's part of every layer that does not have it whole; returns the key of its
+    parts.
+    """
     text = shard.of(windows)
     key = sha256_bytes(f"residuals {RESIDUALS_FORMAT}", key, text.hash, str(dtype))
     paths = {layer: residual_part(folder, layer, shard.number) for layer in range(model.n_layers)}

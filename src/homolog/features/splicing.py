@@ -1,6 +1,8 @@
-"""What a dictionary's errors cost the model: its next-token loss with one layer's residuals replaced.
+"""What a dictionary's errors cost the model: its next-token loss with one layer's residuals
+replaced.
 
-The residuals of the held-out text are captured once; each splice then runs only the blocks after its layer.
+The residuals of the held-out text are captured once; each splice then runs only the blocks after
+its layer.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ LOSS_TOKENS = 8192  # tokens in a pass that measures losses
 def full_residuals(
     model: LanguageModel, text: TokenWindows, layers: Sequence[int]
 ) -> dict[int, Float[torch.Tensor, "windows context d_model"]]:
-    """Residuals after some blocks by layer, special tokens kept, on the model's device and in its dtype."""
+    """Residuals after some blocks by layer, special tokens kept, on the model's device and in its
+    dtype.
+    """
     sites = [Site("resid", layer) for layer in layers]
     last = Site("resid", max(layers))
     found: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
@@ -53,10 +57,11 @@ def spliced_loss(
     layer: int,
     transform: Callable[[Activations], Activations],
 ) -> float:
-    """`clean_loss` with `transform` applied to the layer's residuals at tokens that are not special.
+    """`clean_loss` with `transform` applied to the layer's residuals at tokens that are not
+    special.
 
-    residuals: of this layer, from `full_residuals`.  transform: takes and returns (token, d_model), float32, where the
-    model is.
+    residuals: of this layer, from `full_residuals`.  transform: takes and returns (token, d_model),
+    float32, where the model is.
     """
 
     def logits(tokens: torch.Tensor, rows: slice) -> torch.Tensor:
@@ -79,12 +84,17 @@ def measure_on_text(
 ) -> Quality:
     """The dictionary's quality on held-out text, loss recovered included.
 
-    residuals: of its layer, from `full_residuals`.  loss_clean: from `clean_loss`, the same for all layers.
+    residuals: of its layer, from `full_residuals`.  loss_clean: from `clean_loss`, the same for all
+    layers.
     """
     return measure_quality(
-        sae, residuals.flatten(0, 1), keep=torch.from_numpy(text.mask).reshape(-1), loss_clean=loss_clean,
-        gates=gates, spliced_loss=partial(spliced_loss, model, text, residuals, layer),
-    )  # fmt: skip
+        sae,
+        residuals.flatten(0, 1),
+        keep=torch.from_numpy(text.mask).reshape(-1),
+        loss_clean=loss_clean,
+        gates=gates,
+        spliced_loss=partial(spliced_loss, model, text, residuals, layer),
+    )
 
 
 @torch.inference_mode()

@@ -3,14 +3,16 @@
     for every shard      run the model once, encode its residuals with every dictionary, write one part each
     for every dictionary close its folder: statistics over all parts, then the manifest
 
-A shard's parts carry the key of all they depend on (`storage.parts`), so a process killed at any point loses the
-shard in work, another process may do another shard, and what is damaged is named and made again; the files are
-the same bytes in every case.  Values do not depend on how the stream is cut: passes hold the same windows
-(`cut_shards`), and a feature's value follows from its token alone (`dictionaries.encoder`, which also says where
-that ends: dense dictionaries may differ in a last bit).
+A shard's parts carry the key of all they depend on (`storage.parts`), so a process killed at any
+point loses the shard in work, another process may do another shard, and what is damaged is named
+and made again; the files are the same bytes in every case.  Values do not depend on how the stream
+is cut: passes hold the same windows (`cut_shards`), and a feature's value follows from its token
+alone (`dictionaries.encoder`, which also says where that ends: dense dictionaries may differ in a
+last bit).
 
-Memory, besides the model: `memory` bytes of residuals or those of one pass if more, as much again as one pass
-computes, one dictionary with its encoder (3.5 times its W_enc), 0.1 GB a thread, and a part, 8 bytes a stored value.
+Memory, besides the model: `memory` bytes of residuals or those of one pass if more, as much again
+as one pass computes, one dictionary with its encoder (3.5 times its W_enc), 0.1 GB a thread, and a
+part, 8 bytes a stored value.
 """
 
 from __future__ import annotations
@@ -63,13 +65,16 @@ def write_features(
     threads: int | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> list[StoredFeatures]:
-    """All targets on the whole stream, in this process, continuing what is there; `encode_shard` says the rest.
+    """All targets on the whole stream, in this process, continuing what is there; `encode_shard`
+    says the rest.
 
     advance: called with 1 after each part, of which there are shards times targets.
     """
     shards = cut_shards(windows, model, memory)
     for shard in shards:
-        encode_shard(model, windows, shard, targets, precision=precision, threads=threads, advance=advance)
+        encode_shard(
+            model, windows, shard, targets, precision=precision, threads=threads, advance=advance
+        )
     product = product_precision(precision, model.device)
     return [close_features(windows, shards, target, product) for target in targets]
 
@@ -86,19 +91,28 @@ def encode_shard(
 ) -> None:
     """Write the shard's part of every target that does not have it whole.
 
-    The model runs once, up to the last layer needed, and not at all when nothing is missing.  On a CUDA device
-    residuals are encoded there and only active features leave it.  threads: of the encoder, torch's own number by
-    default.  Raises InputError when a dictionary is of another width, or a residual is not finite.
+    The model runs once, up to the last layer needed, and not at all when nothing is missing.  On a
+    CUDA device residuals are encoded there and only active features leave it.  threads: of the
+    encoder, torch's own number by default.  Raises InputError when a dictionary is of another
+    width, or a residual is not finite.
     """
     product = product_precision(precision, model.device)
     text = shard.of(windows)
     keys = {target.folder: _part_key(target, text, product) for target in targets}
-    missing = [t for t in targets if read_part(part_path(t.folder, shard.number), keys[t.folder]) is None]
+    missing = [
+        t for t in targets if read_part(part_path(t.folder, shard.number), keys[t.folder]) is None
+    ]
     for _ in range(len(targets) - len(missing)):
         _ = advance and advance(1)
     if not missing:
         return
-    logger.info("shard %d: %d of %d parts, encoder products in %s", shard.number, len(missing), len(targets), product)
+    logger.info(
+        "shard %d: %d of %d parts, encoder products in %s",
+        shard.number,
+        len(missing),
+        len(targets),
+        product,
+    )
     layers = sorted({target.layer for target in missing})
     residuals = capture_residuals(model, text, layers)
     for layer in layers:
@@ -107,8 +121,12 @@ def encode_shard(
             encoder = SparseEncoder(target.dictionary(), product, x.device)
             where = f"residuals of {target.model}, layer {layer}, in shard {shard.number}"
             if encoder.d_model != x.shape[1]:
-                raise InputError(f"dictionary {target.label!r} of {target.model}, layer {layer}", encoder.d_model,
-                                 f"the residuals are {x.shape[1]} wide", "Use a dictionary of this model.")  # fmt: skip
+                raise InputError(
+                    f"dictionary {target.label!r} of {target.model}, layer {layer}",
+                    encoder.d_model,
+                    f"the residuals are {x.shape[1]} wide",
+                    "Use a dictionary of this model.",
+                )
             rows = encoder.encode(x, threads, where)
             begin_folder(target.folder)
             arrays = sparse_arrays(rows) | {"shape": np.array(rows.shape, np.int64)}
@@ -116,11 +134,14 @@ def encode_shard(
             _ = advance and advance(1)
 
 
-def close_features(windows: TokenWindows, shards: Sequence[Shard], target: Target, product: str) -> StoredFeatures:
+def close_features(
+    windows: TokenWindows, shards: Sequence[Shard], target: Target, product: str
+) -> StoredFeatures:
     """Complete a target's folder when all its parts are there: statistics and manifest.
 
-    product: precision of the encoder's product, "float32" or "bfloat16", which the manifest records.  Parts are read
-    three times, one at a time.  Raises InputError naming a part that is missing or damaged.
+    product: precision of the encoder's product, "float32" or "bfloat16", which the manifest
+    records.  Parts are read three times, one at a time.  Raises InputError naming a part that is
+    missing or damaged.
     """
     texts = [shard.of(windows) for shard in shards]
     keys = [_part_key(target, text, product) for text in texts]
@@ -130,12 +151,21 @@ def close_features(windows: TokenWindows, shards: Sequence[Shard], target: Targe
             path = part_path(target.folder, shard.number)
             part = read_part(path, key)
             if part is None:
-                raise InputError("features part", str(path), "it must be there and whole", "Encode its shard again.")
+                raise InputError(
+                    "features part",
+                    str(path),
+                    "it must be there and whole",
+                    "Encode its shard again.",
+                )
             yield part
 
-    facts = [(len(part["indptr"]) - 1, len(part["data"]), int(part["shape"][1])) for part in parts()]
+    facts = [
+        (len(part["indptr"]) - 1, len(part["data"]), int(part["shape"][1])) for part in parts()
+    ]
     n_tokens, n_features = sum(fact[0] for fact in facts), facts[0][2]
-    statistics = sparse_statistics(lambda: ((part["indices"], part["data"]) for part in parts()), n_tokens, n_features)
+    statistics = sparse_statistics(
+        lambda: ((part["indices"], part["data"]) for part in parts()), n_tokens, n_features
+    )
     origin = {
         "kind": "sae",
         "model": target.model,

@@ -12,15 +12,22 @@ import scipy.sparse
 from jaxtyping import Int
 
 from homolog.errors import InputError
-from homolog.features.activations import DenseFeatures, FeatureStatistics, SparseFeatures, display_name
+from homolog.features.activations import (
+    DenseFeatures,
+    FeatureStatistics,
+    SparseFeatures,
+    display_name,
+)
 from homolog.features.files import read_file, read_manifest
 
 
 @dataclass(frozen=True, eq=False)
 class StoredFeatures:
-    """What the manifest of a folder says of its features; the attributes are those of the features themselves.
+    """What the manifest of a folder says of its features; the attributes are those of the features
+    themselves.
 
-    A few hundred bytes until `statistics` (40 bytes a feature) or `document` (4 a token) are asked for, which stay.
+    A few hundred bytes until `statistics` (40 bytes a feature) or `document` (4 a token) are asked
+    for, which stay.
     """
 
     folder: Path
@@ -40,7 +47,9 @@ class StoredFeatures:
 
     @cached_property
     def statistics(self) -> FeatureStatistics:
-        """Count, frequency, mean, variance and maximum of each feature, as they were computed when it was written."""
+        """Count, frequency, mean, variance and maximum of each feature, as they were computed when
+        it was written.
+        """
         return FeatureStatistics(**read_file(self.folder, self.manifest["statistics"]))
 
     @cached_property
@@ -62,7 +71,9 @@ class StoredFeatures:
     def _matrix(self) -> scipy.sparse.csr_array:
         entries = self.manifest["parts"]
         stored = sum(entry["stored"] for entry in entries)
-        few = stored <= np.iinfo(np.int32).max  # scipy makes the two index arrays as wide as the wider one
+        few = (
+            stored <= np.iinfo(np.int32).max
+        )  # scipy makes the two index arrays as wide as the wider one
         indptr = np.zeros(self.n_tokens + 1, np.int32 if few else np.int64)
         indices, data = np.empty(stored, np.int32), np.empty(stored, np.float32)
         token = at = 0
@@ -72,21 +83,31 @@ class StoredFeatures:
             indptr[token + 1 : token + len(part["indptr"])] = at + part["indptr"][1:]
             indices[at : at + n], data[at : at + n] = part["indices"], part["data"]
             token, at = token + entry["tokens"], at + n
-        return scipy.sparse.csr_array((data, indices, indptr), shape=(self.n_tokens, self.n_features))
+        return scipy.sparse.csr_array(
+            (data, indices, indptr), shape=(self.n_tokens, self.n_features)
+        )
 
 
 def open_features(folder: Path | str) -> StoredFeatures:
-    """The features of a folder, without reading them.  InputError when its manifest is missing or unreadable."""
+    """The features of a folder, without reading them.  InputError when its manifest is missing or
+    unreadable.
+    """
     folder = Path(folder)
     manifest = read_manifest(folder)
     tokens = sum(part["tokens"] for part in manifest["parts"])
     if tokens != manifest["n_tokens"]:
-        raise InputError("features parts", tokens, f"the manifest says {manifest['n_tokens']} tokens",
-                         "Remove the folder and encode the features again.")  # fmt: skip
+        raise InputError(
+            "features parts",
+            tokens,
+            f"the manifest says {manifest['n_tokens']} tokens",
+            "Remove the folder and encode the features again.",
+        )
     names = ("kind", "model", "layer", "label", "stream_hash", "n_tokens", "n_features")
     return StoredFeatures(folder, *(manifest[name] for name in names), manifest=manifest)
 
 
 def load_features(folder: Path | str) -> SparseFeatures | DenseFeatures:
-    """Read what `save` or `write_features` wrote; InputError names what is missing, damaged or of another format."""
+    """Read what `save` or `write_features` wrote; InputError names what is missing, damaged or of
+    another format.
+    """
     return open_features(folder).load()

@@ -1,15 +1,17 @@
-"""Residuals of a model that runs as they are read: training on more tokens than memory or disk holds.
+"""Residuals of a model that runs as they are read: training on more tokens than memory or disk
+holds.
 
     epoch   all windows of the text in a random order of its own, over all documents
     pool    the next windows of that order with about `pool_tokens` kept tokens; one forward pass gives all layers
     stream  the tokens of pool 0 in random order, then those of pool 1, ...
 
-Positions are addressed: the order of windows follows from (seed, epoch), that of tokens from (seed, epoch, pool), and
-nothing is remembered but the last pool, so that a training that was killed reads on where it stopped.  Read in order,
-every window passes the model once an epoch.
+Positions are addressed: the order of windows follows from (seed, epoch), that of tokens from (seed,
+epoch, pool), and nothing is remembered but the last pool, so that a training that was killed reads
+on where it stopped.  Read in order, every window passes the model once an epoch.
 
-Neighbours in the stream are from one window with probability context / pool_tokens, about (1 in 2,048 by default with
-windows of 128 tokens), else from two windows drawn at random from the whole text.
+Neighbours in the stream are from one window with probability context / pool_tokens, about (1 in
+2,048 by default with windows of 128 tokens), else from two windows drawn at random from the whole
+text.
 """
 
 from __future__ import annotations
@@ -35,19 +37,21 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 
 class StreamedResiduals:
-    """The residuals after some blocks on a text, as an endless stream for training (`dictionaries.ActivationSource`).
+    """The residuals after some blocks on a text, as an endless stream for training
+    (`dictionaries.ActivationSource`).
 
-    model, windows: what runs on what; special tokens are masked by the windows.  layers: numbers of blocks, all by
-    default; which are served does not change the values of any.  seed, name: of all orders.  key: identifies the
-    model's weights beyond its name (revision, dtype).  pool_tokens: kept tokens of a pool, about; more mix better.
+    model, windows: what runs on what; special tokens are masked by the windows.  layers: numbers of
+    blocks, all by default; which are served does not change the values of any.  seed, name: of all
+    orders.  key: identifies the model's weights beyond its name (revision, dtype).  pool_tokens:
+    kept tokens of a pool, about; more mix better.
     dtype: torch.float32 or torch.bfloat16.  device: where the pool lies.
 
     One pool is in memory, and what `read` returned:
 
         (pool_tokens + context) x layers x d_model x 4 bytes, half of it in bfloat16  (`memory_bytes`)
 
-    With the defaults, 12 layers of 768 dimensions take 9.7 GB.  Raises InputError when that is more than half of the
-    memory of `device`, and for layers, dtypes and sizes that cannot be.
+    With the defaults, 12 layers of 768 dimensions take 9.7 GB.  Raises InputError when that is more
+    than half of the memory of `device`, and for layers, dtypes and sizes that cannot be.
     """
 
     def __init__(
@@ -71,12 +75,16 @@ class StreamedResiduals:
         self.n_tokens = int(self._kept.sum())
         """Different tokens of the text, special ones left out."""
         if self.n_tokens < 2:
-            raise InputError("windows", self.n_tokens, "two tokens at least are needed", "Use a longer corpus.")
+            raise InputError(
+                "windows", self.n_tokens, "two tokens at least are needed", "Use a longer corpus."
+            )
         self.n_pools = -(-self.n_tokens // pool_tokens)
         """Pools of an epoch, of equal size but for the windows that their borders cut."""
         self._check_memory()
         self._key = f"{model.name} {key} {_weights_digest(model)}"
-        self._threads = torch.get_num_threads()  # of the passes: training lowers the number where it reads
+        self._threads = (
+            torch.get_num_threads()
+        )  # of the passes: training lowers the number where it reads
         self._rows: list[torch.Tensor] = []
         self._pool: tuple[int, int] | None = None
         self._order: torch.Tensor = torch.empty(0, dtype=torch.int64)
@@ -101,9 +109,11 @@ class StreamedResiduals:
         return sha256_bytes("streamed residuals", facts, self._key, self.windows.hash)
 
     def read(self, start: int, n_tokens: int) -> list[Activations]:
-        """Tokens start to start + n_tokens of the stream, of each layer (n_tokens, d_model); a copy.
+        """Tokens start to start + n_tokens of the stream, of each layer (n_tokens, d_model); a
+        copy.
 
-        The pools they lie in are computed one after the other, the last one read excepted, which is at hand.
+        The pools they lie in are computed one after the other, the last one read excepted, which is
+        at hand.
         """
         parts: list[list[torch.Tensor]] = []
         while n_tokens > 0:
@@ -114,7 +124,11 @@ class StreamedResiduals:
             n = min(n_tokens, int(starts[pool + 1]) - offset)
             parts.append(self._take(epoch, pool, slice(first, first + n)))
             start, n_tokens = start + n, n_tokens - n
-        return parts[0] if len(parts) == 1 else [torch.cat(layer) for layer in zip(*parts, strict=True)]
+        return (
+            parts[0]
+            if len(parts) == 1
+            else [torch.cat(layer) for layer in zip(*parts, strict=True)]
+        )
 
     def sample(self, n_tokens: int) -> list[Activations]:
         """The first tokens of the first pool of the first epoch, at most all of them."""
@@ -133,7 +147,9 @@ class StreamedResiduals:
         self._pool = None  # until the rows are whole
         if not self._rows:
             shape = (self._most_rows, self.d_model)
-            self._rows = [torch.empty(shape, dtype=self.dtype, device=self.device) for _ in self.layer_numbers]
+            self._rows = [
+                torch.empty(shape, dtype=self.dtype, device=self.device) for _ in self.layer_numbers
+            ]
         with _torch_threads(self._threads):
             fill_residuals(self.model, part, self.layer_numbers, self._rows)
         n = int(starts[pool + 1] - starts[pool])
@@ -142,9 +158,11 @@ class StreamedResiduals:
         self._pool = (epoch, pool)
 
     def _cut(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of an epoch: its windows in order; where its pools begin, in kept tokens and in windows, with the ends.
+        """Of an epoch: its windows in order; where its pools begin, in kept tokens and in windows,
+        with the ends.
 
-        A window belongs to the pool in which its first kept token falls when the epoch is cut evenly.
+        A window belongs to the pool in which its first kept token falls when the epoch is cut
+        evenly.
         """
         if self._epoch is None or self._epoch[0] != epoch:
             order = generator(self.seed, self.name, "windows", epoch).permutation(len(self.windows))
@@ -163,12 +181,22 @@ class StreamedResiduals:
         there = range(self.model.n_layers)
         if not self.layer_numbers or not set(self.layer_numbers) <= set(there):
             raise InputError(
-                "layers", self.layer_numbers, f"{self.model.name} has 0 to {there[-1]}", "Choose of those."
+                "layers",
+                self.layer_numbers,
+                f"{self.model.name} has 0 to {there[-1]}",
+                "Choose of those.",
             )
         if self.pool_tokens < 1:
-            raise InputError("pool_tokens", self.pool_tokens, "a pool holds a token or more", "Give some 100,000.")
+            raise InputError(
+                "pool_tokens",
+                self.pool_tokens,
+                "a pool holds a token or more",
+                "Give some 100,000.",
+            )
         if self.dtype not in _DTYPES:
-            raise InputError("dtype", str(self.dtype), "a pool is float32 or bfloat16", "Give one of these.")
+            raise InputError(
+                "dtype", str(self.dtype), "a pool is float32 or bfloat16", "Give one of these."
+            )
 
     def _check_memory(self) -> None:
         """Refuse a pool that the device cannot hold beside what else is needed."""

@@ -1,9 +1,24 @@
-"""Exact Pearson matching of features: pairs of matrices, all layer pairs of two models, null, intervals, verdict."""
+"""Exact Pearson matching of features: pairs of matrices, all layer pairs of two models, null,
+intervals, verdict.
+"""
 
 from homolog.matching.assignment import Assignment, mutual, one_to_one
 from homolog.matching.columns import Columns, prepare
-from homolog.matching.intervals import SUMMARY_SCHEMA, Resamples, replicates_of, resampled_pairs, summarise
-from homolog.matching.layers import LAYERS_SCHEMA, MATCHES_SCHEMA, ModelMatches, match_models, merge_layers, tables_of
+from homolog.matching.intervals import (
+    SUMMARY_SCHEMA,
+    Resamples,
+    replicates_of,
+    resampled_pairs,
+    summarise,
+)
+from homolog.matching.layers import (
+    LAYERS_SCHEMA,
+    MATCHES_SCHEMA,
+    ModelMatches,
+    match_models,
+    merge_layers,
+    tables_of,
+)
 from homolog.matching.null import Calibration, calibrate, document_exchanges
 from homolog.matching.pairs import PairMatch, match_pair
 from homolog.matching.pearson import Best, Side, max_pearson

@@ -1,24 +1,27 @@
-"""One partner each: mutual best partners, and the one-to-one assignment of largest total correlation.
+"""One partner each: mutual best partners, and the one-to-one assignment of largest total
+correlation.
 
-MPPC gives one feature of B to many features of A.  Mutual best partners are a strict count of pairs; the assignment
-gives each feature at most one partner so that the sum over pairs is largest:
+MPPC gives one feature of B to many features of A.  Mutual best partners are a strict count of
+pairs; the assignment gives each feature at most one partner so that the sum over pairs is largest:
 
     max sum_ij w_ij x_ij,   sum_j x_ij <= 1,   sum_i x_ij <= 1,   x_ij in {0, 1}        w_ij = r_ij > 0
 
-over candidate edges ij, the best partners of each feature of either side; features may stay alone.  Its dual bounds
-the optimum from above:
+over candidate edges ij, the best partners of each feature of either side; features may stay alone.
+Its dual bounds the optimum from above:
 
     min sum_i u_i + sum_j v_j,   u_i + v_j >= w_ij,   u, v >= 0
 
-Up to `EXACT_EDGES` edges it is solved exactly, by shortest augmenting paths [Jonker & Volgenant 1987] in scipy.
-Larger graphs go to auction [Bertsekas 1988]: a feature i of A without a partner bids for the j of largest w_ij - v_j,
-if that is positive, and raises the price v_j to the point where j is worth epsilon less than i's next best choice,
-being alone among them; whoever held j bids again.  Prices start at 0 and a feature of B that was bid for stays taken,
-so when nobody bids any more, u_i = max(0, max_j w_ij - v_j) makes a feasible dual within epsilon a pair of the total;
-`gap` is measured from that dual, not taken from the theory.  epsilon doubles after every `PATIENCE` bids, which
-bounds the time.
+Up to `EXACT_EDGES` edges it is solved exactly, by shortest augmenting paths [Jonker & Volgenant
+1987] in scipy. Larger graphs go to auction [Bertsekas 1988]: a feature i of A without a partner
+bids for the j of largest w_ij - v_j, if that is positive, and raises the price v_j to the point
+where j is worth epsilon less than i's next best choice, being alone among them; whoever held j bids
+again.  Prices start at 0 and a feature of B that was bid for stays taken, so when nobody bids any
+more, u_i = max(0, max_j w_ij - v_j) makes a feasible dual within epsilon a pair of the total; `gap`
+is measured from that dual, not taken from the theory.  epsilon doubles after every `PATIENCE` bids,
+which bounds the time.
 
-Weights are integers, r 2^40, and bids come in a fixed order: the same input gives the same partners.
+Weights are integers, r 2^40, and bids come in a fixed order: the same input gives the same
+partners.
 
 Sources: Jonker & Volgenant, Computing 38 (1987); Bertsekas, Ann. Oper. Res. 14 (1988).
 """
@@ -45,8 +48,9 @@ _UNIT = 2.0**40
 class Assignment:
     """Partners of the features of A and of B, numbered through all layers.
 
-    a, b: int64 (features_a,), (features_b,), the partner in the other model, -1 for none.  r_a, r_b: float32, its
-    correlation, NaN for none.  total: sum of r over the pairs.  bound: no assignment of these edges has a larger sum.
+    a, b: int64 (features_a,), (features_b,), the partner in the other model, -1 for none.  r_a,
+    r_b: float32, its correlation, NaN for none.  total: sum of r over the pairs.  bound: no
+    assignment of these edges has a larger sum.
     """
 
     a: Int[np.ndarray, "features_a"]
@@ -62,10 +66,13 @@ class Assignment:
         return 1 - self.total / self.bound if self.bound > 0 else 0.0
 
 
-def mutual(best_own: Int[np.ndarray, "features"], best_other: Int[np.ndarray, "others"]) -> np.ndarray:
+def mutual(
+    best_own: Int[np.ndarray, "features"], best_other: Int[np.ndarray, "others"]
+) -> np.ndarray:
     """Is a feature the best partner of its best partner?  bool (features,).
 
-    best_own: for each feature the number of its best partner, through all layers of the other model, -1 for none;
+    best_own: for each feature the number of its best partner, through all layers of the other
+    model, -1 for none;
     best_other: likewise for the features of the other model.
     """
     own = np.arange(len(best_own))
@@ -81,16 +88,21 @@ def one_to_one(
     exact_edges: int = EXACT_EDGES,
     epsilon: float = EPSILON,
 ) -> Assignment:
-    """The one-to-one assignment of largest total r among candidate edges; the same for the same input.
+    """The one-to-one assignment of largest total r among candidate edges; the same for the same
+    input.
 
-    candidates_a: for each feature of A some of its best partners, numbered through all layers of B, -1 for none;
-    r_a: their correlations, NaN for none; candidates_b, r_b: likewise for B.  Edges of both sides count, where r > 0.
-    exact_edges: solved exactly up to as many; epsilon: r that a pair may fall short of the optimum beyond.
-    Raises InputError for candidates that are no features of the other side.
+    candidates_a: for each feature of A some of its best partners, numbered through all layers of B,
+    -1 for none;
+    r_a: their correlations, NaN for none; candidates_b, r_b: likewise for B.  Edges of both sides
+    count, where r > 0.
+    exact_edges: solved exactly up to as many; epsilon: r that a pair may fall short of the optimum
+    beyond. Raises InputError for candidates that are no features of the other side.
     """
     n_a, n_b = len(candidates_a), len(candidates_b)
     if n_a > n_b:  # the side with fewer features bids: then few prices are disputed
-        turned = one_to_one(candidates_b, r_b, candidates_a, r_a, exact_edges=exact_edges, epsilon=epsilon)
+        turned = one_to_one(
+            candidates_b, r_b, candidates_a, r_a, exact_edges=exact_edges, epsilon=epsilon
+        )
         return Assignment(turned.b, turned.a, turned.r_b, turned.r_a, turned.total, turned.bound)
     start, column, weight = _edges(candidates_a, r_a, candidates_b, r_b)
     if len(weight) <= exact_edges:
@@ -102,10 +114,14 @@ def one_to_one(
     other, chosen = column[edge[paired]], weight[edge[paired]]
     partner, partner_r = _filled(n_a, paired, other, chosen)
     back, back_r = _filled(n_b, other, paired, chosen)
-    return Assignment(partner, back, partner_r, back_r, int(chosen.sum()) / _UNIT, int(bound) / _UNIT)
+    return Assignment(
+        partner, back, partner_r, back_r, int(chosen.sum()) / _UNIT, int(bound) / _UNIT
+    )
 
 
-def _filled(n: int, place: np.ndarray, partner: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _filled(
+    n: int, place: np.ndarray, partner: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(partner, its r) of all n features from those that have one."""
     number, r = np.full(n, -1, dtype=np.int64), np.full(n, np.nan, dtype=np.float32)
     number[place], r[place] = partner, weight / _UNIT
@@ -115,7 +131,9 @@ def _filled(n: int, place: np.ndarray, partner: np.ndarray, weight: np.ndarray) 
 def _edges(
     candidates_a: np.ndarray, r_a: np.ndarray, candidates_b: np.ndarray, r_b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Edges of both sides, each once, by feature of A: (start (features_a + 1,), feature of B, weight), int64."""
+    """Edges of both sides, each once, by feature of A: (start (features_a + 1,), feature of B,
+    weight), int64.
+    """
     n_a, n_b = len(candidates_a), len(candidates_b)
     keys, weights = [], []
     for candidates, r, n_others in ((candidates_a, r_a, n_b), (candidates_b, r_b, n_a)):
@@ -141,11 +159,18 @@ def _edges(
 
 
 def _exact(start: np.ndarray, column: np.ndarray, weight: np.ndarray, n_columns: int) -> np.ndarray:
-    """Edge of each row's partner, -1 for none.  A column of its own for each row stands for being alone."""
+    """Edge of each row's partner, -1 for none.  A column of its own for each row stands for being
+    alone.
+    """
     n_rows = len(start) - 1
     row = np.repeat(np.arange(n_rows), np.diff(start))
-    ends = np.concatenate([row, np.arange(n_rows)]), np.concatenate([column, n_columns + np.arange(n_rows)])
-    cost = np.concatenate([2 * _UNIT - weight, np.full(n_rows, 2 * _UNIT)])  # all positive: scipy drops zeros
+    ends = (
+        np.concatenate([row, np.arange(n_rows)]),
+        np.concatenate([column, n_columns + np.arange(n_rows)]),
+    )
+    cost = np.concatenate(
+        [2 * _UNIT - weight, np.full(n_rows, 2 * _UNIT)]
+    )  # all positive: scipy drops zeros
     shape = (n_rows, n_columns + n_rows)
     _, met = min_weight_full_bipartite_matching(scipy.sparse.csr_array((cost, ends), shape=shape))
     edge = np.full(n_rows, -1, dtype=np.int64)
@@ -156,7 +181,9 @@ def _exact(start: np.ndarray, column: np.ndarray, weight: np.ndarray, n_columns:
 
 @jit()
 def _auction(start, column, weight, n_columns, epsilon, patience):
-    """(edge of each row's partner or -1, bound): see the module's opening; rows are A, columns are B."""
+    """(edge of each row's partner or -1, bound): see the module's opening; rows are A, columns are
+    B.
+    """
     n_rows = len(start) - 1
     price = np.zeros(n_columns, dtype=np.int64)
     edge_of, row_of = np.full(n_rows, -1, dtype=np.int64), np.full(n_columns, -1, dtype=np.int64)

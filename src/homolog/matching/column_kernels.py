@@ -1,4 +1,6 @@
-"""Compiled loops that prepare columns (numba): counts, moments, standardising, the two orders of the sparse entries."""
+"""Compiled loops that prepare columns (numba): counts, moments, standardising, the two orders of
+the sparse entries.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from homolog.compiled import jit
 
 @jit()
 def column_extent(indices, data, n_columns):
-    """(entries, largest |value|) of each column of a CSR matrix, and the place of an entry not finite (-1: none)."""
+    """(entries, largest |value|) of each column of a CSR matrix, and the place of an entry not
+    finite (-1: none).
+    """
     count, largest = np.zeros(n_columns, dtype=np.int64), np.zeros(n_columns)
     bad = -1
     for entry in range(len(indices)):
@@ -25,7 +29,9 @@ def column_extent(indices, data, n_columns):
 
 @jit()
 def column_sums(indices, data, number, factor, n_columns):
-    """(sum of x, sum of x^2), float64, of columns numbered by `number` (-1: left out), x = float32(value * factor)."""
+    """(sum of x, sum of x^2), float64, of columns numbered by `number` (-1: left out), x =
+    float32(value * factor).
+    """
     first, second = np.zeros(n_columns), np.zeros(n_columns)
     for entry in range(len(indices)):
         column = number[indices[entry]]
@@ -38,7 +44,9 @@ def column_sums(indices, data, number, factor, n_columns):
 
 @jit()
 def pack(indptr, indices, data, number, factor, start, values, numbers, per_word):
-    """Fill the packed rows: of each token first its values, then the numbers of their columns, `per_word` in a word."""
+    """Fill the packed rows: of each token first its values, then the numbers of their columns,
+    `per_word` in a word.
+    """
     for token in range(len(indptr) - 1):
         n = 0
         for entry in range(indptr[token], indptr[token + 1]):
@@ -102,17 +110,24 @@ def fill_dense(indptr, indices, data, place, out):
 
 @jit()
 def standardise(x, z, varies, mean, inverse_sd):
-    """z = (x - mean) / sd of every column, float32, with the mean and 1/sd that z has after rounding.
+    """z = (x - mean) / sd of every column, float32, with the mean and 1/sd that z has after
+    rounding.
 
-    x (tokens, columns) float32 or float64; z, varies, mean, inverse_sd are filled.  Each column is brought to
-    magnitude 1 by a power of two and shifted by its first value (exact where it matters most: a large mean
-    and a small spread), then centred twice.  A column of one value gets varies = False, z = 0.
+    x (tokens, columns) float32 or float64; z, varies, mean, inverse_sd are filled.  Each column is
+    brought to magnitude 1 by a power of two and shifted by its first value (exact where it matters
+    most: a large mean and a small spread), then centred twice.  A column of one value gets varies =
+    False, z = 0.
     """
     n_tokens, n_columns = x.shape
     for stripe in range((n_columns + 63) // 64):
         lo, hi = stripe * 64, min(stripe * 64 + 64, n_columns)
         width = hi - lo
-        scale, base, centre, rest = np.zeros(width), np.zeros(width), np.zeros(width), np.zeros(width)
+        scale, base, centre, rest = (
+            np.zeros(width),
+            np.zeros(width),
+            np.zeros(width),
+            np.zeros(width),
+        )
         square = np.zeros(width)
         least, most = x[0, lo:hi].astype(np.float64), x[0, lo:hi].astype(np.float64)
         for t in range(n_tokens):
@@ -151,4 +166,6 @@ def standardise(x, z, varies, mean, inverse_sd):
         for c in range(width):
             mean[lo + c] = total[c] / n_tokens
             if varies[lo + c]:
-                inverse_sd[lo + c] = 1.0 / math.sqrt(square[c] / n_tokens - mean[lo + c] * mean[lo + c])
+                inverse_sd[lo + c] = 1.0 / math.sqrt(
+                    square[c] / n_tokens - mean[lo + c] * mean[lo + c]
+                )

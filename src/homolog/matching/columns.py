@@ -1,17 +1,20 @@
 """Features prepared for correlation: scaled, split by density, constants set aside.
 
-A correlation does not change when a column is shifted or multiplied by a positive number, so each column is
-put into the form in which float64 sums of its products lose nothing:
+A correlation does not change when a column is shifted or multiplied by a positive number, so each
+column is put into the form in which float64 sums of its products lose nothing:
 
 * a column active on at most `DENSE_DENSITY` of the tokens stays sparse and uncentred, multiplied by a power
-  of two (exact) so that its largest value lies in [1/2, 1).  By Cauchy-Schwarz mean^2 <= density * E[x^2], so
-  centring at the end, cov = E[xy] - mean_x mean_y, cancels at most a factor 1 / (1 - density);
+  of two (exact) so that its largest value lies in [1/2, 1).  By Cauchy-Schwarz mean^2 <= density *
+  E[x^2], so centring at the end, cov = E[xy] - mean_x mean_y, cancels at most a factor 1 / (1 -
+  density);
 * a column active more often becomes dense and standardised, z = (x - mean) / sd, centred twice in float64
-  around its first value, then rounded to float32 (relative error 6e-8 an entry, so at most about 1e-7 in r);
+  around its first value, then rounded to float32 (relative error 6e-8 an entry, so at most about
+  1e-7 in r);
 * a column that takes one value only has no correlation: it is left out and stays NaN.
 
-The sparse part exists in two orders, each made when first asked for: `by_column` for the side whose features are
-worked off one after the other, `packed` (token by token) for the side that is looked up.
+The sparse part exists in two orders, each made when first asked for: `by_column` for the side whose
+features are worked off one after the other, `packed` (token by token) for the side that is looked
+up.
 """
 
 from __future__ import annotations
@@ -39,9 +42,10 @@ ArrayLike = np.ndarray | torch.Tensor | scipy.sparse.sparray | scipy.sparse.spma
 class Packed:
     """Sparse entries token by token, values and column numbers of a token side by side in memory.
 
-    Token t has length[t] entries; its values are values[start[t] : start[t] + length[t]], and their column numbers
-    follow directly: numbers[per_word * (start[t] + length[t]) :].  `numbers` is the same memory read as uint16 (two
-    in the room of a value; uint32 from 65,536 columns on), so that a token costs as few cache lines as possible.
+    Token t has length[t] entries; its values are values[start[t] : start[t] + length[t]], and their
+    column numbers follow directly: numbers[per_word * (start[t] + length[t]) :].  `numbers` is the
+    same memory read as uint16 (two in the room of a value; uint32 from 65,536 columns on), so that
+    a token costs as few cache lines as possible.
     """
 
     start: Int[np.ndarray, "token"]  # int64
@@ -57,7 +61,9 @@ class Packed:
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """Sparse columns where the user keeps them: CSR, the number of each column (-1: left out), its power of two."""
+    """Sparse columns where the user keeps them: CSR, the number of each column (-1: left out), its
+    power of two.
+    """
 
     csr: Any
     number: Int[np.ndarray, "column"]  # int32
@@ -69,8 +75,9 @@ class _Source:
 class Columns:
     """The features of one side, ready for `max_pearson`; build it with `prepare`.
 
-    `order` holds the original indices of the defined features, the dense ones first, then the sparse ones
-    from frequent to rare; `mean`, `inverse_sd` (float64) and all column numbers below follow that order.
+    `order` holds the original indices of the defined features, the dense ones first, then the
+    sparse ones from frequent to rare; `mean`, `inverse_sd` (float64) and all column numbers below
+    follow that order.
     """
 
     n_tokens: int
@@ -94,7 +101,9 @@ class Columns:
 
     @property
     def _given(self) -> _Source:
-        assert self.source is not None, "the matrix was let go: the other order of entries cannot be made any more"
+        assert self.source is not None, (
+            "the matrix was let go: the other order of entries cannot be made any more"
+        )
         return self.source
 
     @cached_property
@@ -110,7 +119,17 @@ class Columns:
         values = np.zeros(int(end[-1]) if len(end) else 0, dtype=np.float32)
         numbers = values.view(np.uint16 if per_word == 2 else np.uint32)
         start = np.concatenate([[0], end[:-1]]).astype(np.int64)
-        kernels.pack(csr.indptr, csr.indices, csr.data, number, source.factor, start, values, numbers, per_word)
+        kernels.pack(
+            csr.indptr,
+            csr.indices,
+            csr.data,
+            number,
+            source.factor,
+            start,
+            values,
+            numbers,
+            per_word,
+        )
         return Packed(start, length, values, numbers, per_word)
 
     @cached_property
@@ -118,14 +137,20 @@ class Columns:
         """The sparse part column by column: (indptr int64, token int32 ascending, value float32)."""
         if self.plain is not None and self.rows is not None:
             start, token, value = self.plain.by_column
-            return start, *kernels.move_tokens(start, token, value, np.argsort(self.rows).astype(np.int32))
+            return start, *kernels.move_tokens(
+                start, token, value, np.argsort(self.rows).astype(np.int32)
+            )
         csr, start = self._given.csr, self._given.start
-        found = kernels.by_column(csr.indptr, csr.indices, csr.data, self._given.number, self._given.factor, start)
+        found = kernels.by_column(
+            csr.indptr, csr.indices, csr.data, self._given.number, self._given.factor, start
+        )
         return start, *found
 
     @property
     def by_token(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The sparse part token by token as plain CSR: (indptr int64, column int32, value float32); a copy."""
+        """The sparse part token by token as plain CSR: (indptr int64, column int32, value float32);
+        a copy.
+        """
         packed = self.packed
         indptr = np.concatenate([[0], np.cumsum(packed.length)]).astype(np.int64)
         entry = np.arange(indptr[-1]) - np.repeat(indptr[:-1], packed.length)
@@ -142,7 +167,9 @@ class Columns:
 
     @property
     def n_bytes(self) -> int:
-        """Memory of the entries that the columns hold, in whatever orders, and of the dense columns."""
+        """Memory of the entries that the columns hold, in whatever orders, and of the dense
+        columns.
+        """
         made = [self.dense]
         made += [self.source.csr.indices, self.source.csr.data] if self.source is not None else []
         made += [self.packed.values] if "packed" in self.__dict__ else []
@@ -155,7 +182,8 @@ class Columns:
         return self
 
     def reordered(self, rows: np.ndarray) -> Columns:
-        """These columns with token t holding what token rows[t] held; rows: int64 (tokens,), each token once.
+        """These columns with token t holding what token rows[t] held; rows: int64 (tokens,), each
+        token once.
 
         Means and deviations stay, and the packed entries are shared: it costs no new preparation.
         """
@@ -165,11 +193,13 @@ class Columns:
 
 
 def prepare(x: ArrayLike | Columns, name: str = "a") -> Columns:
-    """Columns of `x`, (tokens, features): scipy.sparse of any format, or a dense numpy or torch array.
+    """Columns of `x`, (tokens, features): scipy.sparse of any format, or a dense numpy or torch
+    array.
 
-    Preparing costs a few passes; do it once for a matrix that meets several others.  `name` is what errors
-    call it.  A float CSR matrix is referred to, not copied: do not change it while the columns are in use.
-    Raises InputError when `x` is not two-dimensional, not real, or holds NaN or infinity.
+    Preparing costs a few passes; do it once for a matrix that meets several others.  `name` is what
+    errors call it.  A float CSR matrix is referred to, not copied: do not change it while the
+    columns are in use. Raises InputError when `x` is not two-dimensional, not real, or holds NaN or
+    infinity.
     """
     if isinstance(x, Columns):
         return x
@@ -180,12 +210,23 @@ def prepare(x: ArrayLike | Columns, name: str = "a") -> Columns:
     shape = tuple(given.shape)
     if len(shape) != 2:
         raise InputError(
-            f"shape of {name}", shape, "two axes are needed, (tokens, features)", "Reshape it, tokens first."
+            f"shape of {name}",
+            shape,
+            "two axes are needed, (tokens, features)",
+            "Reshape it, tokens first.",
         )
-    if given.dtype != np.bool_ and not any(np.issubdtype(given.dtype, kind) for kind in (np.floating, np.integer)):
+    if given.dtype != np.bool_ and not any(
+        np.issubdtype(given.dtype, kind) for kind in (np.floating, np.integer)
+    ):
         found = str(given.dtype)
-        raise InputError(f"dtype of {name}", found, "correlations need real numbers", "Convert it to float32.")
-    return _prepare_sparse(given, name) if scipy.sparse.issparse(given) else _prepare_dense(given, name)
+        raise InputError(
+            f"dtype of {name}", found, "correlations need real numbers", "Convert it to float32."
+        )
+    return (
+        _prepare_sparse(given, name)
+        if scipy.sparse.issparse(given)
+        else _prepare_dense(given, name)
+    )
 
 
 def _refuse_non_finite(name: str, token: int, feature: int, value: Any) -> None:
@@ -220,7 +261,9 @@ def _prepare_sparse(x: Any, name: str) -> Columns:
     dense_ids, sparse_ids = _split(count, csr.shape[0])
     number = np.full(csr.shape[1], -1, dtype=np.int32)
     number[sparse_ids] = np.arange(len(sparse_ids))
-    return _columns(csr.shape, dense_ids, take, sparse_ids, csr, number, count[sparse_ids], largest[sparse_ids])
+    return _columns(
+        csr.shape, dense_ids, take, sparse_ids, csr, number, count[sparse_ids], largest[sparse_ids]
+    )
 
 
 def _prepare_dense(x: np.ndarray, name: str) -> Columns:
@@ -236,13 +279,28 @@ def _prepare_dense(x: np.ndarray, name: str) -> Columns:
         count += np.count_nonzero(part, axis=0)
     dense_ids, sparse_ids = _split(count, n_tokens)
     csr: Any = scipy.sparse.csr_array(np.asarray(x[:, sparse_ids], dtype=np.float64))
-    largest = np.abs(csr).max(axis=0).toarray().reshape(-1) if len(sparse_ids) and n_tokens else np.zeros(0)
+    largest = (
+        np.abs(csr).max(axis=0).toarray().reshape(-1)
+        if len(sparse_ids) and n_tokens
+        else np.zeros(0)
+    )
     number = np.arange(len(sparse_ids), dtype=np.int32)
-    return _columns(x.shape, dense_ids, lambda ids: x[:, ids], sparse_ids, csr, number, count[sparse_ids], largest)
+    return _columns(
+        x.shape,
+        dense_ids,
+        lambda ids: x[:, ids],
+        sparse_ids,
+        csr,
+        number,
+        count[sparse_ids],
+        largest,
+    )
 
 
 def _split(count: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """(dense columns, sparse columns from frequent to rare) by their numbers of non-zeros; empty ones in neither."""
+    """(dense columns, sparse columns from frequent to rare) by their numbers of non-zeros; empty
+    ones in neither.
+    """
     is_dense = count > DENSE_DENSITY * n_tokens
     sparse_ids = np.flatnonzero((count > 0) & ~is_dense)
     return np.flatnonzero(is_dense), sparse_ids[np.argsort(-count[sparse_ids], kind="stable")]
@@ -258,7 +316,9 @@ def _columns(
     count: np.ndarray,
     largest: np.ndarray,
 ) -> Columns:
-    """Columns of dense columns, which `take` returns, and of the columns of `csr` that have a number."""
+    """Columns of dense columns, which `take` returns, and of the columns of `csr` that have a
+    number.
+    """
     n_tokens, n_features = shape
     dense_ids, dense, dense_mean, dense_inverse_sd = _standardise(take, dense_ids, n_tokens)
     factor = np.ldexp(1.0, -np.clip(np.frexp(largest)[1], -1000, 1000))
@@ -272,12 +332,16 @@ def _columns(
         mean=np.concatenate([dense_mean, mean]),
         inverse_sd=np.concatenate([dense_inverse_sd, 1 / np.sqrt(variance)]),
         dense=dense,
-        source=_Source(csr, number, factor, np.concatenate([[0], np.cumsum(count)]).astype(np.int64)),
+        source=_Source(
+            csr, number, factor, np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
+        ),
     )
 
 
 def _standardise(take: Callable[[np.ndarray], np.ndarray], ids: np.ndarray, n_tokens: int):
-    """(ids that vary, their standardised float32 columns, mean and 1/sd of those columns as rounded)."""
+    """(ids that vary, their standardised float32 columns, mean and 1/sd of those columns as
+    rounded).
+    """
     out = np.empty((n_tokens, len(ids)), dtype=np.float32)
     mean, inverse_sd = np.zeros(len(ids)), np.zeros(len(ids))
     varies = np.zeros(len(ids), dtype=np.bool_)
@@ -285,7 +349,9 @@ def _standardise(take: Callable[[np.ndarray], np.ndarray], ids: np.ndarray, n_to
     for lo in range(0, len(ids), at_once):
         here = slice(lo, lo + at_once)
         part = np.asarray(take(ids[here]))
-        part = np.ascontiguousarray(part, dtype=None if part.dtype in (np.float32, np.float64) else np.float64)
+        part = np.ascontiguousarray(
+            part, dtype=None if part.dtype in (np.float32, np.float64) else np.float64
+        )
         if part.size:
             kernels.standardise(part, out[:, here], varies[here], mean[here], inverse_sd[here])
     if not varies.all():

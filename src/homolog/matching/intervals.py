@@ -1,20 +1,21 @@
-"""Mean and median MPPC with 95 % intervals from documents resampled (percentile bootstrap, Efron 1979).
+"""Mean and median MPPC with 95 % intervals from documents resampled (percentile bootstrap, Efron
+1979).
 
-Documents, not tokens, are the unit: tokens of one document are not independent.  A replicate draws as many
-documents as there are, with replacement; with w_d the times that document d was drawn, each feature's
-correlation with its partner is
+Documents, not tokens, are the unit: tokens of one document are not independent.  A replicate draws
+as many documents as there are, with replacement; with w_d the times that document d was drawn, each
+feature's correlation with its partner is
 
     n = sum_d w_d n_d,   S_x = sum_d w_d sum_{t in d} x_t   (S_y, S_xx, S_yy, S_xy likewise)
     r = (S_xy / n - S_x S_y / n^2) / sqrt((S_xx / n - S_x^2 / n^2)(S_yy / n - S_y^2 / n^2))
 
-exactly as if the drawn documents were concatenated.  The interval of a mean (median) goes from the 2.5 % to
-the 97.5 % quantile of the means (medians) of the replicates.
+exactly as if the drawn documents were concatenated.  The interval of a mean (median) goes from the
+2.5 % to the 97.5 % quantile of the means (medians) of the replicates.
 
-**What the interval covers:** other text of the same kind, for these two models, these dictionaries and these
-partners.  The partner of each feature is held fixed, as found on the whole stream, so the search for the
-maximum (whose upward bias rare features feel most) is not repeated; other SAE seeds, model seeds or corpora
-are not covered either: the skyline rows show those.  A feature that is constant in a replicate is left out of
-that replicate.
+**What the interval covers:** other text of the same kind, for these two models, these dictionaries
+and these partners.  The partner of each feature is held fixed, as found on the whole stream, so the
+search for the maximum (whose upward bias rare features feel most) is not repeated; other SAE seeds,
+model seeds or corpora are not covered either: the skyline rows show those.  A feature that is
+constant in a replicate is left out of that replicate.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ SUMMARY_SCHEMA = {
 
 @dataclass(frozen=True)
 class Resamples:
-    """Draws of documents: counts float64 (documents, replicates), and the document number of every token."""
+    """Draws of documents: counts float64 (documents, replicates), and the document number of every
+    token.
+    """
 
     counts: Float[np.ndarray, "documents replicates"]
     document: Int[np.ndarray, "token"]  # int64, 0 ... documents - 1
@@ -55,7 +58,9 @@ class Resamples:
 
     @classmethod
     def draw(cls, document: np.ndarray, n_replicates: int, seed: int) -> Resamples:
-        """Draw the documents that occur in `document` (tokens,) with replacement, `n_replicates` times."""
+        """Draw the documents that occur in `document` (tokens,) with replacement, `n_replicates`
+        times.
+        """
         _, number, tokens = np.unique(document, return_inverse=True, return_counts=True)
         generator = np.random.default_rng(seed)
         n = len(tokens)
@@ -66,8 +71,8 @@ class Resamples:
 def resampled_pairs(
     a: Columns, b: Columns, pairs: Int[np.ndarray, "pairs 2"], resamples: Resamples
 ) -> Float[np.ndarray, "pairs replicates"]:
-    """Pearson r, float32 (pairs, replicates), of features (i of a, j of b) on every resample; NaN where
-    constant.
+    """Pearson r, float32 (pairs, replicates), of features (i of a, j of b) on every resample; NaN
+    where constant.
 
     pairs: original feature indices, both not constant.
     """
@@ -77,8 +82,12 @@ def resampled_pairs(
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         here = slice(start, start + _PAIRS_AT_ONCE)
         at_a, at_b = a.position[pairs[here, 0]], b.position[pairs[here, 1]]
-        x, xx = (s @ weights / n for s in sums_by_document(a, at_a, resamples.document, n_documents))
-        y, yy = (s @ weights / n for s in sums_by_document(b, at_b, resamples.document, n_documents))
+        x, xx = (
+            s @ weights / n for s in sums_by_document(a, at_a, resamples.document, n_documents)
+        )
+        y, yy = (
+            s @ weights / n for s in sums_by_document(b, at_b, resamples.document, n_documents)
+        )
         xy = products_by_document(a, b, at_a, at_b, resamples.document, n_documents) @ weights / n
         var_x, var_y = xx - x * x, yy - y * y
         defined = (var_x > 1e-12 * xx) & (var_y > 1e-12 * yy)
@@ -99,19 +108,24 @@ def summarise(
 ) -> pl.DataFrame:
     """Summary of one comparison, `SUMMARY_SCHEMA`: two directions x strata all, alive, frequent.
 
-    matches: from `match_models` of the same features.  all: every feature; alive: active on at least one
-    token of the stream; frequent: on at least `frequent` tokens (each of the feature itself, whatever its
-    partner does). n_undefined counts the features of the stratum without a correlation (constant on the
-    stream); mean, median and share_above_07 are over the others.  seed: of the resampled documents.  columns:
-    gives the prepared columns of a layer (`by_column` is what is read), for layers that lie on disk.
+    matches: from `match_models` of the same features.  all: every feature; alive: active on at
+    least one token of the stream; frequent: on at least `frequent` tokens (each of the feature
+    itself, whatever its partner does). n_undefined counts the features of the stratum without a
+    correlation (constant on the stream); mean, median and share_above_07 are over the others.
+    seed: of the resampled documents.  columns: gives the prepared columns of a layer (`by_column`
+    is what is read), for layers that lie on disk.
     """
     check_same_stream([*features_a, *features_b])
     if n_replicates < 1:
-        raise InputError("n_replicates", n_replicates, "at least one resample is needed", "Give 500.")
+        raise InputError(
+            "n_replicates", n_replicates, "at least one resample is needed", "Give 500."
+        )
     resamples = Resamples.draw(features_a[0].document, n_replicates, seed)
     rows = []
     for own, others in ((features_a, features_b), (features_b, features_a)):
-        part = matches.filter((pl.col("model") == own[0].name) & (pl.col("best_model") == others[0].name))
+        part = matches.filter(
+            (pl.col("model") == own[0].name) & (pl.col("best_model") == others[0].name)
+        )
         replicates = replicates_of(part, own, others, resamples, columns)
         head = (part["comparison"][0], own[0].kind, own[0].name, others[0].name)
         n_active, r = part["n_active"].to_numpy(), part["r"].to_numpy().astype(np.float64)
@@ -139,9 +153,13 @@ def replicates_of(
     pairs = np.stack([part["feature"].to_numpy(), part["best_feature"].to_numpy()], axis=1)
     for features in own:
         for other in others:
-            rows = np.flatnonzero((layer == features.layer) & (best_layer == other.layer) & (pairs[:, 1] >= 0))
+            rows = np.flatnonzero(
+                (layer == features.layer) & (best_layer == other.layer) & (pairs[:, 1] >= 0)
+            )
             if len(rows):
-                out[rows] = resampled_pairs(columns(features), columns(other), pairs[rows], resamples)
+                out[rows] = resampled_pairs(
+                    columns(features), columns(other), pairs[rows], resamples
+                )
     return out
 
 
@@ -154,7 +172,15 @@ def _row(r: np.ndarray, replicates: np.ndarray) -> tuple[int | float, ...]:
     r = r[defined]
     mean_lo, mean_hi = _interval(_means(replicates[defined]))
     median_lo, median_hi = _interval(_medians(replicates[defined]))
-    numbers = (r.mean(), mean_lo, mean_hi, np.median(r), median_lo, median_hi, (r > HIGH_MATCH).mean())
+    numbers = (
+        r.mean(),
+        mean_lo,
+        mean_hi,
+        np.median(r),
+        median_lo,
+        median_hi,
+        (r > HIGH_MATCH).mean(),
+    )
     return (*head, *(float(number) for number in numbers))
 
 

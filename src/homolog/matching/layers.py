@@ -1,13 +1,14 @@
-"""All layer pairs of two models: best partner, runner-up and the layer table, both directions from one pass a
-pair.
+"""All layer pairs of two models: best partner, runner-up and the layer table, both directions from
+one pass a pair.
 
 For feature i of layer l of model A
 
-    MPPC(i) = max over layers m of B, features j of m, of Pearson(f_i, f_j)     [Wang 2025], signed, over
-    tokens
+    MPPC(i) = max over layers m of B, features j of m, of Pearson(f_i, f_j)  [Wang 2025], signed,
+    over tokens
 
-`match_models` matches one pair of layers after the other (`pairs.match_pair`), all in memory; `tables_of` merges pairs
-wherever they were worked out.  It reads of a layer only its names and statistics, never its activations.
+`match_models` matches one pair of layers after the other (`pairs.match_pair`), all in memory;
+`tables_of` merges pairs wherever they were worked out.  It reads of a layer only its names and
+statistics, never its activations.
 """
 
 from __future__ import annotations
@@ -83,9 +84,11 @@ Layer = Activations | StoredFeatures  # a layer's features, in memory or on disk
 class ModelMatches:
     """Tables of one comparison, both directions.
 
-    matches: one row a feature, `MATCHES_SCHEMA`; r and runner_up_r are NaN, indices -1, where undefined.
-    layers: one row a layer pair and direction, `LAYERS_SCHEMA`: the largest r of each feature of (model,
-    layer) within (best_model, best_layer), its mean and quantiles over the features where it is defined.
+    matches: one row a feature, `MATCHES_SCHEMA`; r and runner_up_r are NaN, indices -1, where
+    undefined.
+    layers: one row a layer pair and direction, `LAYERS_SCHEMA`: the largest r of each feature of
+    (model, layer) within (best_model, best_layer), its mean and quantiles over the features where
+    it is defined.
     """
 
     matches: pl.DataFrame
@@ -104,12 +107,14 @@ def match_models(
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelMatches:
-    """Match all layers of one model with all layers of another; also two dictionaries of the same model.
+    """Match all layers of one model with all layers of another; also two dictionaries of the same
+    model.
 
-    features_a, features_b: one entry a layer, all on one token stream.  k: partners kept a layer pair, at
-    least 2 (the runner-up may lie in the same layer).  exchanges: orders of the tokens of B for the null of the maximum
-    (`document_exchanges`).  fdr: see `calibrate`.  progress: called with (pairs done, pairs) after each
-    layer pair. Raises InputError for different token streams, sparse against dense, or an empty list.
+    features_a, features_b: one entry a layer, all on one token stream.  k: partners kept a layer
+    pair, at least 2 (the runner-up may lie in the same layer).  exchanges: orders of the tokens of
+    B for the null of the maximum (`document_exchanges`).  fdr: see `calibrate`.  progress: called
+    with (pairs done, pairs) after each layer pair. Raises InputError for different token streams,
+    sparse against dense, or an empty list.
     """
     check_layers(features_a, features_b, k)
     n_pairs = len(features_a) * len(features_b)
@@ -117,7 +122,9 @@ def match_models(
     for number_a, a in enumerate(features_a):
         pairs.append([])
         for number_b, b in enumerate(features_b):
-            found = match_pair(columns_of(a), columns_of(b), k, exchanges=exchanges, threads=threads, device=device)
+            found = match_pair(
+                columns_of(a), columns_of(b), k, exchanges=exchanges, threads=threads, device=device
+            )
             pairs[-1].append(found)
             if progress is not None:
                 progress(number_a * len(features_b) + number_b + 1, n_pairs)
@@ -134,7 +141,10 @@ def tables_of(
 ) -> ModelMatches:
     """Both tables from the finished pairs: pairs[i][j] is of layers_a[i] and layers_b[j]."""
     turned = [[row[j].reversed for row in pairs] for j in range(len(layers_b))]
-    sides = [_Direction.of(a, b, found) for a, b, found in ((layers_a, layers_b, pairs), (layers_b, layers_a, turned))]
+    sides = [
+        _Direction.of(a, b, found)
+        for a, b, found in ((layers_a, layers_b, pairs), (layers_b, layers_a, turned))
+    ]
     best = [side.candidates[0] for side in sides]
     partners: list[tuple[np.ndarray, np.ndarray] | None] = [None, None]
     if sides[0].null.shape[1]:
@@ -149,7 +159,9 @@ def tables_of(
 
 
 def check_layers(features_a: Sequence[Layer], features_b: Sequence[Layer], k: int) -> None:
-    """Raise InputError unless these are the layers of two models, of one kind, on one stream of tokens."""
+    """Raise InputError unless these are the layers of two models, of one kind, on one stream of
+    tokens.
+    """
     if not features_a or not features_b:
         raise InputError(
             "layers of the two models",
@@ -163,7 +175,10 @@ def check_layers(features_a: Sequence[Layer], features_b: Sequence[Layer], k: in
     kinds = {features.kind for features in (*features_a, *features_b)}
     if len(kinds) > 1:
         raise InputError(
-            "kinds of features", sorted(kinds), "a comparison has one kind", "Compare features with features."
+            "kinds of features",
+            sorted(kinds),
+            "a comparison has one kind",
+            "Compare features with features.",
         )
     names = [{features.name for features in side} for side in (features_a, features_b)]
     if len(names[0]) > 1 or len(names[1]) > 1 or names[0] == names[1]:
@@ -176,8 +191,8 @@ def check_layers(features_a: Sequence[Layer], features_b: Sequence[Layer], k: in
 
 
 def merge_layers(sides: Sequence[Side], k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The k best over several layers: (r float32, number of the layer, feature), all (features, k), NaN and
-    -1.
+    """The k best over several layers: (r float32, number of the layer, feature), all (features, k),
+    NaN and -1.
 
     Ties go to the first layer, then to the lowest feature.
     """
@@ -192,10 +207,11 @@ def merge_layers(sides: Sequence[Side], k: int) -> tuple[np.ndarray, np.ndarray,
 
 @dataclass(frozen=True, eq=False)
 class _Direction:
-    """The features of one side, all its layers one after the other, and what they find in the other side.
+    """The features of one side, all its layers one after the other, and what they find in the other
+    side.
 
-    r, feature: (features, CANDIDATES), `number` the place of the partner's layer in `others`; NaN and -1 where
-    undefined.  null: (features, exchanges).
+    r, feature: (features, CANDIDATES), `number` the place of the partner's layer in `others`; NaN
+    and -1 where undefined.  null: (features, exchanges).
     """
 
     own: Sequence[Layer]
@@ -207,7 +223,9 @@ class _Direction:
     null: np.ndarray
 
     @classmethod
-    def of(cls, own: Sequence[Layer], others: Sequence[Layer], pairs: Sequence[Sequence[PairMatch]]) -> _Direction:
+    def of(
+        cls, own: Sequence[Layer], others: Sequence[Layer], pairs: Sequence[Sequence[PairMatch]]
+    ) -> _Direction:
         merged = [merge_layers([pair.a_to_b for pair in row], CANDIDATES) for row in pairs]
         r, number, feature = (np.concatenate([part[i] for part in merged]) for i in range(3))
         null = np.concatenate([np.fmax.reduce([pair.null_a for pair in row]) for row in pairs])
@@ -220,11 +238,17 @@ class _Direction:
         return np.where(self.feature >= 0, start[self.number] + self.feature, -1), self.r
 
     def matches(
-        self, comparison: str, fdr: float, is_mutual: np.ndarray, partner: tuple[np.ndarray, np.ndarray] | None
+        self,
+        comparison: str,
+        fdr: float,
+        is_mutual: np.ndarray,
+        partner: tuple[np.ndarray, np.ndarray] | None,
     ) -> pl.DataFrame:
         own, n = self.own[0], [layer.n_features for layer in self.own]
         n_active = np.concatenate([layer.statistics.n_active for layer in self.own])
-        layer = np.where(self.number >= 0, np.array([other.layer for other in self.others])[self.number], -1)
+        layer = np.where(
+            self.number >= 0, np.array([other.layer for other in self.others])[self.number], -1
+        )
         columns = {
             "comparison": [comparison] * sum(n),
             "kind": [own.kind] * sum(n),
@@ -254,7 +278,9 @@ class _Direction:
         return {name: getattr(found, name) for name in names}
 
     def _partners(self, found: tuple[np.ndarray, np.ndarray] | None) -> dict[str, np.ndarray]:
-        """One-to-one partners, (number through all layers of the other side, r); none without a null."""
+        """One-to-one partners, (number through all layers of the other side, r); none without a
+        null.
+        """
         n = len(self.r)
         number, r = (np.full(n, -1), np.full(n, np.nan)) if found is None else found
         start = np.concatenate([[0], np.cumsum([layer.n_features for layer in self.others])])
@@ -272,7 +298,9 @@ class _Direction:
             for other, pair in zip(self.others, found, strict=True):
                 r = pair.a_to_b.r[:, 0].astype(np.float64)
                 r = r[~np.isnan(r)]
-                quantiles = np.quantile(r, [0.1, 0.25, 0.5, 0.75, 0.9]) if len(r) else np.full(5, np.nan)
+                quantiles = (
+                    np.quantile(r, [0.1, 0.25, 0.5, 0.75, 0.9]) if len(r) else np.full(5, np.nan)
+                )
                 head = (comparison, layer.kind, layer.name, layer.layer, other.name, other.layer)
                 mean = float(r.mean()) if len(r) else np.nan
                 rows.append((*head, layer.n_features, len(r), mean, *(float(q) for q in quantiles)))

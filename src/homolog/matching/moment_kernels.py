@@ -34,7 +34,9 @@ def dense_sums(ids, dense, document, n_documents):
 
 
 @jit()
-def sparse_by_sparse(ids_a, ids_b, start_a, token_a, value_a, start_b, token_b, value_b, document, n_documents):
+def sparse_by_sparse(
+    ids_a, ids_b, start_a, token_a, value_a, start_b, token_b, value_b, document, n_documents
+):
     """Both token lists ascend: one merge of the two lists a pair."""
     out = np.zeros((len(ids_a), n_documents))
     for place in range(len(ids_a)):
@@ -58,7 +60,9 @@ def sparse_by_dense(ids_a, ids_b, start_a, token_a, value_a, dense_b, document, 
     for place in range(len(ids_a)):
         for entry in range(start_a[ids_a[place]], start_a[ids_a[place] + 1]):
             t = token_a[entry]
-            out[place, document[t]] += np.float64(value_a[entry]) * np.float64(dense_b[t, ids_b[place]])
+            out[place, document[t]] += np.float64(value_a[entry]) * np.float64(
+                dense_b[t, ids_b[place]]
+            )
     return out
 
 
@@ -69,6 +73,8 @@ def dense_by_dense(ids_a, ids_b, dense_a, dense_b, document, n_documents):
     for stripe in range(stripes):
         for t in range(dense_a.shape[0]):
             for place in range(stripe * 64, min(stripe * 64 + 64, len(ids_a))):
-                product = np.float64(dense_a[t, ids_a[place]]) * np.float64(dense_b[t, ids_b[place]])
+                product = np.float64(dense_a[t, ids_a[place]]) * np.float64(
+                    dense_b[t, ids_b[place]]
+                )
                 out[place, document[t]] += product
     return out

@@ -1,47 +1,55 @@
-"""The null of the maximum: how large a best r is by chance, for a feature that fires as often as this one.
+"""The null of the maximum: how large a best r is by chance, for a feature that fires as often as
+this one.
 
-The best of a million correlations is large even where nothing is shared, most of all for rare features.  The null
-keeps the values of every feature and its runs within a document, and breaks the pairing of texts: row t of model A
-meets row pi_s(t) of model B,
+The best of a million correlations is large even where nothing is shared, most of all for rare
+features.  The null keeps the values of every feature and its runs within a document, and breaks the
+pairing of texts: row t of model A meets row pi_s(t) of model B,
 
     null_is = max over all features j of B of Pearson(x_i(t), y_j(pi_s(t))),   s = 1 ... draws.
 
-`document_exchanges`: pi maps whole documents to other documents, of about the same length, all windows of one to
-one other.  Documents are what varies by chance: a feature of a topic fires through a document, in all its windows.
+`document_exchanges`: pi maps whole documents to other documents, of about the same length, all
+windows of one to one other.  Documents are what varies by chance: a feature of a topic fires
+through a document, in all its windows.
 
-A circular shift of the stream, pi(t) = t - offset [Theiler 1992; Harris 2020], would keep the autocorrelation of
-neighbouring rows, but documents would meet pieces of several others, the more so when their windows are dealt out in
-random order, and for features that fire throughout documents the null would be too low: independent features that fire
-on 30 % of the tokens of some documents (300 of 100 tokens on average, windows of 32 dealt out) have p <= 0.05 in 54 %
-of cases under shifts and 6 % under exchanges; those that fire by the token 5 % under both.
+A circular shift of the stream, pi(t) = t - offset [Theiler 1992; Harris 2020], would keep the
+autocorrelation of neighbouring rows, but documents would meet pieces of several others, the more so
+when their windows are dealt out in random order, and for features that fire throughout documents
+the null would be too low: independent features that fire on 30 % of the tokens of some documents
+(300 of 100 tokens on average, windows of 32 dealt out) have p <= 0.05 in 54 % of cases under shifts
+and 6 % under exchanges; those that fire by the token 5 % under both.
 
-A few draws a feature are enough.  Those of features with similar firing frequency are pooled: a pool is
-as narrow in log frequency as `POOL_DRAWS` draws allow, and its draws are first divided by the median null at their
-own frequency (log-log line through the medians of the pools), lest its rarest features fill its upper tail.  Within
-a pool of n draws
+A few draws a feature are enough.  Those of features with similar firing frequency are pooled: a
+pool is as narrow in log frequency as `POOL_DRAWS` draws allow, and its draws are first divided by
+the median null at their own frequency (log-log line through the medians of the pools), lest its
+rarest features fill its upper tail.  Within a pool of n draws
 
-    p = (1 + #{draws >= r}) / (1 + n)                                               [Phipson & Smyth 2010]
+    p = (1 + #{draws >= r}) / (1 + n)  [Phipson & Smyth 2010]
 
-with a straight line between neighbouring draws (so never below that fraction, and above it by at most 1 / (1 + n)),
-and between the centres of two pools their quantiles are interpolated in log frequency, so p has no jumps.
+with a straight line between neighbouring draws (so never below that fraction, and above it by at
+most 1 / (1 + n)), and between the centres of two pools their quantiles are interpolated in log
+frequency, so p has no jumps.
 
-A pool resolves 1 / (1 + n), and Benjamini-Hochberg at 1 % may need less.  Beyond the largest of its draws the tail
-is a generalised Pareto distribution of the excess over a high draw u [Pickands 1975; Knijnenburg 2009]
+A pool resolves 1 / (1 + n), and Benjamini-Hochberg at 1 % may need less.  Beyond the largest of its
+draws the tail is a generalised Pareto distribution of the excess over a high draw u [Pickands 1975;
+Knijnenburg 2009]
 
     P(r > u + y | r > u) = (1 + xi y / sigma)^(-1 / xi),   exp(-y / sigma) for xi = 0,
 
-by probability-weighted moments [Hosking & Wallis 1987].  Two rules keep it on the safe side: a shape xi < 0, which
-would make some r impossible, becomes 0; and of the draws and the fit the larger quantile holds.  p is never taken
-below a tenth of 1 / (1 + n), n being the draws of the smallest pool.
+by probability-weighted moments [Hosking & Wallis 1987].  Two rules keep it on the safe side: a
+shape xi < 0, which would make some r impossible, becomes 0; and of the draws and the fit the larger
+quantile holds.  p is never taken below a tenth of 1 / (1 + n), n being the draws of the smallest
+pool.
 
     q_(k) = min over l >= k of p_(l) m / l                                     [Benjamini & Hochberg 1995]
 
-over the m defined features.  The pool is matched in frequency alone: within it, a feature that fires in long runs has
-a higher null than one that does not, so p is right on average over features of one frequency, not for each.
+over the m defined features.  The pool is matched in frequency alone: within it, a feature that
+fires in long runs has a higher null than one that does not, so p is right on average over features
+of one frequency, not for each.
 
-Sources: Theiler et al., Physica D 58 (1992); Harris, arXiv 2012.06862 (2020); Phipson & Smyth, Stat. Appl. Genet.
-Mol. Biol. 9 (2010); Pickands, Ann. Stat. 3 (1975); Knijnenburg et al., Bioinformatics 25 (2009), i161; Hosking &
-Wallis, Technometrics 29 (1987); Benjamini & Hochberg, J. R. Stat. Soc. B 57 (1995).
+Sources: Theiler et al., Physica D 58 (1992); Harris, arXiv 2012.06862 (2020); Phipson & Smyth,
+Stat. Appl. Genet. Mol. Biol. 9 (2010); Pickands, Ann. Stat. 3 (1975); Knijnenburg et al.,
+Bioinformatics 25 (2009), i161; Hosking & Wallis, Technometrics 29 (1987); Benjamini & Hochberg, J.
+R. Stat. Soc. B 57 (1995).
 """
 
 from __future__ import annotations
@@ -55,7 +63,8 @@ from homolog.errors import InputError
 
 BLOCK = 8  # documents of about one length that are exchanged among each other, at least
 POOL_DRAWS = 1000  # least draws of a pool, where there are as many
-POOL_WIDTH = 1.09  # frequencies of a pool lie at least this factor apart, where there are more draws than needed
+# frequencies of a pool lie at least this factor apart, where there are more draws than needed
+POOL_WIDTH = 1.09
 TAIL_DRAWS = 250  # draws above u at most, and a tenth of the pool at most
 LEAST_TAIL = 50  # with fewer draws above u no tail is fitted
 BEYOND = 0.1  # p goes down to this share of what the smallest pool resolves
@@ -69,10 +78,11 @@ def document_exchanges(
 ) -> Int[np.ndarray, "exchanges token"]:
     """Orders of the rows of B, int64 (exchanges, tokens): row t of A meets row order[s, t] of B.
 
-    document: (tokens,), the document of each row; its rows may lie anywhere.  Documents in order of length are cut
-    into blocks of at least `BLOCK`, and in each block every document meets another, a different one in every
-    exchange; token u of the one meets token u of the other.  Where one is longer, its last tokens meet those that
-    others have left, in stream order, so that each row is used once.
+    document: (tokens,), the document of each row; its rows may lie anywhere.  Documents in order of
+    length are cut into blocks of at least `BLOCK`, and in each block every document meets another,
+    a different one in every exchange; token u of the one meets token u of the other.  Where one is
+    longer, its last tokens meet those that others have left, in stream order, so that each row is
+    used once.
 
     Raises InputError when there are not more documents than exchanges.
     """
@@ -82,7 +92,8 @@ def document_exchanges(
         raise InputError(
             "n_exchanges",
             n_exchanges,
-            f"a document meets a different one of the {n_documents} in every exchange, so at least one exchange and "
+            f"a document meets a different one of the {n_documents} in every exchange, so at "
+            "least one exchange and "
             "more documents than exchanges are needed",
             "Give a text of more documents, or ask for fewer.",
         )
@@ -93,7 +104,9 @@ def document_exchanges(
     place[row] = np.arange(n_tokens) - np.repeat(start, size)
     by_size = np.lexsort([generator.random(n_documents), size])
     blocks = np.array_split(by_size, max(1, n_documents // max(BLOCK, n_exchanges + 1)))
-    turns = [generator.choice(np.arange(1, len(block)), n_exchanges, replace=False) for block in blocks]
+    turns = [
+        generator.choice(np.arange(1, len(block)), n_exchanges, replace=False) for block in blocks
+    ]
     orders = np.empty((n_exchanges, n_tokens), dtype=np.int64)
     for exchange, order in enumerate(orders):
         met, meets = np.empty(n_documents, dtype=np.int64), np.empty(n_documents, dtype=np.int64)
@@ -110,8 +123,10 @@ def document_exchanges(
 class Calibration:
     """What the null says of each feature, all (features,); NaN where r is.
 
-    p: chance of so high a best r.  q: Benjamini-Hochberg.  null_r: `quantile` of the null at its frequency.
-    excess: r - null_r.  threshold: least r at its frequency that is called (q <= fdr); +inf where none is.
+    p: chance of so high a best r.  q: Benjamini-Hochberg.  null_r: `quantile` of the null at its
+    frequency.
+    excess: r - null_r.  threshold: least r at its frequency that is called (q <= fdr); +inf where
+    none is.
     """
 
     p: Float[np.ndarray, "features"]
@@ -130,16 +145,19 @@ def calibrate(
     fdr: float = 0.01,
     quantile: float = 0.95,
 ) -> Calibration:
-    """p, q, the quantile of the null and the threshold of each feature, all layers of one direction together.
+    """p, q, the quantile of the null and the threshold of each feature, all layers of one direction
+    together.
 
-    r: best correlation, NaN where undefined.  n_active: tokens on which the feature fires, of n_tokens.  null: best
-    correlation under each shift or exchange; NaN is left out.  p and q are float64, the others float32,
-    threshold rounded up, so that q <= fdr just where r >= threshold.
+    r: best correlation, NaN where undefined.  n_active: tokens on which the feature fires, of
+    n_tokens.  null: best correlation under each shift or exchange; NaN is left out.  p and q are
+    float64, the others float32, threshold rounded up, so that q <= fdr just where r >= threshold.
     Raises InputError for a null without draws, other numbers of features, or levels outside (0, 1).
     """
     for name, level in (("fdr", fdr), ("quantile", quantile)):
         if not 0 < level < 1:
-            raise InputError(name, level, "it is a share between 0 and 1", "Give 0.01, or 0.95 for the quantile.")
+            raise InputError(
+                name, level, "it is a share between 0 and 1", "Give 0.01, or 0.95 for the quantile."
+            )
     if null.shape[1] == 0 or not len(r) == len(n_active) == len(null):
         raise InputError(
             "null of the maximum",
@@ -184,7 +202,9 @@ def benjamini_hochberg(p: Float[np.ndarray, "features"]) -> Float[np.ndarray, "f
 
 @dataclass(frozen=True)
 class _Pools:
-    """Null quantiles by log frequency, as multiples of the median null there; they fall as the level p rises."""
+    """Null quantiles by log frequency, as multiples of the median null there; they fall as the
+    level p rises.
+    """
 
     centre: np.ndarray  # (pools,) mean log frequency, ascending
     log_median: np.ndarray  # (pools,) of the null, at the centres
@@ -195,9 +215,14 @@ class _Pools:
     def of(cls, log_frequency: np.ndarray, null: np.ndarray) -> _Pools:
         feature, shift = np.nonzero(~np.isnan(null))
         if not len(feature):
-            raise InputError("null of the maximum", "NaN", "no draw has a defined correlation", "Match again.")
+            raise InputError(
+                "null of the maximum", "NaN", "no draw has a defined correlation", "Match again."
+            )
         order = np.argsort(log_frequency[feature], kind="stable")
-        at, draws = log_frequency[feature[order]], null[feature[order], shift[order]].astype(np.float64)
+        at, draws = (
+            log_frequency[feature[order]],
+            null[feature[order], shift[order]].astype(np.float64),
+        )
         edges = _edges(at)
         centre = np.array([part.mean() for part in np.split(at, edges)])
         median = np.array([np.median(part) for part in np.split(draws, edges)])
@@ -206,14 +231,21 @@ class _Pools:
         least = min(len(part) for part in parts)
         lowest = (BEYOND if least // 10 >= LEAST_TAIL else 1) / (1 + least)
         level = np.union1d(np.geomspace(lowest, 0.05, LEVELS), np.linspace(0.05, 1, LEVELS // 4))
-        return cls(centre, log_median, level, np.array([_quantiles(np.sort(part)[::-1], level) for part in parts]))
+        return cls(
+            centre,
+            log_median,
+            level,
+            np.array([_quantiles(np.sort(part)[::-1], level) for part in parts]),
+        )
 
     def _between(self, log_frequency: np.ndarray) -> _Between:
         """The pools below and above each frequency, the weight of the one above, the median null."""
         above = np.clip(np.searchsorted(self.centre, log_frequency), 0, len(self.centre) - 1)
         below = np.maximum(np.where(self.centre[above] <= log_frequency, above, above - 1), 0)
         gap = self.centre[above] - self.centre[below]
-        weight = np.where(gap > 0, (log_frequency - self.centre[below]) / np.where(gap > 0, gap, 1), 0.0)
+        weight = np.where(
+            gap > 0, (log_frequency - self.centre[below]) / np.where(gap > 0, gap, 1), 0.0
+        )
         return below, above, weight, np.exp(np.interp(log_frequency, self.centre, self.log_median))
 
     def _at(self, place: np.ndarray | int, between: _Between) -> np.ndarray:
@@ -222,7 +254,9 @@ class _Pools:
         return median * (low + weight * (high - low))
 
     def p_of(self, r: np.ndarray, log_frequency: np.ndarray) -> np.ndarray:
-        """p of each r: by bisection the last level whose quantile reaches r, then a straight line to the next."""
+        """p of each r: by bisection the last level whose quantile reaches r, then a straight line
+        to the next.
+        """
         between = self._between(log_frequency)
         inside, outside = np.full(len(r), -1), np.full(len(r), len(self.level))
         for _ in range(len(self.level).bit_length()):
@@ -238,7 +272,9 @@ class _Pools:
         return self.level[here] + np.clip(step, 0, 1) * (self.level[following] - self.level[here])
 
     def least_r(self, p: float, log_frequency: np.ndarray) -> np.ndarray:
-        """Smallest r of each frequency whose p is at most `p`: the inverse of `p_of`; +inf where there is none."""
+        """Smallest r of each frequency whose p is at most `p`: the inverse of `p_of`; +inf where
+        there is none.
+        """
         if p < self.level[0]:
             return np.full(len(log_frequency), np.inf)
         here = int(np.searchsorted(self.level, p, side="right")) - 1
@@ -247,11 +283,15 @@ class _Pools:
         high, low = self._at(here, between), self._at(following, between)
         span = self.level[following] - self.level[here]
         r = high - (p - self.level[here]) / (span if span > 0 else 1.0) * (high - low)
-        return np.where(high > low, r, np.nextafter(high, np.inf))  # equal draws: only an r above them has that p
+        return np.where(
+            high > low, r, np.nextafter(high, np.inf)
+        )  # equal draws: only an r above them has that p
 
 
 def _edges(log_frequency: np.ndarray) -> list[int]:
-    """Where each pool but the first begins among draws in order of frequency; equal frequencies stay together."""
+    """Where each pool but the first begins among draws in order of frequency; equal frequencies
+    stay together.
+    """
     edges = [0]
     for start in np.flatnonzero(np.diff(log_frequency)) + 1:
         wide = log_frequency[start] - log_frequency[edges[-1]] >= np.log(POOL_WIDTH)
@@ -263,7 +303,9 @@ def _edges(log_frequency: np.ndarray) -> list[int]:
 
 
 def _quantiles(draws: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Null r at each level of p from descending draws: the draws, and the fitted tail where it lies higher."""
+    """Null r at each level of p from descending draws: the draws, and the fitted tail where it lies
+    higher.
+    """
     n = len(draws)
     rank = np.arange(1, n + 1)
     found = np.interp(level, (1 + rank) / (1 + n), draws)

@@ -1,7 +1,9 @@
-"""One pair of layers: the best partners both ways, and what chance finds when documents are exchanged.
+"""One pair of layers: the best partners both ways, and what chance finds when documents are
+exchanged.
 
-A pair needs nothing but its two layers, and the maximum over layers is taken from the finished pairs: pairs may be
-worked on in any order, anywhere, and kept on disk one by one (`PairMatch.arrays`).
+A pair needs nothing but its two layers, and the maximum over layers is taken from the finished
+pairs: pairs may be worked on in any order, anywhere, and kept on disk one by one
+(`PairMatch.arrays`).
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from homolog.matching.pearson import Side, max_pearson
 
 @dataclass(frozen=True, eq=False)
 class PairMatch:
-    """a_to_b, b_to_a: k best partners.  null_a, null_b: the highest r of each feature under each exchange of
-    B's documents, NaN where undefined."""
+    """a_to_b, b_to_a: k best partners.  null_a, null_b: the highest r of each feature under each
+    exchange of B's documents, NaN where undefined.
+    """
 
     a_to_b: Side
     b_to_a: Side
@@ -42,7 +45,8 @@ class PairMatch:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PairMatch:
         """What `arrays` gave."""
         a_to_b, b_to_a = (
-            Side(arrays[f"{name}.r"], arrays[f"{name}.index"].astype(np.int64)) for name in ("a_to_b", "b_to_a")
+            Side(arrays[f"{name}.r"], arrays[f"{name}.index"].astype(np.int64))
+            for name in ("a_to_b", "b_to_a")
         )
         return cls(a_to_b, b_to_a, arrays["null_a"], arrays["null_b"])
 
@@ -56,16 +60,22 @@ def match_pair(
     threads: int | None = None,
     device: str = "cpu",
 ) -> PairMatch:
-    """Best partners of every feature of `a` in `b` and the reverse, and the highest r under each exchange.
+    """Best partners of every feature of `a` in `b` and the reverse, and the highest r under each
+    exchange.
 
-    exchanges: orders of the tokens of B, (tokens,) each (`null.document_exchanges`); each costs another pass.
+    exchanges: orders of the tokens of B, (tokens,) each (`null.document_exchanges`); each costs
+    another pass.
     threads, device: as in `max_pearson`.
     """
     best = max_pearson(a, b, k, threads=threads, device=device)
-    nulls = [max_pearson(a, b.reordered(rows), 1, threads=threads, device=device) for rows in exchanges]
+    nulls = [
+        max_pearson(a, b.reordered(rows), 1, threads=threads, device=device) for rows in exchanges
+    ]
     null_a = [null.a_to_b.r[:, 0] for null in nulls]
     null_b = [null.b_to_a.r[:, 0] for null in nulls]
-    return PairMatch(best.a_to_b, best.b_to_a, _columns(null_a, a.n_features), _columns(null_b, b.n_features))
+    return PairMatch(
+        best.a_to_b, best.b_to_a, _columns(null_a, a.n_features), _columns(null_b, b.n_features)
+    )
 
 
 def _columns(parts: list[np.ndarray], n_features: int) -> np.ndarray:

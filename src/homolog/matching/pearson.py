@@ -4,14 +4,15 @@ For features x_i of A and y_j of B over the same n tokens
 
     r_ij = (sum_t x_it y_jt / n - mean_i mean_j) / (sd_i sd_j)
 
-and `max_pearson` returns, for every i, the k largest r_ij over j and where they are, and for every j the k
-largest over i, from one pass over the pair.  With k = 1 over all layers of the other model this is MPPC [Wang
-2025], signed.
+and `max_pearson` returns, for every i, the k largest r_ij over j and where they are, and for every
+j the k largest over i, from one pass over the pair.  With k = 1 over all layers of the other model
+this is MPPC [Wang 2025], signed.
 
-Each side is split into dense and sparse columns (`columns.prepare`).  Three kinds of products follow: sparse by
-sparse, where one row of A after the other collects its products with all of B (`kernels.sparse_by_sparse_best`);
-sparse by dense, both ways; dense by dense (float64 products, by BLAS where there are many).  A row of accumulators, or
-a block of `DENSE_BLOCK` columns, is the largest array; features_a x features_b is never held.
+Each side is split into dense and sparse columns (`columns.prepare`).  Three kinds of products
+follow: sparse by sparse, where one row of A after the other collects its products with all of B
+(`kernels.sparse_by_sparse_best`); sparse by dense, both ways; dense by dense (float64 products, by
+BLAS where there are many).  A row of accumulators, or a block of `DENSE_BLOCK` columns, is the
+largest array; features_a x features_b is never held.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ from homolog.matching.kernels import (
 
 SPARSE_BY_DENSE = 16  # dense columns met at once by sparse ones
 DENSE_BLOCK = 1024  # columns of a dense block: 8 MiB of float64 sums
-FEW_DENSE = 128  # up to here a compiled loop, above a BLAS product, whose threads wait for each other
+FEW_DENSE = (
+    128  # up to here a compiled loop, above a BLAS product, whose threads wait for each other
+)
 CHUNK_BYTES = 32 << 20  # float64 copy of one side in a matrix product: few, long products
 
 
@@ -45,9 +48,9 @@ CHUNK_BYTES = 32 << 20  # float64 copy of one side in a matrix product: few, lon
 class Side:
     """The k best partners of each feature of one side, best first.
 
-    r: float32 (features, k), NaN where undefined.  index: int64 (features, k), feature of the other side, -1
-    where undefined.  Undefined: the feature is constant on these tokens, or the other side has fewer than k
-    features that are not.
+    r: float32 (features, k), NaN where undefined.  index: int64 (features, k), feature of the other
+    side, -1 where undefined.  Undefined: the feature is constant on these tokens, or the other side
+    has fewer than k features that are not.
     """
 
     r: Float[np.ndarray, "features k"]
@@ -61,38 +64,55 @@ class Side:
 
 @dataclass(frozen=True)
 class Best:
-    """Both directions: for the features of A the best of B, and for the features of B the best of A."""
+    """Both directions: for the features of A the best of B, and for the features of B the best of
+    A.
+    """
 
     a_to_b: Side
     b_to_a: Side
 
 
 def max_pearson(
-    a: ArrayLike | Columns, b: ArrayLike | Columns, k: int = 1, *, threads: int | None = None, device: str = "cpu"
+    a: ArrayLike | Columns,
+    b: ArrayLike | Columns,
+    k: int = 1,
+    *,
+    threads: int | None = None,
+    device: str = "cpu",
 ) -> Best:
-    """The k largest Pearson correlations of every feature of `a` with features of `b`, and the reverse.
+    """The k largest Pearson correlations of every feature of `a` with features of `b`, and the
+    reverse.
 
-    a, b: (tokens, features_a), (tokens, features_b); scipy.sparse matrices, dense numpy or torch arrays of
-    any real dtype, in any mix, or what `prepare` made of them.  Row t of both must be the same token.
-    k: how many partners.  threads: CPU threads of the sparse kernels (default: numba's); the result does not
-    depend on it.  device: "cuda", "cuda:1" for the same on a GPU (`matching.gpu`); "cpu" and "mps" compute on the CPU.
+    a, b: (tokens, features_a), (tokens, features_b); scipy.sparse matrices, dense numpy or torch
+    arrays of any real dtype, in any mix, or what `prepare` made of them.  Row t of both must be the
+    same token.
+    k: how many partners.  threads: CPU threads of the sparse kernels (default: numba's); the result
+    does not depend on it.  device: "cuda", "cuda:1" for the same on a GPU (`matching.gpu`); "cpu"
+    and "mps" compute on the CPU.
 
-    Within 1e-6 of float64 `numpy.corrcoef`.  Ties, after rounding to float32, go to the lowest index.
-    Raises InputError when the numbers of tokens differ, when k or threads < 1, for a device that is none, and for NaN
-    and infinity.
+    Within 1e-6 of float64 `numpy.corrcoef`.  Ties, after rounding to float32, go to the lowest
+    index. Raises InputError when the numbers of tokens differ, when k or threads < 1, for a device
+    that is none, and for NaN and infinity.
     """
     if k < 1:
-        raise InputError("k", k, "at least one partner must be asked for", "Give k=1 for the maximum.")
+        raise InputError(
+            "k", k, "at least one partner must be asked for", "Give k=1 for the maximum."
+        )
     if threads is not None and threads < 1:
-        raise InputError("threads", threads, "at least one is needed", "Leave it out for all processors.")
+        raise InputError(
+            "threads", threads, "at least one is needed", "Leave it out for all processors."
+        )
     if device.split(":")[0] not in ("cpu", "mps", "cuda"):
-        raise InputError("device", device, "it is the name of no device", "Give cpu, cuda or cuda:1.")
+        raise InputError(
+            "device", device, "it is the name of no device", "Give cpu, cuda or cuda:1."
+        )
     left, right = prepare(a, "a"), prepare(b, "b")
     if left.n_tokens != right.n_tokens:
         raise InputError(
             "tokens of a and b",
             (left.n_tokens, right.n_tokens),
-            f"row t of a ({left.n_tokens} tokens) and of b ({right.n_tokens} tokens) must be the same token",
+            f"row t of a ({left.n_tokens} tokens) and of b ({right.n_tokens} tokens) must be the "
+            "same token",
             "Encode both on the same token stream with the same mask.",
         )
     if device.startswith("cuda"):
@@ -114,9 +134,13 @@ def _on_gpu(left: Columns, right: Columns, k: int, device: str) -> tuple:
     try:
         from homolog.matching.gpu import best_pairs
     except ModuleNotFoundError as error:
-        raise InputError("device", device, "the engine for GPUs needs Triton", "Install triton, or say cpu.") from error
+        raise InputError(
+            "device", device, "the engine for GPUs needs Triton", "Install triton, or say cpu."
+        ) from error
     if not torch.cuda.is_available():
-        raise InputError("device", device, "torch must see a CUDA device", "Say cpu, or see `homolog doctor`.")
+        raise InputError(
+            "device", device, "torch must see a CUDA device", "Say cpu, or see `homolog doctor`."
+        )
     return best_pairs(left, right, k, device)
 
 
@@ -129,7 +153,9 @@ class _Running:
 
     @classmethod
     def start(cls, *shape: int) -> _Running:
-        return cls(np.full(shape, -np.inf, dtype=np.float32), np.full(shape, NO_INDEX, dtype=np.int64))
+        return cls(
+            np.full(shape, -np.inf, dtype=np.float32), np.full(shape, NO_INDEX, dtype=np.int64)
+        )
 
     def finish(self, columns: Columns) -> Side:
         shape = (columns.n_features, self.r.shape[1])
@@ -140,7 +166,9 @@ class _Running:
         return Side(r, index)
 
 
-def _sparse_by_sparse(left: Columns, right: Columns, best_left: _Running, best_right: _Running, n_threads: int) -> None:
+def _sparse_by_sparse(
+    left: Columns, right: Columns, best_left: _Running, best_right: _Running, n_threads: int
+) -> None:
     if not left.n_sparse or not right.n_sparse:
         return
     own, other, packed = slice(left.n_dense, None), slice(right.n_dense, None), right.packed
@@ -157,8 +185,12 @@ def _sparse_by_sparse(left: Columns, right: Columns, best_left: _Running, best_r
     merge(seen.r, seen.index, best_right.r[other], best_right.index[other])
 
 
-def _sparse_by_dense(left: Columns, right: Columns, best_left: _Running, best_right: _Running, n_threads: int) -> None:
-    """Sparse columns of `left` with dense ones of `right`, and dense columns of `left` with sparse ones of `right`."""
+def _sparse_by_dense(
+    left: Columns, right: Columns, best_left: _Running, best_right: _Running, n_threads: int
+) -> None:
+    """Sparse columns of `left` with dense ones of `right`, and dense columns of `left` with sparse
+    ones of `right`.
+    """
     for start in range(0, right.n_dense if left.n_sparse else 0, SPARSE_BY_DENSE):
         columns = slice(start, min(start + SPARSE_BY_DENSE, right.n_dense))
         dense = np.ascontiguousarray(right.dense[:, columns])
@@ -183,17 +215,26 @@ def _select(
     column: slice,
     best_columns: _Running,
 ) -> None:
-    """Put the correlations of a block of sums over products (rows `row`, columns `column`) among the best."""
+    """Put the correlations of a block of sums over products (rows `row`, columns `column`) among
+    the best.
+    """
     select(
         sums,
         rows.n_tokens,
         *(rows.mean[row], rows.inverse_sd[row], rows.order[row]),
         *(columns.mean[column], columns.inverse_sd[column], columns.order[column]),
-        *(best_rows.r[row], best_rows.index[row], best_columns.r[column], best_columns.index[column]),
+        *(
+            best_rows.r[row],
+            best_rows.index[row],
+            best_columns.r[column],
+            best_columns.index[column],
+        ),
     )
 
 
-def _dense_by_dense(left: Columns, right: Columns, best_left: _Running, best_right: _Running) -> None:
+def _dense_by_dense(
+    left: Columns, right: Columns, best_left: _Running, best_right: _Running
+) -> None:
     for row in range(0, left.n_dense, DENSE_BLOCK):
         rows = slice(row, min(row + DENSE_BLOCK, left.n_dense))
         for column in range(0, right.n_dense, DENSE_BLOCK):

@@ -1,27 +1,29 @@
 """Similarity of whole spaces, beside that of single features: CKA, SVCCA and RSA.
 
-For the residual streams X (tokens, d_a) and Y (tokens, d_b) of two layers over the same tokens, centred, with the
-scatter matrices S_xx = X'X, S_yy = Y'Y, S_xy = X'Y:
+For the residual streams X (tokens, d_a) and Y (tokens, d_b) of two layers over the same tokens,
+centred, with the scatter matrices S_xx = X'X, S_yy = Y'Y, S_xy = X'Y:
 
     linear CKA = |S_xy|^2 / (|S_xx| |S_yy|)                     Frobenius norms [Kornblith 2019]
     SVCCA      = mean singular value of W_x' S_xy W_y           [Raghu 2017]
 
-where W_x holds the leading eigenvectors of S_xx that explain `VARIANCE` of its trace, each divided by the root of
-its eigenvalue: the singular values are the canonical correlations of the kept directions.  Second moments are
-enough for both, so `SpaceMoments` takes tokens shard by shard, in float64, around running means [Chan 1979].
+where W_x holds the leading eigenvectors of S_xx that explain `VARIANCE` of its trace, each divided
+by the root of its eigenvalue: the singular values are the canonical correlations of the kept
+directions.  Second moments are enough for both, so `SpaceMoments` takes tokens shard by shard, in
+float64, around running means [Chan 1979].
 
-For the decoder directions of matched features, one pair a row, `decoder_similarity` gives the same SVCCA over
-pairs, and RSA: Spearman's correlation of the cosines between the directions of A with those of B, over pairs of
-pairs [Kriegeskorte 2008]; for dictionaries as in [Lan 2024].
+For the decoder directions of matched features, one pair a row, `decoder_similarity` gives the same
+SVCCA over pairs, and RSA: Spearman's correlation of the cosines between the directions of A with
+those of B, over pairs of pairs [Kriegeskorte 2008]; for dictionaries as in [Lan 2024].
 
-By chance: over all shuffles of the tokens of Y, |S_xy|^2 has the mean tr(S_xx) tr(S_yy) / (n - 1), and the squared
-canonical correlations have the mean max(kept_x, kept_y) / (n - 1), both exactly (docs/methods-spaces.md).
+By chance: over all shuffles of the tokens of Y, |S_xy|^2 has the mean tr(S_xx) tr(S_yy) / (n - 1),
+and the squared canonical correlations have the mean max(kept_x, kept_y) / (n - 1), both exactly
+(docs/methods-spaces.md).
 
-Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019, arXiv 1905.00414.
-Raghu et al., "SVCCA", NeurIPS 2017, arXiv 1706.05806.  Chan, Golub, LeVeque, "Updating Formulae and a Pairwise
-Algorithm for Computing Sample Variances", 1979.  Kriegeskorte et al., "Representational similarity analysis", 2008.
-Lan et al., "Quantifying Feature Space Universality Across Large Language Models via Sparse Autoencoders", 2024,
-arXiv 2410.06981.
+Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019, arXiv
+1905.00414. Raghu et al., "SVCCA", NeurIPS 2017, arXiv 1706.05806.  Chan, Golub, LeVeque, "Updating
+Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.  Kriegeskorte et al.,
+"Representational similarity analysis", 2008. Lan et al., "Quantifying Feature Space Universality
+Across Large Language Models via Sparse Autoencoders", 2024, arXiv 2410.06981.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ from scipy.stats import rankdata
 from homolog.errors import InputError
 
 VARIANCE = 0.99  # share of the variance that the directions kept by SVCCA explain, as in Raghu 2017
-SAMPLES_A_DIRECTION = 2  # SVCCA is undefined for fewer samples a kept direction of both sides together
+SAMPLES_A_DIRECTION = (
+    2  # SVCCA is undefined for fewer samples a kept direction of both sides together
+)
 BLOCK = 2048  # tokens that are held in float64 at once
 RSA_PAIRS = 2000  # pairs of directions in RSA: two million cosines a side
 
@@ -50,10 +54,12 @@ Matrix = torch.Tensor | np.ndarray
 class SpaceSimilarity:
     """How alike the layers of A and of B are as spaces, and what shuffled tokens would give.
 
-    cka, svcca: float64 (layers_a, layers_b), 0 to 1.  NaN: a layer is constant over the tokens (or there are fewer
-    than two); for svcca also fewer than `SAMPLES_A_DIRECTION` (kept_a + kept_b) + 1 tokens.
-    cka_chance: what CKA is on average when the tokens of B are shuffled.  svcca_chance: an upper bound of that mean
-    for SVCCA (the root of the mean square; the mean is about 0.85 of it for equal widths).
+    cka, svcca: float64 (layers_a, layers_b), 0 to 1.  NaN: a layer is constant over the tokens (or
+    there are fewer than two); for svcca also fewer than `SAMPLES_A_DIRECTION` (kept_a + kept_b) + 1
+    tokens.
+    cka_chance: what CKA is on average when the tokens of B are shuffled.  svcca_chance: an upper
+    bound of that mean for SVCCA (the root of the mean square; the mean is about 0.85 of it for
+    equal widths).
     kept_a, kept_b: directions that SVCCA kept.
     """
 
@@ -67,14 +73,15 @@ class SpaceSimilarity:
 
 
 class SpaceMoments:
-    """Means and scatter matrices of all layers of two models over the tokens seen, for all layer pairs.
+    """Means and scatter matrices of all layers of two models over the tokens seen, for all layer
+    pairs.
 
-    widths_a, widths_b: d_model of each layer.  device: where the sums lie and the products run (float64: "cpu" or
-    a CUDA device); shards may come from any device.  threads: CPU threads (default: torch's); each product is one
-    thread's, so no result depends on it.
+    widths_a, widths_b: d_model of each layer.  device: where the sums lie and the products run
+    (float64: "cpu" or a CUDA device); shards may come from any device.  threads: CPU threads
+    (default: torch's); each product is one thread's, so no result depends on it.
 
-    Memory: 8 bytes for each entry of the scatter matrices, (sum of widths_a) x (sum of widths_b) + the squares of
-    all widths: 1.5 GB for 12 and 24 layers of 768; and `BLOCK` tokens of all layers.
+    Memory: 8 bytes for each entry of the scatter matrices, (sum of widths_a) x (sum of widths_b) +
+    the squares of all widths: 1.5 GB for 12 and 24 layers of 768; and `BLOCK` tokens of all layers.
     """
 
     def __init__(
@@ -97,19 +104,32 @@ class SpaceMoments:
         widths = self.widths_a + self.widths_b
         self._mean = [self._zeros(width) for width in widths]
         pairs = [(i, i) for i in range(len(widths))]
-        pairs += [(i, len(self.widths_a) + j) for i in range(len(self.widths_a)) for j in range(len(self.widths_b))]
+        pairs += [
+            (i, len(self.widths_a) + j)
+            for i in range(len(self.widths_a))
+            for j in range(len(self.widths_b))
+        ]
         self._scatter = {(i, j): self._zeros(widths[i], widths[j]) for i, j in pairs}
 
     def add(self, residuals_a: Sequence[Matrix], residuals_b: Sequence[Matrix]) -> None:
-        """Take one shard: (tokens, d_model) of every layer of A and of B, any float dtype; row t is the same token.
+        """Take one shard: (tokens, d_model) of every layer of A and of B, any float dtype; row t is
+        the same token.
 
         Raises InputError, before anything is taken, for wrong shapes, NaN and infinity.
         """
         n_tokens = None
-        for side, residuals, widths in (("a", residuals_a, self.widths_a), ("b", residuals_b, self.widths_b)):
+        for side, residuals, widths in (
+            ("a", residuals_a, self.widths_a),
+            ("b", residuals_b, self.widths_b),
+        ):
             if len(residuals) != len(widths):
                 requirement = f"moments were opened for {len(widths)} layers"
-                raise InputError(f"layers of residuals_{side}", len(residuals), requirement, "Give every layer once.")
+                raise InputError(
+                    f"layers of residuals_{side}",
+                    len(residuals),
+                    requirement,
+                    "Give every layer once.",
+                )
             for layer, (x, width) in enumerate(zip(residuals, widths, strict=True)):
                 n_tokens = _rows(f"residuals_{side}[{layer}]", x, width, n_tokens)
         assert n_tokens is not None
@@ -119,29 +139,41 @@ class SpaceMoments:
                 self._add_block([x[start : start + BLOCK] for x in spaces], pool)
 
     def merge(self, other: SpaceMoments) -> None:
-        """Take the tokens of `other`, of the same widths: up to rounding, as if they had been added here.
+        """Take the tokens of `other`, of the same widths: up to rounding, as if they had been added
+        here.
 
-        For the same bytes, merge the same shards in the same order.  Raises InputError when widths differ.
+        For the same bytes, merge the same shards in the same order.  Raises InputError when widths
+        differ.
         """
         mine, theirs = (self.widths_a, self.widths_b), (other.widths_a, other.widths_b)
         if mine != theirs:
-            raise InputError("widths", theirs, f"moments are merged with those of widths {mine}", "Merge one study's.")
+            raise InputError(
+                "widths",
+                theirs,
+                f"moments are merged with those of widths {mine}",
+                "Merge one study's.",
+            )
 
         def products(i: int, j: int) -> None:
             self._scatter[i, j].add_(other._scatter[i, j].to(self.device))
 
         with _single_threads(self.threads) as pool:
-            self._take(other.n_tokens, [mean.to(self.device) for mean in other._mean], products, pool)
+            self._take(
+                other.n_tokens, [mean.to(self.device) for mean in other._mean], products, pool
+            )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that is known, for storing: n_tokens, widths_a, widths_b (int64), mean.I, scatter.I.J (float64).
+        """All that is known, for storing: n_tokens, widths_a, widths_b (int64), mean.I, scatter.I.J
+        (float64).
 
         I, J number the spaces: the layers of A from 0, then those of B.
         """
         found = {"n_tokens": np.array([self.n_tokens])}
         found |= {"widths_a": np.array(self.widths_a), "widths_b": np.array(self.widths_b)}
         found |= {f"mean.{i}": mean.cpu().numpy().copy() for i, mean in enumerate(self._mean)}
-        return found | {f"scatter.{i}.{j}": sums.cpu().numpy().copy() for (i, j), sums in self._scatter.items()}
+        return found | {
+            f"scatter.{i}.{j}": sums.cpu().numpy().copy() for (i, j), sums in self._scatter.items()
+        }
 
     @classmethod
     def from_arrays(
@@ -157,10 +189,14 @@ class SpaceMoments:
             if name not in arrays or (shape and arrays[name].shape != shape):
                 found = arrays[name].shape if name in arrays else "missing"
                 requirement = f"stored moments need an array of shape {shape or 'of one axis'}"
-                raise InputError(name, found, requirement, "Delete the file and accumulate this shard again.")
+                raise InputError(
+                    name, found, requirement, "Delete the file and accumulate this shard again."
+                )
             return arrays[name]
 
-        made = cls(array("widths_a").tolist(), array("widths_b").tolist(), device=device, threads=threads)
+        made = cls(
+            array("widths_a").tolist(), array("widths_b").tolist(), device=device, threads=threads
+        )
         made.n_tokens = int(array("n_tokens", 1)[0])
         for i, mean in enumerate(made._mean):
             mean.copy_(torch.tensor(array(f"mean.{i}", *mean.shape)))
@@ -181,7 +217,9 @@ class SpaceMoments:
                 svcca = _mean_correlation(whitening[i].T @ cross, whitening[j], self.n_tokens)
                 return float(torch.linalg.vector_norm(cross)) ** 2, svcca
 
-            found = np.array(list(pool.map(pair, [(i, n_a + j) for i in range(n_a) for j in range(n_b)])))
+            found = np.array(
+                list(pool.map(pair, [(i, n_a + j) for i in range(n_a) for j in range(n_b)]))
+            )
             norm = np.array([float(torch.linalg.vector_norm(s)) for s in scatter])
             trace = np.array([float(s.trace()) for s in scatter])
         norm[norm == 0] = np.nan
@@ -192,7 +230,9 @@ class SpaceMoments:
         cka_chance = np.outer((trace / norm)[:n_a], (trace / norm)[n_a:]) / freedom
         svcca_chance = np.sqrt(np.maximum.outer(kept[:n_a], kept[n_a:]) / freedom)
         svcca_chance[np.isnan(svcca)] = np.nan
-        return SpaceSimilarity(cka, svcca, cka_chance, svcca_chance, kept[:n_a], kept[n_a:], self.n_tokens)
+        return SpaceSimilarity(
+            cka, svcca, cka_chance, svcca_chance, kept[:n_a], kept[n_a:], self.n_tokens
+        )
 
     def _zeros(self, *shape: int) -> torch.Tensor:
         return torch.zeros(shape, dtype=torch.float64, device=self.device)
@@ -211,9 +251,15 @@ class SpaceMoments:
         self._take(len(block[0]), means, products, pool)
 
     def _take(
-        self, n: int, means: Sequence[torch.Tensor], products: Callable[[int, int], None], pool: Executor
+        self,
+        n: int,
+        means: Sequence[torch.Tensor],
+        products: Callable[[int, int], None],
+        pool: Executor,
     ) -> None:
-        """Join `n` tokens of these means, whose own scatter `products(i, j)` adds, to those seen (Chan 1979)."""
+        """Join `n` tokens of these means, whose own scatter `products(i, j)` adds, to those seen
+        (Chan 1979).
+        """
         if n == 0:
             return
         total = self.n_tokens + n
@@ -234,10 +280,11 @@ class SpaceMoments:
 class DecoderSimilarity:
     """How alike the decoder directions of matched features lie in the two models.
 
-    rsa: Spearman's correlation, -1 to 1, over the first `RSA_PAIRS` pairs; NaN for fewer than 3 pairs or when all
-    cosines of a side are equal.  svcca: 0 to 1, over all pairs; NaN for fewer than `SAMPLES_A_DIRECTION` times the
-    kept directions of both sides + 1 pairs.  *_baseline, *_baseline_sd: mean and standard deviation of the same
-    numbers with the pairs shuffled (the mean of rsa is 0 but for the finite number of shuffles).
+    rsa: Spearman's correlation, -1 to 1, over the first `RSA_PAIRS` pairs; NaN for fewer than 3
+    pairs or when all cosines of a side are equal.  svcca: 0 to 1, over all pairs; NaN for fewer
+    than `SAMPLES_A_DIRECTION` times the kept directions of both sides + 1 pairs.  *_baseline,
+    *_baseline_sd: mean and standard deviation of the same numbers with the pairs shuffled (the mean
+    of rsa is 0 but for the finite number of shuffles).
     """
 
     rsa: float
@@ -250,25 +297,42 @@ class DecoderSimilarity:
 
 
 def decoder_similarity(
-    directions_a: Matrix, directions_b: Matrix, *, seed: int, n_shuffles: int = 10, threads: int | None = None
+    directions_a: Matrix,
+    directions_b: Matrix,
+    *,
+    seed: int,
+    n_shuffles: int = 10,
+    threads: int | None = None,
 ) -> DecoderSimilarity:
-    """RSA and SVCCA of the decoder directions of matched features, with the pairs shuffled as the baseline.
+    """RSA and SVCCA of the decoder directions of matched features, with the pairs shuffled as the
+    baseline.
 
-    directions_a: (pairs, d_a), directions_b: (pairs, d_b): row p of both is one pair.  Give pairs one to one (a
-    direction that comes back many times is many samples) and the best matched first: RSA takes the first
-    `RSA_PAIRS`.  seed: of the shuffles.  threads: as in `SpaceMoments`.
+    directions_a: (pairs, d_a), directions_b: (pairs, d_b): row p of both is one pair.  Give pairs
+    one to one (a direction that comes back many times is many samples) and the best matched first:
+    RSA takes the first `RSA_PAIRS`.  seed: of the shuffles.  threads: as in `SpaceMoments`.
 
-    Raises InputError for other shapes, NaN, infinity, rows of length 0, which have no cosine, and n_shuffles < 2.
+    Raises InputError for other shapes, NaN, infinity, rows of length 0, which have no cosine, and
+    n_shuffles < 2.
     """
     n_pairs = _rows("directions_a", directions_a, None, None)
     _rows("directions_b", directions_b, None, n_pairs)
     if n_shuffles < 2:
-        raise InputError("n_shuffles", n_shuffles, "a baseline with a spread needs at least 2", "Leave the default.")
+        raise InputError(
+            "n_shuffles",
+            n_shuffles,
+            "a baseline with a spread needs at least 2",
+            "Leave the default.",
+        )
     a, b = (_float64(x, torch.device("cpu")) for x in (directions_a, directions_b))
     for field, x in (("directions_a", a), ("directions_b", b)):
         if (empty := (x == 0).all(1)).any():
             requirement = "a direction of length 0 has no cosine with others"
-            raise InputError(f"{field}, row {int(empty.nonzero()[0])}", 0.0, requirement, "Leave dead features out.")
+            raise InputError(
+                f"{field}, row {int(empty.nonzero()[0])}",
+                0.0,
+                requirement,
+                "Leave dead features out.",
+            )
     random = np.random.default_rng(seed)
     first = min(n_pairs, RSA_PAIRS)
     shuffles = [(random.permutation(first), random.permutation(n_pairs)) for _ in range(n_shuffles)]
@@ -279,7 +343,9 @@ def decoder_similarity(
         def both(order: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
             near, every = (torch.from_numpy(part) for part in order)
             rsa = 0.5 * float((ranks_a * ranks_b[near][:, near]).sum())
-            return rsa if first > 2 else np.nan, _mean_correlation(scores_a.T, scores_b[every], n_pairs)
+            return rsa if first > 2 else np.nan, _mean_correlation(
+                scores_a.T, scores_b[every], n_pairs
+            )
 
         rsa, svcca = both((np.arange(first), np.arange(n_pairs)))
         baseline = np.array(list(pool.map(both, shuffles)))
@@ -290,15 +356,26 @@ def decoder_similarity(
 def _rows(field: str, x: Matrix, width: int | None, n_rows: int | None) -> int:
     """Number of rows of a finite matrix of this width and number of rows (None: any)."""
     shape = tuple(x.shape)
-    if len(shape) != 2 or (width or shape[1]) != shape[1] or (n_rows is not None and n_rows != shape[0]):
-        requirement = f"it needs the shape ({'rows' if n_rows is None else n_rows}, {width or 'd_model'})"
+    if (
+        len(shape) != 2
+        or (width or shape[1]) != shape[1]
+        or (n_rows is not None and n_rows != shape[0])
+    ):
+        requirement = (
+            f"it needs the shape ({'rows' if n_rows is None else n_rows}, {width or 'd_model'})"
+        )
         remedy = "Row t of every matrix must be the same token, or the same pair."
         raise InputError(f"the shape of {field}", shape, requirement, remedy)
     finite = np.isfinite(x) if isinstance(x, np.ndarray) else torch.isfinite(x).cpu().numpy()
     if not finite.all():
         row, channel = (int(place) for place in np.argwhere(~finite)[0])
-        requirement, remedy = "moments exist of finite numbers only", "Leave that token, or that feature, out."
-        raise InputError(f"{field}, row {row}, channel {channel}", float(x[row, channel]), requirement, remedy)
+        requirement, remedy = (
+            "moments exist of finite numbers only",
+            "Leave that token, or that feature, out.",
+        )
+        raise InputError(
+            f"{field}, row {row}, channel {channel}", float(x[row, channel]), requirement, remedy
+        )
     return shape[0]
 
 
@@ -309,12 +386,16 @@ def _float64(x: Matrix, device: torch.device) -> torch.Tensor:
 
 
 def _mean(x: torch.Tensor) -> torch.Tensor:
-    """Means (d,) of x (rows, d), around the first row: a constant channel has its value, without rounding."""
+    """Means (d,) of x (rows, d), around the first row: a constant channel has its value, without
+    rounding.
+    """
     return x[0] + (x - x[0]).mean(0)
 
 
 def _whitening(scatter: torch.Tensor) -> torch.Tensor:
-    """(d, kept): directions that explain `VARIANCE` of a scatter matrix, scaled to scores of length 1."""
+    """(d, kept): directions that explain `VARIANCE` of a scatter matrix, scaled to scores of length
+    1.
+    """
     values, vectors = torch.linalg.eigh(scatter)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     if not scatter.any():
@@ -340,9 +421,11 @@ def _scores(x: torch.Tensor) -> torch.Tensor:
 
 
 def _cosine_ranks(x: torch.Tensor) -> torch.Tensor:
-    """(rows, rows): ranks of the cosines of row pairs, centred, of length 1 above the diagonal; NaN when all are equal.
+    """(rows, rows): ranks of the cosines of row pairs, centred, of length 1 above the diagonal; NaN
+    when all are equal.
 
-    Cosines are rounded to 7 decimals, about what float32 weights carry, so that equal ones are ties.
+    Cosines are rounded to 7 decimals, about what float32 weights carry, so that equal ones are
+    ties.
     """
     unit = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
     upper = np.triu_indices(len(x), 1)
@@ -356,11 +439,15 @@ def _cosine_ranks(x: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _single_threads(threads: int | None) -> Iterator[Executor]:
-    """Workers that run torch's products one thread each: BLAS sums in another order when it has more threads."""
+    """Workers that run torch's products one thread each: BLAS sums in another order when it has
+    more threads.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads or before, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(
+            threads or before, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             yield pool
     finally:
         torch.set_num_threads(before)

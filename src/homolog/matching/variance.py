@@ -1,32 +1,39 @@
-"""What a feature's MPPC depends on: the variance over features and partner sets, split into its sources.
+"""What a feature's MPPC depends on: the variance over features and partner sets, split into its
+sources.
 
-Partner sets are dictionaries in which features of one model look for a partner: of the other architectures ("main",
-and "main-seed" from another SAE seed), of the same architecture trained from another seed ("model-seed"), of the same
-model from another SAE seed ("sae-seed").  They are nested: dictionaries d in models m in architectures a.  On the
-balanced table of features i with a defined r in all P sets
+Partner sets are dictionaries in which features of one model look for a partner: of the other
+architectures ("main", and "main-seed" from another SAE seed), of the same architecture trained from
+another seed ("model-seed"), of the same model from another SAE seed ("sae-seed").  They are nested:
+dictionaries d in models m in architectures a.  On the balanced table of features i with a defined r
+in all P sets
 
-    r_i(amd) = mean + depth(i) + feature_i + architecture_ia + model seed_iam + SAE seed_d + residual_i(amd)
+    r_i(amd) = mean + depth(i) + feature_i + architecture_ia + model seed_iam + SAE seed_d +
+    residual_i(amd)
 
-with depth in at most `DEPTH_BINS` bins of layers.  An architecture or a model may suit one feature more than another,
-so their effects differ between features; all of the variance that they bring, on average or feature by feature,
-counts as theirs.  The seed of a dictionary has an average effect; what it does to single features is not repeated and
-stays in the residual.
+with depth in at most `DEPTH_BINS` bins of layers.  An architecture or a model may suit one feature
+more than another, so their effects differ between features; all of the variance that they bring, on
+average or feature by feature, counts as theirs.  The seed of a dictionary has an average effect;
+what it does to single features is not repeated and stays in the residual.
 
-Sums of squares come from projections, nested and hence orthogonal [Searle, Casella & McCulloch 1992, ch. 5]: Q_a on
-architectures about the mean, Q_m on models within architectures, Q_d on dictionaries within models.  With Z_l Z_l' the
-sets that share a level of factor l, components follow from equating mean squares with their expectations (Henderson's
-method I), from the innermost factor outwards,
+Sums of squares come from projections, nested and hence orthogonal [Searle, Casella & McCulloch
+1992, ch. 5]: Q_a on architectures about the mean, Q_m on models within architectures, Q_d on
+dictionaries within models.  With Z_l Z_l' the sets that share a level of factor l, components
+follow from equating mean squares with their expectations (Henderson's method I), from the innermost
+factor outwards,
 
     E[r_i' Q_k r_i] = sum over l within or equal to k of tr(Q_k Z_l Z_l') s_l
 
-once for the averages over features and once for the deviations from them; a negative estimate is set to 0.  So
-"architecture" is what remains of the differences between architectures once those that another model seed or
-dictionary makes as well are taken off.  Shares are components over their sum.
+once for the averages over features and once for the deviations from them; a negative estimate is
+set to 0.  So "architecture" is what remains of the differences between architectures once those
+that another model seed or dictionary makes as well are taken off.  Shares are components over their
+sum.
 
-A factor that the study cannot tell apart has no row.  Without a second dictionary of one partner model the innermost
-factor is the model seed, or the architecture; its differences feature by feature are then the residual.
+A factor that the study cannot tell apart has no row.  Without a second dictionary of one partner
+model the innermost factor is the model seed, or the architecture; its differences feature by
+feature are then the residual.
 
-Source: Searle, Casella & McCulloch, "Variance Components", Wiley 1992; Henderson, Biometrics 9 (1953).
+Source: Searle, Casella & McCulloch, "Variance Components", Wiley 1992; Henderson, Biometrics 9
+(1953).
 """
 
 from __future__ import annotations
@@ -45,12 +52,15 @@ FACTORS = ("architecture", "model seed", "SAE seed", "depth", "feature", "residu
 VARIANCE_SCHEMA = {"model": pl.String, "factor": pl.String, "share": pl.Float64, "n": pl.Int64}
 
 
-def variance_table(matches: pl.DataFrame, compared: Sequence[str], architectures: Mapping[str, str]) -> pl.DataFrame:
-    """Shares of each factor for each compared model, `VARIANCE_SCHEMA`; n: features of the balanced table.
+def variance_table(
+    matches: pl.DataFrame, compared: Sequence[str], architectures: Mapping[str, str]
+) -> pl.DataFrame:
+    """Shares of each factor for each compared model, `VARIANCE_SCHEMA`; n: features of the balanced
+    table.
 
-    matches: rows of any comparisons; those of `SETS` count.  architectures: of every model by its name, without the
-    "@label" of a dictionary.  A model with fewer than two partner sets, or two features, has no rows.  Raises
-    InputError for a partner without architecture.
+    matches: rows of any comparisons; those of `SETS` count.  architectures: of every model by its
+    name, without the "@label" of a dictionary.  A model with fewer than two partner sets, or two
+    features, has no rows.  Raises InputError for a partner without architecture.
     """
     rows = []
     for model in compared:
@@ -61,7 +71,9 @@ def variance_table(matches: pl.DataFrame, compared: Sequence[str], architectures
         key = ["layer", "feature"]
         table = parts[0].select(*key, pl.col("r").alias("0"))
         for number, part in enumerate(parts[1:], 1):
-            table = table.join(part.select(*key, pl.col("r").alias(str(number))), on=key, maintain_order="left")
+            table = table.join(
+                part.select(*key, pl.col("r").alias(str(number))), on=key, maintain_order="left"
+            )
         r = table.drop(key).to_numpy().astype(np.float64)
         kept = ~np.isnan(r).any(axis=1)
         if kept.sum() < 2:
@@ -76,7 +88,9 @@ def variance_table(matches: pl.DataFrame, compared: Sequence[str], architectures
             )
         layers = table["layer"].to_numpy()
         found = split(r[kept], _depth(layers)[kept], [architectures[name] for name in names], names)
-        rows += [(model, factor, found[factor], int(kept.sum())) for factor in FACTORS if factor in found]
+        rows += [
+            (model, factor, found[factor], int(kept.sum())) for factor in FACTORS if factor in found
+        ]
     return pl.DataFrame(rows, schema=VARIANCE_SCHEMA, orient="row")  # type: ignore[arg-type]
 
 
@@ -92,10 +106,12 @@ def split(
     architecture: Sequence[str],
     model: Sequence[str],
 ) -> dict[str, float]:
-    """Share of each factor in the variance of r, those of `FACTORS` that can be told apart; they sum to 1.
+    """Share of each factor in the variance of r, those of `FACTORS` that can be told apart; they
+    sum to 1.
 
-    r: no NaN, at least two features and two sets.  depth: bin of each feature.  architecture, model: of each set;
-    sets of one model are its dictionaries.  All 0 but the residual's 1 where r does not vary.
+    r: no NaN, at least two features and two sets.  depth: bin of each feature.  architecture,
+    model: of each set; sets of one model are its dictionaries.  All 0 but the residual's 1 where r
+    does not vary.
     """
     n_features, n_sets = r.shape
     average = r.mean(axis=0)
@@ -108,14 +124,22 @@ def split(
     }
     levels = [_same(list(values)) for values in names.values()]
     projections = [
-        inner - outer for inner, outer in zip(map(_means, levels), [*map(_means, levels[1:]), 1 / n_sets], strict=True)
+        inner - outer
+        for inner, outer in zip(
+            map(_means, levels), [*map(_means, levels[1:]), 1 / n_sets], strict=True
+        )
     ]
     present = [k for k, projection in enumerate(projections) if np.trace(projection) > 0.5]
     factors = [list(names)[k] for k in present]
     level, projection = [levels[k] for k in present], [projections[k] for k in present]
-    deviations = np.array([((specific @ q) * specific).sum() / (n_features - 1) for q in projection])
+    deviations = np.array(
+        [((specific @ q) * specific).sum() / (n_features - 1) for q in projection]
+    )
     averages = np.array([average @ q @ average for q in projection]) - deviations / n_features
-    by_feature, on_average = _components(deviations, projection, level), _components(averages, projection, level)
+    by_feature, on_average = (
+        _components(deviations, projection, level),
+        _components(averages, projection, level),
+    )
     found = dict(zip(factors, by_feature + on_average, strict=True))
     found[factors[0]] = on_average[0]
     found["residual"] = by_feature[0]
@@ -127,9 +151,14 @@ def split(
     shared = sum(s * z.sum() / n_sets**2 for s, z in zip(by_feature, level, strict=True))
     found["feature"] = max(0.0, within - shared)
     if len(bins) > 1:
-        found["depth"] = max(0.0, ((size * centre**2).sum() - (len(bins) - 1) * within) / n_features)
+        found["depth"] = max(
+            0.0, ((size * centre**2).sum() - (len(bins) - 1) * within) / n_features
+        )
     total = sum(found.values())
-    return {name: float(value / total) if total > 0 else float(name == "residual") for name, value in found.items()}
+    return {
+        name: float(value / total) if total > 0 else float(name == "residual")
+        for name, value in found.items()
+    }
 
 
 def _same(names: Sequence[object]) -> np.ndarray:
@@ -142,8 +171,12 @@ def _means(same: np.ndarray) -> np.ndarray:
     return same / same.sum(axis=1, keepdims=True)
 
 
-def _components(squares: np.ndarray, projections: list[np.ndarray], levels: list[np.ndarray]) -> np.ndarray:
-    """Components from the innermost factor outwards: squares_k = sum over l <= k of tr(Q_k Z_l Z_l') s_l, s_l >= 0."""
+def _components(
+    squares: np.ndarray, projections: list[np.ndarray], levels: list[np.ndarray]
+) -> np.ndarray:
+    """Components from the innermost factor outwards: squares_k = sum over l <= k of tr(Q_k Z_l
+    Z_l') s_l, s_l >= 0.
+    """
     found = np.zeros(len(squares))
     for k, projection in enumerate(projections):
         traces = np.array([np.trace(projection @ level) for level in levels[: k + 1]])

@@ -8,28 +8,33 @@ A feature i of A has a *homolog* in B when its best partner's correlation r
     3. has no rival: it is at least `rival_ratio`, 0.7 by default, of the partner's highest r with any feature of A;
     4. is at least `homolog_r`, 0.2 by default;
 
-in one number, r >= bar with bar = max(threshold, next above the controls' r, rival_ratio * rival_r, homolog_r).
+in one number, r >= bar with bar = max(threshold, next above the controls' r, rival_ratio * rival_r,
+homolog_r).
 
-Why rivals and a floor: at a million tokens r = 0.05 is significant, and superposition leaks that much and more from
-anything active on the same tokens.  A leak is a true correlation, but the feature that leaks resembles its source much
-more.  The ratio leaves room for what a residual stream carries through several layers and for a feature of B that A
-splits in parts of about one size, which a mutual best match would not.  r^2 is the share of i's variance that the best
-line through the partner explains; where B splits i into m equal parts that fire in turn, each has r = 1 / sqrt(m).  0.2
-asks for 4 %, or for one part of at most 25.  docs/methods-planted-truth.md measures both against known partners.
+Why rivals and a floor: at a million tokens r = 0.05 is significant, and superposition leaks that
+much and more from anything active on the same tokens.  A leak is a true correlation, but the
+feature that leaks resembles its source much more.  The ratio leaves room for what a residual stream
+carries through several layers and for a feature of B that A splits in parts of about one size,
+which a mutual best match would not.  r^2 is the share of i's variance that the best line through
+the partner explains; where B splits i into m equal parts that fire in turn, each has r = 1 /
+sqrt(m).  0.2 asks for 4 %, or for one part of at most 25.  docs/methods-planted-truth.md measures
+both against known partners.
 
     share = features with a homolog / features alive (active on at least one token)
 
-Interval: documents are resampled, each partner and bar held fixed, and the share is counted in every replicate.  A
-replicate adds the noise of resampling to correlations that carry it already, and so carries features over the bar one
-way more than the other; the 2.5 and 97.5 % quantiles [Efron & Tibshirani 1993, ch. 13] are therefore taken about the
-mean of the replicates and laid around the share.  It covers other text of this kind and length, for these models,
-dictionaries and controls.
+Interval: documents are resampled, each partner and bar held fixed, and the share is counted in
+every replicate.  A replicate adds the noise of resampling to correlations that carry it already,
+and so carries features over the bar one way more than the other; the 2.5 and 97.5 % quantiles
+[Efron & Tibshirani 1993, ch. 13] are therefore taken about the mean of the replicates and laid
+around the share.  It covers other text of this kind and length, for these models, dictionaries and
+controls.
 
-Ceiling: the share that would have a homolog, above the same controls and floor and significant in that comparison, if
-the partner were A itself with dictionaries of another seed ("sae-seed"): no other model can be expected to do better.
+Ceiling: the share that would have a homolog, above the same controls and floor and significant in
+that comparison, if the partner were A itself with dictionaries of another seed ("sae-seed"): no
+other model can be expected to do better.
 
-A verdict is withheld when a main dictionary of either model missed its quality gates or was not judged, and when the
-null was not run.  Controls that were not run are named in the words.
+A verdict is withheld when a main dictionary of either model missed its quality gates or was not
+judged, and when the null was not run.  Controls that were not run are named in the words.
 
 Source: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993.
 """
@@ -53,7 +58,9 @@ SHARED_SCHEMA = {
     "best_model": pl.String,
     **dict.fromkeys(("n_features", "n_alive"), pl.Int64),
     **dict.fromkeys(("share", "lo", "hi", "ceiling", "mean_r", "mean_excess"), pl.Float64),
-    **dict.fromkeys(("share_significant", "share_mutual", "share_one_to_one", "share_stable"), pl.Float64),
+    **dict.fromkeys(
+        ("share_significant", "share_mutual", "share_one_to_one", "share_stable"), pl.Float64
+    ),
     "given": pl.Boolean,
     **dict.fromkeys(("reason", "words"), pl.String),
 }
@@ -63,11 +70,15 @@ _ROWS_AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class Verdict:
-    """One ordered pair: what share of the features of `model` has a homolog in `best_model`; a row of shared.parquet.
+    """One ordered pair: what share of the features of `model` has a homolog in `best_model`; a row
+    of shared.parquet.
 
-    Shares are of alive features, in 0 ... 1; None where not measured or withheld.  share_significant: q <= fdr.
-    share_mutual, share_stable: with a homolog that is the mutual best partner, or that comes back across SAE seeds.
-    share_one_to_one: whose one-to-one partner reaches the bar.  mean_r, mean_excess: over defined features.
+    Shares are of alive features, in 0 ... 1; None where not measured or withheld.
+    share_significant: q <= fdr.
+    share_mutual, share_stable: with a homolog that is the mutual best partner, or that comes back
+    across SAE seeds.
+    share_one_to_one: whose one-to-one partner reaches the bar.  mean_r, mean_excess: over defined
+    features.
     given: False when withheld; `reason` then says why, and is "" otherwise.
     """
 
@@ -101,23 +112,33 @@ def judge(
     homolog_r: float = HOMOLOG_R,
     rival_ratio: float = RIVAL_RATIO,
 ) -> pl.DataFrame:
-    """`matches` with `rival_r`, and for the comparison "main" `control_r`, `bar` (Float32) and `homolog` (Boolean).
+    """`matches` with `rival_r`, and for the comparison "main" `control_r`, `bar` (Float32) and
+    `homolog` (Boolean).
 
-    matches: of all comparisons, both directions, with r and `threshold` (`Calibration.threshold`), NaN or left out
-    where no null was run; rows keep their order.  untrained: the untrained twin of each compared model that has one, by
-    name.  rival_r: highest r of the best partner with any feature of the own model, the feature itself among them; null
-    where r is NaN or the other direction is missing.  control_r: highest r of the controls, bar: least r of a homolog.
-    The last three are null in other comparisons; control_r where no control was run, bar and homolog without a null and
-    where r is NaN.
+    matches: of all comparisons, both directions, with r and `threshold` (`Calibration.threshold`),
+    NaN or left out where no null was run; rows keep their order.  untrained: the untrained twin of
+    each compared model that has one, by name.  rival_r: highest r of the best partner with any
+    feature of the own model, the feature itself among them; null where r is NaN or the other
+    direction is missing.  control_r: highest r of the controls, bar: least r of a homolog. The last
+    three are null in other comparisons; control_r where no control was run, bar and homolog without
+    a null and where r is NaN.
     """
-    plain = matches.drop("rival_r", "control_r", "bar", "homolog", strict=False).with_row_index("_row")
+    plain = matches.drop("rival_r", "control_r", "bar", "homolog", strict=False).with_row_index(
+        "_row"
+    )
     if "threshold" not in plain.columns:
         plain = plain.with_columns(threshold=pl.lit(float("nan"), pl.Float32))
     plain = _with_rivals(plain)
     main = plain.filter(pl.col("comparison") == "main")
     for name in CONTROLS:
         keys = _FEATURE if name == "tokens" else [*_FEATURE, "best_model"]
-        main = main.join(_control(plain, name, untrained), on=keys, how="left", maintain_order="left", validate="m:1")
+        main = main.join(
+            _control(plain, name, untrained),
+            on=keys,
+            how="left",
+            maintain_order="left",
+            validate="m:1",
+        )
     main = main.with_columns(control_r=pl.max_horizontal(CONTROLS))
     bar = _bar(main, homolog_r, rival_ratio)
     bar[np.isnan(main["r"].to_numpy())] = np.nan
@@ -129,15 +150,26 @@ def judge(
 
 def _with_rivals(matches: pl.DataFrame) -> pl.DataFrame:
     """The rows with `rival_r`: the partner's own row in the other direction of the same comparison."""
-    partner = {"best_model": "model", "best_layer": "layer", "best_feature": "feature", "model": "best_model"}
-    back = matches.select("comparison", *(pl.col(own).alias(name) for name, own in partner.items()), rival_r="r")
-    found = matches.join(back, on=["comparison", *partner], how="left", maintain_order="left", validate="m:1")
+    partner = {
+        "best_model": "model",
+        "best_layer": "layer",
+        "best_feature": "feature",
+        "model": "best_model",
+    }
+    back = matches.select(
+        "comparison", *(pl.col(own).alias(name) for name, own in partner.items()), rival_r="r"
+    )
+    found = matches.join(
+        back, on=["comparison", *partner], how="left", maintain_order="left", validate="m:1"
+    )
     return found.with_columns(pl.col("rival_r").fill_nan(None))
 
 
 def _bar(rows: pl.DataFrame, homolog_r: float, rival_ratio: float) -> np.ndarray:
     """Least r of a homolog, float32; NaN where there is no threshold."""
-    above = np.nextafter(rows["control_r"].to_numpy().astype(np.float32), np.float32(np.inf))  # NaN without controls
+    above = np.nextafter(
+        rows["control_r"].to_numpy().astype(np.float32), np.float32(np.inf)
+    )  # NaN without controls
     floor = np.fmax(rival_ratio * rows["rival_r"].to_numpy().astype(np.float64), homolog_r)
     near = floor.astype(np.float32)
     least = np.where(near < floor, np.nextafter(near, np.float32(np.inf)), near)
@@ -145,12 +177,18 @@ def _bar(rows: pl.DataFrame, homolog_r: float, rival_ratio: float) -> np.ndarray
 
 
 def _control(matches: pl.DataFrame, name: str, untrained: Mapping[str, str]) -> pl.DataFrame:
-    """Best r of each feature in a control, as a column `name`, with the compared model that it is a control of."""
+    """Best r of each feature in a control, as a column `name`, with the compared model that it is a
+    control of.
+    """
     rows = matches.filter((pl.col("comparison") == name) & pl.col("r").is_not_nan())
     keys = list(_FEATURE)
     if name != "tokens":
         of = [(twin, model) for model, twin in untrained.items()]
-        of += [(turned, turned.removesuffix("@rotated")) for turned in rows["best_model"].unique() if "@" in turned]
+        of += [
+            (turned, turned.removesuffix("@rotated"))
+            for turned in rows["best_model"].unique()
+            if "@" in turned
+        ]
         partner = pl.DataFrame(of, schema={"best_model": pl.String, "of": pl.String}, orient="row")
         rows = rows.join(partner, on="best_model").drop("best_model").rename({"of": "best_model"})
         keys.append("best_model")
@@ -168,11 +206,12 @@ def verdicts(
 ) -> list[Verdict]:
     """One verdict for each ordered pair of the comparison "main", in the order of its rows.
 
-    judged: what `judge` made of the matches, with the same `untrained`, homolog_r and rival_ratio; columns of
-    matches.parquet that other steps add may be missing.  saes: model, label, layer, passed, reason of every dictionary.
-    replicates: for
-    (model, best_model), float32 (rows, replicates), r of that pair's rows in their order on resampled documents,
-    partners fixed (`resampled_pairs`); no interval without.  Raises InputError for another number of rows.
+    judged: what `judge` made of the matches, with the same `untrained`, homolog_r and rival_ratio;
+    columns of matches.parquet that other steps add may be missing.  saes: model, label, layer,
+    passed, reason of every dictionary.
+    replicates: for (model, best_model), float32 (rows, replicates), r of that pair's rows in their
+    order on resampled documents, partners fixed (`resampled_pairs`); no interval without.  Raises
+    InputError for another number of rows.
     """
     main = judged.filter(pl.col("comparison") == "main")
     pairs = main.select("model", "best_model").unique(maintain_order=True).rows()
@@ -199,8 +238,14 @@ def verdicts(
             notes = [_headline(model, other, numbers)]
             notes += [f"Controls that were not run: {_listed(missing)}."] if missing else []
             notes += [f"There is no ceiling: {no_ceiling}."] if no_ceiling else []
-        record = numbers | {"given": not reasons, "reason": "; ".join(reasons), "words": " ".join(notes)}
-        found.append(Verdict(model=model, best_model=other, n_features=len(rows), n_alive=alive, **record))
+        record = numbers | {
+            "given": not reasons,
+            "reason": "; ".join(reasons),
+            "words": " ".join(notes),
+        }
+        found.append(
+            Verdict(model=model, best_model=other, n_features=len(rows), n_alive=alive, **record)
+        )
     return found
 
 
@@ -210,7 +255,9 @@ def shared_table(found: Sequence[Verdict]) -> pl.DataFrame:
 
 
 def _failed_gates(saes: pl.DataFrame, model: str, label: str = "sae") -> list[str]:
-    """Why the dictionaries of a model and label give no verdict, if they do not: at most one reason."""
+    """Why the dictionaries of a model and label give no verdict, if they do not: at most one
+    reason.
+    """
     own = saes.filter((pl.col("model") == model) & (pl.col("label") == label)).sort("layer")
     failed = own.filter(~pl.col("passed"))
     name = f"dictionaries of {model}" + (f" ({label})" if label != "sae" else "")
@@ -220,11 +267,14 @@ def _failed_gates(saes: pl.DataFrame, model: str, label: str = "sae") -> list[st
         return []
     first = f"block {failed['layer'][0]}: {failed['reason'][0] or 'no reason recorded'}"
     return [
-        f"{len(failed)} of the {len(own)} {name} {'misses' if len(failed) == 1 else 'miss'} the quality gates ({first})"
+        f"{len(failed)} of the {len(own)} {name} {'misses' if len(failed) == 1 else 'miss'} the "
+        f"quality gates ({first})"
     ]
 
 
-def _missing_controls(judged: pl.DataFrame, model: str, other: str, untrained: Mapping[str, str]) -> list[str]:
+def _missing_controls(
+    judged: pl.DataFrame, model: str, other: str, untrained: Mapping[str, str]
+) -> list[str]:
     """Controls that say nothing of this pair, in words."""
     run = judged.filter((pl.col("model") == model) & pl.col("comparison").is_in(CONTROLS))
     partners = set(run.select("comparison", "best_model").unique().rows())
@@ -237,28 +287,42 @@ def _missing_controls(judged: pl.DataFrame, model: str, other: str, untrained: M
 
 
 def _mean(rows: pl.DataFrame, name: str) -> float | None:
-    values = rows[name].cast(pl.Float64).drop_nans().drop_nulls() if name in rows.columns else pl.Series([])
+    values = (
+        rows[name].cast(pl.Float64).drop_nans().drop_nulls()
+        if name in rows.columns
+        else pl.Series([])
+    )
     return float(values.mean()) if len(values) else None  # type: ignore[arg-type]
 
 
 def _shares(rows: pl.DataFrame, alive: int) -> dict[str, float | None]:
     """Shares of alive features; None where the column was not measured."""
     homolog = rows["homolog"].fill_null(False)
-    counts = {"share": homolog, "share_significant": (rows["r"] >= rows["threshold"]) & rows["r"].is_not_nan()}
+    counts = {
+        "share": homolog,
+        "share_significant": (rows["r"] >= rows["threshold"]) & rows["r"].is_not_nan(),
+    }
     for name, column in (("share_mutual", "mutual"), ("share_stable", "stable")):
         if column in rows.columns and rows[column].is_not_null().any():
             counts[name] = homolog & rows[column].fill_null(False)
     if "partner_r" in rows.columns and rows["partner_r"].is_not_nan().any():
-        counts["share_one_to_one"] = ((rows["partner_r"] >= rows["bar"]) & rows["partner_r"].is_not_nan()).fill_null(
-            False
-        )
+        counts["share_one_to_one"] = (
+            (rows["partner_r"] >= rows["bar"]) & rows["partner_r"].is_not_nan()
+        ).fill_null(False)
     return {name: int(count.sum()) / alive for name, count in counts.items()}
 
 
 def _ceiling(
-    rows: pl.DataFrame, seed: pl.DataFrame, saes: pl.DataFrame, alive: int, homolog_r: float, rival_ratio: float
+    rows: pl.DataFrame,
+    seed: pl.DataFrame,
+    saes: pl.DataFrame,
+    alive: int,
+    homolog_r: float,
+    rival_ratio: float,
 ) -> tuple[float | None, str]:
-    """(share under the SAE-seed skyline, "") or (None, why not); of several second dictionaries the first counts."""
+    """(share under the SAE-seed skyline, "") or (None, why not); of several second dictionaries the
+    first counts.
+    """
     model = rows["model"][0]
     seed = seed.filter(pl.col("best_model") == pl.col("best_model").min())
     if seed.is_empty():
@@ -290,7 +354,9 @@ def _interval(rows: pl.DataFrame, replicates: np.ndarray, alive: int) -> dict[st
         here = slice(start, start + _ROWS_AT_ONCE)
         counts += (replicates[here] >= bar[here, None]).sum(axis=0)
     share = int(rows["homolog"].sum()) / alive
-    lo, hi = np.clip(share + np.quantile(counts / alive, [0.025, 0.975]) - (counts / alive).mean(), 0, 1)
+    lo, hi = np.clip(
+        share + np.quantile(counts / alive, [0.025, 0.975]) - (counts / alive).mean(), 0, 1
+    )
     return {"lo": float(lo), "hi": float(hi)}
 
 
@@ -300,9 +366,13 @@ def _headline(model: str, other: str, numbers: Mapping[str, float | None]) -> st
     if lo is not None and hi is not None:
         digits = int(_percent(lo) == _percent(hi))  # a narrow interval needs the decimal
         between = f" ({_percent(lo, digits).removesuffix('%')} to {_percent(hi, digits)})"
-    text = f"{_percent(share, digits)}{between} of the features of {model} have a homolog in {other}"
+    text = (
+        f"{_percent(share, digits)}{between} of the features of {model} have a homolog in {other}"
+    )
     return text + (
-        f"; with another seed of its own dictionary it is {_percent(ceiling)}." if ceiling is not None else "."
+        f"; with another seed of its own dictionary it is {_percent(ceiling)}."
+        if ceiling is not None
+        else "."
     )
 
 

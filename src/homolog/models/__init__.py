@@ -1,4 +1,6 @@
-"""Language models of any architecture behind one interface: the only place that knows an architecture."""
+"""Language models of any architecture behind one interface: the only place that knows an
+architecture.
+"""
 
 from homolog.models.base import LanguageModel
 from homolog.models.edits import Add, Edit, Mean, Replace, Resample, Transform, Zero

@@ -4,10 +4,11 @@
     resid.L              what block L returns, or the first part of it
 A pass that stops early leaves the forward by an exception, raised in a hook and caught here.
 
-To go on from a residual stream h after block L, without its tokens: the module runs on dummy tokens, and blocks 0 to L
-return h at once.  That is right where later blocks read nothing but the stream and positions.  Some architectures read
-more (values of earlier blocks, the embeddings again); so for each L a short pass over tokens is first continued in this
-way, and its logits must come out the same.
+To go on from a residual stream h after block L, without its tokens: the module runs on dummy
+tokens, and blocks 0 to L return h at once.  That is right where later blocks read nothing but the
+stream and positions.  Some architectures read more (values of earlier blocks, the embeddings
+again); so for each L a short pass over tokens is first continued in this way, and its logits must
+come out the same.
 """
 
 from __future__ import annotations
@@ -24,7 +25,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
 from homolog.models.base import NOTHING, LanguageModel, Taps, widened
-from homolog.models.block_list import Look, close, few_tokens, find_blocks, look, removed, stream_in, stream_out
+from homolog.models.block_list import (
+    Look,
+    close,
+    few_tokens,
+    find_blocks,
+    look,
+    removed,
+    stream_in,
+    stream_out,
+)
 from homolog.models.guards import as_it_was, never_rescale, require_decoder
 from homolog.models.sites import Site
 
@@ -36,26 +46,33 @@ class _Stopped(BaseException):
 class AnyDecoder(LanguageModel):
     """Adapter over a `*ForCausalLM` of transformers whose blocks stand in one list.
 
-    It has the sites of every model and no others.  The module is put into eval mode and is otherwise as it was: hooks
-    and stand-ins live as long as a call.  Making the adapter runs the module on ten tokens.  InputError when no list of
-    blocks is found, or when they are not a decoder's.
+    It has the sites of every model and no others.  The module is put into eval mode and is
+    otherwise as it was: hooks and stand-ins live as long as a call.  Making the adapter runs the
+    module on ten tokens.  InputError when no list of blocks is found, or when they are not a
+    decoder's.
     """
 
     neuron_kinds = ()
     site_kinds = ("resid_pre", "resid")
 
-    def __init__(self, name: str, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    def __init__(
+        self, name: str, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> None:
         self.name, self.hf = name, hf.eval()
         self.architecture = str(hf.config.model_type)
         require_decoder(hf.config, name)
         never_rescale(hf)
         takes = inspect.signature(hf.forward).parameters
-        anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values())
+        anything = any(
+            parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values()
+        )
         self._options = {"use_cache": False} if "use_cache" in takes or anything else {}
         self._keeps_logits = "logits_to_keep" in takes
         self._list = find_blocks(hf, name)
         self._looked: tuple[object, Look] | None = None
-        self._continued: set[int] = set()  # blocks after which a pass is known to go on from the stream alone
+        self._continued: set[int] = (
+            set()
+        )  # blocks after which a pass is known to go on from the stream alone
         super().__init__(name, hf, tokenizer)
 
     def _blocks(self) -> torch.nn.ModuleList:
@@ -77,21 +94,29 @@ class AnyDecoder(LanguageModel):
     def neuron_sites(self, layer: int) -> list[Site]:
         """InputError: which modules inside a block are neurons is not known."""
         raise InputError(
-            "model", self.name, f"the architecture {self.architecture!r} has no adapter that names its neurons",
+            "model",
+            self.name,
+            f"the architecture {self.architecture!r} has no adapter that names its neurons",
             "Set controls.neurons = false.",
-        )  # fmt: skip
+        )
 
     def _forward(self, tokens: Tokens, last_only: bool = False) -> Tensor:
-        options = self._options | ({"logits_to_keep": 1} if last_only and self._keeps_logits else {})
+        options = self._options | (
+            {"logits_to_keep": 1} if last_only and self._keeps_logits else {}
+        )
         try:
             with as_it_was(self.hf):
                 logits = self.hf(tokens, **options)[0]
         except (IndexError, RuntimeError):
-            self.require_positions(tokens.shape[1])  # tables of positions of other kinds fail where they end
+            self.require_positions(
+                tokens.shape[1]
+            )  # tables of positions of other kinds fail where they end
             raise
         return widened(logits[:, -1:] if last_only else logits)
 
-    def _pass(self, tokens: Tokens, taps: Taps, stop: Site | None, last_only: bool) -> Tensor | None:
+    def _pass(
+        self, tokens: Tokens, taps: Taps, stop: Site | None, last_only: bool
+    ) -> Tensor | None:
         try:
             with self._hooked(taps, stop):
                 return self._forward(tokens, last_only)
@@ -109,7 +134,11 @@ class AnyDecoder(LanguageModel):
                     sites.insert(0, Site("embed"))
                 leaves = layer == 0 and stop == Site("embed")
                 if leaves or any(taps.touches(site.kind, site.layer) for site in sites):
-                    hooks.append(block.register_forward_pre_hook(_before(taps, sites, leaves), with_kwargs=True))
+                    hooks.append(
+                        block.register_forward_pre_hook(
+                            _before(taps, sites, leaves), with_kwargs=True
+                        )
+                    )
                 leaves = stop is not None and stop.layer == layer
                 if leaves or taps.touches("resid", layer):
                     hooks.append(block.register_forward_hook(_after(taps, layer, leaves)))
@@ -124,12 +153,15 @@ class AnyDecoder(LanguageModel):
         return self._continue(layer, h, taps, last_only)
 
     def logits(self, h: Residual) -> Logits:
-        """What the module makes of a residual stream after its last block, in float32 (float64 where the model is).
+        """What the module makes of a residual stream after its last block, in float32 (float64
+        where the model is).
 
         That is the final norm, the unembedding and whatever else it has there, such as a soft cap.
         """
         self._require_stream_alone(self.n_layers - 1)
-        single = h.reshape(-1, 1, h.shape[-1])  # windows of one position, for `h` may be longer than a window can be
+        single = h.reshape(
+            -1, 1, h.shape[-1]
+        )  # windows of one position, for `h` may be longer than a window can be
         found = self._continue(self.n_layers - 1, single, NOTHING, False)
         return found.reshape(*h.shape[:-1], found.shape[-1])
 
@@ -139,16 +171,22 @@ class AnyDecoder(LanguageModel):
         seen, tokens = self._look(), torch.zeros(h.shape[:2], dtype=torch.long, device=self.device)
         if layer == -1:
             given = h.to(self.device, seen.embedded)
-            hook = self._list[0].register_forward_pre_hook(lambda _b, a, k: _put_in(a, k, given), with_kwargs=True)
+            hook = self._list[0].register_forward_pre_hook(
+                lambda _b, a, k: _put_in(a, k, given), with_kwargs=True
+            )
             with removed([hook]), self._hooked(taps):
                 return self._forward(tokens, last_only)
         given = h.to(self.device, seen.dtypes[layer])
-        values = [given if beside is None else (given, *beside) for beside in seen.beside[: layer + 1]]
+        values = [
+            given if beside is None else (given, *beside) for beside in seen.beside[: layer + 1]
+        ]
         with _returning(self._list[: layer + 1], values), self._hooked(taps, first=layer + 1):
             return self._forward(tokens, last_only)
 
     def _require_stream_alone(self, layer: int) -> None:
-        """InputError where a pass over tokens, continued from its own residual stream, has other logits."""
+        """InputError where a pass over tokens, continued from its own residual stream, has other
+        logits.
+        """
         if layer in self._continued:
             return
         site = Site("embed") if layer == -1 else Site("resid", layer)
@@ -156,15 +194,22 @@ class AnyDecoder(LanguageModel):
             run = self.run(few_tokens(self.hf, 7), capture=[site])
             assert run.logits is not None
             try:
-                alone = close(self._continue(layer, run[site], NOTHING, False), run.logits, run[site].dtype)
-            except Exception:  # a block that misses what an earlier one leaves behind fails in a way of its own
+                alone = close(
+                    self._continue(layer, run[site], NOTHING, False), run.logits, run[site].dtype
+                )
+            except (
+                Exception
+            ):  # a block that misses what an earlier one leaves behind fails in a way of its own
                 alone = False
         if not alone:
             raise InputError(
-                "layer", layer, f"what comes after it in {self.name} ({self.architecture}) reads more than the stream, "
+                "layer",
+                layer,
+                f"what comes after it in {self.name} ({self.architecture}) reads more than the "
+                "stream, "
                 "which then does not tell how a pass goes on",
                 f"Edit a whole pass: run(tokens, edits=[Replace('{site}', h)]).",
-            )  # fmt: skip
+            )
         self._continued.add(layer)
 
 
@@ -190,7 +235,9 @@ def _after(taps: Taps, layer: int, leaves: bool) -> Callable[..., Any]:
     return hook
 
 
-def _put_in(args: tuple[Any, ...], kwargs: dict[str, Any], h: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _put_in(
+    args: tuple[Any, ...], kwargs: dict[str, Any], h: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a block with `h` for the residual stream."""
     return ((h, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": h})
 
@@ -198,7 +245,9 @@ def _put_in(args: tuple[Any, ...], kwargs: dict[str, Any], h: Tensor) -> tuple[t
 @contextmanager
 def _returning(blocks: torch.nn.ModuleList, values: list[Any]) -> Iterator[None]:
     """Blocks that return these values and compute nothing."""
-    own = [block.__dict__.get("forward") for block in blocks]  # set where another library has wrapped it
+    own = [
+        block.__dict__.get("forward") for block in blocks
+    ]  # set where another library has wrapped it
     try:
         for block, value in zip(blocks, values, strict=True):
             block.forward = lambda *_args, value=value, **_kwargs: value

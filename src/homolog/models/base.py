@@ -1,8 +1,8 @@
 """`LanguageModel`: one interface over unmodified Hugging Face modules of any architecture.
 
-This class owns what may be asked: which sites are captured and edited, and where a run stops.  How a pass is made is
-left to two kinds of adapters: `Blockwise` computes every block itself, with sites inside, and `AnyDecoder` runs the
-module's own forward.
+This class owns what may be asked: which sites are captured and edited, and where a run stops.  How
+a pass is made is left to two kinds of adapters: `Blockwise` computes every block itself, with sites
+inside, and `AnyDecoder` runs the module's own forward.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from homolog.models.tokens import TokensLike, as_tokens
 
 @dataclass
 class Taps:
-    """What a run reads and edits: an adapter passes each site's whole value through `taps(kind, layer, value)`."""
+    """What a run reads and edits: an adapter passes each site's whole value through `taps(kind,
+    layer, value)`.
+    """
 
     reads: dict[Site, list[Site]]  # by whole site: the heads and positions of it that are asked for
     edits: dict[Site, list[Edit]]
@@ -39,12 +41,16 @@ class Taps:
         return site in self.reads or site in self.edits
 
     def splits(self, kinds: Sequence[str], layer: int, inputs: Tensor) -> bool:
-        """Whether the pass must go through one of the sites: it is edited, or read where gradients flow through it.
+        """Whether the pass must go through one of the sites: it is edited, or read where gradients
+        flow through it.
 
-        A site that is only read is otherwise computed beside the pass, which reading then cannot change.
+        A site that is only read is otherwise computed beside the pass, which reading then cannot
+        change.
         """
         sites = [Site(kind, layer) for kind in kinds]
-        return any(site in self.edits or (site in self.reads and inputs.requires_grad) for site in sites)
+        return any(
+            site in self.edits or (site in self.reads and inputs.requires_grad) for site in sites
+        )
 
     def read_positions(self, kind: str, layer: int, length: int) -> list[int]:
         """The window positions at which the site is read, ascending."""
@@ -70,31 +76,47 @@ class Taps:
         return value
 
     def at(self, kind: str, layer: int, position: int, length: int, value: Tensor) -> Tensor:
-        """The edited value of one position, (batch, ...), of a site that is computed position by position."""
+        """The edited value of one position, (batch, ...), of a site that is computed position by
+        position.
+        """
         for edit in self.edits.get(Site(kind, layer), ()):
             value = edit.apply_at(value, position, length)
         return value
 
-    def store(self, kind: str, layer: int, positions: list[int], value: Tensor, length: int) -> None:
-        """Capture a site of which only `positions` of the window were computed: value (batch, len(positions), ...)."""
+    def store(
+        self, kind: str, layer: int, positions: list[int], value: Tensor, length: int
+    ) -> None:
+        """Capture a site of which only `positions` of the window were computed: value (batch,
+        len(positions), ...).
+        """
         for asked in self.reads.get(Site(kind, layer), ()):
             at = asked.position
             self.captured[asked] = (
-                value if at is None else value[:, positions.index(index_of("position", asked, at, length))]
+                value
+                if at is None
+                else value[:, positions.index(index_of("position", asked, at, length))]
             )
 
 
 NOTHING = Taps({}, {})
-TOKENIZER_REMEDY = "Save its tokenizer beside the weights with `save_pretrained`, or install what it needs."
+TOKENIZER_REMEDY = (
+    "Save its tokenizer beside the weights with `save_pretrained`, or install what it needs."
+)
 
 
 def _part(value: Tensor, site: Site) -> Tensor:
-    """The head and position of a whole value that the site names; a copy, so that the whole can be freed."""
+    """The head and position of a whole value that the site names; a copy, so that the whole can be
+    freed.
+    """
     if site == site.base:
         return value
     for name, index in (("position", site.position), ("head", site.head)):
         if index is not None:
-            axis = [a for a in site.axes if name == "position" or site.position is None or a != "position"].index(name)
+            axis = [
+                a
+                for a in site.axes
+                if name == "position" or site.position is None or a != "position"
+            ].index(name)
             value = value.select(axis, index_of(name, site, index, value.shape[axis]))
     return value.clone()
 
@@ -118,7 +140,9 @@ class LanguageModel(ABC):
 
     hf: Any  # a PreTrainedModel; its submodules are known by name only
 
-    def __init__(self, name: str, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    def __init__(
+        self, name: str, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> None:
         self.name = name
         self.hf = hf
         self.tokenizer = tokenizer
@@ -135,7 +159,9 @@ class LanguageModel(ABC):
     def _embedding(self) -> torch.nn.Embedding: ...
 
     @abstractmethod
-    def _pass(self, tokens: Tokens, taps: Taps, stop: Site | None, last_only: bool) -> Tensor | None:
+    def _pass(
+        self, tokens: Tokens, taps: Taps, stop: Site | None, last_only: bool
+    ) -> Tensor | None:
         """A pass through `taps`; None when it stops, after the block of `stop`."""
 
     @abstractmethod
@@ -161,11 +187,15 @@ class LanguageModel(ABC):
     def require_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer.  InputError that says why there is none."""
         if self.tokenizer is None:
-            raise InputError("tokenizer", self.name, f"the model has none: {self.no_tokenizer}", TOKENIZER_REMEDY)
+            raise InputError(
+                "tokenizer", self.name, f"the model has none: {self.no_tokenizer}", TOKENIZER_REMEDY
+            )
         return self.tokenizer
 
     def require_positions(self, n: int, field: str = "tokens") -> None:
-        """InputError, with `field` for its field, where windows of n tokens are longer than the model was made for."""
+        """InputError, with `field` for its field, where windows of n tokens are longer than the
+        model was made for.
+        """
         if self.n_positions is not None and n > self.n_positions:
             raise too_long(self.name, n, self.n_positions, field)
 
@@ -188,7 +218,8 @@ class LanguageModel(ABC):
         stop_after: Site | str | None = None,
         last_only: bool = False,
     ) -> Run:
-        """One forward pass over `tokens` (batch, position), int64 token ids without padding, or what `as_tokens` takes.
+        """One forward pass over `tokens` (batch, position), int64 token ids without padding, or
+        what `as_tokens` takes.
 
         capture     sites to read; each is returned in the dtype it is computed in, after the edits at it
         edits       interventions, applied in the order given
@@ -217,11 +248,16 @@ class LanguageModel(ABC):
         if not by_site:
             streams = (value for site, value in run.captured.items() if site.kind in STREAM)
             require_finite(
-                self, (run.logits, *streams), lambda w, read: self._alone(tokens[w : w + 1], read, stop), tokens
+                self,
+                (run.logits, *streams),
+                lambda w, read: self._alone(tokens[w : w + 1], read, stop),
+                tokens,
             )
         return run
 
-    def _alone(self, window: Tokens, read: list[Site], stop: Site | None) -> tuple[dict[Site, Tensor], Tensor | None]:
+    def _alone(
+        self, window: Tokens, read: list[Site], stop: Site | None
+    ) -> tuple[dict[Site, Tensor], Tensor | None]:
         """The sites of one window, and its logits."""
         taps = Taps({site: [site] for site in read}, {})
         with torch.no_grad():
@@ -233,30 +269,42 @@ class LanguageModel(ABC):
         run = self.run(tokens, capture=sites, stop_after=sites[-1])
         return [run[s] for s in sites]
 
-    def continue_from(self, layer: int, h: Tensor, edits: Sequence[Edit] = (), last_only: bool = False) -> Tensor:
-        """Logits of a pass in which `h` (batch, position, d_model) is the residual stream after block `layer`.
+    def continue_from(
+        self, layer: int, h: Tensor, edits: Sequence[Edit] = (), last_only: bool = False
+    ) -> Tensor:
+        """Logits of a pass in which `h` (batch, position, d_model) is the residual stream after
+        block `layer`.
 
-        (batch, position, vocabulary), or (batch, 1, vocabulary).  Only the blocks after it run; layer -1 stands for the
-        embeddings.  edits and last_only as in `run`.
-        Errors: InputError for a layer that is not there, another shape of `h`, and where no edit was given, logits that
-        are not finite.
+        (batch, position, vocabulary), or (batch, 1, vocabulary).  Only the blocks after it run;
+        layer -1 stands for the embeddings.  edits and last_only as in `run`.
+        Errors: InputError for a layer that is not there, another shape of `h`, and where no edit
+        was given, logits that are not finite.
         """
         if not -1 <= layer < self.n_layers:
             raise InputError(
-                "layer", layer, f"{self.name} has {self.n_layers} blocks", f"Use -1 to {self.n_layers - 1}."
+                "layer",
+                layer,
+                f"{self.name} has {self.n_layers} blocks",
+                f"Use -1 to {self.n_layers - 1}.",
             )
         if not h.is_floating_point() or h.ndim != 3 or h.shape[-1] != self.d_model or 0 in h.shape:
             raise InputError(
-                "h", tuple(h.shape), f"the stream of {self.name} is (batch, position, {self.d_model}), in floats",
+                "h",
+                tuple(h.shape),
+                f"the stream of {self.name} is (batch, position, {self.d_model}), in floats",
                 "Give what a run captured at resid.LAYER.",
-            )  # fmt: skip
+            )
         by_site = self._by_site(edits)
         logits = self._rest_of_pass(layer, h, Taps({}, by_site), last_only)
         if not by_site:
-            require_finite(self, (h, logits), lambda w, read: self._rest_alone(layer, h[w : w + 1], read), None)
+            require_finite(
+                self, (h, logits), lambda w, read: self._rest_alone(layer, h[w : w + 1], read), None
+            )
         return logits
 
-    def _rest_alone(self, layer: int, h: Tensor, read: list[Site]) -> tuple[dict[Site, Tensor], Tensor | None]:
+    def _rest_alone(
+        self, layer: int, h: Tensor, read: list[Site]
+    ) -> tuple[dict[Site, Tensor], Tensor | None]:
         """Sites after block `layer` for one window of the stream after it, and its logits."""
         taps = Taps({site: [site] for site in read}, {})
         with torch.no_grad():
@@ -271,7 +319,9 @@ class LanguageModel(ABC):
         return found
 
     def _checked(self, tokens: TokensLike) -> Tokens:
-        """The tokens on the model's device.  InputError when it does not embed one of them, or so many."""
+        """The tokens on the model's device.  InputError when it does not embed one of them, or so
+        many.
+        """
         found = as_tokens(tokens)
         n_ids = int(self._embedding().weight.shape[0])
         if int(found.min()) < 0 or int(found.max()) >= n_ids:
@@ -292,7 +342,9 @@ def widened(t: Tensor) -> Tensor:
 
 
 def rms_norm(norm: Any, h: Tensor) -> Tensor:
-    """A root-mean-square norm of Hugging Face; in float64 computed as such, where the module would round to float32."""
+    """A root-mean-square norm of Hugging Face; in float64 computed as such, where the module would
+    round to float32.
+    """
     if h.dtype != torch.float64:
         return norm(h)
     return norm.weight * h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)

@@ -1,7 +1,9 @@
-"""The blocks of an unmodified Hugging Face decoder: finding them, and a short pass that shows what they are.
+"""The blocks of an unmodified Hugging Face decoder: finding them, and a short pass that shows what
+they are.
 
     found     the one list of modules that lies in no other list and is as long as the configuration counts layers;
-              where none is as long, the only such list.  Lists inside it (experts, heads) do not count
+              where none is as long, the only such list.  Lists inside it (experts, heads) do not
+              count
     looked    every block runs once, in order, and turns the residual stream (batch, position, width) into one of that
               shape; earlier positions do not change with a later token
 What does not hold is an `InputError`, so that nothing is ever read at the wrong place.
@@ -41,25 +43,40 @@ class Look:
 def find_blocks(hf: Any, name: str) -> torch.nn.ModuleList:
     """The list of blocks.  InputError when there is none, or more than one."""
     lists = {path: m for path, m in hf.named_modules() if isinstance(m, torch.nn.ModuleList)}
-    outer = {path: m for path, m in lists.items() if not any(path.startswith(f"{other}.") for other in lists)}
+    outer = {
+        path: m
+        for path, m in lists.items()
+        if not any(path.startswith(f"{other}.") for other in lists)
+    }
     n_layers = getattr(hf.config.get_text_config(decoder=True), "num_hidden_layers", None)
     found = {path: m for path, m in outer.items() if len(m) == n_layers} or outer
     if len(found) != 1:
         named = ", ".join(f"{path} ({len(m)})" for path, m in found.items()) or "none"
-        raise _refusal(hf, name, f"it must be clear which list of modules the blocks are; candidates: {named}")
+        raise _refusal(
+            hf, name, f"it must be clear which list of modules the blocks are; candidates: {named}"
+        )
     return next(iter(found.values()))
 
 
-def look(hf: Any, blocks: torch.nn.ModuleList, name: str, forward: Callable[[Tensor], Tensor]) -> Look:
-    """A pass of `forward` over two windows that differ in their last token.  InputError when they are no decoder's."""
+def look(
+    hf: Any, blocks: torch.nn.ModuleList, name: str, forward: Callable[[Tensor], Tensor]
+) -> Look:
+    """A pass of `forward` over two windows that differ in their last token.  InputError when they
+    are no decoder's.
+    """
     tokens = few_tokens(hf, 5).repeat(2, 1)
     tokens[1, -1] = tokens[1, 0]
     seen: list[tuple[int, Any, Any]] = []
 
     def after(layer: int) -> Callable[..., None]:
-        return lambda _block, args, kwargs, output: seen.append((layer, stream_in(args, kwargs), output))
+        return lambda _block, args, kwargs, output: seen.append(
+            (layer, stream_in(args, kwargs), output)
+        )
 
-    hooks = [block.register_forward_hook(after(layer), with_kwargs=True) for layer, block in enumerate(blocks)]
+    hooks = [
+        block.register_forward_hook(after(layer), with_kwargs=True)
+        for layer, block in enumerate(blocks)
+    ]
     try:
         with torch.no_grad(), removed(hooks):
             forward(tokens)
@@ -68,19 +85,33 @@ def look(hf: Any, blocks: torch.nn.ModuleList, name: str, forward: Callable[[Ten
         raise _refusal(hf, name, why, "Take another dtype or another model.") from error
     order = [layer for layer, _, _ in seen]
     if order != list(range(len(blocks))):
-        raise _refusal(hf, name, f"its {len(blocks)} blocks must run once each, in order; these ran: {order}")
+        raise _refusal(
+            hf, name, f"its {len(blocks)} blocks must run once each, in order; these ran: {order}"
+        )
     width = int(seen[0][1].shape[-1])
     for layer, before, output in seen:
         if not (isinstance(output, Tensor) or type(output) in (tuple, list)):
-            raise _refusal(hf, name, f"block {layer} must return a tensor or a tuple, not {type(output).__name__}")
+            raise _refusal(
+                hf,
+                name,
+                f"block {layer} must return a tensor or a tuple, not {type(output).__name__}",
+            )
         h = stream_out(output)
         if not before.shape == h.shape == (*tokens.shape, width):
             shapes = f"block {layer} makes {tuple(h.shape)} of {tuple(before.shape)}"
-            raise _refusal(hf, name, f"the residual stream must have axes batch, position and width; of "
-                           f"{tuple(tokens.shape)} token ids {shapes}")  # fmt: skip
+            raise _refusal(
+                hf,
+                name,
+                f"the residual stream must have axes batch, position and width; of "
+                f"{tuple(tokens.shape)} token ids {shapes}",
+            )
         if not close(h[0, :-1], h[1, :-1], h.dtype):
-            raise _refusal(hf, name, f"a decoder must not look ahead; a later token changes what block {layer} returns "
-                           "at earlier positions")  # fmt: skip
+            raise _refusal(
+                hf,
+                name,
+                f"a decoder must not look ahead; a later token changes what block {layer} returns "
+                "at earlier positions",
+            )
     return Look(
         width,
         seen[0][1].dtype,
@@ -90,18 +121,28 @@ def look(hf: Any, blocks: torch.nn.ModuleList, name: str, forward: Callable[[Ten
 
 
 def _refusal(hf: Any, name: str, why: str, remedy: str = REMEDY) -> InputError:
-    return InputError("model", name, f"its architecture {hf.config.model_type!r} has no adapter of its own, so {why}",
-                      remedy)  # fmt: skip
+    return InputError(
+        "model",
+        name,
+        f"its architecture {hf.config.model_type!r} has no adapter of its own, so {why}",
+        remedy,
+    )
 
 
 def few_tokens(hf: Any, n: int) -> Tensor:
     """Token ids, (1, n), away from both ends of the vocabulary, where special tokens stand."""
     embedding = hf.get_input_embeddings().weight
-    return torch.linspace(len(embedding) / 4, 3 * len(embedding) / 4, n).long()[None].to(embedding.device)
+    return (
+        torch.linspace(len(embedding) / 4, 3 * len(embedding) / 4, n)
+        .long()[None]
+        .to(embedding.device)
+    )
 
 
 def stream_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """The residual stream among the arguments of a block: the first, or the one called hidden_states."""
+    """The residual stream among the arguments of a block: the first, or the one called
+    hidden_states.
+    """
     return args[0] if args else kwargs["hidden_states"]
 
 
@@ -111,7 +152,9 @@ def stream_out(output: Any) -> Tensor:
 
 
 def close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
-    """Whether at every position two results in `dtype` differ by no more than rounding; what overflowed is equal."""
+    """Whether at every position two results in `dtype` differ by no more than rounding; what
+    overflowed is equal.
+    """
     a, b = a.double().nan_to_num(), b.double().nan_to_num()
     return bool(((a - b).norm(dim=-1) <= max(1e-5, torch.finfo(dtype).eps) * b.norm(dim=-1)).all())
 

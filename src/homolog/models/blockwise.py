@@ -1,7 +1,8 @@
 """Adapters that compute every block themselves, over the weights of the Hugging Face module.
 
     h <- embed;  h <- block_L(h) for L = 0, 1, ...;  logits = unembedding of the final norm of h
-An adapter says how to embed, how to run one block and how to read out, and may have sites inside its blocks.
+An adapter says how to embed, how to run one block and how to read out, and may have sites inside
+its blocks.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class Blockwise(LanguageModel):
     def _embed(self, tokens: Tokens) -> Residual:
         return self._embedding()(tokens)
 
-    def _pass(self, tokens: Tokens, taps: Taps, stop: Site | None, last_only: bool) -> Tensor | None:
+    def _pass(
+        self, tokens: Tokens, taps: Taps, stop: Site | None, last_only: bool
+    ) -> Tensor | None:
         h = taps("embed", None, self._embed(tokens))
         if stop == Site("embed"):
             return None
@@ -59,6 +62,11 @@ class Blockwise(LanguageModel):
         """Final norm and unembedding of a residual stream, in float32 (float64 where the model is)."""
         head = self.hf.get_output_embeddings()
         if head is None:
-            raise InputError("model", self.name, "it has no language modelling head", "Load a causal language model.")
+            raise InputError(
+                "model",
+                self.name,
+                "it has no language modelling head",
+                "Load a causal language model.",
+            )
         h = self._final_norm(h)
         return widened(linear(head, h.to(head.weight.dtype)))

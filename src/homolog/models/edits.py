@@ -1,8 +1,10 @@
-"""Interventions as values: what to put at a site, and at which positions, heads, channels, state dimensions or taps.
+"""Interventions as values: what to put at a site, and at which positions, heads, channels, state
+dimensions or taps.
 
-An edit never changes the tensor it is given; it returns a new one, differentiable in both the old value and the one it
-puts there.  Each selector is None for everything.  `positions` may differ from prompt to prompt: an int64 tensor
-(batch,) or (batch, n).  Values have the shape that capturing the site gives, cut to the selection, or broadcast to it.
+An edit never changes the tensor it is given; it returns a new one, differentiable in both the old
+value and the one it puts there.  Each selector is None for everything.  `positions` may differ from
+prompt to prompt: an int64 tensor (batch,) or (batch, n).  Values have the shape that capturing the
+site gives, cut to the selection, or broadcast to it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from homolog.errors import InputError
 from homolog.models.runs import Run
 from homolog.models.sites import Site, index_of
 
-Selection = list[tuple[int, Tensor]]  # (axis, indices): (n,), or (batch, n) where they differ from prompt to prompt
+Selection = list[
+    tuple[int, Tensor]
+]  # (axis, indices): (n,), or (batch, n) where they differ from prompt to prompt
 CHANNEL_AXES = ("d_inner", "d_mlp", "d_model", "d_head", "key_position")
 
 
@@ -42,20 +46,32 @@ class Edit:
     taps: Sequence[int] | None = field(default=None, kw_only=True)
 
     def operand(self, selection: Selection) -> Tensor | None:
-        """The tensor that the edit brings, in the shape of the selected part or one that broadcasts to it."""
+        """The tensor that the edit brings, in the shape of the selected part or one that broadcasts
+        to it.
+        """
         return None
 
     def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
         """What stands at the selected places afterwards; `old` is the selected part."""
-        raise TypeError(f"{type(self).__name__} cannot be applied; use Replace, Add, Zero, Mean, Resample or Transform")
+        raise TypeError(
+            f"{type(self).__name__} cannot be applied; use Replace, Add, Zero, Mean, Resample or "
+            "Transform"
+        )
 
     def apply(self, value: Tensor) -> Tensor:
-        """The edited copy of a site's whole `value`.  InputError: an index out of range, a wrong shape."""
+        """The edited copy of a site's whole `value`.  InputError: an index out of range, a wrong
+        shape.
+        """
         selection = self.selection(value.shape)
-        return self._put(value, selection, self._fitted(self.operand(selection), self._shown(value.shape, selection)))
+        return self._put(
+            value,
+            selection,
+            self._fitted(self.operand(selection), self._shown(value.shape, selection)),
+        )
 
     def apply_at(self, value: Tensor, position: int, length: int) -> Tensor:
-        """The edited copy of `value` (batch, ...), which is the site at one position of a window of `length`.
+        """The edited copy of `value` (batch, ...), which is the site at one position of a window of
+        `length`.
 
         For sites that are computed one position after the other, as the state is.
         """
@@ -69,7 +85,9 @@ class Edit:
         if operand is not None and 1 not in self._dropped():
             rows = torch.arange(len(value), device=operand.device)
             operand = operand[rows, hit.long().argmax(1).to(operand.device)].unsqueeze(1)
-        edited = self._put(value.unsqueeze(1), [part for part in selection if part[0] != 1], operand).squeeze(1)
+        edited = self._put(
+            value.unsqueeze(1), [part for part in selection if part[0] != 1], operand
+        ).squeeze(1)
         return torch.where(hit.any(1).view(-1, *[1] * (value.ndim - 1)), edited, value)
 
     def edited_positions(self, length: int) -> list[int] | None:
@@ -92,11 +110,19 @@ class Edit:
         chosen |= {axis: ("channels", self.channels) for axis in CHANNEL_AXES if axis in site.axes}
         for axis, (name, given) in chosen.items():
             if given is not None and axis not in site.axes:
-                raise InputError(name, given, f"{site} has no {axis} axis; its axes are {', '.join(site.axes)}",
-                                 f"Leave {name} out, or edit another site.")  # fmt: skip
+                raise InputError(
+                    name,
+                    given,
+                    f"{site} has no {axis} axis; its axes are {', '.join(site.axes)}",
+                    f"Leave {name} out, or edit another site.",
+                )
         if self.channels is not None and not any(axis in site.axes for axis in CHANNEL_AXES):
-            raise InputError("channels", self.channels, f"{site} has the axes {', '.join(site.axes)}",
-                             "Use state_dims for its last axis.")  # fmt: skip
+            raise InputError(
+                "channels",
+                self.channels,
+                f"{site} has the axes {', '.join(site.axes)}",
+                "Use state_dims for its last axis.",
+            )
         return [
             (axis, _indices(chosen[name][0], chosen[name][1], shape[axis], site))
             for axis, name in enumerate(site.axes)
@@ -104,9 +130,15 @@ class Edit:
         ]
 
     def _given_at(self, axis: str) -> tuple[str, Any]:
-        """The positions or heads to edit, from the selector or else the site's name, and which of the two gave them."""
+        """The positions or heads to edit, from the selector or else the site's name, and which of
+        the two gave them.
+        """
         selector = getattr(self, f"{axis}s")
-        return (axis, getattr(Site.parse(self.site), axis)) if selector is None else (f"{axis}s", selector)
+        return (
+            (axis, getattr(Site.parse(self.site), axis))
+            if selector is None
+            else (f"{axis}s", selector)
+        )
 
     def _put(self, value: Tensor, rest: Selection, operand: Tensor | None) -> Tensor:
         if not rest:
@@ -124,7 +156,9 @@ class Edit:
         for axis in reversed(self._dropped()):
             shown = shown.squeeze(axis)
         operand = None if operand is None else operand.to(old.device, old.dtype)
-        new = self._fitted(self.combine(shown, operand), tuple(shown.shape)).to(old.device, old.dtype)
+        new = self._fitted(self.combine(shown, operand), tuple(shown.shape)).to(
+            old.device, old.dtype
+        )
         for axis in self._dropped():
             new = new.unsqueeze(axis)
         return new
@@ -148,7 +182,9 @@ class Edit:
             ) from None
 
     def _shown(self, shape: Sequence[int], selection: Selection) -> tuple[int, ...]:
-        """The shape of the selected part of a whole site of `shape`, without the axes that the name drops."""
+        """The shape of the selected part of a whole site of `shape`, without the axes that the name
+        drops.
+        """
         sizes = list(shape)
         for axis, index in selection:
             sizes[axis] = index.shape[-1]
@@ -158,10 +194,14 @@ class Edit:
         """The axes that the site's name chooses one of; values come without them."""
         site = Site.parse(self.site)
         named = (("position", site.position, self.positions), ("head", site.head, self.heads))
-        return sorted(site.axes.index(axis) for axis, one, field in named if one is not None and field is None)
+        return sorted(
+            site.axes.index(axis) for axis, one, field in named if one is not None and field is None
+        )
 
     def _from(self, source: Run, selection: Selection, rows: Tensor | None = None) -> Tensor:
-        """What another run captured at the site, cut to the selection; for prompt i of this run that of `rows[i]`."""
+        """What another run captured at the site, cut to the selection; for prompt i of this run
+        that of `rows[i]`.
+        """
         site, dropped = Site.parse(self.site), self._dropped()
         captured = site != site.base and site in source.captured and len(dropped) == site.n_chosen
         value = source[site if captured else site.base]
@@ -216,12 +256,18 @@ class Zero(Edit):
 
 @dataclass(frozen=True, eq=False)
 class Mean(Edit):
-    """Put the mean over the prompts there: those of `source`, a run that captured the site, or of this batch."""
+    """Put the mean over the prompts there: those of `source`, a run that captured the site, or of
+    this batch.
+    """
 
     source: Run | None = None
 
     def operand(self, selection: Selection) -> Tensor | None:
-        return None if self.source is None else self._from(self.source, selection).mean(dim=0, keepdim=True)
+        return (
+            None
+            if self.source is None
+            else self._from(self.source, selection).mean(dim=0, keepdim=True)
+        )
 
     def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
         return old.mean(dim=0, keepdim=True) if operand is None else operand
@@ -229,21 +275,30 @@ class Mean(Edit):
     def apply_at(self, value: Tensor, position: int, length: int) -> Tensor:
         at = self.positions
         if self.source is None and isinstance(at, Tensor) and not bool((at == at[:1]).all()):
-            raise InputError("positions", at.tolist(), f"{self.site} is computed position by position, so this batch's "
-                             "mean there needs one position for all prompts", "Pass source=run.")  # fmt: skip
+            raise InputError(
+                "positions",
+                at.tolist(),
+                f"{self.site} is computed position by position, so this batch's "
+                "mean there needs one position for all prompts",
+                "Pass source=run.",
+            )
         return super().apply_at(value, position, length)
 
 
 @dataclass(frozen=True, eq=False)
 class Resample(Edit):
-    """Put there what another run, `source`, has at the site; for prompt i that of its own prompt, or of `rows[i]`."""
+    """Put there what another run, `source`, has at the site; for prompt i that of its own prompt,
+    or of `rows[i]`.
+    """
 
     source: Run | None = None
     rows: Tensor | None = None
 
     def operand(self, selection: Selection) -> Tensor:
         if self.source is None:
-            raise InputError("source", None, "Resample needs a run that captured the site", "Pass source=run.")
+            raise InputError(
+                "source", None, "Resample needs a run that captured the site", "Pass source=run."
+            )
         return self._from(self.source, selection, self.rows)
 
     def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
@@ -252,14 +307,17 @@ class Resample(Edit):
 
 @dataclass(frozen=True, eq=False)
 class Transform(Edit):
-    """Put `function(old)` there, for example the reconstruction by a dictionary.  At a state site it is called position
-    by position, with a position axis of length 1."""
+    """Put `function(old)` there, for example the reconstruction by a dictionary.  At a state site
+    it is called position by position, with a position axis of length 1.
+    """
 
     function: Callable[[Tensor], Tensor] | None = None
 
     def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
         if self.function is None:
-            raise InputError("function", None, "Transform needs a function of the old value", "Pass function=...")
+            raise InputError(
+                "function", None, "Transform needs a function of the old value", "Pass function=..."
+            )
         return self.function(old)
 
 
@@ -270,7 +328,9 @@ def _given(edit: Replace | Add) -> Tensor:
 
 
 def _indices(field: str, given: Any, length: int, site: Site | str) -> Tensor:
-    """Indices along an axis as a tensor (n,) or, from a tensor of positions, (batch, n); never negative."""
+    """Indices along an axis as a tensor (n,) or, from a tensor of positions, (batch, n); never
+    negative.
+    """
     if isinstance(given, Tensor):
         index = given.long() if given.ndim > 1 else given.long()[:, None]
     else:
@@ -284,8 +344,14 @@ def _indices(field: str, given: Any, length: int, site: Site | str) -> Tensor:
 def _spread(index: Tensor, axis: int, value: Tensor, site: Site | str) -> Tensor:
     """(batch, n) as an index for gather and scatter along `axis` of `value`."""
     if len(index) != len(value):
-        raise InputError("positions", tuple(index.shape), f"the batch at {site} has {len(value)} prompts",
-                         "Give one row of positions a prompt.")  # fmt: skip
+        raise InputError(
+            "positions",
+            tuple(index.shape),
+            f"the batch at {site} has {len(value)} prompts",
+            "Give one row of positions a prompt.",
+        )
     shape = [1] * value.ndim
     shape[0], shape[axis] = index.shape
-    return index.view(shape).expand(*(index.shape[1] if i == axis else n for i, n in enumerate(value.shape)))
+    return index.view(shape).expand(
+        *(index.shape[1] if i == axis else n for i, n in enumerate(value.shape))
+    )

@@ -35,7 +35,9 @@ class GPT2(Transformer):
         return super()._embed(tokens) + positions.weight[: tokens.shape[1]]
 
     def scale(self, layer: int) -> float:
-        """The factor of the attention scores; some checkpoints divide it by the layer, counted from 1."""
+        """The factor of the attention scores; some checkpoints divide it by the layer, counted from
+        1.
+        """
         return self._blocks()[layer].attn.scaling
 
     def attn_norm(self, layer: int, h: Tensor) -> Tensor:
@@ -46,7 +48,11 @@ class GPT2(Transformer):
 
     def _fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self._blocks()[layer].attn.c_attn(normed).chunk(3, dim=-1)
-        return split_heads(q, self.n_heads), split_heads(k, self.n_heads), split_heads(v, self.n_heads)
+        return (
+            split_heads(q, self.n_heads),
+            split_heads(k, self.n_heads),
+            split_heads(v, self.n_heads),
+        )
 
     def read_matrix(self, layer: int, read: Read) -> tuple[Tensor, Tensor | None]:
         fused, place = self._blocks()[layer].attn.c_attn, READS.index(read)

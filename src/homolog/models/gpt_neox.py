@@ -13,7 +13,9 @@ from homolog.models.transformer import READS, Read, Transformer
 
 
 class GPTNeoX(Transformer):
-    """Adapter over `transformers.GPTNeoXForCausalLM`.  Its fused projection holds query, key and value head by head."""
+    """Adapter over `transformers.GPTNeoXForCausalLM`.  Its fused projection holds query, key and
+    value head by head.
+    """
 
     architecture = "gpt_neox"
 
@@ -47,7 +49,9 @@ class GPTNeoX(Transformer):
     def read_matrix(self, layer: int, read: Read) -> tuple[Tensor, Tensor | None]:
         fused, place = self._blocks()[layer].attention.query_key_value, READS.index(read)
         weight = fused.weight.unflatten(0, (self.n_heads, 3, self.d_head))[:, place]
-        return weight, None if fused.bias is None else fused.bias.view(self.n_heads, 3, self.d_head)[:, place]
+        return weight, None if fused.bias is None else fused.bias.view(
+            self.n_heads, 3, self.d_head
+        )[:, place]
 
     def head_matrix(self, layer: int) -> tuple[Tensor, Tensor | None]:
         dense = self._blocks()[layer].attention.dense

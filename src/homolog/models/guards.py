@@ -1,7 +1,8 @@
 """What transformers would do unasked, and does not do here.
 
-Encoders are refused.  Kernels are not fetched from the Hub while a module is built (RWKV would, where the package
-`kernels` and a CUDA device are there).  RWKV's weights are not divided.  A pass leaves no state behind.
+Encoders are refused.  Kernels are not fetched from the Hub while a module is built (RWKV would,
+where the package `kernels` and a CUDA device are there).  RWKV's weights are not divided.  A pass
+leaves no state behind.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def require_decoder(config: Any, name: str) -> None:
 
 @contextmanager
 def no_fetched_kernels() -> Iterator[None]:
-    """While a module is built, transformers' one way to kernels on the Hub is closed; it then takes torch's."""
+    """While a module is built, transformers' one way to kernels on the Hub is closed; it then takes
+    torch's.
+    """
     before = hub_kernels.get_kernel
 
     def refused(*_args: Any, **_kwargs: Any) -> Any:
@@ -47,8 +50,8 @@ def no_fetched_kernels() -> Iterator[None]:
 def never_rescale(hf: Any) -> None:
     """Leave RWKV-4's weights alone.
 
-    In eval mode its forward divides the weights of every sixth block and after it by two, in place, and the residual
-    stream with them.  What an earlier forward has divided is restored first.
+    In eval mode its forward divides the weights of every sixth block and after it by two, in place,
+    and the residual stream with them.  What an earlier forward has divided is restored first.
     """
     for module in hf.modules():
         if getattr(module, "layers_are_rescaled", False):
@@ -65,15 +68,20 @@ def never_rescale(hf: Any) -> None:
 def as_it_was(module: Any) -> Iterator[None]:
     """Afterwards the module has the buffers and attributes that it had before.
 
-    Modules keep state from pass to pass: rotary frequencies that follow the longest window so far (dynamic, longrope),
-    the last state of a recurrence.  A pass must not depend on an earlier one.  Buffers changed in place are restored
-    where they are vectors, as frequencies are; larger ones are masks and tables.
+    Modules keep state from pass to pass: rotary frequencies that follow the longest window so far
+    (dynamic, longrope), the last state of a recurrence. A pass must not depend on an earlier one.
+    Buffers changed in place are restored where they are vectors, as frequencies are; larger ones
+    are masks and tables.
     """
     own = ("_parameters", "_buffers", "_modules")
     before = []
     for part in module.modules():
         plain = {name: value for name, value in vars(part).items() if name not in own}
-        vectors = {name: (b, b.clone()) for name, b in part._buffers.items() if b is not None and b.ndim == 1}
+        vectors = {
+            name: (b, b.clone())
+            for name, b in part._buffers.items()
+            if b is not None and b.ndim == 1
+        }
         before.append((part, plain, dict(part._buffers), vectors))
     try:
         yield

@@ -1,4 +1,5 @@
-"""Llama: root-mean-square norms, rotary positions, key and value heads shared by groups of query heads, a gated MLP.
+"""Llama: root-mean-square norms, rotary positions, key and value heads shared by groups of query
+heads, a gated MLP.
 
 mlp_hidden = act(gate_proj(x)) * up_proj(x);  mlp_out = down_proj(mlp_hidden)
 """
@@ -19,7 +20,8 @@ from homolog.models.transformer import Read, Transformer, split_heads
 class Llama(Transformer):
     """Adapter over `transformers.LlamaForCausalLM`.
 
-    Query head i reads key and value head i // (n_heads / n_kv_heads).  Rotary scaling is that of the module.
+    Query head i reads key and value head i // (n_heads / n_kv_heads).  Rotary scaling is that of
+    the module.
     """
 
     architecture = "llama"

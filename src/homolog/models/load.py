@@ -38,7 +38,12 @@ from homolog.models.tokenizer import find_tokenizer
 from homolog.reference import resolve, zoo
 from homolog.zoo import catalog
 
-ADAPTERS: dict[str, type[LanguageModel]] = {"gpt2": GPT2, "gpt_neox": GPTNeoX, "llama": Llama, "mamba": Mamba}
+ADAPTERS: dict[str, type[LanguageModel]] = {
+    "gpt2": GPT2,
+    "gpt_neox": GPTNeoX,
+    "llama": Llama,
+    "mamba": Mamba,
+}
 """The adapter of each model type; every other type is an `AnyDecoder`."""
 
 
@@ -50,17 +55,19 @@ def load(
     device: str | torch.device = "cpu",
     random: bool = False,
 ) -> LanguageModel:
-    """Load a model for reading: in eval mode, without gradients, with its tokenizer when it has one.
+    """Load a model for reading: in eval mode, without gradients, with its tokenizer when it has
+    one.
 
     ref       "zoo:NAME" (or a bare zoo name), a local folder with config.json and safetensors, or a Hub id
     revision  branch, tag or commit of a Hub id
     random    the model's size with random weights and the zoo's tokenizer (`random_weights`), for rehearsals
     dtype     of the weights, but for those that stay in float32 (`float32` lists them); a Mamba keeps its residual
               stream and scan in float32 or wider
-    Errors: InputError for an unknown zoo name, a model that is no decoder or whose blocks are not found, a Hub id that
-    cannot be fetched, files that are missing or damaged, a configuration that disagrees with the stored weights, and
-    weights that are missing or not finite.  A tokenizer that cannot be made is no error here: `require_tokenizer` says
-    why there is none.  Code that comes with a model is not run.
+    Errors: InputError for an unknown zoo name, a model that is no decoder or whose blocks are not
+    found, a Hub id that cannot be fetched, files that are missing or damaged, a configuration that
+    disagrees with the stored weights, and weights that are missing or not finite.  A tokenizer that
+    cannot be made is no error here: `require_tokenizer` says why there is none.  Code that comes
+    with a model is not run.
     """
     found = resolve(ref)
     if found.kind == "zoo":
@@ -77,14 +84,18 @@ def load(
     return model
 
 
-def load_tokenizer(ref: str | Path, revision: str | None = None, *, random: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    ref: str | Path, revision: str | None = None, *, random: bool = False
+) -> PreTrainedTokenizerBase:
     """The tokenizer alone, for checks before the weights are read.  InputError when there is none."""
     found = resolve(ref)
     if random or found.kind == "zoo":
         return AutoTokenizer.from_pretrained(catalog.TOKENIZER)
     tokenizer, why = find_tokenizer(str(found.folder or found.name), revision=revision)
     if tokenizer is None:
-        raise InputError("model", str(ref), f"its tokenizer cannot be loaded: {why}", TOKENIZER_REMEDY)
+        raise InputError(
+            "model", str(ref), f"its tokenizer cannot be loaded: {why}", TOKENIZER_REMEDY
+        )
     return tokenizer
 
 
@@ -99,13 +110,17 @@ def _from_zoo(entry: catalog.Entry, dtype: torch.dtype) -> LanguageModel:
 
 
 def commit_of(ref: str, revision: str | None = None) -> str:
-    """The commit that a Hub id stands for now.  InputError when the Hub does not give its configuration."""
+    """The commit that a Hub id stands for now.  InputError when the Hub does not give its
+    configuration.
+    """
     with _from_hub(ref):
         return Path(hf_hub_download(ref, "config.json", revision=revision)).parent.name
 
 
 def untrained(chosen: catalog.Entry, device: str = "cpu") -> LanguageModel:
-    """The entry's configuration with fresh weights, a function of its seed alone.  float32, with gradients."""
+    """The entry's configuration with fresh weights, a function of its seed alone.  float32, with
+    gradients.
+    """
     config = read_configuration(catalog.PREFIX + chosen.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(chosen.seed)
@@ -122,7 +137,8 @@ def from_folder(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageMod
 def require_inner_sites(
     ref: str | Path, what: str, remedy: str, revision: str | None = None, *, random: bool = False
 ) -> None:
-    """InputError unless the model's adapter knows what is inside its blocks: neurons, heads, mixers.
+    """InputError unless the model's adapter knows what is inside its blocks: neurons, heads,
+    mixers.
 
     what: the work that needs it; remedy: what to do else.  Only the configuration is read.
     """
@@ -132,12 +148,21 @@ def require_inner_sites(
     kind = config.model_type
     if kind not in ADAPTERS:
         known = ", ".join(sorted(ADAPTERS))
-        raise InputError("model", str(ref), f"{what} needs an adapter that knows what is inside blocks; its "
-                         f"architecture {kind!r} has none ({known} have)", remedy)  # fmt: skip
+        raise InputError(
+            "model",
+            str(ref),
+            f"{what} needs an adapter that knows what is inside blocks; its "
+            f"architecture {kind!r} has none ({known} have)",
+            remedy,
+        )
 
 
-def read_configuration(ref: str | Path, revision: str | None = None, *, random: bool = False) -> Any:
-    """The configuration of a model alone: what can be known before its weights are read.  Errors as for `load`."""
+def read_configuration(
+    ref: str | Path, revision: str | None = None, *, random: bool = False
+) -> Any:
+    """The configuration of a model alone: what can be known before its weights are read.  Errors as
+    for `load`.
+    """
     found = resolve(ref)
     if found.kind == "zoo":
         entry = catalog.entry(found.name)
@@ -154,7 +179,9 @@ def read_configuration(ref: str | Path, revision: str | None = None, *, random: 
 def require_positions(
     ref: str | Path, n: int, field: str, revision: str | None = None, *, random: bool = False
 ) -> None:
-    """InputError, with `field` for its field, where windows of n tokens are longer than the model was made for."""
+    """InputError, with `field` for its field, where windows of n tokens are longer than the model
+    was made for.
+    """
     most = n_positions(read_configuration(ref, revision, random=random))
     if most is not None and n > most:
         raise too_long(str(ref), n, most, field)
@@ -171,7 +198,8 @@ def _from_hub(ref: str) -> Iterator[None]:
             "model",
             ref,
             f"the Hub did not give it ({str(error).splitlines()[0]})",
-            f"Check the id, the revision and the network, or name a local folder or a zoo model: {zoo()}.",
+            "Check the id, the revision and the network, or name a local folder or a zoo model: "
+            f"{zoo()}.",
         ) from error
 
 
@@ -201,37 +229,60 @@ def _build(ref: str, dtype: torch.dtype, **options: Any) -> LanguageModel:
 
 
 def _require_all(ref: str, hf: Any, info: Mapping[str, Any]) -> None:
-    """InputError unless every weight is there, of its shape and finite, and no tensor was left that tells otherwise."""
+    """InputError unless every weight is there, of its shape and finite, and no tensor was left that
+    tells otherwise.
+    """
     for name, held, expected in sorted(info["mismatched_keys"]):
         raise disagreement(ref, name, tuple(held), tuple(expected))
     if missing := sorted(info["missing_keys"]):
-        raise InputError("model", ref, f"its files lack {len(missing)} weights, {missing[0]} among them", AGAIN)
+        raise InputError(
+            "model", ref, f"its files lack {len(missing)} weights, {missing[0]} among them", AGAIN
+        )
     if left := sorted(name for name in info["unexpected_keys"] if _matters(name, hf)):
         raise InputError(
-            "model", ref, f"its files hold {len(left)} tensors that have no place by its configuration, {left[0]} "
-            "among them", "Put the weights and the config.json of one model there.",
-        )  # fmt: skip
+            "model",
+            ref,
+            f"its files hold {len(left)} tensors that have no place by its configuration, "
+            f"{left[0]} "
+            "among them",
+            "Put the weights and the config.json of one model there.",
+        )
     for name, parameter in hf.named_parameters():
         if not torch.isfinite(parameter).all():
-            raise InputError("model", ref, f"its weight {name} has values that are not finite (NaN or infinite)", AGAIN)
+            raise InputError(
+                "model",
+                ref,
+                f"its weight {name} has values that are not finite (NaN or infinite)",
+                AGAIN,
+            )
 
 
 def _matters(name: str, hf: Any) -> bool:
-    """Whether a stored tensor that the model did not take tells that weights and configuration disagree.
+    """Whether a stored tensor that the model did not take tells that weights and configuration
+    disagree.
 
-    That is one inside a list of modules (a block more, a part that blocks lack), or beside a weight that was taken (a
-    bias).  Masks and frequencies, which older files hold, and other heads and towers do not.
+    That is one inside a list of modules (a block more, a part that blocks lack), or beside a weight
+    that was taken (a bias).  Masks and frequencies, which older files hold, and other heads and
+    towers do not.
     """
     if re.search(r"(inv_freq|masked_bias|attn\.bias|attention\.bias)$", name):
         return False
     lists = [path for path, module in hf.named_modules() if isinstance(module, torch.nn.ModuleList)]
     owner = name.rpartition(".")[0]
-    owners = {path for path, module in hf.named_modules() if next(module.parameters(recurse=False), None) is not None}
+    owners = {
+        path
+        for path, module in hf.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+    }
     return owner in owners or any(name.startswith(f"{path}.") for path in lists)
 
 
 def _adapt(
-    name: str, hf: Any, tokenizer: PreTrainedTokenizerBase | None, no_tokenizer: str | None = None, device: str = "cpu"
+    name: str,
+    hf: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    no_tokenizer: str | None = None,
+    device: str = "cpu",
 ) -> LanguageModel:
     model = ADAPTERS.get(hf.config.model_type, AnyDecoder)(name, hf.to(device), tokenizer)
     model.no_tokenizer = no_tokenizer

@@ -1,14 +1,17 @@
-"""Mamba-1: the mixer's own forward over the weights of the Hugging Face module, with our scan in place of its loop.
+"""Mamba-1: the mixer's own forward over the weights of the Hugging Face module, with our scan in
+place of its loop.
 
     [x, z]       = in_proj(RMSNorm(h))                               sites conv_in, gate_in
     u            = SiLU(causal depthwise convolution of x)           conv_taps, conv_out, ssm_input
     [dt', B, C]  = x_proj(u);  dt = softplus(dt_proj(dt'))           dt, B, C
     state, y     = selective scan of u, dt, A = -exp(A_log), B, C    A_bar, B_bar, write, state, y   (see `scan`)
     h           <- h + out_proj((y + D * u) * SiLU(z))               skip, gate, mixer_out
-The residual stream stays in float32 when the configuration says so, and A_log, D and the scan never go below float32.
+The residual stream stays in float32 when the configuration says so, and A_log, D and the scan never
+go below float32.
 
-The scan never holds the state of every position unless a run reads it.  Where a run edits A_bar, B_bar, write or state,
-that layer runs the plain recurrence from the first edited position on, and the scan up to there.
+The scan never holds the state of every position unless a run reads it.  Where a run edits A_bar,
+B_bar, write or state, that layer runs the plain recurrence from the first edited position on, and
+the scan up to there.
 """
 
 from __future__ import annotations
@@ -25,7 +28,12 @@ from homolog.models.blockwise import Blockwise
 from homolog.models.products import linear, project
 from homolog.models.scan import selective_scan
 
-RECURRENCE = ("A_bar", "B_bar", "write", "state")  # sites with a state of every channel at every position
+RECURRENCE = (
+    "A_bar",
+    "B_bar",
+    "write",
+    "state",
+)  # sites with a state of every channel at every position
 
 
 class Mamba(Blockwise):
@@ -33,9 +41,23 @@ class Mamba(Blockwise):
 
     architecture = "mamba"
     site_kinds = (
-        "resid_pre", "mixer_in", "conv_in", "gate_in", "conv_taps", "conv_out", "ssm_input", "dt", "B", "C",
-        *RECURRENCE, "y", "skip", "gate", "mixer_out", "resid",
-    )  # fmt: skip
+        "resid_pre",
+        "mixer_in",
+        "conv_in",
+        "gate_in",
+        "conv_taps",
+        "conv_out",
+        "ssm_input",
+        "dt",
+        "B",
+        "C",
+        *RECURRENCE,
+        "y",
+        "skip",
+        "gate",
+        "mixer_out",
+        "resid",
+    )
     neuron_kinds = ("ssm_input", "gate")
 
     def _blocks(self) -> Any:
@@ -57,7 +79,10 @@ class Mamba(Blockwise):
         x, z = taps("conv_in", layer, x), taps("gate_in", layer, z)
         conv_out = taps("conv_out", layer, self._convolve(layer, x, taps))
         u = taps("ssm_input", layer, self.mixer(layer).act(conv_out))
-        dt, B, C = (taps(kind, layer, t) for kind, t in zip(("dt", "B", "C"), self.selection(layer, u), strict=True))
+        dt, B, C = (
+            taps(kind, layer, t)
+            for kind, t in zip(("dt", "B", "C"), self.selection(layer, u), strict=True)
+        )
         y = taps("y", layer, self._scan(layer, u, dt, B, C, taps))
         return self.after_scan(layer, h, u, y, z, taps)
 
@@ -66,7 +91,9 @@ class Mamba(Blockwise):
         return self._blocks()[layer].mixer
 
     def halves(self, layer: int, h: Tensor) -> tuple[Tensor, Tensor]:
-        """conv_in and gate_in (..., d_inner) of a residual stream (..., d_model), position by position."""
+        """conv_in and gate_in (..., d_inner) of a residual stream (..., d_model), position by
+        position.
+        """
         block = self._blocks()[layer]
         normed = rms_norm(block.norm, h.to(block.norm.weight.dtype))
         x, z = linear(block.mixer.in_proj, normed).chunk(2, dim=-1)
@@ -86,11 +113,15 @@ class Mamba(Blockwise):
         return (out if conv.bias is None else out + conv.bias).to(x.dtype)
 
     def selection(self, layer: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """dt (..., d_inner), B and C (..., d_state) of the SSM input (..., d_inner), position by position."""
+        """dt (..., d_inner), B and C (..., d_state) of the SSM input (..., d_inner), position by
+        position.
+        """
         mixer = self.mixer(layer)
         sizes = [mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size]
         dt_low, B, C = linear(mixer.x_proj, u).split(sizes, dim=-1)
-        dt = F.softplus(widened(project(dt_low, mixer.dt_proj.weight)) + widened(mixer.dt_proj.bias))
+        dt = F.softplus(
+            widened(project(dt_low, mixer.dt_proj.weight)) + widened(mixer.dt_proj.bias)
+        )
         return dt, widened(B), widened(C)
 
     def output_matrix(self, layer: int, u: Tensor) -> Tensor:
@@ -102,7 +133,9 @@ class Mamba(Blockwise):
         """The continuous state matrix, diagonal and negative, (d_inner, d_state)."""
         return -torch.exp(widened(self.mixer(layer).A_log))
 
-    def after_scan(self, layer: int, h: Residual, u: Tensor, y: Tensor, z: Tensor, taps: Taps = NOTHING) -> Residual:
+    def after_scan(
+        self, layer: int, h: Residual, u: Tensor, y: Tensor, z: Tensor, taps: Taps = NOTHING
+    ) -> Residual:
         """The residual stream after the block from that before it, position by position.
 
         u: SSM input, y: output of the scan without D-skip, z: the gate's half of the in-projection.
@@ -111,7 +144,9 @@ class Mamba(Blockwise):
         mixer = block.mixer
         skip = taps("skip", layer, u * widened(mixer.D))
         gated = (y + skip) * taps("gate", layer, mixer.act(z))
-        out = taps("mixer_out", layer, linear(mixer.out_proj, gated.to(mixer.out_proj.weight.dtype)))
+        out = taps(
+            "mixer_out", layer, linear(mixer.out_proj, gated.to(mixer.out_proj.weight.dtype))
+        )
         return (widened(h) if block.residual_in_fp32 else h) + out
 
     def _scan(self, layer: int, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, taps: Taps) -> Tensor:
@@ -126,23 +161,37 @@ class Mamba(Blockwise):
             taps.store("state", layer, wanted, result.states, length)
         return result.y
 
-    def _read_discretised(self, layer: int, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, taps: Taps) -> None:
+    def _read_discretised(
+        self, layer: int, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, taps: Taps
+    ) -> None:
         for kind in RECURRENCE[:3]:
             if at := taps.read_positions(kind, layer, u.shape[1]):
                 parts = discretise(u[:, at], dt[:, at], A, B[:, at])
                 taps.store(kind, layer, at, parts[RECURRENCE.index(kind)], u.shape[1])
 
     def _recur(
-        self, layer: int, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, start: int, taps: Taps
+        self,
+        layer: int,
+        u: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        start: int,
+        taps: Taps,
     ) -> Tensor:
-        """y of the plain recurrence with edits in it; positions before `start` are not edited and run in the scan."""
+        """y of the plain recurrence with edits in it; positions before `start` are not edited and
+        run in the scan.
+        """
         length = u.shape[1]
         A_bar, B_bar, _ = discretise(u, dt, A, B)
         A_bar, B_bar = taps("A_bar", layer, A_bar), taps("B_bar", layer, B_bar)
         write = taps("write", layer, B_bar * u.unsqueeze(-1))
         wanted = taps.read_positions("state", layer, length)
         early = [p for p in wanted if p < start]
-        first = selective_scan(u[:, :start], dt[:, :start], A, B[:, :start], C[:, :start], return_states=early or False)
+        first = selective_scan(
+            u[:, :start], dt[:, :start], A, B[:, :start], C[:, :start], return_states=early or False
+        )
         states = [] if first.states is None else list(first.states.unbind(1))
         state, ys = first.last_state, [first.y]
         for t in range(start, length):
@@ -168,10 +217,11 @@ def discretise(u: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Ten
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Depthwise causal convolution: out[t, d] = bias[d] + sum over j of weight[d, 0, j] * x[t - (K - 1) + j, d].
+    """Depthwise causal convolution: out[t, d] = bias[d] + sum over j of weight[d, 0, j] * x[t - (K
+    - 1) + j, d].
 
-    x (batch, position, d_inner), weight (d_inner, 1, K).  A sum of K shifted products: on a CPU several times as
-    fast as the grouped convolution, with the same additions.
+    x (batch, position, d_inner), weight (d_inner, 1, K).  A sum of K shifted products: on a CPU
+    several times as fast as the grouped convolution, with the same additions.
     """
     kernel, length = weight.shape[-1], x.shape[1]
     padded = F.pad(x, (0, 0, kernel - 1, 0))

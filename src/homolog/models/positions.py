@@ -15,13 +15,17 @@ _MORE_ROWS = 8  # a table may begin with rows that stand for no position, as OPT
 def n_positions(config: Any) -> int | None:
     """The configuration's `max_position_embeddings` or `n_positions`.
 
-    None where there is no such number (recurrent models, whose `context_length` is what they were trained with), and
-    where rotary frequencies follow the window's length ("dynamic").
+    None where there is no such number (recurrent models, whose `context_length` is what they were
+    trained with), and where rotary frequencies follow the window's length ("dynamic").
     """
     text = config.get_text_config(decoder=True)
     fields = text.to_dict()
     given = next((fields[name] for name in _FIELDS if fields.get(name) is not None), None)
-    return None if given is None or "dynamic" in _rope_types(fields.get("rope_parameters")) else int(given)
+    return (
+        None
+        if given is None or "dynamic" in _rope_types(fields.get("rope_parameters"))
+        else int(given)
+    )
 
 
 def _rope_types(parameters: Any) -> set[str]:
@@ -29,11 +33,15 @@ def _rope_types(parameters: Any) -> set[str]:
     if not isinstance(parameters, dict):
         return set()
     nested = set().union(*map(_rope_types, parameters.values()))
-    return nested | {str(parameters[name]) for name in ("rope_type", "type") if parameters.get(name)}
+    return nested | {
+        str(parameters[name]) for name in ("rope_type", "type") if parameters.get(name)
+    }
 
 
 def has_table(hf: Any, blocks: Any, n: int | None) -> bool:
-    """Whether positions are a learned table: an embedding beside that of the tokens, outside the blocks, of n rows."""
+    """Whether positions are a learned table: an embedding beside that of the tokens, outside the
+    blocks, of n rows.
+    """
     if n is None:
         return False
     inside = set(blocks.modules()) | {hf.get_input_embeddings()}
@@ -43,4 +51,6 @@ def has_table(hf: Any, blocks: Any, n: int | None) -> bool:
 
 def too_long(name: str, n: int, most: int, field: str) -> InputError:
     """The error for windows of n tokens where a model has `most` positions."""
-    return InputError(field, n, f"{name} has {most} positions", f"Use shorter windows: at most {most} tokens.")
+    return InputError(
+        field, n, f"{name} has {most} positions", f"Use shorter windows: at most {most} tokens."
+    )

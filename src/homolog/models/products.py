@@ -1,8 +1,9 @@
 """Matrix products of inference on a CPU: oneDNN's where torch would take MKL's.
 
-torch multiplies float32 matrices with MKL, which keeps its fastest kernels to Intel processors; oneDNN, which every CPU
-build of torch carries, does not.  On an AMD EPYC that is a factor of two (`benchmarks/mamba_forward.py` prints it).
-Both round to float32.  With gradients, on other devices and in other dtypes torch's own product runs.
+torch multiplies float32 matrices with MKL, which keeps its fastest kernels to Intel processors;
+oneDNN, which every CPU build of torch carries, does not.  On an AMD EPYC that is a factor of two
+(`benchmarks/mamba_forward.py` prints it). Both round to float32.  With gradients, on other devices
+and in other dtypes torch's own product runs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from torch import Tensor
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + bias: x (..., in), weight (out, in), bias (out,) or None -> (..., out)."""
     fits = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
-    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    learns = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, weight, bias)
+    )
     if not fits or learns or not has_onednn():
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -32,7 +35,9 @@ def linear(module: Any, x: Tensor) -> Tensor:
 @functools.cache
 def has_onednn() -> bool:
     """Whether this build of torch has the product and it works here."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not torch.backends.mkldnn.is_available() or not hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    ):
         return False
     x, weight = torch.arange(6.0).view(2, 3), torch.ones(4, 3)
     try:

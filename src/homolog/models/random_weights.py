@@ -1,7 +1,9 @@
-"""A model's true size with random weights: for rehearsals of long runs and for timings, without a network.
+"""A model's true size with random weights: for rehearsals of long runs and for timings, without a
+network.
 
-The configurations of the paper's models are written here; that of any other id comes from its config.json.  The
-tokenizer is the zoo's, whose ids lie within every vocabulary: text is read, but its words mean nothing to the model.
+The configurations of the paper's models are written here; that of any other id comes from its
+config.json.  The tokenizer is the zoo's, whose ids lie within every vocabulary: text is read, but
+its words mean nothing to the model.
 """
 
 from __future__ import annotations
@@ -27,7 +29,11 @@ PYTHIA_160M = {
     "intermediate_size": 3072,
     "max_position_embeddings": 2048,
     "use_parallel_residual": True,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.25,
+    },
 }
 MAMBA_130M = {
     "model_type": "mamba",
@@ -46,7 +52,8 @@ KNOWN = {
 def random_weights(ref: str, revision: str | None = None) -> tuple[Any, Any]:
     """(Hugging Face module of the size of `ref` with random float32 weights, the zoo's tokenizer).
 
-    The weights are a function of `ref` alone.  Raises InputError when the configuration is neither known nor to be had.
+    The weights are a function of `ref` alone.  Raises InputError when the configuration is neither
+    known nor to be had.
     """
     config = random_configuration(ref, revision)
     with torch.random.fork_rng(devices=[]), no_fetched_kernels(), made_by_transformers(ref):
@@ -56,7 +63,9 @@ def random_weights(ref: str, revision: str | None = None) -> tuple[Any, Any]:
 
 
 def random_configuration(ref: str, revision: str | None = None) -> Any:
-    """The configuration of `ref`: the one written here, or that of its config.json.  InputError as above."""
+    """The configuration of `ref`: the one written here, or that of its config.json.  InputError as
+    above.
+    """
     found = next((config for pattern, config in KNOWN.items() if re.fullmatch(pattern, ref)), None)
     if found is not None:
         return AutoConfig.for_model(**found)
@@ -64,6 +73,8 @@ def random_configuration(ref: str, revision: str | None = None) -> Any:
         return configuration(ref, revision=revision)
     except OSError as error:
         raise InputError(
-            "model", ref, f"its configuration must be known for random weights ({str(error).splitlines()[0]})",
+            "model",
+            ref,
+            f"its configuration must be known for random weights ({str(error).splitlines()[0]})",
             "Give a folder with config.json, or one of the paper's models.",
-        ) from error  # fmt: skip
+        ) from error

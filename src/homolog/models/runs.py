@@ -13,7 +13,9 @@ from homolog.models.sites import Site
 
 @dataclass(frozen=True)
 class Run:
-    """The result of a forward pass: `logits` (None when it stopped early), and `run[site]` for each captured site."""
+    """The result of a forward pass: `logits` (None when it stopped early), and `run[site]` for each
+    captured site.
+    """
 
     logits: Logits | None
     captured: dict[Site, Tensor]
@@ -22,5 +24,7 @@ class Run:
         parsed = Site.parse(site)
         if parsed not in self.captured:
             got = ", ".join(map(str, self.captured)) or "nothing"
-            raise InputError("site", str(parsed), f"this run captured {got}", "Name it in `capture`.")
+            raise InputError(
+                "site", str(parsed), f"this run captured {got}", "Name it in `capture`."
+            )
         return self.captured[parsed]

@@ -1,8 +1,9 @@
 """Sites: the named places of a model at which activations are read and edited.
 
-A name is KIND[.LAYER[.HEAD]][@POSITION]: "embed", "resid.5", "z.5.0", "state.17@12", "key.5.0@-1".  A head or a
-position in the name takes that one and drops its axis.  Layers count blocks from 0; positions count from the window's
-start, negative ones from its end.  `KINDS` lists every kind with its axes; `model.sites()` those that a model has.
+A name is KIND[.LAYER[.HEAD]][@POSITION]: "embed", "resid.5", "z.5.0", "state.17@12", "key.5.0@-1".
+A head or a position in the name takes that one and drops its axis.  Layers count blocks from 0;
+positions count from the window's start, negative ones from its end.  `KINDS` lists every kind with
+its axes; `model.sites()` those that a model has.
 
 Every model
     embed         token embeddings, what block 0 reads
@@ -95,8 +96,12 @@ class Site:
 
     def __post_init__(self) -> None:
         if self.head is not None and "head" not in KINDS.get(self.kind, ("head",)):
-            raise InputError("site", str(self), f"{self.kind} has no heads; its axes are {', '.join(self.axes)}",
-                             f"Name {self.kind}.{self.layer}.")  # fmt: skip
+            raise InputError(
+                "site",
+                str(self),
+                f"{self.kind} has no heads; its axes are {', '.join(self.axes)}",
+                f"Name {self.kind}.{self.layer}.",
+            )
 
     def __str__(self) -> str:
         name = self.kind if self.layer is None else f"{self.kind}.{self.layer}"
@@ -115,12 +120,16 @@ class Site:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The axes of the whole place: a head or position that the name chooses keeps its axis here."""
+        """The axes of the whole place: a head or position that the name chooses keeps its axis
+        here.
+        """
         return KINDS[self.kind]
 
     @classmethod
     def parse(cls, name: Site | str) -> Site:
-        """The site of that name.  InputError when the name has not the form of the module's docstring."""
+        """The site of that name.  InputError when the name has not the form of the module's
+        docstring.
+        """
         if isinstance(name, Site):
             return name
         found = _NAME.fullmatch(name)
@@ -142,7 +151,9 @@ class Site:
 
 
 def resolve(name: Site | str, available: Sequence[Site], model: str) -> Site:
-    """The site of that name, if the model has it; else an InputError that names the nearest one it has."""
+    """The site of that name, if the model has it; else an InputError that names the nearest one it
+    has.
+    """
     site = Site.parse(name)
     if site.base in available:
         return site
@@ -152,22 +163,34 @@ def resolve(name: Site | str, available: Sequence[Site], model: str) -> Site:
     else:
         kinds = list(dict.fromkeys(s.kind for s in available))
         reason, near = f"its kinds are {', '.join(kinds)}", _nearest(site.kind, kinds)
-        nearest = next((s for s in reversed(available) if s.kind == near and (s.layer or 0) <= (site.layer or 0)), None)
+        nearest = next(
+            (
+                s
+                for s in reversed(available)
+                if s.kind == near and (s.layer or 0) <= (site.layer or 0)
+            ),
+            None,
+        )
     hint = f"The nearest is {str(replace(nearest, position=site.position))!r}. " if nearest else ""
-    raise InputError("site", str(site), f"{model} has no such site: {reason}", f"{hint}model.sites() lists all.")
+    raise InputError(
+        "site", str(site), f"{model} has no such site: {reason}", f"{hint}model.sites() lists all."
+    )
 
 
 def index_of(field: str, site: Site, index: int, length: int) -> int:
     """`index` along an axis of that length, never negative; InputError when it lies outside.
 
-    field: what the user gave it as: "position" or "head" in the site's name, or "positions", "heads", "channels", ...
+    field: what the user gave it as: "position" or "head" in the site's name, or "positions",
+    "heads", "channels", ...
     """
     if -length <= index < length:
         return index % length
     plural = f"{field.removesuffix('s')}s"
     where = f"the window at {site}" if plural == "positions" else str(site.base)
     lowest = 0 if field == "head" else -length
-    raise InputError(field, index, f"{where} has {length} {plural}", f"Use {lowest} to {length - 1}.")
+    raise InputError(
+        field, index, f"{where} has {length} {plural}", f"Use {lowest} to {length - 1}."
+    )
 
 
 def _nearest(kind: str, kinds: Sequence[str]) -> str | None:

@@ -1,9 +1,10 @@
-"""What a model's folder holds, read before transformers reads it, so that what is wrong names its file.
+"""What a model's folder holds, read before transformers reads it, so that what is wrong names its
+file.
 
     config.json, generation_config.json       one JSON object each
     model.safetensors                         or model.safetensors.index.json and the files that it names
-Of weights only the headers are read: names, shapes and dtypes of the tensors.  They are compared with what the
-configuration asks for before any memory is taken for it.
+Of weights only the headers are read: names, shapes and dtypes of the tensors.  They are compared
+with what the configuration asks for before any memory is taken for it.
 """
 
 from __future__ import annotations
@@ -55,27 +56,45 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def require_model_folder(folder: Path) -> None:
-    """InputError unless it is a folder with a config.json that holds an object; other settings there too."""
+    """InputError unless it is a folder with a config.json that holds an object; other settings
+    there too.
+    """
     if not folder.is_dir() or not (folder / "config.json").exists():
-        raise InputError("model", str(folder), "a model is a folder that holds config.json and *.safetensors",
-                         "Save the model there with `save_pretrained`.")  # fmt: skip
+        raise InputError(
+            "model",
+            str(folder),
+            "a model is a folder that holds config.json and *.safetensors",
+            "Save the model there with `save_pretrained`.",
+        )
     json_object(folder / "config.json")
     if (folder / "generation_config.json").exists():
         json_object(folder / "generation_config.json")
 
 
 def stored_weights(folder: Path) -> dict[str, Stored]:
-    """Every stored tensor, by name.  InputError for a file that is missing, cut off or no safetensors."""
+    """Every stored tensor, by name.  InputError for a file that is missing, cut off or no
+    safetensors.
+    """
     if (folder / SINGLE).exists():
         return dict(_header(folder / SINGLE))
     if not (folder / INDEX).exists():
-        raise InputError("model", str(folder), f"the folder holds no {SINGLE} or {INDEX}; other kinds of files with "
-                         "weights, pickled ones among them, are not read",
-                         "Save the model again with `save_pretrained(folder, safe_serialization=True)`.")  # fmt: skip
+        raise InputError(
+            "model",
+            str(folder),
+            f"the folder holds no {SINGLE} or {INDEX}; other kinds of files with "
+            "weights, pickled ones among them, are not read",
+            "Save the model again with `save_pretrained(folder, safe_serialization=True)`.",
+        )
     named = json_object(folder / INDEX).get("weight_map")
-    if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
+    if (
+        not isinstance(named, dict)
+        or not named
+        or not all(isinstance(file, str) for file in named.values())
+    ):
         raise broken(folder / INDEX, "its weight_map must name the file of each tensor")
-    found = {name: one for file in sorted(set(named.values())) for name, one in _header(folder / file)}
+    found = {
+        name: one for file in sorted(set(named.values())) for name, one in _header(folder / file)
+    }
     for name, file in named.items():
         if name not in found or found[name].file.name != file:
             raise broken(folder / file, f"{INDEX} says that it holds {name}, and it does not")
@@ -104,39 +123,50 @@ def broken(path: Path, why: str) -> InputError:
 def configuration(ref: str, **options: Any) -> Any:
     """The configuration of a folder or Hub id.  OSError where the Hub does not give it.
 
-    InputError for an architecture that transformers does not know, or that is no decoder, and for values that make no
-    configuration.
+    InputError for an architecture that transformers does not know, or that is no decoder, and for
+    values that make no configuration.
     """
     if Path(ref).is_dir():
         _require_so_many_blocks(Path(ref))
     try:
         config = AutoConfig.from_pretrained(ref, trust_remote_code=False, **options)
-    except Exception as error:  # its values may be anything, and so may be what transformers then raises
+    except (
+        Exception
+    ) as error:  # its values may be anything, and so may be what transformers then raises
         if isinstance(error, OSError) and not Path(ref).is_dir():
             raise
         kind = _kind(ref, options)
         if kind not in CONFIG_MAPPING:
             raise InputError(
-                "model", ref, f"this version of transformers does not know its architecture ({kind})",
+                "model",
+                ref,
+                f"this version of transformers does not know its architecture ({kind})",
                 "Upgrade transformers; code that comes with a model is not run.",
-            ) from error  # fmt: skip
+            ) from error
         raise _no_model(ref, error) from error
     require_decoder(config, ref)
     return config
 
 
 def _require_so_many_blocks(folder: Path) -> None:
-    """InputError for a count of blocks that no model has: transformers makes lists of that length of it."""
+    """InputError for a count of blocks that no model has: transformers makes lists of that length
+    of it.
+    """
     raw = json_object(folder / "config.json")
     for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
         if isinstance(raw.get(name), int | float) and raw[name] > MOST_BLOCKS:
-            raise broken(folder / "config.json", f"its {name} is {raw[name]}; models have up to {MOST_BLOCKS} blocks")
+            raise broken(
+                folder / "config.json",
+                f"its {name} is {raw[name]}; models have up to {MOST_BLOCKS} blocks",
+            )
 
 
 def _kind(ref: str, options: Mapping[str, Any]) -> Any:
     folder = Path(ref)
     raw = (
-        json_object(folder / "config.json") if folder.is_dir() else PretrainedConfig.get_config_dict(ref, **options)[0]
+        json_object(folder / "config.json")
+        if folder.is_dir()
+        else PretrainedConfig.get_config_dict(ref, **options)[0]
     )
     return raw.get("model_type", "config.json has no model_type")
 
@@ -163,14 +193,19 @@ def _no_model(ref: str, error: Exception) -> InputError:
 
 
 def require_agreement(ref: str, config: Any, stored: Mapping[str, Stored]) -> None:
-    """InputError where a stored tensor has not the shape of its weight, or is no float, by the configuration.
+    """InputError where a stored tensor has not the shape of its weight, or is no float, by the
+    configuration.
 
     Weights that transformers renames or joins as it reads them are compared there.
     """
     n_layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", 0)
     if isinstance(n_layers, int) and n_layers > len(stored):
-        raise InputError("model", ref, f"its configuration counts {n_layers} blocks, and its files hold {len(stored)} "
-                         "tensors", AGAIN)  # fmt: skip
+        raise InputError(
+            "model",
+            ref,
+            f"its configuration counts {n_layers} blocks, and its files hold {len(stored)} tensors",
+            AGAIN,
+        )
     with torch.device("meta"), no_fetched_kernels():
         weights = dict(AutoModelForCausalLM.from_config(config).named_parameters())
     for name, tensor in stored.items():
@@ -180,11 +215,19 @@ def require_agreement(ref: str, config: Any, stored: Mapping[str, Stored]) -> No
             raise disagreement(ref, name, tensor.shape, shape)
         if tensor.dtype not in FLOATS:
             raise broken(
-                tensor.file, f"{name} is stored as {tensor.dtype}, and weights are floats ({', '.join(FLOATS)})"
+                tensor.file,
+                f"{name} is stored as {tensor.dtype}, and weights are floats ({', '.join(FLOATS)})",
             )
 
 
-def disagreement(ref: str, name: str, stored: tuple[int, ...], expected: tuple[int, ...]) -> InputError:
+def disagreement(
+    ref: str, name: str, stored: tuple[int, ...], expected: tuple[int, ...]
+) -> InputError:
     """The error for a weight whose stored shape is not that of the configuration."""
-    return InputError("model", ref, f"its weight {name} is stored with the shape {stored}, and has {expected} by its "
-                      "configuration", "Put the weights and the config.json of one model there.")  # fmt: skip
+    return InputError(
+        "model",
+        ref,
+        f"its weight {name} is stored with the shape {stored}, and has {expected} by its "
+        "configuration",
+        "Put the weights and the config.json of one model there.",
+    )

@@ -13,21 +13,26 @@ from homolog.axes import Tokens
 from homolog.errors import InputError
 
 TokensLike = Tensor | np.ndarray | Sequence[Any]
-"""Windows of token ids: a tensor or array of any integer dtype, (batch, position), or lists of equal length."""
+"""Windows of token ids: a tensor or array of any integer dtype, (batch, position), or lists of
+equal length.
+"""
 
 
 def as_tokens(tokens: TokensLike, field: str = "tokens") -> Tokens:
     """The same ids as an int64 tensor (batch, position).
 
-    InputError, with `field` for its field: windows of different lengths, an empty batch or window, another number of
-    axes, and whatever is no integer: floats and booleans are never rounded or counted.
+    InputError, with `field` for its field: windows of different lengths, an empty batch or window,
+    another number of axes, and whatever is no integer: floats and booleans are never rounded or
+    counted.
     """
     found = tokens if isinstance(tokens, Tensor) else _tensor(tokens, field)
     if found.dtype.is_floating_point or found.dtype.is_complex or found.dtype == torch.bool:
         raise _refused(field, str(found.dtype).removeprefix("torch."), "token ids are integers")
     if found.ndim != 2 or 0 in found.shape:
         raise _refused(
-            field, tuple(found.shape), "their shape is (batch, position), with a window and a token at least"
+            field,
+            tuple(found.shape),
+            "their shape is (batch, position), with a window and a token at least",
         )
     return found.long()
 
@@ -40,11 +45,16 @@ def _tensor(tokens: Any, field: str) -> Tensor:
         if len(set(lengths)) > 1:
             why = f"windows have one length; these have {', '.join(map(str, lengths))}"
         else:
-            why = f"token ids are integers in windows of one length ({type(error).__name__}: {error})"
+            why = (
+                f"token ids are integers in windows of one length ({type(error).__name__}: {error})"
+            )
         raise _refused(field, type(tokens).__name__, why) from None
 
 
 def _refused(field: str, value: object, why: str) -> InputError:
     return InputError(
-        field, value, why, "Give an int64 tensor (batch, position) of windows of one length, without padding."
+        field,
+        value,
+        why,
+        "Give an int64 tensor (batch, position) of windows of one length, without padding.",
     )

@@ -1,4 +1,5 @@
-"""What all decoder Transformers share: one block, written once over the weights of the Hugging Face modules.
+"""What all decoder Transformers share: one block, written once over the weights of the Hugging Face
+modules.
 
     q, k, v   = projections of norm(h), rotated where the architecture rotates
     z         = softmax(q k / sqrt(d_head), causal) v                          per head
@@ -6,10 +7,10 @@
     parallel:    h <- h + attn_out + MLP(norm'(h))
     sequential:  h <- h + attn_out;  h <- h + MLP(norm'(h))
 
-A site that is neither read nor edited costs nothing: the pattern is formed, heads are projected one by one and their
-inputs are split only where a run asks for it.  What is only read is computed beside the pass, and what an edit (or a
-gradient) goes through in its place; scores, pattern and head_out are then in float32 or wider.  Models run in eval
-mode; dropout is not applied.
+A site that is neither read nor edited costs nothing: the pattern is formed, heads are projected one
+by one and their inputs are split only where a run asks for it.  What is only read is computed
+beside the pass, and what an edit (or a gradient) goes through in its place; scores, pattern and
+head_out are then in float32 or wider.  Models run in eval mode; dropout is not applied.
 """
 
 from __future__ import annotations
@@ -50,7 +51,18 @@ class Transformer(Blockwise):
     @property
     def site_kinds(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         middle = () if self.parallel else ("resid_mid",)
-        first = ("resid_pre", "query_in", "key_in", "value_in", "query", "key", "value", "pattern", "z", "head_out")
+        first = (
+            "resid_pre",
+            "query_in",
+            "key_in",
+            "value_in",
+            "query",
+            "key",
+            "value",
+            "pattern",
+            "z",
+            "head_out",
+        )
         return (*first, "attn_out", *middle, "mlp_in", "mlp_hidden", "mlp_out", "resid")
 
     @abstractmethod
@@ -65,7 +77,9 @@ class Transformer(Blockwise):
 
     @abstractmethod
     def read_matrix(self, layer: int, read: Read) -> tuple[Tensor, Tensor | None]:
-        """Weight (head, d_head, d_model) and bias (head, d_head) with which the heads read the normed stream."""
+        """Weight (head, d_head, d_model) and bias (head, d_head) with which the heads read the
+        normed stream.
+        """
 
     @abstractmethod
     def head_matrix(self, layer: int) -> tuple[Tensor, Tensor | None]:
@@ -100,7 +114,9 @@ class Transformer(Blockwise):
         return self.after_attention(layer, h, self._attention(layer, h, context, taps), taps)
 
     def _attention(self, layer: int, h: Residual, rotary: Rotary, taps: Taps) -> Tensor:
-        q, k, v = (taps(read, layer, x) for read, x in zip(READS, self._reads(layer, h, taps), strict=True))
+        q, k, v = (
+            taps(read, layer, x) for read, x in zip(READS, self._reads(layer, h, taps), strict=True)
+        )
         q, k = self.rotate(q, rotary), self.rotate(k, rotary)
         q, k, v = (x.transpose(-3, -2) for x in (q, k, v))  # (batch, head, position, d_head)
         grouped = self.n_kv_heads != self.n_heads
@@ -110,12 +126,16 @@ class Transformer(Blockwise):
         if through:
             z = (pattern @ widened(self._each_head(v))).to(v.dtype)
         else:
-            z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale(layer), enable_gqa=grouped)
+            z = F.scaled_dot_product_attention(
+                q, k, v, is_causal=True, scale=self.scale(layer), enable_gqa=grouped
+            )
         z = taps("z", layer, z.transpose(1, 2))
         through = taps.splits(["head_out"], layer, z)
         if through or taps.touches("head_out", layer):
             weight, bias = self.head_matrix(layer)
-            heads = taps("head_out", layer, torch.einsum("bphd,hdm->bphm", widened(z), widened(weight)))
+            heads = taps(
+                "head_out", layer, torch.einsum("bphd,hdm->bphm", widened(z), widened(weight))
+            )
         if through:
             summed = heads.sum(2)
             return taps("attn_out", layer, (summed if bias is None else summed + bias).to(z.dtype))
@@ -129,26 +149,35 @@ class Transformer(Blockwise):
         return scores.masked_fill(future, -torch.inf).softmax(-1)
 
     def _each_head(self, x: Tensor) -> Tensor:
-        """Keys or values (batch, kv head, position, d_head) once for each query head that reads them."""
+        """Keys or values (batch, kv head, position, d_head) once for each query head that reads
+        them.
+        """
         shared = self.n_heads // self.n_kv_heads
         return x if shared == 1 else x.repeat_interleave(shared, dim=1)
 
     def _reads(self, layer: int, h: Residual, taps: Taps) -> tuple[Tensor, ...]:
-        """Queries, keys, values: from one fused projection, or by head where the pass goes through their inputs."""
+        """Queries, keys, values: from one fused projection, or by head where the pass goes through
+        their inputs.
+        """
         kinds = [f"{read}_in" for read in READS]
         through, inputs = taps.splits(kinds, layer, h), []
         for kind, read in zip(kinds, READS, strict=True):
             if through or taps.touches(kind, layer):
                 heads = self.n_heads if read == "query" else self.n_kv_heads
-                inputs.append(taps(kind, layer, h.unsqueeze(-2).expand(*h.shape[:-1], heads, h.shape[-1])))
+                inputs.append(
+                    taps(kind, layer, h.unsqueeze(-2).expand(*h.shape[:-1], heads, h.shape[-1]))
+                )
         if through:
-            return tuple(self.read(layer, read, value) for read, value in zip(READS, inputs, strict=True))
+            return tuple(
+                self.read(layer, read, value) for read, value in zip(READS, inputs, strict=True)
+            )
         return self._fused_reads(layer, self.attn_norm(layer, h))
 
     def read(self, layer: int, read: Read, streams: Tensor, head: int | None = None) -> Tensor:
         """What heads read of residual streams of their own, before rotary positions.
 
-        streams (..., head, d_model) -> (..., head, d_head); with `head` given, (..., d_model) -> (..., d_head).
+        streams (..., head, d_model) -> (..., head, d_head); with `head` given, (..., d_model) ->
+        (..., d_head).
         """
         weight, bias = self.read_matrix(layer, read)
         normed = self.attn_norm(layer, streams)
@@ -157,8 +186,12 @@ class Transformer(Blockwise):
         out = torch.einsum("...hm,hdm->...hd", normed, weight)
         return out if bias is None else out + bias
 
-    def after_attention(self, layer: int, h: Residual, attn_out: Tensor, taps: Taps = NOTHING) -> Residual:
-        """The residual stream after the block, from that before it and the attention's output, position by position."""
+    def after_attention(
+        self, layer: int, h: Residual, attn_out: Tensor, taps: Taps = NOTHING
+    ) -> Residual:
+        """The residual stream after the block, from that before it and the attention's output,
+        position by position.
+        """
         if self.parallel:
             return self._mlp(layer, h, taps) + attn_out + h
         h = taps("resid_mid", layer, attn_out + h)
@@ -166,17 +199,23 @@ class Transformer(Blockwise):
 
     def _mlp(self, layer: int, h: Residual, taps: Taps) -> Tensor:
         normed = self.mlp_norm(layer, taps("mlp_in", layer, h))
-        return taps("mlp_out", layer, self._mlp_out(layer, taps("mlp_hidden", layer, self._mlp_hidden(layer, normed))))
+        return taps(
+            "mlp_out",
+            layer,
+            self._mlp_out(layer, taps("mlp_hidden", layer, self._mlp_hidden(layer, normed))),
+        )
 
     def _context(self, embedded: Residual) -> Any:
         length = embedded.shape[1]
         return self.rotary(torch.arange(length, device=embedded.device)[None], length, embedded)
 
     def rotary(self, positions: Tensor, length: int, like: Tensor) -> Rotary:
-        """Rotary tables of some positions of a window of `length`, in the dtype of `like`; None where none is rotated.
+        """Rotary tables of some positions of a window of `length`, in the dtype of `like`; None
+        where none is rotated.
 
-        positions (batch, position) -> (batch, position, rotary dimensions) each.  The frequencies of some models follow
-        the window's length, so that the whole window's table is made; nothing of it stays in the module.
+        positions (batch, position) -> (batch, position, rotary dimensions) each.  The frequencies
+        of some models follow the window's length, so that the whole window's table is made; nothing
+        of it stays in the module.
         """
         module = self._rotary_module()
         if module is None:

@@ -1,4 +1,5 @@
-"""Dictionaries that a recipe brings instead of having them trained: where they lie, and whether they are this model's.
+"""Dictionaries that a recipe brings instead of having them trained: where they lie, and whether
+they are this model's.
 
 A template names one dictionary a block, in any format that `dictionaries.load` reads:
 
@@ -23,35 +24,53 @@ from homolog.record.atomic import sha256_file
 LAYER = "{layer}"
 
 
-def load_brought(subject: Subject, model: LanguageModel, label: str, layer: int) -> SparseAutoencoder:
+def load_brought(
+    subject: Subject, model: LanguageModel, label: str, layer: int
+) -> SparseAutoencoder:
     """The dictionary of one block, checked; `metadata.origin` says where it comes from.
 
-    Raises InputError where it is not there, cannot be read, or was made for another width, layer or place.
+    Raises InputError where it is not there, cannot be read, or was made for another width, layer or
+    place.
     """
     template = subject.saes[subject.labels.index(label)]
     if LAYER not in template and model.n_layers > 1:
         raise InputError(
-            "models.saes", template, f"{subject.name} has {model.n_layers} blocks, each with a dictionary of its own",
+            "models.saes",
+            template,
+            f"{subject.name} has {model.n_layers} blocks, each with a dictionary of its own",
             f"Put {LAYER} where their paths differ.",
-        )  # fmt: skip
+        )
     ref = template.replace(LAYER, str(layer))
     sae = dictionaries.load(ref)
     if sae.d_model != model.d_model:
         raise InputError(
-            f"d_model of {ref}", sae.d_model, f"{subject.name} has a residual stream of {model.d_model}",
+            f"d_model of {ref}",
+            sae.d_model,
+            f"{subject.name} has a residual stream of {model.d_model}",
             "Bring dictionaries of this model.",
-        )  # fmt: skip
+        )
     said, hook = sae.metadata.get("layer"), sae.metadata.get("hook")
     if is_elsewhere(hook) or (said is not None and said != layer):
         raise InputError(
-            f"place of {ref}", hook or f"block {said}", f"it is to read the residual stream after block {layer}",
+            f"place of {ref}",
+            hook or f"block {said}",
+            f"it is to read the residual stream after block {layer}",
             f"Bring those of the residual stream, and let {LAYER} count blocks from 0.",
-        )  # fmt: skip
+        )
     origin = dict(sae.metadata.get("origin") or {"format": "homolog", "files": {}})
     if not origin["files"]:
         origin["files"] = {WEIGHTS_FILE: sha256_file(Path(ref).expanduser() / WEIGHTS_FILE)}
-    of = {name: sae.metadata[name] for name in ("ref", "model", "revision", "tokenizer") if sae.metadata.get(name)}
-    facts = {"origin": {**origin, "ref": ref, "of": of}, "model": subject.name, "label": label, "layer": layer}
+    of = {
+        name: sae.metadata[name]
+        for name in ("ref", "model", "revision", "tokenizer")
+        if sae.metadata.get(name)
+    }
+    facts = {
+        "origin": {**origin, "ref": ref, "of": of},
+        "model": subject.name,
+        "label": label,
+        "layer": layer,
+    }
     return replace(sae, metadata={**sae.metadata, **facts})
 
 
@@ -63,7 +82,9 @@ def check_brought(subject: Subject, model: LanguageModel) -> None:
 
 
 def mismatch(subject: Subject, sae: SparseAutoencoder, tokenizer: str) -> str | None:
-    """In words, what the dictionary's file says of its model that is not so here; None where nothing is."""
+    """In words, what the dictionary's file says of its model that is not so here; None where
+    nothing is.
+    """
     of = (sae.metadata.get("origin") or {}).get("of", {})
     named = of.get("ref") or of.get("model")
     found = []
@@ -79,10 +100,13 @@ def mismatch(subject: Subject, sae: SparseAutoencoder, tokenizer: str) -> str | 
 
 
 def without_seed(plan: Plan, recipe: Recipe) -> list[str]:
-    """In words, the models that bring one dictionary a block where a second was to be compared with."""
+    """In words, the models that bring one dictionary a block where a second was to be compared
+    with.
+    """
     wanted = recipe.controls.sae_seed or recipe.controls.stability
     return [
-        f"{s.name} brings no dictionaries of another seed (saes_seed): its SAE-seed skyline and the stability of "
+        f"{s.name} brings no dictionaries of another seed (saes_seed): its SAE-seed skyline and "
+        "the stability of "
         "matches in it are not measured"
         for s in plan.compared
         if wanted and s.saes and len(s.labels) == 1
@@ -90,5 +114,7 @@ def without_seed(plan: Plan, recipe: Recipe) -> list[str]:
 
 
 def _short(name: str) -> str:
-    """The model's name without owner or folder, for comparison: "EleutherAI/Pythia-160M" is "pythia-160m"."""
+    """The model's name without owner or folder, for comparison: "EleutherAI/Pythia-160M" is
+    "pythia-160m".
+    """
     return re.split(r"[/:]|--", name.rstrip("/"))[-1].lower().removesuffix("-hf")

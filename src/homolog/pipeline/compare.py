@@ -1,10 +1,12 @@
-"""The paper's first study: how much of what one model computes others compute too, from text to report.
+"""The paper's first study: how much of what one model computes others compute too, from text to
+report.
 
-    text -> for each model: residuals -> dictionaries -> features -> for each comparison: matches with intervals
+    text -> for each model: residuals -> dictionaries -> features -> for each comparison: matches
+    with intervals
          -> tables -> verdict -> report
 
-Every arrow is a stage of the run folder, and a stage consists of tasks that an engine runs here or on a cluster: what
-is complete is kept, and a run that was stopped goes on from there.
+Every arrow is a stage of the run folder, and a stage consists of tasks that an engine runs here or
+on a cluster: what is complete is kept, and a run that was stopped goes on from there.
 """
 
 from __future__ import annotations
@@ -99,14 +101,21 @@ class Here:
         return Comparer(self.engine, cache, self.room, self.threads, self.recipe.run.device)
 
     def lacks(self, stage: str) -> bool:
-        """Whether a stage that several comparisons need has to run; its files are checked the first time only."""
+        """Whether a stage that several comparisons need has to run; its files are checked the first
+        time only.
+        """
         new = stage not in self.asked
         self.asked.add(stage)
         return new and not self.run.is_done(stage)
 
-    def tasks(self, title: str, function: Callable[..., Any], calls: Sequence[dict[str, Any]]) -> list[Any]:
+    def tasks(
+        self, title: str, function: Callable[..., Any], calls: Sequence[dict[str, Any]]
+    ) -> list[Any]:
         """Run `function` once for each of the calls, as tasks, with a bar."""
-        tasks = [Task(function, call, f"{title} ({number + 1} of {len(calls)})") for number, call in enumerate(calls)]
+        tasks = [
+            Task(function, call, f"{title} ({number + 1} of {len(calls)})")
+            for number, call in enumerate(calls)
+        ]
         with self.bar(title, len(tasks)) as report:
             return self.engine.map(tasks, report)
 
@@ -125,22 +134,32 @@ class Here:
 
 
 def run_comparison(
-    recipe: Recipe, out: Path, progress: Progress, *, ray: str | None = None, threads: int | None = None
+    recipe: Recipe,
+    out: Path,
+    progress: Progress,
+    *,
+    ray: str | None = None,
+    threads: int | None = None,
 ) -> Path:
     """Run the recipe into the folder `out`, or continue there; returns the report's index.html.
 
     ray, threads: see `engine.open_engine`; they change no byte of the tables.
-    Errors: InputError for models, text or folder that cannot be used, before any work is done where possible.
+    Errors: InputError for models, text or folder that cannot be used, before any work is done where
+    possible.
     """
     if (finished := finished_report(recipe, out)) is not None:
         return finished
     plan = make_plan(recipe)
     _check_models(plan, recipe)
-    tokenizers = [load_tokenizer(s.ref, s.revision, random=recipe.run.random_weights) for s in plan.subjects]
+    tokenizers = [
+        load_tokenizer(s.ref, s.revision, random=recipe.run.random_weights) for s in plan.subjects
+    ]
     first = plan.subjects[0]
     for subject, tokenizer in zip(plan.subjects[1:], tokenizers[1:], strict=True):
         check_same_tokenizer(first.ref, tokenizers[0], subject.ref, tokenizer)
-    fresh = not (out / "run.json").exists()  # what is wrong with the text is then said before a folder is made
+    fresh = not (
+        out / "run.json"
+    ).exists()  # what is wrong with the text is then said before a folder is made
     for subject in (s for s in plan.subjects if s.saes and fresh):
         check_brought(subject, work.load_subject(subject, recipe))
     text = _read_text(recipe, tokenizers[0], progress) if fresh else None
@@ -159,11 +178,22 @@ def run_comparison(
             share = 1.0 if ray is None else (threads or 1) / int(machine()["n_cpus"])
             room = int(MEMORY_SHARE * share * int(machine()["memory_bytes"]))
             _work_through(
-                Here(run, recipe, plan, text, engine, threads if ray is None else threads or 1, room, progress)
+                Here(
+                    run,
+                    recipe,
+                    plan,
+                    text,
+                    engine,
+                    threads if ray is None else threads or 1,
+                    room,
+                    progress,
+                )
             )
         if recipe.circuits is not None:
             where = (recipe.run.seed, recipe.run.dtype, recipe.run.device, progress)
-            trace_models(run, plan.compared, recipe.circuits, *where, random=recipe.run.random_weights)
+            trace_models(
+                run, plan.compared, recipe.circuits, *where, random=recipe.run.random_weights
+            )
         return finish(run, progress)
     finally:
         run.close()
@@ -172,7 +202,8 @@ def run_comparison(
 def _check_models(plan: Plan, recipe: Recipe) -> None:
     """InputError when a model is asked for what it cannot do, as far as its configuration tells.
 
-    That is windows longer than its positions, and neurons or circuits where only the residual stream can be read.
+    That is windows longer than its positions, and neurons or circuits where only the residual
+    stream can be read.
     """
     random = recipe.run.random_weights
     for s in plan.subjects:
@@ -180,10 +211,16 @@ def _check_models(plan: Plan, recipe: Recipe) -> None:
     neurons = [subject for c in plan.comparisons if c.kind == "neuron" for subject in (c.a, c.b)]
     for subject in dict.fromkeys(neurons):
         require_inner_sites(
-            subject.ref, "reading neurons", "Set controls.neurons = false.", subject.revision, random=random
+            subject.ref,
+            "reading neurons",
+            "Set controls.neurons = false.",
+            subject.revision,
+            random=random,
         )
     if recipe.circuits is not None:
-        require_circuits(plan.compared, recipe.circuits, "Leave [circuits] out of the recipe.", random=random)
+        require_circuits(
+            plan.compared, recipe.circuits, "Leave [circuits] out of the recipe.", random=random
+        )
 
 
 def _work_through(here: Here) -> None:
@@ -205,18 +242,32 @@ def _work_through(here: Here) -> None:
 
 
 def _read_text(recipe: Recipe, tokenizer: Any, progress: Progress) -> dict[str, TokenWindows]:
-    """Windows by use: "train" and "match" share no window; "quality" and "neurons" are the first of "match"."""
+    """Windows by use: "train" and "match" share no window; "quality" and "neurons" are the first of
+    "match".
+    """
     corpus = recipe.corpus
     documents = read_documents(
-        corpus.source, field=corpus.field, split=corpus.split, shuffle=corpus.shuffle, seed=corpus.seed
+        corpus.source,
+        field=corpus.field,
+        split=corpus.split,
+        shuffle=corpus.shuffle,
+        seed=corpus.seed,
     )
     with progress.stage("read the text"):
         match_windows = -(-corpus.match_tokens // corpus.context)
         train_windows = -(-corpus.train_tokens // corpus.context)
-        whole = pack(documents, tokenizer, corpus.context, n_tokens=(match_windows + train_windows) * corpus.context)
+        whole = pack(
+            documents,
+            tokenizer,
+            corpus.context,
+            n_tokens=(match_windows + train_windows) * corpus.context,
+        )
     # Windows in random order: a part then holds some of every document, not all of a few long ones.
     match, train = whole.shuffled(corpus.seed).split(match_windows)
-    first = {"quality": corpus.quality_tokens, "neurons": corpus.neuron_tokens or corpus.match_tokens}
+    first = {
+        "quality": corpus.quality_tokens,
+        "neurons": corpus.neuron_tokens or corpus.match_tokens,
+    }
     parts = {use: match[: -(-tokens // corpus.context)] for use, tokens in first.items()}
     found = {"whole": whole, "train": train, "match": match, **parts}
     for use, windows in found.items():
@@ -224,8 +275,9 @@ def _read_text(recipe: Recipe, tokenizer: Any, progress: Progress) -> dict[str, 
     return found
 
 
-def _note_facts(run: RunFolder, recipe: Recipe, plan: Plan, text: dict[str, TokenWindows], tokenizer: Any
-                ) -> None:  # fmt: skip
+def _note_facts(
+    run: RunFolder, recipe: Recipe, plan: Plan, text: dict[str, TokenWindows], tokenizer: Any
+) -> None:
     whole = text["whole"]
     run.note(
         name=recipe.name,
@@ -255,11 +307,20 @@ def _work_on(here: Here, subject: Subject) -> None:
     if not run.is_done(stage):
         model = work.load_subject(subject, recipe)
         facts_of_model = {
-            "name": subject.name, "ref": subject.ref, "role": subject.role, "architecture": model.architecture,
-            "n_layers": model.n_layers, "d_model": model.d_model, "n_parameters": model.n_parameters,
-        }  # fmt: skip
+            "name": subject.name,
+            "ref": subject.ref,
+            "role": subject.role,
+            "architecture": model.architecture,
+            "n_layers": model.n_layers,
+            "d_model": model.d_model,
+            "n_parameters": model.n_parameters,
+        }
         layers = range(model.n_layers)
-        outputs = [run.sae_folder(subject.name, layer, label) for layer in layers for label in subject.encoded_labels]
+        outputs = [
+            run.sae_folder(subject.name, layer, label)
+            for layer in layers
+            for label in subject.encoded_labels
+        ]
         with run.stage(stage, outputs) as facts:
             if not subject.saes:
                 _store_residuals(here, subject, model)
@@ -270,13 +331,21 @@ def _work_on(here: Here, subject: Subject) -> None:
             rows.sort(key=lambda row: (subject.labels.index(row["label"]), row["layer"]))
             notes = [note for row in rows if (note := row.pop("note")) is not None]
             notes += beginning_missed(model, subject.name, here.text["quality"], here.progress)
-            facts |= {"saes": rows, "model": facts_of_model | {"heldout_loss": rows[0]["loss_clean"]}, "notes": notes}
+            facts |= {
+                "saes": rows,
+                "model": facts_of_model | {"heldout_loss": rows[0]["loss_clean"]},
+                "notes": notes,
+            }
         run.drop_residuals(subject.name)
     stage = f"features {subject.name}"
     if not run.is_done(stage):
         model = work.load_subject(subject, recipe)
         layers = range(model.n_layers)
-        outputs = [run.feature_folder(subject.name, i, label) for i in layers for label in subject.encoded_labels]
+        outputs = [
+            run.feature_folder(subject.name, i, label)
+            for i in layers
+            for label in subject.encoded_labels
+        ]
         with run.stage(stage, outputs):
             shards = work.shards_of(model, here.text["match"], recipe)
             calls = [base | {"shard": shard, "threads": here.threads} for shard in shards]
@@ -291,17 +360,29 @@ def _store_residuals(here: Here, subject: Subject, model: LanguageModel) -> None
     base = {"run": here.path, "recipe": recipe, "subject": subject}
     calls = [base | {"shard": shard} for shard in work.shards_of(model, text, recipe)]
     here.tasks(f"read {subject.name}", work.store_residuals, calls)
-    write_residuals(model, text, here.run.residuals_folder(subject.name), key=work.model_key(subject, recipe),
-                    dtype=work.stored_dtype(recipe), memory=recipe.run.shard_mib << 20)  # fmt: skip
+    write_residuals(
+        model,
+        text,
+        here.run.residuals_folder(subject.name),
+        key=work.model_key(subject, recipe),
+        dtype=work.stored_dtype(recipe),
+        memory=recipe.run.shard_mib << 20,
+    )
 
 
 def _groups(here: Here, subject: Subject, n_layers: int, d_model: int) -> list[list[int]]:
-    """Layers whose dictionaries are trained together: as many as have room, dealt evenly to the workers."""
-    one = 2 * d_model * here.recipe.sae.width(d_model) * 4 * 5  # weights, gradients, two moments, the product's copy
+    """Layers whose dictionaries are trained together: as many as have room, dealt evenly to the
+    workers.
+    """
+    one = (
+        2 * d_model * here.recipe.sae.width(d_model) * 4 * 5
+    )  # weights, gradients, two moments, the product's copy
     at_once = max(1, here.room // (one * len(subject.labels)))
     if here.threads is not None:
         at_once = min(at_once, max(1, n_layers * here.threads // int(machine()["n_cpus"])))
-    return [list(range(first, min(first + at_once, n_layers))) for first in range(0, n_layers, at_once)]
+    return [
+        list(range(first, min(first + at_once, n_layers))) for first in range(0, n_layers, at_once)
+    ]
 
 
 def _compare_all(here: Here) -> None:
@@ -309,12 +390,17 @@ def _compare_all(here: Here) -> None:
     run, plan = here.run, here.plan
     parts: dict[str, list[Path]] = {table: [] for table in TABLES}
     for comparison in plan.comparisons:
-        paths = {table: run.cache_folder / "tables" / f"{comparison.key}.{table}.parquet" for table in TABLES}
+        paths = {
+            table: run.cache_folder / "tables" / f"{comparison.key}.{table}.parquet"
+            for table in TABLES
+        }
         stage = f"match {comparison.key}"
         if not run.is_done(stage) or f"spaces {comparison.key}" in run.record.get("failed", {}):
             needed = comparison.name == "main"  # without it there is nothing to report
             with nullcontext() if needed else by_itself(run, stage, here.progress):
-                sides = [folders_of(here, comparison, side) for side in ("a", "b")]  # may be stages of their own
+                sides = [
+                    folders_of(here, comparison, side) for side in ("a", "b")
+                ]  # may be stages of their own
                 with run.stage(stage, list(paths.values())):
                     _compare(here, comparison, sides, paths)
         if stage in run.record.get("failed", {}):
@@ -323,7 +409,10 @@ def _compare_all(here: Here) -> None:
             parts[table].append(path)
     facts = [run.facts(f"dictionaries {s.name}") for s in plan.subjects]
     run.note(models=[fact["model"] for fact in facts])
-    frames = {table: pl.concat([pl.read_parquet(path) for path in paths]) for table, paths in parts.items()}
+    frames = {
+        table: pl.concat([pl.read_parquet(path) for path in paths])
+        for table, paths in parts.items()
+    }
     rows = [row for fact in facts for row in fact["saes"]]
     frames["saes"] = pl.DataFrame(rows, infer_schema_length=None, schema_overrides=MAY_BE_NULL)
     folders = partial(folders_of, here)
@@ -331,35 +420,57 @@ def _compare_all(here: Here) -> None:
     frames |= judged(here.recipe, plan, frames["matches"], frames["saes"], folders, columns)
     here.comparer.forget()
     architectures = {fact["model"]["name"]: fact["model"]["architecture"] for fact in facts}
-    frames["variance"] = variance_table(frames["matches"], [s.name for s in plan.compared], architectures)
+    frames["variance"] = variance_table(
+        frames["matches"], [s.name for s in plan.compared], architectures
+    )
     with run.stage("tables", [run.table(name) for name in frames]):
         for name, frame in frames.items():
             write_table(frame, run.table(name))
         warnings = left_out(here.text, here.recipe.interpretation)
-        warnings += [note for fact in facts for note in fact["notes"]] + without_seed(here.plan, here.recipe)
+        warnings += [note for fact in facts for note in fact["notes"]] + without_seed(
+            here.plan, here.recipe
+        )
         if 0 < here.most_exchanges < (asked := here.recipe.matching.null_exchanges):
-            warnings.append(f"the null has {here.most_exchanges} of {asked} exchanges: the text has too few documents")
+            warnings.append(
+                f"the null has {here.most_exchanges} of {asked} exchanges: the text has too few "
+                "documents"
+            )
         warnings += _warnings(frames["saes"].to_dicts())  # last, for they may be many
         run.note(verdicts=frames["shared"].to_dicts(), warnings=warnings)
 
 
-def _compare(here: Here, comparison: Comparison, sides: list[list[Path]], paths: dict[str, Path]) -> None:
+def _compare(
+    here: Here, comparison: Comparison, sides: list[list[Path]], paths: dict[str, Path]
+) -> None:
     recipe, run = here.recipe, here.run
     a, b = sides
     if comparison.name == "neurons":
-        shares = {c.name: work.share_by_token(s, here.text["neurons"])
-                  for c, s in zip((comparison.a, comparison.b), sides, strict=True)}  # fmt: skip
+        shares = {
+            c.name: work.share_by_token(s, here.text["neurons"])
+            for c, s in zip((comparison.a, comparison.b), sides, strict=True)
+        }
         run.note(neurons_by_token=run.record.get("neurons_by_token", {}) | shares)
-    n_exchanges = min(recipe.matching.null_exchanges, here.most_exchanges) if comparison.calibrated else 0
+    n_exchanges = (
+        min(recipe.matching.null_exchanges, here.most_exchanges) if comparison.calibrated else 0
+    )
     with here.bar(f"match {comparison.title}", len(a) * len(b)) as report:
-        matched = here.comparer.match(a, b, pairs_folder(run, comparison), (n_exchanges, recipe.run.seed), report)
+        matched = here.comparer.match(
+            a, b, pairs_folder(run, comparison), (n_exchanges, recipe.run.seed), report
+        )
     layers_a, layers_b = matched.layers_a, matched.layers_b
-    found = tables_of(layers_a, layers_b, matched.pairs(), comparison=comparison.name, fdr=recipe.matching.fdr)
+    found = tables_of(
+        layers_a, layers_b, matched.pairs(), comparison=comparison.name, fdr=recipe.matching.fdr
+    )
     floor = max(1, round(recipe.matching.frequency_floor * layers_a[0].n_tokens))
     summary = summarise(
-        found.matches, layers_a, layers_b, seed=recipe.run.seed, n_replicates=recipe.matching.resamples,
-        frequent=floor, columns=here.comparer.columns,
-    )  # fmt: skip
+        found.matches,
+        layers_a,
+        layers_b,
+        seed=recipe.run.seed,
+        n_replicates=recipe.matching.resamples,
+        frequent=floor,
+        columns=here.comparer.columns,
+    )
     here.comparer.forget()
     spaces = pl.DataFrame(schema=SPACES_SCHEMA)
     with by_itself(run, f"spaces {comparison.key}", here.progress):
@@ -374,22 +485,47 @@ def _spaces(here: Here, comparison: Comparison, matched: Matched) -> pl.DataFram
     rows: list[dict[str, Any]] = []
     a, b = comparison.a, comparison.b
     base = {"run": here.path, "recipe": here.recipe, "threads": here.threads}
-    if comparison.name in ("main", "random-model", "model-seed") and here.recipe.matching.space_tokens:
-        (rows,) = here.tasks(f"residuals of {comparison.title}", compare_residuals, [base | {"a": a, "b": b}])
+    if (
+        comparison.name in ("main", "random-model", "model-seed")
+        and here.recipe.matching.space_tokens
+    ):
+        (rows,) = here.tasks(
+            f"residuals of {comparison.title}", compare_residuals, [base | {"a": a, "b": b}]
+        )
     if comparison.name == "main":
-        saes = [[here.run.sae_folder(s.name, i).absolute() for i in range(n)]
-                for s, n in ((a, len(matched.layers_a)), (b, len(matched.layers_b)))]  # fmt: skip
-        common = {"saes_b": saes[1], "least_r": here.recipe.matching.homolog_r, "seed": here.recipe.run.seed,
-                  "threads": here.threads}  # fmt: skip
-        calls = [common | {"sae_a": sae, "files": files} for sae, files in zip(saes[0], matched.files, strict=True)]
-        found = [row for part in here.tasks(f"decoders of {comparison.title}", compare_decoders, calls) for row in part]
+        saes = [
+            [here.run.sae_folder(s.name, i).absolute() for i in range(n)]
+            for s, n in ((a, len(matched.layers_a)), (b, len(matched.layers_b)))
+        ]
+        common = {
+            "saes_b": saes[1],
+            "least_r": here.recipe.matching.homolog_r,
+            "seed": here.recipe.run.seed,
+            "threads": here.threads,
+        }
+        calls = [
+            common | {"sae_a": sae, "files": files}
+            for sae, files in zip(saes[0], matched.files, strict=True)
+        ]
+        found = [
+            row
+            for part in here.tasks(f"decoders of {comparison.title}", compare_decoders, calls)
+            for row in part
+        ]
         names = [(i, j) for i in range(len(saes[0])) for j in range(len(saes[1]))]
         known = {(row["layer"], row["best_layer"]): row for row in rows}
         rows = [
-            {"model": a.name, "layer": i, "best_model": b.name, "best_layer": j} | known.get((i, j), {}) | row
+            {"model": a.name, "layer": i, "best_model": b.name, "best_layer": j}
+            | known.get((i, j), {})
+            | row
             for (i, j), row in zip(names, found, strict=True)
         ]
-    turned = {"model": "best_model", "layer": "best_layer", "best_model": "model", "best_layer": "layer"}
+    turned = {
+        "model": "best_model",
+        "layer": "best_layer",
+        "best_model": "model",
+        "best_layer": "layer",
+    }
     rows += [{turned.get(key, key): value for key, value in row.items()} for row in rows]
     return pl.DataFrame(rows, schema=SPACES_SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))
 
@@ -400,7 +536,9 @@ def pairs_folder(run: RunFolder, comparison: Comparison) -> Path:
 
 
 def folders_of(here: Here, comparison: Comparison, side: str) -> list[Path]:
-    """The folders of the features of side "a" or "b", one a layer; makes those that are no dictionary's."""
+    """The folders of the features of side "a" or "b", one a layer; makes those that are no
+    dictionary's.
+    """
     subject, label = getattr(comparison, side), getattr(comparison, f"label_{side}")
     if subject == CURRENT_TOKEN:
         folder = here.run.cache_folder / "current-token"
@@ -419,16 +557,26 @@ def _neurons(here: Here, subject: Subject, n_layers: int) -> list[Path]:
     stage = f"neurons {subject.name}"
     if here.lacks(stage):
         base = {"run": here.path, "recipe": here.recipe, "subject": subject}
-        shards = work.shards_of(work.load_subject(subject, here.recipe), here.text["neurons"], here.recipe)
+        shards = work.shards_of(
+            work.load_subject(subject, here.recipe), here.text["neurons"], here.recipe
+        )
         with here.run.stage(stage, folders):
-            here.tasks(f"neurons of {subject.name}", work.store_neurons, [base | {"shard": shard} for shard in shards])
+            here.tasks(
+                f"neurons of {subject.name}",
+                work.store_neurons,
+                [base | {"shard": shard} for shard in shards],
+            )
             calls = [base | {"shards": shards, "layer": layer} for layer in range(n_layers)]
             here.tasks(f"count neurons of {subject.name}", work.close_neurons, calls)
     return folders
 
 
 def _warnings(saes: list[dict[str, Any]]) -> list[str]:
-    return [f"{r['model']}, layer {r['layer']} ({r['label']}): {r['reason']}" for r in saes if not r["passed"]]
+    return [
+        f"{r['model']}, layer {r['layer']} ({r['label']}): {r['reason']}"
+        for r in saes
+        if not r["passed"]
+    ]
 
 
 def _expected_seconds(plan: Plan, with_circuits: bool) -> dict[str, float]:
@@ -436,11 +584,17 @@ def _expected_seconds(plan: Plan, with_circuits: bool) -> dict[str, float]:
     expected: dict[str, float] = {}
     for s in plan.subjects:
         n = len(s.labels)
-        steps = {"load dictionaries of {}": n} if s.saes else {"read {}": 6, "train dictionaries of {}": 29 * n}
+        steps = (
+            {"load dictionaries of {}": n}
+            if s.saes
+            else {"read {}": 6, "train dictionaries of {}": 29 * n}
+        )
         steps |= {"encode {}": 3 * len(s.encoded_labels)}
         expected |= {step.format(s.name): float(seconds) for step, seconds in steps.items()}
     expected |= {f"match {comparison.title}": 4.0 for comparison in plan.comparisons}
     if with_circuits:
         steps = {"patch paths in {}": 6.0, "off by one in {}": 5.0, "discover edges of {}": 5.0}
-        expected |= {step.format(s.name): seconds for s in plan.compared for step, seconds in steps.items()}
+        expected |= {
+            step.format(s.name): seconds for s in plan.compared for step, seconds in steps.items()
+        }
     return expected | {"write the report": 10.0}

@@ -23,9 +23,11 @@ from homolog.report import write_report
 
 
 def finish(run: RunFolder, progress: Progress) -> Path:
-    """Write the report of a run whose tables are complete, unless it is there; returns its index.html.
+    """Write the report of a run whose tables are complete, unless it is there; returns its
+    index.html.
 
-    The cache stays while something has failed: what it needs is then not made again when the run goes on.
+    The cache stays while something has failed: what it needs is then not made again when the run
+    goes on.
     """
     failed = sorted(run.record.get("failed", {}))
     if not failed:
@@ -40,7 +42,8 @@ def finish(run: RunFolder, progress: Progress) -> Path:
 
 @contextmanager
 def by_itself(run: RunFolder, work: str, progress: Progress) -> Iterator[None]:
-    """Work that the rest of a run does without: where it fails, the rest goes on, and `failed` in run.json names it.
+    """Work that the rest of a run does without: where it fails, the rest goes on, and `failed` in
+    run.json names it.
 
     It stays named there until it has succeeded.  Stopping by Ctrl-C or a signal stops the run.
     """
@@ -52,15 +55,22 @@ def by_itself(run: RunFolder, work: str, progress: Progress) -> Iterator[None]:
     except Exception as error:
         known = isinstance(error, InputError)
         words = str(error) if known else f"{type(error).__name__}: {error}"
-        run.note(failed=failed | {work: {"error": words, "traceback": None if known else traceback.format_exc()}})
+        run.note(
+            failed=failed
+            | {work: {"error": words, "traceback": None if known else traceback.format_exc()}}
+        )
         progress.note(f"{work} failed, the rest goes on: {words}")
     else:
         if failed.pop(work, None) is not None:
             run.note(failed=failed)
 
 
-def beginning_missed(model: LanguageModel, name: str, windows: TokenWindows, progress: Progress) -> list[str]:
-    """In words, that the model reads text much better after the token its tokenizer puts first; said at once, too."""
+def beginning_missed(
+    model: LanguageModel, name: str, windows: TokenWindows, progress: Progress
+) -> list[str]:
+    """In words, that the model reads text much better after the token its tokenizer puts first;
+    said at once, too.
+    """
     found = measure_beginning(model, windows)
     if found is None or not found.is_missed:
         return []
@@ -75,10 +85,24 @@ def write_table(frame: pl.DataFrame, path: Path) -> None:
 
 
 def quality_row(
-    name: str, label: str, layer: int, sae: SparseAutoencoder, sparsity: float | None, quality: Quality
+    name: str,
+    label: str,
+    layer: int,
+    sae: SparseAutoencoder,
+    sparsity: float | None,
+    quality: Quality,
 ) -> dict[str, Any]:
-    """A dictionary's row of the table `saes`: what it is, and its quality; undefined numbers are None."""
-    row = {"model": name, "label": label, "layer": layer, "kind": sae.kind, "d_sae": sae.d_sae, "sparsity": sparsity,
-           "tokens_trained": sae.metadata.get("tokens_trained")}  # fmt: skip
+    """A dictionary's row of the table `saes`: what it is, and its quality; undefined numbers are
+    None.
+    """
+    row = {
+        "model": name,
+        "label": label,
+        "layer": layer,
+        "kind": sae.kind,
+        "d_sae": sae.d_sae,
+        "sparsity": sparsity,
+        "tokens_trained": sae.metadata.get("tokens_trained"),
+    }
     measured = row | quality.as_table_row()
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in measured.items()}

@@ -1,7 +1,7 @@
 """What a study reads, by its contents: text, weights, tokenizers, and dictionaries that it brings.
 
-Nothing heavy is imported before contents are asked for: whether a finished run is of these inputs is told from the
-states of their files.
+Nothing heavy is imported before contents are asked for: whether a finished run is of these inputs
+is told from the states of their files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def text_input(source: str, contents: Callable[[], str]) -> Input:
 
 
 def weights_input(ref: str, revision: str | None = None, *, random: bool = False) -> Input:
-    """Configuration and weights of a model.  random: a rehearsal, whose weights follow from the configuration."""
+    """Configuration and weights of a model.  random: a rehearsal, whose weights follow from the
+    configuration.
+    """
     name, found = f"the weights of {ref}", resolve(ref)
     if random and found.kind != "zoo":
         return Input(name, (), cache(partial(_random_contents, ref, revision)))
@@ -42,7 +44,9 @@ def weights_input(ref: str, revision: str | None = None, *, random: bool = False
 def tokenizer_input(ref: str, revision: str | None = None, *, random: bool = False) -> Input:
     """By which a model's text becomes ids."""
     files = () if random else resolve(ref).tokenizer_files
-    return Input(f"the tokenizer of {ref}", files, cache(partial(_tokenizer_contents, ref, revision, random)))
+    return Input(
+        f"the tokenizer of {ref}", files, cache(partial(_tokenizer_contents, ref, revision, random))
+    )
 
 
 def saes_input(template: str) -> Input:
@@ -51,8 +55,12 @@ def saes_input(template: str) -> Input:
     if not template.startswith("hf:"):
         folder = Path(template.replace("{layer}", "*"))
         found = Path(folder.anchor or ".").glob(str(folder.relative_to(folder.anchor)))
-        files = tuple(sorted(file for place in found for file in place.rglob("*") if file.is_file()))
-    return Input(f"the dictionaries {template}", files, cache(partial(_saes_contents, template, files)))
+        files = tuple(
+            sorted(file for place in found for file in place.rglob("*") if file.is_file())
+        )
+    return Input(
+        f"the dictionaries {template}", files, cache(partial(_saes_contents, template, files))
+    )
 
 
 def require_different(weights: Iterable[Input]) -> None:
@@ -60,9 +68,11 @@ def require_different(weights: Iterable[Input]) -> None:
     for a, b in itertools.combinations(weights, 2):
         if a.contents() == b.contents():
             raise InputError(
-                "models", [item.name.removeprefix("the weights of ") for item in (a, b)],
-                "they hold the same weights, and would be compared with themselves", "Name two different models.",
-            )  # fmt: skip
+                "models",
+                [item.name.removeprefix("the weights of ") for item in (a, b)],
+                "they hold the same weights, and would be compared with themselves",
+                "Name two different models.",
+            )
 
 
 def read_facts(whole: TokenWindows, tokenizer: Any) -> dict[str, Any]:
@@ -85,7 +95,9 @@ def _commit(ref: str, revision: str | None) -> str:
 
 def _untrained_contents(found: Reference) -> str:
     entry = catalog.entry(found.name)
-    return sha256_bytes(entry.architecture, json.dumps(entry.config, sort_keys=True), str(entry.seed))
+    return sha256_bytes(
+        entry.architecture, json.dumps(entry.config, sort_keys=True), str(entry.seed)
+    )
 
 
 def _tokenizer_contents(ref: str, revision: str | None, random: bool) -> str:

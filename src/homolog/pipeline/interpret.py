@@ -44,7 +44,9 @@ def interpret(here: Here) -> None:
     layers_of = [(s, layer) for s in plan.compared for layer in range(_n_layers(here, s))]
     pairs = list(itertools.permutations(plan.compared, 2))
     judged = [pair for pair in pairs if _judged(matches, *pair)]
-    outputs = [path(s.name, layer) for path in (run.contexts, run.scatter) for s, layer in layers_of]
+    outputs = [
+        path(s.name, layer) for path in (run.contexts, run.scatter) for s, layer in layers_of
+    ]
     outputs += [run.vocabulary, run.table("features")]
     with run.stage("interpretation", outputs):  # grows by the tables of what succeeds
         names = _run_tasks(here, layers_of, pairs, judged)
@@ -53,7 +55,10 @@ def interpret(here: Here) -> None:
         write_table(_feature_rows(parts, layers_of), run.table("features"))
         for name in names:
             write_table(
-                pl.concat([pl.read_parquet(part) for part in sorted(parts.glob(f"{name}.*.parquet"))]), run.table(name)
+                pl.concat(
+                    [pl.read_parquet(part) for part in sorted(parts.glob(f"{name}.*.parquet"))]
+                ),
+                run.table(name),
             )
         write_json(run.vocabulary, meaning.texts(load_subject(plan.compared[0], here.recipe)))
     if "causal_shares" in names:
@@ -61,11 +66,13 @@ def interpret(here: Here) -> None:
     relate_run(run)
 
 
-def _run_tasks(here: Here, layers_of: list[tuple[Subject, int]], pairs: Pairs, judged: Pairs) -> list[str]:
+def _run_tasks(
+    here: Here, layers_of: list[tuple[Subject, int]], pairs: Pairs, judged: Pairs
+) -> list[str]:
     """All tasks of `meaning`; returns the tables beside `features` that there are parts of.
 
-    judged: the pairs of which some feature has a homolog.  What needs several documents is left out where there is one;
-    each kind of task but the first two may fail by itself.
+    judged: the pairs of which some feature has a homolog.  What needs several documents is left out
+    where there is one; each kind of task but the first two may fail by itself.
     """
     wanted, base = here.recipe.interpretation, {"run": here.path, "recipe": here.recipe}
     assert wanted is not None
@@ -77,12 +84,39 @@ def _run_tasks(here: Here, layers_of: list[tuple[Subject, int]], pairs: Pairs, j
     layers = pl.read_parquet(here.run.layers)
     of_pairs = [base | {"a": a, "b": b, "layers": _counterparts(layers, a, b)} for a, b in pairs]
     kinds = (
-        ("cut left context", wanted.context_tokens, meaning.need_of_context, of_models, (), "match"),
-        ("ablate and steer matched features", wanted.causal_pairs, meaning.check_causes, of_judged,
-         ("causal", "causal_shares"), None),
-        ("regress exclusive features", wanted.listed, meaning.regress_features, of_judged, ("lists",), None),
-        ("transplant residuals", wanted.transplant, meaning.transplant_layers, of_pairs, ("transplant",), "quality"),
-    )  # fmt: skip
+        (
+            "cut left context",
+            wanted.context_tokens,
+            meaning.need_of_context,
+            of_models,
+            (),
+            "match",
+        ),
+        (
+            "ablate and steer matched features",
+            wanted.causal_pairs,
+            meaning.check_causes,
+            of_judged,
+            ("causal", "causal_shares"),
+            None,
+        ),
+        (
+            "regress exclusive features",
+            wanted.listed,
+            meaning.regress_features,
+            of_judged,
+            ("lists",),
+            None,
+        ),
+        (
+            "transplant residuals",
+            wanted.transplant,
+            meaning.transplant_layers,
+            of_pairs,
+            ("transplant",),
+            "quality",
+        ),
+    )
     made: list[str] = []
     for title, asked_for, task, calls, tables, documents_of in kinds:
         if documents_of is not None and here.text[documents_of].n_documents < 2:
@@ -98,24 +132,39 @@ def left_out(text: Mapping[str, TokenWindows], wanted: Interpretation | None) ->
     """In words, what a run does without because its text has one document, and why."""
     found = []
     if text["match"].n_documents < 2:
-        found.append("the matched text is one document (corpus.match_tokens, corpus.source): there are no intervals, "
-                     "which come from documents resampled, and no null of the maximum, so no verdict")  # fmt: skip
+        found.append(
+            "the matched text is one document (corpus.match_tokens, corpus.source): there are no "
+            "intervals, "
+            "which come from documents resampled, and no null of the maximum, so no verdict"
+        )
         if wanted is not None and wanted.context_tokens:
-            found.append("the left context that features need is not measured: it is exchanged for another document's")
+            found.append(
+                "the left context that features need is not measured: it is exchanged for another "
+                "document's"
+            )
     if text["quality"].n_documents < 2 and wanted is not None and wanted.transplant:
-        found.append("residuals are not transplanted: a map is fitted on some documents and tested on others, and "
-                     "corpus.quality_tokens hold one")  # fmt: skip
+        found.append(
+            "residuals are not transplanted: a map is fitted on some documents and tested on "
+            "others, and "
+            "corpus.quality_tokens hold one"
+        )
     return found
 
 
 def relate_run(run: RunFolder) -> None:
-    """Write the tables `relation` and `curves` from those of matches, features and, where it is there, judged."""
+    """Write the tables `relation` and `curves` from those of matches, features and, where it is
+    there, judged.
+    """
     features = pl.read_parquet(run.table("features"))
     keys = ["model", "layer", "feature"]
     if run.table("judged").is_file():
-        judged = pl.read_parquet(run.table("judged")).select(*keys, "complexity", "consistency_judged", "detection")
+        judged = pl.read_parquet(run.table("judged")).select(
+            *keys, "complexity", "consistency_judged", "detection"
+        )
         features = features.join(judged, on=keys, how="left")
-    matches = pl.read_parquet(run.matches).filter(pl.col("comparison").is_in(RELATED), pl.col("kind") == "sae")
+    matches = pl.read_parquet(run.matches).filter(
+        pl.col("comparison").is_in(RELATED), pl.col("kind") == "sae"
+    )
     matches = matches.filter(pl.col("model").is_in(run.record["compared"]))
     relation, curves = relate(matches, features, seed=run.recipe["run"]["seed"])
     with run.stage("relation", [run.table("relation"), run.table("curves")]):
@@ -137,7 +186,9 @@ def _counterparts(layers: pl.DataFrame, a: Subject, b: Subject) -> list[tuple[in
     """For each layer of `a` that of `b` with the highest CKA, or mean r where CKA was not measured."""
     rows = layers.filter(comparison="main", model=a.name, best_model=b.name)
     height = "cka" if "cka" in rows.columns and rows["cka"].is_not_null().all() else "mean"
-    best = rows.sort("layer", pl.col(height).fill_nan(-1), "best_layer", descending=[False, True, False])
+    best = rows.sort(
+        "layer", pl.col(height).fill_nan(-1), "best_layer", descending=[False, True, False]
+    )
     best = best.group_by("layer", maintain_order=True).first()
     return [(int(i), int(j)) for i, j in best.select("layer", "best_layer").iter_rows()]
 
@@ -150,6 +201,8 @@ def _feature_rows(parts: Path, layers_of: list[tuple[Subject, int]]) -> pl.DataF
         context = parts / f"context.{subject.name}.parquet"
         if context.is_file():
             found = pl.read_parquet(context).select("layer", "feature", "context_tokens")
-            rows = rows.join(found, on=["layer", "feature"], how="left", maintain_order="left", validate="1:1")
+            rows = rows.join(
+                found, on=["layer", "feature"], how="left", maintain_order="left", validate="1:1"
+            )
         frames.append(rows)
     return pl.concat(frames, how="diagonal")

@@ -24,7 +24,8 @@ def judged(
     folders_of: Callable[[Comparison, str], list[Path]],
     columns: Callable[[StoredFeatures], Columns],
 ) -> dict[str, pl.DataFrame]:
-    """The table `matches` with stability and homologs, and the table `shared`, one row an ordered pair of models.
+    """The table `matches` with stability and homologs, and the table `shared`, one row an ordered
+    pair of models.
 
     folders_of: the features of a side of a comparison.  columns: their prepared columns.
     """
@@ -34,7 +35,10 @@ def judged(
     main = table.filter(pl.col("comparison") == "main")
     replicates: dict[tuple[str, str], np.ndarray] = {}
     for comparison in (c for c in plan.comparisons if c.name == "main"):
-        a, b = ([open_features(folder) for folder in folders_of(comparison, side)] for side in ("a", "b"))
+        a, b = (
+            [open_features(folder) for folder in folders_of(comparison, side)]
+            for side in ("a", "b")
+        )
         resamples = Resamples.draw(a[0].document, recipe.matching.resamples, recipe.run.seed)
         for own, others in ((a, b), (b, a)):
             names = (own[0].name, others[0].name)
@@ -45,10 +49,17 @@ def judged(
 
 
 def _with_stability(matches: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the main comparisons, which come first, with their stability, then all others, unmeasured."""
-    of = {name: matches.filter(pl.col("comparison") == name) for name in ("main", "main-seed", "sae-seed")}
+    """The rows of the main comparisons, which come first, with their stability, then all others,
+    unmeasured.
+    """
+    of = {
+        name: matches.filter(pl.col("comparison") == name)
+        for name in ("main", "main-seed", "sae-seed")
+    }
     main = with_stability(of["main"], of["main-seed"], of["sae-seed"])
     rest = matches.filter(pl.col("comparison") != "main")
     unmeasured = {"other_seed_r": float("nan"), "stable": None}
-    rest = rest.with_columns(pl.lit(unmeasured[name], kind).alias(name) for name, kind in STABILITY_SCHEMA.items())
+    rest = rest.with_columns(
+        pl.lit(unmeasured[name], kind).alias(name) for name, kind in STABILITY_SCHEMA.items()
+    )
     return pl.concat([main, rest])

@@ -1,7 +1,8 @@
 """One comparison: every pair of layers a task with a file of its own.
 
-A pair of layers depends on nothing but its two layers, so tasks run in any order, here or on a cluster, and a run that
-was stopped goes on with the pairs that are missing.  The maximum over layers is taken when the files are read.
+A pair of layers depends on nothing but its two layers, so tasks run in any order, here or on a
+cluster, and a run that was stopped goes on with the pairs that are missing.  The maximum over
+layers is taken when the files are read.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ from homolog.record.parts import read_part, write_part
 
 K = 2  # partners kept of a pair of layers
 FORMAT = 1  # of the files of pairs
-_kept: OrderedDict[tuple[str, str], Columns] = OrderedDict()  # of this process, least recently used first
+_kept: OrderedDict[tuple[str, str], Columns] = (
+    OrderedDict()
+)  # of this process, least recently used first
 
 
 def prepare_layer(folder: Path, out: Path, key: str) -> None:
-    """Task: prepare the features of a folder for matching and write them to `out`, unless they are there."""
+    """Task: prepare the features of a folder for matching and write them to `out`, unless they are
+    there.
+    """
     if any(read_part(out / f"{order}.safetensors", key) is None for order in ORDERS):
         found = open_features(folder)
         store_columns(prepare(found.load().matrix, f"{found.name} layer {found.layer}"), out, key)
@@ -36,9 +41,15 @@ def prepare_layer(folder: Path, out: Path, key: str) -> None:
 
 @lru_cache(maxsize=1)
 def _orders(folder: Path, n_exchanges: int, seed: int) -> np.ndarray:
-    """Orders of the tokens under each exchange: the same for all layers, which have the same documents."""
+    """Orders of the tokens under each exchange: the same for all layers, which have the same
+    documents.
+    """
     document = open_features(folder).document
-    return document_exchanges(document, n_exchanges, seed) if n_exchanges else np.empty((0, len(document)), np.int64)
+    return (
+        document_exchanges(document, n_exchanges, seed)
+        if n_exchanges
+        else np.empty((0, len(document)), np.int64)
+    )
 
 
 def match_layers(
@@ -53,16 +64,20 @@ def match_layers(
 ) -> None:
     """Task: match two prepared layers and write the result to `out`, unless it is there.
 
-    exchanges: how many exchanges of documents for the null, and from which seed.  room: bytes that this process may
-    keep of layers it has read, for the next tasks.
+    exchanges: how many exchanges of documents for the null, and from which seed.  room: bytes that
+    this process may keep of layers it has read, for the next tasks.
     """
     if read_part(out, key) is not None:
         return
     on_gpu = device.startswith("cuda")
     left, right = (
-        (a.on_gpu(room), b.on_gpu(room)) if on_gpu else (a.columns("by_column", room), b.columns("packed", room))
+        (a.on_gpu(room), b.on_gpu(room))
+        if on_gpu
+        else (a.columns("by_column", room), b.columns("packed", room))
     )
-    found = match_pair(left, right, K, exchanges=_orders(a.folder, *exchanges), threads=threads, device=device)
+    found = match_pair(
+        left, right, K, exchanges=_orders(a.folder, *exchanges), threads=threads, device=device
+    )
     write_part(out, found.arrays(), key)
 
 
@@ -80,7 +95,9 @@ class Prepared:
 
     def on_gpu(self, room: int) -> Columns:
         """Columns from which a device makes both orders itself."""
-        return _keep((self.key, "all"), room, lambda: prepare(open_features(self.folder).load().matrix))
+        return _keep(
+            (self.key, "all"), room, lambda: prepare(open_features(self.folder).load().matrix)
+        )
 
     def _read(self, order: Order) -> Columns:
         found = stored_columns(self.prepared, self.key, order)
@@ -103,7 +120,9 @@ def _keep(name: tuple[str, str], room: int, make: Callable[[], Columns]) -> Colu
 
 @dataclass(frozen=True)
 class Matched:
-    """A comparison with all pairs finished: the layers of both sides, and of each pair its file and key."""
+    """A comparison with all pairs finished: the layers of both sides, and of each pair its file and
+    key.
+    """
 
     layers_a: list[StoredFeatures]
     layers_b: list[StoredFeatures]
@@ -118,7 +137,9 @@ def read_pair(path: Path, key: str) -> PairMatch:
     """A finished pair.  RuntimeError when its file has been damaged since."""
     arrays = read_part(path, key)
     if arrays is None:
-        raise RuntimeError(f"{path} was damaged after it was written: start the run again, and it is made anew")
+        raise RuntimeError(
+            f"{path} was damaged after it was written: start the run again, and it is made anew"
+        )
     return PairMatch.from_arrays(arrays)
 
 
@@ -126,8 +147,8 @@ def read_pair(path: Path, key: str) -> PairMatch:
 class Comparer:
     """Matches two sides, layer by layer, by tasks of an engine.
 
-    cache: folder for prepared columns and finished pairs.  room: bytes that a task may keep.  threads, device: as in
-    `max_pearson`.
+    cache: folder for prepared columns and finished pairs. room: bytes that a task may keep.
+    threads, device: as in `max_pearson`.
     """
 
     engine: Engine
@@ -137,23 +158,47 @@ class Comparer:
     device: str
 
     def match(
-        self, folders_a: Sequence[Path], folders_b: Sequence[Path], pairs: Path, exchanges: tuple[int, int],
+        self,
+        folders_a: Sequence[Path],
+        folders_b: Sequence[Path],
+        pairs: Path,
+        exchanges: tuple[int, int],
         progress: Callable[[int, int], None],
-    ) -> Matched:  # fmt: skip
-        """The layers of both sides and the match of each pair; files of finished pairs are kept in `pairs`.
+    ) -> Matched:
+        """The layers of both sides and the match of each pair; files of finished pairs are kept in
+        `pairs`.
 
         exchanges: how many exchanges of documents for the null, and from which seed.
         Raises InputError when the folders are not of one token stream, or one is damaged.
         """
-        layers = layers_a, layers_b = [[open_features(f) for f in folders] for folders in (folders_a, folders_b)]
+        layers = layers_a, layers_b = [
+            [open_features(f) for f in folders] for folders in (folders_a, folders_b)
+        ]
         check_layers(layers_a, layers_b, K)
         a, b = ([self.prepared(layer) for layer in side] for side in layers)
         if not self.device.startswith("cuda"):
-            calls = [{"folder": p.folder, "out": p.prepared, "key": p.key} for p in dict.fromkeys([*a, *b])]
-            self.engine.map([Task(prepare_layer, call, f"prepare {call['folder']}") for call in calls])
-        names = {(i, j): (pairs / f"{i}-{j}.safetensors").absolute() for i in range(len(a)) for j in range(len(b))}
-        keys = {(i, j): sha256_bytes(f"pair {FORMAT} {K} {exchanges} {a[i].key} {b[j].key}") for i, j in names}
-        common = {"exchanges": exchanges, "threads": self.threads, "device": self.device, "room": self.room}
+            calls = [
+                {"folder": p.folder, "out": p.prepared, "key": p.key}
+                for p in dict.fromkeys([*a, *b])
+            ]
+            self.engine.map(
+                [Task(prepare_layer, call, f"prepare {call['folder']}") for call in calls]
+            )
+        names = {
+            (i, j): (pairs / f"{i}-{j}.safetensors").absolute()
+            for i in range(len(a))
+            for j in range(len(b))
+        }
+        keys = {
+            (i, j): sha256_bytes(f"pair {FORMAT} {K} {exchanges} {a[i].key} {b[j].key}")
+            for i, j in names
+        }
+        common = {
+            "exchanges": exchanges,
+            "threads": self.threads,
+            "device": self.device,
+            "room": self.room,
+        }
         tasks = [
             Task(
                 match_layers,
@@ -173,10 +218,14 @@ class Comparer:
         """Where the layer's columns lie; the name follows from the bytes of its features."""
         files = [entry["sha256"] for entry in layer.manifest["parts"]]
         key = sha256_bytes(f"columns {FORMAT} {layer.kind} {layer.n_features}", *files)
-        return Prepared(layer.folder.absolute(), (self.cache / "columns" / key[:16]).absolute(), key)
+        return Prepared(
+            layer.folder.absolute(), (self.cache / "columns" / key[:16]).absolute(), key
+        )
 
     def columns(self, layer: StoredFeatures) -> Columns:
-        """The layer's columns, by column; for work in this process that meets layers in turn.  See `forget`."""
+        """The layer's columns, by column; for work in this process that meets layers in turn.  See
+        `forget`.
+        """
         return self.prepared(layer).columns("by_column", self.room)
 
     def forget(self) -> None:
@@ -185,7 +234,9 @@ class Comparer:
 
 
 def _in_blocks(layers_a: Sequence[StoredFeatures], n_b: int, room: int) -> list[tuple[int, int]]:
-    """All pairs, in blocks of as many layers of A as have room together: each B is read once a block."""
+    """All pairs, in blocks of as many layers of A as have room together: each B is read once a
+    block.
+    """
     largest = max(_expected_bytes(layer) for layer in layers_a)
     block = max(1, room // max(1, largest) - 2)
     return [

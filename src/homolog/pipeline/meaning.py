@@ -1,6 +1,8 @@
-"""What features mean, as tasks: examples, measures, left context, causal checks, regressions, transplants.
+"""What features mean, as tasks: examples, measures, left context, causal checks, regressions,
+transplants.
 
-Each writes the tables it is asked for and returns nothing; what is complete is not made again (`storage.receipts`).
+Each writes the tables it is asked for and returns nothing; what is complete is not made again
+(`storage.receipts`).
 """
 
 from __future__ import annotations
@@ -40,8 +42,10 @@ def parts_folder(run: Path) -> Path:
 def describe_layer(run: Path, recipe: Recipe, subject: Subject, layer: int) -> None:
     """Task: the examples of a layer's features, and their row in the table `features`."""
     folder, wanted = RunFolder(run), _wanted(recipe)
-    files = {"contexts": folder.contexts(subject.name, layer),
-             "features": parts_folder(run) / "features" / subject.name / f"{layer}.parquet"}  # fmt: skip
+    files = {
+        "contexts": folder.contexts(subject.name, layer),
+        "features": parts_folder(run) / "features" / subject.name / f"{layer}.parquet",
+    }
 
     def make() -> dict[str, pl.DataFrame]:
         model, windows = load_subject(subject, recipe), windows_of(run, "match")
@@ -63,7 +67,9 @@ def need_of_context(run: Path, recipe: Recipe, subject: Subject) -> None:
         matrix_of = _matrices(run, subject)
         seed = dictionaries.derive_seed(recipe.run.seed, "left context", subject.name)
         most = _wanted(recipe).context_tokens
-        rows = left_context.choose_rows(matrix_of, range(model.n_layers), windows, most_tokens=most, seed=seed)
+        rows = left_context.choose_rows(
+            matrix_of, range(model.n_layers), windows, most_tokens=most, seed=seed
+        )
         saes = {layer: _sae(run, subject, layer) for layer in range(model.n_layers)}
         found = left_context.left_context(model, windows, rows, saes, matrix_of)
         return {"context": found.with_columns(pl.lit(subject.name).alias("model"))}
@@ -79,10 +85,18 @@ def check_causes(run: Path, recipe: Recipe, a: Subject, b: Subject) -> None:
         seed, n_pairs = recipe.run.seed, _wanted(recipe).causal_pairs
         matches = pl.read_parquet(RunFolder(run).matches)
         pairs, probes = causal.choose_pairs(
-            matches, a.name, b.name, _matrices(run, a), _matrices(run, b), n_pairs=n_pairs, seed=seed
+            matches,
+            a.name,
+            b.name,
+            _matrices(run, a),
+            _matrices(run, b),
+            n_pairs=n_pairs,
+            seed=seed,
         )
         sides = [
-            causal.Subject(load_subject(s, recipe), {i: _sae(run, s, i) for i in pairs[column].unique().sort()})
+            causal.Subject(
+                load_subject(s, recipe), {i: _sae(run, s, i) for i in pairs[column].unique().sort()}
+            )
             for s, column in ((a, "layer"), (b, "best_layer"))
         ]
         effects = causal.measure_effects(pairs, probes, windows_of(run, "match"), *sides)
@@ -91,18 +105,28 @@ def check_causes(run: Path, recipe: Recipe, a: Subject, b: Subject) -> None:
         where = [pl.lit(a.name).alias("model"), pl.lit(b.name).alias("best_model")]
         return {"causal": found, "causal_shares": shares.select(*where, pl.all())}
 
-    _keep(run, recipe, f"causal {a.name} {b.name}", pair_files(run, a, b, "causal", "causal_shares"), make)
+    _keep(
+        run,
+        recipe,
+        f"causal {a.name} {b.name}",
+        pair_files(run, a, b, "causal", "causal_shares"),
+        make,
+    )
 
 
 def regress_features(run: Path, recipe: Recipe, a: Subject, b: Subject) -> None:
-    """Task: the best shared and the exclusive features of `a`; the latter regressed on all features of `b`."""
+    """Task: the best shared and the exclusive features of `a`; the latter regressed on all features
+    of `b`.
+    """
 
     def make() -> dict[str, pl.DataFrame]:
         folder = RunFolder(run)
         found = exclusive.lists(
-            pl.read_parquet(RunFolder(run).matches), pl.read_parquet(folder.saes_table),
-            least_freq=recipe.matching.frequency_floor, most=_wanted(recipe).listed,
-        ).filter(pl.col("model") == a.name, pl.col("best_model") == b.name)  # fmt: skip
+            pl.read_parquet(RunFolder(run).matches),
+            pl.read_parquet(folder.saes_table),
+            least_freq=recipe.matching.frequency_floor,
+            most=_wanted(recipe).listed,
+        ).filter(pl.col("model") == a.name, pl.col("best_model") == b.name)
         alone = found.filter(list="exclusive")
         layers = [int(path.name) for path in folder.feature_folder(b.name, 0).parent.iterdir()]
         own = [_features(run, a.name, layer) for layer in alone["layer"].unique().sort()]
@@ -113,23 +137,36 @@ def regress_features(run: Path, recipe: Recipe, a: Subject, b: Subject) -> None:
     _keep(run, recipe, f"lists {a.name} {b.name}", pair_files(run, a, b, "lists"), make)
 
 
-def transplant_layers(run: Path, recipe: Recipe, a: Subject, b: Subject, layers: list[tuple[int, int]]) -> None:
-    """Task: the dictionaries of some layers of `a` on residuals of `b`, mapped; layers: (of a, of b)."""
+def transplant_layers(
+    run: Path, recipe: Recipe, a: Subject, b: Subject, layers: list[tuple[int, int]]
+) -> None:
+    """Task: the dictionaries of some layers of `a` on residuals of `b`, mapped; layers: (of a, of
+    b).
+    """
 
     def make() -> dict[str, pl.DataFrame]:
         windows, parts = windows_of(run, "quality"), []
         for own, other in layers:
-            y, x = (capture(load_subject(s, recipe), windows, [Site("resid", i)])[0] for s, i in ((a, own), (b, other)))
-            rows = transplant.transplant(x, y, windows.token_document, _sae(run, a, own), seed=recipe.run.seed)
+            y, x = (
+                capture(load_subject(s, recipe), windows, [Site("resid", i)])[0]
+                for s, i in ((a, own), (b, other))
+            )
+            rows = transplant.transplant(
+                x, y, windows.token_document, _sae(run, a, own), seed=recipe.run.seed
+            )
             where = {"model": a.name, "layer": own, "source_model": b.name, "source_layer": other}
-            parts.append(rows.select(*(pl.lit(value).alias(name) for name, value in where.items()), pl.all()))
+            parts.append(
+                rows.select(*(pl.lit(value).alias(name) for name, value in where.items()), pl.all())
+            )
         return {"transplant": pl.concat(parts)}
 
     _keep(run, recipe, f"transplant {a.name} {b.name}", pair_files(run, a, b, "transplant"), make)
 
 
 def scatter_layer(run: Path, recipe: Recipe, subject: Subject, layer: int) -> None:
-    """Task: the activations of a layer's features beside those of their best partners, on some tokens."""
+    """Task: the activations of a layer's features beside those of their best partners, on some
+    tokens.
+    """
     folder = RunFolder(run)
 
     def make() -> dict[str, pl.DataFrame]:
@@ -137,7 +174,11 @@ def scatter_layer(run: Path, recipe: Recipe, subject: Subject, layer: int) -> No
             comparison="main", model=subject.name, layer=layer, kind="sae"
         )
         own = _features(run, subject.name, layer)
-        return {"scatter": scatter(own, matches, lambda name, i: _features(run, name, i), seed=recipe.run.seed)}
+        return {
+            "scatter": scatter(
+                own, matches, lambda name, i: _features(run, name, i), seed=recipe.run.seed
+            )
+        }
 
     files = {"scatter": folder.scatter(subject.name, layer)}
     _keep(run, recipe, f"scatter {subject.name} {layer}", files, make)
@@ -153,9 +194,16 @@ def texts(model: LanguageModel) -> list[TokenText]:
     return token_texts(model.tokenizer)
 
 
-def _keep(run: Path, recipe: Recipe, task: str, files: dict[str, Path], make: Callable[[], dict[str, pl.DataFrame]]
-          ) -> None:  # fmt: skip
-    """Write the tables of `make` to the files of their names, unless a receipt says that they are there."""
+def _keep(
+    run: Path,
+    recipe: Recipe,
+    task: str,
+    files: dict[str, Path],
+    make: Callable[[], dict[str, pl.DataFrame]],
+) -> None:
+    """Write the tables of `make` to the files of their names, unless a receipt says that they are
+    there.
+    """
     receipt, key = parts_folder(run) / "receipts" / f"{task}.json", f"{task} {recipe.hash}"
     if read_receipt(receipt, key) is None:
         for name, frame in make().items():

@@ -27,7 +27,9 @@ class Subject:
     labels: tuple[str, ...] = ("sae",)
     rotated: bool = False
     saes: tuple[str, ...] = ()
-    """Where its dictionaries come from, one a label, with {layer} for the block; none: they are trained."""
+    """Where its dictionaries come from, one a label, with {layer} for the block; none: they are
+    trained.
+    """
 
     @property
     def name(self) -> str:
@@ -45,7 +47,9 @@ CURRENT_TOKEN = Subject("current-token", "one feature for each token of the voca
 
 @dataclass(frozen=True)
 class Comparison:
-    """Features of `a` under `label_a` against those of `b` under `label_b`; kind "neuron" has no labels."""
+    """Features of `a` under `label_a` against those of `b` under `label_b`; kind "neuron" has no
+    labels.
+    """
 
     name: str
     a: Subject
@@ -61,7 +65,9 @@ class Comparison:
 
     @property
     def calibrated(self) -> bool:
-        """Whether its matches are held against the null of the maximum: the result and its skylines."""
+        """Whether its matches are held against the null of the maximum: the result and its
+        skylines.
+        """
         return self.name in ("main", "sae-seed", "model-seed")
 
     @property
@@ -77,7 +83,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Plan:
-    """The models compared, all models in the order in which they are worked on, comparisons in the report's order."""
+    """The models compared, all models in the order in which they are worked on, comparisons in the
+    report's order.
+    """
 
     compared: tuple[Subject, ...]
     subjects: tuple[Subject, ...]
@@ -90,15 +98,24 @@ def make_plan(recipe: Recipe) -> Plan:
     """Models and comparisons of a recipe.  InputError when two of its models would share a name."""
     controls = recipe.controls
     models = [_compared(model, recipe) for model in recipe.models]
-    twins = {m.untrained: Subject(m.untrained, f"untrained twin of {s.name}")
-             for m, s in zip(recipe.models, models, strict=True) if m.untrained is not None}  # fmt: skip
-    seeds = {m.other_seed: Subject(m.other_seed, f"{s.name} from another seed")
-             for m, s in zip(recipe.models, models, strict=True) if m.other_seed is not None}  # fmt: skip
+    twins = {
+        m.untrained: Subject(m.untrained, f"untrained twin of {s.name}")
+        for m, s in zip(recipe.models, models, strict=True)
+        if m.untrained is not None
+    }
+    seeds = {
+        m.other_seed: Subject(m.other_seed, f"{s.name} from another seed")
+        for m, s in zip(recipe.models, models, strict=True)
+        if m.other_seed is not None
+    }
     subjects = (*models, *twins.values(), *seeds.values())
     names = [s.name for s in (*subjects, CURRENT_TOKEN)]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(
-            "models", sorted(twice), "each model of a recipe needs a name of its own", "Name each model once."
+            "models",
+            sorted(twice),
+            "each model of a recipe needs a name of its own",
+            "Name each model once.",
         )
     untrained = [twins[m.untrained] if m.untrained else None for m in recipe.models]
     other_seed = [seeds[m.other_seed] if m.other_seed else None for m in recipe.models]
@@ -107,16 +124,27 @@ def make_plan(recipe: Recipe) -> Plan:
     against_twins = [(models[i], twin) for i, j in ordered if (twin := untrained[j])]
     found = [Comparison("main", models[i], models[j]) for i, j in pairs]
     if controls.stability:
-        found += [Comparison("main-seed", models[i], models[j], label_b=models[j].labels[1])
-                  for i, j in ordered if len(models[j].labels) > 1]  # fmt: skip
+        found += [
+            Comparison("main-seed", models[i], models[j], label_b=models[j].labels[1])
+            for i, j in ordered
+            if len(models[j].labels) > 1
+        ]
     found += [Comparison("random-model", own, twin) for own, twin in against_twins]
     if controls.rotated:
         found += [Comparison("rotated", models[i], models[j], label_b=ROTATED) for i, j in ordered]
     if controls.sae_seed:
-        found += [Comparison("sae-seed", own, own, label_b=own.labels[1]) for own in models if len(own.labels) > 1]
+        found += [
+            Comparison("sae-seed", own, own, label_b=own.labels[1])
+            for own in models
+            if len(own.labels) > 1
+        ]
     if controls.current_token:
         found += [Comparison("tokens", own, CURRENT_TOKEN) for own in models]
-    found += [Comparison("model-seed", own, seed) for own, seed in zip(models, other_seed, strict=True) if seed]
+    found += [
+        Comparison("model-seed", own, seed)
+        for own, seed in zip(models, other_seed, strict=True)
+        if seed
+    ]
     if controls.neurons:
         neuron = ("neuron", "neuron", "neuron")
         found += [Comparison("neurons", models[i], models[j], *neuron) for i, j in pairs]
@@ -138,9 +166,14 @@ def _compared(model: Model, recipe: Recipe) -> Subject:
 
 def inputs_of(recipe: Recipe, plan: Plan, text: Callable[[], str]) -> list[Input]:
     """All that a run of the recipe reads; text: gives the hash of the tokens that it reads."""
-    inputs = [text_input(recipe.corpus.source, text), *weights_of(plan.subjects, random=recipe.run.random_weights)]
+    inputs = [
+        text_input(recipe.corpus.source, text),
+        *weights_of(plan.subjects, random=recipe.run.random_weights),
+    ]
     for subject in plan.subjects:
-        inputs.append(tokenizer_input(subject.ref, subject.revision, random=recipe.run.random_weights))
+        inputs.append(
+            tokenizer_input(subject.ref, subject.revision, random=recipe.run.random_weights)
+        )
         inputs += [saes_input(template) for template in subject.saes]
     return inputs
 
@@ -151,7 +184,8 @@ def weights_of(subjects: Sequence[Subject], *, random: bool = False) -> list[Inp
 
 
 def finished_report(recipe: Recipe, out: Path) -> Path | None:
-    """The report of this recipe's run in `out`, if it is complete and all that it wrote and read is as it was.
+    """The report of this recipe's run in `out`, if it is complete and all that it wrote and read is
+    as it was.
 
     Loads no models and no libraries for them, so that a run that is complete is answered at once.
     """
@@ -160,11 +194,17 @@ def finished_report(recipe: Recipe, out: Path) -> Path | None:
     except InputError:
         return None  # no run, or an unreadable one, which `RunFolder.open` rebuilds
     plan = make_plan(recipe)
-    kept = [f"{kind} {subject.name}" for kind in ("dictionaries", "features") for subject in plan.subjects]
+    kept = [
+        f"{kind} {subject.name}"
+        for kind in ("dictionaries", "features")
+        for subject in plan.subjects
+    ]
     kept += ["tables", *(INTERPRETED if recipe.interpretation else ())]
     kept += ["circuits", "report"] if recipe.circuits else ["report"]
     complete = (
-        run.recipe == recipe.values() and not run.record.get("failed") and all(run.is_done(stage) for stage in kept)
+        run.recipe == recipe.values()
+        and not run.record.get("failed")
+        and all(run.is_done(stage) for stage in kept)
     )
     complete = complete and run.reads_the_same(inputs_of(recipe, plan, str))
     return run.report_folder / "index.html" if complete else None

@@ -1,7 +1,8 @@
 """Recipes: everything that decides the numbers of a run, as one TOML file of flat tables.
 
-Read with `load_recipe("demo")` (a built-in name) or `load_recipe("my.toml")`.  Unknown keys are refused and
-the nearest known key is named.  A recipe is a value: frozen, hashed by its contents, stored in run.json.
+Read with `load_recipe("demo")` (a built-in name) or `load_recipe("my.toml")`.  Unknown keys are
+refused and the nearest known key is named.  A recipe is a value: frozen, hashed by its contents,
+stored in run.json.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from homolog.errors import InputError
 from homolog.record.run_folder import recipe_hash
 
 SPARSITY = {"relu": "l1", "topk": "k", "batchtopk": "k", "jumprelu": "l0", "gated": "l1"}
-"""The key of each kind that decides how sparse it is: `dictionaries.configs.SPARSITY`, which takes long to import."""
+"""The key of each kind that decides how sparse it is: `dictionaries.configs.SPARSITY`, which takes
+long to import.
+"""
 
 
 class _Table(BaseModel):
@@ -30,7 +33,9 @@ class Model(_Table):
     """One of the models that are compared, with the models that serve as its controls."""
 
     ref: str
-    """Zoo name ("zoo:transformer-s0"), local folder or Hugging Face Hub id; all share one tokenizer."""
+    """Zoo name ("zoo:transformer-s0"), local folder or Hugging Face Hub id; all share one
+    tokenizer.
+    """
 
     revision: str | None = None
     """Branch, tag or commit of a Hub id."""
@@ -42,11 +47,15 @@ class Model(_Table):
     """The same model trained from another seed: the model-seed skyline."""
 
     saes: str | None = None
-    """Its dictionaries, where they are there already: a folder, or "hf:OWNER/NAME/FOLDER", of any format that
-    `dictionaries.load` reads, with {layer} for the block.  None: they are trained, as [sae] says."""
+    """Its dictionaries, where they are there already: a folder, or "hf:OWNER/NAME/FOLDER", of any
+    format that `dictionaries.load` reads, with {layer} for the block.  None: they are trained, as
+    [sae] says.
+    """
 
     saes_seed: str | None = None
-    """The same from another seed, for the SAE-seed skyline and stability, which the model is without otherwise."""
+    """The same from another seed, for the SAE-seed skyline and stability, which the model is
+    without otherwise.
+    """
 
     @model_validator(mode="after")
     def _consistent(self) -> Model:
@@ -77,7 +86,9 @@ class Corpus(_Table):
     """Tokens over which features are correlated; never any of the training tokens."""
 
     neuron_tokens: int | None = Field(default=None, ge=1)
-    """Tokens over which neurons are correlated, the first of the match tokens; all of them by default."""
+    """Tokens over which neurons are correlated, the first of the match tokens; all of them by
+    default.
+    """
 
     quality_tokens: int = Field(default=16_384, ge=1)
     """Tokens for the quality of the dictionaries, the first of the match tokens."""
@@ -90,7 +101,9 @@ class Corpus(_Table):
 
 
 class Sae(_Table):
-    """The dictionaries that are trained, alike: one for every layer of every model that does not bring its own."""
+    """The dictionaries that are trained, alike: one for every layer of every model that does not
+    bring its own.
+    """
 
     kind: Literal["relu", "topk", "batchtopk", "jumprelu", "gated"] = "relu"
     """"relu" with an L1 penalty as in the paper, or another (`dictionaries.configs`)."""
@@ -133,8 +146,12 @@ class Sae(_Table):
         others = [key for key in dict.fromkeys(SPARSITY.values()) if key != needed]
         if getattr(self, needed) is None or any(getattr(self, key) is not None for key in others):
             raise ValueError(f'kind "{self.kind}" needs {needed} and no {" or ".join(others)}')
-        if self.d_sae is not None and (self.k or 1) > self.d_sae:  # with an expansion `parse_config` finds it, later
-            raise ValueError(f"k is {self.k}, and there are d_sae = {self.d_sae} features to choose from")
+        if (
+            self.d_sae is not None and (self.k or 1) > self.d_sae
+        ):  # with an expansion `parse_config` finds it, later
+            raise ValueError(
+                f"k is {self.k}, and there are d_sae = {self.d_sae} features to choose from"
+            )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must be different from each other, and at least one")
         return self
@@ -150,7 +167,9 @@ class Sae(_Table):
 
 
 class Gates(_Table):
-    """What a dictionary must reach on held-out text (`dictionaries.Gates`); one that does not gives no verdict."""
+    """What a dictionary must reach on held-out text (`dictionaries.Gates`); one that does not gives
+    no verdict.
+    """
 
     explained_variance: float = Field(default=0.5, le=1)
     """At least; predicting the mean scores 0."""
@@ -168,14 +187,18 @@ class Gates(_Table):
     """Features that fire on more than a tenth of the tokens, at most."""
 
     loss_recovered: float = Field(default=0.5, le=1)
-    """(ablated - spliced) / (ablated - clean) next-token loss, ablated being the mean residual; at least."""
+    """(ablated - spliced) / (ablated - clean) next-token loss, ablated being the mean residual; at
+    least.
+    """
 
     sink_share: float = Field(default=0.1, ge=0, le=1)
     """Share of the residuals' variance on tokens with norms over 10 times the median, at most."""
 
 
 class Controls(_Table):
-    """What stands beside the main comparison, apart from the models' own `untrained` and `other_seed`."""
+    """What stands beside the main comparison, apart from the models' own `untrained` and
+    `other_seed`.
+    """
 
     rotated: bool = True
     """The partner model's dictionaries with randomly rotated directions."""
@@ -187,7 +210,9 @@ class Controls(_Table):
     """Each model against itself through dictionaries of the second seed: the SAE-seed skyline."""
 
     stability: bool = True
-    """Each model against the others' dictionaries of the second seed: does the same partner come back."""
+    """Each model against the others' dictionaries of the second seed: does the same partner come
+    back.
+    """
 
     neurons: bool = True
     """MLP neurons and mixer channels instead of features, and those of the untrained twins."""
@@ -203,7 +228,9 @@ class Matching(_Table):
     """Bootstrap resamples of documents behind every interval."""
 
     null_exchanges: int = Field(default=2, ge=0)
-    """Exchanges of whole documents behind the null of the maximum; each costs another pass over all pairs of layers."""
+    """Exchanges of whole documents behind the null of the maximum; each costs another pass over all
+    pairs of layers.
+    """
 
     fdr: float = Field(default=0.01, gt=0, lt=1)
     """False discovery rate at which a match is significant."""
@@ -212,10 +239,14 @@ class Matching(_Table):
     """Correlation that a homolog has at least."""
 
     rival_ratio: float = Field(default=0.7, ge=0, le=1)
-    """Share of the partner's highest correlation with any feature of the own model that a homolog reaches; 0: any."""
+    """Share of the partner's highest correlation with any feature of the own model that a homolog
+    reaches; 0: any.
+    """
 
     space_tokens: int = Field(default=65_536, ge=0)
-    """Tokens for the similarity of the residual streams (CKA, SVCCA), the first of the match tokens; 0: none."""
+    """Tokens for the similarity of the residual streams (CKA, SVCCA), the first of the match
+    tokens; 0: none.
+    """
 
 
 class Circuits(_Table):
@@ -256,10 +287,14 @@ class Interpretation(_Table):
     """Tokens that each model reads again with its left context cut, at most; 0: not measured."""
 
     causal_pairs: int = Field(default=100, ge=0)
-    """Matched features of each direction that are ablated and steered, with as many controls; 0: none."""
+    """Matched features of each direction that are ablated and steered, with as many controls; 0:
+    none.
+    """
 
     listed: int = Field(default=50, ge=0)
-    """Best shared and exclusive features of each direction; the latter are regressed on the whole other model."""
+    """Best shared and exclusive features of each direction; the latter are regressed on the whole
+    other model.
+    """
 
     transplant: bool = True
     """Residuals of one model mapped into the other's space and read by its dictionaries."""
@@ -269,7 +304,9 @@ class Run(_Table):
     """Where and from which seed."""
 
     seed: int = Field(default=0, ge=0)
-    """Root of every seed that is not named elsewhere (rotations, resampling, order of training tokens)."""
+    """Root of every seed that is not named elsewhere (rotations, resampling, order of training
+    tokens).
+    """
 
     device: str = "cpu"
     """"cpu", "cuda", "cuda:1", "mps"."""
@@ -278,10 +315,14 @@ class Run(_Table):
     """Precision in which the models run."""
 
     shard_mib: int = Field(default=2048, ge=1)
-    """MiB of residuals that one task holds; it decides how many files features lie in, and no number."""
+    """MiB of residuals that one task holds; it decides how many files features lie in, and no
+    number.
+    """
 
     random_weights: bool = False
-    """A rehearsal: the models' true sizes with random weights, and dictionaries made to fire as trained ones do."""
+    """A rehearsal: the models' true sizes with random weights, and dictionaries made to fire as
+    trained ones do.
+    """
 
 
 class Recipe(_Table):
@@ -306,7 +347,10 @@ class Recipe(_Table):
                 raise ValueError(f"controls.{control} needs two seeds in sae.seeds")
         for name in ("neuron_tokens", "quality_tokens"):
             if (getattr(self.corpus, name) or 0) > self.corpus.match_tokens:
-                raise ValueError(f"corpus.{name} are the first of the match tokens, and cannot be more than those")
+                raise ValueError(
+                    f"corpus.{name} are the first of the match tokens, and cannot be more than "
+                    "those"
+                )
         return self
 
     def values(self) -> dict[str, Any]:
@@ -320,28 +364,46 @@ class Recipe(_Table):
 
     def with_run(self, seed: int | None = None, device: str | None = None) -> Recipe:
         """This recipe with the seed or device of the command line, where given."""
-        given = {key: value for key, value in (("seed", seed), ("device", device)) if value is not None}
+        given = {
+            key: value for key, value in (("seed", seed), ("device", device)) if value is not None
+        }
         return parse_recipe(self.values() | {"run": self.run.model_dump() | given}, self.name)
 
     def rehearsal(self, tokens: int) -> Recipe:
-        """This recipe at the true size of models and dictionaries, with random weights and `tokens` tokens to match.
+        """This recipe at the true size of models and dictionaries, with random weights and `tokens`
+        tokens to match.
 
-        Text and tokenizer are the zoo's, everything runs on the CPU unless a device is given later, and what is
-        counted in tokens, prompts or steps shrinks: a rehearsal tries every stage and measures its time.  Dictionaries
-        of random weights are trained, for those that models bring say nothing of them.
+        Text and tokenizer are the zoo's, everything runs on the CPU unless a device is given later,
+        and what is counted in tokens, prompts or steps shrinks: a rehearsal tries every stage and
+        measures its time.  Dictionaries of random weights are trained, for those that models bring
+        say nothing of them.
         """
         values = self.values()
-        part = {"match_tokens": tokens, "neuron_tokens": max(1, tokens // 10), "train_tokens": 256,
-                "quality_tokens": max(1024, tokens // 10), "source": "zoo:demo"}  # fmt: skip
+        part = {
+            "match_tokens": tokens,
+            "neuron_tokens": max(1, tokens // 10),
+            "train_tokens": 256,
+            "quality_tokens": max(1024, tokens // 10),
+            "source": "zoo:demo",
+        }
         corpus = values["corpus"] | part | {"context": min(self.corpus.context, 1024)}
-        sae = values["sae"] | {"epochs": 1, "batch": 128}  # an untrained feature fires half the time: steps are slow
+        sae = values["sae"] | {
+            "epochs": 1,
+            "batch": 128,
+        }  # an untrained feature fires half the time: steps are slow
         matching = values["matching"] | {"space_tokens": min(self.matching.space_tokens, 2048)}
         run = values["run"] | {"random_weights": True, "device": "cpu"}
         models = [model | {"saes": None, "saes_seed": None} for model in values["models"]]
         if len(self.sae.seeds) < 2 and any(model.saes is not None for model in self.models):
             sae["seeds"] = [*self.sae.seeds, max(self.sae.seeds) + 1]
-        changed = {"name": f"{self.name}-rehearsal", "models": models, "corpus": corpus, "sae": sae,
-                   "matching": matching, "run": run}  # fmt: skip
+        changed = {
+            "name": f"{self.name}-rehearsal",
+            "models": models,
+            "corpus": corpus,
+            "sae": sae,
+            "matching": matching,
+            "run": run,
+        }
         if self.interpretation is not None:
             changed["interpretation"] = values["interpretation"] | {
                 "context_tokens": tokens,
@@ -349,7 +411,11 @@ class Recipe(_Table):
                 "listed": 8,
             }
         if self.circuits is not None:
-            changed["circuits"] = values["circuits"] | {"n_prompts": 8, "batch": 8, "discovery_prompts": 2}
+            changed["circuits"] = values["circuits"] | {
+                "n_prompts": 8,
+                "batch": 8,
+                "discovery_prompts": 2,
+            }
         return parse_recipe(values | changed, self.name)
 
 
@@ -370,38 +436,49 @@ class CircuitRecipe(_Table):
 def built_in_recipes() -> list[str]:
     """Names of the recipes that ship with the package."""
     files = resources.files("homolog.pipeline") / "recipes"
-    return sorted(file.name.removesuffix(".toml") for file in files.iterdir() if file.name.endswith(".toml"))
+    return sorted(
+        file.name.removesuffix(".toml") for file in files.iterdir() if file.name.endswith(".toml")
+    )
 
 
 def load_recipe(ref: str | Path) -> Recipe:
     """Read a built-in recipe by name or a TOML file by path.
 
-    Raises `InputError` when there is no such recipe, and for TOML errors, unknown keys and unusable values.
+    Raises `InputError` when there is no such recipe, and for TOML errors, unknown keys and unusable
+    values.
     """
     if str(ref) in built_in_recipes():
         if Path(ref).is_file():
             raise InputError(
-                "recipe", str(ref), f"both a built-in recipe and {Path(ref).absolute()} have that name",
+                "recipe",
+                str(ref),
+                f"both a built-in recipe and {Path(ref).absolute()} have that name",
                 f"Write ./{ref} for the file, or give the command in another folder.",
-            )  # fmt: skip
+            )
         data = (resources.files("homolog.pipeline") / "recipes" / f"{ref}.toml").read_bytes()
     elif Path(ref).is_file():
         data = Path(ref).read_bytes()
     else:
         known = ", ".join(built_in_recipes())
         raise InputError(
-            "recipe", str(ref), "it must be a TOML file or the name of a built-in recipe",
+            "recipe",
+            str(ref),
+            "it must be a TOML file or the name of a built-in recipe",
             f"Built in: {known}.",
-        )  # fmt: skip
+        )
     try:
         values = tomllib.loads(data.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError("recipe", str(ref), f"it must be TOML: {error}", "Mend that place.") from error
+        raise InputError(
+            "recipe", str(ref), f"it must be TOML: {error}", "Mend that place."
+        ) from error
     return parse_recipe({"name": Path(ref).stem} | values, str(ref))
 
 
 def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
-    """A recipe from tables of values; `source` says in errors where they came from.  Raises `InputError`."""
+    """A recipe from tables of values; `source` says in errors where they came from.  Raises
+    `InputError`.
+    """
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -434,13 +511,19 @@ def _input_error(error: ValidationError, source: str) -> InputError:
     if first["type"] == "missing":
         return InputError(f"{source}: {field}", None, "it is required", "Add it.")
     message = first["msg"].removeprefix("Value error, ")
-    return InputError(f"{source}: {field}", first["input"], f"it breaks a rule: {message}", "Change it.")
+    return InputError(
+        f"{source}: {field}", first["input"], f"it breaks a rule: {message}", "Change it."
+    )
 
 
 def _known_keys(path: list[str]) -> list[str]:
     table: type[BaseModel] = Recipe
     for key in (key for key in path if not key.isdigit()):
         annotation = table.model_fields[key].annotation
-        tables = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)]
+        tables = [
+            t
+            for t in (annotation, *get_args(annotation))
+            if isinstance(t, type) and issubclass(t, BaseModel)
+        ]
         table = tables[0]
     return list(table.model_fields)

@@ -1,7 +1,9 @@
-"""Dictionaries of one model on their own: text -> residuals -> dictionaries of all layers and seeds -> their quality.
+"""Dictionaries of one model on their own: text -> residuals -> dictionaries of all layers and seeds
+-> their quality.
 
-Everything is trained on one stream of residuals from one forward pass over the text.  The run folder is that of a study
-with the stages that it needs: the same --out continues, other settings are refused, and `homolog verify` reads it.
+Everything is trained on one stream of residuals from one forward pass over the text.  The run
+folder is that of a study with the stages that it needs: the same --out continues, other settings
+are refused, and `homolog verify` reads it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,13 @@ import torch
 from homolog import dictionaries
 from homolog.axes import Activations
 from homolog.corpus import TokenWindows, fingerprint
-from homolog.dictionaries import ActivationSource, AnyConfig, SparseAutoencoder, StoredResiduals, TrainingConfig
+from homolog.dictionaries import (
+    ActivationSource,
+    AnyConfig,
+    SparseAutoencoder,
+    StoredResiduals,
+    TrainingConfig,
+)
 from homolog.dictionaries.trackers import Tracker, opened, tensorboard, weights_and_biases
 from homolog.dictionaries.training.device_state import check_device
 from homolog.errors import InputError
@@ -72,13 +80,17 @@ class Prepared:
 
 
 def finished(settings: SaeSettings, out: Path) -> list[Row] | None:
-    """The rows of this run's dictionaries, if it is complete in `out` and every file as it was written; else None."""
+    """The rows of this run's dictionaries, if it is complete in `out` and every file as it was
+    written; else None.
+    """
     try:
         run = RunFolder(out)
     except InputError:
         return None
     stage = f"dictionaries {settings.name}"
-    complete = run.recipe == settings.values() and all(run.is_done(name) for name in (stage, "tables"))
+    complete = run.recipe == settings.values() and all(
+        run.is_done(name) for name in (stage, "tables")
+    )
     complete = complete and run.reads_the_same(_inputs(settings, str))
     return run.facts(stage)["saes"] if complete else None
 
@@ -93,12 +105,14 @@ def train_saes(
     wandb: str | None = None,
     tensorboard_folder: Path | None = None,
 ) -> list[Row]:
-    """Train, judge and save the dictionaries in the run folder `out`, or continue there; a row a dictionary.
+    """Train, judge and save the dictionaries in the run folder `out`, or continue there; a row a
+    dictionary.
 
-    checkpoint_every: tokens between checkpoints; by default a million, and ten in a short training.  workers: threads.
-    wandb: a project of Weights & Biases that is told how it goes; tensorboard_folder: the same for TensorBoard.
-    Raises InputError for a model, text or folder that cannot be used, before a folder is made where possible, and
-    TrainingDivergedError.
+    checkpoint_every: tokens between checkpoints; by default a million, and ten in a short
+    training.  workers: threads.
+    wandb: a project of Weights & Biases that is told how it goes; tensorboard_folder: the same for
+    TensorBoard. Raises InputError for a model, text or folder that cannot be used, before a folder
+    is made where possible, and TrainingDivergedError.
     """
     if (rows := finished(settings, out)) is not None:
         return rows
@@ -107,18 +121,31 @@ def train_saes(
     run = RunFolder.open(out, settings.values())
     try:
         prepared = prepared or _prepare(settings, progress)
-        run.check_inputs(_inputs(settings, partial(sha256_bytes, prepared.train.hash, prepared.heldout.hash)))
+        run.check_inputs(
+            _inputs(settings, partial(sha256_bytes, prepared.train.hash, prepared.heldout.hash))
+        )
         _note_facts(run, settings, prepared)
         stage = f"dictionaries {settings.name}"
         if not run.is_done(stage):
-            outputs = [run.sae_folder(settings.name, layer, label)
-                       for label in settings.labels for layer in prepared.layers]  # fmt: skip
+            outputs = [
+                run.sae_folder(settings.name, layer, label)
+                for label in settings.labels
+                for layer in prepared.layers
+            ]
             trackers = _trackers(run, settings, wandb, tensorboard_folder)
             with run.stage(stage, outputs) as facts, opened(trackers) as track:
-                trained = _train(run, settings, prepared, progress, track, checkpoint_every, workers)
-                facts["saes"] = rows = _judge_and_save(run, settings, prepared, trained, progress, track)
+                trained = _train(
+                    run, settings, prepared, progress, track, checkpoint_every, workers
+                )
+                facts["saes"] = rows = _judge_and_save(
+                    run, settings, prepared, trained, progress, track
+                )
                 facts["model"] = _facts_of_model(settings, prepared, rows)
-                run.note(warnings=beginning_missed(prepared.model, settings.name, prepared.heldout, progress))
+                run.note(
+                    warnings=beginning_missed(
+                        prepared.model, settings.name, prepared.heldout, progress
+                    )
+                )
             run.note(models=[run.facts(stage)["model"]])
         rows = run.facts(stage)["saes"]
         with run.stage("tables", [run.saes_table]):
@@ -135,14 +162,19 @@ def usable_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError("--device", name, "it is the name of no device", "Give cpu, cuda, cuda:1 or mps.") from None
+        raise InputError(
+            "--device", name, "it is the name of no device", "Give cpu, cuda, cuda:1 or mps."
+        ) from None
     check_device(device)
     return device
 
 
-def seed_agreement(a: SparseAutoencoder, b: SparseAutoencoder, x: Activations, least: int = LEAST_FIRINGS) -> float:
-    """How alike two dictionaries of one layer are: the mean, over the features of both that fire on at least `least` of
-    the tokens x (token, d_model), of the highest Pearson correlation with a feature of the other.  NaN without such.
+def seed_agreement(
+    a: SparseAutoencoder, b: SparseAutoencoder, x: Activations, least: int = LEAST_FIRINGS
+) -> float:
+    """How alike two dictionaries of one layer are: the mean, over the features of both that fire on
+    at least `least` of the tokens x (token, d_model), of the highest Pearson correlation with a
+    feature of the other.  NaN without such.
     """
     f, g = a.encode_sparse(x), b.encode_sparse(x)
     best = max_pearson(f, g)
@@ -167,19 +199,34 @@ def _prepare(settings: SaeSettings, progress: Progress) -> Prepared:
     model.require_positions(settings.context, "--context")
     layers, config = settings.chosen_layers(model.n_layers), settings.config(model.d_model)
     _check_memory(len(layers) * len(settings.labels), model.d_model, config.d_sae, device)
-    text = Text(settings.text, settings.field, settings.split, settings.context, settings.shuffle, settings.seed)
+    text = Text(
+        settings.text,
+        settings.field,
+        settings.split,
+        settings.context,
+        settings.shuffle,
+        settings.seed,
+    )
     with progress.stage("read the text"):
-        whole = read_text(text, model.tokenizer, settings.heldout + settings.tokens + 2 * settings.context)
+        whole = read_text(
+            text, model.tokenizer, settings.heldout + settings.tokens + 2 * settings.context
+        )
         heldout, train, text = hold_out(whole, text, settings.heldout)
     streamed = None
     if not _stored(settings, model, train):
         kept_in = getattr(torch, settings.residuals)
         size = settings.pool_tokens * len(layers) * model.d_model * kept_in.itemsize
         streamed = StreamedResiduals(
-            model, train, layers, seed=settings.seed, name=settings.name, key=_key(settings),
-            pool_tokens=settings.pool_tokens, dtype=kept_in,
+            model,
+            train,
+            layers,
+            seed=settings.seed,
+            name=settings.name,
+            key=_key(settings),
+            pool_tokens=settings.pool_tokens,
+            dtype=kept_in,
             device=device if size <= POOL_SHARE * device_memory(device) else "cpu",
-        )  # fmt: skip
+        )
     read = read_facts(whole, model.tokenizer)
     return Prepared(model, tokenizer, layers, config, train, heldout, text, read, streamed)
 
@@ -193,14 +240,19 @@ def _check_memory(n_dictionaries: int, d_model: int, d_sae: int, device: torch.d
     needed, there = n_dictionaries * 2 * d_model * d_sae * BYTES_A_WEIGHT, device_memory(device)
     if needed > MEMORY_SHARE * there:
         raise InputError(
-            "--layers", f"{n_dictionaries} dictionaries of {d_sae} features",
-            f"training takes {needed / 2**30:.0f} GiB, and {device.type} has {there / 2**30:.0f} GiB",
-            "Train fewer layers at a time, each with an --out of its own, fewer --seeds, or a smaller --d-sae.",
-        )  # fmt: skip
+            "--layers",
+            f"{n_dictionaries} dictionaries of {d_sae} features",
+            f"training takes {needed / 2**30:.0f} GiB, and {device.type} has {there / 2**30:.0f} "
+            "GiB",
+            "Train fewer layers at a time, each with an --out of its own, fewer --seeds, or a "
+            "smaller --d-sae.",
+        )
 
 
 def _stored(settings: SaeSettings, model: LanguageModel, train: TokenWindows) -> bool:
-    """Whether residuals are stored first: where asked for, or read more than once and not too large."""
+    """Whether residuals are stored first: where asked for, or read more than once and not too
+    large.
+    """
     if settings.stream != "auto":
         return settings.stream == "store"
     kept = int(train.mask.sum())
@@ -208,37 +260,69 @@ def _stored(settings: SaeSettings, model: LanguageModel, train: TokenWindows) ->
     return settings.tokens > kept and size <= STORE_BYTES
 
 
-def _source(run: RunFolder, settings: SaeSettings, prepared: Prepared, progress: Progress) -> ActivationSource:
+def _source(
+    run: RunFolder, settings: SaeSettings, prepared: Prepared, progress: Progress
+) -> ActivationSource:
     if prepared.streamed is not None:
         return prepared.streamed
     model, folder = prepared.model, run.residuals_folder(settings.name)
     with progress.stage("store residuals", prepared.train.n_tokens) as bar:
-        write_residuals(model, prepared.train, folder, key=f"{model.name} {_key(settings)}",
-                        dtype=getattr(torch, settings.residuals), advance=bar.advance)  # fmt: skip
+        write_residuals(
+            model,
+            prepared.train,
+            folder,
+            key=f"{model.name} {_key(settings)}",
+            dtype=getattr(torch, settings.residuals),
+            advance=bar.advance,
+        )
     return StoredResiduals(folder, seed=settings.seed, name=settings.name, layers=prepared.layers)
 
 
 def _train(
-    run: RunFolder, settings: SaeSettings, prepared: Prepared, progress: Progress, track: Tracker,
-    checkpoint_every: int | None, workers: int | None,
-) -> dict[str, list[SparseAutoencoder]]:  # fmt: skip
-    """The trained dictionaries by label; kept in the cache, so that nothing is trained again when measuring fails."""
+    run: RunFolder,
+    settings: SaeSettings,
+    prepared: Prepared,
+    progress: Progress,
+    track: Tracker,
+    checkpoint_every: int | None,
+    workers: int | None,
+) -> dict[str, list[SparseAutoencoder]]:
+    """The trained dictionaries by label; kept in the cache, so that nothing is trained again when
+    measuring fails.
+    """
     training, folder = settings.training, run.cache_folder / "trained"
-    places = {label: [folder / label / str(layer) for layer in prepared.layers] for label in settings.labels}
+    places = {
+        label: [folder / label / str(layer) for layer in prepared.layers]
+        for label in settings.labels
+    }
     receipt, key = folder / "receipt.json", run.record["recipe_hash"]
     if read_receipt(receipt, key) is not None:
-        return {label: [dictionaries.load(place) for place in places[label]] for label in settings.labels}
+        return {
+            label: [dictionaries.load(place) for place in places[label]]
+            for label in settings.labels
+        }
     source = _source(run, settings, prepared, progress)
     total = training.n_steps * training.batch_size
-    with progress.stage(f"train {len(settings.labels) * len(prepared.layers)} dictionaries", total) as bar:
+    with progress.stage(
+        f"train {len(settings.labels) * len(prepared.layers)} dictionaries", total
+    ) as bar:
         trained = dictionaries.train(
-            source, prepared.config, training, model=settings.name, labels=settings.labels, workers=workers,
-            device=settings.device, checkpoint=run.cache_folder / "training.safetensors",
+            source,
+            prepared.config,
+            training,
+            model=settings.name,
+            labels=settings.labels,
+            workers=workers,
+            device=settings.device,
+            checkpoint=run.cache_folder / "training.safetensors",
             checkpoint_every=checkpoint_every or min(1_000_000, max(1, total // MOST_CHECKPOINTS)),
             progress=_reporter(total, bar, track),
-        )  # fmt: skip
-    saved = [dictionaries.save(sae, place) for label in places
-             for sae, place in zip(trained[label], places[label], strict=True)]  # fmt: skip
+        )
+    saved = [
+        dictionaries.save(sae, place)
+        for label in places
+        for sae, place in zip(trained[label], places[label], strict=True)
+    ]
     write_receipt(receipt, True, [file for files in saved for file in files], key)
     run.drop_residuals(settings.name)
     return trained
@@ -254,12 +338,22 @@ def _reporter(total: int, bar: Bar, track: Tracker) -> Callable[[dictionaries.Pr
         if shown is None:
             shown = at - p.tokens_done
             bar.skip(shown)
-        words = (f"loss {p.loss:.4g}, L0 {p.l0:.1f}, explained {p.explained_variance:.3f}, "
-                 f"silent {p.silent_share:.0%}, {pace:,.0f} tokens/s")  # fmt: skip
+        words = (
+            f"loss {p.loss:.4g}, L0 {p.l0:.1f}, explained {p.explained_variance:.3f}, "
+            f"silent {p.silent_share:.0%}, {pace:,.0f} tokens/s"
+        )
         bar.advance(at - shown, words)
         shown = at
-        track(at, {"loss": p.loss, "l0": p.l0, "explained_variance": p.explained_variance,
-                   "silent_share": p.silent_share, "tokens_per_second": pace})  # fmt: skip
+        track(
+            at,
+            {
+                "loss": p.loss,
+                "l0": p.l0,
+                "explained_variance": p.explained_variance,
+                "silent_share": p.silent_share,
+                "tokens_per_second": pace,
+            },
+        )
 
     return report
 
@@ -270,15 +364,21 @@ def _trackers(
     if wandb is not None:
         run_id = run.record.get("wandb") or secrets.token_hex(4)
         run.note(wandb=run_id)
-        yield weights_and_biases(wandb, run.path, name=run.path.name, run_id=run_id, settings=settings.values())
+        yield weights_and_biases(
+            wandb, run.path, name=run.path.name, run_id=run_id, settings=settings.values()
+        )
     if folder is not None:
         yield tensorboard(folder)
 
 
 def _judge_and_save(
-    run: RunFolder, settings: SaeSettings, prepared: Prepared, trained: dict[str, list[SparseAutoencoder]],
-    progress: Progress, track: Tracker,
-) -> list[Row]:  # fmt: skip
+    run: RunFolder,
+    settings: SaeSettings,
+    prepared: Prepared,
+    trained: dict[str, list[SparseAutoencoder]],
+    progress: Progress,
+    track: Tracker,
+) -> list[Row]:
     model, text, rows = prepared.model, prepared.heldout, []
     on_hub = resolve(settings.model).kind == "hub"
     commit = commit_of(settings.model, settings.revision) if on_hub else None
@@ -297,7 +397,9 @@ def _judge_and_save(
             for label in settings.labels:
                 sae = trained[label][number]
                 sae = dataclasses.replace(sae, metadata={**sae.metadata, **about})
-                quality = measure_on_text(model, text, residuals[layer], layer, sae, loss_clean=clean)
+                quality = measure_on_text(
+                    model, text, residuals[layer], layer, sae, loss_clean=clean
+                )
                 dictionaries.save(sae, run.sae_folder(settings.name, layer, label), quality)
                 agreement = math.nan if label == "sae" else seed_agreement(first, sae, kept)
                 row = quality_row(settings.name, label, layer, sae, settings.sparsity, quality)
@@ -318,10 +420,15 @@ def _track_quality(track: Tracker, training: TrainingConfig, row: Row) -> None:
 def _facts_of_model(settings: SaeSettings, prepared: Prepared, rows: list[Row]) -> Row:
     model = prepared.model
     return {
-        "name": settings.name, "ref": settings.model, "role": "on its own", "architecture": model.architecture,
-        "n_layers": model.n_layers, "d_model": model.d_model, "n_parameters": model.n_parameters,
+        "name": settings.name,
+        "ref": settings.model,
+        "role": "on its own",
+        "architecture": model.architecture,
+        "n_layers": model.n_layers,
+        "d_model": model.d_model,
+        "n_parameters": model.n_parameters,
         "heldout_loss": rows[0]["loss_clean"],
-    }  # fmt: skip
+    }
 
 
 def _note_facts(run: RunFolder, settings: SaeSettings, prepared: Prepared) -> None:

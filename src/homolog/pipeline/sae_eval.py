@@ -1,4 +1,6 @@
-"""How good one dictionary is, whoever trained it: its quality on text, and whether that is what its file says."""
+"""How good one dictionary is, whoever trained it: its quality on text, and whether that is what its
+file says.
+"""
 
 from __future__ import annotations
 
@@ -41,17 +43,32 @@ class Evaluation:
     carried: Quality | None
     """What the file says."""
     agrees: bool | None
-    """Whether explained variance and L0 are those of the file, within tolerance; None where that was not checked."""
+    """Whether explained variance and L0 are those of the file, within tolerance; None where that
+    was not checked.
+    """
     notes: tuple[str, ...]
 
     def values(self) -> dict[str, Any]:
         """As JSON values; None for what is undefined."""
         facts = {
             name: getattr(self, name)
-            for name in ("ref", "model", "model_of_file", "layer", "kind", "d_sae", "text", "agrees")
+            for name in (
+                "ref",
+                "model",
+                "model_of_file",
+                "layer",
+                "kind",
+                "d_sae",
+                "text",
+                "agrees",
+            )
         }
-        return {**facts, "quality": _plain(self.quality), "carried": self.carried and _plain(self.carried),
-                "notes": list(self.notes)}  # fmt: skip
+        return {
+            **facts,
+            "quality": _plain(self.quality),
+            "carried": self.carried and _plain(self.carried),
+            "notes": list(self.notes),
+        }
 
     def lines(self) -> list[str]:
         """For people."""
@@ -62,15 +79,26 @@ class Evaluation:
             ("dead share", q.dead_share, c and c.dead_share, ".1%"),
             ("dense share", q.dense_share, c and c.dense_share, ".1%"),
             ("loss recovered", q.loss_recovered, c and c.loss_recovered, ".3f"),
-            ("loss clean / spliced / ablated", (q.loss_clean, q.loss_spliced, q.loss_ablated), None, ".3f"),
+            (
+                "loss clean / spliced / ablated",
+                (q.loss_clean, q.loss_spliced, q.loss_ablated),
+                None,
+                ".3f",
+            ),
         ]
         other = f"   (its file: {self.model_of_file})" if self.model_of_file else ""
-        lines = [f"{self.kind}, {self.d_sae} features, {self.model} layer {self.layer}{other}",
-                 f"{q.n_tokens} tokens of {self.text}"]  # fmt: skip
+        lines = [
+            f"{self.kind}, {self.d_sae} features, {self.model} layer {self.layer}{other}",
+            f"{q.n_tokens} tokens of {self.text}",
+        ]
         for name, measured, carried, form in rows:
             values = measured if isinstance(measured, tuple) else (measured,)
-            said = "" if carried is None or math.isnan(carried) else f"   (its file: {carried:{form}})"
-            lines.append(f"  {name:<32}{' / '.join(_number(value, form) for value in values)}{said}")
+            said = (
+                "" if carried is None or math.isnan(carried) else f"   (its file: {carried:{form}})"
+            )
+            lines.append(
+                f"  {name:<32}{' / '.join(_number(value, form) for value in values)}{said}"
+            )
         lines.append(f"gates: {q.reason}")
         return lines + list(self.notes)
 
@@ -89,26 +117,36 @@ def evaluate_sae(
 ) -> Evaluation:
     """Measure the dictionary `ref` (see `dictionaries.load`) in its model.
 
-    model, revision, layer: of the file by default.  text: what to measure on, its first `n_tokens`; by default what was
-    held out when the dictionary was trained here, else the text that ships.  Raises InputError for a dictionary that
-    cannot be read or is of another width, place, layer or tokenizer, a missing model or layer, and text that cannot be
-    read.  Names of models are not compared so strictly, for libraries name one model differently: another name is said.
+    model, revision, layer: of the file by default.  text: what to measure on, its first `n_tokens`;
+    by default what was held out when the dictionary was trained here, else the text that ships.
+    Raises InputError for a dictionary that cannot be read or is of another width, place, layer or
+    tokenizer, a missing model or layer, and text that cannot be read.  Names of models are not
+    compared so strictly, for libraries name one model differently: another name is said.
     """
     sae = dictionaries.load(ref)
     where, number = _place(ref, sae, model, layer)
     if revision is None and model is None:
         revision = sae.metadata.get("revision")
-    loaded = load(where, revision=revision, dtype=getattr(torch, dtype), device=usable_device(device))
+    loaded = load(
+        where, revision=revision, dtype=getattr(torch, dtype), device=usable_device(device)
+    )
     tokenizer = check_same_tokenizer(where, loaded.tokenizer, where, loaded.tokenizer)
     _check_fits(ref, sae, loaded, number)
     if sae.metadata.get("tokenizer") not in (None, tokenizer):
-        raise InputError("--model", where, f"its tokenizer ({tokenizer}) must be that of the model of the dictionary "
-                         f"{ref} ({sae.metadata['tokenizer']})", "Name the model that it was trained on.")  # fmt: skip
+        raise InputError(
+            "--model",
+            where,
+            f"its tokenizer ({tokenizer}) must be that of the model of the dictionary "
+            f"{ref} ({sae.metadata['tokenizer']})",
+            "Name the model that it was trained on.",
+        )
     with progress.stage("read the text"):
         windows, words = _windows(sae, loaded, text, n_tokens)
     with progress.stage("measure quality"):
         residuals = full_residuals(loaded, windows, [number])[number]
-        quality = measure_on_text(loaded, windows, residuals, number, sae, loss_clean=clean_loss(loaded, windows))
+        quality = measure_on_text(
+            loaded, windows, residuals, number, sae, loss_clean=clean_loss(loaded, windows)
+        )
         agrees, notes = _recheck(sae, windows, residuals, text is None)
     beginning = measure_beginning(loaded, windows)
     if beginning is not None and beginning.is_missed:
@@ -117,42 +155,77 @@ def evaluate_sae(
         notes.insert(0, f"Its file says that it is of {other}, and it was measured in {where}.")
     own = sae.metadata.get("text") or {}  # of any shape: only compared
     if text is not None and own.get("source") == text.source:
-        notes.append("It was trained on this text: without --text it is measured on what was held out.")
+        notes.append(
+            "It was trained on this text: without --text it is measured on what was held out."
+        )
     return Evaluation(
-        ref, where, other, number, sae.kind, sae.d_sae, words, quality, saved_quality(sae), agrees, tuple(notes)
+        ref,
+        where,
+        other,
+        number,
+        sae.kind,
+        sae.d_sae,
+        words,
+        quality,
+        saved_quality(sae),
+        agrees,
+        tuple(notes),
     )
 
 
-def _place(ref: str, sae: SparseAutoencoder, model: str | None, layer: int | None) -> tuple[str, int]:
-    """Model and layer, as asked for or as the file says; a layer asked for must be that of the file."""
+def _place(
+    ref: str, sae: SparseAutoencoder, model: str | None, layer: int | None
+) -> tuple[str, int]:
+    """Model and layer, as asked for or as the file says; a layer asked for must be that of the
+    file.
+    """
     where = model or sae.metadata.get("ref") or sae.metadata.get("model")
     number = sae.metadata.get("layer") if layer is None else layer
     for option, found in (("--model", where), ("--layer", number)):
         if found is None:
             raise InputError(option, None, f"the file of {ref} does not say it", f"Give {option}.")
     if sae.metadata.get("layer") not in (None, number):
-        raise InputError("--layer", number, f"by its file, the dictionary {ref} is of layer {sae.metadata['layer']}",
-                         "Leave --layer out, or name the dictionary of that layer.")  # fmt: skip
+        raise InputError(
+            "--layer",
+            number,
+            f"by its file, the dictionary {ref} is of layer {sae.metadata['layer']}",
+            "Leave --layer out, or name the dictionary of that layer.",
+        )
     hook = sae.metadata.get("hook")
     if is_elsewhere(hook):
-        raise InputError("place of the dictionary", hook, "it must read the residual stream after a block",
-                         "Name one that does.")  # fmt: skip
+        raise InputError(
+            "place of the dictionary",
+            hook,
+            "it must read the residual stream after a block",
+            "Name one that does.",
+        )
     assert where is not None and number is not None
     return str(where), int(number)
 
 
 def _other_model(sae: SparseAutoencoder, where: str) -> str | None:
     """The name that the file has for its model, where it has one and it is not this."""
-    names = [name for name in (sae.metadata.get("ref"), sae.metadata.get("model")) if name is not None]
+    names = [
+        name for name in (sae.metadata.get("ref"), sae.metadata.get("model")) if name is not None
+    ]
     return None if not names or where in names else str(names[0])
 
 
 def _check_fits(ref: str, sae: SparseAutoencoder, model: LanguageModel, layer: int) -> None:
     if layer not in range(model.n_layers):
-        raise InputError("--layer", layer, f"{model.name} has layers 0 to {model.n_layers - 1}", "Choose of these.")
+        raise InputError(
+            "--layer",
+            layer,
+            f"{model.name} has layers 0 to {model.n_layers - 1}",
+            "Choose of these.",
+        )
     if sae.d_model != model.d_model:
-        raise InputError("--model", model.name, f"it is {model.d_model} wide, and the dictionary {ref} {sae.d_model}",
-                         "Name the model that it was trained on.")  # fmt: skip
+        raise InputError(
+            "--model",
+            model.name,
+            f"it is {model.d_model} wide, and the dictionary {ref} {sae.d_model}",
+            "Name the model that it was trained on.",
+        )
 
 
 def _windows(
@@ -169,11 +242,20 @@ def _windows(
 
 def _text_of(facts: dict[str, Any]) -> Text:
     """The text of a dictionary from what its file says of it."""
-    kinds = {field.name: str if field.default is MISSING else type(field.default) for field in fields(Text)}
-    wrong = [name for name, value in facts.items() if name not in kinds or type(value) is not kinds[name]]
+    kinds = {
+        field.name: str if field.default is MISSING else type(field.default)
+        for field in fields(Text)
+    }
+    wrong = [
+        name for name, value in facts.items() if name not in kinds or type(value) is not kinds[name]
+    ]
     if wrong or "source" not in facts:
-        raise InputError("text in the dictionary's file", facts,
-                         f"{', '.join(wrong) or 'source'} is not as it is written here", "Give --text.")  # fmt: skip
+        raise InputError(
+            "text in the dictionary's file",
+            facts,
+            f"{', '.join(wrong) or 'source'} is not as it is written here",
+            "Give --text.",
+        )
     return Text(**facts)
 
 
@@ -185,7 +267,9 @@ def _recheck(
     if saved_quality(sae) is None:
         return None, ["Its file carries no quality to compare with."]
     if int(keep.sum()) < RECHECK_TOKENS:
-        return None, [f"Fewer than {RECHECK_TOKENS} tokens say too little to compare with its file."]
+        return None, [
+            f"Fewer than {RECHECK_TOKENS} tokens say too little to compare with its file."
+        ]
     try:
         recheck(sae, residuals.flatten(0, 1), keep=keep)
     except InputError as error:
@@ -196,7 +280,10 @@ def _recheck(
 
 def _plain(quality: Quality) -> dict[str, Any]:
     row = quality.as_row()
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in row.items()
+    }
 
 
 def _number(value: float, form: str) -> str:

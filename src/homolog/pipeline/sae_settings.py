@@ -1,4 +1,6 @@
-"""What decides the numbers of `homolog sae train`: one flat, frozen table, kept as the recipe of its run folder."""
+"""What decides the numbers of `homolog sae train`: one flat, frozen table, kept as the recipe of
+its run folder.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,16 @@ from homolog.errors import InputError
 from homolog.record.run_folder import folder_name
 
 EXPANSION = 6.0
-"""Features per dimension where neither their number nor this is given: 768 for the models that ship."""
+"""Features per dimension where neither their number nor this is given: 768 for the models that
+ship.
+"""
 
 MOST_LAYERS = 100_000
 
 
 class SaeSettings(BaseModel):
-    """Dictionaries of the residual stream after some blocks of one model, and the text they learn from.
+    """Dictionaries of the residual stream after some blocks of one model, and the text they learn
+    from.
 
     None stands for a default that depends on the model or the kind.
     """
@@ -69,7 +74,9 @@ class SaeSettings(BaseModel):
     """Weight of the L0 penalty (jumprelu)."""
 
     tokens: int = Field(default=1_048_576, ge=1)
-    """Tokens every dictionary sees; the text is read again, in a new order, as often as this asks for."""
+    """Tokens every dictionary sees; the text is read again, in a new order, as often as this asks
+    for.
+    """
 
     batch: int = Field(default=512, ge=1)
     """Tokens a step."""
@@ -84,7 +91,9 @@ class SaeSettings(BaseModel):
     """Root of every random choice."""
 
     stream: Literal["auto", "pool", "store"] = "auto"
-    """Run the model as its residuals are read, or store them first; auto stores what is read more than once."""
+    """Run the model as its residuals are read, or store them first; auto stores what is read more
+    than once.
+    """
 
     pool_tokens: int = Field(default=262_144, ge=1)
     """Tokens among which the residuals of a running model are shuffled."""
@@ -127,7 +136,12 @@ class SaeSettings(BaseModel):
         """The layers of a model that has so many.  InputError where it does not have one of them."""
         chosen = list(range(n_layers) if self.layers is None else self.layers)
         if unknown := [layer for layer in chosen if layer not in range(n_layers)]:
-            raise InputError("--layers", unknown[0], f"{self.model} has layers 0 to {n_layers - 1}", "Choose of these.")
+            raise InputError(
+                "--layers",
+                unknown[0],
+                f"{self.model} has layers 0 to {n_layers - 1}",
+                "Choose of these.",
+            )
         return chosen
 
     def config(self, d_model: int) -> AnyConfig:
@@ -140,31 +154,50 @@ class SaeSettings(BaseModel):
     @property
     def training(self) -> TrainingConfig:
         """How the dictionaries are trained."""
-        return TrainingConfig(n_tokens=self.tokens, batch_size=self.batch, learning_rate=self.lr, seed=self.seed)
+        return TrainingConfig(
+            n_tokens=self.tokens, batch_size=self.batch, learning_rate=self.lr, seed=self.seed
+        )
 
 
 def make_settings(**values: Any) -> SaeSettings:
     """Settings from values by name, as the command line gives them.
 
-    Raises InputError, with the option's name, for values that cannot be and for a sparsity of another kind.
+    Raises InputError, with the option's name, for values that cannot be and for a sparsity of
+    another kind.
     """
     try:
         settings = SaeSettings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
-        raise InputError(_option(field), first["input"], f"it breaks a rule: {first['msg']}", "Change it.") from error
+        raise InputError(
+            _option(field), first["input"], f"it breaks a rule: {first['msg']}", "Change it."
+        ) from error
     if settings.d_sae is not None and settings.expansion is not None:
-        raise InputError("--expansion", settings.expansion, "--d-sae says the number of features", "Give one of both.")
+        raise InputError(
+            "--expansion",
+            settings.expansion,
+            "--d-sae says the number of features",
+            "Give one of both.",
+        )
     if settings.tokens < settings.batch:
-        raise InputError("--tokens", settings.tokens, f"a step takes {settings.batch}", "Give more, or less --batch.")
+        raise InputError(
+            "--tokens",
+            settings.tokens,
+            f"a step takes {settings.batch}",
+            "Give more, or less --batch.",
+        )
     own, kind = SPARSITY[settings.kind], settings.kind
     for key in ("l1", "k", "l0"):
         given = getattr(settings, key)
         if key != own and given is not None:
             kinds = " or ".join(other for other, name in SPARSITY.items() if name == key)
-            raise InputError(_option(key), given, f"it belongs to {kinds}, and --kind is {kind}",
-                             f"Give {_option(own)}, or --kind {kinds}.")  # fmt: skip
+            raise InputError(
+                _option(key),
+                given,
+                f"it belongs to {kinds}, and --kind is {kind}",
+                f"Give {_option(own)}, or --kind {kinds}.",
+            )
     if settings.d_sae is not None:
         settings.config(settings.d_sae)  # with an expansion it depends on the model's width
     return settings
@@ -179,9 +212,16 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
         first, dash, last = part.strip().partition("-")
         ends = (first, last if dash else first)
         if not all(end.strip().isdecimal() for end in ends) or int(ends[0]) > int(ends[1]):
-            raise InputError("--layers", text, "it must be numbers and ranges, or all", "Give for example 0,3,5-7.")
+            raise InputError(
+                "--layers",
+                text,
+                "it must be numbers and ranges, or all",
+                "Give for example 0,3,5-7.",
+            )
         if int(ends[1]) >= MOST_LAYERS:
-            raise InputError("--layers", text, f"no model has {MOST_LAYERS} layers", "Give for example 0,3,5-7.")
+            raise InputError(
+                "--layers", text, f"no model has {MOST_LAYERS} layers", "Give for example 0,3,5-7."
+            )
         found += range(int(ends[0]), int(ends[1]) + 1)
     return tuple(found)
 

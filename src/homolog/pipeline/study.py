@@ -17,7 +17,9 @@ from homolog.report.export import InlineFigure, figure_specs
 
 @dataclass(frozen=True)
 class Study:
-    """One run folder.  Tables are polars frames, read when first asked for; docs/formats.md names their columns."""
+    """One run folder.  Tables are polars frames, read when first asked for; docs/formats.md names
+    their columns.
+    """
 
     folder: RunFolder
 
@@ -48,7 +50,9 @@ class Study:
 
     @cached_property
     def shared(self) -> pl.DataFrame:
-        """One row an ordered pair of the compared models: the share with a homolog, and its verdict in words."""
+        """One row an ordered pair of the compared models: the share with a homolog, and its verdict
+        in words.
+        """
         return self._table(self.folder.table("shared"))
 
     @cached_property
@@ -63,7 +67,9 @@ class Study:
 
     @cached_property
     def circuits(self) -> pl.DataFrame:
-        """One row a model: how well it does the task, its key component, faithfulness, Off-by-One verdict."""
+        """One row a model: how well it does the task, its key component, faithfulness, Off-by-One
+        verdict.
+        """
         return self._table(self.folder.table("circuits"))
 
     @cached_property
@@ -88,7 +94,9 @@ class Study:
 
     @cached_property
     def features(self) -> pl.DataFrame:
-        """One row a feature of the compared models: frequency, measures of complexity, promoted and nearest."""
+        """One row a feature of the compared models: frequency, measures of complexity, promoted and
+        nearest.
+        """
         return self._table(self.folder.table("features"))
 
     @cached_property
@@ -98,12 +106,16 @@ class Study:
 
     @cached_property
     def causal(self) -> pl.DataFrame:
-        """One row a pair of features that were ablated and steered in their models, controls among them."""
+        """One row a pair of features that were ablated and steered in their models, controls among
+        them.
+        """
         return self._table(self.folder.table("causal"))
 
     @cached_property
     def causal_shares(self) -> pl.DataFrame:
-        """One row an ordered pair of models, kind of intervention and range of r: the share causally alike."""
+        """One row an ordered pair of models, kind of intervention and range of r: the share
+        causally alike.
+        """
         return self._table(self.folder.table("causal_shares"))
 
     @cached_property
@@ -129,11 +141,17 @@ class Study:
     def figures(self) -> dict[str, InlineFigure]:
         """The charts of the report by name; a notebook draws one that is the last value of a cell."""
         specs = figure_specs(self.folder.report_folder)
-        return {name: InlineFigure(json.loads(file.read_text("utf-8"))) for name, file in specs.items()}
+        return {
+            name: InlineFigure(json.loads(file.read_text("utf-8"))) for name, file in specs.items()
+        }
 
     def _table(self, path: Path) -> pl.DataFrame:
         if not path.is_file():
-            raise InputError("run folder", str(self.folder.path), f"it has no {path.name} yet",
-                             "Finish the run: start it again with the same recipe and --out.")  # fmt: skip
+            raise InputError(
+                "run folder",
+                str(self.folder.path),
+                f"it has no {path.name} yet",
+                "Finish the run: start it again with the same recipe and --out.",
+            )
         self.folder.require_whole(path)
         return pl.read_parquet(path)

@@ -1,7 +1,9 @@
-"""Everything that needs one model, as tasks: residuals, dictionaries with their quality, features, neurons.
+"""Everything that needs one model, as tasks: residuals, dictionaries with their quality, features,
+neurons.
 
-A task reads its inputs from the run folder and writes its outputs there part by part (`storage.parts`), so that it may
-run in this process or on any machine that sees the folder, and a run that was stopped goes on with what is missing.
+A task reads its inputs from the run folder and writes its outputs there part by part
+(`storage.parts`), so that it may run in this process or on any machine that sees the folder, and a
+run that was stopped goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -74,7 +76,14 @@ def shards_of(model: LanguageModel, text: TokenWindows, recipe: Recipe) -> list[
 def store_residuals(run: Path, recipe: Recipe, subject: Subject, shard: Shard) -> None:
     """Task: the residuals of all layers on a shard of the text to learn from."""
     folder, key = RunFolder(run).residuals_folder(subject.name), model_key(subject, recipe)
-    write_shard(load_subject(subject, recipe), windows_of(run, "train"), shard, folder, key, stored_dtype(recipe))
+    write_shard(
+        load_subject(subject, recipe),
+        windows_of(run, "train"),
+        shard,
+        folder,
+        key,
+        stored_dtype(recipe),
+    )
 
 
 def stored_dtype(recipe: Recipe) -> torch.dtype:
@@ -92,36 +101,69 @@ def _windows(folder: Path) -> TokenWindows:
     return load_windows(folder)
 
 
-def train_layers(run: Path, recipe: Recipe, subject: Subject, layers: list[int],
-                 threads: int | None) -> list[dict[str, Any]]:  # fmt: skip
-    """Task: train, judge and save the dictionaries of some layers, all labels; returns their rows of the table `saes`.
+def train_layers(
+    run: Path, recipe: Recipe, subject: Subject, layers: list[int], threads: int | None
+) -> list[dict[str, Any]]:
+    """Task: train, judge and save the dictionaries of some layers, all labels; returns their rows
+    of the table `saes`.
 
-    Dictionaries that the recipe brings are loaded instead.  A row's `note` warns where one names another model.
-    Each layer's bytes are the same in whatever group it is trained.  A group that is complete is not trained again.
+    Dictionaries that the recipe brings are loaded instead.  A row's `note` warns where one names
+    another model. Each layer's bytes are the same in whatever group it is trained.  A group that is
+    complete is not trained again.
     """
     folder = RunFolder(run)
     name = f"{subject.name}-{layers[0]}-{layers[-1]}"  # groups may be cut anew when the run goes on
-    receipt, key = folder.cache_folder / "training" / f"{name}.json", f"dictionaries {recipe.hash} {layers}"
+    receipt, key = (
+        folder.cache_folder / "training" / f"{name}.json",
+        f"dictionaries {recipe.hash} {layers}",
+    )
     rows = read_receipt(receipt, key)
     if rows is None:
-        rows = _train_layers(folder, recipe, subject, layers, threads, receipt.with_name(f"{name}.safetensors"))
-        saes = [folder.sae_folder(subject.name, layer, label) for layer in layers for label in subject.encoded_labels]
-        write_receipt(receipt, rows, [sae / name for sae in saes for name in (WEIGHTS_FILE, CONFIG_FILE)], key)
+        rows = _train_layers(
+            folder, recipe, subject, layers, threads, receipt.with_name(f"{name}.safetensors")
+        )
+        saes = [
+            folder.sae_folder(subject.name, layer, label)
+            for layer in layers
+            for label in subject.encoded_labels
+        ]
+        write_receipt(
+            receipt, rows, [sae / name for sae in saes for name in (WEIGHTS_FILE, CONFIG_FILE)], key
+        )
     return rows
 
 
-def _train_layers(folder: RunFolder, recipe: Recipe, subject: Subject, layers: list[int], threads: int | None,
-                  checkpoint: Path) -> list[dict[str, Any]]:  # fmt: skip
+def _train_layers(
+    folder: RunFolder,
+    recipe: Recipe,
+    subject: Subject,
+    layers: list[int],
+    threads: int | None,
+    checkpoint: Path,
+) -> list[dict[str, Any]]:
     model = load_subject(subject, recipe)
     if subject.saes:
-        trained = {label: [load_brought(subject, model, label, layer) for layer in layers] for label in subject.labels}
+        trained = {
+            label: [load_brought(subject, model, label, layer) for layer in layers]
+            for label in subject.labels
+        }
     else:
-        source = StoredResiduals(folder.residuals_folder(subject.name), seed=recipe.run.seed, name=subject.name,
-                                 layers=layers)  # fmt: skip
+        source = StoredResiduals(
+            folder.residuals_folder(subject.name),
+            seed=recipe.run.seed,
+            name=subject.name,
+            layers=layers,
+        )
         trained = dictionaries.train(
-            source, parse_config(recipe.sae.config(model.d_model)), training_config(recipe), model=subject.name,
-            labels=subject.labels, workers=threads, checkpoint=checkpoint, device=recipe.run.device,
-        )  # fmt: skip
+            source,
+            parse_config(recipe.sae.config(model.d_model)),
+            training_config(recipe),
+            model=subject.name,
+            labels=subject.labels,
+            workers=threads,
+            checkpoint=checkpoint,
+            device=recipe.run.device,
+        )
     text = windows_of(folder.path, "quality")
     residuals = full_residuals(model, text, layers)
     keep = torch.from_numpy(text.mask)
@@ -130,8 +172,12 @@ def _train_layers(folder: RunFolder, recipe: Recipe, subject: Subject, layers: l
         sample = sample[:: max(1, len(sample) * trained["sae"][number].d_sae // THRESHOLD_ENTRIES)]
         if recipe.run.random_weights and not subject.saes:
             for label, saes in trained.items():
-                seed = dictionaries.derive_seed(recipe.run.seed, "rehearsal", subject.name, label, layer)
-                saes[number] = dictionaries.firing_like_trained(saes[number], sample, REHEARSED_L0, seed)
+                seed = dictionaries.derive_seed(
+                    recipe.run.seed, "rehearsal", subject.name, label, layer
+                )
+                saes[number] = dictionaries.firing_like_trained(
+                    saes[number], sample, REHEARSED_L0, seed
+                )
         if subject.rotated:
             seed = dictionaries.derive_seed(recipe.run.seed, "rotated", subject.name, layer)
             turned = dictionaries.rotated(trained["sae"][number], seed, sample)
@@ -149,16 +195,29 @@ def training_config(recipe: Recipe) -> TrainingConfig:
     )
 
 
-def _judge_and_save(folder: RunFolder, recipe: Recipe, subject: Subject, model: LanguageModel, layers: list[int],
-                    trained: dict[str, list[SparseAutoencoder]], text: TokenWindows,
-                    residuals: dict[int, torch.Tensor]) -> list[dict[str, Any]]:  # fmt: skip
+def _judge_and_save(
+    folder: RunFolder,
+    recipe: Recipe,
+    subject: Subject,
+    model: LanguageModel,
+    layers: list[int],
+    trained: dict[str, list[SparseAutoencoder]],
+    text: TokenWindows,
+    residuals: dict[int, torch.Tensor],
+) -> list[dict[str, Any]]:
     gates = dictionaries.Gates(**recipe.gates.model_dump())
     clean = clean_loss(model, text)
     rows = []
     for label, saes in trained.items():
         for layer, sae in zip(layers, saes, strict=True):
-            quality = measure_on_text(model, text, residuals[layer], layer, sae, loss_clean=clean, gates=gates)
-            facts = {"ref": subject.ref, "revision": subject.revision, "tokenizer": text.tokenizer_fingerprint}
+            quality = measure_on_text(
+                model, text, residuals[layer], layer, sae, loss_clean=clean, gates=gates
+            )
+            facts = {
+                "ref": subject.ref,
+                "revision": subject.revision,
+                "tokenizer": text.tokenizer_fingerprint,
+            }
             sae = replace(sae, metadata={**sae.metadata, **facts})
             dictionaries.save(sae, folder.sae_folder(subject.name, layer, label), quality)
             row = quality_row(subject.name, label, layer, sae, sparsity_of(sae), quality)
@@ -169,7 +228,9 @@ def _judge_and_save(folder: RunFolder, recipe: Recipe, subject: Subject, model: 
 
 
 def sparsity_of(sae: SparseAutoencoder) -> float | None:
-    """The setting that made the dictionary as sparse as it is, L1 or L0 weight or k; None where its file says none."""
+    """The setting that made the dictionary as sparse as it is, L1 or L0 weight or k; None where its
+    file says none.
+    """
     value = sae.k or (sae.metadata.get("config") or {}).get(SPARSITY[sae.kind])
     return None if value is None else float(value)
 
@@ -182,18 +243,24 @@ def targets_of(run: Path, recipe: Recipe, subject: Subject, n_layers: int) -> li
             sae = folder.sae_folder(subject.name, layer, label)
             key = f"{model_key(subject, recipe)} {sha256_file(sae / WEIGHTS_FILE)}"
             features = folder.feature_folder(subject.name, layer, label)
-            targets.append(Target(features, subject.name, layer, label, key, partial(dictionaries.load, sae)))
+            targets.append(
+                Target(features, subject.name, layer, label, key, partial(dictionaries.load, sae))
+            )
     return targets
 
 
-def encode_text(run: Path, recipe: Recipe, subject: Subject, shard: Shard, threads: int | None) -> None:
+def encode_text(
+    run: Path, recipe: Recipe, subject: Subject, shard: Shard, threads: int | None
+) -> None:
     """Task: the features of all dictionaries on a shard of the matched text."""
     model = load_subject(subject, recipe)
     targets = targets_of(run, recipe, subject, model.n_layers)
     encode_shard(model, windows_of(run, "match"), shard, targets, threads=threads)
 
 
-def close_text(run: Path, recipe: Recipe, subject: Subject, shards: list[Shard], layer: int) -> None:
+def close_text(
+    run: Path, recipe: Recipe, subject: Subject, shards: list[Shard], layer: int
+) -> None:
     """Task: complete the feature folders of one layer when all shards are encoded."""
     product = product_precision("auto", recipe.run.device)
     for target in targets_of(run, recipe, subject, layer + 1):
@@ -206,7 +273,9 @@ def store_current_token(folder: Path, text: TokenWindows) -> None:
     tokens = text.tokens[text.mask]
     rows = np.arange(len(tokens) + 1)
     width = int(text.tokens.max()) + 1
-    matrix = scipy.sparse.csr_array((np.ones(len(tokens), np.float32), tokens, rows), shape=(len(tokens), width))
+    matrix = scipy.sparse.csr_array(
+        (np.ones(len(tokens), np.float32), tokens, rows), shape=(len(tokens), width)
+    )
     SparseFeatures(matrix, text.hash, text.token_document, "current-token", 0).save(folder)
 
 
@@ -216,7 +285,9 @@ def neuron_folder(run: Path, name: str, layer: int) -> Path:
 
 
 def store_neurons(run: Path, recipe: Recipe, subject: Subject, shard: Shard) -> None:
-    """Task: the neurons of all layers on a shard of their text: MLP hidden units, or SSM input and gate of a Mamba."""
+    """Task: the neurons of all layers on a shard of their text: MLP hidden units, or SSM input and
+    gate of a Mamba.
+    """
     model, text = load_subject(subject, recipe), shard.of(windows_of(run, "neurons"))
     key = sha256_bytes(f"neurons {model_key(subject, recipe)}", text.hash)
     folders = [neuron_folder(run, subject.name, layer) for layer in range(model.n_layers)]
@@ -230,7 +301,9 @@ def store_neurons(run: Path, recipe: Recipe, subject: Subject, shard: Shard) -> 
         write_part(part_path(folder, shard.number), {"dense": joined}, key)
 
 
-def close_neurons(run: Path, recipe: Recipe, subject: Subject, shards: list[Shard], layer: int) -> None:
+def close_neurons(
+    run: Path, recipe: Recipe, subject: Subject, shards: list[Shard], layer: int
+) -> None:
     """Task: complete the folder of one layer's neurons."""
     windows, folder = windows_of(run, "neurons"), neuron_folder(run, subject.name, layer)
     parts = []
@@ -238,12 +311,23 @@ def close_neurons(run: Path, recipe: Recipe, subject: Subject, shards: list[Shar
         key = sha256_bytes(f"neurons {model_key(subject, recipe)}", shard.of(windows).hash)
         part = read_part(part_path(folder, shard.number), key)
         if part is None:
-            raise RuntimeError(f"part {shard.number} of {folder} was damaged after it was written: start the run again")
+            raise RuntimeError(
+                f"part {shard.number} of {folder} was damaged after it was written: start the run "
+                "again"
+            )
         parts.append(part["dense"])
-    features = DenseFeatures(np.concatenate(parts), windows.hash, windows.token_document, subject.name, layer)
+    features = DenseFeatures(
+        np.concatenate(parts), windows.hash, windows.token_document, subject.name, layer
+    )
     names = ("kind", "model", "layer", "label", "stream_hash", "n_tokens", "n_features")
     origin = {name: getattr(features, name) for name in names}
-    end_folder(folder, origin, [{"tokens": len(x)} for x in parts], features.document, vars(features.statistics))
+    end_folder(
+        folder,
+        origin,
+        [{"tokens": len(x)} for x in parts],
+        features.document,
+        vars(features.statistics),
+    )
 
 
 def share_by_token(folders: list[Path], text: TokenWindows) -> float:

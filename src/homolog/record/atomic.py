@@ -1,9 +1,9 @@
 """Atomic writes and checksums: a file appears under its final name only when it is complete.
 
-Write to a hidden temporary file in the same folder, fsync it, rename it over the final name (atomic within
-a POSIX file system), fsync the folder.  A reader, or a process killed at any instant, finds the old file, no
-file or the whole new one.  What a killed process leaves behind carries `PARTIAL_PREFIX`, for
-`remove_partial_files` to sweep.
+Write to a hidden temporary file in the same folder, fsync it, rename it over the final name (atomic
+within a POSIX file system), fsync the folder.  A reader, or a process killed at any instant, finds
+the old file, no file or the whole new one.  What a killed process leaves behind carries
+`PARTIAL_PREFIX`, for `remove_partial_files` to sweep.
 """
 
 from __future__ import annotations
@@ -28,36 +28,47 @@ _NOT_A_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 
 def as_input_error(error: BaseException, path: Path) -> InputError | None:
-    """The `InputError` for a failed write that the user can mend (space, permission, a file in the way).
+    """The `InputError` for a failed write that the user can mend (space, permission, a file in the
+    way).
 
-    Libraries in other languages (safetensors, polars, arrow) lose the errno, so the text is read as well.
-    Returns None for any other error.
+    Libraries in other languages (safetensors, polars, arrow) lose the errno, so the text is read as
+    well. Returns None for any other error.
     """
     number = error.errno if isinstance(error, OSError) else None
     text = str(error).lower()
     if number in _NO_SPACE or "no space left on device" in text or "disk quota exceeded" in text:
         return InputError(
-            "output path", str(path), "no space is left on that device",
+            "output path",
+            str(path),
+            "no space is left on that device",
             "Free some space and give the same --out again: what is complete is kept.",
-        )  # fmt: skip
+        )
     if number in _NO_PERMISSION or "permission denied" in text or "read-only file system" in text:
         return InputError(
-            "output path", str(path), "this user has no permission to write there",
+            "output path",
+            str(path),
+            "this user has no permission to write there",
             "Give an --out that you may write to, or change the permissions of the folder.",
-        )  # fmt: skip
+        )
     if number in _NOT_A_FOLDER:
         return InputError(
-            "output path", str(path), "a part of it is not a folder, or the place of the file is taken",
+            "output path",
+            str(path),
+            "a part of it is not a folder, or the place of the file is taken",
             "Give another --out, or move what is in the way.",
-        )  # fmt: skip
+        )
     if number == errno.ENOENT and Path(path).parts[:2] in (("/", "proc"), ("/", "sys")):
-        return InputError("output path", str(path), "nothing can be created there", "Give another --out.")
+        return InputError(
+            "output path", str(path), "nothing can be created there", "Give another --out."
+        )
     return None
 
 
 @contextlib.contextmanager
 def user_errors(path: Path | str) -> Iterator[None]:
-    """Turn an error that the user can mend into an `InputError` about `path`; let all others through."""
+    """Turn an error that the user can mend into an `InputError` about `path`; let all others
+    through.
+    """
     try:
         yield
     except InputError:
@@ -71,11 +82,12 @@ def user_errors(path: Path | str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; on success it becomes `path`, on any error it is removed.
+    """Yield a temporary path next to `path`; on success it becomes `path`, on any error it is
+    removed.
 
-    The temporary name ends in the final name, so that writers that look at the suffix work.  Missing folders
-    are made.  Raises `InputError` when space or permission is missing, and `FileNotFoundError` when the body
-    wrote nothing.
+    The temporary name ends in the final name, so that writers that look at the suffix work.
+    Missing folders are made.  Raises `InputError` when space or permission is missing, and
+    `FileNotFoundError` when the body wrote nothing.
     """
     path = Path(path)
     partial = path.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
@@ -104,12 +116,16 @@ def write_text(path: Path | str, text: str) -> Path:
 
 
 def write_json(path: Path | str, obj: object) -> Path:
-    """Write `obj` as indented JSON; NaN is refused, because JSON has none (write null).  Returns the path."""
+    """Write `obj` as indented JSON; NaN is refused, because JSON has none (write null).  Returns
+    the path.
+    """
     return write_text(path, json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path | str) -> Any:
-    """The JSON value in a file.  OSError where it cannot be read, ValueError where it holds none, whatever is wrong."""
+    """The JSON value in a file.  OSError where it cannot be read, ValueError where it holds none,
+    whatever is wrong.
+    """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError:
@@ -123,7 +139,9 @@ def sha256_file(path: Path | str) -> str:
 
 
 def sha256_bytes(*parts: bytes | str) -> str:
-    """Hexadecimal SHA-256 of the parts, each preceded by its length: ("ab", "c") and ("a", "bc") differ."""
+    """Hexadecimal SHA-256 of the parts, each preceded by its length: ("ab", "c") and ("a", "bc")
+    differ.
+    """
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8") if isinstance(part, str) else bytes(part)
@@ -133,7 +151,8 @@ def sha256_bytes(*parts: bytes | str) -> str:
 
 
 def remove_partial_files(folder: Path | str) -> list[Path]:
-    """Remove what killed processes left half-written anywhere under `folder`; returns the removed paths.
+    """Remove what killed processes left half-written anywhere under `folder`; returns the removed
+    paths.
 
     Files of processes that still run are left alone.
     """

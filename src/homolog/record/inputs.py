@@ -3,7 +3,8 @@
     state     SHA-256 of the names, sizes, times and inodes of the files: the same where nobody has touched them
     contents  SHA-256 of what is read: asked for where the state is another one, or where there are no files
 
-A file that was copied, or written again with the same bytes, has another state and the same contents.
+A file that was copied, or written again with the same bytes, has another state and the same
+contents.
 """
 
 from __future__ import annotations
@@ -34,16 +35,22 @@ class Input:
         if not self.files:
             return None
         stats = ((file.name, file.stat()) for file in self.files)
-        return sha256_bytes(*(f"{n} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}" for n, s in stats))
+        return sha256_bytes(
+            *(f"{n} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}" for n, s in stats)
+        )
 
     def facts(self) -> dict[str, str | None]:
         """What is recorded of it."""
         return {"state": self.state, "contents": self.contents()}
 
     def is_as(self, facts: dict[str, str | None]) -> bool:
-        """Whether it is what was recorded; its contents are read only where its state does not tell."""
+        """Whether it is what was recorded; its contents are read only where its state does not
+        tell.
+        """
         state = self.state
-        return (state is not None and state == facts["state"]) or self.contents() == facts["contents"]
+        return (state is not None and state == facts["state"]) or self.contents() == facts[
+            "contents"
+        ]
 
 
 def contents_of(files: Iterable[Path]) -> str:

@@ -22,10 +22,14 @@ def hold(path: Path) -> None:
         owner = os.read(lock, 20).decode() or "unknown"
         os.close(lock)
         raise InputError(
-            "--out", str(path), f"another process ({owner}) is writing this run",
+            "--out",
+            str(path),
+            f"another process ({owner}) is writing this run",
             "Wait for it to end, or give another --out.",
-        ) from None  # fmt: skip
-    _held[_place(path)] = lock  # from here on `let_go` lets go, also when the disk is too full for the next line
+        ) from None
+    _held[_place(path)] = (
+        lock  # from here on `let_go` lets go, also when the disk is too full for the next line
+    )
     os.truncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
 

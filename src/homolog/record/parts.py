@@ -1,9 +1,10 @@
-"""Parts: arrays in a file of their own that say what they depend on, so that long work goes on part by part.
+"""Parts: arrays in a file of their own that say what they depend on, so that long work goes on part
+by part.
 
-A part is one safetensors file.  Its metadata holds the SHA-256 of the whole file, taken with 64 zeros in the place
-of the digest itself, and then the key: whatever identifies all that the arrays depend on, commonly a hash.  A part
-is written atomically, and the same arrays and key give the same bytes.  `read_part` gives back the arrays or None,
-and None always means: make this part again.
+A part is one safetensors file.  Its metadata holds the SHA-256 of the whole file, taken with 64
+zeros in the place of the digest itself, and then the key: whatever identifies all that the arrays
+depend on, commonly a hash.  A part is written atomically, and the same arrays and key give the same
+bytes.  `read_part` gives back the arrays or None, and None always means: make this part again.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ _ZEROS = "0" * 64
 
 
 def write_part(path: Path | str, arrays: Mapping[str, np.ndarray], key: str) -> Path:
-    """Write `arrays` (any dtype of safetensors, so numbers and bools) as one part; returns the path.
+    """Write `arrays` (any dtype of safetensors, so numbers and bools) as one part; returns the
+    path.
 
-    Twice the size of the arrays is held in memory.  Raises InputError when space or permission is missing.
+    Twice the size of the arrays is held in memory.  Raises InputError when space or permission is
+    missing.
     """
     contiguous = {name: np.asarray(array, order="C") for name, array in sorted(arrays.items())}
     data = bytearray(safetensors.numpy.save(contiguous, metadata={"part": _ZEROS + key}))
@@ -39,9 +42,11 @@ def write_part(path: Path | str, arrays: Mapping[str, np.ndarray], key: str) -> 
 
 
 def read_part(path: Path | str, key: str) -> dict[str, np.ndarray] | None:
-    """The arrays of the part at `path`; None when there is none, or one with another key, or a damaged one.
+    """The arrays of the part at `path`; None when there is none, or one with another key, or a
+    damaged one.
 
-    A damaged part, with one byte changed anywhere or its end missing, is named in the log and removed.
+    A damaged part, with one byte changed anywhere or its end missing, is named in the log and
+    removed.
     """
     path = Path(path)
     try:

@@ -11,13 +11,25 @@ import sys
 from pathlib import Path
 
 REPORTED_PACKAGES = (
-    "homolog", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "numba", "polars",
-    "pyarrow", "pydantic", "altair",
-)  # fmt: skip
+    "homolog",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "numba",
+    "polars",
+    "pyarrow",
+    "pydantic",
+    "altair",
+)
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident memory of this process, in bytes, since it started or since `reset_peak_memory`."""
+    """Largest resident memory of this process, in bytes, since it started or since
+    `reset_peak_memory`.
+    """
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -54,13 +66,17 @@ def machine() -> dict[str, str | int]:
             if line.startswith("model name"):
                 processor = line.split(":", 1)[1].strip()
                 break
-    n_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n_cpus = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {"cpu": processor, "n_cpus": n_cpus, "memory_bytes": memory}
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout this code runs from, "-dirty" if tracked files differ; None without one."""
+    """Commit of the checkout this code runs from, "-dirty" if tracked files differ; None without
+    one.
+    """
     root = Path(__file__).resolve().parents[3]
     if not ((root / ".git").exists() and (root / "pyproject.toml").exists()):
         return None

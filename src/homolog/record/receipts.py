@@ -1,7 +1,8 @@
-"""Receipts: what a finished task returned and the checksums of the files it wrote, so that it need not run again.
+"""Receipts: what a finished task returned and the checksums of the files it wrote, so that it need
+not run again.
 
-A receipt is one JSON file that holds its own SHA-256 too.  `read_receipt` gives back the value or None, and None always
-means: run the task again.
+A receipt is one JSON file that holds its own SHA-256 too.  `read_receipt` gives back the value or
+None, and None always means: run the task again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ logger = logging.getLogger("homolog")
 
 
 def write_receipt(path: Path, value: Any, files: Iterable[Path], key: str) -> None:
-    """Write that the task identified by `key` returned `value` (JSON, no NaN) and wrote `files`, which lie there now.
+    """Write that the task identified by `key` returned `value` (JSON, no NaN) and wrote `files`,
+    which lie there now.
 
     Raises InputError when space or permission is missing.
     """
@@ -29,7 +31,8 @@ def write_receipt(path: Path, value: Any, files: Iterable[Path], key: str) -> No
 
 
 def read_receipt(path: Path, key: str) -> Any | None:
-    """The value; None when there is no receipt, or one of another key, or it or one of its files is not as written.
+    """The value; None when there is no receipt, or one of another key, or it or one of its files is
+    not as written.
 
     What is damaged or missing is named in the log.
     """
@@ -49,6 +52,8 @@ def read_receipt(path: Path, key: str) -> Any | None:
     for name, expected in found["files"].items():
         file = path.parent / name
         if not file.is_file() or sha256_file(file) != expected:
-            logger.warning("%s is damaged or missing: it is made again", Path(os.path.normpath(file)))
+            logger.warning(
+                "%s is damaged or missing: it is made again", Path(os.path.normpath(file))
+            )
             return None
     return found["value"]

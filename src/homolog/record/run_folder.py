@@ -1,4 +1,5 @@
-"""The run folder: where everything of one run lies, which stages are done, whether the files are unchanged.
+"""The run folder: where everything of one run lies, which stages are done, whether the files are
+unchanged.
 
     run.json                        recipe, its hash, versions, machine, stages with their checksums
     saes/MODEL[@LABEL]/LAYER/       dictionaries
@@ -6,11 +7,12 @@
     cache/                          what is removed when the run ends
     *.parquet  report/              tables and pages
 
-A stage is done when run.json says so and every file it wrote still has the SHA-256 recorded then.  A file
-that is missing or altered is named, logged and makes its stage run again; it is never used.  run.json holds its own
-SHA-256, and where that is wrong every stage runs again.
+A stage is done when run.json says so and every file it wrote still has the SHA-256 recorded then.
+A file that is missing or altered is named, logged and makes its stage run again; it is never used.
+run.json holds its own SHA-256, and where that is wrong every stage runs again.
 
-What a run reads (text, weights, tokenizers, dictionaries) is recorded when it begins, and it goes on with that alone.
+What a run reads (text, weights, tokenizers, dictionaries) is recorded when it begins, and it goes
+on with that alone.
 """
 
 from __future__ import annotations
@@ -64,23 +66,28 @@ class RunFolder:
         self.path = Path(path)
         if not self.run_json.is_file():
             raise InputError(
-                "run folder", str(path), "it must be the folder of a run, with a run.json in it",
+                "run folder",
+                str(path),
+                "it must be the folder of a run, with a run.json in it",
                 "Give the --out of an earlier `homolog demo` or `homolog run`.",
-            )  # fmt: skip
+            )
         record = _read_record(self.run_json)
         if record is None:
             raise InputError(
-                "run folder", str(path), "its run.json is damaged",
+                "run folder",
+                str(path),
+                "its run.json is damaged",
                 "Start the run again with the same recipe and --out: it is rebuilt.",
-            )  # fmt: skip
+            )
         self._record: dict[str, Any] = record
 
     @classmethod
     def open(cls, path: Path | str, recipe: Mapping[str, Any]) -> RunFolder:
         """Start a run of `recipe` (JSON values) in `path`, or continue it there.
 
-        Raises `InputError` if `path` holds the run of another recipe, other files, or a run that another
-        process is writing, and if it cannot be written.  After an error nothing new is left behind.
+        Raises `InputError` if `path` holds the run of another recipe, other files, or a run that
+        another process is writing, and if it cannot be written.  After an error nothing new is left
+        behind.
         """
         path = Path(path)
         _refuse_other_files(path)
@@ -171,7 +178,9 @@ class RunFolder:
         return self.path / "cache"
 
     def sae_folder(self, model: str, layer: int, label: str = "sae") -> Path:
-        """Folder of one dictionary: saes/MODEL/LAYER, or saes/MODEL@LABEL/LAYER if not labelled "sae"."""
+        """Folder of one dictionary: saes/MODEL/LAYER, or saes/MODEL@LABEL/LAYER if not labelled
+        "sae".
+        """
         return self._layer_folder("saes", model, layer, label)
 
     def feature_folder(self, model: str, layer: int, label: str = "sae") -> Path:
@@ -188,7 +197,9 @@ class RunFolder:
         return self.path / "contexts" / folder_name(model) / f"{layer}.parquet"
 
     def scatter(self, model: str, layer: int) -> Path:
-        """Table: activations of a layer's features beside those of their best partners, one row a pair."""
+        """Table: activations of a layer's features beside those of their best partners, one row a
+        pair.
+        """
         return self.path / "scatter" / folder_name(model) / f"{layer}.parquet"
 
     @property
@@ -202,7 +213,9 @@ class RunFolder:
         return self.cache_folder / "residuals" / folder_name(model)
 
     def _layer_folder(self, kind: str, model: str, layer: int, label: str) -> Path:
-        name = folder_name(model) if label == "sae" else f"{folder_name(model)}@{folder_name(label)}"
+        name = (
+            folder_name(model) if label == "sae" else f"{folder_name(model)}@{folder_name(label)}"
+        )
         return self.path / kind / name / str(layer)
 
     def drop_residuals(self, model: str) -> None:
@@ -226,24 +239,36 @@ class RunFolder:
         return self.record["recipe"]
 
     def reads_the_same(self, inputs: Iterable[Input]) -> bool:
-        """Whether no file of what this run was recorded to read has been touched; contents are not looked at."""
+        """Whether no file of what this run was recorded to read has been touched; contents are not
+        looked at.
+        """
         known = self._record.get("inputs", {})
-        return all(item.name in known and item.state == known[item.name]["state"] for item in inputs)
+        return all(
+            item.name in known and item.state == known[item.name]["state"] for item in inputs
+        )
 
     def check_inputs(self, inputs: Iterable[Input]) -> None:
-        """Record what this run reads.  InputError that names what is no longer what an earlier process read."""
+        """Record what this run reads.  InputError that names what is no longer what an earlier
+        process read.
+        """
         known = self._record.setdefault("inputs", {})
         found = list(inputs)
-        if changed := [item.name for item in found if item.name in known and not item.is_as(known[item.name])]:
+        if changed := [
+            item.name for item in found if item.name in known and not item.is_as(known[item.name])
+        ]:
             raise InputError(
-                "--out", str(self.path), f"it holds a run of other contents of {', of '.join(changed)}",
+                "--out",
+                str(self.path),
+                f"it holds a run of other contents of {', of '.join(changed)}",
                 "Bring back what was there when the run began, or give another --out.",
-            )  # fmt: skip
+            )
         known |= {item.name: item.facts() for item in found}
         self._write()
 
     def note(self, **facts: Any) -> None:
-        """Keep facts of the run (name, pair, models, corpus, device, warnings, ...) as keys of run.json."""
+        """Keep facts of the run (name, pair, models, corpus, device, warnings, ...) as keys of
+        run.json.
+        """
         assert not facts.keys() & RESERVED, "these keys belong to the run folder itself"
         self._record |= facts
         self._write()
@@ -251,7 +276,9 @@ class RunFolder:
     # Stages
 
     def is_done(self, name: str) -> bool:
-        """Whether stage `name` is complete and all its files are as it wrote them; says which file is not."""
+        """Whether stage `name` is complete and all its files are as it wrote them; says which file
+        is not.
+        """
         stage = self._record["stages"].get(name)
         if stage is None or stage["status"] != "done":
             return False
@@ -260,22 +287,31 @@ class RunFolder:
             logger.warning("%s: the stage %r is run again", problem, name)
         if problems:
             stage["status"] = "damaged"
-            self._record.setdefault("rebuilt", []).extend(f"{name}: {problem}" for problem in problems)
+            self._record.setdefault("rebuilt", []).extend(
+                f"{name}: {problem}" for problem in problems
+            )
             self._write()
         return not problems
 
     @contextlib.contextmanager
     def stage(self, name: str, outputs: Iterable[Path]) -> Iterator[dict[str, Any]]:
-        """Run a stage that writes `outputs` (files, or folders with all they hold) and record how it went.
+        """Run a stage that writes `outputs` (files, or folders with all they hold) and record how
+        it went.
 
-        Yields a dict for facts to keep with the stage (JSON values).  On success the files' checksums, the
-        seconds and the peak memory are recorded; after an error the stage is not done, and the error goes on.
+        Yields a dict for facts to keep with the stage (JSON values).  On success the files'
+        checksums, the seconds and the peak memory are recorded; after an error the stage is not
+        done, and the error goes on.
         """
         outputs = [Path(output) for output in outputs]
         for output in outputs:
             assert output.is_relative_to(self.path), f"{output} is outside the run folder"
         facts: dict[str, Any] = {}
-        entry: dict[str, Any] = {"status": "running", "started": _now(), "facts": facts, "outputs": {}}
+        entry: dict[str, Any] = {
+            "status": "running",
+            "started": _now(),
+            "facts": facts,
+            "outputs": {},
+        }
         self._record["stages"][name] = entry
         self._write()
         process.reset_peak_memory()
@@ -284,7 +320,9 @@ class RunFolder:
             yield facts
         except BaseException as error:
             entry["status"] = "failed" if isinstance(error, Exception) else "interrupted"
-            entry["error"] = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            entry["error"] = (
+                str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            )
             with contextlib.suppress(Exception):  # the error itself matters more than its record
                 self._write()
             raise
@@ -303,7 +341,9 @@ class RunFolder:
         return self.record["stages"].get(name, {}).get("facts", {})
 
     def verify(self) -> list[str]:
-        """Everything wrong: stages not done, files missing or altered or half-written; [] if all is well."""
+        """Everything wrong: stages not done, files missing or altered or half-written; [] if all is
+        well.
+        """
         problems = []
         if self._record.get("recipe_hash") != recipe_hash(self._record["recipe"]):
             problems.append("run.json: the recipe is not the one its hash was taken of")
@@ -321,21 +361,32 @@ class RunFolder:
         return problems
 
     def require_whole(self, *paths: Path) -> None:
-        """InputError that names the first of these files, and those in these folders, that is not as it was written."""
+        """InputError that names the first of these files, and those in these folders, that is not
+        as it was written.
+        """
         for stage in self._record["stages"].values():
-            under = {name: digest for name, digest in stage["outputs"].items()
-                     if any((self.path / name).is_relative_to(path) for path in paths)}  # fmt: skip
+            under = {
+                name: digest
+                for name, digest in stage["outputs"].items()
+                if any((self.path / name).is_relative_to(path) for path in paths)
+            }
             for problem in self._problems(under):
                 raise InputError(
-                    "run folder", str(self.path), f"a file of it is not as it was written: {problem}",
+                    "run folder",
+                    str(self.path),
+                    f"a file of it is not as it was written: {problem}",
                     "Start the run again with the same --out: what is damaged is rebuilt.",
-                )  # fmt: skip
+                )
 
     def _checksums(self, outputs: Iterable[Path]) -> Iterator[tuple[str, str]]:
         for output in outputs:
             if not output.exists():
                 raise FileNotFoundError(f"the stage ended without writing {output}")
-            files = [output] if output.is_file() else sorted(path for path in output.rglob("*") if path.is_file())
+            files = (
+                [output]
+                if output.is_file()
+                else sorted(path for path in output.rglob("*") if path.is_file())
+            )
             for file in files:
                 if not file.name.startswith(PARTIAL_PREFIX):
                     yield file.relative_to(self.path).as_posix(), sha256_file(file)
@@ -370,7 +421,9 @@ def folder_name(model: str) -> str:
 
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:
-    values = json.loads(json.dumps(record, allow_nan=False))  # as they will be read: every key a string
+    values = json.loads(
+        json.dumps(record, allow_nan=False)
+    )  # as they will be read: every key a string
     write_json(path, values | {"sha256": _json_hash(values)})
 
 
@@ -384,7 +437,11 @@ def _read_record(path: Path) -> dict[str, Any] | None:
         whole = digest == _json_hash(record) or (digest is None and record.get("format", 1) == 1)
     except (ValueError, OSError):
         return None
-    return record if whole and all(isinstance(record.get(key), dict) for key in ("recipe", "stages")) else None
+    return (
+        record
+        if whole and all(isinstance(record.get(key), dict) for key in ("recipe", "stages"))
+        else None
+    )
 
 
 def _other_recipe(path: Path, found: dict[str, Any], recipe: dict[str, Any]) -> InputError:
@@ -428,9 +485,11 @@ def _refuse_other_files(path: Path) -> None:
     others = sorted(found.name for found in path.iterdir() if not found.name.startswith("."))
     if others:
         raise InputError(
-            "--out", str(path), f"the folder holds other files ({', '.join(others[:3])}) and no run",
+            "--out",
+            str(path),
+            f"the folder holds other files ({', '.join(others[:3])}) and no run",
             "Give an empty or a new folder.",
-        )  # fmt: skip
+        )
 
 
 def _now() -> str:

@@ -1,7 +1,9 @@
-"""Tables to the few rows that each chart draws: bins, shares and quantiles, never one row a feature.
+"""Tables to the few rows that each chart draws: bins, shares and quantiles, never one row a
+feature.
 
-Every function returns a list of plain dicts with numbers rounded to four digits, so that the page stays
-small and the same tables give the same bytes.  `panel` is the heading under which a row is drawn.
+Every function returns a list of plain dicts with numbers rounded to four digits, so that the page
+stays small and the same tables give the same bytes.  `panel` is the heading under which a row is
+drawn.
 """
 
 from __future__ import annotations
@@ -37,13 +39,19 @@ def defined_r(records: RunRecords, kind: str, comparison: str, side: str) -> np.
 
 
 def ridges(records: RunRecords, kind: str) -> Rows:
-    """Densities of r, one ridge a comparison and direction, each scaled to the same height, with its median.
+    """Densities of r, one ridge a comparison and direction, each scaled to the same height, with
+    its median.
 
     A row with part "ridge" has r, base, top; one with part "median" has r, base, top and the value.
     """
     names = records.comparisons(kind)
     low = min(
-        (float(r.min()) for name in names for side in "AB" if len(r := defined_r(records, kind, name, side))),
+        (
+            float(r.min())
+            for name in names
+            for side in "AB"
+            if len(r := defined_r(records, kind, name, side))
+        ),
         default=0.0,
     )
     edges = np.arange(np.floor(min(low, 0.0) * 10) / 10, 1.0 + BIN / 2, BIN)
@@ -87,7 +95,9 @@ def ridges(records: RunRecords, kind: str) -> Rows:
 
 
 def smooth(counts: np.ndarray, sigma: float = 1.6) -> np.ndarray:
-    """Counts per bin after a Gaussian of `sigma` bins, reflected at both ends so that the total is kept."""
+    """Counts per bin after a Gaussian of `sigma` bins, reflected at both ends so that the total is
+    kept.
+    """
     reach = int(np.ceil(4 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     padded = np.pad(counts, reach, mode="symmetric")
@@ -95,7 +105,9 @@ def smooth(counts: np.ndarray, sigma: float = 1.6) -> np.ndarray:
 
 
 def share_curves(records: RunRecords, kind: str) -> Rows:
-    """Share of the defined features whose best partner has at least correlation r, for r from 0 to 1."""
+    """Share of the defined features whose best partner has at least correlation r, for r from 0 to
+    1.
+    """
     grid = np.linspace(0.0, 1.0, 101)
     rows: Rows = []
     for name in records.comparisons(kind):
@@ -141,10 +153,11 @@ def intervals(records: RunRecords) -> Rows:
 
 
 def layer_means(records: RunRecords) -> Rows:
-    """Mean maximum correlation of every layer pair of the main comparison, both directions on the same axes.
+    """Mean maximum correlation of every layer pair of the main comparison, both directions on the
+    same axes.
 
-    `link` leads to the features of the cell in the explorer, where there is one.  `best` marks, for each layer of the
-    model whose features are looked for, the partner layer of highest mean.
+    `link` leads to the features of the cell in the explorer, where there is one.  `best` marks, for
+    each layer of the model whose features are looked for, the partner layer of highest mean.
     """
     rows: Rows = []
     for side in "AB":
@@ -157,7 +170,9 @@ def layer_means(records: RunRecords) -> Rows:
         models = (records.model_of(side), records.partner_of(side))
         for row in main.iter_rows(named=True):
             own, partner = row["layer"], row["best_layer"]
-            link = {"link": address(*models, layer=own, to_layer=partner)} if records.explored else {}
+            link = (
+                {"link": address(*models, layer=own, to_layer=partner)} if records.explored else {}
+            )
             a, b = (own, partner) if side == "A" else (partner, own)
             rows.append(
                 {
@@ -184,11 +199,13 @@ SPACES = {
 def spaces(records: RunRecords) -> Rows:
     """Similarity of the two spaces of every layer pair, one panel a measure that the run has.
 
-    `tone` is the place of the value between the lowest (0) and the highest (1) of its panel, whose title names
-    both: the measures have ranges of their own.
+    `tone` is the place of the value between the lowest (0) and the highest (1) of its panel, whose
+    title names both: the measures have ranges of their own.
     """
     rows: Rows = []
-    main = records.layers.filter((pl.col("comparison") == "main") & (pl.col("side") == "A")).sort("layer", "best_layer")
+    main = records.layers.filter((pl.col("comparison") == "main") & (pl.col("side") == "A")).sort(
+        "layer", "best_layer"
+    )
     for measure, title in SPACES.items():
         known = main.filter(pl.col(measure).is_not_null() & pl.col(measure).is_not_nan())
         if known.is_empty():
@@ -211,14 +228,18 @@ def spaces(records: RunRecords) -> Rows:
 
 
 def space_means(records: RunRecords) -> list[tuple[str, float, float | None]]:
-    """Of each measure: its title, its mean over the layer pairs of side A, and the same against the untrained model."""
+    """Of each measure: its title, its mean over the layer pairs of side A, and the same against the
+    untrained model.
+    """
 
     def mean(comparison: str, measure: str) -> float | None:
         rows = records.layers.filter((pl.col("comparison") == comparison) & (pl.col("side") == "A"))
         known = rows.get_column(measure).cast(pl.Float64).drop_nulls().drop_nans()
         return float(known.to_numpy().mean()) if len(known) else None
 
-    found = [(title, mean("main", name), mean("random-model", name)) for name, title in SPACES.items()]
+    found = [
+        (title, mean("main", name), mean("random-model", name)) for name, title in SPACES.items()
+    ]
     return [(title, main, untrained) for title, main, untrained in found if main is not None]
 
 
@@ -233,7 +254,9 @@ def depths(records: RunRecords) -> Rows:
         n_partner = records.n_layers(records.partner_of(side))
         main = records.matches.filter(
             (pl.col("comparison") == "main") & (pl.col("side") == side) & pl.col("r").is_finite()
-        ).with_columns((pl.col("best_layer") + 1).cast(pl.Float64).truediv(n_partner).alias("partner_depth"))
+        ).with_columns(
+            (pl.col("best_layer") + 1).cast(pl.Float64).truediv(n_partner).alias("partner_depth")
+        )
         models = (records.model_of(side), records.partner_of(side))
         for series, chosen in (("all", main), ("close", main.filter(pl.col("r") > CLOSE))):
             by_layer = chosen.group_by("layer").agg(
@@ -251,7 +274,11 @@ def depths(records: RunRecords) -> Rows:
                         "depth": short((row["layer"] + 1) / n_own),
                         "n": row["n"],
                         **{key: short(row[key]) for key in ("mean", "low", "high")},
-                        **({"link": address(*models, layer=row["layer"])} if records.explored else {}),
+                        **(
+                            {"link": address(*models, layer=row["layer"])}
+                            if records.explored
+                            else {}
+                        ),
                     }
                 )
     return rows
@@ -268,8 +295,8 @@ QUALITY = {
 def quality(records: RunRecords) -> Rows:
     """Quality of every dictionary by relative depth.
 
-    Undefined values are left out, and so is the loss recovered of untrained models: they have none to
-    recover.
+    Undefined values are left out, and so is the loss recovered of untrained models: they have none
+    to recover.
     """
     untrained = records.untrained()
     rows: Rows = []
@@ -299,7 +326,9 @@ def family(records: RunRecords, model: str) -> str:
     base = base_name(model)
     if base in records.pair:
         return base
-    like = [name for name in records.pair if records.architecture(name) == records.architecture(base)]
+    like = [
+        name for name in records.pair if records.architecture(name) == records.architecture(base)
+    ]
     return like[0] if like else base
 
 
@@ -313,7 +342,9 @@ def variant(records: RunRecords, row: Mapping[str, Any]) -> str:
 
 
 def stage_times(records: HasRun) -> Rows:
-    """Seconds and peak memory of each stage, in the order they ran; the report's own stage is left out."""
+    """Seconds and peak memory of each stage, in the order they ran; the report's own stage is left
+    out.
+    """
     rows: Rows = []
     for place, (name, stage) in enumerate((records.run.get("stages") or {}).items()):
         if name != "report" and isinstance(stage, Mapping):
@@ -330,7 +361,9 @@ def stage_times(records: HasRun) -> Rows:
 
 
 def stage_groups(records: HasRun) -> Rows:
-    """Seconds by kind of stage, the first word of its name: "match main" and "match rotated" are one bar."""
+    """Seconds by kind of stage, the first word of its name: "match main" and "match rotated" are
+    one bar.
+    """
     groups: dict[str, dict[str, Any]] = {}
     for row in stage_times(records):
         if row["seconds"] is not None:
@@ -341,7 +374,9 @@ def stage_groups(records: HasRun) -> Rows:
     return [
         {
             **group,
-            "stage": f"{group['stage']} ({group['stages']}\u00d7)" if group["stages"] > 1 else group["stage"],
+            "stage": f"{group['stage']} ({group['stages']}\u00d7)"
+            if group["stages"] > 1
+            else group["stage"],
             "seconds": short(group["seconds"]),
         }
         for group in groups.values()

@@ -1,7 +1,8 @@
-"""Rows of the calibration: r against the null of the maximum, and how many features pass which test.
+"""Rows of the calibration: r against the null of the maximum, and how many features pass which
+test.
 
-As in `aggregate`, every function returns a list of plain dicts with rounded numbers.  "Alive" features fire
-on at least one token; they are what all shares here are of.
+As in `aggregate`, every function returns a list of plain dicts with rounded numbers.  "Alive"
+features fire on at least one token; they are what all shares here are of.
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ FACTORS = {
 def calibration(records: RunRecords) -> Rows:
     """r of the main comparison by firing frequency, beside its null.
 
-    Features in order of frequency are cut into columns of equally many (more where frequencies are equal).
-    Part "cell": freq, freq_end, r, r_end and share, of the column's features; part "line": freq and r of some
-    features from rare to frequent, with series "null", their `null_r`, or "significant", their `threshold`.
+    Features in order of frequency are cut into columns of equally many (more where frequencies are
+    equal). Part "cell": freq, freq_end, r, r_end and share, of the column's features; part "line":
+    freq and r of some features from rare to frequent, with series "null", their `null_r`, or
+    "significant", their `threshold`.
     """
     rows: Rows = []
     for side in "AB":
@@ -62,7 +64,13 @@ def calibration(records: RunRecords) -> Rows:
         some = main[sorted(set(near.clip(max=len(freq) - 1).tolist()))]
         for series, column in (("null", "null_r"), ("significant", "threshold")):
             rows += [
-                {**shared, "part": "line", "series": series, "freq": _figures(at), "r": short(value)}
+                {
+                    **shared,
+                    "part": "line",
+                    "series": series,
+                    "freq": _figures(at),
+                    "r": short(value),
+                }
                 for at, value in some.filter(pl.col(column) <= 1).select("freq", column).iter_rows()
             ]
     return rows
@@ -71,27 +79,40 @@ def calibration(records: RunRecords) -> Rows:
 def _cells(freq: np.ndarray, r: np.ndarray) -> Rows:
     """Cells of one panel; freq: ascending."""
     n_columns = max(1, min(COLUMNS, len(freq) // COLUMN_FEATURES))
-    starts = sorted({int(np.searchsorted(freq, freq[len(freq) * i // n_columns])) for i in range(n_columns)})
+    starts = sorted(
+        {int(np.searchsorted(freq, freq[len(freq) * i // n_columns])) for i in range(n_columns)}
+    )
     low = np.floor(min(0.0, float(r.min())) / CELL)
     edges = np.round(np.arange(low, np.ceil(1 / CELL) + 1) * CELL, 4)
     rows: Rows = []
     for start, end in zip(starts, [*starts[1:], len(freq)], strict=True):
         left, right = freq[start], freq[min(end, len(freq) - 1)]
-        right = right if right > left else left * 1.1  # a last column of one frequency has a width, too
+        right = (
+            right if right > left else left * 1.1
+        )  # a last column of one frequency has a width, too
         counts = np.histogram(np.clip(r[start:end], edges[0], edges[-1]), edges)[0]
         rows += [
-            {"part": "cell", "freq": _figures(left), "freq_end": _figures(right), "n": end - start,
-             "r": float(edges[i]), "r_end": float(edges[i + 1]), "share": short(counts[i] / (end - start))}
+            {
+                "part": "cell",
+                "freq": _figures(left),
+                "freq_end": _figures(right),
+                "n": end - start,
+                "r": float(edges[i]),
+                "r_end": float(edges[i + 1]),
+                "share": short(counts[i] / (end - start)),
+            }
             for i in np.flatnonzero(counts)
-        ]  # fmt: skip
+        ]
     return rows
 
 
 def criteria(records: RunRecords) -> Rows:
-    """Shares of the alive features that pass each of `CRITERIA`, by direction and comparison, in the page's order.
+    """Shares of the alive features that pass each of `CRITERIA`, by direction and comparison, in
+    the page's order.
 
-    Those of the main comparison are the run's own, and so is the ceiling, the homologs of the SAE-seed skyline; of
-    the skylines the significant ones are counted.  A test that was not made, or withheld, has no row.
+    Those of the main comparison are the run's own, and so is the ceiling, the homologs of the
+    SAE-seed skyline; of the skylines the significant ones are counted.  A test that was not made,
+    or withheld, has no row.
     """
     rows: Rows = []
     for side in "AB":
@@ -128,20 +149,33 @@ def criteria(records: RunRecords) -> Rows:
 def _significant(alive: pl.DataFrame) -> float | None:
     """Share of the features whose r reaches the threshold of their frequency; None without a null."""
     known = alive.filter(pl.col("threshold").is_not_nan() & pl.col("r").is_not_nan())
-    return known.filter(pl.col("r") >= pl.col("threshold")).height / alive.height if known.height else None
+    return (
+        known.filter(pl.col("r") >= pl.col("threshold")).height / alive.height
+        if known.height
+        else None
+    )
 
 
 def variance(records: ComparisonRecords) -> Rows:
-    """Shares of the variance of r by factor, as measured, in the order of `FACTORS`; unknown factors last."""
+    """Shares of the variance of r by factor, as measured, in the order of `FACTORS`; unknown
+    factors last.
+    """
     if records.variance.is_empty():
         return []
     order = list(FACTORS)
     known = [name for name in records.compared if name in set(records.variance["model"].to_list())]
-    rows = records.variance.filter(pl.col("model").is_in(known) & pl.col("share").is_finite()).iter_rows(named=True)
+    rows = records.variance.filter(
+        pl.col("model").is_in(known) & pl.col("share").is_finite()
+    ).iter_rows(named=True)
     return sorted(
         (
-            {"panel": f"Features of {row['model']}", "model": row["model"], "factor": row["factor"],
-             "share": short(row["share"]), "n": row["n"]}
+            {
+                "panel": f"Features of {row['model']}",
+                "model": row["model"],
+                "factor": row["factor"],
+                "share": short(row["share"]),
+                "n": row["n"],
+            }
             for row in rows
         ),
         key=lambda row: (
@@ -149,7 +183,7 @@ def variance(records: ComparisonRecords) -> Rows:
             order.index(row["factor"]) if row["factor"] in order else len(order),
             row["factor"],
         ),
-    )  # fmt: skip
+    )
 
 
 def _figures(value: float) -> float:

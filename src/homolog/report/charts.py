@@ -7,7 +7,12 @@ from collections.abc import Callable, Sequence
 from homolog.report.calibration_charts import calibration_figure, criteria_figure, variance_figure
 from homolog.report.figure import Figure
 from homolog.report.layer_charts import depth_figure, layer_figure, spaces_figure
-from homolog.report.match_charts import distribution_figure, neuron_figure, share_figure, summary_figure
+from homolog.report.match_charts import (
+    distribution_figure,
+    neuron_figure,
+    share_figure,
+    summary_figure,
+)
 from homolog.report.meaning import causal_figure, relation_figure
 from homolog.report.overview import shared_figure
 from homolog.report.records import ComparisonRecords, RunRecords

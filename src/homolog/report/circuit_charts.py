@@ -1,4 +1,6 @@
-"""Charts of the circuit experiments.  Those of effects on the logits have a switch between the metrics."""
+"""Charts of the circuit experiments.  Those of effects on the logits have a switch between the
+metrics.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ ZERO = alt.Chart().mark_rule(tooltip=False).encode(y=alt.datum(0))
 
 
 def circuit_figures(records: CircuitRecords) -> list[Figure]:
-    """Every figure that the tables allow, in the order of the page; the drawing of the circuits is the first."""
+    """Every figure that the tables allow, in the order of the page; the drawing of the circuits is
+    the first.
+    """
     makers: Sequence[Callable[[CircuitRecords], Figure | None]] = (
         circuit_figure,
         head_figure,
@@ -42,7 +46,9 @@ def switch() -> alt.Parameter:
     """The choice of the metric; files show the logit difference."""
     labels = [METRIC_WORDS[metric] for metric in METRICS]
     return alt.param(
-        SHOWN, value=METRICS[0], bind=alt.binding_radio(options=list(METRICS), labels=labels, name="Show: ")
+        SHOWN,
+        value=METRICS[0],
+        bind=alt.binding_radio(options=list(METRICS), labels=labels, name="Show: "),
     )
 
 
@@ -77,7 +83,8 @@ def head_figure(records: CircuitRecords) -> Figure | None:
         "head to logits",
         "heads",
         "Which heads write the answer?",
-        "Each cell is one head at the last position, patched alone with all other heads held; red is a loss. Outlined "
+        "Each cell is one head at the last position, patched alone with all other heads held; red "
+        "is a loss. Outlined "
         "are the heads that play a part.",
     )
 
@@ -89,22 +96,28 @@ def key_head_figure(records: CircuitRecords) -> Figure | None:
         "head to the key head",
         "key-head",
         "Which heads does the key head listen to?",
-        "Each cell is one head at B\u2019s position, patched only in what the key head reads of it: with another A its "
+        "Each cell is one head at B\u2019s position, patched only in what the key head reads of "
+        "it: with another A its "
         "key, with another prompt all of it.",
     )
 
 
-def _cell_figure(records: CircuitRecords, experiment: str, name: str, title: str, read: str) -> Figure | None:
+def _cell_figure(
+    records: CircuitRecords, experiment: str, name: str, title: str, read: str
+) -> Figure | None:
     rows = circuit_rows.head_cells(records, experiment)
     if not rows:
         return None
     n_layers, n_heads = 1 + max(row["layer"] for row in rows), 1 + max(row["head"] for row in rows)
     chart = shown(panels(_cells(rows, n_heads), rows, height=min(400, max(110, 34 * n_layers))))
     return Figure(
-        name, title, f"{read}{SWITCH_WORDS}",
-        f"Heatmaps, block by head, of the change of the logit difference. Largest drop: {strongest(rows, 'sender')}.",
+        name,
+        title,
+        f"{read}{SWITCH_WORDS}",
+        "Heatmaps, block by head, of the change of the logit difference. Largest drop: "
+        f"{strongest(rows, 'sender')}.",
         finish(chart, rows, axes=58),
-    )  # fmt: skip
+    )
 
 
 def _cells(rows: Rows, n_heads: int) -> list[alt.Chart]:
@@ -112,18 +125,25 @@ def _cells(rows: Rows, n_heads: int) -> list[alt.Chart]:
 
     KL grows where the others fall: its colours are turned round, so that red is a loss in all.
     """
-    peaks = {metric: max((abs(row[metric]) for row in rows if row[metric] is not None), default=0) or 1.0
-             for metric in METRICS}  # fmt: skip
+    peaks = {
+        metric: max((abs(row[metric]) for row in rows if row[metric] is not None), default=0) or 1.0
+        for metric in METRICS
+    }
     peak = f"{{{', '.join(f'{metric}: {value}' for metric, value in peaks.items())}}}[{SHOWN}]"
     turned = f"({SHOWN} == 'kl' ? -1 : 1)"
     band = alt.Scale(paddingInner=0.06, paddingOuter=0.03)
     x = alt.X(
-        "head:O", title="head", scale=band, axis=alt.Axis(labelAngle=0, labelOverlap=True, grid=False, ticks=False)
+        "head:O",
+        title="head",
+        scale=band,
+        axis=alt.Axis(labelAngle=0, labelOverlap=True, grid=False, ticks=False),
     )
     upward = alt.Axis(grid=False, ticks=False, labelOverlap=True)
     y = alt.Y("layer:O", title="block", sort="descending", scale=band, axis=upward)
     domain = {"domainMin": {"expr": f"-{peak}"}, "domainMax": {"expr": peak}, "domainMid": 0}
-    scale = alt.Scale(range=[theme.WORSE[0], theme.NEUTRAL[0], theme.BETTER[0]], interpolate="rgb", **domain)
+    scale = alt.Scale(
+        range=[theme.WORSE[0], theme.NEUTRAL[0], theme.BETTER[0]], interpolate="rgb", **domain
+    )
     legend = alt.Legend(
         title="change",
         gradientLength=180,
@@ -132,14 +152,22 @@ def _cells(rows: Rows, n_heads: int) -> list[alt.Chart]:
     )
     tip = value_tips(("sender", "head", ""), ("receiver", "into", ""))
     base = alt.Chart().transform_calculate(tint=f"{turned} * datum.value")
-    cells = base.mark_rect().encode(x, y, alt.Color("tint:Q", scale=scale, legend=legend), tooltip=tip)
-    outline = alt.Chart().mark_rect(fillOpacity=0, stroke=theme.INK[0], strokeWidth=1.8, tooltip=False)
+    cells = base.mark_rect().encode(
+        x, y, alt.Color("tint:Q", scale=scale, legend=legend), tooltip=tip
+    )
+    outline = alt.Chart().mark_rect(
+        fillOpacity=0, stroke=theme.INK[0], strokeWidth=1.8, tooltip=False
+    )
     layers = [cells, outline.transform_filter("datum.part").encode(x, y)]
     if n_heads <= WRITTEN_CELLS:
         strong = f"abs(datum.value) > 0.55 * {peak}"
-        ink = alt.condition(strong, alt.value(theme.CELL_INK_STRONG[0]), alt.value(theme.CELL_INK[0]))
+        ink = alt.condition(
+            strong, alt.value(theme.CELL_INK_STRONG[0]), alt.value(theme.CELL_INK[0])
+        )
         text = alt.Chart().mark_text(fontSize=10.5, tooltip=False)
-        written = text.transform_calculate(label="abs(datum.value) < 0.005 ? '0' : format(datum.value, '+.2f')")
+        written = text.transform_calculate(
+            label="abs(datum.value) < 0.005 ? '0' : format(datum.value, '+.2f')"
+        )
         layers.append(written.encode(x, y, text=alt.Text("label:N"), color=ink))
     return layers
 
@@ -150,7 +178,8 @@ def layer_figure(records: CircuitRecords) -> Figure | None:
         circuit_rows.layer_bars(records),
         "blocks",
         "Which blocks of the Mamba carry the answer?",
-        "Each bar is one block, patched alone with all others held: the state it carries to the last position, with "
+        "Each bar is one block, patched alone with all others held: the state it carries to the "
+        "last position, with "
         "another B, and its scan\u2019s output there, with nothing repeated.",
     )
 
@@ -161,24 +190,32 @@ def upstream_figure(records: CircuitRecords) -> Figure | None:
         circuit_rows.upstream_bars(records),
         "upstream",
         "Does an earlier block bring A to the key block?",
-        "Each bar is the scan\u2019s output of one earlier block before the end, with another A, as the key "
-        "block\u2019s state carries it on. Where all are small, the key block\u2019s own convolution brings A.",
+        "Each bar is the scan\u2019s output of one earlier block before the end, with another A, "
+        "as the key "
+        "block\u2019s state carries it on. Where all are small, the key block\u2019s own "
+        "convolution brings A.",
     )
 
 
 def _bar_figure(rows: Rows, name: str, title: str, read: str) -> Figure | None:
     if not rows:
         return None
-    x = alt.X("layer:O", title="block", axis=alt.Axis(labelAngle=0, labelOverlap=True, grid=False, ticks=False))
+    x = alt.X(
+        "layer:O",
+        title="block",
+        axis=alt.Axis(labelAngle=0, labelOverlap=True, grid=False, ticks=False),
+    )
     y = alt.Y("value:Q", title="change", axis=alt.Axis(tickCount=5))
     tip = value_tips(("sender", "patched", ""))
     bars = alt.Chart().mark_bar(color=theme.comparison_colour("main")).encode(x, y, tooltip=tip)
     chart = shown(panels([ZERO, bars, _whiskers(x)], rows, height=170))
     return Figure(
-        name, title, f"{read}{SWITCH_WORDS}",
+        name,
+        title,
+        f"{read}{SWITCH_WORDS}",
         f"Bars of the change of the logit difference. Largest drop: {strongest(rows, 'sender')}.",
         finish(chart, rows, axes=58),
-    )  # fmt: skip
+    )
 
 
 def _whiskers(*encodings: Any) -> alt.Chart:
@@ -196,14 +233,19 @@ CORRUPTION_COLOURS = {
 
 def _corruptions(rows: Rows) -> list[str]:
     found = {row["corruption"] for row in rows}
-    return [*(name for name in CORRUPTION_COLOURS if name in found), *sorted(found - set(CORRUPTION_COLOURS))]
+    return [
+        *(name for name in CORRUPTION_COLOURS if name in found),
+        *sorted(found - set(CORRUPTION_COLOURS)),
+    ]
 
 
 def _corruption_colour(rows: Rows) -> alt.Color:
     names = _corruptions(rows)
     spare = theme.SPARE_COLOURS[0][0]
     scale = alt.Scale(domain=names, range=[CORRUPTION_COLOURS.get(name, spare) for name in names])
-    return alt.Color("corruption:N", scale=scale, sort=names, legend=alt.Legend(title=None, columns=3))
+    return alt.Color(
+        "corruption:N", scale=scale, sort=names, legend=alt.Legend(title=None, columns=3)
+    )
 
 
 def convolution_figure(records: CircuitRecords) -> Figure | None:
@@ -211,8 +253,12 @@ def convolution_figure(records: CircuitRecords) -> Figure | None:
     rows = circuit_rows.convolution_bars(records)
     if not rows:
         return None
-    x = alt.X("position:N", title="position that the tap reads", sort=circuit_rows.position_order(rows),
-              axis=alt.Axis(labelAngle=0, grid=False, ticks=False))  # fmt: skip
+    x = alt.X(
+        "position:N",
+        title="position that the tap reads",
+        sort=circuit_rows.position_order(rows),
+        axis=alt.Axis(labelAngle=0, grid=False, ticks=False),
+    )
     colour = _corruption_colour(rows)
     offset = alt.XOffset("corruption:N", sort=_corruptions(rows))
     y = alt.Y("value:Q", title="change", axis=alt.Axis(tickCount=5))
@@ -220,13 +266,16 @@ def convolution_figure(records: CircuitRecords) -> Figure | None:
     bars = alt.Chart().mark_bar().encode(x, y, colour, offset, tooltip=tip)
     chart = shown(panels([ZERO, bars, _whiskers(x, offset)], rows, height=170))
     return Figure(
-        "convolution", "What does the convolution bring into the write?",
-        "The convolution of a key block mixes a few positions before the block writes to its state; each bar corrupts "
-        "what one tap reads, the last all of them. A bar at A in the write at B is the previous-token carrier."
+        "convolution",
+        "What does the convolution bring into the write?",
+        "The convolution of a key block mixes a few positions before the block writes to its "
+        "state; each bar corrupts "
+        "what one tap reads, the last all of them. A bar at A in the write at B is the "
+        "previous-token carrier."
         f"{SWITCH_WORDS}",
         f"Bars of the change of the logit difference. Largest drop: {strongest(rows, 'position')}.",
         finish(chart, rows, axes=58),
-    )  # fmt: skip
+    )
 
 
 def position_figure(records: CircuitRecords) -> Figure | None:
@@ -239,18 +288,24 @@ def position_figure(records: CircuitRecords) -> Figure | None:
     x = alt.X("offset:Q", title="position of the patch, from A or B", axis=ticks)
     y = alt.Y("value:Q", title="change", axis=alt.Axis(tickCount=5))
     colour = _corruption_colour(rows)
-    tip = value_tips(("position", "position", ""), ("read", "patched", ""), ("corruption", "prompt", ""))
+    tip = value_tips(
+        ("position", "position", ""), ("read", "patched", ""), ("corruption", "prompt", "")
+    )
     lines = alt.Chart().mark_line(strokeWidth=2.2, tooltip=False).encode(x, y, colour)
     points = alt.Chart().mark_point(size=55, opacity=1).encode(x, y, colour, tooltip=tip)
     chart = shown(panels([ZERO, lines, _whiskers(x), points], rows, height=190))
     return Figure(
-        "positions", "At which position does it stand?",
-        "What the state receives, or the key head reads, is corrupted at one position at a time: around B with "
-        "another B (for a head its value), around A with another A (for a head its key). A drop at A+1 is a match that "
+        "positions",
+        "At which position does it stand?",
+        "What the state receives, or the key head reads, is corrupted at one position at a time: "
+        "around B with "
+        "another B (for a head its value), around A with another A (for a head its key). A drop "
+        "at A+1 is a match that "
         f"uses B\u2019s position.{SWITCH_WORDS}",
-        f"Lines of the change of the logit difference by position. Largest drop: {strongest(rows, 'position')}.",
+        "Lines of the change of the logit difference by position. Largest drop: "
+        f"{strongest(rows, 'position')}.",
         finish(chart, rows, axes=58),
-    )  # fmt: skip
+    )
 
 
 def offset_figure(records: CircuitRecords) -> Figure | None:
@@ -258,8 +313,16 @@ def offset_figure(records: CircuitRecords) -> Figure | None:
     rows = circuit_rows.offset_profiles(records)
     if not rows:
         return None
-    x = alt.X("offset:O", title="offset from B", axis=alt.Axis(labelAngle=0, grid=False, ticks=False,
-              labelExpr="datum.value == 0 ? 'B' : 'B' + format(datum.value, '+d')"))  # fmt: skip
+    x = alt.X(
+        "offset:O",
+        title="offset from B",
+        axis=alt.Axis(
+            labelAngle=0,
+            grid=False,
+            ticks=False,
+            labelExpr="datum.value == 0 ? 'B' : 'B' + format(datum.value, '+d')",
+        ),
+    )
     y = alt.Y("share:Q", title="share of the drop", axis=SHARE_AXIS)
     series = {
         "measured": (theme.comparison_colour("main"), "measured"),
@@ -274,29 +337,48 @@ def offset_figure(records: CircuitRecords) -> Figure | None:
 
     hue = alt.Color("series:N", scale=colour, legend=legend)
     tip = tips(
-        ("offset", "offset", ""), ("effect", "drop of the logit difference", ".3f"),
+        ("offset", "offset", ""),
+        ("effect", "drop of the logit difference", ".3f"),
         ("share", "share of the drop", ".1%"),
-        ("predicted", "predicted share", ".1%"), ("of_model", "of the model\u2019s whole drop", ".0%"),
-    )  # fmt: skip
+        ("predicted", "predicted share", ".1%"),
+        ("of_model", "of the model\u2019s whole drop", ".0%"),
+    )
     base = alt.Chart()
-    bars = base.mark_bar(opacity=0.85).transform_calculate(series="'measured'").encode(x, y, hue, tooltip=tip)
+    bars = (
+        base.mark_bar(opacity=0.85)
+        .transform_calculate(series="'measured'")
+        .encode(x, y, hue, tooltip=tip)
+    )
     null = base.mark_bar(opacity=0.55, tooltip=False).transform_calculate(series="'null'")
-    guess = base.mark_point(shape="diamond", size=75, opacity=1).transform_calculate(series="'predicted'")
+    guess = base.mark_point(shape="diamond", size=75, opacity=1).transform_calculate(
+        series="'predicted'"
+    )
     layers = [
-        ZERO, bars, _whiskers(x),
+        ZERO,
+        bars,
+        _whiskers(x),
         null.encode(x, alt.Y("null_low:Q"), alt.Y2("null_high:Q"), hue),
-        guess.transform_filter("isValid(datum.predicted)").encode(x, alt.Y("predicted:Q"), hue, tooltip=tip),
-    ]  # fmt: skip
+        guess.transform_filter("isValid(datum.predicted)").encode(
+            x, alt.Y("predicted:Q"), hue, tooltip=tip
+        ),
+    ]
     chart = panels(layers, rows, height=190)
     said = "; ".join(f"{model}: {verdict_words(records.about(model))}" for model in records.able)
     return Figure(
-        "offsets", "Off by one?",
-        "Which position carries B? Each bar patches one position after B, in prompts with another B, in the blocks (or "
-        "the head) that carry most of the drop; the grey band is the same around a token that nothing depends on."
-        + (" Diamonds are what the convolution\u2019s weights alone would spread." if "predicted" in series else ""),
+        "offsets",
+        "Off by one?",
+        "Which position carries B? Each bar patches one position after B, in prompts with another "
+        "B, in the blocks (or "
+        "the head) that carry most of the drop; the grey band is the same around a token that "
+        "nothing depends on."
+        + (
+            " Diamonds are what the convolution\u2019s weights alone would spread."
+            if "predicted" in series
+            else ""
+        ),
         f"Bars of the share of the drop of the logit difference by offset from B. {said}.",
         finish(chart, rows, axes=58),
-    )  # fmt: skip
+    )
 
 
 def edge_figure(records: CircuitRecords) -> Figure | None:
@@ -306,35 +388,62 @@ def edge_figure(records: CircuitRecords) -> Figure | None:
         return None
     values = [row[key] for row in rows for key in ("score", "effect") if row[key] is not None]
     ends = [min(values), max(values)]
-    diagonal = [{"panel": panel, "chosen": "same", "score": end, "effect": end}
-                for panel in dict.fromkeys(row["panel"] for row in rows) for end in ends]  # fmt: skip
-    scale = alt.Scale(type="symlog", constant=0.05, nice=False, domain=[ends[0] * 1.3, max(ends[1] * 1.3, 0.05)])
-    axis = alt.Axis(values=[-100, -30, -10, -3, -1, -0.3, -0.1, 0, 0.1, 0.3, 1, 3, 10, 30], labelOverlap="greedy",
-                    format="~g")  # fmt: skip
+    diagonal = [
+        {"panel": panel, "chosen": "same", "score": end, "effect": end}
+        for panel in dict.fromkeys(row["panel"] for row in rows)
+        for end in ends
+    ]
+    scale = alt.Scale(
+        type="symlog", constant=0.05, nice=False, domain=[ends[0] * 1.3, max(ends[1] * 1.3, 0.05)]
+    )
+    axis = alt.Axis(
+        values=[-100, -30, -10, -3, -1, -0.3, -0.1, 0, 0.1, 0.3, 1, 3, 10, 30],
+        labelOverlap="greedy",
+        format="~g",
+    )
     x = alt.X("score:Q", title="score, from gradients", scale=scale, axis=axis)
     y = alt.Y("effect:Q", title="effect, patched for real", scale=scale, axis=axis)
     names = ["top", "random"]
     colour = alt.Color(
-        "chosen:N", sort=names,
-        scale=alt.Scale(domain=names, range=[theme.comparison_colour("main"), theme.comparison_colour("neurons")]),
-        legend=alt.Legend(title=None, labelExpr="{top: 'largest scores', random: 'drawn at random'}[datum.label]"),
-    )  # fmt: skip
-    tip = tips(("edge", "edge", ""), ("score", "score", ".4f"), ("effect", "effect", ".4f"), ("low", "from", ".4f"),
-               ("high", "to", ".4f"))  # fmt: skip
-    line = alt.Chart().mark_line(strokeDash=[2, 3], color=theme.MUTED[0], tooltip=False, strokeWidth=1)
+        "chosen:N",
+        sort=names,
+        scale=alt.Scale(
+            domain=names,
+            range=[theme.comparison_colour("main"), theme.comparison_colour("neurons")],
+        ),
+        legend=alt.Legend(
+            title=None, labelExpr="{top: 'largest scores', random: 'drawn at random'}[datum.label]"
+        ),
+    )
+    tip = tips(
+        ("edge", "edge", ""),
+        ("score", "score", ".4f"),
+        ("effect", "effect", ".4f"),
+        ("low", "from", ".4f"),
+        ("high", "to", ".4f"),
+    )
+    line = alt.Chart().mark_line(
+        strokeDash=[2, 3], color=theme.MUTED[0], tooltip=False, strokeWidth=1
+    )
     points = alt.Chart().mark_point(size=42, opacity=0.85).encode(x, y, colour, tooltip=tip)
     real = "datum.chosen != 'same'"
-    layers = [line.transform_filter("datum.chosen == 'same'").encode(x, y), points.transform_filter(real)]
+    layers = [
+        line.transform_filter("datum.chosen == 'same'").encode(x, y),
+        points.transform_filter(real),
+    ]
     circuits = records.circuits.filter("able").to_dicts()
     said = "; ".join(
         f"{row['model']}: {number(row['replace_B_pearson_all'])} with another B, "
         f"{number(row['replace_A_pearson_all'])} with another A"
         for row in circuits
-    )  # fmt: skip
+    )
     return Figure(
-        "edges", "Do scores from gradients tell the truth?",
-        "Each dot is an edge of discovery: its score across, the change of the logit difference when it is patched for "
-        "real upward; on the dotted line both agree. Both axes are linear near zero and logarithmic beyond 0.05.",
+        "edges",
+        "Do scores from gradients tell the truth?",
+        "Each dot is an edge of discovery: its score across, the change of the logit difference "
+        "when it is patched for "
+        "real upward; on the dotted line both agree. Both axes are linear near zero and "
+        "logarithmic beyond 0.05.",
         f"Scatter of score and effect of edges. Pearson correlations: {said}.",
         finish(panels(layers, rows, height=250), rows + diagonal, axes=58),
-    )  # fmt: skip
+    )

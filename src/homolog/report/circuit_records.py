@@ -37,33 +37,85 @@ _TEXT, _NUMBER, _WHOLE = pl.String, pl.Float64, pl.Int64
 _OWN: Schema = {"model": _TEXT, "architecture": _TEXT}
 REQUIRED: Mapping[str, Schema] = {
     "circuits": {
-        **_OWN, "n_layers": _WHOLE, "task": _TEXT, "preferred": _NUMBER, "accuracy": _NUMBER, "probability": _NUMBER,
-        "logit_difference": _NUMBER, "able": pl.Boolean, "reason": _TEXT,
+        **_OWN,
+        "n_layers": _WHOLE,
+        "task": _TEXT,
+        "preferred": _NUMBER,
+        "accuracy": _NUMBER,
+        "probability": _NUMBER,
+        "logit_difference": _NUMBER,
+        "able": pl.Boolean,
+        "reason": _TEXT,
     },
     "effects": {
-        **_OWN, "experiment": _TEXT, "corruption": _TEXT, "sender": _TEXT, "receiver": _TEXT, "metric": _TEXT,
-        "clean": _NUMBER, "patched": _NUMBER, "change": _NUMBER, "change_lo": _NUMBER, "change_hi": _NUMBER,
+        **_OWN,
+        "experiment": _TEXT,
+        "corruption": _TEXT,
+        "sender": _TEXT,
+        "receiver": _TEXT,
+        "metric": _TEXT,
+        "clean": _NUMBER,
+        "patched": _NUMBER,
+        "change": _NUMBER,
+        "change_lo": _NUMBER,
+        "change_hi": _NUMBER,
         "n_prompts": _WHOLE,
     },
     "roles": {
-        **_OWN, "role": _TEXT, "component": _TEXT, "evidence": _TEXT, "change": _NUMBER, "change_lo": _NUMBER,
-        "change_hi": _NUMBER, "share": _NUMBER,
+        **_OWN,
+        "role": _TEXT,
+        "component": _TEXT,
+        "evidence": _TEXT,
+        "change": _NUMBER,
+        "change_lo": _NUMBER,
+        "change_hi": _NUMBER,
+        "share": _NUMBER,
     },
     "offsets": {
-        **_OWN, "place": _TEXT, "offset": _WHOLE, "effect": _NUMBER, "effect_lo": _NUMBER, "effect_hi": _NUMBER,
-        "predicted_share": _NUMBER, "null": _NUMBER, "null_lo": _NUMBER, "null_hi": _NUMBER,
+        **_OWN,
+        "place": _TEXT,
+        "offset": _WHOLE,
+        "effect": _NUMBER,
+        "effect_lo": _NUMBER,
+        "effect_hi": _NUMBER,
+        "predicted_share": _NUMBER,
+        "null": _NUMBER,
+        "null_lo": _NUMBER,
+        "null_hi": _NUMBER,
     },
     "edges": {
-        **_OWN, "corruption": _TEXT, "sender": _TEXT, "receiver": _TEXT, "position": _TEXT, "score": _NUMBER,
-        "effect": _NUMBER, "effect_low": _NUMBER, "effect_high": _NUMBER, "chosen_as": _TEXT,
+        **_OWN,
+        "corruption": _TEXT,
+        "sender": _TEXT,
+        "receiver": _TEXT,
+        "position": _TEXT,
+        "score": _NUMBER,
+        "effect": _NUMBER,
+        "effect_low": _NUMBER,
+        "effect_high": _NUMBER,
+        "chosen_as": _TEXT,
     },
-}  # fmt: skip
+}
 _FOUND: Schema = {
-    "key": _TEXT, "faithfulness": _NUMBER, "faithfulness_lo": _NUMBER, "faithfulness_hi": _NUMBER, "verdict": _TEXT,
-    "offset": _WHOLE, "certainty": _NUMBER, "centre": _NUMBER, "centre_lo": _NUMBER, "centre_hi": _NUMBER,
-    "predicted_offset": _WHOLE, "discovery_recall": _NUMBER,
-    **{f"{c}_{s}_{e}": _NUMBER for c in CORRUPTIONS for s in ("pearson", "spearman") for e in ("top", "random", "all")},
-}  # fmt: skip
+    "key": _TEXT,
+    "faithfulness": _NUMBER,
+    "faithfulness_lo": _NUMBER,
+    "faithfulness_hi": _NUMBER,
+    "verdict": _TEXT,
+    "offset": _WHOLE,
+    "certainty": _NUMBER,
+    "centre": _NUMBER,
+    "centre_lo": _NUMBER,
+    "centre_hi": _NUMBER,
+    "predicted_offset": _WHOLE,
+    "discovery_recall": _NUMBER,
+    **{
+        f"{c}_{s}_{e}": _NUMBER
+        for c in CORRUPTIONS
+        for s in ("pearson", "spearman")
+        for e in ("top", "random", "all")
+    },
+}
 OPTIONAL: Mapping[str, Schema] = {
     "circuits": _FOUND,  # what only a model that does the task has
     "effects": {"position": _TEXT, "offset": _WHOLE},
@@ -75,8 +127,8 @@ OPTIONAL: Mapping[str, Schema] = {
 class CircuitRecords:
     """What the report says of circuits comes from here.
 
-    run: the contents of run.json; circuits, effects, roles, offsets, edges: the tables of that name.  Models stand in
-    the order of `circuits`.
+    run: the contents of run.json; circuits, effects, roles, offsets, edges: the tables of that
+    name.  Models stand in the order of `circuits`.
     """
 
     path: Path
@@ -113,10 +165,16 @@ class CircuitRecords:
 
     def parts(self, model: str, role: str) -> list[Row]:
         """The rows of `roles` of a model and role, in the table's order: the strongest first."""
-        return list(self.roles.filter((pl.col("model") == model) & (pl.col("role") == role)).iter_rows(named=True))
+        return list(
+            self.roles.filter((pl.col("model") == model) & (pl.col("role") == role)).iter_rows(
+                named=True
+            )
+        )
 
     def experiment(self, name: str, **where: str) -> pl.DataFrame:
-        """One row a patch of that experiment: the metrics' changes as columns METRIC, METRIC_lo and METRIC_hi."""
+        """One row a patch of that experiment: the metrics' changes as columns METRIC, METRIC_lo and
+        METRIC_hi.
+        """
         return wide(self.effects.filter(pl.col("experiment") == name, **where))
 
     def effects_like(self, start: str) -> pl.DataFrame:
@@ -124,24 +182,44 @@ class CircuitRecords:
         return wide(self.effects.filter(pl.col("experiment").str.starts_with(start)))
 
     def patch(self, part: Row) -> Row | None:
-        """The patch that shows a part: its row of `effects` with one column a metric; None where there is none.
+        """The patch that shows a part: its row of `effects` with one column a metric; None where
+        there is none.
 
-        It is the first one with the same change of a sender of the same place, so that no experiment needs a rule.
+        It is the first one with the same change of a sender of the same place, so that no
+        experiment needs a rule.
         """
-        return self._patches.get((part["model"], place_of(part["component"]), part["change"], part["change_lo"]))
+        return self._patches.get(
+            (part["model"], place_of(part["component"]), part["change"], part["change_lo"])
+        )
 
     @cached_property
     def _patches(self) -> dict[tuple[Any, ...], Row]:
         found: dict[tuple[Any, ...], Row] = {}
         for row in wide(self.effects).to_dicts():
-            key = (row["model"], place_of(row["sender"]), row["logit_difference"], row["logit_difference_lo"])
+            key = (
+                row["model"],
+                place_of(row["sender"]),
+                row["logit_difference"],
+                row["logit_difference_lo"],
+            )
             found.setdefault(key, row)
         return found
 
 
 def wide(effects: pl.DataFrame) -> pl.DataFrame:
-    """One row a patch, in the table's order: change, and its interval, of each metric of `METRICS` as columns."""
-    keys = ["model", "architecture", "experiment", "corruption", "sender", "receiver", "position", "offset"]
+    """One row a patch, in the table's order: change, and its interval, of each metric of `METRICS`
+    as columns.
+    """
+    keys = [
+        "model",
+        "architecture",
+        "experiment",
+        "corruption",
+        "sender",
+        "receiver",
+        "position",
+        "offset",
+    ]
     parts = []
     for metric in METRICS:
         columns = [pl.col(f"change{end}").alias(f"{metric}{end}") for end in ("", "_lo", "_hi")]
@@ -155,7 +233,8 @@ def wide(effects: pl.DataFrame) -> pl.DataFrame:
 def read_circuits(path: Path | str) -> CircuitRecords | None:
     """Read the circuit tables of the run folder at `path`; None when it has none.
 
-    Raises `InputError` when run.json or some of the tables are missing or unreadable, or a table lacks a column.
+    Raises `InputError` when run.json or some of the tables are missing or unreadable, or a table
+    lacks a column.
     """
     folder = RunFolder(Path(path))
     files = {name: folder.table(name) for name in REQUIRED}
@@ -166,7 +245,8 @@ def read_circuits(path: Path | str) -> CircuitRecords | None:
         raise InputError(
             "run folder",
             str(path),
-            f"the report of circuits needs all of their tables, and these are missing: {', '.join(missing)}",
+            "the report of circuits needs all of their tables, and these are missing: "
+            f"{', '.join(missing)}",
             "Finish the run first: give the same command the same --out again.",
         )
     tables = {name: _typed(file, name) for name, file in files.items()}
@@ -176,7 +256,10 @@ def read_circuits(path: Path | str) -> CircuitRecords | None:
     for name, table in tables.items():
         strangers = set(table.get_column("model").to_list()) - set(models.to_list())
         if strangers:
-            raise _damaged(files[name], f"its models are those of circuits.parquet, not {', '.join(sorted(strangers))}")
+            raise _damaged(
+                files[name],
+                f"its models are those of circuits.parquet, not {', '.join(sorted(strangers))}",
+            )
     return CircuitRecords(Path(path), run_of(folder), **tables)
 
 
@@ -190,7 +273,10 @@ def _typed(file: Path, name: str) -> pl.DataFrame:
     try:
         return table.with_columns(
             *(pl.col(column).cast(kind) for column, kind in required.items()),
-            *(_optional(table, column).cast(kind).alias(column) for column, kind in optional.items()),
+            *(
+                _optional(table, column).cast(kind).alias(column)
+                for column, kind in optional.items()
+            ),
         )
     except pl.exceptions.PolarsError as error:
         raise _damaged(file, f"its columns have their types ({error})") from error
@@ -202,12 +288,17 @@ def _optional(table: pl.DataFrame, column: str) -> pl.Expr:
 
 def _damaged(file: Path, requirement: str) -> InputError:
     return InputError(
-        "table", str(file), requirement, "It is damaged, or comes from another version: run again into a new --out."
+        "table",
+        str(file),
+        requirement,
+        "It is damaged, or comes from another version: run again into a new --out.",
     )
 
 
 def place_of(component: str) -> tuple[int, ...]:
-    """Layer, and head where there is one, of a component's name: (2, 3) of "z.2.3@A+1", (5,) of "state.5"."""
+    """Layer, and head where there is one, of a component's name: (2, 3) of "z.2.3@A+1", (5,) of
+    "state.5".
+    """
     return tuple(int(part) for part in component.split(" ")[0].split("@")[0].split(".")[1:])
 
 

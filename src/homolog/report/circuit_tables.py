@@ -47,7 +47,11 @@ class RoleRow:
 def role_rows(records: CircuitRecords) -> list[RoleRow]:
     """The aligned roles: one row a role, one cell a model of `records.able`."""
     return [
-        RoleRow(role, ROLE_WORDS[role], [[_part(records, p) for p in records.parts(m, role)] for m in records.able])
+        RoleRow(
+            role,
+            ROLE_WORDS[role],
+            [[_part(records, p) for p in records.parts(m, role)] for m in records.able],
+        )
         for role in ROLES
     ]
 
@@ -56,8 +60,14 @@ def _part(records: CircuitRecords, part: Row) -> Part:
     patch = records.patch(part) or {}
     others = f"probability {number(patch.get('probability'), 3)}, KL {number(patch.get('kl'), 3)}"
     name = component_words(part["component"])
-    return Part(part["component"], name[:1].upper() + name[1:], percent(part["share"]), interval_words(part, "change"),
-                others, part["evidence"])  # fmt: skip
+    return Part(
+        part["component"],
+        name[:1].upper() + name[1:],
+        percent(part["share"]),
+        interval_words(part, "change"),
+        others,
+        part["evidence"],
+    )
 
 
 def ability_table(records: CircuitRecords) -> Table:
@@ -69,13 +79,32 @@ def ability_table(records: CircuitRecords) -> Table:
         if is_number(row["faithfulness"]):
             low, high = percent(row["faithfulness_lo"]), percent(row["faithfulness_hi"])
             faithful = f"{percent(row['faithfulness'])}\n{low} to {high}"
-        rows.append([
-            model, row["architecture"], str(row["n_layers"]), percent(row["preferred"]), percent(row["accuracy"]),
-            number(row["probability"], 3), number(row["logit_difference"]),
-            (component_words(row["key"]) if row["key"] else MISSING) if row["able"] else "cannot do the task", faithful,
-        ])  # fmt: skip
-    columns = ["Model", "Architecture", "Blocks", "B above the wrong answer", "B on top", "Probability of B",
-               "Logit difference", "Key part", "Faithfulness, 95% interval"]  # fmt: skip
+        rows.append(
+            [
+                model,
+                row["architecture"],
+                str(row["n_layers"]),
+                percent(row["preferred"]),
+                percent(row["accuracy"]),
+                number(row["probability"], 3),
+                number(row["logit_difference"]),
+                (component_words(row["key"]) if row["key"] else MISSING)
+                if row["able"]
+                else "cannot do the task",
+                faithful,
+            ]
+        )
+    columns = [
+        "Model",
+        "Architecture",
+        "Blocks",
+        "B above the wrong answer",
+        "B on top",
+        "Probability of B",
+        "Logit difference",
+        "Key part",
+        "Faithfulness, 95% interval",
+    ]
     return Table("What each model can do", columns, rows, frozenset({2, 3, 4, 5, 6, 8}))
 
 
@@ -84,11 +113,22 @@ def offset_table(records: CircuitRecords) -> Table:
     rows = []
     for model in records.able:
         row = records.about(model)
-        rows.append([
-            model, verdict_words(row), percent(row["certainty"]), interval_words(row, "centre"),
-            offset_words(row["predicted_offset"]),
-        ])  # fmt: skip
-    columns = ["Model", "Verdict", "Certainty", "Centre of mass, 95% interval", "Predicted by the convolution"]
+        rows.append(
+            [
+                model,
+                verdict_words(row),
+                percent(row["certainty"]),
+                interval_words(row, "centre"),
+                offset_words(row["predicted_offset"]),
+            ]
+        )
+    columns = [
+        "Model",
+        "Verdict",
+        "Certainty",
+        "Centre of mass, 95% interval",
+        "Predicted by the convolution",
+    ]
     return Table("Off by one: the verdicts", columns, rows, frozenset({2, 3, 4}))
 
 
@@ -99,12 +139,24 @@ def correlation_table(records: CircuitRecords) -> Table:
         row = records.about(model)
         for corruption in CORRUPTIONS:
             values = [
-                f"{number(row[f'{corruption}_pearson_{edges}'])} / {number(row[f'{corruption}_spearman_{edges}'])}"
+                f"{number(row[f'{corruption}_pearson_{edges}'])} / "
+                f"{number(row[f'{corruption}_spearman_{edges}'])}"
                 for edges in ("top", "random", "all")
             ]
-            rows.append([model, corruption_words(corruption), *values, percent(row["discovery_recall"])])
-    columns = ["Model", "Prompt with", "Largest scores", "Random edges", "All patched", "Parts found again"]
-    return Table("Score against real effect: Pearson / Spearman", columns, rows, frozenset({2, 3, 4, 5}))
+            rows.append(
+                [model, corruption_words(corruption), *values, percent(row["discovery_recall"])]
+            )
+    columns = [
+        "Model",
+        "Prompt with",
+        "Largest scores",
+        "Random edges",
+        "All patched",
+        "Parts found again",
+    ]
+    return Table(
+        "Score against real effect: Pearson / Spearman", columns, rows, frozenset({2, 3, 4, 5})
+    )
 
 
 def edge_tables(records: CircuitRecords) -> list[Table]:
@@ -112,14 +164,20 @@ def edge_tables(records: CircuitRecords) -> list[Table]:
     tables = []
     for model in records.able:
         for corruption in CORRUPTIONS:
-            own = records.edges.filter((pl.col("model") == model) & (pl.col("corruption") == corruption))
-            top = own.sort(pl.col("score").abs(), descending=True, nulls_last=True, maintain_order=True)
+            own = records.edges.filter(
+                (pl.col("model") == model) & (pl.col("corruption") == corruption)
+            )
+            top = own.sort(
+                pl.col("score").abs(), descending=True, nulls_last=True, maintain_order=True
+            )
             rows = [
                 [edge_words(row), number(row["score"]), _effect(row)]
                 for row in top.head(SHOWN_EDGES).iter_rows(named=True)
             ]
             title = f"{model}, {corruption_words(corruption)}"
-            tables.append(Table(title, ["Edge", "Score", "Effect, 95% interval"], rows, frozenset({1, 2})))
+            tables.append(
+                Table(title, ["Edge", "Score", "Effect, 95% interval"], rows, frozenset({1, 2}))
+            )
     return [table for table in tables if table.rows]
 
 
@@ -135,16 +193,37 @@ def effect_tables(records: CircuitRecords) -> list[Table]:
     for model in records.able:
         own = wide(records.effects.filter(pl.col("model") == model))
         rows = []
-        for (experiment, corruption), group in own.group_by("experiment", "corruption", maintain_order=True):
-            for row in group.sort("logit_difference", nulls_last=True).head(SHOWN_SENDERS).iter_rows(named=True):
+        for (experiment, corruption), group in own.group_by(
+            "experiment", "corruption", maintain_order=True
+        ):
+            for row in (
+                group.sort("logit_difference", nulls_last=True)
+                .head(SHOWN_SENDERS)
+                .iter_rows(named=True)
+            ):
                 several = len(group["sender"].unique()) < len(group)
                 at = f" at {row['position']}" if several and row["position"] else ""
-                rows.append([
-                    str(experiment), corruption_words(str(corruption)), f"{row['sender']}{at} \u2192 {row['receiver']}",
-                    interval_words(row, "logit_difference"), number(row["logit"]), number(row["probability"], 3),
-                    number(row["kl"], 3),
-                ])  # fmt: skip
-        columns = ["Experiment", "Prompt with", "Patched \u2192 into", "Logit difference, 95% interval", "Logit",
-                   "Probability", "KL (nats)"]  # fmt: skip
-        tables.append(Table(f"{model}: the patches that cost most", columns, rows, frozenset({3, 4, 5, 6})))
+                rows.append(
+                    [
+                        str(experiment),
+                        corruption_words(str(corruption)),
+                        f"{row['sender']}{at} \u2192 {row['receiver']}",
+                        interval_words(row, "logit_difference"),
+                        number(row["logit"]),
+                        number(row["probability"], 3),
+                        number(row["kl"], 3),
+                    ]
+                )
+        columns = [
+            "Experiment",
+            "Prompt with",
+            "Patched \u2192 into",
+            "Logit difference, 95% interval",
+            "Logit",
+            "Probability",
+            "KL (nats)",
+        ]
+        tables.append(
+            Table(f"{model}: the patches that cost most", columns, rows, frozenset({3, 4, 5, 6}))
+        )
     return tables

@@ -23,7 +23,9 @@ def explore(records: ComparisonRecords, report: Path) -> None:
     features = pl.read_parquet(run.table("features"))
     for extra in (_judged(run), _causal(run), _exclusive(run)):
         if extra is not None:
-            features = features.join(extra, on=FEATURE, how="left", maintain_order="left", validate="1:1")
+            features = features.join(
+                extra, on=FEATURE, how="left", maintain_order="left", validate="1:1"
+            )
 
     def read(file: Path) -> pl.DataFrame | None:
         return pl.read_parquet(file) if file.is_file() else None

@@ -1,7 +1,8 @@
-"""What all charts share: one Vega-Lite grammar for the interactive figures and for the SVG and PNG files.
+"""What all charts share: one Vega-Lite grammar for the interactive figures and for the SVG and PNG
+files.
 
-A chart is made of layers without data, panels that repeat them, and `finish`, which adds a few aggregated
-rows, the theme and, in `usermeta`, what the page's script needs to fit it to a screen.
+A chart is made of layers without data, panels that repeat them, and `finish`, which adds a few
+aggregated rows, the theme and, in `usermeta`, what the page's script needs to fit it to a screen.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ Rows = list[dict[str, Any]]
 class Figure:
     """A figure and the words around it.
 
-    name: of its files; read: one sentence on how to read it; alt: the text for those who cannot see it;
+    name: of its files; read: one sentence on how to read it; alt: the text for those who cannot see
+    it;
     spec: its Vega-Lite specification in the light colours.
     """
 

@@ -1,12 +1,14 @@
-"""What the tables say, in words: the verdict of each direction, its numbers, and the order of the controls.
+"""What the tables say, in words: the verdict of each direction, its numbers, and the order of the
+controls.
 
-The verdict is the run's own, as the command line prints it; nothing here judges again.  The order of the
-rows explains it.  Expected, from the paper and from later work on its pitfalls: the main comparison lies well
-above its baselines (untrained model, rotated dictionary) and not above its skylines (second dictionary seed,
-second training seed), and neurons stay near their own random baseline.
+The verdict is the run's own, as the command line prints it; nothing here judges again.  The order
+of the rows explains it.  Expected, from the paper and from later work on its pitfalls: the main
+comparison lies well above its baselines (untrained model, rotated dictionary) and not above its
+skylines (second dictionary seed, second training seed), and neurons stay near their own random
+baseline.
 
-    well above:  lower end of one interval above the upper end of the other, and means at least `MARGIN` apart
-    above:       the means in that order, but one of the two does not hold
+    well above:  lower end of one interval above the upper end of the other, and means at least
+    `MARGIN` apart above:  the means in that order, but one of the two does not hold
 """
 
 from __future__ import annotations
@@ -18,7 +20,16 @@ from typing import Any
 import polars as pl
 
 from homolog.report.records import RunRecords, Verdict, base_name
-from homolog.report.wording import CLOSE, comparison_of, in_order, is_number, level, listed, number, percent
+from homolog.report.wording import (
+    CLOSE,
+    comparison_of,
+    in_order,
+    is_number,
+    level,
+    listed,
+    number,
+    percent,
+)
 
 MARGIN = 0.1
 
@@ -29,8 +40,9 @@ Row = Mapping[str, Any]
 class Card:
     """The numbers of one direction.
 
-    shared: its row of shared.parquet; bars: (plain name, role, share of alive features with a homolog) of the main
-    comparison and of its ceiling, where that was measured; mean: of the best r, in words.
+    shared: its row of shared.parquet; bars: (plain name, role, share of alive features with a
+    homolog) of the main comparison and of its ceiling, where that was measured; mean: of the best
+    r, in words.
     """
 
     verdict: Verdict
@@ -58,7 +70,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Findings:
-    """verdicts: of both directions; order: how many expectations hold, in a sentence; notes: why some do not."""
+    """verdicts: of both directions; order: how many expectations hold, in a sentence; notes: why
+    some do not.
+    """
 
     verdicts: list[Verdict]
     cards: list[Card]
@@ -70,7 +84,11 @@ class Findings:
 def interval(row: Row, statistic: str, digits: int = 2) -> str:
     """The 95 % interval of a summary statistic as text; "no interval" where it is undefined."""
     ends = [row.get(f"{statistic}_{end}") for end in ("lo", "hi")]
-    return " to ".join(number(end, digits) for end in ends) if all(map(is_number, ends)) else "no interval"
+    return (
+        " to ".join(number(end, digits) for end in ends)
+        if all(map(is_number, ends))
+        else "no interval"
+    )
 
 
 def findings(records: RunRecords) -> Findings:
@@ -91,22 +109,34 @@ def homolog_words(records: RunRecords) -> str:
     parts = [f"lies above what chance reaches at its firing frequency{rate}"]
     parts += [] if least is None else [f"has an r of at least {least:g}"]
     if ratio:
-        parts.append(f"reaches {ratio:.0%} of the highest r of its partner with any feature of the same model")
+        parts.append(
+            f"reaches {ratio:.0%} of the highest r of its partner with any feature of the same "
+            "model"
+        )
     run = [name for name in records.comparisons("sae") if comparison_of(name).role == "baseline"]
     if run:
-        controls = [f"{comparison_of(name).plain[0].lower()}{comparison_of(name).plain[1:]}" for name in run]
-        parts.append(f"has a higher r than the same feature finds in its controls ({listed(controls)})")
+        controls = [
+            f"{comparison_of(name).plain[0].lower()}{comparison_of(name).plain[1:]}" for name in run
+        ]
+        parts.append(
+            f"has a higher r than the same feature finds in its controls ({listed(controls)})"
+        )
     return f"A homolog is a match that {listed(parts)}."
 
 
 def order_sentence(checks: list[Check]) -> str:
     """How many of the expectations hold, hold weakly, fail, and were not measured."""
-    count = {outcome: sum(check.outcome == outcome for check in checks) for outcome in ("yes", "weakly", "no")}
+    count = {
+        outcome: sum(check.outcome == outcome for check in checks)
+        for outcome in ("yes", "weakly", "no")
+    }
     parts = [f"{count['yes']} of {len(checks)} expectations hold"]
     parts += [f"{count['weakly']} only weakly"] if count["weakly"] else []
     parts += [f"{count['no']} {'does' if count['no'] == 1 else 'do'} not"] if count["no"] else []
     rest = len(checks) - sum(count.values())
-    return f"{listed(parts)}." + (f" {rest} could not be checked: their controls were not run." if rest else "")
+    return f"{listed(parts)}." + (
+        f" {rest} could not be checked: their controls were not run." if rest else ""
+    )
 
 
 def _card(records: RunRecords, side: str) -> Card | None:
@@ -122,8 +152,10 @@ def _card(records: RunRecords, side: str) -> Card | None:
         if is_number(share)
     ]
     mean = (
-        f"The best partner correlates with r = {number(main['mean'])} on average ({interval(main, 'mean')}), median "
-        f"{number(main['median'])} ({interval(main, 'median')}), over all features; in brackets 95% intervals."
+        f"The best partner correlates with r = {number(main['mean'])} on average "
+        f"({interval(main, 'mean')}), median "
+        f"{number(main['median'])} ({interval(main, 'median')}), over all features; in brackets "
+        "95% intervals."
     )
     return Card(verdict, shared, bars, mean)
 
@@ -131,8 +163,9 @@ def _card(records: RunRecords, side: str) -> Card | None:
 def _why_untrained_models_match(records: RunRecords) -> list[str]:
     """How far the current token explains what an untrained model shares: one sentence a direction.
 
-    A feature that follows one token of the vocabulary (r > `CLOSE` with that token) is in every model that embeds
-    tokens, trained or not; so the two rows are compared again over all other features.
+    A feature that follows one token of the vocabulary (r > `CLOSE` with that token) is in every
+    model that embeds tokens, trained or not; so the two rows are compared again over all other
+    features.
     """
     sentences = []
     key = ["model", "layer", "feature"]
@@ -148,8 +181,10 @@ def _why_untrained_models_match(records: RunRecords) -> list[str]:
         others = joined.filter(pl.col("tokens") <= CLOSE)
         share = percent(1 - len(others) / len(joined))
         sentences.append(
-            f"{share} of {records.model_of(side)}'s features follow one current token (r > {CLOSE} with it); any model "
-            f"that embeds tokens has those, trained or not. Over the other {len(others):,} features the mean is "
+            f"{share} of {records.model_of(side)}'s features follow one current token (r > "
+            f"{CLOSE} with it); any model "
+            f"that embeds tokens has those, trained or not. Over the other {len(others):,} "
+            "features the mean is "
             f"{number(others['main'].mean())} in the other model and "
             f"{number(others['random-model'].mean())} in the untrained model."
         )
@@ -161,9 +196,12 @@ def _why_neurons_match(records: RunRecords) -> list[str]:
     shares = records.run.get("neurons_by_token") or {}
     if not all(model in shares for model in records.pair):
         return []
-    parts = " and ".join(f"{percent(shares[model])} of the variance of {model}'s neurons" for model in records.pair)
+    parts = " and ".join(
+        f"{percent(shares[model])} of the variance of {model}'s neurons" for model in records.pair
+    )
     return [
-        f"The current token alone explains {parts}: two models that read the same tokens share that much without "
+        f"The current token alone explains {parts}: two models that read the same tokens share "
+        "that much without "
         "sharing anything else."
     ]
 
@@ -205,7 +243,9 @@ def _mid_sentence(name: str) -> str:
 
 
 def _check(records: RunRecords, text: str, upper: str, lower: str, margin: float | None) -> Check:
-    """Is `upper` above `lower` in both directions?  margin None: it is enough not to be clearly below."""
+    """Is `upper` above `lower` in both directions?  margin None: it is enough not to be clearly
+    below.
+    """
     outcomes, details = [], []
     for side in "AB":
         high, low = records.summary_row(upper, side), records.summary_row(lower, side)
@@ -214,25 +254,35 @@ def _check(records: RunRecords, text: str, upper: str, lower: str, margin: float
         separate = high["mean_lo"] > low["mean_hi"]
         if margin is None:
             clearly_below = high["mean_hi"] < low["mean_lo"]
-            outcomes.append("yes" if high["mean"] >= low["mean"] else "no" if clearly_below else "weakly")
+            outcomes.append(
+                "yes" if high["mean"] >= low["mean"] else "no" if clearly_below else "weakly"
+            )
         elif separate and high["mean"] - low["mean"] >= margin:
             outcomes.append("yes")
         else:
             outcomes.append("weakly" if high["mean"] > low["mean"] else "no")
         main, other = (high, low) if upper == "main" else (low, high)
-        details.append(f"{number(main['mean'])} against {number(other['mean'])} for {records.model_of(side)}")
+        details.append(
+            f"{number(main['mean'])} against {number(other['mean'])} for {records.model_of(side)}"
+        )
     return Check(text, _worst(outcomes), details)
 
 
 def _neuron_check(records: RunRecords) -> Check:
     outcomes, details = [], []
     for side in "AB":
-        neurons, baseline = records.summary_row("neurons", side), records.summary_row("neurons-random", side)
+        neurons, baseline = (
+            records.summary_row("neurons", side),
+            records.summary_row("neurons-random", side),
+        )
         if neurons is None or baseline is None:
             continue
         excess = neurons["mean"] - baseline["mean"]
         outcomes.append("yes" if excess < MARGIN else "weakly" if excess < 2 * MARGIN else "no")
-        details.append(f"{number(neurons['mean'])} against {number(baseline['mean'])} for {records.model_of(side)}")
+        details.append(
+            f"{number(neurons['mean'])} against {number(baseline['mean'])} for "
+            f"{records.model_of(side)}"
+        )
     return Check("Neurons are near their own random baseline", _worst(outcomes), details)
 
 
@@ -244,8 +294,13 @@ def _worst(outcomes: list[str]) -> str:
 
 
 def ordered_summary(records: RunRecords) -> list[Row]:
-    """All rows of the summary table, features first, then by stratum, in the page's order of comparisons."""
-    order = {name: place for place, name in enumerate(in_order(records.summary["comparison"].unique().to_list()))}
+    """All rows of the summary table, features first, then by stratum, in the page's order of
+    comparisons.
+    """
+    order = {
+        name: place
+        for place, name in enumerate(in_order(records.summary["comparison"].unique().to_list()))
+    }
     strata = {name: place for place, name in enumerate(("all", "alive", "frequent"))}
     rows = records.summary.iter_rows(named=True)
     return sorted(

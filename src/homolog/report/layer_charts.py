@@ -20,14 +20,18 @@ def layer_figure(records: RunRecords) -> Figure | None:
     n_a = 1 + max(row["a"] for row in rows)
     chart = panels(_cell_layers(rows, *records.pair), rows, height=min(420, max(150, 38 * n_a)))
     top = "; ".join(
-        f"{row['panel']}, block {row['a']} with block {row['b']}: {number(row['mean'])}" for row in rows if row["best"]
+        f"{row['panel']}, block {row['a']} with block {row['b']}: {number(row['mean'])}"
+        for row in rows
+        if row["best"]
     )
     return Figure(
         "layers",
         "Which blocks match which?",
-        "Each cell is the mean over the features of one block of their best correlation within one block of "
+        "Each cell is the mean over the features of one block of their best correlation within "
+        "one block of "
         "the other model; outlined is the best block for each row on the left "
-        f"(features of {records.pair[0]}) and for each column on the right (features of {records.pair[1]}).",
+        f"(features of {records.pair[0]}) and for each column on the right (features of "
+        f"{records.pair[1]}).",
         f"Heatmaps of the mean best correlation of every pair of blocks. Best: {top}.",
         finish(chart, rows, axes=58),
     )
@@ -35,7 +39,11 @@ def layer_figure(records: RunRecords) -> Figure | None:
 
 def _linked(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(properties of a mark, channels) that lead where the rows have a link to."""
-    return ({"cursor": "pointer"}, {"href": alt.Href("link:N")}) if any("link" in row for row in rows) else ({}, {})
+    return (
+        ({"cursor": "pointer"}, {"href": alt.Href("link:N")})
+        if any("link" in row for row in rows)
+        else ({}, {})
+    )
 
 
 def _cell_layers(rows: list[dict[str, Any]], a: str, b: str) -> list[alt.Chart]:
@@ -51,7 +59,9 @@ def _cell_layers(rows: list[dict[str, Any]], a: str, b: str) -> list[alt.Chart]:
     colour = alt.Color(
         "mean:Q",
         scale=alt.Scale(scheme="viridis", domain=[low, high]),
-        legend=alt.Legend(title="mean best correlation", format=".2f", gradientLength=180, tickCount=3),
+        legend=alt.Legend(
+            title="mean best correlation", format=".2f", gradientLength=180, tickCount=3
+        ),
     )
     tip = tips(("a", a, ""), ("b", b, ""), ("mean", "mean", ".3f"), ("n", "features", ","))
     cells = alt.Chart().mark_rect(**mark).encode(x, y, colour, tooltip=tip, **link)
@@ -67,7 +77,9 @@ def _cell_layers(rows: list[dict[str, Any]], a: str, b: str) -> list[alt.Chart]:
 
 
 def spaces_figure(records: RunRecords) -> Figure | None:
-    """CKA and SVCCA of the residual streams, RSA and SVCCA of decoder directions, for every layer pair."""
+    """CKA and SVCCA of the residual streams, RSA and SVCCA of decoder directions, for every layer
+    pair.
+    """
     rows = aggregate.spaces(records)
     if not rows:
         return None
@@ -92,18 +104,27 @@ def spaces_figure(records: RunRecords) -> Figure | None:
         layers.append(text.encode(x, y, text=alt.Text("value:Q", format=".2f"), color=ink))
     chart = panels(layers, rows, height=min(420, max(150, 38 * len({row["a"] for row in rows}))))
     means = "; ".join(
-        title + f" {number(value)}" + ("" if other is None else f", {number(other)} with the untrained model")
+        title
+        + f" {number(value)}"
+        + ("" if other is None else f", {number(other)} with the untrained model")
         for title, value, other in aggregate.space_means(records)
     )
-    missing = [title for measure, title in aggregate.SPACES.items() if measure not in {row["measure"] for row in rows}]
+    missing = [
+        title
+        for measure, title in aggregate.SPACES.items()
+        if measure not in {row["measure"] for row in rows}
+    ]
     return Figure(
         "spaces",
         "Are the spaces of these blocks alike?",
-        "Each cell compares one block of each model as a whole: the residual streams on the same tokens, and the "
-        "decoder directions of the features that match (empty where too few do). Colours run from the lowest to the "
+        "Each cell compares one block of each model as a whole: the residual streams on the same "
+        "tokens, and the "
+        "decoder directions of the features that match (empty where too few do). Colours run from "
+        "the lowest to the "
         f"highest value of each panel, which its title names. Mean of all cells: {means}."
         + (f" Not measured in this run: {'; '.join(missing)}." if missing else ""),
-        f"Heatmaps of the similarity of every pair of blocks. {'; '.join(dict.fromkeys(r['panel'] for r in rows))}.",
+        "Heatmaps of the similarity of every pair of blocks. "
+        f"{'; '.join(dict.fromkeys(r['panel'] for r in rows))}.",
         finish(chart, rows, axes=58),
     )
 
@@ -120,20 +141,26 @@ def depth_figure(records: RunRecords) -> Figure | None:
     ]
     chart = panels(_depth_layers(*_linked(rows)), rows, height=260)
     ends = "; ".join(
-        f"{row['panel']}, block {row['layer']}: {percent(row['mean'])}" for row in rows if row["series"] == "all"
+        f"{row['panel']}, block {row['layer']}: {percent(row['mean'])}"
+        for row in rows
+        if row["series"] == "all"
     )
     return Figure(
         "depth",
         "Do partners sit at the same depth?",
-        "Depth is the share of a model\u2019s blocks passed; the closer the line keeps to the dotted "
+        "Depth is the share of a model\u2019s blocks passed; the closer the line keeps to the "
+        "dotted "
         "diagonal, the more the best partners sit at the same relative depth.",
-        f"Lines of the mean relative depth of best partners against the depth of the feature. {ends}.",
+        "Lines of the mean relative depth of best partners against the depth of the feature. "
+        f"{ends}.",
         finish(chart, rows + diagonal, axes=66),
     )
 
 
 def _depth_layers(mark: dict[str, Any], link: dict[str, Any]) -> list[alt.Chart]:
-    """The band and the line of all features, the line of close ones, the diagonal, and points to hover."""
+    """The band and the line of all features, the line of close ones, the diagonal, and points to
+    hover.
+    """
     partner = "depth of its best partner"
     x = alt.X("depth:Q", title="depth of the feature", axis=SHARE_AXIS, scale=UNIT)
     y = alt.Y("mean:Q", title=partner, axis=SHARE_AXIS, scale=UNIT)
@@ -149,13 +176,22 @@ def _depth_layers(mark: dict[str, Any], link: dict[str, Any]) -> list[alt.Chart]
     dashes = alt.Scale(domain=domain, range=[[1, 0], [6, 3], [2, 3]])
     dash = alt.StrokeDash("series:N", scale=dashes, legend=legend)
     area = alt.Chart().mark_area(opacity=0.18, color=blue, tooltip=False)
-    band = area.transform_filter("datum.series == 'all'").encode(x, alt.Y("low:Q", title=partner), alt.Y2("high:Q"))
+    band = area.transform_filter("datum.series == 'all'").encode(
+        x, alt.Y("low:Q", title=partner), alt.Y2("high:Q")
+    )
     lines = alt.Chart().mark_line(strokeWidth=2.4, tooltip=False).encode(x, y, colour, dash)
-    # The points repeat the lines' colours as a condition: as an encoding they would enter the legend.
+    # The points repeat the lines' colours as a condition: as an encoding they would enter the
+    # legend.
     dots = alt.condition("datum.series == 'all'", alt.value(blue), alt.value(orange))
     tip = tips(
-        ("layer", "block", ""), ("depth", "depth", ".0%"), ("mean", "mean partner depth", ".0%"),
+        ("layer", "block", ""),
+        ("depth", "depth", ".0%"),
+        ("mean", "mean partner depth", ".0%"),
         ("n", "features", ","),
-    )  # fmt: skip
-    points = alt.Chart().mark_point(size=55, opacity=1, **mark).encode(x, y, color=dots, tooltip=tip, **link)
+    )
+    points = (
+        alt.Chart()
+        .mark_point(size=55, opacity=1, **mark)
+        .encode(x, y, color=dots, tooltip=tip, **link)
+    )
     return [band, lines, points.transform_filter("datum.series != 'diagonal'")]

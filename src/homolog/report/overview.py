@@ -19,7 +19,9 @@ CELL = 78  # pixels
 
 @dataclass(frozen=True)
 class PairPage:
-    """One pair of the overview: its page, and the folder of its figures, both relative to the report."""
+    """One pair of the overview: its page, and the folder of its figures, both relative to the
+    report.
+    """
 
     pair: tuple[str, str]
     file: str
@@ -28,7 +30,9 @@ class PairPage:
 
 
 def pair_pages(records: ComparisonRecords) -> list[PairPage]:
-    """The pages of all pairs: pair-A--B.html, with the place of the pair where two names would be one file."""
+    """The pages of all pairs: pair-A--B.html, with the place of the pair where two names would be
+    one file.
+    """
     pages: list[PairPage] = []
     for place, (a, b) in enumerate(records.pairs):
         name = re.sub(r"[^A-Za-z0-9._-]", "-", f"{a}--{b}")
@@ -41,7 +45,9 @@ def pair_pages(records: ComparisonRecords) -> list[PairPage]:
 
 def title(records: ComparisonRecords) -> str:
     """The question that the overview answers."""
-    names = listed(records.compared) if len(records.compared) < 5 else f"{len(records.compared)} models"
+    names = (
+        listed(records.compared) if len(records.compared) < 5 else f"{len(records.compared)} models"
+    )
     return f"What do {names} share?"
 
 
@@ -57,7 +63,9 @@ def shared_table(records: ComparisonRecords) -> Table:
             [
                 f"{source}\n→ {target}",
                 integer(row["n_alive"]),
-                f"{percent(row['share'])}\n{percent(row['lo'])} to {percent(row['hi'])}" if given else MISSING,
+                f"{percent(row['share'])}\n{percent(row['lo'])} to {percent(row['hi'])}"
+                if given
+                else MISSING,
                 percent(row["ceiling"]),
                 number(row["mean_r"]),
                 number(row["mean_excess"]),
@@ -81,7 +89,9 @@ def shared_table(records: ComparisonRecords) -> Table:
 
 
 def sharedness(records: ComparisonRecords) -> Rows:
-    """One row a cell: source, target, share (None where the verdict was withheld), interval, and its two texts."""
+    """One row a cell: source, target, share (None where the verdict was withheld), interval, and
+    its two texts.
+    """
     rows: Rows = []
     for source, target in ((a, b) for a in records.compared for b in records.compared if a != b):
         row = records.shared_row(source, target)
@@ -109,28 +119,48 @@ def shared_figure(records: ComparisonRecords) -> Figure | None:
         return None
     names = list(records.compared)
     band = alt.Scale(paddingInner=0.05, paddingOuter=0.03, domain=names)
-    across = alt.Axis(labelAngle=0 if len(names) < 6 else -40, grid=False, ticks=False, orient="top")
+    across = alt.Axis(
+        labelAngle=0 if len(names) < 6 else -40, grid=False, ticks=False, orient="top"
+    )
     x = alt.X("target:N", title="looked for in", sort=names, scale=band, axis=across)
-    y = alt.Y("source:N", title="features of", sort=names, scale=band, axis=alt.Axis(grid=False, ticks=False))
+    y = alt.Y(
+        "source:N",
+        title="features of",
+        sort=names,
+        scale=band,
+        axis=alt.Axis(grid=False, ticks=False),
+    )
     high = max([0.01, *(row["share"] for row in rows if row["share"] is not None)])
     colour = alt.Color("share:Q", scale=alt.Scale(scheme="viridis", domain=[0, high]), legend=None)
-    tip = tips(("source", "features of", ""), ("target", "looked for in", ""), ("share", "share", ".1%"),
-               ("interval", "95% interval", ""))  # fmt: skip
-    ink = alt.condition(f"datum.share > {0.55 * high:.4f}", alt.value("#101010"), alt.value("#fdfdfd"))
+    tip = tips(
+        ("source", "features of", ""),
+        ("target", "looked for in", ""),
+        ("share", "share", ".1%"),
+        ("interval", "95% interval", ""),
+    )
+    ink = alt.condition(
+        f"datum.share > {0.55 * high:.4f}", alt.value("#101010"), alt.value("#fdfdfd")
+    )
     given = alt.Chart().transform_filter("datum.share !== null")
     cells = given.mark_rect().encode(x, y, colour, tooltip=tip)
     text = given.mark_text(fontSize=15, dy=-6, tooltip=False).encode(x, y, text="text:N", color=ink)
-    below = given.mark_text(fontSize=11, dy=11, tooltip=False).encode(x, y, text="ceiling:N", color=ink)
+    below = given.mark_text(fontSize=11, dy=11, tooltip=False).encode(
+        x, y, text="ceiling:N", color=ink
+    )
     withheld = alt.Chart().transform_filter("datum.share === null")
-    none = withheld.mark_text(fontSize=12, color=theme.MUTED[0], tooltip=False).encode(x, y, text="text:N")
-    chart = alt.layer(cells, text, below, none).properties(width=CELL * len(names) * 2, height=CELL * len(names))
+    none = withheld.mark_text(fontSize=12, color=theme.MUTED[0], tooltip=False).encode(
+        x, y, text="text:N"
+    )
+    chart = alt.layer(cells, text, below, none).properties(
+        width=CELL * len(names) * 2, height=CELL * len(names)
+    )
     said = "; ".join(f"{row['source']} in {row['target']}: {row['text']}" for row in rows)
     ceiling = " The ceiling is the same share when a model is looked for in itself, through its second dictionaries."
     return Figure(
         "shared",
         "Who shares how much with whom?",
-        "Each cell is the share of the row's alive features that have a homolog in the model of the column."
-        + (ceiling if any(row["ceiling"] for row in rows) else ""),
+        "Each cell is the share of the row's alive features that have a homolog in the model of "
+        "the column." + (ceiling if any(row["ceiling"] for row in rows) else ""),
         f"Heatmap of the share of features with a homolog. {said}.",
         finish(chart, rows, axes=150),
     )

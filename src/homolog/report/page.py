@@ -1,8 +1,8 @@
 """The pages: tables and figures of a run as one folder that opens from the file system.
 
-`write_report` builds the whole folder beside its final place and then renames it, so that a reader sees the
-old pages or the new ones.  The same run folder gives the same bytes: a page carries no time of its own and
-leaves out the stage that builds it.
+`write_report` builds the whole folder beside its final place and then renames it, so that a reader
+sees the old pages or the new ones.  The same run folder gives the same bytes: a page carries no
+time of its own and leaves out the stage that builds it.
 
     a comparison of two models   index.html
     of more                      index.html, all pairs side by side, and pair-A--B.html for each
@@ -60,14 +60,17 @@ RUN_FILE = ("run.json", "recipe, versions, stages, checksums")
 def write_report(run_path: Path | str) -> Path:
     """Build run/report/ from the tables of the run folder; returns the path of its index.html.
 
-    Writes index.html (and beside it a page a pair for more than two models, and circuits.html for a comparison with
-    circuits), figures/NAME.svg, .png and .vl.json (figures/pair-A--B/ for pairs), and assets/; an earlier report is
-    replaced.  Raises `InputError` when run.json or a table is missing or unusable, or nothing can be written there.
+    Writes index.html (and beside it a page a pair for more than two models, and circuits.html for a
+    comparison with circuits), figures/NAME.svg, .png and .vl.json (figures/pair-A--B/ for pairs),
+    and assets/; an earlier report is replaced.  Raises `InputError` when run.json or a table is
+    missing or unusable, or nothing can be written there.
     """
     folder = RunFolder(Path(run_path))
     folder.require_whole(*folder.told)
     circuits = read_circuits(run_path)
-    alone = circuits is not None and not any((folder.path / name).is_file() for name, _ in MATCH_FILES)
+    alone = circuits is not None and not any(
+        (folder.path / name).is_file() for name, _ in MATCH_FILES
+    )
     records = None if alone else read_comparison(run_path)
     final = folder.report_folder
     building = final.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-report")
@@ -82,7 +85,9 @@ def write_report(run_path: Path | str) -> Path:
     return final / "index.html"
 
 
-def _build(records: ComparisonRecords | None, circuits: CircuitRecords | None, folder: Path) -> None:
+def _build(
+    records: ComparisonRecords | None, circuits: CircuitRecords | None, folder: Path
+) -> None:
     """Write pages, figures and assets into `folder`; tables of one pair at a time are in memory."""
     (folder / "assets").mkdir()
     for name in ("report.css", "report.js"):
@@ -111,7 +116,9 @@ def _build(records: ComparisonRecords | None, circuits: CircuitRecords | None, f
         _write(folder, "circuits.html", render_circuits(circuits, drawn, alone=False), drawn)
 
 
-def _write(folder: Path, name: str, text: str, figures: list[Figure], place: str = "figures") -> None:
+def _write(
+    folder: Path, name: str, text: str, figures: list[Figure], place: str = "figures"
+) -> None:
     (folder / name).write_text(text, "utf-8")
     (folder / place).mkdir(parents=True, exist_ok=True)
     for figure in figures:
@@ -144,7 +151,9 @@ def _replace_folder(new: Path, final: Path) -> None:
 
 
 def _rendered(template: str, names: Iterable[str], **values: Any) -> str:
-    """The template with these values, escaped; `names` are the models that the filter `named` keeps on one line."""
+    """The template with these values, escaped; `names` are the models that the filter `named` keeps
+    on one line.
+    """
     pages, kept = environment(), tuple(names)
     pages.filters.update(percent=wording.percent, named=lambda text: tables.named(text, kept))
     pages.policies["json.dumps_kwargs"] = {
@@ -156,7 +165,9 @@ def _rendered(template: str, names: Iterable[str], **values: Any) -> str:
     return pages.get_template(template).render(**values)
 
 
-def render(records: RunRecords, figures: list[Figure], circuits: CircuitRecords | None = None) -> str:
+def render(
+    records: RunRecords, figures: list[Figure], circuits: CircuitRecords | None = None
+) -> str:
     """The text of index.html for two models; everything that comes from the run is escaped."""
     return _rendered(
         "pair.html.j2",
@@ -185,9 +196,14 @@ def render_pair(records: RunRecords, figures: list[Figure], page: PairPage) -> s
 
 
 def render_overview(
-    records: ComparisonRecords, figures: list[Figure], pages: list[PairPage], circuits: CircuitRecords | None = None
+    records: ComparisonRecords,
+    figures: list[Figure],
+    pages: list[PairPage],
+    circuits: CircuitRecords | None = None,
 ) -> str:
-    """The text of index.html for more than two models; everything that comes from the run is escaped."""
+    """The text of index.html for more than two models; everything that comes from the run is
+    escaped.
+    """
     return _rendered(
         "overview.html.j2",
         records.compared,
@@ -209,7 +225,9 @@ def _of_pair(records: RunRecords) -> dict[str, Any]:
         "homolog": homolog_words(records),
         "comparisons": [
             wording.comparison_of(name)
-            for name in wording.in_order(records.summary.get_column("comparison").unique().to_list())
+            for name in wording.in_order(
+                records.summary.get_column("comparison").unique().to_list()
+            )
         ],
         "summary": [tables.summary_table(records, stratum) for stratum in tables.strata(records)],
         "meaning": meaning(records),
@@ -238,7 +256,9 @@ def _of_models(records: ComparisonRecords, circuits: CircuitRecords | None) -> d
 
 
 def render_circuits(records: CircuitRecords, figures: list[Figure], *, alone: bool) -> str:
-    """The text of the circuits' page, which is a run's only one where `alone`; all from the run is escaped."""
+    """The text of the circuits' page, which is a run's only one where `alone`; all from the run is
+    escaped.
+    """
     return _rendered(
         "circuits.html.j2",
         records.models,

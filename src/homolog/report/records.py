@@ -1,13 +1,14 @@
-"""The records of a run, as the report reads them: run.json and the parquet tables, checked and typed.
+"""The records of a run, as the report reads them: run.json and the parquet tables, checked and
+typed.
 
-A page is about one pair of the compared models, so the tables are read for one pair: rows about another
-compared model, its untrained twin or its second seed are left out.  Of matches, by far the largest table,
-only the rows and columns that a page needs are read.
+A page is about one pair of the compared models, so the tables are read for one pair: rows about
+another compared model, its untrained twin or its second seed are left out.  Of matches, by far the
+largest table, only the rows and columns that a page needs are read.
 
-Two things are added to the tables.  `side` says whose features a row is about: "A" or "B" for the two models
-of the pair, null for rows about another model's features (a control read backwards); figures show sides A
-and B, the tables show everything.  Layers become relative depth, (layer + 1) / n_layers: the share of the
-blocks passed.
+Two things are added to the tables.  `side` says whose features a row is about: "A" or "B" for the
+two models of the pair, null for rows about another model's features (a control read backwards);
+figures show sides A and B, the tables show everything.  Layers become relative depth, (layer + 1) /
+n_layers: the share of the blocks passed.
 """
 
 from __future__ import annotations
@@ -28,14 +29,18 @@ from homolog.report.wording import is_number, listed, shown
 REQUIRED_COLUMNS: Mapping[str, tuple[str, ...]] = {
     name: tuple(columns.split())
     for name, columns in {
-        "matches": "comparison kind model layer feature n_active freq r best_model best_layer best_feature "
+        "matches": "comparison kind model layer feature n_active freq r best_model best_layer "
+        "best_feature "
         "null_r threshold q excess mutual partner_layer partner_feature stable homolog",
         "layers": "comparison kind model layer best_model best_layer n_features n_defined mean "
         "cka svcca decoder_rsa decoder_svcca n_pairs",
-        "summary": "comparison kind model best_model stratum n_features n_undefined mean mean_lo mean_hi "
+        "summary": "comparison kind model best_model stratum n_features n_undefined mean mean_lo "
+        "mean_hi "
         "median median_lo median_hi share_above_07",
-        "saes": "model label layer kind d_sae explained_variance l0 dead_share loss_recovered passed reason",
-        "shared": "model best_model n_features n_alive share lo hi ceiling mean_r mean_excess share_significant "
+        "saes": "model label layer kind d_sae explained_variance l0 dead_share loss_recovered "
+        "passed reason",
+        "shared": "model best_model n_features n_alive share lo hi ceiling mean_r mean_excess "
+        "share_significant "
         "share_mutual share_one_to_one share_stable given reason words",
     }.items()
 }
@@ -53,7 +58,9 @@ class HasRun(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict of one direction, in the words of run.json; `reason` says why where it is not given."""
+    """The verdict of one direction, in the words of run.json; `reason` says why where it is not
+    given.
+    """
 
     source: str
     target: str
@@ -66,8 +73,9 @@ class Verdict:
 class ComparisonRecords:
     """What a run says as a whole.
 
-    run: the contents of run.json, with what it keeps under "facts" at the top level too; compared: names of
-    the models compared; shared: one row an ordered pair of them, all pairs here, two in `RunRecords`;
+    run: the contents of run.json, with what it keeps under "facts" at the top level too; compared:
+    names of the models compared; shared: one row an ordered pair of them, all pairs here, two in
+    `RunRecords`;
     variance: that table, empty when it was not measured.
     """
 
@@ -102,9 +110,14 @@ class ComparisonRecords:
         return float(value) if isinstance(value, int | float) and is_number(value) else None
 
     def verdict(self, source: str, target: str) -> Verdict:
-        """What run.json says of the features of `source` in `target`; withheld where it says nothing."""
+        """What run.json says of the features of `source` in `target`; withheld where it says
+        nothing.
+        """
         for entry in self.run.get("verdicts") or []:
-            if isinstance(entry, Mapping) and (entry.get("model"), entry.get("best_model")) == (source, target):
+            if isinstance(entry, Mapping) and (entry.get("model"), entry.get("best_model")) == (
+                source,
+                target,
+            ):
                 words, reason = (str(entry.get(key) or "") for key in ("words", "reason"))
                 return Verdict(source, target, entry.get("given") is True, reason, words)
         return Verdict(source, target, False, "run.json has none for this direction", "")
@@ -119,8 +132,9 @@ class ComparisonRecords:
 class RunRecords(ComparisonRecords):
     """What the page of a pair says comes from here.
 
-    pair: names of models A and B; matches, layers, summary: the tables of that name with a column `side`
-    ("A", "B" or null; matches only has rows of A and B); saes: that table; all with the rows of this pair.
+    pair: names of models A and B; matches, layers, summary: the tables of that name with a column
+    `side` ("A", "B" or null; matches only has rows of A and B); saes: that table; all with the rows
+    of this pair.
     """
 
     pair: tuple[str, str]
@@ -153,7 +167,8 @@ class RunRecords(ComparisonRecords):
             [
                 self.layers.select(pl.col("model"), pl.col("layer").cast(pl.Int64)),
                 self.layers.select(
-                    pl.col("best_model").alias("model"), pl.col("best_layer").cast(pl.Int64).alias("layer")
+                    pl.col("best_model").alias("model"),
+                    pl.col("best_layer").cast(pl.Int64).alias("layer"),
                 ),
                 self.saes.select(pl.col("model"), pl.col("layer").cast(pl.Int64)),
             ]
@@ -162,21 +177,35 @@ class RunRecords(ComparisonRecords):
         return 1 + int(highest) if isinstance(highest, int) else 1
 
     def comparisons(self, kind: str) -> list[str]:
-        """Comparisons of kind "sae" or "neuron" with rows about A or B that figures show, in the page's order."""
-        names = self.matches.filter(pl.col("kind") == kind).get_column("comparison").unique().to_list()
+        """Comparisons of kind "sae" or "neuron" with rows about A or B that figures show, in the
+        page's order.
+        """
+        names = (
+            self.matches.filter(pl.col("kind") == kind).get_column("comparison").unique().to_list()
+        )
         return shown(names)
 
-    def summary_row(self, comparison: str, side: str, stratum: str = STRATUM) -> Mapping[str, Any] | None:
-        """The summary of a comparison for the features of side "A" or "B"; None when it was not measured."""
+    def summary_row(
+        self, comparison: str, side: str, stratum: str = STRATUM
+    ) -> Mapping[str, Any] | None:
+        """The summary of a comparison for the features of side "A" or "B"; None when it was not
+        measured.
+        """
         rows = self.summary.filter(
-            (pl.col("comparison") == comparison) & (pl.col("side") == side) & (pl.col("stratum") == stratum)
+            (pl.col("comparison") == comparison)
+            & (pl.col("side") == side)
+            & (pl.col("stratum") == stratum)
         )
         return rows.row(0, named=True) if rows.height else None
 
     def untrained(self) -> set[str]:
         """Models that stand in the random-model comparison without being of the pair."""
         rows = self.summary.filter(pl.col("comparison") == "random-model")
-        names = {base_name(name) for column in ("model", "best_model") for name in rows.get_column(column).to_list()}
+        names = {
+            base_name(name)
+            for column in ("model", "best_model")
+            for name in rows.get_column(column).to_list()
+        }
         return names - set(self.pair)
 
 
@@ -195,10 +224,11 @@ def read_comparison(path: Path | str) -> ComparisonRecords:
 
 
 def read_run(path: Path | str, pair: tuple[str, str] | None = None) -> RunRecords:
-    """Read what the run folder at `path` says of two of its compared models, by default the first two.
+    """Read what the run folder at `path` says of two of its compared models, by default the first
+    two.
 
-    Raises `InputError` when the folder, run.json or a table is missing or unreadable, or a table lacks a
-    column.
+    Raises `InputError` when the folder, run.json or a table is missing or unreadable, or a table
+    lacks a column.
     """
     whole = read_comparison(path)
     folder = RunFolder(Path(path))
@@ -213,10 +243,17 @@ def read_run(path: Path | str, pair: tuple[str, str] | None = None) -> RunRecord
     saes = read_table(folder.saes_table, REQUIRED_COLUMNS["saes"])
     both = pl.col("model").is_in(pair) & pl.col("best_model").is_in(pair)
     return RunRecords(
-        whole.path, whole.run, whole.compared, whole.shared.filter(both),
-        whole.variance if whole.variance.is_empty() else whole.variance.filter(pl.col("model").is_in(pair)),
-        pair, saes=saes.filter(~pl.col("model").is_in(_foreign(saes["model"].to_list(), whole, pair))), **tables,
-    )  # fmt: skip
+        whole.path,
+        whole.run,
+        whole.compared,
+        whole.shared.filter(both),
+        whole.variance
+        if whole.variance.is_empty()
+        else whole.variance.filter(pl.col("model").is_in(pair)),
+        pair,
+        saes=saes.filter(~pl.col("model").is_in(_foreign(saes["model"].to_list(), whole, pair))),
+        **tables,
+    )
 
 
 def run_of(folder: RunFolder) -> dict[str, Any]:
@@ -234,7 +271,9 @@ def read_table(file: Path, columns: tuple[str, ...]) -> pl.DataFrame:
 
 
 def _opened(path: Path | str) -> tuple[RunFolder, dict[str, Any], tuple[str, ...]]:
-    """The folder, run.json and the names of the compared models; every table is there and has its columns."""
+    """The folder, run.json and the names of the compared models; every table is there and has its
+    columns.
+    """
     folder = RunFolder(Path(path))
     run = run_of(folder)
     missing = []
@@ -250,7 +289,8 @@ def _opened(path: Path | str) -> tuple[RunFolder, dict[str, Any], tuple[str, ...
         raise InputError(
             "run folder",
             str(path),
-            f"the report needs its tables, and {listed(missing)} {'is' if len(missing) == 1 else 'are'} missing",
+            f"the report needs its tables, and {listed(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing",
             "Finish the run first: give `homolog run` or `homolog demo` the same --out again.",
         )
     compared = run.get("compared")
@@ -299,28 +339,37 @@ def _of_pair(file: Path, whole: ComparisonRecords, pair: tuple[str, str]) -> pl.
     foreign = pl.col("model", "best_model").is_in(_foreign(names, whole, pair))
     own = keys.filter(~pl.any_horizontal(foreign)).select("comparison", "model").unique()
     table = pl.scan_parquet(file).filter(~pl.any_horizontal(foreign))
-    return table.join(_sides(own, pair).lazy(), on=["comparison", "model"], how="left", maintain_order="left")
+    return table.join(
+        _sides(own, pair).lazy(), on=["comparison", "model"], how="left", maintain_order="left"
+    )
 
 
 def _foreign(names: list[str], whole: ComparisonRecords, pair: tuple[str, str]) -> list[str]:
-    """Those of `names` that stand for other compared models than the pair's: themselves, or as their controls.
+    """Those of `names` that stand for other compared models than the pair's: themselves, or as
+    their controls.
 
     A control that belongs to no compared model, as the recipe has it, is everybody's.
     """
     owners: dict[str, set[str]] = {name: {name} for name in whole.compared}
     for entry in _mapping(whole.run.get("recipe")).get("models") or []:
-        if isinstance(entry, Mapping) and (own := folder_name(str(entry.get("ref")))) in whole.compared:
+        if (
+            isinstance(entry, Mapping)
+            and (own := folder_name(str(entry.get("ref")))) in whole.compared
+        ):
             for control in (entry.get("untrained"), entry.get("other_seed")):
                 if control:
                     owners.setdefault(folder_name(str(control)), set()).add(own)
-    return sorted({name for name in names if not owners.get(base_name(name), set(pair)) & set(pair)})
+    return sorted(
+        {name for name in names if not owners.get(base_name(name), set(pair)) & set(pair)}
+    )
 
 
 def _sides(keys: pl.DataFrame, pair: tuple[str, str]) -> pl.DataFrame:
     """The side of each (comparison, model) that has one.
 
-    A row belongs to a model of the pair by its exact name; where a comparison has no such row for that
-    model, by the name without the dictionary's label (a control stored under "mamba-s0@seed1").
+    A row belongs to a model of the pair by its exact name; where a comparison has no such row for
+    that model, by the name without the dictionary's label (a control stored under
+    "mamba-s0@seed1").
     """
     rows = keys.rows()
     exact = {(comparison, model) for comparison, model in rows if model in pair}

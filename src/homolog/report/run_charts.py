@@ -7,7 +7,16 @@ from typing import Any
 import altair as alt
 
 from homolog.report import aggregate, theme
-from homolog.report.figure import PANEL_WIDTH, SHARE_AXIS, UNIT, Figure, finish, panels, stroke_legend, tips
+from homolog.report.figure import (
+    PANEL_WIDTH,
+    SHARE_AXIS,
+    UNIT,
+    Figure,
+    finish,
+    panels,
+    stroke_legend,
+    tips,
+)
 from homolog.report.records import HasRun, RunRecords
 from homolog.report.wording import number
 
@@ -39,8 +48,10 @@ def quality_figure(records: RunRecords) -> Figure | None:
     return Figure(
         "dictionaries",
         "How good are the dictionaries?",
-        "Thick lines are the dictionaries compared, thin ones those of the controls; a dictionary is usable "
-        "where explained variance and loss recovered are high and few features are dead (a cross marks one "
+        "Thick lines are the dictionaries compared, thin ones those of the controls; a dictionary "
+        "is usable "
+        "where explained variance and loss recovered are high and few features are dead (a cross "
+        "marks one "
         "that misses its gates).",
         f"Quality of the dictionaries by depth. {spans}.",
         finish(chart, rows, axes=56, each=True),
@@ -48,7 +59,9 @@ def quality_figure(records: RunRecords) -> Figure | None:
 
 
 def _quality_layers(rows: list[dict[str, Any]], pair: tuple[str, str]) -> list[alt.Chart]:
-    """Lines and points, colour by architecture and dash by variant, and crosses on what misses its gates."""
+    """Lines and points, colour by architecture and dash by variant, and crosses on what misses its
+    gates.
+    """
     found = {row["family"] for row in rows}
     families = [*(name for name in pair if name in found), *sorted(found - set(pair))]
     variants = [name for name in DASHES if any(row["variant"] == name for row in rows)]
@@ -71,12 +84,18 @@ def _quality_layers(rows: list[dict[str, Any]], pair: tuple[str, str]) -> list[a
     large = alt.condition(compared, alt.value(45), alt.value(18))
     detail = alt.Detail("dictionary:N")
     tip = tips(
-        ("dictionary", "dictionary", ""), ("layer", "block", ""), ("value", "value", ".3f"),
+        ("dictionary", "dictionary", ""),
+        ("layer", "block", ""),
+        ("value", "value", ".3f"),
         ("passed", "passes its gates", ""),
-    )  # fmt: skip
-    lines = alt.Chart().mark_line(tooltip=False).encode(x, y, colour, dash, detail, strokeWidth=thick)
+    )
+    lines = (
+        alt.Chart().mark_line(tooltip=False).encode(x, y, colour, dash, detail, strokeWidth=thick)
+    )
     points = alt.Chart().mark_point(opacity=1).encode(x, y, colour, detail, tooltip=tip, size=large)
-    cross = alt.Chart().mark_point(shape="cross", size=150, filled=False, strokeWidth=2.2, color=theme.INK[0], angle=45)
+    cross = alt.Chart().mark_point(
+        shape="cross", size=150, filled=False, strokeWidth=2.2, color=theme.INK[0], angle=45
+    )
     return [lines, points, cross.transform_filter("!datum.passed").encode(x, y, tooltip=tip)]
 
 
@@ -93,13 +112,18 @@ def stage_figure(records: HasRun) -> Figure | None:
         .mark_bar(color=theme.comparison_colour("main"), height={"band": 0.62}, cornerRadiusEnd=2)
         .encode(x, y)
     )
-    text = alt.Chart().mark_text(align="left", dx=5).encode(x, y, text=alt.Text("seconds:Q", format=".1f"))
+    text = (
+        alt.Chart()
+        .mark_text(align="left", dx=5)
+        .encode(x, y, text=alt.Text("seconds:Q", format=".1f"))
+    )
     chart = alt.layer(bars, text).properties(width=2 * PANEL_WIDTH, height=30 * len(rows))
     listed = "; ".join(f"{row['stage']}: {number(row['seconds'], 1)} s" for row in rows)
     return Figure(
         "stages",
         "Where did the time go?",
-        "Each bar is the wall time of one kind of stage, all its stages added up, on the machine of the run.",
+        "Each bar is the wall time of one kind of stage, all its stages added up, on the machine "
+        "of the run.",
         f"Bars of the seconds of each stage. {listed}.",
         finish(chart, rows, axes=120),
     )

@@ -28,18 +28,24 @@ STRATA = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table as the template draws it: cells are text, escaped there; `numeric` columns align right."""
+    """A table as the template draws it: cells are text, escaped there; `numeric` columns align
+    right.
+    """
 
     caption: str
     columns: list[str]
     rows: list[list[str]]
     numeric: frozenset[int] = frozenset()
     strong: frozenset[int] = field(default_factory=frozenset)  # indices of rows to stress
-    links: list[str] = field(default_factory=list)  # where the first cell of each row leads; none where empty
+    links: list[str] = field(
+        default_factory=list
+    )  # where the first cell of each row leads; none where empty
 
 
 def warnings_of(records: RunRecords) -> list[str]:
-    """Warnings the run recorded (else controls that miss their gates), and files it had to build again."""
+    """Warnings the run recorded (else controls that miss their gates), and files it had to build
+    again.
+    """
     noted = noted_warnings(records)
     return noted if records.run.get("warnings") else [*noted, *failed_controls(records)]
 
@@ -47,8 +53,10 @@ def warnings_of(records: RunRecords) -> list[str]:
 def noted_warnings(records: HasRun) -> list[str]:
     """What failed, warnings the run recorded, and files it had to build again."""
     failed = mapping(records.run.get("failed"))
-    without = [f"Not part of this report, for it failed: {work} ({mapping(why).get('error')})"
-               for work, why in failed.items()]  # fmt: skip
+    without = [
+        f"Not part of this report, for it failed: {work} ({mapping(why).get('error')})"
+        for work, why in failed.items()
+    ]
     rebuilt = [f"Built again: {item}" for item in records.run.get("rebuilt") or []]
     return [*without, *(str(item) for item in records.run.get("warnings") or []), *rebuilt]
 
@@ -97,15 +105,21 @@ def with_interval(row: Row, statistic: str) -> str:
 
 def named(text: str, names: tuple[str, ...]) -> Markup:
     """`text` escaped, with each model name that is short enough kept on one line."""
-    parts = re.split("(" + "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) + ")", text)
+    parts = re.split(
+        "(" + "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)) + ")", text
+    )
     return Markup("").join(
-        Markup('<span class="name">{}</span>').format(part) if part in names and len(part) < 24 else part
+        Markup('<span class="name">{}</span>').format(part)
+        if part in names and len(part) < 24
+        else part
         for part in parts
     )
 
 
 def best_shared(records: RunRecords, side: str) -> Table:
-    """The closest homologs among features active at `ENOUGH_TOKENS` tokens or more; matches where none is judged."""
+    """The closest homologs among features active at `ENOUGH_TOKENS` tokens or more; matches where
+    none is judged.
+    """
     own = records.matches.filter(
         (pl.col("comparison") == "main")
         & (pl.col("side") == side)
@@ -124,7 +138,10 @@ def best_shared(records: RunRecords, side: str) -> Table:
             wording.chance(row["q"]),
             f"{100 * row['freq']:.2f}%",
             _mark(row["mutual"]),
-            _mark(row["partner_layer"] == row["best_layer"] and row["partner_feature"] == row["best_feature"]),
+            _mark(
+                row["partner_layer"] == row["best_layer"]
+                and row["partner_feature"] == row["best_feature"]
+            ),
             _mark(row["stable"]),
         ]
         for row in own.iter_rows(named=True)
@@ -140,12 +157,19 @@ def best_shared(records: RunRecords, side: str) -> Table:
         "One-to-one",
         "Stable",
     ]
-    return Table(f"Features of {records.model_of(side)}", columns, rows, frozenset(range(2, 6)),
-                 links=feature_links(records, side, own))  # fmt: skip
+    return Table(
+        f"Features of {records.model_of(side)}",
+        columns,
+        rows,
+        frozenset(range(2, 6)),
+        links=feature_links(records, side, own),
+    )
 
 
 def feature_links(records: RunRecords, side: str, rows: pl.DataFrame) -> list[str]:
-    """The address of each feature of the rows (layer, feature) in the explorer; none where there is no explorer."""
+    """The address of each feature of the rows (layer, feature) in the explorer; none where there is
+    no explorer.
+    """
     models = (records.model_of(side), records.partner_of(side))
     places = rows.select("layer", "feature").iter_rows() if records.explored else ()
     return [address(*models, feature=(int(layer), int(feature))) for layer, feature in places]
@@ -209,7 +233,15 @@ def model_table(records: ComparisonRecords) -> Table:
         ]
         for model in records.models
     ]
-    columns = ["Model", "Role", "Architecture", "Blocks", "d_model", "Parameters", "Held-out loss (nats)"]
+    columns = [
+        "Model",
+        "Role",
+        "Architecture",
+        "Blocks",
+        "d_model",
+        "Parameters",
+        "Held-out loss (nats)",
+    ]
     return Table("The models", columns, rows, frozenset({3, 4, 5, 6}))
 
 
@@ -217,15 +249,24 @@ def stage_table(records: HasRun) -> Table:
     """Wall time and peak memory of each stage, and their total and maximum."""
     stages = aggregate.stage_times(records)
     rows = [
-        [row["stage"], row["status"], wording.seconds(row["seconds"]), wording.size(row["peak_bytes"])]
+        [
+            row["stage"],
+            row["status"],
+            wording.seconds(row["seconds"]),
+            wording.size(row["peak_bytes"]),
+        ]
         for row in stages
     ]
     spent = [row["seconds"] for row in stages if wording.is_number(row["seconds"])]
     peaks = [row["peak_bytes"] for row in stages if wording.is_number(row["peak_bytes"])]
     if spent:
-        rows.append(["all stages", "", wording.seconds(sum(spent)), wording.size(max(peaks, default=None))])
+        rows.append(
+            ["all stages", "", wording.seconds(sum(spent)), wording.size(max(peaks, default=None))]
+        )
     strong = frozenset({len(rows) - 1}) if spent else frozenset()
-    return Table("Stages", ["Stage", "Status", "Time", "Peak memory"], rows, frozenset({2, 3}), strong)
+    return Table(
+        "Stages", ["Stage", "Status", "Time", "Peak memory"], rows, frozenset({2, 3}), strong
+    )
 
 
 def corpus_rows(records: HasRun) -> list[tuple[str, str]]:
@@ -243,7 +284,12 @@ def corpus_rows(records: HasRun) -> list[tuple[str, str]]:
         rows.append(("Masked tokens", ", ".join(map(str, mapping(corpus["masked"]).values()))))
     if "sources" in corpus:
         sources = corpus["sources"]
-        rows.append(("Sources", ", ".join(map(str, sources)) if isinstance(sources, list | tuple) else str(sources)))
+        rows.append(
+            (
+                "Sources",
+                ", ".join(map(str, sources)) if isinstance(sources, list | tuple) else str(sources),
+            )
+        )
     rows += [
         (title, str(corpus[key]))
         for key, title in (("tokenizer", "Tokenizer"), ("hash", "Hash of the stream"))
@@ -257,7 +303,11 @@ def run_rows(records: HasRun) -> list[tuple[str, str]]:
     run = records.run
     rows = [
         (title, str(run[key]))
-        for key, title in (("recipe_hash", "Recipe hash"), ("git_commit", "Git commit"), ("device", "Device"))
+        for key, title in (
+            ("recipe_hash", "Recipe hash"),
+            ("git_commit", "Git commit"),
+            ("device", "Device"),
+        )
         if run.get(key)
     ]
     rows += [

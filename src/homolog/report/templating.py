@@ -1,4 +1,6 @@
-"""Templates and assets of the pages: the files in `templates`, and the environment that fills them, escaping text."""
+"""Templates and assets of the pages: the files in `templates`, and the environment that fills them,
+escaping text.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ def template_text(name: str) -> str:
 
 
 def environment() -> jinja2.Environment:
-    """An environment of its own for the caller to add filters to; a name that is not given is an error."""
+    """An environment of its own for the caller to add filters to; a name that is not given is an
+    error.
+    """
     return jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,

@@ -1,9 +1,9 @@
 """Colours and type of every chart, for light and dark.
 
 The hues are Okabe and Ito's, which stay apart for the common kinds of colour blindness, darkened or
-lightened until each has a contrast of at least 3 to 1 with its background; position or dashes repeat what a
-colour says. A chart is made once, in the light colours; `dark` swaps them one by one, and the page's script
-does the same.
+lightened until each has a contrast of at least 3 to 1 with its background; position or dashes
+repeat what a colour says. A chart is made once, in the light colours; `dark` swaps them one by one,
+and the page's script does the same.
 """
 
 from __future__ import annotations
@@ -31,13 +31,17 @@ MODEL_COLOURS = (
     ("#7b4a9e", "#cda0ee"),
 )
 
-# of the parts of a circuit; all are colours of the comparisons, which never stand in the same figure
+# of the parts of a circuit; all are colours of the comparisons, which never stand in the same
+# figure
 ROLE_COLOURS: Mapping[str, tuple[str, str]] = {
     "previous-token carrier": COMPARISON_COLOURS["random-model"],
     "matcher": COMPARISON_COLOURS["main"],
     "copier": COMPARISON_COLOURS["model-seed"],
 }
-WORSE = ("#b3362f", "#ff8f86")  # a patch that hurts, in heatmaps; its opposite; and between them nothing
+WORSE = (
+    "#b3362f",
+    "#ff8f86",
+)  # a patch that hurts, in heatmaps; its opposite; and between them nothing
 BETTER = ("#2b6cb0", "#7fb6f2")
 NEUTRAL = ("#f0f1f4", "#262b32")
 CELL_INK = ("#1e2229", "#f0f2f4")  # on neutral cells

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 CLOSE = 0.7
-"""A partner is called close when its correlation exceeds this, as in the summary's `share_above_07`."""
+"""A partner is called close when its correlation exceeds this, as in the summary's
+`share_above_07`.
+"""
 
 MISSING = "\N{EN DASH}"
 
@@ -33,7 +35,8 @@ COMPARISONS = (
         "sae-seed",
         "Same model,|second SAE seed",
         "skyline",
-        "the same model, dictionaries trained again from another seed: what dictionary learning alone allows",
+        "the same model, dictionaries trained again from another seed: what dictionary learning "
+        "alone allows",
     ),
     Comparison(
         "model-seed",
@@ -58,13 +61,15 @@ COMPARISONS = (
         "rotated",
         "A rotated|dictionary",
         "baseline",
-        "the other model read through dictionary directions turned at random: what any directions give",
+        "the other model read through dictionary directions turned at random: what any directions "
+        "give",
     ),
     Comparison(
         "tokens",
         "The current|token",
         "baseline",
-        "one feature for each token of the vocabulary: what knowing the current token alone gives, without any model",
+        "one feature for each token of the vocabulary: what knowing the current token alone "
+        "gives, without any model",
     ),
     Comparison(
         "neurons",
@@ -72,7 +77,12 @@ COMPARISONS = (
         "result",
         "single neurons instead of dictionary features",
     ),
-    Comparison("neurons-random", "Neurons, random|baseline", "baseline", "neurons against their own random baseline"),
+    Comparison(
+        "neurons-random",
+        "Neurons, random|baseline",
+        "baseline",
+        "neurons against their own random baseline",
+    ),
 )
 """In the order of every figure and table: skylines, the result, baselines; then neurons."""
 
@@ -81,17 +91,23 @@ _BY_NAME = {comparison.name: comparison for comparison in COMPARISONS}
 
 def comparison_of(name: str) -> Comparison:
     """The comparison of that name; an unknown one is shown under its own name."""
-    return _BY_NAME.get(name, Comparison(name, name, "other", "a comparison this report has no words for"))
+    return _BY_NAME.get(
+        name, Comparison(name, name, "other", "a comparison this report has no words for")
+    )
 
 
 def in_order(names: list[str]) -> list[str]:
     """Comparison names in the page's order, unknown ones last in alphabetical order."""
     known = list(_BY_NAME)
-    return sorted(set(names), key=lambda name: (known.index(name) if name in _BY_NAME else len(known), name))
+    return sorted(
+        set(names), key=lambda name: (known.index(name) if name in _BY_NAME else len(known), name)
+    )
 
 
 def shown(names: list[str]) -> list[str]:
-    """Those of the names that figures show, in the page's order; a repeat of the result stands in tables only."""
+    """Those of the names that figures show, in the page's order; a repeat of the result stands in
+    tables only.
+    """
     return [name for name in in_order(names) if comparison_of(name).role != "repeat"]
 
 
@@ -101,7 +117,9 @@ def is_number(value: Any) -> bool:
 
 
 def number(value: Any, digits: int = 2) -> str:
-    """A measured value: fixed digits, a true minus sign, and an en dash for what is missing or undefined."""
+    """A measured value: fixed digits, a true minus sign, and an en dash for what is missing or
+    undefined.
+    """
     if not is_number(value):
         return MISSING
     text = f"{value:.{digits}f}"
@@ -126,7 +144,9 @@ def percent(value: Any) -> str:
 
 
 def level(value: float | None) -> str:
-    """A share that somebody chose, such as a false discovery rate, without digits of measurement: 1%, 0.5%."""
+    """A share that somebody chose, such as a false discovery rate, without digits of measurement:
+    1%, 0.5%.
+    """
     return MISSING if value is None else f"{100 * value:g}%"
 
 
@@ -186,12 +206,16 @@ def _toml_key(key: str) -> str:
 
 def _toml_value(value: Any) -> str:
     if isinstance(value, Mapping):
-        inner = ", ".join(f"{_toml_key(str(k))} = {_toml_value(v)}" for k, v in value.items() if v is not None)
+        inner = ", ".join(
+            f"{_toml_key(str(k))} = {_toml_value(v)}" for k, v in value.items() if v is not None
+        )
         return f"{{ {inner} }}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml_value(item) for item in value if item is not None)}]"
     if isinstance(value, float) and not math.isfinite(value):
         return "nan" if math.isnan(value) else ("inf" if value > 0 else "-inf")
     return (
-        json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool | int | float) else json.dumps(str(value))
+        json.dumps(value, ensure_ascii=False)
+        if isinstance(value, str | bool | int | float)
+        else json.dumps(str(value))
     )

@@ -28,9 +28,13 @@ def main() -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END
+    )
     fast.save_pretrained(TOKENIZER)
-    settings = TOKENIZER / "tokenizer_config.json"  # a class name that older and newer transformers both know
+    settings = (
+        TOKENIZER / "tokenizer_config.json"
+    )  # a class name that older and newer transformers both know
     fields = json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     settings.write_text(json.dumps(fields, indent=2) + "\n")
 

@@ -1,4 +1,6 @@
-"""The model card of a trained zoo model: measured scores and recipe, written as README.md into its folder."""
+"""The model card of a trained zoo model: measured scores and recipe, written as README.md into its
+folder.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ same order{stop}.
 
 
 def write_card(folder: Path) -> Path:
-    """Measure the model in `folder` on the held-out text, write scores.json and README.md; returns the card's path."""
+    """Measure the model in `folder` on the held-out text, write scores.json and README.md; returns
+    the card's path.
+    """
     model = from_folder(folder)
     model.hf.eval().requires_grad_(False)
     windows = pack(read_documents("zoo:demo", shuffle=False), model.tokenizer, 128)
@@ -66,13 +70,16 @@ def write_card(folder: Path) -> Path:
     fields |= {
         "name": recipe["model"]["name"],
         "seed": recipe["model"]["seed"],
-        "architecture": {"gpt_neox": "GPT-NeoX (Transformer)", "mamba": "Mamba"}[recipe["model"]["architecture"]],
+        "architecture": {"gpt_neox": "GPT-NeoX (Transformer)", "mamba": "Mamba"}[
+            recipe["model"]["architecture"]
+        ],
         "n_blocks": model.n_layers,
         "d_model": model.d_model,
         "vocabulary": model.hf.config.vocab_size,
         "tokens_seen": training["steps"] * mixture["batch"] * mixture["context"],
         "induction": "\n".join(rows),
-        "stop": "; this one stopped early, where it predicts held-out text about as well as the others" * early,
+        "stop": "; this one stopped early, where it predicts held-out text about as well as the "
+        "others" * early,
     }
     return write_text(folder / "README.md", CARD.format(**fields))
 

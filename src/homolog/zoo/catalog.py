@@ -1,8 +1,9 @@
 """The models and the text that ship with the package: names and places, nothing that loads them.
 
-`transformer-*` are GPT-NeoX, `mamba-*` are Mamba-1 with twice as many blocks; all share width, tokenizer, data and the
-order of the data, and differ in the seed of their weights.  The `-random` twins have the same configuration and
-untrained weights; they are made from their seed when asked for, not stored.
+`transformer-*` are GPT-NeoX, `mamba-*` are Mamba-1 with twice as many blocks; all share width,
+tokenizer, data and the order of the data, and differ in the seed of their weights.  The `-random`
+twins have the same configuration and untrained weights; they are made from their seed when asked
+for, not stored.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ PREFIX = "zoo:"
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of the zoo.  `seed` draws its initial weights; `trained` is False for the untrained twins."""
+    """One model of the zoo.  `seed` draws its initial weights; `trained` is False for the untrained
+    twins.
+    """
 
     name: str
     architecture: Literal["gpt_neox", "mamba"]
@@ -49,7 +52,11 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "intermediate_size": 512,
         "max_position_embeddings": 512,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 1.0,
+        },
     },
     "mamba": {"num_hidden_layers": 8, "state_size": 16, "pad_token_id": 0, "use_cache": False},
 }
@@ -71,12 +78,16 @@ def names() -> list[str]:
 
 
 def entry(name: str) -> Entry:
-    """The entry of that name (with or without the prefix).  InputError that lists the zoo when there is none."""
+    """The entry of that name (with or without the prefix).  InputError that lists the zoo when
+    there is none.
+    """
     bare = name.removeprefix(PREFIX)
     for e in _ENTRIES:
         if e.name == bare:
             return e
-    raise InputError("model", name, "the zoo has no model of that name", f"The zoo holds: {', '.join(names())}.")
+    raise InputError(
+        "model", name, "the zoo has no model of that name", f"The zoo holds: {', '.join(names())}."
+    )
 
 
 def training_texts() -> list[str]:

@@ -1,9 +1,10 @@
 """What the shipped models are trained on: windows of text, mixed with repeated random segments.
 
-Random segments that repeat teach induction long before text alone would (it takes about 10^5.7 * sqrt(batch * context)
-tokens, arXiv 2511.16893).  In a repeated window the loss counts from the second pass on: the first pass is noise,
-and learning it would spoil the prediction of text.  All is drawn from (data seed, step), so that every model sees the
-same batches in the same order, and a run resumes from its step alone.
+Random segments that repeat teach induction long before text alone would (it takes about 10^5.7 *
+sqrt(batch * context) tokens, arXiv 2511.16893).  In a repeated window the loss counts from the
+second pass on: the first pass is noise, and learning it would spoil the prediction of text.  All is
+drawn from (data seed, step), so that every model sees the same batches in the same order, and a run
+resumes from its step alone.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Mixture:
-    """Windows of `context` + 1 tokens, a share of them repeats.  Shares and lengths move over `over` steps."""
+    """Windows of `context` + 1 tokens, a share of them repeats.  Shares and lengths move over
+    `over` steps.
+    """
 
     context: int = 128
     batch: int = 8
     repeats_start: float = 0.5
     repeats_end: float = 0.25
-    uniform_share: float = 0.5  # of the repeats: segments of uniform tokens; the others follow the text's frequencies
+    uniform_share: float = (
+        0.5  # of the repeats: segments of uniform tokens; the others follow the text's frequencies
+    )
     shortest: int = 3
     longest_start: int = 32
     longest_end: int = 64
@@ -29,8 +34,11 @@ class Mixture:
     seed: int = 0
 
 
-def batch_at(mixture: Mixture, stream: np.ndarray, step: int, n_special: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens (batch, context + 1) int64, and weights (batch, context) float32 of the loss of predicting tokens[:, 1:].
+def batch_at(
+    mixture: Mixture, stream: np.ndarray, step: int, n_special: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (batch, context + 1) int64, and weights (batch, context) float32 of the loss of
+    predicting tokens[:, 1:].
 
     `stream` is the training text as one array of token ids.
     Ids below `n_special` are never in a uniform segment.
@@ -40,7 +48,9 @@ def batch_at(mixture: Mixture, stream: np.ndarray, step: int, n_special: int) ->
     progress = min(1.0, step / mixture.over)
     n_windows = (len(stream) - 1) // mixture.context
     share = mixture.repeats_start + (mixture.repeats_end - mixture.repeats_start) * progress
-    longest = round(mixture.longest_start + (mixture.longest_end - mixture.longest_start) * progress)
+    longest = round(
+        mixture.longest_start + (mixture.longest_end - mixture.longest_start) * progress
+    )
     tokens = np.empty((mixture.batch, width), np.int64)
     weights = np.ones((mixture.batch, mixture.context), np.float32)
     for row in range(mixture.batch):
@@ -50,7 +60,9 @@ def batch_at(mixture: Mixture, stream: np.ndarray, step: int, n_special: int) ->
             tokens[row] = stream[start : start + width]
             continue
         length = int(np.exp(rng.uniform(np.log(mixture.shortest), np.log(longest + 1))))
-        segment = random_segment(rng, stream, length, rng.random() < mixture.uniform_share, n_special)
+        segment = random_segment(
+            rng, stream, length, rng.random() < mixture.uniform_share, n_special
+        )
         tokens[row] = np.resize(segment, width)
         weights[row, : length - 1] = 0
     return tokens, weights
@@ -59,7 +71,9 @@ def batch_at(mixture: Mixture, stream: np.ndarray, step: int, n_special: int) ->
 def random_segment(
     rng: np.random.Generator, stream: np.ndarray, length: int, uniform: bool, n_special: int
 ) -> np.ndarray:
-    """`length` independent tokens: uniform over the ids from `n_special` on, or by their frequency in the text."""
+    """`length` independent tokens: uniform over the ids from `n_special` on, or by their frequency
+    in the text.
+    """
     if uniform:
         return rng.integers(n_special, int(stream.max()) + 1, length)
     return stream[rng.integers(0, len(stream), length)]

@@ -1,8 +1,10 @@
-"""How well a model of the zoo predicts text and copies: held-out loss, and induction by length of the repeated segment.
+"""How well a model of the zoo predicts text and copies: held-out loss, and induction by length of
+the repeated segment.
 
-Induction score: for windows that are one random segment of n tokens and its repeat, the mean loss of the first pass
-less that of the second, in nats.  First pass: targets 1 to n - 1 (nothing precedes target 0).  Second pass: the same
-targets at n + 1 to 2n - 1; the first token of the repeat cannot be known and is left out.
+Induction score: for windows that are one random segment of n tokens and its repeat, the mean loss
+of the first pass less that of the second, in nats.  First pass: targets 1 to n - 1 (nothing
+precedes target 0).  Second pass: the same targets at n + 1 to 2n - 1; the first token of the repeat
+cannot be known and is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ LENGTHS = (16, 64)
 
 @dataclass(frozen=True)
 class Induction:
-    """Losses in nats a token.  `source`: where the segment's tokens come from, "corpus" frequencies or "uniform"."""
+    """Losses in nats a token.  `source`: where the segment's tokens come from, "corpus" frequencies
+    or "uniform".
+    """
 
     length: int
     source: str
@@ -48,26 +52,43 @@ def token_losses(model: LanguageModel, tokens: np.ndarray, batch: int = 64) -> n
     return np.concatenate(rows)
 
 
-def held_out_loss(model: LanguageModel, stream: np.ndarray, context: int = 128, n_windows: int = 1024) -> float:
-    """Mean loss over the first `n_windows` windows of `context` + 1 tokens of a held-out token stream."""
+def held_out_loss(
+    model: LanguageModel, stream: np.ndarray, context: int = 128, n_windows: int = 1024
+) -> float:
+    """Mean loss over the first `n_windows` windows of `context` + 1 tokens of a held-out token
+    stream.
+    """
     n = min(n_windows, (len(stream) - 1) // context)
     windows = np.stack([stream[i * context : i * context + context + 1] for i in range(n)])
     return float(token_losses(model, windows).mean(dtype=np.float64))
 
 
 def induction(
-    model: LanguageModel, stream: np.ndarray, n_segments: int = 256, seed: int = 0, n_special: int = 1
+    model: LanguageModel,
+    stream: np.ndarray,
+    n_segments: int = 256,
+    seed: int = 0,
+    n_special: int = 1,
 ) -> list[Induction]:
-    """The score for segments of 16 and 64 tokens from corpus frequencies and uniformly, each repeated once."""
+    """The score for segments of 16 and 64 tokens from corpus frequencies and uniformly, each
+    repeated once.
+    """
     found = []
     for length in LENGTHS:
         for uniform in (False, True):
             rng = np.random.default_rng((seed, length, uniform))
-            segments = np.stack([random_segment(rng, stream, length, uniform, n_special) for _ in range(n_segments)])
+            segments = np.stack(
+                [random_segment(rng, stream, length, uniform, n_special) for _ in range(n_segments)]
+            )
             losses = token_losses(model, np.concatenate([segments, segments], axis=1))
             first, second = losses[:, : length - 1], losses[:, length:]
             found.append(
-                Induction(length, "uniform" if uniform else "corpus", float(first.mean()), float(second.mean()))
+                Induction(
+                    length,
+                    "uniform" if uniform else "corpus",
+                    float(first.mean()),
+                    float(second.mean()),
+                )
             )
     return found
 
@@ -75,4 +96,8 @@ def induction(
 def scores(model: LanguageModel, stream: np.ndarray) -> dict[str, Any]:
     """Everything the model card states, as JSON values; `stream` is held-out text as token ids."""
     rows = [asdict(i) | {"gain": i.gain} for i in induction(model, stream)]
-    return {"held_out_loss": held_out_loss(model, stream), "induction": rows, "n_parameters": model.n_parameters}
+    return {
+        "held_out_loss": held_out_loss(model, stream),
+        "induction": rows,
+        "n_parameters": model.n_parameters,
+    }

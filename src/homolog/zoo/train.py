@@ -1,8 +1,9 @@
 """Train a model of the zoo: deterministic from its seed, resumable, on a CPU or a GPU.
 
-Adam with decoupled weight decay, linear warm-up, cosine decay; bfloat16 products where that is faster (autocast),
-weights and moments in float32.  A checkpoint holds weights, moments and the step; the data follow from the step, so
-that a run that was killed ends with the same bytes as one that was not.
+Adam with decoupled weight decay, linear warm-up, cosine decay; bfloat16 products where that is
+faster (autocast), weights and moments in float32.  A checkpoint holds weights, moments and the
+step; the data follow from the step, so that a run that was killed ends with the same bytes as one
+that was not.
 """
 
 from __future__ import annotations
@@ -51,23 +52,31 @@ class TrainingConfig:
     mixture: Mixture = field(default_factory=Mixture)
 
 
-# Mamba learns faster here: it stops early, where it predicts held-out text about as well as the Transformer does.
+# Mamba learns faster here: it stops early, where it predicts held-out text about as well as the
+# Transformer does.
 CONFIGS = {
     "gpt_neox": TrainingConfig(steps=9600, lr=3e-3, horizon=9600),
     "mamba": TrainingConfig(steps=4800, lr=3e-3, autocast=False),
 }
 
 
-def train(name: str, out: Path, device: str = "cpu", seed: int | None = None, *, progress: Progress) -> Path:
-    """Train the zoo's `name` into the folder `out` (a plain Hugging Face folder, float16); returns `out`.
+def train(
+    name: str, out: Path, device: str = "cpu", seed: int | None = None, *, progress: Progress
+) -> Path:
+    """Train the zoo's `name` into the folder `out` (a plain Hugging Face folder, float16); returns
+    `out`.
 
-    `seed` replaces the entry's own.  Continues from the checkpoint in `out` when it is of the same recipe.
+    `seed` replaces the entry's own.  Continues from the checkpoint in `out` when it is of the same
+    recipe.
     Errors: InputError for an unknown or untrained entry, or a checkpoint of another recipe.
     """
     chosen = entry(name)
     if not chosen.trained:
         raise InputError(
-            "model", name, "the untrained twins are made from their seed", "Name a model without '-random'."
+            "model",
+            name,
+            "the untrained twins are made from their seed",
+            "Name a model without '-random'.",
         )
     config = CONFIGS[chosen.architecture]
     chosen = chosen if seed is None else Entry(chosen.name, chosen.architecture, seed)
@@ -80,14 +89,20 @@ def train(name: str, out: Path, device: str = "cpu", seed: int | None = None, *,
     stream = token_stream()
     tokens_per_step = config.mixture.batch * config.mixture.context
     began = time.monotonic()
-    with progress.stage(f"train {name}", config.steps) as bar, open(out / "log.jsonl", "a", encoding="utf-8") as log:
+    with (
+        progress.stage(f"train {name}", config.steps) as bar,
+        open(out / "log.jsonl", "a", encoding="utf-8") as log,
+    ):
         bar.advance(start)
         for step in range(start, config.steps):
             loss = _step(model, optimizer, config, stream, step)
             bar.advance(1)
             if step % 50 == 0 or step == config.steps - 1:
                 speed = (step + 1 - start) * tokens_per_step / (time.monotonic() - began)
-                log.write(json.dumps({"step": step, "loss": round(loss, 4), "tokens_per_s": round(speed)}) + "\n")
+                log.write(
+                    json.dumps({"step": step, "loss": round(loss, 4), "tokens_per_s": round(speed)})
+                    + "\n"
+                )
                 log.flush()
             if (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < config.steps:
                 _save(checkpoint, recipe, model, optimizer, step + 1)
@@ -97,7 +112,9 @@ def train(name: str, out: Path, device: str = "cpu", seed: int | None = None, *,
 
 
 def token_stream() -> np.ndarray:
-    """The training text as one array of token ids, int64, an end-of-text token after every document."""
+    """The training text as one array of token ids, int64, an end-of-text token after every
+    document.
+    """
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     texts = training_texts()
     documents = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -108,12 +125,19 @@ def _optimizer(model: LanguageModel, config: TrainingConfig) -> torch.optim.Adam
     named = list(model.hf.named_parameters())
     decayed = [p for n, p in named if p.ndim > 1 and not n.endswith("A_log")]
     rest = [p for n, p in named if p.ndim <= 1 or n.endswith("A_log")]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
 def _step(
-    model: LanguageModel, optimizer: torch.optim.Optimizer, config: TrainingConfig, stream: np.ndarray, step: int
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
+    stream: np.ndarray,
+    step: int,
 ) -> float:
     for group in optimizer.param_groups:
         group["lr"] = _lr(config, step)
@@ -123,7 +147,9 @@ def _step(
     with torch.autocast(model.device.type, torch.bfloat16, enabled=config.autocast):
         logits = model.run(tokens[:, :-1]).logits
     assert logits is not None
-    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
+    )
     loss = (losses * weight).sum() / weight.sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -142,27 +168,42 @@ def _lr(config: TrainingConfig, step: int) -> float:
     return config.lr * (config.lr_end + (1 - config.lr_end) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def _moments(model: LanguageModel, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, str, torch.nn.Parameter]]:
+def _moments(
+    model: LanguageModel, optimizer: torch.optim.Optimizer
+) -> Iterator[tuple[str, str, torch.nn.Parameter]]:
     for name, parameter in model.hf.named_parameters():
         for key in ("exp_avg", "exp_avg_sq", "step"):
             yield f"{key}:{name}", key, parameter
 
 
 def _save(
-    path: Path, recipe: dict[str, Any], model: LanguageModel, optimizer: torch.optim.Optimizer, step: int
+    path: Path,
+    recipe: dict[str, Any],
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    step: int,
 ) -> None:
     tensors = {f"weight:{n}": p.detach().clone() for n, p in model.hf.named_parameters()}
-    tensors |= {label: optimizer.state[p][key].clone() for label, key, p in _moments(model, optimizer)}
+    tensors |= {
+        label: optimizer.state[p][key].clone() for label, key, p in _moments(model, optimizer)
+    }
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {"recipe": json.dumps(recipe, sort_keys=True), "step": str(step)})
+        save_file(
+            tensors, temporary, {"recipe": json.dumps(recipe, sort_keys=True), "step": str(step)}
+        )
 
 
-def _restore(path: Path, recipe: dict[str, Any], model: LanguageModel, optimizer: torch.optim.Optimizer) -> int:
+def _restore(
+    path: Path, recipe: dict[str, Any], model: LanguageModel, optimizer: torch.optim.Optimizer
+) -> int:
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     if metadata["recipe"] != json.dumps(recipe, sort_keys=True):
         raise InputError(
-            "out", str(path.parent), "its checkpoint is of another recipe", "Choose another folder, or delete it."
+            "out",
+            str(path.parent),
+            "its checkpoint is of another recipe",
+            "Choose another folder, or delete it.",
         )
     tensors = load_file(path, device=str(model.device))
     with torch.no_grad():
@@ -174,7 +215,9 @@ def _restore(path: Path, recipe: dict[str, Any], model: LanguageModel, optimizer
 
 
 def _publish(model: LanguageModel, out: Path, recipe: dict[str, Any]) -> None:
-    """Write weights and tokenizer as a plain Hugging Face folder, the recipe, and the card with the measured scores."""
+    """Write weights and tokenizer as a plain Hugging Face folder, the recipe, and the card with the
+    measured scores.
+    """
     model.hf.half().save_pretrained(out)
     for file in TOKENIZER.iterdir():
         shutil.copy(file, out)

@@ -1,4 +1,6 @@
-"""A language model as judge: explains a feature, rates it, and is tested on texts that it has not seen."""
+"""A language model as judge: explains a feature, rates it, and is tested on texts that it has not
+seen.
+"""
 
 from homolog.analyses.explanations.asking import Answer, Budget, Endpoint, Question, Tally, ask
 from homolog.analyses.explanations.judge import JUDGED_SCHEMA, Case, cases, estimate, judge

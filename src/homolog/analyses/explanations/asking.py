@@ -1,9 +1,10 @@
-"""Questions to an OpenAI-compatible endpoint: concurrent, within a budget, each answer kept as a file.
+"""Questions to an OpenAI-compatible endpoint: concurrent, within a budget, each answer kept as a
+file.
 
-A question is known by the SHA-256 of all that is sent (model, text, settings), and its answer lies under that name:
-what was answered is never asked again, and a run that was stopped goes on.  Retries with exponential back-off, and
-the waiting time that a server asks for, are the client's (`openai`).  The key comes from the environment and is never
-stored.
+A question is known by the SHA-256 of all that is sent (model, text, settings), and its answer lies
+under that name: what was answered is never asked again, and a run that was stopped goes on.
+Retries with exponential back-off, and the waiting time that a server asks for, are the client's
+(`openai`).  The key comes from the environment and is never stored.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from homolog.errors import InputError
 from homolog.record.atomic import read_json, sha256_bytes, write_json
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-CHARACTERS_PER_TOKEN = 3.5  # of English under common tokenizers, on the low side: estimates are rather too high
+CHARACTERS_PER_TOKEN = (
+    3.5  # of English under common tokenizers, on the low side: estimates are rather too high
+)
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where to ask: base URL (".../v1"), name of the model, and how.  `attempts` count the first one."""
+    """Where to ask: base URL (".../v1"), name of the model, and how.  `attempts` count the first
+    one.
+    """
 
     url: str
     model: str
@@ -36,7 +41,9 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Budget:
-    """Most requests and most tokens (of questions and answers) of one call; None: as many as it takes."""
+    """Most requests and most tokens (of questions and answers) of one call; None: as many as it
+    takes.
+    """
 
     requests: int | None = None
     tokens: int | None = None
@@ -63,7 +70,9 @@ class Answer:
 
 @dataclass
 class Tally:
-    """What a call has spent, and what became of it.  requests, tokens: sent now; cached: answers found on disk."""
+    """What a call has spent, and what became of it.  requests, tokens: sent now; cached: answers
+    found on disk.
+    """
 
     requests: int = 0
     tokens: int = 0
@@ -88,8 +97,8 @@ def ask(
 ) -> Answer | None:
     """The answer, from `folder` or from the endpoint; None when the budget does not allow to ask.
 
-    Raises InputError when the endpoint cannot be reached, refuses the key or the model, or keeps failing after all
-    attempts; answers that came before are kept.
+    Raises InputError when the endpoint cannot be reached, refuses the key or the model, or keeps
+    failing after all attempts; answers that came before are kept.
     """
     if (known := cached(endpoint, question, folder)) is not None:
         with tally.lock:
@@ -109,14 +118,27 @@ def connect(endpoint: Endpoint) -> Any:
     try:
         import openai
     except ModuleNotFoundError as error:
-        raise InputError("--llm", endpoint.url, "the package openai is not installed",
-                         'Install it: pip install "homolog[llm]".') from error  # fmt: skip
+        raise InputError(
+            "--llm",
+            endpoint.url,
+            "the package openai is not installed",
+            'Install it: pip install "homolog[llm]".',
+        ) from error
     if not endpoint.url.startswith(("http://", "https://")):
-        raise InputError("--llm", endpoint.url, "it must be the base URL of an OpenAI-compatible server",
-                         "Give a URL such as http://localhost:8000/v1.")  # fmt: skip
-    key = os.environ.get(KEY_VARIABLE) or "none"  # servers on this machine want none, the client wants one
+        raise InputError(
+            "--llm",
+            endpoint.url,
+            "it must be the base URL of an OpenAI-compatible server",
+            "Give a URL such as http://localhost:8000/v1.",
+        )
+    key = (
+        os.environ.get(KEY_VARIABLE) or "none"
+    )  # servers on this machine want none, the client wants one
     return openai.OpenAI(
-        base_url=endpoint.url, api_key=key, timeout=endpoint.timeout, max_retries=endpoint.attempts - 1
+        base_url=endpoint.url,
+        api_key=key,
+        timeout=endpoint.timeout,
+        max_retries=endpoint.attempts - 1,
     )
 
 
@@ -151,12 +173,18 @@ def _request(client: Any, endpoint: Endpoint, question: Question) -> Answer:
     try:
         found = client.chat.completions.create(model=endpoint.model, **_sent(question))
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        raise InputError(KEY_VARIABLE, "refused", f"{endpoint.url} wants a key that it knows ({error})",
-                         f"Set {KEY_VARIABLE} in the environment.") from error  # fmt: skip
+        raise InputError(
+            KEY_VARIABLE,
+            "refused",
+            f"{endpoint.url} wants a key that it knows ({error})",
+            f"Set {KEY_VARIABLE} in the environment.",
+        ) from error
     except openai.OpenAIError as error:
         raise InputError(
-            "--llm", f"{endpoint.url} {endpoint.model}", f"no answer came ({type(error).__name__}: {error})",
+            "--llm",
+            f"{endpoint.url} {endpoint.model}",
+            f"no answer came ({type(error).__name__}: {error})",
             "Check URL, model and server, and give the command again: answers so far are kept.",
-        ) from error  # fmt: skip
+        ) from error
     reply = (found.choices[0].message.content if found.choices else None) or ""
     return Answer(reply, found.usage.total_tokens if found.usage else question.tokens())

@@ -1,7 +1,8 @@
-"""What is asked and what counts as an answer.  The questions stand in explain.md and detect.md beside this file.
+"""What is asked and what counts as an answer.  The questions stand in explain.md and detect.md
+beside this file.
 
-An answer is the one JSON object in the reply, with the fields that were asked for, in their ranges.  Anything else is
-malformed: it is counted, and nothing is guessed from it.
+An answer is the one JSON object in the reply, with the fields that were asked for, in their
+ranges.  Anything else is malformed: it is counted, and nothing is guessed from it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ VERSION = sha256_bytes(*(text.encode() for text in _TEXTS.values()))[:12]
 
 @dataclass(frozen=True)
 class Context:
-    """A piece of text: its tokens as text, the feature's value at each, and the index of the token it is about."""
+    """A piece of text: its tokens as text, the feature's value at each, and the index of the token
+    it is about.
+    """
 
     tokens: tuple[str, ...]
     values: tuple[float, ...]
@@ -31,7 +34,9 @@ class Context:
 
     def marked(self) -> str:
         """The text with every token at which the feature is active marked."""
-        return "".join(f"«{t}»" if v > 0 else t for t, v in zip(self.tokens, self.values, strict=True))
+        return "".join(
+            f"«{t}»" if v > 0 else t for t, v in zip(self.tokens, self.values, strict=True)
+        )
 
     def pointed(self) -> str:
         """The text with the token it is about marked, whatever the values."""
@@ -46,7 +51,9 @@ class Explanation:
 
 
 def explain(contexts: Sequence[Context], highest: float) -> str:
-    """The question that asks for an explanation; highest: the feature's largest value, which is 10 in the texts."""
+    """The question that asks for an explanation; highest: the feature's largest value, which is 10
+    in the texts.
+    """
     parts = []
     for number, context in enumerate(contexts, 1):
         levels = (
@@ -60,9 +67,13 @@ def explain(contexts: Sequence[Context], highest: float) -> str:
 
 def detect(explanation: str, contexts: Sequence[Context]) -> str:
     """The question that asks which of the numbered texts an explanation fits."""
-    texts = "\n\n".join(f"Text {number}: {context.pointed()}" for number, context in enumerate(contexts, 1))
+    texts = "\n\n".join(
+        f"Text {number}: {context.pointed()}" for number, context in enumerate(contexts, 1)
+    )
     filled = _TEXTS["detect"].replace("{{ n }}", str(len(contexts)))
-    head, _, tail = filled.partition("{{ explanation }}")  # neither text may fill a place in the other
+    head, _, tail = filled.partition(
+        "{{ explanation }}"
+    )  # neither text may fill a place in the other
     return head + explanation + tail.replace("{{ texts }}", texts)
 
 
@@ -79,7 +90,9 @@ def read_explanation(reply: str) -> Explanation | None:
 
 
 def read_detection(reply: str, n: int) -> frozenset[int] | None:
-    """The numbers, from 0, that an answer to `detect` lists of `n` texts; None when it is malformed."""
+    """The numbers, from 0, that an answer to `detect` lists of `n` texts; None when it is
+    malformed.
+    """
     found = _json_object(reply)
     numbers = None if found is None else found.get("active")
     if not isinstance(numbers, list) or not all(type(i) is int and 1 <= i <= n for i in numbers):

@@ -1,4 +1,6 @@
-"""What the features of a dictionary mean: the contexts they fire in, how simple they are, where they point."""
+"""What the features of a dictionary mean: the contexts they fire in, how simple they are, where
+they point.
+"""
 
 from homolog.analyses.meaning.consistency import consistency
 from homolog.analyses.meaning.directions import Nearest, Promoted, nearest, promoted

@@ -1,20 +1,23 @@
 """Whether the contexts in which a feature fires are alike, without a language model.
 
-Contexts i, j: 32 active positions of the feature, drawn with probability proportional to the activation; r: 256 random
-positions of the stream, the same for all features.  Only pairs in different documents count.
+Contexts i, j: 32 active positions of the feature, drawn with probability proportional to the
+activation; r: 256 random positions of the stream, the same for all features.  Only pairs in
+different documents count.
 
     s(i, j)     = w [same current token] + (1 - w) cos(c_i, c_j)
     consistency = 2 mean_{i != j, r} ( P[s(i, j) > s(i, r)] + P[s(i, j) = s(i, r)] / 2 ) - 1
 
-c: bag of the 16 kept tokens before the position, in its window and document, each weighted by idf(t) = log(windows /
-windows with t).  So it is how often a second context of the feature resembles the first more than a random one does: 1
-always, 0 as chance has it, and a feature of k unrelated meanings of equal weight has 1/k of the consistency of one.
+c: bag of the 16 kept tokens before the position, in its window and document, each weighted by
+idf(t) = log(windows / windows with t).  So it is how often a second context of the feature
+resembles the first more than a random one does: 1 always, 0 as chance has it, and a feature of k
+unrelated meanings of equal weight has 1/k of the consistency of one.
 
-The current token is counted apart, with w = 1/2: in the bag it would be one word of 17, and features of one token, the
-purest there are, would look like chance.  w = 0 leaves it out: what contexts share before the token.  Ranks against
-random contexts, because cosines of two bags on one topic are small and those of one repeated phrase are not, and both
-are one meaning.  A bag of words sees a topic through repeated words only, and a place with no token before it has an
-empty bag, which is like no other.
+The current token is counted apart, with w = 1/2: in the bag it would be one word of 17, and
+features of one token, the purest there are, would look like chance.  w = 0 leaves it out: what
+contexts share before the token.  Ranks against random contexts, because cosines of two bags on one
+topic are small and those of one repeated phrase are not, and both are one meaning.  A bag of words
+sees a topic through repeated words only, and a place with no token before it has an empty bag,
+which is like no other.
 """
 
 from __future__ import annotations
@@ -42,8 +45,10 @@ def consistency(
 
     NaN where the drawn positions lie in fewer than 4 documents.
 
-    windows: the stream that the features were encoded on.  token_share: w, the weight of the current token.
-    Memory beyond the matrix: 8 bytes an active token of one block of features (`column_blocks`), and 1 KiB a token id.
+    windows: the stream that the features were encoded on.  token_share: w, the weight of the
+    current token.
+    Memory beyond the matrix: 8 bytes an active token of one block of features (`column_blocks`),
+    and 1 KiB a token id.
     InputError: another stream than the features', negative activations, a weight outside [0, 1].
     """
     check_stream(features, windows)
@@ -65,7 +70,9 @@ def consistency(
 
 
 def inverse_frequency(windows: TokenWindows) -> Float[np.ndarray, "vocabulary"]:
-    """log(windows / windows in which the token id stands), for ids up to the largest; 0 for ids that do not occur."""
+    """log(windows / windows in which the token id stands), for ids up to the largest; 0 for ids
+    that do not occur.
+    """
     held = np.sort(np.where(windows.mask, windows.tokens, -1), axis=1)
     new = (held >= 0) & (np.diff(held, axis=1, prepend=-1) != 0)
     holding = np.bincount(held[new], minlength=int(windows.tokens.max()) + 1)

@@ -14,9 +14,11 @@ ROUNDING = 1e-6  # of float32 cosines, which are at most 1
 
 @jit()
 def draw(start, row, value, feature, seed, rows):
-    """Rows drawn for each feature of a block with probability proportional to its values, into rows (features, n).
+    """Rows drawn for each feature of a block with probability proportional to its values, into rows
+    (features, n).
 
-    One from each 1/n of the feature's sum, in the order of the stream; a row may be drawn again.  -1 without any.
+    One from each 1/n of the feature's sum, in the order of the stream; a row may be drawn again.
+    -1 without any.
     """
     n = rows.shape[1]
     for f in range(len(start) - 1):
@@ -34,7 +36,9 @@ def draw(start, row, value, feature, seed, rows):
 
 @jit()
 def context_before(flat, token, document, kept, context, found):
-    """Fill `found` with the kept tokens before a place, nearest first, in its window and document; -1 for none."""
+    """Fill `found` with the kept tokens before a place, nearest first, in its window and document;
+    -1 for none.
+    """
     low, n, place = flat // context * context, 0, flat - 1
     while place >= low and n < len(found) and document[place] == document[flat]:
         if kept[place]:
@@ -66,7 +70,9 @@ def times(bag, weight, dense):
 
 @jit()
 def bag_at(flat, token, document, kept, context, weight, dense, bag):
-    """Fill `bag` with the context of a place; returns the length of its weighted vector.  `dense` is scratch, zero."""
+    """Fill `bag` with the context of a place; returns the length of its weighted vector.  `dense`
+    is scratch, zero.
+    """
     context_before(flat, token, document, kept, context, bag)
     spread_out(bag, weight, dense, 1)
     square = times(bag, weight, dense)
@@ -76,7 +82,9 @@ def bag_at(flat, token, document, kept, context, weight, dense, bag):
 
 @jit()
 def reference_columns(reference, token, document, kept, context, weight, length):
-    """The bags at some places as unit vectors, float32 (vocabulary, places): a token's row lies together in memory."""
+    """The bags at some places as unit vectors, float32 (vocabulary, places): a token's row lies
+    together in memory.
+    """
     columns = np.zeros((len(weight), len(reference)), np.float32)
     bag, dense = np.empty(length, np.int32), np.zeros(len(weight))
     for r in range(len(reference)):
@@ -88,11 +96,25 @@ def reference_columns(reference, token, document, kept, context, weight, length)
 
 
 @jit()
-def alike(places, reference, columns, token, document, kept, context, weight, length, token_share, least, out):
-    """Consistency of each feature's contexts (`consistency`); places (features, n), reference (r,): flattened places.
+def alike(
+    places,
+    reference,
+    columns,
+    token,
+    document,
+    kept,
+    context,
+    weight,
+    length,
+    token_share,
+    least,
+    out,
+):
+    """Consistency of each feature's contexts (`consistency`); places (features, n), reference (r,):
+    flattened places.
 
-    columns: `reference_columns` of the reference.  Features without places, or with fewer than `least` documents in
-    them, are left as they are in `out`.
+    columns: `reference_columns` of the reference.  Features without places, or with fewer than
+    `least` documents in them, are left as they are in `out`.
     """
     n, n_others = places.shape[1], len(reference)
     bags, norms, dense = np.empty((n, length), np.int32), np.empty(n), np.zeros(len(weight))

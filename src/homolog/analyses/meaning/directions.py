@@ -1,13 +1,16 @@
-"""What a feature's decoder direction d points at: tokens through the unembedding, and other features.
+"""What a feature's decoder direction d points at: tokens through the unembedding, and other
+features.
 
     effect(d) = logits(L d) - logits(0), less its mean over the vocabulary
 
-logits is the model's final norm and unembedding.  Both norms in use, LayerNorm and root mean square, turn L d into
-gamma * d' / scale(d') (+ beta), d' being d (LayerNorm: centred over channels), so this is W_U (gamma * d') with the
-norm's scale fixed to that of the direction alone; taking logits(0) away removes every bias.  The scale in a real pass
-depends on the position; it is one positive factor for all tokens and leaves their order as it is.  No knowledge of the
-architecture is needed.  L = 1,000 makes the norm's epsilon vanish beside the direction.  Centred, because softmax does
-not see a constant.  What later blocks make of the feature is not in it: a direct effect only.
+logits is the model's final norm and unembedding.  Both norms in use, LayerNorm and root mean
+square, turn L d into gamma * d' / scale(d') (+ beta), d' being d (LayerNorm: centred over
+channels), so this is W_U (gamma * d') with the norm's scale fixed to that of the direction alone;
+taking logits(0) away removes every bias.  The scale in a real pass depends on the position; it is
+one positive factor for all tokens and leaves their order as it is.  No knowledge of the
+architecture is needed.  L = 1,000 makes the norm's epsilon vanish beside the direction.  Centred,
+because softmax does not see a constant.  What later blocks make of the feature is not in it: a
+direct effect only.
 
     nearest: the highest cosines of d with the other directions of its dictionary
 """
@@ -32,7 +35,9 @@ Decoder = Float[torch.Tensor, "d_sae d_model"]
 
 @dataclass(frozen=True, eq=False)
 class Promoted:
-    """Token ids (int64) and effects (float32), (d_sae, k) each: largest effect first, and smallest first."""
+    """Token ids (int64) and effects (float32), (d_sae, k) each: largest effect first, and smallest
+    first.
+    """
 
     promoted: Int[torch.Tensor, "d_sae k"]
     promoted_effect: Float[torch.Tensor, "d_sae k"]
@@ -44,16 +49,26 @@ class Promoted:
 def promoted(model: LanguageModel, W_dec: Decoder, k: int = 10) -> Promoted:
     """The k tokens whose logits each decoder row raises and lowers most, by its direct effect.
 
-    Effects are in logits, for a final residual that is the direction alone.  Rows of the unembedding beyond the
-    tokenizer's vocabulary are left out.  A row of zeros has no effect: its ids are -1 and its effects NaN.
-    Memory: a few times 64 MiB of logits, or those of one feature.  InputError: width or k that do not fit.
+    Effects are in logits, for a final residual that is the direction alone.  Rows of the
+    unembedding beyond the tokenizer's vocabulary are left out.  A row of zeros has no effect: its
+    ids are -1 and its effects NaN.
+    Memory: a few times 64 MiB of logits, or those of one feature.  InputError: width or k that do
+    not fit.
     """
     head = model.hf.get_output_embeddings()
-    n_tokens = head.weight.shape[0] if model.tokenizer is None else min(len(model.tokenizer), head.weight.shape[0])
+    n_tokens = (
+        head.weight.shape[0]
+        if model.tokenizer is None
+        else min(len(model.tokenizer), head.weight.shape[0])
+    )
     _check(W_dec, k, n_tokens, "tokens of the vocabulary")
     if W_dec.shape[1] != model.d_model:
-        raise InputError("W_dec", tuple(W_dec.shape), f"{model.name} has d_model {model.d_model}",
-                         "Give the dictionary of this model.")  # fmt: skip
+        raise InputError(
+            "W_dec",
+            tuple(W_dec.shape),
+            f"{model.name} has d_model {model.d_model}",
+            "Give the dictionary of this model.",
+        )
     nothing = _logits(model, W_dec.new_zeros(1, model.d_model))
     found = []
     for rows in _chunks(W_dec, head.weight.shape[0]):
@@ -89,7 +104,8 @@ def nearest(W_dec: Decoder, k: int = 5) -> Nearest:
     """The k other features of a dictionary whose decoder rows have the highest cosine with each.
 
     A row of zeros has none, -1 and NaN, and is nobody's nearest while there are others.
-    Memory: a normalised copy of W_dec and 64 MiB of cosines, or those of one feature.  InputError: k that does not fit.
+    Memory: a normalised copy of W_dec and 64 MiB of cosines, or those of one feature.  InputError:
+    k that does not fit.
     """
     _check(W_dec, k, len(W_dec) - 1, "other features")
     length = W_dec.float().norm(dim=1, keepdim=True)

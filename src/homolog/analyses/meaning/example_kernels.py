@@ -1,7 +1,8 @@
 """Compiled loops over the active tokens of features, feature by feature (numba).
 
-A layer's matrix is stored token by token; `column_blocks` gives it feature by feature, in blocks of bounded size.
-Draws are a hash of seed, feature and place, so they depend neither on the blocks nor on threads.
+A layer's matrix is stored token by token; `column_blocks` gives it feature by feature, in blocks of
+bounded size. Draws are a hash of seed, feature and place, so they depend neither on the blocks nor
+on threads.
 """
 
 from __future__ import annotations
@@ -19,15 +20,22 @@ from homolog.matching.column_kernels import by_column
 
 BLOCK_ENTRIES = 1 << 24  # 8 bytes each
 SAME_TEXT = 8  # tokens up to the position that two examples may not share
-AROUND = 0.05  # share of the active tokens on either side of a quantile from which its examples are drawn
+# share of the active tokens on either side of a quantile from which its examples are drawn
+AROUND = 0.05
 
-_STEP, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_STEP, _FIRST, _SECOND = (
+    np.uint64(0x9E3779B97F4A7C15),
+    np.uint64(0xBF58476D1CE4E5B9),
+    np.uint64(0x94D049BB133111EB),
+)
 _30, _27, _31, _11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Features first, first + 1, ...: feature first + i is active on rows row[start[i] : start[i + 1]], ascending."""
+    """Features first, first + 1, ...: feature first + i is active on rows row[start[i] : start[i +
+    1]], ascending.
+    """
 
     first: int
     start: np.ndarray  # int64
@@ -36,14 +44,19 @@ class Block:
 
 
 def column_blocks(features: SparseFeatures) -> Iterator[Block]:
-    """All features in order, in blocks of at most BLOCK_ENTRIES active tokens, or one feature that has more.
+    """All features in order, in blocks of at most BLOCK_ENTRIES active tokens, or one feature that
+    has more.
 
     Holds 8 bytes an active token of one block.  InputError where an activation is negative or NaN.
     """
     csr = features.matrix
     if csr.nnz and not csr.data.min() >= 0:
-        raise InputError("activations", float(csr.data.min()), "features of a dictionary are 0 or positive",
-                         "Give ReLU or TopK features.")  # fmt: skip
+        raise InputError(
+            "activations",
+            float(csr.data.min()),
+            "features of a dictionary are 0 or positive",
+            "Give ReLU or TopK features.",
+        )
     if np.count_nonzero(csr.data) < csr.nnz:
         csr = csr.copy()
         csr.eliminate_zeros()
@@ -51,7 +64,9 @@ def column_blocks(features: SparseFeatures) -> Iterator[Block]:
     number, factor = np.empty(features.n_features, np.int32), np.ones(features.n_features)
     first = 0
     while first < features.n_features:
-        end = max(first + 1, int(np.searchsorted(start, start[first] + BLOCK_ENTRIES, side="right")) - 1)
+        end = max(
+            first + 1, int(np.searchsorted(start, start[first] + BLOCK_ENTRIES, side="right")) - 1
+        )
         number[:] = -1
         number[first:end] = np.arange(end - first)
         own = start[first : end + 1] - start[first]
@@ -71,7 +86,9 @@ def column_counts(indices, n_features):
 
 @jit()
 def mixed(seed, feature, place):
-    """64 random bits of (seed, feature, place): three rounds of SplitMix64 (Steele, Lea, Flood 2014)."""
+    """64 random bits of (seed, feature, place): three rounds of SplitMix64 (Steele, Lea, Flood
+    2014).
+    """
     x = np.uint64(seed)
     for word in (np.uint64(feature), np.uint64(place)):
         x = (x ^ word) + _STEP
@@ -89,7 +106,9 @@ def uniform(seed, feature, place):
 
 @jit()
 def shown_span(flat, document, context, before, after):
-    """[first, end) of the tokens shown around a place of the flattened windows: same window, same document."""
+    """[first, end) of the tokens shown around a place of the flattened windows: same window, same
+    document.
+    """
     low, high = flat // context * context, (flat // context + 1) * context
     first, end = flat, flat + 1
     while first > low and flat - first < before and document[first - 1] == document[flat]:
@@ -101,7 +120,8 @@ def shown_span(flat, document, context, before, after):
 
 @jit()
 def is_new(flat, first, end, n, chosen, token):
-    """Whether the tokens shown overlap with those of none of n examples, and the last ones differ from all theirs.
+    """Whether the tokens shown overlap with those of none of n examples, and the last ones differ
+    from all theirs.
 
     chosen (examples, 4): entry, place, first and end of the tokens shown.
     """
@@ -133,12 +153,29 @@ def by_value(chosen, values):
 
 
 @jit()
-def select(start, row, value, feature, place, token, document, context, before, after, wanted, quantiles, seed,
-           chosen, taken):  # fmt: skip
+def select(
+    start,
+    row,
+    value,
+    feature,
+    place,
+    token,
+    document,
+    context,
+    before,
+    after,
+    wanted,
+    quantiles,
+    seed,
+    chosen,
+    taken,
+):
     """Choose the examples of a block's features; `feature` is the number of its first.
 
-    place: index in the flattened windows of each row.  wanted: examples of the top, then of each quantile.
-    Filled: chosen (features, sum of wanted, 4), see `is_new`, group after group; taken (features, groups), how many.
+    place: index in the flattened windows of each row.  wanted: examples of the top, then of each
+    quantile.
+    Filled: chosen (features, sum of wanted, 4), see `is_new`, group after group; taken (features,
+    groups), how many.
     """
     for f in range(len(start) - 1):
         values, rows = value[start[f] : start[f + 1]], row[start[f] : start[f + 1]]
@@ -148,11 +185,16 @@ def select(start, row, value, feature, place, token, document, context, before, 
             lo, hi = 0, n
             if group > 0:
                 above = 1.0 - quantiles[group - 1]  # share of the active tokens with a higher value
-                lo, hi = max(0, math.floor((above - AROUND) * n)), min(n, math.ceil((above + AROUND) * n))
+                lo, hi = (
+                    max(0, math.floor((above - AROUND) * n)),
+                    min(n, math.ceil((above + AROUND) * n)),
+                )
             i, begun = lo, found
             while i < hi and found - begun < wanted[group]:
                 if group > 0:  # the next of a random order
-                    other = i + np.int64(mixed(seed, feature + f, (group << 40) + i) % np.uint64(hi - i))
+                    other = i + np.int64(
+                        mixed(seed, feature + f, (group << 40) + i) % np.uint64(hi - i)
+                    )
                     order[i], order[other] = order[other], order[i]
                 flat = place[rows[order[i]]]
                 first, end = shown_span(flat, document, context, before, after)
@@ -169,8 +211,8 @@ def select(start, row, value, feature, place, token, document, context, before, 
 def fill(start, row, value, of_feature, chosen, offset, token, row_of, tokens, values):
     """The tokens shown of each example, and the feature's values on them (0 at masked ones).
 
-    chosen (examples, 4); of_feature: the feature's number in the block; offset: where each example begins in the
-    output.  row_of: row of each place of the flattened windows, -1 where masked.
+    chosen (examples, 4); of_feature: the feature's number in the block; offset: where each example
+    begins in the output.  row_of: row of each place of the flattened windows, -1 where masked.
     """
     for i in range(len(chosen)):
         begin, end, first = start[of_feature[i]], start[of_feature[i] + 1], chosen[i, 2]
@@ -193,11 +235,17 @@ def fill(start, row, value, of_feature, chosen, offset, token, row_of, tokens, v
 def by_token(start, row, value, token, half, count, top, mean, highest, entropy, r2, best):
     """Measures of `token_statistics` for a block's features.
 
-    token: token id of each row; half: 0 or 1 of each row; count (2, vocabulary): rows of each half with each token.
-    Filled: mean of the active values, highest, entropy, r2 (features,); best (features, top) token ids, -1 for none.
+    token: token id of each row; half: 0 or 1 of each row; count (2, vocabulary): rows of each half
+    with each token.
+    Filled: mean of the active values, highest, entropy, r2 (features,); best (features, top) token
+    ids, -1 for none.
     """
     size = count.shape[1]
-    sums, stamp, touched = np.zeros((2, size)), np.full(size, -1, np.int64), np.empty(size, np.int64)
+    sums, stamp, touched = (
+        np.zeros((2, size)),
+        np.full(size, -1, np.int64),
+        np.empty(size, np.int64),
+    )
     rows = np.array([count[0].sum(), count[1].sum()])
     unseen = np.zeros(2)  # rows of a half whose token the other half does not have
     for t in range(size):
@@ -225,12 +273,16 @@ def by_token(start, row, value, token, half, count, top, mean, highest, entropy,
         entropy[f] = abs(entropy[f])  # one token: 0, not -0
         r2[f] = 0.0
         for b in range(2):
-            r2[f] += 0.5 * predicted_by_token(touched[:m], sums, count, rows, total, square[b], unseen[b], b)
+            r2[f] += 0.5 * predicted_by_token(
+                touched[:m], sums, count, rows, total, square[b], unseen[b], b
+            )
 
 
 @jit()
 def put_first(t, weight, sums, best):
-    """Put token t into the list of those with the largest sums; of equal ones the lower id comes first."""
+    """Put token t into the list of those with the largest sums; of equal ones the lower id comes
+    first.
+    """
     place = len(best)
     while place > 0:
         other = best[place - 1]
@@ -247,10 +299,11 @@ def put_first(t, weight, sums, best):
 
 @jit()
 def predicted_by_token(touched, sums, count, rows, total, square, unseen, b):
-    """R2 on half b of the means by token of the other half; NaN where the values of half b do not vary.
+    """R2 on half b of the means by token of the other half; NaN where the values of half b do not
+    vary.
 
-    The squared errors of tokens on which the feature never fires are 0 where the other half has the token, else the
-    square of the other half's mean.
+    The squared errors of tokens on which the feature never fires are 0 where the other half has the
+    token, else the square of the other half's mean.
     """
     a = 1 - b
     if rows[a] == 0 or rows[b] == 0:

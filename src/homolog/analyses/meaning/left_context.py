@@ -1,19 +1,23 @@
-"""How much left context a feature needs: what is left of its activation when all but the last n tokens are exchanged.
+"""How much left context a feature needs: what is left of its activation when all but the last n
+tokens are exchanged.
 
     kept_f(n)  = sum_t min(a_f(t; n), a_f(t)) / sum_t a_f(t)       over sampled positions t at which f is active
     context_f  = the least n with kept_f >= 0.8 there and at every larger n, interpolated in log n
 
-a_f(t) is the activation in the whole window, the one that is stored and matched: the model has seen all of the window
-before t, earlier documents in it too.  a_f(t; n) is the activation at the same token when the model reads `UNRELATED`
-tokens of another document and then the last n tokens of the window up to and including t, n = 1, 2, 4, ...  Where
-nothing is cut away, a_f(t; n) is a_f(t).  min() counts what is kept: a feature that fires more without its context
-does not make up for one position at another.
+a_f(t) is the activation in the whole window, the one that is stored and matched: the model has seen
+all of the window before t, earlier documents in it too.  a_f(t; n) is the activation at the same
+token when the model reads `UNRELATED` tokens of another document and then the last n tokens of the
+window up to and including t, n = 1, 2, 4, ... Where nothing is cut away, a_f(t; n) is a_f(t).
+min() counts what is kept: a feature that fires more without its context does not make up for one
+position at another.
 
-Why unrelated text and not nothing: the first positions of a window are unlike all others.  Attention rests on them, and
-the state of a recurrent model is still empty; a feature that reads the current token alone then loses half its
-activation in a Mamba, for want of any past and not of this one (docs/methods-causal.md has the numbers).
+Why unrelated text and not nothing: the first positions of a window are unlike all others.
+Attention rests on them, and the state of a recurrent model is still empty; a feature that reads the
+current token alone then loses half its activation in a Mamba, for want of any past and not of this
+one (docs/methods-causal.md has the numbers).
 
-A model with absolute positions reads the tokens at other positions: what that moves is counted with what is missing.
+A model with absolute positions reads the tokens at other positions: what that moves is counted with
+what is missing.
 """
 
 from __future__ import annotations
@@ -41,7 +45,9 @@ CONTEXT_SCHEMA = {
     "context_tokens": pl.Float32,
     "kept": pl.List(pl.Float32),
 }
-UNRELATED = 32  # tokens of another document that are read first, fewer where the window would become longer
+UNRELATED = (
+    32  # tokens of another document that are read first, fewer where the window would become longer
+)
 _ENCODED_TOGETHER = 1024  # positions whose residuals are held before they are encoded
 
 Matrices = Callable[[int], csr_array]
@@ -60,11 +66,17 @@ def cut_sizes(context: int) -> list[int]:
 
 
 def place_of(windows: TokenWindows, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(window, position in it), int64, of rows of the features: of tokens counted without the masked ones."""
+    """(window, position in it), int64, of rows of the features: of tokens counted without the
+    masked ones.
+    """
     kept = np.flatnonzero(windows.mask)
     if len(rows) and (rows.min() < 0 or rows.max() >= len(kept)):
-        raise InputError("rows", int(rows.max()), f"the stream has {len(kept)} tokens that are not masked",
-                         "Use the windows that the features were made from.")  # fmt: skip
+        raise InputError(
+            "rows",
+            int(rows.max()),
+            f"the stream has {len(kept)} tokens that are not masked",
+            "Use the windows that the features were made from.",
+        )
     return np.divmod(kept[rows], windows.context)
 
 
@@ -88,12 +100,15 @@ def choose_rows(
     most_tokens: int | None = None,
     seed: int = 0,
 ) -> Int[np.ndarray, " rows"]:
-    """Rows, int64 ascending, with `per_feature` active positions of every alive feature of the layers that has them.
+    """Rows, int64 ascending, with `per_feature` active positions of every alive feature of the
+    layers that has them.
 
-    A greedy cover, layer after layer, of which one is in memory: each row counts for every feature active there.  Taken
-    are first positions in the second half of a window, so that every cut below half a context takes something away, at
-    which the activation is at least its mean over active tokens; then, for features without, any.
-    most_tokens: of `tokens_to_run`; above it rows are dropped at random (`seed`), and features may be left without.
+    A greedy cover, layer after layer, of which one is in memory: each row counts for every feature
+    active there.  Taken are first positions in the second half of a window, so that every cut below
+    half a context takes something away, at which the activation is at least its mean over active
+    tokens; then, for features without, any.
+    most_tokens: of `tokens_to_run`; above it rows are dropped at random (`seed`), and features may
+    be left without.
     """
     n_rows = int(windows.mask.sum())
     chosen = np.zeros(n_rows, dtype=bool)
@@ -101,14 +116,24 @@ def choose_rows(
     for layer in layers:
         matrix = matrix_of(layer)
         if (n_tokens := shape_of(matrix)[0]) != n_rows:
-            raise InputError(f"tokens of layer {layer}", n_tokens, f"the windows have {n_rows}",
-                             "Use the windows that the features were made from.")  # fmt: skip
+            raise InputError(
+                f"tokens of layer {layer}",
+                n_tokens,
+                f"the windows have {n_rows}",
+                "Use the windows that the features were made from.",
+            )
         active = matrix.data > 0
         n_active = np.bincount(matrix.indices[active], minlength=shape_of(matrix)[1])
         typical = matrix.sum(axis=0, dtype=np.float64) / np.maximum(n_active, 1)
-        strong = active & (matrix.data >= typical[matrix.indices]) & np.repeat(late, np.diff(matrix.indptr))
+        strong = (
+            active
+            & (matrix.data >= typical[matrix.indices])
+            & np.repeat(late, np.diff(matrix.indptr))
+        )
         for entries in (strong, active):
-            eligible = csr_array((entries, matrix.indices, matrix.indptr), shape=matrix.shape).copy()
+            eligible = csr_array(
+                (entries, matrix.indices, matrix.indptr), shape=matrix.shape
+            ).copy()
             eligible.eliminate_zeros()
             _cover(eligible, chosen, per_feature)
     rows = np.flatnonzero(chosen)
@@ -119,9 +144,11 @@ def choose_rows(
 
 
 def _cover(eligible: csr_array, chosen: np.ndarray, per_feature: int) -> None:
-    """Add rows to `chosen` until each column has `per_feature` of its entries, or all, in it; rarest columns first.
+    """Add rows to `chosen` until each column has `per_feature` of its entries, or all, in it;
+    rarest columns first.
 
-    Of a column's rows the one is taken that serves the most columns still in need, the first of those.
+    Of a column's rows the one is taken that serves the most columns still in need, the first of
+    those.
     """
     by_column = eligible.tocsc()
     wanted = np.minimum(np.diff(by_column.indptr), per_feature)
@@ -154,11 +181,12 @@ def left_context(
 ) -> pl.DataFrame:
     """Table of `CONTEXT_SCHEMA`, one row a feature of each layer of `dictionaries`, sorted.
 
-    n_positions: of `rows`, where the feature is active, without those for whose document no window starts with another
-    one: all, where the text is one document.  context_tokens: tokens, the current one included, 1 to the context of the
-    windows; NaN without positions.  kept: at `cut_sizes(context)`, NaN without positions.
-    advance: called with tokens run, at most `tokens_to_run(windows, rows)` in all; each row is encoded once a size and
-    layer.
+    n_positions: of `rows`, where the feature is active, without those for whose document no window
+    starts with another one: all, where the text is one document.  context_tokens: tokens, the
+    current one included, 1 to the context of the windows; NaN without positions.  kept: at
+    `cut_sizes(context)`, NaN without positions.
+    advance: called with tokens run, at most `tokens_to_run(windows, rows)` in all; each row is
+    encoded once a size and layer.
     """
     rows = rows[donors(windows, *place_of(windows, rows)) >= 0]
     window, position = place_of(windows, rows)
@@ -170,21 +198,31 @@ def left_context(
     for number, size in enumerate(sizes):
         is_cut = position + 1 > size
         for layer in layers:
-            kept[layer][number] = stored[layer][np.flatnonzero(~is_cut)].sum(axis=0, dtype=np.float64)
+            kept[layer][number] = stored[layer][np.flatnonzero(~is_cut)].sum(
+                axis=0, dtype=np.float64
+            )
         cut = np.flatnonzero(is_cut)
         for here in np.split(cut, range(_ENCODED_TOGETHER, len(cut), _ENCODED_TOGETHER)):
             tokens = _cut_tokens(windows, window[here], position[here], donor[here], size)
             for layer, x in zip(layers, _last_residuals(model, tokens, layers), strict=True):
-                values = encoders[layer].encode(x, where=f"residuals of {model.name}, layer {layer}")
-                kept[layer][number] += values.minimum(stored[layer][here]).sum(axis=0, dtype=np.float64)
+                values = encoders[layer].encode(
+                    x, where=f"residuals of {model.name}, layer {layer}"
+                )
+                kept[layer][number] += values.minimum(stored[layer][here]).sum(
+                    axis=0, dtype=np.float64
+                )
             if advance is not None:
                 advance(tokens.numel())
     parts = [_table(layer, sizes, windows.context, kept[layer], stored[layer]) for layer in layers]
     return pl.concat(parts) if parts else pl.DataFrame(schema=CONTEXT_SCHEMA)
 
 
-def donors(windows: TokenWindows, window: np.ndarray, position: np.ndarray) -> Int[np.ndarray, " rows"]:
-    """For every place the next window that does not start with text of the place's own document; -1: there is none."""
+def donors(
+    windows: TokenWindows, window: np.ndarray, position: np.ndarray
+) -> Int[np.ndarray, " rows"]:
+    """For every place the next window that does not start with text of the place's own document;
+    -1: there is none.
+    """
     own = windows.document[window, position][:, None]
     found, open_ = np.zeros(len(window), dtype=np.int64), np.arange(len(window))
     for step in range(1, len(windows) + 1):
@@ -205,7 +243,9 @@ def _cut_tokens(
 
 
 @torch.inference_mode()
-def _last_residuals(model: LanguageModel, tokens: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
+def _last_residuals(
+    model: LanguageModel, tokens: torch.Tensor, layers: Sequence[int]
+) -> list[torch.Tensor]:
     """Residuals (rows, d_model) at the last position after each of the layers."""
     sites = [Site("resid", layer, position=-1) for layer in layers]
     runs = [
@@ -214,18 +254,24 @@ def _last_residuals(model: LanguageModel, tokens: torch.Tensor, layers: Sequence
         if len(part)
     ]
     return [
-        torch.cat([run[site] for run in runs]) if runs else torch.empty(0, model.d_model, device=model.device)
+        torch.cat([run[site] for run in runs])
+        if runs
+        else torch.empty(0, model.d_model, device=model.device)
         for site in sites
     ]
 
 
-def _table(layer: int, sizes: list[int], context: int, kept: np.ndarray, stored: csr_array) -> pl.DataFrame:
+def _table(
+    layer: int, sizes: list[int], context: int, kept: np.ndarray, stored: csr_array
+) -> pl.DataFrame:
     total = stored.sum(axis=0, dtype=np.float64)
     share = kept / np.where(total > 0, total, np.nan)
     columns = {
         "layer": np.full(len(total), layer, np.int32),
         "feature": np.arange(len(total), dtype=np.int32),
-        "n_positions": np.bincount(stored.indices[stored.data > 0], minlength=len(total)).astype(np.int32),
+        "n_positions": np.bincount(stored.indices[stored.data > 0], minlength=len(total)).astype(
+            np.int32
+        ),
         "context_tokens": context_tokens(sizes, share, context).astype(np.float32),
         "kept": list(share.T.astype(np.float32)),
     }
@@ -233,9 +279,13 @@ def _table(layer: int, sizes: list[int], context: int, kept: np.ndarray, stored:
 
 
 def context_tokens(
-    sizes: Sequence[int], kept: Float[np.ndarray, "sizes features"], context: int, share: float = KEPT
+    sizes: Sequence[int],
+    kept: Float[np.ndarray, "sizes features"],
+    context: int,
+    share: float = KEPT,
 ) -> Float[np.ndarray, " features"]:
-    """The least n from which on `kept` is at least `share`, linear in log2 n between sizes; all is kept at `context`.
+    """The least n from which on `kept` is at least `share`, linear in log2 n between sizes; all is
+    kept at `context`.
 
     1 where the current token is enough; NaN where kept is.
     """

@@ -1,4 +1,6 @@
-"""Activations of a feature beside those of its best partner, on tokens where either fires, for a scatter."""
+"""Activations of a feature beside those of its best partner, on tokens where either fires, for a
+scatter.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,10 @@ def scatter(
 ) -> pl.DataFrame:
     """`SCATTER_SCHEMA`, one row a match with a partner, by partner and layer of the partner.
 
-    own: of a layer.  matches: its rows of a comparison.  partner: features by (best_model, best_layer), asked for one
-    after the other.  Points are up to `points` tokens drawn from those where at least one of the two fires, in the
-    order of the stream; x: own activation, y: the partner's, 0 where it does not fire.
+    own: of a layer.  matches: its rows of a comparison.  partner: features by (best_model,
+    best_layer), asked for one after the other.  Points are up to `points` tokens drawn from those
+    where at least one of the two fires, in the order of the stream; x: own activation, y: the
+    partner's, 0 where it does not fire.
     """
     mine = own.matrix.tocsc()
     found = []
@@ -43,8 +46,14 @@ def scatter(
             if len(either) > points:
                 rng = np.random.default_rng([seed, own.layer, feature])
                 either = np.sort(rng.choice(either, points, replace=False))
-            found.append({"feature": feature, "best_model": str(model), "scatter_x": _values(x_rows, x, either),
-                          "scatter_y": _values(y_rows, y, either)})  # fmt: skip
+            found.append(
+                {
+                    "feature": feature,
+                    "best_model": str(model),
+                    "scatter_x": _values(x_rows, x, either),
+                    "scatter_y": _values(y_rows, y, either),
+                }
+            )
     return pl.DataFrame(found, schema=SCATTER_SCHEMA)
 
 

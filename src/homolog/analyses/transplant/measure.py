@@ -1,22 +1,26 @@
-"""Transplants: residuals of one model, mapped into the other's space, read by the other's dictionary.
+"""Transplants: residuals of one model, mapped into the other's space, read by the other's
+dictionary.
 
-X (tokens, d_source) and Y (tokens, d_target) are the residual streams after a block of each model on the same tokens.
-On half of the documents a map y' = x M + c is fitted, in two ways, from means and scatter matrices alone:
+X (tokens, d_source) and Y (tokens, d_target) are the residual streams after a block of each model
+on the same tokens. On half of the documents a map y' = x M + c is fitted, in two ways, from means
+and scatter matrices alone:
 
     orthogonal   M = s Q,  Q = U V' of the singular value decomposition U S V' of S_xy [Schoenemann 1966],
                  s = tr(S) / tr(Q' S_xx Q): rotation, reflection and one scale
     affine       M = (S_xx + ridge tr(S_xx) / d I)^-1 S_xy: least squares
 
-and on the other half, with D(.) the target's dictionary (encode, then decode) and |.|^2 summed over tokens:
+and on the other half, with D(.) the target's dictionary (encode, then decode) and |.|^2 summed over
+tokens:
 
     r2             1 - |Y - Y'|^2    / |Y - mean(Y)|^2       how well the residual itself is predicted
     ev_own         1 - |Y - D(Y)|^2  / |Y - mean(Y)|^2       the dictionary on its own residuals: what can be reached
     ev_transplant  1 - |Y - D(Y')|^2 / |Y - mean(Y)|^2       what the dictionary rebuilds of Y when it reads the source
     ev_mapped      1 - |Y' - D(Y')|^2 / |Y' - mean(Y')|^2    how far mapped residuals are made of the target's features
 
-ev_transplant is at most about r2, for D cannot know what the map lost; ev_mapped can be high for a map that loses
-much.  Where d_source > d_target, Q has orthonormal columns and maximises tr(Q' S_xy), which is then not quite least
-squares.  Tokens are those of the features: special tokens are left out, and no others.
+ev_transplant is at most about r2, for D cannot know what the map lost; ev_mapped can be high for a
+map that loses much.  Where d_source > d_target, Q has orthonormal columns and maximises tr(Q'
+S_xy), which is then not quite least squares.  Tokens are those of the features: special tokens are
+left out, and no others.
 
 Schoenemann, "A generalized solution of the orthogonal Procrustes problem", Psychometrika 1966.
 """
@@ -66,18 +70,25 @@ class LinearMap:
         return torch.cat([(part.double() @ weight + bias).to(x.dtype) for part in x.split(4096)])
 
 
-def fit_map(moments: SpaceMoments, kind: Kind, source: int = 0, target: int = 0, ridge: float = RIDGE) -> LinearMap:
+def fit_map(
+    moments: SpaceMoments, kind: Kind, source: int = 0, target: int = 0, ridge: float = RIDGE
+) -> LinearMap:
     """The map from layer `source` of the moments' first model to layer `target` of its second.
 
-    ridge: of the affine map, relative to the mean variance of a channel of X.  InputError: the source is constant.
+    ridge: of the affine map, relative to the mean variance of a channel of X.  InputError: the
+    source is constant.
     """
     arrays, j = moments.arrays(), len(moments.widths_a) + target
     s_xx, s_xy = (torch.from_numpy(arrays[f"scatter.{source}.{other}"]) for other in (source, j))
     mean_x, mean_y = (torch.from_numpy(arrays[f"mean.{space}"]) for space in (source, j))
     spread = float(s_xx.trace())
     if not spread > 0:
-        raise InputError("source residuals", f"{moments.n_tokens} tokens", "a map is fitted to residuals that vary",
-                         "Give more tokens.")  # fmt: skip
+        raise InputError(
+            "source residuals",
+            f"{moments.n_tokens} tokens",
+            "a map is fitted to residuals that vary",
+            "Give more tokens.",
+        )
     if kind == "orthogonal":
         u, values, v = torch.linalg.svd(s_xy, full_matrices=False)
         turn = u @ v
@@ -97,22 +108,31 @@ def transplant(
     seed: int = 0,
     ridge: float = RIDGE,
 ) -> pl.DataFrame:
-    """Two rows of `TRANSPLANT_SCHEMA`: the orthogonal and the affine map from x to y, read by y's dictionary.
+    """Two rows of `TRANSPLANT_SCHEMA`: the orthogonal and the affine map from x to y, read by y's
+    dictionary.
 
-    x, y: residuals of source and target, float32, row t of both is the same token, special tokens left out.
+    x, y: residuals of source and target, float32, row t of both is the same token, special tokens
+    left out.
     document: (token,), of each.  seed: of the halves.  ridge: as in `fit_map`.
-    feature_r_*: quartiles of the correlations, over test tokens, of each feature on y' with itself on y; n_features:
-    those that vary on y there.  A feature that is constant on y' counts as 0.  Numbers are NaN where undefined: all of
-    them where there are fewer than two documents, one to fit on and one to test on.
+    feature_r_*: quartiles of the correlations, over test tokens, of each feature on y' with itself
+    on y; n_features: those that vary on y there. A feature that is constant on y' counts as 0.
+    Numbers are NaN where undefined: all of them where there are fewer than two documents, one to
+    fit on and one to test on.
     Memory: three test halves in float64, and the features of two.
     """
     if not len(x) == len(y) == len(document):
-        raise InputError("tokens", (len(x), len(y), len(document)), "row t of all three must be the same token",
-                         "Apply the same special-token mask to all.")  # fmt: skip
+        raise InputError(
+            "tokens",
+            (len(x), len(y), len(document)),
+            "row t of all three must be the same token",
+            "Apply the same special-token mask to all.",
+        )
     half = split_documents(document, (0.5, 0.5), seed)
     train, test = (torch.from_numpy(np.flatnonzero(half == part)) for part in (0, 1))
     if not (len(train) and len(test)):
-        undefined = [(kind, len(train), len(test), *[np.nan] * 4, 0, *[np.nan] * 3) for kind in KINDS]
+        undefined = [
+            (kind, len(train), len(test), *[np.nan] * 4, 0, *[np.nan] * 3) for kind in KINDS
+        ]
         return pl.DataFrame(undefined, schema=TRANSPLANT_SCHEMA, orient="row")
     moments = SpaceMoments([x.shape[1]], [y.shape[1]])
     moments.add([x[train]], [y[train]])
@@ -127,19 +147,27 @@ def transplant(
         rebuilt = _decode(dictionary, features, y)
         r = feature_correlations(own, features)
         quartiles = np.quantile(r, (0.25, 0.5, 0.75)).tolist() if len(r) else [np.nan] * 3
-        scores = (explained_variance(y, mapped), ev_own, explained_variance(y, rebuilt),
-                  explained_variance(mapped, rebuilt))  # fmt: skip
+        scores = (
+            explained_variance(y, mapped),
+            ev_own,
+            explained_variance(y, rebuilt),
+            explained_variance(mapped, rebuilt),
+        )
         rows.append((kind, len(train), len(test), *scores, len(r), *quartiles))
     return pl.DataFrame(rows, schema=TRANSPLANT_SCHEMA, orient="row")
 
 
 def _decode(dictionary: SparseAutoencoder, features: csr_array, like: torch.Tensor) -> Target:
-    found = features @ dictionary.W_dec.detach().cpu().numpy() + dictionary.b_dec.detach().cpu().numpy()
+    found = (
+        features @ dictionary.W_dec.detach().cpu().numpy() + dictionary.b_dec.detach().cpu().numpy()
+    )
     return torch.from_numpy(found).to(like)
 
 
 def feature_correlations(truth: csr_array, mapped: csr_array) -> Float[np.ndarray, " varying"]:
-    """Pearson r of every column of `truth` that varies with the same column of `mapped`; 0 where that is constant."""
+    """Pearson r of every column of `truth` that varies with the same column of `mapped`; 0 where
+    that is constant.
+    """
     n = max(len(truth.indptr) - 1, 1)
     mean_x, mean_y = (m.sum(axis=0, dtype=np.float64) / n for m in (truth, mapped))
     xx, yy, xy = (

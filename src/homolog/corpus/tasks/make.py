@@ -24,14 +24,18 @@ def _from_windows(
     tokenizer = tokenizer_of(vocabulary, "natural_induction")
     if windows is None:
         raise InputError(
-            "windows", None, "natural_induction takes its prompts from text",
+            "windows",
+            None,
+            "natural_induction takes its prompts from text",
             'Give windows=pack(read_documents("FILE"), tokenizer, context=256).',
-        )  # fmt: skip
+        )
     if windows.tokenizer_fingerprint != fingerprint(tokenizer):
         raise InputError(
-            "windows", f"tokenizer {windows.tokenizer_fingerprint[:8]}",
-            f"the model has another tokenizer ({fingerprint(tokenizer)[:8]})", "Pack the text with the model's own.",
-        )  # fmt: skip
+            "windows",
+            f"tokenizer {windows.tokenizer_fingerprint[:8]}",
+            f"the model has another tokenizer ({fingerprint(tokenizer)[:8]})",
+            "Pack the text with the model's own.",
+        )
     return natural_induction(windows, n_prompts, **options)
 
 
@@ -44,7 +48,9 @@ TASKS: dict[str, Callable[..., PromptPairs]] = {
 }
 
 
-def make_task(name: str | Path, vocabulary: Any, n_prompts: int = 256, *, seed: int = 0, **options: Any) -> PromptPairs:
+def make_task(
+    name: str | Path, vocabulary: Any, n_prompts: int = 256, *, seed: int = 0, **options: Any
+) -> PromptPairs:
     """Clean and corrupt prompts of a task.
 
     name        one of `TASKS`, or a .jsonl file of the user's own prompts (its first `n_prompts`)
@@ -55,11 +61,16 @@ def make_task(name: str | Path, vocabulary: Any, n_prompts: int = 256, *, seed: 
     """
     if str(name).endswith(".jsonl"):
         if options:
-            raise InputError("option", next(iter(options)), "a task from a file has no options", "Leave it out.")
+            raise InputError(
+                "option", next(iter(options)), "a task from a file has no options", "Leave it out."
+            )
         pairs = read_pairs(name, vocabulary)
         if len(pairs) < n_prompts:
             raise InputError(
-                "n_prompts", n_prompts, f"{name} has {len(pairs)} prompts", f"Ask for {len(pairs)} or fewer."
+                "n_prompts",
+                n_prompts,
+                f"{name} has {len(pairs)} prompts",
+                f"Ask for {len(pairs)} or fewer.",
             )
         return pairs[:n_prompts]
     check_choice("task", str(name), TASKS)

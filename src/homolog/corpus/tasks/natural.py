@@ -3,9 +3,9 @@
     clean    ... A B ... A     the text up to the second A; the answer is the B that came next
     corrupt  the same, with the first B replaced by another token of the corpus
 
-Within a prompt A occurs only at these two places and B only at the first, and no special token is in it, so that it is
-of one document.  Pairs that a bigram model would know need no induction: a pair is left out when B follows more than
-`max_bigram` of the occurrences of A in the other windows.
+Within a prompt A occurs only at these two places and B only at the first, and no special token is
+in it, so that it is of one document.  Pairs that a bigram model would know need no induction: a
+pair is left out when B follows more than `max_bigram` of the occurrences of A in the other windows.
 """
 
 from __future__ import annotations
@@ -20,23 +20,32 @@ from homolog.errors import InputError
 
 
 def natural_induction(
-    windows: TokenWindows, n_prompts: int, *, seed: int = 0, length: int = 64, max_bigram: float = 0.25
+    windows: TokenWindows,
+    n_prompts: int,
+    *,
+    seed: int = 0,
+    length: int = 64,
+    max_bigram: float = 0.25,
 ) -> PromptPairs:
-    """Places of the text where a pair of tokens recurs after `length` tokens or fewer, at most one from each window.
+    """Places of the text where a pair of tokens recurs after `length` tokens or fewer, at most one
+    from each window.
 
     windows     text as tokens (see `pack`)
     length      tokens of a prompt, at least 4 and less than the windows'
     max_bigram  largest share of A's occurrences in the other windows that B follows
 
-    The distractor is the token that replaces B in the corrupt prompt, drawn by frequency in the windows.  Positions: A,
-    B, B+1, last.  Raises `InputError`, also when the windows have fewer such places, with their number.
+    The distractor is the token that replaces B in the corrupt prompt, drawn by frequency in the
+    windows.  Positions: A, B, B+1, last.  Raises `InputError`, also when the windows have fewer
+    such places, with their number.
     """
     check_count(n_prompts)
     if not 4 <= length < windows.context:
         raise InputError(
-            "length", length, f"it must be 4 to {windows.context - 1}: the windows have {windows.context} tokens",
+            "length",
+            length,
+            f"it must be 4 to {windows.context - 1}: the windows have {windows.context} tokens",
             "Give a shorter length, or windows of a longer context.",
-        )  # fmt: skip
+        )
     generator = seeded("natural induction", seed)
     previous = _previous(windows.tokens)
     places = _places(windows.tokens, windows.mask, previous, length)
@@ -46,11 +55,13 @@ def natural_induction(
     places = places[np.sort(one_of_each_window)]
     if len(places) < n_prompts:
         raise InputError(
-            "n_prompts", n_prompts,
-            f"{len(windows)} windows of {windows.context} tokens have {len(places)} with a pair that recurs within"
+            "n_prompts",
+            n_prompts,
+            f"{len(windows)} windows of {windows.context} tokens have {len(places)} with a pair "
+            "that recurs within"
             f" {length} tokens",
             "Give more text, a longer length, a larger max_bigram, or ask for fewer prompts.",
-        )  # fmt: skip
+        )
     window, end = places[:n_prompts].T
     start = end - length + 1
     clean = windows.tokens[window[:, None], start[:, None] + np.arange(length)].astype(np.int64)
@@ -59,11 +70,18 @@ def natural_induction(
     distractor = _replacements(generator, windows, clean, answer)
     corrupt = clean.copy()
     corrupt[np.arange(n_prompts), first + 1] = distractor
-    positions = {"A": first, "B": first + 1, "B+1": first + 2, "last": last_position(n_prompts, length)}
+    positions = {
+        "A": first,
+        "B": first + 1,
+        "B+1": first + 2,
+        "last": last_position(n_prompts, length),
+    }
     return PromptPairs(
-        "natural_induction", *map(torch.from_numpy, (clean, corrupt, answer, distractor)),
-        positions=positions, seed=seed,
-    )  # fmt: skip
+        "natural_induction",
+        *map(torch.from_numpy, (clean, corrupt, answer, distractor)),
+        positions=positions,
+        seed=seed,
+    )
 
 
 def _previous(tokens: Int[np.ndarray, "windows context"]) -> Int64[np.ndarray, "windows context"]:
@@ -83,23 +101,33 @@ def _places(
     previous: Int64[np.ndarray, "windows context"],
     length: int,
 ) -> Int64[np.ndarray, "place 2"]:
-    """Windows and indices of the second A of all prompts of `length` tokens that the module's text describes."""
+    """Windows and indices of the second A of all prompts of `length` tokens that the module's text
+    describes.
+    """
     context = tokens.shape[1]
     end = np.arange(length - 1, context - 1)
     start = end - length + 1
     row = np.arange(len(tokens))[:, None]
     first = previous[:, end]
-    once_before = (first >= start) & (previous[row, first] < start)  # first = -1 reads the last, and is refused
+    once_before = (first >= start) & (
+        previous[row, first] < start
+    )  # first = -1 reads the last, and is refused
     answer_once = (previous[:, end + 1] == first + 1) & (previous[row, first + 1] < start)
-    special = np.concatenate([np.zeros((len(tokens), 1), np.int64), np.cumsum(~mask, axis=1)], axis=1)
+    special = np.concatenate(
+        [np.zeros((len(tokens), 1), np.int64), np.cumsum(~mask, axis=1)], axis=1
+    )
     ordinary = special[:, end + 2] == special[:, start]
     found = once_before & answer_once & ordinary & (end - first >= 2)
     window, column = np.nonzero(found)
     return np.stack([window, end[column]], axis=1)
 
 
-def _bigram_share(tokens: Int[np.ndarray, "windows context"], places: Int64[np.ndarray, "place 2"]) -> np.ndarray:
-    """Share of A's occurrences outside the window that B follows, for the pair at each place; 0 if A has none."""
+def _bigram_share(
+    tokens: Int[np.ndarray, "windows context"], places: Int64[np.ndarray, "place 2"]
+) -> np.ndarray:
+    """Share of A's occurrences outside the window that B follows, for the pair at each place; 0 if
+    A has none.
+    """
     size = int(tokens.max()) + 1
     window, end = places.T
     a = tokens[window, end].astype(np.int64)
@@ -130,6 +158,8 @@ def _replacements(
             return drawn
         drawn[clash] = generator.choice(ordinary, int(clash.sum()))
     raise InputError(
-        "windows", f"{len(np.unique(ordinary))} different tokens",
-        f"there must be tokens outside a prompt of {clean.shape[1]}", "Give more text or a shorter length.",
-    )  # fmt: skip
+        "windows",
+        f"{len(np.unique(ordinary))} different tokens",
+        f"there must be tokens outside a prompt of {clean.shape[1]}",
+        "Give more text or a shorter length.",
+    )

@@ -14,4 +14,6 @@ def check_choice(field: str, value: str, known: Iterable[str]) -> None:
     if value not in names:
         near = difflib.get_close_matches(value, names, n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise InputError(field, value, "it must be one of those known", f"{hint}Known: {', '.join(names)}.")
+        raise InputError(
+            field, value, "it must be one of those known", f"{hint}Known: {', '.join(names)}."
+        )

@@ -1,8 +1,9 @@
 """Clean and corrupt prompts with their answers: the data of every circuit analysis.
 
-The clean prompt calls for the answer.  The corrupt prompt differs from it in the one thing whose path through the
-model is asked for, and calls for the distractor or for nothing in particular.  All prompts of a batch have one
-length; none is padded, so that a position means the same in a recurrent model as in a Transformer.
+The clean prompt calls for the answer.  The corrupt prompt differs from it in the one thing whose
+path through the model is asked for, and calls for the distractor or for nothing in particular.  All
+prompts of a batch have one length; none is padded, so that a position means the same in a recurrent
+model as in a Transformer.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class PromptPairs:
     """Token that is right after the clean prompt."""
 
     distractor: Int64[Tensor, " prompt"] | None
-    """Wrong token for the logit difference: what the corrupt prompt calls for, or else a natural wrong answer."""
+    """Wrong token for the logit difference: what the corrupt prompt calls for, or else a natural
+    wrong answer.
+    """
 
     positions: dict[str, Int64[Tensor, " prompt"]] = field(default_factory=dict)
     """Named positions, one per prompt, 0 first.  Every task has "last"."""
@@ -46,7 +49,9 @@ class PromptPairs:
     """What the prompts were drawn from; None when they were read from a file."""
 
     choices: Int64[Tensor, " choice"] | None = None
-    """Tokens among which several may be right, such as the two-digit years; None for tasks with one answer."""
+    """Tokens among which several may be right, such as the two-digit years; None for tasks with one
+    answer.
+    """
 
     right: Bool[Tensor, "prompt choice"] | None = None
     """Which choices are right; the other choices are wrong."""
@@ -56,7 +61,9 @@ class PromptPairs:
         assert self.corrupt.shape == (n, length) and self.answer.shape == (n,)
         assert self.distractor is None or self.distractor.shape == (n,)
         assert (self.choices is None) == (self.right is None)
-        assert self.right is None or self.choices is None or self.right.shape == (n, len(self.choices))
+        assert (
+            self.right is None or self.choices is None or self.right.shape == (n, len(self.choices))
+        )
         for name, position in self.positions.items():
             inside = position.shape == (n,) and bool(((position >= 0) & (position < length)).all())
             assert inside, f"position {name!r} lies outside the prompts"
@@ -93,11 +100,18 @@ def ordinary_ids(vocabulary: Any) -> Int64[np.ndarray, " id"]:
         known = np.unique(np.fromiter(vocabulary.get_vocab().values(), dtype=np.int64))
         return np.setdiff1d(known, special_ids(vocabulary))
     ids = np.asarray(vocabulary)
-    if ids.ndim != 1 or ids.dtype.kind not in "iu" or len(np.unique(ids)) != len(ids) or (ids < 0).any():
+    if (
+        ids.ndim != 1
+        or ids.dtype.kind not in "iu"
+        or len(np.unique(ids)) != len(ids)
+        or (ids < 0).any()
+    ):
         raise InputError(
-            "token ids", f"{ids.dtype} of shape {ids.shape}", "they must be a list of different non-negative integers",
+            "token ids",
+            f"{ids.dtype} of shape {ids.shape}",
+            "they must be a list of different non-negative integers",
             "Give a model, a tokenizer, or such a list.",
-        )  # fmt: skip
+        )
     return np.sort(ids).astype(np.int64)
 
 
@@ -106,10 +120,11 @@ def tokenizer_of(vocabulary: Any, task: str) -> Any:
     tokenizer = vocabulary.tokenizer if isinstance(vocabulary, LanguageModel) else vocabulary
     if not hasattr(tokenizer, "get_vocab"):
         raise InputError(
-            "tokenizer", getattr(vocabulary, "name", type(vocabulary).__name__),
+            "tokenizer",
+            getattr(vocabulary, "name", type(vocabulary).__name__),
             f"{task} is made from text, which needs a tokenizer",
             "Save the tokenizer beside the model's weights, or choose induction, which needs none.",
-        )  # fmt: skip
+        )
     return tokenizer
 
 

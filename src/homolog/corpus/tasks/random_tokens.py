@@ -3,8 +3,9 @@
     induction            x ... A B x ... x A -> B      the last token repeats an earlier token A       [Wang 2025]
     associative recall   k v k v A B k v ... A -> B    pairs of key and value, then one of the keys   (arXiv 2312.04927)
 
-All tokens of a prompt differ as far as the vocabulary allows; in any case A occurs only where it was put and at the
-end, and B once, so that the answer is unambiguous.  What the corrupt prompt changes:
+All tokens of a prompt differ as far as the vocabulary allows; in any case A occurs only where it
+was put and at the end, and B once, so that the answer is unambiguous.  What the corrupt prompt
+changes:
 
     replace_B              B becomes a random token; it is the distractor, and what the corrupt prompt calls for
     replace_A              the earlier A becomes a random token: nothing precedes B that the end repeats
@@ -13,7 +14,8 @@ end, and B once, so that the answer is unambiguous.  What the corrupt prompt cha
     unrelated              all of it: another prompt of random tokens, without a repeat
     repeat_another         the end repeats another place of the prompt; the token after that is the distractor
 
-The clean prompts depend on the seed alone, not on the corruption: experiments with different corruptions are paired.
+The clean prompts depend on the seed alone, not on the corruption: experiments with different
+corruptions are paired.
 
 [Wang 2025] "Towards Universality", arXiv 2410.06672.
 """
@@ -30,8 +32,16 @@ from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs, check_count, last_position, ordinary_ids, seeded
 from homolog.errors import InputError
 
-CORRUPTIONS = ("replace_B", "replace_A", "unrepeated", "unrepeated_replace_AB", "unrelated", "repeat_another")
-_SPARE = 2  # tokens drawn for a prompt beyond its length: it takes tokens in place of A, B and the repeat
+CORRUPTIONS = (
+    "replace_B",
+    "replace_A",
+    "unrepeated",
+    "unrepeated_replace_AB",
+    "unrelated",
+    "repeat_another",
+)
+# tokens drawn for a prompt beyond its length: it takes tokens in place of A, B and the repeat
+_SPARE = 2
 
 
 def induction(
@@ -44,7 +54,8 @@ def induction(
     first_index: int | None = None,
     repeat: int = 1,
 ) -> PromptPairs:
-    """Random tokens whose last one repeats an earlier token A; the answer is the token B that followed A.
+    """Random tokens whose last one repeats an earlier token A; the answer is the token B that
+    followed A.
 
     vocabulary   a model, a tokenizer or token ids (see `ordinary_ids`)
     length       tokens of a prompt, at least 5
@@ -53,48 +64,63 @@ def induction(
     repeat       tokens that are repeated: those that end with A.  With more than one the model can find the place by
                  more than the last token, which small models need
 
-    The two prompts of [Wang 2025] are the default, and length=129 with first_index=0.  Positions: A, B (= A + 1),
-    B+1, last.  Raises `InputError`.
+    The two prompts of [Wang 2025] are the default, and length=129 with first_index=0.  Positions:
+    A, B (= A + 1), B+1, last.  Raises `InputError`.
     """
     latest = length - repeat - 3  # of A: B and another token come between it and the repeat
     if repeat < 1 or repeat - 1 > min(latest, length // 2 - 1) or length < 5:
         raise InputError(
-            "length", length, f"{repeat} tokens, B, another token and the repeat must fit, A in the first half",
+            "length",
+            length,
+            f"{repeat} tokens, B, another token and the repeat must fit, A in the first half",
             f"Give {max(5, 2 * repeat + 2)} or more, and repeat=1 or more.",
-        )  # fmt: skip
+        )
     if first_index is not None and not repeat - 1 <= first_index <= latest:
         raise InputError(
-            "first_index", first_index,
-            f"A ends {repeat} tokens, and B and another token must come before the repeat in {length} tokens",
+            "first_index",
+            first_index,
+            f"A ends {repeat} tokens, and B and another token must come before the repeat in "
+            f"{length} tokens",
             f"Give {repeat - 1} to {latest}.",
-        )  # fmt: skip
+        )
     check_count(n_prompts)
     generator = seeded("induction", seed)
     index = generator.integers(repeat - 1, min(latest, length // 2 - 1) + 1, n_prompts)
     if first_index is not None:
         index = np.full(n_prompts, first_index)
-    return _pairs("induction", ordinary_ids(vocabulary), index, length, repeat, corruption, generator, seed)
+    return _pairs(
+        "induction", ordinary_ids(vocabulary), index, length, repeat, corruption, generator, seed
+    )
 
 
 def associative_recall(
-    vocabulary: Any, n_prompts: int, *, seed: int = 0, n_pairs: int = 16, corruption: str = "repeat_another"
+    vocabulary: Any,
+    n_prompts: int,
+    *,
+    seed: int = 0,
+    n_pairs: int = 16,
+    corruption: str = "repeat_another",
 ) -> PromptPairs:
     """`n_pairs` pairs of random key and value, then one of the keys again; the answer is its value.
 
-    Prompts have 2 n_pairs + 1 tokens.  Other arguments and positions as for `induction`; A is the key, B its value,
-    and repeat_another asks for another key.  Raises `InputError`, also when the vocabulary is too small for keys and
-    values that all differ.
+    Prompts have 2 n_pairs + 1 tokens.  Other arguments and positions as for `induction`; A is the
+    key, B its value, and repeat_another asks for another key.  Raises `InputError`, also when the
+    vocabulary is too small for keys and values that all differ.
     """
     check_count(n_prompts)
     ids, length = ordinary_ids(vocabulary), 2 * n_pairs + 1
     if n_pairs < 2:
-        raise InputError("n_pairs", n_pairs, "there must be another key to mistake the key for", "Give 16.")
+        raise InputError(
+            "n_pairs", n_pairs, "there must be another key to mistake the key for", "Give 16."
+        )
     if len(ids) < length + _SPARE:
         raise InputError(
-            "n_pairs", n_pairs,
-            f"keys and values must all differ, which takes {length + _SPARE} tokens; there are {len(ids)}",
+            "n_pairs",
+            n_pairs,
+            f"keys and values must all differ, which takes {length + _SPARE} tokens; there are "
+            f"{len(ids)}",
             f"Give {(len(ids) - 1 - _SPARE) // 2} or fewer.",
-        )  # fmt: skip
+        )
     generator = seeded("associative recall", seed)
     index = 2 * generator.integers(0, n_pairs, n_prompts)
     return _pairs("associative_recall", ids, index, length, 1, corruption, generator, seed)
@@ -115,9 +141,11 @@ def _pairs(
     n_first = 4 + repeat
     if len(ids) <= n_first:
         raise InputError(
-            "vocabulary", f"{len(ids)} tokens", f"the prompts need more than {n_first} different tokens",
+            "vocabulary",
+            f"{len(ids)} tokens",
+            f"the prompts need more than {n_first} different tokens",
             "Allow more tokens.",
-        )  # fmt: skip
+        )
     n = len(index)
     drawn = np.stack([_draw(generator, ids, length + _SPARE, n_first) for _ in range(n)])
     a, b, other_a, other_b = drawn[:, :4].T
@@ -141,7 +169,9 @@ def _pairs(
     if corruption == "unrelated":
         corrupt = np.stack([_draw(generator, ids, length, n_first) for _ in range(n)])
     if corruption == "repeat_another":
-        places = np.arange(repeat - 1, length - repeat - 1, 2 if name == "associative_recall" else 1)
+        places = np.arange(
+            repeat - 1, length - repeat - 1, 2 if name == "associative_recall" else 1
+        )
         another = _another(generator, index, places)
         corrupt[:, -repeat:] = clean[prompt[:, None], another[:, None] + back]
         distractor = clean[prompt, another + 1]
@@ -152,7 +182,9 @@ def _pairs(
 
 
 def _draw(generator: np.random.Generator, ids: np.ndarray, n: int, n_first: int) -> np.ndarray:
-    """`n` tokens: all different when there are enough, else the first ones different from all others."""
+    """`n` tokens: all different when there are enough, else the first ones different from all
+    others.
+    """
     if n <= len(ids):
         return generator.choice(ids, n, replace=False)
     first = generator.choice(ids, min(n, n_first), replace=False)

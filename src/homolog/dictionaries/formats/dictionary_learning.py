@@ -10,11 +10,12 @@
     GatedAutoEncoder           q = (x - decoder_bias) E; relu(exp(r_mag) q + mag_bias) where q + gate_bias > 0
     JumpReluAutoEncoder        p = x W_enc + b_enc; relu(p) where p > threshold
 
-Where activations were normalised in training, biases and thresholds have the factor in them when saved
-(`scale_biases`), and nothing is left to do.  Source: dictionary_learning 0.1.0, dictionary.py and trainers/*.py.
+Where activations were normalised in training, biases and thresholds have the factor in them when
+saved (`scale_biases`), and nothing is left to do.  Source: dictionary_learning 0.1.0, dictionary.py
+and trainers/*.py.
 
-ae.pt is a pickle: only tensors are read from it.  We write AutoEncoder, AutoEncoderTopK, and JumpReluAutoEncoder for
-all kinds with a threshold.
+ae.pt is a pickle: only tensors are read from it.  We write AutoEncoder, AutoEncoderTopK, and
+JumpReluAutoEncoder for all kinds with a threshold.
 """
 
 from __future__ import annotations
@@ -28,7 +29,16 @@ from homolog.dictionaries.base import Kind, SparseAutoencoder
 from homolog.dictionaries.formats.facts import own_facts
 from homolog.dictionaries.formats.folding import folded, uncentred
 from homolog.dictionaries.formats.hooks import residual_layer
-from homolog.dictionaries.formats.reading import Config, Folder, Format, Tensors, name_in, positive, refuse, table
+from homolog.dictionaries.formats.reading import (
+    Config,
+    Folder,
+    Format,
+    Tensors,
+    name_in,
+    positive,
+    refuse,
+    table,
+)
 from homolog.dictionaries.losses import fold_gated
 from homolog.record.atomic import atomic_path, write_json
 
@@ -62,9 +72,21 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
     path, trainer = folder.path / CONFIG_FILE, config["trainer"]
     name = trainer.get("dict_class")
     if name not in tuple(_BIASES):
-        refuse(path, "trainer.dict_class", name, f"one of {', '.join(_BIASES)}", "Others are no such autoencoders.")
+        refuse(
+            path,
+            "trainer.dict_class",
+            name,
+            f"one of {', '.join(_BIASES)}",
+            "Others are no such autoencoders.",
+        )
     if table(path, config, "buffer").get("io") == "in_and_out":
-        refuse(path, "buffer.io", "in_and_out", "in or out", "A transcoder writes another place than it reads.")
+        refuse(
+            path,
+            "buffer.io",
+            "in_and_out",
+            "in or out",
+            "A transcoder writes another place than it reads.",
+        )
     kind, tensors = _kind(path, name, config), folder.tensors(WEIGHTS_FILE)
     W_enc, W_dec, vectors, b_dec = _weights(tensors, name, path, trainer)
     k = min(_k(tensors, path, trainer), W_enc.shape[1]) if name in _WITH_K else None
@@ -77,16 +99,23 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
     elif name in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         threshold = _one_threshold(tensors).expand(W_enc.shape[1])
     norms = W_dec.norm(dim=1)  # their from_pretrained makes them 1; what we wrote stays as it was
-    unit = name == "AutoEncoder" and "homolog" not in config and not torch.allclose(norms, torch.ones_like(norms))
+    unit = (
+        name == "AutoEncoder"
+        and "homolog" not in config
+        and not torch.allclose(norms, torch.ones_like(norms))
+    )
     return folded(
-        W_enc, next(iter(vectors.values())), W_dec, b_dec,
+        W_enc,
+        next(iter(vectors.values())),
+        W_dec,
+        b_dec,
         kind=kind,
         k=k if name == "AutoEncoderTopK" else None,
         threshold=threshold,
         centre=None if name in _UNCENTRED else b_dec,
         unit_decoder=unit,
         metadata=_metadata(path, config, trainer, k),
-    )  # fmt: skip
+    )
 
 
 def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
@@ -95,11 +124,22 @@ def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
         name, tensors = "AutoEncoder", {"bias": sae.b_dec}
         if sae.kind == "topk":
             name = "AutoEncoderTopK"
-            tensors = {"b_dec": sae.b_dec, "k": torch.tensor(sae.k, dtype=torch.int), "threshold": torch.tensor(-1.0)}
-        tensors |= {"encoder.weight": sae.W_enc.T, "encoder.bias": sae.b_enc, "decoder.weight": sae.W_dec.T}
+            tensors = {
+                "b_dec": sae.b_dec,
+                "k": torch.tensor(sae.k, dtype=torch.int),
+                "threshold": torch.tensor(-1.0),
+            }
+        tensors |= {
+            "encoder.weight": sae.W_enc.T,
+            "encoder.bias": sae.b_enc,
+            "decoder.weight": sae.W_dec.T,
+        }
     else:
         assert sae.threshold is not None
-        name, tensors = "JumpReluAutoEncoder", {"W_enc": sae.W_enc, "b_enc": uncentred(sae), "W_dec": sae.W_dec}
+        name, tensors = (
+            "JumpReluAutoEncoder",
+            {"W_enc": sae.W_enc, "b_enc": uncentred(sae), "W_dec": sae.W_dec},
+        )
         tensors |= {"b_dec": sae.b_dec, "threshold": sae.threshold}
     weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
     config.unlink(missing_ok=True)
@@ -107,7 +147,10 @@ def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
         torch.save({name: w.detach().cpu().clone() for name, w in tensors.items()}, partial)
     trainer = {"dict_class": name, "activation_dim": sae.d_model, "dict_size": sae.d_sae}
     trainer |= {} if sae.k is None else {"k": sae.k}
-    trainer |= {"layer": sae.metadata.get("layer"), "lm_name": sae.metadata.get("ref") or sae.metadata.get("model")}
+    trainer |= {
+        "layer": sae.metadata.get("layer"),
+        "lm_name": sae.metadata.get("ref") or sae.metadata.get("model"),
+    }
     write_json(config, {"trainer": trainer, "homolog": {**sae.metadata, "kind": sae.kind}})
     return [weights, config]
 
@@ -126,7 +169,12 @@ def _weights(tensors: Tensors, name: str, path: Path, trainer: Config):
     W_dec = tensors.take(matrices[1], shape[::-1])
     if matrices is _LINEAR:
         W_enc, W_dec = W_enc.T, W_dec.T
-    return W_enc, W_dec, {v: tensors.take(v, (d_sae,)) for v in vectors}, tensors.take(b_dec, (d_model,))
+    return (
+        W_enc,
+        W_dec,
+        {v: tensors.take(v, (d_sae,)) for v in vectors},
+        tensors.take(b_dec, (d_model,)),
+    )
 
 
 def _k(tensors: Tensors, path: Path, trainer: Config) -> int:
@@ -141,9 +189,13 @@ def _one_threshold(tensors: Tensors) -> torch.Tensor:
     threshold = tensors.take("threshold", ())
     if threshold < 0:
         refuse(
-            tensors.path, "threshold", float(threshold), "0 or above: it was not estimated yet, and features without "
-            "it depend on what else is in the batch", "Take a later checkpoint.",
-        )  # fmt: skip
+            tensors.path,
+            "threshold",
+            float(threshold),
+            "0 or above: it was not estimated yet, and features without "
+            "it depend on what else is in the batch",
+            "Take a later checkpoint.",
+        )
     return threshold
 
 
@@ -151,7 +203,11 @@ def _kind(path: Path, name: str, config: Config) -> Kind:
     """Of ours the kind that it says, which must be written as this class."""
     kind = table(path, config, "homolog").get("kind", _KINDS.get(name, "relu"))
     known = kind in get_args(Kind)
-    written = {"relu": "AutoEncoder", "topk": "AutoEncoderTopK"}.get(kind, "JumpReluAutoEncoder") if known else None
+    written = (
+        {"relu": "AutoEncoder", "topk": "AutoEncoderTopK"}.get(kind, "JumpReluAutoEncoder")
+        if known
+        else None
+    )
     if "homolog" in config and written != name:
         refuse(path, "trainer.dict_class", name, f"the one of the kind under homolog, {kind!r}")
     return kind
@@ -171,5 +227,12 @@ def _recognises(config: Config) -> bool:
     return isinstance(config.get("trainer"), dict) and "dict_class" in config["trainer"]
 
 
-FORMAT = Format("dictionary_learning", "dictionary_learning", (CONFIG_FILE,), _recognises, lambda _: (WEIGHTS_FILE,),
-                read, write)  # fmt: skip
+FORMAT = Format(
+    "dictionary_learning",
+    "dictionary_learning",
+    (CONFIG_FILE,),
+    _recognises,
+    lambda _: (WEIGHTS_FILE,),
+    read,
+    write,
+)

@@ -1,4 +1,6 @@
-"""Our own facts in a file, under "homolog" in every format: read as what is written there, or refused."""
+"""Our own facts in a file, under "homolog" in every format: read as what is written there, or
+refused.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,27 @@ from homolog.dictionaries.formats.reading import refuse
 from homolog.dictionaries.quality import Quality
 
 _TYPES: dict[str, type] = {
-    "model": str, "ref": str, "revision": str, "tokenizer": str, "hook": str, "label": str, "layer": int,
-    "tokens_trained": int, "config": dict, "training": dict, "text": dict, "origin": dict, "quality": dict,
-}  # fmt: skip
+    "model": str,
+    "ref": str,
+    "revision": str,
+    "tokenizer": str,
+    "hook": str,
+    "label": str,
+    "layer": int,
+    "tokens_trained": int,
+    "config": dict,
+    "training": dict,
+    "text": dict,
+    "origin": dict,
+    "quality": dict,
+}
 _WORDS = {str: "a name", int: "a whole number, 0 or above", dict: "an object"}
 
 
 def own_facts(path: Path, found: Any) -> dict[str, Any]:
-    """What stands under "homolog" in a file, without the kind.  InputError where a fact is not what it must be."""
+    """What stands under "homolog" in a file, without the kind.  InputError where a fact is not what
+    it must be.
+    """
     if not isinstance(found, dict):
         refuse(path, "homolog", found, "an object")
     for name, kind in _TYPES.items():

@@ -8,11 +8,13 @@ Ours, with b = b_dec / t:
 
     p = (x - b) s W_enc + b_enc + (s b - c) W_enc,   x' = f W_dec / t + b
 
-p and f are the same numbers, so thresholds and k stay.  c is b_dec where they subtract it before encoding, else 0.
-`unit_decoder` moves the norms n of the decoder's rows into the encoder: p and f are then n times theirs, and so are
-thresholds.  For TopK that is another choice of features, unless they choose by n p too.
+p and f are the same numbers, so thresholds and k stay.  c is b_dec where they subtract it before
+encoding, else 0. `unit_decoder` moves the norms n of the decoder's rows into the encoder: p and f
+are then n times theirs, and so are thresholds.  For TopK that is another choice of features, unless
+they choose by n p too.
 
-A gated encoder is one with a threshold first (`losses.fold_gated`).  All in float64, rounded to float32 once.
+A gated encoder is one with a threshold first (`losses.fold_gated`).  All in float64, rounded to
+float32 once.
 """
 
 from __future__ import annotations
@@ -42,8 +44,9 @@ def folded(
 ) -> SparseAutoencoder:
     """The dictionary with the centre (c; None is 0), scales (s, t) and decoder norms folded in.
 
-    W_enc (d_model, d_sae), b_enc (d_sae,), W_dec (d_sae, d_model), b_dec (d_model,), threshold (d_sae,) in units of p,
-    where those below 0 mean 0.  Any float dtype.  A k above d_sae means d_sae: all features may be active.
+    W_enc (d_model, d_sae), b_enc (d_sae,), W_dec (d_sae, d_model), b_dec (d_model,), threshold
+    (d_sae,) in units of p, where those below 0 mean 0.  Any float dtype.  A k above d_sae means
+    d_sae: all features may be active.
     """
     if threshold is not None:
         threshold = threshold.double().clamp(min=0)
@@ -61,7 +64,11 @@ def folded(
     k = None if k is None else min(k, W_enc.shape[1])
     weights = (w.float().contiguous() for w in (W_enc, b_enc, W_dec, b_dec))
     return SparseAutoencoder(
-        *weights, kind=kind, k=k, threshold=None if threshold is None else threshold.float(), metadata=metadata or {}
+        *weights,
+        kind=kind,
+        k=k,
+        threshold=None if threshold is None else threshold.float(),
+        metadata=metadata or {},
     )
 
 

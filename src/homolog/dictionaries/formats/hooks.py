@@ -1,7 +1,8 @@
 """Where in a model a dictionary belongs, from the names that libraries give to places.
 
-The residual stream after block 3 is blocks.3.hook_resid_post or blocks.4.hook_resid_pre (TransformerLens),
-resid_post_layer_3 (dictionary_learning), layers.3, model.layers.3 or transformer.h.3 (module paths), resid.3 (ours).
+The residual stream after block 3 is blocks.3.hook_resid_post or blocks.4.hook_resid_pre
+(TransformerLens), resid_post_layer_3 (dictionary_learning), layers.3, model.layers.3 or
+transformer.h.3 (module paths), resid.3 (ours).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ _ELSEWHERE = re.compile(r"mlp|attn|attention|mixer|resid_mid|hook_z|_out\b|\bln|
 
 
 def residual_layer(hook: str | None) -> int | None:
-    """The block after which the dictionary reads the residual stream; None where the name does not say so."""
+    """The block after which the dictionary reads the residual stream; None where the name does not
+    say so.
+    """
     if hook is None:
         return None
     if after := _AFTER.fullmatch(hook):

@@ -2,8 +2,9 @@
 
     hf:OWNER/NAME[@REVISION][/FOLDER]        "hf:OWNER/NAME/layers.3"
 
-REVISION is a branch, tag or commit.  Configurations are fetched first, and of the weights only the files that the
-format needs, all from one commit.  What is in the Hub's cache is not fetched again and needs no network.
+REVISION is a branch, tag or commit.  Configurations are fetched first, and of the weights only the
+files that the format needs, all from one commit.  What is in the Hub's cache is not fetched again
+and needs no network.
 """
 
 from __future__ import annotations
@@ -33,29 +34,42 @@ class Origin:
 
 
 def fetch(ref: str, names: Iterable[str], *, at: Origin | None = None) -> tuple[Path, Origin]:
-    """The local copy of the folder with the files of these names, as far as they exist; `at`: of this commit.
+    """The local copy of the folder with the files of these names, as far as they exist; `at`: of
+    this commit.
 
     Raises InputError for a reference of another form, and where the Hub does not give the files.
     """
     found = _REF.fullmatch(ref)
     if found is None or ".." in (found["folder"] or "").split("/"):
-        raise InputError("dictionary", ref, "it must have the form hf:OWNER/NAME[@REVISION][/FOLDER]", "Change it.")
+        raise InputError(
+            "dictionary",
+            ref,
+            "it must have the form hf:OWNER/NAME[@REVISION][/FOLDER]",
+            "Change it.",
+        )
     repo, folder = found["repo"], found["folder"] or ""
     patterns = [_inside(folder, name) for name in names]
     try:
         path = huggingface_hub.snapshot_download(
-            repo, revision=at.commit if at else found["revision"], allow_patterns=[p for p in patterns if p]
+            repo,
+            revision=at.commit if at else found["revision"],
+            allow_patterns=[p for p in patterns if p],
         )
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise InputError(
-            "dictionary", ref, f"the Hub did not give it ({(str(error) or type(error).__name__).splitlines()[0]})",
-            "Check owner, name, revision and network; or download it elsewhere and name the folder.",
-        ) from error  # fmt: skip
+            "dictionary",
+            ref,
+            f"the Hub did not give it ({(str(error) or type(error).__name__).splitlines()[0]})",
+            "Check owner, name, revision and network; or download it elsewhere and name the "
+            "folder.",
+        ) from error
     return Path(path) / folder, Origin(ref, repo, Path(path).name, folder)
 
 
 def _inside(folder: str, name: str) -> str:
-    """Path of a file in the repository; "../NAME" of one in the folder above, "" where there is none."""
+    """Path of a file in the repository; "../NAME" of one in the folder above, "" where there is
+    none.
+    """
     if name.startswith("../"):
         return "/".join([*folder.split("/")[:-1], name[3:]]) if folder else ""
     return f"{folder}/{name}" if folder else name

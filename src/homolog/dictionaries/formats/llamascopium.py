@@ -1,27 +1,31 @@
 """The layout of llamascopium (OpenMOSS; before, lm-saes and Language-Model-SAEs), new and old.
 
-    config.json (old: hyperparams.json)     sae_type, d_model, expansion_factor, act_fn, top_k, norm_activation,
-                                            sparsity_include_decoder_norm, use_decoder_bias, hook_point_in and _out
+    config.json (old: hyperparams.json)  sae_type, d_model, expansion_factor, act_fn, top_k,
+    norm_activation,
+                                            sparsity_include_decoder_norm, use_decoder_bias,
+                                            hook_point_in and _out
     lm_config.json                          model_name
     sae_weights.safetensors (old: checkpoints/final.safetensors)
-        W_E (d_model, d_sae), b_E, W_D (d_sae, d_model), b_D; activation_function.log_jumprelu_threshold (d_sae)
-        old: encoder.weight (d_sae, d_model), encoder.bias, decoder.weight (d_model, d_sae), decoder.bias,
-        log_jumprelu_threshold
+        W_E (d_model, d_sae), b_E, W_D (d_sae, d_model), b_D;
+        activation_function.log_jumprelu_threshold (d_sae) old: encoder.weight (d_sae, d_model),
+        encoder.bias, decoder.weight (d_model, d_sae), decoder.bias, log_jumprelu_threshold
         dataset_average_activation_norm.HOOK (old: in hyperparams.json, "in" and "out")
 
     p = s x W_E + b_E,   x' = (f W_D + b_D) / t,   s = sqrt(d_model) / norm_in,  t = sqrt(d_model) / norm_out
 
-with norm_activation "dataset-wise"; "inference" has s = t = 1.  The choice of features looks at g = p n, n the norms of
-W_D, with sparsity_include_decoder_norm, else at g = p:
+with norm_activation "dataset-wise"; "inference" has s = t = 1.  The choice of features looks at g =
+p n, n the norms of W_D, with sparsity_include_decoder_norm, else at g = p:
 
     relu f = p where g > 0,  jumprelu f = p where g > exp(log_jumprelu_threshold),  topk f = p at the k largest g > 0
 
-For topk with norms we take f n / t and W_D / n, because a dictionary here chooses by its own values.
+For topk with norms we take f n / t and W_D / n, because a dictionary here chooses by its own
+values.
 
-Three details.  The scalar jump_relu_threshold of old files (Llama Scope) was applied after s, t and n had been folded
-in, so it bounds g / t with norms and p / s without.  Their `fold_activation_scale` leaves log_jumprelu_threshold as it
-was and so changes what fires; read here is what was trained.  An act_fn of topk is read as such, with or without a
-scalar threshold beside it, as their `from_pretrained` does.  Source: llamascopium 2.0.0b34, models/sae.py and
+Three details.  The scalar jump_relu_threshold of old files (Llama Scope) was applied after s, t and
+n had been folded in, so it bounds g / t with norms and p / s without.  Their
+`fold_activation_scale` leaves log_jumprelu_threshold as it was and so changes what fires; read here
+is what was trained.  An act_fn of topk is read as such, with or without a scalar threshold beside
+it, as their `from_pretrained` does.  Source: llamascopium 2.0.0b34, models/sae.py and
 models/sparse_dictionary.py; for old files lm_saes/sae.py and initializer.py.
 """
 
@@ -54,11 +58,21 @@ from homolog.dictionaries.formats.reading import (
 from homolog.record.atomic import atomic_path, write_json
 
 CONFIG_FILES = ("config.json", "hyperparams.json", "hyperparameters.json")
-WEIGHTS_FILES = ("sae_weights.safetensors", "checkpoints/pruned.safetensors", "checkpoints/final.safetensors")
+WEIGHTS_FILES = (
+    "sae_weights.safetensors",
+    "checkpoints/pruned.safetensors",
+    "checkpoints/final.safetensors",
+)
 _MODEL_FILE = "lm_config.json"
 _NORM = "dataset_average_activation_norm."
 _NEW = ("W_E", "b_E", "W_D", "b_D", "activation_function.log_jumprelu_threshold")
-_OLD = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias", "log_jumprelu_threshold")
+_OLD = (
+    "encoder.weight",
+    "encoder.bias",
+    "decoder.weight",
+    "decoder.bias",
+    "log_jumprelu_threshold",
+)
 _RESIDUALS = "Take one that reconstructs what it reads, from the residual stream."
 _OWN_NORM = "It scales every token by a norm of its own, which no fixed weights can do: train with dataset-wise."
 
@@ -75,29 +89,47 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
     scalar = number(path, config, "jump_relu_threshold")
     threshold = None
     if act_fn == "jumprelu" and weights.log_threshold is not None:
-        threshold = weights.log_threshold.double().exp() / (_positive(tensors, norms) if by_norm else 1)
+        threshold = weights.log_threshold.double().exp() / (
+            _positive(tensors, norms) if by_norm else 1
+        )
     elif act_fn in ("jumprelu", "batchtopk"):
         if not scalar > 0:
-            refuse(path, "jump_relu_threshold", scalar or None, f"above 0 for {act_fn}", _no_threshold(act_fn))
-        threshold = scalar * t / _positive(tensors, norms) if by_norm else torch.full_like(norms, scalar * s)
+            refuse(
+                path,
+                "jump_relu_threshold",
+                scalar or None,
+                f"above 0 for {act_fn}",
+                _no_threshold(act_fn),
+            )
+        threshold = (
+            scalar * t / _positive(tensors, norms)
+            if by_norm
+            else torch.full_like(norms, scalar * s)
+        )
     return folded(
-        weights.W_E, weights.b_E, weights.W_D, weights.b_D,
+        weights.W_E,
+        weights.b_E,
+        weights.W_D,
+        weights.b_D,
         kind=_kind(path, act_fn, config),
         k=positive(path, config, "top_k") if act_fn == "topk" else None,
         threshold=threshold,
-        centre=weights.b_D if flag(path, config, "apply_decoder_bias_to_pre_encoder", _is_old(path)) else None,
+        centre=weights.b_D
+        if flag(path, config, "apply_decoder_bias_to_pre_encoder", _is_old(path))
+        else None,
         input_scale=s,
         output_scale=t,
         unit_decoder=act_fn == "topk" and by_norm,
         metadata=_metadata(path, folder, config),
-    )  # fmt: skip
+    )
 
 
 def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
-    """Write the new layout with nothing left to normalise; the true kind and our facts under "homolog" in config.json.
+    """Write the new layout with nothing left to normalise; the true kind and our facts under
+    "homolog" in config.json.
 
-    Thresholds are stored as logarithms, which rounds them to about 1e-7 of their size; 0 becomes the least positive
-    number.
+    Thresholds are stored as logarithms, which rounds them to about 1e-7 of their size; 0 becomes
+    the least positive number.
     """
     weights, config = folder / WEIGHTS_FILES[0], folder / CONFIG_FILES[0]
     tensors = {"W_E": sae.W_enc, "b_E": uncentred(sae), "W_D": sae.W_dec, "b_D": sae.b_dec}
@@ -108,7 +140,11 @@ def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
     hook = sae.metadata.get("hook") or f"blocks.{sae.metadata.get('layer', 0)}.hook_resid_post"
     config.unlink(missing_ok=True)
     with atomic_path(weights) as partial:
-        save_file({name: w.contiguous() for name, w in tensors.items()}, partial, metadata={"format": "pt"})
+        save_file(
+            {name: w.contiguous() for name, w in tensors.items()},
+            partial,
+            metadata={"format": "pt"},
+        )
     write_json(
         config,
         {
@@ -147,7 +183,13 @@ def _checked(path: Path, config: Config) -> str:
     if (sae_type := config.get("sae_type", "sae")) != "sae":
         refuse(path, "sae_type", sae_type, "sae", "Others read or write several places at once.")
     if flag(path, config, "use_glu_encoder"):
-        refuse(path, "use_glu_encoder", True, "false", "Its encoder multiplies two products, which has no such form.")
+        refuse(
+            path,
+            "use_glu_encoder",
+            True,
+            "false",
+            "Its encoder multiplies two products, which has no such form.",
+        )
     hooks = config.get("hook_point_in"), config.get("hook_point_out")
     if hooks[1] is not None and hooks[0] != hooks[1]:
         refuse(path, "hook_point_out", hooks[1], f"hook_point_in, {hooks[0]}", _RESIDUALS)
@@ -155,14 +197,21 @@ def _checked(path: Path, config: Config) -> str:
         refuse(path, "norm_activation", norm, "dataset-wise or inference", _OWN_NORM)
     act_fn = str(config.get("act_fn")).lower()
     if act_fn not in ("relu", "topk", "jumprelu", "batchtopk"):
-        refuse(path, "act_fn", act_fn, "relu, topk, jumprelu or batchtopk", "Others are no such autoencoders.")
+        refuse(
+            path,
+            "act_fn",
+            act_fn,
+            "relu, topk, jumprelu or batchtopk",
+            "Others are no such autoencoders.",
+        )
     return act_fn
 
 
 def _no_threshold(act_fn: str) -> str:
     if act_fn == "batchtopk":
         return (
-            "Without a threshold its features depend on what else is in the batch: convert it with llamascopium's "
+            "Without a threshold its features depend on what else is in the batch: convert it "
+            "with llamascopium's "
             "topk_to_jumprelu_conversion first."
         )
     return "Take a checkpoint that has its threshold."
@@ -174,14 +223,21 @@ def _weights(tensors: Tensors, path: Path, config: Config, act_fn: str) -> _Weig
     names = _NEW if first == _NEW[0] else _OLD
     shape = stored if names is _NEW else stored[::-1]
     d_model = positive(path, config, "d_model")
-    d_sae = positive(path, config, "d_sae", lambda: int(d_model * number(path, config, "expansion_factor")))
+    d_sae = positive(
+        path, config, "d_sae", lambda: int(d_model * number(path, config, "expansion_factor"))
+    )
     if shape != (d_model, d_sae):
         found = f"{shape[1]} features of d_model {shape[0]}"
         refuse(tensors.path, first, found, f"{d_sae} of d_model {d_model}, as {path.name} says")
     with_bias = flag(path, config, "use_decoder_bias", True)
     has_threshold = act_fn == "jumprelu" and names[4] in tensors.values
     norms = [name for name in tensors.values if name.startswith(_NORM)]
-    tensors.only(*names[:3], *(names[3:4] if with_bias else ()), *(names[4:] if has_threshold else ()), *norms)
+    tensors.only(
+        *names[:3],
+        *(names[3:4] if with_bias else ()),
+        *(names[4:] if has_threshold else ()),
+        *norms,
+    )
     W_E, W_D = tensors.take(names[0], stored), tensors.take(names[2], stored[::-1])
     if names is _OLD:
         W_E, W_D = W_E.T, W_D.T
@@ -209,7 +265,12 @@ def _scales(tensors: Tensors, path: Path, config: Config) -> tuple[float, float]
 
 def _positive(tensors: Tensors, norms: torch.Tensor) -> torch.Tensor:
     if not bool((norms > 0).all()):
-        refuse(tensors.path, "W_D", "with a row of norm 0", "without: thresholds are in units of these norms")
+        refuse(
+            tensors.path,
+            "W_D",
+            "with a row of norm 0",
+            "without: thresholds are in units of these norms",
+        )
     return norms
 
 
@@ -217,7 +278,9 @@ def _kind(path: Path, act_fn: str, config: Config) -> Kind:
     """Of ours the kind that it says, which must be written as this activation."""
     own: Kind = act_fn  # type: ignore[assignment]
     kind = table(path, config, "homolog").get("kind", own)
-    if kind not in get_args(Kind) or (kind != own and not (kind in WITH_THRESHOLD and own == "jumprelu")):
+    if kind not in get_args(Kind) or (
+        kind != own and not (kind in WITH_THRESHOLD and own == "jumprelu")
+    ):
         refuse(path, "act_fn", act_fn, f"the one of the kind under homolog, {kind!r}")
     return kind
 
@@ -232,12 +295,24 @@ def _metadata(path: Path, folder: Folder, config: Config) -> dict[str, Any]:
     if (ours := config.get("homolog")) is not None:
         return own_facts(path, ours)
     hook = name_in(config, "hook_point_in")
-    return {"model": name_in(folder.beside(_MODEL_FILE), "model_name"), "hook": hook, "layer": residual_layer(hook)}
+    return {
+        "model": name_in(folder.beside(_MODEL_FILE), "model_name"),
+        "hook": hook,
+        "layer": residual_layer(hook),
+    }
 
 
 def _recognises(config: Config) -> bool:
     return "act_fn" in config and "d_model" in config
 
 
-FORMAT = Format("llamascopium", "llamascopium", CONFIG_FILES, _recognises, lambda _: WEIGHTS_FILES, read, write,
-                beside=(_MODEL_FILE,))  # fmt: skip
+FORMAT = Format(
+    "llamascopium",
+    "llamascopium",
+    CONFIG_FILES,
+    _recognises,
+    lambda _: WEIGHTS_FILES,
+    read,
+    write,
+    beside=(_MODEL_FILE,),
+)

@@ -1,7 +1,8 @@
-"""What every format is read with: files whose mistakes are named, and weights that are numbers and nothing else.
+"""What every format is read with: files whose mistakes are named, and weights that are numbers and
+nothing else.
 
-safetensors hold tensors alone.  A file of `torch.save` is a pickle, which may run code: it is read with
-`weights_only=True`, which refuses everything but tensors in plain containers.
+safetensors hold tensors alone.  A file of `torch.save` is a pickle, which may run code: it is read
+with `weights_only=True`, which refuses everything but tensors in plain containers.
 """
 
 from __future__ import annotations
@@ -40,7 +41,11 @@ class Folder:
     @property
     def names(self) -> tuple[str, str]:
         """Names of the folder above and of the folder itself, "" where unknown."""
-        parts = ("", "", *(self.origin.folder.split("/") if self.origin else self.path.absolute().parts))
+        parts = (
+            "",
+            "",
+            *(self.origin.folder.split("/") if self.origin else self.path.absolute().parts),
+        )
         return parts[-2], parts[-1]
 
     def json(self, name: str) -> dict[str, Any]:
@@ -51,25 +56,35 @@ class Folder:
         except FileNotFoundError:
             raise InputError("dictionary folder", self.ref, f"{name} is missing", REMEDY) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError("dictionary file", str(path), f"it must be readable JSON ({error})", REMEDY) from error
+            raise InputError(
+                "dictionary file", str(path), f"it must be readable JSON ({error})", REMEDY
+            ) from error
         if not isinstance(found, dict):
             raise InputError("dictionary file", str(path), "it must hold a JSON object", REMEDY)
         self.used[name] = sha256_file(path)
         return found
 
     def beside(self, name: str) -> dict[str, Any]:
-        """A JSON object that need not be there, and is empty then; "../NAME" lies in the folder above."""
+        """A JSON object that need not be there, and is empty then; "../NAME" lies in the folder
+        above.
+        """
         return self.json(name) if (self.path / name).is_file() else {}
 
     def tensors(self, *names: str, checksum: str | None = None) -> Tensors:
-        """All tensors of the first of these files that is there, .safetensors or .pt, whose SHA-256 is the checksum."""
+        """All tensors of the first of these files that is there, .safetensors or .pt, whose SHA-256
+        is the checksum.
+        """
         name = next((name for name in names if (self.path / name).is_file()), None)
         if name is None:
-            raise InputError("dictionary folder", self.ref, f"{' or '.join(names)} is missing", REMEDY)
+            raise InputError(
+                "dictionary folder", self.ref, f"{' or '.join(names)} is missing", REMEDY
+            )
         path = self.path / name
         self.used[name] = sha256_file(path)
         if checksum is not None and self.used[name] != checksum:
-            raise InputError("dictionary file", str(path), "its SHA-256 must be the one in cfg.json", REMEDY)
+            raise InputError(
+                "dictionary file", str(path), "its SHA-256 must be the one in cfg.json", REMEDY
+            )
         if path.suffix == ".safetensors":
             return Tensors(path, *_safetensors(path))
         return Tensors(path, _torch_file(path))
@@ -85,7 +100,9 @@ class Tensors:
     """Text that a safetensors file holds beside them."""
 
     def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """A tensor as it is stored; InputError where it is missing, of another shape or type, or not finite."""
+        """A tensor as it is stored; InputError where it is missing, of another shape or type, or
+        not finite.
+        """
         if name not in self.values:
             refuse(self.path, name, "missing", f"there with shape {shape}")
         tensor = self.values[name]
@@ -100,8 +117,18 @@ class Tensors:
     def integer(self, name: str) -> int:
         """A whole number that is stored as a tensor; InputError where it is none."""
         tensor = self.values[name]
-        if tensor.ndim or tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-            refuse(self.path, name, f"of type {tensor.dtype} and shape {tuple(tensor.shape)}", "a whole number")
+        if (
+            tensor.ndim
+            or tensor.is_floating_point()
+            or tensor.is_complex()
+            or tensor.dtype == torch.bool
+        ):
+            refuse(
+                self.path,
+                name,
+                f"of type {tensor.dtype} and shape {tuple(tensor.shape)}",
+                "a whole number",
+            )
         return int(tensor)
 
     def matrix(self, *names: str) -> tuple[str, tuple[int, int]]:
@@ -115,9 +142,16 @@ class Tensors:
         return name, (shape[0], shape[1])
 
     def only(self, *names: str) -> None:
-        """InputError where the file holds any other tensor: it is then another kind of dictionary than it says."""
+        """InputError where the file holds any other tensor: it is then another kind of dictionary
+        than it says.
+        """
         if extra := sorted(set(self.values) - set(names)):
-            refuse(self.path, "tensors", ", ".join(extra), f"of this kind, which has {', '.join(names)} alone")
+            refuse(
+                self.path,
+                "tensors",
+                ", ".join(extra),
+                f"of this kind, which has {', '.join(names)} alone",
+            )
 
 
 @dataclass(frozen=True)
@@ -145,12 +179,18 @@ def refuse(path: Path, field: str, found: object, expected: str, remedy: str = R
 
 
 def parse(path: Path, text: str) -> Any:
-    """A JSON value, in which NaN and infinity, that JSON does not know, are null; InputError where it is none."""
+    """A JSON value, in which NaN and infinity, that JSON does not know, are null; InputError where
+    it is none.
+    """
     try:
         found = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
-        json.dumps(found, ensure_ascii=False).encode("utf-8")  # halves of letters cannot be written again
+        json.dumps(found, ensure_ascii=False).encode(
+            "utf-8"
+        )  # halves of letters cannot be written again
     except (ValueError, RecursionError) as error:
-        raise InputError("dictionary file", str(path), f"it must be readable JSON ({error})", REMEDY) from error
+        raise InputError(
+            "dictionary file", str(path), f"it must be readable JSON ({error})", REMEDY
+        ) from error
     return found
 
 
@@ -190,8 +230,12 @@ def flag(path: Path, config: Config, key: str, default: bool = False) -> bool:
     return default if value is None else value
 
 
-def positive(path: Path, config: Config, key: str, otherwise: Callable[[], int] | None = None) -> int:
-    """A whole number above 0 of a configuration; `otherwise` where it is missing, null or 0, which then is allowed."""
+def positive(
+    path: Path, config: Config, key: str, otherwise: Callable[[], int] | None = None
+) -> int:
+    """A whole number above 0 of a configuration; `otherwise` where it is missing, null or 0, which
+    then is allowed.
+    """
     value = config.get(key)
     if otherwise is not None and not isinstance(value, bool) and value in (None, 0):
         return otherwise()
@@ -205,21 +249,28 @@ def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        raise InputError("dictionary file", str(path), f"it must be safetensors ({error})", REMEDY) from error
+        raise InputError(
+            "dictionary file", str(path), f"it must be safetensors ({error})", REMEDY
+        ) from error
 
 
 def _torch_file(path: Path) -> dict[str, torch.Tensor]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of protocols that nobody writes: the file is damaged, and is refused
+            warnings.simplefilter(
+                "ignore"
+            )  # of protocols that nobody writes: the file is damaged, and is refused
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises anything
         words = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            "dictionary file", str(path),
+            "dictionary file",
+            str(path),
             f"only tensors are read from a pickle, and this holds more or is damaged ({words})",
             "Save its state_dict() alone with torch.save, where you trust it.",
-        ) from error  # fmt: skip
+        ) from error
     if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
-        raise InputError("dictionary file", str(path), "it must be a state_dict: names with tensors", REMEDY)
+        raise InputError(
+            "dictionary file", str(path), "it must be a state_dict: names with tensors", REMEDY
+        )
     return {str(name): tensor.detach() for name, tensor in found.items()}

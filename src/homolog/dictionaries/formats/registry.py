@@ -25,9 +25,10 @@ _CONFIGS = tuple(dict.fromkeys(name for form in _ALL for name in form.configs))
 def load(source: Path | str) -> SparseAutoencoder:
     """A dictionary of any format, in our form: takes raw residuals, nothing left to normalise.
 
-    source: a folder, or "hf:OWNER/NAME[@REVISION][/FOLDER]" on the Hugging Face Hub.  Of other libraries' files
-    `metadata` says model, layer and hook as far as they do, and under `origin` where they came from with their SHA-256.
-    Raises InputError, naming the file, for what has no such form, is damaged, or is not there.
+    source: a folder, or "hf:OWNER/NAME[@REVISION][/FOLDER]" on the Hugging Face Hub.  Of other
+    libraries' files `metadata` says model, layer and hook as far as they do, and under `origin`
+    where they came from with their SHA-256. Raises InputError, naming the file, for what has no
+    such form, is damaged, or is not there.
     """
     folder = _open(str(source))
     form, config = _recognise(folder)
@@ -46,14 +47,18 @@ def load(source: Path | str) -> SparseAutoencoder:
 def save(
     sae: SparseAutoencoder, folder: Path | str, quality: Quality | None = None, *, format: str = OWN
 ) -> list[Path]:
-    """Write the dictionary to `folder` (made if missing) in a format of `FORMATS`; returns the files written.
+    """Write the dictionary to `folder` (made if missing) in a format of `FORMATS`; returns the
+    files written.
 
-    Only our own layout, which SAELens loads, keeps `quality`.  Raises InputError where the format has no such kind, and
-    for metadata or a quality that are no JSON values: infinity is none, and NaN stands for null in a quality alone.
+    Only our own layout, which SAELens loads, keeps `quality`.  Raises InputError where the format
+    has no such kind, and for metadata or a quality that are no JSON values: infinity is none, and
+    NaN stands for null in a quality alone.
     """
     form = _format(format)
     row = (
-        {} if quality is None else {name: None if value != value else value for name, value in quality.as_row().items()}
+        {}
+        if quality is None
+        else {name: None if value != value else value for name, value in quality.as_row().items()}
     )
     for field, values in (("metadata", dict(sae.metadata)), ("quality", row)):
         try:
@@ -68,23 +73,31 @@ def save(
 
 
 def convert(source: Path | str, target: Path | str, to: str) -> list[Path]:
-    """Write the dictionary `source` (see `load`) to the folder `target` in the format `to`; returns the files."""
+    """Write the dictionary `source` (see `load`) to the folder `target` in the format `to`; returns
+    the files.
+    """
     _format(to)
     target = Path(target)
     if any((target / name).exists() for name in _CONFIGS):
-        raise InputError("target", str(target), "it must not hold a dictionary already", "Name another folder.")
+        raise InputError(
+            "target", str(target), "it must not hold a dictionary already", "Name another folder."
+        )
     return save(load(source), target, format=to)
 
 
 def commit_of(ref: str) -> str:
-    """The commit that a dictionary of the Hub, hf:OWNER/NAME[@REVISION][/FOLDER], is read at now; errors as `load`."""
+    """The commit that a dictionary of the Hub, hf:OWNER/NAME[@REVISION][/FOLDER], is read at now;
+    errors as `load`.
+    """
     return hub.fetch(ref, _CONFIGS)[1].commit
 
 
 def _format(name: str) -> Format:
     known = name.replace("-", "_")
     if known not in FORMATS:
-        raise InputError("format", name, f"it must be one of {', '.join(FORMATS)}", "Name one of these.")
+        raise InputError(
+            "format", name, f"it must be one of {', '.join(FORMATS)}", "Name one of these."
+        )
     return FORMATS[known]
 
 
@@ -95,22 +108,35 @@ def _open(source: str) -> Folder:
     path = Path(source).expanduser()
     if not path.is_dir():
         raise InputError(
-            "dictionary", source, "there is no such folder",
+            "dictionary",
+            source,
+            "there is no such folder",
             "Name the folder that holds its configuration; one on the Hub is hf:OWNER/NAME/FOLDER.",
-        )  # fmt: skip
+        )
     return Folder(path, source)
 
 
 def _recognise(folder: Folder) -> tuple[Format, Config]:
-    """The format whose configuration the folder holds; InputError where it is none, or more than one."""
+    """The format whose configuration the folder holds; InputError where it is none, or more than
+    one.
+    """
     found: list[tuple[Format, Config, str]] = []
     for name in _CONFIGS:
         if (folder.path / name).is_file():
             config = folder.json(name)
-            found += [(form, config, name) for form in _ALL if name in form.configs and form.recognises(config)]
+            found += [
+                (form, config, name)
+                for form in _ALL
+                if name in form.configs and form.recognises(config)
+            ]
     if len(found) > 1:
         both = ", ".join(f"{name} of {form.library}" for form, _, name in found)
-        raise InputError("dictionary folder", folder.ref, f"it must be of one format, and holds {both}", "Part them.")
+        raise InputError(
+            "dictionary folder",
+            folder.ref,
+            f"it must be of one format, and holds {both}",
+            "Part them.",
+        )
     if found:
         form, config, name = found[0]
         for other in set(folder.used) - {name}:
@@ -118,8 +144,11 @@ def _recognise(folder: Folder) -> tuple[Format, Config]:
         return form, config
     inside = sorted(p.parent.name for name in _CONFIGS for p in folder.path.glob(f"*/{name}"))[:3]
     raise InputError(
-        "dictionary folder", folder.ref,
+        "dictionary folder",
+        folder.ref,
         f"none of {', '.join(_CONFIGS)} in it is the configuration of a dictionary as "
         f"{', '.join(form.library for form in _ALL)} write it",
-        f"Name one of the folders in it, such as {inside[0]}." if inside else "Name the folder of one dictionary.",
-    )  # fmt: skip
+        f"Name one of the folders in it, such as {inside[0]}."
+        if inside
+        else "Name the folder of one dictionary.",
+    )

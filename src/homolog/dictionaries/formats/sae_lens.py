@@ -3,19 +3,21 @@
     cfg.json                  architecture, widths, how to apply it; `metadata` on the model, and ours under
                               metadata.homolog, the true kind among it
     sae_weights.safetensors   W_enc (d_model, d_sae), b_enc (d_sae), W_dec (d_sae, d_model), b_dec (d_model); for
-                              jumprelu `threshold` (d_sae); for gated b_gate, r_mag, b_mag instead of b_enc
+                              jumprelu `threshold` (d_sae); for gated b_gate, r_mag, b_mag instead
+                              of b_enc
 
     p = (s x - b_dec) W_enc + b_enc        without b_dec where apply_b_dec_to_input is false
     standard f = relu(p),  topk the k largest of relu(p),  jumprelu f = relu(p) where p > threshold
     x' = (f W_dec + b_dec) / s
 
-s is 1 but in checkpoints of a training with normalize_activations "expected_average_only_in", which keep it in
-activation_scaler.json.  With rescale_acts_by_decoder_norm p is multiplied by the norms of W_dec before the choice and f
-divided by them after it.  Source: sae_lens 6.54, saes/*.py and loading/pretrained_sae_loaders.py.
+s is 1 but in checkpoints of a training with normalize_activations "expected_average_only_in", which
+keep it in activation_scaler.json.  With rescale_acts_by_decoder_norm p is multiplied by the norms
+of W_dec before the choice and f divided by them after it.  Source: sae_lens 6.54, saes/*.py and
+loading/pretrained_sae_loaders.py.
 
-What we write is standard (ReLU), topk, or jumprelu (BatchTopK, JumpReLU and Gated; SAELens does the same with its
-BatchTopK), nothing left to normalise.  cfg.json is written last and holds the checksum of the weights, so a folder cut
-off half-way, or mixed from two, is refused.
+What we write is standard (ReLU), topk, or jumprelu (BatchTopK, JumpReLU and Gated; SAELens does the
+same with its BatchTopK), nothing left to normalise.  cfg.json is written last and holds the
+checksum of the weights, so a folder cut off half-way, or mixed from two, is refused.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ _KINDS: dict[str, Kind] = {
 _BY_NORM = ("topk", "batchtopk", "matryoshka_batchtopk")
 _WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
 _GATED = ("W_enc", "b_gate", "r_mag", "b_mag", "W_dec", "b_dec")
-_ONE_NORM = "it divides every token by a norm of its own, which no fixed weights can do: train without it"
+_ONE_NORM = (
+    "it divides every token by a norm of its own, which no fixed weights can do: train without it"
+)
 
 
 def architecture(kind: str) -> str:
@@ -75,7 +79,11 @@ def write(sae: SparseAutoencoder, folder: Path, quality: Quality | None = None) 
     config.unlink(missing_ok=True)
     names = (*_WEIGHTS, "threshold") if sae.threshold is not None else _WEIGHTS
     with atomic_path(weights) as partial:
-        save_file({name: getattr(sae, name).contiguous() for name in names}, partial, metadata={"format": "pt"})
+        save_file(
+            {name: getattr(sae, name).contiguous() for name in names},
+            partial,
+            metadata={"format": "pt"},
+        )
     made = {**sae.metadata, "kind": sae.kind}
     if quality is not None:
         made["quality"] = {k: _no_nan(v) for k, v in quality.as_row().items()}
@@ -85,7 +93,8 @@ def write(sae: SparseAutoencoder, folder: Path, quality: Quality | None = None) 
         "model_name": made.get("ref") or made.get("model"),
         "revision": made.get("revision"),
         "tokenizer": made.get("tokenizer"),
-        "hook_name": made.get("hook") or (None if layer is None else f"blocks.{layer}.hook_resid_post"),
+        "hook_name": made.get("hook")
+        or (None if layer is None else f"blocks.{layer}.hook_resid_post"),
         "weights_sha256": sha256_file(weights),
         "homolog": made,
     }
@@ -121,7 +130,12 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
     if by_norm and threshold is not None:  # theirs bounds p times the norm, `folded` takes one of p
         norms = weights[2].double().norm(dim=1)
         if not bool((norms > 0).all()):
-            refuse(tensors.path, "W_dec", "with a row of norm 0", "without, where activations are scaled by its norms")
+            refuse(
+                tensors.path,
+                "W_dec",
+                "with a row of norm 0",
+                "without, where activations are scaled by its norms",
+            )
         threshold = threshold.double() / norms
     return folded(
         *weights,
@@ -157,15 +171,39 @@ def _architecture(path: Path, config: Config) -> tuple[str, int | None]:
     if name == "standard" and activation == "topk":
         name = "topk"
     if name not in tuple(_KINDS):
-        refuse(path, "architecture", name, f"one of {', '.join(_KINDS)}", "Others are no such autoencoders.")
+        refuse(
+            path,
+            "architecture",
+            name,
+            f"one of {', '.join(_KINDS)}",
+            "Others are no such autoencoders.",
+        )
     if activation not in ("relu", "topk") or arguments.get("signed"):
-        refuse(path, "activation_fn", activation, "relu or topk, not signed", "Features here are never negative.")
+        refuse(
+            path,
+            "activation_fn",
+            activation,
+            "relu or topk, not signed",
+            "Features here are never negative.",
+        )
     if config.get("finetuning_scaling_factor"):
-        refuse(path, "finetuning_scaling_factor", True, "false", "Multiply W_dec by the factors and save it again.")
+        refuse(
+            path,
+            "finetuning_scaling_factor",
+            True,
+            "false",
+            "Multiply W_dec by the factors and save it again.",
+        )
     hook = str(_fact(config, "hook_name") or "")
     reshape = config.get("reshape_activations") or ("hook_z" if "hook_z" in hook else "none")
     if reshape != "none":
-        refuse(path, "reshape_activations", reshape, "none", "Take one of the residual stream: this reads heads.")
+        refuse(
+            path,
+            "reshape_activations",
+            reshape,
+            "none",
+            "Take one of the residual stream: this reads heads.",
+        )
     if name != "topk":
         return name, None
     return name, positive(path, {"k": config.get("k", arguments.get("k"))}, "k")
@@ -179,23 +217,46 @@ def _scale(folder: Folder, path: Path, config: Config) -> float:
     if found == "none":
         return 1.0
     if found in ("layer_norm", "constant_norm_rescale"):
-        refuse(path, "normalize_activations", found, "none or expected_average_only_in", f"Not this one: {_ONE_NORM}.")
+        refuse(
+            path,
+            "normalize_activations",
+            found,
+            "none or expected_average_only_in",
+            f"Not this one: {_ONE_NORM}.",
+        )
     if found != "expected_average_only_in":
-        refuse(path, "normalize_activations", found, "none", "Fold it into the weights with SAELens and save again.")
+        refuse(
+            path,
+            "normalize_activations",
+            found,
+            "none",
+            "Fold it into the weights with SAELens and save again.",
+        )
     scale = number(path, folder.beside(SCALER_FILE), "scaling_factor")
     if not scale > 0:
         refuse(
-            path, "normalize_activations", found, f"none, or {SCALER_FILE} with the scaling_factor must lie beside",
-            'Where the factor is folded in already, write "none"; else sae.fold_activation_norm_scaling_factor(FACTOR) '
+            path,
+            "normalize_activations",
+            found,
+            f"none, or {SCALER_FILE} with the scaling_factor must lie beside",
+            'Where the factor is folded in already, write "none"; else '
+            "sae.fold_activation_norm_scaling_factor(FACTOR) "
             "and sae.save_model(FOLDER) in SAELens.",
-        )  # fmt: skip
+        )
     return scale
 
 
 def _weights(tensors: Tensors, name: str, d_model: int, d_sae: int):
     """The four weights and the threshold, gates folded."""
-    shapes = {"W_enc": (d_model, d_sae), "W_dec": (d_sae, d_model), "b_dec": (d_model,), "topk_threshold": ()}
-    extra = {"jumprelu": ("threshold",), "batchtopk": ("topk_threshold",)}.get(name.removeprefix("matryoshka_"), ())
+    shapes = {
+        "W_enc": (d_model, d_sae),
+        "W_dec": (d_sae, d_model),
+        "b_dec": (d_model,),
+        "topk_threshold": (),
+    }
+    extra = {"jumprelu": ("threshold",), "batchtopk": ("topk_threshold",)}.get(
+        name.removeprefix("matryoshka_"), ()
+    )
     names = _GATED if name == "gated" else (*_WEIGHTS, *extra)
     tensors.only(*names)
     found = {name: tensors.take(name, shapes.get(name, (d_sae,))) for name in names}
@@ -208,7 +269,9 @@ def _weights(tensors: Tensors, name: str, d_model: int, d_sae: int):
 
 
 def _kind(path: Path, name: str, facts: Config) -> Kind:
-    """Ours says its kind, and the architecture must be the one written for it; of SAELens, what it was trained as."""
+    """Ours says its kind, and the architecture must be the one written for it; of SAELens, what it
+    was trained as.
+    """
     if facts.get("homolog") is None:
         trained = str(facts.get("training_architecture") or "")
         return "batchtopk" if name == "jumprelu" and "batchtopk" in trained else _KINDS[name]
@@ -222,20 +285,39 @@ def _kind(path: Path, name: str, facts: Config) -> Kind:
 def _fact(config: Config, name: str) -> str | None:
     """On the model: under `metadata` since version 6, at the top before."""
     old = {"hook_name": "hook_point"}.get(name, name)
-    return name_in(config.get("metadata") or {}, name) or name_in(config, name) or name_in(config, old)
+    return (
+        name_in(config.get("metadata") or {}, name) or name_in(config, name) or name_in(config, old)
+    )
 
 
 def _metadata(path: Path, config: Config, facts: Config) -> dict[str, Any]:
     if (ours := facts.get("homolog")) is not None:
         return own_facts(path, ours)
     hook = _fact(config, "hook_name")
-    kept = {name: facts[name] for name in ("sae_lens_version", "training_architecture") if facts.get(name) is not None}
-    return {"model": _fact(config, "model_name"), "hook": hook, "layer": residual_layer(hook), **kept}
+    kept = {
+        name: facts[name]
+        for name in ("sae_lens_version", "training_architecture")
+        if facts.get(name) is not None
+    }
+    return {
+        "model": _fact(config, "model_name"),
+        "hook": hook,
+        "layer": residual_layer(hook),
+        **kept,
+    }
 
 
 def _recognises(config: Config) -> bool:
     return "d_sae" in config and "d_in" in config
 
 
-FORMAT = Format("homolog", "SAELens", (CONFIG_FILE,), _recognises, lambda _: (WEIGHTS_FILE,), read, write,
-                beside=(SCALER_FILE,))  # fmt: skip
+FORMAT = Format(
+    "homolog",
+    "SAELens",
+    (CONFIG_FILE,),
+    _recognises,
+    lambda _: (WEIGHTS_FILE,),
+    read,
+    write,
+    beside=(SCALER_FILE,),
+)

@@ -1,4 +1,5 @@
-"""The layout of sparsify (EleutherAI; PyPI eai-sparsify): one folder a place of the model, "layers.3".
+"""The layout of sparsify (EleutherAI; PyPI eai-sparsify): one folder a place of the model,
+"layers.3".
 
     cfg.json            d_in, num_latents or (0) expansion_factor times d_in, k, activation, ...
     sae.safetensors     encoder.weight (d_sae, d_model), encoder.bias (d_sae), W_dec (d_sae, d_model), b_dec (d_model)
@@ -6,8 +7,9 @@
 
     f = the k largest of relu((x - b_dec) encoder.weight^T + encoder.bias),   x' = f W_dec + b_dec
 
-Source: sparsify 1.3.3, sparse_coder.py and fused_encoder.py.  TopK only: other kinds have no place in it.  Our facts
-stand in the header of the safetensors file, for sparsify logs every key of cfg.json that it does not know.
+Source: sparsify 1.3.3, sparse_coder.py and fused_encoder.py.  TopK only: other kinds have no place
+in it.  Our facts stand in the header of the safetensors file, for sparsify logs every key of
+cfg.json that it does not know.
 """
 
 from __future__ import annotations
@@ -23,7 +25,15 @@ from homolog.dictionaries.base import SparseAutoencoder
 from homolog.dictionaries.formats.facts import own_facts
 from homolog.dictionaries.formats.folding import folded
 from homolog.dictionaries.formats.hooks import residual_layer
-from homolog.dictionaries.formats.reading import Config, Folder, Format, name_in, parse, positive, refuse
+from homolog.dictionaries.formats.reading import (
+    Config,
+    Folder,
+    Format,
+    name_in,
+    parse,
+    positive,
+    refuse,
+)
 from homolog.errors import InputError
 from homolog.record.atomic import atomic_path, write_json
 
@@ -32,9 +42,17 @@ WEIGHTS_FILE = "sae.safetensors"
 _TRAINING = "../config.json"
 _RESIDUALS = "Take one that reconstructs what it reads, from the residual stream."
 _REFUSED: dict[str, tuple[Any, str, str]] = {
-    "activation": ("topk", "topk", "Groupmax takes one feature of every group, which no k or threshold expresses."),
+    "activation": (
+        "topk",
+        "topk",
+        "Groupmax takes one feature of every group, which no k or threshold expresses.",
+    ),
     "signed": (False, "false", "Features here are never negative."),
-    "skip_connection": (False, "false", f"It adds x W_skip to what the features give. {_RESIDUALS}"),
+    "skip_connection": (
+        False,
+        "false",
+        f"It adds x W_skip to what the features give. {_RESIDUALS}",
+    ),
     "transcode": (False, "false", f"A transcoder writes another place than it reads. {_RESIDUALS}"),
 }
 """Settings that must have one value: that value, how to say it, and why."""
@@ -47,14 +65,20 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
         if (found := config.get(key, needed)) != needed:
             refuse(path, key, found, words, why)
     d_model, k = positive(path, config, "d_in"), positive(path, config, "k")
-    d_sae = positive(path, config, "num_latents", lambda: d_model * positive(path, config, "expansion_factor"))
+    d_sae = positive(
+        path, config, "num_latents", lambda: d_model * positive(path, config, "expansion_factor")
+    )
     names = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
     tensors = folder.tensors(WEIGHTS_FILE)
     tensors.only(*names)
     shapes = ((d_sae, d_model), (d_sae,), (d_sae, d_model), (d_model,))
-    W_enc_T, b_enc, W_dec, b_dec = (tensors.take(name, shape) for name, shape in zip(names, shapes, strict=True))
+    W_enc_T, b_enc, W_dec, b_dec = (
+        tensors.take(name, shape) for name, shape in zip(names, shapes, strict=True)
+    )
     ours = tensors.header.get("homolog")
-    metadata = _metadata(folder) if ours is None else own_facts(tensors.path, parse(tensors.path, ours))
+    metadata = (
+        _metadata(folder) if ours is None else own_facts(tensors.path, parse(tensors.path, ours))
+    )
     return folded(W_enc_T.T, b_enc, W_dec, b_dec, kind="topk", k=k, centre=b_dec, metadata=metadata)
 
 
@@ -62,11 +86,19 @@ def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
     """Write a TopK dictionary; InputError for other kinds."""
     if sae.kind != "topk":
         raise InputError(
-            "kind", sae.kind, "sparsify stores topk alone", "Convert it to dictionary_learning or homolog (SAELens)."
+            "kind",
+            sae.kind,
+            "sparsify stores topk alone",
+            "Convert it to dictionary_learning or homolog (SAELens).",
         )
     unit = torch.allclose(sae.W_dec.norm(dim=1), torch.ones(sae.d_sae), atol=1e-4)
     weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
-    tensors = {"encoder.weight": sae.W_enc.T, "encoder.bias": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
+    tensors = {
+        "encoder.weight": sae.W_enc.T,
+        "encoder.bias": sae.b_enc,
+        "W_dec": sae.W_dec,
+        "b_dec": sae.b_dec,
+    }
     header = {"format": "pt", "homolog": json.dumps(dict(sae.metadata), allow_nan=False)}
     with atomic_path(weights) as partial:
         save_file({name: w.contiguous() for name, w in tensors.items()}, partial, metadata=header)
@@ -99,8 +131,20 @@ def _metadata(folder: Folder) -> dict[str, Any]:
 
 
 def _recognises(config: Config) -> bool:
-    return "d_in" in config and "d_sae" not in config and ("num_latents" in config or "expansion_factor" in config)
+    return (
+        "d_in" in config
+        and "d_sae" not in config
+        and ("num_latents" in config or "expansion_factor" in config)
+    )
 
 
-FORMAT = Format("sparsify", "sparsify", (CONFIG_FILE,), _recognises, lambda _: (WEIGHTS_FILE,), read, write,
-                beside=(_TRAINING,))  # fmt: skip
+FORMAT = Format(
+    "sparsify",
+    "sparsify",
+    (CONFIG_FILE,),
+    _recognises,
+    lambda _: (WEIGHTS_FILE,),
+    read,
+    write,
+    beside=(_TRAINING,),
+)

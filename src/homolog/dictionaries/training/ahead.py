@@ -1,4 +1,6 @@
-"""Chunks of a stream of activations on a device, the next one read and copied while one is worked on."""
+"""Chunks of a stream of activations on a device, the next one read and copied while one is worked
+on.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ _Place = tuple[int, int, int]
 class Ahead:
     """Reads `source` in order, layer after layer, chunk after chunk, to `end` tokens.
 
-    A thread reads, one layer of a chunk ahead.  What comes from the CPU goes to CUDA through pinned memory and a stream
-    of its own, so that it does not wait for what the device works on.
+    A thread reads, one layer of a chunk ahead.  What comes from the CPU goes to CUDA through pinned
+    memory and a stream of its own, so that it does not wait for what the device works on.
     """
 
     def __init__(self, source: ActivationSource, device: torch.device, end: int) -> None:
@@ -36,14 +38,22 @@ class Ahead:
         self.pool.shutdown(cancel_futures=True)
 
     def read(self, start: int, n_tokens: int, layer: int) -> Tensor:
-        """Tokens start to start + n_tokens of a layer, on the device, in the precision of the source."""
+        """Tokens start to start + n_tokens of a layer, on the device, in the precision of the
+        source.
+        """
         place, coming = (start, n_tokens, layer), self.coming
-        found = coming[1] if coming is not None and coming[0] == place else self.pool.submit(self._copy, *place)
+        found = (
+            coming[1]
+            if coming is not None and coming[0] == place
+            else self.pool.submit(self._copy, *place)
+        )
         if layer + 1 < self.source.n_layers:
             following = (start, n_tokens, layer + 1)
         else:
             following = (start + n_tokens, min(n_tokens, self.end - start - n_tokens), 0)
-        self.coming = (following, self.pool.submit(self._copy, *following)) if following[1] > 0 else None
+        self.coming = (
+            (following, self.pool.submit(self._copy, *following)) if following[1] > 0 else None
+        )
         there, copied = found.result()
         if copied is not None:
             current = torch.cuda.current_stream(self.device)

@@ -1,7 +1,7 @@
 """Checkpoints of a training: one safetensors file with the whole state, written atomically.
 
-Random choices are functions of seeds and of the position in the stream, so weights, Adam's moments, the
-tokens since each feature fired, and the step are all there is.
+Random choices are functions of seeds and of the position in the stream, so weights, Adam's moments,
+the tokens since each feature fired, and the step are all there is.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ logger = logging.getLogger("homolog")
 
 
 def write(path: Path, states: Sequence[Trainee], identity: dict[str, object], step: int) -> None:
-    """Write the state after `step` steps; a file already there stays whole until this one is complete."""
-    arrays = {f"{i}.{name}": array for i, s in enumerate(states) for name, array in s.arrays().items()}
+    """Write the state after `step` steps; a file already there stays whole until this one is
+    complete.
+    """
+    arrays = {
+        f"{i}.{name}": array for i, s in enumerate(states) for name, array in s.arrays().items()
+    }
     header = {"identity": json.dumps(identity, sort_keys=True), "step": str(step)}
     header["sha256"] = _digest(header, sorted(arrays.items()))
     with atomic_path(path) as partial:
@@ -35,27 +39,33 @@ def write(path: Path, states: Sequence[Trainee], identity: dict[str, object], st
 def restore(path: Path, states: Sequence[Trainee], identity: dict[str, object]) -> int:
     """Load the state into `states`; returns the steps done, 0 when there is no file.
 
-    A damaged file is named in the log and removed, and counts as none.  Raises InputError when it is of another run
-    (names what differs).
+    A damaged file is named in the log and removed, and counts as none.  Raises InputError when it
+    is of another run (names what differs).
     """
     if not path.exists():
         return 0
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))  # one at a time in memory
+            tensors = (
+                (name, file.get_tensor(name)) for name in sorted(file.keys())
+            )  # one at a time in memory
             if header["sha256"] != _digest(header, tensors):
                 raise ValueError("its SHA-256 is not the recorded one")
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
-        logger.warning("%s is damaged (%s): it is removed, and the training starts again", path, error)
+        logger.warning(
+            "%s is damaged (%s): it is removed, and the training starts again", path, error
+        )
         path.unlink(missing_ok=True)
         return 0
     found, wanted = json.loads(header["identity"]), json.loads(json.dumps(identity))
     if differing := sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)):
         raise InputError(
-            "checkpoint", str(path), f"it must be of this run, but {', '.join(differing)} differ",
+            "checkpoint",
+            str(path),
+            f"it must be of this run, but {', '.join(differing)} differ",
             "Remove the file to start again.",
-        )  # fmt: skip
+        )
     with safe_open(path, framework="numpy") as file:
         for i, state in enumerate(states):
             for name, array in state.arrays().items():

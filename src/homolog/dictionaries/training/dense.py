@@ -1,4 +1,6 @@
-"""Gradients of a step from products of whole matrices, for ReLU, JumpReLU and Gated while many features are active."""
+"""Gradients of a step from products of whole matrices, for ReLU, JumpReLU and Gated while many
+features are active.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,22 @@ _KIND = {"relu": elementwise.RELU, "jumprelu": elementwise.JUMPRELU, "gated": el
 
 
 def dense_step(
-    state: SaeState, x: torch.Tensor, seen: torch.Tensor, penalty: float, room: Room, threads: Threads
+    state: SaeState,
+    x: torch.Tensor,
+    seen: torch.Tensor,
+    penalty: float,
+    room: Room,
+    threads: Threads,
 ) -> Update:
-    """What `sparse.sparse_step` does, at a cost that does not depend on how many features are active."""
+    """What `sparse.sparse_step` does, at a cost that does not depend on how many features are
+    active.
+    """
     wide = room.wide = room.wide or Wide(state, room.n_tokens, len(room.blocks))
     W_dec = state.dec_half if state.half else torch.from_numpy(state.weights.W_dec)
-    threads.run(lambda b: _differentiate(state, x, seen, penalty, room, wide, W_dec, b), range(len(room.blocks)))
+    threads.run(
+        lambda b: _differentiate(state, x, seen, penalty, room, wide, W_dec, b),
+        range(len(room.blocks)),
+    )
     sums, total, count = wide.sums.sum(0), wide.total.sum(0), wide.count.sum(0)
     used = total if state.config.kind == "jumprelu" else count
     state.scalars[0] = float(used.sum(dtype=np.float64)) / room.n_tokens
@@ -31,20 +43,39 @@ def dense_step(
 
     def update(first: int, last: int, rates: tuple) -> None:
         part = slice(first, last)
-        G_enc = torch.mm(wide.h[:, part].T, seen, out=matrix("G_enc", last - first, state.d_model, seen.dtype))
-        G_dec = torch.mm(wide.f[:, part].T, g, out=matrix("G_dec", last - first, state.d_model, g.dtype))
+        G_enc = torch.mm(
+            wide.h[:, part].T, seen, out=matrix("G_enc", last - first, state.d_model, seen.dtype)
+        )
+        G_dec = torch.mm(
+            wide.f[:, part].T, g, out=matrix("G_dec", last - first, state.d_model, g.dtype)
+        )
         rows.update_dense(
-            first, last, G_enc.float().numpy(), G_dec.float().numpy(), sums, total,
-            *w, np.float32(0 if state.unit else penalty), state.unit, config.freeze_decoder, rates,
-        )  # fmt: skip
+            first,
+            last,
+            G_enc.float().numpy(),
+            G_dec.float().numpy(),
+            sums,
+            total,
+            *w,
+            np.float32(0 if state.unit else penalty),
+            state.unit,
+            config.freeze_decoder,
+            rates,
+        )
 
     return update
 
 
 def _differentiate(
-    state: SaeState, x: torch.Tensor, seen: torch.Tensor, penalty: float, room: Room, wide: Wide, W_dec: torch.Tensor,
+    state: SaeState,
+    x: torch.Tensor,
+    seen: torch.Tensor,
+    penalty: float,
+    room: Room,
+    wide: Wide,
+    W_dec: torch.Tensor,
     b: int,
-) -> None:  # fmt: skip
+) -> None:
     """Features, errors and slopes of a block of tokens."""
     low, high = room.blocks[b]
     part, n, w, kind = slice(low, high), high - low, state.weights, _KIND[state.config.kind]
@@ -60,7 +91,9 @@ def _differentiate(
 
     def slopes_of(f: torch.Tensor, out: torch.Tensor) -> float:
         """Errors with the features f into g, and from them the slopes in f."""
-        squared = elementwise.errors(pair(torch.mm(f, W_dec, out=x_hat)), w.b_dec, target, factor, g, g_half)
+        squared = elementwise.errors(
+            pair(torch.mm(f, W_dec, out=x_hat)), w.b_dec, target, factor, g, g_half
+        )
         torch.mm(wide.g_half[part] if state.half else torch.from_numpy(g), W_dec.T, out=out)
         return float(squared)
 
@@ -73,6 +106,15 @@ def _differentiate(
     wide.sums[b], wide.total[b], wide.count[b] = 0, 0, 0
     width = np.float32(state.config.bandwidth if isinstance(state.config, JumpReluConfig) else 1)
     room.penalised[b] = elementwise.slopes(
-        kind, product, pair(wide.h[part]), pair(h_gate), w.vectors, state.norms, np.float32(penalty), width,
-        wide.sums[b], wide.total[b], wide.count[b],
-    )  # fmt: skip
+        kind,
+        product,
+        pair(wide.h[part]),
+        pair(h_gate),
+        w.vectors,
+        state.norms,
+        np.float32(penalty),
+        width,
+        wide.sums[b],
+        wide.total[b],
+        wide.count[b],
+    )

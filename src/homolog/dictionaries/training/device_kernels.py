@@ -1,15 +1,18 @@
-"""The parts of a step on a CUDA device as fused kernels in Triton; the same functions as in `device_plain`.
+"""The parts of a step on a CUDA device as fused kernels in Triton; the same functions as in
+`device_plain`.
 
 * `_largest_kernel`, a program a token: its row of products stays in registers while the bits of floats above 0, which
-  order like the floats, are bisected for the k-th largest; what is kept goes to the token's k places.
+  order like the floats, are bisected for the k-th largest; what is kept goes to the token's k
+  places.
 * `_count_kernel`, `_gather_kernel`, a program a token: the features above 0.
 * `_decode_kernel`, a program a token: reconstruction, error and slopes of its entries; nothing but these is written.
 * `_update_kernel`, a program a feature, features with most entries first: the sums of its gradients over its entries,
-  sorted by feature, stay in registers and go through Adam, projection and normalisation at once.  A step reads and
-  writes weights and moments once, and no gradient of all weights exists, but in dense steps.
+  sorted by feature, stay in registers and go through Adam, projection and normalisation at once.  A
+  step reads and writes weights and moments once, and no gradient of all weights exists, but in
+  dense steps.
 
-Every sum has one order, and there are no atomic additions: the same seed gives the same bytes on the same device.
-With TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly, for tests.
+Every sum has one order, and there are no atomic additions: the same seed gives the same bytes on
+the same device. With TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly, for tests.
 """
 
 from __future__ import annotations
@@ -34,9 +37,13 @@ _TINY: tl.constexpr = tl.constexpr(device_plain.TINY)
 
 @triton.jit
 def _bits(product, bias, among, i, d_sae, SOME: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Bits of the pre-activations above 0 of features i, else 0; NaN as CUDA makes it is above all and seen."""
+    """Bits of the pre-activations above 0 of features i, else 0; NaN as CUDA makes it is above all
+    and seen.
+    """
     inside = i < d_sae
-    p = tl.load(product + i, mask=inside, other=0.0).to(tl.float32) + tl.load(bias + i, mask=inside, other=0.0)
+    p = tl.load(product + i, mask=inside, other=0.0).to(tl.float32) + tl.load(
+        bias + i, mask=inside, other=0.0
+    )
     if SOME:
         inside &= tl.load(among + i, mask=inside, other=0) != 0
     bits = p.to(tl.int32, bitcast=True)
@@ -45,10 +52,22 @@ def _bits(product, bias, among, i, d_sae, SOME: tl.constexpr):  # type: ignore[n
 
 @triton.jit
 def _largest_kernel(  # type: ignore[no-untyped-def]
-    product, bias, among, index, token, value, stop, d_sae, k,
-    SOME: tl.constexpr, WIDTH: tl.constexpr, STRIP: tl.constexpr,
-):  # fmt: skip
-    """A token's k largest p = product + bias above 0, of the features marked in `among` if SOME; fills its k places."""
+    product,
+    bias,
+    among,
+    index,
+    token,
+    value,
+    stop,
+    d_sae,
+    k,
+    SOME: tl.constexpr,
+    WIDTH: tl.constexpr,
+    STRIP: tl.constexpr,
+):
+    """A token's k largest p = product + bias above 0, of the features marked in `among` if SOME;
+    fills its k places.
+    """
     t = tl.program_id(0).to(tl.int64)
     product += t * d_sae
     row = _bits(product, bias, among, tl.arange(0, WIDTH), d_sae, SOME)
@@ -101,7 +120,9 @@ def _count_kernel(product, low, counts, d_sae, STRIP: tl.constexpr):  # type: ig
 def _gather_kernel(  # type: ignore[no-untyped-def]
     product, low, more, start, index, token, value, d_sae, STRIP: tl.constexpr
 ):
-    """The features of a token whose product + low is above 0, with these sums + more, from start[token] on."""
+    """The features of a token whose product + low is above 0, with these sums + more, from
+    start[token] on.
+    """
     t = tl.program_id(0).to(tl.int64)
     place = tl.load(start + t)
     for begin in range(0, d_sae, STRIP):
@@ -132,16 +153,39 @@ def _feature(p, i, vectors, d_sae, KIND: tl.constexpr):  # type: ignore[no-untyp
 
 @triton.jit(do_not_specialize=["n_entries"])
 def _decode_kernel(  # type: ignore[no-untyped-def]
-    index, value, start, stop, target, bias, W_dec, vectors, norms,
-    f_out, d_out, v_out, g, squared, penalised,
-    d_model, d_sae, n_entries, factor, penalty, width, KIND: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
-):  # fmt: skip
+    index,
+    value,
+    start,
+    stop,
+    target,
+    bias,
+    W_dec,
+    vectors,
+    norms,
+    f_out,
+    d_out,
+    v_out,
+    g,
+    squared,
+    penalised,
+    d_model,
+    d_sae,
+    n_entries,
+    factor,
+    penalty,
+    width,
+    KIND: tl.constexpr,
+    T: tl.constexpr,
+    D: tl.constexpr,
+):
     """Error g of a token, and f, d, v of its entries; T entries and D >= d_model columns at once."""
     t = tl.program_id(0).to(tl.int64)
     j = tl.arange(0, D)
     column = j < d_model
     first, last = tl.load(start + t), tl.load(stop + t)
-    error = tl.load(bias + j, mask=column, other=0.0) - tl.load(target + t * d_model + j, mask=column, other=0.0)
+    error = tl.load(bias + j, mask=column, other=0.0) - tl.load(
+        target + t * d_model + j, mask=column, other=0.0
+    )
     twin = error
     for begin in range(first, last, T):
         entry = begin + tl.arange(0, T)
@@ -149,7 +193,11 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
         i = tl.load(index + entry, mask=inside, other=0).to(tl.int64)
         p = tl.load(value + entry, mask=inside, other=0.0)
         f = _feature(p, i, vectors, d_sae, KIND)
-        row = tl.load(W_dec + i[:, None] * d_model + j[None, :], mask=inside[:, None] & column[None, :], other=0.0)
+        row = tl.load(
+            W_dec + i[:, None] * d_model + j[None, :],
+            mask=inside[:, None] & column[None, :],
+            other=0.0,
+        )
         error += tl.sum(f[:, None] * row, axis=0)
         if KIND == _GATED:
             twin += tl.sum(p[:, None] * row, axis=0)
@@ -164,14 +212,22 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
         i = tl.load(index + entry, mask=inside, other=0).to(tl.int64)
         p = tl.load(value + entry, mask=inside, other=0.0)
         f = _feature(p, i, vectors, d_sae, KIND)
-        row = tl.load(W_dec + i[:, None] * d_model + j[None, :], mask=inside[:, None] & column[None, :], other=0.0)
+        row = tl.load(
+            W_dec + i[:, None] * d_model + j[None, :],
+            mask=inside[:, None] & column[None, :],
+            other=0.0,
+        )
         h = tl.sum(row * error[None, :], axis=1)
         if KIND == _JUMPRELU:
             limit = tl.load(vectors + d_sae + i)
             d = tl.where(p > limit, h, 0.0)
             near = tl.abs(p - limit) < width * 0.5
             tl.store(v_out + entry, d, mask=inside)
-            tl.store(v_out + n_entries + entry, tl.where(near, -(limit * h + penalty) / width, 0.0), mask=inside)
+            tl.store(
+                v_out + n_entries + entry,
+                tl.where(near, -(limit * h + penalty) / width, 0.0),
+                mask=inside,
+            )
             weighed += tl.where(inside & (p > limit), 1.0, 0.0)
         elif KIND == _GATED:
             gate = tl.sum(row * twin[None, :], axis=1) + penalty
@@ -179,7 +235,9 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
             d = gate + tl.exp(tl.load(vectors + 2 * d_sae + i)) * mag
             tl.store(v_out + entry, gate, mask=inside)
             tl.store(v_out + n_entries + entry, mag, mask=inside)
-            tl.store(v_out + 2 * n_entries + entry, mag * (f - tl.load(vectors + d_sae + i)), mask=inside)
+            tl.store(
+                v_out + 2 * n_entries + entry, mag * (f - tl.load(vectors + d_sae + i)), mask=inside
+            )
             weighed += p
         else:
             norm = tl.load(norms + i)
@@ -205,14 +263,34 @@ def _adam(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _gradients(  # type: ignore[no-untyped-def]
-    i, offset, order, token, f, d, v, x, g, fired, n_tokens, n_entries, d_model,
-    N: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
-):  # fmt: skip
-    """Sums over the entries of feature i: slopes in W_enc, W_dec, vectors (3 at most, of 4), f.  Counts into fired."""
+    i,
+    offset,
+    order,
+    token,
+    f,
+    d,
+    v,
+    x,
+    g,
+    fired,
+    n_tokens,
+    n_entries,
+    d_model,
+    N: tl.constexpr,
+    T: tl.constexpr,
+    D: tl.constexpr,
+):
+    """Sums over the entries of feature i: slopes in W_enc, W_dec, vectors (3 at most, of 4), f.
+    Counts into fired.
+    """
     j, n = tl.arange(0, D), tl.arange(0, 4)
     column = j < d_model
     g_enc, g_dec = tl.zeros((D,), tl.float32), tl.zeros((D,), tl.float32)
-    g_vec, all_f, count = tl.zeros((4,), tl.float32), tl.zeros((T,), tl.float32), tl.zeros((T,), tl.int64)
+    g_vec, all_f, count = (
+        tl.zeros((4,), tl.float32),
+        tl.zeros((T,), tl.float32),
+        tl.zeros((T,), tl.int64),
+    )
     last = tl.load(offset + i + 1)
     for begin in range(tl.load(offset + i), last, T):
         place = begin + tl.arange(0, T)
@@ -238,14 +316,56 @@ def _gradients(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["n_tokens", "n_entries"])
 def _update_kernel(  # type: ignore[no-untyped-def]
-    rank, offset, order, token, f, d, v, x, g, G_enc, G_dec, g_vectors, totals,
-    W_enc, W_dec, vectors, mean_enc, square_enc, mean_dec, square_dec, mean_vec, square_vec,
-    half_enc, half_dec, norms, fired, n_tokens, n_entries, d_model, d_sae, penalty,
-    rate, beta1, beta2, correction1, correction2, epsilon,
-    SPARSE: tl.constexpr, UNIT: tl.constexpr, FROZEN: tl.constexpr, PENALISED: tl.constexpr,
-    HALF_ENC: tl.constexpr, HALF_DEC: tl.constexpr, N: tl.constexpr, T: tl.constexpr, D: tl.constexpr,
-):  # fmt: skip
-    """Adam on a feature; its gradients are sums over its entries if SPARSE, else rows of G_enc, G_dec, g_vectors."""
+    rank,
+    offset,
+    order,
+    token,
+    f,
+    d,
+    v,
+    x,
+    g,
+    G_enc,
+    G_dec,
+    g_vectors,
+    totals,
+    W_enc,
+    W_dec,
+    vectors,
+    mean_enc,
+    square_enc,
+    mean_dec,
+    square_dec,
+    mean_vec,
+    square_vec,
+    half_enc,
+    half_dec,
+    norms,
+    fired,
+    n_tokens,
+    n_entries,
+    d_model,
+    d_sae,
+    penalty,
+    rate,
+    beta1,
+    beta2,
+    correction1,
+    correction2,
+    epsilon,
+    SPARSE: tl.constexpr,
+    UNIT: tl.constexpr,
+    FROZEN: tl.constexpr,
+    PENALISED: tl.constexpr,
+    HALF_ENC: tl.constexpr,
+    HALF_DEC: tl.constexpr,
+    N: tl.constexpr,
+    T: tl.constexpr,
+    D: tl.constexpr,
+):
+    """Adam on a feature; its gradients are sums over its entries if SPARSE, else rows of G_enc,
+    G_dec, g_vectors.
+    """
     i = tl.program_id(0).to(tl.int64)
     if SPARSE:
         i = tl.load(rank + i)
@@ -262,12 +382,38 @@ def _update_kernel(  # type: ignore[no-untyped-def]
         g_vec = tl.load(g_vectors + where, mask=some, other=0.0)
         total = tl.load(totals + i)
     p = tl.load(W_enc + at, mask=column, other=0.0)
-    p = _adam(p, g_enc, mean_enc, square_enc, at, column, rate, beta1, beta2, correction1, correction2, epsilon)
+    p = _adam(
+        p,
+        g_enc,
+        mean_enc,
+        square_enc,
+        at,
+        column,
+        rate,
+        beta1,
+        beta2,
+        correction1,
+        correction2,
+        epsilon,
+    )
     tl.store(W_enc + at, p, mask=column)
     if HALF_ENC:
         tl.store(half_enc + at, p.to(tl.bfloat16), mask=column)
     p = tl.load(vectors + where, mask=some, other=0.0)
-    p = _adam(p, g_vec, mean_vec, square_vec, where, some, rate, beta1, beta2, correction1, correction2, epsilon)
+    p = _adam(
+        p,
+        g_vec,
+        mean_vec,
+        square_vec,
+        where,
+        some,
+        rate,
+        beta1,
+        beta2,
+        correction1,
+        correction2,
+        epsilon,
+    )
     tl.store(vectors + where, p, mask=some)
     if not FROZEN:
         p = tl.load(W_dec + at, mask=column, other=0.0)
@@ -276,7 +422,20 @@ def _update_kernel(  # type: ignore[no-untyped-def]
         elif PENALISED:
             norm = tl.sqrt(tl.sum(p * p))
             g_dec += tl.where(norm > 0.0, penalty * total / norm, 0.0) * p
-        p = _adam(p, g_dec, mean_dec, square_dec, at, column, rate, beta1, beta2, correction1, correction2, epsilon)
+        p = _adam(
+            p,
+            g_dec,
+            mean_dec,
+            square_dec,
+            at,
+            column,
+            rate,
+            beta1,
+            beta2,
+            correction1,
+            correction2,
+            epsilon,
+        )
         norm = tl.sqrt(tl.sum(p * p))
         if UNIT:
             p *= tl.where(norm > 0.0, 1.0 / norm, 1.0)
@@ -298,9 +457,20 @@ def largest(product: Tensor, bias: Tensor, k: int, among: Tensor | None = None) 
     start = torch.arange(0, n * k, k, device=product.device)
     stop, width = torch.empty_like(start), triton.next_power_of_2(d_sae)
     _largest_kernel[(n,)](  # pyright: ignore[reportIndexIssue]
-        product, bias, bias if among is None else among, index, token, value, stop, d_sae, k,
-        SOME=among is not None, WIDTH=width, STRIP=min(width, STRIP), num_warps=max(4, min(16, width // 1024)),
-    )  # fmt: skip
+        product,
+        bias,
+        bias if among is None else among,
+        index,
+        token,
+        value,
+        stop,
+        d_sae,
+        k,
+        SOME=among is not None,
+        WIDTH=width,
+        STRIP=min(width, STRIP),
+        num_warps=max(4, min(16, width // 1024)),
+    )
     return Entries(index, token, value, start, stop)
 
 
@@ -322,9 +492,16 @@ def above(product: Tensor, bias: Tensor, low: Tensor, limit: int) -> Entries | N
 
 
 def decode(
-    state: DeviceState, kind: int, entries: Entries, target: Tensor, bias: Tensor, factor: float, penalty: float,
-    width: float, g: Tensor,
-) -> Slopes:  # fmt: skip
+    state: DeviceState,
+    kind: int,
+    entries: Entries,
+    target: Tensor,
+    bias: Tensor,
+    factor: float,
+    penalty: float,
+    width: float,
+    g: Tensor,
+) -> Slopes:
     """As in `device_plain`; what belongs to unused entries is not set."""
     w, p, (n, d_model) = state.weights, entries.value, target.shape
     columns = triton.next_power_of_2(d_model)
@@ -333,49 +510,132 @@ def decode(
     v = d[None] if n_vectors == 1 else torch.empty(n_vectors, len(p), device=p.device)
     squared, penalised = (torch.empty(n, device=p.device) for _ in range(2))
     _decode_kernel[(n,)](  # pyright: ignore[reportIndexIssue]
-        entries.index, p, entries.start, entries.stop, target, bias, w.W_dec, w.vectors, state.norms,
-        f, d, v, g, squared, penalised,
-        state.d_model, state.d_sae, len(p), factor, penalty, width,
-        KIND=kind, T=max(1, TILE // columns), D=columns, num_warps=_warps(columns),
-    )  # fmt: skip
+        entries.index,
+        p,
+        entries.start,
+        entries.stop,
+        target,
+        bias,
+        w.W_dec,
+        w.vectors,
+        state.norms,
+        f,
+        d,
+        v,
+        g,
+        squared,
+        penalised,
+        state.d_model,
+        state.d_sae,
+        len(p),
+        factor,
+        penalty,
+        width,
+        KIND=kind,
+        T=max(1, TILE // columns),
+        D=columns,
+        num_warps=_warps(columns),
+    )
     return Slopes(f, d, v, squared, penalised)
 
 
 def update_sparse(
-    state: DeviceState, order: Tensor, offset: Tensor, token: Tensor, slopes: Slopes, x: Tensor, g: Tensor,
-    penalty: float, rates: Rates,
-) -> None:  # fmt: skip
+    state: DeviceState,
+    order: Tensor,
+    offset: Tensor,
+    token: Tensor,
+    slopes: Slopes,
+    x: Tensor,
+    g: Tensor,
+    penalty: float,
+    rates: Rates,
+) -> None:
     """As in `device_plain`."""
     rank = offset.diff().argsort(descending=True, stable=True)
     none = slopes.f
     _update(
-        state, (rank, offset, order, token, slopes.f, slopes.d, slopes.v, x, g, none, none, none, none), len(x),
-        len(slopes.f), penalty, rates, sparse=True,
-    )  # fmt: skip
+        state,
+        (rank, offset, order, token, slopes.f, slopes.d, slopes.v, x, g, none, none, none, none),
+        len(x),
+        len(slopes.f),
+        penalty,
+        rates,
+        sparse=True,
+    )
 
 
 def update_dense(
-    state: DeviceState, G_enc: Tensor, G_dec: Tensor, g_vectors: Tensor, total: Tensor, penalty: float, rates: Rates
+    state: DeviceState,
+    G_enc: Tensor,
+    G_dec: Tensor,
+    g_vectors: Tensor,
+    total: Tensor,
+    penalty: float,
+    rates: Rates,
 ) -> None:
     """As in `device_plain`."""
     none = state.fired
-    arrays = (none, none, none, none, total, total, total, total, total, G_enc, G_dec, g_vectors, total)
+    arrays = (
+        none,
+        none,
+        none,
+        none,
+        total,
+        total,
+        total,
+        total,
+        total,
+        G_enc,
+        G_dec,
+        g_vectors,
+        total,
+    )
     _update(state, arrays, 0, 0, penalty, rates, sparse=False)
 
 
 def _update(
-    state: DeviceState, arrays: tuple, n_tokens: int, n_entries: int, penalty: float, rates: Rates, sparse: bool
+    state: DeviceState,
+    arrays: tuple,
+    n_tokens: int,
+    n_entries: int,
+    penalty: float,
+    rates: Rates,
+    sparse: bool,
 ) -> None:
     w, m, s = state.weights, state.mean, state.square
     columns = triton.next_power_of_2(state.d_model)
     _update_kernel[(state.d_sae,)](  # pyright: ignore[reportIndexIssue]
-        *arrays, w.W_enc_T, w.W_dec, w.vectors, m.W_enc_T, s.W_enc_T, m.W_dec, s.W_dec, m.vectors, s.vectors,
-        state.enc_half, state.dec_half, state.norms, state.fired, n_tokens, n_entries, state.d_model, state.d_sae,
-        penalty, *rates,
-        SPARSE=sparse, UNIT=state.unit, FROZEN=state.config.freeze_decoder, PENALISED=penalty > 0,
-        HALF_ENC=len(state.enc_half) > 0, HALF_DEC=len(state.dec_half) > 0, N=len(w.vectors),
-        T=max(1, TILE // columns), D=columns, num_warps=_warps(columns),
-    )  # fmt: skip
+        *arrays,
+        w.W_enc_T,
+        w.W_dec,
+        w.vectors,
+        m.W_enc_T,
+        s.W_enc_T,
+        m.W_dec,
+        s.W_dec,
+        m.vectors,
+        s.vectors,
+        state.enc_half,
+        state.dec_half,
+        state.norms,
+        state.fired,
+        n_tokens,
+        n_entries,
+        state.d_model,
+        state.d_sae,
+        penalty,
+        *rates,
+        SPARSE=sparse,
+        UNIT=state.unit,
+        FROZEN=state.config.freeze_decoder,
+        PENALISED=penalty > 0,
+        HALF_ENC=len(state.enc_half) > 0,
+        HALF_DEC=len(state.dec_half) > 0,
+        N=len(w.vectors),
+        T=max(1, TILE // columns),
+        D=columns,
+        num_warps=_warps(columns),
+    )
 
 
 def _warps(columns: int) -> int:

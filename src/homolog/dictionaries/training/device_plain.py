@@ -1,13 +1,16 @@
-"""The parts of a step on a device in plain torch operations, for devices without Triton; the twin of `device_kernels`.
+"""The parts of a step on a device in plain torch operations, for devices without Triton; the twin
+of `device_kernels`.
 
-The equations are those of `tokens.py` and `rows.py`.  Entries (token, feature, value) of active features lie in order
-of token, then of feature.  What a step needs of them are two kinds of sums over runs of rows,
+The equations are those of `tokens.py` and `rows.py`.  Entries (token, feature, value) of active
+features lie in order of token, then of feature.  What a step needs of them are two kinds of sums
+over runs of rows,
 
     x_t' = b_dec + sum f W_dec[i]   over the entries of token t
     dW_dec[i] = sum f g_t,   dW_enc[:, i] = sum d x_t   over the entries of feature i, sorted by feature
 
-and rows are gathered for a bounded number of entries at once.  Runs are summed in their order, so the same seed gives
-the same bytes on the same device; on devices other than the CPU and CUDA, which lack that sum, by atomic additions.
+and rows are gathered for a bounded number of entries at once.  Runs are summed in their order, so
+the same seed gives the same bytes on the same device; on devices other than the CPU and CUDA, which
+lack that sum, by atomic additions.
 """
 
 from __future__ import annotations
@@ -24,15 +27,17 @@ GATHERED = 1 << 16  # entries whose rows are held at once
 SUMS_RUNS = ("cpu", "cuda")  # devices that sum runs of rows in order
 TINY = 1e-30  # moments below are 0, as on the CPU
 Rates = tuple[float, ...]
-"""Rate, beta1, beta2, 1 / (1 - beta1^t), 1 / (1 - beta2^t), epsilon of a step of Adam; float32 values."""
+"""Rate, beta1, beta2, 1 / (1 - beta1^t), 1 / (1 - beta2^t), epsilon of a step of Adam; float32
+values.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Entries:
     """Active features of tokens; those of token t are start[t] to stop[t].
 
-    index, token: integers (entry,); value float32 (entry,); start, stop int64 (token,).  Entries that belong to no
-    token have index d_sae.
+    index, token: integers (entry,); value float32 (entry,); start, stop int64 (token,).  Entries
+    that belong to no token have index d_sae.
     """
 
     index: Tensor
@@ -44,7 +49,9 @@ class Entries:
 
 @dataclass(frozen=True, eq=False)
 class Slopes:
-    """Of entries: feature f, slope d in x W_enc, slopes v (vectors, entry); of tokens: squared error, penalised sum."""
+    """Of entries: feature f, slope d in x W_enc, slopes v (vectors, entry); of tokens: squared
+    error, penalised sum.
+    """
 
     f: Tensor
     d: Tensor
@@ -59,7 +66,9 @@ def largest(product: Tensor, bias: Tensor, k: int, among: Tensor | None = None) 
     among (d_sae, bool): the features to choose from.
     """
     p = product.float() + bias
-    bits = p.view(torch.int32).clamp(min=0)  # floats above 0 order like their bits, and NaN above all: it is seen
+    bits = p.view(torch.int32).clamp(
+        min=0
+    )  # floats above 0 order like their bits, and NaN above all: it is seen
     if among is not None:
         bits = bits * among
     cut = bits.topk(min(k, bits.shape[1]), dim=1).values[:, -1:]
@@ -84,16 +93,27 @@ def _entries(keep: Tensor, values: Tensor, more: Tensor | None = None) -> Entrie
     stop = counts.cumsum(0)
     token, index = keep.nonzero(as_tuple=True)
     value = values[token, index]
-    return Entries(index, token, value if more is None else value + more[index], stop - counts, stop)
+    return Entries(
+        index, token, value if more is None else value + more[index], stop - counts, stop
+    )
 
 
 def decode(
-    state: DeviceState, kind: int, entries: Entries, target: Tensor, bias: Tensor, factor: float, penalty: float,
-    width: float, g: Tensor,
-) -> Slopes:  # fmt: skip
-    """g = factor * (bias + sum of f W_dec[index] - target) of each token, and the slopes that follow.
+    state: DeviceState,
+    kind: int,
+    entries: Entries,
+    target: Tensor,
+    bias: Tensor,
+    factor: float,
+    penalty: float,
+    width: float,
+    g: Tensor,
+) -> Slopes:
+    """g = factor * (bias + sum of f W_dec[index] - target) of each token, and the slopes that
+    follow.
 
-    kind: RELU for all kinds of one vector.  penalty: its weight over the number of tokens.  width: JumpReLU's.
+    kind: RELU for all kinds of one vector.  penalty: its weight over the number of tokens.  width:
+    JumpReLU's.
     """
     w, p = state.weights, entries.value
     of = w.vectors[:, entries.index]  # the vectors at each entry
@@ -131,13 +151,21 @@ def decode(
 
 
 def update_sparse(
-    state: DeviceState, order: Tensor, offset: Tensor, token: Tensor, slopes: Slopes, x: Tensor, g: Tensor,
-    penalty: float, rates: Rates,
-) -> None:  # fmt: skip
-    """Gradients of all features from their entries, and one step of Adam on their weights; counts into state.fired.
+    state: DeviceState,
+    order: Tensor,
+    offset: Tensor,
+    token: Tensor,
+    slopes: Slopes,
+    x: Tensor,
+    g: Tensor,
+    penalty: float,
+    rates: Rates,
+) -> None:
+    """Gradients of all features from their entries, and one step of Adam on their weights; counts
+    into state.fired.
 
-    Entries order[offset[i] : offset[i + 1]] are those of feature i.  Those whose token is len(x) or more are of the
-    auxiliary loss: row of g as it is, of x less len(x).
+    Entries order[offset[i] : offset[i + 1]] are those of feature i.  Those whose token is len(x) or
+    more are of the auxiliary loss: row of g as it is, of x less len(x).
     """
     lengths = offset.diff()
     for features, part in _pieces(offset.tolist()):
@@ -148,19 +176,38 @@ def update_sparse(
         sums = _sums(torch.cat([slopes.v[:, entry].T, f, fired], dim=1), each)
         state.fired[features] = sums[:, -1].to(state.fired.dtype)
         _step_features(
-            state, features, _sums(slope * x[t % len(x)], each), _sums(f * g[t], each), sums[:, :-2].T, sums[:, -2],
-            penalty, rates,
-        )  # fmt: skip
+            state,
+            features,
+            _sums(slope * x[t % len(x)], each),
+            _sums(f * g[t], each),
+            sums[:, :-2].T,
+            sums[:, -2],
+            penalty,
+            rates,
+        )
 
 
 def update_dense(
-    state: DeviceState, G_enc: Tensor, G_dec: Tensor, g_vectors: Tensor, total: Tensor, penalty: float, rates: Rates
+    state: DeviceState,
+    G_enc: Tensor,
+    G_dec: Tensor,
+    g_vectors: Tensor,
+    total: Tensor,
+    penalty: float,
+    rates: Rates,
 ) -> None:
     """One step of Adam on all features from whole gradients (d_sae, d_model), bfloat16 or float32."""
     for first in range(0, state.d_sae, 4096):
         part = slice(first, first + 4096)
         _step_features(
-            state, part, G_enc[part].float(), G_dec[part].float(), g_vectors[:, part], total[part], penalty, rates
+            state,
+            part,
+            G_enc[part].float(),
+            G_dec[part].float(),
+            g_vectors[:, part],
+            total[part],
+            penalty,
+            rates,
         )
 
 
@@ -174,9 +221,15 @@ def adam(p: Tensor, g: Tensor, m: Tensor, v: Tensor, rates: Rates) -> None:
 
 
 def _step_features(
-    state: DeviceState, part: slice, g_enc: Tensor, g_dec: Tensor, g_vec: Tensor, total: Tensor, penalty: float,
+    state: DeviceState,
+    part: slice,
+    g_enc: Tensor,
+    g_dec: Tensor,
+    g_vec: Tensor,
+    total: Tensor,
+    penalty: float,
     rates: Rates,
-) -> None:  # fmt: skip
+) -> None:
     w, m, s = state.weights, state.mean, state.square
     adam(w.W_enc_T[part], g_enc, m.W_enc_T[part], s.W_enc_T[part], rates)
     adam(w.vectors[:, part], g_vec, m.vectors[:, part], s.vectors[:, part], rates)
@@ -207,7 +260,9 @@ def _sums(rows: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _pieces(ends: Sequence[int]) -> list[tuple[slice, slice]]:
-    """Consecutive runs with their entries, about GATHERED at once; run i has the entries ends[i] to ends[i + 1]."""
+    """Consecutive runs with their entries, about GATHERED at once; run i has the entries ends[i] to
+    ends[i + 1].
+    """
     pieces, first = [], 0
     for run in range(1, len(ends)):
         if run == len(ends) - 1 or ends[run + 1] - ends[first] > GATHERED:

@@ -1,7 +1,7 @@
 """A dictionary in training on a device other than the CPU: what `SaeState` is, in torch tensors.
 
-Weights and moments are float32 in flat tensors, with the layout and the checkpoints of `SaeState`, from which it starts
-and to which it exports.
+Weights and moments are float32 in flat tensors, with the layout and the checkpoints of `SaeState`,
+from which it starts and to which it exports.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homolog.dictionaries.training.state import MAY_BE_DENSE, Report, SaeState, Trainee, TrainingDivergedError, Weights
+from homolog.dictionaries.training.state import (
+    MAY_BE_DENSE,
+    Report,
+    SaeState,
+    Trainee,
+    TrainingDivergedError,
+    Weights,
+)
 from homolog.errors import InputError
 
 RELU, JUMPRELU, GATED = 0, 1, 2
@@ -27,7 +34,10 @@ class Tensors:
     def __init__(self, host: Weights, device: torch.device) -> None:
         self.flat = torch.tensor(host.flat, device=device)
         arrays = host.W_enc_T, host.W_dec, host.vectors, host.b_dec
-        views = [part.view(a.shape) for part, a in zip(self.flat.split([a.size for a in arrays]), arrays, strict=True)]
+        views = [
+            part.view(a.shape)
+            for part, a in zip(self.flat.split([a.size for a in arrays]), arrays, strict=True)
+        ]
         self.W_enc_T, self.W_dec, self.vectors, self.b_dec = views
 
 
@@ -38,7 +48,11 @@ class DeviceState(Trainee):
     """
 
     def __init__(
-        self, host: SaeState, device: torch.device | str, half: bool, engine: ModuleType | None = None
+        self,
+        host: SaeState,
+        device: torch.device | str,
+        half: bool,
+        engine: ModuleType | None = None,
     ) -> None:
         super().__init__(host.config, host.training, host.d_model, half, host.names)
         self.device, self.engine = torch.device(device), engine or _engine_of(torch.device(device))
@@ -50,7 +64,9 @@ class DeviceState(Trainee):
         self.norms = torch.ones(self.d_sae, device=self.device)
         keeps_decoder = half and self.config.kind in MAY_BE_DENSE
         self.enc_half, self.dec_half = (
-            torch.empty(self.d_sae if kept else 0, self.d_model, dtype=torch.bfloat16, device=self.device)
+            torch.empty(
+                self.d_sae if kept else 0, self.d_model, dtype=torch.bfloat16, device=self.device
+            )
             for kept in (half, keeps_decoder)
         )
         self.W_product = self.enc_half if half else self.weights.W_enc_T
@@ -62,8 +78,12 @@ class DeviceState(Trainee):
         self.begin_report()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Copies; what is written into them goes to the device when `refresh` is called before the next step."""
-        self.given = {name: tensor.cpu().numpy() for name, tensor in self._held().items()} | {"scalars": self.scalars}
+        """Copies; what is written into them goes to the device when `refresh` is called before the
+        next step.
+        """
+        self.given = {name: tensor.cpu().numpy() for name, tensor in self._held().items()} | {
+            "scalars": self.scalars
+        }
         return self.given
 
     def _held(self) -> dict[str, Tensor]:
@@ -74,28 +94,37 @@ class DeviceState(Trainee):
         for name, tensor in self._held().items() if self.given else ():
             tensor.copy_(torch.from_numpy(self.given[name]))
         self.given = {}
-        for half, whole in ((self.enc_half, self.weights.W_enc_T), (self.dec_half, self.weights.W_dec)):
+        for half, whole in (
+            (self.enc_half, self.weights.W_enc_T),
+            (self.dec_half, self.weights.W_dec),
+        ):
             if len(half):
                 half.copy_(whole)
         self.measure_norms()
         self.longest = int(self.silent.max())
 
     def measure_norms(self) -> None:
-        """Norms of the decoder's rows from the rows.  A step leaves the same but for rounding, and no checkpoint holds
-        them: measured at the end of every chunk, they are after a stop what they were before."""
+        """Norms of the decoder's rows from the rows.  A step leaves the same but for rounding, and
+        no checkpoint holds them: measured at the end of every chunk, they are after a stop what
+        they were before.
+        """
         if not self.unit:
             torch.linalg.vector_norm(self.weights.W_dec, dim=1, out=self.norms)
 
     def n_dead(self) -> int:
         """Features that did not fire for `dead_after` tokens."""
-        if self.longest < self.training.dead_after:  # an upper bound, so that the device need not be asked
+        if (
+            self.longest < self.training.dead_after
+        ):  # an upper bound, so that the device need not be asked
             return 0
         dead = self.silent >= self.training.dead_after
         self.longest, n_dead = torch.stack([self.silent.max(), dead.sum()]).tolist()
         return n_dead
 
     def end_step(self, step: int, n_tokens: int, squared: Tensor, penalised: Tensor) -> None:
-        """Count a step: sums over its tokens of squared error and of what is penalised; `fired` has its counts."""
+        """Count a step: sums over its tokens of squared error and of what is penalised; `fired` has
+        its counts.
+        """
         self.given = {}
         self.silent += n_tokens
         self.silent.masked_fill_(self.fired > 0, 0)
@@ -104,11 +133,15 @@ class DeviceState(Trainee):
         self.steps.append((step, n_tokens, squared, penalised))
 
     def settle(self) -> None:
-        """Wait for the steps done and take their losses; TrainingDivergedError names the first that is not finite."""
+        """Wait for the steps done and take their losses; TrainingDivergedError names the first that
+        is not finite.
+        """
         if not self.steps:
             return
         losses = torch.stack([torch.stack(step[2:]) for step in self.steps]).cpu().double()
-        for (step, n_tokens, *_), (squared, penalised) in zip(self.steps, losses.tolist(), strict=True):
+        for (step, n_tokens, *_), (squared, penalised) in zip(
+            self.steps, losses.tolist(), strict=True
+        ):
             if not np.isfinite(squared):
                 raise TrainingDivergedError(self.where(step, "the loss is not a finite number"))
             self.squared += squared
@@ -124,7 +157,9 @@ class DeviceState(Trainee):
 
     def take_report(self) -> Report:
         self.settle()
-        report = Report.of(self.squared, self.penalised, self.tokens, self.fired_since.cpu().numpy())
+        report = Report.of(
+            self.squared, self.penalised, self.tokens, self.fired_since.cpu().numpy()
+        )
         self.begin_report()
         return report
 
@@ -142,10 +177,19 @@ class DeviceState(Trainee):
         enc = torch.linalg.vector_norm(self.weights.W_enc_T, dim=1)[marked]
         return float(enc.mean()), float(self.norms[marked].mean())
 
-    def replace(self, features: np.ndarray, W_enc_T: np.ndarray, W_dec: np.ndarray, vectors: np.ndarray) -> None:
+    def replace(
+        self, features: np.ndarray, W_enc_T: np.ndarray, W_dec: np.ndarray, vectors: np.ndarray
+    ) -> None:
         at = torch.from_numpy(features).to(self.device)
-        new = [torch.tensor(array, dtype=torch.float32, device=self.device) for array in (W_enc_T, W_dec, vectors)]
-        for tree, (enc, dec, vec) in ((self.weights, new), (self.mean, [0, 0, 0]), (self.square, [0, 0, 0])):
+        new = [
+            torch.tensor(array, dtype=torch.float32, device=self.device)
+            for array in (W_enc_T, W_dec, vectors)
+        ]
+        for tree, (enc, dec, vec) in (
+            (self.weights, new),
+            (self.mean, [0, 0, 0]),
+            (self.square, [0, 0, 0]),
+        ):
             tree.W_enc_T[at], tree.W_dec[at], tree.vectors[:, at] = enc, dec, vec
         self.silent[at] = 0
         self.refresh()

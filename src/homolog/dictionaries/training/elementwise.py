@@ -1,10 +1,11 @@
-"""A training step where too many features are active for entries to pay: elementwise parts between dense products.
+"""A training step where too many features are active for entries to pay: elementwise parts between
+dense products.
 
     F = features of P = x W_enc,   g = factor (F W_dec + b_dec - x),   H = g W_dec^T,   D = slopes in P from H
     dW_dec = F^T g,   dW_enc^T = D^T x
 
-The same equations as in `tokens.py`, for all features of a token at once.  Matrices are (token, d_sae), each given as
-bfloat16 bits (uint16) and as float32; the one that is not in use has size 0.
+The same equations as in `tokens.py`, for all features of a token at once.  Matrices are (token,
+d_sae), each given as bfloat16 bits (uint16) and as float32; the one that is not in use has size 0.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def _store(values, half, full, t):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def features(kind, product, vectors, active, chosen):
-    """Fill `active` with the features, and for Gated `chosen` with relu(x W_enc + b_gate), of a block of tokens."""
+    """Fill `active` with the features, and for Gated `chosen` with relu(x W_enc + b_gate), of a
+    block of tokens.
+    """
     p = np.empty(vectors.shape[1], np.float32)
     b_enc, f = vectors[0], np.empty_like(p)
     for t in range(max(product[0].shape[0], product[1].shape[0])):
@@ -62,7 +65,9 @@ def features(kind, product, vectors, active, chosen):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def errors(reconstructed, bias, target, factor, g, g_half):
-    """g = factor * (reconstructed + bias - target), and its bfloat16 twin; returns the sum of squared errors."""
+    """g = factor * (reconstructed + bias - target), and its bfloat16 twin; returns the sum of
+    squared errors.
+    """
     squared = 0.0
     x_hat = np.empty(target.shape[1], np.float32)
     for t in range(target.shape[0]):
@@ -82,10 +87,11 @@ def errors(reconstructed, bias, target, factor, g, g_half):
 def slopes(kind, product, h, h_gate, vectors, norms, penalty, bandwidth, sums, total, count):
     """Turn h, the slopes in the features, into those in x W_enc, in place, for a block of tokens.
 
-    h_gate: those in the frozen twin's values, for Gated.  norms: of decoder rows, as the penalty weighs them.
-    Adds to sums (vectors, d_sae) the slopes in the vectors, to total the activations (JumpReLU: how often the feature
-    was above its threshold or near), to count the active features.  Returns the penalised quantity: sum of value *
-    norm, or the number of active features.
+    h_gate: those in the frozen twin's values, for Gated.  norms: of decoder rows, as the penalty
+    weighs them. Adds to sums (vectors, d_sae) the slopes in the vectors, to total the activations
+    (JumpReLU: how often the feature was above its threshold or near), to count the active
+    features.  Returns the penalised quantity: sum of value * norm, or the number of active
+    features.
     """
     d_sae = vectors.shape[1]
     p, s, c = np.empty(d_sae, np.float32), np.empty(d_sae, np.float32), np.empty(d_sae, np.float32)

@@ -1,4 +1,5 @@
-"""A trained dictionary of raw residuals: mean, scale and decoder norms folded in, exactly, in float64.
+"""A trained dictionary of raw residuals: mean, scale and decoder norms folded in, exactly, in
+float64.
 
 With x' = (x - mean) s as training saw it, decoder norms n and c = b_dec / s + mean:
 
@@ -49,17 +50,26 @@ def estimate_normalisation(sample: torch.Tensor, where: str = "activations") -> 
     mean = x.mean(0)
     norms = (x - mean).norm(dim=1)
     if float(norms.mean()) == 0:
-        raise InputError(where, "constant", "activations must vary", "Check the layer and the corpus.")
+        raise InputError(
+            where, "constant", "activations must vary", "Check the layer and the corpus."
+        )
     scale = math.sqrt(x.shape[1]) / float(norms.mean())
     return Normalisation(mean.float(), scale, float((norms * scale).pow(2).mean()))
 
 
 def fold(state: SaeState, normal: Normalisation, made: dict[str, Any]) -> SparseAutoencoder:
-    """The dictionary of raw residuals.  made: facts for its metadata.  TrainingDivergedError when it is not finite."""
+    """The dictionary of raw residuals.  made: facts for its metadata.  TrainingDivergedError when
+    it is not finite.
+    """
     if not np.isfinite(state.weights.flat).all():
-        raise TrainingDivergedError(state.where(state.training.n_steps, "a weight is not a finite number"))
+        raise TrainingDivergedError(
+            state.where(state.training.n_steps, "a weight is not a finite number")
+        )
     config, w, s = state.config, state.weights, normal.scale
-    wide = (torch.from_numpy(array.astype(np.float64)) for array in (w.W_enc_T.T, w.W_dec, w.b_dec, w.vectors))
+    wide = (
+        torch.from_numpy(array.astype(np.float64))
+        for array in (w.W_enc_T.T, w.W_dec, w.b_dec, w.vectors)
+    )
     W_enc, W_dec, b_dec, vectors = wide
     b_enc, threshold = vectors[0], None
     if config.kind == "gated":

@@ -1,10 +1,12 @@
-"""The step of a training on a device other than the CPU; the same steps, equations and checkpoints as on the CPU.
+"""The step of a training on a device other than the CPU; the same steps, equations and checkpoints
+as on the CPU.
 
-The product x W_enc is dense, in bfloat16 where the device computes it natively.  After it only active features are
-touched: they become entries in order of token, tokens are decoded and differentiated, the entries are sorted by
-feature, and each feature's gradient is summed and used.  Where many features are active, as ReLU has them in its first
-steps, products of whole matrices are taken instead.  Two modules compute the parts: `device_kernels`, fused in Triton,
-and `device_plain`, in torch operations.
+The product x W_enc is dense, in bfloat16 where the device computes it natively.  After it only
+active features are touched: they become entries in order of token, tokens are decoded and
+differentiated, the entries are sorted by feature, and each feature's gradient is summed and used.
+Where many features are active, as ReLU has them in its first steps, products of whole matrices are
+taken instead.  Two modules compute the parts: `device_kernels`, fused in Triton, and
+`device_plain`, in torch operations.
 """
 
 from __future__ import annotations
@@ -37,17 +39,22 @@ _BLOCK = 1024  # tokens whose features are all held in float32 at once, in a den
 class OnDevice:
     """Trains the states of all layers, layer after layer, on chunks of a stream.
 
-    states: of one device, a list of `DeviceState` for each layer of the source.  normal: one a layer.
+    states: of one device, a list of `DeviceState` for each layer of the source.  normal: one a
+    layer.
     """
 
-    def __init__(self, source: ActivationSource, states: list[list[Any]], normal: list[Normalisation]) -> None:
+    def __init__(
+        self, source: ActivationSource, states: list[list[Any]], normal: list[Normalisation]
+    ) -> None:
         self.source, self.states, self.stack = source, states, contextlib.ExitStack()
         self.device, self.training = states[0][0].device, states[0][0].training
         self.normal = [replace(n, mean=n.mean.to(self.device)) for n in normal]
 
     def __enter__(self) -> OnDevice:
         end = self.training.n_steps * self.training.batch_size
-        self.stack.enter_context(_full_sums())  # throughout: a source may run a model, and sees the same all the time
+        self.stack.enter_context(
+            _full_sums()
+        )  # throughout: a source may run a model, and sees the same all the time
         self.ahead = self.stack.enter_context(Ahead(self.source, self.device, end))
         return self
 
@@ -68,8 +75,8 @@ class OnDevice:
 def advance(state: DeviceState, x: Tensor, seen: Tensor, step: int) -> None:
     """The steps of a chunk of tokens on the device, then dead features drawn anew.
 
-    x: float32; seen: what products see of it, bfloat16 or x itself.  Raises TrainingDivergedError when a loss is not
-    finite.
+    x: float32; seen: what products see of it, bfloat16 or x itself.  Raises TrainingDivergedError
+    when a loss is not finite.
     """
     size = state.training.batch_size
     parts = [slice(first, first + size) for first in range(0, len(x) - size + 1, size)]
@@ -86,9 +93,13 @@ def take_step(state: DeviceState, x: Tensor, seen: Tensor, step: int) -> None:
     """One step of Adam on a batch; its losses are looked at by `settle`."""
     penalty, training, t = state.penalty_at(step) / len(x), state.training, step + 1
     numbers = (
-        training.learning_rate_at(step), training.beta1, training.beta2,
-        1 / (1 - training.beta1**t), 1 / (1 - training.beta2**t), _EPSILON,
-    )  # fmt: skip
+        training.learning_rate_at(step),
+        training.beta1,
+        training.beta2,
+        1 / (1 - training.beta1**t),
+        1 / (1 - training.beta2**t),
+        _EPSILON,
+    )
     rates = tuple(float(np.float32(number)) for number in numbers)
     if len(state.g) != len(x):
         state.g = torch.empty_like(x)
@@ -106,7 +117,9 @@ def take_step(state: DeviceState, x: Tensor, seen: Tensor, step: int) -> None:
 def _sparse_step(
     state: DeviceState, x: Tensor, seen: Tensor, penalty: float, rates: Rates
 ) -> tuple[Tensor, Tensor] | None:
-    """Sums of squared error and of what is penalised; None when more features are active than this way pays for."""
+    """Sums of squared error and of what is penalised; None when more features are active than this
+    way pays for.
+    """
     config, w, engine, n = state.config, state.weights, state.engine, len(x)
     product, bias = torch.mm(seen, state.W_product.T), w.vectors[0]
     if isinstance(config, BatchTopKConfig):
@@ -123,21 +136,29 @@ def _sparse_step(
             return None
         state.scalars[0] = len(entries.value) / n
     factor, width = 2 / n, config.bandwidth if isinstance(config, JumpReluConfig) else 1.0
-    slopes = engine.decode(state, KIND[config.kind], entries, x, w.b_dec, factor, penalty, width, state.g)
+    slopes = engine.decode(
+        state, KIND[config.kind], entries, x, w.b_dec, factor, penalty, width, state.g
+    )
     losses, g = (slopes.squared.sum(), slopes.penalised.sum()), state.g
     if isinstance(config, TopKConfig):
         entries, slopes, g = _with_auxiliary(state, product, entries, slopes, factor)
     del product  # memory that the sort may use
     feature, order = entries.index.sort(stable=True)
-    offset = torch.searchsorted(feature, torch.arange(state.d_sae + 1, dtype=feature.dtype, device=feature.device))
-    engine.update_sparse(state, order, offset, entries.token, slopes, x, g, 0.0 if state.unit else penalty, rates)
+    offset = torch.searchsorted(
+        feature, torch.arange(state.d_sae + 1, dtype=feature.dtype, device=feature.device)
+    )
+    engine.update_sparse(
+        state, order, offset, entries.token, slopes, x, g, 0.0 if state.unit else penalty, rates
+    )
     return losses
 
 
 def _with_auxiliary(
     state: DeviceState, product: Tensor, entries: Entries, slopes: Slopes, factor: float
 ) -> tuple[Entries, Slopes, Tensor]:
-    """Entries and slopes with those of the auxiliary loss behind, and errors: dead features model the error."""
+    """Entries and slopes with those of the auxiliary loss behind, and errors: dead features model
+    the error.
+    """
     config, engine, g = state.config, state.engine, state.g
     assert isinstance(config, TopKConfig)
     n_dead = state.n_dead() if config.aux_weight > 0 else 0
@@ -149,17 +170,22 @@ def _with_auxiliary(
     nothing, pull = torch.zeros_like(state.weights.b_dec), torch.empty_like(g)
     more = engine.decode(state, RELU, found, g * (-1 / factor), nothing, weight, 0.0, 1.0, pull)
     both = Entries(
-        torch.cat([entries.index, found.index]), torch.cat([entries.token, found.token + len(g)]),
-        torch.cat([entries.value, found.value]), entries.start, entries.stop,
-    )  # fmt: skip
+        torch.cat([entries.index, found.index]),
+        torch.cat([entries.token, found.token + len(g)]),
+        torch.cat([entries.value, found.value]),
+        entries.start,
+        entries.stop,
+    )
     f, d = torch.cat([slopes.f, more.f]), torch.cat([slopes.d, more.d])
     return both, Slopes(f, d, d[None], slopes.squared, slopes.penalised), torch.cat([g, pull])
 
 
 def _keep_of_batch(state: DeviceState, product: Tensor) -> Entries:
-    """Entries of the n k largest values above 0 of all n tokens together; moves the running threshold.
+    """Entries of the n k largest values above 0 of all n tokens together; moves the running
+    threshold.
 
-    As on the CPU: entries from well below the value that a sample of tokens keeps are gathered, and cut exactly.
+    As on the CPU: entries from well below the value that a sample of tokens keeps are gathered, and
+    cut exactly.
     """
     config, bias, n = state.config, state.weights.vectors[0], len(product)
     assert isinstance(config, BatchTopKConfig)
@@ -181,14 +207,20 @@ def _keep_of_batch(state: DeviceState, product: Tensor) -> Entries:
         keep |= ties & (ties.cumsum(0) <= n * k - keep.sum())
         kept = torch.cat([torch.zeros_like(entries.stop[:1]), keep.cumsum(0)])
         entries = Entries(
-            entries.index[keep], entries.token[keep], value[keep], kept[entries.start], kept[entries.stop]
+            entries.index[keep],
+            entries.token[keep],
+            value[keep],
+            kept[entries.start],
+            kept[entries.stop],
         )
     rate = config.threshold_rate if state.scalars[1] > 0 else 1.0
     state.scalars[1] += rate * (float(cut) - state.scalars[1])
     return entries
 
 
-def _dense_step(state: DeviceState, x: Tensor, seen: Tensor, penalty: float, rates: Rates) -> tuple[Tensor, Tensor]:
+def _dense_step(
+    state: DeviceState, x: Tensor, seen: Tensor, penalty: float, rates: Rates
+) -> tuple[Tensor, Tensor]:
     """What `_sparse_step` does, at a cost that does not depend on how many features are active."""
     w, n = state.weights, len(x)
     f, h = (torch.empty(n, state.d_sae, dtype=seen.dtype, device=x.device) for _ in range(2))
@@ -197,21 +229,37 @@ def _dense_step(state: DeviceState, x: Tensor, seen: Tensor, penalty: float, rat
     losses, count = torch.zeros(2, device=x.device), torch.zeros_like(total)
     for low in range(0, n, _BLOCK):
         part = slice(low, low + _BLOCK)
-        _differentiate(state, x[part], seen[part], penalty, 2 / n, (f[part], h[part], state.g[part], g_seen[part]),
-                       (sums, total, count, losses))  # fmt: skip
+        _differentiate(
+            state,
+            x[part],
+            seen[part],
+            penalty,
+            2 / n,
+            (f[part], h[part], state.g[part], g_seen[part]),
+            (sums, total, count, losses),
+        )
     used = total if state.config.kind == "jumprelu" else count
     state.scalars[0] = float(used.sum()) / n
     state.fired.copy_(count)
     G_enc, G_dec = torch.mm(h.T, seen), torch.mm(f.T, g_seen)
-    state.engine.update_dense(state, G_enc, G_dec, sums, total, 0.0 if state.unit else penalty, rates)
+    state.engine.update_dense(
+        state, G_enc, G_dec, sums, total, 0.0 if state.unit else penalty, rates
+    )
     return losses[0], losses[1]
 
 
 def _differentiate(
-    state: DeviceState, x: Tensor, seen: Tensor, penalty: float, factor: float, out: tuple[Tensor, ...],
+    state: DeviceState,
+    x: Tensor,
+    seen: Tensor,
+    penalty: float,
+    factor: float,
+    out: tuple[Tensor, ...],
     sums: tuple[Tensor, ...],
-) -> None:  # fmt: skip
-    """Features f, slopes h in x W_enc, errors g of a block of tokens; adds to sums over tokens, as `elementwise`."""
+) -> None:
+    """Features f, slopes h in x W_enc, errors g of a block of tokens; adds to sums over tokens, as
+    `elementwise`.
+    """
     f, h, g, g_seen = out
     of_vectors, total, count, losses = sums
     w, kind = state.weights, KIND[state.config.kind]

@@ -1,8 +1,10 @@
-"""Dead features drawn anew, for the kinds whose loss does not train them [Bricken 2023, "Towards Monosemanticity"].
+"""Dead features drawn anew, for the kinds whose loss does not train them [Bricken 2023, "Towards
+Monosemanticity"].
 
-Each gets a token, drawn with a probability proportional to its squared error, and the direction e / ||e|| of that error
-for its decoder; its encoder column is the same direction at a fifth of the mean norm of the others, with a bias at
-which it fires where the input lies more than half as far along it as at that token; its moments start at 0.
+Each gets a token, drawn with a probability proportional to its squared error, and the direction e /
+||e|| of that error for its decoder; its encoder column is the same direction at a fifth of the mean
+norm of the others, with a bias at which it fires where the input lies more than half as far along
+it as at that token; its moments start at 0.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ _NORM = 0.2  # of an encoder column, to the mean of the others
 
 
 def revive(state: Trainee, x: torch.Tensor, error: np.ndarray, step: int) -> int:
-    """Draw the dead features of a state anew after a step on the batch x with these errors (up to a common factor).
+    """Draw the dead features of a state anew after a step on the batch x with these errors (up to a
+    common factor).
 
-    x (token, d_model), error (token, d_model).  Returns how many.  A function of state, batch and seeds.
+    x (token, d_model), error (token, d_model).  Returns how many.  A function of state, batch and
+    seeds.
     """
     training = state.training
     if state.config.kind not in MAY_BE_DENSE or state.config.freeze_decoder:
@@ -39,9 +43,13 @@ def revive(state: Trainee, x: torch.Tensor, error: np.ndarray, step: int) -> int
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     along = np.einsum("ij,ij->i", direction, x.numpy()[chosen].astype(np.float64))
     alive = silent < training.dead_after
-    encoder, decoder = state.mean_norms(alive) if alive.any() else (state.config.init_norm / _NORM, 1.0)
+    encoder, decoder = (
+        state.mean_norms(alive) if alive.any() else (state.config.init_norm / _NORM, 1.0)
+    )
     size = _NORM * encoder
-    vectors = np.zeros((len(state.vectors), n))  # besides biases: JumpReLU's threshold, Gated's r_mag
+    vectors = np.zeros(
+        (len(state.vectors), n)
+    )  # besides biases: JumpReLU's threshold, Gated's r_mag
     vectors[0] = -0.5 * size * np.maximum(along, 0)
     if state.config.kind == "gated":
         vectors[1] = vectors[0]

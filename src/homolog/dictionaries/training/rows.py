@@ -1,10 +1,12 @@
-"""The part of a training step that goes feature by feature: gradients of a feature's weights, and Adam on them.
+"""The part of a training step that goes feature by feature: gradients of a feature's weights, and
+Adam on them.
 
     dW_dec[i] = sum value g_t,   dW_enc[:, i] = sum d x_t,   dvectors[i] = sum v        over the entries of feature i
 
-A feature's gradient is summed over the whole batch in first-level cache and used at once: no gradient of all weights
-is ever stored, and weights and moments are read and written once a step.  W_enc is kept transposed, (d_sae, d_model).
-Features do not depend on each other, so they may be spread over threads; the bytes stay the same.
+A feature's gradient is summed over the whole batch in first-level cache and used at once: no
+gradient of all weights is ever stored, and weights and moments are read and written once a step.
+W_enc is kept transposed, (d_sae, d_model). Features do not depend on each other, so they may be
+spread over threads; the bytes stay the same.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ _TINY = np.float32(1e-30)  # moments below are 0: denormal numbers cost a hundre
 
 @jit(nogil=True)
 def sort_by_feature(index, regions, tokens, starts, token, order, offset):
-    """Entry numbers in order of feature, then of token: order[offset[i] : offset[i + 1]] are those of feature i.
+    """Entry numbers in order of feature, then of token: order[offset[i] : offset[i + 1]] are those
+    of feature i.
 
-    regions: (block, 2) first and last entry.  tokens: (block, 2) first token and how many.  starts: (block, tokens
-    + 1).  Fills token, the token of each entry, too.
+    regions: (block, 2) first and last entry.  tokens: (block, 2) first token and how many.  starts:
+    (block, tokens + 1).  Fills token, the token of each entry, too.
     """
     offset[:] = 0
     for b in range(regions.shape[0]):
@@ -70,7 +73,9 @@ def _to_half(row, out):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _step_decoder(row, g, m, v, total, penalty, unit, rates):
-    """Adam on a decoder row; unit: the row is held at norm 1, else its norm is penalised by penalty * total."""
+    """Adam on a decoder row; unit: the row is held at norm 1, else its norm is penalised by penalty
+    * total.
+    """
     rate, beta1, beta2, correction1, correction2, epsilon = rates
     if unit:  # without the part along the row, Adam does not chase the norm [Gao 2024]
         along = _F0
@@ -98,13 +103,37 @@ def _step_decoder(row, g, m, v, total, penalty, unit, rates):
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def update_sparse(first, last, offset, order, token, n_tokens, value, d, v, x, g,
-                  W_enc, W_dec, vectors, moments, halves, penalty, unit, frozen, rates, fired):  # fmt: skip
-    """Gradients of features first to last from their entries, and one step of Adam on their weights.
+def update_sparse(
+    first,
+    last,
+    offset,
+    order,
+    token,
+    n_tokens,
+    value,
+    d,
+    v,
+    x,
+    g,
+    W_enc,
+    W_dec,
+    vectors,
+    moments,
+    halves,
+    penalty,
+    unit,
+    frozen,
+    rates,
+    fired,
+):
+    """Gradients of features first to last from their entries, and one step of Adam on their
+    weights.
 
-    Entries whose token is n_tokens or more are of the auxiliary loss: row of g as it is, of x less n_tokens.
-    moments: means and squares of W_enc, W_dec, vectors.  halves: bfloat16 copies of W_enc and W_dec, size 0 where not
-    kept.  fired: counts of the entries with value above 0 that are not of the auxiliary loss.
+    Entries whose token is n_tokens or more are of the auxiliary loss: row of g as it is, of x less
+    n_tokens.
+    moments: means and squares of W_enc, W_dec, vectors.  halves: bfloat16 copies of W_enc and
+    W_dec, size 0 where not kept.  fired: counts of the entries with value above 0 that are not of
+    the auxiliary loss.
     """
     d_model, n_vectors = x.shape[1], vectors.shape[0]
     g_dec, g_enc = np.empty(d_model, np.float32), np.empty(d_model, np.float32)
@@ -127,14 +156,44 @@ def update_sparse(first, last, offset, order, token, n_tokens, value, d, v, x, g
             count += f > _F0 and t < n_tokens
         fired[i] = count
         _step_feature(
-            i, g_enc, g_dec, g_vec, total, W_enc, W_dec, vectors, moments, halves, penalty, unit, frozen, rates
+            i,
+            g_enc,
+            g_dec,
+            g_vec,
+            total,
+            W_enc,
+            W_dec,
+            vectors,
+            moments,
+            halves,
+            penalty,
+            unit,
+            frozen,
+            rates,
         )
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def update_dense(first, last, G_enc, G_dec, g_vectors, total,
-                 W_enc, W_dec, vectors, moments, halves, penalty, unit, frozen, rates):  # fmt: skip
-    """One step of Adam on features first to last, whose gradients are rows of G_enc, G_dec (bfloat16 or float32)."""
+def update_dense(
+    first,
+    last,
+    G_enc,
+    G_dec,
+    g_vectors,
+    total,
+    W_enc,
+    W_dec,
+    vectors,
+    moments,
+    halves,
+    penalty,
+    unit,
+    frozen,
+    rates,
+):
+    """One step of Adam on features first to last, whose gradients are rows of G_enc, G_dec
+    (bfloat16 or float32).
+    """
     g_dec, g_enc = np.empty(W_dec.shape[1], np.float32), np.empty(W_dec.shape[1], np.float32)
     g_vec = np.empty((vectors.shape[0], 1), np.float32)
     for i in range(first, last):
@@ -142,23 +201,69 @@ def update_dense(first, last, G_enc, G_dec, g_vectors, total,
         g_dec[:] = G_dec[i - first]
         g_vec[:, 0] = g_vectors[:, i]
         _step_feature(
-            i, g_enc, g_dec, g_vec, total[i], W_enc, W_dec, vectors, moments, halves, penalty, unit, frozen, rates
+            i,
+            g_enc,
+            g_dec,
+            g_vec,
+            total[i],
+            W_enc,
+            W_dec,
+            vectors,
+            moments,
+            halves,
+            penalty,
+            unit,
+            frozen,
+            rates,
         )
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def _step_feature(i, g_enc, g_dec, g_vec, total,
-                  W_enc, W_dec, vectors, moments, halves, penalty, unit, frozen, rates):  # fmt: skip
+def _step_feature(
+    i,
+    g_enc,
+    g_dec,
+    g_vec,
+    total,
+    W_enc,
+    W_dec,
+    vectors,
+    moments,
+    halves,
+    penalty,
+    unit,
+    frozen,
+    rates,
+):
     rate, beta1, beta2, correction1, correction2, epsilon = rates
     mean_enc, square_enc, mean_dec, square_dec, mean_vec, square_vec = moments
     half_enc, half_dec = halves
-    adam(W_enc[i], g_enc, mean_enc[i], square_enc[i], rate, beta1, beta2, correction1, correction2, epsilon)
+    adam(
+        W_enc[i],
+        g_enc,
+        mean_enc[i],
+        square_enc[i],
+        rate,
+        beta1,
+        beta2,
+        correction1,
+        correction2,
+        epsilon,
+    )
     for n in range(vectors.shape[0]):
         part = slice(i, i + 1)
         adam(
-            vectors[n, part], g_vec[n], mean_vec[n, part], square_vec[n, part],
-            rate, beta1, beta2, correction1, correction2, epsilon,
-        )  # fmt: skip
+            vectors[n, part],
+            g_vec[n],
+            mean_vec[n, part],
+            square_vec[n, part],
+            rate,
+            beta1,
+            beta2,
+            correction1,
+            correction2,
+            epsilon,
+        )
     if not frozen:
         _step_decoder(W_dec[i], g_dec, mean_dec[i], square_dec[i], total, penalty, unit, rates)
     if half_enc.size > 0:

@@ -1,4 +1,6 @@
-"""Scratch arrays of training steps, kept from one step to the next of the same shape; each thread has its own."""
+"""Scratch arrays of training steps, kept from one step to the next of the same shape; each thread
+has its own.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,32 @@ from homolog.dictionaries.configs import BatchTopKConfig, TopKConfig
 from homolog.dictionaries.training.state import SaeState
 
 BLOCK = 512  # tokens whose product is computed at once
-DENSE = {True: 1 / 48, False: 1 / 12}  # share of features in use above which whole products pay; bfloat16 or float32
+DENSE = {
+    True: 1 / 48,
+    False: 1 / 12,
+}  # share of features in use above which whole products pay; bfloat16 or float32
 _local = threading.local()
 
 
 class Room:
-    """What a step needs beside the weights: entries of active features, errors, sums of blocks of tokens."""
+    """What a step needs beside the weights: entries of active features, errors, sums of blocks of
+    tokens.
+    """
 
     def __init__(self, state: SaeState, n_tokens: int) -> None:
         config = state.config
-        self.n_tokens, self.blocks = n_tokens, [(i, min(i + BLOCK, n_tokens)) for i in range(0, n_tokens, BLOCK)]
+        self.n_tokens, self.blocks = (
+            n_tokens,
+            [(i, min(i + BLOCK, n_tokens)) for i in range(0, n_tokens, BLOCK)],
+        )
         self.block, n = min(BLOCK, n_tokens), len(self.blocks)
         self.d_sae, self.n_vectors = state.d_sae, len(state.vectors)
         self.k = min(config.k, state.d_sae) if isinstance(config, TopKConfig) else 0
-        self.aux_k = min(config.aux_k, state.d_sae) if isinstance(config, TopKConfig) and config.aux_weight > 0 else 0
+        self.aux_k = (
+            min(config.aux_k, state.d_sae)
+            if isinstance(config, TopKConfig) and config.aux_weight > 0
+            else 0
+        )
         if isinstance(config, BatchTopKConfig):
             limit = self.block * min(state.d_sae, 32 * self.k)
         elif self.k:
@@ -39,18 +53,28 @@ class Room:
         self.wide: Wide | None = None
 
     def make_entries(self, limit: int) -> None:
-        """Arrays of entries, `limit` for each block of tokens; behind them a block's entries of the auxiliary loss."""
+        """Arrays of entries, `limit` for each block of tokens; behind them a block's entries of the
+        auxiliary loss.
+        """
         self.limit = limit
         self.aux_start = limit + self.d_sae + 64
         self.region = self.aux_start + self.block * self.aux_k + self.d_sae + 64
         n = len(self.blocks)
         self.index, self.token, self.order = (np.empty(n * self.region, np.int32) for _ in range(3))
-        self.value, self.f, self.h, self.h_gate, self.d = (np.empty(n * self.region, np.float32) for _ in range(5))
-        self.v = np.empty((self.n_vectors, n * self.region), np.float32) if self.n_vectors > 1 else self.d[None]
+        self.value, self.f, self.h, self.h_gate, self.d = (
+            np.empty(n * self.region, np.float32) for _ in range(5)
+        )
+        self.v = (
+            np.empty((self.n_vectors, n * self.region), np.float32)
+            if self.n_vectors > 1
+            else self.d[None]
+        )
         self.starts = np.zeros((2 * n, self.block + 1), np.int64)
 
     def start(self, b: int, auxiliary: bool = False) -> np.ndarray:
-        """Where the entries of each token of a block begin, and the last ends; filled by a selection."""
+        """Where the entries of each token of a block begin, and the last ends; filled by a
+        selection.
+        """
         low, high = self.blocks[b]
         start = self.starts[b + auxiliary * len(self.blocks)][: high - low + 1]
         return start
@@ -63,12 +87,16 @@ class Room:
 
 
 class Wide:
-    """What a dense step needs: features and slopes of all tokens of a batch, and sums of blocks of tokens."""
+    """What a dense step needs: features and slopes of all tokens of a batch, and sums of blocks of
+    tokens.
+    """
 
     def __init__(self, state: SaeState, n_tokens: int, n_blocks: int) -> None:
         dtype = torch.bfloat16 if state.half else torch.float32
         self.f, self.h = (torch.empty(n_tokens, state.d_sae, dtype=dtype) for _ in range(2))
-        self.g_half = torch.empty(n_tokens if state.half else 0, state.d_model, dtype=torch.bfloat16)
+        self.g_half = torch.empty(
+            n_tokens if state.half else 0, state.d_model, dtype=torch.bfloat16
+        )
         self.sums = np.zeros((n_blocks, len(state.vectors), state.d_sae), np.float32)
         self.total, self.count = (np.zeros((n_blocks, state.d_sae), np.float32) for _ in range(2))
 
@@ -83,7 +111,9 @@ def room_for(state: SaeState, n_tokens: int) -> Room:
 
 
 def matrix(name: str, n_tokens: int, width: int, dtype: torch.dtype) -> torch.Tensor:
-    """A matrix (n_tokens, width) of the calling thread, which its next call of this name may overwrite."""
+    """A matrix (n_tokens, width) of the calling thread, which its next call of this name may
+    overwrite.
+    """
     found = getattr(_local, name, None)
     if found is None or found.shape[1] != width or found.dtype != dtype or len(found) < n_tokens:
         found = torch.empty(max(n_tokens, BLOCK), width, dtype=dtype)

@@ -14,23 +14,34 @@ from homolog.dictionaries.training.scratch import Room, matrix, pair
 from homolog.dictionaries.training.state import SaeState
 
 Update = Callable[[int, int, tuple], None]
-"""Moves the weights of features first to last (not included) by Adam with (rate, beta1, beta2, 1 / (1 - beta1^t),
-1 / (1 - beta2^t), epsilon), and counts in state.fired at how many tokens each was active."""
+"""Moves the weights of features first to last (not included) by Adam with (rate, beta1, beta2, 1 /
+(1 - beta1^t), 1 / (1 - beta2^t), epsilon), and counts in state.fired at how many tokens each was
+active.
+"""
 _SAMPLE = 64  # tokens from which the smallest value that a batch keeps is guessed
 _GUESSES = (2, 8)  # times k: the rank in the sample of the value from which entries are gathered
 
 
 def product_of(state: SaeState, seen: torch.Tensor) -> torch.Tensor:
     """x W_enc, (token, d_sae), in the precision of `seen`; the thread's next product overwrites it."""
-    return torch.mm(seen, state.W_product.T, out=matrix("product", len(seen), state.d_sae, seen.dtype))
+    return torch.mm(
+        seen, state.W_product.T, out=matrix("product", len(seen), state.d_sae, seen.dtype)
+    )
 
 
 def sparse_step(
-    state: SaeState, x: torch.Tensor, seen: torch.Tensor, penalty: float, room: Room, threads: Threads
+    state: SaeState,
+    x: torch.Tensor,
+    seen: torch.Tensor,
+    penalty: float,
+    room: Room,
+    threads: Threads,
 ) -> Update | None:
-    """Losses into room.squared, room.penalised, slopes of b_dec into room.d_bias; the rest is for the returned update.
+    """Losses into room.squared, room.penalised, slopes of b_dec into room.d_bias; the rest is for
+    the returned update.
 
-    penalty: weight over the number of tokens.  None when more features are active than entries have room.
+    penalty: weight over the number of tokens.  None when more features are active than entries have
+    room.
     """
     blocks = range(len(room.blocks))
     if isinstance(state.config, BatchTopKConfig):
@@ -49,17 +60,37 @@ def sparse_step(
         regions += [(room.start(b, True)[0], room.start(b, True)[-1]) for b in blocks]
         spans += [(room.n_tokens + low, high - low) for low, high in room.blocks]
     rows.sort_by_feature(
-        room.index, np.array(regions, np.int64), np.array(spans, np.int64), room.starts, room.token, room.order,
+        room.index,
+        np.array(regions, np.int64),
+        np.array(spans, np.int64),
+        room.starts,
+        room.token,
+        room.order,
         room.offset,
-    )  # fmt: skip
+    )
     f = room.f if state.config.kind in ("jumprelu", "gated") else room.value
     w, config = state.targets(), state.config
 
     def update(first: int, last: int, rates: tuple) -> None:
         rows.update_sparse(
-            first, last, room.offset, room.order, room.token, room.n_tokens, f, room.d, room.v, x.numpy(), room.g,
-            *w, np.float32(0 if state.unit else penalty), state.unit, config.freeze_decoder, rates, state.fired,
-        )  # fmt: skip
+            first,
+            last,
+            room.offset,
+            room.order,
+            room.token,
+            room.n_tokens,
+            f,
+            room.d,
+            room.v,
+            x.numpy(),
+            room.g,
+            *w,
+            np.float32(0 if state.unit else penalty),
+            state.unit,
+            config.freeze_decoder,
+            rates,
+            state.fired,
+        )
 
     return update
 
@@ -75,7 +106,9 @@ def _low(state: SaeState) -> np.ndarray:
 def _select_all(
     state: SaeState, seen: torch.Tensor, room: Room, threads: Threads, *, low: np.ndarray, k: int
 ) -> np.ndarray | None:
-    """Entries of all blocks, where `product + low` is above 0, or the k largest; returns where each block's end."""
+    """Entries of all blocks, where `product + low` is above 0, or the k largest; returns where each
+    block's end.
+    """
     ends = np.zeros(len(room.blocks), np.int64)
     dead = dead_features(state)
     bias = state.weights.vectors[0]
@@ -88,7 +121,9 @@ def _select_all(
         if k:
             ends[b] = tokens.select_largest(*product, bias, k, room.index, room.value, start)
         else:
-            ends[b] = tokens.select_above(*product, bias, low, room.limit, room.index, room.value, start)
+            ends[b] = tokens.select_above(
+                *product, bias, low, room.limit, room.index, room.value, start
+            )
         if len(dead):
             start = room.begin(b, True)
             tokens.select_dead(*product, bias, dead, room.aux_k, room.index, room.value, start)
@@ -105,10 +140,11 @@ def dead_features(state: SaeState) -> np.ndarray:
 
 
 def _keep_of_batch(state: SaeState, seen: torch.Tensor, room: Room, threads: Threads) -> np.ndarray:
-    """Entries of the n k largest values above 0 of all n tokens together; moves the running threshold.
+    """Entries of the n k largest values above 0 of all n tokens together; moves the running
+    threshold.
 
-    What a batch keeps begins at about the value that some of its tokens keep: entries from well below that value on
-    are gathered, and cut exactly.
+    What a batch keeps begins at about the value that some of its tokens keep: entries from well
+    below that value on are gathered, and cut exactly.
     """
     config = state.config
     assert isinstance(config, BatchTopKConfig)
@@ -118,11 +154,17 @@ def _keep_of_batch(state: SaeState, seen: torch.Tensor, room: Room, threads: Thr
     blocks = range(len(room.blocks))
     for guess in (*_GUESSES, None):
         rank = values.size if guess is None else min(values.size, guess * room.k * len(sample))
-        lowest = np.float32(0) if guess is None else max(np.partition(values, values.size - rank)[-rank], np.float32(0))
+        lowest = (
+            np.float32(0)
+            if guess is None
+            else max(np.partition(values, values.size - rank)[-rank], np.float32(0))
+        )
         if guess is None:
             room.make_entries(room.block * room.d_sae)
         ends = _select_all(state, seen, room, threads, low=bias - lowest, k=0)
-        if ends is not None and (lowest == 0 or sum(int(ends[b]) - b * room.region for b in blocks) >= n_kept):
+        if ends is not None and (
+            lowest == 0 or sum(int(ends[b]) - b * room.region for b in blocks) >= n_kept
+        ):
             break
     assert ends is not None
     found = np.concatenate([room.value[b * room.region : ends[b]] for b in blocks])
@@ -140,11 +182,18 @@ def _keep_of_batch(state: SaeState, seen: torch.Tensor, room: Room, threads: Thr
     return ends
 
 
-def _differentiate(state: SaeState, x: torch.Tensor, penalty: float, room: Room, b: int, end: int) -> None:
+def _differentiate(
+    state: SaeState, x: torch.Tensor, penalty: float, room: Room, b: int, end: int
+) -> None:
     """Errors of a block of tokens, and slopes of its entries."""
     low, high = room.blocks[b]
     first, start, w, kind = b * room.region, room.start(b), state.weights, state.config.kind
-    target, g, factor, push = x[low:high].numpy(), room.g[low:high], np.float32(2 / room.n_tokens), np.float32(penalty)
+    target, g, factor, push = (
+        x[low:high].numpy(),
+        room.g[low:high],
+        np.float32(2 / room.n_tokens),
+        np.float32(penalty),
+    )
     part = (first, end, room.index)
     room.penalised[b] = 0
     if kind == "jumprelu":
@@ -152,16 +201,22 @@ def _differentiate(state: SaeState, x: torch.Tensor, penalty: float, room: Room,
     if kind == "gated":
         scale = np.exp(w.vectors[2])
         tokens.gated_values(*part, room.value, w.vectors[0], w.vectors[1], scale, room.f)
-        tokens.decode(target, w.b_dec, room.index, room.value, start, w.W_dec, factor, g, room.h_gate)
+        tokens.decode(
+            target, w.b_dec, room.index, room.value, start, w.W_dec, factor, g, room.h_gate
+        )
     f = room.f if kind in ("jumprelu", "gated") else room.value
-    room.squared[b] = tokens.decode(target, w.b_dec, room.index, f, start, w.W_dec, factor, g, room.h)
+    room.squared[b] = tokens.decode(
+        target, w.b_dec, room.index, f, start, w.W_dec, factor, g, room.h
+    )
     room.d_bias[b] = 0
     tokens.add_rows(g, room.d_bias[b])
     if isinstance(state.config, JumpReluConfig):
         width = np.float32(state.config.bandwidth)
         tokens.jumprelu_slopes(*part, room.value, room.h, w.vectors[1], push, width, room.d, room.v)
     elif isinstance(state.config, GatedConfig):
-        tokens.gated_slopes(*part, f, room.h, room.h_gate, w.vectors[1], scale, push, room.d, room.v)
+        tokens.gated_slopes(
+            *part, f, room.h, room.h_gate, w.vectors[1], scale, push, room.d, room.v
+        )
         room.penalised[b] = float(room.value[first:end].sum(dtype=np.float64))
     else:
         room.penalised[b] = tokens.relu_slopes(*part, room.value, room.h, state.norms, push, room.d)
@@ -181,7 +236,9 @@ def _auxiliary(state: SaeState, room: Room, threads: Threads) -> int:
         low, high = room.blocks[b]
         error = room.g[low:high] * (np.float32(-1) / factor)
         start, g = room.start(b, True), room.g[room.n_tokens + low : room.n_tokens + high]
-        tokens.decode(error, nothing, room.index, room.value, start, state.weights.W_dec, weight, g, room.h)
+        tokens.decode(
+            error, nothing, room.index, room.value, start, state.weights.W_dec, weight, g, room.h
+        )
         room.d[start[0] : start[-1]] = room.h[start[0] : start[-1]]
 
     threads.run(work, range(len(room.blocks)))

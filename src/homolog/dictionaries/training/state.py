@@ -1,7 +1,7 @@
 """One dictionary in training: master weights, Adam's moments and counters; what a checkpoint holds.
 
-All of it is float32 in flat arrays (weights, first and second moments alike), so that a checkpoint is three arrays and
-a few counters.
+All of it is float32 in flat arrays (weights, first and second moments alike), so that a checkpoint
+is three arrays and a few counters.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ from homolog.dictionaries.configs import (
 from homolog.dictionaries.seeds import generator
 from homolog.dictionaries.training import rows
 
-VECTORS = {"relu": ("b_enc",), "topk": ("b_enc",), "batchtopk": ("b_enc",), "jumprelu": ("b_enc", "threshold"),
-           "gated": ("b_gate", "b_mag", "r_mag")}  # fmt: skip
+VECTORS = {
+    "relu": ("b_enc",),
+    "topk": ("b_enc",),
+    "batchtopk": ("b_enc",),
+    "jumprelu": ("b_enc", "threshold"),
+    "gated": ("b_gate", "b_mag", "r_mag"),
+}
 MAY_BE_DENSE = ("relu", "jumprelu", "gated")
 
 
@@ -33,8 +38,8 @@ class TrainingDivergedError(RuntimeError):
 
 
 class Weights:
-    """Views of one flat float32 array: W_enc transposed (d_sae, d_model), W_dec (d_sae, d_model), vectors (n, d_sae),
-    b_dec (d_model,).
+    """Views of one flat float32 array: W_enc transposed (d_sae, d_model), W_dec (d_sae, d_model),
+    vectors (n, d_sae), b_dec (d_model,).
     """
 
     def __init__(self, d_model: int, d_sae: int, n_vectors: int) -> None:
@@ -61,24 +66,37 @@ class Report:
     def of(cls, squared: float, penalised: float, n_tokens: int, fired: np.ndarray) -> Report:
         """From sums over n_tokens; fired: at how many of them each feature was active."""
         n = max(1, n_tokens)
-        return cls((squared + penalised) / n, squared / n, float(fired.sum()) / n, float((fired == 0).mean()))
+        return cls(
+            (squared + penalised) / n,
+            squared / n,
+            float(fired.sum()) / n,
+            float((fired == 0).mean()),
+        )
 
 
 class Trainee:
-    """What is trained and how, wherever its weights lie: `SaeState` on the CPU, `DeviceState` on another device.
+    """What is trained and how, wherever its weights lie: `SaeState` on the CPU, `DeviceState` on
+    another device.
 
     half: whether products are in bfloat16.  names: (model, label, layer).
     """
 
     def __init__(
-        self, config: AnyConfig, training: TrainingConfig, d_model: int, half: bool, names: tuple[str, str, int]
+        self,
+        config: AnyConfig,
+        training: TrainingConfig,
+        d_model: int,
+        half: bool,
+        names: tuple[str, str, int],
     ) -> None:
         self.config, self.training, self.half, self.names = config, training, half, names
         self.d_model, self.d_sae = d_model, config.d_sae
         self.vectors = VECTORS[config.kind]
         self.unit = not (isinstance(config, ReluConfig) and config.weighted)
         self.scalars = np.zeros(2)
-        """Entries a token in the last step, from which the next chooses its way; BatchTopK's running threshold."""
+        """Entries a token in the last step, from which the next chooses its way; BatchTopK's
+        running threshold.
+        """
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything a checkpoint must hold besides the step; `refresh` follows a change."""
@@ -101,10 +119,14 @@ class Trainee:
         raise NotImplementedError
 
     def mean_norms(self, chosen: np.ndarray) -> tuple[float, float]:
-        """Mean norm of the encoder columns and of the decoder rows of the features marked in `chosen`."""
+        """Mean norm of the encoder columns and of the decoder rows of the features marked in
+        `chosen`.
+        """
         raise NotImplementedError
 
-    def replace(self, features: np.ndarray, W_enc_T: np.ndarray, W_dec: np.ndarray, vectors: np.ndarray) -> None:
+    def replace(
+        self, features: np.ndarray, W_enc_T: np.ndarray, W_dec: np.ndarray, vectors: np.ndarray
+    ) -> None:
         """Give features new weights, a row or column each; their moments and silence start at 0."""
         raise NotImplementedError
 
@@ -114,7 +136,9 @@ class Trainee:
         if isinstance(config, TopKConfig):
             return 0.0
         weight, share = (
-            (config.l0, config.l0_warmup) if isinstance(config, JumpReluConfig) else (config.l1, config.l1_warmup)
+            (config.l0, config.l0_warmup)
+            if isinstance(config, JumpReluConfig)
+            else (config.l1, config.l1_warmup)
         )
         warmup = share * self.training.n_steps
         return weight * (min(1.0, (step + 1) / warmup) if warmup >= 1 else 1.0)
@@ -130,7 +154,8 @@ class Trainee:
         model, label, layer = self.names
         return (
             f"{what}: model {model!r}, dictionary {label!r}, layer {layer}, step {step} of "
-            f"{self.training.n_steps}. Lower learning_rate (now {self.training.learning_rate}) or check the "
+            f"{self.training.n_steps}. Lower learning_rate (now {self.training.learning_rate}) or "
+            "check the "
             "activations."
         )
 
@@ -142,18 +167,27 @@ class SaeState(Trainee):
     """
 
     def __init__(
-        self, config: AnyConfig, training: TrainingConfig, d_model: int, half: bool, names: tuple[str, str, int],
+        self,
+        config: AnyConfig,
+        training: TrainingConfig,
+        d_model: int,
+        half: bool,
+        names: tuple[str, str, int],
         weights: np.ndarray | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(config, training, d_model, half, names)
-        self.weights, self.mean, self.square = (Weights(d_model, config.d_sae, len(self.vectors)) for _ in range(3))
+        self.weights, self.mean, self.square = (
+            Weights(d_model, config.d_sae, len(self.vectors)) for _ in range(3)
+        )
         self.silent = np.zeros(config.d_sae, np.int64)
         """Tokens since each feature fired."""
         self.norms = np.ones(config.d_sae, np.float32)
         self.fired = np.zeros(config.d_sae, np.int64)
         keeps_decoder = half and config.kind in MAY_BE_DENSE
         self.enc_half = torch.empty(config.d_sae if half else 0, d_model, dtype=torch.bfloat16)
-        self.dec_half = torch.empty(config.d_sae if keeps_decoder else 0, d_model, dtype=torch.bfloat16)
+        self.dec_half = torch.empty(
+            config.d_sae if keeps_decoder else 0, d_model, dtype=torch.bfloat16
+        )
         self.W_product = self.enc_half if half else torch.from_numpy(self.weights.W_enc_T)
         if weights is None:
             self._initialise()
@@ -169,7 +203,9 @@ class SaeState(Trainee):
         rows.normalise_rows(directions)
         w.W_enc_T[:] = directions * config.init_norm
         w.W_dec[:] = directions * (1.0 if self.unit else config.init_norm)
-        if isinstance(config, ReluConfig | GatedConfig):  # pre-activations start as N(0, init_norm^2)
+        if isinstance(
+            config, ReluConfig | GatedConfig
+        ):  # pre-activations start as N(0, init_norm^2)
             w.vectors[0] = config.init_norm * NormalDist().inv_cdf(config.init_active)
         if isinstance(config, GatedConfig):
             w.vectors[1] = w.vectors[0]
@@ -178,7 +214,10 @@ class SaeState(Trainee):
         self.scalars[0] = config.k if isinstance(config, TopKConfig) else config.d_sae
 
     def refresh(self) -> None:
-        for half, whole in ((self.enc_half, self.weights.W_enc_T), (self.dec_half, self.weights.W_dec)):
+        for half, whole in (
+            (self.enc_half, self.weights.W_enc_T),
+            (self.dec_half, self.weights.W_dec),
+        ):
             if len(half):
                 half.copy_(torch.from_numpy(whole))
         if not self.unit:
@@ -188,10 +227,16 @@ class SaeState(Trainee):
     def shape(self) -> tuple[object, ...]:
         """What scratch arrays depend on."""
         config = self.config
-        topk = (config.k, config.aux_k, config.aux_weight > 0) if isinstance(config, TopKConfig) else ()
+        topk = (
+            (config.k, config.aux_k, config.aux_weight > 0)
+            if isinstance(config, TopKConfig)
+            else ()
+        )
         return (config.kind, self.d_model, self.d_sae, self.half, *topk)
 
-    def targets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    def targets(
+        self,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
         """Weights, moments and bfloat16 copies, as updates of features take them."""
         w, m, s = self.weights, self.mean, self.square
         moments = (m.W_enc_T, s.W_enc_T, m.W_dec, s.W_dec, m.vectors, s.vectors)
@@ -230,7 +275,9 @@ class SaeState(Trainee):
         norms = np.linalg.norm(self.weights.W_enc_T[chosen], axis=1)
         return float(norms.mean()), float(self.norms[chosen].mean())
 
-    def replace(self, features: np.ndarray, W_enc_T: np.ndarray, W_dec: np.ndarray, vectors: np.ndarray) -> None:
+    def replace(
+        self, features: np.ndarray, W_enc_T: np.ndarray, W_dec: np.ndarray, vectors: np.ndarray
+    ) -> None:
         w = self.weights
         w.W_enc_T[features], w.W_dec[features], w.vectors[:, features] = W_enc_T, W_dec, vectors
         for moment in (self.mean, self.square):

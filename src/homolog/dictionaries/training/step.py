@@ -1,10 +1,11 @@
 """The step of a training on the CPU.
 
-Only the product x W_enc touches all features of a token (torch.mm, bfloat16 where native).  Everything after it touches
-active features alone (`sparse.py`): tokens are decoded and differentiated in blocks, then each feature's gradient is
-summed and used.  Where many features are active, as ReLU has them in its first steps, products of whole matrices are
-cheaper (`dense.py`).  Blocks of tokens and ranges of features may be spread over threads; their sums are in a fixed
-order, so the bytes do not depend on how.
+Only the product x W_enc touches all features of a token (torch.mm, bfloat16 where native).
+Everything after it touches active features alone (`sparse.py`): tokens are decoded and
+differentiated in blocks, then each feature's gradient is summed and used.  Where many features are
+active, as ReLU has them in its first steps, products of whole matrices are cheaper (`dense.py`).
+Blocks of tokens and ranges of features may be spread over threads; their sums are in a fixed order,
+so the bytes do not depend on how.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ _EPSILON = 1e-8
 ALONE = Threads(1)
 
 
-def take_step(state: SaeState, x: torch.Tensor, seen: torch.Tensor, step: int, threads: Threads = ALONE) -> None:
-    """One step of Adam on a batch.  x: float32, contiguous; seen: what products see of it, bfloat16 or x itself.
+def take_step(
+    state: SaeState, x: torch.Tensor, seen: torch.Tensor, step: int, threads: Threads = ALONE
+) -> None:
+    """One step of Adam on a batch.  x: float32, contiguous; seen: what products see of it, bfloat16
+    or x itself.
 
     Raises TrainingDivergedError when the loss is not finite.
     """
@@ -41,9 +45,13 @@ def take_step(state: SaeState, x: torch.Tensor, seen: torch.Tensor, step: int, t
         raise TrainingDivergedError(state.where(step, "the loss is not a finite number"))
     t = step + 1
     numbers = (
-        training.learning_rate_at(step), training.beta1, training.beta2,
-        1 / (1 - training.beta1**t), 1 / (1 - training.beta2**t), _EPSILON,
-    )  # fmt: skip
+        training.learning_rate_at(step),
+        training.beta1,
+        training.beta2,
+        1 / (1 - training.beta1**t),
+        1 / (1 - training.beta2**t),
+        _EPSILON,
+    )
     rates = tuple(np.float32(number) for number in numbers)
 
     def move(first: int) -> None:

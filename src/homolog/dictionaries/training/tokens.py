@@ -1,6 +1,8 @@
-"""The part of a training step that goes token by token: which features are active, the error, and slopes.
+"""The part of a training step that goes token by token: which features are active, the error, and
+slopes.
 
-Active features are entries of CSR arrays (index, value, start).  With g = factor * error, for each entry
+Active features are entries of CSR arrays (index, value, start).  With g = factor * error, for each
+entry
 
     h = W_dec[i] . g        the slope of the loss in the feature's value
     d                       the slope in x W_enc (`relu_slopes`, `jumprelu_slopes`, `gated_slopes`)
@@ -22,7 +24,9 @@ _ONE = np.float32(1)
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _add_bias(half, full, is_half, t, bias, values):
-    """values = product of token t + bias, in float32: bfloat16 is the upper half of a float32's bits."""
+    """values = product of token t + bias, in float32: bfloat16 is the upper half of a float32's
+    bits.
+    """
     bits = values.view(np.int32)
     if is_half:
         row = half[t]
@@ -38,9 +42,11 @@ def _add_bias(half, full, is_half, t, bias, values):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def select_above(half, full, is_half, b_enc, low, limit, index, value, start):
-    """Entries p = product + b_enc of a block of tokens where product + low > 0; start[0] is where they begin.
+    """Entries p = product + b_enc of a block of tokens where product + low > 0; start[0] is where
+    they begin.
 
-    Returns where they end, -1 if there are more than `limit`.  index and value need room for limit + d_sae + 1.
+    Returns where they end, -1 if there are more than `limit`.  index and value need room for limit
+    + d_sae + 1.
     """
     above = np.empty(b_enc.size, np.float32)
     begin = start[0]
@@ -59,7 +65,8 @@ def select_above(half, full, is_half, b_enc, low, limit, index, value, start):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def select_largest(half, full, is_half, b_enc, k, index, value, start):
-    """Entries of a block of tokens: each token's k largest p above 0, lowest feature first among equal ones.
+    """Entries of a block of tokens: each token's k largest p above 0, lowest feature first among
+    equal ones.
 
     index and value need room for tokens * k + d_sae + 1 from start[0] on.
     """
@@ -81,7 +88,9 @@ def select_largest(half, full, is_half, b_enc, k, index, value, start):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def select_dead(half, full, is_half, b_enc, dead, k, index, value, start):
-    """Entries of a block of tokens: each token's k largest p above 0 among the features `dead`, their indices."""
+    """Entries of a block of tokens: each token's k largest p above 0 among the features `dead`,
+    their indices.
+    """
     values = np.empty(dead.size, np.float32)
     bits, chosen = values.view(np.int32), np.empty(dead.size + 1, np.int32)
     total = start[0]
@@ -103,7 +112,8 @@ def select_dead(half, full, is_half, b_enc, dead, k, index, value, start):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def keep_from(cut, ties, index, value, start):
-    """Keep of a block's entries those above `cut`, and of those equal to it the first `ties`; in place.
+    """Keep of a block's entries those above `cut`, and of those equal to it the first `ties`; in
+    place.
 
     Returns where they end.
     """
@@ -176,18 +186,26 @@ def jump_values(first, last, index, p, threshold, f):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def jumprelu_slopes(first, last, index, p, h, threshold, penalty, bandwidth, d, v):
-    """d = h where p exceeds the threshold; v[0] = d, v[1] = -(threshold h + penalty) / bandwidth near the threshold."""
+    """d = h where p exceeds the threshold; v[0] = d, v[1] = -(threshold h + penalty) / bandwidth
+    near the threshold.
+    """
     width = _ONE / bandwidth
     for a in range(first, last):
         limit = threshold[index[a]]
         d[a] = h[a] if p[a] > limit else _F0
         v[0, a] = d[a]
-        v[1, a] = -(limit * h[a] + penalty) * width if abs(p[a] - limit) < bandwidth * np.float32(0.5) else _F0
+        v[1, a] = (
+            -(limit * h[a] + penalty) * width
+            if abs(p[a] - limit) < bandwidth * np.float32(0.5)
+            else _F0
+        )
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def gated_values(first, last, index, chosen, b_gate, b_mag, scale, f):
-    """f = relu(exp(r_mag) x W_enc + b_mag) of entries chosen = x W_enc + b_gate > 0; scale is exp(r_mag)."""
+    """f = relu(exp(r_mag) x W_enc + b_mag) of entries chosen = x W_enc + b_gate > 0; scale is
+    exp(r_mag).
+    """
     for a in range(first, last):
         i = index[a]
         f[a] = max((chosen[a] - b_gate[i]) * scale[i] + b_mag[i], _F0)
@@ -195,7 +213,9 @@ def gated_values(first, last, index, chosen, b_gate, b_mag, scale, f):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def gated_slopes(first, last, index, f, h, h_gate, b_mag, scale, penalty, d, v):
-    """d and v = slopes in b_gate, b_mag, r_mag, from the slopes h in f and h_gate in the frozen twin's values."""
+    """d and v = slopes in b_gate, b_mag, r_mag, from the slopes h in f and h_gate in the frozen
+    twin's values.
+    """
     for a in range(first, last):
         i = index[a]
         gate = h_gate[a] + penalty

@@ -1,9 +1,10 @@
 """The selective scan in numba (equations in `selective.py`).
 
-A task is one batch row and one block of channels; its state (d_state x block) stays in the first-level cache, and the
-inner loop runs over channels and vectorises, the exponential included.  The backward pass keeps the state at the start
-of every chunk of positions and recomputes the states inside the chunk.  Tasks run on as many threads as torch uses;
-the result does not depend on their number.
+A task is one batch row and one block of channels; its state (d_state x block) stays in the
+first-level cache, and the inner loop runs over channels and vectorises, the exponential included.
+The backward pass keeps the state at the start of every chunk of positions and recomputes the states
+inside the chunk.  Tasks run on as many threads as torch uses; the result does not depend on their
+number.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from torch import Tensor
 
 from homolog.compiled import jit
 
-BLOCK = 128  # channels of a task: 16 state dimensions x 128 channels x 4 bytes = 8 KiB of state, as much of A
+# channels of a task: 16 state dimensions x 128 channels x 4 bytes = 8 KiB of state, as much of A
+BLOCK = 128
 BACKWARD_BLOCK = 64
 CHUNK = 32  # positions recomputed together in the backward pass: 2 x 128 KiB of states and decays
 LOG2_E = math.log2(math.e)
@@ -39,7 +41,8 @@ def forward(
     read: list[int],
     keep_chunks: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y, the last state, the states at the ascending positions `read`, and those that enter each chunk if asked for.
+    """y, the last state, the states at the ascending positions `read`, and those that enter each
+    chunk if asked for.
 
     Shapes as in `selective_scan`; chunks: (batch, chunk or 0, d_state, d_inner).
     """
@@ -52,7 +55,9 @@ def forward(
     if initial_state is not None:
         last[:] = _array(initial_state).transpose(0, 2, 1)
     states = np.empty((batch, len(read), d_state, d_inner), u_.dtype)
-    chunks = np.empty((batch, math.ceil(length / CHUNK) if keep_chunks else 0, d_state, d_inner), u_.dtype)
+    chunks = np.empty(
+        (batch, math.ceil(length / CHUNK) if keep_chunks else 0, d_state, d_inner), u_.dtype
+    )
     slots = _slots(read, length)
     _over_tasks(
         batch,
@@ -76,7 +81,9 @@ def backward(
     dlast: Tensor | None,
     dstates: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """Gradients of u, dt, A, B, C and the initial state from those of y, the last state and the states at `read`."""
+    """Gradients of u, dt, A, B, C and the initial state from those of y, the last state and the
+    states at `read`.
+    """
     u_, dt_, B_, C_, dy_ = (_array(t) for t in (u, dt, B, C, dy))
     A_T = np.ascontiguousarray(_array(A).T)
     batch, length, d_inner = u_.shape
@@ -87,9 +94,16 @@ def backward(
     g = np.zeros((batch, *A_T.shape), u_.dtype)
     if dlast is not None:
         g[:] = _array(dlast).transpose(0, 2, 1)
-    dstates_ = np.empty((batch, 0, *A_T.shape), u_.dtype) if dstates is None else _array(dstates.transpose(2, 3))
+    dstates_ = (
+        np.empty((batch, 0, *A_T.shape), u_.dtype)
+        if dstates is None
+        else _array(dstates.transpose(2, 3))
+    )
     slots = _slots([] if dstates is None else read, length)
-    inputs, outputs = (u_, dt_, A_T, B_, C_, chunks.numpy(), slots, dy_, dstates_), (g, du, ddt, dA, dB, dC)
+    inputs, outputs = (
+        (u_, dt_, A_T, B_, C_, chunks.numpy(), slots, dy_, dstates_),
+        (g, du, ddt, dA, dB, dC),
+    )
     _over_tasks(
         batch,
         d_inner,
@@ -111,9 +125,13 @@ def _slots(read: list[int], length: int) -> np.ndarray:
     return slots
 
 
-def _over_tasks(batch: int, d_inner: int, block: int, task: Callable[[int, int, int], None]) -> None:
+def _over_tasks(
+    batch: int, d_inner: int, block: int, task: Callable[[int, int, int], None]
+) -> None:
     """Run task(batch row, first channel, end channel) for all, on as many threads as torch uses."""
-    tasks = [(b, lo, min(lo + block, d_inner)) for b in range(batch) for lo in range(0, d_inner, block)]
+    tasks = [
+        (b, lo, min(lo + block, d_inner)) for b in range(batch) for lo in range(0, d_inner, block)
+    ]
     threads = min(torch.get_num_threads(), len(tasks))
 
     def run(share: int) -> None:
@@ -149,13 +167,16 @@ def _float_of(_typing: Any, x: Any = None) -> Any:
 
 @jit(fastmath={"contract"})  # no reassociation: the rounding below is (t + big) - big
 def _exp2(t):  # type: ignore[no-untyped-def]
-    """2^t in float32 without a call, so that the loop around it vectorises: 2^k times a polynomial of 2^f, |f| <= 1/2.
+    """2^t in float32 without a call, so that the loop around it vectorises: 2^k times a polynomial
+    of 2^f, |f| <= 1/2.
 
-    Exactly 1 at 0.  Below -126 it returns the smallest normal number, about 1e-38.  Coefficients: Taylor series of 2^f
-    to degree 6, remainder 2e-8.
+    Exactly 1 at 0.  Below -126 it returns the smallest normal number, about 1e-38.  Coefficients:
+    Taylor series of 2^f to degree 6, remainder 2e-8.
     """
     t = max(t, np.float32(-126.0))
-    shifted = t + np.float32(12582912.0)  # 1.5 * 2^23: rounds t to an integer, kept in the low mantissa bits
+    shifted = t + np.float32(
+        12582912.0
+    )  # 1.5 * 2^23: rounds t to an integer, kept in the low mantissa bits
     f = t - (shifted - np.float32(12582912.0))
     p = np.float32(1.5403530e-4)
     p = p * f + np.float32(1.3333558e-3)
@@ -177,8 +198,8 @@ def _decay(dt: Any, rate: Any) -> Any:
 
 @overload(_rate)
 def _rate_by_type(A):  # type: ignore[no-untyped-def]
-    """What `_decay` takes: in float32 A log2(e), since powers of 2 are cheap; relative error of a decay exp(x) then
-    below 5e-7 + 1.6e-7 |x| for -87 < x <= 0.
+    """What `_decay` takes: in float32 A log2(e), since powers of 2 are cheap; relative error of a
+    decay exp(x) then below 5e-7 + 1.6e-7 |x| for -87 < x <= 0.
     """
     if A.dtype == types.float32:
         return lambda A: A * np.float32(LOG2_E)
@@ -192,7 +213,8 @@ def _decay_by_type(dt, rate):  # type: ignore[no-untyped-def]
     return lambda dt, rate: math.exp(dt * rate)
 
 
-# Contraction to fused multiply-adds and reassociation of the sums over channels; NaN and infinity keep their meaning.
+# Contraction to fused multiply-adds and reassociation of the sums over channels; NaN and infinity
+# keep their meaning.
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
@@ -203,7 +225,9 @@ _OPTIONS: dict[str, Any] = {
 @jit(**_OPTIONS)
 def _forward(b, lo, hi, u, dt, A_T, B, C, y, last, slots, states, chunks):  # type: ignore[no-untyped-def]
     n_state, width = A_T.shape[0], hi - lo
-    n_even = n_state + n_state % 2  # two state dimensions at a time: a third fewer loads; the odd one out is 0
+    n_even = (
+        n_state + n_state % 2
+    )  # two state dimensions at a time: a third fewer loads; the odd one out is 0
     rate = np.zeros((n_even, width), u.dtype)
     rate[:n_state] = _rate(A_T[:, lo:hi])
     h = np.zeros((n_even, width), u.dtype)
@@ -249,16 +273,40 @@ def _step(h, decay, dt, write, rate, B):  # type: ignore[no-untyped-def]
 
 @jit(**_OPTIONS)
 def _backward(  # type: ignore[no-untyped-def]
-    b, lo, hi, block, u, dt, A_T, B, C, chunks, slots, dy, dstates, g_out, du_out, ddt_out, dA, dB, dC
+    b,
+    lo,
+    hi,
+    block,
+    u,
+    dt,
+    A_T,
+    B,
+    C,
+    chunks,
+    slots,
+    dy,
+    dstates,
+    g_out,
+    du_out,
+    ddt_out,
+    dA,
+    dB,
+    dC,
 ):
     n_state, width, length = A_T.shape[0], hi - lo, u.shape[1]
     A_ = A_T[:, lo:hi].copy()
     rate = _rate(A_T[:, lo:hi])
-    before = np.empty((CHUNK + 1, n_state, width), u.dtype)  # before[k]: the state that enters position k of the chunk
+    before = np.empty(
+        (CHUNK + 1, n_state, width), u.dtype
+    )  # before[k]: the state that enters position k of the chunk
     decay = np.empty((CHUNK, n_state, width), u.dtype)
     g = g_out[b, :, lo:hi].copy()  # gradient that reaches h[t] from later positions
     dA_ = np.zeros((n_state, width), u.dtype)
-    write, dwrite, ddt = np.empty(width, u.dtype), np.empty(width, u.dtype), np.empty(width, u.dtype)
+    write, dwrite, ddt = (
+        np.empty(width, u.dtype),
+        np.empty(width, u.dtype),
+        np.empty(width, u.dtype),
+    )
     for chunk in range(chunks.shape[1] - 1, -1, -1):
         start = chunk * CHUNK
         stop = min(start + CHUNK, length)

@@ -1,10 +1,11 @@
 """The selective scan in Triton (equations in `selective.py`).
 
-A program is one batch row and one block of channels; its state, a tile (channel, state dimension), stays in registers
-over all positions.  The backward pass writes the states of a chunk of positions, recomputed from the state at its
-start, to a scratch area of its own and walks back over them.  Sums over channels are kept per block and added
-afterwards, so that the result does not depend on the order in which programs run.
-With TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly, for tests.
+A program is one batch row and one block of channels; its state, a tile (channel, state dimension),
+stays in registers over all positions.  The backward pass writes the states of a chunk of positions,
+recomputed from the state at its start, to a scratch area of its own and walks back over them.  Sums
+over channels are kept per block and added afterwards, so that the result does not depend on the
+order in which programs run. With TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly, for
+tests.
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ def forward(
     read: list[int],
     keep_chunks: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y, the last state, the states at the ascending positions `read`, and those that enter each chunk if asked for.
+    """y, the last state, the states at the ascending positions `read`, and those that enter each
+    chunk if asked for.
 
     Shapes as in `selective_scan`; chunks: (batch, chunk or 0, d_inner, d_state).
     """
@@ -202,7 +204,9 @@ def backward(
     dlast: Tensor | None,
     dstates: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """Gradients of u, dt, A, B, C and the initial state from those of y, the last state and the states at `read`."""
+    """Gradients of u, dt, A, B, C and the initial state from those of y, the last state and the
+    states at `read`.
+    """
     u, dt, A, B, C, dy = (t.detach().contiguous() for t in (u, dt, A, B, C, dy))
     (batch, length, d_inner), n_state = u.shape, A.shape[1]
     n_blocks, width = triton.cdiv(d_inner, BLOCK), triton.next_power_of_2(n_state)

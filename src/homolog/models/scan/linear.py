@@ -1,12 +1,14 @@
 """What a changed write does to later states and outputs, without running the scan again.
 
-The recurrence of `selective.py` is linear in its writes and its initial state.  When the state at position s changes by
-delta[d, n] (because the write at s did, or the state itself was edited there), then
+The recurrence of `selective.py` is linear in its writes and its initial state.  When the state at
+position s changes by delta[d, n] (because the write at s did, or the state itself was edited
+there), then
 
     change of h[t, d, n] = delta[d, n] * exp(A[d, n] * sum over s < r <= t of dt[r, d])     t >= s
     change of y[t, d]    = sum over n of C[t, n] * change of h[t, d, n]                     t >= s, else 0
 
-whatever the other writes are.  The first is the product of the decays between s and t.  Several edits add up.
+whatever the other writes are.  The first is the product of the decays between s and t.  Several
+edits add up.
 """
 
 from __future__ import annotations
@@ -28,17 +30,21 @@ def propagate(
     start: Position,
     stop: Position,
 ) -> Float[Tensor, "*patch batch d_inner d_state"]:
-    """What the change `delta` of the state at position `start` has become at position `stop` (the same, or later).
+    """What the change `delta` of the state at position `start` has become at position `stop` (the
+    same, or later).
 
-    `start` and `stop` are one position for all rows (a negative one counts from the end), or int64 Tensors (batch,) or
-    (*patch, batch) of positions from 0.  The dt between the two are summed in float64 and by themselves, not as a
-    difference of running sums, so that the result is exact to rounding.  Differentiable in delta, dt and A.
+    `start` and `stop` are one position for all rows (a negative one counts from the end), or int64
+    Tensors (batch,) or (*patch, batch) of positions from 0.  The dt between the two are summed in
+    float64 and by themselves, not as a difference of running sums, so that the result is exact to
+    rounding.  Differentiable in delta, dt and A.
     Errors: InputError when a position lies outside, or `stop` before `start`.
     """
     length = dt.shape[1]
     start, stop = _position("start", start, delta, length), _position("stop", stop, delta, length)
     if not bool(torch.all(torch.as_tensor(stop - start) >= 0)):
-        raise InputError("stop", stop, f"a change at {start} acts on later states only", "Pass stop >= start.")
+        raise InputError(
+            "stop", stop, f"a change at {start} acts on later states only", "Pass stop >= start."
+        )
     if isinstance(start, int) and isinstance(stop, int):
         between = dt[:, start + 1 : stop + 1].sum(1, dtype=torch.float64)
     else:
@@ -55,10 +61,11 @@ def response(
     C: Float[Tensor, "batch position d_state"],
     start: Position,
 ) -> Float[Tensor, "*patch batch position d_inner"]:
-    """The change of y at every position when the state at position `start` changes by `delta`; zero before `start`.
+    """The change of y at every position when the state at position `start` changes by `delta`; zero
+    before `start`.
 
-    Positions before `start` are not computed, and no state is kept.  Positions are given as in `propagate`.
-    Differentiable in delta, dt, A and C.
+    Positions before `start` are not computed, and no state is kept.  Positions are given as in
+    `propagate`. Differentiable in delta, dt, A and C.
     Errors: InputError when a position lies outside.
     """
     length = dt.shape[1]
@@ -88,7 +95,9 @@ def _response_by_row(delta: Tensor, dt: Tensor, A: Tensor, C: Tensor, starts: Te
     t = torch.arange(length, device=dt.device)
     shifted = (starts[:, None] + t[: length - int(starts.min())]).clamp(max=length - 1)
     dt = torch.take_along_dim(dt, shifted[..., None], 1)
-    dt = torch.cat([torch.zeros_like(dt[:, :1]), dt[:, 1:]], 1)  # no decay at the start itself: exp(0) = 1
+    dt = torch.cat(
+        [torch.zeros_like(dt[:, :1]), dt[:, 1:]], 1
+    )  # no decay at the start itself: exp(0) = 1
     C = torch.take_along_dim(C, shifted[..., None], 1)
     y = selective_scan(torch.zeros_like(dt), dt, A, torch.zeros_like(C), C, delta).y
     back = t - starts[:, None]
@@ -99,13 +108,25 @@ def _response_by_row(delta: Tensor, dt: Tensor, A: Tensor, C: Tensor, starts: Te
 def _position(name: str, value: Position, delta: Tensor, length: int) -> Position:
     if isinstance(value, int):
         if not -length <= value < length:
-            raise InputError(name, value, f"there are {length} positions", f"Pass one of {-length} to {length - 1}.")
+            raise InputError(
+                name,
+                value,
+                f"there are {length} positions",
+                f"Pass one of {-length} to {length - 1}.",
+            )
         return value % length
     shapes = [tuple(delta.shape[-3:-2]), tuple(delta.shape[:-2])]
     if tuple(value.shape) not in shapes:
-        raise InputError(name, tuple(value.shape), f"the shape must be one of {shapes}", "Pass a position per row.")
+        raise InputError(
+            name,
+            tuple(value.shape),
+            f"the shape must be one of {shapes}",
+            "Pass a position per row.",
+        )
     if value.numel() and not (int(value.min()) >= 0 and int(value.max()) < length):
-        raise InputError(name, value.tolist(), f"there are {length} positions", f"Pass 0 to {length - 1}.")
+        raise InputError(
+            name, value.tolist(), f"there are {length} positions", f"Pass 0 to {length - 1}."
+        )
     return value
 
 

@@ -1,25 +1,28 @@
 """Selective scan: the recurrence of Mamba-1, forward and backward, with every state readable.
 
-For each batch row, channel d and state dimension n, with h[-1] the initial state (zero unless given):
+For each batch row, channel d and state dimension n, with h[-1] the initial state (zero unless
+given):
 
     h[t, d, n] = exp(dt[t, d] * A[d, n]) * h[t-1, d, n] + dt[t, d] * B[t, n] * u[t, d]
     y[t, d]    = sum over n of C[t, n] * h[t, d, n]
 
-With g[t] the gradient that reaches h[t], from y[t], from a state that was read, and from g[t+1] through the decay:
+With g[t] the gradient that reaches h[t], from y[t], from a state that was read, and from g[t+1]
+through the decay:
 
     g[t] = C[t] dy[t] + dstates[t] + exp(dt[t+1] A) g[t+1]
 
-and every gradient is a sum of products of g with what stands beside it above; the initial state's is exp(dt[0] A) g[0].
+and every gradient is a sum of products of g with what stands beside it above; the initial state's
+is exp(dt[0] A) g[0].
 
-Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023, algorithm 2, with the
-simplified discretisation of B that all released Mamba models use.
+Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023,
+algorithm 2, with the simplified discretisation of B that all released Mamba models use.
 
 Backends
     numba   CPU: `cpu.py`
     triton  CUDA devices: `gpu.py`
     torch   any device: one tensor operation per position, differentiable by autograd.  Slow; the reference.
-The backend follows the device unless it is named.  The first two keep the state at the start of every chunk of
-positions and recompute the states inside a chunk in the backward pass.
+The backend follows the device unless it is named.  The first two keep the state at the start of
+every chunk of positions and recompute the states inside a chunk in the backward pass.
 """
 
 from __future__ import annotations
@@ -41,8 +44,8 @@ from homolog.errors import InputError
 class ScanResult:
     """y: (batch, position, d_inner); last_state: (batch, d_inner, d_state).
 
-    states: (batch, position, d_inner, d_state), the positions being those asked for, in the order asked for; None
-    where none were.
+    states: (batch, position, d_inner, d_state), the positions being those asked for, in the order
+    asked for; None where none were.
     """
 
     y: Tensor
@@ -62,10 +65,12 @@ def selective_scan(
 ) -> ScanResult:
     """Run the recurrence of the module docstring.
 
-    u is the SSM input (after convolution and SiLU), dt the step after softplus, A negative; all float32 or float64.
-    `return_states` is True for all positions or the positions to read (negative ones count from the end); memory is
-    used for those alone.  Gradients flow from y, last_state and states to u, dt, A, B, C and initial_state.
-    Errors: InputError when an initial state has a wrong shape, dtypes differ or a position lies outside.
+    u is the SSM input (after convolution and SiLU), dt the step after softplus, A negative; all
+    float32 or float64. `return_states` is True for all positions or the positions to read (negative
+    ones count from the end); memory is used for those alone.  Gradients flow from y, last_state and
+    states to u, dt, A, B, C and initial_state.
+    Errors: InputError when an initial state has a wrong shape, dtypes differ or a position lies
+    outside.
     """
     length, d_inner = u.shape[1:]
     expected = (u.shape[0], d_inner, A.shape[1])
@@ -82,7 +87,10 @@ def selective_scan(
     dtypes = {t.dtype for t in tensors}
     if len(dtypes) != 1:
         raise InputError(
-            "dtype", sorted(map(str, dtypes)), "u, dt, A, B, C and the state must share one", "Convert them first."
+            "dtype",
+            sorted(map(str, dtypes)),
+            "u, dt, A, B, C and the state must share one",
+            "Convert them first.",
         )
     asked = _positions(return_states, length)
     read = sorted(set(asked))
@@ -92,7 +100,9 @@ def selective_scan(
     elif torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         y, last, states = _Scan.apply(chosen, read, u, dt, A, B, C, initial_state)  # type: ignore[misc]
     else:
-        y, last, states, _ = _kernels(chosen).forward(u, dt, A, B, C, initial_state, read, keep_chunks=False)
+        y, last, states, _ = _kernels(chosen).forward(
+            u, dt, A, B, C, initial_state, read, keep_chunks=False
+        )
     if asked != read:
         states = states[:, [read.index(position) for position in asked]]
     return ScanResult(y, last, None if return_states is False else states)
@@ -115,24 +125,38 @@ def _positions(asked: bool | Sequence[int], length: int) -> list[int]:
 def _backend_of(device: torch.device) -> str:
     if device.type == "cpu":
         return "numba"
-    return "triton" if device.type == "cuda" and importlib.util.find_spec("triton") is not None else "torch"
+    return (
+        "triton"
+        if device.type == "cuda" and importlib.util.find_spec("triton") is not None
+        else "torch"
+    )
 
 
 def _kernels(backend: str) -> Any:
-    """The module with `forward` and `backward` of a backend; imported when used, since a CPU has no need of Triton."""
+    """The module with `forward` and `backward` of a backend; imported when used, since a CPU has no
+    need of Triton.
+    """
     if backend == "numba":
         from homolog.models.scan import cpu
 
         return cpu
     if importlib.util.find_spec("triton") is None:
-        raise InputError("backend", backend, "Triton is not installed", "Use numba, or torch for another device.")
+        raise InputError(
+            "backend", backend, "Triton is not installed", "Use numba, or torch for another device."
+        )
     from homolog.models.scan import gpu
 
     return gpu
 
 
 def _loop(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor | None, read: list[int]
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    initial_state: Tensor | None,
+    read: list[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, d_inner = u.shape
     h = u.new_zeros(batch, d_inner, A.shape[1]) if initial_state is None else initial_state
@@ -144,7 +168,11 @@ def _loop(
         if t in wanted:
             states[t] = h
     y = torch.stack(ys, 1) if ys else torch.zeros_like(u)
-    return y, h, torch.stack([states[t] for t in read], 1) if read else h.new_empty(batch, 0, *h.shape[1:])
+    return (
+        y,
+        h,
+        torch.stack([states[t] for t in read], 1) if read else h.new_empty(batch, 0, *h.shape[1:]),
+    )
 
 
 class _Scan(torch.autograd.Function):
@@ -162,17 +190,30 @@ class _Scan(torch.autograd.Function):
         C: Tensor,
         initial_state: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        y, last, states, chunks = _kernels(backend).forward(u, dt, A, B, C, initial_state, read, keep_chunks=True)
+        y, last, states, chunks = _kernels(backend).forward(
+            u, dt, A, B, C, initial_state, read, keep_chunks=True
+        )
         ctx.save_for_backward(u, dt, A, B, C, chunks)
         ctx.backend, ctx.read = backend, read
-        ctx.set_materialize_grads(False)  # zeros for states that nobody differentiates would be large
+        ctx.set_materialize_grads(
+            False
+        )  # zeros for states that nobody differentiates would be large
         return y, last, states
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor | None, dlast: Tensor | None, dstates: Tensor | None) -> tuple[Any, ...]:
+    def backward(
+        ctx: Any, dy: Tensor | None, dlast: Tensor | None, dstates: Tensor | None
+    ) -> tuple[Any, ...]:
         u, dt, A, B, C, chunks = ctx.saved_tensors
         if dy is None:
             dy = torch.zeros_like(u)
         grads = _kernels(ctx.backend).backward(u, dt, A, B, C, chunks, ctx.read, dy, dlast, dstates)
-        return (None, None, *(g if needed else None for g, needed in zip(grads, ctx.needs_input_grad[2:], strict=True)))
+        return (
+            None,
+            None,
+            *(
+                g if needed else None
+                for g, needed in zip(grads, ctx.needs_input_grad[2:], strict=True)
+            ),
+        )

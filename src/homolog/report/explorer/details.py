@@ -1,7 +1,9 @@
-"""What the page of a feature shows: numbers, matches, tokens, neighbours and contexts, some hundred features a file.
+"""What the page of a feature shows: numbers, matches, tokens, neighbours and contexts, some hundred
+features a file.
 
-The tokens of all contexts of a file are numbers into the texts that occur there (`spelling.py`); activations are shares
-of the feature's largest shown one, in 255 steps, of which an active token has at least one.
+The tokens of all contexts of a file are numbers into the texts that occur there (`spelling.py`);
+activations are shares of the feature's largest shown one, in 255 steps, of which an active token
+has at least one.
 """
 
 from __future__ import annotations
@@ -21,10 +23,27 @@ from homolog.report.explorer.packing import packed, short, shortened, smallest, 
 from homolog.report.explorer.spelling import Spelling
 
 CHUNK = 128  # features a file
-NUMBERS = ("n_active", "mean_active", "max", *(measure.name for measure in MEASURES if not measure.of_pair))
+NUMBERS = (
+    "n_active",
+    "mean_active",
+    "max",
+    *(measure.name for measure in MEASURES if not measure.of_pair),
+)
 TEXTS = ("explanation", "promoted", "suppressed", "top_tokens")
-MATCH = ("r", "excess", "null_r", "threshold", "q", "control_r", "bar", "rival_r", "other_seed_r",
-         "homolog", "mutual", "stable")  # fmt: skip
+MATCH = (
+    "r",
+    "excess",
+    "null_r",
+    "threshold",
+    "q",
+    "control_r",
+    "bar",
+    "rival_r",
+    "other_seed_r",
+    "homolog",
+    "mutual",
+    "stable",
+)
 PARTNERS = {"best": "r", "runner_up": "runner_up_r", "partner": "partner_r"}
 CONTEXT = ("feature", "quantile", "value", "document", "position", "start", "tokens", "values")
 
@@ -33,8 +52,9 @@ CONTEXT = ("feature", "quantile", "value", "document", "position", "start", "tok
 class Contexts:
     """The contexts of a layer in the order shown, and their tokens one after the other.
 
-    table: one row a context, without the lists; ends: (contexts + 1,) where the tokens of each begin and end; tokens:
-    (n,) what they show, as codes of a `Spelling`; values: (n,) activations; feature: (n,) whose context it is.
+    table: one row a context, without the lists; ends: (contexts + 1,) where the tokens of each
+    begin and end; tokens: (n,) what they show, as codes of a `Spelling`; values: (n,) activations;
+    feature: (n,) whose context it is.
     """
 
     table: pl.DataFrame
@@ -50,9 +70,11 @@ class Contexts:
 
 
 def read_contexts(table: pl.DataFrame, n_features: int, spelling: Spelling) -> Contexts:
-    """The contexts of a layer, the strongest first; spelling: of the vocabulary that their token ids are of.
+    """The contexts of a layer, the strongest first; spelling: of the vocabulary that their token
+    ids are of.
 
-    Raises `InputError` for missing columns, features or tokens that do not exist, and lists of unequal lengths.
+    Raises `InputError` for missing columns, features or tokens that do not exist, and lists of
+    unequal lengths.
     """
     missing = [name for name in CONTEXT if name not in table.columns]
     table = table if missing else table.filter(pl.col("tokens").list.len() > 0)
@@ -64,21 +86,32 @@ def read_contexts(table: pl.DataFrame, n_features: int, spelling: Spelling) -> C
         bad |= not (_least(table["feature"]) >= 0 and _most(table["feature"]) < n_features)
     if bad:
         raise InputError(
-            "contexts", ", ".join(table.columns),
-            "each needs " + ", ".join(CONTEXT) + ", as many values as tokens, and features and tokens that exist",
+            "contexts",
+            ", ".join(table.columns),
+            "each needs "
+            + ", ".join(CONTEXT)
+            + ", as many values as tokens, and features and tokens that exist",
             "Make them anew for these dictionaries and this tokenizer.",
-        )  # fmt: skip
+        )
     rank = ["rank"] if "rank" in table.columns else []
     order = ["feature", "quantile", *rank, "value", "document", "position"]
-    table = table.sort(order, descending=[name in ("quantile", "value") for name in order], maintain_order=True)
+    table = table.sort(
+        order, descending=[name in ("quantile", "value") for name in order], maintain_order=True
+    )
     lengths = table["tokens"].list.len().to_numpy().astype(np.int64)
     ends = np.concatenate([[0], np.cumsum(lengths)])
-    tokens = table["tokens"].explode().to_numpy().astype(np.int64) if len(table) else np.zeros(0, np.int64)
+    tokens = (
+        table["tokens"].explode().to_numpy().astype(np.int64)
+        if len(table)
+        else np.zeros(0, np.int64)
+    )
     return Contexts(
         table.select(*CONTEXT[:-2], length=pl.col("tokens").list.len()),
         ends,
         spelling.codes(tokens, ends),
-        table["values"].explode().to_numpy().astype(np.float32) if len(table) else np.zeros(0, np.float32),
+        table["values"].explode().to_numpy().astype(np.float32)
+        if len(table)
+        else np.zeros(0, np.float32),
         np.repeat(table["feature"].to_numpy().astype(np.int64), lengths),
     )
 
@@ -104,8 +137,9 @@ def write_details(
 ) -> None:
     """Write data/features/MODEL-LAYER-CHUNK.js for one layer.
 
-    `place`: numbers of model and layer; `features`: the rows of the layer by feature; `matches`, by number of the other
-    model: as many rows; `scatters`: likewise, with feature, scatter_x and scatter_y; `texts`: of the `Spelling`.
+    `place`: numbers of model and layer; `features`: the rows of the layer by feature; `matches`, by
+    number of the other model: as many rows; `scatters`: likewise, with feature, scatter_x and
+    scatter_y; `texts`: of the `Spelling`.
     """
     records = _records(features, NUMBERS, TEXTS)
     for record, near in zip(records, _neighbours(features), strict=True):
@@ -125,8 +159,12 @@ def write_details(
         write_data(folder, f"features/{place[0]}-{place[1]}-{first // CHUNK}", chunk)
 
 
-def _chunk(contexts: Contexts, first: int, records: list[dict[str, Any]], texts: Sequence[str]) -> dict[str, Any]:
-    """Put a chunk's contexts into its records; returns its token texts, and its tokens and activations packed."""
+def _chunk(
+    contexts: Contexts, first: int, records: list[dict[str, Any]], texts: Sequence[str]
+) -> dict[str, Any]:
+    """Put a chunk's contexts into its records; returns its token texts, and its tokens and
+    activations packed.
+    """
     owner = contexts.table["feature"].to_numpy()
     begin, end = (int(i) for i in np.searchsorted(owner, (first, first + CHUNK)))
     for feature, *context in shortened(contexts.table[begin:end]).iter_rows():
@@ -146,21 +184,34 @@ def _chunk(contexts: Contexts, first: int, records: list[dict[str, Any]], texts:
     }
 
 
-def _steps(values: Float[np.ndarray, "n"], largest: Float[np.ndarray, "n"]) -> UInt8[np.ndarray, "n"]:
-    """Shares of the largest in 255 steps, rounded; 0 for what does not fire, at least 1 for what does."""
-    share = np.divide(255 * values, largest, where=largest > 0, out=np.zeros(len(values), np.float32))
+def _steps(
+    values: Float[np.ndarray, "n"], largest: Float[np.ndarray, "n"]
+) -> UInt8[np.ndarray, "n"]:
+    """Shares of the largest in 255 steps, rounded; 0 for what does not fire, at least 1 for what
+    does.
+    """
+    share = np.divide(
+        255 * values, largest, where=largest > 0, out=np.zeros(len(values), np.float32)
+    )
     return np.where(values > 0, np.clip(np.rint(share), 1, 255), 0).astype(np.uint8)
 
 
 def _points(x: list[float], y: list[float]) -> dict[str, Any]:
-    """The activations of a feature and its partner at the same tokens, each in 255 steps of its largest."""
+    """The activations of a feature and its partner at the same tokens, each in 255 steps of its
+    largest.
+    """
     sides = [np.nan_to_num(np.array(side, np.float32)).clip(0) for side in (x, y)]
     tops = [float(side.max()) for side in sides]
-    steps = [_steps(side, np.full(len(side), top, np.float32)) for side, top in zip(sides, tops, strict=True)]
+    steps = [
+        _steps(side, np.full(len(side), top, np.float32))
+        for side, top in zip(sides, tops, strict=True)
+    ]
     return {"x": packed(steps[0]), "y": packed(steps[1]), "top": [short(top) for top in tops]}
 
 
-def _records(table: pl.DataFrame, numbers: Sequence[str], texts: Sequence[str]) -> list[dict[str, Any]]:
+def _records(
+    table: pl.DataFrame, numbers: Sequence[str], texts: Sequence[str]
+) -> list[dict[str, Any]]:
     """The rows as records without what is null, undefined or empty."""
     names = [name for name in (*numbers, *texts) if name in table.columns]
     if not names:
@@ -175,7 +226,9 @@ def _neighbours(features: pl.DataFrame) -> list[dict[str, Any]]:
     if not {"near_feature", "near_cosine"} <= set(features.columns):
         return [{} for _ in range(len(features))]
     return [
-        {"near": [[i, short(cosine)] for i, cosine in zip(near, cosines, strict=True)]} if near else {}
+        {"near": [[i, short(cosine)] for i, cosine in zip(near, cosines, strict=True)]}
+        if near
+        else {}
         for near, cosines in features.select("near_feature", "near_cosine").iter_rows()
     ]
 

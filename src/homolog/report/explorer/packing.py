@@ -1,8 +1,9 @@
-"""Files that a page loads from the file system: JSON in a call, numbers as base64 of little-endian arrays.
+"""Files that a page loads from the file system: JSON in a call, numbers as base64 of little-endian
+arrays.
 
 A browser lets a page from the file system load scripts and nothing else, so a data file is
-`explorer.put(name, value);`.  A column of numbers is quantised to 16 bits; with codes c of 0 to 65534, and 65535 for
-undefined,
+`explorer.put(name, value);`.  A column of numbers is quantised to 16 bits; with codes c of 0 to
+65534, and 65535 for undefined,
 
     value = lo + (hi - lo) c / 65534          on a linear scale
     value = exp(lo + (hi - lo) (c - 1) / 65533), and 0 for c = 0          on a logarithmic one
@@ -30,16 +31,23 @@ _TYPES = {"uint8": "u8", "uint16": "u16", "uint32": "u32"}
 def write_data(folder: Path, name: str, value: object) -> Path:
     """Write FOLDER/data/NAME.js, which hands `value` to the page under `name`; returns the path.
 
-    All is ASCII and has no `<`, so that no text of a corpus ends a script or starts a comment, whatever reads the file.
+    All is ASCII and has no `<`, so that no text of a corpus ends a script or starts a comment,
+    whatever reads the file.
     """
     text = json.dumps([name, value], ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return write_text(folder / "data" / f"{name}.js", f"explorer.put({text.replace('<', chr(92) + 'u003c')[1:-1]});\n")
+    return write_text(
+        folder / "data" / f"{name}.js",
+        f"explorer.put({text.replace('<', chr(92) + 'u003c')[1:-1]});\n",
+    )
 
 
 def packed(numbers: Shaped[np.ndarray, "..."]) -> dict[str, str]:
     """An array of uint8, uint16 or uint32 as its type and base64."""
     little = np.ascontiguousarray(numbers).astype(numbers.dtype.newbyteorder("<"))
-    return {"type": _TYPES[numbers.dtype.name], "codes": base64.b64encode(little.tobytes()).decode()}
+    return {
+        "type": _TYPES[numbers.dtype.name],
+        "codes": base64.b64encode(little.tobytes()).decode(),
+    }
 
 
 def smallest(numbers: Shaped[np.ndarray, "n"], bound: int) -> Shaped[np.ndarray, "n"]:
@@ -48,7 +56,9 @@ def smallest(numbers: Shaped[np.ndarray, "n"], bound: int) -> Shaped[np.ndarray,
 
 
 def quantised(values: Float[np.ndarray, "n"], log: bool = False) -> dict[str, Any]:
-    """A column of finite or undefined (NaN) numbers, not negative where `log`: lo, hi, log and its packed codes."""
+    """A column of finite or undefined (NaN) numbers, not negative where `log`: lo, hi, log and its
+    packed codes.
+    """
     defined = np.isfinite(values)
     shown = defined & (values > 0) if log else defined
     scaled = np.log(values, where=shown, out=np.zeros(len(values))) if log else values

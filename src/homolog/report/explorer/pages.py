@@ -7,7 +7,8 @@
     data/features/                  what the page of a feature shows (details.py)
     data/words/                     the text index (words.py)
 
-Scripts put text of models and corpora on the page as text nodes alone, so that markup in a corpus shows as markup.
+Scripts put text of models and corpora on the page as text nodes alone, so that markup in a corpus
+shows as markup.
 """
 
 from __future__ import annotations
@@ -46,13 +47,14 @@ def write_explorer(
 ) -> Path:
     """Write the explorer into `folder`, replacing an older one; returns the path of its index.html.
 
-    `features`: one row a feature, as in features.parquet; `matches`: rows of matches.parquet, of which those of the
-    comparison main are taken; `contexts(model, layer)`: the examples of a layer, or None; `vocabulary`: what
-    each token id stands for; `n_layers`: by model, in the order shown.  `scatter(model, layer)`, where given: columns
-    feature, best_model (not needed for two models), scatter_x and scatter_y (list[f32]: activations of the feature and
-    of its best partner at the same tokens), or None.  `name`: of the run; `home`: address of the report, None for no
-    link.  Columns that are missing or null are left out.  One layer's contexts are in memory at a time; the same input
-    gives the same bytes.  Raises `InputError` for tables that do not fit together.
+    `features`: one row a feature, as in features.parquet; `matches`: rows of matches.parquet, of
+    which those of the comparison main are taken; `contexts(model, layer)`: the examples of a layer,
+    or None; `vocabulary`: what each token id stands for; `n_layers`: by model, in the order shown.
+    `scatter(model, layer)`, where given: columns feature, best_model (not needed for two models),
+    scatter_x and scatter_y (list[f32]: activations of the feature and of its best partner at the
+    same tokens), or None. `name`: of the run; `home`: address of the report, None for no link.
+    Columns that are missing or null are left out.  One layer's contexts are in memory at a time;
+    the same input gives the same bytes.  Raises `InputError` for tables that do not fit together.
     """
     rows = rows_of(features, n_layers)
     if "comparison" in matches.columns:
@@ -66,28 +68,48 @@ def write_explorer(
         own = features.filter(pl.col("model") == model.model).sort("layer", "feature")
         targets = {j: of_pair(matches, model, rows[j]) for i, j in pairs if i == place}
         with WordIndex(folder, place, model.n, spelling) as index:
-            for layer, (start, size) in enumerate(zip(model.starts.tolist(), model.sizes, strict=True)):
+            for layer, (start, size) in enumerate(
+                zip(model.starts.tolist(), model.sizes, strict=True)
+            ):
                 table = own[start : start + size]
                 given = contexts(model.model, layer) if size else None
                 shown = None if given is None else read_contexts(given, size, spelling)
                 found = {j: of[start : start + size] for j, of in targets.items()}
-                points = _scatters(scatter, model, layer, {j: rows[j].model for j in targets}) if scatter else {}
+                points = (
+                    _scatters(scatter, model, layer, {j: rows[j].model for j in targets})
+                    if scatter
+                    else {}
+                )
                 write_details(folder, (place, layer), table, found, shown, points, spelling.texts)
                 index.add_layer(start, table, shown)
             index.write()
             buckets.append(index.buckets)
     models = [
-        {"name": model.model, "sizes": list(model.sizes), "buckets": files, "tokens": "top_tokens" in features.columns}
+        {
+            "name": model.model,
+            "sizes": list(model.sizes),
+            "buckets": files,
+            "tokens": "top_tokens" in features.columns,
+        }
         for model, files in zip(rows, buckets, strict=True)
     ]
-    known = {"models": models, "pairs": [list(pair) for pair in pairs], "columns": columns, "chunk": CHUNK,
-             "judged": "homolog" in matches.columns}  # fmt: skip
+    known = {
+        "models": models,
+        "pairs": [list(pair) for pair in pairs],
+        "columns": columns,
+        "chunk": CHUNK,
+        "judged": "homolog" in matches.columns,
+    }
     write_data(folder, "manifest", known)
     return folder / "index.html"
 
 
-def _scatters(scatter: Layer, model: Rows, layer: int, targets: Mapping[int, str]) -> dict[int, pl.DataFrame]:
-    """The points of a layer by number of the other model; of the only other one where they do not name it."""
+def _scatters(
+    scatter: Layer, model: Rows, layer: int, targets: Mapping[int, str]
+) -> dict[int, pl.DataFrame]:
+    """The points of a layer by number of the other model; of the only other one where they do not
+    name it.
+    """
     table = scatter(model.model, layer)
     if table is None:
         return {}
@@ -98,7 +120,9 @@ def _scatters(scatter: Layer, model: Rows, layer: int, targets: Mapping[int, str
 
 def _write_page(folder: Path, name: str, home: str | None) -> None:
     """index.html and assets/."""
-    page = environment().get_template("explorer.html.j2").render(name=name, home=home, scripts=SCRIPTS)
+    page = (
+        environment().get_template("explorer.html.j2").render(name=name, home=home, scripts=SCRIPTS)
+    )
     write_text(folder / "index.html", page)
     for script in SCRIPTS:
         write_text(folder / "assets" / script, template_text(script))
@@ -109,6 +133,9 @@ def _write_page(folder: Path, name: str, home: str | None) -> None:
 def _model_colours() -> str:
     """Each model's colour as --model, in the light and in the dark."""
     light, dark = (
-        "".join(f".model-{i} {{ --model: {pair[k]}; }}\n" for i, pair in enumerate(theme.MODEL_COLOURS)) for k in (0, 1)
+        "".join(
+            f".model-{i} {{ --model: {pair[k]}; }}\n" for i, pair in enumerate(theme.MODEL_COLOURS)
+        )
+        for k in (0, 1)
     )
     return f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"

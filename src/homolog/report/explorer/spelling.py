@@ -1,7 +1,8 @@
 """What the tokens of contexts show, as codes into one list of texts.
 
-A token that is text by itself is its own code.  Tokens that are parts of characters show what they and their neighbours
-make (`corpus.token_text.joined`): those texts come after the vocabulary's, each once.
+A token that is text by itself is its own code.  Tokens that are parts of characters show what they
+and their neighbours make (`corpus.token_text.joined`): those texts come after the vocabulary's,
+each once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from homolog.corpus import TokenText, alone, joined
 
 
 class Spelling:
-    """The texts of a vocabulary, and those that its tokens make together in the contexts seen so far."""
+    """The texts of a vocabulary, and those that its tokens make together in the contexts seen so
+    far.
+    """
 
     def __init__(self, vocabulary: Sequence[TokenText]) -> None:
         self.vocabulary = vocabulary
@@ -31,8 +34,12 @@ class Spelling:
         self.texts.append(text)
         return len(self.texts) - 1
 
-    def codes(self, tokens: Int[np.ndarray, "n"], ends: Int[np.ndarray, "contexts_1"]) -> Int[np.ndarray, "n"]:
-        """The code of each token of contexts that begin and end at `ends`; characters stay within one context."""
+    def codes(
+        self, tokens: Int[np.ndarray, "n"], ends: Int[np.ndarray, "contexts_1"]
+    ) -> Int[np.ndarray, "n"]:
+        """The code of each token of contexts that begin and end at `ends`; characters stay within
+        one context.
+        """
         at = np.flatnonzero(self._is_part[tokens])
         if not len(at):
             return tokens
