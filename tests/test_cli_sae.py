@@ -181,7 +181,7 @@ def test_convert_there_and_back(out: Path, tmp_path: Path) -> None:
         (["train", "zoo:mamba-s0", "--layers", "8"], "has layers 0 to 7"),
         (["train", "zoo:mamba-s0", "--layers", "0-999999999999"], "no model has 100000 layers"),
         (["train", "zoo:mamba-s0", "--text", "hf:"], "the dataset must be within reach"),
-        (["train", "zoo:mamba-s0", "--kind", "standard"], "'relu', 'topk'"),
+        (["train", "zoo:mamba-s0", "--kind", "standard"], "Known: relu, topk"),
         (["train", "zoo:mamba-s0", "--lr", "0"], "--lr is 0.0"),
         (
             ["train", "zoo:mamba-s0", "--kind", "topk", "--d-sae", "8"],

@@ -20,7 +20,7 @@ from homolog.errors import InputError
 from homolog.terminal import Commands, complain, make_output_patient, stop_on_sigterm
 
 if TYPE_CHECKING:
-    from homolog.pipeline.recipe import Recipe
+    from homolog.record.recipe import Recipe
 
 
 app = typer.Typer(
@@ -82,7 +82,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Compare the Transformer and the Mamba that ship, from text to report, in minutes."""
-    from homolog.pipeline.recipe import load_recipe
+    from homolog.pipeline.recipes import load_recipe
 
     _compare(load_recipe("demo").with_run(seed=seed, device=device), out, ray, threads, quiet)
 
@@ -110,7 +110,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe, or continue its run, and write its report."""
-    from homolog.pipeline.recipe import load_recipe
+    from homolog.pipeline.recipes import load_recipe
 
     loaded = load_recipe(recipe)
     if random_weights:
@@ -302,7 +302,7 @@ def circuits_induction(
         return
     from homolog.pipeline.circuits import run_circuits
     from homolog.pipeline.plan import Subject
-    from homolog.pipeline.recipe import parse_circuits
+    from homolog.pipeline.recipes import parse_circuits
     from homolog.record.run_folder import RunFolder
 
     name = "-".join(["circuits", *(Subject(ref, "model").name for ref in models)])

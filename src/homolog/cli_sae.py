@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from homolog.cli_options import kind_options, options_from
+from homolog.record.recipe import SaeRecipe
 
 if TYPE_CHECKING:
     from homolog.pipeline.sae import Row
@@ -18,10 +21,7 @@ sae = typer.Typer(
     no_args_is_help=True,
 )
 
-Kind = Literal["relu", "topk", "batchtopk", "jumprelu", "gated"]
-Stream = Literal["auto", "pool", "store"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Residuals = Literal["float32", "bfloat16"]
 
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")]
 Revision = Annotated[
@@ -38,80 +38,19 @@ TEXT_HELP = "zoo:demo, a .txt, .jsonl or .parquet file, a folder, or hf:DATASET.
 
 
 @sae.command("train")
+@options_from(SaeRecipe, leave={"model", "layers"}, also=kind_options())
 def train(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A zoo name, a folder or a Hub id.")
     ],
+    values: dict[str, Any],
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out",
-            help="Folder of the run; the same folder again continues it.",
-            show_default=False,
+            "--out", help="Folder of the run; the same again continues it.", show_default=False
         ),
     ] = None,
-    text: Annotated[str, typer.Option("--text", metavar="SOURCE", help=TEXT_HELP)] = "zoo:demo",
     layers: Annotated[str, typer.Option("--layers", help="As 0,3,5-7, or all.")] = "all",
-    kind: Annotated[
-        Kind, typer.Option("--kind", help="docs/choosing-dictionaries.md says which when.")
-    ] = "relu",
-    l1: Annotated[
-        float | None,
-        typer.Option("--l1", min=0, help="Sparsity of relu and gated: weight of the penalty.  [4]"),
-    ] = None,
-    k: Annotated[
-        int | None,
-        typer.Option("--k", min=1, help="Sparsity of topk and batchtopk: features a token.  [32]"),
-    ] = None,
-    l0: Annotated[
-        float | None,
-        typer.Option("--l0", min=0, help="Sparsity of jumprelu: weight of the penalty.  [1]"),
-    ] = None,
-    d_sae: Annotated[
-        int | None, typer.Option("--d-sae", min=1, help="Features.", show_default=False)
-    ] = None,
-    expansion: Annotated[
-        float | None,
-        typer.Option("--expansion", help="Features as a multiple of the model's width.  [6]"),
-    ] = None,
-    tokens: Annotated[
-        int, typer.Option("--tokens", min=1, help="Tokens every dictionary sees.")
-    ] = 1_048_576,
-    heldout: Annotated[
-        int, typer.Option("--heldout", min=1, help="Tokens of the text that only measure quality.")
-    ] = 16_384,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Tokens a step.")] = 512,
-    lr: Annotated[float, typer.Option("--lr", help="Highest step size of Adam.")] = 3e-3,
-    context: Annotated[int, typer.Option("--context", min=8, help="Tokens of a window.")] = 128,
-    seeds: Annotated[
-        int, typer.Option("--seeds", min=1, help="Dictionaries of each layer, by initial weights.")
-    ] = 2,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Root of every random choice.")] = 0,
-    stream: Annotated[
-        Stream,
-        typer.Option(
-            "--stream", help="Run the model as it is read, or store residuals on disk first."
-        ),
-    ] = "auto",
-    pool_tokens: Annotated[
-        int,
-        typer.Option("--pool-tokens", min=1, help="Tokens that are shuffled together in memory."),
-    ] = 262_144,
-    residuals: Annotated[
-        Residuals,
-        typer.Option("--residuals", help="Precision of the residuals in a pool or on disk."),
-    ] = "float32",
-    field: Field = "text",
-    split: Split = "train",
-    shuffle: Annotated[
-        bool,
-        typer.Option(
-            "--shuffle/--no-shuffle", help="Documents in random order; holds the text in memory."
-        ),
-    ] = True,
-    revision: Revision = None,
-    dtype: ModelDtype = "float32",
-    device: Device = "cpu",
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default=False)
     ] = None,
@@ -139,41 +78,15 @@ def train(
     held-out text.
     """
     from homolog.dictionaries import TrainingDivergedError
+    from homolog.pipeline.recipes import parse_layers, parse_saes
     from homolog.pipeline.sae import train_saes
-    from homolog.pipeline.sae_settings import make_settings, parse_layers
     from homolog.progress import make_progress
 
-    settings = make_settings(
-        model=model,
-        revision=revision,
-        layers=parse_layers(layers),
-        text=text,
-        field=field,
-        split=split,
-        shuffle=shuffle,
-        context=context,
-        heldout=heldout,
-        kind=kind,
-        d_sae=d_sae,
-        expansion=expansion,
-        l1=l1,
-        k=k,
-        l0=l0,
-        tokens=tokens,
-        batch=batch,
-        lr=lr,
-        seeds=seeds,
-        seed=seed,
-        stream=stream,
-        pool_tokens=pool_tokens,
-        residuals=residuals,
-        dtype=dtype,
-        device=device,
-    )
-    target = out or Path("runs") / f"saes-{settings.name}"
+    recipe = parse_saes(model=model, layers=parse_layers(layers), **values)
+    target = out or Path("runs") / f"saes-{recipe.name}"
     try:
         rows = train_saes(
-            settings,
+            recipe,
             target,
             make_progress(quiet),
             checkpoint_every=checkpoint_every,

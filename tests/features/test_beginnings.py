@@ -20,9 +20,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import homolog
 from homolog.corpus import pack, read_documents
 from homolog.features.beginnings import beginning_id, measure_beginning
+from homolog.pipeline.recipes import parse_saes
 from homolog.pipeline.sae import train_saes
 from homolog.pipeline.sae_eval import evaluate_sae
-from homolog.pipeline.sae_settings import make_settings
 from homolog.progress import SilentProgress
 
 WORDS = 12
@@ -120,7 +120,7 @@ def test_losses_without_and_with_the_beginning_are_those_of_the_planted_chain(
 
 def test_a_run_says_both_losses_when_the_model_is_first_read(tmp_path: Path) -> None:
     write_text(tmp_path / "text.jsonl")
-    settings = make_settings(
+    settings = parse_saes(
         model=str(save_model(tmp_path / "model")),
         text=str(tmp_path / "text.jsonl"),
         d_sae=8,

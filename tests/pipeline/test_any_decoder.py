@@ -18,9 +18,10 @@ from homolog.models import load
 from homolog.pipeline import Study
 from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.compare import run_comparison
-from homolog.pipeline.recipe import Recipe, parse_circuits, parse_recipe
+from homolog.pipeline.recipes import parse_circuits, parse_recipe
 from homolog.progress import SilentProgress
-from homolog.record.run_folder import folder_name
+from homolog.record.names import folder_name
+from homolog.record.recipe import Recipe
 from homolog.zoo import catalog
 
 SMALL = {"n_prompts": 4, "length": 16, "batch": 4, "discovery_prompts": 4, "validated_edges": 3}

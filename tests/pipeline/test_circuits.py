@@ -12,7 +12,7 @@ from homolog.cli import app
 from homolog.errors import InputError
 from homolog.pipeline import Study
 from homolog.pipeline.circuits import CIRCUIT_TABLES, run_circuits
-from homolog.pipeline.recipe import load_recipe, parse_circuits, parse_recipe
+from homolog.pipeline.recipes import load_recipe, parse_circuits, parse_recipe
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
 

@@ -17,7 +17,7 @@ import homolog
 from homolog.features import load_features
 from homolog.pipeline.compare import run_comparison
 from homolog.pipeline.plan import finished_report
-from homolog.pipeline.recipe import load_recipe
+from homolog.pipeline.recipes import load_recipe
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
 

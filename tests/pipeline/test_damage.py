@@ -17,9 +17,10 @@ import homolog
 from homolog.errors import InputError
 from homolog.pipeline.compare import run_comparison
 from homolog.pipeline.plan import finished_report, make_plan
-from homolog.pipeline.recipe import Recipe, load_recipe
+from homolog.pipeline.recipes import load_recipe
 from homolog.progress import SilentProgress
 from homolog.record.atomic import as_input_error
+from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
 from homolog.report import write_report
 

@@ -16,8 +16,9 @@ from homolog import cli
 from homolog.pipeline import circuits, compare, meaning, spaces
 from homolog.pipeline.compare import run_comparison
 from homolog.pipeline.plan import finished_report
-from homolog.pipeline.recipe import Recipe, load_recipe, parse_circuits
+from homolog.pipeline.recipes import load_recipe, parse_circuits
 from homolog.progress import SilentProgress
+from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
 
 MORE = """

@@ -22,8 +22,9 @@ from tests.pipeline.outcome import RECIPE, files, leave_undrawn, record
 from homolog import dictionaries
 from homolog.errors import InputError
 from homolog.pipeline.compare import run_comparison
-from homolog.pipeline.recipe import Recipe, load_recipe
+from homolog.pipeline.recipes import load_recipe
 from homolog.progress import SilentProgress
+from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import pytest
 from tests.pipeline.outcome import RECIPE, leave_undrawn
 
 from homolog.pipeline.compare import run_comparison
-from homolog.pipeline.recipe import load_recipe
+from homolog.pipeline.recipes import load_recipe
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
 from homolog.zoo import catalog

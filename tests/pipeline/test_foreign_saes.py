@@ -21,7 +21,7 @@ from homolog.errors import InputError
 from homolog.pipeline.brought import load_brought, mismatch, without_seed
 from homolog.pipeline.compare import run_comparison
 from homolog.pipeline.plan import Subject, make_plan
-from homolog.pipeline.recipe import parse_recipe
+from homolog.pipeline.recipes import parse_recipe
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
 

@@ -21,11 +21,11 @@ from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.compare import run_comparison
 from homolog.pipeline.inputs import saes_input, text_input, tokenizer_input, weights_input
 from homolog.pipeline.plan import finished_report
-from homolog.pipeline.recipe import Recipe, load_recipe, parse_circuits, parse_recipe
+from homolog.pipeline.recipes import load_recipe, parse_circuits, parse_recipe, parse_saes
 from homolog.pipeline.sae import train_saes
-from homolog.pipeline.sae_settings import make_settings
 from homolog.progress import SilentProgress
-from homolog.record.run_folder import folder_name
+from homolog.record.names import folder_name
+from homolog.record.recipe import Recipe
 from homolog.reference import resolve
 from homolog.zoo import catalog
 
@@ -189,7 +189,7 @@ def test_dictionaries_that_are_brought_are_known_by_their_contents(folder: Path)
 
 
 def test_dictionaries_on_their_own_do_not_go_on_with_other_text(folder: Path) -> None:
-    settings = make_settings(
+    settings = parse_saes(
         model=str(folder / "a"),
         text=str(folder / "text.jsonl"),
         layers=(0,),

@@ -20,7 +20,7 @@ from homolog.analyses.meaning.relation import RELATION_SCHEMA
 from homolog.errors import InputError
 from homolog.pipeline.compare import run_comparison
 from homolog.pipeline.judging import judge_run
-from homolog.pipeline.recipe import parse_recipe
+from homolog.pipeline.recipes import parse_recipe
 from homolog.progress import make_progress
 from homolog.record.run_folder import RunFolder
 from homolog.report.export import export_figures

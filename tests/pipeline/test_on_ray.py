@@ -22,8 +22,9 @@ from tests.pipeline.outcome import RECIPE, files, leave_undrawn, record
 
 from homolog.engine import open_engine
 from homolog.pipeline.compare import run_comparison
-from homolog.pipeline.recipe import Recipe, parse_recipe
+from homolog.pipeline.recipes import parse_recipe
 from homolog.progress import SilentProgress
+from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
 
 # Ray is not imported here: its settings are read once, and the engine sets them.

@@ -6,7 +6,7 @@ import pytest
 
 from homolog.errors import InputError
 from homolog.pipeline.plan import make_plan
-from homolog.pipeline.recipe import load_recipe, parse_recipe
+from homolog.pipeline.recipes import load_recipe, parse_recipe
 
 THIRD = {"ref": "zoo:transformer-s1", "untrained": "zoo:transformer-random"}
 

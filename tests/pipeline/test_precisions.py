@@ -28,7 +28,7 @@ from homolog.dictionaries import load as load_sae
 from homolog.dictionaries.quality import RECHECK_TOKENS
 from homolog.models import load
 from homolog.pipeline import Study
-from homolog.record.run_folder import folder_name
+from homolog.record.names import folder_name
 from homolog.zoo import catalog
 
 HALF = ["bfloat16", "float16"]

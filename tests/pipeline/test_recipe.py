@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from homolog.dictionaries import KINDS, configs, parse_config
 from homolog.errors import InputError
-from homolog.pipeline import recipe as recipes
-from homolog.pipeline.recipe import built_in_recipes, load_recipe, parse_recipe
+from homolog.pipeline import recipes
+from homolog.pipeline.recipes import built_in_recipes, load_recipe, parse_recipe
 
 SMALLEST = """
 [[models]]
@@ -106,7 +106,7 @@ def test_an_unknown_key_names_the_nearest(tables: dict[str, Any], field: str, me
         ({"sae": {"seeds": [3]}}, "controls.sae_seed needs two seeds"),
         ({"corpus": {"context": 0}}, r"corpus\.context is 0"),
         ({"corpus": {"source": None}}, r"corpus\.source is None, but it is required"),
-        ({"corpus": {"neuron_tokens": 10**9}}, "cannot be more than those"),
+        ({"corpus": {"neuron_tokens": 10**9}}, "match tokens, not more"),
         ({"run": {"seed": "zero"}}, r"run\.seed is 'zero'"),
     ],
 )

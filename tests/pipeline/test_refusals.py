@@ -16,9 +16,8 @@ from tests.pipeline.test_inputs import model_folder
 from homolog.errors import InputError
 from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.compare import run_comparison
-from homolog.pipeline.recipe import load_recipe, parse_circuits
+from homolog.pipeline.recipes import load_recipe, parse_circuits, parse_saes
 from homolog.pipeline.sae import train_saes
-from homolog.pipeline.sae_settings import make_settings
 from homolog.progress import SilentProgress
 
 SMALL = {"model": "zoo:transformer-s0", "layers": (0,), "d_sae": 16, "tokens": 2048, "heldout": 512}
@@ -33,7 +32,7 @@ def compared(folder: Path, **changes: str) -> None:
 
 
 def trained(folder: Path, **values: object) -> None:
-    train_saes(make_settings(**SMALL | values), folder / "run", SilentProgress())
+    train_saes(parse_saes(**SMALL | values), folder / "run", SilentProgress())
 
 
 def traced(folder: Path, length: int) -> None:

@@ -29,11 +29,12 @@ from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE
 from homolog.errors import InputError
 from homolog.models import load_tokenizer
 from homolog.pipeline import sae as module
+from homolog.pipeline.recipes import parse_layers, parse_saes, sparsity_of
 from homolog.pipeline.sae import seed_agreement, train_saes
 from homolog.pipeline.sae_eval import evaluate_sae
-from homolog.pipeline.sae_settings import SaeSettings, make_settings, parse_layers
 from homolog.pipeline.sae_text import Text, heldout_again, hold_out, read_text
 from homolog.progress import SilentProgress
+from homolog.record.recipe import SaeRecipe
 from homolog.record.run_folder import RunFolder
 
 SMALL = {
@@ -90,7 +91,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[s
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     rows = train_saes(
-        make_settings(**SMALL), out, progress, workers=1, tensorboard_folder=out.parent / "events"
+        parse_saes(**SMALL), out, progress, workers=1, tensorboard_folder=out.parent / "events"
     )
     torch.set_num_threads(threads)
     return out, rows, progress
@@ -157,12 +158,12 @@ def test_the_display_is_told_how_it_goes(trained) -> None:
 def test_a_complete_run_is_answered_without_the_model(trained, monkeypatch) -> None:
     out, rows, _ = trained
     monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("the model was loaded"))
-    assert train_saes(make_settings(**SMALL), out, SilentProgress()) == rows
+    assert train_saes(parse_saes(**SMALL), out, SilentProgress()) == rows
 
 
 @pytest.mark.parametrize("stream", ["pool", "store"])
 def test_a_killed_training_ends_with_the_same_bytes(tmp_path, trained, stream: str) -> None:
-    settings = make_settings(
+    settings = parse_saes(
         **SMALL | {"stream": stream, "layers": (1,), "seeds": 1, "tokens": 55_000} | TOPK
     )
     torch.set_num_threads(1)
@@ -183,7 +184,7 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path, trained, stream: s
 
 
 def test_nothing_is_trained_again_when_measuring_is_stopped(tmp_path, monkeypatch) -> None:
-    settings = make_settings(**SMALL | {"layers": (1,), "tokens": 20_000} | TOPK)
+    settings = parse_saes(**SMALL | {"layers": (1,), "tokens": 20_000} | TOPK)
     torch.set_num_threads(1)
     train_saes(settings, tmp_path / "whole", SilentProgress(), workers=1)
 
@@ -208,7 +209,7 @@ def test_stored_residuals_are_those_of_the_running_model(tmp_path) -> None:
     options = SMALL | {"layers": (1,), "seeds": 1, "tokens": 33_000} | TOPK
     rows = [
         train_saes(
-            make_settings(**options | {"stream": stream}),
+            parse_saes(**options | {"stream": stream}),
             tmp_path / stream,
             SilentProgress(),
             workers=1,
@@ -222,7 +223,7 @@ def test_stored_residuals_are_those_of_the_running_model(tmp_path) -> None:
 def test_other_settings_are_refused_with_what_differs(trained) -> None:
     out, _, _ = trained
     with pytest.raises(InputError, match=r"--out is .* which differs in l1 \(1.0 there, 2.0 now\)"):
-        train_saes(make_settings(**SMALL | {"l1": 2.0}), out, SilentProgress())
+        train_saes(parse_saes(**SMALL | {"l1": 2.0}), out, SilentProgress())
 
 
 def test_what_cannot_be_trained_leaves_no_folder(tmp_path) -> None:
@@ -235,12 +236,12 @@ def test_what_cannot_be_trained_leaves_no_folder(tmp_path) -> None:
         ({"device": "gpu"}, "--device is 'gpu', but it is the name of no device"),
     ]:
         with pytest.raises(InputError, match=message):
-            train_saes(make_settings(**SMALL | wrong), tmp_path / "run", SilentProgress())
+            train_saes(parse_saes(**SMALL | wrong), tmp_path / "run", SilentProgress())
         assert not (tmp_path / "run").exists()
 
 
 def test_a_training_that_diverges_says_where_and_is_not_done(tmp_path) -> None:
-    settings = make_settings(**SMALL | {"lr": 1e30, "layers": (1,), "tokens": 20_000})
+    settings = parse_saes(**SMALL | {"lr": 1e30, "layers": (1,), "tokens": 20_000})
     with pytest.raises(TrainingDivergedError, match="layer 1, step"):
         train_saes(settings, tmp_path / "run", SilentProgress())
     assert (
@@ -453,12 +454,12 @@ def test_layers_that_are_none(text: str) -> None:
     ],
 )
 def test_sparsity_of_each_kind(kind: str, given: dict, key: str, value: float) -> None:
-    settings = make_settings(model="m", kind=kind, **given)
-    config = settings.config(32)
-    assert config.kind == kind and getattr(config, key) == value == settings.sparsity
+    settings = parse_saes(model="m", kind=kind, **given)
+    config = parse_config(settings.config(32))
+    assert config.kind == kind and getattr(config, key) == value == sparsity_of(settings, 32)
     assert config.d_sae == 192  # six times the width
-    assert make_settings(model="m", expansion=2.0).config(32).d_sae == 64
-    assert make_settings(model="m", d_sae=77).config(32).d_sae == 77
+    assert parse_saes(model="m", expansion=2.0).width(32) == 64
+    assert parse_saes(model="m", d_sae=77).width(32) == 77
 
 
 @pytest.mark.parametrize(
@@ -483,21 +484,17 @@ def test_sparsity_of_each_kind(kind: str, given: dict, key: str, value: float) -
         ({"tokens": 100}, "--tokens is 100, but a step takes 512"),
         ({"pool_tokens": 0}, "--pool-tokens is 0, but it breaks a rule"),
         ({"l1": float("nan")}, "--l1 is nan, but it breaks a rule"),
-        ({"kind": "standard"}, "--kind is 'standard', but it breaks a rule.*'relu'"),
+        ({"kind": "standard"}, "--kind is 'standard', but it must be a kind of dictionary.*relu"),
         ({"d_sea": 5}, "--d-sea is 5"),
     ],
 )
 def test_settings_that_cannot_be(wrong: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        make_settings(model="m", **wrong)
+        parse_saes(model="m", **wrong)
 
 
 def test_defaults_are_those_of_the_training() -> None:
-    assert SaeSettings(model="m").training == TrainingConfig()
-    training = SaeSettings(model="m", tokens=5000, batch=100, lr=0.1, seed=3).training
-    assert (training.n_steps, training.batch_size, training.learning_rate, training.seed) == (
-        50,
-        100,
-        0.1,
-        3,
-    )
+    assert training_config(SaeRecipe(model="m")) == TrainingConfig()
+    training = training_config(SaeRecipe(model="m", tokens=5000, batch=100, lr=0.1, seed=3))
+    assert training.n_steps == 50
+    assert (training.batch_size, training.learning_rate, training.seed) == (100, 0.1, 3)

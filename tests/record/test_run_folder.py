@@ -16,7 +16,8 @@ import pytest
 
 from homolog.errors import InputError
 from homolog.record.atomic import write_text
-from homolog.record.run_folder import RunFolder, folder_name, recipe_hash
+from homolog.record.names import folder_name
+from homolog.record.run_folder import RunFolder, recipe_hash
 
 RECIPE = {"sae": {"epochs": 6, "l1": 5.0}, "run": {"seed": 0}}
 

@@ -18,8 +18,8 @@ from homolog.dictionaries.formats import WEIGHTS_FILE, is_elsewhere
 from homolog.errors import InputError
 from homolog.models import LanguageModel
 from homolog.pipeline.plan import Plan, Subject
-from homolog.pipeline.recipe import Recipe
 from homolog.record.atomic import sha256_file
+from homolog.record.recipe import Recipe
 
 LAYER = "{layer}"
 

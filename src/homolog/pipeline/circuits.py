@@ -37,8 +37,8 @@ from homolog.models import LanguageModel, load, require_inner_sites, require_pos
 from homolog.pipeline.finish import by_itself, finish, write_table
 from homolog.pipeline.inputs import require_different
 from homolog.pipeline.plan import Subject, weights_of
-from homolog.pipeline.recipe import CircuitRecipe, Circuits
 from homolog.progress import Progress
+from homolog.record.recipe import CircuitRecipe, Circuits
 from homolog.record.run_folder import RunFolder
 
 CIRCUIT_TABLES = ("circuits", "effects", "roles", "offsets", "edges")

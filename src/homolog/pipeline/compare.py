@@ -48,10 +48,10 @@ from homolog.pipeline.plan import (
     make_plan,
     weights_of,
 )
-from homolog.pipeline.recipe import Recipe
 from homolog.pipeline.spaces import compare_decoders, compare_residuals
 from homolog.progress import Progress
 from homolog.record.process import machine
+from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
 
 TABLES = ("matches", "layers", "summary")

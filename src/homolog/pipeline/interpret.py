@@ -19,9 +19,9 @@ from homolog.corpus import TokenWindows
 from homolog.pipeline import meaning
 from homolog.pipeline.finish import by_itself, write_table
 from homolog.pipeline.plan import Subject
-from homolog.pipeline.recipe import Interpretation
 from homolog.pipeline.subject import load_subject
 from homolog.record.atomic import write_json
+from homolog.record.recipe import Interpretation
 from homolog.record.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from homolog.matching import Columns, Resamples, replicates_of
 from homolog.matching.stability import STABILITY_SCHEMA, with_stability
 from homolog.matching.verdict import judge, shared_table, verdicts
 from homolog.pipeline.plan import Comparison, Plan
-from homolog.pipeline.recipe import Recipe
+from homolog.record.recipe import Recipe
 
 
 def judged(

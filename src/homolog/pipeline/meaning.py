@@ -28,9 +28,9 @@ from homolog.features import SparseFeatures, capture, load_features
 from homolog.models import LanguageModel, Site
 from homolog.pipeline.finish import write_table
 from homolog.pipeline.plan import Subject
-from homolog.pipeline.recipe import Interpretation, Recipe
 from homolog.pipeline.subject import load_subject, windows_of
 from homolog.record.receipts import read_receipt, write_receipt
+from homolog.record.recipe import Interpretation, Recipe
 from homolog.record.run_folder import RunFolder
 
 

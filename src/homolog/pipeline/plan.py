@@ -9,9 +9,10 @@ from pathlib import Path
 
 from homolog.errors import InputError
 from homolog.pipeline.inputs import saes_input, text_input, tokenizer_input, weights_input
-from homolog.pipeline.recipe import Model, Recipe
 from homolog.record.inputs import Input
-from homolog.record.run_folder import RunFolder, folder_name
+from homolog.record.names import folder_name
+from homolog.record.recipe import Model, Recipe
+from homolog.record.run_folder import RunFolder
 
 ROTATED = "rotated"
 INTERPRETED = ("interpretation", "relation")

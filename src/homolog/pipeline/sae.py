@@ -31,6 +31,7 @@ from homolog.dictionaries import (
     SparseAutoencoder,
     StoredResiduals,
     TrainingConfig,
+    parse_config,
 )
 from homolog.dictionaries.trackers import Tracker, opened, tensorboard, weights_and_biases
 from homolog.dictionaries.training.device_state import check_device
@@ -43,12 +44,13 @@ from homolog.models import LanguageModel, load
 from homolog.models.load import commit_of
 from homolog.pipeline.finish import beginning_missed, quality_row, write_table
 from homolog.pipeline.inputs import read_facts, text_input, tokenizer_input, weights_input
-from homolog.pipeline.sae_settings import SaeSettings
+from homolog.pipeline.recipes import sparsity_of
 from homolog.pipeline.sae_text import Text, hold_out, read_text
 from homolog.progress import Bar, Progress
 from homolog.record.atomic import sha256_bytes
 from homolog.record.inputs import Input
 from homolog.record.receipts import read_receipt, write_receipt
+from homolog.record.recipe import SaeRecipe
 from homolog.record.run_folder import RunFolder
 from homolog.reference import resolve
 
@@ -63,7 +65,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainingInputs:
     """What has to be known before a folder is made."""
 
     model: LanguageModel
@@ -79,7 +81,7 @@ class Prepared:
     """None: the residuals are stored first."""
 
 
-def finished(settings: SaeSettings, out: Path) -> list[Row] | None:
+def finished(recipe: SaeRecipe, out: Path) -> list[Row] | None:
     """The rows of this run's dictionaries, if it is complete in `out` and every file as it was
     written; else None.
     """
@@ -87,16 +89,16 @@ def finished(settings: SaeSettings, out: Path) -> list[Row] | None:
         run = RunFolder(out)
     except InputError:
         return None
-    stage = f"dictionaries {settings.name}"
-    complete = run.recipe == settings.values() and all(
+    stage = f"dictionaries {recipe.name}"
+    complete = run.recipe == recipe.values() and all(
         run.is_done(name) for name in (stage, "tables")
     )
-    complete = complete and run.reads_the_same(_inputs(settings, str))
+    complete = complete and run.reads_the_same(_inputs(recipe, str))
     return run.facts(stage)["saes"] if complete else None
 
 
 def train_saes(
-    settings: SaeSettings,
+    recipe: SaeRecipe,
     out: Path,
     progress: Progress,
     *,
@@ -114,36 +116,34 @@ def train_saes(
     TensorBoard. Raises InputError for a model, text or folder that cannot be used, before a folder
     is made where possible, and TrainingDivergedError.
     """
-    if (rows := finished(settings, out)) is not None:
+    if (rows := finished(recipe, out)) is not None:
         return rows
     fresh = not (out / "run.json").exists()
-    prepared = _prepare(settings, progress) if fresh else None
-    run = RunFolder.open(out, settings.values())
+    prepared = _prepare(recipe, progress) if fresh else None
+    run = RunFolder.open(out, recipe.values())
     try:
-        prepared = prepared or _prepare(settings, progress)
+        prepared = prepared or _prepare(recipe, progress)
         run.check_inputs(
-            _inputs(settings, partial(sha256_bytes, prepared.train.hash, prepared.heldout.hash))
+            _inputs(recipe, partial(sha256_bytes, prepared.train.hash, prepared.heldout.hash))
         )
-        _note_facts(run, settings, prepared)
-        stage = f"dictionaries {settings.name}"
+        _note_facts(run, recipe, prepared)
+        stage = f"dictionaries {recipe.name}"
         if not run.is_done(stage):
             outputs = [
-                run.sae_folder(settings.name, layer, label)
-                for label in settings.labels
+                run.sae_folder(recipe.name, layer, label)
+                for label in recipe.labels
                 for layer in prepared.layers
             ]
-            trackers = _trackers(run, settings, wandb, tensorboard_folder)
+            trackers = _trackers(run, recipe, wandb, tensorboard_folder)
             with run.stage(stage, outputs) as facts, opened(trackers) as track:
-                trained = _train(
-                    run, settings, prepared, progress, track, checkpoint_every, workers
-                )
+                trained = _train(run, recipe, prepared, progress, track, checkpoint_every, workers)
                 facts["saes"] = rows = _judge_and_save(
-                    run, settings, prepared, trained, progress, track
+                    run, recipe, prepared, trained, progress, track
                 )
-                facts["model"] = _facts_of_model(settings, prepared, rows)
+                facts["model"] = _facts_of_model(recipe, prepared, rows)
                 run.note(
                     warnings=beginning_missed(
-                        prepared.model, settings.name, prepared.heldout, progress
+                        prepared.model, recipe.name, prepared.heldout, progress
                     )
                 )
             run.note(models=[run.facts(stage)["model"]])
@@ -155,6 +155,25 @@ def train_saes(
     finally:
         run.close()
     return rows
+
+
+def chosen_layers(recipe: SaeRecipe, n_layers: int) -> list[int]:
+    """The layers of a model that has so many.  InputError where it does not have one of them."""
+    chosen = list(range(n_layers) if recipe.layers is None else recipe.layers)
+    if unknown := [layer for layer in chosen if layer not in range(n_layers)]:
+        requirement = f"{recipe.model} has layers 0 to {n_layers - 1}"
+        raise InputError("--layers", unknown[0], requirement, "Choose of these.")
+    return chosen
+
+
+def training_config(recipe: SaeRecipe) -> TrainingConfig:
+    """How the dictionaries are trained."""
+    return TrainingConfig(
+        n_tokens=recipe.tokens,
+        batch_size=recipe.batch,
+        learning_rate=recipe.lr,
+        seed=recipe.seed,
+    )
 
 
 def usable_device(name: str) -> torch.device:
@@ -185,55 +204,56 @@ def seed_agreement(
     return float(r.mean()) if r.size else math.nan
 
 
-def _inputs(settings: SaeSettings, text: Callable[[], str]) -> list[Input]:
+def _inputs(recipe: SaeRecipe, text: Callable[[], str]) -> list[Input]:
     """All that is read; text: gives the hash of the tokens."""
-    model = settings.model, settings.revision
-    return [text_input(settings.text, text), weights_input(*model), tokenizer_input(*model)]
+    model = recipe.model, recipe.revision
+    return [text_input(recipe.text, text), weights_input(*model), tokenizer_input(*model)]
 
 
-def _prepare(settings: SaeSettings, progress: Progress) -> Prepared:
-    device = usable_device(settings.device)
-    dtype = getattr(torch, settings.dtype)
-    model = load(settings.model, revision=settings.revision, dtype=dtype, device=device)
+def _prepare(recipe: SaeRecipe, progress: Progress) -> TrainingInputs:
+    device = usable_device(recipe.device)
+    dtype = getattr(torch, recipe.dtype)
+    model = load(recipe.model, revision=recipe.revision, dtype=dtype, device=device)
     tokenizer = fingerprint(model.require_tokenizer())
-    model.require_positions(settings.context, "--context")
-    layers, config = settings.chosen_layers(model.n_layers), settings.config(model.d_model)
-    _check_memory(len(layers) * len(settings.labels), model.d_model, config.d_sae, device)
+    model.require_positions(recipe.context, "--context")
+    layers = chosen_layers(recipe, model.n_layers)
+    config = parse_config(recipe.config(model.d_model))
+    _check_memory(len(layers) * len(recipe.labels), model.d_model, config.d_sae, device)
     text = Text(
-        settings.text,
-        settings.field,
-        settings.split,
-        settings.context,
-        settings.shuffle,
-        settings.seed,
+        recipe.text,
+        recipe.field,
+        recipe.split,
+        recipe.context,
+        recipe.shuffle,
+        recipe.seed,
     )
     with progress.stage("read the text"):
         whole = read_text(
-            text, model.tokenizer, settings.heldout + settings.tokens + 2 * settings.context
+            text, model.tokenizer, recipe.heldout + recipe.tokens + 2 * recipe.context
         )
-        heldout, train, text = hold_out(whole, text, settings.heldout)
+        heldout, train, text = hold_out(whole, text, recipe.heldout)
     streamed = None
-    if not _stored(settings, model, train):
-        kept_in = getattr(torch, settings.residuals)
-        size = settings.pool_tokens * len(layers) * model.d_model * kept_in.itemsize
+    if not _stored(recipe, model, train):
+        kept_in = getattr(torch, recipe.residuals)
+        size = recipe.pool_tokens * len(layers) * model.d_model * kept_in.itemsize
         streamed = StreamedResiduals(
             model,
             train,
             layers,
-            seed=settings.seed,
-            name=settings.name,
-            key=_key(settings),
-            pool_tokens=settings.pool_tokens,
+            seed=recipe.seed,
+            name=recipe.name,
+            key=_key(recipe),
+            pool_tokens=recipe.pool_tokens,
             dtype=kept_in,
             device=device if size <= POOL_SHARE * device_memory(device) else "cpu",
         )
     read = read_facts(whole, model.tokenizer)
-    return Prepared(model, tokenizer, layers, config, train, heldout, text, read, streamed)
+    return TrainingInputs(model, tokenizer, layers, config, train, heldout, text, read, streamed)
 
 
-def _key(settings: SaeSettings) -> str:
+def _key(recipe: SaeRecipe) -> str:
     """Identifies the weights beside the model's name."""
-    return f"{settings.revision} {settings.dtype}"
+    return f"{recipe.revision} {recipe.dtype}"
 
 
 def _check_memory(n_dictionaries: int, d_model: int, d_sae: int, device: torch.device) -> None:
@@ -249,39 +269,39 @@ def _check_memory(n_dictionaries: int, d_model: int, d_sae: int, device: torch.d
         )
 
 
-def _stored(settings: SaeSettings, model: LanguageModel, train: TokenWindows) -> bool:
+def _stored(recipe: SaeRecipe, model: LanguageModel, train: TokenWindows) -> bool:
     """Whether residuals are stored first: where asked for, or read more than once and not too
     large.
     """
-    if settings.stream != "auto":
-        return settings.stream == "store"
+    if recipe.stream != "auto":
+        return recipe.stream == "store"
     kept = int(train.mask.sum())
-    size = kept * model.n_layers * model.d_model * getattr(torch, settings.residuals).itemsize
-    return settings.tokens > kept and size <= STORE_BYTES
+    size = kept * model.n_layers * model.d_model * getattr(torch, recipe.residuals).itemsize
+    return recipe.tokens > kept and size <= STORE_BYTES
 
 
 def _source(
-    run: RunFolder, settings: SaeSettings, prepared: Prepared, progress: Progress
+    run: RunFolder, recipe: SaeRecipe, prepared: TrainingInputs, progress: Progress
 ) -> ActivationSource:
     if prepared.streamed is not None:
         return prepared.streamed
-    model, folder = prepared.model, run.residuals_folder(settings.name)
+    model, folder = prepared.model, run.residuals_folder(recipe.name)
     with progress.stage("store residuals", prepared.train.n_tokens) as bar:
         write_residuals(
             model,
             prepared.train,
             folder,
-            key=f"{model.name} {_key(settings)}",
-            dtype=getattr(torch, settings.residuals),
+            key=f"{model.name} {_key(recipe)}",
+            dtype=getattr(torch, recipe.residuals),
             advance=bar.advance,
         )
-    return StoredResiduals(folder, seed=settings.seed, name=settings.name, layers=prepared.layers)
+    return StoredResiduals(folder, seed=recipe.seed, name=recipe.name, layers=prepared.layers)
 
 
 def _train(
     run: RunFolder,
-    settings: SaeSettings,
-    prepared: Prepared,
+    recipe: SaeRecipe,
+    prepared: TrainingInputs,
     progress: Progress,
     track: Tracker,
     checkpoint_every: int | None,
@@ -290,30 +310,28 @@ def _train(
     """The trained dictionaries by label; kept in the cache, so that nothing is trained again when
     measuring fails.
     """
-    training, folder = settings.training, run.cache_folder / "trained"
+    training, folder = training_config(recipe), run.cache_folder / "trained"
     places = {
-        label: [folder / label / str(layer) for layer in prepared.layers]
-        for label in settings.labels
+        label: [folder / label / str(layer) for layer in prepared.layers] for label in recipe.labels
     }
     receipt, key = folder / "receipt.json", run.record["recipe_hash"]
     if read_receipt(receipt, key) is not None:
         return {
-            label: [dictionaries.load(place) for place in places[label]]
-            for label in settings.labels
+            label: [dictionaries.load(place) for place in places[label]] for label in recipe.labels
         }
-    source = _source(run, settings, prepared, progress)
+    source = _source(run, recipe, prepared, progress)
     total = training.n_steps * training.batch_size
     with progress.stage(
-        f"train {len(settings.labels) * len(prepared.layers)} dictionaries", total
+        f"train {len(recipe.labels) * len(prepared.layers)} dictionaries", total
     ) as bar:
         trained = dictionaries.train(
             source,
             prepared.config,
             training,
-            model=settings.name,
-            labels=settings.labels,
+            model=recipe.name,
+            labels=recipe.labels,
             workers=workers,
-            device=settings.device,
+            device=recipe.device,
             checkpoint=run.cache_folder / "training.safetensors",
             checkpoint_every=checkpoint_every or min(1_000_000, max(1, total // MOST_CHECKPOINTS)),
             progress=_reporter(total, bar, track),
@@ -324,7 +342,7 @@ def _train(
         for sae, place in zip(trained[label], places[label], strict=True)
     ]
     write_receipt(receipt, True, [file for files in saved for file in files], key)
-    run.drop_residuals(settings.name)
+    run.drop_residuals(recipe.name)
     return trained
 
 
@@ -359,13 +377,13 @@ def _reporter(total: int, bar: Bar, track: Tracker) -> Callable[[dictionaries.Pr
 
 
 def _trackers(
-    run: RunFolder, settings: SaeSettings, wandb: str | None, folder: Path | None
+    run: RunFolder, recipe: SaeRecipe, wandb: str | None, folder: Path | None
 ) -> Iterator[contextlib.AbstractContextManager[Tracker]]:
     if wandb is not None:
         run_id = run.record.get("wandb") or secrets.token_hex(4)
         run.note(wandb=run_id)
         yield weights_and_biases(
-            wandb, run.path, name=run.path.name, run_id=run_id, settings=settings.values()
+            wandb, run.path, name=run.path.name, run_id=run_id, settings=recipe.values()
         )
     if folder is not None:
         yield tensorboard(folder)
@@ -373,41 +391,42 @@ def _trackers(
 
 def _judge_and_save(
     run: RunFolder,
-    settings: SaeSettings,
-    prepared: Prepared,
+    recipe: SaeRecipe,
+    prepared: TrainingInputs,
     trained: dict[str, list[SparseAutoencoder]],
     progress: Progress,
     track: Tracker,
 ) -> list[Row]:
     model, text, rows = prepared.model, prepared.heldout, []
-    on_hub = resolve(settings.model).kind == "hub"
-    commit = commit_of(settings.model, settings.revision) if on_hub else None
+    sparsity = sparsity_of(recipe, model.d_model)
+    on_hub = resolve(recipe.model).kind == "hub"
+    commit = commit_of(recipe.model, recipe.revision) if on_hub else None
     about = {
-        "ref": settings.model,
-        "revision": settings.revision,
+        "ref": recipe.model,
+        "revision": recipe.revision,
         "commit": commit,
         "tokenizer": prepared.tokenizer,
         "text": prepared.text.facts(),
     }
-    with progress.stage("measure quality", len(settings.labels) * len(prepared.layers)) as bar:
+    with progress.stage("measure quality", len(recipe.labels) * len(prepared.layers)) as bar:
         residuals, clean = full_residuals(model, text, prepared.layers), clean_loss(model, text)
         for number, layer in enumerate(prepared.layers):
             kept = residuals[layer][torch.from_numpy(text.mask)].float()
             first = trained["sae"][number]
-            for label in settings.labels:
+            for label in recipe.labels:
                 sae = trained[label][number]
                 sae = dataclasses.replace(sae, metadata={**sae.metadata, **about})
                 quality = measure_on_text(
                     model, text, residuals[layer], layer, sae, loss_clean=clean
                 )
-                dictionaries.save(sae, run.sae_folder(settings.name, layer, label), quality)
+                dictionaries.save(sae, run.sae_folder(recipe.name, layer, label), quality)
                 agreement = math.nan if label == "sae" else seed_agreement(first, sae, kept)
-                row = quality_row(settings.name, label, layer, sae, settings.sparsity, quality)
+                row = quality_row(recipe.name, label, layer, sae, sparsity, quality)
                 row["seed_agreement"] = None if math.isnan(agreement) else agreement
                 rows.append(row)
-                _track_quality(track, settings.training, row)
+                _track_quality(track, training_config(recipe), row)
                 bar.advance()
-    return sorted(rows, key=lambda row: (settings.labels.index(row["label"]), row["layer"]))
+    return sorted(rows, key=lambda row: (recipe.labels.index(row["label"]), row["layer"]))
 
 
 def _track_quality(track: Tracker, training: TrainingConfig, row: Row) -> None:
@@ -417,11 +436,11 @@ def _track_quality(track: Tracker, training: TrainingConfig, row: Row) -> None:
     track(training.n_steps * training.batch_size, known)
 
 
-def _facts_of_model(settings: SaeSettings, prepared: Prepared, rows: list[Row]) -> Row:
+def _facts_of_model(recipe: SaeRecipe, prepared: TrainingInputs, rows: list[Row]) -> Row:
     model = prepared.model
     return {
-        "name": settings.name,
-        "ref": settings.model,
+        "name": recipe.name,
+        "ref": recipe.model,
         "role": "on its own",
         "architecture": model.architecture,
         "n_layers": model.n_layers,
@@ -431,15 +450,15 @@ def _facts_of_model(settings: SaeSettings, prepared: Prepared, rows: list[Row]) 
     }
 
 
-def _note_facts(run: RunFolder, settings: SaeSettings, prepared: Prepared) -> None:
+def _note_facts(run: RunFolder, recipe: SaeRecipe, prepared: TrainingInputs) -> None:
     train, heldout = prepared.train, prepared.heldout
     run.note(
         name=run.path.name,
-        device=settings.device,
+        device=recipe.device,
         corpus={
-            "sources": [settings.text],
+            "sources": [recipe.text],
             "tokenizer": prepared.tokenizer,
-            "context": settings.context,
+            "context": recipe.context,
             "hash": train.hash,
             "train_tokens": train.n_tokens,
             "train_documents": train.n_documents,

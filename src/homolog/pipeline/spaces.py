@@ -17,7 +17,7 @@ from homolog.matching.spaces import SpaceMoments, decoder_similarity
 from homolog.pipeline import subject as work
 from homolog.pipeline.matches import read_pair
 from homolog.pipeline.plan import Subject
-from homolog.pipeline.recipe import Recipe
+from homolog.record.recipe import Recipe
 
 Rows = list[dict[str, Any]]
 

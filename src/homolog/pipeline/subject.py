@@ -42,10 +42,10 @@ from homolog.models import LanguageModel, load
 from homolog.pipeline.brought import load_brought, mismatch
 from homolog.pipeline.finish import quality_row
 from homolog.pipeline.plan import ROTATED, Subject
-from homolog.pipeline.recipe import Recipe
 from homolog.record.atomic import sha256_bytes, sha256_file
 from homolog.record.parts import read_part, write_part
 from homolog.record.receipts import read_receipt, write_receipt
+from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
 
 THRESHOLD_ENTRIES = 1 << 27  # pre-activations on which thresholds are set: tokens x features

@@ -41,6 +41,7 @@ from homolog.record.atomic import (
 )
 from homolog.record.inputs import Input
 from homolog.record.lock import hold, let_go
+from homolog.record.names import folder_name
 
 FORMAT = 2  # 1 had no digest of the record
 RESERVED = {
@@ -412,12 +413,6 @@ def recipe_hash(recipe: Mapping[str, Any]) -> str:
 
 def _json_hash(values: Mapping[str, Any]) -> str:
     return sha256_bytes(json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False))
-
-
-def folder_name(model: str) -> str:
-    """A model's name as one folder name: no "zoo:" in front, "/" as "--", anything unusual as "-"."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", model.removeprefix("zoo:").strip("/").replace("/", "--"))
-    return name.lstrip(".") or "model"
 
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:

@@ -23,7 +23,8 @@ from typing import Any, Protocol, runtime_checkable
 import polars as pl
 
 from homolog.errors import InputError
-from homolog.record.run_folder import RunFolder, folder_name
+from homolog.record.names import folder_name
+from homolog.record.run_folder import RunFolder
 from homolog.report.wording import is_number, listed, shown
 
 REQUIRED_COLUMNS: Mapping[str, tuple[str, ...]] = {

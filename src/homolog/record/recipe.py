@@ -1,35 +1,21 @@
 """Recipes: everything that decides the numbers of a run, as one TOML file of flat tables.
 
-Read with `load_recipe("demo")` (a built-in name) or `load_recipe("my.toml")`.  Unknown keys are
-refused and the nearest known key is named.  A recipe is a value: frozen, hashed by its contents,
-stored in run.json.
+A recipe is a value: frozen, hashed by its contents, stored in run.json.  `pipeline.recipes` reads
+them.  A table that the command line or another study shares is a class that both inherit.
 """
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from homolog.errors import InputError
+from homolog.record.names import folder_name
 from homolog.record.run_folder import recipe_hash
-
-SPARSITY = {"relu": "l1", "topk": "k", "batchtopk": "k", "jumprelu": "l0", "gated": "l1"}
-"""The key of each kind that decides how sparse it is: `dictionaries.configs.SPARSITY`, which takes
-long to import.
-"""
+from homolog.record.settings import Settings
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Model(_Table):
+class Model(Settings):
     """One of the models that are compared, with the models that serve as its controls."""
 
     ref: str
@@ -64,20 +50,27 @@ class Model(_Table):
         return self
 
 
-class Corpus(_Table):
-    """The text that every model reads, and how much of it."""
-
-    source: str
-    """"zoo:demo" (ships with us), a .txt, .jsonl (.gz, .xz) or .parquet file, a folder, or "hf:ID"."""
+class TextSource(Settings):
+    """How text is read and cut."""
 
     field: str = "text"
-    """Name of the text field or column."""
+    """Name of the text in JSONL, Parquet and datasets."""
 
     split: str = "train"
     """Split of a Hugging Face dataset; other sources have none."""
 
+    shuffle: bool = True
+    """Put the documents in random order first, which holds the text of files in memory."""
+
     context: int = Field(default=128, ge=8)
     """Tokens of a window."""
+
+
+class Corpus(TextSource):
+    """The text that every model reads, and how much of it."""
+
+    source: str
+    """"zoo:demo" (ships with us), a .txt, .jsonl (.gz, .xz) or .parquet file, a folder, or "hf:ID"."""
 
     train_tokens: int = Field(ge=1)
     """Tokens that the dictionaries learn from, before they are read again (`sae.epochs`)."""
@@ -93,20 +86,17 @@ class Corpus(_Table):
     quality_tokens: int = Field(default=16_384, ge=1)
     """Tokens for the quality of the dictionaries, the first of the match tokens."""
 
-    shuffle: bool = True
-    """Put the documents in random order before packing."""
-
     seed: int = Field(default=0, ge=0)
-    """Seed of that order."""
+    """Seed of the order of documents."""
 
 
-class Sae(_Table):
-    """The dictionaries that are trained, alike: one for every layer of every model that does not
-    bring its own.
-    """
+class Dictionaries(Settings):
+    """The dictionaries that are trained; further keys are those of the kind."""
 
-    kind: Literal["relu", "topk", "batchtopk", "jumprelu", "gated"] = "relu"
-    """"relu" with an L1 penalty as in the paper, or another (`dictionaries.configs`)."""
+    model_config = ConfigDict(extra="allow")
+
+    kind: str = "relu"
+    """Kind of dictionary; docs/choosing-dictionaries.md says which when."""
 
     d_sae: int | None = Field(default=None, ge=1)
     """Number of features; or give `expansion`."""
@@ -114,26 +104,38 @@ class Sae(_Table):
     expansion: float | None = Field(default=None, gt=0)
     """Number of features as a multiple of d_model; or give `d_sae`."""
 
-    l1: float | None = Field(default=None, ge=0)
-    """Weight of the L1 penalty, for inputs of norm sqrt(d_model); "relu" and "gated" only."""
-
-    k: int | None = Field(default=None, ge=1)
-    """Features a token may use ("topk"), or uses in the mean ("batchtopk")."""
-
-    l0: float | None = Field(default=None, ge=0)
-    """Weight of the number of active features, for inputs of norm sqrt(d_model); "jumprelu" only."""
-
-    epochs: int = Field(default=1, ge=1)
-    """How often the training tokens are read."""
-
-    batch: int = Field(default=2048, ge=1)
+    batch: int = Field(default=512, ge=1)
     """Tokens a step."""
 
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=3e-3, gt=0)
     """Highest step size of Adam."""
 
     residuals: Literal["float32", "bfloat16"] = "float32"
-    """How the residuals that dictionaries learn from are stored until they are trained."""
+    """How the residuals that dictionaries learn from are kept until they are trained."""
+
+    def width(self, d_model: int) -> int:
+        """Number of features of a dictionary on a residual stream of `d_model` dimensions."""
+        return self.d_sae or max(1, round((self.expansion or 0) * d_model))
+
+    @property
+    def of_kind(self) -> dict[str, Any]:
+        """The settings that belong to the kind, by name."""
+        return {"kind": self.kind, **(self.model_extra or {})}
+
+    def config(self, d_model: int) -> dict[str, Any]:
+        """What `dictionaries.parse_config` makes the settings of a dictionary from."""
+        return self.of_kind | {"d_sae": self.width(d_model)}
+
+
+class Sae(Dictionaries, defaults={"batch": 2048, "lr": 1e-3}):
+    """The dictionaries of a study: one for every layer of every model that does not bring its own.
+
+    Keys of the kind are here, too: l1 for relu and gated, k for topk and batchtopk, l0 for
+    jumprelu, and what else docs/settings.md names under the kind.
+    """
+
+    epochs: int = Field(default=1, ge=1)
+    """How often the training tokens are read."""
 
     seeds: tuple[int, ...] = (0, 1)
     """Root seeds: the first for the main comparison, the second for the SAE-seed skyline."""
@@ -142,31 +144,12 @@ class Sae(_Table):
     def _consistent(self) -> Sae:
         if (self.d_sae is None) == (self.expansion is None):
             raise ValueError("give exactly one of d_sae and expansion")
-        needed = SPARSITY[self.kind]
-        others = [key for key in dict.fromkeys(SPARSITY.values()) if key != needed]
-        if getattr(self, needed) is None or any(getattr(self, key) is not None for key in others):
-            raise ValueError(f'kind "{self.kind}" needs {needed} and no {" or ".join(others)}')
-        if (
-            self.d_sae is not None and (self.k or 1) > self.d_sae
-        ):  # with an expansion `parse_config` finds it, later
-            raise ValueError(
-                f"k is {self.k}, and there are d_sae = {self.d_sae} features to choose from"
-            )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must be different from each other, and at least one")
         return self
 
-    def width(self, d_model: int) -> int:
-        """Number of features of a dictionary on a residual stream of `d_model` dimensions."""
-        return self.d_sae if self.d_sae is not None else round((self.expansion or 0) * d_model)
 
-    def config(self, d_model: int) -> dict[str, Any]:
-        """What `dictionaries.parse_config` makes the settings of a dictionary from."""
-        key = SPARSITY[self.kind]
-        return {"kind": self.kind, "d_sae": self.width(d_model), key: getattr(self, key)}
-
-
-class Gates(_Table):
+class Gates(Settings):
     """What a dictionary must reach on held-out text (`dictionaries.Gates`); one that does not gives
     no verdict.
     """
@@ -195,7 +178,7 @@ class Gates(_Table):
     """Share of the residuals' variance on tokens with norms over 10 times the median, at most."""
 
 
-class Controls(_Table):
+class Controls(Settings):
     """What stands beside the main comparison, apart from the models' own `untrained` and
     `other_seed`.
     """
@@ -218,7 +201,7 @@ class Controls(_Table):
     """MLP neurons and mixer channels instead of features, and those of the untrained twins."""
 
 
-class Matching(_Table):
+class Matching(Settings):
     """How matches are found, calibrated and summarised."""
 
     frequency_floor: float = Field(default=1e-3, ge=0, le=1)
@@ -249,7 +232,7 @@ class Matching(_Table):
     """
 
 
-class Circuits(_Table):
+class Circuits(Settings):
     """The induction circuits of both models, by path patching, and the Off-by-One test."""
 
     task: Literal["induction"] = "induction"
@@ -274,7 +257,7 @@ class Circuits(_Table):
     """Edges that are patched for real, of the strongest and as many drawn at random."""
 
 
-class Interpretation(_Table):
+class Interpretation(Settings):
     """What features mean: examples and measures of all, left context, and causal checks of some."""
 
     top: int = Field(default=16, ge=1)
@@ -300,24 +283,24 @@ class Interpretation(_Table):
     """Residuals of one model mapped into the other's space and read by its dictionaries."""
 
 
-class Run(_Table):
-    """Where and from which seed."""
+class Machine(Settings):
+    """Where models run, and from which seed."""
 
     seed: int = Field(default=0, ge=0)
-    """Root of every seed that is not named elsewhere (rotations, resampling, order of training
-    tokens).
-    """
+    """Root of every random choice whose seed is not named elsewhere."""
 
     device: str = "cpu"
-    """"cpu", "cuda", "cuda:1", "mps"."""
+    """cpu, cuda, cuda:1 or mps."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision in which the models run."""
 
+
+class Run(Machine):
+    """Where a study runs and from which seed (rotations, resampling, order of training tokens)."""
+
     shard_mib: int = Field(default=2048, ge=1)
-    """MiB of residuals that one task holds; it decides how many files features lie in, and no
-    number.
-    """
+    """MiB of residuals that one task holds; it decides how many files features lie in, and no number."""
 
     random_weights: bool = False
     """A rehearsal: the models' true sizes with random weights, and dictionaries made to fire as
@@ -325,10 +308,12 @@ class Run(_Table):
     """
 
 
-class Recipe(_Table):
+class Recipe(Settings):
     """A whole run.  `hash` changes with anything in it."""
 
     name: str
+    """Of the run, and of its folder where none is given."""
+
     models: tuple[Model, ...] = Field(min_length=2)
     corpus: Corpus
     sae: Sae
@@ -347,15 +332,8 @@ class Recipe(_Table):
                 raise ValueError(f"controls.{control} needs two seeds in sae.seeds")
         for name in ("neuron_tokens", "quality_tokens"):
             if (getattr(self.corpus, name) or 0) > self.corpus.match_tokens:
-                raise ValueError(
-                    f"corpus.{name} are the first of the match tokens, and cannot be more than "
-                    "those"
-                )
+                raise ValueError(f"corpus.{name} are the first of the match tokens, not more")
         return self
-
-    def values(self) -> dict[str, Any]:
-        """The recipe as JSON values: what run.json holds."""
-        return self.model_dump(mode="json")
 
     @property
     def hash(self) -> str:
@@ -364,166 +342,103 @@ class Recipe(_Table):
 
     def with_run(self, seed: int | None = None, device: str | None = None) -> Recipe:
         """This recipe with the seed or device of the command line, where given."""
-        given = {
-            key: value for key, value in (("seed", seed), ("device", device)) if value is not None
-        }
-        return parse_recipe(self.values() | {"run": self.run.model_dump() | given}, self.name)
+        given = {"seed": seed, "device": device}
+        return self.changed(run={key: v for key, v in given.items() if v is not None})
 
     def rehearsal(self, tokens: int) -> Recipe:
-        """This recipe at the true size of models and dictionaries, with random weights and `tokens`
-        tokens to match.
+        """This recipe at true size with random weights, and `tokens` tokens to match.
 
         Text and tokenizer are the zoo's, everything runs on the CPU unless a device is given later,
         and what is counted in tokens, prompts or steps shrinks: a rehearsal tries every stage and
         measures its time.  Dictionaries of random weights are trained, for those that models bring
         say nothing of them.
         """
-        values = self.values()
-        part = {
-            "match_tokens": tokens,
-            "neuron_tokens": max(1, tokens // 10),
-            "train_tokens": 256,
-            "quality_tokens": max(1024, tokens // 10),
+        corpus = {
             "source": "zoo:demo",
+            "context": min(self.corpus.context, 1024),
+            "match_tokens": tokens,
+            "train_tokens": 256,
+            "neuron_tokens": max(1, tokens // 10),
+            "quality_tokens": max(1024, tokens // 10),
         }
-        corpus = values["corpus"] | part | {"context": min(self.corpus.context, 1024)}
-        sae = values["sae"] | {
-            "epochs": 1,
-            "batch": 128,
-        }  # an untrained feature fires half the time: steps are slow
-        matching = values["matching"] | {"space_tokens": min(self.matching.space_tokens, 2048)}
-        run = values["run"] | {"random_weights": True, "device": "cpu"}
-        models = [model | {"saes": None, "saes_seed": None} for model in values["models"]]
-        if len(self.sae.seeds) < 2 and any(model.saes is not None for model in self.models):
-            sae["seeds"] = [*self.sae.seeds, max(self.sae.seeds) + 1]
-        changed = {
+        seeds = self.sae.seeds
+        if len(seeds) < 2 and any(model.saes is not None for model in self.models):
+            seeds = (*seeds, max(seeds) + 1)
+        changes: dict[str, Any] = {
             "name": f"{self.name}-rehearsal",
-            "models": models,
+            "models": [model.values() | {"saes": None, "saes_seed": None} for model in self.models],
             "corpus": corpus,
-            "sae": sae,
-            "matching": matching,
-            "run": run,
+            # An untrained feature fires half the time: steps are slow.
+            "sae": {"epochs": 1, "batch": 128, "seeds": seeds},
+            "matching": {"space_tokens": min(self.matching.space_tokens, 2048)},
+            "run": {"random_weights": True, "device": "cpu"},
         }
         if self.interpretation is not None:
-            changed["interpretation"] = values["interpretation"] | {
-                "context_tokens": tokens,
-                "causal_pairs": 8,
-                "listed": 8,
-            }
+            changes["interpretation"] = {"context_tokens": tokens, "causal_pairs": 8, "listed": 8}
         if self.circuits is not None:
-            changed["circuits"] = values["circuits"] | {
-                "n_prompts": 8,
-                "batch": 8,
-                "discovery_prompts": 2,
-            }
-        return parse_recipe(values | changed, self.name)
+            changes["circuits"] = {"n_prompts": 8, "batch": 8, "discovery_prompts": 2}
+        return self.changed(**changes)
 
 
-class CircuitRecipe(_Table):
+class CircuitRecipe(Settings):
     """Circuits of some models, without dictionaries and matches."""
 
     name: str
+    """Of the run."""
+
     models: tuple[str, ...] = Field(min_length=1)
+    """Zoo names, folders or Hub ids."""
+
     revision: str | None = None
+    """Branch, tag or commit of a Hub id."""
+
     circuits: Circuits = Field(default_factory=Circuits)
     run: Run = Field(default_factory=Run)
 
-    def values(self) -> dict[str, Any]:
-        """The recipe as JSON values: what run.json holds."""
-        return self.model_dump(mode="json")
 
+class SaeRecipe(Dictionaries, TextSource, Machine):
+    """Dictionaries of the residual stream after some blocks of one model, on their own."""
 
-def built_in_recipes() -> list[str]:
-    """Names of the recipes that ship with the package."""
-    files = resources.files("homolog.pipeline") / "recipes"
-    return sorted(
-        file.name.removesuffix(".toml") for file in files.iterdir() if file.name.endswith(".toml")
-    )
+    model_config = ConfigDict(extra="allow")
 
+    model: str
+    """Zoo name, folder or Hub id."""
 
-def load_recipe(ref: str | Path) -> Recipe:
-    """Read a built-in recipe by name or a TOML file by path.
+    revision: str | None = None
+    """Branch, tag or commit of a Hub id."""
 
-    Raises `InputError` when there is no such recipe, and for TOML errors, unknown keys and unusable
-    values.
-    """
-    if str(ref) in built_in_recipes():
-        if Path(ref).is_file():
-            raise InputError(
-                "recipe",
-                str(ref),
-                f"both a built-in recipe and {Path(ref).absolute()} have that name",
-                f"Write ./{ref} for the file, or give the command in another folder.",
-            )
-        data = (resources.files("homolog.pipeline") / "recipes" / f"{ref}.toml").read_bytes()
-    elif Path(ref).is_file():
-        data = Path(ref).read_bytes()
-    else:
-        known = ", ".join(built_in_recipes())
-        raise InputError(
-            "recipe",
-            str(ref),
-            "it must be a TOML file or the name of a built-in recipe",
-            f"Built in: {known}.",
-        )
-    try:
-        values = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            "recipe", str(ref), f"it must be TOML: {error}", "Mend that place."
-        ) from error
-    return parse_recipe({"name": Path(ref).stem} | values, str(ref))
+    layers: tuple[int, ...] | None = None
+    """Blocks after which the residual stream is read, as 0,3,5-7; all where not given."""
 
+    text: str = "zoo:demo"
+    """zoo:demo, a .txt, .jsonl or .parquet file, a folder, or hf:DATASET."""
 
-def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
-    """A recipe from tables of values; `source` says in errors where they came from.  Raises
-    `InputError`.
-    """
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise _input_error(error, source) from error
+    heldout: int = Field(default=16_384, ge=1)
+    """Tokens of the text that only measure quality."""
 
+    tokens: int = Field(default=1_048_576, ge=1)
+    """Tokens every dictionary sees; the text is read again, in a new order, as often as needed."""
 
-def parse_circuits(values: Mapping[str, Any]) -> CircuitRecipe:
-    """A recipe of circuits from values, as the command line gives them.  Raises `InputError`."""
-    try:
-        return CircuitRecipe.model_validate(values)
-    except ValidationError as error:
-        raise _input_error(error, "circuits") from error
+    seeds: int = Field(default=2, ge=1)
+    """Dictionaries of each layer, which differ in their initial weights."""
 
+    stream: Literal["auto", "pool", "store"] = "auto"
+    """Run the model as its residuals are read, or store them first; auto stores what is read twice."""
 
-def _input_error(error: ValidationError, source: str) -> InputError:
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    field = ".".join(path) or "the tables together"
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1])
-        nearest = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.0)
-        where = f"[{'.'.join(path[:-1])}]" if path[:-1] else "a recipe"
-        remedy = f"Did you mean {nearest[0]!r}? " if nearest else ""
-        return InputError(
-            f"{source}: {field}",
-            first["input"],
-            f"{where} has no such key",
-            f"{remedy}Known: {', '.join(known)}.",
-        )
-    if first["type"] == "missing":
-        return InputError(f"{source}: {field}", None, "it is required", "Add it.")
-    message = first["msg"].removeprefix("Value error, ")
-    return InputError(
-        f"{source}: {field}", first["input"], f"it breaks a rule: {message}", "Change it."
-    )
+    pool_tokens: int = Field(default=262_144, ge=1)
+    """Tokens among which the residuals of a running model are shuffled in memory."""
 
+    @field_validator("layers")
+    @classmethod
+    def _ordered(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        return None if layers is None else tuple(sorted(set(layers)))
 
-def _known_keys(path: list[str]) -> list[str]:
-    table: type[BaseModel] = Recipe
-    for key in (key for key in path if not key.isdigit()):
-        annotation = table.model_fields[key].annotation
-        tables = [
-            t
-            for t in (annotation, *get_args(annotation))
-            if isinstance(t, type) and issubclass(t, BaseModel)
-        ]
-        table = tables[0]
-    return list(table.model_fields)
+    @property
+    def name(self) -> str:
+        """The model's name in tables and folders: "mamba-s0"."""
+        return folder_name(self.model)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the dictionaries of a layer, as those of a study: "sae", "seed1", ..."""
+        return ("sae", *(f"seed{number}" for number in range(1, self.seeds)))

@@ -1,0 +1,168 @@
+"""Recipes from files, values and options, checked down to the settings of their kind of dictionary.
+
+load_recipe("demo")         a built-in recipe by name
+load_recipe("my.toml")      a file
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from homolog.dictionaries.configs import KINDS, SPARSITY, parse_config
+from homolog.errors import InputError
+from homolog.record.recipe import CircuitRecipe, Dictionaries, Recipe, SaeRecipe
+
+EXPANSION = 6.0
+"""Features per dimension where `homolog sae train` is given no number: 768 for the shipped models."""
+MOST_LAYERS = 100_000
+ANY_WIDTH = 1 << 30  # where the number of features depends on the model
+
+
+def built_in_recipes() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    names = [file.name for file in (resources.files("homolog.record") / "recipes").iterdir()]
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+
+
+def load_recipe(ref: str | Path) -> Recipe:
+    """Read a built-in recipe by name or a TOML file by path.
+
+    Raises `InputError` when there is no such recipe, and for TOML errors, unknown keys and unusable
+    values.
+    """
+    built_in = built_in_recipes()
+    if str(ref) in built_in:
+        if Path(ref).is_file():
+            raise InputError(
+                "recipe",
+                str(ref),
+                f"both a built-in recipe and {Path(ref).absolute()} have that name",
+                f"Write ./{ref} for the file, or give the command in another folder.",
+            )
+        data = (resources.files("homolog.record") / "recipes" / f"{ref}.toml").read_bytes()
+    elif Path(ref).is_file():
+        data = Path(ref).read_bytes()
+    else:
+        requirement = "it must be a TOML file or the name of a built-in recipe"
+        raise InputError("recipe", str(ref), requirement, f"Built in: {', '.join(built_in)}.")
+    try:
+        values = tomllib.loads(data.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        requirement = f"it must be TOML: {error}"
+        raise InputError("recipe", str(ref), requirement, "Mend that place.") from error
+    return parse_recipe({"name": Path(ref).stem} | values, str(ref))
+
+
+def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
+    """A recipe from tables of values; `source` says in errors where they came from."""
+    recipe = Recipe.parse(values, source)
+    sae, needed = recipe.sae, _sparsity(recipe.sae, f"{source}: sae.kind")
+    others = [key for key in dict.fromkeys(SPARSITY.values()) if key != needed]
+    if needed not in sae.of_kind or any(key in sae.of_kind for key in others):
+        requirement = f'kind "{sae.kind}" needs {needed} and no {" or ".join(others)}'
+        remedy = f"Give {needed} in [sae], and none of the others."
+        raise InputError(f"{source}: sae", sae.of_kind, requirement, remedy)
+    _check_kind(sae, f"{source}: sae.")
+    return recipe
+
+
+def parse_circuits(values: Mapping[str, Any]) -> CircuitRecipe:
+    """A recipe of circuits from values, as the command line gives them.  Raises `InputError`."""
+    return CircuitRecipe.parse(values, "circuits")
+
+
+def parse_saes(**values: Any) -> SaeRecipe:
+    """A recipe of dictionaries from values by name, as the command line gives them; None: default.
+
+    Raises InputError, with the option's name, for values that cannot be and for a sparsity of
+    another kind.
+    """
+    try:
+        recipe = SaeRecipe.parse({key: v for key, v in values.items() if v is not None})
+    except InputError as error:
+        raise _of_option(error) from error
+    own = _sparsity(recipe, "--kind")
+    if recipe.d_sae is not None and recipe.expansion is not None:
+        requirement = "--d-sae says the number of features"
+        raise InputError("--expansion", recipe.expansion, requirement, "Give one of both.")
+    if recipe.tokens < recipe.batch:
+        requirement = f"a step takes {recipe.batch}"
+        raise InputError("--tokens", recipe.tokens, requirement, "Give more, or less --batch.")
+    for key, given in recipe.of_kind.items():
+        if kinds := [kind for kind, name in SPARSITY.items() if name == key != own]:
+            belongs = " or ".join(kinds)
+            raise InputError(
+                option(key),
+                given,
+                f"it belongs to {belongs}, and --kind is {recipe.kind}",
+                f"Give {option(own)}, or --kind {belongs}.",
+            )
+    try:
+        _check_kind(recipe, "")
+    except InputError as error:
+        raise _of_option(error) from error
+    given = recipe.d_sae is not None or recipe.expansion is not None
+    return recipe if given else recipe.changed(expansion=EXPANSION)
+
+
+def parse_layers(text: str) -> tuple[int, ...] | None:
+    """Layers from "0,3,5-7"; None from "all".  Raises InputError."""
+    if text.strip() == "all":
+        return None
+    layers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        ends = (first, last if dash else first)
+        requirement = ""
+        if not all(end.strip().isdecimal() for end in ends) or int(ends[0]) > int(ends[1]):
+            requirement = "it must be numbers and ranges, or all"
+        elif int(ends[1]) >= MOST_LAYERS:
+            requirement = f"no model has {MOST_LAYERS} layers"
+        if requirement:
+            raise InputError("--layers", text, requirement, "Give for example 0,3,5-7.")
+        layers += range(int(ends[0]), int(ends[1]) + 1)
+    return tuple(layers)
+
+
+def option(field: str) -> str:
+    """A setting as an option of the command line: "--d-sae"."""
+    return f"--{field.replace('_', '-')}"
+
+
+def sparsity_of(recipe: Dictionaries, d_model: int) -> float:
+    """The value, given or by default, that decides how sparse the dictionaries are."""
+    return float(getattr(parse_config(recipe.config(d_model)), SPARSITY[recipe.kind]))
+
+
+def _sparsity(recipe: Dictionaries, field: str) -> str:
+    """The key that decides how sparse the recipe's kind is.  InputError for an unknown kind."""
+    if recipe.kind not in SPARSITY:
+        known = ", ".join(KINDS)
+        raise InputError(field, recipe.kind, "it must be a kind of dictionary", f"Known: {known}.")
+    return SPARSITY[recipe.kind]
+
+
+def _check_kind(recipe: Dictionaries, prefix: str) -> None:
+    """InputError for keys that the recipe's kind does not have, and values that it cannot."""
+    fields = KINDS[recipe.kind].model_fields
+    for key, value in recipe.of_kind.items():
+        if key not in fields:
+            known = [*type(recipe).model_fields, *(name for name in fields if name != "kind")]
+            known = list(dict.fromkeys(known))
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            remedy = f"Did you mean {nearest!r}? Known: {', '.join(known)}."
+            raise InputError(f"{prefix}{key}", value, "[sae] has no such key", remedy)
+    try:
+        parse_config(recipe.of_kind | {"d_sae": recipe.d_sae or ANY_WIDTH})
+    except InputError as error:
+        field = f"{prefix}{error.field}"
+        raise InputError(field, error.value, error.requirement, error.remedy) from error
+
+
+def _of_option(error: InputError) -> InputError:
+    return InputError(option(error.field), error.value, error.requirement, error.remedy)

@@ -1,0 +1,161 @@
+"""A table of a run: its columns with types and meaning, its file, and how it is written and read.
+
+Each is described once, as a `Table`; schemas, checks, the files' list in the report, `Study` and
+the page in docs/ derive from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from homolog.errors import InputError
+from homolog.record.atomic import atomic_path
+
+Type = Any
+"""A polars type, as `pl.Float32` or `pl.List(pl.String)`."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column.  means: in words, with the unit.  optional: tables from some runs are without it."""
+
+    type: Type
+    means: str
+    optional: bool = False
+
+    @property
+    def type_name(self) -> str:
+        """As documentation has it: "f32", "list[str]"."""
+        inner = getattr(self.type, "inner", None)
+        if inner is not None:
+            return f"list[{Column(inner, '').type_name}]"
+        return _TYPE_NAMES[self.type]
+
+
+_TYPE_NAMES = {
+    pl.String: "str",
+    pl.Boolean: "bool",
+    **{
+        kind: f"i{8 * n}" for kind, n in ((pl.Int8, 1), (pl.Int16, 2), (pl.Int32, 4), (pl.Int64, 8))
+    },
+    **{kind: f"f{8 * n}" for kind, n in ((pl.Float32, 4), (pl.Float64, 8))},
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table by the name of its file.
+
+    row: what a row stands for, as "feature and direction of a comparison".  columns: by name, in
+    their order.  per_layer: it has a file for each layer of each model, under a folder of its name.
+    """
+
+    name: str
+    row: str
+    columns: Mapping[str, Column]
+    per_layer: bool = False
+
+    @property
+    def file(self) -> str:
+        """Relative to the run folder; of a table per layer, with MODEL and LAYER for those."""
+        return f"{self.name}/MODEL/LAYER.parquet" if self.per_layer else f"{self.name}.parquet"
+
+    @property
+    def rows(self) -> str:
+        """What a row is, in words."""
+        return f"one row per {self.row}"
+
+    @property
+    def schema(self) -> dict[str, Type]:
+        """Types by column, without the optional ones."""
+        return {name: column.type for name, column in self.columns.items() if not column.optional}
+
+    def only(self, *names: str) -> dict[str, Type]:
+        """Types of some columns, for frames on their way to the table."""
+        return {name: self.columns[name].type for name in names}
+
+    def frame(self, rows: Iterable[Mapping[str, Any]] | Mapping[str, Any] = ()) -> pl.DataFrame:
+        """A frame of these rows, or of columns by name, in the table's types and order.
+
+        Columns that are not given are null; a column that the table does not have is an error.
+        """
+        data = dict(rows) if isinstance(rows, Mapping) else list(rows)
+        given = data if isinstance(data, dict) else dict.fromkeys(k for row in data for k in row)
+        assert given.keys() <= self.columns.keys(), set(given) - set(self.columns)
+        schema = {n: c.type for n, c in self.columns.items() if n in given or not c.optional}
+        return pl.DataFrame(data, schema=schema)
+
+    def write(self, frame: pl.DataFrame, path: Path) -> None:
+        """Write a frame to `path`, which appears when it is complete.
+
+        Its columns must be this table's, of their types and in their order, optional ones or not.
+        """
+        known = {name: c.type for name, c in self.columns.items() if name in frame.columns}
+        assert dict(frame.schema) == known and frame.columns == list(known), (
+            self.name,
+            {n: t for n, t in frame.schema.items() if known.get(n) != t} or frame.columns,
+        )
+        assert self.schema.keys() <= known.keys(), (self.name, self.schema.keys() - known.keys())
+        write_table(frame, path)
+
+    def read(self, path: Path, columns: Iterable[str] | None = None) -> pl.DataFrame:
+        """The table at `path`, or some of its columns; optional ones that it lacks are null.
+
+        InputError names the file and what is wrong with it.
+        """
+        wanted = list(self.columns if columns is None else columns)
+        with readable(path):
+            there = pl.read_parquet_schema(path)
+            self.check(path, there)
+            table = pl.read_parquet(path, columns=[name for name in wanted if name in there])
+        absent = [
+            pl.lit(None, self.columns[name].type).alias(name)
+            for name in wanted
+            if name not in there
+        ]
+        return table.with_columns(absent).select(wanted)
+
+    def scan(self, path: Path) -> pl.LazyFrame:
+        """The table at `path`, to be read in part; errors as for `read`."""
+        with readable(path):
+            self.check(path, pl.read_parquet_schema(path))
+            return pl.scan_parquet(path)
+
+    def check(self, path: Path, schema: Mapping[str, Type]) -> None:
+        """InputError unless the columns that are not optional are there, all in their types."""
+        if missing := [name for name in self.schema if name not in schema]:
+            raise _other_version(path, f"it must have the column(s) {', '.join(missing)}")
+        for name, column in self.columns.items():
+            if schema.get(name, column.type) != column.type:
+                raise _other_version(path, f"its column {name} must be {column.type_name}")
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """InputError that names the file where a table cannot be read."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(
+            "table",
+            str(path),
+            f"it must be readable as Parquet ({error})",
+            "Delete it and run again with the same --out: it is rebuilt.",
+        ) from error
+
+
+def write_table(frame: pl.DataFrame, path: Path) -> None:
+    """Write any frame so that it appears under its name only when complete."""
+    with atomic_path(path) as partial:
+        frame.write_parquet(partial)
+
+
+def _other_version(path: Path, requirement: str) -> InputError:
+    remedy = "It comes from another version of homolog: run again into a new --out."
+    return InputError("table", str(path), requirement, remedy)

@@ -1,0 +1,475 @@
+"""Every table of a run once: columns, types, units, meaning.
+
+Undefined correlations are NaN, their partners -1, and counted.  What was not measured is null, or
+NaN where a column cannot be null.  `lo` and `hi` bound 95 % intervals, from documents resampled
+where nothing else is said.  docs/tables.md is made of this module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import polars as pl
+
+from homolog.record.table import Column, Table, Type
+
+TEXT, BOOL, I8, I16, I32, I64 = pl.String, pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.Int64
+F32, F64 = pl.Float32, pl.Float64
+TEXTS, WHOLES, NUMBERS = pl.List(pl.String), pl.List(pl.Int32), pl.List(pl.Float32)
+
+CORRUPTIONS = ("replace_B", "replace_A")
+"""Of discovery: what is copied, and what is matched."""
+
+
+def _table(name: str, row: str, /, **columns: tuple[Type, str] | Column) -> Table:
+    described = {n: c if isinstance(c, Column) else Column(*c) for n, c in columns.items()}
+    return Table(name, row, described)
+
+
+def _table_per_layer(name: str, row: str, /, **columns: tuple[Type, str] | Column) -> Table:
+    return dataclasses.replace(_table(name, row, **columns), per_layer=True)
+
+
+def _maybe(kind: Type, means: str) -> Column:
+    return Column(kind, means, optional=True)
+
+
+def _interval(name: str, means: str, kind: Type = F64) -> dict[str, tuple[Type, str]]:
+    return {
+        name: (kind, means),
+        f"{name}_lo": (kind, "lower end of its interval"),
+        f"{name}_hi": (kind, "upper end of its interval"),
+    }
+
+
+_MODEL = {"model": (TEXT, "name of the model"), "architecture": (TEXT, "its architecture")}
+_FEATURE = {
+    "model": (TEXT, "name of the model"),
+    "layer": (I32, "block, from 0"),
+    "feature": (I32, "feature of the dictionary after that block"),
+}
+
+MATCHES = _table(
+    "matches",
+    "feature and direction of a comparison",
+    comparison=(TEXT, "which comparison (`record/comparisons.py`)"),
+    kind=(TEXT, "sae or neuron"),
+    model=(TEXT, "name of the model whose feature is looked for"),
+    label=(TEXT, "which of its dictionaries: sae for the main ones"),
+    layer=(I32, "block, from 0"),
+    feature=(I32, "feature of the dictionary after that block"),
+    n_active=(I64, "tokens on which it fires"),
+    freq=(F64, "their share"),
+    r=(F32, "highest Pearson correlation with any feature of any layer of the other model"),
+    best_model=(TEXT, "model where that is"),
+    best_label=(TEXT, "its dictionaries"),
+    best_layer=(I32, "its block"),
+    best_feature=(I32, "its feature"),
+    runner_up_r=(F32, "second highest"),
+    runner_up_layer=(I32, "its block"),
+    runner_up_feature=(I32, "its feature"),
+    null_r=(F32, "95 % quantile of the null of the maximum at its firing frequency; NaN without"),
+    threshold=(F32, "least r that is significant at its firing frequency; infinite where none is"),
+    p=(F64, "chance of so high an r under the null"),
+    q=(F64, "Benjamini-Hochberg within comparison and direction"),
+    excess=(F32, "r - null_r"),
+    mutual=(BOOL, "its best partner's best partner is the feature itself"),
+    partner_r=(F32, "r of its one-to-one partner; NaN for none"),
+    partner_layer=(I32, "that partner's block; -1 for none"),
+    partner_feature=(I32, "that partner's feature; -1 for none"),
+    other_seed_r=(F32, "highest r in the other model's dictionaries of a second seed"),
+    stable=(BOOL, "its partner comes back across SAE seeds; null where not measured"),
+    rival_r=(F32, "highest r of its best partner with any feature of the own model; null if r is"),
+    control_r=(F32, "highest r of the feature in the controls that were run; main alone"),
+    bar=(F32, "least r of a homolog; main alone"),
+    homolog=(BOOL, "r reaches the bar; main alone"),
+)
+LAYERS = _table(
+    "layers",
+    "ordered pair of layers of a comparison",
+    comparison=(TEXT, "which comparison"),
+    kind=(TEXT, "sae or neuron"),
+    model=(TEXT, "name of the model whose features are looked for"),
+    label=(TEXT, "its dictionaries"),
+    layer=(I32, "its block"),
+    best_model=(TEXT, "where they are looked for"),
+    best_label=(TEXT, "its dictionaries"),
+    best_layer=(I32, "its block"),
+    n_features=(I64, "features of the first"),
+    n_defined=(I64, "of them with a defined correlation"),
+    mean=(F64, "mean of each feature's highest r within best_layer"),
+    q10=(F64, "10 % quantile of those"),
+    q25=(F64, "25 % quantile"),
+    median=(F64, "median"),
+    q75=(F64, "75 % quantile"),
+    q90=(F64, "90 % quantile"),
+    cka=(F64, "similarity of the two residual streams; null where not measured"),
+    svcca=(F64, "the same by SVCCA"),
+    decoder_rsa=(F64, "similarity of decoder directions over the matched pairs of the two layers"),
+    decoder_svcca=(F64, "the same by SVCCA"),
+    n_pairs=(I64, "those pairs"),
+)
+SUMMARY = _table(
+    "summary",
+    "comparison, direction and stratum",
+    comparison=(TEXT, "which comparison"),
+    kind=(TEXT, "sae or neuron"),
+    model=(TEXT, "name of the model whose features are looked for"),
+    label=(TEXT, "its dictionaries"),
+    best_model=(TEXT, "where they are looked for"),
+    best_label=(TEXT, "its dictionaries"),
+    stratum=(TEXT, "all, alive (active on a token) or frequent (`matching.frequency_floor`)"),
+    n_features=(I64, "features"),
+    n_undefined=(I64, "of them without a correlation"),
+    **_interval("mean", "mean of r"),
+    **_interval("median", "median of r"),
+    share_above_07=(F64, "share with r above 0.7"),
+)
+SAES = _table(
+    "saes",
+    "dictionary",
+    model=(TEXT, "name of the model"),
+    label=(TEXT, "sae for the main one, seed1 for that of the second seed"),
+    layer=(I64, "block, from 0"),
+    kind=(TEXT, "kind of dictionary"),
+    d_sae=(I64, "features"),
+    sparsity=(F64, "L1 weight, L0 weight or k; null where a brought dictionary does not say"),
+    tokens_trained=(I64, "tokens it has seen in training; null likewise"),
+    n_tokens=(I64, "tokens on which the rest was measured"),
+    explained_variance=(F64, "1 - squared error / variance"),
+    l0=(F64, "features active on a token, mean"),
+    dead_share=(F64, "share of features that never fire"),
+    dense_share=(F64, "share of features that fire on over a tenth of the tokens"),
+    sink_share=(F64, "share of the variance on tokens of norms over 10 times the median"),
+    bos_share=(F64, "share of the variance on masked tokens; null where nothing was masked"),
+    loss_clean=(F64, "next-token loss in nats"),
+    loss_spliced=(F64, "the same with the reconstruction in the residual's place"),
+    loss_ablated=(F64, "the same with the mean in its place"),
+    loss_recovered=(F64, "(ablated - spliced) / (ablated - clean)"),
+    passed=(BOOL, "whether it passes its gates"),
+    reason=(TEXT, "why not"),
+    origin=_maybe(TEXT, "where a recipe brought it from; null where it was trained"),
+    seed_agreement=_maybe(F64, "mean best r with the first seed's (`homolog sae train` alone)"),
+)
+SHARED = _table(
+    "shared",
+    "ordered pair of the compared models, which is its verdict",
+    model=(TEXT, "whose features"),
+    best_model=(TEXT, "looked for where"),
+    n_features=(I64, "features"),
+    n_alive=(I64, "of them active on a token"),
+    share=(F64, "share of alive features with a homolog; shares are null where withheld"),
+    lo=(F64, "lower end of its interval"),
+    hi=(F64, "upper end of its interval"),
+    ceiling=(F64, "the same share with the model's own second dictionaries as the partner"),
+    mean_r=(F64, "mean r over the defined features"),
+    mean_excess=(F64, "mean excess over the defined features"),
+    share_significant=(F64, "share of alive features whose r reaches the threshold"),
+    share_mutual=(F64, "share with a homolog that is mutual"),
+    share_one_to_one=(F64, "share whose one-to-one partner reaches the bar"),
+    share_stable=(F64, "share with a homolog that is stable"),
+    given=(BOOL, "whether the verdict is given"),
+    reason=(TEXT, "why not"),
+    words=(TEXT, "the verdict in words"),
+)
+VARIANCE = _table(
+    "variance",
+    "compared model and factor that the run can tell apart",
+    model=(TEXT, "name of the model"),
+    factor=(TEXT, "architecture, model seed, SAE seed, depth, feature, residual"),
+    share=(F64, "its share of the variance of r"),
+    n=(I64, "features"),
+)
+FEATURES = _table(
+    "features",
+    "feature of a compared model's main dictionaries",
+    **_FEATURE,
+    n_active=(I64, "tokens on which it fires"),
+    freq=(F64, "their share"),
+    mean_active=(F32, "mean activation over those"),
+    max=(F32, "largest activation"),
+    token_entropy=(F32, "entropy of the tokens it fires on, in bits"),
+    token_r2=(F32, "share of variance that the current token predicts out of sample"),
+    consistency=(F32, "of its contexts with the current token; 0 as random ones"),
+    context_consistency=(F32, "the same without the current token"),
+    promoted=(TEXTS, "tokens it promotes through the unembedding"),
+    suppressed=(TEXTS, "tokens it suppresses"),
+    near_feature=(WHOLES, "nearest features of its own dictionary"),
+    near_cosine=(NUMBERS, "cosines with them"),
+    top_tokens=(TEXTS, "tokens with the most summed activation"),
+    context_tokens=_maybe(F32, "left context it needs, in tokens"),
+)
+CONTEXTS = _table_per_layer(
+    "contexts",
+    "example of a feature",
+    feature=(I32, "the feature"),
+    quantile=(F32, "1: the top; 0.75, 0.5, 0.25 of its own active values"),
+    rank=(I16, "from the highest"),
+    row=(I64, "row of the features"),
+    document=(I32, "document of the text"),
+    window=(I32, "window of tokens"),
+    position=(I16, "place of the token in it"),
+    value=(F32, "activation there"),
+    start=(I16, "place of the first token that is shown"),
+    tokens=(WHOLES, "ids of the tokens that are shown"),
+    values=(NUMBERS, "activations on them"),
+)
+SCATTER = _table_per_layer(
+    "scatter",
+    "feature and its best partner in a model",
+    feature=(I32, "the feature"),
+    best_model=(TEXT, "the partner's model"),
+    scatter_x=(NUMBERS, "the feature's activations on up to 60 tokens"),
+    scatter_y=(NUMBERS, "the partner's on the same"),
+)
+_RELATED = {
+    "comparison": (TEXT, "which comparison"),
+    "model": (TEXT, "whose features"),
+    "best_model": (TEXT, "looked for where"),
+    "best_label": (TEXT, "in which of its dictionaries"),
+    "of": (TEXT, "height: r or excess"),
+    "measure": (TEXT, "measure of a feature, a column of features or ratings"),
+}
+RELATION = _table(
+    "relation",
+    "comparison, direction, height and measure",
+    **_RELATED,
+    n=(I64, "features"),
+    rho=(F64, "rank correlation of the height with the measure"),
+    lo=(F64, "lower end of its interval"),
+    hi=(F64, "upper end of its interval"),
+    **_interval("partial", "the same with frequency and layer held fixed"),
+)
+CURVES = _table(
+    "curves",
+    "comparison, direction, height, measure and bin of the height",
+    **_RELATED,
+    bin=(I32, "number of the bin, from 0"),
+    start=(F64, "lowest height in it"),
+    end=(F64, "highest height in it"),
+    n=(I64, "features"),
+    median=(F64, "median of the measure"),
+    lo=(F64, "lower end of its interval"),
+    hi=(F64, "upper end of its interval"),
+)
+_EFFECT = {
+    "{0}_r": (F64, "correlation of both models' changes of the next-token distribution"),
+    "{0}_lo": (F64, "lower end of its interval"),
+    "{0}_hi": (F64, "upper end of its interval"),
+    "{0}_n": (I64, "tokens where that was done"),
+    "{0}_kl": (F64, "KL divergence it makes in the own model, mean"),
+    "{0}_best_kl": (F64, "the same in the partner's model"),
+}
+CAUSAL = _table(
+    "causal",
+    "pair of features that were ablated and steered in their models",
+    pair=(I32, "number of the matched pair; its controls have the same"),
+    matched=(BOOL, "whether it is a match or a control"),
+    model=(TEXT, "the feature's model"),
+    layer=(I32, "its block"),
+    feature=(I32, "the feature"),
+    best_model=(TEXT, "the partner's model"),
+    best_layer=(I32, "its block"),
+    best_feature=(I32, "the partner"),
+    r=(F32, "their correlation"),
+    n_active=(I64, "tokens on which the feature fires"),
+    best_n_active=(I64, "on which the partner fires"),
+    n_both=(I64, "on which both fire"),
+    **{name.format("ablate"): column for name, column in _EFFECT.items()},
+    **{name.format("steer"): column for name, column in _EFFECT.items()},
+)
+CAUSAL_SHARES = _table(
+    "causal_shares",
+    "ordered pair of models, intervention and range of r",
+    model=(TEXT, "whose features"),
+    best_model=(TEXT, "matched where"),
+    kind=(TEXT, "ablate or steer"),
+    above_r=(F64, "pairs with an r above this"),
+    to_r=(F64, "and up to this"),
+    n=(I64, "pairs"),
+    share=(F64, "share that is causally alike"),
+    lo=(F64, "lower end of its interval"),
+    hi=(F64, "upper end of its interval"),
+    median=(F64, "median correlation of effects"),
+    threshold=(F64, "correlation above which a pair counts: 95 % of controls are below"),
+    control_median=(F64, "median of the controls"),
+    n_control=(I64, "controls"),
+)
+LISTS = _table(
+    "lists",
+    "best shared or exclusive feature of an ordered pair of models",
+    list=(TEXT, "shared or exclusive"),
+    rank=(I32, "from 1"),
+    model=(TEXT, "the feature's model"),
+    layer=(I32, "its block"),
+    feature=(I32, "the feature"),
+    freq=(F64, "share of tokens on which it fires"),
+    r=(F32, "its best correlation in the other model"),
+    best_model=(TEXT, "that model"),
+    best_layer=(I32, "the partner's block"),
+    best_feature=(I32, "the partner"),
+    own_seed_r=(F32, "its best correlation in its own model's second dictionaries"),
+    exclusive_r2=(F32, "what all features of the other model predict of it, out of sample"),
+    steps=(I32, "of the regression"),
+)
+TRANSPLANT = _table(
+    "transplant",
+    "layer and map of residuals of another model into its space",
+    model=(TEXT, "whose dictionary reads"),
+    layer=(I32, "its block"),
+    source_model=(TEXT, "whose residuals are mapped"),
+    source_layer=(I32, "after which block"),
+    map=(TEXT, "orthogonal or affine"),
+    n_train=(I64, "tokens the map was fitted on"),
+    n_test=(I64, "tokens it was tested on"),
+    r2=(F64, "how well the residual itself is predicted"),
+    ev_own=(F64, "explained variance of the dictionary on its own residuals"),
+    ev_transplant=(F64, "how much of the own residuals it explains from mapped ones"),
+    ev_mapped=(F64, "how much of the mapped residuals it explains"),
+    n_features=(I64, "features with a defined correlation"),
+    feature_r_q25=(F64, "25 % quantile of the features' correlations, mapped with own"),
+    feature_r_median=(F64, "their median"),
+    feature_r_q75=(F64, "their 75 % quantile"),
+)
+RATINGS = _table(
+    "ratings",
+    "feature that a language model explained and rated",
+    **_FEATURE,
+    explanation=(TEXT, "in words; null, as the rest, where an answer was malformed or not given"),
+    complexity=(I8, "1 to 5"),
+    consistency_rated=(I8, "1 to 5"),
+    detection=(F32, "balanced accuracy at telling active from silent texts; 0.5 is chance"),
+    n_tested=(I16, "texts of that test"),
+    rater=(TEXT, "the language model"),
+    prompts=(TEXT, "hash of the questions"),
+)
+CIRCUITS = _table(
+    "circuits",
+    "model whose circuit was asked for",
+    **_MODEL,
+    n_layers=(I64, "its blocks"),
+    task=(TEXT, "the task"),
+    n_prompts=(I64, "prompts"),
+    length=(I64, "tokens of a prompt"),
+    repeat=(I64, "tokens at its end that repeat earlier ones"),
+    preferred=(F64, "share of prompts with the answer above the distractor"),
+    accuracy=(F64, "share of prompts with the answer first"),
+    probability=(F64, "of the answer, mean"),
+    logit_difference=(F64, "answer minus distractor, mean"),
+    able=(BOOL, "whether it does the task"),
+    reason=(TEXT, "why not"),
+    key=_maybe(TEXT, "the component that matters most"),
+    faithfulness=_maybe(F64, "of the circuit of the named parts"),
+    faithfulness_lo=_maybe(F64, "lower end of its interval"),
+    faithfulness_hi=_maybe(F64, "upper end of its interval"),
+    verdict=_maybe(TEXT, "of the Off-by-One test"),
+    offset=_maybe(I64, "place, from the token, with the largest effect"),
+    certainty=_maybe(F64, "share of resamples with that place"),
+    centre=_maybe(F64, "mean place, weighted by effect"),
+    centre_lo=_maybe(F64, "lower end of its interval"),
+    centre_hi=_maybe(F64, "upper end of its interval"),
+    predicted_offset=_maybe(I64, "the place that the convolution alone predicts"),
+    discovery_recall=_maybe(F64, "share of the named parts that discovery ranks first"),
+    **{
+        f"{corruption}_{kind}_{edges}": _maybe(
+            F64, f"{kind} correlation of score and real effect, {edges} edges"
+        )
+        for corruption in CORRUPTIONS
+        for edges in ("top", "random", "all")
+        for kind in ("pearson", "spearman")
+    },
+)
+EFFECTS = _table(
+    "effects",
+    "patched path and metric",
+    **_MODEL,
+    task=(TEXT, "the task"),
+    experiment=(TEXT, "what was patched to find what"),
+    corruption=(TEXT, "what the corrupt prompt changes"),
+    sender=(TEXT, "component that is patched"),
+    receiver=(TEXT, "component that reads it"),
+    metric=(TEXT, "logit, probability, logit_difference, kl or rank"),
+    clean=(F64, "mean without the patch"),
+    patched=(F64, "mean with it"),
+    **_interval("change", "mean change, interval over prompts"),
+    n_prompts=(I64, "prompts"),
+    position=_maybe(TEXT, "place of the patch"),
+    offset=_maybe(I64, "place from the token"),
+)
+ROLES = _table(
+    "roles",
+    "component of a circuit",
+    **_MODEL,
+    role=(TEXT, "previous-token carrier, matcher or copier"),
+    component=(TEXT, "the site"),
+    evidence=(TEXT, "the experiment that shows it"),
+    **_interval("change", "of the logit difference when it is patched"),
+    share=(F64, "of what the whole corruption costs"),
+)
+OFFSETS = _table(
+    "offsets",
+    "place and offset of the Off-by-One test",
+    **_MODEL,
+    place=(TEXT, "the site"),
+    offset=(I64, "place from the token"),
+    **_interval("effect", "drop of the logit difference"),
+    share=(F64, "of all drops"),
+    predicted_share=(F64, "as the convolution alone predicts"),
+    **_interval("null", "drop when nothing is repeated"),
+)
+EDGES = _table(
+    "edges",
+    "edge of discovery",
+    **_MODEL,
+    corruption=(TEXT, "what the corrupt prompt changes"),
+    sender=(TEXT, "component that writes"),
+    receiver=(TEXT, "component that reads"),
+    sender_layer=_maybe(I64, "its block; null for the embedding"),
+    receiver_layer=_maybe(I64, "its block; null for the logits"),
+    tap=_maybe(I64, "tap of the convolution; null elsewhere"),
+    position=(TEXT, "place"),
+    score=(F64, "attribution"),
+    effect=(F64, "real effect, where it was patched"),
+    effect_low=(F64, "lower end of its interval"),
+    effect_high=(F64, "upper end of its interval"),
+    chosen_as=(TEXT, "why it was patched: top or random"),
+)
+
+TABLES = (
+    MATCHES,
+    LAYERS,
+    SUMMARY,
+    SAES,
+    SHARED,
+    VARIANCE,
+    FEATURES,
+    CONTEXTS,
+    SCATTER,
+    RELATION,
+    CURVES,
+    CAUSAL,
+    CAUSAL_SHARES,
+    LISTS,
+    TRANSPLANT,
+    RATINGS,
+    CIRCUITS,
+    EFFECTS,
+    ROLES,
+    OFFSETS,
+    EDGES,
+)
+"""All that ship; an analysis from elsewhere brings its own."""
+
+
+def page(tables: tuple[Table, ...] = TABLES) -> str:
+    """The tables in Markdown: docs/tables.md."""
+    about = (__doc__ or "").split("\n\n", 1)[1].strip().rsplit("  docs/", 1)[0]
+    parts = [f"# Tables\n\n{about}\n"]
+    for table in tables:
+        lines = ["| column | type | meaning |", "|---|---|---|"]
+        for name, column in table.columns.items():
+            kind = f"{column.type_name}, not in every run" if column.optional else column.type_name
+            lines.append(f"| {name} | {kind} | {column.means} |")
+        head = f"## {table.name}\n\n`{table.file}`, {table.rows}.\n"
+        parts += [head, "\n".join(lines) + "\n"]
+    return "\n".join(parts)
