@@ -19,7 +19,7 @@ import torch
 import vl_convert as vlc
 from measuring import machine
 
-from homolog.report import theme
+from homolog.charts import theme
 from homolog.report.export import stable_ids
 
 OURS, RELEASED = "ours", "released code: dense, bfloat16"

@@ -13,9 +13,9 @@ from playwright.sync_api import Browser
 from tests.report.pages import EVIL, files_of, opened, parsed
 from tests.report.planted_circuits import write_circuits
 
-from homolog.report import overview, read_comparison, run_figures, write_report
+from homolog.charts.words import MISSING
+from homolog.report import overview, read_study, run_figures, write_report
 from homolog.report.page import render_overview
-from homolog.report.wording import MISSING
 
 A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
 PAIRS = [f"pair-{A}--{B}", f"pair-{A}--{C}", f"pair-{B}--{C}"]
@@ -37,7 +37,7 @@ def run(make_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_every_ordered_pair_has_a_cell_and_a_row(run):
-    records = read_comparison(run)
+    records = read_study(run)
     cells = {(row["source"], row["target"]): row for row in overview.sharedness(records)}
     assert list(cells) == [(A, B), (A, C), (B, A), (B, C), (C, A), (C, B)]
     for row in records.shared.iter_rows(named=True):
@@ -55,7 +55,7 @@ def test_every_ordered_pair_has_a_cell_and_a_row(run):
 
 
 def test_models_without_a_second_dictionary_have_no_ceiling(make_run, tmp_path):
-    records = read_comparison(make_run(tmp_path / "run", compared=(A, B, C), drop={"sae-seed"}))
+    records = read_study(make_run(tmp_path / "run", compared=(A, B, C), drop={"sae-seed"}))
     assert not any(row["ceiling"] for row in overview.sharedness(records))
     figure = overview.shared_figure(records)
     assert figure is not None and "ceiling" not in figure.read
@@ -65,7 +65,7 @@ def test_names_of_pages_are_safe_and_differ(make_run, tmp_path):
     def rename(record):
         record["compared"] = ["../a", "..-a", "b c"]
 
-    records = read_comparison(make_run(tmp_path / "run", edit=rename))
+    records = read_study(make_run(tmp_path / "run", edit=rename))
     pages = overview.pair_pages(records)
     assert [page.file for page in pages] == [
         "pair-..-a--..-a.html",
@@ -154,7 +154,7 @@ def test_markup_from_the_run_is_text(run, chromium: Browser):
 
 
 def test_markup_in_names_is_text(make_run, tmp_path):
-    records = read_comparison(
+    records = read_study(
         make_run(
             tmp_path / "run", name=EVIL, edit=lambda record: record.update(compared=[A, EVIL, C])
         )

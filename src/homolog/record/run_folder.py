@@ -21,7 +21,6 @@ import contextlib
 import datetime
 import json
 import logging
-import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from homolog.errors import InputError
 
-
 Table = TypeVar("Table", bound="Settings")
 
 

@@ -5,17 +5,17 @@
 Nothing here imports a model: the report can be built again, years later, from the folder alone.
 """
 
+from homolog.analyses.records import PairRecords, StudyRecords, read_pair_records, read_study
 from homolog.report.charts import Figure, pair_figures, run_figures
 from homolog.report.page import write_report
-from homolog.report.records import ComparisonRecords, RunRecords, read_comparison, read_run
 
 __all__ = [
-    "ComparisonRecords",
     "Figure",
-    "RunRecords",
+    "PairRecords",
+    "StudyRecords",
     "pair_figures",
-    "read_comparison",
-    "read_run",
+    "read_pair_records",
+    "read_study",
     "run_figures",
     "write_report",
 ]

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from homolog.report.explorer.links import address
-from homolog.report.records import HasRun, RunRecords, base_name
-from homolog.report.wording import CLOSE, comparison_of, number, shown
+from homolog.analyses.records import PairRecords, RunRecord, base_name
+from homolog.charts.links import address
+from homolog.charts.words import CLOSE, number
+from homolog.record.comparisons import comparison_of, shown
 
 Rows = list[dict[str, Any]]
 
@@ -24,12 +25,12 @@ BIN = 0.01
 RIDGE_HEIGHT = 0.73  # of the distance between two baselines
 
 
-def panel(records: RunRecords, side: str, kind: str) -> str:
+def panel(records: PairRecords, side: str, kind: str) -> str:
     """The heading of one direction."""
     return f"{'Features' if kind == 'sae' else 'Neurons'} of {records.model_of(side)}"
 
 
-def defined_r(records: RunRecords, kind: str, comparison: str, side: str) -> np.ndarray:
+def defined_r(records: PairRecords, kind: str, comparison: str, side: str) -> np.ndarray:
     """Best correlations of the defined features, float64 (features,); undefined ones are left out."""
     rows = records.matches.filter(
         (pl.col("kind") == kind) & (pl.col("comparison") == comparison) & (pl.col("side") == side)
@@ -38,7 +39,7 @@ def defined_r(records: RunRecords, kind: str, comparison: str, side: str) -> np.
     return r[np.isfinite(r)]
 
 
-def ridges(records: RunRecords, kind: str) -> Rows:
+def ridges(records: PairRecords, kind: str) -> Rows:
     """Densities of r, one ridge a comparison and direction, each scaled to the same height, with
     its median.
 
@@ -104,7 +105,7 @@ def smooth(counts: np.ndarray, sigma: float = 1.6) -> np.ndarray:
     return np.convolve(padded, kernel / kernel.sum(), mode="valid")
 
 
-def share_curves(records: RunRecords, kind: str) -> Rows:
+def share_curves(records: PairRecords, kind: str) -> Rows:
     """Share of the defined features whose best partner has at least correlation r, for r from 0 to
     1.
     """
@@ -129,7 +130,7 @@ def share_curves(records: RunRecords, kind: str) -> Rows:
     return rows
 
 
-def intervals(records: RunRecords) -> Rows:
+def intervals(records: PairRecords) -> Rows:
     """Mean and median of every comparison and direction with their 95 % intervals, stratum "all"."""
     rows: Rows = []
     for name in shown(records.summary.get_column("comparison").unique().to_list()):
@@ -152,7 +153,7 @@ def intervals(records: RunRecords) -> Rows:
     return rows
 
 
-def layer_means(records: RunRecords) -> Rows:
+def layer_means(records: PairRecords) -> Rows:
     """Mean maximum correlation of every layer pair of the main comparison, both directions on the
     same axes.
 
@@ -196,7 +197,7 @@ SPACES = {
 }
 
 
-def spaces(records: RunRecords) -> Rows:
+def spaces(records: PairRecords) -> Rows:
     """Similarity of the two spaces of every layer pair, one panel a measure that the run has.
 
     `tone` is the place of the value between the lowest (0) and the highest (1) of its panel, whose
@@ -227,7 +228,7 @@ def spaces(records: RunRecords) -> Rows:
     return rows
 
 
-def space_means(records: RunRecords) -> list[tuple[str, float, float | None]]:
+def space_means(records: PairRecords) -> list[tuple[str, float, float | None]]:
     """Of each measure: its title, its mean over the layer pairs of side A, and the same against the
     untrained model.
     """
@@ -243,7 +244,7 @@ def space_means(records: RunRecords) -> list[tuple[str, float, float | None]]:
     return [(title, main, untrained) for title, main, untrained in found if main is not None]
 
 
-def depths(records: RunRecords) -> Rows:
+def depths(records: PairRecords) -> Rows:
     """Relative depth of features against that of their best matches, main comparison, by layer.
 
     A row: depth, mean, low, high (10 % and 90 % quantiles) with series "all" or "close" (r > 0.7).
@@ -292,7 +293,7 @@ QUALITY = {
 }
 
 
-def quality(records: RunRecords) -> Rows:
+def quality(records: PairRecords) -> Rows:
     """Quality of every dictionary by relative depth.
 
     Undefined values are left out, and so is the loss recovered of untrained models: they have none
@@ -321,7 +322,7 @@ def quality(records: RunRecords) -> Rows:
     return rows
 
 
-def family(records: RunRecords, model: str) -> str:
+def family(records: PairRecords, model: str) -> str:
     """The model of the pair that a model stands beside: itself, or the one of its architecture."""
     base = base_name(model)
     if base in records.pair:
@@ -332,7 +333,7 @@ def family(records: RunRecords, model: str) -> str:
     return like[0] if like else base
 
 
-def variant(records: RunRecords, row: Mapping[str, Any]) -> str:
+def variant(records: PairRecords, row: Mapping[str, Any]) -> str:
     """What sets a dictionary apart from those compared, in words."""
     if base_name(row["model"]) in records.untrained():
         return "untrained model"
@@ -341,7 +342,7 @@ def variant(records: RunRecords, row: Mapping[str, Any]) -> str:
     return "compared" if row["label"] == "sae" else "second dictionary seed"
 
 
-def stage_times(records: HasRun) -> Rows:
+def stage_times(records: RunRecord) -> Rows:
     """Seconds and peak memory of each stage, in the order they ran; the report's own stage is left
     out.
     """
@@ -360,7 +361,7 @@ def stage_times(records: HasRun) -> Rows:
     return rows
 
 
-def stage_groups(records: HasRun) -> Rows:
+def stage_groups(records: RunRecord) -> Rows:
     """Seconds by kind of stage, the first word of its name: "match main" and "match rotated" are
     one bar.
     """

@@ -7,9 +7,9 @@ from typing import Any
 
 import altair as alt
 
-from homolog.report import calibration_rows, theme
-from homolog.report.aggregate import Rows
-from homolog.report.figure import (
+from homolog.analyses.records import PairRecords, StudyRecords
+from homolog.charts import theme
+from homolog.charts.figure import (
     SHARE_AXIS,
     UNIT,
     Figure,
@@ -20,11 +20,13 @@ from homolog.report.figure import (
     stroke_legend,
     tips,
 )
-from homolog.report.records import ComparisonRecords, RunRecords
-from homolog.report.wording import comparison_of, level, listed, number, percent
+from homolog.charts.words import level, listed, number, percent
+from homolog.record.comparisons import comparison_of
+from homolog.report import calibration_rows
+from homolog.report.aggregate import Rows
 
 
-def calibration_figure(records: RunRecords) -> Figure | None:
+def calibration_figure(records: PairRecords) -> Figure | None:
     """r by firing frequency, and the null of the maximum."""
     rows = calibration_rows.calibration(records)
     if not rows:
@@ -107,7 +109,7 @@ def _calibration_layers(rows: Rows, called: bool) -> list[alt.Chart]:
     ]
 
 
-def criteria_figure(records: RunRecords) -> Figure | None:
+def criteria_figure(records: PairRecords) -> Figure | None:
     """How many features pass each test: the result beside its skylines."""
     rows = calibration_rows.criteria(records)
     if not any(row["comparison"] == "main" for row in rows):
@@ -162,7 +164,7 @@ def criteria_figure(records: RunRecords) -> Figure | None:
     )
 
 
-def variance_figure(records: ComparisonRecords) -> Figure | None:
+def variance_figure(records: StudyRecords) -> Figure | None:
     """What the best correlations vary with."""
     rows = calibration_rows.variance(records)
     if not rows:
@@ -201,7 +203,7 @@ def variance_figure(records: ComparisonRecords) -> Figure | None:
     )
 
 
-def variance_sentence(records: ComparisonRecords) -> str:
+def variance_sentence(records: StudyRecords) -> str:
     """For each model its largest factors, in words."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in calibration_rows.variance(records):

@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from homolog.analyses.records import PairRecords, StudyRecords
+from homolog.charts.words import is_number
+from homolog.record.comparisons import comparison_of
 from homolog.report.aggregate import Rows, panel, short
-from homolog.report.records import ComparisonRecords, RunRecords
-from homolog.report.wording import comparison_of, is_number
 
 COLUMN_FEATURES = 100  # features of a column of the heatmap, at least
 COLUMNS = 40  # at most
@@ -38,7 +39,7 @@ FACTORS = {
 }
 
 
-def calibration(records: RunRecords) -> Rows:
+def calibration(records: PairRecords) -> Rows:
     """r of the main comparison by firing frequency, beside its null.
 
     Features in order of frequency are cut into columns of equally many (more where frequencies are
@@ -106,7 +107,7 @@ def _cells(freq: np.ndarray, r: np.ndarray) -> Rows:
     return rows
 
 
-def criteria(records: RunRecords) -> Rows:
+def criteria(records: PairRecords) -> Rows:
     """Shares of the alive features that pass each of `CRITERIA`, by direction and comparison, in
     the page's order.
 
@@ -156,7 +157,7 @@ def _significant(alive: pl.DataFrame) -> float | None:
     )
 
 
-def variance(records: ComparisonRecords) -> Rows:
+def variance(records: StudyRecords) -> Rows:
     """Shares of the variance of r by factor, as measured, in the order of `FACTORS`; unknown
     factors last.
     """

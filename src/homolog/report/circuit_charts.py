@@ -9,12 +9,13 @@ from typing import Any
 
 import altair as alt
 
-from homolog.report import circuit_rows, theme
+from homolog.charts import theme
+from homolog.charts.figure import SHARE_AXIS, Figure, finish, panels, tips
+from homolog.charts.words import number
+from homolog.report import circuit_rows
 from homolog.report.circuit_drawing import circuit_figure
 from homolog.report.circuit_records import METRICS, CircuitRecords
 from homolog.report.circuit_words import METRIC_WORDS, verdict_words
-from homolog.report.figure import SHARE_AXIS, Figure, finish, panels, tips
-from homolog.report.wording import number
 
 Rows = list[dict[str, Any]]
 

@@ -18,7 +18,9 @@ from typing import Any
 
 import altair as alt
 
-from homolog.report import theme
+from homolog.charts import theme
+from homolog.charts.figure import Figure, finish, panels, tips
+from homolog.charts.words import listed, number, percent
 from homolog.report.circuit_records import (
     CARRIER,
     COPIER,
@@ -29,8 +31,6 @@ from homolog.report.circuit_records import (
     place_of,
 )
 from homolog.report.circuit_words import component_words, interval_words, short_label
-from homolog.report.figure import Figure, finish, panels, tips
-from homolog.report.wording import listed, number, percent
 
 Rows = list[dict[str, Any]]
 

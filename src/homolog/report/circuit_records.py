@@ -19,9 +19,9 @@ from typing import Any
 
 import polars as pl
 
+from homolog.analyses.records import read_table, run_of
 from homolog.errors import InputError
 from homolog.record.run_folder import RunFolder
-from homolog.report.records import read_table, run_of
 
 Row = Mapping[str, Any]
 Schema = Mapping[str, type[pl.DataType]]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from homolog.charts.shown_table import ShownTable
+from homolog.charts.words import MISSING, is_number, number, percent
 from homolog.report.circuit_records import CORRUPTIONS, ROLES, CircuitRecords, Row, wide
 from homolog.report.circuit_rows import edge_words
 from homolog.report.circuit_words import (
@@ -16,8 +18,6 @@ from homolog.report.circuit_words import (
     offset_words,
     verdict_words,
 )
-from homolog.report.tables import Table
-from homolog.report.wording import MISSING, is_number, number, percent
 
 SHOWN_SENDERS = 3  # of an experiment and corruption
 SHOWN_EDGES = 8  # of a model and corruption
@@ -70,7 +70,7 @@ def _part(records: CircuitRecords, part: Row) -> Part:
     )
 
 
-def ability_table(records: CircuitRecords) -> Table:
+def ability_table(records: CircuitRecords) -> ShownTable:
     """What every model can do, and how much of it the named parts explain."""
     rows = []
     for model in records.models:
@@ -105,10 +105,10 @@ def ability_table(records: CircuitRecords) -> Table:
         "Key part",
         "Faithfulness, 95% interval",
     ]
-    return Table("What each model can do", columns, rows, frozenset({2, 3, 4, 5, 6, 8}))
+    return ShownTable("What each model can do", columns, rows, frozenset({2, 3, 4, 5, 6, 8}))
 
 
-def offset_table(records: CircuitRecords) -> Table:
+def offset_table(records: CircuitRecords) -> ShownTable:
     """The verdicts of the Off-by-One test."""
     rows = []
     for model in records.able:
@@ -129,10 +129,10 @@ def offset_table(records: CircuitRecords) -> Table:
         "Centre of mass, 95% interval",
         "Predicted by the convolution",
     ]
-    return Table("Off by one: the verdicts", columns, rows, frozenset({2, 3, 4}))
+    return ShownTable("Off by one: the verdicts", columns, rows, frozenset({2, 3, 4}))
 
 
-def correlation_table(records: CircuitRecords) -> Table:
+def correlation_table(records: CircuitRecords) -> ShownTable:
     """How well scores predict effects."""
     rows = []
     for model in records.able:
@@ -154,12 +154,12 @@ def correlation_table(records: CircuitRecords) -> Table:
         "All patched",
         "Parts found again",
     ]
-    return Table(
+    return ShownTable(
         "Score against real effect: Pearson / Spearman", columns, rows, frozenset({2, 3, 4, 5})
     )
 
 
-def edge_tables(records: CircuitRecords) -> list[Table]:
+def edge_tables(records: CircuitRecords) -> list[ShownTable]:
     """The edges with the largest scores, one table a model and corruption."""
     tables = []
     for model in records.able:
@@ -176,7 +176,9 @@ def edge_tables(records: CircuitRecords) -> list[Table]:
             ]
             title = f"{model}, {corruption_words(corruption)}"
             tables.append(
-                Table(title, ["Edge", "Score", "Effect, 95% interval"], rows, frozenset({1, 2}))
+                ShownTable(
+                    title, ["Edge", "Score", "Effect, 95% interval"], rows, frozenset({1, 2})
+                )
             )
     return [table for table in tables if table.rows]
 
@@ -187,7 +189,7 @@ def _effect(row: Row) -> str:
     return f"{number(row['effect'])} ({number(row['effect_low'])} to {number(row['effect_high'])})"
 
 
-def effect_tables(records: CircuitRecords) -> list[Table]:
+def effect_tables(records: CircuitRecords) -> list[ShownTable]:
     """Of every experiment the patches that cost most, by all metrics, one table a model."""
     tables = []
     for model in records.able:
@@ -224,6 +226,8 @@ def effect_tables(records: CircuitRecords) -> list[Table]:
             "KL (nats)",
         ]
         tables.append(
-            Table(f"{model}: the patches that cost most", columns, rows, frozenset({3, 4, 5, 6}))
+            ShownTable(
+                f"{model}: the patches that cost most", columns, rows, frozenset({3, 4, 5, 6})
+            )
         )
     return tables

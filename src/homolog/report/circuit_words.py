@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from homolog.charts.words import MISSING, is_number, listed, number, percent
 from homolog.report.circuit_records import (
     CARRIER,
     COPIER,
@@ -14,7 +15,6 @@ from homolog.report.circuit_records import (
     Row,
     place_of,
 )
-from homolog.report.wording import MISSING, is_number, listed, number, percent
 
 CORRUPTION_WORDS: Mapping[str, str] = {
     "replace_B": "another B",

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import polars as pl
 
+from homolog.analyses.records import StudyRecords
+from homolog.charts.links import FOLDER
 from homolog.record.run_folder import RunFolder
 from homolog.report.explorer import write_explorer
-from homolog.report.explorer.links import FOLDER
-from homolog.report.records import ComparisonRecords
 
 FEATURE = ["model", "layer", "feature"]
 
 
-def explore(records: ComparisonRecords, report: Path) -> None:
+def explore(records: StudyRecords, report: Path) -> None:
     """Write the explorer into the report's folder, if the run has examples of its features."""
     if not records.explored:
         return

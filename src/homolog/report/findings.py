@@ -19,17 +19,9 @@ from typing import Any
 
 import polars as pl
 
-from homolog.report.records import RunRecords, Verdict, base_name
-from homolog.report.wording import (
-    CLOSE,
-    comparison_of,
-    in_order,
-    is_number,
-    level,
-    listed,
-    number,
-    percent,
-)
+from homolog.analyses.records import PairRecords, Verdict, base_name
+from homolog.charts.words import CLOSE, is_number, level, listed, number, percent
+from homolog.record.comparisons import comparison_of, in_order
 
 MARGIN = 0.1
 
@@ -91,7 +83,7 @@ def interval(row: Row, statistic: str, digits: int = 2) -> str:
     )
 
 
-def findings(records: RunRecords) -> Findings:
+def findings(records: PairRecords) -> Findings:
     """Verdicts, numbers, and the checks of the order with what explains them."""
     verdicts = [records.verdict(records.model_of(side), records.partner_of(side)) for side in "AB"]
     cards = [card for side in "AB" if (card := _card(records, side)) is not None]
@@ -102,7 +94,7 @@ def findings(records: RunRecords) -> Findings:
     return Findings(verdicts, cards, checks, order_sentence(checks), notes)
 
 
-def homolog_words(records: RunRecords) -> str:
+def homolog_words(records: PairRecords) -> str:
     """What this run calls a homolog."""
     fdr, least, ratio = (records.setting(name) for name in ("fdr", "homolog_r", "rival_ratio"))
     rate = "" if fdr is None else f" (false discovery rate {level(fdr)})"
@@ -139,7 +131,7 @@ def order_sentence(checks: list[Check]) -> str:
     )
 
 
-def _card(records: RunRecords, side: str) -> Card | None:
+def _card(records: PairRecords, side: str) -> Card | None:
     source, target = records.model_of(side), records.partner_of(side)
     shared, main = records.shared_row(source, target), records.summary_row("main", side)
     if shared is None or main is None:
@@ -160,7 +152,7 @@ def _card(records: RunRecords, side: str) -> Card | None:
     return Card(verdict, shared, bars, mean)
 
 
-def _why_untrained_models_match(records: RunRecords) -> list[str]:
+def _why_untrained_models_match(records: PairRecords) -> list[str]:
     """How far the current token explains what an untrained model shares: one sentence a direction.
 
     A feature that follows one token of the vocabulary (r > `CLOSE` with that token) is in every
@@ -191,7 +183,7 @@ def _why_untrained_models_match(records: RunRecords) -> list[str]:
     return sentences
 
 
-def _why_neurons_match(records: RunRecords) -> list[str]:
+def _why_neurons_match(records: PairRecords) -> list[str]:
     """How much of the neurons the current token explains, as the run measured it."""
     shares = records.run.get("neurons_by_token") or {}
     if not all(model in shares for model in records.pair):
@@ -206,7 +198,7 @@ def _why_neurons_match(records: RunRecords) -> list[str]:
     ]
 
 
-def failed_controls(records: RunRecords) -> list[str]:
+def failed_controls(records: PairRecords) -> list[str]:
     """A sentence on each control whose dictionaries miss their gates, untrained models apart."""
     controls = ~(pl.col("model").is_in(records.pair) & (pl.col("label") == "sae"))
     counts: dict[str, int] = {}
@@ -220,7 +212,7 @@ def failed_controls(records: RunRecords) -> list[str]:
     ]
 
 
-def order_checks(records: RunRecords) -> list[Check]:
+def order_checks(records: PairRecords) -> list[Check]:
     """The expectations of the module's opening, each for both directions."""
     checks = []
     for baseline in ("random-model", "rotated"):
@@ -242,7 +234,7 @@ def _mid_sentence(name: str) -> str:
     }[name]
 
 
-def _check(records: RunRecords, text: str, upper: str, lower: str, margin: float | None) -> Check:
+def _check(records: PairRecords, text: str, upper: str, lower: str, margin: float | None) -> Check:
     """Is `upper` above `lower` in both directions?  margin None: it is enough not to be clearly
     below.
     """
@@ -268,7 +260,7 @@ def _check(records: RunRecords, text: str, upper: str, lower: str, margin: float
     return Check(text, _worst(outcomes), details)
 
 
-def _neuron_check(records: RunRecords) -> Check:
+def _neuron_check(records: PairRecords) -> Check:
     outcomes, details = [], []
     for side in "AB":
         neurons, baseline = (
@@ -293,7 +285,7 @@ def _worst(outcomes: list[str]) -> str:
     return "not measured"
 
 
-def ordered_summary(records: RunRecords) -> list[Row]:
+def ordered_summary(records: PairRecords) -> list[Row]:
     """All rows of the summary table, features first, then by stratum, in the page's order of
     comparisons.
     """

@@ -6,13 +6,14 @@ from typing import Any
 
 import altair as alt
 
-from homolog.report import aggregate, theme
-from homolog.report.figure import SHARE_AXIS, UNIT, Figure, finish, panels, stroke_legend, tips
-from homolog.report.records import RunRecords
-from homolog.report.wording import CLOSE, number, percent
+from homolog.analyses.records import PairRecords
+from homolog.charts import theme
+from homolog.charts.figure import SHARE_AXIS, UNIT, Figure, finish, panels, stroke_legend, tips
+from homolog.charts.words import CLOSE, number, percent
+from homolog.report import aggregate
 
 
-def layer_figure(records: RunRecords) -> Figure | None:
+def layer_figure(records: PairRecords) -> Figure | None:
     """Mean maximum correlation of every layer pair, both directions."""
     rows = aggregate.layer_means(records)
     if not rows:
@@ -76,7 +77,7 @@ def _cell_layers(rows: list[dict[str, Any]], a: str, b: str) -> list[alt.Chart]:
     return layers
 
 
-def spaces_figure(records: RunRecords) -> Figure | None:
+def spaces_figure(records: PairRecords) -> Figure | None:
     """CKA and SVCCA of the residual streams, RSA and SVCCA of decoder directions, for every layer
     pair.
     """
@@ -129,7 +130,7 @@ def spaces_figure(records: RunRecords) -> Figure | None:
     )
 
 
-def depth_figure(records: RunRecords) -> Figure | None:
+def depth_figure(records: PairRecords) -> Figure | None:
     """Relative depth of features and of their best matches."""
     rows = aggregate.depths(records)
     if not rows:

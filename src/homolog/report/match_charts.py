@@ -6,8 +6,9 @@ from typing import Any
 
 import altair as alt
 
-from homolog.report import aggregate, theme
-from homolog.report.figure import (
+from homolog.analyses.records import PairRecords
+from homolog.charts import theme
+from homolog.charts.figure import (
     R_AXIS,
     SHARE_AXIS,
     UNIT,
@@ -21,11 +22,12 @@ from homolog.report.figure import (
     stroke_legend,
     tips,
 )
-from homolog.report.records import RunRecords
-from homolog.report.wording import CLOSE, comparison_of, number, percent
+from homolog.charts.words import CLOSE, number, percent
+from homolog.record.comparisons import comparison_of
+from homolog.report import aggregate
 
 
-def summary_figure(records: RunRecords) -> Figure | None:
+def summary_figure(records: PairRecords) -> Figure | None:
     """Mean and median with their intervals: every comparison, both directions."""
     rows = aggregate.intervals(records)
     if not rows:
@@ -94,7 +96,7 @@ def summary_figure(records: RunRecords) -> Figure | None:
     )
 
 
-def distribution_figure(records: RunRecords) -> Figure | None:
+def distribution_figure(records: PairRecords) -> Figure | None:
     """The paper's first figure: the distribution of MPPC with all controls, for features."""
     return _ridge_figure(
         records,
@@ -108,7 +110,7 @@ def distribution_figure(records: RunRecords) -> Figure | None:
     )
 
 
-def neuron_figure(records: RunRecords) -> Figure | None:
+def neuron_figure(records: PairRecords) -> Figure | None:
     """The same for neurons, beside their random baseline."""
     return _ridge_figure(
         records,
@@ -122,7 +124,7 @@ def neuron_figure(records: RunRecords) -> Figure | None:
 
 
 def _ridge_figure(
-    records: RunRecords, kind: str, name: str, title: str, read: str
+    records: PairRecords, kind: str, name: str, title: str, read: str
 ) -> Figure | None:
     rows = aggregate.ridges(records, kind)
     if not rows:
@@ -174,7 +176,7 @@ def _ridge_layers(rows: list[dict[str, Any]], places: list[str]) -> list[alt.Cha
     ]
 
 
-def share_figure(records: RunRecords) -> Figure | None:
+def share_figure(records: PairRecords) -> Figure | None:
     """Share of features with a partner at least as close as r."""
     rows = aggregate.share_curves(records, "sae")
     if not rows:

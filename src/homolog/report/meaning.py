@@ -13,12 +13,15 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from homolog.analyses.records import PairRecords
+from homolog.charts import theme
+from homolog.charts import words as wording
+from homolog.charts.figure import Figure, Rows, comparison_scale, finish, panels, seen, tips
+from homolog.charts.shown_table import ShownTable
+from homolog.charts.words import number
+from homolog.record.comparisons import comparison_of
 from homolog.record.run_folder import RunFolder
-from homolog.report import theme, wording
-from homolog.report.figure import Figure, Rows, comparison_scale, finish, panels, seen, tips
-from homolog.report.records import RunRecords
-from homolog.report.tables import Table, feature_links
-from homolog.report.wording import comparison_of, number
+from homolog.report.tables import feature_links
 
 LISTED = 12
 SHOWN_COMPARISONS = ("main", "rotated", "random-model")
@@ -58,12 +61,12 @@ class Meaning:
     """The section: sentences and tables."""
 
     causal: list[str]
-    relation: Table
-    lists: list[Table]
-    transplant: Table | None
+    relation: ShownTable
+    lists: list[ShownTable]
+    transplant: ShownTable | None
 
 
-def meaning(records: RunRecords) -> Meaning | None:
+def meaning(records: PairRecords) -> Meaning | None:
     """What the page of a pair says of meaning; None where the run did not interpret its features."""
     tables = _tables(records)
     if "relation" not in tables:
@@ -76,7 +79,7 @@ def meaning(records: RunRecords) -> Meaning | None:
     )
 
 
-def _tables(records: RunRecords) -> dict[str, pl.DataFrame]:
+def _tables(records: PairRecords) -> dict[str, pl.DataFrame]:
     """The tables that the run has, with the rows of this pair."""
     folder, pair = RunFolder(records.path), pl.col("model").is_in(records.pair)
     direct = pair & pl.col("best_model").is_in(records.pair)
@@ -97,7 +100,7 @@ def _tables(records: RunRecords) -> dict[str, pl.DataFrame]:
     }
 
 
-def relation_figure(records: RunRecords) -> Figure | None:
+def relation_figure(records: PairRecords) -> Figure | None:
     """Median of each measure over bins of r."""
     tables = _tables(records)
     if "curves" not in tables:
@@ -175,7 +178,7 @@ def relation_figure(records: RunRecords) -> Figure | None:
     )
 
 
-def causal_figure(records: RunRecords) -> Figure | None:
+def causal_figure(records: PairRecords) -> Figure | None:
     """Share of matched pairs that are causally alike, by bin of r."""
     shares = _tables(records).get("causal_shares")
     if shares is None or shares.is_empty():
@@ -236,7 +239,7 @@ def causal_figure(records: RunRecords) -> Figure | None:
     )
 
 
-def _causal_words(records: RunRecords) -> list[str]:
+def _causal_words(records: PairRecords) -> list[str]:
     """The study's numbers for this pair, in the words of run.json."""
     found = [entry for entry in records.run.get("causal") or [] if isinstance(entry, Mapping)]
     return [
@@ -246,7 +249,7 @@ def _causal_words(records: RunRecords) -> list[str]:
     ]
 
 
-def _relation_table(relation: pl.DataFrame) -> Table:
+def _relation_table(relation: pl.DataFrame) -> ShownTable:
     rows = []
     for row in relation.sort("measure", "of", "model", maintain_order=True).iter_rows(named=True):
         measure = MEASURES.get(row["measure"])
@@ -277,7 +280,7 @@ def _relation_table(relation: pl.DataFrame) -> Table:
         )
         if row == "main"
     )
-    return Table(
+    return ShownTable(
         "Rank correlation of each measure with how well a feature is matched",
         columns,
         rows,
@@ -286,7 +289,7 @@ def _relation_table(relation: pl.DataFrame) -> Table:
     )
 
 
-def _list_tables(records: RunRecords, lists: pl.DataFrame | None) -> list[Table]:
+def _list_tables(records: PairRecords, lists: pl.DataFrame | None) -> list[ShownTable]:
     """Exclusive features of each side; the best shared stand in a section of their own."""
     found = []
     for side in "AB" if lists is not None else "":
@@ -317,7 +320,7 @@ def _list_tables(records: RunRecords, lists: pl.DataFrame | None) -> list[Table]
             "r in another seed",
         ]
         found.append(
-            Table(
+            ShownTable(
                 f"Frequent features of {model} without a homolog in {partner}",
                 columns,
                 rows,
@@ -328,7 +331,7 @@ def _list_tables(records: RunRecords, lists: pl.DataFrame | None) -> list[Table]
     return found
 
 
-def _transplant_table(transplant: pl.DataFrame | None) -> Table | None:
+def _transplant_table(transplant: pl.DataFrame | None) -> ShownTable | None:
     if transplant is None or transplant.is_empty():
         return None
     rows = [
@@ -352,7 +355,7 @@ def _transplant_table(transplant: pl.DataFrame | None) -> Table | None:
         "Explained, mapped residuals",
         "r of features, median",
     ]
-    return Table(
+    return ShownTable(
         "Residuals of one model, mapped into the other's space and read by its dictionaries",
         columns,
         rows,

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import altair as alt
 
-from homolog.report import theme
+from homolog.analyses.records import StudyRecords, Verdict
+from homolog.charts import theme
+from homolog.charts.figure import Figure, finish, tips
+from homolog.charts.shown_table import ShownTable
+from homolog.charts.words import MISSING, integer, is_number, listed, number, percent
 from homolog.report.aggregate import Rows, short
-from homolog.report.figure import Figure, finish, tips
-from homolog.report.records import ComparisonRecords, Verdict
-from homolog.report.tables import Table
-from homolog.report.wording import MISSING, integer, is_number, listed, number, percent
 
 CELL = 78  # pixels
 
@@ -29,7 +29,7 @@ class PairPage:
     verdicts: tuple[Verdict, Verdict]
 
 
-def pair_pages(records: ComparisonRecords) -> list[PairPage]:
+def pair_pages(records: StudyRecords) -> list[PairPage]:
     """The pages of all pairs: pair-A--B.html, with the place of the pair where two names would be
     one file.
     """
@@ -43,7 +43,7 @@ def pair_pages(records: ComparisonRecords) -> list[PairPage]:
     return pages
 
 
-def title(records: ComparisonRecords) -> str:
+def title(records: StudyRecords) -> str:
     """The question that the overview answers."""
     names = (
         listed(records.compared) if len(records.compared) < 5 else f"{len(records.compared)} models"
@@ -51,7 +51,7 @@ def title(records: ComparisonRecords) -> str:
     return f"What do {names} share?"
 
 
-def shared_table(records: ComparisonRecords) -> Table:
+def shared_table(records: StudyRecords) -> ShownTable:
     """Every ordered pair, with a direction whose verdict was withheld marked so."""
     rows = []
     for source, target in ((a, b) for a in records.compared for b in records.compared if a != b):
@@ -85,10 +85,10 @@ def shared_table(records: ComparisonRecords) -> Table:
         "Stable",
         "Verdict",
     ]
-    return Table("Every pair, both ways", columns, rows, frozenset(range(1, 8)))
+    return ShownTable("Every pair, both ways", columns, rows, frozenset(range(1, 8)))
 
 
-def sharedness(records: ComparisonRecords) -> Rows:
+def sharedness(records: StudyRecords) -> Rows:
     """One row a cell: source, target, share (None where the verdict was withheld), interval, and
     its two texts.
     """
@@ -112,7 +112,7 @@ def sharedness(records: ComparisonRecords) -> Rows:
     return rows
 
 
-def shared_figure(records: ComparisonRecords) -> Figure | None:
+def shared_figure(records: StudyRecords) -> Figure | None:
     """The share of homologs of every ordered pair."""
     rows = sharedness(records)
     if not rows:

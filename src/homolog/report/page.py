@@ -19,18 +19,27 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from homolog.analyses.records import (
+    PairRecords,
+    RunRecord,
+    StudyRecords,
+    read_pair_records,
+    read_study,
+)
+from homolog.charts import theme
+from homolog.charts import words as wording
+from homolog.charts.links import address
+from homolog.record import comparisons
 from homolog.record.atomic import PARTIAL_PREFIX, user_errors
 from homolog.record.run_folder import RunFolder
-from homolog.report import circuit_tables, circuit_words, export, overview, tables, theme, wording
+from homolog.report import circuit_tables, circuit_words, export, overview, tables
 from homolog.report.charts import Figure, pair_figures, run_figures
 from homolog.report.circuit_charts import circuit_figures
 from homolog.report.circuit_records import CircuitRecords, read_circuits
 from homolog.report.explore import explore
-from homolog.report.explorer.links import address
 from homolog.report.findings import findings, homolog_words
 from homolog.report.meaning import meaning
 from homolog.report.overview import PairPage
-from homolog.report.records import ComparisonRecords, HasRun, RunRecords, read_comparison, read_run
 from homolog.report.run_charts import stage_figure
 from homolog.report.templating import environment, template_text
 
@@ -71,7 +80,7 @@ def write_report(run_path: Path | str) -> Path:
     alone = circuits is not None and not any(
         (folder.path / name).is_file() for name, _ in MATCH_FILES
     )
-    records = None if alone else read_comparison(run_path)
+    records = None if alone else read_study(run_path)
     final = folder.report_folder
     building = final.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-report")
     with user_errors(final):
@@ -85,9 +94,7 @@ def write_report(run_path: Path | str) -> Path:
     return final / "index.html"
 
 
-def _build(
-    records: ComparisonRecords | None, circuits: CircuitRecords | None, folder: Path
-) -> None:
+def _build(records: StudyRecords | None, circuits: CircuitRecords | None, folder: Path) -> None:
     """Write pages, figures and assets into `folder`; tables of one pair at a time are in memory."""
     (folder / "assets").mkdir()
     for name in ("report.css", "report.js"):
@@ -102,13 +109,13 @@ def _build(
     explore(records, folder)
     summary = [*run_figures(records), *(figure for figure in drawn if figure.name == "circuits")]
     if len(records.compared) == 2:
-        of_pair = read_run(records.path)
+        of_pair = read_pair_records(records.path)
         figures = [*pair_figures(of_pair), *summary]
         _write(folder, "index.html", render(of_pair, figures, circuits), figures)
     else:
         pages = overview.pair_pages(records)
         for page in pages:
-            of_pair = read_run(records.path, page.pair)
+            of_pair = read_pair_records(records.path, page.pair)
             figures = pair_figures(of_pair)
             _write(folder, page.file, render_pair(of_pair, figures, page), figures, page.figures)
         _write(folder, "index.html", render_overview(records, summary, pages, circuits), summary)
@@ -166,7 +173,7 @@ def _rendered(template: str, names: Iterable[str], **values: Any) -> str:
 
 
 def render(
-    records: RunRecords, figures: list[Figure], circuits: CircuitRecords | None = None
+    records: PairRecords, figures: list[Figure], circuits: CircuitRecords | None = None
 ) -> str:
     """The text of index.html for two models; everything that comes from the run is escaped."""
     return _rendered(
@@ -181,7 +188,7 @@ def render(
     )
 
 
-def render_pair(records: RunRecords, figures: list[Figure], page: PairPage) -> str:
+def render_pair(records: PairRecords, figures: list[Figure], page: PairPage) -> str:
     """The text of the page of one pair of several; everything that comes from the run is escaped."""
     return _rendered(
         "pair.html.j2",
@@ -196,7 +203,7 @@ def render_pair(records: RunRecords, figures: list[Figure], page: PairPage) -> s
 
 
 def render_overview(
-    records: ComparisonRecords,
+    records: StudyRecords,
     figures: list[Figure],
     pages: list[PairPage],
     circuits: CircuitRecords | None = None,
@@ -217,15 +224,15 @@ def render_overview(
     )
 
 
-def _of_pair(records: RunRecords) -> dict[str, Any]:
+def _of_pair(records: PairRecords) -> dict[str, Any]:
     """What the page of two models says of them."""
     return {
         "pair": records.pair,
         "found": findings(records),
         "homolog": homolog_words(records),
         "comparisons": [
-            wording.comparison_of(name)
-            for name in wording.in_order(
+            comparisons.comparison_of(name)
+            for name in comparisons.in_order(
                 records.summary.get_column("comparison").unique().to_list()
             )
         ],
@@ -239,7 +246,7 @@ def _of_pair(records: RunRecords) -> dict[str, Any]:
     }
 
 
-def _of_models(records: ComparisonRecords, circuits: CircuitRecords | None) -> dict[str, Any]:
+def _of_models(records: StudyRecords, circuits: CircuitRecords | None) -> dict[str, Any]:
     """What index.html says of all models, and its files."""
     return {
         "name": records.name,
@@ -279,7 +286,7 @@ def render_circuits(records: CircuitRecords, figures: list[Figure], *, alone: bo
     )
 
 
-def _about_run(records: HasRun) -> dict[str, Any]:
+def _about_run(records: RunRecord) -> dict[str, Any]:
     """What every page says of the run itself."""
     recipe = records.run.get("recipe")
     return {

@@ -6,8 +6,9 @@ from typing import Any
 
 import altair as alt
 
-from homolog.report import aggregate, theme
-from homolog.report.figure import (
+from homolog.analyses.records import PairRecords, RunRecord
+from homolog.charts import theme
+from homolog.charts.figure import (
     PANEL_WIDTH,
     SHARE_AXIS,
     UNIT,
@@ -17,8 +18,8 @@ from homolog.report.figure import (
     stroke_legend,
     tips,
 )
-from homolog.report.records import HasRun, RunRecords
-from homolog.report.wording import number
+from homolog.charts.words import number
+from homolog.report import aggregate
 
 DASHES = {
     "compared": [1, 0],
@@ -28,7 +29,7 @@ DASHES = {
 }
 
 
-def quality_figure(records: RunRecords) -> Figure | None:
+def quality_figure(records: PairRecords) -> Figure | None:
     """Quality of the dictionaries by depth."""
     rows = aggregate.quality(records)
     if not rows:
@@ -99,7 +100,7 @@ def _quality_layers(rows: list[dict[str, Any]], pair: tuple[str, str]) -> list[a
     return [lines, points, cross.transform_filter("!datum.passed").encode(x, y, tooltip=tip)]
 
 
-def stage_figure(records: HasRun) -> Figure | None:
+def stage_figure(records: RunRecord) -> Figure | None:
     """Seconds by stage."""
     rows = aggregate.stage_groups(records)
     if not rows:

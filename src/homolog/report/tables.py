@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 from markupsafe import Markup
 
-from homolog.report import aggregate, wording
-from homolog.report.explorer.links import address
+from homolog.analyses.records import PairRecords, RunRecord, StudyRecords
+from homolog.charts import words as wording
+from homolog.charts.links import address
+from homolog.charts.shown_table import ShownTable
+from homolog.charts.words import MISSING
+from homolog.record import comparisons
+from homolog.report import aggregate
 from homolog.report.findings import Row, failed_controls, interval, ordered_summary
-from homolog.report.records import ComparisonRecords, HasRun, RunRecords
-from homolog.report.wording import MISSING
 
 BEST_ROWS = 12
 ENOUGH_TOKENS = 30  # a feature active at fewer tokens can correlate perfectly by chance
@@ -26,23 +28,7 @@ STRATA = {
 }
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table as the template draws it: cells are text, escaped there; `numeric` columns align
-    right.
-    """
-
-    caption: str
-    columns: list[str]
-    rows: list[list[str]]
-    numeric: frozenset[int] = frozenset()
-    strong: frozenset[int] = field(default_factory=frozenset)  # indices of rows to stress
-    links: list[str] = field(
-        default_factory=list
-    )  # where the first cell of each row leads; none where empty
-
-
-def warnings_of(records: RunRecords) -> list[str]:
+def warnings_of(records: PairRecords) -> list[str]:
     """Warnings the run recorded (else controls that miss their gates), and files it had to build
     again.
     """
@@ -50,7 +36,7 @@ def warnings_of(records: RunRecords) -> list[str]:
     return noted if records.run.get("warnings") else [*noted, *failed_controls(records)]
 
 
-def noted_warnings(records: HasRun) -> list[str]:
+def noted_warnings(records: RunRecord) -> list[str]:
     """What failed, warnings the run recorded, and files it had to build again."""
     failed = mapping(records.run.get("failed"))
     without = [
@@ -65,17 +51,17 @@ def mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def strata(records: RunRecords) -> list[str]:
+def strata(records: PairRecords) -> list[str]:
     found = records.summary.get_column("stratum").unique().to_list()
     return sorted(found, key=lambda name: (list(STRATA).index(name) if name in STRATA else 9, name))
 
 
-def summary_table(records: RunRecords, stratum: str) -> Table:
+def summary_table(records: PairRecords, stratum: str) -> ShownTable:
     """Every comparison of a stratum, every direction."""
     chosen = [row for row in ordered_summary(records) if row["stratum"] == stratum]
     rows = [
         [
-            wording.comparison_of(row["comparison"]).plain,
+            comparisons.comparison_of(row["comparison"]).plain,
             f"{row['model']}\n→ {row['best_model']}",
             wording.integer(row["n_features"]),
             wording.integer(row["n_undefined"]),
@@ -95,7 +81,7 @@ def summary_table(records: RunRecords, stratum: str) -> Table:
         f"r > {wording.CLOSE}",
     ]
     strong = frozenset(place for place, row in enumerate(chosen) if row["comparison"] == "main")
-    return Table(STRATA.get(stratum, stratum), columns, rows, frozenset(range(2, 7)), strong)
+    return ShownTable(STRATA.get(stratum, stratum), columns, rows, frozenset(range(2, 7)), strong)
 
 
 def with_interval(row: Row, statistic: str) -> str:
@@ -116,7 +102,7 @@ def named(text: str, names: tuple[str, ...]) -> Markup:
     )
 
 
-def best_shared(records: RunRecords, side: str) -> Table:
+def best_shared(records: PairRecords, side: str) -> ShownTable:
     """The closest homologs among features active at `ENOUGH_TOKENS` tokens or more; matches where
     none is judged.
     """
@@ -157,7 +143,7 @@ def best_shared(records: RunRecords, side: str) -> Table:
         "One-to-one",
         "Stable",
     ]
-    return Table(
+    return ShownTable(
         f"Features of {records.model_of(side)}",
         columns,
         rows,
@@ -166,7 +152,7 @@ def best_shared(records: RunRecords, side: str) -> Table:
     )
 
 
-def feature_links(records: RunRecords, side: str, rows: pl.DataFrame) -> list[str]:
+def feature_links(records: PairRecords, side: str, rows: pl.DataFrame) -> list[str]:
     """The address of each feature of the rows (layer, feature) in the explorer; none where there is
     no explorer.
     """
@@ -179,7 +165,7 @@ def _mark(holds: bool | None) -> str:
     return MISSING if holds is None else "yes" if holds else "no"
 
 
-def dictionary_table(records: RunRecords, own: bool) -> Table:
+def dictionary_table(records: PairRecords, own: bool) -> ShownTable:
     """Quality of the dictionaries compared (`own`), or of all others."""
     rows = []
     for row in records.saes.sort("model", "label", "layer").iter_rows(named=True):
@@ -211,7 +197,7 @@ def dictionary_table(records: RunRecords, own: bool) -> Table:
         "Variance in sinks",
         "Gates",
     ]
-    return Table(
+    return ShownTable(
         "The dictionaries compared" if own else "The dictionaries of the controls",
         columns,
         rows,
@@ -219,7 +205,7 @@ def dictionary_table(records: RunRecords, own: bool) -> Table:
     )
 
 
-def model_table(records: ComparisonRecords) -> Table:
+def model_table(records: StudyRecords) -> ShownTable:
     """The models of the run."""
     rows = [
         [
@@ -242,10 +228,10 @@ def model_table(records: ComparisonRecords) -> Table:
         "Parameters",
         "Held-out loss (nats)",
     ]
-    return Table("The models", columns, rows, frozenset({3, 4, 5, 6}))
+    return ShownTable("The models", columns, rows, frozenset({3, 4, 5, 6}))
 
 
-def stage_table(records: HasRun) -> Table:
+def stage_table(records: RunRecord) -> ShownTable:
     """Wall time and peak memory of each stage, and their total and maximum."""
     stages = aggregate.stage_times(records)
     rows = [
@@ -264,12 +250,12 @@ def stage_table(records: HasRun) -> Table:
             ["all stages", "", wording.seconds(sum(spent)), wording.size(max(peaks, default=None))]
         )
     strong = frozenset({len(rows) - 1}) if spent else frozenset()
-    return Table(
+    return ShownTable(
         "Stages", ["Stage", "Status", "Time", "Peak memory"], rows, frozenset({2, 3}), strong
     )
 
 
-def corpus_rows(records: HasRun) -> list[tuple[str, str]]:
+def corpus_rows(records: RunRecord) -> list[tuple[str, str]]:
     """Facts of the token stream that every model saw."""
     corpus = mapping(records.run.get("corpus"))
     names = {
@@ -298,7 +284,7 @@ def corpus_rows(records: HasRun) -> list[tuple[str, str]]:
     return rows
 
 
-def run_rows(records: HasRun) -> list[tuple[str, str]]:
+def run_rows(records: RunRecord) -> list[tuple[str, str]]:
     """Where and with what the run was made."""
     run = records.run
     rows = [

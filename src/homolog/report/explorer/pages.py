@@ -19,9 +19,9 @@ from pathlib import Path
 
 import polars as pl
 
+from homolog.charts import theme
 from homolog.corpus import TokenText
 from homolog.record.atomic import write_text
-from homolog.report import theme
 from homolog.report.explorer.columns import Rows, main_pairs, of_pair, rows_of, write_columns
 from homolog.report.explorer.details import CHUNK, read_contexts, write_details
 from homolog.report.explorer.packing import write_data

@@ -22,10 +22,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 
+from homolog.charts.words import is_number, listed
 from homolog.errors import InputError
+from homolog.record.comparisons import shown
 from homolog.record.names import folder_name
 from homolog.record.run_folder import RunFolder
-from homolog.report.wording import is_number, listed, shown
 
 REQUIRED_COLUMNS: Mapping[str, tuple[str, ...]] = {
     name: tuple(columns.split())
@@ -50,7 +51,7 @@ STRATUM = "all"  # the paper filters no features; the other strata stand in the 
 
 
 @runtime_checkable
-class HasRun(Protocol):
+class RunRecord(Protocol):
     """Records of any study: they have the contents of run.json."""
 
     @property
@@ -71,12 +72,12 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class ComparisonRecords:
+class StudyRecords:
     """What a run says as a whole.
 
     run: the contents of run.json, with what it keeps under "facts" at the top level too; compared:
     names of the models compared; shared: one row an ordered pair of them, all pairs here, two in
-    `RunRecords`;
+    `PairRecords`;
     variance: that table, empty when it was not measured.
     """
 
@@ -130,7 +131,7 @@ class ComparisonRecords:
 
 
 @dataclass(frozen=True)
-class RunRecords(ComparisonRecords):
+class PairRecords(StudyRecords):
     """What the page of a pair says comes from here.
 
     pair: names of models A and B; matches, layers, summary: the tables of that name with a column
@@ -215,23 +216,23 @@ def base_name(model: str) -> str:
     return str(model).split("@")[0]
 
 
-def read_comparison(path: Path | str) -> ComparisonRecords:
-    """What the run folder at `path` says as a whole; errors as for `read_run`."""
+def read_study(path: Path | str) -> StudyRecords:
+    """What the run folder at `path` says as a whole; errors as for `read_pair_records`."""
     folder, run, compared = _opened(path)
     shared = read_table(folder.table("shared"), REQUIRED_COLUMNS["shared"])
     variance = folder.table("variance")
     found = read_table(variance, VARIANCE_COLUMNS) if variance.is_file() else pl.DataFrame()
-    return ComparisonRecords(Path(path), run, compared, shared, found)
+    return StudyRecords(Path(path), run, compared, shared, found)
 
 
-def read_run(path: Path | str, pair: tuple[str, str] | None = None) -> RunRecords:
+def read_pair_records(path: Path | str, pair: tuple[str, str] | None = None) -> PairRecords:
     """Read what the run folder at `path` says of two of its compared models, by default the first
     two.
 
     Raises `InputError` when the folder, run.json or a table is missing or unreadable, or a table
     lacks a column.
     """
-    whole = read_comparison(path)
+    whole = read_study(path)
     folder = RunFolder(Path(path))
     pair = pair or (whole.compared[0], whole.compared[1])
     matches = _of_pair(folder.matches, whole, pair).filter(pl.col("side").is_not_null())
@@ -243,7 +244,7 @@ def read_run(path: Path | str, pair: tuple[str, str] | None = None) -> RunRecord
             tables[name] = _of_pair(folder.table(name), whole, pair).collect()
     saes = read_table(folder.saes_table, REQUIRED_COLUMNS["saes"])
     both = pl.col("model").is_in(pair) & pl.col("best_model").is_in(pair)
-    return RunRecords(
+    return PairRecords(
         whole.path,
         whole.run,
         whole.compared,
@@ -332,7 +333,7 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _of_pair(file: Path, whole: ComparisonRecords, pair: tuple[str, str]) -> pl.LazyFrame:
+def _of_pair(file: Path, whole: StudyRecords, pair: tuple[str, str]) -> pl.LazyFrame:
     """The rows of a table that this pair's page shows, with `side`."""
     with _readable(file):
         keys = pl.scan_parquet(file).select("comparison", "model", "best_model").unique().collect()
@@ -345,7 +346,7 @@ def _of_pair(file: Path, whole: ComparisonRecords, pair: tuple[str, str]) -> pl.
     )
 
 
-def _foreign(names: list[str], whole: ComparisonRecords, pair: tuple[str, str]) -> list[str]:
+def _foreign(names: list[str], whole: StudyRecords, pair: tuple[str, str]) -> list[str]:
     """Those of `names` that stand for other compared models than the pair's: themselves, or as
     their controls.
 

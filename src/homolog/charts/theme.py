@@ -12,18 +12,15 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-# (light, dark) by comparison
-COMPARISON_COLOURS: Mapping[str, tuple[str, str]] = {
-    "main": ("#0067a5", "#5bb4f0"),
-    "sae-seed": ("#00856b", "#33c9a4"),
-    "model-seed": ("#a8558c", "#e299c8"),
-    "random-model": ("#b86e00", "#f0b040"),
-    "rotated": ("#737373", "#a3a9b1"),
-    "tokens": ("#6b6b00", "#d2cf5a"),
-    "neurons": ("#c4500a", "#ff8f52"),
-    "neurons-random": ("#8a7564", "#c0aa97"),
-}
-SPARE_COLOURS = (("#5b50b5", "#a9a0f5"), ("#7d7a00", "#c9c640"), ("#a3323a", "#f28b92"))
+from homolog.record.comparisons import (
+    COMPARISONS,
+    MAIN,
+    MODEL_SEED,
+    RANDOM_MODEL,
+    SPARE_COLOURS,
+    colour_of,
+)
+
 MODEL_COLOURS = (
     ("#31459b", "#93a8ff"),
     ("#b0480f", "#ff9a66"),
@@ -34,9 +31,9 @@ MODEL_COLOURS = (
 # of the parts of a circuit; all are colours of the comparisons, which never stand in the same
 # figure
 ROLE_COLOURS: Mapping[str, tuple[str, str]] = {
-    "previous-token carrier": COMPARISON_COLOURS["random-model"],
-    "matcher": COMPARISON_COLOURS["main"],
-    "copier": COMPARISON_COLOURS["model-seed"],
+    "previous-token carrier": colour_of(RANDOM_MODEL.name),
+    "matcher": colour_of(MAIN.name),
+    "copier": colour_of(MODEL_SEED.name),
 }
 WORSE = (
     "#b3362f",
@@ -56,7 +53,7 @@ CELL_MARK = ("#111111", "#111110")
 SWAP: dict[str, str] = {
     light: dark
     for light, dark in (
-        *COMPARISON_COLOURS.values(),
+        *(c.colour for c in COMPARISONS if c.colour is not None),
         *SPARE_COLOURS,
         *MODEL_COLOURS,
         WORSE,
@@ -74,10 +71,8 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 
 
 def comparison_colour(name: str) -> str:
-    """The light colour of a comparison; unknown ones share spare colours by name."""
-    if name in COMPARISON_COLOURS:
-        return COMPARISON_COLOURS[name][0]
-    return SPARE_COLOURS[sum(name.encode()) % len(SPARE_COLOURS)][0]
+    """The light colour of a comparison."""
+    return colour_of(name)[0]
 
 
 def config() -> dict[str, Any]:

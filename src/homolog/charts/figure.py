@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from homolog.report import theme
+from homolog.charts import theme
 
 PANEL_WIDTH = 330
 UNIT = alt.Scale(domain=[0, 1])

@@ -1,0 +1,21 @@
+"""A table as a page shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table as the template draws it: cells are text, escaped there; `numeric` columns align
+    right.
+    """
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    numeric: frozenset[int] = frozenset()
+    strong: frozenset[int] = field(default_factory=frozenset)  # indices of rows to stress
+    links: list[str] = field(
+        default_factory=list
+    )  # where the first cell of each row leads; none where empty
