@@ -17,6 +17,7 @@ LAYERS: list[set[str]] = [
     {"features"},
     {"matching"},
     {"circuits"},
+    {"charts"},
     {"analyses"},
     {"report"},
     {"engine"},

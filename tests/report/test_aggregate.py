@@ -16,12 +16,12 @@ from homolog.charts.words import (
     seconds,
     size,
 )
-from homolog.report import aggregate, read_pair_records
+from homolog.report import aggregate, read_pair
 
 
 @pytest.fixture(scope="module")
 def records(make_run, tmp_path_factory):
-    return read_pair_records(make_run(tmp_path_factory.mktemp("aggregate") / "run"))
+    return read_pair(make_run(tmp_path_factory.mktemp("aggregate") / "run"))
 
 
 def test_share_curve_passes_through_the_planted_share(records):
@@ -130,9 +130,7 @@ def test_every_colour_stands_out_in_light_and_in_dark():
 def test_stages_of_a_kind_are_one_bar(make_run, tmp_path):
     stages = {"dictionaries a": 2.0, "match main": 1.5, "dictionaries b": 3.0, "report": 9.0}
     entries = {name: {"status": "done", "seconds": s, "outputs": {}} for name, s in stages.items()}
-    records = read_pair_records(
-        make_run(tmp_path / "run", edit=lambda run: run.update(stages=entries))
-    )
+    records = read_pair(make_run(tmp_path / "run", edit=lambda run: run.update(stages=entries)))
     bars = {row["stage"]: row["seconds"] for row in aggregate.stage_groups(records)}
     assert bars == {
         "dictionaries (2\u00d7)": 5.0,

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from homolog.report import aggregate, calibration_rows, read_pair_records, read_study
+from homolog.report import aggregate, calibration_rows, read_pair, read_study
 from homolog.report.calibration_charts import (
     calibration_figure,
     criteria_figure,
@@ -21,7 +21,7 @@ from homolog.report.tables import best_shared
 
 @pytest.fixture(scope="module")
 def records(make_run, tmp_path_factory):
-    return read_pair_records(make_run(tmp_path_factory.mktemp("calibration") / "run"))
+    return read_pair(make_run(tmp_path_factory.mktemp("calibration") / "run"))
 
 
 def test_shares_count_the_planted_tests(records):
@@ -67,14 +67,12 @@ def test_shares_count_the_planted_tests(records):
 
 
 def test_a_withheld_direction_has_no_shares(make_run, tmp_path):
-    records = read_pair_records(
-        make_run(tmp_path / "run", withheld={("transformer-s0", "mamba-s0")})
-    )
+    records = read_pair(make_run(tmp_path / "run", withheld={("transformer-s0", "mamba-s0")}))
     found = {(row["comparison"], row["side"]) for row in calibration_rows.criteria(records)}
     assert ("main", "B") in found and ("main", "A") not in found
     assert criteria_figure(records) is not None
     both = {("transformer-s0", "mamba-s0"), ("mamba-s0", "transformer-s0")}
-    assert criteria_figure(read_pair_records(make_run(tmp_path / "none", withheld=both))) is None
+    assert criteria_figure(read_pair(make_run(tmp_path / "none", withheld=both))) is None
 
 
 def test_every_column_of_the_heatmap_is_whole(records):
@@ -274,9 +272,6 @@ def test_the_variance_is_told_by_its_largest_factors(records):
 def test_a_run_without_variance_has_no_figure_of_it(make_run, tmp_path):
     path = make_run(tmp_path / "run")
     pl.read_parquet(path / "variance.parquet").head(0).write_parquet(path / "variance.parquet")
-    assert variance_figure(read_pair_records(path)) is None
+    assert variance_figure(read_pair(path)) is None
     (path / "variance.parquet").unlink()
-    assert (
-        variance_figure(read_pair_records(path)) is None
-        and variance_figure(read_study(path)) is None
-    )
+    assert variance_figure(read_pair(path)) is None and variance_figure(read_study(path)) is None

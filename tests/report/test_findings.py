@@ -3,14 +3,14 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from homolog.report import read_pair_records
+from homolog.report import read_pair
 from homolog.report.findings import failed_controls, findings, homolog_words
 
 
 @pytest.fixture
 def found(make_run, tmp_path):
     def read(**options):
-        return findings(read_pair_records(make_run(tmp_path / "run", **options)))
+        return findings(read_pair(make_run(tmp_path / "run", **options)))
 
     return read
 
@@ -44,7 +44,7 @@ def test_the_card_of_a_withheld_verdict_has_no_shares(found):
 
 
 def test_the_run_says_what_a_homolog_is(make_run, tmp_path):
-    words = homolog_words(read_pair_records(make_run(tmp_path / "run", drop={"rotated"})))
+    words = homolog_words(read_pair(make_run(tmp_path / "run", drop={"rotated"})))
     assert words == (
         "A homolog is a match that lies above what chance reaches at its firing frequency (false "
         "discovery rate 1%), "
@@ -83,7 +83,7 @@ def test_a_failed_control_is_a_warning_and_an_untrained_one_is_not(make_run, tmp
     path = make_run(
         tmp_path / "run", failing={("mamba-s1", 0), ("mamba-s1", 1), ("mamba-random", 0)}
     )
-    assert failed_controls(read_pair_records(path)) == [
+    assert failed_controls(read_pair(path)) == [
         "2 dictionaries of the control mamba-s1 miss their quality gates."
     ]
 
@@ -103,7 +103,7 @@ def test_an_undefined_mean_is_never_as_expected(make_run, tmp_path):
     nan = pl.when(pl.col("comparison") == "random-model").then(float("nan"))
     columns = [nan.otherwise(pl.col(name)).alias(name) for name in ("mean", "mean_lo", "mean_hi")]
     summary.with_columns(columns).write_parquet(path / "summary.parquet")
-    assert findings(read_pair_records(path)).checks[0].outcome == "no"
+    assert findings(read_pair(path)).checks[0].outcome == "no"
 
 
 def test_what_the_current_token_explains_is_told_apart(make_run, tmp_path):
@@ -116,7 +116,7 @@ def test_what_the_current_token_explains_is_told_apart(make_run, tmp_path):
         r=pl.when(pl.col("layer") == 0).then(0.9).otherwise(0.2).cast(pl.Float32),
     )
     pl.concat([matches, by_token]).write_parquet(path / "matches.parquet")
-    result = findings(read_pair_records(path))
+    result = findings(read_pair(path))
     later = matches.filter(
         (pl.col("model") == "transformer-s0") & (pl.col("layer") > 0) & pl.col("r").is_not_nan()
     )

@@ -1,3 +1,20 @@
-"""What a study asks of two models: one folder a question, from the measure to its part of the
-report.
+"""What a study asks of its models: one folder per question, from the measure to the report.
+
+`ANALYSES` has them in the order in which they run and stand in the report.
 """
+
+from __future__ import annotations
+
+from homolog.analyses.analysis import Analysis
+
+ANALYSES: list[Analysis] = []
+
+
+def register(analysis: Analysis) -> None:
+    """Add an analysis to every study and report from now on.  ValueError where its name is taken."""
+    if any(known.name == analysis.name for known in ANALYSES):
+        raise ValueError(f"an analysis named {analysis.name!r} is there already")
+    ANALYSES.append(analysis)
+
+
+__all__ = ["ANALYSES", "Analysis", "register"]

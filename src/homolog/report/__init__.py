@@ -5,7 +5,7 @@
 Nothing here imports a model: the report can be built again, years later, from the folder alone.
 """
 
-from homolog.analyses.records import PairRecords, StudyRecords, read_pair_records, read_study
+from homolog.analyses.records import PairRecords, StudyRecords, read_pair, read_study
 from homolog.report.charts import Figure, pair_figures, run_figures
 from homolog.report.page import write_report
 
@@ -14,7 +14,7 @@ __all__ = [
     "PairRecords",
     "StudyRecords",
     "pair_figures",
-    "read_pair_records",
+    "read_pair",
     "read_study",
     "run_figures",
     "write_report",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from homolog.analyses.records import PairRecords, RunRecord, base_name
+from homolog.analyses.records import PairRecords, Records, base_name
 from homolog.charts.links import address
 from homolog.charts.words import CLOSE, number
 from homolog.record.comparisons import comparison_of, shown
@@ -342,7 +342,7 @@ def variant(records: PairRecords, row: Mapping[str, Any]) -> str:
     return "compared" if row["label"] == "sae" else "second dictionary seed"
 
 
-def stage_times(records: RunRecord) -> Rows:
+def stage_times(records: Records) -> Rows:
     """Seconds and peak memory of each stage, in the order they ran; the report's own stage is left
     out.
     """
@@ -361,7 +361,7 @@ def stage_times(records: RunRecord) -> Rows:
     return rows
 
 
-def stage_groups(records: RunRecord) -> Rows:
+def stage_groups(records: Records) -> Rows:
     """Seconds by kind of stage, the first word of its name: "match main" and "match rotated" are
     one bar.
     """

@@ -21,9 +21,9 @@ from typing import Any
 
 from homolog.analyses.records import (
     PairRecords,
-    RunRecord,
+    Records,
     StudyRecords,
-    read_pair_records,
+    read_pair,
     read_study,
 )
 from homolog.charts import theme
@@ -109,13 +109,13 @@ def _build(records: StudyRecords | None, circuits: CircuitRecords | None, folder
     explore(records, folder)
     summary = [*run_figures(records), *(figure for figure in drawn if figure.name == "circuits")]
     if len(records.compared) == 2:
-        of_pair = read_pair_records(records.path)
+        of_pair = read_pair(records.path)
         figures = [*pair_figures(of_pair), *summary]
         _write(folder, "index.html", render(of_pair, figures, circuits), figures)
     else:
         pages = overview.pair_pages(records)
         for page in pages:
-            of_pair = read_pair_records(records.path, page.pair)
+            of_pair = read_pair(records.path, page.pair)
             figures = pair_figures(of_pair)
             _write(folder, page.file, render_pair(of_pair, figures, page), figures, page.figures)
         _write(folder, "index.html", render_overview(records, summary, pages, circuits), summary)
@@ -286,7 +286,7 @@ def render_circuits(records: CircuitRecords, figures: list[Figure], *, alone: bo
     )
 
 
-def _about_run(records: RunRecord) -> dict[str, Any]:
+def _about_run(records: Records) -> dict[str, Any]:
     """What every page says of the run itself."""
     recipe = records.run.get("recipe")
     return {

@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from homolog.analyses.records import PairRecords, RunRecord
+from homolog.analyses.records import PairRecords, Records
 from homolog.charts import theme
 from homolog.charts.figure import (
     PANEL_WIDTH,
@@ -100,7 +100,7 @@ def _quality_layers(rows: list[dict[str, Any]], pair: tuple[str, str]) -> list[a
     return [lines, points, cross.transform_filter("!datum.passed").encode(x, y, tooltip=tip)]
 
 
-def stage_figure(records: RunRecord) -> Figure | None:
+def stage_figure(records: Records) -> Figure | None:
     """Seconds by stage."""
     rows = aggregate.stage_groups(records)
     if not rows:

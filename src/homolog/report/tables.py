@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from homolog.analyses.records import PairRecords, RunRecord, StudyRecords
+from homolog.analyses.records import PairRecords, Records, StudyRecords
 from homolog.charts import words as wording
 from homolog.charts.links import address
 from homolog.charts.shown_table import ShownTable
@@ -36,7 +36,7 @@ def warnings_of(records: PairRecords) -> list[str]:
     return noted if records.run.get("warnings") else [*noted, *failed_controls(records)]
 
 
-def noted_warnings(records: RunRecord) -> list[str]:
+def noted_warnings(records: Records) -> list[str]:
     """What failed, warnings the run recorded, and files it had to build again."""
     failed = mapping(records.run.get("failed"))
     without = [
@@ -231,7 +231,7 @@ def model_table(records: StudyRecords) -> ShownTable:
     return ShownTable("The models", columns, rows, frozenset({3, 4, 5, 6}))
 
 
-def stage_table(records: RunRecord) -> ShownTable:
+def stage_table(records: Records) -> ShownTable:
     """Wall time and peak memory of each stage, and their total and maximum."""
     stages = aggregate.stage_times(records)
     rows = [
@@ -255,7 +255,7 @@ def stage_table(records: RunRecord) -> ShownTable:
     )
 
 
-def corpus_rows(records: RunRecord) -> list[tuple[str, str]]:
+def corpus_rows(records: Records) -> list[tuple[str, str]]:
     """Facts of the token stream that every model saw."""
     corpus = mapping(records.run.get("corpus"))
     names = {
@@ -284,7 +284,7 @@ def corpus_rows(records: RunRecord) -> list[tuple[str, str]]:
     return rows
 
 
-def run_rows(records: RunRecord) -> list[tuple[str, str]]:
+def run_rows(records: Records) -> list[tuple[str, str]]:
     """Where and with what the run was made."""
     run = records.run
     rows = [

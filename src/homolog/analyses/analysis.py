@@ -1,0 +1,113 @@
+"""What an analysis is: one question to a study, from the measure to its part of the report.
+
+A folder (or one file) holds all of it, and one line in `analyses.ANALYSES` brings it into every
+study and every report; from elsewhere, `register` does.
+
+    measure   tasks of their own, for each layer, model or ordered pair, anywhere an engine runs them
+    tables    what they write, joined over all tasks
+    figures   charts of those tables, without torch
+    section   a template that says what was found, filled with `values`
+
+A table says of what it was made: when one that an analysis `reads` has changed, the analysis is
+made again, and so are those that read its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from homolog.analyses.material import Material
+from homolog.analyses.records import Records
+from homolog.charts.figure import Figure
+from homolog.record.recipe import Recipe
+from homolog.record.table import Table
+
+Unit = tuple[Any, ...]
+"""What one task is about, as values for messages and file names: ("mamba-s0", 3)."""
+Tables = Mapping[str, pl.DataFrame]
+"""Frames by the name of their table."""
+Page = Literal["pair", "study", "circuits"]
+
+
+def _nothing(*_: Any) -> tuple[()]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One question.
+
+    name: of its folder, its stage and, where something fails, of what failed.
+    title: in words, what it does; for progress and messages.
+    tables: what it writes.  reads: tables of others that it is made of.
+    wanted: whether a recipe asks for it.
+    units: what its tasks are about; none: there is nothing to measure.
+    measure: one task, (material, *unit) to frames by table; imports what it needs when called.
+    finish: the joined frames made into the tables, where that takes more than joining them.
+    says: what the command line prints and run.json keeps under the analysis's name: records with
+    "words", and "model" and "best_model" where they are about a direction.
+    page: on which page its section stands: of a pair, of the whole study, or of the circuits.
+    chapter: heading under which it stands there; analyses in a row with the same one share it.
+    figures: its charts, from the records of that page.
+    values: what its template is filled with; None: the section is left out.
+    template: the section, in Jinja; by default `section.html.j2` in `folder`.
+    """
+
+    name: str
+    title: str = ""
+    tables: tuple[Table, ...] = ()
+    reads: tuple[Table, ...] = ()
+    wanted: Callable[[Recipe], bool] = lambda recipe: True
+    units: Callable[[Material], Iterable[Unit]] = _nothing
+    measure: Callable[..., Tables] | None = None
+    finish: Callable[[Material, Tables], Tables] | None = None
+    says: Callable[[Material], list[dict[str, Any]]] | None = None
+    page: Page = "pair"
+    chapter: str = ""
+    figures: Callable[[Any], Iterable[Figure | None]] = _nothing
+    values: Callable[[Any], Mapping[str, Any] | None] = lambda records: {}
+    template: str | None = None
+    folder: Path | None = field(default=None, repr=False)
+
+    @cached_property
+    def section(self) -> str:
+        """The text of its template; empty where it has no section."""
+        if self.template is not None or self.folder is None:
+            return self.template or ""
+        file = self.folder / "section.html.j2"
+        return file.read_text("utf-8") if file.is_file() else ""
+
+    def drawn(self, records: Records) -> list[Figure]:
+        """Its charts of these records; one that has nothing to show is left out."""
+        return [figure for figure in self.figures(records) if figure is not None]
+
+
+def whole(material: Material) -> list[Unit]:
+    """One task about everything."""
+    return [()]
+
+
+def each_model(material: Material) -> list[Unit]:
+    """A task for each compared model: (its name,)."""
+    return [(model.name,) for model in material.compared]
+
+
+def each_layer(material: Material) -> list[Unit]:
+    """A task for each layer of each compared model: (the model's name, layer)."""
+    return [
+        (model.name, layer)
+        for model in material.compared
+        for layer in range(material.n_layers(model.name))
+    ]
+
+
+def each_direction(material: Material) -> list[Unit]:
+    """A task for each ordered pair of compared models: (name, name)."""
+    return list(itertools.permutations([model.name for model in material.compared], 2))

@@ -1,0 +1,114 @@
+"""What an analysis works with: the models, texts, features, dictionaries and tables of a run.
+
+A `Material` is a folder and a recipe, so that it travels to any machine that sees the folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from homolog.record.comparisons import MAIN_LABEL, Models, StudyModel
+from homolog.record.recipe import Recipe
+from homolog.record.run_folder import RunFolder
+from homolog.record.table import Table
+
+if TYPE_CHECKING:
+    from homolog.corpus import TokenWindows
+    from homolog.dictionaries import SparseAutoencoder
+    from homolog.features import SparseFeatures
+    from homolog.models import LanguageModel
+
+
+@dataclass(frozen=True)
+class Material:
+    """A run on disk and the recipe that it follows.  Everything is read when it is asked for."""
+
+    path: Path
+    recipe: Recipe
+    models: Models
+
+    @property
+    def run(self) -> RunFolder:
+        """The run folder, as it is now."""
+        return RunFolder(self.path)
+
+    @property
+    def compared(self) -> tuple[StudyModel, ...]:
+        """The models that are compared."""
+        return self.models.compared
+
+    @property
+    def seed(self) -> int:
+        """Root of every random choice."""
+        return self.recipe.run.seed
+
+    def n_layers(self, model: str) -> int:
+        """Blocks of a model, as the run knows them."""
+        return int(self.run.facts(f"dictionaries {model}")["model"]["n_layers"])
+
+    def table(self, table: Table) -> pl.DataFrame:
+        """A table of the run; InputError where it is missing or damaged."""
+        return table.read(self.run.table(table.name))
+
+    def has(self, table: Table) -> bool:
+        """Whether the run has the table."""
+        return self.run.table(table.name).is_file()
+
+    def model(self, model: str | StudyModel) -> LanguageModel:
+        """A model in the recipe's precision, on its device; the last two asked for are kept."""
+        wanted = model if isinstance(model, StudyModel) else self.named(model)
+        run = self.recipe.run
+        return _model(wanted.ref, wanted.revision, run.dtype, run.device, run.random_weights)
+
+    def named(self, model: str) -> StudyModel:
+        """A model of the study by its name."""
+        return next(m for m in self.models.all if m.name == model)
+
+    def key(self, model: StudyModel) -> str:
+        """Identifies the weights that a model runs with."""
+        run = self.recipe.run
+        return f"{model.ref} {model.revision} {run.dtype} {run.random_weights}"
+
+    def windows(self, use: str) -> TokenWindows:
+        """The text for a use: "train", "match", "quality" or "neurons"."""
+        return _windows(self.run.cache_folder / "windows" / use)
+
+    def features(self, model: str, layer: int, label: str = MAIN_LABEL) -> SparseFeatures:
+        """The activations of a dictionary's features on the matched text; the last two are kept."""
+        return _features(self.run.feature_folder(model, layer, label))
+
+    def sae(self, model: str, layer: int, label: str = MAIN_LABEL) -> SparseAutoencoder:
+        """A dictionary."""
+        from homolog import dictionaries
+
+        return dictionaries.load(self.run.sae_folder(model, layer, label))
+
+
+@lru_cache(maxsize=2)
+def _model(ref: str, revision: str | None, dtype: str, device: str, random: bool) -> LanguageModel:
+    import torch
+
+    from homolog.models import load
+
+    return load(ref, revision=revision, dtype=getattr(torch, dtype), device=device, random=random)
+
+
+@lru_cache(maxsize=2)
+def _windows(folder: Path) -> TokenWindows:
+    from homolog.corpus import load_windows
+
+    return load_windows(folder)
+
+
+@lru_cache(maxsize=2)
+def _features(folder: Path) -> SparseFeatures:
+    from homolog.features import SparseFeatures, load_features
+
+    features = load_features(folder)
+    assert isinstance(features, SparseFeatures)
+    return features
