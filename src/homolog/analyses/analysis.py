@@ -47,9 +47,10 @@ class Analysis:
     name: of its folder, its stage and, where something fails, of what failed.
     title: in words, what it does; for progress and messages.
     tables: what it writes.  reads: tables of others that it is made of.
-    wanted: whether a recipe asks for it.
+    wanted: whether a recipe asks for it.  left_out: why it cannot be made here, in words, or None.
     units: what its tasks are about; none: there is nothing to measure.
     measure: one task, (material, *unit) to frames by table; imports what it needs when called.
+    units_may_fail: one that fails takes only itself, and the tables are made of the others.
     finish: the joined frames made into the tables, where that takes more than joining them.
     says: what the command line prints and run.json keeps under the analysis's name: records with
     "words", and "model" and "best_model" where they are about a direction.
@@ -65,8 +66,10 @@ class Analysis:
     tables: tuple[Table, ...] = ()
     reads: tuple[Table, ...] = ()
     wanted: Callable[[Recipe], bool] = lambda recipe: True
+    left_out: Callable[[Material], str | None] = lambda material: None
     units: Callable[[Material], Iterable[Unit]] = _nothing
     measure: Callable[..., Tables] | None = None
+    units_may_fail: bool = False
     finish: Callable[[Material, Tables], Tables] | None = None
     says: Callable[[Material], list[dict[str, Any]]] | None = None
     page: Page = "pair"

@@ -89,8 +89,9 @@ class Models:
 
     @property
     def all(self) -> tuple[StudyModel, ...]:
-        """In the order in which they are worked on."""
-        return (*self.compared, *self.untrained.values(), *self.other_seed.values())
+        """In the order in which they are worked on; what several have for a control once."""
+        controls = [{m.ref: m for m in of.values()} for of in (self.untrained, self.other_seed)]
+        return (*self.compared, *(model for of in controls for model in of.values()))
 
     @property
     def pairs(self) -> list[tuple[StudyModel, StudyModel]]:
@@ -109,8 +110,9 @@ class Comparison:
 
     pairs: whose features are looked for in whose; nothing where the study has no such models.
     label: for narrow axes, "|" marks where a line may break.  colour: in light and in dark.
-    calibrated: its matches are held against the null of the maximum.  spaces: the similarity of the
-    two models' residual streams is measured, too.  needed: without it there is nothing to report.
+    calibrated: its matches are held against the null of the maximum.  spaces: of what the two
+    models' similarity is measured beside the features', "residuals" and "decoders".
+    needed: without it there is nothing to report.
     setting: the key of the recipe's [controls] that can leave it out; none: it always runs.
     derived: makes the partner's dictionary from its main one, (dictionary, seed, sample of inputs)
     to dictionary: the function, or its name as "package.module:function".
@@ -124,7 +126,7 @@ class Comparison:
     colour: tuple[str, str] | None = None
     kind: Literal["sae", "neuron"] = "sae"
     calibrated: bool = False
-    spaces: bool = False
+    spaces: tuple[Literal["residuals", "decoders"], ...] = ()
     needed: bool = False
     setting: str | None = None
     derived: Callable[..., Any] | str | None = None
@@ -157,7 +159,7 @@ MAIN = Comparison(
     lambda models: [(Side(a), Side(b)) for a, b in models.pairs],
     ("#0067a5", "#5bb4f0"),
     calibrated=True,
-    spaces=True,
+    spaces=("residuals", "decoders"),
     needed=True,
 )
 MAIN_SEED = Comparison(
@@ -175,7 +177,7 @@ RANDOM_MODEL = Comparison(
     "a model with random weights and dictionaries trained on it: what the text alone gives",
     _untrained,
     ("#b86e00", "#f0b040"),
-    spaces=True,
+    spaces=("residuals",),
 )
 ROTATED = Comparison(
     "rotated",
@@ -220,7 +222,7 @@ MODEL_SEED = Comparison(
     ],
     ("#a8558c", "#e299c8"),
     calibrated=True,
-    spaces=True,
+    spaces=("residuals",),
 )
 NEURONS = Comparison(
     "neurons",

@@ -1,11 +1,4 @@
-"""The run folder: where everything of one run lies, which stages are done, whether the files are
-unchanged.
-
-    run.json                        recipe, its hash, versions, machine, stages with their checksums
-    saes/MODEL[@LABEL]/LAYER/       dictionaries
-    features/MODEL[@LABEL]/LAYER/   sparse activations
-    cache/                          what is removed when the run ends
-    *.parquet  report/              tables and pages
+"""The run folder: which stages of a run are done, and whether the files are unchanged.
 
 A stage is done when run.json says so and every file it wrote still has the SHA-256 recorded then.
 A file that is missing or altered is named, logged and makes its stage run again; it is never used.
@@ -31,18 +24,15 @@ from homolog.errors import InputError
 from homolog.record import process
 from homolog.record.atomic import (
     PARTIAL_PREFIX,
-    read_json,
     remove_partial_files,
-    sha256_bytes,
     sha256_file,
     user_errors,
-    write_json,
 )
 from homolog.record.inputs import Input
 from homolog.record.lock import hold, let_go
-from homolog.record.names import folder_name
+from homolog.record.places import Places
+from homolog.record.run_record import FORMAT, other_recipe, read_record, recipe_hash, write_record
 
-FORMAT = 2  # 1 had no digest of the record
 RESERVED = {
     "format",
     "sha256",
@@ -58,12 +48,12 @@ RESERVED = {
 logger = logging.getLogger("homolog")
 
 
-class RunFolder:
+class RunFolder(Places):
     """One run on disk: `RunFolder(path)` reads a run, `RunFolder.open` starts or continues one."""
 
     def __init__(self, path: Path | str) -> None:
         """Raises `InputError` if `path` holds no run or its run.json cannot be read."""
-        self.path = Path(path)
+        super().__init__(path)
         if not self.run_json.is_file():
             raise InputError(
                 "run folder",
@@ -71,12 +61,12 @@ class RunFolder:
                 "it must be the folder of a run, with a run.json in it",
                 "Give the --out of an earlier `homolog demo` or `homolog run`.",
             )
-        record = _read_record(self.run_json)
+        record = read_record(self.run_json)
         if record is None:
             raise InputError(
                 "run folder",
                 str(path),
-                "its run.json is damaged",
+                "its run.json is damaged, or of another version",
                 "Start the run again with the same recipe and --out: it is rebuilt.",
             )
         self._record: dict[str, Any] = record
@@ -107,9 +97,9 @@ class RunFolder:
     @classmethod
     def _open_locked(cls, path: Path, recipe: dict[str, Any]) -> RunFolder:
         run_json = path / "run.json"
-        found = _read_record(run_json) if run_json.is_file() else None
+        found = read_record(run_json) if run_json.is_file() else None
         if found is not None and found["recipe"] != recipe:
-            raise _other_recipe(path, found, recipe)
+            raise other_recipe(path, found, recipe)
         for partial in remove_partial_files(path):
             logger.info("removed %s, left half-written by a process that was stopped", partial)
         if found is None and run_json.exists():
@@ -129,102 +119,12 @@ class RunFolder:
         for stage in record["stages"].values():
             if stage["status"] == "running":
                 stage["status"] = "interrupted"
-        _write_record(run_json, record)
+        write_record(run_json, record)
         return cls(path)
 
     def close(self) -> None:
         """Let other processes write this run again; also happens when the process ends."""
         let_go(self.path)
-
-    # Where things are
-
-    @property
-    def run_json(self) -> Path:
-        """The record of the run."""
-        return self.path / "run.json"
-
-    @property
-    def matches(self) -> Path:
-        """Table: one row a feature and direction."""
-        return self.path / "matches.parquet"
-
-    @property
-    def layers(self) -> Path:
-        """Table: one row a pair of layers."""
-        return self.path / "layers.parquet"
-
-    @property
-    def summary(self) -> Path:
-        """Table: one row a comparison, direction and stratum."""
-        return self.path / "summary.parquet"
-
-    @property
-    def saes_table(self) -> Path:
-        """Table: one row a dictionary, with its quality."""
-        return self.path / "saes.parquet"
-
-    def table(self, name: str) -> Path:
-        """Any table by its name: "effects" is effects.parquet."""
-        return self.path / f"{name}.parquet"
-
-    @property
-    def report_folder(self) -> Path:
-        """The pages and charts."""
-        return self.path / "report"
-
-    @property
-    def cache_folder(self) -> Path:
-        """What may be removed when the run has ended."""
-        return self.path / "cache"
-
-    def sae_folder(self, model: str, layer: int, label: str = "sae") -> Path:
-        """Folder of one dictionary: saes/MODEL/LAYER, or saes/MODEL@LABEL/LAYER if not labelled
-        "sae".
-        """
-        return self._layer_folder("saes", model, layer, label)
-
-    def feature_folder(self, model: str, layer: int, label: str = "sae") -> Path:
-        """Folder of the sparse activations of one dictionary, named like `sae_folder`."""
-        return self._layer_folder("features", model, layer, label)
-
-    @property
-    def vocabulary(self) -> Path:
-        """The text of every token id, a JSON list."""
-        return self.path / "vocabulary.json"
-
-    def contexts(self, model: str, layer: int) -> Path:
-        """Table: examples of the features of a layer's main dictionary, one row an example."""
-        return self.path / "contexts" / folder_name(model) / f"{layer}.parquet"
-
-    def scatter(self, model: str, layer: int) -> Path:
-        """Table: activations of a layer's features beside those of their best partners, one row a
-        pair.
-        """
-        return self.path / "scatter" / folder_name(model) / f"{layer}.parquet"
-
-    @property
-    def told(self) -> list[Path]:
-        """All that the report is made of: tables, texts, examples."""
-        folders = [self.path / name for name in ("contexts", "scatter")]
-        return [*sorted(self.path.glob("*.parquet")), self.vocabulary, *folders]
-
-    def residuals_folder(self, model: str) -> Path:
-        """Folder, in the cache, of a model's residuals."""
-        return self.cache_folder / "residuals" / folder_name(model)
-
-    def _layer_folder(self, kind: str, model: str, layer: int, label: str) -> Path:
-        name = (
-            folder_name(model) if label == "sae" else f"{folder_name(model)}@{folder_name(label)}"
-        )
-        return self.path / kind / name / str(layer)
-
-    def drop_residuals(self, model: str) -> None:
-        """Remove a model's residuals from the cache."""
-        shutil.rmtree(self.residuals_folder(model), ignore_errors=True)
-
-    def drop_cache(self) -> None:
-        """Remove the cache folder."""
-        shutil.rmtree(self.cache_folder, ignore_errors=True)
 
     # What is known of the run
 
@@ -336,6 +236,24 @@ class RunFolder:
         }
         self._write()
 
+    @property
+    def told(self) -> list[Path]:
+        """All that the report is made of: tables, texts, examples."""
+        folders = {
+            self.path / name.split("/")[0]
+            for stage in self._record["stages"].values()
+            for name in stage["outputs"]
+            if name.endswith(".parquet") and "/" in name
+        }
+        own = {folder for folder in folders if folder not in (self.cache_folder,)}
+        return [*sorted(self.path.glob("*.parquet")), self.vocabulary, *sorted(own)]
+
+    def checksum(self, path: Path) -> str | None:
+        """The recorded SHA-256 of a file of the run; None where no stage that is done wrote it."""
+        name = path.relative_to(self.path).as_posix()
+        stages = [s for s in self._record["stages"].values() if s["status"] == "done"]
+        return next((s["outputs"][name] for s in stages if name in s["outputs"]), None)
+
     def facts(self, name: str) -> dict[str, Any]:
         """The facts kept with stage `name`; empty if it has none."""
         return self.record["stages"].get(name, {}).get("facts", {})
@@ -402,64 +320,7 @@ class RunFolder:
         return problems
 
     def _write(self) -> None:
-        _write_record(self.run_json, self._record)
-
-
-def recipe_hash(recipe: Mapping[str, Any]) -> str:
-    """SHA-256 of a recipe's canonical JSON (sorted keys, no spaces)."""
-    return _json_hash(recipe)
-
-
-def _json_hash(values: Mapping[str, Any]) -> str:
-    return sha256_bytes(json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False))
-
-
-def _write_record(path: Path, record: Mapping[str, Any]) -> None:
-    values = json.loads(
-        json.dumps(record, allow_nan=False)
-    )  # as they will be read: every key a string
-    write_json(path, values | {"sha256": _json_hash(values)})
-
-
-def _read_record(path: Path) -> dict[str, Any] | None:
-    """The record without its digest; None when it cannot be read or is not what was written."""
-    try:
-        record = read_json(path)
-        if not isinstance(record, dict) or record.get("format", 1) not in (1, FORMAT):
-            return None
-        digest = record.pop("sha256", None)
-        whole = digest == _json_hash(record) or (digest is None and record.get("format", 1) == 1)
-    except (ValueError, OSError):
-        return None
-    return (
-        record
-        if whole and all(isinstance(record.get(key), dict) for key in ("recipe", "stages"))
-        else None
-    )
-
-
-def _other_recipe(path: Path, found: dict[str, Any], recipe: dict[str, Any]) -> InputError:
-    there, here = _flat(found["recipe"]), _flat(recipe)
-    different = sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
-    shown = [f"{key} ({there.get(key)!r} there, {here.get(key)!r} now)" for key in different[:5]]
-    more = f" and {len(different) - 5} more" if len(different) > 5 else ""
-    return InputError(
-        "--out",
-        str(path),
-        f"it holds the run of another recipe (hash {recipe_hash(found['recipe'])[:8]}, this one is "
-        f"{recipe_hash(recipe)[:8]}), which differs in {', '.join(shown)}{more}",
-        "Give another --out, or run the recipe that this folder was started with.",
-    )
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+        write_record(self.run_json, self._record)
 
 
 def _missing_folder(path: Path) -> Path | None:

@@ -1,0 +1,66 @@
+"""The models of a recipe, and all that a run of it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from homolog.errors import InputError
+from homolog.pipeline.inputs import saes_input, text_input, tokenizer_input, weights_input
+from homolog.record.comparisons import COMPARISONS, CURRENT_TOKEN, MAIN_LABEL, Models, StudyModel
+from homolog.record.inputs import Input
+from homolog.record.recipe import Model, Recipe
+
+
+def models_of(recipe: Recipe) -> Models:
+    """The models of a recipe.  InputError when two of them would share a name."""
+    compared = tuple(_compared(model, recipe) for model in recipe.models)
+    named = list(zip(recipe.models, compared, strict=True))
+    untrained = {
+        own.name: StudyModel(model.untrained, f"untrained twin of {own.name}")
+        for model, own in named
+        if model.untrained is not None
+    }
+    other_seed = {
+        own.name: StudyModel(model.other_seed, f"{own.name} from another seed")
+        for model, own in named
+        if model.other_seed is not None
+    }
+    models = Models(compared, untrained, other_seed)
+    names = [model.name for model in (*models.all, CURRENT_TOKEN)]
+    if twice := {name for name in names if names.count(name) > 1}:
+        requirement = "each model of a recipe needs a name of its own"
+        raise InputError("models", sorted(twice), requirement, "Name each model once.")
+    return models
+
+
+def left_out(recipe: Recipe) -> list[str]:
+    """The settings of comparisons that the recipe turns off."""
+    return [key for key, on in recipe.controls.values().items() if not on]
+
+
+def _compared(model: Model, recipe: Recipe) -> StudyModel:
+    """A model that is compared, with the dictionaries that it brings or those of every seed."""
+    given = [template for template in (model.saes, model.saes_seed) if template is not None]
+    saes = tuple(t if t.startswith("hf:") else str(Path(t).expanduser().absolute()) for t in given)
+    labels = (MAIN_LABEL, *(f"seed{seed}" for seed in recipe.sae.seeds[1:]))
+    if saes:
+        labels = (MAIN_LABEL, *(labels[1:2] or ("seed1",)))[: len(saes)]
+    off = left_out(recipe)
+    derived = tuple(c.name for c in COMPARISONS if c.derived is not None and c.setting not in off)
+    return StudyModel(model.ref, "compared", model.revision, labels, derived, saes)
+
+
+def inputs_of(recipe: Recipe, models: Models, text: Callable[[], str]) -> list[Input]:
+    """All that a run of the recipe reads; text: gives the hash of the tokens that it reads."""
+    random = recipe.run.random_weights
+    inputs = [text_input(recipe.corpus.source, text), *weights_of(models.all, random=random)]
+    for model in models.all:
+        inputs.append(tokenizer_input(model.ref, model.revision, random=random))
+        inputs += [saes_input(template) for template in model.saes]
+    return inputs
+
+
+def weights_of(models: Sequence[StudyModel], *, random: bool = False) -> list[Input]:
+    """The weights of models, in their order."""
+    return [weights_input(model.ref, model.revision, random=random) for model in models]

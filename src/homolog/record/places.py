@@ -1,0 +1,84 @@
+"""Where everything of a run lies: the only code that knows these names.
+
+run.json                        recipe, its hash, versions, machine, stages with their checksums
+saes/MODEL[@LABEL]/LAYER/       dictionaries
+features/MODEL[@LABEL]/LAYER/   sparse activations
+*.parquet  TABLE/MODEL/         tables
+cache/                          what is removed when the run ends
+report/                         pages and charts
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from homolog.record.comparisons import MAIN_LABEL
+from homolog.record.names import folder_name
+from homolog.record.table import Table
+
+
+class Places:
+    """The paths of a run in the folder `path`."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @property
+    def run_json(self) -> Path:
+        """The record of the run."""
+        return self.path / "run.json"
+
+    def table(self, table: Table | str, model: str = "", layer: int = 0) -> Path:
+        """A table; of one per layer, that of a layer of a model."""
+        if isinstance(table, Table) and table.per_layer:
+            return self.path / table.name / folder_name(model) / f"{layer}.parquet"
+        return self.path / f"{table.name if isinstance(table, Table) else table}.parquet"
+
+    def folder_of(self, table: Table) -> Path:
+        """The file of a table, or the folder with its files."""
+        return self.path / table.name if table.per_layer else self.table(table)
+
+    @property
+    def vocabulary(self) -> Path:
+        """The text of every token id, a JSON list."""
+        return self.path / "vocabulary.json"
+
+    @property
+    def report_folder(self) -> Path:
+        """The pages and charts."""
+        return self.path / "report"
+
+    @property
+    def cache_folder(self) -> Path:
+        """What may be removed when the run has ended."""
+        return self.path / "cache"
+
+    def sae_folder(self, model: str, layer: int, label: str = MAIN_LABEL) -> Path:
+        """Folder of one dictionary: saes/MODEL/LAYER, or saes/MODEL@LABEL/LAYER for other labels."""
+        return self._layer_folder("saes", model, layer, label)
+
+    def feature_folder(self, model: str, layer: int, label: str = MAIN_LABEL) -> Path:
+        """Folder of the sparse activations of one dictionary, named like `sae_folder`."""
+        return self._layer_folder("features", model, layer, label)
+
+    def residuals_folder(self, model: str) -> Path:
+        """Folder, in the cache, of a model's residuals."""
+        return self.cache_folder / "residuals" / folder_name(model)
+
+    def windows_folder(self, use: str) -> Path:
+        """Folder, in the cache, of the text for a use."""
+        return self.cache_folder / "windows" / use
+
+    def drop_residuals(self, model: str) -> None:
+        """Remove a model's residuals from the cache."""
+        shutil.rmtree(self.residuals_folder(model), ignore_errors=True)
+
+    def drop_cache(self) -> None:
+        """Remove the cache folder."""
+        shutil.rmtree(self.cache_folder, ignore_errors=True)
+
+    def _layer_folder(self, kind: str, model: str, layer: int, label: str) -> Path:
+        name = folder_name(model)
+        name = name if label == MAIN_LABEL else f"{name}@{folder_name(label)}"
+        return self.path / kind / name / str(layer)
