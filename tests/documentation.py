@@ -1,0 +1,354 @@
+"""What a page of the documentation names and is not there: names, commands, links, paths.
+
+Python is followed from its imports to the attributes of what they give, as far as annotations tell.
+Command lines are parsed by the command line itself and never run.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import inspect
+import re
+import shlex
+import textwrap
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import typer
+
+from homolog.cli import app
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "homolog"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+SOURCE_FILE = (".py", ".md", ".toml", ".j2", ".csv", ".svg")
+"""A bare name that ends so is a file of the project; other bare names (run.json) are of a run."""
+
+NOT_OF_THE_PROJECT = {
+    r"(RUN|runs)/.*": "in a run folder",
+    r"report/(index\.html|figures/.*|explorer/index\.html)": "in a run folder",
+    r"(cache|columns|contexts|features|judge|pairs|saes|wandb)/": "in a run folder",
+    r"(config|mine|my-recipe)\..*": "the reader's own file",
+}
+"""Patterns of paths that are none of the project's, with where they are."""
+
+FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`((?:(?!\n\s*\n)[^`])+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+PYTHON_NAME = re.compile(r"(?<![\w./@-])homolog(?:\.[A-Za-z_]\w*)+")
+IMPORT = re.compile(r"^ *(from homolog[\w.]* import [\w, ]+|import homolog[\w.]*)", re.MULTILINE)
+PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*/?")
+ROOTED_PATH = re.compile(r"(?<![\w./-])(?:src|tests|docs|benchmarks)/[\w./-]*\w")
+
+# Typer carries a click of its own; both have this base of BadParameter.
+USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
+
+
+class Wrong(NamedTuple):
+    """Something a page names that is not there."""
+
+    page: str
+    line: int
+    name: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}: {self.name}: {self.why}"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of Markdown, with what is code in it told from what is prose."""
+
+    path: Path
+    text: str
+
+    def wrong(self, at: int, name: str, why: object) -> Wrong:
+        """`at` counts letters from the start of the page."""
+        page = self.path.relative_to(ROOT).as_posix()
+        return Wrong(page, self.text.count("\n", 0, at) + 1, " ".join(name.split()), str(why))
+
+    @functools.cached_property
+    def code(self) -> str:
+        """The page with everything that is not code as spaces: letters keep their places."""
+        fenced = set()
+        for block in FENCE.finditer(self.text):
+            fenced |= set(range(block.start(2), block.end(2)))
+        kept, at, before = [], 0, ""
+        indented = False
+        for line in self.text.splitlines(keepends=True):
+            starts = line.startswith("    ") and (indented or not before.strip())
+            indented = starts or (indented and not line.strip())
+            keep = indented or at in fenced
+            kept.append(line if keep else re.sub(r"[^\n]", " ", line))
+            at, before = at + len(line), line
+        return "".join(kept)
+
+    @property
+    def prose(self) -> str:
+        """The page with all code as spaces."""
+        pairs = zip(self.text, self.code, strict=True)
+        return "".join(" " if code not in " \n" else letter for letter, code in pairs)
+
+
+# ---- Python names
+
+
+class Instance(NamedTuple):
+    """Some object of this class."""
+
+    of: type
+
+
+def resolve(name: str) -> Any:
+    """The module or object with this dotted name; an exception that says what is missing."""
+    first, *rest = name.split(".")
+    found: Any = importlib.import_module(first)
+    for i, part in enumerate(rest):
+        if inspect.ismodule(found) and not hasattr(found, part):
+            try:
+                importlib.import_module(".".join([first, *rest[: i + 1]]))
+            except ModuleNotFoundError:
+                raise AttributeError(f"{found.__name__} has no {part}") from None
+        found = attribute(found, part)
+    return found
+
+
+def attribute(thing: Any, name: str) -> Any:
+    """An attribute of a module, a class or an Instance; None where what it is is not known."""
+    holder = thing.of if isinstance(thing, Instance) else thing
+    if not hasattr(holder, name):
+        kin = family(holder) if inspect.isclass(holder) else []
+        if any(hasattr(cls, name) or sets(cls, name) for cls in kin):
+            return None
+        raise AttributeError(f"{getattr(holder, '__name__', holder)} has no {name}")
+    found = inspect.getattr_static(holder, name) if isinstance(thing, Instance) else None
+    if isinstance(found, property | functools.cached_property):
+        return result(found.fget if isinstance(found, property) else found.func)
+    return getattr(holder, name)
+
+
+def family(cls: type) -> list[type]:
+    """A class of ours with those it is made from, and those that an object of it may also be."""
+    below = [kin for sub in cls.__subclasses__() for kin in family(sub)]
+    return [kin for kin in (*cls.__mro__, *below) if kin.__module__.startswith("homolog.")]
+
+
+def sets(cls: type, name: str) -> bool:
+    """Whether the class declares the attribute, or sets it on itself as constructors do."""
+    return name in inspect.get_annotations(cls) or f"self.{name} = " in inspect.getsource(cls)
+
+
+def result(function: Any) -> Instance | None:
+    """What a call gives: an Instance of a class of ours, or None where that is not known."""
+    if inspect.isclass(function):
+        return Instance(function)
+    try:
+        given = typing.get_type_hints(function).get("return")
+    except (NameError, TypeError):  # imported for type checkers alone; or no function
+        return None
+    ours = inspect.isclass(given) and given.__module__.startswith("homolog.")
+    return Instance(given) if ours else None
+
+
+class Names(ast.NodeVisitor):
+    """Follows a piece of Python from its imports of homolog to the attributes of what they give."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Any] = {}
+        self.missing: list[tuple[int, str, str]] = []
+
+    def say(self, node: ast.AST, name: str, why: object) -> None:
+        self.missing.append((getattr(node, "lineno", 1), name, str(why)))
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            if alias.name.split(".")[0] == "homolog":
+                name = alias.asname or "homolog"
+                self.known[name] = self.look(node, alias.name if alias.asname else "homolog")
+                self.look(node, alias.name)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        if (node.module or "").split(".")[0] == "homolog":
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                self.known[alias.asname or alias.name] = self.look(node, full)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        value = self.value(node.value)
+        for target in node.targets:
+            if isinstance(target, ast.Name):
+                self.known[target.id] = value
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        self.value(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        self.value(node)
+
+    def value(self, node: ast.expr) -> Any:
+        """What an expression gives, as far as annotations tell; its parts are visited."""
+        if isinstance(node, ast.Name):
+            return self.known.get(node.id)
+        if isinstance(node, ast.Attribute):
+            holder = self.value(node.value)
+            try:
+                return None if holder is None else attribute(holder, node.attr)
+            except AttributeError as error:
+                self.say(node, ast.unparse(node), error)
+                return None
+        if isinstance(node, ast.Call):
+            called = self.value(node.func)
+            for child in [*node.args, *(keyword.value for keyword in node.keywords)]:
+                self.visit(child)
+            return None if called is None else result(called)
+        self.generic_visit(node)
+        return None
+
+    def look(self, node: ast.AST, name: str) -> Any:
+        try:
+            return resolve(name)
+        except (AttributeError, ImportError) as error:
+            self.say(node, name, error)
+            return None
+
+
+def python_names(page: Page) -> Iterator[Wrong]:
+    for found in PYTHON_NAME.finditer(page.text):
+        try:
+            resolve(found[0])
+        except (AttributeError, ImportError) as error:
+            yield page.wrong(found.start(), found[0], error)
+    pieces = [(f.start(2), f[2]) for f in FENCE.finditer(page.text) if f[1] == "python"]
+    pieces += [(f.start(1), f[1]) for f in IMPORT.finditer(page.text)]
+    for at, source in pieces:
+        names = Names()
+        try:
+            names.visit(ast.parse(textwrap.dedent(source)))
+        except SyntaxError as error:
+            yield page.wrong(at, "python", error)
+        for line, name, why in names.missing:
+            shift = sum(map(len, source.splitlines(keepends=True)[: line - 1]))
+            yield page.wrong(at + shift, name, why)
+
+
+def short_names(page: Page) -> Iterator[Wrong]:
+    """`matching.calibrate` stands for homolog.matching.calibrate."""
+    packages = {path.stem for path in SOURCE.iterdir()}
+    for found in SPAN.finditer(page.prose):
+        name = re.match(r"[a-z_]+(?:\.[A-Za-z_]\w*)+", found[1])
+        if name is None or name[0].split(".")[0] not in packages or is_file_name(name[0]):
+            continue
+        try:
+            resolve(f"homolog.{name[0]}")
+        except (AttributeError, ImportError) as error:
+            yield page.wrong(found.start(1), name[0], error)
+
+
+def is_file_name(name: str) -> bool:
+    return name.endswith((*SOURCE_FILE, ".parquet", ".json", ".html", ".safetensors"))
+
+
+# ---- Command lines
+
+
+def command_lines(page: Page) -> Iterator[Wrong]:
+    """Lines of code are whole command lines; spans of prose may leave arguments out."""
+    code = re.sub(r"\\\n", "  ", page.code)  # continued; letters keep their places
+    for found in re.finditer(r"^ *(?:[A-Z_]+=\S+ )*homolog (.*)$", code, re.MULTILINE):
+        yield from refused(page, found, whole=True)
+    for found in re.finditer(r"`homolog ((?:(?!\n\s*\n)[^`])+)`", page.prose):
+        yield from refused(page, found, whole=False)
+
+
+def refused(page: Page, found: re.Match[str], whole: bool) -> Iterator[Wrong]:
+    try:
+        parse(shlex.split(found[1], comments=True), whole)
+    except LookupError as error:
+        yield page.wrong(found.start(1), f"homolog {found[1]}", error.args[0])
+    except USAGE_ERROR as error:
+        yield page.wrong(found.start(1), f"homolog {found[1]}", error.format_message())
+
+
+def parse(words: list[str], whole: bool) -> None:
+    """Parse as the command line would, without running; USAGE_ERROR or LookupError if it cannot."""
+    command: Any = typer.main.get_command(app)
+    path = "homolog"
+    while hasattr(command, "commands"):
+        if not words and not whole:
+            return
+        name = words[0] if words else "(nothing)"
+        if name == "--help":
+            return
+        if name not in command.commands:
+            raise LookupError(f"{path} has no command {name}")
+        command, words, path = command.commands[name], words[1:], f"{path} {name}"
+    if whole:
+        command.make_context(path, list(words))
+    else:
+        context = command.context_class(command, info_name=path)
+        command.make_parser(context).parse_args(list(words))
+
+
+# ---- Links and paths
+
+
+def links(page: Page) -> Iterator[Wrong]:
+    for found in LINK.finditer(page.text):
+        target, _, heading = found[1].partition("#")
+        if ":" in target:  # another site's
+            continue
+        file = page.path.parent / target
+        if not file.exists():
+            yield page.wrong(found.start(1), found[1], "no such file")
+        elif heading and heading not in headings(file.read_text("utf-8") if target else page.text):
+            yield page.wrong(found.start(1), found[1], "the page has no such heading")
+
+
+def headings(text: str) -> set[str]:
+    """Anchors of the headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def paths(page: Page) -> Iterator[Wrong]:
+    for found in SPAN.finditer(page.prose):
+        if looks_like_a_path(found[1]) and not exists(found[1]):
+            yield page.wrong(found.start(1), found[1], "no such file or folder in the project")
+    for found in ROOTED_PATH.finditer(page.text):
+        if not (ROOT / found[0]).exists():
+            yield page.wrong(found.start(), found[0], "no such file or folder in the project")
+
+
+def looks_like_a_path(span: str) -> bool:
+    """Of the project: with a folder and an ending, or an ending of source; MODEL/3 is a pattern."""
+    if not PATH.fullmatch(span) or any(
+        re.fullmatch(pattern, span) for pattern in NOT_OF_THE_PROJECT
+    ):
+        return False
+    if any(part.isupper() for part in Path(span).parts) or ROOTED_PATH.match(span):
+        return False
+    return span.endswith(("/", *SOURCE_FILE)) or ("/" in span and "." in Path(span).name)
+
+
+def exists(span: str) -> bool:
+    """matching/pearson.py is src/homolog/matching/pearson.py: the end of a path is enough."""
+    return any(path.endswith(f"/{span.rstrip('/')}") for path in project_files())
+
+
+@functools.cache
+def project_files() -> frozenset[str]:
+    """Every file and folder, as "/src/homolog/cli.py"."""
+    inside = [
+        path for part in ("src", "tests", "docs", "benchmarks") for path in (ROOT / part).rglob("*")
+    ]
+    return frozenset(f"/{path.relative_to(ROOT).as_posix()}" for path in [*inside, *ROOT.iterdir()])
+
+
+CHECKS = (python_names, short_names, command_lines, links, paths)
