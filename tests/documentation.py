@@ -1,4 +1,4 @@
-"""What a page of the documentation names and is not there: names, commands, links, paths.
+"""What a page of the documentation names and is not there: names, commands, recipes, links, paths.
 
 Python is followed from its imports to the attributes of what they give, as far as annotations tell.
 Command lines are parsed by the command line itself and never run.
@@ -13,6 +13,7 @@ import inspect
 import re
 import shlex
 import textwrap
+import tomllib
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import typer
 
 from homolog.cli import app
+from homolog.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "homolog"
@@ -296,6 +298,25 @@ def parse(words: list[str], whole: bool) -> None:
         command.make_parser(context).parse_args(list(words))
 
 
+def make_targets(page: Page) -> Iterator[Wrong]:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for found in re.finditer(r"(?:^    |`)make (\w+)", page.text, re.MULTILINE):
+        if found[1] not in targets:
+            yield page.wrong(found.start(1), f"make {found[1]}", "the Makefile has no such target")
+
+
+def recipes(page: Page) -> Iterator[Wrong]:
+    """Fenced TOML is a recipe that can be run."""
+    from homolog.pipeline.recipe import parse_recipe
+
+    for found in FENCE.finditer(page.text):
+        if found[1] == "toml":
+            try:
+                parse_recipe({"name": "page"} | tomllib.loads(found[2]), "recipe")
+            except (InputError, tomllib.TOMLDecodeError) as error:
+                yield page.wrong(found.start(2), "recipe", error)
+
+
 # ---- Links and paths
 
 
@@ -351,4 +372,4 @@ def project_files() -> frozenset[str]:
     return frozenset(f"/{path.relative_to(ROOT).as_posix()}" for path in [*inside, *ROOT.iterdir()])
 
 
-CHECKS = (python_names, short_names, command_lines, links, paths)
+CHECKS = (python_names, short_names, command_lines, make_targets, recipes, links, paths)

@@ -18,8 +18,10 @@ from documentation import (
     Page,
     command_lines,
     links,
+    make_targets,
     paths,
     python_names,
+    recipes,
     short_names,
 )
 
@@ -102,6 +104,8 @@ BAD = {
     "    homolog sae convert a b": (command_lines, 1, "homolog sae convert a b"),
     "Use\n`homolog sae\ntrian`.": (command_lines, 2, "homolog sae trian"),
     "`homolog run --token 3`": (command_lines, 1, "homolog run --token 3"),
+    "Say `make demos`": (make_targets, 1, "make demos"),
+    "```toml\nmodels = [{ ref = 'a' }]\n```": (recipes, 2, "recipe"),
     "[a](docs/nil.md)": (links, 1, "docs/nil.md"),
     "[a](docs/formats.md#nil)": (links, 1, "docs/formats.md#nil"),
     "See `storage/atomic.py`.": (paths, 1, "storage/atomic.py"),
