@@ -6,15 +6,12 @@ Command lines are parsed by the command line itself and never run.
 
 from __future__ import annotations
 
-import ast
+import builtins
 import functools
-import importlib
-import inspect
 import re
 import shlex
 import textwrap
 import tomllib
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ from typing import Any, NamedTuple
 
 import typer
 
+from documented_python import missing_names, resolve
 from homolog.cli import app
 from homolog.errors import InputError
 
@@ -39,6 +37,9 @@ NOT_OF_THE_PROJECT = {
     r"(config|mine|my-recipe)\..*": "the reader's own file",
 }
 """Patterns of paths that are none of the project's, with where they are."""
+
+FORMULAS = {"MPPC", "ceil", "cos", "function", "tr"}
+"""Called in formulas and descriptions, and no functions of ours."""
 
 FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`((?:(?!\n\s*\n)[^`])+)`")
@@ -102,125 +103,6 @@ class Page:
 # ---- Python names
 
 
-class Instance(NamedTuple):
-    """Some object of this class."""
-
-    of: type
-
-
-def resolve(name: str) -> Any:
-    """The module or object with this dotted name; an exception that says what is missing."""
-    first, *rest = name.split(".")
-    found: Any = importlib.import_module(first)
-    for i, part in enumerate(rest):
-        if inspect.ismodule(found) and not hasattr(found, part):
-            try:
-                importlib.import_module(".".join([first, *rest[: i + 1]]))
-            except ModuleNotFoundError:
-                raise AttributeError(f"{found.__name__} has no {part}") from None
-        found = attribute(found, part)
-    return found
-
-
-def attribute(thing: Any, name: str) -> Any:
-    """An attribute of a module, a class or an Instance; None where what it is is not known."""
-    holder = thing.of if isinstance(thing, Instance) else thing
-    if not hasattr(holder, name):
-        kin = family(holder) if inspect.isclass(holder) else []
-        if any(hasattr(cls, name) or sets(cls, name) for cls in kin):
-            return None
-        raise AttributeError(f"{getattr(holder, '__name__', holder)} has no {name}")
-    found = inspect.getattr_static(holder, name) if isinstance(thing, Instance) else None
-    if isinstance(found, property | functools.cached_property):
-        return result(found.fget if isinstance(found, property) else found.func)
-    return getattr(holder, name)
-
-
-def family(cls: type) -> list[type]:
-    """A class of ours with those it is made from, and those that an object of it may also be."""
-    below = [kin for sub in cls.__subclasses__() for kin in family(sub)]
-    return [kin for kin in (*cls.__mro__, *below) if kin.__module__.startswith("homolog.")]
-
-
-def sets(cls: type, name: str) -> bool:
-    """Whether the class declares the attribute, or sets it on itself as constructors do."""
-    return name in inspect.get_annotations(cls) or f"self.{name} = " in inspect.getsource(cls)
-
-
-def result(function: Any) -> Instance | None:
-    """What a call gives: an Instance of a class of ours, or None where that is not known."""
-    if inspect.isclass(function):
-        return Instance(function)
-    try:
-        given = typing.get_type_hints(function).get("return")
-    except (NameError, TypeError):  # imported for type checkers alone; or no function
-        return None
-    ours = inspect.isclass(given) and given.__module__.startswith("homolog.")
-    return Instance(given) if ours else None
-
-
-class Names(ast.NodeVisitor):
-    """Follows a piece of Python from its imports of homolog to the attributes of what they give."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, Any] = {}
-        self.missing: list[tuple[int, str, str]] = []
-
-    def say(self, node: ast.AST, name: str, why: object) -> None:
-        self.missing.append((getattr(node, "lineno", 1), name, str(why)))
-
-    def visit_Import(self, node: ast.Import) -> None:
-        for alias in node.names:
-            if alias.name.split(".")[0] == "homolog":
-                name = alias.asname or "homolog"
-                self.known[name] = self.look(node, alias.name if alias.asname else "homolog")
-                self.look(node, alias.name)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        if (node.module or "").split(".")[0] == "homolog":
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                self.known[alias.asname or alias.name] = self.look(node, full)
-
-    def visit_Assign(self, node: ast.Assign) -> None:
-        value = self.value(node.value)
-        for target in node.targets:
-            if isinstance(target, ast.Name):
-                self.known[target.id] = value
-
-    def visit_Attribute(self, node: ast.Attribute) -> None:
-        self.value(node)
-
-    def visit_Call(self, node: ast.Call) -> None:
-        self.value(node)
-
-    def value(self, node: ast.expr) -> Any:
-        """What an expression gives, as far as annotations tell; its parts are visited."""
-        if isinstance(node, ast.Name):
-            return self.known.get(node.id)
-        if isinstance(node, ast.Attribute):
-            holder = self.value(node.value)
-            try:
-                return None if holder is None else attribute(holder, node.attr)
-            except AttributeError as error:
-                self.say(node, ast.unparse(node), error)
-                return None
-        if isinstance(node, ast.Call):
-            called = self.value(node.func)
-            for child in [*node.args, *(keyword.value for keyword in node.keywords)]:
-                self.visit(child)
-            return None if called is None else result(called)
-        self.generic_visit(node)
-        return None
-
-    def look(self, node: ast.AST, name: str) -> Any:
-        try:
-            return resolve(name)
-        except (AttributeError, ImportError) as error:
-            self.say(node, name, error)
-            return None
-
-
 def python_names(page: Page) -> Iterator[Wrong]:
     for found in PYTHON_NAME.finditer(page.text):
         try:
@@ -230,12 +112,7 @@ def python_names(page: Page) -> Iterator[Wrong]:
     pieces = [(f.start(2), f[2]) for f in FENCE.finditer(page.text) if f[1] == "python"]
     pieces += [(f.start(1), f[1]) for f in IMPORT.finditer(page.text)]
     for at, source in pieces:
-        names = Names()
-        try:
-            names.visit(ast.parse(textwrap.dedent(source)))
-        except SyntaxError as error:
-            yield page.wrong(at, "python", error)
-        for line, name, why in names.missing:
+        for line, name, why in missing_names(textwrap.dedent(source)):
             shift = sum(map(len, source.splitlines(keepends=True)[: line - 1]))
             yield page.wrong(at + shift, name, why)
 
@@ -251,6 +128,27 @@ def short_names(page: Page) -> Iterator[Wrong]:
             resolve(f"homolog.{name[0]}")
         except (AttributeError, ImportError) as error:
             yield page.wrong(found.start(1), name[0], error)
+
+
+def called_names(page: Page) -> Iterator[Wrong]:
+    """A bare name that is called, `prepare(x)`, is a function or class somewhere in the source."""
+    known = defined() | set(re.findall(r"def (\w+)", page.code)) | FORMULAS | set(dir(builtins))
+    for text in (
+        page.code,
+        *(" " * found.start(1) + found[1] for found in SPAN.finditer(page.prose)),
+    ):
+        for found in re.finditer(r"(?<![\w.])([A-Za-z]\w+)\(", text):
+            if found[1] not in known and not found[1].endswith("_"):
+                yield page.wrong(
+                    found.start(), f"{found[1]}()", "no function or class of the source"
+                )
+
+
+@functools.cache
+def defined() -> frozenset[str]:
+    """Names of all functions and classes of the source."""
+    files = [path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py")]
+    return frozenset(re.findall(r"^ *(?:def|class) (\w+)", "\n".join(files), re.MULTILINE))
 
 
 def is_file_name(name: str) -> bool:
@@ -365,11 +263,21 @@ def exists(span: str) -> bool:
 
 @functools.cache
 def project_files() -> frozenset[str]:
-    """Every file and folder, as "/src/homolog/cli.py"."""
-    inside = [
-        path for part in ("src", "tests", "docs", "benchmarks") for path in (ROOT / part).rglob("*")
-    ]
-    return frozenset(f"/{path.relative_to(ROOT).as_posix()}" for path in [*inside, *ROOT.iterdir()])
+    """Every file, as "/src/homolog/cli.py", and every folder that has one."""
+    parts = (ROOT / part for part in ("src", "tests", "docs", "benchmarks"))
+    files = [path for part in parts for path in part.rglob("*") if path.suffix != ".pyc"]
+    kept = {path.relative_to(ROOT) for path in [*files, *ROOT.iterdir()] if path.is_file()}
+    folders = {folder for path in kept for folder in path.parents}
+    return frozenset(f"/{path.as_posix()}" for path in kept | folders)
 
 
-CHECKS = (python_names, short_names, command_lines, make_targets, recipes, links, paths)
+CHECKS = (
+    python_names,
+    short_names,
+    called_names,
+    command_lines,
+    make_targets,
+    recipes,
+    links,
+    paths,
+)

@@ -16,6 +16,7 @@ from documentation import (
     ROOT,
     SOURCE,
     Page,
+    called_names,
     command_lines,
     links,
     make_targets,
@@ -53,9 +54,9 @@ GOOD = """\
 # A page, with `matching/pearson.py`
 
 `homolog.max_pearson`, `homolog.matching.layers.match_models`, `matching.Best.a_to_b`.
-`homolog sae train` with `--k`, `homolog verify RUN`, `runs/demo/report/index.html`; a homolog. The
-next: `tests/test_docs.py`, `models/`, `MODEL/LAYER.json`, [here](docs/formats.md#run-folder),
-[up](#a-page-with-matchingpearsonpy).
+`homolog sae train` with `--k`, `prepare(x)`, `homolog verify RUN`, `RUN/a.json`; a homolog. The
+next: `runs/demo/report/index.html`, `tests/test_docs.py`, `models/`, `MODEL/LAYER.json`,
+[here](docs/formats.md#run-folder), [up](#a-page-with-matchingpearsonpy).
 
     OPENAI_API_KEY=... homolog judge runs/demo --llm URL MODEL --features 200     # a comment
     homolog sae train MODEL --kind topk \\
@@ -90,6 +91,8 @@ BAD = {
     ),
     "```python\nx = (\n```": (python_names, 2, "python"),
     "`matching.calibrated`": (short_names, 1, "matching.calibrated"),
+    "text\n\n    table = prepares(x)": (called_names, 3, "prepares()"),
+    "Then\n`prepares(x)`": (called_names, 2, "prepares()"),
     "    homolog compare a b": (command_lines, 1, "homolog compare a b"),
     "x\n\n    homolog report runs/demo --frmat pdf": (
         command_lines,
