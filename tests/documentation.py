@@ -104,11 +104,11 @@ class Page:
 
 
 def python_names(page: Page) -> Iterator[Wrong]:
-    for found in PYTHON_NAME.finditer(page.text):
+    for match in PYTHON_NAME.finditer(page.text):
         try:
-            resolve(found[0])
+            resolve(match[0])
         except (AttributeError, ImportError) as error:
-            yield page.wrong(found.start(), found[0], error)
+            yield page.wrong(match.start(), match[0], error)
     pieces = [(f.start(2), f[2]) for f in FENCE.finditer(page.text) if f[1] == "python"]
     pieces += [(f.start(1), f[1]) for f in IMPORT.finditer(page.text)]
     for at, source in pieces:
@@ -120,14 +120,14 @@ def python_names(page: Page) -> Iterator[Wrong]:
 def short_names(page: Page) -> Iterator[Wrong]:
     """`matching.calibrate` stands for homolog.matching.calibrate."""
     packages = {path.stem for path in SOURCE.iterdir()}
-    for found in SPAN.finditer(page.prose):
-        name = re.match(r"[a-z_]+(?:\.[A-Za-z_]\w*)+", found[1])
+    for match in SPAN.finditer(page.prose):
+        name = re.match(r"[a-z_]+(?:\.[A-Za-z_]\w*)+", match[1])
         if name is None or name[0].split(".")[0] not in packages or is_file_name(name[0]):
             continue
         try:
             resolve(f"homolog.{name[0]}")
         except (AttributeError, ImportError) as error:
-            yield page.wrong(found.start(1), name[0], error)
+            yield page.wrong(match.start(1), name[0], error)
 
 
 def called_names(page: Page) -> Iterator[Wrong]:
@@ -135,12 +135,12 @@ def called_names(page: Page) -> Iterator[Wrong]:
     known = defined() | set(re.findall(r"def (\w+)", page.code)) | FORMULAS | set(dir(builtins))
     for text in (
         page.code,
-        *(" " * found.start(1) + found[1] for found in SPAN.finditer(page.prose)),
+        *(" " * match.start(1) + match[1] for match in SPAN.finditer(page.prose)),
     ):
-        for found in re.finditer(r"(?<![\w.])([A-Za-z]\w+)\(", text):
-            if found[1] not in known and not found[1].endswith("_"):
+        for match in re.finditer(r"(?<![\w.])([A-Za-z]\w+)\(", text):
+            if match[1] not in known and not match[1].endswith("_"):
                 yield page.wrong(
-                    found.start(), f"{found[1]}()", "no function or class of the source"
+                    match.start(), f"{match[1]}()", "no function or class of the source"
                 )
 
 
@@ -161,19 +161,19 @@ def is_file_name(name: str) -> bool:
 def command_lines(page: Page) -> Iterator[Wrong]:
     """Lines of code are whole command lines; spans of prose may leave arguments out."""
     code = re.sub(r"\\\n", "  ", page.code)  # continued; letters keep their places
-    for found in re.finditer(r"^ *(?:[A-Z_]+=\S+ )*homolog (.*)$", code, re.MULTILINE):
-        yield from refused(page, found, whole=True)
-    for found in re.finditer(r"`homolog ((?:(?!\n\s*\n)[^`])+)`", page.prose):
-        yield from refused(page, found, whole=False)
+    for match in re.finditer(r"^ *(?:[A-Z_]+=\S+ )*homolog (.*)$", code, re.MULTILINE):
+        yield from refused(page, match, whole=True)
+    for match in re.finditer(r"`homolog ((?:(?!\n\s*\n)[^`])+)`", page.prose):
+        yield from refused(page, match, whole=False)
 
 
-def refused(page: Page, found: re.Match[str], whole: bool) -> Iterator[Wrong]:
+def refused(page: Page, match: re.Match[str], whole: bool) -> Iterator[Wrong]:
     try:
-        parse(shlex.split(found[1], comments=True), whole)
+        parse(shlex.split(match[1], comments=True), whole)
     except LookupError as error:
-        yield page.wrong(found.start(1), f"homolog {found[1]}", error.args[0])
+        yield page.wrong(match.start(1), f"homolog {match[1]}", error.args[0])
     except USAGE_ERROR as error:
-        yield page.wrong(found.start(1), f"homolog {found[1]}", error.format_message())
+        yield page.wrong(match.start(1), f"homolog {match[1]}", error.format_message())
 
 
 def parse(words: list[str], whole: bool) -> None:
@@ -198,36 +198,36 @@ def parse(words: list[str], whole: bool) -> None:
 
 def make_targets(page: Page) -> Iterator[Wrong]:
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    for found in re.finditer(r"(?:^    |`)make (\w+)", page.text, re.MULTILINE):
-        if found[1] not in targets:
-            yield page.wrong(found.start(1), f"make {found[1]}", "the Makefile has no such target")
+    for match in re.finditer(r"(?:^    |`)make (\w+)", page.text, re.MULTILINE):
+        if match[1] not in targets:
+            yield page.wrong(match.start(1), f"make {match[1]}", "the Makefile has no such target")
 
 
 def recipes(page: Page) -> Iterator[Wrong]:
     """Fenced TOML is a recipe that can be run."""
     from homolog.pipeline.recipe import parse_recipe
 
-    for found in FENCE.finditer(page.text):
-        if found[1] == "toml":
+    for match in FENCE.finditer(page.text):
+        if match[1] == "toml":
             try:
-                parse_recipe({"name": "page"} | tomllib.loads(found[2]), "recipe")
+                parse_recipe({"name": "page"} | tomllib.loads(match[2]), "recipe")
             except (InputError, tomllib.TOMLDecodeError) as error:
-                yield page.wrong(found.start(2), "recipe", error)
+                yield page.wrong(match.start(2), "recipe", error)
 
 
 # ---- Links and paths
 
 
 def links(page: Page) -> Iterator[Wrong]:
-    for found in LINK.finditer(page.text):
-        target, _, heading = found[1].partition("#")
+    for match in LINK.finditer(page.text):
+        target, _, heading = match[1].partition("#")
         if ":" in target:  # another site's
             continue
         file = page.path.parent / target
         if not file.exists():
-            yield page.wrong(found.start(1), found[1], "no such file")
+            yield page.wrong(match.start(1), match[1], "no such file")
         elif heading and heading not in headings(file.read_text("utf-8") if target else page.text):
-            yield page.wrong(found.start(1), found[1], "the page has no such heading")
+            yield page.wrong(match.start(1), match[1], "the page has no such heading")
 
 
 def headings(text: str) -> set[str]:
@@ -237,12 +237,12 @@ def headings(text: str) -> set[str]:
 
 
 def paths(page: Page) -> Iterator[Wrong]:
-    for found in SPAN.finditer(page.prose):
-        if looks_like_a_path(found[1]) and not exists(found[1]):
-            yield page.wrong(found.start(1), found[1], "no such file or folder in the project")
-    for found in ROOTED_PATH.finditer(page.text):
-        if not (ROOT / found[0]).exists():
-            yield page.wrong(found.start(), found[0], "no such file or folder in the project")
+    for match in SPAN.finditer(page.prose):
+        if looks_like_a_path(match[1]) and not exists(match[1]):
+            yield page.wrong(match.start(1), match[1], "no such file or folder in the project")
+    for match in ROOTED_PATH.finditer(page.text):
+        if not (ROOT / match[0]).exists():
+            yield page.wrong(match.start(), match[0], "no such file or folder in the project")
 
 
 def looks_like_a_path(span: str) -> bool:

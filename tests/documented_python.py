@@ -31,15 +31,15 @@ class Instance(NamedTuple):
 def resolve(name: str) -> Any:
     """The module or object with this dotted name; an exception that says what is missing."""
     first, *rest = name.split(".")
-    found: Any = importlib.import_module(first)
+    thing: Any = importlib.import_module(first)
     for i, part in enumerate(rest):
-        if inspect.ismodule(found) and not hasattr(found, part):
+        if inspect.ismodule(thing) and not hasattr(thing, part):
             try:
                 importlib.import_module(".".join([first, *rest[: i + 1]]))
             except ModuleNotFoundError:
-                raise AttributeError(f"{found.__name__} has no {part}") from None
-        found = attribute(found, part)
-    return found
+                raise AttributeError(f"{thing.__name__} has no {part}") from None
+        thing = attribute(thing, part)
+    return thing
 
 
 def attribute(thing: Any, name: str) -> Any:
@@ -50,9 +50,9 @@ def attribute(thing: Any, name: str) -> Any:
         if any(hasattr(cls, name) or sets(cls, name) for cls in kin):
             return None
         raise AttributeError(f"{getattr(holder, '__name__', holder)} has no {name}")
-    found = inspect.getattr_static(holder, name) if isinstance(thing, Instance) else None
-    if isinstance(found, property | functools.cached_property):
-        return result(found.fget if isinstance(found, property) else found.func)
+    stored = inspect.getattr_static(holder, name) if isinstance(thing, Instance) else None
+    if isinstance(stored, property | functools.cached_property):
+        return result(stored.fget if isinstance(stored, property) else stored.func)
     return getattr(holder, name)
 
 
