@@ -50,6 +50,12 @@ def test_every_page_and_package_is_in_the_reading_order() -> None:
         assert re.search(f"`{name}/?`", order), f"docs/README.md: {name}/ is in no row"
 
 
+def test_pages_that_the_source_names_exist() -> None:
+    for path in [*SOURCE.rglob("*.py"), *SOURCE.rglob("*.j2"), ROOT / "Makefile"]:
+        for name in re.findall(r"docs/[\w-]+\.md", path.read_text(encoding="utf-8")):
+            assert (ROOT / name).is_file(), f"{path.relative_to(ROOT)} names {name}"
+
+
 # ---- The checker itself: it sees each kind of mistake, where it is, and lets through what is right
 
 GOOD = """\
