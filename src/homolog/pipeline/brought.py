@@ -9,6 +9,7 @@ A template names one dictionary a block, in any format that `dictionaries.load` 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,36 +18,36 @@ from homolog.dictionaries import SparseAutoencoder
 from homolog.dictionaries.formats import WEIGHTS_FILE, is_elsewhere
 from homolog.errors import InputError
 from homolog.models import LanguageModel
-from homolog.pipeline.plan import Plan, Subject
 from homolog.record.atomic import sha256_file
+from homolog.record.comparisons import StudyModel
 from homolog.record.recipe import Recipe
 
 LAYER = "{layer}"
 
 
 def load_brought(
-    subject: Subject, model: LanguageModel, label: str, layer: int
+    model: StudyModel, loaded: LanguageModel, label: str, layer: int
 ) -> SparseAutoencoder:
     """The dictionary of one block, checked; `metadata.origin` says where it comes from.
 
     Raises InputError where it is not there, cannot be read, or was made for another width, layer or
     place.
     """
-    template = subject.saes[subject.labels.index(label)]
-    if LAYER not in template and model.n_layers > 1:
+    template = model.saes[model.labels.index(label)]
+    if LAYER not in template and loaded.n_layers > 1:
         raise InputError(
             "models.saes",
             template,
-            f"{subject.name} has {model.n_layers} blocks, each with a dictionary of its own",
+            f"{model.name} has {loaded.n_layers} blocks, each with a dictionary of its own",
             f"Put {LAYER} where their paths differ.",
         )
     ref = template.replace(LAYER, str(layer))
     sae = dictionaries.load(ref)
-    if sae.d_model != model.d_model:
+    if sae.d_model != loaded.d_model:
         raise InputError(
             f"d_model of {ref}",
             sae.d_model,
-            f"{subject.name} has a residual stream of {model.d_model}",
+            f"{model.name} has a residual stream of {loaded.d_model}",
             "Bring dictionaries of this model.",
         )
     said, hook = sae.metadata.get("layer"), sae.metadata.get("hook")
@@ -67,39 +68,39 @@ def load_brought(
     }
     facts = {
         "origin": {**origin, "ref": ref, "of": of},
-        "model": subject.name,
+        "model": model.name,
         "label": label,
         "layer": layer,
     }
     return replace(sae, metadata={**sae.metadata, **facts})
 
 
-def check_brought(subject: Subject, model: LanguageModel) -> None:
+def check_brought(model: StudyModel, loaded: LanguageModel) -> None:
     """Load every dictionary once, before any work is done; errors as for `load_brought`."""
-    for label in subject.labels:
-        for layer in range(model.n_layers):
-            load_brought(subject, model, label, layer)
+    for label in model.labels:
+        for layer in range(loaded.n_layers):
+            load_brought(model, loaded, label, layer)
 
 
-def mismatch(subject: Subject, sae: SparseAutoencoder, tokenizer: str) -> str | None:
+def mismatch(model: StudyModel, sae: SparseAutoencoder, tokenizer: str) -> str | None:
     """In words, what the dictionary's file says of its model that is not so here; None where
     nothing is.
     """
     of = (sae.metadata.get("origin") or {}).get("of", {})
     named = of.get("ref") or of.get("model")
     found = []
-    if named and _short(named) not in (_short(subject.ref), _short(subject.name)):
+    if named and _short(named) not in (_short(model.ref), _short(model.name)):
         found.append(f"of {named}")
-    if subject.revision and of.get("revision") not in (None, subject.revision):
+    if model.revision and of.get("revision") not in (None, model.revision):
         found.append(f"of revision {of['revision']}")
     if of.get("tokenizer") not in (None, tokenizer):
         found.append("of another tokenizer")
     if not found:
         return None
-    return f"{subject.name}, layer {sae.metadata['layer']}: its file says that the dictionary is {' and '.join(found)}"
+    return f"{model.name}, layer {sae.metadata['layer']}: its file says that the dictionary is {' and '.join(found)}"
 
 
-def without_seed(plan: Plan, recipe: Recipe) -> list[str]:
+def without_seed(models: Sequence[StudyModel], recipe: Recipe) -> list[str]:
     """In words, the models that bring one dictionary a block where a second was to be compared
     with.
     """
@@ -108,7 +109,7 @@ def without_seed(plan: Plan, recipe: Recipe) -> list[str]:
         f"{s.name} brings no dictionaries of another seed (saes_seed): its SAE-seed skyline and "
         "the stability of "
         "matches in it are not measured"
-        for s in plan.compared
+        for s in models
         if wanted and s.saes and len(s.labels) == 1
     ]
 

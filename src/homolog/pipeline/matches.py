@@ -53,8 +53,8 @@ def _orders(folder: Path, n_exchanges: int, seed: int) -> np.ndarray:
 
 
 def match_layers(
-    a: Prepared,
-    b: Prepared,
+    a: PreparedLayer,
+    b: PreparedLayer,
     out: Path,
     key: str,
     exchanges: tuple[int, int],
@@ -82,7 +82,7 @@ def match_layers(
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedLayer:
     """A layer's features and where their prepared columns lie."""
 
     folder: Path
@@ -214,11 +214,11 @@ class Comparer:
         files = [[(names[i, j], keys[i, j]) for j in range(len(b))] for i in range(len(a))]
         return Matched(layers_a, layers_b, files)
 
-    def prepared(self, layer: StoredFeatures) -> Prepared:
+    def prepared(self, layer: StoredFeatures) -> PreparedLayer:
         """Where the layer's columns lie; the name follows from the bytes of its features."""
         files = [entry["sha256"] for entry in layer.manifest["parts"]]
         key = sha256_bytes(f"columns {FORMAT} {layer.kind} {layer.n_features}", *files)
-        return Prepared(
+        return PreparedLayer(
             layer.folder.absolute(), (self.cache / "columns" / key[:16]).absolute(), key
         )
 

@@ -51,10 +51,12 @@ def _compared(model: Model, recipe: Recipe) -> StudyModel:
     return StudyModel(model.ref, "compared", model.revision, labels, derived, saes)
 
 
-def inputs_of(recipe: Recipe, models: Models, text: Callable[[], str]) -> list[Input]:
+def inputs_of(
+    recipe: Recipe, models: Models, weights: Sequence[Input], text: Callable[[], str]
+) -> list[Input]:
     """All that a run of the recipe reads; text: gives the hash of the tokens that it reads."""
     random = recipe.run.random_weights
-    inputs = [text_input(recipe.corpus.source, text), *weights_of(models.all, random=random)]
+    inputs = [text_input(recipe.corpus.source, text), *weights]
     for model in models.all:
         inputs.append(tokenizer_input(model.ref, model.revision, random=random))
         inputs += [saes_input(template) for template in model.saes]

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 
 from homolog import dictionaries
@@ -42,7 +41,7 @@ from homolog.features.streamed import device_memory
 from homolog.matching import max_pearson
 from homolog.models import LanguageModel, load
 from homolog.models.load import commit_of
-from homolog.pipeline.finish import beginning_missed, quality_row, write_table
+from homolog.pipeline.finish import beginning_missed, quality_row
 from homolog.pipeline.inputs import read_facts, text_input, tokenizer_input, weights_input
 from homolog.pipeline.recipes import sparsity_of
 from homolog.pipeline.sae_text import Text, hold_out, read_text
@@ -52,6 +51,7 @@ from homolog.record.inputs import Input
 from homolog.record.receipts import read_receipt, write_receipt
 from homolog.record.recipe import SaeRecipe
 from homolog.record.run_folder import RunFolder
+from homolog.record.tables import SAES
 from homolog.reference import resolve
 
 STORE_BYTES = 16 << 30  # residuals that are stored without being asked for
@@ -60,7 +60,6 @@ POOL_SHARE = 0.25  # of the device's memory that a pool may take; a larger one l
 BYTES_A_WEIGHT = 16  # weight, two moments, copy for products
 MOST_CHECKPOINTS = 10
 LEAST_FIRINGS = 30  # of the features that two seeds are compared by
-MAY_BE_NULL = {"seed_agreement": pl.Float64, "loss_recovered": pl.Float64, "bos_share": pl.Float64}
 Row = dict[str, Any]
 
 
@@ -148,9 +147,8 @@ def train_saes(
                 )
             run.note(models=[run.facts(stage)["model"]])
         rows = run.facts(stage)["saes"]
-        with run.stage("tables", [run.saes_table]):
-            table = pl.DataFrame(rows, infer_schema_length=None, schema_overrides=MAY_BE_NULL)
-            write_table(table, run.saes_table)
+        with run.stage("tables", [run.table(SAES)]):
+            SAES.write(SAES.frame(rows), run.table(SAES))
         run.drop_cache()
     finally:
         run.close()

@@ -1,6 +1,4 @@
-"""Similarity of the spaces beside single features: residual streams of two models, decoders over
-matched features.
-"""
+"""Similarity of the spaces beside single features: residual streams, decoders of matched features."""
 
 from __future__ import annotations
 
@@ -10,79 +8,73 @@ from typing import Any
 import numpy as np
 import torch
 
-from homolog import dictionaries
+from homolog.analyses.material import Material
 from homolog.features import capture_residuals
 from homolog.matching import PairMatch
 from homolog.matching.spaces import SpaceMoments, decoder_similarity
-from homolog.pipeline import subject as work
+from homolog.pipeline.dictionaries import shards_of
 from homolog.pipeline.matches import read_pair
-from homolog.pipeline.plan import Subject
-from homolog.record.recipe import Recipe
+from homolog.pipeline.text import MATCH
+from homolog.record.comparisons import Side, StudyModel
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
 
 
 def compare_residuals(
-    run: Path, recipe: Recipe, a: Subject, b: Subject, threads: int | None
-) -> Rows:
-    """Task: CKA and SVCCA of all layer pairs of two models on the first `matching.space_tokens`
-    matched tokens.
-    """
-    text = work.windows_of(run, "match")
-    text = text[: -(-recipe.matching.space_tokens // text.context)]
-    models = [work.load_subject(subject, recipe) for subject in (a, b)]
+    material: Material, a: StudyModel, b: StudyModel, threads: int | None
+) -> dict[tuple[int, int], Row]:
+    """Task: CKA and SVCCA of all pairs of layers, on the first `matching.space_tokens` tokens."""
+    text = material.windows(MATCH)
+    text = text[: -(-material.recipe.matching.space_tokens // text.context)]
+    models = [material.model(model) for model in (a, b)]
     widths = [[model.d_model] * model.n_layers for model in models]
-    moments = SpaceMoments(*widths, device=recipe.run.device, threads=threads)
-    for shard in work.shards_of(
-        max(models, key=lambda model: model.n_layers * model.d_model), text, recipe
-    ):
+    moments = SpaceMoments(*widths, device=material.recipe.run.device, threads=threads)
+    larger = max(models, key=lambda model: model.n_layers * model.d_model)
+    for shard in shards_of(material, larger, text):
         part = shard.of(text)
         residuals = [capture_residuals(model, part, range(model.n_layers)) for model in models]
-        moments.add(*([found[layer] for layer in sorted(found)] for found in residuals))
-    found = moments.similarity()
-    return [
-        {
-            "model": a.name,
-            "layer": i,
-            "best_model": b.name,
-            "best_layer": j,
-            "cka": float(found.cka[i, j]),
-            "svcca": float(found.svcca[i, j]),
-        }
+        moments.add(*([layers[i] for i in sorted(layers)] for layers in residuals))
+    similarity = moments.similarity()
+    return {
+        (i, j): {"cka": float(similarity.cka[i, j]), "svcca": float(similarity.svcca[i, j])}
         for i in range(models[0].n_layers)
         for j in range(models[1].n_layers)
-    ]
+    }
 
 
 def compare_decoders(
-    sae_a: Path,
-    saes_b: list[Path],
+    material: Material,
+    a: Side,
+    layer: int,
+    b: Side,
     files: list[tuple[Path, str]],
-    least_r: float,
-    seed: int,
     threads: int | None,
-) -> Rows:
-    """Task: decoder directions of one layer of A against those of each layer of B, over matched
-    pairs of features.
+) -> list[Row]:
+    """Task: decoder directions of a layer against those of each layer of the partner.
 
-    files: the finished pairs of layers, with their keys.  Matched are features that are each
-    other's best within the pair of layers, with r of `least_r` or more; the best come first.
+    files: the finished pairs of layers, with their keys.  Compared are features that are each
+    other's best within the pair of layers, with r of `matching.homolog_r` or more; best first.
     """
-    own, rows = dictionaries.load(sae_a).W_dec, []
-    for folder, (path, key) in zip(saes_b, files, strict=True):
+    least_r, own = material.recipe.matching.homolog_r, _decoder(material, a, layer)
+    rows = []
+    for other, (path, key) in enumerate(files):
         i, j = _matched(read_pair(path, key), least_r)
-        found = decoder_similarity(
-            own[i], dictionaries.load(folder).W_dec[j], seed=seed, threads=threads
+        similarity = decoder_similarity(
+            own[i], _decoder(material, b, other)[j], seed=material.seed, threads=threads
         )
-        rows.append({"decoder_rsa": found.rsa, "decoder_svcca": found.svcca, "n_pairs": len(i)})
+        of_pairs = {"decoder_rsa": similarity.rsa, "decoder_svcca": similarity.svcca}
+        rows.append(of_pairs | {"n_pairs": len(i)})
     return rows
+
+
+def _decoder(material: Material, side: Side, layer: int) -> torch.Tensor:
+    return material.sae(side.model.name, layer, side.label).W_dec
 
 
 def _matched(pair: PairMatch, least_r: float) -> tuple[torch.Tensor, torch.Tensor]:
     best, r = pair.a_to_b.index[:, 0], pair.a_to_b.r[:, 0]
     own = np.arange(len(best))
-    matched = np.flatnonzero(
-        (best >= 0) & (np.append(pair.b_to_a.index[:, 0], -1)[best] == own) & (r >= least_r)
-    )
-    matched = matched[np.argsort(-r[matched], kind="stable")]
-    return torch.from_numpy(matched), torch.from_numpy(best[matched])
+    back = np.append(pair.b_to_a.index[:, 0], -1)[best]
+    mutual = np.flatnonzero((best >= 0) & (back == own) & (r >= least_r))
+    mutual = mutual[np.argsort(-r[mutual], kind="stable")]
+    return torch.from_numpy(mutual), torch.from_numpy(best[mutual])

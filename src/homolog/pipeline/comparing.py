@@ -1,0 +1,183 @@
+"""The comparisons of a study: each a stage of its own, then the tables of the run from their parts.
+
+match       every pair of layers, with the null where the comparison is calibrated
+spaces      similarity of residual streams and decoders, which may fail by itself
+tables      matches, layers, summary, saes; homologs and verdicts (`verdicts.py`)
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from homolog.matching import summarise, tables_of
+from homolog.pipeline.brought import without_seed
+from homolog.pipeline.context import Context
+from homolog.pipeline.features import feature_folders, share_by_token
+from homolog.pipeline.matches import Comparer, Matched
+from homolog.pipeline.models import left_out
+from homolog.pipeline.spaces import compare_decoders, compare_residuals
+from homolog.pipeline.text import MATCH, NEURONS, most_exchanges, warnings_of
+from homolog.pipeline.verdicts import verdict_tables
+from homolog.record.comparisons import NEURONS as NEURON_RESULT
+from homolog.record.comparisons import Planned, planned
+from homolog.record.table import Table
+from homolog.record.tables import LAYERS, MATCHES, SAES, SHARED, SUMMARY
+
+PARTS = (MATCHES, LAYERS, SUMMARY)
+"""Tables that every comparison has a part of."""
+LAYER_PAIR = ("model", "label", "layer", "best_model", "best_label", "best_layer")
+MEASURES = ("cka", "svcca", "decoder_rsa", "decoder_svcca", "n_pairs")
+"""Columns of `layers` that are measured apart."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A comparison in a run: its stages, and where its parts of the tables lie."""
+
+    context: Context
+    planned: Planned
+
+    @property
+    def match(self) -> str:
+        """The stage."""
+        return f"match {self.planned.key}"
+
+    @property
+    def spaces(self) -> str:
+        """What of it may fail by itself."""
+        return f"spaces {self.planned.key}"
+
+    def path(self, table: Table) -> Path:
+        """Its part of a table."""
+        folder = self.context.run.cache_folder / "tables"
+        return folder / f"{self.planned.key}.{table.name}.parquet"
+
+    @property
+    def is_made(self) -> bool:
+        """Whether nothing of it is missing."""
+        return self.spaces not in self.context.failed and self.context.run.is_done(self.match)
+
+
+def comparer_of(context: Context) -> Comparer:
+    """Matches sides of this run."""
+    cache, device = context.run.cache_folder, context.material.recipe.run.device
+    return Comparer(context.engine, cache, context.task_bytes, context.threads, device)
+
+
+def compare(context: Context) -> None:
+    """Make what is missing of the comparisons, then the tables of the run."""
+    recipe = context.material.recipe
+    plans = planned(context.material.models, left_out(recipe))
+    all_parts = [Parts(context, plan) for plan in plans]
+    stages = {name for parts in all_parts for name in (parts.match, parts.spaces)}
+    if not stages & context.failed.keys() and context.run.is_done("tables"):
+        return
+    for parts in all_parts:
+        if not parts.is_made:
+            needed = parts.planned.comparison.needed
+            with nullcontext() if needed else context.apart(parts.match):
+                _compare(parts)
+    _write_tables(context, [parts for parts in all_parts if parts.match not in context.failed])
+
+
+def _compare(parts: Parts) -> None:
+    context, plan = parts.context, parts.planned
+    recipe, comparer = context.material.recipe, comparer_of(context)
+    a, b = (feature_folders(context, side) for side in (plan.a, plan.b))  # may be stages themselves
+    with context.run.stage(parts.match, [parts.path(table) for table in PARTS]):
+        if plan.comparison is NEURON_RESULT:
+            _note_neurons(context, plan, (a, b))
+        n_exchanges = 0
+        if plan.comparison.calibrated:
+            possible = most_exchanges(context.material.windows(MATCH))
+            n_exchanges = min(recipe.matching.null_exchanges, possible)
+        with context.bar(f"match {plan.title}", len(a) * len(b)) as report:
+            pairs = context.run.cache_folder / "pairs" / plan.key
+            matched = comparer.match(a, b, pairs, (n_exchanges, recipe.run.seed), report)
+        name, layers = plan.comparison.name, (matched.layers_a, matched.layers_b)
+        tables = tables_of(*layers, matched.pairs(), comparison=name, fdr=recipe.matching.fdr)
+        floor = max(1, round(recipe.matching.frequency_floor * layers[0][0].n_tokens))
+        summary = summarise(
+            tables.matches,
+            *layers,
+            seed=recipe.run.seed,
+            n_replicates=recipe.matching.resamples,
+            frequent=floor,
+            columns=comparer.columns,
+        )
+        comparer.forget()
+        spaces = LAYERS.frame().select(*LAYER_PAIR, *MEASURES)
+        with context.apart(parts.spaces):
+            spaces = _spaces(context, plan, matched)
+        joined = tables.layers.join(spaces, on=LAYER_PAIR, how="left", maintain_order="left")
+        for table, frame in zip(PARTS, (tables.matches, joined, summary), strict=True):
+            table.write(frame, parts.path(table))
+
+
+def _note_neurons(context: Context, plan: Planned, folders: tuple[list[Path], list[Path]]) -> None:
+    text = context.material.windows(NEURONS)
+    shares = {
+        side.model.name: share_by_token(own, text)
+        for side, own in zip((plan.a, plan.b), folders, strict=True)
+    }
+    context.run.note(neurons_by_token=context.run.record.get("neurons_by_token", {}) | shares)
+
+
+def _spaces(context: Context, plan: Planned, matched: Matched) -> pl.DataFrame:
+    """Similarity of spaces of each ordered pair of layers, null where it is not measured."""
+    recipe, kinds = context.material.recipe, plan.comparison.spaces
+    layers = [(i, j) for i in range(len(matched.layers_a)) for j in range(len(matched.layers_b))]
+    rows: dict[tuple[int, int], dict[str, Any]] = {place: {} for place in layers}
+    if "residuals" in kinds and recipe.matching.space_tokens:
+        call = {"a": plan.a.model, "b": plan.b.model, "threads": context.threads}
+        (of_residuals,) = context.tasks(f"residuals of {plan.title}", compare_residuals, [call])
+        rows = {place: row | of_residuals[place] for place, row in rows.items()}
+    if "decoders" in kinds:
+        calls = [
+            {"a": plan.a, "layer": i, "b": plan.b, "files": files, "threads": context.threads}
+            for i, files in enumerate(matched.files)
+        ]
+        of_layers = context.tasks(f"decoders of {plan.title}", compare_decoders, calls)
+        of_decoders = [row for part in of_layers for row in part]
+        rows = {place: rows[place] | row for place, row in zip(layers, of_decoders, strict=True)}
+    a = {"model": plan.a.model.name, "label": plan.a.label}
+    b = {"best_model": plan.b.model.name, "best_label": plan.b.label}
+    one_way = [a | b | {"layer": i, "best_layer": j} | row for (i, j), row in rows.items() if row]
+    turned = {key: f"best_{key}" for key in ("model", "label", "layer")}
+    turned |= {value: key for key, value in turned.items()}
+    other_way = [{turned.get(key, key): v for key, v in row.items()} for row in one_way]
+    frame = LAYERS.frame([*one_way, *other_way]).select(*LAYER_PAIR, *MEASURES)
+    return frame.with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def _write_tables(context: Context, made: list[Parts]) -> None:
+    run, material = context.run, context.material
+    facts = [run.facts(f"dictionaries {model.name}") for model in material.models.all]
+    run.note(models=[fact["model"] for fact in facts])
+    frames = {
+        table: pl.concat([table.read(parts.path(table)) for parts in made]) for table in PARTS
+    }
+    saes = [row for fact in facts for row in fact["saes"]]
+    frames[SAES] = SAES.frame(saes)
+    comparer = comparer_of(context)
+    folders = partial(feature_folders, context)
+    frames |= verdict_tables(material, frames[MATCHES], frames[SAES], folders, comparer.columns)
+    comparer.forget()
+    with run.stage("tables", [run.table(table) for table in frames]):
+        for table, frame in frames.items():
+            table.write(frame, run.table(table))
+        warnings = warnings_of(material.recipe, material.windows(MATCH))
+        warnings += [note for fact in facts for note in fact["notes"]]
+        warnings += without_seed(material.compared, material.recipe)
+        warnings += [  # last, for they may be many
+            f"{row['model']}, layer {row['layer']} ({row['label']}): {row['reason']}"
+            for row in saes
+            if not row["passed"]
+        ]
+        run.note(verdicts=frames[SHARED].to_dicts(), warnings=warnings)

@@ -1,0 +1,266 @@
+"""The dictionaries of a model: residuals, training or bringing, quality, derived controls.
+
+A task reads its inputs from the run folder and writes its outputs there part by part, so that it
+may run in this process or on any machine that sees the folder, and a run that was stopped goes on
+with what is missing.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from homolog import dictionaries
+from homolog.analyses.material import Material
+from homolog.corpus import TokenWindows
+from homolog.dictionaries import SparseAutoencoder, TrainingConfig, parse_config
+from homolog.dictionaries.configs import SPARSITY
+from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE
+from homolog.dictionaries.sources import StoredResiduals
+from homolog.features import Shard, cut_shards, write_residuals
+from homolog.features.residuals import write_shard
+from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
+from homolog.models import LanguageModel
+from homolog.pipeline.brought import load_brought, mismatch
+from homolog.pipeline.context import Context
+from homolog.pipeline.finish import beginning_missed, quality_row
+from homolog.pipeline.text import QUALITY, TRAIN
+from homolog.record.comparisons import MAIN_LABEL, StudyModel, comparison_of
+from homolog.record.process import machine
+from homolog.record.receipts import read_receipt, write_receipt
+from homolog.record.recipe import Recipe
+
+THRESHOLD_ENTRIES = 1 << 27  # pre-activations on which thresholds are set: tokens x features
+REHEARSED_L0 = 50.0
+BYTES_A_WEIGHT = 4 * 5  # weights, gradients, two moments, the product's copy
+Row = dict[str, Any]
+
+
+def make_dictionaries(context: Context, model: StudyModel) -> None:
+    """The dictionaries of all layers and labels of a model, as one stage."""
+    run, material, stage = context.run, context.material, f"dictionaries {model.name}"
+    if run.is_done(stage):
+        return
+    loaded = material.model(model)
+    layers = range(loaded.n_layers)
+    outputs = [
+        run.sae_folder(model.name, i, label) for i in layers for label in model.encoded_labels
+    ]
+    with run.stage(stage, outputs) as facts:
+        if not model.saes:
+            _store_residuals(context, model, loaded)
+        groups = _groups(context, model, loaded.n_layers, loaded.d_model)
+        calls = [{"model": model, "layers": group, "threads": context.threads} for group in groups]
+        title = f"{'load' if model.saes else 'train'} dictionaries of {model.name}"
+        rows = [row for part in context.tasks(title, train_layers, calls) for row in part]
+        rows.sort(key=lambda row: (model.labels.index(row["label"]), row["layer"]))
+        notes = [note for row in rows if (note := row.pop("note")) is not None]
+        quality = material.windows(QUALITY)
+        notes += beginning_missed(loaded, model.name, quality, context.progress)
+        about = {
+            "name": model.name,
+            "ref": model.ref,
+            "role": model.role,
+            "architecture": loaded.architecture,
+            "n_layers": loaded.n_layers,
+            "d_model": loaded.d_model,
+            "n_parameters": loaded.n_parameters,
+            "heldout_loss": rows[0]["loss_clean"],
+        }
+        facts |= {"saes": rows, "model": about, "notes": notes}
+    run.drop_residuals(model.name)
+
+
+def shards_of(material: Material, model: LanguageModel, text: TokenWindows) -> list[Shard]:
+    """The text in pieces whose residuals take at most `run.shard_mib`."""
+    return cut_shards(text, model, material.recipe.run.shard_mib << 20)
+
+
+def _store_residuals(context: Context, model: StudyModel, loaded: LanguageModel) -> None:
+    """The residuals that dictionaries are trained on."""
+    material, text = context.material, context.material.windows(TRAIN)
+    calls = [{"model": model, "shard": s} for s in shards_of(material, loaded, text)]
+    context.tasks(f"read {model.name}", store_residuals, calls)
+    write_residuals(
+        loaded,
+        text,
+        context.run.residuals_folder(model.name),
+        key=material.key(model),
+        dtype=_stored_dtype(material.recipe),
+        memory=material.recipe.run.shard_mib << 20,
+    )
+
+
+def _groups(context: Context, model: StudyModel, n_layers: int, d_model: int) -> list[list[int]]:
+    """Layers whose dictionaries are trained together: as many as memory and workers allow."""
+    one = 2 * d_model * context.material.recipe.sae.width(d_model) * BYTES_A_WEIGHT
+    at_once = max(1, context.task_bytes // (one * len(model.labels)))
+    if context.threads is not None:
+        at_once = min(at_once, max(1, n_layers * context.threads // int(machine()["n_cpus"])))
+    return [
+        list(range(first, min(first + at_once, n_layers))) for first in range(0, n_layers, at_once)
+    ]
+
+
+def store_residuals(material: Material, model: StudyModel, shard: Shard) -> None:
+    """Task: the residuals of all layers on a shard of the text to learn from."""
+    folder, dtype = material.run.residuals_folder(model.name), _stored_dtype(material.recipe)
+    text = material.windows(TRAIN)
+    write_shard(material.model(model), text, shard, folder, material.key(model), dtype)
+
+
+def _stored_dtype(recipe: Recipe) -> torch.dtype:
+    return getattr(torch, recipe.sae.residuals)
+
+
+def train_layers(
+    material: Material, model: StudyModel, layers: list[int], threads: int | None
+) -> list[Row]:
+    """Task: the dictionaries of some layers, all labels, with their rows of the table `saes`.
+
+    Dictionaries that the recipe brings are loaded instead of trained.  A row's `note` warns where
+    one names another model.  Each layer's bytes are the same in whatever group it is trained.  A
+    group that is complete is not trained again.
+    """
+    run = material.run
+    name = f"{model.name}-{layers[0]}-{layers[-1]}"  # groups may be cut anew when the run goes on
+    receipt = run.cache_folder / "training" / f"{name}.json"
+    key = f"dictionaries {material.recipe.hash} {layers}"
+    rows = read_receipt(receipt, key)
+    if rows is None:
+        group = LayerGroup(material, model, layers)
+        trained = group.trained(threads, receipt.with_name(f"{name}.safetensors"))
+        rows = group.measured(trained)
+        saes = [
+            run.sae_folder(model.name, i, label) for i in layers for label in model.encoded_labels
+        ]
+        files = [sae / file for sae in saes for file in (WEIGHTS_FILE, CONFIG_FILE)]
+        write_receipt(receipt, rows, files, key)
+    return rows
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """Some layers of a model, whose dictionaries are trained and measured together."""
+
+    material: Material
+    model: StudyModel
+    layers: list[int]
+
+    def trained(self, threads: int | None, checkpoint: Path) -> dict[str, list[SparseAutoencoder]]:
+        """The dictionaries by label, in the order of the layers."""
+        model, recipe = self.model, self.material.recipe
+        loaded = self.material.model(model)
+        if model.saes:
+            return {
+                label: [load_brought(model, loaded, label, layer) for layer in self.layers]
+                for label in model.labels
+            }
+        source = StoredResiduals(
+            self.material.run.residuals_folder(model.name),
+            seed=self.material.seed,
+            name=model.name,
+            layers=self.layers,
+        )
+        return dictionaries.train(
+            source,
+            parse_config(recipe.sae.config(loaded.d_model)),
+            training_config(recipe),
+            model=model.name,
+            labels=model.labels,
+            workers=threads,
+            checkpoint=checkpoint,
+            device=recipe.run.device,
+        )
+
+    def measured(self, trained: dict[str, list[SparseAutoencoder]]) -> list[Row]:
+        """Save the dictionaries with their quality, and those derived from them; their rows."""
+        material, model = self.material, self.material.model(self.model)
+        text = material.windows(QUALITY)
+        residuals = full_residuals(model, text, self.layers)
+        kept = torch.from_numpy(text.mask)
+        for number, layer in enumerate(self.layers):
+            sample = residuals[layer][kept].float().cpu()
+            most = trained[MAIN_LABEL][number].d_sae
+            sample = sample[:: max(1, len(sample) * most // THRESHOLD_ENTRIES)]
+            if material.recipe.run.random_weights and not self.model.saes:
+                self._rehearse(trained, number, layer, sample)
+            self._derive(trained[MAIN_LABEL][number], layer, sample)
+        clean, rows = clean_loss(model, text), []
+        for label, saes in trained.items():
+            for layer, sae in zip(self.layers, saes, strict=True):
+                quality = measure_on_text(
+                    model,
+                    text,
+                    residuals[layer],
+                    layer,
+                    sae,
+                    loss_clean=clean,
+                    gates=dictionaries.Gates(**material.recipe.gates.model_dump()),
+                )
+                rows.append(self._saved(label, layer, sae, text, quality))
+        return rows
+
+    def _rehearse(
+        self,
+        trained: dict[str, list[SparseAutoencoder]],
+        number: int,
+        layer: int,
+        sample: torch.Tensor,
+    ) -> None:
+        for label, saes in trained.items():
+            where = ("rehearsal", self.model.name, label, layer)
+            seed = dictionaries.derive_seed(self.material.seed, *where)
+            saes[number] = dictionaries.firing_like_trained(
+                saes[number], sample, REHEARSED_L0, seed
+            )
+
+    def _derive(self, sae: SparseAutoencoder, layer: int, sample: torch.Tensor) -> None:
+        """Save what comparisons derive from the main dictionary, each under its own label."""
+        for label in self.model.derived:
+            derive = comparison_of(label).derived
+            maker: Callable[..., SparseAutoencoder] = (
+                pkgutil.resolve_name(derive) if isinstance(derive, str) else derive  # type: ignore[assignment]
+            )
+            seed = dictionaries.derive_seed(self.material.seed, label, self.model.name, layer)
+            folder = self.material.run.sae_folder(self.model.name, layer, label)
+            dictionaries.save(maker(sae, seed, sample), folder)
+
+    def _saved(
+        self,
+        label: str,
+        layer: int,
+        sae: SparseAutoencoder,
+        text: TokenWindows,
+        quality: dictionaries.Quality,
+    ) -> Row:
+        model = self.model
+        tokenizer = text.tokenizer_fingerprint
+        facts = {"ref": model.ref, "revision": model.revision, "tokenizer": tokenizer}
+        sae = replace(sae, metadata={**sae.metadata, **facts})
+        folder = self.material.run.sae_folder(model.name, layer, label)
+        dictionaries.save(sae, folder, quality)
+        origin = sae.metadata.get("origin") or {}
+        row = quality_row(model.name, label, layer, sae, sparsity_of(sae), quality)
+        return row | {"origin": origin.get("ref"), "note": mismatch(model, sae, tokenizer)}
+
+
+def training_config(recipe: Recipe) -> TrainingConfig:
+    """How every dictionary of the recipe is trained."""
+    return TrainingConfig(
+        n_tokens=recipe.corpus.train_tokens * recipe.sae.epochs,
+        batch_size=recipe.sae.batch,
+        learning_rate=recipe.sae.lr,
+        seed=recipe.run.seed,
+    )
+
+
+def sparsity_of(sae: SparseAutoencoder) -> float | None:
+    """The setting that made the dictionary as sparse as it is; None where its file says none."""
+    value = sae.k or (sae.metadata.get("config") or {}).get(SPARSITY[sae.kind])
+    return None if value is None else float(value)

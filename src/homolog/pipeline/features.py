@@ -1,0 +1,179 @@
+"""The features of a model on the matched text, its neurons, and the current token as features."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+import torch
+
+from homolog import dictionaries
+from homolog.analyses.material import Material
+from homolog.corpus import TokenWindows
+from homolog.dictionaries.formats import WEIGHTS_FILE
+from homolog.dictionaries.hardware import product_precision
+from homolog.features import (
+    DenseFeatures,
+    Shard,
+    SparseFeatures,
+    Target,
+    capture,
+    close_features,
+    encode_shard,
+    open_features,
+)
+from homolog.features.files import begin_folder, end_folder, part_path
+from homolog.pipeline.context import Context
+from homolog.pipeline.dictionaries import shards_of
+from homolog.pipeline.text import MATCH, NEURONS
+from homolog.record.atomic import sha256_bytes, sha256_file
+from homolog.record.comparisons import CURRENT_TOKEN, NEURON, Side, StudyModel
+from homolog.record.parts import read_part, write_part
+
+
+def encode_features(context: Context, model: StudyModel) -> None:
+    """The features of all dictionaries of a model, as one stage."""
+    run, material, stage = context.run, context.material, f"features {model.name}"
+    if run.is_done(stage):
+        return
+    loaded = material.model(model)
+    layers = range(loaded.n_layers)
+    outputs = [
+        run.feature_folder(model.name, i, label) for i in layers for label in model.encoded_labels
+    ]
+    with run.stage(stage, outputs):
+        shards = shards_of(material, loaded, material.windows(MATCH))
+        calls = [{"model": model, "shard": s, "threads": context.threads} for s in shards]
+        context.tasks(f"encode {model.name}", encode_text, calls)
+        calls = [{"model": model, "shards": shards, "layer": layer} for layer in layers]
+        context.tasks(f"count features of {model.name}", close_text, calls)
+
+
+def feature_folders(context: Context, side: Side) -> list[Path]:
+    """The folders of a side's features, one per layer; makes those that are no dictionary's."""
+    run, model = context.run, side.model
+    if model == CURRENT_TOKEN:
+        folder = run.cache_folder / CURRENT_TOKEN.name
+        if context.is_missing(CURRENT_TOKEN.name):
+            with run.stage(CURRENT_TOKEN.name, [folder]):
+                store_current_token(folder, context.material.windows(MATCH))
+        return [folder]
+    n_layers = context.material.n_layers(model.name)
+    if side.label == NEURON:
+        return _neurons(context, model, n_layers)
+    return [run.feature_folder(model.name, layer, side.label) for layer in range(n_layers)]
+
+
+def _neurons(context: Context, model: StudyModel, n_layers: int) -> list[Path]:
+    material, stage = context.material, f"neurons {model.name}"
+    folders = [neuron_folder(material, model.name, layer) for layer in range(n_layers)]
+    if context.is_missing(stage):
+        shards = shards_of(material, material.model(model), material.windows(NEURONS))
+        with context.run.stage(stage, folders):
+            calls = [{"model": model, "shard": shard} for shard in shards]
+            context.tasks(f"neurons of {model.name}", store_neurons, calls)
+            calls = [{"model": model, "shards": shards, "layer": i} for i in range(n_layers)]
+            context.tasks(f"count neurons of {model.name}", close_neurons, calls)
+    return folders
+
+
+def targets_of(material: Material, model: StudyModel, layers: range) -> list[Target]:
+    """The features that are wanted of some layers of a model: every dictionary of each."""
+    run, targets = material.run, []
+    for layer in layers:
+        for label in model.encoded_labels:
+            sae = run.sae_folder(model.name, layer, label)
+            key = f"{material.key(model)} {sha256_file(sae / WEIGHTS_FILE)}"
+            folder, load = (
+                run.feature_folder(model.name, layer, label),
+                partial(dictionaries.load, sae),
+            )
+            targets.append(Target(folder, model.name, layer, label, key, load))
+    return targets
+
+
+def encode_text(material: Material, model: StudyModel, shard: Shard, threads: int | None) -> None:
+    """Task: the features of all dictionaries on a shard of the matched text."""
+    loaded = material.model(model)
+    targets = targets_of(material, model, range(loaded.n_layers))
+    encode_shard(loaded, material.windows(MATCH), shard, targets, threads=threads)
+
+
+def close_text(material: Material, model: StudyModel, shards: list[Shard], layer: int) -> None:
+    """Task: complete the feature folders of one layer when all shards are encoded."""
+    product = product_precision("auto", material.recipe.run.device)
+    for target in targets_of(material, model, range(layer, layer + 1)):
+        close_features(material.windows(MATCH), shards, target, product)
+
+
+def store_current_token(folder: Path, text: TokenWindows) -> None:
+    """One feature for each token of the vocabulary: 1 where the token stands, else 0."""
+    tokens = text.tokens[text.mask]
+    rows, width = np.arange(len(tokens) + 1), int(text.tokens.max()) + 1
+    ones = np.ones(len(tokens), np.float32)
+    matrix = scipy.sparse.csr_array((ones, tokens, rows), shape=(len(tokens), width))
+    SparseFeatures(matrix, text.hash, text.token_document, CURRENT_TOKEN.name, 0).save(folder)
+
+
+def neuron_folder(material: Material, model: str, layer: int) -> Path:
+    """Where the neurons of a layer lie until the run ends."""
+    return material.run.cache_folder / "neurons" / model / str(layer)
+
+
+def _neuron_key(material: Material, model: StudyModel, text: TokenWindows) -> str:
+    return sha256_bytes(f"neurons {material.key(model)}", text.hash)
+
+
+def store_neurons(material: Material, model: StudyModel, shard: Shard) -> None:
+    """Task: the neurons of all layers on a shard: MLP units, or SSM input and gate of a Mamba."""
+    loaded, text = material.model(model), shard.of(material.windows(NEURONS))
+    key = _neuron_key(material, model, text)
+    folders = [neuron_folder(material, model.name, layer) for layer in range(loaded.n_layers)]
+    if all(read_part(part_path(folder, shard.number), key) is not None for folder in folders):
+        return
+    sites = [site for layer in range(loaded.n_layers) for site in loaded.neuron_sites(layer)]
+    values, each = capture(loaded, text, sites), len(sites) // loaded.n_layers
+    for layer, folder in enumerate(folders):
+        begin_folder(folder)
+        joined = torch.cat(values[layer * each : (layer + 1) * each], dim=1).numpy()
+        write_part(part_path(folder, shard.number), {"dense": joined}, key)
+
+
+def close_neurons(material: Material, model: StudyModel, shards: list[Shard], layer: int) -> None:
+    """Task: complete the folder of one layer's neurons."""
+    windows, folder = material.windows(NEURONS), neuron_folder(material, model.name, layer)
+    parts = []
+    for shard in shards:
+        key = _neuron_key(material, model, shard.of(windows))
+        part = read_part(part_path(folder, shard.number), key)
+        if part is None:
+            raise RuntimeError(
+                f"part {shard.number} of {folder} was damaged after it was written: start the run "
+                "again"
+            )
+        parts.append(part["dense"])
+    features = DenseFeatures(
+        np.concatenate(parts), windows.hash, windows.token_document, model.name, layer
+    )
+    names = ("kind", "model", "layer", "label", "stream_hash", "n_tokens", "n_features")
+    origin = {name: getattr(features, name) for name in names}
+    files = [{"tokens": len(part)} for part in parts]
+    end_folder(folder, origin, files, features.document, vars(features.statistics))
+
+
+def share_by_token(folders: list[Path], text: TokenWindows) -> float:
+    """Share of the neurons' variance that the current token explains: that of their means by token."""
+    tokens = text.tokens[text.mask]
+    counts = np.bincount(tokens)
+    explained = total = 0.0
+    for folder in folders:
+        matrix = open_features(folder).load().matrix
+        sums = np.zeros((len(counts), matrix.shape[1]))
+        np.add.at(sums, tokens, matrix)
+        mean = matrix.mean(axis=0, dtype=np.float64)
+        by_token = sums / np.maximum(counts, 1)[:, None] - mean
+        explained += float((counts[:, None] * by_token**2).sum())
+        total += float(matrix.var(axis=0, dtype=np.float64).sum()) * len(tokens)
+    return explained / total

@@ -1,0 +1,184 @@
+"""The paper's first study, and all that is asked beside it, from text to report.
+
+    text -> for each model: residuals -> dictionaries -> features
+         -> for each comparison: matches with intervals -> tables with verdicts
+         -> for each analysis: its tables -> report
+
+Every arrow is a stage of the run folder, and a stage consists of tasks that an engine runs here or
+on a cluster: what is complete is kept, and a run that was stopped goes on from there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from homolog.analyses import ANALYSES
+from homolog.analyses.material import Material
+from homolog.corpus import TokenWindows, check_same_tokenizer, save_windows, token_texts
+from homolog.engine import open_engine
+from homolog.errors import InputError
+from homolog.models import load_tokenizer, require_inner_sites, require_positions
+from homolog.pipeline.analyses import is_made, run_analyses, words_left_out
+from homolog.pipeline.brought import check_brought
+from homolog.pipeline.circuits import require_circuits
+from homolog.pipeline.comparing import compare
+from homolog.pipeline.context import Context
+from homolog.pipeline.dictionaries import make_dictionaries
+from homolog.pipeline.features import encode_features
+from homolog.pipeline.finish import finish
+from homolog.pipeline.inputs import require_different
+from homolog.pipeline.models import inputs_of, left_out, models_of, weights_of
+from homolog.pipeline.text import MATCH, USES, read_text, text_facts, warnings_of
+from homolog.progress import Progress
+from homolog.record.atomic import write_json
+from homolog.record.comparisons import NEURON, Models, planned
+from homolog.record.process import machine
+from homolog.record.recipe import Recipe
+from homolog.record.run_folder import RunFolder
+
+MEMORY_SHARE = 0.4  # of the machine's memory that tasks may plan with
+
+
+def run_study(
+    recipe: Recipe,
+    out: Path,
+    progress: Progress,
+    *,
+    ray: str | None = None,
+    threads: int | None = None,
+) -> Path:
+    """Run the recipe into the folder `out`, or continue there; returns the report's index.html.
+
+    ray, threads: see `engine.open_engine`; they change no byte of the tables.
+    Errors: InputError for models, text or folder that cannot be used, before any work is done where
+    possible.
+    """
+    if (page := finished_report(recipe, out)) is not None:
+        return page
+    models = models_of(recipe)
+    tokenizer = _check_models(models, recipe)
+    material = Material(out.absolute(), recipe, models)
+    weights = weights_of(models.all, random=recipe.run.random_weights)
+    text: dict[str, TokenWindows] = {}
+    if not (out / "run.json").exists():  # what is wrong is then said before a folder is made
+        for model in models.all:
+            if model.saes:
+                check_brought(model, material.model(model))
+        text = read_text(recipe, tokenizer, progress)
+        require_different(weights)
+    run = RunFolder.open(out, recipe.values())
+    try:
+        text = text or read_text(recipe, tokenizer, progress)
+        run.check_inputs(inputs_of(recipe, models, weights, lambda: text["whole"].hash))
+        run.note(
+            name=recipe.name,
+            compared=[model.name for model in models.compared],
+            device=recipe.run.device,
+            corpus=text_facts(recipe, text, tokenizer),
+        )
+        with open_engine(ray, threads) as engine:
+            engine.check_folder(material.path)
+            share = 1.0 if ray is None else (threads or 1) / int(machine()["n_cpus"])
+            task_bytes = int(MEMORY_SHARE * share * int(machine()["memory_bytes"]))
+            of_task = threads if ray is None else threads or 1
+            context = Context(run, material, engine, progress, of_task, task_bytes)
+            progress.plan(_expected_seconds(material))
+            for words in (*warnings_of(recipe, text[MATCH]), *words_left_out(material, ANALYSES)):
+                progress.note(f"Left out: {words}.")
+            _work_through(context, text)
+        return finish(run, progress)
+    finally:
+        run.close()
+
+
+def _work_through(context: Context, text: dict[str, TokenWindows]) -> None:
+    """Every stage of a study, in order."""
+    for use in USES:
+        save_windows(text[use], context.run.windows_folder(use))
+    for model in context.material.models.all:
+        make_dictionaries(context, model)
+        encode_features(context, model)
+    compare(context)
+    if context.material.recipe.interpretation is not None:
+        _store_vocabulary(context)
+    run_analyses(context, ANALYSES)
+
+
+def finished_report(recipe: Recipe, out: Path) -> Path | None:
+    """The report of this recipe's run in `out`, if it is complete and all it wrote and read is as was.
+
+    Loads no models, so that a run that is complete is answered at once.
+    """
+    try:
+        run = RunFolder(out)
+    except InputError:
+        return None  # no run, or an unreadable one, which `RunFolder.open` rebuilds
+    models = models_of(recipe)
+    material = Material(out.absolute(), recipe, models)
+    weights = weights_of(models.all, random=recipe.run.random_weights)
+    stages = [f"{kind} {m.name}" for kind in ("dictionaries", "features") for m in models.all]
+    complete = (
+        run.recipe == recipe.values()
+        and not run.record.get("failed")
+        and all(run.is_done(stage) for stage in (*stages, "tables", "report"))
+        and run.reads_the_same(inputs_of(recipe, models, weights, str))
+        and all(
+            is_made(run, analysis)
+            for analysis in ANALYSES
+            if analysis.measure is not None
+            and analysis.wanted(recipe)
+            and analysis.left_out(material) is None
+        )
+    )
+    return run.report_folder / "index.html" if complete else None
+
+
+def _check_models(models: Models, recipe: Recipe) -> Any:
+    """The tokenizer of all models.  InputError when a model is asked for what it cannot do.
+
+    That is another tokenizer, windows longer than its positions, and neurons or circuits where only
+    the residual stream can be read, as far as its configuration tells.
+    """
+    random = recipe.run.random_weights
+    tokenizers = [load_tokenizer(m.ref, m.revision, random=random) for m in models.all]
+    for model, tokenizer in zip(models.all[1:], tokenizers[1:], strict=True):
+        check_same_tokenizer(models.all[0].ref, tokenizers[0], model.ref, tokenizer)
+    for model in models.all:
+        context = recipe.corpus.context
+        require_positions(model.ref, context, "corpus.context", model.revision, random=random)
+    plans = planned(models, left_out(recipe))
+    sides = [side for plan in plans for side in (plan.a, plan.b) if side.label == NEURON]
+    for model in dict.fromkeys(side.model for side in sides):
+        remedy = "Set controls.neurons = false."
+        require_inner_sites(model.ref, "reading neurons", remedy, model.revision, random=random)
+    if recipe.circuits is not None:
+        remedy = "Leave [circuits] out of the recipe."
+        require_circuits(models.compared, recipe.circuits, remedy, random=random)
+    return tokenizers[0]
+
+
+def _store_vocabulary(context: Context) -> None:
+    """The text of every token id, which the explorer and the rating read."""
+    run = context.run
+    if not run.is_done("vocabulary"):
+        with run.stage("vocabulary", [run.vocabulary]):
+            tokenizer = context.material.model(context.material.compared[0]).require_tokenizer()
+            write_json(run.vocabulary, token_texts(tokenizer))
+
+
+def _expected_seconds(material: Material) -> dict[str, float]:
+    """Shares of the work, for the estimate of the time left; they only need to be in proportion."""
+    expected: dict[str, float] = {}
+    for model in material.models.all:
+        n = len(model.labels)
+        train = {"load dictionaries of {}": n} if model.saes else {"read {}": 6.0}
+        train |= {} if model.saes else {"train dictionaries of {}": 29 * n}
+        steps = train | {"encode {}": 3 * len(model.encoded_labels)}
+        expected |= {step.format(model.name): float(seconds) for step, seconds in steps.items()}
+    plans = planned(material.models, left_out(material.recipe))
+    expected |= {f"match {plan.title}": 4.0 for plan in plans}
+    if material.recipe.circuits is not None:
+        circuits = {f"trace circuits: {model.name}": 16.0 for model in material.compared}
+        expected |= circuits
+    return expected | {"write the report": 10.0}
