@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import pytest
-from docs.make_api import COMMAND, PAGE, api_page
+from docs.make_reference import COMMAND, FOLDER, pages
 
 from documentation import (
     CHECKS,
@@ -35,8 +35,9 @@ def test_what_the_pages_name_exists(check: Any) -> None:
     assert not wrong, "\n" + "\n".join(wrong)
 
 
-def test_the_page_of_public_names_is_current() -> None:
-    assert PAGE.read_text(encoding="utf-8") == api_page(), f"renew docs/api.md: {COMMAND}"
+@pytest.mark.parametrize(("name", "text"), pages().items(), ids=list(pages()))
+def test_the_pages_made_from_the_code_are_current(name: str, text: str) -> None:
+    assert (FOLDER / name).read_text(encoding="utf-8") == text, f"renew docs/{name}: {COMMAND}"
 
 
 def test_every_page_and_package_is_in_the_reading_order() -> None:

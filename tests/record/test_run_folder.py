@@ -18,11 +18,13 @@ from homolog.errors import InputError
 from homolog.record.atomic import write_text
 from homolog.record.names import folder_name
 from homolog.record.run_folder import RunFolder, recipe_hash
+from homolog.record.tables import CONTEXTS, MATCHES
 
 RECIPE = {"sae": {"epochs": 6, "l1": 5.0}, "run": {"seed": 0}}
 
 WRITER = """
 import sys, time
+from homolog.record.tables import CONTEXTS, MATCHES
 from homolog.record.run_folder import RunFolder
 from homolog.record.atomic import write_text, atomic_path
 folder = RunFolder.open(sys.argv[1], {"run": {"seed": 0}})
@@ -60,14 +62,9 @@ def test_paths(folder: RunFolder) -> None:
         == root / "features" / "mamba-s0@rotated" / "0"
     )
     assert folder.residuals_folder("a/b") == root / "cache" / "residuals" / "a--b"
-    assert [
-        path.name for path in (folder.matches, folder.layers, folder.summary, folder.saes_table)
-    ] == [
-        "matches.parquet",
-        "layers.parquet",
-        "summary.parquet",
-        "saes.parquet",
-    ]
+    assert folder.table(MATCHES) == folder.table("matches") == root / "matches.parquet"
+    assert folder.table(CONTEXTS, "a/b", 2) == root / "contexts" / "a--b" / "2.parquet"
+    assert folder.folder_of(CONTEXTS) == root / "contexts"
 
 
 @pytest.mark.parametrize(

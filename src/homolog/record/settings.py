@@ -70,7 +70,7 @@ def tables_in(annotation: Any) -> list[type[Settings]]:
     return [annotation] if own else [t for a in get_args(annotation) for t in tables_in(a)]
 
 
-def page(table: type[Settings], name: str) -> str:
+def page(table: type[BaseModel], name: str) -> str:
     """A table in Markdown, and those in it: docs/settings.md is made of these."""
     parts, inner = [f"## {name}\n\n{_one_line(table.__doc__ or '')}\n"], []
     lines = ["| key | default | meaning |", "|---|---|---|"]

@@ -1,4 +1,8 @@
-"""The page of public names: `python docs/make_api.py` writes docs/api.md.
+"""The pages that are made from the code: `python docs/make_reference.py` writes them.
+
+    api.md        public names
+    tables.md     every table of a run, column by column
+    settings.md   every key of a recipe, and every setting of `homolog sae train`
 
 Public is what a package lists in `__all__`.  A name stands once, under the shortest address that
 gives it, with the first sentence of its docstring; a constant shows its value.
@@ -16,9 +20,12 @@ from types import ModuleType
 from typing import Any
 
 import homolog
+from homolog.dictionaries.configs import KINDS, TrainingConfig
+from homolog.record import settings, tables
+from homolog.record.recipe import Recipe, SaeRecipe
 
-PAGE = Path(__file__).parent / "api.md"
-COMMAND = "python docs/make_api.py"
+FOLDER = Path(__file__).parent
+COMMAND = "python docs/make_reference.py"
 
 START = f"""# Public names
 
@@ -68,5 +75,24 @@ def first_sentence(docstring: str | None) -> str:
     return re.split(r"(?<=\.)\s", paragraph, maxsplit=1)[0]
 
 
+def settings_page() -> str:
+    """Text of docs/settings.md."""
+    parts = [
+        f"# Settings\n\nKeys of a recipe, table by table, with their defaults; unknown keys are refused. "
+        f"Written by `{COMMAND}`.\n",
+        settings.page(Recipe, "A recipe"),
+    ]
+    parts += [settings.page(kind, f"[sae] kind = {name}") for name, kind in KINDS.items()]
+    parts += [settings.page(SaeRecipe, "Options of `homolog sae train`")]
+    parts += [settings.page(TrainingConfig, "Of the training, from Python")]
+    return "\n".join(parts)
+
+
+def pages() -> dict[str, str]:
+    """The text of every page by its name."""
+    return {"api.md": api_page(), "tables.md": tables.page(), "settings.md": settings_page()}
+
+
 if __name__ == "__main__":
-    PAGE.write_text(api_page(), encoding="utf-8")
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
