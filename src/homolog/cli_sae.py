@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from homolog.cli_options import kind_options, options_from
-from homolog.record.recipe import SaeRecipe
+from homolog.record.recipe import EvaluationRecipe, SaeRecipe
 
 if TYPE_CHECKING:
     from homolog.pipeline.sae import Row
@@ -103,6 +103,7 @@ def train(
 
 
 @sae.command("eval")
+@options_from(EvaluationRecipe, leave={"sae", "seed", "shuffle"})
 def evaluate(
     ref: Annotated[
         str,
@@ -110,64 +111,23 @@ def evaluate(
             metavar="SAE", help="Folder of a dictionary, of any format, or hf:OWNER/NAME/FOLDER."
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", help="The model it is of; that of the file by default.", show_default=False
-        ),
-    ] = None,
-    layer: Annotated[
-        int | None,
-        typer.Option(
-            "--layer", min=0, help="Its layer; that of the file by default.", show_default=False
-        ),
-    ] = None,
-    text: Annotated[
-        str | None,
-        typer.Option(
-            "--text",
-            metavar="SOURCE",
-            help=f"{TEXT_HELP}  [what was held out in training, else zoo:demo]",
-        ),
-    ] = None,
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Tokens of a --text.")] = 16_384,
-    context: Annotated[
-        int, typer.Option("--context", min=8, help="Tokens of a window of a --text.")
-    ] = 128,
-    field: Field = "text",
-    split: Split = "train",
-    revision: Revision = None,
-    dtype: ModelDtype = "float32",
-    device: Device = "cpu",
+    values: dict[str, Any],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a dictionary on text, loss recovered included, and compare with the quality its file
-    carries.
+    """Measure a dictionary on text, and compare with the quality that its file carries.
 
     Exit code 1 where that differs on the text held out from its training.
     """
     from homolog.pipeline.sae_eval import evaluate_sae
-    from homolog.pipeline.sae_text import Text
     from homolog.progress import make_progress
 
-    given = None if text is None else Text(text, field, split, context)
-    found = evaluate_sae(
-        ref,
-        make_progress(quiet or as_json),
-        model=model,
-        revision=revision,
-        layer=layer,
-        text=given,
-        n_tokens=tokens,
-        dtype=dtype,
-        device=device,
-    )
-    for line in (
-        [json.dumps(found.values(), indent=1, allow_nan=False)] if as_json else found.lines()
-    ):
+    recipe = EvaluationRecipe.parse({"sae": ref} | values)
+    evaluation = evaluate_sae(recipe, make_progress(quiet or as_json))
+    json_lines = [json.dumps(evaluation.values(), indent=1, allow_nan=False)]
+    for line in json_lines if as_json else evaluation.lines():
         typer.echo(line)
-    if found.agrees is False and given is None:
+    if evaluation.agrees is False and recipe.text is None:
         raise typer.Exit(1)
 
 

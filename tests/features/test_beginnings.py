@@ -24,6 +24,7 @@ from homolog.pipeline.recipes import parse_saes
 from homolog.pipeline.sae import train_saes
 from homolog.pipeline.sae_eval import evaluate_sae
 from homolog.progress import SilentProgress
+from homolog.record.recipe import EvaluationRecipe
 
 WORDS = 12
 BOS, EOS = WORDS, WORDS + 1
@@ -136,7 +137,9 @@ def test_a_run_says_both_losses_when_the_model_is_first_read(tmp_path: Path) -> 
     assert (record["corpus"]["n_documents_read"], record["corpus"]["n_documents_empty"]) == (20, 0)
     (warning,) = record["warnings"]
     assert "misses its beginning" in warning and "'<bos>'" in warning
-    found = evaluate_sae(str(tmp_path / "run" / "saes" / settings.name / "0"), SilentProgress())
+    found = evaluate_sae(
+        EvaluationRecipe(sae=str(tmp_path / "run" / "saes" / settings.name / "0")), SilentProgress()
+    )
     assert any("misses its beginning" in note and "'<bos>'" in note for note in found.notes)
 
 

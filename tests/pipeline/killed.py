@@ -59,6 +59,7 @@ def main(recipe: str, folder: str, seed: str) -> None:
     output.
     """
     from homolog.pipeline.compare import run_comparison
+
     from homolog.pipeline.recipes import load_recipe
     from homolog.progress import SilentProgress
 

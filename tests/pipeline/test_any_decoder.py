@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from homolog.pipeline.compare import run_comparison
 from tests.reference.tiny_models import tiny_qwen3
 from transformers import AutoTokenizer
 
@@ -17,7 +18,6 @@ from homolog.errors import InputError
 from homolog.models import load
 from homolog.pipeline import Study
 from homolog.pipeline.circuits import run_circuits
-from homolog.pipeline.compare import run_comparison
 from homolog.pipeline.recipes import parse_circuits, parse_recipe
 from homolog.progress import SilentProgress
 from homolog.record.names import folder_name

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from homolog.pipeline.compare import run_comparison
+from homolog.pipeline.plan import finished_report
 from tests.processes import started, wait_for
 
 import homolog
 from homolog.features import load_features
-from homolog.pipeline.compare import run_comparison
-from homolog.pipeline.plan import finished_report
 from homolog.pipeline.recipes import load_recipe
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder

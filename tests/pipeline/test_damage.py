@@ -9,14 +9,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from homolog.pipeline.compare import run_comparison
+from homolog.pipeline.plan import finished_report, make_plan
 from tests import damage
 from tests.pipeline.outcome import files, leave_undrawn
 from tests.pipeline.test_inputs import model_folder, small, write_lines
 
 import homolog
 from homolog.errors import InputError
-from homolog.pipeline.compare import run_comparison
-from homolog.pipeline.plan import finished_report, make_plan
 from homolog.pipeline.recipes import load_recipe
 from homolog.progress import SilentProgress
 from homolog.record.atomic import as_input_error

@@ -10,12 +10,12 @@ from typing import Any
 import polars as pl
 import pytest
 import typer
+from homolog.pipeline.compare import run_comparison
+from homolog.pipeline.plan import finished_report
 from tests.pipeline.outcome import RECIPE, files, leave_undrawn
 
 from homolog import cli
 from homolog.pipeline import circuits, compare, meaning, spaces
-from homolog.pipeline.compare import run_comparison
-from homolog.pipeline.plan import finished_report
 from homolog.pipeline.recipes import load_recipe, parse_circuits
 from homolog.progress import SilentProgress
 from homolog.record.recipe import Recipe

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from homolog.pipeline.compare import run_comparison
 from tests.pipeline import killed
 from tests.pipeline.outcome import RECIPE, files, leave_undrawn, record
 
 from homolog import dictionaries
 from homolog.errors import InputError
-from homolog.pipeline.compare import run_comparison
 from homolog.pipeline.recipes import load_recipe
 from homolog.progress import SilentProgress
 from homolog.record.recipe import Recipe

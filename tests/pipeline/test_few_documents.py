@@ -8,9 +8,9 @@ import json
 
 import polars as pl
 import pytest
+from homolog.pipeline.compare import run_comparison
 from tests.pipeline.outcome import RECIPE, leave_undrawn
 
-from homolog.pipeline.compare import run_comparison
 from homolog.pipeline.recipes import load_recipe
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder

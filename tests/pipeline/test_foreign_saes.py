@@ -12,6 +12,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from homolog.pipeline.compare import run_comparison
+from homolog.pipeline.plan import Subject, make_plan
 from tests.pipeline.outcome import leave_undrawn
 
 import homolog
@@ -19,8 +21,6 @@ from homolog import dictionaries
 from homolog.dictionaries import ResidualArrays, TrainingConfig, load, parse_config, save, train
 from homolog.errors import InputError
 from homolog.pipeline.brought import load_brought, mismatch, without_seed
-from homolog.pipeline.compare import run_comparison
-from homolog.pipeline.plan import Subject, make_plan
 from homolog.pipeline.recipes import parse_recipe
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder

@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from homolog.pipeline.compare import run_comparison
+from homolog.pipeline.plan import finished_report
 from safetensors.torch import load_file, save_file
 from tests.pipeline.outcome import leave_undrawn
 
 from homolog.errors import InputError
 from homolog.models import load
 from homolog.pipeline.circuits import run_circuits
-from homolog.pipeline.compare import run_comparison
 from homolog.pipeline.inputs import saes_input, text_input, tokenizer_input, weights_input
-from homolog.pipeline.plan import finished_report
 from homolog.pipeline.recipes import load_recipe, parse_circuits, parse_recipe, parse_saes
 from homolog.pipeline.sae import train_saes
 from homolog.progress import SilentProgress

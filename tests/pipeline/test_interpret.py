@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from homolog.pipeline.compare import run_comparison
 from tests.analyses.chat import chat_server
 from tests.processes import HANGS
 
@@ -18,7 +19,6 @@ from homolog.analyses.causal.measure import causal_words
 from homolog.analyses.explanations import Budget, Endpoint
 from homolog.analyses.meaning.relation import RELATION_SCHEMA
 from homolog.errors import InputError
-from homolog.pipeline.compare import run_comparison
 from homolog.pipeline.judging import judge_run
 from homolog.pipeline.recipes import parse_recipe
 from homolog.progress import make_progress

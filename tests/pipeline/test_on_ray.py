@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from homolog.pipeline.compare import run_comparison
 from tests.pipeline.outcome import RECIPE, files, leave_undrawn, record
 
 from homolog.engine import open_engine
-from homolog.pipeline.compare import run_comparison
 from homolog.pipeline.recipes import parse_recipe
 from homolog.progress import SilentProgress
 from homolog.record.recipe import Recipe

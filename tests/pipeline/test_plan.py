@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from homolog.pipeline.plan import make_plan
 
 from homolog.errors import InputError
-from homolog.pipeline.plan import make_plan
 from homolog.pipeline.recipes import load_recipe, parse_recipe
 
 THIRD = {"ref": "zoo:transformer-s1", "untrained": "zoo:transformer-random"}

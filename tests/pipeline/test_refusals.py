@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from homolog.pipeline.compare import run_comparison
 from safetensors.torch import load_file, save_file
 from tests.pipeline.outcome import RECIPE
 from tests.pipeline.test_inputs import model_folder
 
 from homolog.errors import InputError
 from homolog.pipeline.circuits import run_circuits
-from homolog.pipeline.compare import run_comparison
 from homolog.pipeline.recipes import load_recipe, parse_circuits, parse_saes
 from homolog.pipeline.sae import train_saes
 from homolog.progress import SilentProgress

@@ -34,7 +34,7 @@ from homolog.pipeline.sae import seed_agreement, train_saes
 from homolog.pipeline.sae_eval import evaluate_sae
 from homolog.pipeline.sae_text import Text, heldout_again, hold_out, read_text
 from homolog.progress import SilentProgress
-from homolog.record.recipe import SaeRecipe
+from homolog.record.recipe import EvaluationRecipe, SaeRecipe
 from homolog.record.run_folder import RunFolder
 
 SMALL = {
@@ -269,7 +269,9 @@ def test_trackers_get_training_and_held_out_numbers(trained) -> None:
 def test_evaluated_again_it_is_what_its_file_says(trained) -> None:
     out, rows, _ = trained
     torch.set_num_threads(1)
-    found = evaluate_sae(str(out / "saes/transformer-s0@seed1/3"), SilentProgress())
+    found = evaluate_sae(
+        EvaluationRecipe(sae=str(out / "saes/transformer-s0@seed1/3")), SilentProgress()
+    )
     row = next(row for row in rows if row["label"] == "seed1" and row["layer"] == 3)
     assert (
         found.agrees
@@ -299,8 +301,8 @@ def test_a_file_that_names_a_wrong_layer_does_not_agree_with_its_quality(trained
     with pytest.raises(
         InputError, match=r"--layer is 3, but by its file, the dictionary .*moved is of layer 0"
     ):
-        evaluate_sae(str(tmp_path / "moved"), SilentProgress(), layer=3)
-    found = evaluate_sae(str(tmp_path / "moved"), SilentProgress())
+        evaluate_sae(EvaluationRecipe(sae=str(tmp_path / "moved"), layer=3), SilentProgress())
+    found = evaluate_sae(EvaluationRecipe(sae=str(tmp_path / "moved")), SilentProgress())
     assert found.agrees is False and "Not what its file says" in found.notes[0]
 
 
@@ -309,17 +311,17 @@ def test_other_text_is_measured_and_named(trained, tmp_path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("One two three four five, six seven eight nine ten. " * 200)
     found = evaluate_sae(
-        str(out / "saes/transformer-s0/3"),
+        EvaluationRecipe(
+            sae=str(out / "saes/transformer-s0/3"), text=str(text), context=64, tokens=1500
+        ),
         SilentProgress(),
-        text=Text(str(text), context=64),
-        n_tokens=1500,
     )
     assert found.text == str(text) and 1400 < found.quality.n_tokens <= 1536
     known = evaluate_sae(
-        str(out / "saes/transformer-s0/3"),
+        EvaluationRecipe(
+            sae=str(out / "saes/transformer-s0/3"), text="zoo:demo", context=64, tokens=500
+        ),
         SilentProgress(),
-        text=Text("zoo:demo", context=64),
-        n_tokens=500,
     )
     assert known.agrees is None and "too little" in known.notes[0]
     assert "It was trained on this text" in known.notes[1]
@@ -333,20 +335,30 @@ def test_a_dictionary_without_facts_needs_model_and_layer(tmp_path, trained) -> 
     with pytest.raises(
         InputError, match=r"--model is None, but the file of .*bare does not say it"
     ):
-        evaluate_sae(str(tmp_path / "bare"), SilentProgress())
+        evaluate_sae(EvaluationRecipe(sae=str(tmp_path / "bare")), SilentProgress())
     with pytest.raises(InputError, match="--layer is None"):
-        evaluate_sae(str(tmp_path / "bare"), SilentProgress(), model="zoo:transformer-s0")
+        evaluate_sae(
+            EvaluationRecipe(sae=str(tmp_path / "bare"), model="zoo:transformer-s0"),
+            SilentProgress(),
+        )
     with pytest.raises(InputError, match="--layer is 9, but zoo:transformer-s0 has layers 0 to 3"):
-        evaluate_sae(str(tmp_path / "bare"), SilentProgress(), model="zoo:transformer-s0", layer=9)
+        evaluate_sae(
+            EvaluationRecipe(sae=str(tmp_path / "bare"), model="zoo:transformer-s0", layer=9),
+            SilentProgress(),
+        )
     found = evaluate_sae(
-        str(tmp_path / "bare"), SilentProgress(), model="zoo:transformer-s0", layer=3, n_tokens=2000
+        EvaluationRecipe(
+            sae=str(tmp_path / "bare"), model="zoo:transformer-s0", layer=3, tokens=2000
+        ),
+        SilentProgress(),
     )
     assert found.agrees is None and found.carried is None and "carries no quality" in found.notes[0]
     narrow = SparseAutoencoder(torch.ones(8, 4), torch.zeros(4), torch.ones(4, 8), torch.zeros(8))
     dictionaries.save(narrow, tmp_path / "narrow")
     with pytest.raises(InputError, match=r"it is 128 wide, and the dictionary .*narrow 8"):
         evaluate_sae(
-            str(tmp_path / "narrow"), SilentProgress(), model="zoo:transformer-s0", layer=3
+            EvaluationRecipe(sae=str(tmp_path / "narrow"), model="zoo:transformer-s0", layer=3),
+            SilentProgress(),
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import tomli_w
 
 CLOSE = 0.7
-"""A partner is called close when its correlation exceeds this, as in the summary's `share_above_07`."""
+"""A partner is called close when its correlation exceeds this, as in `share_above_07`."""
 
 MISSING = "\N{EN DASH}"
 

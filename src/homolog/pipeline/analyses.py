@@ -43,7 +43,7 @@ def is_made(run: RunFolder, analysis: Analysis) -> bool:
 
 
 def words_left_out(material: Material, analyses: Sequence[Analysis]) -> list[str]:
-    """In words, the analyses that the recipe wants and that this text or these models do not allow."""
+    """In words, the analyses that the recipe wants and this text or these models do not allow."""
     wanted = [a for a in analyses if a.measure is not None and a.wanted(material.recipe)]
     return [words for a in wanted if (words := a.left_out(material)) is not None]
 
@@ -96,7 +96,7 @@ def _run(context: Context, analysis: Analysis) -> None:
 def _measured(
     context: Context, analysis: Analysis, units: list[Unit], calls: list[dict[str, Any]]
 ) -> list[int]:
-    """Run the tasks; the numbers of those that succeeded, which is all unless they may fail alone."""
+    """Run the tasks; the numbers of those that succeeded: all, unless they may fail alone."""
     title = analysis.title or analysis.name
     if not analysis.units_may_fail:
         context.tasks(title, measure_unit, calls)

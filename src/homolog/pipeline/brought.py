@@ -83,39 +83,33 @@ def check_brought(model: StudyModel, loaded: LanguageModel) -> None:
 
 
 def mismatch(model: StudyModel, sae: SparseAutoencoder, tokenizer: str) -> str | None:
-    """In words, what the dictionary's file says of its model that is not so here; None where
-    nothing is.
-    """
+    """In words, what the dictionary's file says of its model that is not so here, or None."""
     of = (sae.metadata.get("origin") or {}).get("of", {})
     named = of.get("ref") or of.get("model")
-    found = []
+    wrong = []
     if named and _short(named) not in (_short(model.ref), _short(model.name)):
-        found.append(f"of {named}")
+        wrong.append(f"of {named}")
     if model.revision and of.get("revision") not in (None, model.revision):
-        found.append(f"of revision {of['revision']}")
+        wrong.append(f"of revision {of['revision']}")
     if of.get("tokenizer") not in (None, tokenizer):
-        found.append("of another tokenizer")
-    if not found:
+        wrong.append("of another tokenizer")
+    if not wrong:
         return None
-    return f"{model.name}, layer {sae.metadata['layer']}: its file says that the dictionary is {' and '.join(found)}"
+    where = f"{model.name}, layer {sae.metadata['layer']}"
+    return f"{where}: its file says that the dictionary is {' and '.join(wrong)}"
 
 
 def without_seed(models: Sequence[StudyModel], recipe: Recipe) -> list[str]:
-    """In words, the models that bring one dictionary a block where a second was to be compared
-    with.
-    """
+    """In words, the models that bring no second dictionaries where a comparison needs them."""
     wanted = recipe.controls.sae_seed or recipe.controls.stability
     return [
         f"{s.name} brings no dictionaries of another seed (saes_seed): its SAE-seed skyline and "
-        "the stability of "
-        "matches in it are not measured"
+        "the stability of matches in it are not measured"
         for s in models
         if wanted and s.saes and len(s.labels) == 1
     ]
 
 
 def _short(name: str) -> str:
-    """The model's name without owner or folder, for comparison: "EleutherAI/Pythia-160M" is
-    "pythia-160m".
-    """
+    """A model's name without owner or folder: "pythia-160m" of "EleutherAI/Pythia-160M"."""
     return re.split(r"[/:]|--", name.rstrip("/"))[-1].lower().removesuffix("-hf")

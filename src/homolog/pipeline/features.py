@@ -164,7 +164,7 @@ def close_neurons(material: Material, model: StudyModel, shards: list[Shard], la
 
 
 def share_by_token(folders: list[Path], text: TokenWindows) -> float:
-    """Share of the neurons' variance that the current token explains: that of their means by token."""
+    """Share of the neurons' variance that the current token explains: that of means by token."""
     tokens = text.tokens[text.mask]
     counts = np.bincount(tokens)
     explained = total = 0.0

@@ -1,4 +1,4 @@
-"""What every study does with what it found: tables, then the report, and nothing left in the cache."""
+"""How every study ends: the report, and nothing left in the cache; and work that may fail alone."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from homolog.errors import InputError
 from homolog.record.recipe import CircuitRecipe, Dictionaries, Recipe, SaeRecipe
 
 EXPANSION = 6.0
-"""Features per dimension where `homolog sae train` is given no number: 768 for the shipped models."""
+"""Features per dimension where `homolog sae train` is given no number: 768 for the zoo."""
 MOST_LAYERS = 100_000
 ANY_WIDTH = 1 << 30  # where the number of features depends on the model
 

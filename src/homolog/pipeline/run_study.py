@@ -106,7 +106,7 @@ def _work_through(context: Context, text: dict[str, TokenWindows]) -> None:
 
 
 def finished_report(recipe: Recipe, out: Path) -> Path | None:
-    """The report of this recipe's run in `out`, if it is complete and all it wrote and read is as was.
+    """The report of this recipe's run in `out`, if it is complete and all of it is as it was.
 
     Loads no models, so that a run that is complete is answered at once.
     """

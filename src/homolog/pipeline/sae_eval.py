@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from homolog import dictionaries
-from homolog.corpus import TokenWindows, check_same_tokenizer
+from homolog.corpus import TokenWindows, fingerprint
 from homolog.dictionaries import Quality, SparseAutoencoder, saved_quality
 from homolog.dictionaries.formats import is_elsewhere
 from homolog.dictionaries.quality import RECHECK_TOKENS, recheck
@@ -22,6 +22,7 @@ from homolog.models import LanguageModel, load
 from homolog.pipeline.sae import usable_device
 from homolog.pipeline.sae_text import Text, heldout_again, read_text
 from homolog.progress import Progress
+from homolog.record.recipe import EvaluationRecipe
 
 DEFAULT_TEXT = "zoo:demo"
 
@@ -103,58 +104,35 @@ class Evaluation:
         return lines + list(self.notes)
 
 
-def evaluate_sae(
-    ref: str,
-    progress: Progress,
-    *,
-    model: str | None = None,
-    revision: str | None = None,
-    layer: int | None = None,
-    text: Text | None = None,
-    n_tokens: int = 16_384,
-    dtype: str = "float32",
-    device: str = "cpu",
-) -> Evaluation:
-    """Measure the dictionary `ref` (see `dictionaries.load`) in its model.
+def evaluate_sae(recipe: EvaluationRecipe, progress: Progress) -> Evaluation:
+    """Measure the dictionary `recipe.sae` (see `dictionaries.load`) in its model.
 
-    model, revision, layer: of the file by default.  text: what to measure on, its first `n_tokens`;
-    by default what was held out when the dictionary was trained here, else the text that ships.
     Raises InputError for a dictionary that cannot be read or is of another width, place, layer or
     tokenizer, a missing model or layer, and text that cannot be read.  Names of models are not
     compared so strictly, for libraries name one model differently: another name is said.
     """
-    sae = dictionaries.load(ref)
-    where, number = _place(ref, sae, model, layer)
-    if revision is None and model is None:
+    ref, sae = recipe.sae, dictionaries.load(recipe.sae)
+    where, number = _place(ref, sae, recipe.model, recipe.layer)
+    revision = recipe.revision
+    if revision is None and recipe.model is None:
         revision = sae.metadata.get("revision")
-    loaded = load(
-        where, revision=revision, dtype=getattr(torch, dtype), device=usable_device(device)
-    )
-    tokenizer = check_same_tokenizer(where, loaded.tokenizer, where, loaded.tokenizer)
-    _check_fits(ref, sae, loaded, number)
-    if sae.metadata.get("tokenizer") not in (None, tokenizer):
-        raise InputError(
-            "--model",
-            where,
-            f"its tokenizer ({tokenizer}) must be that of the model of the dictionary "
-            f"{ref} ({sae.metadata['tokenizer']})",
-            "Name the model that it was trained on.",
-        )
+    device, dtype = usable_device(recipe.device), getattr(torch, recipe.dtype)
+    model = load(where, revision=revision, dtype=dtype, device=device)
+    _check_fits(ref, sae, model, number)
     with progress.stage("read the text"):
-        windows, words = _windows(sae, loaded, text, n_tokens)
+        windows, words = _windows(sae, model, recipe)
     with progress.stage("measure quality"):
-        residuals = full_residuals(loaded, windows, [number])[number]
-        quality = measure_on_text(
-            loaded, windows, residuals, number, sae, loss_clean=clean_loss(loaded, windows)
-        )
-        agrees, notes = _recheck(sae, windows, residuals, text is None)
-    beginning = measure_beginning(loaded, windows)
+        residuals = full_residuals(model, windows, [number])[number]
+        clean = clean_loss(model, windows)
+        quality = measure_on_text(model, windows, residuals, number, sae, loss_clean=clean)
+        agrees, notes = _recheck(sae, windows, residuals, recipe.text is None)
+    beginning = measure_beginning(model, windows)
     if beginning is not None and beginning.is_missed:
         notes.append(f"{beginning.words(where)}.")
     if other := _other_model(sae, where):
         notes.insert(0, f"Its file says that it is of {other}, and it was measured in {where}.")
     own = sae.metadata.get("text") or {}  # of any shape: only compared
-    if text is not None and own.get("source") == text.source:
+    if recipe.text is not None and own.get("source") == recipe.text:
         notes.append(
             "It was trained on this text: without --text it is measured on what was held out."
         )
@@ -226,18 +204,28 @@ def _check_fits(ref: str, sae: SparseAutoencoder, model: LanguageModel, layer: i
             f"it is {model.d_model} wide, and the dictionary {ref} {sae.d_model}",
             "Name the model that it was trained on.",
         )
+    tokenizer = fingerprint(model.require_tokenizer())
+    if sae.metadata.get("tokenizer") not in (None, tokenizer):
+        raise InputError(
+            "--model",
+            model.name,
+            f"its tokenizer ({tokenizer}) must be that of the model of the dictionary "
+            f"{ref} ({sae.metadata['tokenizer']})",
+            "Name the model that it was trained on.",
+        )
 
 
 def _windows(
-    sae: SparseAutoencoder, model: LanguageModel, text: Text | None, n_tokens: int
+    sae: SparseAutoencoder, model: LanguageModel, recipe: EvaluationRecipe
 ) -> tuple[TokenWindows, str]:
     """What to measure on, and in words what that is."""
     own = sae.metadata.get("text")
-    if text is None and own is not None:
+    if recipe.text is None and own is not None:
         known = _text_of(own)
         return heldout_again(known, model.tokenizer), f"{known.source}, held out from its training"
-    text = text or Text(DEFAULT_TEXT)
-    return read_text(text, model.tokenizer, n_tokens), text.source
+    source = recipe.text or DEFAULT_TEXT
+    text = Text(source, recipe.field, recipe.split, recipe.context, recipe.shuffle, recipe.seed)
+    return read_text(text, model.tokenizer, recipe.tokens), source
 
 
 def _text_of(facts: dict[str, Any]) -> Text:

@@ -1,8 +1,8 @@
 """The text of dictionaries on their own: what is held out, and how the same tokens are found again
 from the file.
 
-    windows   the documents, in random order unless asked otherwise, packed; of the first `n_first` windows, `n_heldout`
-              drawn at random are held out, and all others are trained on
+    windows   the documents, in random order unless asked otherwise, packed; of the first `n_first`
+              windows, `n_heldout` drawn at random are held out, all others are trained on
 
 Which are held out depends on neither the length of the training nor what follows, so that
 evaluating a dictionary on tokens that it never saw reads no more of a long text than those first
@@ -28,7 +28,7 @@ documents.
 
 @dataclass(frozen=True)
 class Text:
-    """Where the text comes from and which windows of it are held out; stored with every dictionary."""
+    """Where text comes from and which windows of it are held out; stored with every dictionary."""
 
     source: str
     field: str = "text"

@@ -1,4 +1,4 @@
-"""Similarity of the spaces beside single features: residual streams, decoders of matched features."""
+"""Similarity of spaces beside single features: residual streams, decoders of matched features."""
 
 from __future__ import annotations
 

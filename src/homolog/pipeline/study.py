@@ -63,7 +63,7 @@ class Study:
 
     @property
     def figures(self) -> dict[str, InlineFigure]:
-        """The charts of the report by name; a notebook draws one that is the last value of a cell."""
+        """Charts of the report by name; a notebook draws one that is the last value of a cell."""
         specs = figure_specs(self.folder.report_folder)
         return {
             name: InlineFigure(json.loads(file.read_text("utf-8"))) for name, file in specs.items()

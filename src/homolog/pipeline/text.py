@@ -18,7 +18,7 @@ USES = (TRAIN, MATCH, QUALITY, NEURONS)
 
 
 def read_text(recipe: Recipe, tokenizer: Any, progress: Progress) -> dict[str, TokenWindows]:
-    """Windows by use, and "whole" for all of them.  InputError where the text does not fill them."""
+    """Windows by use, and "whole" for all.  InputError where the text does not fill them."""
     corpus = recipe.corpus
     documents = read_documents(
         corpus.source,

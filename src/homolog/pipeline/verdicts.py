@@ -1,4 +1,4 @@
-"""From the tables of all comparisons to the verdicts: stability, homologs, shares with intervals."""
+"""From the tables of all comparisons to verdicts: stability, homologs, shares with intervals."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class StudyModel:
     derived: tuple[str, ...] = ()
     """Of those that are made from the main one."""
     saes: tuple[str, ...] = ()
-    """Where its own come from, one per label, with {layer} for the block; none: they are trained."""
+    """Where its own come from, one per label, {layer} for the block; none: they are trained."""
 
     @property
     def name(self) -> str:

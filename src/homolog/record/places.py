@@ -55,7 +55,7 @@ class Places:
         return self.path / "cache"
 
     def sae_folder(self, model: str, layer: int, label: str = MAIN_LABEL) -> Path:
-        """Folder of one dictionary: saes/MODEL/LAYER, or saes/MODEL@LABEL/LAYER for other labels."""
+        """Folder of a dictionary: saes/MODEL/LAYER, or saes/MODEL@LABEL/LAYER for other labels."""
         return self._layer_folder("saes", model, layer, label)
 
     def feature_folder(self, model: str, layer: int, label: str = MAIN_LABEL) -> Path:

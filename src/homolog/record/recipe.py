@@ -27,7 +27,7 @@ class Model(Settings):
     """Branch, tag or commit of a Hub id."""
 
     untrained: str | None = None
-    """Its untrained twin: what the other models' features find in an architecture without training."""
+    """Its untrained twin: what other models' features find in an architecture without training."""
 
     other_seed: str | None = None
     """The same model trained from another seed: the model-seed skyline."""
@@ -70,7 +70,7 @@ class Corpus(TextSource):
     """The text that every model reads, and how much of it."""
 
     source: str
-    """"zoo:demo" (ships with us), a .txt, .jsonl (.gz, .xz) or .parquet file, a folder, or "hf:ID"."""
+    """"zoo:demo" (ships), a .txt, .jsonl (.gz, .xz) or .parquet file, a folder, or "hf:ID"."""
 
     train_tokens: int = Field(ge=1)
     """Tokens that the dictionaries learn from, before they are read again (`sae.epochs`)."""
@@ -300,7 +300,7 @@ class Run(Machine):
     """Where a study runs and from which seed (rotations, resampling, order of training tokens)."""
 
     shard_mib: int = Field(default=2048, ge=1)
-    """MiB of residuals that one task holds; it decides how many files features lie in, and no number."""
+    """MiB of residuals that one task holds; decides how many files features lie in, no number."""
 
     random_weights: bool = False
     """A rehearsal: the models' true sizes with random weights, and dictionaries made to fire as
@@ -423,7 +423,7 @@ class SaeRecipe(Dictionaries, TextSource, Machine):
     """Dictionaries of each layer, which differ in their initial weights."""
 
     stream: Literal["auto", "pool", "store"] = "auto"
-    """Run the model as its residuals are read, or store them first; auto stores what is read twice."""
+    """Run the model as residuals are read, or store them first; auto stores what is read twice."""
 
     pool_tokens: int = Field(default=262_144, ge=1)
     """Tokens among which the residuals of a running model are shuffled in memory."""
@@ -442,3 +442,25 @@ class SaeRecipe(Dictionaries, TextSource, Machine):
     def labels(self) -> tuple[str, ...]:
         """Names of the dictionaries of a layer, as those of a study: "sae", "seed1", ..."""
         return ("sae", *(f"seed{number}" for number in range(1, self.seeds)))
+
+
+class EvaluationRecipe(TextSource, Machine):
+    """What a dictionary is measured on."""
+
+    sae: str
+    """Folder of a dictionary, of any format, or hf:OWNER/NAME/FOLDER."""
+
+    model: str | None = None
+    """The model it is of; that of the file by default."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a Hub id."""
+
+    layer: int | None = Field(default=None, ge=0)
+    """Its layer; that of the file by default."""
+
+    text: str | None = None
+    """A source of text; by default what was held out in training, else zoo:demo."""
+
+    tokens: int = Field(default=16_384, ge=1)
+    """Tokens of a --text."""

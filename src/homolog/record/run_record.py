@@ -48,7 +48,7 @@ def other_recipe(path: Path, record: dict[str, Any], recipe: dict[str, Any]) -> 
     return InputError(
         "--out",
         str(path),
-        f"it holds the run of another recipe (hash {recipe_hash(record['recipe'])[:8]}, this one is "
+        f"it holds the run of another recipe ({recipe_hash(record['recipe'])[:8]}, this one is "
         f"{recipe_hash(recipe)[:8]}), which differs in {', '.join(shown)}{more}",
         "Give another --out, or run the recipe that this folder was started with.",
     )

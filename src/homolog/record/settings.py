@@ -43,7 +43,7 @@ class Settings(BaseModel):
         return self.model_dump(mode="json")
 
     def changed(self: Table, **values: Any) -> Table:
-        """These settings with other values; a table may be given by those of its keys that change."""
+        """These settings with other values; of a table, those of its keys that change."""
         own = self.values()
         merged = {
             key: own[key] | value if isinstance(value, dict) and own.get(key) else value

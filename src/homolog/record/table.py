@@ -23,7 +23,7 @@ Type = Any
 
 @dataclass(frozen=True)
 class Column:
-    """A column.  means: in words, with the unit.  optional: tables from some runs are without it."""
+    """A column.  means: in words, with the unit.  optional: tables of some runs lack it."""
 
     type: Type
     means: str
