@@ -408,18 +408,18 @@ def main() -> None:
 def _compare(
     recipe: Recipe, out: Path | None, ray: str | None, threads: int | None, quiet: bool
 ) -> None:
-    from homolog.pipeline.plan import finished_report
+    from homolog.pipeline.run_study import finished_report
     from homolog.progress import make_progress
     from homolog.record.run_folder import RunFolder
 
     target = out or Path("runs") / recipe.name
     path = finished_report(recipe, target)
     if path is None:
-        from homolog.pipeline.compare import (
-            run_comparison,
-        )  # slow to import: after the recipe is known to be usable
+        from homolog.pipeline.run_study import (
+            run_study,  # slow to import: after the recipe is known to be usable
+        )
 
-        path = run_comparison(recipe, target, make_progress(quiet), ray=ray, threads=threads)
+        path = run_study(recipe, target, make_progress(quiet), ray=ray, threads=threads)
     record = RunFolder(target).record
     for found in [*record.get("verdicts", []), *record.get("causal", [])]:
         typer.echo(found["words"])

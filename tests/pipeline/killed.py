@@ -58,9 +58,8 @@ def main(recipe: str, folder: str, seed: str) -> None:
     """The undisturbed run, the killed ones and the one that ends; one JSON object on standard
     output.
     """
-    from homolog.pipeline.compare import run_comparison
-
     from homolog.pipeline.recipes import load_recipe
+    from homolog.pipeline.run_study import run_study
     from homolog.progress import SilentProgress
 
     leave_undrawn(setattr)
@@ -69,7 +68,7 @@ def main(recipe: str, folder: str, seed: str) -> None:
     )  # else imported late, by every child
 
     def study(out: Path) -> None:
-        run_comparison(load_recipe(recipe), out, SilentProgress(), threads=1)
+        run_study(load_recipe(recipe), out, SilentProgress(), threads=1)
 
     killed = Path(folder, "killed")
     course = Child(study, Path(folder, "whole"), stopped=Path(folder, "stopped")).course()

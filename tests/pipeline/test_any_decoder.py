@@ -9,7 +9,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from homolog.pipeline.compare import run_comparison
 from tests.reference.tiny_models import tiny_qwen3
 from transformers import AutoTokenizer
 
@@ -19,6 +18,7 @@ from homolog.models import load
 from homolog.pipeline import Study
 from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.recipes import parse_circuits, parse_recipe
+from homolog.pipeline.run_study import run_study
 from homolog.progress import SilentProgress
 from homolog.record.names import folder_name
 from homolog.record.recipe import Recipe
@@ -59,7 +59,7 @@ def recipe(folder: Path, **changes: Any) -> Recipe:
 
 @pytest.mark.slow
 def test_features_of_a_model_without_own_adapter_are_compared(qwen, tmp_path):
-    run_comparison(recipe(qwen), tmp_path / "run", SilentProgress())
+    run_study(recipe(qwen), tmp_path / "run", SilentProgress())
     study = Study.load(tmp_path / "run")
     main = study.summary.filter(pl.col("comparison") == "main", pl.col("stratum") == "all")
     name = folder_name(str(qwen))
@@ -83,7 +83,7 @@ def test_features_of_a_model_without_own_adapter_are_compared(qwen, tmp_path):
 )
 def test_neurons_and_circuits_are_refused_before_any_work(changes, words, qwen, tmp_path):
     with pytest.raises(InputError) as error:
-        run_comparison(recipe(qwen, **changes), tmp_path / "run", SilentProgress())
+        run_study(recipe(qwen, **changes), tmp_path / "run", SilentProgress())
     assert all(word in str(error.value) for word in words), str(error.value)
     assert not (tmp_path / "run").exists()
 

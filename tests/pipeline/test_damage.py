@@ -9,8 +9,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from homolog.pipeline.compare import run_comparison
-from homolog.pipeline.plan import finished_report, make_plan
 from tests import damage
 from tests.pipeline.outcome import files, leave_undrawn
 from tests.pipeline.test_inputs import model_folder, small, write_lines
@@ -18,6 +16,7 @@ from tests.pipeline.test_inputs import model_folder, small, write_lines
 import homolog
 from homolog.errors import InputError
 from homolog.pipeline.recipes import load_recipe
+from homolog.pipeline.run_study import finished_report, run_study
 from homolog.progress import SilentProgress
 from homolog.record.atomic import as_input_error
 from homolog.record.recipe import Recipe
@@ -81,7 +80,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model_folder("transformer-s1", folder / "b")
     with pytest.MonkeyPatch.context() as patch:
         leave_undrawn(patch.setattr)
-        run_comparison(small(folder), folder / "run", SilentProgress())
+        run_study(small(folder), folder / "run", SilentProgress())
     return folder
 
 
@@ -128,7 +127,7 @@ def test_the_same_command_mends_a_damaged_run(
     for _ in range(damage.number_of(pytestconfig) // 10):
         done = damage.damage(own_files(run), rng)
         try:
-            run_comparison(small(whole), run, SilentProgress())
+            run_study(small(whole), run, SilentProgress())
         except (InputError, OSError) as found:
             error = (
                 found

@@ -10,13 +10,12 @@ from typing import Any
 import polars as pl
 import pytest
 import typer
-from homolog.pipeline.compare import run_comparison
-from homolog.pipeline.plan import finished_report
 from tests.pipeline.outcome import RECIPE, files, leave_undrawn
 
 from homolog import cli
 from homolog.pipeline import circuits, compare, meaning, spaces
 from homolog.pipeline.recipes import load_recipe, parse_circuits
+from homolog.pipeline.run_study import finished_report, run_study
 from homolog.progress import SilentProgress
 from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
@@ -60,7 +59,7 @@ def runs(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         leave_undrawn(patch.setattr)
-        run_comparison(recipe, folder / "whole", SilentProgress(), threads=1)
+        run_study(recipe, folder / "whole", SilentProgress(), threads=1)
         for module, function, when in (
             (circuits, "trace_induction", lambda model, *_: model.name.endswith("s1")),
             (spaces, "SpaceMoments", lambda *_, **__: True),
@@ -68,7 +67,7 @@ def runs(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
             (meaning.transplant, "transplant", lambda *_, **__: True),
         ):
             patch.setattr(module, function, failing(getattr(module, function), when))
-        run_comparison(recipe, folder / "failed", SilentProgress(), threads=1)
+        run_study(recipe, folder / "failed", SilentProgress(), threads=1)
     return folder
 
 
@@ -135,7 +134,7 @@ def test_the_same_command_again_makes_what_is_missing_and_nothing_else(
     leave_undrawn(monkeypatch.setattr)
     assert finished_report(recipe, runs / "failed") is None
     before = RunFolder(runs / "failed").record["stages"]
-    run_comparison(recipe, runs / "failed", SilentProgress(), threads=1)
+    run_study(recipe, runs / "failed", SilentProgress(), threads=1)
     after = RunFolder(runs / "failed").record
     again = {
         name

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from homolog.pipeline.compare import run_comparison
 from tests.pipeline import killed
 from tests.pipeline.outcome import RECIPE, files, leave_undrawn, record
 
 from homolog import dictionaries
 from homolog.errors import InputError
 from homolog.pipeline.recipes import load_recipe
+from homolog.pipeline.run_study import run_study
 from homolog.progress import SilentProgress
 from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
@@ -75,7 +75,7 @@ def whole(runs: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) ->
 
 
 def study(recipe: Recipe, out: Path) -> None:
-    run_comparison(recipe, out, SilentProgress(), threads=1)
+    run_study(recipe, out, SilentProgress(), threads=1)
 
 
 def test_twenty_kills_change_no_byte(runs: tuple[Path, dict[str, Any]]) -> None:

@@ -8,10 +8,10 @@ import json
 
 import polars as pl
 import pytest
-from homolog.pipeline.compare import run_comparison
 from tests.pipeline.outcome import RECIPE, leave_undrawn
 
 from homolog.pipeline.recipes import load_recipe
+from homolog.pipeline.run_study import run_study
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
 from homolog.zoo import catalog
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     (folder / "one.toml").write_text(recipe + MEANING)
     with pytest.MonkeyPatch.context() as patch:
         leave_undrawn(patch.setattr)
-        run_comparison(load_recipe(folder / "one.toml"), folder / "run", SilentProgress())
+        run_study(load_recipe(folder / "one.toml"), folder / "run", SilentProgress())
     return RunFolder(folder / "run")
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from homolog.pipeline.compare import run_comparison
-from homolog.pipeline.plan import Subject, make_plan
 from tests.pipeline.outcome import leave_undrawn
 
 import homolog
@@ -22,6 +20,7 @@ from homolog.dictionaries import ResidualArrays, TrainingConfig, load, parse_con
 from homolog.errors import InputError
 from homolog.pipeline.brought import load_brought, mismatch, without_seed
 from homolog.pipeline.recipes import parse_recipe
+from homolog.pipeline.run_study import run_study
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
 
@@ -77,7 +76,7 @@ def test_a_study_of_brought_and_trained_dictionaries(
     leave_undrawn(monkeypatch.setattr)
     saes = {"saes": f"{brought}/sparsify/layers.{{layer}}", "saes_seed": f"{brought}/dl/{{layer}}"}
     out = tmp_path / "run"
-    page = run_comparison(parse_recipe(values(saes), "brought"), out, SilentProgress())
+    page = run_study(parse_recipe(values(saes), "brought"), out, SilentProgress())
     run, table = (
         RunFolder(out),
         pl.read_parquet(out / "saes.parquet").sort("model", "label", "layer"),
@@ -143,7 +142,7 @@ def test_dictionaries_of_another_model_are_refused_before_any_work(
     brought: Path, tmp_path: Path
 ) -> None:
     def start(**saes: str) -> None:
-        run_comparison(parse_recipe(values(saes), "brought"), tmp_path / "run", SilentProgress())
+        run_study(parse_recipe(values(saes), "brought"), tmp_path / "run", SilentProgress())
 
     with pytest.raises(
         InputError, match=r"models.saes is .*layers\.0'.*has 4 blocks.*Put \{layer\}"

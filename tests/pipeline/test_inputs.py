@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from homolog.pipeline.compare import run_comparison
-from homolog.pipeline.plan import finished_report
 from safetensors.torch import load_file, save_file
 from tests.pipeline.outcome import leave_undrawn
 
@@ -22,6 +20,7 @@ from homolog.models import load
 from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.inputs import saes_input, text_input, tokenizer_input, weights_input
 from homolog.pipeline.recipes import load_recipe, parse_circuits, parse_recipe, parse_saes
+from homolog.pipeline.run_study import finished_report, run_study
 from homolog.pipeline.sae import train_saes
 from homolog.progress import SilentProgress
 from homolog.record.names import folder_name
@@ -90,7 +89,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model_folder("transformer-s0", folder / "a")
     model_folder("transformer-s1", folder / "b")
     with pytest.raises(KeyboardInterrupt):
-        run_comparison(small(folder), folder / "run", Stopping(f"encode {name_of(folder / 'b')}"))
+        run_study(small(folder), folder / "run", Stopping(f"encode {name_of(folder / 'b')}"))
     return folder
 
 
@@ -106,7 +105,7 @@ def folder(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def go_on(folder: Path, **models: dict[str, str]) -> Path:
-    return run_comparison(small(folder, **models), folder / "run", SilentProgress())
+    return run_study(small(folder, **models), folder / "run", SilentProgress())
 
 
 def turn_weights(model: Path) -> None:
@@ -179,7 +178,7 @@ def test_dictionaries_that_are_brought_are_known_by_their_contents(folder: Path)
     shutil.rmtree(folder / "run")
     saes = {"saes": str(brought / "{layer}")}
     with pytest.raises(KeyboardInterrupt):
-        run_comparison(
+        run_study(
             small(folder, a=saes), folder / "run", Stopping(f"encode {name_of(folder / 'b')}")
         )
     shutil.rmtree(brought / "2")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from homolog.pipeline.compare import run_comparison
 from tests.analyses.chat import chat_server
 from tests.processes import HANGS
 
@@ -21,6 +20,7 @@ from homolog.analyses.meaning.relation import RELATION_SCHEMA
 from homolog.errors import InputError
 from homolog.pipeline.judging import judge_run
 from homolog.pipeline.recipes import parse_recipe
+from homolog.pipeline.run_study import run_study
 from homolog.progress import make_progress
 from homolog.record.run_folder import RunFolder
 from homolog.report.export import export_figures
@@ -54,7 +54,7 @@ RECIPE = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("meaning") / "run"
-    run_comparison(parse_recipe(RECIPE, "meaning"), folder, make_progress(quiet=True))
+    run_study(parse_recipe(RECIPE, "meaning"), folder, make_progress(quiet=True))
     return folder
 
 

@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from homolog.pipeline.compare import run_comparison
 from tests.pipeline.outcome import RECIPE, files, leave_undrawn, record
 
 from homolog.engine import open_engine
 from homolog.pipeline.recipes import parse_recipe
+from homolog.pipeline.run_study import run_study
 from homolog.progress import SilentProgress
 from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
@@ -52,7 +52,7 @@ def recipe() -> Recipe:
 def here(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study in this process, with as many threads as there are processors."""
     out = tmp_path_factory.mktemp("runs") / "here"
-    run_comparison(recipe, out, SilentProgress())
+    run_study(recipe, out, SilentProgress())
     return out
 
 
@@ -64,7 +64,7 @@ def two_workers() -> Iterator[None]:
 
 
 def test_a_study_on_ray_writes_the_same_bytes(here: Path, recipe: Recipe, tmp_path: Path) -> None:
-    run_comparison(recipe, tmp_path / "run", SilentProgress(), ray="local")
+    run_study(recipe, tmp_path / "run", SilentProgress(), ray="local")
     assert files(tmp_path / "run") == files(here)
     assert record(tmp_path / "run") == record(here)
 
@@ -81,7 +81,7 @@ def test_killed_workers_change_no_byte(
     killer.start()
     try:
         with caplog.at_level(logging.WARNING, "homolog"):
-            run_comparison(recipe, out, SilentProgress(), ray="local")
+            run_study(recipe, out, SilentProgress(), ray="local")
     finally:
         ended.set()
         killer.join()

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from homolog.pipeline.compare import run_comparison
 from safetensors.torch import load_file, save_file
 from tests.pipeline.outcome import RECIPE
 from tests.pipeline.test_inputs import model_folder
@@ -17,6 +16,7 @@ from tests.pipeline.test_inputs import model_folder
 from homolog.errors import InputError
 from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.recipes import load_recipe, parse_circuits, parse_saes
+from homolog.pipeline.run_study import run_study
 from homolog.pipeline.sae import train_saes
 from homolog.progress import SilentProgress
 
@@ -28,7 +28,7 @@ def compared(folder: Path, **changes: str) -> None:
     for old, new in changes.values():
         text = text.replace(old, new)
     (folder / "recipe.toml").write_text(text)
-    run_comparison(load_recipe(folder / "recipe.toml"), folder / "run", SilentProgress())
+    run_study(load_recipe(folder / "recipe.toml"), folder / "run", SilentProgress())
 
 
 def trained(folder: Path, **values: object) -> None:

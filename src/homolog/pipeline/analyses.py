@@ -30,7 +30,7 @@ def run_analyses(context: Context, analyses: Sequence[Analysis]) -> None:
             continue
         if analysis.left_out(material) is not None:
             continue
-        failed = any(work.startswith(analysis.name) for work in context.failed)
+        failed = any(work.split(" ")[0] == analysis.name for work in context.failed)
         if is_made(context.run, analysis) and not failed:
             continue
         with context.apart(analysis.name):

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from homolog.pipeline.subject import share_by_token, store_current_token
 
 from homolog.corpus import TokenWindows
 from homolog.features import DenseFeatures, load_features
+from homolog.pipeline.features import share_by_token, store_current_token
 
 
 def windows(tokens):

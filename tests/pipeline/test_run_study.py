@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from homolog.pipeline.compare import run_comparison
-from homolog.pipeline.plan import finished_report
 from tests.processes import started, wait_for
 
 import homolog
 from homolog.features import load_features
 from homolog.pipeline.recipes import load_recipe
+from homolog.pipeline.run_study import finished_report, run_study
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
 
@@ -60,7 +59,7 @@ def recipe(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(recipe, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    run_comparison(load_recipe(recipe), out, SilentProgress())
+    run_study(load_recipe(recipe), out, SilentProgress())
     return out
 
 
@@ -122,7 +121,7 @@ def test_matches_are_correlations_of_the_saved_features(done):
 def test_what_is_complete_is_verified_and_not_done_again(done, recipe):
     assert RunFolder(done).verify() == []
     before = (done / "run.json").read_bytes()
-    run_comparison(load_recipe(recipe), done, SilentProgress())
+    run_study(load_recipe(recipe), done, SilentProgress())
     assert (done / "report" / "index.html").is_file()
     stages = RunFolder(done).record["stages"]
     assert all(stage["status"] == "done" for stage in stages.values())
@@ -140,7 +139,7 @@ def test_a_killed_run_continues_to_the_same_tables(done, recipe, tmp_path):
         name for name, stage in RunFolder(out).record["stages"].items() if stage["status"] == "done"
     ]
     assert "dictionaries transformer-s0" in finished and "report" not in finished
-    run_comparison(load_recipe(recipe), out, SilentProgress())
+    run_study(load_recipe(recipe), out, SilentProgress())
     assert tables(out) == tables(done)
 
 
@@ -150,7 +149,7 @@ def test_a_damaged_table_is_rebuilt(done, recipe, tmp_path):
     whole = tables(out)
     (out / "layers.parquet").write_bytes(b"not a table")
     assert any("layers.parquet: damaged" in problem for problem in RunFolder(out).verify())
-    run_comparison(load_recipe(recipe), out, SilentProgress())
+    run_study(load_recipe(recipe), out, SilentProgress())
     assert tables(out) == whole and RunFolder(out).verify() == []
 
 
