@@ -51,7 +51,7 @@ def test_damaged_recipes_are_refused_or_mean_what_they_say(
         done = changed_value(path, rng) if rng.random() < 0.6 else damage.damage([path], rng)
         try:
             recipe = load_recipe(path)
-            assert isinstance(recipe, Recipe) and make_plan(recipe).comparisons, done
+            assert isinstance(recipe, Recipe) and models_of(recipe).compared, done
             read += 1
         except InputError as error:
             assert "recipe.toml" in str(error) or error.field in ("model", "models"), done

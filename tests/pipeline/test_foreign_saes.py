@@ -110,11 +110,11 @@ def test_a_study_of_brought_and_trained_dictionaries(
     assert (out / "saes/transformer-s0@rotated/2/cfg.json").is_file()
     compared = set(
         pl.read_parquet(out / "matches.parquet")
-        .select("comparison", "model", "best_model")
+        .select("comparison", "model", "best_model", "best_label")
         .iter_rows()
     )
-    assert ("sae-seed", "transformer-s0", "transformer-s0@seed1") in compared
-    assert ("main", "transformer-s0", "transformer-s1") in compared
+    assert ("sae-seed", "transformer-s0", "transformer-s0", "seed1") in compared
+    assert ("main", "transformer-s0", "transformer-s1", "sae") in compared
     warned = [
         w for w in json.loads((out / "run.json").read_text())["warnings"] if "another-model" in w
     ]
@@ -124,18 +124,17 @@ def test_a_study_of_brought_and_trained_dictionaries(
 
 def test_without_a_second_seed_its_skyline_is_left_out() -> None:
     recipe = parse_recipe(values({"saes": "saes/{layer}"}), "brought")
-    plan = make_plan(recipe)
-    names = {(c.name, c.a.name, c.name_b) for c in plan.comparisons}
+    models = models_of(recipe)
+    names = {(p.comparison.name, p.a.model.name, p.b.words) for p in planned(models)}
     assert ("sae-seed", "transformer-s1", "transformer-s1@seed1") in names
     assert ("main-seed", "transformer-s0", "transformer-s1@seed1") in names
     assert not any("transformer-s0@seed1" in partner for _, _, partner in names)
-    assert plan.compared[0].saes == (str(Path("saes/{layer}").absolute()),)
-    (warning,) = without_seed(plan, recipe)
+    assert models.compared[0].saes == (str(Path("saes/{layer}").absolute()),)
+    (warning,) = without_seed(models.compared, recipe)
     assert warning.startswith("transformer-s0 brings no dictionaries of another seed (saes_seed)")
     both = parse_recipe(values({"saes": "saes/{layer}", "saes_seed": "hf:o/n/{layer}"}), "brought")
-    assert make_plan(both).compared[0].labels == ("sae", "seed1") and not without_seed(
-        make_plan(both), both
-    )
+    compared = models_of(both).compared
+    assert compared[0].labels == ("sae", "seed1") and not without_seed(compared, both)
 
 
 def test_dictionaries_of_another_model_are_refused_before_any_work(
@@ -170,7 +169,7 @@ def test_dictionaries_of_another_model_are_refused_before_any_work(
 
 
 def test_who_made_a_dictionary_is_compared_by_name(brought: Path) -> None:
-    subject = Subject("zoo:transformer-s0", "", saes=(f"{brought}/dl/{{layer}}",))
+    subject = StudyModel("zoo:transformer-s0", "", saes=(f"{brought}/dl/{{layer}}",))
     sae = load_brought(subject, homolog.load("zoo:transformer-s0"), "sae", 1)
     words = "transformer-s0, layer 1: its file says that the dictionary is of owner/another-model"
     assert mismatch(subject, sae, "f") == words
