@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def test_intervals_are_undefined_and_not_of_width_zero(run: RunFolder) -> None:
-    summary, shared = pl.read_parquet(run.summary), pl.read_parquet(run.table("shared"))
+    summary, shared = pl.read_parquet(run.table("summary")), pl.read_parquet(run.table("shared"))
     assert summary["mean"].is_finite().all()
     for name in ("mean_lo", "mean_hi", "median_lo", "median_hi"):
         assert summary[name].is_nan().all()

@@ -113,7 +113,7 @@ def test_all_layers_and_seeds_lie_in_a_run_folder_with_their_quality(trained) ->
         ("seed1", 1),
         ("seed1", 3),
     ]
-    assert pl.read_parquet(run.saes_table).to_dicts() == rows
+    assert pl.read_parquet(run.table("saes")).to_dicts() == rows
     for row in rows:
         sae = dictionaries.load(run.sae_folder("transformer-s0", row["layer"], row["label"]))
         quality = saved_quality(sae)
