@@ -1,4 +1,4 @@
-"""Users' own clean and corrupt prompts, from JSONL: one object a line.
+"""Users' own clean and corrupt prompts, from JSONL: one object per line.
 
     {"clean": "Paris is in", "corrupt": "Rome is in", "answer": " France", "distractor": " Italy"}
 
@@ -9,7 +9,6 @@ positions mean the same in all; a file with several lengths is refused, with the
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections import Counter
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import Any
 
 import torch
 
+from homolog.corpus.tasks.nearest import known_names
 from homolog.corpus.tasks.pairs import PromptPairs, last_position, ordinary_ids, tokenizer_of
-from homolog.corpus.tasks.templates import continuation, encode, shown
+from homolog.corpus.tasks.texts import continuation, encode, shown
 from homolog.errors import InputError
 
 _REQUIRED = ("clean", "corrupt", "answer")
@@ -28,7 +28,8 @@ _KEYS = (*_REQUIRED, "distractor")
 def read_pairs(path: Path | str, vocabulary: Any) -> PromptPairs:
     """The prompts of a JSONL file, as the module's text describes it.
 
-    vocabulary  a model or a tokenizer; for files of token ids a model without tokenizer or token ids will do
+    vocabulary  a model or a tokenizer; for files of token ids also a model without tokenizer, or
+                the ids themselves
 
     The task's name is the file's.  Positions: last.  Raises `InputError`, with file and line, for
     what is not JSON, missing and unknown keys, clean and corrupt prompts of different lengths,
@@ -36,9 +37,8 @@ def read_pairs(path: Path | str, vocabulary: Any) -> PromptPairs:
     """
     try:
         path = Path(path).expanduser()
-        lines = path.read_text(encoding="utf-8-sig").split(
-            "\n"
-        )  # JSON may hold other characters that end a line
+        # JSON may hold other characters that end a line
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
             "task", str(path), f"it must be a JSONL file in UTF-8 ({error})", "Check the path."
@@ -168,9 +168,8 @@ class _Reader:
 def _object(place: str, line: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
-        json.dumps(
-            value, ensure_ascii=False
-        ).encode()  # JSON can name halves of characters, which no text has
+        # JSON can name halves of characters, which no text has
+        json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InputError(
             "task", place, f"the line must be a JSON object ({error})", "Mend or remove it."
@@ -185,11 +184,8 @@ def _object(place: str, line: str) -> dict[str, Any]:
 def _check_keys(place: str, fields: dict[str, Any]) -> None:
     for key in fields:
         if key not in _KEYS:
-            near = difflib.get_close_matches(key, _KEYS, n=1)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
-            raise InputError(
-                "task", place, f"its key {key!r} is not known", f"{hint}Known: {', '.join(_KEYS)}."
-            )
+            remedy = known_names(key, _KEYS)
+            raise InputError("task", place, f"its key {key!r} is not known", remedy)
     if missing := [key for key in _REQUIRED if key not in fields]:
         raise InputError("task", place, f"it lacks {' and '.join(missing)}", f"Write {_example()}.")
 
