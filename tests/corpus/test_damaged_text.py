@@ -1,5 +1,6 @@
-"""Damaged text gives its documents or one `InputError` that names the file, and never part of a
-compressed file.
+"""Damaged text gives its documents or one `InputError` that names the file.
+
+It never gives part of a compressed file.
 """
 
 from __future__ import annotations
@@ -123,9 +124,7 @@ DAMAGES = (truncated, flipped, put_in, zeroed, cut_out, other_lines)
 
 
 def damage_and_read(folder: Path, seed: int, contents: dict[str, bytes]) -> str:
-    """Damage a file, read it; returns what came of it.  Anything but documents or a named error
-    fails.
-    """
+    """Damage a file, read it; returns what came of it: documents, or an error that names it."""
     rng = random.Random(seed)
     name, damage = rng.choice(list(WHOLE)), rng.choice(DAMAGES)
     changed = damage(contents[name], rng)
@@ -170,13 +169,10 @@ def test_damaged_text_is_read_or_refused(tmp_path: Path, pytestconfig: pytest.Co
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if ".jsonl." in name])
 def test_no_part_of_a_compressed_file_passes_for_the_whole(tmp_path: Path, name: str) -> None:
-    """Cut anywhere, and every part of its structure damaged; two streams, of which either may be
-    the damaged one.
-    """
+    """Cut anywhere, every part of its structure damaged, and either of two streams."""
     whole, path = WHOLE[name](tmp_path), tmp_path / name
-    border = (
-        len(whole) - len(WHOLE["a" + name[1:]](tmp_path)) // 2
-    )  # about where a second stream begins
+    # about where a second stream begins
+    border = len(whole) - len(WHOLE["a" + name[1:]](tmp_path)) // 2
     cuts = {
         0,
         1,

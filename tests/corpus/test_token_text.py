@@ -1,6 +1,4 @@
-"""What tokens stand for: the texts of a text's tokens, joined, are that text, for every kind of
-tokenizer.
-"""
+"""The texts of a text's tokens, joined, are that text, for every kind of tokenizer."""
 
 from __future__ import annotations
 
@@ -56,9 +54,7 @@ def byte_level(space: bool = False, decoder: bool = True) -> PreTrainedTokenizer
 
 
 def sentencepiece_bpe() -> PreTrainedTokenizerFast:
-    """As Llama's: spaces are characters of the vocabulary, unknown characters bytes, the first
-    space is stripped.
-    """
+    """As Llama's: spaces are characters, unknown ones bytes, the first space is stripped."""
     pieces = ["▁", "▁t", "▁th", "▁the", "c", "a", "t", "h", "e", "自", "分"]
     vocabulary = {piece: i for i, piece in enumerate(["<unk>", *BYTES, *pieces])}
     merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e")]
@@ -321,9 +317,7 @@ def test_slow_tokenizers(tmp_path: Any) -> None:
     ]
 
     class Bytes(PythonBackend):
-        """A tokenizer whose tokens are bytes, as that of the first Qwen; its fifth token cannot be
-        decoded.
-        """
+        """Tokens are bytes, as those of the first Qwen; the fifth cannot be decoded."""
 
         tokens = (b"the", b"\xe8", b"\x87\xaa", "\ufffd", "中", "<eot>")
         vocab_size = len(tokens)
