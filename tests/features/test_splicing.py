@@ -25,9 +25,7 @@ def windows() -> TokenWindows:
 def hooked_loss(
     model: homolog.LanguageModel, windows: TokenWindows, layer: int, transform: Callable
 ) -> float:
-    """All windows at once, the output of the block replaced by a hook where the token is not
-    special.
-    """
+    """All windows at once, a hook replacing the block's output where the token is not special."""
     mask, tokens = torch.from_numpy(windows.mask), torch.from_numpy(windows.tokens).long()
 
     def replace(module, inputs, output):
@@ -69,7 +67,7 @@ def test_losses_are_those_of_hooks_on_the_module(
 
 
 def test_quality_on_text_has_the_losses_of_the_reconstruction(model, windows) -> None:
-    """A dictionary of two directions and their opposites: kept tokens are projected on that plane."""
+    """Two directions and their opposites: kept tokens are projected on that plane."""
     plane = torch.linalg.qr(torch.randn(128, 2, generator=torch.Generator().manual_seed(0)))[0].T
     directions = torch.cat([plane, -plane])
     sae = SparseAutoencoder(directions.T.contiguous(), torch.zeros(4), directions, torch.zeros(128))

@@ -1,9 +1,8 @@
-"""Features written shard by shard: the same as all at once, the same bytes after kills and damage,
-exact statistics.
-"""
+"""Features written shard by shard: the same as all at once, also after kills and damage."""
 
 from __future__ import annotations
 
+import doctest
 import functools
 import logging
 from pathlib import Path
@@ -11,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.features.helpers import BATCH, CAPTURE, contents, memory, stream
+from tests.features.helpers import BATCH, CAPTURE, contents, memory, residual_sites, stream
 
+from homolog import features
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import SparseAutoencoder
 from homolog.errors import InputError
@@ -24,7 +24,6 @@ from homolog.features import (
     encode_shard,
     load_features,
     open_features,
-    residual_sites,
     store,
     write_features,
 )
@@ -286,3 +285,9 @@ def test_what_cannot_be_encoded_is_named(tmp_path, model, windows, dictionaries,
         write_features(model, windows, targets(tmp_path, dictionaries))
     with pytest.raises(InputError, match="manifest"):
         load_features(tmp_path / "sae" / "2")
+
+
+def test_the_example_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = doctest.testmod(features)
+    assert ran.attempted > 10 and ran.failed == 0

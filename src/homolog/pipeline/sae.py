@@ -35,7 +35,7 @@ from homolog.dictionaries import (
 from homolog.dictionaries.trackers import Tracker, opened, tensorboard, weights_and_biases
 from homolog.dictionaries.training.device_state import check_device
 from homolog.errors import InputError
-from homolog.features import StreamedResiduals, write_residuals
+from homolog.features import Pool, StreamedResiduals, write_residuals
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
 from homolog.features.streamed import device_memory
 from homolog.matching import max_pearson
@@ -216,6 +216,7 @@ def _prepare(settings: SaeSettings, progress: Progress) -> Prepared:
     if not _stored(settings, model, train):
         kept_in = getattr(torch, settings.residuals)
         size = settings.pool_tokens * len(layers) * model.d_model * kept_in.itemsize
+        place = device if size <= POOL_SHARE * device_memory(device) else "cpu"
         streamed = StreamedResiduals(
             model,
             train,
@@ -223,9 +224,7 @@ def _prepare(settings: SaeSettings, progress: Progress) -> Prepared:
             seed=settings.seed,
             name=settings.name,
             key=_key(settings),
-            pool_tokens=settings.pool_tokens,
-            dtype=kept_in,
-            device=device if size <= POOL_SHARE * device_memory(device) else "cpu",
+            pool=Pool(settings.pool_tokens, kept_in, place),
         )
     read = read_facts(whole, model.tokenizer)
     return Prepared(model, tokenizer, layers, config, train, heldout, text, read, streamed)
