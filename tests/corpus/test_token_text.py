@@ -119,9 +119,9 @@ def word_piece() -> PreTrainedTokenizerFast:
 def pieces_of(tokenizer: Any, text: str) -> list[str]:
     texts = token_texts(tokenizer)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    found = joined([texts[i] for i in ids])
-    assert len(found) == len(ids)
-    return found
+    pieces = joined([texts[i] for i in ids])
+    assert len(pieces) == len(ids)
+    return pieces
 
 
 SPACED = st.lists(
@@ -277,15 +277,11 @@ def test_added_tokens_are_as_they_are_written() -> None:
     tokenizer.add_tokens(["   ", "é!", AddedToken("<mask>", lstrip=True, rstrip=True)])
     tokenizer.add_special_tokens({"eos_token": "<|fin é|>"})
     assert pieces_of(tokenizer, "a   b é!<|fin é|>") == ["a", "   ", "b", " ", "é!", "<|fin é|>"]
-    assert pieces_of(tokenizer, "a <mask> b") == [
-        "a",
-        "<mask>",
-        "b",
-    ]  # it takes the spaces, and does not say so
+    # it takes the spaces, and does not say so
+    assert pieces_of(tokenizer, "a <mask> b") == ["a", "<mask>", "b"]
     tokenizer = sentencepiece_bpe()
-    tokenizer.add_tokens(
-        [AddedToken("▁the", normalized=False)]
-    )  # as Gemma's runs of spaces: spelled by the model too
+    # as Gemma's runs of spaces: spelled by the model too
+    tokenizer.add_tokens([AddedToken("▁the", normalized=False)])
     assert pieces_of(tokenizer, "the ▁the") == [" the", " ", " the"]
 
 

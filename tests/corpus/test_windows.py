@@ -144,9 +144,8 @@ def test_documents_read_and_left_out_are_counted(tmp_path: Path) -> None:
         "".join(json.dumps({"text": text}) + "\n" for text in ["a b", "", " \n", "c", "\x00"])
     )
     tokenizer = words()
-    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(
-        "\x00", ""
-    )  # leaves the last without a token
+    # leaves the last without a token
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\x00", "")
     windows = pack(read_documents(path, shuffle=False), tokenizer, context=5)
     assert windows.tokens.tolist() == [[1, 2, 0, 3, 0]]
     assert (windows.n_read, windows.n_empty, windows.n_documents) == (5, 3, 2)

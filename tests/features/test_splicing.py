@@ -59,8 +59,8 @@ def test_losses_are_those_of_hooks_on_the_module(
         lambda r: 0.5 * r,
         lambda r: r.mean(1, keepdim=True).expand_as(r),
     ):
-        found = spliced_loss(model, windows, residuals, layer, transform)
-        assert found == pytest.approx(hooked_loss(model, windows, layer, transform), abs=1e-4)
+        loss = spliced_loss(model, windows, residuals, layer, transform)
+        assert loss == pytest.approx(hooked_loss(model, windows, layer, transform), abs=1e-4)
     assert clean_loss(model, windows) == pytest.approx(
         hooked_loss(model, windows, 0, lambda r: r), abs=1e-4
     )

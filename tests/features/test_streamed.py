@@ -45,13 +45,10 @@ def source(model, windows) -> StreamedResiduals:
 def identify(rows: torch.Tensor, known: torch.Tensor) -> np.ndarray:
     """Which row of `known` each of the rows is; other windows in a pass change the last digits."""
     distance = torch.cdist(rows.double(), known.double())
-    found = distance.min(dim=1)
-    assert (
-        float(found.values.max())
-        < 1e-3
-        < float(distance.topk(2, dim=1, largest=False).values[:, 1].min())
-    )
-    return found.indices.numpy()
+    nearest = distance.min(dim=1)
+    second = distance.topk(2, dim=1, largest=False).values[:, 1]
+    assert float(nearest.values.max()) < 1e-3 < float(second.min())
+    return nearest.indices.numpy()
 
 
 def test_an_epoch_has_every_token_once_in_every_layer(source, windows, captured):
@@ -93,14 +90,8 @@ def test_windows_of_all_documents_are_mixed_within_a_pool(source, windows, captu
 def test_positions_are_addressed_not_consumed(source, model, windows):
     n = source.n_tokens
     whole = source.read(0, 2 * n + 100)  # over borders of pools and epochs
-    for start, count in (
-        (0, 7),
-        (POOL - 60, 130),
-        (n - 20, 40),
-        (2 * n - 1, 2),
-        (3, 2 * n),
-        (0, 7),
-    ):
+    parts = [(0, 7), (POOL - 60, 130), (n - 20, 40), (2 * n - 1, 2), (3, 2 * n), (0, 7)]
+    for start, count in parts:
         fresh = StreamedResiduals(model, windows, seed=3, name="m", pool=Pool(POOL))
         for reader in (source, fresh):
             read = reader.read(start, count)
@@ -176,18 +167,14 @@ def test_training_that_was_killed_ends_with_the_same_bytes(model, windows, tmp_p
     resumed = train(fresh(), **options, checkpoint=file, progress=reports.append)["sae"]
     assert len(reports) == 2  # of three chunks: it did not start again
     for a, b in zip(whole, resumed, strict=True):
-        assert (
-            torch.equal(a.W_enc, b.W_enc)
-            and torch.equal(a.W_dec, b.W_dec)
-            and torch.equal(a.b_enc, b.b_enc)
-        )
+        assert torch.equal(a.W_enc, b.W_enc) and torch.equal(a.W_dec, b.W_dec)
+        assert torch.equal(a.b_enc, b.b_enc)
 
 
 def test_the_fingerprint_changes_with_the_stream(model, windows):
     def of(changed: LanguageModel = model, text: TokenWindows = windows, **options: object) -> str:
-        return StreamedResiduals(
-            changed, text, **{"seed": 3, "name": "m", "pool": Pool(POOL)} | options
-        ).fingerprint  # type: ignore[arg-type]
+        given = {"seed": 3, "name": "m", "pool": Pool(POOL)} | options
+        return StreamedResiduals(changed, text, **given).fingerprint  # type: ignore[arg-type]
 
     assert of() == of() == of(layers=[1])
     weight = model.hf.get_parameter("gpt_neox.final_layer_norm.bias")

@@ -209,9 +209,11 @@ def load_windows(folder: Path | str) -> TokenWindows:
         raise _unreadable(folder, f"{type(error).__name__}: {error}") from error
     if arrays is None:
         raise _unreadable(folder, "windows.safetensors is missing, damaged or of other contents")
-    parts = (arrays[name] for name in ("tokens", "document", "mask"))
-    tokenizer = bytes(arrays["tokenizer_fingerprint"]).decode()
-    return TokenWindows(*parts, tokenizer, int(arrays["n_dropped"]))
+    return TokenWindows(
+        *(arrays[name] for name in ("tokens", "document", "mask")),
+        tokenizer_fingerprint=bytes(arrays["tokenizer_fingerprint"]).decode(),
+        n_dropped=int(arrays["n_dropped"]),
+    )
 
 
 def _unreadable(folder: Path, reason: str) -> InputError:

@@ -7,7 +7,7 @@
 
 Positions are addressed: the order of windows follows from (seed, epoch), that of tokens from (seed,
 epoch, pool), and nothing is remembered but the last pool, so that a training that was killed reads
-on where it stopped.  Read in order, every window passes the model once an epoch.
+on where it stopped.  Read in order, every window passes the model once per epoch.
 
 Neighbours in the stream are from one window with probability context / Pool.tokens, about (1 in
 2,048 by default with windows of 128 tokens), else from two windows drawn at random from the whole

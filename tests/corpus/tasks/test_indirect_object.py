@@ -47,9 +47,8 @@ def test_ioi_swapped_calls_for_the_distractor() -> None:
 
 def test_names_of_one_token_are_kept_and_too_few_are_an_error() -> None:
     tokenizer = english()
-    pairs = ioi(
-        tokenizer, 12, names=[*NAMES[:5], "Bartholomew"]
-    )  # an unknown word is no token of its own
+    # an unknown word is no token of its own
+    pairs = ioi(tokenizer, 12, names=[*NAMES[:5], "Bartholomew"])
     assert {tokenizer.decode([t]).strip() for t in pairs.answer.tolist()} <= set(NAMES[:5])
     with pytest.raises(InputError, match=r"name is 'Bartholomew'.* has 4"):
         ioi(tokenizer, 12, names=[*NAMES[:4], "Bartholomew"])

@@ -118,7 +118,7 @@ def test_the_example_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_every_task_is_made_by_its_name_with_either_dash(task: tasks.Task) -> None:
+def test_every_task_is_made_by_its_name_with_either_dash(task: tasks.PromptTask) -> None:
     tokenizer, options = english(), {"windows": windows(WINDOW), "length": 6}
     options = options if task.name == "natural_induction" else {}
     made, again = (

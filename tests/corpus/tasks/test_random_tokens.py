@@ -12,27 +12,20 @@ from homolog.corpus.tasks import CORRUPTIONS, associative_recall, induction
 def test_induction_prompts_repeat_one_token_and_ask_for_the_next() -> None:
     pairs = induction(IDS, 200, seed=3)
     a, b = at(pairs.clean, pairs.positions["A"]), at(pairs.clean, pairs.positions["B"])
-    assert (len(pairs), pairs.length, pairs.clean.dtype, pairs.name) == (
-        200,
-        64,
-        torch.int64,
-        "induction",
-    )
+    assert (len(pairs), pairs.length, pairs.name) == (200, 64, "induction")
+    assert pairs.clean.dtype == torch.int64
     assert torch.equal(pairs.clean[:, -1], a) and torch.equal(pairs.answer, b)
     assert torch.equal(pairs.positions["B"], pairs.positions["A"] + 1)
     assert torch.equal(pairs.positions["B+1"], pairs.positions["A"] + 2)
     assert set(pairs.positions["last"].tolist()) == {63}
-    assert ((pairs.clean == a[:, None]).sum(1) == 2).all() and (
-        (pairs.clean == b[:, None]).sum(1) == 1
-    ).all()
-    assert set(pairs.positions["A"].tolist()) == set(
-        range(32)
-    )  # 200 draws from 32: a gap has probability 0.06
+    assert ((pairs.clean == a[:, None]).sum(1) == 2).all()
+    assert ((pairs.clean == b[:, None]).sum(1) == 1).all()
+    # 200 draws from 32: a gap has probability 0.06
+    assert set(pairs.positions["A"].tolist()) == set(range(32))
     assert pairs.clean.min() >= 10 and pairs.clean.max() < 400
     assert ((pairs.clean == pairs.distractor[:, None]).sum(1) == 0).all()
-    assert [len(set(row.tolist())) for row in pairs.clean] == [
-        63
-    ] * 200  # all differ but the repeat
+    # all differ but the repeat
+    assert [len(set(row.tolist())) for row in pairs.clean] == [63] * 200
 
 
 def test_the_papers_second_prompt_has_a_first() -> None:

@@ -26,7 +26,7 @@ Your own prompts are a .jsonl file, one object per line; all of them by default:
     >>> len(make_task("mine.jsonl", model))
     1
 
-A new task is a file here, with a function like the others and its `Task`, and a word in
+A new task is a file here, with a function like the others and its `PromptTask`, and a word in
 `make.TASKS`.
 """
 
@@ -36,14 +36,14 @@ from homolog.corpus.tasks.make import TASKS, make_task
 from homolog.corpus.tasks.natural import natural_induction
 from homolog.corpus.tasks.pairs import PromptPairs, ordinary_ids
 from homolog.corpus.tasks.random_tokens import CORRUPTIONS, associative_recall, induction
-from homolog.corpus.tasks.task import Task
+from homolog.corpus.tasks.task import PromptTask
 from homolog.corpus.tasks.years import greater_than
 
 __all__ = [
     "CORRUPTIONS",
     "TASKS",
     "PromptPairs",
-    "Task",
+    "PromptTask",
     "associative_recall",
     "greater_than",
     "induction",

@@ -16,7 +16,7 @@ import torch
 
 from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs, check_count, last_position, seeded, tokenizer_of
-from homolog.corpus.tasks.task import Task
+from homolog.corpus.tasks.task import PromptTask
 from homolog.corpus.tasks.texts import OWN_PAIRS, commonest, encode, encode_prompts, single_tokens
 from homolog.errors import InputError
 
@@ -103,7 +103,7 @@ def _of_one_length(
     return [template for template, n in zip(TEMPLATES, lengths, strict=True) if n == common]
 
 
-IOI = Task(
+IOI = PromptTask(
     make=ioi,
     title="Indirect object identification",
     prompt='"Then, Ann and Bob went to the store. Bob gave a drink to" calls for " Ann"',

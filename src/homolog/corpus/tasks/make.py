@@ -11,12 +11,12 @@ from homolog.corpus.tasks.natural import NATURAL_INDUCTION
 from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs, check_count
 from homolog.corpus.tasks.random_tokens import ASSOCIATIVE_RECALL, INDUCTION
-from homolog.corpus.tasks.task import Task
+from homolog.corpus.tasks.task import PromptTask
 from homolog.corpus.tasks.years import GREATER_THAN
 from homolog.errors import InputError
 
 N_PROMPTS = 256
-TASKS: dict[str, Task] = {
+TASKS: dict[str, PromptTask] = {
     task.name: task
     for task in (INDUCTION, NATURAL_INDUCTION, IOI, GREATER_THAN, ASSOCIATIVE_RECALL)
 }

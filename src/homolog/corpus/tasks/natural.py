@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int, Int64
 
 from homolog.corpus.documents import read_documents
 from homolog.corpus.tasks.pairs import PromptPairs, check_count, last_position, seeded, tokenizer_of
-from homolog.corpus.tasks.task import Task
+from homolog.corpus.tasks.task import PromptTask
 from homolog.corpus.tokenizers import fingerprint
 from homolog.corpus.windows import TokenWindows, pack
 from homolog.errors import InputError
@@ -181,7 +181,7 @@ def _replacements(
     )
 
 
-NATURAL_INDUCTION = Task(
+NATURAL_INDUCTION = PromptTask(
     make=natural_induction,
     title="Induction in natural text",
     prompt="text ... A B ... A that goes on with B, as it did before",

@@ -31,7 +31,7 @@ from jaxtyping import Int64
 
 from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs, check_count, last_position, ordinary_ids, seeded
-from homolog.corpus.tasks.task import Task
+from homolog.corpus.tasks.task import PromptTask
 from homolog.errors import InputError
 
 CORRUPTIONS = (
@@ -199,13 +199,13 @@ def _another(generator: np.random.Generator, index: np.ndarray, places: np.ndarr
     return places[np.where(allowed, generator.random(allowed.shape), -1.0).argmax(axis=1)]
 
 
-INDUCTION = Task(
+INDUCTION = PromptTask(
     make=induction,
     title="Induction",
     prompt="random tokens x ... A B x ... x A call for B",
     source="Wang et al. 2025, arXiv 2410.06672",
 )
-ASSOCIATIVE_RECALL = Task(
+ASSOCIATIVE_RECALL = PromptTask(
     make=associative_recall,
     title="Associative recall",
     prompt="pairs of a random key and its value, then one of the keys, which calls for its value",

@@ -10,7 +10,7 @@ from homolog.corpus.tasks.pairs import PromptPairs
 
 
 @dataclass(frozen=True)
-class Task:
+class PromptTask:
     """A kind of prompts, for people and for programs."""
 
     make: Callable[..., PromptPairs]

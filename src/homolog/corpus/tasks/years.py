@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from homolog.corpus.tasks.pairs import PromptPairs, check_count, last_position, seeded, tokenizer_of
-from homolog.corpus.tasks.task import Task
+from homolog.corpus.tasks.task import PromptTask
 from homolog.corpus.tasks.texts import (
     OWN_PAIRS,
     continuation,
@@ -101,7 +101,7 @@ def _years(tokenizer: Any, noun: str) -> dict[int, dict[int, int]]:
     return years
 
 
-GREATER_THAN = Task(
+GREATER_THAN = PromptTask(
     make=greater_than,
     title="Greater-than",
     prompt='"The war lasted from the year 1732 to the year 17" calls for any of "33" ... "99"',
