@@ -24,6 +24,8 @@ from homolog.errors import InputError
 from homolog.models import load_tokenizer
 from homolog.models.gpt_neox import GPTNeoX
 
+DOCS = Path(__file__).parents[3] / "docs" / "methods-circuits.md"
+
 
 def test_ids_of_a_model_are_those_its_tokenizer_knows_and_its_embedding_holds() -> None:
     tokenizer = word_level(["a", "b", "c"])
@@ -72,6 +74,7 @@ def test_a_tokenizer_that_splits_the_words_is_refused_with_the_split(
     ("call", "parts"),
     [
         (lambda: make_task("inducton", IDS), ["inducton", "Did you mean 'induction'", *TASKS]),
+        (lambda: make_task("mine.json", IDS), ["task is 'mine.json'", "or a .jsonl file"]),
         (
             lambda: make_task("induction", IDS, corupt="x"),
             ["corupt", "Did you mean 'corruption'", "first_index"],
@@ -127,6 +130,7 @@ def test_every_task_is_made_by_its_name_with_either_dash(task: tasks.PromptTask)
     )
     assert (made.name, made.seed, len(made)) == (task.name, 3, 1)
     assert torch.equal(made.clean, again.clean)
+    assert f"| `{task.name}` | {task.prompt}" in DOCS.read_text(encoding="utf-8")
     for line in (task.title, task.prompt, task.source):
         assert line and "\n" not in line and len(line) < 100
 

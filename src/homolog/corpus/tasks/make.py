@@ -8,7 +8,7 @@ from typing import Any
 from homolog.corpus.tasks.indirect_object import IOI
 from homolog.corpus.tasks.jsonl import read_pairs
 from homolog.corpus.tasks.natural import NATURAL_INDUCTION
-from homolog.corpus.tasks.nearest import check_choice
+from homolog.corpus.tasks.nearest import check_choice, known_names
 from homolog.corpus.tasks.pairs import PromptPairs, check_count
 from homolog.corpus.tasks.random_tokens import ASSOCIATIVE_RECALL, INDUCTION
 from homolog.corpus.tasks.task import PromptTask
@@ -48,10 +48,10 @@ def make_task(
                 "option", next(iter(options)), "a task from a file has no options", "Leave it out."
             )
         return _from_file(name, vocabulary, n_prompts)
-    known = str(name).replace("-", "_")
-    if known not in TASKS:
-        check_choice("task", str(name), TASKS)
-    task = TASKS[known]
+    task = TASKS.get(str(name).replace("-", "_"))
+    if task is None:
+        requirement = "it must be one of those known, or a .jsonl file"
+        raise InputError("task", str(name), requirement, known_names(str(name), TASKS))
     for option in options:
         check_choice(f"option of {task.name}", option, task.options)
     count = N_PROMPTS if n_prompts is None else n_prompts
