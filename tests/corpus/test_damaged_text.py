@@ -1,5 +1,6 @@
-"""Damaged text gives its documents or one `InputError` that names the file, and never part of a
-compressed file.
+"""Damaged text gives its documents or one `InputError` that names the file.
+
+It never gives part of a compressed file.
 """
 
 from __future__ import annotations
@@ -123,9 +124,7 @@ DAMAGES = (truncated, flipped, put_in, zeroed, cut_out, other_lines)
 
 
 def damage_and_read(folder: Path, seed: int, contents: dict[str, bytes]) -> str:
-    """Damage a file, read it; returns what came of it.  Anything but documents or a named error
-    fails.
-    """
+    """Damage a file, read it; returns what came of it: documents, or an error that names it."""
     rng = random.Random(seed)
     name, damage = rng.choice(list(WHOLE)), rng.choice(DAMAGES)
     changed = damage(contents[name], rng)
@@ -137,7 +136,7 @@ def damage_and_read(folder: Path, seed: int, contents: dict[str, bytes]) -> str:
     path.write_bytes(changed)
     source = rng.choice([path, folder])
     try:
-        found = [document.text for document in read_documents(source, shuffle=rng.random() < 0.5)]
+        texts = [document.text for document in read_documents(source, shuffle=rng.random() < 0.5)]
     except InputError as error:
         message = str(error)
         assert str(path) in str(error.value) and message.isprintable() and len(message) < 1000, (
@@ -146,10 +145,10 @@ def damage_and_read(folder: Path, seed: int, contents: dict[str, bytes]) -> str:
         return "refused"
     finally:
         path.unlink()
-    for text in found:
+    for text in texts:
         text.encode()
     if ".jsonl." in name and damage is not other_lines:
-        assert sorted(found) == sorted(text for text in TEXTS if text.strip()), (
+        assert sorted(texts) == sorted(text for text in TEXTS if text.strip()), (
             seed,
             name,
             damage.__name__,
@@ -170,31 +169,15 @@ def test_damaged_text_is_read_or_refused(tmp_path: Path, pytestconfig: pytest.Co
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if ".jsonl." in name])
 def test_no_part_of_a_compressed_file_passes_for_the_whole(tmp_path: Path, name: str) -> None:
-    """Cut anywhere, and every part of its structure damaged; two streams, of which either may be
-    the damaged one.
-    """
+    """Cut anywhere, every part of its structure damaged, and either of two streams."""
     whole, path = WHOLE[name](tmp_path), tmp_path / name
-    border = (
-        len(whole) - len(WHOLE["a" + name[1:]](tmp_path)) // 2
-    )  # about where a second stream begins
-    cuts = {
-        0,
-        1,
-        2,
-        5,
-        9,
-        20,
-        border,
-        *range(0, len(whole), 97),
-        *range(len(whole) - 40, len(whole)),
-    }
-    ends = {
-        len(gzip.compress(LINES[:HALF], mtime=0)),
-        *(len(lzma.compress(LINES[:HALF])) + k for k in (0, 4)),
-    }
-    for cut in sorted(
-        cuts - ends if name[0] == "b" else cuts
-    ):  # cut between streams it is a whole file
+    # about where a second stream begins
+    border = len(whole) - len(WHOLE["a" + name[1:]](tmp_path)) // 2
+    cuts = {0, 1, 2, 5, 9, 20, border, *range(0, len(whole), 97)}
+    cuts |= {*range(len(whole) - 40, len(whole))}
+    gzipped, xzipped = len(gzip.compress(LINES[:HALF], mtime=0)), len(lzma.compress(LINES[:HALF]))
+    ends = {gzipped, xzipped, xzipped + 4}  # cut between streams it is a whole file
+    for cut in sorted(cuts - ends if name[0] == "b" else cuts):
         path.write_bytes(whole[:cut])
         with pytest.raises(InputError, match="whole compressed file"):
             list(read_documents(path))

@@ -1,6 +1,4 @@
-"""What tokens stand for: the texts of a text's tokens, joined, are that text, for every kind of
-tokenizer.
-"""
+"""The texts of a text's tokens, joined, are that text, for every kind of tokenizer."""
 
 from __future__ import annotations
 
@@ -56,9 +54,7 @@ def byte_level(space: bool = False, decoder: bool = True) -> PreTrainedTokenizer
 
 
 def sentencepiece_bpe() -> PreTrainedTokenizerFast:
-    """As Llama's: spaces are characters of the vocabulary, unknown characters bytes, the first
-    space is stripped.
-    """
+    """As Llama's: spaces are characters, unknown ones bytes, the first space is stripped."""
     pieces = ["▁", "▁t", "▁th", "▁the", "c", "a", "t", "h", "e", "自", "分"]
     vocabulary = {piece: i for i, piece in enumerate(["<unk>", *BYTES, *pieces])}
     merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e")]
@@ -123,9 +119,9 @@ def word_piece() -> PreTrainedTokenizerFast:
 def pieces_of(tokenizer: Any, text: str) -> list[str]:
     texts = token_texts(tokenizer)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    found = joined([texts[i] for i in ids])
-    assert len(found) == len(ids)
-    return found
+    pieces = joined([texts[i] for i in ids])
+    assert len(pieces) == len(ids)
+    return pieces
 
 
 SPACED = st.lists(
@@ -281,15 +277,11 @@ def test_added_tokens_are_as_they_are_written() -> None:
     tokenizer.add_tokens(["   ", "é!", AddedToken("<mask>", lstrip=True, rstrip=True)])
     tokenizer.add_special_tokens({"eos_token": "<|fin é|>"})
     assert pieces_of(tokenizer, "a   b é!<|fin é|>") == ["a", "   ", "b", " ", "é!", "<|fin é|>"]
-    assert pieces_of(tokenizer, "a <mask> b") == [
-        "a",
-        "<mask>",
-        "b",
-    ]  # it takes the spaces, and does not say so
+    # it takes the spaces, and does not say so
+    assert pieces_of(tokenizer, "a <mask> b") == ["a", "<mask>", "b"]
     tokenizer = sentencepiece_bpe()
-    tokenizer.add_tokens(
-        [AddedToken("▁the", normalized=False)]
-    )  # as Gemma's runs of spaces: spelled by the model too
+    # as Gemma's runs of spaces: spelled by the model too
+    tokenizer.add_tokens([AddedToken("▁the", normalized=False)])
     assert pieces_of(tokenizer, "the ▁the") == [" the", " ", " the"]
 
 
@@ -321,9 +313,7 @@ def test_slow_tokenizers(tmp_path: Any) -> None:
     ]
 
     class Bytes(PythonBackend):
-        """A tokenizer whose tokens are bytes, as that of the first Qwen; its fifth token cannot be
-        decoded.
-        """
+        """Tokens are bytes, as those of the first Qwen; the fifth cannot be decoded."""
 
         tokens = (b"the", b"\xe8", b"\x87\xaa", "\ufffd", "中", "<eot>")
         vocab_size = len(tokens)

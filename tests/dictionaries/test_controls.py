@@ -11,7 +11,6 @@ from tests.dictionaries.conftest import random_dictionary
 from tests.dictionaries.helpers import D_MODEL, D_SAE
 
 import homolog
-from homolog import features
 from homolog.dictionaries import (
     KINDS,
     Dictionary,
@@ -132,20 +131,13 @@ def test_a_control_does_not_carry_the_quality_of_its_original() -> None:
         rotated(sae, 1, X[:1])
 
 
-def encoded(dictionary: Dictionary, x: torch.Tensor) -> features.SparseFeatures:
-    return features.encode(
-        dictionary,
-        [x],
-        stream_hash="planted",
-        document=np.zeros(len(x), np.int32),
-        model="m",
-        layer=0,
-    )
+def encoded(dictionary: Dictionary, x: torch.Tensor) -> np.ndarray:
+    return dictionary.encode(x).numpy()
 
 
-def mppc(a: features.SparseFeatures, b: features.SparseFeatures) -> float:
+def mppc(a: np.ndarray, b: np.ndarray) -> float:
     """Mean over features of a of the largest correlation with a feature of b."""
-    return float(homolog.max_pearson(a.matrix, b.matrix).a_to_b.r[:, 0].mean())
+    return float(homolog.max_pearson(a, b).a_to_b.r[:, 0].mean())
 
 
 def two_models() -> tuple[torch.Tensor, SparseAutoencoder, torch.Tensor, SparseAutoencoder]:
@@ -190,7 +182,7 @@ def test_controls_match_less_than_the_truth() -> None:
     for name, dictionary in found.items():
         assert isinstance(dictionary, Dictionary)
         of_b = encoded(dictionary, x_b)
-        assert of_b.n_features == dictionary.d_sae and of_b.n_tokens == len(x_b)
+        assert of_b.shape == (len(x_b), dictionary.d_sae)
         r[name] = mppc(f, of_b)
     assert r["truth"] > 0.95
     assert max(r["rotated"], r["random"]) + 0.05 < r["pca"] < r["truth"] - 0.3
@@ -203,7 +195,7 @@ def test_controls_match_less_than_the_truth() -> None:
 
 def test_the_identity_matches_raw_coordinates() -> None:
     x_a, _, x_b, _ = two_models()
-    best = homolog.max_pearson(encoded(Neurons(64), x_a).matrix, encoded(Neurons(64), x_b).matrix)
+    best = homolog.max_pearson(encoded(Neurons(64), x_a), encoded(Neurons(64), x_b))
     r = np.corrcoef(x_a.double().numpy().T, x_b.double().numpy().T)[:64, 64:]
     np.testing.assert_allclose(best.a_to_b.r[:, 0], r.max(axis=1), atol=1e-6)
     np.testing.assert_array_equal(best.a_to_b.index[:, 0], r.argmax(axis=1))

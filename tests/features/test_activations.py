@@ -1,4 +1,4 @@
-"""Feature activations: statistics by hand, files that survive, damage that is named, streams apart."""
+"""Feature activations: statistics by hand, files that survive, damage that is named."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 import scipy.sparse
-import torch
+from tests.features.helpers import contents
 
 from homolog.errors import InputError
-from homolog.features import DenseFeatures, SparseFeatures, check_same_stream, encode, load_features
+from homolog.features import DenseFeatures, SparseFeatures, check_same_stream, load_features
 
 VALUES = np.array([[0, 2, 0], [0, 4, 0], [0, 0, 3], [0, 0, 3]], dtype=np.float32)
 DOCUMENT = np.array([0, 0, 1, 1], dtype=np.int32)
@@ -41,12 +41,8 @@ def test_saved_and_loaded_are_equal(tmp_path, kind, tokens_per_part):
     saved = kind(VALUES, "abc", DOCUMENT, "mamba-s0", 2, "seed1")
     loaded = load_features(saved.save(tmp_path / "f", tokens_per_part))
     assert type(loaded) is kind and loaded.name == "mamba-s0@seed1"
-    assert (loaded.stream_hash, loaded.model, loaded.layer, loaded.label) == (
-        "abc",
-        "mamba-s0",
-        2,
-        "seed1",
-    )
+    origin = (loaded.stream_hash, loaded.model, loaded.layer, loaded.label)
+    assert origin == ("abc", "mamba-s0", 2, "seed1")
     dense = loaded.matrix if kind is DenseFeatures else loaded.matrix.toarray()
     np.testing.assert_array_equal(dense, VALUES)
     np.testing.assert_array_equal(loaded.document, DOCUMENT)
@@ -56,10 +52,7 @@ def test_saved_and_loaded_are_equal(tmp_path, kind, tokens_per_part):
 
 def test_same_features_same_bytes(tmp_path):
     one, two = sparse().save(tmp_path / "1"), sparse().save(tmp_path / "2")
-    assert (one / "part-00000.safetensors").read_bytes() == (
-        two / "part-00000.safetensors"
-    ).read_bytes()
-    assert (one / "manifest.json").read_text() == (two / "manifest.json").read_text()
+    assert contents(one) == contents(two) and len(contents(one)) == 4
 
 
 def test_damage_is_named(tmp_path):
@@ -80,6 +73,16 @@ def test_damage_is_named(tmp_path):
         load_features(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("lacking", ["layer", "n_features", "statistics", "sha256"])
+def test_a_manifest_that_lacks_something_is_named(tmp_path, lacking):
+    path = sparse().save(tmp_path / "f") / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del (manifest["parts"][0] if lacking == "sha256" else manifest)[lacking]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=f"features manifest is .*KeyError.'{lacking}'"):
+        load_features(tmp_path / "f")
+
+
 def test_a_newer_format_is_refused(tmp_path):
     folder = sparse().save(tmp_path / "f")
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -97,35 +100,3 @@ def test_different_streams_are_never_compared():
 def test_document_of_another_length_is_refused():
     with pytest.raises(InputError, match="document"):
         SparseFeatures(VALUES, "abc", DOCUMENT[:3], "m", 0)
-
-
-class Shifted:
-    """relu(x - 1): a dictionary simple enough to read off."""
-
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(x - 1)
-
-
-def test_encode_in_batches_equals_encoding_at_once():
-    x = torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
-    found = encode(
-        Shifted(),
-        [x[:20], x[20:]],
-        stream_hash="s",
-        document=np.zeros(50, np.int32),
-        model="m",
-        layer=1,
-        batch=8,
-    )
-    np.testing.assert_array_equal(found.matrix.toarray(), torch.relu(x - 1).numpy())
-    assert found.matrix.has_canonical_format and found.matrix.dtype == np.float32
-
-
-def test_encode_names_what_is_wrong():
-    x = torch.ones(4, 3)
-    options = {"stream_hash": "s", "document": DOCUMENT, "model": "m", "layer": 1}
-    with pytest.raises(InputError, match="3, but one row is needed for each of the 4"):
-        encode(Shifted(), [x[:3]], **options)
-    x[2, 1] = float("inf")
-    with pytest.raises(InputError, match=r"m layer 1.*token 2"):
-        encode(Shifted(), [x], batch=1, **options)

@@ -104,17 +104,17 @@ def test_losses_without_and_with_the_beginning_are_those_of_the_planted_chain(
     write_text(tmp_path / "text.jsonl")
     model = homolog.load(save_model(tmp_path / "model"))
     windows = pack(read_documents(tmp_path / "text.jsonl"), model.tokenizer, 64)
-    found = measure_beginning(model, windows)
-    assert found is not None and found.token == "<bos>"
+    beginning = measure_beginning(model, windows)
+    assert beginning is not None and beginning.token == "<bos>"
     first = windows.tokens[:32, :-1]
     counted = windows.mask[:32, 1:-1]
     surprise = -np.log(chain())[first[:, :-1], np.minimum(first[:, 1:], WORDS - 1)]
-    assert found.with_it == pytest.approx(surprise[counted].mean(), abs=1e-3)
-    assert found.without > found.with_it + 1 and found.is_missed
-    words = found.words("mine")
+    assert beginning.with_it == pytest.approx(surprise[counted].mean(), abs=1e-3)
+    assert beginning.without > beginning.with_it + 1 and beginning.is_missed
+    words = beginning.words("mine")
     assert (
-        f"{found.with_it:.2f} nats" in words
-        and f"at {found.without:.2f} without" in words
+        f"{beginning.with_it:.2f} nats" in words
+        and f"at {beginning.without:.2f} without" in words
         and "'<bos>'" in words
     )
 
@@ -137,10 +137,9 @@ def test_a_run_says_both_losses_when_the_model_is_first_read(tmp_path: Path) -> 
     assert (record["corpus"]["n_documents_read"], record["corpus"]["n_documents_empty"]) == (20, 0)
     (warning,) = record["warnings"]
     assert "misses its beginning" in warning and "'<bos>'" in warning
-    found = evaluate_sae(
-        EvaluationRecipe(sae=str(tmp_path / "run" / "saes" / settings.name / "0")), SilentProgress()
-    )
-    assert any("misses its beginning" in note and "'<bos>'" in note for note in found.notes)
+    sae = tmp_path / "run" / "saes" / settings.name / "0"
+    evaluation = evaluate_sae(EvaluationRecipe(sae=str(sae)), SilentProgress())
+    assert any("misses its beginning" in note and "'<bos>'" in note for note in evaluation.notes)
 
 
 def test_models_without_a_beginning_are_left_alone(tmp_path: Path) -> None:
@@ -153,7 +152,7 @@ def test_models_without_a_beginning_are_left_alone(tmp_path: Path) -> None:
     )
     for name in ("zoo:transformer-s0", "zoo:mamba-s0"):
         model = homolog.load(name)
-        found = measure_beginning(
+        beginning = measure_beginning(
             model, pack(read_documents("zoo:demo"), model.tokenizer, 128, n_tokens=4096)
         )
-        assert found is not None and not found.is_missed
+        assert beginning is not None and not beginning.is_missed

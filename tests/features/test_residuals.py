@@ -1,6 +1,4 @@
-"""Residuals on disk: the stream, the fingerprint and the dictionaries of residuals in memory, by
-groups of layers.
-"""
+"""Residuals on disk: stream, fingerprint and dictionaries are those of residuals in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from tests.features.helpers import BATCH, contents, memory, stream
+from tests.features.helpers import BATCH, contents, memory, residual_sites, stream
 
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import (
@@ -21,7 +19,8 @@ from homolog.dictionaries import (
     train,
 )
 from homolog.errors import InputError
-from homolog.features import capture, residual_sites, residuals, write_residuals
+from homolog.features import capture, residuals, write_residuals
+from homolog.record.receipts import write_receipt
 
 N_WINDOWS = 22
 STREAM = {"seed": 3, "name": "transformer-s0"}
@@ -39,9 +38,7 @@ def in_memory(model, windows, small_passes) -> list[torch.Tensor]:
 
 
 def same_stream(a: ActivationSource, b: ActivationSource, layers: list[int]) -> bool:
-    """Layers of `a`, which serves all, against those of `b`, over one and a half epochs and the
-    sample.
-    """
+    """Layers of `a`, which serves all, against those of `b`: one and a half epochs, the sample."""
     pairs = [(a.read(start, 350), b.read(start, 350)) for start in range(0, 1000, 350)]
     pairs.append((a.sample(200), b.sample(200)))
     return all(torch.equal(x[layer], y[i]) for x, y in pairs for i, layer in enumerate(layers))
@@ -185,7 +182,19 @@ def test_what_is_not_there_is_named(tmp_path, model, windows):
     for layers in ([4], [], [-1]):
         with pytest.raises(InputError, match="some of 0 to 3 are stored"):
             StoredResiduals(folder, **STREAM, layers=layers)
+
+
+def test_a_manifest_that_is_damaged_or_older_is_not_read(tmp_path, model, windows):
+    folder = write_residuals(model, windows, tmp_path, key="m")
     manifest = folder / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 7'))
-    with pytest.raises(InputError, match="format 1 is read"):
+    whole = manifest.read_text()
+    assert "float32" in whole
+    for damaged in ("", "[]", whole[:-9], whole.replace("float32", "float64"), '{"format": 1}'):
+        manifest.write_text(damaged)
+        with pytest.raises(InputError, match=r"manifest.json', but it must be there and whole"):
+            StoredResiduals(folder, **STREAM)
+    write_receipt(manifest, {"format": 7}, [], "residuals")
+    with pytest.raises(InputError, match="format 2 is read"):
         StoredResiduals(folder, **STREAM)
+    write_residuals(model, windows, tmp_path, key="m")
+    assert manifest.read_text() == whole

@@ -25,9 +25,7 @@ def windows() -> TokenWindows:
 def hooked_loss(
     model: homolog.LanguageModel, windows: TokenWindows, layer: int, transform: Callable
 ) -> float:
-    """All windows at once, the output of the block replaced by a hook where the token is not
-    special.
-    """
+    """All windows at once, a hook replacing the block's output where the token is not special."""
     mask, tokens = torch.from_numpy(windows.mask), torch.from_numpy(windows.tokens).long()
 
     def replace(module, inputs, output):
@@ -61,15 +59,15 @@ def test_losses_are_those_of_hooks_on_the_module(
         lambda r: 0.5 * r,
         lambda r: r.mean(1, keepdim=True).expand_as(r),
     ):
-        found = spliced_loss(model, windows, residuals, layer, transform)
-        assert found == pytest.approx(hooked_loss(model, windows, layer, transform), abs=1e-4)
+        loss = spliced_loss(model, windows, residuals, layer, transform)
+        assert loss == pytest.approx(hooked_loss(model, windows, layer, transform), abs=1e-4)
     assert clean_loss(model, windows) == pytest.approx(
         hooked_loss(model, windows, 0, lambda r: r), abs=1e-4
     )
 
 
 def test_quality_on_text_has_the_losses_of_the_reconstruction(model, windows) -> None:
-    """A dictionary of two directions and their opposites: kept tokens are projected on that plane."""
+    """Two directions and their opposites: kept tokens are projected on that plane."""
     plane = torch.linalg.qr(torch.randn(128, 2, generator=torch.Generator().manual_seed(0)))[0].T
     directions = torch.cat([plane, -plane])
     sae = SparseAutoencoder(directions.T.contiguous(), torch.zeros(4), directions, torch.zeros(128))

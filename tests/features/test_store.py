@@ -1,9 +1,8 @@
-"""Features written shard by shard: the same as all at once, the same bytes after kills and damage,
-exact statistics.
-"""
+"""Features written shard by shard: the same as all at once, also after kills and damage."""
 
 from __future__ import annotations
 
+import doctest
 import functools
 import logging
 from pathlib import Path
@@ -11,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.features.helpers import BATCH, CAPTURE, contents, memory, stream
+from tests.features.helpers import BATCH, CAPTURE, contents, memory, residual_sites, stream
 
+from homolog import features
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import SparseAutoencoder
 from homolog.errors import InputError
@@ -24,7 +24,6 @@ from homolog.features import (
     encode_shard,
     load_features,
     open_features,
-    residual_sites,
     store,
     write_features,
 )
@@ -83,7 +82,7 @@ def test_shards_give_what_all_at_once_gives(
     tmp_path, model, windows, residuals, dictionaries, batches
 ):
     done: list[int] = []
-    found = write_features(
+    written = write_features(
         model,
         windows,
         targets(tmp_path, dictionaries),
@@ -91,10 +90,9 @@ def test_shards_give_what_all_at_once_gives(
         advance=done.append,
     )
     n_shards = -(-N_WINDOWS // BATCH // batches) if batches < 100 else 1
-    assert len(list(found[0].folder.glob("part-*"))) == n_shards and sum(done) == n_shards * len(
-        found
-    )
-    for stored in found:
+    assert len(list(written[0].folder.glob("part-*"))) == n_shards
+    assert sum(done) == n_shards * len(written)
+    for stored in written:
         sae = dictionaries[stored.label, stored.layer]
         whole = sae.encode_sparse(residuals[stored.layer])
         assert 0.01 < whole.nnz / np.prod(whole.shape) < 0.04
@@ -104,9 +102,8 @@ def test_shards_give_what_all_at_once_gives(
         np.testing.assert_array_equal(stored.document, windows.token_document)
         assert (loaded.stream_hash, loaded.name) == (windows.hash, stored.name)
         assert (stored.n_tokens, stored.n_features) == whole.shape
-        for name, values in vars(
-            loaded.statistics
-        ).items():  # to the last bit, however the stream was cut
+        # to the last bit, however the stream was cut
+        for name, values in vars(loaded.statistics).items():
             np.testing.assert_array_equal(getattr(stored.statistics, name), values, err_msg=name)
         dense = whole.toarray().astype(np.float64)
         np.testing.assert_allclose(stored.statistics.var, dense.var(axis=0), rtol=1e-12)
@@ -176,9 +173,8 @@ def test_damaged_parts_are_named_and_only_they_are_made_again(
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 4
         path.write_bytes(data)
-    times = {
-        path: path.stat().st_mtime_ns for path in tmp_path.rglob("part-*") if path not in damaged
-    }
+    others = set(tmp_path.rglob("part-*")) - set(damaged)
+    times = {path: path.stat().st_mtime_ns for path in others}
     with caplog.at_level(logging.WARNING, "homolog"):
         write_features(model, windows, wanted, **options)
     assert all(any(str(path) in message for message in caplog.messages) for path in damaged)
@@ -191,14 +187,12 @@ def test_other_weights_or_another_cut_are_never_mixed(
 ):
     write_features(model, windows, targets(tmp_path, dictionaries), memory=memory(model, 1))
     others = {name: dictionaries[("sae", name[1])] for name in dictionaries}
-    found = write_features(
+    written = write_features(
         model, windows, targets(tmp_path, others, "others"), memory=memory(model, 3)
     )
-    for stored in found:
-        assert same_matrix(
-            stored.load().matrix,
-            others[stored.label, stored.layer].encode_sparse(residuals[stored.layer]),
-        )
+    for stored in written:
+        sae = others[stored.label, stored.layer]
+        assert same_matrix(stored.load().matrix, sae.encode_sparse(residuals[stored.layer]))
         assert len(list(stored.folder.glob("part-*"))) == 3
 
 
@@ -225,10 +219,8 @@ def test_shards_keep_to_the_memory(model, windows):
         shards = cut_shards(windows, model, memory(model, batches) + 1000)
         assert {shard.last - shard.first for shard in shards[:-1]} <= {batches * BATCH}
         assert [shard.number for shard in shards] == list(range(len(shards)))
-        assert (
-            np.concatenate([shard.of(windows).tokens for shard in shards]).tolist()
-            == windows.tokens.tolist()
-        )
+        tokens = np.concatenate([shard.of(windows).tokens for shard in shards])
+        assert np.array_equal(tokens, windows.tokens)
     assert cut_shards(windows, model, 1)[0].last == BATCH  # never less than one pass
     assert memory(model, 100) < CAPTURE.SHARD_BYTES and len(cut_shards(windows, model)) == 1
 
@@ -236,18 +228,17 @@ def test_shards_keep_to_the_memory(model, windows):
 def test_the_precision_is_chosen_logged_and_recorded(
     tmp_path, model, windows, dictionaries, monkeypatch, caplog
 ):
-    found = {}
+    files = {}
     for native in (True, False):
         monkeypatch.setattr(
             "homolog.dictionaries.hardware.has_native_bfloat16", lambda native=native: native
         )
         with caplog.at_level(logging.INFO, "homolog"):
-            stored = write_features(model, windows, targets(tmp_path / str(native), dictionaries))[
-                0
-            ]
-        found[stored.manifest["product"]] = contents(stored.folder)
+            wanted = targets(tmp_path / str(native), dictionaries)
+            stored = write_features(model, windows, wanted)[0]
+        files[stored.manifest["product"]] = contents(stored.folder)
         assert f"encoder products in {'bfloat16' if native else 'float32'}" in caplog.text
-    half, full = found["bfloat16"], found["float32"]
+    half, full = files["bfloat16"], files["float32"]
     assert half["statistics.safetensors"] == full["statistics.safetensors"]
 
 
@@ -259,14 +250,13 @@ def test_mppc_does_not_move_with_the_precision(residuals, dictionaries):
         reference.append(torch.relu(pre).numpy())
     expected = max_pearson(*reference)
     for precision in ("bfloat16", "float32"):
-        found = max_pearson(
+        best = max_pearson(
             a.encode_sparse(residuals[0], precision), b.encode_sparse(residuals[2], precision)
         )
-        for side, wanted in ((found.a_to_b, expected.a_to_b), (found.b_to_a, expected.b_to_a)):
+        for side, wanted in ((best.a_to_b, expected.a_to_b), (best.b_to_a, expected.b_to_a)):
             assert np.isfinite(wanted.r).mean() > 0.9
-            assert (
-                np.nanmax(np.abs(side.r - wanted.r)) < 1e-5
-            )  # 1e-3 is what bfloat16 features would need
+            # bfloat16 features would need 1e-3
+            assert np.nanmax(np.abs(side.r - wanted.r)) < 1e-5
 
 
 def test_what_cannot_be_encoded_is_named(tmp_path, model, windows, dictionaries, monkeypatch):
@@ -275,9 +265,9 @@ def test_what_cannot_be_encoded_is_named(tmp_path, model, windows, dictionaries,
         write_features(model, windows, targets(tmp_path, {("sae", 0): narrow}))
 
     def broken(*args, real=store.capture_residuals):
-        found = real(*args)
-        found[2][77, 5] = float("nan")
-        return found
+        captured = real(*args)
+        captured[2][77, 5] = float("nan")
+        return captured
 
     monkeypatch.setattr(store, "capture_residuals", broken)
     with pytest.raises(
@@ -286,3 +276,9 @@ def test_what_cannot_be_encoded_is_named(tmp_path, model, windows, dictionaries,
         write_features(model, windows, targets(tmp_path, dictionaries))
     with pytest.raises(InputError, match="manifest"):
         load_features(tmp_path / "sae" / "2")
+
+
+def test_the_example_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = doctest.testmod(features)
+    assert ran.attempted > 10 and ran.failed == 0

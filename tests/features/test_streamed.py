@@ -1,6 +1,4 @@
-"""Residuals from a model that runs as they are read: every token once an epoch, mixed, addressed,
-one pass a pool.
-"""
+"""Residuals from a model that runs as they are read: every token once per epoch, mixed."""
 
 from __future__ import annotations
 
@@ -9,20 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from tests.features.helpers import BATCH, CONTEXT, stream
+from tests.features.helpers import BATCH, CONTEXT, residual_sites, stream
 
 from homolog import LanguageModel
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import ActivationSource, ReluConfig, TrainingConfig, train
 from homolog.errors import InputError
-from homolog.features import StreamedResiduals, capture, residual_sites
+from homolog.features import Pool, StreamedResiduals, capture
 
 N_WINDOWS, POOL = 62, 500
 pytestmark = pytest.mark.usefixtures("small_passes")
 
 
 def told_apart(seed: int) -> TokenWindows:
-    """A stream in which every window begins with a token of its own: no two residuals are the same."""
+    """A stream whose windows begin with tokens of their own: no two residuals are the same."""
     text = stream(N_WINDOWS, seed)
     tokens = text.tokens.copy()
     tokens[:, 0] = 300 + np.arange(N_WINDOWS)
@@ -41,19 +39,16 @@ def captured(model, windows, small_passes) -> list[torch.Tensor]:
 
 @pytest.fixture
 def source(model, windows) -> StreamedResiduals:
-    return StreamedResiduals(model, windows, seed=3, name="m", pool_tokens=POOL)
+    return StreamedResiduals(model, windows, seed=3, name="m", pool=Pool(POOL))
 
 
 def identify(rows: torch.Tensor, known: torch.Tensor) -> np.ndarray:
     """Which row of `known` each of the rows is; other windows in a pass change the last digits."""
     distance = torch.cdist(rows.double(), known.double())
-    found = distance.min(dim=1)
-    assert (
-        float(found.values.max())
-        < 1e-3
-        < float(distance.topk(2, dim=1, largest=False).values[:, 1].min())
-    )
-    return found.indices.numpy()
+    nearest = distance.min(dim=1)
+    second = distance.topk(2, dim=1, largest=False).values[:, 1]
+    assert float(nearest.values.max()) < 1e-3 < float(second.min())
+    return nearest.indices.numpy()
 
 
 def test_an_epoch_has_every_token_once_in_every_layer(source, windows, captured):
@@ -73,20 +68,17 @@ def test_epochs_and_pools_have_orders_of_their_own(source, captured):
     n = source.n_tokens
     first, second = (identify(source.read(epoch * n, n)[3], captured[3]) for epoch in range(2))
     assert (first == second).mean() < 0.05
-    other = StreamedResiduals(source.model, source.windows, seed=4, name="m", pool_tokens=POOL)
+    other = StreamedResiduals(source.model, source.windows, seed=4, name="m", pool=Pool(POOL))
     assert (identify(other.read(0, n)[3], captured[3]) == first).mean() < 0.05
 
 
 def test_windows_of_all_documents_are_mixed_within_a_pool(source, windows, captured):
-    """Neighbours share a window as often as in a random order of the pool, and pools are draws from
-    the whole text.
-    """
+    """Neighbours are as in a random order of the pool, and pools are draws from the whole text."""
     n, window = source.n_tokens, np.repeat(np.arange(N_WINDOWS), windows.mask.sum(axis=1))
     order = np.concatenate([identify(source.read(e * n, n)[3], captured[3]) for e in range(8)])
     together = float((np.diff(window[order]) == 0).mean())
-    assert together == pytest.approx(
-        CONTEXT / POOL, abs=0.01
-    )  # 0.064; in the order of the text it is 0.97
+    # 0.064; in the order of the text it is 0.97
+    assert together == pytest.approx(CONTEXT / POOL, abs=0.01)
     place = np.array(
         [window[order[i : i + POOL]].mean() for i in range(0, len(order) - POOL, POOL)]
     )
@@ -98,15 +90,9 @@ def test_windows_of_all_documents_are_mixed_within_a_pool(source, windows, captu
 def test_positions_are_addressed_not_consumed(source, model, windows):
     n = source.n_tokens
     whole = source.read(0, 2 * n + 100)  # over borders of pools and epochs
-    for start, count in (
-        (0, 7),
-        (POOL - 60, 130),
-        (n - 20, 40),
-        (2 * n - 1, 2),
-        (3, 2 * n),
-        (0, 7),
-    ):
-        fresh = StreamedResiduals(model, windows, seed=3, name="m", pool_tokens=POOL)
+    parts = [(0, 7), (POOL - 60, 130), (n - 20, 40), (2 * n - 1, 2), (3, 2 * n), (0, 7)]
+    for start, count in parts:
+        fresh = StreamedResiduals(model, windows, seed=3, name="m", pool=Pool(POOL))
         for reader in (source, fresh):
             read = reader.read(start, count)
             for layer in range(4):
@@ -139,7 +125,7 @@ def test_one_pass_a_pool_for_all_layers(source, model, monkeypatch):
 
 
 def test_fewer_layers_are_the_same_values_and_stop_the_pass(source, model, windows, monkeypatch):
-    some = StreamedResiduals(model, windows, [2, 0], seed=3, name="m", pool_tokens=POOL)
+    some = StreamedResiduals(model, windows, [2, 0], seed=3, name="m", pool=Pool(POOL))
     assert some.fingerprint == source.fingerprint and some.layer_numbers == [2, 0]
     stops = []
 
@@ -157,7 +143,7 @@ def test_fewer_layers_are_the_same_values_and_stop_the_pass(source, model, windo
 
 def test_training_that_was_killed_ends_with_the_same_bytes(model, windows, tmp_path):
     def fresh(seed: int = 3) -> StreamedResiduals:
-        return StreamedResiduals(model, windows, [0, 1], seed=seed, name="m", pool_tokens=POOL)
+        return StreamedResiduals(model, windows, [0, 1], seed=seed, name="m", pool=Pool(POOL))
 
     training = TrainingConfig(n_tokens=40_000, batch_size=128, scale_sample=300)
     options = {
@@ -181,18 +167,14 @@ def test_training_that_was_killed_ends_with_the_same_bytes(model, windows, tmp_p
     resumed = train(fresh(), **options, checkpoint=file, progress=reports.append)["sae"]
     assert len(reports) == 2  # of three chunks: it did not start again
     for a, b in zip(whole, resumed, strict=True):
-        assert (
-            torch.equal(a.W_enc, b.W_enc)
-            and torch.equal(a.W_dec, b.W_dec)
-            and torch.equal(a.b_enc, b.b_enc)
-        )
+        assert torch.equal(a.W_enc, b.W_enc) and torch.equal(a.W_dec, b.W_dec)
+        assert torch.equal(a.b_enc, b.b_enc)
 
 
 def test_the_fingerprint_changes_with_the_stream(model, windows):
     def of(changed: LanguageModel = model, text: TokenWindows = windows, **options: object) -> str:
-        return StreamedResiduals(
-            changed, text, **{"seed": 3, "name": "m", "pool_tokens": POOL} | options
-        ).fingerprint  # type: ignore[arg-type]
+        given = {"seed": 3, "name": "m", "pool": Pool(POOL)} | options
+        return StreamedResiduals(changed, text, **given).fingerprint  # type: ignore[arg-type]
 
     assert of() == of() == of(layers=[1])
     weight = model.hf.get_parameter("gpt_neox.final_layer_norm.bias")
@@ -207,16 +189,14 @@ def test_the_fingerprint_changes_with_the_stream(model, windows):
         of(seed=4),
         of(name="n"),
         of(key="revision b"),
-        of(pool_tokens=POOL + 1),
-        of(dtype=torch.bfloat16),
+        of(pool=Pool(POOL + 1)),
+        of(pool=Pool(POOL, torch.bfloat16)),
     ]
     assert len(set(prints)) == len(prints)
 
 
 def test_half_precision_is_the_rounded_stream_in_half_the_memory(source, model, windows):
-    half = StreamedResiduals(
-        model, windows, seed=3, name="m", pool_tokens=POOL, dtype=torch.bfloat16
-    )
+    half = StreamedResiduals(model, windows, seed=3, name="m", pool=Pool(POOL, torch.bfloat16))
     for a, b in zip(half.read(100, 700), source.read(100, 700), strict=True):
         assert a.dtype == torch.bfloat16 and torch.equal(a, b.bfloat16())
     assert 2 * half.memory_bytes == source.memory_bytes
@@ -237,14 +217,12 @@ def test_a_part_read_earlier_stays_as_it_was(source):
 
 
 def test_passes_use_the_threads_of_the_beginning(source, monkeypatch):
-    """Training reads with torch on one thread; the model must not run so, and no value may depend
-    on it.
-    """
+    """Training reads with torch on one thread; the model must not run so."""
     during = []
     name = "homolog.features.streamed.fill_residuals"
     monkeypatch.setattr(name, lambda *arguments: during.append(torch.get_num_threads()))
     torch.set_num_threads(2)
-    wide = StreamedResiduals(source.model, source.windows, seed=3, pool_tokens=POOL)
+    wide = StreamedResiduals(source.model, source.windows, seed=3, pool=Pool(POOL))
     torch.set_num_threads(1)
     wide.read(0, 10)
     assert during == [2] and torch.get_num_threads() == 1
@@ -255,31 +233,31 @@ def test_more_memory_than_half_of_the_machine_is_refused(model, windows, monkeyp
     with pytest.raises(
         InputError, match=r"pool_tokens is 500, .* Give \d+ or fewer, bfloat16"
     ) as caught:
-        StreamedResiduals(model, windows, seed=0, pool_tokens=POOL)
+        StreamedResiduals(model, windows, seed=0, pool=Pool(POOL))
     fitting = int(caught.value.remedy.split()[1])
     assert (
-        StreamedResiduals(model, windows, seed=0, pool_tokens=fitting - CONTEXT).memory_bytes
+        StreamedResiduals(model, windows, seed=0, pool=Pool(fitting - CONTEXT)).memory_bytes
         <= 1_000_000
     )
-    StreamedResiduals(model, windows, [0], seed=0, pool_tokens=POOL)
+    StreamedResiduals(model, windows, [0], seed=0, pool=Pool(POOL))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"layers": [4]}, "layers is .4., but zoo:transformer-s0 has 0 to 3"),
-        ({"layers": []}, "has 0 to 3"),
-        ({"pool_tokens": 0}, "a token or more"),
-        ({"dtype": torch.float16}, "a pool is float32 or bfloat16"),
-    ],
-)
-def test_what_cannot_be_is_named(model, windows, options: dict, message: str):
-    with pytest.raises(InputError, match=message):
-        StreamedResiduals(model, windows, **{"seed": 0} | options)
+@pytest.mark.parametrize("layers", [[4], [], [0, -1]])
+def test_layers_that_are_not_there_are_named(model, windows, layers: list[int]):
+    shown = str(layers).replace("[", r"\[")
+    with pytest.raises(InputError, match=f"layers is {shown}, but zoo:transformer-s0 has 0 to 3"):
+        StreamedResiduals(model, windows, layers, seed=0)
+
+
+def test_pools_that_cannot_be_are_named():
+    with pytest.raises(InputError, match="pool_tokens is 0, but a pool holds a token or more"):
+        Pool(0)
+    with pytest.raises(InputError, match="a pool is float32 or bfloat16"):
+        Pool(dtype=torch.float16)
 
 
 @pytest.mark.parametrize("pool", [1, 40, 10**9])
 def test_pools_of_any_size_serve_all_tokens(model, windows, captured, pool: int):
-    source = StreamedResiduals(model, windows, seed=0, pool_tokens=pool)
+    source = StreamedResiduals(model, windows, seed=0, pool=Pool(pool))
     read: Sequence[torch.Tensor] = source.read(0, source.n_tokens)
     assert sorted(identify(read[3], captured[3]).tolist()) == list(range(source.n_tokens))

@@ -1,6 +1,4 @@
-"""Documents from text files, JSONL, Parquet and Hugging Face datasets, in an order that a seed
-decides.
-"""
+"""Documents from text files, JSONL, Parquet and datasets, in an order that a seed decides."""
 
 from __future__ import annotations
 
@@ -13,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from homolog.corpus.whole_xz import WholeXz
 from homolog.errors import InputError
 from homolog.zoo import catalog
 
-_ORDER = int.from_bytes(
-    b"corpus order", "little"
-)  # keeps this draw apart from others with the same seed
+# keeps this draw apart from others with the same seed
+_ORDER = int.from_bytes(b"corpus order", "little")
 _DATASET = "hf:"
 
 
@@ -42,7 +40,7 @@ class Documents(Iterator[Document]):
     With a seed they are all read before the first is given, in an order that it decides.
     """
 
-    def __init__(self, name: str, found: Iterator[Document], seed: int | None = None) -> None:
+    def __init__(self, name: str, documents: Iterator[Document], seed: int | None = None) -> None:
         self.name = name
         """Of the source."""
 
@@ -52,14 +50,14 @@ class Documents(Iterator[Document]):
         self.n_empty = 0
         """Of those the ones that hold nothing but spaces: they are left out."""
 
-        filled = self._filled(found)
+        filled = self._filled(documents)
         self._documents = filled if seed is None else _shuffled(filled, seed)
 
     def __next__(self) -> Document:
         return next(self._documents)
 
-    def _filled(self, found: Iterator[Document]) -> Iterator[Document]:
-        for document in found:
+    def _filled(self, documents: Iterator[Document]) -> Iterator[Document]:
+        for document in documents:
             self.n_read += 1
             if document.text.strip():
                 yield document
@@ -72,14 +70,17 @@ def read_documents(
 ) -> Documents:
     """Documents of `source`, shuffled across the whole of it unless `shuffle` is off.
 
-    source  "zoo:demo"; a .txt (one document), .jsonl, .jsonl.gz, .jsonl.xz or .parquet file; a folder of
-            those (with subfolders), or one that `datasets` saved; "hf:ID" or a `datasets.Dataset`
+    source  "zoo:demo"; a .txt (one document), .jsonl, .jsonl.gz, .jsonl.xz or .parquet file; a
+            folder of those (with subfolders), or one that `datasets` saved; "hf:ID" or a
+            `datasets.Dataset`
     field   name of the text in JSONL, Parquet and datasets
     split   of a dataset
     seed    of the order
-    Empty texts are left out.  Files are read as UTF-8, with a byte order mark or without.
-    Raises `InputError`, also while documents are read, for a missing, unreadable or damaged source, which it names, and
-    for a record without the field.  A damaged compressed file never passes for a shorter one.
+
+    Empty texts are left out.  Files are read as UTF-8, with a byte order mark or without.  Raises
+    `InputError`, also while documents are read, for a missing, unreadable or damaged source, which
+    it names, and for a record without the field.  A damaged compressed file never passes for a
+    shorter one.
     """
     name = str(source) if isinstance(source, str | Path) else "dataset"
     path = _path(source)
@@ -87,12 +88,8 @@ def read_documents(
     if path is None or dataset is not None:
         order = _order(_length(dataset, name), seed if shuffle else None)
         return Documents(name, _from_dataset(dataset, name, field, order))
-    found = (
-        document
-        for file in _files(path)
-        for document in _checked(_reader(file)(file, field), str(file))
-    )
-    return Documents(name, found, seed if shuffle else None)
+    each = (_checked(_reader(file)(file, field), str(file)) for file in _files(path))
+    return Documents(name, chain.from_iterable(each), seed if shuffle else None)
 
 
 def _shuffled(documents: Iterator[Document], seed: int) -> Iterator[Document]:
@@ -134,14 +131,10 @@ def _path(source: Any) -> Path | None:
             'Give a .txt, .jsonl or .parquet file, a folder of them, "zoo:demo", or "hf:ID" for a '
             "dataset.",
         ) from error
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # too long, a character that no name has, no such user
-        raise _damaged(
-            str(source), "the name of a file or a folder that can be read", error
-        ) from error
+    # too long, a character that no name has, no such user
+    except (OSError, ValueError, RuntimeError) as error:
+        what = "the name of a file or a folder that can be read"
+        raise _damaged(str(source), what, error) from error
     return path
 
 
@@ -152,10 +145,9 @@ def _files(path: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise _damaged(str(error.filename or path), "a folder that can be read", error) from error
 
-    found = [
-        Path(folder, name) for folder, _, names in os.walk(path, onerror=refuse) for name in names
-    ]
-    files = sorted(file for file in found if _suffix(file) in _READERS)
+    walk = os.walk(path, onerror=refuse)
+    everything = (Path(folder, name) for folder, _, names in walk for name in names)
+    files = sorted(file for file in everything if _suffix(file) in _READERS)
     if not files:
         raise InputError(
             "corpus",
@@ -179,10 +171,8 @@ def _checked(documents: Iterator[Document], place: str) -> Iterator[Document]:
 
 
 def _damaged(place: str, what: str, error: BaseException) -> InputError:
-    found = _one_line(f"{type(error).__name__}: {error}")
-    return InputError(
-        "corpus", place, f"it must be {what} ({found})", "Mend it, fetch it again, or leave it out."
-    )
+    requirement = f"it must be {what} ({_one_line(f'{type(error).__name__}: {error}')})"
+    return InputError("corpus", place, requirement, "Mend it, fetch it again, or leave it out.")
 
 
 def _suffix(path: Path) -> str:
@@ -203,10 +193,10 @@ def _reader(path: Path) -> Callable[[Path, str], Iterator[Document]]:
     return reader
 
 
-def _one_line(found: str) -> str:
-    """What was found in a file, short enough for a message, and of characters that can be printed."""
-    found = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in " ".join(found.split()))
-    return found if len(found) <= 300 else f"{found[:300]} ..."
+def _one_line(text: str) -> str:
+    """What a file holds, short enough for a message and of characters that can be printed."""
+    text = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in " ".join(text.split()))
+    return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
 def _from_text(path: Path, field: str) -> Iterator[Document]:
@@ -234,9 +224,7 @@ def _from_jsonl(path: Path, field: str) -> Iterator[Document]:
 
 
 def _regular(path: Path) -> None:
-    """InputError for what gives no end when it is read, as a pipe, or is not there, as the end of a
-    broken link.
-    """
+    """InputError for what has no end when it is read, as a pipe, or is not there."""
     if not path.is_file():
         raise InputError(
             "corpus", str(path), "it must be a file, and there is none", "Mend or remove the link."
@@ -258,11 +246,8 @@ def _record(record: Any, field: str, place: str) -> Document:
     if not isinstance(text, str):
         found = type(record).__name__
         if isinstance(record, dict):
-            found = (
-                f"{field}: {type(text).__name__}"
-                if field in record
-                else ", ".join(map(str, record))
-            )
+            names = ", ".join(map(str, record))
+            found = f"{field}: {type(text).__name__}" if field in record else names
         raise InputError(
             "corpus",
             place,
@@ -329,9 +314,7 @@ def _is_saved(folder: Path) -> bool:
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """What `datasets` raises over damaged files has no common kind: all of it becomes one
-    `InputError`.
-    """
+    """One `InputError` for what `datasets` raises over damaged files, which has no common kind."""
     try:
         yield
     except Exception as error:

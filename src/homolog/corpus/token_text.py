@@ -5,9 +5,10 @@ spreads a rare character over several tokens, 自 (E8 87 AA) for instance over E
 which is a letter.
 
     alone     "the", and of bytes that are no whole character their names: "<E8>"
-    joined    the bytes of neighbours make characters; each is shown at the token that has its last byte, which is
-              where the model has read it, and the tokens before show nothing: "", "", "自".  What
-              stays incomplete, at the border of what is shown, is named at its own token.
+    joined    the bytes of neighbours make characters; each is shown at the token that has its last
+              byte, which is where the model has read it, and the tokens before show nothing: "",
+              "", "自".  What stays incomplete, at the border of what is shown, is named at its own
+              token.
 
 The texts joined are the text that was tokenised, as the tokenizer's normaliser leaves it (a space
 that it puts in front is one).  Where the tokenizer itself forgets spaces (WordPiece, tokens that
@@ -26,21 +27,16 @@ from typing import Any, TypeAlias
 from homolog.corpus.tokenizers import special_tokens
 
 TokenText: TypeAlias = str | list[int]
-"""The text of a token, or its bytes as numbers where they are not whole characters; as it stands in
-vocabulary.json.
-"""
+"""The text of a token, or its bytes where they are no whole characters; so in vocabulary.json."""
 
 _UNKNOWN = "\ufffd"
 _FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_BEFORE, _AFTER = (
-    "x",
-    "y",
-)  # stand beside a token, so that no decoder takes it for the beginning or end of a text
+# stand beside a token, so that no decoder takes it for the beginning or end of a text
+_BEFORE, _AFTER = "x", "y"
 
 
 def token_texts(tokenizer: Any) -> list[TokenText]:
-    """What each id stands for, from 0 to the highest that a Hugging Face tokenizer gives, fast or
-    slow.
+    """What each id stands for, from 0 to the highest of a Hugging Face tokenizer, fast or slow.
 
     Special tokens are their names.  An id that no token has, or whose bytes the tokenizer does not
     show, is named "<token ID>".
@@ -59,10 +55,10 @@ def token_texts(tokenizer: Any) -> list[TokenText]:
     spell = _speller(_decoder(tokenizer), falls_back)
 
     def text_of(i: int) -> TokenText:
-        found = added.get(i)
-        if found is None and i in by_id:
-            found = spell(by_id[i])
-        return f"<token {i}>" if found is None else found
+        text = added.get(i)
+        if text is None and i in by_id:
+            text = spell(by_id[i])
+        return f"<token {i}>" if text is None else text
 
     return [text_of(i) for i in range(max([*by_id, *added], default=-1) + 1)]
 
@@ -73,9 +69,7 @@ def alone(token: TokenText) -> str:
 
 
 def joined(tokens: Sequence[TokenText]) -> list[str]:
-    """What each token of a run shows, so that put together they are its text; see the module's
-    opening.
-    """
+    """What each token of a run shows: put together it is the run's text."""
     if all(isinstance(token, str) for token in tokens):
         return [str(token) for token in tokens]
     parts = [token.encode() if isinstance(token, str) else bytes(token) for token in tokens]
@@ -98,8 +92,7 @@ def _named(character: str) -> str:
 
 
 def _decoder(tokenizer: Any) -> Callable[[list[str]], str]:
-    """The tokenizer's own function from tokens to text; for a fast one without, that of the way it
-    cuts text.
+    """The tokenizer's function from tokens to text; a fast one without has that of its cutting.
 
     Without either, tokens are words, as they are for the library; but a vocabulary that has spaces
     needs no others.
@@ -122,8 +115,7 @@ def _decoder(tokenizer: Any) -> Callable[[list[str]], str]:
 def _speller(
     decode: Callable[[list[str]], str], falls_back: bool
 ) -> Callable[[str | bytes], TokenText | None]:
-    """A function from a token of the vocabulary to what it stands for, None where that cannot be
-    told.
+    """A function from a token to what it stands for, None where that cannot be told.
 
     decode: the tokenizer's own, from a list of tokens to text.  falls_back: "<0xE8>" is a byte,
     also where decode leaves it as it is.  The text of a token is what it adds between two others: a
@@ -135,33 +127,28 @@ def _speller(
     def spell(token: str | bytes) -> TokenText | None:
         if isinstance(token, bytes):
             return _whole(token)
-        found, fallback = decode([_BEFORE, token, _AFTER]), _FALLBACK.fullmatch(token)
-        if fallback and (falls_back or _BEFORE + token + _AFTER not in found):
+        decoded, fallback = decode([_BEFORE, token, _AFTER]), _FALLBACK.fullmatch(token)
+        if fallback and (falls_back or _BEFORE + token + _AFTER not in decoded):
             return _whole(bytes.fromhex(fallback[1]))
-        if not (
-            found.startswith(before)
-            and found.endswith(after)
-            and len(found) >= len(before) + len(after)
-        ):
+        length = len(decoded) - len(before) - len(after)
+        if length < 0 or not (decoded.startswith(before) and decoded.endswith(after)):
             return None
-        text = found[len(before) : len(found) - len(after)]
+        text = decoded[len(before) :][:length]
         if text and (_UNKNOWN not in text or _UNKNOWN in token):
             return text
         bytes_of = _byte_alphabet()
-        return (
-            _whole(bytes(map(bytes_of.__getitem__, token)))
-            if bytes_of.keys() >= set(token)
-            else None
-        )
+        if not bytes_of.keys() >= set(token):
+            return None
+        return _whole(bytes(map(bytes_of.__getitem__, token)))
 
     return spell
 
 
-def _whole(found: bytes) -> TokenText:
+def _whole(token: bytes) -> TokenText:
     try:
-        return found.decode()
+        return token.decode()
     except UnicodeDecodeError:
-        return list(found)
+        return list(token)
 
 
 @functools.cache

@@ -50,8 +50,9 @@ def special_ids(tokenizer: Any) -> list[int]:
 
 
 def joining_id(tokenizer: Any) -> int:
-    """Id of the token that ends each document: end of text, else beginning of text.  Raises
-    `InputError`.
+    """Id of the token that ends each document: end of text, else beginning of text.
+
+    Raises `InputError` where there is neither.
     """
     for token in (tokenizer.eos_token_id, tokenizer.bos_token_id):
         if token is not None:
@@ -65,9 +66,7 @@ def joining_id(tokenizer: Any) -> int:
 
 
 def check_same_tokenizer(a_name: str, tokenizer_a: Any, b_name: str, tokenizer_b: Any) -> str:
-    """The fingerprint of both models' tokenizers.  Raises `InputError`, naming both, if they
-    differ.
-    """
+    """The fingerprint of both models' tokenizers.  InputError, naming both, if they differ."""
     for name, tokenizer in ((a_name, tokenizer_a), (b_name, tokenizer_b)):
         if tokenizer is None:
             raise InputError(
@@ -78,10 +77,10 @@ def check_same_tokenizer(a_name: str, tokenizer_a: Any, b_name: str, tokenizer_b
             )
     a, b = fingerprint(tokenizer_a), fingerprint(tokenizer_b)
     if a != b:
-        sizes = f"{a_name}: {len(tokenizer_a)} entries, {a[:8]}; {b_name}: {len(tokenizer_b)} entries, {b[:8]}"
         raise InputError(
             "tokenizers",
-            sizes,
+            f"{a_name}: {len(tokenizer_a)} entries, {a[:8]}; "
+            f"{b_name}: {len(tokenizer_b)} entries, {b[:8]}",
             f"{a_name} and {b_name} must read the same tokens, and their tokenizers differ",
             "Compare two models that share a tokenizer; models with different ones cannot be "
             "aligned yet.",

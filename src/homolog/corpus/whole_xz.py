@@ -15,9 +15,7 @@ _BLOCK = 1 << 16
 
 
 class WholeXz(io.RawIOBase):
-    """Reads the streams of a file one after the other.  Raises lzma.LZMAError or EOFError where one
-    is not whole.
-    """
+    """The streams of a file one after the other; lzma.LZMAError or EOFError where one is broken."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")

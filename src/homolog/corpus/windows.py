@@ -15,39 +15,36 @@ are equal.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from jaxtyping import Bool, Int32
 
 from homolog.corpus.documents import Document, Documents
-from homolog.corpus.token_text import joined, token_texts
 from homolog.corpus.tokenizers import fingerprint, joining_id, special_ids
 from homolog.errors import InputError
-from homolog.record.atomic import atomic_path, read_json, sha256_bytes, write_json
+from homolog.record.atomic import sha256_bytes
+from homolog.record.parts import read_part, write_part
 
-FORMAT = 1
+_HASHED = "windows 1"  # what is hashed, and how
+_PART = "token windows 2"
+_OLD_MANIFEST = "windows.json"  # beside windows that were not a part
 _BATCH = 256  # documents tokenised together
 
 
 @dataclass(frozen=True, eq=False)
 class TokenWindows:
-    """Windows of tokens.  `hash` is computed from the arrays; slices of whole windows have their
-    own.
-    """
+    """Windows of tokens, with a hash of their contents; slices of whole windows have their own."""
 
     tokens: Int32[np.ndarray, "windows context"]
     """Token ids."""
 
     document: Int32[np.ndarray, "windows context"]
-    """Index of the document each token is from, in the order of the stream; kept when windows are
-    sliced.
-    """
+    """Index of the document each token is from, by the order of the stream; slices keep it."""
 
     mask: Bool[np.ndarray, "windows context"]
     """False at special tokens, which stay out of every statistic."""
@@ -59,23 +56,19 @@ class TokenWindows:
     """Tokens of the tail that filled no window."""
 
     n_read: int = 0
-    """Documents that were read for `pack`, empty ones among them: all of the source where they are
-    shuffled.
-    """
+    """Documents that `pack` read, empty ones among them: all of the source where shuffled."""
 
     n_empty: int = 0
     """Of those the ones left out because they hold no text, or none that makes a token."""
 
-    hash: str = field(init=False)
-    """Hexadecimal SHA-256 of the contents."""
-
     def __post_init__(self) -> None:
         assert self.tokens.shape == self.document.shape == self.mask.shape
-        arrays = (np.ascontiguousarray(array) for array in (self.tokens, self.document, self.mask))
-        parts = (array.tobytes() for array in arrays)
-        object.__setattr__(
-            self, "hash", sha256_bytes(f"windows {FORMAT} {self.tokens.shape}", *parts)
-        )
+
+    @cached_property
+    def hash(self) -> str:
+        """Hexadecimal SHA-256 of the contents."""
+        parts = (array.tobytes() for array in (self.tokens, self.document, self.mask))
+        return sha256_bytes(f"{_HASHED} {self.tokens.shape}", *parts)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -117,15 +110,11 @@ class TokenWindows:
 
     @property
     def token_document(self) -> Int32[np.ndarray, " token"]:
-        """Document of every token that is not masked, windows flattened: what is resampled for
-        intervals.
-        """
+        """Document of every token that is not masked: what is resampled for intervals."""
         return self.document[self.mask]
 
     def require_unmasked(self, name: str) -> None:
-        """Raise `InputError` where no token is left that is not masked; name: of the text, for the
-        message.
-        """
+        """InputError where no token is left that is not masked; name: of the text."""
         if not self.mask.any():
             raise InputError(
                 "corpus",
@@ -134,11 +123,6 @@ class TokenWindows:
                 "tokens",
                 "Give text of which the tokenizer makes other tokens too.",
             )
-
-    def sample(self, tokenizer: Any, n_tokens: int = 64) -> str:
-        """The first tokens as text, to see that it is text."""
-        texts = token_texts(tokenizer)
-        return "".join(joined([texts[i] for i in self.tokens.reshape(-1)[:n_tokens]]))
 
 
 def pack(
@@ -151,11 +135,12 @@ def pack(
 ) -> TokenWindows:
     """Tokenise documents, in their order, and cut the stream into windows of `context` tokens.
 
-    n_tokens  how many are wanted, rounded up to whole windows; reading stops there.  None takes all.
+    n_tokens  how many are wanted, rounded up to whole windows; reading stops there.  None: all
     fewer     take what there is where the documents hold fewer
-    Documents without a token are left out and counted.
-    Raises `InputError` when the documents do not fill what is wanted (None, or fewer: one window), with the counts, and
-    when all that they hold is masked.
+
+    Documents without a token are left out and counted.  Raises `InputError` when the documents do
+    not fill what is wanted (None, or fewer: one window), with the counts, and when all that they
+    hold is masked.
     """
     end = joining_id(tokenizer)
     wanted = None if n_tokens is None else -(-n_tokens // context) * context
@@ -171,11 +156,8 @@ def pack(
             break
     n_read, n_empty, name = given, given - len(ids), f"{total} tokens in {len(ids)} documents"
     if isinstance(documents, Documents):  # it has left out documents of its own
-        n_read, n_empty, name = (
-            documents.n_read,
-            n_empty + documents.n_empty,
-            f"{name} of {documents.name}",
-        )
+        n_read, n_empty = documents.n_read, n_empty + documents.n_empty
+        name = f"{name} of {documents.name}"
     n_windows = (total if wanted is None else min(total, wanted)) // context
     least = 1 if fewer or wanted is None else max(1, wanted // context)
     if n_windows < least:
@@ -202,56 +184,36 @@ def pack(
 
 
 def save_windows(windows: TokenWindows, folder: Path | str) -> Path:
-    """Write windows.safetensors, then windows.json (the manifest, with the hash); returns the
-    folder.
-    """
+    """Write windows.safetensors, a part that proves itself whole; returns the folder."""
     folder = Path(folder)
-    arrays = {"tokens": windows.tokens, "document": windows.document, "mask": windows.mask}
-    with atomic_path(folder / "windows.safetensors") as partial:
-        safetensors.numpy.save_file(
-            {name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial
-        )
-    manifest = {
-        "format": FORMAT,
-        "hash": windows.hash,
-        "tokenizer_fingerprint": windows.tokenizer_fingerprint,
-        "n_windows": len(windows),
-        "context": windows.context,
-        "n_documents": windows.n_documents,
-        "n_masked": int((~windows.mask).sum()),
-        "n_dropped": windows.n_dropped,
+    arrays = {
+        "tokens": windows.tokens,
+        "document": windows.document,
+        "mask": windows.mask,
+        "tokenizer_fingerprint": np.array([*windows.tokenizer_fingerprint.encode()], np.uint8),
+        "n_dropped": np.array(windows.n_dropped),
     }
-    write_json(folder / "windows.json", manifest)
+    write_part(folder / "windows.safetensors", arrays, _PART)
+    (folder / _OLD_MANIFEST).unlink(missing_ok=True)
     return folder
 
 
 def load_windows(folder: Path | str) -> TokenWindows:
-    """Read what `save_windows` wrote.  Raises `InputError` when it is missing, damaged or otherwise
-    made.
-    """
+    """Read what `save_windows` wrote.  InputError where it is missing, damaged or older."""
     folder = Path(folder)
+    if (folder / _OLD_MANIFEST).exists():
+        raise _unreadable(folder, "format 1, this version reads 2")
     try:
-        manifest = read_json(folder / "windows.json")
-        if not isinstance(manifest, dict):
-            raise ValueError("windows.json is no object")
-        arrays = safetensors.numpy.load_file(folder / "windows.safetensors")
-        shapes = {array.shape for array in arrays.values()}
-        if len(shapes) != 1 or len(shapes.pop()) != 2:
-            raise ValueError("the arrays must be (windows, context), all alike")
-        windows = TokenWindows(
-            arrays["tokens"],
-            arrays["document"],
-            arrays["mask"],
-            manifest["tokenizer_fingerprint"],
-            manifest["n_dropped"],
-        )
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        arrays = read_part(folder / "windows.safetensors", _PART)
+    except OSError as error:
         raise _unreadable(folder, f"{type(error).__name__}: {error}") from error
-    if manifest.get("format") != FORMAT:
-        raise _unreadable(folder, f"format {manifest.get('format')}, this version reads {FORMAT}")
-    if manifest.get("hash") != windows.hash:
-        raise _unreadable(folder, "the contents do not have the recorded hash")
-    return windows
+    if arrays is None:
+        raise _unreadable(folder, "windows.safetensors is missing, damaged or of other contents")
+    return TokenWindows(
+        *(arrays[name] for name in ("tokens", "document", "mask")),
+        tokenizer_fingerprint=bytes(arrays["tokenizer_fingerprint"]).decode(),
+        n_dropped=int(arrays["n_dropped"]),
+    )
 
 
 def _unreadable(folder: Path, reason: str) -> InputError:
@@ -259,7 +221,7 @@ def _unreadable(folder: Path, reason: str) -> InputError:
         "token windows",
         str(folder),
         f"they must be whole and unaltered ({reason})",
-        "Start the run again.",
+        "Start the run again, or save them again.",
     )
 
 

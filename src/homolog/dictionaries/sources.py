@@ -26,10 +26,11 @@ from safetensors import safe_open
 from homolog.axes import Activations
 from homolog.dictionaries.seeds import generator
 from homolog.errors import InputError
-from homolog.record.atomic import read_json, sha256_bytes
+from homolog.record.atomic import sha256_bytes
 from homolog.record.parts import read_part
+from homolog.record.receipts import read_receipt
 
-RESIDUALS_FORMAT = 1
+RESIDUALS, RESIDUALS_FORMAT = "residuals", 2
 
 
 @runtime_checkable
@@ -287,20 +288,18 @@ def residual_part(folder: Path, layer: int, number: int) -> Path:
 
 
 def _read_manifest(path: Path) -> dict:
-    try:
-        manifest = read_json(path)
-        found = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    manifest = read_receipt(path, RESIDUALS)
+    if manifest is None:
         raise InputError(
             "residuals manifest",
             str(path),
-            f"it must be readable ({error!r})",
+            "it must be there and whole",
             "Write the residuals first.",
-        ) from error
-    if found != RESIDUALS_FORMAT:
+        )
+    if manifest["format"] != RESIDUALS_FORMAT:
         raise InputError(
             "residuals format",
-            found,
+            manifest["format"],
             f"format {RESIDUALS_FORMAT} is read here",
             "Write them again.",
         )

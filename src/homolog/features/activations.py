@@ -20,7 +20,7 @@ import scipy.sparse
 from jaxtyping import Float, Int
 
 from homolog.errors import InputError
-from homolog.features.files import begin_folder, end_folder, part_path
+from homolog.features.files import ORIGIN, begin_folder, end_folder, part_path
 from homolog.record.parts import write_part
 
 TOKENS_PER_PART = 1 << 17
@@ -51,11 +51,8 @@ def sparse_statistics(
     """
     n = max(1, n_tokens)
     stored, n_active = np.zeros(n_features, np.int64), np.zeros(n_features, np.int64)
-    total, square, highest = (
-        np.zeros(n_features),
-        np.zeros(n_features),
-        np.full(n_features, -np.inf),
-    )
+    total, square = np.zeros(n_features), np.zeros(n_features)
+    highest = np.full(n_features, -np.inf)
     for feature, values in parts():
         value = values.astype(np.float64)
         stored += np.bincount(feature, minlength=n_features)
@@ -71,9 +68,7 @@ def sparse_statistics(
 
 
 def display_name(model: str, label: str) -> str:
-    """Model, with the label of the dictionary if it is not the main one: "mamba-s0",
-    "mamba-s0@seed1".
-    """
+    """Model, with the label of a dictionary that is not the main one: "mamba-s0@seed1"."""
     return model if label in ("sae", "neuron") else f"{model}@{label}"
 
 
@@ -107,9 +102,7 @@ class Activations:
 
     @property
     def name(self) -> str:
-        """Model, with the label of the dictionary if it is not the main one: "mamba-s0",
-        "mamba-s0@seed1".
-        """
+        """Model, with the label of a dictionary that is not the main one: "mamba-s0@seed1"."""
         return display_name(self.model, self.label)
 
     @property
@@ -135,8 +128,7 @@ class Activations:
             write_part(part_path(folder, number), tensors, self.stream_hash)
             stored = {"stored": len(tensors["data"])} if "data" in tensors else {}
             parts.append({"tokens": rows.stop - start, **stored})
-        names = ("kind", "model", "layer", "label", "stream_hash", "n_tokens", "n_features")
-        origin = {name: getattr(self, name) for name in names}
+        origin = {name: getattr(self, name) for name in ORIGIN}
         end_folder(folder, origin, parts, self.document, vars(self.statistics))
         return folder
 

@@ -25,7 +25,7 @@ LEAST_DIFFERENCE = 0.5  # nats
 
 @dataclass(frozen=True)
 class Beginning:
-    """The token that a tokenizer puts first, and what it is worth: mean losses in nats a token."""
+    """The token that a tokenizer puts first, and its worth: mean losses in nats per token."""
 
     token: str
     without: float
@@ -40,17 +40,13 @@ class Beginning:
         """For people."""
         return (
             f"{name} predicts text at {self.with_it:.2f} nats a token where windows begin with "
-            f"{self.token!r}, as its "
-            f"tokenizer has it, and at {self.without:.2f} without; here they are read without, so "
-            "that all numbers are "
-            "of a model that misses its beginning"
+            f"{self.token!r}, as its tokenizer has it, and at {self.without:.2f} without; here "
+            "they are read without, so that all numbers are of a model that misses its beginning"
         )
 
 
 def beginning_id(tokenizer: Any) -> int | None:
-    """The token that the tokenizer puts before a text, else the one that it names as beginning;
-    None without any.
-    """
+    """The token that the tokenizer puts before a text, else its beginning of text, else None."""
     plain = tokenizer.encode("a", add_special_tokens=False)
     whole = tokenizer.encode("a", add_special_tokens=True)
     if len(whole) > len(plain) and whole[: len(plain)] != plain:
@@ -59,17 +55,16 @@ def beginning_id(tokenizer: Any) -> int | None:
 
 
 def measure_beginning(model: LanguageModel, windows: TokenWindows) -> Beginning | None:
-    """Losses without and with the beginning on the first windows; None where the tokenizer has no
-    such token.
-    """
+    """Losses without and with the beginning on the first windows; None where there is no token."""
     tokenizer: Any = model.tokenizer
     first = beginning_id(tokenizer)
     if first is None:
         return None
     sample = windows[: max(1, SAMPLE_TOKENS // windows.context)]
     without = TokenWindows(sample.tokens[:, :-1], sample.document[:, :-1], sample.mask[:, :-1], "")
-    begun = np.roll(sample.tokens, 1, axis=1), sample.document, np.roll(sample.mask, 1, axis=1)
-    begun[0][:, 0] = first
-    begun[2][:, :2] = False  # neither the beginning nor t_0 is counted
-    losses = (clean_loss(model, text) for text in (without, TokenWindows(*begun, "")))
+    tokens, mask = np.roll(sample.tokens, 1, axis=1), np.roll(sample.mask, 1, axis=1)
+    tokens[:, 0] = first
+    mask[:, :2] = False  # neither the beginning nor t_0 is counted
+    begun = TokenWindows(tokens, sample.document, mask, "")
+    losses = (clean_loss(model, text) for text in (without, begun))
     return Beginning(str(tokenizer.convert_ids_to_tokens(first)), *losses)

@@ -1,4 +1,4 @@
-"""Activations of a model on a token stream: one pass a batch of windows, special tokens dropped."""
+"""Activations of a model on a token stream, batch by batch of windows, special tokens dropped."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ SHARD_BYTES = 2 << 30  # residuals of all layers held at once
 
 @dataclass(frozen=True)
 class Shard:
-    """Windows `first` to `last` (not included) of a token stream, the unit of work that is done or
-    not done.
-    """
+    """Windows `first` to `last` (not included) of a token stream: work that is done or not done."""
 
     number: int
     first: int
@@ -54,11 +52,10 @@ def capture(
     *,
     advance: Callable[[int], None] | None = None,
 ) -> list[Float[torch.Tensor, "token width"]]:
-    """The value at each site for every token that is not masked: float32 (token, width) on the CPU,
-    in stream order.
+    """The value at each site for every token that is not masked, in stream order.
 
-    A pass ends with the last block that a site needs.  advance: called with the number of tokens
-    after each batch.
+    Float32 (token, width) on the CPU.  A pass ends with the last block that a site needs.  advance:
+    called with the number of tokens after each batch.
     """
     values = _gather(model, windows, sites, torch.device("cpu"), torch.float32, advance)
     return [values[site] for site in sites]
@@ -71,48 +68,39 @@ def capture_residuals(
 
     On the model's device, in the dtype in which it computes them.
     """
-    values = _gather(
-        model, windows, [Site("resid", layer) for layer in layers], model.device, None, None
-    )
-    return {layer: values[Site("resid", layer)] for layer in layers}
-
-
-def residual_sites(model: LanguageModel) -> list[Site]:
-    """The residual stream after every block."""
-    return [Site("resid", layer) for layer in range(model.n_layers)]
+    sites = [Site("resid", layer) for layer in layers]
+    values = _gather(model, windows, sites, model.device, None, None)
+    return {layer: values[site] for layer, site in zip(layers, sites, strict=True)}
 
 
 def fill_residuals(
     model: LanguageModel, windows: TokenWindows, layers: Sequence[int], into: Sequence[torch.Tensor]
 ) -> None:
-    """`capture_residuals` into tensors that are there: of each layer one, (token or more, d_model),
-    any float dtype.
-    """
+    """`capture_residuals` into tensors that are there: (token or more, d_model), any float."""
     sites = [Site("resid", layer) for layer in layers]
     _gather(model, windows, sites, None, None, None, dict(zip(sites, into, strict=True)))
 
 
-def _gather(model, windows, sites, device, dtype, advance, found=None) -> dict[Site, torch.Tensor]:
+def _gather(model, windows, sites, device, dtype, advance, into=None) -> dict[Site, torch.Tensor]:
     """Captured values of all windows, special tokens dropped; dtype None keeps that of the model.
 
-    found: tensors to write into; else they are made, with as many rows as there are tokens.
+    into: tensors to write to; else they are made, with as many rows as there are tokens.
     """
     n_kept, start = int(windows.mask.sum()), 0
-    found = {} if found is None else found
+    into = {} if into is None else into
     for part, values in _passes(model, windows, sites):
         keep = torch.from_numpy(part.mask).to(model.device)
         n = int(keep.sum())
         for site, value in values.items():
             kept = value[keep]
-            if site not in found:
-                found[site] = torch.empty(
-                    n_kept, kept.shape[1], dtype=dtype or kept.dtype, device=device
-                )
-            found[site][start : start + n].copy_(kept)
+            if site not in into:
+                shape = (n_kept, kept.shape[1])
+                into[site] = torch.empty(shape, dtype=dtype or kept.dtype, device=device)
+            into[site][start : start + n].copy_(kept)
         start += n
         if advance is not None:
             advance(part.n_tokens)
-    return found
+    return into
 
 
 def _passes(
@@ -125,10 +113,8 @@ def _passes(
         part = windows[first : first + batch]
         with torch.inference_mode():
             run = model.run(torch.from_numpy(part.tokens).long(), capture=sites, stop_after=stop)
-        yield (
-            part,
-            {site: run[site] for site in sites},
-        )  # outside, or the caller would be in inference mode too
+        # outside, or the caller would be in inference mode too
+        yield part, {site: run[site] for site in sites}
 
 
 def _windows_at_once(windows: TokenWindows) -> int:

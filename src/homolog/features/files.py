@@ -1,12 +1,12 @@
-"""The folder of one dictionary's features on a token stream; everything in it is checked when it is
-read.
+"""The folder of one dictionary's features on a token stream; what is read of it is checked.
 
-    part-00000.safetensors ...   consecutive runs of tokens: sparse rows (indptr, indices, data), or dense ones
+    part-00000.safetensors ...   consecutive runs of tokens, sparse (indptr, indices, data) or dense
     document.safetensors         int32, the document of every token
     statistics.safetensors       per feature: n_active, freq, mean, var, max, in float64
     manifest.json                origin, shape, stream hash, SHA-256 of every file; written last
 
-A folder without a manifest is incomplete.
+Whoever writes goes on by the parts' keys (`record.parts`); the manifest is for those who read and
+know no keys.  A folder without one is incomplete.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from homolog.record.atomic import read_json, sha256_file, write_json
 from homolog.record.parts import write_part
 
 FORMAT = 2
-_REMEDY = "Remove the folder and encode the features again."
+ORIGIN = ("kind", "model", "layer", "label", "stream_hash", "n_tokens", "n_features")
+"""What every manifest says that features are; `activations.Activations` describes them."""
+REMEDY = "Remove the folder and encode the features again."
 
 
 def part_path(folder: Path, number: int) -> Path:
@@ -77,22 +79,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = read_json(path)
         version, kind = manifest["format"], manifest["kind"]
         if version == FORMAT:
-            _ = [
-                manifest[name]
-                for name in ("model", "layer", "label", "stream_hash", "n_tokens", "n_features")
-            ]
-            _ = [
-                entry["sha256"]
-                for entry in (manifest["document"], manifest["statistics"], *manifest["parts"])
-            ]
+            entries = (manifest["document"], manifest["statistics"], *manifest["parts"])
+            missing = [name for name in ORIGIN if name not in manifest]
+            missing += ["sha256" for entry in entries if "sha256" not in dict(entry)]
+            if missing:
+                raise KeyError(*missing)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            "features manifest", str(path), f"it must be readable ({error!r})", _REMEDY
+            "features manifest", str(path), f"it must be readable ({error!r})", REMEDY
         ) from error
     if version != FORMAT or kind not in ("sae", "neuron"):
-        raise InputError(
-            "features format", (version, kind), f"format {FORMAT} is read here", _REMEDY
-        )
+        requirement = f"format {FORMAT} is read here"
+        raise InputError("features format", (version, kind), requirement, REMEDY)
     return manifest
 
 
@@ -101,18 +99,18 @@ def read_file(folder: Path, entry: Mapping[str, Any]) -> dict[str, np.ndarray]:
     path = folder / entry["file"]
     try:
         data = path.read_bytes()
-        found = hashlib.sha256(data).hexdigest()
-        if found == entry["sha256"]:
+        digest = hashlib.sha256(data).hexdigest()
+        if digest == entry["sha256"]:
             return safetensors.numpy.load(data)
     except (OSError, SafetensorError) as error:
         raise InputError(
-            "features part", str(path), f"it must be readable ({error!r})", _REMEDY
+            "features part", str(path), f"it must be readable ({error!r})", REMEDY
         ) from error
     raise InputError(
         "features part",
         str(path),
-        f"its SHA-256 must be {entry['sha256']}, but it is {found}: it is damaged",
-        _REMEDY,
+        f"its SHA-256 must be {entry['sha256']}, but it is {digest}: it is damaged",
+        REMEDY,
     )
 
 

@@ -1,8 +1,8 @@
-"""Residuals on disk, for training dictionaries of a few layers at a time on more tokens than memory
-holds.
+"""Residuals on disk, for training dictionaries of a few layers at a time on any number of tokens.
 
 They take tokens x layers x d_model x 4 bytes, half of it in bfloat16;
-`dictionaries.StoredResiduals` reads them.
+`dictionaries.StoredResiduals` reads them.  Each layer is parts (`record.parts`); the manifest is
+the receipt (`record.receipts`) that all of them are written.
 """
 
 from __future__ import annotations
@@ -15,11 +15,18 @@ import numpy as np
 import torch
 
 from homolog.corpus import TokenWindows
-from homolog.dictionaries.sources import RESIDUALS_FORMAT, StoredLayer, probe_digest, residual_part
+from homolog.dictionaries.sources import (
+    RESIDUALS,
+    RESIDUALS_FORMAT,
+    StoredLayer,
+    probe_digest,
+    residual_part,
+)
 from homolog.features.capture import SHARD_BYTES, Shard, capture_residuals, cut_shards
 from homolog.models import LanguageModel
-from homolog.record.atomic import sha256_bytes, write_json
+from homolog.record.atomic import sha256_bytes
 from homolog.record.parts import read_part, write_part
+from homolog.record.receipts import write_receipt
 
 logger = logging.getLogger("homolog")
 
@@ -34,18 +41,16 @@ def write_residuals(
     memory: int = SHARD_BYTES,
     advance: Callable[[int], None] | None = None,
 ) -> Path:
-    """Residuals after every block, special tokens dropped, shard by shard; goes on where a killed
-    run stopped.
+    """Residuals after every block, special tokens dropped; goes on where a killed run stopped.
 
     key: identifies the model, with its revision and dtype.  dtype: torch.float32, or torch.bfloat16
     in half the space.  memory: bytes of residuals held at once, in float32.  advance: called with a
-    shard's number of tokens. Returns the folder.
+    shard's number of tokens.  Returns the folder.
     """
     folder = Path(folder)
     (folder / "manifest.json").unlink(missing_ok=True)
-    shards = cut_shards(windows, model, memory)
     parts = []
-    for shard in shards:
+    for shard in cut_shards(windows, model, memory):
         text, part_key = shard.of(windows), write_shard(model, windows, shard, folder, key, dtype)
         parts.append({"key": part_key, "tokens": int(text.mask.sum())})
         if advance is not None:
@@ -62,7 +67,7 @@ def write_residuals(
     probes = [
         probe_digest(StoredLayer(folder, layer, manifest), rows) for layer in range(model.n_layers)
     ]
-    write_json(folder / "manifest.json", manifest | {"probes": probes})
+    write_receipt(folder / "manifest.json", manifest | {"probes": probes}, [], RESIDUALS)
     return folder
 
 
@@ -74,9 +79,7 @@ def write_shard(
     key: str,
     dtype: torch.dtype,
 ) -> str:
-    """Write the shard's part of every layer that does not have it whole; returns the key of its
-    parts.
-    """
+    """Write the shard's part of every layer that does not have it whole; returns the parts' key."""
     text = shard.of(windows)
     key = sha256_bytes(f"residuals {RESIDUALS_FORMAT}", key, text.hash, str(dtype))
     paths = {layer: residual_part(folder, layer, shard.number) for layer in range(model.n_layers)}

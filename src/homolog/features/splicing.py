@@ -1,5 +1,4 @@
-"""What a dictionary's errors cost the model: its next-token loss with one layer's residuals
-replaced.
+"""What a dictionary's errors cost the model: its loss with one layer's residuals replaced.
 
 The residuals of the held-out text are captured once; each splice then runs only the blocks after
 its layer.
@@ -26,28 +25,26 @@ LOSS_TOKENS = 8192  # tokens in a pass that measures losses
 def full_residuals(
     model: LanguageModel, text: TokenWindows, layers: Sequence[int]
 ) -> dict[int, Float[torch.Tensor, "windows context d_model"]]:
-    """Residuals after some blocks by layer, special tokens kept, on the model's device and in its
-    dtype.
-    """
+    """Residuals after some blocks, special tokens kept, in the model's dtype and place."""
     sites = [Site("resid", layer) for layer in layers]
     last = Site("resid", max(layers))
-    found: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+    parts: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
     for rows in _batches(text):
         run = model.run(torch.from_numpy(text.tokens[rows]).long(), capture=sites, stop_after=last)
         for layer, site in zip(layers, sites, strict=True):
-            found[layer].append(run[site])
-    return {layer: torch.cat(parts) for layer, parts in found.items()}
+            parts[layer].append(run[site])
+    return {layer: torch.cat(of_layer) for layer, of_layer in parts.items()}
 
 
 def clean_loss(model: LanguageModel, text: TokenWindows) -> float:
     """Mean next-token loss (nats) where the predicted token is not special; NaN where all are."""
 
-    def logits(tokens: torch.Tensor, _rows: slice) -> torch.Tensor:
-        found = model.run(tokens).logits
-        assert found is not None
-        return found
+    def of_clean(tokens: torch.Tensor, _rows: slice) -> torch.Tensor:
+        logits = model.run(tokens).logits
+        assert logits is not None
+        return logits
 
-    return _loss(text, logits)
+    return _loss(text, of_clean)
 
 
 def spliced_loss(
@@ -57,19 +54,18 @@ def spliced_loss(
     layer: int,
     transform: Callable[[Activations], Activations],
 ) -> float:
-    """`clean_loss` with `transform` applied to the layer's residuals at tokens that are not
-    special.
+    """`clean_loss` with `transform` applied to a layer's residuals at tokens that are not special.
 
     residuals: of this layer, from `full_residuals`.  transform: takes and returns (token, d_model),
     float32, where the model is.
     """
 
-    def logits(tokens: torch.Tensor, rows: slice) -> torch.Tensor:
+    def of_spliced(tokens: torch.Tensor, rows: slice) -> torch.Tensor:
         h, keep = residuals[rows].clone(), torch.from_numpy(text.mask[rows])
         h[keep] = transform(h[keep].float()).to(h)
         return model.continue_from(layer, h)
 
-    return _loss(text, logits)
+    return _loss(text, of_spliced)
 
 
 def measure_on_text(

@@ -1,9 +1,9 @@
 """Features of many dictionaries on a long token stream, shard by shard, with bounded memory.
 
-    for every shard      run the model once, encode its residuals with every dictionary, write one part each
-    for every dictionary close its folder: statistics over all parts, then the manifest
+    for every shard       run the model once, and for every dictionary encode and write one part
+    for every dictionary  close its folder: statistics over all parts, then the manifest
 
-A shard's parts carry the key of all they depend on (`storage.parts`), so a process killed at any
+A shard's parts carry the key of all they depend on (`record.parts`), so a process killed at any
 point loses the shard in work, another process may do another shard, and what is damaged is named
 and made again; the files are the same bytes in every case.  Values do not depend on how the stream
 is cut: passes hold the same windows (`cut_shards`), and a feature's value follows from its token
@@ -12,7 +12,7 @@ last bit).
 
 Memory, besides the model: `memory` bytes of residuals or those of one pass if more, as much again
 as one pass computes, one dictionary with its encoder (3.5 times its W_enc), 0.1 GB a thread, and a
-part, 8 bytes a stored value.
+part, 8 bytes per stored value.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Target:
     key: str
     """Identifies the model (with its revision and dtype) and the weights of the dictionary."""
     dictionary: Callable[[], SparseAutoencoder]
-    """Gives the dictionary; called once a shard that needs it, and may keep it or load it anew."""
+    """Gives the dictionary; called once per shard that needs it; may keep it or load it anew."""
 
 
 def write_features(
@@ -65,10 +65,10 @@ def write_features(
     threads: int | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> list[StoredFeatures]:
-    """All targets on the whole stream, in this process, continuing what is there; `encode_shard`
-    says the rest.
+    """All targets on the whole stream, in this process, continuing what is there.
 
-    advance: called with 1 after each part, of which there are shards times targets.
+    advance: called with the number of parts just done; in all there are shards times targets.
+    `encode_shard` says the rest.
     """
     shards = cut_shards(windows, model, memory)
     for shard in shards:
@@ -98,26 +98,21 @@ def encode_shard(
     """
     product = product_precision(precision, model.device)
     text = shard.of(windows)
-    keys = {target.folder: _part_key(target, text, product) for target in targets}
-    missing = [
-        t for t in targets if read_part(part_path(t.folder, shard.number), keys[t.folder]) is None
-    ]
-    for _ in range(len(targets) - len(missing)):
-        _ = advance and advance(1)
+    parts = [(part_path(t.folder, shard.number), _part_key(t, text, product), t) for t in targets]
+    missing = [part for part in parts if read_part(part[0], part[1]) is None]
+    if advance is not None and len(missing) < len(parts):
+        advance(len(parts) - len(missing))
     if not missing:
         return
-    logger.info(
-        "shard %d: %d of %d parts, encoder products in %s",
-        shard.number,
-        len(missing),
-        len(targets),
-        product,
-    )
-    layers = sorted({target.layer for target in missing})
+    counts = (shard.number, len(missing), len(parts))
+    logger.info("shard %d: %d of %d parts, encoder products in %s", *counts, product)
+    layers = sorted({target.layer for _, _, target in missing})
     residuals = capture_residuals(model, text, layers)
     for layer in layers:
         x = residuals.pop(layer)
-        for target in (t for t in missing if t.layer == layer):
+        for path, key, target in missing:
+            if target.layer != layer:
+                continue
             encoder = SparseEncoder(target.dictionary(), product, x.device)
             where = f"residuals of {target.model}, layer {layer}, in shard {shard.number}"
             if encoder.d_model != x.shape[1]:
@@ -130,8 +125,9 @@ def encode_shard(
             rows = encoder.encode(x, threads, where)
             begin_folder(target.folder)
             arrays = sparse_arrays(rows) | {"shape": np.array(rows.shape, np.int64)}
-            write_part(part_path(target.folder, shard.number), arrays, keys[target.folder])
-            _ = advance and advance(1)
+            write_part(path, arrays, key)
+            if advance is not None:
+                advance(1)
 
 
 def close_features(
@@ -151,18 +147,15 @@ def close_features(
             path = part_path(target.folder, shard.number)
             part = read_part(path, key)
             if part is None:
-                raise InputError(
-                    "features part",
-                    str(path),
-                    "it must be there and whole",
-                    "Encode its shard again.",
-                )
+                requirement = "it must be there and whole"
+                raise InputError("features part", str(path), requirement, "Encode its shard again.")
             yield part
 
-    facts = [
-        (len(part["indptr"]) - 1, len(part["data"]), int(part["shape"][1])) for part in parts()
-    ]
-    n_tokens, n_features = sum(fact[0] for fact in facts), facts[0][2]
+    entries, n_features = [], 0
+    for part in parts():
+        entries.append({"tokens": len(part["indptr"]) - 1, "stored": len(part["data"])})
+        n_features = int(part["shape"][1])
+    n_tokens = sum(entry["tokens"] for entry in entries)
     statistics = sparse_statistics(
         lambda: ((part["indices"], part["data"]) for part in parts()), n_tokens, n_features
     )
@@ -176,7 +169,6 @@ def close_features(
         "n_features": n_features,
         "product": product,
     }
-    entries = [{"tokens": tokens, "stored": stored} for tokens, stored, _ in facts]
     end_folder(target.folder, origin, entries, windows.token_document, vars(statistics))
     return open_features(target.folder)
 

@@ -18,16 +18,15 @@ from homolog.features.activations import (
     SparseFeatures,
     display_name,
 )
-from homolog.features.files import read_file, read_manifest
+from homolog.features.files import ORIGIN, REMEDY, read_file, read_manifest
 
 
 @dataclass(frozen=True, eq=False)
 class StoredFeatures:
-    """What the manifest of a folder says of its features; the attributes are those of the features
-    themselves.
+    """What the manifest of a folder says of its features; attributes are those of the features.
 
-    A few hundred bytes until `statistics` (40 bytes a feature) or `document` (4 a token) are asked
-    for, which stay.
+    A few hundred bytes until `statistics` (40 bytes per feature) or `document` (4 per token) are
+    asked for, which stay.
     """
 
     folder: Path
@@ -47,9 +46,7 @@ class StoredFeatures:
 
     @cached_property
     def statistics(self) -> FeatureStatistics:
-        """Count, frequency, mean, variance and maximum of each feature, as they were computed when
-        it was written.
-        """
+        """Count, frequency, mean, variance and maximum of each feature, as they were written."""
         return FeatureStatistics(**read_file(self.folder, self.manifest["statistics"]))
 
     @cached_property
@@ -58,7 +55,7 @@ class StoredFeatures:
         return read_file(self.folder, self.manifest["document"])["document"]
 
     def load(self) -> SparseFeatures | DenseFeatures:
-        """The features in memory: 8 bytes a stored value, and one part more while reading.
+        """The features in memory: 8 bytes per stored value, and one part more while reading.
 
         InputError names a file that is missing or damaged.
         """
@@ -71,9 +68,8 @@ class StoredFeatures:
     def _matrix(self) -> scipy.sparse.csr_array:
         entries = self.manifest["parts"]
         stored = sum(entry["stored"] for entry in entries)
-        few = (
-            stored <= np.iinfo(np.int32).max
-        )  # scipy makes the two index arrays as wide as the wider one
+        # scipy makes the two index arrays as wide as the wider one
+        few = stored <= np.iinfo(np.int32).max
         indptr = np.zeros(self.n_tokens + 1, np.int32 if few else np.int64)
         indices, data = np.empty(stored, np.int32), np.empty(stored, np.float32)
         token = at = 0
@@ -89,9 +85,7 @@ class StoredFeatures:
 
 
 def open_features(folder: Path | str) -> StoredFeatures:
-    """The features of a folder, without reading them.  InputError when its manifest is missing or
-    unreadable.
-    """
+    """The features of a folder, without reading them.  InputError without a readable manifest."""
     folder = Path(folder)
     manifest = read_manifest(folder)
     tokens = sum(part["tokens"] for part in manifest["parts"])
@@ -100,14 +94,11 @@ def open_features(folder: Path | str) -> StoredFeatures:
             "features parts",
             tokens,
             f"the manifest says {manifest['n_tokens']} tokens",
-            "Remove the folder and encode the features again.",
+            REMEDY,
         )
-    names = ("kind", "model", "layer", "label", "stream_hash", "n_tokens", "n_features")
-    return StoredFeatures(folder, *(manifest[name] for name in names), manifest=manifest)
+    return StoredFeatures(folder, *(manifest[name] for name in ORIGIN), manifest=manifest)
 
 
 def load_features(folder: Path | str) -> SparseFeatures | DenseFeatures:
-    """Read what `save` or `write_features` wrote; InputError names what is missing, damaged or of
-    another format.
-    """
+    """What `save` or `write_features` wrote; InputError names what is missing or damaged."""
     return open_features(folder).load()

@@ -1,15 +1,15 @@
-"""Residuals of a model that runs as they are read: training on more tokens than memory or disk
-holds.
+"""Residuals of a model that runs as they are read: training on any number of tokens.
 
     epoch   all windows of the text in a random order of its own, over all documents
-    pool    the next windows of that order with about `pool_tokens` kept tokens; one forward pass gives all layers
+    pool    the next windows of that order with about `Pool.tokens` kept tokens; one forward pass
+            gives all layers
     stream  the tokens of pool 0 in random order, then those of pool 1, ...
 
 Positions are addressed: the order of windows follows from (seed, epoch), that of tokens from (seed,
 epoch, pool), and nothing is remembered but the last pool, so that a training that was killed reads
-on where it stopped.  Read in order, every window passes the model once an epoch.
+on where it stopped.  Read in order, every window passes the model once per epoch.
 
-Neighbours in the stream are from one window with probability context / pool_tokens, about (1 in
+Neighbours in the stream are from one window with probability context / Pool.tokens, about (1 in
 2,048 by default with windows of 128 tokens), else from two windows drawn at random from the whole
 text.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -36,22 +37,41 @@ MEMORY_SHARE = 0.5  # of the memory where the pool lies
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
+@dataclass(frozen=True)
+class Pool:
+    """What is in memory at a time.  Raises InputError for sizes and dtypes that cannot be."""
+
+    tokens: int = POOL_TOKENS
+    """Kept tokens, about; more mix better."""
+
+    dtype: torch.dtype = torch.float32
+    """torch.float32, or torch.bfloat16 in half the space."""
+
+    device: str | torch.device = "cpu"
+    """Where it lies."""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            requirement = "a pool holds a token or more"
+            raise InputError("pool_tokens", self.tokens, requirement, "Give some 100,000.")
+        if self.dtype not in _DTYPES:
+            requirement = "a pool is float32 or bfloat16"
+            raise InputError("dtype", str(self.dtype), requirement, "Give one of these.")
+
+
 class StreamedResiduals:
-    """The residuals after some blocks on a text, as an endless stream for training
-    (`dictionaries.ActivationSource`).
+    """The residuals after some blocks on a text, as a stream (`dictionaries.ActivationSource`).
 
     model, windows: what runs on what; special tokens are masked by the windows.  layers: numbers of
     blocks, all by default; which are served does not change the values of any.  seed, name: of all
-    orders.  key: identifies the model's weights beyond its name (revision, dtype).  pool_tokens:
-    kept tokens of a pool, about; more mix better.
-    dtype: torch.float32 or torch.bfloat16.  device: where the pool lies.
+    orders.  key: identifies the model's weights beyond its name (revision, dtype).
 
     One pool is in memory, and what `read` returned:
 
-        (pool_tokens + context) x layers x d_model x 4 bytes, half of it in bfloat16  (`memory_bytes`)
+        (pool.tokens + context) x layers x d_model x 4 bytes, half in bfloat16  (`memory_bytes`)
 
     With the defaults, 12 layers of 768 dimensions take 9.7 GB.  Raises InputError when that is more
-    than half of the memory of `device`, and for layers, dtypes and sizes that cannot be.
+    than half of the memory of the pool's device, and for layers that are not there.
     """
 
     def __init__(
@@ -63,14 +83,12 @@ class StreamedResiduals:
         seed: int,
         name: str = "",
         key: str = "",
-        pool_tokens: int = POOL_TOKENS,
-        dtype: torch.dtype = torch.float32,
-        device: str | torch.device = "cpu",
+        pool: Pool = Pool(),
     ) -> None:
         self.model, self.windows, self.seed, self.name = model, windows, seed, name
+        self.pool, self.device = pool, torch.device(pool.device)
         self.layer_numbers = list(range(model.n_layers) if layers is None else layers)
-        self.pool_tokens, self.dtype, self.device = pool_tokens, dtype, torch.device(device)
-        self._check()
+        self._check_layers()
         self._kept = windows.mask.sum(axis=1)
         self.n_tokens = int(self._kept.sum())
         """Different tokens of the text, special ones left out."""
@@ -78,15 +96,15 @@ class StreamedResiduals:
             raise InputError(
                 "windows", self.n_tokens, "two tokens at least are needed", "Use a longer corpus."
             )
-        self.n_pools = -(-self.n_tokens // pool_tokens)
+        self.n_pools = -(-self.n_tokens // pool.tokens)
         """Pools of an epoch, of equal size but for the windows that their borders cut."""
         self._check_memory()
         self._key = f"{model.name} {key} {_weights_digest(model)}"
-        self._threads = (
-            torch.get_num_threads()
-        )  # of the passes: training lowers the number where it reads
+        # of the passes: training lowers the number where it reads
+        self._threads = torch.get_num_threads()
         self._rows: list[torch.Tensor] = []
-        self._pool: tuple[int, int] | None = None
+        self._at_hand: tuple[int, int] | None = None
+        """Epoch and number of the pool in `_rows`."""
         self._order: torch.Tensor = torch.empty(0, dtype=torch.int64)
         self._epoch: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = None
 
@@ -101,16 +119,15 @@ class StreamedResiduals:
     @property
     def memory_bytes(self) -> int:
         """Of the pool."""
-        return self._most_rows * self.n_layers * self.d_model * self.dtype.itemsize
+        return self._most_rows * self.n_layers * self.d_model * self.pool.dtype.itemsize
 
     @property
     def fingerprint(self) -> str:
-        facts = f"{self.name} {self.seed} {self.pool_tokens} {self.dtype}"
+        facts = f"{self.name} {self.seed} {self.pool.tokens} {self.pool.dtype}"
         return sha256_bytes("streamed residuals", facts, self._key, self.windows.hash)
 
     def read(self, start: int, n_tokens: int) -> list[Activations]:
-        """Tokens start to start + n_tokens of the stream, of each layer (n_tokens, d_model); a
-        copy.
+        """Tokens start to start + n_tokens of the stream: a copy, (n_tokens, d_model) per layer.
 
         The pools they lie in are computed one after the other, the last one read excepted, which is
         at hand.
@@ -124,11 +141,9 @@ class StreamedResiduals:
             n = min(n_tokens, int(starts[pool + 1]) - offset)
             parts.append(self._take(epoch, pool, slice(first, first + n)))
             start, n_tokens = start + n, n_tokens - n
-        return (
-            parts[0]
-            if len(parts) == 1
-            else [torch.cat(layer) for layer in zip(*parts, strict=True)]
-        )
+        if len(parts) == 1:
+            return parts[0]
+        return [torch.cat(layer) for layer in zip(*parts, strict=True)]
 
     def sample(self, n_tokens: int) -> list[Activations]:
         """The first tokens of the first pool of the first epoch, at most all of them."""
@@ -136,7 +151,7 @@ class StreamedResiduals:
 
     def _take(self, epoch: int, pool: int, places: slice) -> list[torch.Tensor]:
         """Tokens of a pool, by their places in its order."""
-        if self._pool != (epoch, pool):
+        if self._at_hand != (epoch, pool):
             self._fill(epoch, pool)
         index = self._order[places]
         return [rows.index_select(0, index) for rows in self._rows]
@@ -144,22 +159,20 @@ class StreamedResiduals:
     def _fill(self, epoch: int, pool: int) -> None:
         windows, starts, borders = self._cut(epoch)
         part = self.windows[windows[borders[pool] : borders[pool + 1]]]
-        self._pool = None  # until the rows are whole
+        self._at_hand = None  # until the rows are whole
         if not self._rows:
             shape = (self._most_rows, self.d_model)
-            self._rows = [
-                torch.empty(shape, dtype=self.dtype, device=self.device) for _ in self.layer_numbers
-            ]
+            options = {"dtype": self.pool.dtype, "device": self.device}
+            self._rows = [torch.empty(shape, **options) for _ in self.layer_numbers]
         with _torch_threads(self._threads):
             fill_residuals(self.model, part, self.layer_numbers, self._rows)
         n = int(starts[pool + 1] - starts[pool])
         order = generator(self.seed, self.name, "pool", epoch, pool).permutation(n)
         self._order = torch.from_numpy(order).to(self.device)
-        self._pool = (epoch, pool)
+        self._at_hand = (epoch, pool)
 
     def _cut(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of an epoch: its windows in order; where its pools begin, in kept tokens and in windows,
-        with the ends.
+        """Of an epoch: its windows in order; where pools begin and end, in kept tokens and windows.
 
         A window belongs to the pool in which its first kept token falls when the epoch is cut
         evenly.
@@ -177,7 +190,7 @@ class StreamedResiduals:
     def _most_rows(self) -> int:
         return -(-self.n_tokens // self.n_pools) + self.windows.context
 
-    def _check(self) -> None:
+    def _check_layers(self) -> None:
         there = range(self.model.n_layers)
         if not self.layer_numbers or not set(self.layer_numbers) <= set(there):
             raise InputError(
@@ -186,26 +199,15 @@ class StreamedResiduals:
                 f"{self.model.name} has 0 to {there[-1]}",
                 "Choose of those.",
             )
-        if self.pool_tokens < 1:
-            raise InputError(
-                "pool_tokens",
-                self.pool_tokens,
-                "a pool holds a token or more",
-                "Give some 100,000.",
-            )
-        if self.dtype not in _DTYPES:
-            raise InputError(
-                "dtype", str(self.dtype), "a pool is float32 or bfloat16", "Give one of these."
-            )
 
     def _check_memory(self) -> None:
         """Refuse a pool that the device cannot hold beside what else is needed."""
         there = device_memory(self.device)
         if self.memory_bytes > MEMORY_SHARE * there:
-            fitting = int(MEMORY_SHARE * there / self.memory_bytes * self.pool_tokens)
+            fitting = int(MEMORY_SHARE * there / self.memory_bytes * self.pool.tokens)
             raise InputError(
                 "pool_tokens",
-                self.pool_tokens,
+                self.pool.tokens,
                 f"the pool would take {self.memory_bytes / 2**30:.1f} GiB, more than half of the "
                 f"{there / 2**30:.1f} GiB of {self.device.type}",
                 f"Give {fitting} or fewer, bfloat16 instead of float32, or fewer layers at a time.",
@@ -220,7 +222,7 @@ def device_memory(device: torch.device) -> int:
 
 
 def _weights_digest(model: LanguageModel) -> str:
-    """SHA-256 of names, shapes and some 16 values of every weight: tells models of one name apart."""
+    """SHA-256 of names, shapes and some 16 values of every weight: models of one name differ."""
     parts: list[bytes | str] = []
     for name, weight in model.hf.named_parameters():
         flat = weight.detach().reshape(-1)

@@ -35,7 +35,7 @@ from homolog.dictionaries import (
 from homolog.dictionaries.trackers import Tracker, opened, tensorboard, weights_and_biases
 from homolog.dictionaries.training.device_state import check_device
 from homolog.errors import InputError
-from homolog.features import StreamedResiduals, write_residuals
+from homolog.features import Pool, StreamedResiduals, write_residuals
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
 from homolog.features.streamed import device_memory
 from homolog.matching import max_pearson
@@ -234,6 +234,7 @@ def _prepare(recipe: SaeRecipe, progress: Progress) -> TrainingInputs:
     if not _stored(recipe, model, train):
         kept_in = getattr(torch, recipe.residuals)
         size = recipe.pool_tokens * len(layers) * model.d_model * kept_in.itemsize
+        place = device if size <= POOL_SHARE * device_memory(device) else "cpu"
         streamed = StreamedResiduals(
             model,
             train,
@@ -241,9 +242,7 @@ def _prepare(recipe: SaeRecipe, progress: Progress) -> TrainingInputs:
             seed=recipe.seed,
             name=recipe.name,
             key=_key(recipe),
-            pool_tokens=recipe.pool_tokens,
-            dtype=kept_in,
-            device=device if size <= POOL_SHARE * device_memory(device) else "cpu",
+            pool=Pool(recipe.pool_tokens, kept_in, place),
         )
     read = read_facts(whole, model.tokenizer)
     return TrainingInputs(model, tokenizer, layers, config, train, heldout, text, read, streamed)

@@ -10,46 +10,57 @@ pair is left out when B follows more than `max_bigram` of the occurrences of A i
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Int, Int64
 
-from homolog.corpus.tasks.pairs import PromptPairs, check_count, last_position, seeded
-from homolog.corpus.windows import TokenWindows
+from homolog.corpus.documents import read_documents
+from homolog.corpus.tasks.pairs import PromptPairs, check_count, last_position, seeded, tokenizer_of
+from homolog.corpus.tasks.task import PromptTask
+from homolog.corpus.tokenizers import fingerprint
+from homolog.corpus.windows import TokenWindows, pack
 from homolog.errors import InputError
+
+CONTEXT, TEXT_TOKENS = 256, 1 << 21  # of text that is packed here
 
 
 def natural_induction(
-    windows: TokenWindows,
+    vocabulary: Any,
     n_prompts: int,
     *,
+    windows: TokenWindows | Path | str | None = None,
     seed: int = 0,
     length: int = 64,
     max_bigram: float = 0.25,
 ) -> PromptPairs:
-    """Places of the text where a pair of tokens recurs after `length` tokens or fewer, at most one
-    from each window.
+    """Places of a text where a pair of tokens recurs, at most one from each window.
 
-    windows     text as tokens (see `pack`)
-    length      tokens of a prompt, at least 4 and less than the windows'
+    vocabulary  a model or a tokenizer
+    windows     the text as tokens (see `pack`), or its name for `read_documents`, "zoo:demo" for
+                example: then its first 2 M tokens in windows of 256
+    length      tokens of a prompt, at least 4 and less than the windows'; the pair recurs in them
     max_bigram  largest share of A's occurrences in the other windows that B follows
 
     The distractor is the token that replaces B in the corrupt prompt, drawn by frequency in the
-    windows.  Positions: A, B, B+1, last.  Raises `InputError`, also when the windows have fewer
-    such places, with their number.
+    windows.  Positions: A, B, B+1, last.  Raises `InputError`, also for windows of another
+    tokenizer, and when they have fewer such places, with their number.
     """
     check_count(n_prompts)
-    if not 4 <= length < windows.context:
+    text = _packed(tokenizer_of(vocabulary, "natural_induction"), windows)
+    if not 4 <= length < text.context:
         raise InputError(
             "length",
             length,
-            f"it must be 4 to {windows.context - 1}: the windows have {windows.context} tokens",
+            f"it must be 4 to {text.context - 1}: the windows have {text.context} tokens",
             "Give a shorter length, or windows of a longer context.",
         )
     generator = seeded("natural induction", seed)
-    previous = _previous(windows.tokens)
-    places = _places(windows.tokens, windows.mask, previous, length)
-    places = places[_bigram_share(windows.tokens, places) <= max_bigram]
+    previous = _previous(text.tokens)
+    places = _places(text.tokens, text.mask, previous, length)
+    places = places[_bigram_share(text.tokens, places) <= max_bigram]
     generator.shuffle(places)
     _, one_of_each_window = np.unique(places[:, 0], return_index=True)
     places = places[np.sort(one_of_each_window)]
@@ -57,31 +68,44 @@ def natural_induction(
         raise InputError(
             "n_prompts",
             n_prompts,
-            f"{len(windows)} windows of {windows.context} tokens have {len(places)} with a pair "
-            "that recurs within"
-            f" {length} tokens",
+            f"{len(text)} windows of {text.context} tokens have {len(places)} with a pair that "
+            f"recurs within {length} tokens",
             "Give more text, a longer length, a larger max_bigram, or ask for fewer prompts.",
         )
     window, end = places[:n_prompts].T
     start = end - length + 1
-    clean = windows.tokens[window[:, None], start[:, None] + np.arange(length)].astype(np.int64)
-    answer = windows.tokens[window, end + 1].astype(np.int64)
+    clean = text.tokens[window[:, None], start[:, None] + np.arange(length)].astype(np.int64)
+    answer = text.tokens[window, end + 1].astype(np.int64)
     first = torch.from_numpy(previous[window, end] - start)
-    distractor = _replacements(generator, windows, clean, answer)
+    distractor = _replacements(generator, text, clean, answer)
     corrupt = clean.copy()
     corrupt[np.arange(n_prompts), first + 1] = distractor
-    positions = {
-        "A": first,
-        "B": first + 1,
-        "B+1": first + 2,
-        "last": last_position(n_prompts, length),
-    }
-    return PromptPairs(
-        "natural_induction",
-        *map(torch.from_numpy, (clean, corrupt, answer, distractor)),
-        positions=positions,
-        seed=seed,
-    )
+    last = last_position(n_prompts, length)
+    positions = {"A": first, "B": first + 1, "B+1": first + 2, "last": last}
+    tokens = map(torch.from_numpy, (clean, corrupt, answer, distractor))
+    return PromptPairs("natural_induction", *tokens, positions=positions, seed=seed)
+
+
+def _packed(tokenizer: Any, windows: TokenWindows | Path | str | None) -> TokenWindows:
+    """Windows of this tokenizer's tokens.  InputError where there are none, or of another's."""
+    if windows is None:
+        raise InputError(
+            "windows",
+            None,
+            "natural_induction takes its prompts from text",
+            'Give windows="FILE", or pack(read_documents("FILE"), tokenizer, context=256).',
+        )
+    if not isinstance(windows, TokenWindows):
+        documents = read_documents(windows)
+        return pack(documents, tokenizer, CONTEXT, n_tokens=TEXT_TOKENS, fewer=True)
+    if windows.tokenizer_fingerprint != fingerprint(tokenizer):
+        raise InputError(
+            "windows",
+            f"tokenizer {windows.tokenizer_fingerprint[:8]}",
+            f"the model has another tokenizer ({fingerprint(tokenizer)[:8]})",
+            "Pack the text with the model's own.",
+        )
+    return windows
 
 
 def _previous(tokens: Int[np.ndarray, "windows context"]) -> Int64[np.ndarray, "windows context"]:
@@ -101,33 +125,25 @@ def _places(
     previous: Int64[np.ndarray, "windows context"],
     length: int,
 ) -> Int64[np.ndarray, "place 2"]:
-    """Windows and indices of the second A of all prompts of `length` tokens that the module's text
-    describes.
-    """
+    """Window and index of the second A of each prompt of `length` tokens that could be made."""
     context = tokens.shape[1]
     end = np.arange(length - 1, context - 1)
     start = end - length + 1
     row = np.arange(len(tokens))[:, None]
     first = previous[:, end]
-    once_before = (first >= start) & (
-        previous[row, first] < start
-    )  # first = -1 reads the last, and is refused
+    # first = -1 reads the last token, and is refused by its first condition
+    once_before = (first >= start) & (previous[row, first] < start)
     answer_once = (previous[:, end + 1] == first + 1) & (previous[row, first + 1] < start)
-    special = np.concatenate(
-        [np.zeros((len(tokens), 1), np.int64), np.cumsum(~mask, axis=1)], axis=1
-    )
+    special = np.pad(np.cumsum(~mask, axis=1), ((0, 0), (1, 0)))  # before each token
     ordinary = special[:, end + 2] == special[:, start]
-    found = once_before & answer_once & ordinary & (end - first >= 2)
-    window, column = np.nonzero(found)
+    window, column = np.nonzero(once_before & answer_once & ordinary & (end - first >= 2))
     return np.stack([window, end[column]], axis=1)
 
 
 def _bigram_share(
     tokens: Int[np.ndarray, "windows context"], places: Int64[np.ndarray, "place 2"]
 ) -> np.ndarray:
-    """Share of A's occurrences outside the window that B follows, for the pair at each place; 0 if
-    A has none.
-    """
+    """Share of A's occurrences outside a place's window that B follows; 0 where A has none."""
     size = int(tokens.max()) + 1
     window, end = places.T
     a = tokens[window, end].astype(np.int64)
@@ -163,3 +179,11 @@ def _replacements(
         f"there must be tokens outside a prompt of {clean.shape[1]}",
         "Give more text or a shorter length.",
     )
+
+
+NATURAL_INDUCTION = PromptTask(
+    make=natural_induction,
+    title="Induction in natural text",
+    prompt="text ... A B ... A that goes on with B, as it did before",
+    source="pairs of tokens that recur in a text of yours",
+)

@@ -38,9 +38,7 @@ class PromptPairs:
     """Token that is right after the clean prompt."""
 
     distractor: Int64[Tensor, " prompt"] | None
-    """Wrong token for the logit difference: what the corrupt prompt calls for, or else a natural
-    wrong answer.
-    """
+    """Wrong token for the logit difference: what the corrupt prompt calls for, or a natural one."""
 
     positions: dict[str, Int64[Tensor, " prompt"]] = field(default_factory=dict)
     """Named positions, one per prompt, 0 first.  Every task has "last"."""
@@ -49,9 +47,7 @@ class PromptPairs:
     """What the prompts were drawn from; None when they were read from a file."""
 
     choices: Int64[Tensor, " choice"] | None = None
-    """Tokens among which several may be right, such as the two-digit years; None for tasks with one
-    answer.
-    """
+    """Tokens of which several may be right, such as two-digit years; None where one answer is."""
 
     right: Bool[Tensor, "prompt choice"] | None = None
     """Which choices are right; the other choices are wrong."""
@@ -61,9 +57,8 @@ class PromptPairs:
         assert self.corrupt.shape == (n, length) and self.answer.shape == (n,)
         assert self.distractor is None or self.distractor.shape == (n,)
         assert (self.choices is None) == (self.right is None)
-        assert (
-            self.right is None or self.choices is None or self.right.shape == (n, len(self.choices))
-        )
+        if self.choices is not None and self.right is not None:
+            assert self.right.shape == (n, len(self.choices))
         for name, position in self.positions.items():
             inside = position.shape == (n,) and bool(((position >= 0) & (position < length)).all())
             assert inside, f"position {name!r} lies outside the prompts"
@@ -87,8 +82,8 @@ class PromptPairs:
 def ordinary_ids(vocabulary: Any) -> Int64[np.ndarray, " id"]:
     """Token ids that prompts may hold, ascending and without special tokens.
 
-    vocabulary  a `LanguageModel` (ids that its tokenizer knows and its embedding holds; all rows of the embedding when
-                it has no tokenizer), a Hugging Face tokenizer, or the ids themselves
+    vocabulary  a `LanguageModel` (ids that its tokenizer knows and its embedding holds; all rows of
+                the embedding when it has no tokenizer), a Hugging Face tokenizer, or the ids
     """
     if isinstance(vocabulary, LanguageModel):
         rows = vocabulary.hf.get_input_embeddings().num_embeddings
@@ -100,12 +95,8 @@ def ordinary_ids(vocabulary: Any) -> Int64[np.ndarray, " id"]:
         known = np.unique(np.fromiter(vocabulary.get_vocab().values(), dtype=np.int64))
         return np.setdiff1d(known, special_ids(vocabulary))
     ids = np.asarray(vocabulary)
-    if (
-        ids.ndim != 1
-        or ids.dtype.kind not in "iu"
-        or len(np.unique(ids)) != len(ids)
-        or (ids < 0).any()
-    ):
+    whole_numbers = ids.ndim == 1 and ids.dtype.kind in "iu"
+    if not whole_numbers or len(np.unique(ids)) != len(ids) or (ids < 0).any():
         raise InputError(
             "token ids",
             f"{ids.dtype} of shape {ids.shape}",

@@ -1,23 +1,24 @@
 """Induction and associative recall on random tokens.
 
-    induction            x ... A B x ... x A -> B      the last token repeats an earlier token A       [Wang 2025]
-    associative recall   k v k v A B k v ... A -> B    pairs of key and value, then one of the keys   (arXiv 2312.04927)
+    induction            x ... A B x ... x A -> B      the last token repeats an earlier token A
+    associative recall   k v k v A B k v ... A -> B    pairs of key and value, then one of the keys
 
 All tokens of a prompt differ as far as the vocabulary allows; in any case A occurs only where it
 was put and at the end, and B once, so that the answer is unambiguous.  What the corrupt prompt
 changes:
 
-    replace_B              B becomes a random token; it is the distractor, and what the corrupt prompt calls for
-    replace_A              the earlier A becomes a random token: nothing precedes B that the end repeats
-    unrepeated             the last token (all repeated ones) becomes a random one: nothing is repeated
+    replace_B              B becomes a random token: the distractor, which the prompt then calls for
+    replace_A              the earlier A becomes a random token: nothing before B is what ends it
+    unrepeated             the last token (all repeated ones) becomes a random one
     unrepeated_replace_AB  the same, and A and B become random tokens as well
     unrelated              all of it: another prompt of random tokens, without a repeat
-    repeat_another         the end repeats another place of the prompt; the token after that is the distractor
+    repeat_another         the end repeats another place, and what follows there is the distractor
 
 The clean prompts depend on the seed alone, not on the corruption: experiments with different
 corruptions are paired.
 
-[Wang 2025] "Towards Universality", arXiv 2410.06672.
+Induction is that of [Wang 2025], "Towards Universality", arXiv 2410.06672; associative recall that
+of [Arora 2023], "Zoology", arXiv 2312.04927.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from jaxtyping import Int64
 
 from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs, check_count, last_position, ordinary_ids, seeded
+from homolog.corpus.tasks.task import PromptTask
 from homolog.errors import InputError
 
 CORRUPTIONS = (
@@ -54,15 +56,14 @@ def induction(
     first_index: int | None = None,
     repeat: int = 1,
 ) -> PromptPairs:
-    """Random tokens whose last one repeats an earlier token A; the answer is the token B that
-    followed A.
+    """Random tokens whose last one repeats an earlier A; the answer is the B that followed it.
 
     vocabulary   a model, a tokenizer or token ids (see `ordinary_ids`)
     length       tokens of a prompt, at least 5
     corruption   one of `CORRUPTIONS`
     first_index  of A; None draws it uniformly from repeat - 1 ... length // 2 - 1
-    repeat       tokens that are repeated: those that end with A.  With more than one the model can find the place by
-                 more than the last token, which small models need
+    repeat       tokens that are repeated: those that end with A.  With more than one the model can
+                 find the place by more than the last token, which small models need
 
     The two prompts of [Wang 2025] are the default, and length=129 with first_index=0.  Positions:
     A, B (= A + 1), B+1, last.  Raises `InputError`.
@@ -101,7 +102,7 @@ def associative_recall(
     n_pairs: int = 16,
     corruption: str = "repeat_another",
 ) -> PromptPairs:
-    """`n_pairs` pairs of random key and value, then one of the keys again; the answer is its value.
+    """Pairs of random key and value, then one of the keys again; the answer is its value.
 
     Prompts have 2 n_pairs + 1 tokens.  Other arguments and positions as for `induction`; A is the
     key, B its value, and repeat_another asks for another key.  Raises `InputError`, also when the
@@ -182,9 +183,7 @@ def _pairs(
 
 
 def _draw(generator: np.random.Generator, ids: np.ndarray, n: int, n_first: int) -> np.ndarray:
-    """`n` tokens: all different when there are enough, else the first ones different from all
-    others.
-    """
+    """`n` tokens: all different when there are enough, else the first ones from all others."""
     if n <= len(ids):
         return generator.choice(ids, n, replace=False)
     first = generator.choice(ids, min(n, n_first), replace=False)
@@ -198,3 +197,17 @@ def _another(generator: np.random.Generator, index: np.ndarray, places: np.ndarr
     """
     allowed = (places != index[:, None]) & (places != index[:, None] - 1)
     return places[np.where(allowed, generator.random(allowed.shape), -1.0).argmax(axis=1)]
+
+
+INDUCTION = PromptTask(
+    make=induction,
+    title="Induction",
+    prompt="random tokens x ... A B x ... x A call for B",
+    source="Wang et al. 2025, arXiv 2410.06672",
+)
+ASSOCIATIVE_RECALL = PromptTask(
+    make=associative_recall,
+    title="Associative recall",
+    prompt="pairs of a random key and its value, then one of the keys, which calls for its value",
+    source="Arora et al. 2023, arXiv 2312.04927",
+)
