@@ -40,7 +40,7 @@ from homolog.matching.assignment import mutual, one_to_one
 from homolog.matching.null import calibrate, document_exchanges
 from homolog.matching.pairs import match_pair
 from homolog.matching.planted import PlantedMatches, plant_matches
-from homolog.matching.verdict import HOMOLOG_R, RIVAL_RATIO
+from homolog.matching.homologs import HOMOLOG_R, RIVAL_RATIO
 from homolog.report import theme
 from homolog.report.export import stable_ids
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
+from tests.matching.all_layers import match_models
 
 from homolog.features import SparseFeatures
-from homolog.matching import PairMatch, match_models, match_pair, max_pearson, prepare
+from homolog.matching import PairMatch, match_pair, max_pearson, prepare
 from homolog.matching.prepared import store_columns, stored_columns
 
 N_TOKENS = 400
@@ -109,7 +110,7 @@ def test_damaged_columns_are_named_and_not_used(tmp_path, caplog):
 def test_the_null_over_layers_is_the_highest_of_all_layers():
     a = [SparseFeatures(features(layer), "s", DOCUMENT, "A", layer) for layer in range(2)]
     b = [SparseFeatures(features(layer + 5), "s", DOCUMENT, "B", layer) for layer in range(3)]
-    matches = match_models(a, b, comparison="main", exchanges=[order(9)]).matches
+    matches = match_models(a, b, exchanges=[order(9)]).matches
     reordered = [
         max_pearson(a[0].matrix, prepare(layer.matrix).reordered(order(9))).a_to_b.r[:, 0]
         for layer in b

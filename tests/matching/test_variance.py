@@ -13,7 +13,8 @@ import pytest
 
 from homolog.errors import InputError
 from homolog.matching import variance
-from homolog.matching.variance import FACTORS, VARIANCE_SCHEMA, split, variance_table
+from homolog.matching.tables import VARIANCE
+from homolog.matching.variance import FACTORS, split, variance_table
 
 STUDY = (
     ["mamba", "mamba", "gpt", "gpt"],
@@ -172,6 +173,9 @@ def rows(
     )
 
 
+SETS = ("main", "main-seed", "sae-seed", "model-seed")
+
+
 def test_the_table_of_a_study():
     n = 400
     r, depth = planted(
@@ -194,16 +198,16 @@ def test_the_table_of_a_study():
         rows("tokens", "A", "current-token", layer, r[:, 1]),
     ]
     architectures = {"A": "gpt", "A2": "gpt", "B": "mamba"}
-    table = variance_table(pl.concat([*parts, *noise]), ["A", "B"], architectures)
-    assert dict(table.schema) == VARIANCE_SCHEMA
+    table = variance_table(pl.concat([*parts, *noise]), ["A", "B"], architectures, SETS)
+    assert dict(table.schema) == VARIANCE
     assert table["model"].unique().to_list() == ["A"] and table["factor"].to_list() == list(FACTORS)
     assert table["n"].unique().to_list() == [n - 2]
     kept = ~np.isnan(r).any(axis=1)
     expected = split(r.astype(np.float32).astype(float)[kept], depth[kept], *STUDY)
     np.testing.assert_allclose(table["share"], [expected[factor] for factor in FACTORS], rtol=1e-9)
     with pytest.raises(InputError, match="A2 is a partner"):
-        variance_table(pl.concat(parts), ["A"], {"A": "gpt", "B": "mamba"})
-    assert variance_table(parts[0], ["A"], architectures).is_empty()
+        variance_table(pl.concat(parts), ["A"], {"A": "gpt", "B": "mamba"}, SETS)
+    assert variance_table(parts[0], ["A"], architectures, SETS).is_empty()
 
 
 def test_depth_bins_follow_the_layers():

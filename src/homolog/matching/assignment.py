@@ -61,6 +61,11 @@ class Assignment:
     bound: float
 
     @property
+    def reversed(self) -> Assignment:
+        """The same with the sides exchanged."""
+        return Assignment(self.b, self.a, self.r_b, self.r_a, self.total, self.bound)
+
+    @property
     def gap(self) -> float:
         """Share of the bound that the total falls short of; 0 is exact."""
         return 1 - self.total / self.bound if self.bound > 0 else 0.0
@@ -103,7 +108,7 @@ def one_to_one(
         turned = one_to_one(
             candidates_b, r_b, candidates_a, r_a, exact_edges=exact_edges, epsilon=epsilon
         )
-        return Assignment(turned.b, turned.a, turned.r_b, turned.r_a, turned.total, turned.bound)
+        return turned.reversed
     start, column, weight = _edges(candidates_a, r_a, candidates_b, r_b)
     if len(weight) <= exact_edges:
         edge = _exact(start, column, weight, n_b)

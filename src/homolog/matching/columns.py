@@ -193,40 +193,42 @@ class Columns:
 
 
 def prepare(x: ArrayLike | Columns, name: str = "a") -> Columns:
-    """Columns of `x`, (tokens, features): scipy.sparse of any format, or a dense numpy or torch
-    array.
+    """Columns of `x`, (tokens, features): scipy.sparse of any format, or dense numpy or torch.
 
     Preparing costs a few passes; do it once for a matrix that meets several others.  `name` is what
     errors call it.  A float CSR matrix is referred to, not copied: do not change it while the
-    columns are in use. Raises InputError when `x` is not two-dimensional, not real, or holds NaN or
-    infinity.
+    columns are in use.  Raises InputError when `x` is not two-dimensional, not real, or holds NaN
+    or infinity.
     """
     if isinstance(x, Columns):
         return x
+    matrix = as_matrix(x, name)
+    is_sparse = scipy.sparse.issparse(matrix)
+    return _prepare_sparse(matrix, name) if is_sparse else _prepare_dense(matrix, name)
+
+
+def as_matrix(x: ArrayLike, name: str) -> Any:
+    """`x` as scipy.sparse or numpy, two-dimensional and of real numbers: see `prepare`."""
     if isinstance(x, torch.Tensor):
         x = x.detach().cpu()
         x = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).numpy()
-    given: Any = x if scipy.sparse.issparse(x) else np.asarray(x)
-    shape = tuple(given.shape)
-    if len(shape) != 2:
+    matrix: Any = x if scipy.sparse.issparse(x) else np.asarray(x)
+    if len(matrix.shape) != 2:
         raise InputError(
             f"shape of {name}",
-            shape,
+            tuple(matrix.shape),
             "two axes are needed, (tokens, features)",
             "Reshape it, tokens first.",
         )
-    if given.dtype != np.bool_ and not any(
-        np.issubdtype(given.dtype, kind) for kind in (np.floating, np.integer)
-    ):
-        found = str(given.dtype)
+    real = (np.bool_, np.floating, np.integer)
+    if not any(np.issubdtype(matrix.dtype, kind) for kind in real):
         raise InputError(
-            f"dtype of {name}", found, "correlations need real numbers", "Convert it to float32."
+            f"dtype of {name}",
+            str(matrix.dtype),
+            "correlations need real numbers",
+            "Convert it to float32.",
         )
-    return (
-        _prepare_sparse(given, name)
-        if scipy.sparse.issparse(given)
-        else _prepare_dense(given, name)
-    )
+    return matrix
 
 
 def _refuse_non_finite(name: str, token: int, feature: int, value: Any) -> None:

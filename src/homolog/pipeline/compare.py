@@ -34,7 +34,7 @@ from homolog.pipeline.circuits import require_circuits, trace_models
 from homolog.pipeline.finish import beginning_missed, by_itself, finish, write_table
 from homolog.pipeline.inputs import read_facts, require_different
 from homolog.pipeline.interpret import MEANING, interpret, left_out
-from homolog.pipeline.judge import judged
+from homolog.pipeline.judge import PARTNER_SETS, judged
 from homolog.pipeline.matches import Comparer, Matched
 from homolog.pipeline.meaning import parts_folder
 from homolog.pipeline.plan import (
@@ -421,7 +421,7 @@ def _compare_all(here: Here) -> None:
     here.comparer.forget()
     architectures = {fact["model"]["name"]: fact["model"]["architecture"] for fact in facts}
     frames["variance"] = variance_table(
-        frames["matches"], [s.name for s in plan.compared], architectures
+        frames["matches"], [s.name for s in plan.compared], architectures, PARTNER_SETS
     )
     with run.stage("tables", [run.table(name) for name in frames]):
         for name, frame in frames.items():

@@ -1,4 +1,4 @@
-"""From the tables of all comparisons to the verdicts: stability, homologs, shares with intervals."""
+"""From the tables of all comparisons to the verdicts: stability, homologs, shares, intervals."""
 
 from __future__ import annotations
 
@@ -10,10 +10,27 @@ import polars as pl
 
 from homolog.features import StoredFeatures, open_features
 from homolog.matching import Columns, Resamples, replicates_of
-from homolog.matching.stability import STABILITY_SCHEMA, with_stability
-from homolog.matching.verdict import judge, shared_table, verdicts
-from homolog.pipeline.plan import Comparison, Plan
+from homolog.matching.homologs import Baseline, Criterion, classify
+from homolog.matching.stability import with_stability
+from homolog.matching.tables import STABILITY
+from homolog.matching.verdict import verdicts
+from homolog.pipeline.plan import ROTATED, Comparison, Plan
 from homolog.pipeline.recipe import Recipe
+
+RESULT, ACROSS, CEILING = "main", "main-seed", "sae-seed"
+PARTNER_SETS = (RESULT, ACROSS, CEILING, "model-seed")  # of the variance of MPPC
+
+
+def criterion_of(recipe: Recipe, plan: Plan) -> Criterion:
+    """What makes a match a homolog in this study."""
+    untrained = {model: twin.name for model, twin in plan.twins.items()}
+    rotated = {model.name: f"{model.name}@{ROTATED}" for model in plan.compared}
+    baselines = (
+        Baseline("random-model", "an untrained {}", untrained),
+        Baseline("rotated", "{} with rotated dictionaries", rotated),
+        Baseline("tokens", "the current token"),
+    )
+    return Criterion(RESULT, baselines, recipe.matching.homolog_r, recipe.matching.rival_ratio)
 
 
 def judged(
@@ -24,17 +41,15 @@ def judged(
     folders_of: Callable[[Comparison, str], list[Path]],
     columns: Callable[[StoredFeatures], Columns],
 ) -> dict[str, pl.DataFrame]:
-    """The table `matches` with stability and homologs, and the table `shared`, one row an ordered
-    pair of models.
+    """The table `matches` with stability and homologs, and the table `shared`.
 
     folders_of: the features of a side of a comparison.  columns: their prepared columns.
     """
-    untrained = {model: twin.name for model, twin in plan.twins.items()}
-    rule = {"homolog_r": recipe.matching.homolog_r, "rival_ratio": recipe.matching.rival_ratio}
-    table = judge(_with_stability(matches), untrained, **rule)
-    main = table.filter(pl.col("comparison") == "main")
+    criterion = criterion_of(recipe, plan)
+    table = classify(_with_stability(matches), criterion)
+    result = table.filter(pl.col("comparison") == RESULT)
     replicates: dict[tuple[str, str], np.ndarray] = {}
-    for comparison in (c for c in plan.comparisons if c.name == "main"):
+    for comparison in (c for c in plan.comparisons if c.name == RESULT):
         a, b = (
             [open_features(folder) for folder in folders_of(comparison, side)]
             for side in ("a", "b")
@@ -42,24 +57,20 @@ def judged(
         resamples = Resamples.draw(a[0].document, recipe.matching.resamples, recipe.run.seed)
         for own, others in ((a, b), (b, a)):
             names = (own[0].name, others[0].name)
-            rows = main.filter((pl.col("model") == names[0]) & (pl.col("best_model") == names[1]))
+            rows = result.filter(model=names[0], best_model=names[1])
             replicates[names] = replicates_of(rows, own, others, resamples, columns)
-    found = verdicts(table, saes, untrained, replicates, **rule)
-    return {"matches": table, "shared": shared_table(found)}
+    shared = verdicts(table, saes, criterion, ceiling=CEILING, replicates=replicates)
+    return {"matches": table, "shared": shared}
 
 
 def _with_stability(matches: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the main comparisons, which come first, with their stability, then all others,
-    unmeasured.
-    """
-    of = {
-        name: matches.filter(pl.col("comparison") == name)
-        for name in ("main", "main-seed", "sae-seed")
-    }
-    main = with_stability(of["main"], of["main-seed"], of["sae-seed"])
-    rest = matches.filter(pl.col("comparison") != "main")
+    """The rows of the result, which come first, with their stability, then the others, without."""
+    result, across, back = (
+        matches.filter(pl.col("comparison") == name) for name in (RESULT, ACROSS, CEILING)
+    )
+    rest = matches.filter(pl.col("comparison") != RESULT)
     unmeasured = {"other_seed_r": float("nan"), "stable": None}
     rest = rest.with_columns(
-        pl.lit(unmeasured[name], kind).alias(name) for name, kind in STABILITY_SCHEMA.items()
+        pl.lit(unmeasured[name], kind).alias(name) for name, kind in STABILITY.items()
     )
-    return pl.concat([main, rest])
+    return pl.concat([with_stability(result, across, back), rest])
