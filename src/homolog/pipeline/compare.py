@@ -497,12 +497,7 @@ def _spaces(here: Here, comparison: Comparison, matched: Matched) -> pl.DataFram
             [here.run.sae_folder(s.name, i).absolute() for i in range(n)]
             for s, n in ((a, len(matched.layers_a)), (b, len(matched.layers_b)))
         ]
-        common = {
-            "saes_b": saes[1],
-            "least_r": here.recipe.matching.homolog_r,
-            "seed": here.recipe.run.seed,
-            "threads": here.threads,
-        }
+        common = {"saes_b": saes[1], "least_r": here.recipe.matching.homolog_r}
         calls = [
             common | {"sae_a": sae, "files": files}
             for sae, files in zip(saes[0], matched.files, strict=True)

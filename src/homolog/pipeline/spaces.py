@@ -59,8 +59,6 @@ def compare_decoders(
     saes_b: list[Path],
     files: list[tuple[Path, str]],
     least_r: float,
-    seed: int,
-    threads: int | None,
 ) -> Rows:
     """Task: decoder directions of one layer of A against those of each layer of B, over matched
     pairs of features.
@@ -71,9 +69,7 @@ def compare_decoders(
     own, rows = dictionaries.load(sae_a).W_dec, []
     for folder, (path, key) in zip(saes_b, files, strict=True):
         i, j = _matched(read_pair(path, key), least_r)
-        found = decoder_similarity(
-            own[i], dictionaries.load(folder).W_dec[j], seed=seed, threads=threads
-        )
+        found = decoder_similarity(own[i], dictionaries.load(folder).W_dec[j])
         rows.append({"decoder_rsa": found.rsa, "decoder_svcca": found.svcca, "n_pairs": len(i)})
     return rows
 
