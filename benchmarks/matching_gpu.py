@@ -101,7 +101,7 @@ def main() -> None:
     start = time.perf_counter()
     found = pair()
     print(f"first pair, with compilation and copying      {time.perf_counter() - start:10.3f} s")
-    gpu._resident.clear()
+    gpu.kept.clear()
     print(f"a pair, with copying both sides               {seconds(1, pair):10.3f} s")
     own = seconds(options.repeats, pair)
     print(f"a pair                                        {own:10.4f} s")

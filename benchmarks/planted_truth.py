@@ -39,7 +39,7 @@ from homolog.matching import Side, prepare
 from homolog.matching.assignment import mutual, one_to_one
 from homolog.matching.null import calibrate, document_exchanges
 from homolog.matching.pairs import match_pair
-from homolog.matching.planted import PlantedMatches, plant_matches
+from homolog.matching.planted import PlantedMatches, Planting, plant_matches
 from homolog.matching.homologs import HOMOLOG_R, RIVAL_RATIO
 from homolog.report import theme
 from homolog.report.export import stable_ids
@@ -224,7 +224,8 @@ def main() -> None:
 
     def run(seed: int, **how: Any) -> tuple[Found, Found]:
         tokens, layers = int(options.tokens * how.pop("tokens", 1)), how.pop("layers", 1)
-        planted = plant_matches(tokens, how.pop("features", options.features), seed=seed, **how)
+        features = how.pop("features", options.features)
+        planted = plant_matches(tokens, features, seed=seed, planting=Planting(**how))
         return find(in_layers(planted, layers) if layers > 1 else planted, options.exchanges, seed)
 
     shares = {

@@ -49,8 +49,8 @@ def test_reordered_columns_are_those_of_the_reordered_matrix():
 def test_two_orders_after_each_other():
     b, first, second = prepare(features(1)), order(3), order(4)
     for found, expected in zip(
-        b.reordered(first).reordered(second).by_token,
-        b.reordered(first[second]).by_token,
+        b.reordered(first).reordered(second).packed.by_token(),
+        b.reordered(first[second]).packed.by_token(),
         strict=True,
     ):
         np.testing.assert_array_equal(found, expected)

@@ -1,5 +1,4 @@
-"""Mean and median MPPC with 95 % intervals from documents resampled (percentile bootstrap, Efron
-1979).
+"""Mean and median MPPC with 95 % intervals from documents resampled (Efron 1979).
 
 Documents, not tokens, are the unit: tokens of one document are not independent.  A replicate draws
 as many documents as there are, with replacement; with w_d the times that document d was drawn, each
@@ -8,8 +7,8 @@ feature's correlation with its partner is
     n = sum_d w_d n_d,   S_x = sum_d w_d sum_{t in d} x_t   (S_y, S_xx, S_yy, S_xy likewise)
     r = (S_xy / n - S_x S_y / n^2) / sqrt((S_xx / n - S_x^2 / n^2)(S_yy / n - S_y^2 / n^2))
 
-exactly as if the drawn documents were concatenated.  The interval of a mean (median) goes from the
-2.5 % to the 97.5 % quantile of the means (medians) of the replicates.
+exactly as if the drawn documents were concatenated.  The interval of a mean (median), by the
+percentile bootstrap, goes from the 2.5 % to the 97.5 % quantile of those of the replicates.
 
 **What the interval covers:** other text of the same kind, for these two models, these dictionaries
 and these partners.  The partner of each feature is held fixed, as found on the whole stream, so the
@@ -42,9 +41,7 @@ _PAIRS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Resamples:
-    """Draws of documents: counts float64 (documents, replicates), and the document number of every
-    token.
-    """
+    """Draws of documents: how often each was drawn, float64, and the document of every token."""
 
     counts: Float[np.ndarray, "documents replicates"]
     document: Int[np.ndarray, "token"]  # int64, 0 ... documents - 1
@@ -52,9 +49,7 @@ class Resamples:
 
     @classmethod
     def draw(cls, document: np.ndarray, n_replicates: int, seed: int) -> Resamples:
-        """Draw the documents that occur in `document` (tokens,) with replacement, `n_replicates`
-        times.
-        """
+        """Draw the documents in `document` (tokens,) with replacement, `n_replicates` times."""
         _, number, tokens = np.unique(document, return_inverse=True, return_counts=True)
         generator = np.random.default_rng(seed)
         n = len(tokens)
@@ -65,8 +60,7 @@ class Resamples:
 def resampled_pairs(
     a: Columns, b: Columns, pairs: Int[np.ndarray, "pairs 2"], resamples: Resamples
 ) -> Float[np.ndarray, "pairs replicates"]:
-    """Pearson r, float32 (pairs, replicates), of features (i of a, j of b) on every resample; NaN
-    where constant.
+    """Pearson r of features (i of a, j of b) on every resample, float32; NaN where constant.
 
     pairs: original feature indices, both not constant.
     """
