@@ -163,9 +163,7 @@ def test_visible_arithmetic(engine, device):
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("n_active", range(1, 9))
 def test_the_largest_possible_sums_do_not_overflow(engine, device, n_active, sign):
-    """Two equal columns of one value on up to 1/8 of the tokens: the sum reaches the bound that the
-    scale is set by.
-    """
+    """Two equal columns of one value on up to 1/8 of the tokens: the sum reaches its bound."""
     a = np.zeros((64, 2), dtype=np.float32)
     a[:n_active, 0] = np.nextafter(np.float32(1), np.float32(0))
     a[40:43, 1] = 0.5, 1, 1
@@ -202,9 +200,7 @@ def test_reordered_columns_use_the_copy_of_those_they_come_from(
 
 
 def test_crowded_tokens_in_every_rotation(engine, device):
-    """Features that fire on two of 16 tokens, so many that some tokens hold more than two tiles'
-    width of them.
-    """
+    """Features on two of 16 tokens, so many that some tokens hold more than two tiles of them."""
     a, b = (np.zeros((16, n), dtype=np.float32) for n in (3, 70))
     generator = np.random.default_rng(14)
     for x in (a, b):

@@ -30,9 +30,7 @@ def test_bars_and_homologs_by_hand():
 
 
 def test_a_partner_that_resembles_another_feature_more_is_no_homolog():
-    """B's features 0 and 1 best match A's 0 with 0.8 and 0.5; A's 1 leaks into B's 0, A's 2 is a
-    part of it.
-    """
+    """B's 0 and 1 best match A's 0 and 3 with 0.8 and 0.5; A's 1 leaks into B's 0, 2 is a part."""
     there = rows(
         "main", "A", "B", [0.8, 0.5, 0.57, 0.5], threshold=[0.1] * 4, best_feature=[0, 0, 0, 1]
     )

@@ -1,6 +1,4 @@
-"""Intervals from resampled documents, against documents really concatenated and cases with a known
-answer.
-"""
+"""Intervals from resampled documents, against documents really concatenated and known answers."""
 
 from __future__ import annotations
 

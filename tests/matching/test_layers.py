@@ -1,6 +1,4 @@
-"""All layer pairs: merged tables against one big correlation, ties, undefined features, refused
-input.
-"""
+"""All layer pairs: merged tables against one big correlation, ties, undefined, refused input."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Pairs of layers: exchanges against reordered matrices, files of pairs and of prepared columns,
-merged nulls.
-"""
+"""Pairs of layers: exchanges against reordered matrices, files of both, merged nulls."""
 
 from __future__ import annotations
 
@@ -119,9 +117,8 @@ def test_the_null_over_layers_is_the_highest_of_all_layers():
     first = matches.filter((matches["model"] == "A") & (matches["layer"] == 0))
     assert np.isnan(first["p"].to_numpy()[np.isnan(highest)]).all()
     partners = matches.filter(matches["partner_layer"] >= 0)
-    assert (
-        len(partners) == 2 * partners.filter(partners["model"] == "A").height
-    )  # one to one: as many on both sides
+    # one to one: as many on both sides
+    assert len(partners) == 2 * partners.filter(partners["model"] == "A").height
     there = partners.filter(partners["model"] == "B")
     forward = {
         (r["layer"], r["feature"], r["partner_layer"], r["partner_feature"])

@@ -1,6 +1,4 @@
-"""The planted features have the properties they claim, and the calibrated criterion finds who is
-whose partner.
-"""
+"""Planted features have the properties they claim, and the criterion finds their partners."""
 
 from __future__ import annotations
 
@@ -69,9 +67,8 @@ def test_nothing_is_read_from_places_or_sizes(plain):
         ranks = [np.argsort(np.argsort(v[~np.isnan(other)])) for v in (own, other)]
         assert abs(np.corrcoef(ranks)[0, 1]) < 0.5
     assert largest[0].max() / largest[0].min() > 20  # scales from 1/10 to 10
-    assert (
-        abs(paired.mean() - 49.5) < 15
-    )  # and the shared ones lie anywhere: 50 of 100 have a mean of 49.5 +- 3
+    # and the shared ones lie anywhere: 50 of 100 have a mean of 49.5 +- 3
+    assert abs(paired.mean() - 49.5) < 15
 
 
 def test_the_same_seed_gives_the_same_bytes():
@@ -106,9 +103,8 @@ def test_frequencies_and_values(plain):
     parts = [
         heavy.data[low:high] for low, high in zip(heavy.indptr[:-1], heavy.indptr[1:], strict=True)
     ]
-    assert (
-        abs(np.mean([part.mean() / part.std() for part in parts]) - 1) < 0.03
-    )  # mean = sd, unlike 1.88 above
+    # mean = sd, unlike 1.88 above
+    assert abs(np.mean([part.mean() / part.std() for part in parts]) - 1) < 0.03
 
 
 def test_pairs_correlate_as_the_noise_says(plain):
@@ -178,14 +174,12 @@ def test_superposition_ties_a_column_to_its_sources():
         # a column has 2 sources and is, on average, a source of 2 others; those with a source in
         # common add a few
         assert 4 <= (r > 0.15).sum(axis=1).mean() <= 8
-        i, j = np.nonzero(
-            r > 0.3
-        )  # sources lie within 10 of 100 ranks: a tenth of the range of the logarithms, log 5
+        # sources lie within 10 of 100 ranks: a tenth of the range of the logarithms, log 5
+        i, j = np.nonzero(r > 0.3)
         assert len(i) > 50 and np.abs(np.log(frequency[i] / frequency[j])).max() < 0.5
         grown = np.bincount(x.indices, minlength=100) / TOKENS / frequency
-        assert (
-            1.2 < grown.mean() < 2.9
-        )  # 1 + 2 P(0.5 v > 0.3) = 2.6, where none of the three fire together
+        # 1 + 2 P(0.5 v > 0.3) = 2.6, where none of the three fire together
+        assert 1.2 < grown.mean() < 2.9
     apart = plant_matches(
         TOKENS, 100, seed=7, planting=Planting(leak=0.0, **frequencies)
     ).a.toarray()
@@ -206,8 +200,9 @@ def test_bad_input_is_named():
 
 @pytest.mark.parametrize("shared", [0.0, 0.5, 1.0])
 def test_targets_hold_end_to_end(shared):
-    """At most 1 % false matches, the share within 2 points, where neither a threshold nor the null
-    alone holds them.
+    """At most 1 % false matches, the share within 2 points.
+
+    Neither a threshold nor the null alone holds them.
     """
     planted = plant_matches(
         80_000, 300, seed=11, planting=Planting(shared=shared, frequency=(1e-3, 5e-2))
@@ -226,7 +221,6 @@ def test_targets_hold_end_to_end(shared):
         assert (called & (index != partner)).sum() <= 0.01 * max(1, called.sum())
         assert abs(called.mean() - shared) <= 0.02
         if shared == 0.5:
-            assert (
-                significant.mean() > shared + 0.1
-            )  # superposition ties features that are not the same
+            # superposition ties features that are not the same
+            assert significant.mean() > shared + 0.1
             assert (r > 0.1).mean() > shared + 0.1 and (r > 0.7).mean() < shared - 0.1

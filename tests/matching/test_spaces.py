@@ -1,6 +1,4 @@
-"""CKA, SVCCA and RSA of spaces, against their definitions on raw data, scipy, planted correlations
-and invariances.
-"""
+"""CKA, SVCCA and RSA of spaces, against their definitions, scipy, planted truth, invariances."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ from homolog.matching.spaces import SpaceMoments, decoder_similarity
 
 
 def cka_by_kernels(x: np.ndarray, y: np.ndarray) -> float:
-    """HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) with the kernels of all token pairs and the centring
-    matrix.
-    """
+    """HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), with kernels of all token pairs, centred."""
     n = len(x)
     centring = np.eye(n) - np.ones((n, n)) / n
     k, l_ = centring @ (x @ x.T) @ centring, centring @ (y @ y.T) @ centring
@@ -29,9 +25,7 @@ def cka_by_kernels(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def svcca_by_angles(x: np.ndarray, y: np.ndarray) -> tuple[float, int, int]:
-    """SVD of the raw data, then the angles between the column spaces (scipy, Bjoerck and Golub);
-    and what was kept.
-    """
+    """SVCCA from the angles between the column spaces (Bjoerck and Golub), and what was kept."""
     kept = []
     for space in (np.float64(x), np.float64(y)):
         left, length, _ = np.linalg.svd(space - space.mean(0), full_matrices=False)
@@ -50,9 +44,7 @@ def rsa_by_scipy(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def layers(generator: np.random.Generator, n: int, widths: list[int]) -> list[np.ndarray]:
-    """Spaces over the same tokens that share their causes, with skewed variances and means far from
-    0.
-    """
+    """Spaces that share their causes, with skewed variances and means far from 0."""
     cause = generator.standard_normal((n, 6))
     return [
         (cause @ generator.standard_normal((6, d)) + generator.standard_normal((n, d)))
@@ -117,9 +109,8 @@ def test_invariances():
     np.testing.assert_allclose(measured(y, -2 * y @ rotation + 1), (1, 1), atol=1e-10)
     affine = rotation * np.linspace(1, 2, 8)  # such that all directions are still kept
     changed = measured(x, y @ affine - 7)
-    assert changed[1] == pytest.approx(
-        svcca, abs=1e-9
-    )  # canonical correlations do not see an invertible map,
+    # canonical correlations do not see an invertible map,
+    assert changed[1] == pytest.approx(svcca, abs=1e-9)
     assert abs(changed[0] - cka) > 1e-3  # CKA does
 
 

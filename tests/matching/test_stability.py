@@ -1,6 +1,4 @@
-"""Partners across dictionary seeds: planted dictionaries whose features are known, and rows by
-hand.
-"""
+"""Partners across dictionary seeds: planted dictionaries, and rows by hand."""
 
 from __future__ import annotations
 
@@ -124,6 +122,5 @@ def test_planted_dictionaries():
     there = np.corrcoef((truth + 0.2 * noise).T, second.T)[:n, n:].argmax(axis=1)
     back = np.corrcoef(second.T, truth.T)[:n, n:].argmax(axis=1)
     np.testing.assert_array_equal(own["stable"].to_numpy(), back[there] == np.arange(n))
-    assert (
-        found.filter(pl.col("model") == "B")["stable"].null_count() == n
-    )  # A has no second dictionary
+    # A has no second dictionary
+    assert found.filter(pl.col("model") == "B")["stable"].null_count() == n

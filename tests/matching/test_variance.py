@@ -1,6 +1,4 @@
-"""The split of the variance of MPPC: planted components, sums of squares by least squares, a table
-by hand.
-"""
+"""The variance of MPPC split: planted components, sums of squares by least squares, a table."""
 
 from __future__ import annotations
 
@@ -16,10 +14,11 @@ from homolog.matching import variance
 from homolog.matching.tables import VARIANCE
 from homolog.matching.variance import FACTORS, split, variance_table
 
+# main, main-seed, sae-seed, model-seed
 STUDY = (
     ["mamba", "mamba", "gpt", "gpt"],
     ["B", "B", "A", "A2"],
-)  # main, main-seed, sae-seed, model-seed
+)
 
 
 def effects(names: Sequence[str], values: np.ndarray) -> np.ndarray:
@@ -102,12 +101,13 @@ def test_sums_of_squares_are_those_of_nested_least_squares(sets):
     generator = np.random.default_rng(4)
     n_features, n_sets = 6, len(sets[0])
     y = generator.normal(size=(n_features, n_sets))
+    # outer to inner
     groups = [
         [0] * n_sets,
         sets[0],
         list(zip(*sets, strict=True)),
         list(range(n_sets)),
-    ]  # outer to inner
+    ]
 
     def left(names: Sequence[object]) -> float:
         """Residual sum of squares of a regression on feature x level."""
@@ -190,9 +190,8 @@ def test_the_table_of_a_study():
         ("model-seed", "A2"),
     ]
     parts = [rows(name, "A", partner, layer, r[:, s]) for s, (name, partner) in enumerate(partners)]
-    parts[2] = parts[2].sample(
-        fraction=1, shuffle=True, seed=0
-    )  # features are told by layer and number
+    # features are told by layer and number
+    parts[2] = parts[2].sample(fraction=1, shuffle=True, seed=0)
     noise = [
         rows("sae-seed", "A@seed1", "A", layer, r[:, 0]),
         rows("tokens", "A", "current-token", layer, r[:, 1]),

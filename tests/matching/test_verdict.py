@@ -1,6 +1,4 @@
-"""Homologs and verdicts: bars and shares by hand, planted studies, words, and the coverage of the
-interval.
-"""
+"""Verdicts: shares by hand, words, and the coverage of the interval."""
 
 from __future__ import annotations
 
@@ -218,9 +216,7 @@ def test_pairs_of_three_models_come_in_the_order_of_their_rows():
 def text(
     generator: np.random.Generator, strength: np.ndarray, n_documents: int
 ) -> tuple[np.ndarray, ...]:
-    """Features of A and B on drawn documents: y follows x, by document more or less; frequency by
-    topic.
-    """
+    """Features of A and B on drawn documents: y follows x, by document more or less."""
     n, length = len(strength), 60
     document = np.repeat(np.arange(n_documents), length)
     rate = 0.04 * generator.gamma(1, 1, (n_documents, n))[document]

@@ -94,8 +94,7 @@ def one_to_one(
     exact_edges: int = EXACT_EDGES,
     epsilon: float = EPSILON,
 ) -> Assignment:
-    """The one-to-one assignment of largest total r among candidate edges; the same for the same
-    input.
+    """The one-to-one assignment of largest total r among candidate edges.
 
     candidates_a: for each feature of A some of its best partners, numbered through all layers of B,
     -1 for none;
@@ -188,7 +187,7 @@ def _exact(start: np.ndarray, column: np.ndarray, weight: np.ndarray, n_columns:
 
 @jit()
 def _auction(start, column, weight, n_columns, epsilon, patience):
-    """(edge of each row's partner or -1, bound): see the module's opening; rows are A, columns B."""
+    """(edge of each row's partner or -1, bound): see the module's opening; rows are A."""
     n_rows = len(start) - 1
     price = np.zeros(n_columns, dtype=np.int64)
     edge_of, row_of = np.full(n_rows, -1, dtype=np.int64), np.full(n_columns, -1, dtype=np.int64)

@@ -11,7 +11,7 @@ from homolog.compiled import jit
 
 @jit()
 def column_extent(indices, data, n_columns):
-    """(entries, largest |value|) of each CSR column, and where an entry is not finite (-1: none)."""
+    """(entries, largest |value|) of each CSR column, and where one is not finite (-1: nowhere)."""
     count, largest = np.zeros(n_columns, dtype=np.int64), np.zeros(n_columns)
     bad = -1
     for entry in range(len(indices)):
@@ -105,13 +105,12 @@ def fill_dense(indptr, indices, data, place, out):
 
 @jit()
 def standardise(x, z, varies, mean, inverse_sd):
-    """z = (x - mean) / sd of every column, float32, with the mean and 1/sd that z has after
-    rounding.
+    """z = (x - mean) / sd of every column, with the mean and 1/sd that z has when rounded.
 
-    x (tokens, columns) float32 or float64; z, varies, mean, inverse_sd are filled.  Each column is
-    brought to magnitude 1 by a power of two and shifted by its first value (exact where it matters
-    most: a large mean and a small spread), then centred twice.  A column of one value gets varies =
-    False, z = 0.
+    z: float32.  x (tokens, columns) float32 or float64; z, varies, mean, inverse_sd are filled.
+    Each column is brought to magnitude 1 by a power of two and shifted by its first value (exact
+    where it matters most: a large mean and a small spread), then centred twice.  A column of one
+    value gets varies = False, z = 0.
     """
     n_tokens, n_columns = x.shape
     for stripe in range((n_columns + 63) // 64):

@@ -1,6 +1,7 @@
 """Triton kernels of `gpu`: fixed-point sums of sparse rows, the selection of the best, dense sums.
 
-What they compute and why so: the opening of `gpu`.
+What they compute and why so: the opening of `gpu`.  Kernels take their tensors one by one, which
+makes signatures and calls long.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def sweep_kernel(  # type: ignore[no-untyped-def]
     ONE_PIECE: tl.constexpr,
     STRIP: tl.constexpr,
 ):
-    """Rows from a queue.  `sums` (programs, columns) and `queue` come in as zeros; so `sums` goes."""
+    """Rows from a queue; `sums` (programs, columns) and `queue` come in as zeros."""
     own = sums + tl.program_id(0).to(tl.int64) * n_columns
     row = tl.program_id(0)
     while row < n_rows:

@@ -5,6 +5,8 @@ values are exact in float64, sums are float64 in an order that does not depend o
 threads, so neither does a result, and equal columns give equal bits.
 
 r is rounded to float32 before it is compared; among equal r the lowest original index wins.
+
+Compiled functions take their arrays one by one, which makes signatures and calls long.
 """
 
 from __future__ import annotations
@@ -189,7 +191,7 @@ def sparse_by_dense_sums(row_start, row_token, row_value, dense, n_threads):
 
 @jit(parallel=True)
 def packed_by_dense_sums(start, length, values, numbers, per_word, n_rows, dense):
-    """The same of sparse rows given token by token: `SEGMENTS` runs of tokens, added up in order."""
+    """The same of sparse rows given token by token, in `SEGMENTS` runs, added up in order."""
     n_tokens, n_columns = dense.shape
     parts = np.zeros((SEGMENTS, n_rows, n_columns))
     for segment in numba.prange(SEGMENTS):

@@ -143,12 +143,12 @@ def calibrate(
     fdr: float = 0.01,
     quantile: float = 0.95,
 ) -> Calibration:
-    """p, q, the quantile of the null and the threshold of each feature, all layers of one direction
-    together.
+    """p, q, the quantile of the null and the threshold of each feature.
 
-    r: best correlation, NaN where undefined.  n_active: tokens on which the feature fires, of
-    n_tokens.  null: best correlation under each shift or exchange; NaN is left out.  p and q are
-    float64, the others float32, threshold rounded up, so that q <= fdr just where r >= threshold.
+    All layers of one direction go together.  r: best correlation, NaN where undefined.  n_active:
+    tokens on which the feature fires, of n_tokens.  null: best correlation under each shift or
+    exchange; NaN is left out.  p and q are float64, the others float32, threshold rounded up, so
+    that q <= fdr just where r >= threshold.
     Raises InputError for a null without draws, other numbers of features, or levels outside (0, 1).
     """
     for name, level in (("fdr", fdr), ("quantile", quantile)):
@@ -250,7 +250,7 @@ class _Pools:
         return median * (low + weight * (high - low))
 
     def p_of(self, r: np.ndarray, log_frequency: np.ndarray) -> np.ndarray:
-        """p of each r: the last level whose quantile reaches r, then a straight line to the next."""
+        """p of each r: the last level whose quantile reaches r, then straight to the next."""
         between = self._between(log_frequency)
         inside, outside = np.full(len(r), -1), np.full(len(r), len(self.level))
         for _ in range(len(self.level).bit_length()):

@@ -188,8 +188,8 @@ class _Drawing:
 
     def latents(self, count: int) -> tuple[np.ndarray, np.ndarray, Any]:
         """Frequencies (count,), rates (count, documents), and values (tokens, count)."""
-        topics, low_high = self.topics, np.log(self.planting.frequency)
-        often = np.exp(self.rng.uniform(*low_high, count))
+        topics, (low, high) = self.topics, self.planting.frequency
+        often = np.exp(self.rng.uniform(np.log(low), np.log(high), count))
         if len(topics):
             own = topics[self.rng.integers(len(topics), size=count)]
         else:

@@ -55,10 +55,9 @@ class SpaceSimilarity:
 
     cka, svcca: float64 (layers_a, layers_b), 0 to 1.  NaN: a layer is constant over the tokens (or
     there are fewer than two); for svcca also fewer than `SAMPLES_A_DIRECTION` (kept_a + kept_b) + 1
-    tokens.
-    cka_chance: what CKA is on average when the tokens of B are shuffled.  svcca_chance: an upper
-    bound of that mean for SVCCA (the root of the mean square; the mean is about 0.85 of it for
-    equal widths).
+    tokens.  cka_chance: what CKA is on average when the tokens of B are shuffled.  svcca_chance: an
+    upper bound of that mean for SVCCA (the root of the mean square; the mean is about 0.85 of it
+    for equal widths).
     kept_a, kept_b: directions that SVCCA kept.
     """
 
@@ -298,11 +297,11 @@ def decoder_similarity(directions_a: Matrix, directions_b: Matrix) -> DecoderSim
             row = f"{field}, row {int(empty.nonzero()[0])}"
             requirement = "a direction of length 0 has no cosine with others"
             raise InputError(row, 0.0, requirement, "Leave dead features out.")
-    first = min(n_pairs, RSA_PAIRS)
     with _one_thread():
-        rsa = 0.5 * float((_cosine_ranks(a[:first]) * _cosine_ranks(b[:first])).sum())
+        near_a, near_b = (_cosine_ranks(x[:RSA_PAIRS]) for x in (a, b))
+        rsa = 0.5 * float((near_a * near_b).sum())
         svcca = _mean_correlation(_scores(a).T, _scores(b), n_pairs)
-    return DecoderSimilarity(rsa if first > 2 else np.nan, svcca, n_pairs)
+    return DecoderSimilarity(rsa if n_pairs > 2 else np.nan, svcca, n_pairs)
 
 
 def _rows(field: str, x: Matrix, width: int | None, n_rows: int | None) -> int:
