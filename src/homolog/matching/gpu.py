@@ -3,11 +3,11 @@
 The equation is that of `pearson`; what is multiplied with what follows the split of
 `columns.prepare`:
 
-* sparse x sparse, `sweep_kernel`.  A program a multiprocessor stays there and takes one row (a
+* sparse x sparse, `sweep_kernel`.  One program per multiprocessor stays there and takes one row (a
   sparse feature of the left side) after the other from a queue, frequent rows first.  For every
   token of the row it adds value x (the other side's entries of that token) into accumulators of its
-  own, one a column, in a scratch area meant to stay in the second-level cache: 24,576 columns x 8
-  bytes = 196 KB a program.  Then it walks over the columns once, turns sums into r, selects and
+  own, one per column, in a scratch area meant to stay in the second-level cache: 24,576 columns x 8
+  bytes = 196 KB per program.  Then it walks over the columns once, turns sums into r, selects and
   clears.
 * sparse x dense, `dense_kernel`: float64 sums of gathered dense rows.
 * dense x dense: float64 matrix products.
@@ -71,7 +71,7 @@ def best_pairs(
     Each side: r float32 (features, k), best first, and index int64 (features, k), the feature of
     the other side; NaN and -1 where undefined.  Ties, after rounding to float32, go to the lowest
     index.  left, right: of one number of tokens.  device: of CUDA; with TRITON_INTERPRET=1 also
-    "cpu".  programs: of the sweep (default: one a multiprocessor); the result does not depend on
+    "cpu".  programs: of the sweep (default: one per multiprocessor); the result does not depend on
     it.
 
     A side stays on the device for as long as its `Columns` live, because a layer meets many others;
@@ -148,7 +148,7 @@ def _sweep(
 
 
 def _programs(device: torch.device) -> int:
-    """One a multiprocessor, whose registers it fills.
+    """One per multiprocessor, whose registers it fills.
 
     So all run at once, and none waits with a frequent row as its first.
     """

@@ -52,7 +52,7 @@ class Baseline:
     stand_ins: Mapping[str, str] | None = None
 
     def best_r(self, matches: pl.DataFrame) -> pl.DataFrame:
-        """Highest r of each feature, as a column `name`; keys: those of `keys`."""
+        """Highest r of each feature, and partner, in this comparison, as a column `name`."""
         rows = matches.filter((pl.col("comparison") == self.name) & pl.col("r").is_not_nan())
         if self.stand_ins is not None:
             of = pl.DataFrame(

@@ -14,7 +14,7 @@ from homolog.matching.homologs import Baseline, Criterion, classify
 from homolog.matching.stability import with_stability
 from homolog.matching.tables import STABILITY
 from homolog.matching.verdict import verdicts
-from homolog.pipeline.plan import ROTATED, Comparison, Plan
+from homolog.pipeline.plan import Comparison, Plan
 from homolog.pipeline.recipe import Recipe
 
 RESULT, ACROSS, CEILING = "main", "main-seed", "sae-seed"
@@ -24,7 +24,7 @@ PARTNER_SETS = (RESULT, ACROSS, CEILING, "model-seed")  # of the variance of MPP
 def criterion_of(recipe: Recipe, plan: Plan) -> Criterion:
     """What makes a match a homolog in this study."""
     untrained = {model: twin.name for model, twin in plan.twins.items()}
-    rotated = {model.name: f"{model.name}@{ROTATED}" for model in plan.compared}
+    rotated = {c.b.name: c.name_b for c in plan.comparisons if c.name == "rotated"}
     baselines = (
         Baseline("random-model", "an untrained {}", untrained),
         Baseline("rotated", "{} with rotated dictionaries", rotated),
