@@ -29,6 +29,7 @@ import vl_convert as vlc
 from measuring import busy, machine
 
 import homolog
+from homolog.charts import theme
 from homolog.corpus import TokenWindows, pack, read_documents
 from homolog.dictionaries import (
     KINDS,
@@ -42,7 +43,6 @@ from homolog.dictionaries.configs import SPARSITY
 from homolog.features import capture
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
 from homolog.pipeline.sae import seed_agreement
-from homolog.charts import theme
 from homolog.report.export import PNG_SCALE, stable_ids
 
 MODELS = {"zoo:transformer-s0": 2, "zoo:mamba-s0": 4}

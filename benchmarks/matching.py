@@ -1,15 +1,17 @@
-"""Matching at the paper's scale: ours against the dense method of its released code and numpy, and
-how ours scales.
+"""Matching at the paper's scale: ours against its released code and numpy, and how ours scales.
 
     python benchmarks/matching.py [--quick] [--threads N] [--write]
 
-* the same features to every method, each in a fresh process that measures the peak of its memory beyond them: seconds,
-  memory, and the largest error of r against exact sums on `SAMPLE` features, frequent to rare;
+* the same features to every method, each in a fresh process that measures the peak of its memory
+  beyond them: seconds, memory, and the largest error of r against exact sums on `SAMPLE` features,
+  frequent to rare;
 * seconds of ours over tokens, features, active features and threads, with fitted exponents;
 * how far the kernel is from what bounds it (`matching_bounds`).
-Methods are in `pearson_rivals`, features in `skewed`.  The dense method is measured whole at the smallest number of
-tokens; its time is a constant a chunk of tokens, so beyond that it is computed from the measured chunks and marked.
-`--quick` does all of it at small sizes in a minute; `--write` writes docs/benchmarks-matching.md and its figure.
+
+Methods are in `pearson_rivals`, features in `skewed`.  The dense method is measured whole at the
+smallest number of tokens; its time is a constant a chunk of tokens, so beyond that it is computed
+from the measured chunks and marked.  `--quick` does all of it at small sizes in a minute; `--write`
+writes docs/benchmarks-matching.md and its figure.
 """
 
 from __future__ import annotations
@@ -48,8 +50,9 @@ K = 2  # partners of each feature: the best and its runner-up
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes: all methods at `small`; ours and the released one at `paper`; from `paper[-1]`, one
-    number at a time.
+    """Sizes: all methods at `small`; ours and the released one at `paper`.
+
+    From `paper[-1]` on, one number at a time changes.
     """
 
     small: Size
@@ -107,14 +110,14 @@ def measure(name: str, size: Size, threads: int) -> tuple[Row, Maxima]:
     method = METHODS[name]
     method(*skewed_pair(*TINY))
     a, b = skewed_pair(size.tokens, size.features, size.active)
-    peak, (seconds, found) = peak_beyond(lambda: timed(lambda: method(a, b)))
+    peak, (seconds, maxima) = peak_beyond(lambda: timed(lambda: method(a, b)))
     row = Row(size, name, seconds, peak, math.nan)
     if name == OURS:
         row.seconds = min(seconds, fastest(lambda: method(a, b)))
         row.preparing = fastest(lambda: _prepared(a, b))
     features = sample(a)
-    row.error = float(np.abs(found.r[features] - exact_maxima(a, b, features)).max())
-    return row, found
+    row.error = float(np.abs(maxima.r[features] - exact_maxima(a, b, features)).max())
+    return row, maxima
 
 
 def _prepared(a: Any, b: Any) -> tuple[Columns, Columns]:
@@ -124,22 +127,20 @@ def _prepared(a: Any, b: Any) -> tuple[Columns, Columns]:
     return left, right
 
 
-def extrapolate(whole: Row, found: Maxima, size: Size, threads: int) -> Row:
-    """The released method at more tokens: more chunks like those measured, and the same afterwards."""
+def extrapolate(whole: Row, maxima: Maxima, size: Size, threads: int) -> Row:
+    """The released method at more tokens: more chunks like those measured, the same afterwards."""
     chunks = [
         seconds * CHUNK / min(CHUNK, whole.size.tokens)
-        for seconds in found.chunks[:-1] or found.chunks
+        for seconds in maxima.chunks[:-1] or maxima.chunks
     ]
-    after = whole.seconds - sum(found.chunks)
+    after = whole.seconds - sum(maxima.chunks)
     seconds = np.median(chunks) * size.tokens / CHUNK + after
     error = alone(released_error, size, threads)
     return Row(size, whole.method, float(seconds), whole.peak, error, extrapolated=True)
 
 
 def released_error(size: Size, threads: int) -> float:
-    """Largest error of the released method, which is run with the sampled features of A and all of
-    B.
-    """
+    """Largest error of the released method, run with the sampled features of A and all of B."""
     set_threads(threads)
     a, b = skewed_pair(size.tokens, size.features, size.active)
     features = sample(a)
@@ -150,14 +151,12 @@ def compare(plan: Plan, threads: int) -> list[Row]:
     """All methods at the small size, ours and the released one at the sizes of the paper."""
     rows = [alone(measure, name, plan.small, threads)[0] for name in METHODS]
     rows += [alone(measure, OURS, size, threads)[0] for size in plan.paper]
-    whole, found = alone(measure, RELEASED, plan.paper[0], threads)
-    return [*rows, whole, *(extrapolate(whole, found, size, threads) for size in plan.paper[1:])]
+    whole, maxima = alone(measure, RELEASED, plan.paper[0], threads)
+    return [*rows, whole, *(extrapolate(whole, maxima, size, threads) for size in plan.paper[1:])]
 
 
 def scale(plan: Plan, threads: int) -> tuple[list[Point], dict[int, dict[str, float]]]:
-    """Ours over tokens, features and active features, and what bounds it at the largest size of the
-    paper.
-    """
+    """Ours along every axis, and what bounds it at the largest size of the paper."""
     set_threads(threads)
     counts, largest = sorted({1, threads}), plan.paper[-1]
     ours(*skewed_pair(*TINY))

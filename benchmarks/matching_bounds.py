@@ -4,8 +4,9 @@ For each entry (token, x) of A the kernel looks up the packed row of B at that t
 anywhere in memory, and adds x y to the accumulators of the row's columns, which lie anywhere in the
 second-level cache.
 
-    touches     asks for the rows ahead as the kernel does, and reads a word of each of their cache lines;
-    additions   the kernel's products with every token replaced by one of `CACHED`, whose rows stay in the cache;
+    touches     asks for the rows ahead as the kernel does, and reads a word of each cache line;
+    additions   the kernel's products with every token replaced by one of `CACHED`, whose rows stay
+                in the cache;
     products    the kernel's products: both.
     kernel      the whole: it also turns the sums into r and selects the best.
 """
@@ -30,8 +31,9 @@ CACHED = 1024
 def product_sums(
     row_start, row_token, row_value, start, length, values, numbers, per_word, n_columns, n_threads
 ):
-    """The sums of products of each row of A, thrown away; (threads,) so that nothing is optimised
-    away.
+    """The sums of products of each row of A, thrown away.
+
+    Their total, (threads,), is returned so that nothing is optimised away.
     """
     total = np.zeros(n_threads)
     for thread in numba.prange(n_threads):

@@ -1,5 +1,4 @@
-"""Pearson matching on a CUDA device at the paper's scale, against the CPU engine; needs such a
-device.
+"""Pearson matching on a CUDA device at the paper's scale, against the CPU engine.
 
     python benchmarks/matching_gpu.py --tokens 1000000 --features 24576 --active 50
 
@@ -52,22 +51,27 @@ def compare(
     return max(differences), min(equal)
 
 
-def main() -> None:
+def options_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--tokens", type=int, default=1_000_000, help="tokens of the stream")
-    parser.add_argument("--features", type=int, default=24_576, help="features of each side")
-    parser.add_argument("--active", type=float, default=50, help="mean active features a token")
-    parser.add_argument("--k", type=int, default=2, help="partners of each feature")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs; the fastest counts")
-    parser.add_argument(
-        "--sample", type=int, default=48, help="features of each side for the CPU engine"
-    )
+    for name, kind, default, meaning in (
+        ("tokens", int, 1_000_000, "tokens of the stream"),
+        ("features", int, 24_576, "features of each side"),
+        ("active", float, 50, "mean active features a token"),
+        ("k", int, 2, "partners of each feature"),
+        ("repeats", int, 5, "timed runs; the fastest counts"),
+        ("sample", int, 48, "features of each side for the CPU engine"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=default, help=meaning)
     parser.add_argument(
         "--tune", action="store_true", help="try other numbers of warps, tiles and programs"
     )
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = options_of()
     if not torch.cuda.is_available() or importlib.util.find_spec("triton") is None:
         print("there is no CUDA device with Triton here: nothing to measure")
         sys.exit(0)
@@ -101,7 +105,7 @@ def main() -> None:
     start = time.perf_counter()
     found = pair()
     print(f"first pair, with compilation and copying      {time.perf_counter() - start:10.3f} s")
-    gpu._resident.clear()
+    gpu.kept.clear()
     print(f"a pair, with copying both sides               {seconds(1, pair):10.3f} s")
     own = seconds(options.repeats, pair)
     print(f"a pair                                        {own:10.4f} s")

@@ -42,8 +42,9 @@ class Size:
 
 @dataclass
 class Row:
-    """A method at a size.  Seconds and bytes of ours include preparing both sides, which alone
-    takes `preparing`.
+    """A method at a size.
+
+    Seconds and bytes of ours include preparing both sides, which alone takes `preparing`.
     """
 
     size: Size
@@ -57,10 +58,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Point:
-    """Ours at a size: seconds of a pair by threads, of its sparse products alone (all threads), of
-    preparing a layer.
+    """Ours at a size, in seconds.
 
-    `work` counts the products of an entry of A with one of B on the same token.
+    Of a pair by threads, of its sparse products alone (all threads), of preparing a layer.  `work`
+    counts the products of an entry of A with one of B on the same token.
     """
 
     axis: str
@@ -115,10 +116,11 @@ def fixed_and_slope(points: Sequence[Point], threads: int) -> tuple[float, float
 
 def markdown(results: Results) -> str:
     """The whole page."""
-    versions = f"numpy {np.__version__}, scipy {scipy.__version__}, numba {numba.__version__}, torch {torch.__version__}"
-    where = (
-        f"{machine()}, {_threads(results.threads)}; Python {platform.python_version()}, {versions}."
-    )
+    versions = [
+        f"{library.__name__} {library.__version__}" for library in (np, scipy, numba, torch)
+    ]
+    versions.insert(0, f"Python {platform.python_version()}")
+    where = f"{machine()}, {_threads(results.threads)}; {', '.join(versions)}."
     where += f" Load average before the run: {results.load:.1f}."
     parts = [
         "# Matching: time, memory and accuracy",
@@ -134,17 +136,7 @@ def markdown(results: Results) -> str:
 
 def _comparison(results: Results) -> list[str]:
     rows = sorted(results.rows, key=lambda row: (row.size.features, row.size.tokens))
-    head = [
-        "tokens",
-        "features",
-        "active",
-        "method",
-        "time",
-        "ratio",
-        "memory",
-        "ratio",
-        "largest error",
-    ]
+    head = ["tokens", "features", "active", "method", "time", "ratio", "memory", "ratio"]
     last = max((row for row in rows if row.method == RELEASED), key=lambda row: row.size.tokens)
     rate = 2 * last.size.features**2 * last.size.tokens / last.seconds / 1e9
     whole = [
@@ -155,20 +147,21 @@ def _comparison(results: Results) -> list[str]:
     return [
         "## A pair of layers",
         _paragraph("""
-            Best partners of every feature of both sides, all methods on the same sparse features: frequencies
-            proportional to (rank+8)^-0.7, every second feature of B a noisy copy of one of A. Each method has a
-            process of its own. Time and memory of ours include preparing both sides, which a study does once a layer,
-            not once a pair. Memory is the peak of resident memory beyond the features. Ratios are theirs / ours. The
-            error is the largest difference of the best r from exact sums in float64, on 64 features of A, frequent to
-            rare.
+            Best partners of every feature of both sides, all methods on the same sparse features:
+            frequencies proportional to (rank+8)^-0.7, every second feature of B a noisy copy of
+            one of A. Each method has a process of its own. Time and memory of ours include
+            preparing both sides, which a study does once a layer, not once a pair. Memory is the
+            peak of resident memory beyond the features. Ratios are theirs / ours. The error is the
+            largest difference of the best r from exact sums in float64, on 64 features of A,
+            frequent to rare.
         """),
-        _table(head, [_compared(row, rows) for row in rows]),
+        _table([*head, "largest error"], [_compared(row, rows) for row in rows]),
         _paragraph(f"""
-            \\* computed: this method takes chunks of tokens, one like the other. Its time is that of the chunks
-            measured at {min(whole):,} tokens, as many as there are, and of what follows them; its memory does
-            not grow. All in all it runs at {rate:,.0f} GFLOP/s. The error beside it is measured, with those 64 features
-            of A alone. The released code also encodes each chunk with both dictionaries again for every pair:
-            not counted.
+            \\* computed: this method takes chunks of tokens, one like the other. Its time is that
+            of the chunks measured at {min(whole):,} tokens, as many as there are, and of what
+            follows them; its memory does not grow. All in all it runs at {rate:,.0f} GFLOP/s. The
+            error beside it is measured, with those 64 features of A alone. The released code also
+            encodes each chunk with both dictionaries again for every pair: not counted.
         """),
     ]
 
@@ -177,11 +170,9 @@ def _compared(row: Row, rows: Sequence[Row]) -> list[str]:
     base = next(other for other in rows if other.size == row.size and other.method == OURS)
     star = "\\*" if row.extrapolated else ""
     name = f"**ours** ({_seconds(row.preparing)} of it preparing)" if row is base else row.method
-    ratios = (
-        ["", ""]
-        if row is base
-        else [f"{row.seconds / base.seconds:,.1f}", f"{row.peak / base.peak:,.1f}"]
-    )
+    ratios = [f"{row.seconds / base.seconds:,.1f}", f"{row.peak / base.peak:,.1f}"]
+    if row is base:
+        ratios = ["", ""]
     return [
         *_size(row.size),
         name,
@@ -217,21 +208,21 @@ def _scaling(results: Results) -> list[str]:
     return [
         "## How ours scales",
         _paragraph("""
-            Time of a pair of prepared layers. The multiply-adds are the products of an entry of A with one of B on the
-            same token.
+            Time of a pair of prepared layers. The multiply-adds are the products of an entry of A
+            with one of B on the same token.
         """),
         _table(head, rows),
         "Exponents p of time ~ x^p, least squares of the logarithms:",
         _table(fitted, [_fits(results.along(axis), axis, counts) for axis in AXES]),
         _paragraph(f"""
-            At {largest.size.features:,} features and {largest.size.active:g} active a straight line over tokens gives
-            {" and ".join(lines)}. What does not grow with tokens is the choice of the best among
-            {largest.size.features**2 / 1e6:,.0f} million correlations.
+            At {largest.size.features:,} features and {largest.size.active:g} active a straight
+            line over tokens gives {" and ".join(lines)}. What does not grow with tokens is the
+            choice of the best among {largest.size.features**2 / 1e6:,.0f} million correlations.
         """),
         _paragraph(f"""
-            {n_a} x {n_b} layers of {largest.size.tokens:,} tokens and {largest.size.features:,} features, from these
-            numbers: {_long(preparing)} for preparing {n_a + n_b} layers and {_long(pairs)} for {n_a * n_b} pairs with
-            {_threads(results.threads)}.
+            {n_a} x {n_b} layers of {largest.size.tokens:,} tokens and {largest.size.features:,}
+            features, from these numbers: {_long(preparing)} for preparing {n_a + n_b} layers and
+            {_long(pairs)} for {n_a * n_b} pairs with {_threads(results.threads)}.
         """),
     ]
 
@@ -259,11 +250,12 @@ def _bound(results: Results) -> list[str]:
     return [
         "## What bounds it",
         _paragraph(f"""
-            For every entry of A the kernel looks up the packed row of B at that token, a few hundred bytes anywhere in
-            memory, and adds to as many float64 accumulators as the row has entries, anywhere in
-            {size.features * 8 / 1000:.0f} KB of the second-level cache. Here each part is timed alone, at
-            {size.tokens:,} tokens, {size.features:,} features and {size.active:g} active. The two can overlap, so the
-            larger of them bounds the products.
+            For every entry of A the kernel looks up the packed row of B at that token, a few
+            hundred bytes anywhere in memory, and adds to as many float64 accumulators as the row
+            has entries, anywhere in {size.features * 8 / 1000:.0f} KB of the second-level cache.
+            Here each part is timed alone, at {size.tokens:,} tokens, {size.features:,} features
+            and {size.active:g} active. The two can overlap, so the larger of them bounds the
+            products.
         """),
         _table(["", "part", "time", "of the products", "of a pair"], rows),
     ]
@@ -276,9 +268,8 @@ def _size(size: Size) -> list[str]:
 def _seconds(value: float) -> str:
     if value < 0.1:
         return f"{1e3 * value:.2g} ms"
-    return (
-        f"{value:,.0f} s" if value >= 100 else f"{value:.1f} s" if value >= 10 else f"{value:.2f} s"
-    )
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f} s"
 
 
 def _mebibytes(value: float) -> str:
@@ -315,9 +306,7 @@ def save(results: Results, docs: Path) -> None:
 
 
 def _figure(results: Results) -> Any:
-    """Ours and the released code over tokens; ours over tokens, features and active features, by
-    threads.
-    """
+    """Ours and the released code over tokens; ours, by threads, along every axis."""
     charts = [_methods_chart(results), *(_axis_chart(results, axis) for axis in AXES)]
     rows = [
         alt.hconcat(*pair, spacing=GAP).resolve_scale(color="independent")
@@ -327,9 +316,7 @@ def _figure(results: Results) -> Any:
 
 
 def _chart(lines: Sequence[Line], x: str, title: str) -> Any:
-    """Seconds over x, both logarithmic; a line a name, its labels above or below it, hollow points
-    computed.
-    """
+    """Seconds over x, both logarithmic; a line for each name; hollow points are computed."""
     values = [
         {"name": line.name, "x": x, "y": y, "computed": x in line.computed, "label": _seconds(y)}
         for line in lines
@@ -394,12 +381,6 @@ def _axis_chart(results: Results, axis: str) -> Any:
     for n, hue in zip(counts, ("model-seed", "main"), strict=False):
         seconds = [point.seconds[n] for point in points]
         name = f"{_threads(n)}, exponent {exponent(x, seconds):.2f}"
-        lines.append(
-            Line(
-                name,
-                theme.comparison_colour(hue),
-                list(zip(x, seconds, strict=True)),
-                n == counts[0],
-            )
-        )
+        along = list(zip(x, seconds, strict=True))
+        lines.append(Line(name, theme.comparison_colour(hue), along, n == counts[0]))
     return _chart(lines, AXES[axis], f"Ours over {AXES[axis]}")

@@ -1,5 +1,4 @@
-"""The maximum Pearson correlation as others compute it, and the exact one of a few features, for
-the benchmarks.
+"""The maximum Pearson correlation as others compute it, and the exact one of a few features.
 
 `released` is the method of the code of [Wang 2025], in our words: chunk by chunk of tokens both
 sides dense in bfloat16; of each chunk the sums, the sums of squares and the product of all features
@@ -29,9 +28,7 @@ Csr = Any  # scipy.sparse.csr_array (tokens, features)
 
 @dataclass
 class Maxima:
-    """Best r of each feature of A, float64; seconds of each chunk of tokens, where the method works
-    in chunks.
-    """
+    """Best r of each feature of A, float64; seconds of each chunk of tokens, if there are any."""
 
     r: np.ndarray
     chunks: list[float] = field(default_factory=list)

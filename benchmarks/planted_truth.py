@@ -1,16 +1,16 @@
-"""How often is a called homolog one?  The engine and its calibration on features whose partners are
-known.
+"""How often is a called homolog one?  The engine and its calibration on features of known truth.
 
     python benchmarks/planted_truth.py [--tokens N] [--features N] [--seeds N] [--exchanges N]
     [--out FOLDER]
 
 Features are planted by `homolog.matching.planted`: shared latents with noise, latents of one side
 alone, superposition on both sides, topics; matched by `max_pearson`, calibrated against exchanged
-documents, and judged against the truth by several criteria: what a user would do without a null (r
+documents, and held against the truth by several criteria: what a user would do without a null (r
 > 0.7 as in the paper, r > 0.1) and what the null allows. Prints, over both directions and all
 seeds,
 
-* false matches: of the features called, the share without a partner, or whose best is not the partner;
+* false matches: of the features called, the share without a partner, or whose best is not the
+  partner;
 * the share of features called minus the share that has a partner, in points;
 * recall by the number of tokens a feature fires on and the noise of its copy.
 
@@ -20,7 +20,6 @@ Writes planted-truth.svg and planted-truth.csv into FOLDER.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -28,21 +27,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import numpy as np
 import polars as pl
 import scipy.sparse
 import torch
-import vl_convert as vlc
+from planted_truth_figure import FIRINGS, NOISES, VERDICT, save
 
 from homolog.matching import Side, prepare
 from homolog.matching.assignment import mutual, one_to_one
+from homolog.matching.homologs import HOMOLOG_R, RIVAL_RATIO
 from homolog.matching.null import calibrate, document_exchanges
 from homolog.matching.pairs import match_pair
-from homolog.matching.planted import PlantedMatches, plant_matches
-from homolog.matching.verdict import HOMOLOG_R, RIVAL_RATIO
-from homolog.charts import theme
-from homolog.report.export import stable_ids
+from homolog.matching.planted import PlantedMatches, Planting, plant_matches
 
 FDR = 0.01
 CANDIDATES = 4  # partners of each feature that the assignment may choose from
@@ -50,8 +46,6 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 FLOORS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 FREQUENT = 30  # firings
 RIVALS = (0.5, 0.6, 0.8, 0.9)
-FIRINGS = (3, 10, 30, 100, 300, 1000, 100_000)
-NOISES = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 CONDITIONS: dict[str, dict[str, Any]] = {
     "as planted": {},
     "no superposition": {"leak": 0.0},
@@ -101,9 +95,7 @@ def at_least(floor: float, *others: Criterion) -> Criterion:
 
 
 def unrivalled(ratio: float) -> Criterion:
-    """r is at least `ratio` times the best r of the partner: no other feature of the own model is
-    much closer to it.
-    """
+    """No other feature of the own model is much closer to the partner: r >= `ratio` its best r."""
     return lambda found: found.relative >= ratio
 
 
@@ -114,16 +106,16 @@ CRITERIA: dict[str, Criterion] = {
     "q, r >= 0.3": at_least(0.3),
     "q, mutual best": at_least(0.0, lambda found: found.mutual),
     "q, one-to-one": at_least(0.0, lambda found: found.assigned),
-    "q, r >= 0.2, unrivalled": at_least(
-        HOMOLOG_R, unrivalled(RIVAL_RATIO)
-    ),  # the verdict of a study, no controls
+    # the verdict of a study, no controls
+    VERDICT: at_least(HOMOLOG_R, unrivalled(RIVAL_RATIO)),
 }
-FLOOR_ALONE, VERDICT = "q, r >= 0.3", "q, r >= 0.2, unrivalled"
+FLOOR_ALONE = "q, r >= 0.3"
 
 
 def find(planted: PlantedMatches, n_exchanges: int, seed: int) -> tuple[Found, Found]:
-    """Match and calibrate both directions.  A column of A counts as the partner's modulo the number
-    of columns of B.
+    """Match and calibrate both directions.
+
+    A column of A counts as the partner's modulo the number of columns of B.
     """
     exchanges = document_exchanges(planted.document, n_exchanges, seed)
     pair = match_pair(
@@ -132,12 +124,12 @@ def find(planted: PlantedMatches, n_exchanges: int, seed: int) -> tuple[Found, F
     own, back = pair.a_to_b, pair.b_to_a
     assigned = one_to_one(own.index, own.r, back.index, back.r)
     return (
-        _judge(planted.a, own, back, pair.null_a, assigned.a, planted.partner_a, planted.noise_a),
-        _judge(planted.b, back, own, pair.null_b, assigned.b, planted.partner_b, planted.noise_b),
+        _held(planted.a, own, back, pair.null_a, assigned.a, planted.partner_a, planted.noise_a),
+        _held(planted.b, back, own, pair.null_b, assigned.b, planted.partner_b, planted.noise_b),
     )
 
 
-def _judge(
+def _held(
     x: Any,
     own: Side,
     back: Side,
@@ -164,9 +156,7 @@ def _judge(
 
 
 def in_layers(planted: PlantedMatches, layers: int) -> PlantedMatches:
-    """A's features in each of several layers, as a residual stream carries them; each misses a
-    tenth of firings.
-    """
+    """A's features in several layers, as a residual stream has them; each misses a tenth."""
     rng = np.random.default_rng(0)
     copies = []
     for _ in range(layers):
@@ -184,8 +174,10 @@ def in_layers(planted: PlantedMatches, layers: int) -> PlantedMatches:
 
 
 def score(founds: Iterable[Found], criterion: Criterion, least: int = 1) -> Row:
-    """Of the features that fire on `least` tokens or more: false: share of false matches; error: mean of (share called
-    - true share), worst: the largest in size; recall.
+    """How good a criterion is, of the features that fire on `least` tokens or more.
+
+    false: share of false matches; error: mean of (share called - true share), worst: the largest in
+    size; recall.
     """
     called = wrong = with_partner = right = 0
     errors = []
@@ -224,7 +216,8 @@ def main() -> None:
 
     def run(seed: int, **how: Any) -> tuple[Found, Found]:
         tokens, layers = int(options.tokens * how.pop("tokens", 1)), how.pop("layers", 1)
-        planted = plant_matches(tokens, how.pop("features", options.features), seed=seed, **how)
+        features = how.pop("features", options.features)
+        planted = plant_matches(tokens, features, seed=seed, planting=Planting(**how))
         return find(in_layers(planted, layers) if layers > 1 else planted, options.exchanges, seed)
 
     shares = {
@@ -309,9 +302,7 @@ def condition_rows(conditions: dict[str, tuple[Found, Found]]) -> list[Row]:
 
 
 def recall_rows(founds: list[Found]) -> list[Row]:
-    """Recall of the features with a partner by their firings and the noise; lower edges name a
-    cell.
-    """
+    """Recall of the features with a partner by firings and noise; lower edges name a cell."""
     rows = []
     for name in (FLOOR_ALONE, VERDICT, "r > 0.7 (paper)"):
         for low, high in pairwise(FIRINGS):
@@ -359,9 +350,8 @@ def report(table: pl.DataFrame) -> None:
         part = shares.filter(criterion=name)
         errors = "".join(f"{100 * error:+8.1f}" for error in part["error"][: len(SHARES)])
         last = part.row(-1, named=True)
-        print(
-            f"{name:40}{errors}{100 * last['worst']:+8.1f}{100 * last['false']:7.2f}%{100 * last['recall']:7.1f}%"
-        )
+        worst, false, recall = (100 * last[key] for key in ("worst", "false", "recall"))
+        print(f"{name:40}{errors}{worst:+8.1f}{false:7.2f}%{recall:7.1f}%")
     print(
         "\nhalf of the features shared, by condition: false matches of those called | error of "
         "the share, points"
@@ -384,100 +374,6 @@ def report(table: pl.DataFrame) -> None:
                 f"{low:12}"
                 + "".join("       -" if r is None else f"{100 * r:7.0f}%" for r in cells["recall"])
             )
-
-
-def save(table: pl.DataFrame, folder: Path) -> None:
-    """The figure and the numbers behind it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    chart = alt.hconcat(
-        _share_chart(table.filter(table="shares")),
-        _recall_chart(table.filter(table="recall")),
-        spacing=48,
-    )
-    spec = chart.resolve_scale(color="independent").to_dict()
-    spec["config"] = theme.config()
-    (folder / "planted-truth.svg").write_text(
-        stable_ids(vlc.vegalite_to_svg(json.dumps(spec))), "utf-8"
-    )
-    table.write_csv(folder / "planted-truth.csv", float_precision=5)
-
-
-def _title(text: str) -> alt.TitleParams:
-    return alt.TitleParams(text, anchor="start", fontSize=13.5, fontWeight=600, offset=12)
-
-
-def _share_chart(rows: pl.DataFrame) -> Any:
-    """Share called over the share planted: on the diagonal a criterion is right."""
-    rows = rows.drop_nulls("shared").with_columns(called=pl.col("shared") + pl.col("error"))
-    x = alt.X("shared:Q", title="features with a partner", axis=alt.Axis(format="%", tickCount=5))
-    y = alt.Y(
-        "called:Q",
-        title="features called",
-        axis=alt.Axis(format="%", tickCount=5),
-        scale=alt.Scale(domain=[0, 1]),
-    )
-    names = ["q", "r > 0.1", VERDICT, "r > 0.7 (paper)"]
-    labels = ["q alone", "r > 0.1", VERDICT, "r > 0.7"]
-    hues = ("neurons", "random-model", "main", "rotated")
-    colour = alt.Color(
-        "criterion:N",
-        scale=alt.Scale(domain=names, range=[theme.comparison_colour(hue) for hue in hues]),
-        legend=alt.Legend(
-            title=None,
-            columns=2,
-            labelExpr=f"{json.dumps(labels)}[indexof({json.dumps(names)}, datum.value)]",
-        ),
-    )
-    base = alt.Chart(alt.Data(values=rows.filter(pl.col("criterion").is_in(names)).to_dicts()))
-    diagonal = alt.Chart(alt.Data(values=[{"shared": v, "called": v} for v in (0, 1)])).mark_line(
-        color=theme.MUTED[0], strokeDash=[4, 4], strokeWidth=1
-    )
-    lines = base.mark_line(strokeWidth=2.4, point={"size": 46}).encode(x, y, colour)
-    return alt.layer(diagonal.encode(x, y), lines).properties(
-        width=300, height=300, title=_title("Share of features, called and true")
-    )
-
-
-def _recall_chart(rows: pl.DataFrame) -> Any:
-    """Recall of the verdict's criterion, one cell a range of firings and of noise."""
-    edge = {
-        low: f"{low}" + (f"\N{EN DASH}{high - 1}" if high < 10_000 else "+")
-        for low, high in pairwise(FIRINGS)
-    }
-    between = {low: f"{low:.2f}\N{EN DASH}{high:.2f}" for low, high in pairwise(NOISES)}
-    values = [
-        {
-            "firings": edge[int(row["firings"])],
-            "noise": between[row["noise"]],
-            "recall": row["recall"],
-        }
-        for row in rows.filter(criterion=VERDICT).drop_nulls("recall").iter_rows(named=True)
-    ]
-    base = alt.Chart(alt.Data(values=values)).encode(
-        alt.X(
-            "firings:N",
-            sort=list(edge.values()),
-            title="tokens on which the feature fires",
-            axis=alt.Axis(labelAngle=0),
-        ),
-        alt.Y("noise:N", sort=list(between.values())[::-1], title="noise of the copy"),
-    )
-    cells = base.mark_rect().encode(
-        alt.Color(
-            "recall:Q",
-            scale=alt.Scale(domain=[0, 1], range=[theme.NEUTRAL[0], "#0067a5"]),
-            legend=None,
-        )
-    )
-    text = base.mark_text(fontSize=12).encode(
-        alt.Text("recall:Q", format=".0%"),
-        color=alt.condition(
-            "datum.recall > 0.7", alt.value(theme.CELL_INK_STRONG[0]), alt.value(theme.CELL_INK[0])
-        ),
-    )
-    return alt.layer(cells, text).properties(
-        width=380, height=300, title=_title(f"Found of the features with a partner: {VERDICT}")
-    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""Random sparse features for the benchmarks: frequencies as in a dictionary, a million tokens in
-seconds.
-"""
+"""Random sparse features for the benchmarks, with frequencies as in a dictionary."""
 
 from __future__ import annotations
 
@@ -13,15 +11,11 @@ MOST_FREQUENT = 0.7
 KEPT = 0.8  # share of the firings that a copy has from its original
 SMALLEST = np.float32(1e-6)  # a drawn value may round to 0, which would not be an entry
 
-Feature = tuple[
-    np.ndarray, np.ndarray
-]  # tokens it fires on (int32, ascending), its values there (float32)
+Feature = tuple[np.ndarray, np.ndarray]  # tokens it fires on (int32, ascending), values (float32)
 
 
 def frequencies(features: int, active: float) -> np.ndarray:
-    """Firing frequencies proportional to (rank + 8)^-0.7, at most 0.7, whose sum is `active`;
-    float64 (features,).
-    """
+    """Frequencies proportional to (rank + 8)^-0.7, at most 0.7, whose sum is `active`."""
     weight = (np.arange(features) + OFFSET) ** -EXPONENT
     scale = active / weight.sum()
     for _ in range(50):
@@ -30,11 +24,10 @@ def frequencies(features: int, active: float) -> np.ndarray:
 
 
 def skewed_features(tokens: int, features: int, active: float, seed: int) -> scipy.sparse.csr_array:
-    """Independent features, `active` a token on average, in random order; values exponential with
-    mean 1.
+    """Independent features, `active` a token on average, in random order.
 
-    Float32 CSR (tokens, features).  The gaps between the firings of a feature are geometric, so
-    that only its firings are drawn and not every token.
+    Float32 CSR (tokens, features); values exponential with mean 1.  The gaps between the firings of
+    a feature are geometric, so that only its firings are drawn and not every token.
     """
     generator = np.random.default_rng(seed)
     return _matrix(
@@ -45,11 +38,10 @@ def skewed_features(tokens: int, features: int, active: float, seed: int) -> sci
 def skewed_pair(
     tokens: int, features: int, active: float, seed: int = 0
 ) -> tuple[scipy.sparse.csr_array, scipy.sparse.csr_array]:
-    """Both sides of a layer pair: as `skewed_features`, but every second feature of B is a noisy
-    copy of one of A.
+    """Both sides of a layer pair: every second feature of B is a noisy copy of one of A.
 
-    A copy has 80 % of the firings of its original, with values times a factor uniform in [0.5,
-    1.5], and as many others as it has lost.
+    The others are as in `skewed_features`.  A copy has 80 % of the firings of its original, with
+    values times a factor uniform in [0.5, 1.5], and as many others as it has lost.
     """
     generator = np.random.default_rng(seed)
     a, b = [], []

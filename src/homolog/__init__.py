@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from homolog.errors import InputError
-    from homolog.matching import max_pearson
+    from homolog.matching import match, max_pearson
     from homolog.models import (
         Add,
         LanguageModel,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "InputError": "homolog.errors",
+    "match": "homolog.matching",
     "max_pearson": "homolog.matching",
     "Add": "homolog.models",
     "LanguageModel": "homolog.models",
@@ -54,6 +55,7 @@ __all__ = [
     "Transform",
     "Zero",
     "load",
+    "match",
     "max_pearson",
 ]
 

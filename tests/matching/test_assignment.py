@@ -1,6 +1,4 @@
-"""Mutual partners and the one-to-one assignment, against scipy's solvers on dense problems and
-planted pairs.
-"""
+"""Mutual partners and the one-to-one assignment, against scipy's solvers and planted pairs."""
 
 from __future__ import annotations
 
@@ -57,9 +55,8 @@ def test_the_optimum_of_dense_problems(shape, ties):
             near = solved(r, exact_edges=0, epsilon=epsilon)
             check_pairs(near, r)
             assert best <= near.bound + 1e-9  # a dual is never below the optimum ...
-            assert (
-                near.bound - near.total <= epsilon * min(shape) + 1e-9
-            )  # ... nor far above what was found
+            # ... nor far above what was found
+            assert near.bound - near.total <= epsilon * min(shape) + 1e-9
 
 
 def test_the_optimum_over_few_candidates_of_either_side():
@@ -124,9 +121,8 @@ def test_a_price_war_ends_and_says_how_far_it_is_from_the_optimum():
     start, column, weight = assignment._edges(
         np.tile(np.arange(20), (30, 1)), r, np.full((20, 0), -1), r[:20, :0]
     )
-    edge, bound = assignment._auction(
-        start, column, weight, 20, 1, 1000
-    )  # epsilon 2^-40 alone would take years
+    # epsilon 2^-40 alone would take years
+    edge, bound = assignment._auction(start, column, weight, 20, 1, 1000)
     assert (edge >= 0).sum() == 20
     assert 10 <= bound / 2**40 <= 10 * 1.2
     exact = solved(r)

@@ -23,6 +23,7 @@ import torch
 from tests.reference import pearson_exact
 
 from homolog.matching import Columns, max_pearson, prepare
+from homolog.matching.columns import StoredEntries
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -162,9 +163,7 @@ def test_visible_arithmetic(engine, device):
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("n_active", range(1, 9))
 def test_the_largest_possible_sums_do_not_overflow(engine, device, n_active, sign):
-    """Two equal columns of one value on up to 1/8 of the tokens: the sum reaches the bound that the
-    scale is set by.
-    """
+    """Two equal columns of one value on up to 1/8 of the tokens: the sum reaches its bound."""
     a = np.zeros((64, 2), dtype=np.float32)
     a[:n_active, 0] = np.nextafter(np.float32(1), np.float32(0))
     a[40:43, 1] = 0.5, 1, 1
@@ -201,9 +200,7 @@ def test_reordered_columns_use_the_copy_of_those_they_come_from(
 
 
 def test_crowded_tokens_in_every_rotation(engine, device):
-    """Features that fire on two of 16 tokens, so many that some tokens hold more than two tiles'
-    width of them.
-    """
+    """Features on two of 16 tokens, so many that some tokens hold more than two tiles of them."""
     a, b = (np.zeros((16, n), dtype=np.float32) for n in (3, 70))
     generator = np.random.default_rng(14)
     for x in (a, b):
@@ -234,7 +231,7 @@ def test_columns_in_any_order_of_entries(engine, device):
     found = engine.best_pairs(left, right, 2, device)
     for order in ("by_column", "packed"):
         alone = [
-            replace(side, source=None).having(**{order: getattr(side, order)})
+            replace(side, entries=StoredEntries(**{order: getattr(side, order)}))
             for side in (left, right)
         ]
         assert_same_bytes(engine.best_pairs(*alone, 2, device), found)
@@ -247,13 +244,13 @@ def test_memory_that_runs_out_is_taken_from_other_layers(engine, device, monkeyp
     upload = engine.Resident.upload
 
     def full(columns: Columns, place: torch.device):
-        if left in engine._resident and right in engine._resident:
+        if left in engine.kept and right in engine.kept:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return upload(columns, place)
 
     monkeypatch.setattr(engine.Resident, "upload", full)
     assert_equals_exact(engine.best_pairs(left, third, 1, device), a, c, 1)
-    assert left in engine._resident and right not in engine._resident
+    assert left in engine.kept and right not in engine.kept
 
 
 @pytest.mark.gpu
@@ -305,7 +302,7 @@ def test_compiles_for_compute_capability_9_without_a_gpu(one_piece):
         "fp32": "scale unit",
     }
     tile = {"T": gpu.TILE // gpu.WIDEST, "W": gpu.WIDEST}
-    sweep = compiled(gpu._sweep_kernel, types, K=2, ONE_PIECE=one_piece, STRIP=gpu.STRIP, **tile)
+    sweep = compiled(gpu.sweep_kernel, types, K=2, ONE_PIECE=one_piece, STRIP=gpu.STRIP, **tile)
     # Atomics are native ones of 64 bits and without fences.
     atomics = set(re.findall(r"(?:atom|red)\.global[.\w]*", sweep.asm["ptx"]))
     assert {name.split(".", 2)[2] for name in atomics} == {
@@ -321,7 +318,7 @@ def test_compiles_for_compute_capability_9_without_a_gpu(one_piece):
             "*fp64": "out",
             "i32": "dense_stride n_columns",
         }
-        assert compiled(gpu._dense_kernel, types, T=32, W=64).asm["cubin"]
+        assert compiled(gpu.dense_kernel, types, T=32, W=64).asm["cubin"]
 
 
 @needs_triton

@@ -1,6 +1,4 @@
-"""Intervals from resampled documents, against documents really concatenated and cases with a known
-answer.
-"""
+"""Intervals from resampled documents, against documents really concatenated and known answers."""
 
 from __future__ import annotations
 
@@ -8,12 +6,17 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse
+from tests.matching.all_layers import match_models
 from tests.reference import pearson_exact
 
 from homolog.errors import InputError
-from homolog.features import DenseFeatures, SparseFeatures
-from homolog.matching import Resamples, intervals, match_models, prepare, resampled_pairs, summarise
-from homolog.matching.intervals import SUMMARY_SCHEMA
+from homolog.features import Activations, DenseFeatures, SparseFeatures
+from homolog.matching import Columns, Resamples, intervals, prepare, resampled_pairs, summarise
+from homolog.matching.tables import SUMMARY
+
+
+def prepared(features: Activations) -> Columns:
+    return prepare(features.matrix)
 
 
 def drawn_documents(resamples: Resamples, replicate: int) -> list[int]:
@@ -53,8 +56,8 @@ def test_equal_documents_give_an_interval_of_zero_width(kind):
     generator = np.random.default_rng(0)
     x, y = (np.tile((generator.random((25, 4)) < 0.2) * 1.0, (30, 1)) for _ in range(2))
     a, b = two_models(x, y, np.repeat(np.arange(30, dtype=np.int32), 25), kind)
-    matches = match_models(a, b, comparison="main").matches
-    summary = summarise(matches, a, b, seed=0, n_replicates=40)
+    matches = match_models(a, b).matches
+    summary = summarise(matches, a, b, prepared, seed=0, n_replicates=40)
     for name in ("mean", "median"):
         np.testing.assert_allclose(summary[f"{name}_lo"], summary[name], atol=1e-6)
         np.testing.assert_allclose(summary[f"{name}_hi"], summary[name], atol=1e-6)
@@ -66,9 +69,7 @@ def test_two_documents_by_hand():
     x = np.array([[0.0], [1], [0], [1]])
     y = np.array([[0.0], [1], [1], [0]])
     a, b = two_models(x, y, np.array([0, 0, 1, 1], dtype=np.int32))
-    summary = summarise(
-        match_models(a, b, comparison="main").matches, a, b, seed=0, n_replicates=400
-    )
+    summary = summarise(match_models(a, b).matches, a, b, prepared, seed=0, n_replicates=400)
     row = summary.filter((pl.col("model") == "A") & (pl.col("stratum") == "all")).row(0, named=True)
     assert (row["mean"], row["mean_lo"], row["mean_hi"]) == pytest.approx((0, -1, 1), abs=1e-6)
     assert (row["median"], row["median_lo"], row["median_hi"]) == pytest.approx(
@@ -83,8 +84,8 @@ def test_summary_equals_a_slow_bootstrap():
     strength = generator.random((12, 6))[document]  # how well features agree differs by document
     other = generator.exponential(size=(300, 6)) * (generator.random((300, 6)) < 0.3)
     a, b = two_models(shared, strength * shared + (1 - strength) * other, document)
-    matches = match_models(a, b, comparison="main").matches
-    row = summarise(matches, a, b, seed=5, n_replicates=300).row(0, named=True)
+    matches = match_models(a, b).matches
+    row = summarise(matches, a, b, prepared, seed=5, n_replicates=300).row(0, named=True)
     partner = matches.filter(pl.col("model") == "A")["best_feature"]
     x, y = a[0].matrix.toarray().astype(np.float64), b[0].matrix.toarray().astype(np.float64)
     slow = np.random.default_rng(99)  # its own draws
@@ -108,10 +109,8 @@ def test_strata_count_dead_and_rare_features():
     x = np.zeros((200, 4))
     x[::2, 0], x[::40, 1], x[7, 2] = 1, 1, 1  # 100, 5, 1 and 0 active tokens
     a, b = two_models(x, x, np.repeat(np.arange(10, dtype=np.int32), 20))
-    summary = summarise(
-        match_models(a, b, comparison="main").matches, a, b, seed=0, n_replicates=50
-    )
-    assert dict(summary.schema) == SUMMARY_SCHEMA and len(summary) == 6
+    summary = summarise(match_models(a, b).matches, a, b, prepared, seed=0, n_replicates=50)
+    assert dict(summary.schema) == SUMMARY and len(summary) == 6
     rows = summary.filter(pl.col("model") == "A")
     assert rows["stratum"].to_list() == ["all", "alive", "frequent"]
     assert rows["n_features"].to_list() == [4, 3, 1]
@@ -123,7 +122,7 @@ def test_strata_count_dead_and_rare_features():
 def test_a_model_without_live_features_has_no_numbers():
     x = np.zeros((40, 2))
     a, b = two_models(x, np.eye(40, 2), np.repeat(np.arange(4, dtype=np.int32), 10))
-    summary = summarise(match_models(a, b, comparison="main").matches, a, b, seed=0, n_replicates=5)
+    summary = summarise(match_models(a, b).matches, a, b, prepared, seed=0, n_replicates=5)
     row = summary.row(0, named=True)
     assert row["n_undefined"] == row["n_features"] == 2
     assert all(np.isnan(row[name]) for name in ("mean", "mean_lo", "median_hi", "share_above_07"))
@@ -133,13 +132,13 @@ def test_the_seed_decides():
     generator = np.random.default_rng(0)
     x, y = generator.random((100, 3)), generator.random((100, 3))
     a, b = two_models(x, y, np.repeat(np.arange(10, dtype=np.int32), 10), DenseFeatures)
-    matches = match_models(a, b, comparison="main").matches
+    matches = match_models(a, b).matches
     first, again, other = (
-        summarise(matches, a, b, seed=seed, n_replicates=20) for seed in (1, 1, 2)
+        summarise(matches, a, b, prepared, seed=seed, n_replicates=20) for seed in (1, 1, 2)
     )
     assert first.equals(again) and not first.equals(other)
     with pytest.raises(InputError, match="n_replicates is 0"):
-        summarise(matches, a, b, seed=0, n_replicates=0)
+        summarise(matches, a, b, prepared, seed=0, n_replicates=0)
 
 
 def test_chunks_of_pairs_change_nothing(monkeypatch):

@@ -1,6 +1,4 @@
-"""All layer pairs: merged tables against one big correlation, ties, undefined features, refused
-input.
-"""
+"""All layer pairs: merged tables against one big correlation, ties, undefined, refused input."""
 
 from __future__ import annotations
 
@@ -8,10 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse
+from tests.matching.all_layers import match_models
 
 from homolog.errors import InputError
 from homolog.features import DenseFeatures, SparseFeatures
-from homolog.matching import LAYERS_SCHEMA, MATCHES_SCHEMA, match_models
+from homolog.matching.layers import check_layers
+from homolog.matching.tables import LAYERS, MATCHES
 
 N_TOKENS = 600
 DOCUMENT = np.repeat(np.arange(20, dtype=np.int32), 30)
@@ -40,13 +40,9 @@ def corrcoef(a: list[SparseFeatures], b: list[SparseFeatures]) -> np.ndarray:
 
 def test_tables_equal_one_big_correlation():
     a, b = model(0, "A", 3, 8), model(1, "B", 2, 12)
-    done = []
-    tables = match_models(a, b, comparison="main", progress=lambda *at: done.append(at))
-    assert (
-        dict(tables.matches.schema) == MATCHES_SCHEMA
-        and dict(tables.layers.schema) == LAYERS_SCHEMA
-    )
-    assert done == [(number, 6) for number in range(1, 7)]
+    tables = match_models(a, b)
+    assert dict(tables.matches.schema) == MATCHES
+    assert dict(tables.layers.schema) == LAYERS
     for own, other, r, width in ((a, b, corrcoef(a, b), 12), (b, a, corrcoef(a, b).T, 8)):
         rows = tables.matches.filter(pl.col("model") == own[0].name)
         ordered = -np.sort(-np.where(np.isnan(r), -9, r), axis=1)
@@ -92,9 +88,7 @@ def test_planted_partners_across_layers():
     a = model(2, "A", 2, 8)
     shuffled = [a[1].matrix[:, ::-1], a[0].matrix[:, ::-1]]
     b = [SparseFeatures(x, "s", DOCUMENT, "B", layer) for layer, x in enumerate(shuffled)]
-    rows = match_models(a, b, comparison="main").matches.filter(
-        (pl.col("model") == "A") & pl.col("r").is_not_nan()
-    )
+    rows = match_models(a, b).matches.filter((pl.col("model") == "A") & pl.col("r").is_not_nan())
     assert (rows["best_layer"] == 1 - rows["layer"]).all()
     assert (rows["best_feature"] == 7 - rows["feature"]).all()
     np.testing.assert_allclose(rows["r"], 1, atol=1e-6)
@@ -113,15 +107,13 @@ def test_neurons_are_matched_too():
 
 
 def test_what_must_not_be_compared_is_refused():
-    a, b = model(0, "A", 1, 4), model(1, "B", 1, 4)
+    a = model(0, "A", 1, 4)
     with pytest.raises(InputError, match="same tokens"):
-        match_models(a, model(1, "B", 1, 4, "other"), comparison="main")
+        check_layers(a, model(1, "B", 1, 4, "other"))
     with pytest.raises(InputError, match="at least one"):
-        match_models(a, [], comparison="main")
+        check_layers(a, [])
     with pytest.raises(InputError, match="own label"):
-        match_models(a, a, comparison="main")
-    with pytest.raises(InputError, match="k is 1"):
-        match_models(a, b, comparison="main", k=1)
+        check_layers(a, a)
     neurons = [DenseFeatures(np.eye(N_TOKENS, 3), "s", DOCUMENT, "B", 0)]
     with pytest.raises(InputError, match="one kind"):
-        match_models(a, neurons, comparison="main")
+        check_layers(a, neurons)

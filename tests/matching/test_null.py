@@ -1,6 +1,4 @@
-"""The null of the maximum: pairings of tokens, p by visible counts, calibration where nothing is
-shared.
-"""
+"""The null of the maximum: pairings of tokens, p by visible counts, calibration without matches."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from homolog.matching.null import benjamini_hochberg, calibrate, document_exchan
 
 
 def documents(generator: np.random.Generator, n: int, mean: int, window: int = 0) -> np.ndarray:
-    """Document of every token: lengths are geometric; with `window`, windows of that length in
-    random order.
-    """
+    """Document of every token, of geometric lengths; `window`: dealt out in windows of so many."""
     document = np.repeat(np.arange(n, dtype=np.int32), generator.geometric(1 / mean, n))
     if not window:
         return document
@@ -67,16 +63,13 @@ def test_p_by_counting():
     draws = np.append(np.arange(1, 20), np.nan).astype(np.float32)[:, None] / 100
     r = np.array([0.5, 0.195, 0.105, 0.005] + [0.0] * 15 + [np.nan], dtype=np.float32)
     found = calibrate(r, np.full(20, 7), draws, n_tokens=100, fdr=0.5)
-    assert (
-        found.p[0] == found.p[1] == pytest.approx(1 / 20)
-    )  # (1 + 0) / (1 + 19): no draw is as large
-    assert found.p[2] == pytest.approx(
-        (1 + 9.5) / 20, rel=0.01
-    )  # half-way between 9 and 10 draws as large
+    # (1 + 0) / (1 + 19): no draw is as large
+    assert found.p[0] == found.p[1] == pytest.approx(1 / 20)
+    # half-way between 9 and 10 draws as large
+    assert found.p[2] == pytest.approx((1 + 9.5) / 20, rel=0.01)
     assert (found.p[3:19] == 1).all()
-    np.testing.assert_allclose(
-        found.null_r[:19], 0.19, atol=1e-6
-    )  # p <= 0.05 only above the largest
+    # p <= 0.05 only above the largest
+    np.testing.assert_allclose(found.null_r[:19], 0.19, atol=1e-6)
     np.testing.assert_allclose(found.excess[:4], r[:4] - 0.19, atol=1e-6)
     for values in (found.p, found.q, found.null_r, found.excess, found.threshold):
         assert np.isnan(values[19]) and not np.isnan(values[:19]).any()
@@ -182,9 +175,7 @@ def test_the_tail_is_held_by_draws_and_fit():
 def sparse_features(
     kind: str, document: np.ndarray, n: int, generator: np.random.Generator
 ) -> scipy.sparse.csr_array:
-    """Independent features: "rare" (3 to 40 tokens), "token" (0.2 to 2 %), "topic": 30 % of some
-    documents.
-    """
+    """Independent: "rare", 3 to 40 tokens; "token", 0.2 to 2 %; "topic", 30 % of some documents."""
     columns = []
     for _ in range(n):
         if kind == "topic":
@@ -203,9 +194,7 @@ def sparse_features(
 
 
 def best_r(x: scipy.sparse.csr_array, y: scipy.sparse.csr_array) -> np.ndarray:
-    """Largest Pearson correlation of every column of x with the columns of y, from raw moments in
-    float64.
-    """
+    """Largest Pearson correlation of every column of x with those of y, from raw moments."""
     n = x.shape[0]
     moments = [(m.sum(axis=0) / n, m.multiply(m).sum(axis=0) / n) for m in (x, y)]
     (mean_x, square_x), (mean_y, square_y) = moments

@@ -1,15 +1,14 @@
-"""Pairs of layers: exchanges against reordered matrices, files of pairs and of prepared columns,
-merged nulls.
-"""
+"""Pairs of layers: exchanges against reordered matrices, files of both, merged nulls."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import scipy.sparse
+from tests.matching.all_layers import match_models
 
 from homolog.features import SparseFeatures
-from homolog.matching import PairMatch, match_models, match_pair, max_pearson, prepare
+from homolog.matching import PairMatch, match_pair, max_pearson, prepare
 from homolog.matching.prepared import store_columns, stored_columns
 
 N_TOKENS = 400
@@ -48,8 +47,8 @@ def test_reordered_columns_are_those_of_the_reordered_matrix():
 def test_two_orders_after_each_other():
     b, first, second = prepare(features(1)), order(3), order(4)
     for found, expected in zip(
-        b.reordered(first).reordered(second).by_token,
-        b.reordered(first[second]).by_token,
+        b.reordered(first).reordered(second).packed.by_token(),
+        b.reordered(first[second]).packed.by_token(),
         strict=True,
     ):
         np.testing.assert_array_equal(found, expected)
@@ -109,7 +108,7 @@ def test_damaged_columns_are_named_and_not_used(tmp_path, caplog):
 def test_the_null_over_layers_is_the_highest_of_all_layers():
     a = [SparseFeatures(features(layer), "s", DOCUMENT, "A", layer) for layer in range(2)]
     b = [SparseFeatures(features(layer + 5), "s", DOCUMENT, "B", layer) for layer in range(3)]
-    matches = match_models(a, b, comparison="main", exchanges=[order(9)]).matches
+    matches = match_models(a, b, exchanges=[order(9)]).matches
     reordered = [
         max_pearson(a[0].matrix, prepare(layer.matrix).reordered(order(9))).a_to_b.r[:, 0]
         for layer in b
@@ -118,9 +117,8 @@ def test_the_null_over_layers_is_the_highest_of_all_layers():
     first = matches.filter((matches["model"] == "A") & (matches["layer"] == 0))
     assert np.isnan(first["p"].to_numpy()[np.isnan(highest)]).all()
     partners = matches.filter(matches["partner_layer"] >= 0)
-    assert (
-        len(partners) == 2 * partners.filter(partners["model"] == "A").height
-    )  # one to one: as many on both sides
+    # one to one: as many on both sides
+    assert len(partners) == 2 * partners.filter(partners["model"] == "A").height
     there = partners.filter(partners["model"] == "B")
     forward = {
         (r["layer"], r["feature"], r["partner_layer"], r["partner_feature"])

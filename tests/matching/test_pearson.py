@@ -1,4 +1,4 @@
-"""max_pearson against exact arithmetic, float64 numpy.corrcoef, planted truths and hostile inputs."""
+"""max_pearson against exact arithmetic, numpy.corrcoef, planted truths and hostile inputs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from homolog.matching import pearson as engine
 def features(
     seed: int, n_tokens: int, n_features: int, densities: list[float], kind: str
 ) -> np.ndarray:
-    """Float32 columns whose densities cycle through `densities`; kind: positive, signed, binary,
-    integer.
-    """
+    """Float32 columns whose densities cycle; kind: positive, signed, binary, integer."""
     generator = np.random.default_rng(seed)
     active = generator.random((n_tokens, n_features)) < np.resize(densities, n_features)
     values = {
@@ -183,9 +181,8 @@ def test_memory_never_holds_all_pairs():
 
 
 def test_messy_sparse_input_equals_the_clean_one():
-    a = scipy.sparse.coo_array(
-        ([1.0, 2.0, 0.0, 4.0], ([0, 0, 1, 2], [1, 1, 0, 1])), shape=(4, 2)
-    )  # (0, 1) twice, a stored zero in column 0
+    # (0, 1) twice, a stored zero in column 0
+    a = scipy.sparse.coo_array(([1.0, 2.0, 0.0, 4.0], ([0, 0, 1, 2], [1, 1, 0, 1])), shape=(4, 2))
     clean = np.array([[0.0, 3], [0, 0], [0, 4], [0, 0]])
     b = np.array([[1, 0], [0, 1], [1, 1], [0, 0]])
     found = max_pearson(a.tocsr(), b)

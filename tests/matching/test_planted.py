@@ -1,6 +1,4 @@
-"""The planted features have the properties they claim, and the calibrated criterion finds who is
-whose partner.
-"""
+"""Planted features have the properties they claim, and the criterion finds their partners."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from homolog.errors import InputError
 from homolog.matching.columns import prepare
 from homolog.matching.null import calibrate, document_exchanges
 from homolog.matching.pairs import match_pair
-from homolog.matching.planted import PlantedMatches, plant_matches
+from homolog.matching.planted import PlantedMatches, Planting, plant_matches
 
 TOKENS = 60_000
 
@@ -31,7 +29,9 @@ def counts_by_document(x, document: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def plain() -> PlantedMatches:
     """Without superposition: columns are the latents themselves, up to scale."""
-    return plant_matches(TOKENS, 100, seed=3, frequency=(0.01, 0.05), leak=0.0, threshold=0.0)
+    return plant_matches(
+        TOKENS, 100, seed=3, planting=Planting(frequency=(0.01, 0.05), leak=0.0, threshold=0.0)
+    )
 
 
 def test_shapes_and_truth(plain):
@@ -67,9 +67,8 @@ def test_nothing_is_read_from_places_or_sizes(plain):
         ranks = [np.argsort(np.argsort(v[~np.isnan(other)])) for v in (own, other)]
         assert abs(np.corrcoef(ranks)[0, 1]) < 0.5
     assert largest[0].max() / largest[0].min() > 20  # scales from 1/10 to 10
-    assert (
-        abs(paired.mean() - 49.5) < 15
-    )  # and the shared ones lie anywhere: 50 of 100 have a mean of 49.5 +- 3
+    # and the shared ones lie anywhere: 50 of 100 have a mean of 49.5 +- 3
+    assert abs(paired.mean() - 49.5) < 15
 
 
 def test_the_same_seed_gives_the_same_bytes():
@@ -96,14 +95,16 @@ def test_frequencies_and_values(plain):
     ]
     assert abs(np.mean(log_sd) - 0.5) < 0.01
     heavy = plant_matches(
-        TOKENS, 40, seed=4, frequency=(0.02, 0.05), leak=0, threshold=0, values="exponential"
+        TOKENS,
+        40,
+        seed=4,
+        planting=Planting(frequency=(0.02, 0.05), leak=0, threshold=0, values="exponential"),
     ).a.tocsc()
     parts = [
         heavy.data[low:high] for low, high in zip(heavy.indptr[:-1], heavy.indptr[1:], strict=True)
     ]
-    assert (
-        abs(np.mean([part.mean() / part.std() for part in parts]) - 1) < 0.03
-    )  # mean = sd, unlike 1.88 above
+    # mean = sd, unlike 1.88 above
+    assert abs(np.mean([part.mean() / part.std() for part in parts]) - 1) < 0.03
 
 
 def test_pairs_correlate_as_the_noise_says(plain):
@@ -127,7 +128,10 @@ def test_pairs_correlate_as_the_noise_says(plain):
 
 def test_latents_cluster_in_documents_and_copies_in_the_same(plain):
     burst = {"frequency": (0.01, 0.02), "leak": 0.0, "threshold": 0.0, "topic_shape": 0.5}
-    for shape, planted in ((1.0, plain), (0.5, plant_matches(TOKENS, 100, seed=5, **burst))):
+    for shape, planted in (
+        (1.0, plain),
+        (0.5, plant_matches(TOKENS, 100, seed=5, planting=Planting(**burst))),
+    ):
         expected = np.bincount(planted.document)[:, None] * planted.frequency_a
         count = counts_by_document(planted.a, planted.document)
         # count = Poisson(expected g): E[(count - expected)^2 - expected] = expected^2 Var(g) =
@@ -149,7 +153,10 @@ def test_what_is_not_shared_is_independent_unless_topics_are(plain):
     assert abs(r.mean()) < 5 / np.sqrt(TOKENS * r.size)
     assert 0.8 < r.std() * np.sqrt(TOKENS) < 1.2
     topical = plant_matches(
-        TOKENS, 100, seed=6, frequency=(0.01, 0.05), leak=0, n_topics=2, topic_shape=0.3
+        TOKENS,
+        100,
+        seed=6,
+        planting=Planting(frequency=(0.01, 0.05), leak=0, n_topics=2, topic_shape=0.3),
     )
     r = correlations(topical.a.toarray()[:, topical.partner_a < 0], topical.b.toarray())
     # one pair in two shares its topic: covariance p q / shape, so r = sqrt(p q) / (0.3 M) = 0.025 /
@@ -159,21 +166,23 @@ def test_what_is_not_shared_is_independent_unless_topics_are(plain):
 
 def test_superposition_ties_a_column_to_its_sources():
     frequencies = {"frequency": (0.01, 0.05)}
-    mixed = plant_matches(TOKENS, 100, seed=7, leak=0.5, n_leaks=2, threshold=0.3, **frequencies)
+    mixed = plant_matches(
+        TOKENS, 100, seed=7, planting=Planting(leak=0.5, n_leaks=2, threshold=0.3, **frequencies)
+    )
     for x, frequency in ((mixed.a, mixed.frequency_a), (mixed.b, mixed.frequency_b)):
         r = correlations(x.toarray(), x.toarray()) - np.eye(100)
         # a column has 2 sources and is, on average, a source of 2 others; those with a source in
         # common add a few
         assert 4 <= (r > 0.15).sum(axis=1).mean() <= 8
-        i, j = np.nonzero(
-            r > 0.3
-        )  # sources lie within 10 of 100 ranks: a tenth of the range of the logarithms, log 5
+        # sources lie within 10 of 100 ranks: a tenth of the range of the logarithms, log 5
+        i, j = np.nonzero(r > 0.3)
         assert len(i) > 50 and np.abs(np.log(frequency[i] / frequency[j])).max() < 0.5
         grown = np.bincount(x.indices, minlength=100) / TOKENS / frequency
-        assert (
-            1.2 < grown.mean() < 2.9
-        )  # 1 + 2 P(0.5 v > 0.3) = 2.6, where none of the three fire together
-    apart = plant_matches(TOKENS, 100, seed=7, leak=0.0, **frequencies).a.toarray()
+        # 1 + 2 P(0.5 v > 0.3) = 2.6, where none of the three fire together
+        assert 1.2 < grown.mean() < 2.9
+    apart = plant_matches(
+        TOKENS, 100, seed=7, planting=Planting(leak=0.0, **frequencies)
+    ).a.toarray()
     assert (correlations(apart, apart) - np.eye(100)).max() < 0.1
 
 
@@ -184,17 +193,20 @@ def test_bad_input_is_named():
         ("noise", {"noise": (0.0, 1.0)}),
     ):
         with pytest.raises(InputError, match=field):
-            plant_matches(1000, 50, seed=0, **options)
+            plant_matches(1000, 50, seed=0, planting=Planting(**options))
     with pytest.raises(InputError, match="n_features is 5"):
         plant_matches(1000, 5, seed=0)
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.5, 1.0])
 def test_targets_hold_end_to_end(shared):
-    """At most 1 % false matches, the share within 2 points, where neither a threshold nor the null
-    alone holds them.
+    """At most 1 % false matches, the share within 2 points.
+
+    Neither a threshold nor the null alone holds them.
     """
-    planted = plant_matches(80_000, 300, seed=11, shared=shared, frequency=(1e-3, 5e-2))
+    planted = plant_matches(
+        80_000, 300, seed=11, planting=Planting(shared=shared, frequency=(1e-3, 5e-2))
+    )
     exchanges = document_exchanges(planted.document, 6, seed=0)
     pair = match_pair(prepare(planted.a), prepare(planted.b), 1, exchanges=exchanges, threads=1)
     for x, own, back, null, partner in (
@@ -209,7 +221,6 @@ def test_targets_hold_end_to_end(shared):
         assert (called & (index != partner)).sum() <= 0.01 * max(1, called.sum())
         assert abs(called.mean() - shared) <= 0.02
         if shared == 0.5:
-            assert (
-                significant.mean() > shared + 0.1
-            )  # superposition ties features that are not the same
+            # superposition ties features that are not the same
+            assert significant.mean() > shared + 0.1
             assert (r > 0.1).mean() > shared + 0.1 and (r > 0.7).mean() < shared - 0.1

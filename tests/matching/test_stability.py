@@ -1,16 +1,15 @@
-"""Partners across dictionary seeds: planted dictionaries whose features are known, and rows by
-hand.
-"""
+"""Partners across dictionary seeds: planted dictionaries, and rows by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import polars as pl
 import scipy.sparse
+from tests.matching.all_layers import match_models
 
 from homolog.features import SparseFeatures
-from homolog.matching import match_models
-from homolog.matching.stability import STABILITY_SCHEMA, with_stability
+from homolog.matching.stability import with_stability
+from homolog.matching.tables import STABILITY
 
 N_TOKENS, N_LAYERS, WIDTH = 2000, 2, 12
 
@@ -48,8 +47,8 @@ def test_the_way_there_and_back_by_hand():
     np.testing.assert_array_equal(
         found["other_seed_r"], np.array([0.8, 0.6, 0.5, nan], dtype=np.float32)
     )
-    assert found.drop(STABILITY_SCHEMA).equals(main)
-    assert dict(found.select(list(STABILITY_SCHEMA)).schema) == STABILITY_SCHEMA
+    assert found.drop(STABILITY).equals(main)
+    assert dict(found.select(list(STABILITY)).schema) == STABILITY
     assert with_stability(found, main_seed, sae_seed).equals(found)
 
 
@@ -123,6 +122,5 @@ def test_planted_dictionaries():
     there = np.corrcoef((truth + 0.2 * noise).T, second.T)[:n, n:].argmax(axis=1)
     back = np.corrcoef(second.T, truth.T)[:n, n:].argmax(axis=1)
     np.testing.assert_array_equal(own["stable"].to_numpy(), back[there] == np.arange(n))
-    assert (
-        found.filter(pl.col("model") == "B")["stable"].null_count() == n
-    )  # A has no second dictionary
+    # A has no second dictionary
+    assert found.filter(pl.col("model") == "B")["stable"].null_count() == n

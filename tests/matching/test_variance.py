@@ -1,6 +1,4 @@
-"""The split of the variance of MPPC: planted components, sums of squares by least squares, a table
-by hand.
-"""
+"""The variance of MPPC split: planted components, sums of squares by least squares, a table."""
 
 from __future__ import annotations
 
@@ -13,12 +11,14 @@ import pytest
 
 from homolog.errors import InputError
 from homolog.matching import variance
-from homolog.matching.variance import FACTORS, VARIANCE_SCHEMA, split, variance_table
+from homolog.matching.tables import VARIANCE
+from homolog.matching.variance import FACTORS, split, variance_table
 
+# main, main-seed, sae-seed, model-seed
 STUDY = (
     ["mamba", "mamba", "gpt", "gpt"],
     ["B", "B", "A", "A2"],
-)  # main, main-seed, sae-seed, model-seed
+)
 
 
 def effects(names: Sequence[str], values: np.ndarray) -> np.ndarray:
@@ -101,12 +101,13 @@ def test_sums_of_squares_are_those_of_nested_least_squares(sets):
     generator = np.random.default_rng(4)
     n_features, n_sets = 6, len(sets[0])
     y = generator.normal(size=(n_features, n_sets))
+    # outer to inner
     groups = [
         [0] * n_sets,
         sets[0],
         list(zip(*sets, strict=True)),
         list(range(n_sets)),
-    ]  # outer to inner
+    ]
 
     def left(names: Sequence[object]) -> float:
         """Residual sum of squares of a regression on feature x level."""
@@ -172,6 +173,9 @@ def rows(
     )
 
 
+SETS = ("main", "main-seed", "sae-seed", "model-seed")
+
+
 def test_the_table_of_a_study():
     n = 400
     r, depth = planted(
@@ -186,24 +190,23 @@ def test_the_table_of_a_study():
         ("model-seed", "A2"),
     ]
     parts = [rows(name, "A", partner, layer, r[:, s]) for s, (name, partner) in enumerate(partners)]
-    parts[2] = parts[2].sample(
-        fraction=1, shuffle=True, seed=0
-    )  # features are told by layer and number
+    # features are told by layer and number
+    parts[2] = parts[2].sample(fraction=1, shuffle=True, seed=0)
     noise = [
         rows("sae-seed", "A@seed1", "A", layer, r[:, 0]),
         rows("tokens", "A", "current-token", layer, r[:, 1]),
     ]
     architectures = {"A": "gpt", "A2": "gpt", "B": "mamba"}
-    table = variance_table(pl.concat([*parts, *noise]), ["A", "B"], architectures)
-    assert dict(table.schema) == VARIANCE_SCHEMA
+    table = variance_table(pl.concat([*parts, *noise]), ["A", "B"], architectures, SETS)
+    assert dict(table.schema) == VARIANCE
     assert table["model"].unique().to_list() == ["A"] and table["factor"].to_list() == list(FACTORS)
     assert table["n"].unique().to_list() == [n - 2]
     kept = ~np.isnan(r).any(axis=1)
     expected = split(r.astype(np.float32).astype(float)[kept], depth[kept], *STUDY)
     np.testing.assert_allclose(table["share"], [expected[factor] for factor in FACTORS], rtol=1e-9)
     with pytest.raises(InputError, match="A2 is a partner"):
-        variance_table(pl.concat(parts), ["A"], {"A": "gpt", "B": "mamba"})
-    assert variance_table(parts[0], ["A"], architectures).is_empty()
+        variance_table(pl.concat(parts), ["A"], {"A": "gpt", "B": "mamba"}, SETS)
+    assert variance_table(parts[0], ["A"], architectures, SETS).is_empty()
 
 
 def test_depth_bins_follow_the_layers():

@@ -1,130 +1,46 @@
-"""Homologs and verdicts: bars and shares by hand, planted studies, words, and the coverage of the
-interval.
-"""
+"""Verdicts: shares by hand, words, and the coverage of the interval."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
+from tests.matching.studies import (
+    GOOD,
+    NAN,
+    UNTRAINED,
+    classified,
+    criterion,
+    rows,
+    small_study,
+)
 
 from homolog.errors import InputError
 from homolog.matching import Resamples, prepare, resampled_pairs
-from homolog.matching.verdict import SHARED_SCHEMA, Verdict, judge, shared_table, verdicts
-
-NAN = float("nan")
-UNTRAINED = {"A": "A-random", "B": "B-random"}
-GOOD = pl.DataFrame(
-    [
-        (m, label, layer, True, "passed")
-        for m in "AB"
-        for label in ("sae", "seed1")
-        for layer in (0, 1)
-    ],
-    schema=["model", "label", "layer", "passed", "reason"],
-    orient="row",
-)
+from homolog.matching.tables import SHARED
+from homolog.matching.verdict import verdicts
 
 
-def rows(comparison: str, model: str, best_model: str, r: list[float], **columns) -> pl.DataFrame:
-    """One layer's rows of a comparison; a feature without r is dead unless n_active says otherwise."""
-    n = len(r)
-    return pl.DataFrame(
-        {
-            "comparison": [comparison] * n,
-            "model": [model] * n,
-            "layer": np.zeros(n, dtype=np.int32),
-            "feature": np.arange(n, dtype=np.int32),
-            "n_active": columns.pop("n_active", np.where(np.isnan(r), 0, 9)),
-            "r": np.array(r, dtype=np.float32),
-            "best_model": [best_model] * n,
-            "best_layer": np.zeros(n, dtype=np.int32),
-            "best_feature": np.array(columns.pop("best_feature", range(n)), dtype=np.int32),
-            "threshold": np.array(columns.pop("threshold", [NAN] * n), dtype=np.float32),
-            **columns,
-        }
-    )
-
-
-def small_study() -> pl.DataFrame:
-    """Six features of A: above all; below the twin; equal to the token; below the floor; not
-    significant; dead.
-    """
-    return pl.concat(
-        [
-            rows("random-model", "A", "B-random", [0.2, 0.9, 0.1, 0.1, 0.1, NAN]),
-            rows(
-                "main",
-                "A",
-                "B",
-                [0.8, 0.7, 0.6, 0.15, 0.5, NAN],
-                threshold=[0.1, 0.1, 0.1, 0.1, 0.55, NAN],
-            ),
-            rows("rotated", "A", "B@rotated", [0.5, 0.2, 0.3, 0.1, 0.1, NAN]),
-            rows("tokens", "A", "current-token", [0.3, 0.1, 0.6, 0.1, 0.1, NAN]),
-            rows(
-                "sae-seed",
-                "A",
-                "A@seed1",
-                [0.9, 0.8, 0.7, 0.9, 0.15, NAN],
-                threshold=[0.1] * 5 + [NAN],
-            ),
-        ]
-    )
-
-
-def only(judged: pl.DataFrame, **options) -> Verdict:
-    (found,) = verdicts(
-        judged, options.pop("saes", GOOD), options.pop("untrained", UNTRAINED), **options
-    )
-    return found
-
-
-def test_bars_and_homologs_by_hand():
-    judged = judge(small_study(), UNTRAINED)
-    assert judged.drop("rival_r", "control_r", "bar", "homolog").equals(small_study())
-    main = judged.filter(pl.col("comparison") == "main")
-    assert main["homolog"].to_list() == [True, False, False, False, False, None]
-    np.testing.assert_allclose(
-        main["control_r"].to_list()[:5], [0.5, 0.9, 0.6, 0.1, 0.1], atol=1e-7
-    )
-    assert main["control_r"][5] is None
-    np.testing.assert_allclose(main["bar"].to_list()[:5], [0.5, 0.9, 0.6, 0.2, 0.55], atol=1e-7)
-    assert main["bar"][5] is None
-    assert main["bar"][2] > main["r"][2] == main["control_r"][2]  # equal is not above
-    for name in ("control_r", "bar", "homolog"):
-        assert judged.filter(pl.col("comparison") != "main")[name].null_count() == len(judged) - 6
-    assert judge(judged, UNTRAINED).equals(judged)
-    low = judge(small_study(), UNTRAINED, homolog_r=0.12).filter(pl.col("comparison") == "main")
-    assert low["homolog"].to_list() == [True, False, False, True, False, None]
-
-
-def test_a_partner_that_resembles_another_feature_more_is_no_homolog():
-    """B's features 0 and 1 best match A's 0 with 0.8 and 0.5; A's 1 leaks into B's 0, A's 2 is a
-    part of it.
-    """
-    there = rows(
-        "main", "A", "B", [0.8, 0.5, 0.57, 0.5], threshold=[0.1] * 4, best_feature=[0, 0, 0, 1]
-    )
-    back = rows("main", "B", "A", [0.8, 0.5], threshold=[0.1] * 2, best_feature=[0, 3])
-    judged = judge(pl.concat([there, back]), {})
-    main = judged.filter(pl.col("model") == "A")
-    np.testing.assert_allclose(main["rival_r"], [0.8, 0.8, 0.8, 0.5], atol=1e-7)
-    np.testing.assert_allclose(main["bar"], [0.56, 0.56, 0.56, 0.35], atol=1e-7)
-    assert main["homolog"].to_list() == [True, False, True, True]
-    assert judge(there, {})["rival_r"].null_count() == 4  # the other direction is missing
+def only(table: pl.DataFrame, **options) -> SimpleNamespace:
+    """The one row of the table of verdicts."""
+    rule = criterion(options.pop("untrained", UNTRAINED))
+    saes = options.pop("saes", GOOD)
+    (row,) = verdicts(table, saes, rule, ceiling="sae-seed", **options).to_dicts()
+    return SimpleNamespace(**row)
 
 
 def test_rivals_lower_the_ceiling_too():
     study = rows("main", "A", "B", [0.9, 0.9], threshold=[0.1] * 2)
     skyline = rows("sae-seed", "A", "A@seed1", [0.9, 0.4], threshold=[0.1] * 2, best_feature=[0, 0])
     back = rows("sae-seed", "A@seed1", "A", [0.9, NAN], threshold=[0.1] * 2)
-    assert only(judge(pl.concat([study, skyline, back]), {}), untrained={}).ceiling == 0.5
-    assert only(judge(pl.concat([study, skyline]), {}), untrained={}).ceiling == 1.0
+    assert only(classified(pl.concat([study, skyline, back]), {}), untrained={}).ceiling == 0.5
+    assert only(classified(pl.concat([study, skyline]), {}), untrained={}).ceiling == 1.0
 
 
 def test_the_share_its_ceiling_and_the_words():
-    found = only(judge(small_study(), UNTRAINED))
+    found = only(classified(small_study()))
     # 1 of 5 alive; with A's second dictionary features 0 (0.9 > 0.5), 2 (0.7 > 0.6) and 3 (0.9 >
     # 0.2)
     assert (found.n_features, found.n_alive, found.share, found.ceiling) == (6, 5, 0.2, 0.6)
@@ -144,26 +60,28 @@ def test_shares_of_the_other_columns():
         partner_r=pl.Series([0.5000001, 0.7, NAN, 0.15, 0.5, NAN] * 5, dtype=pl.Float32),
         stable=pl.Series([True, True, None, False, False, None] * 5),
     )
-    found = only(judge(study, UNTRAINED))
+    found = only(classified(study))
     assert (found.share_mutual, found.share_stable, found.share_one_to_one) == (0.2, 0.2, 0.2)
     assert found.mean_excess == pytest.approx(0.45)
     unmeasured = study.with_columns(
         stable=pl.lit(None, pl.Boolean), partner_r=pl.lit(NAN, pl.Float32)
     )
-    found = only(judge(unmeasured, UNTRAINED))
+    found = only(classified(unmeasured))
     assert found.share_stable is None and found.share_one_to_one is None
 
 
-def test_the_record_is_a_row_of_the_table():
-    found = [
-        only(judge(small_study(), UNTRAINED)),
-        only(judge(small_study(), UNTRAINED), saes=GOOD.clear()),
-    ]
-    table = shared_table(found)
-    assert dict(table.schema) == SHARED_SCHEMA and list(found[0].as_record()) == list(SHARED_SCHEMA)
-    assert table.row(0, named=True) == found[0].as_record()
-    assert table["given"].to_list() == [True, False] and table["share"].to_list() == [0.2, None]
-    assert shared_table([]).schema == table.schema
+def test_the_table_has_a_row_for_each_pair():
+    parts = [small_study(), rows("main", "B", "A", [0.9, NAN], threshold=[0.1, NAN])]
+    saes = GOOD.with_columns(passed=(pl.col("model") == "A") | (pl.col("label") != "sae"))
+    both = pl.concat(parts)
+    table = verdicts(classified(both), GOOD, criterion(), ceiling="sae-seed")
+    assert dict(table.schema) == SHARED
+    assert table["model"].to_list() == ["A", "B"] and table["given"].to_list() == [True, True]
+    assert table["share"].to_list() == [0.2, 1.0]
+    withheld = verdicts(classified(both), saes, criterion(), ceiling="sae-seed")
+    assert withheld["given"].to_list() == [False, False] and withheld["share"].null_count() == 2
+    nothing = verdicts(classified(both.clear()), GOOD, criterion(), ceiling="sae-seed")
+    assert nothing.is_empty() and nothing.schema == table.schema
 
 
 def test_controls_of_other_models_do_not_count_and_missing_ones_are_named():
@@ -171,27 +89,18 @@ def test_controls_of_other_models_do_not_count_and_missing_ones_are_named():
     study = pl.concat([study, rows("rotated", "A", "C@rotated", [0.99] * 5 + [NAN])])
     twin_of_c = study.with_columns(pl.col("best_model").replace({"B-random": "C-random"}))
     untrained = {"B": "B-random", "C": "C-random"}
-    found = only(judge(study, untrained), untrained=untrained)
+    found = only(classified(study, untrained), untrained=untrained)
     assert found.share == 0.4  # features 0 and 2
     assert found.words.endswith(
         "Controls that were not run: B with rotated dictionaries and the current token."
     )
-    found = only(judge(twin_of_c, untrained), untrained=untrained)
+    found = only(classified(twin_of_c, untrained), untrained=untrained)
     assert found.share == 0.6  # feature 1 too: the untrained twin of C says nothing of B
     assert (
         "not run: an untrained B, B with rotated dictionaries and the current token." in found.words
     )
-    nothing = only(judge(twin_of_c, {}), untrained={})
+    nothing = only(classified(twin_of_c, {}), untrained={})
     assert nothing.share == 0.6 and nothing.given
-
-
-def test_two_models_may_share_an_untrained_twin():
-    parts = [rows("main", "A", other, [0.6, 0.9], threshold=[0.1, 0.1]) for other in "BC"]
-    parts.append(rows("random-model", "A", "twin", [0.7, 0.7]))
-    main = judge(pl.concat(parts), {"B": "twin", "C": "twin"}).filter(
-        pl.col("comparison") == "main"
-    )
-    assert main["homolog"].to_list() == [False, True] * 2
 
 
 def failing(model: str, label: str, reason: str) -> pl.DataFrame:
@@ -203,8 +112,8 @@ def failing(model: str, label: str, reason: str) -> pl.DataFrame:
 
 
 def test_a_failed_gate_withholds_the_verdict():
-    judged = judge(small_study(), UNTRAINED)
-    found = only(judged, saes=failing("B", "sae", "explained variance 0.31, below 0.5"))
+    table = classified(small_study())
+    found = only(table, saes=failing("B", "sae", "explained variance 0.31, below 0.5"))
     assert not found.given and found.share is None and found.ceiling is None and found.lo is None
     assert found.reason == (
         "1 of the 2 dictionaries of B misses the quality gates (block 1: explained variance 0.31, "
@@ -213,11 +122,11 @@ def test_a_failed_gate_withholds_the_verdict():
     assert found.words == f"No verdict on A in B: {found.reason}."
     assert found.mean_r is not None and found.n_alive == 5
     assert (
-        only(judged, saes=GOOD.filter(pl.col("model") == "A")).reason
-        == "the dictionaries of B were not judged"
+        only(table, saes=GOOD.filter(pl.col("model") == "A")).reason
+        == "the dictionaries of B were not measured"
     )
     # a second dictionary that fails takes the ceiling only
-    found = only(judged, saes=failing("A", "seed1", "dead share 0.7"))
+    found = only(table, saes=failing("A", "seed1", "dead share 0.7"))
     assert found.given and found.share == 0.2 and found.ceiling is None
     assert found.words.endswith(
         "have a homolog in B. There is no ceiling: 1 of the 2 dictionaries of A (seed1) misses "
@@ -230,12 +139,12 @@ def test_without_a_null_or_a_live_feature_there_is_no_verdict():
     study = small_study()
     without = study.with_columns(threshold=pl.lit(NAN, pl.Float32))
     for frame in (without, study.drop("threshold")):
-        judged = judge(frame, UNTRAINED)
-        assert judged["homolog"].null_count() == len(judged)
-        assert only(judged).words == "No verdict on A in B: the null of the maximum was not run."
-    dead = judge(study.with_columns(n_active=pl.lit(0)), UNTRAINED)
+        table = classified(frame)
+        assert table["homolog"].null_count() == len(table)
+        assert only(table).words == "No verdict on A in B: the null of the maximum was not run."
+    dead = classified(study.with_columns(n_active=pl.lit(0)))
     assert only(dead).reason == "no feature of A is active on this text"
-    no_seed = only(judge(study.filter(pl.col("comparison") != "sae-seed"), UNTRAINED))
+    no_seed = only(classified(study.filter(pl.col("comparison") != "sae-seed")))
     assert (
         no_seed.ceiling is None
         and "A was not compared with another seed of its own dictionary." in no_seed.words
@@ -246,7 +155,7 @@ def test_without_a_null_or_a_live_feature_there_is_no_verdict():
         .otherwise(NAN)
         .cast(pl.Float32)
     )
-    no_seed_null = only(judge(study.with_columns(threshold=blank), UNTRAINED))
+    no_seed_null = only(classified(study.with_columns(threshold=blank)))
     assert (
         no_seed_null.ceiling is None
         and "the null of the maximum was not run for" in no_seed_null.words
@@ -261,7 +170,7 @@ def test_the_interval_by_hand():
         [[0.6, 0.6, 0.4, NAN], [0.7] * 4, [0.8] * 4, [0.4, 0.5, 0.6, 0.4], [NAN] * 4],
         dtype=np.float32,
     )
-    found = only(judge(study, UNTRAINED), replicates={("A", "B"): replicates})
+    found = only(classified(study), replicates={("A", "B"): replicates})
     lo, hi = np.quantile([3 / 4, 4 / 4, 3 / 4, 2 / 4], [0.025, 0.975])
     assert found.share == 0.75
     assert (found.lo, found.hi) == (pytest.approx(lo), pytest.approx(hi))
@@ -269,22 +178,22 @@ def test_the_interval_by_hand():
     # all replicates lose a feature that the whole stream has: a share of less noise, not a smaller
     # one
     worse = np.where(np.arange(5)[:, None] == 0, 0.1, replicates).astype(np.float32)
-    moved = only(judge(study, UNTRAINED), replicates={("A", "B"): worse})
+    moved = only(classified(study), replicates={("A", "B"): worse})
     assert moved.lo is not None and moved.hi is not None and moved.lo <= 0.75 <= moved.hi
     steady = np.repeat(replicates[:, :1], 4, axis=1)
-    assert only(judge(study, UNTRAINED), replicates={("A", "B"): steady}).words.startswith(
+    assert only(classified(study), replicates={("A", "B"): steady}).words.startswith(
         "75.0% (75.0 to 75.0%) of"
     )
     with pytest.raises(InputError, match="the pair has 5 rows"):
-        only(judge(study, UNTRAINED), replicates={("A", "B"): replicates[:3]})
+        only(classified(study), replicates={("A", "B"): replicates[:3]})
 
 
 def test_percents_in_words():
     def words(n_homolog: int, n: int) -> str:
         r = np.where(np.arange(n) < n_homolog, 0.9, 0.1)
-        return only(
-            judge(rows("main", "A", "B", list(r), threshold=[0.2] * n), UNTRAINED)
-        ).words.split(" of the")[0]
+        return only(classified(rows("main", "A", "B", list(r), threshold=[0.2] * n))).words.split(
+            " of the"
+        )[0]
 
     assert [words(0, 10), words(10, 10), words(1, 3)] == ["0%", "100%", "33%"]
     assert [words(1, 15), words(1, 2000), words(199, 2000)] == ["6.7%", "<0.1%", "10%"]
@@ -295,8 +204,8 @@ def test_pairs_of_three_models_come_in_the_order_of_their_rows():
     for model, other in (("A", "B"), ("B", "A"), ("A", "C"), ("C", "A")):
         parts.append(rows("main", model, other, [0.9, 0.15], threshold=[0.1, 0.1]))
     saes = pl.concat([GOOD, GOOD.filter(pl.col("model") == "A").with_columns(model=pl.lit("C"))])
-    found = verdicts(judge(pl.concat(parts), UNTRAINED), saes, UNTRAINED)
-    assert [(v.model, v.best_model, v.share) for v in found] == [
+    found = verdicts(classified(pl.concat(parts)), saes, criterion(), ceiling="sae-seed")
+    assert found.select("model", "best_model", "share").rows() == [
         ("A", "B", 0.5),
         ("B", "A", 0.5),
         ("A", "C", 0.5),
@@ -307,9 +216,7 @@ def test_pairs_of_three_models_come_in_the_order_of_their_rows():
 def text(
     generator: np.random.Generator, strength: np.ndarray, n_documents: int
 ) -> tuple[np.ndarray, ...]:
-    """Features of A and B on drawn documents: y follows x, by document more or less; frequency by
-    topic.
-    """
+    """Features of A and B on drawn documents: y follows x, by document more or less."""
     n, length = len(strength), 60
     document = np.repeat(np.arange(n_documents), length)
     rate = 0.04 * generator.gamma(1, 1, (n_documents, n))[document]
@@ -332,8 +239,8 @@ def test_the_interval_covers_the_share_of_other_texts():
         both = prepare(x), prepare(y)
         r = [float(np.corrcoef(x[:, i], y[:, i])[0, 1]) for i in range(n)]
         replicates = resampled_pairs(*both, pairs, Resamples.draw(document, 200, study))
-        judged = judge(rows("main", "A", "B", r, threshold=[0.6] * n), UNTRAINED)
-        found = only(judged, replicates={("A", "B"): replicates})
+        table = classified(rows("main", "A", "B", r, threshold=[0.6] * n))
+        found = only(table, replicates={("A", "B"): replicates})
         shares.append(found.share)
         intervals.append((found.lo, found.hi))
     truth = np.mean(shares)  # of texts of this length

@@ -1,6 +1,4 @@
-"""Slow, independent Pearson correlations: integer arithmetic, Python loops, documents really
-concatenated.
-"""
+"""Slow, independent Pearson correlations: integers, Python loops, documents concatenated."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ def integers(x: np.ndarray) -> list[int]:
 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson r of two vectors: exact sums of the given floats, rounded at the end; NaN for a
-    constant.
-    """
+    """Pearson r of two vectors from exact sums, rounded at the end; NaN for a constant."""
     u, v = integers(x), integers(y)
     n = len(u)
     cov = n * sum(p * q for p, q in zip(u, v, strict=True)) - sum(u) * sum(v)

@@ -1,32 +1,15 @@
-"""Exact Pearson matching of features: pairs of matrices, all layer pairs of two models, null,
-intervals, verdict.
-"""
+"""Exact Pearson matching of features: pairs, all layers of two models, null, intervals, verdict."""
 
 from homolog.matching.assignment import Assignment, mutual, one_to_one
 from homolog.matching.columns import Columns, prepare
-from homolog.matching.intervals import (
-    SUMMARY_SCHEMA,
-    Resamples,
-    replicates_of,
-    resampled_pairs,
-    summarise,
-)
-from homolog.matching.layers import (
-    LAYERS_SCHEMA,
-    MATCHES_SCHEMA,
-    ModelMatches,
-    match_models,
-    merge_layers,
-    tables_of,
-)
+from homolog.matching.intervals import Resamples, replicates_of, resampled_pairs, summarise
+from homolog.matching.layers import ModelMatches, merge_layers, tables_of
+from homolog.matching.matrices import match
 from homolog.matching.null import Calibration, calibrate, document_exchanges
 from homolog.matching.pairs import PairMatch, match_pair
 from homolog.matching.pearson import Best, Side, max_pearson
 
 __all__ = [
-    "LAYERS_SCHEMA",
-    "MATCHES_SCHEMA",
-    "SUMMARY_SCHEMA",
     "Assignment",
     "Best",
     "Calibration",
@@ -37,7 +20,7 @@ __all__ = [
     "Side",
     "calibrate",
     "document_exchanges",
-    "match_models",
+    "match",
     "match_pair",
     "max_pearson",
     "merge_layers",

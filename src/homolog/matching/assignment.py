@@ -1,10 +1,11 @@
-"""One partner each: mutual best partners, and the one-to-one assignment of largest total
-correlation.
+"""One partner each: mutual best partners, and the one-to-one assignment of largest total r.
 
 MPPC gives one feature of B to many features of A.  Mutual best partners are a strict count of
 pairs; the assignment gives each feature at most one partner so that the sum over pairs is largest:
 
-    max sum_ij w_ij x_ij,   sum_j x_ij <= 1,   sum_i x_ij <= 1,   x_ij in {0, 1}        w_ij = r_ij > 0
+    max sum_ij w_ij x_ij,   sum_j x_ij <= 1,   sum_i x_ij <= 1,   x_ij in {0, 1}
+
+    w_ij = r_ij > 0
 
 over candidate edges ij, the best partners of each feature of either side; features may stay alone.
 Its dual bounds the optimum from above:
@@ -61,6 +62,11 @@ class Assignment:
     bound: float
 
     @property
+    def reversed(self) -> Assignment:
+        """The same with the sides exchanged."""
+        return Assignment(self.b, self.a, self.r_b, self.r_a, self.total, self.bound)
+
+    @property
     def gap(self) -> float:
         """Share of the bound that the total falls short of; 0 is exact."""
         return 1 - self.total / self.bound if self.bound > 0 else 0.0
@@ -88,8 +94,7 @@ def one_to_one(
     exact_edges: int = EXACT_EDGES,
     epsilon: float = EPSILON,
 ) -> Assignment:
-    """The one-to-one assignment of largest total r among candidate edges; the same for the same
-    input.
+    """The one-to-one assignment of largest total r among candidate edges.
 
     candidates_a: for each feature of A some of its best partners, numbered through all layers of B,
     -1 for none;
@@ -103,7 +108,7 @@ def one_to_one(
         turned = one_to_one(
             candidates_b, r_b, candidates_a, r_a, exact_edges=exact_edges, epsilon=epsilon
         )
-        return Assignment(turned.b, turned.a, turned.r_b, turned.r_a, turned.total, turned.bound)
+        return turned.reversed
     start, column, weight = _edges(candidates_a, r_a, candidates_b, r_b)
     if len(weight) <= exact_edges:
         edge = _exact(start, column, weight, n_b)
@@ -131,8 +136,9 @@ def _filled(
 def _edges(
     candidates_a: np.ndarray, r_a: np.ndarray, candidates_b: np.ndarray, r_b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Edges of both sides, each once, by feature of A: (start (features_a + 1,), feature of B,
-    weight), int64.
+    """Edges of both sides, each once, by feature of A: start, feature of B, weight; int64.
+
+    start: (features_a + 1,).
     """
     n_a, n_b = len(candidates_a), len(candidates_b)
     keys, weights = [], []
@@ -159,8 +165,9 @@ def _edges(
 
 
 def _exact(start: np.ndarray, column: np.ndarray, weight: np.ndarray, n_columns: int) -> np.ndarray:
-    """Edge of each row's partner, -1 for none.  A column of its own for each row stands for being
-    alone.
+    """Edge of each row's partner, -1 for none.
+
+    A column of its own for each row stands for being alone.
     """
     n_rows = len(start) - 1
     row = np.repeat(np.arange(n_rows), np.diff(start))
@@ -168,9 +175,8 @@ def _exact(start: np.ndarray, column: np.ndarray, weight: np.ndarray, n_columns:
         np.concatenate([row, np.arange(n_rows)]),
         np.concatenate([column, n_columns + np.arange(n_rows)]),
     )
-    cost = np.concatenate(
-        [2 * _UNIT - weight, np.full(n_rows, 2 * _UNIT)]
-    )  # all positive: scipy drops zeros
+    # all positive: scipy drops zeros
+    cost = np.concatenate([2 * _UNIT - weight, np.full(n_rows, 2 * _UNIT)])
     shape = (n_rows, n_columns + n_rows)
     _, met = min_weight_full_bipartite_matching(scipy.sparse.csr_array((cost, ends), shape=shape))
     edge = np.full(n_rows, -1, dtype=np.int64)
@@ -181,9 +187,7 @@ def _exact(start: np.ndarray, column: np.ndarray, weight: np.ndarray, n_columns:
 
 @jit()
 def _auction(start, column, weight, n_columns, epsilon, patience):
-    """(edge of each row's partner or -1, bound): see the module's opening; rows are A, columns are
-    B.
-    """
+    """(edge of each row's partner or -1, bound): see the module's opening; rows are A."""
     n_rows = len(start) - 1
     price = np.zeros(n_columns, dtype=np.int64)
     edge_of, row_of = np.full(n_rows, -1, dtype=np.int64), np.full(n_columns, -1, dtype=np.int64)

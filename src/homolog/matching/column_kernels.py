@@ -1,6 +1,4 @@
-"""Compiled loops that prepare columns (numba): counts, moments, standardising, the two orders of
-the sparse entries.
-"""
+"""Compiled loops that prepare columns (numba): counts, moments, dense columns, sparse entries."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from homolog.compiled import jit
 
 @jit()
 def column_extent(indices, data, n_columns):
-    """(entries, largest |value|) of each column of a CSR matrix, and the place of an entry not
-    finite (-1: none).
-    """
+    """(entries, largest |value|) of each CSR column, and where one is not finite (-1: nowhere)."""
     count, largest = np.zeros(n_columns, dtype=np.int64), np.zeros(n_columns)
     bad = -1
     for entry in range(len(indices)):
@@ -29,8 +25,9 @@ def column_extent(indices, data, n_columns):
 
 @jit()
 def column_sums(indices, data, number, factor, n_columns):
-    """(sum of x, sum of x^2), float64, of columns numbered by `number` (-1: left out), x =
-    float32(value * factor).
+    """(sum of x, sum of x^2), float64, of the columns that `number` numbers, -1 where left out.
+
+    x = float32(value * factor).
     """
     first, second = np.zeros(n_columns), np.zeros(n_columns)
     for entry in range(len(indices)):
@@ -44,9 +41,7 @@ def column_sums(indices, data, number, factor, n_columns):
 
 @jit()
 def pack(indptr, indices, data, number, factor, start, values, numbers, per_word):
-    """Fill the packed rows: of each token first its values, then the numbers of their columns,
-    `per_word` in a word.
-    """
+    """Fill the packed rows: of each token its values, then their columns, `per_word` in a word."""
     for token in range(len(indptr) - 1):
         n = 0
         for entry in range(indptr[token], indptr[token + 1]):
@@ -74,7 +69,7 @@ def row_lengths(indptr, indices, number):
 
 @jit()
 def by_column(indptr, indices, data, number, factor, start):
-    """(token int32 ascending, value float32) of the columns, one after the other from `start` on."""
+    """(token int32 ascending, value float32) of the columns, one after the other from `start`."""
     place = start[:-1].copy()
     token_of, value_of = np.empty(start[-1], dtype=np.int32), np.empty(start[-1], dtype=np.float32)
     for token in range(len(indptr) - 1):
@@ -101,7 +96,7 @@ def move_tokens(start, token, value, new_place):
 
 @jit()
 def fill_dense(indptr, indices, data, place, out):
-    """Write the columns with place >= 0 of a CSR matrix into `out` (tokens, places), zero before."""
+    """Write the CSR columns with place >= 0 into `out` (tokens, places), zero before."""
     for token in range(len(indptr) - 1):
         for entry in range(indptr[token], indptr[token + 1]):
             if place[indices[entry]] >= 0:
@@ -110,25 +105,19 @@ def fill_dense(indptr, indices, data, place, out):
 
 @jit()
 def standardise(x, z, varies, mean, inverse_sd):
-    """z = (x - mean) / sd of every column, float32, with the mean and 1/sd that z has after
-    rounding.
+    """z = (x - mean) / sd of every column, with the mean and 1/sd that z has when rounded.
 
-    x (tokens, columns) float32 or float64; z, varies, mean, inverse_sd are filled.  Each column is
-    brought to magnitude 1 by a power of two and shifted by its first value (exact where it matters
-    most: a large mean and a small spread), then centred twice.  A column of one value gets varies =
-    False, z = 0.
+    z: float32.  x (tokens, columns) float32 or float64; z, varies, mean, inverse_sd are filled.
+    Each column is brought to magnitude 1 by a power of two and shifted by its first value (exact
+    where it matters most: a large mean and a small spread), then centred twice.  A column of one
+    value gets varies = False, z = 0.
     """
     n_tokens, n_columns = x.shape
     for stripe in range((n_columns + 63) // 64):
         lo, hi = stripe * 64, min(stripe * 64 + 64, n_columns)
         width = hi - lo
-        scale, base, centre, rest = (
-            np.zeros(width),
-            np.zeros(width),
-            np.zeros(width),
-            np.zeros(width),
-        )
-        square = np.zeros(width)
+        scale, base, centre = np.zeros(width), np.zeros(width), np.zeros(width)
+        rest, square = np.zeros(width), np.zeros(width)
         least, most = x[0, lo:hi].astype(np.float64), x[0, lo:hi].astype(np.float64)
         for t in range(n_tokens):
             for c in range(width):

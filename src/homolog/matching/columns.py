@@ -3,13 +3,13 @@
 A correlation does not change when a column is shifted or multiplied by a positive number, so each
 column is put into the form in which float64 sums of its products lose nothing:
 
-* a column active on at most `DENSE_DENSITY` of the tokens stays sparse and uncentred, multiplied by a power
-  of two (exact) so that its largest value lies in [1/2, 1).  By Cauchy-Schwarz mean^2 <= density *
-  E[x^2], so centring at the end, cov = E[xy] - mean_x mean_y, cancels at most a factor 1 / (1 -
-  density);
-* a column active more often becomes dense and standardised, z = (x - mean) / sd, centred twice in float64
-  around its first value, then rounded to float32 (relative error 6e-8 an entry, so at most about
-  1e-7 in r);
+* a column active on at most `DENSE_DENSITY` of the tokens stays sparse and uncentred, multiplied by
+  a power of two (exact) so that its largest value lies in [1/2, 1).  By Cauchy-Schwarz mean^2 <=
+  density * E[x^2], so centring at the end, cov = E[xy] - mean_x mean_y, cancels at most a factor
+  1 / (1 - density);
+* a column active more often becomes dense and standardised, z = (x - mean) / sd, centred twice in
+  float64 around its first value, then rounded to float32 (relative error 6e-8 an entry, so at most
+  about 1e-7 in r);
 * a column that takes one value only has no correlation: it is left out and stays NaN.
 
 The sparse part exists in two orders, each made when first asked for: `by_column` for the side whose
@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -36,6 +36,18 @@ DENSE_DENSITY = 1 / 8
 _CHUNK_BYTES = 64 << 20
 
 ArrayLike = np.ndarray | torch.Tensor | scipy.sparse.sparray | scipy.sparse.spmatrix
+
+
+class Entries(NamedTuple):
+    """Sparse entries column by column, or token by token, numbers ascending within each.
+
+    Column k has the values value[start[k] : start[k + 1]] on the tokens number[the same]; by token,
+    the other way round.  start: int64; number: int32; value: float32.
+    """
+
+    start: np.ndarray
+    number: np.ndarray
+    value: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,17 +70,72 @@ class Packed:
         """Token t is what token rows[t] was."""
         return replace(self, start=self.start[rows], length=self.length[rows])
 
+    def by_token(self) -> Entries:
+        """A plain copy."""
+        start = np.concatenate([[0], np.cumsum(self.length)]).astype(np.int64)
+        entry = np.arange(start[-1]) - np.repeat(start[:-1], self.length)
+        first = np.repeat(self.start, self.length)
+        number = (first + np.repeat(self.length, self.length)) * self.per_word + entry
+        return Entries(start, self.numbers[number].astype(np.int32), self.values[first + entry])
+
 
 @dataclass(frozen=True, eq=False)
-class _Source:
-    """Sparse columns where the user keeps them: CSR, the number of each column (-1: left out), its
-    power of two.
+class GivenEntries:
+    """Sparse columns where the user keeps them: CSR, and what each column becomes.
+
+    number: int32, place of each column among the sparse ones, -1 where it is left out.  factor: the
+    power of two of each sparse column.  start: int64, entries before each sparse column.
     """
 
     csr: Any
-    number: Int[np.ndarray, "column"]  # int32
+    number: Int[np.ndarray, "column"]
     factor: Float[np.ndarray, "sparse"]
-    start: Int[np.ndarray, "rows"]  # int64: entries before each numbered column
+    start: Int[np.ndarray, "rows"]
+
+    @cached_property
+    def packed(self) -> Packed:
+        csr, number = self.csr, self.number
+        length = kernels.row_lengths(csr.indptr, csr.indices, number)
+        per_word = 2 if len(self.factor) <= 1 << 16 else 1
+        end = np.cumsum(length + -(-length // per_word), dtype=np.int64)
+        values = np.zeros(int(end[-1]) if len(end) else 0, dtype=np.float32)
+        numbers = values.view(np.uint16 if per_word == 2 else np.uint32)
+        start = np.concatenate([[0], end[:-1]]).astype(np.int64)
+        given = csr.indptr, csr.indices, csr.data, number, self.factor
+        kernels.pack(*given, start, values, numbers, per_word)
+        return Packed(start, length, values, numbers, per_word)
+
+    @cached_property
+    def by_column(self) -> Entries:
+        csr, start = self.csr, self.start
+        given = csr.indptr, csr.indices, csr.data, self.number, self.factor
+        return Entries(start, *kernels.by_column(*given, start))
+
+
+@dataclass(frozen=True, eq=False)
+class StoredEntries:
+    """Sparse columns read from files, in one order or in both; the other cannot be made."""
+
+    by_column: Entries | None = None
+    packed: Packed | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ReorderedEntries:
+    """The sparse part of other columns with token t holding what token rows[t] held there."""
+
+    plain: Columns
+    rows: Int[np.ndarray, "token"]
+
+    @cached_property
+    def packed(self) -> Packed:
+        return self.plain.packed.reordered(self.rows)
+
+    @cached_property
+    def by_column(self) -> Entries:
+        start, token, value = self.plain.by_column
+        place = np.argsort(self.rows).astype(np.int32)
+        return Entries(start, *kernels.move_tokens(start, token, value, place))
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +153,7 @@ class Columns:
     mean: Float[np.ndarray, "defined"]
     inverse_sd: Float[np.ndarray, "defined"]
     dense: Float[np.ndarray, "token dense"]  # float32, C order
-    source: _Source | None
-    plain: Columns | None = None
-    rows: Int[np.ndarray, " token"] | None = None
-    """Of `reordered` columns: those they come from, and the row there of each token."""
+    entries: GivenEntries | StoredEntries | ReorderedEntries
 
     @property
     def n_dense(self) -> int:
@@ -100,63 +164,18 @@ class Columns:
         return len(self.order) - self.n_dense
 
     @property
-    def _given(self) -> _Source:
-        assert self.source is not None, (
-            "the matrix was let go: the other order of entries cannot be made any more"
-        )
-        return self.source
-
-    @cached_property
     def packed(self) -> Packed:
         """The sparse part token by token."""
-        if self.plain is not None and self.rows is not None:
-            return self.plain.packed.reordered(self.rows)
-        source = self._given
-        csr, number = source.csr, source.number
-        length = kernels.row_lengths(csr.indptr, csr.indices, number)
-        per_word = 2 if self.n_sparse <= 1 << 16 else 1
-        end = np.cumsum(length + -(-length // per_word), dtype=np.int64)
-        values = np.zeros(int(end[-1]) if len(end) else 0, dtype=np.float32)
-        numbers = values.view(np.uint16 if per_word == 2 else np.uint32)
-        start = np.concatenate([[0], end[:-1]]).astype(np.int64)
-        kernels.pack(
-            csr.indptr,
-            csr.indices,
-            csr.data,
-            number,
-            source.factor,
-            start,
-            values,
-            numbers,
-            per_word,
-        )
-        return Packed(start, length, values, numbers, per_word)
-
-    @cached_property
-    def by_column(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The sparse part column by column: (indptr int64, token int32 ascending, value float32)."""
-        if self.plain is not None and self.rows is not None:
-            start, token, value = self.plain.by_column
-            return start, *kernels.move_tokens(
-                start, token, value, np.argsort(self.rows).astype(np.int32)
-            )
-        csr, start = self._given.csr, self._given.start
-        found = kernels.by_column(
-            csr.indptr, csr.indices, csr.data, self._given.number, self._given.factor, start
-        )
-        return start, *found
+        packed = self.entries.packed
+        assert packed is not None, "only the order by column was read"
+        return packed
 
     @property
-    def by_token(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The sparse part token by token as plain CSR: (indptr int64, column int32, value float32);
-        a copy.
-        """
-        packed = self.packed
-        indptr = np.concatenate([[0], np.cumsum(packed.length)]).astype(np.int64)
-        entry = np.arange(indptr[-1]) - np.repeat(indptr[:-1], packed.length)
-        first = np.repeat(packed.start, packed.length)
-        number = (first + np.repeat(packed.length, packed.length)) * packed.per_word + entry
-        return indptr, packed.numbers[number].astype(np.int32), packed.values[first + entry]
+    def by_column(self) -> Entries:
+        """The sparse part column by column."""
+        by_column = self.entries.by_column
+        assert by_column is not None, "only the order by token was read"
+        return by_column
 
     @cached_property
     def position(self) -> Int[np.ndarray, "features"]:
@@ -167,66 +186,63 @@ class Columns:
 
     @property
     def n_bytes(self) -> int:
-        """Memory of the entries that the columns hold, in whatever orders, and of the dense
-        columns.
-        """
-        made = [self.dense]
-        made += [self.source.csr.indices, self.source.csr.data] if self.source is not None else []
-        made += [self.packed.values] if "packed" in self.__dict__ else []
-        made += self.by_column if "by_column" in self.__dict__ else []
-        return sum(array.nbytes for array in made)
-
-    def having(self, **orders: Any) -> Columns:
-        """These columns with `by_column` or `packed` already made."""
-        self.__dict__.update(orders)
-        return self
+        """Memory of the dense columns and of the entries, in whatever orders there are."""
+        arrays, made = [self.dense], vars(self.entries)
+        if isinstance(self.entries, GivenEntries):
+            arrays += [self.entries.csr.indices, self.entries.csr.data]
+        if (packed := made.get("packed")) is not None:
+            arrays.append(packed.values)
+        arrays += made.get("by_column") or ()
+        return sum(array.nbytes for array in arrays)
 
     def reordered(self, rows: np.ndarray) -> Columns:
-        """These columns with token t holding what token rows[t] held; rows: int64 (tokens,), each
-        token once.
+        """These columns with token t holding what token rows[t] held; rows: each token once.
 
         Means and deviations stay, and the packed entries are shared: it costs no new preparation.
         """
-        plain = self.plain or self
-        rows = rows if self.rows is None else self.rows[rows]
-        return replace(plain, dense=plain.dense[rows], plain=plain, rows=rows)
+        plain = self
+        if isinstance(self.entries, ReorderedEntries):
+            plain, rows = self.entries.plain, self.entries.rows[rows]
+        return replace(plain, dense=plain.dense[rows], entries=ReorderedEntries(plain, rows))
 
 
 def prepare(x: ArrayLike | Columns, name: str = "a") -> Columns:
-    """Columns of `x`, (tokens, features): scipy.sparse of any format, or a dense numpy or torch
-    array.
+    """Columns of `x`, (tokens, features): scipy.sparse of any format, or dense numpy or torch.
 
     Preparing costs a few passes; do it once for a matrix that meets several others.  `name` is what
     errors call it.  A float CSR matrix is referred to, not copied: do not change it while the
-    columns are in use. Raises InputError when `x` is not two-dimensional, not real, or holds NaN or
-    infinity.
+    columns are in use.  Raises InputError when `x` is not two-dimensional, not real, or holds NaN
+    or infinity.
     """
     if isinstance(x, Columns):
         return x
+    matrix = as_matrix(x, name)
+    is_sparse = scipy.sparse.issparse(matrix)
+    return _prepare_sparse(matrix, name) if is_sparse else _prepare_dense(matrix, name)
+
+
+def as_matrix(x: ArrayLike, name: str) -> Any:
+    """`x` as scipy.sparse or numpy, two-dimensional and of real numbers: see `prepare`."""
     if isinstance(x, torch.Tensor):
         x = x.detach().cpu()
         x = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).numpy()
-    given: Any = x if scipy.sparse.issparse(x) else np.asarray(x)
-    shape = tuple(given.shape)
-    if len(shape) != 2:
+    matrix: Any = x if scipy.sparse.issparse(x) else np.asarray(x)
+    if len(matrix.shape) != 2:
         raise InputError(
             f"shape of {name}",
-            shape,
+            tuple(matrix.shape),
             "two axes are needed, (tokens, features)",
             "Reshape it, tokens first.",
         )
-    if given.dtype != np.bool_ and not any(
-        np.issubdtype(given.dtype, kind) for kind in (np.floating, np.integer)
-    ):
-        found = str(given.dtype)
+    real = (np.bool_, np.floating, np.integer)
+    if not any(np.issubdtype(matrix.dtype, kind) for kind in real):
         raise InputError(
-            f"dtype of {name}", found, "correlations need real numbers", "Convert it to float32."
+            f"dtype of {name}",
+            str(matrix.dtype),
+            "correlations need real numbers",
+            "Convert it to float32.",
         )
-    return (
-        _prepare_sparse(given, name)
-        if scipy.sparse.issparse(given)
-        else _prepare_dense(given, name)
-    )
+    return matrix
 
 
 def _refuse_non_finite(name: str, token: int, feature: int, value: Any) -> None:
@@ -261,9 +277,9 @@ def _prepare_sparse(x: Any, name: str) -> Columns:
     dense_ids, sparse_ids = _split(count, csr.shape[0])
     number = np.full(csr.shape[1], -1, dtype=np.int32)
     number[sparse_ids] = np.arange(len(sparse_ids))
-    return _columns(
-        csr.shape, dense_ids, take, sparse_ids, csr, number, count[sparse_ids], largest[sparse_ids]
-    )
+    dense = _standardise(take, dense_ids, csr.shape[0])
+    count, largest = count[sparse_ids], largest[sparse_ids]
+    return _columns(csr.shape, dense, sparse_ids, csr, number, count, largest)
 
 
 def _prepare_dense(x: np.ndarray, name: str) -> Columns:
@@ -279,28 +295,16 @@ def _prepare_dense(x: np.ndarray, name: str) -> Columns:
         count += np.count_nonzero(part, axis=0)
     dense_ids, sparse_ids = _split(count, n_tokens)
     csr: Any = scipy.sparse.csr_array(np.asarray(x[:, sparse_ids], dtype=np.float64))
-    largest = (
-        np.abs(csr).max(axis=0).toarray().reshape(-1)
-        if len(sparse_ids) and n_tokens
-        else np.zeros(0)
-    )
+    largest = np.zeros(0)
+    if len(sparse_ids) and n_tokens:
+        largest = np.abs(csr).max(axis=0).toarray().reshape(-1)
+    dense = _standardise(lambda ids: x[:, ids], dense_ids, n_tokens)
     number = np.arange(len(sparse_ids), dtype=np.int32)
-    return _columns(
-        x.shape,
-        dense_ids,
-        lambda ids: x[:, ids],
-        sparse_ids,
-        csr,
-        number,
-        count[sparse_ids],
-        largest,
-    )
+    return _columns(x.shape, dense, sparse_ids, csr, number, count[sparse_ids], largest)
 
 
 def _split(count: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """(dense columns, sparse columns from frequent to rare) by their numbers of non-zeros; empty
-    ones in neither.
-    """
+    """(dense columns, sparse columns from frequent to rare); empty ones in neither."""
     is_dense = count > DENSE_DENSITY * n_tokens
     sparse_ids = np.flatnonzero((count > 0) & ~is_dense)
     return np.flatnonzero(is_dense), sparse_ids[np.argsort(-count[sparse_ids], kind="stable")]
@@ -308,23 +312,21 @@ def _split(count: np.ndarray, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _columns(
     shape: tuple[int, ...],
-    dense_ids: np.ndarray,
-    take: Callable[[np.ndarray], np.ndarray],
+    dense_part: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     sparse_ids: np.ndarray,
     csr: Any,
     number: np.ndarray,
     count: np.ndarray,
     largest: np.ndarray,
 ) -> Columns:
-    """Columns of dense columns, which `take` returns, and of the columns of `csr` that have a
-    number.
-    """
+    """Columns: what `_standardise` made of the dense ones, and those of `csr` with a number."""
     n_tokens, n_features = shape
-    dense_ids, dense, dense_mean, dense_inverse_sd = _standardise(take, dense_ids, n_tokens)
+    dense_ids, dense, dense_mean, dense_inverse_sd = dense_part
     factor = np.ldexp(1.0, -np.clip(np.frexp(largest)[1], -1000, 1000))
     first, second = kernels.column_sums(csr.indices, csr.data, number, factor, len(sparse_ids))
     mean = first / max(1, n_tokens)
     variance = second / max(1, n_tokens) - mean * mean
+    start = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
     return Columns(
         n_tokens=n_tokens,
         n_features=n_features,
@@ -332,16 +334,14 @@ def _columns(
         mean=np.concatenate([dense_mean, mean]),
         inverse_sd=np.concatenate([dense_inverse_sd, 1 / np.sqrt(variance)]),
         dense=dense,
-        source=_Source(
-            csr, number, factor, np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
-        ),
+        entries=GivenEntries(csr, number, factor, start),
     )
 
 
-def _standardise(take: Callable[[np.ndarray], np.ndarray], ids: np.ndarray, n_tokens: int):
-    """(ids that vary, their standardised float32 columns, mean and 1/sd of those columns as
-    rounded).
-    """
+def _standardise(
+    take: Callable[[np.ndarray], np.ndarray], ids: np.ndarray, n_tokens: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Ids that vary, their standardised float32 columns, mean and 1/sd of those as rounded."""
     out = np.empty((n_tokens, len(ids)), dtype=np.float32)
     mean, inverse_sd = np.zeros(len(ids)), np.zeros(len(ids))
     varies = np.zeros(len(ids), dtype=np.bool_)
@@ -349,9 +349,8 @@ def _standardise(take: Callable[[np.ndarray], np.ndarray], ids: np.ndarray, n_to
     for lo in range(0, len(ids), at_once):
         here = slice(lo, lo + at_once)
         part = np.asarray(take(ids[here]))
-        part = np.ascontiguousarray(
-            part, dtype=None if part.dtype in (np.float32, np.float64) else np.float64
-        )
+        kind = part.dtype if part.dtype in (np.float32, np.float64) else np.float64
+        part = np.ascontiguousarray(part, dtype=kind)
         if part.size:
             kernels.standardise(part, out[:, here], varies[here], mean[here], inverse_sd[here])
     if not varies.all():

@@ -1,5 +1,4 @@
-"""Mean and median MPPC with 95 % intervals from documents resampled (percentile bootstrap, Efron
-1979).
+"""Mean and median MPPC with 95 % intervals from documents resampled (Efron 1979).
 
 Documents, not tokens, are the unit: tokens of one document are not independent.  A replicate draws
 as many documents as there are, with replacement; with w_d the times that document d was drawn, each
@@ -8,8 +7,8 @@ feature's correlation with its partner is
     n = sum_d w_d n_d,   S_x = sum_d w_d sum_{t in d} x_t   (S_y, S_xx, S_yy, S_xy likewise)
     r = (S_xy / n - S_x S_y / n^2) / sqrt((S_xx / n - S_x^2 / n^2)(S_yy / n - S_y^2 / n^2))
 
-exactly as if the drawn documents were concatenated.  The interval of a mean (median) goes from the
-2.5 % to the 97.5 % quantile of the means (medians) of the replicates.
+exactly as if the drawn documents were concatenated.  The interval of a mean (median), by the
+percentile bootstrap, goes from the 2.5 % to the 97.5 % quantile of those of the replicates.
 
 **What the interval covers:** other text of the same kind, for these two models, these dictionaries
 and these partners.  The partner of each feature is held fixed, as found on the whole stream, so the
@@ -31,26 +30,19 @@ from jaxtyping import Float, Int
 from homolog.errors import InputError
 from homolog.features import check_same_stream
 from homolog.matching.columns import Columns
-from homolog.matching.layers import Layer, columns_of
+from homolog.matching.layers import Layer
 from homolog.matching.moments import products_by_document, sums_by_document
+from homolog.matching.tables import SUMMARY
 
 FREQUENT_ACTIVATIONS = 30
+SIDES = ("model", "label", "best_model", "best_label")
 HIGH_MATCH = 0.7
 _PAIRS_AT_ONCE = 1024
-
-SUMMARY_SCHEMA = {
-    **dict.fromkeys(("comparison", "kind", "model", "best_model", "stratum"), pl.String),
-    **dict.fromkeys(("n_features", "n_undefined"), pl.Int64),
-    **dict.fromkeys(("mean", "mean_lo", "mean_hi", "median", "median_lo", "median_hi"), pl.Float64),
-    "share_above_07": pl.Float64,
-}
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """Draws of documents: counts float64 (documents, replicates), and the document number of every
-    token.
-    """
+    """Draws of documents: how often each was drawn, float64, and the document of every token."""
 
     counts: Float[np.ndarray, "documents replicates"]
     document: Int[np.ndarray, "token"]  # int64, 0 ... documents - 1
@@ -58,9 +50,7 @@ class Resamples:
 
     @classmethod
     def draw(cls, document: np.ndarray, n_replicates: int, seed: int) -> Resamples:
-        """Draw the documents that occur in `document` (tokens,) with replacement, `n_replicates`
-        times.
-        """
+        """Draw the documents in `document` (tokens,) with replacement, `n_replicates` times."""
         _, number, tokens = np.unique(document, return_inverse=True, return_counts=True)
         generator = np.random.default_rng(seed)
         n = len(tokens)
@@ -71,8 +61,7 @@ class Resamples:
 def resampled_pairs(
     a: Columns, b: Columns, pairs: Int[np.ndarray, "pairs 2"], resamples: Resamples
 ) -> Float[np.ndarray, "pairs replicates"]:
-    """Pearson r, float32 (pairs, replicates), of features (i of a, j of b) on every resample; NaN
-    where constant.
+    """Pearson r of features (i of a, j of b) on every resample, float32; NaN where constant.
 
     pairs: original feature indices, both not constant.
     """
@@ -100,20 +89,20 @@ def summarise(
     matches: pl.DataFrame,
     features_a: Sequence[Layer],
     features_b: Sequence[Layer],
+    columns: Callable[[Any], Columns],
     *,
     seed: int,
     n_replicates: int = 500,
     frequent: int = FREQUENT_ACTIVATIONS,
-    columns: Callable[[Any], Columns] = columns_of,
 ) -> pl.DataFrame:
-    """Summary of one comparison, `SUMMARY_SCHEMA`: two directions x strata all, alive, frequent.
+    """Summary of one comparison, rows of `SUMMARY`: two directions x strata all, alive, frequent.
 
-    matches: from `match_models` of the same features.  all: every feature; alive: active on at
-    least one token of the stream; frequent: on at least `frequent` tokens (each of the feature
-    itself, whatever its partner does). n_undefined counts the features of the stratum without a
-    correlation (constant on the stream); mean, median and share_above_07 are over the others.
-    seed: of the resampled documents.  columns: gives the prepared columns of a layer (`by_column`
-    is what is read), for layers that lie on disk.
+    matches: of the same features (`layers.tables_of`).  columns: gives the prepared columns of a
+    layer, of which `by_column` is read.  all: every feature; alive: active on at least one token of
+    the stream; frequent: on at least `frequent` tokens (each of the feature itself, whatever its
+    partner does).  n_undefined counts the features of the stratum without a correlation (constant
+    on the stream); mean, median and share_above_07 are over the others.  seed: of the resampled
+    documents.
     """
     check_same_stream([*features_a, *features_b])
     if n_replicates < 1:
@@ -123,16 +112,15 @@ def summarise(
     resamples = Resamples.draw(features_a[0].document, n_replicates, seed)
     rows = []
     for own, others in ((features_a, features_b), (features_b, features_a)):
-        part = matches.filter(
-            (pl.col("model") == own[0].name) & (pl.col("best_model") == others[0].name)
-        )
+        sides = (own[0].model, own[0].label, others[0].model, others[0].label)
+        part = matches.filter(**dict(zip(SIDES, sides, strict=True)))
         replicates = replicates_of(part, own, others, resamples, columns)
-        head = (part["comparison"][0], own[0].kind, own[0].name, others[0].name)
+        head = (part["comparison"][0], own[0].kind, *sides)
         n_active, r = part["n_active"].to_numpy(), part["r"].to_numpy().astype(np.float64)
         for stratum, floor in (("all", 0), ("alive", 1), ("frequent", frequent)):
             inside = n_active >= floor
             rows.append((*head, stratum, *_row(r[inside], replicates[inside])))
-    return pl.DataFrame(rows, schema=SUMMARY_SCHEMA, orient="row")  # type: ignore[arg-type]
+    return pl.DataFrame(rows, schema=SUMMARY, orient="row")
 
 
 def replicates_of(
@@ -140,12 +128,9 @@ def replicates_of(
     own: Sequence[Layer],
     others: Sequence[Layer],
     resamples: Resamples,
-    columns: Callable[[Any], Columns] = columns_of,
+    columns: Callable[[Any], Columns],
 ) -> Float[np.ndarray, "rows replicates"]:
-    """r of every row of `part` with its partner on every resample, float32 (rows, replicates).
-
-    NaN where there is one document.
-    """
+    """r of every row of `part` with its partner on every resample; NaN for one document."""
     out = np.full((len(part), resamples.counts.shape[1]), np.nan, dtype=np.float32)
     if len(resamples.tokens) < 2:  # every resample is the text itself: that is no interval
         return out
@@ -153,13 +138,11 @@ def replicates_of(
     pairs = np.stack([part["feature"].to_numpy(), part["best_feature"].to_numpy()], axis=1)
     for features in own:
         for other in others:
-            rows = np.flatnonzero(
-                (layer == features.layer) & (best_layer == other.layer) & (pairs[:, 1] >= 0)
-            )
+            met = (layer == features.layer) & (best_layer == other.layer) & (pairs[:, 1] >= 0)
+            rows = np.flatnonzero(met)
             if len(rows):
-                out[rows] = resampled_pairs(
-                    columns(features), columns(other), pairs[rows], resamples
-                )
+                both = columns(features), columns(other)
+                out[rows] = resampled_pairs(*both, pairs[rows], resamples)
     return out
 
 
@@ -169,19 +152,10 @@ def _row(r: np.ndarray, replicates: np.ndarray) -> tuple[int | float, ...]:
     head = (len(r), int((~defined).sum()))
     if not defined.any():
         return (*head, *[float("nan")] * 7)
-    r = r[defined]
-    mean_lo, mean_hi = _interval(_means(replicates[defined]))
-    median_lo, median_hi = _interval(_medians(replicates[defined]))
-    numbers = (
-        r.mean(),
-        mean_lo,
-        mean_hi,
-        np.median(r),
-        median_lo,
-        median_hi,
-        (r > HIGH_MATCH).mean(),
-    )
-    return (*head, *(float(number) for number in numbers))
+    r, replicates = r[defined], replicates[defined]
+    mean = (r.mean(), *_interval(_means(replicates)))
+    median = (np.median(r), *_interval(_medians(replicates)))
+    return (*head, *(float(number) for number in (*mean, *median, (r > HIGH_MATCH).mean())))
 
 
 def _means(replicates: np.ndarray) -> np.ndarray:

@@ -1,11 +1,12 @@
-"""Compiled loops of the correlation engine (numba): the sparse kernel, dense products, the
-selection of the best.
+"""Compiled loops of the correlation engine (numba): sparse kernel, dense products, selection.
 
 The accumulators of one row against all columns stay in the second-level cache.  Products of float32
 values are exact in float64, sums are float64 in an order that does not depend on the number of
 threads, so neither does a result, and equal columns give equal bits.
 
 r is rounded to float32 before it is compared; among equal r the lowest original index wins.
+
+Compiled functions take their arrays one by one, which makes signatures and calls long.
 """
 
 from __future__ import annotations
@@ -23,16 +24,12 @@ from homolog.compiled import jit
 NO_INDEX = np.iinfo(np.int64).max  # loses every tie
 AHEAD = 8  # entries between the request for a row and its use
 STRIP = 256  # columns looked at together for a new best
-SEGMENTS = (
-    8  # runs of tokens of `packed_by_dense_sums`, fixed so that sums do not depend on threads
-)
+SEGMENTS = 8  # runs of tokens of `packed_by_dense_sums`: fixed, lest sums depend on threads
 
 
 @jit()
 def insert(r, index, best_r, best_index):
-    """Put (r, index) into the descending lists `best_r`, `best_index` of length k, if it belongs
-    there.
-    """
+    """Put (r, index) into the descending lists `best_r`, `best_index`, if it belongs there."""
     last = len(best_r) - 1
     if r < best_r[last] or (r == best_r[last] and index >= best_index[last]):
         return
@@ -75,23 +72,18 @@ prefetch: Any = intrinsic(_prefetch)
 
 @jit()
 def accumulate(lo, hi, row_token, row_value, start, length, values, numbers, per_word, sums):
-    """sums[c] += x y for all entries lo ... hi of one row: (token, x) against the packed entries
-    (c, y) there.
+    """sums[c] += x y for the entries (token, x) lo ... hi of a row and the packed (c, y) there.
 
     Rows of the other side lie anywhere in memory: each is asked for `AHEAD` entries before it is
-    needed. Unsigned numbers, because a signed index costs a test for being negative.
+    needed.  Unsigned numbers, because a signed index costs a test for being negative.
     """
     for entry in range(np.uint64(lo), np.uint64(hi)):
         later = entry + np.uint64(AHEAD)
         if later < np.uint64(hi):
             token = np.uint64(row_token[later])
             word = np.uint64(start[token])
-            end = (
-                word
-                + np.uint64(length[token])
-                + np.uint64(length[token]) // np.uint64(per_word)
-                + np.uint64(15)
-            )
+            n = np.uint64(length[token])
+            end = word + n + n // np.uint64(per_word) + np.uint64(15)
             while word < end:
                 prefetch(values, word)
                 word += np.uint64(16)
@@ -138,9 +130,8 @@ def sparse_by_sparse_best(
     n_columns, k = len(column_id), row_r.shape[1]
     for thread in numba.prange(n_threads):
         sums, r = np.zeros(n_columns), np.empty(n_columns, dtype=np.float32)
-        least = np.full(
-            n_columns, -np.inf, dtype=np.float32
-        )  # column_r[thread, :, k - 1], contiguous
+        # column_r[thread, :, k - 1], contiguous
+        least = np.full(n_columns, -np.inf, dtype=np.float32)
         for row in range(thread, len(row_id), n_threads):
             accumulate(
                 row_start[row],
@@ -179,8 +170,9 @@ def sparse_by_sparse_best(
 
 @jit(parallel=True)
 def sparse_by_dense_sums(row_start, row_token, row_value, dense, n_threads):
-    """Sum over tokens of x y, float64 (rows, columns), of sparse rows given by column and dense
-    columns.
+    """Sum over tokens of x y, float64 (rows, columns), of sparse rows and dense columns.
+
+    The rows are given column by column (`Columns.by_column`).
     """
     n_rows, n_columns = len(row_start) - 1, dense.shape[1]
     sums = np.zeros((n_rows, n_columns))
@@ -199,9 +191,7 @@ def sparse_by_dense_sums(row_start, row_token, row_value, dense, n_threads):
 
 @jit(parallel=True)
 def packed_by_dense_sums(start, length, values, numbers, per_word, n_rows, dense):
-    """The same of sparse rows given token by token (packed): `SEGMENTS` runs of tokens, added up in
-    order.
-    """
+    """The same of sparse rows given token by token, in `SEGMENTS` runs, added up in order."""
     n_tokens, n_columns = dense.shape
     parts = np.zeros((SEGMENTS, n_rows, n_columns))
     for segment in numba.prange(SEGMENTS):
@@ -220,9 +210,7 @@ def packed_by_dense_sums(start, length, values, numbers, per_word, n_rows, dense
 
 @jit(parallel=True)
 def dense_products(x, y, sums):
-    """sums[i, j] += sum over tokens of x[t, i] y[t, j], float64 in token order, eight rows at a
-    time.
-    """
+    """sums[i, j] += sum over tokens of x[t, i] y[t, j], float64, in order, eight rows at a time."""
     for stripe in numba.prange((x.shape[1] + 7) // 8):
         for token in range(x.shape[0]):
             for row in range(stripe * 8, min(stripe * 8 + 8, x.shape[1])):
@@ -246,9 +234,7 @@ def select(
     column_r,
     column_index,
 ):
-    """Select the best of a block of product sums (rows, columns); (rows, k) and (columns, k) in
-    place.
-    """
+    """Select the best of a block of product sums; (rows, k) and (columns, k) in place."""
     for row in range(sums.shape[0]):
         for column in range(sums.shape[1]):
             r = pearson(
@@ -265,9 +251,7 @@ def select(
 
 @jit()
 def merge(thread_r, thread_index, best_r, best_index):
-    """Merge (threads, columns, k) lists into (columns, k), in place; the order of threads does not
-    matter.
-    """
+    """Merge (threads, columns, k) lists into (columns, k), in place, in any order of threads."""
     for thread in range(thread_r.shape[0]):
         for column in range(thread_r.shape[1]):
             for place in range(thread_r.shape[2]):

@@ -21,10 +21,9 @@ from homolog.matching.moment_kernels import (
 def sums_by_document(
     columns: Columns, position: np.ndarray, document: np.ndarray, n_documents: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(sum of x, sum of x^2), float64 (positions, documents), of columns at `position` in
-    `columns.order`.
+    """(sum of x, sum of x^2), float64 (positions, documents).
 
-    document: (tokens,), numbers 0 ... n_documents - 1.
+    position: of the columns in `columns.order`.  document: (tokens,), 0 ... n_documents - 1.
     """
     first, second = np.zeros((len(position), n_documents)), np.zeros((len(position), n_documents))
     is_dense = position < columns.n_dense

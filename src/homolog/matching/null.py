@@ -1,5 +1,4 @@
-"""The null of the maximum: how large a best r is by chance, for a feature that fires as often as
-this one.
+"""The null of the maximum: how large a best r is by chance, for a feature that fires as often.
 
 The best of a million correlations is large even where nothing is shared, most of all for rare
 features.  The null keeps the values of every feature and its runs within a document, and breaks the
@@ -40,7 +39,7 @@ shape xi < 0, which would make some r impossible, becomes 0; and of the draws an
 quantile holds.  p is never taken below a tenth of 1 / (1 + n), n being the draws of the smallest
 pool.
 
-    q_(k) = min over l >= k of p_(l) m / l                                     [Benjamini & Hochberg 1995]
+    q_(k) = min over l >= k of p_(l) m / l          [Benjamini & Hochberg 1995]
 
 over the m defined features.  The pool is matched in frequency alone: within it, a feature that
 fires in long runs has a higher null than one that does not, so p is right on average over features
@@ -92,9 +91,8 @@ def document_exchanges(
         raise InputError(
             "n_exchanges",
             n_exchanges,
-            f"a document meets a different one of the {n_documents} in every exchange, so at "
-            "least one exchange and "
-            "more documents than exchanges are needed",
+            f"a document meets a different one of the {n_documents} in every exchange, so at least "
+            "one exchange and more documents than exchanges are needed",
             "Give a text of more documents, or ask for fewer.",
         )
     generator = np.random.default_rng(seed)
@@ -145,12 +143,12 @@ def calibrate(
     fdr: float = 0.01,
     quantile: float = 0.95,
 ) -> Calibration:
-    """p, q, the quantile of the null and the threshold of each feature, all layers of one direction
-    together.
+    """p, q, the quantile of the null and the threshold of each feature.
 
-    r: best correlation, NaN where undefined.  n_active: tokens on which the feature fires, of
-    n_tokens.  null: best correlation under each shift or exchange; NaN is left out.  p and q are
-    float64, the others float32, threshold rounded up, so that q <= fdr just where r >= threshold.
+    All layers of one direction go together.  r: best correlation, NaN where undefined.  n_active:
+    tokens on which the feature fires, of n_tokens.  null: best correlation under each shift or
+    exchange; NaN is left out.  p and q are float64, the others float32, threshold rounded up, so
+    that q <= fdr just where r >= threshold.
     Raises InputError for a null without draws, other numbers of features, or levels outside (0, 1).
     """
     for name, level in (("fdr", fdr), ("quantile", quantile)):
@@ -192,7 +190,10 @@ def _rounded_up(x: np.ndarray) -> np.ndarray:
 
 
 def benjamini_hochberg(p: Float[np.ndarray, "features"]) -> Float[np.ndarray, "features"]:
-    """Benjamini-Hochberg q of each p: the least false discovery rate at which it is called."""
+    """Benjamini-Hochberg q of each p: the least false discovery rate at which it is called.
+
+    scipy.stats.false_discovery_control rounds the last bit otherwise, and tables keep their bytes.
+    """
     order = np.argsort(p, kind="stable")
     scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
     q = np.empty(len(p))
@@ -202,8 +203,9 @@ def benjamini_hochberg(p: Float[np.ndarray, "features"]) -> Float[np.ndarray, "f
 
 @dataclass(frozen=True)
 class _Pools:
-    """Null quantiles by log frequency, as multiples of the median null there; they fall as the
-    level p rises.
+    """Null quantiles by log frequency, as multiples of the median null there.
+
+    They fall as the level p rises.
     """
 
     centre: np.ndarray  # (pools,) mean log frequency, ascending
@@ -219,10 +221,8 @@ class _Pools:
                 "null of the maximum", "NaN", "no draw has a defined correlation", "Match again."
             )
         order = np.argsort(log_frequency[feature], kind="stable")
-        at, draws = (
-            log_frequency[feature[order]],
-            null[feature[order], shift[order]].astype(np.float64),
-        )
+        at = log_frequency[feature[order]]
+        draws = null[feature[order], shift[order]].astype(np.float64)
         edges = _edges(at)
         centre = np.array([part.mean() for part in np.split(at, edges)])
         median = np.array([np.median(part) for part in np.split(draws, edges)])
@@ -231,15 +231,11 @@ class _Pools:
         least = min(len(part) for part in parts)
         lowest = (BEYOND if least // 10 >= LEAST_TAIL else 1) / (1 + least)
         level = np.union1d(np.geomspace(lowest, 0.05, LEVELS), np.linspace(0.05, 1, LEVELS // 4))
-        return cls(
-            centre,
-            log_median,
-            level,
-            np.array([_quantiles(np.sort(part)[::-1], level) for part in parts]),
-        )
+        quantiles = np.array([_quantiles(np.sort(part)[::-1], level) for part in parts])
+        return cls(centre, log_median, level, quantiles)
 
     def _between(self, log_frequency: np.ndarray) -> _Between:
-        """The pools below and above each frequency, the weight of the one above, the median null."""
+        """Pools below and above each frequency, the weight of the one above, the median null."""
         above = np.clip(np.searchsorted(self.centre, log_frequency), 0, len(self.centre) - 1)
         below = np.maximum(np.where(self.centre[above] <= log_frequency, above, above - 1), 0)
         gap = self.centre[above] - self.centre[below]
@@ -254,9 +250,7 @@ class _Pools:
         return median * (low + weight * (high - low))
 
     def p_of(self, r: np.ndarray, log_frequency: np.ndarray) -> np.ndarray:
-        """p of each r: by bisection the last level whose quantile reaches r, then a straight line
-        to the next.
-        """
+        """p of each r: the last level whose quantile reaches r, then straight to the next."""
         between = self._between(log_frequency)
         inside, outside = np.full(len(r), -1), np.full(len(r), len(self.level))
         for _ in range(len(self.level).bit_length()):
@@ -272,9 +266,7 @@ class _Pools:
         return self.level[here] + np.clip(step, 0, 1) * (self.level[following] - self.level[here])
 
     def least_r(self, p: float, log_frequency: np.ndarray) -> np.ndarray:
-        """Smallest r of each frequency whose p is at most `p`: the inverse of `p_of`; +inf where
-        there is none.
-        """
+        """Least r of each frequency whose p is at most `p`, the inverse of `p_of`; else +inf."""
         if p < self.level[0]:
             return np.full(len(log_frequency), np.inf)
         here = int(np.searchsorted(self.level, p, side="right")) - 1
@@ -283,14 +275,14 @@ class _Pools:
         high, low = self._at(here, between), self._at(following, between)
         span = self.level[following] - self.level[here]
         r = high - (p - self.level[here]) / (span if span > 0 else 1.0) * (high - low)
-        return np.where(
-            high > low, r, np.nextafter(high, np.inf)
-        )  # equal draws: only an r above them has that p
+        # of equal draws only an r above them has that p
+        return np.where(high > low, r, np.nextafter(high, np.inf))
 
 
 def _edges(log_frequency: np.ndarray) -> list[int]:
-    """Where each pool but the first begins among draws in order of frequency; equal frequencies
-    stay together.
+    """Where each pool but the first begins among draws in order of frequency.
+
+    Equal frequencies stay together.
     """
     edges = [0]
     for start in np.flatnonzero(np.diff(log_frequency)) + 1:
@@ -303,20 +295,18 @@ def _edges(log_frequency: np.ndarray) -> list[int]:
 
 
 def _quantiles(draws: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Null r at each level of p from descending draws: the draws, and the fitted tail where it lies
-    higher.
-    """
+    """Null r at each level of p: the descending draws, and the fitted tail where it lies higher."""
     n = len(draws)
     rank = np.arange(1, n + 1)
-    found = np.interp(level, (1 + rank) / (1 + n), draws)
+    drawn = np.interp(level, (1 + rank) / (1 + n), draws)
     n_tail = min(TAIL_DRAWS, n // 10)
     if n_tail < LEAST_TAIL:
-        return found
+        return drawn
     u, p_u = draws[n_tail], (2 + n_tail) / (1 + n)
     shape, scale = _generalised_pareto(draws[:n_tail][::-1] - u)
     rarer = np.log(p_u / np.minimum(level, p_u))
     tail = u + scale * (np.expm1(shape * rarer) / shape if shape > 0 else rarer)
-    return np.where(level < p_u, np.maximum(found, tail), found)
+    return np.where(level < p_u, np.maximum(drawn, tail), drawn)
 
 
 def _generalised_pareto(excess: np.ndarray) -> tuple[float, float]:

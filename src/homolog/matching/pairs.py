@@ -1,5 +1,4 @@
-"""One pair of layers: the best partners both ways, and what chance finds when documents are
-exchanged.
+"""One pair of layers: the best partners both ways, and what chance finds.
 
 A pair needs nothing but its two layers, and the maximum over layers is taken from the finished
 pairs: pairs may be worked on in any order, anywhere, and kept on disk one by one
@@ -20,7 +19,9 @@ from homolog.matching.pearson import Side, max_pearson
 
 @dataclass(frozen=True, eq=False)
 class PairMatch:
-    """a_to_b, b_to_a: k best partners.  null_a, null_b: the highest r of each feature under each
+    """The best of both sides, and the null of the maximum.
+
+    a_to_b, b_to_a: k best partners.  null_a, null_b: the highest r of each feature under each
     exchange of B's documents, NaN where undefined.
     """
 
@@ -37,9 +38,9 @@ class PairMatch:
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it, for a file; indices as int32."""
         sides = {"a_to_b": self.a_to_b, "b_to_a": self.b_to_a}
-        found = {f"{name}.r": side.r for name, side in sides.items()}
-        found |= {f"{name}.index": side.index.astype(np.int32) for name, side in sides.items()}
-        return found | {"null_a": self.null_a, "null_b": self.null_b}
+        arrays = {f"{name}.r": side.r for name, side in sides.items()}
+        arrays |= {f"{name}.index": side.index.astype(np.int32) for name, side in sides.items()}
+        return arrays | {"null_a": self.null_a, "null_b": self.null_b}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PairMatch:
@@ -60,8 +61,7 @@ def match_pair(
     threads: int | None = None,
     device: str = "cpu",
 ) -> PairMatch:
-    """Best partners of every feature of `a` in `b` and the reverse, and the highest r under each
-    exchange.
+    """Best partners of every feature both ways, and the highest r under each exchange.
 
     exchanges: orders of the tokens of B, (tokens,) each (`null.document_exchanges`); each costs
     another pass.

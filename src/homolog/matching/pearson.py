@@ -38,9 +38,7 @@ from homolog.matching.kernels import (
 
 SPARSE_BY_DENSE = 16  # dense columns met at once by sparse ones
 DENSE_BLOCK = 1024  # columns of a dense block: 8 MiB of float64 sums
-FEW_DENSE = (
-    128  # up to here a compiled loop, above a BLAS product, whose threads wait for each other
-)
+FEW_DENSE = 128  # up to here a compiled loop, above a BLAS product, whose threads wait
 CHUNK_BYTES = 32 << 20  # float64 copy of one side in a matrix product: few, long products
 
 
@@ -64,9 +62,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Best:
-    """Both directions: for the features of A the best of B, and for the features of B the best of
-    A.
-    """
+    """Both directions: for the features of A the best of B, for those of B the best of A."""
 
     a_to_b: Side
     b_to_a: Side
@@ -80,8 +76,7 @@ def max_pearson(
     threads: int | None = None,
     device: str = "cpu",
 ) -> Best:
-    """The k largest Pearson correlations of every feature of `a` with features of `b`, and the
-    reverse.
+    """The k largest Pearson correlations of every feature with those of the other side.
 
     a, b: (tokens, features_a), (tokens, features_b); scipy.sparse matrices, dense numpy or torch
     arrays of any real dtype, in any mix, or what `prepare` made of them.  Row t of both must be the
@@ -116,7 +111,7 @@ def max_pearson(
             "Encode both on the same token stream with the same mask.",
         )
     if device.startswith("cuda"):
-        return Best(*(Side(*found) for found in _on_gpu(left, right, k, device)))
+        return Best(*(Side(*partners) for partners in _on_gpu(left, right, k, device)))
     n_threads = numba.get_num_threads() if threads is None else threads
     best_a, best_b = _Running.start(len(left.order), k), _Running.start(len(right.order), k)
     before = numba.get_num_threads()
@@ -160,9 +155,9 @@ class _Running:
     def finish(self, columns: Columns) -> Side:
         shape = (columns.n_features, self.r.shape[1])
         r, index = np.full(shape, np.nan, dtype=np.float32), np.full(shape, -1, dtype=np.int64)
-        found = self.index != NO_INDEX
-        r[columns.order] = np.where(found, self.r, np.nan)
-        index[columns.order] = np.where(found, self.index, -1)
+        defined = self.index != NO_INDEX
+        r[columns.order] = np.where(defined, self.r, np.nan)
+        index[columns.order] = np.where(defined, self.index, -1)
         return Side(r, index)
 
 
@@ -188,9 +183,7 @@ def _sparse_by_sparse(
 def _sparse_by_dense(
     left: Columns, right: Columns, best_left: _Running, best_right: _Running, n_threads: int
 ) -> None:
-    """Sparse columns of `left` with dense ones of `right`, and dense columns of `left` with sparse
-    ones of `right`.
-    """
+    """Sparse columns of each side with dense ones of the other."""
     for start in range(0, right.n_dense if left.n_sparse else 0, SPARSE_BY_DENSE):
         columns = slice(start, min(start + SPARSE_BY_DENSE, right.n_dense))
         dense = np.ascontiguousarray(right.dense[:, columns])
@@ -215,9 +208,7 @@ def _select(
     column: slice,
     best_columns: _Running,
 ) -> None:
-    """Put the correlations of a block of sums over products (rows `row`, columns `column`) among
-    the best.
-    """
+    """Put the correlations of a block of sums (rows `row`, columns `column`) among the best."""
     select(
         sums,
         rows.n_tokens,

@@ -1,5 +1,4 @@
-"""Two feature sets over one token stream, some of whose features are the same: the truth that
-matching must find.
+"""Two feature sets over one stream, some of whose features are the same: the truth to be found.
 
 A latent l fires with a frequency p_l that differs between documents d, as a topic does:
 
@@ -27,6 +26,7 @@ few profiles of documents.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -45,13 +45,45 @@ BLOCK_TOKENS = 1 << 14  # mixed at once, so that scattered writes stay in the ca
 Values = Literal["log-normal", "exponential"]
 
 
+@dataclass(frozen=True)
+class Planting:
+    """How features are planted.  Raises InputError for a value outside its range."""
+
+    shared: float = 0.5
+    """Share of the columns with a partner."""
+    frequency: tuple[float, float] = (1e-4, 1e-1)
+    """Range of p_l, log-uniform, at most 0.1."""
+    noise: tuple[float, float] = (0.0, 0.6)
+    """Range of s, uniform, below 1."""
+    leak: float = 0.3
+    """Weight of each leak, in units of the mean value of a firing."""
+    n_leaks: int = 2
+    """Leaks of each column."""
+    threshold: float = 0.3
+    """Least value that is not cut, in units of the mean value of a firing."""
+    values: Values = "log-normal"
+    document_tokens: float = 500.0
+    """Mean length of a document; lengths are exponential."""
+    topic_shape: float = 1.0
+    """kappa, small for bursty latents."""
+    n_topics: int = 0
+    """0 gives every latent its own g; K > 0 lets all latents of both sides share K of them."""
+
+    def __post_init__(self) -> None:
+        low, high = self.frequency
+        _check("shared", self.shared, 0 <= self.shared <= 1, "it is a share, from 0 to 1")
+        _check("frequency", self.frequency, 0 < low <= high <= 0.1, "0 < low <= high <= 0.1")
+        low, high = self.noise
+        _check("noise", self.noise, 0 <= low <= high < 1, "0 <= low <= high < 1")
+
+
 @dataclass(frozen=True, eq=False)
 class PlantedMatches:
     """Features of two sides and the truth behind them.
 
     a, b: CSR float32 (tokens, features).  document: int32 (tokens,), not decreasing.  partner_a:
     int64 (features,), the column of `b` that carries the same latent, -1 where none does; partner_b
-    the reverse. frequency_a, frequency_b: float64, planted p_l of each column's own latent.
+    the reverse.  frequency_a, frequency_b: float64, planted p_l of each column's own latent.
     noise_a, noise_b: float64, noise s of the copy, NaN without one.
     """
 
@@ -67,108 +99,42 @@ class PlantedMatches:
 
 
 def plant_matches(
-    n_tokens: int,
-    n_features: int,
-    *,
-    seed: int,
-    shared: float = 0.5,
-    frequency: tuple[float, float] = (1e-4, 1e-1),
-    noise: tuple[float, float] = (0.0, 0.6),
-    leak: float = 0.3,
-    n_leaks: int = 2,
-    threshold: float = 0.3,
-    values: Values = "log-normal",
-    document_tokens: float = 500.0,
-    topic_shape: float = 1.0,
-    n_topics: int = 0,
+    n_tokens: int, n_features: int, *, seed: int, planting: Planting | None = None
 ) -> PlantedMatches:
     """Draw both sides, `n_features` columns each, over `n_tokens` tokens.
 
-    shared: share of the columns with a partner.  frequency: range of p_l, log-uniform, at most
-    0.1.  noise: range of s, uniform, below 1.  leak, n_leaks, threshold: weight and number of leaks
-    a column, and the cut, in units of the mean value of a firing.  document_tokens: mean length,
-    exponential.  topic_shape: kappa, small for bursty latents.
-    n_topics: 0 gives every latent its own g; K > 0 lets all latents of both sides share K of them.
-
-    Raises InputError for a value outside its range.
+    planting: how (default: as `Planting` says).  Raises InputError for too few tokens or features.
     """
-    _check(n_tokens, n_features, shared, frequency, noise)
+    planting = planting or Planting()
+    least = 2 * LEAK_REACH + 1
+    _check("n_tokens", n_tokens, n_tokens >= 1, "at least one token is needed")
+    _check("n_features", n_features, n_features >= least, f"leaks need {least} columns")
     rng = generator(seed, "planted matches")
-    start = _document_starts(n_tokens, document_tokens, rng)
-    n_shared = round(shared * n_features)
-    noise_of = np.concatenate(
-        [rng.uniform(*noise, n_shared), np.full(n_features - n_shared, np.nan)]
+    start = _document_starts(n_tokens, planting.document_tokens, rng)
+    n_shared = round(planting.shared * n_features)
+    noise = rng.uniform(*planting.noise, n_shared)
+    drawing = _Drawing(planting, start, rng)
+    often, rate, common = drawing.latents(n_shared)
+    side_a, side_b = (
+        drawing.side(carried, often, n_features)
+        for carried in (common, drawing.noisy_copy(common, rate, noise))
     )
-    topics = _activity(n_topics, start, topic_shape, rng)
-
-    def latents(count: int) -> tuple[np.ndarray, np.ndarray, Any]:
-        """Frequencies (count,), rates (count, documents), firings with their values (tokens,
-        count).
-        """
-        often = np.exp(rng.uniform(np.log(frequency[0]), np.log(frequency[1]), count))
-        own = (
-            topics[rng.integers(n_topics, size=count)]
-            if n_topics
-            else _activity(count, start, topic_shape, rng)
-        )
-        rate = np.minimum(often[:, None].astype(np.float32) * own, np.float32(LARGEST_RATE))
-        return often, rate, _valued(_firings(rate, start, rng), values, rng)
-
-    often, rate, common = latents(n_shared)
-    columns, frequencies, places = [], [], []
-    for carried in (common, _copy(common, rate, noise_of[:n_shared], start, values, rng)):
-        own_often, _, own = latents(n_features - n_shared)
-        both = np.concatenate([often, own_often])
-        place = rng.permutation(n_features).astype(np.int32)  # latent -> column
-        scale = np.power(10.0, rng.uniform(-1, 1, n_features)).astype(np.float32)
-        latent: Any = scipy.sparse.hstack([carried, own], format="csr")
-        columns.append(_columns(latent, _leaks(both, leak, n_leaks, rng), threshold, place, scale))
-        frequencies.append(both[np.argsort(place)])
-        places.append(place)
-    (place_a, place_b), n_documents = places, len(start) - 1
     return PlantedMatches(
-        a=columns[0],
-        b=columns[1],
-        document=np.repeat(np.arange(n_documents, dtype=np.int32), np.diff(start)),
-        partner_a=_partners(place_a, place_b, n_shared),
-        partner_b=_partners(place_b, place_a, n_shared),
-        frequency_a=frequencies[0],
-        frequency_b=frequencies[1],
-        noise_a=noise_of[np.argsort(place_a)],
-        noise_b=noise_of[np.argsort(place_b)],
+        a=side_a.columns,
+        b=side_b.columns,
+        document=np.repeat(np.arange(len(start) - 1, dtype=np.int32), np.diff(start)),
+        partner_a=side_a.partners(side_b, n_shared),
+        partner_b=side_b.partners(side_a, n_shared),
+        frequency_a=side_a.frequency,
+        frequency_b=side_b.frequency,
+        noise_a=side_a.noise(noise),
+        noise_b=side_b.noise(noise),
     )
 
 
-def _partners(place: np.ndarray, other: np.ndarray, n_shared: int) -> Int[np.ndarray, "features"]:
-    """Column of the other side with the same latent, for each column; the first latents are the
-    shared ones.
-    """
-    partner = np.full(len(place), -1, dtype=np.int64)
-    partner[place[:n_shared]] = other[:n_shared]
-    return partner
-
-
-def _check(
-    n_tokens: int,
-    n_features: int,
-    shared: float,
-    frequency: tuple[float, float],
-    noise: tuple[float, float],
-) -> None:
-    for field, value, good, requirement in (
-        ("n_tokens", n_tokens, n_tokens >= 1, "at least one token is needed"),
-        (
-            "n_features",
-            n_features,
-            n_features >= 2 * LEAK_REACH + 1,
-            f"leaks need {2 * LEAK_REACH + 1} columns",
-        ),
-        ("shared", shared, 0 <= shared <= 1, "it is a share, from 0 to 1"),
-        ("frequency", frequency, 0 < frequency[0] <= frequency[1] <= 0.1, "0 < low <= high <= 0.1"),
-        ("noise", noise, 0 <= noise[0] <= noise[1] < 1, "0 <= low <= high < 1"),
-    ):
-        if not good:
-            raise InputError(field, value, requirement, "Give a value in that range.")
+def _check(field: str, value: Any, good: bool, requirement: str) -> None:
+    if not good:
+        raise InputError(field, value, requirement, "Give a value in that range.")
 
 
 def _document_starts(
@@ -176,95 +142,135 @@ def _document_starts(
 ) -> Int[np.ndarray, "starts"]:
     """First token of each document, and n_tokens at the end, int32."""
     most = int(n_tokens // SHORTEST_DOCUMENT) + 1
-    length = SHORTEST_DOCUMENT + rng.exponential(max(mean - SHORTEST_DOCUMENT, 0.0), most).astype(
-        np.int64
-    )
-    start = np.concatenate([[0], np.cumsum(length)])
+    beyond = rng.exponential(max(mean - SHORTEST_DOCUMENT, 0.0), most).astype(np.int64)
+    start = np.concatenate([[0], np.cumsum(SHORTEST_DOCUMENT + beyond)])
     return np.append(start[start < n_tokens], n_tokens).astype(np.int32)
 
 
-def _activity(
-    rows: int, start: np.ndarray, shape: float, rng: np.random.Generator
-) -> Float[np.ndarray, "rows docs"]:
-    """g, float32: how much more than on average each latent fires in each document."""
-    return rng.standard_gamma(shape, (rows, len(start) - 1), dtype=np.float32) / np.float32(shape)
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """Columns of one side; latent l, of which the first are the shared ones, lies at place[l]."""
+
+    columns: Any
+    frequency: np.ndarray
+    place: np.ndarray
+
+    def partners(self, other: _Side, n_shared: int) -> Int[np.ndarray, "features"]:
+        """Column of the other side with the same latent, for each column."""
+        partner = np.full(len(self.place), -1, dtype=np.int64)
+        partner[self.place[:n_shared]] = other.place[:n_shared]
+        return partner
+
+    def noise(self, of_shared: np.ndarray) -> Float[np.ndarray, "features"]:
+        """Noise of each column's copy, NaN without one, from that of the shared latents."""
+        noise = np.full(len(self.place), np.nan)
+        noise[self.place[: len(of_shared)]] = of_shared
+        return noise
 
 
-def _firings(rate: np.ndarray, start: np.ndarray, rng: np.random.Generator) -> Any:
-    """Independent firings (tokens, latents), each token with the `rate` (latents, documents) of its
-    document.
+@dataclass(frozen=True, eq=False)
+class _Drawing:
+    """One stream of random numbers, from which everything is drawn in a fixed order."""
 
-    Poisson points hit a token at least once with probability 1 - exp(-intensity), independently: so
-    an intensity of -log(1 - rate) gives Bernoulli(rate) exactly, at the cost of the firings alone.
-    """
-    length = np.diff(start)
-    count = rng.poisson(-np.log1p(-rate.astype(np.float64)) * length)
-    cell = np.repeat(np.arange(count.size, dtype=np.int32), count.ravel()) % np.int32(len(length))
-    token = (rng.random(len(cell)) * length[cell]).astype(np.int32) + start[cell]
-    indptr = np.concatenate([[0], np.cumsum(count.sum(axis=1))]).astype(np.int32)
-    ones = np.ones(len(token), dtype=np.float32)
-    csr: Any = scipy.sparse.csc_array(
-        (ones, token, indptr), shape=(int(start[-1]), len(rate))
-    ).tocsr()
-    csr.sum_duplicates()
-    return csr
+    planting: Planting
+    start: np.ndarray
+    rng: np.random.Generator
 
+    @cached_property
+    def topics(self) -> np.ndarray:
+        return self.activity(self.planting.n_topics)
 
-def _valued(firings: Any, values: Values, rng: np.random.Generator) -> Any:
-    """The firings with values of mean 1."""
-    if values == "exponential":
-        firings.data = rng.standard_exponential(firings.nnz, dtype=np.float32)
-    else:
-        firings.data = _log_normal(np.float32(LOG_SD), firings.nnz, rng)
-    return firings
+    def activity(self, rows: int) -> Float[np.ndarray, "rows docs"]:
+        """g, float32: how much more than on average each latent fires in each document."""
+        shape, n_documents = self.planting.topic_shape, len(self.start) - 1
+        gamma = self.rng.standard_gamma(shape, (rows, n_documents), dtype=np.float32)
+        return gamma / np.float32(shape)
 
+    def latents(self, count: int) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Frequencies (count,), rates (count, documents), and values (tokens, count)."""
+        topics, (low, high) = self.topics, self.planting.frequency
+        often = np.exp(self.rng.uniform(np.log(low), np.log(high), count))
+        if len(topics):
+            own = topics[self.rng.integers(len(topics), size=count)]
+        else:
+            own = self.activity(count)
+        rate = np.minimum(often[:, None].astype(np.float32) * own, np.float32(LARGEST_RATE))
+        return often, rate, self.valued(self.firings(rate))
 
-def _log_normal(
-    log_sd: np.ndarray | np.float32, count: int, rng: np.random.Generator
-) -> np.ndarray:
-    """`count` float32 values of mean 1."""
-    return np.exp(log_sd * rng.standard_normal(count, dtype=np.float32) - log_sd * log_sd / 2)
+    def firings(self, rate: np.ndarray) -> Any:
+        """Independent firings (tokens, latents) with the `rate` (latents, documents) of a document.
 
+        Poisson points hit a token at least once with probability 1 - exp(-intensity),
+        independently: so an intensity of -log(1 - rate) gives Bernoulli(rate) exactly, at the cost
+        of the firings alone.
+        """
+        start, rng = self.start, self.rng
+        length = np.diff(start)
+        count = rng.poisson(-np.log1p(-rate.astype(np.float64)) * length)
+        cell = np.repeat(np.arange(count.size, dtype=np.int32), count.ravel())
+        cell %= np.int32(len(length))
+        token = (rng.random(len(cell)) * length[cell]).astype(np.int32) + start[cell]
+        indptr = np.concatenate([[0], np.cumsum(count.sum(axis=1))]).astype(np.int32)
+        ones = np.ones(len(token), dtype=np.float32)
+        shape = (int(start[-1]), len(rate))
+        csr: Any = scipy.sparse.csc_array((ones, token, indptr), shape=shape).tocsr()
+        csr.sum_duplicates()
+        return csr
 
-def _copy(
-    x: Any,
-    rate: np.ndarray,
-    level: np.ndarray,
-    start: np.ndarray,
-    values: Values,
-    rng: np.random.Generator,
-) -> Any:
-    """The noisy copy of `x`: missed firings, noisy values, spurious firings where `x` is silent."""
-    kept, log_sd = x.copy(), level.astype(np.float32)[x.indices]
-    kept.data = (
-        x.data * (rng.random(x.nnz, dtype=np.float32) >= log_sd) * _log_normal(log_sd, x.nnz, rng)
-    )
-    kept.eliminate_zeros()
-    spurious: Any = _firings(rate * level[:, None].astype(np.float32), start, rng)
-    spurious = spurious - spurious.multiply(x != 0)
-    return (kept + _valued(spurious.tocsr(), values, rng)).tocsr()
+    def valued(self, firings: Any) -> Any:
+        """The firings with values of mean 1."""
+        if self.planting.values == "exponential":
+            firings.data = self.rng.standard_exponential(firings.nnz, dtype=np.float32)
+        else:
+            firings.data = self.log_normal(np.float32(LOG_SD), firings.nnz)
+        return firings
 
+    def log_normal(self, log_sd: np.ndarray | np.float32, count: int) -> np.ndarray:
+        """`count` float32 values of mean 1."""
+        normal = self.rng.standard_normal(count, dtype=np.float32)
+        return np.exp(log_sd * normal - log_sd * log_sd / 2)
 
-def _leaks(often: np.ndarray, leak: float, n_leaks: int, rng: np.random.Generator) -> Any:
-    """Weights (latents, columns): 1 for a column's own latent, `leak` for `n_leaks` others of about
-    its frequency.
-    """
-    n = len(often)
-    by_frequency = np.argsort(often)
-    rank = np.argsort(by_frequency)
-    low = np.clip(rank - LEAK_REACH, 0, n - 2 * LEAK_REACH - 1)
-    drawn = np.argsort(rng.random((n, 2 * LEAK_REACH)), axis=1)[:, :n_leaks] + low[:, None]
-    source = by_frequency[drawn + (drawn >= rank[:, None])]  # a column is no source of its own
-    weight = np.full(source.size, leak, dtype=np.float32)
-    place = (source.ravel().astype(np.int32), np.repeat(np.arange(n, dtype=np.int32), n_leaks))
-    leaks = scipy.sparse.csr_array((weight, place), shape=(n, n))
-    return leaks + scipy.sparse.eye_array(n, format="csr").astype(np.float32)
+    def noisy_copy(self, x: Any, rate: np.ndarray, level: np.ndarray) -> Any:
+        """`x` with missed firings, noisy values, and spurious firings where it is silent."""
+        kept, log_sd = x.copy(), level.astype(np.float32)[x.indices]
+        caught = self.rng.random(x.nnz, dtype=np.float32) >= log_sd
+        kept.data = x.data * caught * self.log_normal(log_sd, x.nnz)
+        kept.eliminate_zeros()
+        spurious: Any = self.firings(rate * level[:, None].astype(np.float32))
+        spurious = spurious - spurious.multiply(x != 0)
+        return (kept + self.valued(spurious.tocsr())).tocsr()
+
+    def side(self, carried: Any, often: np.ndarray, n_features: int) -> _Side:
+        """`carried`, of these frequencies, and latents of the side's own, mixed and shuffled."""
+        own_often, _, own = self.latents(n_features - len(often))
+        both = np.concatenate([often, own_often])
+        place = self.rng.permutation(n_features).astype(np.int32)
+        scale = np.power(10.0, self.rng.uniform(-1, 1, n_features)).astype(np.float32)
+        latent: Any = scipy.sparse.hstack([carried, own], format="csr")
+        columns = _columns(latent, self.leaks(both), self.planting.threshold, place, scale)
+        return _Side(columns, both[np.argsort(place)], place)
+
+    def leaks(self, often: np.ndarray) -> Any:
+        """Weights (latents, columns): 1 for a column's own latent, `leak` for a few others.
+
+        Those are of about its frequency.
+        """
+        n, n_leaks = len(often), self.planting.n_leaks
+        by_frequency = np.argsort(often)
+        rank = np.argsort(by_frequency)
+        low = np.clip(rank - LEAK_REACH, 0, n - 2 * LEAK_REACH - 1)
+        order = np.argsort(self.rng.random((n, 2 * LEAK_REACH)), axis=1)
+        drawn = order[:, :n_leaks] + low[:, None]
+        source = by_frequency[drawn + (drawn >= rank[:, None])]  # a column is no source of its own
+        weight = np.full(source.size, self.planting.leak, dtype=np.float32)
+        column = np.repeat(np.arange(n, dtype=np.int32), n_leaks)
+        place = (source.ravel().astype(np.int32), column)
+        leaks = scipy.sparse.csr_array((weight, place), shape=(n, n))
+        return leaks + scipy.sparse.eye_array(n, format="csr").astype(np.float32)
 
 
 def _columns(x: Any, weight: Any, threshold: float, place: np.ndarray, scale: np.ndarray) -> Any:
-    """Latents mixed and cut at `threshold`; column j multiplied by `scale`[j] and put at
-    `place`[j].
-    """
+    """Latents mixed and cut at `threshold`; column j times scale[j] is put at place[j]."""
     blocks = []
     for first in range(0, x.shape[0], BLOCK_TOKENS):
         mixed = x[first : first + BLOCK_TOKENS] @ weight

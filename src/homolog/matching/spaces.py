@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,9 +42,7 @@ from scipy.stats import rankdata
 from homolog.errors import InputError
 
 VARIANCE = 0.99  # share of the variance that the directions kept by SVCCA explain, as in Raghu 2017
-SAMPLES_A_DIRECTION = (
-    2  # SVCCA is undefined for fewer samples a kept direction of both sides together
-)
+SAMPLES_A_DIRECTION = 2  # SVCCA is undefined for fewer samples per kept direction of both sides
 BLOCK = 2048  # tokens that are held in float64 at once
 RSA_PAIRS = 2000  # pairs of directions in RSA: two million cosines a side
 
@@ -56,10 +55,9 @@ class SpaceSimilarity:
 
     cka, svcca: float64 (layers_a, layers_b), 0 to 1.  NaN: a layer is constant over the tokens (or
     there are fewer than two); for svcca also fewer than `SAMPLES_A_DIRECTION` (kept_a + kept_b) + 1
-    tokens.
-    cka_chance: what CKA is on average when the tokens of B are shuffled.  svcca_chance: an upper
-    bound of that mean for SVCCA (the root of the mean square; the mean is about 0.85 of it for
-    equal widths).
+    tokens.  cka_chance: what CKA is on average when the tokens of B are shuffled.  svcca_chance: an
+    upper bound of that mean for SVCCA (the root of the mean square; the mean is about 0.85 of it
+    for equal widths).
     kept_a, kept_b: directions that SVCCA kept.
     """
 
@@ -73,8 +71,7 @@ class SpaceSimilarity:
 
 
 class SpaceMoments:
-    """Means and scatter matrices of all layers of two models over the tokens seen, for all layer
-    pairs.
+    """Means and scatter matrices over the tokens seen, for all layer pairs of two models.
 
     widths_a, widths_b: d_model of each layer.  device: where the sums lie and the products run
     (float64: "cpu" or a CUDA device); shards may come from any device.  threads: CPU threads
@@ -103,18 +100,14 @@ class SpaceMoments:
         # Spaces are numbered: the layers of A, then the layers of B.
         widths = self.widths_a + self.widths_b
         self._mean = [self._zeros(width) for width in widths]
-        pairs = [(i, i) for i in range(len(widths))]
-        pairs += [
-            (i, len(self.widths_a) + j)
-            for i in range(len(self.widths_a))
-            for j in range(len(self.widths_b))
-        ]
+        n_a, n = len(self.widths_a), len(widths)
+        pairs = [(i, i) for i in range(n)] + [(i, j) for i in range(n_a) for j in range(n_a, n)]
         self._scatter = {(i, j): self._zeros(widths[i], widths[j]) for i, j in pairs}
 
     def add(self, residuals_a: Sequence[Matrix], residuals_b: Sequence[Matrix]) -> None:
-        """Take one shard: (tokens, d_model) of every layer of A and of B, any float dtype; row t is
-        the same token.
+        """Take one shard: (tokens, d_model) of every layer of A and B; row t is the same token.
 
+        residuals_a, residuals_b: of any float dtype, from any device.
         Raises InputError, before anything is taken, for wrong shapes, NaN and infinity.
         """
         n_tokens = None
@@ -123,11 +116,10 @@ class SpaceMoments:
             ("b", residuals_b, self.widths_b),
         ):
             if len(residuals) != len(widths):
-                requirement = f"moments were opened for {len(widths)} layers"
                 raise InputError(
                     f"layers of residuals_{side}",
                     len(residuals),
-                    requirement,
+                    f"moments were opened for {len(widths)} layers",
                     "Give every layer once.",
                 )
             for layer, (x, width) in enumerate(zip(residuals, widths, strict=True)):
@@ -139,8 +131,7 @@ class SpaceMoments:
                 self._add_block([x[start : start + BLOCK] for x in spaces], pool)
 
     def merge(self, other: SpaceMoments) -> None:
-        """Take the tokens of `other`, of the same widths: up to rounding, as if they had been added
-        here.
+        """Take the tokens of `other`, up to rounding as if they had been added here.
 
         For the same bytes, merge the same shards in the same order.  Raises InputError when widths
         differ.
@@ -158,21 +149,22 @@ class SpaceMoments:
             self._scatter[i, j].add_(other._scatter[i, j].to(self.device))
 
         with _single_threads(self.threads) as pool:
-            self._take(
-                other.n_tokens, [mean.to(self.device) for mean in other._mean], products, pool
-            )
+            means = [mean.to(self.device) for mean in other._mean]
+            self._take(other.n_tokens, means, products, pool)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All that is known, for storing: n_tokens, widths_a, widths_b (int64), mean.I, scatter.I.J
-        (float64).
+        """All that is known, for storing.
 
-        I, J number the spaces: the layers of A from 0, then those of B.
+        n_tokens, widths_a, widths_b (int64), mean.I, scatter.I.J (float64), where I, J number the
+        spaces: the layers of A from 0, then those of B.
         """
-        found = {"n_tokens": np.array([self.n_tokens])}
-        found |= {"widths_a": np.array(self.widths_a), "widths_b": np.array(self.widths_b)}
-        found |= {f"mean.{i}": mean.cpu().numpy().copy() for i, mean in enumerate(self._mean)}
-        return found | {
-            f"scatter.{i}.{j}": sums.cpu().numpy().copy() for (i, j), sums in self._scatter.items()
+        sums = {f"mean.{i}": mean for i, mean in enumerate(self._mean)}
+        sums |= {f"scatter.{i}.{j}": scatter for (i, j), scatter in self._scatter.items()}
+        return {
+            "n_tokens": np.array([self.n_tokens]),
+            "widths_a": np.array(self.widths_a),
+            "widths_b": np.array(self.widths_b),
+            **{name: tensor.cpu().numpy().copy() for name, tensor in sums.items()},
         }
 
     @classmethod
@@ -187,16 +179,16 @@ class SpaceMoments:
 
         def array(name: str, *shape: int) -> np.ndarray:
             if name not in arrays or (shape and arrays[name].shape != shape):
-                found = arrays[name].shape if name in arrays else "missing"
-                requirement = f"stored moments need an array of shape {shape or 'of one axis'}"
                 raise InputError(
-                    name, found, requirement, "Delete the file and accumulate this shard again."
+                    name,
+                    arrays[name].shape if name in arrays else "missing",
+                    f"stored moments need an array of shape {shape or 'of one axis'}",
+                    "Delete the file and accumulate this shard again.",
                 )
             return arrays[name]
 
-        made = cls(
-            array("widths_a").tolist(), array("widths_b").tolist(), device=device, threads=threads
-        )
+        widths = (array(name).tolist() for name in ("widths_a", "widths_b"))
+        made = cls(*widths, device=device, threads=threads)
         made.n_tokens = int(array("n_tokens", 1)[0])
         for i, mean in enumerate(made._mean):
             mean.copy_(torch.tensor(array(f"mean.{i}", *mean.shape)))
@@ -217,13 +209,12 @@ class SpaceMoments:
                 svcca = _mean_correlation(whitening[i].T @ cross, whitening[j], self.n_tokens)
                 return float(torch.linalg.vector_norm(cross)) ** 2, svcca
 
-            found = np.array(
-                list(pool.map(pair, [(i, n_a + j) for i in range(n_a) for j in range(n_b)]))
-            )
+            pairs = [(i, n_a + j) for i in range(n_a) for j in range(n_b)]
+            numbers = np.array(list(pool.map(pair, pairs)))
             norm = np.array([float(torch.linalg.vector_norm(s)) for s in scatter])
             trace = np.array([float(s.trace()) for s in scatter])
         norm[norm == 0] = np.nan
-        square, svcca = found.reshape(n_a, n_b, 2).transpose(2, 0, 1)
+        square, svcca = numbers.reshape(n_a, n_b, 2).transpose(2, 0, 1)
         cka = np.minimum(square / np.outer(norm[:n_a], norm[n_a:]), 1.0)
         kept = np.array([w.shape[1] for w in whitening])
         freedom = max(self.n_tokens - 1, 1)
@@ -257,9 +248,7 @@ class SpaceMoments:
         products: Callable[[int, int], None],
         pool: Executor,
     ) -> None:
-        """Join `n` tokens of these means, whose own scatter `products(i, j)` adds, to those seen
-        (Chan 1979).
-        """
+        """Join `n` tokens of these means, whose scatter `products(i, j)` adds, to those seen."""
         if n == 0:
             return
         total = self.n_tokens + n
@@ -282,99 +271,58 @@ class DecoderSimilarity:
 
     rsa: Spearman's correlation, -1 to 1, over the first `RSA_PAIRS` pairs; NaN for fewer than 3
     pairs or when all cosines of a side are equal.  svcca: 0 to 1, over all pairs; NaN for fewer
-    than `SAMPLES_A_DIRECTION` times the kept directions of both sides + 1 pairs.  *_baseline,
-    *_baseline_sd: mean and standard deviation of the same numbers with the pairs shuffled (the mean
-    of rsa is 0 but for the finite number of shuffles).
+    than `SAMPLES_A_DIRECTION` times the kept directions of both sides + 1 pairs.
     """
 
     rsa: float
-    rsa_baseline: float
-    rsa_baseline_sd: float
     svcca: float
-    svcca_baseline: float
-    svcca_baseline_sd: float
     n_pairs: int
 
 
-def decoder_similarity(
-    directions_a: Matrix,
-    directions_b: Matrix,
-    *,
-    seed: int,
-    n_shuffles: int = 10,
-    threads: int | None = None,
-) -> DecoderSimilarity:
-    """RSA and SVCCA of the decoder directions of matched features, with the pairs shuffled as the
-    baseline.
+def decoder_similarity(directions_a: Matrix, directions_b: Matrix) -> DecoderSimilarity:
+    """RSA and SVCCA of the decoder directions of matched features.
 
     directions_a: (pairs, d_a), directions_b: (pairs, d_b): row p of both is one pair.  Give pairs
     one to one (a direction that comes back many times is many samples) and the best matched first:
-    RSA takes the first `RSA_PAIRS`.  seed: of the shuffles.  threads: as in `SpaceMoments`.
+    RSA takes the first `RSA_PAIRS`.  What chance gives: the same with the rows of one side
+    shuffled.
 
-    Raises InputError for other shapes, NaN, infinity, rows of length 0, which have no cosine, and
-    n_shuffles < 2.
+    Raises InputError for other shapes, NaN, infinity, and rows of length 0, which have no cosine.
     """
     n_pairs = _rows("directions_a", directions_a, None, None)
     _rows("directions_b", directions_b, None, n_pairs)
-    if n_shuffles < 2:
-        raise InputError(
-            "n_shuffles",
-            n_shuffles,
-            "a baseline with a spread needs at least 2",
-            "Leave the default.",
-        )
     a, b = (_float64(x, torch.device("cpu")) for x in (directions_a, directions_b))
     for field, x in (("directions_a", a), ("directions_b", b)):
         if (empty := (x == 0).all(1)).any():
+            row = f"{field}, row {int(empty.nonzero()[0])}"
             requirement = "a direction of length 0 has no cosine with others"
-            raise InputError(
-                f"{field}, row {int(empty.nonzero()[0])}",
-                0.0,
-                requirement,
-                "Leave dead features out.",
-            )
-    random = np.random.default_rng(seed)
-    first = min(n_pairs, RSA_PAIRS)
-    shuffles = [(random.permutation(first), random.permutation(n_pairs)) for _ in range(n_shuffles)]
-    with _single_threads(threads) as pool:
-        ranks_a, ranks_b = _cosine_ranks(a[:first]), _cosine_ranks(b[:first])
-        scores_a, scores_b = _scores(a), _scores(b)
-
-        def both(order: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
-            near, every = (torch.from_numpy(part) for part in order)
-            rsa = 0.5 * float((ranks_a * ranks_b[near][:, near]).sum())
-            return rsa if first > 2 else np.nan, _mean_correlation(
-                scores_a.T, scores_b[every], n_pairs
-            )
-
-        rsa, svcca = both((np.arange(first), np.arange(n_pairs)))
-        baseline = np.array(list(pool.map(both, shuffles)))
-    mean, sd = baseline.mean(0).tolist(), baseline.std(0, ddof=1).tolist()
-    return DecoderSimilarity(rsa, mean[0], sd[0], svcca, mean[1], sd[1], n_pairs)
+            raise InputError(row, 0.0, requirement, "Leave dead features out.")
+    with _one_thread():
+        near_a, near_b = (_cosine_ranks(x[:RSA_PAIRS]) for x in (a, b))
+        rsa = 0.5 * float((near_a * near_b).sum())
+        svcca = _mean_correlation(_scores(a).T, _scores(b), n_pairs)
+    return DecoderSimilarity(rsa if n_pairs > 2 else np.nan, svcca, n_pairs)
 
 
 def _rows(field: str, x: Matrix, width: int | None, n_rows: int | None) -> int:
     """Number of rows of a finite matrix of this width and number of rows (None: any)."""
     shape = tuple(x.shape)
-    if (
-        len(shape) != 2
-        or (width or shape[1]) != shape[1]
-        or (n_rows is not None and n_rows != shape[0])
-    ):
-        requirement = (
-            f"it needs the shape ({'rows' if n_rows is None else n_rows}, {width or 'd_model'})"
+    needed = (n_rows, width)
+    if len(shape) != 2 or any(n not in (None, has) for n, has in zip(needed, shape, strict=True)):
+        raise InputError(
+            f"the shape of {field}",
+            shape,
+            f"it needs the shape ({'rows' if n_rows is None else n_rows}, {width or 'd_model'})",
+            "Row t of every matrix must be the same token, or the same pair.",
         )
-        remedy = "Row t of every matrix must be the same token, or the same pair."
-        raise InputError(f"the shape of {field}", shape, requirement, remedy)
     finite = np.isfinite(x) if isinstance(x, np.ndarray) else torch.isfinite(x).cpu().numpy()
     if not finite.all():
         row, channel = (int(place) for place in np.argwhere(~finite)[0])
-        requirement, remedy = (
+        raise InputError(
+            f"{field}, row {row}, channel {channel}",
+            float(x[row, channel]),
             "moments exist of finite numbers only",
             "Leave that token, or that feature, out.",
-        )
-        raise InputError(
-            f"{field}, row {row}, channel {channel}", float(x[row, channel]), requirement, remedy
         )
     return shape[0]
 
@@ -386,16 +334,12 @@ def _float64(x: Matrix, device: torch.device) -> torch.Tensor:
 
 
 def _mean(x: torch.Tensor) -> torch.Tensor:
-    """Means (d,) of x (rows, d), around the first row: a constant channel has its value, without
-    rounding.
-    """
+    """Means (d,) of x (rows, d), around the first row, so that constants are not rounded."""
     return x[0] + (x - x[0]).mean(0)
 
 
 def _whitening(scatter: torch.Tensor) -> torch.Tensor:
-    """(d, kept): directions that explain `VARIANCE` of a scatter matrix, scaled to scores of length
-    1.
-    """
+    """(d, kept): directions that explain `VARIANCE` of a scatter matrix; scores have length 1."""
     values, vectors = torch.linalg.eigh(scatter)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     if not scatter.any():
@@ -421,11 +365,11 @@ def _scores(x: torch.Tensor) -> torch.Tensor:
 
 
 def _cosine_ranks(x: torch.Tensor) -> torch.Tensor:
-    """(rows, rows): ranks of the cosines of row pairs, centred, of length 1 above the diagonal; NaN
-    when all are equal.
+    """(rows, rows): ranks of the cosines of row pairs, centred, of length 1 above the diagonal.
 
-    Cosines are rounded to 7 decimals, about what float32 weights carry, so that equal ones are
-    ties.
+    NaN when all are equal.  Half the sum of the products of two such is Spearman's correlation;
+    scipy sums by BLAS, whose bits depend on the number of threads.  Cosines are rounded to 7
+    decimals, about what float32 weights carry, so that equal ones are ties.
     """
     unit = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
     upper = np.triu_indices(len(x), 1)
@@ -438,16 +382,19 @@ def _cosine_ranks(x: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _single_threads(threads: int | None) -> Iterator[Executor]:
-    """Workers that run torch's products one thread each: BLAS sums in another order when it has
-    more threads.
-    """
+def _one_thread() -> Iterator[int]:
+    """torch with one thread, as BLAS sums in another order when it has more; gives what it had."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(
-            threads or before, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            yield pool
+        yield before
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _single_threads(threads: int | None) -> Iterator[Executor]:
+    """Workers that run torch's products one thread each."""
+    alone: dict[str, Any] = {"initializer": torch.set_num_threads, "initargs": (1,)}
+    with _one_thread() as before, ThreadPoolExecutor(threads or before, **alone) as pool:
+        yield pool

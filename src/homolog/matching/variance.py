@@ -1,11 +1,9 @@
-"""What a feature's MPPC depends on: the variance over features and partner sets, split into its
-sources.
+"""What a feature's MPPC depends on: its variance over features and partner sets, by source.
 
 Partner sets are dictionaries in which features of one model look for a partner: of the other
-architectures ("main", and "main-seed" from another SAE seed), of the same architecture trained from
-another seed ("model-seed"), of the same model from another SAE seed ("sae-seed").  They are nested:
-dictionaries d in models m in architectures a.  On the balanced table of features i with a defined r
-in all P sets
+architectures, with a first and another SAE seed; of the same architecture trained from another
+seed; of the same model from another SAE seed.  They are nested: dictionaries d in models m in
+architectures a.  On the balanced table of features i with a defined r in all P sets
 
     r_i(amd) = mean + depth(i) + feature_i + architecture_ia + model seed_iam + SAE seed_d +
     residual_i(amd)
@@ -38,60 +36,59 @@ Source: Searle, Casella & McCulloch, "Variance Components", Wiley 1992; Henderso
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
 from homolog.errors import InputError
+from homolog.matching.tables import VARIANCE
+from homolog.record.comparisons import MAIN_LABEL
 
 DEPTH_BINS = 10
-SETS = ("main", "main-seed", "sae-seed", "model-seed")
 FACTORS = ("architecture", "model seed", "SAE seed", "depth", "feature", "residual")
-VARIANCE_SCHEMA = {"model": pl.String, "factor": pl.String, "share": pl.Float64, "n": pl.Int64}
 
 
 def variance_table(
-    matches: pl.DataFrame, compared: Sequence[str], architectures: Mapping[str, str]
+    matches: pl.DataFrame,
+    compared: Sequence[str],
+    architectures: Mapping[str, str],
+    partner_sets: Collection[str],
 ) -> pl.DataFrame:
-    """Shares of each factor for each compared model, `VARIANCE_SCHEMA`; n: features of the balanced
-    table.
+    """Shares of each factor for each compared model, `VARIANCE`; n: features of the balanced table.
 
-    matches: rows of any comparisons; those of `SETS` count.  architectures: of every model by its
-    name, without the "@label" of a dictionary.  A model with fewer than two partner sets, or two
-    features, has no rows.  Raises InputError for a partner without architecture.
+    matches: rows of any comparisons; those of `partner_sets` count.  architectures: of every model
+    by its name.  A model with fewer than two partner sets, or
+    two features, has no rows.  Raises InputError for a partner without architecture.
     """
     rows = []
     for model in compared:
-        own = matches.filter((pl.col("model") == model) & pl.col("comparison").is_in(SETS))
-        parts = own.partition_by("comparison", "best_model", maintain_order=True)
-        if len(parts) < 2:
+        own = matches.filter(
+            pl.col("comparison").is_in(partner_sets), model=model, label=MAIN_LABEL
+        )
+        own = own.with_columns(set=pl.concat_str("best_model", "best_label", separator=" "))
+        partners = own.unique("set", keep="first", maintain_order=True)["best_model"]
+        if len(partners) < 2:
             continue
-        key = ["layer", "feature"]
-        table = parts[0].select(*key, pl.col("r").alias("0"))
-        for number, part in enumerate(parts[1:], 1):
-            table = table.join(
-                part.select(*key, pl.col("r").alias(str(number))), on=key, maintain_order="left"
-            )
-        r = table.drop(key).to_numpy().astype(np.float64)
+        table = own.pivot("set", index=["layer", "feature"], values="r").drop_nulls()
+        r = table.drop("layer", "feature").to_numpy().astype(np.float64)
         kept = ~np.isnan(r).any(axis=1)
         if kept.sum() < 2:
             continue
-        names = [part["best_model"][0].rsplit("@", 1)[0] for part in parts]
-        if missing := [name for name in names if name not in architectures]:
+        if missing := [name for name in partners if name not in architectures]:
             raise InputError(
                 "architectures",
                 sorted(architectures),
                 f"{missing[0]} is a partner, and its architecture is needed",
                 "Name the architecture of every model of the study.",
             )
-        layers = table["layer"].to_numpy()
-        found = split(r[kept], _depth(layers)[kept], [architectures[name] for name in names], names)
-        rows += [
-            (model, factor, found[factor], int(kept.sum())) for factor in FACTORS if factor in found
-        ]
-    return pl.DataFrame(rows, schema=VARIANCE_SCHEMA, orient="row")  # type: ignore[arg-type]
+        depth = _depth(table["layer"].to_numpy())[kept]
+        shares = split(r[kept], depth, [architectures[name] for name in partners], list(partners))
+        n = int(kept.sum())
+        rows += [(model, factor, shares[factor], n) for factor in FACTORS if factor in shares]
+    return pl.DataFrame(rows, schema=VARIANCE, orient="row")
 
 
 def _depth(layer: np.ndarray) -> np.ndarray:
@@ -106,8 +103,7 @@ def split(
     architecture: Sequence[str],
     model: Sequence[str],
 ) -> dict[str, float]:
-    """Share of each factor in the variance of r, those of `FACTORS` that can be told apart; they
-    sum to 1.
+    """Share of each factor of `FACTORS` that can be told apart in the variance of r; they sum to 1.
 
     r: no NaN, at least two features and two sets.  depth: bin of each feature.  architecture,
     model: of each set; sets of one model are its dictionaries.  All 0 but the residual's 1 where r
@@ -116,49 +112,51 @@ def split(
     n_features, n_sets = r.shape
     average = r.mean(axis=0)
     specific = r - average
-    # innermost first; a level holds the sets whose names agree
-    names = {
-        "SAE seed": range(n_sets),
-        "model seed": zip(architecture, model, strict=True),
-        "architecture": architecture,
-    }
-    levels = [_same(list(values)) for values in names.values()]
-    projections = [
-        inner - outer
-        for inner, outer in zip(
-            map(_means, levels), [*map(_means, levels[1:]), 1 / n_sets], strict=True
-        )
-    ]
-    present = [k for k, projection in enumerate(projections) if np.trace(projection) > 0.5]
-    factors = [list(names)[k] for k in present]
-    level, projection = [levels[k] for k in present], [projections[k] for k in present]
+    factors, level, projection = _factors(architecture, model)
     deviations = np.array(
         [((specific @ q) * specific).sum() / (n_features - 1) for q in projection]
     )
     averages = np.array([average @ q @ average for q in projection]) - deviations / n_features
-    by_feature, on_average = (
-        _components(deviations, projection, level),
-        _components(averages, projection, level),
-    )
-    found = dict(zip(factors, by_feature + on_average, strict=True))
-    found[factors[0]] = on_average[0]
-    found["residual"] = by_feature[0]
+    by_feature = _components(deviations, projection, level)
+    on_average = _components(averages, projection, level)
+    component = dict(zip(factors, by_feature + on_average, strict=True))
+    component[factors[0]] = on_average[0]
+    component["residual"] = by_feature[0]
     # Means over sets, by feature: what features bring, and a part of what acts within them.
     mean = specific.mean(axis=1)
     bins, number, size = np.unique(depth, return_inverse=True, return_counts=True)
     centre = np.bincount(number, mean) / size
     within = ((mean - centre[number]) ** 2).sum() / max(1, n_features - len(bins))
     shared = sum(s * z.sum() / n_sets**2 for s, z in zip(by_feature, level, strict=True))
-    found["feature"] = max(0.0, within - shared)
+    component["feature"] = max(0.0, within - shared)
     if len(bins) > 1:
-        found["depth"] = max(
-            0.0, ((size * centre**2).sum() - (len(bins) - 1) * within) / n_features
-        )
-    total = sum(found.values())
-    return {
-        name: float(value / total) if total > 0 else float(name == "residual")
-        for name, value in found.items()
+        between = (size * centre**2).sum() - (len(bins) - 1) * within
+        component["depth"] = max(0.0, between / n_features)
+    total = sum(component.values())
+    if total <= 0:
+        return {name: float(name == "residual") for name in component}
+    return {name: float(value / total) for name, value in component.items()}
+
+
+def _factors(
+    architecture: Sequence[str], model: Sequence[str]
+) -> tuple[list[str], list[np.ndarray], list[np.ndarray]]:
+    """The factors that tell sets apart, innermost first: names, Z Z' of each, projection Q."""
+    n_sets = len(model)
+    names = {  # a level of a factor holds the sets whose names agree
+        "SAE seed": range(n_sets),
+        "model seed": zip(architecture, model, strict=True),
+        "architecture": architecture,
     }
+    levels = [_same(list(values)) for values in names.values()]
+    means = [*map(_means, levels), np.full((n_sets, n_sets), 1 / n_sets)]
+    projections = [inner - outer for inner, outer in pairwise(means)]
+    present = [k for k, projection in enumerate(projections) if np.trace(projection) > 0.5]
+    return (
+        [list(names)[k] for k in present],
+        [levels[k] for k in present],
+        [projections[k] for k in present],
+    )
 
 
 def _same(names: Sequence[object]) -> np.ndarray:
@@ -174,11 +172,9 @@ def _means(same: np.ndarray) -> np.ndarray:
 def _components(
     squares: np.ndarray, projections: list[np.ndarray], levels: list[np.ndarray]
 ) -> np.ndarray:
-    """Components from the innermost factor outwards: squares_k = sum over l <= k of tr(Q_k Z_l
-    Z_l') s_l, s_l >= 0.
-    """
-    found = np.zeros(len(squares))
+    """Components s_l >= 0, innermost first: squares_k = sum over l <= k of tr(Q_k Z_l Z_l') s_l."""
+    components = np.zeros(len(squares))
     for k, projection in enumerate(projections):
         traces = np.array([np.trace(projection @ level) for level in levels[: k + 1]])
-        found[k] = max(0.0, (squares[k] - traces[:k] @ found[:k]) / traces[k])
-    return found
+        components[k] = max(0.0, (squares[k] - traces[:k] @ components[:k]) / traces[k])
+    return components

@@ -27,13 +27,11 @@ from homolog.pipeline.verdicts import verdict_tables
 from homolog.record.comparisons import NEURONS as NEURON_RESULT
 from homolog.record.comparisons import Planned, planned
 from homolog.record.table import Table
-from homolog.record.tables import LAYERS, MATCHES, SAES, SHARED, SUMMARY
+from homolog.record.tables import LAYERS, MATCHES, SAES, SHARED, SPACES, SUMMARY
 
 PARTS = (MATCHES, LAYERS, SUMMARY)
 """Tables that every comparison has a part of."""
 LAYER_PAIR = ("model", "label", "layer", "best_model", "best_label", "best_layer")
-MEASURES = ("cka", "svcca", "decoder_rsa", "decoder_svcca", "n_pairs")
-"""Columns of `layers` that are measured apart."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def _compare(parts: Parts) -> None:
             columns=comparer.columns,
         )
         comparer.forget()
-        spaces = LAYERS.frame().select(*LAYER_PAIR, *MEASURES)
+        spaces = LAYERS.frame().select(*LAYER_PAIR, *SPACES)
         with context.apart(parts.spaces):
             spaces = _spaces(context, plan, matched)
         joined = tables.layers.join(spaces, on=LAYER_PAIR, how="left", maintain_order="left")
@@ -140,7 +138,7 @@ def _spaces(context: Context, plan: Planned, matched: Matched) -> pl.DataFrame:
         rows = {place: row | of_residuals[place] for place, row in rows.items()}
     if "decoders" in kinds:
         calls = [
-            {"a": plan.a, "layer": i, "b": plan.b, "files": files, "threads": context.threads}
+            {"a": plan.a, "layer": i, "b": plan.b, "files": files}
             for i, files in enumerate(matched.files)
         ]
         of_layers = context.tasks(f"decoders of {plan.title}", compare_decoders, calls)
@@ -152,7 +150,7 @@ def _spaces(context: Context, plan: Planned, matched: Matched) -> pl.DataFrame:
     turned = {key: f"best_{key}" for key in ("model", "label", "layer")}
     turned |= {value: key for key, value in turned.items()}
     other_way = [{turned.get(key, key): v for key, v in row.items()} for row in one_way]
-    frame = LAYERS.frame([*one_way, *other_way]).select(*LAYER_PAIR, *MEASURES)
+    frame = LAYERS.frame([*one_way, *other_way]).select(*LAYER_PAIR, *SPACES)
     return frame.with_columns(pl.col(pl.Float64).fill_nan(None))
 
 

@@ -174,7 +174,7 @@ class Comparer:
         layers = layers_a, layers_b = [
             [open_features(f) for f in folders] for folders in (folders_a, folders_b)
         ]
-        check_layers(layers_a, layers_b, K)
+        check_layers(layers_a, layers_b)
         a, b = ([self.prepared(layer) for layer in side] for side in layers)
         if not self.device.startswith("cuda"):
             calls = [

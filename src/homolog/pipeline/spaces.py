@@ -48,7 +48,6 @@ def compare_decoders(
     layer: int,
     b: Side,
     files: list[tuple[Path, str]],
-    threads: int | None,
 ) -> list[Row]:
     """Task: decoder directions of a layer against those of each layer of the partner.
 
@@ -59,9 +58,7 @@ def compare_decoders(
     rows = []
     for other, (path, key) in enumerate(files):
         i, j = _matched(read_pair(path, key), least_r)
-        similarity = decoder_similarity(
-            own[i], _decoder(material, b, other)[j], seed=material.seed, threads=threads
-        )
+        similarity = decoder_similarity(own[i], _decoder(material, b, other)[j])
         of_pairs = {"decoder_rsa": similarity.rsa, "decoder_svcca": similarity.svcca}
         rows.append(of_pairs | {"n_pairs": len(i)})
     return rows

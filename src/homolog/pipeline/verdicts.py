@@ -11,12 +11,46 @@ import polars as pl
 from homolog.analyses.material import Material
 from homolog.features import StoredFeatures, open_features
 from homolog.matching import Columns, Resamples, replicates_of
+from homolog.matching.homologs import Baseline, Criterion, classify
 from homolog.matching.stability import with_stability
+from homolog.matching.tables import STABILITY
 from homolog.matching.variance import variance_table
-from homolog.matching.verdict import classify, shared_table, verdicts
-from homolog.record.comparisons import MAIN, MAIN_SEED, SAE_SEED, Side
+from homolog.matching.verdict import verdicts
+from homolog.record.comparisons import (
+    COMPARISONS,
+    MAIN,
+    MAIN_SEED,
+    MODEL_SEED,
+    SAE_SEED,
+    Comparison,
+    Models,
+    Side,
+)
 from homolog.record.table import Table
 from homolog.record.tables import MATCHES, SHARED, VARIANCE
+
+PARTNER_SETS = [c.name for c in (MAIN, MAIN_SEED, SAE_SEED, MODEL_SEED)]
+"""Comparisons whose partners differ by architecture, model seed and SAE seed."""
+
+
+def criterion_of(material: Material) -> Criterion:
+    """What makes a match a homolog in this study: it beats every baseline that was run."""
+    settings = material.recipe.matching
+    baselines = [
+        Baseline(c.name, c.control or c.in_sentence, _stand_ins(c, material.models))
+        for c in COMPARISONS
+        if c.role == "baseline" and c.kind == MAIN.kind
+    ]
+    return Criterion(MAIN.name, baselines, settings.homolog_r, settings.rival_ratio)
+
+
+def _stand_ins(comparison: Comparison, models: Models) -> dict[str, tuple[str, str]] | None:
+    """For each compared model the side that takes its place; None where one does for all."""
+    sides = {b.model: (b.model.name, b.label) for _, b in comparison.pairs(models)}
+    twins = {name: sides[twin] for name, twin in models.untrained.items() if twin in sides}
+    own = {model.name: sides[model] for model in models.compared if model in sides}
+    known = {*models.compared, *models.untrained.values()}
+    return own | twins if known >= sides.keys() else None
 
 
 def verdict_tables(
@@ -30,10 +64,8 @@ def verdict_tables(
 
     folders_of: the features of a side.  columns: their prepared columns.
     """
-    recipe, models = material.recipe, material.models
-    untrained = {model: twin.name for model, twin in models.untrained.items()}
-    rule = {"homolog_r": recipe.matching.homolog_r, "rival_ratio": recipe.matching.rival_ratio}
-    table = classify(_with_stability(matches), untrained, **rule)
+    recipe, models, criterion = material.recipe, material.models, criterion_of(material)
+    table = classify(_with_stability(matches), criterion)
     main = table.filter(comparison=MAIN.name)
     replicates: dict[tuple[str, str], np.ndarray] = {}
     for pair in MAIN.pairs(models):
@@ -43,21 +75,21 @@ def verdict_tables(
             names = (own[0].model, others[0].model)
             rows = main.filter(model=names[0], best_model=names[1])
             replicates[names] = replicates_of(rows, own, others, resamples, columns)
-    shared = shared_table(verdicts(table, saes, untrained, replicates, **rule))
+    shared = verdicts(table, saes, criterion, ceiling=SAE_SEED.name, replicates=replicates)
     architectures = {
         model.name: material.run.facts(f"dictionaries {model.name}")["model"]["architecture"]
         for model in models.all
     }
-    variance = variance_table(table, [model.name for model in models.compared], architectures)
+    variance = variance_table(
+        table, [model.name for model in models.compared], architectures, PARTNER_SETS
+    )
     return {MATCHES: table, SHARED: shared, VARIANCE: variance}
 
 
 def _with_stability(matches: pl.DataFrame) -> pl.DataFrame:
     """The rows of the main comparison, which come first, with their stability, then all others."""
-    of = {c.name: matches.filter(comparison=c.name) for c in (MAIN, MAIN_SEED, SAE_SEED)}
-    main = with_stability(*of.values())
+    main, across, back = (matches.filter(comparison=c.name) for c in (MAIN, MAIN_SEED, SAE_SEED))
     rest = matches.filter(pl.col("comparison") != MAIN.name)
-    rest = rest.with_columns(
-        other_seed_r=pl.lit(float("nan"), pl.Float32), stable=pl.lit(None, pl.Boolean)
-    )
-    return pl.concat([main, rest])
+    unmeasured = {"other_seed_r": float("nan"), "stable": None}
+    rest = rest.with_columns(pl.lit(unmeasured[n], kind).alias(n) for n, kind in STABILITY.items())
+    return pl.concat([with_stability(main, across, back), rest])

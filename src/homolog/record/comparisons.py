@@ -114,6 +114,7 @@ class Comparison:
     models' similarity is measured beside the features', "residuals" and "decoders".
     needed: without it there is nothing to report.
     setting: the key of the recipe's [controls] that can leave it out; none: it always runs.
+    control: of a baseline, what it is in a verdict's words, {} being the partner's name.
     derived: makes the partner's dictionary from its main one, (dictionary, seed, sample of inputs)
     to dictionary: the function, or its name as "package.module:function".
     """
@@ -129,6 +130,7 @@ class Comparison:
     spaces: tuple[Literal["residuals", "decoders"], ...] = ()
     needed: bool = False
     setting: str | None = None
+    control: str = ""
     derived: Callable[..., Any] | str | None = None
 
     @property
@@ -177,6 +179,7 @@ RANDOM_MODEL = Comparison(
     "a model with random weights and dictionaries trained on it: what the text alone gives",
     _untrained,
     ("#b86e00", "#f0b040"),
+    control="an untrained {}",
     spaces=("residuals",),
 )
 ROTATED = Comparison(
@@ -186,6 +189,7 @@ ROTATED = Comparison(
     "the other model read through dictionary directions turned at random: what any directions give",
     lambda models: [(Side(a), Side(b, "rotated")) for a, b in models.directions],
     ("#737373", "#a3a9b1"),
+    control="{} with rotated dictionaries",
     setting="rotated",
     derived="homolog.dictionaries.controls:rotated",
 )
@@ -208,6 +212,7 @@ TOKENS = Comparison(
     "without any model",
     lambda models: [(Side(own), Side(CURRENT_TOKEN)) for own in models.compared],
     ("#6b6b00", "#d2cf5a"),
+    control="the current token",
     setting="current_token",
 )
 MODEL_SEED = Comparison(

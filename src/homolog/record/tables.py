@@ -19,6 +19,8 @@ TEXTS, WHOLES, NUMBERS = pl.List(pl.String), pl.List(pl.Int32), pl.List(pl.Float
 
 CORRUPTIONS = ("replace_B", "replace_A")
 """Of discovery: what is copied, and what is matched."""
+SPACES = ("cka", "svcca", "decoder_rsa", "decoder_svcca", "n_pairs")
+"""Columns of layers that are measured apart: similarity of two spaces."""
 
 
 def _table(name: str, row: str, /, **columns: tuple[Type, str] | Column) -> Table:

@@ -44,8 +44,8 @@ from homolog.dictionaries import SparseAutoencoder
 from homolog.dictionaries.seeds import generator
 from homolog.errors import InputError
 from homolog.features.capture import FORWARD_TOKENS
+from homolog.matching.homologs import HOMOLOG_R
 from homolog.matching.intervals import HIGH_MATCH
-from homolog.matching.verdict import HOMOLOG_R
 from homolog.models import LanguageModel, Site
 from homolog.models.edits import Transform
 

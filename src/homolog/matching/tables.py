@@ -1,0 +1,37 @@
+"""Which columns of a run's tables each part of matching makes; `record.tables` describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from homolog.record import tables
+
+Schema = Mapping[str, Any]
+
+FEATURE = ["model", "label", "layer", "feature"]
+"""What tells features apart."""
+STABILITY: Schema = tables.MATCHES.only("other_seed_r", "stable")
+"""Columns that `stability.with_stability` adds to matches."""
+HOMOLOGS: Schema = tables.MATCHES.only("rival_r", "control_r", "bar", "homolog")
+"""Columns that `homologs.classify` adds to matches."""
+MATCHES: Schema = {
+    name: kind
+    for name, kind in tables.MATCHES.schema.items()
+    if name not in {*STABILITY, *HOMOLOGS}
+}
+"""The others, which `layers.tables_of` makes; r, p and q are NaN, indices -1, where undefined."""
+QUANTILES = {"q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9}
+LAYERS: Schema = tables.LAYERS.only(*list(tables.LAYERS.schema)[: -len(tables.SPACES)])
+"""Columns of `layers.tables_of`: those of similarity of spaces are measured apart."""
+SUMMARY: Schema = tables.SUMMARY.schema
+SHARED: Schema = tables.SHARED.schema
+VARIANCE: Schema = tables.VARIANCE.schema
+
+
+def completed(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
+    """`frame` with the columns of `schema` that it lacks, all null."""
+    missing = {name: kind for name, kind in schema.items() if name not in frame.columns}
+    return frame.with_columns(pl.lit(None, kind).alias(name) for name, kind in missing.items())

@@ -1,0 +1,65 @@
+"""Homologs by hand: bars from thresholds, baselines, rivals and the floor."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from tests.matching.studies import classified, rows, small_study
+
+from homolog.matching.homologs import Criterion, classify
+from homolog.matching.tables import HOMOLOGS
+
+
+def test_bars_and_homologs_by_hand():
+    found = classified(small_study())
+    assert found.drop(HOMOLOGS).equals(small_study())
+    main = found.filter(pl.col("comparison") == "main")
+    assert main["homolog"].to_list() == [True, False, False, False, False, None]
+    np.testing.assert_allclose(
+        main["control_r"].to_list()[:5], [0.5, 0.9, 0.6, 0.1, 0.1], atol=1e-7
+    )
+    assert main["control_r"][5] is None
+    np.testing.assert_allclose(main["bar"].to_list()[:5], [0.5, 0.9, 0.6, 0.2, 0.55], atol=1e-7)
+    assert main["bar"][5] is None
+    assert main["bar"][2] > main["r"][2] == main["control_r"][2]  # equal is not above
+    for name in ("control_r", "bar", "homolog"):
+        assert found.filter(pl.col("comparison") != "main")[name].null_count() == len(found) - 6
+    assert classified(found).equals(found)
+    low = classified(small_study(), homolog_r=0.12).filter(pl.col("comparison") == "main")
+    assert low["homolog"].to_list() == [True, False, False, True, False, None]
+
+
+def test_a_partner_that_resembles_another_feature_more_is_no_homolog():
+    """B's 0 and 1 best match A's 0 and 3 with 0.8 and 0.5; A's 1 leaks into B's 0, 2 is a part."""
+    there = rows(
+        "main", "A", "B", [0.8, 0.5, 0.57, 0.5], threshold=[0.1] * 4, best_feature=[0, 0, 0, 1]
+    )
+    back = rows("main", "B", "A", [0.8, 0.5], threshold=[0.1] * 2, best_feature=[0, 3])
+    found = classified(pl.concat([there, back]), {})
+    main = found.filter(pl.col("model") == "A")
+    np.testing.assert_allclose(main["rival_r"], [0.8, 0.8, 0.8, 0.5], atol=1e-7)
+    np.testing.assert_allclose(main["bar"], [0.56, 0.56, 0.56, 0.35], atol=1e-7)
+    assert main["homolog"].to_list() == [True, False, True, True]
+    assert classified(there, {})["rival_r"].null_count() == 4  # the other direction is missing
+
+
+def test_two_models_may_share_an_untrained_twin():
+    parts = [rows("main", "A", other, [0.6, 0.9], threshold=[0.1, 0.1]) for other in "BC"]
+    parts.append(rows("random-model", "A", "twin", [0.7, 0.7]))
+    main = classified(pl.concat(parts), {"B": "twin", "C": "twin"}).filter(
+        pl.col("comparison") == "main"
+    )
+    assert main["homolog"].to_list() == [False, True] * 2
+
+
+def test_without_baselines_only_rivals_and_the_floor_count():
+    result = classify(small_study(), Criterion("main")).filter(pl.col("comparison") == "main")
+    assert result["control_r"].null_count() == 6
+    assert result["homolog"].to_list() == [True, True, True, False, False, None]
+
+
+def test_another_comparison_can_be_the_result():
+    found = classify(small_study(), Criterion("sae-seed"))
+    assert found.filter(pl.col("comparison") == "main")["homolog"].null_count() == 6
+    result = found.filter(pl.col("comparison") == "sae-seed")["homolog"]
+    assert result.to_list() == [True, True, True, True, False, None]
