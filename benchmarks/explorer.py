@@ -40,6 +40,7 @@ PAGES = {
     "the list": "",
     "a feature": "#from=pythia&to=mamba&feature=5/100",
     "a search": "#from=pythia&to=mamba&text=tea",
+    "two letters": "#from=pythia&to=mamba&text=te",
 }
 
 PAINTED = """new Promise((resolve) => {

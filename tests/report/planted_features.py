@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 from tests.report.pages import EVIL
 
-from homolog.report.explorer import write_explorer
+from homolog.report.explorer import words, write_explorer
 
 A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
 LAYERS = {A: 2, B: 3, C: 1}
@@ -47,7 +48,9 @@ VOCABULARY = [
     "",
     " dog-",
     "house",
-]
+    " ﾊﾛ",
+    " 𐐨𐐩",
+]  # the last two stand in another order as JavaScript compares them
 NUMPY = {"u8": "<u1", "u16": "<u2", "u32": "<u4"}
 
 
@@ -195,6 +198,7 @@ def scatter_of(model: str, layer: int) -> pl.DataFrame | None:
 
 
 def planted(folder: Path, **options: Any) -> Path:
+    """An explorer whose words fill many files, so that searches cross their borders."""
     given = {
         "features": features_of(),
         "matches": matches_of(),
@@ -204,7 +208,9 @@ def planted(folder: Path, **options: Any) -> Path:
         "scatter": scatter_of,
         "name": "planted",
     }
-    return write_explorer(folder, **{**given, **options})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "CHARACTERS_PER_FILE", 100)
+        return write_explorer(folder, **{**given, **options})
 
 
 BYTES = [

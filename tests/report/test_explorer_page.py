@@ -181,6 +181,10 @@ def test_text_is_found_as_the_slow_index_finds_it(tab: Tab) -> None:
         ["s"],
         ["nothing"],
         ["naïve"],
+        ["ca"],
+        ["ﾊﾛ"],
+        ["𐐨"],
+        ["𐐨𐐩"],
     ]
     for place, model in enumerate((A, B)):
         words = words_slowly(model)

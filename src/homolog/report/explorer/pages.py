@@ -16,6 +16,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import polars as pl
 
@@ -63,11 +64,12 @@ def write_explorer(
     shutil.rmtree(folder / "data", ignore_errors=True)
     _write_page(folder, name, home)
     columns = write_columns(folder, features, matches, rows)
-    spelling, buckets = Spelling(vocabulary), []
+    spelling, first_words = Spelling(vocabulary), []
     for place, model in enumerate(rows):
         own = features.filter(pl.col("model") == model.model).sort("layer", "feature")
         targets = {j: of_pair(matches, model, rows[j]) for i, j in pairs if i == place}
-        with WordIndex(folder, place, model.n, spelling) as index:
+        with TemporaryDirectory(prefix="homolog-words-") as scratch:
+            index = WordIndex(spelling, Path(scratch))
             for layer, (start, size) in enumerate(
                 zip(model.starts.tolist(), model.sizes, strict=True)
             ):
@@ -82,16 +84,15 @@ def write_explorer(
                 )
                 write_details(folder, (place, layer), table, found, shown, points, spelling.texts)
                 index.add_layer(start, table, shown)
-            index.write()
-            buckets.append(index.buckets)
+            first_words.append(index.write(folder, place))
     models = [
         {
             "name": model.model,
             "sizes": list(model.sizes),
-            "buckets": files,
+            "words": firsts,
             "tokens": "top_tokens" in features.columns,
         }
-        for model, files in zip(rows, buckets, strict=True)
+        for model, firsts in zip(rows, first_words, strict=True)
     ]
     known = {
         "models": models,
