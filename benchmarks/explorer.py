@@ -24,7 +24,7 @@ import polars as pl
 from measuring import busy, machine, peak_beyond, timed
 from playwright.sync_api import Browser, sync_playwright
 
-from homolog.report.explorer import write_explorer
+from homolog.report.explorer import Source, write_explorer
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -35,6 +35,7 @@ FLAGS = [
     "--disable-background-networking",
 ]
 MODELS, LAYERS = ("pythia", "mamba"), 12
+SHARES = "82 15 28 43 127 22 20 61 70 2 8 40 24 67 75 19 1 60 63 91 28 10 24 2 20 1"  # a to z
 VOCABULARY, CONTEXTS, LENGTH, MATCH_TOKENS = 50_000, 16, 24, 1_000_000
 PAGES = {
     "the list": "",
@@ -61,36 +62,7 @@ class View:
 
 def vocabulary(rng: np.random.Generator) -> list[str]:
     """Words of 2 to 9 letters, these as frequent as in English, most with a space before."""
-    share = np.array(
-        [
-            82,
-            15,
-            28,
-            43,
-            127,
-            22,
-            20,
-            61,
-            70,
-            2,
-            8,
-            40,
-            24,
-            67,
-            75,
-            19,
-            1,
-            60,
-            63,
-            91,
-            28,
-            10,
-            24,
-            2,
-            20,
-            1,
-        ]
-    )
+    share = np.array(SHARES.split(), float)
     letters = rng.choice(list("abcdefghijklmnopqrstuvwxyz"), (VOCABULARY, 9), p=share / share.sum())
     lengths, spaced = rng.integers(2, 10, VOCABULARY), rng.random(VOCABULARY) < 0.7
     return [
@@ -195,15 +167,15 @@ def built(folder: Path, n_features: int) -> Callable[[], Path]:
             if other != model
         ]
     )
-    return lambda: write_explorer(
-        folder,
+    source = Source(
         features,
-        matches,
+        matches.lazy(),
         lambda model, layer: contexts_of(model, layer, per_layer),
         words,
         dict.fromkeys(MODELS, LAYERS),
         name=f"{n_features} generated features",
     )
+    return lambda: write_explorer(folder, source)
 
 
 def view(browser: Browser, address: str) -> View:

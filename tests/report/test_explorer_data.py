@@ -21,6 +21,7 @@ from tests.report.planted_features import (
     data,
     features_of,
     matches_of,
+    no_scatter,
     planted,
     planted_bytes,
     unpacked,
@@ -28,7 +29,8 @@ from tests.report.planted_features import (
 )
 
 from homolog.errors import InputError
-from homolog.report.explorer.packing import NO_ROW, UNDEFINED, quantised
+from homolog.report.explorer.packing import UNDEFINED, quantised
+from homolog.report.explorer.rows import NO_ROW
 from homolog.report.explorer.words import words_in
 
 
@@ -73,7 +75,7 @@ def test_columns_stand_in_the_order_of_rows(index: Path) -> None:
     known = data(index, "manifest")
     assert [model["name"] for model in known["models"]] == [A, B, C]
     assert [tuple(model["sizes"]) for model in known["models"]] == list(SIZES.values())
-    assert known["pairs"] == [[0, 1], [0, 2], [1, 0]] and known["judged"]
+    assert known["pairs"] == [[0, 1], [0, 2], [1, 0]] and known["classified"]
     r = values_of(data(index, "columns/0-1-r"))
     wanted = [1 - f / 200 if f != 2 else np.nan for size in SIZES[A] for f in range(size)]
     np.testing.assert_allclose(r, wanted, atol=1e-5)  # the comparison main, not the control's 0.999
@@ -251,17 +253,26 @@ def test_the_same_tables_give_the_same_bytes_over_an_older_explorer(
 
 
 def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
-    columns = ["model", "layer", "feature", "r", "best_model", "best_layer", "best_feature"]
+    columns = [
+        "comparison",
+        "model",
+        "layer",
+        "feature",
+        "r",
+        "best_model",
+        "best_layer",
+        "best_feature",
+    ]
     index = planted(
         tmp_path,
         features=features_of().select("model", "layer", "feature"),
-        scatter=None,
+        scatter=no_scatter,
         contexts=lambda model, layer: None,
         matches=matches_of().filter(comparison="main").select(columns),
     )
     known = data(index, "manifest")
     assert [column["name"] for column in known["columns"]] == ["r"]
-    assert not known["judged"] and not any(model["tokens"] for model in known["models"])
+    assert not known["classified"] and not any(model["tokens"] for model in known["models"])
     chunk = data(index, "features/0-0-0")
     assert set(chunk) == {"features"} and set(chunk["features"][0]) == {"matches"}
 

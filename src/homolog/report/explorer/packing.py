@@ -24,7 +24,6 @@ from jaxtyping import Float, Shaped
 from homolog.record.atomic import write_text
 
 UNDEFINED = 65535
-NO_ROW = 2**32 - 1
 _TYPES = {"uint8": "u8", "uint16": "u16", "uint32": "u32"}
 
 

@@ -2,7 +2,7 @@
 
 A word is a longest run of letters, digits and underscores, in lower case; a Chinese character or
 Japanese kana is one by itself.  Words run over the borders of tokens, and so do characters.  The
-words of a model stand in order in files of some thousand rows each, every word as
+words of a model stand in order in files of some `CHARACTERS_PER_FILE`, every word as
 
     [word, rows whose feature fires on a token that spells it, rows that only show it]
 
@@ -18,7 +18,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from heapq import merge
-from itertools import accumulate, chain, groupby
+from itertools import accumulate, groupby
 from operator import itemgetter
 from pathlib import Path
 
@@ -26,9 +26,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
-from homolog.report.explorer.details import Contexts
+from homolog.report.explorer.contexts import Contexts
 from homolog.report.explorer.packing import write_script
-from homolog.report.explorer.spelling import Spelling
 
 CHARACTERS_PER_FILE = 2**18
 _ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -48,9 +47,9 @@ class WordIndex:
     those that only show it.
     """
 
-    def __init__(self, spelling: Spelling, scratch: Path) -> None:
-        self.spelling, self.scratch = spelling, scratch
-        self._borders = _borders(spelling.texts)
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self._borders = _borders([])
         self._layers: list[Path] = []
 
     def add_layer(self, first_row: int, features: pl.DataFrame, contexts: Contexts | None) -> None:
@@ -60,30 +59,28 @@ class WordIndex:
         if contexts is not None and len(contexts.tokens):
             parts.append(self._shown(contexts, number))
         word, feature, fires = np.concatenate(parts, axis=1)
-        text = pl.col("row").cast(pl.String)
-        rows = (
-            pl.DataFrame({"number": word, "row": first_row + feature, "fires": fires > 0})
-            .group_by("number", "row")
-            .agg(pl.col("fires").any())
-            .sort("row")
-            .group_by("number")
-            .agg(
-                firing=text.filter("fires").str.join(","),
-                showing=text.filter(~pl.col("fires")).str.join(","),
-            )
+        columns = {"number": word.astype(np.uint32), "row": (first_row + feature).astype(np.uint32)}
+        once_each = (
+            pl.DataFrame({**columns, "fires": fires > 0})
+            .sort("number", "row", "fires")
+            .unique(["number", "row"], keep="last", maintain_order=True)
         )
-        words = pl.Series(list(number), dtype=pl.String).gather(rows["number"])
+        firing = once_each.filter("fires").group_by("number").agg(firing="row")
+        showing = once_each.filter(~pl.col("fires")).group_by("number").agg(showing="row")
+        rows = firing.join(showing, on="number", how="full", coalesce=True)
+        words = pl.Series("word", list(number), dtype=pl.String).gather(rows["number"])
+        text = pl.col("firing", "showing").cast(pl.List(pl.String)).list.join(",")
         self._layers.append(self.scratch / f"{len(self._layers)}.tsv")
-        rows.select(words.alias("word"), "firing", "showing").sort("word").write_csv(
+        rows.select(words, text).sort("word").write_csv(
             self._layers[-1], include_header=False, separator="\t", quote_style="never"
         )
 
     def write(self, folder: Path, model: int) -> list[str]:
         """Write the files of the model; returns the first word of each."""
         firsts = []
-        for words, text in _filled(self._words()):
+        for first, text in _filled(self._words()):
             write_script(folder, f"words/{model}-{len(firsts)}", text)
-            firsts.append(words)
+            firsts.append(first)
         return firsts
 
     def _words(self) -> Iterator[tuple[str, str]]:
@@ -99,11 +96,11 @@ class WordIndex:
 
     def _shown(self, contexts: Contexts, number: dict[str, int]) -> Int[np.ndarray, "3 n"]:
         """Words of contexts: (word, feature, whether it fires on a token of the word)."""
-        new = self.spelling.texts[self._borders.shape[1] :]
+        new = contexts.spelling.texts[self._borders.shape[1] :]
         self._borders = np.hstack([self._borders, _borders(new)])
         has_text, begins_word, ends_word, has_word = self._borders
         shown = has_text[contexts.tokens]
-        active = self._active(contexts, np.flatnonzero(shown))
+        active = _active(contexts, np.flatnonzero(shown))
         context = np.repeat(np.arange(len(contexts.table)), contexts.lengths)[shown]
         tokens, feature = contexts.tokens[shown], contexts.feature[shown]
         if not len(tokens):
@@ -114,10 +111,14 @@ class WordIndex:
         ends = np.append(starts[1:], len(tokens))
         worded = np.logical_or.reduceat(has_word[tokens], starts)
         starts, ends = starts[worded], ends[worded]
-        run, runs = _distinct(tokens, starts, ends)
-        spelled = [list(self._spelled(tokens, number)) for tokens in runs]
-        lengths = np.array([len(words) for words in spelled], np.int64)
-        flat = np.array(list(chain(*spelled)), np.int64).reshape(-1, 3)
+        run, distinct = _numbered(tokens, starts, ends)
+        texts = contexts.spelling.texts
+        spelled, lengths = [], np.zeros(len(distinct), np.int64)
+        for i, raw in enumerate(distinct):
+            words = _spelled([texts[token] for token in np.frombuffer(raw, tokens.dtype)], number)
+            spelled += words
+            lengths[i] = len(words)
+        flat = np.array(spelled, np.int64).reshape(-1, 3)
         times = lengths[run]
         first = (np.cumsum(lengths) - lengths)[run]
         within = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
@@ -125,24 +126,6 @@ class WordIndex:
         at, n_active = np.repeat(starts, times), np.concatenate([[0], np.cumsum(active)])
         fires = n_active[at + end] > n_active[at + begin]
         return np.stack([word, feature[at], fires.astype(np.int64)])
-
-    def _spelled(
-        self, tokens: Int[np.ndarray, "n"], number: dict[str, int]
-    ) -> Iterator[tuple[int, int, int]]:
-        """The words of a run: number, and the tokens from and up to which each is spelled."""
-        texts = [self.spelling.texts[token] for token in tokens]
-        ends = list(accumulate(len(text.lower()) for text in texts))
-        for match in WORD.finditer("".join(texts).lower()):
-            word = number.setdefault(match[0], len(number))
-            yield word, bisect_right(ends, match.start()), bisect_left(ends, match.end()) + 1
-
-    def _active(self, contexts: Contexts, shown: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
-        """Whether the feature fires on each token with a text, or on a part of its character."""
-        active = contexts.values > 0
-        parts = np.flatnonzero(active & (contexts.tokens == self.spelling.part))
-        # A part has a token after it that ends the character.
-        active[shown[np.searchsorted(shown, parts)]] = True
-        return active[shown]
 
 
 def _described(features: pl.DataFrame, number: dict[str, int]) -> Int[np.ndarray, "3 n"]:
@@ -158,17 +141,39 @@ def _described(features: pl.DataFrame, number: dict[str, int]) -> Int[np.ndarray
     return np.array(sorted(words), np.int64).reshape(-1, 3).T
 
 
-def _distinct(
+def _spelled(texts: Sequence[str], number: dict[str, int]) -> list[tuple[int, int, int]]:
+    """The words of a run of tokens: number, and from and up to which token each is spelled."""
+    ends = list(accumulate(len(text.lower()) for text in texts))
+    return [
+        (
+            number.setdefault(match[0], len(number)),
+            bisect_right(ends, match.start()),
+            bisect_left(ends, match.end()) + 1,
+        )
+        for match in WORD.finditer("".join(texts).lower())
+    ]
+
+
+def _active(contexts: Contexts, shown: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+    """Whether the feature fires on each token with a text, or on a part of its character."""
+    active = contexts.values > 0
+    parts = np.flatnonzero(active & (contexts.tokens == contexts.spelling.part))
+    # A part has a token after it that ends the character.
+    active[shown[np.searchsorted(shown, parts)]] = True
+    return active[shown]
+
+
+def _numbered(
     tokens: Int[np.ndarray, "n"], starts: Int[np.ndarray, "runs"], ends: Int[np.ndarray, "runs"]
-) -> tuple[Int[np.ndarray, "runs"], list[Int[np.ndarray, "_"]]]:
-    """Which of the distinct runs of tokens each run is, and those."""
+) -> tuple[Int[np.ndarray, "runs"], dict[bytes, int]]:
+    """The number of each run of tokens among the distinct ones, and those as bytes in order."""
     raw, width = tokens.tobytes(), tokens.itemsize
-    places: dict[bytes, int] = {}
+    numbers: dict[bytes, int] = {}
     run = [
-        places.setdefault(raw[begin:end], len(places))
+        numbers.setdefault(raw[begin:end], len(numbers))
         for begin, end in zip((width * starts).tolist(), (width * ends).tolist(), strict=True)
     ]
-    return np.array(run, np.int64), [np.frombuffer(key, tokens.dtype) for key in places]
+    return np.array(run, np.int64), numbers
 
 
 def _filled(entries: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
