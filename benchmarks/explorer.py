@@ -190,8 +190,8 @@ def view(browser: Browser, address: str) -> View:
     if not page.locator("#problem").is_hidden():
         raise RuntimeError(page.locator("#problem").text_content())
     context.close()
-    found = [file for file in files if file.is_file()]
-    return View(shown / 1000, sum(file.stat().st_size for file in found), len(found))
+    sizes = [file.stat().st_size for file in files if file.is_file()]
+    return View(shown / 1000, sum(sizes), len(sizes))
 
 
 def measure(n_features: int, folder: Path, repeats: int) -> None:
@@ -207,9 +207,8 @@ def measure(n_features: int, folder: Path, repeats: int) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         for name, address in PAGES.items():
-            views = [view(browser, index.as_uri() + address) for _ in range(repeats + 1)][
-                1:
-            ]  # the first warms up
+            view(browser, index.as_uri() + address)  # the first warms up
+            views = [view(browser, index.as_uri() + address) for _ in range(repeats)]
             seconds = [each.seconds for each in views]
             print(
                 f"  {name:10} median {statistics.median(seconds):.2f} s ({min(seconds):.2f} to "

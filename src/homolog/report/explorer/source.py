@@ -11,9 +11,9 @@ import polars as pl
 
 from homolog.corpus import TokenText
 from homolog.record.run_folder import RunFolder
+from homolog.report.explorer.rows import FEATURE
 from homolog.report.records import ComparisonRecords
 
-FEATURE = ["model", "layer", "feature"]
 OfLayer = Callable[[str, int], pl.DataFrame | None]
 
 
@@ -52,7 +52,7 @@ def source_of(records: ComparisonRecords) -> Source:
     for extra in (_rated(run), _causal(run), _exclusive(run)):
         if extra is not None:
             features = features.join(
-                extra, on=FEATURE, how="left", maintain_order="left", validate="1:1"
+                extra, on=list(FEATURE), how="left", maintain_order="left", validate="1:1"
             )
     n_layers = dict(features.group_by("model").agg(pl.col("layer").max() + 1).iter_rows())
     return Source(
@@ -83,7 +83,7 @@ def _causal(run: RunFolder) -> pl.DataFrame | None:
     if table is None:
         return None
     agreement = pl.col("ablate_r").fill_nan(None).mean().cast(pl.Float32)
-    return table.filter("matched").group_by(FEATURE, maintain_order=True).agg(causal_r=agreement)
+    return table.filter("matched").group_by(*FEATURE, maintain_order=True).agg(causal_r=agreement)
 
 
 def _exclusive(run: RunFolder) -> pl.DataFrame | None:
@@ -92,4 +92,4 @@ def _exclusive(run: RunFolder) -> pl.DataFrame | None:
     if table is None:
         return None
     exclusive = table.filter(pl.col("list") == "exclusive")
-    return exclusive.group_by(FEATURE, maintain_order=True).agg(pl.col("exclusive_r2").max())
+    return exclusive.group_by(*FEATURE, maintain_order=True).agg(pl.col("exclusive_r2").max())
