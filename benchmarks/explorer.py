@@ -24,7 +24,7 @@ import polars as pl
 from measuring import busy, machine, peak_beyond, timed
 from playwright.sync_api import Browser, sync_playwright
 
-from homolog.report.explorer import write_explorer
+from homolog.report.explorer import Source, write_explorer
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -35,11 +35,13 @@ FLAGS = [
     "--disable-background-networking",
 ]
 MODELS, LAYERS = ("pythia", "mamba"), 12
+SHARES = "82 15 28 43 127 22 20 61 70 2 8 40 24 67 75 19 1 60 63 91 28 10 24 2 20 1"  # a to z
 VOCABULARY, CONTEXTS, LENGTH, MATCH_TOKENS = 50_000, 16, 24, 1_000_000
 PAGES = {
     "the list": "",
     "a feature": "#from=pythia&to=mamba&feature=5/100",
     "a search": "#from=pythia&to=mamba&text=tea",
+    "two letters": "#from=pythia&to=mamba&text=te",
 }
 
 PAINTED = """new Promise((resolve) => {
@@ -60,36 +62,7 @@ class View:
 
 def vocabulary(rng: np.random.Generator) -> list[str]:
     """Words of 2 to 9 letters, these as frequent as in English, most with a space before."""
-    share = np.array(
-        [
-            82,
-            15,
-            28,
-            43,
-            127,
-            22,
-            20,
-            61,
-            70,
-            2,
-            8,
-            40,
-            24,
-            67,
-            75,
-            19,
-            1,
-            60,
-            63,
-            91,
-            28,
-            10,
-            24,
-            2,
-            20,
-            1,
-        ]
-    )
+    share = np.array(SHARES.split(), float)
     letters = rng.choice(list("abcdefghijklmnopqrstuvwxyz"), (VOCABULARY, 9), p=share / share.sum())
     lengths, spaced = rng.integers(2, 10, VOCABULARY), rng.random(VOCABULARY) < 0.7
     return [
@@ -194,15 +167,15 @@ def built(folder: Path, n_features: int) -> Callable[[], Path]:
             if other != model
         ]
     )
-    return lambda: write_explorer(
-        folder,
+    source = Source(
         features,
-        matches,
+        matches.lazy(),
         lambda model, layer: contexts_of(model, layer, per_layer),
         words,
         dict.fromkeys(MODELS, LAYERS),
         name=f"{n_features} generated features",
     )
+    return lambda: write_explorer(folder, source)
 
 
 def view(browser: Browser, address: str) -> View:
@@ -217,8 +190,8 @@ def view(browser: Browser, address: str) -> View:
     if not page.locator("#problem").is_hidden():
         raise RuntimeError(page.locator("#problem").text_content())
     context.close()
-    found = [file for file in files if file.is_file()]
-    return View(shown / 1000, sum(file.stat().st_size for file in found), len(found))
+    sizes = [file.stat().st_size for file in files if file.is_file()]
+    return View(shown / 1000, sum(sizes), len(sizes))
 
 
 def measure(n_features: int, folder: Path, repeats: int) -> None:
@@ -234,9 +207,8 @@ def measure(n_features: int, folder: Path, repeats: int) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         for name, address in PAGES.items():
-            views = [view(browser, index.as_uri() + address) for _ in range(repeats + 1)][
-                1:
-            ]  # the first warms up
+            view(browser, index.as_uri() + address)  # the first warms up
+            views = [view(browser, index.as_uri() + address) for _ in range(repeats)]
             seconds = [each.seconds for each in views]
             print(
                 f"  {name:10} median {statistics.median(seconds):.2f} s ({min(seconds):.2f} to "

@@ -1,4 +1,4 @@
-"""Three small models whose features, matches and contexts are known, for the tests of the explorer."""
+"""Three small models whose features, matches and contexts are known."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 from tests.report.pages import EVIL
 
-from homolog.report.explorer import write_explorer
+from homolog.report.explorer import Source, words, write_explorer
 
 A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
 LAYERS = {A: 2, B: 3, C: 1}
@@ -47,7 +48,9 @@ VOCABULARY = [
     "",
     " dog-",
     "house",
-]
+    " ﾊﾛ",
+    " 𐐨𐐩",
+]  # the last two stand in another order as JavaScript compares them
 NUMPY = {"u8": "<u1", "u16": "<u2", "u32": "<u4"}
 
 
@@ -194,7 +197,12 @@ def scatter_of(model: str, layer: int) -> pl.DataFrame | None:
     return pl.DataFrame(points, schema_overrides={"feature": pl.Int32})
 
 
+def no_scatter(model: str, layer: int) -> None:
+    """No points of any layer."""
+
+
 def planted(folder: Path, **options: Any) -> Path:
+    """An explorer whose words fill many files, so that searches cross their borders."""
     given = {
         "features": features_of(),
         "matches": matches_of(),
@@ -203,8 +211,11 @@ def planted(folder: Path, **options: Any) -> Path:
         "n_layers": LAYERS,
         "scatter": scatter_of,
         "name": "planted",
-    }
-    return write_explorer(folder, **{**given, **options})
+    } | options
+    source = Source(**given | {"matches": given["matches"].lazy()})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "CHARACTERS_PER_FILE", 100)
+        return write_explorer(folder, source)
 
 
 BYTES = [
@@ -248,7 +259,7 @@ def planted_bytes(folder: Path) -> Path:
         folder,
         features=features_of(sizes).drop("top_tokens", "explanation"),
         vocabulary=BYTES,
-        scatter=None,
+        scatter=no_scatter,
         matches=matches_of(sizes | {C: ()}).filter(best_model=B),
         n_layers={A: 1, B: 1},
         contexts=lambda model, layer: contexts if model == A else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tests.report.planted_features import (
     data,
     features_of,
     matches_of,
+    no_scatter,
     planted,
     planted_bytes,
     unpacked,
@@ -29,8 +29,9 @@ from tests.report.planted_features import (
 )
 
 from homolog.errors import InputError
-from homolog.report.explorer.packing import NO_ROW, UNDEFINED, quantised
-from homolog.report.explorer.words import leb128, words_in
+from homolog.report.explorer.packing import UNDEFINED, quantised
+from homolog.report.explorer.rows import NO_ROW
+from homolog.report.explorer.words import words_in
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_columns_stand_in_the_order_of_rows(index: Path) -> None:
     known = data(index, "manifest")
     assert [model["name"] for model in known["models"]] == [A, B, C]
     assert [tuple(model["sizes"]) for model in known["models"]] == list(SIZES.values())
-    assert known["pairs"] == [[0, 1], [0, 2], [1, 0]] and known["judged"]
+    assert known["pairs"] == [[0, 1], [0, 2], [1, 0]] and known["classified"]
     r = values_of(data(index, "columns/0-1-r"))
     wanted = [1 - f / 200 if f != 2 else np.nan for size in SIZES[A] for f in range(size)]
     np.testing.assert_allclose(r, wanted, atol=1e-5)  # the comparison main, not the control's 0.999
@@ -158,32 +159,30 @@ def test_a_record_says_what_was_measured_and_nothing_else(index: Path) -> None:
 
 @pytest.mark.parametrize("place, model", list(enumerate((A, B, C))))
 def test_the_index_has_every_word_and_no_other(index: Path, place: int, model: str) -> None:
-    found: dict[str, dict[int, bool]] = {}
-    buckets = data(index, "manifest")["models"][place]["buckets"]
-    for number in range(buckets):
-        file = data(index, f"words/{place}-{number}")
-        assert file["words"] == sorted(file["words"])
-        for word, rows in zip(file["words"], file["rows"], strict=True):
-            assert (31 * ord(word[0]) + (ord(word[1]) if word[1:] else 0)) % buckets == number
-            assert word not in found
-            found[word] = decoded(base64.b64decode(rows))
+    firsts = data(index, "manifest")["models"][place]["words"]
+    files = [data(index, f"words/{place}-{number}") for number in range(len(firsts))]
+    assert len(files) > 1 and len(
+        list((index.parent / "data" / "words").glob(f"{place}-*"))
+    ) == len(files)
+    words = [word for file in files for word, _, _ in file]
+    assert words == sorted(set(words)) and firsts == [file[0][0] for file in files]
+    found = words_of(index, place)
     wanted = words_slowly(model)
     assert found == wanted
+    for _, firing, showing in (entry for file in files for entry in file):
+        assert firing == sorted(firing) and showing == sorted(showing)
     if model == A:
-        assert {"paris", "cats", "中", "__proto__", "overshadow", "cities"} <= set(wanted)
+        assert {"paris", "中", "__proto__", "overshadow", "cities", "ﾊﾛ", "𐐨𐐩"} <= set(wanted)
         assert {fires for rows in wanted.values() for fires in rows.values()} == {True, False}
 
 
-def words_of(index: Path) -> dict[str, dict[int, bool]]:
-    """The words of the first model, with their rows and whether the feature fires there."""
-    files = [
-        data(index, f"words/0-{number}")
-        for number in range(data(index, "manifest")["models"][0]["buckets"])
-    ]
+def words_of(index: Path, place: int = 0) -> dict[str, dict[int, bool]]:
+    """The words of a model, with their rows and whether the feature fires there."""
+    numbers = range(len(data(index, "manifest")["models"][place]["words"]))
     return {
-        w: decoded(base64.b64decode(rows))
-        for f in files
-        for w, rows in zip(f["words"], f["rows"], strict=True)
+        word: dict.fromkeys(firing, True) | dict.fromkeys(showing, False)
+        for number in numbers
+        for word, firing, showing in data(index, f"words/{place}-{number}")
     }
 
 
@@ -227,33 +226,6 @@ def test_characters_of_several_tokens_are_shown_and_found(tmp_path: Path) -> Non
     assert set(found) == {"x", "自", "ab", "\u0442\u043e", "87", "aa", "b", "e8"}
 
 
-def decoded(coded: bytes) -> dict[int, bool]:
-    rows, row, number, shift = {}, -1, 0, 0
-    for byte in coded:
-        number |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            row += number >> 1
-            rows[row] = bool(number & 1)
-            number = shift = 0
-    return rows
-
-
-def test_leb128_against_the_definition() -> None:
-    numbers = [0, 1, 127, 128, 16383, 16384, 624485, 2**31]
-    wanted = bytearray()
-    for number in numbers:
-        while number > 127:
-            wanted.append(number % 128 + 128)
-            number //= 128
-        wanted.append(number)
-    assert bytes(leb128(np.array(numbers))[0]) == bytes(wanted)
-    assert (
-        bytes(leb128(np.array([624485]))[0]) == b"\xe5\x8e\x26"
-    )  # the example of the DWARF standard
-    assert leb128(np.array(numbers))[1].tolist() == [1, 1, 1, 2, 2, 3, 3, 5]
-
-
 def test_words_are_runs_of_letters_and_single_ideographs() -> None:
     assert words_in("The cat's 2x, naïve_é") == ["the", "cat", "s", "2x", "naïve_é"]
     assert words_in("中文abc") == ["中", "文", "abc"]
@@ -281,17 +253,26 @@ def test_the_same_tables_give_the_same_bytes_over_an_older_explorer(
 
 
 def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
-    columns = ["model", "layer", "feature", "r", "best_model", "best_layer", "best_feature"]
+    columns = [
+        "comparison",
+        "model",
+        "layer",
+        "feature",
+        "r",
+        "best_model",
+        "best_layer",
+        "best_feature",
+    ]
     index = planted(
         tmp_path,
         features=features_of().select("model", "layer", "feature"),
-        scatter=None,
+        scatter=no_scatter,
         contexts=lambda model, layer: None,
         matches=matches_of().filter(comparison="main").select(columns),
     )
     known = data(index, "manifest")
     assert [column["name"] for column in known["columns"]] == ["r"]
-    assert not known["judged"] and not any(model["tokens"] for model in known["models"])
+    assert not known["classified"] and not any(model["tokens"] for model in known["models"])
     chunk = data(index, "features/0-0-0")
     assert set(chunk) == {"features"} and set(chunk["features"][0]) == {"matches"}
 

@@ -22,6 +22,7 @@ from tests.report.planted_features import (
     contexts_of,
     features_of,
     matches_of,
+    no_scatter,
     planted,
     planted_bytes,
     words_slowly,
@@ -181,6 +182,10 @@ def test_text_is_found_as_the_slow_index_finds_it(tab: Tab) -> None:
         ["s"],
         ["nothing"],
         ["naïve"],
+        ["ca"],
+        ["ﾊﾛ"],
+        ["𐐨"],
+        ["𐐨𐐩"],
     ]
     for place, model in enumerate((A, B)):
         words = words_slowly(model)
@@ -306,7 +311,7 @@ def test_markup_from_corpora_and_models_is_text(chromium: Browser, tmp_path: Pat
         features=features,
         matches=matches,
         name=evil,
-        scatter=None,
+        scatter=no_scatter,
         n_layers={evil if model == A else model: n for model, n in LAYERS.items()},
         contexts=lambda model, layer: contexts_of(A if model == evil else model, layer),
     )
@@ -370,9 +375,9 @@ def test_dark_and_light(chromium: Browser, index: Path) -> None:
     seen = {}
     for scheme in ("light", "dark"):
         tab = Tab(chromium, index, f"#from={A}&to={B}&feature=0/1", color_scheme=scheme)
-        colours = """() => [document.body, document.querySelector('.side'), document.querySelector('mark.peak')]
-            .map(element => [getComputedStyle(element).color, getComputedStyle(element).backgroundColor,
-                             getComputedStyle(element).borderTopColor])"""
+        colours = """() => ['body', '.side', 'mark.peak']
+            .map(selector => getComputedStyle(document.querySelector(selector)))
+            .map(style => [style.color, style.backgroundColor, style.borderTopColor])"""
         seen[scheme] = tab.page.evaluate(colours)
         tab.page.close()
     assert all(light != dark for light, dark in zip(seen["light"], seen["dark"], strict=True))

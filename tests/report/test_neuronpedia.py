@@ -107,13 +107,13 @@ def run(make_run, tmp_path) -> Path:
                 "feature": 1,
                 "explanation": "cats",
                 "complexity": 2,
-                "consistency_judged": 5,
+                "consistency_rated": 5,
                 "detection": 0.9,
                 "judge": "gpt",
                 "prompts": "abc",
             }
         ]
-    ).write_parquet(folder / "judged.parquet")
+    ).write_parquet(folder / "ratings.parquet")
     return folder
 
 

@@ -1,10 +1,10 @@
 """Features, examples and explanations of a run as the files that Neuronpedia imports.
 
     OUT/MODEL_ID/LAYER-SET/release.jsonl  model.jsonl  sourceset.jsonl  source.jsonl
-                          features/batch-0.jsonl.gz ...  one line a feature
-                          activations/batch-0.jsonl.gz ...  one line an example
-                          explanations/batch-0.jsonl.gz ...  one line an explanation, where a judge
-                          gave some
+                          features/batch-0.jsonl.gz ...      one line per feature
+                          activations/batch-0.jsonl.gz ...   one line per example
+                          explanations/batch-0.jsonl.gz ...  one line per explanation, where a
+                                                             language model gave some
 
 One folder is a "source", the dictionary of one layer; the dictionaries of a model together are a
 "source set".  Field names are those of Neuronpedia's public exports
@@ -29,6 +29,7 @@ from homolog.corpus import TokenText, joined
 from homolog.errors import InputError
 from homolog.record.atomic import sha256_bytes, write_bytes
 from homolog.record.run_folder import RunFolder
+from homolog.record.tables import CONTEXTS, FEATURES, RATINGS
 
 BATCH = 1024
 EMPTY = (
@@ -51,26 +52,43 @@ EMPTY = (
 
 @dataclass(frozen=True)
 class Release:
-    """Who publishes, and under which names: `set_id` is that of the source set, short, as
-    "res-homolog".
-    """
+    """Who publishes, and under which names."""
 
     creator: str
     release_id: str
     title: str
     set_id: str = "res-homolog"
+    """Of the source set: short."""
     model_ids: Mapping[str, str] | None = None
     """Neuronpedia's name of each model, where it is not the run's."""
 
 
+@dataclass(frozen=True)
+class _Dictionary:
+    """The dictionary of one layer under Neuronpedia's names."""
+
+    model_id: str
+    layer: int
+    set_id: str
+    made: str
+    """When the run began its examples."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.layer}-{self.set_id}"
+
+    @property
+    def keys(self) -> dict[str, str]:
+        return {"modelId": self.model_id, "layer": self.id}
+
+
 def export_neuronpedia(path: Path, out: Path, release: Release) -> list[Path]:
-    """Write one folder for every layer of every compared model of the run `path`; returns the
-    folders.
+    """Write a folder for every layer of every compared model of the run; returns the folders.
 
     The same run gives the same bytes.  InputError when the run has no examples.
     """
     run = RunFolder(path)
-    if not run.table("features").is_file():
+    if not run.table(FEATURES).is_file():
         raise InputError(
             "run folder",
             str(path),
@@ -78,56 +96,44 @@ def export_neuronpedia(path: Path, out: Path, release: Release) -> list[Path]:
             "Finish the run with an [interpretation] table in its recipe.",
         )
     run.require_whole(*run.told)
-    features, texts = (
-        pl.read_parquet(run.table("features")),
-        json.loads(run.vocabulary.read_text("utf-8")),
-    )
-    judged = pl.read_parquet(run.table("judged")) if run.table("judged").is_file() else None
+    features = FEATURES.read(run.table(FEATURES))
+    texts = json.loads(run.vocabulary.read_text("utf-8"))
+    rated = run.table(RATINGS)
+    explanations = RATINGS.read(rated) if rated.is_file() else RATINGS.frame()
+    explanations = explanations.drop_nulls("explanation")
+    made = run.record["stages"][FEATURES.name]["started"]
     folders = []
-    for (model, layer), rows in features.group_by("model", "layer", maintain_order=True):
+    for (model, layer), of_layer in features.group_by("model", "layer", maintain_order=True):
         model, layer = str(model), int(layer)  # type: ignore[call-overload]
         model_id = (release.model_ids or {}).get(model, model)
-        source = f"{layer}-{release.set_id}"
-        folder = out / model_id / source
-        common = {"modelId": model_id, "layer": source}
-        made = run.record["stages"]["interpretation"]["started"]
-        for name, value in _heads(run, release, model_id, source, made).items():
+        source = _Dictionary(model_id, layer, release.set_id, made)
+        folder = out / model_id / source.id
+        for name, value in _heads(run, release, source).items():
             write_bytes(folder / f"{name}.jsonl", _lines([value]))
-        contexts = pl.read_parquet(run.contexts(model, layer))
-        own = (
-            None
-            if judged is None
-            else judged.filter(model=model, layer=layer).drop_nulls("explanation")
-        )
-        for number, batch in enumerate(rows.iter_slices(BATCH)):
-            first, last = batch["feature"].min(), batch["feature"].max()
-            inside = pl.col("feature").is_between(first, last)
-            _write(
-                folder,
-                "features",
-                number,
-                (_feature(row, layer, made) | common for row in batch.iter_rows(named=True)),
-            )
-            shown = contexts.filter(inside).iter_rows(named=True)
-            _write(
-                folder,
-                "activations",
-                number,
-                (_activation(row, texts, made, common) for row in shown),
-            )
-            if own is not None and (part := own.filter(inside)).height:
-                lines = (_explanation(row, made, common) for row in part.iter_rows(named=True))
-                _write(folder, "explanations", number, lines)
+        contexts = CONTEXTS.read(run.table(CONTEXTS, model, layer))
+        explained = explanations.filter(model=model, layer=layer)
+        for number, batch in enumerate(of_layer.iter_slices(BATCH)):
+            lines = [_feature(row, source) for row in batch.iter_rows(named=True)]
+            _write(folder / "features", number, lines)
+            lines = [_activation(row, texts, source) for row in _of(batch, contexts)]
+            _write(folder / "activations", number, lines)
+            lines = [_explanation(row, source) for row in _of(batch, explained)]
+            if lines:
+                _write(folder / "explanations", number, lines)
         folders.append(folder)
     return folders
 
 
-def _heads(
-    run: RunFolder, release: Release, model_id: str, source: str, made: str
-) -> dict[str, dict[str, Any]]:
+def _of(batch: pl.DataFrame, table: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """The rows of a table that are about the features of a batch."""
+    first, last = batch["feature"].min(), batch["feature"].max()
+    return table.filter(pl.col("feature").is_between(first, last)).iter_rows(named=True)
+
+
+def _heads(run: RunFolder, release: Release, source: _Dictionary) -> dict[str, dict[str, Any]]:
     """The files that say what the source is part of."""
     corpus = run.record["corpus"]
-    who = {"creatorId": release.creator, "createdAt": made}
+    who = {"creatorId": release.creator, "createdAt": source.made}
     return {
         "release": who
         | {
@@ -140,16 +146,16 @@ def _heads(
         },
         "model": who
         | {
-            "id": model_id,
+            "id": source.model_id,
             "instruct": False,
-            "displayNameShort": model_id,
-            "displayName": model_id,
-            "updatedAt": made,
+            "displayNameShort": source.model_id,
+            "displayName": source.model_id,
+            "updatedAt": source.made,
         },
         "sourceset": who
         | {
-            "modelId": model_id,
-            "name": release.set_id,
+            "modelId": source.model_id,
+            "name": source.set_id,
             "creatorName": release.creator,
             "releaseName": release.release_id,
             "description": "Residual stream after each block",
@@ -157,9 +163,9 @@ def _heads(
         },
         "source": {
             "creatorId": release.creator,
-            "modelId": model_id,
-            "setName": release.set_id,
-            "id": source,
+            "modelId": source.model_id,
+            "setName": source.set_id,
+            "id": source.id,
             "visibility": "PUBLIC",
             "dataset": ", ".join(corpus["sources"]),
             "num_prompts": corpus["match_tokens"] // corpus["context"],
@@ -170,15 +176,15 @@ def _heads(
     }
 
 
-def _feature(row: dict[str, Any], layer: int, made: str) -> dict[str, Any]:
+def _feature(row: dict[str, Any], source: _Dictionary) -> dict[str, Any]:
     return {
         "index": str(row["feature"]),
-        "createdAt": made,
+        "createdAt": source.made,
         "maxActApprox": row["max"],
         "hasVector": False,
         "vector": [],
         "vectorLabel": None,
-        "hookName": f"blocks.{layer}.hook_resid_post",
+        "hookName": f"blocks.{source.layer}.hook_resid_post",
         "topkCosSimIndices": row["near_feature"],
         "topkCosSimValues": row["near_cosine"],
         "pos_str": row["promoted"],
@@ -187,17 +193,18 @@ def _feature(row: dict[str, Any], layer: int, made: str) -> dict[str, Any]:
         "neg_values": [],
         "frac_nonzero": row["freq"],
         **{name: [] for name in EMPTY},
+        **source.keys,
     }
 
 
 def _activation(
-    row: dict[str, Any], texts: Sequence[TokenText], made: str, common: dict[str, str]
+    row: dict[str, Any], texts: Sequence[TokenText], source: _Dictionary
 ) -> dict[str, Any]:
     values, at = row["values"], int(np.argmax(row["values"]))
-    return common | {
-        "id": sha256_bytes(f"{common} {row['feature']} {row['row']} {row['quantile']}")[:25],
+    return source.keys | {
+        "id": sha256_bytes(f"{source.keys} {row['feature']} {row['row']} {row['quantile']}")[:25],
         "index": str(row["feature"]),
-        "createdAt": made,
+        "createdAt": source.made,
         "tokens": joined([texts[token] for token in row["tokens"]]),
         "values": values,
         "maxValue": values[at],
@@ -211,27 +218,23 @@ def _activation(
     }
 
 
-def _explanation(row: dict[str, Any], made: str, common: dict[str, str]) -> dict[str, Any]:
-    return common | {
-        "id": sha256_bytes(f"{common} {row['feature']} {row['judge']} {row['prompts']}")[:25],
+def _explanation(row: dict[str, Any], source: _Dictionary) -> dict[str, Any]:
+    return source.keys | {
+        "id": sha256_bytes(f"{source.keys} {row['feature']} {row['judge']} {row['prompts']}")[:25],
         "index": str(row["feature"]),
-        "createdAt": made,
+        "createdAt": source.made,
         "description": row["explanation"],
         "typeName": f"homolog-{row['prompts']}",
         "explanationModelName": row["judge"],
         "notes": json.dumps(
-            {name: row[name] for name in ("complexity", "consistency_judged", "detection")}
+            {name: row[name] for name in ("complexity", "consistency_rated", "detection")}
         ),
     }
 
 
-def _write(folder: Path, kind: str, number: int, rows: Iterable[dict[str, Any]]) -> None:
-    write_bytes(folder / kind / f"batch-{number}.jsonl.gz", gzip.compress(_lines(rows), 5, mtime=0))
+def _write(folder: Path, number: int, rows: Iterable[dict[str, Any]]) -> None:
+    write_bytes(folder / f"batch-{number}.jsonl.gz", gzip.compress(_lines(rows), 5, mtime=0))
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
-    def each() -> Iterator[str]:
-        for row in rows:
-            yield json.dumps(row, ensure_ascii=False) + "\n"
-
-    return "".join(each()).encode()
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

@@ -36,7 +36,7 @@ from homolog.report import circuit_tables, circuit_words, export, overview, tabl
 from homolog.report.charts import Figure, pair_figures, run_figures
 from homolog.report.circuit_charts import circuit_figures
 from homolog.report.circuit_records import CircuitRecords, read_circuits
-from homolog.report.explore import explore
+from homolog.report.explorer import explore
 from homolog.report.findings import findings, homolog_words
 from homolog.report.meaning import meaning
 from homolog.report.overview import PairPage

@@ -1,6 +1,20 @@
-"""The explorer: every feature of a run to search, filter and look at beside its partner."""
+"""The explorer: every feature of a run to search, filter and look at beside its partner.
+
+    source.py     the tables that an explorer is made of, and those of a run
+    folder.py     the explorer as a folder: its page, and what is written in which order
+    rows.py       the row of a feature, by which all files know it; ordered pairs of models
+    columns.py    data/columns/: what the list sorts and filters by
+    contexts.py   the contexts of a layer, and what their tokens show
+    details.py    data/features/: what the page of a feature shows
+    words.py      data/words/: the text index
+    packing.py    a data file, and columns of numbers in one
+    links.py      addresses of its pages, for the rest of the report
+
+The page itself is `templates/explorer*`: explorer-data.js reads the files that this package writes.
+"""
 
 from homolog.charts.links import address
-from homolog.report.explorer.pages import write_explorer
+from homolog.report.explorer.folder import explore, write_explorer
+from homolog.report.explorer.source import Source
 
-__all__ = ["address", "write_explorer"]
+__all__ = ["Source", "address", "explore", "write_explorer"]

@@ -1,145 +1,46 @@
-"""What the page of a feature shows: numbers, matches, tokens, neighbours and contexts, some hundred
-features a file.
+"""What the page of a feature shows: numbers, matches, tokens, neighbours and contexts.
 
-The tokens of all contexts of a file are numbers into the texts that occur there (`spelling.py`);
-activations are shares of the feature's largest shown one, in 255 steps, of which an active token
-has at least one.
+The features of a layer stand `CHUNK` to a file.  The tokens of all contexts of a file are numbers
+into the texts that occur there (contexts.py); activations are shares of the feature's largest shown
+one, in 255 steps, of which an active token has at least one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
-from homolog.errors import InputError
-from homolog.report.explorer.columns import MEASURES
+from homolog.report.explorer.columns import OF_FEATURE
+from homolog.report.explorer.contexts import Contexts
 from homolog.report.explorer.packing import packed, short, shortened, smallest, write_data
-from homolog.report.explorer.spelling import Spelling
 
-CHUNK = 128  # features a file
-NUMBERS = (
-    "n_active",
-    "mean_active",
-    "max",
-    *(measure.name for measure in MEASURES if not measure.of_pair),
-)
+CHUNK = 128
+NUMBERS = ("n_active", "mean_active", "max", *(column.name for column in OF_FEATURE))
 TEXTS = ("explanation", "promoted", "suppressed", "top_tokens")
-MATCH = (
-    "r",
-    "excess",
-    "null_r",
-    "threshold",
-    "q",
-    "control_r",
-    "bar",
-    "rival_r",
-    "other_seed_r",
-    "homolog",
-    "mutual",
-    "stable",
-)
+MATCH_NUMBERS = ("r", "excess", "null_r", "threshold", "q")
+MATCH_CONTROLS = ("control_r", "bar", "rival_r", "other_seed_r")
+MATCH_CLASSES = ("homolog", "mutual", "stable")
+MATCH = (*MATCH_NUMBERS, *MATCH_CONTROLS, *MATCH_CLASSES)
 PARTNERS = {"best": "r", "runner_up": "runner_up_r", "partner": "partner_r"}
-CONTEXT = ("feature", "quantile", "value", "document", "position", "start", "tokens", "values")
-
-
-@dataclass(frozen=True)
-class Contexts:
-    """The contexts of a layer in the order shown, and their tokens one after the other.
-
-    table: one row a context, without the lists; ends: (contexts + 1,) where the tokens of each
-    begin and end; tokens: (n,) what they show, as codes of a `Spelling`; values: (n,) activations;
-    feature: (n,) whose context it is.
-    """
-
-    table: pl.DataFrame
-    ends: Int[np.ndarray, "contexts_1"]
-    tokens: Int[np.ndarray, "n"]
-    values: Float[np.ndarray, "n"]
-    feature: Int[np.ndarray, "n"]
-
-    @property
-    def lengths(self) -> Int[np.ndarray, "contexts"]:
-        """Tokens of each context."""
-        return np.diff(self.ends)
-
-
-def read_contexts(table: pl.DataFrame, n_features: int, spelling: Spelling) -> Contexts:
-    """The contexts of a layer, the strongest first; spelling: of the vocabulary that their token
-    ids are of.
-
-    Raises `InputError` for missing columns, features or tokens that do not exist, and lists of
-    unequal lengths.
-    """
-    missing = [name for name in CONTEXT if name not in table.columns]
-    table = table if missing else table.filter(pl.col("tokens").list.len() > 0)
-    bad = bool(missing)
-    if not bad and len(table):
-        tokens = table["tokens"].explode()
-        bad = bool((table["tokens"].list.len() != table["values"].list.len()).any())
-        bad |= not (_least(tokens) >= 0 and _most(tokens) < len(spelling.vocabulary))
-        bad |= not (_least(table["feature"]) >= 0 and _most(table["feature"]) < n_features)
-    if bad:
-        raise InputError(
-            "contexts",
-            ", ".join(table.columns),
-            "each needs "
-            + ", ".join(CONTEXT)
-            + ", as many values as tokens, and features and tokens that exist",
-            "Make them anew for these dictionaries and this tokenizer.",
-        )
-    rank = ["rank"] if "rank" in table.columns else []
-    order = ["feature", "quantile", *rank, "value", "document", "position"]
-    table = table.sort(
-        order, descending=[name in ("quantile", "value") for name in order], maintain_order=True
-    )
-    lengths = table["tokens"].list.len().to_numpy().astype(np.int64)
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    tokens = (
-        table["tokens"].explode().to_numpy().astype(np.int64)
-        if len(table)
-        else np.zeros(0, np.int64)
-    )
-    return Contexts(
-        table.select(*CONTEXT[:-2], length=pl.col("tokens").list.len()),
-        ends,
-        spelling.codes(tokens, ends),
-        table["values"].explode().to_numpy().astype(np.float32)
-        if len(table)
-        else np.zeros(0, np.float32),
-        np.repeat(table["feature"].to_numpy().astype(np.int64), lengths),
-    )
-
-
-def _least(column: pl.Series) -> int:
-    least = column.min()
-    return -1 if column.has_nulls() or not isinstance(least, int) else least
-
-
-def _most(column: pl.Series) -> int:
-    most = column.max()
-    return most if isinstance(most, int) else -1
 
 
 def write_details(
     folder: Path,
-    place: tuple[int, int],
+    place: str,
     features: pl.DataFrame,
     matches: Mapping[int, pl.DataFrame],
     contexts: Contexts | None,
     scatters: Mapping[int, pl.DataFrame],
-    texts: Sequence[str],
 ) -> None:
-    """Write data/features/MODEL-LAYER-CHUNK.js for one layer.
+    """Write data/features/PLACE-CHUNK.js for one layer.
 
-    `place`: numbers of model and layer; `features`: the rows of the layer by feature; `matches`, by
-    number of the other model: as many rows; `scatters`: likewise, with feature, scatter_x and
-    scatter_y; `texts`: of the `Spelling`.
+    `place`: "MODEL-LAYER"; `features`: the rows of the layer by feature; `matches`, by number of
+    the other model: as many rows; `scatters`: likewise, with feature, scatter_x and scatter_y.
     """
     records = _records(features, NUMBERS, TEXTS)
     for record, near in zip(records, _neighbours(features), strict=True):
@@ -155,16 +56,12 @@ def write_details(
     for first in range(0, len(records), CHUNK):
         chunk: dict[str, Any] = {"features": records[first : first + CHUNK]}
         if contexts is not None:
-            chunk.update(_chunk(contexts, first, chunk["features"], texts))
-        write_data(folder, f"features/{place[0]}-{place[1]}-{first // CHUNK}", chunk)
+            chunk.update(_chunk(contexts, first, chunk["features"]))
+        write_data(folder, f"features/{place}-{first // CHUNK}", chunk)
 
 
-def _chunk(
-    contexts: Contexts, first: int, records: list[dict[str, Any]], texts: Sequence[str]
-) -> dict[str, Any]:
-    """Put a chunk's contexts into its records; returns its token texts, and its tokens and
-    activations packed.
-    """
+def _chunk(contexts: Contexts, first: int, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Put a chunk's contexts into its records; returns its token texts, tokens and activations."""
     owner = contexts.table["feature"].to_numpy()
     begin, end = (int(i) for i in np.searchsorted(owner, (first, first + CHUNK)))
     for feature, *context in shortened(contexts.table[begin:end]).iter_rows():
@@ -178,7 +75,7 @@ def _chunk(
         if "contexts" in record:
             record["scale"] = short(float(most))
     return {
-        "texts": [texts[token] for token in used],
+        "texts": [contexts.spelling.texts[token] for token in used],
         "tokens": packed(smallest(tokens, len(used))),
         "values": packed(_steps(contexts.values[part], largest[feature])),
     }
@@ -187,19 +84,14 @@ def _chunk(
 def _steps(
     values: Float[np.ndarray, "n"], largest: Float[np.ndarray, "n"]
 ) -> UInt8[np.ndarray, "n"]:
-    """Shares of the largest in 255 steps, rounded; 0 for what does not fire, at least 1 for what
-    does.
-    """
-    share = np.divide(
-        255 * values, largest, where=largest > 0, out=np.zeros(len(values), np.float32)
-    )
+    """Shares of the largest in 255 steps: 0 for what does not fire, at least 1 for what does."""
+    share = np.zeros(len(values), np.float32)
+    np.divide(255 * values, largest, where=largest > 0, out=share)
     return np.where(values > 0, np.clip(np.rint(share), 1, 255), 0).astype(np.uint8)
 
 
 def _points(x: list[float], y: list[float]) -> dict[str, Any]:
-    """The activations of a feature and its partner at the same tokens, each in 255 steps of its
-    largest.
-    """
+    """The activations of a feature and its partner, each in 255 steps of its largest."""
     sides = [np.nan_to_num(np.array(side, np.float32)).clip(0) for side in (x, y)]
     tops = [float(side.max()) for side in sides]
     steps = [

@@ -24,21 +24,23 @@ from jaxtyping import Float, Shaped
 from homolog.record.atomic import write_text
 
 UNDEFINED = 65535
-NO_ROW = 2**32 - 1
 _TYPES = {"uint8": "u8", "uint16": "u16", "uint32": "u32"}
 
 
 def write_data(folder: Path, name: str, value: object) -> Path:
-    """Write FOLDER/data/NAME.js, which hands `value` to the page under `name`; returns the path.
+    """Write FOLDER/data/NAME.js, which hands `value` to the page under `name`; returns the path."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return write_script(folder, name, text)
 
-    All is ASCII and has no `<`, so that no text of a corpus ends a script or starts a comment,
-    whatever reads the file.
+
+def write_script(folder: Path, name: str, value: str) -> Path:
+    """Write FOLDER/data/NAME.js for a value that is JSON in ASCII already.
+
+    The file has no `<`, so that no text of a corpus ends a script or starts a comment, whatever
+    reads it.
     """
-    text = json.dumps([name, value], ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return write_text(
-        folder / "data" / f"{name}.js",
-        f"explorer.put({text.replace('<', chr(92) + 'u003c')[1:-1]});\n",
-    )
+    text = value.replace("<", r"\u003c")
+    return write_text(folder / "data" / f"{name}.js", f"explorer.put({json.dumps(name)},{text});\n")
 
 
 def packed(numbers: Shaped[np.ndarray, "..."]) -> dict[str, str]:

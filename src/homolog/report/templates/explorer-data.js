@@ -92,34 +92,26 @@ const explorer = (() => {
   // Rows of a model that show the words of a text: 1 in a Uint8Array, or null for a text without words; see words.py.
   const ALONE = "\\u3040-\\u30ff\\u3400-\\u4dbf\\u4e00-\\u9fff";
   const WORD = new RegExp(`[${ALONE}]|(?:(?![${ALONE}])[\\p{L}\\p{N}_])+`, "gu");
+  const hex = (text) => [...text].map((letter) => letter.codePointAt(0).toString(16).padStart(6, "0")).join("");
   async function search(modelIndex, text, fires) {
     const words = [...new Set(text.toLowerCase().match(WORD) ?? [])];
     if (!words.length) return null;
-    const { sizes, buckets } = manifest().models[modelIndex];
-    const n = sizes.reduce((sum, size) => sum + size, 0);
-    let found = null;
+    const { sizes, words: firsts } = manifest().models[modelIndex];
+    const starts = firsts.map(hex);  // words stand in the order of characters, not of JavaScript's halves of them
+    let found = new Uint8Array(sizes.reduce((sum, size) => sum + size, 0)).fill(1);
     for (const word of words) {
-      const letters = [...word].map((letter) => letter.codePointAt(0));
-      const file = await load(`words/${modelIndex}-${(31 * letters[0] + (letters[1] ?? 0)) % buckets}`);
-      const rows = new Uint8Array(n);
-      file.words.forEach((other, i) => {
-        if (letters.length > 1 ? other.startsWith(word) : other === word) mark(rows, bytes(file.rows[i]), fires, found);
-      });
+      const least = hex(word), alone = least.length === 6;
+      const asked = (other) => (alone ? other === word : other.startsWith(word));
+      const files = starts.flatMap((start, i) =>
+        ((start <= least || asked(firsts[i])) && !(starts[i + 1] <= least) ? [load(`words/${modelIndex}-${i}`)] : []));
+      const rows = new Uint8Array(found.length);
+      for (const file of await Promise.all(files))
+        for (const [other, firing, showing] of file)
+          if (asked(other))
+            for (const row of fires ? firing : [...firing, ...showing]) rows[row] = found[row];
       found = rows;
     }
     return found;
-  }
-
-  function mark(rows, coded, fires, among) {
-    let row = -1, number = 0, shift = 0;
-    for (const byte of coded) {
-      number += (byte & 127) * 2 ** shift;
-      shift += 7;
-      if (byte & 128) continue;
-      row += Math.floor(number / 2);
-      if ((number % 2 || !fires) && (!among || among[row])) rows[row] = 1;
-      number = shift = 0;
-    }
   }
 
   // An element. Strings become text nodes: nothing from a corpus or a model is ever read as markup.

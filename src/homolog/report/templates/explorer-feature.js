@@ -12,7 +12,7 @@ const explorerFeature = (() => {
   const section = (title, ...children) => element("section", {}, element("h3", {}, title), ...children);
 
   const chance = (value) => (value < 0.001 ? value.toExponential(0).replace("-", "−") : number(value, { digits: 3 }));
-  const CAUSAL = "correlation of the effects of both features on the next token";
+  const saysOf = (name) => explorer.manifest().columns.find((column) => column.name === name)?.says;
 
   // What the match says, with links to the runner-up and the one-to-one partner.
   function match(found, link, causal) {
@@ -20,7 +20,7 @@ const explorerFeature = (() => {
     const add = (name, title, says, text = (value) => number(value, { digits: 3 })) => {
       if (name in found) rows.push([title, text(found[name]), says]);
     };
-    add("excess", "Excess", "r less what chance reaches at its frequency");
+    add("excess", "Excess", saysOf("excess"));
     add("null_r", "Chance reaches", "95% quantile of the best correlation by chance at its frequency");
     add("q", "False discovery rate", "at which the match is called", chance);
     add("homolog", "Homolog", "r reaches the bar", yes);
@@ -30,7 +30,7 @@ const explorerFeature = (() => {
     add("stable", "Stable", "the partner comes back across dictionary seeds", yes);
     for (const [name, title] of [["partner", "One-to-one partner"], ["runner_up", "Runner-up"]])
       if (found[name]) rows.push([title, [link(found[name]), ` r ${number(found[name][2], { digits: 3 })}`]]);
-    if (causal !== undefined) rows.push(["Causal agreement", number(causal), CAUSAL]);
+    if (causal !== undefined) rows.push(["Causal agreement", number(causal), saysOf("causal_r")]);
     return section("The match", facts(rows));
   }
 

@@ -84,12 +84,12 @@ const explorerList = (() => {
     ...(words === undefined ? [] : [" ", token(words)])];
 
   async function draw(state, found, addressOf, current) {
-    const { models, judged } = explorer.manifest();
+    const { models, classified } = explorer.manifest();
     const [model, other] = [models[state.from], models[state.to]];
     const columns = shownColumns(state), pair = `${state.from}-${state.to}`;
     const values = await Promise.all(columns.map(({ name }) => columnFor(state, name)));
     const [best, homolog, ...tokens] = await Promise.all([
-      explorer.column(pair, "best"), judged && explorer.column(pair, "homolog"),
+      explorer.column(pair, "best"), classified && explorer.column(pair, "homolog"),
       ...[state.from, state.to].map((i) => models[i].tokens && explorer.column(i, "token"))]);
     if (!current()) return;
     const word = (side, row) => (tokens[side] ? tokens[side].words[tokens[side].codes[row]] : undefined);
@@ -101,7 +101,7 @@ const explorerList = (() => {
           addressOf({ ...state, from: state.to, to: state.from, feature: explorer.placeOf(other, partner) }),
           explorer.placeOf(other, partner), word(1, partner))),
         values.map(({ at }, i) => element("td", { class: classOf(columns[i], state) }, number(at(row), columns[i]))),
-        judged ? element("td", { class: "spare" }, HOMOLOG[homolog.codes[row]]) : null);
+        classified ? element("td", { class: "spare" }, HOMOLOG[homolog.codes[row]]) : null);
     };
     const table = document.getElementById("features");
     table.caption.textContent =
@@ -110,7 +110,7 @@ const explorerList = (() => {
       heading(state, "feature", model.name, "by layer and feature", ""),
       element("th", { scope: "col" }, other.name),
       columns.map((column) => heading(state, column.name, column.title, column.says, classOf(column, state))),
-      judged ? element("th", { scope: "col", class: "spare" }, "Homolog") : null));
+      classified ? element("th", { scope: "col", class: "spare" }, "Homolog") : null));
     const last = Math.max(1, Math.ceil(found.length / PAGE)), page = Math.min(state.page, last);
     table.tBodies[0].replaceChildren(...[...found.slice((page - 1) * PAGE, page * PAGE)].map(line));
     const all = model.sizes.reduce((sum, size) => sum + size, 0).toLocaleString("en");
@@ -136,12 +136,12 @@ const explorerList = (() => {
   }
 
   function fill(state) {
-    const { models, pairs, judged } = explorer.manifest(), fields = form.elements;
+    const { models, pairs, classified } = explorer.manifest(), fields = form.elements;
     fields.pair.replaceChildren(...pairs.map(([i, j]) =>
       option(`${i}-${j}`, `${models[i].name} → ${models[j].name}`, i === state.from && j === state.to)));
     layers(fields.layer, models[state.from], state.layer);
     layers(fields.to_layer, models[state.to], state.toLayer);
-    form.querySelector("[data-judged]").hidden = !judged;
+    form.querySelector("[data-classified]").hidden = !classified;
     if (document.activeElement !== fields.text) fields.text.value = state.text;
     fields.fires.value = state.fires ? "1" : "";
     fields.homolog.value = state.homolog;

@@ -22,7 +22,7 @@
     const read = {
       from: pair[0], to: pair[1], layer: whole("layer"), toLayer: whole("to_layer"), page: whole("page") || 1,
       text: given.get("text") ?? "", fires: given.get("fires") === "1", measures: given.get("measures") === "1",
-      homolog: manifest.judged && ["yes", "no"].includes(given.get("homolog")) ? given.get("homolog") : "",
+      homolog: manifest.classified && ["yes", "no"].includes(given.get("homolog")) ? given.get("homolog") : "",
       sort: sort.replace(/^-/, ""), descending: sort.startsWith("-"), ranges: new Map(),
       feature: place && { layer: Number(place[1]), feature: Number(place[2]) },
     };

@@ -1,0 +1,143 @@
+"""The explorer as one folder that opens from the file system and asks for nothing else.
+
+    index.html       the list of features, and the page of each by its address after `#`
+    assets/          style and scripts
+    data/manifest.js models, pairs, columns
+    data/columns/    what the list sorts and filters by (columns.py)
+    data/features/   what the page of a feature shows (details.py)
+    data/words/      the text index (words.py)
+
+Scripts put text of models and corpora on the page as text nodes alone, so that markup in a corpus
+shows as markup.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+
+from homolog.analyses.records import StudyRecords
+from homolog.charts.links import FOLDER
+from homolog.record.atomic import write_text
+from homolog.report import theme
+from homolog.report.explorer.columns import Columns
+from homolog.report.explorer.contexts import Spelling, read_contexts
+from homolog.report.explorer.details import CHUNK, write_details
+from homolog.report.explorer.packing import write_data
+from homolog.report.explorer.rows import (
+    Rows,
+    main_matches,
+    main_pairs,
+    of_model,
+    of_pair,
+    rows_of,
+)
+from homolog.report.explorer.source import Source, source_of
+from homolog.report.explorer.words import WordIndex
+from homolog.report.templating import environment, template_text
+
+SCRIPTS = ("explorer-data.js", "explorer-list.js", "explorer-feature.js", "explorer.js")
+
+
+@dataclass(frozen=True)
+class ModelTables:
+    """The tables of a model in the order of its rows; matches by the place of the other model."""
+
+    place: int
+    rows: Rows
+    features: pl.DataFrame
+    matches: Mapping[int, pl.DataFrame]
+
+
+def explore(records: StudyRecords, report: Path) -> None:
+    """Write the explorer into the report's folder, if the run has examples of its features."""
+    if records.explored:
+        write_explorer(report / FOLDER, source_of(records))
+
+
+def write_explorer(folder: Path, source: Source) -> Path:
+    """Write the explorer into `folder`, replacing an older one; returns the path of its index.html.
+
+    One layer's contexts are in memory at a time; the same input gives the same bytes.  Raises
+    `InputError` for tables that do not fit together.
+    """
+    models = rows_of(source.features, source.n_layers)
+    matches = main_matches(source.matches)
+    pairs = main_pairs(matches, models)
+    shutil.rmtree(folder / "data", ignore_errors=True)
+    _write_page(folder, source.name)
+    columns, spelling, words = Columns(folder), Spelling(source.vocabulary), []
+    for place, rows in enumerate(models):
+        to_others = {j: of_pair(matches, rows, models[j]) for i, j in pairs if i == place}
+        model = ModelTables(place, rows, of_model(source.features, rows), to_others)
+        columns.add_model(place, model.features)
+        for other, table in to_others.items():
+            columns.add_pair(place, other, table, models[other])
+        words.append(_write_layers(folder, source, model, spelling))
+    known = {
+        "models": [
+            {
+                "name": rows.model,
+                "sizes": list(rows.sizes),
+                "words": first_words,
+                "tokens": "top_tokens" in source.features.columns,
+            }
+            for rows, first_words in zip(models, words, strict=True)
+        ],
+        "pairs": [list(pair) for pair in pairs],
+        "columns": columns.written(),
+        "chunk": CHUNK,
+        "classified": "homolog" in matches.columns,
+    }
+    write_data(folder, "manifest", known)
+    return folder / "index.html"
+
+
+def _write_layers(
+    folder: Path, source: Source, model: ModelTables, spelling: Spelling
+) -> list[str]:
+    """Write data/features/ and data/words/ of a model; returns what `WordIndex.write` does."""
+    name, names = model.rows.model, list(source.n_layers)
+    with TemporaryDirectory(prefix="homolog-words-") as scratch:
+        index = WordIndex(Path(scratch))
+        begins = zip(model.rows.starts.tolist(), model.rows.sizes, strict=True)
+        for layer, (start, size) in enumerate(begins):
+            features = model.features[start : start + size]
+            matches = {j: table[start : start + size] for j, table in model.matches.items()}
+            given = source.contexts(name, layer) if size else None
+            contexts = None if given is None else read_contexts(given, size, spelling)
+            points = source.scatter(name, layer)
+            scatters = (
+                {}
+                if points is None
+                else {j: points.filter(pl.col("best_model") == names[j]) for j in matches}
+            )
+            place = f"{model.place}-{layer}"
+            write_details(folder, place, features, matches, contexts, scatters)
+            index.add_layer(start, features, contexts)
+        return index.write(folder, model.place)
+
+
+def _write_page(folder: Path, name: str) -> None:
+    """index.html and assets/."""
+    page = environment().get_template("explorer.html.j2").render(name=name, scripts=SCRIPTS)
+    write_text(folder / "index.html", page)
+    for file in (*SCRIPTS, "report.css"):
+        write_text(folder / "assets" / file, template_text(file))
+    write_text(folder / "assets" / "explorer.css", template_text("explorer.css") + _model_colours())
+
+
+def _model_colours() -> str:
+    """Each model's colour as --model, in the light and in the dark."""
+    light, dark = (
+        "".join(
+            f".model-{i} {{ --model: {pair[k]}; }}\n" for i, pair in enumerate(theme.MODEL_COLOURS)
+        )
+        for k in (0, 1)
+    )
+    return f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
