@@ -55,7 +55,7 @@ ACTIVATION = {
 @pytest.fixture
 def run(make_run, tmp_path) -> Path:
     def interpreted(record):
-        record["stages"]["interpretation"] = {
+        record["stages"]["features"] = {
             "status": "done",
             "started": "2026-01-01T00:00:00",
             "outputs": {},
@@ -109,7 +109,7 @@ def run(make_run, tmp_path) -> Path:
                 "complexity": 2,
                 "consistency_rated": 5,
                 "detection": 0.9,
-                "judge": "gpt",
+                "rater": "gpt",
                 "prompts": "abc",
             }
         ]

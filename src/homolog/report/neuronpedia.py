@@ -225,7 +225,7 @@ def _explanation(row: dict[str, Any], source: _Dictionary) -> dict[str, Any]:
         "createdAt": source.made,
         "description": row["explanation"],
         "typeName": f"homolog-{row['prompts']}",
-        "explanationModelName": row["judge"],
+        "explanationModelName": row["rater"],
         "notes": json.dumps(
             {name: row[name] for name in ("complexity", "consistency_rated", "detection")}
         ),

@@ -22,9 +22,9 @@ from tempfile import TemporaryDirectory
 import polars as pl
 
 from homolog.analyses.records import StudyRecords
+from homolog.charts import theme
 from homolog.charts.links import FOLDER
 from homolog.record.atomic import write_text
-from homolog.report import theme
 from homolog.report.explorer.columns import Columns
 from homolog.report.explorer.contexts import Spelling, read_contexts
 from homolog.report.explorer.details import CHUNK, write_details
