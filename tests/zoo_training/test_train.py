@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from homolog.progress import SilentProgress
-from homolog.zoo import train as training
-from homolog.zoo.data import Mixture, batch_at
+from homolog.zoo_training import train as training
+from homolog.zoo_training.data import Mixture, batch_at
 
 STREAM = np.random.default_rng(0).integers(1, 50, 10_000)
 

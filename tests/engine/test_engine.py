@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 from tests.processes import HANGS, started, wait_for
 
-from homolog import engine
-from homolog.engine import Engine, InProcess, Task, open_engine
+import homolog
+from homolog.engine import Engine, InProcess, Task, on_ray, open_engine
+from homolog.engine.worker import check_node
 from homolog.errors import InputError
 from homolog.record import atomic
 
@@ -220,7 +221,7 @@ def test_a_task_killed_from_outside_runs_again(ray_engine: Engine, tmp_path: Pat
 def test_a_task_that_always_kills_its_worker_is_named(
     ray_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "MAX_RETRIES", 1)
+    monkeypatch.setattr(on_ray, "MAX_RETRIES", 1)
     with pytest.raises(RuntimeError, match=r"^pair 3, 4: lost on Ray after 1 retries"):
         ray_engine.map([Task(die, {}, "pair 3, 4")])
     assert ray_engine.map([Task(square, {"n": 3}, "after it")]) == [9]
@@ -285,7 +286,7 @@ def test_another_version_of_the_package_on_a_node_is_named(tmp_path: Path) -> No
     with pytest.raises(
         InputError, match=r"homolog on .* is '0\.1\.0', but it must be 9\.9\.9.*Install one version"
     ):
-        engine._look(atomic.write_text(tmp_path / "mark", ""), "9.9.9")
+        check_node(atomic.write_text(tmp_path / "mark", ""), "9.9.9")
 
 
 DRIVER = """
@@ -301,7 +302,8 @@ signal.signal(signal.SIGTERM, handler)
 try:
     with open_engine("local", workers=2) as engine:
         assert signal.getsignal(signal.SIGTERM) is handler
-        engine.map([Task(waiting.wait, {"mark": Path(sys.argv[1]) / str(n)}, f"task {n}") for n in range(9)])
+        marks = [Path(sys.argv[1]) / str(n) for n in range(9)]
+        engine.map([Task(waiting.wait, {"mark": mark}, mark.name) for mark in marks])
 except KeyboardInterrupt:
     print("stopped")
 """
@@ -426,7 +428,7 @@ def test_a_limit_leaves_the_number_of_threads_as_the_environment_had_it() -> Non
         "print(torch.get_num_threads())"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
-    environment["PYTHONPATH"] = str(Path(engine.__file__).parents[1])
+    environment["PYTHONPATH"] = str(Path(homolog.__file__).parents[1])
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
