@@ -10,7 +10,7 @@ from tests.reference.tiny_models import tiny_gpt2, tiny_gpt_neox, tiny_llama, ti
 from torch import Tensor
 
 from homolog.models import LanguageModel
-from homolog.models.load import ADAPTERS
+from homolog.models.architectures import ADAPTERS
 
 LLAMA3 = {
     "rope_type": "llama3",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from homolog.models import Add, LanguageModel, Replace, Site, Transform, Zero
 from homolog.models.any_decoder import AnyDecoder
-from homolog.models.load import ADAPTERS
+from homolog.models.architectures import ADAPTERS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -78,7 +78,7 @@ def test_scores_beyond_half_precision_make_a_pattern_all_the_same(case, dtype):
     run = model.run(TOKENS, capture=["embed", "pattern.0", "query.0", "key.0"])
     assert torch.equal(run.logits, model.run(TOKENS).logits)
     q, k = (run[f"{part}.0"].double() for part in ("query", "key"))
-    rotary = model._context(run["embed"])
+    rotary = model.context(run["embed"])
     q, k = (model.rotate(x.to(dtype), rotary).double().transpose(1, 2) for x in (q, k))
     k = k.repeat_interleave(model.n_heads // model.n_kv_heads, dim=1)
     scores = q @ k.mT * model.scale(0)

@@ -1,4 +1,4 @@
-"""Reading: every site of every architecture against hooks on the unmodified Hugging Face modules."""
+"""Reading: every site of every architecture against hooks on the Hugging Face modules."""
 
 import pytest
 import torch

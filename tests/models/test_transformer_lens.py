@@ -1,4 +1,4 @@
-"""Every site that TransformerLens also has, against the real TransformerLens on the same weights."""
+"""Every site that TransformerLens also has, against TransformerLens on the same weights."""
 
 import os
 import subprocess

@@ -54,7 +54,7 @@ def test_architectures_are_as_in_the_paper(models):
         assert (transformer.architecture, mamba.architecture) == ("gpt_neox", "mamba")
         assert mamba.n_layers == 2 * transformer.n_layers and mamba.d_model == transformer.d_model
         first, second = models[f"{transformer.name[4:-1]}0"], models[f"{transformer.name[4:-1]}1"]
-        assert not torch.equal(first._embedding().weight, second._embedding().weight)
+        assert not torch.equal(first.embedding().weight, second.embedding().weight)
 
 
 def test_held_out_loss_is_what_the_card_says_and_alike(models, stream):
