@@ -20,9 +20,7 @@ _HOSTS = {"localhost", LOOPBACK, "[::1]"}
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Files of the folder for GET and HEAD; no listings, no hidden files, no links that lead
-    outside.
-    """
+    """Files of the folder for GET and HEAD; no listings, hidden files or links to the outside."""
 
     def send_head(self) -> Any:
         # A page elsewhere could point its own name at 127.0.0.1; a request by that name is refused.

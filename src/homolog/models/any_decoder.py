@@ -74,9 +74,6 @@ class AnyDecoder(LanguageModel):
     def blocks(self) -> torch.nn.ModuleList:
         return self._list
 
-    def embedding(self) -> torch.nn.Embedding:
-        return self.hf.get_input_embeddings()
-
     def _width(self) -> int:
         return self._seen().width  # embeddings may be narrower, and projected
 

@@ -7,6 +7,9 @@ which computes block by block, with sites inside.  Every other architecture is r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.gpt2 import GPT2
@@ -25,10 +28,12 @@ ADAPTERS = {adapter.architecture: adapter for adapter in _LISTED}
 """By the model type of the configuration."""
 
 
-def register(adapter: type[LanguageModel]) -> type[LanguageModel]:
-    """Read every model of `adapter.architecture` through `adapter`, which is returned.
+def register(
+    adapter: type[LanguageModel], kinds: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> None:
+    """Read every model of `adapter.architecture` through `adapter`.
 
-    The kinds of sites that it alone has (`own_kinds`) join those of `sites`.
+    kinds: of sites that it alone has, with their axes; they join `sites.KINDS`.
     InputError for an architecture that another adapter reads, and for kinds that cannot be.
     """
     architecture = adapter.architecture
@@ -40,15 +45,14 @@ def register(adapter: type[LanguageModel]) -> type[LanguageModel]:
             f"it is read through {present.__module__}.{present.__qualname__}",
             "Name another model type.",
         )
-    for kind, axes in adapter.own_kinds.items():
-        add_kind(kind, axes)
     listed = adapter.site_kinds if isinstance(adapter.site_kinds, tuple) else ()
-    if missing := [kind for kind in listed if kind not in KINDS]:
+    if missing := [kind for kind in listed if kind not in KINDS and kind not in kinds]:
         raise InputError(
             "site_kinds",
             ", ".join(missing),
-            "each must be a kind of `homolog.models.sites.KINDS`, or one of own_kinds",
-            "Say its axes: own_kinds = {'KIND': ('batch', 'position', ...)}.",
+            "each must be a kind of `homolog.models.sites.KINDS`",
+            "Say its axes: register(adapter, {'KIND': ('batch', 'position', ...)}).",
         )
+    for kind, axes in kinds.items():
+        add_kind(kind, axes)
     ADAPTERS[architecture] = adapter
-    return adapter

@@ -8,9 +8,8 @@ inside, and `AnyDecoder` runs the module's own forward.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -123,13 +122,11 @@ class LanguageModel(ABC):
         architecture    the model type of its configurations: "gpt_neox", "mamba", ...
         site_kinds      the sites of every block, in the order in which a pass reaches them
         neuron_kinds    those of them that together are a block's neurons; none if that is not known
-        own_kinds       kinds of sites that no other architecture has, with their axes
     """
 
     architecture: str
     site_kinds: tuple[str, ...]
     neuron_kinds: tuple[str, ...] = ()
-    own_kinds: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     hf: Any  # a PreTrainedModel; its submodules are known by name only
 
@@ -149,9 +146,9 @@ class LanguageModel(ABC):
     def blocks(self) -> Any:
         """The modules of the blocks, a torch.nn.ModuleList."""
 
-    @abstractmethod
     def embedding(self) -> torch.nn.Embedding:
         """The embedding of the tokens."""
+        return self.hf.get_input_embeddings()
 
     @abstractmethod
     def _pass(

@@ -27,9 +27,6 @@ class GPT2(Transformer):
     def blocks(self) -> Any:
         return self.hf.transformer.h
 
-    def embedding(self) -> torch.nn.Embedding:
-        return self.hf.transformer.wte
-
     def embed(self, tokens: Tokens) -> Residual:
         positions: torch.nn.Embedding = self.hf.transformer.wpe
         return super().embed(tokens) + positions.weight[: tokens.shape[1]]

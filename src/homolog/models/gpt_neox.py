@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from homolog.axes import Residual
@@ -29,9 +28,6 @@ class GPTNeoX(Transformer):
 
     def blocks(self) -> Any:
         return self.hf.gpt_neox.layers
-
-    def embedding(self) -> torch.nn.Embedding:
-        return self.hf.gpt_neox.embed_in
 
     def rotary_module(self) -> Any:
         return self.hf.gpt_neox.rotary_emb

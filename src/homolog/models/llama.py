@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from homolog.axes import Residual
@@ -33,9 +32,6 @@ class Llama(Transformer):
 
     def blocks(self) -> Any:
         return self.hf.model.layers
-
-    def embedding(self) -> torch.nn.Embedding:
-        return self.hf.model.embed_tokens
 
     def rotary_module(self) -> Any:
         return self.hf.model.rotary_emb

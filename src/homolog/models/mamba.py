@@ -58,9 +58,6 @@ class Mamba(Blockwise):
     def blocks(self) -> Any:
         return self.hf.backbone.layers
 
-    def embedding(self) -> torch.nn.Embedding:
-        return self.hf.backbone.embeddings
-
     @property
     def conv_width(self) -> int:
         """Taps of the convolution: the current position, and those before it that it reads."""

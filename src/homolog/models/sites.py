@@ -101,14 +101,14 @@ def add_kind(kind: str, axes: tuple[str, ...]) -> None:
     """
     if not re.fullmatch(r"\w+", kind) or axes[:1] != ("batch",):
         raise InputError(
-            "own_kinds",
+            "kinds",
             {kind: axes},
             "a kind is a word of letters, digits and _, and its first axis is the batch",
             "Name it like {'mixer_out': ('batch', 'position', 'd_model')}.",
         )
     if KINDS.setdefault(kind, axes) != axes:
         raise InputError(
-            "own_kinds",
+            "kinds",
             {kind: axes},
             f"the kind {kind} has the axes {', '.join(KINDS[kind])}",
             "Choose another name.",
