@@ -47,8 +47,9 @@ def tiny(case: str, dtype: torch.dtype = torch.float32) -> LanguageModel:
 
 
 def adapter(hf: Any, name: str = "tiny", dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """The adapter over a module, without gradients to its weights; norms and D differ from channel
-    to channel.
+    """The adapter over a module, without gradients to its weights.
+
+    Norms and D differ from channel to channel.
     """
     with torch.no_grad():
         for parameter, p in hf.named_parameters():

@@ -41,9 +41,7 @@ TRANSFORMER_HOOKS = {
 
 @pytest.fixture(scope="module")
 def lens(tmp_path_factory):
-    """What TransformerLens caches for each model: {case: {hook: value}}, and our adapters of the
-    same weights.
-    """
+    """Our adapters, and what TransformerLens caches of the same weights: {case: {hook: value}}."""
     folder = tmp_path_factory.mktemp("lens")
     models = {case: adapter(build()) for case, build in MODELS.items()}
     for case, model in models.items():

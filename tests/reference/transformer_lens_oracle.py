@@ -1,5 +1,4 @@
-"""Runs the real TransformerLens in a process of its own (its imports warn, and ours turn warnings
-into errors).
+"""The real TransformerLens in a process of its own: its imports warn, and here that is an error.
 
     python transformer_lens_oracle.py INPUT.safetensors OUTPUT.safetensors FOLDER...
 

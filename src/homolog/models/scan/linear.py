@@ -60,10 +60,9 @@ def response(
     C: Float[Tensor, "batch position d_state"],
     start: Position,
 ) -> Float[Tensor, "*patch batch position d_inner"]:
-    """The change of y at every position when the state at position `start` changes by `delta`; zero
-    before `start`.
+    """The change of y at every position when the state at `start` changes by `delta`.
 
-    Positions before `start` are not computed, and no state is kept.  Positions are given as in
+    It is zero before `start`.  Positions before `start` are not computed, and no state is kept.  Positions are given as in
     `propagate`. Differentiable in delta, dt, A and C.
     Errors: InputError when a position lies outside.
     """
