@@ -1,10 +1,11 @@
-"""Mamba-1 forward on the CPU, ours against the Hugging Face module's own path, in one process.
+"""Mamba-1 forward on the CPU, ours against the Hugging Face module's own path.
 
     python benchmarks/mamba_forward.py [--size zoo|130m|both] [--repeats N]
 
-Both sides have the same weights and tokens, and return logits.  Rounds alternate; every ratio is the median over rounds of two times of
-the same round, so that what else the machine does falls on both.  The 130m model has the
-configuration of state-spaces/mamba-130m and random weights.
+Both sides have the same weights and tokens, run in one process and return logits.  Rounds
+alternate; every ratio is the median over rounds of two times of the same round, so that what else
+the machine does falls on both.  The 130m model has the configuration of state-spaces/mamba-130m and
+random weights.
 
 The share of the matrix-product bound is the time of the bare matrix products of a forward (in, x,
 dt and out projections of every layer, and the unembedding; same weights, same shapes) over the time

@@ -19,7 +19,7 @@ SOURCE = Path(homolog.__file__).parent
 
 @pytest.fixture
 def nowhere(tmp_path: Path) -> dict[str, str]:
-    """An environment with a copy of the package and a home, in neither of which a cache can be made.
+    """A copy of the package and a home, in neither of which a cache can be made.
 
     Not even by root: a file has the name of each folder that would hold one.
     """

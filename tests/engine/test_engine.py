@@ -1,4 +1,7 @@
-"""Tasks give the same values and bytes here and on a real local Ray, whatever dies meanwhile."""
+"""Tasks give the same values and bytes here and on a real local Ray, whatever dies meanwhile.
+
+In one module, since a Ray takes seconds to start and one serves all these tests.
+"""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_a_failing_pass_leaves_no_state_either():
 
 @pytest.mark.parametrize("kind", list(ROPE))
 def test_keys_of_a_path_are_rotated_as_in_the_window_that_they_stand_in(kind):
-    """A patch from the clean prompts themselves changes nothing, though read at an early position."""
+    """A patch from the clean prompts changes nothing, though it is read at an early position."""
     model = adapter(turning(tiny_models.tiny_llama, kind))
     clean = window(2, 100)
     paths, at = AttentionPaths(model, clean, clean), torch.tensor([3, 9])

@@ -24,7 +24,7 @@ _LISTED: tuple[type[LanguageModel], ...] = (
     Llama,
     Mamba,
 )
-ADAPTERS = {adapter.architecture: adapter for adapter in _LISTED}
+ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
 """By the model type of the configuration."""
 
 

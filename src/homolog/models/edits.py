@@ -56,7 +56,7 @@ class Edit:
         raise TypeError(f"{type(self).__name__} cannot be applied; use {usable}")
 
     def apply(self, value: Tensor) -> Tensor:
-        """The edited copy of a site's whole `value`.  InputError: index out of range, wrong shape."""
+        """The edited copy of a site's whole `value`.  InputError: wrong index or shape."""
         selection = self.selection(value.shape)
         shape = self._shown(value.shape, selection)
         return self._put(value, selection, self._fitted(self.operand(selection), shape))

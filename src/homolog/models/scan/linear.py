@@ -62,8 +62,8 @@ def response(
 ) -> Float[Tensor, "*patch batch position d_inner"]:
     """The change of y at every position when the state at `start` changes by `delta`.
 
-    It is zero before `start`.  Positions before `start` are not computed, and no state is kept.  Positions are given as in
-    `propagate`. Differentiable in delta, dt, A and C.
+    It is zero before `start`, where nothing is computed; no state is kept.  Positions are given as
+    in `propagate`.  Differentiable in delta, dt, A and C.
     Errors: InputError when a position lies outside.
     """
     length = dt.shape[1]
