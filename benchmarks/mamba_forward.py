@@ -1,11 +1,11 @@
-"""Mamba-1 forward on the CPU: ours against the Hugging Face module's own path, same weights, same
-tokens, one process.
+"""Mamba-1 forward on the CPU, ours against the Hugging Face module's own path.
 
     python benchmarks/mamba_forward.py [--size zoo|130m|both] [--repeats N]
 
-Both sides return logits.  Rounds alternate; every ratio is the median over rounds of two times of
-the same round, so that what else the machine does falls on both.  The 130m model has the
-configuration of state-spaces/mamba-130m and random weights.
+Both sides have the same weights and tokens, run in one process and return logits.  Rounds
+alternate; every ratio is the median over rounds of two times of the same round, so that what else
+the machine does falls on both.  The 130m model has the configuration of state-spaces/mamba-130m and
+random weights.
 
 The share of the matrix-product bound is the time of the bare matrix products of a forward (in, x,
 dt and out projections of every layer, and the unembedding; same weights, same shapes) over the time
@@ -30,9 +30,7 @@ from homolog.models.mamba import Mamba
 
 
 def model_of(size: str) -> tuple[Mamba, Tensor]:
-    """The model and a batch of tokens: 16 windows of 128 at zoo size, 2 of 256 at the size of
-    mamba-130m.
-    """
+    """The model and its tokens: 16 windows of 128 at zoo size, 2 of 256 at that of mamba-130m."""
     generator = torch.Generator().manual_seed(0)
     if size == "zoo":
         model = homolog.load("zoo:mamba-s0")
@@ -70,9 +68,7 @@ def products_of(model: Mamba, tokens: Tensor) -> dict[str, Callable[[], None]]:
 
 
 def main() -> None:
-    """Print tokens/s of both sides, their ratio, the largest difference of the logits, and the
-    share of the bound.
-    """
+    """Print tokens/s of both sides, their ratio and difference, and the share of the bound."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -89,10 +85,8 @@ def main() -> None:
         }
         seconds: dict[str, list[float]] = {name: [] for name in calls}
         with torch.inference_mode():
-            ours, theirs = (
-                model.run(tokens).logits,
-                model.hf(tokens).logits,
-            )  # warm-up, and the comparison of results
+            # warm-up, and the comparison of results
+            ours, theirs = model.run(tokens).logits, model.hf(tokens).logits
             assert ours is not None
             for call in products.values():
                 call()

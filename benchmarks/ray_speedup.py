@@ -40,8 +40,9 @@ def match(a: Path, b: Path, out: Path) -> float:
 
 
 def write_layer(folder: Path, seed: int, tokens: int, features: int, active: int) -> Path:
-    """Random features of one layer, the frequency of feature i falling as i^(-1/2); about `active`
-    a token.
+    """Random features of one layer, the frequency of feature i falling as i^(-1/2).
+
+    About `active` of them are active on each token.
     """
     generator = np.random.default_rng(seed)
     column = (features * generator.random((tokens, active)) ** 2).astype(np.int32)
@@ -54,9 +55,7 @@ def write_layer(folder: Path, seed: int, tokens: int, features: int, active: int
 
 
 def seconds(tasks: list[Task], ray: str | None, workers: int | None) -> tuple[float, float]:
-    """Seconds of all tasks, and the median of what a task measures itself, after a round that is
-    not timed.
-    """
+    """Seconds of all tasks, and the median of their own, after a round that is not timed."""
     with open_engine(ray, threads=1, workers=workers) as engine:
         engine.map(tasks[:4])
         start = time.perf_counter()

@@ -21,9 +21,7 @@ HANGS = 1800.0
 
 @contextlib.contextmanager
 def started(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen]:
-    """The process, in a group of its own; at the end the whole group is killed, if it still runs,
-    and waited for.
-    """
+    """The process, in a group of its own, which at the end is killed as a whole and waited for."""
     process = subprocess.Popen([*map(str, command)], start_new_session=True, **options)
     try:
         yield process

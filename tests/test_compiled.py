@@ -1,6 +1,4 @@
-"""Where compiled code is kept, for users who may write to the package or to their home, and for
-those who may not.
-"""
+"""Where compiled code is kept, also for users who may write to no folder of theirs."""
 
 from __future__ import annotations
 
@@ -21,8 +19,9 @@ SOURCE = Path(homolog.__file__).parent
 
 @pytest.fixture
 def nowhere(tmp_path: Path) -> dict[str, str]:
-    """An environment with a copy of the package and a home in neither of which a cache can be made,
-    not even by root: a file has the name of each folder that would hold one.
+    """A copy of the package and a home, in neither of which a cache can be made.
+
+    Not even by root: a file has the name of each folder that would hold one.
     """
     copy = shutil.copytree(
         SOURCE, tmp_path / "src" / "homolog", ignore=shutil.ignore_patterns("__pycache__")
@@ -67,9 +66,8 @@ def test_without_a_place_to_write_compiled_code_is_kept_in_a_temporary_folder(
     done = run(nowhere, COMPILE)
     assert done.stdout == "8\n"
     (folder,) = Path(nowhere["TMPDIR"]).glob("homolog-compiled-*")
-    assert (
-        done.stderr.count(f"it is kept in {folder}") == done.stderr.count("\n") == 1
-    )  # one note, and no more
+    # one note, and no more
+    assert done.stderr.count(f"it is kept in {folder}") == done.stderr.count("\n") == 1
     assert list(folder.rglob("*.nbi")) and stat.S_IMODE(folder.stat().st_mode) == 0o700
     again = run(nowhere, "from homolog.doctor import findings\nprint(findings()['numba'])\n")
     assert f"compiles; keeps what it compiled in {folder}" in again.stdout

@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "homolog"
 
 LAYERS: list[set[str]] = [
-    {"errors", "axes", "compiled", "progress", "reference", "record", "zoo.catalog"},
+    {"errors", "axes", "compiled", "threads", "progress", "reference", "record", "zoo"},
     {"models"},
     {"corpus"},
     {"dictionaries"},
@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"analyses"},
     {"report"},
     {"engine"},
-    {"pipeline", "zoo"},
+    {"pipeline", "zoo_training"},
     {"cli", "cli_sae", "doctor", "serve", "terminal", "__main__"},
 ]
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
@@ -96,4 +96,4 @@ def test_the_rule_sees_a_lazy_import() -> None:
     tree = ast.parse("def f():\n    from homolog.matching import pearson\n")
     assert imported(tree, {"matching", "matching.pearson"}) == {"matching.pearson"}
     assert layer("models.load") < layer("matching.pearson")
-    assert layer("zoo.catalog") < layer("models.load") < layer("zoo.train")
+    assert layer("zoo.catalog") < layer("models.load") < layer("zoo_training.train")

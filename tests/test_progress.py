@@ -7,11 +7,11 @@ import io
 import pytest
 
 from homolog.progress import (
-    Estimate,
     LineProgress,
     Progress,
     RichProgress,
     SilentProgress,
+    TimeLeft,
     duration,
     make_progress,
 )
@@ -27,7 +27,7 @@ class Clock:
 
 def test_without_a_plan_the_stage_is_extrapolated() -> None:
     clock = Clock()
-    estimate = Estimate(clock)
+    estimate = TimeLeft(clock)
     estimate.begin("train", total=10)
     assert estimate.left is None
     clock.now += 3
@@ -38,7 +38,7 @@ def test_without_a_plan_the_stage_is_extrapolated() -> None:
 
 def test_stages_to_come_are_scaled_by_how_long_the_others_took() -> None:
     clock = Clock()
-    estimate = Estimate(clock)
+    estimate = TimeLeft(clock)
     estimate.plan({"a": 10, "b": 20})
     assert estimate.left == pytest.approx(30)
     estimate.begin("a", total=None)
@@ -57,7 +57,7 @@ def test_stages_to_come_are_scaled_by_how_long_the_others_took() -> None:
 
 def test_units_done_earlier_say_nothing_about_the_pace() -> None:
     clock = Clock()
-    estimate = Estimate(clock)
+    estimate = TimeLeft(clock)
     estimate.begin("train", total=100)
     estimate.skip(60)
     assert (estimate.share, estimate.left) == (0.6, None)
@@ -67,7 +67,7 @@ def test_units_done_earlier_say_nothing_about_the_pace() -> None:
 
 
 def test_stages_that_were_complete_already_are_not_waited_for() -> None:
-    estimate = Estimate(Clock())
+    estimate = TimeLeft(Clock())
     estimate.plan({"a": 10, "b": 20, "c": 5})
     estimate.begin("b", total=None)
     assert estimate.left == pytest.approx(25)

@@ -373,7 +373,7 @@ def zoo_train(
     """Train a model of the zoo again; the same --out continues where it stopped."""
     from homolog.progress import make_progress
     from homolog.zoo import catalog
-    from homolog.zoo.train import train
+    from homolog.zoo_training.train import train
 
     target = out or Path("runs") / "zoo" / catalog.entry(name).name
     typer.echo(f"Model: {train(name, target, device, seed, progress=make_progress(quiet))}")
@@ -387,13 +387,12 @@ def zoo_eval(
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
 ) -> None:
     """Measure a model's held-out loss and induction on the text that ships; prints JSON."""
-    from homolog.corpus import pack, read_documents
     from homolog.models.load import load
-    from homolog.zoo.evaluate import scores
+    from homolog.zoo_training.evaluate import held_out_stream, scores
 
     model = load(name, device=device)
-    windows = pack(read_documents("zoo:demo", shuffle=False), model.require_tokenizer(), 128)
-    typer.echo(json.dumps(scores(model, windows.tokens.reshape(-1).astype("int64")), indent=1))
+    measured = scores(model, held_out_stream(model.require_tokenizer()))
+    typer.echo(json.dumps(measured, indent=1))
 
 
 def main() -> None:

@@ -21,8 +21,9 @@ logger = logging.getLogger("homolog")
 
 
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.njit(**options)` whose machine code is kept for the next process; `stats.cache_path`
-    says where, if anywhere.
+    """`numba.njit(**options)` whose machine code is kept for the next process.
+
+    `stats.cache_path` of the compiled function says where, if anywhere.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -44,8 +45,9 @@ _keep = True
 
 
 def _use_temporary_folder() -> bool:
-    """Let numba keep code there, in this process and those it starts; False where it cannot.  Says
-    which, once.
+    """Let numba keep code there, in this process and those it starts; False where it cannot.
+
+    Says which, once.
     """
     folder = _temporary_folder()
     where = f"it is kept in {folder}" if folder else "every process compiles anew"
@@ -61,14 +63,13 @@ def _use_temporary_folder() -> bool:
 
 
 def _temporary_folder() -> Path | None:
-    """This user's own folder, which nobody else may write to: machine code is run from it.  None
-    without one.
-    """
+    """This user's own folder, which nobody else may write to: machine code is run from it."""
     try:
         folder = Path(tempfile.gettempdir()) / f"homolog-compiled-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
+        is_now = folder.lstat()
     except OSError:
         return None
-    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    closed = stat.S_ISDIR(is_now.st_mode) and not is_now.st_mode & 0o022
+    own = closed and is_now.st_uid == os.getuid()
     return folder if own and os.access(folder, os.W_OK) else None

@@ -16,48 +16,34 @@ def findings() -> dict[str, str]:
     """Topic to finding, in the order to show them.  Imports torch and numba."""
     import torch
 
-    machine = process.machine()
-    found = {
-        "homolog": f"{importlib.metadata.version('homolog')}, commit "
-        f"{process.git_commit() or 'none'}",
+    from homolog.dictionaries.hardware import has_native_bfloat16
+    from homolog.models.products import has_onednn
+
+    machine, version = process.machine(), importlib.metadata.version("homolog")
+    memory = f"{int(machine['memory_bytes']) / 2**30:.1f} GiB of memory"
+    native = "computed natively" if has_native_bfloat16() else "slower than float32"
+    topics = {
+        "homolog": f"{version}, commit {process.git_commit() or 'none'}",
         "Python": f"{platform.python_version()} ({sys.executable})",
-        "processor": f"{machine['cpu']}, {machine['n_cpus']} usable, "
-        f"{int(machine['memory_bytes']) / 2**30:.1f} GiB of memory",
+        "processor": f"{machine['cpu']}, {machine['n_cpus']} usable, {memory}",
         "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
-        "bfloat16 on the processor": "computed natively"
-        if _native_bfloat16()
-        else "slower than float32",
+        "bfloat16 on the processor": native,
         "numba": _numba(),
         "GPU": _gpu(),
         "selective scan": "numba on the processor"
         + (f", {_gpu_scan()} on the GPU" if torch.cuda.is_available() else ""),
-        "matrix products": "oneDNN" if _onednn() else "those of torch",
+        "matrix products": "oneDNN" if has_onednn() else "those of torch",
     }
     for package, extra in OPTIONAL.items():
-        found[package] = (
-            _version(package) or f"not installed: pip install 'homolog[{extra}]' if you need it"
-        )
-    return found
+        install = f"not installed: pip install 'homolog[{extra}]' if you need it"
+        topics[package] = _version(package) or install
+    return topics
 
 
 def _gpu_scan() -> str:
-    return (
-        "Triton on a GPU"
-        if _version("triton")
-        else "torch operations on a GPU (slow; install triton)"
-    )
-
-
-def _onednn() -> bool:
-    from homolog.models.products import has_onednn
-
-    return has_onednn()
-
-
-def _native_bfloat16() -> bool:
-    from homolog.dictionaries.hardware import has_native_bfloat16
-
-    return has_native_bfloat16()
+    if _version("triton"):
+        return "Triton on a GPU"
+    return "torch operations on a GPU (slow; install triton)"
 
 
 def _numba() -> str:
@@ -73,11 +59,9 @@ def _numba() -> str:
     except Exception as error:  # whatever its compiler raises is the finding
         return f"{numba.__version__}, but it cannot compile: {error}"
     folder = jit()(increment).stats.cache_path
-    kept = (
-        f"keeps what it compiled in {Path(folder).parent}"
-        if folder
-        else "keeps nothing of it: no folder can be written"
-    )
+    kept = "keeps nothing of it: no folder can be written"
+    if folder:
+        kept = f"keeps what it compiled in {Path(folder).parent}"
     return f"{numba.__version__}, {'compiles' if works else 'computes wrong results'}; {kept}"
 
 

@@ -1,15 +1,15 @@
-"""Progress with an estimate of the time left: a bar on a terminal, plain lines elsewhere, or
-nothing.
+"""Progress and the time left: a bar on a terminal, plain lines elsewhere, or nothing.
 
 Library code takes a `Progress` and says `with progress.stage("train", total=1000) as bar:
 bar.advance()`; what else there is to know of a running stage, such as its loss, goes with it:
-`bar.advance(512, "loss 3.21")`. A driver that knows its stages announces them with `plan`; the time
-left of the whole is then
+`bar.advance(512, "loss 3.21")`.  A driver that knows its stages announces them with `plan`; the
+whole then has
 
-    left = stage_left + scale * sum of the expected seconds of the stages to come, scale = (seconds
-    spent on planned stages + prior) / (seconds expected for what they did + prior),
+    left  = stage_left + scale * sum of the expected seconds of the stages to come
+    scale = (seconds spent on planned stages + prior) / (seconds expected of what they did + prior)
 
 where the prior, a tenth of the plan, keeps the first seconds from swinging it.  Stages do not nest.
+rich draws the bar; its own estimate knows one stage, and no plan.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ class Bar(Protocol):
     """One running stage."""
 
     def advance(self, n: float = 1, words: str = "") -> None:
-        """Count `n` more of the stage's units as done.  words: shown beside it until there are
-        others.
-        """
+        """Count `n` more units as done.  words: shown beside them until there are others."""
         ...
 
     def skip(self, n: float) -> None:
@@ -54,7 +52,7 @@ class Progress(Protocol):
         ...
 
 
-class Estimate:
+class TimeLeft:
     """Seconds left, from the plan, the stages done and the share of the running one.  No output."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -75,9 +73,8 @@ class Estimate:
         self._prior = 0.1 * sum(self._plan.values())
 
     def begin(self, name: str, total: float | None) -> None:
-        if (
-            name in self._plan
-        ):  # stages planned before this one and never begun were already complete
+        if name in self._plan:
+            # stages planned before this one and never begun were already complete
             names = list(self._plan)
             self._plan = {later: self._plan[later] for later in names[names.index(name) :]}
         self._name, self._total, self._stage_started = name, total, self._clock()
@@ -113,29 +110,38 @@ class Estimate:
 
     @property
     def left(self) -> float | None:
-        """Seconds left of the whole plan; without a plan of the running stage; None if nothing is
-        known.
-        """
-        share, expected = self.share, self._plan.get(self._name or "")
+        """Seconds left of the plan, or else of the running stage; None if that is unknown."""
+        scale = self._scale
+        stage_left = self._stage_left(scale)
+        if stage_left is None:
+            return None
+        to_come = (seconds for name, seconds in self._plan.items() if name != self._name)
+        return stage_left + scale * sum(to_come)
+
+    @property
+    def _scale(self) -> float:
+        if not self._prior:
+            return 1.0
         spent, expected_done = self._spent, self._expected_done
+        share, expected = self.share, self._plan.get(self._name or "")
         if expected is not None and share:
             spent, expected_done = spent + self.stage_elapsed, expected_done + share * expected
-        scale = (spent + self._prior) / (expected_done + self._prior) if self._prior else 1.0
+        return (spent + self._prior) / (expected_done + self._prior)
+
+    def _stage_left(self, scale: float) -> float | None:
         if self._name is None:
-            stage_left = 0.0
-        elif share and self._total and self._count > self._skipped:
-            stage_left = (
-                self.stage_elapsed
-                * max(self._total - self._count, 0)
-                / (self._count - self._skipped)
-            )
-        elif expected is not None:
-            stage_left = max(scale * expected - self.stage_elapsed, 0.0)
-        else:
-            return None
-        return stage_left + scale * sum(
-            self._plan[name] for name in self._plan if name != self._name
-        )
+            return 0.0
+        done = self._count - self._skipped
+        if self._total and done > 0:
+            return self.stage_elapsed * max(self._total - self._count, 0) / done
+        if self._name in self._plan:
+            return max(scale * self._plan[self._name] - self.stage_elapsed, 0.0)
+        return None
+
+    def __str__(self) -> str:
+        """As it follows other words: ", about 2:05 left", or nothing where that is unknown."""
+        left = self.left
+        return f", about {duration(left)} left" if left else ""
 
 
 class SilentProgress:
@@ -159,10 +165,23 @@ class SilentProgress:
         """Ignored."""
 
 
-class LineProgress:
-    """Plain lines, for logs and pipes: one when a stage begins and ends, and one every `every`
-    seconds.
-    """
+class _Timed:
+    """What every display that shows something begins with."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._left = TimeLeft(clock)
+
+    def plan(self, expected_seconds: Mapping[str, float]) -> None:
+        """See `Progress.plan`."""
+        self._left.plan(expected_seconds)
+
+    def skip(self, n: float) -> None:
+        """See `Bar.skip`."""
+        self._left.skip(n)
+
+
+class LineProgress(_Timed):
+    """Plain lines, for logs: when a stage begins, when it ends, and every `every` seconds."""
 
     def __init__(
         self,
@@ -170,64 +189,49 @@ class LineProgress:
         every: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(clock)
         self._stream = stream or sys.stderr
         self._every = every
         self._clock = clock
-        self._estimate = Estimate(clock)
         self._name = ""
         self._last = clock()
-
-    def plan(self, expected_seconds: Mapping[str, float]) -> None:
-        """See `Progress.plan`."""
-        self._estimate.plan(expected_seconds)
 
     @contextmanager
     def stage(self, name: str, total: float | None = None) -> Iterator[Bar]:
         """See `Progress.stage`."""
-        self._estimate.begin(name, total)
+        self._left.begin(name, total)
         self._name, self._last = name, self._clock()
         self.note(f"{name} ...")
         yield self
-        took = duration(self._estimate.stage_elapsed)
-        self._estimate.end()
-        self.note(f"{name}: done in {took}{_left(self._estimate)}")
+        took = duration(self._left.stage_elapsed)
+        self._left.end()
+        self.note(f"{name}: done in {took}{self._left}")
 
     def advance(self, n: float = 1, words: str = "") -> None:
         """See `Bar.advance`."""
-        self._estimate.advance(n)
+        self._left.advance(n)
         if self._clock() - self._last >= self._every:
             self._last = self._clock()
-            share = self._estimate.share
+            share = self._left.share
             percent = "" if share is None else f" {share:.0%}"
-            self.note(
-                f"{self._name}:{percent}{_left(self._estimate)}{f'; {words}' if words else ''}"
-            )
-
-    def skip(self, n: float) -> None:
-        """See `Bar.skip`."""
-        self._estimate.skip(n)
+            said = f"; {words}" if words else ""
+            self.note(f"{self._name}:{percent}{self._left}{said}")
 
     def note(self, text: str) -> None:
         """See `Progress.note`."""
-        print(f"[{duration(self._estimate.elapsed):>6}] {text}", file=self._stream, flush=True)
+        print(f"[{duration(self._left.elapsed):>6}] {text}", file=self._stream, flush=True)
 
 
-class RichProgress:
-    """A bar on a terminal: stage, percent, elapsed time, the time left of the whole, and below it
-    what else is said.
-    """
+class RichProgress(_Timed):
+    """A bar on a terminal: stage, percent, elapsed time, time left, and below it what is said."""
 
     def __init__(self) -> None:
         from rich.console import Console
 
+        super().__init__(time.monotonic)
         self._console = Console(stderr=True)
-        self._estimate = Estimate()
         self._display: Any = None
         self._task: Any = None
-
-    def plan(self, expected_seconds: Mapping[str, float]) -> None:
-        """See `Progress.plan`."""
-        self._estimate.plan(expected_seconds)
 
     @contextmanager
     def stage(self, name: str, total: float | None = None) -> Iterator[Bar]:
@@ -235,7 +239,7 @@ class RichProgress:
         from rich import progress as bars
         from rich.text import Text
 
-        self._estimate.begin(name, total)
+        self._left.begin(name, total)
         columns = (
             bars.TextColumn("{task.description}", markup=False),
             bars.BarColumn(),
@@ -255,19 +259,19 @@ class RichProgress:
         with Display(*columns, console=self._console, transient=True) as self._display:
             self._task = self._display.add_task(name, total=total, left="")
             yield self
-        took = duration(self._estimate.stage_elapsed)
-        self._estimate.end()
+        took = duration(self._left.stage_elapsed)
+        self._left.end()
         self.note(f"{name}: {took}")
 
     def advance(self, n: float = 1, words: str = "") -> None:
         """See `Bar.advance`."""
-        self._estimate.advance(n)
+        self._left.advance(n)
         self._display.words = words or self._display.words
-        self._display.update(self._task, advance=n, left=_left(self._estimate))
+        self._display.update(self._task, advance=n, left=str(self._left))
 
     def skip(self, n: float) -> None:
         """See `Bar.skip`."""
-        self._estimate.skip(n)
+        super().skip(n)
         self._display.update(self._task, advance=n)
 
     def note(self, text: str) -> None:
@@ -292,8 +296,3 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _left(estimate: Estimate) -> str:
-    left = estimate.left
-    return "" if not left else f", about {duration(left)} left"

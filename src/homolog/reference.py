@@ -1,5 +1,4 @@
-"""What a model's reference names: a model of the zoo, a folder, or a repository of the Hub.  Loads
-nothing.
+"""What a model's reference names: a model of the zoo, a folder or a Hub id.  Loads nothing.
 
 zoo:NAME      the zoo's; NAME alone too, where no file or folder has that name
 a path        of a folder with config.json and *.safetensors; "~" is the home folder
@@ -28,8 +27,9 @@ _TOKENIZER = (
 
 @dataclass(frozen=True)
 class Reference:
-    """A model by its name (without "zoo:"), its path or its id.  `folder`: where its weights lie,
-    if that is known.
+    """A model by its name (without "zoo:"), its path or its id.
+
+    folder: where its weights lie, if that is known.
     """
 
     kind: Literal["zoo", "folder", "hub"]
@@ -38,9 +38,7 @@ class Reference:
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
-        """The configuration and the weights; none for the Hub, and for models that are made from
-        their seed.
-        """
+        """The configuration and the weights; none for the Hub, and for what a seed makes."""
         return _files(self.folder, _WEIGHTS)
 
     @property
@@ -50,9 +48,7 @@ class Reference:
 
 
 def resolve(ref: str | Path) -> Reference:
-    """What `ref` names.  InputError when that is nothing, a model that the zoo has not, or two
-    things at once.
-    """
+    """What `ref` names.  InputError for nothing, for two things, and for what the zoo has not."""
     name = str(ref)
     path = _path(name)
     if name.startswith(catalog.PREFIX) or name in catalog.names():
@@ -82,11 +78,8 @@ def _path(name: str) -> Path:
     try:
         path = Path(name).expanduser()
         path.exists()
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # too long, the home of no user, a character no name has
+    except (OSError, RuntimeError, ValueError) as error:
+        # too long, the home of no user, a character no name has
         raise InputError(
             "model", name, f"it names nothing ({error})", f"Name one of the zoo: {zoo()}."
         ) from error
@@ -101,6 +94,5 @@ def zoo() -> str:
 def _files(folder: Path | None, patterns: tuple[str, ...]) -> tuple[Path, ...]:
     if folder is None:
         return ()
-    return tuple(
-        sorted(file for pattern in patterns for file in folder.glob(pattern) if file.is_file())
-    )
+    matching = (path for pattern in patterns for path in folder.glob(pattern))
+    return tuple(sorted(path for path in matching if path.is_file()))

@@ -1,6 +1,4 @@
-"""The command line as a process: one message and an exit code for whatever stops it, and output
-that may be cut off.
-"""
+"""The command line as a process: a message and an exit code for what stops it, patient output."""
 
 from __future__ import annotations
 
@@ -60,8 +58,9 @@ def _one_message() -> Iterator[None]:
 
 
 def _check_words(words: list[str]) -> None:
-    """InputError for an argument or a value of an option that is empty, or not UTF-8: paths and
-    names are written into JSON files, and an empty path would mean the folder one is in.
+    """InputError for an argument or an option's value that is empty, or not UTF-8.
+
+    Paths and names are written into JSON files, and an empty path would mean the folder one is in.
     """
     for before, word in zip(["", *words], words, strict=False):
         option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
@@ -77,9 +76,7 @@ def _check_words(words: list[str]) -> None:
 
 
 def _unusable(error: OSError) -> InputError | None:
-    """The InputError for a path that cannot be what it was given as, and for output that cannot be
-    written.
-    """
+    """The InputError for a path that cannot be used, and for output that cannot be written."""
     path = error.filename
     if isinstance(path, str | bytes) and error.errno in _UNUSABLE:
         return InputError(
@@ -92,9 +89,7 @@ _UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR)
 
 
 class _Output(io.FileIO):
-    """Standard output whose reader may leave (`| head`): what comes then goes nowhere, and the
-    command goes on.
-    """
+    """Standard output whose reader may leave (`| head`); what comes then goes nowhere."""
 
     gone = False
 
@@ -110,9 +105,7 @@ class _Output(io.FileIO):
 
 
 def make_output_patient() -> None:
-    """Standard output that a closed pipe does not stop, and where a letter that a terminal cannot
-    show is escaped.
-    """
+    """Standard output that no closed pipe stops, with letters escaped that it cannot show."""
     out = sys.stdout
     if not isinstance(out, io.TextIOWrapper):  # closed, or another program's
         return

@@ -20,8 +20,8 @@ from homolog.circuits.metrics import measure
 from homolog.corpus.tasks import PromptPairs
 from homolog.errors import InputError
 from homolog.models import LanguageModel, Site
+from homolog.models.architectures import ADAPTERS
 from homolog.models.edits import Add, Edit, Replace
-from homolog.models.load import ADAPTERS
 
 CASES = ("neox-parallel", "neox-sequential", "gpt2", "llama", "mamba", "mamba-bias")
 

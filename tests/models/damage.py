@@ -1,6 +1,4 @@
-"""Random damage to a saved model's folder: to any file as to others, and to what its files say of
-the model.
-"""
+"""Random damage to a saved model's folder: to its files, and to what they say of the model."""
 
 from __future__ import annotations
 

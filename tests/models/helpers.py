@@ -10,7 +10,7 @@ from tests.reference.tiny_models import tiny_gpt2, tiny_gpt_neox, tiny_llama, ti
 from torch import Tensor
 
 from homolog.models import LanguageModel
-from homolog.models.load import ADAPTERS
+from homolog.models.architectures import ADAPTERS
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -47,8 +47,9 @@ def tiny(case: str, dtype: torch.dtype = torch.float32) -> LanguageModel:
 
 
 def adapter(hf: Any, name: str = "tiny", dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """The adapter over a module, without gradients to its weights; norms and D differ from channel
-    to channel.
+    """The adapter over a module, without gradients to its weights.
+
+    Norms and D differ from channel to channel.
     """
     with torch.no_grad():
         for parameter, p in hf.named_parameters():

@@ -21,7 +21,7 @@ def hooked(model, tokens):
     """What each block of the Hugging Face module returns, and its logits."""
     seen: list[torch.Tensor] = []
     handles = [
-        b.register_forward_hook(lambda _m, _a, out: seen.append(out)) for b in model._blocks()
+        b.register_forward_hook(lambda _m, _a, out: seen.append(out)) for b in model.blocks()
     ]
     logits = model.hf(tokens).logits
     for handle in handles:
@@ -52,7 +52,7 @@ def test_bfloat16_stays_close_to_the_module_in_bfloat16(model):
 def test_a_run_stops_after_the_last_site_wanted(model):
     ran = []
     first = ("norm", "input_layernorm", "ln_1")
-    norms = [next(m for name, m in b.named_children() if name in first) for b in model._blocks()]
+    norms = [next(m for name, m in b.named_children() if name in first) for b in model.blocks()]
     handles = [norm.register_forward_hook(lambda *_: ran.append(1)) for norm in norms]
     run = model.run(TOKENS, capture=["resid.1"], stop_after="resid.1")
     for handle in handles:

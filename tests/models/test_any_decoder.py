@@ -16,7 +16,7 @@ from torch import Tensor
 
 from homolog.models import Add, LanguageModel, Replace, Site, Transform, Zero
 from homolog.models.any_decoder import AnyDecoder
-from homolog.models.load import ADAPTERS
+from homolog.models.architectures import ADAPTERS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -82,9 +82,7 @@ def forward(
     tokens: Tensor,
     put: dict[tuple[str, int], Callable[[Tensor], Tensor]] | None = None,
 ):
-    """(what each block reads, what it returns, logits) of the module; `put` changes what a block
-    reads or returns.
-    """
+    """(what each block reads, what it returns, logits); `put` changes what one reads or returns."""
     put, read, returned, handles = put or {}, [], [], []
 
     def before(layer):
@@ -289,9 +287,8 @@ def test_blocks_that_read_more_than_the_stream_are_refused_by_layer():
     ):
         model.continue_from(1, run["resid.1"])
     assert run.logits is not None
-    same(
-        model.logits(run["resid.5"]), run.logits
-    )  # after the last block the stream is all there is
+    # after the last block the stream is all there is
+    same(model.logits(run["resid.5"]), run.logits)
     same(model.run(TOKENS, edits=[Replace("resid.1", run["resid.1"])]).logits, run.logits)
 
 

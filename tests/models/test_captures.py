@@ -59,9 +59,7 @@ def test_an_edit_that_puts_back_what_was_there_changes_rounding_alone(case, dtyp
 
 
 def large_scores(case: str, dtype: torch.dtype) -> Any:
-    """A model whose block 0 has attention scores far beyond what float16 holds, of queries and keys
-    that it does.
-    """
+    """A model with attention scores in block 0 beyond float16, of queries and keys within it."""
     model: Any = tiny(case)
     with torch.no_grad():
         for read in ("query", "key"):
@@ -78,16 +76,15 @@ def test_scores_beyond_half_precision_make_a_pattern_all_the_same(case, dtype):
     run = model.run(TOKENS, capture=["embed", "pattern.0", "query.0", "key.0"])
     assert torch.equal(run.logits, model.run(TOKENS).logits)
     q, k = (run[f"{part}.0"].double() for part in ("query", "key"))
-    rotary = model._context(run["embed"])
+    rotary = model.context(run["embed"])
     q, k = (model.rotate(x.to(dtype), rotary).double().transpose(1, 2) for x in (q, k))
     k = k.repeat_interleave(model.n_heads // model.n_kv_heads, dim=1)
     scores = q @ k.mT * model.scale(0)
     assert scores.abs().max() > 65504
     future = torch.ones(11, 11, dtype=torch.bool).triu(1)
     expected = scores.masked_fill(future, -torch.inf).softmax(-1)
-    torch.testing.assert_close(
-        run["pattern.0"].double(), expected, atol=0.03, rtol=0
-    )  # float32 scores of 1e5
+    # float32 scores of 1e5
+    torch.testing.assert_close(run["pattern.0"].double(), expected, atol=0.03, rtol=0)
     torch.testing.assert_close(run["pattern.0"].sum(-1), torch.ones(3, model.n_heads, 11))
     edited = model.run(TOKENS, edits=[Transform("pattern.0", function=lambda p: p)])
     assert edited.logits.isfinite().all()
@@ -95,9 +92,7 @@ def test_scores_beyond_half_precision_make_a_pattern_all_the_same(case, dtype):
 
 
 def test_heads_beyond_half_precision_whose_sum_is_not():
-    """Heads 0 and 1 write +80,000 and -80,000 to a channel; their sum is 0, and float16 ends at
-    65,504.
-    """
+    """Heads 0 and 1 write +80,000 and -80,000, whose sum is 0; float16 ends at 65,504."""
     model = tiny("gpt2", torch.float16)
     attn = model.hf.transformer.h[1].attn
     with torch.no_grad():
@@ -121,13 +116,11 @@ def test_heads_beyond_half_precision_whose_sum_is_not():
 
 @pytest.mark.parametrize("case", TRANSFORMERS)
 def test_a_gradient_flows_through_what_is_captured(case):
-    """Where gradients flow the pass goes through a captured site, so that they can be asked for
-    there.
-    """
+    """Where gradients flow, the pass goes through a captured site: they can be asked for there."""
     model = tiny(case)
     way = torch.zeros(model.d_model, requires_grad=True)
     sites = ["query_in.1", "pattern.1", "head_out.1"]
     run = model.run(TOKENS, capture=sites, edits=[Add("embed", way)])
-    found = torch.autograd.grad(run.logits[:, -1, 3].sum(), [run[site] for site in sites])
-    assert all(g.abs().max() > 0 for g in found)
+    gradients = torch.autograd.grad(run.logits[:, -1, 3].sum(), [run[site] for site in sites])
+    assert all(g.abs().max() > 0 for g in gradients)
     torch.testing.assert_close(run.logits, model.run(TOKENS).logits, atol=1e-4, rtol=1e-4)

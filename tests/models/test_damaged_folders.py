@@ -1,6 +1,4 @@
-"""Damaged folders: a model as it was saved, or one error that says what is wrong; never anything
-else.
-"""
+"""A damaged folder is a model as it was saved, or one error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ SHARD = {"whole": "1GB", "sharded": "40KB"}
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Saved models of several architectures, in one file and in several, with tokenizers."""
-    found = []
+    folders = []
     for name, build in BUILDS.items():
         for how, size in SHARD.items():
             folder = tmp_path_factory.mktemp(f"{name}-{how}")
@@ -45,8 +43,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
             for path in catalog.TOKENIZER.iterdir():
                 shutil.copy(path, folder)
             assert len(list(folder.glob("*.safetensors"))) > (how == "sharded")
-            found.append(folder)
-    return found
+            folders.append(folder)
+    return folders
 
 
 def loaded(folder: Path, seed: int) -> LanguageModel | str:
@@ -66,22 +64,22 @@ def check(folders: list[Path], n: int, tmp_path: Path) -> None:
         folder = put_back(tmp_path / "damaged", folders[i % len(folders)])
         what = f"{folders[i % len(folders)].name}, damage {i}: {damage(folder, rng)}"
         try:
-            found = loaded(folder, 1)
-            if isinstance(found, str):
+            outcome = loaded(folder, 1)
+            if isinstance(outcome, str):
                 outcomes["error"] += 1
-                assert found.startswith("model is ") and len(found) < 1000, found
+                assert outcome.startswith("model is ") and len(outcome) < 1000, outcome
                 continue
             outcomes["model"] += 1
             again = loaded(folder, 2)
             assert not isinstance(again, str)
             for (name, p), q in zip(
-                found.hf.named_parameters(), again.hf.parameters(), strict=True
+                outcome.hf.named_parameters(), again.hf.parameters(), strict=True
             ):
                 assert p.isfinite().all() and torch.equal(p, q), name
             with contextlib.suppress(InputError):
-                found.run(torch.full((1, 4), 5))
-            if found.tokenizer is None:
-                assert found.no_tokenizer
+                outcome.run(torch.full((1, 4), 5))
+            if outcome.tokenizer is None:
+                assert outcome.no_tokenizer
         except Exception as error:
             raise AssertionError(what) from error
     assert min(outcomes.values()) > n / 10, outcomes

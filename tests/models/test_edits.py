@@ -1,6 +1,4 @@
-"""Edits: they change what they name and nothing else, and act on the logits as a block written out
-by hand says.
-"""
+"""Edits change what they name and nothing else, and act as a block written out by hand says."""
 
 import pytest
 import torch
@@ -184,8 +182,8 @@ def test_mean_and_resample_equal_visible_arithmetic(case):
         }
         for edit, (position, expected) in wanted.items():
             run = model.run(TOKENS, edits=[edit], capture=[site])
-            found = run[site].movedim(at, 1)[torch.arange(3), position]
-            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+            edited = run[site].movedim(at, 1)[torch.arange(3), position]
+            torch.testing.assert_close(edited, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", ONE_EACH)

@@ -1,6 +1,4 @@
-"""Activations that are not finite: an error that names model, site and token, and none where they
-are.
-"""
+"""Activations that are not finite end in an error that names model, site and token."""
 
 import pytest
 import torch

@@ -50,13 +50,11 @@ def test_decays_are_read_in_float32_and_the_forward_takes_them(case, dtype, tmp_
         if p.dtype == torch.float32
     } == names
 
-    exact = type(model)(
-        "exact", copy.deepcopy(model.hf).double()
-    )  # the same weights, the rounded ones too
+    # the same weights, the rounded ones too
+    exact = type(model)("exact", copy.deepcopy(model.hf).double())
     theirs, ours = exact.run(TOKENS), model.run(TOKENS)
-    assert (
-        relative(ours.logits.double(), theirs.logits) < 30 * torch.finfo(dtype).eps
-    )  # rounding of a dozen products
+    # rounding of a dozen products
+    assert relative(ours.logits.double(), theirs.logits) < 30 * torch.finfo(dtype).eps
 
 
 def test_a_log_of_a_mamba_is_not_rounded_to_bfloat16_first(tmp_path):
@@ -65,9 +63,8 @@ def test_a_log_of_a_mamba_is_not_rounded_to_bfloat16_first(tmp_path):
         hf.backbone.layers[0].mixer.A_log[0, 0] = 1.0039
     hf.save_pretrained(tmp_path)
     model = homolog.load(tmp_path, dtype=torch.bfloat16)
-    assert model.A(0)[0, 0].item() == pytest.approx(
-        -math.exp(1.0039), abs=1e-6
-    )  # -2.72890, not -e = -2.71828
+    # -2.72890, not -e = -2.71828
+    assert model.A(0)[0, 0].item() == pytest.approx(-math.exp(1.0039), abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", HALF)

@@ -30,7 +30,7 @@ def test_a_folder_loads_with_its_weights(neox_folder, mamba_folder):
         assert not any(p.requires_grad for p in model.hf.parameters())
         stored = load_file(folder / "model.safetensors")
         assert torch.equal(
-            model._embedding().weight,
+            model.embedding().weight,
             next(v for k, v in stored.items() if "embed_in" in k or "embeddings" in k),
         )
 

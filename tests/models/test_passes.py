@@ -70,12 +70,12 @@ def test_a_window_reads_the_same_after_a_longer_one(build, kind):
 
 def state_of(hf: Any) -> dict[str, Any]:
     """Buffers (their values) and attributes (by identity) of every part."""
-    found: dict[str, Any] = {
+    state: dict[str, Any] = {
         f"buffer {name}": buffer.clone() for name, buffer in hf.named_buffers()
     }
     for path, part in hf.named_modules():
-        found |= {f"{path} {name}": id(value) for name, value in vars(part).items()}
-    return found
+        state |= {f"{path} {name}": id(value) for name, value in vars(part).items()}
+    return state
 
 
 @pytest.mark.parametrize("case", list(ANY))
@@ -116,12 +116,10 @@ def test_a_failing_pass_leaves_no_state_either():
 
 @pytest.mark.parametrize("kind", list(ROPE))
 def test_keys_of_a_path_are_rotated_as_in_the_window_that_they_stand_in(kind):
-    """A patch from prompts that are the clean ones changes nothing, though it is read at an early
-    position.
-    """
+    """A patch from the clean prompts changes nothing, though it is read at an early position."""
     model = adapter(turning(tiny_models.tiny_llama, kind))
     clean = window(2, 100)
     paths, at = AttentionPaths(model, clean, clean), torch.tensor([3, 9])
-    for found in (*paths.heads_to_head("z.2.1", at), *paths.reads_to_logits("z.2.1", {"B": at})):
-        expected = paths.logits.expand_as(found.logits)
-        torch.testing.assert_close(found.logits, expected, atol=1e-4, rtol=1e-4)
+    for patch in (*paths.heads_to_head("z.2.1", at), *paths.reads_to_logits("z.2.1", {"B": at})):
+        expected = paths.logits.expand_as(patch.logits)
+        torch.testing.assert_close(patch.logits, expected, atol=1e-4, rtol=1e-4)

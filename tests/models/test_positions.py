@@ -10,7 +10,7 @@ from transformers import BloomConfig, BloomForCausalLM, Gemma3ForCausalLM, Gemma
 import homolog
 from homolog.errors import InputError
 from homolog.models.any_decoder import AnyDecoder
-from homolog.models.load import ADAPTERS
+from homolog.models.architectures import ADAPTERS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -121,7 +121,7 @@ def test_states_equal_prefix_runs_and_continue():
 def test_exp_is_accurate_over_its_range():
     x = torch.linspace(-86, 0, 20001)[None, :, None]  # one position each: h = exp(dt * A) * 1
     start = torch.ones(1, 20001, 1)
-    found = selective_scan(
+    decays = selective_scan(
         torch.zeros(1, 1, 20001),
         -x.transpose(1, 2),
         -torch.ones(20001, 1),
@@ -130,7 +130,7 @@ def test_exp_is_accurate_over_its_range():
         start,
     )
     exact = torch.exp(x.double()).flatten()
-    error = ((found.y.flatten().double() - exact) / exact).abs()
+    error = ((decays.y.flatten().double() - exact) / exact).abs()
     assert (
         error <= 5e-7 + 1.6e-7 * x.flatten().abs()
     ).all()  # the second part: A log2(e), and its product with dt
@@ -156,9 +156,7 @@ def test_a_wrong_initial_state_is_named():
 
 
 def edited_run(u, dt, A, B, C, writes):
-    """The recurrence written out, with `writes` {(row, position): change of the write}; y and all
-    states.
-    """
+    """y and all states of the recurrence; `writes`: {(row, position): change of the write}."""
     batch, length, d_inner = u.shape
     h = torch.zeros(batch, d_inner, A.shape[1], dtype=u.dtype)
     ys, states = [], []
@@ -182,9 +180,9 @@ def test_an_edited_write_propagates_as_in_a_whole_run(starts):
     y, states = edited_run(*args, {(row, s): delta[row] for row, s in enumerate(starts)})
     start = starts[0] if len(set(starts)) == 1 else torch.tensor(starts)
     stop = torch.tensor([11, 11, 9])
-    found = propagate(delta, dt, A, start, stop)
+    change = propagate(delta, dt, A, start, stop)
     rows = torch.arange(3)
-    torch.testing.assert_close(found, (states - clean_states)[rows, stop], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(change, (states - clean_states)[rows, stop], rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(
         propagate(delta, dt, A, start, -1), (states - clean_states)[:, -1], rtol=1e-10, atol=1e-12
     )
@@ -196,10 +194,9 @@ def test_an_edited_write_propagates_as_in_a_whole_run(starts):
 def test_propagation_is_exact_to_rounding_after_many_positions():
     dt = torch.full((1, 2000, 1), 0.1)
     dt[0, 1995:] = 1e-4
-    found = propagate(torch.ones(1, 1, 1), dt, -torch.ones(1, 1), 1995, 1999)
-    assert found.item() == pytest.approx(
-        math.exp(-4e-4), rel=1e-7
-    )  # four steps of 1e-4, after a sum of 199.5
+    change = propagate(torch.ones(1, 1, 1), dt, -torch.ones(1, 1), 1995, 1999)
+    # four steps of 1e-4, after a sum of 199.5
+    assert change.item() == pytest.approx(math.exp(-4e-4), rel=1e-7)
 
 
 def test_many_patches_at_once_each_with_its_own_start():

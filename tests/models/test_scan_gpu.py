@@ -1,6 +1,4 @@
-"""The Triton kernels against the per-position loop: on a GPU, and in Triton's interpreter where
-Triton is installed.
-"""
+"""The Triton kernels against the per-position loop, on a GPU and in Triton's interpreter."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Gradients of a run with respect to a value that an edit brings in, against finite differences in
-float64.
-"""
+"""Gradients of a run by a value that an edit brings, against finite differences in float64."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Reading: every site of every architecture against hooks on the unmodified Hugging Face modules."""
+"""Reading: every site of every architecture against hooks on the Hugging Face modules."""
 
 import pytest
 import torch
@@ -105,9 +105,7 @@ def test_bfloat16_reads_every_site(model):
 
 @pytest.mark.parametrize("case", ["neox-sequential", "gpt2-scaled", "llama-bias", "mamba-bias"])
 def test_float64_runs_in_float64(case):
-    """States, norms and softmax keep the precision: the same run in float32 differs by float32's
-    rounding alone.
-    """
+    """States, norms and softmax keep the precision: a float32 run differs by rounding alone."""
     wide, narrow = tiny(case, torch.float64), tiny(case)
     read, rough = wide.run(TOKENS, capture=wide.sites()), narrow.run(TOKENS, capture=narrow.sites())
     for site, value in read.captured.items():

@@ -49,8 +49,8 @@ REFUSED = [
 
 @pytest.mark.parametrize("given", SAME)
 def test_whatever_holds_the_same_integers_is_the_same(given):
-    found = as_tokens(given)
-    assert found.dtype == torch.int64 and found.tolist() == IDS
+    ids = as_tokens(given)
+    assert ids.dtype == torch.int64 and ids.tolist() == IDS
     model = tiny("gpt2")
     assert torch.equal(model.run(given).logits, model.run(torch.tensor(IDS)).logits)
     assert torch.equal(model.residuals(given)[1], model.residuals(torch.tensor(IDS))[1])

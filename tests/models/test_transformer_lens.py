@@ -1,4 +1,4 @@
-"""Every site that TransformerLens also has, against the real TransformerLens on the same weights."""
+"""Every site that TransformerLens also has, against TransformerLens on the same weights."""
 
 import os
 import subprocess
@@ -41,9 +41,7 @@ TRANSFORMER_HOOKS = {
 
 @pytest.fixture(scope="module")
 def lens(tmp_path_factory):
-    """What TransformerLens caches for each model: {case: {hook: value}}, and our adapters of the
-    same weights.
-    """
+    """Our adapters, and what TransformerLens caches of the same weights: {case: {hook: value}}."""
     folder = tmp_path_factory.mktemp("lens")
     models = {case: adapter(build()) for case, build in MODELS.items()}
     for case, model in models.items():

@@ -1,5 +1,4 @@
-"""The value of every site, from plain hooks on the unmodified Hugging Face module and formulas on
-what they saw.
+"""The value of every site, from plain hooks on the Hugging Face module and formulas on those.
 
 Loops over heads, taps and positions; attention must be `eager`, so that the module returns its
 pattern.
@@ -104,7 +103,7 @@ def attention_layer(config: Any, block: Any, store: dict[str, Any]) -> dict[str,
     matrix = out.weight if config.model_type == "gpt2" else out.weight.T  # (head * d_head, d_model)
     rows = [z[:, :, i] @ matrix[i * d_head : (i + 1) * d_head] for i in range(heads)]
     attn_out, pattern = store["attn"][1]
-    found = {
+    sites = {
         "query_in": torch.stack([h] * heads, 2),
         "key_in": torch.stack([h] * kv_heads, 2),
         "value_in": torch.stack([h] * kv_heads, 2),
@@ -120,8 +119,8 @@ def attention_layer(config: Any, block: Any, store: dict[str, Any]) -> dict[str,
         "mlp_out": store["mlp"][1],
     }
     if not getattr(config, "use_parallel_residual", False):
-        found["resid_mid"] = store["mlp_norm"][0]
-    return found
+        sites["resid_mid"] = store["mlp_norm"][0]
+    return sites
 
 
 def mamba_layer(mixer: Any, store: dict[str, Any]) -> dict[str, Tensor]:
@@ -171,9 +170,7 @@ def recurrence(
     C: Tensor,
     change: dict[tuple[str, int], Any] | None = None,
 ) -> dict[str, Tensor]:
-    """A_bar, B_bar, write, state and y, position after position; `change[kind, position]` maps the
-    value there.
-    """
+    """A_bar, B_bar, write, state, y by position; `change[kind, position]` maps the value there."""
     rows: dict[str, list[Tensor]] = {kind: [] for kind in ("A_bar", "B_bar", "write", "state", "y")}
 
     def put(kind: str, t: int, value: Tensor) -> Tensor:

@@ -1,5 +1,4 @@
-"""One block of each architecture, written out head by head and position by position, with a change
-at any site.
+"""One block of each architecture, by head and by position, with a change at any site.
 
 The Hugging Face module lends its weights, norms and rotary tables; `logits_with` puts the plain
 block into its forward pass in place of the module's own.
@@ -47,12 +46,12 @@ def attention_block(hf: Any, block: Any, h: Tensor, kind: str, change: Change) -
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", heads)
     norm = block.ln_1 if config.model_type == "gpt2" else block.input_layernorm
-    found: dict[str, list[Tensor]] = {"query": [], "key": [], "value": []}
+    by_read: dict[str, list[Tensor]] = {"query": [], "key": [], "value": []}
     for name, count in (("query", heads), ("key", kv_heads), ("value", kv_heads)):
         stream = site(f"{name}_in", torch.stack([h] * count, 2))
         for i in range(count):
-            found[name].append(projected(config, block, norm(stream[:, :, i]), name)[:, :, i])
-    q, k, v = (site(name, torch.stack(rows, 2)) for name, rows in found.items())
+            by_read[name].append(projected(config, block, norm(stream[:, :, i]), name)[:, :, i])
+    q, k, v = (site(name, torch.stack(rows, 2)) for name, rows in by_read.items())
     scale = block.attn.scaling if config.model_type == "gpt2" else q.shape[-1] ** -0.5
     if config.model_type != "gpt2":
         rotary = hf.get_submodule(

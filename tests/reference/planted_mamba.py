@@ -1,5 +1,4 @@
-"""A one-block Mamba set by hand: it sums up shifted tokens, and predicts each as often as it saw
-it.
+"""A one-block Mamba set by hand: it counts shifted tokens, and predicts each by its count.
 
 d_model = d_inner = vocabulary + 1: one channel a token, and one that is always on.  The convolution
 passes each token `shift` positions later; the state hardly decays; what is in it goes straight to

@@ -85,9 +85,7 @@ def tiny_gpt2(**changes: object) -> GPT2LMHeadModel:
 
 
 def tiny_llama(**changes: object) -> LlamaForCausalLM:
-    """Six query heads share two key and value heads; the heads are together wider than the residual
-    stream.
-    """
+    """Six query heads share two key and value heads; together they are wider than the stream."""
     torch.manual_seed(6)
     fields: dict = {
         "vocab_size": 97,

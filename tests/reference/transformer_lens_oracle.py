@@ -1,5 +1,4 @@
-"""Runs the real TransformerLens in a process of its own (its imports warn, and ours turn warnings
-into errors).
+"""The real TransformerLens in a process of its own: its imports warn, and here that is an error.
 
     python transformer_lens_oracle.py INPUT.safetensors OUTPUT.safetensors FOLDER...
 
@@ -43,54 +42,39 @@ def hooked_transformer_of(hf: Any) -> Any:
     )
 
     c = hf.config
-    heads = {
-        "n_layers": c.num_hidden_layers,
-        "d_model": c.hidden_size,
-        "n_heads": c.num_attention_heads,
-    }
-    shared = heads | {"d_vocab": c.vocab_size, "n_ctx": c.max_position_embeddings, "device": "cpu"}
     d_head = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     rotary = {"positional_embedding_type": "rotary", "rotary_adjacent_pairs": False}
     if c.model_type == "gpt2":
-        convert, own = (
-            convert_gpt2_weights,
-            {"d_mlp": c.n_inner, "eps": c.layer_norm_epsilon, "act_fn": "gelu_new"},
-        )
+        convert = convert_gpt2_weights
+        own = {"d_mlp": c.n_inner, "eps": c.layer_norm_epsilon, "act_fn": "gelu_new"}
         own |= {"normalization_type": "LN"}
     elif c.model_type == "gpt_neox":
-        fraction = c.rope_parameters["partial_rotary_factor"]
-        convert, own = (
-            convert_neox_weights,
-            rotary | {"d_mlp": c.intermediate_size, "rotary_dim": int(d_head * fraction)},
-        )
-        own |= {
-            "normalization_type": "LN",
-            "eps": c.layer_norm_eps,
-            "parallel_attn_mlp": c.use_parallel_residual,
-        }
-        own |= {"act_fn": "gelu", "rotary_base": int(c.rope_parameters["rope_theta"])}
-    else:
-        convert, own = (
-            convert_llama_weights,
-            rotary | {"d_mlp": c.intermediate_size, "rotary_dim": d_head},
-        )
-        own |= {
-            "normalization_type": "RMS",
-            "eps": c.rms_norm_eps,
-            "final_rms": True,
-            "gated_mlp": True,
-        }
-        own |= {"n_key_value_heads": c.num_key_value_heads, "act_fn": "silu"}
+        convert, fraction = convert_neox_weights, c.rope_parameters["partial_rotary_factor"]
+        own = rotary | {"d_mlp": c.intermediate_size, "rotary_dim": int(d_head * fraction)}
+        own |= {"normalization_type": "LN", "eps": c.layer_norm_eps, "act_fn": "gelu"}
+        own |= {"parallel_attn_mlp": c.use_parallel_residual}
         own |= {"rotary_base": int(c.rope_parameters["rope_theta"])}
-    config = HookedTransformerConfig(**shared, **own, d_head=d_head)
+    else:
+        convert = convert_llama_weights
+        own = rotary | {"d_mlp": c.intermediate_size, "rotary_dim": d_head}
+        own |= {"normalization_type": "RMS", "eps": c.rms_norm_eps, "act_fn": "silu"}
+        own |= {"final_rms": True, "gated_mlp": True, "n_key_value_heads": c.num_key_value_heads}
+        own |= {"rotary_base": int(c.rope_parameters["rope_theta"])}
+    config = HookedTransformerConfig(
+        n_layers=c.num_hidden_layers,
+        d_model=c.hidden_size,
+        n_heads=c.num_attention_heads,
+        d_head=d_head,
+        d_vocab=c.vocab_size,
+        n_ctx=c.max_position_embeddings,
+        device="cpu",
+        **own,
+    )
     lens = HookedTransformer(config)
     left = lens.load_state_dict(convert(hf, config), strict=False)
     assert not left.unexpected_keys, left.unexpected_keys
-    unset = [
-        n
-        for n in left.missing_keys
-        if not n.endswith((".mask", ".IGNORE", ".rotary_sin", ".rotary_cos", ".b_U"))
-    ]
+    made = (".mask", ".IGNORE", ".rotary_sin", ".rotary_cos", ".b_U")
+    unset = [name for name in left.missing_keys if not name.endswith(made)]
     assert not unset, unset
     lens.unembed.b_U.data.zero_()
     lens.set_use_attn_result(True)

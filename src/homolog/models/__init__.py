@@ -1,8 +1,8 @@
-"""Language models of any architecture behind one interface: the only place that knows an
-architecture.
-"""
+"""Language models of any architecture behind one interface: the only place that knows one."""
 
-from homolog.models.base import LanguageModel
+from homolog.models.architectures import register
+from homolog.models.base import LanguageModel, Taps
+from homolog.models.blockwise import Blockwise
 from homolog.models.edits import Add, Edit, Mean, Replace, Resample, Transform, Zero
 from homolog.models.load import load, load_tokenizer, require_inner_sites, require_positions
 from homolog.models.runs import Run
@@ -11,6 +11,7 @@ from homolog.models.sites import Site
 
 __all__ = [
     "Add",
+    "Blockwise",
     "Edit",
     "LanguageModel",
     "Mean",
@@ -19,10 +20,12 @@ __all__ = [
     "Run",
     "ScanResult",
     "Site",
+    "Taps",
     "Transform",
     "Zero",
     "load",
     "load_tokenizer",
+    "register",
     "require_inner_sites",
     "require_positions",
     "selective_scan",

@@ -26,12 +26,12 @@ from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
 from homolog.models.base import NOTHING, LanguageModel, Taps, widened
 from homolog.models.block_list import (
-    Look,
+    ShortPass,
     close,
     few_tokens,
     find_blocks,
-    look,
     removed,
+    short_pass,
     stream_in,
     stream_out,
 )
@@ -52,7 +52,6 @@ class AnyDecoder(LanguageModel):
     decoder's.
     """
 
-    neuron_kinds = ()
     site_kinds = ("resid_pre", "resid")
 
     def __init__(
@@ -63,54 +62,36 @@ class AnyDecoder(LanguageModel):
         require_decoder(hf.config, name)
         never_rescale(hf)
         takes = inspect.signature(hf.forward).parameters
-        anything = any(
-            parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values()
-        )
+        anything = any(taken.kind is inspect.Parameter.VAR_KEYWORD for taken in takes.values())
         self._options = {"use_cache": False} if "use_cache" in takes or anything else {}
         self._keeps_logits = "logits_to_keep" in takes
         self._list = find_blocks(hf, name)
-        self._looked: tuple[object, Look] | None = None
-        self._continued: set[int] = (
-            set()
-        )  # blocks after which a pass is known to go on from the stream alone
+        self._short_pass: tuple[object, ShortPass] | None = None
+        # blocks after which a pass is known to go on from the stream alone
+        self._continued: set[int] = set()
         super().__init__(name, hf, tokenizer)
 
-    def _blocks(self) -> torch.nn.ModuleList:
+    def blocks(self) -> torch.nn.ModuleList:
         return self._list
 
-    def _embedding(self) -> torch.nn.Embedding:
-        return self.hf.get_input_embeddings()
-
     def _width(self) -> int:
-        return self._look().width  # embeddings may be narrower, and projected
+        return self._seen().width  # embeddings may be narrower, and projected
 
-    def _look(self) -> Look:
-        """What a short pass shows, with the weights where and in the dtypes in which they are now."""
+    def _seen(self) -> ShortPass:
+        """What a short pass shows, with the weights on the device and in the dtypes of now."""
         state = (self.device, *(p.dtype for p in self.hf.parameters()))
-        if self._looked is None or self._looked[0] != state:
-            self._looked = state, look(self.hf, self._list, self.name, self._forward)
-        return self._looked[1]
-
-    def neuron_sites(self, layer: int) -> list[Site]:
-        """InputError: which modules inside a block are neurons is not known."""
-        raise InputError(
-            "model",
-            self.name,
-            f"the architecture {self.architecture!r} has no adapter that names its neurons",
-            "Set controls.neurons = false.",
-        )
+        if self._short_pass is None or self._short_pass[0] != state:
+            self._short_pass = state, short_pass(self.hf, self._list, self.name, self._forward)
+        return self._short_pass[1]
 
     def _forward(self, tokens: Tokens, last_only: bool = False) -> Tensor:
-        options = self._options | (
-            {"logits_to_keep": 1} if last_only and self._keeps_logits else {}
-        )
+        kept = {"logits_to_keep": 1} if last_only and self._keeps_logits else {}
         try:
             with as_it_was(self.hf):
-                logits = self.hf(tokens, **options)[0]
+                logits = self.hf(tokens, **self._options, **kept)[0]
         except (IndexError, RuntimeError):
-            self.require_positions(
-                tokens.shape[1]
-            )  # tables of positions of other kinds fail where they end
+            # tables of positions of other kinds fail where they end
+            self.require_positions(tokens.shape[1])
             raise
         return widened(logits[:, -1:] if last_only else logits)
 
@@ -134,11 +115,8 @@ class AnyDecoder(LanguageModel):
                     sites.insert(0, Site("embed"))
                 leaves = layer == 0 and stop == Site("embed")
                 if leaves or any(taps.touches(site.kind, site.layer) for site in sites):
-                    hooks.append(
-                        block.register_forward_pre_hook(
-                            _before(taps, sites, leaves), with_kwargs=True
-                        )
-                    )
+                    before = _before(taps, sites, leaves)
+                    hooks.append(block.register_forward_pre_hook(before, with_kwargs=True))
                 leaves = stop is not None and stop.layer == layer
                 if leaves or taps.touches("resid", layer):
                     hooks.append(block.register_forward_hook(_after(taps, layer, leaves)))
@@ -153,22 +131,20 @@ class AnyDecoder(LanguageModel):
         return self._continue(layer, h, taps, last_only)
 
     def logits(self, h: Residual) -> Logits:
-        """What the module makes of a residual stream after its last block, in float32 (float64
-        where the model is).
+        """What the module makes of a residual stream after its last block, in float32 or wider.
 
         That is the final norm, the unembedding and whatever else it has there, such as a soft cap.
         """
         self._require_stream_alone(self.n_layers - 1)
-        single = h.reshape(
-            -1, 1, h.shape[-1]
-        )  # windows of one position, for `h` may be longer than a window can be
-        found = self._continue(self.n_layers - 1, single, NOTHING, False)
-        return found.reshape(*h.shape[:-1], found.shape[-1])
+        # windows of one position, for `h` may be longer than a window can be
+        single = h.reshape(-1, 1, h.shape[-1])
+        logits = self._continue(self.n_layers - 1, single, NOTHING, False)
+        return logits.reshape(*h.shape[:-1], logits.shape[-1])
 
     def _continue(self, layer: int, h: Residual, taps: Taps, last_only: bool) -> Tensor:
         if self._has_table:
             self.require_positions(h.shape[1], "h")
-        seen, tokens = self._look(), torch.zeros(h.shape[:2], dtype=torch.long, device=self.device)
+        seen, tokens = self._seen(), torch.zeros(h.shape[:2], dtype=torch.long, device=self.device)
         if layer == -1:
             given = h.to(self.device, seen.embedded)
             hook = self._list[0].register_forward_pre_hook(
@@ -176,17 +152,13 @@ class AnyDecoder(LanguageModel):
             )
             with removed([hook]), self._hooked(taps):
                 return self._forward(tokens, last_only)
-        given = h.to(self.device, seen.dtypes[layer])
-        values = [
-            given if beside is None else (given, *beside) for beside in seen.beside[: layer + 1]
-        ]
+        given, besides = h.to(self.device, seen.dtypes[layer]), seen.beside[: layer + 1]
+        values = [given if beside is None else (given, *beside) for beside in besides]
         with _returning(self._list[: layer + 1], values), self._hooked(taps, first=layer + 1):
             return self._forward(tokens, last_only)
 
     def _require_stream_alone(self, layer: int) -> None:
-        """InputError where a pass over tokens, continued from its own residual stream, has other
-        logits.
-        """
+        """InputError where a pass, continued from its own residual stream, has other logits."""
         if layer in self._continued:
             return
         site = Site("embed") if layer == -1 else Site("resid", layer)
@@ -194,20 +166,17 @@ class AnyDecoder(LanguageModel):
             run = self.run(few_tokens(self.hf, 7), capture=[site])
             assert run.logits is not None
             try:
-                alone = close(
-                    self._continue(layer, run[site], NOTHING, False), run.logits, run[site].dtype
-                )
-            except (
-                Exception
-            ):  # a block that misses what an earlier one leaves behind fails in a way of its own
+                continued = self._continue(layer, run[site], NOTHING, False)
+                alone = close(continued, run.logits, run[site].dtype)
+            except Exception:
+                # a block that misses what an earlier one leaves behind fails in a way of its own
                 alone = False
         if not alone:
             raise InputError(
                 "layer",
                 layer,
                 f"what comes after it in {self.name} ({self.architecture}) reads more than the "
-                "stream, "
-                "which then does not tell how a pass goes on",
+                "stream, which then does not tell how a pass goes on",
                 f"Edit a whole pass: run(tokens, edits=[Replace('{site}', h)]).",
             )
         self._continued.add(layer)
@@ -245,9 +214,8 @@ def _put_in(
 @contextmanager
 def _returning(blocks: torch.nn.ModuleList, values: list[Any]) -> Iterator[None]:
     """Blocks that return these values and compute nothing."""
-    own = [
-        block.__dict__.get("forward") for block in blocks
-    ]  # set where another library has wrapped it
+    # a block has its own where another library has wrapped it
+    own = [block.__dict__.get("forward") for block in blocks]
     try:
         for block, value in zip(blocks, values, strict=True):
             block.forward = lambda *_args, value=value, **_kwargs: value

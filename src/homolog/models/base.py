@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
 from homolog.models.edits import Edit
-from homolog.models.finite import STREAM, require_finite
+from homolog.models.finite import STREAM, Pass, ReadAgain, require_finite
 from homolog.models.positions import has_table, n_positions, too_long
 from homolog.models.runs import Run
 from homolog.models.sites import Site, index_of, resolve
@@ -28,11 +28,9 @@ from homolog.models.tokens import TokensLike, as_tokens
 
 @dataclass
 class Taps:
-    """What a run reads and edits: an adapter passes each site's whole value through `taps(kind,
-    layer, value)`.
-    """
+    """What a run reads and edits: an adapter passes each site's value through `taps(...)`."""
 
-    reads: dict[Site, list[Site]]  # by whole site: the heads and positions of it that are asked for
+    reads: dict[Site, list[Site]]  # by whole site: its heads and positions that are asked for
     edits: dict[Site, list[Edit]]
     captured: dict[Site, Tensor] = field(default_factory=dict)
 
@@ -41,16 +39,13 @@ class Taps:
         return site in self.reads or site in self.edits
 
     def splits(self, kinds: Sequence[str], layer: int, inputs: Tensor) -> bool:
-        """Whether the pass must go through one of the sites: it is edited, or read where gradients
-        flow through it.
+        """Whether the pass must go through one of the sites.
 
-        A site that is only read is otherwise computed beside the pass, which reading then cannot
-        change.
+        It must where the site is edited, or read where gradients flow through it.  A site that is
+        only read is otherwise computed beside the pass, which reading then cannot change.
         """
-        sites = [Site(kind, layer) for kind in kinds]
-        return any(
-            site in self.edits or (site in self.reads and inputs.requires_grad) for site in sites
-        )
+        passed = self.edits.keys() | (self.reads.keys() if inputs.requires_grad else set())
+        return any(Site(kind, layer) in passed for kind in kinds)
 
     def read_positions(self, kind: str, layer: int, length: int) -> list[int]:
         """The window positions at which the site is read, ascending."""
@@ -61,13 +56,14 @@ class Taps:
 
     def edited_positions(self, kinds: Sequence[str], layer: int, length: int) -> list[int]:
         """The window positions at which one of the sites is edited for some prompt, ascending."""
-        found: set[int] = set()
+        positions: set[int] = set()
         for edit in (edit for kind in kinds for edit in self.edits.get(Site(kind, layer), ())):
             at = edit.edited_positions(length)
-            found |= set(range(length) if at is None else at)
-        return sorted(found)
+            positions |= set(range(length) if at is None else at)
+        return sorted(positions)
 
     def __call__(self, kind: str, layer: int | None, value: Tensor) -> Tensor:
+        """The site's whole value, edited and captured as asked."""
         site = Site(kind, layer)
         for edit in self.edits.get(site, ()):
             value = edit.apply(value)
@@ -76,9 +72,7 @@ class Taps:
         return value
 
     def at(self, kind: str, layer: int, position: int, length: int, value: Tensor) -> Tensor:
-        """The edited value of one position, (batch, ...), of a site that is computed position by
-        position.
-        """
+        """The edited value (batch, ...) of one position of a site that is computed so."""
         for edit in self.edits.get(Site(kind, layer), ()):
             value = edit.apply_at(value, position, length)
         return value
@@ -86,16 +80,13 @@ class Taps:
     def store(
         self, kind: str, layer: int, positions: list[int], value: Tensor, length: int
     ) -> None:
-        """Capture a site of which only `positions` of the window were computed: value (batch,
-        len(positions), ...).
-        """
+        """Capture a site computed at `positions` alone: value (batch, len(positions), ...)."""
         for asked in self.reads.get(Site(kind, layer), ()):
-            at = asked.position
-            self.captured[asked] = (
-                value
-                if at is None
-                else value[:, positions.index(index_of("position", asked, at, length))]
-            )
+            if asked.position is None:
+                self.captured[asked] = value
+            else:
+                at = index_of("position", asked, asked.position, length)
+                self.captured[asked] = value[:, positions.index(at)]
 
 
 NOTHING = Taps({}, {})
@@ -105,19 +96,15 @@ TOKENIZER_REMEDY = (
 
 
 def _part(value: Tensor, site: Site) -> Tensor:
-    """The head and position of a whole value that the site names; a copy, so that the whole can be
-    freed.
-    """
+    """The head and position that the site names; a copy, so that the whole value can be freed."""
     if site == site.base:
         return value
+    left = list(site.axes)
     for name, index in (("position", site.position), ("head", site.head)):
         if index is not None:
-            axis = [
-                a
-                for a in site.axes
-                if name == "position" or site.position is None or a != "position"
-            ].index(name)
+            axis = left.index(name)
             value = value.select(axis, index_of(name, site, index, value.shape[axis]))
+            left.pop(axis)
     return value.clone()
 
 
@@ -129,14 +116,17 @@ class LanguageModel(ABC):
         hf              the Hugging Face module, unmodified
         tokenizer       its tokenizer, or None when the folder has none
         no_tokenizer    why it has none, in words
-        architecture    "gpt_neox", "mamba", ...
-        n_positions     positions it was made for; None where there is no such number (recurrent models) or rotary
-                        frequencies follow the length of the window
+        n_positions     positions it was made for; None where there is no such number (recurrent
+                        models) or rotary frequencies follow the length of the window
+    An adapter says
+        architecture    the model type of its configurations: "gpt_neox", "mamba", ...
+        site_kinds      the sites of every block, in the order in which a pass reaches them
+        neuron_kinds    those of them that together are a block's neurons; none if that is not known
     """
 
     architecture: str
-    neuron_kinds: tuple[str, ...]  # the sites that together are a block's neurons
-    site_kinds: tuple[str, ...]  # sites that every block has
+    site_kinds: tuple[str, ...]
+    neuron_kinds: tuple[str, ...] = ()
 
     hf: Any  # a PreTrainedModel; its submodules are known by name only
 
@@ -148,15 +138,17 @@ class LanguageModel(ABC):
         self.tokenizer = tokenizer
         self.no_tokenizer = None if tokenizer is not None else "the model was made without one"
         self.n_positions = n_positions(hf.config)
-        self._has_table = has_table(hf, self._blocks(), self.n_positions)
-        self.n_layers = len(self._blocks())
+        self._has_table = has_table(hf, self.blocks(), self.n_positions)
+        self.n_layers = len(self.blocks())
         self.d_model = self._width()
 
     @abstractmethod
-    def _blocks(self) -> Any: ...
+    def blocks(self) -> Any:
+        """The modules of the blocks, a torch.nn.ModuleList."""
 
-    @abstractmethod
-    def _embedding(self) -> torch.nn.Embedding: ...
+    def embedding(self) -> torch.nn.Embedding:
+        """The embedding of the tokens."""
+        return self.hf.get_input_embeddings()
 
     @abstractmethod
     def _pass(
@@ -170,15 +162,15 @@ class LanguageModel(ABC):
 
     @abstractmethod
     def logits(self, h: Residual) -> Logits:
-        """Final norm and unembedding of a residual stream, in float32 (float64 where the model is)."""
+        """Final norm and unembedding of a residual stream, in float32, or float64 as the model."""
 
     def _width(self) -> int:
         """Width of the residual stream."""
-        return int(self._embedding().weight.shape[1])
+        return int(self.embedding().weight.shape[1])
 
     @property
     def device(self) -> torch.device:
-        return self._embedding().weight.device
+        return self.embedding().weight.device
 
     @property
     def n_parameters(self) -> int:
@@ -193,9 +185,7 @@ class LanguageModel(ABC):
         return self.tokenizer
 
     def require_positions(self, n: int, field: str = "tokens") -> None:
-        """InputError, with `field` for its field, where windows of n tokens are longer than the
-        model was made for.
-        """
+        """InputError where windows of n tokens are longer than the model was made for."""
         if self.n_positions is not None and n > self.n_positions:
             raise too_long(self.name, n, self.n_positions, field)
 
@@ -207,7 +197,17 @@ class LanguageModel(ABC):
         ]
 
     def neuron_sites(self, layer: int) -> list[Site]:
-        """The sites whose concatenation is the layer's neurons [Wang 2025]."""
+        """The sites whose concatenation is the layer's neurons [Wang 2025].
+
+        InputError where it is not known which they are.
+        """
+        if not self.neuron_kinds:
+            raise InputError(
+                "model",
+                self.name,
+                f"the architecture {self.architecture!r} has no adapter that names its neurons",
+                "Set controls.neurons = false.",
+            )
         return [Site(kind, layer) for kind in self.neuron_kinds]
 
     def run(
@@ -218,16 +218,18 @@ class LanguageModel(ABC):
         stop_after: Site | str | None = None,
         last_only: bool = False,
     ) -> Run:
-        """One forward pass over `tokens` (batch, position), int64 token ids without padding, or
-        what `as_tokens` takes.
+        """One forward pass over `tokens` (batch, position).
 
-        capture     sites to read; each is returned in the dtype it is computed in, after the edits at it
+        tokens      int64 token ids without padding, or what else `as_tokens` takes
+        capture     sites to read, each in the dtype it is computed in, after the edits at it
         edits       interventions, applied in the order given
-        stop_after  end the pass when this site's block is computed: no later block, no LM head; `logits` is then None
+        stop_after  end the pass when this site's block is computed: no later block, no LM head;
+                    `logits` is then None
         last_only   logits of the last position alone, (batch, 1, vocabulary)
         Gradients follow the caller's grad mode.  What is captured never changes what is computed.
-        Errors: InputError for unknown sites, token ids out of range, windows longer than a learned table of positions,
-        and where no edit was given, logits or a captured residual stream that are not finite.
+        Errors: InputError for unknown sites, token ids out of range, windows longer than a learned
+        table of positions, and where no edit was given, logits or a captured residual stream that
+        are not finite.
         """
         available = self.sites()
         reads: dict[Site, list[Site]] = {}
@@ -247,13 +249,13 @@ class LanguageModel(ABC):
         run = Run(self._pass(tokens, taps, stop, last_only), taps.captured)
         if not by_site:
             streams = (value for site, value in run.captured.items() if site.kind in STREAM)
-            require_finite(
-                self,
-                (run.logits, *streams),
-                lambda w, read: self._alone(tokens[w : w + 1], read, stop),
-                tokens,
-            )
+            again = self._again(lambda w, read: self._alone(tokens[w : w + 1], read, stop))
+            require_finite(again, (run.logits, *streams), tokens)
         return run
+
+    def _again(self, read: ReadAgain) -> Pass:
+        dtype = next(self.hf.parameters()).dtype
+        return Pass(self.name, self.sites(), dtype in (torch.float16, torch.bfloat16), read)
 
     def _alone(
         self, window: Tokens, read: list[Site], stop: Site | None
@@ -272,11 +274,11 @@ class LanguageModel(ABC):
     def continue_from(
         self, layer: int, h: Tensor, edits: Sequence[Edit] = (), last_only: bool = False
     ) -> Tensor:
-        """Logits of a pass in which `h` (batch, position, d_model) is the residual stream after
-        block `layer`.
+        """Logits of a pass in which `h` is the residual stream after block `layer`.
 
-        (batch, position, vocabulary), or (batch, 1, vocabulary).  Only the blocks after it run;
-        layer -1 stands for the embeddings.  edits and last_only as in `run`.
+        h (batch, position, d_model) -> (batch, position, vocabulary), or (batch, 1, vocabulary).
+        Only the blocks after it run; layer -1 stands for the embeddings.  edits and last_only as in
+        `run`.
         Errors: InputError for a layer that is not there, another shape of `h`, and where no edit
         was given, logits that are not finite.
         """
@@ -297,9 +299,8 @@ class LanguageModel(ABC):
         by_site = self._by_site(edits)
         logits = self._rest_of_pass(layer, h, Taps({}, by_site), last_only)
         if not by_site:
-            require_finite(
-                self, (h, logits), lambda w, read: self._rest_alone(layer, h[w : w + 1], read), None
-            )
+            again = self._again(lambda w, read: self._rest_alone(layer, h[w : w + 1], read))
+            require_finite(again, (h, logits), None)
         return logits
 
     def _rest_alone(
@@ -313,27 +314,25 @@ class LanguageModel(ABC):
         return ({before: h} if before in read else {}) | taps.captured, logits
 
     def _by_site(self, edits: Sequence[Edit]) -> dict[Site, list[Edit]]:
-        found: dict[Site, list[Edit]] = {}
+        by_site: dict[Site, list[Edit]] = {}
         for edit in edits:
-            found.setdefault(resolve(edit.site, self.sites(), self.name).base, []).append(edit)
-        return found
+            by_site.setdefault(resolve(edit.site, self.sites(), self.name).base, []).append(edit)
+        return by_site
 
     def _checked(self, tokens: TokensLike) -> Tokens:
-        """The tokens on the model's device.  InputError when it does not embed one of them, or so
-        many.
-        """
-        found = as_tokens(tokens)
-        n_ids = int(self._embedding().weight.shape[0])
-        if int(found.min()) < 0 or int(found.max()) >= n_ids:
+        """The tokens on the model's device.  InputError for one it does not embed, and too many."""
+        ids = as_tokens(tokens)
+        n_ids, first, last = int(self.embedding().weight.shape[0]), int(ids.min()), int(ids.max())
+        if first < 0 or last >= n_ids:
             raise InputError(
                 "tokens",
-                f"{int(found.min())} to {int(found.max())}",
+                f"{first} to {last}",
                 f"{self.name} embeds {n_ids} token ids",
                 "Tokenize with the model's own tokenizer.",
             )
         if self._has_table:
-            self.require_positions(found.shape[1])
-        return found.to(self.device)
+            self.require_positions(ids.shape[1])
+        return ids.to(self.device)
 
 
 def widened(t: Tensor) -> Tensor:
@@ -342,9 +341,7 @@ def widened(t: Tensor) -> Tensor:
 
 
 def rms_norm(norm: Any, h: Tensor) -> Tensor:
-    """A root-mean-square norm of Hugging Face; in float64 computed as such, where the module would
-    round to float32.
-    """
+    """A root-mean-square norm of Hugging Face; in float64 too, where the module would round."""
     if h.dtype != torch.float64:
         return norm(h)
     return norm.weight * h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)

@@ -1,11 +1,10 @@
-"""The blocks of an unmodified Hugging Face decoder: finding them, and a short pass that shows what
-they are.
+"""The blocks of an unmodified Hugging Face decoder: their list, and a short pass through them.
 
-    found     the one list of modules that lies in no other list and is as long as the configuration counts layers;
-              where none is as long, the only such list.  Lists inside it (experts, heads) do not
-              count
-    looked    every block runs once, in order, and turns the residual stream (batch, position, width) into one of that
-              shape; earlier positions do not change with a later token
+    the list    the one list of modules that lies in no other list and is as long as the
+                configuration counts layers; where none is as long, the only such list.  Lists
+                inside it (experts, heads) do not count
+    the pass    every block runs once, in order, and turns the residual stream (batch, position,
+                width) into one of that shape; earlier positions do not change with a later token
 What does not hold is an `InputError`, so that nothing is ever read at the wrong place.
 """
 
@@ -25,7 +24,7 @@ REMEDY = "Take a decoder whose blocks stand in one list, or write an adapter for
 
 
 @dataclass(frozen=True)
-class Look:
+class ShortPass:
     """What a short pass shows.
 
     width      of the residual stream
@@ -49,20 +48,21 @@ def find_blocks(hf: Any, name: str) -> torch.nn.ModuleList:
         if not any(path.startswith(f"{other}.") for other in lists)
     }
     n_layers = getattr(hf.config.get_text_config(decoder=True), "num_hidden_layers", None)
-    found = {path: m for path, m in outer.items() if len(m) == n_layers} or outer
-    if len(found) != 1:
-        named = ", ".join(f"{path} ({len(m)})" for path, m in found.items()) or "none"
+    candidates = {path: m for path, m in outer.items() if len(m) == n_layers} or outer
+    if len(candidates) != 1:
+        named = ", ".join(f"{path} ({len(m)})" for path, m in candidates.items()) or "none"
         raise _refusal(
             hf, name, f"it must be clear which list of modules the blocks are; candidates: {named}"
         )
-    return next(iter(found.values()))
+    return next(iter(candidates.values()))
 
 
-def look(
+def short_pass(
     hf: Any, blocks: torch.nn.ModuleList, name: str, forward: Callable[[Tensor], Tensor]
-) -> Look:
-    """A pass of `forward` over two windows that differ in their last token.  InputError when they
-    are no decoder's.
+) -> ShortPass:
+    """What a pass of `forward` over two windows shows, which differ in their last token.
+
+    InputError when the blocks are no decoder's.
     """
     tokens = few_tokens(hf, 5).repeat(2, 1)
     tokens[1, -1] = tokens[1, 0]
@@ -81,43 +81,42 @@ def look(
         with torch.no_grad(), removed(hooks):
             forward(tokens)
     except Exception as error:
-        why = f"its module must run on token ids alone; that ends with {type(error).__name__}: {error}"
+        said = f"{type(error).__name__}: {error}"
+        why = f"its module must run on token ids alone; that ends with {said}"
         raise _refusal(hf, name, why, "Take another dtype or another model.") from error
     order = [layer for layer, _, _ in seen]
     if order != list(range(len(blocks))):
         raise _refusal(
             hf, name, f"its {len(blocks)} blocks must run once each, in order; these ran: {order}"
         )
-    width = int(seen[0][1].shape[-1])
     for layer, before, output in seen:
-        if not (isinstance(output, Tensor) or type(output) in (tuple, list)):
-            raise _refusal(
-                hf,
-                name,
-                f"block {layer} must return a tensor or a tuple, not {type(output).__name__}",
-            )
-        h = stream_out(output)
-        if not before.shape == h.shape == (*tokens.shape, width):
-            shapes = f"block {layer} makes {tuple(h.shape)} of {tuple(before.shape)}"
-            raise _refusal(
-                hf,
-                name,
-                f"the residual stream must have axes batch, position and width; of "
-                f"{tuple(tokens.shape)} token ids {shapes}",
-            )
-        if not close(h[0, :-1], h[1, :-1], h.dtype):
-            raise _refusal(
-                hf,
-                name,
-                f"a decoder must not look ahead; a later token changes what block {layer} returns "
-                "at earlier positions",
-            )
-    return Look(
-        width,
-        seen[0][1].dtype,
-        tuple(stream_out(output).dtype for _, _, output in seen),
-        tuple(None if isinstance(output, Tensor) else tuple(output[1:]) for _, _, output in seen),
+        if why := _not_a_block(layer, before, output, (*tokens.shape, seen[0][1].shape[-1])):
+            raise _refusal(hf, name, why)
+    outputs = [output for _, _, output in seen]
+    return ShortPass(
+        width=int(seen[0][1].shape[-1]),
+        embedded=seen[0][1].dtype,
+        dtypes=tuple(stream_out(output).dtype for output in outputs),
+        beside=tuple(None if isinstance(o, Tensor) else tuple(o[1:]) for o in outputs),
     )
+
+
+def _not_a_block(layer: int, before: Tensor, output: Any, shape: tuple[int, ...]) -> str | None:
+    """Why a module is no block of a decoder, whose stream has that shape; None where it is one."""
+    if not (isinstance(output, Tensor) or type(output) in (tuple, list)):
+        return f"block {layer} must return a tensor or a tuple, not {type(output).__name__}"
+    h = stream_out(output)
+    if not before.shape == h.shape == shape:
+        return (
+            "the residual stream must have axes batch, position and width; of "
+            f"{shape[:2]} token ids block {layer} makes {tuple(h.shape)} of {tuple(before.shape)}"
+        )
+    if not close(h[0, :-1], h[1, :-1], h.dtype):
+        return (
+            f"a decoder must not look ahead; a later token changes what block {layer} returns "
+            "at earlier positions"
+        )
+    return None
 
 
 def _refusal(hf: Any, name: str, why: str, remedy: str = REMEDY) -> InputError:
@@ -132,17 +131,12 @@ def _refusal(hf: Any, name: str, why: str, remedy: str = REMEDY) -> InputError:
 def few_tokens(hf: Any, n: int) -> Tensor:
     """Token ids, (1, n), away from both ends of the vocabulary, where special tokens stand."""
     embedding = hf.get_input_embeddings().weight
-    return (
-        torch.linspace(len(embedding) / 4, 3 * len(embedding) / 4, n)
-        .long()[None]
-        .to(embedding.device)
-    )
+    ids = torch.linspace(len(embedding) / 4, 3 * len(embedding) / 4, n).long()
+    return ids[None].to(embedding.device)
 
 
 def stream_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """The residual stream among the arguments of a block: the first, or the one called
-    hidden_states.
-    """
+    """The residual stream among a block's arguments: the first, or that called hidden_states."""
     return args[0] if args else kwargs["hidden_states"]
 
 
@@ -152,9 +146,7 @@ def stream_out(output: Any) -> Tensor:
 
 
 def close(a: Tensor, b: Tensor, dtype: torch.dtype) -> bool:
-    """Whether at every position two results in `dtype` differ by no more than rounding; what
-    overflowed is equal.
-    """
+    """Whether two results in `dtype` differ by rounding alone; what overflowed in both is equal."""
     a, b = a.double().nan_to_num(), b.double().nan_to_num()
     return bool(((a - b).norm(dim=-1) <= max(1e-5, torch.finfo(dtype).eps) * b.norm(dim=-1)).all())
 

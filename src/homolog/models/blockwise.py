@@ -23,22 +23,28 @@ class Blockwise(LanguageModel):
     """Base of the adapters of single architectures."""
 
     @abstractmethod
-    def _context(self, embedded: Residual) -> Any:
+    def block(self, layer: int, h: Residual, context: Any, taps: Taps) -> Residual:
+        """The residual stream after a block, from that before it.
+
+        Each site inside it passes through `value = taps(KIND, layer, value)`.
+        """
+
+    @abstractmethod
+    def final_norm(self, h: Residual) -> Residual:
+        """What the unembedding reads of the residual stream after the last block."""
+
+    def context(self, embedded: Residual) -> Any:
         """What all blocks of one pass share, for example rotary tables."""
+        return None
 
-    @abstractmethod
-    def _block(self, layer: int, h: Residual, context: Any, taps: Taps) -> Residual: ...
-
-    @abstractmethod
-    def _final_norm(self, h: Residual) -> Residual: ...
-
-    def _embed(self, tokens: Tokens) -> Residual:
-        return self._embedding()(tokens)
+    def embed(self, tokens: Tokens) -> Residual:
+        """What block 0 reads."""
+        return self.embedding()(tokens)
 
     def _pass(
         self, tokens: Tokens, taps: Taps, stop: Site | None, last_only: bool
     ) -> Tensor | None:
-        h = taps("embed", None, self._embed(tokens))
+        h = taps("embed", None, self.embed(tokens))
         if stop == Site("embed"):
             return None
         last = self.n_layers - 1 if stop is None or stop.layer is None else stop.layer
@@ -50,16 +56,16 @@ class Blockwise(LanguageModel):
 
     def _blocks_after(self, layer: int, last: int, h: Residual, taps: Taps) -> Residual:
         """The residual stream after block `last` from that after block `layer`."""
-        context = self._context(h)
+        context = self.context(h)
         for later in range(layer + 1, last + 1):
-            h = taps("resid", later, self._block(later, taps("resid_pre", later, h), context, taps))
+            h = taps("resid", later, self.block(later, taps("resid_pre", later, h), context, taps))
         return h
 
     def _read_out(self, h: Residual, last_only: bool) -> Tensor:
         return self.logits(h[:, -1:] if last_only else h)
 
     def logits(self, h: Residual) -> Logits:
-        """Final norm and unembedding of a residual stream, in float32 (float64 where the model is)."""
+        """Final norm and unembedding of a residual stream, in float32, or float64 as the model."""
         head = self.hf.get_output_embeddings()
         if head is None:
             raise InputError(
@@ -68,5 +74,5 @@ class Blockwise(LanguageModel):
                 "it has no language modelling head",
                 "Load a causal language model.",
             )
-        h = self._final_norm(h)
+        h = self.final_norm(h)
         return widened(linear(head, h.to(head.weight.dtype)))

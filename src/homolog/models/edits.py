@@ -1,5 +1,4 @@
-"""Interventions as values: what to put at a site, and at which positions, heads, channels, state
-dimensions or taps.
+"""Interventions as values: what to put at a site, and at which positions, heads or channels of it.
 
 An edit never changes the tensor it is given; it returns a new one, differentiable in both the old
 value and the one it puts there.  Each selector is None for everything.  `positions` may differ from
@@ -20,9 +19,8 @@ from homolog.errors import InputError
 from homolog.models.runs import Run
 from homolog.models.sites import Site, index_of
 
-Selection = list[
-    tuple[int, Tensor]
-]  # (axis, indices): (n,), or (batch, n) where they differ from prompt to prompt
+Selection = list[tuple[int, Tensor]]
+"""(axis, indices): (n,), or (batch, n) where they differ from prompt to prompt."""
 CHANNEL_AXES = ("d_inner", "d_mlp", "d_model", "d_head", "key_position")
 
 
@@ -30,10 +28,13 @@ CHANNEL_AXES = ("d_inner", "d_mlp", "d_model", "d_head", "key_position")
 class Edit:
     """Base of all edits.
 
-    site        a Site or its name; a head or position in the name selects it, and values then lack that axis
-    positions   indices into the window, negative ones from its end; or a tensor with each prompt's own
+    site        a Site or its name; a head or position in the name selects it, and values then lack
+                that axis
+    positions   indices into the window, negative ones from its end; or a tensor with each prompt's
+                own
     heads       attention heads
-    channels    indices along the width: d_inner, d_mlp, d_model or d_head (of a pattern: key positions)
+    channels    indices along the width: d_inner, d_mlp, d_model or d_head (of a pattern: key
+                positions)
     state_dims  dimensions of the state, for B, C and whatever has a d_state axis
     taps        taps of the convolution, for conv_taps; the last one reads the current position
     """
@@ -46,32 +47,22 @@ class Edit:
     taps: Sequence[int] | None = field(default=None, kw_only=True)
 
     def operand(self, selection: Selection) -> Tensor | None:
-        """The tensor that the edit brings, in the shape of the selected part or one that broadcasts
-        to it.
-        """
+        """The tensor that the edit brings: its shape broadcasts to that of the selected part."""
         return None
 
     def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
         """What stands at the selected places afterwards; `old` is the selected part."""
-        raise TypeError(
-            f"{type(self).__name__} cannot be applied; use Replace, Add, Zero, Mean, Resample or "
-            "Transform"
-        )
+        usable = "Replace, Add, Zero, Mean, Resample or Transform"
+        raise TypeError(f"{type(self).__name__} cannot be applied; use {usable}")
 
     def apply(self, value: Tensor) -> Tensor:
-        """The edited copy of a site's whole `value`.  InputError: an index out of range, a wrong
-        shape.
-        """
+        """The edited copy of a site's whole `value`.  InputError: wrong index or shape."""
         selection = self.selection(value.shape)
-        return self._put(
-            value,
-            selection,
-            self._fitted(self.operand(selection), self._shown(value.shape, selection)),
-        )
+        shape = self._shown(value.shape, selection)
+        return self._put(value, selection, self._fitted(self.operand(selection), shape))
 
     def apply_at(self, value: Tensor, position: int, length: int) -> Tensor:
-        """The edited copy of `value` (batch, ...), which is the site at one position of a window of
-        `length`.
+        """The edited copy of `value` (batch, ...): the site at one of `length` positions.
 
         For sites that are computed one position after the other, as the state is.
         """
@@ -85,9 +76,8 @@ class Edit:
         if operand is not None and 1 not in self._dropped():
             rows = torch.arange(len(value), device=operand.device)
             operand = operand[rows, hit.long().argmax(1).to(operand.device)].unsqueeze(1)
-        edited = self._put(
-            value.unsqueeze(1), [part for part in selection if part[0] != 1], operand
-        ).squeeze(1)
+        elsewhere = [part for part in selection if part[0] != 1]
+        edited = self._put(value.unsqueeze(1), elsewhere, operand).squeeze(1)
         return torch.where(hit.any(1).view(-1, *[1] * (value.ndim - 1)), edited, value)
 
     def edited_positions(self, length: int) -> list[int] | None:
@@ -95,8 +85,7 @@ class Edit:
         field, given = self._given_at("position")
         if given is None:
             return None
-        index = _indices(field, given, length, self.site)
-        return sorted(set(index.flatten().tolist()))
+        return sorted(set(_indices(field, given, length, self.site).flatten().tolist()))
 
     def selection(self, shape: Sequence[int]) -> Selection:
         """The chosen indices along each restricted axis of a site's whole value of that shape."""
@@ -130,15 +119,11 @@ class Edit:
         ]
 
     def _given_at(self, axis: str) -> tuple[str, Any]:
-        """The positions or heads to edit, from the selector or else the site's name, and which of
-        the two gave them.
-        """
+        """The positions or heads to edit, after the field that gave them: selector, or name."""
         selector = getattr(self, f"{axis}s")
-        return (
-            (axis, getattr(Site.parse(self.site), axis))
-            if selector is None
-            else (f"{axis}s", selector)
-        )
+        if selector is None:
+            return axis, getattr(Site.parse(self.site), axis)
+        return f"{axis}s", selector
 
     def _put(self, value: Tensor, rest: Selection, operand: Tensor | None) -> Tensor:
         if not rest:
@@ -156,9 +141,8 @@ class Edit:
         for axis in reversed(self._dropped()):
             shown = shown.squeeze(axis)
         operand = None if operand is None else operand.to(old.device, old.dtype)
-        new = self._fitted(self.combine(shown, operand), tuple(shown.shape)).to(
-            old.device, old.dtype
-        )
+        new = self._fitted(self.combine(shown, operand), tuple(shown.shape))
+        new = new.to(old.device, old.dtype)
         for axis in self._dropped():
             new = new.unsqueeze(axis)
         return new
@@ -182,9 +166,7 @@ class Edit:
             ) from None
 
     def _shown(self, shape: Sequence[int], selection: Selection) -> tuple[int, ...]:
-        """The shape of the selected part of a whole site of `shape`, without the axes that the name
-        drops.
-        """
+        """The shape of the selected part of a site of `shape`, without axes that the name drops."""
         sizes = list(shape)
         for axis, index in selection:
             sizes[axis] = index.shape[-1]
@@ -199,9 +181,7 @@ class Edit:
         )
 
     def _from(self, source: Run, selection: Selection, rows: Tensor | None = None) -> Tensor:
-        """What another run captured at the site, cut to the selection; for prompt i of this run
-        that of `rows[i]`.
-        """
+        """What another run captured at the site, cut to the selection; for prompt i `rows[i]`'s."""
         site, dropped = Site.parse(self.site), self._dropped()
         captured = site != site.base and site in source.captured and len(dropped) == site.n_chosen
         value = source[site if captured else site.base]
@@ -212,35 +192,39 @@ class Edit:
             selection = [part for part in selection if part[0] not in dropped]
         for axis, index in selection:
             index = index.to(value.device)
-            one_for_all = index.ndim == 1
-            spread = index if one_for_all else _spread(index, axis, value, self.site)
-            value = value.index_select(axis, index) if one_for_all else value.gather(axis, spread)
+            if index.ndim == 1:
+                value = value.index_select(axis, index)
+            else:
+                value = value.gather(axis, _spread(index, axis, value, self.site))
         for axis in reversed(dropped):
             value = value.squeeze(axis)
         return value
 
 
 @dataclass(frozen=True, eq=False)
-class Replace(Edit):
-    """Put `value` there."""
+class _WithValue(Edit):
+    """Base of the edits that bring a tensor of the user's."""
 
     value: Tensor | None = None
 
     def operand(self, selection: Selection) -> Tensor:
-        return _given(self)
+        if self.value is None:
+            name = type(self).__name__
+            raise InputError("value", None, f"{name} needs a tensor", "Pass value=...")
+        return self.value
+
+
+@dataclass(frozen=True, eq=False)
+class Replace(_WithValue):
+    """Put `value` there."""
 
     def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
         return old if operand is None else operand
 
 
 @dataclass(frozen=True, eq=False)
-class Add(Edit):
+class Add(_WithValue):
     """Add `value` to what is there."""
-
-    value: Tensor | None = None
-
-    def operand(self, selection: Selection) -> Tensor:
-        return _given(self)
 
     def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
         return old if operand is None else old + operand
@@ -256,18 +240,17 @@ class Zero(Edit):
 
 @dataclass(frozen=True, eq=False)
 class Mean(Edit):
-    """Put the mean over the prompts there: those of `source`, a run that captured the site, or of
-    this batch.
+    """Put the mean over the prompts there.
+
+    source: a run that captured the site, whose prompts they are; None: those of this batch.
     """
 
     source: Run | None = None
 
     def operand(self, selection: Selection) -> Tensor | None:
-        return (
-            None
-            if self.source is None
-            else self._from(self.source, selection).mean(dim=0, keepdim=True)
-        )
+        if self.source is None:
+            return None
+        return self._from(self.source, selection).mean(dim=0, keepdim=True)
 
     def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
         return old.mean(dim=0, keepdim=True) if operand is None else operand
@@ -287,8 +270,9 @@ class Mean(Edit):
 
 @dataclass(frozen=True, eq=False)
 class Resample(Edit):
-    """Put there what another run, `source`, has at the site; for prompt i that of its own prompt,
-    or of `rows[i]`.
+    """Put there what another run, `source`, has at the site.
+
+    For prompt i it is that of prompt i, or with `rows` that of `rows[i]`.
     """
 
     source: Run | None = None
@@ -307,8 +291,9 @@ class Resample(Edit):
 
 @dataclass(frozen=True, eq=False)
 class Transform(Edit):
-    """Put `function(old)` there, for example the reconstruction by a dictionary.  At a state site
-    it is called position by position, with a position axis of length 1.
+    """Put `function(old)` there, for example the reconstruction by a dictionary.
+
+    At a state site it is called position by position, with a position axis of length 1.
     """
 
     function: Callable[[Tensor], Tensor] | None = None
@@ -321,16 +306,8 @@ class Transform(Edit):
         return self.function(old)
 
 
-def _given(edit: Replace | Add) -> Tensor:
-    if edit.value is None:
-        raise InputError("value", None, f"{type(edit).__name__} needs a tensor", "Pass value=...")
-    return edit.value
-
-
 def _indices(field: str, given: Any, length: int, site: Site | str) -> Tensor:
-    """Indices along an axis as a tensor (n,) or, from a tensor of positions, (batch, n); never
-    negative.
-    """
+    """Indices along an axis, none negative: (n,), or (batch, n) from a tensor of positions."""
     if isinstance(given, Tensor):
         index = given.long() if given.ndim > 1 else given.long()[:, None]
     else:
@@ -352,6 +329,5 @@ def _spread(index: Tensor, axis: int, value: Tensor, site: Site | str) -> Tensor
         )
     shape = [1] * value.ndim
     shape[0], shape[axis] = index.shape
-    return index.view(shape).expand(
-        *(index.shape[1] if i == axis else n for i, n in enumerate(value.shape))
-    )
+    sizes = (index.shape[1] if i == axis else n for i, n in enumerate(value.shape))
+    return index.view(shape).expand(*sizes)

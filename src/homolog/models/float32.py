@@ -1,7 +1,7 @@
-"""What stays in float32 inside a model in half precision: parameters of recurrences, and rotary
-frequencies.
+"""What stays in float32 inside a half-precision model: recurrences and rotary frequencies.
 
-    A_log, D, dt_bias          Mamba, Mamba-2 and their relatives: decays are exponentials of exponentials of A_log
+    A_log, D, dt_bias          Mamba, Mamba-2 and their relatives: decays are exponentials of
+                               exponentials of A_log
     time_decay, time_first     RWKV-4's decays
     recurrent_param            RecurrentGemma's (Griffin's) decays
     and what transformers itself keeps for an architecture (`_keep_in_fp32_modules`)
@@ -27,9 +27,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 @contextmanager
 def read_in_float32() -> Iterator[None]:
-    """While weights are read, `NAMES` join what transformers keeps in float32, by its own plan of
-    dtypes.
-    """
+    """While weights are read, `NAMES` join what transformers' plan of dtypes keeps in float32."""
     before = PreTrainedModel._get_dtype_plan
 
     def plan(self: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:

@@ -24,54 +24,46 @@ class GPT2(Transformer):
         self.n_heads = self.n_kv_heads = self.hf.config.n_head
         self.d_head = self.d_model // self.n_heads
 
-    def _blocks(self) -> Any:
+    def blocks(self) -> Any:
         return self.hf.transformer.h
 
-    def _embedding(self) -> torch.nn.Embedding:
-        return self.hf.transformer.wte
-
-    def _embed(self, tokens: Tokens) -> Residual:
+    def embed(self, tokens: Tokens) -> Residual:
         positions: torch.nn.Embedding = self.hf.transformer.wpe
-        return super()._embed(tokens) + positions.weight[: tokens.shape[1]]
+        return super().embed(tokens) + positions.weight[: tokens.shape[1]]
 
     def scale(self, layer: int) -> float:
-        """The factor of the attention scores; some checkpoints divide it by the layer, counted from
-        1.
-        """
-        return self._blocks()[layer].attn.scaling
+        """The factor of the scores; some checkpoints divide it by the layer, counted from 1."""
+        return self.blocks()[layer].attn.scaling
 
     def attn_norm(self, layer: int, h: Tensor) -> Tensor:
-        return self._blocks()[layer].ln_1(h)
+        return self.blocks()[layer].ln_1(h)
 
     def mlp_norm(self, layer: int, h: Tensor) -> Tensor:
-        return self._blocks()[layer].ln_2(h)
+        return self.blocks()[layer].ln_2(h)
 
-    def _fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self._blocks()[layer].attn.c_attn(normed).chunk(3, dim=-1)
-        return (
-            split_heads(q, self.n_heads),
-            split_heads(k, self.n_heads),
-            split_heads(v, self.n_heads),
-        )
+    def fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        fused = self.blocks()[layer].attn.c_attn(normed)
+        q, k, v = (split_heads(x, self.n_heads) for x in fused.chunk(3, dim=-1))
+        return q, k, v
 
     def read_matrix(self, layer: int, read: Read) -> tuple[Tensor, Tensor | None]:
-        fused, place = self._blocks()[layer].attn.c_attn, READS.index(read)
+        fused, place = self.blocks()[layer].attn.c_attn, READS.index(read)
         weight = fused.weight.t().unflatten(0, (3, self.n_heads, self.d_head))[place]
         return weight, fused.bias.view(3, self.n_heads, self.d_head)[place]
 
     def head_matrix(self, layer: int) -> tuple[Tensor, Tensor | None]:
-        out = self._blocks()[layer].attn.c_proj
+        out = self.blocks()[layer].attn.c_proj
         return out.weight.unflatten(0, (self.n_heads, self.d_head)), out.bias
 
-    def _project_heads(self, layer: int, z: Tensor) -> Tensor:
-        return self._blocks()[layer].attn.c_proj(z)
+    def project_heads(self, layer: int, z: Tensor) -> Tensor:
+        return self.blocks()[layer].attn.c_proj(z)
 
-    def _mlp_hidden(self, layer: int, normed: Tensor) -> Tensor:
-        mlp = self._blocks()[layer].mlp
+    def mlp_hidden(self, layer: int, normed: Tensor) -> Tensor:
+        mlp = self.blocks()[layer].mlp
         return mlp.act(mlp.c_fc(normed))
 
-    def _mlp_out(self, layer: int, hidden: Tensor) -> Tensor:
-        return self._blocks()[layer].mlp.c_proj(hidden)
+    def mlp_out(self, layer: int, hidden: Tensor) -> Tensor:
+        return self.blocks()[layer].mlp.c_proj(hidden)
 
-    def _final_norm(self, h: Residual) -> Residual:
+    def final_norm(self, h: Residual) -> Residual:
         return self.hf.transformer.ln_f(h)

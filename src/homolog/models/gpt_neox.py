@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from homolog.axes import Residual
@@ -13,8 +12,9 @@ from homolog.models.transformer import READS, Read, Transformer
 
 
 class GPTNeoX(Transformer):
-    """Adapter over `transformers.GPTNeoXForCausalLM`.  Its fused projection holds query, key and
-    value head by head.
+    """Adapter over `transformers.GPTNeoXForCausalLM`.
+
+    Its fused projection holds query, key and value head by head.
     """
 
     architecture = "gpt_neox"
@@ -26,46 +26,42 @@ class GPTNeoX(Transformer):
         self.d_head = config.hidden_size // config.num_attention_heads
         self.parallel = config.use_parallel_residual
 
-    def _blocks(self) -> Any:
+    def blocks(self) -> Any:
         return self.hf.gpt_neox.layers
 
-    def _embedding(self) -> torch.nn.Embedding:
-        return self.hf.gpt_neox.embed_in
-
-    def _rotary_module(self) -> Any:
+    def rotary_module(self) -> Any:
         return self.hf.gpt_neox.rotary_emb
 
     def attn_norm(self, layer: int, h: Tensor) -> Tensor:
-        return self._blocks()[layer].input_layernorm(h)
+        return self.blocks()[layer].input_layernorm(h)
 
     def mlp_norm(self, layer: int, h: Tensor) -> Tensor:
-        return self._blocks()[layer].post_attention_layernorm(h)
+        return self.blocks()[layer].post_attention_layernorm(h)
 
-    def _fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        fused = linear(self._blocks()[layer].attention.query_key_value, normed)
+    def fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        fused = linear(self.blocks()[layer].attention.query_key_value, normed)
         q, k, v = fused.unflatten(-1, (self.n_heads, 3 * self.d_head)).chunk(3, dim=-1)
         return q, k, v
 
     def read_matrix(self, layer: int, read: Read) -> tuple[Tensor, Tensor | None]:
-        fused, place = self._blocks()[layer].attention.query_key_value, READS.index(read)
-        weight = fused.weight.unflatten(0, (self.n_heads, 3, self.d_head))[:, place]
-        return weight, None if fused.bias is None else fused.bias.view(
-            self.n_heads, 3, self.d_head
-        )[:, place]
+        fused, place = self.blocks()[layer].attention.query_key_value, READS.index(read)
+        shape = (self.n_heads, 3, self.d_head)
+        bias = None if fused.bias is None else fused.bias.view(shape)[:, place]
+        return fused.weight.unflatten(0, shape)[:, place], bias
 
     def head_matrix(self, layer: int) -> tuple[Tensor, Tensor | None]:
-        dense = self._blocks()[layer].attention.dense
+        dense = self.blocks()[layer].attention.dense
         return dense.weight.t().unflatten(0, (self.n_heads, self.d_head)), dense.bias
 
-    def _project_heads(self, layer: int, z: Tensor) -> Tensor:
-        return linear(self._blocks()[layer].attention.dense, z)
+    def project_heads(self, layer: int, z: Tensor) -> Tensor:
+        return linear(self.blocks()[layer].attention.dense, z)
 
-    def _mlp_hidden(self, layer: int, normed: Tensor) -> Tensor:
-        mlp = self._blocks()[layer].mlp
+    def mlp_hidden(self, layer: int, normed: Tensor) -> Tensor:
+        mlp = self.blocks()[layer].mlp
         return mlp.act(linear(mlp.dense_h_to_4h, normed))
 
-    def _mlp_out(self, layer: int, hidden: Tensor) -> Tensor:
-        return linear(self._blocks()[layer].mlp.dense_4h_to_h, hidden)
+    def mlp_out(self, layer: int, hidden: Tensor) -> Tensor:
+        return linear(self.blocks()[layer].mlp.dense_4h_to_h, hidden)
 
-    def _final_norm(self, h: Residual) -> Residual:
+    def final_norm(self, h: Residual) -> Residual:
         return self.hf.gpt_neox.final_layer_norm(h)

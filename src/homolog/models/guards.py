@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from transformers.integrations import hub_kernels
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from homolog.errors import InputError
 
@@ -23,7 +23,7 @@ def require_decoder(config: Any, name: str) -> None:
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
         reason = f"{kind!r} has an encoder and a decoder, and one residual stream is compared"
-    elif kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:  # registered ones among them
         reason = f"transformers has no causal language model of its architecture {kind!r}"
     else:
         return
@@ -32,9 +32,7 @@ def require_decoder(config: Any, name: str) -> None:
 
 @contextmanager
 def no_fetched_kernels() -> Iterator[None]:
-    """While a module is built, transformers' one way to kernels on the Hub is closed; it then takes
-    torch's.
-    """
+    """While a module is built, no kernels come from the Hub: transformers then takes torch's."""
     before = hub_kernels.get_kernel
 
     def refused(*_args: Any, **_kwargs: Any) -> Any:
@@ -77,11 +75,7 @@ def as_it_was(module: Any) -> Iterator[None]:
     before = []
     for part in module.modules():
         plain = {name: value for name, value in vars(part).items() if name not in own}
-        vectors = {
-            name: (b, b.clone())
-            for name, b in part._buffers.items()
-            if b is not None and b.ndim == 1
-        }
+        vectors = [(b, b.clone()) for b in part._buffers.values() if b is not None and b.ndim == 1]
         before.append((part, plain, dict(part._buffers), vectors))
     try:
         yield
@@ -92,6 +86,6 @@ def as_it_was(module: Any) -> Iterator[None]:
             part.__dict__.update(plain)
             part._buffers.clear()
             part._buffers.update(buffers)
-            for buffer, value in vectors.values():
+            for buffer, value in vectors:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)

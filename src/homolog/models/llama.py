@@ -1,5 +1,4 @@
-"""Llama: root-mean-square norms, rotary positions, key and value heads shared by groups of query
-heads, a gated MLP.
+"""Llama: root-mean-square norms, rotary positions, shared key and value heads, a gated MLP.
 
 mlp_hidden = act(gate_proj(x)) * up_proj(x);  mlp_out = down_proj(mlp_hidden)
 """
@@ -8,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from homolog.axes import Residual
@@ -32,46 +30,43 @@ class Llama(Transformer):
         self.n_heads, self.n_kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.d_head = config.head_dim
 
-    def _blocks(self) -> Any:
+    def blocks(self) -> Any:
         return self.hf.model.layers
 
-    def _embedding(self) -> torch.nn.Embedding:
-        return self.hf.model.embed_tokens
-
-    def _rotary_module(self) -> Any:
+    def rotary_module(self) -> Any:
         return self.hf.model.rotary_emb
 
     def attn_norm(self, layer: int, h: Tensor) -> Tensor:
-        return rms_norm(self._blocks()[layer].input_layernorm, h)
+        return rms_norm(self.blocks()[layer].input_layernorm, h)
 
     def mlp_norm(self, layer: int, h: Tensor) -> Tensor:
-        return rms_norm(self._blocks()[layer].post_attention_layernorm, h)
+        return rms_norm(self.blocks()[layer].post_attention_layernorm, h)
 
-    def _fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        attn, kv = self._blocks()[layer].self_attn, self.n_kv_heads
+    def fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        attn, kv = self.blocks()[layer].self_attn, self.n_kv_heads
         q, k, v = (linear(read, normed) for read in (attn.q_proj, attn.k_proj, attn.v_proj))
         return split_heads(q, self.n_heads), split_heads(k, kv), split_heads(v, kv)
 
     def read_matrix(self, layer: int, read: Read) -> tuple[Tensor, Tensor | None]:
-        attn = self._blocks()[layer].self_attn
+        attn = self.blocks()[layer].self_attn
         projection = {"query": attn.q_proj, "key": attn.k_proj, "value": attn.v_proj}[read]
         bias = projection.bias
         weight = projection.weight.unflatten(0, (-1, self.d_head))
         return weight, None if bias is None else bias.unflatten(0, (-1, self.d_head))
 
     def head_matrix(self, layer: int) -> tuple[Tensor, Tensor | None]:
-        out = self._blocks()[layer].self_attn.o_proj
+        out = self.blocks()[layer].self_attn.o_proj
         return out.weight.t().unflatten(0, (self.n_heads, self.d_head)), out.bias
 
-    def _project_heads(self, layer: int, z: Tensor) -> Tensor:
-        return linear(self._blocks()[layer].self_attn.o_proj, z)
+    def project_heads(self, layer: int, z: Tensor) -> Tensor:
+        return linear(self.blocks()[layer].self_attn.o_proj, z)
 
-    def _mlp_hidden(self, layer: int, normed: Tensor) -> Tensor:
-        mlp = self._blocks()[layer].mlp
+    def mlp_hidden(self, layer: int, normed: Tensor) -> Tensor:
+        mlp = self.blocks()[layer].mlp
         return mlp.act_fn(linear(mlp.gate_proj, normed)) * linear(mlp.up_proj, normed)
 
-    def _mlp_out(self, layer: int, hidden: Tensor) -> Tensor:
-        return linear(self._blocks()[layer].mlp.down_proj, hidden)
+    def mlp_out(self, layer: int, hidden: Tensor) -> Tensor:
+        return linear(self.blocks()[layer].mlp.down_proj, hidden)
 
-    def _final_norm(self, h: Residual) -> Residual:
+    def final_norm(self, h: Residual) -> Residual:
         return rms_norm(self.hf.model.norm, h)

@@ -15,14 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from homolog.errors import InputError
 from homolog.models.any_decoder import AnyDecoder
+from homolog.models.architectures import ADAPTERS
 from homolog.models.base import NOTHING, TOKENIZER_REMEDY, LanguageModel
 from homolog.models.block_list import few_tokens
 from homolog.models.float32 import cast, read_in_float32
-from homolog.models.gpt2 import GPT2
-from homolog.models.gpt_neox import GPTNeoX
 from homolog.models.guards import no_fetched_kernels
-from homolog.models.llama import Llama
-from homolog.models.mamba import Mamba
 from homolog.models.positions import n_positions, too_long
 from homolog.models.random_weights import random_configuration, random_weights
 from homolog.models.stored import (
@@ -38,14 +35,6 @@ from homolog.models.tokenizer import find_tokenizer
 from homolog.reference import resolve, zoo
 from homolog.zoo import catalog
 
-ADAPTERS: dict[str, type[LanguageModel]] = {
-    "gpt2": GPT2,
-    "gpt_neox": GPTNeoX,
-    "llama": Llama,
-    "mamba": Mamba,
-}
-"""The adapter of each model type; every other type is an `AnyDecoder`."""
-
 
 def load(
     ref: str | Path,
@@ -55,31 +44,32 @@ def load(
     device: str | torch.device = "cpu",
     random: bool = False,
 ) -> LanguageModel:
-    """Load a model for reading: in eval mode, without gradients, with its tokenizer when it has
-    one.
+    """Load a model for reading: in eval mode, without gradients, with its tokenizer if it has one.
 
-    ref       "zoo:NAME" (or a bare zoo name), a local folder with config.json and safetensors, or a Hub id
+    ref       "zoo:NAME" (or a bare zoo name), a local folder with config.json and safetensors, or a
+              Hub id
     revision  branch, tag or commit of a Hub id
-    random    the model's size with random weights and the zoo's tokenizer (`random_weights`), for rehearsals
-    dtype     of the weights, but for those that stay in float32 (`float32` lists them); a Mamba keeps its residual
-              stream and scan in float32 or wider
+    random    the model's size with random weights and the zoo's tokenizer (`random_weights`), for
+              rehearsals
+    dtype     of the weights, but for those that stay in float32 (`float32` lists them); a Mamba
+              keeps its residual stream and scan in float32 or wider
     Errors: InputError for an unknown zoo name, a model that is no decoder or whose blocks are not
     found, a Hub id that cannot be fetched, files that are missing or damaged, a configuration that
     disagrees with the stored weights, and weights that are missing or not finite.  A tokenizer that
     cannot be made is no error here: `require_tokenizer` says why there is none.  Code that comes
     with a model is not run.
     """
-    found = resolve(ref)
-    if found.kind == "zoo":
-        model = _from_zoo(catalog.entry(found.name), dtype)
+    named = resolve(ref)
+    if named.kind == "zoo":
+        model = _from_zoo(catalog.entry(named.name), dtype)
     elif random:
-        model = _adapt(found.name, *random_weights(found.name, revision))
+        model = _adapt(named.name, *random_weights(named.name, revision))
         cast(model.hf, dtype)
-    elif found.folder is not None:
-        model = from_folder(found.folder, dtype)
+    elif named.folder is not None:
+        model = from_folder(named.folder, dtype)
     else:
-        with _from_hub(found.name):
-            model = _build(found.name, dtype, revision=revision)
+        with _from_hub(named.name):
+            model = _build(named.name, dtype, revision=revision)
     model.hf.eval().requires_grad_(False).to(device=device)
     return model
 
@@ -87,11 +77,11 @@ def load(
 def load_tokenizer(
     ref: str | Path, revision: str | None = None, *, random: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer alone, for checks before the weights are read.  InputError when there is none."""
-    found = resolve(ref)
-    if random or found.kind == "zoo":
+    """The tokenizer alone, for checks before the weights are read.  InputError if there is none."""
+    named = resolve(ref)
+    if random or named.kind == "zoo":
         return AutoTokenizer.from_pretrained(catalog.TOKENIZER)
-    tokenizer, why = find_tokenizer(str(found.folder or found.name), revision=revision)
+    tokenizer, why = find_tokenizer(str(named.folder or named.name), revision=revision)
     if tokenizer is None:
         raise InputError(
             "model", str(ref), f"its tokenizer cannot be loaded: {why}", TOKENIZER_REMEDY
@@ -110,17 +100,13 @@ def _from_zoo(entry: catalog.Entry, dtype: torch.dtype) -> LanguageModel:
 
 
 def commit_of(ref: str, revision: str | None = None) -> str:
-    """The commit that a Hub id stands for now.  InputError when the Hub does not give its
-    configuration.
-    """
+    """The commit that a Hub id stands for now.  InputError when the Hub does not say."""
     with _from_hub(ref):
         return Path(hf_hub_download(ref, "config.json", revision=revision)).parent.name
 
 
 def untrained(chosen: catalog.Entry, device: str = "cpu") -> LanguageModel:
-    """The entry's configuration with fresh weights, a function of its seed alone.  float32, with
-    gradients.
-    """
+    """The entry's configuration with fresh float32 weights, a function of its seed alone."""
     config = read_configuration(catalog.PREFIX + chosen.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(chosen.seed)
@@ -137,22 +123,20 @@ def from_folder(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageMod
 def require_inner_sites(
     ref: str | Path, what: str, remedy: str, revision: str | None = None, *, random: bool = False
 ) -> None:
-    """InputError unless the model's adapter knows what is inside its blocks: neurons, heads,
-    mixers.
+    """InputError unless the model's adapter knows what is inside blocks: neurons, heads, mixers.
 
     what: the work that needs it; remedy: what to do else.  Only the configuration is read.
     """
     if resolve(ref).kind == "zoo":
         return
-    config = read_configuration(ref, revision, random=random)
-    kind = config.model_type
-    if kind not in ADAPTERS:
-        known = ", ".join(sorted(ADAPTERS))
+    kind = read_configuration(ref, revision, random=random).model_type
+    knowing = sorted(name for name, adapter in ADAPTERS.items() if adapter.neuron_kinds)
+    if kind not in knowing:
         raise InputError(
             "model",
             str(ref),
             f"{what} needs an adapter that knows what is inside blocks; its "
-            f"architecture {kind!r} has none ({known} have)",
+            f"architecture {kind!r} has none ({', '.join(knowing)} have)",
             remedy,
         )
 
@@ -160,28 +144,24 @@ def require_inner_sites(
 def read_configuration(
     ref: str | Path, revision: str | None = None, *, random: bool = False
 ) -> Any:
-    """The configuration of a model alone: what can be known before its weights are read.  Errors as
-    for `load`.
-    """
-    found = resolve(ref)
-    if found.kind == "zoo":
-        entry = catalog.entry(found.name)
+    """The configuration alone, known before the weights are read.  Errors as for `load`."""
+    named = resolve(ref)
+    if named.kind == "zoo":
+        entry = catalog.entry(named.name)
         return AutoConfig.for_model(entry.architecture, **entry.config)
     if random:
-        return random_configuration(found.name, revision)
-    if found.folder is not None:
-        require_model_folder(found.folder)
-        return configuration(str(found.folder), local_files_only=True)
-    with _from_hub(found.name):
-        return configuration(found.name, revision=revision)
+        return random_configuration(named.name, revision)
+    if named.folder is not None:
+        require_model_folder(named.folder)
+        return configuration(str(named.folder), local_files_only=True)
+    with _from_hub(named.name):
+        return configuration(named.name, revision=revision)
 
 
 def require_positions(
     ref: str | Path, n: int, field: str, revision: str | None = None, *, random: bool = False
 ) -> None:
-    """InputError, with `field` for its field, where windows of n tokens are longer than the model
-    was made for.
-    """
+    """InputError for `field` where windows of n tokens are longer than the model was made for."""
     most = n_positions(read_configuration(ref, revision, random=random))
     if most is not None and n > most:
         raise too_long(str(ref), n, most, field)
@@ -229,9 +209,7 @@ def _build(ref: str, dtype: torch.dtype, **options: Any) -> LanguageModel:
 
 
 def _require_all(ref: str, hf: Any, info: Mapping[str, Any]) -> None:
-    """InputError unless every weight is there, of its shape and finite, and no tensor was left that
-    tells otherwise.
-    """
+    """InputError unless every weight is there, of its shape and finite, and none is left over."""
     for name, held, expected in sorted(info["mismatched_keys"]):
         raise disagreement(ref, name, tuple(held), tuple(expected))
     if missing := sorted(info["missing_keys"]):
@@ -243,8 +221,7 @@ def _require_all(ref: str, hf: Any, info: Mapping[str, Any]) -> None:
             "model",
             ref,
             f"its files hold {len(left)} tensors that have no place by its configuration, "
-            f"{left[0]} "
-            "among them",
+            f"{left[0]} among them",
             "Put the weights and the config.json of one model there.",
         )
     for name, parameter in hf.named_parameters():
@@ -258,8 +235,7 @@ def _require_all(ref: str, hf: Any, info: Mapping[str, Any]) -> None:
 
 
 def _matters(name: str, hf: Any) -> bool:
-    """Whether a stored tensor that the model did not take tells that weights and configuration
-    disagree.
+    """Whether a tensor that was not taken tells that weights and configuration disagree.
 
     That is one inside a list of modules (a block more, a part that blocks lack), or beside a weight
     that was taken (a bias).  Masks and frequencies, which older files hold, and other heads and
@@ -267,14 +243,11 @@ def _matters(name: str, hf: Any) -> bool:
     """
     if re.search(r"(inv_freq|masked_bias|attn\.bias|attention\.bias)$", name):
         return False
-    lists = [path for path, module in hf.named_modules() if isinstance(module, torch.nn.ModuleList)]
-    owner = name.rpartition(".")[0]
-    owners = {
-        path
-        for path, module in hf.named_modules()
-        if next(module.parameters(recurse=False), None) is not None
-    }
-    return owner in owners or any(name.startswith(f"{path}.") for path in lists)
+    modules = dict(hf.named_modules())
+    lists = [path for path, module in modules.items() if isinstance(module, torch.nn.ModuleList)]
+    owner = modules.get(name.rpartition(".")[0])
+    beside = owner is not None and any(True for _ in owner.parameters(recurse=False))
+    return beside or any(name.startswith(f"{path}.") for path in lists)
 
 
 def _adapt(

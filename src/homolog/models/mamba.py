@@ -1,10 +1,9 @@
-"""Mamba-1: the mixer's own forward over the weights of the Hugging Face module, with our scan in
-place of its loop.
+"""Mamba-1: the mixer's forward over the Hugging Face module's weights, with our scan for its loop.
 
     [x, z]       = in_proj(RMSNorm(h))                               sites conv_in, gate_in
     u            = SiLU(causal depthwise convolution of x)           conv_taps, conv_out, ssm_input
     [dt', B, C]  = x_proj(u);  dt = softplus(dt_proj(dt'))           dt, B, C
-    state, y     = selective scan of u, dt, A = -exp(A_log), B, C    A_bar, B_bar, write, state, y   (see `scan`)
+    state, y     = selective scan of u, dt, A = -exp(A_log), B, C    A_bar, B_bar, write, state, y
     h           <- h + out_proj((y + D * u) * SiLU(z))               skip, gate, mixer_out
 The residual stream stays in float32 when the configuration says so, and A_log, D and the scan never
 go below float32.
@@ -26,14 +25,10 @@ from homolog.axes import Residual
 from homolog.models.base import NOTHING, Taps, rms_norm, widened
 from homolog.models.blockwise import Blockwise
 from homolog.models.products import linear, project
-from homolog.models.scan import selective_scan
+from homolog.models.scan import ScanInputs, selective_scan
 
-RECURRENCE = (
-    "A_bar",
-    "B_bar",
-    "write",
-    "state",
-)  # sites with a state of every channel at every position
+# sites with a state of every channel at every position
+RECURRENCE = ("A_bar", "B_bar", "write", "state")
 
 
 class Mamba(Blockwise):
@@ -60,41 +55,32 @@ class Mamba(Blockwise):
     )
     neuron_kinds = ("ssm_input", "gate")
 
-    def _blocks(self) -> Any:
+    def blocks(self) -> Any:
         return self.hf.backbone.layers
-
-    def _embedding(self) -> torch.nn.Embedding:
-        return self.hf.backbone.embeddings
-
-    def _context(self, embedded: Residual) -> None:
-        return None
 
     @property
     def conv_width(self) -> int:
-        """Taps of the convolution: it reads the current position and this many less one before it."""
+        """Taps of the convolution: the current position, and those before it that it reads."""
         return int(self.mixer(0).conv1d.weight.shape[-1])
 
-    def _block(self, layer: int, h: Residual, context: None, taps: Taps) -> Residual:
+    def block(self, layer: int, h: Residual, context: None, taps: Taps) -> Residual:
         x, z = self.halves(layer, taps("mixer_in", layer, h))
         x, z = taps("conv_in", layer, x), taps("gate_in", layer, z)
         conv_out = taps("conv_out", layer, self._convolve(layer, x, taps))
         u = taps("ssm_input", layer, self.mixer(layer).act(conv_out))
-        dt, B, C = (
-            taps(kind, layer, t)
-            for kind, t in zip(("dt", "B", "C"), self.selection(layer, u), strict=True)
-        )
-        y = taps("y", layer, self._scan(layer, u, dt, B, C, taps))
+        dt, B, C = self.selection(layer, u)
+        dt, B, C = taps("dt", layer, dt), taps("B", layer, B), taps("C", layer, C)
+        inputs = ScanInputs(widened(u), dt, self.A(layer), B, C)
+        y = taps("y", layer, self._scan(layer, inputs, taps))
         return self.after_scan(layer, h, u, y, z, taps)
 
     def mixer(self, layer: int) -> Any:
         """The Hugging Face mixer of a block."""
-        return self._blocks()[layer].mixer
+        return self.blocks()[layer].mixer
 
     def halves(self, layer: int, h: Tensor) -> tuple[Tensor, Tensor]:
-        """conv_in and gate_in (..., d_inner) of a residual stream (..., d_model), position by
-        position.
-        """
-        block = self._blocks()[layer]
+        """conv_in and gate_in (..., d_inner) of a residual stream (..., d_model)."""
+        block = self.blocks()[layer]
         normed = rms_norm(block.norm, h.to(block.norm.weight.dtype))
         x, z = linear(block.mixer.in_proj, normed).chunk(2, dim=-1)
         return x, z
@@ -113,16 +99,12 @@ class Mamba(Blockwise):
         return (out if conv.bias is None else out + conv.bias).to(x.dtype)
 
     def selection(self, layer: int, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """dt (..., d_inner), B and C (..., d_state) of the SSM input (..., d_inner), position by
-        position.
-        """
+        """dt (..., d_inner), B and C (..., d_state) of the SSM input (..., d_inner)."""
         mixer = self.mixer(layer)
         sizes = [mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size]
         dt_low, B, C = linear(mixer.x_proj, u).split(sizes, dim=-1)
-        dt = F.softplus(
-            widened(project(dt_low, mixer.dt_proj.weight)) + widened(mixer.dt_proj.bias)
-        )
-        return dt, widened(B), widened(C)
+        step = widened(project(dt_low, mixer.dt_proj.weight)) + widened(mixer.dt_proj.bias)
+        return F.softplus(step), widened(B), widened(C)
 
     def output_matrix(self, layer: int, u: Tensor) -> Tensor:
         """C (..., d_state) alone, of the SSM input."""
@@ -140,58 +122,43 @@ class Mamba(Blockwise):
 
         u: SSM input, y: output of the scan without D-skip, z: the gate's half of the in-projection.
         """
-        block = self._blocks()[layer]
+        block = self.blocks()[layer]
         mixer = block.mixer
         skip = taps("skip", layer, u * widened(mixer.D))
         gated = (y + skip) * taps("gate", layer, mixer.act(z))
-        out = taps(
-            "mixer_out", layer, linear(mixer.out_proj, gated.to(mixer.out_proj.weight.dtype))
-        )
+        out = linear(mixer.out_proj, gated.to(mixer.out_proj.weight.dtype))
+        out = taps("mixer_out", layer, out)
         return (widened(h) if block.residual_in_fp32 else h) + out
 
-    def _scan(self, layer: int, u: Tensor, dt: Tensor, B: Tensor, C: Tensor, taps: Taps) -> Tensor:
-        u, A, length = widened(u), self.A(layer), u.shape[1]
+    def _scan(self, layer: int, inputs: ScanInputs, taps: Taps) -> Tensor:
+        length = inputs.u.shape[1]
         edited = taps.edited_positions(RECURRENCE, layer, length)
         if edited:
-            return self._recur(layer, u, dt, A, B, C, edited[0], taps)
-        self._read_discretised(layer, u, dt, A, B, taps)
+            return self._recur(layer, inputs, edited[0], taps)
+        self._read_discretised(layer, inputs, taps)
         wanted = taps.read_positions("state", layer, length)
-        result = selective_scan(u, dt, A, B, C, return_states=wanted or False)
+        result = selective_scan(*inputs, return_states=wanted or False)
         if result.states is not None:
             taps.store("state", layer, wanted, result.states, length)
         return result.y
 
-    def _read_discretised(
-        self, layer: int, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, taps: Taps
-    ) -> None:
-        for kind in RECURRENCE[:3]:
-            if at := taps.read_positions(kind, layer, u.shape[1]):
-                parts = discretise(u[:, at], dt[:, at], A, B[:, at])
-                taps.store(kind, layer, at, parts[RECURRENCE.index(kind)], u.shape[1])
+    def _read_discretised(self, layer: int, inputs: ScanInputs, taps: Taps) -> None:
+        length = inputs.u.shape[1]
+        for part, kind in enumerate(RECURRENCE[:3]):
+            if at := taps.read_positions(kind, layer, length):
+                u, dt, A, B, _ = inputs.at(at)
+                taps.store(kind, layer, at, discretise(u, dt, A, B)[part], length)
 
-    def _recur(
-        self,
-        layer: int,
-        u: Tensor,
-        dt: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        start: int,
-        taps: Taps,
-    ) -> Tensor:
-        """y of the plain recurrence with edits in it; positions before `start` are not edited and
-        run in the scan.
-        """
+    def _recur(self, layer: int, inputs: ScanInputs, start: int, taps: Taps) -> Tensor:
+        """y of the plain recurrence, with edits in it from `start` on; up to there of the scan."""
+        u, dt, A, B, C = inputs
         length = u.shape[1]
         A_bar, B_bar, _ = discretise(u, dt, A, B)
         A_bar, B_bar = taps("A_bar", layer, A_bar), taps("B_bar", layer, B_bar)
         write = taps("write", layer, B_bar * u.unsqueeze(-1))
         wanted = taps.read_positions("state", layer, length)
         early = [p for p in wanted if p < start]
-        first = selective_scan(
-            u[:, :start], dt[:, :start], A, B[:, :start], C[:, :start], return_states=early or False
-        )
+        first = selective_scan(*inputs.at(slice(start)), return_states=early or False)
         states = [] if first.states is None else list(first.states.unbind(1))
         state, ys = first.last_state, [first.y]
         for t in range(start, length):
@@ -203,7 +170,7 @@ class Mamba(Blockwise):
             taps.store("state", layer, wanted, torch.stack(states, 1), length)
         return torch.cat(ys, 1)
 
-    def _final_norm(self, h: Residual) -> Residual:
+    def final_norm(self, h: Residual) -> Residual:
         return rms_norm(self.hf.backbone.norm_f, h)
 
 
@@ -217,8 +184,9 @@ def discretise(u: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Ten
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Depthwise causal convolution: out[t, d] = bias[d] + sum over j of weight[d, 0, j] * x[t - (K
-    - 1) + j, d].
+    """Depthwise causal convolution.
+
+    out[t, d] = bias[d] + sum over j of weight[d, 0, j] * x[t - (K - 1) + j, d]
 
     x (batch, position, d_inner), weight (d_inner, 1, K).  A sum of K shifted products: on a CPU
     several times as fast as the grouped convolution, with the same additions.

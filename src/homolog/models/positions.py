@@ -21,11 +21,8 @@ def n_positions(config: Any) -> int | None:
     text = config.get_text_config(decoder=True)
     fields = text.to_dict()
     given = next((fields[name] for name in _FIELDS if fields.get(name) is not None), None)
-    return (
-        None
-        if given is None or "dynamic" in _rope_types(fields.get("rope_parameters"))
-        else int(given)
-    )
+    follows = "dynamic" in _rope_types(fields.get("rope_parameters"))
+    return None if given is None or follows else int(given)
 
 
 def _rope_types(parameters: Any) -> set[str]:
@@ -33,14 +30,14 @@ def _rope_types(parameters: Any) -> set[str]:
     if not isinstance(parameters, dict):
         return set()
     nested = set().union(*map(_rope_types, parameters.values()))
-    return nested | {
-        str(parameters[name]) for name in ("rope_type", "type") if parameters.get(name)
-    }
+    own = (parameters.get(name) for name in ("rope_type", "type"))
+    return nested | {str(kind) for kind in own if kind}
 
 
 def has_table(hf: Any, blocks: Any, n: int | None) -> bool:
-    """Whether positions are a learned table: an embedding beside that of the tokens, outside the
-    blocks, of n rows.
+    """Whether positions are a learned table.
+
+    That is an embedding of n rows, beside that of the tokens and outside the blocks.
     """
     if n is None:
         return False

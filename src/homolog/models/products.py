@@ -19,9 +19,8 @@ from torch import Tensor
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + bias: x (..., in), weight (out, in), bias (out,) or None -> (..., out)."""
     fits = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.numel() > 0
-    learns = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, weight, bias)
-    )
+    given = (t for t in (x, weight, bias) if t is not None)
+    learns = torch.is_grad_enabled() and any(t.requires_grad for t in given)
     if not fits or learns or not has_onednn():
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -35,13 +34,12 @@ def linear(module: Any, x: Tensor) -> Tensor:
 @functools.cache
 def has_onednn() -> bool:
     """Whether this build of torch has the product and it works here."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(
-        torch.ops.mkldnn, "_linear_pointwise"
-    ):
+    there = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if not there or not torch.backends.mkldnn.is_available():
         return False
     x, weight = torch.arange(6.0).view(2, 3), torch.ones(4, 3)
     try:
-        found = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+        product = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     except RuntimeError:
         return False
-    return torch.equal(found, x.sum(1, keepdim=True).expand(2, 4))
+    return torch.equal(product, x.sum(1, keepdim=True).expand(2, 4))

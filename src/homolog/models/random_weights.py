@@ -1,5 +1,4 @@
-"""A model's true size with random weights: for rehearsals of long runs and for timings, without a
-network.
+"""A model's true size with random weights, without a network: for rehearsals and for timings.
 
 The configurations of the paper's models are written here; that of any other id comes from its
 config.json.  The tokenizer is the zoo's, whose ids lie within every vocabulary: text is read, but
@@ -50,7 +49,7 @@ KNOWN = {
 
 
 def random_weights(ref: str, revision: str | None = None) -> tuple[Any, Any]:
-    """(Hugging Face module of the size of `ref` with random float32 weights, the zoo's tokenizer).
+    """A Hugging Face module of the size of `ref` with random float32 weights; the zoo's tokenizer.
 
     The weights are a function of `ref` alone.  Raises InputError when the configuration is neither
     known nor to be had.
@@ -63,12 +62,10 @@ def random_weights(ref: str, revision: str | None = None) -> tuple[Any, Any]:
 
 
 def random_configuration(ref: str, revision: str | None = None) -> Any:
-    """The configuration of `ref`: the one written here, or that of its config.json.  InputError as
-    above.
-    """
-    found = next((config for pattern, config in KNOWN.items() if re.fullmatch(pattern, ref)), None)
-    if found is not None:
-        return AutoConfig.for_model(**found)
+    """The configuration of `ref`: that written here, or its config.json.  InputError as above."""
+    for pattern, known in KNOWN.items():
+        if re.fullmatch(pattern, ref):
+            return AutoConfig.for_model(**known)
     try:
         return configuration(ref, revision=revision)
     except OSError as error:

@@ -13,8 +13,9 @@ from homolog.models.sites import Site
 
 @dataclass(frozen=True)
 class Run:
-    """The result of a forward pass: `logits` (None when it stopped early), and `run[site]` for each
-    captured site.
+    """The result of a forward pass: its logits, and `run[site]` for each captured site.
+
+    logits: None when it stopped early.
     """
 
     logits: Logits | None

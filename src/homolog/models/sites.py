@@ -6,34 +6,42 @@ positions count from the window's start, negative ones from its end.  `KINDS` li
 its axes; `model.sites()` those that a model has.
 
 Every model
-    embed         token embeddings, what block 0 reads
-    resid_pre     residual stream before the block        resid     residual stream after the block
+    embed        token embeddings, what block 0 reads
+    resid_pre    residual stream before the block
+    resid        residual stream after the block
 Transformers
-    query_in key_in value_in    residual stream as one head reads it for its queries, keys, values; before the norm
-    query key value   per head, before rotary positions   pattern   attention, after the softmax
-    z             per head, pattern-weighted values       head_out  z times the head's output matrix, without bias
-    attn_out      sum of the heads, with bias
-    resid_mid     residual stream between attention and MLP, where the MLP comes after
-    mlp_in        residual stream as the MLP reads it, before the norm
-    mlp_hidden    MLP hidden activations after the nonlinearity (what its last matrix reads)     mlp_out   its output
+    query_in key_in value_in   residual stream as one head reads it, before the norm
+    query key value            of each head, before rotary positions
+    pattern      attention, after the softmax
+    z            of each head, values weighted by the pattern
+    head_out     z times the head's output matrix, without bias
+    attn_out     sum of the heads, with bias
+    resid_mid    residual stream between attention and MLP, where the MLP comes after
+    mlp_in       residual stream as the MLP reads it, before the norm
+    mlp_hidden   after the nonlinearity, what the MLP's last matrix reads
+    mlp_out      output of the MLP
 Mamba-1
-    mixer_in      residual stream as the mixer reads it, before the norm
-    conv_in gate_in   the two halves of the in-projection
-    conv_taps     what each convolution tap adds: tap j at position t is weight[:, j] * conv_in[t - (K - 1) + j]
-    conv_out      sum of the taps and the bias, before SiLU
-    ssm_input     SiLU(conv_out)          gate      SiLU(gate_in)
-    dt B C        step after softplus; input and output matrices
-    A_bar B_bar   exp(dt * A) and dt * B, the discretised A and B
-    write         B_bar * ssm_input, what the position adds to the state
-    state         A_bar * (state before) + write          y         sum over state dimensions of C * state
-    skip          D * ssm_input           mixer_out   out_proj((y + skip) * gate)
+    mixer_in     residual stream as the mixer reads it, before the norm
+    conv_in gate_in            the two halves of the in-projection
+    conv_taps    what each tap adds: tap j at position t is weight[:, j] * conv_in[t - (K - 1) + j]
+    conv_out     sum of the taps and the bias, before SiLU
+    ssm_input    SiLU(conv_out)
+    gate         SiLU(gate_in)
+    dt B C       step after softplus; input and output matrices
+    A_bar B_bar  exp(dt * A) and dt * B, the discretised A and B
+    write        B_bar * ssm_input, what the position adds to the state
+    state        A_bar * (state before) + write
+    y            sum over state dimensions of C * state
+    skip         D * ssm_input
+    mixer_out    out_proj((y + skip) * gate)
+An architecture from outside may bring kinds of its own (`architectures.register`).
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from homolog.errors import InputError
@@ -44,7 +52,7 @@ _HEAD_STREAM = ("batch", "position", "head", "d_model")
 _INNER = ("batch", "position", "d_inner")
 _STATE = ("batch", "position", "d_inner", "d_state")
 
-KINDS: Mapping[str, tuple[str, ...]] = {
+KINDS: dict[str, tuple[str, ...]] = {
     "embed": _STREAM,
     "resid_pre": _STREAM,
     "query_in": _HEAD_STREAM,
@@ -85,6 +93,28 @@ WITHOUT_LAYER = frozenset({"embed"})
 _NAME = re.compile(r"(?P<kind>\w+)(\.(?P<layer>\d+)(\.(?P<head>\d+))?)?(@(?P<position>-?\d+))?")
 
 
+def add_kind(kind: str, axes: tuple[str, ...]) -> None:
+    """A kind of site of every block, that an architecture from outside this package has.
+
+    InputError for a name that no site can have, axes that are not those of a batch, and a kind that
+    has other axes already.
+    """
+    if not re.fullmatch(r"\w+", kind) or axes[:1] != ("batch",):
+        raise InputError(
+            "kinds",
+            {kind: axes},
+            "a kind is a word of letters, digits and _, and its first axis is the batch",
+            "Name it like {'mixer_out': ('batch', 'position', 'd_model')}.",
+        )
+    if KINDS.setdefault(kind, axes) != axes:
+        raise InputError(
+            "kinds",
+            {kind: axes},
+            f"the kind {kind} has the axes {', '.join(KINDS[kind])}",
+            "Choose another name.",
+        )
+
+
 @dataclass(frozen=True)
 class Site:
     """A place in the model, or one head or position of it.  `str(site)` is its name."""
@@ -120,25 +150,20 @@ class Site:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The axes of the whole place: a head or position that the name chooses keeps its axis
-        here.
-        """
+        """The axes of the whole place, also of a head or position that the name chooses."""
         return KINDS[self.kind]
 
     @classmethod
     def parse(cls, name: Site | str) -> Site:
-        """The site of that name.  InputError when the name has not the form of the module's
-        docstring.
-        """
+        """The site of that name.  InputError for names not of the module docstring's form."""
         if isinstance(name, Site):
             return name
-        found = _NAME.fullmatch(name)
-        kind = found["kind"] if found else re.split(r"[.@]", name)[0]
-        if found and kind in KINDS and (found["layer"] is None) == (kind in WITHOUT_LAYER):
-            layer, head, position = (
-                int(found[part]) if found[part] else None for part in ("layer", "head", "position")
-            )
-            return cls(kind, layer, head, position)
+        parts = _NAME.fullmatch(name)
+        kind = parts["kind"] if parts else re.split(r"[.@]", name)[0]
+        if parts and kind in KINDS and (parts["layer"] is None) == (kind in WITHOUT_LAYER):
+            numbers = (parts[part] for part in ("layer", "head", "position"))
+            return cls(kind, *(int(number) if number else None for number in numbers))
+        known = ", ".join(k if k in WITHOUT_LAYER else f"{k}.LAYER" for k in KINDS)
         near = _nearest(kind, list(KINDS))
         rest = "" if near in WITHOUT_LAYER else name[len(kind) :] or ".LAYER"
         hint = f"Did you mean {near + rest!r}? " if near and near + rest != name else ""
@@ -146,14 +171,12 @@ class Site:
             "site",
             name,
             "it must be KIND.LAYER, KIND.LAYER.HEAD or KIND.LAYER@POSITION of a known kind",
-            f"{hint}Known: {', '.join(k if k in WITHOUT_LAYER else f'{k}.LAYER' for k in KINDS)}.",
+            f"{hint}Known: {known}.",
         )
 
 
 def resolve(name: Site | str, available: Sequence[Site], model: str) -> Site:
-    """The site of that name, if the model has it; else an InputError that names the nearest one it
-    has.
-    """
+    """The site of that name, which the model has; else an InputError that names the nearest."""
     site = Site.parse(name)
     if site.base in available:
         return site
@@ -163,14 +186,8 @@ def resolve(name: Site | str, available: Sequence[Site], model: str) -> Site:
     else:
         kinds = list(dict.fromkeys(s.kind for s in available))
         reason, near = f"its kinds are {', '.join(kinds)}", _nearest(site.kind, kinds)
-        nearest = next(
-            (
-                s
-                for s in reversed(available)
-                if s.kind == near and (s.layer or 0) <= (site.layer or 0)
-            ),
-            None,
-        )
+        not_later = [s for s in available if (s.layer or 0) <= (site.layer or 0)]
+        nearest = next((s for s in reversed(not_later) if s.kind == near), None)
     hint = f"The nearest is {str(replace(nearest, position=site.position))!r}. " if nearest else ""
     raise InputError(
         "site", str(site), f"{model} has no such site: {reason}", f"{hint}model.sites() lists all."

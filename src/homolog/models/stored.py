@@ -1,8 +1,7 @@
-"""What a model's folder holds, read before transformers reads it, so that what is wrong names its
-file.
+"""What a model's folder holds, read before transformers does: what is wrong names its file.
 
-    config.json, generation_config.json       one JSON object each
-    model.safetensors                         or model.safetensors.index.json and the files that it names
+    config.json, generation_config.json   one JSON object each
+    model.safetensors                     or model.safetensors.index.json, and the files it names
 Of weights only the headers are read: names, shapes and dtypes of the tensors.  They are compared
 with what the configuration asks for before any memory is taken for it.
 """
@@ -41,7 +40,7 @@ class Stored:
 def json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file.  InputError that names the file and says what is wrong with it."""
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise broken(path, "there is no such file") from None
     except IsADirectoryError:
@@ -50,15 +49,13 @@ def json_object(path: Path) -> dict[str, Any]:
         raise broken(path, f"it cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise broken(path, f"it is not valid JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise broken(path, f"it must hold a JSON object, and holds {json.dumps(found)[:40]}")
-    return found
+    if not isinstance(content, dict):
+        raise broken(path, f"it must hold a JSON object, and holds {json.dumps(content)[:40]}")
+    return content
 
 
 def require_model_folder(folder: Path) -> None:
-    """InputError unless it is a folder with a config.json that holds an object; other settings
-    there too.
-    """
+    """InputError unless it is a folder whose config.json, and other settings, are JSON objects."""
     if not folder.is_dir() or not (folder / "config.json").exists():
         raise InputError(
             "model",
@@ -72,9 +69,7 @@ def require_model_folder(folder: Path) -> None:
 
 
 def stored_weights(folder: Path) -> dict[str, Stored]:
-    """Every stored tensor, by name.  InputError for a file that is missing, cut off or no
-    safetensors.
-    """
+    """Every stored tensor, by name.  InputError for a missing, cut or foreign file."""
     if (folder / SINGLE).exists():
         return dict(_header(folder / SINGLE))
     if not (folder / INDEX).exists():
@@ -85,20 +80,15 @@ def stored_weights(folder: Path) -> dict[str, Stored]:
             "weights, pickled ones among them, are not read",
             "Save the model again with `save_pretrained(folder, safe_serialization=True)`.",
         )
-    named = json_object(folder / INDEX).get("weight_map")
-    if (
-        not isinstance(named, dict)
-        or not named
-        or not all(isinstance(file, str) for file in named.values())
-    ):
+    named = json_object(folder / INDEX).get("weight_map") or {}
+    files = list(named.values()) if isinstance(named, dict) else []
+    if not files or not all(isinstance(file, str) for file in files):
         raise broken(folder / INDEX, "its weight_map must name the file of each tensor")
-    found = {
-        name: one for file in sorted(set(named.values())) for name, one in _header(folder / file)
-    }
+    stored = {name: one for file in sorted(set(files)) for name, one in _header(folder / file)}
     for name, file in named.items():
-        if name not in found or found[name].file.name != file:
+        if name not in stored or stored[name].file.name != file:
             raise broken(folder / file, f"{INDEX} says that it holds {name}, and it does not")
-    return found
+    return stored
 
 
 def _header(path: Path) -> Iterator[tuple[str, Stored]]:
@@ -130,9 +120,8 @@ def configuration(ref: str, **options: Any) -> Any:
         _require_so_many_blocks(Path(ref))
     try:
         config = AutoConfig.from_pretrained(ref, trust_remote_code=False, **options)
-    except (
-        Exception
-    ) as error:  # its values may be anything, and so may be what transformers then raises
+    except Exception as error:
+        # its values may be anything, and so may be what transformers then raises
         if isinstance(error, OSError) and not Path(ref).is_dir():
             raise
         kind = _kind(ref, options)
@@ -149,9 +138,7 @@ def configuration(ref: str, **options: Any) -> Any:
 
 
 def _require_so_many_blocks(folder: Path) -> None:
-    """InputError for a count of blocks that no model has: transformers makes lists of that length
-    of it.
-    """
+    """InputError for a count of blocks that no model has: transformers makes lists so long."""
     raw = json_object(folder / "config.json")
     for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
         if isinstance(raw.get(name), int | float) and raw[name] > MOST_BLOCKS:
@@ -162,12 +149,10 @@ def _require_so_many_blocks(folder: Path) -> None:
 
 
 def _kind(ref: str, options: Mapping[str, Any]) -> Any:
-    folder = Path(ref)
-    raw = (
-        json_object(folder / "config.json")
-        if folder.is_dir()
-        else PretrainedConfig.get_config_dict(ref, **options)[0]
-    )
+    if Path(ref).is_dir():
+        raw = json_object(Path(ref) / "config.json")
+    else:
+        raw = PretrainedConfig.get_config_dict(ref, **options)[0]
     return raw.get("model_type", "config.json has no model_type")
 
 
@@ -175,7 +160,7 @@ def _kind(ref: str, options: Mapping[str, Any]) -> Any:
 def made_by_transformers(ref: str) -> Iterator[None]:
     """What transformers raises over a configuration's values or over files becomes an InputError.
 
-    But for what the Hub does not give, an OSError of a Hub id.
+    What the Hub does not give stays an OSError.
     """
     try:
         yield
@@ -193,8 +178,7 @@ def _no_model(ref: str, error: Exception) -> InputError:
 
 
 def require_agreement(ref: str, config: Any, stored: Mapping[str, Stored]) -> None:
-    """InputError where a stored tensor has not the shape of its weight, or is no float, by the
-    configuration.
+    """InputError where a stored tensor is no float, or not of the shape of its weight.
 
     Weights that transformers renames or joins as it reads them are compared there.
     """
@@ -214,10 +198,8 @@ def require_agreement(ref: str, config: Any, stored: Mapping[str, Stored]) -> No
         if tensor.shape != (shape := tuple(weights[name].shape)):
             raise disagreement(ref, name, tensor.shape, shape)
         if tensor.dtype not in FLOATS:
-            raise broken(
-                tensor.file,
-                f"{name} is stored as {tensor.dtype}, and weights are floats ({', '.join(FLOATS)})",
-            )
+            floats = f"weights are floats ({', '.join(FLOATS)})"
+            raise broken(tensor.file, f"{name} is stored as {tensor.dtype}, and {floats}")
 
 
 def disagreement(

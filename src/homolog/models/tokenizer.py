@@ -20,8 +20,9 @@ _JSON = (
 
 
 def find_tokenizer(ref: str, **options: Any) -> tuple[PreTrainedTokenizerBase | None, str | None]:
-    """(tokenizer, None), or (None, why there is none).  Never raises: a model without one can still
-    be read.
+    """(tokenizer, None), or (None, why there is none).
+
+    Never raises: a model without one can still be read.
     """
     try:
         if Path(ref).is_dir():
@@ -31,14 +32,12 @@ def find_tokenizer(ref: str, **options: Any) -> tuple[PreTrainedTokenizerBase | 
         tokenizer("a word")
     except InputError as error:
         return None, f"{error.value}: {error.requirement}"
-    except (
-        Exception
-    ) as error:  # a tokenizer's own code, of any architecture: files missing, packages missing, ...
+    except Exception as error:
+        # a tokenizer's own code, of any architecture: files missing, packages missing, ...
         lines = str(error).strip().splitlines() or [""]
         return None, f"loading it failed ({type(error).__name__}: {lines[0]})"
-    if (
-        n_entries <= special + 1
-    ):  # without its files, transformers makes an empty one of special tokens alone
+    if n_entries <= special + 1:
+        # without its files, transformers makes an empty one of special tokens alone
         return None, f"{ref} holds no vocabulary for one"
     return tokenizer, None
 

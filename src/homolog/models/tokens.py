@@ -13,9 +13,7 @@ from homolog.axes import Tokens
 from homolog.errors import InputError
 
 TokensLike = Tensor | np.ndarray | Sequence[Any]
-"""Windows of token ids: a tensor or array of any integer dtype, (batch, position), or lists of
-equal length.
-"""
+"""Windows of token ids, (batch, position): integers of any dtype, or lists of equal length."""
 
 
 def as_tokens(tokens: TokensLike, field: str = "tokens") -> Tokens:
@@ -25,16 +23,13 @@ def as_tokens(tokens: TokensLike, field: str = "tokens") -> Tokens:
     another number of axes, and whatever is no integer: floats and booleans are never rounded or
     counted.
     """
-    found = tokens if isinstance(tokens, Tensor) else _tensor(tokens, field)
-    if found.dtype.is_floating_point or found.dtype.is_complex or found.dtype == torch.bool:
-        raise _refused(field, str(found.dtype).removeprefix("torch."), "token ids are integers")
-    if found.ndim != 2 or 0 in found.shape:
-        raise _refused(
-            field,
-            tuple(found.shape),
-            "their shape is (batch, position), with a window and a token at least",
-        )
-    return found.long()
+    ids = tokens if isinstance(tokens, Tensor) else _tensor(tokens, field)
+    if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
+        raise _refused(field, str(ids.dtype).removeprefix("torch."), "token ids are integers")
+    if ids.ndim != 2 or 0 in ids.shape:
+        why = "their shape is (batch, position), with a window and a token at least"
+        raise _refused(field, tuple(ids.shape), why)
+    return ids.long()
 
 
 def _tensor(tokens: Any, field: str) -> Tensor:
@@ -42,12 +37,10 @@ def _tensor(tokens: Any, field: str) -> Tensor:
         return torch.from_numpy(np.array(tokens))
     except (TypeError, ValueError, OverflowError) as error:
         lengths = [len(row) if hasattr(row, "__len__") else None for row in tokens][:8]
+        said = f"{type(error).__name__}: {error}"
+        why = f"token ids are integers in windows of one length ({said})"
         if len(set(lengths)) > 1:
             why = f"windows have one length; these have {', '.join(map(str, lengths))}"
-        else:
-            why = (
-                f"token ids are integers in windows of one length ({type(error).__name__}: {error})"
-            )
         raise _refused(field, type(tokens).__name__, why) from None
 
 

@@ -1,5 +1,4 @@
-"""What all decoder Transformers share: one block, written once over the weights of the Hugging Face
-modules.
+"""What all decoder Transformers share: one block over the weights of the Hugging Face modules.
 
     q, k, v   = projections of norm(h), rotated where the architecture rotates
     z         = softmax(q k / sqrt(d_head), causal) v                          per head
@@ -51,49 +50,41 @@ class Transformer(Blockwise):
     @property
     def site_kinds(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         middle = () if self.parallel else ("resid_mid",)
-        first = (
-            "resid_pre",
-            "query_in",
-            "key_in",
-            "value_in",
-            "query",
-            "key",
-            "value",
-            "pattern",
-            "z",
-            "head_out",
-        )
-        return (*first, "attn_out", *middle, "mlp_in", "mlp_hidden", "mlp_out", "resid")
+        reads = (*(f"{read}_in" for read in READS), *READS)
+        attention = (*reads, "pattern", "z", "head_out", "attn_out")
+        return ("resid_pre", *attention, *middle, "mlp_in", "mlp_hidden", "mlp_out", "resid")
 
     @abstractmethod
-    def attn_norm(self, layer: int, h: Tensor) -> Tensor: ...
+    def attn_norm(self, layer: int, h: Tensor) -> Tensor:
+        """What the heads read of the residual stream."""
 
     @abstractmethod
-    def mlp_norm(self, layer: int, h: Tensor) -> Tensor: ...
+    def mlp_norm(self, layer: int, h: Tensor) -> Tensor:
+        """What the MLP reads of the residual stream."""
 
     @abstractmethod
-    def _fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of all heads, (..., head, d_head) each, before rotary positions."""
+    def fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all heads, (..., head, d_head), before rotary positions."""
 
     @abstractmethod
     def read_matrix(self, layer: int, read: Read) -> tuple[Tensor, Tensor | None]:
-        """Weight (head, d_head, d_model) and bias (head, d_head) with which the heads read the
-        normed stream.
-        """
+        """Weight (head, d_head, d_model) and bias (head, d_head) of reads of the normed stream."""
 
     @abstractmethod
     def head_matrix(self, layer: int) -> tuple[Tensor, Tensor | None]:
-        """W_O (head, d_head, d_model) and the bias (d_model,) added once to the sum of the heads."""
+        """W_O (head, d_head, d_model), and the bias (d_model,) added to the sum of the heads."""
 
     @abstractmethod
-    def _project_heads(self, layer: int, z: Tensor) -> Tensor:
+    def project_heads(self, layer: int, z: Tensor) -> Tensor:
         """attn_out from z flattened over heads, (..., head * d_head)."""
 
     @abstractmethod
-    def _mlp_hidden(self, layer: int, normed: Tensor) -> Tensor: ...
+    def mlp_hidden(self, layer: int, normed: Tensor) -> Tensor:
+        """What the last matrix of the MLP reads."""
 
     @abstractmethod
-    def _mlp_out(self, layer: int, hidden: Tensor) -> Tensor: ...
+    def mlp_out(self, layer: int, hidden: Tensor) -> Tensor:
+        """What the MLP writes."""
 
     def scale(self, layer: int) -> float:
         """The factor of the attention scores."""
@@ -110,13 +101,12 @@ class Transformer(Blockwise):
         turned = turned * cos + torch.cat([-second, first], dim=-1) * sin
         return torch.cat([turned, kept], dim=-1) if kept.shape[-1] else turned
 
-    def _block(self, layer: int, h: Residual, context: Rotary, taps: Taps) -> Residual:
+    def block(self, layer: int, h: Residual, context: Rotary, taps: Taps) -> Residual:
         return self.after_attention(layer, h, self._attention(layer, h, context, taps), taps)
 
     def _attention(self, layer: int, h: Residual, rotary: Rotary, taps: Taps) -> Tensor:
-        q, k, v = (
-            taps(read, layer, x) for read, x in zip(READS, self._reads(layer, h, taps), strict=True)
-        )
+        reads = zip(READS, self._reads(layer, h, taps), strict=True)
+        q, k, v = (taps(read, layer, x) for read, x in reads)
         q, k = self.rotate(q, rotary), self.rotate(k, rotary)
         q, k, v = (x.transpose(-3, -2) for x in (q, k, v))  # (batch, head, position, d_head)
         grouped = self.n_kv_heads != self.n_heads
@@ -133,45 +123,37 @@ class Transformer(Blockwise):
         through = taps.splits(["head_out"], layer, z)
         if through or taps.touches("head_out", layer):
             weight, bias = self.head_matrix(layer)
-            heads = taps(
-                "head_out", layer, torch.einsum("bphd,hdm->bphm", widened(z), widened(weight))
-            )
+            heads = torch.einsum("bphd,hdm->bphm", widened(z), widened(weight))
+            heads = taps("head_out", layer, heads)
         if through:
             summed = heads.sum(2)
             return taps("attn_out", layer, (summed if bias is None else summed + bias).to(z.dtype))
-        return taps("attn_out", layer, self._project_heads(layer, z.flatten(-2)))
+        return taps("attn_out", layer, self.project_heads(layer, z.flatten(-2)))
 
     def _pattern(self, layer: int, q: Tensor, k: Tensor) -> Tensor:
-        """Softmax of the scores, both in float32 or wider: half precision ends at scores of 65,504."""
+        """Softmax of the scores, in float32 or wider: half precision ends at scores of 65,504."""
         scores = widened(q) @ widened(self._each_head(k)).transpose(-1, -2) * self.scale(layer)
         length = scores.shape[-1]
         future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
         return scores.masked_fill(future, -torch.inf).softmax(-1)
 
     def _each_head(self, x: Tensor) -> Tensor:
-        """Keys or values (batch, kv head, position, d_head) once for each query head that reads
-        them.
-        """
+        """Keys or values (batch, kv head, position, d_head), once for each query head."""
         shared = self.n_heads // self.n_kv_heads
         return x if shared == 1 else x.repeat_interleave(shared, dim=1)
 
     def _reads(self, layer: int, h: Residual, taps: Taps) -> tuple[Tensor, ...]:
-        """Queries, keys, values: from one fused projection, or by head where the pass goes through
-        their inputs.
-        """
+        """Queries, keys, values: from one projection, or by head where their inputs are passed."""
         kinds = [f"{read}_in" for read in READS]
         through, inputs = taps.splits(kinds, layer, h), []
         for kind, read in zip(kinds, READS, strict=True):
             if through or taps.touches(kind, layer):
                 heads = self.n_heads if read == "query" else self.n_kv_heads
-                inputs.append(
-                    taps(kind, layer, h.unsqueeze(-2).expand(*h.shape[:-1], heads, h.shape[-1]))
-                )
+                by_head = h.unsqueeze(-2).expand(*h.shape[:-1], heads, h.shape[-1])
+                inputs.append(taps(kind, layer, by_head))
         if through:
-            return tuple(
-                self.read(layer, read, value) for read, value in zip(READS, inputs, strict=True)
-            )
-        return self._fused_reads(layer, self.attn_norm(layer, h))
+            return tuple(self.read(layer, *one) for one in zip(READS, inputs, strict=True))
+        return self.fused_reads(layer, self.attn_norm(layer, h))
 
     def read(self, layer: int, read: Read, streams: Tensor, head: int | None = None) -> Tensor:
         """What heads read of residual streams of their own, before rotary positions.
@@ -189,8 +171,9 @@ class Transformer(Blockwise):
     def after_attention(
         self, layer: int, h: Residual, attn_out: Tensor, taps: Taps = NOTHING
     ) -> Residual:
-        """The residual stream after the block, from that before it and the attention's output,
-        position by position.
+        """The residual stream after the block, from that before it and the attention's output.
+
+        Position by position.
         """
         if self.parallel:
             return self._mlp(layer, h, taps) + attn_out + h
@@ -199,25 +182,21 @@ class Transformer(Blockwise):
 
     def _mlp(self, layer: int, h: Residual, taps: Taps) -> Tensor:
         normed = self.mlp_norm(layer, taps("mlp_in", layer, h))
-        return taps(
-            "mlp_out",
-            layer,
-            self._mlp_out(layer, taps("mlp_hidden", layer, self._mlp_hidden(layer, normed))),
-        )
+        hidden = taps("mlp_hidden", layer, self.mlp_hidden(layer, normed))
+        return taps("mlp_out", layer, self.mlp_out(layer, hidden))
 
-    def _context(self, embedded: Residual) -> Any:
+    def context(self, embedded: Residual) -> Any:
         length = embedded.shape[1]
         return self.rotary(torch.arange(length, device=embedded.device)[None], length, embedded)
 
     def rotary(self, positions: Tensor, length: int, like: Tensor) -> Rotary:
-        """Rotary tables of some positions of a window of `length`, in the dtype of `like`; None
-        where none is rotated.
+        """Rotary tables of some positions of a window of `length`; None where none is rotated.
 
-        positions (batch, position) -> (batch, position, rotary dimensions) each.  The frequencies
-        of some models follow the window's length, so that the whole window's table is made; nothing
-        of it stays in the module.
+        positions (batch, position) -> (batch, position, rotary dimensions) each, in the dtype of
+        `like`.  The frequencies of some models follow the window's length, so that the whole
+        window's table is made; nothing of it stays in the module.
         """
-        module = self._rotary_module()
+        module = self.rotary_module()
         if module is None:
             return None
         with as_it_was(module):
@@ -225,7 +204,7 @@ class Transformer(Blockwise):
         cos, sin = (table[0, positions] for table in window)
         return cos, sin
 
-    def _rotary_module(self) -> Any:
+    def rotary_module(self) -> Any:
         """The module that makes rotary tables; None where nothing is rotated."""
         return None
 

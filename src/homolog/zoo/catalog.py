@@ -26,8 +26,9 @@ PREFIX = "zoo:"
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of the zoo.  `seed` draws its initial weights; `trained` is False for the untrained
-    twins.
+    """One model of the zoo.
+
+    seed draws its initial weights; trained is False for the untrained twins.
     """
 
     name: str
@@ -78,9 +79,7 @@ def names() -> list[str]:
 
 
 def entry(name: str) -> Entry:
-    """The entry of that name (with or without the prefix).  InputError that lists the zoo when
-    there is none.
-    """
+    """The entry of that name, with or without the prefix.  InputError that lists the zoo."""
     bare = name.removeprefix(PREFIX)
     for e in _ENTRIES:
         if e.name == bare:

@@ -23,6 +23,7 @@ from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from homolog.compiled import jit
+from homolog.models.scan.inputs import ScanGradients, ScanInputs, slots
 
 # channels of a task: 16 state dimensions x 128 channels x 4 bytes = 8 KiB of state, as much of A
 BLOCK = 128
@@ -32,83 +33,48 @@ LOG2_E = math.log2(math.e)
 
 
 def forward(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    initial_state: Tensor | None,
-    read: list[int],
-    keep_chunks: bool,
+    inputs: ScanInputs, initial_state: Tensor | None, read: list[int], keep_chunks: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y, the last state, the states at the ascending positions `read`, and those that enter each
-    chunk if asked for.
+    """y, the last state, the states at the ascending positions `read`, and those entering chunks.
 
     Shapes as in `selective_scan`; chunks: (batch, chunk or 0, d_state, d_inner).
     """
-    u_, dt_, B_, C_ = (_array(t) for t in (u, dt, B, C))
-    A_T = np.ascontiguousarray(_array(A).T)
-    batch, length, d_inner = u_.shape
-    d_state = A_T.shape[0]
-    y = np.empty_like(u_)
-    last = np.zeros((batch, d_state, d_inner), u_.dtype)
+    given = u, _, A_T, _, _ = _arrays(inputs)
+    (batch, length, d_inner), d_state = u.shape, len(A_T)
+    n_chunks = math.ceil(length / CHUNK) if keep_chunks else 0
+    y, last = np.empty_like(u), np.zeros((batch, d_state, d_inner), u.dtype)
     if initial_state is not None:
         last[:] = _array(initial_state).transpose(0, 2, 1)
-    states = np.empty((batch, len(read), d_state, d_inner), u_.dtype)
-    chunks = np.empty(
-        (batch, math.ceil(length / CHUNK) if keep_chunks else 0, d_state, d_inner), u_.dtype
-    )
-    slots = _slots(read, length)
-    _over_tasks(
-        batch,
-        d_inner,
-        BLOCK,
-        lambda b, lo, hi: _forward(b, lo, hi, u_, dt_, A_T, B_, C_, y, last, slots, states, chunks),
-    )
+    states = np.empty((batch, len(read), d_state, d_inner), u.dtype)
+    chunks = np.empty((batch, n_chunks, d_state, d_inner), u.dtype)
+    arrays = (*given, y, last, slots(read, length), states, chunks)
+    _over_tasks(batch, d_inner, BLOCK, lambda b, lo, hi: _forward(b, lo, hi, *arrays))
     y_, last_, states_, chunks_ = (torch.from_numpy(a) for a in (y, last, states, chunks))
     return y_, last_.transpose(1, 2), states_.transpose(2, 3), chunks_
 
 
 def backward(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    chunks: Tensor,
-    read: list[int],
-    dy: Tensor,
-    dlast: Tensor | None,
-    dstates: Tensor | None,
+    inputs: ScanInputs, chunks: Tensor, read: list[int], of: ScanGradients
 ) -> tuple[Tensor, ...]:
-    """Gradients of u, dt, A, B, C and the initial state from those of y, the last state and the
-    states at `read`.
-    """
-    u_, dt_, B_, C_, dy_ = (_array(t) for t in (u, dt, B, C, dy))
-    A_T = np.ascontiguousarray(_array(A).T)
-    batch, length, d_inner = u_.shape
+    """Gradients of the inputs and the initial state from those of what `forward` returned."""
+    given = u, _, A_T, B, _ = _arrays(inputs)
+    batch, length, d_inner = u.shape
     n_blocks = math.ceil(d_inner / BACKWARD_BLOCK)
-    du, ddt = np.empty_like(u_), np.empty_like(u_)
-    dA = np.zeros((batch, *A_T.shape), u_.dtype)
-    dB, dC = (np.zeros((n_blocks, *B_.shape), u_.dtype) for _ in range(2))
-    g = np.zeros((batch, *A_T.shape), u_.dtype)
-    if dlast is not None:
-        g[:] = _array(dlast).transpose(0, 2, 1)
-    dstates_ = (
-        np.empty((batch, 0, *A_T.shape), u_.dtype)
-        if dstates is None
-        else _array(dstates.transpose(2, 3))
-    )
-    slots = _slots([] if dstates is None else read, length)
-    inputs, outputs = (
-        (u_, dt_, A_T, B_, C_, chunks.numpy(), slots, dy_, dstates_),
-        (g, du, ddt, dA, dB, dC),
-    )
+    du, ddt = np.empty_like(u), np.empty_like(u)
+    dA, g = (np.zeros((batch, *A_T.shape), u.dtype) for _ in range(2))
+    dB, dC = (np.zeros((n_blocks, *B.shape), u.dtype) for _ in range(2))
+    if of.last_state is not None:
+        g[:] = _array(of.last_state).transpose(0, 2, 1)
+    if of.states is None:
+        dstates, at = np.empty((batch, 0, *A_T.shape), u.dtype), slots([], length)
+    else:
+        dstates, at = _array(of.states.transpose(2, 3)), slots(read, length)
+    arrays = (*given, chunks.numpy(), at, _array(of.y), dstates, g, du, ddt, dA, dB, dC)
     _over_tasks(
         batch,
         d_inner,
         BACKWARD_BLOCK,
-        lambda b, lo, hi: _backward(b, lo, hi, lo // BACKWARD_BLOCK, *inputs, *outputs),
+        lambda b, lo, hi: _backward(b, lo, hi, lo // BACKWARD_BLOCK, *arrays),
     )
     grads = (du, ddt, dA.sum(0).T, dB.sum(0), dC.sum(0), g.transpose(0, 2, 1))
     return tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in grads)
@@ -118,20 +84,18 @@ def _array(t: Tensor) -> np.ndarray:
     return t.detach().contiguous().numpy()
 
 
-def _slots(read: list[int], length: int) -> np.ndarray:
-    """For each position the index of its state among those read, or -1."""
-    slots = np.full(length, -1, np.int32)
-    slots[read] = np.arange(len(read))
-    return slots
+def _arrays(inputs: ScanInputs) -> tuple[np.ndarray, ...]:
+    """u, dt, A^T, B and C: channels last in all of them that have channels."""
+    u, dt, A, B, C = map(_array, inputs)
+    return u, dt, np.ascontiguousarray(A.T), B, C
 
 
 def _over_tasks(
     batch: int, d_inner: int, block: int, task: Callable[[int, int, int], None]
 ) -> None:
     """Run task(batch row, first channel, end channel) for all, on as many threads as torch uses."""
-    tasks = [
-        (b, lo, min(lo + block, d_inner)) for b in range(batch) for lo in range(0, d_inner, block)
-    ]
+    starts = range(0, d_inner, block)
+    tasks = [(b, lo, min(lo + block, d_inner)) for b in range(batch) for lo in starts]
     threads = min(torch.get_num_threads(), len(tasks))
 
     def run(share: int) -> None:
@@ -167,17 +131,16 @@ def _float_of(_typing: Any, x: Any = None) -> Any:
 
 @jit(fastmath={"contract"})  # no reassociation: the rounding below is (t + big) - big
 def _exp2(t):  # type: ignore[no-untyped-def]
-    """2^t in float32 without a call, so that the loop around it vectorises: 2^k times a polynomial
-    of 2^f, |f| <= 1/2.
+    """2^t in float32 without a call, so that the loop around it vectorises.
 
-    Exactly 1 at 0.  Below -126 it returns the smallest normal number, about 1e-38.  Coefficients:
-    Taylor series of 2^f to degree 6, remainder 2e-8.
+    It is 2^k times a polynomial of 2^f, |f| <= 1/2.  Exactly 1 at 0.  Below -126 it returns the
+    smallest normal number, about 1e-38.  Coefficients: Taylor series of 2^f to degree 6, remainder
+    2e-8.
     """
     t = max(t, np.float32(-126.0))
-    shifted = t + np.float32(
-        12582912.0
-    )  # 1.5 * 2^23: rounds t to an integer, kept in the low mantissa bits
-    f = t - (shifted - np.float32(12582912.0))
+    big = np.float32(12582912.0)  # 1.5 * 2^23: rounds t to an integer, in the low mantissa bits
+    shifted = t + big
+    f = t - (shifted - big)
     p = np.float32(1.5403530e-4)
     p = p * f + np.float32(1.3333558e-3)
     p = p * f + np.float32(9.6181291e-3)
@@ -198,8 +161,9 @@ def _decay(dt: Any, rate: Any) -> Any:
 
 @overload(_rate)
 def _rate_by_type(A):  # type: ignore[no-untyped-def]
-    """What `_decay` takes: in float32 A log2(e), since powers of 2 are cheap; relative error of a
-    decay exp(x) then below 5e-7 + 1.6e-7 |x| for -87 < x <= 0.
+    """What `_decay` takes: in float32 A log2(e), since powers of 2 are cheap.
+
+    The relative error of a decay exp(x) is then below 5e-7 + 1.6e-7 |x| for -87 < x <= 0.
     """
     if A.dtype == types.float32:
         return lambda A: A * np.float32(LOG2_E)
@@ -225,9 +189,8 @@ _OPTIONS: dict[str, Any] = {
 @jit(**_OPTIONS)
 def _forward(b, lo, hi, u, dt, A_T, B, C, y, last, slots, states, chunks):  # type: ignore[no-untyped-def]
     n_state, width = A_T.shape[0], hi - lo
-    n_even = (
-        n_state + n_state % 2
-    )  # two state dimensions at a time: a third fewer loads; the odd one out is 0
+    # two state dimensions at a time: a third fewer loads; the odd one out is 0
+    n_even = n_state + n_state % 2
     rate = np.zeros((n_even, width), u.dtype)
     rate[:n_state] = _rate(A_T[:, lo:hi])
     h = np.zeros((n_even, width), u.dtype)
@@ -271,6 +234,7 @@ def _step(h, decay, dt, write, rate, B):  # type: ignore[no-untyped-def]
             h[n, i] = a * h[n, i] + write[i] * b
 
 
+# One kernel and not several: its loops share the chunk's states and decays, which stay in cache.
 @jit(**_OPTIONS)
 def _backward(  # type: ignore[no-untyped-def]
     b,
@@ -296,17 +260,14 @@ def _backward(  # type: ignore[no-untyped-def]
     n_state, width, length = A_T.shape[0], hi - lo, u.shape[1]
     A_ = A_T[:, lo:hi].copy()
     rate = _rate(A_T[:, lo:hi])
-    before = np.empty(
-        (CHUNK + 1, n_state, width), u.dtype
-    )  # before[k]: the state that enters position k of the chunk
+    # before[k]: the state that enters position k of the chunk
+    before = np.empty((CHUNK + 1, n_state, width), u.dtype)
     decay = np.empty((CHUNK, n_state, width), u.dtype)
     g = g_out[b, :, lo:hi].copy()  # gradient that reaches h[t] from later positions
     dA_ = np.zeros((n_state, width), u.dtype)
-    write, dwrite, ddt = (
-        np.empty(width, u.dtype),
-        np.empty(width, u.dtype),
-        np.empty(width, u.dtype),
-    )
+    write = np.empty(width, u.dtype)
+    dwrite = np.empty(width, u.dtype)
+    ddt = np.empty(width, u.dtype)
     for chunk in range(chunks.shape[1] - 1, -1, -1):
         start = chunk * CHUNK
         stop = min(start + CHUNK, length)

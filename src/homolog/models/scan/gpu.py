@@ -4,7 +4,7 @@ A program is one batch row and one block of channels; its state, a tile (channel
 stays in registers over all positions.  The backward pass writes the states of a chunk of positions,
 recomputed from the state at its start, to a scratch area of its own and walks back over them.  Sums
 over channels are kept per block and added afterwards, so that the result does not depend on the
-order in which programs run. With TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly, for
+order in which programs run.  With TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly, for
 tests.
 """
 
@@ -17,6 +17,8 @@ import torch
 import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
+
+from homolog.models.scan.inputs import ScanGradients, ScanInputs, slots
 
 BLOCK = 32  # channels of a program
 CHUNK = 32  # positions recomputed together in the backward pass
@@ -71,6 +73,8 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     tl.store(last + b * size + tile, h, mask=inside)
 
 
+# One kernel, and long: both passes over a chunk, its states forward and its gradients back, share
+# the tiles that stay in registers, and a kernel cannot hand those to another.
 @triton.jit
 def _backward_kernel(  # type: ignore[no-untyped-def]
     u,
@@ -154,21 +158,13 @@ def _backward_kernel(  # type: ignore[no-untyped-def]
 
 
 def forward(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    initial_state: Tensor | None,
-    read: list[int],
-    keep_chunks: bool,
+    inputs: ScanInputs, initial_state: Tensor | None, read: list[int], keep_chunks: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y, the last state, the states at the ascending positions `read`, and those that enter each
-    chunk if asked for.
+    """y, the last state, the states at the ascending positions `read`, and those entering chunks.
 
     Shapes as in `selective_scan`; chunks: (batch, chunk or 0, d_inner, d_state).
     """
-    u, dt, A, B, C = (t.detach().contiguous() for t in (u, dt, A, B, C))
+    given = u, _, A, _, _ = [t.detach().contiguous() for t in inputs]
     (batch, length, d_inner), n_state = u.shape, A.shape[1]
     y = torch.empty_like(u)
     last = u.new_zeros(batch, d_inner, n_state)
@@ -177,10 +173,9 @@ def forward(
     states = u.new_empty(batch, len(read), d_inner, n_state)
     n_chunks = triton.cdiv(length, CHUNK) if keep_chunks else 0
     chunks = u.new_empty(batch, n_chunks, d_inner, n_state)
-    arrays = (u, dt, A, B, C, y, last, _slots(read, length, u), states, chunks)
     with _on(u):
         _forward_kernel[(batch, triton.cdiv(d_inner, BLOCK))](  # pyright: ignore[reportIndexIssue]
-            *arrays,
+            *(*given, y, last, _slots(read, length, u), states, chunks),
             *(length, d_inner, n_state, len(read), n_chunks),
             KEEP=keep_chunks,
             CHUNK=CHUNK,
@@ -193,36 +188,25 @@ def forward(
 
 
 def backward(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    chunks: Tensor,
-    read: list[int],
-    dy: Tensor,
-    dlast: Tensor | None,
-    dstates: Tensor | None,
+    inputs: ScanInputs, chunks: Tensor, read: list[int], of: ScanGradients
 ) -> tuple[Tensor, ...]:
-    """Gradients of u, dt, A, B, C and the initial state from those of y, the last state and the
-    states at `read`.
-    """
-    u, dt, A, B, C, dy = (t.detach().contiguous() for t in (u, dt, A, B, C, dy))
+    """Gradients of the inputs and the initial state from those of what `forward` returned."""
+    given = u, _, A, B, _ = [t.detach().contiguous() for t in inputs]
     (batch, length, d_inner), n_state = u.shape, A.shape[1]
     n_blocks, width = triton.cdiv(d_inner, BLOCK), triton.next_power_of_2(n_state)
     g = u.new_zeros(batch, d_inner, n_state)
-    if dlast is not None:
-        g.copy_(dlast)
+    if of.last_state is not None:
+        g.copy_(of.last_state)
     du, ddt = torch.empty_like(u), torch.empty_like(u)
     dA = torch.empty_like(g)
     dB, dC = (u.new_empty(n_blocks, *B.shape) for _ in range(2))
     scratch = u.new_empty(batch, n_blocks, CHUNK, BLOCK, width)
-    slots = _slots([] if dstates is None else read, length, u)
-    dstates = g if dstates is None else dstates.contiguous()
-    arrays = (u, dt, A, B, C, chunks, slots, dy, dstates, g, du, ddt, dA, dB, dC, scratch)
+    at = _slots([] if of.states is None else read, length, u)
+    dstates = g if of.states is None else of.states.contiguous()
     with _on(u):
         _backward_kernel[(batch, n_blocks)](  # pyright: ignore[reportIndexIssue]
-            *arrays,
+            *(*given, chunks, at, of.y.detach().contiguous(), dstates),
+            *(g, du, ddt, dA, dB, dC, scratch),
             *(length, d_inner, n_state, len(read), chunks.shape[1]),
             CHUNK=CHUNK,
             BLOCK=BLOCK,
@@ -234,10 +218,7 @@ def backward(
 
 
 def _slots(read: list[int], length: int, like: Tensor) -> Tensor:
-    """For each position the index of its state among those read, or -1."""
-    slots = torch.full((length,), -1, dtype=torch.int32)
-    slots[read] = torch.arange(len(read), dtype=torch.int32)
-    return slots.to(like.device)
+    return torch.from_numpy(slots(read, length)).to(like.device)
 
 
 def _on(tensor: Tensor) -> Any:

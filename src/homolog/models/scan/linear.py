@@ -4,8 +4,8 @@ The recurrence of `selective.py` is linear in its writes and its initial state. 
 position s changes by delta[d, n] (because the write at s did, or the state itself was edited
 there), then
 
-    change of h[t, d, n] = delta[d, n] * exp(A[d, n] * sum over s < r <= t of dt[r, d])     t >= s
-    change of y[t, d]    = sum over n of C[t, n] * change of h[t, d, n]                     t >= s, else 0
+    change of h[t, d, n] = delta[d, n] * exp(A[d, n] * sum over s < r <= t of dt[r, d])   t >= s
+    change of y[t, d]    = sum over n of C[t, n] * change of h[t, d, n]           t >= s, else 0
 
 whatever the other writes are.  The first is the product of the decays between s and t.  Several
 edits add up.
@@ -30,8 +30,7 @@ def propagate(
     start: Position,
     stop: Position,
 ) -> Float[Tensor, "*patch batch d_inner d_state"]:
-    """What the change `delta` of the state at position `start` has become at position `stop` (the
-    same, or later).
+    """What the change `delta` of the state at `start` has become at `stop`, the same or later.
 
     `start` and `stop` are one position for all rows (a negative one counts from the end), or int64
     Tensors (batch,) or (*patch, batch) of positions from 0.  The dt between the two are summed in
@@ -61,11 +60,10 @@ def response(
     C: Float[Tensor, "batch position d_state"],
     start: Position,
 ) -> Float[Tensor, "*patch batch position d_inner"]:
-    """The change of y at every position when the state at position `start` changes by `delta`; zero
-    before `start`.
+    """The change of y at every position when the state at `start` changes by `delta`.
 
-    Positions before `start` are not computed, and no state is kept.  Positions are given as in
-    `propagate`. Differentiable in delta, dt, A and C.
+    It is zero before `start`, where nothing is computed; no state is kept.  Positions are given as
+    in `propagate`.  Differentiable in delta, dt, A and C.
     Errors: InputError when a position lies outside.
     """
     length = dt.shape[1]
@@ -95,9 +93,8 @@ def _response_by_row(delta: Tensor, dt: Tensor, A: Tensor, C: Tensor, starts: Te
     t = torch.arange(length, device=dt.device)
     shifted = (starts[:, None] + t[: length - int(starts.min())]).clamp(max=length - 1)
     dt = torch.take_along_dim(dt, shifted[..., None], 1)
-    dt = torch.cat(
-        [torch.zeros_like(dt[:, :1]), dt[:, 1:]], 1
-    )  # no decay at the start itself: exp(0) = 1
+    # no decay at the start itself: exp(0) = 1
+    dt = torch.cat([torch.zeros_like(dt[:, :1]), dt[:, 1:]], 1)
     C = torch.take_along_dim(C, shifted[..., None], 1)
     y = selective_scan(torch.zeros_like(dt), dt, A, torch.zeros_like(C), C, delta).y
     back = t - starts[:, None]

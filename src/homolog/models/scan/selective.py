@@ -20,7 +20,8 @@ algorithm 2, with the simplified discretisation of B that all released Mamba mod
 Backends
     numba   CPU: `cpu.py`
     triton  CUDA devices: `gpu.py`
-    torch   any device: one tensor operation per position, differentiable by autograd.  Slow; the reference.
+    torch   any device: one tensor operation per position, differentiable by autograd.  Slow; the
+            reference
 The backend follows the device unless it is named.  The first two keep the state at the start of
 every chunk of positions and recompute the states inside a chunk in the backward pass.
 """
@@ -38,6 +39,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from homolog.errors import InputError
+from homolog.models.scan.inputs import ScanGradients, ScanInputs
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def selective_scan(
     """
     length, d_inner = u.shape[1:]
     expected = (u.shape[0], d_inner, A.shape[1])
-    tensors = [u, dt, A, B, C]
+    inputs = ScanInputs(u, dt, A, B, C)
+    tensors = [*inputs]
     if initial_state is not None:
         tensors.append(initial_state)
         if tuple(initial_state.shape) != expected:
@@ -96,13 +99,11 @@ def selective_scan(
     read = sorted(set(asked))
     chosen = backend or _backend_of(u.device)
     if chosen == "torch" or length == 0:
-        y, last, states = _loop(u, dt, A, B, C, initial_state, read)
+        y, last, states = _loop(inputs, initial_state, read)
     elif torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        y, last, states = _Scan.apply(chosen, read, u, dt, A, B, C, initial_state)  # type: ignore[misc]
+        y, last, states = _Scan.apply(chosen, read, initial_state, *inputs)  # type: ignore[misc]
     else:
-        y, last, states, _ = _kernels(chosen).forward(
-            u, dt, A, B, C, initial_state, read, keep_chunks=False
-        )
+        y, last, states, _ = _kernels(chosen).forward(inputs, initial_state, read, False)
     if asked != read:
         states = states[:, [read.index(position) for position in asked]]
     return ScanResult(y, last, None if return_states is False else states)
@@ -125,17 +126,12 @@ def _positions(asked: bool | Sequence[int], length: int) -> list[int]:
 def _backend_of(device: torch.device) -> str:
     if device.type == "cpu":
         return "numba"
-    return (
-        "triton"
-        if device.type == "cuda" and importlib.util.find_spec("triton") is not None
-        else "torch"
-    )
+    has_triton = device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    return "triton" if has_triton else "torch"
 
 
 def _kernels(backend: str) -> Any:
-    """The module with `forward` and `backward` of a backend; imported when used, since a CPU has no
-    need of Triton.
-    """
+    """The module of a backend; imported when used, since a CPU has no need of Triton."""
     if backend == "numba":
         from homolog.models.scan import cpu
 
@@ -150,14 +146,9 @@ def _kernels(backend: str) -> Any:
 
 
 def _loop(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    initial_state: Tensor | None,
-    read: list[int],
+    inputs: ScanInputs, initial_state: Tensor | None, read: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
+    u, dt, A, B, C = inputs
     batch, length, d_inner = u.shape
     h = u.new_zeros(batch, d_inner, A.shape[1]) if initial_state is None else initial_state
     wanted, ys, states = set(read), [], {}
@@ -168,11 +159,8 @@ def _loop(
         if t in wanted:
             states[t] = h
     y = torch.stack(ys, 1) if ys else torch.zeros_like(u)
-    return (
-        y,
-        h,
-        torch.stack([states[t] for t in read], 1) if read else h.new_empty(batch, 0, *h.shape[1:]),
-    )
+    none = h.new_empty(batch, 0, *h.shape[1:])
+    return y, h, torch.stack([states[t] for t in read], 1) if read else none
 
 
 class _Scan(torch.autograd.Function):
@@ -183,21 +171,15 @@ class _Scan(torch.autograd.Function):
         ctx: Any,
         backend: str,
         read: list[int],
-        u: Tensor,
-        dt: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
         initial_state: Tensor | None,
+        *inputs: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        y, last, states, chunks = _kernels(backend).forward(
-            u, dt, A, B, C, initial_state, read, keep_chunks=True
-        )
-        ctx.save_for_backward(u, dt, A, B, C, chunks)
+        scan = ScanInputs(*inputs)
+        y, last, states, chunks = _kernels(backend).forward(scan, initial_state, read, True)
+        ctx.save_for_backward(*inputs, chunks)
         ctx.backend, ctx.read = backend, read
-        ctx.set_materialize_grads(
-            False
-        )  # zeros for states that nobody differentiates would be large
+        # zeros for states that nobody differentiates would be large
+        ctx.set_materialize_grads(False)
         return y, last, states
 
     @staticmethod
@@ -205,15 +187,9 @@ class _Scan(torch.autograd.Function):
     def backward(
         ctx: Any, dy: Tensor | None, dlast: Tensor | None, dstates: Tensor | None
     ) -> tuple[Any, ...]:
-        u, dt, A, B, C, chunks = ctx.saved_tensors
-        if dy is None:
-            dy = torch.zeros_like(u)
-        grads = _kernels(ctx.backend).backward(u, dt, A, B, C, chunks, ctx.read, dy, dlast, dstates)
-        return (
-            None,
-            None,
-            *(
-                g if needed else None
-                for g, needed in zip(grads, ctx.needs_input_grad[2:], strict=True)
-            ),
-        )
+        *saved, chunks = ctx.saved_tensors
+        inputs = ScanInputs(*saved)
+        of = ScanGradients(torch.zeros_like(inputs.u) if dy is None else dy, dlast, dstates)
+        *grads, initial = _kernels(ctx.backend).backward(inputs, chunks, ctx.read, of)
+        asked = zip((initial, *grads), ctx.needs_input_grad[2:], strict=True)
+        return (None, None, *(grad if needed else None for grad, needed in asked))

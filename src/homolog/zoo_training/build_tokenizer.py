@@ -1,6 +1,6 @@
 """Train the zoo's tokenizer: byte-level BPE with 1,024 entries on the training text.
 
-python -m homolog.zoo.build_tokenizer
+python -m homolog.zoo_training.build_tokenizer
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ def main() -> None:
         tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END
     )
     fast.save_pretrained(TOKENIZER)
-    settings = (
-        TOKENIZER / "tokenizer_config.json"
-    )  # a class name that older and newer transformers both know
+    settings = TOKENIZER / "tokenizer_config.json"
+    # a class name that older and newer transformers both know
     fields = json.loads(settings.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     settings.write_text(json.dumps(fields, indent=2) + "\n")
 

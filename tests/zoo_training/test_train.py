@@ -1,6 +1,4 @@
-"""Training the zoo: what the windows hold, and that a killed run ends with the bytes of one that
-was not.
-"""
+"""Training the zoo: what windows hold, and that a killed run ends with the same bytes."""
 
 import dataclasses
 
@@ -8,8 +6,8 @@ import numpy as np
 import pytest
 
 from homolog.progress import SilentProgress
-from homolog.zoo import train as training
-from homolog.zoo.data import Mixture, batch_at
+from homolog.zoo_training import train as training
+from homolog.zoo_training.data import Mixture, batch_at
 
 STREAM = np.random.default_rng(0).integers(1, 50, 10_000)
 
@@ -31,9 +29,8 @@ def test_repeats_fill_the_window_and_the_first_pass_has_no_weight():
     )
     tokens, weights = batch_at(mixture, STREAM, 5, 1)
     for row, weight in zip(tokens, weights, strict=True):
-        length = (
-            int((weight == 0).sum()) + 1
-        )  # targets 1 ... length - 1 are the rest of the first pass
+        # targets 1 ... length - 1 are the rest of the first pass
+        length = int((weight == 0).sum()) + 1
         assert 3 <= length <= 9
         assert (row[length:] == row[:-length]).all()
 

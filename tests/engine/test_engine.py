@@ -1,5 +1,6 @@
-"""Tasks give the same values and the same bytes in this process and on a real local Ray, whatever
-dies meanwhile.
+"""Tasks give the same values and bytes here and on a real local Ray, whatever dies meanwhile.
+
+In one module, since a Ray takes seconds to start and one serves all these tests.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import numpy as np
 import pytest
 from tests.processes import HANGS, started, wait_for
 
-from homolog import engine
-from homolog.engine import Engine, InProcess, Task, open_engine
+import homolog
+from homolog.engine import Engine, InProcess, Task, on_ray, open_engine
+from homolog.engine.worker import check_node
 from homolog.errors import InputError
 from homolog.record import atomic
 
@@ -33,8 +35,7 @@ logger = logging.getLogger("homolog")
 
 
 def correlate(a: Path, b: Path, out: Path, mark: Path) -> float:
-    """A task as studies have them: two layers from files, their best correlations to a file, a
-    number back.
+    """A task as studies have them: two layers from files, correlations to a file, a number back.
 
     Without `mark` it dies in the middle of its file.  Small whole numbers make the products exact,
     whatever BLAS does.
@@ -93,9 +94,7 @@ def warn(n: int, after: float) -> None:
 
 
 def threads_of_libraries() -> dict[str, int | str | None]:
-    """Threads of numba, of torch, and of the OpenBLAS that numpy has loaded, and what a child
-    process would use.
-    """
+    """Threads of numba, torch and numpy's OpenBLAS, and what a child process would use."""
     import numba
     import torch
 
@@ -126,11 +125,11 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     """Files of features, 2 and 3 layers of whole numbers: 2,000 tokens, 100 features each."""
     folder = tmp_path_factory.mktemp("features")
     generator = np.random.default_rng(0)
-    found: dict[str, list[Path]] = {"a": [], "b": []}
+    files: dict[str, list[Path]] = {"a": [], "b": []}
     for name in "a" * LAYERS_A + "b" * LAYERS_B:
-        found[name].append(folder / f"{name}{len(found[name])}.npy")
-        np.save(found[name][-1], generator.integers(0, 9, size=(2000, 100)).astype(np.float64))
-    return found
+        files[name].append(folder / f"{name}{len(files[name])}.npy")
+        np.save(files[name][-1], generator.integers(0, 9, size=(2000, 100)).astype(np.float64))
+    return files
 
 
 def pairs(layers: dict[str, list[Path]], out: Path, mark: Callable[[int, int], Path]) -> list[Task]:
@@ -159,12 +158,11 @@ def test_a_ray_that_runs_already_is_used_and_kept(ray_engine: Engine) -> None:
     import ray
 
     with open_engine("auto", threads=2) as another:
-        (found,) = another.map([Task(threads_of_libraries, {}, "threads")])
-        assert found["torch"] == 2 and found["omp"] == "2"
+        (threads,) = another.map([Task(threads_of_libraries, {}, "threads")])
+        assert threads["torch"] == 2 and threads["omp"] == "2"
     assert ray.is_initialized()
-    assert [node["NodeManagerAddress"] for node in ray.nodes()] == [
-        "127.0.0.1"
-    ]  # nobody outside can reach it
+    # nobody outside can reach it
+    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
     with pytest.raises(
         InputError, match="threads is 3, but no node of this Ray has more than 2 CPUs"
     ):
@@ -196,9 +194,8 @@ def test_killed_workers_change_neither_values_nor_bytes(
     assert len(contents(here)) == LAYERS_A * LAYERS_B
     assert contents(here) == contents(quiet) == contents(killed)
     assert all(mark.exists() for mark in marks.values())
-    assert (
-        len(list(killed.glob(f"{atomic.PARTIAL_PREFIX}*"))) == 2
-    )  # what the killed ones had written
+    # what the killed ones had written
+    assert len(list(killed.glob(f"{atomic.PARTIAL_PREFIX}*"))) == 2
     assert done == [(n, 6) for n in range(1, 7)]
     wait_for(lambda: sum("a worker died" in message for message in caplog.messages) == 2)
     assert all(record.levelno == logging.WARNING for record in caplog.records)
@@ -220,7 +217,7 @@ def test_a_task_killed_from_outside_runs_again(ray_engine: Engine, tmp_path: Pat
 def test_a_task_that_always_kills_its_worker_is_named(
     ray_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "MAX_RETRIES", 1)
+    monkeypatch.setattr(on_ray, "MAX_RETRIES", 1)
     with pytest.raises(RuntimeError, match=r"^pair 3, 4: lost on Ray after 1 retries"):
         ray_engine.map([Task(die, {}, "pair 3, 4")])
     assert ray_engine.map([Task(square, {"n": 3}, "after it")]) == [9]
@@ -243,9 +240,8 @@ def test_the_first_failing_task_decides_and_the_rest_is_left_out(
     assert type(caught.value) is InputError
     assert (caught.value.field, caught.value.value) == ("n", 2)
     begun = {int(path.name) for path in tmp_path.iterdir()}
-    assert (
-        {1, 2} <= begun <= ({1, 2} if where == "here" else {1, 2, 4, 5})
-    )  # two in Ray's hands at a time
+    # two in Ray's hands at a time
+    assert {1, 2} <= begun <= ({1, 2} if where == "here" else {1, 2, 4, 5})
 
 
 def test_other_errors_keep_their_type_and_say_where_they_were_raised(ray_engine: Engine) -> None:
@@ -285,7 +281,7 @@ def test_another_version_of_the_package_on_a_node_is_named(tmp_path: Path) -> No
     with pytest.raises(
         InputError, match=r"homolog on .* is '0\.1\.0', but it must be 9\.9\.9.*Install one version"
     ):
-        engine._look(atomic.write_text(tmp_path / "mark", ""), "9.9.9")
+        check_node(atomic.write_text(tmp_path / "mark", ""), "9.9.9")
 
 
 DRIVER = """
@@ -301,7 +297,8 @@ signal.signal(signal.SIGTERM, handler)
 try:
     with open_engine("local", workers=2) as engine:
         assert signal.getsignal(signal.SIGTERM) is handler
-        engine.map([Task(waiting.wait, {"mark": Path(sys.argv[1]) / str(n)}, f"task {n}") for n in range(9)])
+        marks = [Path(sys.argv[1]) / str(n) for n in range(9)]
+        engine.map([Task(waiting.wait, {"mark": mark}, mark.name) for mark in marks])
 except KeyboardInterrupt:
     print("stopped")
 """
@@ -362,8 +359,8 @@ def test_in_process_threads_are_limited_and_given_back() -> None:
     torch.set_num_threads(2)
     try:
         with open_engine(threads=1) as here:
-            (found,) = here.map([Task(threads_of_libraries, {}, "threads")])
-        assert (found["numba"], found["torch"]) == (1, 1)
+            (threads,) = here.map([Task(threads_of_libraries, {}, "threads")])
+        assert (threads["numba"], threads["torch"]) == (1, 1)
         assert (numba.get_num_threads(), torch.get_num_threads()) == (before[0], 2)
     finally:
         torch.set_num_threads(before[1])
@@ -426,8 +423,8 @@ def test_a_limit_leaves_the_number_of_threads_as_the_environment_had_it() -> Non
         "print(torch.get_num_threads())"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
-    environment["PYTHONPATH"] = str(Path(engine.__file__).parents[1])
-    found = subprocess.run(
+    environment["PYTHONPATH"] = str(Path(homolog.__file__).parents[1])
+    done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
-    assert found.stdout.split() == ["1"]
+    assert done.stdout.split() == ["1"]

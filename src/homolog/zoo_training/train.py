@@ -28,9 +28,9 @@ from homolog.models.base import LanguageModel
 from homolog.models.load import untrained
 from homolog.progress import Progress
 from homolog.record.atomic import atomic_path, write_json
-from homolog.zoo.card import write_card
 from homolog.zoo.catalog import TOKENIZER, Entry, entry, training_texts
-from homolog.zoo.data import Mixture, batch_at
+from homolog.zoo_training.card import write_card
+from homolog.zoo_training.data import Mixture, batch_at
 
 N_SPECIAL = 1  # the end-of-text token has id 0
 CHECKPOINT_EVERY = 500  # steps
@@ -63,11 +63,10 @@ CONFIGS = {
 def train(
     name: str, out: Path, device: str = "cpu", seed: int | None = None, *, progress: Progress
 ) -> Path:
-    """Train the zoo's `name` into the folder `out` (a plain Hugging Face folder, float16); returns
-    `out`.
+    """Train the zoo's `name` into the folder `out`, a plain Hugging Face folder, float16.
 
-    `seed` replaces the entry's own.  Continues from the checkpoint in `out` when it is of the same
-    recipe.
+    Returns `out`.  `seed` replaces the entry's own.  Continues from the checkpoint in `out` when it
+    is of the same recipe.
     Errors: InputError for an unknown or untrained entry, or a checkpoint of another recipe.
     """
     chosen = entry(name)
@@ -99,10 +98,8 @@ def train(
             bar.advance(1)
             if step % 50 == 0 or step == config.steps - 1:
                 speed = (step + 1 - start) * tokens_per_step / (time.monotonic() - began)
-                log.write(
-                    json.dumps({"step": step, "loss": round(loss, 4), "tokens_per_s": round(speed)})
-                    + "\n"
-                )
+                line = {"step": step, "loss": round(loss, 4), "tokens_per_s": round(speed)}
+                log.write(json.dumps(line) + "\n")
                 log.flush()
             if (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < config.steps:
                 _save(checkpoint, recipe, model, optimizer, step + 1)
@@ -112,9 +109,7 @@ def train(
 
 
 def token_stream() -> np.ndarray:
-    """The training text as one array of token ids, int64, an end-of-text token after every
-    document.
-    """
+    """The training text as one int64 array of token ids, each document with its end of text."""
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     texts = training_texts()
     documents = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -168,9 +163,7 @@ def _lr(config: TrainingConfig, step: int) -> float:
     return config.lr * (config.lr_end + (1 - config.lr_end) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def _moments(
-    model: LanguageModel, optimizer: torch.optim.Optimizer
-) -> Iterator[tuple[str, str, torch.nn.Parameter]]:
+def _moments(model: LanguageModel) -> Iterator[tuple[str, str, torch.nn.Parameter]]:
     for name, parameter in model.hf.named_parameters():
         for key in ("exp_avg", "exp_avg_sq", "step"):
             yield f"{key}:{name}", key, parameter
@@ -184,13 +177,10 @@ def _save(
     step: int,
 ) -> None:
     tensors = {f"weight:{n}": p.detach().clone() for n, p in model.hf.named_parameters()}
-    tensors |= {
-        label: optimizer.state[p][key].clone() for label, key, p in _moments(model, optimizer)
-    }
+    tensors |= {label: optimizer.state[p][key].clone() for label, key, p in _moments(model)}
+    metadata = {"recipe": json.dumps(recipe, sort_keys=True), "step": str(step)}
     with atomic_path(path) as temporary:
-        save_file(
-            tensors, temporary, {"recipe": json.dumps(recipe, sort_keys=True), "step": str(step)}
-        )
+        save_file(tensors, temporary, metadata)
 
 
 def _restore(
@@ -209,15 +199,13 @@ def _restore(
     with torch.no_grad():
         for name, parameter in model.hf.named_parameters():
             parameter.copy_(tensors[f"weight:{name}"])
-    for label, key, parameter in _moments(model, optimizer):
+    for label, key, parameter in _moments(model):
         optimizer.state[parameter][key] = tensors[label].clone()
     return int(metadata["step"])
 
 
 def _publish(model: LanguageModel, out: Path, recipe: dict[str, Any]) -> None:
-    """Write weights and tokenizer as a plain Hugging Face folder, the recipe, and the card with the
-    measured scores.
-    """
+    """Write weights and tokenizer as a Hugging Face folder, the recipe, and the measured card."""
     model.hf.half().save_pretrained(out)
     for file in TOKENIZER.iterdir():
         shutil.copy(file, out)

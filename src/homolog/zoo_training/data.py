@@ -9,6 +9,7 @@ resumes from its step alone.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,17 +17,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Mixture:
-    """Windows of `context` + 1 tokens, a share of them repeats.  Shares and lengths move over
-    `over` steps.
+    """Windows of `context` + 1 tokens, a share of them repeats.
+
+    Shares and lengths move from their start to their end over the first `over` steps.
     """
 
     context: int = 128
     batch: int = 8
     repeats_start: float = 0.5
     repeats_end: float = 0.25
-    uniform_share: float = (
-        0.5  # of the repeats: segments of uniform tokens; the others follow the text's frequencies
-    )
+    uniform_share: float = 0.5  # of the repeats; the others follow the text's frequencies
     shortest: int = 3
     longest_start: int = 32
     longest_end: int = 64
@@ -37,20 +37,18 @@ class Mixture:
 def batch_at(
     mixture: Mixture, stream: np.ndarray, step: int, n_special: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens (batch, context + 1) int64, and weights (batch, context) float32 of the loss of
-    predicting tokens[:, 1:].
+    """Tokens (batch, context + 1) int64, and weights (batch, context) float32 of their losses.
 
-    `stream` is the training text as one array of token ids.
-    Ids below `n_special` are never in a uniform segment.
+    The loss is that of predicting tokens[:, 1:].  `stream` is the training text as one array of
+    token ids.  Ids below `n_special` are never in a uniform segment.
     """
     rng = np.random.default_rng((mixture.seed, 1, step))
     width = mixture.context + 1
     progress = min(1.0, step / mixture.over)
     n_windows = (len(stream) - 1) // mixture.context
     share = mixture.repeats_start + (mixture.repeats_end - mixture.repeats_start) * progress
-    longest = round(
-        mixture.longest_start + (mixture.longest_end - mixture.longest_start) * progress
-    )
+    growth = mixture.longest_end - mixture.longest_start
+    longest = round(mixture.longest_start + growth * progress)
     tokens = np.empty((mixture.batch, width), np.int64)
     weights = np.ones((mixture.batch, mixture.context), np.float32)
     for row in range(mixture.batch):
@@ -60,9 +58,8 @@ def batch_at(
             tokens[row] = stream[start : start + width]
             continue
         length = int(np.exp(rng.uniform(np.log(mixture.shortest), np.log(longest + 1))))
-        segment = random_segment(
-            rng, stream, length, rng.random() < mixture.uniform_share, n_special
-        )
+        uniform = rng.random() < mixture.uniform_share
+        segment = random_segment(rng, stream, length, uniform, n_special)
         tokens[row] = np.resize(segment, width)
         weights[row, : length - 1] = 0
     return tokens, weights
@@ -71,20 +68,12 @@ def batch_at(
 def random_segment(
     rng: np.random.Generator, stream: np.ndarray, length: int, uniform: bool, n_special: int
 ) -> np.ndarray:
-    """`length` independent tokens: uniform over the ids from `n_special` on, or by their frequency
-    in the text.
-    """
+    """`length` independent tokens: uniform from `n_special` on, or by frequency in the text."""
     if uniform:
         return rng.integers(n_special, int(stream.max()) + 1, length)
     return stream[rng.integers(0, len(stream), length)]
 
 
-_orders: dict[tuple[int, int, int], np.ndarray] = {}
-
-
+@functools.lru_cache(maxsize=1)
 def _shuffled(seed: int, epoch: int, n_windows: int) -> np.ndarray:
-    key = (seed, epoch, n_windows)
-    if key not in _orders:
-        _orders.clear()
-        _orders[key] = np.random.default_rng((seed, 2, epoch)).permutation(n_windows)
-    return _orders[key]
+    return np.random.default_rng((seed, 2, epoch)).permutation(n_windows)

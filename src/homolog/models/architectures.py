@@ -1,0 +1,58 @@
+"""The architectures that have an adapter of their own: one line each.
+
+An adapter is a `LanguageModel` over the unmodified module of transformers: mostly a `Blockwise`,
+which computes block by block, with sites inside.  Every other architecture is read through
+`AnyDecoder`.  An adapter from outside this package joins the list by `register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from homolog.errors import InputError
+from homolog.models.base import LanguageModel
+from homolog.models.gpt2 import GPT2
+from homolog.models.gpt_neox import GPTNeoX
+from homolog.models.llama import Llama
+from homolog.models.mamba import Mamba
+from homolog.models.sites import KINDS, add_kind
+
+_LISTED: tuple[type[LanguageModel], ...] = (
+    GPT2,
+    GPTNeoX,
+    Llama,
+    Mamba,
+)
+ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
+"""By the model type of the configuration."""
+
+
+def register(
+    adapter: type[LanguageModel], kinds: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> None:
+    """Read every model of `adapter.architecture` through `adapter`.
+
+    kinds: of sites that it alone has, with their axes; they join `sites.KINDS`.
+    InputError for an architecture that another adapter reads, and for kinds that cannot be.
+    """
+    architecture = adapter.architecture
+    present = ADAPTERS.get(architecture, adapter)
+    if (present.__module__, present.__qualname__) != (adapter.__module__, adapter.__qualname__):
+        raise InputError(
+            "architecture",
+            architecture,
+            f"it is read through {present.__module__}.{present.__qualname__}",
+            "Name another model type.",
+        )
+    listed = adapter.site_kinds if isinstance(adapter.site_kinds, tuple) else ()
+    if missing := [kind for kind in listed if kind not in KINDS and kind not in kinds]:
+        raise InputError(
+            "site_kinds",
+            ", ".join(missing),
+            "each must be a kind of `homolog.models.sites.KINDS`",
+            "Say its axes: register(adapter, {'KIND': ('batch', 'position', ...)}).",
+        )
+    for kind, axes in kinds.items():
+        add_kind(kind, axes)
+    ADAPTERS[architecture] = adapter
