@@ -226,7 +226,7 @@ def with_heads_held(
     return run.logits[:, -1]
 
 
-# -------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # Mamba
 
 
@@ -393,7 +393,10 @@ def test_answers_may_be_read_in_any_order(
 
 
 def test_shapes_that_differ(make_paths: Callable, prompts: tuple[Tensor, Tensor]) -> None:
-    message = r"corrupt is \(5, 11\), but clean prompts are \(5, 12\). Give both as \(prompt, position\), of one shape."
+    message = (
+        r"corrupt is \(5, 11\), but clean prompts are \(5, 12\). "
+        r"Give both as \(prompt, position\), of one shape."
+    )
     with pytest.raises(InputError, match=message):
         make_paths(prompts[0], prompts[1][:, 1:])
     with pytest.raises(InputError, match=message):
@@ -443,7 +446,7 @@ def test_layers_and_taps_that_are_none(mamba: Mamba, prompts: tuple[Tensor, Tens
         StatePaths(mamba, prompts[0][:, :1], prompts[1][:, :1])
 
 
-# ----------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # the zoo
 
 

@@ -8,10 +8,11 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from homolog.circuits.tables import STUDY_TABLES, TABLES
 from homolog.cli import app
 from homolog.errors import InputError
 from homolog.pipeline import Study
-from homolog.pipeline.circuits import CIRCUIT_TABLES, run_circuits
+from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.recipe import load_recipe, parse_circuits, parse_recipe
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
@@ -69,6 +70,11 @@ def test_the_tables_say_what_each_model_does(run):
     assert (study.effects.get_column("change_lo") <= study.effects.get_column("change_hi")).all()
 
 
+def test_each_table_has_the_columns_and_dtypes_that_are_said_once(run):
+    for name in STUDY_TABLES:
+        assert pl.read_parquet_schema(run / f"{name}.parquet") == dict(TABLES[name])
+
+
 def test_real_patches_follow_the_scores(run):
     edges = Study.load(run).edges
     patched = edges.filter(pl.col("effect").is_not_null())
@@ -79,12 +85,12 @@ def test_real_patches_follow_the_scores(run):
 
 
 def test_a_second_start_does_nothing_and_a_damaged_table_is_rebuilt(run):
-    before = {table: (run / f"{table}.parquet").read_bytes() for table in CIRCUIT_TABLES}
+    before = {table: (run / f"{table}.parquet").read_bytes() for table in STUDY_TABLES}
     models = ("zoo:transformer-s0", "zoo:mamba-s0", "zoo:transformer-random")
     run_circuits(recipe(*models), run, SilentProgress())
     (run / "effects.parquet").write_bytes(b"damaged")
     run_circuits(recipe(*models), run, SilentProgress())
-    assert {table: (run / f"{table}.parquet").read_bytes() for table in CIRCUIT_TABLES} == before
+    assert {table: (run / f"{table}.parquet").read_bytes() for table in STUDY_TABLES} == before
     assert RunFolder(run).verify() == []
 
 

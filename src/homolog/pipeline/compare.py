@@ -190,10 +190,7 @@ def run_comparison(
                 )
             )
         if recipe.circuits is not None:
-            where = (recipe.run.seed, recipe.run.dtype, recipe.run.device, progress)
-            trace_models(
-                run, plan.compared, recipe.circuits, *where, random=recipe.run.random_weights
-            )
+            trace_models(run, plan.compared, recipe.circuits, recipe.run, progress, threads=threads)
         return finish(run, progress)
     finally:
         run.close()
