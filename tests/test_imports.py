@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"report"},
     {"engine"},
     {"pipeline", "zoo"},
-    {"cli", "cli_sae", "doctor", "serve", "terminal", "__main__"},
+    {"cli", "cli_circuits", "cli_sae", "doctor", "serve", "terminal", "__main__"},
 ]
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 

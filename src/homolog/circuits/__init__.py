@@ -8,18 +8,22 @@ from homolog.circuits.metrics import interval, measure
 from homolog.circuits.off_by_one import OffByOne, off_by_one
 from homolog.circuits.prompts import Prompts, Unable
 from homolog.circuits.state_paths import StatePaths
+from homolog.circuits.task_circuit import CircuitSearch, TaskCircuit, find_circuit
 
 __all__ = [
     "AttentionPaths",
     "Circuit",
     "CircuitEvaluation",
+    "CircuitSearch",
     "Discovery",
     "OffByOne",
     "Prompts",
     "Scoring",
     "StatePaths",
+    "TaskCircuit",
     "Unable",
     "discover",
+    "find_circuit",
     "interval",
     "measure",
     "off_by_one",

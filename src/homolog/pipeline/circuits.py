@@ -101,16 +101,16 @@ def require_circuits(
 
 
 def expected_lines(
-    ref: str, n_prompts: int, seed: int, batch: int, device: str, progress: Progress
+    ref: str, n_prompts: int, batch: int, where: Run, progress: Progress
 ) -> Iterator[str]:
     """The paper's experiments repeated on a model, beside the released numbers, as lines of text.
 
     Errors: InputError for a model of another shape than the two whose numbers were released.
     """
-    model = load(ref, device=device)
+    model = load_where(Subject(ref, "model"), where)
     total = len(released_for(model)) * n_prompts
     with progress.stage(f"repeat released experiments on {ref}", total) as bar:
-        compared = compare(model, n_prompts, seed, batch, bar.advance)
+        compared = compare(model, n_prompts, where.seed, batch, bar.advance)
     columns = ("released", "ours", "deviation", "released_change", "our_change")
     for experiment, group in itertools.groupby(compared, lambda row: row["experiment"]):
         rows = list(group)
