@@ -22,6 +22,14 @@ circuits = typer.Typer(
 Models = Annotated[
     list[str], typer.Argument(metavar="MODEL...", help="Zoo names, folders or Hub ids.")
 ]
+Task = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="induction, associative_recall, natural_induction, ioi, greater_than, or a "
+        ".jsonl file of prompts.",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -82,14 +90,7 @@ def induction(
 
 @circuits.command("discover")
 def discover(
-    task: Annotated[
-        str,
-        typer.Argument(
-            metavar="TASK",
-            help="induction, associative_recall, natural_induction, ioi, greater_than, or a "
-            ".jsonl file of prompts.",
-        ),
-    ],
+    task: Task,
     models: Models,
     out: Out = None,
     edges: Annotated[

@@ -1,6 +1,4 @@
-"""Ablation against hooks on the Hugging Face modules; scores of a planted circuit; the definitions
-by hand.
-"""
+"""Ablation against hooks on the modules; scores of a planted circuit; definitions by hand."""
 
 from __future__ import annotations
 
@@ -46,9 +44,7 @@ def mamba() -> Mamba:
 def by_hooks(
     model: LanguageModel, tokens: Tensor, source: Tensor, ablate: list[Site], how: str
 ) -> Tensor:
-    """Logits at the last position: hooks put the ablated values into the modules, one whole pass
-    for all.
-    """
+    """Last logits: hooks put the ablated values into the modules, one whole pass for all."""
 
     def module(site: Site) -> torch.nn.Module:
         if isinstance(model, Mamba):

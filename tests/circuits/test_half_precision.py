@@ -1,6 +1,4 @@
-"""Everything in circuits in half precision: it runs, and says what float32 says within its
-rounding.
-"""
+"""Circuits in half precision: all runs, and says what float32 says within its rounding."""
 
 from __future__ import annotations
 

@@ -44,9 +44,7 @@ def test_infinite_logits_of_the_clean_pass(case):
 
 
 def test_infinite_logits_of_a_patched_pass():
-    """In float16 a channel is 60,000, 0 and 60,000 after the three blocks; without block 1's part,
-    120,000.
-    """
+    """In float16 a channel is 6e4, 0 and 6e4 after the blocks; without block 1's part, 12e4."""
     model = tiny("gpt2", torch.float16)
     with torch.no_grad():
         for block, sign in zip(model.hf.transformer.h, (1, -1, 1), strict=True):
@@ -61,9 +59,7 @@ def test_infinite_logits_of_a_patched_pass():
 
 
 def test_gradients_that_overflow_are_no_scores():
-    """A norm divides by its input's spread, 0.003 at least: 300 (the norm's weight) / 0.003 is
-    beyond float16.
-    """
+    """The norm's weight, 300, over the least spread of its input, 0.003, is beyond float16."""
     model = adapter(tiny_gpt2(tie_word_embeddings=False), "steep", torch.float16)
     with torch.no_grad():
         for block in model.hf.transformer.h:

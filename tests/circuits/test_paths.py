@@ -202,9 +202,7 @@ def with_heads_held(
     given: dict[str, Tensor] | None = None,
     read: str | None = None,
 ) -> Tensor:
-    """Logits (or `read`) of a whole run with z of all heads clean, corrupt at each sender's
-    positions, or as given.
-    """
+    """Logits (or `read`) of a whole run: z of heads clean, corrupt at the senders, or as given."""
     layers = range(model.n_layers if below is None else below)
     sites = [Site("z", layer) for layer in layers]
     z_clean, z_corrupt = (model.run(tokens, capture=sites) for tokens in (clean, corrupt))
@@ -367,9 +365,7 @@ def test_one_prompt(make_paths: Callable, prompts: tuple[Tensor, Tensor]) -> Non
 def test_against_other_corrupt_prompts(
     make_paths: Callable, prompts: tuple[Tensor, Tensor]
 ) -> None:
-    """What the first questions kept of the clean prompts serves later ones, and nothing of the
-    corrupt ones does.
-    """
+    """What was kept of the clean prompts serves later questions, nothing of the corrupt does."""
     clean, corrupt = prompts
     first = make_paths(clean, corrupt)
     before = {name: logits(answers) for name, answers in questions(first).items()}

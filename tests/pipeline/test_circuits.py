@@ -1,17 +1,16 @@
-"""The circuits study end to end: tables, resuming, the command line, models that cannot do the
-task.
-"""
+"""The circuits study end to end: tables, resuming, the command line, models that cannot."""
 
 import json
 
 import polars as pl
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from homolog.circuits.tables import STUDY_TABLES, TABLES
 from homolog.cli import app
 from homolog.errors import InputError
-from homolog.pipeline import Study
+from homolog.pipeline import Study, circuits
 from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.recipe import load_recipe, parse_circuits, parse_recipe
 from homolog.progress import SilentProgress
@@ -127,6 +126,36 @@ def test_the_command_line_says_what_is_wrong(tmp_path):
         ],
     )
     assert result.exit_code == 2 and "length" in result.output
+
+
+def test_threads_and_precision_reach_the_models(tmp_path, monkeypatch):
+    """Of a study's circuits: `threads` limits them, and the tables stay as they are."""
+    seen = []
+
+    def load(ref, **options):
+        seen.append((torch.get_num_threads(), options["dtype"]))
+        return real(ref, **options)
+
+    real = circuits.load
+    monkeypatch.setattr(circuits, "load", load)
+    small = recipe("zoo:mamba-s0")
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        run = RunFolder.open(tmp_path / str(threads), small.values())
+        subjects = circuits.named_once(small.models)
+        circuits.trace_models(
+            run, subjects, small.circuits, small.run, SilentProgress(), alone=True, threads=threads
+        )
+        run.close()
+    assert [n for n, _ in seen] == [1, 2] and torch.get_num_threads() == before
+    for name in STUDY_TABLES:
+        one, two = (tmp_path / n / f"{name}.parquet" for n in ("1", "2"))
+        assert one.read_bytes() == two.read_bytes()
+    words = ["circuits", "induction", "zoo:mamba-s0", "--dtype", "bfloat16", "--prompts", "4"]
+    words += ["--length", "16", "--repeat", "4", "--quiet", "--out", str(tmp_path / "half")]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert seen[-1][1] == torch.bfloat16
+    assert RunFolder(tmp_path / "half").recipe["run"]["dtype"] == "bfloat16"
 
 
 def test_recipes_with_circuits_are_checked():

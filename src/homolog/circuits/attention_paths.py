@@ -74,8 +74,7 @@ class AttentionPaths(Replay):
         reads: Sequence[Read] = READS,
         senders: Sequence[Site | str] | None = None,
     ) -> Iterator[Patched]:
-        """Each head's z at `positions` from the corrupt run, as the receiver at the last position
-        sees it.
+        """Each head's z at `positions` from the corrupt run, as the receiver at the end sees it.
 
         receiver    a head, "z.5.0"; only its own z at the last position changes what reaches the
                     logits

@@ -40,18 +40,17 @@ def measure(
     pairs: PromptPairs,
     clean_logits: Float[Tensor, "_ _"] | None = None,
 ) -> dict[str, Float[Tensor, "*patch prompt"]]:
-    """The metrics of the last position's logits, by name, in the logits' dtype; the module's text
-    defines them.
+    """The metrics of the last position's logits, by name, as the module's text defines them.
 
     pairs         the prompts, in the order of the logits; `pairs[a:b]` for a chunk of them
     clean_logits  (prompt, vocabulary) of the unpatched run, for kl; without them there is none
 
-    logit_difference is left out when the prompts have no distractor, probability_difference when
-    they have one answer. In float32, kl is good to some 1e-6, absolute and relative. Gradients
-    follow the caller's grad mode.  Memory: a few working copies of at most 2^24 logits (or one
-    patch's), beside what is given.  Raises `InputError`: another number of prompts, an answer
-    outside the vocabulary, logits that are not finite (of a patch: a pass without edits refuses
-    them itself).
+    In the logits' dtype. logit_difference is left out when the prompts have no distractor,
+    probability_difference when they have one answer. In float32, kl is good to some 1e-6, absolute
+    and relative. Gradients follow the caller's grad mode. Memory: a few working copies of at most
+    2^24 logits (or one patch's), beside what is given. Raises `InputError`: another number of
+    prompts, an answer outside the vocabulary, logits that are not finite (of a patch: a pass
+    without edits refuses them itself).
     """
     *leading, n, vocabulary = logits.shape
     _check(logits, pairs, clean_logits)

@@ -144,8 +144,7 @@ class StatePaths(Replay):
     def conv_to_write(
         self, layer: int, write_at: Tensor, inputs: dict[str, Sequence[int]]
     ) -> Iterator[Patched]:
-        """The write at `write_at` (prompt,) computed from convolution inputs of which some are
-        corrupt.
+        """The write at `write_at` (prompt,) from convolution inputs of which some are corrupt.
 
         inputs   label: how many positions before the write each corrupt input is; 0 is the write's
                  own position

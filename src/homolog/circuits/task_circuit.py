@@ -187,8 +187,8 @@ def find_circuit(
     )
 
 
-def _excludes_zero(found: Interval) -> bool:
-    return float(found.low) > 0 or float(found.high) < 0
+def _excludes_zero(difference: Interval) -> bool:
+    return float(difference.low) > 0 or float(difference.high) < 0
 
 
 def _names(sites: tuple[Site, ...]) -> str:
