@@ -1,19 +1,17 @@
-"""Path patching of every sender to the logits: ours against TransformerLens, same weights, same
-prompts, one process.
+"""Path patching of every sender to the logits: ours against TransformerLens, in one process.
 
     python benchmarks/path_patching.py [--model pythia-160m|mamba-130m|both] [--prompts N]
-    [--repeats N]
-                                       [--side theirs|both]
+                                       [--repeats N] [--side theirs|both]
 
-pythia-160m: z of each of the 144 heads at the last position.  mamba-130m: y (without the D-skip) of
-each of the 24 layers at the last position.  The sender's value comes from the run on corrupt
-prompts, that of every other head (layer) is held clean, the rest is recomputed.  Configurations of
-EleutherAI/pythia-160m and state-spaces/mamba-130m, random weights, prompts of 64 random tokens.
-Corrupt prompts as in the experiments of [Wang 2025] with these senders: for Pythia another random
-prompt, for Mamba the same prompt with another last token; for Mamba another random prompt too. Both
-sides return logits at the last position and start from tokens: the clean and the corrupt run are in
-the time.  A round is ours, theirs, ours; the ratio is the median over rounds of theirs / the mean
-of ours.
+Weights and prompts are the same. pythia-160m: z of each of the 144 heads at the last position.
+mamba-130m: y (without the D-skip) of each of the 24 layers at the last position. The sender's value
+comes from the run on corrupt prompts, that of every other head (layer) is held clean, the rest is
+recomputed. Configurations of EleutherAI/pythia-160m and state-spaces/mamba-130m, random weights,
+prompts of 64 random tokens.  Corrupt prompts as in the experiments of [Wang 2025] with these
+senders: for Pythia another random prompt, for Mamba the same prompt with another last token; for
+Mamba another random prompt too. Both sides return logits at the last position and start from
+tokens: the clean and the corrupt run are in the time. A round is ours, theirs, ours; the ratio is
+the median over rounds of theirs / the mean of ours.
 
 The logits of the Mamba with random weights differ by up to 1e-2 between float32 implementations,
 each of which is that far from float64; that both sides ask the same question shows against the
@@ -70,9 +68,7 @@ def mamba_130m() -> MambaForCausalLM:
 
 
 def bridge_of(hf: Any) -> Any:
-    """A TransformerLens bridge over a copy of the module, without a network: it replaces submodules
-    by its own.
-    """
+    """A TransformerLens bridge over a copy of the module: it replaces submodules by its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
@@ -80,16 +76,15 @@ def bridge_of(hf: Any) -> Any:
         bridge = build_bridge_from_module(copy.deepcopy(hf), type(hf).__name__, hf_config=hf.config)
     for block in bridge.blocks:
         if hasattr(block, "mixer"):
-            block.mixer.eager_scan = (
-                True  # the only one with hooks at the state; no slower than Hugging Face's
-            )
+            # the only one with hooks at the state; no slower than Hugging Face's
+            block.mixer.eager_scan = True
     return bridge
 
 
 def theirs_heads_to_logits(
     bridge: Any, clean: Tensor, corrupt: Tensor, seconds: dict[str, float]
 ) -> Tensor:
-    """Logits (layer * head, prompt, vocabulary); adds the seconds of its two stages to `seconds`."""
+    """Logits (layer * head, prompt, vocabulary); adds its stages' seconds to `seconds`."""
     begun = time.perf_counter()
     n_layers, n_heads = bridge.cfg.n_layers, bridge.cfg.n_heads
     names = [f"blocks.{layer}.attn.hook_z" for layer in range(n_layers)]
@@ -117,7 +112,7 @@ def theirs_heads_to_logits(
 def theirs_y_to_logits(
     bridge: Any, clean: Tensor, corrupt: Tensor, seconds: dict[str, float]
 ) -> Tensor:
-    """Logits (layer, prompt, vocabulary); adds the seconds of its two stages to `seconds`."""
+    """Logits (layer, prompt, vocabulary); adds its stages' seconds to `seconds`."""
     begun = time.perf_counter()
     layers = range(bridge.cfg.n_layers)
     mixers = [f"blocks.{layer}.mixer" for layer in layers]
@@ -137,14 +132,11 @@ def theirs_y_to_logits(
         hooks: list[tuple[str, Callable]] = []
         for layer, mixer in enumerate(mixers):
             now: dict[str, Tensor] = {}
-            y = (y_corrupt if layer == sender else y_clean)[layer]
+            y, D = (y_corrupt if layer == sender else y_clean)[layer], bridge.blocks[layer].mixer.D
             hooks += [
                 (f"{mixer}.in_proj.hook_out", partial(remember, into=now, name="xz")),
                 (f"{mixer}.x_proj.hook_in", partial(remember, into=now, name="u")),
-                (
-                    f"{mixer}.out_proj.hook_in",
-                    partial(hold, y=y, D=bridge.blocks[layer].mixer.D, now=now),
-                ),
+                (f"{mixer}.out_proj.hook_in", partial(hold, y=y, D=D, now=now)),
             ]
         rows.append(bridge.run_with_hooks(clean, fwd_hooks=hooks, logits_to_keep=1)[:, -1])
     seconds["cache"] = seconds.get("cache", 0.0) + cached - begun
@@ -160,9 +152,8 @@ def cached_last_y(bridge: Any, tokens: Tensor) -> list[Tensor]:
     )[1]
     y = []
     for layer in range(bridge.cfg.n_layers):
-        state = cache[f"blocks.{layer}.mixer.hook_ssm_state"][
-            :, :, -1
-        ]  # (prompt, d_inner, d_state)
+        # (prompt, d_inner, d_state)
+        state = cache[f"blocks.{layer}.mixer.hook_ssm_state"][:, :, -1]
         C = cache[f"blocks.{layer}.mixer.x_proj.hook_out"][:, -1, -state.shape[-1] :]
         y.append(torch.einsum("pdn,pn->pd", state, C))
     return y
@@ -188,10 +179,8 @@ def adapter_of(name: str, hf: Any) -> Any:
     return {"pythia-160m": GPTNeoX, "mamba-130m": Mamba}[name](f"{name}, random weights", hf)
 
 
-def measure(name: str, corruption: str, prompts: int, repeats: int, side: str) -> None:
-    """Run both sides `repeats` times, alternating, and print their seconds, the ratio and the
-    largest differences.
-    """
+def compare(name: str, corruption: str, prompts: int, repeats: int, side: str) -> None:
+    """Run both sides `repeats` times by turns; print seconds, ratio and largest differences."""
     torch.manual_seed(0)
     if name == "pythia-160m":
         hf, theirs = pythia_160m(), theirs_heads_to_logits
@@ -226,8 +215,7 @@ def measure(name: str, corruption: str, prompts: int, repeats: int, side: str) -
     effect = float((expected - unpatched).abs().max())
     print(
         f"path patching, {name}, {len(expected)} senders, {prompts} prompts of {LENGTH} tokens, "
-        "corrupt ones with "
-        f"{corruption}, {torch.get_num_threads()} threads\n"
+        f"corrupt ones with {corruption}, {torch.get_num_threads()} threads\n"
         f"  TransformerLens {statistics.median(seconds['theirs']):.1f} s "
         f"(cache {stages['cache'] / repeats:.1f} s, senders {stages['senders'] / repeats:.1f} s), "
         f"largest effect on a logit {effect:.1e}",
@@ -245,9 +233,7 @@ def measure(name: str, corruption: str, prompts: int, repeats: int, side: str) -
 
 
 def main() -> None:
-    """Print seconds of both sides, their ratio and the largest difference of the logits, for both
-    models.
-    """
+    """Print seconds of both sides, their ratio and the largest difference, for both models."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -258,7 +244,7 @@ def main() -> None:
     options = parser.parse_args()
     for name, corruption in CASES:
         if options.model in (name, "both"):
-            measure(name, corruption, options.prompts, options.repeats, options.side)
+            compare(name, corruption, options.prompts, options.repeats, options.side)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ LAYERS: list[set[str]] = [
     {"analyses"},
     {"report"},
     {"engine"},
-    {"pipeline", "zoo_training"},
-    {"cli", "cli_sae", "doctor", "serve", "terminal", "__main__"},
+    {"pipeline"},
+    {"zoo_training"},
+    {"cli", "doctor", "serve", "terminal", "__main__"},
 ]
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from homolog.cli_circuits import circuits
 from homolog.cli_sae import sae
 from homolog.errors import InputError
-from homolog.terminal import Commands, complain, make_output_patient, stop_on_sigterm
+from homolog.terminal import Commands, complain, make_output_patient, say_report, stop_on_sigterm
 
 if TYPE_CHECKING:
     from homolog.record.recipe import Recipe
@@ -33,9 +34,6 @@ app = typer.Typer(
 )
 zoo = typer.Typer(help="The small trained models that ship with the package.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
-circuits = typer.Typer(
-    help="How models do a task: path patching, Off-by-One, discovery.", no_args_is_help=True
-)
 app.add_typer(circuits, name="circuits")
 app.add_typer(sae, name="sae")
 
@@ -264,60 +262,6 @@ def doctor() -> None:
         typer.echo(f"{topic:<26}{finding}")
 
 
-@circuits.command("induction")
-def circuits_induction(
-    models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Zoo names, folders or Hub ids.")
-    ],
-    out: Out = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Root seed of prompts and intervals.")
-    ] = 0,
-    prompts: Annotated[
-        int, typer.Option("--prompts", min=2, help="Prompts of every experiment.")
-    ] = 256,
-    length: Annotated[int, typer.Option("--length", min=5, help="Tokens of a prompt.")] = 64,
-    repeat: Annotated[
-        int, typer.Option("--repeat", min=1, help="Tokens at the end that repeat earlier ones.")
-    ] = 1,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Prompts in memory at a time.")] = 64,
-    expect: Annotated[
-        bool,
-        typer.Option(
-            "--expect", help="Repeat the paper's experiments instead, beside its released numbers."
-        ),
-    ] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Find the parts of each model that do induction, and whether its state is off by one."""
-    from homolog.progress import make_progress
-
-    if expect:
-        from homolog.pipeline.circuits import expected_lines
-
-        for ref in models:
-            for line in expected_lines(ref, prompts, seed, batch, device, make_progress(quiet)):
-                typer.echo(line)
-        return
-    from homolog.pipeline.circuits import run_circuits
-    from homolog.pipeline.plan import Subject
-    from homolog.pipeline.recipes import parse_circuits
-    from homolog.record.run_folder import RunFolder
-
-    name = "-".join(["circuits", *(Subject(ref, "model").name for ref in models)])
-    recipe = parse_circuits(
-        {
-            "name": name,
-            "models": models,
-            "run": {"seed": seed, "device": device},
-            "circuits": {"n_prompts": prompts, "length": length, "repeat": repeat, "batch": batch},
-        }
-    )
-    target = out or Path("runs") / name
-    _say_report(run_circuits(recipe, target, make_progress(quiet)), RunFolder(target).record)
-
-
 @zoo.command("list")
 def zoo_list() -> None:
     """Name the models that ship."""
@@ -422,15 +366,4 @@ def _compare(
     record = RunFolder(target).record
     for found in [*record.get("verdicts", []), *record.get("causal", [])]:
         typer.echo(found["words"])
-    _say_report(path, record)
-
-
-def _say_report(path: Path, record: dict[str, Any]) -> None:
-    """Where the report is, and what it is without.  Exit code 1 where something failed."""
-    typer.echo(f"Report: {path}")
-    failed = record.get("failed", {})
-    for work, why in failed.items():
-        complain(f"Failed, and not in the report: {work} ({why['error']})")
-    if failed:
-        complain("The same command again makes what is missing; run.json has the details.")
-        raise typer.Exit(1)
+    say_report(path, record)

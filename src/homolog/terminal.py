@@ -9,7 +9,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +127,14 @@ def _stop(signal_number: int, frame: object) -> None:
 def complain(text: str) -> None:
     """Say it on standard error."""
     typer.echo(text, err=True)
+
+
+def say_report(path: Path, record: Mapping[str, Any]) -> None:
+    """Where the report is, and what it is without.  Exit code 1 where something failed."""
+    typer.echo(f"Report: {path}")
+    failed = record.get("failed", {})
+    for work, why in failed.items():
+        complain(f"Failed, and not in the report: {work} ({why['error']})")
+    if failed:
+        complain("The same command again makes what is missing; run.json has the details.")
+        raise typer.Exit(1)

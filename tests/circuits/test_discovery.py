@@ -1,6 +1,4 @@
-"""Edge scores by arithmetic in a linear model, against finite differences of real patches, and by
-sum rules.
-"""
+"""Edge scores by arithmetic, against finite differences of real patches, and by sum rules."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ def some_pairs(n: int = 3, length: int = 9) -> PromptPairs:
 
 
 def linear_model() -> LanguageModel:
-    """One block whose head averages the stream over the window and adds that; no norms, and a
-    silent MLP.
-    """
+    """One block whose head adds the stream's average over the window; no norms, a silent MLP."""
     hf = tiny_gpt_neox(
         vocab_size=5, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4
     )
@@ -103,9 +99,7 @@ def test_scores_and_effects_of_a_linear_model_by_hand(steps: int) -> None:
 
 
 def patched(model: LanguageModel, pairs: PromptPairs, row: dict[str, Any], part: float) -> Tensor:
-    """Logit difference of a full pass with `part` of the edge's difference added at the receiver's
-    site.
-    """
+    """Logit difference of a full pass with `part` of the edge's difference at the receiver."""
     names, labels = position_labels(pairs)
     mask = (labels == names.index(row["position"])).to(torch.float64)
     receiver, tap = row["receiver"], row["tap"]
@@ -129,9 +123,7 @@ def patched(model: LanguageModel, pairs: PromptPairs, row: dict[str, Any], part:
 
 
 def one_of_each_kind(edges: pl.DataFrame) -> pl.DataFrame:
-    """The strongest edges between each kind of sender and receiver at each label, and some weak
-    ones.
-    """
+    """The strongest edge between kinds of senders and receivers at each label, and weak ones."""
     kinds = [
         pl.col(end).str.split(".").list.first().alias(f"{end}_kind")
         for end in ("sender", "receiver")

@@ -1,6 +1,4 @@
-"""The slow path patching against Hugging Face and against itself: what the oracle's own arithmetic
-rests on.
-"""
+"""The slow path patching against Hugging Face and itself: what the oracle's arithmetic rests on."""
 
 import pytest
 import torch
@@ -76,9 +74,7 @@ def test_all_taps_of_a_corrupt_write_are_the_corrupt_write(prompts: tuple[Tensor
 
 
 def test_a_write_decays_to_the_last_position(prompts: tuple[Tensor, Tensor]) -> None:
-    """state[last] changes by the product of the later clean decays, times the change of the state
-    at the position.
-    """
+    """state[last] changes by the change at the position times the later clean decays."""
     hf, (clean, corrupt), layer, p = tiny_mamba().double(), prompts, 1, 6
     _, ours = slow.mamba_forward(hf, clean)
     _, theirs = slow.mamba_forward(hf, corrupt)
@@ -94,9 +90,7 @@ def test_a_write_decays_to_the_last_position(prompts: tuple[Tensor, Tensor]) -> 
 def test_a_sender_in_the_last_block_only_adds_to_the_residual_stream(
     prompts: tuple[Tensor, Tensor],
 ) -> None:
-    """Nothing after the last block but the final norm and the LM head: logits = head(norm(h + W
-    (corrupt - clean))).
-    """
+    """Only norm and head come after the last block: head(norm(h + W (corrupt - clean)))."""
     hf, (clean, corrupt) = tiny_gpt_neox().double(), prompts
     _, z, _ = slow.gpt_neox_forward(hf, clean)
     _, z_corrupt, _ = slow.gpt_neox_forward(hf, corrupt)

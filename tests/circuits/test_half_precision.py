@@ -1,18 +1,20 @@
-"""Everything in circuits in half precision: it runs, and says what float32 says within its
-rounding.
-"""
+"""Circuits in half precision: all runs, and says what float32 says within its rounding."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from tests.circuits.ablated import ablated_logits
 from tests.models.helpers import ONE_EACH, tiny
 
 import homolog
 from homolog.circuits.discovery import discover
-from homolog.circuits.evaluation import CircuitEvaluation, ablated_logits, nodes
-from homolog.circuits.induction import Prompts, trace_induction, tracer_of
+from homolog.circuits.edges import nodes
+from homolog.circuits.evaluation import CircuitEvaluation, Scoring
+from homolog.circuits.induction import trace_induction
 from homolog.circuits.off_by_one import off_by_one
+from homolog.circuits.prompts import Prompts
+from homolog.circuits.tracers import tracer_of
 from homolog.corpus.tasks import induction
 
 HALF = [torch.bfloat16, torch.float16]
@@ -93,7 +95,7 @@ def test_evaluation(case, how, dtype):
     pairs = pairs_of(wide)
     circuit = nodes(wide)[::2]
     exact, found = (
-        CircuitEvaluation(m, pairs, circuit, how=how).metric_with([circuit, []])
+        CircuitEvaluation(m, pairs, circuit, Scoring(ablation=how)).metric_with([circuit, []])
         for m in (wide, half)
     )
     assert found.isfinite().all()

@@ -4,17 +4,11 @@ import pytest
 import torch
 
 import homolog
-from homolog.circuits.effects import Effects, Question, measure_effects
-from homolog.circuits.induction import (
-    CARRIER,
-    COPIER,
-    MATCHER,
-    Prompts,
-    Unable,
-    around,
-    trace_induction,
-)
+from homolog.circuits.effects import Effects, PathQuestion, measure_effects
+from homolog.circuits.induction import trace_induction
+from homolog.circuits.prompts import Prompts, Unable, around
 from homolog.circuits.replay import Patched
+from homolog.circuits.tracers.base import CARRIER, COPIER, MATCHER
 from homolog.corpus.tasks import induction
 
 PROMPTS = Prompts(n_prompts=32, length=16, repeat=4, batch=16)
@@ -37,7 +31,7 @@ def circuits():
 
 
 def attention(name, pairs):
-    """The attention patterns of the Hugging Face module itself: (layer, head, prompt, query, key)."""
+    """The Hugging Face module's own attention: (layer, head, prompt, query, key)."""
     hf = homolog.load(name).hf
     hf.set_attn_implementation("eager")
     return torch.stack(hf(pairs.clean, output_attentions=True).attentions).transpose(1, 2)
@@ -81,7 +75,7 @@ def test_roles_shares_and_faithfulness(circuits, name):
     circuit = circuits[name]
     assert {role.role for role in circuit.roles} == {CARRIER, MATCHER, COPIER}
     for role in circuit.roles:
-        assert float(role.change.low) <= float(role.change.mean) <= float(role.change.high) < 0
+        assert float(role.change.low) <= float(role.change.value) <= float(role.change.high) < 0
         assert 0 < role.share < 1.2
     copiers = [r for r in circuit.roles if r.role == COPIER]
     assert copiers[0].component == circuit.key
@@ -104,7 +98,7 @@ def test_a_model_that_cannot_do_the_task_has_no_circuit():
 
 
 class Table:
-    """Logits from a table, in the place of a model: the row of each prompt is found by its tokens."""
+    """Logits from a table, in the place of a model: each prompt's row by its tokens."""
 
     pairs = induction(range(50), 6, length=8)
     logits_of = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))
@@ -126,7 +120,8 @@ def test_effects_of_batches_are_those_of_all_prompts():
         return [Patched(("a",), paths.logits[None] + 1), Patched(("b",), paths.logits[None] * 2)]
 
     questions = [
-        Question("x", corruption, ask, about={"position": ["p", "q"]}) for corruption in ("y", "z")
+        PathQuestion("x", corruption, ask, about={"position": ["p", "q"]})
+        for corruption in ("y", "z")
     ]
     Table.made = 0
     (one, _), (three, _) = (
@@ -136,10 +131,9 @@ def test_effects_of_batches_are_those_of_all_prompts():
     assert one.senders == three.senders == ("a", "b")
     for metric, values in one.patched.items():
         assert torch.equal(values, three.patched[metric]), metric
-    assert one.of("a", "logit").tolist() == pytest.approx(
-        [1.0] * 6, abs=1e-6
-    )  # every logit is one higher ...
-    assert one.of("a", "probability").abs().max() < 1e-6  # ... which no probability sees
+    # every logit is one higher, which no probability sees
+    assert one.change("logit")[0].tolist() == pytest.approx([1.0] * 6, abs=1e-6)
+    assert one.change("probability")[0].abs().max() < 1e-6
     rows = one.rows()
     assert [r["position"] for r in rows if r["metric"] == "kl"] == ["p", "q"]
 
@@ -149,7 +143,7 @@ def test_strongest_lowers_most():
         {"m": torch.zeros(2)},
         {"m": torch.tensor([[1.0, 1.0], [-3.0, 1.0], [-0.5, -0.4]])},
     )
-    question = Question("x", "y", lambda *_: [])
+    question = PathQuestion("x", "y", lambda *_: [])
     assert (
         Effects(question, ("a", "b", "c"), clean, patched).strongest("m") == "b"
     )  # means 1, -1, -0.45

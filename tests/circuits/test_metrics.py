@@ -160,7 +160,7 @@ def test_the_bootstrap_resamples_prompts_and_the_same_for_every_patch() -> None:
         means, resampled_means(values, seed=1, resamples=400)
     )
     found = interval(values, resamples=400)
-    assert found.mean.tolist() == [values[0].double().mean(), values[1].double().mean()]
+    assert found.value.tolist() == [values[0].double().mean(), values[1].double().mean()]
     torch.testing.assert_close(found.low, torch.tensor(np.quantile(means.numpy(), 0.025, axis=1)))
     torch.testing.assert_close(found.high, torch.tensor(np.quantile(means.numpy(), 0.975, axis=1)))
 
@@ -191,7 +191,7 @@ def test_paired_differences_are_narrower() -> None:
 
 
 def test_intervals_that_are_undefined() -> None:
-    assert interval(torch.tensor([3.0])).mean == 3 and interval(torch.tensor([3.0])).low.isnan()
+    assert interval(torch.tensor([3.0])).value == 3 and interval(torch.tensor([3.0])).low.isnan()
     found = interval(torch.tensor([[1.0, math.nan], [1.0, 2.0]]))
-    assert found.mean.isnan().tolist() == [True, False] == found.high.isnan().tolist()
+    assert found.value.isnan().tolist() == [True, False] == found.high.isnan().tolist()
     assert percentiles(torch.tensor(1.0), torch.tensor([1.0, math.nan])).high.isnan()

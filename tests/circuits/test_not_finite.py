@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from tests.circuits.ablated import ablated_logits
 from tests.models.helpers import ONE_EACH, adapter, tiny
 from tests.reference.tiny_models import tiny_gpt2
 
 import homolog
 from homolog.circuits.discovery import discover, score_edges
-from homolog.circuits.evaluation import CircuitEvaluation, ablated_logits, nodes
-from homolog.circuits.induction import Prompts, ability, trace_induction
+from homolog.circuits.edges import nodes
+from homolog.circuits.evaluation import CircuitEvaluation, Scoring
+from homolog.circuits.induction import trace_induction
+from homolog.circuits.prompts import Prompts, ability
 from homolog.corpus.tasks import induction
 from homolog.errors import InputError
 
@@ -16,7 +19,7 @@ PROMPTS = Prompts(n_prompts=4, length=12, seed=1, batch=4)
 
 
 def broken(case):
-    """One entry of the unembedding is far too large: logits are infinite, residual streams are not."""
+    """One entry of the unembedding is far too large: logits are infinite, the streams are not."""
     model = tiny(case)
     with torch.no_grad():
         model.hf.get_output_embeddings().weight[40] = 3e38
@@ -41,9 +44,7 @@ def test_infinite_logits_of_the_clean_pass(case):
 
 
 def test_infinite_logits_of_a_patched_pass():
-    """In float16 a channel is 60,000, 0 and 60,000 after the three blocks; without block 1's part,
-    120,000.
-    """
+    """In float16 a channel is 6e4, 0 and 6e4 after the blocks; without block 1's part, 12e4."""
     model = tiny("gpt2", torch.float16)
     with torch.no_grad():
         for block, sign in zip(model.hf.transformer.h, (1, -1, 1), strict=True):
@@ -54,13 +55,11 @@ def test_infinite_logits_of_a_patched_pass():
     with pytest.raises(
         InputError, match=r"logits is 'not finite'.*those of prompt 0 are not at token.*float32"
     ):
-        CircuitEvaluation(model, pairs, circuit, how="zero").faithfulness()
+        CircuitEvaluation(model, pairs, circuit, Scoring(ablation="zero")).faithfulness()
 
 
 def test_gradients_that_overflow_are_no_scores():
-    """A norm divides by its input's spread, 0.003 at least: 300 (the norm's weight) / 0.003 is
-    beyond float16.
-    """
+    """The norm's weight, 300, over the least spread of its input, 0.003, is beyond float16."""
     model = adapter(tiny_gpt2(tie_word_embeddings=False), "steep", torch.float16)
     with torch.no_grad():
         for block in model.hf.transformer.h:

@@ -5,8 +5,8 @@ import torch
 from tests.reference.planted_mamba import summing_mamba
 
 import homolog
-from homolog.circuits.induction import Prompts
 from homolog.circuits.off_by_one import OFFSETS, off_by_one, unrelated
+from homolog.circuits.prompts import Prompts
 from homolog.models.mamba import Mamba
 
 PROMPTS = Prompts(n_prompts=24, length=12, seed=3)
@@ -21,9 +21,9 @@ def test_a_planted_shift_is_found_and_predicted(shift, verdict):
     assert (found.verdict, found.offset, found.certainty) == (verdict, shift, 1.0)
     assert found.predicted == shift
     profile = found.profiles[0]
-    elsewhere = [float(e) for o, e in zip(OFFSETS, profile.effect.mean, strict=True) if o != shift]
-    assert max(map(abs, elsewhere)) < 1e-6 < float(profile.effect.mean[OFFSETS.index(shift)])
-    assert found.centre.mean == pytest.approx(shift, abs=1e-5)
+    elsewhere = [float(e) for o, e in zip(OFFSETS, profile.effect.value, strict=True) if o != shift]
+    assert max(map(abs, elsewhere)) < 1e-6 < float(profile.effect.value[OFFSETS.index(shift)])
+    assert found.centre.value == pytest.approx(shift, abs=1e-5)
     # The only tap carries all of the tokens' channels; the channel that is always on does not vary.
     assert profile.predicted[OFFSETS.index(shift)] == pytest.approx(1.0, abs=1e-6)
     assert sum(row["share"] for row in profile.rows()) == pytest.approx(1.0)
@@ -34,7 +34,7 @@ def test_without_an_effect_it_is_undecided():
     hf.backbone.layers[0].mixer.out_proj.weight.zero_()
     found = off_by_one(Mamba("mute", hf), PROMPTS, "state.0")
     assert found.verdict == "undecided"
-    assert found.centre.mean.isnan()
+    assert found.centre.value.isnan()
 
 
 def test_the_unrelated_token_is_neither_a_nor_b_nor_repeated():

@@ -202,9 +202,7 @@ def with_heads_held(
     given: dict[str, Tensor] | None = None,
     read: str | None = None,
 ) -> Tensor:
-    """Logits (or `read`) of a whole run with z of all heads clean, corrupt at each sender's
-    positions, or as given.
-    """
+    """Logits (or `read`) of a whole run: z of heads clean, corrupt at the senders, or as given."""
     layers = range(model.n_layers if below is None else below)
     sites = [Site("z", layer) for layer in layers]
     z_clean, z_corrupt = (model.run(tokens, capture=sites) for tokens in (clean, corrupt))
@@ -226,7 +224,7 @@ def with_heads_held(
     return run.logits[:, -1]
 
 
-# -------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # Mamba
 
 
@@ -367,9 +365,7 @@ def test_one_prompt(make_paths: Callable, prompts: tuple[Tensor, Tensor]) -> Non
 def test_against_other_corrupt_prompts(
     make_paths: Callable, prompts: tuple[Tensor, Tensor]
 ) -> None:
-    """What the first questions kept of the clean prompts serves later ones, and nothing of the
-    corrupt ones does.
-    """
+    """What was kept of the clean prompts serves later questions, nothing of the corrupt does."""
     clean, corrupt = prompts
     first = make_paths(clean, corrupt)
     before = {name: logits(answers) for name, answers in questions(first).items()}
@@ -393,7 +389,10 @@ def test_answers_may_be_read_in_any_order(
 
 
 def test_shapes_that_differ(make_paths: Callable, prompts: tuple[Tensor, Tensor]) -> None:
-    message = r"corrupt is \(5, 11\), but clean prompts are \(5, 12\). Give both as \(prompt, position\), of one shape."
+    message = (
+        r"corrupt is \(5, 11\), but clean prompts are \(5, 12\). "
+        r"Give both as \(prompt, position\), of one shape."
+    )
     with pytest.raises(InputError, match=message):
         make_paths(prompts[0], prompts[1][:, 1:])
     with pytest.raises(InputError, match=message):
@@ -443,7 +442,7 @@ def test_layers_and_taps_that_are_none(mamba: Mamba, prompts: tuple[Tensor, Tens
         StatePaths(mamba, prompts[0][:, :1], prompts[1][:, :1])
 
 
-# ----------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # the zoo
 
 

@@ -1,6 +1,4 @@
-"""The released circuit numbers and the comparison with them, on models of the same shape with
-random weights.
-"""
+"""The released circuit numbers, compared with those of random models of the same shape."""
 
 import math
 from collections.abc import Iterator

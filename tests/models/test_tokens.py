@@ -5,8 +5,7 @@ import pytest
 import torch
 from tests.models.helpers import ONE_EACH, TOKENS, tiny
 
-from homolog.circuits.evaluation import ablated_logits
-from homolog.circuits.induction import tracer_of
+from homolog.circuits.tracers import tracer_of
 from homolog.errors import InputError
 from homolog.models.tokens import as_tokens
 
@@ -107,6 +106,3 @@ def test_circuits_take_and_refuse_the_same(case):
     ):
         with pytest.raises(InputError, match=f"^{field} is"):
             paths(model, *given)
-    assert ablated_logits(model, clean, []).shape == (2, 97)
-    with pytest.raises(InputError, match=r"^source is"):
-        ablated_logits(model, clean, [], "mean", [[1.0]])

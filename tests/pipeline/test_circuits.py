@@ -1,17 +1,17 @@
-"""The circuits study end to end: tables, resuming, the command line, models that cannot do the
-task.
-"""
+"""The circuits study end to end: tables, resuming, the command line, models that cannot."""
 
 import json
 
 import polars as pl
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from homolog.circuits.tables import STUDY_TABLES
 from homolog.cli import app
 from homolog.errors import InputError
-from homolog.pipeline import Study
-from homolog.pipeline.circuits import CIRCUIT_TABLES, run_circuits
+from homolog.pipeline import Study, circuits
+from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.recipes import load_recipe, parse_circuits, parse_recipe
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
@@ -69,6 +69,11 @@ def test_the_tables_say_what_each_model_does(run):
     assert (study.effects.get_column("change_lo") <= study.effects.get_column("change_hi")).all()
 
 
+def test_each_table_has_the_columns_and_dtypes_that_are_said_once(run):
+    for table in STUDY_TABLES:
+        assert pl.read_parquet_schema(run / table.file) == table.schema
+
+
 def test_real_patches_follow_the_scores(run):
     edges = Study.load(run).edges
     patched = edges.filter(pl.col("effect").is_not_null())
@@ -79,12 +84,12 @@ def test_real_patches_follow_the_scores(run):
 
 
 def test_a_second_start_does_nothing_and_a_damaged_table_is_rebuilt(run):
-    before = {table: (run / f"{table}.parquet").read_bytes() for table in CIRCUIT_TABLES}
+    before = {table: (run / table.file).read_bytes() for table in STUDY_TABLES}
     models = ("zoo:transformer-s0", "zoo:mamba-s0", "zoo:transformer-random")
     run_circuits(recipe(*models), run, SilentProgress())
     (run / "effects.parquet").write_bytes(b"damaged")
     run_circuits(recipe(*models), run, SilentProgress())
-    assert {table: (run / f"{table}.parquet").read_bytes() for table in CIRCUIT_TABLES} == before
+    assert {table: (run / table.file).read_bytes() for table in STUDY_TABLES} == before
     assert RunFolder(run).verify() == []
 
 
@@ -121,6 +126,36 @@ def test_the_command_line_says_what_is_wrong(tmp_path):
         ],
     )
     assert result.exit_code == 2 and "length" in result.output
+
+
+def test_threads_and_precision_reach_the_models(tmp_path, monkeypatch):
+    """Of a study's circuits: `threads` limits them, and the tables stay as they are."""
+    seen = []
+
+    def load(ref, **options):
+        seen.append((torch.get_num_threads(), options["dtype"]))
+        return real(ref, **options)
+
+    real = circuits.load
+    monkeypatch.setattr(circuits, "load", load)
+    small = recipe("zoo:mamba-s0")
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        run = RunFolder.open(tmp_path / str(threads), small.values())
+        subjects = circuits.named_once(small.models)
+        circuits.trace_models(
+            run, subjects, small.circuits, small.run, SilentProgress(), alone=True, threads=threads
+        )
+        run.close()
+    assert [n for n, _ in seen] == [1, 2] and torch.get_num_threads() == before
+    for name in STUDY_TABLES:
+        one, two = (tmp_path / n / f"{name}.parquet" for n in ("1", "2"))
+        assert one.read_bytes() == two.read_bytes()
+    words = ["circuits", "induction", "zoo:mamba-s0", "--dtype", "bfloat16", "--prompts", "4"]
+    words += ["--length", "16", "--repeat", "4", "--quiet", "--out", str(tmp_path / "half")]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert seen[-1][1] == torch.bfloat16
+    assert RunFolder(tmp_path / "half").recipe["run"]["dtype"] == "bfloat16"
 
 
 def test_recipes_with_circuits_are_checked():

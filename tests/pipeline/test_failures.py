@@ -12,7 +12,7 @@ import pytest
 import typer
 from tests.pipeline.outcome import RECIPE, files, leave_undrawn
 
-from homolog import cli
+from homolog import terminal
 from homolog.pipeline import circuits, compare, meaning, spaces
 from homolog.pipeline.recipes import load_recipe, parse_circuits
 from homolog.pipeline.run_study import finished_report, run_study
@@ -103,9 +103,9 @@ def test_the_command_line_names_what_failed_and_ends_with_1(
         circuits.run_circuits(parse_circuits(values), runs / "none", SilentProgress())
     record = RunFolder(runs / "failed").record
     with pytest.raises(typer.Exit) as ended:
-        cli._say_report(runs / "failed" / "report" / "index.html", record)
+        terminal.say_report(runs / "failed" / "report" / "index.html", record)
     assert ended.value.exit_code == 1
-    cli._say_report(runs / "whole" / "report" / "index.html", RunFolder(runs / "whole").record)
+    terminal.say_report(runs / "whole" / "report" / "index.html", RunFolder(runs / "whole").record)
 
 
 def test_the_rest_is_as_in_an_undisturbed_run(runs: Path) -> None:

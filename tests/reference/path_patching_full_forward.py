@@ -1,10 +1,9 @@
-"""Path patching the slow way: one full forward pass per sender, on unmodified Hugging Face models,
-without homolog.
+"""Path patching the slow way, without homolog: one full forward pass per sender.
 
-A path patch asks what one component (the sender) tells the logits directly or through one
-receiver.  The sender's value is taken from a run on corrupt prompts, every other component of its
-kind is held at its value in the run on the clean prompts, and all that is not held (norms, MLPs,
-gates, convolutions, D-skips, the LM head) is recomputed.
+The models are unmodified Hugging Face modules. A path patch asks what one component (the sender)
+tells the logits directly or through one receiver. The sender's value is taken from a run on corrupt
+prompts, every other component of its kind is held at its value in the run on the clean prompts, and
+all that is not held (norms, MLPs, gates, convolutions, D-skips, the LM head) is recomputed.
 
 `clean` and `corrupt` are token ids (prompt, position), int64; "last" is the last position.  Logits
 are returned at the last position only, in the model's dtype.  Nothing here is fast and nothing is
@@ -21,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# ----------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # GPT-NeoX
 
 
@@ -31,12 +30,14 @@ def gpt_neox_forward(
     edit: Callable[[int, Tensor], Tensor] | None = None,
     edit_qkv: tuple | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Logits (prompt, vocabulary) at the last position; z (prompt, position, head, d_head) of every
-    layer, before the edit; and the fused projections (prompt, position, head, 3 * d_head: query,
-    key, value before rotary), likewise.
+    """Logits at the last position, z and the fused projections of every layer.
 
-    edit(layer, z)  returns the z that goes on into the layer's output matrix edit_qkv (layer,
-    function)  function(qkv) returns the fused projections that this layer's attention goes on with
+    Logits (prompt, vocabulary); z (prompt, position, head, d_head) and the projections (prompt,
+    position, head, 3 * d_head: query, key, value before rotary) as they are before an edit.
+
+    edit(layer, z)              returns the z that goes on into the layer's output matrix
+    edit_qkv (layer, function)  function(qkv) returns the fused projections that this layer's
+                                attention goes on with
     """
     heads, handles, zs, qkvs = hf.config.num_attention_heads, [], [], []
 
@@ -50,11 +51,8 @@ def gpt_neox_forward(
         def after_qkv(_module, _args, out):
             qkv = out.unflatten(-1, (heads, -1))
             qkvs.append(qkv)
-            return (
-                edit_qkv[1](qkv).flatten(-2)
-                if edit_qkv is not None and edit_qkv[0] == layer
-                else out
-            )
+            edited = edit_qkv is not None and edit_qkv[0] == layer
+            return edit_qkv[1](qkv).flatten(-2) if edited else out
 
         handles.append(attention.dense.register_forward_pre_hook(before_dense))
         handles.append(attention.query_key_value.register_forward_hook(after_qkv))
@@ -73,9 +71,7 @@ def gpt_neox_forward(
 def _patched_last_z(
     hf, clean: Tensor, z_clean: list[Tensor], layer: int, head: int, value: Tensor
 ) -> Tensor:
-    """Logits when z of one head at the last position is `value` (prompt, d_head), and that of all
-    others is clean.
-    """
+    """Logits when z of one head at the last position is `value` (prompt, d_head), others clean."""
 
     def edit(at: int, z: Tensor) -> Tensor:
         z = z.clone()
@@ -98,10 +94,9 @@ def head_to_logits(hf, clean: Tensor, corrupt: Tensor) -> Tensor:
     _, z_corrupt, _ = gpt_neox_forward(hf, corrupt)
     rows = []
     for layer, z in enumerate(z_corrupt):
-        heads = range(z.shape[2])
-        rows.append(
-            torch.stack([_patched_last_z(hf, clean, z_clean, layer, h, z[:, -1, h]) for h in heads])
-        )
+        values = z[:, -1].unbind(1)
+        logits = [_patched_last_z(hf, clean, z_clean, layer, h, v) for h, v in enumerate(values)]
+        rows.append(torch.stack(logits))
     return torch.stack(rows)
 
 
@@ -116,16 +111,19 @@ def head_to_head_to_logits(
     """Every head of a layer below the receiver (layer, head), through the receiver, to the logits.
 
     Logits (sender's layer, sender's head, prompt, vocabulary).  Two passes per sender.
-    1.  Sender      z of head (layer, head) at `sender_positions` (prompt,), one position per prompt, corrupt
-        Held        z of every other head of every layer below the receiver's, at every position, clean.  So only the
-                    residual stream at the sender's position changes.  (The released code holds the
-                    heads at the sender's position only: there, heads between the two layers at
-                    later positions read the changed residual and pass it on.  Here they do not: the
-                    path is sender, residual and MLPs, receiver.)
-        Recomputed  the MLPs at the sender's position, and what the receiver reads, as far as `reads` names it: its
-                    queries ("q"), keys ("k") and values ("v"); those not named are clean
+    1.  Sender      z of head (layer, head) at `sender_positions` (prompt,), one position per
+                    prompt, corrupt
+        Held        z of every other head of every layer below the receiver's, at every position,
+                    clean.  So only the residual stream at the sender's position changes.  (The
+                    released code holds the heads at the sender's position only: there, heads
+                    between the two layers at later positions read the changed residual and pass it
+                    on.  Here they do not: the path is sender, residual and MLPs, receiver.)
+        Recomputed  the MLPs at the sender's position, and what the receiver reads, as far as
+                    `reads` names it: its queries ("q"), keys ("k") and values ("v"); those not
+                    named are clean
         Taken       the receiver's z at the last position
-    2.  As in `head_to_logits`: that z at the last position, z of every other head there clean, MLPs recomputed.
+    2.  As in `head_to_logits`: that z at the last position, z of every other head there clean, MLPs
+        recomputed.
     """
     _, z_clean, qkv_clean = gpt_neox_forward(hf, clean)
     _, z_corrupt, _ = gpt_neox_forward(hf, corrupt)
@@ -155,15 +153,12 @@ def head_to_head_to_logits(
     rows = []
     for layer in range(target):
         values = [received(layer, head) for head in range(z_clean[layer].shape[2])]
-        rows.append(
-            torch.stack(
-                [_patched_last_z(hf, clean, z_clean, target, receiving_head, v) for v in values]
-            )
-        )
+        patched = [_patched_last_z(hf, clean, z_clean, target, receiving_head, v) for v in values]
+        rows.append(torch.stack(patched))
     return torch.stack(rows)
 
 
-# -----------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # Mamba-1
 
 Key = tuple[str, int]  # (quantity, layer), for example ("state", 17)
@@ -174,18 +169,19 @@ Overrides = dict[Key, tuple[Tensor, Tensor]]
 
 
 def mamba_forward(hf, tokens: Tensor, overrides: Overrides | None = None) -> tuple[Tensor, Record]:
-    """Logits (prompt, position, vocabulary) and the record of every quantity of every layer, after
-    its override.
+    """Logits (prompt, position, vocabulary), and every quantity of every layer after its override.
 
-        conv_in, gate_in = halves of in_proj(RMSNorm(h))                       (prompt, position, d_inner)
-        conv_out[t]      = bias + sum over j of weight[j] * conv_in[t-(K-1)+j] (prompt, position, d_inner)
-        u                = SiLU(conv_out)                                      (prompt, position, d_inner)
-        dt', B, C        = x_proj(u)                                           B, C: (prompt, position, d_state)
-        dt               = softplus(dt_proj(dt'))                              (prompt, position, d_inner)
-        A_bar            = exp(-exp(A_log) * dt)                               (prompt, position, d_inner, d_state)
-        write            = dt * B * u                                          (prompt, position, d_inner, d_state)
-        state[t]         = A_bar[t] * state[t-1] + write[t]                    (prompt, position, d_inner, d_state)
-        y                = sum over d_state of C * state                       (prompt, position, d_inner)
+    After (prompt, position), quantities have the axes
+
+        conv_in, gate_in = halves of in_proj(RMSNorm(h))                       (d_inner)
+        conv_out[t]      = bias + sum over j of weight[j] * conv_in[t-(K-1)+j] (d_inner)
+        u                = SiLU(conv_out)                                      (d_inner)
+        dt', B, C        = x_proj(u)                                           B, C: (d_state)
+        dt               = softplus(dt_proj(dt'))                              (d_inner)
+        A_bar            = exp(-exp(A_log) * dt)                               (d_inner, d_state)
+        write            = dt * B * u                                          (d_inner, d_state)
+        state[t]         = A_bar[t] * state[t-1] + write[t]                    (d_inner, d_state)
+        y                = sum over d_state of C * state                       (d_inner)
         h               <- h + out_proj((y + D * u) * SiLU(gate_in))
 
     An override replaces a quantity before anything reads it: what follows is computed from the
@@ -226,9 +222,7 @@ def rms_norm(norm, h: Tensor) -> Tensor:
 
 
 def convolution(conv1d, x: Tensor) -> Tensor:
-    """Causal and depthwise; tap j of K reads the position K-1-j before the current one, zero before
-    the first.
-    """
+    """Causal and depthwise; tap j of K reads the position K-1-j before, zero before the first."""
     kernel = conv1d.weight.shape[-1]
     out = torch.zeros_like(x)
     for t in range(x.shape[1]):
@@ -242,9 +236,7 @@ def convolution(conv1d, x: Tensor) -> Tensor:
 def recurrence(
     A_bar: Tensor, write: Tensor, override: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """All states, from a zero state before the first position; an overridden state is what the next
-    position reads.
-    """
+    """All states, from a zero state; an overridden state is what the next position reads."""
     state, states = torch.zeros_like(write[:, 0]), []
     for t in range(write.shape[1]):
         state = A_bar[:, t] * state + write[:, t]
@@ -256,9 +248,7 @@ def recurrence(
 
 
 def at(tokens: Tensor, *positions: Tensor | int) -> Tensor:
-    """Mask (prompt, position) of one or several positions per prompt; each an int >= 0, or int64
-    (prompt,).
-    """
+    """Mask (prompt, position) of positions per prompt; each an int >= 0, or int64 (prompt,)."""
     index = torch.arange(tokens.shape[1])[None]
     mask = torch.zeros(tokens.shape, dtype=torch.bool)
     for position in positions:
@@ -267,18 +257,17 @@ def at(tokens: Tensor, *positions: Tensor | int) -> Tensor:
 
 
 def _hold_states(hf, clean: Tensor, clean_record: Record, layer: int, state: Tensor) -> Tensor:
-    """Logits (prompt, vocabulary) when `layer`'s state at the last position is `state` (prompt,
-    d_inner, d_state) and that of every other layer is clean.  Only the last position changes, so
-    earlier conv inputs are clean.
+    """Logits (prompt, vocabulary) when `layer`'s state at the last position is `state`.
+
+    state (prompt, d_inner, d_state); that of every other layer is clean.  Only the last position
+    changes, so earlier conv inputs are clean.
     """
     last = at(clean, clean.shape[1] - 1)
     overrides: Overrides = {}
     for other in range(len(hf.backbone.layers)):
         value = clean_record["state", other]
-        overrides["state", other] = (
-            last,
-            state[:, None].expand_as(value) if other == layer else value,
-        )
+        held = state[:, None].expand_as(value) if other == layer else value
+        overrides["state", other] = (last, held)
     return mamba_forward(hf, clean, overrides)[0][:, -1]
 
 
@@ -290,8 +279,8 @@ def _enter_last(clean_record: Record, layer: int, state: Tensor) -> Tensor:
 def state_to_logits(hf, clean: Tensor, corrupt: Tensor) -> Tensor:
     """Every layer's carried state to the logits: (layer, prompt, vocabulary).
 
-    Sender      the state that enters the last position, from the corrupt run; the state at the last position is then
-                A_bar_clean[last] * state_corrupt[last-1] + write_clean[last]
+    Sender      the state that enters the last position, from the corrupt run; the state at the last
+                position is then A_bar_clean[last] * state_corrupt[last-1] + write_clean[last]
     Held        every other layer's state at the last position, clean
     Recomputed  residual stream, convolution, gate, C and D-skip at the last position
     """
@@ -303,8 +292,7 @@ def state_to_logits(hf, clean: Tensor, corrupt: Tensor) -> Tensor:
 
 
 def y_to_logits(hf, clean: Tensor, corrupt: Tensor) -> Tensor:
-    """Every layer's y (C times state, without the D-skip) to the logits: (layer, prompt,
-    vocabulary).
+    """Every layer's y (C times state, no D-skip) to the logits: (layer, prompt, vocabulary).
 
     Sender      y at the last position, from the corrupt run
     Held        every other layer's y at the last position, clean
@@ -346,13 +334,13 @@ def conv_to_write_to_logits(
     write_position: Tensor,
     input_positions: list[Tensor],
 ) -> Tensor:
-    """A layer's conv inputs, through one write of that layer's state, to the logits: (prompt,
-    vocabulary).
+    """Conv inputs through one write of that layer's state to the logits: (prompt, vocabulary).
 
-    Sender      conv_in of `layer` at `input_positions`, each (prompt,), together, from the corrupt run
-    Receiver    the write at `write_position` (prompt,): B, dt and u at that position see the patched inputs, hence the
-                write and the decay A_bar of that one position; C, D-skip and every other position's
-                write do not
+    Sender      conv_in of `layer` at `input_positions`, each (prompt,), together, from the corrupt
+                run
+    Receiver    the write at `write_position` (prompt,): B, dt and u at that position see the
+                patched inputs, hence the write and the decay A_bar of that one position; C, D-skip
+                and every other position's write do not
     Onwards     as in `write_to_logits`
     """
     _, ours = mamba_forward(hf, clean)
@@ -365,10 +353,11 @@ def conv_to_write_to_logits(
 def write_to_logits(hf, clean: Tensor, corrupt: Tensor, layer: int, position: Tensor) -> Tensor:
     """One write of a layer's state to the logits: (prompt, vocabulary).
 
-    Sender      the write at `position` (prompt,) and the decay A_bar of that position, from the corrupt run
-    Onwards     the layer's state is rerun to the end with clean writes and decays elsewhere; its value at the last
-                position goes on, every other layer's state at the last position is held clean;
-                convolution, gate, C and D-skip at the last position are recomputed
+    Sender      the write at `position` (prompt,) and the decay A_bar of that position, from the
+                corrupt run
+    Onwards     the layer's state is rerun to the end with clean writes and decays elsewhere; its
+                value at the last position goes on, every other layer's state at the last position
+                is held clean; convolution, gate, C and D-skip at the last position are recomputed
     """
     _, ours = mamba_forward(hf, clean)
     _, theirs = mamba_forward(hf, corrupt)
@@ -382,11 +371,11 @@ def mixer_to_state_to_logits(
 
     1.  Sender      y of layer `sender` at all positions except the last, from the corrupt run
         Held        y of the layers between sender and receiver, at all positions, clean
-        Recomputed  their in-projections, convolutions, gates and D-skips; the receiver's convolution, dt, B, write
-                    and A_bar at all positions except the last
+        Recomputed  their in-projections, convolutions, gates and D-skips; the receiver's
+                    convolution, dt, B, write and A_bar at all positions except the last
         Taken       the receiver's state that enters the last position
-    2.  As in `state_to_logits`: with the clean decay and the clean write of the last position, every other layer's
-        state at the last position held clean.
+    2.  As in `state_to_logits`: with the clean decay and the clean write of the last position,
+        every other layer's state at the last position held clean.
     """
     _, ours = mamba_forward(hf, clean)
     _, theirs = mamba_forward(hf, corrupt)

@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from homolog.record.comparisons import MAIN_LABEL, Models, StudyModel
-from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
 from homolog.record.table import Table
 
@@ -29,7 +28,8 @@ class Material:
     """A run on disk and the recipe that it follows.  Everything is read when it is asked for."""
 
     path: Path
-    recipe: Recipe
+    recipe: Any
+    """A `Recipe`, or a `CircuitRecipe` where there is nothing but circuits."""
     models: Models
 
     @property

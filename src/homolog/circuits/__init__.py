@@ -1,25 +1,29 @@
-"""Which parts of a model do a task: exact path patching, the induction circuit, Off-by-One,
-discovery.
-"""
+"""Which parts of a model do a task: path patching, induction, Off-by-One, discovery."""
 
 from homolog.circuits.attention_paths import AttentionPaths
 from homolog.circuits.discovery import Discovery, discover
-from homolog.circuits.evaluation import CircuitEvaluation
-from homolog.circuits.induction import Circuit, Prompts, Unable, trace_induction
+from homolog.circuits.evaluation import CircuitEvaluation, Scoring
+from homolog.circuits.induction import Circuit, trace_induction
 from homolog.circuits.metrics import interval, measure
 from homolog.circuits.off_by_one import OffByOne, off_by_one
+from homolog.circuits.prompts import Prompts, Unable
 from homolog.circuits.state_paths import StatePaths
+from homolog.circuits.task_circuit import CircuitSearch, TaskCircuit, find_circuit
 
 __all__ = [
     "AttentionPaths",
     "Circuit",
     "CircuitEvaluation",
+    "CircuitSearch",
     "Discovery",
     "OffByOne",
     "Prompts",
+    "Scoring",
     "StatePaths",
+    "TaskCircuit",
     "Unable",
     "discover",
+    "find_circuit",
     "interval",
     "measure",
     "off_by_one",

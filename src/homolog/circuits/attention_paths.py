@@ -24,7 +24,7 @@ from homolog.models.transformer import READS, Read, Transformer
 
 
 class AttentionPaths(Replay):
-    """One batch of prompt pairs; the clean pass runs once, each question adds what it alone needs.
+    """One batch of prompt pairs; the clean pass runs once, questions add what they alone need.
 
     clean, corrupt (prompt, position): token ids of the same shape.
     """
@@ -47,28 +47,24 @@ class AttentionPaths(Replay):
         return self.model.after_attention(layer, h, self._attn_out[layer])
 
     def heads_to_logits(self, senders: Sequence[Site | str] | None = None) -> Iterator[Patched]:
-        """Each head's z at the last position from the corrupt run, every other head's held; all
-        heads by default.
+        """Each head's z at the last position from the corrupt run, every other head's held.
+
+        senders   heads; all by default
         """
         chosen = self._heads(senders, self.model.n_layers)
-        layers = sorted({site.layer for site in chosen if site.layer is not None})
+        sites = {
+            site.layer: Site("z", site.layer, position=-1)
+            for site in chosen
+            if site.layer is not None
+        }
         z = self.model.run(
-            self.corrupt,
-            capture=[Site("z", layer, position=-1) for layer in layers],
-            stop_after=f"resid.{layers[-1]}",
+            self.corrupt, capture=[*sites.values()], stop_after=f"resid.{max(sites)}"
         )
         starts = []
-        for layer in layers:
+        for layer, site in sites.items():
             heads = [site.head for site in chosen if site.layer == layer]
-            new = z[Site("z", layer, position=-1)]
-            starts.append(
-                self._start(
-                    layer,
-                    [f"z.{layer}.{head}" for head in heads],
-                    heads,
-                    new[:, heads].transpose(0, 1),
-                )
-            )
+            names = [f"z.{layer}.{head}" for head in heads]
+            starts.append(self._start(layer, names, heads, z[site][:, heads].transpose(0, 1)))
         return self.to_logits(starts, self._advance)
 
     def heads_to_head(
@@ -78,13 +74,13 @@ class AttentionPaths(Replay):
         reads: Sequence[Read] = READS,
         senders: Sequence[Site | str] | None = None,
     ) -> Iterator[Patched]:
-        """Each head's z at `positions` from the corrupt run, as the receiver at the last position
-        sees it.
+        """Each head's z at `positions` from the corrupt run, as the receiver at the end sees it.
 
-        receiver    a head, "z.5.0"; only its own z at the last position changes what reaches the logits
+        receiver    a head, "z.5.0"; only its own z at the last position changes what reaches the
+                    logits
         positions   (prompt,): where the sender is patched
-        reads       what of the receiver's input changes: its keys and values at `positions`, its query where that is
-                    the last position
+        reads       what of the receiver's input changes: its keys and values at `positions`, its
+                    query where that is the last position
         Every other head is held everywhere, in both halves of the path.
         """
         site = self._receiver(receiver)
@@ -94,9 +90,9 @@ class AttentionPaths(Replay):
             )
         chosen = self._heads(senders, site.layer)
         rows = self._rows_at(positions, chosen, site)
-        new: dict[Read, Tensor] = {
-            read: self._read_by(site, read, rows, positions) for read in reads
-        }
+        new: dict[Read, Tensor] = {}
+        for read in reads:
+            new[read] = self._read_by(site, read, rows, positions)
         z = self._receive(site, self._clean_head(site), positions, new)
         start = self._start(site.layer, [str(s) for s in chosen], [site.head] * len(chosen), z)
         return self.to_logits([start], self._advance)
@@ -104,17 +100,15 @@ class AttentionPaths(Replay):
     def reads_to_logits(
         self, receiver: Site | str, positions: dict[str, Tensor], reads: Sequence[Read] = READS
     ) -> Iterator[Patched]:
-        """What the receiver reads at each of `positions` (label: (prompt,)) from the corrupt run,
-        all else held.
+        """What the receiver reads at each of `positions` from the corrupt run, all else held.
 
+        positions   label: (prompt,)
         Which position's keys and values carry a token: the test that for a state is which write
         carries it.
         """
         site = self._receiver(receiver)
-        seen, corrupt = (
-            self._clean_head(site),
-            _Head.of(self.model, self._stream(self.corrupt, site), site),
-        )
+        seen = self._clean_head(site)
+        corrupt = _Head.of(self.model, self._stream(self.corrupt, site), site)
         rows = []
         for at in positions.values():
             each = torch.arange(len(at))
@@ -124,9 +118,8 @@ class AttentionPaths(Replay):
             if "query" in reads:
                 new["query"] = corrupt.query[None]
             rows.append(self._receive(site, seen, at, new))
-        start = self._start(
-            site.layer or 0, list(positions), [site.head] * len(rows), torch.cat(rows)
-        )
+        heads = [site.head] * len(rows)
+        start = self._start(site.layer or 0, list(positions), heads, torch.cat(rows))
         return self.to_logits([start], self._advance)
 
     def _clean_head(self, head: Site) -> _Head:
@@ -151,39 +144,28 @@ class AttentionPaths(Replay):
         return site
 
     def _heads(self, senders: Sequence[Site | str] | None, below: int) -> list[Site]:
+        """The heads of the blocks below that one, or those named, in the order of the pass."""
+        n_heads = self.model.n_heads
+        heads = [Site("z", layer, head) for layer in range(below) for head in range(n_heads)]
         if senders is None:
-            return [
-                Site("z", layer, head)
-                for layer in range(below)
-                for head in range(self.model.n_heads)
-            ]
-        found = [resolve(sender, self.model.sites(), self.model.name) for sender in senders]
-        for site in found:
-            if (
-                site.kind != "z"
-                or site.head is None
-                or site.head >= self.model.n_heads
-                or (site.layer or 0) >= below
-            ):
-                limits = f"with a layer below {below} and a head below {self.model.n_heads}"
-                raise InputError(
-                    "sender",
-                    str(site),
-                    f"it must be a head, z.LAYER.HEAD, {limits}",
-                    "Name heads, or leave senders out for all.",
-                )
-        return sorted(found, key=lambda s: (s.layer or 0, s.head or 0))
+            return heads
+        chosen = [resolve(sender, self.model.sites(), self.model.name) for sender in senders]
+        if strangers := [site for site in chosen if site not in heads]:
+            limits = f"with a layer below {below} and a head below {n_heads}"
+            raise InputError(
+                "sender",
+                str(strangers[0]),
+                f"it must be a head, z.LAYER.HEAD, {limits}",
+                "Name heads, or leave senders out for all.",
+            )
+        return sorted(chosen, key=heads.index)
 
     def _start(
         self, layer: int, names: Sequence[str], heads: Sequence[int | None], z: Tensor
     ) -> Start:
-        """Rows after the block, with z (sender, prompt, d_head) of `heads` in place of the clean
-        ones.
-        """
-        weight, old = (
-            self.model.head_matrix(layer)[0][heads],
-            self._z[layer][:, heads].transpose(0, 1),
-        )
+        """Rows after the block, with other z (sender, prompt, d_head) of `heads`."""
+        weight = self.model.head_matrix(layer)[0][heads]
+        old = self._z[layer][:, heads].transpose(0, 1)
         change = torch.bmm((z - old).to(weight.dtype), weight)
         return Start(layer, tuple(names), self._with_attention(layer, change))
 
@@ -194,9 +176,7 @@ class AttentionPaths(Replay):
         return self.model.after_attention(layer, before, self._attn_out[layer] + change)
 
     def _rows_at(self, positions: Tensor, chosen: list[Site], receiver: Site) -> Tensor:
-        """The residual stream at `positions` before the receiver's block, (sender, prompt,
-        d_model).
-        """
+        """The stream at `positions` before the receiver's block, (sender, prompt, d_model)."""
         layers = range(min(site.layer or 0 for site in chosen), receiver.layer or 0)
         clean = self._clean_at(positions, layers, receiver)
         sites = [Site("z", layer) for layer in sorted({site.layer or 0 for site in chosen})]
@@ -224,9 +204,8 @@ class AttentionPaths(Replay):
         """Clean values at `positions`; the same pass sees what the receiver reads."""
         key = (tuple(positions.tolist()), layers)
         if key not in self._of_clean:
-            kept = [
-                Site(kind, layer) for kind in ("resid_pre", "attn_out", "z") for layer in layers
-            ]
+            kinds = ("resid_pre", "attn_out", "z")
+            kept = [Site(kind, layer) for kind in kinds for layer in layers]
             stream = Site("resid", layers[-1])
             run = self.model.run(self.tokens, capture=[*kept, stream], stop_after=stream)
             self._of_clean[receiver] = _Head.of(self.model, run[stream], receiver)
@@ -234,9 +213,7 @@ class AttentionPaths(Replay):
         return self._of_clean[key]
 
     def _read_by(self, receiver: Site, read: Read, rows: Tensor, positions: Tensor) -> Tensor:
-        """What the receiver reads of `rows` (sender, prompt, d_model) at each prompt's position,
-        rotated.
-        """
+        """What the receiver reads of `rows` (sender, prompt, d_model) at `positions`, rotated."""
         model = self.model
         head = receiver.head if read == "query" else _own(model, receiver)
         new = model.read(receiver.layer or 0, read, rows, head)
@@ -249,11 +226,10 @@ class AttentionPaths(Replay):
     def _receive(
         self, receiver: Site, seen: _Head, positions: Tensor, new: dict[Read, Tensor]
     ) -> Tensor:
-        """The receiver's z at the last position when it reads `new` (sender, prompt, d_head) at
-        `positions`.
+        """The receiver's z at the last position when it reads `new` at `positions`.
 
-        In float32 or wider, as scores may need.  A new query counts only where the position is the
-        last one.
+        new   (sender, prompt, d_head); a new query counts only where the position is the last one
+        In float32 or wider, as scores may need.
         """
         positions = positions.to(seen.key.device)
         scale, each = self.model.scale(receiver.layer or 0), torch.arange(len(positions))
@@ -275,10 +251,10 @@ class AttentionPaths(Replay):
 
 @dataclass(frozen=True)
 class _Head:
-    """What one head uses: query at the last position (prompt, d_head), key and value (prompt,
-    position, d_head).
+    """What one head uses; query and key are rotated.
 
-    Query and key are rotated.
+    query        at the last position, (prompt, d_head)
+    key, value   (prompt, position, d_head)
     """
 
     query: Tensor

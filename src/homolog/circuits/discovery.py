@@ -1,11 +1,11 @@
-"""Circuit discovery: edge attribution patching with integrated gradients, at positions, for both
-architectures.
+"""Circuit discovery: edge attribution patching with integrated gradients, at positions.
 
 The effect of patching the edge u -> v at position p is estimated for all edges at once, from
 gradients of the metric m at prompts on the way from corrupt to clean:
 
-    score(u -> v, p) = sum over d of (u_corrupt - u_clean)[p, d] * 1/K sum over k of dm(z_k) / d(input of v)[p, d]
-    z_k              = e_corrupt + k/K (e_clean - e_corrupt),  k = 1 ... K          e: the embeddings
+    score(u -> v, p) = sum over d of (u_corrupt - u_clean)[p, d] * g_v[p, d]
+    g_v[p, d]        = 1/K sum over k of dm(z_k) / d(input of v)[p, d]
+    z_k              = e_corrupt + k/K (e_clean - e_corrupt),  k = 1 ... K     e: the embeddings
 
 It estimates the change of m, mean over prompts: a negative score means that the edge helps the
 task.  K = 1 is edge attribution patching [Syed 2023]; more steps are EAP-IG in its variant "inputs"
@@ -13,8 +13,10 @@ task.  K = 1 is edge attribution patching [Syed 2023]; more steps are EAP-IG in 
 positions of a label. What the embedding sends in all sums up to m(corrupt) - m(clean) as K grows.
 The edges are those of `edges.py`; inside a Mamba mixer
 
-    convolution tap j at p   u = weight[:, j] * conv_in[p - (K - 1) + j],  input of v = the convolution's output at p
-    write at p               u = dt B u at p,  input of v = the state at p (and by it the later ones), decay unchanged
+    convolution tap j at p   u = weight[:, j] * conv_in[p - (K - 1) + j]
+                             input of v = the convolution's output at p
+    write at p               u = dt B u at p
+                             input of v = the state at p (and by it the later ones), decay unchanged
 
 The second needs the gradient at the state, g[t] = C[t] dy[t] + exp(dt[t+1] A) g[t+1], a scan in
 reversed time.
@@ -47,6 +49,7 @@ from homolog.circuits.edges import (
     receivers,
     senders,
 )
+from homolog.circuits.tables import COMPONENTS, SCORED_EDGES
 from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.errors import InputError
@@ -59,28 +62,17 @@ from homolog.models.scan import selective_scan
 from homolog.models.sites import Site
 from homolog.models.transformer import Transformer
 
-_SCHEMA = {
-    "sender": pl.String,
-    "receiver": pl.String,
-    "sender_layer": pl.Int64,
-    "receiver_layer": pl.Int64,
-    "tap": pl.Int64,
-    "position": pl.String,
-    "score": pl.Float64,
-}
-
 
 @dataclass(frozen=True)
 class Discovery:
     """Scores of all edges, and how far they can be trusted.
 
-    metric       "kl" stands for negative KL divergence
-    edges        sender, receiver, sender_layer, receiver_layer (null for embed and logits), tap (null but for
-                 conv_taps), position (label of the receiver's position), score; largest in size
-                 first
-    validation   some edges with their real effects, and
-    correlation  that of score and effect: see `edge_patching.Validation`
-    heads_per_key   query heads that share a key and value head
+    metric         "kl" stands for negative KL divergence
+    edges          columns `tables.SCORED_EDGES`: the layers are null for embed and logits, tap is null but
+                   for conv_taps, position is the label of the receiver's; largest in size first
+    validation     some edges with their real effects, and
+    correlation    that of score and effect: see `edge_patching.Validation`
+    heads_per_key  query heads that share a key and value head
     """
 
     metric: str
@@ -90,24 +82,21 @@ class Discovery:
     heads_per_key: int = 1
 
     def components(self, top: int = 100) -> pl.DataFrame:
-        """The nodes at the ends of the `top` edges: node, layer, score (sum of its edges' |score|),
-        n_edges.
+        """The nodes at the ends of the `top` edges; score is the sum of their edges' |score|.
 
-        Nodes are named as in `evaluation.nodes`: head_out.L.H, mlp_out.L, mixer_out.L; largest
-        score first.  Edges inside a mixer count once for it.  A key and value head stands for all
-        query heads that share it.
+        Columns `tables.COMPONENTS`.  Nodes are named as in `edges.nodes`: head_out.L.H, mlp_out.L,
+        mixer_out.L; largest score first.  Edges inside a mixer count once for it.  A key and value
+        head stands for all query heads that share it.
         """
-        found: dict[Site, list[float]] = {}
+        by_node: dict[Site, list[float]] = {}
         for sender, receiver, score in (
             self.edges.head(top).select("sender", "receiver", "score").iter_rows()
         ):
             for node in dict.fromkeys([*self._nodes(sender), *self._nodes(receiver)]):
-                found.setdefault(node, []).append(abs(score))
-        rows = [(str(node), node.layer, sum(scores), len(scores)) for node, scores in found.items()]
-        schema = {"node": pl.String, "layer": pl.Int64, "score": pl.Float64, "n_edges": pl.Int64}
-        return pl.DataFrame(rows, schema, orient="row").sort(
-            "score", descending=True, maintain_order=True
-        )
+                by_node.setdefault(node, []).append(abs(score))
+        rows = [(str(node), node.layer, sum(some), len(some)) for node, some in by_node.items()]
+        nodes = pl.DataFrame(rows, COMPONENTS.schema, orient="row")
+        return nodes.sort("score", descending=True, maintain_order=True)
 
     def _nodes(self, name: str) -> list[Site]:
         if name in (LOGITS, "embed"):
@@ -134,10 +123,10 @@ def discover(
 ) -> Discovery:
     """Score all edges on the prompts, and patch some of them for real.
 
-    metric   one of the metrics that have a gradient, as far as the task has it; "kl" has none at the clean prompt, so
-             that it needs several steps
+    metric   one of those that have a gradient, as far as the task has it; "kl" has none at the
+             clean prompt, so that it needs several steps
     steps    K, points between the corrupt and the clean embeddings
-    n_top, n_random, seed   edges to validate: those with the largest scores, and others drawn at random
+    n_top, n_random, seed   edges to validate: those with the largest scores, and others drawn
     batch    prompts in one pass
 
     Memory grows with batch x positions x d_model x (senders + receivers); no copy of the model is
@@ -173,10 +162,9 @@ def score_edges(
     totals: dict[Site, Tensor] = {}
     for first in range(0, len(pairs), batch):
         chunk = slice(first, first + batch)
-        one_hot = torch.nn.functional.one_hot(index[chunk], len(names)).double()
-        for site, table in (
-            _Scores(model, pairs[chunk], metric, steps).tables(one_hot.to(model.device)).items()
-        ):
+        one_hot = torch.nn.functional.one_hot(index[chunk], len(names)).double().to(model.device)
+        scores = _Scores(model, pairs[chunk], metric, steps)
+        for site, table in scores.tables(one_hot).items():
             totals[site] = totals.get(site, 0) + table.cpu() / len(pairs)
     present = {"": index.unique().tolist(), LOGITS: index[:, -1].unique().tolist()}
     rows: list[tuple] = []
@@ -189,27 +177,22 @@ def score_edges(
                 "Load it in float32: in half precision they may overflow.",
             )
         rows += _rows(model, site, table.tolist(), names, present)
-    frame = pl.DataFrame(rows, _SCHEMA, orient="row")
-    return frame.sort(pl.col("score").abs(), descending=True, maintain_order=True)
+    edges = pl.DataFrame(rows, SCORED_EDGES.frame().schema, orient="row")
+    return edges.sort(pl.col("score").abs(), descending=True, maintain_order=True)
 
 
 def _rows(
     model: LanguageModel, site: Site, table: list, names: list[str], present: dict[str, list[int]]
 ) -> list[tuple]:
-    """Rows of the frame from the scores at one site: [label][sender][head], [label][tap], or
-    [label].
-    """
+    """Rows of the frame from a site's scores: [label][sender][head], [label][tap], or [label]."""
     layer = site.layer
     if site.kind == "write":
-        return [
-            (str(site), f"state.{layer}", layer, layer, None, names[i], table[i])
-            for i in present[""]
-        ]
+        ends = (str(site), f"state.{layer}", layer, layer, None)
+        return [(*ends, names[i], table[i]) for i in present[""]]
     if site.kind == "conv_taps":
+        ends = (f"conv_in.{layer}", str(site), layer, layer)
         return [
-            (f"conv_in.{layer}", str(site), layer, layer, tap, names[i], score)
-            for i in present[""]
-            for tap, score in enumerate(table[i])
+            (*ends, tap, names[i], score) for i in present[""] for tap, score in enumerate(table[i])
         ]
     reads, read_layer, labels = [str(site)], layer, present[""]
     if "head" in site.axes:
@@ -219,9 +202,8 @@ def _rows(
     return [
         (str(sender), receiver, sender.layer, read_layer, None, names[i], score)
         for i in labels
-        for sender, by_head in zip(
-            senders(model), table[i], strict=False
-        )  # a site reads the first of the senders
+        # a site reads the first of the senders
+        for sender, by_head in zip(senders(model), table[i], strict=False)
         for receiver, score in zip(reads, by_head, strict=True)
     ]
 
@@ -235,36 +217,32 @@ class _Scores:
         self.contrast = Contrast.of(model, pairs)
         self._layers = range(model.n_layers) if isinstance(model, Mamba) else range(0)
         self._gradients: dict[Site, Tensor] = {}  # summed over steps
-        self._reads: dict[
-            int, tuple[Tensor, Tensor]
-        ] = {}  # by layer: gradient at the state times clean and corrupt B
+        # by layer: gradient at the state times clean and corrupt B
+        self._reads: dict[int, tuple[Tensor, Tensor]] = {}
         for k in range(1, steps + 1):
             self._add_step(k / steps)
 
     def tables(self, one_hot: Float[Tensor, "prompt position label"]) -> dict[Site, Tensor]:
-        """By site: (label, sender, head) for receivers of the stream, (label, tap) for conv_taps,
-        (label,) for write.
+        """By site, sums over prompts and over the positions of a label, in float64.
 
-        Sums over prompts and over the positions of a label, in float64.
+        (label, sender, head) for receivers of the stream, (label, tap) for conv_taps, (label,) for
+        write.
         """
-        found = {
+        sums = {
             receiver.site: _by_label(self._streams(receiver), one_hot)
             for receiver in self.receivers
         }
         for layer in self._layers:
-            gradient = self._gradients[
-                Site("conv_out", layer)
-            ]  # that of every tap, for the output is their sum
+            # that of every tap, for the output is their sum
+            gradient = self._gradients[Site("conv_out", layer)]
             taps = torch.einsum("bpjd,bpd->bpj", self.contrast.taps(layer), gradient)
-            found[Site("conv_taps", layer)] = _by_label(taps, one_hot)
-            (u, dt, _), (other_u, other_dt, _) = (
-                inner(run, layer) for run in (self.contrast.clean, self.contrast.corrupt)
-            )
+            sums[Site("conv_taps", layer)] = _by_label(taps, one_hot)
+            u, dt, _ = inner(self.contrast.clean, layer)
+            other_u, other_dt, _ = inner(self.contrast.corrupt, layer)
             clean, corrupt = self._reads[layer]
-            found[Site("write", layer)] = _by_label(
-                (other_u * other_dt * corrupt - u * dt * clean).sum(-1), one_hot
-            )
-        return {site: table / self.steps for site, table in found.items()}
+            writes = (other_u * other_dt * corrupt - u * dt * clean).sum(-1)
+            sums[Site("write", layer)] = _by_label(writes, one_hot)
+        return {site: table / self.steps for site, table in sums.items()}
 
     def _streams(self, receiver: Receiver) -> Float[Tensor, "prompt position sender head"]:
         gradient = self._gradients[receiver.site]
@@ -282,24 +260,20 @@ class _Scores:
         # A receiver's input may be the stream itself: as a view of its own it has the gradient of
         # that one reader.
         apart = [site for site in sites if site.kind in ("mlp_in", "mixer_in")]
-        edits: list[Edit] = [
-            Replace("embed", way),
-            *(Transform(site, function=_view) for site in apart),
-        ]
+        edits: list[Edit] = [Replace("embed", way)]
+        edits += [Transform(site, function=_view) for site in apart]
+        capture = [*sites, *kept]
         with torch.enable_grad():
-            passed = model.run(
-                self.pairs.clean, capture=[*sites, *kept], edits=edits, last_only=True
-            )
+            passed = model.run(self.pairs.clean, capture=capture, edits=edits, last_only=True)
             assert passed.logits is not None
             value = metric_of(passed.logits[:, -1], self.pairs, run.logits, self.metric).sum()
-            found = torch.autograd.grad(value, [passed[site] for site in sites])
-        gradients = {site: widened(gradient) for site, gradient in zip(sites, found, strict=True)}
+            at_sites = torch.autograd.grad(value, [passed[site] for site in sites])
+        gradients = {site: widened(g) for site, g in zip(sites, at_sites, strict=True)}
         for layer in self._layers:
             self._add_state_gradient(layer, gradients.pop(Site("y", layer)), passed)
         for site, gradient in gradients.items():
-            self._gradients[site] = (
-                self._gradients[site] + gradient if site in self._gradients else gradient
-            )
+            before = self._gradients.get(site)
+            self._gradients[site] = gradient if before is None else before + gradient
 
     def _add_state_gradient(self, layer: int, dy: Tensor, passed: Run) -> None:
         """Adds sum over n of B[t, n] g[t, d, n], for the clean and the corrupt B."""
@@ -307,10 +281,9 @@ class _Scores:
         dt, C = (passed[Site(kind, layer)].detach() for kind in ("dt", "C"))
         A, runs = self.model.A(layer).detach(), (self.contrast.clean, self.contrast.corrupt)
         clean, corrupt = (state_gradient(dy, dt, A, C, inner(run, layer)[2]) for run in runs)
-        before = self._reads.get(layer)
-        self._reads[layer] = (
-            (clean, corrupt) if before is None else (before[0] + clean, before[1] + corrupt)
-        )
+        if (before := self._reads.get(layer)) is not None:
+            clean, corrupt = before[0] + clean, before[1] + corrupt
+        self._reads[layer] = clean, corrupt
 
 
 def _view(h: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Edges patched for real: the change of the metric when one edge carries its corrupt value, all
-else as it follows.
+"""Edges patched for real: the change of the metric when one edge carries its corrupt value.
 
-    effect of u -> v at positions P  =  m(run in which v reads its input + (u_corrupt - u_clean) at P) - m(clean run)
+    effect of u -> v at P  =  m(run in which v reads its input + (u_corrupt - u_clean) at P)
+                              - m(clean run)                             P: positions
 
 where the input that v reads is otherwise what the model computes, and everything after v is
 computed anew.  An edge into a receiver of block l changes nothing before that block, so that the
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from homolog.circuits.edges import LOGITS, Contrast, position_labels, senders
 from homolog.circuits.metrics import METRICS, interval, measure
+from homolog.circuits.tables import CHOSEN_AS, CORRELATIONS, PATCHED_EDGES
 from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.models.base import LanguageModel
@@ -30,17 +31,17 @@ from homolog.models.edits import Add, Edit
 from homolog.models.sites import Site
 
 SMOOTH_METRICS = tuple(name for name in METRICS if name != "rank")
-_DRAW = int.from_bytes(
-    b"validated edges", "little"
-)  # keeps this draw apart from others with the same seed
+# keeps this draw apart from others with the same seed
+_DRAW = int.from_bytes(b"validated edges", "little")
 
 
 class Validation(NamedTuple):
     """Real effects of some edges beside their scores.
 
-    effects      the edges' columns with effect, effect_low, effect_high (mean over prompts, 95 % interval) and
-                 chosen_as ("top" or "random")
-    correlation  edges ("top", "random", "all"), n, pearson and spearman of score and effect; NaN where undefined
+    effects      columns `tables.PATCHED_EDGES`: the effect is a mean over prompts with its 95 %
+                 interval, chosen_as is "top" or "random"
+    correlation  columns `tables.CORRELATIONS`: of score and effect, by edges ("top", "random",
+                 "all"); NaN where undefined
     """
 
     effects: pl.DataFrame
@@ -58,11 +59,11 @@ def validate(
     metric: str = "logit_difference",
     batch: int = 16,
 ) -> Validation:
-    """Patch the edges with the largest scores in size, and as many others drawn at random, for
-    real.
+    """Patch for real the edges with the largest scores in size, and others drawn at random.
 
-    edges   of `discovery.discover`; the random ones are drawn from those whose score is not 0 (where it is 0, the
-            prompts do not differ on the edge, or nothing leads from it to the logits)
+    edges   of `discovery.discover`; the random ones are drawn from those whose score is not 0
+            (where it is 0, the prompts do not differ on the edge, or nothing leads from it to the
+            logits)
     metric  that of the scores
     batch   prompts in one pass
     """
@@ -71,14 +72,15 @@ def validate(
     drawn = np.random.default_rng([_DRAW, seed]).permutation(len(rest))[:n_random]
     top, random = ranked.head(n_top), rest[np.sort(drawn).tolist()]
     chosen = pl.concat([top, random])
-    found = interval(edge_effects(model, pairs, chosen, metric=metric, batch=batch), seed=seed)
+    by_prompt = edge_effects(model, pairs, chosen, metric=metric, batch=batch)
+    names = ("effect", "effect_low", "effect_high")
+    bounds = zip(names, interval(by_prompt, seed=seed), strict=True)
+    of_top, of_random = CHOSEN_AS
     effects = chosen.with_columns(
-        pl.Series("effect", found.mean.numpy()),
-        pl.Series("effect_low", found.low.numpy()),
-        pl.Series("effect_high", found.high.numpy()),
-        pl.Series("chosen_as", ["top"] * len(top) + ["random"] * len(random), dtype=pl.String),
+        *(pl.Series(name, bound.numpy()) for name, bound in bounds),
+        pl.Series("chosen_as", [of_top] * len(top) + [of_random] * len(random), dtype=pl.String),
     )
-    return Validation(effects, _correlations(effects))
+    return Validation(PATCHED_EDGES.frame(effects), _correlations(effects))
 
 
 def edge_effects(
@@ -89,12 +91,10 @@ def edge_effects(
     metric: str = "logit_difference",
     batch: int = 16,
 ) -> Float[Tensor, "edge prompt"]:
-    """The effect of each row of `edges` (sender, receiver, tap, position) on each prompt, float64."""
+    """The effect of each of `edges` (sender, receiver, tap, position) on each prompt, float64."""
     rows = edges.to_dicts()
     places = [_start(row) for row in rows]
-    needed = tuple(
-        sorted({site for site in places if site is not None}, key=lambda site: site.layer or 0)
-    )
+    needed = sorted({site for site in places if site is not None}, key=lambda s: s.layer or 0)
     if not rows:
         return torch.zeros(0, len(pairs), dtype=torch.float64)
     final = Site("resid", model.n_layers - 1)
@@ -105,21 +105,20 @@ def edge_effects(
             chunk = slice(first, first + batch)
             contrast = Contrast.of(model, pairs[chunk], (*needed, final))
             clean = metric_of(contrast.logits, pairs[chunk], contrast.logits, metric)
-            found = []
+            effects = []
             for row, place in zip(rows, places, strict=True):
                 mask = (labels[chunk] == names.index(row["position"])).to(contrast.logits.device)
                 logits = _patched(contrast, row, mask, contrast.clean[place or final], place)
-                found.append(metric_of(logits, pairs[chunk], contrast.logits, metric) - clean)
-            chunks.append(torch.stack(found).double().cpu())
+                patched = metric_of(logits, pairs[chunk], contrast.logits, metric)
+                effects.append(patched - clean)
+            chunks.append(torch.stack(effects).double().cpu())
     return torch.cat(chunks, dim=1)
 
 
 def metric_of(
     logits: Tensor, pairs: PromptPairs, clean_logits: Tensor, metric: str
 ) -> Float[Tensor, " prompt"]:
-    """The metric of the last position's logits (prompt, vocabulary), negative for "kl", so that
-    more is better.
-    """
+    """The metric of the last position's logits (prompt, vocabulary): more is better."""
     check_choice("metric", metric, SMOOTH_METRICS)
     measured = measure(logits, pairs, clean_logits)
     check_choice(f"metric for {pairs.name}", metric, measured)
@@ -128,9 +127,9 @@ def metric_of(
 
 def _start(row: dict[str, Any]) -> Site | None:
     """Where the pass starts: before the receiver's block; None for the logits."""
-    return (
-        None if row["receiver"] == LOGITS else Site("resid_pre", Site.parse(row["receiver"]).layer)
-    )
+    if row["receiver"] == LOGITS:
+        return None
+    return Site("resid_pre", Site.parse(row["receiver"]).layer)
 
 
 def _patched(
@@ -140,9 +139,7 @@ def _patched(
     h: Tensor,
     start: Site | None,
 ) -> Float[Tensor, "prompt vocabulary"]:
-    """Last logits with one edge patched where `mask` is; `h` is the clean residual stream where the
-    pass starts.
-    """
+    """Last logits with one edge patched where `mask` is; `h` is the clean stream at the start."""
     model = contrast.model
     if start is None:
         change = contrast.streams[:, -1:, _index(model, row["sender"])]
@@ -160,9 +157,8 @@ def _edit(contrast: Contrast, row: dict[str, Any], mask: Bool[Tensor, "prompt po
         return Add(receiver, change * mask[..., None, None], taps=(row["tap"],))
     if receiver.kind == "state":
         return Add(Site("y", layer), contrast.written(layer, mask))
-    return Add(
-        receiver, contrast.streams[:, :, _index(contrast.model, row["sender"])] * mask[..., None]
-    )
+    change = contrast.streams[:, :, _index(contrast.model, row["sender"])]
+    return Add(receiver, change * mask[..., None])
 
 
 def _index(model: LanguageModel, sender: str) -> int:
@@ -170,21 +166,15 @@ def _index(model: LanguageModel, sender: str) -> int:
 
 
 def _correlations(effects: pl.DataFrame) -> pl.DataFrame:
-    groups = {kind: effects.filter(pl.col("chosen_as") == kind) for kind in ("top", "random")} | {
-        "all": effects
-    }
+    groups = {kind: effects.filter(pl.col("chosen_as") == kind) for kind in CHOSEN_AS}
     rows = []
-    for kind, group in groups.items():
+    for kind, group in (groups | {"all": effects}).items():
         x, y = group["score"].to_numpy(), group["effect"].to_numpy()
-        spearman = (
-            _pearson(rankdata(x), rankdata(y))
-            if np.isfinite(x).all() and np.isfinite(y).all()
-            else np.nan
-        )
-        rows.append(
-            {"edges": kind, "n": len(group), "pearson": _pearson(x, y), "spearman": spearman}
-        )
-    return pl.DataFrame(rows)
+        finite = np.isfinite(x).all() and np.isfinite(y).all()
+        spearman = _pearson(rankdata(x), rankdata(y)) if finite else np.nan
+        correlations = {"pearson": _pearson(x, y), "spearman": spearman}
+        rows.append({"edges": kind, "n": len(group)} | correlations)
+    return CORRELATIONS.frame(rows)
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> float:

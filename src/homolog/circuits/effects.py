@@ -1,5 +1,4 @@
-"""Patches to numbers: what each sender does to the answer, prompt by prompt, with intervals over
-prompts.
+"""Patches to numbers: what each sender does to the answer, with intervals over prompts.
 
 A question is put to batch after batch of prompt pairs and answered with patched logits.
 `measure_effects` puts several at once: the clean pass of a batch serves all of them.  It keeps
@@ -22,13 +21,13 @@ from homolog.corpus.tasks import PromptPairs
 
 
 @dataclass(frozen=True)
-class Question:
+class PathQuestion:
     """What is asked of every batch: `ask(paths, pairs)` gives the patched logits of some senders.
 
     experiment   in words that head a figure
     corruption   how corrupt prompts differ from clean ones
     receiver     "logits", or the component through which the patch reaches them
-    about        further columns of the table, the same for every sender, or one value a sender as a list
+    about        further columns of the table: one value for all senders, or a list, one for each
     """
 
     experiment: str
@@ -46,7 +45,7 @@ class Effects:
     clean        metric: (prompt,);   patched: metric: (sender, prompt)
     """
 
-    question: Question
+    question: PathQuestion
     senders: tuple[str, ...]
     clean: dict[str, Tensor]
     patched: dict[str, Tensor]
@@ -63,46 +62,34 @@ class Effects:
         """Patched minus clean, (sender, prompt)."""
         return self.patched[metric] - self.clean[metric]
 
-    def of(self, sender: str, metric: str = "logit_difference") -> Tensor:
-        """The change of one sender, (prompt,)."""
-        return self.change(metric)[self.senders.index(sender)]
-
     def strongest(self, metric: str = "logit_difference") -> str:
         """The sender whose patch lowers the metric most, in the mean over prompts."""
         return self.senders[int(self.change(metric).mean(-1).argmin())]
 
     def rows(self, seed: int = 0) -> list[dict[str, Any]]:
-        """One row a sender and metric: means over prompts, and the interval of the change."""
-        found = []
+        """One row per sender and metric: means over prompts, and the interval of the change."""
+        about = self.question.about.items()
+        rows = []
         for metric, values in self.patched.items():
-            mean, low, high = interval(self.change(metric), seed=seed)
+            changes = interval(self.change(metric), seed=seed)
             clean = float(self.clean[metric].double().mean())
             for i, sender in enumerate(self.senders):
-                more = {
-                    key: value[i] if isinstance(value, list) else value
-                    for key, value in self.question.about.items()
-                }
-                found.append(
-                    {
-                        "experiment": self.experiment,
-                        "corruption": self.corruption,
-                        "sender": sender,
-                        "receiver": self.question.receiver,
-                        "metric": metric,
-                        "clean": clean,
-                        "patched": float(values[i].double().mean()),
-                        "change": float(mean[i]),
-                        "change_lo": float(low[i]),
-                        "change_hi": float(high[i]),
-                        "n_prompts": int(values.shape[-1]),
-                        **more,
-                    }
-                )
-        return found
+                row = {
+                    "experiment": self.experiment,
+                    "corruption": self.corruption,
+                    "sender": sender,
+                    "receiver": self.question.receiver,
+                    "metric": metric,
+                    "clean": clean,
+                    "patched": float(values[i].double().mean()),
+                    "n_prompts": int(values.shape[-1]),
+                } | changes.at(i).columns("change")
+                rows.append(row | {k: v[i] if isinstance(v, list) else v for k, v in about})
+        return rows
 
 
 def measure_effects(
-    questions: Sequence[Question],
+    questions: Sequence[PathQuestion],
     pairs: Callable[[str], PromptPairs],
     paths: Callable[[Tensor, Tensor], Any],
     batch: int = 64,
@@ -116,14 +103,13 @@ def measure_effects(
     """
     of = {question.corruption: pairs(question.corruption) for question in questions}
     n = len(next(iter(of.values())))
-    kept = [_Kept() for _ in questions]
+    kept = [_MetricsSoFar() for _ in questions]
     with torch.no_grad():
         for first in range(0, n, batch):
-            parts = {name: found[first : first + batch] for name, found in of.items()}
+            parts = {name: prompts[first : first + batch] for name, prompts in of.items()}
             clean = next(iter(parts.values())).clean
-            assert all(torch.equal(part.clean, clean) for part in parts.values()), (
-                "clean prompts differ"
-            )
+            same = all(torch.equal(part.clean, clean) for part in parts.values())
+            assert same, "clean prompts differ"
             asked: dict[str, Any] = {}
             for question, values in zip(questions, kept, strict=True):
                 part = parts[question.corruption]
@@ -139,7 +125,7 @@ def measure_effects(
     return [values.effects(question) for question, values in zip(questions, kept, strict=True)]
 
 
-class _Kept:
+class _MetricsSoFar:
     """Metrics of the batches so far."""
 
     def __init__(self) -> None:
@@ -151,20 +137,16 @@ class _Kept:
         for name, value in measure(logits, part, logits).items():
             self.clean.setdefault(name, []).append(value.cpu())
         labels: list[str] = []
-        found: dict[str, list[Tensor]] = {}
+        patched: dict[str, list[Tensor]] = {}
         for answer in answers:
             labels += answer.senders
             for name, value in measure(answer.logits, part, logits).items():
-                found.setdefault(name, []).append(value.cpu())
+                patched.setdefault(name, []).append(value.cpu())
         self.senders = tuple(labels)
-        for name, values in found.items():
+        for name, values in patched.items():
             self.patched.setdefault(name, []).append(torch.cat(values))
 
-    def effects(self, question: Question) -> Effects:
+    def effects(self, question: PathQuestion) -> Effects:
         clean = {name: torch.cat(values) for name, values in self.clean.items()}
-        return Effects(
-            question,
-            self.senders,
-            clean,
-            {n: torch.cat(v, dim=-1) for n, v in self.patched.items()},
-        )
+        patched = {name: torch.cat(values, dim=-1) for name, values in self.patched.items()}
+        return Effects(question, self.senders, clean, patched)

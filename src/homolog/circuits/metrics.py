@@ -8,7 +8,7 @@ softmax(x):
     logit_difference        x_a - x_d
     kl                      sum_v softmax(c)_v (log softmax(c)_v - log p_v), in nats
     rank                    number of tokens with x_v > x_a; 0 is the most likely
-    probability_difference  sum_{v in R} p_v - sum_{v in W} p_v      (tasks with several right answers [Hanna 2023])
+    probability_difference  sum_{v in R} p_v - sum_{v in W} p_v      several are right [Hanna 2023]
 
 No one of them is enough: a patch may lower a logit by lowering all logits alike, which leaves the
 probability as it was [Wang 2025].  Means over prompts come with intervals from prompts resampled
@@ -40,20 +40,34 @@ def measure(
     pairs: PromptPairs,
     clean_logits: Float[Tensor, "_ _"] | None = None,
 ) -> dict[str, Float[Tensor, "*patch prompt"]]:
-    """The metrics of the last position's logits, by name, in the logits' dtype; the module's text
-    defines them.
+    """The metrics of the last position's logits, by name, as the module's text defines them.
 
-    pairs         the prompts, in the order of the logits; `pairs[a:b]` when the caller works on chunks
+    pairs         the prompts, in the order of the logits; `pairs[a:b]` for a chunk of them
     clean_logits  (prompt, vocabulary) of the unpatched run, for kl; without them there is none
 
-    logit_difference is left out when the prompts have no distractor, probability_difference when
-    they have one answer. In float32, kl is good to some 1e-6, absolute and relative. Gradients
-    follow the caller's grad mode.  Memory: a few working copies of at most 2^24 logits (or one
-    patch's), beside what is given.  Raises `InputError`: another number of prompts, an answer
-    outside the vocabulary, logits that are not finite (of a patch: a pass without edits refuses
-    them itself).
+    In the logits' dtype. logit_difference is left out when the prompts have no distractor,
+    probability_difference when they have one answer. In float32, kl is good to some 1e-6, absolute
+    and relative. Gradients follow the caller's grad mode. Memory: a few working copies of at most
+    2^24 logits (or one patch's), beside what is given. Raises `InputError`: another number of
+    prompts, an answer outside the vocabulary, logits that are not finite (of a patch: a pass
+    without edits refuses them itself).
     """
     *leading, n, vocabulary = logits.shape
+    _check(logits, pairs, clean_logits)
+    log_clean = None if clean_logits is None else clean_logits.log_softmax(-1)
+    flat = logits.reshape(-1, n, vocabulary)
+    step = max(1, _AT_ONCE // max(1, n * vocabulary))
+    parts = [_measure(chunk, pairs, log_clean) for chunk in flat.split(step)] if len(flat) else []
+    names = parts[0] if parts else _measure(logits.new_zeros(1, n, vocabulary), pairs, log_clean)
+    empty = logits.new_zeros(0, n)
+    return {
+        name: torch.cat([empty, *(part[name] for part in parts)]).reshape(*leading, n)
+        for name in names
+    }
+
+
+def _check(logits: Tensor, pairs: PromptPairs, clean_logits: Tensor | None) -> None:
+    n, vocabulary = logits.shape[-2:]
     if n != len(pairs) or (clean_logits is not None and clean_logits.shape != (n, vocabulary)):
         clean = "" if clean_logits is None else f", clean logits {tuple(clean_logits.shape)}"
         raise InputError(
@@ -72,30 +86,15 @@ def measure(
         )
     for values in (logits, clean_logits):
         if values is not None and not all_finite(values):
-            bad = (
-                (~values.detach().isfinite())
-                .reshape(-1, n, vocabulary)
-                .any(0)
-                .nonzero()[0]
-                .tolist()
-            )
+            broken = ~values.detach().isfinite().reshape(-1, n, vocabulary)
+            prompt, token = broken.any(0).nonzero()[0].tolist()
             raise InputError(
                 "logits",
                 "not finite",
-                f"metrics need finite ones; those of prompt {bad[0]} are not at token {bad[1]}",
+                f"metrics need finite ones; those of prompt {prompt} are not at token {token}",
                 "Patch with finite values; in half precision a patch may overflow: load the model "
                 "in float32.",
             )
-    log_clean = None if clean_logits is None else clean_logits.log_softmax(-1)
-    flat = logits.reshape(-1, n, vocabulary)
-    step = max(1, _AT_ONCE // max(1, n * vocabulary))
-    parts = [_measure(chunk, pairs, log_clean) for chunk in flat.split(step)] if len(flat) else []
-    names = parts[0] if parts else _measure(logits.new_zeros(1, n, vocabulary), pairs, log_clean)
-    empty = logits.new_zeros(0, n)
-    return {
-        name: torch.cat([empty, *(part[name] for part in parts)]).reshape(*leading, n)
-        for name in names
-    }
 
 
 def _measure(
@@ -110,16 +109,14 @@ def _measure(
         values["logit_difference"] = logit - _of(x, pairs.distractor)
     if log_clean is not None:
         clean = log_clean.exp()
-        terms = clean * (
-            log_clean - log_p
-        )  # 0 where the clean probability is: log_p is finite as the logits are
+        # 0 where the clean probability is: log_p is finite as the logits are
+        terms = clean * (log_clean - log_p)
         values["kl"] = terms.sum(-1).clamp(min=0)  # below 0 by rounding alone
     values["rank"] = (x > logit.unsqueeze(-1)).sum(-1).to(x.dtype)
     if pairs.choices is not None and pairs.right is not None:
         sign = pairs.right.to(x.device, x.dtype) * 2 - 1
-        values["probability_difference"] = (
-            log_p[..., pairs.choices.to(x.device)].exp() * sign
-        ).sum(-1)
+        p_of_choices = log_p[..., pairs.choices.to(x.device)].exp()
+        values["probability_difference"] = (p_of_choices * sign).sum(-1)
     return values
 
 
@@ -144,11 +141,20 @@ def accuracy(measured: dict[str, Tensor]) -> Tensor:
 
 
 class Interval(NamedTuple):
-    """A mean over prompts and its interval, each float64 (...,)."""
+    """A statistic over prompts, such as their mean, and its interval, each float64 (...,)."""
 
-    mean: Tensor
+    value: Tensor
     low: Tensor
     high: Tensor
+
+    def at(self, i: int) -> Interval:
+        """One of several."""
+        return Interval(*(part[i] for part in self))
+
+    def columns(self, name: str) -> dict[str, float]:
+        """One value as columns of a row: NAME, NAME_lo, NAME_hi."""
+        value, low, high = map(float, self)
+        return {name: value, f"{name}_lo": low, f"{name}_hi": high}
 
 
 def interval(
@@ -158,12 +164,11 @@ def interval(
     level: float = 0.95,
     resamples: int = 1000,
 ) -> Interval:
-    """Mean over prompts with the percentile bootstrap interval of that level; the same draws for
-    all patches.
+    """Mean over prompts with the percentile bootstrap interval of that level.
 
-    For a paired difference, give the differences: `interval(patched - clean)`.  The interval covers
-    other prompts of the same task and nothing else.  NaN where a prompt's value is NaN or infinite,
-    or there are fewer than two prompts.
+    The draws are the same for all patches.  For a paired difference, give the differences:
+    `interval(patched - clean)`.  The interval covers other prompts of the same task and nothing
+    else.  NaN where a prompt's value is NaN or infinite, or there are fewer than two prompts.
     """
     means = resampled_means(values, seed=seed, resamples=resamples)
     return percentiles(values.detach().double().mean(-1), means, level)
@@ -172,9 +177,7 @@ def interval(
 def resampled_means(
     values: Float[Tensor, "*patch prompt"], *, seed: int = 0, resamples: int = 1000
 ) -> Float[Tensor, "*patch resample"]:
-    """Means over prompts drawn with replacement, float64; the draws depend on seed and number of
-    prompts alone.
-    """
+    """Means over prompts drawn with replacement; seed and number of prompts decide the draws."""
     n = values.shape[-1]
     if resamples < 1:
         raise InputError("resamples", resamples, "at least one is needed", "Give 1000.")
@@ -187,9 +190,7 @@ def resampled_means(
 def percentiles(
     value: Float[Tensor, "*patch"], resampled: Float[Tensor, "*patch resample"], level: float = 0.95
 ) -> Interval:
-    """The interval of any statistic from its values on resampled prompts; NaN where one of them is
-    NaN.
-    """
+    """The interval of a statistic from its values on resampled prompts; NaN where one is NaN."""
     if not 0 < level < 1:
         raise InputError("level", level, "it lies between 0 and 1", "Give 0.95.")
     low, high = np.quantile(resampled.numpy(), [(1 - level) / 2, (1 + level) / 2], axis=-1)

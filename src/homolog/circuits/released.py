@@ -1,5 +1,4 @@
-"""The released circuit numbers of Pythia-160M and mamba-130m beside ours, from the same
-experiments.
+"""The released circuit numbers of Pythia-160M and mamba-130m beside ours.
 
 `released.json` holds the numbers that came with [Wang 2025] (arXiv 2410.06672), with what was
 patched and in which prompts.  `compare` repeats each experiment on a model of that shape: the same
@@ -22,10 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homolog.circuits.attention_paths import AttentionPaths
 from homolog.circuits.metrics import measure
 from homolog.circuits.replay import Patched
-from homolog.circuits.state_paths import StatePaths
+from homolog.circuits.tracers import tracer_of
 from homolog.corpus.tasks import PromptPairs, induction
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
@@ -47,8 +45,10 @@ class Experiment:
     corruption          how corrupt prompts differ, one of `corpus.tasks.CORRUPTIONS`
     length, first_index of the prompts: tokens, and A's index where it is fixed
     clean               metric: mean over clean prompts, where released
-    patched, change     metric: means with each sender patched, nested by `axes`, or their changes where only those are
-    layer, receiver, write_after_A, inputs, positions    what the patch goes through, where the experiment has it
+    patched, change     metric: means with each sender patched, nested by `axes`, or their changes
+                        where only those are
+    layer, receiver, write_after_A, inputs, positions    what the patch goes through, as far as the
+                        experiment has it
     """
 
     name: str
@@ -88,10 +88,8 @@ class Experiment:
             case ["inputs"], _:
                 return paths.conv_to_write(self.layer, after_a, self.inputs)
             case ["position"], _:
-                at = {
-                    place: torch.full((len(part),), p)
-                    for place, p in zip(self.places, self.positions, strict=True)
-                }
+                named = zip(self.places, self.positions, strict=True)
+                at = {place: torch.full((len(part),), p) for place, p in named}
                 return paths.writes_to_logits(self.layer, at)
             case ["layer"], ["state", *_]:
                 return paths.state_to_logits()
@@ -105,9 +103,8 @@ class Experiment:
 @functools.cache
 def experiments() -> tuple[Experiment, ...]:
     """All released experiments, of both models."""
-    return tuple(
-        Experiment(**one) for one in json.loads(DATA.read_text(encoding="utf-8"))["experiments"]
-    )
+    data = json.loads(DATA.read_text(encoding="utf-8"))
+    return tuple(Experiment(**one) for one in data["experiments"])
 
 
 def released_for(model: LanguageModel) -> tuple[Experiment, ...]:
@@ -137,7 +134,7 @@ def compare(
     """Repeat the released experiments; one row for each released number.
 
     n_prompts   of every experiment; the released means are over 2,048 or 65,536 prompts
-    advance     told after each batch of an experiment how many prompts are done, `len(released_for(model))` times each
+    advance     told after each batch of an experiment how many prompts are done
 
     A row has experiment, place ("clean", a site, or the patched inputs), metric (logit or
     probability of the answer), released, ours and deviation = ours - released; released_change,
@@ -146,35 +143,22 @@ def compare(
     Errors: InputError for a model of another shape.
     """
     chosen = released_for(model)
-    paths = StatePaths if isinstance(model, Mamba) else AttentionPaths
+    paths = tracer_of(model).paths
     means: dict[str, dict[str, _Mean]] = {e.name: {} for e in chosen}
-    for (length, first_index), group in itertools.groupby(
-        chosen, lambda e: (e.length, e.first_index)
-    ):
-        asked = [
-            (
-                e,
-                induction(
-                    model,
-                    n_prompts,
-                    seed=seed,
-                    length=length,
-                    first_index=first_index,
-                    corruption=e.corruption,
-                ),
-            )
-            for e in group
-        ]
+    for shape, group in itertools.groupby(chosen, lambda e: (e.length, e.first_index)):
+        draw = functools.partial(
+            induction, model, n_prompts, seed=seed, length=shape[0], first_index=shape[1]
+        )
+        asked = [(e, draw(corruption=e.corruption)) for e in group]
         for first in range(0, n_prompts, batch):
             base: Any = None  # the clean prompts of a group are the same
             for experiment, pairs in asked:
                 part = pairs[first : first + batch]
                 with torch.no_grad():
-                    base = (
-                        paths(model, part.clean, part.corrupt)
-                        if base is None
-                        else base.against(part.corrupt)
-                    )  # pyright: ignore[reportArgumentType]
+                    if base is None:
+                        base = paths(model, part.clean, part.corrupt)
+                    else:
+                        base = base.against(part.corrupt)
                     _add(means[experiment.name], experiment, base, part)
                 if advance is not None:
                     advance(len(part))
@@ -204,31 +188,14 @@ def _add(sums: dict[str, _Mean], experiment: Experiment, paths: Any, part: Promp
 
 
 def _rows(experiment: Experiment, sums: dict[str, _Mean], n_prompts: int) -> list[dict[str, Any]]:
-    def row(
-        place: str,
-        metric: str,
-        released: float,
-        ours: float,
-        released_change: float,
-        our_change: float,
-    ) -> dict:
-        return {
-            "experiment": experiment.name,
-            "place": place,
-            "metric": metric,
-            "released": released,
-            "ours": ours,
-            "deviation": ours - released,
-            "released_change": released_change,
-            "our_change": our_change,
-            "change_deviation": our_change - released_change,
-            "note": experiment.note,
-        }
-
     nan = float("nan")
+    own = {"experiment": experiment.name, "note": experiment.note}
     clean = {metric: mean.clean / n_prompts for metric, mean in sums.items()}
-    found = [
-        row(CLEAN, metric, value, clean[metric], nan, nan)
+    rows = [
+        own
+        | {"place": CLEAN, "metric": metric}
+        | _sides(value, clean[metric])
+        | _sides(nan, nan, of_change=True)
         for metric, value in experiment.clean.items()
     ]
     for metric, values in (experiment.patched or experiment.change).items():
@@ -238,5 +205,17 @@ def _rows(experiment: Experiment, sums: dict[str, _Mean], n_prompts: int) -> lis
             experiment.places, np.ravel(values).tolist(), ours, strict=True
         ):
             released, change = (number, number - base) if experiment.patched else (nan, number)
-            found.append(row(place, metric, released, our, change, our - clean[metric]))
-    return found
+            rows.append(
+                own
+                | {"place": place, "metric": metric}
+                | _sides(released, our)
+                | _sides(change, our - clean[metric], of_change=True)
+            )
+    return rows
+
+
+def _sides(released: float, ours: float, of_change: bool = False) -> dict[str, float]:
+    """A number of both sides, and ours less theirs, as columns."""
+    names = ("released_change", "our_change", "change_deviation")
+    names = names if of_change else ("released", "ours", "deviation")
+    return dict(zip(names, (released, ours, ours - released), strict=True))

@@ -32,17 +32,15 @@ from homolog.models.tokens import TokensLike, as_tokens
 
 LOGITS_AT_ONCE = 2**24  # values of patched logits in memory at a time
 Advance = Callable[[int, Tensor], Tensor]
-"""From a block's index and the residual stream before it (sender, prompt, d_model): that after it,
-the rest held.
+"""Gives the residual stream after a block, the rest held, from the block's index and the stream
+before it (sender, prompt, d_model).
 """
 _Paths = TypeVar("_Paths", bound="Replay")
 
 
 @dataclass(frozen=True)
 class Patched:
-    """Logits at the last position with a sender patched: (sender, prompt, vocabulary), one row for
-    each label.
-    """
+    """Logits at the last position with a sender patched: (sender, prompt, vocabulary)."""
 
     senders: tuple[str, ...]
     logits: Tensor
@@ -50,7 +48,7 @@ class Patched:
 
 @dataclass(frozen=True)
 class Start:
-    """Rows that leave block `layer`: `h` (sender, prompt, d_model), the residual stream after it."""
+    """Rows that leave block `layer`: `h` (sender, prompt, d_model) is the stream after it."""
 
     layer: int
     senders: tuple[str, ...]
@@ -58,8 +56,7 @@ class Start:
 
 
 class Replay:
-    """Clean values of one batch of prompts at the last position, and the walk through the blocks
-    that holds them.
+    """Clean values of some prompts at the last position, and the walk that holds them.
 
     model             the model
     tokens, corrupt   clean and corrupt prompts, (prompt, position) each
@@ -72,30 +69,22 @@ class Replay:
     logits: Tensor
 
     def __init__(self, model: Any, clean: TokensLike, corrupt: TokensLike) -> None:
-        self.model, self.tokens, self.corrupt = (
-            model,
-            as_tokens(clean, "clean"),
-            as_tokens(corrupt, "corrupt"),
-        )
+        self.model = model
+        self.tokens, self.corrupt = as_tokens(clean, "clean"), as_tokens(corrupt, "corrupt")
         check_pairs(self.tokens, self.corrupt)
-        self._of_clean: dict[
-            Any, Any
-        ] = {}  # what questions found out about the clean prompts, for later questions
+        # what questions found out about the clean prompts, for later questions
+        self._of_clean: dict[Any, Any] = {}
         self._of_corrupt: dict[Any, Any] = {}
 
     def against(self: _Paths, corrupt: TokensLike) -> _Paths:
-        """The same clean prompts with other corrupt ones; what is known of the clean prompts is
-        shared.
-        """
+        """The same with other corrupt prompts; what is known of the clean ones is shared."""
         other = copy.copy(self)
         other.corrupt, other._of_corrupt = as_tokens(corrupt, "corrupt"), {}
         check_pairs(self.tokens, other.corrupt)
         return other
 
     def to_logits(self, starts: Sequence[Start], advance: Advance) -> Iterator[Patched]:
-        """Walk all rows to the end; yields them in the order of the blocks, a few senders at a
-        time.
-        """
+        """Walk all rows to the end; yields them by block, a few senders at a time."""
         if not starts:
             return
         ordered = sorted(starts, key=lambda start: start.layer)
@@ -110,9 +99,8 @@ class Replay:
                 senders, rows = (*senders, *start.senders), torch.cat([rows, start.h])
         step = max(1, LOGITS_AT_ONCE // self.logits.numel())
         for first in range(0, len(rows), step):
-            yield Patched(
-                senders[first : first + step], self.model.logits(rows[first : first + step])
-            )
+            some = slice(first, first + step)
+            yield Patched(senders[some], self.model.logits(rows[some]))
 
 
 def last(kind: str, n_layers: int) -> list[Site]:

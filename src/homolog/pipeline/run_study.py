@@ -33,11 +33,9 @@ from homolog.pipeline.text import MATCH, USES, read_text, text_facts, warnings_o
 from homolog.progress import Progress
 from homolog.record.atomic import write_json
 from homolog.record.comparisons import NEURON, Models, planned
-from homolog.record.process import machine
+from homolog.record.process import machine, memory_share
 from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
-
-MEMORY_SHARE = 0.4  # of the machine's memory that tasks may plan with
 
 
 def run_study(
@@ -80,9 +78,8 @@ def run_study(
         with open_engine(ray, threads) as engine:
             engine.check_folder(material.path)
             share = 1.0 if ray is None else (threads or 1) / int(machine()["n_cpus"])
-            task_bytes = int(MEMORY_SHARE * share * int(machine()["memory_bytes"]))
             of_task = threads if ray is None else threads or 1
-            context = Context(run, material, engine, progress, of_task, task_bytes)
+            context = Context(run, material, engine, progress, of_task, memory_share(share))
             progress.plan(_expected_seconds(material))
             for words in (*warnings_of(recipe, text[MATCH]), *words_left_out(material, ANALYSES)):
                 progress.note(f"Left out: {words}.")

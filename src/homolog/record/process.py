@@ -25,6 +25,9 @@ REPORTED_PACKAGES = (
     "altair",
 )
 
+MEMORY_SHARE = 0.4
+"""Of the machine's memory that tasks may plan with."""
+
 
 def peak_memory_bytes() -> int:
     """Largest resident memory of this process, in bytes, since it started or since
@@ -94,3 +97,8 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def memory_share(share: float = 1.0) -> int:
+    """Bytes that a task may plan with, for a share of the machine's processors."""
+    return int(MEMORY_SHARE * share * int(machine()["memory_bytes"]))

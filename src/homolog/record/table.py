@@ -80,18 +80,28 @@ class Table:
         """Types of some columns, for frames on their way to the table."""
         return {name: self.columns[name].type for name in names}
 
-    def frame(self, rows: Iterable[Mapping[str, Any]] | Mapping[str, Any] = ()) -> pl.DataFrame:
+    def frame(
+        self, rows: Iterable[Mapping[str, Any]] | Mapping[str, Any] | pl.DataFrame = ()
+    ) -> pl.DataFrame:
         """A frame of these rows, or of columns by name, in the table's types and order.
 
         Columns that are not given are null; a column that the table does not have is an error.
         """
-        data = dict(rows) if isinstance(rows, Mapping) else list(rows)
-        given = data if isinstance(data, dict) else dict.fromkeys(k for row in data for k in row)
-        assert given.keys() <= self.columns.keys(), set(given) - set(self.columns)
-        schema = {n: c.type for n, c in self.columns.items() if n in given or not c.optional}
-        if isinstance(data, dict) and data:
-            data |= {name: [None] * len(next(iter(data.values()))) for name in schema.keys() - data}
-        return pl.DataFrame(data, schema=schema)
+        if isinstance(rows, pl.DataFrame):
+            given: Iterable[str] = rows.columns
+        else:
+            rows = dict(rows) if isinstance(rows, Mapping) else list(rows)
+            given = rows if isinstance(rows, dict) else {key for row in rows for key in row}
+        names = set(given)
+        assert names <= self.columns.keys(), names - self.columns.keys()
+        schema = {n: c.type for n, c in self.columns.items() if n in names or not c.optional}
+        if isinstance(rows, dict) and rows:
+            height = len(next(iter(rows.values())))
+            rows |= {name: [None] * height for name in schema.keys() - rows}
+        if isinstance(rows, pl.DataFrame):
+            missing = [pl.lit(None).alias(name) for name in schema.keys() - names]
+            return rows.with_columns(missing).select(list(schema)).cast(schema)
+        return pl.DataFrame(rows, schema=schema)
 
     def write(self, frame: pl.DataFrame, path: Path) -> None:
         """Write a frame to `path`, which appears when it is complete.

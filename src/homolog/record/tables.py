@@ -359,22 +359,23 @@ CIRCUITS = _table(
     probability=(F64, "of the answer, mean"),
     logit_difference=(F64, "answer minus distractor, mean"),
     able=(BOOL, "whether it does the task"),
-    reason=(TEXT, "why not"),
-    key=_maybe(TEXT, "the component that matters most"),
-    faithfulness=_maybe(F64, "of the circuit of the named parts"),
-    faithfulness_lo=_maybe(F64, "lower end of its interval"),
-    faithfulness_hi=_maybe(F64, "upper end of its interval"),
-    verdict=_maybe(TEXT, "of the Off-by-One test"),
-    offset=_maybe(I64, "place, from the token, with the largest effect"),
-    certainty=_maybe(F64, "share of resamples with that place"),
-    centre=_maybe(F64, "mean place, weighted by effect"),
-    centre_lo=_maybe(F64, "lower end of its interval"),
-    centre_hi=_maybe(F64, "upper end of its interval"),
-    predicted_offset=_maybe(I64, "the place that the convolution alone predicts"),
-    discovery_recall=_maybe(F64, "share of the named parts that discovery ranks first"),
+    reason=(TEXT, "why not; what follows is null then"),
+    key=(TEXT, "the component that matters most"),
+    faithfulness=(F64, "of the circuit of the named parts"),
+    faithfulness_lo=(F64, "lower end of its interval"),
+    faithfulness_hi=(F64, "upper end of its interval"),
+    verdict=(TEXT, "of the Off-by-One test"),
+    offset=(I64, "place, from the token, with the largest effect"),
+    certainty=(F64, "share of resamples with that place"),
+    centre=(F64, "mean place, weighted by effect"),
+    centre_lo=(F64, "lower end of its interval"),
+    centre_hi=(F64, "upper end of its interval"),
+    predicted_offset=(I64, "the place that the convolution alone predicts"),
+    discovery_recall=(F64, "share of the named parts that discovery ranks first"),
     **{
-        f"{corruption}_{kind}_{edges}": _maybe(
-            F64, f"{kind} correlation of score and real effect, {edges} edges"
+        f"{corruption}_{kind}_{edges}": (
+            F64,
+            f"{kind} correlation of score and real effect, {edges} edges",
         )
         for corruption in CORRUPTIONS
         for edges in ("top", "random", "all")
@@ -395,8 +396,8 @@ EFFECTS = _table(
     patched=(F64, "mean with it"),
     **_interval("change", "mean change, interval over prompts"),
     n_prompts=(I64, "prompts"),
-    position=_maybe(TEXT, "place of the patch"),
-    offset=_maybe(I64, "place from the token"),
+    position=(TEXT, "place of the patch"),
+    offset=(I64, "place from the token"),
 )
 ROLES = _table(
     "roles",
@@ -419,22 +420,75 @@ OFFSETS = _table(
     predicted_share=(F64, "as the convolution alone predicts"),
     **_interval("null", "drop when nothing is repeated"),
 )
+_EDGE: dict[str, tuple[Type, str]] = {
+    "sender": (TEXT, "component that writes"),
+    "receiver": (TEXT, "component that reads"),
+    "sender_layer": (I64, "its block; null for the embedding"),
+    "receiver_layer": (I64, "its block; null for the logits"),
+    "tap": (I64, "tap of the convolution; null elsewhere"),
+    "position": (TEXT, "place"),
+    "score": (F64, "attribution"),
+    "effect": (F64, "real effect, where it was patched"),
+    "effect_low": (F64, "lower end of its interval"),
+    "effect_high": (F64, "upper end of its interval"),
+    "chosen_as": (TEXT, "why it was patched: top or random"),
+}
 EDGES = _table(
     "edges",
     "edge of discovery",
     **_MODEL,
     corruption=(TEXT, "what the corrupt prompt changes"),
-    sender=(TEXT, "component that writes"),
-    receiver=(TEXT, "component that reads"),
-    sender_layer=_maybe(I64, "its block; null for the embedding"),
-    receiver_layer=_maybe(I64, "its block; null for the logits"),
-    tap=_maybe(I64, "tap of the convolution; null elsewhere"),
-    position=(TEXT, "place"),
-    score=(F64, "attribution"),
-    effect=(F64, "real effect, where it was patched"),
-    effect_low=(F64, "lower end of its interval"),
-    effect_high=(F64, "upper end of its interval"),
-    chosen_as=(TEXT, "why it was patched: top or random"),
+    **_EDGE,
+)
+
+_TASK = {**_MODEL, "task": (TEXT, "name of the task, or of the file of prompts")}
+TASK_CIRCUITS = _table(
+    "task_circuits",
+    "model whose circuit of a task was discovered (`homolog circuits discover`)",
+    **_TASK,
+    n_prompts=(I64, "prompts"),
+    length=(I64, "tokens of a prompt"),
+    accuracy=(F64, "share of prompts with the answer first"),
+    metric=(TEXT, "what an edge or a node changes"),
+    ablation=(TEXT, "what stands for the nodes outside"),
+    n_edges=(I64, "strongest edges, whose ends are the circuit"),
+    n_nodes=(I64, "nodes of the circuit"),
+    n_nodes_of_model=(I64, "nodes of the model"),
+    **_interval("faithfulness", "of the circuit, 1: as the whole model"),
+    **_interval("circuit", "metric of the circuit alone"),
+    **_interval("whole_model", "metric of the whole model"),
+    **_interval("nothing", "metric with all nodes ablated"),
+    **_interval("largest_gap", "largest difference when the same nodes are removed from both"),
+    n_needed=(I64, "nodes whose removal changes the metric"),
+    pearson=(F64, "correlation of the edges' scores with their real effects"),
+    spearman=(F64, "the same of ranks"),
+)
+TASK_NODES = _table(
+    "task_nodes",
+    "node of a discovered circuit",
+    **_TASK,
+    node=(TEXT, "the site"),
+    layer=(I64, "its block"),
+    score=(F64, "attribution of its edges, summed"),
+    n_edges=(I64, "its edges among the strongest"),
+    **_interval("effect", "largest change of the metric when it is removed"),
+    removed=(TEXT, "with which other nodes"),
+)
+TASK_GAPS = _table(
+    "task_gaps",
+    "set of nodes that was removed to see whether a discovered circuit is complete",
+    **_TASK,
+    removed=(TEXT, "those nodes"),
+    **_interval("circuit", "metric of the circuit without them"),
+    **_interval("whole_model", "metric of the model without them"),
+    **_interval("difference", "their difference"),
+)
+TASK_EDGES = _table(
+    "task_edges",
+    "edge of a model on a task",
+    **_TASK,
+    **_EDGE,
+    in_circuit=(BOOL, "whether it is among the strongest"),
 )
 
 TABLES = (
@@ -459,6 +513,10 @@ TABLES = (
     ROLES,
     OFFSETS,
     EDGES,
+    TASK_CIRCUITS,
+    TASK_NODES,
+    TASK_GAPS,
+    TASK_EDGES,
 )
 """All that ship; an analysis from elsewhere brings its own."""
 

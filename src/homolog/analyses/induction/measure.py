@@ -1,0 +1,95 @@
+"""How one model does induction: circuit by path patching, Off-by-One, discovery by attribution.
+
+Some edges of discovery are patched for real, so that scores stand beside effects.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from homolog.circuits.discovery import Discovery, discover
+from homolog.circuits.induction import Circuit, trace_induction
+from homolog.circuits.off_by_one import OffByOne, off_by_one
+from homolog.circuits.prompts import Prompts, Unable
+from homolog.circuits.recall import recall
+from homolog.models import LanguageModel
+from homolog.record.recipe import Circuits
+from homolog.record.tables import CIRCUITS, CORRUPTIONS, EDGES, EFFECTS, OFFSETS, ROLES
+
+KEPT_EDGES = 200  # of each model, beside those that were patched for real
+logger = logging.getLogger("homolog")
+
+
+def trace(
+    model: LanguageModel, name: str, settings: Circuits, seed: int
+) -> dict[str, pl.DataFrame]:
+    """The tables of one model; only a row of `circuits` where it cannot do the task."""
+    prompts = Prompts(settings.n_prompts, settings.length, settings.repeat, seed, settings.batch)
+    own = {"model": name, "architecture": model.architecture}
+    about = own | {
+        "n_layers": model.n_layers,
+        "task": settings.task,
+        "n_prompts": settings.n_prompts,
+        "length": settings.length,
+        "repeat": settings.repeat,
+    }
+    tables = {table.name: table.frame() for table in (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES)}
+    try:
+        circuit = trace_induction(model, prompts)
+    except Unable as unable:
+        logger.warning("%s", unable)
+        row = about | unable.ability.columns() | {"able": False, "reason": unable.requirement}
+        return tables | {CIRCUITS.name: CIRCUITS.frame([row])}
+    offset = off_by_one(model, prompts, circuit.key)
+    discoveries: dict[str, Discovery] = {}
+    for corruption in CORRUPTIONS:
+        pairs = prompts.pairs(model, corruption)[: settings.discovery_prompts]
+        n = settings.validated_edges
+        discoveries[corruption] = discover(model, pairs, n_top=n, n_random=n, seed=seed)
+    effects = [own | {"task": settings.task} | r for e in circuit.effects for r in e.rows(seed)]
+    edges = [
+        EDGES.frame(_kept(discovery).with_columns(**_constants(own, corruption=corruption)))
+        for corruption, discovery in discoveries.items()
+    ]
+    return {
+        CIRCUITS.name: CIRCUITS.frame([about | _circuit_row(circuit, offset, discoveries)]),
+        EFFECTS.name: EFFECTS.frame(effects),
+        ROLES.name: ROLES.frame([own | role.columns() for role in circuit.roles]),
+        OFFSETS.name: OFFSETS.frame([own | r for part in offset.profiles for r in part.rows()]),
+        EDGES.name: pl.concat(edges),
+    }
+
+
+def _constants(*given: Mapping[str, str], **more: str) -> dict[str, pl.Expr]:
+    """Columns that are the same in all rows."""
+    return {name: pl.lit(value) for part in (*given, more) for name, value in part.items()}
+
+
+def _circuit_row(
+    circuit: Circuit, offset: OffByOne, discoveries: Mapping[str, Discovery]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "able": True,
+        "reason": "",
+        "key": circuit.key,
+        "discovery_recall": recall(circuit, discoveries),
+    }
+    row |= circuit.ability.columns() | offset.columns()
+    row |= circuit.faithfulness.score.columns("faithfulness")
+    for corruption, discovery in discoveries.items():
+        for group in discovery.correlation.iter_rows(named=True):
+            for kind in ("pearson", "spearman"):
+                row[f"{corruption}_{kind}_{group['edges']}"] = group[kind]
+    return row
+
+
+def _kept(discovery: Discovery) -> pl.DataFrame:
+    """Edges that were patched for real, then the strongest of the others."""
+    keys = ["sender", "receiver", "tap", "position"]
+    patched, strongest = discovery.validation, discovery.edges.head(KEPT_EDGES)
+    rest = strongest.join(patched, on=keys, how="anti", nulls_equal=True)
+    return pl.concat([patched, rest], how="diagonal_relaxed")

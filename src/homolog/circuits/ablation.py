@@ -1,0 +1,88 @@
+"""Ablation of nodes: what is put in the place of a node's output.
+
+    zero      nothing
+    mean      its mean over the corrupt prompts, position by position
+    resample  its value in the corrupt prompt of the same pair
+
+A head is ablated at z, which is the same as at its output: that is linear in z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from homolog.axes import Tokens
+from homolog.corpus.tasks.nearest import check_choice
+from homolog.models.base import LanguageModel
+from homolog.models.edits import Edit, Resample, Zero
+from homolog.models.runs import Run
+from homolog.models.sites import Site
+
+HOWS = ("zero", "mean", "resample")
+
+
+class Ablation:
+    """Passes of a model with some of `sites` ablated, the prompts in chunks.
+
+    source  the corrupt prompts, one for each clean one
+    batch   prompts in one pass
+    InputError for an unknown way.
+    """
+
+    def __init__(
+        self, model: LanguageModel, sites: Sequence[Site], how: str, source: Tokens, batch: int
+    ) -> None:
+        check_choice("ablation", how, HOWS)
+        self._model, self._how, self._source = model, how, source
+        self._places = list(dict.fromkeys(_place(site) for site in sites))
+        if how == "mean":
+            totals: dict[Site, Tensor] = {}
+            for chunk in source.split(batch):
+                for place, value in self._read(chunk).captured.items():
+                    totals[place] = totals.get(place, 0) + value.double().sum(0, keepdim=True)
+            self._means = Run(None, {place: total / len(source) for place, total in totals.items()})
+
+    def values(self, rows: slice) -> Run | None:
+        """What to put there for the prompts `rows`; a mean has one row for all, zeros are None."""
+        if self._how == "zero":
+            return None
+        return self._means if self._how == "mean" else self._read(self._source[rows])
+
+    def logits(
+        self, tokens: Tokens, ablate: Iterable[Site], values: Run | None
+    ) -> Float[Tensor, "batch vocabulary"]:
+        """Logits at the last position with those sites ablated; `values` are of these prompts."""
+        with torch.no_grad():
+            logits = self._model.run(tokens, edits=_edits(ablate, values), last_only=True).logits
+        assert logits is not None
+        return logits[:, -1]
+
+    def _read(self, tokens: Tokens) -> Run:
+        with torch.no_grad():
+            return self._model.run(tokens, capture=self._places, last_only=True)
+
+
+def _place(site: Site) -> Site:
+    """The whole activation that a node is part of."""
+    return Site("z" if site.kind == "head_out" else site.kind, site.layer)
+
+
+def _edits(ablate: Iterable[Site], values: Run | None) -> list[Edit]:
+    """The edits that ablate: one for all heads of a block that have the same positions."""
+    positions: dict[tuple[Site, int | None], set[int | None]] = {}
+    for site in ablate:
+        positions.setdefault((_place(site), site.head), set()).add(site.position)
+    heads: dict[tuple[Site, tuple[int, ...] | None, bool], list[int]] = {}
+    for (place, head), some in positions.items():
+        at = None if None in some else tuple(sorted(p for p in some if p is not None))
+        heads.setdefault((place, at, head is None), []).extend([] if head is None else [head])
+    return [
+        Zero(place, positions=at, heads=own or None)
+        if values is None
+        else Resample(place, positions=at, heads=own or None, source=values)
+        for (place, at, _), own in heads.items()
+    ]

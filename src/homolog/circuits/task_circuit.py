@@ -1,0 +1,195 @@
+"""The circuit of any task: the nodes at the ends of the strongest edges, and what they are worth.
+
+    all edges scored by attribution (`discovery`)  ->  the strongest  ->  the nodes at their ends, C
+    ->  faithfulness, completeness and minimality of C, all other nodes ablated (`evaluation`)
+
+The nodes of a Transformer are its heads and MLPs, those of a Mamba its mixers: convolution taps and
+state writes are scored and patched as edges, but a mixer is ablated as a whole.  So few nodes may
+soon be all of them, and a circuit of all nodes is faithful by definition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from homolog.circuits.discovery import Discovery, discover
+from homolog.circuits.edges import nodes
+from homolog.circuits.evaluation import CircuitEvaluation, Faithfulness, Gap, NodeEffect, Scoring
+from homolog.circuits.metrics import Interval, accuracy
+from homolog.circuits.prompts import answers
+from homolog.circuits.tracers import tracer_of
+from homolog.corpus.tasks.pairs import PromptPairs
+from homolog.errors import InputError
+from homolog.models.base import LanguageModel
+from homolog.models.sites import Site
+from homolog.record.tables import TASK_CIRCUITS, TASK_EDGES, TASK_GAPS, TASK_NODES
+
+
+@dataclass(frozen=True)
+class CircuitSearch:
+    """How the circuit of a task is found and evaluated."""
+
+    n_edges: int = 40
+    """Edges, the strongest of those with a score, whose ends are the circuit's nodes."""
+
+    n_validated: int = 20
+    """Edges that are patched for real, of the strongest, and as many drawn at random."""
+
+    n_subsets: int = 5
+    """Random sets of nodes that are removed for completeness, and for each node for minimality."""
+
+    metric: str = "logit_difference"
+    """Of `metrics.METRICS`, one that has a gradient and that the task has."""
+
+    ablation: str = "mean"
+    """What stands for the other nodes: "zero", or "mean" or "resample" from the corrupt prompts."""
+
+    batch: int = 16
+    """Prompts in one pass."""
+
+    seed: int = 0
+    """Of the edges and sets that are drawn, and of the resampled prompts."""
+
+
+@dataclass(frozen=True)
+class TaskCircuit:
+    """What was found of one model and task.
+
+    accuracy      share of the clean prompts that the model solves
+    n_edges       of the circuit
+    components    its nodes: columns `tables.COMPONENTS`, the one with the largest score first
+    n_nodes       of the model
+    gaps          completeness, largest first;   effects   minimality, largest first
+    """
+
+    model: LanguageModel
+    pairs: PromptPairs
+    search: CircuitSearch
+    accuracy: float
+    discovery: Discovery
+    n_edges: int
+    components: pl.DataFrame
+    n_nodes: int
+    faithfulness: Faithfulness
+    gaps: list[Gap]
+    effects: list[NodeEffect]
+
+    @property
+    def n_needed(self) -> int:
+        """Nodes of the circuit whose effect differs from 0 by more than its interval."""
+        return sum(_excludes_zero(effect.difference) for effect in self.effects)
+
+    def tables(self, name: str) -> dict[str, pl.DataFrame]:
+        """The tables `task_...` of `record.tables`; `name` is the model's in them."""
+        own = {"model": name, "architecture": self.model.architecture, "task": self.pairs.name}
+        components = self.components.to_dicts()
+        in_circuit = [own | row | self._minimality(row["node"]) for row in components]
+        gaps = [
+            own
+            | {"removed": _names(gap.removed)}
+            | gap.circuit.columns("circuit")
+            | gap.model.columns("whole_model")
+            | gap.difference.columns("difference")
+            for gap in self.gaps
+        ]
+        return {
+            "task_circuits": TASK_CIRCUITS.frame([own | self._row()]),
+            "task_nodes": TASK_NODES.frame(in_circuit),
+            "task_gaps": TASK_GAPS.frame(gaps),
+            "task_edges": TASK_EDGES.frame(self._edges(own)),
+        }
+
+    def _row(self) -> dict[str, Any]:
+        every = self.discovery.correlation.row(by_predicate=pl.col("edges") == "all", named=True)
+        faithful = self.faithfulness
+        row: dict[str, Any] = {
+            "n_prompts": len(self.pairs),
+            "length": self.pairs.length,
+            "accuracy": self.accuracy,
+            "metric": self.search.metric,
+            "ablation": self.search.ablation,
+            "n_edges": self.n_edges,
+            "n_nodes": len(self.components),
+            "n_nodes_of_model": self.n_nodes,
+            "n_needed": self.n_needed,
+            "pearson": every["pearson"],
+            "spearman": every["spearman"],
+        }
+        row |= faithful.score.columns("faithfulness") | faithful.circuit.columns("circuit")
+        row |= faithful.model.columns("whole_model") | faithful.nothing.columns("nothing")
+        return row | self.gaps[0].difference.columns("largest_gap")
+
+    def _minimality(self, node: str) -> dict[str, Any]:
+        effect = next(effect for effect in self.effects if str(effect.node) == node)
+        return effect.difference.columns("effect") | {"removed": _names(effect.removed)}
+
+    def _edges(self, own: dict[str, str]) -> pl.DataFrame:
+        """All edges, with the effect of those that were patched for real."""
+        keys = ["sender", "receiver", "tap", "position"]
+        edges, patched = self.discovery.edges, self.discovery.validation
+        effects = patched.select(*keys, pl.exclude(edges.columns))
+        chosen = pl.int_range(pl.len()) < self.n_edges
+        joined = edges.with_columns(chosen.alias("in_circuit")).join(
+            effects, on=keys, how="left", nulls_equal=True, maintain_order="left"
+        )
+        return joined.with_columns(**{key: pl.lit(value) for key, value in own.items()})
+
+
+def find_circuit(
+    model: LanguageModel, pairs: PromptPairs, search: CircuitSearch | None = None
+) -> TaskCircuit:
+    """Attribute all edges of the model on the task, take the strongest for its circuit, score it.
+
+    pairs   the task's prompts, from `corpus.tasks.make_task` or of your own
+    search  `CircuitSearch()` where none is given
+    Errors: InputError for an architecture whose blocks are not known inside, a metric that the task
+    does not have, fewer than one edge, and where the strongest edges are between no nodes.
+    """
+    search = search or CircuitSearch()
+    tracer_of(model)
+    if search.n_edges < 1:
+        raise InputError("n_edges", search.n_edges, "a circuit has one edge at least", "Give 40.")
+    discovery = discover(
+        model,
+        pairs,
+        metric=search.metric,
+        n_top=search.n_validated,
+        n_random=search.n_validated,
+        seed=search.seed,
+        batch=search.batch,
+    )
+    taken = min(search.n_edges, int((discovery.edges["score"] != 0).sum()))
+    components = discovery.components(taken)
+    if components.is_empty():
+        raise InputError(
+            "n_edges",
+            search.n_edges,
+            f"{taken} edges have a score, all from the embedding to the logits, past all nodes",
+            "Take more edges, and prompts that differ.",
+        )
+    scoring = Scoring(search.metric, search.ablation, search.batch, search.seed)
+    evaluation = CircuitEvaluation(model, pairs, components["node"].to_list(), scoring)
+    return TaskCircuit(
+        model,
+        pairs,
+        search,
+        float(accuracy(answers(model, pairs, search.batch))),
+        discovery,
+        taken,
+        components,
+        len(nodes(model)),
+        evaluation.faithfulness(),
+        evaluation.completeness(search.n_subsets),
+        evaluation.minimality(search.n_subsets),
+    )
+
+
+def _excludes_zero(difference: Interval) -> bool:
+    return float(difference.low) > 0 or float(difference.high) < 0
+
+
+def _names(sites: tuple[Site, ...]) -> str:
+    return ", ".join(map(str, sites))

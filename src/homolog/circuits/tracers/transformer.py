@@ -1,0 +1,89 @@
+"""Experiments on a Transformer: heads to logits, and heads to the key head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from homolog.circuits.attention_paths import AttentionPaths
+from homolog.circuits.effects import PathQuestion
+from homolog.circuits.prompts import METRIC, around, around_columns
+from homolog.circuits.replay import Patched
+from homolog.circuits.tracers.base import CARRIER, COPIER, MATCHER, OFFSETS, Role, Tracer
+from homolog.models.sites import Site
+from homolog.models.transformer import READS, Read, Transformer
+
+
+class TransformerTracer(Tracer):
+    """The key head is the one whose patch costs most of B."""
+
+    architecture = Transformer
+    paths = AttentionPaths
+
+    def trace(self) -> tuple[str, list[Role]]:
+        _, copied = self.ask(_to_logits("unrelated"), _to_logits("replace_B"))
+        key = copied.strongest(METRIC)
+        matched, _ = self.ask(
+            _by_position(key, "key", "A", "replace_A"),
+            _by_position(key, "value", "B", "replace_B"),
+        )
+        carriers: list[Role] = []
+        if not key.startswith("z.0."):  # in block 0 there is nothing below to listen to
+            heard, _ = self.ask(
+                _to_key_head(key, f"{key} key", "replace_A", ("key",)),
+                _to_key_head(key, key, "unrelated", READS),
+            )
+            evidence = f"its output at B's position, as the key of {key} reads it; another A"
+            carriers = self.roles(CARRIER, heard, evidence)
+        evidence = "the key of one position, read from the end; another A"
+        matchers = self.roles(MATCHER, matched, evidence, lambda position: f"{key}@{position}")
+        copiers = self.roles(COPIER, copied, "its output at the last position; another B")
+        return key, [*carriers, *matchers[:1], *copiers]
+
+    def universe(self) -> list[Site]:
+        return [
+            Site("z", layer, head)
+            for layer in range(self.model.n_layers)
+            for head in range(self.model.n_heads)
+        ]
+
+    def named(self, roles: Sequence[Role]) -> set[str]:
+        return {role.component.split("@")[0] for role in roles}
+
+    def carriers(self, key: str) -> list[str]:
+        return [key]
+
+    def carried(self, paths: Any, place: str, at: dict[str, Tensor]) -> Iterator[Patched]:
+        return paths.reads_to_logits(place, at, READS)
+
+
+def _to_logits(corruption: str) -> PathQuestion:
+    return PathQuestion(
+        "head to logits",
+        corruption,
+        lambda paths, _: paths.heads_to_logits(),
+        about={"position": "last"},
+    )
+
+
+def _to_key_head(key: str, receiver: str, corruption: str, reads: Sequence[Read]) -> PathQuestion:
+    """Each head at B's position, as the key head reads it."""
+    return PathQuestion(
+        "head to the key head",
+        corruption,
+        lambda paths, part: paths.heads_to_head(key, part.positions["B"], reads),
+        receiver,
+        {"position": "B"},
+    )
+
+
+def _by_position(key: str, read: Read, name: str, corruption: str) -> PathQuestion:
+    """The key head's key or value at each position around a named one."""
+    return PathQuestion(
+        f"{read} by position",
+        corruption,
+        lambda paths, part: paths.reads_to_logits(key, around(part, name, OFFSETS), (read,)),
+        about={"sender": f"{read}.{key[2:]}"} | around_columns(name, OFFSETS),
+    )

@@ -1,0 +1,186 @@
+"""`homolog circuits`: how models do a task.  A part of `cli.py`, which turns errors into words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from homolog.cli_sae import TEXT_HELP, Device, ModelDtype, Quiet
+from homolog.errors import InputError
+from homolog.terminal import say_report
+
+if TYPE_CHECKING:
+    import polars as pl
+
+circuits = typer.Typer(
+    help="How models do a task: path patching, Off-by-One, discovery.", no_args_is_help=True
+)
+
+Models = Annotated[
+    list[str], typer.Argument(metavar="MODEL...", help="Zoo names, folders or Hub ids.")
+]
+Task = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="induction, associative_recall, natural_induction, ioi, greater_than, or a "
+        ".jsonl file of prompts.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", help="Folder of the run; the same folder again continues it.", show_default=False
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Root seed of prompts and intervals.")]
+
+
+@circuits.command("induction")
+def induction(
+    models: Models,
+    out: Out = None,
+    dtype: ModelDtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+    prompts: Annotated[
+        int, typer.Option("--prompts", min=2, help="Prompts of every experiment.")
+    ] = 256,
+    length: Annotated[int, typer.Option("--length", min=5, help="Tokens of a prompt.")] = 64,
+    repeat: Annotated[
+        int, typer.Option("--repeat", min=1, help="Tokens at the end that repeat earlier ones.")
+    ] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Prompts in memory at a time.")] = 64,
+    expect: Annotated[
+        bool,
+        typer.Option(
+            "--expect", help="Repeat the paper's experiments instead, beside its released numbers."
+        ),
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the parts of each model that do induction, and whether its state is off by one."""
+    from homolog.pipeline.circuits import expected_lines, run_circuits
+    from homolog.pipeline.plan import Subject
+    from homolog.pipeline.recipe import Run, parse_circuits
+    from homolog.progress import make_progress
+    from homolog.record.run_folder import RunFolder
+
+    if expect:
+        where = Run(seed=seed, device=device, dtype=dtype)
+        for ref in models:
+            for line in expected_lines(ref, prompts, batch, where, make_progress(quiet)):
+                typer.echo(line)
+        return
+    name = "-".join(["circuits", *(Subject(ref, "model").name for ref in models)])
+    recipe = parse_circuits(
+        {
+            "name": name,
+            "models": models,
+            "run": {"seed": seed, "device": device, "dtype": dtype},
+            "circuits": {"n_prompts": prompts, "length": length, "repeat": repeat, "batch": batch},
+        }
+    )
+    target = out or Path("runs") / name
+    say_report(run_circuits(recipe, target, make_progress(quiet)), RunFolder(target).record)
+
+
+@circuits.command("discover")
+def discover(
+    task: Task,
+    models: Models,
+    out: Out = None,
+    edges: Annotated[
+        int, typer.Option("--edges", min=1, help="Strongest edges; their ends are the circuit.")
+    ] = 40,
+    prompts: Annotated[int, typer.Option("--prompts", min=2, help="Prompts of the task.")] = 64,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="Of the task, as repeat=4; again."),
+    ] = None,
+    text: Annotated[
+        str,
+        typer.Option("--text", metavar="SOURCE", help=f"Of natural_induction: {TEXT_HELP}"),
+    ] = "zoo:demo",
+    metric: Annotated[
+        str, typer.Option("--metric", help="What an edge or a node changes.")
+    ] = "logit_difference",
+    ablation: Annotated[
+        str, typer.Option("--ablation", help="Stands for other nodes: zero, mean, resample.")
+    ] = "mean",
+    validated: Annotated[
+        int, typer.Option("--validated", min=2, help="Edges patched for real, and as many drawn.")
+    ] = 20,
+    subsets: Annotated[
+        int, typer.Option("--subsets", min=0, help="Sets of nodes removed to test the circuit.")
+    ] = 5,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Prompts in memory at a time.")] = 16,
+    seed: Seed = 0,
+    dtype: ModelDtype = "float32",
+    device: Device = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Attribute all edges of each model on a task; score the circuit that the strongest make."""
+    from homolog.circuits.task_circuit import CircuitSearch
+    from homolog.pipeline.discovery import DiscoveryRequest, discover_circuits
+    from homolog.pipeline.plan import Subject
+    from homolog.pipeline.recipe import Run
+    from homolog.progress import make_progress
+
+    search = CircuitSearch(edges, validated, subsets, metric, ablation, batch, seed)
+    where = Run(seed=seed, device=device, dtype=dtype)
+    options = dict(_option(words) for words in option or ())
+    request = DiscoveryRequest(task, tuple(models), prompts, options, text, search, where)
+    name = "-".join(["discover", Path(task).stem, *(Subject(ref, "model").name for ref in models)])
+    target = out or Path("runs") / name
+    table = discover_circuits(request, target, make_progress(quiet or as_json))
+    if as_json:
+        typer.echo(json.dumps(table.fill_nan(None).to_dicts(), indent=1))
+        return
+    for line in score_lines(table):
+        typer.echo(line)
+    typer.echo(f"Tables: {target}")
+
+
+def _option(words: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value as JSON where it is JSON: repeat=4, corruption=swap."""
+    name, equals, value = words.partition("=")
+    if not equals:
+        raise InputError("--option", words, "it must be NAME=VALUE", "Give for example repeat=4.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def score_lines(table: pl.DataFrame) -> list[str]:
+    """`task_circuits` for people: a line for each model, and what its scores cannot say."""
+    import polars as pl
+
+    wide = max(len("model"), *map(len, table["model"]))
+    lines = [
+        f"{'model':<{wide}}  {'solved':>6}  {'nodes':>9}  {'needed':>6}  "
+        f"{'faithfulness':>22}  {'largest gap':>22}  {'scores r':>8}"
+    ]
+    for row in table.iter_rows(named=True):
+        nodes = f"{row['n_nodes']} of {row['n_nodes_of_model']}"
+        lines.append(
+            f"{row['model']:<{wide}}  {row['accuracy']:>6.0%}  {nodes:>9}  {row['n_needed']:>6}  "
+            f"{_interval(row, 'faithfulness'):>22}  {_interval(row, 'largest_gap'):>22}  "
+            f"{row['pearson']:>8.3f}"
+        )
+    whole = table.filter(pl.col("n_nodes") == pl.col("n_nodes_of_model"))["model"].to_list()
+    if whole:
+        lines.append(
+            f"The circuit is the whole of {', '.join(whole)}, and its scores say nothing: take "
+            "fewer --edges."
+        )
+    return lines
+
+
+def _interval(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]:.2f} [{row[f'{name}_lo']:.2f}, {row[f'{name}_hi']:.2f}]"

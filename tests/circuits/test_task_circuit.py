@@ -1,0 +1,107 @@
+"""The circuit of a task: a planted one is found, and the documented examples run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from tests.circuits.test_evaluation import PAIRS, TRUE_CIRCUIT, planted
+from tests.models.helpers import tiny
+
+from homolog.circuits import CircuitSearch, find_circuit
+from homolog.circuits.tables import TASK_TABLES
+from homolog.circuits.task_circuit import TaskCircuit
+from homolog.corpus.tasks import PromptPairs
+from homolog.errors import InputError
+
+SEARCH = CircuitSearch(n_edges=100, n_validated=4, n_subsets=4)
+METHODS = Path(__file__).parents[2] / "docs" / "methods-circuits.md"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def found() -> TaskCircuit:
+    return find_circuit(planted(), PAIRS, SEARCH)
+
+
+def test_a_planted_circuit_is_found_and_is_the_whole_story(found: TaskCircuit) -> None:
+    assert set(found.components["node"]) == set(TRUE_CIRCUIT)
+    assert found.n_nodes == 15 and len(found.effects) == 2
+    assert all(abs(float(effect.difference.value)) > 1e-5 for effect in found.effects)
+    clear = [e for e in found.effects if not e.difference.low <= 0 <= e.difference.high]
+    assert found.n_needed == len(clear)
+    assert found.faithfulness.score == (1, 1, 1)
+    assert all(gap.difference == (0, 0, 0) for gap in found.gaps)
+    solved = planted().hf(PAIRS.clean).logits[:, -1].argmax(-1) == PAIRS.answer
+    assert found.accuracy == pytest.approx(float(solved.double().mean()))
+
+
+def test_the_tables_have_the_columns_that_are_said_once(found: TaskCircuit) -> None:
+    tables = found.tables("mine")
+    schemas = {table.name: table.schema for table in TASK_TABLES}
+    assert list(tables) == list(schemas)
+    for name, frame in tables.items():
+        assert dict(frame.schema) == schemas[name], name
+        assert frame["model"].unique().to_list() == ["mine"]
+    (row,) = tables["task_circuits"].to_dicts()
+    acting = found.discovery.edges.filter(pl.col("score") != 0)  # of all others nothing is taken
+    assert 4 < len(acting) < 100
+    assert (row["n_edges"], row["n_nodes"], row["n_nodes_of_model"]) == (len(acting), 2, 15)
+    assert row["faithfulness"] == row["faithfulness_lo"] == 1.0 and row["largest_gap"] == 0.0
+    edges = tables["task_edges"]
+    assert len(edges) == len(found.discovery.edges) and edges.filter("in_circuit").equals(
+        edges.filter(pl.col("score") != 0)
+    )
+    patched = edges.filter(pl.col("effect").is_not_null())
+    assert patched["chosen_as"].to_list()[:4] == ["top"] * 4
+    assert patched["chosen_as"].null_count() == 0
+    assert set(tables["task_nodes"]["node"]) == set(TRUE_CIRCUIT)
+    assert "" in tables["task_gaps"]["removed"].to_list()
+
+
+@pytest.mark.parametrize("case", ["gpt2", "llama", "mamba"])
+def test_every_architecture_with_an_adapter_has_one(case: str) -> None:
+    pairs = PromptPairs("mine", PAIRS.clean, PAIRS.corrupt, PAIRS.answer, None, PAIRS.positions)
+    search = CircuitSearch(n_edges=6, n_validated=2, n_subsets=1, metric="probability")
+    circuit = find_circuit(tiny(case), pairs, search)
+    assert 0 < len(circuit.components) <= circuit.n_nodes
+    assert circuit.faithfulness.score.value.isfinite()
+
+
+def test_what_cannot_be_done_is_said() -> None:
+    with pytest.raises(InputError, match=r"n_edges is 0.*Give 40"):
+        find_circuit(planted(), PAIRS, CircuitSearch(n_edges=0))
+    without = PromptPairs("mine", PAIRS.clean, PAIRS.corrupt, PAIRS.answer, None)
+    with pytest.raises(InputError, match=r"metric for mine is 'logit_difference'.*Known: logit"):
+        find_circuit(planted(), without, SEARCH)
+    silent = planted()
+    for block in silent.hf.gpt_neox.layers:
+        for part in (block.attention.dense, block.mlp.dense_4h_to_h):
+            part.weight.data.zero_(), part.bias.data.zero_()
+    with pytest.raises(InputError, match=r"past all nodes.*Take more edges"):
+        last = PAIRS.clean.clone()
+        last[:, -1] = (last[:, -1] + 1) % 97
+        changed = PromptPairs("end", PAIRS.clean, last, PAIRS.answer, PAIRS.distractor)
+        find_circuit(silent, changed, CircuitSearch(n_edges=1, n_validated=2))
+
+
+@pytest.mark.slow
+def test_the_documented_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", METHODS.read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 2
+    names: dict = {}
+    for block in blocks:
+        exec(block, names)
+    assert "z.3.3" in capsys.readouterr().out
+    assert 0.8 < float(names["circuit"].faithfulness.score.value) < 1.2
