@@ -18,11 +18,9 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
-from numpy import ndarray
 
 Tokens = Int[torch.Tensor, "batch position"]
 Residual = Float[torch.Tensor, "batch position d_model"]
 Logits = Float[torch.Tensor, "batch position vocabulary"]
 Activations = Float[torch.Tensor, "token d_model"]
 Features = Float[torch.Tensor, "token d_sae"]
-TokenArray = Int[ndarray, "batch position"]
