@@ -35,11 +35,12 @@ from torch import Tensor
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
 
 LENGTH = 64
+# model, and in what the corrupt prompts differ
 CASES = (
     ("pythia-160m", "other tokens"),
     ("mamba-130m", "another last token"),
     ("mamba-130m", "other tokens"),
-)  # model, and in what the corrupt prompts differ
+)
 
 
 def pythia_160m() -> GPTNeoXForCausalLM:

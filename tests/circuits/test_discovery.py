@@ -44,9 +44,8 @@ def linear_model() -> LanguageModel:
     block = hf.gpt_neox.layers[0]
     for parameter in hf.requires_grad_(False).parameters():
         parameter.zero_()
-    block.attention.query_key_value.weight[8:] = torch.eye(
-        4
-    )  # queries and keys stay 0: attention is uniform
+    # queries and keys stay 0: attention is uniform
+    block.attention.query_key_value.weight[8:] = torch.eye(4)
     block.attention.dense.weight.copy_(torch.eye(4))
     block.input_layernorm = block.post_attention_layernorm = hf.gpt_neox.final_layer_norm = (
         torch.nn.Identity()
@@ -82,9 +81,8 @@ def test_scores_and_effects_of_a_linear_model_by_hand(steps: int) -> None:
         for row in found.edges.to_dicts()
     }
     assert {edge: score for edge, score in scores.items() if score} == pytest.approx(LINEAR)
-    assert found.validation["chosen_as"].to_list() == ["top"] * 3 + [
-        "random"
-    ]  # scores of 0 are not drawn
+    # scores of 0 are not drawn
+    assert found.validation["chosen_as"].to_list() == ["top"] * 3 + ["random"]
     for column in ("effect", "effect_low", "effect_high"):  # both prompts are the same: no width
         assert found.validation[column].to_list() == pytest.approx(
             found.validation["score"].to_list()
@@ -204,9 +202,8 @@ def test_equal_prompts_score_zero(case: str) -> None:
     )
     found = discover(tiny(case), same, steps=2, n_top=2)
     assert (found.edges["score"] == 0).all()
-    assert (
-        len(found.validation) == 2 and found.validation["effect"].abs().max() < 1e-6
-    )  # rounding of another order
+    # rounding of another order
+    assert len(found.validation) == 2 and found.validation["effect"].abs().max() < 1e-6
     assert (
         found.correlation["pearson"].is_nan().all() and found.correlation["spearman"].is_nan().all()
     )

@@ -66,9 +66,8 @@ def test_paths(case, dtype):
     for ask in asked:
         for ours, exact in zip(ask(paths[1]), ask(paths[0]), strict=True):
             assert ours.senders == exact.senders and ours.logits.isfinite().all()
-            close(
-                ours.logits, exact.logits, dtype, 30
-            )  # a dozen products, each rounded; logits of size one
+            # a dozen products, each rounded; logits of size one
+            close(ours.logits, exact.logits, dtype, 30)
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -81,9 +80,8 @@ def test_discovery(case, dtype):
     joined = exact.edges.join(found.edges, on=keys, how="full", suffix="_half", nulls_equal=True)
     assert len(joined) == len(exact.edges) == len(found.edges)
     scores = [torch.tensor(joined[name].to_numpy()) for name in ("score_half", "score")]
-    close(
-        *scores, dtype, 60
-    )  # differences of activations: each is rounded, and so is what it is taken from
+    # differences of activations: each is rounded, and so is what it is taken from
+    close(*scores, dtype, 60)
     assert found.validation["effect"].is_finite().all()
 
 

@@ -54,9 +54,8 @@ def test_the_transformers_heads_attend_as_their_roles_say(circuits):
 def test_the_mambas_parts_matter_when_they_are_cut_out_of_the_module(circuits):
     circuit = circuits["zoo:mamba-s0"]
     carrier = next(r.component for r in circuit.roles if r.role == CARRIER)
-    assert (
-        carrier == f"conv_taps.{circuit.key.split('.')[1]}@A"
-    )  # the tap that reads the token before B
+    # the tap that reads the token before B
+    assert carrier == f"conv_taps.{circuit.key.split('.')[1]}@A"
     model = homolog.load("zoo:mamba-s0")
     pairs = PROMPTS.pairs(model, "replace_B")
     lost = []
@@ -144,9 +143,8 @@ def test_strongest_lowers_most():
         {"m": torch.tensor([[1.0, 1.0], [-3.0, 1.0], [-0.5, -0.4]])},
     )
     question = PathQuestion("x", "y", lambda *_: [])
-    assert (
-        Effects(question, ("a", "b", "c"), clean, patched).strongest("m") == "b"
-    )  # means 1, -1, -0.45
+    # means 1, -1, -0.45
+    assert Effects(question, ("a", "b", "c"), clean, patched).strongest("m") == "b"
 
 
 def test_positions_around_stop_at_the_windows_ends():

@@ -166,14 +166,12 @@ def test_the_bootstrap_resamples_prompts_and_the_same_for_every_patch() -> None:
 
 
 def test_the_interval_covers_the_planted_mean_as_often_as_it_says() -> None:
-    draws = (
-        torch.randn(400, 100, generator=torch.Generator().manual_seed(3)) + 5
-    )  # 400 experiments of 100 prompts
+    # 400 experiments of 100 prompts
+    draws = torch.randn(400, 100, generator=torch.Generator().manual_seed(3)) + 5
     found = interval(draws)
     share = ((found.low <= 5) & (found.high >= 5)).double().mean().item()
-    assert (
-        0.95 - 4 * math.sqrt(0.95 * 0.05 / 400) < share + 0.01
-    )  # the percentile bootstrap covers slightly less
+    # the percentile bootstrap covers slightly less
+    assert 0.95 - 4 * math.sqrt(0.95 * 0.05 / 400) < share + 0.01
     assert share < 0.99
     width = (found.high - found.low).mean().item()
     assert width == pytest.approx(2 * 1.96 / math.sqrt(100), rel=0.05)
@@ -181,9 +179,8 @@ def test_the_interval_covers_the_planted_mean_as_often_as_it_says() -> None:
 
 def test_paired_differences_are_narrower() -> None:
     generator = torch.Generator().manual_seed(4)
-    easy = (
-        torch.randn(200, generator=generator) * 10
-    )  # what makes a prompt easy is common to both runs
+    # what makes a prompt easy is common to both runs
+    easy = torch.randn(200, generator=generator) * 10
     clean, patched = easy, easy - 1 + 0.1 * torch.randn(200, generator=generator)
     difference = interval(patched - clean)
     assert difference.low > -1.1 and difference.high < -0.9
