@@ -8,15 +8,16 @@ Nothing heavy is imported before a command needs it: `homolog --help` answers at
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homolog.cli_circuits import circuits
-from homolog.cli_sae import sae
+from homolog.cli.circuits import circuits
+from homolog.cli.options import Out, Quiet, Threads
+from homolog.cli.sae import sae
+from homolog.cli.zoo import zoo
 from homolog.errors import InputError
 from homolog.terminal import Commands, complain, make_output_patient, say_report, stop_on_sigterm
 
@@ -32,49 +33,30 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-zoo = typer.Typer(help="The small trained models that ship with the package.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
 app.add_typer(circuits, name="circuits")
 app.add_typer(sae, name="sae")
 
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", help="Folder of the run; the same folder again continues it.", show_default=False
-    ),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        "--device", help="cpu, cuda, cuda:1 or mps; replaces the recipe's.", show_default=False
-    ),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option("--seed", min=0, help="Root seed; replaces the recipe's.", show_default=False),
-]
 Ray = Annotated[
     str | None,
     typer.Option(
         "--ray", metavar="local|ADDRESS", help="Run the tasks on Ray.", show_default=False
     ),
 ]
-Threads = Annotated[
-    int | None,
-    typer.Option("--threads", min=1, help="CPU threads of a task; on Ray 1.", show_default=False),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, as runs/demo.")]
-NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="A model of the zoo, as mamba-s0.")
+OtherDevice = Annotated[
+    str | None, typer.Option("--device", help="Replaces the recipe's.", show_default=False)
+]
+OtherSeed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Replaces the recipe's.", show_default=False)
 ]
 
 
 @app.command()
 def demo(
     out: Out = None,
-    device: Device = None,
-    seed: Seed = None,
+    device: OtherDevice = None,
+    seed: OtherSeed = None,
     ray: Ray = None,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -91,8 +73,8 @@ def run(
         str, typer.Argument(metavar="RECIPE", help="A TOML file, or a built-in: demo, paper.")
     ],
     out: Out = None,
-    device: Device = None,
-    seed: Seed = None,
+    device: OtherDevice = None,
+    seed: OtherSeed = None,
     random_weights: Annotated[
         bool,
         typer.Option(
@@ -262,83 +244,6 @@ def doctor() -> None:
         typer.echo(f"{topic:<26}{finding}")
 
 
-@zoo.command("list")
-def zoo_list() -> None:
-    """Name the models that ship."""
-    from homolog.zoo import catalog
-
-    for name in catalog.names():
-        entry = catalog.entry(name)
-        size = (
-            sum(file.stat().st_size for file in entry.folder.glob("*"))
-            if entry.folder.is_dir()
-            else 0
-        )
-        stored = (
-            f"{size / 2**20:.1f} MiB"
-            if size
-            else "not stored"
-            if entry.trained
-            else "made from its seed"
-        )
-        typer.echo(
-            f"{catalog.PREFIX}{name:<22}{entry.architecture:<12}seed {entry.seed:<8}{stored}"
-        )
-
-
-@zoo.command("card")
-def zoo_card(name: NameArgument) -> None:
-    """Print a model's card: data, licences, recipe, losses, induction."""
-    from homolog.zoo import catalog
-
-    entry = catalog.entry(name)
-    card = entry.folder / "README.md"
-    if not card.is_file():
-        raise InputError(
-            "model",
-            name,
-            "it must be one that is stored, with a card",
-            "`homolog zoo list` says which are.",
-        )
-    typer.echo(card.read_text(encoding="utf-8"))
-
-
-@zoo.command("train")
-def zoo_train(
-    name: NameArgument,
-    out: Out = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", min=0, help="Replaces the model's own.", show_default=False),
-    ] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Train a model of the zoo again; the same --out continues where it stopped."""
-    from homolog.progress import make_progress
-    from homolog.zoo import catalog
-    from homolog.zoo_training.train import train
-
-    target = out or Path("runs") / "zoo" / catalog.entry(name).name
-    typer.echo(f"Model: {train(name, target, device, seed, progress=make_progress(quiet))}")
-
-
-@zoo.command("eval")
-def zoo_eval(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A model of the zoo, a folder or a Hub id.")
-    ],
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")] = "cpu",
-) -> None:
-    """Measure a model's held-out loss and induction on the text that ships; prints JSON."""
-    from homolog.models.load import load
-    from homolog.zoo_training.evaluate import held_out_stream, scores
-
-    model = load(name, device=device)
-    measured = scores(model, held_out_stream(model.require_tokenizer()))
-    typer.echo(json.dumps(measured, indent=1))
-
-
 def main() -> None:
     """Entry point of `homolog`."""
     make_output_patient()
@@ -358,12 +263,10 @@ def _compare(
     target = out or Path("runs") / recipe.name
     path = finished_report(recipe, target)
     if path is None:
-        from homolog.pipeline.run_study import (
-            run_study,  # slow to import: after the recipe is known to be usable
-        )
+        from homolog.pipeline.run_study import run_study
 
         path = run_study(recipe, target, make_progress(quiet), ray=ray, threads=threads)
     record = RunFolder(target).record
-    for found in [*record.get("verdicts", []), *record.get("causal", [])]:
-        typer.echo(found["words"])
+    for said in [*record.get("verdicts", []), *record.get("causal", [])]:
+        typer.echo(said["words"])
     say_report(path, record)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homolog.cli_sae import TEXT_HELP, Device, ModelDtype, Quiet
+from homolog.cli.options import Device, ModelDtype, Out, Quiet, help_of
 from homolog.errors import InputError
+from homolog.record.names import folder_name
+from homolog.record.recipe import Run, SaeRecipe
 from homolog.terminal import say_report
 
 if TYPE_CHECKING:
@@ -28,12 +30,6 @@ Task = Annotated[
         metavar="TASK",
         help="induction, associative_recall, natural_induction, ioi, greater_than, or a "
         ".jsonl file of prompts.",
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", help="Folder of the run; the same folder again continues it.", show_default=False
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Root seed of prompts and intervals.")]
@@ -64,8 +60,7 @@ def induction(
 ) -> None:
     """Find the parts of each model that do induction, and whether its state is off by one."""
     from homolog.pipeline.circuits import expected_lines, run_circuits
-    from homolog.pipeline.plan import Subject
-    from homolog.pipeline.recipe import Run, parse_circuits
+    from homolog.pipeline.recipes import parse_circuits
     from homolog.progress import make_progress
     from homolog.record.run_folder import RunFolder
 
@@ -75,7 +70,7 @@ def induction(
             for line in expected_lines(ref, prompts, batch, where, make_progress(quiet)):
                 typer.echo(line)
         return
-    name = "-".join(["circuits", *(Subject(ref, "model").name for ref in models)])
+    name = "-".join(["circuits", *map(folder_name, models)])
     recipe = parse_circuits(
         {
             "name": name,
@@ -85,7 +80,8 @@ def induction(
         }
     )
     target = out or Path("runs") / name
-    say_report(run_circuits(recipe, target, make_progress(quiet)), RunFolder(target).record)
+    page = run_circuits(recipe, target, make_progress(quiet))
+    say_report(page, RunFolder(target).record)
 
 
 @circuits.command("discover")
@@ -103,7 +99,9 @@ def discover(
     ] = None,
     text: Annotated[
         str,
-        typer.Option("--text", metavar="SOURCE", help=f"Of natural_induction: {TEXT_HELP}"),
+        typer.Option(
+            "--text", metavar="SOURCE", help=f"Of natural_induction: {help_of(SaeRecipe, 'text')}"
+        ),
     ] = "zoo:demo",
     metric: Annotated[
         str, typer.Option("--metric", help="What an edge or a node changes.")
@@ -127,15 +125,13 @@ def discover(
     """Attribute all edges of each model on a task; score the circuit that the strongest make."""
     from homolog.circuits.task_circuit import CircuitSearch
     from homolog.pipeline.discovery import DiscoveryRequest, discover_circuits
-    from homolog.pipeline.plan import Subject
-    from homolog.pipeline.recipe import Run
     from homolog.progress import make_progress
 
     search = CircuitSearch(edges, validated, subsets, metric, ablation, batch, seed)
     where = Run(seed=seed, device=device, dtype=dtype)
     options = dict(_option(words) for words in option or ())
     request = DiscoveryRequest(task, tuple(models), prompts, options, text, search, where)
-    name = "-".join(["discover", Path(task).stem, *(Subject(ref, "model").name for ref in models)])
+    name = "-".join(["discover", Path(task).stem, *map(folder_name, models)])
     target = out or Path("runs") / name
     table = discover_circuits(request, target, make_progress(quiet or as_json))
     if as_json:

@@ -5,14 +5,39 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from copy import copy
-from typing import Annotated, Any, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 from pydantic.fields import FieldInfo
 
+from homolog.record.recipe import Machine
 from homolog.record.settings import Settings
 
 Command = Callable[..., None]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", help="Folder of the run; the same folder again continues it.", show_default=False
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads of a task; on Ray 1.", show_default=False),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+
+
+def help_of(table: type[Settings], name: str) -> str:
+    """A setting in words, as on the page of settings."""
+    return " ".join((table.model_fields[name].description or "").split())
+
+
+Device = Annotated[str, typer.Option("--device", help=help_of(Machine, "device"))]
+ModelDtype = Annotated[
+    Literal["float32", "bfloat16", "float16"],
+    typer.Option("--dtype", help=help_of(Machine, "dtype")),
+]
 
 
 def options_from(

@@ -1,16 +1,14 @@
-"""`homolog sae`: train, evaluate and convert dictionaries of one model.  A part of `cli.py`, which
-turns errors into messages and exit codes.
-"""
+"""`homolog sae`: train, evaluate and convert dictionaries of one model."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homolog.cli_options import kind_options, options_from
+from homolog.cli.options import Out, Quiet, Threads, kind_options, options_from
 from homolog.record.recipe import EvaluationRecipe, SaeRecipe
 
 if TYPE_CHECKING:
@@ -21,21 +19,6 @@ sae = typer.Typer(
     no_args_is_help=True,
 )
 
-Dtype = Literal["float32", "bfloat16", "float16"]
-
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 or mps.")]
-Revision = Annotated[
-    str | None,
-    typer.Option("--revision", help="Branch, tag or commit of a Hub id.", show_default=False),
-]
-Field = Annotated[
-    str, typer.Option("--field", help="Name of the text in JSONL, Parquet and datasets.")
-]
-Split = Annotated[str, typer.Option("--split", help="Of a Hugging Face dataset.")]
-ModelDtype = Annotated[Dtype, typer.Option("--dtype", help="Precision in which the model runs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-TEXT_HELP = "zoo:demo, a .txt, .jsonl or .parquet file, a folder, or hf:DATASET."
-
 
 @sae.command("train")
 @options_from(SaeRecipe, leave={"model", "layers"}, also=kind_options())
@@ -44,16 +27,9 @@ def train(
         str, typer.Argument(metavar="MODEL", help="A zoo name, a folder or a Hub id.")
     ],
     values: dict[str, Any],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", help="Folder of the run; the same again continues it.", show_default=False
-        ),
-    ] = None,
+    out: Out = None,
     layers: Annotated[str, typer.Option("--layers", help="As 0,3,5-7, or all.")] = "all",
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default=False)
-    ] = None,
+    threads: Threads = None,
     checkpoint_every: Annotated[
         int | None,
         typer.Option(

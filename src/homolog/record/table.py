@@ -88,20 +88,23 @@ class Table:
         Columns that are not given are null; a column that the table does not have is an error.
         """
         if isinstance(rows, pl.DataFrame):
-            given: Iterable[str] = rows.columns
-        else:
-            rows = dict(rows) if isinstance(rows, Mapping) else list(rows)
-            given = rows if isinstance(rows, dict) else {key for row in rows for key in row}
-        names = set(given)
-        assert names <= self.columns.keys(), names - self.columns.keys()
+            return self._completed(rows)
+        if isinstance(rows, Mapping):
+            return self._completed(pl.DataFrame(rows, schema_overrides=self._types_of(rows)))
+        listed = list(rows)
+        types = self._types_of(dict.fromkeys(key for row in listed for key in row))
+        return self._completed(pl.DataFrame(listed, schema=types))
+
+    def _types_of(self, names: Iterable[str]) -> dict[str, Type]:
+        unknown = set(names) - self.columns.keys()
+        assert not unknown, (self.name, unknown)
+        return {name: self.columns[name].type for name in names}
+
+    def _completed(self, frame: pl.DataFrame) -> pl.DataFrame:
+        names = self._types_of(frame.columns)
         schema = {n: c.type for n, c in self.columns.items() if n in names or not c.optional}
-        if isinstance(rows, dict) and rows:
-            height = len(next(iter(rows.values())))
-            rows |= {name: [None] * height for name in schema.keys() - rows}
-        if isinstance(rows, pl.DataFrame):
-            missing = [pl.lit(None).alias(name) for name in schema.keys() - names]
-            return rows.with_columns(missing).select(list(schema)).cast(schema)
-        return pl.DataFrame(rows, schema=schema)
+        missing = [pl.lit(None, kind).alias(n) for n, kind in schema.items() if n not in names]
+        return frame.with_columns(missing).select(list(schema)).cast(pl.Schema(schema))
 
     def write(self, frame: pl.DataFrame, path: Path) -> None:
         """Write a frame to `path`, which appears when it is complete.

@@ -149,7 +149,7 @@ def test_a_signal_stops_it_cleanly(number: signal.Signals) -> None:
     code = (
         "import time\nfrom homolog import cli\n"
         "def wait(*arguments):\n    print('working', flush=True)\n    time.sleep(3600)\n"
-        "cli._compare = wait\nimport sys\nsys.argv = ['homolog', 'demo', '--out', 'my "
+        "app._compare = wait\nimport sys\nsys.argv = ['homolog', 'demo', '--out', 'my "
         "runs/a']\ncli.main()\n"
     )
     command = [sys.executable, "-c", code]

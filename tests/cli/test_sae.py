@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 from tests.processes import started
-from tests.test_cli import HOMOLOG
+from tests.cli.test_app import HOMOLOG
 from typer.testing import CliRunner
 
 from homolog import cli
-from homolog.cli_sae import quality_table
+from homolog.cli.sae import quality_table
 from homolog.dictionaries import load
 
 TINY = [

@@ -1,0 +1,84 @@
+"""`homolog zoo`: the models that ship."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from homolog.cli.options import Device, Out, Quiet
+from homolog.errors import InputError
+
+zoo = typer.Typer(help="The small trained models that ship with the package.", no_args_is_help=True)
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="A model of the zoo, as mamba-s0.")
+]
+
+
+@zoo.command("list")
+def zoo_list() -> None:
+    """Name the models that ship."""
+    from homolog.zoo import catalog
+
+    for name in catalog.names():
+        entry = catalog.entry(name)
+        size = sum(file.stat().st_size for file in entry.folder.glob("*"))
+        stored = "not stored" if entry.trained else "made from its seed"
+        stored = f"{size / 2**20:.1f} MiB" if size else stored
+        words = f"{name:<22}{entry.architecture:<12}seed {entry.seed:<8}{stored}"
+        typer.echo(f"{catalog.PREFIX}{words}")
+
+
+@zoo.command("card")
+def zoo_card(name: NameArgument) -> None:
+    """Print a model's card: data, licences, recipe, losses, induction."""
+    from homolog.zoo import catalog
+
+    entry = catalog.entry(name)
+    card = entry.folder / "README.md"
+    if not card.is_file():
+        raise InputError(
+            "model",
+            name,
+            "it must be one that is stored, with a card",
+            "`homolog zoo list` says which are.",
+        )
+    typer.echo(card.read_text(encoding="utf-8"))
+
+
+@zoo.command("train")
+def zoo_train(
+    name: NameArgument,
+    out: Out = None,
+    device: Device = "cpu",
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, help="Replaces the model's own.", show_default=False),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model of the zoo again; the same --out continues where it stopped."""
+    from homolog.progress import make_progress
+    from homolog.zoo import catalog
+    from homolog.zoo_training.train import train
+
+    target = out or Path("runs") / "zoo" / catalog.entry(name).name
+    typer.echo(f"Model: {train(name, target, device, seed, progress=make_progress(quiet))}")
+
+
+@zoo.command("eval")
+def zoo_eval(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A model of the zoo, a folder or a Hub id.")
+    ],
+    device: Device = "cpu",
+) -> None:
+    """Measure a model's held-out loss and induction on the text that ships; prints JSON."""
+    from homolog.models.load import load
+    from homolog.zoo_training.evaluate import held_out_stream, scores
+
+    model = load(name, device=device)
+    measured = scores(model, held_out_stream(model.require_tokenizer()))
+    typer.echo(json.dumps(measured, indent=1))
