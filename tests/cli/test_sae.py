@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.processes import started
-from tests.cli.test_app import HOMOLOG
+from tests.cli.test_commands import HOMOLOG
 from typer.testing import CliRunner
 
 from homolog import cli

@@ -1,5 +1,5 @@
-"""The command line: `app.py` has the commands, `options.py` makes options of tables of settings."""
+"""The command line: `commands.py` has the commands, `options.py` makes options of tables of settings."""
 
-from homolog.cli.app import app, main
+from homolog.cli.commands import app, main
 
 __all__ = ["app", "main"]

@@ -19,6 +19,7 @@ from tests.processes import started
 from typer.testing import CliRunner
 
 from homolog import cli
+from homolog.cli import commands
 from homolog.errors import InputError
 from homolog.record.atomic import write_text
 from homolog.record.run_folder import RunFolder
@@ -111,7 +112,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_compare", fail)
+    monkeypatch.setattr(commands, "_compare", fail)
 
 
 @pytest.mark.parametrize(
@@ -147,10 +148,10 @@ def test_a_defect_keeps_its_traceback_and_is_exit_code_1(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_cleanly(number: signal.Signals) -> None:
     code = (
-        "import time\nfrom homolog import cli\n"
+        "import time\nfrom homolog.cli import commands\n"
         "def wait(*arguments):\n    print('working', flush=True)\n    time.sleep(3600)\n"
-        "app._compare = wait\nimport sys\nsys.argv = ['homolog', 'demo', '--out', 'my "
-        "runs/a']\ncli.main()\n"
+        "commands._compare = wait\nimport sys\nsys.argv = ['homolog', 'demo', '--out', 'my "
+        "runs/a']\ncommands.main()\n"
     )
     command = [sys.executable, "-c", code]
     with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
