@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homolog.cli.options import Device, ModelDtype, Out, Quiet, help_of
+from homolog.cli.options import Device, ModelDtype, help_of
+from homolog.cli.shared import Out, Quiet
 from homolog.errors import InputError
 from homolog.record.names import folder_name
 from homolog.record.recipe import Run, SaeRecipe
@@ -17,9 +18,7 @@ from homolog.terminal import say_report
 if TYPE_CHECKING:
     import polars as pl
 
-circuits = typer.Typer(
-    help="How models do a task: path patching, Off-by-One, discovery.", no_args_is_help=True
-)
+app = typer.Typer()
 
 Models = Annotated[
     list[str], typer.Argument(metavar="MODEL...", help="Zoo names, folders or Hub ids.")
@@ -35,7 +34,7 @@ Task = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Root seed of prompts and intervals.")]
 
 
-@circuits.command("induction")
+@app.command("induction")
 def induction(
     models: Models,
     out: Out = None,
@@ -84,7 +83,7 @@ def induction(
     say_report(page, RunFolder(target).record)
 
 
-@circuits.command("discover")
+@app.command("discover")
 def discover(
     task: Task,
     models: Models,

@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homolog.cli.circuits import circuits
-from homolog.cli.options import Out, Quiet, Threads
-from homolog.cli.sae import sae
-from homolog.cli.zoo import zoo
+from homolog.cli.shared import Out, Quiet, Threads, group_of
 from homolog.errors import InputError
 from homolog.terminal import Commands, complain, make_output_patient, say_report, stop_on_sigterm
 
@@ -33,9 +30,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(zoo, name="zoo")
-app.add_typer(circuits, name="circuits")
-app.add_typer(sae, name="sae")
+GROUPS = {
+    "zoo": "The small trained models that ship with the package.",
+    "circuits": "How models do a task: path patching, Off-by-One, discovery.",
+    "sae": "Dictionaries (sparse autoencoders) of one model: train, evaluate, convert.",
+}
+for name, words in GROUPS.items():
+    app.add_typer(group_of(f"homolog.cli.{name}", words), name=name)
 
 Ray = Annotated[
     str | None,

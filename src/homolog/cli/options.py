@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from copy import copy
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
@@ -15,17 +14,6 @@ from homolog.record.recipe import Machine
 from homolog.record.settings import Settings
 
 Command = Callable[..., None]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", help="Folder of the run; the same folder again continues it.", show_default=False
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option("--threads", min=1, help="CPU threads of a task; on Ray 1.", show_default=False),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
 
 def help_of(table: type[Settings], name: str) -> str:

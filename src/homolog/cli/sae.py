@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homolog.cli.options import Out, Quiet, Threads, kind_options, options_from
+from homolog.cli.options import kind_options, options_from
+from homolog.cli.shared import Out, Quiet, Threads
 from homolog.record.recipe import EvaluationRecipe, SaeRecipe
 
 if TYPE_CHECKING:
     from homolog.pipeline.sae import Row
 
-sae = typer.Typer(
-    help="Dictionaries (sparse autoencoders) of one model: train, evaluate, convert.",
-    no_args_is_help=True,
-)
+app = typer.Typer()
 
 
-@sae.command("train")
+@app.command("train")
 @options_from(SaeRecipe, leave={"model", "layers"}, also=kind_options())
 def train(
     model: Annotated[
@@ -78,7 +76,7 @@ def train(
     typer.echo(f"Dictionaries: {target / 'saes'}")
 
 
-@sae.command("eval")
+@app.command("eval")
 @options_from(EvaluationRecipe, leave={"sae", "seed", "shuffle"})
 def evaluate(
     ref: Annotated[
@@ -107,7 +105,7 @@ def evaluate(
         raise typer.Exit(1)
 
 
-@sae.command("convert")
+@app.command("convert")
 def convert(
     source: Annotated[
         str, typer.Argument(metavar="IN", help="Folder of a dictionary, or hf:OWNER/NAME/FOLDER.")

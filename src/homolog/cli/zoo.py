@@ -8,16 +8,17 @@ from typing import Annotated
 
 import typer
 
-from homolog.cli.options import Device, Out, Quiet
+from homolog.cli.options import Device
+from homolog.cli.shared import Out, Quiet
 from homolog.errors import InputError
 
-zoo = typer.Typer(help="The small trained models that ship with the package.", no_args_is_help=True)
+app = typer.Typer()
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="A model of the zoo, as mamba-s0.")
 ]
 
 
-@zoo.command("list")
+@app.command("list")
 def zoo_list() -> None:
     """Name the models that ship."""
     from homolog.zoo import catalog
@@ -31,7 +32,7 @@ def zoo_list() -> None:
         typer.echo(f"{catalog.PREFIX}{words}")
 
 
-@zoo.command("card")
+@app.command("card")
 def zoo_card(name: NameArgument) -> None:
     """Print a model's card: data, licences, recipe, losses, induction."""
     from homolog.zoo import catalog
@@ -48,7 +49,7 @@ def zoo_card(name: NameArgument) -> None:
     typer.echo(card.read_text(encoding="utf-8"))
 
 
-@zoo.command("train")
+@app.command("train")
 def zoo_train(
     name: NameArgument,
     out: Out = None,
@@ -68,7 +69,7 @@ def zoo_train(
     typer.echo(f"Model: {train(name, target, device, seed, progress=make_progress(quiet))}")
 
 
-@zoo.command("eval")
+@app.command("eval")
 def zoo_eval(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="A model of the zoo, a folder or a Hub id.")
