@@ -1,4 +1,4 @@
-"""The command line: `commands.py` has the commands, `options.py` makes options of tables of settings."""
+"""The command line: commands, and options made of tables of settings."""
 
 from homolog.cli.commands import app, main
 

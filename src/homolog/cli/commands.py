@@ -190,7 +190,7 @@ def judge(
     ] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Let a language model explain and rate features of a run; the key comes from OPENAI_API_KEY."""
+    """Let a language model explain and rate features; its key comes from OPENAI_API_KEY."""
     from homolog.analyses.explanations import Budget, Endpoint
     from homolog.pipeline.judging import judge_run
     from homolog.progress import make_progress
