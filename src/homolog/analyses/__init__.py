@@ -5,13 +5,38 @@
 
 from __future__ import annotations
 
+from homolog.analyses import (
+    calibration,
+    closest,
+    depth,
+    distribution,
+    layers,
+    overview,
+    pairs,
+    quality,
+    spaces,
+    variance,
+    verdict,
+)
 from homolog.analyses.analysis import Analysis
 
-ANALYSES: list[Analysis] = []
+ANALYSES: list[Analysis] = [
+    verdict.ANALYSIS,
+    overview.ANALYSIS,
+    pairs.ANALYSIS,
+    calibration.ANALYSIS,
+    variance.ANALYSIS,
+    distribution.ANALYSIS,
+    layers.ANALYSIS,
+    spaces.ANALYSIS,
+    depth.ANALYSIS,
+    closest.ANALYSIS,
+    quality.ANALYSIS,
+]
 
 
 def register(analysis: Analysis) -> None:
-    """Add an analysis to every study and report from now on.  ValueError where its name is taken."""
+    """Add an analysis to every study and report from now on.  ValueError: its name is taken."""
     if any(known.name == analysis.name for known in ANALYSES):
         raise ValueError(f"an analysis named {analysis.name!r} is there already")
     ANALYSES.append(analysis)

@@ -68,8 +68,12 @@ class Side:
     @property
     def words(self) -> str:
         """For people and files: "mamba-s0", "mamba-s0@seed1"."""
-        plain = self.label in (MAIN_LABEL, NEURON)
-        return self.model.name if plain else f"{self.model.name}@{self.label}"
+        return side_words(self.model.name, self.label)
+
+
+def side_words(model: str, label: str) -> str:
+    """For people and files: "mamba-s0", "mamba-s0@seed1"."""
+    return model if label in (MAIN_LABEL, NEURON) else f"{model}@{label}"
 
 
 Pair = tuple[Side, Side]
@@ -111,6 +115,8 @@ class Comparison:
     label: for narrow axes, "|" marks where a line may break.  colour: in light and in dark.
     calibrated: its matches are held against the null of the maximum.  spaces: the similarity of the
     two models' residual streams is measured, too.  needed: without it there is nothing to report.
+    ordered: on average, the result is expected to lie well above it (a baseline) or not above it
+    (a skyline).  sentence: what it is called within a sentence, where that is not its label.
     setting: the key of the recipe's [controls] that can leave it out; none: it always runs.
     derived: makes the partner's dictionary from its main one, (dictionary, seed, sample of inputs)
     to dictionary: the function, or its name as "package.module:function".
@@ -126,6 +132,8 @@ class Comparison:
     calibrated: bool = False
     spaces: bool = False
     needed: bool = False
+    ordered: bool = True
+    sentence: str | None = None
     setting: str | None = None
     derived: Callable[..., Any] | str | None = None
 
@@ -137,7 +145,7 @@ class Comparison:
     @property
     def in_sentence(self) -> str:
         """The label as it stands within a sentence."""
-        return self.plain[0].lower() + self.plain[1:]
+        return self.sentence or self.plain[0].lower() + self.plain[1:]
 
 
 def _second(model: StudyModel) -> list[Side]:
@@ -196,6 +204,7 @@ SAE_SEED = Comparison(
     lambda models: [(Side(own), other) for own in models.compared for other in _second(own)],
     ("#00856b", "#33c9a4"),
     calibrated=True,
+    sentence="a second dictionary seed of the same model",
     setting="sae_seed",
 )
 TOKENS = Comparison(
@@ -206,6 +215,7 @@ TOKENS = Comparison(
     "without any model",
     lambda models: [(Side(own), Side(CURRENT_TOKEN)) for own in models.compared],
     ("#6b6b00", "#d2cf5a"),
+    ordered=False,  # what follows one token may be most of what two models share
     setting="current_token",
 )
 MODEL_SEED = Comparison(
@@ -220,6 +230,7 @@ MODEL_SEED = Comparison(
     ],
     ("#a8558c", "#e299c8"),
     calibrated=True,
+    sentence="a second training seed of the same architecture",
     spaces=True,
 )
 NEURONS = Comparison(
@@ -240,6 +251,7 @@ NEURONS_RANDOM = Comparison(
     lambda models: _untrained(models, NEURON),
     ("#8a7564", "#c0aa97"),
     kind="neuron",
+    sentence="their own random baseline",
     setting="neurons",
 )
 COMPARISONS: list[Comparison] = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Table:
 
     name: str
     row: str
-    columns: Mapping[str, Column]
+    columns: Mapping[str, Column] = field(hash=False)
     per_layer: bool = False
 
     @property
@@ -89,6 +89,8 @@ class Table:
         given = data if isinstance(data, dict) else dict.fromkeys(k for row in data for k in row)
         assert given.keys() <= self.columns.keys(), set(given) - set(self.columns)
         schema = {n: c.type for n, c in self.columns.items() if n in given or not c.optional}
+        if isinstance(data, dict) and data:
+            data |= {name: [None] * len(next(iter(data.values()))) for name in schema.keys() - data}
         return pl.DataFrame(data, schema=schema)
 
     def write(self, frame: pl.DataFrame, path: Path) -> None:
