@@ -263,6 +263,10 @@ def read_study(path: Path | str) -> StudyRecords:
     folder = RunFolder(Path(path))
     run = run_of(folder)
     files = {table: folder.table(table.name) for table in NEEDED}
+    for table, file in files.items():
+        if file.is_file():
+            with readable(file):
+                table.check(file, pl.read_parquet_schema(file))
     if missing := [file.name for file in files.values() if not file.is_file()]:
         are = "is" if len(missing) == 1 else "are"
         raise InputError(
@@ -271,9 +275,6 @@ def read_study(path: Path | str) -> StudyRecords:
             f"the report needs its tables, and {listed(missing)} {are} missing",
             "Finish the run first: give `homolog run` or `homolog demo` the same --out again.",
         )
-    for table, file in files.items():
-        with readable(file):
-            table.check(file, pl.read_parquet_schema(file))
     compared = run.get("compared")
     if not isinstance(compared, list) or len(compared) < 2:
         raise InputError(

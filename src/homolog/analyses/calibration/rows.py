@@ -45,7 +45,7 @@ def _cells(main: pl.DataFrame) -> Rows:
     edges = np.round(np.arange(low, np.ceil(1 / CELL) + 1) * CELL, 4)
     rows: Rows = []
     for start, end in zip(starts, [*starts[1:], len(freq)], strict=True):
-        left, right = freq[start], freq[min(end, len(freq) - 1)]
+        left, right = float(freq[start]), float(freq[min(end, len(freq) - 1)])
         right = right if right > left else left * 1.1  # a column of one frequency has a width, too
         counts = np.histogram(np.clip(r[start:end], edges[0], edges[-1]), edges)[0]
         rows += [

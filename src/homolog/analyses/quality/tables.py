@@ -22,7 +22,7 @@ COLUMNS = [
 
 def dictionary_tables(records: PairRecords) -> tuple[ShownTable, ShownTable]:
     """Of the dictionaries compared, and of all others."""
-    rows = list(records.saes.sort("model", "label", "layer").iter_rows(named=True))
+    rows: list[Row] = list(records.saes.sort("model", "label", "layer").iter_rows(named=True))
     own = [row for row in rows if is_compared(records, row)]
     others = [row for row in rows if not is_compared(records, row)]
     return (
