@@ -15,7 +15,7 @@ from tests.report.pages import EVIL, files_of, opened, parsed
 
 from homolog.analyses import ANALYSES, Analysis
 from homolog.errors import InputError
-from homolog.record.tables import TABLES
+from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES, TABLES
 from homolog.report import write_report
 
 FIGURES = {
@@ -167,6 +167,52 @@ def test_an_analysis_from_elsewhere_has_its_chapter(tmp_path: Path) -> None:
     text, addresses = parsed(page)
     assert "My question 4,800 rows in all" in text and "#my-question" in addresses
     assert "Silence" not in text and "a word" not in text
+
+
+def circuits(path: Path, model: str = "mamba-s0") -> Path:
+    """A run with the circuits of a model that cannot do the task, and what is said of it."""
+    path.mkdir(exist_ok=True)
+    unable = {
+        **{"model": model, "architecture": "mamba", "n_layers": 8, "task": "induction"},
+        **dict.fromkeys(("n_prompts", "length", "repeat"), 8),
+        **dict.fromkeys(("preferred", "accuracy", "probability", "logit_difference"), 0.5),
+        **{"able": False, "reason": "too small"},
+    }
+    for table in (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES):
+        table.write(table.frame([unable] if table is CIRCUITS else []), path / table.file)
+    if not (path / "run.json").exists():
+        stages = {"circuits": {"status": "done", "seconds": 2.0, "outputs": {}}}
+        run = {"format": 1, "name": "alone", "recipe": {"name": "alone"}, "stages": stages}
+        (path / "run.json").write_text(json.dumps(run), "utf-8")
+    return path
+
+
+WHOLE = Analysis(
+    "whole", page="circuits", chapter="Every circuit", template="<p>of {{ records.names[0] }}</p>"
+)
+PART = Analysis("part", page="study", chapter="Circuits", template="<p>in short</p>")
+
+
+def test_circuits_beside_a_comparison_have_a_page_of_their_own(tmp_path: Path) -> None:
+    run = circuits(make_run(tmp_path / "run"))
+    page = write_report(run, [WHOLE, PART])
+    assert {file.name for file in page.parent.glob("*.html")} == {"index.html", "circuits.html"}
+    text, _ = parsed(page)
+    assert "Circuits in short" in text and "Every circuit" not in text and "The run" in text
+    text, addresses = parsed(page.parent / "circuits.html")
+    assert "How does mamba-s0 repeat" in text and "Every circuit of mamba-s0" in text
+    assert "index.html" in addresses and "The run" not in text and "in short" not in text
+    assert not (write_report(run, [PART]).parent / "circuits.html").exists()
+
+
+def test_circuits_alone_are_the_index(tmp_path: Path) -> None:
+    page = write_report(circuits(tmp_path / "run", EVIL), [WHOLE, PART])
+    assert [file.name for file in page.parent.glob("*.html")] == ["index.html"]
+    assert EVIL not in page.read_text("utf-8")
+    text, addresses = parsed(page)
+    assert f"How does {EVIL} repeat" in text and f"Every circuit of {EVIL}" in text
+    assert "The run" in text and "Models" not in text and "../circuits.parquet" in addresses
+    assert (page.parent / "figures" / "stages.svg").exists()
 
 
 def test_opens_from_the_file_system_and_draws_its_charts(chromium: Browser, page: Path) -> None:

@@ -1,6 +1,4 @@
-"""Figures as SVG and PNG files, and the script that draws them in the page: no browser and no
-network.
-"""
+"""Figures as files, and the script that draws them in the page: no browser and no network."""
 
 from __future__ import annotations
 
@@ -27,16 +25,13 @@ def save_figure(spec: dict[str, Any], folder: Path, name: str) -> None:
     svg = stable_ids(vlc.vegalite_to_svg(text))
     (folder / f"{name}.svg").write_text(svg, "utf-8")
     (folder / f"{name}.png").write_bytes(vlc.svg_to_png(svg, scale=PNG_SCALE))
-    (folder / f"{name}.vl.json").write_text(
-        json.dumps(spec, ensure_ascii=False, indent=1) + "\n", "utf-8"
-    )
+    readable = json.dumps(spec, ensure_ascii=False, indent=1) + "\n"
+    (folder / f"{name}.vl.json").write_text(readable, "utf-8")
 
 
 @dataclass(frozen=True)
 class InlineFigure:
-    """A figure's Vega-Lite specification, which Jupyter draws: interactive where it knows
-    Vega-Lite, else as SVG.
-    """
+    """A figure as Jupyter draws it: interactive where it knows Vega-Lite, else as SVG."""
 
     spec: dict[str, Any]
 
@@ -46,22 +41,20 @@ class InlineFigure:
 
 
 def figure_specs(report: Path) -> dict[str, Path]:
-    """The Vega-Lite files of a report's figures by name; those of a pair of several as
-    "pair-A--B/NAME".
-    """
+    """The Vega-Lite files of a report's figures by name; of a pair of several, "pair-A--B/NAME"."""
     folder = report / "figures"
-    found = {
+    files = {
         file.relative_to(folder).as_posix().removesuffix(".vl.json"): file
         for file in folder.rglob("*.vl.json")
     }
-    if not found:
+    if not files:
         raise InputError(
             "run folder",
             str(report.parent),
             "it has no report with figures",
             "Finish the run, or write its report: homolog report RUN.",
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def export_figures(
@@ -71,11 +64,10 @@ def export_figures(
     names: Sequence[str] = (),
     scale: float = PNG_SCALE,
 ) -> list[Path]:
-    """Draw figures of a report into the folder `out`; all where no names are given.  Returns the
-    files.
+    """Draw figures of a report into the folder `out`, all where no names are given.
 
-    formats: of `FORMATS`.  scale: pixels of a PNG per CSS pixel.  InputError names an unknown
-    figure or format.
+    formats: of `FORMATS`.  scale: pixels of a PNG per CSS pixel.  Returns the files.  InputError
+    names an unknown figure or format.
     """
     known = figure_specs(report)
     for field, asked, allowed in (("figure", names, known), ("format", formats, FORMATS)):
@@ -99,16 +91,14 @@ def stable_ids(svg: str) -> str:
     """Number clip paths and gradients from 0 in each file: the renderer counts on from chart to
     chart.
     """
-    found = dict.fromkeys(re.findall(r'id="((?:clip|gradient_|linear|p_)\d+)"', svg))
-    for place, identifier in enumerate(found):
+    known = dict.fromkeys(re.findall(r'id="((?:clip|gradient_|linear|p_)\d+)"', svg))
+    for place, identifier in enumerate(known):
         svg = re.sub(rf'(id="|url\(#|href="#){identifier}(?=["\)])', rf"\g<1>h{place}", svg)
     return svg
 
 
 @functools.cache
 def vega_script() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one classic script that sets `window.vegaEmbed`; about 0.9
-    MB.
-    """
+    """Vega, Vega-Lite and Vega-Embed, 0.9 MB: one classic script that sets `window.vegaEmbed`."""
     bundle = vlc.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return "(() => {" + bundle.replace("</script", "<\\/script") + "\n})();\n"

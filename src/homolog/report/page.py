@@ -49,7 +49,7 @@ class Leaf:
 
     @property
     def kind(self) -> Page:
-        """What the page as a whole is about, which is the name of its template."""
+        """What the page as a whole is about; the template of that name has its title."""
         return next(iter(self.about))
 
     @property
@@ -67,7 +67,7 @@ def write_report(run_path: Path | str, analyses: Sequence[Analysis] = ANALYSES) 
     """
     folder = RunFolder(Path(run_path))
     folder.require_whole(*folder.told)
-    circuits = read_circuits(folder)
+    circuits = read_circuits(folder.path)
     alone = circuits is not None and not any(circuits.has(table) for table in NEEDED)
     study = None if alone else read_study(run_path)
     final = folder.report_folder
@@ -97,9 +97,9 @@ class _CircuitRecords(Records):
         return tuple(self.table(CIRCUITS).get_column("model").to_list())
 
 
-def read_circuits(folder: RunFolder) -> Records | None:
+def read_circuits(path: Path) -> Records | None:
     """The circuits of a run, if it has any."""
-    records = _CircuitRecords(folder.path, run_of(folder))
+    records = _CircuitRecords(path, run_of(RunFolder(path)))
     return records if records.has(CIRCUITS) else None
 
 
@@ -142,7 +142,7 @@ def render(leaf: Leaf, analyses: Sequence[Analysis]) -> tuple[str | None, list[F
         return None, []
     stages = stage_figure(leaf.subject) if index else None
     figures = [*body.figures, *([stages] if stages is not None else [])]
-    text = pages.get_template(f"{leaf.kind}.html.j2").render(
+    text = pages.get_template(f"pages/{leaf.kind}.html.j2").render(
         kind=leaf.kind,
         records=leaf.subject,
         index=index,
