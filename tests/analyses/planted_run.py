@@ -1,4 +1,4 @@
-"""A small generated run folder with known values: no model is run for these tests."""
+"""The tables of a small generated run with known values: no model is run for these tests."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from tests.analyses.planted_record import FDR, HOMOLOG_R, N_LAYERS, A, B, C, family, run_json
 
 from homolog.record.comparisons import MAIN, MAIN_LABEL, SAE_SEED, comparison_of
 from homolog.record.table import Table
 from homolog.record.tables import LAYERS, MATCHES, SAES, SHARED, SUMMARY, VARIANCE
 
-A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
-N_LAYERS = {A: 4, B: 8, C: 3}
 PER_LAYER = 50
 # Of 200 features of A, 20 are undefined and 117 of the other 180 (65 %) have r > 0.7; of 400
 # features of B, 40 are undefined and 180 of the other 360 (50 %) do.
@@ -24,7 +23,6 @@ UNDEFINED = 0.10
 # Chance reaches 0.4 in features that fire on fewer than 1,000 tokens, 0.2 in others; a match is
 # significant 0.1 above.
 RARE, NULL_RARE, NULL_COMMON, ABOVE = 1000, 0.4, 0.2, 0.1
-FDR, HOMOLOG_R = 0.01, 0.35
 COMPARISONS = (
     "main",
     "random-model",
@@ -38,10 +36,6 @@ COMPARISONS = (
 
 
 DIRECTION = ("comparison", "kind", "model", "label", "best_model", "best_label")
-
-
-def family(model: str) -> str:
-    return model.split("-")[0]
 
 
 def n_layers_of(model: str) -> int:
@@ -81,9 +75,7 @@ CONTROL_MEAN = {
 def planted_r(
     comparison: str, model: str, n: int, means: dict[str, float], rng: np.random.Generator
 ) -> np.ndarray:
-    """r of `n` features, a tenth undefined; in main exactly CLOSE[model] of the defined ones above
-    0.7.
-    """
+    """r of `n` features, a tenth undefined; of main CLOSE[model] of the others above 0.7."""
     n_undefined = round(UNDEFINED * n)
     defined = n - n_undefined
     if comparison == "main" and "main" not in means:
@@ -324,82 +316,6 @@ def saes_of(failing: set[tuple[str, int]], compared: tuple[str, ...]) -> pl.Data
                 }
             )
     return SAES.frame(rows)
-
-
-def run_json(name: str, compared: tuple[str, ...]) -> dict[str, Any]:
-    stages = {
-        "corpus": (2.1, 410),
-        "residuals": (31.4, 1480),
-        "dictionaries": (188.6, 1910),
-        "features": (20.3, 1620),
-        "matching": (42.7, 1350),
-        "controls": (55.0, 1400),
-    }
-    models = [
-        (A, "compared", "gpt_neox", 4, 1_059_000, 3.412),
-        (B, "compared", "mamba", 8, 1_104_000, 3.378),
-        ("transformer-s1", "model-seed", "gpt_neox", 4, 1_059_000, 3.420),
-        ("mamba-s1", "model-seed", "mamba", 8, 1_104_000, 3.371),
-        ("transformer-random", "random", "gpt_neox", 4, 1_059_000, None),
-        ("mamba-random", "random", "mamba", 8, 1_104_000, None),
-        (C, "compared", "rwkv", 3, 1_203_000, 3.391),
-        ("rwkv-s1", "model-seed", "rwkv", 3, 1_203_000, 3.391),
-        ("rwkv-random", "random", "rwkv", 3, 1_203_000, None),
-    ]
-    models = [
-        entry for entry in models if any(family(entry[0]) == family(model) for model in compared)
-    ]
-    return {
-        "format": 1,
-        "name": name,
-        "compared": list(compared),
-        "recipe_hash": "c0ffee" * 10,
-        "git_commit": "acb4b65",
-        "device": "cpu",
-        "recipe": {
-            "name": name,
-            "seed": 0,
-            "context": 128,
-            "sae": {"kind": "relu", "l1": 0.3, "d_sae": 768, "limit": None},
-            "models": [
-                {
-                    "ref": f"zoo:{m}",
-                    "untrained": f"zoo:{family(m)}-random",
-                    "other_seed": f"zoo:{family(m)}-s1",
-                }
-                for m in compared
-            ],
-            "matching": {"fdr": FDR, "homolog_r": HOMOLOG_R, "rival_ratio": 0.7},
-        },
-        "versions": {"homolog": "0.1.0", "torch": "2.13.0", "python": "3.11.2"},
-        "machine": {"cpu": "two cores", "n_cpus": 2, "memory_bytes": 4 * 2**30},
-        "corpus": {
-            "hash": "ab12" * 16,
-            "tokenizer": "tok-1024",
-            "n_documents": 812,
-            "n_windows": 2800,
-            "context": 128,
-            "n_tokens": 358_400,
-            "sources": ["zoo/text.jsonl"],
-        },
-        "models": [
-            {
-                "name": m,
-                "role": role,
-                "architecture": arch,
-                "n_layers": n,
-                "d_model": 128,
-                "n_parameters": size,
-                "heldout_loss": loss,
-            }
-            for m, role, arch, n, size, loss in models
-        ],
-        "stages": {
-            stage: {"status": "done", "seconds": s, "peak_memory_bytes": mib * 2**20, "outputs": {}}
-            for stage, (s, mib) in stages.items()
-        },
-        "warnings": ["3 of 812 documents were shorter than 8 tokens and were left out"],
-    }
 
 
 def make_run(

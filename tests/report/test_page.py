@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,11 @@ def test_what_the_page_says(page: Path) -> None:
     assert len(listed) == 6
     for table in listed:
         assert f"{table.file}, {table.rows}" in text
+
+
+def test_the_report_is_made_without_torch() -> None:
+    script = "import sys, homolog.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_a_withheld_verdict_comes_first_with_its_reason(evil_page: Path) -> None:

@@ -88,9 +88,7 @@ def export_figures(
 
 
 def stable_ids(svg: str) -> str:
-    """Number clip paths and gradients from 0 in each file: the renderer counts on from chart to
-    chart.
-    """
+    """Number clip paths and gradients from 0: the renderer counts on from chart to chart."""
     known = dict.fromkeys(re.findall(r'id="((?:clip|gradient_|linear|p_)\d+)"', svg))
     for place, identifier in enumerate(known):
         svg = re.sub(rf'(id="|url\(#|href="#){identifier}(?=["\)])', rf"\g<1>h{place}", svg)
