@@ -36,7 +36,7 @@ ANALYSES: list[Analysis] = [
 
 
 def register(analysis: Analysis) -> None:
-    """Add an analysis to every study and report from now on.  ValueError: its name is taken."""
+    """Add an analysis to every study and report from now on.  ValueError if its name is taken."""
     if any(known.name == analysis.name for known in ANALYSES):
         raise ValueError(f"an analysis named {analysis.name!r} is there already")
     ANALYSES.append(analysis)

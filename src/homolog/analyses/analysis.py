@@ -3,7 +3,7 @@
 A folder (or one file) holds all of it, and one line in `analyses.ANALYSES` brings it into every
 study and every report; from elsewhere, `register` does.
 
-    measure   tasks of their own, for each layer, model or ordered pair, wherever an engine runs
+    measure   a task for each layer, model or ordered pair, anywhere an engine runs it
     tables    what they write, joined over all tasks
     figures   charts of those tables, without torch
     section   a template that says what was found, filled with `values`

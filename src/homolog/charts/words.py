@@ -9,10 +9,9 @@ from typing import Any
 import tomli_w
 
 CLOSE = 0.7
-"""A partner is called close when its r exceeds this, as in the summary's `share_above_07`."""
+"""A partner is called close when its correlation exceeds this, as in `share_above_07`."""
 
 MISSING = "\N{EN DASH}"
-"""What stands for a value that is missing or undefined."""
 
 
 def is_number(value: Any) -> bool:

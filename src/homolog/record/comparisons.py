@@ -115,11 +115,11 @@ class Comparison:
     label: for narrow axes, "|" marks where a line may break.  colour: in light and in dark.
     calibrated: its matches are held against the null of the maximum.  spaces: the similarity of the
     two models' residual streams is measured, too.  needed: without it there is nothing to report.
-    ordered: on average, the result is expected to lie well above it (a baseline) or not above it
-    (a skyline).  sentence: what it is called within a sentence, where that is not its label.
     setting: the key of the recipe's [controls] that can leave it out; none: it always runs.
     derived: makes the partner's dictionary from its main one, (dictionary, seed, sample of inputs)
     to dictionary: the function, or its name as "package.module:function".
+    ordered: on average, the result is expected to lie well above it (a baseline) or not above it
+    (a skyline).  sentence: what it is called within a sentence, where that is not its label.
     """
 
     name: str
@@ -132,10 +132,10 @@ class Comparison:
     calibrated: bool = False
     spaces: bool = False
     needed: bool = False
-    ordered: bool = True
-    sentence: str | None = None
     setting: str | None = None
     derived: Callable[..., Any] | str | None = None
+    ordered: bool = True
+    sentence: str = ""
 
     @property
     def plain(self) -> str:
@@ -203,8 +203,8 @@ SAE_SEED = Comparison(
     "allows",
     lambda models: [(Side(own), other) for own in models.compared for other in _second(own)],
     ("#00856b", "#33c9a4"),
-    calibrated=True,
     sentence="a second dictionary seed of the same model",
+    calibrated=True,
     setting="sae_seed",
 )
 TOKENS = Comparison(
@@ -215,8 +215,8 @@ TOKENS = Comparison(
     "without any model",
     lambda models: [(Side(own), Side(CURRENT_TOKEN)) for own in models.compared],
     ("#6b6b00", "#d2cf5a"),
-    ordered=False,  # what follows one token may be most of what two models share
     setting="current_token",
+    ordered=False,  # what follows one token may be most of what two models share
 )
 MODEL_SEED = Comparison(
     "model-seed",
@@ -229,8 +229,8 @@ MODEL_SEED = Comparison(
         if own.name in models.other_seed
     ],
     ("#a8558c", "#e299c8"),
-    calibrated=True,
     sentence="a second training seed of the same architecture",
+    calibrated=True,
     spaces=True,
 )
 NEURONS = Comparison(
@@ -250,8 +250,8 @@ NEURONS_RANDOM = Comparison(
     "neurons against their own random baseline",
     lambda models: _untrained(models, NEURON),
     ("#8a7564", "#c0aa97"),
-    kind="neuron",
     sentence="their own random baseline",
+    kind="neuron",
     setting="neurons",
 )
 COMPARISONS: list[Comparison] = [

@@ -23,7 +23,7 @@ Type = Any
 
 @dataclass(frozen=True)
 class Column:
-    """A column.  means: in words, with the unit.  optional: tables from some runs are without it."""
+    """A column.  means: in words, with the unit.  optional: tables of some runs lack it."""
 
     type: Type
     means: str
@@ -80,18 +80,31 @@ class Table:
         """Types of some columns, for frames on their way to the table."""
         return {name: self.columns[name].type for name in names}
 
-    def frame(self, rows: Iterable[Mapping[str, Any]] | Mapping[str, Any] = ()) -> pl.DataFrame:
+    def frame(
+        self, rows: Iterable[Mapping[str, Any]] | Mapping[str, Any] | pl.DataFrame = ()
+    ) -> pl.DataFrame:
         """A frame of these rows, or of columns by name, in the table's types and order.
 
         Columns that are not given are null; a column that the table does not have is an error.
         """
-        data = dict(rows) if isinstance(rows, Mapping) else list(rows)
-        given = data if isinstance(data, dict) else dict.fromkeys(k for row in data for k in row)
-        assert given.keys() <= self.columns.keys(), set(given) - set(self.columns)
-        schema = {n: c.type for n, c in self.columns.items() if n in given or not c.optional}
-        if isinstance(data, dict) and data:
-            data |= {name: [None] * len(next(iter(data.values()))) for name in schema.keys() - data}
-        return pl.DataFrame(data, schema=schema)
+        if isinstance(rows, pl.DataFrame):
+            return self._completed(rows)
+        if isinstance(rows, Mapping):
+            return self._completed(pl.DataFrame(rows, schema_overrides=self._types_of(rows)))
+        listed = list(rows)
+        types = self._types_of(dict.fromkeys(key for row in listed for key in row))
+        return self._completed(pl.DataFrame(listed, schema=types))
+
+    def _types_of(self, names: Iterable[str]) -> dict[str, Type]:
+        unknown = set(names) - self.columns.keys()
+        assert not unknown, (self.name, unknown)
+        return {name: self.columns[name].type for name in names}
+
+    def _completed(self, frame: pl.DataFrame) -> pl.DataFrame:
+        names = self._types_of(frame.columns)
+        schema = {n: c.type for n, c in self.columns.items() if n in names or not c.optional}
+        missing = [pl.lit(None, kind).alias(n) for n, kind in schema.items() if n not in names]
+        return frame.with_columns(missing).select(list(schema)).cast(pl.Schema(schema))
 
     def write(self, frame: pl.DataFrame, path: Path) -> None:
         """Write a frame to `path`, which appears when it is complete.

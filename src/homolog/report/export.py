@@ -25,13 +25,14 @@ def save_figure(spec: dict[str, Any], folder: Path, name: str) -> None:
     svg = stable_ids(vlc.vegalite_to_svg(text))
     (folder / f"{name}.svg").write_text(svg, "utf-8")
     (folder / f"{name}.png").write_bytes(vlc.svg_to_png(svg, scale=PNG_SCALE))
-    readable = json.dumps(spec, ensure_ascii=False, indent=1) + "\n"
-    (folder / f"{name}.vl.json").write_text(readable, "utf-8")
+    (folder / f"{name}.vl.json").write_text(
+        json.dumps(spec, ensure_ascii=False, indent=1) + "\n", "utf-8"
+    )
 
 
 @dataclass(frozen=True)
 class InlineFigure:
-    """A figure as Jupyter draws it: interactive where it knows Vega-Lite, else as SVG."""
+    """A figure's Vega-Lite specification, as Jupyter draws it: interactive, or else as SVG."""
 
     spec: dict[str, Any]
 
@@ -41,20 +42,20 @@ class InlineFigure:
 
 
 def figure_specs(report: Path) -> dict[str, Path]:
-    """The Vega-Lite files of a report's figures by name; of a pair of several, "pair-A--B/NAME"."""
+    """The Vega-Lite files of a report's figures by name, for a pair of several "pair-A--B/NAME"."""
     folder = report / "figures"
-    files = {
+    specs = {
         file.relative_to(folder).as_posix().removesuffix(".vl.json"): file
         for file in folder.rglob("*.vl.json")
     }
-    if not files:
+    if not specs:
         raise InputError(
             "run folder",
             str(report.parent),
             "it has no report with figures",
             "Finish the run, or write its report: homolog report RUN.",
         )
-    return dict(sorted(files.items()))
+    return dict(sorted(specs.items()))
 
 
 def export_figures(
@@ -64,10 +65,10 @@ def export_figures(
     names: Sequence[str] = (),
     scale: float = PNG_SCALE,
 ) -> list[Path]:
-    """Draw figures of a report into the folder `out`, all where no names are given.
+    """Draw figures of a report into the folder `out`; returns the files.
 
-    formats: of `FORMATS`.  scale: pixels of a PNG per CSS pixel.  Returns the files.  InputError
-    names an unknown figure or format.
+    names: of the figures, all where none are given.  formats: of `FORMATS`.  scale: pixels of a PNG
+    per CSS pixel.  InputError names an unknown figure or format.
     """
     known = figure_specs(report)
     for field, asked, allowed in (("figure", names, known), ("format", formats, FORMATS)):
@@ -78,25 +79,27 @@ def export_figures(
     files = []
     for name in names or known:
         svg = stable_ids(vlc.vegalite_to_svg(known[name].read_text("utf-8")))
-        made = {
-            "svg": lambda svg=svg: svg.encode(),
-            "pdf": lambda svg=svg: vlc.svg_to_pdf(svg),
-            "png": lambda svg=svg: vlc.svg_to_png(svg, scale=scale),
-        }
-        files += [write_bytes(out / f"{name}.{form}", made[form]()) for form in formats]
+        files += [write_bytes(out / f"{name}.{form}", _drawn(svg, form, scale)) for form in formats]
     return files
 
 
+def _drawn(svg: str, form: str, scale: float) -> bytes:
+    """A figure in one of `FORMATS`."""
+    if form == "svg":
+        return svg.encode()
+    return vlc.svg_to_pdf(svg) if form == "pdf" else vlc.svg_to_png(svg, scale=scale)
+
+
 def stable_ids(svg: str) -> str:
-    """Number clip paths and gradients from 0: the renderer counts on from chart to chart."""
-    known = dict.fromkeys(re.findall(r'id="((?:clip|gradient_|linear|p_)\d+)"', svg))
-    for place, identifier in enumerate(known):
+    """Number clip paths and gradients from 0 in each file; the renderer counts on over charts."""
+    identifiers = dict.fromkeys(re.findall(r'id="((?:clip|gradient_|linear|p_)\d+)"', svg))
+    for place, identifier in enumerate(identifiers):
         svg = re.sub(rf'(id="|url\(#|href="#){identifier}(?=["\)])', rf"\g<1>h{place}", svg)
     return svg
 
 
 @functools.cache
 def vega_script() -> str:
-    """Vega, Vega-Lite and Vega-Embed, 0.9 MB: one classic script that sets `window.vegaEmbed`."""
+    """Vega, Vega-Lite and Vega-Embed as one script of 0.9 MB that sets `window.vegaEmbed`."""
     bundle = vlc.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return "(() => {" + bundle.replace("</script", "<\\/script") + "\n})();\n"
