@@ -10,6 +10,11 @@ from typing import Any
 from playwright.sync_api import Browser, Page
 from tests.processes import HANGS
 
+from homolog.analyses import Analysis
+from homolog.analyses.records import Records
+from homolog.report import chapters
+from homolog.report.templating import environment
+
 EVIL = "<script>window.hacked = 1</script><img src=x onerror=window.hacked=1>"
 
 
@@ -35,12 +40,22 @@ class Text(HTMLParser):
 
 
 def parsed(page: Path) -> tuple[str, list[str]]:
+    """(the text of a page, the addresses it refers to)."""
+    return _read(page.read_text("utf-8"))
+
+
+def said(analysis: Analysis, records: Records) -> str:
+    """The text of an analysis's section."""
+    body = chapters.body([analysis], {analysis.page: records}, environment(records.names))
+    return _read("".join(chapter.body for chapter in body.chapters))[0]
+
+
+def _read(html: str) -> tuple[str, list[str]]:
     reader = Text()
-    reader.feed(page.read_text("utf-8"))
-    text = re.sub(r"\s+", " ", " ".join(reader.words))
-    return re.sub(
-        r" (?=[.,;:?])", "", text
-    ), reader.addresses  # names stand in elements of their own
+    reader.feed(html)
+    text = re.sub(r"\s+", " ", " ".join(reader.words)).strip()
+    text = re.sub(r" (?=[.,;:?')])", "", text)  # names stand in elements of their own
+    return text, reader.addresses
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

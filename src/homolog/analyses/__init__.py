@@ -5,9 +5,34 @@
 
 from __future__ import annotations
 
+from homolog.analyses import (
+    calibration,
+    closest,
+    depth,
+    distribution,
+    layers,
+    overview,
+    pairs,
+    quality,
+    spaces,
+    variance,
+    verdict,
+)
 from homolog.analyses.analysis import Analysis
 
-ANALYSES: list[Analysis] = []
+ANALYSES: list[Analysis] = [
+    verdict.ANALYSIS,
+    overview.ANALYSIS,
+    pairs.ANALYSIS,
+    calibration.ANALYSIS,
+    variance.ANALYSIS,
+    distribution.ANALYSIS,
+    layers.ANALYSIS,
+    spaces.ANALYSIS,
+    depth.ANALYSIS,
+    closest.ANALYSIS,
+    quality.ANALYSIS,
+]
 
 
 def register(analysis: Analysis) -> None:

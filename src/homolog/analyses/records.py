@@ -46,7 +46,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class DirectionVerdict:
-    """The verdict of one direction, in the words of run.json; `reason`: why where it is not given."""
+    """The verdict of one direction, in the words of run.json.  reason: why it is not given."""
 
     source: str
     target: str
@@ -66,6 +66,11 @@ class Records:
     def name(self) -> str:
         """Of the run."""
         return str(self.run.get("name") or self.path.name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models that the page is about."""
+        return ()
 
     @property
     def folder(self) -> RunFolder:
@@ -93,6 +98,11 @@ class StudyRecords(Records):
 
     compared: tuple[str, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models that the page is about."""
+        return self.compared
+
     @cached_property
     def shared(self) -> pl.DataFrame:
         """The table of that name."""
@@ -112,6 +122,15 @@ class StudyRecords(Records):
     def pairs(self) -> list[tuple[str, str]]:
         """Every two of the compared models once."""
         return list(itertools.combinations(self.compared, 2))
+
+    @property
+    def directions(self) -> list[tuple[str, str]]:
+        """Every ordered pair of them: whose features, looked for where."""
+        return list(itertools.permutations(self.compared, 2))
+
+    def of(self, pair: tuple[str, str]) -> PairRecords:
+        """What the run says of two of them."""
+        return PairRecords(self.path, self.run, self.compared, pair)
 
     @property
     def explored(self) -> bool:
@@ -144,6 +163,11 @@ class PairRecords(StudyRecords):
     """What the page of a pair says comes from here.  pair: names of models A and B."""
 
     pair: tuple[str, str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models that the page is about."""
+        return self.pair
 
     @cached_property
     def matches(self) -> pl.DataFrame:
@@ -239,6 +263,10 @@ def read_study(path: Path | str) -> StudyRecords:
     folder = RunFolder(Path(path))
     run = run_of(folder)
     files = {table: folder.table(table.name) for table in NEEDED}
+    for table, file in files.items():
+        if file.is_file():
+            with readable(file):
+                table.check(file, pl.read_parquet_schema(file))
     if missing := [file.name for file in files.values() if not file.is_file()]:
         are = "is" if len(missing) == 1 else "are"
         raise InputError(
@@ -247,9 +275,6 @@ def read_study(path: Path | str) -> StudyRecords:
             f"the report needs its tables, and {listed(missing)} {are} missing",
             "Finish the run first: give `homolog run` or `homolog demo` the same --out again.",
         )
-    for table, file in files.items():
-        with readable(file):
-            table.check(file, pl.read_parquet_schema(file))
     compared = run.get("compared")
     if not isinstance(compared, list) or len(compared) < 2:
         raise InputError(
@@ -264,8 +289,7 @@ def read_study(path: Path | str) -> StudyRecords:
 def read_pair(path: Path | str, pair: tuple[str, str] | None = None) -> PairRecords:
     """What a run says of two of its compared models, by default the first two; errors as above."""
     study = read_study(path)
-    first, second, *_ = study.compared
-    return PairRecords(study.path, study.run, study.compared, pair or (first, second))
+    return study.of(pair or study.pairs[0])
 
 
 def run_of(folder: RunFolder) -> dict[str, Any]:

@@ -1,5 +1,4 @@
-"""What all charts share: one Vega-Lite grammar for the interactive figures and for the SVG and PNG
-files.
+"""What all charts share: one Vega-Lite grammar for interactive figures, SVG and PNG files.
 
 A chart is made of layers without data, panels that repeat them, and `finish`, which adds a few
 aggregated rows, the theme and, in `usermeta`, what the page's script needs to fit it to a screen.
@@ -7,12 +6,14 @@ aggregated rows, the theme and, in `usermeta`, what the page's script needs to f
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 
 from homolog.charts import theme
+from homolog.record.comparisons import comparison_of
 
 PANEL_WIDTH = 330
 UNIT = alt.Scale(domain=[0, 1])
@@ -26,9 +27,8 @@ Rows = list[dict[str, Any]]
 class Figure:
     """A figure and the words around it.
 
-    name: of its files; read: one sentence on how to read it; alt: the text for those who cannot see
-    it;
-    spec: its Vega-Lite specification in the light colours.
+    name: of its files.  read: one sentence on how to read it.  alt: the text for those who cannot
+    see it.  spec: its Vega-Lite specification in the light colours.
     """
 
     name: str
@@ -51,6 +51,18 @@ def finish(chart: Any, data: Rows, *, axes: int, each: bool = False) -> dict[str
     spec["config"] = theme.config()
     spec["usermeta"] = {"axes": axes, "each": each}
     return spec
+
+
+def rounded(value: float | None) -> float | None:
+    """Four digits after the point, so that pages stay small; None where undefined."""
+    return None if value is None or not math.isfinite(value) else round(float(value), 4)
+
+
+def linked(rows: Rows) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(properties of a mark, channels) that lead where the rows have a `link` to."""
+    if not any("link" in row for row in rows):
+        return {}, {}
+    return {"cursor": "pointer"}, {"href": alt.Href("link:N")}
 
 
 def panels(layers: list[Any], data: Rows, *, height: int) -> alt.FacetChart:
@@ -88,13 +100,20 @@ def comparison_scale(names: list[str]) -> alt.Scale:
     return alt.Scale(domain=names, range=[theme.comparison_colour(name) for name in names])
 
 
+def comparison_labels(names: list[str]) -> str:
+    """A Vega expression that turns names of comparisons into words, in a legend."""
+    words = [(name, comparison_of(name).plain) for name in names]
+    known = [f"datum.label == '{quoted(name)}' ? '{quoted(plain)}'" for name, plain in words]
+    return " : ".join([*known, "datum.label"])
+
+
 def axis_lookup(labels: list[str]) -> str:
     """A Vega expression that turns positions 0, 1, … into two-line labels."""
-    quoted = ", ".join("'" + expression_text(label) + "'" for label in labels)
-    return f"split([{quoted}][datum.value], '|')"
+    texts = ", ".join(f"'{quoted(label)}'" for label in labels)
+    return f"split([{texts}][datum.value], '|')"
 
 
-def expression_text(text: str) -> str:
+def quoted(text: str) -> str:
     """Text as it stands between single quotes in a Vega expression."""
     return text.replace("\\", "\\\\").replace("'", "\\'")
 

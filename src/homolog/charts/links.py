@@ -1,7 +1,9 @@
-"""Permanent links into the explorer."""
+"""Addresses of the pages of a report."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from urllib.parse import quote
 
 FOLDER = "explorer"
@@ -28,3 +30,15 @@ def address(
         f"{name}={quote(str(value), safe='/')}" for name, value in said.items() if value is not None
     )
     return f"{folder}/index.html#{'&'.join(words)}"
+
+
+def pair_pages(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Names of the pages of pairs and of their figures' folders: "pair-A--B".
+
+    Where two would be one file, the second has its place in the list.
+    """
+    names: list[str] = []
+    for place, (a, b) in enumerate(pairs):
+        name = f"pair-{re.sub(r'[^A-Za-z0-9._-]', '-', f'{a}--{b}')}"
+        names.append(f"{name}-{place}" if name in names else name)
+    return names

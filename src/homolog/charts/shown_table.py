@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class ShownTable:
-    """A table as the template draws it: cells are text, escaped there; `numeric` columns align
-    right.
+    """A table as the template draws it: cells are text, escaped there.
+
+    numeric: columns that align right.  strong: numbers of the rows to stress.  links: where the
+    first cell of each row leads; none where empty.
     """
 
     caption: str
     columns: list[str]
     rows: list[list[str]]
     numeric: frozenset[int] = frozenset()
-    strong: frozenset[int] = field(default_factory=frozenset)  # indices of rows to stress
-    links: list[str] = field(
-        default_factory=list
-    )  # where the first cell of each row leads; none where empty
+    strong: frozenset[int] = frozenset()
+    links: list[str] = field(default_factory=list)

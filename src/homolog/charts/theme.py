@@ -2,13 +2,12 @@
 
 The hues are Okabe and Ito's, which stay apart for the common kinds of colour blindness, darkened or
 lightened until each has a contrast of at least 3 to 1 with its background; position or dashes
-repeat what a colour says. A chart is made once, in the light colours; `dark` swaps them one by one,
-and the page's script does the same.
+repeat what a colour says. A chart is made once, in the light colours; in the dark the page's script
+swaps them one by one (`dark_colours`).
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,17 +27,14 @@ MODEL_COLOURS = (
     ("#7b4a9e", "#cda0ee"),
 )
 
-# of the parts of a circuit; all are colours of the comparisons, which never stand in the same
-# figure
+# Of the parts of a circuit: colours of comparisons, which never stand in the same figure.
 ROLE_COLOURS: Mapping[str, tuple[str, str]] = {
     "previous-token carrier": colour_of(RANDOM_MODEL.name),
     "matcher": colour_of(MAIN.name),
     "copier": colour_of(MODEL_SEED.name),
 }
-WORSE = (
-    "#b3362f",
-    "#ff8f86",
-)  # a patch that hurts, in heatmaps; its opposite; and between them nothing
+# A patch that hurts, in heatmaps; its opposite; and between them nothing.
+WORSE = ("#b3362f", "#ff8f86")
 BETTER = ("#2b6cb0", "#7fb6f2")
 NEUTRAL = ("#f0f1f4", "#262b32")
 CELL_INK = ("#1e2229", "#f0f2f4")  # on neutral cells
@@ -50,23 +46,6 @@ GRID = ("#e4e6ea", "#333941")
 BACKGROUND = ("#ffffff", "#16191e")
 CELL_MARK = ("#111111", "#111110")
 
-SWAP: dict[str, str] = {
-    light: dark
-    for light, dark in (
-        *(c.colour for c in COMPARISONS if c.colour is not None),
-        *SPARE_COLOURS,
-        *MODEL_COLOURS,
-        WORSE,
-        BETTER,
-        NEUTRAL,
-        CELL_INK,
-        CELL_INK_STRONG,
-        INK,
-        MUTED,
-        GRID,
-        BACKGROUND,
-    )
-}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -130,14 +109,12 @@ def config() -> dict[str, Any]:
     }
 
 
-def dark(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The same chart in the dark colours."""
-    return _swapped(copy.deepcopy(dict(spec)))
-
-
-def _swapped(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _swapped(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_swapped(item) for item in value]
-    return SWAP.get(value, value) if isinstance(value, str) else value
+def dark_colours() -> dict[str, str]:
+    """The dark counterpart of every light colour of a chart, with which the page's script swaps."""
+    pairs = (
+        *(c.colour for c in COMPARISONS if c.colour is not None),
+        *SPARE_COLOURS,
+        *MODEL_COLOURS,
+        *(WORSE, BETTER, NEUTRAL, CELL_INK, CELL_INK_STRONG, INK, MUTED, GRID, BACKGROUND),
+    )
+    return dict(pairs)

@@ -20,9 +20,7 @@ def is_number(value: Any) -> bool:
 
 
 def number(value: Any, digits: int = 2) -> str:
-    """A measured value: fixed digits, a true minus sign, and an en dash for what is missing or
-    undefined.
-    """
+    """A measured value: fixed digits, a true minus sign; an en dash where it is undefined."""
     if not is_number(value):
         return MISSING
     text = f"{value:.{digits}f}"
@@ -47,9 +45,7 @@ def percent(value: Any) -> str:
 
 
 def level(value: float | None) -> str:
-    """A share that somebody chose, such as a false discovery rate, without digits of measurement:
-    1%, 0.5%.
-    """
+    """A share that somebody chose, such as a false discovery rate: 1%, 0.5%."""
     return MISSING if value is None else f"{100 * value:g}%"
 
 
@@ -61,6 +57,13 @@ def chance(value: Any) -> str:
 def listed(items: Sequence[str]) -> str:
     """Items as a sentence has them: "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
+
+
+def interval(row: Mapping[str, Any], statistic: str, digits: int = 2) -> str:
+    """The 95 % interval of a row's statistic; "no interval" where it is undefined."""
+    ends = [row[f"{statistic}_{end}"] for end in ("lo", "hi")]
+    known = all(is_number(end) for end in ends)
+    return " to ".join(number(end, digits) for end in ends) if known else "no interval"
 
 
 def seconds(value: Any) -> str:

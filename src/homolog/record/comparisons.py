@@ -68,8 +68,12 @@ class Side:
     @property
     def words(self) -> str:
         """For people and files: "mamba-s0", "mamba-s0@seed1"."""
-        plain = self.label in (MAIN_LABEL, NEURON)
-        return self.model.name if plain else f"{self.model.name}@{self.label}"
+        return side_words(self.model.name, self.label)
+
+
+def side_words(model: str, label: str) -> str:
+    """For people and files: "mamba-s0", "mamba-s0@seed1"."""
+    return model if label in (MAIN_LABEL, NEURON) else f"{model}@{label}"
 
 
 Pair = tuple[Side, Side]
@@ -117,6 +121,8 @@ class Comparison:
     control: of a baseline, what it is in a verdict's words, {} being the partner's name.
     derived: makes the partner's dictionary from its main one, (dictionary, seed, sample of inputs)
     to dictionary: the function, or its name as "package.module:function".
+    ordered: on average, the result is expected to lie well above it (a baseline) or not above it
+    (a skyline).  sentence: what it is called within a sentence, where that is not its label.
     """
 
     name: str
@@ -132,6 +138,8 @@ class Comparison:
     setting: str | None = None
     control: str = ""
     derived: Callable[..., Any] | str | None = None
+    ordered: bool = True
+    sentence: str = ""
 
     @property
     def plain(self) -> str:
@@ -141,7 +149,7 @@ class Comparison:
     @property
     def in_sentence(self) -> str:
         """The label as it stands within a sentence."""
-        return self.plain[0].lower() + self.plain[1:]
+        return self.sentence or self.plain[0].lower() + self.plain[1:]
 
 
 def _second(model: StudyModel) -> list[Side]:
@@ -201,6 +209,7 @@ SAE_SEED = Comparison(
     "allows",
     lambda models: [(Side(own), other) for own in models.compared for other in _second(own)],
     ("#00856b", "#33c9a4"),
+    sentence="a second dictionary seed of the same model",
     calibrated=True,
     setting="sae_seed",
 )
@@ -214,6 +223,7 @@ TOKENS = Comparison(
     ("#6b6b00", "#d2cf5a"),
     control="the current token",
     setting="current_token",
+    ordered=False,  # what follows one token may be most of what two models share
 )
 MODEL_SEED = Comparison(
     "model-seed",
@@ -226,6 +236,7 @@ MODEL_SEED = Comparison(
         if own.name in models.other_seed
     ],
     ("#a8558c", "#e299c8"),
+    sentence="a second training seed of the same architecture",
     calibrated=True,
     spaces=("residuals",),
 )
@@ -246,6 +257,7 @@ NEURONS_RANDOM = Comparison(
     "neurons against their own random baseline",
     lambda models: _untrained(models, NEURON),
     ("#8a7564", "#c0aa97"),
+    sentence="their own random baseline",
     kind="neuron",
     setting="neurons",
 )

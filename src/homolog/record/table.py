@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Table:
 
     name: str
     row: str
-    columns: Mapping[str, Column]
+    columns: Mapping[str, Column] = field(hash=False)
     per_layer: bool = False
 
     @property

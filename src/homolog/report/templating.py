@@ -1,12 +1,18 @@
-"""Templates and assets of the pages: the files in `templates`, and the environment that fills them,
-escaping text.
-"""
+"""Templates and assets of the pages: the files in `templates`, filled with escaped text."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from importlib import resources
 
 import jinja2
+from markupsafe import Markup
+
+from homolog.charts import words
+
+SHORT_NAME = 24
+"""Characters of a model's name, below which it is kept on one line."""
 
 
 def template_text(name: str) -> str:
@@ -14,14 +20,46 @@ def template_text(name: str) -> str:
     return resources.files("homolog.report").joinpath("templates", name).read_text("utf-8")
 
 
-def environment() -> jinja2.Environment:
-    """An environment of its own for the caller to add filters to; a name that is not given is an
-    error.
+def environment(names: Sequence[str] = ()) -> jinja2.Environment:
+    """An environment of its own for the caller; a name that is not given is an error.
+
+    Filters write numbers as `charts.words` does; `named` keeps each of the models' `names` in one
+    piece.
     """
-    return jinja2.Environment(
+    pages = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         loader=jinja2.FunctionLoader(template_text),
+    )
+    pages.policies["json.dumps_kwargs"] = {
+        "sort_keys": False,
+        "separators": (",", ":"),
+        "ensure_ascii": False,
+    }
+    pages.filters.update(
+        chance=words.chance,
+        integer=words.integer,
+        interval=words.interval,
+        level=words.level,
+        listed=lambda items: words.listed(list(items)),
+        named=lambda text: named(text, names),
+        number=words.number,
+        percent=words.percent,
+        seconds=words.seconds,
+        size=words.size,
+    )
+    return pages
+
+
+def named(text: str, names: Sequence[str]) -> Markup:
+    """`text` escaped, with each model name that is short enough kept on one line."""
+    if not names:
+        return Markup.escape(text)
+    longest_first = sorted(names, key=len, reverse=True)
+    parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
+    kept = Markup('<span class="name">{}</span>')
+    return Markup("").join(
+        kept.format(part) if part in names and len(part) < SHORT_NAME else part for part in parts
     )

@@ -1,0 +1,128 @@
+"""The share of homologs of every ordered pair, as a figure and in numbers."""
+
+from __future__ import annotations
+
+import altair as alt
+
+from homolog.analyses.records import Row, StudyRecords
+from homolog.charts import theme
+from homolog.charts.figure import Figure, Rows, finish, rounded, tips
+from homolog.charts.shown_table import ShownTable
+from homolog.charts.words import MISSING, integer, is_number, number, percent
+
+CELL = 78  # pixels
+COLUMNS = [
+    "Features of → looked for in",
+    "Alive",
+    "Homologs, 95% interval",
+    "Ceiling",
+    "Mean r",
+    "Excess over chance",
+    "One-to-one",
+    "Stable",
+    "Verdict",
+]
+
+
+def shared_table(records: StudyRecords) -> ShownTable:
+    """Every ordered pair, with a direction whose verdict was withheld marked so."""
+    rows = []
+    for row in _shared_rows(records):
+        given = records.verdict(row["model"], row["best_model"]).given
+        rows.append(
+            [
+                f"{row['model']}\n→ {row['best_model']}",
+                integer(row["n_alive"]),
+                f"{percent(row['share'])}\n{_interval(row)}" if given else MISSING,
+                percent(row["ceiling"]),
+                number(row["mean_r"]),
+                number(row["mean_excess"]),
+                percent(row["share_one_to_one"]),
+                percent(row["share_stable"]),
+                "given" if given else "withheld",
+            ]
+        )
+    return ShownTable("Every pair, both ways", COLUMNS, rows, frozenset(range(1, 8)))
+
+
+def sharedness(records: StudyRecords) -> Rows:
+    """One row per cell: share, None where the verdict was withheld, and in words the rest."""
+    rows: Rows = []
+    for row in _shared_rows(records):
+        given = records.verdict(row["model"], row["best_model"]).given and is_number(row["share"])
+        ceiling = f"ceiling {percent(row['ceiling'])}" if is_number(row["ceiling"]) else ""
+        rows.append(
+            {
+                "source": row["model"],
+                "target": row["best_model"],
+                "share": rounded(row["share"]) if given else None,
+                "interval": _interval(row),
+                "text": percent(row["share"]) if given else "no verdict",
+                "ceiling": ceiling if given else "",
+            }
+        )
+    return rows
+
+
+def _shared_rows(records: StudyRecords) -> list[Row]:
+    rows = [records.shared_row(model, partner) for model, partner in records.directions]
+    return [row for row in rows if row is not None]
+
+
+def _interval(row: Row) -> str:
+    return f"{percent(row['lo'])} to {percent(row['hi'])}"
+
+
+def shared_figure(records: StudyRecords) -> Figure | None:
+    """The share of homologs of every ordered pair."""
+    rows = sharedness(records)
+    if not rows:
+        return None
+    names = list(records.compared)
+    high = max([0.01, *(row["share"] for row in rows if row["share"] is not None)])
+    layers = _shared_layers(names, high)
+    size = CELL * len(names)
+    chart = alt.layer(*layers).properties(width=2 * size, height=size)
+    said = "; ".join(f"{row['source']} in {row['target']}: {row['text']}" for row in rows)
+    ceiling = (
+        " The ceiling is the same share when a model is looked for in itself, through its second "
+        "dictionaries."
+    )
+    return Figure(
+        "shared",
+        "Who shares how much with whom?",
+        "Each cell is the share of the row's alive features that have a homolog in the model of "
+        "the column." + (ceiling if any(row["ceiling"] for row in rows) else ""),
+        f"Heatmap of the share of features with a homolog. {said}.",
+        finish(chart, rows, axes=150),
+    )
+
+
+def _shared_layers(names: list[str], high: float) -> list[alt.Chart]:
+    """Cells with their share and ceiling, and words where the verdict was withheld."""
+    band = alt.Scale(paddingInner=0.05, paddingOuter=0.03, domain=names)
+    angle = 0 if len(names) < 6 else -40
+    across = alt.Axis(labelAngle=angle, grid=False, ticks=False, orient="top")
+    down = alt.Axis(grid=False, ticks=False)
+    x = alt.X("target:N", title="looked for in", sort=names, scale=band, axis=across)
+    y = alt.Y("source:N", title="features of", sort=names, scale=band, axis=down)
+    colour = alt.Color("share:Q", scale=alt.Scale(scheme="viridis", domain=[0, high]), legend=None)
+    tip = tips(
+        ("source", "features of", ""),
+        ("target", "looked for in", ""),
+        ("share", "share", ".1%"),
+        ("interval", "95% interval", ""),
+    )
+    bright = f"datum.share > {0.55 * high:.4f}"
+    ink = alt.condition(bright, alt.value("#101010"), alt.value("#fdfdfd"))
+    given = alt.Chart().transform_filter("datum.share !== null")
+    share = given.mark_text(fontSize=15, dy=-6, tooltip=False)
+    below = given.mark_text(fontSize=11, dy=11, tooltip=False)
+    withheld = alt.Chart().transform_filter("datum.share === null")
+    none = withheld.mark_text(fontSize=12, color=theme.MUTED[0], tooltip=False)
+    return [
+        given.mark_rect().encode(x, y, colour, tooltip=tip),
+        share.encode(x, y, text="text:N", color=ink),
+        below.encode(x, y, text="ceiling:N", color=ink),
+        none.encode(x, y, text="text:N"),
+    ]
