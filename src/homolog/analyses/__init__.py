@@ -5,9 +5,17 @@
 
 from __future__ import annotations
 
+from homolog.analyses import discovery, induction, offsets
 from homolog.analyses.analysis import Analysis
 
-ANALYSES: list[Analysis] = []
+ANALYSES: list[Analysis] = [
+    induction.SUMMARY,
+    induction.ANALYSIS,
+    induction.EXPERIMENTS,
+    offsets.ANALYSIS,
+    discovery.ANALYSIS,
+    induction.METHODS,
+]
 
 
 def register(analysis: Analysis) -> None:
