@@ -1,8 +1,9 @@
-"""Circuit tables with known values: a Transformer and a Mamba whose parts are planted, and a model
-that cannot.
+"""Circuit tables with known values: of a Transformer and a Mamba, and of a model that cannot.
 
-    Transformer   carrier z.1.2 (-4 of 8), matcher z.K.1@A+1 (-4.8 of 8), copiers z.K.1 (-6 of 10), z.last.0 (-2 of 10)
-    Mamba         carriers conv_taps.K@A (-3 of 6), y.1 (-0.9 of 6), matcher y.K (-5 of 10), copier state.K (-9 of 10)
+    Transformer   carrier z.1.2 (-4 of 8), matcher z.K.1@A+1 (-4.8 of 8), copiers z.K.1 (-6 of 10)
+                  and z.last.0 (-2 of 10)
+    Mamba         carriers conv_taps.K@A (-3 of 6) and y.1 (-0.9 of 6), matcher y.K (-5 of 10),
+                  copier state.K (-9 of 10)
 
 Of every patch the probability changes by a twentieth of the logit difference, the logit by half of
 it, and the KL divergence by minus a quarter; intervals are a tenth of the change to either side.
@@ -10,12 +11,13 @@ it, and the KL divergence by minus a quarter; intervals are a tenth of the chang
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+from homolog.record.run_record import FORMAT, write_record
+from homolog.record.tables import CIRCUITS, CORRUPTIONS, EDGES, EFFECTS, OFFSETS, ROLES
 
+TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES)
 TRANSFORMER, MAMBA = "transformer-s0", "mamba-s0"
 METRICS = {"logit_difference": 1.0, "probability": 0.05, "kl": -0.25, "logit": 0.5, "rank": -1.0}
 Rows = list[dict[str, Any]]
@@ -30,7 +32,7 @@ def patch(
     position: str = "last",
     offset: int | None = None,
 ) -> Rows:
-    """The rows of one patch, one a metric."""
+    """The rows of one patch, one per metric."""
     return [
         {
             "experiment": experiment,
@@ -51,13 +53,12 @@ def patch(
     ]
 
 
-def role(
-    name: str, component: str, change: float, cost: float, evidence: str = "as planted"
-) -> dict[str, Any]:
+def role(name: str, component: str, change: float, cost: float) -> dict[str, Any]:
+    """A part whose patch changes the logit difference so much, of what the corruption costs."""
     return {
         "role": name,
         "component": component,
-        "evidence": evidence,
+        "evidence": "as planted",
         "change": change,
         "change_lo": change - abs(change) / 10,
         "change_hi": change + abs(change) / 10,
@@ -77,27 +78,14 @@ def transformer(n_layers: int, n_heads: int) -> dict[str, Rows]:
     for layer in range(key):
         for head in range(n_heads):
             change = -4.0 if (layer, head) == (1, 2) else 0.0
-            effects += patch(
-                "head to the key head",
-                "replace_A",
-                f"z.{layer}.{head}",
-                change,
-                f"z.{key}.1 key",
-                "B",
-            )
+            sender, receiver = f"z.{layer}.{head}", f"z.{key}.1 key"
+            effects += patch("head to the key head", "replace_A", sender, change, receiver, "B")
     for name, corruption, at in (("key", "replace_A", "A"), ("value", "replace_B", "B")):
         for offset in range(-1, 4):
             change = {("key", 1): -4.8, ("value", 0): -5.5}.get((name, offset), 0.0)
-            label = at if not offset else f"{at}{offset:+d}"
-            effects += patch(
-                f"{name} by position",
-                corruption,
-                f"{name}.{key}.1",
-                change,
-                "logits",
-                label,
-                offset,
-            )
+            where = ("logits", at if not offset else f"{at}{offset:+d}", offset)
+            experiment, sender = f"{name} by position", f"{name}.{key}.1"
+            effects += patch(experiment, corruption, sender, change, *where)
     roles = [
         role("previous-token carrier", "z.1.2", -4.0, 8),
         role("matcher", f"z.{key}.1@A+1", -4.8, 8),
@@ -115,58 +103,40 @@ def transformer(n_layers: int, n_heads: int) -> dict[str, Rows]:
 def mamba(n_layers: int) -> dict[str, Rows]:
     key = n_layers - 3
     effects: Rows = []
-    for layer in range(n_layers):
-        effects += patch(
-            "state to logits", "replace_B", f"state.{layer}", -9.0 if layer == key else 0.0
-        )
-    for layer in range(n_layers):
-        effects += patch("y to logits", "unrepeated", f"y.{layer}", -5.0 if layer == key else 0.0)
-    for at, reads in (
-        ("B", ("B", "A", "B-2", "B-3", "all")),
-        ("B+1", ("B+1", "B", "A", "B-2", "all")),
+    for experiment, corruption, sender, most in (
+        ("state to logits", "replace_B", "state", -9.0),
+        ("y to logits", "unrepeated", "y", -5.0),
     ):
-        for corruption in (
-            ("replace_A", "unrepeated_replace_AB") if at == "B" else ("unrepeated_replace_AB",)
-        ):
-            for read in reads:
-                change = -3.0 if at == "B" and read in ("A", "all") else 0.0
-                effects += patch(
-                    f"convolution into the write at {at}",
-                    corruption,
-                    f"conv_in.{key}",
-                    change,
-                    f"write.{key}@{at}",
-                    read,
-                )
+        for layer in range(n_layers):
+            change = most if layer == key else 0.0
+            effects += patch(experiment, corruption, f"{sender}.{layer}", change)
+    for at, corruption, reads in (
+        ("B", "replace_A", ("B", "A", "B-2", "B-3", "all")),
+        ("B", "unrepeated_replace_AB", ("B", "A", "B-2", "B-3", "all")),
+        ("B+1", "unrepeated_replace_AB", ("B+1", "B", "A", "B-2", "all")),
+    ):
+        experiment, receiver = f"convolution into the write at {at}", f"write.{key}@{at}"
+        for read in reads:
+            change = -3.0 if at == "B" and read in ("A", "all") else 0.0
+            effects += patch(experiment, corruption, f"conv_in.{key}", change, receiver, read)
     for offset in range(-1, 4):
-        label = "B" if not offset else f"B{offset:+d}"
+        where = ("logits", "B" if not offset else f"B{offset:+d}", offset)
         change = {0: -2.0, 1: -6.0}.get(offset, 0.0)
-        effects += patch(
-            "state write by position", "replace_B", f"write.{key}", change, "logits", label, offset
-        )
+        effects += patch("state write by position", "replace_B", f"write.{key}", change, *where)
     for layer in range(key):
-        change = -0.9 if layer == 1 else 0.0
-        effects += patch(
-            "layer to the key layer",
-            "replace_A",
-            f"y.{layer}",
-            change,
-            f"state.{key}",
-            "before last",
-        )
+        change, where = (-0.9 if layer == 1 else 0.0), (f"state.{key}", "before last")
+        effects += patch("layer to the key layer", "replace_A", f"y.{layer}", change, *where)
     roles = [
         role("previous-token carrier", f"conv_taps.{key}@A", -3.0, 6),
         role("previous-token carrier", "y.1", -0.9, 6),
         role("matcher", f"y.{key}", -5.0, 10),
         role("copier", f"state.{key}", -9.0, 10),
     ]
-    found = offsets(f"write.{key}", {0: 2.0, 1: 6.0}, {0: 0.25, 1: 0.75}) + offsets(
-        "write.0", {0: 0.1}, {0: 1.0}
-    )
+    here = offsets(f"write.{key}", {0: 2.0, 1: 6.0}, {0: 0.25, 1: 0.75})
     return {
         "effects": effects,
         "roles": roles,
-        "offsets": found,
+        "offsets": here + offsets("write.0", {0: 0.1}, {0: 1.0}),
         "edges": edges("conv_in.0", "conv_taps.0", 3),
     }
 
@@ -191,68 +161,59 @@ def offsets(place: str, drops: dict[int, float], predicted: dict[int, float] | N
 
 def edges(sender: str, receiver: str, tap: int | None = None) -> Rows:
     """Two edges of each kind, and one that was not patched for real."""
-    found = []
-    for corruption in ("replace_B", "replace_A"):
-        for score, effect, chosen in (
-            (-8.0, -9.0, "top"),
-            (0.5, 0.2, "top"),
-            (0.01, 0.02, "random"),
-            (-0.02, 0.0, "random"),
-            (-0.3, None, None),
-        ):
-            found.append(
-                {
-                    "corruption": corruption,
-                    "sender": sender,
-                    "receiver": receiver,
-                    "sender_layer": None,
-                    "receiver_layer": 0,
-                    "tap": tap,
-                    "position": "B",
-                    "score": score,
-                    "effect": effect,
-                    "effect_low": None if effect is None else effect - 0.1,
-                    "effect_high": None if effect is None else effect + 0.1,
-                    "chosen_as": chosen,
-                }
-            )
-    return found
+    planted = (
+        (-8.0, -9.0, "top"),
+        (0.5, 0.2, "top"),
+        (0.01, 0.02, "random"),
+        (-0.02, 0.0, "random"),
+        (-0.3, None, None),
+    )
+    return [
+        {
+            "corruption": corruption,
+            "sender": sender,
+            "receiver": receiver,
+            "sender_layer": None,
+            "receiver_layer": 0,
+            "tap": tap,
+            "position": "B",
+            "score": score,
+            "effect": effect,
+            "effect_low": None if effect is None else effect - 0.1,
+            "effect_high": None if effect is None else effect + 0.1,
+            "chosen_as": chosen,
+        }
+        for corruption in CORRUPTIONS
+        for score, effect, chosen in planted
+    ]
 
 
-def circuit(model: str, architecture: str, n_layers: int, **more: Any) -> dict[str, Any]:
-    correlations = {
-        f"{c}_{s}_{e}": 0.5
-        for c in ("replace_B", "replace_A")
-        for s in ("pearson", "spearman")
-        for e in ("top", "random", "all")
-    }
+def circuit(model: str, n_layers: int, key: str, **offset: Any) -> dict[str, Any]:
+    """The row of a model that does the task."""
+    correlations = [name for name in CIRCUITS.columns if name.startswith(CORRUPTIONS)]
     return {
-        "model": model,
-        "architecture": architecture,
-        "n_layers": n_layers,
-        "task": "induction",
+        **_about(model, n_layers),
         "preferred": 0.97,
         "accuracy": 0.81,
         "probability": 0.7,
         "logit_difference": 11.0,
         "able": True,
         "reason": "",
+        "key": key,
         "faithfulness": 0.9,
         "faithfulness_lo": 0.88,
         "faithfulness_hi": 0.92,
         "certainty": 1.0,
         "discovery_recall": 0.75,
-        **correlations,
-        **more,
+        **dict.fromkeys(correlations, 0.5),
+        **offset,
     }
 
 
 def unable(model: str) -> dict[str, Any]:
+    """The row of a model that does not."""
     return {
-        "model": model,
-        "architecture": "gpt_neox",
-        "n_layers": 2,
-        "task": "induction",
+        **_about(model, 2),
         "preferred": 0.53,
         "accuracy": 0.0,
         "probability": 0.001,
@@ -260,6 +221,30 @@ def unable(model: str) -> dict[str, Any]:
         "able": False,
         "reason": f"{model} puts the answer above the wrong one in 53% of the prompts",
     }
+
+
+def _about(model: str, n_layers: int) -> dict[str, Any]:
+    architecture = "mamba" if "mamba" in model else "gpt_neox"
+    own = {"model": model, "architecture": architecture, "n_layers": n_layers, "task": "induction"}
+    return own | {"n_prompts": 64, "length": 16, "repeat": 4}
+
+
+OFF_BY_ONE = {
+    "verdict": "off by one",
+    "offset": 1,
+    "centre": 0.75,
+    "centre_lo": 0.7,
+    "centre_hi": 0.8,
+    "predicted_offset": 1,
+}
+NO_SHIFT = {
+    "verdict": "no shift",
+    "offset": 0,
+    "centre": 0.0,
+    "centre_lo": 0.0,
+    "centre_hi": 0.01,
+    "predicted_offset": None,
+}
 
 
 def write_circuits(
@@ -271,64 +256,35 @@ def write_circuits(
 ) -> Path:
     """The five tables, and run.json where there is none.
 
-    models: names; one with "mamba" in it is a Mamba; cannot: models that cannot do the task; size:
-    layers and heads of Transformers, layers of Mambas.
+    models: names; one with "mamba" in it is a Mamba.  cannot: models that cannot do the task.
+    size: layers and heads of Transformers, layers of Mambas.
     """
     n_layers, n_heads, n_mamba = size
     folder.mkdir(parents=True, exist_ok=True)
-    tables: dict[str, Rows] = {
-        name: [] for name in ("circuits", "effects", "roles", "offsets", "edges")
-    }
+    rows: dict[str, Rows] = {table.name: [] for table in TABLES}
     for model in models:
-        is_mamba = "mamba" in model
-        if is_mamba:
-            row = circuit(
-                model,
-                "mamba",
-                n_mamba,
-                key=f"state.{n_mamba - 3}",
-                verdict="off by one",
-                offset=1,
-                centre=0.75,
-                centre_lo=0.7,
-                centre_hi=0.8,
-                predicted_offset=1,
-            )
+        if "mamba" in model:
+            row = circuit(model, n_mamba, f"state.{n_mamba - 3}", **OFF_BY_ONE)
+            planted = mamba(n_mamba)
         else:
-            row = circuit(
-                model,
-                "gpt_neox",
-                n_layers,
-                key=f"z.{n_layers - 2}.1",
-                verdict="no shift",
-                offset=0,
-                centre=0.0,
-                centre_lo=0.0,
-                centre_hi=0.01,
-                predicted_offset=None,
-            )
-        tables["circuits"].append(row)
-        for name, rows in (mamba(n_mamba) if is_mamba else transformer(n_layers, n_heads)).items():
-            tables[name] += [
-                {"model": model, "architecture": row["architecture"], **item} for item in rows
-            ]
-    tables["circuits"] += [unable(model) for model in cannot]
-    for name, rows in tables.items():
-        pl.DataFrame(rows, infer_schema_length=None).write_parquet(folder / f"{name}.parquet")
+            row = circuit(model, n_layers, f"z.{n_layers - 2}.1", **NO_SHIFT)
+            planted = transformer(n_layers, n_heads)
+        rows["circuits"].append(row)
+        own = {name: row[name] for name in ("model", "architecture")}
+        for name, of_model in planted.items():
+            rows[name] += [own | item for item in of_model]
+    rows["circuits"] += [unable(model) for model in cannot]
+    for table in TABLES:
+        table.write(table.frame(rows[table.name]), folder / table.file)
     if not (folder / "run.json").exists():
+        stage = {"status": "done", "seconds": 3.0, "peak_bytes": 2**28, "outputs": {}}
+        circuits = {"length": 16, "repeat": 4, "n_prompts": 64}
         run = {
-            "format": 1,
+            "format": FORMAT,
             "recipe_hash": "c0ffee" * 10,
             "facts": {"name": "ind", "pair": [*models, *cannot]},
-            "recipe": {"name": "ind", "circuits": {"length": 16, "repeat": 4, "n_prompts": 64}},
-            "stages": {
-                "circuit one": {
-                    "status": "done",
-                    "seconds": 3.0,
-                    "peak_bytes": 2**28,
-                    "outputs": {},
-                }
-            },
+            "recipe": {"name": "ind", "circuits": circuits},
+            "stages": {"circuit one": stage},
         }
-        (folder / "run.json").write_text(json.dumps(run), "utf-8")
+        write_record(folder / "run.json", run)
     return folder
