@@ -11,18 +11,23 @@ from tests.report.pages import Text
 
 from homolog.analyses import ANALYSES
 from homolog.analyses.analysis import Page
-from homolog.analyses.induction.records import read_circuits
+from homolog.analyses.induction.records import CircuitRecords, read_circuits
 from homolog.analyses.records import Records
 from homolog.charts import words
 from homolog.report.chapters import Body, body
 from homolog.report.templating import environment
 
 
-def circuit_page(path: Path) -> Body:
-    """What the page of the circuits of a run says and draws."""
+def circuits(path: Path) -> CircuitRecords:
+    """The circuits of a run that has some."""
     records = read_circuits(path)
     assert records is not None
-    return rendered("circuits", records)
+    return records
+
+
+def circuit_page(path: Path) -> Body:
+    """What the page of the circuits of a run says and draws."""
+    return rendered("circuits", circuits(path))
 
 
 def rendered(page: Page, records: Records) -> Body:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.analyses.circuit_sections import circuit_page, figures, texts
+from tests.analyses.circuit_sections import circuit_page, circuits, figures, texts
 from tests.report.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 
 from homolog.analyses.discovery.figures import correlation_table, edge_tables, patched_edges
-from homolog.analyses.induction.records import read_circuits
 
 MAMBA_EDGE = "conv_in.0 \u2192 conv_taps.0 (tap 3) at B"
 
@@ -18,13 +17,13 @@ def run(tmp_path_factory):
 
 
 def test_only_edges_patched_for_real_are_drawn(run):
-    rows = patched_edges(read_circuits(run))
+    rows = patched_edges(circuits(run))
     assert len(rows) == 2 * 2 * 4 and rows[-1]["edge"] == MAMBA_EDGE
     assert (rows[0]["score"], rows[0]["effect"], rows[0]["low"]) == (-8, -9, -9.1)
 
 
 def test_the_largest_scores_stand_in_tables(run):
-    tables = edge_tables(read_circuits(run))
+    tables = edge_tables(circuits(run))
     prompts = [(m, p) for m in (TRANSFORMER, MAMBA) for p in ("another B", "another A")]
     assert [table.caption for table in tables] == [", ".join(prompt) for prompt in prompts]
     scores = [row[1:] for row in tables[-1].rows]
@@ -36,5 +35,5 @@ def test_the_section(run):
     page = circuit_page(run)
     assert MAMBA_EDGE in texts(page)["Discovery"]
     assert "0.50 with another B, 0.50 with another A" in figures(page)["edges"].alt
-    first = correlation_table(read_circuits(run)).rows[0]
+    first = correlation_table(circuits(run)).rows[0]
     assert first == [TRANSFORMER, "another B", *["0.50 / 0.50"] * 3, "75%"]

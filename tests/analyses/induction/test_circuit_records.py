@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
+from tests.analyses.circuit_sections import circuits
 from tests.report.planted_circuits import MAMBA, TRANSFORMER, role, write_circuits
 
 from homolog.analyses.induction.records import read_circuits
@@ -13,11 +14,11 @@ from homolog.record.tables import CIRCUITS
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    return read_circuits(write_circuits(tmp_path_factory.mktemp("circuits") / "run"))
+    return circuits(write_circuits(tmp_path_factory.mktemp("circuits") / "run"))
 
 
 def test_models_stand_in_the_order_of_their_table(tmp_path):
-    records = read_circuits(write_circuits(tmp_path / "run", (TRANSFORMER, MAMBA), cannot=("a",)))
+    records = circuits(write_circuits(tmp_path / "run", (TRANSFORMER, MAMBA), cannot=("a",)))
     assert records.names == (TRANSFORMER, MAMBA, "a") and records.able == [TRANSFORMER, MAMBA]
 
 
@@ -42,7 +43,7 @@ def test_columns_that_only_some_runs_have_are_null(tmp_path):
     path = write_circuits(tmp_path / "run", (), cannot=("tiny",))
     optional = [name for name, column in CIRCUITS.columns.items() if column.optional]
     assert not set(optional) & set(pl.read_parquet_schema(path / "circuits.parquet"))
-    row = read_circuits(path).about("tiny")
+    row = circuits(path).about("tiny")
     assert [row[name] for name in optional] == [None] * len(optional)
 
 

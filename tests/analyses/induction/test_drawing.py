@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 
 import pytest
+from tests.analyses.circuit_sections import circuits
 from tests.report.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 
 from homolog.analyses.induction.drawing import COLUMNS, circuit_figure, drawing
-from homolog.analyses.induction.records import read_circuits
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    return read_circuits(write_circuits(tmp_path_factory.mktemp("circuits") / "run"))
+    return circuits(write_circuits(tmp_path_factory.mktemp("circuits") / "run"))
 
 
 def nodes_of(rows):
@@ -64,13 +64,13 @@ def test_an_upstream_block_leads_to_the_block_its_patch_went_into(records):
 
 
 def test_parts_keep_lanes_apart(tmp_path):
-    records = read_circuits(write_circuits(tmp_path / "run", size=(12, 12, 24)))
+    records = circuits(write_circuits(tmp_path / "run", size=(12, 12, 24)))
     for model in (TRANSFORMER, MAMBA):
         places = [(n["x"], n["y"]) for n in nodes_of(drawing(records, model, 4)).values()]
         assert min(math.dist(a, b) for i, a in enumerate(places) for b in places[:i]) > 0.3
 
 
 def test_a_model_without_a_circuit_is_not_drawn(tmp_path):
-    some = circuit_figure(read_circuits(write_circuits(tmp_path / "a", (MAMBA,), cannot=("x",))))
+    some = circuit_figure(circuits(write_circuits(tmp_path / "a", (MAMBA,), cannot=("x",))))
     assert {row["panel"] for row in some.spec["data"]["values"]} == {MAMBA}
-    assert circuit_figure(read_circuits(write_circuits(tmp_path / "b", (), cannot=("x",)))) is None
+    assert circuit_figure(circuits(write_circuits(tmp_path / "b", (), cannot=("x",)))) is None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from tests.analyses.circuit_sections import circuit_page, figures, texts
+from tests.analyses.circuit_sections import circuit_page, circuits, figures, texts
 from tests.report.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 
-from homolog.analyses.induction.records import read_circuits
 from homolog.analyses.induction.rows import (
     block_bars,
     convolution_bars,
@@ -34,7 +33,7 @@ def page(run):
 
 @pytest.fixture(scope="module")
 def records(run):
-    return read_circuits(run)
+    return circuits(run)
 
 
 def test_heads_outline_the_parts(records):
@@ -94,14 +93,14 @@ def test_the_patches_that_cost_most_come_first(records):
 
 
 def test_raw_logits_that_mislead_are_named(run, page, tmp_path):
-    assert misleading(read_circuits(run)) == []
+    assert misleading(circuits(run)) == []
     assert "mislead" not in texts(page)[CHAPTER]
     path = write_circuits(tmp_path / "run")
     effects = pl.read_parquet(path / "effects.parquet")
     loud = (pl.col("sender") == "y.7") & (pl.col("metric") == "logit")
     change = pl.when(loud).then(-16.5).otherwise("change").alias("change")
     effects.with_columns(change).write_parquet(path / "effects.parquet")
-    ((by_logit, by_probability, prompt),) = misleading(read_circuits(path))
+    ((by_logit, by_probability, prompt),) = misleading(circuits(path))
     assert (by_logit["sender"], by_logit["logit"], by_logit["probability"]) == ("y.7", -16.5, 0)
     assert (by_probability["sender"], by_probability["probability"]) == ("y.5", -0.25)
     assert prompt == "nothing repeated"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from tests.analyses.circuit_sections import circuit_page, figures, rendered, texts
+from tests.analyses.circuit_sections import circuit_page, circuits, figures, rendered, texts
 from tests.report.pages import EVIL
 from tests.report.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 
-from homolog.analyses.induction.records import read_circuits
 from homolog.analyses.induction.summary import summary_values
 from homolog.analyses.induction.tables import ability_table, aligned_roles
 from homolog.analyses.records import StudyRecords
@@ -25,7 +24,7 @@ def result(path):
 
 
 def test_roles_are_aligned_and_show_every_metric(run):
-    roles = aligned_roles(read_circuits(run))
+    roles = aligned_roles(circuits(run))
     assert list(roles) == ["previous-token carrier", "matcher", "copier"]
     copiers = {model: [p.component for p in parts] for model, parts in roles["copier"].items()}
     assert copiers == {TRANSFORMER: ["z.2.1", "z.3.0"], MAMBA: ["state.5"]}
@@ -63,7 +62,7 @@ def test_one_model_and_one_that_cannot(tmp_path):
     assert "1 of 2 models has all three parts" in two
     assert "tiny cannot do the task, so it has no circuit." in two
     assert "cannot do the task: tiny puts the answer above the wrong one in 53% of" in two
-    assert ability_table(read_circuits(path)).rows[1][-2:] == ["cannot do the task", "\u2013"]
+    assert ability_table(circuits(path)).rows[1][-2:] == ["cannot do the task", "\u2013"]
 
 
 def test_where_no_model_can_there_is_the_result_alone(tmp_path):
@@ -80,7 +79,7 @@ def test_a_part_whose_interval_reaches_zero_does_not_count(tmp_path):
     unsure = (pl.col("model") == MAMBA) & (pl.col("role") == "matcher")
     above = pl.when(unsure).then(0.1).otherwise("change_hi").alias("change_hi")
     roles.with_columns(above).write_parquet(path / "roles.parquet")
-    assert summary_values(read_circuits(path))["lacking"] == {MAMBA: ["matcher"]}
+    assert summary_values(circuits(path))["lacking"] == {MAMBA: ["matcher"]}
     said = result(path)
     assert f"{MAMBA}: no matcher above 5% of what the corruption costs." in said
     assert "1 of 2 models has all three parts" in said

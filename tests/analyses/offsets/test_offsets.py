@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.analyses.circuit_sections import circuit_page, figures, texts
+from tests.analyses.circuit_sections import circuit_page, circuits, figures, texts
 from tests.report.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 
-from homolog.analyses.induction.records import read_circuits
 from homolog.analyses.induction.words import offset_words, verdict_words
 from homolog.analyses.offsets.figures import offset_profiles, offset_table
 
@@ -17,7 +16,7 @@ def run(tmp_path_factory):
 
 
 def test_offsets_are_shares_of_the_drop_where_it_is(run):
-    rows = offset_profiles(read_circuits(run))
+    rows = offset_profiles(circuits(run))
     panels = list(dict.fromkeys(row["panel"] for row in rows))
     # write.0 carries 0.1 of 8.1
     assert panels == [f"{TRANSFORMER}: what head 2.1 reads", f"{MAMBA}: writes of block 5"]
@@ -50,7 +49,7 @@ def test_a_verdict_that_is_not_given_says_so():
 
 
 def test_the_table_and_the_figure(run):
-    (_, mamba) = offset_table(read_circuits(run)).rows
+    (_, mamba) = offset_table(circuits(run)).rows
     assert mamba[0] == MAMBA and mamba[2:] == ["100%", "0.75 (0.70 to 0.80)", "B+1"]
     page = circuit_page(run)
     assert "B is carried by the position after it: off by one" in texts(page)["Off by one"]

@@ -8,9 +8,9 @@ from typing import Any
 import altair as alt
 
 from homolog.analyses.induction import rows as chart_rows
-from homolog.analyses.induction.records import CircuitRecords
+from homolog.analyses.induction.records import CARRIER, COPIER, CircuitRecords
 from homolog.analyses.induction.switch import CHANGE, SHOWN, ZERO, change_tips, switched, whiskers
-from homolog.analyses.induction.words import CORRUPTION_WORDS, METRICS
+from homolog.analyses.induction.words import CORRUPTION_WORDS, METRICS, in_sequence
 from homolog.charts import theme
 from homolog.charts.figure import Figure, Rows
 from homolog.record.comparisons import MAIN
@@ -35,7 +35,7 @@ def experiment_figures(records: CircuitRecords) -> Iterable[Figure | None]:
 def head_figure(records: CircuitRecords) -> Figure | None:
     """Every head to the logits."""
     return _cell_figure(
-        chart_rows.head_cells(records, "head to logits"),
+        chart_rows.head_cells(records, chart_rows.HEADS),
         "heads",
         "Which heads write the answer?",
         "Each cell is one head at the last position, patched alone with all other heads held; red "
@@ -46,7 +46,7 @@ def head_figure(records: CircuitRecords) -> Figure | None:
 def key_head_figure(records: CircuitRecords) -> Figure | None:
     """Every earlier head to the key head."""
     return _cell_figure(
-        chart_rows.head_cells(records, "head to the key head"),
+        chart_rows.head_cells(records, chart_rows.KEY_HEAD),
         "key-head",
         "Which heads does the key head listen to?",
         "Each cell is one head at B\u2019s position, patched only in what the key head reads of "
@@ -152,18 +152,18 @@ def _bar_figure(rows: Rows, name: str, title: str, read: str) -> Figure | None:
     return switched(name, title, read, said, layers=layers, rows=rows, height=170)
 
 
-def _corruptions(rows: Rows) -> alt.Color:
-    """A colour for each prompt that the rows have."""
+def _corruptions(rows: Rows) -> tuple[list[str], alt.Color]:
+    """The prompts that the rows have, and a colour for each."""
     colours = {
-        CORRUPTION_WORDS["replace_B"]: theme.ROLE_COLOURS["copier"][0],
-        CORRUPTION_WORDS["replace_A"]: theme.ROLE_COLOURS["previous-token carrier"][0],
+        CORRUPTION_WORDS["replace_B"]: theme.ROLE_COLOURS[COPIER][0],
+        CORRUPTION_WORDS["replace_A"]: theme.ROLE_COLOURS[CARRIER][0],
         CORRUPTION_WORDS["unrepeated_replace_AB"]: theme.comparison_colour(MAIN.name),
     }
     there = {row["corruption"] for row in rows}
     names = [*(name for name in colours if name in there), *sorted(there - colours.keys())]
     hues = [colours.get(name, theme.SPARE_COLOURS[0][0]) for name in names]
     scale, legend = alt.Scale(domain=names, range=hues), alt.Legend(title=None, columns=3)
-    return alt.Color("corruption:N", scale=scale, sort=names, legend=legend)
+    return names, alt.Color("corruption:N", scale=scale, sort=names, legend=legend)
 
 
 def convolution_figure(records: CircuitRecords) -> Figure | None:
@@ -172,9 +172,9 @@ def convolution_figure(records: CircuitRecords) -> Figure | None:
     if not rows:
         return None
     axis = alt.Axis(labelAngle=0, grid=False, ticks=False)
-    order, colour = chart_rows.position_order(rows), _corruptions(rows)
+    order, (prompts, colour) = in_sequence(row["position"] for row in rows), _corruptions(rows)
     x = alt.X("position:N", title="position that the tap reads", sort=order, axis=axis)
-    beside = alt.XOffset("corruption:N", sort=colour.to_dict()["sort"])
+    beside = alt.XOffset("corruption:N", sort=prompts)
     tip = change_tips(("position", "reads", ""), ("corruption", "prompt", ""))
     bars = alt.Chart().mark_bar().encode(x, CHANGE, colour, beside, tooltip=tip)
     return switched(
@@ -201,7 +201,7 @@ def position_figure(records: CircuitRecords) -> Figure | None:
     x = alt.X("offset:Q", title="position of the patch, from A or B", axis=ticks)
     where = ("position", "position", ""), ("read", "patched", ""), ("corruption", "prompt", "")
     tip = change_tips(*where)
-    marks: Any = alt.Chart().encode(x, CHANGE, _corruptions(rows))
+    marks: Any = alt.Chart().encode(x, CHANGE, _corruptions(rows)[1])
     lines = marks.mark_line(strokeWidth=2.2, tooltip=False)
     points = marks.mark_point(size=55, opacity=1).encode(tooltip=tip)
     return switched(

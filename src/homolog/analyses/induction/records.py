@@ -6,7 +6,7 @@ A model that cannot do the task has a row in `circuits` and none elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,12 +36,12 @@ class CircuitRecords(Records):
         return table.read(self.folder.table(table.name))
 
     @cached_property
-    def circuits(self) -> list[Row]:
+    def circuits(self) -> Sequence[Row]:
         """The rows of the table of that name."""
         return self.table(CIRCUITS).to_dicts()
 
     @cached_property
-    def roles(self) -> list[Row]:
+    def roles(self) -> Sequence[Row]:
         """The rows of the table of that name."""
         return self.table(ROLES).to_dicts()
 
@@ -64,7 +64,7 @@ class CircuitRecords(Records):
         return [part for part in self.roles if (part["model"], part["role"]) == (model, role)]
 
     @cached_property
-    def patches(self) -> list[Row]:
+    def patches(self) -> Sequence[Row]:
         """The rows of `effects`, one per patch.
 
         The change of each metric of `METRICS` is in columns METRIC, METRIC_lo and METRIC_hi.

@@ -10,10 +10,11 @@ from typing import Any
 
 from homolog.analyses.induction.records import CircuitRecords
 from homolog.analyses.induction.switch import significant
-from homolog.analyses.induction.words import METRICS, corruption_words, in_sequence, place_of
+from homolog.analyses.induction.words import METRICS, corruption_words, place_of
 from homolog.analyses.records import Row
 from homolog.charts.figure import Rows
 
+HEADS, KEY_HEAD, UPSTREAM = "head to logits", "head to the key head", "layer to the key layer"
 TO_LOGITS = {"state to logits": "state", "y to logits": "y"}
 INTO_WRITE = {f"convolution into the write at {at}": at for at in ("B", "B+1")}
 BY_POSITION = {
@@ -53,7 +54,7 @@ def block_bars(records: CircuitRecords) -> Rows:
 
 def upstream_bars(records: CircuitRecords) -> Rows:
     """One row per earlier block of a Mamba: its y into the state of each key block."""
-    patches = records.experiment("layer to the key layer")
+    patches = records.experiment(UPSTREAM)
     return [_block(patch, f"into state {place_of(patch['receiver'])[0]}") for patch in patches]
 
 
@@ -71,11 +72,6 @@ def convolution_bars(records: CircuitRecords) -> Rows:
         rows.append(_row(patch, f"block {block}, write at {at}", at=at, **where))
     blocks = list(dict.fromkeys(row["panel"].split(", write")[0] for row in rows))
     return sorted(rows, key=lambda row: (blocks.index(row["panel"].split(", write")[0]), row["at"]))
-
-
-def position_order(rows: Rows) -> list[str]:
-    """The labels of the rows' positions in the order of the prompt."""
-    return in_sequence(row["position"] for row in rows)
 
 
 def position_curves(records: CircuitRecords) -> Rows:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from homolog.analyses.induction.records import ROLE_ORDER, CircuitRecords, by_change, grouped
+from homolog.analyses.induction.rows import HEADS, TO_LOGITS
 from homolog.analyses.induction.tables import ability_table, aligned_roles, effect_tables
 from homolog.analyses.induction.words import (
     corruption_words,
@@ -66,7 +67,7 @@ def misleading(records: CircuitRecords) -> list[tuple[Row, Row, str]]:
     The patches that they name, and the prompt.
     """
     differing = []
-    for name in ("head to logits", "state to logits", "y to logits"):
+    for name in (HEADS, *TO_LOGITS):
         patches = records.experiment(name)
         for (_, corruption), own in grouped(patches, "model", "corruption").items():
             logit, probability = (by_change(own, metric)[0] for metric in ("logit", "probability"))
