@@ -33,9 +33,9 @@ def circuit_page(path: Path) -> Body:
 def rendered(page: Page, records: Records) -> Body:
     """What the analyses say of these records."""
     pages = environment()
-    pages.filters.update(percent=words.percent, number=words.number)
-    pages.filters.update(level=words.level, listed=words.listed)
-    pages.filters.update(named=lambda name: Markup('<span class="name">{}</span>').format(name))
+    numbers = {"percent": words.percent, "number": words.number, "level": words.level}
+    filters = numbers | {"listed": words.listed, "named": Markup.escape}
+    pages.filters = filters | pages.filters
     return body(ANALYSES, {page: records}, pages)
 
 

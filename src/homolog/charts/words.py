@@ -13,13 +13,6 @@ CLOSE = 0.7
 
 MISSING = "\N{EN DASH}"
 
-CITATION = (
-    "Junxuan Wang, Xuyang Ge, Wentao Shu, Qiong Tang, Yunhua Zhou, Zhengfu He, Xipeng Qiu. "
-    "Towards Universality: Studying Mechanistic Similarity Across Language Model Architectures. "
-    "ICLR 2025. arXiv:2410.06672."
-)
-"""[Wang 2025], whose method this is."""
-
 
 def is_number(value: Any) -> bool:
     """True for a finite int or float."""

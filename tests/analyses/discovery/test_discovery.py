@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tests.analyses.circuit_sections import circuit_page, circuits, figures, texts
-from tests.report.planted_circuits import MAMBA, TRANSFORMER, write_circuits
+from tests.analyses.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 
 from homolog.analyses.discovery.figures import correlation_table, edge_tables, patched_edges
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 from tests.analyses.circuit_sections import circuits
-from tests.report.planted_circuits import MAMBA, TRANSFORMER, role, write_circuits
+from tests.analyses.planted_circuits import MAMBA, TRANSFORMER, role, write_circuits
 
 from homolog.analyses.induction.records import read_circuits
 from homolog.errors import InputError

@@ -6,7 +6,7 @@ import math
 
 import pytest
 from tests.analyses.circuit_sections import circuits
-from tests.report.planted_circuits import MAMBA, TRANSFORMER, write_circuits
+from tests.analyses.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 
 from homolog.analyses.induction.drawing import COLUMNS, circuit_figure, drawing
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 from tests.analyses.circuit_sections import circuit_page, circuits, figures, texts
-from tests.report.planted_circuits import MAMBA, TRANSFORMER, write_circuits
+from tests.analyses.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 
 from homolog.analyses.induction.rows import (
     block_bars,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 from tests.analyses.circuit_sections import circuit_page, circuits, figures, rendered, texts
+from tests.analyses.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 from tests.report.pages import EVIL
-from tests.report.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 
 from homolog.analyses.induction.summary import summary_values
 from homolog.analyses.induction.tables import ability_table, aligned_roles

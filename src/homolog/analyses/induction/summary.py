@@ -15,7 +15,7 @@ from homolog.analyses.induction.words import (
     verdict_words,
 )
 from homolog.analyses.records import Row
-from homolog.charts.words import CITATION, is_number
+from homolog.charts.words import is_number
 
 LEAST_SHARE = 0.05
 """A part counts from this share of what the whole corruption costs."""
@@ -80,4 +80,4 @@ def misleading(records: CircuitRecords) -> list[tuple[Row, Row, str]]:
 def method_values(records: CircuitRecords) -> Mapping[str, Any] | None:
     """Of the methods: which experiments the run has."""
     experiments = {patch["experiment"] for patch in records.patches}
-    return {"experiments": experiments, "citation": CITATION} if experiments else None
+    return {"experiments": experiments} if experiments else None
