@@ -1,0 +1,136 @@
+"""Discovery: the score of an edge, from gradients, against its real effect."""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from homolog.analyses.induction.records import CircuitRecords
+from homolog.analyses.induction.switch import significant
+from homolog.analyses.induction.words import corruption_words, edge_words, interval_words
+from homolog.charts import theme
+from homolog.charts.figure import Figure, Rows, finish, panels, tips
+from homolog.charts.shown_table import ShownTable
+from homolog.charts.words import number, percent
+from homolog.record.comparisons import MAIN, NEURONS
+from homolog.record.tables import CORRUPTIONS, EDGES
+
+SHOWN_EDGES = 8  # of a model and corruption
+TICKS = (-100, -30, -10, -3, -1, -0.3, -0.1, 0, 0.1, 0.3, 1, 3, 10, 30)
+
+
+def patched_edges(records: CircuitRecords) -> Rows:
+    """One row per edge that was patched for real."""
+    edges = records.table(EDGES).filter(pl.col("effect").is_not_null())
+    rows = records.in_order(edges.filter(pl.col("effect").is_not_nan()).to_dicts())
+    numbers = {"score": "score", "effect": "effect", "low": "effect_low", "high": "effect_high"}
+    return [
+        {
+            "panel": f"{row['model']}: {corruption_words(row['corruption'])}",
+            "edge": edge_words(row),
+            "chosen": row["chosen_as"],
+        }
+        | {name: significant(row[column]) for name, column in numbers.items()}
+        for row in rows
+    ]
+
+
+def edge_figure(records: CircuitRecords) -> Figure | None:
+    """Every edge that was patched for real, and the line on which score and effect agree."""
+    rows = patched_edges(records)
+    if not rows:
+        return None
+    values = [row[key] for row in rows for key in ("score", "effect") if row[key] is not None]
+    ends = (min(values), max(values))
+    diagonal = [
+        {"panel": panel, "chosen": "same", "score": end, "effect": end}
+        for panel in dict.fromkeys(row["panel"] for row in rows)
+        for end in ends
+    ]
+    said = "; ".join(
+        f"{row['model']}: {number(row['replace_B_pearson_all'])} with another B, "
+        f"{number(row['replace_A_pearson_all'])} with another A"
+        for row in map(records.about, records.able)
+    )
+    return Figure(
+        "edges",
+        "Do scores from gradients tell the truth?",
+        "Each dot is an edge of discovery: its score across, the change of the logit difference "
+        "when it is patched for real upward; on the dotted line both agree. Both axes are linear "
+        "near zero and logarithmic beyond 0.05.",
+        f"Scatter of score and effect of edges. Pearson correlations: {said}.",
+        finish(panels(_layers(*ends), rows, height=250), rows + diagonal, axes=58),
+    )
+
+
+def _layers(least: float, most: float) -> list[alt.Chart]:
+    domain = [least * 1.3, max(most * 1.3, 0.05)]
+    scale = alt.Scale(type="symlog", constant=0.05, nice=False, domain=domain)
+    axis = alt.Axis(values=TICKS, labelOverlap="greedy", format="~g")
+    x = alt.X("score:Q", title="score, from gradients", scale=scale, axis=axis)
+    y = alt.Y("effect:Q", title="effect, patched for real", scale=scale, axis=axis)
+    names = ["top", "random"]
+    hues = [theme.comparison_colour(name) for name in (MAIN.name, NEURONS.name)]
+    label = "{top: 'largest scores', random: 'drawn at random'}[datum.label]"
+    legend = alt.Legend(title=None, labelExpr=label)
+    colours = alt.Scale(domain=names, range=hues)
+    colour = alt.Color("chosen:N", sort=names, scale=colours, legend=legend)
+    tip = tips(
+        ("edge", "edge", ""),
+        ("score", "score", ".4f"),
+        ("effect", "effect", ".4f"),
+        ("low", "from", ".4f"),
+        ("high", "to", ".4f"),
+    )
+    line = alt.Chart().transform_filter("datum.chosen == 'same'")
+    line = line.mark_line(strokeDash=[2, 3], color=theme.MUTED[0], tooltip=False, strokeWidth=1)
+    points = alt.Chart().transform_filter("datum.chosen != 'same'")
+    points = points.mark_point(size=42, opacity=0.85)
+    return [line.encode(x, y), points.encode(x, y, colour, tooltip=tip)]
+
+
+def correlation_table(records: CircuitRecords) -> ShownTable:
+    """How well scores predict effects."""
+    columns = [
+        "Model",
+        "Prompt with",
+        "Largest scores",
+        "Random edges",
+        "All patched",
+        "Parts found again",
+    ]
+    rows = []
+    for row in map(records.about, records.able):
+        for corruption in CORRUPTIONS:
+            correlations = [
+                " / ".join(
+                    number(row[f"{corruption}_{k}_{edges}"]) for k in ("pearson", "spearman")
+                )
+                for edges in ("top", "random", "all")
+            ]
+            prompt, recall = corruption_words(corruption), percent(row["discovery_recall"])
+            rows.append([row["model"], prompt, *correlations, recall])
+    caption = "Score against real effect: Pearson / Spearman"
+    return ShownTable(caption, columns, rows, frozenset({2, 3, 4, 5}))
+
+
+def edge_tables(records: CircuitRecords) -> list[ShownTable]:
+    """The edges with the largest scores, one table per model and corruption."""
+    edges, size = records.table(EDGES), pl.col("score").abs()
+    tables = []
+    for model in records.able:
+        for corruption in CORRUPTIONS:
+            own = edges.filter(model=model, corruption=corruption)
+            top = own.sort(size, descending=True, nulls_last=True, maintain_order=True)
+            rows = [
+                [
+                    edge_words(row),
+                    number(row["score"]),
+                    interval_words(row, "effect", ("_low", "_high")),
+                ]
+                for row in top.head(SHOWN_EDGES).iter_rows(named=True)
+            ]
+            caption = f"{model}, {corruption_words(corruption)}"
+            columns = ["Edge", "Score", "Effect, 95% interval"]
+            tables.append(ShownTable(caption, columns, rows, frozenset({1, 2})))
+    return [table for table in tables if table.rows]

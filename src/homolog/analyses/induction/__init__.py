@@ -1,0 +1,68 @@
+"""How does each model repeat what it has seen: which parts carry, match and copy?
+
+Four sections of one measure: the result with the drawing of the circuits, on their own page and,
+as a summary, on that of the study; every experiment; and the methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from homolog.analyses.analysis import Analysis
+from homolog.analyses.induction.drawing import circuit_figure
+from homolog.analyses.induction.figures import experiment_figures
+from homolog.analyses.induction.records import TABLES, read_circuits
+from homolog.analyses.induction.summary import experiment_values, method_values, summary_values
+from homolog.analyses.records import StudyRecords
+from homolog.charts.figure import Figure
+
+FOLDER = Path(__file__).parent
+PAGE = "circuits.html"
+
+
+def _study_values(records: StudyRecords) -> Mapping[str, Any] | None:
+    circuits = read_circuits(records.path)
+    return None if circuits is None else summary_values(circuits) | {"elsewhere": PAGE}
+
+
+def _study_figures(records: StudyRecords) -> list[Figure | None]:
+    circuits = read_circuits(records.path)
+    return [] if circuits is None else [circuit_figure(circuits)]
+
+
+ANALYSIS = Analysis(
+    "induction",
+    "trace induction circuits",
+    tables=TABLES,
+    wanted=lambda recipe: recipe.circuits is not None,
+    page="circuits",
+    chapter="Result",
+    figures=lambda records: [circuit_figure(records)],
+    values=lambda records: summary_values(records) | {"elsewhere": None},
+    folder=FOLDER,
+)
+EXPERIMENTS = Analysis(
+    "induction experiments",
+    page="circuits",
+    chapter="Every experiment",
+    figures=experiment_figures,
+    values=experiment_values,
+    template=(FOLDER / "experiments.html.j2").read_text("utf-8"),
+)
+METHODS = Analysis(
+    "induction methods",
+    page="circuits",
+    chapter="Methods",
+    values=method_values,
+    template=(FOLDER / "methods.html.j2").read_text("utf-8"),
+)
+SUMMARY = Analysis(
+    "induction summary",
+    page="study",
+    chapter="Circuits",
+    figures=_study_figures,
+    values=_study_values,
+    folder=FOLDER,
+)

@@ -1,0 +1,157 @@
+"""The circuits of a run, as figures and sections read them: five tables, checked together.
+
+A model that cannot do the task has a row in `circuits` and none elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+
+from homolog.analyses.induction.words import CORRUPTION_WORDS, METRICS, place_of
+from homolog.analyses.records import Records, Row, run_of
+from homolog.charts.words import is_number, listed
+from homolog.errors import InputError
+from homolog.record.run_folder import RunFolder
+from homolog.record.table import Table
+from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES
+
+TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES)
+CARRIER, MATCHER, COPIER = "previous-token carrier", "matcher", "copier"
+ROLE_ORDER = (CARRIER, MATCHER, COPIER)
+"""The way of the information: the order of every table and figure."""
+
+
+@dataclass(frozen=True)
+class CircuitRecords(Records):
+    """What the page of the circuits says comes from here.  Models stand as in `circuits`."""
+
+    def table(self, table: Table) -> pl.DataFrame:
+        """All rows of a table; optional columns that it lacks are null."""
+        return table.read(self.folder.table(table.name))
+
+    @cached_property
+    def circuits(self) -> Sequence[Row]:
+        """The rows of the table of that name."""
+        return self.table(CIRCUITS).to_dicts()
+
+    @cached_property
+    def roles(self) -> Sequence[Row]:
+        """The rows of the table of that name."""
+        return self.table(ROLES).to_dicts()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models that the page is about."""
+        return tuple(row["model"] for row in self.circuits)
+
+    @property
+    def able(self) -> list[str]:
+        """Models that do the task, and so have a circuit."""
+        return [row["model"] for row in self.circuits if row["able"]]
+
+    def about(self, model: str) -> Row:
+        """The row of `circuits`."""
+        return next(row for row in self.circuits if row["model"] == model)
+
+    def parts(self, model: str, role: str) -> list[Row]:
+        """The rows of `roles` of a model and role: the strongest first."""
+        return [part for part in self.roles if (part["model"], part["role"]) == (model, role)]
+
+    @cached_property
+    def patches(self) -> Sequence[Row]:
+        """The rows of `effects`, one per patch.
+
+        The change of each metric of `METRICS` is in columns METRIC, METRIC_lo and METRIC_hi.
+        """
+        of_patch = ["model", "experiment", "corruption", "sender", "receiver", "position", "offset"]
+        changes = [
+            pl.col(f"change{end}").filter(metric=metric).first().alias(f"{metric}{end}")
+            for metric in METRICS
+            for end in ("", "_lo", "_hi")
+        ]
+        effects = self.table(EFFECTS).group_by(of_patch, maintain_order=True)
+        return effects.agg(changes).to_dicts()
+
+    def experiment(self, *names: str) -> list[Row]:
+        """The patches of these experiments in the order of the page: by model, then as named."""
+        chosen = [patch for patch in self.patches if patch["experiment"] in names]
+        return self.in_order(sorted(chosen, key=lambda patch: names.index(patch["experiment"])))
+
+    def in_order(self, rows: Iterable[Row]) -> list[Row]:
+        """Rows by model, those of a model by corruption, telling ones first; else as they are."""
+        corruptions, models = list(CORRUPTION_WORDS), self.names
+
+        def place(row: Row) -> tuple[int, int]:
+            known = row["corruption"] in corruptions
+            at = corruptions.index(row["corruption"]) if known else len(corruptions)
+            return models.index(row["model"]), at
+
+        return sorted(rows, key=place)
+
+    def patch(self, part: Row) -> Row | None:
+        """The patch that shows a part; None where there is none.
+
+        It is the first one with the same change of a sender of the same place, so that no
+        experiment needs a rule.
+        """
+        place = (part["model"], place_of(part["component"]), part["change"], part["change_lo"])
+        return self._patch_of.get(place)
+
+    @cached_property
+    def _patch_of(self) -> dict[tuple[object, ...], Row]:
+        change = ("logit_difference", "logit_difference_lo")
+        return {
+            (patch["model"], place_of(patch["sender"]), *(patch[end] for end in change)): patch
+            for patch in reversed(self.patches)
+        }
+
+
+def by_change(patches: Iterable[Row], metric: str = "logit_difference") -> list[Row]:
+    """The largest drop first; undefined changes last."""
+    return sorted(patches, key=lambda row: row[metric] if is_number(row[metric]) else math.inf)
+
+
+def grouped(rows: Iterable[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:
+    """Rows by their values in some columns, in the order in which these come."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return groups
+
+
+def read_circuits(path: Path | str) -> CircuitRecords | None:
+    """The circuits of the run folder at `path`; None where it has none.
+
+    InputError where run.json or some of the tables are missing or unreadable, or do not fit
+    together.
+    """
+    folder = RunFolder(Path(path))
+    missing = [table.file for table in TABLES if not folder.table(table.name).is_file()]
+    if len(missing) == len(TABLES):
+        return None
+    if missing:
+        raise InputError(
+            "run folder",
+            str(path),
+            f"the report of circuits needs all of their tables, and it lacks {listed(missing)}",
+            "Finish the run first: give the same command the same --out again.",
+        )
+    records = CircuitRecords(Path(path), run_of(folder))
+    if not records.names or len(set(records.names)) < len(records.names):
+        raise _damaged(folder, CIRCUITS, "it has one row per model")
+    for table in TABLES:
+        if strangers := set(records.table(table)["model"]) - set(records.names):
+            own = f"its models are those of {CIRCUITS.file}, not {listed(sorted(strangers))}"
+            raise _damaged(folder, table, own)
+    return records
+
+
+def _damaged(folder: RunFolder, table: Table, requirement: str) -> InputError:
+    remedy = "It is damaged, or comes from another version: run again into a new --out."
+    return InputError("table", str(folder.table(table.name)), requirement, remedy)

@@ -1,0 +1,75 @@
+"""Charts of what patches change, with a switch between the metrics; files show the first."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import altair as alt
+
+from homolog.analyses.induction.records import by_change, grouped
+from homolog.analyses.induction.words import METRIC_WORDS, METRICS
+from homolog.charts import theme
+from homolog.charts.figure import Figure, Rows, finish, panels, tips
+from homolog.charts.words import number
+
+SHOWN = "shown"  # the metric on show, a parameter of the figure
+ZERO = alt.Chart().mark_rule(tooltip=False).encode(y=alt.datum(0))
+CHANGE = alt.Y("value:Q", title="change", axis=alt.Axis(tickCount=5))
+
+
+def significant(value: float | None) -> float | None:
+    """A number of four significant digits; None when it is missing or undefined."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
+
+
+def switched(
+    name: str,
+    title: str,
+    read: str,
+    alt_text: str,
+    *,
+    layers: list[Any],
+    rows: Rows,
+    height: int,
+    place: str = "sender",
+) -> Figure:
+    """A figure of layers that draw the fields value, low and high: of the metric on show.
+
+    place: field of the rows that names where they were patched.
+    """
+    labels = [METRIC_WORDS[metric] for metric in METRICS]
+    radio = alt.binding_radio(options=list(METRICS), labels=labels, name="Show: ")
+    chart = panels(layers, rows, height=height).transform_calculate(
+        value=f"datum[{SHOWN}]", low=f"datum[{SHOWN} + '_lo']", high=f"datum[{SHOWN} + '_hi']"
+    )
+    chart = chart.add_params(alt.param(SHOWN, value=METRICS[0], bind=radio))
+    return Figure(
+        name,
+        title,
+        f"{read} The switch shows the same patches by another metric.",
+        f"{alt_text} Largest drop: {_strongest(rows, place)}.",
+        finish(chart, rows, axes=58),
+    )
+
+
+def _strongest(rows: Rows, place: str) -> str:
+    """The largest drop of each panel."""
+    largest = [(panel, by_change(own)[0]) for (panel,), own in grouped(rows, "panel").items()]
+    return "; ".join(
+        f"{panel}: {row[place]} {number(row['logit_difference'])}"
+        for panel, row in largest
+        if row["logit_difference"] is not None
+    )
+
+
+def change_tips(*place: tuple[str, str, str]) -> list[alt.Tooltip]:
+    """What a mark says: where it is, then every metric."""
+    metrics = [(metric, METRIC_WORDS[metric], "+.3f") for metric in METRICS]
+    return tips(*place, *metrics, ("low", "shown, from", "+.3f"), ("high", "to", "+.3f"))
+
+
+def whiskers(*encodings: Any) -> alt.Chart:
+    """The intervals of bars or points, in the place that the encodings give."""
+    rule = alt.Chart().mark_rule(strokeWidth=1.4, color=theme.INK[0], tooltip=False)
+    return rule.encode(*encodings, alt.Y("low:Q"), alt.Y2("high:Q"))

@@ -1,0 +1,147 @@
+"""The Off-by-One test: where around B the drop lies, beside its null and its prediction."""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from homolog.analyses.induction.records import CircuitRecords
+from homolog.analyses.induction.switch import ZERO, significant, whiskers
+from homolog.analyses.induction.words import interval_words, offset_words, verdict_words
+from homolog.charts import theme
+from homolog.charts.figure import SHARE_AXIS, Figure, Rows, finish, panels, tips
+from homolog.charts.shown_table import ShownTable
+from homolog.charts.words import percent
+from homolog.record.comparisons import MAIN, NEURONS
+from homolog.record.tables import OFFSETS
+
+CARRIES = 0.1  # of a model's whole drop: what a place must carry for a panel of its own
+MOST_PLACES = 4
+
+
+def offset_profiles(records: CircuitRecords) -> Rows:
+    """One row per offset, for the places that carry most of each model's drop.
+
+    share, low, high, null_low, null_high, predicted (None where nothing is): of the place's whole
+    drop, the sum of what is above zero.
+    """
+    drop = pl.col("effect").clip(0).sum()
+    rows: Rows = []
+    for model in records.able:
+        own = records.table(OFFSETS).filter(model=model)
+        whole = own.select(drop).item()
+        places = own.group_by("place", maintain_order=True).agg(drop.alias("drop"))
+        places = places.filter(pl.col("drop") > 0, pl.col("drop") >= CARRIES * whole)
+        places = places.sort("drop", descending=True, maintain_order=True).head(MOST_PLACES)
+        for place, total in places.iter_rows():
+            profile = (
+                own.filter(place=place)
+                .sort("offset")
+                .select(
+                    "offset",
+                    "effect",
+                    share=pl.col("effect") / total,
+                    low=pl.col("effect_lo") / total,
+                    high=pl.col("effect_hi") / total,
+                    null_low=pl.col("null_lo") / total,
+                    null_high=pl.col("null_hi") / total,
+                    predicted="predicted_share",
+                    of_model=pl.lit(total / whole),
+                )
+            )
+            rows += [
+                {"panel": f"{model}: {_place_words(place)}", "offset": row.pop("offset")}
+                | {name: significant(value) for name, value in row.items()}
+                for row in profile.iter_rows(named=True)
+            ]
+    return rows
+
+
+def _place_words(place: str) -> str:
+    """A place of the test: "writes of block 5" for "write.5", "what head 2.3 reads" for "z.2.3"."""
+    kind, _, where = place.partition(".")
+    return f"writes of block {where}" if kind == "write" else f"what head {where} reads"
+
+
+def offset_figure(records: CircuitRecords) -> Figure | None:
+    """The test of each model that does the task."""
+    rows = offset_profiles(records)
+    if not rows:
+        return None
+    predicted = any(row["predicted"] is not None for row in rows)
+    said = "; ".join(f"{model}: {verdict_words(records.about(model))}" for model in records.able)
+    return Figure(
+        "offsets",
+        "Off by one?",
+        "Which position carries B? Each bar patches one position after B, in prompts with another "
+        "B, in the blocks (or the head) that carry most of the drop; the grey band is the same "
+        "around a token that nothing depends on."
+        + (
+            " Diamonds are what the convolution\u2019s weights alone would spread."
+            if predicted
+            else ""
+        ),
+        f"Bars of the share of the drop of the logit difference by offset from B. {said}.",
+        finish(panels(_layers(predicted), rows, height=190), rows, axes=58),
+    )
+
+
+def _layers(predicted: bool) -> list[alt.Chart]:
+    """Bars with their intervals, the band of the null, and diamonds of the prediction."""
+    label = "datum.value == 0 ? 'B' : 'B' + format(datum.value, '+d')"
+    axis = alt.Axis(labelAngle=0, grid=False, ticks=False, labelExpr=label)
+    x = alt.X("offset:O", title="offset from B", axis=axis)
+    y = alt.Y("share:Q", title="share of the drop", axis=SHARE_AXIS)
+    hues = {
+        "measured": theme.comparison_colour(MAIN.name),
+        "null: around an unrelated token": theme.MUTED[0],
+        "predicted by the convolution alone": theme.comparison_colour(NEURONS.name),
+    }
+    measured, null, guess = hues
+    names = list(hues) if predicted else [measured, null]
+    scale = alt.Scale(domain=names, range=[hues[name] for name in names])
+    colour = alt.Color("series:N", scale=scale, legend=alt.Legend(title=None, columns=3))
+    tip = tips(
+        ("offset", "offset", ""),
+        ("effect", "drop of the logit difference", ".3f"),
+        ("share", "share of the drop", ".1%"),
+        ("predicted", "predicted share", ".1%"),
+        ("of_model", "of the model\u2019s whole drop", ".0%"),
+    )
+
+    def series(name: str) -> alt.Chart:
+        return alt.Chart().transform_calculate(series=f"'{name}'")
+
+    bars = series(measured).mark_bar(opacity=0.85).encode(x, y, colour, tooltip=tip)
+    band = series(null).mark_bar(opacity=0.55, tooltip=False)
+    diamonds = series(guess).transform_filter("isValid(datum.predicted)")
+    diamonds = diamonds.mark_point(shape="diamond", size=75, opacity=1)
+    return [
+        ZERO,
+        bars,
+        whiskers(x),
+        band.encode(x, alt.Y("null_low:Q"), alt.Y2("null_high:Q"), colour),
+        diamonds.encode(x, alt.Y("predicted:Q"), colour, tooltip=tip),
+    ]
+
+
+def offset_table(records: CircuitRecords) -> ShownTable:
+    """The verdicts."""
+    columns = [
+        "Model",
+        "Verdict",
+        "Certainty",
+        "Centre of mass, 95% interval",
+        "Predicted by the convolution",
+    ]
+    rows = [
+        [
+            row["model"],
+            verdict_words(row),
+            percent(row["certainty"]),
+            interval_words(row, "centre"),
+            offset_words(row["predicted_offset"]),
+        ]
+        for row in map(records.about, records.able)
+    ]
+    return ShownTable("Off by one: the verdicts", columns, rows, frozenset({2, 3, 4}))

@@ -1,0 +1,54 @@
+"""The sections about circuits as text, rendered as a page renders them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from tests.report.pages import Text
+
+from homolog.analyses import ANALYSES
+from homolog.analyses.analysis import Page
+from homolog.analyses.induction.records import CircuitRecords, read_circuits
+from homolog.analyses.records import Records
+from homolog.charts import words
+from homolog.report.chapters import Body, body
+from homolog.report.templating import environment
+
+
+def circuits(path: Path) -> CircuitRecords:
+    """The circuits of a run that has some."""
+    records = read_circuits(path)
+    assert records is not None
+    return records
+
+
+def circuit_page(path: Path) -> Body:
+    """What the page of the circuits of a run says and draws."""
+    return rendered("circuits", circuits(path))
+
+
+def rendered(page: Page, records: Records) -> Body:
+    """What the analyses say of these records."""
+    pages = environment()
+    numbers = {"percent": words.percent, "number": words.number, "level": words.level}
+    filters = numbers | {"listed": words.listed, "named": Markup.escape}
+    pages.filters = filters | pages.filters
+    return body(ANALYSES, {page: records}, pages)
+
+
+def texts(page: Body) -> dict[str, str]:
+    """The visible words of each chapter."""
+    said = {}
+    for chapter in page.chapters:
+        reader = Text()
+        reader.feed(chapter.body)
+        said[chapter.title] = re.sub(r" (?=[.,;:?])", "", " ".join(" ".join(reader.words).split()))
+    return said
+
+
+def figures(page: Body) -> dict[str, Any]:
+    """The figures by name."""
+    return {figure.name: figure for figure in page.figures}
