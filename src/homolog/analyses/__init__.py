@@ -5,13 +5,32 @@
 
 from __future__ import annotations
 
+from homolog.analyses import (
+    causal,
+    exclusive,
+    features,
+    left_context,
+    ratings,
+    relation,
+    scatter,
+    transplant,
+)
 from homolog.analyses.analysis import Analysis
 
-ANALYSES: list[Analysis] = []
+ANALYSES: list[Analysis] = [
+    left_context.ANALYSIS,
+    features.ANALYSIS,
+    scatter.ANALYSIS,
+    relation.ANALYSIS,
+    causal.ANALYSIS,
+    exclusive.ANALYSIS,
+    transplant.ANALYSIS,
+    ratings.ANALYSIS,
+]
 
 
 def register(analysis: Analysis) -> None:
-    """Add an analysis to every study and report from now on.  ValueError where its name is taken."""
+    """Add an analysis to every study and report from now on.  ValueError if its name is taken."""
     if any(known.name == analysis.name for known in ANALYSES):
         raise ValueError(f"an analysis named {analysis.name!r} is there already")
     ANALYSES.append(analysis)

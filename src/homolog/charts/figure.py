@@ -7,6 +7,7 @@ aggregated rows, the theme and, in `usermeta`, what the page's script needs to f
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,3 +103,8 @@ def expression_text(text: str) -> str:
 def seen(rows: Rows) -> list[str]:
     """The comparisons in the rows, in order of appearance."""
     return list(dict.fromkeys(row["comparison"] for row in rows))
+
+
+def significant(value: float | None) -> float | None:
+    """Four significant digits, for numbers of any size; None where undefined."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")

@@ -68,8 +68,12 @@ class Side:
     @property
     def words(self) -> str:
         """For people and files: "mamba-s0", "mamba-s0@seed1"."""
-        plain = self.label in (MAIN_LABEL, NEURON)
-        return self.model.name if plain else f"{self.model.name}@{self.label}"
+        return side_words(self.model.name, self.label)
+
+
+def side_words(model: str, label: str) -> str:
+    """A model through its dictionaries of a label: "mamba-s0", "mamba-s0@seed1"."""
+    return model if label in (MAIN_LABEL, NEURON) else f"{model}@{label}"
 
 
 Pair = tuple[Side, Side]
