@@ -22,7 +22,13 @@ from measuring import busy, machine, peak_beyond
 from skewed import skewed_features
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from homolog.analyses.meaning import consistency, examples, nearest, promoted, token_statistics
+from homolog.analyses.features.measure import (
+    consistency,
+    examples,
+    nearest,
+    promoted,
+    token_statistics,
+)
 from homolog.corpus import TokenWindows
 from homolog.features import SparseFeatures
 from homolog.models.gpt_neox import GPTNeoX

@@ -33,7 +33,7 @@ SOURCE_FILE = (".py", ".md", ".toml", ".j2", ".csv", ".svg")
 NOT_OF_THE_PROJECT = {
     r"(RUN|runs)/.*": "in a run folder",
     r"report/(index\.html|figures/.*|explorer/index\.html)": "in a run folder",
-    r"(cache|columns|contexts|features|judge|pairs|saes|wandb)/": "in a run folder",
+    r"(cache|columns|contexts|features|pairs|ratings|saes|wandb)/": "in a run folder",
     r"(config|mine|my-recipe)\..*": "the reader's own file",
 }
 """Patterns of paths that are none of the project's, with where they are."""

@@ -67,7 +67,7 @@ GOOD = """\
 next: `runs/demo/report/index.html`, `tests/test_docs.py`, `models/`, `MODEL/LAYER.json`,
 [here](docs/formats.md#run-folder), [up](#a-page-with-matchingpearsonpy).
 
-    OPENAI_API_KEY=... homolog judge runs/demo --llm URL MODEL --features 200     # a comment
+    OPENAI_API_KEY=... homolog rate runs/demo --llm URL MODEL --features 200     # a comment
     homolog sae train MODEL --kind topk \\
         --k 32
 

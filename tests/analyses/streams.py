@@ -25,7 +25,7 @@ def windows_of(
 
 
 def features_of(values: np.ndarray, windows: TokenWindows) -> SparseFeatures:
-    """Features on these windows: values (windows, context, features), or (kept tokens, features)."""
+    """Features on these windows: values (windows, context, features) or (kept tokens, features)."""
     rows = values[windows.mask] if values.ndim == 3 else values
     matrix = scipy.sparse.csr_array(np.asarray(rows, np.float32))
     return SparseFeatures(matrix, windows.hash, windows.token_document, "model", 2)

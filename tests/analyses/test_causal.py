@@ -11,18 +11,11 @@ import torch
 from scipy.sparse import csr_array
 
 from homolog import Add, load
-from homolog.analyses.causal.measure import (
-    PAIRS_SCHEMA,
-    PROBES_SCHEMA,
-    SHARES_SCHEMA,
-    Subject,
-    agreement,
-    causal_shares,
-    causal_words,
-    choose_pairs,
-    measure_effects,
-)
-from homolog.analyses.meaning.left_context import place_of
+from homolog.analyses.causal.agreement import agreement
+from homolog.analyses.causal.effects import ProbedModel, measure_effects
+from homolog.analyses.causal.pairs import PAIRS_SCHEMA, PROBES_SCHEMA, choose_pairs
+from homolog.analyses.causal.shares import SHARES_SCHEMA, causal_shares, causal_words
+from homolog.analyses.stream import place_of
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import SparseAutoencoder
 from homolog.errors import InputError
@@ -97,11 +90,11 @@ def test_two_architectures_that_write_the_same_tokens_are_alike_and_others_are_n
         positions=6,
     )
     assert pairs["matched"].sum() == F
-    subjects = (
-        Subject(a, {last_a: writing(saying(a, said))}),
-        Subject(b, {last_b: writing(saying(b, other))}),
+    probed = (
+        ProbedModel(a, {last_a: writing(saying(a, said))}),
+        ProbedModel(b, {last_b: writing(saying(b, other))}),
     )
-    effects = measure_effects(pairs, probes, windows, *subjects)
+    effects = measure_effects(pairs, probes, windows, *probed)
     table = agreement(pairs, effects)
     matched = table.filter("matched").sort("feature")
     steered, ablated = (
@@ -137,16 +130,9 @@ def test_moments_are_those_of_single_runs_with_an_edit():
         n_pairs=2,
         positions=2,
     )
-    seen = []
-    effects = measure_effects(
-        pairs,
-        probes,
-        windows,
-        Subject(a, {1: made[0]}),
-        Subject(b, {layers[1]: made[1]}),
-        advance=seen.append,
-    )
-    assert sum(seen) == len(probes) == len(effects) == 4 * 4
+    probed = ProbedModel(a, {1: made[0]}), ProbedModel(b, {layers[1]: made[1]})
+    effects = measure_effects(pairs, probes, windows, *probed)
+    assert len(probes) == len(effects) == 4 * 4
     for row in effects.join(pairs, on=["pair", "matched"]).iter_rows(named=True):
         (w,), (p,) = place_of(windows, np.array([row["row"]]))
         tokens = torch.from_numpy(windows.tokens[[w]]).long()
@@ -308,7 +294,9 @@ def test_a_study_without_homologs_has_no_pairs_and_no_share():
     pairs, probes = choose_pairs(none, "A", "B", lambda _: fires, lambda _: fires)
     assert pairs.is_empty() and probes.is_empty()
     model = load("zoo:transformer-s0")
-    effects = measure_effects(pairs, probes, windows, Subject(model, {}), Subject(model, {}))
+    effects = measure_effects(
+        pairs, probes, windows, ProbedModel(model, {}), ProbedModel(model, {})
+    )
     shares = causal_shares(agreement(pairs, effects))
     assert (
         shares["n"].sum() == 0

@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 from tests.analyses.streams import features_of, random_features, random_stream, windows_of
 
-from homolog.analyses.meaning import consistency, example_kernels
-from homolog.analyses.meaning.consistency import BEFORE, REFERENCE, SAMPLE, inverse_frequency
-from homolog.analyses.meaning.consistency_kernels import draw
-from homolog.analyses.meaning.example_kernels import column_blocks
+from homolog.analyses.features.measure import consistency, example_kernels
+from homolog.analyses.features.measure.consistency import (
+    BEFORE,
+    REFERENCE,
+    SAMPLE,
+    inverse_frequency,
+)
+from homolog.analyses.features.measure.consistency_kernels import draw
+from homolog.analyses.features.measure.example_kernels import column_blocks
 from homolog.corpus import TokenWindows
 from homolog.errors import InputError
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import homolog
-from homolog.analyses.meaning import nearest, promoted
+from homolog.analyses.features.measure import nearest, promoted
 from homolog.errors import InputError
 
-DIRECTIONS = importlib.import_module("homolog.analyses.meaning.directions")
+DIRECTIONS = importlib.import_module("homolog.analyses.features.measure.directions")
 NAMES = ("zoo:transformer-s0", "zoo:mamba-s0")
 
 

@@ -1,4 +1,4 @@
-"""Examples are the highest activations, distinct, and draws from bands of the feature's own values."""
+"""Examples are the highest activations, distinct, and draws from bands of its own values."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from tests.analyses.streams import features_of, random_features, random_stream, windows_of
 
-from homolog.analyses.meaning import example_kernels, examples
-from homolog.analyses.meaning.example_kernels import column_blocks
+from homolog.analyses.features.measure import example_kernels, examples
+from homolog.analyses.features.measure.example_kernels import column_blocks
 from homolog.corpus import TokenWindows
 from homolog.errors import InputError
 from homolog.features import SparseFeatures

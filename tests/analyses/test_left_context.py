@@ -1,4 +1,4 @@
-"""How much context features need: a GPT-2 set by hand, slow recomputation, covers, curves by hand."""
+"""Context that features need: a GPT-2 set by hand, slow recomputation, covers, curves by hand."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from scipy.sparse import csr_array
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from homolog import load
-from homolog.analyses.meaning.left_context import (
+from homolog.analyses.left_context.measure import (
     CONTEXT_SCHEMA,
-    choose_rows,
     context_tokens,
-    cut_sizes,
     donors,
     left_context,
-    place_of,
-    tokens_to_run,
 )
+from homolog.analyses.left_context.rows import choose_rows, cut_sizes, tokens_to_run
+from homolog.analyses.stream import place_of
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import SparseAutoencoder
 from homolog.errors import InputError
@@ -129,7 +127,7 @@ def test_a_feature_of_the_current_token_needs_one_and_one_of_the_token_three_bac
 
 
 @pytest.mark.parametrize("name", ["zoo:transformer-s0", "zoo:mamba-s0"])
-def test_each_position_and_size_run_alone_gives_the_same(name):
+def test_each_position_and_size_run_alone_gives_the_same(name, monkeypatch):
     model, windows = load(name), random_windows(5, 40, 500, 2)
     layers = [0, model.n_layers - 1]
     saes = {}
@@ -143,9 +141,16 @@ def test_each_position_and_size_run_alone_gives_the_same(name):
         )
     matrices = {layer: encoded(model, windows, saes[layer], layer) for layer in layers}
     rows = np.array([0, 19, 41, 117])
-    seen = []
-    table = left_context(model, windows, rows, saes, matrices.__getitem__, advance=seen.append)
-    assert sum(seen) == tokens_to_run(windows, rows)
+    with monkeypatch.context() as patch:
+        seen, run = [], model.run
+
+        def counted(tokens, **more):
+            seen.append(tokens.numel())
+            return run(tokens, **more)
+
+        patch.setattr(model, "run", counted)
+        table = left_context(model, windows, rows, saes, matrices.__getitem__)
+    assert sum(seen) == tokens_to_run(windows, rows).sum()
     window, position = place_of(windows, rows)
     for layer in layers:
         reference = matrices[layer][rows].toarray().astype(np.float64)
@@ -216,7 +221,7 @@ def test_the_cover_serves_every_alive_feature_with_few_rows():
     assert late.mean() > 0.8
     assert np.array_equal(rows, choose_rows(layers.__getitem__, [0, 1], windows, per_feature=3))
     few = choose_rows(layers.__getitem__, [0, 1], windows, per_feature=3, most_tokens=3000)
-    assert set(few) < set(rows) and 2700 < tokens_to_run(windows, few) <= 3000
+    assert set(few) < set(rows) and 2700 < tokens_to_run(windows, few).sum() <= 3000
 
 
 def test_a_stream_of_other_windows_is_refused():

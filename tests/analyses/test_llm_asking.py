@@ -13,7 +13,7 @@ import pytest
 from tests.analyses.chat import ChatServer, chat_server
 from tests.processes import HANGS
 
-from homolog.analyses.explanations.asking import (
+from homolog.analyses.ratings.asking import (
     KEY_VARIABLE,
     Budget,
     Endpoint,

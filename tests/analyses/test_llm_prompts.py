@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from homolog.analyses.explanations import prompts
-from homolog.analyses.explanations.prompts import (
+from homolog.analyses.ratings import prompts
+from homolog.analyses.ratings.prompts import (
     Context,
     Explanation,
     read_detection,

@@ -9,13 +9,10 @@ import polars as pl
 import pytest
 from scipy.stats import spearmanr
 
-from homolog.analyses.meaning.relation import (
-    CURVE_SCHEMA,
-    RELATION_SCHEMA,
-    rank_correlation,
-    relate,
-)
+from homolog.analyses.relation.measure import rank_correlation, relate
 from homolog.errors import InputError
+from homolog.record.comparisons import MAIN_LABEL
+from homolog.record.tables import CURVES, RELATION
 
 
 def frame(
@@ -30,6 +27,7 @@ def frame(
             "comparison": "main",
             "model": "A",
             "best_model": "B",
+            "best_label": MAIN_LABEL,
             "layer": np.arange(n) % 4,
             "feature": np.arange(n) // 4,
             "freq": freq,
@@ -88,7 +86,7 @@ def test_tables_have_each_direction_and_leave_out_what_is_not_defined():
         complexity=pl.lit(None, pl.Int8)
     )
     relation, curve = relate(matches, features, bins=(0, 0.5, 1), resamples=20)
-    assert dict(relation.schema) == RELATION_SCHEMA and dict(curve.schema) == CURVE_SCHEMA
+    assert dict(relation.schema) == RELATION.schema and dict(curve.schema) == CURVES.schema
     assert relation.select("comparison", "of", "measure", "n").rows() == [
         ("main", "r", "token_entropy", 400),
         ("main", "excess", "token_entropy", 360),

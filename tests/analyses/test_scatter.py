@@ -1,6 +1,4 @@
-"""Points of a pair: the union of firings, drawn when there are many, values read from both
-matrices.
-"""
+"""Points of a pair: the union of firings, drawn when many, with values from both matrices."""
 
 from __future__ import annotations
 
@@ -8,8 +6,9 @@ import numpy as np
 import polars as pl
 import scipy.sparse
 
-from homolog.analyses.meaning.scatter import SCATTER_SCHEMA, scatter
+from homolog.analyses.scatter.measure import scatter
 from homolog.features import SparseFeatures
+from homolog.record.tables import SCATTER
 
 
 def features(values: np.ndarray, name: str, layer: int) -> SparseFeatures:
@@ -29,7 +28,7 @@ def test_few_points_are_all_there_in_the_order_of_the_stream():
     found = scatter(
         own, matches([(0, "B", 1, 0), (1, "B", -1, -1)]), lambda model, layer: other[model, layer]
     )
-    assert dict(found.schema) == SCATTER_SCHEMA
+    assert dict(found.schema) == SCATTER.schema
     assert found.rows() == [(0, "B", [0.0, 2.0, 3.0], [5.0, 0.0, 7.0])]
 
 

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 from tests.analyses.streams import features_of, random_features, random_stream, windows_of
 
-from homolog.analyses.meaning import example_kernels, token_statistics
-from homolog.analyses.meaning.token_statistics import halves
+from homolog.analyses.features.measure import example_kernels, token_statistics
+from homolog.analyses.features.measure.token_statistics import halves
 from homolog.corpus import TokenWindows
 from homolog.errors import InputError
 from homolog.features import SparseFeatures

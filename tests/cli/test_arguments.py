@@ -25,7 +25,7 @@ WITH_A_PATH = [
     (["figures"], "argument"),
     (["figures", "run", "--out"], "--out"),
     (["neuronpedia", "run", "--creator", "c", "--release", "r", "--out"], "--out"),
-    (["judge", "run", "--llm", "http://localhost/v1"], "argument"),
+    (["rate", "run", "--llm", "http://localhost/v1"], "argument"),
     (["sae", "train"], "argument"),
     (["sae", "train", "zoo:mamba-s0", "--text"], "--text"),
     (["sae", "train", "zoo:mamba-s0", "--tensorboard"], "--tensorboard"),

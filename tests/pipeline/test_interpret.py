@@ -15,8 +15,8 @@ from tests.processes import HANGS
 
 from homolog import Study
 from homolog.analyses.causal.measure import causal_words
-from homolog.analyses.explanations import Budget, Endpoint
-from homolog.analyses.meaning.relation import RELATION_SCHEMA
+from homolog.analyses.ratings import Budget, Endpoint
+from homolog.analyses.relation.measure import RELATION_SCHEMA
 from homolog.errors import InputError
 from homolog.pipeline.judging import judge_run
 from homolog.pipeline.recipes import parse_recipe

@@ -26,8 +26,10 @@ import polars as pl
 from homolog.analyses.material import Material
 from homolog.analyses.records import Records
 from homolog.charts.figure import Figure
+from homolog.record.comparisons import MAIN
 from homolog.record.recipe import Recipe
 from homolog.record.table import Table
+from homolog.record.tables import MATCHES
 
 Unit = tuple[Any, ...]
 """What one task is about, as values for messages and file names: ("mamba-s0", 3)."""
@@ -92,6 +94,16 @@ class Analysis:
         return [figure for figure in self.figures(records) if figure is not None]
 
 
+def interpreted(setting: str = "") -> Callable[[Any], bool]:
+    """Whether a recipe asks what features mean and this setting of [interpretation] is not 0."""
+
+    def wanted(recipe: Any) -> bool:
+        table = getattr(recipe, "interpretation", None)  # which recipes of circuits do not have
+        return table is not None and (not setting or bool(getattr(table, setting)))
+
+    return wanted
+
+
 def whole(material: Material) -> list[Unit]:
     """One task about everything."""
     return [()]
@@ -112,5 +124,13 @@ def each_layer(material: Material) -> list[Unit]:
 
 
 def each_direction(material: Material) -> list[Unit]:
-    """A task for each ordered pair of compared models: (name, name)."""
-    return list(itertools.permutations([model.name for model in material.compared], 2))
+    """A task for each ordered pair of compared models, in the order of names: (name, name)."""
+    return sorted(itertools.permutations([model.name for model in material.compared], 2))
+
+
+def each_direction_with_homologs(material: Material) -> list[Unit]:
+    """Those of them whose first model has a feature with a homolog in the second."""
+    columns = ["comparison", "model", "best_model", "homolog"]
+    matches = MATCHES.read(material.run.table(MATCHES), columns).filter("homolog")
+    known = set(matches.filter(comparison=MAIN.name).select("model", "best_model").iter_rows())
+    return [pair for pair in each_direction(material) if pair in known]

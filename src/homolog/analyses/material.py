@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from homolog.dictionaries import SparseAutoencoder
     from homolog.features import SparseFeatures
     from homolog.models import LanguageModel
+    from homolog.record.recipe import Interpretation
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,19 @@ class Material:
         """Root of every random choice."""
         return self.recipe.run.seed
 
+    @property
+    def interpretation(self) -> Interpretation:
+        """The recipe's table of that name, for analyses that are wanted only where it is there."""
+        assert self.recipe.interpretation is not None
+        return self.recipe.interpretation
+
     def n_layers(self, model: str) -> int:
         """Blocks of a model, as the run knows them."""
         return int(self.run.facts(f"dictionaries {model}")["model"]["n_layers"])
+
+    def n_documents(self, use: str) -> int:
+        """Documents in the text for a use, as the run knows it from its beginning."""
+        return int(self.run.record["corpus"][f"{use}_documents"])
 
     def table(self, table: Table) -> pl.DataFrame:
         """A table of the run; InputError where it is missing or damaged."""

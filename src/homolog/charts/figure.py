@@ -121,3 +121,8 @@ def quoted(text: str) -> str:
 def seen(rows: Rows) -> list[str]:
     """The comparisons in the rows, in order of appearance."""
     return list(dict.fromkeys(row["comparison"] for row in rows))
+
+
+def significant(value: float | None) -> float | None:
+    """Four significant digits, for numbers of any size; None where undefined."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")

@@ -165,7 +165,7 @@ def neuronpedia(
 
 
 @app.command()
-def judge(
+def rate(
     path: RunArgument,
     llm: Annotated[
         tuple[str, str],
@@ -174,7 +174,7 @@ def judge(
         ),
     ],
     features: Annotated[
-        int, typer.Option("--features", min=1, help="Features of each model that are judged.")
+        int, typer.Option("--features", min=1, help="Features of each model that are rated.")
     ] = 200,
     requests: Annotated[
         int | None, typer.Option("--requests", min=1, help="Most requests.", show_default=False)
@@ -191,12 +191,12 @@ def judge(
     quiet: Quiet = False,
 ) -> None:
     """Let a language model explain and rate features; its key comes from OPENAI_API_KEY."""
-    from homolog.analyses.explanations import Budget, Endpoint
-    from homolog.pipeline.judging import judge_run
+    from homolog.analyses.ratings import Budget, Endpoint
+    from homolog.pipeline.rate import rate_run
     from homolog.progress import make_progress
 
     endpoint, budget = Endpoint(*llm, concurrency=concurrency), Budget(requests, tokens)
-    page = judge_run(path, endpoint, features, budget, make_progress(quiet), typer.echo, seed=seed)
+    page = rate_run(path, endpoint, features, budget, make_progress(quiet), typer.echo, seed=seed)
     typer.echo(f"Report: {page}")
 
 

@@ -201,6 +201,14 @@ FEATURES = _table(
     top_tokens=(TEXTS, "tokens with the most summed activation"),
     context_tokens=_maybe(F32, "left context it needs, in tokens"),
 )
+LEFT_CONTEXT = _table(
+    "left_context",
+    "feature of a compared model's main dictionaries",
+    **_FEATURE,
+    n_positions=(I32, "places where it was measured"),
+    context_tokens=(F32, "left context it needs, in tokens; NaN without such places"),
+    kept=(NUMBERS, "share of its activation that the last 1, 2, 4, ... tokens keep"),
+)
 CONTEXTS = _table_per_layer(
     "contexts",
     "example of a feature",
@@ -499,6 +507,7 @@ TABLES = (
     SHARED,
     VARIANCE,
     FEATURES,
+    LEFT_CONTEXT,
     CONTEXTS,
     SCATTER,
     RELATION,

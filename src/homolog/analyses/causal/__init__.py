@@ -1,0 +1,47 @@
+"""Do matched features do the same?
+
+Each is ablated and steered in its own model, and the effects on the next token are compared:
+
+    pairs       matched features and their controls, and the tokens where to intervene
+    effects     how the two models' next-token distributions change there, together
+    agreement   the correlation of both changes over the tokens of a pair
+    shares      how many matched pairs agree more than their controls do
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from homolog.analyses.analysis import Analysis, Tables, each_direction_with_homologs, interpreted
+from homolog.analyses.causal.figures import figures, values
+from homolog.analyses.material import Material
+from homolog.record.tables import CAUSAL, CAUSAL_SHARES, MATCHES
+
+
+def _measure(material: Material, model: str, best_model: str) -> Tables:
+    from homolog.analyses.causal.measure import measure_pair
+
+    return measure_pair(material, model, best_model)
+
+
+def _says(material: Material) -> list[dict[str, Any]]:
+    from homolog.analyses.causal.shares import causal_words
+
+    return causal_words(material.table(CAUSAL_SHARES))
+
+
+ANALYSIS = Analysis(
+    name="causal",
+    title="ablate and steer matched features",
+    tables=(CAUSAL, CAUSAL_SHARES),
+    reads=(MATCHES,),
+    wanted=interpreted("causal_pairs"),
+    units=each_direction_with_homologs,
+    measure=_measure,
+    says=_says,
+    chapter="Meaning",
+    figures=figures,
+    values=values,
+    folder=Path(__file__).parent,
+)

@@ -1,21 +1,20 @@
-"""Transplants: residuals of one model, mapped into the other's space, read by the other's
-dictionary.
+"""Residuals of one model, mapped into the other's space, read by the other's dictionary.
 
 X (tokens, d_source) and Y (tokens, d_target) are the residual streams after a block of each model
 on the same tokens. On half of the documents a map y' = x M + c is fitted, in two ways, from means
 and scatter matrices alone:
 
-    orthogonal   M = s Q,  Q = U V' of the singular value decomposition U S V' of S_xy [Schoenemann 1966],
-                 s = tr(S) / tr(Q' S_xx Q): rotation, reflection and one scale
+    orthogonal   M = s Q,  Q = U V' of the singular value decomposition U S V' of S_xy
+                 [Schoenemann 1966],  s = tr(S) / tr(Q' S_xx Q): rotation, reflection, one scale
     affine       M = (S_xx + ridge tr(S_xx) / d I)^-1 S_xy: least squares
 
 and on the other half, with D(.) the target's dictionary (encode, then decode) and |.|^2 summed over
 tokens:
 
-    r2             1 - |Y - Y'|^2    / |Y - mean(Y)|^2       how well the residual itself is predicted
-    ev_own         1 - |Y - D(Y)|^2  / |Y - mean(Y)|^2       the dictionary on its own residuals: what can be reached
-    ev_transplant  1 - |Y - D(Y')|^2 / |Y - mean(Y)|^2       what the dictionary rebuilds of Y when it reads the source
-    ev_mapped      1 - |Y' - D(Y')|^2 / |Y' - mean(Y')|^2    how far mapped residuals are made of the target's features
+    r2             1 - |Y - Y'|^2    / |Y - mean(Y)|^2      how well the residual is predicted
+    ev_own         1 - |Y - D(Y)|^2  / |Y - mean(Y)|^2      the dictionary on its own residuals
+    ev_transplant  1 - |Y - D(Y')|^2 / |Y - mean(Y)|^2      what it rebuilds of Y from the source
+    ev_mapped      1 - |Y' - D(Y')|^2 / |Y' - mean(Y')|^2   how far Y' is made of its features
 
 ev_transplant is at most about r2, for D cannot know what the map lost; ev_mapped can be high for a
 map that loses much.  Where d_source > d_target, Q has orthonormal columns and maximises tr(Q'
@@ -36,25 +35,55 @@ import torch
 from jaxtyping import Float
 from scipy.sparse import csr_array
 
-from homolog.analyses.exclusive.measure import split_documents
+from homolog.analyses.analysis import Tables
+from homolog.analyses.material import Material
+from homolog.analyses.stream import split_documents
 from homolog.dictionaries import SparseAutoencoder
 from homolog.dictionaries.encoder import SparseEncoder
 from homolog.dictionaries.quality import explained_variance
 from homolog.errors import InputError
+from homolog.features import capture
 from homolog.matching.spaces import SpaceMoments
+from homolog.models import Site
+from homolog.record.comparisons import MAIN
+from homolog.record.tables import LAYERS, TRANSPLANT
 
 RIDGE = 1e-4
 Source = Float[torch.Tensor, "token d_source"]
 Target = Float[torch.Tensor, "token d_target"]
 Kind = Literal["orthogonal", "affine"]
 KINDS: tuple[Kind, ...] = ("orthogonal", "affine")
-TRANSPLANT_SCHEMA = {
-    "map": pl.String,
-    **dict.fromkeys(("n_train", "n_test"), pl.Int64),
-    **dict.fromkeys(("r2", "ev_own", "ev_transplant", "ev_mapped"), pl.Float64),
-    "n_features": pl.Int64,
-    **dict.fromkeys(("feature_r_q25", "feature_r_median", "feature_r_q75"), pl.Float64),
-}
+_WHERE = ("model", "layer", "source_model", "source_layer")
+TRANSPLANT_SCHEMA = TRANSPLANT.only(*(n for n in TRANSPLANT.columns if n not in _WHERE))
+
+
+def measure_pair(material: Material, model: str, source: str) -> Tables:
+    """Task: the dictionaries of `model` on residuals of the most similar layers of `source`."""
+    windows, parts = material.windows("quality"), []
+    for own, other in counterparts(material.table(LAYERS), model, source):
+        y, x = (
+            capture(material.model(name), windows, [Site("resid", layer)])[0]
+            for name, layer in ((model, own), (source, other))
+        )
+        dictionary = material.sae(model, own)
+        rows = transplant(x, y, windows.token_document, dictionary, seed=material.seed)
+        where = dict(zip(_WHERE, (model, own, source, other), strict=True))
+        placed = rows.with_columns(pl.lit(value).alias(name) for name, value in where.items())
+        parts.append(placed.select(*TRANSPLANT.columns))
+    return {TRANSPLANT.name: pl.concat(parts) if parts else TRANSPLANT.frame()}
+
+
+def counterparts(layers: pl.DataFrame, model: str, source: str) -> list[tuple[int, int]]:
+    """For each layer of `model` that of `source` with the highest CKA, or mean r where none has it.
+
+    layers: the table of that name.
+    """
+    rows = layers.filter(comparison=MAIN.name, model=model, best_model=source)
+    height = "cka" if rows["cka"].is_not_null().all() else "mean"
+    highest = pl.col(height).fill_nan(-1)
+    best = rows.sort("layer", highest, "best_layer", descending=[False, True, False])
+    best = best.group_by("layer", maintain_order=True).first()
+    return list(best.select("layer", "best_layer").iter_rows())
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,25 +99,19 @@ class LinearMap:
         return torch.cat([(part.double() @ weight + bias).to(x.dtype) for part in x.split(4096)])
 
 
-def fit_map(
-    moments: SpaceMoments, kind: Kind, source: int = 0, target: int = 0, ridge: float = RIDGE
-) -> LinearMap:
-    """The map from layer `source` of the moments' first model to layer `target` of its second.
+def fit_map(moments: SpaceMoments, kind: Kind, ridge: float = RIDGE) -> LinearMap:
+    """The map from X, the moments' first space, to Y, their second.
 
-    ridge: of the affine map, relative to the mean variance of a channel of X.  InputError: the
-    source is constant.
+    ridge: of the affine map, relative to the mean variance of a channel of X.  InputError: X is
+    constant.
     """
-    arrays, j = moments.arrays(), len(moments.widths_a) + target
-    s_xx, s_xy = (torch.from_numpy(arrays[f"scatter.{source}.{other}"]) for other in (source, j))
-    mean_x, mean_y = (torch.from_numpy(arrays[f"mean.{space}"]) for space in (source, j))
+    arrays = {name: torch.from_numpy(array) for name, array in moments.arrays().items()}
+    s_xx, s_xy = arrays["scatter.0.0"], arrays["scatter.0.1"]
+    mean_x, mean_y = arrays["mean.0"], arrays["mean.1"]
     spread = float(s_xx.trace())
     if not spread > 0:
-        raise InputError(
-            "source residuals",
-            f"{moments.n_tokens} tokens",
-            "a map is fitted to residuals that vary",
-            "Give more tokens.",
-        )
+        tokens, needed = f"{moments.n_tokens} tokens", "a map is fitted to residuals that vary"
+        raise InputError("source residuals", tokens, needed, "Give more tokens.")
     if kind == "orthogonal":
         u, values, v = torch.linalg.svd(s_xy, full_matrices=False)
         turn = u @ v
@@ -108,8 +131,7 @@ def transplant(
     seed: int = 0,
     ridge: float = RIDGE,
 ) -> pl.DataFrame:
-    """Two rows of `TRANSPLANT_SCHEMA`: the orthogonal and the affine map from x to y, read by y's
-    dictionary.
+    """The orthogonal and the affine map from x to y, read by y's dictionary: `TRANSPLANT_SCHEMA`.
 
     x, y: residuals of source and target, float32, row t of both is the same token, special tokens
     left out.
@@ -121,12 +143,9 @@ def transplant(
     Memory: three test halves in float64, and the features of two.
     """
     if not len(x) == len(y) == len(document):
-        raise InputError(
-            "tokens",
-            (len(x), len(y), len(document)),
-            "row t of all three must be the same token",
-            "Apply the same special-token mask to all.",
-        )
+        requirement = "row t of all three must be the same token"
+        remedy = "Apply the same special-token mask to all."
+        raise InputError("tokens", (len(x), len(y), len(document)), requirement, remedy)
     half = split_documents(document, (0.5, 0.5), seed)
     train, test = (torch.from_numpy(np.flatnonzero(half == part)) for part in (0, 1))
     if not (len(train) and len(test)):
@@ -158,16 +177,12 @@ def transplant(
 
 
 def _decode(dictionary: SparseAutoencoder, features: csr_array, like: torch.Tensor) -> Target:
-    found = (
-        features @ dictionary.W_dec.detach().cpu().numpy() + dictionary.b_dec.detach().cpu().numpy()
-    )
-    return torch.from_numpy(found).to(like)
+    W_dec, b_dec = (part.detach().cpu().numpy() for part in (dictionary.W_dec, dictionary.b_dec))
+    return torch.from_numpy(features @ W_dec + b_dec).to(like)
 
 
 def feature_correlations(truth: csr_array, mapped: csr_array) -> Float[np.ndarray, " varying"]:
-    """Pearson r of every column of `truth` that varies with the same column of `mapped`; 0 where
-    that is constant.
-    """
+    """Pearson r of each varying column of `truth` with that of `mapped`; 0 where it is constant."""
     n = max(len(truth.indptr) - 1, 1)
     mean_x, mean_y = (m.sum(axis=0, dtype=np.float64) / n for m in (truth, mapped))
     xx, yy, xy = (

@@ -1,0 +1,62 @@
+"""How far two features agree in their effects, summed over the tokens of their pair.
+
+    r = sum_t cov_w(delta_A, delta_B) / sqrt(sum_t var_w(delta_A)  sum_t var_w(delta_B))
+
+delta, w and the moments are those of `effects`.  Sums over positions let a position count as far as
+something happens there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from homolog.analyses.causal.effects import SIZES
+from homolog.analyses.causal.pairs import KINDS, LEAST_POSITIONS
+from homolog.dictionaries.seeds import generator
+from homolog.record.tables import CAUSAL
+
+_MEASURED = ("r", "lo", "hi", "n", *SIZES)
+
+
+def agreement(
+    pairs: pl.DataFrame, effects: pl.DataFrame, *, n_replicates: int = 1000, seed: int = 0
+) -> pl.DataFrame:
+    """`pairs` with KIND_r, KIND_lo, KIND_hi, KIND_n, KIND_kl, KIND_best_kl of both kinds: `CAUSAL`.
+
+    r: the agreement, NaN where an effect is nil or there are no positions.  lo, hi: 95 % interval
+    from the pair's positions resampled (percentile bootstrap), NaN for fewer than
+    `LEAST_POSITIONS`.  kl: mean effect in nats.
+    """
+    random, rows = generator(seed, "agreement"), []
+    by_pair = effects.partition_by("pair", "matched", "kind", as_dict=True)
+    for pair, matched in pairs.select("pair", "matched").iter_rows():
+        row: dict[str, float] = {}
+        for kind in KINDS:
+            own = by_pair.get((pair, matched, kind), effects.clear())
+            measured = _of_positions(own, n_replicates, random)
+            row |= {f"{kind}_{name}": value for name, value in measured.items()}
+        rows.append(row)
+    schema = CAUSAL.only(*(f"{kind}_{name}" for kind in KINDS for name in _MEASURED))
+    return pl.concat([pairs, pl.DataFrame(rows, schema=schema)], how="horizontal")
+
+
+def _of_positions(
+    effects: pl.DataFrame, n_replicates: int, random: np.random.Generator
+) -> dict[str, float]:
+    """What is measured of the effects of one pair and kind."""
+    moments = effects.select("var", "best_var", "cov").to_numpy()
+    n = len(moments)
+    lo = hi = np.nan
+    if n >= LEAST_POSITIONS:
+        drawn = random.integers(n, size=(n_replicates, n))
+        lo, hi = np.quantile(_correlation(moments[drawn].sum(axis=1)), [0.025, 0.975])
+    r = float(_correlation(moments.sum(axis=0)[None])[0])
+    sizes = {name: float(np.mean(effects[name].to_numpy())) if n else np.nan for name in SIZES}
+    return {"r": r, "lo": float(lo), "hi": float(hi), "n": n} | sizes
+
+
+def _correlation(sums: np.ndarray) -> np.ndarray:
+    """r of rows (var, best_var, cov); NaN where a variance is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums[:, 2] / np.sqrt(sums[:, 0] * sums[:, 1])

@@ -1,0 +1,97 @@
+"""How many matched pairs are causally alike.
+
+A matched pair is causally alike when its agreement is above the 95 % quantile of the controls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from homolog.analyses.causal.pairs import KINDS
+from homolog.dictionaries.seeds import generator
+from homolog.matching.intervals import HIGH_MATCH
+from homolog.record.tables import CAUSAL_SHARES
+
+BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
+CONTROL_QUANTILE = 0.95
+_DIRECTION = ("model", "best_model")
+SHARES_SCHEMA = CAUSAL_SHARES.only(*(n for n in CAUSAL_SHARES.columns if n not in _DIRECTION))
+
+
+def causal_shares(
+    agreements: pl.DataFrame, *, n_replicates: int = 1000, seed: int = 0
+) -> pl.DataFrame:
+    """The share of matched pairs that are causally alike (`SHARES_SCHEMA`), by kind and range of r.
+
+    The first row of a kind, r above 0.7 up to 1, is the study's number: that of "ablate".
+    threshold: the agreement that 95 % of the controls stay below.  lo, hi: 95 % interval; pairs are
+    resampled with their controls, and the threshold is taken anew in each resample; NaN for fewer
+    than two pairs.  Pairs whose agreement is NaN are left out.
+    """
+    rows = []
+    controls = agreements.filter(~pl.col("matched"))
+    for kind in KINDS:
+        own = controls.select("pair", control=f"{kind}_r")
+        table = agreements.filter("matched").join(own, on="pair", how="left")
+        value, r = table[f"{kind}_r"].to_numpy(), table["r"].to_numpy().astype(np.float64)
+        control = table["control"].fill_null(np.nan).to_numpy()
+        random = generator(seed, "causal share", kind)
+        drawn = random.integers(max(len(table), 1), size=(n_replicates, len(table)))
+        for low, high in [(HIGH_MATCH, 1.0), *pairwise(BINS)]:
+            inside = (r > low) & (r <= high) & ~np.isnan(value)
+            share, threshold = _share(value, inside, control)
+            replicates = np.array([_share(value[d], inside[d], control[d])[0] for d in drawn])
+            replicates = replicates[~np.isnan(replicates)]
+            several = inside.sum() > 1 and len(replicates)  # one pair resampled is always itself
+            lo, hi = np.quantile(replicates, [0.025, 0.975]) if several else (np.nan, np.nan)
+            counts = {"n": int(inside.sum()), "n_control": int((~np.isnan(control)).sum())}
+            numbers = {
+                "above_r": low,
+                "to_r": high,
+                "share": share,
+                "lo": float(lo),
+                "hi": float(hi),
+                "median": _median(value[inside]),
+                "threshold": threshold,
+                "control_median": _median(control),
+            }
+            rows.append({"kind": kind} | counts | numbers)
+    return pl.DataFrame(rows, schema=SHARES_SCHEMA)
+
+
+def _share(value: np.ndarray, inside: np.ndarray, control: np.ndarray) -> tuple[float, float]:
+    known = control[~np.isnan(control)]
+    threshold = float(np.quantile(known, CONTROL_QUANTILE)) if len(known) else np.nan
+    share = float((value[inside] > threshold).mean()) if len(known) and inside.any() else np.nan
+    return share, threshold
+
+
+def _median(values: Sequence[float] | Float[np.ndarray, " n"]) -> float:
+    known = np.asarray(values, dtype=np.float64)
+    known = known[~np.isnan(known)]
+    return float(np.median(known)) if len(known) else np.nan
+
+
+def causal_words(shares: pl.DataFrame) -> list[dict[str, str]]:
+    """For each ordered pair of models: how many of the closest matches are causally alike.
+
+    shares: `CAUSAL_SHARES`.  Entries have model, best_model and words.
+    """
+    main = pl.col("kind") == "ablate", pl.col("above_r") == HIGH_MATCH, pl.col("to_r") == 1.0
+    rows = shares.filter(*main).unique(_DIRECTION, keep="first", maintain_order=True)
+    said = []
+    for row in rows.filter(pl.col("n") > 0).iter_rows(named=True):
+        interval = "" if np.isnan(row["lo"]) else f" ({100 * row['lo']:.0f} to {row['hi']:.0%})"
+        words = (
+            f"{row['share']:.0%}{interval} of {row['n']} features of {row['model']} "
+            f"with a partner in {row['best_model']} above r = {HIGH_MATCH} are causally alike: "
+            f"median agreement of their effects {row['median']:.2f}, of pairs that do not match "
+            f"{row['control_median']:.2f}."
+        )
+        said.append({"model": row["model"], "best_model": row["best_model"], "words": words})
+    return said

@@ -1,0 +1,49 @@
+"""What does each feature mean: where does it fire, how simple is it, where does it point?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from homolog.analyses.analysis import Analysis, Tables, each_layer, interpreted
+from homolog.analyses.material import Material
+from homolog.analyses.records import PairRecords
+from homolog.charts.links import address
+from homolog.record.tables import CONTEXTS, FEATURES, LEFT_CONTEXT
+
+
+def _measure(material: Material, model: str, layer: int) -> Tables:
+    from homolog.analyses.features.measure.layer import measure_layer
+
+    return measure_layer(material, model, layer)
+
+
+def _finish(material: Material, tables: Tables) -> Tables:
+    """With the left context that they need, where that was measured."""
+    features = tables[FEATURES.name]
+    if not material.has(LEFT_CONTEXT):
+        return tables
+    keys = ["model", "layer", "feature"]
+    needed = material.table(LEFT_CONTEXT).select(*keys, "context_tokens")
+    joined = features.join(needed, on=keys, how="left", maintain_order="left", validate="1:1")
+    return {FEATURES.name: joined}
+
+
+def _values(records: PairRecords) -> Mapping[str, Any] | None:
+    return {"explorer": address(*records.pair)} if records.explored else None
+
+
+ANALYSIS = Analysis(
+    name="features",
+    title="describe features",
+    tables=(FEATURES, CONTEXTS),
+    reads=(LEFT_CONTEXT,),
+    wanted=interpreted(),
+    units=each_layer,
+    measure=_measure,
+    finish=_finish,
+    chapter="Meaning",
+    values=_values,
+    folder=Path(__file__).parent,
+)

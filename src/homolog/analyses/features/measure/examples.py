@@ -1,0 +1,158 @@
+"""Contexts in which each feature fires: its highest activations, and draws from lower quantiles.
+
+    top          the highest values; of equal ones the earlier row
+    quantile q   drawn at random from the active tokens of which a share q +- 0.05 has a lower or
+                 equal value
+
+Examples of a feature are distinct: no two show overlapping spans of one document, and no two agree
+in the last 8 tokens up to the position.  Without that, the top of a feature is one repeated
+sentence.  What top and higher quantiles have taken is not shown again, so a rare feature has fewer
+examples than asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from jaxtyping import Int, Shaped
+
+from homolog.analyses.features.measure import example_kernels as kernels
+from homolog.analyses.stream import check_stream
+from homolog.corpus import TokenWindows
+from homolog.errors import InputError
+from homolog.features import SparseFeatures
+from homolog.record.tables import CONTEXTS
+
+
+def examples(
+    features: SparseFeatures,
+    windows: TokenWindows,
+    *,
+    top: int = 16,
+    per_quantile: int = 4,
+    quantiles: Sequence[float] = (0.75, 0.5, 0.25),
+    before: int = 24,
+    after: int = 8,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """The examples of a layer's features, sorted by feature, quantile (descending) and rank.
+
+    windows: the stream that the features were encoded on.  top, per_quantile: examples of a feature
+    at most.
+    quantiles: descending, between 0 and 1.  before, after: tokens shown before and after the
+    position at most; they end with the window and the document.
+
+    Columns: those of `CONTEXTS`; rank counts from 0 within its quantile, row is of the features'
+    matrix, position within the window, and values are 0 at masked tokens.
+
+    Memory beyond the matrix: 8 bytes per active token of one block of features (128 MiB, or one
+    feature that has more), 32 bytes per example while a block is worked on, and the table, 8 bytes
+    per token shown.
+    InputError: another stream than the features', negative activations, quantiles out of order,
+    windows of 2^15 tokens.
+    """
+    check_stream(features, windows)
+    descending = sorted(set(quantiles), reverse=True)
+    if any(not 0 < q < 1 for q in quantiles) or list(quantiles) != descending:
+        needed = "they must descend, between 0 and 1"
+        raise InputError("quantiles", tuple(quantiles), needed, "Give 0.75, 0.5, 0.25.")
+    counts = (top, per_quantile, before, after)
+    if min(counts) < 0:
+        raise InputError("examples", counts, "counts must not be negative", "Give 0 or more.")
+    if windows.context > np.iinfo(np.int16).max:
+        needed = "positions must fit 16 bits"
+        raise InputError("context", windows.context, needed, "Use shorter windows.")
+    stream = _FlatWindows(windows)
+    wanted = np.array([top] + [per_quantile] * len(quantiles), np.int64)
+    levels = np.array([1.0, *quantiles])
+    parts = []
+    for block in kernels.column_blocks(features):
+        n = len(block.start) - 1
+        chosen = np.zeros((n, int(wanted.sum()), 4), np.int64)
+        taken = np.zeros((n, len(wanted)), np.int64)
+        kernels.select(
+            block.start,
+            block.row,
+            block.value,
+            block.first,
+            stream.place,
+            stream.token,
+            stream.document,
+            windows.context,
+            before,
+            after,
+            wanted,
+            levels[1:],
+            seed,
+            chosen,
+            taken,
+        )
+        parts.append(_table(block, stream, chosen, taken, levels))
+    return pl.concat(parts, rechunk=True)
+
+
+class _FlatWindows:
+    """The flattened windows: token, document, and where each row of the features stands."""
+
+    def __init__(self, windows: TokenWindows) -> None:
+        self.context = windows.context
+        self.token = np.ascontiguousarray(windows.tokens.reshape(-1))
+        self.document = np.ascontiguousarray(windows.document.reshape(-1))
+        self.place = np.flatnonzero(windows.mask)
+        self.row_of = np.full(windows.tokens.size, -1, np.int32)
+        self.row_of[self.place] = np.arange(len(self.place), dtype=np.int32)
+
+
+def _table(
+    block: kernels.Block,
+    stream: _FlatWindows,
+    chosen: np.ndarray,
+    taken: np.ndarray,
+    levels: np.ndarray,
+) -> pl.DataFrame:
+    """The examples of a block's features; lists are arrays with offsets, never one list per row."""
+    here = np.arange(chosen.shape[1]) < taken.sum(axis=1)[:, None]
+    flat = np.ascontiguousarray(chosen[here])
+    of_feature = np.nonzero(here)[0]
+    sizes = taken.reshape(-1)
+    begun = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    offset = np.concatenate([[0], np.cumsum(flat[:, 3] - flat[:, 2])])
+    tokens, values = np.empty(int(offset[-1]), np.int32), np.empty(int(offset[-1]), np.float32)
+    kernels.fill(
+        block.start,
+        block.row,
+        block.value,
+        of_feature,
+        flat,
+        offset,
+        stream.token,
+        stream.row_of,
+        tokens,
+        values,
+    )
+    entry = block.start[of_feature] + flat[:, 0]
+    columns = {
+        "feature": block.first + of_feature,
+        "quantile": np.repeat(np.tile(levels, len(taken)), sizes),
+        "rank": np.arange(len(flat)) - begun,
+        "row": block.row[entry],
+        "document": stream.document[flat[:, 1]],
+        "window": flat[:, 1] // stream.context,
+        "position": flat[:, 1] % stream.context,
+        "value": block.value[entry],
+        "start": flat[:, 2] % stream.context,
+        "tokens": list_column(offset, tokens),
+        "values": list_column(offset, values),
+    }
+    return CONTEXTS.frame(columns)
+
+
+def list_column(offset: Int[np.ndarray, "edges"], flat: Shaped[np.ndarray, "entries"]) -> pl.Series:
+    """A column of lists, row i being flat[offset[i] : offset[i + 1]], without a loop over rows."""
+    lists = pa.LargeListArray.from_arrays(pa.array(offset, pa.int64()), pa.array(flat))
+    column = pl.from_arrow(lists)
+    assert isinstance(column, pl.Series)
+    return column

@@ -1,0 +1,33 @@
+"""How much of the text before it does a feature need?"""
+
+from __future__ import annotations
+
+from homolog.analyses.analysis import Analysis, Tables, each_model, interpreted
+from homolog.analyses.material import Material
+from homolog.record.tables import LEFT_CONTEXT
+
+
+def _measure(material: Material, model: str) -> Tables:
+    from homolog.analyses.left_context.measure import measure_model
+
+    return measure_model(material, model)
+
+
+def _left_out(material: Material) -> str | None:
+    if material.n_documents("match") > 1:
+        return None
+    return (
+        "the left context that features need is not measured: it is exchanged for another "
+        "document's"
+    )
+
+
+ANALYSIS = Analysis(
+    name="left_context",
+    title="cut left context",
+    tables=(LEFT_CONTEXT,),
+    wanted=interpreted("context_tokens"),
+    left_out=_left_out,
+    units=each_model,
+    measure=_measure,
+)

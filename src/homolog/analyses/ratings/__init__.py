@@ -1,0 +1,27 @@
+"""What does a language model make of the features: can it say when they fire?
+
+It explains a feature, rates it, and is tested on texts that it has not seen.  No study asks one by
+itself: `homolog rate` does, of a finished run, and what reads the ratings is then made again.
+"""
+
+from homolog.analyses.analysis import Analysis
+from homolog.analyses.ratings.asking import Answer, Budget, Endpoint, Question, Tally, ask
+from homolog.analyses.ratings.prompts import VERSION
+from homolog.record.tables import RATINGS
+
+ANALYSIS = Analysis(
+    name="ratings",
+    title="explain and rate features",
+    tables=(RATINGS,),
+    wanted=lambda recipe: False,
+)
+
+__all__ = [
+    "VERSION",
+    "Answer",
+    "Budget",
+    "Endpoint",
+    "Question",
+    "Tally",
+    "ask",
+]
