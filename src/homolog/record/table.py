@@ -90,7 +90,9 @@ class Table:
         if isinstance(rows, pl.DataFrame):
             return self._completed(rows)
         if isinstance(rows, Mapping):
-            return self._completed(pl.DataFrame(rows, schema_overrides=self._types_of(rows)))
+            columns = {str(name): values for name, values in rows.items()}
+            types = self._types_of(columns)
+            return self._completed(pl.DataFrame(columns, schema_overrides=types))
         listed = list(rows)
         types = self._types_of(dict.fromkeys(key for row in listed for key in row))
         return self._completed(pl.DataFrame(listed, schema=types))

@@ -21,13 +21,13 @@ from pathlib import Path
 
 from homolog.analyses import ANALYSES
 from homolog.analyses.analysis import Analysis, Page
-from homolog.analyses.records import NEEDED, Records, StudyRecords, read_study, run_of
+from homolog.analyses.induction.records import read_circuits
+from homolog.analyses.records import NEEDED, Records, StudyRecords, read_study
 from homolog.charts import theme
 from homolog.charts.figure import Figure
 from homolog.charts.links import pair_pages
 from homolog.record.atomic import PARTIAL_PREFIX, user_errors
 from homolog.record.run_folder import RunFolder
-from homolog.record.tables import CIRCUITS
 from homolog.report import chapters, export
 from homolog.report.explorer import explore
 from homolog.report.run_sections import run_values, stage_figure
@@ -87,20 +87,6 @@ def write_report(run_path: Path | str, analyses: Sequence[Analysis] = ANALYSES) 
         finally:
             shutil.rmtree(building, ignore_errors=True)
     return final / INDEX
-
-
-class _CircuitRecords(Records):
-    """A run with circuits."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.table(CIRCUITS).get_column("model").to_list())
-
-
-def read_circuits(path: Path) -> Records | None:
-    """The circuits of a run, if it has any."""
-    records = _CircuitRecords(path, run_of(RunFolder(path)))
-    return records if records.has(CIRCUITS) else None
 
 
 def leaves(study: StudyRecords | None, circuits: Records | None) -> Iterator[Leaf]:

@@ -18,8 +18,8 @@ from scipy.sparse import csc_array, csr_array
 from homolog.analyses.stream import Matrices, shape_of
 from homolog.dictionaries.seeds import generator
 from homolog.errors import InputError
-from homolog.matching.intervals import HIGH_MATCH
 from homolog.matching.homologs import HOMOLOG_R
+from homolog.matching.intervals import HIGH_MATCH
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import CAUSAL
 

@@ -10,16 +10,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from homolog.analyses.analysis import Analysis
+from homolog.analyses.analysis import Analysis, Tables, each_model
 from homolog.analyses.induction.drawing import circuit_figure
 from homolog.analyses.induction.figures import experiment_figures
 from homolog.analyses.induction.records import TABLES, read_circuits
 from homolog.analyses.induction.summary import experiment_values, method_values, summary_values
+from homolog.analyses.material import Material
 from homolog.analyses.records import StudyRecords
 from homolog.charts.figure import Figure
 
 FOLDER = Path(__file__).parent
 PAGE = "circuits.html"
+
+
+def measure(material: Material, model: str) -> Tables:
+    """Task: the circuit of a model, the Off-by-One test, and the edges of discovery."""
+    from homolog.analyses.induction.measure import trace
+
+    settings, loaded = material.recipe.circuits, material.model(model)
+    return trace(loaded, model, settings, material.seed)
 
 
 def _study_values(records: StudyRecords) -> Mapping[str, Any] | None:
@@ -37,6 +46,9 @@ ANALYSIS = Analysis(
     "trace induction circuits",
     tables=TABLES,
     wanted=lambda recipe: recipe.circuits is not None,
+    units=each_model,
+    measure=measure,
+    units_may_fail=True,
     page="circuits",
     chapter="Result",
     figures=lambda records: [circuit_figure(records)],
