@@ -77,7 +77,7 @@ def test_circuits_alone_are_the_index(alone: Path) -> None:
     assert "figures/blocks.svg" not in files and "figures/stages.svg" in files
     text, _ = parsed(alone / "index.html")
     assert "cannot do the task" in text and "53% of the prompts" in text
-    assert "circuits.length = 16" in text
+    assert "[circuits] length = 16" in text
 
 
 def test_the_same_tables_give_the_same_bytes(alone: Path) -> None:

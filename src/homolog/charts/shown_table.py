@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -19,3 +20,11 @@ class ShownTable:
     numeric: frozenset[int] = frozenset()
     strong: frozenset[int] = frozenset()
     links: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, caption: str, rows: Sequence[Mapping[str, str]], numeric: Iterable[int] = ()
+    ) -> ShownTable:
+        """A table of rows that have their cells by column."""
+        columns = list(rows[0]) if rows else []
+        return cls(caption, columns, [list(row.values()) for row in rows], frozenset(numeric))

@@ -53,7 +53,7 @@ def text_facts(recipe: Recipe, text: Mapping[str, TokenWindows], tokenizer: Any)
         "n_tokens": whole.n_tokens,
         "train_tokens": text[TRAIN].n_tokens,
         "match_tokens": int(text[MATCH].mask.sum()),
-        "match_documents": text[MATCH].n_documents,
+        **{f"{use}_documents": text[use].n_documents for use in USES},
         "neuron_tokens": int(text[NEURONS].mask.sum()),
         "sources": [recipe.corpus.source],
         **read_facts(whole, tokenizer),

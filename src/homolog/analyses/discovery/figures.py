@@ -8,6 +8,7 @@ import polars as pl
 from homolog.analyses.induction.records import CircuitRecords
 from homolog.analyses.induction.switch import significant
 from homolog.analyses.induction.words import corruption_words, edge_words, interval_words
+from homolog.analyses.records import Row
 from homolog.charts import theme
 from homolog.charts.figure import Figure, Rows, finish, panels, tips
 from homolog.charts.shown_table import ShownTable
@@ -91,46 +92,42 @@ def _layers(least: float, most: float) -> list[alt.Chart]:
 
 def correlation_table(records: CircuitRecords) -> ShownTable:
     """How well scores predict effects."""
-    columns = [
-        "Model",
-        "Prompt with",
-        "Largest scores",
-        "Random edges",
-        "All patched",
-        "Parts found again",
+    rows = [
+        {
+            "Model": row["model"],
+            "Prompt with": corruption_words(corruption),
+            "Largest scores": _correlations(row, corruption, "top"),
+            "Random edges": _correlations(row, corruption, "random"),
+            "All patched": _correlations(row, corruption, "all"),
+            "Parts found again": percent(row["discovery_recall"]),
+        }
+        for row in map(records.about, records.able)
+        for corruption in CORRUPTIONS
     ]
-    rows = []
-    for row in map(records.about, records.able):
-        for corruption in CORRUPTIONS:
-            correlations = [
-                " / ".join(
-                    number(row[f"{corruption}_{k}_{edges}"]) for k in ("pearson", "spearman")
-                )
-                for edges in ("top", "random", "all")
-            ]
-            prompt, recall = corruption_words(corruption), percent(row["discovery_recall"])
-            rows.append([row["model"], prompt, *correlations, recall])
-    caption = "Score against real effect: Pearson / Spearman"
-    return ShownTable(caption, columns, rows, frozenset({2, 3, 4, 5}))
+    return ShownTable.of("Score against real effect: Pearson / Spearman", rows, numeric=range(2, 6))
+
+
+def _correlations(row: Row, corruption: str, edges: str) -> str:
+    columns = (f"{corruption}_{kind}_{edges}" for kind in ("pearson", "spearman"))
+    return " / ".join(number(row[column]) for column in columns)
 
 
 def edge_tables(records: CircuitRecords) -> list[ShownTable]:
     """The edges with the largest scores, one table per model and corruption."""
-    edges, size = records.table(EDGES), pl.col("score").abs()
+    size = pl.col("score").abs()
+    edges = records.table(EDGES).sort(size, descending=True, nulls_last=True, maintain_order=True)
     tables = []
     for model in records.able:
         for corruption in CORRUPTIONS:
-            own = edges.filter(model=model, corruption=corruption)
-            top = own.sort(size, descending=True, nulls_last=True, maintain_order=True)
+            top = edges.filter(model=model, corruption=corruption).head(SHOWN_EDGES)
             rows = [
-                [
-                    edge_words(row),
-                    number(row["score"]),
-                    interval_words(row, "effect", ("_low", "_high")),
-                ]
-                for row in top.head(SHOWN_EDGES).iter_rows(named=True)
+                {
+                    "Edge": edge_words(row),
+                    "Score": number(row["score"]),
+                    "Effect, 95% interval": interval_words(row, "effect", ("_low", "_high")),
+                }
+                for row in top.iter_rows(named=True)
             ]
             caption = f"{model}, {corruption_words(corruption)}"
-            columns = ["Edge", "Score", "Effect, 95% interval"]
-            tables.append(ShownTable(caption, columns, rows, frozenset({1, 2})))
+            tables.append(ShownTable.of(caption, rows, numeric=(1, 2)))
     return [table for table in tables if table.rows]

@@ -54,32 +54,21 @@ def part_of(records: CircuitRecords, part: Row) -> Part:
 
 def ability_table(records: CircuitRecords) -> ShownTable:
     """What every model can do, and how much of it the named parts explain."""
-    columns = [
-        "Model",
-        "Architecture",
-        "Blocks",
-        "B above the wrong answer",
-        "B on top",
-        "Probability of B",
-        "Logit difference",
-        "Key part",
-        "Faithfulness, 95% interval",
-    ]
     rows = [
-        [
-            row["model"],
-            row["architecture"],
-            str(row["n_layers"]),
-            percent(row["preferred"]),
-            percent(row["accuracy"]),
-            number(row["probability"], 3),
-            number(row["logit_difference"]),
-            _key(row),
-            _faithfulness(row),
-        ]
+        {
+            "Model": row["model"],
+            "Architecture": row["architecture"],
+            "Blocks": str(row["n_layers"]),
+            "B above the wrong answer": percent(row["preferred"]),
+            "B on top": percent(row["accuracy"]),
+            "Probability of B": number(row["probability"], 3),
+            "Logit difference": number(row["logit_difference"]),
+            "Key part": _key(row),
+            "Faithfulness, 95% interval": _faithfulness(row),
+        }
         for row in records.circuits
     ]
-    return ShownTable("What each model can do", columns, rows, frozenset({2, 3, 4, 5, 6, 8}))
+    return ShownTable.of("What each model can do", rows, numeric=(2, 3, 4, 5, 6, 8))
 
 
 def _key(row: Row) -> str:
@@ -97,40 +86,31 @@ def _faithfulness(row: Row) -> str:
 
 def effect_tables(records: CircuitRecords) -> list[ShownTable]:
     """Of every experiment the patches that cost most, by all metrics, one table per model."""
-    columns = [
-        "Experiment",
-        "Prompt with",
-        "Patched \u2192 into",
-        "Logit difference, 95% interval",
-        "Logit",
-        "Probability",
-        "KL (nats)",
-    ]
     tables, patches_of = [], grouped(records.patches, "model")
     for model in records.able:
         own = patches_of.get((model,), [])
         groups = grouped(own, "experiment", "corruption").values()
         rows = [row for patches in groups for row in _strongest(patches)]
         caption = f"{model}: the patches that cost most"
-        tables.append(ShownTable(caption, columns, rows, frozenset({3, 4, 5, 6})))
+        tables.append(ShownTable.of(caption, rows, numeric=(3, 4, 5, 6)))
     return tables
 
 
-def _strongest(patches: list[Row]) -> list[list[str]]:
+def _strongest(patches: list[Row]) -> list[dict[str, str]]:
     """The rows of an experiment and corruption."""
     several = len({patch["sender"] for patch in patches}) < len(patches)
     rows = []
     for patch in by_change(patches)[:SHOWN_SENDERS]:
         at = f" at {patch['position']}" if several and patch["position"] else ""
         rows.append(
-            [
-                patch["experiment"],
-                corruption_words(patch["corruption"]),
-                f"{patch['sender']}{at} \u2192 {patch['receiver']}",
-                interval_words(patch, "logit_difference"),
-                number(patch["logit"]),
-                number(patch["probability"], 3),
-                number(patch["kl"], 3),
-            ]
+            {
+                "Experiment": patch["experiment"],
+                "Prompt with": corruption_words(patch["corruption"]),
+                "Patched \u2192 into": f"{patch['sender']}{at} \u2192 {patch['receiver']}",
+                "Logit difference, 95% interval": interval_words(patch, "logit_difference"),
+                "Logit": number(patch["logit"]),
+                "Probability": number(patch["probability"], 3),
+                "KL (nats)": number(patch["kl"], 3),
+            }
         )
     return rows

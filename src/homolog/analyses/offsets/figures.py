@@ -127,21 +127,14 @@ def _layers(predicted: bool) -> list[alt.Chart]:
 
 def offset_table(records: CircuitRecords) -> ShownTable:
     """The verdicts."""
-    columns = [
-        "Model",
-        "Verdict",
-        "Certainty",
-        "Centre of mass, 95% interval",
-        "Predicted by the convolution",
-    ]
     rows = [
-        [
-            row["model"],
-            verdict_words(row),
-            percent(row["certainty"]),
-            interval_words(row, "centre"),
-            offset_words(row["predicted_offset"]),
-        ]
+        {
+            "Model": row["model"],
+            "Verdict": verdict_words(row),
+            "Certainty": percent(row["certainty"]),
+            "Centre of mass, 95% interval": interval_words(row, "centre"),
+            "Predicted by the convolution": offset_words(row["predicted_offset"]),
+        }
         for row in map(records.about, records.able)
     ]
-    return ShownTable("Off by one: the verdicts", columns, rows, frozenset({2, 3, 4}))
+    return ShownTable.of("Off by one: the verdicts", rows, numeric=(2, 3, 4))
