@@ -171,9 +171,12 @@ def test_an_analysis_from_elsewhere_has_its_chapter(tmp_path: Path) -> None:
         template="<p>{{ n|integer }} rows in all</p>",
     )
     silent = Analysis("silent", chapter="Silence", values=lambda records: None, template="a word")
-    page = write_report(make_run(tmp_path / "run"), [*ANALYSES, own, silent])
+    mute = Analysis("mute", measure=lambda material: {})  # it only measures
+    more = Analysis("more", chapter="My question", template="<p>and more</p>")
+    page = write_report(make_run(tmp_path / "run"), [*ANALYSES, own, silent, mute, more])
     text, addresses = parsed(page)
-    assert "My question 4,800 rows in all" in text and "#my-question" in addresses
+    assert "My question 4,800 rows in all and more" in text
+    assert addresses.count("#my-question") == 1
     assert "Silence" not in text and "a word" not in text
 
 
