@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
+
+from homolog.record.run_folder import FORMAT, recipe_hash
 
 A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
 N_LAYERS = {A: 4, B: 8, C: 3}
@@ -36,7 +40,6 @@ def family(model: str) -> str:
 
 def run_json(name: str, compared: tuple[str, ...]) -> dict[str, Any]:
     return {
-        "format": 1,
         "name": name,
         "compared": list(compared),
         "recipe_hash": "c0ffee" * 10,
@@ -87,3 +90,11 @@ def run_json(name: str, compared: tuple[str, ...]) -> dict[str, Any]:
         },
         "warnings": ["3 of 812 documents were shorter than 8 tokens and were left out"],
     }
+
+
+def write_record(folder: Path, run: dict[str, Any]) -> None:
+    """Write run.json with its digest, as a run does."""
+    values = run | {"format": FORMAT}
+    values.pop("sha256", None)
+    text = json.dumps(values | {"sha256": recipe_hash(values)})
+    (folder / "run.json").write_text(text, "utf-8")

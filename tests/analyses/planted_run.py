@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from tests.analyses.planted_record import FDR, HOMOLOG_R, N_LAYERS, A, B, C, family, run_json
+from tests.analyses.planted_record import (
+    FDR,
+    HOMOLOG_R,
+    N_LAYERS,
+    A,
+    B,
+    C,
+    family,
+    run_json,
+    write_record,
+)
 
 from homolog.record.comparisons import MAIN, MAIN_LABEL, SAE_SEED, comparison_of
 from homolog.record.table import Table
@@ -362,7 +371,7 @@ def make_run(
     run = run_json(name, compared) | {"verdicts": shared.to_dicts()}
     if edit is not None:
         edit(run)
-    (folder / "run.json").write_text(json.dumps(run), "utf-8")
+    write_record(folder, run)
     return folder
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
+from tests.analyses.planted_record import write_record
 from tests.analyses.planted_run import make_run
 from tests.report.pages import EVIL, files_of, opened, parsed
 
@@ -147,7 +148,7 @@ def test_the_same_run_gives_the_same_bytes_over_an_older_page(page: Path, tmp_pa
         "peak_memory_bytes": 1,
         "outputs": {},
     }
-    (run / "run.json").write_text(json.dumps(record))
+    write_record(run, record)
     again = write_report(run)
     assert files_of(again.parent) == files_of(page.parent)
     assert not list(run.glob(".partial*"))
@@ -170,9 +171,12 @@ def test_an_analysis_from_elsewhere_has_its_chapter(tmp_path: Path) -> None:
         template="<p>{{ n|integer }} rows in all</p>",
     )
     silent = Analysis("silent", chapter="Silence", values=lambda records: None, template="a word")
-    page = write_report(make_run(tmp_path / "run"), [*ANALYSES, own, silent])
+    mute = Analysis("mute", measure=lambda material: {})  # it only measures
+    more = Analysis("more", chapter="My question", template="<p>and more</p>")
+    page = write_report(make_run(tmp_path / "run"), [*ANALYSES, own, silent, mute, more])
     text, addresses = parsed(page)
-    assert "My question 4,800 rows in all" in text and "#my-question" in addresses
+    assert "My question 4,800 rows in all and more" in text
+    assert addresses.count("#my-question") == 1
     assert "Silence" not in text and "a word" not in text
 
 
@@ -189,8 +193,7 @@ def circuits(path: Path, model: str = "mamba-s0") -> Path:
         table.write(table.frame([unable] if table is CIRCUITS else []), path / table.file)
     if not (path / "run.json").exists():
         stages = {"circuits": {"status": "done", "seconds": 2.0, "outputs": {}}}
-        run = {"format": 1, "name": "alone", "recipe": {"name": "alone"}, "stages": stages}
-        (path / "run.json").write_text(json.dumps(run), "utf-8")
+        write_record(path, {"name": "alone", "recipe": {"name": "alone"}, "stages": stages})
     return path
 
 

@@ -45,24 +45,26 @@ def body(
     records: for each kind of section that stands on this page, what it is about.  A section is
     filled with its `values`, the figures of its analysis by name and the `records`.
     """
-    chapters: list[Chapter] = []
+    sections: list[tuple[str, str]] = []
     figures: list[Figure] = []
-    own = [analysis for analysis in analyses if analysis.page in records]
-    for title, group in itertools.groupby(own, lambda analysis: analysis.chapter):
-        sections: list[str] = []
-        for analysis in group:
-            about = records[analysis.page]
-            values = analysis.values(about)
-            if values is None:
-                continue
-            drawn = analysis.drawn(about)
-            figures += drawn
-            by_name = {figure.name: figure for figure in drawn}
-            template = pages.from_string(PRELUDE + analysis.section)
-            given = {"figures": by_name, "figure_folder": figure_folder, "records": about}
-            sections.append(template.render(**given, **values))
-        if text := "\n".join(section for section in sections if section.strip()):
-            chapters.append(Chapter(title, _slug(title), Markup(text)))
+    for analysis in analyses:
+        about = records.get(analysis.page)
+        values = analysis.values(about) if about is not None and analysis.section else None
+        if about is None or values is None:
+            continue
+        drawn = analysis.drawn(about)
+        figures += drawn
+        given = {
+            "figures": {figure.name: figure for figure in drawn},
+            "figure_folder": figure_folder,
+            "records": about,
+        }
+        text = pages.from_string(PRELUDE + analysis.section).render(**given, **values)
+        sections += [(analysis.chapter, text)] if text.strip() else []
+    chapters = [
+        Chapter(title, _slug(title), Markup("\n".join(text for _, text in group)))
+        for title, group in itertools.groupby(sections, lambda section: section[0])
+    ]
     return Body(chapters, figures)
 
 
