@@ -52,7 +52,7 @@ def layer(tokens: int, n_features: int, active: float) -> tuple[SparseFeatures, 
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """(processor seconds, what the call returns): other work on the machine counts little in them."""
+    """(processor seconds, what the call returns): other work on the machine counts little."""
     begun = time.process_time()
     result = function()
     return time.process_time() - begun, result

@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 from scipy.stats import spearmanr
 
-from homolog.analyses.relation.measure import rank_correlation, relate
+from homolog.analyses.relation.measure import rank_correlation, relate, related
 from homolog.errors import InputError
-from homolog.record.comparisons import MAIN_LABEL
+from homolog.record import comparisons
+from homolog.record.comparisons import CURRENT_TOKEN, MAIN_LABEL, TOKENS, Comparison
 from homolog.record.tables import CURVES, RELATION
 
 
@@ -122,3 +123,16 @@ def test_a_bin_of_few_features_has_a_median_and_no_interval():
 def test_edges_must_ascend():
     with pytest.raises(InputError, match="bins"):
         relate(frame(), frame(), bins=(1, 0))
+
+
+def test_what_is_related_follows_from_the_roles_of_comparisons(monkeypatch):
+    added = Comparison("shuffled", "baseline", "Shuffled|text", "words", lambda models: [])
+    monkeypatch.setattr(comparisons, "COMPARISONS", [*comparisons.COMPARISONS, added])
+    rows = [
+        {"comparison": each.name, "kind": each.kind, "best_model": "B"}
+        for each in comparisons.COMPARISONS
+        if each is not TOKENS
+    ]
+    rows.append({"comparison": TOKENS.name, "kind": "sae", "best_model": CURRENT_TOKEN.name})
+    kept = related(pl.DataFrame(rows))["comparison"].to_list()
+    assert kept == ["main", "random-model", "rotated", "sae-seed", "model-seed", "shuffled"]

@@ -1,6 +1,4 @@
-"""A small study that says what its features mean: tables, files and pages, and a judge that is
-asked afterwards.
-"""
+"""A small study that says what its features mean, and what a language model makes of them."""
 
 from __future__ import annotations
 
@@ -10,19 +8,22 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from homolog.pipeline.run_study import run_study
 from tests.analyses.chat import chat_server
 from tests.processes import HANGS
 
 from homolog import Study
-from homolog.analyses.causal.measure import causal_words
+from homolog.analyses import ANALYSES
+from homolog.analyses.causal.shares import causal_words
 from homolog.analyses.ratings import Budget, Endpoint
-from homolog.analyses.relation.measure import RELATION_SCHEMA
 from homolog.errors import InputError
-from homolog.pipeline.judging import judge_run
+from homolog.pipeline.analyses import is_made
+from homolog.pipeline.rate import rate_run
 from homolog.pipeline.recipes import parse_recipe
 from homolog.pipeline.run_study import run_study
 from homolog.progress import make_progress
 from homolog.record.run_folder import RunFolder
+from homolog.record.tables import RATINGS, RELATION
 from homolog.report.export import export_figures
 
 MODELS = ("transformer-s0", "transformer-s1")
@@ -67,7 +68,7 @@ def test_every_table_is_there_and_checked(run):
     alive = features.filter(pl.col("n_active") > 30)
     assert (alive["token_entropy"] >= 0).all() and alive["context_tokens"].is_finite().mean() > 0.9
     assert alive["promoted"].list.len().min() == 10
-    assert dict(relation.schema) == RELATION_SCHEMA
+    assert dict(relation.schema) == RELATION.schema
     assert set(relation.filter(pl.col("comparison") == "main")["measure"]) >= {
         "token_entropy",
         "context_tokens",
@@ -128,39 +129,31 @@ def test_the_page_the_explorer_and_the_figures(run, tmp_path):
     )
 
 
-def judged(question: str) -> str:
+def answer(question: str) -> str:
     """Explains every feature alike, and says that the first texts are the active ones."""
-    explains = "complexity" in question
-    reply = (
-        {"explanation": "words", "complexity": 2, "consistency": 4}
-        if explains
-        else {"active": [1, 2, 3]}
-    )
-    return json.dumps(reply)
+    explained = {"explanation": "words", "complexity": 2, "consistency": 4}
+    return json.dumps(explained if "complexity" in question else {"active": [1, 2, 3]})
 
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    with chat_server(judged) as server:
+    with chat_server(answer) as server:
         yield Endpoint(server.url, "m", attempts=1, timeout=HANGS)
 
 
-def test_a_judge_is_asked_afterwards_and_only_once(run, endpoint):
+def test_a_language_model_rates_afterwards_and_is_asked_only_once(run, endpoint):
     said: list[str] = []
-    judge_run(run, endpoint, 12, Budget(), make_progress(quiet=True), said.append)
+    rate_run(run, endpoint, 12, Budget(), make_progress(quiet=True), said.append)
     assert "at most 48 requests" in said[0] and said[1].startswith("48 requests, 480 tokens")
-    judged = Study.load(run).judged
-    assert (
-        len(judged) == 24
-        and (judged["complexity"] == 2).all()
-        and judged["detection"].is_between(0, 1).all()
-    )
+    ratings = Study.load(run).ratings
+    assert dict(ratings.schema) == RATINGS.schema and len(ratings) == 24
+    assert (ratings["complexity"] == 2).all() and ratings["detection"].is_between(0, 1).all()
     assert {"complexity", "detection"} <= set(Study.load(run).relation["measure"])
-    assert "words" in "".join(
-        file.read_text("utf-8") for file in (run / "report" / "explorer").rglob("*.js")
-    )
-    judge_run(run, endpoint, 12, Budget(), make_progress(quiet=True), said.append)
-    assert said[2].startswith("24 features: at most 0 requests") and said[3].startswith(
-        "0 requests"
-    )
+    readers = [analysis for analysis in ANALYSES if RATINGS in analysis.reads]
+    assert readers and all(is_made(RunFolder(run), analysis) for analysis in readers)
+    explorer = (run / "report" / "explorer").rglob("*.js")
+    assert "words" in "".join(file.read_text("utf-8") for file in explorer)
+    rate_run(run, endpoint, 12, Budget(), make_progress(quiet=True), said.append)
+    assert said[2].startswith("24 features: at most 0 requests")
+    assert said[3].startswith("0 requests")
     assert RunFolder(run).verify() == []

@@ -30,4 +30,5 @@ ANALYSIS = Analysis(
     left_out=_left_out,
     units=each_model,
     measure=_measure,
+    chapter="Meaning",
 )

@@ -14,6 +14,7 @@ ANALYSIS = Analysis(
     title="explain and rate features",
     tables=(RATINGS,),
     wanted=lambda recipe: False,
+    chapter="Meaning",
 )
 
 __all__ = [

@@ -21,4 +21,5 @@ ANALYSIS = Analysis(
     wanted=interpreted(),
     units=each_layer,
     measure=_measure,
+    chapter="Meaning",
 )
