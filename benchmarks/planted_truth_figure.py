@@ -11,7 +11,7 @@ import altair as alt
 import polars as pl
 import vl_convert as vlc
 
-from homolog.report import theme
+from homolog.charts import theme
 from homolog.report.export import stable_ids
 
 VERDICT = "q, r >= 0.2, unrivalled"  # the criterion of a study

@@ -52,6 +52,31 @@ def test_two_models_may_share_an_untrained_twin():
     assert main["homolog"].to_list() == [False, True] * 2
 
 
+def test_other_labels_of_the_same_models_neither_raise_nor_rival_the_main_ones():
+    """B's second and rotated dictionaries come closer to A, and A's second ones to B."""
+    there = rows("main", "A", "B", [0.5, 0.5], threshold=[0.1] * 2)
+    back = rows("main", "B", "A", [0.6, 0.6], threshold=[0.1] * 2)
+    others = [
+        rows("main", "A", "B", [0.99, 0.99], threshold=[0.1] * 2, best_label="seed1"),
+        rows("main", "A", "B", [0.95, 0.95], threshold=[0.1] * 2, label="seed1"),
+        rows("main", "B", "A", [0.95, 0.95], threshold=[0.1] * 2, best_label="seed1"),
+        rows("main", "B", "A", [0.99, 0.99], threshold=[0.1] * 2, label="seed1"),
+        rows("rotated", "A", "B", [0.4, 0.55], best_label="rotated"),
+        rows("rotated", "A", "B", [0.9, 0.9], best_label="seed1"),
+        rows("rotated", "A", "B", [0.9, 0.9], label="seed1", best_label="rotated"),
+        rows("rotated", "B", "A", [0.9, 0.9], label="rotated"),
+    ]
+    main = classified(pl.concat([*others, there, back])).filter(comparison="main")
+    own = main.filter(model="A", label="sae", best_label="sae")
+    np.testing.assert_allclose(own["rival_r"], [0.6, 0.6], atol=1e-7)
+    np.testing.assert_allclose(own["control_r"], [0.4, 0.55], atol=1e-7)  # B's rotated ones alone
+    np.testing.assert_allclose(own["bar"], [0.42, 0.55], atol=1e-7)  # 0.7 x 0.6, and the control
+    assert own["homolog"].to_list() == [True, False]
+    turned = main.filter(model="B", label="sae", best_label="sae")
+    assert turned["control_r"].null_count() == 2  # A was not rotated
+    assert turned["homolog"].to_list() == [True, True]
+
+
 def test_without_baselines_only_rivals_and_the_floor_count():
     result = classify(small_study(), Criterion("main")).filter(pl.col("comparison") == "main")
     assert result["control_r"].null_count() == 6

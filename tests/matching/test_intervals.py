@@ -119,6 +119,21 @@ def test_strata_count_dead_and_rare_features():
     assert rows["share_above_07"].to_list() == [1, 1, 1]
 
 
+def test_two_dictionaries_of_one_model_have_a_row_each_way():
+    generator = np.random.default_rng(0)
+    x = generator.random((200, 2))
+    y = np.stack([x[:, 0], 1 - x[:, 0], x.sum(axis=1)], axis=1)
+    document = np.repeat(np.arange(10, dtype=np.int32), 20)
+    a = [SparseFeatures(x, "s", document, "A", 0)]
+    b = [SparseFeatures(y, "s", document, "A", 0, "seed1")]
+    summary = summarise(match_models(a, b).matches, a, b, prepared, seed=0, n_replicates=5)
+    r = np.corrcoef(x.T, y.T)[:2, 2:]
+    rows = summary.filter(stratum="all").select("model", "label", "best_model", "best_label")
+    assert rows.rows() == [("A", "sae", "A", "seed1"), ("A", "seed1", "A", "sae")]
+    means = summary.filter(stratum="all")["mean"]
+    np.testing.assert_allclose(means, [r.max(axis=1).mean(), r.max(axis=0).mean()], atol=1e-6)
+
+
 def test_a_model_without_live_features_has_no_numbers():
     x = np.zeros((40, 2))
     a, b = two_models(x, np.eye(40, 2), np.repeat(np.arange(4, dtype=np.int32), 10))

@@ -76,8 +76,8 @@ def test_ties_go_to_the_first_layer_and_dead_features_have_no_partner():
     x = np.array([[1.0, 0], [0, 0], [2, 0], [0, 0]])
     a = [SparseFeatures(x, "s", DOCUMENT[:4], "A", layer) for layer in (4, 7)]
     b = [SparseFeatures(x, "s", DOCUMENT[:4], "A", layer, "seed1") for layer in (4, 7)]
-    rows = match_models(a, b, comparison="sae-seed").matches.filter(pl.col("model") == "A")
-    assert rows["best_model"].unique().to_list() == ["A@seed1"]
+    rows = match_models(a, b, comparison="sae-seed").matches.filter(label="sae")
+    assert rows.select("model", "best_model", "best_label").unique().rows() == [("A", "A", "seed1")]
     assert rows["best_layer"].to_list() == [4, -1, 4, -1]
     assert rows["best_feature"].to_list() == [0, -1, 0, -1]
     assert rows["runner_up_layer"].to_list() == [7, -1, 7, -1]

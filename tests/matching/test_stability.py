@@ -15,9 +15,12 @@ N_TOKENS, N_LAYERS, WIDTH = 2000, 2, 12
 
 
 def rows(
-    model: str, best_model: str, partners: list[tuple[int, int, float, int, int]]
+    model: str, best_model: str, partners: list[tuple[int, int, float, int, int]], **labels: str
 ) -> pl.DataFrame:
-    """Rows (layer, feature, r, best_layer, best_feature) of one direction."""
+    """Rows (layer, feature, r, best_layer, best_feature) of one direction.
+
+    labels: `label` and `best_label`, of the main dictionaries unless given.
+    """
     names = {
         "layer": pl.Int32,
         "feature": pl.Int32,
@@ -26,7 +29,8 @@ def rows(
         "best_feature": pl.Int32,
     }
     frame = pl.DataFrame(partners, schema=names, orient="row")
-    return frame.with_columns(model=pl.lit(model), best_model=pl.lit(best_model))
+    sides = {"model": model, "best_model": best_model, "label": "sae", "best_label": "sae"}
+    return frame.with_columns(pl.lit(value).alias(name) for name, value in (sides | labels).items())
 
 
 def test_the_way_there_and_back_by_hand():
@@ -36,10 +40,12 @@ def test_the_way_there_and_back_by_hand():
     )
     main_seed = rows(
         "A",
-        "B@seed1",
+        "B",
         [(0, 0, 0.8, 1, 2), (0, 1, 0.6, 1, 3), (0, 2, 0.5, 0, 2), (0, 3, nan, -1, -1)],
+        best_label="seed1",
     )
-    sae_seed = rows("B@seed1", "B", [(1, 2, 0.9, 1, 5), (1, 3, 0.9, 1, 5), (0, 2, 0.9, 1, 5)])
+    partners = [(1, 2, 0.9, 1, 5), (1, 3, 0.9, 1, 5), (0, 2, 0.9, 1, 5)]
+    sae_seed = rows("B", "B", partners, label="seed1")
     found = with_stability(main, main_seed, sae_seed)
     # feature 0 comes back to (1, 5); 1 comes back to (1, 5), not (1, 6); 2 to feature 5, but of
     # another layer
@@ -54,9 +60,12 @@ def test_the_way_there_and_back_by_hand():
 
 def test_what_was_not_measured_is_null_and_pairs_keep_apart():
     main = pl.concat([rows("A", "B", [(0, 0, 0.9, 0, 1)]), rows("A", "C", [(0, 0, 0.9, 0, 1)])])
-    main_seed = rows("A", "C@seed1", [(0, 0, 0.4, 0, 7)])
+    main_seed = rows("A", "C", [(0, 0, 0.4, 0, 7)], best_label="seed1")
     sae_seed = pl.concat(
-        [rows("C@seed1", "C", [(0, 7, 0.9, 0, 1)]), rows("C", "C@seed1", [(0, 7, 0.9, 0, 2)])]
+        [
+            rows("C", "C", [(0, 7, 0.9, 0, 1)], label="seed1"),
+            rows("C", "C", [(0, 7, 0.9, 0, 2)], best_label="seed1"),
+        ]
     )
     found = with_stability(main, main_seed, sae_seed)
     assert found["stable"].to_list() == [None, True]
@@ -71,10 +80,19 @@ def test_what_was_not_measured_is_null_and_pairs_keep_apart():
 def test_the_first_of_several_seeds_counts():
     main = rows("A", "B", [(0, 0, 0.9, 0, 1)])
     main_seed = pl.concat(
-        [rows("A", "B@seed2", [(0, 0, 0.1, 0, 9)]), rows("A", "B@seed1", [(0, 0, 0.6, 0, 3)])]
+        [
+            rows("A", "B", [(0, 0, 0.1, 0, 9)], best_label="seed2"),
+            rows("A", "B", [(0, 0, 0.6, 0, 3)], best_label="seed1"),
+            # of A's own second dictionary, which says nothing of the main one
+            rows("A", "B", [(0, 0, 0.7, 0, 5)], label="seed1", best_label="seed0"),
+            rows("B", "A", [(0, 1, 0.7, 0, 0)], label="seed2"),
+        ]
     )
     sae_seed = pl.concat(
-        [rows("B@seed1", "B", [(0, 3, 0.9, 0, 1)]), rows("B@seed2", "B", [(0, 9, 0.9, 0, 4)])]
+        [
+            rows("B", "B", [(0, 3, 0.9, 0, 1)], label="seed1"),
+            rows("B", "B", [(0, 9, 0.9, 0, 4)], label="seed2"),
+        ]
     )
     found = with_stability(main, main_seed, sae_seed)
     assert found["stable"].to_list() == [True] and found["other_seed_r"].to_list() == [

@@ -165,12 +165,13 @@ def test_fewer_partner_sets():
 
 
 def rows(
-    comparison: str, model: str, best_model: str, layer: list[int], r: np.ndarray
+    comparison: str, model: str, best_model: str, layer: list[int], r: np.ndarray, **labels: str
 ) -> pl.DataFrame:
+    """labels: `label` and `best_label`, of the main dictionaries unless given."""
     frame = pl.DataFrame({"layer": layer, "feature": np.arange(len(r)), "r": r.astype(np.float32)})
-    return frame.with_columns(
-        comparison=pl.lit(comparison), model=pl.lit(model), best_model=pl.lit(best_model)
-    )
+    names = {"comparison": comparison, "model": model, "best_model": best_model}
+    names |= {"label": "sae", "best_label": "sae"} | labels
+    return frame.with_columns(pl.lit(value).alias(name) for name, value in names.items())
 
 
 SETS = ("main", "main-seed", "sae-seed", "model-seed")
@@ -184,16 +185,20 @@ def test_the_table_of_a_study():
     r[7, 0] = r[9, 3] = np.nan
     layer = [int(d) for d in depth]
     partners = [
-        ("main", "B"),
-        ("main-seed", "B@seed1"),
-        ("sae-seed", "A@seed1"),
-        ("model-seed", "A2"),
+        ("main", "B", "sae"),
+        ("main-seed", "B", "seed1"),
+        ("sae-seed", "A", "seed1"),
+        ("model-seed", "A2", "sae"),
     ]
-    parts = [rows(name, "A", partner, layer, r[:, s]) for s, (name, partner) in enumerate(partners)]
+    parts = [
+        rows(name, "A", partner, layer, r[:, s], best_label=label)
+        for s, (name, partner, label) in enumerate(partners)
+    ]
     # features are told by layer and number
     parts[2] = parts[2].sample(fraction=1, shuffle=True, seed=0)
-    noise = [
-        rows("sae-seed", "A@seed1", "A", layer, r[:, 0]),
+    noise = [  # of A's second dictionary, and of a comparison that is no partner set
+        rows("sae-seed", "A", "A", layer, r[:, 0], label="seed1"),
+        rows("main-seed", "A", "B", layer, r[::-1, 1], label="seed1"),
         rows("tokens", "A", "current-token", layer, r[:, 1]),
     ]
     architectures = {"A": "gpt", "A2": "gpt", "B": "mamba"}

@@ -33,8 +33,9 @@ def only(table: pl.DataFrame, **options) -> SimpleNamespace:
 
 def test_rivals_lower_the_ceiling_too():
     study = rows("main", "A", "B", [0.9, 0.9], threshold=[0.1] * 2)
-    skyline = rows("sae-seed", "A", "A@seed1", [0.9, 0.4], threshold=[0.1] * 2, best_feature=[0, 0])
-    back = rows("sae-seed", "A@seed1", "A", [0.9, NAN], threshold=[0.1] * 2)
+    skyline = rows("sae-seed", "A", "A", [0.9, 0.4], threshold=[0.1] * 2, best_feature=[0, 0])
+    skyline = skyline.with_columns(best_label=pl.lit("seed1"))
+    back = rows("sae-seed", "A", "A", [0.9, NAN], threshold=[0.1] * 2, label="seed1")
     assert only(classified(pl.concat([study, skyline, back]), {}), untrained={}).ceiling == 0.5
     assert only(classified(pl.concat([study, skyline]), {}), untrained={}).ceiling == 1.0
 
@@ -86,7 +87,7 @@ def test_the_table_has_a_row_for_each_pair():
 
 def test_controls_of_other_models_do_not_count_and_missing_ones_are_named():
     study = small_study().filter(~pl.col("comparison").is_in(["tokens", "rotated"]))
-    study = pl.concat([study, rows("rotated", "A", "C@rotated", [0.99] * 5 + [NAN])])
+    study = pl.concat([study, rows("rotated", "A", "C", [0.99] * 5 + [NAN], best_label="rotated")])
     twin_of_c = study.with_columns(pl.col("best_model").replace({"B-random": "C-random"}))
     untrained = {"B": "B-random", "C": "C-random"}
     found = only(classified(study, untrained), untrained=untrained)
@@ -101,6 +102,24 @@ def test_controls_of_other_models_do_not_count_and_missing_ones_are_named():
     )
     nothing = only(classified(twin_of_c, {}), untrained={})
     assert nothing.share == 0.6 and nothing.given
+
+
+def test_only_main_dictionaries_count():
+    """Rows of second dictionaries, with homologs alone, leave that of the main ones as it is."""
+    high, bars = [0.99] * 5 + [NAN], [0.1] * 5 + [NAN]
+    others = [
+        rows("main", "A", "B", high, threshold=bars, label="seed1"),
+        rows("main", "A", "B", high, threshold=bars, best_label="seed1"),
+        rows("main", "A", "B", high, threshold=bars, label="seed1", best_label="seed1"),
+        rows("sae-seed", "A", "A", high, threshold=bars, best_label="seed2"),
+        rows("sae-seed", "A", "A", [0.3] * 5 + [NAN], threshold=bars, label="seed1"),
+    ]
+    study = pl.concat([others[0], small_study(), *others[1:]])
+    assert only(classified(study)) == only(classified(small_study()))
+    without = study.filter(pl.col("comparison") != "tokens")
+    tokens = rows("tokens", "A", "current-token", high, label="seed1")
+    found = only(classified(pl.concat([without, tokens])))
+    assert "Controls that were not run: the current token." in found.words
 
 
 def failing(model: str, label: str, reason: str) -> pl.DataFrame:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,18 @@ import polars as pl
 import pytest
 from tests.report.pages import EVIL
 
+from homolog.analyses.records import StudyRecords
+from homolog.record.places import Places
+from homolog.record.run_record import FORMAT, write_record
+from homolog.record.table import Table
+from homolog.record.tables import CONTEXTS, FEATURES, MATCHES, RATINGS, SCATTER
 from homolog.report.explorer import Source, words, write_explorer
 
 A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
 LAYERS = {A: 2, B: 3, C: 1}
-SIZES = {
-    A: (130, 6),
-    B: (40, 0, 60),
-    C: (3,),
-}  # 130: a chunk of 128 and a bit; layer 1 of B has none
+# 130: a chunk of 128 and a bit; layer 1 of B has none
+SIZES = {A: (130, 6), B: (40, 0, 60), C: (3,)}
+FEATURE = ["model", "layer", "feature"]
 VOCABULARY = [
     " the",
     " cat",
@@ -55,84 +61,91 @@ NUMPY = {"u8": "<u1", "u16": "<u2", "u32": "<u4"}
 
 
 def features_of(sizes: dict[str, tuple[int, ...]] = SIZES) -> pl.DataFrame:
-    """Feature f of layer l fires on f tokens; every third has an explanation; feature 5 has no
-    neighbours.
-    """
-    rows = []
-    for model, per_layer in sizes.items():
-        for layer, size in enumerate(per_layer):
-            for f in range(size):
-                rows.append(
-                    {
-                        "model": model,
-                        "layer": layer,
-                        "feature": f,
-                        "n_active": f,
-                        "freq": f / 1000,
-                        "mean_active": 1.5,
-                        "max": 2.0 + f,
-                        "token_entropy": float("nan") if f == 0 else f / 16,
-                        "token_r2": None,
-                        "promoted": [" cat", EVIL],
-                        "suppressed": [],
-                        "near_feature": [] if f == 5 else [0, 1],
-                        "near_cosine": [] if f == 5 else [0.75, 0.5],
-                        "top_tokens": [VOCABULARY[f % 3], " Par"],
-                        "explanation": f"Names of cities {EVIL}" if f % 3 == 0 else None,
-                        "complexity": 2 if f % 3 == 0 else None,
-                    }
-                )
-    types = {"layer": pl.Int32, "feature": pl.Int32, "n_active": pl.Int64, "token_r2": pl.Float32}
-    return pl.DataFrame(rows, infer_schema_length=None, schema_overrides=types)
+    """Feature f of layer l fires on f tokens, and 5 has no neighbours; with what was said of it."""
+    rows = [
+        {
+            "model": model,
+            "layer": layer,
+            "feature": f,
+            "n_active": f,
+            "freq": f / 1000,
+            "mean_active": 1.5,
+            "max": 2.0 + f,
+            "token_entropy": float("nan") if f == 0 else f / 16,
+            "promoted": [" cat", EVIL],
+            "suppressed": [],
+            "near_feature": [] if f == 5 else [0, 1],
+            "near_cosine": [] if f == 5 else [0.75, 0.5],
+            "top_tokens": [VOCABULARY[f % 3], " Par"],
+        }
+        for model, layer, f in features_in(sizes)
+    ]
+    said = ratings_of(sizes).select(*FEATURE, "explanation", "complexity")
+    return FEATURES.frame(rows).join(said, on=FEATURE, how="left", maintain_order="left")
+
+
+def features_in(sizes: dict[str, tuple[int, ...]]) -> list[tuple[str, int, int]]:
+    """(model, layer, feature) of each."""
+    return [
+        (model, layer, f)
+        for model, per_layer in sizes.items()
+        for layer, size in enumerate(per_layer)
+        for f in range(size)
+    ]
+
+
+def ratings_of(sizes: dict[str, tuple[int, ...]] = SIZES) -> pl.DataFrame:
+    """An explanation of every third feature."""
+    rated = {"explanation": f"Names of cities {EVIL}", "complexity": 2, "rater": "gpt"}
+    rows = [
+        {"model": model, "layer": layer, "feature": f} | rated
+        for model, layer, f in features_in(sizes)
+        if f % 3 == 0
+    ]
+    return RATINGS.frame(rows)
 
 
 def matches_of(sizes: dict[str, tuple[int, ...]] = SIZES) -> pl.DataFrame:
-    """r falls with the feature's number from 1 in steps of 1/200; feature 2 is undefined; the best
-    is always 0 / 1.
-    """
+    """r falls with the feature's number from 1 by 1/200, 2 has none; the best is always 0 / 1."""
     rows = []
     for model, target in ((A, B), (B, A), (A, C)):
-        for layer, size in enumerate(sizes[model]):
-            for f in range(size):
-                none = f == 2
-                rows.append(
-                    {
-                        "comparison": "main",
-                        "model": model,
-                        "layer": layer,
-                        "feature": f,
-                        "r": float("nan") if none else 1 - f / 200,
-                        "best_model": target,
-                        "best_layer": -1 if none else 0,
-                        "best_feature": -1 if none else 1,
-                        "runner_up_r": 0.25,
-                        "runner_up_layer": 0,
-                        "runner_up_feature": 2,
-                        "partner_r": 0.125,
-                        "partner_layer": -1 if f else 0,
-                        "partner_feature": -1 if f else 0,
-                        "excess": None if none else 0.5 - f / 200,
-                        "q": 1e-4,
-                        "mutual": f == 1,
-                        "homolog": None if none else f < 40,
-                    }
-                )
-    types = {
-        "layer": pl.Int32,
-        "feature": pl.Int32,
-        "best_layer": pl.Int32,
-        "best_feature": pl.Int32,
-    }
-    table = pl.DataFrame(rows, infer_schema_length=None, schema_overrides=types)
-    control = table.with_columns(comparison=pl.lit("rotated"), r=pl.lit(0.999))
+        for _, layer, f in features_in({model: sizes[model]}):
+            none = f == 2
+            rows.append(
+                {
+                    "comparison": "main",
+                    "kind": "sae",
+                    "model": model,
+                    "label": "sae",
+                    "layer": layer,
+                    "feature": f,
+                    "r": float("nan") if none else 1 - f / 200,
+                    "best_model": target,
+                    "best_label": "sae",
+                    "best_layer": -1 if none else 0,
+                    "best_feature": -1 if none else 1,
+                    "runner_up_r": 0.25,
+                    "runner_up_layer": 0,
+                    "runner_up_feature": 2,
+                    "partner_r": 0.125,
+                    "partner_layer": -1 if f else 0,
+                    "partner_feature": -1 if f else 0,
+                    "excess": None if none else 0.5 - f / 200,
+                    "q": 1e-4,
+                    "mutual": f == 1,
+                    "homolog": None if none else f < 40,
+                }
+            )
+    table = MATCHES.frame(rows)
+    rotated = {"comparison": pl.lit("rotated"), "best_label": pl.lit("rotated")}
+    control = table.with_columns(**rotated, r=pl.lit(0.999, pl.Float32))
     return pl.concat([control, table])
 
 
 def contexts_of(model: str, layer: int) -> pl.DataFrame | None:
-    """Random contexts of a layer, in random order: none of features that 7 divides, none at all in
-    layer 1 of A.
+    """Random contexts of a layer, in random order; the strongest of feature 1 is " Paris".
 
-    The strongest of feature 1 is " Paris", firing on its end.
+    None of features that 7 divides, none at all in layer 1 of A.  " Paris" fires on its end.
     """
     if (model, layer) == (A, 1):
         return None
@@ -162,39 +175,15 @@ def contexts_of(model: str, layer: int) -> pl.DataFrame | None:
                     "values": values.tolist(),
                 }
             )
-    types = {"feature": pl.Int32, "tokens": pl.List(pl.Int32), "values": pl.List(pl.Float32)}
-    names = (
-        "feature",
-        "quantile",
-        "rank",
-        "row",
-        "document",
-        "window",
-        "position",
-        "value",
-        "start",
-        "tokens",
-        "values",
-    )
-    table = (
-        pl.DataFrame(rows, schema_overrides=types)
-        if rows
-        else pl.DataFrame(schema=dict.fromkeys(names, pl.Int32))
-    )
-    return table.sample(fraction=1.0, shuffle=True, seed=1) if rows else None
+    return CONTEXTS.frame(rows).sample(fraction=1.0, shuffle=True, seed=1) if rows else None
 
 
 def scatter_of(model: str, layer: int) -> pl.DataFrame | None:
     """Three points for feature 1 of each layer of A and its partner in B."""
     if model != A:
         return None
-    points = {
-        "feature": [1],
-        "best_model": [B],
-        "scatter_x": [[0.0, 1.0, 2.0]],
-        "scatter_y": [[0.0, 5.0, 10.0]],
-    }
-    return pl.DataFrame(points, schema_overrides={"feature": pl.Int32})
+    points = {"scatter_x": [0.0, 1.0, 2.0], "scatter_y": [0.0, 5.0, 10.0]}
+    return SCATTER.frame([{"feature": 1, "best_model": B} | points])
 
 
 def no_scatter(model: str, layer: int) -> None:
@@ -213,9 +202,34 @@ def planted(folder: Path, **options: Any) -> Path:
         "name": "planted",
     } | options
     source = Source(**given | {"matches": given["matches"].lazy()})
+    with many_files_of_words():
+        return write_explorer(folder, source)
+
+
+@contextmanager
+def many_files_of_words() -> Iterator[None]:
+    """Within it a file of the text index has few words."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(words, "CHARACTERS_PER_FILE", 100)
-        return write_explorer(folder, source)
+        yield
+
+
+def planted_run(folder: Path, *more: tuple[Table, pl.DataFrame]) -> StudyRecords:
+    """A run of the tables above and `more`: its explorer is that of `planted`."""
+    run = {"format": FORMAT, "name": "planted", "recipe": {}, "stages": {}}
+    folder.mkdir(parents=True)
+    write_record(folder / "run.json", run)
+    places = Places(folder)
+    features = features_of().select(list(FEATURES.schema))
+    tables = ((FEATURES, features), (MATCHES, matches_of()), (RATINGS, ratings_of()), *more)
+    for table, frame in tables:
+        table.write(frame, places.table(table))
+    for table, of_layer in ((CONTEXTS, contexts_of), (SCATTER, scatter_of)):
+        for model, layer in product(LAYERS, range(3)):
+            if layer < LAYERS[model] and (frame := of_layer(model, layer)) is not None:
+                table.write(frame, places.table(table, model, layer))
+    places.vocabulary.write_text(json.dumps(VOCABULARY), "utf-8")
+    return StudyRecords(folder, run, tuple(LAYERS))
 
 
 BYTES = [
@@ -234,25 +248,18 @@ BYTE_VALUES = [[0, 2, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 3, 0], [1, 1], [
 
 
 def planted_bytes(folder: Path) -> Path:
-    """Five features of A whose contexts spell characters over several tokens; the last has two
-    contexts.
-    """
-    contexts = pl.DataFrame(
+    """Five features of A whose contexts, two of the last, spell characters over several tokens."""
+    contexts = CONTEXTS.frame(
         {
             "feature": [0, 1, 2, 3, 4, 4],
-            "quantile": 1.0,
+            "quantile": [1.0] * 6,
             "value": [2.0, 1.0, 1.0, 3.0, 1.0, 1.0],
-            "document": 0,
+            "document": [0] * 6,
             "position": [1, 3, 1, 2, 0, 0],
-            "start": 0,
+            "start": [0] * 6,
             "tokens": BYTE_TOKENS,
             "values": BYTE_VALUES,
-        },
-        schema_overrides={
-            "feature": pl.Int32,
-            "tokens": pl.List(pl.Int32),
-            "values": pl.List(pl.Float32),
-        },
+        }
     )
     sizes = {A: (5,), B: (5,)}
     return planted(
@@ -283,8 +290,9 @@ def unpacked(column: dict[str, Any]) -> np.ndarray:
 
 @lru_cache
 def shown_text(model: str, layer: int) -> dict[int, list[tuple[str, bool]]]:
-    """For each feature of a layer all characters of its contexts and whether their token fires; a
-    space ends each.
+    """For each feature of a layer the characters of its contexts and whether their token fires.
+
+    A space ends each context.
     """
     found: dict[int, list[tuple[str, bool]]] = {}
     table = contexts_of(model, layer)
@@ -299,9 +307,7 @@ def shown_text(model: str, layer: int) -> dict[int, list[tuple[str, bool]]]:
 
 
 def words_slowly(model: str) -> dict[str, dict[int, bool]]:
-    """Words of a model and the rows that show them, with whether one fires on it: one character at
-    a time.
-    """
+    """Words of a model and the rows that show them, with whether one fires: letter by letter."""
     found: dict[str, dict[int, bool]] = {}
 
     def note(word: list[tuple[str, bool]], row: int) -> None:

@@ -20,15 +20,19 @@ from tests.report.planted_features import (
     contexts_of,
     data,
     features_of,
+    many_files_of_words,
     matches_of,
     no_scatter,
     planted,
     planted_bytes,
+    planted_run,
     unpacked,
     words_slowly,
 )
 
 from homolog.errors import InputError
+from homolog.record.tables import CAUSAL, LISTS
+from homolog.report.explorer import explore
 from homolog.report.explorer.packing import UNDEFINED, quantised
 from homolog.report.explorer.rows import NO_ROW
 from homolog.report.explorer.words import words_in
@@ -275,6 +279,27 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
     assert not known["classified"] and not any(model["tokens"] for model in known["models"])
     chunk = data(index, "features/0-0-0")
     assert set(chunk) == {"features"} and set(chunk["features"][0]) == {"matches"}
+
+
+def test_the_tables_of_a_run_make_its_explorer(index: Path, tmp_path: Path) -> None:
+    with many_files_of_words():
+        explore(planted_run(tmp_path / "run"), tmp_path / "report")
+    assert files_of(tmp_path / "report" / "explorer") == files_of(index.parent)
+
+
+def test_what_analyses_found_stands_with_the_feature(tmp_path: Path) -> None:
+    own = {"model": A, "layer": 0, "feature": 3}
+    agreements = ((True, 0.25), (True, 0.75), (True, np.nan), (False, 0.9))  # the last: a control
+    causal = CAUSAL.frame([own | {"matched": m, "ablate_r": r} for m, r in agreements])
+    predicted = (("exclusive", 0.25), ("exclusive", 0.5), ("shared", 0.875))
+    lists = LISTS.frame([own | {"list": name, "exclusive_r2": r2} for name, r2 in predicted])
+    explore(planted_run(tmp_path / "run", (CAUSAL, causal), (LISTS, lists)), tmp_path)
+    index = tmp_path / "explorer" / "index.html"
+    _, second, _, fourth = data(index, "features/0-0-0")["features"][:4]
+    assert (fourth["causal_r"], fourth["exclusive_r2"], fourth["complexity"]) == (0.5, 0.5, 2)
+    assert not {"causal_r", "exclusive_r2", "complexity"} & second.keys()
+    columns = {column["name"]: column["of"] for column in data(index, "manifest")["columns"]}
+    assert columns["causal_r"] == columns["exclusive_r2"] == ["0"]
 
 
 def test_contexts_are_asked_for_once_layer_by_layer(tmp_path: Path) -> None:

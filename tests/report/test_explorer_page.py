@@ -57,8 +57,9 @@ class Tab:
         self.wait(f"document.documentElement.dataset.explorer === {json.dumps(address or '#')}")
 
     def wait(self, condition: str) -> None:
-        """Asked from here: the page's policy refuses code from text, which playwright's own waiting
-        needs.
+        """Wait until a condition holds in the page.
+
+        Asked from here: its policy refuses code from text, which playwright's own waiting needs.
         """
         end = time.monotonic() + HANGS
         while not self.page.evaluate(condition):
@@ -200,9 +201,7 @@ def test_text_is_found_as_the_slow_index_finds_it(tab: Tab) -> None:
 
 
 def slow_search(words: dict[str, dict[int, bool]], query: list[str], fires: bool) -> set[int]:
-    """Rows that have, for each asked word, one that begins with it, or is it where it is one
-    character.
-    """
+    """Rows that have a word for each asked one: beginning with it, or equal if of one character."""
     return set.intersection(
         *(
             {

@@ -5,13 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
-import polars as pl
 import pytest
 
 from homolog.errors import InputError
+from homolog.record.places import Places
+from homolog.record.run_record import FORMAT, write_record
+from homolog.record.tables import CONTEXTS, FEATURES, RATINGS
 from homolog.report.neuronpedia import EMPTY, Release, export_neuronpedia
 
+MODELS = ("transformer-s0", "mamba-s0")
 RELEASE = Release("us", "small", "Small models", model_ids={"mamba-s0": "mamba"})
 # the fields of a feature, an activation and an explanation in Neuronpedia's exports
 FEATURE = {
@@ -52,18 +56,21 @@ ACTIVATION = {
 }
 
 
-@pytest.fixture
-def run(make_run, tmp_path) -> Path:
-    def interpreted(record):
-        record["stages"]["features"] = {
-            "status": "done",
-            "started": "2026-01-01T00:00:00",
-            "outputs": {},
-        }
-        record["corpus"]["match_tokens"] = 1280
+def write_run(folder: Path, stages: dict[str, Any]) -> Path:
+    """A run folder without tables."""
+    folder.mkdir()
+    corpus = {"sources": ["zoo/text.jsonl"], "match_tokens": 1280, "context": 128}
+    run = {"format": FORMAT, "recipe": {}, "stages": stages, "corpus": corpus}
+    write_record(folder / "run.json", run)
+    return folder
 
-    folder = make_run(tmp_path / "run", edit=interpreted)
-    rows = [
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    stage = {"status": "done", "started": "2026-01-01T00:00:00", "outputs": {}}
+    folder = write_run(tmp_path / "run", {"features": stage})
+    places = Places(folder)
+    features = [
         {
             "model": model,
             "layer": 0,
@@ -75,45 +82,33 @@ def run(make_run, tmp_path) -> Path:
             "near_feature": [1 - i],
             "near_cosine": [0.5],
         }
-        for model in ("transformer-s0", "mamba-s0")
+        for model in MODELS
         for i in range(2)
     ]
-    pl.DataFrame(rows).write_parquet(folder / "features.parquet")
-    (folder / "vocabulary.json").write_text(json.dumps([" a", "<b>", "\u2028"]), "utf-8")
-    for model in ("transformer-s0", "mamba-s0"):
-        (folder / "contexts" / model).mkdir(parents=True)
-        contexts = [
-            {
-                "feature": i,
-                "quantile": 1.0,
-                "rank": 0,
-                "row": 7,
-                "document": 3,
-                "window": 0,
-                "position": 7,
-                "value": 2.0,
-                "start": 5,
-                "tokens": [0, 1, 2],
-                "values": [0.0, 0.5, 2.0],
-            }
-            for i in range(2)
-        ]
-        pl.DataFrame(contexts).write_parquet(folder / "contexts" / model / "0.parquet")
-    pl.DataFrame(
-        [
-            {
-                "model": "mamba-s0",
-                "layer": 0,
-                "feature": 1,
-                "explanation": "cats",
-                "complexity": 2,
-                "consistency_rated": 5,
-                "detection": 0.9,
-                "rater": "gpt",
-                "prompts": "abc",
-            }
-        ]
-    ).write_parquet(folder / "ratings.parquet")
+    FEATURES.write(FEATURES.frame(features), places.table(FEATURES))
+    places.vocabulary.write_text(json.dumps([" a", "<b>", "\u2028"]), "utf-8")
+    contexts = [
+        {
+            "feature": i,
+            "quantile": 1.0,
+            "rank": 0,
+            "row": 7,
+            "document": 3,
+            "window": 0,
+            "position": 7,
+            "value": 2.0,
+            "start": 5,
+            "tokens": [0, 1, 2],
+            "values": [0.0, 0.5, 2.0],
+        }
+        for i in range(2)
+    ]
+    for model in MODELS:
+        CONTEXTS.write(CONTEXTS.frame(contexts), places.table(CONTEXTS, model, 0))
+    rated = {"explanation": "cats", "complexity": 2, "consistency_rated": 5, "detection": 0.875}
+    rated |= {"model": "mamba-s0", "layer": 0, "feature": 1, "rater": "gpt", "prompts": "abc"}
+    silent = {"model": "mamba-s0", "layer": 0, "feature": 0, "rater": "gpt", "prompts": "abc"}
+    RATINGS.write(RATINGS.frame([rated, silent]), places.table(RATINGS))
     return folder
 
 
@@ -167,6 +162,11 @@ def test_files_fields_and_values(run, tmp_path):
         "cats",
         "gpt",
     )
+    assert json.loads(said["notes"]) == {
+        "complexity": 2,
+        "consistency_rated": 5,
+        "detection": 0.875,
+    }
     assert not (folders[0] / "explanations").exists()
 
 
@@ -179,9 +179,9 @@ def test_the_same_run_gives_the_same_bytes(run, tmp_path):
     assert contents[0] == contents[1]
 
 
-def test_a_run_without_examples_is_named(make_run, tmp_path):
+def test_a_run_without_examples_is_named(tmp_path):
     with pytest.raises(InputError, match="no examples of its features"):
-        export_neuronpedia(make_run(tmp_path / "run"), tmp_path / "out", RELEASE)
+        export_neuronpedia(write_run(tmp_path / "run", {}), tmp_path / "out", RELEASE)
 
 
 def test_characters_of_several_tokens_are_joined(run, tmp_path):

@@ -32,7 +32,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from homolog.matching.tables import FEATURE, HOMOLOGS, MATCHES, completed
+from homolog.matching.tables import FEATURE, HOMOLOGS, MATCHES, Schema, completed
+from homolog.record.comparisons import MAIN_LABEL
 
 HOMOLOG_R = 0.2
 RIVAL_RATIO = 0.7
@@ -57,7 +58,7 @@ class Baseline:
         if self.stand_ins is not None:
             place = ("best_model", "best_label")
             of = [(partner, *stand_in) for partner, stand_in in self.stand_ins.items()]
-            schema = dict.fromkeys(("partner", *place), pl.String)
+            schema: Schema = dict.fromkeys(("partner", *place), pl.String)
             rows = rows.join(pl.DataFrame(of, schema=schema, orient="row"), on=place)
             rows = rows.drop(place).rename({"partner": "best_model"})
         return rows.group_by(self.keys).agg(pl.col("r").max().alias(self.name))
@@ -68,8 +69,8 @@ class Baseline:
         return FEATURE if self.stand_ins is None else [*FEATURE, "best_model"]
 
     def was_run(self, matches: pl.DataFrame, model: str, partner: str) -> bool:
-        """Whether `matches` hold `model` against what takes the place of `partner`."""
-        run = matches.filter(comparison=self.name, model=model)
+        """Whether `matches` hold `model`'s main features against what takes `partner`'s place."""
+        run = matches.filter(comparison=self.name, model=model, label=MAIN_LABEL)
         if self.stand_ins is None:
             return not run.is_empty()
         return self.stand_ins.get(partner) in set(run.select("best_model", "best_label").rows())

@@ -32,7 +32,7 @@ def with_stability(main: pl.DataFrame, across: pl.DataFrame, back: pl.DataFrame)
     unmeasured.
     """
     there = across.filter(pl.col("best_label") != MAIN_LABEL)
-    first = pl.col("best_label") == pl.col("best_label").min().over("model", "best_model")
+    first = pl.col("best_label") == pl.col("best_label").min().over("model", "label", "best_model")
     there = there.filter(first).select(
         *FEATURE,
         "best_model",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
 from homolog.record import tables
 
-Schema = Mapping[str, Any]
+Schema = dict[str, Any]
 
 FEATURE = ["model", "label", "layer", "feature"]
 """What tells features apart."""

@@ -48,6 +48,7 @@ from homolog.matching.tables import VARIANCE
 from homolog.record.comparisons import MAIN_LABEL
 
 DEPTH_BINS = 10
+PARTNER_SET = ("best_model", "best_label")
 FACTORS = ("architecture", "model seed", "SAE seed", "depth", "feature", "residual")
 
 
@@ -60,19 +61,18 @@ def variance_table(
     """Shares of each factor for each compared model, `VARIANCE`; n: features of the balanced table.
 
     matches: rows of any comparisons; those of `partner_sets` count.  architectures: of every model
-    by its name.  A model with fewer than two partner sets, or
-    two features, has no rows.  Raises InputError for a partner without architecture.
+    by its name.  A model with fewer than two partner sets, or two features, has no rows.  Raises
+    InputError for a partner without architecture.
     """
     rows = []
     for model in compared:
         own = matches.filter(
             pl.col("comparison").is_in(partner_sets), model=model, label=MAIN_LABEL
         )
-        own = own.with_columns(set=pl.concat_str("best_model", "best_label", separator=" "))
-        partners = own.unique("set", keep="first", maintain_order=True)["best_model"]
+        partners = own.unique(PARTNER_SET, keep="first", maintain_order=True)["best_model"]
         if len(partners) < 2:
             continue
-        table = own.pivot("set", index=["layer", "feature"], values="r").drop_nulls()
+        table = own.pivot(PARTNER_SET, index=["layer", "feature"], values="r").drop_nulls()
         r = table.drop("layer", "feature").to_numpy().astype(np.float64)
         kept = ~np.isnan(r).any(axis=1)
         if kept.sum() < 2:

@@ -45,7 +45,7 @@ def verdicts(
     ceiling: str,
     replicates: Mapping[tuple[str, str], np.ndarray] | None = None,
 ) -> pl.DataFrame:
-    """One row of `SHARED` for each ordered pair of the result, in the order of its rows.
+    """One row of `SHARED` for each ordered pair of main dictionaries of the result, in its order.
 
     classified: what `homologs.classify` made of the matches with the same criterion; columns of
     matches.parquet that other steps add may be missing.  saes: model, label, layer, passed, reason
@@ -62,7 +62,8 @@ def verdicts(
     Raises InputError for another number of rows of replicates.
     """
     classified = completed(classified, MATCHES | STABILITY)
-    result = classified.filter(pl.col("comparison") == criterion.result)
+    main = {"label": MAIN_LABEL, "best_label": MAIN_LABEL}
+    result = classified.filter(comparison=criterion.result, **main)
     records: list[dict[str, Any]] = []
     for (model, other), rows in result.group_by("model", "best_model", maintain_order=True):
         alive = int((rows["n_active"] > 0).sum())

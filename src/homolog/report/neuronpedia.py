@@ -220,7 +220,7 @@ def _activation(
 
 def _explanation(row: dict[str, Any], source: _Dictionary) -> dict[str, Any]:
     return source.keys | {
-        "id": sha256_bytes(f"{source.keys} {row['feature']} {row['judge']} {row['prompts']}")[:25],
+        "id": sha256_bytes(f"{source.keys} {row['feature']} {row['rater']} {row['prompts']}")[:25],
         "index": str(row["feature"]),
         "createdAt": source.made,
         "description": row["explanation"],

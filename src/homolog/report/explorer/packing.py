@@ -1,9 +1,8 @@
-"""Files that a page loads from the file system: JSON in a call, numbers as base64 of little-endian
-arrays.
+"""Files that a page loads from the file system.
 
-A browser lets a page from the file system load scripts and nothing else, so a data file is
-`explorer.put(name, value);`.  A column of numbers is quantised to 16 bits; with codes c of 0 to
-65534, and 65535 for undefined,
+A browser lets such a page load scripts and nothing else, so a data file is `explorer.put(name,
+value);`, where value is JSON and has numbers as base64 of little-endian arrays.  A column of
+numbers is quantised to 16 bits; with codes c of 0 to 65534, and 65535 for undefined,
 
     value = lo + (hi - lo) c / 65534          on a linear scale
     value = exp(lo + (hi - lo) (c - 1) / 65533), and 0 for c = 0          on a logarithmic one
@@ -58,9 +57,7 @@ def smallest(numbers: Shaped[np.ndarray, "n"], bound: int) -> Shaped[np.ndarray,
 
 
 def quantised(values: Float[np.ndarray, "n"], log: bool = False) -> dict[str, Any]:
-    """A column of finite or undefined (NaN) numbers, not negative where `log`: lo, hi, log and its
-    packed codes.
-    """
+    """A column of finite or NaN numbers, not negative where `log`: lo, hi, log and packed codes."""
     defined = np.isfinite(values)
     shown = defined & (values > 0) if log else defined
     scaled = np.log(values, where=shown, out=np.zeros(len(values))) if log else values
