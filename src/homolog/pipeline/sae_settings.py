@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from homolog.dictionaries.configs import KINDS, SPARSITY, AnyConfig, TrainingConfig, parse_config
+from homolog.dictionaries.configs import SETTINGS as KINDS
+from homolog.dictionaries.configs import SPARSITY, KindSettings, TrainingConfig, parse_config
 from homolog.errors import InputError
 from homolog.record.run_folder import folder_name
 
@@ -144,7 +145,7 @@ class SaeSettings(BaseModel):
             )
         return chosen
 
-    def config(self, d_model: int) -> AnyConfig:
+    def config(self, d_model: int) -> KindSettings:
         """The kind of dictionary for a residual stream of this width."""
         width = self.d_sae or max(1, round((self.expansion or EXPANSION) * d_model))
         key = SPARSITY[self.kind]

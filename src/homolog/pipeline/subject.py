@@ -19,8 +19,7 @@ import torch
 
 from homolog import dictionaries
 from homolog.corpus import TokenWindows, load_windows
-from homolog.dictionaries import SparseAutoencoder, TrainingConfig, parse_config
-from homolog.dictionaries.configs import SPARSITY
+from homolog.dictionaries import SparseAutoencoder, TrainingConfig, kind_of, parse_config
 from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE
 from homolog.dictionaries.hardware import product_precision
 from homolog.dictionaries.sources import StoredResiduals
@@ -160,9 +159,8 @@ def _train_layers(
             training_config(recipe),
             model=subject.name,
             labels=subject.labels,
-            workers=threads,
-            checkpoint=checkpoint,
-            device=recipe.run.device,
+            checkpoint=dictionaries.Checkpoint(checkpoint),
+            on=dictionaries.Place(recipe.run.device, threads),
         )
     text = windows_of(folder.path, "quality")
     residuals = full_residuals(model, text, layers)
@@ -231,7 +229,7 @@ def sparsity_of(sae: SparseAutoencoder) -> float | None:
     """The setting that made the dictionary as sparse as it is, L1 or L0 weight or k; None where its
     file says none.
     """
-    value = sae.k or (sae.metadata.get("config") or {}).get(SPARSITY[sae.kind])
+    value = sae.k or (sae.metadata.get("config") or {}).get(kind_of(sae.kind).sparsity)
     return None if value is None else float(value)
 
 

@@ -39,7 +39,7 @@ from scipy.sparse import csr_array
 from homolog.analyses.exclusive.measure import split_documents
 from homolog.dictionaries import SparseAutoencoder
 from homolog.dictionaries.encoder import SparseEncoder
-from homolog.dictionaries.quality import explained_variance
+from homolog.dictionaries.variance import explained_variance
 from homolog.errors import InputError
 from homolog.matching.spaces import SpaceMoments
 
