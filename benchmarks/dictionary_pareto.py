@@ -1,5 +1,4 @@
-"""Which kind of dictionary, and how sparse?  All five kinds at several sparsities on the models
-that ship.
+"""Which kind of dictionary, and how sparse?  All kinds, on the models that ship.
 
     python benchmarks/dictionary_pareto.py [--tokens N] [--kinds relu topk ...] [--out FOLDER]
 
@@ -39,7 +38,6 @@ from homolog.dictionaries import (
     parse_config,
     train,
 )
-from homolog.dictionaries.configs import SPARSITY
 from homolog.features import capture
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
 from homolog.pipeline.sae import seed_agreement
@@ -108,7 +106,7 @@ def load_subject(name: str, layer: int, heldout_tokens: int) -> Subject:
 
 def measure(subject: Subject, kind: str, sparsity: float, d_sae: int, n_tokens: int) -> Row:
     """Train two seeds and measure them; the means of both."""
-    key = SPARSITY[kind]
+    key = KINDS[kind].sparsity
     config = parse_config(
         {"kind": kind, "d_sae": d_sae, key: int(sparsity) if key == "k" else sparsity}
     )
@@ -122,7 +120,7 @@ def measure(subject: Subject, kind: str, sparsity: float, d_sae: int, n_tokens: 
     )
     seconds = time.perf_counter() - begun
     saes: list[SparseAutoencoder] = [trained[label][0] for label in LABELS]
-    found = [
+    qualities = [
         measure_on_text(
             subject.model,
             subject.heldout,
@@ -134,7 +132,9 @@ def measure(subject: Subject, kind: str, sparsity: float, d_sae: int, n_tokens: 
         for sae in saes
     ]
     names = ("explained_variance", "l0", "dead_share", "dense_share", "loss_recovered")
-    means = {name: float(np.mean([getattr(quality, name) for quality in found])) for name in names}
+    means = {
+        name: float(np.mean([getattr(quality, name) for quality in qualities])) for name in names
+    }
     return {
         "model": subject.model.name.removeprefix("zoo:"),
         "layer": subject.layer,
@@ -143,7 +143,7 @@ def measure(subject: Subject, kind: str, sparsity: float, d_sae: int, n_tokens: 
         "sparsity": float(sparsity),
         **means,
         "seed_skyline": seed_agreement(*saes, subject.kept),
-        "passed": all(quality.passed for quality in found),
+        "passed": all(quality.passed for quality in qualities),
         "seconds": seconds / len(LABELS),
     }
 

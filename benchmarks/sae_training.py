@@ -1,5 +1,4 @@
-"""Training of sparse autoencoders at the paper's size: ours against SAELens' own trainer, in one
-run.
+"""Training of sparse autoencoders at the paper's size: ours against SAELens' own trainer.
 
     python benchmarks/sae_training.py                     # TopK and ReLU + L1, three paired rounds
     python benchmarks/sae_training.py --kinds topk --rounds 1 --steps 10
@@ -24,16 +23,15 @@ import torch
 from measuring import busy, machine, peak_beyond, timed
 
 from homolog.dictionaries import (
-    AnyConfig,
-    ReluConfig,
+    KindSettings,
     ResidualArrays,
-    TopKConfig,
     TrainingConfig,
     explained_variance,
     plant,
     train,
 )
 from homolog.dictionaries.hardware import product_precision
+from homolog.dictionaries.kinds import relu, topk
 from homolog.dictionaries.training.fold import estimate_normalisation
 
 HELD_OUT = 4096
@@ -41,35 +39,38 @@ L1 = 5.0
 
 
 def activations(n_tokens: int, d_model: int) -> torch.Tensor:
-    """Planted features: (token, d_model), centred and of mean norm sqrt(d_model), so that neither
-    side has to scale.
+    """Planted features: (token, d_model), centred and of mean norm sqrt(d_model).
+
+    So neither side has to scale.
     """
     x = plant(n_tokens + HELD_OUT, d_model, 4 * d_model, seed=0, mean_active=24.0).x
     normal = estimate_normalisation(x)
     return normal.apply(x)
 
 
-def ours(x: torch.Tensor, config: AnyConfig, training: TrainingConfig, threads: int):
+def ours(x: torch.Tensor, config: KindSettings, training: TrainingConfig, threads: int):
     """(seconds, peak bytes beyond the activations, explained variance)."""
     source = ResidualArrays(x[None, :-HELD_OUT], seed=0)
 
     def run():
         return timed(
-            lambda: train(source, config, training, model="bench", workers=threads)["sae"][0]
+            lambda: train(source, config, training, model="bench", on=Place(workers=threads))[
+                "sae"
+            ][0]
         )
 
     peak, (seconds, sae) = peak_beyond(run)
     return seconds, peak, explained_variance(x[-HELD_OUT:], sae.decode(sae.encode(x[-HELD_OUT:])))
 
 
-def sae_lens(x: torch.Tensor, config: AnyConfig, training: TrainingConfig, autocast: bool):
+def sae_lens(x: torch.Tensor, config: KindSettings, training: TrainingConfig, autocast: bool):
     """The same of SAELens' trainer."""
     import sae_lens as sl
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
     widths = {"d_in": x.shape[1], "d_sae": config.d_sae, "apply_b_dec_to_input": False}
-    if isinstance(config, TopKConfig):
+    if isinstance(config, topk.Settings):
         sae = sl.TopKTrainingSAE(
             sl.TopKTrainingSAEConfig(**widths, k=config.k, decoder_init_norm=1.0)
         )
@@ -112,7 +113,7 @@ def sae_lens(x: torch.Tensor, config: AnyConfig, training: TrainingConfig, autoc
     return seconds, peak, explained_variance(x[-HELD_OUT:], x_hat)
 
 
-def bound(config: AnyConfig, d_model: int, n_tokens: int) -> float:
+def bound(config: KindSettings, d_model: int, n_tokens: int) -> float:
     """Tokens/s of the encoder's product alone."""
     dtype = torch.bfloat16 if product_precision("auto") == "bfloat16" else torch.float32
     x, W = (
@@ -123,7 +124,7 @@ def bound(config: AnyConfig, d_model: int, n_tokens: int) -> float:
     return n_tokens / min(timed(lambda: torch.mm(x, W.T, out=out))[0] for _ in range(5))
 
 
-def compare(name: str, config: AnyConfig, options: argparse.Namespace) -> None:
+def compare(name: str, config: KindSettings, options: argparse.Namespace) -> None:
     training = TrainingConfig(
         n_tokens=options.steps * options.batch,
         batch_size=options.batch,
@@ -136,20 +137,20 @@ def compare(name: str, config: AnyConfig, options: argparse.Namespace) -> None:
     sides = {"sae-lens float32": False, "sae-lens bfloat16 autocast": True}
     warm = training.model_copy(update={"n_tokens": 2 * options.batch})
     ours(x, config, warm, options.threads)  # compiles
-    found: dict[str, list[tuple[float, float, float]]] = {side: [] for side in ("ours", *sides)}
+    speeds: dict[str, list[tuple[float, float, float]]] = {side: [] for side in ("ours", *sides)}
     for _ in range(options.rounds):
-        found["ours"].append(ours(x, config, training, options.threads))
+        speeds["ours"].append(ours(x, config, training, options.threads))
         for side, autocast in sides.items():
-            found[side].append(sae_lens(x, config, training, autocast))
+            speeds[side].append(sae_lens(x, config, training, autocast))
     n_tokens = training.n_steps * options.batch
     print(
         f"\n{name}: {config.d_sae} features of d_model {options.d_model}, {training.n_steps} "
         f"steps of {options.batch}"
     )
     limit = bound(config, options.d_model, options.batch)
-    for side, runs in found.items():
+    for side, runs in speeds.items():
         rate = n_tokens / statistics.median(seconds for seconds, _, _ in runs)
-        ratios = [other[0] / own[0] for own, other in zip(found["ours"], runs, strict=True)]
+        ratios = [other[0] / own[0] for own, other in zip(speeds["ours"], runs, strict=True)]
         print(
             f"  {side:27} {rate:7.0f} tokens/s  {rate / limit:5.1%} of the product alone "
             f"({limit:.0f})  "
@@ -177,9 +178,9 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(options.threads)
     print(f"{machine()}, {options.threads} threads. {busy()}")
-    configs: dict[str, AnyConfig] = {
-        "topk": TopKConfig(d_sae=options.features, k=options.k),
-        "relu": ReluConfig(d_sae=options.features, l1=L1),
+    configs: dict[str, KindSettings] = {
+        "topk": topk.Settings(d_sae=options.features, k=options.k),
+        "relu": relu.Settings(d_sae=options.features, l1=L1),
     }
     for kind in options.kinds:
         compare(

@@ -1,5 +1,4 @@
-"""Training of dictionaries on a CUDA device against SAELens' own trainer on the same device; needs
-such a device.
+"""Training of dictionaries on a CUDA device against SAELens' own trainer on it.
 
     python benchmarks/sae_training_gpu.py --tokens 4000000 --layers 1 12 24
 
@@ -23,14 +22,13 @@ from typing import Any
 import torch
 
 from homolog.dictionaries import (
-    AnyConfig,
-    Progress,
-    ReluConfig,
-    TopKConfig,
+    KindSettings,
     TrainingConfig,
+    TrainingProgress,
     plant,
     train,
 )
+from homolog.dictionaries.kinds import relu, topk
 
 CHUNK = 16_384  # tokens of a read of `train`
 FEATURES = 4096  # planted
@@ -39,8 +37,9 @@ DEAD = 1000  # steps without firing after which a feature counts as dead
 
 
 class Stream:
-    """Activations on a device as an endless stream, the same for all layers (an
-    `ActivationSource`).
+    """Activations on a device as an endless stream, the same for all layers.
+
+    An `ActivationSource`.
     """
 
     def __init__(self, x: torch.Tensor, n_layers: int) -> None:
@@ -95,12 +94,12 @@ def most(device: str) -> int:
 
 
 def ours(
-    x: torch.Tensor, config: AnyConfig, layers: int, n_tokens: int, batch: int, device: str
+    x: torch.Tensor, config: KindSettings, layers: int, n_tokens: int, batch: int, device: str
 ) -> Measured:
     """`train` on all layers at once."""
     held, marks = begin(device), []
 
-    def mark(progress: Progress) -> None:
+    def mark(progress: TrainingProgress) -> None:
         marks.append((wait(device), progress.tokens_done, progress.l0))
 
     training = TrainingConfig(
@@ -110,13 +109,13 @@ def ours(
         precision="bfloat16",
         dead_after=DEAD * batch,
     )
-    train(Stream(x, layers), config, training, model="planted", progress=mark, device=device)
+    train(Stream(x, layers), config, training, model="planted", progress=mark, on=Place(device))
     (first, before, _), (last, after, l0) = marks[len(marks) // 10], marks[-1]
     return Measured((after - before) * layers / (last - first), (most(device) - held) / layers, l0)
 
 
 def sae_lens(
-    x: torch.Tensor, config: AnyConfig, n_tokens: int, batch: int, device: str
+    x: torch.Tensor, config: KindSettings, n_tokens: int, batch: int, device: str
 ) -> Measured:
     """SAELens' trainer with the same kind, width and sparsity."""
     from sae_lens import (
@@ -129,12 +128,12 @@ def sae_lens(
     from sae_lens.training.sae_trainer import SAETrainer
 
     widths: dict[str, Any] = {"d_in": x.shape[1], "d_sae": config.d_sae, "device": device}
-    if isinstance(config, TopKConfig):
+    if isinstance(config, topk.Settings):
         sae: Any = TopKTrainingSAE(
             TopKTrainingSAEConfig(**widths, k=config.k, apply_b_dec_to_input=True)
         )
     else:
-        assert isinstance(config, ReluConfig)
+        assert isinstance(config, relu.Settings)
         sae = StandardTrainingSAE(StandardTrainingSAEConfig(**widths, l1_coefficient=config.l1))
 
     def batches() -> Iterator[torch.Tensor]:
@@ -186,15 +185,15 @@ def sae_lens(
     )
 
 
-def profile(x: torch.Tensor, config: AnyConfig, batch: int) -> None:
+def profile(x: torch.Tensor, config: KindSettings, batch: int) -> None:
     """Print the kernels of our steps, the longest first."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as watch
 
     ours(x, config, 1, 4 * CHUNK, batch, "cuda")  # compiles
-    with watch(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+    with watch(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
         ours(x, config, 1, 16 * CHUNK, batch, "cuda")
-    print(found.key_averages().table(sort_by="cuda_time_total", row_limit=25))
+    print(recorded.key_averages().table(sort_by="cuda_time_total", row_limit=25))
 
 
 def main() -> None:
@@ -218,9 +217,9 @@ def main() -> None:
         sys.exit(0)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     x = activations(131_072, options.d_model, "cuda")
-    configs: dict[str, AnyConfig] = {
-        "topk": TopKConfig(d_sae=options.features, k=options.k),
-        "relu": ReluConfig(d_sae=options.features, l1=options.l1),
+    configs: dict[str, KindSettings] = {
+        "topk": topk.Settings(d_sae=options.features, k=options.k),
+        "relu": relu.Settings(d_sae=options.features, l1=options.l1),
     }
     print(
         f"{options.features} features of {options.d_model} dimensions, batches of {options.batch} "
@@ -231,8 +230,8 @@ def main() -> None:
         theirs = sae_lens(x, configs[kind], options.tokens, options.batch, "cuda")
         rows = [("SAELens, 1 layer", theirs)]
         for layers in options.layers:
-            found = ours(x, configs[kind], layers, options.tokens, options.batch, "cuda")
-            rows.append((f"ours, {layers} at once", found))
+            numbers = ours(x, configs[kind], layers, options.tokens, options.batch, "cuda")
+            rows.append((f"ours, {layers} at once", numbers))
         for name, row in rows:
             ratio, mib = row.rate / theirs.rate, row.memory / 2**20
             print(

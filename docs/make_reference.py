@@ -20,7 +20,8 @@ from types import ModuleType
 from typing import Any
 
 import homolog
-from homolog.dictionaries.configs import KINDS, TrainingConfig
+from homolog.dictionaries.configs import TrainingConfig
+from homolog.dictionaries.kinds import KINDS
 from homolog.record import settings, tables
 from homolog.record.recipe import Recipe, SaeRecipe
 
@@ -82,7 +83,7 @@ def settings_page() -> str:
         f"Written by `{COMMAND}`.\n",
         settings.page(Recipe, "A recipe"),
     ]
-    parts += [settings.page(kind, f"[sae] kind = {name}") for name, kind in KINDS.items()]
+    parts += [settings.page(kind.Settings, f"[sae] kind = {name}") for name, kind in KINDS.items()]
     parts += [settings.page(SaeRecipe, "Options of `homolog sae train`")]
     parts += [settings.page(TrainingConfig, "Of the training, from Python")]
     return "\n".join(parts)

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.processes import started
 from tests.cli.test_commands import HOMOLOG
+from tests.processes import started
 from typer.testing import CliRunner
 
 from homolog import cli

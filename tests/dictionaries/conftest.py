@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from tests.dictionaries.helpers import D_MODEL, D_SAE
 
 from homolog.dictionaries import KINDS, SparseAutoencoder, load, save
-from homolog.dictionaries.base import WITH_THRESHOLD
 
 ORACLE = Path(__file__).parents[1] / "reference" / "foreign_saes.py"
 WRITTEN = {
@@ -39,7 +38,7 @@ def random_dictionary(kind: str, seed: int = 3) -> SparseAutoencoder:
         draw(D_SAE, D_MODEL),
         draw(D_MODEL),
     )
-    threshold = draw(D_SAE).abs() * 2 if kind in WITH_THRESHOLD else None
+    threshold = draw(D_SAE).abs() * 2 if KINDS[kind].form == "threshold" else None
     metadata = {"model": "zoo:transformer-s0", "layer": 2, "label": "sae"}
     return SparseAutoencoder(
         W_enc,
@@ -47,7 +46,7 @@ def random_dictionary(kind: str, seed: int = 3) -> SparseAutoencoder:
         W_dec / W_dec.norm(dim=1, keepdim=True),
         b_dec,
         kind=kind,
-        k=7 if kind == "topk" else None,
+        k=7 if KINDS[kind].form == "k" else None,
         threshold=threshold,
         metadata=metadata,  # type: ignore[arg-type]
     )
@@ -90,8 +89,9 @@ NORMS = (2.5, 4.0)
 
 
 def llamascopium_folder(folder: Path, name: str, seed: int = 8) -> dict:
-    """Write a random autoencoder in llamascopium's layout; returns its configuration and tensors by
-    their new names.
+    """Write a random autoencoder in llamascopium's layout.
+
+    Returns its configuration and tensors by their new names.
     """
     old, hook = name.startswith("old"), "blocks.2.hook_resid_post"
     config = {
@@ -180,9 +180,7 @@ class Foreign:
 
 @pytest.fixture(scope="session")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Foreign:
-    """Dictionaries of all libraries, and ours in all formats, with what each library computes from
-    them.
-    """
+    """Dictionaries of all libraries, and ours in all formats, with what each computes from them."""
     folder = tmp_path_factory.mktemp("foreign")
     x = torch.from_numpy(
         np.random.default_rng(2).standard_normal((200, D_MODEL)).astype(np.float32)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from homolog.dictionaries import AnyConfig, ResidualArrays, TrainingConfig, plant
+from homolog.dictionaries import KindSettings, ResidualArrays, TrainingConfig, plant
 from homolog.dictionaries.training import scratch, step
 from homolog.dictionaries.training.state import SaeState, Weights
 
 D_MODEL, D_SAE = 16, 40
 
 
-def random_state(config: AnyConfig, half: bool = False, **training) -> SaeState:
-    """A state with random weights in general position, encoder and decoder unrelated; moments keep
-    whole gradients.
+def random_state(config: KindSettings, half: bool = False, **training) -> SaeState:
+    """A state with random weights in general position, encoder and decoder unrelated.
+
+    Its moments keep whole gradients.
     """
     settings = {"beta1": 0.0, "learning_rate": 1e-30, **training}
     state = SaeState(config, TrainingConfig(**settings), D_MODEL, half, ("m", "sae", 0))
@@ -47,8 +48,9 @@ def gradients(
     at: int = 0,
     seen: torch.Tensor | None = None,
 ) -> dict[str, np.ndarray]:
-    """The gradients of a step on x, as `weights64` names them, from Adam's first moment with beta1
-    = 0.
+    """The gradients of a step on x, as `weights64` names them.
+
+    From Adam's first moment with beta1 = 0.
 
     dense: through products of whole matrices.  For decoders held at norm 1, without the part along
     each row.
@@ -56,7 +58,9 @@ def gradients(
     if state.config.kind in ("relu", "jumprelu", "gated"):
         state.scalars[0] = state.d_sae if dense else 0
         if not dense:  # more is active in these small examples than entries usually have room for
-            scratch.room_for(state, len(x)).make_entries(min(scratch.BLOCK, len(x)) * state.d_sae)
+            scratch.scratch_for(state, len(x)).make_entries(
+                min(scratch.BLOCK, len(x)) * state.d_sae
+            )
     step.take_step(state, x, x if seen is None else seen, at)
     return by_name(state, state.mean)
 

@@ -25,8 +25,9 @@ from homolog.errors import InputError
 def sources(
     n_tokens: int = 4000, n: int = 6, d_model: int = 12
 ) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    """Independent Laplace sources of standard deviations 6, 5, ..., 1, mixed into more dimensions;
-    sources; rows.
+    """Independent Laplace sources of standard deviations 6, 5, ..., 1, mixed.
+
+    Into more dimensions than there are sources; rows.
     """
     rng = np.random.default_rng(0)
     s = rng.laplace(size=(n_tokens, n)) / np.sqrt(2) * np.arange(n, 0, -1)

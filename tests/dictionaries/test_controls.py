@@ -141,9 +141,7 @@ def mppc(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def two_models() -> tuple[torch.Tensor, SparseAutoencoder, torch.Tensor, SparseAutoencoder]:
-    """The same 40 sparse features written by two models in unrelated directions of 64, and who
-    reads them back.
-    """
+    """The same 40 sparse features written by two models in unrelated directions of 64."""
     planted = plant(12_000, 64, 40, seed=0, mean_active=3.0, keep_active=True)
     rng = np.random.default_rng(9)
     directions = torch.from_numpy(rng.standard_normal((40, 64)).astype(np.float32))

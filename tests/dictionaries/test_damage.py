@@ -1,5 +1,4 @@
-"""Damaged folders of dictionaries: what comes back is a dictionary or one InputError, in every
-format, whatever broke.
+"""Damaged folders of dictionaries: what comes back is a dictionary or one InputError.
 
 Bytes of a tensor that were flipped cannot be told from others unless a digest was kept: our own
 layout keeps one and refuses; of the other layouts such a dictionary is read, and `recheck` finds it

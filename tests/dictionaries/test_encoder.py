@@ -1,6 +1,4 @@
-"""Sparse encoding: exact active sets and values, whatever the product's precision, the block and
-the threads.
-"""
+"""Sparse encoding: exact active sets and values, whatever precision, block and threads."""
 
 from __future__ import annotations
 
@@ -12,11 +10,11 @@ import pytest
 import torch
 from scipy import sparse
 
-from homolog.dictionaries import SparseAutoencoder
-from homolog.dictionaries.base import WITH_THRESHOLD
+from homolog.dictionaries import KINDS, SparseAutoencoder
 from homolog.dictionaries.encoder import SparseEncoder
 from homolog.errors import InputError
 
+WITH_THRESHOLD = [name for name, kind in KINDS.items() if kind.form == "threshold"]
 D_MODEL, D_SAE, N_TOKENS = 48, 700, 150
 STEP = 2.0**-14  # of the grid on which all products and sums below lie
 
@@ -29,8 +27,9 @@ def grid(shape: tuple[int, ...], seed: int) -> torch.Tensor:
 def planted(
     k: int | None = None, share: float = 0.02, kind: str = "relu"
 ) -> tuple[SparseAutoencoder, torch.Tensor, np.ndarray]:
-    """A dictionary, tokens and their exact pre-activations (float64), many a single step from their
-    threshold or tie.
+    """A dictionary, tokens and their exact pre-activations (float64).
+
+    Many are a single step from their threshold or tie.
 
     Every fifth feature of a kind with thresholds has threshold 0.
     """
@@ -64,8 +63,9 @@ def planted(
 
 
 def expected(pre: np.ndarray, k: int | None, threshold: torch.Tensor | None = None) -> np.ndarray:
-    """Exact features: what exceeds its threshold (0), or the k largest of that, lowest index first
-    among equal ones.
+    """Exact features: what exceeds its threshold (0), or the k largest of that.
+
+    The lowest index comes first among equal ones.
     """
     f = np.where(pre > (0 if threshold is None else threshold.double().numpy()), pre, 0).astype(
         np.float32
@@ -140,9 +140,7 @@ def test_features_start_above_their_thresholds(precision, kind: str) -> None:
 )  # without others, all three may be active: the product is taken
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_rounded_value_is_compared(precision, n_silent: int) -> None:
-    """p is rounded to float32, whose steps above 1 are 2^-23, and then compared with the threshold
-    1.
-    """
+    """p is rounded to float32, whose steps above 1 are 2^-23, and then compared with 1."""
     above, half_a_step, more = 1 + 2.0**-30, 1 + 2.0**-24, 1 + 2.0**-24 + 2.0**-30
     x = torch.tensor([[1.0, 2.0**-12]])
     w = torch.tensor([[1.0, (value - 1) * 2.0**12] for value in (above, half_a_step, more)])
@@ -162,8 +160,7 @@ def test_the_rounded_value_is_compared(precision, n_silent: int) -> None:
 
 
 def on_the_edge(share: float, height: float) -> tuple[SparseAutoencoder, torch.Tensor, np.ndarray]:
-    """Off the grid: every feature's threshold is the value of one token, or the float32 number
-    below that.
+    """Off the grid: every threshold is the value of one token, or the number below that.
 
     height 0: biases leave `share` of the tokens active.  Else biases are so large that the token's
     p lies all but half-way between two steps of float32, and the last bits of x w decide.
@@ -250,8 +247,9 @@ def test_precision_blocks_and_threads_leave_no_trace(
 @pytest.mark.parametrize("scale", [1e-18, 1.0, 1e12])
 @pytest.mark.parametrize("outlier", [1.0, 3000.0])
 def test_the_bound_holds_at_any_scale(scale: float, outlier: float, height: float) -> None:
-    """height: of the thresholds, in units of the scale; biases as much larger leave the same
-    features active.
+    """height: of the thresholds, in units of the scale.
+
+    Biases as much larger leave the same features active.
     """
     rng = np.random.default_rng(5)
     x = rng.standard_normal((200, D_MODEL)) * scale

@@ -1,7 +1,8 @@
-"""Dictionaries of other libraries, read as they compute them, and ours read by them; what has no
-such form is refused.
+"""Dictionaries of other libraries, read as they compute them, and ours read by them.
 
-pytest tests/dictionaries/test_formats.py -rP -k largest        prints the largest difference of every case
+    pytest tests/dictionaries/test_formats.py -rP -k largest
+
+prints the largest difference of every case.
 """
 
 from __future__ import annotations
@@ -154,9 +155,7 @@ def test_llamascopium_is_read_as_its_documentation_says(
     "name", [*(n for n in LLAMASCOPIUM if not n.startswith("old")), *WRITTEN["llamascopium"]]
 )
 def test_the_installed_llamascopium_computes_the_same(name: str, foreign: Foreign) -> None:
-    """Its own package supports fewer versions of Python than ours, and is no development
-    dependency.
-    """
+    """Its package supports fewer versions of Python than ours: no development dependency."""
     theirs = name in LLAMASCOPIUM
     path = f"llamascopium/{name}" if theirs else f"ours/llamascopium/{name}"
     if f"{path}.encode" not in foreign.results:

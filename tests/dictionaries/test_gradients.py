@@ -1,12 +1,9 @@
-"""Hand-written gradients against autograd in float64, for every kind, and losses against the real
-sae-lens.
-"""
+"""Hand-written gradients against autograd in float64, and losses against the real sae-lens."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,39 +12,33 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.dictionaries.helpers import D_MODEL, D_SAE, gradients, random_state, weights64
 
-from homolog.dictionaries import (
-    AnyConfig,
-    BatchTopKConfig,
-    GatedConfig,
-    JumpReluConfig,
-    ReluConfig,
-    TopKConfig,
-    losses,
-)
+from homolog.dictionaries import KindSettings
+from homolog.dictionaries.kinds import batchtopk, gated, jumprelu, kind_of, relu, topk
+from homolog.dictionaries.kinds.base import keep_largest, squared_error
 from homolog.dictionaries.training.step import take_step
 
 ORACLE = Path(__file__).parents[1] / "reference" / "sae_lens_losses.py"
 SAE_LENS = ("relu", "topk", "batchtopk", "jumprelu", "gated", "auxiliary")
 X = torch.from_numpy(np.random.default_rng(1).standard_normal((1100, D_MODEL)).astype(np.float32))
-Loss = Callable[..., torch.Tensor]
-KINDS: dict[str, tuple[AnyConfig, Loss]] = {
-    "relu": (ReluConfig(d_sae=D_SAE, l1=1.5), lambda x, **w: losses.relu_loss(x, **w, l1=1.5)),
-    "plain relu": (
-        ReluConfig(d_sae=D_SAE, l1=1.5, weighted=False),
-        lambda x, **w: losses.relu_loss(x, **w, l1=1.5, weighted=False),
-    ),
-    "topk": (TopKConfig(d_sae=D_SAE, k=5), lambda x, **w: losses.topk_loss(x, **w, k=5)),
-    "batchtopk": (
-        BatchTopKConfig(d_sae=D_SAE, k=5),
-        lambda x, **w: losses.topk_loss(x, **w, k=5, whole_batch=True),
-    ),
-    "jumprelu": (
-        JumpReluConfig(d_sae=D_SAE, l0=0.7, l0_warmup=0, bandwidth=0.8),
-        lambda x, **w: losses.jumprelu_loss(x, **w, l0=0.7, bandwidth=0.8),
-    ),
-    "gated": (GatedConfig(d_sae=D_SAE, l1=1.5), lambda x, **w: losses.gated_loss(x, **w, l1=1.5)),
+KINDS: dict[str, KindSettings] = {
+    "relu": relu.Settings(d_sae=D_SAE, l1=1.5),
+    "plain relu": relu.Settings(d_sae=D_SAE, l1=1.5, weighted=False),
+    "topk": topk.Settings(d_sae=D_SAE, k=5),
+    "batchtopk": batchtopk.Settings(d_sae=D_SAE, k=5),
+    "jumprelu": jumprelu.Settings(d_sae=D_SAE, l0=0.7, l0_warmup=0, bandwidth=0.8),
+    "gated": gated.Settings(d_sae=D_SAE, l1=1.5),
 }
 WAYS = [(name, False) for name in KINDS] + [(name, True) for name in KINDS if "topk" not in name]
+
+
+def loss_of(
+    config: KindSettings,
+    x: torch.Tensor,
+    w: dict[str, torch.Tensor],
+    dead: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The loss as its kind defines it."""
+    return kind_of(config.kind).loss(config, x, w, dead)
 
 
 def off_rows(gradient: np.ndarray, W_dec: np.ndarray) -> np.ndarray:
@@ -69,10 +60,10 @@ def assert_same(
 
 @pytest.mark.parametrize(("name", "dense"), WAYS)
 def test_gradients_equal_autograd(name: str, dense: bool) -> None:
-    config, loss_of = KINDS[name]
+    config = KINDS[name]
     state = random_state(config)
     leaves = weights64(state)
-    loss = loss_of(X.double(), **leaves)
+    loss = loss_of(config, X.double(), leaves)
     loss.backward()
     found = gradients(state, X, dense)
     assert_same(found, leaves, state.unit)
@@ -80,20 +71,20 @@ def test_gradients_equal_autograd(name: str, dense: bool) -> None:
     frozen = 0.0
     if config.kind == "gated":  # the report leaves the frozen twin's error out
         chosen = torch.relu(X.double() @ leaves["W_enc"] + leaves["b_gate"])
-        frozen = losses.squared_error(X.double(), chosen @ leaves["W_dec"] + leaves["b_dec"]).item()
+        frozen = squared_error(X.double(), chosen @ leaves["W_dec"] + leaves["b_dec"]).item()
     assert report.loss == pytest.approx(loss.item() - frozen, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["relu", "jumprelu", "gated"])
 def test_both_ways_count_the_same(name: str) -> None:
-    sparse, dense = random_state(KINDS[name][0]), random_state(KINDS[name][0])
+    sparse, dense = random_state(KINDS[name]), random_state(KINDS[name])
     gradients(sparse, X), gradients(dense, X, dense=True)
     np.testing.assert_array_equal(sparse.fired, dense.fired)
     assert sparse.fired.sum() > 0 and sparse.take_report().l0 == dense.take_report().l0
 
 
-def test_more_active_features_than_entries_have_room_for_take_the_other_way() -> None:
-    narrow, wide = (random_state(KINDS["relu"][0]) for _ in range(2))
+def test_more_active_features_than_entries_have_scratch_for_take_the_other_way() -> None:
+    narrow, wide = (random_state(KINDS["relu"]) for _ in range(2))
     narrow.scalars[0] = 0  # expects none, finds half
     take_step(narrow, X, X, 0)
     found = gradients(wide, X, dense=True)
@@ -104,9 +95,9 @@ def test_more_active_features_than_entries_have_room_for_take_the_other_way() ->
 @pytest.mark.parametrize("kind", ["relu", "gated", "jumprelu"])
 def test_penalty_rises_over_the_warm_up(kind: str) -> None:
     config = {
-        "relu": ReluConfig(l1=2.0, l1_warmup=0.1),
-        "gated": GatedConfig(l1=2.0, l1_warmup=0.1),
-        "jumprelu": JumpReluConfig(l0=2.0, l0_warmup=0.1),
+        "relu": relu.Settings(l1=2.0, l1_warmup=0.1),
+        "gated": gated.Settings(l1=2.0, l1_warmup=0.1),
+        "jumprelu": jumprelu.Settings(l0=2.0, l0_warmup=0.1),
     }[kind]
     state = random_state(config, n_tokens=100 * 10, batch_size=10)
     assert [state.penalty_at(step) for step in (0, 4, 9, 50)] == pytest.approx([0.2, 1.0, 2.0, 2.0])
@@ -115,19 +106,19 @@ def test_penalty_rises_over_the_warm_up(kind: str) -> None:
 @pytest.mark.parametrize("whole_batch", [False, True])
 @pytest.mark.parametrize("n_dead", [1, 3, 12])
 def test_auxiliary_loss_of_dead_features_equals_autograd(n_dead: int, whole_batch: bool) -> None:
-    kind = BatchTopKConfig if whole_batch else TopKConfig
-    state = random_state(kind(d_sae=D_SAE, k=5, aux_k=6, aux_weight=0.25), dead_after=10)
+    kind = batchtopk if whole_batch else topk
+    config = kind.Settings(d_sae=D_SAE, k=5, aux_k=6, aux_weight=0.25)
+    state = random_state(config, dead_after=10)
     state.silent[:n_dead] = 10
     leaves = weights64(state)
     dead = torch.arange(D_SAE) < n_dead
-    options = {"k": 5, "dead": dead, "aux_k": 6, "aux_weight": 0.25, "whole_batch": whole_batch}
-    losses.topk_loss(X.double(), **leaves, **options).backward()
+    loss_of(config, X.double(), leaves, dead).backward()
     assert_same(gradients(state, X), leaves, unit=True)
 
 
 @pytest.mark.parametrize(("name", "dense"), WAYS)
 def test_bfloat16_products_keep_the_gradients_close(name: str, dense: bool) -> None:
-    config = KINDS[name][0]
+    config = KINDS[name]
     exact, half = random_state(config), random_state(config, half=True)
     expected = gradients(exact, X, dense)
     found = gradients(half, X, dense, seen=X.bfloat16())
@@ -139,7 +130,7 @@ def test_bfloat16_products_keep_the_gradients_close(name: str, dense: bool) -> N
 
 
 def test_a_frozen_decoder_stays_and_the_rest_learns() -> None:
-    state = random_state(ReluConfig(d_sae=D_SAE, freeze_decoder=True), learning_rate=0.01)
+    state = random_state(relu.Settings(d_sae=D_SAE, freeze_decoder=True), learning_rate=0.01)
     before = state.weights.flat.copy()
     gradients(state, X)
     W_dec = state.weights.W_dec.copy()
@@ -152,7 +143,7 @@ def test_a_frozen_decoder_stays_and_the_rest_learns() -> None:
 
 def test_batchtopk_keeps_the_largest_of_the_batch_and_follows_the_smallest_kept() -> None:
     state = random_state(
-        BatchTopKConfig(d_sae=D_SAE, k=5, threshold_rate=0.25), learning_rate=1e-30
+        batchtopk.Settings(d_sae=D_SAE, k=5, threshold_rate=0.25), learning_rate=1e-30
     )
     pre = torch.relu(
         X.double() @ torch.from_numpy(state.weights.W_enc_T.T.astype(np.float64))
@@ -170,16 +161,16 @@ def test_batchtopk_where_one_part_of_the_batch_holds_all_that_is_kept() -> None:
     """The sample misjudges such a batch; what is kept is exact all the same."""
     x = X.clone()
     x[:1000] *= 1e-3
-    state = random_state(BatchTopKConfig(d_sae=D_SAE, k=5))
+    state = random_state(batchtopk.Settings(d_sae=D_SAE, k=5))
     state.weights.vectors[0] = -0.5
     leaves = weights64(state)
-    losses.topk_loss(x.double(), **leaves, k=5, whole_batch=True).backward()
+    loss_of(state.config, x.double(), leaves).backward()
     assert_same(gradients(state, x), leaves, unit=True)
 
 
 def sae_lens_weights(kind: str) -> dict[str, torch.Tensor]:
     """What sae-lens and ours are compared with."""
-    leaves = weights64(random_state(KINDS["topk" if kind == "auxiliary" else kind][0]))
+    leaves = weights64(random_state(KINDS["topk" if kind == "auxiliary" else kind]))
     if (
         kind == "auxiliary"
     ):  # sae-lens lets values below 0 into its auxiliary loss; ours, like Gao's, are above
@@ -214,9 +205,10 @@ def test_losses_and_gradients_equal_sae_lens(kind: str, sae_lens: dict[str, torc
     x, leaves = X[:200].double(), sae_lens_weights(kind)
     if kind == "auxiliary":
         dead = torch.arange(D_SAE) < 3
-        loss = losses.topk_loss(x, **leaves, k=5, dead=dead, aux_k=D_MODEL // 2, aux_weight=1.0)
+        config = topk.Settings(d_sae=D_SAE, k=5, aux_k=D_MODEL // 2, aux_weight=1.0)
+        loss = loss_of(config, x, leaves, dead)
     else:
-        loss = KINDS[kind][1](x, **leaves)
+        loss = loss_of(KINDS[kind], x, leaves)
     loss.backward()
     assert float(sae_lens[f"{kind}.loss"]) == pytest.approx(loss.item(), rel=1e-5)
     assert_same({key: sae_lens[f"{kind}.{key}"].numpy() for key in leaves}, leaves, unit=False)
@@ -224,5 +216,5 @@ def test_losses_and_gradients_equal_sae_lens(kind: str, sae_lens: dict[str, torc
 
 def test_ties_go_to_the_lowest_index() -> None:
     f = torch.tensor([[1.0, 3.0, 1.0, 1.0, 0.0]])
-    assert losses.keep_largest(f, 3).tolist() == [[1.0, 3.0, 1.0, 0.0, 0.0]]
-    assert losses.keep_largest(f, 9).tolist() == f.tolist()
+    assert keep_largest(f, 3).tolist() == [[1.0, 3.0, 1.0, 0.0, 0.0]]
+    assert keep_largest(f, 9).tolist() == f.tolist()

@@ -28,7 +28,8 @@ from homolog.dictionaries import (
     recheck,
 )
 from homolog.dictionaries.coding import Coder
-from homolog.dictionaries.quality import DENSITY_EDGES, bos_share, density_histogram, sink_share
+from homolog.dictionaries.quality import DENSITY_EDGES, density_histogram
+from homolog.dictionaries.variance import bos_share, sink_share
 from homolog.errors import InputError
 
 X = torch.from_numpy(
@@ -37,9 +38,7 @@ X = torch.from_numpy(
 
 
 def signs() -> SparseAutoencoder:
-    """Two dimensions, four features: the positive and negative part of each coordinate.
-    Reconstructs exactly.
-    """
+    """Two dimensions, four features: both parts of each coordinate; reconstructs exactly."""
     directions = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     return SparseAutoencoder(directions.T.contiguous(), torch.zeros(4), directions, torch.zeros(2))
 
@@ -249,10 +248,11 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 
 def planted_dictionary() -> tuple[SparseAutoencoder, Planted]:
-    """Planted activations and the dictionary of the planted directions, with its quality on the
-    first half of them.
+    """Planted activations and the dictionary of their directions, with its quality.
+
+    The quality is that on the first half of them.
     """
-    truth = plant(12_000, D_MODEL, 12, seed=0, mean_active=2.0, offset=1.0)
+    truth = plant(12_000, D_MODEL, 12, seed=0, mean_active=2.0)
     W_enc = torch.linalg.pinv(truth.directions)
     b_dec = truth.x.mean(0) - torch.from_numpy(truth.frequency).float() @ truth.directions
     sae = SparseAutoencoder(

@@ -1,6 +1,4 @@
-"""Numbers of a training in Weights & Biases (offline) and TensorBoard, read back from what they
-wrote.
-"""
+"""Numbers of a training in Weights & Biases (offline) and TensorBoard, read back."""
 
 from __future__ import annotations
 
@@ -20,7 +18,8 @@ OFFLINE = """
 import sys
 from pathlib import Path
 from homolog.dictionaries.trackers import weights_and_biases
-with weights_and_biases("saes", Path(sys.argv[1]), name="m", run_id="abc", settings={"kind": "relu"}) as track:
+facts = {"name": "m", "run_id": "abc", "settings": {"kind": "relu"}}
+with weights_and_biases("saes", Path(sys.argv[1]), **facts) as track:
     track(512, {"loss": 3.5, "l0": 12.0})
     track(1024, {"loss": 2.5, "l0": 11.0})
 """
@@ -28,7 +27,8 @@ READ = """
 import json, sys
 from wandb.proto import wandb_internal_pb2
 
-def records(data):  # the log of LevelDB: blocks of 32 KiB, pieces with checksum (4 bytes), length (2) and type (1)
+# the log of LevelDB: blocks of 32 KiB, pieces with checksum (4 bytes), length (2) and type (1)
+def records(data):
     at, whole = 7, b""  # a head of 7 bytes
     while at < len(data):
         if 32768 - at % 32768 < 7:
@@ -46,7 +46,8 @@ for data in records(open(sys.argv[1], "rb").read()):
     record = wandb_internal_pb2.Record()
     record.ParseFromString(data)
     if record.history.item:
-        rows.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item})
+        items = record.history.item
+        rows.append({"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items})
     for update in (record.run.config.update, record.config.update):
         config |= {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in update}
 print(json.dumps({"rows": rows, "config": config}))

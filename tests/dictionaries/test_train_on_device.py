@@ -1,5 +1,4 @@
-"""Training on a device: its plain torch form on the CPU against autograd and the CPU's own steps,
-its kernels likewise.
+"""Training in torch and Triton against autograd and the CPU's own steps.
 
 The kernels run on a CUDA device; where there is none the last test runs all the others in Triton's
 interpreter.
@@ -28,25 +27,23 @@ from tests.dictionaries.helpers import (
     small_source,
     weights64,
 )
-from tests.dictionaries.test_gradients import KINDS, WAYS, assert_same
+from tests.dictionaries.test_gradients import KINDS, WAYS, assert_same, loss_of
 
 from homolog.dictionaries import (
-    AnyConfig,
-    BatchTopKConfig,
-    GatedConfig,
-    JumpReluConfig,
-    Progress,
-    ReluConfig,
+    Checkpoint,
+    KindSettings,
+    Place,
     ResidualArrays,
     SparseAutoencoder,
-    TopKConfig,
     TrainingConfig,
     TrainingDivergedError,
+    TrainingProgress,
     explained_variance,
-    losses,
     plant,
     train,
 )
+from homolog.dictionaries.kinds import batchtopk, gated, jumprelu, relu, topk
+from homolog.dictionaries.kinds.base import keep_largest
 from homolog.dictionaries.training import checkpoint, device_plain, on_device, scratch, trainer
 from homolog.dictionaries.training.ahead import Ahead
 from homolog.dictionaries.training.device_state import DeviceState
@@ -62,12 +59,12 @@ N_TOKENS = 12 if INTERPRETED else 96
 X = torch.from_numpy(
     np.random.default_rng(1).standard_normal((4 * N_TOKENS, D_MODEL)).astype(np.float32)
 )
-CONFIGS: dict[str, AnyConfig] = {
-    **{name: config for name, (config, _) in KINDS.items()},
-    "topk, dead": TopKConfig(d_sae=D_SAE, k=5, aux_k=6, aux_weight=0.25),
-    "batchtopk, dead": BatchTopKConfig(d_sae=D_SAE, k=5, aux_k=6, aux_weight=0.25),
-    "relu, frozen": ReluConfig(d_sae=D_SAE, freeze_decoder=True),
-    "gated, frozen": GatedConfig(d_sae=D_SAE, freeze_decoder=True),
+CONFIGS: dict[str, KindSettings] = {
+    **KINDS,
+    "topk, dead": topk.Settings(d_sae=D_SAE, k=5, aux_k=6, aux_weight=0.25),
+    "batchtopk, dead": batchtopk.Settings(d_sae=D_SAE, k=5, aux_k=6, aux_weight=0.25),
+    "relu, frozen": relu.Settings(d_sae=D_SAE, freeze_decoder=True),
+    "gated, frozen": gated.Settings(d_sae=D_SAE, freeze_decoder=True),
 }
 EVERY_WAY = [
     (name, dense) for name in CONFIGS for dense in ([False] if "topk" in name else [False, True])
@@ -76,7 +73,7 @@ EVERY_WAY = [
 
 @pytest.fixture(params=["plain", "triton"])
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module that computes, with pieces so small that a few features and tokens fill several."""
+    """The module that computes, with pieces so small that few features and tokens fill several."""
     if request.param == "plain":
         monkeypatch.setattr(device_plain, "GATHERED", 300)
         return device_plain
@@ -84,9 +81,9 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> M
         pytest.skip("Triton is not installed")
     if not INTERPRETED and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device; the same test runs in Triton's interpreter")
-    from homolog.dictionaries.training import device_kernels
+    from homolog.dictionaries.training import device_kernels, device_selection
 
-    monkeypatch.setattr(device_kernels, "STRIP", 16)
+    monkeypatch.setattr(device_selection, "STRIP", 16)
     monkeypatch.setattr(device_kernels, "TILE", 128)
     return device_kernels
 
@@ -97,9 +94,7 @@ def place_of(engine: ModuleType) -> str:
 
 @pytest.fixture
 def few_or_many(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Any number of active features has room, so that the state alone decides which way a step
-    takes.
-    """
+    """Any number of active features has room: the state alone decides which way a step takes."""
     for module in (on_device, scratch):
         monkeypatch.setattr(module, "DENSE", {True: 1.0, False: 1.0})
     yield
@@ -159,10 +154,10 @@ def assert_close(
 @pytest.mark.usefixtures("few_or_many")
 @pytest.mark.parametrize(("name", "dense"), WAYS)
 def test_gradients_equal_autograd(engine: ModuleType, name: str, dense: bool) -> None:
-    config, loss_of = KINDS[name]
+    config = KINDS[name]
     host = random_state(config)
     leaves = weights64(host)
-    loss_of(X.double(), **leaves).backward()
+    loss_of(config, X.double(), leaves).backward()
     state = DeviceState(host, place_of(engine), False, engine)
     take(state, X, dense=dense)
     assert_same(moments(host, state), leaves, host.unit)
@@ -171,12 +166,12 @@ def test_gradients_equal_autograd(engine: ModuleType, name: str, dense: bool) ->
 @pytest.mark.parametrize("whole_batch", [False, True])
 @pytest.mark.parametrize("n_dead", [1, 12])
 def test_auxiliary_loss_equals_autograd(engine: ModuleType, n_dead: int, whole_batch: bool) -> None:
-    kind = BatchTopKConfig if whole_batch else TopKConfig
-    host = random_state(kind(d_sae=D_SAE, k=5, aux_k=6, aux_weight=0.25), dead_after=10)
+    kind = batchtopk if whole_batch else topk
+    config = kind.Settings(d_sae=D_SAE, k=5, aux_k=6, aux_weight=0.25)
+    host = random_state(config, dead_after=10)
     host.silent[:n_dead] = 10
     leaves, dead = weights64(host), torch.arange(D_SAE) < n_dead
-    options = {"k": 5, "dead": dead, "aux_k": 6, "aux_weight": 0.25, "whole_batch": whole_batch}
-    losses.topk_loss(X.double(), **leaves, **options).backward()
+    loss_of(config, X.double(), leaves, dead).backward()
     state = DeviceState(host, place_of(engine), False, engine)
     take(state, X)
     assert_same(moments(host, state), leaves, unit=True)
@@ -269,7 +264,7 @@ def test_the_largest_of_a_token_lowest_first_among_equal_ones(
             assert (index.diff() > 0).all() and (found.token[part].cpu() == t).all()
             f[t, index] = found.value[part].cpu()
         pre = torch.relu(product + bias) * (1 if some is None else some)
-        assert torch.equal(f, losses.keep_largest(pre, k))
+        assert torch.equal(f, keep_largest(pre, k))
 
 
 def test_a_product_that_is_not_a_number_is_not_overlooked(engine: ModuleType) -> None:
@@ -298,7 +293,7 @@ def test_features_above_zero_and_how_many_are_too_many(engine: ModuleType) -> No
 
 def test_equal_values_of_a_batch_go_to_the_first_token_and_feature(engine: ModuleType) -> None:
     state = DeviceState(
-        random_state(BatchTopKConfig(d_sae=D_SAE, k=2)), place_of(engine), False, engine
+        random_state(batchtopk.Settings(d_sae=D_SAE, k=2)), place_of(engine), False, engine
     )
     state.weights.vectors.zero_()
     product = torch.zeros(5, D_SAE)
@@ -335,7 +330,10 @@ def test_rows_that_no_program_holds_are_selected_otherwise(
 ) -> None:
     states = [pair(engine, "topk, dead")[1] for _ in range(2)]
     take(states[0], X[:N_TOKENS])
-    monkeypatch.setattr(engine, "WIDEST", 8, raising=False)
+    if engine is not device_plain:
+        from homolog.dictionaries.training import device_selection
+
+        monkeypatch.setattr(device_selection, "WIDEST", 8)
     take(states[1], X[:N_TOKENS])
     torch.testing.assert_close(states[1].mean.flat, states[0].mean.flat, rtol=1e-5, atol=1e-6)
     assert torch.equal(states[1].fired, states[0].fired)
@@ -382,32 +380,32 @@ def test_divergence_names_layer_and_step(engine: ModuleType) -> None:
 SMALL = TrainingConfig(
     n_tokens=40_000, batch_size=256, scale_sample=2000, dead_after=2000, precision="float32"
 )
-TRAINED: list[AnyConfig] = [
-    ReluConfig(d_sae=D_SAE),
-    TopKConfig(d_sae=D_SAE, k=5),
-    BatchTopKConfig(d_sae=D_SAE, k=5),
-    JumpReluConfig(d_sae=D_SAE),
-    GatedConfig(d_sae=D_SAE),
+TRAINED: list[KindSettings] = [
+    relu.Settings(d_sae=D_SAE),
+    topk.Settings(d_sae=D_SAE, k=5),
+    batchtopk.Settings(d_sae=D_SAE, k=5),
+    jumprelu.Settings(d_sae=D_SAE),
+    gated.Settings(d_sae=D_SAE),
 ]
 
 
 @pytest.fixture
 def twin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "_on_cpu", lambda device: False)
+    monkeypatch.setattr(trainer, "_is_cpu", lambda device: False)
 
 
 def same_bytes(a: SparseAutoencoder, b: SparseAutoencoder) -> bool:
     return all(getattr(a, n).numpy().tobytes() == getattr(b, n).numpy().tobytes() for n in NAMES)
 
 
-def kill(progress: Progress) -> None:
+def kill(progress: TrainingProgress) -> None:
     if progress.tokens_done > 20_000:
         raise KeyboardInterrupt
 
 
 @pytest.mark.usefixtures("twin")
 @pytest.mark.parametrize("config", TRAINED, ids=lambda config: config.kind)
-def test_killed_run_resumes_to_the_same_bytes(config: AnyConfig, tmp_path: Path) -> None:
+def test_killed_run_resumes_to_the_same_bytes(config: KindSettings, tmp_path: Path) -> None:
     whole = train(small_source(), config, SMALL, model="m")["sae"]
     file = tmp_path / "checkpoint.safetensors"
     with pytest.raises(KeyboardInterrupt):
@@ -416,13 +414,17 @@ def test_killed_run_resumes_to_the_same_bytes(config: AnyConfig, tmp_path: Path)
             config,
             SMALL,
             model="m",
-            checkpoint=file,
-            checkpoint_every=1,
+            checkpoint=Checkpoint(file, 1),
             progress=kill,
         )
-    reports: list[Progress] = []
+    reports: list[TrainingProgress] = []
     resumed = train(
-        small_source(), config, SMALL, model="m", checkpoint=file, progress=reports.append
+        small_source(),
+        config,
+        SMALL,
+        model="m",
+        checkpoint=Checkpoint(file),
+        progress=reports.append,
     )["sae"]
     assert reports[-1].tokens_total < 30_000  # it did not start again
     assert all(same_bytes(a, b) for a, b in zip(whole, resumed, strict=True))
@@ -431,7 +433,7 @@ def test_killed_run_resumes_to_the_same_bytes(config: AnyConfig, tmp_path: Path)
 
 @pytest.mark.parametrize("config", TRAINED, ids=lambda config: config.kind)
 def test_dictionaries_are_as_good_as_the_cpus(
-    config: AnyConfig, monkeypatch: pytest.MonkeyPatch
+    config: KindSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truth = plant(8_000, 32, 48, seed=7, mean_active=3.0, zipf=0.5)
     config = config.model_copy(update={"d_sae": 96})
@@ -441,8 +443,8 @@ def test_dictionaries_are_as_good_as_the_cpus(
     )
     scores, reports = [], []
     for on_cpu in (True, False):
-        monkeypatch.setattr(trainer, "_on_cpu", lambda device, on_cpu=on_cpu: on_cpu)
-        found: list[Progress] = []
+        monkeypatch.setattr(trainer, "_is_cpu", lambda device, on_cpu=on_cpu: on_cpu)
+        found: list[TrainingProgress] = []
         sae = train(source, config, training, model="p", progress=found.append)["sae"][0]
         f = sae.encode(truth.x[6000:])
         scores.append(
@@ -461,27 +463,26 @@ def test_dictionaries_are_as_good_as_the_cpus(
 def test_a_checkpoint_of_the_cpu_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, config = tmp_path / "checkpoint.safetensors", ReluConfig(d_sae=D_SAE)
+    file, config = tmp_path / "checkpoint.safetensors", relu.Settings(d_sae=D_SAE)
     with pytest.raises(KeyboardInterrupt):
         train(
             small_source(),
             config,
             SMALL,
             model="m",
-            checkpoint=file,
-            checkpoint_every=1,
+            checkpoint=Checkpoint(file, 1),
             progress=kill,
         )
-    monkeypatch.setattr(trainer, "_on_cpu", lambda device: False)
+    monkeypatch.setattr(trainer, "_is_cpu", lambda device: False)
     with pytest.raises(InputError, match="device differ"):
-        train(small_source(), config, SMALL, model="m", checkpoint=file)
+        train(small_source(), config, SMALL, model="m", checkpoint=Checkpoint(file))
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(
         InputError, match=r"device is 'cuda:99', but torch must see it .*homolog doctor"
     ):
-        train(small_source(), ReluConfig(d_sae=D_SAE), SMALL, model="m", device="cuda:99")
+        train(small_source(), relu.Settings(d_sae=D_SAE), SMALL, model="m", on=Place("cuda:99"))
 
 
 def test_chunks_come_in_order_and_are_read_once() -> None:
@@ -515,7 +516,7 @@ def test_errors_of_a_source_reach_the_caller() -> None:
 @pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "auto"])
 @pytest.mark.parametrize("config", TRAINED, ids=lambda config: config.kind)
-def test_training_on_a_gpu_equals_that_on_the_cpu(config: AnyConfig, precision: str) -> None:
+def test_training_on_a_gpu_equals_that_on_the_cpu(config: KindSettings, precision: str) -> None:
     truth = plant(20_000, 96, 300, seed=7, mean_active=6.0, zipf=0.5)
     source = ResidualArrays(truth.x[None, :16_000].repeat(2, 1, 1), seed=0)
     config = config.model_copy(update={"d_sae": 600})
@@ -523,7 +524,7 @@ def test_training_on_a_gpu_equals_that_on_the_cpu(config: AnyConfig, precision: 
         update={"n_tokens": 400_000, "dead_after": 20_000, "precision": precision}
     )
     runs = [
-        train(source, config, training, model="p", device=device)["sae"]
+        train(source, config, training, model="p", on=Place(device))["sae"]
         for device in ("cpu", "cuda", "cuda")
     ]
     assert all(same_bytes(a, b) for a, b in zip(runs[1], runs[2], strict=True))
@@ -544,7 +545,8 @@ def test_kernels_compile_for_compute_capability_9_without_a_gpu(product: str) ->
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from homolog.dictionaries.training import device_kernels
+    from homolog.dictionaries.kinds import KINDS as every
+    from homolog.dictionaries.training import device_kernels, device_selection
 
     def compiles(kernel, types: str, **constants) -> None:
         """types: names of arguments after their type, "TYPE: NAME NAME, TYPE: NAME"."""
@@ -561,7 +563,7 @@ def test_kernels_compile_for_compute_capability_9_without_a_gpu(product: str) ->
 
     for some in (False, True):
         compiles(
-            device_kernels._largest_kernel,
+            device_selection._largest_kernel,
             "*PRODUCT: product, *fp32: bias, *fp32: value, *i1: among, *i32: index token, *i64: "
             "stop, i32: d_sae k",
             SOME=some,
@@ -569,22 +571,22 @@ def test_kernels_compile_for_compute_capability_9_without_a_gpu(product: str) ->
             STRIP=2048,
         )
     compiles(
-        device_kernels._count_kernel,
+        device_selection._count_kernel,
         "*PRODUCT: product, *fp32: low, *i64: counts, i32: d_sae",
         STRIP=2048,
     )
     compiles(
-        device_kernels._gather_kernel,
+        device_selection._gather_kernel,
         "*PRODUCT: product, *fp32: low more value, *i64: start, *i32: index token, i32: d_sae",
         STRIP=2048,
     )
-    for kind in range(3):
+    for kind in {kind.rules.slopes: kind for kind in every.values()}.values():
         compiles(
             device_kernels._decode_kernel,
-            "*i32: index, *i64: start stop, i32: d_model d_sae n_entries, fp32: factor penalty "
-            "width, "
+            "*i32: index, *i64: start stop, i32: d_model d_sae n_entries, "
+            "fp32: factor penalty constant other_constant, "
             "*fp32: value target bias W_dec vectors norms f_out d_out v_out g squared penalised",
-            KIND=kind,
+            **device_kernels.rules_of(kind),
             T=4,
             D=1024,
         )

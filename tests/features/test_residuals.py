@@ -11,13 +11,15 @@ from tests.features.helpers import BATCH, contents, memory, residual_sites, stre
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import (
     ActivationSource,
-    ReluConfig,
+    Checkpoint,
+    Place,
     ResidualArrays,
     StoredResiduals,
     TrainingConfig,
     save,
     train,
 )
+from homolog.dictionaries.kinds import relu
 from homolog.errors import InputError
 from homolog.features import capture, residuals, write_residuals
 from homolog.record.receipts import write_receipt
@@ -84,11 +86,11 @@ def test_layers_trained_in_groups_from_disk_are_those_trained_at_once(
     tmp_path, model, windows, in_memory
 ):
     options = {
-        "config": ReluConfig(d_sae=96, l1=1.0),
+        "config": relu.Settings(d_sae=96, l1=1.0),
         "training": TrainingConfig(n_tokens=4000, batch_size=128, scale_sample=300),
         "model": "transformer-s0",
         "labels": ("sae", "seed1"),
-        "workers": 1,
+        "on": Place(workers=1),
     }
     at_once = train(ResidualArrays(in_memory, **STREAM), **options)
     folder = write_residuals(
@@ -110,12 +112,11 @@ def test_a_checkpoint_of_other_layers_is_refused(tmp_path, model, windows):
     folder = write_residuals(model, windows, tmp_path / "residuals", key="m")
     training = TrainingConfig(n_tokens=40_000, batch_size=128, scale_sample=300)
     options = {
-        "config": ReluConfig(d_sae=32),
+        "config": relu.Settings(d_sae=32),
         "training": training,
         "model": "m",
-        "workers": 1,
-        "checkpoint": tmp_path / "checkpoint.safetensors",
-        "checkpoint_every": 1,
+        "on": Place(workers=1),
+        "checkpoint": Checkpoint(tmp_path / "checkpoint.safetensors", 1),
     }
 
     def kill(progress) -> None:

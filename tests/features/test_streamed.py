@@ -11,7 +11,8 @@ from tests.features.helpers import BATCH, CONTEXT, residual_sites, stream
 
 from homolog import LanguageModel
 from homolog.corpus import TokenWindows
-from homolog.dictionaries import ActivationSource, ReluConfig, TrainingConfig, train
+from homolog.dictionaries import ActivationSource, Checkpoint, Place, TrainingConfig, train
+from homolog.dictionaries.kinds import relu
 from homolog.errors import InputError
 from homolog.features import Pool, StreamedResiduals, capture
 
@@ -147,10 +148,10 @@ def test_training_that_was_killed_ends_with_the_same_bytes(model, windows, tmp_p
 
     training = TrainingConfig(n_tokens=40_000, batch_size=128, scale_sample=300)
     options = {
-        "config": ReluConfig(d_sae=64, l1=1.0),
+        "config": relu.Settings(d_sae=64, l1=1.0),
         "training": training,
         "model": "m",
-        "workers": 1,
+        "on": Place(workers=1),
     }
     whole = train(fresh(), **options)["sae"]
     file = tmp_path / "checkpoint.safetensors"
@@ -160,11 +161,11 @@ def test_training_that_was_killed_ends_with_the_same_bytes(model, windows, tmp_p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(fresh(), **options, checkpoint=file, checkpoint_every=1, progress=kill)
+        train(fresh(), **options, checkpoint=Checkpoint(file, 1), progress=kill)
     with pytest.raises(InputError, match="stream differ"):
-        train(fresh(seed=4), **options, checkpoint=file)
+        train(fresh(seed=4), **options, checkpoint=Checkpoint(file))
     reports = []
-    resumed = train(fresh(), **options, checkpoint=file, progress=reports.append)["sae"]
+    resumed = train(fresh(), **options, checkpoint=Checkpoint(file), progress=reports.append)["sae"]
     assert len(reports) == 2  # of three chunks: it did not start again
     for a, b in zip(whole, resumed, strict=True):
         assert torch.equal(a.W_enc, b.W_enc) and torch.equal(a.W_dec, b.W_dec)

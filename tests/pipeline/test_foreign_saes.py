@@ -16,7 +16,15 @@ from tests.pipeline.outcome import leave_undrawn
 
 import homolog
 from homolog import dictionaries
-from homolog.dictionaries import ResidualArrays, TrainingConfig, load, parse_config, save, train
+from homolog.dictionaries import (
+    Place,
+    ResidualArrays,
+    TrainingConfig,
+    load,
+    parse_config,
+    save,
+    train,
+)
 from homolog.errors import InputError
 from homolog.pipeline.brought import load_brought, mismatch, without_seed
 from homolog.pipeline.recipes import parse_recipe
@@ -62,7 +70,12 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = parse_config({"kind": "topk", "d_sae": WIDTH, "k": 8})
     training = TrainingConfig(n_tokens=2048, batch_size=128, precision="float32")
     trained = train(
-        source, config, training, model="owner/another-model", labels=("sae", "seed1"), workers=1
+        source,
+        config,
+        training,
+        model="owner/another-model",
+        labels=("sae", "seed1"),
+        on=Place(workers=1),
     )
     for layer in range(LAYERS):
         save(trained["sae"][layer], folder / "sparsify" / f"layers.{layer}", format="sparsify")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from homolog.pipeline.run_study import run_study
 from tests.analyses.chat import chat_server
 from tests.processes import HANGS
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from homolog.dictionaries import KINDS, configs, parse_config
+from homolog.dictionaries import KINDS, parse_config
 from homolog.errors import InputError
 from homolog.pipeline import recipes
 from homolog.pipeline.recipes import built_in_recipes, load_recipe, parse_recipe
@@ -128,12 +128,12 @@ def test_unusable_values_are_named(tables: dict[str, Any], message: str) -> None
 def test_every_kind_takes_the_key_that_makes_it_sparse(kind: str, key: str, value: float) -> None:
     recipe = parse_recipe(change(sae={"kind": kind, "l1": None, key: value}), "mine.toml")
     config = parse_config(recipe.sae.config(128))
-    assert (type(config), config.d_sae, getattr(config, key)) == (KINDS[kind], 768, value)
+    assert (type(config), config.d_sae, getattr(config, key)) == (KINDS[kind].Settings, 768, value)
     assert parse_recipe(recipe.values(), "run.json") == recipe
 
 
 def test_kinds_and_their_keys_are_those_of_dictionaries() -> None:
-    assert recipes.SPARSITY == configs.SPARSITY and set(recipes.SPARSITY) == set(KINDS)
+    assert {name: kind.sparsity for name, kind in KINDS.items()} == recipes.SPARSITY
 
 
 def bring(**saes: str) -> dict[str, Any]:

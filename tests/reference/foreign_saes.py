@@ -1,5 +1,4 @@
-"""Runs the real libraries in a process of its own (their imports warn, and ours turn warnings into
-errors).
+"""Runs the real libraries in a process of its own (their imports warn).
 
     python foreign_saes.py FOLDER
 
@@ -166,9 +165,7 @@ def sparsify(x: torch.Tensor, folder: Path, ours: Path) -> None:
 
 
 def dictionary_learning(x: torch.Tensor, folder: Path, ours: Path) -> None:
-    """Its package imports nnsight at the top, for buffers that are not needed here: the modules
-    alone do not.
-    """
+    """Its package imports nnsight, for buffers that are not needed here; its modules do not."""
     spec = importlib.util.find_spec("dictionary_learning")
     assert spec is not None and spec.submodule_search_locations is not None
     package = types.ModuleType("dictionary_learning")

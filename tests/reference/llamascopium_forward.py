@@ -1,5 +1,4 @@
-"""The documented forward pass of a llamascopium autoencoder, one token and one feature at a time,
-in float64.
+"""The documented forward pass of a llamascopium autoencoder, one number at a time.
 
 Activations are multiplied by sqrt(d_model) over their average norm, separately at the input and the
 output; features are chosen by their pre-activations, or by those times the norms of their decoder

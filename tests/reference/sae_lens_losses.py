@@ -1,5 +1,4 @@
-"""Losses and gradients of the real sae-lens, in a process of its own (its imports warn; ours make
-errors of that).
+"""Losses and gradients of the real sae-lens, in a process of its own (its imports warn).
 
     python sae_lens_losses.py INPUT.safetensors OUTPUT.safetensors
 

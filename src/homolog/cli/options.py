@@ -57,15 +57,15 @@ def options_from(
 
 def kind_options() -> dict[str, FieldInfo]:
     """The settings of all kinds of dictionary by name, each saying whose it is and its default."""
-    from homolog.dictionaries.configs import KINDS
+    from homolog.dictionaries.kinds import KINDS
 
     fields: dict[str, FieldInfo] = {}
     kinds: dict[str, list[str]] = {}
-    for kind, settings in KINDS.items():
-        for name, field in settings.model_fields.items():
+    for kind in KINDS.values():
+        for name, field in kind.Settings.model_fields.items():
             if name not in ("kind", "d_sae"):
                 fields.setdefault(name, field)
-                kinds.setdefault(name, []).append(f"{kind} [{field.get_default()}]")
+                kinds.setdefault(name, []).append(f"{kind.name} [{field.get_default()}]")
     described = {}
     for name, field in fields.items():
         described[name] = copy(field)

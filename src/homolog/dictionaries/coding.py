@@ -1,6 +1,4 @@
-"""Encoding and decoding of many tokens by any dictionary, with features of one block of tokens held
-at a time.
-"""
+"""Encoding and decoding of many tokens by any dictionary, one block of tokens at a time."""
 
 from __future__ import annotations
 
@@ -30,8 +28,9 @@ class Autoencoder(Dictionary, Protocol):
 
 
 class Coder:
-    """One dictionary at work.  Features of a block are CSR if it is a `SparseAutoencoder`, else
-    what it gives.
+    """One dictionary at work.
+
+    Features of a block are CSR if it is a `SparseAutoencoder`, else what it gives.
     """
 
     def __init__(self, dictionary: Dictionary, device: torch.device | str = "cpu") -> None:
@@ -68,10 +67,10 @@ class Coder:
 
     def counts(self, x: Activations) -> np.ndarray:
         """At how many tokens of (token, d_model) each feature is other than 0: (d_sae,) int64."""
-        found = np.zeros(self.dictionary.d_sae, np.int64)
+        counts = np.zeros(self.dictionary.d_sae, np.int64)
         for block in self.blocks(x):
-            found += self.firing(self.encode(block))
-        return found
+            counts += self.firing(self.encode(block))
+        return counts
 
     def decode(self, f: sparse.csr_array | torch.Tensor) -> Activations:
         """Residuals of a block from its features; on the CPU where these are sparse."""
@@ -90,6 +89,6 @@ class Coder:
 
     def reconstruct(self, x: Activations) -> Activations:
         """decode(encode(x)) of (token, d_model), on the device of x."""
-        found = [x.new_empty(0, x.shape[1], dtype=torch.float32)]
-        found += [self.decode(self.encode(block)).to(x.device) for block in self.blocks(x)]
-        return torch.cat(found)
+        blocks = [x.new_empty(0, x.shape[1], dtype=torch.float32)]
+        blocks += [self.decode(self.encode(block)).to(x.device) for block in self.blocks(x)]
+        return torch.cat(blocks)

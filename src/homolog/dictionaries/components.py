@@ -71,17 +71,18 @@ class Components:
 
 
 def pca(x: Activations, n_components: int | None = None, *, signed: bool = False) -> Components:
-    """The n principal components of raw residuals (token, d_model), most variance first; all by
-    default.
+    """The n principal components of raw residuals (token, d_model), most variance first.
+
+    n_components: all by default.
 
     Raises InputError where scikit-learn is not installed, x is not finite, or has fewer tokens or
     dimensions than components.
     """
     data, n = _checked(x, n_components)
-    found, _ = _fit("PCA", data, n, svd_solver="covariance_eigh")
-    rows = torch.from_numpy(np.ascontiguousarray(found.components_)).float()
+    fitted, _ = _fit("PCA", data, n, svd_solver="covariance_eigh")
+    rows = torch.from_numpy(np.ascontiguousarray(fitted.components_)).float()
     made = {"control": "pca", "n_components": n, "n_tokens": len(data)}
-    return Components(rows, rows, torch.from_numpy(found.mean_).float(), signed, made)
+    return Components(rows, rows, torch.from_numpy(fitted.mean_).float(), signed, made)
 
 
 def ica(
@@ -93,15 +94,16 @@ def ica(
     tolerance: float = 1e-4,
     signed: bool = False,
 ) -> Components:
-    """n independent components of raw residuals (token, d_model), most variance first; d_model by
-    default.
+    """n independent components of raw residuals (token, d_model), most variance first.
+
+    n_components: d_model by default.
 
     The same seed gives the same components.  Where the iteration has not come to rest, a warning is
     logged and `metadata["converged"]` is False: the components then depend on the seed.  Raises
     InputError as `pca` does.
     """
     data, n = _checked(x, n_components)
-    found, converged = _fit(
+    fitted, converged = _fit(
         "FastICA",
         data,
         n,
@@ -120,21 +122,22 @@ def ica(
             tolerance,
         )
     norms = np.linalg.norm(
-        found.mixing_, axis=0
+        fitted.mixing_, axis=0
     )  # sources have variance 1, so these are standard deviations
     order = np.argsort(-norms, kind="stable")
-    encoder = torch.from_numpy((found.components_ * norms[:, None])[order]).float()
-    decoder = torch.from_numpy((found.mixing_ / norms).T[order]).float()
+    encoder = torch.from_numpy((fitted.components_ * norms[:, None])[order]).float()
+    decoder = torch.from_numpy((fitted.mixing_ / norms).T[order]).float()
     made = {"control": "ica", "n_components": n, "n_tokens": len(data), "seed": seed}
-    made |= {"n_iterations": int(found.n_iter_), "converged": converged}
+    made |= {"n_iterations": int(fitted.n_iter_), "converged": converged}
     return Components(
-        encoder, decoder.contiguous(), torch.from_numpy(found.mean_).float(), signed, made
+        encoder, decoder.contiguous(), torch.from_numpy(fitted.mean_).float(), signed, made
     )
 
 
 def _fit(name: str, data: np.ndarray, n: int, **settings: Any) -> tuple[Any, bool]:
-    """A fitted estimator of `sklearn.decomposition`, and whether it converged; its other warnings
-    are passed on.
+    """A fitted estimator of `sklearn.decomposition`, and whether it converged.
+
+    Its other warnings are passed on.
     """
     try:
         from sklearn import decomposition
@@ -148,14 +151,14 @@ def _fit(name: str, data: np.ndarray, n: int, **settings: Any) -> tuple[Any, boo
         ) from error
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = getattr(decomposition, name)(n, **settings).fit(data)
+        fitted = getattr(decomposition, name)(n, **settings).fit(data)
     late = [warning for warning in caught if issubclass(warning.category, ConvergenceWarning)]
     for warning in caught:
         if warning not in late:
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
-    return found, not late
+    return fitted, not late
 
 
 def _checked(x: Activations, n_components: int | None) -> tuple[np.ndarray, int]:

@@ -1,9 +1,9 @@
-"""Dictionaries that should not match, to compare matches with: the same activations read in other
-directions.
+"""Dictionaries that should not match: the same activations read in other directions.
 
 `rotated` turns every direction of a dictionary by one random orthogonal matrix Q about b_dec:
 
-    d_i -> Q d_i  (decoder rows),  w_i -> Q w_i  (encoder columns),  f'(x) = f(b_dec + Q^T (x - b_dec))
+    d_i -> Q d_i  (decoder rows),   w_i -> Q w_i  (encoder columns)
+    f'(x) = f(b_dec + Q^T (x - b_dec))
 
 Angles between features, norms and sparsity pattern of the weights stay; what is lost is their
 relation to the directions that the model writes.  The rotated features still read the same
@@ -17,14 +17,16 @@ time or never.  The null of a maximum correlation depends on firing rates, so a 
 at equal ones.  Given a sample of activations, each b_enc is set anew so that the feature fires at
 as many of them, n, as the original did (ties aside):
 
-    b_enc = threshold - (z_(n) + z_(n+1)) / 2,    z_(n) the n-th largest of (x_t - b_dec) w,  threshold 0 for ReLU
+    b_enc = threshold - (z_(n) + z_(n+1)) / 2       z_(n): the n-th largest of (x_t - b_dec) w
+                                                    threshold: 0 where there is none
 
-Thresholds stay, and with them the least value of an active feature.  With TopK, every token keeps
-its k features whatever the biases, and single features' rates change.
+Thresholds stay, and with them the least value of an active feature.  Where a token keeps its k
+largest, it does so whatever the biases, and single features' rates change.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ import torch
 from homolog.axes import Activations
 from homolog.dictionaries.base import SparseAutoencoder
 from homolog.dictionaries.coding import Coder
+from homolog.dictionaries.kinds import carrier
 from homolog.dictionaries.seeds import generator
 from homolog.errors import InputError
 
@@ -40,8 +43,9 @@ _ENTRIES = 1 << 21  # projections that are sorted at once
 
 
 def random_orthogonal(d_model: int, seed: int) -> torch.Tensor:
-    """Orthogonal matrix drawn uniformly (Haar): QR of a Gaussian, signs of R's diagonal positive.
-    float64.
+    """Orthogonal matrix drawn uniformly (Haar), float64.
+
+    QR of a Gaussian, signs of R's diagonal positive.
     """
     q, r = np.linalg.qr(generator(seed, "rotation").standard_normal((d_model, d_model)))
     return torch.from_numpy(q * np.sign(np.diag(r)))
@@ -50,38 +54,30 @@ def random_orthogonal(d_model: int, seed: int) -> torch.Tensor:
 def rotated(
     sae: SparseAutoencoder, seed: int, activations: Activations | None = None
 ) -> SparseAutoencoder:
-    """The dictionary with its directions rotated; with `activations` (token, d_model), raw
-    residuals, the firing rates of its features are kept, but for TopK (see the module's first
-    lines). 20,000 tokens resolve rates down to 1 in 20,000.
+    """The dictionary with its directions rotated.
+
+    With `activations` (token, d_model), raw residuals, the firing rates of its features are kept,
+    unless a token keeps its k largest (see the module's first lines).  20,000 tokens resolve rates
+    down to 1 in 20,000.
     """
     rotation = random_orthogonal(sae.d_model, seed)
     W_enc = (rotation @ sae.W_enc.double()).float()
     W_dec = (sae.W_dec.double() @ rotation.T).float()
     b_enc = sae.b_enc
-    if activations is not None and sae.kind != "topk":
+    if activations is not None and sae.k is None:
         b_enc = _biases(W_enc, sae.b_dec, sae.threshold, activations, _counts(sae, activations))
     made = _made(sae, control="rotated", rotation_seed=seed)
-    return SparseAutoencoder(
-        W_enc,
-        b_enc,
-        W_dec,
-        sae.b_dec,
-        kind=sae.kind,
-        k=sae.k,
-        threshold=sae.threshold,
-        metadata=made,
-    )
+    return replace(sae, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, metadata=made)
 
 
 def random_directions(
     sae: SparseAutoencoder, seed: int, activations: Activations
 ) -> SparseAutoencoder:
-    """Unit vectors drawn uniformly, as many as `sae` has features, each firing as often as one of
-    them.
+    """Unit vectors drawn uniformly, one per feature of `sae`, each firing as often as that one.
 
     activations: (token, d_model) raw residuals, on which the rates are matched.  Encoder and
-    decoder are the same directions about b_dec; kind and thresholds are those of `sae`, but TopK
-    becomes ReLU, where rates can be set.
+    decoder are the same directions about b_dec; kind and thresholds are those of `sae`, but instead
+    of keeping k of a token the dictionary is a plain one, where rates can be set.
     """
     W_dec = torch.from_numpy(
         generator(seed, "random directions").standard_normal((sae.d_sae, sae.d_model))
@@ -89,22 +85,19 @@ def random_directions(
     W_dec = (W_dec / W_dec.norm(dim=1, keepdim=True)).float()
     W_enc = W_dec.T.contiguous()
     b_enc = _biases(W_enc, sae.b_dec, sae.threshold, activations, _counts(sae, activations))
-    kind = "relu" if sae.kind == "topk" else sae.kind
+    kind = sae.kind if sae.k is None else carrier("plain").name
     made = _made(sae, control="random directions", directions_seed=seed)
-    return SparseAutoencoder(
-        W_enc, b_enc, W_dec, sae.b_dec, kind=kind, threshold=sae.threshold, metadata=made
-    )
+    return replace(sae, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, kind=kind, k=None, metadata=made)
 
 
 def firing_like_trained(
     sae: SparseAutoencoder, activations: Activations, l0: float, seed: int
 ) -> SparseAutoencoder:
-    """`sae` with biases at which `l0` features a token fire, with the skewed frequencies of trained
-    dictionaries.
+    """`sae` with biases at which `l0` features fire per token, as skewed as in trained ones.
 
     The feature of rank r (the ranks are drawn from `seed`) fires on a share of the tokens
-    proportional to (r + 8)^-0.7, at most 0.7.  With TopK, the k largest of these are left.  For
-    rehearsals with dictionaries that were hardly trained; activations: (token, d_model) raw
+    proportional to (r + 8)^-0.7, at most 0.7.  Of these the k largest are left, where there is a k.
+    For rehearsals with dictionaries that were hardly trained; activations: (token, d_model) raw
     residuals, on which the biases are set.
     """
     rank = torch.randperm(sae.d_sae, generator=torch.Generator().manual_seed(seed)).double()
@@ -116,16 +109,7 @@ def firing_like_trained(
     counts = expected.ceil().long().clamp(1, len(activations) - 1)
     b_enc = _biases(sae.W_enc, sae.b_dec, sae.threshold, activations, counts)
     made = _made(sae, control="thresholds of a rehearsal")
-    return SparseAutoencoder(
-        sae.W_enc,
-        b_enc,
-        sae.W_dec,
-        sae.b_dec,
-        kind=sae.kind,
-        k=sae.k,
-        threshold=sae.threshold,
-        metadata=made,
-    )
+    return replace(sae, b_enc=b_enc, metadata=made)
 
 
 def _made(sae: SparseAutoencoder, **facts: Any) -> dict[str, Any]:
@@ -145,8 +129,7 @@ def _biases(
     activations: Activations,
     counts: torch.Tensor,
 ) -> torch.Tensor:
-    """b_enc (d_sae,) at which each feature fires at `counts` (d_sae,) of the tokens (token,
-    d_model).
+    """b_enc (d_sae,) at which each feature fires at `counts` (d_sae,) of the tokens.
 
     For a feature that fires at none, or at all, the bias is as far from firing at one, or not at
     one, as the extreme token is from the centre.
@@ -171,6 +154,5 @@ def _biases(
         cut[part] = torch.where(n > last, below - below.abs().clamp(min=1e-6), between)
     if threshold is None:
         return -cut.float()
-    return torch.where(
-        threshold.isinf(), 0, threshold.double() - cut
-    ).float()  # of infinity, no bias makes it fire
+    # of infinity, no bias makes it fire
+    return torch.where(threshold.isinf(), 0, threshold.double() - cut).float()

@@ -1,5 +1,4 @@
-"""From residuals to sparse features, as fast as the hardware allows and with values that do not
-depend on how.
+"""From residuals to sparse features, fast, with values that do not depend on how.
 
 The product x W_enc, in bfloat16 where native, only says which features may be active (`screening`);
 these are computed from the float32 weights in float64, rounded to float32 and compared with their
@@ -89,39 +88,38 @@ class SparseEncoder:
     def encode(
         self, x: Activations, threads: int | None = None, where: str = "activations"
     ) -> sparse.csr_array:
-        """Features of raw residuals (token, d_model), any float dtype and device: CSR float32
-        (token, d_sae), int32.
+        """Features of raw residuals (token, d_model): CSR float32 (token, d_sae), int32.
+
+        x: any float dtype and device.
 
         threads: torch's own number by default; on CUDA not used. where: what errors call x.
         Besides the result, each thread holds a product and the indices of a block, up to 0.1 GB at
         d_sae 24,576.  Raises InputError where x is not finite.
         """
         blocks = x.split(self.block) if len(x) else ()
-        found: list[_Entries | None] = [None] * len(blocks)
+        entries: list[_Entries | None] = [None] * len(blocks)
         local = threading.local()
 
         def work(i: int) -> None:
             if not hasattr(local, "room"):
                 local.room = _Room(self)
             x, seen, norm, bound = self._inputs(blocks[i], i, where)
-            found[i] = self._on_cpu(x, seen, norm, bound, local.room)
+            entries[i] = self._on_cpu(x, seen, norm, bound, local.room)
 
         if self.device.type == "cpu":
             with Threads(threads or torch.get_num_threads()) as pool, torch.no_grad():
                 pool.run(work, range(len(blocks)))
         else:
             with torch.no_grad():
-                found[:] = [
+                entries[:] = [
                     self._by_torch(*self._inputs(block, i, where)) for i, block in enumerate(blocks)
                 ]
-        return _join([part for part in found if part is not None], len(x), self.d_sae)
+        return _join([part for part in entries if part is not None], len(x), self.d_sae)
 
     def _inputs(
         self, raw: torch.Tensor, number: int, where: str
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Centred tokens, what the product sees of them, its norm, and each feature's bound at norm
-        1.
-        """
+        """Centred tokens, what the product sees, its norm, and each feature's bound at norm 1."""
         x = raw.to(self.device, torch.float32) - self.b_dec
         seen = x if self.half is None else x.bfloat16()
         norm = _norms(seen.float())
@@ -181,7 +179,7 @@ class SparseEncoder:
 
     def _dense(self, x: torch.Tensor, room: _Room) -> _Entries:
         """A block with many active features, from the float32 product alone."""
-        found = []
+        entries = []
         for part in x.split(self.rows):
             size = len(part) * (self.k or self.d_sae)
             index, value = np.empty(size, np.int32), np.empty(size, np.float32)
@@ -202,8 +200,8 @@ class SparseEncoder:
                 value,
                 start,
             )
-            found.append((index[:n], value[:n], np.diff(start)))
-        index, value, counts = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+            entries.append((index[:n], value[:n], np.diff(start)))
+        index, value, counts = (np.concatenate(arrays) for arrays in zip(*entries, strict=True))
         return index, value, counts
 
     def _float32_product(self, x: torch.Tensor) -> torch.Tensor:
@@ -243,8 +241,9 @@ class SparseEncoder:
     def _decided(
         self, x: torch.Tensor, product: torch.Tensor, token: torch.Tensor, feature: torch.Tensor
     ) -> torch.Tensor:
-        """Pre-activations of single entries from the float32 product, exact where its error leaves
-        open if active.
+        """Pre-activations of single entries from the float32 product.
+
+        They are exact where its error leaves open if the feature is active.
         """
         value = product + self.b_enc[feature]
         margin = (
@@ -287,12 +286,12 @@ class _Room:
 def _full_sums() -> Iterator[None]:
     """CUDA products whose sums stay in float32: no TF32, no partial sums in bfloat16."""
     matmul = torch.backends.cuda.matmul
-    found = matmul.allow_tf32, matmul.allow_bf16_reduced_precision_reduction
+    before = matmul.allow_tf32, matmul.allow_bf16_reduced_precision_reduction
     matmul.allow_tf32, matmul.allow_bf16_reduced_precision_reduction = False, False
     try:
         yield
     finally:
-        matmul.allow_tf32, matmul.allow_bf16_reduced_precision_reduction = found
+        matmul.allow_tf32, matmul.allow_bf16_reduced_precision_reduction = before
 
 
 def _norms(rows: torch.Tensor) -> torch.Tensor:
@@ -301,8 +300,9 @@ def _norms(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _largest(token, feature, value, k: int) -> tuple[torch.Tensor, ...]:
-    """Each token's k largest entries, lowest feature first among equal ones; entries in order of
-    token, feature.
+    """Each token's k largest entries, in order of token and feature.
+
+    Among equal ones the lowest feature comes first.
     """
     order = torch.sort(value, descending=True, stable=True).indices
     order = order[

@@ -20,10 +20,10 @@ def refuse_not_finite(x: Activations, what: str, first: int = 0) -> None:
     bad = torch.nonzero(~torch.isfinite(x).all(1))
     if len(bad):
         token = int(bad[0, 0])
-        found = float(x[token][~torch.isfinite(x[token])][0])
+        value = float(x[token][~torch.isfinite(x[token])][0])
         raise InputError(
             what,
-            found,
+            value,
             f"every value must be finite, and that of token {first + token} is not",
             "Check the weights of the model, or run it in float32.",
         )

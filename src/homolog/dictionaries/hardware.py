@@ -1,6 +1,4 @@
-"""What the processor is used for: bfloat16 products where it has them, and threads that do not
-disturb each other.
-"""
+"""What the processor is used for: bfloat16 products, and threads that do not disturb."""
 
 from __future__ import annotations
 
@@ -15,8 +13,9 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def has_native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices itself (AVX512-BF16 or AMX); elsewhere bfloat16
-    is slower.
+    """Whether this CPU multiplies bfloat16 matrices itself (AVX512-BF16 or AMX).
+
+    Elsewhere bfloat16 is slower.
     """
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in probes)
@@ -25,8 +24,9 @@ def has_native_bfloat16() -> bool:
 def product_precision(
     precision: Precision, device: torch.device | str = "cpu"
 ) -> Literal["float32", "bfloat16"]:
-    """The precision that "auto" stands for: bfloat16 where the device multiplies it natively, else
-    float32.
+    """The precision that "auto" stands for.
+
+    bfloat16 where the device multiplies it natively, else float32.
     """
     if precision != "auto":
         return precision
@@ -39,8 +39,9 @@ def product_precision(
 
 
 class Threads:
-    """Threads over pieces of work, each with single-threaded linear algebra; a single one is the
-    calling thread.
+    """Threads over pieces of work, each with single-threaded linear algebra.
+
+    A single one is the calling thread.
 
     workers: how many, all cores by default.
     """

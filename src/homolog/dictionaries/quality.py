@@ -1,13 +1,9 @@
 """How good a dictionary is, and whether it may be used for a verdict.
 
-    explained variance = 1 - sum_t ||x_t - x'_t||^2 / sum_t ||x_t - m||^2
+    L0 = mean_t #{i: f_ti != 0}
+    dead share = #{i: n_i = 0} / d_sae,   dense share = #{i: n_i > N / 10} / d_sae
 
-over kept tokens, summed over dimensions, m the mean of those same tokens: predicting the mean
-scores exactly 0.
-
-    L0 = mean_t #{i: f_ti != 0},   dead share = #{i: n_i = 0} / d_sae,   dense share = #{i: n_i > N / 10} / d_sae
-
-with n_i of the N tokens having f_i other than 0.
+with n_i of the N kept tokens having f_i other than 0.
 
     loss recovered = (loss_ablated - loss_spliced) / (loss_ablated - loss_clean)
 
@@ -15,13 +11,7 @@ where the reconstruction (spliced) or the mean activation (ablated) replaces the
 one layer. The mean is used for ablation rather than 0: zeros put the model far off its data, raise
 loss_ablated and flatter every dictionary.
 
-    share of T = sum_{t in T} ||x_t - m||^2 / sum_t ||x_t - m||^2
-    sink share: T the kept tokens with ||x_t|| > 10 median ||x||, among the kept tokens
-    BOS share:  T the masked tokens, among all tokens
-
-A few tokens, the first of a context above all, draw attention that has nowhere to go and have norms
-100 times the median [Xiao 2023, arXiv 2309.17453; Sun 2024, arXiv 2402.17762].  Where they are not
-masked, they are what explained variance and correlations measure.
+Explained variance, sink share and BOS share are in `variance`.
 """
 
 from __future__ import annotations
@@ -37,13 +27,10 @@ import torch
 from homolog.axes import Activations
 from homolog.dictionaries.base import Dictionary, SparseAutoencoder
 from homolog.dictionaries.coding import Autoencoder, Coder
-from homolog.dictionaries.finite import refuse_not_finite
+from homolog.dictionaries.variance import bos_share, mean_of, sink_share, squares
 from homolog.errors import InputError
 
-_BLOCK = 8192  # tokens of which sums are taken at once
 _MIN_LOSS_GAP = 0.05  # nats; a layer whose ablation costs less has no loss to recover
-SINK_NORM = 10.0
-"""Tokens whose norm exceeds this many median norms are sinks."""
 DENSE_FREQUENCY = 0.1
 """Features that fire on a larger share of the tokens are dense."""
 RECHECK_TOKENS = 4000
@@ -57,8 +44,9 @@ _QUANTILES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
 
 @runtime_checkable
 class SplicedLoss(Protocol):
-    """Mean loss (nats a token) of a model on held-out text when `transform` replaces the residuals
-    of one layer.
+    """Mean loss of a model on held-out text with one layer's residuals replaced.
+
+    In nats per token; `transform` gives the residuals.
 
     `transform` takes and returns (token, d_model); the caller applies it to the tokens that are not
     special, and leaves the others as they are.  Bind model, tokens and layer: `partial(loss_with,
@@ -120,7 +108,7 @@ class Quality:
     """Share of the kept tokens' variance on tokens with norms over 10 times the median."""
     bos_share: float = math.nan
     """Share of all tokens' variance on the masked ones: what masking took away; NaN where nothing
-    was masked.  No gate judges it, for no other number here has seen these tokens.
+    was masked.  No gate is on it, for no other number here has seen these tokens.
     """
     loss_clean: float = math.nan
     loss_spliced: float = math.nan
@@ -140,8 +128,9 @@ class Quality:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Quality":
-        """From the values of `as_row`, with None for NaN as JSON has it; what is missing was not
-        measured.
+        """From the values of `as_row`, with None for NaN as JSON has it.
+
+        What is missing was not measured.
 
         Raises InputError for a value of another type.
         """
@@ -165,8 +154,9 @@ class Quality:
 
 
 def _is_a(annotation: str, value: object) -> bool:
-    """Whether a value read from a file is of this type of a field; numbers are no truth values, and
-    finite or NaN.
+    """Whether a value read from a file is of this type of a field.
+
+    Numbers are no truth values, and finite or NaN.
     """
     if annotation.startswith("tuple"):
         return isinstance(value, tuple) and all(_is_a("float", item) for item in value)
@@ -189,72 +179,6 @@ class Tolerance:
     """Difference relative to the L0 in the file."""
 
 
-def explained_variance(
-    x: Activations, x_hat: Activations, keep: torch.Tensor | None = None
-) -> float:
-    """1 - residual / total sum of squares of (token, d_model); `keep` (token, bool) leaves tokens
-    out.
-
-    NaN where x does not vary.  Computed in float64.  InputError where x or x_hat is not finite.
-    """
-    if x.shape != x_hat.shape:
-        raise InputError(
-            "x_hat", tuple(x_hat.shape), f"it must have the shape of x, {tuple(x.shape)}", "Check."
-        )
-    if keep is not None:
-        x, x_hat = x[keep], x_hat[keep]
-    refuse_not_finite(x, "x")
-    refuse_not_finite(x_hat, "x_hat")
-    total = float(squares(x, x.double().mean(0)).sum())
-    if total == 0 or not len(x):
-        return math.nan
-    return 1.0 - float(squares(x.double() - x_hat.double()).sum()) / total
-
-
-def squares(x: Activations, centre: torch.Tensor | None = None) -> np.ndarray:
-    """||x_t - centre||^2 of every token, float64; sums of these do not depend on the number of
-    threads.
-    """
-    found = [np.empty(0)]
-    for block in x.split(_BLOCK):
-        distance = block.double() if centre is None else block.double() - centre
-        found.append(distance.pow(2).sum(1).cpu().numpy())
-    return np.concatenate(found)
-
-
-def mean_of(x: Activations) -> torch.Tensor:
-    """Mean over tokens, float64 (d_model,), without a copy of x."""
-    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    for block in x.split(_BLOCK):
-        total += block.double().sum(0)
-    return total / len(x)
-
-
-def share_of(x: Activations, chosen: np.ndarray) -> float:
-    """Share of the sum of squares about the mean that lies on the chosen tokens (bool); NaN where x
-    does not vary.
-    """
-    found = squares(x, mean_of(x))
-    total = float(found.sum())
-    return float(found[chosen].sum()) / total if total > 0 else math.nan
-
-
-def sink_share(x: Activations) -> float:
-    """Share of the variance of raw residuals (token, d_model) on tokens with norms over 10 times
-    the median.
-    """
-    norms = np.sqrt(squares(x))
-    return share_of(x, norms > SINK_NORM * np.median(norms))
-
-
-def bos_share(x: Activations, keep: torch.Tensor) -> float:
-    """Share of the variance of all tokens (token, d_model) on those that `keep` (token, bool)
-    leaves out; NaN where it leaves out none.
-    """
-    left_out = ~keep.cpu().numpy()
-    return share_of(x, left_out) if left_out.any() else math.nan
-
-
 def firing_frequency(dictionary: Dictionary, x: Activations) -> np.ndarray:
     """Share of tokens at which each feature is other than 0: (d_sae,) float64."""
     return Coder(dictionary, x.device).counts(x) / max(1, len(x))
@@ -269,8 +193,9 @@ def density_histogram(frequency: np.ndarray) -> tuple[int, ...]:
 
 
 def loss_recovered(clean: float, spliced: float, ablated: float) -> float:
-    """Share of the loss an ablation costs that the reconstruction saves; NaN where it costs under
-    0.05 nats.
+    """Share of the loss an ablation costs that the reconstruction saves.
+
+    NaN where it costs under 0.05 nats.
     """
     gap = ablated - clean
     return (ablated - spliced) / gap if gap >= _MIN_LOSS_GAP else math.nan
@@ -286,11 +211,12 @@ def measure_quality(
     loss_clean: float | None = None,
     gates: Gates | None = None,
 ) -> Quality:
-    """Measure on held-out raw residuals x (token, d_model), less the tokens that `keep` (token,
-    bool) leaves out.
+    """Measure on held-out raw residuals x (token, d_model).
+
+    keep: (token, bool), the tokens to use.
 
     sae: a sparse autoencoder of any kind, or whatever else has `encode` and `decode`
-    (`controls.pca`).  Losses are measured when `spliced_loss` is given; `loss_clean`, the same for
+    (`pca`).  Losses are measured when `spliced_loss` is given; `loss_clean`, the same for
     all layers of a model, may be passed in.  Features are held for a block of tokens at a time, 0.2
     GB at most.  Raises InputError when no token is left, and where x or a loss is not finite.
     """
@@ -328,7 +254,7 @@ def measure_quality(
         loss_ablated=ablated,
         loss_recovered=loss_recovered(clean, spliced, ablated),
     )
-    return judge(measured, gates or Gates(), sae.d_sae)
+    return hold_to_gates(measured, gates or Gates(), sae.d_sae)
 
 
 def _refuse_losses(sae: Autoencoder, **losses: float) -> None:
@@ -344,9 +270,10 @@ def _refuse_losses(sae: Autoencoder, **losses: float) -> None:
             )
 
 
-def judge(quality: Quality, gates: Gates, d_sae: int) -> Quality:
-    """The same numbers with `passed` and `reason`. What is NaN is not judged, but for explained
-    variance.
+def hold_to_gates(quality: Quality, gates: Gates, d_sae: int) -> Quality:
+    """The same numbers with `passed` and `reason`: which gates they fail.
+
+    What is NaN fails none, but for explained variance.
     """
     q, failures = quality, []
     if not q.explained_variance >= gates.explained_variance:
@@ -375,11 +302,12 @@ def recheck(
     keep: torch.Tensor | None = None,
     tolerance: Tolerance | None = None,
 ) -> Quality:
-    """Measure explained variance and L0 again on raw residuals x (token, d_model), and compare with
-    the file's.
+    """Measure explained variance and L0 again, and compare with the file's.
+
+    x: raw residuals (token, d_model).
 
     This finds weights read as another kind, another scale, and activations of another layer or
-    model, unless they change neither number.  Returns what was measured (not judged).  Raises
+    model, unless they change neither number.  Returns what was measured, by no gates.  Raises
     InputError with the numbers that differ by more than `tolerance`, when the dictionary carries no
     quality, or with fewer than 4,000 kept tokens.
     """
@@ -401,16 +329,16 @@ def recheck(
             f"fewer than {RECHECK_TOKENS} say too little",
             "Use more text.",
         )
-    carried, found = Quality.from_row(row), measure_quality(sae, x, keep=keep)
+    carried, now = Quality.from_row(row), measure_quality(sae, x, keep=keep)
     wrong = []
-    if not abs(found.explained_variance - carried.explained_variance) <= allowed.explained_variance:
+    if not abs(now.explained_variance - carried.explained_variance) <= allowed.explained_variance:
         wrong.append(
             f"explained variance {carried.explained_variance:.3f} within "
             f"{allowed.explained_variance:g}, "
-            f"not {found.explained_variance:.3f}"
+            f"not {now.explained_variance:.3f}"
         )
-    if not abs(found.l0 - carried.l0) <= allowed.l0 * carried.l0:
-        wrong.append(f"L0 {carried.l0:.2f} within {allowed.l0:.0%}, not {found.l0:.2f}")
+    if not abs(now.l0 - carried.l0) <= allowed.l0 * carried.l0:
+        wrong.append(f"L0 {carried.l0:.2f} within {allowed.l0:.0%}, not {now.l0:.2f}")
     if wrong:
         raise InputError(
             name,
@@ -420,4 +348,4 @@ def recheck(
             "masked, and "
             "that the file was read as the kind of dictionary that it is.",
         )
-    return replace(found, passed=False, reason="not judged")
+    return replace(now, passed=False, reason="not judged")

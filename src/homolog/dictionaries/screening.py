@@ -1,5 +1,4 @@
-"""Sparse encoding on CPU: a cheap product finds the features that may be active, exact sums decide
-and give values.
+"""Sparse encoding on CPU: a cheap product finds candidates, exact sums decide and give values.
 
 With x the centred token, w a column of W_enc, x~ and w~ what the product sees of them (bfloat16, or
 themselves):
@@ -29,8 +28,9 @@ from homolog.dictionaries.selection import _F0, _MATH, _kth_largest_bits, _selec
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _below_kth_largest(bits, k):
-    """A float32 below the k-th largest of values given by their bits, and close; 0 when about k are
-    positive.
+    """A float32 below the k-th largest of values given by their bits, and close.
+
+    0 when about k are positive.
 
     The k-th largest of the maxima of 8k or more groups has k values as large, and few more: 7 in
     100 at random.
@@ -41,15 +41,16 @@ def _below_kth_largest(bits, k):
         group = bits[low : low + n_groups]
         for i in range(group.size):  # positive floats order like their bits
             largest[i] = max(largest[i], group[i])
-    found = np.empty(1, np.int32)
-    found[0] = max(_kth_largest_bits(largest, k) - 1, 0)
-    return found.view(np.float32)[0]
+    below = np.empty(1, np.int32)
+    below[0] = max(_kth_largest_bits(largest, k) - 1, 0)
+    return below.view(np.float32)[0]
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _append_above(values, threshold, index, total):
-    """Append to `index`, from place `total`, where values exceed the threshold; returns the new
-    total.
+    """Append to `index`, from place `total`, where values exceed the threshold.
+
+    Returns the new total.
     """
     for low in range(0, values.size, 64):
         group = values[low : low + 64]
@@ -65,8 +66,9 @@ def _append_above(values, threshold, index, total):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def screen(half, full, is_half, relative, highest, lowest, x_norm, bound, k, limit, index, start):
-    """Append the features of each token that may be active to CSR (index, start) from place
-    start[0].
+    """Append the features of each token that may be active to CSR (index, start).
+
+    The first place is start[0].
 
     Returns their number with those before, -1 if more than `limit`.  half or full is the product x
     W_enc: |x_t w_i - product| <= x_norm_t bound_i + relative |product|.  highest, lowest: b_enc -
@@ -116,8 +118,9 @@ def _pre_activation(x, weights, bias):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def compute(x, W_enc_T, b_enc, index, start, token, place, offset, value):
-    """Pre-activations x w + b_enc of the candidates (index, start), summed in float64 and rounded
-    once to float32.
+    """Pre-activations x w + b_enc of the candidates (index, start).
+
+    They are summed in float64 and rounded once to float32.
 
     They depend on nothing but token and feature.  Feature by feature, so that weights are read once
     and in order.
@@ -150,8 +153,9 @@ def compute(x, W_enc_T, b_enc, index, start, token, place, offset, value):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def keep_active(threshold, k, index, value, start):
-    """Keep of the candidates (index, value, start) those above their feature's threshold, in place;
-    returns their number.
+    """Keep of the candidates those above their feature's threshold; returns their number.
+
+    (index, value, start) are changed in place.
 
     k > 0: of these the k largest of each token, among equal ones the lowest index.
     """
@@ -183,8 +187,7 @@ def keep_active(threshold, k, index, value, start):
 def select_dense(
     product, x, W_enc_T, b_enc, threshold, relative, slack, x_norm, bound, k, index, value, start
 ):
-    """Active features of a block as CSR (index, value, start), with values from its float32 product
-    x W_enc.
+    """Active features of a block as CSR (index, value, start), from its float32 product x W_enc.
 
     Where the product's error (as in `screen`; slack: of the biases) leaves open whether a feature
     exceeds its threshold, the exact sum decides and gives the value: which features are active is

@@ -1,5 +1,4 @@
-"""Seeds by name: every random choice has its own generator, derived from one root seed and the
-names it belongs to.
+"""Seeds by name: every random choice has a generator derived from one root and its names.
 
 Two dictionaries of the same width and seed start alike and look matched when they are not; names
 keep them apart.
@@ -13,7 +12,7 @@ import numpy as np
 
 
 def derive_seed(root: int, *names: object) -> int:
-    """63-bit seed of (root, names): the first bytes of BLAKE2b over the names with their lengths."""
+    """63-bit seed of (root, names): the first bytes of BLAKE2b over names with their lengths."""
     digest = hashlib.blake2b(digest_size=8)
     for part in (root, *names):
         text = str(part).encode()

@@ -1,6 +1,4 @@
-"""Which features of a token are active: all above 0, or the k largest of these, lowest index first
-among equals.
-"""
+"""Which features of a token are active: all above 0, or the k largest, lowest index first."""
 
 from __future__ import annotations
 
@@ -41,8 +39,9 @@ def _kth_largest_bits(bits, k):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _select(values, bits, k, index):
-    """Write the active features of a token into `index`, ascending; k = 0 takes all positive ones.
-    Returns how many.
+    """Write the active features of a token into `index`, ascending; returns how many.
+
+    k = 0 takes all positive ones.
     """
     n = 0
     if k == 0:

@@ -1,5 +1,6 @@
-"""Where training reads activations: a shuffled, endless stream of tokens, all layers of a token
-together.
+"""Where training reads activations: a shuffled, endless stream of tokens.
+
+All layers of a token come together.
 
 Positions in the stream are addressed, so a resumed training reads on exactly where it stopped.  A
 source may hold all activations (`ResidualArrays`), map files of them (`StoredResiduals`) or run a
@@ -7,9 +8,10 @@ model as it goes; training only uses the protocol.
 
 A folder of stored residuals, written by `features.write_residuals`:
 
-    LAYER/part-00000.safetensors ...   rows (token, d_model) of one layer; bfloat16 as its bits, uint16
-    manifest.json                      widths, dtype, stream hash, rows and key of every part, and of every layer
-                                       the digest of a few rows; written last
+    LAYER/part-00000.safetensors ...   rows (token, d_model) of one layer; bfloat16 as its bits,
+                                       uint16
+    manifest.json                      widths, dtype, stream hash, rows and key of every part, and
+                                       of every layer the digest of a few rows; written last
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class ActivationSource(Protocol):
 
     @property
     def layer_numbers(self) -> Sequence[int]:
-        """The model's number of each layer served; seeds and names of dictionaries follow from it."""
+        """The model's number of each layer served: seeds and names follow from it."""
         ...
 
     @property
@@ -56,8 +58,9 @@ class ActivationSource(Protocol):
         ...
 
     def read(self, start: int, n_tokens: int) -> Sequence[Activations]:
-        """Tokens start to start + n_tokens of the stream: one (n_tokens, d_model) tensor a layer,
-        any float dtype.
+        """Tokens start to start + n_tokens of the stream: one (n_tokens, d_model) tensor per layer.
+
+        Any float dtype.
 
         Indexing the result may do the work (it is called from several threads, each layer once).
         """
@@ -92,8 +95,9 @@ class _Gather(Sequence[torch.Tensor]):
 
 
 class _Shuffled:
-    """The stream over rows that can be gathered: a new random order every epoch, over all
-    documents.
+    """The stream over rows that can be gathered, in a new random order every epoch.
+
+    The order is over all documents.
 
     layers: what is served.  numbers: their layer numbers.  rows: int64, the rows to use.
     """
@@ -154,8 +158,7 @@ class _Shuffled:
 
 
 class ResidualArrays(_Shuffled):
-    """Activations held in memory or memory-mapped: (layer, token, d_model), any float dtype torch
-    knows.
+    """Activations held in memory or memory-mapped: (layer, token, d_model), any float dtype.
 
     The tokens are read in a new random order every epoch, over all documents; the order follows
     from `seed`. `keep` (token, bool) marks the tokens to use (False at special tokens).  The layers
@@ -194,8 +197,9 @@ class ResidualArrays(_Shuffled):
 
 
 class StoredResiduals(_Shuffled):
-    """Activations in a folder that `features.write_residuals` wrote, memory-mapped; serves all
-    layers or some.
+    """Activations in a folder that `features.write_residuals` wrote, memory-mapped.
+
+    Serves all layers or some.
 
     Gives the stream of `ResidualArrays` over the same values, seed and name, with the same
     fingerprint, however the tokens were cut into parts and whichever layers are served:
@@ -259,13 +263,13 @@ class StoredLayer:
         part_of = np.searchsorted(self.starts, index.numpy(), side="right") - 1
         order = np.argsort(part_of, kind="stable")
         ends = np.searchsorted(part_of[order], np.arange(len(self.parts) + 1))
-        found = torch.empty(len(index), self.shape[1], dtype=self.dtype)
+        rows = torch.empty(len(index), self.shape[1], dtype=self.dtype)
         for part in np.flatnonzero(np.diff(ends)):
             places = torch.from_numpy(order[ends[part] : ends[part + 1]])
-            found[places] = self._part(int(part)).index_select(
+            rows[places] = self._part(int(part)).index_select(
                 0, index[places] - int(self.starts[part])
             )
-        return found
+        return rows
 
     def _part(self, number: int) -> torch.Tensor:
         if number not in self.mapped:

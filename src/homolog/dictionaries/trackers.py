@@ -1,5 +1,6 @@
-"""Where the numbers of a training may go while it runs: Weights & Biases, TensorBoard, or a
-function of the user's.
+"""Where the numbers of a training may go while it runs.
+
+Weights & Biases, TensorBoard, or a function of the user's.
 
 A tracker is a callable that takes a step and numbers by name.  `weights_and_biases` and
 `tensorboard` open one for the duration of a context; their packages are imported then, and missing
@@ -20,8 +21,9 @@ from homolog.errors import InputError
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Takes numbers as they come; `step` counts tokens trained on and never falls within one
-    training.
+    """Takes numbers as they come.
+
+    step: counts tokens trained on and never falls within one training.
     """
 
     def __call__(self, step: int, numbers: Mapping[str, float]) -> None: ...
@@ -67,8 +69,9 @@ def weights_and_biases(
 
 @contextlib.contextmanager
 def tensorboard(folder: Path) -> Iterator[Tracker]:
-    """Event files in `folder`; a training that goes on there hides what was written after its
-    checkpoint.
+    """Event files in `folder`.
+
+    A training that goes on there hides what was written after its checkpoint.
 
     Raises InputError when the package tensorboard is not installed.
     """

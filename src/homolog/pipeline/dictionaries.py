@@ -18,8 +18,7 @@ import torch
 from homolog import dictionaries
 from homolog.analyses.material import Material
 from homolog.corpus import TokenWindows
-from homolog.dictionaries import SparseAutoencoder, TrainingConfig, parse_config
-from homolog.dictionaries.configs import SPARSITY
+from homolog.dictionaries import SparseAutoencoder, TrainingConfig, kind_of, parse_config
 from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE
 from homolog.dictionaries.sources import StoredResiduals
 from homolog.features import Shard, cut_shards, write_residuals
@@ -173,9 +172,8 @@ class LayerGroup:
             training_config(recipe),
             model=model.name,
             labels=model.labels,
-            workers=threads,
-            checkpoint=checkpoint,
-            device=recipe.run.device,
+            on=dictionaries.Place(recipe.run.device, threads),
+            checkpoint=dictionaries.Checkpoint(checkpoint),
         )
 
     def measured(self, trained: dict[str, list[SparseAutoencoder]]) -> list[Row]:
@@ -262,5 +260,5 @@ def training_config(recipe: Recipe) -> TrainingConfig:
 
 def sparsity_of(sae: SparseAutoencoder) -> float | None:
     """The setting that made the dictionary as sparse as it is; None where its file says none."""
-    value = sae.k or (sae.metadata.get("config") or {}).get(SPARSITY[sae.kind])
+    value = sae.k or (sae.metadata.get("config") or {}).get(kind_of(sae.kind).sparsity)
     return None if value is None else float(value)

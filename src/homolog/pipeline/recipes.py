@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from homolog.dictionaries.configs import KINDS, SPARSITY, parse_config
+from homolog.dictionaries.kinds import KINDS, Kind, kind_of, parse
 from homolog.errors import InputError
 from homolog.record.recipe import CircuitRecipe, Dictionaries, Recipe, SaeRecipe
 
@@ -61,8 +61,10 @@ def load_recipe(ref: str | Path) -> Recipe:
 def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     """A recipe from tables of values; `source` says in errors where they came from."""
     recipe = Recipe.parse(values, source)
-    sae, needed = recipe.sae, _sparsity(recipe.sae, f"{source}: sae.kind")
-    others = [key for key in dict.fromkeys(SPARSITY.values()) if key != needed]
+    sae, needed = recipe.sae, _kind(recipe.sae, f"{source}: sae.kind").sparsity
+    others = [
+        key for key in dict.fromkeys(kind.sparsity for kind in KINDS.values()) if key != needed
+    ]
     if needed not in sae.of_kind or any(key in sae.of_kind for key in others):
         requirement = f'kind "{sae.kind}" needs {needed} and no {" or ".join(others)}'
         remedy = f"Give {needed} in [sae], and none of the others."
@@ -86,7 +88,7 @@ def parse_saes(**values: Any) -> SaeRecipe:
         recipe = SaeRecipe.parse({key: v for key, v in values.items() if v is not None})
     except InputError as error:
         raise _of_option(error) from error
-    own = _sparsity(recipe, "--kind")
+    own = _kind(recipe, "--kind").sparsity
     if recipe.d_sae is not None and recipe.expansion is not None:
         requirement = "--d-sae says the number of features"
         raise InputError("--expansion", recipe.expansion, requirement, "Give one of both.")
@@ -94,7 +96,7 @@ def parse_saes(**values: Any) -> SaeRecipe:
         requirement = f"a step takes {recipe.batch}"
         raise InputError("--tokens", recipe.tokens, requirement, "Give more, or less --batch.")
     for key, given in recipe.of_kind.items():
-        if kinds := [kind for kind, name in SPARSITY.items() if name == key != own]:
+        if kinds := [kind.name for kind in KINDS.values() if kind.sparsity == key != own]:
             belongs = " or ".join(kinds)
             raise InputError(
                 option(key),
@@ -136,29 +138,28 @@ def option(field: str) -> str:
 
 def sparsity_of(recipe: Dictionaries, d_model: int) -> float:
     """The value, given or by default, that decides how sparse the dictionaries are."""
-    return float(getattr(parse_config(recipe.config(d_model)), SPARSITY[recipe.kind]))
+    return float(getattr(parse(recipe.config(d_model)), kind_of(recipe.kind).sparsity))
 
 
-def _sparsity(recipe: Dictionaries, field: str) -> str:
-    """The key that decides how sparse the recipe's kind is.  InputError for an unknown kind."""
-    if recipe.kind not in SPARSITY:
-        known = ", ".join(KINDS)
-        raise InputError(field, recipe.kind, "it must be a kind of dictionary", f"Known: {known}.")
-    return SPARSITY[recipe.kind]
+def _kind(recipe: Dictionaries, field: str) -> Kind:
+    """The recipe's kind.  InputError for an unknown one."""
+    try:
+        return kind_of(recipe.kind)
+    except InputError as error:
+        raise InputError(field, error.value, error.requirement, error.remedy) from error
 
 
 def _check_kind(recipe: Dictionaries, prefix: str) -> None:
     """InputError for keys that the recipe's kind does not have, and values that it cannot."""
-    fields = KINDS[recipe.kind].model_fields
+    fields = kind_of(recipe.kind).Settings.model_fields
     for key, value in recipe.of_kind.items():
         if key not in fields:
-            known = [*type(recipe).model_fields, *(name for name in fields if name != "kind")]
-            known = list(dict.fromkeys(known))
+            known = list(dict.fromkeys([*type(recipe).model_fields, *fields]))
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
             remedy = f"Did you mean {nearest!r}? Known: {', '.join(known)}."
             raise InputError(f"{prefix}{key}", value, "[sae] has no such key", remedy)
     try:
-        parse_config(recipe.of_kind | {"d_sae": recipe.d_sae or ANY_WIDTH})
+        parse(recipe.of_kind | {"d_sae": recipe.d_sae or ANY_WIDTH})
     except InputError as error:
         field = f"{prefix}{error.field}"
         raise InputError(field, error.value, error.requirement, error.remedy) from error

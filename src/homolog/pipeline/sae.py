@@ -26,7 +26,7 @@ from homolog.axes import Activations
 from homolog.corpus import TokenWindows, fingerprint
 from homolog.dictionaries import (
     ActivationSource,
-    AnyConfig,
+    KindSettings,
     SparseAutoencoder,
     StoredResiduals,
     TrainingConfig,
@@ -70,7 +70,7 @@ class TrainingInputs:
     model: LanguageModel
     tokenizer: str
     layers: list[int]
-    config: AnyConfig
+    config: KindSettings
     train: TokenWindows
     heldout: TokenWindows
     text: Text
@@ -327,10 +327,11 @@ def _train(
             training,
             model=recipe.name,
             labels=recipe.labels,
-            workers=workers,
-            device=recipe.device,
-            checkpoint=run.cache_folder / "training.safetensors",
-            checkpoint_every=checkpoint_every or min(1_000_000, max(1, total // MOST_CHECKPOINTS)),
+            on=dictionaries.Place(recipe.device, workers),
+            checkpoint=dictionaries.Checkpoint(
+                run.cache_folder / "training.safetensors",
+                checkpoint_every or min(1_000_000, max(1, total // MOST_CHECKPOINTS)),
+            ),
             progress=_reporter(total, bar, track),
         )
     saved = [
@@ -343,11 +344,13 @@ def _train(
     return trained
 
 
-def _reporter(total: int, bar: Bar, track: Tracker) -> Callable[[dictionaries.Progress], None]:
+def _reporter(
+    total: int, bar: Bar, track: Tracker
+) -> Callable[[dictionaries.TrainingProgress], None]:
     """Tells the display and the trackers what the training says of itself."""
     shown: int | None = None
 
-    def report(p: dictionaries.Progress) -> None:
+    def report(p: dictionaries.TrainingProgress) -> None:
         nonlocal shown
         at, pace = total - p.tokens_total + p.tokens_done, p.tokens_done / max(p.seconds, 1e-9)
         if shown is None:

@@ -40,7 +40,7 @@ from homolog.analyses.material import Material
 from homolog.analyses.stream import split_documents
 from homolog.dictionaries import SparseAutoencoder
 from homolog.dictionaries.encoder import SparseEncoder
-from homolog.dictionaries.quality import explained_variance
+from homolog.dictionaries.variance import explained_variance
 from homolog.errors import InputError
 from homolog.features import capture
 from homolog.matching.spaces import SpaceMoments

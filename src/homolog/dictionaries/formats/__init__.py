@@ -1,6 +1,4 @@
-"""Dictionaries in files: our own layout, and those of SAELens, sparsify, dictionary_learning and
-llamascopium.
-"""
+"""Dictionaries in files: our own layout, and those of other libraries."""
 
 from homolog.dictionaries.formats.hooks import is_elsewhere, residual_layer
 from homolog.dictionaries.formats.registry import FORMATS, convert, load, save

@@ -1,6 +1,4 @@
-"""Our own facts in a file, under "homolog" in every format: read as what is written there, or
-refused.
-"""
+"""Our own facts in a file, under "homolog" in every format: read as written, or refused."""
 
 from __future__ import annotations
 
@@ -28,16 +26,17 @@ _TYPES: dict[str, type] = {
 _WORDS = {str: "a name", int: "a whole number, 0 or above", dict: "an object"}
 
 
-def own_facts(path: Path, found: Any) -> dict[str, Any]:
-    """What stands under "homolog" in a file, without the kind.  InputError where a fact is not what
-    it must be.
+def own_facts(path: Path, facts: Any) -> dict[str, Any]:
+    """What stands under "homolog" in a file, without the kind.
+
+    InputError where a fact is not what it must be.
     """
-    if not isinstance(found, dict):
-        refuse(path, "homolog", found, "an object")
+    if not isinstance(facts, dict):
+        refuse(path, "homolog", facts, "an object")
     for name, kind in _TYPES.items():
-        value = found.get(name)
+        value = facts.get(name)
         if value is not None and (type(value) is not kind or (kind is int and value < 0)):
             refuse(path, f"homolog.{name}", value, _WORDS[kind])
-    if found.get("quality") is not None:
-        Quality.from_row(found["quality"])
-    return {name: value for name, value in found.items() if name != "kind"}
+    if facts.get("quality") is not None:
+        Quality.from_row(facts["quality"])
+    return {name: value for name, value in facts.items() if name != "kind"}

@@ -17,9 +17,7 @@ _ELSEWHERE = re.compile(r"mlp|attn|attention|mixer|resid_mid|hook_z|_out\b|\bln|
 
 
 def residual_layer(hook: str | None) -> int | None:
-    """The block after which the dictionary reads the residual stream; None where the name does not
-    say so.
-    """
+    """The block after which the dictionary reads the residual stream; None if not said."""
     if hook is None:
         return None
     if after := _AFTER.fullmatch(hook):

@@ -34,25 +34,26 @@ class Origin:
 
 
 def fetch(ref: str, names: Iterable[str], *, at: Origin | None = None) -> tuple[Path, Origin]:
-    """The local copy of the folder with the files of these names, as far as they exist; `at`: of
-    this commit.
+    """The local copy of the folder with the files of these names, as far as they exist.
+
+    at: of this commit.
 
     Raises InputError for a reference of another form, and where the Hub does not give the files.
     """
-    found = _REF.fullmatch(ref)
-    if found is None or ".." in (found["folder"] or "").split("/"):
+    parts = _REF.fullmatch(ref)
+    if parts is None or ".." in (parts["folder"] or "").split("/"):
         raise InputError(
             "dictionary",
             ref,
             "it must have the form hf:OWNER/NAME[@REVISION][/FOLDER]",
             "Change it.",
         )
-    repo, folder = found["repo"], found["folder"] or ""
+    repo, folder = parts["repo"], parts["folder"] or ""
     patterns = [_inside(folder, name) for name in names]
     try:
         path = huggingface_hub.snapshot_download(
             repo,
-            revision=at.commit if at else found["revision"],
+            revision=at.commit if at else parts["revision"],
             allow_patterns=[p for p in patterns if p],
         )
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
@@ -67,8 +68,9 @@ def fetch(ref: str, names: Iterable[str], *, at: Origin | None = None) -> tuple[
 
 
 def _inside(folder: str, name: str) -> str:
-    """Path of a file in the repository; "../NAME" of one in the folder above, "" where there is
-    none.
+    """Path of a file in the repository.
+
+    "../NAME" is that of one in the folder above, "" where there is none.
     """
     if name.startswith("../"):
         return "/".join([*folder.split("/")[:-1], name[3:]]) if folder else ""

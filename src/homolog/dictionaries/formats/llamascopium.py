@@ -1,22 +1,26 @@
 """The layout of llamascopium (OpenMOSS; before, lm-saes and Language-Model-SAEs), new and old.
 
-    config.json (old: hyperparams.json)  sae_type, d_model, expansion_factor, act_fn, top_k,
-    norm_activation,
-                                            sparsity_include_decoder_norm, use_decoder_bias,
-                                            hook_point_in and _out
-    lm_config.json                          model_name
+    config.json (old: hyperparams.json)
+        sae_type, d_model, expansion_factor, act_fn, top_k, norm_activation,
+        sparsity_include_decoder_norm, use_decoder_bias, hook_point_in and _out
+    lm_config.json
+        model_name
     sae_weights.safetensors (old: checkpoints/final.safetensors)
         W_E (d_model, d_sae), b_E, W_D (d_sae, d_model), b_D;
-        activation_function.log_jumprelu_threshold (d_sae) old: encoder.weight (d_sae, d_model),
-        encoder.bias, decoder.weight (d_model, d_sae), decoder.bias, log_jumprelu_threshold
+        activation_function.log_jumprelu_threshold (d_sae)
+        old: encoder.weight (d_sae, d_model), encoder.bias, decoder.weight (d_model, d_sae),
+        decoder.bias, log_jumprelu_threshold
         dataset_average_activation_norm.HOOK (old: in hyperparams.json, "in" and "out")
 
-    p = s x W_E + b_E,   x' = (f W_D + b_D) / t,   s = sqrt(d_model) / norm_in,  t = sqrt(d_model) / norm_out
+    p = s x W_E + b_E,   x' = (f W_D + b_D) / t
+    s = sqrt(d_model) / norm_in,   t = sqrt(d_model) / norm_out
 
 with norm_activation "dataset-wise"; "inference" has s = t = 1.  The choice of features looks at g =
 p n, n the norms of W_D, with sparsity_include_decoder_norm, else at g = p:
 
-    relu f = p where g > 0,  jumprelu f = p where g > exp(log_jumprelu_threshold),  topk f = p at the k largest g > 0
+    relu        f = p where g > 0
+    jumprelu    f = p where g > exp(log_jumprelu_threshold)
+    topk        f = p at the k largest g > 0
 
 For topk with norms we take f n / t and W_D / n, because a dictionary here chooses by its own
 values.
@@ -32,17 +36,18 @@ models/sparse_dictionary.py; for old files lm_saes/sae.py and initializer.py.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from homolog.dictionaries.base import WITH_THRESHOLD, Kind, SparseAutoencoder
+from homolog.dictionaries.base import SparseAutoencoder
 from homolog.dictionaries.formats.facts import own_facts
-from homolog.dictionaries.formats.folding import folded, uncentred
+from homolog.dictionaries.formats.folding import Convention, ForeignWeights, folded, uncentred
 from homolog.dictionaries.formats.hooks import residual_layer
+from homolog.dictionaries.formats.names import kind_said, names_in, written_name
 from homolog.dictionaries.formats.reading import (
     Config,
     Folder,
@@ -55,6 +60,7 @@ from homolog.dictionaries.formats.reading import (
     refuse,
     table,
 )
+from homolog.dictionaries.kinds import Kind, Stored, kind_of
 from homolog.record.atomic import atomic_path, write_json
 
 CONFIG_FILES = ("config.json", "hyperparams.json", "hyperparameters.json")
@@ -73,69 +79,62 @@ _OLD = (
     "decoder.bias",
     "log_jumprelu_threshold",
 )
+_LIBRARY = "llamascopium"
 _RESIDUALS = "Take one that reconstructs what it reads, from the residual stream."
-_OWN_NORM = "It scales every token by a norm of its own, which no fixed weights can do: train with dataset-wise."
+_OWN_NORM = (
+    "It scales every token by a norm of its own, which no fixed weights can do: train with "
+    "dataset-wise."
+)
 
 
 def read(folder: Folder, config: Config) -> SparseAutoencoder:
     """A dictionary of llamascopium; see the module's first lines."""
     path = folder.path / next(name for name in CONFIG_FILES if name in folder.used)
     act_fn = _checked(path, config)
+    own, stored = names_in(_LIBRARY)[act_fn]
     tensors = folder.tensors(*WEIGHTS_FILES)
-    weights = _weights(tensors, path, config, act_fn)
+    weights = _weights(tensors, path, config, stored)
     s, t = _scales(tensors, path, config)
     by_norm = flag(path, config, "sparsity_include_decoder_norm", True)
-    norms = weights.W_D.double().norm(dim=1)
-    scalar = number(path, config, "jump_relu_threshold")
-    threshold = None
-    if act_fn == "jumprelu" and weights.log_threshold is not None:
-        threshold = weights.log_threshold.double().exp() / (
-            _positive(tensors, norms) if by_norm else 1
+    norms = weights.W_dec.double().norm(dim=1)
+    if weights.threshold is not None:
+        threshold = weights.threshold.double().exp()
+        weights = replace(
+            weights, threshold=threshold / (_positive(tensors, norms) if by_norm else 1)
         )
-    elif act_fn in ("jumprelu", "batchtopk"):
+    elif stored.scalar_threshold is not None:
+        scalar = number(path, config, stored.scalar_threshold)
         if not scalar > 0:
-            refuse(
-                path,
-                "jump_relu_threshold",
-                scalar or None,
-                f"above 0 for {act_fn}",
-                _no_threshold(act_fn),
-            )
-        threshold = (
-            scalar * t / _positive(tensors, norms)
-            if by_norm
-            else torch.full_like(norms, scalar * s)
-        )
+            words = f"above 0 for {act_fn}"
+            refuse(path, stored.scalar_threshold, scalar or None, words, _no_threshold(stored))
+        threshold = torch.full_like(norms, scalar * s)
+        if by_norm:
+            threshold = scalar * t / _positive(tensors, norms)
+        weights = replace(weights, threshold=threshold)
     return folded(
-        weights.W_E,
-        weights.b_E,
-        weights.W_D,
-        weights.b_D,
-        kind=_kind(path, act_fn, config),
-        k=positive(path, config, "top_k") if act_fn == "topk" else None,
-        threshold=threshold,
-        centre=weights.b_D
-        if flag(path, config, "apply_decoder_bias_to_pre_encoder", _is_old(path))
-        else None,
-        input_scale=s,
-        output_scale=t,
-        unit_decoder=act_fn == "topk" and by_norm,
-        metadata=_metadata(path, folder, config),
+        weights,
+        Convention(
+            flag(path, config, "apply_decoder_bias_to_pre_encoder", _is_old(path)),
+            input_scale=s,
+            output_scale=t,
+            unit_decoder=stored.chooses and by_norm,
+        ),
+        _kind(path, act_fn, own, config),
+        positive(path, config, "top_k") if stored.chooses else None,
+        _metadata(path, folder, config),
     )
 
 
 def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
-    """Write the new layout with nothing left to normalise; the true kind and our facts under
-    "homolog" in config.json.
+    """Write the new layout with nothing left to normalise; our facts go into config.json.
 
     Thresholds are stored as logarithms, which rounds them to about 1e-7 of their size; 0 becomes
     the least positive number.
     """
     weights, config = folder / WEIGHTS_FILES[0], folder / CONFIG_FILES[0]
     tensors = {"W_E": sae.W_enc, "b_E": uncentred(sae), "W_D": sae.W_dec, "b_D": sae.b_dec}
-    act_fn = sae.kind
     if sae.threshold is not None:
-        act_fn, least = "jumprelu", torch.finfo(torch.float32).tiny
+        least = torch.finfo(torch.float32).tiny
         tensors[_NEW[4]] = sae.threshold.double().clamp(min=least).log().float()
     hook = sae.metadata.get("hook") or f"blocks.{sae.metadata.get('layer', 0)}.hook_resid_post"
     config.unlink(missing_ok=True)
@@ -153,7 +152,7 @@ def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
             "expansion_factor": _expansion(sae.d_model, sae.d_sae),
             "use_decoder_bias": True,
             "use_glu_encoder": False,
-            "act_fn": act_fn,
+            "act_fn": written_name(kind_of(sae.kind), _LIBRARY),
             "norm_activation": "inference",
             "sparsity_include_decoder_norm": False,
             "top_k": min(sae.k or 50, sae.d_sae),
@@ -163,15 +162,6 @@ def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
         },
     )
     return [weights, config]
-
-
-@dataclass(frozen=True, eq=False)
-class _Weights:
-    W_E: torch.Tensor
-    b_E: torch.Tensor
-    W_D: torch.Tensor
-    b_D: torch.Tensor
-    log_threshold: torch.Tensor | None
 
 
 def _is_old(path: Path) -> bool:
@@ -195,20 +185,15 @@ def _checked(path: Path, config: Config) -> str:
         refuse(path, "hook_point_out", hooks[1], f"hook_point_in, {hooks[0]}", _RESIDUALS)
     if (norm := config.get("norm_activation")) not in ("dataset-wise", "inference"):
         refuse(path, "norm_activation", norm, "dataset-wise or inference", _OWN_NORM)
-    act_fn = str(config.get("act_fn")).lower()
-    if act_fn not in ("relu", "topk", "jumprelu", "batchtopk"):
-        refuse(
-            path,
-            "act_fn",
-            act_fn,
-            "relu, topk, jumprelu or batchtopk",
-            "Others are no such autoencoders.",
-        )
+    act_fn, known = str(config.get("act_fn")).lower(), tuple(names_in(_LIBRARY))
+    if act_fn not in known:
+        words = f"{', '.join(known[:-1])} or {known[-1]}"
+        refuse(path, "act_fn", act_fn, words, "Others are no such autoencoders.")
     return act_fn
 
 
-def _no_threshold(act_fn: str) -> str:
-    if act_fn == "batchtopk":
+def _no_threshold(stored: Stored) -> str:
+    if "threshold" not in stored.vectors:
         return (
             "Without a threshold its features depend on what else is in the batch: convert it "
             "with llamascopium's "
@@ -217,20 +202,20 @@ def _no_threshold(act_fn: str) -> str:
     return "Take a checkpoint that has its threshold."
 
 
-def _weights(tensors: Tensors, path: Path, config: Config, act_fn: str) -> _Weights:
-    """The weights with W_E (d_model, d_sae) and W_D (d_sae, d_model), whatever their names."""
-    first, stored = tensors.matrix(_NEW[0], _OLD[0])
+def _weights(tensors: Tensors, path: Path, config: Config, stored: Stored) -> ForeignWeights:
+    """The weights, whatever their names; the thresholds are logarithms."""
+    first, size = tensors.matrix(_NEW[0], _OLD[0])
     names = _NEW if first == _NEW[0] else _OLD
-    shape = stored if names is _NEW else stored[::-1]
+    shape = size if names is _NEW else size[::-1]
     d_model = positive(path, config, "d_model")
     d_sae = positive(
         path, config, "d_sae", lambda: int(d_model * number(path, config, "expansion_factor"))
     )
     if shape != (d_model, d_sae):
-        found = f"{shape[1]} features of d_model {shape[0]}"
-        refuse(tensors.path, first, found, f"{d_sae} of d_model {d_model}, as {path.name} says")
+        stored_as = f"{shape[1]} features of d_model {shape[0]}"
+        refuse(tensors.path, first, stored_as, f"{d_sae} of d_model {d_model}, as {path.name} says")
     with_bias = flag(path, config, "use_decoder_bias", True)
-    has_threshold = act_fn == "jumprelu" and names[4] in tensors.values
+    has_threshold = "threshold" in stored.vectors and names[4] in tensors.values
     norms = [name for name in tensors.values if name.startswith(_NORM)]
     tensors.only(
         *names[:3],
@@ -238,20 +223,19 @@ def _weights(tensors: Tensors, path: Path, config: Config, act_fn: str) -> _Weig
         *(names[4:] if has_threshold else ()),
         *norms,
     )
-    W_E, W_D = tensors.take(names[0], stored), tensors.take(names[2], stored[::-1])
+    W_E, W_D = tensors.take(names[0], size), tensors.take(names[2], size[::-1])
     if names is _OLD:
         W_E, W_D = W_E.T, W_D.T
     b_D = tensors.take(names[3], (d_model,)) if with_bias else torch.zeros(d_model)
     threshold = tensors.take(names[4], (d_sae,)) if has_threshold else None
-    return _Weights(W_E, tensors.take(names[1], (d_sae,)), W_D, b_D, threshold)
+    return ForeignWeights(W_E, tensors.take(names[1], (d_sae,)), W_D, b_D, threshold)
 
 
 def _scales(tensors: Tensors, path: Path, config: Config) -> tuple[float, float]:
     """s and t, which are 1 where they are folded in already."""
     if config["norm_activation"] == "inference":
         return 1.0, 1.0
-    stored = config.get(_NORM.rstrip("."))
-    found = []
+    stored, scales = config.get(_NORM.rstrip(".")), []
     for end in ("in", "out"):
         hook = config.get(f"hook_point_{end}") or config.get("hook_point_in")
         norm = number(path, stored, end) if isinstance(stored, dict) and end in stored else None
@@ -259,8 +243,8 @@ def _scales(tensors: Tensors, path: Path, config: Config) -> tuple[float, float]
             norm = float(tensors.take(f"{_NORM}{hook}", ()))
         if not norm > 0:
             refuse(path, f"{_NORM}{end}", norm, "above 0")
-        found.append(math.sqrt(config["d_model"]) / norm)
-    return found[0], found[1]
+        scales.append(math.sqrt(config["d_model"]) / norm)
+    return scales[0], scales[1]
 
 
 def _positive(tensors: Tensors, norms: torch.Tensor) -> torch.Tensor:
@@ -274,15 +258,12 @@ def _positive(tensors: Tensors, norms: torch.Tensor) -> torch.Tensor:
     return norms
 
 
-def _kind(path: Path, act_fn: str, config: Config) -> Kind:
+def _kind(path: Path, act_fn: str, own: Kind, config: Config) -> str:
     """Of ours the kind that it says, which must be written as this activation."""
-    own: Kind = act_fn  # type: ignore[assignment]
-    kind = table(path, config, "homolog").get("kind", own)
-    if kind not in get_args(Kind) or (
-        kind != own and not (kind in WITH_THRESHOLD and own == "jumprelu")
-    ):
-        refuse(path, "act_fn", act_fn, f"the one of the kind under homolog, {kind!r}")
-    return kind
+    said = table(path, config, "homolog").get("kind", own.name)
+    if said != own.name and kind_said(said, act_fn, _LIBRARY) is None:
+        refuse(path, "act_fn", act_fn, f"the one of the kind under homolog, {said!r}")
+    return said
 
 
 def _expansion(d_model: int, d_sae: int) -> float:

@@ -1,5 +1,4 @@
-"""What every format is read with: files whose mistakes are named, and weights that are numbers and
-nothing else.
+"""What every format is read with: files with named mistakes, weights that are numbers alone.
 
 safetensors hold tensors alone.  A file of `torch.save` is a pickle, which may run code: it is read
 with `weights_only=True`, which refuses everything but tensors in plain containers.
@@ -52,27 +51,29 @@ class Folder:
         """A JSON object; InputError where it is none."""
         path = self.path / name
         try:
-            found = parse(path, path.read_text(encoding="utf-8"))
+            content = parse(path, path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError("dictionary folder", self.ref, f"{name} is missing", REMEDY) from None
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
                 "dictionary file", str(path), f"it must be readable JSON ({error})", REMEDY
             ) from error
-        if not isinstance(found, dict):
+        if not isinstance(content, dict):
             raise InputError("dictionary file", str(path), "it must hold a JSON object", REMEDY)
         self.used[name] = sha256_file(path)
-        return found
+        return content
 
     def beside(self, name: str) -> dict[str, Any]:
-        """A JSON object that need not be there, and is empty then; "../NAME" lies in the folder
-        above.
+        """A JSON object that need not be there, and is empty then.
+
+        "../NAME" lies in the folder above.
         """
         return self.json(name) if (self.path / name).is_file() else {}
 
     def tensors(self, *names: str, checksum: str | None = None) -> Tensors:
-        """All tensors of the first of these files that is there, .safetensors or .pt, whose SHA-256
-        is the checksum.
+        """All tensors of the first of these files that is there, .safetensors or .pt.
+
+        checksum: its SHA-256.
         """
         name = next((name for name in names if (self.path / name).is_file()), None)
         if name is None:
@@ -100,8 +101,9 @@ class Tensors:
     """Text that a safetensors file holds beside them."""
 
     def take(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """A tensor as it is stored; InputError where it is missing, of another shape or type, or
-        not finite.
+        """A tensor as it is stored.
+
+        InputError where it is missing, of another shape or type, or not finite.
         """
         if name not in self.values:
             refuse(self.path, name, "missing", f"there with shape {shape}")
@@ -142,9 +144,7 @@ class Tensors:
         return name, (shape[0], shape[1])
 
     def only(self, *names: str) -> None:
-        """InputError where the file holds any other tensor: it is then another kind of dictionary
-        than it says.
-        """
+        """InputError where the file holds any other tensor: it is another kind than it says."""
         if extra := sorted(set(self.values) - set(names)):
             refuse(
                 self.path,
@@ -173,25 +173,26 @@ class Format:
     """Small files beside the configuration that may say more; ".." is the folder above."""
 
 
-def refuse(path: Path, field: str, found: object, expected: str, remedy: str = REMEDY) -> NoReturn:
+def refuse(path: Path, field: str, value: object, expected: str, remedy: str = REMEDY) -> NoReturn:
     """InputError about a part of a file."""
-    raise InputError(f"{field} in {path}", found, f"it must be {expected}", remedy)
+    raise InputError(f"{field} in {path}", value, f"it must be {expected}", remedy)
 
 
 def parse(path: Path, text: str) -> Any:
-    """A JSON value, in which NaN and infinity, that JSON does not know, are null; InputError where
-    it is none.
+    """A JSON value; InputError where it is none.
+
+    NaN and infinity, which JSON does not know, are null.
     """
     try:
-        found = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
-        json.dumps(found, ensure_ascii=False).encode(
+        content = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
+        json.dumps(content, ensure_ascii=False).encode(
             "utf-8"
         )  # halves of letters cannot be written again
     except (ValueError, RecursionError) as error:
         raise InputError(
             "dictionary file", str(path), f"it must be readable JSON ({error})", REMEDY
         ) from error
-    return found
+    return content
 
 
 def _finite(text: str) -> float | None:
@@ -233,8 +234,9 @@ def flag(path: Path, config: Config, key: str, default: bool = False) -> bool:
 def positive(
     path: Path, config: Config, key: str, otherwise: Callable[[], int] | None = None
 ) -> int:
-    """A whole number above 0 of a configuration; `otherwise` where it is missing, null or 0, which
-    then is allowed.
+    """A whole number above 0 of a configuration.
+
+    otherwise: where it is missing, null or 0, which then is allowed.
     """
     value = config.get(key)
     if otherwise is not None and not isinstance(value, bool) and value in (None, 0):
@@ -260,7 +262,7 @@ def _torch_file(path: Path) -> dict[str, torch.Tensor]:
             warnings.simplefilter(
                 "ignore"
             )  # of protocols that nobody writes: the file is damaged, and is refused
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises anything
         words = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
@@ -269,8 +271,10 @@ def _torch_file(path: Path) -> dict[str, torch.Tensor]:
             f"only tensors are read from a pickle, and this holds more or is damaged ({words})",
             "Save its state_dict() alone with torch.save, where you trust it.",
         ) from error
-    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(v, torch.Tensor) for v in content.values()
+    ):
         raise InputError(
             "dictionary file", str(path), "it must be a state_dict: names with tensors", REMEDY
         )
-    return {str(name): tensor.detach() for name, tensor in found.items()}
+    return {str(name): tensor.detach() for name, tensor in content.items()}

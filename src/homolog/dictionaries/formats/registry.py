@@ -47,8 +47,9 @@ def load(source: Path | str) -> SparseAutoencoder:
 def save(
     sae: SparseAutoencoder, folder: Path | str, quality: Quality | None = None, *, format: str = OWN
 ) -> list[Path]:
-    """Write the dictionary to `folder` (made if missing) in a format of `FORMATS`; returns the
-    files written.
+    """Write the dictionary to `folder` in a format of `FORMATS`; returns the files written.
+
+    The folder is made if missing.
 
     Only our own layout, which SAELens loads, keeps `quality`.  Raises InputError where the format
     has no such kind, and for metadata or a quality that are no JSON values: infinity is none, and
@@ -73,8 +74,9 @@ def save(
 
 
 def convert(source: Path | str, target: Path | str, to: str) -> list[Path]:
-    """Write the dictionary `source` (see `load`) to the folder `target` in the format `to`; returns
-    the files.
+    """Write the dictionary `source` (see `load`) to the folder `target`; returns the files.
+
+    to: a format of `FORMATS`.
     """
     _format(to)
     target = Path(target)
@@ -86,8 +88,9 @@ def convert(source: Path | str, target: Path | str, to: str) -> list[Path]:
 
 
 def commit_of(ref: str) -> str:
-    """The commit that a dictionary of the Hub, hf:OWNER/NAME[@REVISION][/FOLDER], is read at now;
-    errors as `load`.
+    """The commit that a dictionary of the Hub is read at now; errors as `load`.
+
+    ref: hf:OWNER/NAME[@REVISION][/FOLDER].
     """
     return hub.fetch(ref, _CONFIGS)[1].commit
 
@@ -117,28 +120,29 @@ def _open(source: str) -> Folder:
 
 
 def _recognise(folder: Folder) -> tuple[Format, Config]:
-    """The format whose configuration the folder holds; InputError where it is none, or more than
-    one.
+    """The format whose configuration the folder holds.
+
+    InputError where it is none, or more than one.
     """
-    found: list[tuple[Format, Config, str]] = []
+    matching: list[tuple[Format, Config, str]] = []
     for name in _CONFIGS:
         if (folder.path / name).is_file():
             config = folder.json(name)
-            found += [
+            matching += [
                 (form, config, name)
                 for form in _ALL
                 if name in form.configs and form.recognises(config)
             ]
-    if len(found) > 1:
-        both = ", ".join(f"{name} of {form.library}" for form, _, name in found)
+    if len(matching) > 1:
+        both = ", ".join(f"{name} of {form.library}" for form, _, name in matching)
         raise InputError(
             "dictionary folder",
             folder.ref,
             f"it must be of one format, and holds {both}",
             "Part them.",
         )
-    if found:
-        form, config, name = found[0]
+    if matching:
+        form, config, name = matching[0]
         for other in set(folder.used) - {name}:
             del folder.used[other]
         return form, config

@@ -1,10 +1,10 @@
 """The layout of SAELens (`SAE.load_from_disk`), which is also our own.
 
-    cfg.json                  architecture, widths, how to apply it; `metadata` on the model, and ours under
-                              metadata.homolog, the true kind among it
-    sae_weights.safetensors   W_enc (d_model, d_sae), b_enc (d_sae), W_dec (d_sae, d_model), b_dec (d_model); for
-                              jumprelu `threshold` (d_sae); for gated b_gate, r_mag, b_mag instead
-                              of b_enc
+    cfg.json                  architecture, widths, how to apply it; `metadata` on the model, and
+                              ours under metadata.homolog, the true kind among it
+    sae_weights.safetensors   W_enc (d_model, d_sae), b_enc (d_sae), W_dec (d_sae, d_model),
+                              b_dec (d_model); for jumprelu `threshold` (d_sae); for gated b_gate,
+                              r_mag, b_mag instead of b_enc
 
     p = (s x - b_dec) W_enc + b_enc        without b_dec where apply_b_dec_to_input is false
     standard f = relu(p),  topk the k largest of relu(p),  jumprelu f = relu(p) where p > threshold
@@ -23,15 +23,17 @@ checksum of the weights, so a folder cut off half-way, or mixed from two, is ref
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from safetensors.torch import save_file
 
-from homolog.dictionaries.base import WITH_THRESHOLD, Kind, SparseAutoencoder
+from homolog.dictionaries.base import SparseAutoencoder
 from homolog.dictionaries.formats.facts import own_facts
-from homolog.dictionaries.formats.folding import folded
+from homolog.dictionaries.formats.folding import Convention, ForeignWeights, folded
 from homolog.dictionaries.formats.hooks import residual_layer
+from homolog.dictionaries.formats.names import encoder_of, kind_said, names_in, written_name
 from homolog.dictionaries.formats.reading import (
     Config,
     Folder,
@@ -44,7 +46,7 @@ from homolog.dictionaries.formats.reading import (
     refuse,
     table,
 )
-from homolog.dictionaries.losses import fold_gated
+from homolog.dictionaries.kinds import Kind, Stored, carrier, kind_of
 from homolog.dictionaries.quality import Quality
 from homolog.record.atomic import atomic_path, sha256_file, write_json
 
@@ -52,25 +54,11 @@ CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 SCALER_FILE = "activation_scaler.json"
 _LAYOUT = "6.0.0"  # of SAELens, since when the model's facts stand under `metadata`
-_KINDS: dict[str, Kind] = {
-    "standard": "relu",
-    "topk": "topk",
-    "jumprelu": "jumprelu",
-    "gated": "gated",
-    "batchtopk": "batchtopk",
-    "matryoshka_batchtopk": "batchtopk",
-}
-_BY_NORM = ("topk", "batchtopk", "matryoshka_batchtopk")
+_LIBRARY = "homolog"  # as kinds call this layout
 _WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
-_GATED = ("W_enc", "b_gate", "r_mag", "b_mag", "W_dec", "b_dec")
 _ONE_NORM = (
     "it divides every token by a norm of its own, which no fixed weights can do: train without it"
 )
-
-
-def architecture(kind: str) -> str:
-    """What SAELens calls a dictionary of ours."""
-    return "jumprelu" if kind in WITH_THRESHOLD else "standard" if kind == "relu" else kind
 
 
 def write(sae: SparseAutoencoder, folder: Path, quality: Quality | None = None) -> list[Path]:
@@ -101,7 +89,7 @@ def write(sae: SparseAutoencoder, folder: Path, quality: Quality | None = None) 
     write_json(
         config,
         {
-            "architecture": architecture(sae.kind),
+            "architecture": written_name(kind_of(sae.kind), _LIBRARY),
             "d_in": sae.d_model,
             "d_sae": sae.d_sae,
             "dtype": "float32",
@@ -121,14 +109,15 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
     path = folder.path / CONFIG_FILE
     facts = table(path, config, "metadata")
     name, k = _architecture(path, config)
+    own, stored = names_in(_LIBRARY)[name]
     kind, scale = _kind(path, name, facts), _scale(folder, path, config)
     shape = positive(path, config, "d_in"), positive(path, config, "d_sae")
     tensors = folder.tensors(WEIGHTS_FILE, checksum=facts.get("weights_sha256"))
-    weights, threshold = _weights(tensors, name, *shape)
-    b_dec = weights[3]
-    by_norm = name in _BY_NORM and flag(path, config, "rescale_acts_by_decoder_norm")
-    if by_norm and threshold is not None:  # theirs bounds p times the norm, `folded` takes one of p
-        norms = weights[2].double().norm(dim=1)
+    weights = _weights(tensors, own, stored, *shape)
+    by_norm = stored.chooses and flag(path, config, "rescale_acts_by_decoder_norm")
+    if by_norm and weights.threshold is not None:
+        # theirs bounds p times the norm, `folded` takes one of p
+        norms = weights.W_dec.double().norm(dim=1)
         if not bool((norms > 0).all()):
             refuse(
                 tensors.path,
@@ -136,18 +125,10 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
                 "with a row of norm 0",
                 "without, where activations are scaled by its norms",
             )
-        threshold = threshold.double() / norms
-    return folded(
-        *weights,
-        kind=kind,
-        k=k,
-        threshold=threshold,
-        centre=b_dec if flag(path, config, "apply_b_dec_to_input", True) else None,
-        input_scale=scale,
-        output_scale=scale,
-        unit_decoder=by_norm,
-        metadata=_metadata(path, config, facts),
-    )
+        weights = replace(weights, threshold=weights.threshold.double() / norms)
+    centred = flag(path, config, "apply_b_dec_to_input", True)
+    convention = Convention(centred, scale, scale, unit_decoder=by_norm)
+    return folded(weights, convention, kind, k, _metadata(path, config, facts))
 
 
 def saved_quality(sae: SparseAutoencoder) -> Quality | None:
@@ -168,14 +149,16 @@ def _architecture(path: Path, config: Config) -> tuple[str, int | None]:
     name = config.get("architecture", "standard")
     activation = config.get("activation_fn", config.get("activation_fn_str", "relu"))
     arguments = table(path, config, "activation_fn_kwargs")
-    if name == "standard" and activation == "topk":
-        name = "topk"
-    if name not in tuple(_KINDS):
+    plain, choosing = (written_name(carrier(form), _LIBRARY) for form in ("plain", "k"))
+    if name == plain and activation == "topk":
+        name = choosing
+    known = tuple(names_in(_LIBRARY))
+    if name not in known:
         refuse(
             path,
             "architecture",
             name,
-            f"one of {', '.join(_KINDS)}",
+            f"one of {', '.join(known)}",
             "Others are no such autoencoders.",
         )
     if activation not in ("relu", "topk") or arguments.get("signed"):
@@ -204,31 +187,31 @@ def _architecture(path: Path, config: Config) -> tuple[str, int | None]:
             "none",
             "Take one of the residual stream: this reads heads.",
         )
-    if name != "topk":
+    if name != choosing:
         return name, None
     return name, positive(path, {"k": config.get("k", arguments.get("k"))}, "k")
 
 
 def _scale(folder: Folder, path: Path, config: Config) -> float:
     """The s that inputs are multiplied by."""
-    found = config.get("normalize_activations") or "none"
-    if found is True:  # as it was before version 4
-        found = "expected_average_only_in"
-    if found == "none":
+    norm = config.get("normalize_activations") or "none"
+    if norm is True:  # as it was before version 4
+        norm = "expected_average_only_in"
+    if norm == "none":
         return 1.0
-    if found in ("layer_norm", "constant_norm_rescale"):
+    if norm in ("layer_norm", "constant_norm_rescale"):
         refuse(
             path,
             "normalize_activations",
-            found,
+            norm,
             "none or expected_average_only_in",
             f"Not this one: {_ONE_NORM}.",
         )
-    if found != "expected_average_only_in":
+    if norm != "expected_average_only_in":
         refuse(
             path,
             "normalize_activations",
-            found,
+            norm,
             "none",
             "Fold it into the weights with SAELens and save again.",
         )
@@ -237,7 +220,7 @@ def _scale(folder: Folder, path: Path, config: Config) -> float:
         refuse(
             path,
             "normalize_activations",
-            found,
+            norm,
             f"none, or {SCALER_FILE} with the scaling_factor must lie beside",
             'Where the factor is folded in already, write "none"; else '
             "sae.fold_activation_norm_scaling_factor(FACTOR) "
@@ -246,40 +229,34 @@ def _scale(folder: Folder, path: Path, config: Config) -> float:
     return scale
 
 
-def _weights(tensors: Tensors, name: str, d_model: int, d_sae: int):
-    """The four weights and the threshold, gates folded."""
-    shapes = {
-        "W_enc": (d_model, d_sae),
-        "W_dec": (d_sae, d_model),
-        "b_dec": (d_model,),
-        "topk_threshold": (),
-    }
-    extra = {"jumprelu": ("threshold",), "batchtopk": ("topk_threshold",)}.get(
-        name.removeprefix("matryoshka_"), ()
+def _weights(
+    tensors: Tensors, kind: Kind, stored: Stored, d_model: int, d_sae: int
+) -> ForeignWeights:
+    """Weights and thresholds, the encoder in the common form."""
+    scalar = () if stored.scalar_threshold is None else (stored.scalar_threshold,)
+    tensors.only("W_enc", *stored.vectors.values(), "W_dec", "b_dec", *scalar)
+    W_enc, b_enc, threshold = encoder_of(
+        kind, stored, tensors, tensors.take("W_enc", (d_model, d_sae))
     )
-    names = _GATED if name == "gated" else (*_WEIGHTS, *extra)
-    tensors.only(*names)
-    found = {name: tensors.take(name, shapes.get(name, (d_sae,))) for name in names}
-    if name == "gated":
-        gates = (found[name].double() for name in ("W_enc", "b_gate", "r_mag", "b_mag"))
-        W_enc, b_enc, threshold = fold_gated(*gates)
-        return (W_enc, b_enc, found["W_dec"], found["b_dec"]), threshold
-    threshold = found[extra[0]].expand(d_sae) if extra else None
-    return tuple(found[name] for name in _WEIGHTS), threshold
+    W_dec = tensors.take("W_dec", (d_sae, d_model))
+    return ForeignWeights(W_enc, b_enc, W_dec, tensors.take("b_dec", (d_model,)), threshold)
 
 
-def _kind(path: Path, name: str, facts: Config) -> Kind:
-    """Ours says its kind, and the architecture must be the one written for it; of SAELens, what it
-    was trained as.
-    """
+def _kind(path: Path, name: str, facts: Config) -> str:
+    """Ours says its kind, as which it must be written; of SAELens, what it was trained as."""
+    known = names_in(_LIBRARY)
     if facts.get("homolog") is None:
         trained = str(facts.get("training_architecture") or "")
-        return "batchtopk" if name == "jumprelu" and "batchtopk" in trained else _KINDS[name]
-    ours = table(path, facts, "homolog")
-    kind = ours.get("kind", _KINDS[name])
-    if kind not in get_args(Kind) or architecture(kind) != name:
-        refuse(path, "architecture", name, f"the one of the kind under metadata.homolog, {kind!r}")
-    return kind
+        own = known[name][0]
+        if own is carrier("threshold"):  # as which SAELens writes a threshold of a batch, too
+            others = ((k, n) for n, (k, stored) in known.items() if stored.scalar_threshold)
+            own = next((kind for kind, other in others if other in trained), own)
+        return own.name
+    said = table(path, facts, "homolog").get("kind", known[name][0].name)
+    kind = kind_said(said, name, _LIBRARY)
+    if kind is None:
+        refuse(path, "architecture", name, f"the one of the kind under metadata.homolog, {said!r}")
+    return kind.name
 
 
 def _fact(config: Config, name: str) -> str | None:

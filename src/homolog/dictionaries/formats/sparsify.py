@@ -1,8 +1,10 @@
-"""The layout of sparsify (EleutherAI; PyPI eai-sparsify): one folder a place of the model,
-"layers.3".
+"""The layout of sparsify (EleutherAI; PyPI eai-sparsify).
+
+One folder for each place of the model, "layers.3".
 
     cfg.json            d_in, num_latents or (0) expansion_factor times d_in, k, activation, ...
-    sae.safetensors     encoder.weight (d_sae, d_model), encoder.bias (d_sae), W_dec (d_sae, d_model), b_dec (d_model)
+    sae.safetensors     encoder.weight (d_sae, d_model), encoder.bias (d_sae),
+                        W_dec (d_sae, d_model), b_dec (d_model)
     ../config.json      the training: model, revision, dataset
 
     f = the k largest of relu((x - b_dec) encoder.weight^T + encoder.bias),   x' = f W_dec + b_dec
@@ -23,8 +25,9 @@ from safetensors.torch import save_file
 
 from homolog.dictionaries.base import SparseAutoencoder
 from homolog.dictionaries.formats.facts import own_facts
-from homolog.dictionaries.formats.folding import folded
+from homolog.dictionaries.formats.folding import Convention, ForeignWeights, folded
 from homolog.dictionaries.formats.hooks import residual_layer
+from homolog.dictionaries.formats.names import names_in
 from homolog.dictionaries.formats.reading import (
     Config,
     Folder,
@@ -34,17 +37,19 @@ from homolog.dictionaries.formats.reading import (
     positive,
     refuse,
 )
+from homolog.dictionaries.kinds import kind_of
 from homolog.errors import InputError
 from homolog.record.atomic import atomic_path, write_json
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae.safetensors"
+_LIBRARY, _ACTIVATION = "sparsify", "topk"
 _TRAINING = "../config.json"
 _RESIDUALS = "Take one that reconstructs what it reads, from the residual stream."
 _REFUSED: dict[str, tuple[Any, str, str]] = {
     "activation": (
-        "topk",
-        "topk",
+        _ACTIVATION,
+        _ACTIVATION,
         "Groupmax takes one feature of every group, which no k or threshold expresses.",
     ),
     "signed": (False, "false", "Features here are never negative."),
@@ -62,8 +67,8 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
     """A TopK autoencoder of sparsify."""
     path = folder.path / CONFIG_FILE
     for key, (needed, words, why) in _REFUSED.items():
-        if (found := config.get(key, needed)) != needed:
-            refuse(path, key, found, words, why)
+        if (value := config.get(key, needed)) != needed:
+            refuse(path, key, value, words, why)
     d_model, k = positive(path, config, "d_in"), positive(path, config, "k")
     d_sae = positive(
         path, config, "num_latents", lambda: d_model * positive(path, config, "expansion_factor")
@@ -79,16 +84,19 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
     metadata = (
         _metadata(folder) if ours is None else own_facts(tensors.path, parse(tensors.path, ours))
     )
-    return folded(W_enc_T.T, b_enc, W_dec, b_dec, kind="topk", k=k, centre=b_dec, metadata=metadata)
+    kind, _ = names_in(_LIBRARY)[_ACTIVATION]
+    weights = ForeignWeights(W_enc_T.T, b_enc, W_dec, b_dec)
+    return folded(weights, Convention(), kind.name, k, metadata)
 
 
 def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
-    """Write a TopK dictionary; InputError for other kinds."""
-    if sae.kind != "topk":
+    """Write a dictionary that keeps a token's k largest; InputError for other forms."""
+    kind, _ = names_in(_LIBRARY)[_ACTIVATION]
+    if kind_of(sae.kind).form != kind.form:
         raise InputError(
             "kind",
             sae.kind,
-            "sparsify stores topk alone",
+            f"sparsify stores {kind.name} alone",
             "Convert it to dictionary_learning or homolog (SAELens).",
         )
     unit = torch.allclose(sae.W_dec.norm(dim=1), torch.ones(sae.d_sae), atol=1e-4)
@@ -105,7 +113,7 @@ def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
     write_json(
         config,
         {
-            "activation": "topk",
+            "activation": _ACTIVATION,
             "expansion_factor": max(1, sae.d_sae // sae.d_model),
             "normalize_decoder": unit,
             "num_latents": sae.d_sae,

@@ -1,6 +1,4 @@
-"""Chunks of a stream of activations on a device, the next one read and copied while one is worked
-on.
-"""
+"""Chunks of a stream of activations on a device, the next one read while one is worked on."""
 
 from __future__ import annotations
 
@@ -38,11 +36,12 @@ class Ahead:
         self.pool.shutdown(cancel_futures=True)
 
     def read(self, start: int, n_tokens: int, layer: int) -> Tensor:
-        """Tokens start to start + n_tokens of a layer, on the device, in the precision of the
-        source.
+        """Tokens start to start + n_tokens of a layer, on the device.
+
+        In the precision of the source.
         """
         place, coming = (start, n_tokens, layer), self.coming
-        found = (
+        copying = (
             coming[1]
             if coming is not None and coming[0] == place
             else self.pool.submit(self._copy, *place)
@@ -54,7 +53,7 @@ class Ahead:
         self.coming = (
             (following, self.pool.submit(self._copy, *following)) if following[1] > 0 else None
         )
-        there, copied = found.result()
+        there, copied = copying.result()
         if copied is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_event(copied)

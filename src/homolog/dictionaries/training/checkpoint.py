@@ -24,8 +24,9 @@ logger = logging.getLogger("homolog")
 
 
 def write(path: Path, states: Sequence[Trainee], identity: dict[str, object], step: int) -> None:
-    """Write the state after `step` steps; a file already there stays whole until this one is
-    complete.
+    """Write the state after `step` steps.
+
+    A file already there stays whole until this one is complete.
     """
     arrays = {
         f"{i}.{name}": array for i, s in enumerate(states) for name, array in s.arrays().items()
@@ -58,8 +59,8 @@ def restore(path: Path, states: Sequence[Trainee], identity: dict[str, object]) 
         )
         path.unlink(missing_ok=True)
         return 0
-    found, wanted = json.loads(header["identity"]), json.loads(json.dumps(identity))
-    if differing := sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)):
+    stored, wanted = json.loads(header["identity"]), json.loads(json.dumps(identity))
+    if differing := sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k)):
         raise InputError(
             "checkpoint",
             str(path),

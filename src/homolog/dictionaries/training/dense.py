@@ -1,20 +1,16 @@
-"""Gradients of a step from products of whole matrices, for ReLU, JumpReLU and Gated while many
-features are active.
-"""
+"""Gradients of a step from products of whole matrices, while many features are active."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from homolog.dictionaries.configs import JumpReluConfig
 from homolog.dictionaries.hardware import Threads
 from homolog.dictionaries.training import elementwise, rows, tokens
-from homolog.dictionaries.training.scratch import Room, Wide, matrix, pair
+from homolog.dictionaries.training.rules import exp, on_cpu
+from homolog.dictionaries.training.scratch import DenseScratch, Scratch, matrix, pair
 from homolog.dictionaries.training.sparse import Update, product_of
 from homolog.dictionaries.training.state import SaeState
-
-_KIND = {"relu": elementwise.RELU, "jumprelu": elementwise.JUMPRELU, "gated": elementwise.GATED}
 
 
 def dense_step(
@@ -22,20 +18,15 @@ def dense_step(
     x: torch.Tensor,
     seen: torch.Tensor,
     penalty: float,
-    room: Room,
+    room: Scratch,
     threads: Threads,
 ) -> Update:
-    """What `sparse.sparse_step` does, at a cost that does not depend on how many features are
-    active.
-    """
-    wide = room.wide = room.wide or Wide(state, room.n_tokens, len(room.blocks))
-    W_dec = state.dec_half if state.half else torch.from_numpy(state.weights.W_dec)
-    threads.run(
-        lambda b: _differentiate(state, x, seen, penalty, room, wide, W_dec, b),
-        range(len(room.blocks)),
-    )
+    """What `sparse.sparse_step` does, at a cost that does not depend on how many are active."""
+    wide = room.dense = room.dense or DenseScratch(state, room.n_tokens, len(room.blocks))
+    blocks = range(len(room.blocks))
+    threads.run(lambda b: _differentiate(state, x, seen, penalty, room, wide, b), blocks)
     sums, total, count = wide.sums.sum(0), wide.total.sum(0), wide.count.sum(0)
-    used = total if state.config.kind == "jumprelu" else count
+    used = count if state.rules.low is None else wide.seen.sum(0)
     state.scalars[0] = float(used.sum(dtype=np.float64)) / room.n_tokens
     state.fired[:] = count
     g = wide.g_half if state.half else torch.from_numpy(room.g[: room.n_tokens])
@@ -71,22 +62,19 @@ def _differentiate(
     x: torch.Tensor,
     seen: torch.Tensor,
     penalty: float,
-    room: Room,
-    wide: Wide,
-    W_dec: torch.Tensor,
+    room: Scratch,
+    wide: DenseScratch,
     b: int,
 ) -> None:
     """Features, errors and slopes of a block of tokens."""
     low, high = room.blocks[b]
-    part, n, w, kind = slice(low, high), high - low, state.weights, _KIND[state.config.kind]
+    part, n, w, loops = slice(low, high), high - low, state.weights, on_cpu(state.kind)
     target, factor, dtype = x[part].numpy(), np.float32(2 / room.n_tokens), seen.dtype
-    g = room.g[part]
-    product = pair(product_of(state, seen[part]))
-    gated = kind == elementwise.GATED
-    chosen = matrix("chosen", n if gated else 0, state.d_sae, dtype)
-    elementwise.features(kind, product, w.vectors, pair(wide.f[part]), pair(chosen))
-    g_half = pair(wide.g_half[part])[0]
-    h_gate = chosen
+    W_dec = state.dec_half if state.half else torch.from_numpy(w.W_dec)
+    g, g_half, twin = room.g[part], pair(wide.g_half[part])[0], state.rules.twin
+    product, vectors = pair(product_of(state, seen[part])), state.coefficients(exp)
+    chosen = matrix("chosen", n if twin else 0, state.d_sae, dtype)
+    loops.dense_features(product, vectors, pair(wide.f[part]), pair(chosen))
     x_hat = matrix("x_hat", n, state.d_model, dtype)
 
     def slopes_of(f: torch.Tensor, out: torch.Tensor) -> float:
@@ -97,24 +85,16 @@ def _differentiate(
         torch.mm(wide.g_half[part] if state.half else torch.from_numpy(g), W_dec.T, out=out)
         return float(squared)
 
-    if gated:
-        h_gate = matrix("h_gate", n, state.d_sae, dtype)
-        slopes_of(chosen, h_gate)
+    h_twin = matrix("h_twin", n if twin else 0, state.d_sae, dtype)
+    if twin:
+        slopes_of(chosen, h_twin)
     room.squared[b] = slopes_of(wide.f[part], wide.h[part])
     room.d_bias[b] = 0
     tokens.add_rows(g, room.d_bias[b])
-    wide.sums[b], wide.total[b], wide.count[b] = 0, 0, 0
-    width = np.float32(state.config.bandwidth if isinstance(state.config, JumpReluConfig) else 1)
-    room.penalised[b] = elementwise.slopes(
-        kind,
-        product,
-        pair(wide.h[part]),
-        pair(h_gate),
-        w.vectors,
-        state.norms,
-        np.float32(penalty),
-        width,
-        wide.sums[b],
-        wide.total[b],
-        wide.count[b],
+    sums = wide.sums[b], wide.total[b], wide.count[b], wide.seen[b]
+    for each in sums:
+        each[:] = 0
+    bounds = vectors, state.low(w.vectors), state.norms, np.float32(penalty), state.constants
+    room.penalised[b] = loops.dense_slopes(
+        product, pair(wide.h[part]), pair(h_twin), *bounds, *sums
     )

@@ -1,154 +1,55 @@
-"""The parts of a step on a CUDA device as fused kernels in Triton; the same functions as in
-`device_plain`.
+"""The parts of a step on CUDA as fused kernels in Triton; the functions of `device_plain`.
 
-* `_largest_kernel`, a program a token: its row of products stays in registers while the bits of floats above 0, which
-  order like the floats, are bisected for the k-th largest; what is kept goes to the token's k
-  places.
-* `_count_kernel`, `_gather_kernel`, a program a token: the features above 0.
-* `_decode_kernel`, a program a token: reconstruction, error and slopes of its entries; nothing but these is written.
-* `_update_kernel`, a program a feature, features with most entries first: the sums of its gradients over its entries,
-  sorted by feature, stay in registers and go through Adam, projection and normalisation at once.  A
-  step reads and writes weights and moments once, and no gradient of all weights exists, but in
-  dense steps.
+* `_decode_kernel`, one program per token: reconstruction, error and slopes of its entries, by the
+  rules of the kind; nothing but these is written.
+* `_update_kernel`, one program per feature, features with most entries first: the sums of its
+  gradients over its entries, sorted by feature, stay in registers and go through Adam, projection
+  and normalisation at once.  A step reads and writes weights and moments once, and no gradient of
+  all weights exists, but in dense steps.
 
 Every sum has one order, and there are no atomic additions: the same seed gives the same bytes on
 the same device. With TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly, for tests.
+`device_selection` has those that find the entries.  What makes this module and its kernels long is
+their lists of arguments, one per line.
 """
 
 from __future__ import annotations
+
+import functools
+from typing import Any
 
 import torch
 import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
+from homolog.dictionaries.kinds import Kind
 from homolog.dictionaries.training import device_plain
-from homolog.dictionaries.training.device_plain import Entries, Rates, Slopes
-from homolog.dictionaries.training.device_state import GATED, JUMPRELU, DeviceState
+from homolog.dictionaries.training.device_plain import Entries, Rates, Slopes, Sorted
+from homolog.dictionaries.training.device_selection import above, largest
+from homolog.dictionaries.training.device_state import DeviceState
+from homolog.dictionaries.training.rules import identity, with_names
 
-WIDEST = 1 << 16  # features whose products a program of the selection holds at most
-STRIP = 2048  # features at once of a program that counts or gathers
+__all__ = ["above", "decode", "largest", "update_dense", "update_sparse"]
+
 TILE = 4096  # numbers of gathered rows that a program holds at once
 
-_JUMPRELU: tl.constexpr = tl.constexpr(JUMPRELU)
-_GATED: tl.constexpr = tl.constexpr(GATED)
 _TINY: tl.constexpr = tl.constexpr(device_plain.TINY)
 
 
 @triton.jit
-def _bits(product, bias, among, i, d_sae, SOME: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Bits of the pre-activations above 0 of features i, else 0; NaN as CUDA makes it is above all
-    and seen.
-    """
-    inside = i < d_sae
-    p = tl.load(product + i, mask=inside, other=0.0).to(tl.float32) + tl.load(
-        bias + i, mask=inside, other=0.0
-    )
-    if SOME:
-        inside &= tl.load(among + i, mask=inside, other=0) != 0
-    bits = p.to(tl.int32, bitcast=True)
-    return tl.where(inside & (bits > 0), bits, 0)
+def _where(condition, a, b):  # type: ignore[no-untyped-def]
+    return tl.where(condition, a, b)
 
 
-@triton.jit
-def _largest_kernel(  # type: ignore[no-untyped-def]
-    product,
-    bias,
-    among,
-    index,
-    token,
-    value,
-    stop,
-    d_sae,
-    k,
-    SOME: tl.constexpr,
-    WIDTH: tl.constexpr,
-    STRIP: tl.constexpr,
-):
-    """A token's k largest p = product + bias above 0, of the features marked in `among` if SOME;
-    fills its k places.
-    """
-    t = tl.program_id(0).to(tl.int64)
-    product += t * d_sae
-    row = _bits(product, bias, among, tl.arange(0, WIDTH), d_sae, SOME)
-    low, high = 0, tl.max(row)
-    above = tl.sum((row > 0).to(tl.int32))
-    while (above > k) & (high - low > 1):  # above = count(row > low) > k > count(row > high)
-        middle = low + (high - low) // 2
-        n = tl.sum((row > middle).to(tl.int32))
-        if n >= k:
-            low = middle
-            above = n
-        else:
-            high = middle
-    cut, ties = low, 0
-    if above > k:  # the k-th largest is one of several equal ones
-        cut = high
-        ties = k - tl.sum((row > high).to(tl.int32))
-    place = t * k
-    for begin in range(0, d_sae, STRIP):  # read again: all at once would not stay in registers
-        i = begin + tl.arange(0, STRIP)
-        bits = _bits(product, bias, among, i, d_sae, SOME)
-        keep = bits > cut
-        if ties > 0:
-            equal = (bits == cut).to(tl.int32)
-            keep |= (equal > 0) & (tl.cumsum(equal, 0) <= ties)
-            ties -= tl.minimum(ties, tl.sum(equal))
-        at = place + tl.cumsum(keep.to(tl.int32), 0) - 1
-        tl.store(index + at, i, mask=keep)
-        tl.store(token + at, (tl.zeros_like(i) + t).to(tl.int32), mask=keep)
-        tl.store(value + at, bits.to(tl.float32, bitcast=True), mask=keep)
-        place += tl.sum(keep.to(tl.int32))
-    tl.store(stop + t, place)
-
-
-@triton.jit
-def _count_kernel(product, low, counts, d_sae, STRIP: tl.constexpr):  # type: ignore[no-untyped-def]
-    """How many products + low of a token are above 0."""
-    t = tl.program_id(0).to(tl.int64)
-    n = tl.zeros((STRIP,), tl.int64)
-    for begin in range(0, d_sae, STRIP):
-        i = begin + tl.arange(0, STRIP)
-        inside = i < d_sae
-        p = tl.load(product + t * d_sae + i, mask=inside, other=0.0).to(tl.float32)
-        p += tl.load(low + i, mask=inside, other=0.0)
-        n += (inside & (p > 0.0)).to(tl.int64)
-    tl.store(counts + t, tl.sum(n))
-
-
-@triton.jit
-def _gather_kernel(  # type: ignore[no-untyped-def]
-    product, low, more, start, index, token, value, d_sae, STRIP: tl.constexpr
-):
-    """The features of a token whose product + low is above 0, with these sums + more, from
-    start[token] on.
-    """
-    t = tl.program_id(0).to(tl.int64)
-    place = tl.load(start + t)
-    for begin in range(0, d_sae, STRIP):
-        i = begin + tl.arange(0, STRIP)
-        inside = i < d_sae
-        p = tl.load(product + t * d_sae + i, mask=inside, other=0.0).to(tl.float32)
-        p += tl.load(low + i, mask=inside, other=0.0)
-        keep = inside & (p > 0.0)
-        at = place + tl.cumsum(keep.to(tl.int32), 0) - 1
-        tl.store(index + at, i, mask=keep)
-        tl.store(token + at, (tl.zeros_like(i) + t).to(tl.int32), mask=keep)
-        tl.store(value + at, p + tl.load(more + i, mask=inside, other=0.0), mask=keep)
-        place += tl.sum(keep.to(tl.int64))
-
-
-@triton.jit
-def _feature(p, i, vectors, d_sae, KIND: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Value of features i at entries p."""
-    if KIND == _JUMPRELU:
-        f = tl.where(p > tl.load(vectors + d_sae + i), p, 0.0)
-    elif KIND == _GATED:
-        scale, b_mag = tl.exp(tl.load(vectors + 2 * d_sae + i)), tl.load(vectors + d_sae + i)
-        f = tl.maximum((p - tl.load(vectors + i)) * scale + b_mag, 0.0)
-    else:
-        f = p
-    return f
+@functools.cache
+def rules_of(kind: Kind) -> dict[str, Any]:
+    """The constants of `_decode_kernel` that make it a kind's own."""
+    assert kind.rules is not None
+    n, rules = len(kind.vectors), (kind.rules.magnitude or identity, kind.rules.slopes)
+    magnitude, slopes = (triton.jit(with_names(rule, where=_where, tl=tl)) for rule in rules)
+    rows = {"N": n, "SECOND": min(1, n - 1), "THIRD": min(2, n - 1)}
+    return {"MAGNITUDE": magnitude, "SLOPES": slopes, "TWIN": kind.rules.twin, **rows}
 
 
 @triton.jit(do_not_specialize=["n_entries"])
@@ -173,12 +74,21 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
     n_entries,
     factor,
     penalty,
-    width,
-    KIND: tl.constexpr,
+    constant,
+    other_constant,
+    MAGNITUDE: tl.constexpr,
+    SLOPES: tl.constexpr,
+    TWIN: tl.constexpr,
+    N: tl.constexpr,
+    SECOND: tl.constexpr,
+    THIRD: tl.constexpr,
     T: tl.constexpr,
     D: tl.constexpr,
 ):
-    """Error g of a token, and f, d, v of its entries; T entries and D >= d_model columns at once."""
+    """Error g of a token, and f, d, v of its entries.
+
+    T entries and D >= d_model columns at once.
+    """
     t = tl.program_id(0).to(tl.int64)
     j = tl.arange(0, D)
     column = j < d_model
@@ -192,15 +102,18 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
         inside = entry < last
         i = tl.load(index + entry, mask=inside, other=0).to(tl.int64)
         p = tl.load(value + entry, mask=inside, other=0.0)
-        f = _feature(p, i, vectors, d_sae, KIND)
+        a, b = tl.load(vectors + SECOND * d_sae + i), tl.load(vectors + THIRD * d_sae + i)
+        m = MAGNITUDE(p - tl.load(vectors + i), p, a, b)
+        f = tl.where(inside & (m > 0.0), m, 0.0)
         row = tl.load(
             W_dec + i[:, None] * d_model + j[None, :],
             mask=inside[:, None] & column[None, :],
             other=0.0,
         )
         error += tl.sum(f[:, None] * row, axis=0)
-        if KIND == _GATED:
+        if TWIN:
             twin += tl.sum(p[:, None] * row, axis=0)
+        tl.store(f_out + entry, f, mask=inside)
     tl.store(squared + t, tl.sum(error * error))
     error *= factor
     twin *= factor
@@ -211,40 +124,28 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
         inside = entry < last
         i = tl.load(index + entry, mask=inside, other=0).to(tl.int64)
         p = tl.load(value + entry, mask=inside, other=0.0)
-        f = _feature(p, i, vectors, d_sae, KIND)
+        a, b = tl.load(vectors + SECOND * d_sae + i), tl.load(vectors + THIRD * d_sae + i)
+        m = MAGNITUDE(p - tl.load(vectors + i), p, a, b)
         row = tl.load(
             W_dec + i[:, None] * d_model + j[None, :],
             mask=inside[:, None] & column[None, :],
             other=0.0,
         )
         h = tl.sum(row * error[None, :], axis=1)
-        if KIND == _JUMPRELU:
-            limit = tl.load(vectors + d_sae + i)
-            d = tl.where(p > limit, h, 0.0)
-            near = tl.abs(p - limit) < width * 0.5
-            tl.store(v_out + entry, d, mask=inside)
-            tl.store(
-                v_out + n_entries + entry,
-                tl.where(near, -(limit * h + penalty) / width, 0.0),
-                mask=inside,
-            )
-            weighed += tl.where(inside & (p > limit), 1.0, 0.0)
-        elif KIND == _GATED:
-            gate = tl.sum(row * twin[None, :], axis=1) + penalty
-            mag = tl.where(f > 0.0, h, 0.0)
-            d = gate + tl.exp(tl.load(vectors + 2 * d_sae + i)) * mag
-            tl.store(v_out + entry, gate, mask=inside)
-            tl.store(v_out + n_entries + entry, mag, mask=inside)
-            tl.store(
-                v_out + 2 * n_entries + entry, mag * (f - tl.load(vectors + d_sae + i)), mask=inside
-            )
-            weighed += p
-        else:
-            norm = tl.load(norms + i)
-            d = h + penalty * norm
-            weighed += p * norm
-        tl.store(f_out + entry, f, mask=inside)
+        h_twin = h
+        if TWIN:
+            h_twin = tl.sum(row * twin[None, :], axis=1)
+        norm = tl.load(norms + i)
+        d, of_first, of_second, of_third, of_entry = SLOPES(
+            p, m, h, h_twin, norm, a, b, penalty, constant, other_constant
+        )
         tl.store(d_out + entry, d, mask=inside)
+        if N > 1:
+            tl.store(v_out + entry, of_first, mask=inside)
+            tl.store(v_out + n_entries + entry, of_second, mask=inside)
+        if N > 2:
+            tl.store(v_out + 2 * n_entries + entry, of_third, mask=inside)
+        weighed += tl.where(inside, of_entry, 0.0)
     tl.store(penalised + t, tl.sum(weighed))
 
 
@@ -280,8 +181,9 @@ def _gradients(  # type: ignore[no-untyped-def]
     T: tl.constexpr,
     D: tl.constexpr,
 ):
-    """Sums over the entries of feature i: slopes in W_enc, W_dec, vectors (3 at most, of 4), f.
-    Counts into fired.
+    """Sums over the entries of feature i: slopes in W_enc, W_dec, vectors, and f.
+
+    There are 3 vectors at most, of 4.  Counts into fired.
     """
     j, n = tl.arange(0, D), tl.arange(0, 4)
     column = j < d_model
@@ -363,8 +265,9 @@ def _update_kernel(  # type: ignore[no-untyped-def]
     T: tl.constexpr,
     D: tl.constexpr,
 ):
-    """Adam on a feature; its gradients are sums over its entries if SPARSE, else rows of G_enc,
-    G_dec, g_vectors.
+    """Adam on a feature.
+
+    Its gradients are sums over its entries if SPARSE, else rows of G_enc, G_dec, g_vectors.
     """
     i = tl.program_id(0).to(tl.int64)
     if SPARSE:
@@ -446,68 +349,20 @@ def _update_kernel(  # type: ignore[no-untyped-def]
             tl.store(half_dec + at, p.to(tl.bfloat16), mask=column)
 
 
-def largest(product: Tensor, bias: Tensor, k: int, among: Tensor | None = None) -> Entries:
-    """As in `device_plain`, with k places a token: those not used have index d_sae."""
-    n, d_sae = product.shape
-    if d_sae > WIDEST:
-        return device_plain.largest(product, bias, k, among)
-    k = min(k, d_sae)
-    index = torch.full((n * k,), d_sae, dtype=torch.int32, device=product.device)
-    token, value = torch.zeros_like(index), torch.zeros(n * k, device=product.device)
-    start = torch.arange(0, n * k, k, device=product.device)
-    stop, width = torch.empty_like(start), triton.next_power_of_2(d_sae)
-    _largest_kernel[(n,)](  # pyright: ignore[reportIndexIssue]
-        product,
-        bias,
-        bias if among is None else among,
-        index,
-        token,
-        value,
-        stop,
-        d_sae,
-        k,
-        SOME=among is not None,
-        WIDTH=width,
-        STRIP=min(width, STRIP),
-        num_warps=max(4, min(16, width // 1024)),
-    )
-    return Entries(index, token, value, start, stop)
-
-
-def above(product: Tensor, bias: Tensor, low: Tensor, limit: int) -> Entries | None:
-    """As in `device_plain`."""
-    n, d_sae = product.shape
-    counts = torch.empty(n, dtype=torch.int64, device=product.device)
-    _count_kernel[(n,)](product, low, counts, d_sae, STRIP=STRIP)  # pyright: ignore[reportIndexIssue]
-    stop = counts.cumsum(0)
-    found = int(stop[-1])
-    if found > limit:
-        return None
-    index, token = (torch.empty(found, dtype=torch.int32, device=product.device) for _ in range(2))
-    value, start = torch.empty(found, device=product.device), stop - counts
-    _gather_kernel[(n,)](  # pyright: ignore[reportIndexIssue]
-        product, low, bias - low, start, index, token, value, d_sae, STRIP=STRIP
-    )
-    return Entries(index, token, value, start, stop)
-
-
 def decode(
     state: DeviceState,
-    kind: int,
     entries: Entries,
     target: Tensor,
     bias: Tensor,
     factor: float,
     penalty: float,
-    width: float,
     g: Tensor,
 ) -> Slopes:
     """As in `device_plain`; what belongs to unused entries is not set."""
     w, p, (n, d_model) = state.weights, entries.value, target.shape
-    columns = triton.next_power_of_2(d_model)
+    columns, vectors = triton.next_power_of_2(d_model), state.coefficients()
     f, d = (torch.empty_like(p) for _ in range(2))
-    n_vectors = len(w.vectors)
-    v = d[None] if n_vectors == 1 else torch.empty(n_vectors, len(p), device=p.device)
+    v = d[None] if len(vectors) == 1 else torch.empty(len(vectors), len(p), device=p.device)
     squared, penalised = (torch.empty(n, device=p.device) for _ in range(2))
     _decode_kernel[(n,)](  # pyright: ignore[reportIndexIssue]
         entries.index,
@@ -517,7 +372,7 @@ def decode(
         target,
         bias,
         w.W_dec,
-        w.vectors,
+        vectors,
         state.norms,
         f,
         d,
@@ -530,8 +385,8 @@ def decode(
         len(p),
         factor,
         penalty,
-        width,
-        KIND=kind,
+        *state.rules.constants(state.config),
+        **rules_of(state.kind),
         T=max(1, TILE // columns),
         D=columns,
         num_warps=_warps(columns),
@@ -541,9 +396,7 @@ def decode(
 
 def update_sparse(
     state: DeviceState,
-    order: Tensor,
-    offset: Tensor,
-    token: Tensor,
+    by_feature: Sorted,
     slopes: Slopes,
     x: Tensor,
     g: Tensor,
@@ -551,17 +404,11 @@ def update_sparse(
     rates: Rates,
 ) -> None:
     """As in `device_plain`."""
+    offset, order, token = by_feature.offset, by_feature.order, by_feature.token
     rank = offset.diff().argsort(descending=True, stable=True)
     none = slopes.f
-    _update(
-        state,
-        (rank, offset, order, token, slopes.f, slopes.d, slopes.v, x, g, none, none, none, none),
-        len(x),
-        len(slopes.f),
-        penalty,
-        rates,
-        sparse=True,
-    )
+    arrays = (rank, offset, order, token, slopes.f, slopes.d, slopes.v, x, g, *(none,) * 4)
+    _update(state, arrays, (len(x), len(slopes.f)), penalty, rates, sparse=True)
 
 
 def update_dense(
@@ -574,34 +421,20 @@ def update_dense(
     rates: Rates,
 ) -> None:
     """As in `device_plain`."""
-    none = state.fired
-    arrays = (
-        none,
-        none,
-        none,
-        none,
-        total,
-        total,
-        total,
-        total,
-        total,
-        G_enc,
-        G_dec,
-        g_vectors,
-        total,
-    )
-    _update(state, arrays, 0, 0, penalty, rates, sparse=False)
+    none, nothing = state.fired, total
+    arrays = (*(none,) * 4, *(nothing,) * 5, G_enc, G_dec, g_vectors, total)
+    _update(state, arrays, (0, 0), penalty, rates, sparse=False)
 
 
 def _update(
     state: DeviceState,
-    arrays: tuple,
-    n_tokens: int,
-    n_entries: int,
+    arrays: tuple[Tensor, ...],
+    sizes: tuple[int, int],
     penalty: float,
     rates: Rates,
     sparse: bool,
 ) -> None:
+    """sizes: numbers of tokens and of entries."""
     w, m, s = state.weights, state.mean, state.square
     columns = triton.next_power_of_2(state.d_model)
     _update_kernel[(state.d_sae,)](  # pyright: ignore[reportIndexIssue]
@@ -619,8 +452,7 @@ def _update(
         state.dec_half,
         state.norms,
         state.fired,
-        n_tokens,
-        n_entries,
+        *sizes,
         state.d_model,
         state.d_sae,
         penalty,

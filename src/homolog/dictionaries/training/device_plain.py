@@ -1,12 +1,11 @@
-"""The parts of a step on a device in plain torch operations, for devices without Triton; the twin
-of `device_kernels`.
+"""The parts of a step in plain torch operations, for devices without Triton; as `device_kernels`.
 
 The equations are those of `tokens.py` and `rows.py`.  Entries (token, feature, value) of active
 features lie in order of token, then of feature.  What a step needs of them are two kinds of sums
 over runs of rows,
 
     x_t' = b_dec + sum f W_dec[i]   over the entries of token t
-    dW_dec[i] = sum f g_t,   dW_enc[:, i] = sum d x_t   over the entries of feature i, sorted by feature
+    dW_dec[i] = sum f g_t,   dW_enc[:, i] = sum d x_t   over the entries of feature i
 
 and rows are gathered for a bounded number of entries at once.  Runs are summed in their order, so
 the same seed gives the same bytes on the same device; on devices other than the CPU and CUDA, which
@@ -21,15 +20,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from homolog.dictionaries.training.device_state import GATED, JUMPRELU, DeviceState
+from homolog.dictionaries.training.device_state import DeviceState
+from homolog.dictionaries.training.rules import on_tensors
 
 GATHERED = 1 << 16  # entries whose rows are held at once
 SUMS_RUNS = ("cpu", "cuda")  # devices that sum runs of rows in order
 TINY = 1e-30  # moments below are 0, as on the CPU
 Rates = tuple[float, ...]
-"""Rate, beta1, beta2, 1 / (1 - beta1^t), 1 / (1 - beta2^t), epsilon of a step of Adam; float32
-values.
-"""
+"""As `step.rates_at` gives them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +46,30 @@ class Entries:
 
 
 @dataclass(frozen=True, eq=False)
+class Sorted:
+    """Entries by feature: order[offset[i] : offset[i + 1]] are those of feature i.
+
+    token: of each entry.
+    """
+
+    order: Tensor
+    offset: Tensor
+    token: Tensor
+
+    @classmethod
+    def of(cls, entries: Entries, d_sae: int) -> Sorted:
+        """In each feature, in the order of tokens."""
+        feature, order = entries.index.sort(stable=True)
+        edges = torch.arange(d_sae + 1, dtype=feature.dtype, device=feature.device)
+        return cls(order, torch.searchsorted(feature, edges), entries.token)
+
+
+@dataclass(frozen=True, eq=False)
 class Slopes:
-    """Of entries: feature f, slope d in x W_enc, slopes v (vectors, entry); of tokens: squared
-    error, penalised sum.
+    """What a step does with entries and tokens.
+
+    Of entries: feature f, slope d in x W_enc, slopes v (vectors, entry); of tokens: squared error,
+    penalised sum.
     """
 
     f: Tensor
@@ -66,9 +85,8 @@ def largest(product: Tensor, bias: Tensor, k: int, among: Tensor | None = None) 
     among (d_sae, bool): the features to choose from.
     """
     p = product.float() + bias
-    bits = p.view(torch.int32).clamp(
-        min=0
-    )  # floats above 0 order like their bits, and NaN above all: it is seen
+    # floats above 0 order like their bits, and NaN above all: it is seen
+    bits = p.view(torch.int32).clamp(min=0)
     if among is not None:
         bits = bits * among
     cut = bits.topk(min(k, bits.shape[1]), dim=1).values[:, -1:]
@@ -80,7 +98,7 @@ def largest(product: Tensor, bias: Tensor, k: int, among: Tensor | None = None) 
 
 
 def above(product: Tensor, bias: Tensor, low: Tensor, limit: int) -> Entries | None:
-    """Entries p = product + bias where product + low > 0; None where there are more than `limit`."""
+    """Entries p = product + bias where product + low > 0; None where more than `limit`."""
     lowered = product.float() + low
     keep = lowered > 0
     if int(keep.sum()) > limit:
@@ -100,29 +118,27 @@ def _entries(keep: Tensor, values: Tensor, more: Tensor | None = None) -> Entrie
 
 def decode(
     state: DeviceState,
-    kind: int,
     entries: Entries,
     target: Tensor,
     bias: Tensor,
     factor: float,
     penalty: float,
-    width: float,
     g: Tensor,
 ) -> Slopes:
-    """g = factor * (bias + sum of f W_dec[index] - target) of each token, and the slopes that
-    follow.
+    """g = factor * (bias + sum of f W_dec[index] - target) of each token, and slopes.
 
-    kind: RELU for all kinds of one vector.  penalty: its weight over the number of tokens.  width:
-    JumpReLU's.
+    The slopes follow by the kind's rules.
+
+    penalty: its weight over the number of tokens.
     """
-    w, p = state.weights, entries.value
-    of = w.vectors[:, entries.index]  # the vectors at each entry
+    w, p, rules = state.weights, entries.value, on_tensors(state.kind)
+    of = state.coefficients()[:, entries.index]  # the vectors at each entry
+    second, third = of[min(1, len(of) - 1)], of[min(2, len(of) - 1)]
     f = p
-    if kind == JUMPRELU:
-        f = torch.where(p > of[1], p, 0)
-    elif kind == GATED:
-        f = torch.relu((p - of[0]) * of[2].exp() + of[1])
-    h, h_twin, squared = torch.empty_like(p), torch.empty_like(p), torch.empty_like(target[:, 0])
+    if state.rules.magnitude is not None:
+        f = rules.magnitude(p - of[0], p, second, third).clamp(min=0)
+    h, squared = torch.empty_like(p), torch.empty_like(target[:, 0])
+    twin = torch.empty_like(p) if state.rules.twin else h
     lengths = entries.stop - entries.start
     for tokens, part in _pieces([0, *entries.stop.tolist()]):
         rows, local = w.W_dec[entries.index[part]], entries.token[part] - tokens.start
@@ -131,46 +147,33 @@ def decode(
         squared[tokens] = error.square().sum(1)
         g[tokens] = factor * error
         h[part] = (rows * g[tokens][local]).sum(1)
-        if kind == GATED:
-            twin = factor * (start + _sums(p[part, None] * rows, lengths[tokens]))
-            h_twin[part] = (rows * twin[local]).sum(1)
-    if kind == JUMPRELU:
-        d = torch.where(p > of[1], h, 0)
-        near = (p - of[1]).abs() < width / 2
-        v = torch.stack([d, torch.where(near, -(of[1] * h + penalty) / width, 0)])
-        weighed = (p > of[1]).float()
-    elif kind == GATED:
-        gate, mag = h_twin + penalty, torch.where(f > 0, h, 0)
-        d = gate + of[2].exp() * mag
-        v, weighed = torch.stack([gate, mag, mag * (f - of[1])]), p
-    else:
-        norm = state.norms[entries.index]
-        d = h + penalty * norm
-        v, weighed = d[None], p * norm
+        if state.rules.twin:
+            pushed = factor * (start + _sums(p[part, None] * rows, lengths[tokens]))
+            twin[part] = (rows * pushed[local]).sum(1)
+    constants, norm = state.rules.constants(state.config), state.norms[entries.index]
+    d, *of_vectors, weighed = rules.slopes(p, f, h, twin, norm, second, third, penalty, *constants)
+    v = torch.stack(of_vectors[: len(of)])
     return Slopes(f, d, v, squared, _sums(weighed[:, None], lengths)[:, 0])
 
 
 def update_sparse(
     state: DeviceState,
-    order: Tensor,
-    offset: Tensor,
-    token: Tensor,
+    by_feature: Sorted,
     slopes: Slopes,
     x: Tensor,
     g: Tensor,
     penalty: float,
     rates: Rates,
 ) -> None:
-    """Gradients of all features from their entries, and one step of Adam on their weights; counts
-    into state.fired.
+    """Gradients of all features from their entries, and one step of Adam on their weights.
 
-    Entries order[offset[i] : offset[i + 1]] are those of feature i.  Those whose token is len(x) or
-    more are of the auxiliary loss: row of g as it is, of x less len(x).
+    Entries whose token is len(x) or more are of the auxiliary loss: row of g as it is, of x less
+    len(x).  Counts into state.fired.
     """
-    lengths = offset.diff()
-    for features, part in _pieces(offset.tolist()):
-        entry = order[part]
-        t, each = token[entry], lengths[features]
+    lengths = by_feature.offset.diff()
+    for features, part in _pieces(by_feature.offset.tolist()):
+        entry = by_feature.order[part]
+        t, each = by_feature.token[entry], lengths[features]
         f, slope = slopes.f[entry, None], slopes.d[entry, None]
         fired = ((f > 0) & (t < len(x))[:, None]).float()
         sums = _sums(torch.cat([slopes.v[:, entry].T, f, fired], dim=1), each)
@@ -196,7 +199,7 @@ def update_dense(
     penalty: float,
     rates: Rates,
 ) -> None:
-    """One step of Adam on all features from whole gradients (d_sae, d_model), bfloat16 or float32."""
+    """One step of Adam on all features from whole gradients (d_sae, d_model), of any dtype."""
     for first in range(0, state.d_sae, 4096):
         part = slice(first, first + 4096)
         _step_features(
@@ -260,8 +263,9 @@ def _sums(rows: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _pieces(ends: Sequence[int]) -> list[tuple[slice, slice]]:
-    """Consecutive runs with their entries, about GATHERED at once; run i has the entries ends[i] to
-    ends[i + 1].
+    """Consecutive runs with their entries, about GATHERED at once.
+
+    Run i has the entries ends[i] to ends[i + 1].
     """
     pieces, first = [], 0
     for run in range(1, len(ends)):

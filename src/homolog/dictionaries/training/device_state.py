@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from homolog.dictionaries.training.state import (
-    MAY_BE_DENSE,
     Report,
     SaeState,
     Trainee,
@@ -23,9 +22,6 @@ from homolog.dictionaries.training.state import (
     Weights,
 )
 from homolog.errors import InputError
-
-RELU, JUMPRELU, GATED = 0, 1, 2
-KIND = {"relu": RELU, "topk": RELU, "batchtopk": RELU, "jumprelu": JUMPRELU, "gated": GATED}
 
 
 class Tensors:
@@ -62,7 +58,7 @@ class DeviceState(Trainee):
         self.silent = torch.tensor(host.silent, device=self.device)
         self.fired, self.fired_since = (torch.zeros_like(self.silent) for _ in range(2))
         self.norms = torch.ones(self.d_sae, device=self.device)
-        keeps_decoder = half and self.config.kind in MAY_BE_DENSE
+        keeps_decoder = half and self.may_be_dense
         self.enc_half, self.dec_half = (
             torch.empty(
                 self.d_sae if kept else 0, self.d_model, dtype=torch.bfloat16, device=self.device
@@ -78,9 +74,7 @@ class DeviceState(Trainee):
         self.begin_report()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Copies; what is written into them goes to the device when `refresh` is called before the
-        next step.
-        """
+        """Copies; what is written into them goes to the device when `refresh` is called."""
         self.given = {name: tensor.cpu().numpy() for name, tensor in self._held().items()} | {
             "scalars": self.scalars
         }
@@ -103,28 +97,31 @@ class DeviceState(Trainee):
         self.measure_norms()
         self.longest = int(self.silent.max())
 
+    def coefficients(self) -> Tensor:
+        """The vectors as the kind's rules read them."""
+        seen = self.rules.coefficients
+        return self.weights.vectors if seen is None else seen(self.weights.vectors, torch.exp)
+
     def measure_norms(self) -> None:
-        """Norms of the decoder's rows from the rows.  A step leaves the same but for rounding, and
-        no checkpoint holds them: measured at the end of every chunk, they are after a stop what
-        they were before.
+        """Norms of the decoder's rows from the rows.
+
+        A step leaves the same but for rounding, and no checkpoint holds them: measured at the end
+        of every chunk, they are after a stop what they were before.
         """
         if not self.unit:
             torch.linalg.vector_norm(self.weights.W_dec, dim=1, out=self.norms)
 
     def n_dead(self) -> int:
         """Features that did not fire for `dead_after` tokens."""
-        if (
-            self.longest < self.training.dead_after
-        ):  # an upper bound, so that the device need not be asked
+        # an upper bound, so that the device need not be asked
+        if self.longest < self.training.dead_after:
             return 0
         dead = self.silent >= self.training.dead_after
         self.longest, n_dead = torch.stack([self.silent.max(), dead.sum()]).tolist()
         return n_dead
 
     def end_step(self, step: int, n_tokens: int, squared: Tensor, penalised: Tensor) -> None:
-        """Count a step: sums over its tokens of squared error and of what is penalised; `fired` has
-        its counts.
-        """
+        """Count a step: sums over its tokens of squared error and penalised; `fired` has counts."""
         self.given = {}
         self.silent += n_tokens
         self.silent.masked_fill_(self.fired > 0, 0)
@@ -133,9 +130,7 @@ class DeviceState(Trainee):
         self.steps.append((step, n_tokens, squared, penalised))
 
     def settle(self) -> None:
-        """Wait for the steps done and take their losses; TrainingDivergedError names the first that
-        is not finite.
-        """
+        """Wait for the steps done and take their losses; TrainingDivergedError where not finite."""
         if not self.steps:
             return
         losses = torch.stack([torch.stack(step[2:]) for step in self.steps]).cpu().double()

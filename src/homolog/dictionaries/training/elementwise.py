@@ -1,7 +1,7 @@
-"""A training step where too many features are active for entries to pay: elementwise parts between
-dense products.
+"""A training step with many active features: elementwise parts between dense products.
 
-    F = features of P = x W_enc,   g = factor (F W_dec + b_dec - x),   H = g W_dec^T,   D = slopes in P from H
+    F = features of P = x W_enc,   g = factor (F W_dec + b_dec - x)
+    H = g W_dec^T,   D = slopes in P from H
     dW_dec = F^T g,   dW_enc^T = D^T x
 
 The same equations as in `tokens.py`, for all features of a token at once.  Matrices are (token,
@@ -10,14 +10,20 @@ d_sae), each given as bfloat16 bits (uint16) and as float32; the one that is not
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from homolog.compiled import jit
 from homolog.dictionaries.selection import _F0, _MATH
 from homolog.dictionaries.training.rows import _to_half
 
-RELU, JUMPRELU, GATED = 0, 1, 2
-_ONE, _HALF = np.float32(1), np.float32(0.5)
+_ONE = np.float32(1)
+# what `rules.on_cpu` replaces by a kind's own
+N_VECTORS, SECOND, THIRD = 1, 0, 0
+TWIN = LOWERED = False
+magnitude: Any = None
+slope: Any = None
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
@@ -39,34 +45,31 @@ def _store(values, half, full, t):
         full[t] = values
 
 
-@jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def features(kind, product, vectors, active, chosen):
-    """Fill `active` with the features, and for Gated `chosen` with relu(x W_enc + b_gate), of a
-    block of tokens.
+def features(product, vectors, active, chosen):
+    """Fill `active` with the features of a block of tokens; compiled for each kind.
+
+    chosen: filled with max(p, 0) if p is decoded too.
     """
     p = np.empty(vectors.shape[1], np.float32)
-    b_enc, f = vectors[0], np.empty_like(p)
+    f = np.empty_like(p)
     for t in range(max(product[0].shape[0], product[1].shape[0])):
         _load(product[0], product[1], t, p)
-        if kind == RELU:
-            for i in range(p.size):
-                f[i] = max(p[i] + b_enc[i], _F0)
-        elif kind == JUMPRELU:
-            for i in range(p.size):
-                f[i] = p[i] + b_enc[i] if p[i] + b_enc[i] > vectors[1, i] else _F0
-        else:
-            for i in range(p.size):
-                gate = p[i] + b_enc[i]
-                f[i] = max(p[i] * np.exp(vectors[2, i]) + vectors[1, i], _F0) if gate > _F0 else _F0
-                p[i] = max(gate, _F0)
+        for i in range(p.size):
+            pre = p[i] + vectors[0, i]
+            m = max(magnitude(p[i], pre, vectors[SECOND, i], vectors[THIRD, i]), _F0)
+            f[i] = m if pre > _F0 else _F0
+            if TWIN:
+                p[i] = max(pre, _F0)
+        if TWIN:
             _store(p, chosen[0], chosen[1], t)
         _store(f, active[0], active[1], t)
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def errors(reconstructed, bias, target, factor, g, g_half):
-    """g = factor * (reconstructed + bias - target), and its bfloat16 twin; returns the sum of
-    squared errors.
+    """g = factor * (reconstructed + bias - target), and its bfloat16 twin.
+
+    Returns the sum of squared errors.
     """
     squared = 0.0
     x_hat = np.empty(target.shape[1], np.float32)
@@ -83,58 +86,39 @@ def errors(reconstructed, bias, target, factor, g, g_half):
     return squared
 
 
-@jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def slopes(kind, product, h, h_gate, vectors, norms, penalty, bandwidth, sums, total, count):
+def slopes(product, h, twin, vectors, low, norms, penalty, constants, sums, total, count, seen):
     """Turn h, the slopes in the features, into those in x W_enc, in place, for a block of tokens.
 
-    h_gate: those in the frozen twin's values, for Gated.  norms: of decoder rows, as the penalty
-    weighs them. Adds to sums (vectors, d_sae) the slopes in the vectors, to total the activations
-    (JumpReLU: how often the feature was above its threshold or near), to count the active
-    features.  Returns the penalised quantity: sum of value * norm, or the number of active
-    features.
+    twin: slopes in max(p, 0), where it is decoded.  norms: of decoder rows.  Adds to sums (vectors,
+    d_sae) the slopes in the vectors, to total the features, to count how many tokens each is active
+    at, and to seen at how many product + low is above 0.  Returns the sum of what is penalised.
     """
     d_sae = vectors.shape[1]
     p, s, c = np.empty(d_sae, np.float32), np.empty(d_sae, np.float32), np.empty(d_sae, np.float32)
-    penalised, width = 0.0, _ONE / bandwidth
+    penalised = 0.0
     for t in range(max(product[0].shape[0], product[1].shape[0])):
         _load(product[0], product[1], t, p)
         _load(h[0], h[1], t, s)
+        if TWIN:
+            _load(twin[0], twin[1], t, c)
         of_token = _F0
-        if kind == RELU:
-            for i in range(d_sae):
-                f = p[i] + vectors[0, i]
-                active = _ONE if f > _F0 else _F0
-                s[i] = active * (s[i] + penalty * norms[i])
-                sums[0, i] += s[i]
-                total[i] += active * f
-                count[i] += active
-                of_token += active * f * norms[i]
-        elif kind == JUMPRELU:
-            for i in range(d_sae):
-                f, limit = p[i] + vectors[0, i], vectors[1, i]
-                near = _ONE if abs(f - limit) < bandwidth * _HALF else _F0
-                sums[1, i] -= near * (limit * s[i] + penalty) * width
-                active = _ONE if f > limit else _F0
-                s[i] *= active
-                sums[0, i] += s[i]
-                total[i] += _ONE if f > limit - bandwidth * _HALF else _F0
-                count[i] += active
-                of_token += active
-        else:
-            _load(h_gate[0], h_gate[1], t, c)
-            for i in range(d_sae):
-                gate = p[i] + vectors[0, i]
-                chosen = _ONE if gate > _F0 else _F0
-                scaled = p[i] * np.exp(vectors[2, i])
-                f = scaled + vectors[1, i]
-                mag = s[i] * chosen * (_ONE if f > _F0 else _F0)
-                choose = chosen * (c[i] + penalty)
-                s[i] = choose + np.exp(vectors[2, i]) * mag
-                sums[0, i] += choose
-                sums[1, i] += mag
-                sums[2, i] += mag * scaled
-                count[i] += chosen * (_ONE if f > _F0 else _F0)
-                of_token += chosen * gate
+        for i in range(d_sae):
+            pre, a, b = p[i] + vectors[0, i], vectors[SECOND, i], vectors[THIRD, i]
+            m = magnitude(p[i], pre, a, b)
+            s[i], of_first, of_second, of_third, weighed = slope(
+                pre, m, s[i], c[i], norms[i], a, b, penalty, constants[0], constants[1]
+            )
+            sums[0, i] += of_first
+            if N_VECTORS > 1:
+                sums[1, i] += of_second
+            if N_VECTORS > 2:
+                sums[2, i] += of_third
+            active = m > _F0 and pre > _F0
+            total[i] += m if active else _F0
+            count[i] += _ONE if active else _F0
+            if LOWERED:
+                seen[i] += _ONE if p[i] + low[i] > _F0 else _F0
+            of_token += weighed
         _store(s, h[0], h[1], t)
         penalised += of_token
     return penalised

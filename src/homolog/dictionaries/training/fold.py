@@ -1,5 +1,6 @@
-"""A trained dictionary of raw residuals: mean, scale and decoder norms folded in, exactly, in
-float64.
+"""A trained dictionary of raw residuals: mean, scale and decoder norms folded in, exactly.
+
+All in float64.
 
 With x' = (x - mean) s as training saw it, decoder norms n and c = b_dec / s + mean:
 
@@ -20,9 +21,7 @@ import numpy as np
 import torch
 
 from homolog.dictionaries.base import SparseAutoencoder
-from homolog.dictionaries.configs import TopKConfig
 from homolog.dictionaries.finite import refuse_not_finite
-from homolog.dictionaries.losses import fold_gated
 from homolog.dictionaries.training.state import SaeState, TrainingDivergedError
 from homolog.errors import InputError
 
@@ -58,27 +57,21 @@ def estimate_normalisation(sample: torch.Tensor, where: str = "activations") -> 
 
 
 def fold(state: SaeState, normal: Normalisation, made: dict[str, Any]) -> SparseAutoencoder:
-    """The dictionary of raw residuals.  made: facts for its metadata.  TrainingDivergedError when
-    it is not finite.
+    """The dictionary of raw residuals; TrainingDivergedError when it is not finite.
+
+    made: facts for its metadata.
     """
     if not np.isfinite(state.weights.flat).all():
         raise TrainingDivergedError(
             state.where(state.training.n_steps, "a weight is not a finite number")
         )
     config, w, s = state.config, state.weights, normal.scale
-    wide = (
+    W_enc, W_dec, b_dec, vectors = (
         torch.from_numpy(array.astype(np.float64))
         for array in (w.W_enc_T.T, w.W_dec, w.b_dec, w.vectors)
     )
-    W_enc, W_dec, b_dec, vectors = wide
-    b_enc, threshold = vectors[0], None
-    if config.kind == "gated":
-        b_gate, b_mag, r_mag = vectors
-        W_enc, b_enc, threshold = fold_gated(W_enc, b_gate, r_mag, b_mag)
-    elif config.kind == "jumprelu":
-        threshold = vectors[1]
-    elif config.kind == "batchtopk":
-        threshold = torch.full_like(b_enc, state.scalars[1])
+    named = {"W_enc": W_enc} | dict(zip(state.vectors, vectors, strict=True))
+    W_enc, b_enc, threshold = state.kind.encoder(config, named, float(state.scalars[1]))
     norms = W_dec.norm(dim=1)
     W_dec = torch.where(norms[:, None] > 0, W_dec / norms[:, None], W_dec)
     if state.unit:
@@ -97,7 +90,7 @@ def fold(state: SaeState, normal: Normalisation, made: dict[str, Any]) -> Sparse
         W_dec.float(),
         (b_dec / s + normal.mean.double()).float(),
         kind=config.kind,
-        k=config.k if config.kind == "topk" and isinstance(config, TopKConfig) else None,
+        k=state.k if state.kind.form == "k" else None,
         threshold=None if threshold is None else (threshold * norms / s).float(),
         metadata=json.loads(json.dumps(facts)),
     )

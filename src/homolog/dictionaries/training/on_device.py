@@ -1,37 +1,35 @@
-"""The step of a training on a device other than the CPU; the same steps, equations and checkpoints
-as on the CPU.
+"""The step of a training in torch and Triton: the steps and checkpoints of the CPU.
 
 The product x W_enc is dense, in bfloat16 where the device computes it natively.  After it only
 active features are touched: they become entries in order of token, tokens are decoded and
 differentiated, the entries are sorted by feature, and each feature's gradient is summed and used.
-Where many features are active, as ReLU has them in its first steps, products of whole matrices are
-taken instead.  Two modules compute the parts: `device_kernels`, fused in Triton, and
-`device_plain`, in torch operations.
+Where many features are active, as in the first steps, products of whole matrices are taken instead.
+Two modules compute the parts: `device_kernels`, fused in Triton, and `device_plain`, in torch
+operations.  A kind without rules takes its gradients by autograd, here, on the CPU too.
 """
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from homolog.dictionaries.configs import BatchTopKConfig, JumpReluConfig, TopKConfig
 from homolog.dictionaries.encoder import _full_sums
 from homolog.dictionaries.finite import refuse_not_finite
 from homolog.dictionaries.sources import ActivationSource
 from homolog.dictionaries.training.ahead import Ahead
-from homolog.dictionaries.training.device_plain import Entries, Rates, Slopes, adam
-from homolog.dictionaries.training.device_state import GATED, JUMPRELU, KIND, RELU, DeviceState
+from homolog.dictionaries.training.device_plain import Entries, Rates, Slopes, Sorted, adam
+from homolog.dictionaries.training.device_plain import update_dense as update_plainly
+from homolog.dictionaries.training.device_state import DeviceState
 from homolog.dictionaries.training.fold import Normalisation
 from homolog.dictionaries.training.revive import revive
+from homolog.dictionaries.training.rules import on_tensors
 from homolog.dictionaries.training.scratch import DENSE
 from homolog.dictionaries.training.sparse import _GUESSES, _SAMPLE
-from homolog.dictionaries.training.state import MAY_BE_DENSE
-from homolog.dictionaries.training.step import _EPSILON
+from homolog.dictionaries.training.step import rates_at
 
 _BLOCK = 1024  # tokens whose features are all held in float32 at once, in a dense step
 
@@ -52,9 +50,8 @@ class OnDevice:
 
     def __enter__(self) -> OnDevice:
         end = self.training.n_steps * self.training.batch_size
-        self.stack.enter_context(
-            _full_sums()
-        )  # throughout: a source may run a model, and sees the same all the time
+        # throughout: a source may run a model, and sees the same all the time
+        self.stack.enter_context(_full_sums())
         self.ahead = self.stack.enter_context(Ahead(self.source, self.device, end))
         return self
 
@@ -85,111 +82,121 @@ def advance(state: DeviceState, x: Tensor, seen: Tensor, step: int) -> None:
             take_step(state, x[part], seen[part], step + i)
         state.settle()
         state.measure_norms()
-        if state.config.kind in MAY_BE_DENSE and state.n_dead():
+        if state.kind.redraws and state.n_dead():
             revive(state, x[parts[-1]].cpu(), state.g.cpu().numpy(), step + len(parts) - 1)
 
 
 def take_step(state: DeviceState, x: Tensor, seen: Tensor, step: int) -> None:
     """One step of Adam on a batch; its losses are looked at by `settle`."""
-    penalty, training, t = state.penalty_at(step) / len(x), state.training, step + 1
-    numbers = (
-        training.learning_rate_at(step),
-        training.beta1,
-        training.beta2,
-        1 / (1 - training.beta1**t),
-        1 / (1 - training.beta2**t),
-        _EPSILON,
-    )
-    rates = tuple(float(np.float32(number)) for number in numbers)
+    penalty = state.penalty_at(step) / len(x)
+    rates = tuple(float(rate) for rate in rates_at(state.training, step))
     if len(state.g) != len(x):
         state.g = torch.empty_like(x)
-    many = state.config.kind in MAY_BE_DENSE and state.scalars[0] > DENSE[state.half] * state.d_sae
-    losses = None if many else _sparse_step(state, x, seen, penalty, rates)
+    losses = None
+    if state.kind.rules is None:
+        losses = _step_by_autograd(state, x, penalty, rates)
+    elif not state.may_be_dense or state.scalars[0] <= DENSE[state.half] * state.d_sae:
+        losses = _sparse_step(state, x, seen, penalty, rates)
     if losses is None:
         losses = _dense_step(state, x, seen, penalty, rates)
-    w = state.weights
-    adam(w.b_dec, state.g.sum(0), state.mean.b_dec, state.square.b_dec, rates)
-    if isinstance(state.config, JumpReluConfig):
-        w.vectors[1].clamp_(min=0)
+    for name in state.kind.thresholds:
+        state.weights.vectors[state.vectors.index(name)].clamp_(min=0)
     state.end_step(step, len(x), *losses)
 
 
 def _sparse_step(
     state: DeviceState, x: Tensor, seen: Tensor, penalty: float, rates: Rates
 ) -> tuple[Tensor, Tensor] | None:
-    """Sums of squared error and of what is penalised; None when more features are active than this
-    way pays for.
+    """Sums of squared error and of what is penalised.
+
+    None when more features are active than this way pays for.
     """
-    config, w, engine, n = state.config, state.weights, state.engine, len(x)
+    w, engine, n = state.weights, state.engine, len(x)
     product, bias = torch.mm(seen, state.W_product.T), w.vectors[0]
-    if isinstance(config, BatchTopKConfig):
+    if state.rules.select == "of batch":
         entries = _keep_of_batch(state, product)
-    elif isinstance(config, TopKConfig):
-        entries = engine.largest(product, bias, config.k)
+    elif state.rules.select == "largest":
+        entries = engine.largest(product, bias, state.k)
     else:
-        low = bias
-        if isinstance(config, JumpReluConfig):
-            low = bias - w.vectors[1] + config.bandwidth / 2
         limit = int(min(1.0, 2 * DENSE[state.half]) * n * state.d_sae)
-        entries = engine.above(product, bias, low, limit)
+        entries = engine.above(product, bias, state.low(w.vectors), limit)
         if entries is None:
             return None
         state.scalars[0] = len(entries.value) / n
-    factor, width = 2 / n, config.bandwidth if isinstance(config, JumpReluConfig) else 1.0
-    slopes = engine.decode(
-        state, KIND[config.kind], entries, x, w.b_dec, factor, penalty, width, state.g
-    )
-    losses, g = (slopes.squared.sum(), slopes.penalised.sum()), state.g
-    if isinstance(config, TopKConfig):
+    factor, g = 2 / n, state.g
+    slopes = engine.decode(state, entries, x, w.b_dec, factor, penalty, g)
+    losses = slopes.squared.sum(), slopes.penalised.sum()
+    if state.auxiliary is not None:
         entries, slopes, g = _with_auxiliary(state, product, entries, slopes, factor)
     del product  # memory that the sort may use
-    feature, order = entries.index.sort(stable=True)
-    offset = torch.searchsorted(
-        feature, torch.arange(state.d_sae + 1, dtype=feature.dtype, device=feature.device)
-    )
-    engine.update_sparse(
-        state, order, offset, entries.token, slopes, x, g, 0.0 if state.unit else penalty, rates
-    )
+    by_feature = Sorted.of(entries, state.d_sae)
+    engine.update_sparse(state, by_feature, slopes, x, g, 0.0 if state.unit else penalty, rates)
+    _move_bias(state, state.g.sum(0), rates)
     return losses
+
+
+def _move_bias(state: DeviceState, gradient: Tensor, rates: Rates) -> None:
+    adam(state.weights.b_dec, gradient, state.mean.b_dec, state.square.b_dec, rates)
+
+
+def _step_by_autograd(
+    state: DeviceState, x: Tensor, penalty: float, rates: Rates
+) -> tuple[Tensor, Tensor]:
+    """A step of a kind that gives its loss alone; returns what `_sparse_step` does."""
+    kind, w, n = state.kind, state.weights, len(x)
+    weights = {"W_enc": w.W_enc_T.T, "W_dec": w.W_dec, "b_dec": w.b_dec}
+    weights |= dict(zip(state.vectors, w.vectors, strict=True))
+    dead = None if kind.redraws else state.silent >= state.training.dead_after
+    with torch.enable_grad():
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in weights.items()}
+        terms = kind.terms(state.config, x, leaves, dead)
+        error = terms.features @ leaves["W_dec"] + leaves["b_dec"] - x
+        squared, penalised = error.square().sum(), terms.penalised * n
+        loss = squared / n + penalty * penalised + terms.more
+        slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+    G_enc, G_dec, g_bias, *g_vectors = slopes
+    torch.mul(error.detach(), 2 / n, out=state.g)
+    state.fired.copy_((terms.features > 0).sum(0))
+    state.scalars[0] = float(state.fired.sum()) / n
+    # what the penalty does to the decoder is in its gradient
+    update_plainly(
+        state, G_enc.T, G_dec, torch.stack(g_vectors), torch.zeros_like(state.norms), 0.0, rates
+    )
+    _move_bias(state, g_bias, rates)
+    return squared.detach(), torch.as_tensor(penalised, device=x.device).detach()
 
 
 def _with_auxiliary(
     state: DeviceState, product: Tensor, entries: Entries, slopes: Slopes, factor: float
 ) -> tuple[Entries, Slopes, Tensor]:
-    """Entries and slopes with those of the auxiliary loss behind, and errors: dead features model
-    the error.
-    """
-    config, engine, g = state.config, state.engine, state.g
-    assert isinstance(config, TopKConfig)
-    n_dead = state.n_dead() if config.aux_weight > 0 else 0
+    """Entries, slopes and errors, behind them those of the auxiliary loss of dead features."""
+    auxiliary, engine, g, n_dead = state.auxiliary, state.engine, state.g, state.n_dead()
     if n_dead == 0:
         return entries, slopes, g
+    assert auxiliary is not None
     dead = state.silent >= state.training.dead_after
-    found = engine.largest(product, state.weights.vectors[0], config.aux_k, dead)
-    weight = config.aux_weight * min(n_dead / config.aux_k, 1.0) * factor
+    more = engine.largest(product, state.weights.vectors[0], auxiliary.k, dead)
+    weight = auxiliary.weight * min(n_dead / auxiliary.k, 1.0) * factor
     nothing, pull = torch.zeros_like(state.weights.b_dec), torch.empty_like(g)
-    more = engine.decode(state, RELU, found, g * (-1 / factor), nothing, weight, 0.0, 1.0, pull)
+    pulled = engine.decode(state, more, g * (-1 / factor), nothing, weight, 0.0, pull)
     both = Entries(
-        torch.cat([entries.index, found.index]),
-        torch.cat([entries.token, found.token + len(g)]),
-        torch.cat([entries.value, found.value]),
+        torch.cat([entries.index, more.index]),
+        torch.cat([entries.token, more.token + len(g)]),
+        torch.cat([entries.value, more.value]),
         entries.start,
         entries.stop,
     )
-    f, d = torch.cat([slopes.f, more.f]), torch.cat([slopes.d, more.d])
+    f, d = torch.cat([slopes.f, pulled.f]), torch.cat([slopes.d, pulled.d])
     return both, Slopes(f, d, d[None], slopes.squared, slopes.penalised), torch.cat([g, pull])
 
 
 def _keep_of_batch(state: DeviceState, product: Tensor) -> Entries:
-    """Entries of the n k largest values above 0 of all n tokens together; moves the running
-    threshold.
+    """Entries of the n k largest values above 0 of n tokens together; moves their running least.
 
     As on the CPU: entries from well below the value that a sample of tokens keeps are gathered, and
     cut exactly.
     """
-    config, bias, n = state.config, state.weights.vectors[0], len(product)
-    assert isinstance(config, BatchTopKConfig)
-    k = min(config.k, state.d_sae)
+    bias, n, k = state.weights.vectors[0], len(product), state.k
     sample = product[:: max(1, n // _SAMPLE)][:_SAMPLE].float() + bias
     for guess in (*_GUESSES, None):
         lowest = torch.zeros_like(bias[0])
@@ -213,8 +220,7 @@ def _keep_of_batch(state: DeviceState, product: Tensor) -> Entries:
             kept[entries.start],
             kept[entries.stop],
         )
-    rate = config.threshold_rate if state.scalars[1] > 0 else 1.0
-    state.scalars[1] += rate * (float(cut) - state.scalars[1])
+    state.follow(float(cut))
     return entries
 
 
@@ -222,30 +228,50 @@ def _dense_step(
     state: DeviceState, x: Tensor, seen: Tensor, penalty: float, rates: Rates
 ) -> tuple[Tensor, Tensor]:
     """What `_sparse_step` does, at a cost that does not depend on how many features are active."""
-    w, n = state.weights, len(x)
-    f, h = (torch.empty(n, state.d_sae, dtype=seen.dtype, device=x.device) for _ in range(2))
-    g_seen = torch.empty_like(seen)
-    sums, total = torch.zeros_like(w.vectors), torch.zeros_like(state.norms)
-    losses, count = torch.zeros(2, device=x.device), torch.zeros_like(total)
+    n, out = len(x), DenseStep.empty(state, seen)
     for low in range(0, n, _BLOCK):
-        part = slice(low, low + _BLOCK)
-        _differentiate(
-            state,
-            x[part],
-            seen[part],
-            penalty,
-            2 / n,
-            (f[part], h[part], state.g[part], g_seen[part]),
-            (sums, total, count, losses),
-        )
-    used = total if state.config.kind == "jumprelu" else count
+        part = slice(low, min(low + _BLOCK, n))
+        _differentiate(state, x[part], seen[part], penalty, 2 / n, part, out)
+    used = out.count if state.rules.low is None else out.seen
     state.scalars[0] = float(used.sum()) / n
-    state.fired.copy_(count)
-    G_enc, G_dec = torch.mm(h.T, seen), torch.mm(f.T, g_seen)
-    state.engine.update_dense(
-        state, G_enc, G_dec, sums, total, 0.0 if state.unit else penalty, rates
-    )
-    return losses[0], losses[1]
+    state.fired.copy_(out.count)
+    G_enc, G_dec = torch.mm(out.h.T, seen), torch.mm(out.f.T, out.g)
+    penalty = 0.0 if state.unit else penalty
+    state.engine.update_dense(state, G_enc, G_dec, out.sums, out.total, penalty, rates)
+    _move_bias(state, state.g.sum(0), rates)
+    return out.losses[0], out.losses[1]
+
+
+@dataclass(frozen=True, eq=False)
+class DenseStep:
+    """Features f, slopes h in x W_enc and errors g of a batch, as products see them.
+
+    Below them sums over its tokens, as those of `elementwise.slopes`.
+    """
+
+    f: Tensor
+    h: Tensor
+    g: Tensor
+    sums: Tensor
+    total: Tensor
+    count: Tensor
+    seen: Tensor
+    losses: Tensor
+
+    @classmethod
+    def empty(cls, state: DeviceState, x: Tensor) -> DenseStep:
+        """For the batch x, as products see it."""
+        device, wide = x.device, (len(x), state.d_sae)
+        return cls(
+            f=torch.empty(wide, dtype=x.dtype, device=device),
+            h=torch.empty(wide, dtype=x.dtype, device=device),
+            g=torch.empty_like(x),
+            sums=torch.zeros_like(state.weights.vectors),
+            total=torch.zeros_like(state.norms),
+            count=torch.zeros_like(state.norms),
+            seen=torch.zeros_like(state.norms),
+            losses=torch.zeros(2, device=device),
+        )
 
 
 def _differentiate(
@@ -254,19 +280,18 @@ def _differentiate(
     seen: Tensor,
     penalty: float,
     factor: float,
-    out: tuple[Tensor, ...],
-    sums: tuple[Tensor, ...],
+    part: slice,
+    out: DenseStep,
 ) -> None:
-    """Features f, slopes h in x W_enc, errors g of a block of tokens; adds to sums over tokens, as
-    `elementwise`.
-    """
-    f, h, g, g_seen = out
-    of_vectors, total, count, losses = sums
-    w, kind = state.weights, KIND[state.config.kind]
+    """Fill the rows `part` of a batch, x and `seen` there, and add to its sums."""
+    w, rules, vectors = state.weights, on_tensors(state.kind), state.coefficients()
+    second, third = vectors[min(1, len(vectors) - 1)], vectors[min(2, len(vectors) - 1)]
     W_dec = state.dec_half if state.half else w.W_dec
     product = torch.mm(seen, state.W_product.T).float()
-    p = product + w.vectors[0]
-    on = p > 0
+    p, g, g_seen = product + vectors[0], state.g[part], out.g[part]
+    m = rules.magnitude(product, p, second, third)
+    f = torch.where(p > 0, m, 0).clamp_(min=0)
+    out.f[part] = f
 
     def slopes_of(features: Tensor) -> Tensor:
         """Errors with these features into g, and from them the slopes in the features."""
@@ -275,40 +300,19 @@ def _differentiate(
         g_seen.copy_(g)
         return torch.mm(g_seen, W_dec.T).float()
 
-    if kind == RELU:
-        active = torch.relu(p)
-        f.copy_(active)
-        d = torch.where(on, slopes_of(f) + penalty * state.norms, 0)
-        penalised, of_vectors[0] = (active * state.norms).sum(), of_vectors[0] + d.sum(0)
-        total += active.sum(0)
-    elif kind == JUMPRELU:
-        assert isinstance(state.config, JumpReluConfig)
-        limit, width = w.vectors[1], state.config.bandwidth
-        on = p > limit
-        f.copy_(torch.where(on, p, 0))
-        slope = slopes_of(f)
-        near = (p - limit).abs() < width / 2
-        d = torch.where(on, slope, 0)
-        of_vectors[0] += d.sum(0)
-        of_vectors[1] -= torch.where(near, limit * slope + penalty, 0).sum(0) / width
-        total += (p > limit - width / 2).sum(0)
-        penalised = on.sum()
-    else:
-        assert kind == GATED
-        scaled = product * w.vectors[2].exp()
-        chosen = torch.relu(p)
-        choose = torch.where(on, slopes_of(chosen.to(f.dtype)) + penalty, 0)
-        on &= scaled + w.vectors[1] > 0
-        f.copy_(torch.where(on, scaled + w.vectors[1], 0))
-        mag = torch.where(on, slopes_of(f), 0)
-        d = choose + w.vectors[2].exp() * mag
-        for row, slope in enumerate((choose, mag, mag * scaled)):
-            of_vectors[row] += slope.sum(0)
-        penalised = chosen.sum()
-    h.copy_(d)
-    count += on.sum(0)
-    losses[0] += g.square().sum() / factor**2
-    losses[1] += penalised
+    twin = slopes_of(torch.relu(p).to(out.f.dtype)) if state.rules.twin else p
+    slope, constants = slopes_of(out.f[part]), state.rules.constants(state.config)
+    d, *of_vectors, weighed = rules.slopes(
+        p, m, slope, twin, state.norms, second, third, penalty, *constants
+    )
+    out.h[part] = d
+    for row, of_vector in zip(out.sums, of_vectors, strict=False):
+        row += of_vector.sum(0)
+    out.total.add_(f.sum(0))
+    out.count.add_((f > 0).sum(0))
+    if state.rules.low is not None:
+        out.seen.add_((product + state.low(w.vectors) > 0).sum(0))
+    out.losses.add_(torch.stack([g.square().sum() / factor**2, weighed.sum()]))
 
 
 def _current(device: torch.device) -> Any:

@@ -1,5 +1,6 @@
-"""Dead features drawn anew, for the kinds whose loss does not train them [Bricken 2023, "Towards
-Monosemanticity"].
+"""Dead features drawn anew, for kinds whose loss does not train them [Bricken 2023].
+
+Source: "Towards Monosemanticity", transformer-circuits.pub.
 
 Each gets a token, drawn with a probability proportional to its squared error, and the direction e /
 ||e|| of that error for its decoder; its encoder column is the same direction at a fifth of the mean
@@ -13,20 +14,19 @@ import numpy as np
 import torch
 
 from homolog.dictionaries.seeds import generator
-from homolog.dictionaries.training.state import MAY_BE_DENSE, Trainee
+from homolog.dictionaries.training.state import Trainee
 
 _NORM = 0.2  # of an encoder column, to the mean of the others
 
 
 def revive(state: Trainee, x: torch.Tensor, error: np.ndarray, step: int) -> int:
-    """Draw the dead features of a state anew after a step on the batch x with these errors (up to a
-    common factor).
+    """Draw the dead features of a state anew after a step on the batch x; returns how many.
 
-    x (token, d_model), error (token, d_model).  Returns how many.  A function of state, batch and
-    seeds.
+    x (token, d_model); error (token, d_model), up to a common factor.  A function of state, batch
+    and seeds.
     """
     training = state.training
-    if state.config.kind not in MAY_BE_DENSE or state.config.freeze_decoder:
+    if not state.kind.redraws or state.config.freeze_decoder:
         return 0
     if step + 1 > training.revive_until * training.n_steps:
         return 0
@@ -43,15 +43,12 @@ def revive(state: Trainee, x: torch.Tensor, error: np.ndarray, step: int) -> int
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     along = np.einsum("ij,ij->i", direction, x.numpy()[chosen].astype(np.float64))
     alive = silent < training.dead_after
-    encoder, decoder = (
-        state.mean_norms(alive) if alive.any() else (state.config.init_norm / _NORM, 1.0)
-    )
+    encoder, decoder = state.kind.start(state.config).norm / _NORM, 1.0
+    if alive.any():
+        encoder, decoder = state.mean_norms(alive)
     size = _NORM * encoder
-    vectors = np.zeros(
-        (len(state.vectors), n)
-    )  # besides biases: JumpReLU's threshold, Gated's r_mag
-    vectors[0] = -0.5 * size * np.maximum(along, 0)
-    if state.config.kind == "gated":
-        vectors[1] = vectors[0]
+    vectors = np.zeros((len(state.vectors), n))
+    for name in state.kind.biases:
+        vectors[state.vectors.index(name)] = -0.5 * size * np.maximum(along, 0)
     state.replace(dead, size * direction, direction * (1.0 if state.unit else decoder), vectors)
     return n

@@ -1,7 +1,8 @@
-"""The part of a training step that goes feature by feature: gradients of a feature's weights, and
-Adam on them.
+"""The part of a training step that goes feature by feature: gradients, and Adam on them.
 
-    dW_dec[i] = sum value g_t,   dW_enc[:, i] = sum d x_t,   dvectors[i] = sum v        over the entries of feature i
+    dW_dec[i] = sum value g_t,   dW_enc[:, i] = sum d x_t,   dvectors[i] = sum v
+
+over the entries of feature i.
 
 A feature's gradient is summed over the whole batch in first-level cache and used at once: no
 gradient of all weights is ever stored, and weights and moments are read and written once a step.
@@ -22,8 +23,9 @@ _TINY = np.float32(1e-30)  # moments below are 0: denormal numbers cost a hundre
 
 @jit(nogil=True)
 def sort_by_feature(index, regions, tokens, starts, token, order, offset):
-    """Entry numbers in order of feature, then of token: order[offset[i] : offset[i + 1]] are those
-    of feature i.
+    """Entry numbers in order of feature, then of token.
+
+    order[offset[i] : offset[i + 1]] are those of feature i.
 
     regions: (block, 2) first and last entry.  tokens: (block, 2) first token and how many.  starts:
     (block, tokens + 1).  Fills token, the token of each entry, too.
@@ -73,8 +75,9 @@ def _to_half(row, out):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _step_decoder(row, g, m, v, total, penalty, unit, rates):
-    """Adam on a decoder row; unit: the row is held at norm 1, else its norm is penalised by penalty
-    * total.
+    """Adam on a decoder row.
+
+    unit: the row is held at norm 1, else its norm is penalised by penalty * total.
     """
     rate, beta1, beta2, correction1, correction2, epsilon = rates
     if unit:  # without the part along the row, Adam does not chase the norm [Gao 2024]
@@ -126,8 +129,7 @@ def update_sparse(
     rates,
     fired,
 ):
-    """Gradients of features first to last from their entries, and one step of Adam on their
-    weights.
+    """Gradients of features first to last from their entries, and one step of Adam.
 
     Entries whose token is n_tokens or more are of the auxiliary loss: row of g as it is, of x less
     n_tokens.
@@ -191,8 +193,9 @@ def update_dense(
     frozen,
     rates,
 ):
-    """One step of Adam on features first to last, whose gradients are rows of G_enc, G_dec
-    (bfloat16 or float32).
+    """One step of Adam on features first to last, whose gradients are rows of matrices.
+
+    G_enc, G_dec: bfloat16 or float32.
     """
     g_dec, g_enc = np.empty(W_dec.shape[1], np.float32), np.empty(W_dec.shape[1], np.float32)
     g_vec = np.empty((vectors.shape[0], 1), np.float32)

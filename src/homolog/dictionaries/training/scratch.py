@@ -1,6 +1,4 @@
-"""Scratch arrays of training steps, kept from one step to the next of the same shape; each thread
-has its own.
-"""
+"""Scratch arrays of training steps, kept for the next of the same shape, in each thread."""
 
 from __future__ import annotations
 
@@ -9,40 +7,27 @@ import threading
 import numpy as np
 import torch
 
-from homolog.dictionaries.configs import BatchTopKConfig, TopKConfig
 from homolog.dictionaries.training.state import SaeState
 
 BLOCK = 512  # tokens whose product is computed at once
-DENSE = {
-    True: 1 / 48,
-    False: 1 / 12,
-}  # share of features in use above which whole products pay; bfloat16 or float32
+DENSE = {True: 1 / 48, False: 1 / 12}
+"""Share of features in use above which whole products pay; in bfloat16 (True) or float32."""
 _local = threading.local()
 
 
-class Room:
-    """What a step needs beside the weights: entries of active features, errors, sums of blocks of
-    tokens.
-    """
+class Scratch:
+    """What a step needs beside the weights: entries of active features, errors, sums of blocks."""
 
     def __init__(self, state: SaeState, n_tokens: int) -> None:
-        config = state.config
-        self.n_tokens, self.blocks = (
-            n_tokens,
-            [(i, min(i + BLOCK, n_tokens)) for i in range(0, n_tokens, BLOCK)],
-        )
+        self.n_tokens = n_tokens
+        self.blocks = [(i, min(i + BLOCK, n_tokens)) for i in range(0, n_tokens, BLOCK)]
         self.block, n = min(BLOCK, n_tokens), len(self.blocks)
         self.d_sae, self.n_vectors = state.d_sae, len(state.vectors)
-        self.k = min(config.k, state.d_sae) if isinstance(config, TopKConfig) else 0
-        self.aux_k = (
-            min(config.aux_k, state.d_sae)
-            if isinstance(config, TopKConfig) and config.aux_weight > 0
-            else 0
-        )
-        if isinstance(config, BatchTopKConfig):
-            limit = self.block * min(state.d_sae, 32 * self.k)
-        elif self.k:
-            limit = self.block * self.k
+        self.aux_k = min(state.auxiliary.k, state.d_sae) if state.auxiliary else 0
+        if state.rules.select == "of batch":
+            limit = self.block * min(state.d_sae, 32 * state.k)
+        elif state.rules.select == "largest":
+            limit = self.block * state.k
         else:
             limit = int(self.block * state.d_sae * min(1.0, 2 * DENSE[state.half]))
         self.make_entries(limit)
@@ -50,18 +35,16 @@ class Room:
         self.squared, self.penalised = np.zeros(n), np.zeros(n)
         self.d_bias = np.zeros((n, state.d_model), np.float32)
         self.offset = np.zeros(state.d_sae + 1, np.int64)
-        self.wide: Wide | None = None
+        self.dense: DenseScratch | None = None
 
     def make_entries(self, limit: int) -> None:
-        """Arrays of entries, `limit` for each block of tokens; behind them a block's entries of the
-        auxiliary loss.
-        """
+        """Arrays of entries, `limit` for each block; behind them those of the auxiliary loss."""
         self.limit = limit
         self.aux_start = limit + self.d_sae + 64
         self.region = self.aux_start + self.block * self.aux_k + self.d_sae + 64
         n = len(self.blocks)
         self.index, self.token, self.order = (np.empty(n * self.region, np.int32) for _ in range(3))
-        self.value, self.f, self.h, self.h_gate, self.d = (
+        self.value, self.f, self.h, self.h_twin, self.d = (
             np.empty(n * self.region, np.float32) for _ in range(5)
         )
         self.v = (
@@ -72,12 +55,9 @@ class Room:
         self.starts = np.zeros((2 * n, self.block + 1), np.int64)
 
     def start(self, b: int, auxiliary: bool = False) -> np.ndarray:
-        """Where the entries of each token of a block begin, and the last ends; filled by a
-        selection.
-        """
+        """Where the entries of each token of a block begin, and the last ends."""
         low, high = self.blocks[b]
-        start = self.starts[b + auxiliary * len(self.blocks)][: high - low + 1]
-        return start
+        return self.starts[b + auxiliary * len(self.blocks)][: high - low + 1]
 
     def begin(self, b: int, auxiliary: bool = False) -> np.ndarray:
         """`start` with its first place set."""
@@ -86,10 +66,8 @@ class Room:
         return start
 
 
-class Wide:
-    """What a dense step needs: features and slopes of all tokens of a batch, and sums of blocks of
-    tokens.
-    """
+class DenseScratch:
+    """What a dense step needs: features and slopes of all tokens of a batch, and sums of blocks."""
 
     def __init__(self, state: SaeState, n_tokens: int, n_blocks: int) -> None:
         dtype = torch.bfloat16 if state.half else torch.float32
@@ -98,27 +76,27 @@ class Wide:
             n_tokens if state.half else 0, state.d_model, dtype=torch.bfloat16
         )
         self.sums = np.zeros((n_blocks, len(state.vectors), state.d_sae), np.float32)
-        self.total, self.count = (np.zeros((n_blocks, state.d_sae), np.float32) for _ in range(2))
+        self.total, self.count, self.seen = (
+            np.zeros((n_blocks, state.d_sae), np.float32) for _ in range(3)
+        )
 
 
-def room_for(state: SaeState, n_tokens: int) -> Room:
-    """The calling thread's room for steps of this shape."""
+def scratch_for(state: SaeState, n_tokens: int) -> Scratch:
+    """The calling thread's scratch for steps of this shape."""
     shape = (*state.shape, n_tokens)
     if getattr(_local, "shape", None) != shape:
-        _local.room = None  # freed before the next is made
-        _local.room, _local.shape = Room(state, n_tokens), shape
-    return _local.room
+        _local.scratch = None  # freed before the next is made
+        _local.scratch, _local.shape = Scratch(state, n_tokens), shape
+    return _local.scratch
 
 
 def matrix(name: str, n_tokens: int, width: int, dtype: torch.dtype) -> torch.Tensor:
-    """A matrix (n_tokens, width) of the calling thread, which its next call of this name may
-    overwrite.
-    """
-    found = getattr(_local, name, None)
-    if found is None or found.shape[1] != width or found.dtype != dtype or len(found) < n_tokens:
-        found = torch.empty(max(n_tokens, BLOCK), width, dtype=dtype)
-        setattr(_local, name, found)
-    return found[:n_tokens]
+    """A matrix (n_tokens, width) of the calling thread; the next of this name overwrites it."""
+    kept = getattr(_local, name, None)
+    if kept is None or kept.shape[1] != width or kept.dtype != dtype or len(kept) < n_tokens:
+        kept = torch.empty(max(n_tokens, BLOCK), width, dtype=dtype)
+        setattr(_local, name, kept)
+    return kept[:n_tokens]
 
 
 def pair(values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

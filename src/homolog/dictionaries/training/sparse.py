@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from homolog.dictionaries.configs import BatchTopKConfig, GatedConfig, JumpReluConfig, TopKConfig
 from homolog.dictionaries.hardware import Threads
 from homolog.dictionaries.training import rows, tokens
-from homolog.dictionaries.training.scratch import Room, matrix, pair
+from homolog.dictionaries.training.rules import on_cpu
+from homolog.dictionaries.training.scratch import Scratch, matrix, pair
 from homolog.dictionaries.training.state import SaeState
 
 Update = Callable[[int, int, tuple], None]
@@ -23,7 +23,7 @@ _GUESSES = (2, 8)  # times k: the rank in the sample of the value from which ent
 
 
 def product_of(state: SaeState, seen: torch.Tensor) -> torch.Tensor:
-    """x W_enc, (token, d_sae), in the precision of `seen`; the thread's next product overwrites it."""
+    """x W_enc, (token, d_sae), as precise as `seen`; the thread's next product overwrites it."""
     return torch.mm(
         seen, state.W_product.T, out=matrix("product", len(seen), state.d_sae, seen.dtype)
     )
@@ -34,20 +34,20 @@ def sparse_step(
     x: torch.Tensor,
     seen: torch.Tensor,
     penalty: float,
-    room: Room,
+    room: Scratch,
     threads: Threads,
 ) -> Update | None:
-    """Losses into room.squared, room.penalised, slopes of b_dec into room.d_bias; the rest is for
-    the returned update.
+    """Losses into room.squared, room.penalised, slopes of b_dec into room.d_bias.
 
-    penalty: weight over the number of tokens.  None when more features are active than entries have
-    room.
+    The rest is for the returned update; None when more features are active than entries have room.
+    penalty: its weight over the number of tokens.
     """
     blocks = range(len(room.blocks))
-    if isinstance(state.config, BatchTopKConfig):
+    if state.rules.select == "of batch":
         ends = _keep_of_batch(state, seen, room, threads)
     else:
-        ends = _select_all(state, seen, room, threads, low=_low(state), k=room.k)
+        low = state.low(state.weights.vectors)
+        ends = _select_all(state, seen, room, threads, low=low, k=state.k)
     if ends is None:
         return None
     threads.run(lambda b: _differentiate(state, x, penalty, room, b, int(ends[b])), blocks)
@@ -68,8 +68,7 @@ def sparse_step(
         room.order,
         room.offset,
     )
-    f = room.f if state.config.kind in ("jumprelu", "gated") else room.value
-    w, config = state.targets(), state.config
+    f, w, config = _features(state, room), state.targets(), state.config
 
     def update(first: int, last: int, rates: tuple) -> None:
         rows.update_sparse(
@@ -95,20 +94,15 @@ def sparse_step(
     return update
 
 
-def _low(state: SaeState) -> np.ndarray:
-    """Bias with which a product is above 0 where the step has to see the feature."""
-    bias = state.weights.vectors[0]
-    if isinstance(state.config, JumpReluConfig):
-        return bias - state.weights.vectors[1] + np.float32(state.config.bandwidth / 2)
-    return bias
+def _features(state: SaeState, room: Scratch) -> np.ndarray:
+    """The features of entries, which are their pre-activations where the kind says nothing else."""
+    return room.value if state.rules.magnitude is None else room.f
 
 
 def _select_all(
-    state: SaeState, seen: torch.Tensor, room: Room, threads: Threads, *, low: np.ndarray, k: int
+    state: SaeState, seen: torch.Tensor, room: Scratch, threads: Threads, *, low: np.ndarray, k: int
 ) -> np.ndarray | None:
-    """Entries of all blocks, where `product + low` is above 0, or the k largest; returns where each
-    block's end.
-    """
+    """Entries where product + low is above 0, or the k largest; where each block's end."""
     ends = np.zeros(len(room.blocks), np.int64)
     dead = dead_features(state)
     bias = state.weights.vectors[0]
@@ -134,26 +128,25 @@ def _select_all(
 
 def dead_features(state: SaeState) -> np.ndarray:
     """Features that the auxiliary loss trains, int32; none for kinds without one."""
-    if not isinstance(state.config, TopKConfig) or state.config.aux_weight == 0:
+    if state.auxiliary is None:
         return np.empty(0, np.int32)
     return np.flatnonzero(state.silent >= state.training.dead_after).astype(np.int32)
 
 
-def _keep_of_batch(state: SaeState, seen: torch.Tensor, room: Room, threads: Threads) -> np.ndarray:
-    """Entries of the n k largest values above 0 of all n tokens together; moves the running
-    threshold.
+def _keep_of_batch(
+    state: SaeState, seen: torch.Tensor, room: Scratch, threads: Threads
+) -> np.ndarray:
+    """Entries of the n k largest values above 0 of n tokens together; moves their running least.
 
     What a batch keeps begins at about the value that some of its tokens keep: entries from well
     below that value on are gathered, and cut exactly.
     """
-    config = state.config
-    assert isinstance(config, BatchTopKConfig)
-    bias, n_kept = state.weights.vectors[0], room.k * room.n_tokens
+    bias, n_kept = state.weights.vectors[0], state.k * room.n_tokens
     sample = seen[:: max(1, len(seen) // _SAMPLE)][:_SAMPLE]
     values = (product_of(state, sample).float() + torch.from_numpy(bias)).flatten().numpy()
     blocks = range(len(room.blocks))
     for guess in (*_GUESSES, None):
-        rank = values.size if guess is None else min(values.size, guess * room.k * len(sample))
+        rank = values.size if guess is None else min(values.size, guess * state.k * len(sample))
         lowest = (
             np.float32(0)
             if guess is None
@@ -167,69 +160,51 @@ def _keep_of_batch(state: SaeState, seen: torch.Tensor, room: Room, threads: Thr
         ):
             break
     assert ends is not None
-    found = np.concatenate([room.value[b * room.region : ends[b]] for b in blocks])
-    if found.size > n_kept:
-        cut = np.partition(found, found.size - n_kept)[-n_kept]
-        ties = n_kept - int((found > cut).sum())
+    gathered = np.concatenate([room.value[b * room.region : ends[b]] for b in blocks])
+    if gathered.size > n_kept:
+        cut = np.partition(gathered, gathered.size - n_kept)[-n_kept]
+        ties = n_kept - int((gathered > cut).sum())
         for b in blocks:
             equal = int((room.value[b * room.region : ends[b]] == cut).sum())
             ends[b] = tokens.keep_from(cut, min(ties, equal), room.index, room.value, room.start(b))
             ties -= min(ties, equal)
     else:
-        cut = found.min() if found.size else np.float32(0)
-    rate = config.threshold_rate if state.scalars[1] > 0 else 1.0
-    state.scalars[1] += rate * (float(cut) - state.scalars[1])
+        cut = gathered.min() if gathered.size else np.float32(0)
+    state.follow(float(cut))
     return ends
 
 
 def _differentiate(
-    state: SaeState, x: torch.Tensor, penalty: float, room: Room, b: int, end: int
+    state: SaeState, x: torch.Tensor, penalty: float, room: Scratch, b: int, end: int
 ) -> None:
     """Errors of a block of tokens, and slopes of its entries."""
     low, high = room.blocks[b]
-    first, start, w, kind = b * room.region, room.start(b), state.weights, state.config.kind
-    target, g, factor, push = (
-        x[low:high].numpy(),
-        room.g[low:high],
-        np.float32(2 / room.n_tokens),
-        np.float32(penalty),
-    )
-    part = (first, end, room.index)
-    room.penalised[b] = 0
-    if kind == "jumprelu":
-        room.penalised[b] = tokens.jump_values(*part, room.value, w.vectors[1], room.f)
-    if kind == "gated":
-        scale = np.exp(w.vectors[2])
-        tokens.gated_values(*part, room.value, w.vectors[0], w.vectors[1], scale, room.f)
+    w, rules, loops = state.weights, state.rules, on_cpu(state.kind)
+    target, g, factor = x[low:high].numpy(), room.g[low:high], np.float32(2 / room.n_tokens)
+    part, start = (b * room.region, end, room.index), room.start(b)
+    vectors, f = state.coefficients(np.exp), _features(state, room)
+    if rules.magnitude is not None:
+        loops.values(*part, room.value, vectors, f)
+    if rules.twin:
         tokens.decode(
-            target, w.b_dec, room.index, room.value, start, w.W_dec, factor, g, room.h_gate
+            target, w.b_dec, room.index, room.value, start, w.W_dec, factor, g, room.h_twin
         )
-    f = room.f if kind in ("jumprelu", "gated") else room.value
     room.squared[b] = tokens.decode(
         target, w.b_dec, room.index, f, start, w.W_dec, factor, g, room.h
     )
     room.d_bias[b] = 0
     tokens.add_rows(g, room.d_bias[b])
-    if isinstance(state.config, JumpReluConfig):
-        width = np.float32(state.config.bandwidth)
-        tokens.jumprelu_slopes(*part, room.value, room.h, w.vectors[1], push, width, room.d, room.v)
-    elif isinstance(state.config, GatedConfig):
-        tokens.gated_slopes(
-            *part, f, room.h, room.h_gate, w.vectors[1], scale, push, room.d, room.v
-        )
-        room.penalised[b] = float(room.value[first:end].sum(dtype=np.float64))
-    else:
-        room.penalised[b] = tokens.relu_slopes(*part, room.value, room.h, state.norms, push, room.d)
+    slopes = (room.h, room.h_twin, vectors, state.norms, np.float32(penalty), state.constants)
+    room.penalised[b] = loops.slopes(*part, room.value, f, *slopes, room.d, room.v)
 
 
-def _auxiliary(state: SaeState, room: Room, threads: Threads) -> int:
+def _auxiliary(state: SaeState, room: Scratch, threads: Threads) -> int:
     """Slopes of the auxiliary loss: dead features model the error.  Returns how many are dead."""
-    n_dead, config = len(dead_features(state)), state.config
-    if not n_dead:
+    n_dead, auxiliary = len(dead_features(state)), state.auxiliary
+    if auxiliary is None or not n_dead:
         return 0
-    assert isinstance(config, TopKConfig)
     factor = np.float32(2 / room.n_tokens)
-    weight = np.float32(config.aux_weight * min(n_dead / config.aux_k, 1.0)) * factor
+    weight = np.float32(auxiliary.weight * min(n_dead / auxiliary.k, 1.0)) * factor
     nothing = np.zeros(state.d_model, np.float32)
 
     def work(b: int) -> None:

@@ -6,31 +6,17 @@ is three arrays and a few counters.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import torch
 
-from homolog.dictionaries.configs import (
-    AnyConfig,
-    GatedConfig,
-    JumpReluConfig,
-    ReluConfig,
-    TopKConfig,
-    TrainingConfig,
-)
+from homolog.dictionaries.configs import TrainingConfig
+from homolog.dictionaries.kinds import KindSettings, Rules, kind_of
 from homolog.dictionaries.seeds import generator
 from homolog.dictionaries.training import rows
-
-VECTORS = {
-    "relu": ("b_enc",),
-    "topk": ("b_enc",),
-    "batchtopk": ("b_enc",),
-    "jumprelu": ("b_enc", "threshold"),
-    "gated": ("b_gate", "b_mag", "r_mag"),
-}
-MAY_BE_DENSE = ("relu", "jumprelu", "gated")
 
 
 class TrainingDivergedError(RuntimeError):
@@ -38,8 +24,10 @@ class TrainingDivergedError(RuntimeError):
 
 
 class Weights:
-    """Views of one flat float32 array: W_enc transposed (d_sae, d_model), W_dec (d_sae, d_model),
-    vectors (n, d_sae), b_dec (d_model,).
+    """Views of one flat float32 array.
+
+    W_enc transposed (d_sae, d_model), W_dec (d_sae, d_model), vectors (n, d_sae), b_dec
+    (d_model,).
     """
 
     def __init__(self, d_model: int, d_sae: int, n_vectors: int) -> None:
@@ -75,28 +63,43 @@ class Report:
 
 
 class Trainee:
-    """What is trained and how, wherever its weights lie: `SaeState` on the CPU, `DeviceState` on
-    another device.
+    """What is trained and how, wherever its weights lie.
+
+    `SaeState` on the CPU, `DeviceState` on another device.
 
     half: whether products are in bfloat16.  names: (model, label, layer).
     """
 
     def __init__(
         self,
-        config: AnyConfig,
+        config: KindSettings,
         training: TrainingConfig,
         d_model: int,
         half: bool,
         names: tuple[str, str, int],
     ) -> None:
         self.config, self.training, self.half, self.names = config, training, half, names
-        self.d_model, self.d_sae = d_model, config.d_sae
-        self.vectors = VECTORS[config.kind]
-        self.unit = not (isinstance(config, ReluConfig) and config.weighted)
+        self.d_model, self.d_sae, self.kind = d_model, config.d_sae, kind_of(config.kind)
+        self.vectors, self.unit = self.kind.vectors, self.kind.unit(config)
+        self.auxiliary = self.kind.auxiliary(config)
+        self.may_be_dense = self.kind.rules is not None and self.kind.rules.select == "above"
+        """Any number of features may be active, and products of whole matrices then be cheaper."""
+        self.k = 0 if self.may_be_dense else min(getattr(config, "k", 0), self.d_sae)
         self.scalars = np.zeros(2)
-        """Entries a token in the last step, from which the next chooses its way; BatchTopK's
-        running threshold.
+        """Entries a token in the last step, from which the next chooses its way; the running mean
+        of the smallest value that a batch kept.
         """
+
+    @property
+    def rules(self) -> Rules:
+        """Those of the kind, of which only kinds that have some come here."""
+        assert self.kind.rules is not None
+        return self.kind.rules
+
+    def low(self, vectors: Any) -> Any:
+        """Bias with which a product is above 0 where a step has to see the feature."""
+        lowered = self.rules.low
+        return vectors[0] if lowered is None else lowered(self.config, vectors)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything a checkpoint must hold besides the step; `refresh` follows a change."""
@@ -119,9 +122,7 @@ class Trainee:
         raise NotImplementedError
 
     def mean_norms(self, chosen: np.ndarray) -> tuple[float, float]:
-        """Mean norm of the encoder columns and of the decoder rows of the features marked in
-        `chosen`.
-        """
+        """Mean norms of encoder columns and decoder rows of the features marked in `chosen`."""
         raise NotImplementedError
 
     def replace(
@@ -131,17 +132,15 @@ class Trainee:
         raise NotImplementedError
 
     def penalty_at(self, step: int) -> float:
-        """Weight of the penalty of ReLU, Gated (l1) or JumpReLU (l0) at a step; 0 for the others."""
-        config = self.config
-        if isinstance(config, TopKConfig):
-            return 0.0
-        weight, share = (
-            (config.l0, config.l0_warmup)
-            if isinstance(config, JumpReluConfig)
-            else (config.l1, config.l1_warmup)
-        )
+        """Weight of the kind's penalty at a step; 0 where it has none."""
+        weight, share = self.kind.penalty(self.config)
         warmup = share * self.training.n_steps
         return weight * (min(1.0, (step + 1) / warmup) if warmup >= 1 else 1.0)
+
+    def follow(self, least: float) -> None:
+        """Move the running mean of the smallest value that a batch kept."""
+        rate = self.kind.running_rate(self.config) if self.scalars[1] > 0 else 1.0
+        self.scalars[1] += rate * (least - self.scalars[1])
 
     @property
     def activations(self) -> str:
@@ -168,7 +167,7 @@ class SaeState(Trainee):
 
     def __init__(
         self,
-        config: AnyConfig,
+        config: KindSettings,
         training: TrainingConfig,
         d_model: int,
         half: bool,
@@ -183,7 +182,7 @@ class SaeState(Trainee):
         """Tokens since each feature fired."""
         self.norms = np.ones(config.d_sae, np.float32)
         self.fired = np.zeros(config.d_sae, np.int64)
-        keeps_decoder = half and config.kind in MAY_BE_DENSE
+        keeps_decoder = half and self.may_be_dense
         self.enc_half = torch.empty(config.d_sae if half else 0, d_model, dtype=torch.bfloat16)
         self.dec_half = torch.empty(
             config.d_sae if keeps_decoder else 0, d_model, dtype=torch.bfloat16
@@ -197,21 +196,14 @@ class SaeState(Trainee):
         self.begin_report()
 
     def _initialise(self) -> None:
-        config, w = self.config, self.weights
+        w, start = self.weights, self.kind.start(self.config)
         rng = generator(self.training.seed, *self.names, "init")
         directions = rng.standard_normal(w.W_dec.shape).astype(np.float32)
         rows.normalise_rows(directions)
-        w.W_enc_T[:] = directions * config.init_norm
-        w.W_dec[:] = directions * (1.0 if self.unit else config.init_norm)
-        if isinstance(
-            config, ReluConfig | GatedConfig
-        ):  # pre-activations start as N(0, init_norm^2)
-            w.vectors[0] = config.init_norm * NormalDist().inv_cdf(config.init_active)
-        if isinstance(config, GatedConfig):
-            w.vectors[1] = w.vectors[0]
-        if isinstance(config, JumpReluConfig):
-            w.vectors[1] = config.init_threshold
-        self.scalars[0] = config.k if isinstance(config, TopKConfig) else config.d_sae
+        w.W_enc_T[:] = directions * start.norm
+        w.W_dec[:] = directions * (1.0 if self.unit else start.norm)
+        w.vectors[:] = np.array(start.vectors)[:, None]
+        self.scalars[0] = self.k or self.d_sae
 
     def refresh(self) -> None:
         for half, whole in (
@@ -226,13 +218,18 @@ class SaeState(Trainee):
     @property
     def shape(self) -> tuple[object, ...]:
         """What scratch arrays depend on."""
-        config = self.config
-        topk = (
-            (config.k, config.aux_k, config.aux_weight > 0)
-            if isinstance(config, TopKConfig)
-            else ()
-        )
-        return (config.kind, self.d_model, self.d_sae, self.half, *topk)
+        return self.kind.name, self.d_model, self.d_sae, self.half, self.k, self.auxiliary
+
+    @property
+    def constants(self) -> tuple[np.float32, np.float32]:
+        """The settings as the kind's rules read them."""
+        first, second = self.rules.constants(self.config)
+        return np.float32(first), np.float32(second)
+
+    def coefficients(self, exp: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """The vectors as the kind's rules read them."""
+        seen = self.rules.coefficients
+        return self.weights.vectors if seen is None else seen(self.weights.vectors, exp)
 
     def targets(
         self,
@@ -254,7 +251,7 @@ class SaeState(Trainee):
         self.fired_since = np.zeros(self.d_sae, np.int64)
 
     def add_to_report(self, squared: float, penalty: float, n_tokens: int) -> None:
-        """Count a step: sums over its tokens of squared error and penalty; `fired` has its counts."""
+        """Count a step: sums over its tokens of squared error and penalty; `fired` has counts."""
         self.squared += squared
         self.penalised += penalty
         self.tokens += n_tokens

@@ -3,7 +3,7 @@
 Only the product x W_enc touches all features of a token (torch.mm, bfloat16 where native).
 Everything after it touches active features alone (`sparse.py`): tokens are decoded and
 differentiated in blocks, then each feature's gradient is summed and used.  Where many features are
-active, as ReLU has them in its first steps, products of whole matrices are cheaper (`dense.py`).
+active, as in the first steps, products of whole matrices are cheaper (`dense.py`).
 Blocks of tokens and ranges of features may be spread over threads; their sums are in a fixed order,
 so the bytes do not depend on how.
 """
@@ -13,13 +13,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from homolog.dictionaries.configs import JumpReluConfig
+from homolog.dictionaries.configs import TrainingConfig
 from homolog.dictionaries.hardware import Threads
 from homolog.dictionaries.training import rows
 from homolog.dictionaries.training.dense import dense_step
-from homolog.dictionaries.training.scratch import DENSE, room_for
+from homolog.dictionaries.training.scratch import DENSE, scratch_for
 from homolog.dictionaries.training.sparse import sparse_step
-from homolog.dictionaries.training.state import MAY_BE_DENSE, SaeState, TrainingDivergedError
+from homolog.dictionaries.training.state import SaeState, TrainingDivergedError
 
 _PIECE = 512  # features that a thread updates at once
 _EPSILON = 1e-8
@@ -29,30 +29,22 @@ ALONE = Threads(1)
 def take_step(
     state: SaeState, x: torch.Tensor, seen: torch.Tensor, step: int, threads: Threads = ALONE
 ) -> None:
-    """One step of Adam on a batch.  x: float32, contiguous; seen: what products see of it, bfloat16
-    or x itself.
+    """One step of Adam on a batch.
+
+    x: float32, contiguous.  seen: what products see of it, bfloat16 or x itself.
 
     Raises TrainingDivergedError when the loss is not finite.
     """
-    room = room_for(state, len(x))
+    room = scratch_for(state, len(x))
     penalty, training = state.penalty_at(step) / len(x), state.training
-    many = state.config.kind in MAY_BE_DENSE and state.scalars[0] > DENSE[state.half] * state.d_sae
+    many = state.may_be_dense and state.scalars[0] > DENSE[state.half] * state.d_sae
     update = None if many else sparse_step(state, x, seen, penalty, room, threads)
     if update is None:
         update = dense_step(state, x, seen, penalty, room, threads)
     squared = float(room.squared.sum())
     if not np.isfinite(squared):
         raise TrainingDivergedError(state.where(step, "the loss is not a finite number"))
-    t = step + 1
-    numbers = (
-        training.learning_rate_at(step),
-        training.beta1,
-        training.beta2,
-        1 / (1 - training.beta1**t),
-        1 / (1 - training.beta2**t),
-        _EPSILON,
-    )
-    rates = tuple(np.float32(number) for number in numbers)
+    rates = rates_at(training, step)
 
     def move(first: int) -> None:
         last = min(first + _PIECE, state.d_sae)
@@ -62,8 +54,23 @@ def take_step(
 
     threads.run(move, range(0, state.d_sae, _PIECE))
     rows.adam(state.weights.b_dec, room.d_bias.sum(0), state.mean.b_dec, state.square.b_dec, *rates)
-    if isinstance(state.config, JumpReluConfig):
-        np.maximum(state.weights.vectors[1], 0, out=state.weights.vectors[1])
+    for name in state.kind.thresholds:
+        row = state.weights.vectors[state.vectors.index(name)]
+        np.maximum(row, 0, out=row)
     state.silent += len(x)
     state.silent[state.fired > 0] = 0
     state.add_to_report(squared, state.penalty_at(step) * float(room.penalised.sum()), len(x))
+
+
+def rates_at(training: TrainingConfig, step: int) -> tuple[np.float32, ...]:
+    """Of Adam at a step: rate, beta1, beta2, 1 / (1 - beta1^t), 1 / (1 - beta2^t), epsilon."""
+    t = step + 1
+    numbers = (
+        training.learning_rate_at(step),
+        training.beta1,
+        training.beta2,
+        1 / (1 - training.beta1**t),
+        1 / (1 - training.beta2**t),
+        _EPSILON,
+    )
+    return tuple(np.float32(number) for number in numbers)

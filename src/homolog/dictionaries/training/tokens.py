@@ -1,17 +1,18 @@
-"""The part of a training step that goes token by token: which features are active, the error, and
-slopes.
+"""The part of a training step that goes token by token: active features, errors and slopes.
 
 Active features are entries of CSR arrays (index, value, start).  With g = factor * error, for each
 entry
 
     h = W_dec[i] . g        the slope of the loss in the feature's value
-    d                       the slope in x W_enc (`relu_slopes`, `jumprelu_slopes`, `gated_slopes`)
-    v                       the slopes in the feature's vectors: b_enc; or b_enc, threshold; or b_gate, b_mag, r_mag
+    d                       the slope in x W_enc
+    v                       the slopes in the feature's vectors
 
 Everything is float32, except that products may come in bfloat16.  Sums are in a fixed order.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +20,17 @@ from homolog.compiled import jit
 from homolog.dictionaries.screening import _append_above, _below_kth_largest
 from homolog.dictionaries.selection import _F0, _MATH, _select
 
-_ONE = np.float32(1)
+# what `rules.on_cpu` replaces by a kind's own
+N_VECTORS, SECOND, THIRD = 1, 0, 0
+magnitude: Any = None
+slope: Any = None
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _add_bias(half, full, is_half, t, bias, values):
-    """values = product of token t + bias, in float32: bfloat16 is the upper half of a float32's
-    bits.
+    """values = product of token t + bias, in float32.
+
+    bfloat16 is the upper half of a float32's bits.
     """
     bits = values.view(np.int32)
     if is_half:
@@ -42,8 +47,9 @@ def _add_bias(half, full, is_half, t, bias, values):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def select_above(half, full, is_half, b_enc, low, limit, index, value, start):
-    """Entries p = product + b_enc of a block of tokens where product + low > 0; start[0] is where
-    they begin.
+    """Entries p = product + b_enc of a block of tokens where product + low > 0.
+
+    start[0] is where they begin.
 
     Returns where they end, -1 if there are more than `limit`.  index and value need room for limit
     + d_sae + 1.
@@ -65,8 +71,9 @@ def select_above(half, full, is_half, b_enc, low, limit, index, value, start):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def select_largest(half, full, is_half, b_enc, k, index, value, start):
-    """Entries of a block of tokens: each token's k largest p above 0, lowest feature first among
-    equal ones.
+    """Entries of a block of tokens: each token's k largest p above 0.
+
+    Lowest feature first among equal ones.
 
     index and value need room for tokens * k + d_sae + 1 from start[0] on.
     """
@@ -88,8 +95,9 @@ def select_largest(half, full, is_half, b_enc, k, index, value, start):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def select_dead(half, full, is_half, b_enc, dead, k, index, value, start):
-    """Entries of a block of tokens: each token's k largest p above 0 among the features `dead`,
-    their indices.
+    """Entries of a block of tokens: each token's k largest p above 0 among features.
+
+    dead: indices of these.
     """
     values = np.empty(dead.size, np.float32)
     bits, chosen = values.view(np.int32), np.empty(dead.size + 1, np.int32)
@@ -112,8 +120,9 @@ def select_dead(half, full, is_half, b_enc, dead, k, index, value, start):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def keep_from(cut, ties, index, value, start):
-    """Keep of a block's entries those above `cut`, and of those equal to it the first `ties`; in
-    place.
+    """Keep of a block's entries those above `cut`, in place.
+
+    Of those equal to it the first `ties` are kept.
 
     Returns where they end.
     """
@@ -162,66 +171,43 @@ def decode(target, bias, index, value, start, W_dec, factor, g, h):
     return squared
 
 
-@jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def relu_slopes(first, last, index, value, h, norms, penalty, d):
-    """d = h + penalty ||W_dec[i]||; returns the sum of value ||W_dec[i]||."""
+def values(first, last, index, p, vectors, f):
+    """f of entries with pre-activations p; compiled for each kind, as `slopes` is."""
+    for a in range(first, last):
+        i = index[a]
+        m = magnitude(p[a] - vectors[0, i], p[a], vectors[SECOND, i], vectors[THIRD, i])
+        f[a] = max(m, _F0)
+
+
+def slopes(first, last, index, p, f, h, twin, vectors, norms, penalty, constants, d, v):
+    """d and v of entries, from the slopes h in f and twin in p.
+
+    Returns the sum of what is penalised.
+
+    norms: of decoder rows.  penalty: its weight over the number of tokens.
+    """
     total = 0.0
     for a in range(first, last):
-        norm = norms[index[a]]
-        d[a] = h[a] + penalty * norm
-        total += value[a] * norm
-    return total
-
-
-@jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def jump_values(first, last, index, p, threshold, f):
-    """f = p where p exceeds the threshold, else 0; returns how many do."""
-    n = 0
-    for a in range(first, last):
-        active = p[a] > threshold[index[a]]
-        f[a] = p[a] if active else _F0
-        n += active
-    return n
-
-
-@jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def jumprelu_slopes(first, last, index, p, h, threshold, penalty, bandwidth, d, v):
-    """d = h where p exceeds the threshold; v[0] = d, v[1] = -(threshold h + penalty) / bandwidth
-    near the threshold.
-    """
-    width = _ONE / bandwidth
-    for a in range(first, last):
-        limit = threshold[index[a]]
-        d[a] = h[a] if p[a] > limit else _F0
-        v[0, a] = d[a]
-        v[1, a] = (
-            -(limit * h[a] + penalty) * width
-            if abs(p[a] - limit) < bandwidth * np.float32(0.5)
-            else _F0
+        i = index[a]
+        d[a], of_first, of_second, of_third, weighed = slope(
+            p[a],
+            f[a],
+            h[a],
+            twin[a],
+            norms[i],
+            vectors[SECOND, i],
+            vectors[THIRD, i],
+            penalty,
+            constants[0],
+            constants[1],
         )
-
-
-@jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def gated_values(first, last, index, chosen, b_gate, b_mag, scale, f):
-    """f = relu(exp(r_mag) x W_enc + b_mag) of entries chosen = x W_enc + b_gate > 0; scale is
-    exp(r_mag).
-    """
-    for a in range(first, last):
-        i = index[a]
-        f[a] = max((chosen[a] - b_gate[i]) * scale[i] + b_mag[i], _F0)
-
-
-@jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def gated_slopes(first, last, index, f, h, h_gate, b_mag, scale, penalty, d, v):
-    """d and v = slopes in b_gate, b_mag, r_mag, from the slopes h in f and h_gate in the frozen
-    twin's values.
-    """
-    for a in range(first, last):
-        i = index[a]
-        gate = h_gate[a] + penalty
-        mag = h[a] if f[a] > _F0 else _F0
-        d[a] = gate + scale[i] * mag
-        v[0, a], v[1, a], v[2, a] = gate, mag, mag * (f[a] - b_mag[i])
+        v[0, a] = of_first
+        if N_VECTORS > 1:
+            v[1, a] = of_second
+        if N_VECTORS > 2:
+            v[2, a] = of_third
+        total += weighed
+    return total
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")

@@ -1,5 +1,4 @@
-"""Train the dictionaries of all layers of a model, several seeds each, on one stream of
-activations.
+"""Train the dictionaries of all layers of a model, several seeds each, on one stream.
 
 Inputs are centred on their mean and scaled to mean norm sqrt(d_model), both estimated on a sample;
 the trained dictionary has them folded in and takes raw residuals.  Dictionaries share the order of
@@ -23,16 +22,17 @@ import numpy as np
 import torch
 
 from homolog.dictionaries.base import SparseAutoencoder
-from homolog.dictionaries.configs import AnyConfig, TrainingConfig
+from homolog.dictionaries.configs import TrainingConfig
 from homolog.dictionaries.finite import refuse_not_finite
-from homolog.dictionaries.hardware import Precision, Threads, product_precision
+from homolog.dictionaries.hardware import Threads, product_precision
+from homolog.dictionaries.kinds import KindSettings, kind_of
 from homolog.dictionaries.sources import ActivationSource
 from homolog.dictionaries.training import checkpoint as checkpoints
 from homolog.dictionaries.training.device_state import DeviceState, check_device
 from homolog.dictionaries.training.fold import Normalisation, estimate_normalisation, fold
 from homolog.dictionaries.training.on_device import OnDevice
 from homolog.dictionaries.training.revive import revive
-from homolog.dictionaries.training.scratch import room_for
+from homolog.dictionaries.training.scratch import scratch_for
 from homolog.dictionaries.training.state import SaeState, Trainee
 from homolog.dictionaries.training.step import ALONE, take_step
 
@@ -43,7 +43,7 @@ _LARGE = 1 << 22  # weights of an encoder from which all threads work on one dic
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """State of a training, averaged over dictionaries and over the tokens since the last report."""
 
     tokens_done: int
@@ -66,119 +66,158 @@ class Progress:
         return self.seconds * (self.tokens_total - done) / done if done else math.nan
 
 
-def _use_half(precision: Precision, device: torch.device) -> bool:
-    product = product_precision(precision, device)
-    logger.info("encoder products in %s (precision=%s)", product, precision)
-    return product == "bfloat16"
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file from which a training goes on after a stop; removed at its end."""
+
+    path: Path
+    every: int = 1_000_000
+    """Tokens between two writes."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training runs."""
+
+    device: str | torch.device = "cpu"
+    """Where weights and moments of all dictionaries lie and steps are taken; on "cuda" in fused
+    kernels where Triton is installed.
+    """
+    workers: int | None = None
+    """Threads on the CPU, all cores by default; they do not change the result."""
 
 
 def train(
     source: ActivationSource,
-    config: AnyConfig,
+    config: KindSettings,
     training: TrainingConfig | None = None,
     *,
     model: str,
     labels: Sequence[str] = ("sae",),
-    checkpoint: Path | None = None,
-    checkpoint_every: int = 1_000_000,
-    workers: int | None = None,
-    progress: Callable[[Progress], None] | None = None,
-    device: str | torch.device = "cpu",
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
+    on: Place | None = None,
 ) -> dict[str, list[SparseAutoencoder]]:
-    """Train one dictionary a layer of the source and label, taking raw residuals; returns {label:
-    [one a layer]}.
+    """Train one dictionary for each layer of the source and each label: {label: [one per layer]}.
 
-    A dictionary depends on its layer's number, not on which other layers the source serves: layers
-    trained in groups (`source.layer_numbers`) give the bytes that all at once do.
-
-    `labels` name independent seeds ("sae", "seed1"). With `checkpoint` (a file) the full state is
-    written there every `checkpoint_every` tokens and a killed run continues from it to the same
-    bytes; the file is removed at the end. `workers`: threads, all cores by default; they do not
-    change the result.  `device`: where weights and moments of all dictionaries lie and steps are
-    taken; on "cuda" in fused kernels where Triton is installed.  The dictionaries come back on the
-    CPU.  Raises TrainingDivergedError (names layer and step) and InputError (constant activations;
-    NaN or infinity, with the token of the stream; a checkpoint of another run; no such device).
+    A dictionary takes raw residuals and lies on the CPU.  It depends on its layer's number, not on
+    which other layers the source serves: layers trained in groups (`source.layer_numbers`) give the
+    bytes that all at once do.  `labels` name independent seeds ("sae", "seed1").  A killed run
+    continues from its checkpoint to the same bytes.  Raises TrainingDivergedError (names layer and
+    step) and InputError (constant activations; NaN or infinity, with the token of the stream; a
+    checkpoint of another run; no such device).
     """
-    training, place = training or TrainingConfig(), torch.device(device)
-    check_device(place)
-    half = _use_half(training.precision, place)
-    layers, numbers = range(source.n_layers), source.layer_numbers
+    training, on = training or TrainingConfig(), on or Place()
+    plan = _Plan(config, training, torch.device(on.device))
+    numbers = source.layer_numbers
     sample = source.sample(training.scale_sample)
     normal = [
-        estimate_normalisation(sample[i].cpu(), f"activations of {model}, layer {numbers[i]}")
-        for i in layers
+        estimate_normalisation(sample[i].cpu(), f"activations of {model}, layer {number}")
+        for i, number in enumerate(numbers)
     ]
-    states = [
-        [
-            _state(config, training, source.d_model, half, (model, label, n), place)
-            for label in labels
-        ]
-        for n in numbers
-    ]
-    identity = _identity(source, config, training, model, labels, half, place)
-    flat_states = [state for row in states for state in row]
-    step = 0 if checkpoint is None else checkpoints.restore(checkpoint, flat_states, identity)
-    steps_a_chunk = max(1, _CHUNK // training.batch_size)
-    every = max(1, checkpoint_every // (steps_a_chunk * training.batch_size))
-    started, first, chunk_index = time.monotonic(), step, 0
-    with (
-        _OnCpu(source, states, normal, workers)
-        if _on_cpu(place)
-        else OnDevice(source, states, normal) as run
-    ):
-        while step < training.n_steps:
-            n_steps = min(steps_a_chunk, training.n_steps - step)
-            run.advance(step, n_steps)
-            step, chunk_index = step + n_steps, chunk_index + 1
-            if progress is not None:
-                progress(
-                    _progress(states, normal, step, first, training, time.monotonic() - started)
-                )
-            if checkpoint is not None and chunk_index % every == 0 and step < training.n_steps:
-                checkpoints.write(checkpoint, flat_states, identity, step)
+    states = [[plan.state(source.d_model, (model, label, n)) for label in labels] for n in numbers]
+    identity = plan.identity(source, model, labels)
+    if plan.on_cpu:
+        run: _OnCpu | OnDevice = _OnCpu(source, states, normal, on.workers)
+    else:
+        run = OnDevice(source, states, normal)
+    with run:
+        _take_all_steps(run, states, normal, identity, checkpoint, progress)
     made = {k: v for k, v in identity.items() if k not in ("labels", "layers")}
     trained = {
-        label: [fold(states[i][j].export(), normal[i], made) for i in layers]
+        label: [fold(row[j].export(), n, made) for row, n in zip(states, normal, strict=True)]
         for j, label in enumerate(labels)
     }
     if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+        checkpoint.path.unlink(missing_ok=True)
     return trained
 
 
-def _on_cpu(device: torch.device) -> bool:
-    """Whether steps are the CPU's own; tests say no, to follow the other path without another
-    device.
+def _take_all_steps(
+    run: _OnCpu | OnDevice,
+    states: list[list[Any]],
+    normal: list[Normalisation],
+    identity: dict[str, Any],
+    checkpoint: Checkpoint | None,
+    progress: Callable[[TrainingProgress], None] | None,
+) -> None:
+    """From the checkpoint, or the start, to the end."""
+    flat_states = [state for row in states for state in row]
+    training: TrainingConfig = flat_states[0].training
+    step = 0 if checkpoint is None else checkpoints.restore(checkpoint.path, flat_states, identity)
+    chunk = max(1, _CHUNK // training.batch_size)
+    every = 0 if checkpoint is None else max(1, checkpoint.every // (chunk * training.batch_size))
+    started, first, n_chunks = time.monotonic(), step, 0
+    while step < training.n_steps:
+        n_steps = min(chunk, training.n_steps - step)
+        run.advance(step, n_steps)
+        step, n_chunks = step + n_steps, n_chunks + 1
+        if progress is not None:
+            done = step - first, training.n_steps - first
+            progress(_progress(states, normal, done, time.monotonic() - started))
+        if checkpoint is not None and n_chunks % every == 0 and step < training.n_steps:
+            checkpoints.write(checkpoint.path, flat_states, identity, step)
+
+
+def _is_cpu(device: torch.device) -> bool:
+    """Whether the steps of kinds with rules are the CPU's own.
+
+    Tests say no, to follow the other path without another device.
     """
     return device.type == "cpu"
 
 
-def _state(
-    config: AnyConfig,
-    training: TrainingConfig,
-    d_model: int,
-    half: bool,
-    names: tuple[str, str, int],
-    device: torch.device,
-) -> Trainee:
-    """A dictionary at its random start, which is the same on every device."""
-    if _on_cpu(device):
-        return SaeState(config, training, d_model, half, names)
-    return DeviceState(SaeState(config, training, d_model, False, names), device, half)
+class _Plan:
+    """What is trained, and by which steps.  InputError where torch has no such device."""
+
+    def __init__(
+        self, config: KindSettings, training: TrainingConfig, device: torch.device
+    ) -> None:
+        check_device(device)
+        self.config, self.training, self.device = config, training, device
+        ruled = kind_of(config.kind).rules is not None
+        self.on_cpu = _is_cpu(device) and ruled
+        product = product_precision(training.precision if ruled else "float32", device)
+        logger.info("encoder products in %s (precision=%s)", product, training.precision)
+        self.product = product
+
+    def state(self, d_model: int, names: tuple[str, str, int]) -> Trainee:
+        """A dictionary at its random start, which is the same on every device."""
+        half = self.product == "bfloat16"
+        if self.on_cpu:
+            return SaeState(self.config, self.training, d_model, half, names)
+        host = SaeState(self.config, self.training, d_model, False, names)
+        return DeviceState(host, self.device, half)
+
+    def identity(
+        self, source: ActivationSource, model: str, labels: Sequence[str]
+    ) -> dict[str, Any]:
+        """What a checkpoint must agree with, and files say of their making; JSON values."""
+        where = {} if _is_cpu(self.device) else {"device": self.device.type}
+        return {
+            "model": model,
+            "labels": list(labels),
+            "config": self.config.model_dump(),
+            "training": self.training.model_dump(),
+            "product": self.product,
+            "stream": source.fingerprint,
+            "layers": list(source.layer_numbers),
+            **where,
+        }
 
 
 class _OnCpu:
-    """Trains the states of all layers on chunks of a stream, spread over threads; `OnDevice` is its
-    counterpart.
-    """
+    """Trains the states of all layers on chunks of a stream, spread over threads, as `OnDevice`."""
 
-    def __init__(self, source, states, normal, workers: int | None) -> None:
-        self.source, self.states, self.normal, self.threads = (
-            source,
-            states,
-            normal,
-            Threads(workers),
-        )
+    def __init__(
+        self,
+        source: ActivationSource,
+        states: list[list[Any]],
+        normal: list[Normalisation],
+        workers: int | None,
+    ) -> None:
+        self.source, self.states, self.normal = source, states, normal
+        self.threads = Threads(workers)
         d_sae, self.size = states[0][0].d_sae, states[0][0].training.batch_size
         self.one_by_one = source.n_layers < self.threads.workers or source.d_model * d_sae >= _LARGE
 
@@ -191,10 +230,8 @@ class _OnCpu:
 
     def advance(self, step: int, n_steps: int) -> None:
         """Take n_steps steps from `step` on with all dictionaries."""
-        chunk, layers = (
-            self.source.read(step * self.size, n_steps * self.size),
-            range(self.source.n_layers),
-        )
+        chunk = self.source.read(step * self.size, n_steps * self.size)
+        layers = range(self.source.n_layers)
 
         def work(layer: int, threads: Threads = ALONE) -> None:
             _train_layer(chunk[layer], self.normal[layer], self.states[layer], step, threads)
@@ -204,23 +241,6 @@ class _OnCpu:
                 work(layer, self.threads)
         else:
             self.threads.run(work, layers)
-
-
-def _identity(
-    source, config, training, model, labels, half, device: torch.device
-) -> dict[str, Any]:
-    """What a checkpoint must agree with, and what the files say of their making. Plain JSON values."""
-    where = {} if _on_cpu(device) else {"device": device.type}
-    return {
-        "model": model,
-        "labels": list(labels),
-        "config": config.model_dump(),
-        "training": training.model_dump(),
-        "product": "bfloat16" if half else "float32",
-        "stream": source.fingerprint,
-        "layers": list(source.layer_numbers),
-        **where,
-    }
 
 
 def _train_layer(
@@ -236,21 +256,24 @@ def _train_layer(
         for i in range(last + 1):
             part = slice(i * size, (i + 1) * size)
             take_step(state, x[part], seen[part], step + i, threads)
-        revive(
-            state, x[last * size : (last + 1) * size], room_for(state, size).g[:size], step + last
-        )
+        error = scratch_for(state, size).g[:size]
+        revive(state, x[last * size : (last + 1) * size], error, step + last)
 
 
 def _progress(
-    states, normal, step: int, first: int, training: TrainingConfig, seconds: float
-) -> Progress:
+    states: list[list[Any]],
+    normal: list[Normalisation],
+    done: tuple[int, int],
+    seconds: float,
+) -> TrainingProgress:
+    """done: steps of this call so far, and in all."""
     reports = [
         (s.take_report(), n.variance) for row, n in zip(states, normal, strict=True) for s in row
     ]
-    done, total = step - first, training.n_steps - first
-    return Progress(
-        done * training.batch_size,
-        total * training.batch_size,
+    size = states[0][0].training.batch_size
+    return TrainingProgress(
+        done[0] * size,
+        done[1] * size,
         float(np.mean([report.loss for report, _ in reports])),
         float(np.mean([1 - report.squared / variance for report, variance in reports])),
         float(np.mean([report.l0 for report, _ in reports])),

@@ -1,0 +1,39 @@
+"""What other libraries call our kinds and how they store them, as the files in `kinds` say."""
+
+from __future__ import annotations
+
+import torch
+
+from homolog.dictionaries.formats.reading import Tensors
+from homolog.dictionaries.kinds import KINDS, Encoder, Kind, Stored, carrier
+
+
+def names_in(library: str) -> dict[str, tuple[Kind, Stored]]:
+    """The kind behind every name of a library, and how it stores it."""
+    return {
+        stored.name: (kind, stored)
+        for kind in KINDS.values()
+        for stored in kind.stored
+        if stored.library == library
+    }
+
+
+def written_name(kind: Kind, library: str) -> str:
+    """The name under which a kind of ours is written."""
+    return next(one.name for one in carrier(kind.form).stored if one.library == library)
+
+
+def kind_said(said: object, name: str, library: str) -> Kind | None:
+    """The kind of ours that a file says it is, where we write it under this name; else None."""
+    kind = KINDS.get(said) if isinstance(said, str) else None
+    return kind if kind is not None and written_name(kind, library) == name else None
+
+
+def encoder_of(kind: Kind, stored: Stored, tensors: Tensors, W_enc: torch.Tensor) -> Encoder:
+    """The encoder in the common form, from a file with these vectors and this W_enc."""
+    d_sae = W_enc.shape[1]
+    vectors = {ours: tensors.take(theirs, (d_sae,)) for ours, theirs in stored.vectors.items()}
+    if stored.scalar_threshold is not None:
+        threshold = tensors.take(stored.scalar_threshold, ()).expand(d_sae)
+        return Encoder(W_enc, vectors["b_enc"], threshold)
+    return kind.encoder(kind.Settings.model_validate({}), {"W_enc": W_enc} | vectors, 0.0)

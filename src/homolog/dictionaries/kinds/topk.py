@@ -1,0 +1,110 @@
+"""The k largest positive pre-activations of a token are its features [Gao 2024, arXiv 2406.04093].
+
+    f = the k largest of relu(p), others 0
+    L = mean ||x - x'||^2 + weight * min(n_dead / aux_k, 1) * mean ||e - z W_dec||^2
+    z = the aux_k largest of relu(p) among dead features; the error e = x - x' is a constant
+
+The auxiliary loss lets dead features model the error (2.3, A.2 there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from homolog.dictionaries.kinds.base import (
+    Auxiliary,
+    Kind,
+    KindSettings,
+    Rules,
+    Start,
+    Stored,
+    Tensor,
+    Terms,
+    keep_largest,
+    pre_activations,
+    squared_error,
+)
+from homolog.dictionaries.kinds.relu import slopes
+from homolog.errors import InputError
+
+
+class Settings(KindSettings):
+    """The k largest positive pre-activations of a token are its features [Gao 2024]."""
+
+    kind: Literal["topk"] = "topk"
+
+    k: int = Field(default=32, ge=1)
+    """Features a token may use."""
+
+    aux_k: int = Field(default=64, ge=1)
+    """Dead features that model the error of a token in the auxiliary loss."""
+
+    aux_weight: float = Field(default=1 / 32, ge=0)
+    """Weight of the auxiliary loss; 0 turns it off."""
+
+    init_norm: float = Field(default=0.5, gt=0)
+    """Norm of each encoder column at the start; decoder rows have norm 1 throughout.  At 1, a
+    token's k features together overshoot it many times at first.
+    """
+
+    @model_validator(mode="after")
+    def _enough_features(self) -> "Settings":
+        if self.k > self.d_sae:
+            raise InputError(
+                "k",
+                self.k,
+                f"there are {self.d_sae} features to choose from",
+                "Lower k (--k), or raise the number of features (--d-sae, --expansion).",
+            )
+        return self
+
+
+class TopK(Kind):
+    Settings = Settings
+    sparsity = "k"
+    form = "k"
+    carries = True
+    redraws = False
+    rules = Rules(slopes, select="largest")
+    stored = (
+        Stored("homolog", "topk", chooses=True),
+        Stored("sparsify", "topk", {"b_enc": "encoder.bias"}, chooses=True),
+        Stored(
+            "dictionary_learning",
+            "AutoEncoderTopK",
+            {"b_enc": "encoder.bias"},
+            linear=True,
+            chooses=True,
+            other=("k", "threshold", "group_sizes"),
+        ),
+        Stored("llamascopium", "topk", chooses=True),
+    )
+
+    def start(self, settings: Settings) -> Start:
+        return Start(settings.init_norm)
+
+    def auxiliary(self, settings: Settings) -> Auxiliary | None:
+        on = settings.aux_weight > 0
+        return Auxiliary(settings.aux_k, settings.aux_weight) if on else None
+
+    def keep(self, pre: Tensor, k: int) -> Tensor:
+        """Of relu(p), (token, d_sae), what are features."""
+        return keep_largest(pre, k)
+
+    def terms(
+        self, settings: Settings, x: Tensor, w: Mapping[str, Tensor], dead: Tensor | None = None
+    ) -> Terms:
+        pre = pre_activations(x, w).relu()
+        f, auxiliary = self.keep(pre, settings.k), self.auxiliary(settings)
+        if dead is None or not dead.any() or auxiliary is None:
+            return Terms(f)
+        error = (x - f @ w["W_dec"] - w["b_dec"]).detach()
+        z = keep_largest(pre * dead, auxiliary.k)
+        share = min(int(dead.sum()) / auxiliary.k, 1.0)
+        return Terms(f, 0.0, auxiliary.weight * share * squared_error(error, z @ w["W_dec"]))
+
+
+KIND = TopK()
