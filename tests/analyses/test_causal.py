@@ -1,6 +1,4 @@
-"""Causal agreement: directions whose effect is known, moments by a slow second way, pairs and
-shares by hand.
-"""
+"""Causal agreement: planted effects, moments in a slow second way, pairs and shares by hand."""
 
 from __future__ import annotations
 
@@ -62,9 +60,7 @@ def matches_of(r: list[float], homolog: list[bool], layer: int, best_layer: int)
 
 
 def saying(model, tokens: list[int]) -> torch.Tensor:
-    """Directions that make these the next tokens, three times as long as a residual of the last
-    block.
-    """
+    """Directions that make these the next tokens, of three times the length of a last residual."""
     at = torch.arange(5, 105)[None]
     length = model.residuals(at)[-1].norm(dim=-1).median()
     rows = model.hf.get_output_embeddings().weight[tokens].float()

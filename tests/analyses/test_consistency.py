@@ -1,6 +1,4 @@
-"""Contexts of one meaning are alike, of several less so, of none not: planted in random text; a
-slow computation.
-"""
+"""Contexts of one meaning are alike, of several less so, of none not; a slow computation."""
 
 from __future__ import annotations
 
@@ -30,10 +28,9 @@ PHRASES = {1: range(2900, 2906), 2: range(2906, 2912)}
 
 @functools.cache
 def text() -> tuple[TokenWindows, np.ndarray]:
-    """Random words by Zipf's law; half of a document's words are of its topic; two phrases stand in
-    many places.
+    """Random words by Zipf's law, half of a document's of its topic; two phrases in many places.
 
-    Returns the windows, one a document, and the topic of each.
+    Returns the windows, one per document, and the topic of each.
     """
     rng = np.random.default_rng(0)
     p = 1 / np.arange(10, 2500)

@@ -1,6 +1,4 @@
-"""Direct effects of directions on logits, against the weights and against real passes; nearest
-directions.
-"""
+"""Direct effects of directions, against weights and real passes; nearest directions."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ def directions(n: int, d_model: int, seed: int = 0) -> torch.Tensor:
 
 
 def by_weights(model: homolog.LanguageModel, d: torch.Tensor) -> torch.Tensor:
-    """Effects from the weights, in float64: LayerNorm centres over channels, both norms divide by
-    the scale.
-    """
+    """Effects in float64: LayerNorm centres over channels, both norms divide by the scale."""
     norm = (
         model.hf.gpt_neox.final_layer_norm
         if model.architecture == "gpt_neox"

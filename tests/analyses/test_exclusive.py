@@ -1,6 +1,4 @@
-"""Regression on the other model's features: planted sums, independence, the exact solution; the
-lists by hand.
-"""
+"""Regression on another model's features: planted sums, the exact solution; lists by hand."""
 
 from __future__ import annotations
 
@@ -112,8 +110,9 @@ def test_other_streams_and_missing_layers_are_refused():
 
 
 def study() -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Features of A: best homolog, homolog, one-sided homolog, exclusive, rare, not learnt again,
-    high r.
+    """Features of A, one of each sort.
+
+    Best homolog, homolog, one-sided homolog, exclusive, rare, not learnt again, high r.
     """
     n = 7
     same = {"model": ["A"] * n, "layer": [0] * 4 + [1] * 3, "feature": list(range(n))}

@@ -40,9 +40,7 @@ SCHEMA = {
 
 
 def named(text: TokenText) -> str:
-    """What a table shows of a token: of the zoo's vocabulary, single bytes are the only ones that
-    are not text.
-    """
+    """What a table shows of a token: in the zoo's vocabulary only single bytes are not text."""
     return text if isinstance(text, str) else "".join(f"<{byte:02X}>" for byte in text)
 
 

@@ -28,8 +28,9 @@ PLACES = CONTEXT
 
 
 def looking_back() -> GPT2:
-    """One block that copies the token `BACK` positions earlier: channels are tokens, positions and
-    the copied token.
+    """One block that copies the token `BACK` positions earlier.
+
+    Channels are tokens, positions and the copied token.
     """
     width = 2 * VOCABULARY + PLACES
     config = GPT2Config(
@@ -68,8 +69,7 @@ def looking_back() -> GPT2:
 
 
 def reading(model: GPT2) -> SparseAutoencoder:
-    """A feature a token of the vocabulary on the current token, and one each on the token that was
-    copied.
+    """A feature for each token of the vocabulary as the current one, and as the copied one.
 
     Of 40 channels two are 1, so the layer norm makes a copied channel 4.6 higher than the others,
     4.2 above their mean.

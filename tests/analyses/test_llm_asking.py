@@ -1,6 +1,4 @@
-"""Answers are kept, budgets hold, failures say what to do: against a small HTTP server with the
-real client.
-"""
+"""Answers are kept, budgets hold, failures say what to do: the real client and a small server."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 
 from homolog.analyses.ratings import prompts
 from homolog.analyses.ratings.prompts import (
-    Context,
+    Excerpt,
     Explanation,
     read_detection,
     read_explanation,
@@ -15,7 +15,7 @@ from homolog.analyses.ratings.prompts import (
 
 def test_the_question_marks_tokens_and_gives_values_of_ten():
     text = prompts.explain(
-        [Context((" the", " cat", " sat"), (0.0, 2.0, 4.1), 2), Context(("\n",), (8.2,), 0)], 8.2
+        [Excerpt((" the", " cat", " sat"), (0.0, 2.0, 4.1), 2), Excerpt(("\n",), (8.2,), 0)], 8.2
     )
     assert "Text 1:  the« cat»« sat»\nValues: cat 3, sat 5" in text
     assert 'Text 2: «\n»\nValues: "\\n" 10' in text
@@ -23,14 +23,14 @@ def test_the_question_marks_tokens_and_gives_values_of_ten():
 
 def test_the_test_marks_one_token_whatever_its_value():
     text = prompts.detect(
-        "cats", [Context((" a", " cat"), (0.0, 3.0), 1), Context((" a", " dog"), (0.0, 0.0), 1)]
+        "cats", [Excerpt((" a", " cat"), (0.0, 3.0), 1), Excerpt((" a", " dog"), (0.0, 0.0), 1)]
     )
     assert "    cats\n" in text and "2 numbered texts" in text
     assert "Text 1:  a« cat»\n\nText 2:  a« dog»" in text
 
 
 def test_a_text_that_looks_like_a_place_to_fill_stays_text():
-    text = prompts.detect("{{ texts }} {{ n }}", [Context(("{{ explanation }}",), (1.0,), 0)])
+    text = prompts.detect("{{ texts }} {{ n }}", [Excerpt(("{{ explanation }}",), (1.0,), 0)])
     assert "    {{ texts }} {{ n }}\n" in text and "Text 1: «{{ explanation }}»" in text
 
 

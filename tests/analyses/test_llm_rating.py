@@ -18,7 +18,7 @@ import pytest
 from analyses.smollm2 import gguf_file, save_folder
 from analyses.streams import features_of, windows_of
 from homolog.analyses.ratings import Budget, Endpoint
-from homolog.analyses.ratings.cases import SHOWN, TESTED, _context, cases
+from homolog.analyses.ratings.cases import SHOWN, TESTED, _excerpt, cases
 from homolog.analyses.ratings.rating import detection, estimate, rate
 from homolog.record.tables import RATINGS
 from processes import HANGS, started, wait_for
@@ -27,9 +27,7 @@ VOCABULARY = [" the", " cat", " sat", " on", " a", " mat", " and", " dog", " ran
 
 
 def planted():
-    """60 documents of 24 tokens; feature 0 fires on " cat" and feature 1 on " dog", feature 2 twice
-    in all.
-    """
+    """60 documents of 24 tokens; features fire on " cat", on " dog", and on two tokens in all."""
     rng = np.random.default_rng(0)
     windows = windows_of(rng.choice([0, 2, 3, 4, 5, 6, 8, 9], (60, 24)))
     tokens = windows.tokens.copy()
@@ -45,9 +43,7 @@ def planted():
 
 
 def contexts_of(features, windows) -> pl.DataFrame:
-    """Every active token as an example: the highest 20 of a feature "top", the next 10 at lower
-    quantiles.
-    """
+    """Every active token as an example: of a feature the highest 20 as "top", then 10 lower."""
     rows = []
     matrix = features.matrix.toarray()
     for feature in range(features.n_features):
@@ -197,7 +193,7 @@ def test_a_character_of_several_tokens_is_one_in_the_questions():
         "position": 12,
         "start": 11,
     }
-    context = _context(row, [" x", [0xE8], [0x87], [0xAA, 0x21]])
+    context = _excerpt(row, [" x", [0xE8], [0x87], [0xAA, 0x21]])
     assert (context.tokens, context.values, context.at) == (
         (" x", "自!", "<E8>"),
         (0.0, 4.0, 2.0),

@@ -1,6 +1,4 @@
-"""Rank correlations against scipy and by hand; partial ones against a planted confounder; curves by
-hand.
-"""
+"""Rank correlations against scipy, partial ones against a planted confounder; curves by hand."""
 
 from __future__ import annotations
 

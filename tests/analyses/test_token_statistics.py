@@ -1,6 +1,4 @@
-"""Entropy of the activating token and predictability from it: planted features, arithmetic, a slow
-computation.
-"""
+"""Entropy of the activating token, and what it predicts: planted features, a slow computation."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Transplants: rotated, affine and unrelated spaces whose numbers are known; correlations against
-numpy.
-"""
+"""Transplants: rotated, affine and unrelated spaces of known numbers; numpy's correlations."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ DOCUMENT = (np.arange(N) // 50).astype(np.int32)
 
 
 def planted() -> tuple[torch.Tensor, SparseAutoencoder]:
-    """Sparse sums of orthonormal directions with a mean and a little noise, and the dictionary of
-    those directions.
-    """
+    """Sparse sums of orthonormal directions with a little noise, and the dictionary of those."""
     rng = np.random.default_rng(0)
     directions = torch.from_numpy(ortho_group.rvs(D, random_state=1)).float()
     mean = torch.from_numpy(rng.normal(size=D)).float()

@@ -19,7 +19,7 @@ import polars as pl
 from homolog.analyses.material import Material
 from homolog.analyses.ratings import prompts
 from homolog.analyses.ratings.asking import Question
-from homolog.analyses.ratings.prompts import Context
+from homolog.analyses.ratings.prompts import Excerpt
 from homolog.corpus import TokenText, joined
 from homolog.features import SparseFeatures
 from homolog.record.comparisons import MAIN
@@ -41,13 +41,13 @@ class Case:
     model: str
     layer: int
     feature: int
-    shown: tuple[Context, ...]
-    tested: tuple[Context, ...]
+    shown: tuple[Excerpt, ...]
+    tested: tuple[Excerpt, ...]
     active: tuple[bool, ...]
 
     def explain(self) -> Question:
         """What asks for an explanation."""
-        highest = max(value for context in self.shown for value in context.values)
+        highest = max(value for excerpt in self.shown for value in excerpt.values)
         return Question(prompts.explain(self.shown, highest), EXPLANATION_TOKENS)
 
     def detect(self, explanation: str) -> Question:
@@ -109,11 +109,11 @@ def cases(
         quiet = _silent(others, rows, len(held), rng)
         if not len(quiet):
             continue
-        tested = [(context, True) for context in _contexts(held, vocabulary)]
-        tested += [(context, False) for context in _contexts(quiet, vocabulary)]
+        tested = [(excerpt, True) for excerpt in _excerpts(held, vocabulary)]
+        tested += [(excerpt, False) for excerpt in _excerpts(quiet, vocabulary)]
         mixed = [tested[place] for place in rng.permutation(len(tested))]
         texts, active = zip(*mixed, strict=True)
-        explained = _contexts(shown, vocabulary)
+        explained = _excerpts(shown, vocabulary)
         yield Case(features.name, features.layer, feature, explained, texts, active)
 
 
@@ -143,11 +143,11 @@ def _silent(
     return order.filter(quiet).head(n).with_columns(values=zeros)
 
 
-def _contexts(rows: pl.DataFrame, vocabulary: Sequence[TokenText]) -> tuple[Context, ...]:
-    return tuple(_context(row, vocabulary) for row in rows.iter_rows(named=True))
+def _excerpts(rows: pl.DataFrame, vocabulary: Sequence[TokenText]) -> tuple[Excerpt, ...]:
+    return tuple(_excerpt(row, vocabulary) for row in rows.iter_rows(named=True))
 
 
-def _context(row: dict[str, Any], vocabulary: Sequence[TokenText]) -> Context:
+def _excerpt(row: dict[str, Any], vocabulary: Sequence[TokenText]) -> Excerpt:
     """The tokens of an example; those that spell one character are one, with the highest value."""
     tokens = [vocabulary[token] for token in row["tokens"]]
     texts, values, at, highest = [], [], 0, 0.0
@@ -160,4 +160,4 @@ def _context(row: dict[str, Any], vocabulary: Sequence[TokenText]) -> Context:
             texts.append(shown)
             values.append(highest)
             highest = 0.0
-    return Context(tuple(texts), tuple(values), at)
+    return Excerpt(tuple(texts), tuple(values), at)

@@ -22,7 +22,7 @@ VERSION = sha256_bytes(*(text.encode() for text in _TEXTS.values()))[:12]
 
 
 @dataclass(frozen=True)
-class Context:
+class Excerpt:
     """A piece of text: its tokens, the feature's value at each, and which of them it is about."""
 
     tokens: tuple[str, ...]
@@ -48,25 +48,25 @@ class Explanation:
     consistency: int
 
 
-def explain(contexts: Sequence[Context], highest: float) -> str:
+def explain(excerpts: Sequence[Excerpt], highest: float) -> str:
     """The question for an explanation; highest: the feature's largest value, 10 in the texts."""
     parts = []
-    for number, context in enumerate(contexts, 1):
+    for number, excerpt in enumerate(excerpts, 1):
         levels = (
             f"{token.strip() or json.dumps(token)} {math.ceil(10 * min(value / highest, 1))}"
-            for token, value in zip(context.tokens, context.values, strict=True)
+            for token, value in zip(excerpt.tokens, excerpt.values, strict=True)
             if value > 0
         )
-        parts.append(f"Text {number}: {context.marked()}\nValues: {', '.join(levels)}")
+        parts.append(f"Text {number}: {excerpt.marked()}\nValues: {', '.join(levels)}")
     return _TEXTS["explain"].replace("{{ texts }}", "\n\n".join(parts))
 
 
-def detect(explanation: str, contexts: Sequence[Context]) -> str:
+def detect(explanation: str, excerpts: Sequence[Excerpt]) -> str:
     """The question that asks which of the numbered texts an explanation fits."""
     texts = "\n\n".join(
-        f"Text {number}: {context.pointed()}" for number, context in enumerate(contexts, 1)
+        f"Text {number}: {excerpt.pointed()}" for number, excerpt in enumerate(excerpts, 1)
     )
-    filled = _TEXTS["detect"].replace("{{ n }}", str(len(contexts)))
+    filled = _TEXTS["detect"].replace("{{ n }}", str(len(excerpts)))
     # neither text may fill a place in the other
     head, _, tail = filled.partition("{{ explanation }}")
     return head + explanation + tail.replace("{{ texts }}", texts)

@@ -55,16 +55,10 @@ def examples(
     windows of 2^15 tokens.
     """
     check_stream(features, windows)
-    descending = sorted(set(quantiles), reverse=True)
-    if any(not 0 < q < 1 for q in quantiles) or list(quantiles) != descending:
-        needed = "they must descend, between 0 and 1"
-        raise InputError("quantiles", tuple(quantiles), needed, "Give 0.75, 0.5, 0.25.")
-    counts = (top, per_quantile, before, after)
-    if min(counts) < 0:
-        raise InputError("examples", counts, "counts must not be negative", "Give 0 or more.")
+    _check_counts((top, per_quantile, before, after), quantiles)
     if windows.context > np.iinfo(np.int16).max:
-        needed = "positions must fit 16 bits"
-        raise InputError("context", windows.context, needed, "Use shorter windows.")
+        requirement = "positions must fit 16 bits"
+        raise InputError("context", windows.context, requirement, "Use shorter windows.")
     stream = _FlatWindows(windows)
     wanted = np.array([top] + [per_quantile] * len(quantiles), np.int64)
     levels = np.array([1.0, *quantiles])
@@ -92,6 +86,15 @@ def examples(
         )
         parts.append(_table(block, stream, chosen, taken, levels))
     return pl.concat(parts, rechunk=True)
+
+
+def _check_counts(counts: tuple[int, ...], quantiles: Sequence[float]) -> None:
+    descending = sorted(set(quantiles), reverse=True)
+    if any(not 0 < q < 1 for q in quantiles) or list(quantiles) != descending:
+        requirement = "they must descend, between 0 and 1"
+        raise InputError("quantiles", tuple(quantiles), requirement, "Give 0.75, 0.5, 0.25.")
+    if min(counts) < 0:
+        raise InputError("examples", counts, "counts must not be negative", "Give 0 or more.")
 
 
 class _FlatWindows:
