@@ -26,7 +26,7 @@ from homolog.pipeline.text import MATCH, NEURONS, most_exchanges, warnings_of
 from homolog.pipeline.verdicts import verdict_tables
 from homolog.record.comparisons import NEURONS as NEURON_RESULT
 from homolog.record.comparisons import Planned, planned
-from homolog.record.table import Table
+from homolog.record.table import Table, write_table
 from homolog.record.tables import LAYERS, MATCHES, SAES, SHARED, SPACES, SUMMARY
 
 PARTS = (MATCHES, LAYERS, SUMMARY)
@@ -115,7 +115,7 @@ def _compare(parts: Parts) -> None:
             spaces = _spaces(context, plan, matched)
         joined = tables.layers.join(spaces, on=LAYER_PAIR, how="left", maintain_order="left")
         for table, frame in zip(PARTS, (tables.matches, joined, summary), strict=True):
-            table.write(frame, parts.path(table))
+            write_table(frame, parts.path(table))  # matches grow by what needs all comparisons
 
 
 def _note_neurons(context: Context, plan: Planned, folders: tuple[list[Path], list[Path]]) -> None:
