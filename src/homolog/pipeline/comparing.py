@@ -159,7 +159,7 @@ def _write_tables(context: Context, made: list[Parts]) -> None:
     facts = [run.facts(f"dictionaries {model.name}") for model in material.models.all]
     run.note(models=[fact["model"] for fact in facts])
     frames = {
-        table: pl.concat([table.read(parts.path(table)) for parts in made]) for table in PARTS
+        table: pl.concat([pl.read_parquet(parts.path(table)) for parts in made]) for table in PARTS
     }
     saes = [row for fact in facts for row in fact["saes"]]
     frames[SAES] = SAES.frame(saes)
