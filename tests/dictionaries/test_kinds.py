@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import pytest
@@ -28,7 +29,16 @@ from homolog.dictionaries import (
     save,
     train,
 )
-from homolog.dictionaries.kinds import Kind, KindSettings, Start, Terms, relu, topk
+from homolog.dictionaries.kinds import (
+    Kind,
+    KindSettings,
+    Start,
+    Terms,
+    gated,
+    jumprelu,
+    relu,
+    topk,
+)
 from homolog.dictionaries.kinds.base import pre_activations
 from homolog.dictionaries.sources import ResidualArrays
 from homolog.errors import InputError
@@ -132,6 +142,20 @@ def test_a_kind_from_outside_that_was_stopped_goes_on_to_the_same_bytes(tmp_path
     resumed = train(small_source(), config, TRAINING, model="m", checkpoint=Checkpoint(file))["sae"]
     for a, b in zip(whole, resumed, strict=True):
         assert torch.equal(a.W_enc, b.W_enc) and torch.equal(a.W_dec, b.W_dec)
+
+
+@pytest.mark.parametrize("kind", [relu, topk, jumprelu, gated], ids=lambda kind: kind.KIND.name)
+def test_autograd_takes_the_steps_that_rules_take(
+    kind: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = kind.Settings(d_sae=D_SAE)
+    training = TRAINING.model_copy(update={"n_tokens": 10 * 256, "precision": "float32"})
+    (by_rules,) = train(small_source(1), config, training, model="m")["sae"]
+    monkeypatch.setattr(type(kind.KIND), "rules", None)
+    (by_autograd,) = train(small_source(1), config, training, model="m")["sae"]
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        ours, theirs = getattr(by_rules, name), getattr(by_autograd, name)
+        assert float((ours - theirs).norm() / theirs.norm()) < 1e-3, name
 
 
 def test_names_of_kinds_and_settings_that_there_are_not_are_named() -> None:

@@ -18,18 +18,20 @@ def dense_step(
     x: torch.Tensor,
     seen: torch.Tensor,
     penalty: float,
-    room: Scratch,
+    scratch: Scratch,
     threads: Threads,
 ) -> Update:
     """What `sparse.sparse_step` does, at a cost that does not depend on how many are active."""
-    wide = room.dense = room.dense or DenseScratch(state, room.n_tokens, len(room.blocks))
-    blocks = range(len(room.blocks))
-    threads.run(lambda b: _differentiate(state, x, seen, penalty, room, wide, b), blocks)
+    wide = scratch.dense = scratch.dense or DenseScratch(
+        state, scratch.n_tokens, len(scratch.blocks)
+    )
+    blocks = range(len(scratch.blocks))
+    threads.run(lambda b: _differentiate(state, x, seen, penalty, scratch, wide, b), blocks)
     sums, total, count = wide.sums.sum(0), wide.total.sum(0), wide.count.sum(0)
     used = count if state.rules.low is None else wide.seen.sum(0)
-    state.scalars[0] = float(used.sum(dtype=np.float64)) / room.n_tokens
+    state.scalars[0] = float(used.sum(dtype=np.float64)) / scratch.n_tokens
     state.fired[:] = count
-    g = wide.g_half if state.half else torch.from_numpy(room.g[: room.n_tokens])
+    g = wide.g_half if state.half else torch.from_numpy(scratch.g[: scratch.n_tokens])
     w, config = state.targets(), state.config
 
     def update(first: int, last: int, rates: tuple) -> None:
@@ -62,16 +64,16 @@ def _differentiate(
     x: torch.Tensor,
     seen: torch.Tensor,
     penalty: float,
-    room: Scratch,
+    scratch: Scratch,
     wide: DenseScratch,
     b: int,
 ) -> None:
     """Features, errors and slopes of a block of tokens."""
-    low, high = room.blocks[b]
+    low, high = scratch.blocks[b]
     part, n, w, loops = slice(low, high), high - low, state.weights, on_cpu(state.kind)
-    target, factor, dtype = x[part].numpy(), np.float32(2 / room.n_tokens), seen.dtype
+    target, factor, dtype = x[part].numpy(), np.float32(2 / scratch.n_tokens), seen.dtype
     W_dec = state.dec_half if state.half else torch.from_numpy(w.W_dec)
-    g, g_half, twin = room.g[part], pair(wide.g_half[part])[0], state.rules.twin
+    g, g_half, twin = scratch.g[part], pair(wide.g_half[part])[0], state.rules.twin
     product, vectors = pair(product_of(state, seen[part])), state.coefficients(exp)
     chosen = matrix("chosen", n if twin else 0, state.d_sae, dtype)
     loops.dense_features(product, vectors, pair(wide.f[part]), pair(chosen))
@@ -88,13 +90,13 @@ def _differentiate(
     h_twin = matrix("h_twin", n if twin else 0, state.d_sae, dtype)
     if twin:
         slopes_of(chosen, h_twin)
-    room.squared[b] = slopes_of(wide.f[part], wide.h[part])
-    room.d_bias[b] = 0
-    tokens.add_rows(g, room.d_bias[b])
+    scratch.squared[b] = slopes_of(wide.f[part], wide.h[part])
+    scratch.d_bias[b] = 0
+    tokens.add_rows(g, scratch.d_bias[b])
     sums = wide.sums[b], wide.total[b], wide.count[b], wide.seen[b]
     for each in sums:
         each[:] = 0
     bounds = vectors, state.low(w.vectors), state.norms, np.float32(penalty), state.constants
-    room.penalised[b] = loops.dense_slopes(
+    scratch.penalised[b] = loops.dense_slopes(
         product, pair(wide.h[part]), pair(h_twin), *bounds, *sums
     )

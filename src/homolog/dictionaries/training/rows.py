@@ -6,8 +6,9 @@ over the entries of feature i.
 
 A feature's gradient is summed over the whole batch in first-level cache and used at once: no
 gradient of all weights is ever stored, and weights and moments are read and written once a step.
-W_enc is kept transposed, (d_sae, d_model). Features do not depend on each other, so they may be
-spread over threads; the bytes stay the same.
+W_enc is kept transposed, (d_sae, d_model).  Features do not depend on each other, so they may be
+spread over threads; the bytes stay the same.  What makes kernels long is their lists of arguments,
+one per line.
 """
 
 from __future__ import annotations

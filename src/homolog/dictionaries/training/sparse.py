@@ -34,55 +34,41 @@ def sparse_step(
     x: torch.Tensor,
     seen: torch.Tensor,
     penalty: float,
-    room: Scratch,
+    scratch: Scratch,
     threads: Threads,
 ) -> Update | None:
-    """Losses into room.squared, room.penalised, slopes of b_dec into room.d_bias.
+    """Losses into scratch.squared, scratch.penalised, slopes of b_dec into scratch.d_bias.
 
     The rest is for the returned update; None when more features are active than entries have room.
     penalty: its weight over the number of tokens.
     """
-    blocks = range(len(room.blocks))
+    blocks = range(len(scratch.blocks))
     if state.rules.select == "of batch":
-        ends = _keep_of_batch(state, seen, room, threads)
+        ends = _keep_of_batch(state, seen, scratch, threads)
     else:
         low = state.low(state.weights.vectors)
-        ends = _select_all(state, seen, room, threads, low=low, k=state.k)
+        ends = _select_all(state, seen, scratch, threads, low=low, k=state.k)
     if ends is None:
         return None
-    threads.run(lambda b: _differentiate(state, x, penalty, room, b, int(ends[b])), blocks)
-    n_aux = _auxiliary(state, room, threads)
-    state.scalars[0] = sum(int(ends[b]) - b * room.region for b in blocks) / room.n_tokens
-    places = [(b, room.start(b), room.blocks[b]) for b in blocks]
-    regions = [(start[0], start[-1]) for _, start, _ in places]
-    spans = [(low, high - low) for _, _, (low, high) in places]
-    if n_aux:
-        regions += [(room.start(b, True)[0], room.start(b, True)[-1]) for b in blocks]
-        spans += [(room.n_tokens + low, high - low) for low, high in room.blocks]
-    rows.sort_by_feature(
-        room.index,
-        np.array(regions, np.int64),
-        np.array(spans, np.int64),
-        room.starts,
-        room.token,
-        room.order,
-        room.offset,
-    )
-    f, w, config = _features(state, room), state.targets(), state.config
+    threads.run(lambda b: _differentiate(state, x, penalty, scratch, b, int(ends[b])), blocks)
+    n_aux = _auxiliary(state, scratch, threads)
+    state.scalars[0] = sum(int(ends[b]) - b * scratch.region for b in blocks) / scratch.n_tokens
+    _sort_by_feature(scratch, with_auxiliary=n_aux > 0)
+    f, w, config = _features(state, scratch), state.targets(), state.config
 
     def update(first: int, last: int, rates: tuple) -> None:
         rows.update_sparse(
             first,
             last,
-            room.offset,
-            room.order,
-            room.token,
-            room.n_tokens,
+            scratch.offset,
+            scratch.order,
+            scratch.token,
+            scratch.n_tokens,
             f,
-            room.d,
-            room.v,
+            scratch.d,
+            scratch.v,
             x.numpy(),
-            room.g,
+            scratch.g,
             *w,
             np.float32(0 if state.unit else penalty),
             state.unit,
@@ -94,35 +80,62 @@ def sparse_step(
     return update
 
 
-def _features(state: SaeState, room: Scratch) -> np.ndarray:
+def _sort_by_feature(scratch: Scratch, with_auxiliary: bool) -> None:
+    """Fill scratch.order, scratch.offset and scratch.token from the entries of all blocks."""
+    regions, spans = [], []
+    for auxiliary in (False, True) if with_auxiliary else (False,):
+        for b, (low, high) in enumerate(scratch.blocks):
+            start = scratch.start(b, auxiliary)
+            regions.append((start[0], start[-1]))
+            spans.append((low + auxiliary * scratch.n_tokens, high - low))
+    rows.sort_by_feature(
+        scratch.index,
+        np.array(regions, np.int64),
+        np.array(spans, np.int64),
+        scratch.starts,
+        scratch.token,
+        scratch.order,
+        scratch.offset,
+    )
+
+
+def _features(state: SaeState, scratch: Scratch) -> np.ndarray:
     """The features of entries, which are their pre-activations where the kind says nothing else."""
-    return room.value if state.rules.magnitude is None else room.f
+    return scratch.value if state.rules.magnitude is None else scratch.f
 
 
 def _select_all(
-    state: SaeState, seen: torch.Tensor, room: Scratch, threads: Threads, *, low: np.ndarray, k: int
+    state: SaeState,
+    seen: torch.Tensor,
+    scratch: Scratch,
+    threads: Threads,
+    *,
+    low: np.ndarray,
+    k: int,
 ) -> np.ndarray | None:
     """Entries where product + low is above 0, or the k largest; where each block's end."""
-    ends = np.zeros(len(room.blocks), np.int64)
+    ends = np.zeros(len(scratch.blocks), np.int64)
     dead = dead_features(state)
     bias = state.weights.vectors[0]
 
     def work(b: int) -> None:
-        first, last = room.blocks[b]
+        first, last = scratch.blocks[b]
         half, full = pair(product_of(state, seen[first:last]))
         product = (half, full, half.size > 0)
-        start = room.begin(b)
+        start = scratch.begin(b)
         if k:
-            ends[b] = tokens.select_largest(*product, bias, k, room.index, room.value, start)
+            ends[b] = tokens.select_largest(*product, bias, k, scratch.index, scratch.value, start)
         else:
             ends[b] = tokens.select_above(
-                *product, bias, low, room.limit, room.index, room.value, start
+                *product, bias, low, scratch.limit, scratch.index, scratch.value, start
             )
         if len(dead):
-            start = room.begin(b, True)
-            tokens.select_dead(*product, bias, dead, room.aux_k, room.index, room.value, start)
+            start = scratch.begin(b, True)
+            tokens.select_dead(
+                *product, bias, dead, scratch.aux_k, scratch.index, scratch.value, start
+            )
 
-    threads.run(work, range(len(room.blocks)))
+    threads.run(work, range(len(scratch.blocks)))
     return None if (ends < 0).any() else ends
 
 
@@ -134,17 +147,17 @@ def dead_features(state: SaeState) -> np.ndarray:
 
 
 def _keep_of_batch(
-    state: SaeState, seen: torch.Tensor, room: Scratch, threads: Threads
+    state: SaeState, seen: torch.Tensor, scratch: Scratch, threads: Threads
 ) -> np.ndarray:
     """Entries of the n k largest values above 0 of n tokens together; moves their running least.
 
     What a batch keeps begins at about the value that some of its tokens keep: entries from well
     below that value on are gathered, and cut exactly.
     """
-    bias, n_kept = state.weights.vectors[0], state.k * room.n_tokens
+    bias, n_kept = state.weights.vectors[0], state.k * scratch.n_tokens
     sample = seen[:: max(1, len(seen) // _SAMPLE)][:_SAMPLE]
     values = (product_of(state, sample).float() + torch.from_numpy(bias)).flatten().numpy()
-    blocks = range(len(room.blocks))
+    blocks = range(len(scratch.blocks))
     for guess in (*_GUESSES, None):
         rank = values.size if guess is None else min(values.size, guess * state.k * len(sample))
         lowest = (
@@ -153,20 +166,22 @@ def _keep_of_batch(
             else max(np.partition(values, values.size - rank)[-rank], np.float32(0))
         )
         if guess is None:
-            room.make_entries(room.block * room.d_sae)
-        ends = _select_all(state, seen, room, threads, low=bias - lowest, k=0)
+            scratch.make_entries(scratch.block * scratch.d_sae)
+        ends = _select_all(state, seen, scratch, threads, low=bias - lowest, k=0)
         if ends is not None and (
-            lowest == 0 or sum(int(ends[b]) - b * room.region for b in blocks) >= n_kept
+            lowest == 0 or sum(int(ends[b]) - b * scratch.region for b in blocks) >= n_kept
         ):
             break
     assert ends is not None
-    gathered = np.concatenate([room.value[b * room.region : ends[b]] for b in blocks])
+    gathered = np.concatenate([scratch.value[b * scratch.region : ends[b]] for b in blocks])
     if gathered.size > n_kept:
         cut = np.partition(gathered, gathered.size - n_kept)[-n_kept]
         ties = n_kept - int((gathered > cut).sum())
         for b in blocks:
-            equal = int((room.value[b * room.region : ends[b]] == cut).sum())
-            ends[b] = tokens.keep_from(cut, min(ties, equal), room.index, room.value, room.start(b))
+            equal = int((scratch.value[b * scratch.region : ends[b]] == cut).sum())
+            ends[b] = tokens.keep_from(
+                cut, min(ties, equal), scratch.index, scratch.value, scratch.start(b)
+            )
             ties -= min(ties, equal)
     else:
         cut = gathered.min() if gathered.size else np.float32(0)
@@ -175,46 +190,57 @@ def _keep_of_batch(
 
 
 def _differentiate(
-    state: SaeState, x: torch.Tensor, penalty: float, room: Scratch, b: int, end: int
+    state: SaeState, x: torch.Tensor, penalty: float, scratch: Scratch, b: int, end: int
 ) -> None:
     """Errors of a block of tokens, and slopes of its entries."""
-    low, high = room.blocks[b]
+    low, high = scratch.blocks[b]
     w, rules, loops = state.weights, state.rules, on_cpu(state.kind)
-    target, g, factor = x[low:high].numpy(), room.g[low:high], np.float32(2 / room.n_tokens)
-    part, start = (b * room.region, end, room.index), room.start(b)
-    vectors, f = state.coefficients(np.exp), _features(state, room)
+    target, g, factor = x[low:high].numpy(), scratch.g[low:high], np.float32(2 / scratch.n_tokens)
+    part, start = (b * scratch.region, end, scratch.index), scratch.start(b)
+    vectors, f = state.coefficients(np.exp), _features(state, scratch)
     if rules.magnitude is not None:
-        loops.values(*part, room.value, vectors, f)
+        loops.values(*part, scratch.value, vectors, f)
     if rules.twin:
         tokens.decode(
-            target, w.b_dec, room.index, room.value, start, w.W_dec, factor, g, room.h_twin
+            target, w.b_dec, scratch.index, scratch.value, start, w.W_dec, factor, g, scratch.h_twin
         )
-    room.squared[b] = tokens.decode(
-        target, w.b_dec, room.index, f, start, w.W_dec, factor, g, room.h
+    scratch.squared[b] = tokens.decode(
+        target, w.b_dec, scratch.index, f, start, w.W_dec, factor, g, scratch.h
     )
-    room.d_bias[b] = 0
-    tokens.add_rows(g, room.d_bias[b])
-    slopes = (room.h, room.h_twin, vectors, state.norms, np.float32(penalty), state.constants)
-    room.penalised[b] = loops.slopes(*part, room.value, f, *slopes, room.d, room.v)
+    scratch.d_bias[b] = 0
+    tokens.add_rows(g, scratch.d_bias[b])
+    slopes = (scratch.h, scratch.h_twin, vectors, state.norms, np.float32(penalty), state.constants)
+    scratch.penalised[b] = loops.slopes(*part, scratch.value, f, *slopes, scratch.d, scratch.v)
 
 
-def _auxiliary(state: SaeState, room: Scratch, threads: Threads) -> int:
+def _auxiliary(state: SaeState, scratch: Scratch, threads: Threads) -> int:
     """Slopes of the auxiliary loss: dead features model the error.  Returns how many are dead."""
     n_dead, auxiliary = len(dead_features(state)), state.auxiliary
     if auxiliary is None or not n_dead:
         return 0
-    factor = np.float32(2 / room.n_tokens)
+    factor = np.float32(2 / scratch.n_tokens)
     weight = np.float32(auxiliary.weight * min(n_dead / auxiliary.k, 1.0)) * factor
     nothing = np.zeros(state.d_model, np.float32)
 
     def work(b: int) -> None:
-        low, high = room.blocks[b]
-        error = room.g[low:high] * (np.float32(-1) / factor)
-        start, g = room.start(b, True), room.g[room.n_tokens + low : room.n_tokens + high]
-        tokens.decode(
-            error, nothing, room.index, room.value, start, state.weights.W_dec, weight, g, room.h
+        low, high = scratch.blocks[b]
+        error = scratch.g[low:high] * (np.float32(-1) / factor)
+        start, g = (
+            scratch.start(b, True),
+            scratch.g[scratch.n_tokens + low : scratch.n_tokens + high],
         )
-        room.d[start[0] : start[-1]] = room.h[start[0] : start[-1]]
+        tokens.decode(
+            error,
+            nothing,
+            scratch.index,
+            scratch.value,
+            start,
+            state.weights.W_dec,
+            weight,
+            g,
+            scratch.h,
+        )
+        scratch.d[start[0] : start[-1]] = scratch.h[start[0] : start[-1]]
 
-    threads.run(work, range(len(room.blocks)))
+    threads.run(work, range(len(scratch.blocks)))
     return n_dead

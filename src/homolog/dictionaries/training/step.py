@@ -35,13 +35,13 @@ def take_step(
 
     Raises TrainingDivergedError when the loss is not finite.
     """
-    room = scratch_for(state, len(x))
+    scratch = scratch_for(state, len(x))
     penalty, training = state.penalty_at(step) / len(x), state.training
     many = state.may_be_dense and state.scalars[0] > DENSE[state.half] * state.d_sae
-    update = None if many else sparse_step(state, x, seen, penalty, room, threads)
+    update = None if many else sparse_step(state, x, seen, penalty, scratch, threads)
     if update is None:
-        update = dense_step(state, x, seen, penalty, room, threads)
-    squared = float(room.squared.sum())
+        update = dense_step(state, x, seen, penalty, scratch, threads)
+    squared = float(scratch.squared.sum())
     if not np.isfinite(squared):
         raise TrainingDivergedError(state.where(step, "the loss is not a finite number"))
     rates = rates_at(training, step)
@@ -53,13 +53,15 @@ def take_step(
             rows.row_norms(state.weights.W_dec[first:last], state.norms[first:last])
 
     threads.run(move, range(0, state.d_sae, _PIECE))
-    rows.adam(state.weights.b_dec, room.d_bias.sum(0), state.mean.b_dec, state.square.b_dec, *rates)
+    rows.adam(
+        state.weights.b_dec, scratch.d_bias.sum(0), state.mean.b_dec, state.square.b_dec, *rates
+    )
     for name in state.kind.thresholds:
         row = state.weights.vectors[state.vectors.index(name)]
         np.maximum(row, 0, out=row)
     state.silent += len(x)
     state.silent[state.fired > 0] = 0
-    state.add_to_report(squared, state.penalty_at(step) * float(room.penalised.sum()), len(x))
+    state.add_to_report(squared, state.penalty_at(step) * float(scratch.penalised.sum()), len(x))
 
 
 def rates_at(training: TrainingConfig, step: int) -> tuple[np.float32, ...]:
