@@ -79,7 +79,7 @@ def sae_lens(x: torch.Tensor, config: KindSettings, training: TrainingConfig, au
             sl.StandardTrainingSAEConfig(**widths, l1_coefficient=L1, decoder_init_norm=0.1)
         )
     source = ResidualArrays(x[None, :-HELD_OUT], seed=0)
-    size = training.batch_size
+    size = training.batch
 
     def batches():
         for step in range(training.n_steps):
@@ -90,8 +90,8 @@ def sae_lens(x: torch.Tensor, config: KindSettings, training: TrainingConfig, au
         train_batch_size_samples=size,
         device="cpu",
         autocast=autocast,
-        lr=training.learning_rate,
-        lr_end=training.learning_rate,
+        lr=training.lr,
+        lr_end=training.lr,
         lr_scheduler_name="constant",
         lr_warm_up_steps=0,
         lr_decay_steps=0,
@@ -127,8 +127,8 @@ def bound(config: KindSettings, d_model: int, n_tokens: int) -> float:
 def compare(name: str, config: KindSettings, options: argparse.Namespace) -> None:
     training = TrainingConfig(
         n_tokens=options.steps * options.batch,
-        batch_size=options.batch,
-        learning_rate=options.lr,
+        batch=options.batch,
+        lr=options.lr,
         warmup=0,
         decay=0,
         dead_after=10**12,

@@ -104,8 +104,8 @@ def ours(
 
     training = TrainingConfig(
         n_tokens=n_tokens,
-        batch_size=batch,
-        learning_rate=3e-4,
+        batch=batch,
+        lr=3e-4,
         precision="bfloat16",
         dead_after=DEAD * batch,
     )

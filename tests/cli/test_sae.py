@@ -210,7 +210,7 @@ def test_a_training_that_diverges_is_exit_code_1_with_where(tmp_path: Path) -> N
     found = CliRunner().invoke(cli.app, arguments)
     assert found.exit_code == 1
     assert re.search(
-        r"training diverged: .*layer 1, step \d+ of 78.*Lower learning_rate", found.stderr
+        r"training diverged: .*layer 1, step \d+ of 78.*Lower lr", found.stderr
     )
 
 

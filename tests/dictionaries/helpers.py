@@ -17,7 +17,7 @@ def random_state(config: KindSettings, half: bool = False, **training) -> SaeSta
 
     Its moments keep whole gradients.
     """
-    settings = {"beta1": 0.0, "learning_rate": 1e-30, **training}
+    settings = {"beta1": 0.0, "lr": 1e-30, **training}
     state = SaeState(config, TrainingConfig(**settings), D_MODEL, half, ("m", "sae", 0))
     rng = np.random.default_rng(5)
     state.weights.flat[:] = rng.standard_normal(state.weights.flat.size) * 0.3

@@ -41,7 +41,7 @@ def test_the_kind_of_the_page_is_trained() -> None:
     run_example("class Root(Kind)", {"__name__": "page"})
     try:
         config = parse_config({"kind": "root", "d_sae": 24})
-        training = TrainingConfig(n_tokens=2048, batch_size=256, scale_sample=500)
+        training = TrainingConfig(n_tokens=2048, batch=256, scale_sample=500)
         (sae,) = train(small_source(1), config, training, model="m")["sae"]
         assert (sae.kind, sae.d_sae) == ("root", 24)
     finally:

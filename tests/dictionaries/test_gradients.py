@@ -99,7 +99,7 @@ def test_penalty_rises_over_the_warm_up(kind: str) -> None:
         "gated": gated.Settings(l1=2.0, l1_warmup=0.1),
         "jumprelu": jumprelu.Settings(l0=2.0, l0_warmup=0.1),
     }[kind]
-    state = random_state(config, n_tokens=100 * 10, batch_size=10)
+    state = random_state(config, n_tokens=100 * 10, batch=10)
     assert [state.penalty_at(step) for step in (0, 4, 9, 50)] == pytest.approx([0.2, 1.0, 2.0, 2.0])
 
 
@@ -130,7 +130,7 @@ def test_bfloat16_products_keep_the_gradients_close(name: str, dense: bool) -> N
 
 
 def test_a_frozen_decoder_stays_and_the_rest_learns() -> None:
-    state = random_state(relu.Settings(d_sae=D_SAE, freeze_decoder=True), learning_rate=0.01)
+    state = random_state(relu.Settings(d_sae=D_SAE, freeze_decoder=True), lr=0.01)
     before = state.weights.flat.copy()
     gradients(state, X)
     W_dec = state.weights.W_dec.copy()
@@ -142,9 +142,7 @@ def test_a_frozen_decoder_stays_and_the_rest_learns() -> None:
 
 
 def test_batchtopk_keeps_the_largest_of_the_batch_and_follows_the_smallest_kept() -> None:
-    state = random_state(
-        batchtopk.Settings(d_sae=D_SAE, k=5, threshold_rate=0.25), learning_rate=1e-30
-    )
+    state = random_state(batchtopk.Settings(d_sae=D_SAE, k=5, threshold_rate=0.25), lr=1e-30)
     pre = torch.relu(
         X.double() @ torch.from_numpy(state.weights.W_enc_T.T.astype(np.float64))
         + torch.from_numpy(state.weights.vectors[0].astype(np.float64))

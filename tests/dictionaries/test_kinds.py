@@ -76,7 +76,7 @@ def root() -> Iterator[Kind]:
     del KINDS["root"]
 
 
-TRAINING = TrainingConfig(n_tokens=40_000, batch_size=256, scale_sample=2000, dead_after=3000)
+TRAINING = TrainingConfig(n_tokens=40_000, batch=256, scale_sample=2000, dead_after=3000)
 
 
 @pytest.mark.usefixtures("root")

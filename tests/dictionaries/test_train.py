@@ -30,7 +30,7 @@ from homolog.dictionaries.training.revive import revive
 from homolog.dictionaries.training.state import SaeState
 from homolog.errors import InputError
 
-SMALL = TrainingConfig(n_tokens=40_000, batch_size=256, scale_sample=2000)
+SMALL = TrainingConfig(n_tokens=40_000, batch=256, scale_sample=2000)
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 KINDS: list[KindSettings] = [
     relu.Settings(d_sae=D_SAE),
@@ -65,7 +65,7 @@ def same_bytes(a, b) -> bool:
 def test_planted_features_are_recovered(config: KindSettings, recovered: float) -> None:
     truth = plant(20_000, 32, 48, seed=7, mean_active=3.0, zipf=0.5)
     source = ResidualArrays(truth.x[None, :16_000], seed=0)
-    training = TrainingConfig(n_tokens=300_000, batch_size=256, dead_after=5000)
+    training = TrainingConfig(n_tokens=300_000, batch=256, dead_after=5000)
     reports: list[TrainingProgress] = []
     sae = train(source, config, training, model="planted", progress=reports.append)["sae"][0]
     cosine = (truth.directions @ sae.W_dec.T).max(dim=1).values
@@ -135,9 +135,7 @@ def test_seeds_differ_by_model_label_and_layer() -> None:
 @pytest.mark.parametrize("config", KINDS, ids=named)
 def test_same_seed_same_bytes_whatever_the_threads(config: KindSettings, precision: str) -> None:
     """With two threads and three layers each takes a layer, with four all work on each."""
-    training = SMALL.model_copy(
-        update={"n_tokens": 20_000, "batch_size": 1200, "precision": precision}
-    )
+    training = SMALL.model_copy(update={"n_tokens": 20_000, "batch": 1200, "precision": precision})
     runs = [
         train(
             small_source(3),
@@ -199,9 +197,7 @@ def test_killed_run_resumes_to_the_same_bytes(config: KindSettings, tmp_path: Pa
 
 @pytest.mark.parametrize("config", [KINDS[0], KINDS[1], KINDS[4], KINDS[5]], ids=named)
 def test_dead_features_are_drawn_anew_from_errors(config: KindSettings) -> None:
-    state = random_state(
-        config, dead_after=100, revive_until=0.5, n_tokens=1000, batch_size=10, seed=3
-    )
+    state = random_state(config, dead_after=100, revive_until=0.5, n_tokens=1000, batch=10, seed=3)
     for moment in (state.mean, state.square):
         moment.flat[:] = 1
     state.silent[:5] = 100
@@ -235,9 +231,7 @@ def test_revival_leaves_fewer_dead() -> None:
     truth = plant(8_000, 32, 48, seed=7, mean_active=3.0, zipf=0.5)
     config, dead = relu.Settings(d_sae=96, l1=2.0, init_active=1e-5), []
     for share in (0.0, 0.6):
-        training = TrainingConfig(
-            n_tokens=200_000, batch_size=256, dead_after=5000, revive_until=share
-        )
+        training = TrainingConfig(n_tokens=200_000, batch=256, dead_after=5000, revive_until=share)
         sae = train(ResidualArrays(truth.x[None], seed=0), config, training, model="p")["sae"][0]
         dead.append(float(((sae.encode(truth.x) > 0).sum(0) == 0).float().mean()))
     assert dead[0] > 0.1 and dead[1] < 0.2 * dead[0]
@@ -327,7 +321,7 @@ def test_one_activation_that_is_no_number_is_named(
 
 
 def test_divergence_names_layer_and_step() -> None:
-    training = SMALL.model_copy(update={"learning_rate": 1e30, "warmup": 0.0})
+    training = SMALL.model_copy(update={"lr": 1e30, "warmup": 0.0})
     with pytest.raises(
         TrainingDivergedError, match=r"model 'm', dictionary 'sae', layer \d, step \d+ of"
     ):

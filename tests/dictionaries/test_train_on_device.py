@@ -125,10 +125,10 @@ def pair(
 ) -> tuple[SaeState, DeviceState]:
     """The same state for the CPU's steps and for the device's; some features are dead."""
     settings = {
-        "learning_rate": 1e-3,
+        "lr": 1e-3,
         "beta1": 0.9,
         "warmup": 0.0,
-        "batch_size": N_TOKENS,
+        "batch": N_TOKENS,
         "dead_after": 100,
     }
     host = random_state(CONFIGS[name], half=half, **(settings | training))
@@ -222,9 +222,7 @@ def test_bfloat16_products_round_as_on_the_cpu(engine: ModuleType, name: str, de
 
 @pytest.mark.parametrize("name", ["relu", "plain relu", "jumprelu", "gated"])
 def test_dead_features_are_drawn_anew_as_on_the_cpu(engine: ModuleType, name: str) -> None:
-    host = random_state(
-        CONFIGS[name], learning_rate=1e-4, batch_size=N_TOKENS, dead_after=3 * N_TOKENS
-    )
+    host = random_state(CONFIGS[name], lr=1e-4, batch=N_TOKENS, dead_after=3 * N_TOKENS)
     host.weights.vectors[0, :6] = -1e4  # never fire
     host.refresh()
     state = DeviceState(host, place_of(engine), False, engine)
@@ -378,7 +376,7 @@ def test_divergence_names_layer_and_step(engine: ModuleType) -> None:
 # The whole of `train`, with the plain form on the CPU in the place of another device.
 
 SMALL = TrainingConfig(
-    n_tokens=40_000, batch_size=256, scale_sample=2000, dead_after=2000, precision="float32"
+    n_tokens=40_000, batch=256, scale_sample=2000, dead_after=2000, precision="float32"
 )
 TRAINED: list[KindSettings] = [
     relu.Settings(d_sae=D_SAE),

@@ -87,7 +87,7 @@ def test_layers_trained_in_groups_from_disk_are_those_trained_at_once(
 ):
     options = {
         "config": relu.Settings(d_sae=96, l1=1.0),
-        "training": TrainingConfig(n_tokens=4000, batch_size=128, scale_sample=300),
+        "training": TrainingConfig(n_tokens=4000, batch=128, scale_sample=300),
         "model": "transformer-s0",
         "labels": ("sae", "seed1"),
         "on": Place(workers=1),
@@ -110,7 +110,7 @@ def test_layers_trained_in_groups_from_disk_are_those_trained_at_once(
 
 def test_a_checkpoint_of_other_layers_is_refused(tmp_path, model, windows):
     folder = write_residuals(model, windows, tmp_path / "residuals", key="m")
-    training = TrainingConfig(n_tokens=40_000, batch_size=128, scale_sample=300)
+    training = TrainingConfig(n_tokens=40_000, batch=128, scale_sample=300)
     options = {
         "config": relu.Settings(d_sae=32),
         "training": training,

@@ -146,7 +146,7 @@ def test_training_that_was_killed_ends_with_the_same_bytes(model, windows, tmp_p
     def fresh(seed: int = 3) -> StreamedResiduals:
         return StreamedResiduals(model, windows, [0, 1], seed=seed, name="m", pool=Pool(POOL))
 
-    training = TrainingConfig(n_tokens=40_000, batch_size=128, scale_sample=300)
+    training = TrainingConfig(n_tokens=40_000, batch=128, scale_sample=300)
     options = {
         "config": relu.Settings(d_sae=64, l1=1.0),
         "training": training,

@@ -68,7 +68,7 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
     residuals = torch.stack([run[site].flatten(0, 1) for site in sites])
     source = ResidualArrays(residuals, seed=0, name="text")
     config = parse_config({"kind": "topk", "d_sae": WIDTH, "k": 8})
-    training = TrainingConfig(n_tokens=2048, batch_size=128, precision="float32")
+    training = TrainingConfig(n_tokens=2048, batch=128, precision="float32")
     trained = train(
         source,
         config,

@@ -509,4 +509,4 @@ def test_defaults_are_those_of_the_training() -> None:
     assert training_config(SaeRecipe(model="m")) == TrainingConfig()
     training = training_config(SaeRecipe(model="m", tokens=5000, batch=100, lr=0.1, seed=3))
     assert training.n_steps == 50
-    assert (training.batch_size, training.learning_rate, training.seed) == (100, 0.1, 3)
+    assert (training.batch, training.lr, training.seed) == (100, 0.1, 3)

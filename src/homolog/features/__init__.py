@@ -9,7 +9,7 @@ The features of any dictionaries on any text, from a model that runs once:
     >>> text = corpus.pack(corpus.read_documents("zoo:demo"), model.tokenizer, 64, n_tokens=4096)
     >>> residuals = features.capture_residuals(model, text, [1])[1]
     >>> source = dictionaries.ResidualArrays([residuals], seed=0)
-    >>> settings = dictionaries.TrainingConfig(n_tokens=4096, batch_size=256)
+    >>> settings = dictionaries.TrainingConfig(n_tokens=4096, batch=256)
     >>> config = dictionaries.TopKConfig(d_sae=96, k=8)
     >>> [sae] = dictionaries.train(source, config, settings, model="mine")["sae"]
 

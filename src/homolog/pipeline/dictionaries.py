@@ -199,7 +199,7 @@ class LayerGroup:
                     layer,
                     sae,
                     loss_clean=clean,
-                    gates=dictionaries.Gates(**material.recipe.gates.model_dump()),
+                    gates=material.recipe.gates,
                 )
                 rows.append(self._saved(label, layer, sae, text, quality))
         return rows
@@ -250,12 +250,8 @@ class LayerGroup:
 
 def training_config(recipe: Recipe) -> TrainingConfig:
     """How every dictionary of the recipe is trained."""
-    return TrainingConfig(
-        n_tokens=recipe.corpus.train_tokens * recipe.sae.epochs,
-        batch_size=recipe.sae.batch,
-        learning_rate=recipe.sae.lr,
-        seed=recipe.run.seed,
-    )
+    n_tokens = recipe.corpus.train_tokens * recipe.sae.epochs
+    return TrainingConfig(n_tokens=n_tokens, seed=recipe.run.seed, **recipe.sae.training)
 
 
 def sparsity_of(sae: SparseAutoencoder) -> float | None:

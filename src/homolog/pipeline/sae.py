@@ -106,7 +106,7 @@ def train_saes(
     wandb: str | None = None,
     tensorboard_folder: Path | None = None,
 ) -> list[Row]:
-    """Train, judge and save the dictionaries in the run folder `out`, or continue there; a row a
+    """Train, measure and save the dictionaries in the run folder `out`, or continue there; a row a
     dictionary.
 
     checkpoint_every: tokens between checkpoints; by default a million, and ten in a short
@@ -136,7 +136,7 @@ def train_saes(
             trackers = _trackers(run, recipe, wandb, tensorboard_folder)
             with run.stage(stage, outputs) as facts, opened(trackers) as track:
                 trained = _train(run, recipe, prepared, progress, track, checkpoint_every, workers)
-                facts["saes"] = rows = _judge_and_save(
+                facts["saes"] = rows = _measure_and_save(
                     run, recipe, prepared, trained, progress, track
                 )
                 facts["model"] = _facts_of_model(recipe, prepared, rows)
@@ -166,12 +166,7 @@ def chosen_layers(recipe: SaeRecipe, n_layers: int) -> list[int]:
 
 def training_config(recipe: SaeRecipe) -> TrainingConfig:
     """How the dictionaries are trained."""
-    return TrainingConfig(
-        n_tokens=recipe.tokens,
-        batch_size=recipe.batch,
-        learning_rate=recipe.lr,
-        seed=recipe.seed,
-    )
+    return TrainingConfig(n_tokens=recipe.tokens, seed=recipe.seed, **recipe.training)
 
 
 def usable_device(name: str) -> torch.device:
@@ -317,7 +312,7 @@ def _train(
             label: [dictionaries.load(place) for place in places[label]] for label in recipe.labels
         }
     source = _source(run, recipe, prepared, progress)
-    total = training.n_steps * training.batch_size
+    total = training.n_steps * training.batch
     with progress.stage(
         f"train {len(recipe.labels) * len(prepared.layers)} dictionaries", total
     ) as bar:
@@ -389,7 +384,7 @@ def _trackers(
         yield tensorboard(folder)
 
 
-def _judge_and_save(
+def _measure_and_save(
     run: RunFolder,
     recipe: SaeRecipe,
     prepared: TrainingInputs,
@@ -433,7 +428,7 @@ def _track_quality(track: Tracker, training: TrainingConfig, row: Row) -> None:
     names = ("explained_variance", "l0", "dead_share", "loss_recovered", "seed_agreement")
     where = f"heldout/{row['label']}/{row['layer']}"
     known = {f"{where}/{name}": row[name] for name in names if row[name] is not None}
-    track(training.n_steps * training.batch_size, known)
+    track(training.n_steps * training.batch, known)
 
 
 def _facts_of_model(recipe: SaeRecipe, prepared: TrainingInputs, rows: list[Row]) -> Row:

@@ -90,7 +90,50 @@ class Corpus(TextSource):
     """Seed of the order of documents."""
 
 
-class Dictionaries(Settings):
+class Training(Settings):
+    """How dictionaries are trained; the same for every kind."""
+
+    batch: int = Field(default=512, ge=1)
+    """Tokens a step."""
+
+    lr: float = Field(default=3e-3, gt=0)
+    """Highest step size of Adam."""
+
+    warmup: float = Field(default=0.05, ge=0, le=1)
+    """Share of the steps over which the step size rises linearly from 0."""
+
+    decay: float = Field(default=0.5, ge=0, le=1)
+    """Share of the steps, the last ones, over which it falls linearly to 0."""
+
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Adam: decay of the mean of gradients."""
+
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Adam: decay of the mean of squared gradients."""
+
+    dead_after: int = Field(default=200_000, ge=1)
+    """Tokens without firing after which a feature counts as dead in training: kinds that choose the
+    largest then train it by an auxiliary loss, the others draw it anew.
+    """
+
+    revive_until: float = Field(default=0.5, ge=0, le=1)
+    """Share of the training during which dead features are drawn anew, where a kind does; 0: never."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Products during training; auto takes bfloat16 where the device computes it natively.  Masters
+    are float32.
+    """
+
+    scale_sample: int = Field(default=16_384, ge=2)
+    """Tokens from which the mean and the scale of the activations are estimated."""
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """These settings by name, without those of a subclass."""
+        return {name: getattr(self, name) for name in Training.model_fields}
+
+
+class Dictionaries(Training):
     """The dictionaries that are trained; further keys are those of the kind."""
 
     model_config = ConfigDict(extra="allow")
@@ -103,12 +146,6 @@ class Dictionaries(Settings):
 
     expansion: float | None = Field(default=None, gt=0)
     """Number of features as a multiple of d_model; or give `d_sae`."""
-
-    batch: int = Field(default=512, ge=1)
-    """Tokens a step."""
-
-    lr: float = Field(default=3e-3, gt=0)
-    """Highest step size of Adam."""
 
     residuals: Literal["float32", "bfloat16"] = "float32"
     """How the residuals that dictionaries learn from are kept until they are trained."""
@@ -150,32 +187,36 @@ class Sae(Dictionaries, defaults={"batch": 2048, "lr": 1e-3}):
 
 
 class Gates(Settings):
-    """What a dictionary must reach on held-out text (`dictionaries.Gates`); one that does not gives
-    no verdict.
-    """
+    """What a dictionary must reach on held-out text; one that does not gives no verdict."""
 
     explained_variance: float = Field(default=0.5, le=1)
-    """At least; predicting the mean scores 0."""
+    """At least; predicting the mean scores 0.  Below it, most of what the layer holds is not among
+    the features compared.
+    """
 
     l0_least: float = Field(default=1.0, ge=0)
-    """Features active on a token, mean, at least."""
+    """Features active on a token, mean, at least: with less than one, the dictionary has collapsed."""
 
     l0_share_most: float = Field(default=0.25, gt=0, le=1)
-    """L0 at most this share of d_sae."""
+    """L0 at most this share of d_sae: above it, correlations between features mean little."""
 
     dead_share: float = Field(default=0.5, ge=0, le=1)
-    """Features that never fire, at most."""
+    """Features that never fire, at most: above it, the dictionary is smaller than its name says."""
 
     dense_share: float = Field(default=0.25, ge=0, le=1)
-    """Features that fire on more than a tenth of the tokens, at most."""
+    """Features that fire on more than a tenth of the tokens, at most: they follow position, norm or
+    the mean more than content, and any two of them correlate.
+    """
 
     loss_recovered: float = Field(default=0.5, le=1)
     """(ablated - spliced) / (ablated - clean) next-token loss, ablated being the mean residual; at
-    least.
+    least, where ablating costs over 0.05 nats: the features must be those that the model uses.
     """
 
     sink_share: float = Field(default=0.1, ge=0, le=1)
-    """Share of the residuals' variance on tokens with norms over 10 times the median, at most."""
+    """Share of the residuals' variance on tokens with norms over 10 times the median, at most: such
+    tokens carry the correlations of the features that fire on them.  Mask them.
+    """
 
 
 class Controls(Settings):

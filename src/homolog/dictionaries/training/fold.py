@@ -81,7 +81,7 @@ def fold(state: SaeState, normal: Normalisation, made: dict[str, Any]) -> Sparse
         **made,
         "label": label,
         "layer": layer,
-        "tokens_trained": state.training.n_steps * state.training.batch_size,
+        "tokens_trained": state.training.n_steps * state.training.batch,
         "activation_scale": s,
     }
     return SparseAutoencoder(

@@ -49,7 +49,7 @@ class OnDevice:
         self.normal = [replace(n, mean=n.mean.to(self.device)) for n in normal]
 
     def __enter__(self) -> OnDevice:
-        end = self.training.n_steps * self.training.batch_size
+        end = self.training.n_steps * self.training.batch
         # throughout: a source may run a model, and sees the same all the time
         self.stack.enter_context(_full_sums())
         self.ahead = self.stack.enter_context(Ahead(self.source, self.device, end))
@@ -60,7 +60,7 @@ class OnDevice:
 
     def advance(self, step: int, n_steps: int) -> None:
         """Take n_steps steps from `step` on with all dictionaries."""
-        size = self.training.batch_size
+        size = self.training.batch
         for layer, (normal, states) in enumerate(zip(self.normal, self.states, strict=True)):
             x = normal.apply(self.ahead.read(step * size, n_steps * size, layer)).contiguous()
             refuse_not_finite(x, states[0].activations, step * size)
@@ -75,7 +75,7 @@ def advance(state: DeviceState, x: Tensor, seen: Tensor, step: int) -> None:
     x: float32; seen: what products see of it, bfloat16 or x itself.  Raises TrainingDivergedError
     when a loss is not finite.
     """
-    size = state.training.batch_size
+    size = state.training.batch
     parts = [slice(first, first + size) for first in range(0, len(x) - size + 1, size)]
     with torch.no_grad(), _current(state.device):
         for i, part in enumerate(parts):

@@ -153,7 +153,7 @@ class Trainee:
         model, label, layer = self.names
         return (
             f"{what}: model {model!r}, dictionary {label!r}, layer {layer}, step {step} of "
-            f"{self.training.n_steps}. Lower learning_rate (now {self.training.learning_rate}) or "
+            f"{self.training.n_steps}. Lower lr (now {self.training.lr}) or "
             "check the "
             "activations."
         )

@@ -68,7 +68,7 @@ def rates_at(training: TrainingConfig, step: int) -> tuple[np.float32, ...]:
     """Of Adam at a step: rate, beta1, beta2, 1 / (1 - beta1^t), 1 / (1 - beta2^t), epsilon."""
     t = step + 1
     numbers = (
-        training.learning_rate_at(step),
+        training.lr_at(step),
         training.beta1,
         training.beta2,
         1 / (1 - training.beta1**t),

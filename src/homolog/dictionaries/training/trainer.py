@@ -145,8 +145,8 @@ def _take_all_steps(
     flat_states = [state for row in states for state in row]
     training: TrainingConfig = flat_states[0].training
     step = 0 if checkpoint is None else checkpoints.restore(checkpoint.path, flat_states, identity)
-    chunk = max(1, _CHUNK // training.batch_size)
-    every = 0 if checkpoint is None else max(1, checkpoint.every // (chunk * training.batch_size))
+    chunk = max(1, _CHUNK // training.batch)
+    every = 0 if checkpoint is None else max(1, checkpoint.every // (chunk * training.batch))
     started, first, n_chunks = time.monotonic(), step, 0
     while step < training.n_steps:
         n_steps = min(chunk, training.n_steps - step)
@@ -218,7 +218,7 @@ class _OnCpu:
     ) -> None:
         self.source, self.states, self.normal = source, states, normal
         self.threads = Threads(workers)
-        d_sae, self.size = states[0][0].d_sae, states[0][0].training.batch_size
+        d_sae, self.size = states[0][0].d_sae, states[0][0].training.batch
         self.one_by_one = source.n_layers < self.threads.workers or source.d_model * d_sae >= _LARGE
 
     def __enter__(self) -> _OnCpu:
@@ -248,10 +248,10 @@ def _train_layer(
 ) -> None:
     """All dictionaries of a layer on one chunk."""
     x = normal.apply(raw)
-    refuse_not_finite(x, states[0].activations, step * states[0].training.batch_size)
+    refuse_not_finite(x, states[0].activations, step * states[0].training.batch)
     seen = x.bfloat16() if states[0].half else x
     for state in states:
-        size = state.training.batch_size
+        size = state.training.batch
         last = len(x) // size - 1
         for i in range(last + 1):
             part = slice(i * size, (i + 1) * size)
@@ -270,7 +270,7 @@ def _progress(
     reports = [
         (s.take_report(), n.variance) for row, n in zip(states, normal, strict=True) for s in row
     ]
-    size = states[0][0].training.batch_size
+    size = states[0][0].training.batch
     return TrainingProgress(
         done[0] * size,
         done[1] * size,
