@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Literal
 
 import torch
+
+from homolog.threads import single_threaded
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -50,11 +52,8 @@ class Threads:
         self.workers = workers or len(os.sched_getaffinity(0))
 
     def __enter__(self) -> Threads:
-        self.torch_threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        self.pool = ThreadPoolExecutor(
-            self.workers, initializer=torch.set_num_threads, initargs=(1,)
-        )
+        self._given_back = ExitStack()
+        self.pool = self._given_back.enter_context(single_threaded(self.workers))
         return self
 
     def run(self, work: Callable[[int], None], pieces: Sequence[int]) -> None:
@@ -67,4 +66,4 @@ class Threads:
 
     def __exit__(self, *_: object) -> None:
         self.pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self.torch_threads)
+        self._given_back.close()

@@ -16,8 +16,7 @@ text.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +30,7 @@ from homolog.features.capture import fill_residuals
 from homolog.models import LanguageModel
 from homolog.record.atomic import sha256_bytes
 from homolog.record.process import machine
+from homolog.threads import library_threads
 
 POOL_TOKENS = 262_144
 MEMORY_SHARE = 0.5  # of the memory where the pool lies
@@ -164,7 +164,7 @@ class StreamedResiduals:
             shape = (self._most_rows, self.d_model)
             options = {"dtype": self.pool.dtype, "device": self.device}
             self._rows = [torch.empty(shape, **options) for _ in self.layer_numbers]
-        with _torch_threads(self._threads):
+        with library_threads(self._threads, "torch"):
             fill_residuals(self.model, part, self.layer_numbers, self._rows)
         n = int(starts[pool + 1] - starts[pool])
         order = generator(self.seed, self.name, "pool", epoch, pool).permutation(n)
@@ -229,13 +229,3 @@ def _weights_digest(model: LanguageModel) -> str:
         some = flat[:: max(1, len(flat) // 16)].float().cpu().numpy()
         parts += [f"{name} {tuple(weight.shape)} {weight.dtype}", some.tobytes()]
     return sha256_bytes(*parts)
-
-
-@contextlib.contextmanager
-def _torch_threads(n: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -114,14 +114,10 @@ def max_pearson(
         return Best(*(Side(*partners) for partners in _on_gpu(left, right, k, device)))
     n_threads = numba.get_num_threads() if threads is None else threads
     best_a, best_b = _Running.start(len(left.order), k), _Running.start(len(right.order), k)
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(n_threads, before))
-    try:
+    with library_threads(min(n_threads, numba.get_num_threads()), "numba"):
         _sparse_by_sparse(left, right, best_a, best_b, n_threads)
         _sparse_by_dense(left, right, best_a, best_b, n_threads)
         _dense_by_dense(left, right, best_a, best_b)
-    finally:
-        numba.set_num_threads(before)
     return Best(best_a.finish(left), best_b.finish(right))
 
 
@@ -137,6 +133,9 @@ def _on_gpu(left: Columns, right: Columns, k: int, device: str) -> tuple:
             "device", device, "torch must see a CUDA device", "Say cpu, or see `homolog doctor`."
         )
     return best_pairs(left, right, k, device)
+
+
+from homolog.threads import library_threads
 
 
 @dataclass(frozen=True)

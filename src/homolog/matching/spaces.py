@@ -28,11 +28,9 @@ Across Large Language Models via Sparse Autoencoders", 2024, arXiv 2410.06981.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +38,7 @@ from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
 from homolog.errors import InputError
+from homolog.threads import library_threads, single_threaded
 
 VARIANCE = 0.99  # share of the variance that the directions kept by SVCCA explain, as in Raghu 2017
 SAMPLES_A_DIRECTION = 2  # SVCCA is undefined for fewer samples per kept direction of both sides
@@ -126,7 +125,7 @@ class SpaceMoments:
                 n_tokens = _rows(f"residuals_{side}[{layer}]", x, width, n_tokens)
         assert n_tokens is not None
         spaces = (*residuals_a, *residuals_b)
-        with _single_threads(self.threads) as pool:
+        with single_threaded(self.threads) as pool:
             for start in range(0, n_tokens, BLOCK):
                 self._add_block([x[start : start + BLOCK] for x in spaces], pool)
 
@@ -148,7 +147,7 @@ class SpaceMoments:
         def products(i: int, j: int) -> None:
             self._scatter[i, j].add_(other._scatter[i, j].to(self.device))
 
-        with _single_threads(self.threads) as pool:
+        with single_threaded(self.threads) as pool:
             means = [mean.to(self.device) for mean in other._mean]
             self._take(other.n_tokens, means, products, pool)
 
@@ -199,7 +198,7 @@ class SpaceMoments:
     def similarity(self) -> SpaceSimilarity:
         """CKA and SVCCA of all layer pairs over the tokens seen, computed on the CPU."""
         n_a, n_b = len(self.widths_a), len(self.widths_b)
-        with _single_threads(self.threads) as pool:
+        with single_threaded(self.threads) as pool:
             scatter = [self._scatter[i, i].cpu() for i in range(n_a + n_b)]
             whitening = list(pool.map(_whitening, scatter))
 
@@ -297,7 +296,7 @@ def decoder_similarity(directions_a: Matrix, directions_b: Matrix) -> DecoderSim
             row = f"{field}, row {int(empty.nonzero()[0])}"
             requirement = "a direction of length 0 has no cosine with others"
             raise InputError(row, 0.0, requirement, "Leave dead features out.")
-    with _one_thread():
+    with library_threads(1, "torch"):
         near_a, near_b = (_cosine_ranks(x[:RSA_PAIRS]) for x in (a, b))
         rsa = 0.5 * float((near_a * near_b).sum())
         svcca = _mean_correlation(_scores(a).T, _scores(b), n_pairs)
@@ -379,22 +378,3 @@ def _cosine_ranks(x: torch.Tensor) -> torch.Tensor:
     length = np.sqrt((ranks**2).sum())
     square[upper] = ranks / length if length else np.nan
     return torch.from_numpy(square + square.T)
-
-
-@contextmanager
-def _one_thread() -> Iterator[int]:
-    """torch with one thread, as BLAS sums in another order when it has more; gives what it had."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield before
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _single_threads(threads: int | None) -> Iterator[Executor]:
-    """Workers that run torch's products one thread each."""
-    alone: dict[str, Any] = {"initializer": torch.set_num_threads, "initargs": (1,)}
-    with _one_thread() as before, ThreadPoolExecutor(threads or before, **alone) as pool:
-        yield pool
