@@ -209,9 +209,7 @@ def test_a_training_that_diverges_is_exit_code_1_with_where(tmp_path: Path) -> N
     arguments = [*TINY, "--out", str(tmp_path / "run"), "--lr", "1e30", "--quiet"]
     found = CliRunner().invoke(cli.app, arguments)
     assert found.exit_code == 1
-    assert re.search(
-        r"training diverged: .*layer 1, step \d+ of 78.*Lower lr", found.stderr
-    )
+    assert re.search(r"training diverged: .*layer 1, step \d+ of 78.*Lower lr", found.stderr)
 
 
 def test_help_of_sae_imports_nothing_heavy() -> None:

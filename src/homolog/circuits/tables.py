@@ -1,4 +1,4 @@
-"""Parts of the tables of circuits that are handed on within the package, as `record.tables` has them."""
+"""Parts of the tables of circuits that are handed on within the package (`record.tables`)."""
 
 from __future__ import annotations
 

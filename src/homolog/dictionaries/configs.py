@@ -19,7 +19,7 @@ class TrainingConfig(Training):
     """How the dictionaries of one model are trained; defaults suit d_model 128, 768 features."""
 
     n_tokens: int = Field(default=1_048_576, ge=1)
-    """Tokens every dictionary sees; activations are read again, in a new order, as often as needed."""
+    """Tokens every dictionary sees; activations are read again, in a new order, as needed."""
 
     seed: int = Field(default=0, ge=0)
     """Root seed; every (model, dictionary, layer) derives its own from it by name."""

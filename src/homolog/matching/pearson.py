@@ -35,6 +35,7 @@ from homolog.matching.kernels import (
     sparse_by_dense_sums,
     sparse_by_sparse_best,
 )
+from homolog.threads import library_threads
 
 SPARSE_BY_DENSE = 16  # dense columns met at once by sparse ones
 DENSE_BLOCK = 1024  # columns of a dense block: 8 MiB of float64 sums
@@ -133,9 +134,6 @@ def _on_gpu(left: Columns, right: Columns, k: int, device: str) -> tuple:
             "device", device, "torch must see a CUDA device", "Say cpu, or see `homolog doctor`."
         )
     return best_pairs(left, right, k, device)
-
-
-from homolog.threads import library_threads
 
 
 @dataclass(frozen=True)

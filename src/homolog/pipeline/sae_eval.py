@@ -19,7 +19,7 @@ from homolog.errors import InputError
 from homolog.features.beginnings import measure_beginning
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
 from homolog.models import LanguageModel, load
-from homolog.pipeline.sae import usable_device
+from homolog.pipeline.sae_inputs import usable_device
 from homolog.pipeline.sae_text import Text, heldout_again, read_text
 from homolog.progress import Progress
 from homolog.record.recipe import EvaluationRecipe

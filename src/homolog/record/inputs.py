@@ -1,6 +1,6 @@
 """What a run reads, known by its contents: a run goes on only with the inputs that it began with.
 
-    state     SHA-256 of names, sizes, times and inodes of the files: the same if nobody touched them
+    state     SHA-256 of names, sizes, times and inodes of files: the same if nobody touched them
     contents  SHA-256 of what is read: asked for where the state is another one, or without files
 
 A file that was copied, or written again with the same bytes, has another state and the same

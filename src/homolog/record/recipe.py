@@ -117,7 +117,7 @@ class Training(Settings):
     """
 
     revive_until: float = Field(default=0.5, ge=0, le=1)
-    """Share of the training during which dead features are drawn anew, where a kind does; 0: never."""
+    """Share of the training during which dead features are drawn anew, if the kind does so."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Products during training; auto takes bfloat16 where the device computes it natively.  Masters
@@ -195,7 +195,7 @@ class Gates(Settings):
     """
 
     l0_least: float = Field(default=1.0, ge=0)
-    """Features active on a token, mean, at least: with less than one, the dictionary has collapsed."""
+    """Features active on a token, mean, at least: with less than one it has collapsed."""
 
     l0_share_most: float = Field(default=0.25, gt=0, le=1)
     """L0 at most this share of d_sae: above it, correlations between features mean little."""

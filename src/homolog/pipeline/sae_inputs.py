@@ -1,0 +1,182 @@
+"""What a training of dictionaries needs before a folder is made: model, text, layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from homolog.corpus import TokenWindows, fingerprint
+from homolog.dictionaries import KindSettings, TrainingConfig, parse_config
+from homolog.dictionaries.training.device_state import check_device
+from homolog.errors import InputError
+from homolog.features import Pool, StreamedResiduals
+from homolog.features.streamed import device_memory
+from homolog.models import LanguageModel, load
+from homolog.pipeline.inputs import read_facts, text_input, tokenizer_input, weights_input
+from homolog.pipeline.sae_text import Text, hold_out, read_text
+from homolog.progress import Progress
+from homolog.record.inputs import Input
+from homolog.record.recipe import SaeRecipe
+from homolog.record.run_folder import RunFolder
+
+STORE_BYTES = 16 << 30  # residuals that are stored without being asked for
+MEMORY_SHARE = 0.8  # of the device's memory that dictionaries in training may take
+POOL_SHARE = 0.25  # of the device's memory that a pool may take; a larger one lies in main memory
+BYTES_A_WEIGHT = 16  # weight, two moments, copy for products
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What has to be known before a folder is made."""
+
+    model: LanguageModel
+    tokenizer: str
+    layers: list[int]
+    config: KindSettings
+    train: TokenWindows
+    heldout: TokenWindows
+    text: Text
+    read: dict[str, Any]
+    """Of the text: `read_facts`."""
+    streamed: StreamedResiduals | None
+    """None: the residuals are stored first."""
+
+
+def chosen_layers(recipe: SaeRecipe, n_layers: int) -> list[int]:
+    """The layers of a model that has so many.  InputError where it does not have one of them."""
+    chosen = list(range(n_layers) if recipe.layers is None else recipe.layers)
+    if unknown := [layer for layer in chosen if layer not in range(n_layers)]:
+        requirement = f"{recipe.model} has layers 0 to {n_layers - 1}"
+        raise InputError("--layers", unknown[0], requirement, "Choose of these.")
+    return chosen
+
+
+def training_config(recipe: SaeRecipe) -> TrainingConfig:
+    """How the dictionaries are trained."""
+    return TrainingConfig(n_tokens=recipe.tokens, seed=recipe.seed, **recipe.training)
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of that name.  InputError where torch does not know or see it."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(
+            "--device", name, "it is the name of no device", "Give cpu, cuda, cuda:1 or mps."
+        ) from None
+    check_device(device)
+    return device
+
+
+def inputs_of(recipe: SaeRecipe, text: Callable[[], str]) -> list[Input]:
+    """All that is read; text: gives the hash of the tokens."""
+    model = recipe.model, recipe.revision
+    return [text_input(recipe.text, text), weights_input(*model), tokenizer_input(*model)]
+
+
+def prepare(recipe: SaeRecipe, progress: Progress) -> TrainingInputs:
+    device = usable_device(recipe.device)
+    dtype = getattr(torch, recipe.dtype)
+    model = load(recipe.model, revision=recipe.revision, dtype=dtype, device=device)
+    tokenizer = fingerprint(model.require_tokenizer())
+    model.require_positions(recipe.context, "--context")
+    layers = chosen_layers(recipe, model.n_layers)
+    config = parse_config(recipe.config(model.d_model))
+    _check_memory(len(layers) * len(recipe.labels), model.d_model, config.d_sae, device)
+    text = Text(
+        recipe.text,
+        recipe.field,
+        recipe.split,
+        recipe.context,
+        recipe.shuffle,
+        recipe.seed,
+    )
+    with progress.stage("read the text"):
+        whole = read_text(
+            text, model.tokenizer, recipe.heldout + recipe.tokens + 2 * recipe.context
+        )
+        heldout, train, text = hold_out(whole, text, recipe.heldout)
+    streamed = None
+    if not _stored(recipe, model, train):
+        kept_in = getattr(torch, recipe.residuals)
+        size = recipe.pool_tokens * len(layers) * model.d_model * kept_in.itemsize
+        place = device if size <= POOL_SHARE * device_memory(device) else "cpu"
+        streamed = StreamedResiduals(
+            model,
+            train,
+            layers,
+            seed=recipe.seed,
+            name=recipe.name,
+            key=weights_key(recipe),
+            pool=Pool(recipe.pool_tokens, kept_in, place),
+        )
+    read = read_facts(whole, model.tokenizer)
+    return TrainingInputs(model, tokenizer, layers, config, train, heldout, text, read, streamed)
+
+
+def weights_key(recipe: SaeRecipe) -> str:
+    """Identifies the weights beside the model's name."""
+    return f"{recipe.revision} {recipe.dtype}"
+
+
+def _check_memory(n_dictionaries: int, d_model: int, d_sae: int, device: torch.device) -> None:
+    needed, there = n_dictionaries * 2 * d_model * d_sae * BYTES_A_WEIGHT, device_memory(device)
+    if needed > MEMORY_SHARE * there:
+        raise InputError(
+            "--layers",
+            f"{n_dictionaries} dictionaries of {d_sae} features",
+            f"training takes {needed / 2**30:.0f} GiB, and {device.type} has {there / 2**30:.0f} "
+            "GiB",
+            "Train fewer layers at a time, each with an --out of its own, fewer --seeds, or a "
+            "smaller --d-sae.",
+        )
+
+
+def _stored(recipe: SaeRecipe, model: LanguageModel, train: TokenWindows) -> bool:
+    """Whether residuals are stored first: where asked for, or read more than once and not too
+    large.
+    """
+    if recipe.stream != "auto":
+        return recipe.stream == "store"
+    kept = int(train.mask.sum())
+    size = kept * model.n_layers * model.d_model * getattr(torch, recipe.residuals).itemsize
+    return recipe.tokens > kept and size <= STORE_BYTES
+
+
+def facts_of_model(recipe: SaeRecipe, prepared: TrainingInputs, rows: list[Row]) -> Row:
+    model = prepared.model
+    return {
+        "name": recipe.name,
+        "ref": recipe.model,
+        "role": "on its own",
+        "architecture": model.architecture,
+        "n_layers": model.n_layers,
+        "d_model": model.d_model,
+        "n_parameters": model.n_parameters,
+        "heldout_loss": rows[0]["loss_clean"],
+    }
+
+
+def note_facts(run: RunFolder, recipe: SaeRecipe, prepared: TrainingInputs) -> None:
+    train, heldout = prepared.train, prepared.heldout
+    run.note(
+        name=run.path.name,
+        device=recipe.device,
+        corpus={
+            "sources": [recipe.text],
+            "tokenizer": prepared.tokenizer,
+            "context": recipe.context,
+            "hash": train.hash,
+            "train_tokens": train.n_tokens,
+            "train_documents": train.n_documents,
+            "heldout_hash": heldout.hash,
+            "heldout_tokens": int(heldout.mask.sum()),
+            "heldout_documents": heldout.n_documents,
+            **prepared.read,
+        },
+        stream="store" if prepared.streamed is None else "pool",
+    )
