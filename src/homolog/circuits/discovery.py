@@ -68,7 +68,7 @@ class Discovery:
     """Scores of all edges, and how far they can be trusted.
 
     metric         "kl" stands for negative KL divergence
-    edges          columns `tables.SCORED_EDGES`: layers are null for embed and logits, tap is null but
+    edges          columns `tables.SCORED_EDGES`: layers null for embed and logits, tap null but
                    for conv_taps, position is the label of the receiver's; largest in size first
     validation     some edges with their real effects, and
     correlation    that of score and effect: see `edge_patching.Validation`
