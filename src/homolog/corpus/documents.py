@@ -244,14 +244,14 @@ def _open(path: Path) -> io.BufferedIOBase:
 def _record(record: Any, field: str, place: str) -> Document:
     text = record.get(field) if isinstance(record, dict) else None
     if not isinstance(text, str):
-        found = type(record).__name__
+        there = type(record).__name__
         if isinstance(record, dict):
             names = ", ".join(map(str, record))
-            found = f"{field}: {type(text).__name__}" if field in record else names
+            there = f"{field}: {type(text).__name__}" if field in record else names
         raise InputError(
             "corpus",
             place,
-            f"it must have a text in the field {field!r} (found: {_one_line(found)})",
+            f"it must have a text in the field {field!r} (found: {_one_line(there)})",
             "Name the field that holds the text: `field` in [corpus].",
         )
     return Document(text, place)

@@ -68,14 +68,12 @@ def by_itself(run: RunFolder, work: str, progress: Progress) -> Iterator[None]:
 def beginning_missed(
     model: LanguageModel, name: str, windows: TokenWindows, progress: Progress
 ) -> list[str]:
-    """In words, that the model reads text much better after the token its tokenizer puts first;
-    said at once, too.
-    """
-    found = measure_beginning(model, windows)
-    if found is None or not found.is_missed:
+    """In words, that text is read much better after the token that the tokenizer puts first."""
+    beginning = measure_beginning(model, windows)
+    if beginning is None or not beginning.is_missed:
         return []
-    progress.note(f"Warning: {found.words(name)}.")
-    return [found.words(name)]
+    progress.note(f"Warning: {beginning.words(name)}.")
+    return [beginning.words(name)]
 
 
 def write_table(frame: pl.DataFrame, path: Path) -> None:

@@ -54,13 +54,10 @@ def saes_input(template: str) -> Input:
     files: tuple[Path, ...] = ()
     if not template.startswith("hf:"):
         folder = Path(template.replace("{layer}", "*"))
-        found = Path(folder.anchor or ".").glob(str(folder.relative_to(folder.anchor)))
-        files = tuple(
-            sorted(file for place in found for file in place.rglob("*") if file.is_file())
-        )
-    return Input(
-        f"the dictionaries {template}", files, cache(partial(_saes_contents, template, files))
-    )
+        folders = Path(folder.anchor or ".").glob(str(folder.relative_to(folder.anchor)))
+        files = tuple(sorted(f for place in folders for f in place.rglob("*") if f.is_file()))
+    contents = cache(partial(_saes_contents, template, files))
+    return Input(f"the dictionaries {template}", files, contents)
 
 
 def require_different(weights: Iterable[Input]) -> None:

@@ -31,19 +31,16 @@ _kept: OrderedDict[tuple[str, str], Columns] = (
 
 
 def prepare_layer(folder: Path, out: Path, key: str) -> None:
-    """Task: prepare the features of a folder for matching and write them to `out`, unless they are
-    there.
-    """
+    """Task: prepare a folder's features for matching and write them to `out`, if not there."""
     if any(read_part(out / f"{order}.safetensors", key) is None for order in ORDERS):
-        found = open_features(folder)
-        store_columns(prepare(found.load().matrix, f"{found.name} layer {found.layer}"), out, key)
+        features = open_features(folder)
+        name = f"{features.name} layer {features.layer}"
+        store_columns(prepare(features.load().matrix, name), out, key)
 
 
 @lru_cache(maxsize=1)
 def _orders(folder: Path, n_exchanges: int, seed: int) -> np.ndarray:
-    """Orders of the tokens under each exchange: the same for all layers, which have the same
-    documents.
-    """
+    """Orders of the tokens under each exchange: the same for all layers of the same documents."""
     document = open_features(folder).document
     return (
         document_exchanges(document, n_exchanges, seed)
@@ -70,15 +67,11 @@ def match_layers(
     if read_part(out, key) is not None:
         return
     on_gpu = device.startswith("cuda")
-    left, right = (
-        (a.on_gpu(room), b.on_gpu(room))
-        if on_gpu
-        else (a.columns("by_column", room), b.columns("packed", room))
-    )
-    found = match_pair(
-        left, right, K, exchanges=_orders(a.folder, *exchanges), threads=threads, device=device
-    )
-    write_part(out, found.arrays(), key)
+    left = a.on_gpu(room) if on_gpu else a.columns("by_column", room)
+    right = b.on_gpu(room) if on_gpu else b.columns("packed", room)
+    orders = _orders(a.folder, *exchanges)
+    pair = match_pair(left, right, K, exchanges=orders, threads=threads, device=device)
+    write_part(out, pair.arrays(), key)
 
 
 @dataclass(frozen=True)
@@ -100,12 +93,12 @@ class PreparedLayer:
         )
 
     def _read(self, order: Order) -> Columns:
-        found = stored_columns(self.prepared, self.key, order)
-        if found is None:  # damaged since: what was prepared is made again
+        columns = stored_columns(self.prepared, self.key, order)
+        if columns is None:  # damaged since: what was prepared is made again
             prepare_layer(self.folder, self.prepared, self.key)
-            found = stored_columns(self.prepared, self.key, order)
-            assert found is not None
-        return found
+            columns = stored_columns(self.prepared, self.key, order)
+            assert columns is not None
+        return columns
 
 
 def _keep(name: tuple[str, str], room: int, make: Callable[[], Columns]) -> Columns:

@@ -141,8 +141,10 @@ def seed_agreement(
     f, g = a.encode_sparse(x), b.encode_sparse(x)
     best = max_pearson(f, g)
     sides = ((best.a_to_b, f), (best.b_to_a, g))
-    found = [side.r[np.bincount(m.indices, minlength=len(side.r)) >= least, 0] for side, m in sides]
-    r = np.concatenate(found)
+    best_r = [
+        side.r[np.bincount(m.indices, minlength=len(side.r)) >= least, 0] for side, m in sides
+    ]
+    r = np.concatenate(best_r)
     r = r[np.isfinite(r)]
     return float(r.mean()) if r.size else math.nan
 

@@ -54,11 +54,11 @@ def reset_peak_memory() -> bool:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result may depend on, where installed."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    known = {"python": platform.python_version(), "platform": platform.platform()}
     for package in REPORTED_PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            known[package] = importlib.metadata.version(package)
+    return known
 
 
 def machine() -> dict[str, str | int]:

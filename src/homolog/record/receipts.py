@@ -46,14 +46,14 @@ def read_receipt(path: Path, key: str) -> Any | None:
     except (ValueError, KeyError, TypeError) as error:
         logger.warning("%s is damaged (%s): its task runs again", path, error)
         return None
-    found = json.loads(contents)
-    if found["key"] != key:
+    receipt = json.loads(contents)
+    if receipt["key"] != key:
         return None
-    for name, expected in found["files"].items():
+    for name, expected in receipt["files"].items():
         file = path.parent / name
         if not file.is_file() or sha256_file(file) != expected:
             logger.warning(
                 "%s is damaged or missing: it is made again", Path(os.path.normpath(file))
             )
             return None
-    return found["value"]
+    return receipt["value"]

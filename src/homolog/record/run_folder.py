@@ -97,15 +97,14 @@ class RunFolder(Places):
     @classmethod
     def _open_locked(cls, path: Path, recipe: dict[str, Any]) -> RunFolder:
         run_json = path / "run.json"
-        found = read_record(run_json) if run_json.is_file() else None
-        if found is not None and found["recipe"] != recipe:
-            raise other_recipe(path, found, recipe)
+        there = read_record(run_json) if run_json.is_file() else None
+        if there is not None and there["recipe"] != recipe:
+            raise other_recipe(path, there, recipe)
         for partial in remove_partial_files(path):
             logger.info("removed %s, left half-written by a process that was stopped", partial)
-        if found is None and run_json.exists():
+        if there is None and run_json.exists():
             logger.warning("%s is damaged: every stage of this run is rebuilt", run_json)
-        record = found or {
-            "format": FORMAT,
+        record = there or {
             "recipe": recipe,
             "recipe_hash": recipe_hash(recipe),
             "stages": {},
@@ -148,13 +147,11 @@ class RunFolder(Places):
         )
 
     def check_inputs(self, inputs: Iterable[Input]) -> None:
-        """Record what this run reads.  InputError that names what is no longer what an earlier
-        process read.
-        """
+        """Record what this run reads.  InputError where it is not what an earlier process read."""
         known = self._record.setdefault("inputs", {})
-        found = list(inputs)
+        given = list(inputs)
         if changed := [
-            item.name for item in found if item.name in known and not item.is_as(known[item.name])
+            item.name for item in given if item.name in known and not item.is_as(known[item.name])
         ]:
             raise InputError(
                 "--out",
@@ -162,7 +159,7 @@ class RunFolder(Places):
                 f"it holds a run of other contents of {', of '.join(changed)}",
                 "Bring back what was there when the run began, or give another --out.",
             )
-        known |= {item.name: item.facts() for item in found}
+        known |= {item.name: item.facts() for item in given}
         self._write()
 
     def note(self, **facts: Any) -> None:
