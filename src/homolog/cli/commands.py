@@ -257,7 +257,7 @@ def main() -> None:
 def _compare(
     recipe: Recipe, out: Path | None, ray: str | None, threads: int | None, quiet: bool
 ) -> None:
-    from homolog.pipeline.run_study import finished_report
+    from homolog.pipeline.run_study import finished_report, words_of
     from homolog.progress import make_progress
     from homolog.record.run_folder import RunFolder
 
@@ -268,6 +268,6 @@ def _compare(
 
         path = run_study(recipe, target, make_progress(quiet), ray=ray, threads=threads)
     record = RunFolder(target).record
-    for said in [*record.get("verdicts", []), *record.get("causal", [])]:
-        typer.echo(said["words"])
+    for words in words_of(record):
+        typer.echo(words)
     say_report(path, record)

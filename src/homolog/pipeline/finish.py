@@ -9,15 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import Quality, SparseAutoencoder
 from homolog.errors import InputError
 from homolog.features.beginnings import measure_beginning
 from homolog.models import LanguageModel
 from homolog.progress import Progress
-from homolog.record.atomic import atomic_path
 from homolog.record.run_folder import RunFolder
 from homolog.report import write_report
 
@@ -74,12 +71,6 @@ def beginning_missed(
         return []
     progress.note(f"Warning: {beginning.words(name)}.")
     return [beginning.words(name)]
-
-
-def write_table(frame: pl.DataFrame, path: Path) -> None:
-    """Write a table so that it appears under its name only when complete."""
-    with atomic_path(path) as partial:
-        frame.write_parquet(partial)
 
 
 def quality_row(

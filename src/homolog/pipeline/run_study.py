@@ -10,6 +10,7 @@ on a cluster: what is complete is kept, and a run that was stopped goes on from 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,12 @@ def finished_report(recipe: Recipe, out: Path) -> Path | None:
         )
     )
     return run.report_folder / "index.html" if complete else None
+
+
+def words_of(record: Mapping[str, Any]) -> list[str]:
+    """What a run says in words, by its run.json: the verdicts, then what analyses found."""
+    names = ["verdicts", *(analysis.name for analysis in ANALYSES if analysis.says is not None)]
+    return [entry["words"] for name in names for entry in record.get(name, [])]
 
 
 def _check_models(models: Models, recipe: Recipe) -> Any:
