@@ -167,8 +167,7 @@ class Dictionaries(Training):
 class Sae(Dictionaries, defaults={"batch": 2048, "lr": 1e-3}):
     """The dictionaries of a study: one for every layer of every model that does not bring its own.
 
-    Keys of the kind are here, too: l1 for relu and gated, k for topk and batchtopk, l0 for
-    jumprelu, and what else docs/settings.md names under the kind.
+    Keys of the kind are here, too: docs/settings.md has them under the kind.
     """
 
     epochs: int = Field(default=1, ge=1)

@@ -49,7 +49,7 @@ def column_blocks(features: SparseFeatures) -> Iterator[Block]:
     csr = features.matrix
     if csr.nnz and not csr.data.min() >= 0:
         least, needed = float(csr.data.min()), "features of a dictionary are 0 or positive"
-        raise InputError("activations", least, needed, "Give ReLU or TopK features.")
+        raise InputError("activations", least, needed, "Give features that are never below 0.")
     if np.count_nonzero(csr.data) < csr.nnz:
         csr = csr.copy()
         csr.eliminate_zeros()
