@@ -4,6 +4,8 @@ that alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from homolog.pipeline import comparing, spaces
 from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.recipes import load_recipe, parse_circuits
 from homolog.pipeline.run_study import finished_report, run_study
-from homolog.progress import SilentProgress
+from homolog.progress import Bar, SilentProgress
 from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
 
@@ -54,15 +56,35 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return load_recipe(path)
 
 
+class Noted(SilentProgress):
+    """Keeps which stages were announced, and which came."""
+
+    def __init__(self) -> None:
+        self.planned: list[str] = []
+        self.came: list[str] = []
+
+    def plan(self, expected_seconds: Mapping[str, float]) -> None:
+        self.planned = list(expected_seconds)
+
+    def stage(self, name: str, total: float | None = None) -> AbstractContextManager[Bar]:
+        self.came.append(name)
+        return super().stage(name, total)
+
+
 @pytest.fixture(scope="module")
-def runs(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def progress() -> Noted:
+    return Noted()
+
+
+@pytest.fixture(scope="module")
+def runs(recipe: Recipe, progress: Noted, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`whole`: an undisturbed run; `failed`: one in which four things fail, of each kind of work
     one.
     """
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         leave_undrawn(patch.setattr)
-        run_study(recipe, folder / "whole", SilentProgress(), threads=1)
+        run_study(recipe, folder / "whole", progress, threads=1)
         for module, function, when in (
             (induction, "trace_induction", lambda model, *_: model.name.endswith("s1")),
             (spaces, "SpaceMoments", lambda *_, **__: True),
@@ -81,6 +103,11 @@ def failing(function: Any, when: Any) -> Any:
         return function(*args, **kwargs)
 
     return fails
+
+
+def test_every_stage_that_is_announced_comes(runs: Path, progress: Noted) -> None:
+    """The estimate of the time left goes by their names."""
+    assert len(progress.planned) > 8 and set(progress.planned) <= set(progress.came)
 
 
 def test_what_failed_is_named_in_the_record_and_in_the_report(runs: Path) -> None:
