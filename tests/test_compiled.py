@@ -9,10 +9,12 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import homolog
+from homolog.compiled import jit
 
 SOURCE = Path(homolog.__file__).parent
 
@@ -80,6 +82,13 @@ def test_a_temporary_folder_that_others_may_write_to_is_not_used(nowhere: dict[s
     done = run(nowhere, COMPILE)
     assert done.stdout == "8\n" and "every process compiles anew" in done.stderr
     assert not list(folder.iterdir())
+
+
+def test_code_that_stands_in_no_file_is_compiled_and_not_kept() -> None:
+    names: dict[str, Any] = {}
+    exec(compile("def double(x): return 2 * x", "<typed>", "exec"), names)
+    double = jit()(names["double"])
+    assert double(4) == 8 and double.stats.cache_path is None
 
 
 def test_one_decorator_compiles_everything() -> None:

@@ -23,12 +23,13 @@ logger = logging.getLogger("homolog")
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """`numba.njit(**options)` whose machine code is kept for the next process.
 
-    `stats.cache_path` of the compiled function says where, if anywhere.
+    `stats.cache_path` of the compiled function says where, if anywhere: code that stands in no
+    file, as what is typed at a prompt, is not kept.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
         global _keep
-        if _keep:
+        if _keep and Path(function.__code__.co_filename).is_file():
             try:
                 return numba.njit(cache=True, **options)(function)
             except RuntimeError as error:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from homolog.analyses.induction import measure
 from homolog.circuits.tables import STUDY_TABLES
 from homolog.cli import app
 from homolog.errors import InputError
-from homolog.pipeline import Study, circuits
+from homolog.pipeline import Study
 from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.recipes import load_recipe, parse_circuits, parse_recipe
 from homolog.progress import SilentProgress
@@ -132,24 +133,19 @@ def test_threads_and_precision_reach_the_models(tmp_path, monkeypatch):
     """Of a study's circuits: `threads` limits them, and the tables stay as they are."""
     seen = []
 
-    def load(ref, **options):
-        seen.append((torch.get_num_threads(), options["dtype"]))
-        return real(ref, **options)
+    def trace_induction(model, prompts):
+        seen.append((torch.get_num_threads(), next(model.hf.parameters()).dtype))
+        return real(model, prompts)
 
-    real = circuits.load
-    monkeypatch.setattr(circuits, "load", load)
+    real = measure.trace_induction
+    monkeypatch.setattr(measure, "trace_induction", trace_induction)
     small = recipe("zoo:mamba-s0")
     before = torch.get_num_threads()
     for threads in (1, 2):
-        run = RunFolder.open(tmp_path / str(threads), small.values())
-        subjects = circuits.named_once(small.models)
-        circuits.trace_models(
-            run, subjects, small.circuits, small.run, SilentProgress(), alone=True, threads=threads
-        )
-        run.close()
+        run_circuits(small, tmp_path / str(threads), SilentProgress(), threads=threads)
     assert [n for n, _ in seen] == [1, 2] and torch.get_num_threads() == before
-    for name in STUDY_TABLES:
-        one, two = (tmp_path / n / f"{name}.parquet" for n in ("1", "2"))
+    for table in STUDY_TABLES:
+        one, two = (tmp_path / n / table.file for n in ("1", "2"))
         assert one.read_bytes() == two.read_bytes()
     words = ["circuits", "induction", "zoo:mamba-s0", "--dtype", "bfloat16", "--prompts", "4"]
     words += ["--length", "16", "--repeat", "4", "--quiet", "--out", str(tmp_path / "half")]

@@ -8,7 +8,7 @@ import pytest
 from tests.reference.tiny_models import tiny_qwen3
 from typer.testing import CliRunner
 
-from homolog.circuits.tables import TABLES, TASK_TABLES
+from homolog.circuits.tables import TASK_TABLES
 from homolog.cli import app
 from homolog.record.run_folder import RunFolder
 
@@ -32,9 +32,10 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_tables_say_what_was_found_of_each_model(out: Path) -> None:
-    tables = {name: pl.read_parquet(out / f"{name}.parquet") for name in TASK_TABLES}
-    for name, frame in tables.items():
-        assert dict(frame.schema) == dict(TABLES[name]), name
+    tables = {table.name: pl.read_parquet(out / table.file) for table in TASK_TABLES}
+    for table in TASK_TABLES:
+        frame = tables[table.name]
+        assert dict(frame.schema) == dict(table.schema), table.name
         assert frame["model"].unique(maintain_order=True).to_list() == [
             "transformer-s0",
             "mamba-s0",

@@ -4,6 +4,8 @@ that alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ import typer
 from tests.pipeline.outcome import RECIPE, files, leave_undrawn
 
 from homolog import terminal
-from homolog.pipeline import circuits, compare, meaning, spaces
+from homolog.analyses.induction import measure as induction
+from homolog.analyses.transplant import measure as transplant
+from homolog.pipeline import comparing, spaces
+from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.recipes import load_recipe, parse_circuits
 from homolog.pipeline.run_study import finished_report, run_study
-from homolog.progress import SilentProgress
+from homolog.progress import Bar, SilentProgress
 from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
 
@@ -35,8 +40,8 @@ validated_edges = 2
 """
 ROTATED = "match rotated.transformer-s0@sae.transformer-s1@rotated"
 SPACES = "spaces main.transformer-s0@sae.transformer-s1@sae"
-TRANSPLANT = "meaning: transplant residuals"
-CIRCUIT = "circuit transformer-s1"
+TRANSPLANT = "transplant"
+CIRCUIT = "induction transformer-s1"
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +56,40 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return load_recipe(path)
 
 
+class Noted(SilentProgress):
+    """Keeps which stages were announced, and which came."""
+
+    def __init__(self) -> None:
+        self.planned: list[str] = []
+        self.came: list[str] = []
+
+    def plan(self, expected_seconds: Mapping[str, float]) -> None:
+        self.planned = list(expected_seconds)
+
+    def stage(self, name: str, total: float | None = None) -> AbstractContextManager[Bar]:
+        self.came.append(name)
+        return super().stage(name, total)
+
+
 @pytest.fixture(scope="module")
-def runs(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def progress() -> Noted:
+    return Noted()
+
+
+@pytest.fixture(scope="module")
+def runs(recipe: Recipe, progress: Noted, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`whole`: an undisturbed run; `failed`: one in which four things fail, of each kind of work
     one.
     """
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         leave_undrawn(patch.setattr)
-        run_study(recipe, folder / "whole", SilentProgress(), threads=1)
+        run_study(recipe, folder / "whole", progress, threads=1)
         for module, function, when in (
-            (circuits, "trace_induction", lambda model, *_: model.name.endswith("s1")),
+            (induction, "trace_induction", lambda model, *_: model.name.endswith("s1")),
             (spaces, "SpaceMoments", lambda *_, **__: True),
-            (compare, "tables_of", lambda *_, comparison, **__: comparison == "rotated"),
-            (meaning.transplant, "transplant", lambda *_, **__: True),
+            (comparing, "tables_of", lambda *_, comparison, **__: comparison == "rotated"),
+            (transplant, "measure_pair", lambda *_, **__: True),
         ):
             patch.setattr(module, function, failing(getattr(module, function), when))
         run_study(recipe, folder / "failed", SilentProgress(), threads=1)
@@ -80,6 +105,11 @@ def failing(function: Any, when: Any) -> Any:
     return fails
 
 
+def test_every_stage_that_is_announced_comes(runs: Path, progress: Noted) -> None:
+    """The estimate of the time left goes by their names."""
+    assert len(progress.planned) > 8 and set(progress.planned) <= set(progress.came)
+
+
 def test_what_failed_is_named_in_the_record_and_in_the_report(runs: Path) -> None:
     failed = RunFolder(runs / "failed").record["failed"]
     rotated = "match rotated.transformer-s1@sae.transformer-s0@rotated"
@@ -93,14 +123,13 @@ def test_what_failed_is_named_in_the_record_and_in_the_report(runs: Path) -> Non
 def test_the_command_line_names_what_failed_and_ends_with_1(
     runs: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        circuits, "trace_induction", failing(circuits.trace_induction, lambda *_: True)
-    )
+    fails = failing(induction.trace_induction, lambda *_: True)
+    monkeypatch.setattr(induction, "trace_induction", fails)
     values = {"name": "two", "models": ["zoo:transformer-s0", "zoo:mamba-s0"]}
     with pytest.raises(
         RuntimeError, match="no circuit could be traced: MemoryError: planted; MemoryError: planted"
     ):
-        circuits.run_circuits(parse_circuits(values), runs / "none", SilentProgress())
+        run_circuits(parse_circuits(values), runs / "none", SilentProgress())
     record = RunFolder(runs / "failed").record
     with pytest.raises(typer.Exit) as ended:
         terminal.say_report(runs / "failed" / "report" / "index.html", record)
@@ -132,6 +161,13 @@ def test_the_same_command_again_makes_what_is_missing_and_nothing_else(
     runs: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave_undrawn(monkeypatch.setattr)
+    traced, trace = [], induction.trace_induction
+
+    def trace_induction(model: Any, prompts: Any) -> Any:
+        traced.append(model.name)
+        return trace(model, prompts)
+
+    monkeypatch.setattr(induction, "trace_induction", trace_induction)
     assert finished_report(recipe, runs / "failed") is None
     before = RunFolder(runs / "failed").record["stages"]
     run_study(recipe, runs / "failed", SilentProgress(), threads=1)
@@ -144,6 +180,7 @@ def test_the_same_command_again_makes_what_is_missing_and_nothing_else(
     assert after["failed"] == {}
     assert files(runs / "failed") == files(runs / "whole")
     assert finished_report(recipe, runs / "failed") is not None
-    assert "circuit transformer-s0" not in again and not any(
-        name.startswith(("dictionaries", "features")) for name in again
-    )
+    assert len(traced) == 1 and traced[0].endswith("transformer-s1")
+    assert not any(name.startswith(("dictionaries", "features")) for name in again)
+    kept = {"left_context", "scatter", "relation", "causal", "exclusive"}
+    assert "transplant" in again and "left_context" not in again and kept <= after["stages"].keys()

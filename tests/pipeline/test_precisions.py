@@ -72,7 +72,10 @@ validated_edges = 2
 [run]
 dtype = "{dtype}"
 """
-HOMOLOG = "from tests.pipeline.outcome import leave_undrawn; leave_undrawn(setattr); from homolog.cli import main; main()"
+HOMOLOG = (
+    "from tests.pipeline.outcome import leave_undrawn; leave_undrawn(setattr); "
+    "from homolog.cli import main; main()"
+)
 COMPARISONS = {
     "main",
     "main-seed",

@@ -1,4 +1,4 @@
-"""Recipes are values: complete, checked, hashed; mistakes are named with what was probably meant."""
+"""Recipes are values: complete, checked, hashed; mistakes are named with what was meant."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from homolog.dictionaries import KINDS, parse_config
 from homolog.errors import InputError
-from homolog.pipeline import recipes
 from homolog.pipeline.recipes import built_in_recipes, load_recipe, parse_recipe
+from homolog.record.recipe import Sae
 
 SMALLEST = """
 [[models]]
@@ -132,8 +132,12 @@ def test_every_kind_takes_the_key_that_makes_it_sparse(kind: str, key: str, valu
     assert parse_recipe(recipe.values(), "run.json") == recipe
 
 
-def test_kinds_and_their_keys_are_those_of_dictionaries() -> None:
-    assert {name: kind.sparsity for name, kind in KINDS.items()} == recipes.SPARSITY
+def test_every_kind_is_a_kind_of_the_recipe_and_keeps_no_other_kinds_settings() -> None:
+    for name, kind in KINDS.items():
+        sae = {"kind": name, "l1": None, kind.sparsity: 3}
+        values = parse_recipe(change(sae=sae), "mine.toml").values()["sae"]
+        own = {*Sae.model_fields, *kind.Settings.model_fields}
+        assert values.keys() <= own and values[kind.sparsity] == 3, name
 
 
 def bring(**saes: str) -> dict[str, Any]:

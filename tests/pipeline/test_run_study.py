@@ -71,10 +71,10 @@ def test_every_row_of_the_controls_is_there_in_both_directions(done):
     study = homolog.Study.load(done)
     rows = set(
         study.summary.filter(pl.col("stratum") == "all")
-        .select("comparison", "model", "best_model")
+        .select("comparison", "model", "best_model", "best_label")
         .iter_rows()
     )
-    for expected in (
+    for comparison, model, partner in (
         ("main", "transformer-s0", "mamba-s0"),
         ("main", "mamba-s0", "transformer-s0"),
         ("main-seed", "transformer-s0", "mamba-s0@seed1"),
@@ -93,7 +93,9 @@ def test_every_row_of_the_controls_is_there_in_both_directions(done):
         ("neurons-random", "transformer-s0", "mamba-random"),
         ("neurons-random", "mamba-s0", "transformer-random"),
     ):
-        assert expected in rows
+        best_model, _, label = partner.partition("@")
+        default = "neuron" if comparison.startswith("neurons") else "sae"
+        assert (comparison, model, best_model, label or default) in rows
     main = study.matches.filter((pl.col("comparison") == "main") & (pl.col("model") == "mamba-s0"))
     assert len(main) == 8 * 64
     assert len(study.layers.filter(pl.col("comparison") == "main")) == 2 * 4 * 8

@@ -1,4 +1,4 @@
-"""`homolog circuits`: how models do a task.  A part of `cli.py`, which turns errors into words."""
+"""`homolog circuits`: how models do a task."""
 
 from __future__ import annotations
 

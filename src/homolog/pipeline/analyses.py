@@ -48,6 +48,11 @@ def words_left_out(material: Material, analyses: Sequence[Analysis]) -> list[str
     return [words for a in wanted if (words := a.left_out(material)) is not None]
 
 
+def title_of(analysis: Analysis, unit: Unit = ()) -> str:
+    """What the progress display calls an analysis, or a unit of it that may fail alone."""
+    return ": ".join([analysis.title or analysis.name, *filter(None, [" ".join(map(str, unit))])])
+
+
 def measure_unit(
     material: Material, measure: Callable[..., Any], unit: Unit, files: dict[str, Path], key: str
 ) -> None:
@@ -97,17 +102,16 @@ def _measured(
     context: Context, analysis: Analysis, units: list[Unit], calls: list[dict[str, Any]]
 ) -> list[int]:
     """Run the tasks; the numbers of those that succeeded: all, unless they may fail alone."""
-    title = analysis.title or analysis.name
     if not analysis.units_may_fail:
-        context.tasks(title, measure_unit, calls)
+        context.tasks(title_of(analysis), measure_unit, calls)
         return list(range(len(units)))
     works = [" ".join([analysis.name, *map(str, unit)]) for unit in units]
     for unit, work, call in zip(units, works, calls, strict=True):
         with context.apart(work):
-            context.tasks(f"{title}: {' '.join(map(str, unit))}", measure_unit, [call])
+            context.tasks(title_of(analysis, unit), measure_unit, [call])
     made = [number for number, work in enumerate(works) if work not in context.failed]
     if not made:
-        raise RuntimeError(f"{title}: nothing of it succeeded")
+        raise RuntimeError(f"{title_of(analysis)}: nothing of it succeeded")
     return made
 
 

@@ -47,7 +47,8 @@ def run_circuits(
         run.note(name=recipe.name, compared=[m.name for m in models], device=recipe.run.device)
         material = Material(run.path.absolute(), recipe, Models(tuple(models), {}, {}))
         with open_engine(threads=threads) as engine:
-            context = Context(run, material, engine, progress, threads, memory_share())
+            memory, several = memory_share(), len(models) > 1
+            context = Context(run, material, engine, progress, threads, memory, several)
             run_analyses(context, [a for a in ANALYSES if CIRCUITS in a.tables])
         if not material.has(CIRCUITS):
             reasons = [why["error"] for work, why in context.failed.items() if " " in work]

@@ -15,7 +15,9 @@ from typing import Any
 
 import polars as pl
 
+from homolog.analyses import ANALYSES
 from homolog.matching import summarise, tables_of
+from homolog.pipeline.analyses import words_left_out
 from homolog.pipeline.brought import without_seed
 from homolog.pipeline.context import Context
 from homolog.pipeline.features import feature_folders, share_by_token
@@ -171,6 +173,7 @@ def _write_tables(context: Context, made: list[Parts]) -> None:
         for table, frame in frames.items():
             table.write(frame, run.table(table))
         warnings = warnings_of(material.recipe, material.windows(MATCH))
+        warnings += words_left_out(material, ANALYSES)
         warnings += [note for fact in facts for note in fact["notes"]]
         warnings += without_seed(material.compared, material.recipe)
         warnings += [  # last, for they may be many

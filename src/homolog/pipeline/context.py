@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ class Context:
     """A run that is open for writing, what it is made of, and where its tasks run.
 
     threads: of a task; None: all.  task_bytes: memory that one task may plan with.
+    has_rest: whether a run goes on without what fails; else that ends it.
     """
 
     run: RunFolder
@@ -28,6 +29,7 @@ class Context:
     progress: Progress
     threads: int | None
     task_bytes: int
+    has_rest: bool = True
 
     @cached_property
     def checked(self) -> set[str]:
@@ -66,7 +68,7 @@ class Context:
 
     def apart(self, work: str) -> Any:
         """Work that the rest of the run does without where it fails (`finish.by_itself`)."""
-        return by_itself(self.run, work, self.progress)
+        return by_itself(self.run, work, self.progress) if self.has_rest else nullcontext()
 
     @property
     def failed(self) -> dict[str, Any]:

@@ -44,7 +44,6 @@ def by_itself(run: RunFolder, work: str, progress: Progress) -> Iterator[None]:
 
     It stays named there until it has succeeded.  Stopping by Ctrl-C or a signal stops the run.
     """
-    failed = dict(run.record.get("failed", {}))
     try:
         yield
     except SystemError:  # how compiled code reports an interrupt
@@ -52,14 +51,13 @@ def by_itself(run: RunFolder, work: str, progress: Progress) -> Iterator[None]:
     except Exception as error:
         known = isinstance(error, InputError)
         words = str(error) if known else f"{type(error).__name__}: {error}"
-        run.note(
-            failed=failed
-            | {work: {"error": words, "traceback": None if known else traceback.format_exc()}}
-        )
+        why = {"error": words, "traceback": None if known else traceback.format_exc()}
+        run.note(failed=run.record.get("failed", {}) | {work: why})  # parts of it may stand there
         progress.note(f"{work} failed, the rest goes on: {words}")
     else:
-        if failed.pop(work, None) is not None:
-            run.note(failed=failed)
+        failed = run.record.get("failed", {})
+        if work in failed:
+            run.note(failed={other: why for other, why in failed.items() if other != work})
 
 
 def beginning_missed(

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from homolog.analyses import ANALYSES
+from homolog.analyses import ANALYSES, induction
 from homolog.analyses.material import Material
 from homolog.corpus import TokenWindows, check_same_tokenizer, save_windows, token_texts
 from homolog.engine import open_engine
 from homolog.errors import InputError
 from homolog.models import load_tokenizer, require_inner_sites, require_positions
-from homolog.pipeline.analyses import is_made, run_analyses, words_left_out
+from homolog.pipeline.analyses import is_made, run_analyses, title_of, words_left_out
 from homolog.pipeline.brought import check_brought
 from homolog.pipeline.circuits import require_circuits
 from homolog.pipeline.comparing import compare
@@ -183,6 +183,6 @@ def _expected_seconds(material: Material) -> dict[str, float]:
     plans = planned(material.models, left_out(material.recipe))
     expected |= {f"match {plan.title}": 4.0 for plan in plans}
     if material.recipe.circuits is not None:
-        circuits = {f"trace circuits: {model.name}": 16.0 for model in material.compared}
-        expected |= circuits
+        units = ((model.name,) for model in material.compared)
+        expected |= {title_of(induction.ANALYSIS, unit): 16.0 for unit in units}
     return expected | {"write the report": 10.0}

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from homolog.record.names import folder_name
-from homolog.record.run_folder import recipe_hash
+from homolog.record.run_record import recipe_hash
 from homolog.record.settings import Settings
 
 

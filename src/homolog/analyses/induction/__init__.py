@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent
 PAGE = "circuits.html"
 
 
-def measure(material: Material, model: str) -> Tables:
+def _measure(material: Material, model: str) -> Tables:
     """Task: the circuit of a model, the Off-by-One test, and the edges of discovery."""
     from homolog.analyses.induction.measure import trace
 
@@ -47,7 +47,7 @@ ANALYSIS = Analysis(
     tables=TABLES,
     wanted=lambda recipe: recipe.circuits is not None,
     units=each_model,
-    measure=measure,
+    measure=_measure,
     units_may_fail=True,
     page="circuits",
     chapter="Result",

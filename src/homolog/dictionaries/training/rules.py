@@ -12,11 +12,9 @@ import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 
@@ -94,9 +92,7 @@ def on_cpu(kind: Kind) -> CpuRules:
 
 @functools.cache
 def _compiled(rule: Callable[..., Any]) -> Any:
-    function = with_names(rule, where=_where)
-    kept = Path(function.__code__.co_filename).is_file()  # else numba cannot keep its machine code
-    return (jit if kept else numba.njit)(**_OPTIONS)(function)
+    return jit(**_OPTIONS)(with_names(rule, where=_where))
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
