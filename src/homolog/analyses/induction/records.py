@@ -31,10 +31,6 @@ ROLE_ORDER = (CARRIER, MATCHER, COPIER)
 class CircuitRecords(Records):
     """What the page of the circuits says comes from here.  Models stand as in `circuits`."""
 
-    def table(self, table: Table) -> pl.DataFrame:
-        """All rows of a table; optional columns that it lacks are null."""
-        return table.read(self.folder.table(table.name))
-
     @cached_property
     def circuits(self) -> Sequence[Row]:
         """The rows of the table of that name."""
