@@ -6,14 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
 from tests.report.pages import Text
 
 from homolog.analyses import ANALYSES
 from homolog.analyses.analysis import Page
 from homolog.analyses.induction.records import CircuitRecords, read_circuits
 from homolog.analyses.records import Records
-from homolog.charts import words
 from homolog.report.chapters import Body, body
 from homolog.report.templating import environment
 
@@ -32,11 +30,7 @@ def circuit_page(path: Path) -> Body:
 
 def rendered(page: Page, records: Records) -> Body:
     """What the analyses say of these records."""
-    pages = environment()
-    numbers = {"percent": words.percent, "number": words.number, "level": words.level}
-    filters = numbers | {"listed": words.listed, "named": Markup.escape}
-    pages.filters = filters | pages.filters
-    return body(ANALYSES, {page: records}, pages)
+    return body(ANALYSES, {page: records}, environment())
 
 
 def texts(page: Body) -> dict[str, str]:

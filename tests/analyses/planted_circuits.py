@@ -14,8 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from homolog.record.circuits import DISCOVERED
 from homolog.record.run_record import FORMAT, write_record
-from homolog.record.tables import CIRCUITS, CORRUPTIONS, EDGES, EFFECTS, OFFSETS, ROLES
+from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES
 
 TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES)
 TRANSFORMER, MAMBA = "transformer-s0", "mamba-s0"
@@ -183,14 +184,14 @@ def edges(sender: str, receiver: str, tap: int | None = None) -> Rows:
             "effect_high": None if effect is None else effect + 0.1,
             "chosen_as": chosen,
         }
-        for corruption in CORRUPTIONS
+        for corruption in DISCOVERED
         for score, effect, chosen in planted
     ]
 
 
 def circuit(model: str, n_layers: int, key: str, **offset: Any) -> dict[str, Any]:
     """The row of a model that does the task."""
-    correlations = [name for name in CIRCUITS.columns if name.startswith(CORRUPTIONS)]
+    correlations = [name for name in CIRCUITS.columns if name.startswith(DISCOVERED)]
     return {
         **_about(model, n_layers),
         "preferred": 0.97,

@@ -138,7 +138,7 @@ def test_what_the_current_token_explains_is_told_apart(tmp_path):
     joined = main.join(untrained, on=["layer", "feature"], suffix="_untrained")
     assert (explained["model"], explained["n"]) == (A, joined.height)
     assert explained["share"] == pytest.approx(0.25, abs=0.01)  # layer 0 of 4
-    assert explained["main"] == pytest.approx(joined["r"].mean())
+    assert explained["other"] == pytest.approx(joined["r"].mean())
     assert explained["untrained"] == pytest.approx(joined["r_untrained"].mean())
     text = said(ANALYSIS, records)
     assert f"25% of {A}'s features follow one current token" in text

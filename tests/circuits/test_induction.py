@@ -8,8 +8,8 @@ from homolog.circuits.effects import Effects, PathQuestion, measure_effects
 from homolog.circuits.induction import trace_induction
 from homolog.circuits.prompts import Prompts, Unable, around
 from homolog.circuits.replay import Patched
-from homolog.circuits.tracers.base import CARRIER, COPIER, MATCHER
 from homolog.corpus.tasks import induction
+from homolog.record.circuits import CARRIER, COPIER, MATCHER
 
 PROMPTS = Prompts(n_prompts=32, length=16, repeat=4, batch=16)
 

@@ -11,7 +11,10 @@ from homolog.record import comparisons
 from homolog.record.comparisons import (
     COMPARISONS,
     MAIN,
+    RANDOM_MODEL,
     ROTATED,
+    SAE_SEED,
+    TOKENS,
     Models,
     Side,
     StudyModel,
@@ -114,3 +117,13 @@ def test_one_more_is_registered_once(fresh: None) -> None:
     assert pairs_of(Models((A, B), {}, {}))["mirrored"] == [("a", "b@mirrored")]
     with pytest.raises(ValueError, match="is there already"):
         register(ROTATED)
+
+
+def test_within_a_sentence_a_partner_has_its_name() -> None:
+    assert RANDOM_MODEL.in_sentence() == "an untrained model"
+    assert RANDOM_MODEL.in_sentence("mamba-s0") == "an untrained mamba-s0"
+    assert ROTATED.in_sentence() == "a rotated dictionary"
+    assert ROTATED.in_sentence("{}") == "{} with rotated dictionaries"
+    for partner in ("", "mamba-s0"):
+        assert TOKENS.in_sentence(partner) == "the current token"
+        assert SAE_SEED.in_sentence(partner) == "a second dictionary seed of the same model"

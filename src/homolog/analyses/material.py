@@ -86,8 +86,8 @@ class Material:
         return f"{model.ref} {model.revision} {run.dtype} {run.random_weights}"
 
     def windows(self, use: str) -> TokenWindows:
-        """The text for a use: "train", "match", "quality" or "neurons"."""
-        return _windows(self.run.cache_folder / "windows" / use)
+        """The text for a use: "train", "match", "quality", or "neurons" to match theirs."""
+        return _windows(self.run.windows_folder(use))
 
     def features(self, model: str, layer: int, label: str = MAIN_LABEL) -> SparseFeatures:
         """The activations of a dictionary's features on the matched text; the last two are kept."""

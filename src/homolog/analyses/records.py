@@ -84,12 +84,15 @@ class Records:
     def table(self, table: Table) -> pl.DataFrame:
         """The rows of a table that this page is about; none where the run does not have it.
 
-        InputError where it cannot be read, or is of another version.
+        Optional columns that it lacks are null.  InputError where it cannot be read, or is of
+        another version.
         """
-        return self._scan(table).collect() if self.has(table) else table.frame()
+        return self._scan(table).collect()
 
     def _scan(self, table: Table) -> pl.LazyFrame:
-        return table.scan(self.folder.table(table.name))
+        if self.has(table):
+            return table.scan(self.folder.table(table.name))
+        return table.frame({name: [] for name in table.columns}).lazy()
 
 
 @dataclass(frozen=True)
@@ -172,8 +175,7 @@ class PairRecords(StudyRecords):
     @cached_property
     def matches(self) -> pl.DataFrame:
         """The table of that name: rows of sides A and B alone."""
-        rows = self._scan(MATCHES).filter(pl.col("side").is_not_null())
-        return rows.select(*MATCHES.columns, "side").collect()
+        return self._scan(MATCHES).filter(pl.col("side").is_not_null()).collect()
 
     @cached_property
     def layers(self) -> pl.DataFrame:

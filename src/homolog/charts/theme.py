@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from homolog.record.circuits import CARRIER, COPIER, MATCHER
 from homolog.record.comparisons import (
     COMPARISONS,
     MAIN,
@@ -29,9 +30,9 @@ MODEL_COLOURS = (
 
 # Of the parts of a circuit: colours of comparisons, which never stand in the same figure.
 ROLE_COLOURS: Mapping[str, tuple[str, str]] = {
-    "previous-token carrier": colour_of(RANDOM_MODEL.name),
-    "matcher": colour_of(MAIN.name),
-    "copier": colour_of(MODEL_SEED.name),
+    CARRIER: colour_of(RANDOM_MODEL.name),
+    MATCHER: colour_of(MAIN.name),
+    COPIER: colour_of(MODEL_SEED.name),
 }
 # A patch that hurts, in heatmaps; its opposite; and between them nothing.
 WORSE = ("#b3362f", "#ff8f86")

@@ -61,6 +61,7 @@ from homolog.models.runs import Run
 from homolog.models.scan import selective_scan
 from homolog.models.sites import Site
 from homolog.models.transformer import Transformer
+from homolog.record.circuits import LOGIT_DIFFERENCE
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def discover(
     model: LanguageModel,
     pairs: PromptPairs,
     *,
-    metric: str = "logit_difference",
+    metric: str = LOGIT_DIFFERENCE,
     steps: int = 5,
     n_top: int = 20,
     n_random: int = 20,
@@ -145,7 +146,7 @@ def score_edges(
     model: LanguageModel,
     pairs: PromptPairs,
     *,
-    metric: str = "logit_difference",
+    metric: str = LOGIT_DIFFERENCE,
     steps: int = 5,
     batch: int = 16,
 ) -> pl.DataFrame:

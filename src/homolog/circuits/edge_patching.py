@@ -22,15 +22,16 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from homolog.circuits.edges import LOGITS, Contrast, position_labels, senders
-from homolog.circuits.metrics import METRICS, interval, measure
+from homolog.circuits.metrics import interval, measure
 from homolog.circuits.tables import CHOSEN_AS, CORRELATIONS, PATCHED_EDGES
 from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.models.base import LanguageModel
 from homolog.models.edits import Add, Edit
 from homolog.models.sites import Site
+from homolog.record.circuits import KL, LOGIT_DIFFERENCE, METRICS, RANK
 
-SMOOTH_METRICS = tuple(name for name in METRICS if name != "rank")
+SMOOTH_METRICS = tuple(name for name in METRICS if name != RANK)
 # keeps this draw apart from others with the same seed
 _DRAW = int.from_bytes(b"validated edges", "little")
 
@@ -56,7 +57,7 @@ def validate(
     n_random: int = 20,
     seed: int = 0,
     *,
-    metric: str = "logit_difference",
+    metric: str = LOGIT_DIFFERENCE,
     batch: int = 16,
 ) -> Validation:
     """Patch for real the edges with the largest scores in size, and others drawn at random.
@@ -88,7 +89,7 @@ def edge_effects(
     pairs: PromptPairs,
     edges: pl.DataFrame,
     *,
-    metric: str = "logit_difference",
+    metric: str = LOGIT_DIFFERENCE,
     batch: int = 16,
 ) -> Float[Tensor, "edge prompt"]:
     """The effect of each of `edges` (sender, receiver, tap, position) on each prompt, float64."""
@@ -122,7 +123,7 @@ def metric_of(
     check_choice("metric", metric, SMOOTH_METRICS)
     measured = measure(logits, pairs, clean_logits)
     check_choice(f"metric for {pairs.name}", metric, measured)
-    return -measured["kl"] if metric == "kl" else measured[metric]
+    return -measured[KL] if metric == KL else measured[metric]
 
 
 def _start(row: dict[str, Any]) -> Site | None:

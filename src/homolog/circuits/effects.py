@@ -18,6 +18,7 @@ from torch import Tensor
 from homolog.circuits.metrics import interval, measure
 from homolog.circuits.replay import Patched
 from homolog.corpus.tasks import PromptPairs
+from homolog.record.circuits import LOGIT_DIFFERENCE
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ class Effects:
     def corruption(self) -> str:
         return self.question.corruption
 
-    def change(self, metric: str = "logit_difference") -> Tensor:
+    def change(self, metric: str = LOGIT_DIFFERENCE) -> Tensor:
         """Patched minus clean, (sender, prompt)."""
         return self.patched[metric] - self.clean[metric]
 
-    def strongest(self, metric: str = "logit_difference") -> str:
+    def strongest(self, metric: str = LOGIT_DIFFERENCE) -> str:
         """The sender whose patch lowers the metric most, in the mean over prompts."""
         return self.senders[int(self.change(metric).mean(-1).argmin())]
 

@@ -29,7 +29,6 @@ from torch import Tensor
 from homolog.circuits.ablation import Ablation
 from homolog.circuits.edges import nodes
 from homolog.circuits.metrics import (
-    METRICS,
     Interval,
     interval,
     measure,
@@ -41,6 +40,7 @@ from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.sites import Site
+from homolog.record.circuits import LOGIT_DIFFERENCE, METRICS
 
 # keeps this draw apart from others with the same seed
 _SUBSETS = int.from_bytes(b"circuit subsets", "little")
@@ -50,8 +50,8 @@ _SUBSETS = int.from_bytes(b"circuit subsets", "little")
 class Scoring:
     """How circuits are scored."""
 
-    metric: str = "logit_difference"
-    """One of `metrics.METRICS`, as far as the task has it."""
+    metric: str = LOGIT_DIFFERENCE
+    """One of `record.circuits.METRICS`, as far as the task has it."""
 
     ablation: str = "mean"
     """"zero", "mean" or "resample", with the corrupt prompts as the source."""

@@ -34,6 +34,7 @@ from homolog.circuits.prompts import METRIC, Ability, Prompts, Unable, ability
 from homolog.circuits.tracers import tracer_of
 from homolog.circuits.tracers.base import Role
 from homolog.models.base import LanguageModel
+from homolog.record.circuits import REPLACE_B
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def trace_induction(
     key, roles = tracer.trace()
     evaluation = CircuitEvaluation(
         model,
-        prompts.pairs(model, "replace_B"),
+        prompts.pairs(model, REPLACE_B),
         [node for node in tracer.universe() if str(node) in tracer.named(roles)],
         Scoring(METRIC, "resample", prompts.batch, prompts.seed),
         universe=tracer.universe(),

@@ -30,8 +30,15 @@ from torch import Tensor
 from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.errors import InputError
 from homolog.models.finite import all_finite
+from homolog.record.circuits import (
+    KL,
+    LOGIT,
+    LOGIT_DIFFERENCE,
+    PROBABILITY,
+    PROBABILITY_DIFFERENCE,
+    RANK,
+)
 
-METRICS = ("logit", "probability", "logit_difference", "kl", "rank", "probability_difference")
 _AT_ONCE = 2**24  # logits: a working copy of 64 MiB in float32
 
 
@@ -104,19 +111,19 @@ def _measure(
 ) -> dict[str, Float[Tensor, "patch prompt"]]:
     log_p = x.log_softmax(-1)
     logit = _of(x, pairs.answer)
-    values = {"logit": logit, "probability": _of(log_p, pairs.answer).exp()}
+    values = {LOGIT: logit, PROBABILITY: _of(log_p, pairs.answer).exp()}
     if pairs.distractor is not None:
-        values["logit_difference"] = logit - _of(x, pairs.distractor)
+        values[LOGIT_DIFFERENCE] = logit - _of(x, pairs.distractor)
     if log_clean is not None:
         clean = log_clean.exp()
         # 0 where the clean probability is: log_p is finite as the logits are
         terms = clean * (log_clean - log_p)
-        values["kl"] = terms.sum(-1).clamp(min=0)  # below 0 by rounding alone
-    values["rank"] = (x > logit.unsqueeze(-1)).sum(-1).to(x.dtype)
+        values[KL] = terms.sum(-1).clamp(min=0)  # below 0 by rounding alone
+    values[RANK] = (x > logit.unsqueeze(-1)).sum(-1).to(x.dtype)
     if pairs.choices is not None and pairs.right is not None:
         sign = pairs.right.to(x.device, x.dtype) * 2 - 1
         p_of_choices = log_p[..., pairs.choices.to(x.device)].exp()
-        values["probability_difference"] = (p_of_choices * sign).sum(-1)
+        values[PROBABILITY_DIFFERENCE] = (p_of_choices * sign).sum(-1)
     return values
 
 
@@ -134,8 +141,8 @@ def accuracy(measured: dict[str, Tensor]) -> Tensor:
     Solved: the answer is the most likely token; for tasks with several right answers, more of the
     probability lies on right choices than on wrong ones.
     """
-    several = measured.get("probability_difference")
-    value = measured["rank"] if several is None else several
+    several = measured.get(PROBABILITY_DIFFERENCE)
+    value = measured[RANK] if several is None else several
     solved = (value == 0) if several is None else (value > 0)
     return solved.double().mean(-1)
 

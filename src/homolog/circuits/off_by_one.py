@@ -34,6 +34,7 @@ from homolog.circuits.replay import Patched
 from homolog.circuits.tracers import tracer_of
 from homolog.corpus.tasks import PromptPairs, ordinary_ids
 from homolog.models.base import LanguageModel
+from homolog.record.circuits import REPLACE_B
 
 OFFSETS = (-1, 0, 1, 2, 3, 4)
 SURE = 0.975
@@ -113,8 +114,8 @@ def off_by_one(
     Errors: InputError for an architecture without path patching.
     """
     tracer = tracer_of(model)(model, prompts, advance)
-    pairs = prompts.pairs(model, "replace_B")
-    of = {"replace_B": pairs, "an unrelated token": unrelated(model, pairs, prompts)}
+    pairs = prompts.pairs(model, REPLACE_B)
+    of = {REPLACE_B: pairs, "an unrelated token": unrelated(model, pairs, prompts)}
     places = tracer.carriers(key)
 
     def ask(paths: Any, part: PromptPairs) -> Iterator[Patched]:

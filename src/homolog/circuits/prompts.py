@@ -13,8 +13,9 @@ from homolog.circuits.metrics import accuracy, measure
 from homolog.corpus.tasks import PromptPairs, induction
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
+from homolog.record.circuits import LOGIT_DIFFERENCE, PROBABILITY, REPLACE_B
 
-METRIC = "logit_difference"  # which sender is the key one: it does not move when all logits do
+METRIC = LOGIT_DIFFERENCE  # which sender is the key one: it does not move when all logits do
 # share of prompts with the answer above the distractor that a model needs; chance is 0.5
 ABLE = 0.75
 
@@ -91,11 +92,11 @@ class Unable(InputError):
 
 def ability(model: LanguageModel, prompts: Prompts) -> Ability:
     """How well the model answers clean prompts."""
-    values = answers(model, prompts.pairs(model, "replace_B"), prompts.batch)
+    values = answers(model, prompts.pairs(model, REPLACE_B), prompts.batch)
     return Ability(
         float((values[METRIC] > 0).double().mean()),
         float(accuracy(values)),
-        float(values["probability"].double().mean()),
+        float(values[PROBABILITY].double().mean()),
         float(values[METRIC].double().mean()),
     )
 

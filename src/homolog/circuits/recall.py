@@ -13,13 +13,13 @@ import polars as pl
 
 from homolog.circuits.discovery import Discovery
 from homolog.circuits.induction import Circuit
-from homolog.circuits.tracers.base import CARRIER, COPIER, MATCHER
+from homolog.record.circuits import CARRIER, COPIER, MATCHER, REPLACE_A, REPLACE_B
 
 
 def recall(circuit: Circuit, discoveries: Mapping[str, Discovery]) -> float:
     """Share of the circuit's parts that discovery ranks first; discoveries by corruption."""
     hits = wanted = 0
-    for corruption, roles in (("replace_B", (COPIER,)), ("replace_A", (CARRIER, MATCHER))):
+    for corruption, roles in ((REPLACE_B, (COPIER,)), (REPLACE_A, (CARRIER, MATCHER))):
         parts = {_node(r.component) for r in circuit.roles if r.role in roles}
         hits += len(parts & set(movers(discoveries[corruption])[: len(parts)]))
         wanted += len(parts)

@@ -29,6 +29,7 @@ from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.mamba import Mamba
 from homolog.models.transformer import Transformer
+from homolog.record.circuits import LOGIT, PROBABILITY
 
 DATA = Path(__file__).with_suffix(".json")
 PYTHIA, MAMBA = "EleutherAI/pythia-160m", "state-spaces/mamba-130m"
@@ -179,7 +180,7 @@ def _add(sums: dict[str, _Mean], experiment: Experiment, paths: Any, part: Promp
     answers = [(a.senders, measure(a.logits, part)) for a in experiment.ask(paths, part)]
     assert [name for senders, _ in answers for name in senders] == experiment.places
     clean = measure(paths.logits, part)
-    for metric in ("logit", "probability"):
+    for metric in (LOGIT, PROBABILITY):
         mean = sums.setdefault(
             metric, _Mean(0.0, torch.zeros(len(experiment.places), dtype=torch.float64))
         )

@@ -25,6 +25,7 @@ from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.sites import Site
+from homolog.record.circuits import LOGIT_DIFFERENCE
 from homolog.record.tables import TASK_CIRCUITS, TASK_EDGES, TASK_GAPS, TASK_NODES
 
 
@@ -41,8 +42,8 @@ class CircuitSearch:
     n_subsets: int = 5
     """Random sets of nodes that are removed for completeness, and for each node for minimality."""
 
-    metric: str = "logit_difference"
-    """Of `metrics.METRICS`, one that has a gradient and that the task has."""
+    metric: str = LOGIT_DIFFERENCE
+    """Of `record.circuits.METRICS`, one that has a gradient and that the task has."""
 
     ablation: str = "mean"
     """What stands for the other nodes: "zero", or "mean" or "resample" from the corrupt prompts."""

@@ -37,7 +37,7 @@ def criterion_of(material: Material) -> Criterion:
     """What makes a match a homolog in this study: it beats every baseline that was run."""
     settings = material.recipe.matching
     baselines = [
-        Baseline(c.name, c.control or c.in_sentence, _stand_ins(c, material.models))
+        Baseline(c.name, c.in_sentence("{}"), _stand_ins(c, material.models))
         for c in COMPARISONS
         if c.role == "baseline" and c.kind == MAIN.kind
     ]

@@ -118,11 +118,12 @@ class Comparison:
     models' similarity is measured beside the features', "residuals" and "decoders".
     needed: without it there is nothing to report.
     setting: the key of the recipe's [controls] that can leave it out; none: it always runs.
-    control: of a baseline, what it is in a verdict's words, {} being the partner's name.
     derived: makes the partner's dictionary from its main one, (dictionary, seed, sample of inputs)
     to dictionary: the function, or its name as "package.module:function".
     ordered: on average, the result is expected to lie well above it (a baseline) or not above it
-    (a skyline).  sentence: what it is called within a sentence, where that is not its label.
+    (a skyline).
+    sentence: what it is called within a sentence, where that is not its label, or where the partner
+    has a name, which then stands for {}.
     """
 
     name: str
@@ -136,7 +137,6 @@ class Comparison:
     spaces: tuple[Literal["residuals", "decoders"], ...] = ()
     needed: bool = False
     setting: str | None = None
-    control: str = ""
     derived: Callable[..., Any] | str | None = None
     ordered: bool = True
     sentence: str = ""
@@ -146,10 +146,11 @@ class Comparison:
         """The label as one line."""
         return self.label.replace("|", " ")
 
-    @property
-    def in_sentence(self) -> str:
-        """The label as it stands within a sentence."""
-        return self.sentence or self.plain[0].lower() + self.plain[1:]
+    def in_sentence(self, partner: str = "") -> str:
+        """What it is called within a sentence: "an untrained model", or "an untrained" partner."""
+        if self.sentence and (partner or "{}" not in self.sentence):
+            return self.sentence.format(partner)
+        return self.plain[0].lower() + self.plain[1:]
 
 
 def _second(model: StudyModel) -> list[Side]:
@@ -187,7 +188,7 @@ RANDOM_MODEL = Comparison(
     "a model with random weights and dictionaries trained on it: what the text alone gives",
     _untrained,
     ("#b86e00", "#f0b040"),
-    control="an untrained {}",
+    sentence="an untrained {}",
     spaces=("residuals",),
 )
 ROTATED = Comparison(
@@ -197,7 +198,7 @@ ROTATED = Comparison(
     "the other model read through dictionary directions turned at random: what any directions give",
     lambda models: [(Side(a), Side(b, "rotated")) for a, b in models.directions],
     ("#737373", "#a3a9b1"),
-    control="{} with rotated dictionaries",
+    sentence="{} with rotated dictionaries",
     setting="rotated",
     derived="homolog.dictionaries.controls:rotated",
 )
@@ -221,7 +222,6 @@ TOKENS = Comparison(
     "without any model",
     lambda models: [(Side(own), Side(CURRENT_TOKEN)) for own in models.compared],
     ("#6b6b00", "#d2cf5a"),
-    control="the current token",
     setting="current_token",
     ordered=False,  # what follows one token may be most of what two models share
 )

@@ -126,23 +126,17 @@ class Table:
 
         InputError names the file and what is wrong with it.
         """
-        wanted = list(self.columns if columns is None else columns)
+        with readable(path):
+            return self.scan(path).select(list(columns or self.columns)).collect()
+
+    def scan(self, path: Path) -> pl.LazyFrame:
+        """The same, to be read in part."""
         with readable(path):
             there = pl.read_parquet_schema(path)
             self.check(path, there)
-            table = pl.read_parquet(path, columns=[name for name in wanted if name in there])
-        absent = [
-            pl.lit(None, self.columns[name].type).alias(name)
-            for name in wanted
-            if name not in there
-        ]
-        return table.with_columns(absent).select(wanted)
-
-    def scan(self, path: Path) -> pl.LazyFrame:
-        """The table at `path`, to be read in part; errors as for `read`."""
-        with readable(path):
-            self.check(path, pl.read_parquet_schema(path))
-            return pl.scan_parquet(path)
+            types = {name: column.type for name, column in self.columns.items()}
+            absent = {name: pl.lit(None, kind) for name, kind in types.items() if name not in there}
+            return pl.scan_parquet(path).with_columns(**absent).select(list(types))
 
     def check(self, path: Path, schema: Mapping[str, Type]) -> None:
         """InputError unless the columns that are not optional are there, all in their types."""

@@ -11,14 +11,20 @@ import dataclasses
 
 import polars as pl
 
+from homolog.record.circuits import (
+    ALWAYS_MEASURED,
+    CARRIER,
+    COPIER,
+    DISCOVERED,
+    MATCHER,
+    correlation_column,
+)
 from homolog.record.table import Column, Table, Type
 
 TEXT, BOOL, I8, I16, I32, I64 = pl.String, pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.Int64
 F32, F64 = pl.Float32, pl.Float64
 TEXTS, WHOLES, NUMBERS = pl.List(pl.String), pl.List(pl.Int32), pl.List(pl.Float32)
 
-CORRUPTIONS = ("replace_B", "replace_A")
-"""Of discovery: what is copied, and what is matched."""
 SPACES = ("cka", "svcca", "decoder_rsa", "decoder_svcca", "n_pairs")
 """Columns of layers that are measured apart: similarity of two spaces."""
 
@@ -381,11 +387,11 @@ CIRCUITS = _table(
     predicted_offset=(I64, "the place that the convolution alone predicts"),
     discovery_recall=(F64, "share of the named parts that discovery ranks first"),
     **{
-        f"{corruption}_{kind}_{edges}": (
+        correlation_column(corruption, kind, edges): (
             F64,
             f"{kind} correlation of score and real effect, {edges} edges",
         )
-        for corruption in CORRUPTIONS
+        for corruption in DISCOVERED
         for edges in ("top", "random", "all")
         for kind in ("pearson", "spearman")
     },
@@ -399,7 +405,7 @@ EFFECTS = _table(
     corruption=(TEXT, "what the corrupt prompt changes"),
     sender=(TEXT, "component that is patched"),
     receiver=(TEXT, "component that reads it"),
-    metric=(TEXT, "logit, probability, logit_difference, kl or rank"),
+    metric=(TEXT, f"{', '.join(ALWAYS_MEASURED[:-1])} or {ALWAYS_MEASURED[-1]}"),
     clean=(F64, "mean without the patch"),
     patched=(F64, "mean with it"),
     **_interval("change", "mean change, interval over prompts"),
@@ -411,7 +417,7 @@ ROLES = _table(
     "roles",
     "component of a circuit",
     **_MODEL,
-    role=(TEXT, "previous-token carrier, matcher or copier"),
+    role=(TEXT, f"{CARRIER}, {MATCHER} or {COPIER}"),
     component=(TEXT, "the site"),
     evidence=(TEXT, "the experiment that shows it"),
     **_interval("change", "of the logit difference when it is patched"),

@@ -13,8 +13,9 @@ from homolog.charts import theme
 from homolog.charts.figure import Figure, Rows, finish, panels, tips
 from homolog.charts.shown_table import ShownTable
 from homolog.charts.words import number, percent
+from homolog.record.circuits import DISCOVERED, correlation_column
 from homolog.record.comparisons import MAIN, NEURONS
-from homolog.record.tables import CORRUPTIONS, EDGES
+from homolog.record.tables import EDGES
 
 SHOWN_EDGES = 8  # of a model and corruption
 TICKS = (-100, -30, -10, -3, -1, -0.3, -0.1, 0, 0.1, 0.3, 1, 3, 10, 30)
@@ -49,8 +50,7 @@ def edge_figure(records: CircuitRecords) -> Figure | None:
         for end in ends
     ]
     said = "; ".join(
-        f"{row['model']}: {number(row['replace_B_pearson_all'])} with another B, "
-        f"{number(row['replace_A_pearson_all'])} with another A"
+        f"{row['model']}: {', '.join(_correlation_words(row, name) for name in DISCOVERED)}"
         for row in map(records.about, records.able)
     )
     return Figure(
@@ -62,6 +62,11 @@ def edge_figure(records: CircuitRecords) -> Figure | None:
         f"Scatter of score and effect of edges. Pearson correlations: {said}.",
         finish(panels(_layers(*ends), rows, height=250), rows + diagonal, axes=58),
     )
+
+
+def _correlation_words(row: Row, corruption: str) -> str:
+    r = row[correlation_column(corruption, "pearson", "all")]
+    return f"{number(r)} with {corruption_words(corruption)}"
 
 
 def _layers(least: float, most: float) -> list[alt.Chart]:
@@ -102,13 +107,13 @@ def correlation_table(records: CircuitRecords) -> ShownTable:
             "Parts found again": percent(row["discovery_recall"]),
         }
         for row in map(records.about, records.able)
-        for corruption in CORRUPTIONS
+        for corruption in DISCOVERED
     ]
     return ShownTable.of("Score against real effect: Pearson / Spearman", rows, numeric=range(2, 6))
 
 
 def _correlations(row: Row, corruption: str, edges: str) -> str:
-    columns = (f"{corruption}_{kind}_{edges}" for kind in ("pearson", "spearman"))
+    columns = (correlation_column(corruption, kind, edges) for kind in ("pearson", "spearman"))
     return " / ".join(number(row[column]) for column in columns)
 
 
@@ -118,7 +123,7 @@ def edge_tables(records: CircuitRecords) -> list[ShownTable]:
     edges = records.table(EDGES).sort(size, descending=True, nulls_last=True, maintain_order=True)
     tables = []
     for model in records.able:
-        for corruption in CORRUPTIONS:
+        for corruption in DISCOVERED:
             top = edges.filter(model=model, corruption=corruption).head(SHOWN_EDGES)
             rows = [
                 {

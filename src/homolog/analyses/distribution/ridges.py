@@ -77,9 +77,9 @@ def distribution_figure(records: PairRecords) -> Figure | None:
     return _ridge_figure(
         ridges(records, "sae"),
         records.comparisons("sae"),
-        "distribution",
-        "How close is the closest partner?",
-        "Each ridge shows how the correlations of all features with their best partners are "
+        name="distribution",
+        title="How close is the closest partner?",
+        read="Each ridge shows how the correlations of all features with their best partners are "
         "distributed (every ridge drawn to the same height, line at the median): the further "
         "right, the more is shared.",
     )
@@ -90,14 +90,16 @@ def neuron_figure(records: PairRecords) -> Figure | None:
     return _ridge_figure(
         ridges(records, NEURON),
         records.comparisons(NEURON),
-        "neurons",
-        "Single neurons, for comparison",
-        "The same for single neurons in place of dictionary features: where both ridges coincide, "
-        "neurons share no more than chance gives them.",
+        name="neurons",
+        title="Single neurons, for comparison",
+        read="The same for single neurons in place of dictionary features: where both ridges "
+        "coincide, neurons share no more than chance gives them.",
     )
 
 
-def _ridge_figure(rows: Rows, names: list[str], name: str, title: str, read: str) -> Figure | None:
+def _ridge_figure(
+    rows: Rows, names: list[str], *, name: str, title: str, read: str
+) -> Figure | None:
     if not rows:
         return None
     chart = panels(_ridge_layers(rows, names[::-1]), rows, height=62 * len(names) + 12)

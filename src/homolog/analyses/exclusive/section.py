@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from homolog.analyses.records import PairRecords
-from homolog.charts.links import address
+from homolog.analyses.rows import feature_links
 from homolog.charts.shown_table import ShownTable
 from homolog.charts.words import number
 from homolog.record.tables import LISTS
@@ -28,7 +28,6 @@ def exclusive_table(records: PairRecords, lists: pl.DataFrame, side: str) -> Sho
     """The exclusive features of a side that are least like any of the other."""
     model, partner = records.model_of(side), records.partner_of(side)
     own = lists.filter(list="exclusive", model=model, best_model=partner).sort("rank").head(LISTED)
-    places = own.select("layer", "feature").iter_rows() if records.explored else ()
     columns = [
         "Block / feature",
         "Active",
@@ -42,7 +41,7 @@ def exclusive_table(records: PairRecords, lists: pl.DataFrame, side: str) -> Sho
         columns,
         [_cells(row) for row in own.iter_rows(named=True)],
         numeric=frozenset({1, 2, 4, 5}),
-        links=[address(model, partner, feature=(layer, feature)) for layer, feature in places],
+        links=feature_links(records, side, own),
     )
 
 

@@ -18,19 +18,14 @@ from typing import Any
 
 import altair as alt
 
-from homolog.analyses.induction.records import (
-    CARRIER,
-    COPIER,
-    MATCHER,
-    ROLE_ORDER,
-    CircuitRecords,
-)
+from homolog.analyses.induction.records import CircuitRecords
 from homolog.analyses.induction.tables import part_of
 from homolog.analyses.induction.words import component_words, place_of, short_label
 from homolog.analyses.records import Row
 from homolog.charts import theme
 from homolog.charts.figure import Figure, Rows, finish, panels, tips
 from homolog.charts.words import is_number, listed
+from homolog.record.circuits import CARRIER, COPIER, MATCHER, ROLE_ORDER
 
 DRAWN = 6  # parts of a role
 COLUMNS = {"A": 0.0, "B": 1.05, "end": 2.5}

@@ -8,11 +8,21 @@ from typing import Any
 import altair as alt
 
 from homolog.analyses.induction import rows as chart_rows
-from homolog.analyses.induction.records import CARRIER, COPIER, CircuitRecords
+from homolog.analyses.induction.records import CircuitRecords
 from homolog.analyses.induction.switch import CHANGE, SHOWN, ZERO, change_tips, switched, whiskers
-from homolog.analyses.induction.words import CORRUPTION_WORDS, METRICS, in_sequence
+from homolog.analyses.induction.words import CORRUPTION_WORDS, SHOWN_METRICS, in_sequence
 from homolog.charts import theme
 from homolog.charts.figure import Figure, Rows
+from homolog.record.circuits import (
+    CARRIER,
+    COPIER,
+    HEAD_TO_KEY_HEAD,
+    HEAD_TO_LOGITS,
+    KL,
+    REPLACE_A,
+    REPLACE_B,
+    UNREPEATED_REPLACE_AB,
+)
 from homolog.record.comparisons import MAIN
 
 WRITTEN_CELLS = 8  # heads of a block up to which a cell has room for its number
@@ -35,7 +45,7 @@ def experiment_figures(records: CircuitRecords) -> Iterable[Figure | None]:
 def head_figure(records: CircuitRecords) -> Figure | None:
     """Every head to the logits."""
     return _cell_figure(
-        chart_rows.head_cells(records, chart_rows.HEADS),
+        chart_rows.head_cells(records, HEAD_TO_LOGITS),
         "heads",
         "Which heads write the answer?",
         "Each cell is one head at the last position, patched alone with all other heads held; red "
@@ -46,7 +56,7 @@ def head_figure(records: CircuitRecords) -> Figure | None:
 def key_head_figure(records: CircuitRecords) -> Figure | None:
     """Every earlier head to the key head."""
     return _cell_figure(
-        chart_rows.head_cells(records, chart_rows.KEY_HEAD),
+        chart_rows.head_cells(records, HEAD_TO_KEY_HEAD),
         "key-head",
         "Which heads does the key head listen to?",
         "Each cell is one head at B\u2019s position, patched only in what the key head reads of "
@@ -72,7 +82,7 @@ def _cells(rows: Rows) -> list[alt.Chart]:
     upward = alt.Axis(grid=False, ticks=False, labelOverlap=True)
     x = alt.X("head:O", title="head", scale=band, axis=UPRIGHT)
     y = alt.Y("layer:O", title="block", sort="descending", scale=band, axis=upward)
-    peak, turned = _peak(rows), f"({SHOWN} == 'kl' ? -1 : 1)"
+    peak, turned = _peak(rows), f"({SHOWN} == '{KL}' ? -1 : 1)"
     scale = alt.Scale(
         range=[theme.WORSE[0], theme.NEUTRAL[0], theme.BETTER[0]],
         interpolate="rgb",
@@ -102,7 +112,7 @@ def _peak(rows: Rows) -> str:
     """A Vega expression: the largest change of the metric on show, up or down."""
     peaks = {
         metric: max((abs(row[metric]) for row in rows if row[metric] is not None), default=0) or 1.0
-        for metric in METRICS
+        for metric in SHOWN_METRICS
     }
     return f"{{{', '.join(f'{metric}: {value}' for metric, value in peaks.items())}}}[{SHOWN}]"
 
@@ -155,9 +165,9 @@ def _bar_figure(rows: Rows, name: str, title: str, read: str) -> Figure | None:
 def _corruptions(rows: Rows) -> tuple[list[str], alt.Color]:
     """The prompts that the rows have, and a colour for each."""
     colours = {
-        CORRUPTION_WORDS["replace_B"]: theme.ROLE_COLOURS[COPIER][0],
-        CORRUPTION_WORDS["replace_A"]: theme.ROLE_COLOURS[CARRIER][0],
-        CORRUPTION_WORDS["unrepeated_replace_AB"]: theme.comparison_colour(MAIN.name),
+        CORRUPTION_WORDS[REPLACE_B]: theme.ROLE_COLOURS[COPIER][0],
+        CORRUPTION_WORDS[REPLACE_A]: theme.ROLE_COLOURS[CARRIER][0],
+        CORRUPTION_WORDS[UNREPEATED_REPLACE_AB]: theme.comparison_colour(MAIN.name),
     }
     there = {row["corruption"] for row in rows}
     names = [*(name for name in colours if name in there), *sorted(there - colours.keys())]

@@ -17,8 +17,9 @@ from homolog.circuits.off_by_one import OffByOne, off_by_one
 from homolog.circuits.prompts import Prompts, Unable
 from homolog.circuits.recall import recall
 from homolog.models import LanguageModel
+from homolog.record.circuits import DISCOVERED, correlation_column
 from homolog.record.recipe import Circuits
-from homolog.record.tables import CIRCUITS, CORRUPTIONS, EDGES, EFFECTS, OFFSETS, ROLES
+from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES
 
 KEPT_EDGES = 200  # of each model, beside those that were patched for real
 logger = logging.getLogger("homolog")
@@ -46,7 +47,7 @@ def trace(
         return tables | {CIRCUITS.name: CIRCUITS.frame([row])}
     offset = off_by_one(model, prompts, circuit.key)
     discoveries: dict[str, Discovery] = {}
-    for corruption in CORRUPTIONS:
+    for corruption in DISCOVERED:
         pairs = prompts.pairs(model, corruption)[: settings.discovery_prompts]
         n = settings.validated_edges
         discoveries[corruption] = discover(model, pairs, n_top=n, n_random=n, seed=seed)
@@ -83,7 +84,7 @@ def _circuit_row(
     for corruption, discovery in discoveries.items():
         for group in discovery.correlation.iter_rows(named=True):
             for kind in ("pearson", "spearman"):
-                row[f"{corruption}_{kind}_{group['edges']}"] = group[kind]
+                row[correlation_column(corruption, kind, group["edges"])] = group[kind]
     return row
 
 

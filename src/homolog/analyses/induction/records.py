@@ -13,27 +13,21 @@ from pathlib import Path
 
 import polars as pl
 
-from homolog.analyses.induction.words import CORRUPTION_WORDS, METRICS, place_of
+from homolog.analyses.induction.words import CORRUPTION_WORDS, SHOWN_METRICS, place_of
 from homolog.analyses.records import Records, Row, run_of
 from homolog.charts.words import is_number, listed
 from homolog.errors import InputError
+from homolog.record.circuits import LOGIT_DIFFERENCE
 from homolog.record.run_folder import RunFolder
 from homolog.record.table import Table
 from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES
 
 TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES)
-CARRIER, MATCHER, COPIER = "previous-token carrier", "matcher", "copier"
-ROLE_ORDER = (CARRIER, MATCHER, COPIER)
-"""The way of the information: the order of every table and figure."""
 
 
 @dataclass(frozen=True)
 class CircuitRecords(Records):
     """What the page of the circuits says comes from here.  Models stand as in `circuits`."""
-
-    def table(self, table: Table) -> pl.DataFrame:
-        """All rows of a table; optional columns that it lacks are null."""
-        return table.read(self.folder.table(table.name))
 
     @cached_property
     def circuits(self) -> Sequence[Row]:
@@ -67,12 +61,12 @@ class CircuitRecords(Records):
     def patches(self) -> Sequence[Row]:
         """The rows of `effects`, one per patch.
 
-        The change of each metric of `METRICS` is in columns METRIC, METRIC_lo and METRIC_hi.
+        The change of each metric of `SHOWN_METRICS` is in columns METRIC, METRIC_lo and METRIC_hi.
         """
         of_patch = ["model", "experiment", "corruption", "sender", "receiver", "position", "offset"]
         changes = [
             pl.col(f"change{end}").filter(metric=metric).first().alias(f"{metric}{end}")
-            for metric in METRICS
+            for metric in SHOWN_METRICS
             for end in ("", "_lo", "_hi")
         ]
         effects = self.table(EFFECTS).group_by(of_patch, maintain_order=True)
@@ -105,14 +99,14 @@ class CircuitRecords(Records):
 
     @cached_property
     def _patch_of(self) -> dict[tuple[object, ...], Row]:
-        change = ("logit_difference", "logit_difference_lo")
+        change = (LOGIT_DIFFERENCE, f"{LOGIT_DIFFERENCE}_lo")
         return {
             (patch["model"], place_of(patch["sender"]), *(patch[end] for end in change)): patch
             for patch in reversed(self.patches)
         }
 
 
-def by_change(patches: Iterable[Row], metric: str = "logit_difference") -> list[Row]:
+def by_change(patches: Iterable[Row], metric: str = LOGIT_DIFFERENCE) -> list[Row]:
     """The largest drop first; undefined changes last."""
     return sorted(patches, key=lambda row: row[metric] if is_number(row[metric]) else math.inf)
 

@@ -10,22 +10,25 @@ from typing import Any
 
 from homolog.analyses.induction.records import CircuitRecords
 from homolog.analyses.induction.switch import significant
-from homolog.analyses.induction.words import METRICS, corruption_words, place_of
+from homolog.analyses.induction.words import SHOWN_METRICS, corruption_words, place_of
 from homolog.analyses.records import Row
 from homolog.charts.figure import Rows
+from homolog.record.circuits import (
+    LAYER_TO_KEY_LAYER,
+    STATE_TO_LOGITS,
+    STATE_WRITES,
+    Y_TO_LOGITS,
+    by_position,
+    into_write,
+)
 
-HEADS, KEY_HEAD, UPSTREAM = "head to logits", "head to the key head", "layer to the key layer"
-TO_LOGITS = {"state to logits": "state", "y to logits": "y"}
-INTO_WRITE = {f"convolution into the write at {at}": at for at in ("B", "B+1")}
-BY_POSITION = {
-    "state write by position": "write",
-    "key by position": "key",
-    "value by position": "value",
-}
+TO_LOGITS = {STATE_TO_LOGITS: "state", Y_TO_LOGITS: "y"}
+INTO_WRITE = {into_write(at): at for at in ("B", "B+1")}
+BY_POSITION = {STATE_WRITES: "write"} | {by_position(read): read for read in ("key", "value")}
 
 
 def _row(patch: Row, heading: str, **more: Any) -> dict[str, Any]:
-    columns = [f"{metric}{end}" for metric in METRICS for end in ("", "_lo", "_hi")]
+    columns = [f"{metric}{end}" for metric in SHOWN_METRICS for end in ("", "_lo", "_hi")]
     changes = {column: significant(patch[column]) for column in columns}
     return {"panel": f"{patch['model']}: {heading}"} | more | changes
 
@@ -54,7 +57,7 @@ def block_bars(records: CircuitRecords) -> Rows:
 
 def upstream_bars(records: CircuitRecords) -> Rows:
     """One row per earlier block of a Mamba: its y into the state of each key block."""
-    patches = records.experiment(UPSTREAM)
+    patches = records.experiment(LAYER_TO_KEY_LAYER)
     return [_block(patch, f"into state {place_of(patch['receiver'])[0]}") for patch in patches]
 
 

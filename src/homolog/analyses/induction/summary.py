@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from homolog.analyses.induction.records import ROLE_ORDER, CircuitRecords, by_change, grouped
-from homolog.analyses.induction.rows import HEADS, TO_LOGITS
+from homolog.analyses.induction.records import CircuitRecords, by_change, grouped
+from homolog.analyses.induction.rows import TO_LOGITS
 from homolog.analyses.induction.tables import ability_table, aligned_roles, effect_tables
 from homolog.analyses.induction.words import (
     corruption_words,
@@ -16,6 +16,16 @@ from homolog.analyses.induction.words import (
 )
 from homolog.analyses.records import Row
 from homolog.charts.words import is_number
+from homolog.record.circuits import (
+    CARRIER,
+    COPIER,
+    HEAD_TO_LOGITS,
+    LOGIT,
+    MATCHER,
+    PROBABILITY,
+    ROLE_ORDER,
+    STATE_TO_LOGITS,
+)
 
 LEAST_SHARE = 0.05
 """A part counts from this share of what the whole corruption costs."""
@@ -27,6 +37,9 @@ def summary_values(records: CircuitRecords) -> dict[str, Any]:
     lacking = {model: roles for model in able if (roles := lacking_roles(records, model))}
     return {
         "prompts": rows[0],
+        "carrier": CARRIER,
+        "matcher": MATCHER,
+        "copier": COPIER,
         "models": rows,
         "able": able,
         "unable": [row["model"] for row in rows if not row["able"]],
@@ -67,17 +80,17 @@ def misleading(records: CircuitRecords) -> list[tuple[Row, Row, str]]:
     The patches that they name, and the prompt.
     """
     differing = []
-    for name in (HEADS, *TO_LOGITS):
+    for name in (HEAD_TO_LOGITS, *TO_LOGITS):
         patches = records.experiment(name)
         for (_, corruption), own in grouped(patches, "model", "corruption").items():
-            logit, probability = (by_change(own, metric)[0] for metric in ("logit", "probability"))
-            known = logit["logit"] is not None and probability["probability"] is not None
+            logit, probability = (by_change(own, metric)[0] for metric in (LOGIT, PROBABILITY))
+            known = logit[LOGIT] is not None and probability[PROBABILITY] is not None
             if known and logit["sender"] != probability["sender"]:
                 differing.append((logit, probability, corruption_words(corruption)))
     return differing
 
 
 def method_values(records: CircuitRecords) -> Mapping[str, Any] | None:
-    """Of the methods: which experiments the run has."""
-    experiments = {patch["experiment"] for patch in records.patches}
-    return {"experiments": experiments} if experiments else None
+    """Of the methods: whether the run has experiments on heads, and on states."""
+    made = {patch["experiment"] for patch in records.patches}
+    return {"heads": HEAD_TO_LOGITS in made, "states": STATE_TO_LOGITS in made} if made else None

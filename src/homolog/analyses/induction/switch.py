@@ -8,10 +8,11 @@ from typing import Any
 import altair as alt
 
 from homolog.analyses.induction.records import by_change, grouped
-from homolog.analyses.induction.words import METRIC_WORDS, METRICS
+from homolog.analyses.induction.words import METRIC_WORDS, SHOWN_METRICS
 from homolog.charts import theme
 from homolog.charts.figure import Figure, Rows, finish, panels, tips
 from homolog.charts.words import number
+from homolog.record.circuits import LOGIT_DIFFERENCE
 
 SHOWN = "shown"  # the metric on show, a parameter of the figure
 ZERO = alt.Chart().mark_rule(tooltip=False).encode(y=alt.datum(0))
@@ -38,12 +39,12 @@ def switched(
 
     place: field of the rows that names where they were patched.
     """
-    labels = [METRIC_WORDS[metric] for metric in METRICS]
-    radio = alt.binding_radio(options=list(METRICS), labels=labels, name="Show: ")
+    labels = [METRIC_WORDS[metric] for metric in SHOWN_METRICS]
+    radio = alt.binding_radio(options=list(SHOWN_METRICS), labels=labels, name="Show: ")
     chart = panels(layers, rows, height=height).transform_calculate(
         value=f"datum[{SHOWN}]", low=f"datum[{SHOWN} + '_lo']", high=f"datum[{SHOWN} + '_hi']"
     )
-    chart = chart.add_params(alt.param(SHOWN, value=METRICS[0], bind=radio))
+    chart = chart.add_params(alt.param(SHOWN, value=SHOWN_METRICS[0], bind=radio))
     return Figure(
         name,
         title,
@@ -57,15 +58,15 @@ def _strongest(rows: Rows, place: str) -> str:
     """The largest drop of each panel."""
     largest = [(panel, by_change(own)[0]) for (panel,), own in grouped(rows, "panel").items()]
     return "; ".join(
-        f"{panel}: {row[place]} {number(row['logit_difference'])}"
+        f"{panel}: {row[place]} {number(row[LOGIT_DIFFERENCE])}"
         for panel, row in largest
-        if row["logit_difference"] is not None
+        if row[LOGIT_DIFFERENCE] is not None
     )
 
 
 def change_tips(*place: tuple[str, str, str]) -> list[alt.Tooltip]:
     """What a mark says: where it is, then every metric."""
-    metrics = [(metric, METRIC_WORDS[metric], "+.3f") for metric in METRICS]
+    metrics = [(metric, METRIC_WORDS[metric], "+.3f") for metric in SHOWN_METRICS]
     return tips(*place, *metrics, ("low", "shown, from", "+.3f"), ("high", "to", "+.3f"))
 
 

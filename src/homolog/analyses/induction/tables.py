@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from homolog.analyses.induction.records import ROLE_ORDER, CircuitRecords, by_change, grouped
+from homolog.analyses.induction.records import CircuitRecords, by_change, grouped
 from homolog.analyses.induction.words import component_words, corruption_words, interval_words
 from homolog.analyses.records import Row
 from homolog.charts.shown_table import ShownTable
 from homolog.charts.words import MISSING, is_number, number, percent
+from homolog.record.circuits import KL, LOGIT, LOGIT_DIFFERENCE, PROBABILITY, ROLE_ORDER
 
 SHOWN_SENDERS = 3  # of an experiment and corruption
 
@@ -41,7 +42,7 @@ def aligned_roles(records: CircuitRecords) -> dict[str, dict[str, list[Part]]]:
 def part_of(records: CircuitRecords, part: Row) -> Part:
     """A row of `roles` in words."""
     patch = records.patch(part) or {}
-    probability, kl = (number(patch.get(metric), 3) for metric in ("probability", "kl"))
+    probability, kl = (number(patch.get(metric), 3) for metric in (PROBABILITY, KL))
     return Part(
         part["component"],
         component_words(part["component"]),
@@ -61,8 +62,8 @@ def ability_table(records: CircuitRecords) -> ShownTable:
             "Blocks": str(row["n_layers"]),
             "B above the wrong answer": percent(row["preferred"]),
             "B on top": percent(row["accuracy"]),
-            "Probability of B": number(row["probability"], 3),
-            "Logit difference": number(row["logit_difference"]),
+            "Probability of B": number(row[PROBABILITY], 3),
+            "Logit difference": number(row[LOGIT_DIFFERENCE]),
             "Key part": _key(row),
             "Faithfulness, 95% interval": _faithfulness(row),
         }
@@ -107,10 +108,10 @@ def _strongest(patches: list[Row]) -> list[dict[str, str]]:
                 "Experiment": patch["experiment"],
                 "Prompt with": corruption_words(patch["corruption"]),
                 "Patched \u2192 into": f"{patch['sender']}{at} \u2192 {patch['receiver']}",
-                "Logit difference, 95% interval": interval_words(patch, "logit_difference"),
-                "Logit": number(patch["logit"]),
-                "Probability": number(patch["probability"], 3),
-                "KL (nats)": number(patch["kl"], 3),
+                "Logit difference, 95% interval": interval_words(patch, LOGIT_DIFFERENCE),
+                "Logit": number(patch[LOGIT]),
+                "Probability": number(patch[PROBABILITY], 3),
+                "KL (nats)": number(patch[KL], 3),
             }
         )
     return rows

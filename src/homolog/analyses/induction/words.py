@@ -6,20 +6,31 @@ from collections.abc import Iterable, Mapping
 
 from homolog.analyses.records import Row
 from homolog.charts.words import MISSING, is_number, number
+from homolog.record.circuits import (
+    KL,
+    LOGIT,
+    LOGIT_DIFFERENCE,
+    PROBABILITY,
+    REPLACE_A,
+    REPLACE_B,
+    UNRELATED,
+    UNREPEATED,
+    UNREPEATED_REPLACE_AB,
+)
 
 METRIC_WORDS: Mapping[str, str] = {
-    "logit_difference": "logit difference",
-    "probability": "probability of B",
-    "kl": "KL divergence (nats)",
-    "logit": "logit of B",
+    LOGIT_DIFFERENCE: "logit difference",
+    PROBABILITY: "probability of B",
+    KL: "KL divergence (nats)",
+    LOGIT: "logit of B",
 }
-METRICS = tuple(METRIC_WORDS)
+SHOWN_METRICS = tuple(METRIC_WORDS)
 CORRUPTION_WORDS: Mapping[str, str] = {
-    "replace_B": "another B",
-    "replace_A": "another A",
-    "unrepeated": "nothing repeated",
-    "unrepeated_replace_AB": "nothing repeated, other A and B",
-    "unrelated": "another prompt",
+    REPLACE_B: "another B",
+    REPLACE_A: "another A",
+    UNREPEATED: "nothing repeated",
+    UNREPEATED_REPLACE_AB: "nothing repeated, other A and B",
+    UNRELATED: "another prompt",
 }
 """What a corrupt prompt changes; the more telling ones first."""
 

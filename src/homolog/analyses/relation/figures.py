@@ -12,6 +12,7 @@ from homolog.analyses.relation.measures import MEASURES
 from homolog.charts.figure import (
     Figure,
     Rows,
+    comparison_labels,
     comparison_scale,
     finish,
     panels,
@@ -87,10 +88,9 @@ def _layers(names: list[str]) -> list[Any]:
         axis=alt.Axis(format=".1f", tickCount=6),
     )
     y = alt.Y("median:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
-    labels = [f"datum.label == '{name}' ? '{comparison_of(name).plain}'" for name in names]
     legend = alt.Legend(
         title=None,
-        labelExpr=" : ".join([*labels, "datum.label"]),
+        labelExpr=comparison_labels(names),
         symbolOpacity=1,
         symbolType="stroke",
         symbolStrokeWidth=2.4,

@@ -22,7 +22,7 @@ def _values(records: PairRecords) -> Mapping[str, Any]:
     run = [comparison_of(name) for name in records.comparisons("sae")]
     return {
         "cards": cards(records),
-        "baselines": [c.in_sentence for c in run if c.role == "baseline"],
+        "baselines": [c.in_sentence() for c in run if c.role == "baseline"],
         "checks": order,
         "close": CLOSE,
         "token_shares": follow_a_token(records) if RANDOM_MODEL in weak else [],

@@ -91,21 +91,23 @@ def follow_a_token(records: PairRecords) -> list[Row]:
 
     A feature that follows one token of the vocabulary (r > `CLOSE` with that token) is in every
     model that embeds tokens, trained or not; so both are compared again over all other features.
-    share: of the features that follow one token.  n: of the others; main, untrained: their mean r.
+    share: of the features that follow one token.  n: the rest; other, untrained: its mean r in the
+    other model and in the untrained one.
     """
     explained = []
     key = ["layer", "feature"]
     for side, model, _ in directions(records):
         rows = records.matches.filter(pl.col("r").is_not_nan(), side=side)
-        tokens, main, untrained = (
+        asked = {"token": TOKENS, "other": MAIN, "untrained": RANDOM_MODEL}
+        tokens, other, untrained = (
             rows.filter(comparison=comparison.name).select(*key, pl.col("r").alias(name))
-            for comparison, name in ((TOKENS, "token"), (MAIN, "main"), (RANDOM_MODEL, "untrained"))
+            for name, comparison in asked.items()
         )
-        joined = tokens.join(main, on=key).join(untrained, on=key)
+        joined = tokens.join(other, on=key).join(untrained, on=key)
         if joined.is_empty():
             continue
         others = joined.filter(pl.col("token") <= CLOSE)
-        means = {name: others[name].mean() for name in ("main", "untrained")}
+        means = {name: others[name].mean() for name in ("other", "untrained")}
         share = 1 - others.height / joined.height
         explained.append({"model": model, "share": share, "n": others.height, **means})
     return explained

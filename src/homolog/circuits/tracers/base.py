@@ -22,7 +22,6 @@ OFFSETS = (-1, 0, 1, 2, 3)  # positions around a token that are patched one by o
 # of what the whole corruption costs: what a patch must cost to be named beside the strongest
 SHARE = 0.05
 ALL = "all"  # the sender that stands for several together
-CARRIER, MATCHER, COPIER = "previous-token carrier", "matcher", "copier"
 
 
 @dataclass(frozen=True)

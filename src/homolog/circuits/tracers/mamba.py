@@ -12,22 +12,26 @@ from homolog.circuits.effects import PathQuestion
 from homolog.circuits.prompts import around, around_columns, label
 from homolog.circuits.replay import Patched
 from homolog.circuits.state_paths import StatePaths
-from homolog.circuits.tracers.base import (
-    ALL,
-    CARRIER,
-    COPIER,
-    MATCHER,
-    OFFSETS,
-    SHARE,
-    Role,
-    Tracer,
-)
+from homolog.circuits.tracers.base import ALL, OFFSETS, SHARE, Role, Tracer
 from homolog.corpus.tasks import PromptPairs
 from homolog.models.mamba import Mamba
 from homolog.models.sites import Site
+from homolog.record.circuits import (
+    CARRIER,
+    COPIER,
+    LAYER_TO_KEY_LAYER,
+    MATCHER,
+    REPLACE_A,
+    REPLACE_B,
+    STATE_TO_LOGITS,
+    STATE_WRITES,
+    UNREPEATED,
+    UNREPEATED_REPLACE_AB,
+    Y_TO_LOGITS,
+    into_write,
+)
 
 KEY_LAYERS = 3  # those whose states cost most, that are looked into
-WRITES, UPSTREAM = "state write by position", "layer to the key layer"
 _SPREAD_OVER = 64  # prompts from which the spread of the convolution's input is taken
 
 
@@ -40,10 +44,8 @@ class MambaTracer(Tracer):
     def trace(self) -> tuple[str, list[Role]]:
         last = {"position": "last"}
         copied, matched = self.ask(
-            PathQuestion(
-                "state to logits", "replace_B", lambda p, _: p.state_to_logits(), about=last
-            ),
-            PathQuestion("y to logits", "unrepeated", lambda p, _: p.y_to_logits(), about=last),
+            PathQuestion(STATE_TO_LOGITS, REPLACE_B, lambda p, _: p.state_to_logits(), about=last),
+            PathQuestion(Y_TO_LOGITS, UNREPEATED, lambda p, _: p.y_to_logits(), about=last),
         )
         copiers = self.roles(COPIER, copied, "the state it carries to the last position; another B")
         key_layers = [int(role.component.split(".")[1]) for role in copiers[:KEY_LAYERS]]
@@ -61,11 +63,11 @@ class MambaTracer(Tracer):
         asked = [question for layer in layers for question in self._questions(layer)]
         roles: list[Role] = []
         for effects in self.ask(*asked):
-            if effects.corruption != "replace_A" or effects.experiment == WRITES:
+            if effects.corruption != REPLACE_A or effects.experiment == STATE_WRITES:
                 continue
             receiver = effects.question.receiver
             layer, _, position = receiver.split(".")[1].partition("@")
-            if effects.experiment == UPSTREAM:
+            if effects.experiment == LAYER_TO_KEY_LAYER:
                 evidence = f"its output before the end, as {receiver} carries it; another A"
                 roles += self.roles(CARRIER, effects, evidence)
             else:
@@ -78,8 +80,8 @@ class MambaTracer(Tracer):
     def _questions(self, layer: int) -> list[PathQuestion]:
         """What is asked of a key layer."""
         upstream = PathQuestion(
-            UPSTREAM,
-            "replace_A",
+            LAYER_TO_KEY_LAYER,
+            REPLACE_A,
             lambda p, _: p.layers_to_state(layer),
             f"state.{layer}",
             {"position": "before last"},
@@ -87,11 +89,11 @@ class MambaTracer(Tracer):
         return [
             *(
                 self._convolution(layer, shift, corruption)
-                for corruption in ("replace_A", "unrepeated_replace_AB")
+                for corruption in (REPLACE_A, UNREPEATED_REPLACE_AB)
                 for shift in (0, 1)
             ),
-            _writes(layer, "B", "replace_B"),
-            _writes(layer, "A", "replace_A"),
+            _writes(layer, "B", REPLACE_B),
+            _writes(layer, "A", REPLACE_A),
             *([upstream] if layer else []),
         ]
 
@@ -105,7 +107,7 @@ class MambaTracer(Tracer):
         taps = {"A" if name == "B-1" else name: back for name, back in taps.items()}
         taps[ALL] = list(range(width))
         return PathQuestion(
-            f"convolution into the write at {write_at}",
+            into_write(write_at),
             corruption,
             lambda p, part: p.conv_to_write(layer, part.positions["B"] + shift, taps),
             f"write.{layer}@{write_at}",
@@ -142,7 +144,7 @@ class MambaTracer(Tracer):
 
 def _writes(layer: int, name: str, corruption: str) -> PathQuestion:
     return PathQuestion(
-        WRITES,
+        STATE_WRITES,
         corruption,
         lambda p, part: p.writes_to_logits(layer, around(part, name, OFFSETS)),
         about={"sender": f"write.{layer}"} | around_columns(name, OFFSETS),

@@ -11,9 +11,20 @@ from homolog.circuits.attention_paths import AttentionPaths
 from homolog.circuits.effects import PathQuestion
 from homolog.circuits.prompts import METRIC, around, around_columns
 from homolog.circuits.replay import Patched
-from homolog.circuits.tracers.base import CARRIER, COPIER, MATCHER, OFFSETS, Role, Tracer
+from homolog.circuits.tracers.base import OFFSETS, Role, Tracer
 from homolog.models.sites import Site
 from homolog.models.transformer import READS, Read, Transformer
+from homolog.record.circuits import (
+    CARRIER,
+    COPIER,
+    HEAD_TO_KEY_HEAD,
+    HEAD_TO_LOGITS,
+    MATCHER,
+    REPLACE_A,
+    REPLACE_B,
+    UNRELATED,
+    by_position,
+)
 
 
 class TransformerTracer(Tracer):
@@ -23,17 +34,17 @@ class TransformerTracer(Tracer):
     paths = AttentionPaths
 
     def trace(self) -> tuple[str, list[Role]]:
-        _, copied = self.ask(_to_logits("unrelated"), _to_logits("replace_B"))
+        _, copied = self.ask(_to_logits(UNRELATED), _to_logits(REPLACE_B))
         key = copied.strongest(METRIC)
         matched, _ = self.ask(
-            _by_position(key, "key", "A", "replace_A"),
-            _by_position(key, "value", "B", "replace_B"),
+            _by_position(key, "key", "A", REPLACE_A),
+            _by_position(key, "value", "B", REPLACE_B),
         )
         carriers: list[Role] = []
         if not key.startswith("z.0."):  # in block 0 there is nothing below to listen to
             heard, _ = self.ask(
-                _to_key_head(key, f"{key} key", "replace_A", ("key",)),
-                _to_key_head(key, key, "unrelated", READS),
+                _to_key_head(key, f"{key} key", REPLACE_A, ("key",)),
+                _to_key_head(key, key, UNRELATED, READS),
             )
             evidence = f"its output at B's position, as the key of {key} reads it; another A"
             carriers = self.roles(CARRIER, heard, evidence)
@@ -61,7 +72,7 @@ class TransformerTracer(Tracer):
 
 def _to_logits(corruption: str) -> PathQuestion:
     return PathQuestion(
-        "head to logits",
+        HEAD_TO_LOGITS,
         corruption,
         lambda paths, _: paths.heads_to_logits(),
         about={"position": "last"},
@@ -71,7 +82,7 @@ def _to_logits(corruption: str) -> PathQuestion:
 def _to_key_head(key: str, receiver: str, corruption: str, reads: Sequence[Read]) -> PathQuestion:
     """Each head at B's position, as the key head reads it."""
     return PathQuestion(
-        "head to the key head",
+        HEAD_TO_KEY_HEAD,
         corruption,
         lambda paths, part: paths.heads_to_head(key, part.positions["B"], reads),
         receiver,
@@ -82,7 +93,7 @@ def _to_key_head(key: str, receiver: str, corruption: str, reads: Sequence[Read]
 def _by_position(key: str, read: Read, name: str, corruption: str) -> PathQuestion:
     """The key head's key or value at each position around a named one."""
     return PathQuestion(
-        f"{read} by position",
+        by_position(read),
         corruption,
         lambda paths, part: paths.reads_to_logits(key, around(part, name, OFFSETS), (read,)),
         about={"sender": f"{read}.{key[2:]}"} | around_columns(name, OFFSETS),

@@ -33,13 +33,20 @@ from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs, check_count, last_position, ordinary_ids, seeded
 from homolog.corpus.tasks.task import PromptTask
 from homolog.errors import InputError
+from homolog.record.circuits import (
+    REPLACE_A,
+    REPLACE_B,
+    UNRELATED,
+    UNREPEATED,
+    UNREPEATED_REPLACE_AB,
+)
 
 CORRUPTIONS = (
-    "replace_B",
-    "replace_A",
-    "unrepeated",
-    "unrepeated_replace_AB",
-    "unrelated",
+    REPLACE_B,
+    REPLACE_A,
+    UNREPEATED,
+    UNREPEATED_REPLACE_AB,
+    UNRELATED,
     "repeat_another",
 )
 # tokens drawn for a prompt beyond its length: it takes tokens in place of A, B and the repeat
@@ -52,7 +59,7 @@ def induction(
     *,
     seed: int = 0,
     length: int = 64,
-    corruption: str = "replace_B",
+    corruption: str = REPLACE_B,
     first_index: int | None = None,
     repeat: int = 1,
 ) -> PromptPairs:
@@ -161,13 +168,13 @@ def _pairs(
     clean[:, -repeat:] = clean[prompt[:, None], index[:, None] + back]
 
     corrupt, distractor = clean.copy(), other_b
-    if corruption in ("replace_B", "unrepeated_replace_AB"):
+    if corruption in (REPLACE_B, UNREPEATED_REPLACE_AB):
         corrupt[prompt, index + 1] = other_b
-    if corruption in ("replace_A", "unrepeated_replace_AB"):
+    if corruption in (REPLACE_A, UNREPEATED_REPLACE_AB):
         corrupt[prompt, index] = other_a
-    if corruption.startswith("unrepeated"):
+    if corruption in (UNREPEATED, UNREPEATED_REPLACE_AB):
         corrupt[:, -repeat:] = other_end
-    if corruption == "unrelated":
+    if corruption == UNRELATED:
         corrupt = np.stack([_draw(generator, ids, length, n_first) for _ in range(n)])
     if corruption == "repeat_another":
         places = np.arange(

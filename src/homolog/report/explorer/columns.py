@@ -15,63 +15,51 @@ import numpy as np
 import polars as pl
 
 from homolog.report.explorer.packing import packed, quantised, smallest, write_data
-from homolog.report.explorer.rows import Rows
+from homolog.report.explorer.rows import ModelRows
 
 
 @dataclass(frozen=True)
-class Column:
+class Sortable:
     """A column of numbers: its name in the tables, a title, what it says, and how it is shown."""
 
     name: str
     title: str
     says: str
+    digits: int = 2
+    """After the point, or of the percentage where `percent`."""
     of_pair: bool = False
     """Of matches, else of features."""
     log: bool = False
     """Spread over orders of magnitude."""
     first: bool = False
     """In the first view."""
-    digits: int = 2
-    """After the point, or of the percentage where `percent`."""
     percent: bool = False
 
 
-COLUMNS = (
-    Column("r", "r", "correlation with its best partner", of_pair=True, first=True, digits=3),
-    Column(
-        "excess",
-        "Excess",
-        "r less what chance reaches at its frequency",
-        of_pair=True,
-        first=True,
-        digits=3,
-    ),
-    Column(
-        "freq", "Active", "share of tokens at which it fires", log=True, first=True, percent=True
-    ),
-    Column("token_entropy", "Token entropy", "bits; 0 when it fires on one token only"),
-    Column("token_r2", "Token R²", "share of its variance that the current token alone explains"),
-    Column(
-        "context_tokens", "Context needed", "tokens to the left that its activation needs", digits=1
-    ),
-    Column("consistency", "Consistency", "likeness of the contexts in which it fires"),
-    Column(
-        "complexity", "Complexity, rated", "1 (simple) to 5, said by a language model", digits=0
-    ),
-    Column("consistency_rated", "Consistency, rated", "1 to 5, said by a language model", digits=0),
-    Column("detection", "Detection", "how well the explanation tells held-out contexts apart"),
-    Column(
-        "causal_r",
-        "Causal agreement",
-        "correlation of the effects of both features on the next token",
-    ),
-    Column("exclusive_r2", "R² from all", "explained by all features of the other model together"),
+_ACTIVE = "share of tokens at which it fires"
+_CHANCE = "r less what chance reaches at its frequency"
+_CAUSAL = "correlation of the effects of both features on the next token"
+_TOGETHER = "explained by all features of the other model together"
+OF_PAIR = (
+    Sortable("r", "r", "correlation with its best partner", 3, of_pair=True, first=True),
+    Sortable("excess", "Excess", _CHANCE, 3, of_pair=True, first=True),
 )
-OF_FEATURE = tuple(column for column in COLUMNS if not column.of_pair)
-OF_PAIR = tuple(column for column in COLUMNS if column.of_pair)
+OF_FEATURE = (
+    Sortable("freq", "Active", _ACTIVE, log=True, first=True, percent=True),
+    Sortable("token_entropy", "Token entropy", "bits; 0 when it fires on one token only"),
+    Sortable("token_r2", "Token R²", "share of its variance that the current token alone explains"),
+    Sortable("context_tokens", "Context needed", "tokens to the left that its activation needs", 1),
+    Sortable("consistency", "Consistency", "likeness of the contexts in which it fires"),
+    Sortable("complexity", "Complexity, rated", "1 (simple) to 5, said by a language model", 0),
+    Sortable("consistency_rated", "Consistency, rated", "1 to 5, said by a language model", 0),
+    Sortable("detection", "Detection", "how well the explanation tells held-out contexts apart"),
+    Sortable("causal_r", "Causal agreement", _CAUSAL),
+    Sortable("exclusive_r2", "R² from all", _TOGETHER),
+)
+COLUMNS = (*OF_PAIR, *OF_FEATURE)
 
 
-class Columns:
+class ColumnFiles:
     """Writes data/columns/ model by model, and remembers which models and pairs have which."""
 
     def __init__(self, folder: Path) -> None:
@@ -84,7 +72,7 @@ class Columns:
         if "top_tokens" in features.columns:
             write_data(self.folder, f"columns/{place}-token", _first_tokens(features["top_tokens"]))
 
-    def add_pair(self, place: int, other: int, matches: pl.DataFrame, target: Rows) -> None:
+    def add_pair(self, place: int, other: int, matches: pl.DataFrame, target: ModelRows) -> None:
         """Write those of an ordered pair; `matches`: to `target`, in the order of rows."""
         pair = f"{place}-{other}"
         self._write(pair, OF_PAIR, matches)
@@ -97,7 +85,7 @@ class Columns:
             classes = matches["homolog"].cast(pl.UInt8).fill_null(2).to_numpy()
             write_data(self.folder, f"columns/{pair}-homolog", packed(classes))
 
-    def _write(self, place: str, columns: Sequence[Column], table: pl.DataFrame) -> None:
+    def _write(self, place: str, columns: Sequence[Sortable], table: pl.DataFrame) -> None:
         for column in columns:
             name = column.name
             if name in table.columns and table[name].is_not_null().any():

@@ -25,12 +25,12 @@ from homolog.analyses.records import StudyRecords
 from homolog.charts import theme
 from homolog.charts.links import FOLDER
 from homolog.record.atomic import write_text
-from homolog.report.explorer.columns import Columns
+from homolog.report.explorer.columns import ColumnFiles
 from homolog.report.explorer.contexts import Spelling, read_contexts
 from homolog.report.explorer.details import CHUNK, write_details
 from homolog.report.explorer.packing import write_data
 from homolog.report.explorer.rows import (
-    Rows,
+    ModelRows,
     main_matches,
     main_pairs,
     of_model,
@@ -49,7 +49,7 @@ class ModelTables:
     """The tables of a model in the order of its rows; matches by the place of the other model."""
 
     place: int
-    rows: Rows
+    rows: ModelRows
     features: pl.DataFrame
     matches: Mapping[int, pl.DataFrame]
 
@@ -71,7 +71,7 @@ def write_explorer(folder: Path, source: Source) -> Path:
     pairs = main_pairs(matches, models)
     shutil.rmtree(folder / "data", ignore_errors=True)
     _write_page(folder, source.name)
-    columns, spelling, words = Columns(folder), Spelling(source.vocabulary), []
+    columns, spelling, words = ColumnFiles(folder), Spelling(source.vocabulary), []
     for place, rows in enumerate(models):
         to_others = {j: of_pair(matches, rows, models[j]) for i, j in pairs if i == place}
         model = ModelTables(place, rows, of_model(source.features, rows), to_others)

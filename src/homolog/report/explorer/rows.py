@@ -22,7 +22,7 @@ MATCH = ("comparison", *FEATURE, "r", "best_model", "best_layer", "best_feature"
 
 
 @dataclass(frozen=True)
-class Rows:
+class ModelRows:
     """Where the features of a model stand: `sizes` features in each layer from 0."""
 
     model: str
@@ -44,7 +44,7 @@ class Rows:
         return np.where(inside, self.starts[safe] + feature, NO_ROW).astype(np.uint32)
 
 
-def rows_of(features: pl.DataFrame, n_layers: Mapping[str, int]) -> list[Rows]:
+def rows_of(features: pl.DataFrame, n_layers: Mapping[str, int]) -> list[ModelRows]:
     """The rows of every model of `n_layers`, in its order.
 
     Raises `InputError` when a model, layer or column is unknown, or a layer's features are not 0,
@@ -74,7 +74,7 @@ def rows_of(features: pl.DataFrame, n_layers: Mapping[str, int]) -> list[Rows]:
             )
         sizes[model, layer] = size
     return [
-        Rows(model, tuple(sizes.get((model, layer), 0) for layer in range(depth)))
+        ModelRows(model, tuple(sizes.get((model, layer), 0) for layer in range(depth)))
         for model, depth in n_layers.items()
     ]
 
@@ -85,7 +85,7 @@ def main_matches(matches: pl.LazyFrame) -> pl.DataFrame:
     return matches.filter(pl.col("comparison") == MAIN.name).collect()
 
 
-def main_pairs(matches: pl.DataFrame, models: Sequence[Rows]) -> list[tuple[int, int]]:
+def main_pairs(matches: pl.DataFrame, models: Sequence[ModelRows]) -> list[tuple[int, int]]:
     """Ordered pairs (from, to) of places in `models` that have matches; `InputError` for none."""
     matched = set(matches.select("model", "best_model").unique().iter_rows())
     pairs = [
@@ -115,12 +115,12 @@ def _check_columns(field: str, columns: Sequence[str], required: Sequence[str]) 
         )
 
 
-def of_model(features: pl.DataFrame, model: Rows) -> pl.DataFrame:
+def of_model(features: pl.DataFrame, model: ModelRows) -> pl.DataFrame:
     """The features of a model in the order of its rows."""
     return features.filter(pl.col("model") == model.model).sort("layer", "feature")
 
 
-def of_pair(matches: pl.DataFrame, a: Rows, b: Rows) -> pl.DataFrame:
+def of_pair(matches: pl.DataFrame, a: ModelRows, b: ModelRows) -> pl.DataFrame:
     """The matches from `a` to `b` in the order of a's rows, null where a feature has none."""
     own = matches.filter((pl.col("model") == a.model) & (pl.col("best_model") == b.model))
     every = pl.DataFrame(
