@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import typer
+
 import homolog
 from homolog.dictionaries.configs import TrainingConfig
 from homolog.dictionaries.kinds import KINDS
@@ -66,6 +68,10 @@ def entry(name: str, thing: Any) -> str:
         words = "" if signature else first_sentence(thing.__doc__)
         return f"- `{name}`: {words}" if words else f"- `{name}`"
     many = isinstance(thing, dict | tuple | frozenset)
+    if isinstance(thing, list):  # of what has names, as analyses
+        many, thing = True, [item.name for item in thing]
+    if isinstance(thing, typer.Typer):
+        return f"- `{name}`: All commands."
     value = re.sub(r"homolog\.(?:\w+\.)+", "", ", ".join(map(str, thing)) if many else f"{thing}")
     return f"- `{name}`: `{textwrap.shorten(value, 80, placeholder=' ...')}`"
 
@@ -79,8 +85,8 @@ def first_sentence(docstring: str | None) -> str:
 def settings_page() -> str:
     """Text of docs/settings.md."""
     parts = [
-        f"# Settings\n\nKeys of a recipe, table by table, with their defaults; unknown keys are refused. "
-        f"Written by `{COMMAND}`.\n",
+        "# Settings\n\nKeys of a recipe, table by table, with their defaults; unknown keys are "
+        f"refused. Written by `{COMMAND}`.\n",
         settings.page(Recipe, "A recipe"),
     ]
     parts += [settings.page(kind.Settings, f"[sae] kind = {name}") for name, kind in KINDS.items()]

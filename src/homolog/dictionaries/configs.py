@@ -10,14 +10,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from homolog.dictionaries.kinds import KINDS, KindSettings
+from homolog.dictionaries.kinds import KindSettings
 from homolog.dictionaries.kinds import parse as parse_config
 
-__all__ = ["SETTINGS", "SPARSITY", "KindSettings", "TrainingConfig", "parse_config"]
-
-# for the pipeline's own tables of settings
-SETTINGS = {name: kind.Settings for name, kind in KINDS.items()}
-SPARSITY = {name: kind.sparsity for name, kind in KINDS.items()}
+__all__ = ["KindSettings", "TrainingConfig", "parse_config"]
 
 
 class TrainingConfig(BaseModel):

@@ -10,7 +10,7 @@ The features of any dictionaries on any text, from a model that runs once:
     >>> residuals = features.capture_residuals(model, text, [1])[1]
     >>> source = dictionaries.ResidualArrays([residuals], seed=0)
     >>> settings = dictionaries.TrainingConfig(n_tokens=4096, batch_size=256)
-    >>> config = dictionaries.TopKConfig(d_sae=96, k=8)
+    >>> config = dictionaries.parse_config({"kind": "topk", "d_sae": 96, "k": 8})
     >>> [sae] = dictionaries.train(source, config, settings, model="mine")["sae"]
 
     >>> target = features.Target(Path("features"), "mine", 1, "sae", "mine 1", lambda: sae)
