@@ -2,7 +2,7 @@
 
     api.md        public names
     tables.md     every table of a run, column by column
-    settings.md   every key of a recipe, and every setting of `homolog sae train`
+    settings.md   every key of a recipe, and every setting of `homolog sae`
 
 Public is what a package lists in `__all__`.  A name stands once, under the shortest address that
 gives it, with the first sentence of its docstring; a constant shows its value.
@@ -25,7 +25,7 @@ import homolog
 from homolog.dictionaries.configs import TrainingConfig
 from homolog.dictionaries.kinds import KINDS
 from homolog.record import settings, tables
-from homolog.record.recipe import Recipe, SaeRecipe
+from homolog.record.recipe import EvaluationRecipe, Recipe, SaeRecipe
 
 FOLDER = Path(__file__).parent
 COMMAND = "python docs/make_reference.py"
@@ -90,7 +90,10 @@ def settings_page() -> str:
         settings.page(Recipe, "A recipe"),
     ]
     parts += [settings.page(kind.Settings, f"[sae] kind = {name}") for name, kind in KINDS.items()]
-    parts += [settings.page(SaeRecipe, "Options of `homolog sae train`")]
+    parts += [
+        settings.page(SaeRecipe, "Options of `homolog sae train`"),
+        settings.page(EvaluationRecipe, "Options of `homolog sae eval`"),
+    ]
     parts += [settings.page(TrainingConfig, "Of the training, from Python")]
     return "\n".join(parts)
 

@@ -22,6 +22,7 @@ import typer
 
 from documented_python import missing_names, resolve
 from homolog.cli import app
+from homolog.dictionaries.kinds import kind_of
 from homolog.errors import InputError
 from homolog.record.recipe import Recipe
 
@@ -34,9 +35,11 @@ SOURCE_FILE = (".py", ".md", ".toml", ".j2", ".csv", ".svg")
 
 NOT_OF_THE_PROJECT = {
     r"(RUN|runs)/.*": "in a run folder",
-    r"report/(index\.html|figures/.*|explorer/index\.html)": "in a run folder",
+    r"report/(index\.html|figures/.*)": "in a run folder",
+    r"(report/)?explorer/index\.html": "in a run folder",
     r"(cache|columns|contexts|features|pairs|ratings|saes|wandb)/": "in a run folder",
     r"(config|mine|my-recipe)\..*": "the reader's own file",
+    r".*/NAME\.py": "to be added",
 }
 """Patterns of paths that are none of the project's, with where they are."""
 
@@ -190,10 +193,15 @@ def refused(page: Page, match: re.Match[str], whole: bool) -> Iterator[Wrong]:
         yield page.wrong(match.start(1), f"homolog {match[1]}", error.args[0])
     except USAGE_ERROR as error:
         yield page.wrong(match.start(1), f"homolog {match[1]}", error.format_message())
+    except InputError as error:
+        yield page.wrong(match.start(1), f"homolog {match[1]}", error)
 
 
 def parse(words: list[str], whole: bool) -> None:
-    """Parse as the command line would, without running; USAGE_ERROR or LookupError if it cannot."""
+    """Parse as the command line would, without running.
+
+    USAGE_ERROR, LookupError or InputError if it cannot.
+    """
     command: Any = typer.main.get_command(app)
     path = "homolog"
     while hasattr(command, "commands"):
@@ -207,7 +215,9 @@ def parse(words: list[str], whole: bool) -> None:
             raise LookupError(f"{path} has no command {name}")
         command, words, path = inner, words[1:], f"{path} {name}"
     if whole:
-        command.make_context(path, list(words))
+        given = command.make_context(path, list(words)).params
+        if "kind" in given:
+            kind_of(given["kind"])  # which the command itself does when it runs
     else:
         context = command.context_class(command, info_name=path)
         command.make_parser(context).parse_args(list(words))
@@ -236,7 +246,7 @@ def recipes(page: Page) -> Iterator[Wrong]:
 
 
 def links(page: Page) -> Iterator[Wrong]:
-    for match in LINK.finditer(page.text):
+    for match in LINK.finditer(page.prose):
         target, _, heading = match[1].partition("#")
         if ":" in target:  # another site's
             continue

@@ -19,7 +19,9 @@ __all__ = ["KindSettings", "TrainingConfig", "parse_config"]
 class TrainingConfig(BaseModel):
     """How the dictionaries of one model are trained; defaults suit d_model 128, 768 features."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     n_tokens: int = Field(default=1_048_576, ge=1)
     """Tokens every dictionary sees; the activations are read again, in a new order, as often as
