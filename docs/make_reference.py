@@ -2,7 +2,7 @@
 
     api.md        public names
     tables.md     every table of a run, column by column
-    settings.md   every key of a recipe, and every setting of `homolog sae train`
+    settings.md   every key of a recipe, and every setting of `homolog sae`
 
 Public is what a package lists in `__all__`.  A name stands once, under the shortest address that
 gives it, with the first sentence of its docstring; a constant shows its value.
@@ -19,11 +19,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import typer
+
 import homolog
 from homolog.dictionaries.configs import TrainingConfig
 from homolog.dictionaries.kinds import KINDS
 from homolog.record import settings, tables
-from homolog.record.recipe import Recipe, SaeRecipe
+from homolog.record.recipe import EvaluationRecipe, Recipe, SaeRecipe
 
 FOLDER = Path(__file__).parent
 COMMAND = "python docs/make_reference.py"
@@ -66,6 +68,10 @@ def entry(name: str, thing: Any) -> str:
         words = "" if signature else first_sentence(thing.__doc__)
         return f"- `{name}`: {words}" if words else f"- `{name}`"
     many = isinstance(thing, dict | tuple | frozenset)
+    if isinstance(thing, list):  # of what has names, as analyses
+        many, thing = True, [item.name for item in thing]
+    if isinstance(thing, typer.Typer):
+        return f"- `{name}`: All commands."
     value = re.sub(r"homolog\.(?:\w+\.)+", "", ", ".join(map(str, thing)) if many else f"{thing}")
     return f"- `{name}`: `{textwrap.shorten(value, 80, placeholder=' ...')}`"
 
@@ -79,12 +85,15 @@ def first_sentence(docstring: str | None) -> str:
 def settings_page() -> str:
     """Text of docs/settings.md."""
     parts = [
-        f"# Settings\n\nKeys of a recipe, table by table, with their defaults; unknown keys are refused. "
-        f"Written by `{COMMAND}`.\n",
+        "# Settings\n\nKeys of a recipe, table by table, with their defaults; unknown keys are "
+        f"refused. Written by `{COMMAND}`.\n",
         settings.page(Recipe, "A recipe"),
     ]
     parts += [settings.page(kind.Settings, f"[sae] kind = {name}") for name, kind in KINDS.items()]
-    parts += [settings.page(SaeRecipe, "Options of `homolog sae train`")]
+    parts += [
+        settings.page(SaeRecipe, "Options of `homolog sae train`"),
+        settings.page(EvaluationRecipe, "Options of `homolog sae eval`"),
+    ]
     parts += [settings.page(TrainingConfig, "Of the training, from Python")]
     return "\n".join(parts)
 

@@ -12,6 +12,7 @@ import re
 import shlex
 import textwrap
 import tomllib
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,9 @@ import typer
 
 from documented_python import missing_names, resolve
 from homolog.cli import app
+from homolog.dictionaries.kinds import kind_of
 from homolog.errors import InputError
+from homolog.record.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "homolog"
@@ -32,14 +35,16 @@ SOURCE_FILE = (".py", ".md", ".toml", ".j2", ".csv", ".svg")
 
 NOT_OF_THE_PROJECT = {
     r"(RUN|runs)/.*": "in a run folder",
-    r"report/(index\.html|figures/.*|explorer/index\.html)": "in a run folder",
+    r"report/(index\.html|figures/.*)": "in a run folder",
+    r"(report/)?explorer/index\.html": "in a run folder",
     r"(cache|columns|contexts|features|pairs|ratings|saes|wandb)/": "in a run folder",
     r"(config|mine|my-recipe)\..*": "the reader's own file",
+    r".*/NAME\.py": "to be added",
 }
 """Patterns of paths that are none of the project's, with where they are."""
 
-FORMULAS = {"MPPC", "ceil", "cos", "function", "tr"}
-"""Called in formulas and descriptions, and no functions of ours."""
+FORMULAS = {"MPPC", "ceil", "cos", "figure", "function", "tr"}
+"""Called in formulas, templates and descriptions, and no functions of ours."""
 
 FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`((?:(?!\n\s*\n)[^`])+)`")
@@ -118,11 +123,13 @@ def python_names(page: Page) -> Iterator[Wrong]:
 
 
 def short_names(page: Page) -> Iterator[Wrong]:
-    """`matching.calibrate` stands for homolog.matching.calibrate."""
+    """`matching.calibrate` stands for homolog.matching.calibrate, or for a key of a recipe."""
     packages = {path.stem for path in SOURCE.iterdir()}
     for match in SPAN.finditer(page.prose):
         name = re.match(r"[a-z_]+(?:\.[A-Za-z_]\w*)+", match[1])
         if name is None or name[0].split(".")[0] not in packages or is_file_name(name[0]):
+            continue
+        if is_setting(name[0]):
             continue
         try:
             resolve(f"homolog.{name[0]}")
@@ -130,9 +137,21 @@ def short_names(page: Page) -> Iterator[Wrong]:
             yield page.wrong(match.start(1), name[0], error)
 
 
+def is_setting(name: str) -> bool:
+    """Whether it is a key of a table of a recipe: `matching.fdr`."""
+    table, _, key = name.partition(".")
+    field = Recipe.model_fields.get(table)
+    kinds = () if field is None else (field.annotation, *typing.get_args(field.annotation))
+    return any(key in getattr(kind, "model_fields", {}) for kind in kinds)
+
+
 def called_names(page: Page) -> Iterator[Wrong]:
     """A bare name that is called, `prepare(x)`, is a function or class somewhere in the source."""
-    known = defined() | set(re.findall(r"def (\w+)", page.code)) | FORMULAS | set(dir(builtins))
+    own = re.findall(
+        r"(?:def|class) (\w+)|^from (?!homolog)\S+ import (.*)", page.code, re.MULTILINE
+    )
+    words = {word for names in own for name in names for word in re.findall(r"\w+", name)}
+    known = defined() | words | FORMULAS | set(dir(builtins))
     for text in (
         page.code,
         *(" " * match.start(1) + match[1] for match in SPAN.finditer(page.prose)),
@@ -174,10 +193,15 @@ def refused(page: Page, match: re.Match[str], whole: bool) -> Iterator[Wrong]:
         yield page.wrong(match.start(1), f"homolog {match[1]}", error.args[0])
     except USAGE_ERROR as error:
         yield page.wrong(match.start(1), f"homolog {match[1]}", error.format_message())
+    except InputError as error:
+        yield page.wrong(match.start(1), f"homolog {match[1]}", error)
 
 
 def parse(words: list[str], whole: bool) -> None:
-    """Parse as the command line would, without running; USAGE_ERROR or LookupError if it cannot."""
+    """Parse as the command line would, without running.
+
+    USAGE_ERROR, LookupError or InputError if it cannot.
+    """
     command: Any = typer.main.get_command(app)
     path = "homolog"
     while hasattr(command, "commands"):
@@ -186,11 +210,14 @@ def parse(words: list[str], whole: bool) -> None:
         name = words[0] if words else "(nothing)"
         if name == "--help":
             return
-        if name not in command.commands:
+        inner = command.get_command(None, name)  # some groups are imported only then
+        if inner is None:
             raise LookupError(f"{path} has no command {name}")
-        command, words, path = command.commands[name], words[1:], f"{path} {name}"
+        command, words, path = inner, words[1:], f"{path} {name}"
     if whole:
-        command.make_context(path, list(words))
+        given = command.make_context(path, list(words)).params
+        if "kind" in given:
+            kind_of(given["kind"])  # which the command itself does when it runs
     else:
         context = command.context_class(command, info_name=path)
         command.make_parser(context).parse_args(list(words))
@@ -205,7 +232,7 @@ def make_targets(page: Page) -> Iterator[Wrong]:
 
 def recipes(page: Page) -> Iterator[Wrong]:
     """Fenced TOML is a recipe that can be run."""
-    from homolog.pipeline.recipe import parse_recipe
+    from homolog.pipeline.recipes import parse_recipe
 
     for match in FENCE.finditer(page.text):
         if match[1] == "toml":
@@ -219,7 +246,7 @@ def recipes(page: Page) -> Iterator[Wrong]:
 
 
 def links(page: Page) -> Iterator[Wrong]:
-    for match in LINK.finditer(page.text):
+    for match in LINK.finditer(page.prose):
         target, _, heading = match[1].partition("#")
         if ":" in target:  # another site's
             continue
@@ -263,7 +290,7 @@ def exists(span: str) -> bool:
 
 @functools.cache
 def project_files() -> frozenset[str]:
-    """Every file, as "/src/homolog/cli.py", and every folder that has one."""
+    """Every file, as "/src/homolog/axes.py", and every folder that has one."""
     parts = (ROOT / part for part in ("src", "tests", "docs", "benchmarks"))
     files = [path for part in parts for path in part.rglob("*") if path.suffix != ".pyc"]
     kept = {path.relative_to(ROOT) for path in [*files, *ROOT.iterdir()] if path.is_file()}

@@ -47,7 +47,7 @@ def attribute(thing: Any, name: str) -> Any:
     holder = thing.of if isinstance(thing, Instance) else thing
     if not hasattr(holder, name):
         kin = family(holder) if inspect.isclass(holder) else []
-        if any(hasattr(cls, name) or sets(cls, name) for cls in kin):
+        if any(hasattr(cls, name) or sets(cls, name) or lists(cls, name) for cls in kin):
             return None
         raise AttributeError(f"{getattr(holder, '__name__', holder)} has no {name}")
     stored = inspect.getattr_static(holder, name) if isinstance(thing, Instance) else None
@@ -65,6 +65,11 @@ def family(cls: type) -> list[type]:
 def sets(cls: type, name: str) -> bool:
     """Whether the class declares the attribute, or sets it on itself as constructors do."""
     return name in inspect.get_annotations(cls) or f"self.{name} = " in inspect.getsource(cls)
+
+
+def lists(cls: type, name: str) -> bool:
+    """Whether a class that makes attributes when they are asked for lists this one."""
+    return "__getattr__" in vars(cls) and name in dir(cls.__new__(cls))
 
 
 def result(function: Any) -> Instance | None:

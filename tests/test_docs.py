@@ -62,7 +62,7 @@ def test_pages_that_the_source_names_exist() -> None:
 GOOD = """\
 # A page, with `matching/pearson.py`
 
-`homolog.max_pearson`, `homolog.matching.layers.match_models`, `matching.Best.a_to_b`.
+`homolog.max_pearson`, `homolog.matching.layers.merge_layers`, `matching.Best.a_to_b`.
 `homolog sae train` with `--k`, `prepare(x)`, `homolog verify RUN`, `RUN/a.json`; a homolog. The
 next: `runs/demo/report/index.html`, `tests/test_docs.py`, `models/`, `MODEL/LAYER.json`,
 [here](docs/formats.md#run-folder), [up](#a-page-with-matchingpearsonpy).

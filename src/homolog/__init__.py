@@ -25,7 +25,8 @@ if TYPE_CHECKING:
         Zero,
         load,
     )
-    from homolog.pipeline import Study
+    from homolog.pipeline import Study, load_recipe
+    from homolog.pipeline.run_study import run_study
 
 _HOME = {
     "InputError": "homolog.errors",
@@ -41,6 +42,8 @@ _HOME = {
     "Zero": "homolog.models",
     "load": "homolog.models",
     "Study": "homolog.pipeline",
+    "load_recipe": "homolog.pipeline",
+    "run_study": "homolog.pipeline.run_study",
 }
 
 __all__ = [
@@ -55,8 +58,10 @@ __all__ = [
     "Transform",
     "Zero",
     "load",
+    "load_recipe",
     "match",
     "max_pearson",
+    "run_study",
 ]
 
 

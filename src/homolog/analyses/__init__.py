@@ -29,7 +29,9 @@ from homolog.analyses import (
     variance,
     verdict,
 )
-from homolog.analyses.analysis import Analysis
+from homolog.analyses.analysis import Analysis, each_direction, each_layer, each_model, whole
+from homolog.analyses.material import Material
+from homolog.analyses.records import PairRecords, Records, StudyRecords
 
 ANALYSES: list[Analysis] = [
     verdict.ANALYSIS,
@@ -67,4 +69,16 @@ def register(analysis: Analysis) -> None:
     ANALYSES.append(analysis)
 
 
-__all__ = ["ANALYSES", "Analysis", "register"]
+__all__ = [
+    "ANALYSES",
+    "Analysis",
+    "Material",
+    "PairRecords",
+    "Records",
+    "StudyRecords",
+    "each_direction",
+    "each_layer",
+    "each_model",
+    "register",
+    "whole",
+]

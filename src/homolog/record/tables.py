@@ -432,7 +432,7 @@ OFFSETS = _table(
     **_interval("effect", "drop of the logit difference"),
     share=(F64, "of all drops"),
     predicted_share=(F64, "as the convolution alone predicts"),
-    **_interval("null", "drop when nothing is repeated"),
+    **_interval("null", "the same around a token that nothing depends on"),
 )
 _EDGE: dict[str, tuple[Type, str]] = {
     "sender": (TEXT, "component that writes"),

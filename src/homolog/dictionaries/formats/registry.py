@@ -1,6 +1,7 @@
 """Which format a folder has, and one way to load, save and convert for all of them.
 
-A format is recognised by the name of the configuration file and keys in it, never by trying.
+A format is recognised by the name of the configuration file and keys in it, never by trying.  One
+from outside this package joins the list by `register`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,23 @@ from homolog.dictionaries.quality import Quality
 from homolog.errors import InputError
 
 OWN = sae_lens.FORMAT.name
-_ALL = (sae_lens.FORMAT, sparsify.FORMAT, dictionary_learning.FORMAT, llamascopium.FORMAT)
-FORMATS: dict[str, Format] = {form.name: form for form in _ALL} | {"sae_lens": sae_lens.FORMAT}
+FORMATS: dict[str, Format] = {
+    OWN: sae_lens.FORMAT,
+    "sae_lens": sae_lens.FORMAT,
+    "sparsify": sparsify.FORMAT,
+    "dictionary_learning": dictionary_learning.FORMAT,
+    "llamascopium": llamascopium.FORMAT,
+}
 """By name; "homolog" and "sae_lens" are one layout."""
-_CONFIGS = tuple(dict.fromkeys(name for form in _ALL for name in form.configs))
+
+
+def register(form: Format) -> Format:
+    """Make a format known, for this process.  InputError where another one has its name."""
+    name = _key(form.name)
+    if FORMATS.get(name, form) is not form:
+        raise InputError("format", form.name, "another format has this name", "Give it its own.")
+    FORMATS[name] = form
+    return form
 
 
 def load(source: Path | str) -> SparseAutoencoder:
@@ -80,7 +94,7 @@ def convert(source: Path | str, target: Path | str, to: str) -> list[Path]:
     """
     _format(to)
     target = Path(target)
-    if any((target / name).exists() for name in _CONFIGS):
+    if any((target / name).exists() for name in _configs()):
         raise InputError(
             "target", str(target), "it must not hold a dictionary already", "Name another folder."
         )
@@ -92,12 +106,24 @@ def commit_of(ref: str) -> str:
 
     ref: hf:OWNER/NAME[@REVISION][/FOLDER].
     """
-    return hub.fetch(ref, _CONFIGS)[1].commit
+    return hub.fetch(ref, _configs())[1].commit
+
+
+def _key(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _distinct() -> list[Format]:
+    return list(dict.fromkeys(FORMATS.values()))
+
+
+def _configs() -> list[str]:
+    """Names of the configuration files of all formats."""
+    return list(dict.fromkeys(name for form in _distinct() for name in form.configs))
 
 
 def _format(name: str) -> Format:
-    known = name.replace("-", "_")
-    if known not in FORMATS:
+    if (known := _key(name)) not in FORMATS:
         raise InputError(
             "format", name, f"it must be one of {', '.join(FORMATS)}", "Name one of these."
         )
@@ -106,7 +132,7 @@ def _format(name: str) -> Format:
 
 def _open(source: str) -> Folder:
     if source.startswith(hub.PREFIX):
-        path, origin = hub.fetch(source, _CONFIGS)
+        path, origin = hub.fetch(source, _configs())
         return Folder(path, source, origin)
     path = Path(source).expanduser()
     if not path.is_dir():
@@ -125,12 +151,12 @@ def _recognise(folder: Folder) -> tuple[Format, Config]:
     InputError where it is none, or more than one.
     """
     matching: list[tuple[Format, Config, str]] = []
-    for name in _CONFIGS:
+    for name in _configs():
         if (folder.path / name).is_file():
             config = folder.json(name)
             matching += [
                 (form, config, name)
-                for form in _ALL
+                for form in _distinct()
                 if name in form.configs and form.recognises(config)
             ]
     if len(matching) > 1:
@@ -146,12 +172,12 @@ def _recognise(folder: Folder) -> tuple[Format, Config]:
         for other in set(folder.used) - {name}:
             del folder.used[other]
         return form, config
-    inside = sorted(p.parent.name for name in _CONFIGS for p in folder.path.glob(f"*/{name}"))[:3]
+    inside = sorted(p.parent.name for name in _configs() for p in folder.path.glob(f"*/{name}"))[:3]
     raise InputError(
         "dictionary folder",
         folder.ref,
-        f"none of {', '.join(_CONFIGS)} in it is the configuration of a dictionary as "
-        f"{', '.join(form.library for form in _ALL)} write it",
+        f"none of {', '.join(_configs())} in it is the configuration of a dictionary as "
+        f"{', '.join(form.library for form in _distinct())} write it",
         f"Name one of the folders in it, such as {inside[0]}."
         if inside
         else "Name the folder of one dictionary.",

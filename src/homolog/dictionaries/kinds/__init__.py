@@ -19,6 +19,9 @@ from homolog.dictionaries.kinds.base import (
     Start,
     Stored,
     Terms,
+    keep_largest,
+    pre_activations,
+    squared_error,
 )
 from homolog.errors import InputError
 
@@ -39,9 +42,12 @@ __all__ = [
     "Stored",
     "Terms",
     "carrier",
+    "keep_largest",
     "kind_of",
     "parse",
+    "pre_activations",
     "register",
+    "squared_error",
 ]
 
 
