@@ -23,6 +23,7 @@ from homolog.dictionaries import (
     SparseAutoencoder,
     TrainingConfig,
     TrainingDivergedError,
+    parse_config,
     saved_quality,
 )
 from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE
@@ -30,7 +31,7 @@ from homolog.errors import InputError
 from homolog.models import load_tokenizer
 from homolog.pipeline import sae as module
 from homolog.pipeline.recipes import parse_layers, parse_saes, sparsity_of
-from homolog.pipeline.sae import seed_agreement, train_saes
+from homolog.pipeline.sae import seed_agreement, train_saes, training_config
 from homolog.pipeline.sae_eval import evaluate_sae
 from homolog.pipeline.sae_text import Text, heldout_again, hold_out, read_text
 from homolog.progress import SilentProgress
