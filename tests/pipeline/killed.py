@@ -28,7 +28,7 @@ from typing import Any
 
 from tests.pipeline.outcome import leave_undrawn
 
-KILLS = 20
+WRITING = 8  # kills in the middle of a file, beside one in each stage
 BEFORE = "before the first stage"
 
 
@@ -86,14 +86,17 @@ def copy_run(run: Path, to: Path) -> None:
 
 
 def draw(course: list[Stage], rng: random.Random) -> list[Moment]:
-    """`KILLS` moments in the order of the course."""
+    """One moment in every stage, and `WRITING` more, in the order of the course."""
     moments = [
         Moment(place, 0.8 * rng.random() * stage.seconds, False)
         for place, stage in enumerate(course)
     ]
     files = [(place, number) for place, stage in enumerate(course) for number in range(stage.files)]
-    tables = [file for file in files if course[file[0]].name == "tables"]
-    drawn = [rng.choice(tables), *rng.choices(files, k=KILLS - len(moments) - 1)]
+    place_of_tables = [stage.name for stage in course].index("tables")
+    tables = [file for file in files if file[0] == place_of_tables]
+    analyses = [file for file in files if place_of_tables < file[0] < len(course) - 1]
+    drawn = [rng.choice(tables), *rng.choices(analyses, k=WRITING // 2)]
+    drawn += rng.choices(files, k=WRITING - len(drawn))
     moments += [Moment(place, number, True) for place, number in drawn]
     return sorted(moments, key=lambda moment: (moment.place, moment.writing, moment.after))
 

@@ -39,6 +39,22 @@ shard_mib = 1
 """
 
 
+ASKED = """
+[interpretation]
+top = 4
+per_quantile = 1
+context_tokens = 2048
+causal_pairs = 4
+listed = 4
+[circuits]
+n_prompts = 4
+length = 16
+repeat = 4
+discovery_prompts = 2
+validated_edges = 2
+"""
+"""Every analysis, for the end of `RECIPE`."""
+
 _CHANGES = re.compile(
     rb'\b([\d.,]+ (s|ms|min|h|MiB|GiB)\b ?)+|id="spec-stages">.*|<li>Built again: [^<]*</li>|Git '
     rb"commit</dt><dd>[^<]*"

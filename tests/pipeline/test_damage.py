@@ -15,6 +15,7 @@ from tests.pipeline.test_inputs import model_folder, small, write_lines
 
 import homolog
 from homolog.errors import InputError
+from homolog.pipeline.models import models_of
 from homolog.pipeline.recipes import load_recipe
 from homolog.pipeline.run_study import finished_report, run_study
 from homolog.progress import SilentProgress
@@ -44,7 +45,7 @@ WORDS = (
 def test_damaged_recipes_are_refused_or_mean_what_they_say(
     tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
-    whole = (Path(homolog.__file__).parent / "pipeline" / "recipes" / "demo.toml").read_text()
+    whole = (Path(homolog.__file__).parent / "record" / "recipes" / "demo.toml").read_text()
     path, rng, read = tmp_path / "recipe.toml", random.Random(0), 0
     for _ in range(damage.number_of(pytestconfig)):
         path.write_text(whole)

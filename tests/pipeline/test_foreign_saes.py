@@ -27,9 +27,11 @@ from homolog.dictionaries import (
 )
 from homolog.errors import InputError
 from homolog.pipeline.brought import load_brought, mismatch, without_seed
+from homolog.pipeline.models import models_of
 from homolog.pipeline.recipes import parse_recipe
 from homolog.pipeline.run_study import run_study
 from homolog.progress import SilentProgress
+from homolog.record.comparisons import StudyModel, planned
 from homolog.record.run_folder import RunFolder
 
 LAYERS, WIDTH = 4, 48

@@ -23,6 +23,7 @@ from homolog.dictionaries import (
     SparseAutoencoder,
     TrainingConfig,
     TrainingDivergedError,
+    parse_config,
     saved_quality,
 )
 from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE
@@ -30,7 +31,7 @@ from homolog.errors import InputError
 from homolog.models import load_tokenizer
 from homolog.pipeline import sae as module
 from homolog.pipeline.recipes import parse_layers, parse_saes, sparsity_of
-from homolog.pipeline.sae import seed_agreement, train_saes
+from homolog.pipeline.sae import seed_agreement, train_saes, training_config
 from homolog.pipeline.sae_eval import evaluate_sae
 from homolog.pipeline.sae_text import Text, heldout_again, hold_out, read_text
 from homolog.progress import SilentProgress
@@ -496,7 +497,7 @@ def test_sparsity_of_each_kind(kind: str, given: dict, key: str, value: float) -
         ({"tokens": 100}, "--tokens is 100, but a step takes 512"),
         ({"pool_tokens": 0}, "--pool-tokens is 0, but it breaks a rule"),
         ({"l1": float("nan")}, "--l1 is nan, but it breaks a rule"),
-        ({"kind": "standard"}, "--kind is 'standard', but it must be a kind of dictionary.*relu"),
+        ({"kind": "standard"}, "--kind is 'standard', but it must be one of relu, topk"),
         ({"d_sea": 5}, "--d-sea is 5"),
     ],
 )

@@ -8,13 +8,14 @@ study and every report; from elsewhere, `register` does.
     figures   charts of those tables, without torch
     section   a template that says what was found, filled with `values`
 
-A table says of what it was made: when one that an analysis `reads` has changed, the analysis is
-made again, and so are those that read its own.
+A table says of what it was made: when one that an analysis `reads` or `joins` has changed, the
+analysis is made again, and so are those that read its own.
 """
 
 from __future__ import annotations
 
 import itertools
+import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,6 +37,8 @@ Unit = tuple[Any, ...]
 Tables = Mapping[str, pl.DataFrame]
 """Frames by the name of their table."""
 Page = Literal["pair", "study", "circuits"]
+Named = str
+"""A function as "package.module:function", which is imported when it is called."""
 
 
 def _nothing(*_: Any) -> tuple[()]:
@@ -48,10 +51,13 @@ class Analysis:
 
     name: of its folder, its stage and, where something fails, of what failed.
     title: in words, what it does; for progress and messages.
-    tables: what it writes.  reads: tables of others that it is made of.
+    tables: what it writes.
+    reads: tables of others that `measure` is made of.  joins: those that only `finish` and `says`
+    read; where one of them changes, nothing is measured again.
     wanted: whether a recipe asks for it.  left_out: why it cannot be made here, in words, or None.
     units: what its tasks are about; none: there is nothing to measure.
-    measure: one task, (material, *unit) to frames by table; imports what it needs when called.
+    measure, finish, says: functions, or their names, which keep torch out of reports.
+    measure: one task, (material, *unit) to frames by table.
     units_may_fail: one that fails takes only itself, and the tables are made of the others.
     finish: the joined frames made into the tables, where that takes more than joining them.
     says: what the command line prints and run.json keeps under the analysis's name: records with
@@ -67,13 +73,14 @@ class Analysis:
     title: str = ""
     tables: tuple[Table, ...] = ()
     reads: tuple[Table, ...] = ()
+    joins: tuple[Table, ...] = ()
     wanted: Callable[[Recipe], bool] = lambda recipe: True
     left_out: Callable[[Material], str | None] = lambda material: None
     units: Callable[[Material], Iterable[Unit]] = _nothing
-    measure: Callable[..., Tables] | None = None
+    measure: Callable[..., Tables] | Named | None = None
     units_may_fail: bool = False
-    finish: Callable[[Material, Tables], Tables] | None = None
-    says: Callable[[Material], list[dict[str, Any]]] | None = None
+    finish: Callable[[Material, Tables], Tables] | Named | None = None
+    says: Callable[[Material], list[dict[str, Any]]] | Named | None = None
     page: Page = "pair"
     chapter: str = ""
     figures: Callable[[Any], Iterable[Figure | None]] = _nothing
@@ -92,6 +99,11 @@ class Analysis:
     def drawn(self, records: Records) -> list[Figure]:
         """Its charts of these records; one that has nothing to show is left out."""
         return [figure for figure in self.figures(records) if figure is not None]
+
+
+def function_of(given: Callable[..., Any] | Named) -> Callable[..., Any]:
+    """A function that is given itself or by its name."""
+    return pkgutil.resolve_name(given) if isinstance(given, str) else given  # type: ignore[return-value]
 
 
 def interpreted(setting: str = "") -> Callable[[Any], bool]:

@@ -15,6 +15,7 @@ from homolog.errors import InputError
 from homolog.features.beginnings import measure_beginning
 from homolog.models import LanguageModel
 from homolog.progress import Progress
+from homolog.record.atomic import sha256_bytes
 from homolog.record.run_folder import RunFolder
 from homolog.report import write_report
 
@@ -29,12 +30,29 @@ def finish(run: RunFolder, progress: Progress) -> Path:
     failed = sorted(run.record.get("failed", {}))
     if not failed:
         run.drop_cache()  # first, since nobody asks again when the report is done
-    if not run.is_done("report") or run.facts("report").get("failed", []) != failed:
+    if not is_reported(run):
         with run.stage("report", [run.report_folder]) as facts, progress.stage("write the report"):
             if failed:
                 facts["failed"] = failed
+            facts["of"] = _of(run)
             write_report(run.path)
     return run.report_folder / "index.html"
+
+
+def is_reported(run: RunFolder) -> bool:
+    """Whether the report is complete, of the tables and the failures as they are now."""
+    facts, failed = run.facts("report"), sorted(run.record.get("failed", {}))
+    current = facts.get("failed", []) == failed and facts.get("of") == _of(run)
+    return current and run.is_done("report")
+
+
+def _of(run: RunFolder) -> str:
+    """Identifies the tables of a run."""
+    stages = run.record["stages"].values()
+    written = {name: digest for stage in stages for name, digest in stage["outputs"].items()}
+    tables = [name for name in sorted(written) if name.endswith(".parquet")]
+    kept = [name for name in tables if not run.path.joinpath(name).is_relative_to(run.cache_folder)]
+    return sha256_bytes(*(f"{name} {written[name]}" for name in kept))
 
 
 @contextmanager
@@ -51,13 +69,13 @@ def by_itself(run: RunFolder, work: str, progress: Progress) -> Iterator[None]:
     except Exception as error:
         known = isinstance(error, InputError)
         words = str(error) if known else f"{type(error).__name__}: {error}"
-        why = {"error": words, "traceback": None if known else traceback.format_exc()}
-        run.note(failed=run.record.get("failed", {}) | {work: why})  # parts of it may stand there
+        told = {"error": words, "traceback": None if known else traceback.format_exc()}
+        run.note(failed=run.record.get("failed", {}) | {work: told})
         progress.note(f"{work} failed, the rest goes on: {words}")
     else:
         failed = run.record.get("failed", {})
-        if work in failed:
-            run.note(failed={other: why for other, why in failed.items() if other != work})
+        if failed.pop(work, None) is not None:
+            run.note(failed=failed)
 
 
 def beginning_missed(

@@ -14,12 +14,12 @@ from homolog.engine import InProcess
 from homolog.errors import InputError
 from homolog.pipeline.analyses import run_analyses
 from homolog.pipeline.context import Context
+from homolog.pipeline.finish import finish
 from homolog.pipeline.models import models_of
 from homolog.progress import Progress
 from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
 from homolog.record.tables import RATINGS
-from homolog.report import write_report
 
 ANSWERS = "ratings"
 """Folder of the run in which answers are kept."""
@@ -61,7 +61,7 @@ def _material(run: RunFolder) -> Material:
             "it has no examples of its features",
             "Finish the run with an [interpretation] table in its recipe.",
         )
-    run.require_whole(*run.told)
+    run.require_whole(*(path for path in run.told if path != run.table(RATINGS)))
     recipe = Recipe.parse(run.recipe)
     return Material(run.path.absolute(), recipe, models_of(recipe))
 
@@ -102,10 +102,4 @@ def _make_again(run: RunFolder, material: Material, progress: Progress) -> None:
     """The analyses that read the ratings, and the report."""
     context = Context(run, material, InProcess(), progress, threads=None, task_bytes=0)
     run_analyses(context, [analysis for analysis in ANALYSES if RATINGS in analysis.reads])
-    failed = sorted(context.failed)
-    if not failed:
-        run.drop_cache()
-    with run.stage("report", [run.report_folder]) as facts, progress.stage("write the report"):
-        if failed:
-            facts["failed"] = failed
-        write_report(run.path)
+    finish(run, progress)

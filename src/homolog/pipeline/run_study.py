@@ -20,14 +20,21 @@ from homolog.corpus import TokenWindows, check_same_tokenizer, save_windows, tok
 from homolog.engine import open_engine
 from homolog.errors import InputError
 from homolog.models import load_tokenizer, require_inner_sites, require_positions
-from homolog.pipeline.analyses import is_made, run_analyses, title_of, words_left_out
+from homolog.pipeline.analyses import (
+    is_due,
+    is_made,
+    is_told,
+    run_analyses,
+    title_of,
+    words_left_out,
+)
 from homolog.pipeline.brought import check_brought
 from homolog.pipeline.circuits import require_circuits
 from homolog.pipeline.comparing import compare
 from homolog.pipeline.context import Context
 from homolog.pipeline.dictionaries import make_dictionaries
 from homolog.pipeline.features import encode_features
-from homolog.pipeline.finish import finish
+from homolog.pipeline.finish import finish, is_reported
 from homolog.pipeline.inputs import require_different
 from homolog.pipeline.models import inputs_of, left_out, models_of, weights_of
 from homolog.pipeline.text import MATCH, USES, read_text, text_facts, warnings_of
@@ -119,15 +126,11 @@ def finished_report(recipe: Recipe, out: Path) -> Path | None:
     complete = (
         run.recipe == recipe.values()
         and not run.record.get("failed")
-        and all(run.is_done(stage) for stage in (*stages, "tables", "report"))
+        and all(run.is_done(stage) for stage in (*stages, "tables"))
+        and is_reported(run)
         and run.reads_the_same(inputs_of(recipe, models, weights, str))
-        and all(
-            is_made(run, analysis)
-            for analysis in ANALYSES
-            if analysis.measure is not None
-            and analysis.wanted(recipe)
-            and analysis.left_out(material) is None
-        )
+        and all(is_made(run, analysis) for analysis in ANALYSES if is_due(material, analysis))
+        and all(is_told(run, analysis) for analysis in ANALYSES)
     )
     return run.report_folder / "index.html" if complete else None
 

@@ -233,6 +233,12 @@ class RunFolder(Places):
         }
         self._write()
 
+    def forget(self, name: str) -> None:
+        """Remove a stage and what it wrote, as if it had never been run."""
+        for output in self._record["stages"].pop(name, {}).get("outputs", {}):
+            (self.path / output).unlink(missing_ok=True)
+        self._write()
+
     @property
     def told(self) -> list[Path]:
         """All that the report is made of: tables, texts, examples."""

@@ -11,25 +11,10 @@ Each is ablated and steered in its own model, and the effects on the next token 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from homolog.analyses.analysis import Analysis, Tables, each_direction_with_homologs, interpreted
+from homolog.analyses.analysis import Analysis, each_direction_with_homologs, interpreted
 from homolog.analyses.causal.figures import figures, values
-from homolog.analyses.material import Material
 from homolog.record.tables import CAUSAL, CAUSAL_SHARES, MATCHES
-
-
-def _measure(material: Material, model: str, best_model: str) -> Tables:
-    from homolog.analyses.causal.measure import measure_pair
-
-    return measure_pair(material, model, best_model)
-
-
-def _says(material: Material) -> list[dict[str, Any]]:
-    from homolog.analyses.causal.shares import causal_words
-
-    return causal_words(material.table(CAUSAL_SHARES))
-
 
 ANALYSIS = Analysis(
     name="causal",
@@ -38,8 +23,8 @@ ANALYSIS = Analysis(
     reads=(MATCHES,),
     wanted=interpreted("causal_pairs"),
     units=each_direction_with_homologs,
-    measure=_measure,
-    says=_says,
+    measure="homolog.analyses.causal.measure:measure_pair",
+    says="homolog.analyses.causal.shares:says",
     chapter="Meaning",
     figures=figures,
     values=values,

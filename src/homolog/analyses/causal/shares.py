@@ -13,6 +13,7 @@ import polars as pl
 from jaxtyping import Float
 
 from homolog.analyses.causal.pairs import KINDS
+from homolog.analyses.material import Material
 from homolog.dictionaries.seeds import generator
 from homolog.matching.intervals import HIGH_MATCH
 from homolog.record.tables import CAUSAL_SHARES
@@ -75,6 +76,11 @@ def _median(values: Sequence[float] | Float[np.ndarray, " n"]) -> float:
     known = np.asarray(values, dtype=np.float64)
     known = known[~np.isnan(known)]
     return float(np.median(known)) if len(known) else np.nan
+
+
+def says(material: Material) -> list[dict[str, str]]:
+    """The words of a run, for the command line and run.json."""
+    return causal_words(material.table(CAUSAL_SHARES))
 
 
 def causal_words(shares: pl.DataFrame) -> list[dict[str, str]]:

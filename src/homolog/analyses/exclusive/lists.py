@@ -43,7 +43,7 @@ def lists(
             "shared and exclusive features need the null and the gates",
             "Run the study with its null.",
         )
-    seeds = matches.filter(pl.col("comparison") == SAE_SEED.name, pl.col("r").is_not_nan())
+    seeds = matches.filter(pl.col("r").is_not_nan(), comparison=SAE_SEED.name, label=MAIN_LABEL)
     seeds = seeds.group_by(_FEATURE).agg(own_seed_r=pl.col("r").max())
     good = saes.filter(pl.col("label") == MAIN_LABEL, "passed")
     good = good.select("model", pl.col("layer").cast(pl.Int32))

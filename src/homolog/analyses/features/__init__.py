@@ -13,12 +13,6 @@ from homolog.charts.links import address
 from homolog.record.tables import CONTEXTS, FEATURES, LEFT_CONTEXT
 
 
-def _measure(material: Material, model: str, layer: int) -> Tables:
-    from homolog.analyses.features.measure.layer import measure_layer
-
-    return measure_layer(material, model, layer)
-
-
 def _finish(material: Material, tables: Tables) -> Tables:
     """With the left context that they need, where that was measured."""
     features = tables[FEATURES.name]
@@ -27,7 +21,7 @@ def _finish(material: Material, tables: Tables) -> Tables:
     keys = ["model", "layer", "feature"]
     needed = material.table(LEFT_CONTEXT).select(*keys, "context_tokens")
     joined = features.join(needed, on=keys, how="left", maintain_order="left", validate="1:1")
-    return {FEATURES.name: joined}
+    return {**tables, FEATURES.name: joined}
 
 
 def _values(records: PairRecords) -> Mapping[str, Any] | None:
@@ -38,10 +32,10 @@ ANALYSIS = Analysis(
     name="features",
     title="describe features",
     tables=(FEATURES, CONTEXTS),
-    reads=(LEFT_CONTEXT,),
+    joins=(LEFT_CONTEXT,),
     wanted=interpreted(),
     units=each_layer,
-    measure=_measure,
+    measure="homolog.analyses.features.measure.layer:measure_layer",
     finish=_finish,
     chapter="Meaning",
     values=_values,

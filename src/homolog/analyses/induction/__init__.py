@@ -10,25 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from homolog.analyses.analysis import Analysis, Tables, each_model
+from homolog.analyses.analysis import Analysis, each_model
 from homolog.analyses.induction.drawing import circuit_figure
 from homolog.analyses.induction.figures import experiment_figures
 from homolog.analyses.induction.records import TABLES, read_circuits
 from homolog.analyses.induction.summary import experiment_values, method_values, summary_values
-from homolog.analyses.material import Material
 from homolog.analyses.records import StudyRecords
 from homolog.charts.figure import Figure
 
 FOLDER = Path(__file__).parent
 PAGE = "circuits.html"
-
-
-def _measure(material: Material, model: str) -> Tables:
-    """Task: the circuit of a model, the Off-by-One test, and the edges of discovery."""
-    from homolog.analyses.induction.measure import trace
-
-    settings, loaded = material.recipe.circuits, material.model(model)
-    return trace(loaded, model, settings, material.seed)
 
 
 def _study_values(records: StudyRecords) -> Mapping[str, Any] | None:
@@ -47,7 +38,7 @@ ANALYSIS = Analysis(
     tables=TABLES,
     wanted=lambda recipe: recipe.circuits is not None,
     units=each_model,
-    measure=_measure,
+    measure="homolog.analyses.induction.measure:measure_model",
     units_may_fail=True,
     page="circuits",
     chapter="Result",

@@ -11,6 +11,8 @@ from typing import Any
 
 import polars as pl
 
+from homolog.analyses.analysis import Tables
+from homolog.analyses.material import Material
 from homolog.circuits.discovery import Discovery, discover
 from homolog.circuits.induction import Circuit, trace_induction
 from homolog.circuits.off_by_one import OffByOne, off_by_one
@@ -23,6 +25,11 @@ from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES
 
 KEPT_EDGES = 200  # of each model, beside those that were patched for real
 logger = logging.getLogger("homolog")
+
+
+def measure_model(material: Material, name: str) -> Tables:
+    """Task: the circuit of a model, the Off-by-One test, and the edges of discovery."""
+    return trace(material.model(name), name, material.recipe.circuits, material.seed)
 
 
 def trace(

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from homolog.analyses.analysis import Analysis, Tables, each_model, interpreted
+from homolog.analyses.analysis import Analysis, each_model, interpreted
 from homolog.analyses.material import Material
 from homolog.record.tables import LEFT_CONTEXT
-
-
-def _measure(material: Material, model: str) -> Tables:
-    from homolog.analyses.left_context.measure import measure_model
-
-    return measure_model(material, model)
 
 
 def _left_out(material: Material) -> str | None:
@@ -29,6 +23,6 @@ ANALYSIS = Analysis(
     wanted=interpreted("context_tokens"),
     left_out=_left_out,
     units=each_model,
-    measure=_measure,
+    measure="homolog.analyses.left_context.measure:measure_model",
     chapter="Meaning",
 )

@@ -24,7 +24,7 @@ from homolog.analyses.analysis import Tables
 from homolog.analyses.material import Material
 from homolog.analyses.relation.measures import MEASURES, RATED
 from homolog.errors import InputError
-from homolog.record.comparisons import CURRENT_TOKEN, NEURON, shown
+from homolog.record.comparisons import CURRENT_TOKEN, MAIN_LABEL, NEURON, shown
 from homolog.record.tables import CURVES, FEATURES, MATCHES, RATINGS, RELATION
 
 HEIGHTS = ("r", "excess")
@@ -46,7 +46,7 @@ def measure_study(material: Material) -> Tables:
 
 
 def related(matches: pl.DataFrame) -> pl.DataFrame:
-    """The matches of features with features of another model: of results, baselines and skylines.
+    """The matches of main features with other models: of results, baselines and skylines.
 
     A repeat adds nothing.  The current token is no model: how well it matches a feature is how
     much of the feature it predicts, which is one of the measures.
@@ -55,6 +55,7 @@ def related(matches: pl.DataFrame) -> pl.DataFrame:
     return matches.filter(
         pl.col("comparison").is_in(names),
         pl.col("kind") != NEURON,
+        pl.col("label") == MAIN_LABEL,
         pl.col("best_model") != CURRENT_TOKEN.name,
     )
 

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from homolog.analyses.analysis import Analysis, Tables, each_layer, interpreted
-from homolog.analyses.material import Material
+from homolog.analyses.analysis import Analysis, each_layer, interpreted
 from homolog.record.tables import MATCHES, SCATTER
-
-
-def _measure(material: Material, model: str, layer: int) -> Tables:
-    from homolog.analyses.scatter.measure import measure_layer
-
-    return measure_layer(material, model, layer)
-
 
 ANALYSIS = Analysis(
     name="scatter",
@@ -20,6 +12,6 @@ ANALYSIS = Analysis(
     reads=(MATCHES,),
     wanted=interpreted(),
     units=each_layer,
-    measure=_measure,
+    measure="homolog.analyses.scatter.measure:measure_layer",
     chapter="Meaning",
 )

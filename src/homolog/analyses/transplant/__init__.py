@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from homolog.analyses.analysis import Analysis, Tables, each_direction, interpreted
+from homolog.analyses.analysis import Analysis, each_direction, interpreted
 from homolog.analyses.material import Material
 from homolog.analyses.transplant.section import values
 from homolog.record.tables import LAYERS, TRANSPLANT
-
-
-def _measure(material: Material, model: str, source: str) -> Tables:
-    from homolog.analyses.transplant.measure import measure_pair
-
-    return measure_pair(material, model, source)
 
 
 def _left_out(material: Material) -> str | None:
@@ -33,7 +27,7 @@ ANALYSIS = Analysis(
     wanted=interpreted("transplant"),
     left_out=_left_out,
     units=each_direction,
-    measure=_measure,
+    measure="homolog.analyses.transplant.measure:measure_pair",
     chapter="Meaning",
     values=values,
     folder=Path(__file__).parent,
