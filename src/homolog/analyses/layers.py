@@ -53,9 +53,8 @@ def layer_figure(records: PairRecords) -> Figure | None:
     blocks = BlockMap(rows, records.pair, "mean")
     means = [row["mean"] for row in rows if row["mean"] is not None]
     low, high = (min(means), max(means)) if means else (0.0, 1.0)
-    legend = alt.Legend(
-        title="mean best correlation", format=".2f", gradientLength=180, tickCount=3
-    )
+    title = "mean best correlation"
+    legend = alt.Legend(title=title, format=".2f", gradientLength=180, tickCount=3)
     scale = alt.Scale(scheme="viridis", domain=[low, high])
     tip = tips(("a", a, ""), ("b", b, ""), ("mean", "mean", ".3f"), ("n", "features", ","))
     layers = [

@@ -271,20 +271,14 @@ def read_study(path: Path | str) -> StudyRecords:
                 table.check(file, pl.read_parquet_schema(file))
     if missing := [file.name for file in files.values() if not file.is_file()]:
         are = "is" if len(missing) == 1 else "are"
-        raise InputError(
-            "run folder",
-            str(path),
-            f"the report needs its tables, and {listed(missing)} {are} missing",
-            "Finish the run first: give `homolog run` or `homolog demo` the same --out again.",
-        )
+        lack = f"the report needs its tables, and {listed(missing)} {are} missing"
+        remedy = "Finish the run first: give `homolog run` or `homolog demo` the same --out again."
+        raise InputError("run folder", str(path), lack, remedy)
     compared = run.get("compared")
     if not isinstance(compared, list) or len(compared) < 2:
-        raise InputError(
-            "run.json: compared",
-            compared,
-            "the report needs the names of two compared models or more",
-            "It comes from another version of homolog: run again into a new --out.",
-        )
+        requirement = "the report needs the names of two compared models or more"
+        remedy = "It comes from another version of homolog: run again into a new --out."
+        raise InputError("run.json: compared", compared, requirement, remedy)
     return StudyRecords(Path(path), run, tuple(map(str, compared)))
 
 

@@ -38,12 +38,9 @@ def place_of(windows: TokenWindows, rows: np.ndarray) -> tuple[np.ndarray, np.nd
     """(window, position in it), int64, of rows of the features."""
     kept = np.flatnonzero(windows.mask)
     if len(rows) and (rows.min() < 0 or rows.max() >= len(kept)):
-        raise InputError(
-            "rows",
-            int(rows.max()),
-            f"the stream has {len(kept)} tokens that are not masked",
-            "Use the windows that the features were made from.",
-        )
+        requirement = f"the stream has {len(kept)} tokens that are not masked"
+        remedy = "Use the windows that the features were made from."
+        raise InputError("rows", int(rows.max()), requirement, remedy)
     return np.divmod(kept[rows], windows.context)
 
 

@@ -18,7 +18,6 @@ from homolog.record.comparisons import comparison_of
 PANEL_WIDTH = 330
 UNIT = alt.Scale(domain=[0, 1])
 SHARE_AXIS = alt.Axis(format="%", tickCount=5)
-R_AXIS = alt.Axis(title="correlation of the best partner", format=".1f", tickCount=6)
 
 Rows = list[dict[str, Any]]
 
@@ -36,6 +35,14 @@ class Figure:
     read: str
     alt: str
     spec: dict[str, Any]
+
+
+def r_axis(**more: Any) -> alt.Axis:
+    """The axis of best correlations."""
+    return alt.Axis(title="correlation of the best partner", format=".1f", tickCount=6, **more)
+
+
+R_AXIS = r_axis()
 
 
 def finish(chart: Any, data: Rows, *, axes: int, each: bool = False) -> dict[str, Any]:

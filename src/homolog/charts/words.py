@@ -86,11 +86,6 @@ def size(value: Any) -> str:
     return f"{mebibytes:,.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.2f} GiB"
 
 
-def short_hash(value: Any) -> str:
-    """The first twelve characters of a content hash."""
-    return str(value)[:12] if value else MISSING
-
-
 def as_toml(recipe: Mapping[str, Any]) -> str:
     """The recipe as TOML; keys without a value, which TOML does not have, are left out."""
     return tomli_w.dumps(_without_null(recipe)).rstrip()

@@ -49,12 +49,8 @@ def figure_specs(report: Path) -> dict[str, Path]:
         for file in folder.rglob("*.vl.json")
     }
     if not specs:
-        raise InputError(
-            "run folder",
-            str(report.parent),
-            "it has no report with figures",
-            "Finish the run, or write its report: homolog report RUN.",
-        )
+        remedy = "Finish the run, or write its report: homolog report RUN."
+        raise InputError("run folder", str(report.parent), "it has no report with figures", remedy)
     return dict(sorted(specs.items()))
 
 
@@ -73,9 +69,8 @@ def export_figures(
     known = figure_specs(report)
     for field, asked, allowed in (("figure", names, known), ("format", formats, FORMATS)):
         if unknown := [name for name in asked if name not in allowed]:
-            raise InputError(
-                field, unknown[0], f"it must be one of {', '.join(allowed)}", "Give one of these."
-            )
+            requirement = f"it must be one of {', '.join(allowed)}"
+            raise InputError(field, unknown[0], requirement, "Give one of these.")
     files = []
     for name in names or known:
         svg = stable_ids(vlc.vegalite_to_svg(known[name].read_text("utf-8")))

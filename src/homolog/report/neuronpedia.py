@@ -89,12 +89,8 @@ def export_neuronpedia(path: Path, out: Path, release: Release) -> list[Path]:
     """
     run = RunFolder(path)
     if not run.table(FEATURES).is_file():
-        raise InputError(
-            "run folder",
-            str(path),
-            "it has no examples of its features",
-            "Finish the run with an [interpretation] table in its recipe.",
-        )
+        remedy = "Finish the run with an [interpretation] table in its recipe."
+        raise InputError("run folder", str(path), "it has no examples of its features", remedy)
     run.require_whole(*run.told)
     features = FEATURES.read(run.table(FEATURES))
     texts = json.loads(run.vocabulary.read_text("utf-8"))

@@ -9,7 +9,7 @@ import altair as alt
 from homolog.analyses.calibration.rows import calibration
 from homolog.analyses.records import PairRecords
 from homolog.charts import theme
-from homolog.charts.figure import Figure, Rows, finish, panels, stroke_legend, tips
+from homolog.charts.figure import Figure, Rows, finish, panels, r_axis, stroke_legend, tips
 from homolog.charts.words import level, number
 from homolog.record.comparisons import MAIN
 
@@ -48,19 +48,12 @@ def _axes(rows: Rows) -> tuple[alt.X, alt.Y]:
     first, last = min(row["freq"] for row in cells), max(row["freq_end"] for row in cells)
     lowest, highest = math.ceil(math.log10(first) - 1e-9), math.floor(math.log10(last))
     ticks = [10.0**power for power in range(lowest, highest + 1)]
-    x = alt.X(
-        "freq:Q",
-        title="share of tokens on which the feature fires",
-        scale=alt.Scale(type="log", domain=[first, last], nice=False),
-        axis=alt.Axis(values=ticks or [first, last], format=".2~%", grid=False),
-    )
-    y = alt.Y(
-        "r:Q",
-        title="correlation of the best partner",
-        scale=alt.Scale(domain=[min(row["r"] for row in cells), 1], nice=False),
-        axis=alt.Axis(format=".1f", tickCount=6, grid=False),
-    )
-    return x, y
+    title = "share of tokens on which the feature fires"
+    powers = alt.Axis(values=ticks or [first, last], format=".2~%", grid=False)
+    across = alt.Scale(type="log", domain=[first, last], nice=False)
+    upward = alt.Scale(domain=[min(row["r"] for row in cells), 1], nice=False)
+    x = alt.X("freq:Q", title=title, scale=across, axis=powers)
+    return x, alt.Y("r:Q", scale=upward, axis=r_axis(grid=False))
 
 
 def _cells(rows: Rows) -> alt.Chart:

@@ -7,7 +7,7 @@ import polars as pl
 
 from homolog.analyses.records import PairRecords
 from homolog.analyses.rows import panel
-from homolog.charts.figure import Rows, rounded
+from homolog.charts.figure import Rows, rounded, significant
 from homolog.record.comparisons import MAIN
 
 COLUMN_FEATURES = 100  # features of a column of the heatmap, at least
@@ -51,8 +51,8 @@ def _cells(main: pl.DataFrame) -> Rows:
         rows += [
             {
                 "part": "cell",
-                "freq": _four_figures(left),
-                "freq_end": _four_figures(right),
+                "freq": significant(left),
+                "freq_end": significant(right),
                 "n": end - start,
                 "r": float(edges[i]),
                 "r_end": float(edges[i + 1]),
@@ -69,12 +69,7 @@ def _lines(main: pl.DataFrame) -> Rows:
     near = np.searchsorted(freq, np.geomspace(freq[0], freq[-1], LINE_POINTS) * (1 - 1e-9))
     some = main[np.unique(near.clip(max=len(freq) - 1)).tolist()]
     return [
-        {"part": "line", "series": series, "freq": _four_figures(at), "r": rounded(value)}
+        {"part": "line", "series": series, "freq": significant(at), "r": rounded(value)}
         for series, column in LINES.items()
         for at, value in some.filter(pl.col(column) <= 1).select("freq", column).iter_rows()
     ]
-
-
-def _four_figures(value: float) -> float:
-    """Frequencies span many orders of magnitude."""
-    return float(f"{value:.4g}")

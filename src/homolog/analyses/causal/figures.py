@@ -10,7 +10,7 @@ import polars as pl
 
 from homolog.analyses.records import PairRecords
 from homolog.charts import theme
-from homolog.charts.figure import Figure, Rows, finish, panels, significant, tips
+from homolog.charts.figure import SHARE_AXIS, UNIT, Figure, Rows, finish, panels, significant, tips
 from homolog.record.comparisons import MAIN, MODEL_SEED
 from homolog.record.tables import CAUSAL_SHARES
 
@@ -76,12 +76,7 @@ def _layers(rows: Rows) -> list[Any]:
     kinds, bins = list(KINDS.values()), sorted({row["bin"] for row in rows})
     x = alt.X("bin:N", sort=bins, title="correlation of the pair", axis=alt.Axis(labelAngle=0))
     offset = alt.XOffset("kind:N", sort=kinds)
-    y = alt.Y(
-        "share:Q",
-        title="share causally alike",
-        axis=alt.Axis(format="%", tickCount=5),
-        scale=alt.Scale(domain=[0, 1]),
-    )
+    y = alt.Y("share:Q", title="share causally alike", axis=SHARE_AXIS, scale=UNIT)
     hues = [theme.comparison_colour(comparison.name) for comparison in (MAIN, MODEL_SEED)]
     scale, legend = alt.Scale(domain=kinds, range=hues), alt.Legend(title=None)
     colour = alt.Color("kind:N", sort=kinds, legend=legend, scale=scale)

@@ -6,11 +6,10 @@ import altair as alt
 import polars as pl
 
 from homolog.analyses.induction.records import CircuitRecords
-from homolog.analyses.induction.switch import significant
 from homolog.analyses.induction.words import corruption_words, edge_words, interval_words
 from homolog.analyses.records import Row
 from homolog.charts import theme
-from homolog.charts.figure import Figure, Rows, finish, panels, tips
+from homolog.charts.figure import Figure, Rows, finish, panels, significant, tips
 from homolog.charts.shown_table import ShownTable
 from homolog.charts.words import number, percent
 from homolog.record.circuits import DISCOVERED, correlation_column

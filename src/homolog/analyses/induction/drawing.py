@@ -237,9 +237,8 @@ def _layers(top: int) -> list[alt.Chart]:
     y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[-0.55, top + 0.55], nice=False))
     to = alt.X2("x2:Q")
     roles, hues = list(ROLE_ORDER), [theme.ROLE_COLOURS[role][0] for role in ROLE_ORDER]
-    legend = alt.Legend(
-        title=None, symbolType="circle", symbolStrokeWidth=0, symbolOpacity=1, columns=3
-    )
+    disc = {"symbolType": "circle", "symbolStrokeWidth": 0, "symbolOpacity": 1}
+    legend = alt.Legend(title=None, columns=3, **disc)
     scale = alt.Scale(domain=roles, range=hues)
     colour = alt.Color("role:N", scale=scale, sort=roles, legend=legend)
     muted: dict[str, Any] = {"color": theme.MUTED[0], "tooltip": False}
@@ -277,15 +276,8 @@ def _edge_layers(x: alt.X, y: alt.Y, colour: alt.Color) -> list[alt.Chart]:
 
 def _token_layers(x: alt.X, y: alt.Y) -> list[alt.Chart]:
     """Tokens in boxes, with what they are under the input and over the answer."""
-    chip = _of("token").mark_point(
-        shape="square",
-        size=620,
-        opacity=1,
-        fill=theme.NEUTRAL[0],
-        stroke=theme.MUTED[0],
-        strokeWidth=1,
-        tooltip=False,
-    )
+    paint = {"fill": theme.NEUTRAL[0], "stroke": theme.MUTED[0], "strokeWidth": 1, "opacity": 1}
+    chip = _of("token").mark_point(shape="square", size=620, tooltip=False, **paint)
     beside = [
         _of("token")
         .transform_filter(where)

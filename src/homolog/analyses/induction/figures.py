@@ -83,29 +83,19 @@ def _cells(rows: Rows) -> list[alt.Chart]:
     x = alt.X("head:O", title="head", scale=band, axis=UPRIGHT)
     y = alt.Y("layer:O", title="block", sort="descending", scale=band, axis=upward)
     peak, turned = _peak(rows), f"({SHOWN} == '{KL}' ? -1 : 1)"
-    scale = alt.Scale(
-        range=[theme.WORSE[0], theme.NEUTRAL[0], theme.BETTER[0]],
-        interpolate="rgb",
-        domainMin={"expr": f"-{peak}"},
-        domainMax={"expr": peak},
-        domainMid=0,
-    )
-    legend = alt.Legend(
-        title="change",
-        gradientLength=180,
-        tickCount=3,
-        labelExpr=f"datum.value == 0 ? '0' : format({turned} * datum.value, '+.2~f')",
-    )
+    hues = [theme.WORSE[0], theme.NEUTRAL[0], theme.BETTER[0]]
+    ends: dict[str, Any] = {"domainMin": {"expr": f"-{peak}"}, "domainMax": {"expr": peak}}
+    scale = alt.Scale(range=hues, interpolate="rgb", domainMid=0, **ends)
+    said = f"datum.value == 0 ? '0' : format({turned} * datum.value, '+.2~f')"
+    legend = alt.Legend(title="change", gradientLength=180, tickCount=3, labelExpr=said)
     tint = alt.Color("tint:Q", scale=scale, legend=legend)
     tip = change_tips(("sender", "head", ""), ("receiver", "into", ""))
     base = alt.Chart().transform_calculate(tint=f"{turned} * datum.value")
     cells = base.mark_rect().encode(x, y, tint, tooltip=tip)
-    outline = alt.Chart().transform_filter("datum.part")
-    outline = outline.mark_rect(
-        fillOpacity=0, stroke=theme.INK[0], strokeWidth=1.8, tooltip=False
-    ).encode(x, y)
-    n_heads = 1 + max(row["head"] for row in rows)
-    return [cells, outline, *([_numbers(x, y, peak)] if n_heads <= WRITTEN_CELLS else [])]
+    frame: dict[str, Any] = {"stroke": theme.INK[0], "strokeWidth": 1.8, "tooltip": False}
+    outline = alt.Chart().transform_filter("datum.part").mark_rect(fillOpacity=0, **frame)
+    small = max(row["head"] for row in rows) >= WRITTEN_CELLS
+    return [cells, outline.encode(x, y), *([] if small else [_numbers(x, y, peak)])]
 
 
 def _peak(rows: Rows) -> str:
@@ -118,15 +108,10 @@ def _peak(rows: Rows) -> str:
 
 
 def _numbers(x: alt.X, y: alt.Y, peak: str) -> alt.Chart:
-    ink = alt.condition(
-        f"abs(datum.value) > 0.55 * {peak}",
-        alt.value(theme.CELL_INK_STRONG[0]),
-        alt.value(theme.CELL_INK[0]),
-    )
-    text = alt.Chart().transform_calculate(
-        label="abs(datum.value) < 0.005 ? '0' : format(datum.value, '+.2f')"
-    )
-    text = text.mark_text(fontSize=10.5, tooltip=False)
+    strong, weak = (alt.value(ink[0]) for ink in (theme.CELL_INK_STRONG, theme.CELL_INK))
+    ink = alt.condition(f"abs(datum.value) > 0.55 * {peak}", strong, weak)
+    label = "abs(datum.value) < 0.005 ? '0' : format(datum.value, '+.2f')"
+    text = alt.Chart().transform_calculate(label=label).mark_text(fontSize=10.5, tooltip=False)
     return text.encode(x, y, text=alt.Text("label:N"), color=ink)
 
 

@@ -130,12 +130,9 @@ def read_circuits(path: Path | str) -> CircuitRecords | None:
     if len(missing) == len(TABLES):
         return None
     if missing:
-        raise InputError(
-            "run folder",
-            str(path),
-            f"the report of circuits needs all of their tables, and it lacks {listed(missing)}",
-            "Finish the run first: give the same command the same --out again.",
-        )
+        lack = f"the report of circuits needs all of their tables, and it lacks {listed(missing)}"
+        remedy = "Finish the run first: give the same command the same --out again."
+        raise InputError("run folder", str(path), lack, remedy)
     records = CircuitRecords(Path(path), run_of(folder))
     if not records.names or len(set(records.names)) < len(records.names):
         raise _damaged(folder, CIRCUITS, "it has one row per model")

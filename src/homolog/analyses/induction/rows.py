@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from homolog.analyses.induction.records import CircuitRecords
-from homolog.analyses.induction.switch import significant
 from homolog.analyses.induction.words import SHOWN_METRICS, corruption_words, place_of
 from homolog.analyses.records import Row
-from homolog.charts.figure import Rows
+from homolog.charts.figure import Rows, significant
 from homolog.record.circuits import (
     LAYER_TO_KEY_LAYER,
     STATE_TO_LOGITS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import altair as alt
@@ -17,11 +16,6 @@ from homolog.record.circuits import LOGIT_DIFFERENCE
 SHOWN = "shown"  # the metric on show, a parameter of the figure
 ZERO = alt.Chart().mark_rule(tooltip=False).encode(y=alt.datum(0))
 CHANGE = alt.Y("value:Q", title="change", axis=alt.Axis(tickCount=5))
-
-
-def significant(value: float | None) -> float | None:
-    """A number of four significant digits; None when it is missing or undefined."""
-    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
 
 
 def switched(

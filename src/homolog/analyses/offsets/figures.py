@@ -6,10 +6,10 @@ import altair as alt
 import polars as pl
 
 from homolog.analyses.induction.records import CircuitRecords
-from homolog.analyses.induction.switch import ZERO, significant, whiskers
+from homolog.analyses.induction.switch import ZERO, whiskers
 from homolog.analyses.induction.words import interval_words, offset_words, verdict_words
 from homolog.charts import theme
-from homolog.charts.figure import SHARE_AXIS, Figure, Rows, finish, panels, tips
+from homolog.charts.figure import SHARE_AXIS, Figure, Rows, finish, panels, significant, tips
 from homolog.charts.shown_table import ShownTable
 from homolog.charts.words import percent
 from homolog.record.comparisons import MAIN, NEURONS

@@ -127,16 +127,11 @@ def _quality_layers(rows: Rows, pair: tuple[str, str]) -> list[alt.Chart]:
     x = alt.X("depth:Q", title="depth (share of blocks passed)", axis=SHARE_AXIS, scale=UNIT)
     ticks = alt.Axis(tickCount=5, minExtent=38, labelFlush=True)
     y = alt.Y("value:Q", title=None, axis=ticks, scale=alt.Scale(zero=False, nice=True))
-    colour = alt.Color(
-        "family:N",
-        scale=alt.Scale(domain=families, range=colours),
-        legend=stroke_legend("architecture of", 1),
-    )
-    dash = alt.StrokeDash(
-        "variant:N",
-        scale=alt.Scale(domain=variants, range=[DASHES[name] for name in variants]),
-        legend=stroke_legend("dictionaries", 2, symbolStrokeColor=theme.MUTED[0]),
-    )
+    hues = alt.Scale(domain=families, range=colours)
+    colour = alt.Color("family:N", scale=hues, legend=stroke_legend("architecture of", 1))
+    dashes = alt.Scale(domain=variants, range=[DASHES[name] for name in variants])
+    legend = stroke_legend("dictionaries", 2, symbolStrokeColor=theme.MUTED[0])
+    dash = alt.StrokeDash("variant:N", scale=dashes, legend=legend)
     compared = f"datum.variant == '{COMPARED}'"
     thick = alt.condition(compared, alt.value(2.6), alt.value(1.4))
     large = alt.condition(compared, alt.value(45), alt.value(18))

@@ -10,6 +10,8 @@ import polars as pl
 from homolog.analyses.records import PairRecords
 from homolog.analyses.relation.measures import MEASURES
 from homolog.charts.figure import (
+    R_AXIS,
+    UNIT,
     Figure,
     Rows,
     comparison_labels,
@@ -81,20 +83,10 @@ def _panels_of(records: PairRecords, curves: pl.DataFrame, measure: str) -> Rows
 
 def _layers(names: list[str]) -> list[Any]:
     """A line with its interval per comparison."""
-    x = alt.X(
-        "r:Q",
-        title="correlation of the best partner",
-        scale=alt.Scale(domain=[0, 1]),
-        axis=alt.Axis(format=".1f", tickCount=6),
-    )
+    x = alt.X("r:Q", axis=R_AXIS, scale=UNIT)
     y = alt.Y("median:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
-    legend = alt.Legend(
-        title=None,
-        labelExpr=comparison_labels(names),
-        symbolOpacity=1,
-        symbolType="stroke",
-        symbolStrokeWidth=2.4,
-    )
+    line_sample = {"symbolType": "stroke", "symbolOpacity": 1, "symbolStrokeWidth": 2.4}
+    legend = alt.Legend(title=None, labelExpr=comparison_labels(names), **line_sample)
     colour = alt.Color("comparison:N", scale=comparison_scale(names), legend=legend)
     tip = tips(
         ("name", "looked for in", ""),

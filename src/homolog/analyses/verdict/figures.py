@@ -151,16 +151,11 @@ def summary_figure(records: PairRecords) -> Figure | None:
     offset = alt.YOffset("statistic:N", scale=alt.Scale(domain=statistics, paddingOuter=0.7))
     colour = alt.Color("comparison:N", scale=comparison_scale(seen(rows)), legend=None)
     grey = theme.MUTED[0]
-    shape = alt.Shape(
-        "statistic:N",
-        scale=alt.Scale(domain=statistics, range=["circle", "diamond"]),
-        legend=alt.Legend(title=None, symbolFillColor=grey, symbolStrokeColor=grey),
-    )
-    tip = tips(
-        ("comparison", "comparison", ""),
-        ("statistic", "statistic", ""),
-        *((key, key, ".3f") for key in ("value", "low", "high")),
-    )
+    shapes = alt.Scale(domain=statistics, range=["circle", "diamond"])
+    legend = alt.Legend(title=None, symbolFillColor=grey, symbolStrokeColor=grey)
+    shape = alt.Shape("statistic:N", scale=shapes, legend=legend)
+    names, numbers = ("comparison", "statistic"), ("value", "low", "high")
+    tip = tips(*((key, key, "") for key in names), *((key, key, ".3f") for key in numbers))
     low = min([0.0, *(row["low"] for row in rows if row["low"] is not None)])
     x = alt.X("low:Q", axis=R_AXIS, scale=alt.Scale(domain=[low, 1]))
     rule = alt.Chart().mark_rule(strokeWidth=5, opacity=0.45)

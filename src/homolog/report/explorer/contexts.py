@@ -95,13 +95,10 @@ def read_contexts(table: pl.DataFrame, n_features: int, spelling: Spelling) -> C
     unequal lengths.
     """
     if not _fits(table, n_features, len(spelling.vocabulary)):
-        raise InputError(
-            "contexts",
-            ", ".join(table.columns),
-            f"each needs {', '.join((*SHOWN, TOKENS, VALUES))}, as many values as tokens, and "
-            "features and tokens that exist",
-            "Make them anew for these dictionaries and this tokenizer.",
-        )
+        needed = f"each needs {', '.join((*SHOWN, TOKENS, VALUES))}"
+        requirement = f"{needed}, as many values as tokens, and features and tokens that exist"
+        remedy = "Make them anew for these dictionaries and this tokenizer."
+        raise InputError("contexts", ", ".join(table.columns), requirement, remedy)
     length = pl.col(TOKENS).list.len()
     rank = ["rank"] if "rank" in table.columns else []
     order = ["feature", "quantile", *rank, "value", "document", "position"]

@@ -112,11 +112,9 @@ def _write_layers(
             given = source.contexts(name, layer) if size else None
             contexts = None if given is None else read_contexts(given, size, spelling)
             points = source.scatter(name, layer)
-            scatters = (
-                {}
-                if points is None
-                else {j: points.filter(pl.col("best_model") == names[j]) for j in matches}
-            )
+            scatters = {}
+            if points is not None:
+                scatters = {j: points.filter(best_model=names[j]) for j in matches}
             place = f"{model.place}-{layer}"
             write_details(folder, place, features, matches, contexts, scatters)
             index.add_layer(start, features, contexts)
@@ -135,9 +133,7 @@ def _write_page(folder: Path, name: str) -> None:
 def _model_colours() -> str:
     """Each model's colour as --model, in the light and in the dark."""
     light, dark = (
-        "".join(
-            f".model-{i} {{ --model: {pair[k]}; }}\n" for i, pair in enumerate(theme.MODEL_COLOURS)
-        )
-        for k in (0, 1)
+        "".join(f".model-{i} {{ --model: {colour}; }}\n" for i, colour in enumerate(colours))
+        for colours in zip(*theme.MODEL_COLOURS, strict=True)
     )
     return f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"

@@ -51,27 +51,18 @@ def rows_of(features: pl.DataFrame, n_layers: Mapping[str, int]) -> list[ModelRo
     1, ... once each.
     """
     _check_columns("features", features.columns, FEATURE)
-    unknown = set(features["model"].unique()) - set(n_layers)
-    if unknown:
-        raise InputError(
-            "features",
-            sorted(unknown),
-            "each model must have a number of layers",
-            "Add it to n_layers.",
-        )
-    once_each = (pl.col("feature").n_unique() == pl.len()) & (
-        pl.col("feature").max() == pl.len() - 1
-    )
+    if unknown := set(features["model"].unique()) - set(n_layers):
+        requirement = "each model must have a number of layers"
+        raise InputError("features", sorted(unknown), requirement, "Add it to n_layers.")
+    feature, n = pl.col("feature"), pl.len()
+    once_each = (feature.n_unique() == n) & (feature.max() == n - 1)
     layers = features.group_by("model", "layer").agg(pl.len(), once_each=once_each)
     sizes: dict[tuple[str, int], int] = {}
     for model, layer, size, whole in layers.sort("model", "layer").iter_rows():
         if not (whole and 0 <= layer < n_layers[model]):
-            raise InputError(
-                "features",
-                f"{model}, layer {layer}",
-                "a layer must exist and have its features 0, 1, ... once each",
-                "Give one row a feature, those that never fire among them.",
-            )
+            requirement = "a layer must exist and have its features 0, 1, ... once each"
+            remedy = "Give one row a feature, those that never fire among them."
+            raise InputError("features", f"{model}, layer {layer}", requirement, remedy)
         sizes[model, layer] = size
     return [
         ModelRows(model, tuple(sizes.get((model, layer), 0) for layer in range(depth)))
@@ -82,7 +73,7 @@ def rows_of(features: pl.DataFrame, n_layers: Mapping[str, int]) -> list[ModelRo
 def main_matches(matches: pl.LazyFrame) -> pl.DataFrame:
     """The matches of the comparison main; `InputError` where a column is missing."""
     _check_columns("matches", matches.collect_schema().names(), MATCH)
-    return matches.filter(pl.col("comparison") == MAIN.name).collect()
+    return matches.filter(comparison=MAIN.name).collect()
 
 
 def main_pairs(matches: pl.DataFrame, models: Sequence[ModelRows]) -> list[tuple[int, int]]:
@@ -95,34 +86,26 @@ def main_pairs(matches: pl.DataFrame, models: Sequence[ModelRows]) -> list[tuple
         if i != j and (a.model, b.model) in matched and any(a.sizes)
     ]
     if not pairs:
-        raise InputError(
-            "matches",
-            len(matches),
-            "there must be matches between two of the models",
-            "Give the rows of the comparison main.",
-        )
+        requirement = "there must be matches between two of the models"
+        remedy = "Give the rows of the comparison main."
+        raise InputError("matches", len(matches), requirement, remedy)
     return pairs
 
 
 def _check_columns(field: str, columns: Sequence[str], required: Sequence[str]) -> None:
-    missing = [name for name in required if name not in columns]
-    if missing:
-        raise InputError(
-            field,
-            ", ".join(columns),
-            f"it must have the columns {', '.join(missing)}",
-            "See docs/formats.md.",
-        )
+    if missing := [name for name in required if name not in columns]:
+        requirement = f"it must have the columns {', '.join(missing)}"
+        raise InputError(field, ", ".join(columns), requirement, "See docs/formats.md.")
 
 
 def of_model(features: pl.DataFrame, model: ModelRows) -> pl.DataFrame:
     """The features of a model in the order of its rows."""
-    return features.filter(pl.col("model") == model.model).sort("layer", "feature")
+    return features.filter(model=model.model).sort("layer", "feature")
 
 
 def of_pair(matches: pl.DataFrame, a: ModelRows, b: ModelRows) -> pl.DataFrame:
     """The matches from `a` to `b` in the order of a's rows, null where a feature has none."""
-    own = matches.filter((pl.col("model") == a.model) & (pl.col("best_model") == b.model))
+    own = matches.filter(model=a.model, best_model=b.model)
     every = pl.DataFrame(
         {
             "layer": np.repeat(np.arange(len(a.sizes), dtype=np.int32), a.sizes),
