@@ -115,7 +115,7 @@ class Quality:
     loss_ablated: float = math.nan
     loss_recovered: float = math.nan
     passed: bool = False
-    reason: str = "not judged"
+    reason: str = "not held against the gates"
     """Why it failed, every reason; "passed" when it did not."""
 
     def as_row(self) -> dict[str, object]:
@@ -348,4 +348,4 @@ def recheck(
             "masked, and "
             "that the file was read as the kind of dictionary that it is.",
         )
-    return replace(now, passed=False, reason="not judged")
+    return replace(now, passed=False, reason="not held against the gates")

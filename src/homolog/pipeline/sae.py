@@ -106,9 +106,9 @@ def train_saes(
     wandb: str | None = None,
     tensorboard_folder: Path | None = None,
 ) -> list[Row]:
-    """Train, judge and save the dictionaries in the run folder `out`, or continue there; a row a
-    dictionary.
+    """Train, measure and save the dictionaries in the run folder `out`, or continue there.
 
+    Returns one row per dictionary.
     checkpoint_every: tokens between checkpoints; by default a million, and ten in a short
     training.  workers: threads.
     wandb: a project of Weights & Biases that is told how it goes; tensorboard_folder: the same for
@@ -136,7 +136,7 @@ def train_saes(
             trackers = _trackers(run, recipe, wandb, tensorboard_folder)
             with run.stage(stage, outputs) as facts, opened(trackers) as track:
                 trained = _train(run, recipe, prepared, progress, track, checkpoint_every, workers)
-                facts["saes"] = rows = _judge_and_save(
+                facts["saes"] = rows = _measure_and_save(
                     run, recipe, prepared, trained, progress, track
                 )
                 facts["model"] = _facts_of_model(recipe, prepared, rows)
@@ -389,7 +389,7 @@ def _trackers(
         yield tensorboard(folder)
 
 
-def _judge_and_save(
+def _measure_and_save(
     run: RunFolder,
     recipe: SaeRecipe,
     prepared: TrainingInputs,
