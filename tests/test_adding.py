@@ -69,7 +69,7 @@ def test_a_kind_trains_is_saved_loaded_and_finds_planted_features(outside: Path)
     importlib.import_module("root")
     truth = plant(40_000, 24, 32, seed=0, mean_active=2.0, keep_active=True)
     config = dictionaries.parse_config({"kind": "root", "d_sae": 32, "root": 0.5})
-    training = dictionaries.TrainingConfig(n_tokens=160_000, batch_size=256)
+    training = dictionaries.TrainingConfig(n_tokens=320_000)
     source = dictionaries.ResidualArrays([truth.x], seed=0)
     [sae] = dictionaries.train(source, config, training, model="planted")["sae"]
     x = truth.x[:8_000]

@@ -272,7 +272,7 @@ def planted_dictionary() -> tuple[SparseAutoencoder, Planted]:
 def test_a_file_is_checked_against_its_quality() -> None:
     sae, truth = planted_dictionary()
     found = recheck(sae, truth.x[6000:])
-    assert found.n_tokens == 6000 and not found.passed and found.reason == "not held to the gates"
+    assert found.n_tokens == 6000 and not found.passed and found.reason == "not judged"
     with pytest.raises(InputError, match=r"explained variance 0\.9\d+ within 1e-09, not 0\.9"):
         recheck(sae, truth.x[6000:], tolerance=Tolerance(explained_variance=1e-9))
     with pytest.raises(

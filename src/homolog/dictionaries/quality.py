@@ -29,7 +29,6 @@ from homolog.dictionaries.base import Dictionary, SparseAutoencoder
 from homolog.dictionaries.coding import Autoencoder, Coder
 from homolog.dictionaries.variance import bos_share, mean_of, sink_share, squares
 from homolog.errors import InputError
-from homolog.record.recipe import Gates
 
 _MIN_LOSS_GAP = 0.05  # nats; a layer whose ablation costs less has no loss to recover
 DENSE_FREQUENCY = 0.1
@@ -55,6 +54,36 @@ class SplicedLoss(Protocol):
     """
 
     def __call__(self, transform: Callable[[Activations], Activations]) -> float: ...
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What a dictionary must reach before matches of its features count."""
+
+    explained_variance: float = 0.5
+    """At least: below it, most of what the layer holds is not among the features compared."""
+    l0_least: float = 1.0
+    """At least: with less than one feature a token, the dictionary has collapsed."""
+    l0_share_most: float = 0.25
+    """L0 at most this share of d_sae: above it, features are not sparse, and correlations between
+    them mean little.
+    """
+    dead_share: float = 0.5
+    """At most: above it, the dictionary is smaller than its name says and comparisons by width are
+    unfair.
+    """
+    dense_share: float = 0.25
+    """At most, of features that fire on over a tenth of the tokens: such features follow position,
+    norm or the mean more than content, and any two of them correlate.
+    """
+    loss_recovered: float = 0.5
+    """At least, where ablating the layer costs over 0.05 nats: the features must be those that the
+    model uses.
+    """
+    sink_share: float = 0.1
+    """At most: tokens that hold this share of the variance can raise explained variance by as much,
+    and carry the correlations of the features that fire on them.  Mask them.
+    """
 
 
 @dataclass(frozen=True)
@@ -86,7 +115,7 @@ class Quality:
     loss_ablated: float = math.nan
     loss_recovered: float = math.nan
     passed: bool = False
-    reason: str = "not held to the gates"
+    reason: str = "not judged"
     """Why it failed, every reason; "passed" when it did not."""
 
     def as_row(self) -> dict[str, object]:
@@ -319,4 +348,4 @@ def recheck(
             "masked, and "
             "that the file was read as the kind of dictionary that it is.",
         )
-    return replace(now, passed=False, reason="not held to the gates")
+    return replace(now, passed=False, reason="not judged")
