@@ -69,7 +69,7 @@ def sets(cls: type, name: str) -> bool:
 
 def lists(cls: type, name: str) -> bool:
     """Whether a class that makes attributes when they are asked for lists this one."""
-    return "__getattr__" in vars(cls) and name in dir(cls.__new__(cls))
+    return "__getattr__" in vars(cls) and name in dir(object.__new__(cls))
 
 
 def result(function: Any) -> Instance | None:

@@ -19,10 +19,10 @@ from homolog.errors import InputError
 OWN = sae_lens.FORMAT.name
 FORMATS: dict[str, Format] = {
     OWN: sae_lens.FORMAT,
-    "sae_lens": sae_lens.FORMAT,
     "sparsify": sparsify.FORMAT,
     "dictionary_learning": dictionary_learning.FORMAT,
     "llamascopium": llamascopium.FORMAT,
+    "sae_lens": sae_lens.FORMAT,
 }
 """By name; "homolog" and "sae_lens" are one layout."""
 
