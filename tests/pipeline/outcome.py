@@ -39,7 +39,9 @@ shard_mib = 1
 """
 
 
-ASKED = """
+WHOLE = (
+    RECIPE.replace("quality_tokens = 512", "quality_tokens = 4096")  # of several documents
+    + """
 [interpretation]
 top = 4
 per_quantile = 1
@@ -53,7 +55,8 @@ repeat = 4
 discovery_prompts = 2
 validated_edges = 2
 """
-"""Every analysis, for the end of `RECIPE`."""
+)
+"""`RECIPE` with every analysis."""
 
 _CHANGES = re.compile(
     rb'\b([\d.,]+ (s|ms|min|h|MiB|GiB)\b ?)+|id="spec-stages">.*|<li>Built again: [^<]*</li>|Git '

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from tests.pipeline import killed
-from tests.pipeline.outcome import ASKED, RECIPE, files, leave_undrawn, record
+from tests.pipeline.outcome import WHOLE, files, leave_undrawn, record
 
 from homolog import dictionaries
 from homolog.analyses import ANALYSES
@@ -43,7 +43,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "faults.toml"
-    path.write_text(RECIPE + ASKED)
+    path.write_text(WHOLE)
     return path
 
 

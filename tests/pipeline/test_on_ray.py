@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.pipeline.outcome import ASKED, RECIPE, files, leave_undrawn, record
+from tests.pipeline.outcome import WHOLE, files, leave_undrawn, record
 
 from homolog.engine import open_engine
 from homolog.pipeline.recipes import parse_recipe
@@ -45,7 +45,7 @@ def undrawn() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    return parse_recipe(tomllib.loads(RECIPE + ASKED), "test")
+    return parse_recipe(tomllib.loads(WHOLE), "test")
 
 
 @pytest.fixture(scope="module")

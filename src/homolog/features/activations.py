@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 
 from homolog.errors import InputError
 from homolog.features.files import ORIGIN, begin_folder, end_folder, part_path
+from homolog.record.comparisons import side_words
 from homolog.record.parts import write_part
 
 TOKENS_PER_PART = 1 << 17
@@ -67,11 +68,6 @@ def sparse_statistics(
     return FeatureStatistics(n_active, n_active / n, mean, var, highest)
 
 
-def display_name(model: str, label: str) -> str:
-    """Model, with the label of a dictionary that is not the main one: "mamba-s0@seed1"."""
-    return model if label in ("sae", "neuron") else f"{model}@{label}"
-
-
 @dataclass(frozen=True, eq=False)
 class Activations:
     """What `SparseFeatures` and `DenseFeatures` share; use one of the two.
@@ -103,7 +99,7 @@ class Activations:
     @property
     def name(self) -> str:
         """Model, with the label of a dictionary that is not the main one: "mamba-s0@seed1"."""
-        return display_name(self.model, self.label)
+        return side_words(self.model, self.label)
 
     @property
     def n_tokens(self) -> int:

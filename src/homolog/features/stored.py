@@ -16,9 +16,9 @@ from homolog.features.activations import (
     DenseFeatures,
     FeatureStatistics,
     SparseFeatures,
-    display_name,
 )
 from homolog.features.files import ORIGIN, REMEDY, read_file, read_manifest
+from homolog.record.comparisons import side_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class StoredFeatures:
     @property
     def name(self) -> str:
         """Model, with the label of the dictionary if it is not the main one."""
-        return display_name(self.model, self.label)
+        return side_words(self.model, self.label)
 
     @cached_property
     def statistics(self) -> FeatureStatistics:

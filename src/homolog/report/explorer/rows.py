@@ -61,7 +61,7 @@ def rows_of(features: pl.DataFrame, n_layers: Mapping[str, int]) -> list[ModelRo
     for model, layer, size, whole in layers.sort("model", "layer").iter_rows():
         if not (whole and 0 <= layer < n_layers[model]):
             requirement = "a layer must exist and have its features 0, 1, ... once each"
-            remedy = "Give one row a feature, those that never fire among them."
+            remedy = "Give one row per feature, those that never fire among them."
             raise InputError("features", f"{model}, layer {layer}", requirement, remedy)
         sizes[model, layer] = size
     return [
