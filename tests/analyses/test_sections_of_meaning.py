@@ -78,7 +78,7 @@ def medians(records: PairRecords) -> dict[tuple[str, str], float]:
     figure = relation_figure(records)
     assert figure is not None
     rows = figure.spec["data"]["values"]
-    return {(row["panel"].split(", ")[1], row["comparison"]): row["median"] for row in rows}
+    return {(row["panel"].split("|")[1], row["comparison"]): row["median"] for row in rows}
 
 
 MATCHED = (MAIN.name, A, B, MAIN_LABEL)

@@ -47,3 +47,4 @@ def test_the_recipe_is_toml() -> None:
     }
     sae = {"l1": 0.3, "kinds": ["relu", "topk"]}
     assert tomllib.loads(as_toml(recipe)) == recipe | {"sae": sae}
+    assert "seeds = [0, 1]\n" in as_toml({"sae": {"seeds": [0, 1], "names": ["a", "b"], "l1": 4.0}})

@@ -73,13 +73,14 @@ def linked(rows: Rows) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def panels(layers: list[Any], data: Rows, *, height: int) -> alt.FacetChart:
-    """The layers once for each `panel` in the data, two side by side."""
+    """The layers once for each `panel` in the data, two side by side; "|" breaks a heading."""
+    heading = alt.Header(labelExpr="split(datum.value, '|')")
     order = list(dict.fromkeys(row["panel"] for row in data))
     return (
         alt.layer(*layers)
         .properties(width=PANEL_WIDTH, height=height)
         .facet(
-            facet=alt.Facet("panel:N", sort=order, title=None),
+            facet=alt.Facet("panel:N", sort=order, title=None, header=heading),
             columns=min(2, len(order)),
             spacing=28,
             data=alt.NamedData(name="rows"),

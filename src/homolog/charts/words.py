@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ CLOSE = 0.7
 """A partner is called close when its correlation exceeds this, as in `share_above_07`."""
 
 MISSING = "\N{EN DASH}"
+_NUMBERS = re.compile(r"\[\n((?: {4}[\d.e+-]+,\n)+)\]")
+"""An array of numbers over several lines of TOML, which reads better on one."""
 
 
 def is_number(value: Any) -> bool:
@@ -88,7 +91,8 @@ def size(value: Any) -> str:
 
 def as_toml(recipe: Mapping[str, Any]) -> str:
     """The recipe as TOML; keys without a value, which TOML does not have, are left out."""
-    return tomli_w.dumps(_without_null(recipe)).rstrip()
+    text = tomli_w.dumps(_without_null(recipe)).rstrip()
+    return _NUMBERS.sub(lambda array: f"[{' '.join(array[1].split())[:-1]}]", text)
 
 
 def _without_null(value: Any) -> Any:

@@ -67,7 +67,7 @@ def _panels_of(records: PairRecords, curves: pl.DataFrame, measure: str) -> Rows
     """The points of a measure, of both models."""
     words, rows = MEASURES[measure], []
     for side in "AB":
-        panel = f"{words.title} ({words.unit}), {records.model_of(side)}"
+        panel = f"{words.title} ({words.unit})|{records.model_of(side)}"
         own = curves.filter(measure=measure, side=side).sort("comparison", "bin")
         for row in own.iter_rows(named=True):
             about = {

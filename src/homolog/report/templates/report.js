@@ -59,7 +59,7 @@
   function oneColumn(value) {
     if (!value || typeof value !== "object") return;
     for (const [key, item] of Object.entries(value)) {
-      if (key === "legend" && item && "columns" in item) item.columns = 1;
+      if (key === "legend" && item) item.columns = 1;
       else if (key !== "data") oneColumn(item);
     }
   }
