@@ -264,6 +264,9 @@ def test_nothing_overflows_on_a_small_screen(chromium: Browser, page: Path, widt
     assert tab.evaluate(
         "[...document.querySelectorAll('.chart')].every(c => c.scrollWidth <= c.clientWidth + 1)"
     )
+    # drawn for this width, not shrunk to it until nothing can be read
+    shrunk = "c => c.querySelector('svg').width.baseVal.value / c.clientWidth"
+    assert max(tab.evaluate(f"[...document.querySelectorAll('.chart')].map({shrunk})")) < 1.3
     tab.close()
 
 
