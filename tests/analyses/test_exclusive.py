@@ -115,7 +115,8 @@ def study() -> tuple[pl.DataFrame, pl.DataFrame]:
     Best homolog, homolog, one-sided homolog, exclusive, rare, not learnt again, high r.
     """
     n = 7
-    same = {"model": ["A"] * n, "layer": [0] * 4 + [1] * 3, "feature": list(range(n))}
+    own = {"model": ["A"] * n, "label": ["sae"] * n}
+    same = own | {"layer": [0] * 4 + [1] * 3, "feature": list(range(n))}
     main = pl.DataFrame(
         same
         | {
@@ -137,10 +138,12 @@ def study() -> tuple[pl.DataFrame, pl.DataFrame]:
             "r": [0.9, 0.9, 0.9, 0.9, 0.9, 0.5, 0.9],
         }
     )
+    # Of the second dictionary, whose features are not those of the main one.
+    second = seeds.with_columns(label=pl.lit("seed1"), r=pl.lit(0.99))
     saes = pl.DataFrame(
         {"model": ["A", "A"], "label": ["sae"] * 2, "layer": [0, 1], "passed": [True, True]}
     )
-    return pl.concat([main, seeds], how="diagonal").cast(
+    return pl.concat([main, seeds, second], how="diagonal").cast(
         {"layer": pl.Int32, "feature": pl.Int32}
     ), saes
 

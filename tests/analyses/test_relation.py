@@ -127,10 +127,12 @@ def test_what_is_related_follows_from_the_roles_of_comparisons(monkeypatch):
     added = Comparison("shuffled", "baseline", "Shuffled|text", "words", lambda models: [])
     monkeypatch.setattr(comparisons, "COMPARISONS", [*comparisons.COMPARISONS, added])
     rows = [
-        {"comparison": each.name, "kind": each.kind, "best_model": "B"}
+        {"comparison": each.name, "kind": each.kind, "label": label, "best_model": "B"}
         for each in comparisons.COMPARISONS
+        for label in ("sae", "seed1")
         if each is not TOKENS
     ]
-    rows.append({"comparison": TOKENS.name, "kind": "sae", "best_model": CURRENT_TOKEN.name})
+    tokens = {"comparison": TOKENS.name, "kind": "sae", "label": "sae"}
+    rows.append(tokens | {"best_model": CURRENT_TOKEN.name})
     kept = related(pl.DataFrame(rows))["comparison"].to_list()
     assert kept == ["main", "random-model", "rotated", "sae-seed", "model-seed", "shuffled"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from homolog.analyses import ANALYSES
-from homolog.analyses.analysis import Analysis, each_direction_with_homologs
+from homolog.analyses.analysis import Analysis, each_direction_with_homologs, function_of
 from homolog.analyses.material import Material
 from homolog.corpus import TokenWindows, save_windows
 from homolog.dictionaries import SparseAutoencoder, save
@@ -85,12 +85,12 @@ def _write_tables(run: RunFolder) -> None:
 def tables_of(material: Material, analysis: Analysis) -> dict[str, pl.DataFrame]:
     """What its tasks make, joined and finished, as a study does; written to its place."""
     assert analysis.measure is not None
-    parts = [analysis.measure(material, *unit) for unit in analysis.units(material)]
+    parts = [function_of(analysis.measure)(material, *unit) for unit in analysis.units(material)]
     names = [table.name for table in analysis.tables]
     assert parts and all(sorted(part) == sorted(names) for part in parts)
     joined = {name: pl.concat([part[name] for part in parts]) for name in names}
     if analysis.finish is not None:
-        joined |= analysis.finish(material, joined)
+        joined |= function_of(analysis.finish)(material, joined)
     for table in analysis.tables:
         table.write(joined[table.name], material.run.table(table.name))
     return joined
@@ -112,7 +112,7 @@ def test_every_analysis_writes_the_tables_that_it_says(material: Material) -> No
     assert made["scatter"]["scatter"]["scatter_x"].list.len().max() == 60
     causal = next(analysis for analysis in OF_MEANING if analysis.name == "causal")
     assert causal.says is not None
-    assert {said["model"] for said in causal.says(material)} <= {A}
+    assert {said["model"] for said in function_of(causal.says)(material)} <= {A}
 
 
 def test_features_do_without_the_left_context_where_it_is_not_there(material: Material) -> None:
@@ -122,7 +122,10 @@ def test_features_do_without_the_left_context_where_it_is_not_there(material: Ma
     file = material.run.table(LEFT_CONTEXT)
     kept = file.rename(file.with_suffix(".kept")) if file.is_file() else None
     try:
-        assert "context_tokens" not in features.finish(material, measured)[FEATURES.name].columns
+        assert (
+            "context_tokens"
+            not in function_of(features.finish)(material, measured)[FEATURES.name].columns
+        )
     finally:
         if kept is not None:
             kept.rename(file)

@@ -9,9 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.dictionaries.helpers import small_source
-
-from homolog.dictionaries import KINDS, TrainingConfig, parse_config, train
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods-dictionaries.md"
 
@@ -35,14 +32,3 @@ def test_components_of_two_models_are_matched(capsys: pytest.CaptureFixture[str]
     lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
     # independent components are the sources in both models, principal ones depend on the mixing
     assert float(lines["ica"]) > 0.95 > float(lines["pca"]) + 0.1
-
-
-def test_the_kind_of_the_page_is_trained() -> None:
-    run_example("class Root(Kind)", {"__name__": "page"})
-    try:
-        config = parse_config({"kind": "root", "d_sae": 24})
-        training = TrainingConfig(n_tokens=2048, batch=256, scale_sample=500)
-        (sae,) = train(small_source(1), config, training, model="m")["sae"]
-        assert (sae.kind, sae.d_sae) == ("root", 24)
-    finally:
-        KINDS.pop("root", None)

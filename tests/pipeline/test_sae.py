@@ -30,6 +30,7 @@ from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE
 from homolog.errors import InputError
 from homolog.models import load_tokenizer
 from homolog.pipeline import sae as module
+from homolog.pipeline import sae_inputs
 from homolog.pipeline.recipes import parse_layers, parse_saes, sparsity_of
 from homolog.pipeline.sae import seed_agreement, train_saes, training_config
 from homolog.pipeline.sae_eval import evaluate_sae
@@ -158,7 +159,7 @@ def test_the_display_is_told_how_it_goes(trained) -> None:
 
 def test_a_complete_run_is_answered_without_the_model(trained, monkeypatch) -> None:
     out, rows, _ = trained
-    monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(sae_inputs, "load", lambda *_, **__: pytest.fail("the model was loaded"))
     assert train_saes(parse_saes(**SMALL), out, SilentProgress()) == rows
 
 
