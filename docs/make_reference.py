@@ -25,6 +25,7 @@ import homolog
 from homolog.dictionaries.configs import TrainingConfig
 from homolog.dictionaries.kinds import KINDS
 from homolog.record import settings, tables
+from homolog.record.circuits import CircuitSearch
 from homolog.record.recipe import EvaluationRecipe, Recipe, SaeRecipe
 
 FOLDER = Path(__file__).parent
@@ -93,6 +94,7 @@ def settings_page() -> str:
     parts += [
         settings.page(SaeRecipe, "Options of `homolog sae train`"),
         settings.page(EvaluationRecipe, "Options of `homolog sae eval`"),
+        settings.page(CircuitSearch, "Options of `homolog circuits discover`"),
     ]
     parts += [settings.page(TrainingConfig, "Of the training, from Python")]
     return "\n".join(parts)

@@ -18,5 +18,9 @@ class InputError(ValueError):
         self.remedy = remedy
         super().__init__(f"{field} is {value!r}, but {requirement}. {remedy}")
 
+    def about(self, field: str) -> InputError:
+        """The same of a field that the user knows by another name."""
+        return InputError(field, self.value, self.requirement, self.remedy)
+
     def __reduce__(self) -> tuple[type[InputError], tuple[str, object, str, str]]:
         return type(self), (self.field, self.value, self.requirement, self.remedy)

@@ -8,7 +8,8 @@ from homolog.circuits.metrics import interval, measure
 from homolog.circuits.off_by_one import OffByOne, off_by_one
 from homolog.circuits.prompts import Prompts, Unable
 from homolog.circuits.state_paths import StatePaths
-from homolog.circuits.task_circuit import CircuitSearch, TaskCircuit, find_circuit
+from homolog.circuits.task_circuit import TaskCircuit, find_circuit
+from homolog.record.circuits import CircuitSearch
 
 __all__ = [
     "AttentionPaths",

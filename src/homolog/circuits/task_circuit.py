@@ -25,34 +25,8 @@ from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.sites import Site
-from homolog.record.circuits import LOGIT_DIFFERENCE
+from homolog.record.circuits import CircuitSearch
 from homolog.record.tables import TASK_CIRCUITS, TASK_EDGES, TASK_GAPS, TASK_NODES
-
-
-@dataclass(frozen=True)
-class CircuitSearch:
-    """How the circuit of a task is found and evaluated."""
-
-    n_edges: int = 40
-    """Edges, the strongest of those with a score, whose ends are the circuit's nodes."""
-
-    n_validated: int = 20
-    """Edges that are patched for real, of the strongest, and as many drawn at random."""
-
-    n_subsets: int = 5
-    """Random sets of nodes that are removed for completeness, and for each node for minimality."""
-
-    metric: str = LOGIT_DIFFERENCE
-    """Of `record.circuits.METRICS`, one that has a gradient and that the task has."""
-
-    ablation: str = "mean"
-    """What stands for the other nodes: "zero", or "mean" or "resample" from the corrupt prompts."""
-
-    batch: int = 16
-    """Prompts in one pass."""
-
-    seed: int = 0
-    """Of the edges and sets that are drawn, and of the resampled prompts."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +114,13 @@ class TaskCircuit:
 
 
 def find_circuit(
-    model: LanguageModel, pairs: PromptPairs, search: CircuitSearch | None = None
+    model: LanguageModel, pairs: PromptPairs, search: CircuitSearch | None = None, seed: int = 0
 ) -> TaskCircuit:
     """Attribute all edges of the model on the task, take the strongest for its circuit, score it.
 
     pairs   the task's prompts, from `corpus.tasks.make_task` or of your own
     search  `CircuitSearch()` where none is given
+    seed    of the edges and sets that are drawn, and of the resampled prompts
     Errors: InputError for an architecture whose blocks are not known inside, a metric that the task
     does not have, fewer than one edge, and where the strongest edges are between no nodes.
     """
@@ -159,7 +134,7 @@ def find_circuit(
         metric=search.metric,
         n_top=search.n_validated,
         n_random=search.n_validated,
-        seed=search.seed,
+        seed=seed,
         batch=search.batch,
     )
     taken = min(search.n_edges, int((discovery.edges["score"] != 0).sum()))
@@ -171,7 +146,7 @@ def find_circuit(
             f"{taken} edges have a score, all from the embedding to the logits, past all nodes",
             "Take more edges, and prompts that differ.",
         )
-    scoring = Scoring(search.metric, search.ablation, search.batch, search.seed)
+    scoring = Scoring(search.metric, search.ablation, search.batch, seed)
     evaluation = CircuitEvaluation(model, pairs, components["node"].to_list(), scoring)
     return TaskCircuit(
         model,

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homolog.cli.options import Device, ModelDtype, help_of
+from homolog.cli.options import options_from
 from homolog.cli.shared import Out, Quiet
 from homolog.errors import InputError
+from homolog.record.circuits import CircuitSearch
 from homolog.record.names import folder_name
-from homolog.record.recipe import Run, SaeRecipe
+from homolog.record.recipe import Circuits, Machine, Run, SaeRecipe
+from homolog.record.settings import meaning
 from homolog.terminal import say_report
 
 if TYPE_CHECKING:
@@ -31,24 +33,14 @@ Task = Annotated[
         ".jsonl file of prompts.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Root seed of prompts and intervals.")]
 
 
 @app.command("induction")
+@options_from(Machine, Circuits, leave={"task", "discovery_prompts", "validated_edges"})
 def induction(
     models: Models,
+    values: dict[str, Any],
     out: Out = None,
-    dtype: ModelDtype = "float32",
-    device: Device = "cpu",
-    seed: Seed = 0,
-    prompts: Annotated[
-        int, typer.Option("--prompts", min=2, help="Prompts of every experiment.")
-    ] = 256,
-    length: Annotated[int, typer.Option("--length", min=5, help="Tokens of a prompt.")] = 64,
-    repeat: Annotated[
-        int, typer.Option("--repeat", min=1, help="Tokens at the end that repeat earlier ones.")
-    ] = 1,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Prompts in memory at a time.")] = 64,
     expect: Annotated[
         bool,
         typer.Option(
@@ -63,34 +55,27 @@ def induction(
     from homolog.progress import make_progress
     from homolog.record.run_folder import RunFolder
 
+    where, settings = _split(values)
     if expect:
-        where = Run(seed=seed, device=device, dtype=dtype)
+        prompts, batch = settings["n_prompts"], settings["batch"]
         for ref in models:
-            for line in expected_lines(ref, prompts, batch, where, make_progress(quiet)):
+            for line in expected_lines(ref, prompts, batch, Run(**where), make_progress(quiet)):
                 typer.echo(line)
         return
     name = "-".join(["circuits", *map(folder_name, models)])
-    recipe = parse_circuits(
-        {
-            "name": name,
-            "models": models,
-            "run": {"seed": seed, "device": device, "dtype": dtype},
-            "circuits": {"n_prompts": prompts, "length": length, "repeat": repeat, "batch": batch},
-        }
-    )
+    recipe = parse_circuits({"name": name, "models": models, "run": where, "circuits": settings})
     target = out or Path("runs") / name
     page = run_circuits(recipe, target, make_progress(quiet))
     say_report(page, RunFolder(target).record)
 
 
 @app.command("discover")
+@options_from(Machine, CircuitSearch)
 def discover(
     task: Task,
     models: Models,
+    values: dict[str, Any],
     out: Out = None,
-    edges: Annotated[
-        int, typer.Option("--edges", min=1, help="Strongest edges; their ends are the circuit.")
-    ] = 40,
     prompts: Annotated[int, typer.Option("--prompts", min=2, help="Prompts of the task.")] = 64,
     option: Annotated[
         list[str] | None,
@@ -99,37 +84,23 @@ def discover(
     text: Annotated[
         str,
         typer.Option(
-            "--text", metavar="SOURCE", help=f"Of natural_induction: {help_of(SaeRecipe, 'text')}"
+            "--text",
+            metavar="SOURCE",
+            help=f"Of natural_induction: {meaning(SaeRecipe.model_fields['text'])}",
         ),
     ] = "zoo:demo",
-    metric: Annotated[
-        str, typer.Option("--metric", help="What an edge or a node changes.")
-    ] = "logit_difference",
-    ablation: Annotated[
-        str, typer.Option("--ablation", help="Stands for other nodes: zero, mean, resample.")
-    ] = "mean",
-    validated: Annotated[
-        int, typer.Option("--validated", min=2, help="Edges patched for real, and as many drawn.")
-    ] = 20,
-    subsets: Annotated[
-        int, typer.Option("--subsets", min=0, help="Sets of nodes removed to test the circuit.")
-    ] = 5,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Prompts in memory at a time.")] = 16,
-    seed: Seed = 0,
-    dtype: ModelDtype = "float32",
-    device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Attribute all edges of each model on a task; score the circuit that the strongest make."""
-    from homolog.circuits.task_circuit import CircuitSearch
     from homolog.pipeline.discovery import DiscoveryRequest, discover_circuits
     from homolog.progress import make_progress
 
-    search = CircuitSearch(edges, validated, subsets, metric, ablation, batch, seed)
-    where = Run(seed=seed, device=device, dtype=dtype)
+    where, search = _split(values)
     options = dict(_option(words) for words in option or ())
-    request = DiscoveryRequest(task, tuple(models), prompts, options, text, search, where)
+    request = DiscoveryRequest(
+        task, tuple(models), prompts, options, text, CircuitSearch(**search), Run(**where)
+    )
     name = "-".join(["discover", Path(task).stem, *map(folder_name, models)])
     target = out or Path("runs") / name
     table = discover_circuits(request, target, make_progress(quiet or as_json))
@@ -139,6 +110,12 @@ def discover(
     for line in score_lines(table):
         typer.echo(line)
     typer.echo(f"Tables: {target}")
+
+
+def _split(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Where the models run, and the other settings."""
+    where = {name: values[name] for name in Machine.model_fields}
+    return where, {name: value for name, value in values.items() if name not in where}
 
 
 def _option(words: str) -> tuple[str, Any]:

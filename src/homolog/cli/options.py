@@ -5,37 +5,29 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from copy import copy
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from pydantic.fields import FieldInfo
 
 from homolog.record.recipe import Machine
-from homolog.record.settings import Settings
+from homolog.record.settings import Settings, meaning, option
 
 Command = Callable[..., None]
 
 
-def help_of(table: type[Settings], name: str) -> str:
-    """A setting in words, as on the page of settings."""
-    return " ".join((table.model_fields[name].description or "").split())
-
-
-Device = Annotated[str, typer.Option("--device", help=help_of(Machine, "device"))]
-ModelDtype = Annotated[
-    Literal["float32", "bfloat16", "float16"],
-    typer.Option("--dtype", help=help_of(Machine, "dtype")),
-]
+Device = Annotated[str, typer.Option("--device", help=meaning(Machine.model_fields["device"]))]
 
 
 def options_from(
-    table: type[Settings], *, leave: Collection[str] = (), also: Mapping[str, FieldInfo] = {}
+    *tables: type[Settings], leave: Collection[str] = (), also: Mapping[str, FieldInfo] = {}
 ) -> Callable[[Command], Command]:
-    """Give a command an option for each setting of a table; it takes them as one dict, `values`.
+    """Give a command an option for each setting of tables; it takes them as one dict, `values`.
 
     leave: settings without an option.  also: more of them, by name; None where not given.
     """
-    fields = {name: f for name, f in table.model_fields.items() if name not in leave} | dict(also)
+    settings = [item for table in tables for item in table.model_fields.items()]
+    fields = {name: field for name, field in settings if name not in leave} | dict(also)
 
     def decorate(command: Command) -> Command:
         hints = get_type_hints(command, include_extras=True)
@@ -69,22 +61,21 @@ def kind_options() -> dict[str, FieldInfo]:
     described = {}
     for name, field in fields.items():
         described[name] = copy(field)
-        words = " ".join((field.description or "").split())
-        described[name].description = f"Of {', '.join(kinds[name])}: {words}".removesuffix(": ")
+        of_kinds = f"Of {', '.join(kinds[name])}: {meaning(field)}"
+        described[name].description = of_kinds.removesuffix(": ")
     return described
 
 
 def _parameter(name: str, field: FieldInfo, optional: bool) -> inspect.Parameter:
-    flag, help_words = f"--{name.replace('_', '-')}", " ".join((field.description or "").split())
-    kind, default = field.annotation, None if optional else field.get_default()
+    flag, kind, default = option(name), field.annotation, None if optional else field.get_default()
     if kind is bool:
         flag = f"{flag}/--no-{flag[2:]}"
     bounds: dict[str, Any] = {}
     for rule in field.metadata:
         if isinstance(least := getattr(rule, "ge", None), int | float):
             bounds["min"] = least
-    option = typer.Option(flag, help=help_words, show_default=default is not None, **bounds)
-    annotation = Annotated[(kind | None) if optional else kind, option]  # type: ignore[operator]
+    shown = typer.Option(flag, help=meaning(field), show_default=default is not None, **bounds)
+    annotation = Annotated[(kind | None) if optional else kind, shown]  # type: ignore[operator]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
     )

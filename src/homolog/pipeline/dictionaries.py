@@ -7,8 +7,6 @@ with what is missing.
 
 from __future__ import annotations
 
-import pkgutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 
 from homolog import dictionaries
+from homolog.analyses.analysis import function_of
 from homolog.analyses.material import Material
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import SparseAutoencoder, TrainingConfig, kind_of, parse_config
@@ -221,13 +220,11 @@ class LayerGroup:
     def _derive(self, sae: SparseAutoencoder, layer: int, sample: torch.Tensor) -> None:
         """Save what comparisons derive from the main dictionary, each under its own label."""
         for label in self.model.derived:
-            derive = comparison_of(label).derived
-            maker: Callable[..., SparseAutoencoder] = (
-                pkgutil.resolve_name(derive) if isinstance(derive, str) else derive  # type: ignore[assignment]
-            )
+            derived = comparison_of(label).derived
+            assert derived is not None, f"{label} is not derived"
             seed = dictionaries.derive_seed(self.material.seed, label, self.model.name, layer)
             folder = self.material.run.sae_folder(self.model.name, layer, label)
-            dictionaries.save(maker(sae, seed, sample), folder)
+            dictionaries.save(function_of(derived)(sae, seed, sample), folder)
 
     def _saved(
         self,

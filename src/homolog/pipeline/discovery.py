@@ -8,7 +8,7 @@ Every model is a stage of the run folder, so that the same command continues a r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from homolog.circuits.tables import TASK_TABLES
-from homolog.circuits.task_circuit import CircuitSearch, find_circuit
+from homolog.circuits.task_circuit import find_circuit
 from homolog.corpus import TokenWindows, pack, read_documents
 from homolog.corpus.tasks import PromptPairs, make_task
 from homolog.corpus.tasks.pairs import tokenizer_of
@@ -26,6 +26,7 @@ from homolog.pipeline.circuits import load_where, named_once
 from homolog.pipeline.inputs import text_input, tokenizer_input
 from homolog.pipeline.models import weights_of
 from homolog.progress import Progress
+from homolog.record.circuits import CircuitSearch
 from homolog.record.comparisons import StudyModel
 from homolog.record.inputs import Input, contents_of
 from homolog.record.recipe import Run
@@ -56,7 +57,7 @@ class DiscoveryRequest:
     """Where natural_induction takes its prompts from."""
 
     search: CircuitSearch = field(default_factory=CircuitSearch)
-    """How the circuit is found and evaluated; its seed is that of `where`."""
+    """How the circuit is found and evaluated."""
 
     where: Run = field(default_factory=Run)
     """Seed, device and precision."""
@@ -69,15 +70,13 @@ class DiscoveryRequest:
 
     def values(self) -> dict[str, Any]:
         """As JSON values: what run.json holds."""
-        search = asdict(self.search)
-        del search["seed"]
         return {
             "task": str(self.file or self.task),
             "models": list(self.models),
             "n_prompts": self.n_prompts,
             "options": dict(self.options),
             "text": self.text if self.task == FROM_TEXT else None,
-            "search": search,
+            "search": self.search.values(),
             "run": self.where.model_dump(mode="json", include={"seed", "device", "dtype"}),
         }
 
@@ -170,4 +169,5 @@ def _trace(
     loaded = load_where(model, request.where)
     pairs = request.pairs(loaded)
     with progress.stage(f"find the circuit of {pairs.name} in {model.name}"):
-        return find_circuit(loaded, pairs, request.search).tables(model.name)
+        circuit = find_circuit(loaded, pairs, request.search, request.where.seed)
+    return circuit.tables(model.name)

@@ -86,10 +86,8 @@ def targets_of(material: Material, model: StudyModel, layers: range) -> list[Tar
         for label in model.encoded_labels:
             sae = run.sae_folder(model.name, layer, label)
             key = f"{material.key(model)} {sha256_file(sae / WEIGHTS_FILE)}"
-            folder, load = (
-                run.feature_folder(model.name, layer, label),
-                partial(dictionaries.load, sae),
-            )
+            folder = run.feature_folder(model.name, layer, label)
+            load = partial(dictionaries.load, sae)
             targets.append(Target(folder, model.name, layer, label, key, load))
     return targets
 

@@ -16,6 +16,7 @@ from typing import Any
 from homolog.dictionaries.kinds import KINDS, Kind, kind_of, parse
 from homolog.errors import InputError
 from homolog.record.recipe import CircuitRecipe, Dictionaries, Recipe, SaeRecipe
+from homolog.record.settings import option
 
 EXPANSION = 6.0
 """Features per dimension where `homolog sae train` is given no number: 768 for the zoo."""
@@ -87,7 +88,7 @@ def parse_saes(**values: Any) -> SaeRecipe:
     try:
         recipe = SaeRecipe.parse({key: v for key, v in values.items() if v is not None})
     except InputError as error:
-        raise _of_option(error) from error
+        raise error.about(option(error.field)) from error
     own = _kind(recipe, "--kind").sparsity
     if recipe.d_sae is not None and recipe.expansion is not None:
         requirement = "--d-sae says the number of features"
@@ -107,7 +108,7 @@ def parse_saes(**values: Any) -> SaeRecipe:
     try:
         _check_kind(recipe, "")
     except InputError as error:
-        raise _of_option(error) from error
+        raise error.about(option(error.field)) from error
     given = recipe.d_sae is not None or recipe.expansion is not None
     return recipe if given else recipe.changed(expansion=EXPANSION)
 
@@ -131,11 +132,6 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
     return tuple(layers)
 
 
-def option(field: str) -> str:
-    """A setting as an option of the command line: "--d-sae"."""
-    return f"--{field.replace('_', '-')}"
-
-
 def sparsity_of(recipe: Dictionaries, d_model: int) -> float:
     """The value, given or by default, that decides how sparse the dictionaries are."""
     return float(getattr(parse(recipe.config(d_model)), kind_of(recipe.kind).sparsity))
@@ -146,7 +142,7 @@ def _kind(recipe: Dictionaries, field: str) -> Kind:
     try:
         return kind_of(recipe.kind)
     except InputError as error:
-        raise InputError(field, error.value, error.requirement, error.remedy) from error
+        raise error.about(field) from error
 
 
 def _check_kind(recipe: Dictionaries, prefix: str) -> None:
@@ -161,9 +157,4 @@ def _check_kind(recipe: Dictionaries, prefix: str) -> None:
     try:
         parse(recipe.of_kind | {"d_sae": recipe.d_sae or ANY_WIDTH})
     except InputError as error:
-        field = f"{prefix}{error.field}"
-        raise InputError(field, error.value, error.requirement, error.remedy) from error
-
-
-def _of_option(error: InputError) -> InputError:
-    return InputError(option(error.field), error.value, error.requirement, error.remedy)
+        raise error.about(f"{prefix}{error.field}") from error

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
+from homolog.record.settings import Settings
+
 CARRIER, MATCHER, COPIER = ROLE_ORDER = ("previous-token carrier", "matcher", "copier")
 """What a part does, in the way of the information: the order of every table and figure."""
 
@@ -24,6 +28,28 @@ METRICS = (*ALWAYS_MEASURED, PROBABILITY_DIFFERENCE)
 HEAD_TO_LOGITS, HEAD_TO_KEY_HEAD = "head to logits", "head to the key head"
 STATE_TO_LOGITS, Y_TO_LOGITS = "state to logits", "y to logits"
 LAYER_TO_KEY_LAYER, STATE_WRITES = "layer to the key layer", "state write by position"
+
+
+class CircuitSearch(Settings):
+    """How the circuit of a task is found and evaluated."""
+
+    n_edges: int = 40
+    """Edges, the strongest of those with a score, whose ends are the circuit's nodes."""
+
+    n_validated: int = Field(default=20, ge=2)
+    """Edges that are patched for real, of the strongest, and as many drawn at random."""
+
+    n_subsets: int = Field(default=5, ge=0)
+    """Random sets of nodes that are removed for completeness, and for each node for minimality."""
+
+    metric: str = LOGIT_DIFFERENCE
+    """What an edge or a node changes: one with a gradient that the task has."""
+
+    ablation: str = "mean"
+    """What stands for the other nodes: zero, or mean or resample from the corrupt prompts."""
+
+    batch: int = Field(default=16, ge=1)
+    """Prompts in memory at a time."""
 
 
 def by_position(read: str) -> str:

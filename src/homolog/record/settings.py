@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from homolog.errors import InputError
 
@@ -64,6 +65,16 @@ class Settings(BaseModel):
             raise _input_error(cls, error, source) from error
 
 
+def option(setting: str) -> str:
+    """A setting as an option of the command line: "--d-sae"; of a number of things their name."""
+    return f"--{setting.removeprefix('n_').replace('_', '-')}"
+
+
+def meaning(field: FieldInfo) -> str:
+    """A setting in words, on one line."""
+    return " ".join((field.description or "").split())
+
+
 def tables_in(annotation: Any) -> list[type[Settings]]:
     """The tables of settings that a field of this type holds."""
     own = isinstance(annotation, type) and issubclass(annotation, Settings)
@@ -72,7 +83,7 @@ def tables_in(annotation: Any) -> list[type[Settings]]:
 
 def page(table: type[BaseModel], name: str) -> str:
     """A table in Markdown, and those in it: docs/settings.md is made of these."""
-    parts, inner = [f"## {name}\n\n{_one_line(table.__doc__ or '')}\n"], []
+    parts, inner = [f"## {name}\n\n{' '.join((table.__doc__ or '').split())}\n"], []
     lines = ["| key | default | meaning |", "|---|---|---|"]
     for key, field in table.model_fields.items():
         if tables := tables_in(field.annotation):
@@ -80,8 +91,8 @@ def page(table: type[BaseModel], name: str) -> str:
             inner += [(each, repeated.format(key)) for each in tables]
             continue
         default = "required" if field.is_required() else _shown(field.get_default())
-        meaning = _one_line(field.description or "").replace("|", "\\|")
-        lines.append(f"| {key} | {default} | {meaning} |")
+        words = meaning(field).replace("|", "\\|")
+        lines.append(f"| {key} | {default} | {words} |")
     if len(lines) > 2:
         parts.append("\n".join(lines) + "\n")
     return "\n".join([*parts, *(page(each, title) for each, title in inner)])
@@ -91,10 +102,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _input_error(table: type[Settings], error: ValidationError, source: str) -> InputError:
