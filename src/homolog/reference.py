@@ -1,8 +1,8 @@
 """What a model's reference names: a model of the zoo, a folder or a Hub id.  Loads nothing.
 
-    zoo:NAME      the zoo's; NAME alone too, where no file or folder has that name
-    a path        of a folder with config.json and *.safetensors; "~" is the home folder
-    OWNER/NAME    a repository of the Hub, where there is no such folder
+zoo:NAME      the zoo's; NAME alone too, where no file or folder has that name
+a path        of a folder with config.json and *.safetensors; "~" is the home folder
+OWNER/NAME    a repository of the Hub, where there is no such folder
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The comparisons of a study: each a stage of its own, then the tables of the run from their parts.
 
-    match       every pair of layers, with the null where the comparison is calibrated
-    spaces      similarity of residual streams and decoders, which may fail by itself
-    tables      matches, layers, summary, saes; homologs and verdicts (`verdicts.py`)
+match       every pair of layers, with the null where the comparison is calibrated
+spaces      similarity of residual streams and decoders, which may fail by itself
+tables      matches, layers, summary, saes; homologs and verdicts (`verdicts.py`)
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Where everything of a run lies: the only code that knows these names.
 
-    run.json                        recipe, its hash, versions, machine, stages with their checksums
-    saes/MODEL[@LABEL]/LAYER/       dictionaries
-    features/MODEL[@LABEL]/LAYER/   sparse activations
-    *.parquet  TABLE/MODEL/         tables
-    cache/                          what is removed when the run ends
-    report/                         pages and charts
+run.json                        recipe, its hash, versions, machine, stages with their checksums
+saes/MODEL[@LABEL]/LAYER/       dictionaries
+features/MODEL[@LABEL]/LAYER/   sparse activations
+*.parquet  TABLE/MODEL/         tables
+cache/                          what is removed when the run ends
+report/                         pages and charts
 """
 
 from __future__ import annotations
