@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
-from tests.matching.studies import classified, rows, small_study
+from tests.matching.studies import NAN, classified, rows, small_study
 
-from homolog.matching.homologs import Criterion, classify
-from homolog.matching.tables import HOMOLOGS
+from homolog.matching.homologs import Baseline, Criterion, classify
+from homolog.matching.tables import BEYOND, HOMOLOGS
 
 
 def test_bars_and_homologs_by_hand():
@@ -19,13 +19,15 @@ def test_bars_and_homologs_by_hand():
         main["control_r"].to_list()[:5], [0.5, 0.9, 0.6, 0.1, 0.1], atol=1e-7
     )
     assert main["control_r"][5] is None
-    np.testing.assert_allclose(main["bar"].to_list()[:5], [0.5, 0.9, 0.6, 0.2, 0.55], atol=1e-7)
+    bars = [0.29**0.5, 0.85**0.5, 0.4**0.5, 0.05**0.5, 0.55]  # sqrt(control_r^2 + 0.04), threshold
+    np.testing.assert_allclose(main["bar"].to_list()[:5], bars, atol=1e-7)
     assert main["bar"][5] is None
-    assert main["bar"][2] > main["r"][2] == main["control_r"][2]  # equal is not above
+    np.testing.assert_allclose(main["beyond"].to_list()[:3], [0.39, -0.32, 0], atol=1e-6)
+    assert main["fails"].to_list() == ["", "controls", "controls", "controls", "chance", None]
     for name in ("control_r", "bar", "homolog"):
         assert found.filter(pl.col("comparison") != "main")[name].null_count() == len(found) - 6
     assert classified(found).equals(found)
-    low = classified(small_study(), homolog_r=0.12).filter(pl.col("comparison") == "main")
+    low = classified(small_study(), margin=0.012).filter(pl.col("comparison") == "main")
     assert low["homolog"].to_list() == [True, False, False, True, False, None]
 
 
@@ -39,6 +41,7 @@ def test_a_partner_that_resembles_another_feature_more_is_no_homolog():
     main = found.filter(pl.col("model") == "A")
     np.testing.assert_allclose(main["rival_r"], [0.8, 0.8, 0.8, 0.5], atol=1e-7)
     np.testing.assert_allclose(main["bar"], [0.56, 0.56, 0.56, 0.35], atol=1e-7)
+    assert main["fails"].to_list() == ["", "rival", "", ""]
     assert main["homolog"].to_list() == [True, False, True, True]
     assert classified(there, {})["rival_r"].null_count() == 4  # the other direction is missing
 
@@ -70,11 +73,48 @@ def test_other_labels_of_the_same_models_neither_raise_nor_rival_the_main_ones()
     own = main.filter(model="A", label="sae", best_label="sae")
     np.testing.assert_allclose(own["rival_r"], [0.6, 0.6], atol=1e-7)
     np.testing.assert_allclose(own["control_r"], [0.4, 0.55], atol=1e-7)  # B's rotated ones alone
-    np.testing.assert_allclose(own["bar"], [0.42, 0.55], atol=1e-7)  # 0.7 x 0.6, and the control
+    bars = [0.2**0.5, 0.3425**0.5]  # 0.4^2 + 0.04, 0.55^2 + 0.04
+    np.testing.assert_allclose(own["bar"], bars, atol=1e-7)
     assert own["homolog"].to_list() == [True, False]
     turned = main.filter(model="B", label="sae", best_label="sae")
     assert turned["control_r"].null_count() == 2  # A was not rotated
     assert turned["homolog"].to_list() == [True, True]
+
+
+def test_what_other_documents_may_turn_around_is_no_homolog():
+    """Four matches 0.06 beyond the controls; of two of them documents disagree, one is untested."""
+    study = rows("main", "A", "B", [0.5] * 4, threshold=[0.1] * 4)
+    beyond = pl.DataFrame(
+        {
+            "token_r2": [0.1] * 4,
+            "control_r": [0.19**0.5] * 4,
+            "beyond": [0.06] * 4,
+            "beyond_se": [0.01, 0.03, 0.05, NAN],
+            "beyond_p": [1e-6, 0.008, 0.02, NAN],
+        },
+        schema=BEYOND,
+    )
+    main = classify(study, Criterion("main", fdr=0.01), beyond)
+    # q: p times 3 tests over its rank, made monotone from above; NaN is not a test
+    q = main["beyond_q"].to_list()
+    np.testing.assert_allclose(q[:3], [3e-6, 0.012, 0.02])
+    assert q[3] is None
+    assert main["homolog"].to_list() == [True, False, False, True]
+    assert main["fails"].to_list() == ["", "documents", "documents", ""]
+
+
+def test_a_control_may_stand_for_the_features_own_model():
+    study = [
+        rows("main", "A", "B", [0.6, 0.6], threshold=[0.1, 0.1]),
+        rows("main", "B", "A", [0.6, 0.6], threshold=[0.1, 0.1]),
+        rows("own-random", "A", "A-random", [0.59, 0.1]),
+        rows("own-random", "B", "B-random", [0.1, 0.59]),
+    ]
+    twins = {"A": ("A-random", "sae"), "B": ("B-random", "sae")}
+    own = Baseline("own-random", "{} before training", twins, "model")
+    found = classify(pl.concat(study), Criterion("main", [own])).filter(comparison="main")
+    assert found["homolog"].to_list() == [False, True, True, False]
+    assert own.was_run(found, "A", "B") is False and own.replaced("A", "B") == "A"
 
 
 def test_without_baselines_only_rivals_and_the_floor_count():

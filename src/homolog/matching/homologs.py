@@ -1,134 +1,206 @@
 """Which features have a homolog in the other model: matches classified against their controls.
 
-A feature i of A has a *homolog* in B when its best partner's correlation r
+A feature i of A has a *homolog* in B when its best partner, of correlation r,
 
-    1. is significant: Benjamini-Hochberg q <= fdr against the null of the maximum, that is,
-       r >= threshold;
-    2. is higher than i's own best r in every baseline that was run, which stands in B's place and
-       cannot have learned the same: in a study, an untrained twin of B, B's dictionaries turned at
-       random, the current token;
-    3. has no rival: it is at least `rival_ratio`, 0.7 by default, of the partner's highest r with
-       any feature of A;
-    4. is at least `homolog_r`, 0.2 by default;
+    chance      is significant: Benjamini-Hochberg q <= fdr against the null of the maximum, that
+                is, r >= threshold;
+    controls    explains at least `margin`, 0.04 by default, more of i's variance than all controls
+                explain of it together: r^2 - control_r^2 >= margin.  The controls stand in B's
+                place, or in A's, and cannot have learned the same; in a study, the current token,
+                untrained twins of B and of A, and B's dictionaries turned at random (`beyond` has
+                the equations);
+    documents   does so beyond what another draw of documents would move: Benjamini-Hochberg q of
+                r^2 <= control_r^2, from documents, at most fdr;
+    rival       resembles no other feature of A much more: r is at least `rival_ratio`, 0.7 by
+                default, of the partner's highest r with any feature of A.
 
-in one number, r >= bar with bar = max(threshold, next above the baselines' r, rival_ratio *
-rival_r, homolog_r).
+All but the third are one number, r >= bar with bar = max(threshold, sqrt(control_r^2 + margin),
+rival_ratio * rival_r).
 
-Why rivals and a floor: at a million tokens r = 0.05 is significant, and superposition leaks that
-much and more from anything active on the same tokens.  A leak is a true correlation, but the
-feature that leaks resembles its source much more.  The ratio leaves room for what a residual stream
-carries through several layers and for a feature of B that A splits in parts of about one size,
-which a mutual best match would not.  r^2 is the share of i's variance that the best line through
-the partner explains; where B splits i into m equal parts that fire in turn, each has r = 1 /
-sqrt(m).  0.2 asks for 4 %, or for one part of at most 25.  docs/methods-planted-truth.md measures
-both against known partners.
+Why a margin: r^2 is the share of i's variance that the best line through the partner explains, and
+so is the margin, an effect size.  0.04 asks for r = 0.2 where the controls explain nothing, 0.73
+where they explain half, and is more than another seed of an untrained twin or another rotation
+moves what they explain; docs/controls.md measures that.  Where B splits i into m equal parts that
+fire in turn, each has r = 1 / sqrt(m): one part of at most 25 passes.
+
+Why rivals: at a million tokens r = 0.05 is significant, and superposition leaks that much and more
+from anything active on the same tokens.  A leak is a true correlation, but the feature that leaks
+resembles its source much more.  The ratio leaves room for what a residual stream carries through
+several layers and for a feature of B that A splits in parts of about one size, which a mutual best
+match would not.  docs/methods-planted-truth.md measures all of it against known partners.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
-from homolog.matching.tables import FEATURE, HOMOLOGS, MATCHES, Schema, completed
+from homolog.matching.null import benjamini_hochberg, rounded_up
+from homolog.matching.tables import BEYOND, FEATURE, HOMOLOGS, MATCHES, completed
 from homolog.record.comparisons import MAIN_LABEL
 
-HOMOLOG_R = 0.2
+MARGIN = 0.04
 RIVAL_RATIO = 0.7
+FDR = 0.01
+LEAST_R = MARGIN**0.5
+"""r of a homolog where the controls explain nothing, at least."""
+PARTNER = ["best_model", "best_label", "best_layer", "best_feature"]
+CONDITIONS = ("chance", "controls", "documents", "rival")
 
 
 @dataclass(frozen=True)
 class Baseline:
     """A comparison in which something that cannot have learned the same takes a partner's place.
 
-    name: of the comparison.  words: what was compared, for people; {} is the partner's name.
-    stand_ins: for each partner by name, the (best_model, best_label) that takes its place; None:
-    whatever was compared takes the place of every partner.
+    name: of the comparison.  words: what was compared, for people; {} is the name of the model that
+    it stands for.  stand_ins: for each model by name, the (best_model, best_label) that takes its
+    place; None: whatever was compared takes the place of every partner.  stands_for: "best_model",
+    the partner, or "model", the feature's own, which need not have learned it either.  by_token: it
+    is the current token, which explains what its means do rather than the best of its features.
     """
 
     name: str
     words: str
     stand_ins: Mapping[str, tuple[str, str]] | None = None
+    stands_for: Literal["model", "best_model"] = "best_model"
+    by_token: bool = False
 
-    def best_r(self, matches: pl.DataFrame) -> pl.DataFrame:
-        """Highest r of each feature, and partner, in this comparison, as a column `name`."""
-        rows = matches.filter((pl.col("comparison") == self.name) & pl.col("r").is_not_nan())
-        if self.stand_ins is not None:
-            place = ("best_model", "best_label")
-            of = [(partner, *stand_in) for partner, stand_in in self.stand_ins.items()]
-            schema: Schema = dict.fromkeys(("partner", *place), pl.String)
-            rows = rows.join(pl.DataFrame(of, schema=schema, orient="row"), on=place)
-            rows = rows.drop(place).rename({"partner": "best_model"})
-        return rows.group_by(self.keys).agg(pl.col("r").max().alias(self.name))
+    def partners(self, matches: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+        """The best partner in this comparison of every row of the result, and its r: columns
+        `PARTNER` and control_r, null where there is none.
+        """
+        own = matches.filter((pl.col("comparison") == self.name) & pl.col("r").is_not_nan())
+        place = own.select(*FEATURE, *PARTNER, control_r="r")
+        if self.stand_ins is None:
+            place = place.sort("control_r", descending=True, maintain_order=True)
+            place = place.unique(FEATURE, keep="first", maintain_order=True)
+            return _joined(rows, place, FEATURE)
+        of = [(partner, *stand_in) for partner, stand_in in self.stand_ins.items()]
+        schema: dict[str, Any] = dict.fromkeys(("of", "best_model", "best_label"), pl.String)
+        stand_ins = pl.DataFrame(of, schema=schema, orient="row")
+        place = place.join(stand_ins, on=["best_model", "best_label"])
+        return _joined(rows.with_columns(of=self.stands_for), place, [*FEATURE, "of"])
 
-    @property
-    def keys(self) -> list[str]:
-        """What tells its rows apart: the feature, and the partner where there are stand-ins."""
-        return FEATURE if self.stand_ins is None else [*FEATURE, "best_model"]
+    def replaced(self, model: str, partner: str) -> str:
+        """The name of the model that it stands for, of the two."""
+        return partner if self.stands_for == "best_model" else model
 
     def was_run(self, matches: pl.DataFrame, model: str, partner: str) -> bool:
-        """Whether `matches` hold `model`'s main features against what takes `partner`'s place."""
+        """Whether `matches` hold `model`'s main features against what takes a place of the two."""
         run = matches.filter(comparison=self.name, model=model, label=MAIN_LABEL)
         if self.stand_ins is None:
             return not run.is_empty()
-        return self.stand_ins.get(partner) in set(run.select("best_model", "best_label").rows())
+        return self.stand_ins.get(self.replaced(model, partner)) in set(
+            run.select("best_model", "best_label").rows()
+        )
+
+
+def _joined(rows: pl.DataFrame, place: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+    joined = rows.select(keys).join(place, on=keys, how="left", maintain_order="left")
+    assert len(joined) == len(rows), f"several partners of a feature in a control: {keys}"
+    return joined.select(*PARTNER, "control_r")
 
 
 @dataclass(frozen=True)
 class Criterion:
     """What makes a match a homolog: see the module's opening.
 
-    result: name of the comparison whose matches are classified.  homolog_r: least r.  rival_ratio:
-    least share of the partner's highest r.
+    result: name of the comparison whose matches are classified.  margin: least share of variance
+    beyond the controls.  rival_ratio: least share of the partner's highest r.  fdr: at which what
+    is beyond the controls has to stand over documents.
     """
 
     result: str
     baselines: Sequence[Baseline] = ()
-    homolog_r: float = HOMOLOG_R
+    margin: float = MARGIN
     rival_ratio: float = RIVAL_RATIO
+    fdr: float = FDR
+
+    def least(self, rows: pl.DataFrame) -> dict[str, np.ndarray]:
+        """Least r by condition, float32 (rows,); NaN or infinite where there is no threshold.
+
+        rows: with `threshold`, and `rival_r` and `control_r`, null where there is none.
+        """
+        control = np.nan_to_num(rows["control_r"].to_numpy().astype(np.float64))
+        rival = np.nan_to_num(rows["rival_r"].to_numpy().astype(np.float64))
+        return {
+            "chance": rows["threshold"].to_numpy().astype(np.float32),
+            "controls": rounded_up(np.sqrt(control**2 + self.margin)),
+            "rival": rounded_up(self.rival_ratio * rival),
+        }
 
     def bar(self, rows: pl.DataFrame) -> np.ndarray:
-        """Least r of a homolog, float32 (rows,); NaN where there is no threshold.
-
-        rows: with `threshold`, `rival_r` and `control_r`, null where there is none.
-        """
-        above = _next_above(rows["control_r"].to_numpy().astype(np.float32))  # NaN without
-        rival = rows["rival_r"].to_numpy().astype(np.float64)
-        floor = np.fmax(self.rival_ratio * rival, self.homolog_r)
-        near = floor.astype(np.float32)
-        least = np.where(near < floor, _next_above(near), near)
-        return np.maximum(rows["threshold"].to_numpy().astype(np.float32), np.fmax(above, least))
+        """The highest of `least`; NaN where there is no threshold."""
+        return np.maximum.reduce(list(self.least(rows).values()))
 
 
-def classify(matches: pl.DataFrame, criterion: Criterion) -> pl.DataFrame:
-    """`matches` with `rival_r`, and for the result `control_r`, `bar` and `homolog`, of `HOMOLOGS`.
+def classify(
+    matches: pl.DataFrame, criterion: Criterion, beyond: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """`matches` with `rival_r`, and for the result the other columns of `HOMOLOGS`.
 
     matches: of all comparisons, both directions, with r and `threshold` (`Calibration.threshold`),
-    NaN or left out where no null was run; rows keep their order.  rival_r: highest r of the best
-    partner with any feature of the own model, the feature itself among them; null where r is NaN or
-    the other direction is missing.  control_r: highest r of the baselines, bar: least r of a
-    homolog.  The last three are null in other comparisons; control_r where no baseline was run, bar
-    and homolog without a null and where r is NaN.
+    NaN or left out where no null was run; rows keep their order.  beyond: for each row of the
+    result, in order, what `beyond.beyond_controls` says; without it control_r is the highest r in
+    any one control, which is the least that all together reach.
+    rival_r: highest r of the best partner with any feature of the own model, the feature itself
+    among them; null where r is NaN or the other direction is missing.  bar: least r of a homolog.
+    All but rival_r are null in other comparisons, bar and homolog without a null and where r is
+    NaN.
     """
     plain = matches.drop(HOMOLOGS, strict=False).with_row_index("_row")
     plain = _with_rivals(completed(plain, {"threshold": MATCHES["threshold"]}))
     result = plain.filter(pl.col("comparison") == criterion.result)
-    for baseline in criterion.baselines:
-        best = baseline.best_r(plain)
-        result = result.join(
-            best, on=baseline.keys, how="left", maintain_order="left", validate="m:1"
-        )
-    names = [baseline.name for baseline in criterion.baselines]
-    result = result.with_columns(
-        control_r=pl.max_horizontal(pl.lit(None, HOMOLOGS["control_r"]), *names)
+    if beyond is None:
+        beyond = _without_activations(result, plain, criterion.baselines)
+    known = result.hstack(beyond.with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None)))
+    q = _q_within(known)
+    least, r = criterion.least(known), known["r"].to_numpy()
+    bar = np.maximum.reduce(list(least.values()))
+    bar[np.isnan(r)] = np.nan
+    failed = {name: ~(r >= highest) for name, highest in least.items()}
+    failed["documents"] = q > criterion.fdr  # False where it was not tested
+    fails = [", ".join(n for n in CONDITIONS if failed[n][row]) for row in range(len(known))]
+    classified = known.select(
+        "_row",
+        *(name for name in BEYOND if name in HOMOLOGS),
+        beyond_q=pl.Series(q).fill_nan(None),
+        bar=pl.Series(bar).fill_nan(None),
+        fails=pl.Series(fails, dtype=pl.String),
     )
-    bar = criterion.bar(result)
-    bar[np.isnan(result["r"].to_numpy())] = np.nan
-    classified = result.select("_row", "control_r", bar=pl.Series(bar).fill_nan(None))
-    classified = classified.with_columns(homolog=result["r"] >= pl.col("bar"))
-    return plain.join(classified, on="_row", how="left", maintain_order="left").drop("_row")
+    undefined = pl.col("bar").is_null()
+    classified = classified.with_columns(
+        homolog=pl.when(~undefined).then(pl.col("fails") == ""),
+        fails=pl.when(~undefined).then("fails"),
+    )
+    joined = plain.join(classified, on="_row", how="left", maintain_order="left").drop("_row")
+    return joined.select(pl.exclude(*HOMOLOGS), *HOMOLOGS)
+
+
+def _without_activations(
+    result: pl.DataFrame, matches: pl.DataFrame, baselines: Sequence[Baseline]
+) -> pl.DataFrame:
+    """`BEYOND` as far as tables tell."""
+    partners = {b.name: b.partners(matches, result)["control_r"] for b in baselines}
+    known = pl.DataFrame({"r": result["r"], **partners})
+    highest = pl.max_horizontal(pl.lit(None, pl.Float32), *partners)
+    known = known.select("r", control_r=highest)
+    beyond = pl.col("r") ** 2 - pl.col("control_r").fill_null(0) ** 2
+    return completed(known.with_columns(beyond=beyond), BEYOND).select(*BEYOND).cast(BEYOND)
+
+
+def _q_within(rows: pl.DataFrame) -> np.ndarray:
+    """Benjamini-Hochberg q of `beyond_p` within each direction; NaN where it was not tested."""
+    q = np.full(len(rows), np.nan)
+    numbered = rows.select("model", "label", "best_model", "best_label", "beyond_p")
+    numbered = numbered.with_row_index("_at").filter(pl.col("beyond_p").is_not_null())
+    for _, part in numbered.group_by("model", "label", "best_model", "best_label"):
+        q[part["_at"].to_numpy()] = benjamini_hochberg(part["beyond_p"].to_numpy())
+    return q
 
 
 def _with_rivals(matches: pl.DataFrame) -> pl.DataFrame:
@@ -142,8 +214,3 @@ def _with_rivals(matches: pl.DataFrame) -> pl.DataFrame:
         back, on=["comparison", *partner], how="left", maintain_order="left", validate="m:1"
     )
     return rows.with_columns(pl.col("rival_r").fill_nan(None))
-
-
-def _next_above(x: np.ndarray) -> np.ndarray:
-    """The least float32 above each x."""
-    return np.nextafter(x, np.float32(np.inf))

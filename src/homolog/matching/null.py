@@ -179,12 +179,12 @@ def calibrate(
         q=q,
         null_r=null_r.astype(np.float32),
         excess=(r - null_r).astype(np.float32),
-        threshold=_rounded_up(threshold),
+        threshold=rounded_up(threshold),
     )
 
 
-def _rounded_up(x: np.ndarray) -> np.ndarray:
-    """The least float32 not below x."""
+def rounded_up(x: np.ndarray) -> np.ndarray:
+    """The least float32 not below each x."""
     rounded = x.astype(np.float32)
     return np.where(rounded < x, np.nextafter(rounded, np.float32(np.inf)), rounded)
 

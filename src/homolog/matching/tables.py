@@ -14,8 +14,22 @@ FEATURE = ["model", "label", "layer", "feature"]
 """What tells features apart."""
 STABILITY: Schema = tables.MATCHES.only("other_seed_r", "stable")
 """Columns that `stability.with_stability` adds to matches."""
-HOMOLOGS: Schema = tables.MATCHES.only("rival_r", "control_r", "bar", "homolog")
+HOMOLOGS: Schema = tables.MATCHES.only(
+    "rival_r",
+    "token_r2",
+    "control_r",
+    "beyond",
+    "beyond_se",
+    "beyond_q",
+    "bar",
+    "homolog",
+    "fails",
+)
 """Columns that `homologs.classify` adds to matches."""
+BEYOND: Schema = tables.MATCHES.only("token_r2", "control_r", "beyond", "beyond_se") | {
+    "beyond_p": pl.Float64
+}
+"""Columns of `beyond.beyond_controls`, of which `homologs.classify` makes its own."""
 MATCHES: Schema = {
     name: kind
     for name, kind in tables.MATCHES.schema.items()

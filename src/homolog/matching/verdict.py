@@ -11,12 +11,13 @@ and so carries features over the bar one way more than the other; the 2.5 and 97
 around the share.  It covers other text of this kind and length, for these models, dictionaries and
 controls.
 
-Ceiling: the share that would have a homolog, above the same controls and floor and significant in
-that comparison, if the partner were A itself with dictionaries of another seed: no other model can
-be expected to do better.
+Ceiling: the share whose match would reach the bar, above the same controls and significant in that
+comparison, if the partner were A itself with dictionaries of another seed: no other model can be
+expected to do better.
 
 A verdict is withheld when a main dictionary of either model missed its quality gates or was not
-measured, and when the null was not run.  Baselines that were not run are named in the words.
+measured, and when the null was not run.  Baselines that were not run, and those that are not as
+well fitted as what they control, are named in the words.
 
 Source: Efron & Tibshirani, "An Introduction to the Bootstrap", 1993.
 """
@@ -43,6 +44,7 @@ def verdicts(
     criterion: Criterion,
     *,
     ceiling: str,
+    unfit: Mapping[tuple[str, str], str] | None = None,
     replicates: Mapping[tuple[str, str], np.ndarray] | None = None,
 ) -> pl.DataFrame:
     """One row of `SHARED` for each ordered pair of main dictionaries of the result, in its order.
@@ -50,8 +52,9 @@ def verdicts(
     classified: what `homologs.classify` made of the matches with the same criterion; columns of
     matches.parquet that other steps add may be missing.  saes: model, label, layer, passed, reason
     of every dictionary.  ceiling: name of the comparison of a model with a second dictionary of its
-    own.  replicates: for (model, best_model), float32 (rows, replicates), r of that pair's rows in
-    their order on resampled documents, partners fixed (`replicates_of`); no interval without.
+    own.  unfit: why a baseline is not used (`control_fit.fitted`).  replicates: for
+    (model, best_model), float32 (rows, replicates), r of that pair's rows in their order on
+    resampled documents, partners fixed (`replicates_of`); no interval without.
 
     Shares are of alive features, in 0 ... 1; null where not measured or withheld.
     share_significant: q <= fdr.  share_mutual, share_stable: with a homolog that is the mutual best
@@ -80,13 +83,19 @@ def verdicts(
             numbers |= _shares(rows, alive) | {"ceiling": highest}
             if replicates is not None and (model, other) in replicates:
                 numbers |= _interval(rows, replicates[model, other], alive)
-            missing = [
-                baseline.words.format(other)
+            unused = {  # one model may stand for both
+                baseline.name: why
                 for baseline in criterion.baselines
-                if not baseline.was_run(classified, model, other)
+                if (why := (unfit or {}).get((baseline.name, baseline.replaced(model, other))))
+            }
+            missing = [
+                baseline.words.format(baseline.replaced(model, other))
+                for baseline in criterion.baselines
+                if baseline.name not in unused and not baseline.was_run(classified, model, other)
             ]
             notes = [_headline(model, other, numbers)]
             notes += [f"Controls that were not run: {_listed(missing)}."] if missing else []
+            notes += [f"Not used as a control: {why}." for why in dict.fromkeys(unused.values())]
             notes += [f"There is no ceiling: {no_ceiling}."] if no_ceiling else []
         records.append(
             {"model": model, "best_model": other, "n_features": len(rows), "n_alive": alive}

@@ -52,9 +52,9 @@ def compare_decoders(
     """Task: decoder directions of a layer against those of each layer of the partner.
 
     files: the finished pairs of layers, with their keys.  Compared are features that are each
-    other's best within the pair of layers, with r of `matching.homolog_r` or more; best first.
+    other's best within the pair of layers, with the r that a homolog has at least; best first.
     """
-    least_r, own = material.recipe.matching.homolog_r, _decoder(material, a, layer)
+    least_r, own = material.recipe.matching.margin**0.5, _decoder(material, a, layer)
     rows = []
     for other, (path, key) in enumerate(files):
         i, j = _matched(read_pair(path, key), least_r)

@@ -191,6 +191,20 @@ RANDOM_MODEL = Comparison(
     sentence="an untrained {}",
     spaces=("residuals",),
 )
+OWN_RANDOM = Comparison(
+    "own-random",
+    "baseline",
+    "Its own|untrained twin",
+    "the same model before training, with dictionaries of its own: what it need not have learned",
+    lambda models: [
+        (Side(own), Side(models.untrained[own.name]))
+        for own in models.compared
+        if own.name in models.untrained
+    ],
+    ("#8c6d1f", "#cdb25e"),
+    sentence="{} before training",
+    ordered=False,  # of one architecture, they may share more than two that differ
+)
 ROTATED = Comparison(
     "rotated",
     "baseline",
@@ -265,6 +279,7 @@ COMPARISONS: list[Comparison] = [
     MAIN,
     MAIN_SEED,
     RANDOM_MODEL,
+    OWN_RANDOM,
     ROTATED,
     SAE_SEED,
     TOKENS,

@@ -258,8 +258,15 @@ class Matching(Settings):
     fdr: float = Field(default=0.01, gt=0, lt=1)
     """False discovery rate at which a match is significant."""
 
-    homolog_r: float = Field(default=0.2, ge=0, le=1)
-    """Correlation that a homolog has at least."""
+    margin: float = Field(default=0.04, gt=0, le=1)
+    """Share of a feature's variance that a homolog explains beyond all controls together, at least:
+    an r of 0.2 where they explain nothing.
+    """
+
+    control_gap: float = Field(default=0.1, ge=0, le=1)
+    """How much less variance the dictionaries of a control may explain than those of what it stands
+    for, mean over layers; one that is further below is not used, and the verdict says so.
+    """
 
     rival_ratio: float = Field(default=0.7, ge=0, le=1)
     """Share of the partner's highest correlation with any feature of the own model that a homolog

@@ -88,9 +88,14 @@ MATCHES = _table(
     other_seed_r=(F32, "highest r in the other model's dictionaries of a second seed"),
     stable=(BOOL, "its partner comes back across SAE seeds; null where not measured"),
     rival_r=(F32, "highest r of its best partner with any feature of the own model; null if r is"),
-    control_r=(F32, "highest r of the feature in the controls that were run; main alone"),
-    bar=(F32, "least r of a homolog; main alone"),
-    homolog=(BOOL, "r reaches the bar; main alone"),
+    token_r2=(F32, "share of its variance that the current token explains; main alone, as below"),
+    control_r=(F32, "its multiple correlation with all controls that were used together"),
+    beyond=(F32, "r^2 - control_r^2: what its partner explains beyond the controls"),
+    beyond_se=(F32, "standard error of that, from documents"),
+    beyond_q=(F64, "Benjamini-Hochberg of its being at most 0, within the direction"),
+    bar=(F32, "least r of a homolog"),
+    homolog=(BOOL, "r reaches the bar, and what is beyond the controls stands over documents"),
+    fails=(TEXT, "conditions it fails: chance, controls, documents, rival; empty for a homolog"),
 )
 LAYERS = _table(
     "layers",

@@ -18,7 +18,7 @@ from scipy.sparse import csc_array, csr_array
 from homolog.analyses.stream import Matrices, shape_of
 from homolog.dictionaries.seeds import generator
 from homolog.errors import InputError
-from homolog.matching.homologs import HOMOLOG_R
+from homolog.matching.homologs import LEAST_R
 from homolog.matching.intervals import HIGH_MATCH
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import CAUSAL
@@ -143,7 +143,7 @@ class _PartnerLayer(_Columns):
         sd = np.sqrt((x.values**2).sum() / n - mean**2)
         with np.errstate(invalid="ignore", divide="ignore"):
             r = (together.T @ x.values / n - mean * self.mean) / (sd * self.sd)
-        others = np.flatnonzero((n_both >= LEAST_POSITIONS) & (r < HOMOLOG_R))
+        others = np.flatnonzero((n_both >= LEAST_POSITIONS) & (r < LEAST_R))
         others = others[others != partner]
         if not len(others):
             return None

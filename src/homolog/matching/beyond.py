@@ -1,0 +1,184 @@
+"""What a partner explains of a feature beyond what all controls explain of it together.
+
+x is the feature, y its partner, u_1 ... u_K its best partners in the controls that were run, s(t)
+the current token.  Shares of the variance of x, over tokens t:
+
+    V_partner  = 1 - sum_t (x - a - b y)^2 / sum_t (x - mean)^2 = r(x, y)^2
+    V_controls = 1 - sum_t (x - m(s) - sum_k c_k (u_k - m_k(s)))^2 / sum_t (x - mean)^2
+    beyond     = V_partner - V_controls
+
+with least squares for a, b and c, and m(s), m_k(s) the means of x and u_k over the tokens s in the
+*other* half of the documents: a mean for each token learns rare tokens by heart.  Tokens that one
+half lacks count as one.  Without the current token among the controls, all tokens count as one.
+
+So the controls are taken together, each at its best, against the partner alone: a feature that is
+a mixture of a token and of what an untrained model has too is explained by neither, but by both.
+Controls with the same noise as the partner give `beyond` near 0, where a partial correlation given
+them does not: their noise leaves a part of what they have in common with x for y to explain.
+
+Interval: documents are the unit, dealt into `GROUPS` groups of about one length.  Moving a, b and c
+does not change the sums to first order, so that the influence of a group g on `beyond` is
+
+    d_g = (left by the controls in g - left by y in g - beyond x (sum of (x - mean)^2 in g)) / total
+    se  = sqrt(G / (G - 1) sum_g d_g^2),      t = beyond / se with G - 1 degrees of freedom
+
+p is one-sided, for beyond <= 0, and q is that of Benjamini and Hochberg within a direction.
+
+Sources: the comparison of two models that do not contain each other by the mean difference of their
+squared errors is that of Diebold & Mariano, "Comparing Predictive Accuracy", J. Bus. Econ. Stat.
+1995, and Vuong, Econometrica 1989; influence and groups as in Efron & Tibshirani 1993, ch. 11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import polars as pl
+import scipy.stats
+from jaxtyping import Float, Int
+
+from homolog.matching import beyond_kernels as kernels
+from homolog.matching.columns import Columns, Entries
+from homolog.matching.tables import BEYOND
+
+GROUPS = 32
+_ROWS_AT_ONCE = 64
+
+Place = tuple[Any, Int[np.ndarray, "rows"], Int[np.ndarray, "rows"]]
+"""Layers of a side, and for every row the layer and the feature there; -1 for none."""
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Tokens by kind, and by groups of documents.
+
+    kind: int32 (tokens,).  group: int32 (tokens,).  half: int64 (groups,).  count: float64 (groups,
+    kinds), tokens.
+    """
+
+    kind: Int[np.ndarray, "token"]
+    group: Int[np.ndarray, "token"]
+    half: Int[np.ndarray, "groups"]
+    count: Float[np.ndarray, "groups kinds"]
+
+    @classmethod
+    def of(cls, document: np.ndarray, token: np.ndarray | None, n_groups: int = GROUPS) -> Grouping:
+        """document: of each token.  token: its id; None where it is no control."""
+        _, number, size = np.unique(document, return_inverse=True, return_counts=True)
+        n_groups = max(1, min(n_groups, len(size)))
+        dealt, load = np.zeros(len(size), np.int32), np.zeros(n_groups)
+        for place in np.argsort(-size, kind="stable"):
+            dealt[place] = load.argmin()
+            load[dealt[place]] += size[place]
+        half = np.zeros(n_groups, np.int64)
+        half[np.argsort(-load, kind="stable")] = (np.arange(n_groups) + 1) // 2 % 2
+        group = dealt[number]
+        kind = np.zeros(len(document), np.int32)
+        if token is not None:
+            counts = [
+                np.bincount(token[half[group] == h], minlength=token.max() + 1) for h in (0, 1)
+            ]
+            common = np.flatnonzero((counts[0] > 0) & (counts[1] > 0))
+            kinds = np.zeros(len(counts[0]), np.int32)  # 0: what one half lacks
+            kinds[common] = np.arange(1, len(common) + 1)
+            kind = kinds[token]
+        count = np.zeros((n_groups, int(kind.max(initial=0)) + 1))
+        np.add.at(count, (group, kind), 1)
+        return cls(kind, group, half, count)
+
+
+def beyond_controls(
+    own: Place,
+    partner: Place,
+    controls: Sequence[Place],
+    grouping: Grouping,
+    columns: Callable[[Any], Columns],
+    *,
+    threads: int | None = None,
+) -> pl.DataFrame:
+    """One row of `BEYOND` for every row; NaN where the feature or its partner is undefined.
+
+    own, partner, controls: where the columns of each row lie, a control's -1 where it has none.
+    columns: gives the prepared columns of a layer, of which `by_column` is read; layers are asked
+    for in turn.  control_r: sqrt of V_controls, 0 where that is negative.  threads: numba's by
+    default; the result does not depend on it.
+    """
+    layer, n = own[1], len(own[1])
+    shares = np.full((n, 3), np.nan)
+    change = np.full((n, len(grouping.half)), np.nan)
+    known = (own[2] >= 0) & (partner[2] >= 0)
+    for number in np.unique(layer[known]):
+        rows = np.flatnonzero(known & (layer == number))
+        x, y = (_gathered([place], rows, columns) for place in (own, partner))
+        given = _gathered(controls, rows, columns)
+        out, moved = _in_threads(x, y, given, grouping, len(rows), threads)
+        shares[rows], change[rows] = out, moved
+    return _frame(shares, change)
+
+
+def _in_threads(
+    x: Entries, y: Entries, controls: Entries, grouping: Grouping, n: int, threads: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    n_groups = len(grouping.half)
+    out, change = np.zeros((n, 3)), np.zeros((n, 2 * n_groups))
+    tokens = (grouping.kind, grouping.group, grouping.half, grouping.count)
+
+    def work(first: int) -> None:
+        rows = np.arange(first, min(first + _ROWS_AT_ONCE, n))
+        kernels.shares(tuple(x), tuple(y), tuple(controls), *tokens, rows, out, change)
+
+    with ThreadPoolExecutor(threads or numba.get_num_threads()) as pool:
+        list(pool.map(work, range(0, n, _ROWS_AT_ONCE)))
+    return out, change[:, :n_groups]
+
+
+def _frame(shares: np.ndarray, change: np.ndarray) -> pl.DataFrame:
+    partner, token, controls = shares.T
+    beyond, n_groups = partner - controls, change.shape[1]
+    se = p = np.full(len(beyond), np.nan)
+    if n_groups > 1:
+        se = np.sqrt(n_groups / (n_groups - 1) * (change**2).sum(axis=1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            p = scipy.stats.t.sf(beyond / se, n_groups - 1)
+    values = {
+        "token_r2": token,
+        "control_r": np.sqrt(np.maximum(controls, 0)),
+        "beyond": beyond,
+        "beyond_se": se,
+        "beyond_p": p,
+    }
+    return pl.DataFrame(values, schema=BEYOND)
+
+
+def _gathered(
+    places: Sequence[Place], rows: np.ndarray, columns: Callable[[Any], Columns]
+) -> Entries:
+    """Sparse columns of all places of the first row, then of the second, and so on."""
+    parts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for k, (layers, layer, feature) in enumerate(places):
+        for number in np.unique(layer[rows][feature[rows] >= 0]):
+            of_layer = columns(layers[number])
+            for at in np.flatnonzero((layer[rows] == number) & (feature[rows] >= 0)):
+                parts[int(at) * len(places) + k] = _column(of_layer, int(feature[rows[at]]))
+    nothing = np.zeros(0, np.int32), np.zeros(0, np.float32)
+    every = [parts.get(place, nothing) for place in range(len(rows) * len(places))]
+    start = np.concatenate([[0], np.cumsum([len(token) for token, _ in every])]).astype(np.int64)
+    token, value = (np.concatenate(column) for column in zip(nothing, *every, strict=True))
+    return Entries(start, token, value)
+
+
+def _column(columns: Columns, feature: int) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens, values) of a feature, up to a shift and a positive factor, which change no share."""
+    place = int(columns.position[feature])
+    if place < 0:  # constant
+        return np.zeros(0, np.int32), np.zeros(0, np.float32)
+    if place < columns.n_dense:
+        return np.arange(columns.n_tokens, dtype=np.int32), columns.dense[:, place]
+    start, token, value = columns.by_column
+    here = slice(*start[place - columns.n_dense :][:2])
+    return token[here], value[here]
