@@ -3,11 +3,13 @@
 zoo:NAME      the zoo's; NAME alone too, where no file or folder has that name
 a path        of a folder with config.json and *.safetensors; "~" is the home folder
 OWNER/NAME    a repository of the Hub, where there is no such folder
+REF#CHANGE    that model changed for a control: "#untrained=1", "#noise=0.1", "#permuted",
+              "#rotated" (`models.variants`)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,12 +31,13 @@ _TOKENIZER = (
 class Reference:
     """A model by its name (without "zoo:"), its path or its id.
 
-    folder: where its weights lie, if that is known.
+    folder: where its weights lie, if that is known.  change: what is done to it; "" for nothing.
     """
 
     kind: Literal["zoo", "folder", "hub"]
     name: str
     folder: Path | None = None
+    change: str = ""
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
@@ -47,9 +50,18 @@ class Reference:
         return _files(catalog.TOKENIZER if self.kind == "zoo" else self.folder, _TOKENIZER)
 
 
+CHANGES = ("untrained", "noise", "permuted", "rotated")
+
+
 def resolve(ref: str | Path) -> Reference:
     """What `ref` names.  InputError for nothing, for two things, and for what the zoo has not."""
-    name = str(ref)
+    base, mark, change = str(ref).rpartition("#")
+    if mark and change.partition("=")[0] in CHANGES:
+        return replace(_unchanged(base), change=change)
+    return _unchanged(str(ref))
+
+
+def _unchanged(name: str) -> Reference:
     path = _path(name)
     if name.startswith(catalog.PREFIX) or name in catalog.names():
         entry = catalog.entry(name)

@@ -190,7 +190,9 @@ def _without_activations(
     highest = pl.max_horizontal(pl.lit(None, pl.Float32), *partners)
     known = known.select("r", control_r=highest)
     beyond = pl.col("r") ** 2 - pl.col("control_r").fill_null(0) ** 2
-    return completed(known.with_columns(beyond=beyond), BEYOND).select(*BEYOND).cast(BEYOND)
+    return (
+        completed(known.with_columns(beyond=beyond), BEYOND).select(*BEYOND).cast(pl.Schema(BEYOND))
+    )
 
 
 def _q_within(rows: pl.DataFrame) -> np.ndarray:

@@ -31,7 +31,7 @@ from homolog.pipeline.text import QUALITY, TRAIN
 from homolog.record.comparisons import MAIN_LABEL, StudyModel, comparison_of
 from homolog.record.process import machine
 from homolog.record.receipts import read_receipt, write_receipt
-from homolog.record.recipe import Recipe
+from homolog.record.recipe import Recipe, Sae
 
 THRESHOLD_ENTRIES = 1 << 27  # pre-activations on which thresholds are set: tokens x features
 REHEARSED_L0 = 50.0
@@ -96,7 +96,7 @@ def _store_residuals(context: Context, model: StudyModel, loaded: LanguageModel)
 
 def _groups(context: Context, model: StudyModel, n_layers: int, d_model: int) -> list[list[int]]:
     """Layers whose dictionaries are trained together: as many as memory and workers allow."""
-    one = 2 * d_model * context.material.recipe.sae.width(d_model) * BYTES_A_WEIGHT
+    one = 2 * d_model * sae_settings(context.material.recipe, model).width(d_model) * BYTES_A_WEIGHT
     at_once = max(1, context.task_bytes // (one * len(model.labels)))
     if context.threads is not None:
         at_once = min(at_once, max(1, n_layers * context.threads // int(machine()["n_cpus"])))
@@ -167,8 +167,8 @@ class LayerGroup:
         )
         return dictionaries.train(
             source,
-            parse_config(recipe.sae.config(loaded.d_model)),
-            training_config(recipe),
+            parse_config(sae_settings(recipe, model).config(loaded.d_model)),
+            training_config(recipe, model),
             model=model.name,
             labels=model.labels,
             on=dictionaries.Place(recipe.run.device, threads),
@@ -245,10 +245,16 @@ class LayerGroup:
         return row | {"origin": origin.get("ref"), "note": mismatch(model, sae, tokenizer)}
 
 
-def training_config(recipe: Recipe) -> TrainingConfig:
-    """How every dictionary of the recipe is trained."""
-    n_tokens = recipe.corpus.train_tokens * recipe.sae.epochs
-    return TrainingConfig(n_tokens=n_tokens, seed=recipe.run.seed, **recipe.sae.training)
+def sae_settings(recipe: Recipe, model: StudyModel) -> Sae:
+    """What the dictionaries of a model are trained with."""
+    return recipe.sae.changed(**dict(model.settings)) if model.settings else recipe.sae
+
+
+def training_config(recipe: Recipe, model: StudyModel) -> TrainingConfig:
+    """How the dictionaries of a model are trained."""
+    sae = sae_settings(recipe, model)
+    n_tokens = recipe.corpus.train_tokens * sae.epochs
+    return TrainingConfig(n_tokens=n_tokens, seed=recipe.run.seed, **sae.training)
 
 
 def sparsity_of(sae: SparseAutoencoder) -> float | None:

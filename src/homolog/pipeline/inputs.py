@@ -34,6 +34,9 @@ def weights_input(ref: str, revision: str | None = None, *, random: bool = False
     name, found = f"the weights of {ref}", resolve(ref)
     if random and found.kind != "zoo":
         return Input(name, (), cache(partial(_random_contents, ref, revision)))
+    if found.change:
+        base = weights_input(ref.removesuffix(f"#{found.change}"), revision)
+        return Input(name, base.files, cache(lambda: sha256_bytes(base.contents(), found.change)))
     if found.kind == "hub":
         return Input(name, (), cache(partial(_commit, ref, revision)))
     if not found.weight_files:

@@ -17,7 +17,11 @@ def models_of(recipe: Recipe) -> Models:
     compared = tuple(_compared(model, recipe) for model in recipe.models)
     named = list(zip(recipe.models, compared, strict=True))
     untrained = {
-        own.name: StudyModel(model.untrained, f"untrained twin of {own.name}")
+        own.name: StudyModel(
+            model.untrained,
+            f"untrained twin of {own.name}",
+            settings=tuple(model.untrained_sae.items()),
+        )
         for model, own in named
         if model.untrained is not None
     }
@@ -26,7 +30,7 @@ def models_of(recipe: Recipe) -> Models:
         for model, own in named
         if model.other_seed is not None
     }
-    models = Models(compared, untrained, other_seed)
+    models = Models(compared, untrained, other_seed, recipe.pairs)
     names = [model.name for model in (*models.all, CURRENT_TOKEN)]
     if twice := {name for name in names if names.count(name) > 1}:
         requirement = "each model of a recipe needs a name of its own"
@@ -48,7 +52,8 @@ def _compared(model: Model, recipe: Recipe) -> StudyModel:
         labels = (MAIN_LABEL, *(labels[1:2] or ("seed1",)))[: len(saes)]
     off = left_out(recipe)
     derived = tuple(c.name for c in COMPARISONS if c.derived is not None and c.setting not in off)
-    return StudyModel(model.ref, "compared", model.revision, labels, derived, saes)
+    settings = tuple(model.sae.items())
+    return StudyModel(model.ref, "compared", model.revision, labels, derived, saes, settings)
 
 
 def inputs_of(

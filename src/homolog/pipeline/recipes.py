@@ -71,6 +71,9 @@ def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
         remedy = f"Give {needed} in [sae], and none of the others."
         raise InputError(f"{source}: sae", sae.of_kind, requirement, remedy)
     _check_kind(sae, f"{source}: sae.")
+    for number, model in enumerate(recipe.models):
+        for key in ("sae", "untrained_sae"):
+            _check_kind(sae.changed(**getattr(model, key)), f"{source}: models.{number}.{key}.")
     return recipe
 
 

@@ -41,6 +41,8 @@ class StudyModel:
     """Of those that are made from the main one."""
     saes: tuple[str, ...] = ()
     """Where its own come from, one per label, {layer} for the block; none: they are trained."""
+    settings: tuple[tuple[str, int | float], ...] = ()
+    """Of their training, by name, where they differ from the recipe's."""
 
     @property
     def name(self) -> str:
@@ -83,13 +85,15 @@ Pair = tuple[Side, Side]
 class Models:
     """The models of a study, as comparisons choose among them.
 
-    compared: in the recipe's order.  untrained, other_seed: by the name of a compared model, its
+    compared: in the recipe's order.  chosen: which two of them, by ref; None for every two.
+    untrained, other_seed: by the name of a compared model, its
     untrained twin and the same model trained from another seed, where the recipe names them.
     """
 
     compared: tuple[StudyModel, ...]
     untrained: dict[str, StudyModel]
     other_seed: dict[str, StudyModel]
+    chosen: tuple[tuple[str, str], ...] | None = None
 
     @property
     def all(self) -> tuple[StudyModel, ...]:
@@ -99,8 +103,10 @@ class Models:
 
     @property
     def pairs(self) -> list[tuple[StudyModel, StudyModel]]:
-        """Every two of the compared models once."""
-        return list(itertools.combinations(self.compared, 2))
+        """Every two of the compared models once, of those that were chosen."""
+        every = itertools.combinations(self.compared, 2)
+        chosen = None if self.chosen is None else {frozenset(pair) for pair in self.chosen}
+        return [p for p in every if chosen is None or frozenset(m.ref for m in p) in chosen]
 
     @property
     def directions(self) -> list[tuple[StudyModel, StudyModel]]:

@@ -6,6 +6,7 @@ them.  A table that the command line or another study shares is a class that bot
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -31,6 +32,14 @@ class Model(Settings):
 
     other_seed: str | None = None
     """The same model trained from another seed: the model-seed skyline."""
+
+    sae: dict[str, int | float] = Field(default_factory=dict)
+    """Numbers of [sae] that its own dictionaries are trained with, where they differ."""
+
+    untrained_sae: dict[str, int | float] = Field(default_factory=dict)
+    """The same of its untrained twin, which has to be fitted as well (`matching.control_gap`) and
+    is denser.
+    """
 
     saes: str | None = None
     """Its dictionaries, where they are there already: a folder, or "hf:OWNER/NAME/FOLDER", of any
@@ -362,6 +371,10 @@ class Recipe(Settings):
     """Of the run, and of its folder where none is given."""
 
     models: tuple[Model, ...] = Field(min_length=2)
+
+    pairs: tuple[tuple[str, str], ...] | None = None
+    """Which of the models are compared, by ref; all with all by default."""
+
     corpus: Corpus
     sae: Sae
     gates: Gates = Field(default_factory=Gates)
@@ -377,6 +390,10 @@ class Recipe(Settings):
         for control in ("sae_seed", "stability"):
             if getattr(self.controls, control) and len(self.sae.seeds) < 2 and trained:
                 raise ValueError(f"controls.{control} needs two seeds in sae.seeds")
+        refs = [model.ref for model in self.models]
+        for ref in itertools.chain.from_iterable(self.pairs or ()):
+            if ref not in refs:
+                raise ValueError(f"pairs names {ref}, which is none of models ({', '.join(refs)})")
         for name in ("neuron_tokens", "quality_tokens"):
             if (getattr(self.corpus, name) or 0) > self.corpus.match_tokens:
                 raise ValueError(f"corpus.{name} are the first of the match tokens, not more")
