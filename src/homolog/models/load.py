@@ -32,6 +32,7 @@ from homolog.models.stored import (
     stored_weights,
 )
 from homolog.models.tokenizer import find_tokenizer
+from homolog.models.variants import change
 from homolog.reference import resolve, zoo
 from homolog.zoo import catalog
 
@@ -70,6 +71,8 @@ def load(
     else:
         with _from_hub(named.name):
             model = _build(named.name, dtype, revision=revision)
+    if named.change:
+        model = _adapt(str(ref), change(model.hf, named.change, named.name), model.tokenizer)
     model.hf.eval().requires_grad_(False).to(device=device)
     return model
 
