@@ -32,29 +32,14 @@ def dense_step(
     state.scalars[0] = float(used.sum(dtype=np.float64)) / scratch.n_tokens
     state.fired[:] = count
     g = wide.g_half if state.half else torch.from_numpy(scratch.g[: scratch.n_tokens])
-    w, config = state.targets(), state.config
+    target, d_model = state.target(penalty), state.d_model
 
     def update(first: int, last: int, rates: tuple) -> None:
-        part = slice(first, last)
-        G_enc = torch.mm(
-            wide.h[:, part].T, seen, out=matrix("G_enc", last - first, state.d_model, seen.dtype)
-        )
-        G_dec = torch.mm(
-            wide.f[:, part].T, g, out=matrix("G_dec", last - first, state.d_model, g.dtype)
-        )
-        rows.update_dense(
-            first,
-            last,
-            G_enc.float().numpy(),
-            G_dec.float().numpy(),
-            sums,
-            total,
-            *w,
-            np.float32(0 if state.unit else penalty),
-            state.unit,
-            config.freeze_decoder,
-            rates,
-        )
+        part, n = slice(first, last), last - first
+        G_enc = torch.mm(wide.h[:, part].T, seen, out=matrix("G_enc", n, d_model, seen.dtype))
+        G_dec = torch.mm(wide.f[:, part].T, g, out=matrix("G_dec", n, d_model, g.dtype))
+        gradients = G_enc.float().numpy(), G_dec.float().numpy(), sums, total
+        rows.update_dense(first, last, *gradients, target, rates)
 
     return update
 

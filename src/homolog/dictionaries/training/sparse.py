@@ -54,28 +54,12 @@ def sparse_step(
     n_aux = _auxiliary(state, scratch, threads)
     state.scalars[0] = sum(int(ends[b]) - b * scratch.region for b in blocks) / scratch.n_tokens
     _sort_by_feature(scratch, with_auxiliary=n_aux > 0)
-    f, w, config = _features(state, scratch), state.targets(), state.config
+    sorted_as = scratch.offset, scratch.order, scratch.token, scratch.n_tokens
+    entries = *sorted_as, _features(state, scratch), scratch.d, scratch.v
+    target = state.target(penalty)
 
     def update(first: int, last: int, rates: tuple) -> None:
-        rows.update_sparse(
-            first,
-            last,
-            scratch.offset,
-            scratch.order,
-            scratch.token,
-            scratch.n_tokens,
-            f,
-            scratch.d,
-            scratch.v,
-            x.numpy(),
-            scratch.g,
-            *w,
-            np.float32(0 if state.unit else penalty),
-            state.unit,
-            config.freeze_decoder,
-            rates,
-            state.fired,
-        )
+        rows.update_sparse(first, last, entries, x.numpy(), scratch.g, target, rates, state.fired)
 
     return update
 

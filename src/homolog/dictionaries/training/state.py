@@ -231,14 +231,23 @@ class SaeState(Trainee):
         seen = self.rules.coefficients
         return self.weights.vectors if seen is None else seen(self.weights.vectors, exp)
 
-    def targets(
-        self,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-        """Weights, moments and bfloat16 copies, as updates of features take them."""
-        w, m, s = self.weights, self.mean, self.square
-        moments = (m.W_enc_T, s.W_enc_T, m.W_dec, s.W_dec, m.vectors, s.vectors)
+    def target(self, penalty: float) -> tuple[Any, ...]:
+        """What a step moves, as `rows` takes it.
+
+        Weight, mean and square of encoder, decoder and vectors; bfloat16 copies of the two
+        matrices, size 0 where not kept; weight of the penalty on decoder norms, whether these are
+        held at 1, and whether the decoder is frozen.
+        """
+        trees = self.weights, self.mean, self.square
         halves = tuple(half.view(torch.uint16).numpy() for half in (self.enc_half, self.dec_half))
-        return w.W_enc_T, w.W_dec, w.vectors, moments, halves
+        how = np.float32(0 if self.unit else penalty), self.unit, self.config.freeze_decoder
+        return (
+            tuple(tree.W_enc_T for tree in trees),
+            tuple(tree.W_dec for tree in trees),
+            tuple(tree.vectors for tree in trees),
+            halves,
+            how,
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         flat = {"weights": self.weights.flat, "mean": self.mean.flat, "square": self.square.flat}

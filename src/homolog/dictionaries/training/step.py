@@ -53,11 +53,10 @@ def take_step(
             rows.row_norms(state.weights.W_dec[first:last], state.norms[first:last])
 
     threads.run(move, range(0, state.d_sae, _PIECE))
-    rows.adam(
-        state.weights.b_dec, scratch.d_bias.sum(0), state.mean.b_dec, state.square.b_dec, *rates
-    )
+    w, mean, square = state.weights, state.mean, state.square
+    rows.adam(w.b_dec, scratch.d_bias.sum(0), mean.b_dec, square.b_dec, rates)
     for name in state.kind.thresholds:
-        row = state.weights.vectors[state.vectors.index(name)]
+        row = w.vectors[state.vectors.index(name)]
         np.maximum(row, 0, out=row)
     state.silent += len(x)
     state.silent[state.fired > 0] = 0
