@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from homolog.dictionaries.formats.reading import refuse
+from homolog.dictionaries.formats.reading import File
 from homolog.dictionaries.quality import Quality
 
 _TYPES: dict[str, type] = {
@@ -26,17 +25,17 @@ _TYPES: dict[str, type] = {
 _WORDS = {str: "a name", int: "a whole number, 0 or above", dict: "an object"}
 
 
-def own_facts(path: Path, facts: Any) -> dict[str, Any]:
+def own_facts(file: File, facts: Any) -> dict[str, Any]:
     """What stands under "homolog" in a file, without the kind.
 
     InputError where a fact is not what it must be.
     """
     if not isinstance(facts, dict):
-        refuse(path, "homolog", facts, "an object")
+        file.refuse("homolog", facts, "an object")
     for name, kind in _TYPES.items():
         value = facts.get(name)
         if value is not None and (type(value) is not kind or (kind is int and value < 0)):
-            refuse(path, f"homolog.{name}", value, _WORDS[kind])
+            file.refuse(f"homolog.{name}", value, _WORDS[kind])
     if facts.get("quality") is not None:
         Quality.from_row(facts["quality"])
     return {name: value for name, value in facts.items() if name != "kind"}

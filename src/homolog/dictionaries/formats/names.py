@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from homolog.dictionaries.formats.reading import Tensors
+from homolog.dictionaries.formats.reading import Config, Tensors
 from homolog.dictionaries.kinds import KINDS, Encoder, Kind, Stored, carrier
 
 
@@ -23,10 +23,19 @@ def written_name(kind: Kind, library: str) -> str:
     return next(one.name for one in carrier(kind.form).stored if one.library == library)
 
 
-def kind_said(said: object, name: str, library: str) -> Kind | None:
-    """The kind of ours that a file says it is, where we write it under this name; else None."""
+def kind_said(config: Config, part: str, name: str, library: str, where: str = "homolog") -> Kind:
+    """The kind of ours that a file says it is under `where`, else the one behind this name.
+
+    config: what holds "homolog".  part: what holds the name, under which we must write that kind.
+    """
+    own, _ = names_in(library)[name]
+    if config.get("homolog") is None:
+        return own
+    said = config.table("homolog").get("kind", own.name)
     kind = KINDS.get(said) if isinstance(said, str) else None
-    return kind if kind is not None and written_name(kind, library) == name else None
+    if kind is None or written_name(kind, library) != name:
+        config.refuse(part, name, f"the one of the kind under {where}, {said!r}")
+    return kind
 
 
 def encoder_of(kind: Kind, stored: Stored, tensors: Tensors, W_enc: torch.Tensor) -> Encoder:

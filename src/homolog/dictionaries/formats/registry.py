@@ -69,21 +69,18 @@ def save(
     has no such kind, and for metadata or a quality that are no JSON values: infinity is none, and
     NaN stands for null in a quality alone.
     """
-    form = _format(format)
-    row = (
-        {}
-        if quality is None
-        else {name: None if value != value else value for name, value in quality.as_row().items()}
-    )
-    for field, values in (("metadata", dict(sae.metadata)), ("quality", row)):
+    form, metadata = _format(format), dict(sae.metadata)
+    measured = {} if quality is None else quality.as_row()
+    row = {name: None if value != value else value for name, value in measured.items()}
+    for field, values in (("metadata", metadata), ("quality", row)):
         try:
             json.dumps(values, allow_nan=False, ensure_ascii=False).encode("utf-8")
         except (TypeError, ValueError) as error:
-            raise InputError(
-                field, "not JSON", f"it is written as such ({error})", "Use plain, finite values."
-            ) from error
-    if form.name == OWN:
-        return sae_lens.write(sae, Path(folder), quality)
+            requirement = f"it is written as such ({error})"
+            remedy = "Use plain, finite values."
+            raise InputError(field, "not JSON", requirement, remedy) from error
+    if form.name == OWN and row:
+        sae = replace(sae, metadata={**metadata, "kind": sae.kind, "quality": row})
     return form.write(sae, Path(folder))
 
 
