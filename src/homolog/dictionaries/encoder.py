@@ -143,14 +143,12 @@ class SparseEncoder:
         for low, high in itertools.pairwise([0, *range(_FEW, len(x), self.rows), len(x)]):
             part, limit = slice(low, high), n + int((high - low) * self.d_sae * _DENSE)
             if self.half is None:
-                full = self._float32_product(x[part]).numpy()
+                product = room.half, self._float32_product(x[part]).numpy()
             else:
                 torch.mm(seen[part], self.half.T, out=room.product[: high - low])
-                full = room.no_full
+                product = room.half, room.no_full
             n = screening.screen(
-                room.half,
-                full,
-                self.half is not None,
+                product,
                 np.float32(self.relative),
                 highest,
                 lowest,

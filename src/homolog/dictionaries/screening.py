@@ -23,7 +23,7 @@ from __future__ import annotations
 import numpy as np
 
 from homolog.compiled import jit
-from homolog.dictionaries.selection import _F0, _MATH, _kth_largest_bits, _select
+from homolog.dictionaries.selection import _F0, _MATH, _kth_largest_bits, _load, _select
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
@@ -65,41 +65,30 @@ def _append_above(values, threshold, index, total):
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def screen(half, full, is_half, relative, highest, lowest, x_norm, bound, k, limit, index, start):
+def screen(product, relative, highest, lowest, x_norm, bound, k, limit, index, start):
     """Append the features of each token that may be active to CSR (index, start).
 
     The first place is start[0].
 
-    Returns their number with those before, -1 if more than `limit`.  half or full is the product x
-    W_enc: |x_t w_i - product| <= x_norm_t bound_i + relative |product|.  highest, lowest: b_enc -
+    Returns their number with those before, -1 if more than `limit`.  product: x W_enc, with
+    |x_t w_i - product| <= x_norm_t bound_i + relative |product|.  highest, lowest: b_enc -
     threshold with all that rounding may add or take. k = 0: all whose pre-activation may exceed the
     threshold.  k > 0 (and thresholds 0): of these, all that may be among the k largest, since k
     lower ends of the bound exceed the threshold.  `index` needs room for limit + d_sae + 1.
     """
     n_tokens, width = start.size - 1, highest.size
-    values, upper, lower = (
-        np.empty(width, np.float32),
-        np.empty(width, np.float32),
-        np.empty(width, np.float32),
-    )
-    value_bits, lower_bits = values.view(np.int32), lower.view(np.int32)
+    values, upper = np.empty(width, np.float32), np.empty(width, np.float32)
+    lower = np.empty(width, np.float32)
     total = start[0]
     for t in range(n_tokens):
-        if is_half:
-            half_row = half[t]
-            for i in range(width):
-                value_bits[i] = np.int32(half_row[i]) << np.int32(16)
-        else:
-            full_row = full[t]
-            for i in range(width):
-                values[i] = full_row[i]
+        _load(product, t, values)
         norm, threshold = x_norm[t], _F0
         for i in range(width):
             upper[i] = values[i] + highest[i] + norm * bound[i] + relative * abs(values[i])
         if k > 0:
             for i in range(width):
                 lower[i] = values[i] + lowest[i] - norm * bound[i] - relative * abs(values[i])
-            threshold = _below_kth_largest(lower_bits, k)
+            threshold = _below_kth_largest(lower.view(np.int32), k)
         total = _append_above(upper, threshold, index, total)
         if total > limit:
             return -1

@@ -1,4 +1,7 @@
-"""Which features of a token are active: all above 0, or the k largest, lowest index first."""
+"""Which features of a token are active: all above 0, or the k largest, lowest index first.
+
+Products are pairs of matrices (token, d_sae): bfloat16 bits (uint16), and float32.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,21 @@ from homolog.compiled import jit
 # unseen.
 _MATH = {"reassoc", "contract", "nsz", "arcp"}
 _F0 = np.float32(0)
+
+
+@jit(nogil=True, fastmath=_MATH, error_model="numpy")
+def _load(product, t, out):
+    """Row t of a product, (bfloat16 bits, float32), into `out` as float32; one has size 0.
+
+    bfloat16 is the upper half of a float32's bits.
+    """
+    half, full = product
+    if half.size > 0:
+        bits, row = out.view(np.int32), half[t]
+        for i in range(out.size):
+            bits[i] = np.int32(row[i]) << np.int32(16)
+    else:
+        out[:] = full[t]
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from homolog.dictionaries.hardware import Threads
 from homolog.dictionaries.training.state import SaeState
 
 BLOCK = 512  # tokens whose product is computed at once
@@ -37,6 +40,10 @@ class Scratch:
         self.offset = np.zeros(state.d_sae + 1, np.int64)
         self.dense: DenseScratch | None = None
 
+    def n_entries(self, ends: np.ndarray) -> int:
+        """How many entries there are, with where those of each block end."""
+        return int(ends.sum()) - self.region * sum(range(len(self.blocks)))
+
     def make_entries(self, limit: int) -> None:
         """Arrays of entries, `limit` for each block; behind them those of the auxiliary loss."""
         self.limit = limit
@@ -64,6 +71,36 @@ class Scratch:
         start = self.start(b, auxiliary)
         start[:] = b * self.region + auxiliary * self.aux_start
         return start
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One step of a dictionary, as its parts are given it."""
+
+    state: SaeState
+    x: torch.Tensor
+    """A batch (token, d_model), float32 and contiguous."""
+    seen: torch.Tensor
+    """What products see of it: bfloat16, or x itself."""
+    penalty: float
+    """Weight of what is penalised, over the number of tokens."""
+    scratch: Scratch
+    threads: Threads
+
+    @property
+    def factor(self) -> np.float32:
+        """Slope of the loss in an error, over the error."""
+        return np.float32(2 / self.scratch.n_tokens)
+
+    def product(self, part: slice) -> torch.Tensor:
+        """x W_enc of some tokens, as precise as `seen`; the thread's next overwrites it."""
+        seen, d_sae = self.seen[part], self.state.d_sae
+        out = matrix("product", len(seen), d_sae, seen.dtype)
+        return torch.mm(seen, self.state.W_product.T, out=out)
+
+    def each_block(self, work: Callable[[int], None]) -> None:
+        """work(number) for every block of tokens."""
+        self.threads.run(work, range(len(self.scratch.blocks)))
 
 
 class DenseScratch:

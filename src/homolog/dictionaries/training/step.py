@@ -17,7 +17,7 @@ from homolog.dictionaries.configs import TrainingConfig
 from homolog.dictionaries.hardware import Threads
 from homolog.dictionaries.training import rows
 from homolog.dictionaries.training.dense import dense_step
-from homolog.dictionaries.training.scratch import DENSE, scratch_for
+from homolog.dictionaries.training.scratch import DENSE, Job, scratch_for
 from homolog.dictionaries.training.sparse import sparse_step
 from homolog.dictionaries.training.state import SaeState, TrainingDivergedError
 
@@ -35,16 +35,16 @@ def take_step(
 
     Raises TrainingDivergedError when the loss is not finite.
     """
-    scratch = scratch_for(state, len(x))
-    penalty, training = state.penalty_at(step) / len(x), state.training
+    scratch, penalty = scratch_for(state, len(x)), state.penalty_at(step)
+    job = Job(state, x, seen, penalty / len(x), scratch, threads)
     many = state.may_be_dense and state.scalars[0] > DENSE[state.half] * state.d_sae
-    update = None if many else sparse_step(state, x, seen, penalty, scratch, threads)
+    update = None if many else sparse_step(job)
     if update is None:
-        update = dense_step(state, x, seen, penalty, scratch, threads)
+        update = dense_step(job)
     squared = float(scratch.squared.sum())
     if not np.isfinite(squared):
         raise TrainingDivergedError(state.where(step, "the loss is not a finite number"))
-    rates = rates_at(training, step)
+    rates = rates_at(state.training, step)
 
     def move(first: int) -> None:
         last = min(first + _PIECE, state.d_sae)
@@ -60,7 +60,7 @@ def take_step(
         np.maximum(row, 0, out=row)
     state.silent += len(x)
     state.silent[state.fired > 0] = 0
-    state.add_to_report(squared, state.penalty_at(step) * float(scratch.penalised.sum()), len(x))
+    state.add_to_report(squared, penalty * float(scratch.penalised.sum()), len(x))
 
 
 def rates_at(training: TrainingConfig, step: int) -> tuple[np.float32, ...]:
