@@ -25,7 +25,7 @@ from torch import Tensor
 
 from homolog.dictionaries.kinds import Kind
 from homolog.dictionaries.training import device_plain
-from homolog.dictionaries.training.device_plain import Entries, Rates, Slopes, Sorted
+from homolog.dictionaries.training.device_plain import Entries, Gradients, Move, Slopes, Sorted
 from homolog.dictionaries.training.device_selection import above, largest
 from homolog.dictionaries.training.device_state import DeviceState
 from homolog.dictionaries.training.rules import identity, with_names
@@ -151,15 +151,15 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _adam(  # type: ignore[no-untyped-def]
-    p, g, mean, square, at, inside, rate, beta1, beta2, correction1, correction2, epsilon
+    p, g, mean, square, at, inside, size, beta1, beta2, correction2, epsilon
 ):
-    """p after one step; stores the moments."""
+    """p after one step, size = rate * correction1; stores the moments."""
     m = beta1 * tl.load(mean + at, mask=inside, other=0.0) + (1.0 - beta1) * g
     m = tl.where(tl.abs(m) > _TINY, m, 0.0)
     s = beta2 * tl.load(square + at, mask=inside, other=0.0) + (1.0 - beta2) * g * g
     tl.store(mean + at, m, mask=inside)
     tl.store(square + at, s, mask=inside)
-    return p - rate * correction1 * m / (tl.sqrt(correction2 * s) + epsilon)
+    return p - size * m / (tl.sqrt(correction2 * s) + epsilon)
 
 
 @triton.jit
@@ -284,39 +284,14 @@ def _update_kernel(  # type: ignore[no-untyped-def]
         g_dec = tl.load(G_dec + at, mask=column, other=0.0).to(tl.float32)
         g_vec = tl.load(g_vectors + where, mask=some, other=0.0)
         total = tl.load(totals + i)
+    size = rate * correction1
     p = tl.load(W_enc + at, mask=column, other=0.0)
-    p = _adam(
-        p,
-        g_enc,
-        mean_enc,
-        square_enc,
-        at,
-        column,
-        rate,
-        beta1,
-        beta2,
-        correction1,
-        correction2,
-        epsilon,
-    )
+    p = _adam(p, g_enc, mean_enc, square_enc, at, column, size, beta1, beta2, correction2, epsilon)
     tl.store(W_enc + at, p, mask=column)
     if HALF_ENC:
         tl.store(half_enc + at, p.to(tl.bfloat16), mask=column)
     p = tl.load(vectors + where, mask=some, other=0.0)
-    p = _adam(
-        p,
-        g_vec,
-        mean_vec,
-        square_vec,
-        where,
-        some,
-        rate,
-        beta1,
-        beta2,
-        correction1,
-        correction2,
-        epsilon,
-    )
+    p = _adam(p, g_vec, mean_vec, square_vec, where, some, size, beta1, beta2, correction2, epsilon)
     tl.store(vectors + where, p, mask=some)
     if not FROZEN:
         p = tl.load(W_dec + at, mask=column, other=0.0)
@@ -326,18 +301,7 @@ def _update_kernel(  # type: ignore[no-untyped-def]
             norm = tl.sqrt(tl.sum(p * p))
             g_dec += tl.where(norm > 0.0, penalty * total / norm, 0.0) * p
         p = _adam(
-            p,
-            g_dec,
-            mean_dec,
-            square_dec,
-            at,
-            column,
-            rate,
-            beta1,
-            beta2,
-            correction1,
-            correction2,
-            epsilon,
+            p, g_dec, mean_dec, square_dec, at, column, size, beta1, beta2, correction2, epsilon
         )
         norm = tl.sqrt(tl.sum(p * p))
         if UNIT:
@@ -360,7 +324,7 @@ def decode(
 ) -> Slopes:
     """As in `device_plain`; what belongs to unused entries is not set."""
     w, p, (n, d_model) = state.weights, entries.value, target.shape
-    columns, vectors = triton.next_power_of_2(d_model), state.coefficients()
+    columns, vectors = triton.next_power_of_2(d_model), state.coefficients(torch.exp)
     f, d = (torch.empty_like(p) for _ in range(2))
     v = d[None] if len(vectors) == 1 else torch.empty(len(vectors), len(p), device=p.device)
     squared, penalised = (torch.empty(n, device=p.device) for _ in range(2))
@@ -395,43 +359,27 @@ def decode(
 
 
 def update_sparse(
-    state: DeviceState,
-    by_feature: Sorted,
-    slopes: Slopes,
-    x: Tensor,
-    g: Tensor,
-    penalty: float,
-    rates: Rates,
+    state: DeviceState, by_feature: Sorted, slopes: Slopes, x: Tensor, g: Tensor, move: Move
 ) -> None:
     """As in `device_plain`."""
     offset, order, token = by_feature.offset, by_feature.order, by_feature.token
     rank = offset.diff().argsort(descending=True, stable=True)
     none = slopes.f
     arrays = (rank, offset, order, token, slopes.f, slopes.d, slopes.v, x, g, *(none,) * 4)
-    _update(state, arrays, (len(x), len(slopes.f)), penalty, rates, sparse=True)
+    _update(state, arrays, (len(x), len(slopes.f)), move, sparse=True)
 
 
-def update_dense(
-    state: DeviceState,
-    G_enc: Tensor,
-    G_dec: Tensor,
-    g_vectors: Tensor,
-    total: Tensor,
-    penalty: float,
-    rates: Rates,
-) -> None:
+def update_dense(state: DeviceState, gradients: Gradients, move: Move) -> None:
     """As in `device_plain`."""
-    none, nothing = state.fired, total
-    arrays = (*(none,) * 4, *(nothing,) * 5, G_enc, G_dec, g_vectors, total)
-    _update(state, arrays, (0, 0), penalty, rates, sparse=False)
+    none, nothing = state.fired, gradients.total
+    _update(state, (*(none,) * 4, *(nothing,) * 5, *gradients), (0, 0), move, sparse=False)
 
 
 def _update(
     state: DeviceState,
     arrays: tuple[Tensor, ...],
     sizes: tuple[int, int],
-    penalty: float,
-    rates: Rates,
+    move: Move,
     sparse: bool,
 ) -> None:
     """sizes: numbers of tokens and of entries."""
@@ -455,12 +403,12 @@ def _update(
         *sizes,
         state.d_model,
         state.d_sae,
-        penalty,
-        *rates,
+        move.penalty,
+        *move.rates,
         SPARSE=sparse,
         UNIT=state.unit,
         FROZEN=state.config.freeze_decoder,
-        PENALISED=penalty > 0,
+        PENALISED=move.penalty > 0,
         HALF_ENC=len(state.enc_half) > 0,
         HALF_DEC=len(state.dec_half) > 0,
         N=len(w.vectors),

@@ -17,6 +17,7 @@ from homolog.dictionaries.configs import TrainingConfig
 from homolog.dictionaries.hardware import Threads
 from homolog.dictionaries.training import rows
 from homolog.dictionaries.training.dense import dense_step
+from homolog.dictionaries.training.revive import revive
 from homolog.dictionaries.training.scratch import DENSE, Job, scratch_for
 from homolog.dictionaries.training.sparse import sparse_step
 from homolog.dictionaries.training.state import SaeState, TrainingDivergedError
@@ -61,6 +62,18 @@ def take_step(
     state.silent += len(x)
     state.silent[state.fired > 0] = 0
     state.add_to_report(squared, penalty * float(scratch.penalised.sum()), len(x))
+
+
+def advance(
+    state: SaeState, x: torch.Tensor, seen: torch.Tensor, step: int, threads: Threads = ALONE
+) -> None:
+    """The steps of a chunk of tokens, then dead features drawn anew; arguments as `take_step`."""
+    size = state.training.batch
+    parts = [slice(first, first + size) for first in range(0, len(x) - size + 1, size)]
+    for i, part in enumerate(parts):
+        take_step(state, x[part], seen[part], step + i, threads)
+    error = scratch_for(state, size).g[:size]
+    revive(state, x[parts[-1]], error, step + len(parts) - 1)
 
 
 def rates_at(training: TrainingConfig, step: int) -> tuple[np.float32, ...]:
