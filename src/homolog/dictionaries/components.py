@@ -73,10 +73,8 @@ class Components:
 def pca(x: Activations, n_components: int | None = None, *, signed: bool = False) -> Components:
     """The n principal components of raw residuals (token, d_model), most variance first.
 
-    n_components: all by default.
-
-    Raises InputError where scikit-learn is not installed, x is not finite, or has fewer tokens or
-    dimensions than components.
+    n_components: all by default.  Raises InputError where scikit-learn is not installed, x is not
+    finite, or has fewer tokens or dimensions than components.
     """
     data, n = _checked(x, n_components)
     fitted, _ = _fit("PCA", data, n, svd_solver="covariance_eigh")
@@ -96,11 +94,9 @@ def ica(
 ) -> Components:
     """n independent components of raw residuals (token, d_model), most variance first.
 
-    n_components: d_model by default.
-
-    The same seed gives the same components.  Where the iteration has not come to rest, a warning is
-    logged and `metadata["converged"]` is False: the components then depend on the seed.  Raises
-    InputError as `pca` does.
+    n_components: d_model by default.  The same seed gives the same components.  Where the iteration
+    has not come to rest, a warning is logged and `metadata["converged"]` is False: the components
+    then depend on the seed.  Raises InputError as `pca` does.
     """
     data, n = _checked(x, n_components)
     fitted, converged = _fit(

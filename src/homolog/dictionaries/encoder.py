@@ -90,11 +90,9 @@ class SparseEncoder:
     ) -> sparse.csr_array:
         """Features of raw residuals (token, d_model): CSR float32 (token, d_sae), int32.
 
-        x: any float dtype and device.
-
-        threads: torch's own number by default; on CUDA not used. where: what errors call x.
-        Besides the result, each thread holds a product and the indices of a block, up to 0.1 GB at
-        d_sae 24,576.  Raises InputError where x is not finite.
+        x: any float dtype and device.  threads: torch's own number by default; on CUDA not used.
+        where: what errors call x. Besides the result, each thread holds a product and the indices
+        of a block, up to 0.1 GB at d_sae 24,576.  Raises InputError where x is not finite.
         """
         blocks = x.split(self.block) if len(x) else ()
         entries: list[_Entries | None] = [None] * len(blocks)

@@ -43,9 +43,7 @@ def product_precision(
 class Threads:
     """Threads over pieces of work, each with single-threaded linear algebra.
 
-    A single one is the calling thread.
-
-    workers: how many, all cores by default.
+    A single one is the calling thread.  workers: how many, all cores by default.
     """
 
     def __init__(self, workers: int | None) -> None:

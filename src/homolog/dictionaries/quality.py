@@ -47,11 +47,9 @@ _QUANTILES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
 class SplicedLoss(Protocol):
     """Mean loss of a model on held-out text with one layer's residuals replaced.
 
-    In nats per token; `transform` gives the residuals.
-
-    `transform` takes and returns (token, d_model); the caller applies it to the tokens that are not
-    special, and leaves the others as they are.  Bind model, tokens and layer: `partial(loss_with,
-    model, tokens, layer)`.
+    In nats per token; `transform` gives the residuals.  `transform` takes and returns (token,
+    d_model); the caller applies it to the tokens that are not special, and leaves the others as
+    they are.  Bind model, tokens and layer: `partial(loss_with, model, tokens, layer)`.
     """
 
     def __call__(self, transform: Callable[[Activations], Activations]) -> float: ...
@@ -101,9 +99,7 @@ class Quality:
     def from_row(cls, row: Mapping[str, Any]) -> "Quality":
         """From the values of `as_row`, with None for NaN as JSON has it.
 
-        What is missing was not measured.
-
-        Raises InputError for a value of another type.
+        What is missing was not measured.  Raises InputError for a value of another type.
         """
         values: dict[str, Any] = dict.fromkeys(("explained_variance", "l0", "dead_share"), math.nan)
         values |= {"n_tokens": 0, "density_quantiles": ()} | {
@@ -184,12 +180,11 @@ def measure_quality(
 ) -> Quality:
     """Measure on held-out raw residuals x (token, d_model).
 
-    keep: (token, bool), the tokens to use.
-
-    sae: a sparse autoencoder of any kind, or whatever else has `encode` and `decode`
-    (`pca`).  Losses are measured when `spliced_loss` is given; `loss_clean`, the same for
-    all layers of a model, may be passed in.  Features are held for a block of tokens at a time, 0.2
-    GB at most.  Raises InputError when no token is left, and where x or a loss is not finite.
+    keep: (token, bool), the tokens to use.  sae: a sparse autoencoder of any kind, or whatever else
+    has `encode` and `decode` (`pca`).  Losses are measured when `spliced_loss` is given;
+    `loss_clean`, the same for all layers of a model, may be passed in.  Features are held for a
+    block of tokens at a time, 0.2 GB at most.  Raises InputError when no token is left, and where x
+    or a loss is not finite.
     """
     removed = math.nan if keep is None else bos_share(x, keep)
     if keep is not None:
@@ -275,12 +270,10 @@ def recheck(
 ) -> Quality:
     """Measure explained variance and L0 again, and compare with the file's.
 
-    x: raw residuals (token, d_model).
-
-    This finds weights read as another kind, another scale, and activations of another layer or
-    model, unless they change neither number.  Returns what was measured, by no gates.  Raises
-    InputError with the numbers that differ by more than `tolerance`, when the dictionary carries no
-    quality, or with fewer than 4,000 kept tokens.
+    x: raw residuals (token, d_model).  This finds weights read as another kind, another scale, and
+    activations of another layer or model, unless they change neither number.  Returns what was
+    measured, by no gates.  Raises InputError with the numbers that differ by more than `tolerance`,
+    when the dictionary carries no quality, or with fewer than 4,000 kept tokens.
     """
     allowed = tolerance or Tolerance()
     name = f"dictionary of {sae.metadata.get('model')}, layer {sae.metadata.get('layer')}"

@@ -30,10 +30,8 @@ from homolog.dictionaries.selection import _F0, _MATH, _kth_largest_bits, _load,
 def _below_kth_largest(bits, k):
     """A float32 below the k-th largest of values given by their bits, and close.
 
-    0 when about k are positive.
-
-    The k-th largest of the maxima of 8k or more groups has k values as large, and few more: 7 in
-    100 at random.
+    0 when about k are positive.  The k-th largest of the maxima of 8k or more groups has k values
+    as large, and few more: 7 in 100 at random.
     """
     n_groups = max(8 * k, 256)
     largest = bits[:n_groups].copy()
@@ -68,13 +66,12 @@ def _append_above(values, threshold, index, total):
 def screen(product, relative, highest, lowest, x_norm, bound, k, limit, index, start):
     """Append the features of each token that may be active to CSR (index, start).
 
-    The first place is start[0].
-
-    Returns their number with those before, -1 if more than `limit`.  product: x W_enc, with
-    |x_t w_i - product| <= x_norm_t bound_i + relative |product|.  highest, lowest: b_enc -
-    threshold with all that rounding may add or take. k = 0: all whose pre-activation may exceed the
-    threshold.  k > 0 (and thresholds 0): of these, all that may be among the k largest, since k
-    lower ends of the bound exceed the threshold.  `index` needs room for limit + d_sae + 1.
+    The first place is start[0].  Returns their number with those before, -1 if more than `limit`.
+    product: x W_enc, with |x_t w_i - product| <= x_norm_t bound_i + relative |product|.  highest,
+    lowest: b_enc - threshold with all that rounding may add or take. k = 0: all whose
+    pre-activation may exceed the threshold.  k > 0 (and thresholds 0): of these, all that may be
+    among the k largest, since k lower ends of the bound exceed the threshold.  `index` needs room
+    for limit + d_sae + 1.
     """
     n_tokens, width = start.size - 1, highest.size
     values, upper = np.empty(width, np.float32), np.empty(width, np.float32)
@@ -109,11 +106,9 @@ def _pre_activation(x, weights, bias):
 def compute(x, W_enc_T, b_enc, index, start, token, place, offset, value):
     """Pre-activations x w + b_enc of the candidates (index, start).
 
-    They are summed in float64 and rounded once to float32.
-
-    They depend on nothing but token and feature.  Feature by feature, so that weights are read once
-    and in order.
-    token, place, offset: work space for that order, as long as value, value and d_sae + 1.
+    They are summed in float64 and rounded once to float32.  They depend on nothing but token and
+    feature.  Feature by feature, so that weights are read once and in order. token, place, offset:
+    work space for that order, as long as value, value and d_sae + 1.
     """
     n_tokens, d_model = x.shape
     offset[:] = 0
@@ -144,9 +139,8 @@ def compute(x, W_enc_T, b_enc, index, start, token, place, offset, value):
 def keep_active(threshold, k, index, value, start):
     """Keep of the candidates those above their feature's threshold; returns their number.
 
-    (index, value, start) are changed in place.
-
-    k > 0: of these the k largest of each token, among equal ones the lowest index.
+    (index, value, start) are changed in place.  k > 0: of these the k largest of each token, among
+    equal ones the lowest index.
     """
     n_tokens, widest = start.size - 1, 0
     for t in range(n_tokens):

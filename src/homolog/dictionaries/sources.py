@@ -60,9 +60,8 @@ class ActivationSource(Protocol):
     def read(self, start: int, n_tokens: int) -> Sequence[Activations]:
         """Tokens start to start + n_tokens of the stream: one (n_tokens, d_model) tensor per layer.
 
-        Any float dtype.
-
-        Indexing the result may do the work (it is called from several threads, each layer once).
+        Any float dtype.  Indexing the result may do the work (it is called from several threads,
+        each layer once).
         """
         ...
 
@@ -97,9 +96,8 @@ class _Gather(Sequence[torch.Tensor]):
 class _Shuffled:
     """The stream over rows that can be gathered, in a new random order every epoch.
 
-    The order is over all documents.
-
-    layers: what is served.  numbers: their layer numbers.  rows: int64, the rows to use.
+    The order is over all documents.  layers: what is served.  numbers: their layer numbers.  rows:
+    int64, the rows to use.
     """
 
     def __init__(
@@ -199,17 +197,13 @@ class ResidualArrays(_Shuffled):
 class StoredResiduals(_Shuffled):
     """Activations in a folder that `features.write_residuals` wrote, memory-mapped.
 
-    Serves all layers or some.
-
-    Gives the stream of `ResidualArrays` over the same values, seed and name, with the same
-    fingerprint, however the tokens were cut into parts and whichever layers are served:
-    dictionaries trained group by group of layers are those trained at once, byte for byte.  What is
-    held in memory is the order of an epoch (8 bytes a token) and what the system keeps of the
-    files.
-
-    The parts of the served layers are read once and checked.  Raises InputError naming a part that
-    is missing or damaged (it is removed, so that writing again makes it again), and when a layer is
-    not there.
+    Serves all layers or some.  Gives the stream of `ResidualArrays` over the same values, seed and
+    name, with the same fingerprint, however the tokens were cut into parts and whichever layers are
+    served: dictionaries trained group by group of layers are those trained at once, byte for byte.
+    What is held in memory is the order of an epoch (8 bytes a token) and what the system keeps of
+    the files.  The parts of the served layers are read once and checked.  Raises InputError naming
+    a part that is missing or damaged (it is removed, so that writing again makes it again), and
+    when a layer is not there.
     """
 
     def __init__(

@@ -71,9 +71,8 @@ def weights_and_biases(
 def tensorboard(folder: Path) -> Iterator[Tracker]:
     """Event files in `folder`.
 
-    A training that goes on there hides what was written after its checkpoint.
-
-    Raises InputError when the package tensorboard is not installed.
+    A training that goes on there hides what was written after its checkpoint.  Raises InputError
+    when the package tensorboard is not installed.
     """
     module = _import("torch.utils.tensorboard", "tensorboard", str(folder))
     writer: Any = None

@@ -35,9 +35,8 @@ def explained_variance(
 ) -> float:
     """1 - residual / total sum of squares of (token, d_model).
 
-    keep: (token, bool) leaves tokens out.
-
-    NaN where x does not vary.  Computed in float64.  InputError where x or x_hat is not finite.
+    keep: (token, bool) leaves tokens out.  NaN where x does not vary.  Computed in float64.
+    InputError where x or x_hat is not finite.
     """
     if x.shape != x_hat.shape:
         raise InputError(

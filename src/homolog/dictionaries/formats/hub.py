@@ -36,9 +36,8 @@ class Origin:
 def fetch(ref: str, names: Iterable[str], *, at: Origin | None = None) -> tuple[Path, Origin]:
     """The local copy of the folder with the files of these names, as far as they exist.
 
-    at: of this commit.
-
-    Raises InputError for a reference of another form, and where the Hub does not give the files.
+    at: of this commit.  Raises InputError for a reference of another form, and where the Hub does
+    not give the files.
     """
     parts = _REF.fullmatch(ref)
     if parts is None or ".." in (parts["folder"] or "").split("/"):

@@ -63,11 +63,9 @@ def save(
 ) -> list[Path]:
     """Write the dictionary to `folder` in a format of `FORMATS`; returns the files written.
 
-    The folder is made if missing.
-
-    Only our own layout, which SAELens loads, keeps `quality`.  Raises InputError where the format
-    has no such kind, and for metadata or a quality that are no JSON values: infinity is none, and
-    NaN stands for null in a quality alone.
+    The folder is made if missing.  Only our own layout, which SAELens loads, keeps `quality`.
+    Raises InputError where the format has no such kind, and for metadata or a quality that are no
+    JSON values: infinity is none, and NaN stands for null in a quality alone.
     """
     form, metadata = _format(format), dict(sae.metadata)
     measured = {} if quality is None else quality.as_row()

@@ -143,9 +143,7 @@ def decode(
 ) -> Slopes:
     """g = factor * (bias + sum of f W_dec[index] - target) of each token, and slopes.
 
-    The slopes follow by the kind's rules.
-
-    penalty: its weight over the number of tokens.
+    The slopes follow by the kind's rules.  penalty: its weight over the number of tokens.
     """
     w, p, rules = state.weights, entries.value, on_tensors(state.kind)
     of = state.coefficients(torch.exp)[:, entries.index]  # the vectors at each entry

@@ -25,10 +25,9 @@ _TINY = np.float32(1e-30)  # moments below are 0: denormal numbers cost a hundre
 def sort_by_feature(index, regions, tokens, starts, token, order, offset):
     """Entry numbers in order of feature, then of token.
 
-    order[offset[i] : offset[i + 1]] are those of feature i.
-
-    regions: (block, 2) first and last entry.  tokens: (block, 2) first token and how many.  starts:
-    (block, tokens + 1).  Fills token, the token of each entry, too.
+    order[offset[i] : offset[i + 1]] are those of feature i.  regions: (block, 2) first and last
+    entry.  tokens: (block, 2) first token and how many.  starts: (block, tokens + 1).  Fills token,
+    the token of each entry, too.
     """
     offset[:] = 0
     for b in range(regions.shape[0]):

@@ -70,9 +70,8 @@ class Report:
 class Trainee:
     """What is trained and how, wherever its weights lie.
 
-    `SaeState` on the CPU, in arrays; `DeviceState` on another device, in tensors.
-
-    half: whether products are in bfloat16.  names: (model, label, layer).
+    `SaeState` on the CPU, in arrays; `DeviceState` on another device, in tensors.  half: whether
+    products are in bfloat16.  names: (model, label, layer).
     """
 
     weights: Weights

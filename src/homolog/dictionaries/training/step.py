@@ -32,9 +32,8 @@ def take_step(
 ) -> None:
     """One step of Adam on a batch.
 
-    x: float32, contiguous.  seen: what products see of it, bfloat16 or x itself.
-
-    Raises TrainingDivergedError when the loss is not finite.
+    x: float32, contiguous.  seen: what products see of it, bfloat16 or x itself.  Raises
+    TrainingDivergedError when the loss is not finite.
     """
     scratch, penalty = scratch_for(state, len(x)), state.penalty_at(step)
     job = Job(state, x, seen, penalty / len(x), scratch, threads)

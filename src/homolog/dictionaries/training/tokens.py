@@ -38,10 +38,8 @@ def _load_biased(product, t, bias, values):
 def select_above(product, b_enc, low, limit, index, value, start):
     """Entries p = product + b_enc of a block of tokens where product + low > 0.
 
-    start[0] is where they begin.
-
-    Returns where they end, -1 if there are more than `limit`.  index and value need room for limit
-    + d_sae + 1.
+    start[0] is where they begin.  Returns where they end, -1 if there are more than `limit`.  index
+    and value need room for limit + d_sae + 1.
     """
     above = np.empty(b_enc.size, np.float32)
     begin = start[0]
@@ -62,9 +60,8 @@ def select_above(product, b_enc, low, limit, index, value, start):
 def select_largest(product, b_enc, k, index, value, start):
     """Entries of a block of tokens: each token's k largest p above 0.
 
-    Lowest feature first among equal ones.
-
-    index and value need room for tokens * k + d_sae + 1 from start[0] on.
+    Lowest feature first among equal ones.  index and value need room for tokens * k + d_sae + 1
+    from start[0] on.
     """
     values = np.empty(b_enc.size, np.float32)
     candidates, chosen = np.empty(b_enc.size + 64, np.int32), np.empty(b_enc.size + 1, np.int32)
@@ -112,9 +109,7 @@ def select_dead(product, b_enc, dead, k, index, value, start):
 def keep_from(cut, ties, index, value, start):
     """Keep of a block's entries those above `cut`, in place.
 
-    Of those equal to it the first `ties` are kept.
-
-    Returns where they end.
+    Of those equal to it the first `ties` are kept.  Returns where they end.
     """
     total, low = start[0], start[0]
     for t in range(start.size - 1):
@@ -172,9 +167,8 @@ def values(first, last, index, p, vectors, f):
 def slopes(first, last, index, p, f, h, twin, vectors, norms, penalty, constants, d, v):
     """d and v of entries, from the slopes h in f and twin in p.
 
-    Returns the sum of what is penalised.
-
-    norms: of decoder rows.  penalty: its weight over the number of tokens.
+    Returns the sum of what is penalised.  norms: of decoder rows.  penalty: its weight over the
+    number of tokens.
     """
     total = 0.0
     for a in range(first, last):
