@@ -23,7 +23,14 @@ from __future__ import annotations
 import numpy as np
 
 from homolog.compiled import jit
-from homolog.dictionaries.selection import _F0, _MATH, _kth_largest_bits, _load, _select
+from homolog.dictionaries.selection import (
+    _F0,
+    _MATH,
+    _kth_largest_bits,
+    _load,
+    _select,
+    sort_by_feature,
+)
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
@@ -63,16 +70,17 @@ def _append_above(values, threshold, index, total):
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def screen(product, relative, highest, lowest, x_norm, bound, k, limit, index, start):
+def screen(product, bounds, k, limit, index, start):
     """Append the features of each token that may be active to CSR (index, start).
 
     The first place is start[0].  Returns their number with those before, -1 if more than `limit`.
-    product: x W_enc, with |x_t w_i - product| <= x_norm_t bound_i + relative |product|.  highest,
-    lowest: b_enc - threshold with all that rounding may add or take. k = 0: all whose
-    pre-activation may exceed the threshold.  k > 0 (and thresholds 0): of these, all that may be
-    among the k largest, since k lower ends of the bound exceed the threshold.  `index` needs room
-    for limit + d_sae + 1.
+    product: x W_enc.  bounds: relative, highest, lowest, x_norm, bound, with |x_t w_i - product| <=
+    x_norm_t bound_i + relative |product|, and highest and lowest b_enc - threshold with all that
+    rounding may add or take.  k = 0: all whose pre-activation may exceed the threshold.  k > 0 (and
+    thresholds 0): of these, all that may be among the k largest, since k lower ends of the bound
+    exceed the threshold.  `index` needs room for limit + d_sae + 1.
     """
+    relative, highest, lowest, x_norm, bound = bounds
     n_tokens, width = start.size - 1, highest.size
     values, upper = np.empty(width, np.float32), np.empty(width, np.float32)
     lower = np.empty(width, np.float32)
@@ -103,36 +111,27 @@ def _pre_activation(x, weights, bias):
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def compute(x, W_enc_T, b_enc, index, start, token, place, offset, value):
+def compute(x, weights, index, start, token, order, offset, value):
     """Pre-activations x w + b_enc of the candidates (index, start).
 
-    They are summed in float64 and rounded once to float32.  They depend on nothing but token and
-    feature.  Feature by feature, so that weights are read once and in order. token, place, offset:
-    work space for that order, as long as value, value and d_sae + 1.
+    They are summed in float64 and rounded once to float32, and depend on nothing but token and
+    feature.  Feature by feature, so that weights are read once and in order.
+    weights: W_enc transposed, and b_enc.  token, order, offset: work space, as `sort_by_feature`
+    fills it.
     """
+    W_enc_T, b_enc = weights
     n_tokens, d_model = x.shape
-    offset[:] = 0
-    for a in range(start[n_tokens]):
-        offset[index[a] + 1] += 1
+    regions, tokens = np.zeros((1, 2), np.int64), np.zeros((1, 2), np.int64)
+    regions[0, 1], tokens[0, 1] = start[n_tokens], n_tokens
+    sort_by_feature(index, regions, tokens, start.reshape(1, -1), token, order, offset)
+    row = np.empty(d_model, np.float64)
     for i in range(b_enc.size):
-        offset[i + 1] += offset[i]
-    for t in range(n_tokens):
-        for a in range(start[t], start[t + 1]):
-            position = offset[index[a]]
-            token[position] = t
-            place[position] = a
-            offset[index[a]] = position + 1
-    weights = np.empty(d_model, np.float64)
-    low = 0
-    for i in range(b_enc.size):
-        high = offset[i]
-        if high > low:
-            row = W_enc_T[i]
+        if offset[i + 1] > offset[i]:
             for j in range(d_model):
-                weights[j] = row[j]
-        for position in range(low, high):
-            value[place[position]] = _pre_activation(x[token[position]], weights, b_enc[i])
-        low = high
+                row[j] = W_enc_T[i, j]
+        for place in range(offset[i], offset[i + 1]):
+            a = order[place]
+            value[a] = _pre_activation(x[token[a]], row, b_enc[i])
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
@@ -167,15 +166,15 @@ def keep_active(threshold, k, index, value, start):
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def select_dense(
-    product, x, W_enc_T, b_enc, threshold, relative, slack, x_norm, bound, k, index, value, start
-):
+def select_dense(product, x, weights, threshold, bounds, k, index, value, start):
     """Active features of a block as CSR (index, value, start), from its float32 product x W_enc.
 
-    Where the product's error (as in `screen`; slack: of the biases) leaves open whether a feature
+    weights: W_enc transposed, and b_enc.  bounds: relative, slack (of the biases), x_norm, bound.
+    Where the product's error (as in `screen`) leaves open whether a feature
     exceeds its threshold, the exact sum decides and gives the value: which features are active is
     exact here too.  k > 0: of these the k largest.
     """
+    (W_enc_T, b_enc), (relative, slack, x_norm, bound) = weights, bounds
     n_tokens, width = product.shape
     values, chosen = np.empty(width, np.float32), np.empty(width + 1, np.int32)
     total = 0

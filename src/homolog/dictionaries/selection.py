@@ -84,3 +84,29 @@ def _select(values, bits, k, index):
             n += 1
             ties -= 1
     return n
+
+
+@jit(nogil=True)
+def sort_by_feature(index, regions, tokens, starts, token, order, offset):
+    """Entry numbers in order of feature, then of token.
+
+    order[offset[i] : offset[i + 1]] are those of feature i.  regions: (block, 2) first and last
+    entry.  tokens: (block, 2) first token and how many.  starts: (block, tokens + 1).  Fills token,
+    the token of each entry, too.
+    """
+    offset[:] = 0
+    for b in range(regions.shape[0]):
+        for a in range(regions[b, 0], regions[b, 1]):
+            offset[index[a] + 1] += 1
+    for i in range(offset.size - 1):
+        offset[i + 1] += offset[i]
+    for b in range(regions.shape[0]):
+        for t in range(tokens[b, 1]):
+            for a in range(starts[b, t], starts[b, t + 1]):
+                place = offset[index[a]]
+                order[place] = a
+                token[a] = tokens[b, 0] + t
+                offset[index[a]] = place + 1
+    for i in range(offset.size - 1, 0, -1):
+        offset[i] = offset[i - 1]
+    offset[0] = 0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from homolog.dictionaries.selection import sort_by_feature
 from homolog.dictionaries.training import rows, tokens
 from homolog.dictionaries.training.rules import on_cpu
 from homolog.dictionaries.training.scratch import Job, Scratch, pair
@@ -56,7 +57,8 @@ def _sort_by_feature(scratch: Scratch, with_auxiliary: bool) -> None:
             regions.append((start[0], start[-1]))
             spans.append((low + auxiliary * scratch.n_tokens, high - low))
     bounds = np.array(regions, np.int64), np.array(spans, np.int64), scratch.starts
-    rows.sort_by_feature(scratch.index, *bounds, scratch.token, scratch.order, scratch.offset)
+    entries = scratch.token, scratch.order, scratch.offset
+    sort_by_feature(scratch.index, *bounds, *entries)
 
 
 def _features(state: SaeState, scratch: Scratch) -> np.ndarray:
