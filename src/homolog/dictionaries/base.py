@@ -96,12 +96,8 @@ class SparseAutoencoder:
             raise InputError("k", self.k, requirement, remedy)
         shape = None if self.threshold is None else tuple(self.threshold.shape)
         if shape != ((self.d_sae,) if form == "threshold" else None):
-            raise InputError(
-                "threshold",
-                shape,
-                f"{_of_form('threshold')} need {(self.d_sae,)}, others none",
-                "Set kind and threshold together.",
-            )
+            requirement = f"{_of_form('threshold')} need {(self.d_sae,)}, others none"
+            raise InputError("threshold", shape, requirement, "Set kind and threshold together.")
         if self.threshold is not None and not bool((self.threshold >= 0).all()):
             least = float(self.threshold.min())
             raise InputError("threshold", least, "none is below 0 or NaN", remedy)

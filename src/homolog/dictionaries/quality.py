@@ -107,16 +107,12 @@ class Quality:
         }
         types = {f.name: str(f.type) for f in fields(cls)}
         for name, value in values.items():
-            values[name] = value = (
-                math.nan if value is None else tuple(value) if isinstance(value, list) else value
-            )
+            value = tuple(value) if isinstance(value, list) else value
+            values[name] = value = math.nan if value is None else value
             if not _is_a(types[name], value):
-                raise InputError(
-                    f"quality.{name}",
-                    value,
-                    f"it must be {types[name]}",
-                    "Measure the dictionary again.",
-                )
+                requirement = f"it must be {types[name]}"
+                remedy = "Measure the dictionary again."
+                raise InputError(f"quality.{name}", value, requirement, remedy)
         return cls(**values)
 
 
@@ -228,12 +224,10 @@ def _refuse_losses(sae: Autoencoder, **losses: float) -> None:
     for name, loss in losses.items():
         if not math.isfinite(loss):
             facts = getattr(sae, "metadata", {})
-            where = (
-                f"{name} loss of {facts.get('model') or 'the model'}, layer {facts.get('layer')}"
-            )
-            raise InputError(
-                where, loss, "logits must be finite", "Check its weights, or run it in float32."
-            )
+            model, layer = facts.get("model") or "the model", facts.get("layer")
+            remedy = "Check its weights, or run it in float32."
+            field = f"{name} loss of {model}, layer {layer}"
+            raise InputError(field, loss, "logits must be finite", remedy)
 
 
 def hold_to_gates(quality: Quality, gates: Gates, d_sae: int) -> Quality:
@@ -279,37 +273,25 @@ def recheck(
     name = f"dictionary of {sae.metadata.get('model')}, layer {sae.metadata.get('layer')}"
     row = sae.metadata.get("quality")
     if row is None:
-        raise InputError(
-            f"quality of the {name}",
-            None,
-            "it must carry its explained variance and L0 to be checked",
-            "Measure it (`measure_quality`) and save it with the dictionary.",
-        )
+        requirement = "it must carry its explained variance and L0 to be checked"
+        remedy = "Measure it (`measure_quality`) and save it with the dictionary."
+        raise InputError(f"quality of the {name}", None, requirement, remedy)
     n_kept = len(x) if keep is None else int(keep.sum())
     if n_kept < RECHECK_TOKENS:
-        raise InputError(
-            "tokens to check on",
-            n_kept,
-            f"fewer than {RECHECK_TOKENS} say too little",
-            "Use more text.",
-        )
+        requirement = f"fewer than {RECHECK_TOKENS} say too little"
+        raise InputError("tokens to check on", n_kept, requirement, "Use more text.")
     carried, now = Quality.from_row(row), measure_quality(sae, x, keep=keep)
     wrong = []
     if not abs(now.explained_variance - carried.explained_variance) <= allowed.explained_variance:
-        wrong.append(
-            f"explained variance {carried.explained_variance:.3f} within "
-            f"{allowed.explained_variance:g}, "
-            f"not {now.explained_variance:.3f}"
-        )
+        within = f"{carried.explained_variance:.3f} within {allowed.explained_variance:g}"
+        wrong.append(f"explained variance {within}, not {now.explained_variance:.3f}")
     if not abs(now.l0 - carried.l0) <= allowed.l0 * carried.l0:
         wrong.append(f"L0 {carried.l0:.2f} within {allowed.l0:.0%}, not {now.l0:.2f}")
     if wrong:
-        raise InputError(
-            name,
-            sae.kind,
-            f"by its file these activations give {' and '.join(wrong)}",
-            "Check that they are raw residuals of that model and layer with special tokens "
-            "masked, and "
-            "that the file was read as the kind of dictionary that it is.",
+        requirement = f"by its file these activations give {' and '.join(wrong)}"
+        remedy = (
+            "Check that they are raw residuals of that model and layer with special tokens masked, "
+            "and that the file was read as the kind of dictionary that it is."
         )
+        raise InputError(name, sae.kind, requirement, remedy)
     return replace(now, passed=False, reason="not held to the gates")

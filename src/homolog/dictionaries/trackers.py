@@ -53,12 +53,9 @@ def weights_and_biases(
             settings=wandb.Settings(**options),
         )
     except wandb.Error as error:
-        raise InputError(
-            "--wandb",
-            project,
-            f"Weights & Biases must take it ({str(error).splitlines()[0]})",
-            "Run `wandb login`, or set WANDB_MODE=offline.",
-        ) from error
+        requirement = f"Weights & Biases must take it ({str(error).splitlines()[0]})"
+        remedy = "Run `wandb login`, or set WANDB_MODE=offline."
+        raise InputError("--wandb", project, requirement, remedy) from error
     failed = True
     try:
         yield lambda step, numbers: run.log(dict(numbers), step=step)
@@ -108,9 +105,6 @@ def _import(module: str, package: str, value: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise InputError(
-            f"--{package}",
-            value,
-            f"the package {package} cannot be imported ({error})",
-            f'Run: pip install "homolog[{package}]"',
-        ) from None
+        requirement = f"the package {package} cannot be imported ({error})"
+        remedy = f'Run: pip install "homolog[{package}]"'
+        raise InputError(f"--{package}", value, requirement, remedy) from None

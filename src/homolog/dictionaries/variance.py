@@ -39,9 +39,8 @@ def explained_variance(
     InputError where x or x_hat is not finite.
     """
     if x.shape != x_hat.shape:
-        raise InputError(
-            "x_hat", tuple(x_hat.shape), f"it must have the shape of x, {tuple(x.shape)}", "Check."
-        )
+        requirement = f"it must have the shape of x, {tuple(x.shape)}"
+        raise InputError("x_hat", tuple(x_hat.shape), requirement, "Check.")
     if keep is not None:
         x, x_hat = x[keep], x_hat[keep]
     refuse_not_finite(x, "x")
@@ -53,10 +52,7 @@ def explained_variance(
 
 
 def squares(x: Activations, centre: torch.Tensor | None = None) -> np.ndarray:
-    """||x_t - centre||^2 of every token, float64.
-
-    Sums of these do not depend on the number of threads.
-    """
+    """||x_t - centre||^2 of every token, float64: sums do not depend on the number of threads."""
     blocks = [np.empty(0)]
     for block in x.split(_BLOCK):
         distance = block.double() if centre is None else block.double() - centre

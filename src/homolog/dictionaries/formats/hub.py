@@ -41,12 +41,8 @@ def fetch(ref: str, names: Iterable[str], *, at: Origin | None = None) -> tuple[
     """
     parts = _REF.fullmatch(ref)
     if parts is None or ".." in (parts["folder"] or "").split("/"):
-        raise InputError(
-            "dictionary",
-            ref,
-            "it must have the form hf:OWNER/NAME[@REVISION][/FOLDER]",
-            "Change it.",
-        )
+        requirement = "it must have the form hf:OWNER/NAME[@REVISION][/FOLDER]"
+        raise InputError("dictionary", ref, requirement, "Change it.")
     repo, folder = parts["repo"], parts["folder"] or ""
     patterns = [_inside(folder, name) for name in names]
     try:
@@ -56,13 +52,11 @@ def fetch(ref: str, names: Iterable[str], *, at: Origin | None = None) -> tuple[
             allow_patterns=[p for p in patterns if p],
         )
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise InputError(
-            "dictionary",
-            ref,
-            f"the Hub did not give it ({(str(error) or type(error).__name__).splitlines()[0]})",
-            "Check owner, name, revision and network; or download it elsewhere and name the "
-            "folder.",
-        ) from error
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        remedy = (
+            "Check owner, name, revision and network; or download it elsewhere and name the folder."
+        )
+        raise InputError("dictionary", ref, f"the Hub did not give it ({first})", remedy) from error
     return Path(path) / folder, Origin(ref, repo, Path(path).name, folder)
 
 

@@ -49,9 +49,8 @@ def estimate_normalisation(sample: torch.Tensor, where: str = "activations") -> 
     mean = x.mean(0)
     norms = (x - mean).norm(dim=1)
     if float(norms.mean()) == 0:
-        raise InputError(
-            where, "constant", "activations must vary", "Check the layer and the corpus."
-        )
+        remedy = "Check the layer and the corpus."
+        raise InputError(where, "constant", "activations must vary", remedy)
     scale = math.sqrt(x.shape[1]) / float(norms.mean())
     return Normalisation(mean.float(), scale, float((norms * scale).pow(2).mean()))
 
@@ -62,9 +61,8 @@ def fold(state: SaeState, normal: Normalisation, made: dict[str, Any]) -> Sparse
     made: facts for its metadata.
     """
     if not np.isfinite(state.weights.flat).all():
-        raise TrainingDivergedError(
-            state.where(state.training.n_steps, "a weight is not a finite number")
-        )
+        message = state.where(state.training.n_steps, "a weight is not a finite number")
+        raise TrainingDivergedError(message)
     config, w, s = state.config, state.weights, normal.scale
     W_enc, W_dec, b_dec, vectors = (
         torch.from_numpy(array.astype(np.float64))

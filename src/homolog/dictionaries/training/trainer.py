@@ -11,7 +11,6 @@ same machine.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,12 +53,6 @@ class TrainingProgress:
     """Features that did not fire since the last report."""
     seconds: float
     """Since this call started."""
-
-    @property
-    def seconds_left(self) -> float:
-        """Estimate from the pace so far; NaN before the first report."""
-        done = self.tokens_done
-        return self.seconds * (self.tokens_total - done) / done if done else math.nan
 
 
 @dataclass(frozen=True)
