@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 else:
     Tensor = Any
 
+Named = Mapping[str, Tensor]
+"""Weights by name."""
 Form = Literal["plain", "k", "threshold"]
 """Of a trained dictionary: f = max(p, 0); of these a token's k largest; or above thresholds."""
 
@@ -169,9 +171,7 @@ class Kind(ABC):
         """Where a training begins."""
 
     @abstractmethod
-    def terms(
-        self, settings: Any, x: Tensor, w: Mapping[str, Tensor], dead: Tensor | None = None
-    ) -> Terms:
+    def terms(self, settings: Any, x: Tensor, w: Named, dead: Tensor | None = None) -> Terms:
         """Features and loss of a batch.
 
         x: (token, d_model).  w: W_enc (d_model, d_sae), W_dec (d_sae, d_model), b_dec (d_model,),
@@ -194,7 +194,7 @@ class Kind(ABC):
         """Whether decoder rows are held at norm 1; else `penalised` weighs features by norms."""
         return True
 
-    def encoder(self, settings: Any, w: Mapping[str, Tensor], running: float) -> Encoder:
+    def encoder(self, settings: Any, w: Named, running: float) -> Encoder:
         """The trained encoder in the common form.
 
         w: W_enc and the vectors, by name.  running: the mean of the smallest value that a batch
@@ -206,7 +206,7 @@ class Kind(ABC):
         self,
         settings: Any,
         x: Tensor,
-        w: Mapping[str, Tensor],
+        w: Named,
         dead: Tensor | None = None,
         weight: float | None = None,
     ) -> Tensor:
@@ -225,7 +225,7 @@ def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
     return (x - x_hat).pow(2).sum(-1).mean()
 
 
-def pre_activations(x: Tensor, w: Mapping[str, Tensor]) -> Tensor:
+def pre_activations(x: Tensor, w: Named) -> Tensor:
     """p = x W_enc + b_enc."""
     return x @ w["W_enc"] + w["b_enc"]
 

@@ -11,7 +11,7 @@ moving the decoder.  Source: [Rajamanoharan 2024a, arXiv 2404.16014].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from homolog.dictionaries.kinds.base import (
     Encoder,
     Kind,
     KindSettings,
+    Named,
     Rules,
     Start,
     Stored,
@@ -97,9 +98,7 @@ class Gated(Kind):
     def penalty(self, settings: Settings) -> tuple[float, float]:
         return settings.l1, settings.l1_warmup
 
-    def terms(
-        self, settings: Settings, x: Tensor, w: Mapping[str, Tensor], dead: Tensor | None = None
-    ) -> Terms:
+    def terms(self, settings: Settings, x: Tensor, w: Named, dead: Tensor | None = None) -> Terms:
         product = x @ w["W_enc"]
         chosen = (product + w["b_gate"]).relu()
         f = (chosen > 0) * (w["r_mag"].exp() * product + w["b_mag"]).relu()
@@ -107,7 +106,7 @@ class Gated(Kind):
         twin = squared_error(x, chosen @ w["W_dec"].detach() + w["b_dec"].detach())
         return Terms(f, penalised, twin)
 
-    def encoder(self, settings: Settings, w: Mapping[str, Tensor], running: float) -> Encoder:
+    def encoder(self, settings: Settings, w: Named, running: float) -> Encoder:
         """The same features as one half with a threshold, exactly (3.3 there).
 
         c > 0 is m > b_mag - exp(r_mag) b_gate, since exp(r_mag) > 0: f = m where m > max(b_mag -

@@ -12,7 +12,6 @@ arXiv 2407.14435].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from homolog.dictionaries.kinds.base import (
     Encoder,
     Kind,
     KindSettings,
+    Named,
     Rules,
     Start,
     Stored,
@@ -77,6 +77,9 @@ def low(settings: Settings, vectors: Any) -> Any:
     return vectors[0] - vectors[1] + np.float32(settings.bandwidth / 2).item()
 
 
+_NAMES = {"b_enc": "b_enc", "threshold": "threshold"}
+
+
 class JumpRelu(Kind):
     Settings = Settings
     sparsity = "l0"
@@ -86,13 +89,8 @@ class JumpRelu(Kind):
     thresholds = ("threshold",)
     rules = Rules(slopes, magnitude, constants=constants, low=low)
     stored = (
-        Stored("homolog", "jumprelu", {"b_enc": "b_enc", "threshold": "threshold"}),
-        Stored(
-            "dictionary_learning",
-            "JumpReluAutoEncoder",
-            {"b_enc": "b_enc", "threshold": "threshold"},
-            centred=False,
-        ),
+        Stored("homolog", "jumprelu", _NAMES),
+        Stored("dictionary_learning", "JumpReluAutoEncoder", _NAMES, centred=False),
         Stored(
             "llamascopium",
             "jumprelu",
@@ -107,15 +105,13 @@ class JumpRelu(Kind):
     def penalty(self, settings: Settings) -> tuple[float, float]:
         return settings.l0, settings.l0_warmup
 
-    def terms(
-        self, settings: Settings, x: Tensor, w: Mapping[str, Tensor], dead: Tensor | None = None
-    ) -> Terms:
+    def terms(self, settings: Settings, x: Tensor, w: Named, dead: Tensor | None = None) -> Terms:
         p, t = pre_activations(x, w), w["threshold"]
         on, near = (p > t).to(p), ((p - t).abs() < settings.bandwidth / 2).to(p)
         move = (t - t.detach()) * near / settings.bandwidth  # 0, with the slope K / width in t
         return Terms(p * on - t.detach() * move, (on - move).sum(-1).mean())
 
-    def encoder(self, settings: Settings, w: Mapping[str, Tensor], running: float) -> Encoder:
+    def encoder(self, settings: Settings, w: Named, running: float) -> Encoder:
         return Encoder(w["W_enc"], w["b_enc"], w["threshold"])
 
 

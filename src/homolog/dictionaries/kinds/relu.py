@@ -11,7 +11,6 @@ at norm 1 [Bricken 2023, "Towards Monosemanticity", transformer-circuits.pub].  
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Literal
 
@@ -20,6 +19,7 @@ from pydantic import Field
 from homolog.dictionaries.kinds.base import (
     Kind,
     KindSettings,
+    Named,
     Rules,
     Start,
     Stored,
@@ -68,6 +68,10 @@ def slopes(p, f, h, twin, norm, a, b, penalty, first, second):
     return d, d, 0.0, 0.0, on * f * norm
 
 
+LINEAR = {"b_enc": "encoder.bias"}
+"""The name of a bias where the encoder is a linear map of torch."""
+
+
 class Relu(Kind):
     Settings = Settings
     sparsity = "l1"
@@ -75,18 +79,11 @@ class Relu(Kind):
     rules = Rules(slopes)
     stored = (
         Stored("homolog", "standard"),
-        Stored(
-            "dictionary_learning",
-            "AutoEncoder",
-            {"b_enc": "encoder.bias"},
-            "bias",
-            linear=True,
-            unit=True,
-        ),
+        Stored("dictionary_learning", "AutoEncoder", LINEAR, "bias", linear=True, unit=True),
         Stored(
             "dictionary_learning",
             "AutoEncoderNew",
-            {"b_enc": "encoder.bias"},
+            LINEAR,
             "decoder.bias",
             linear=True,
             centred=False,
@@ -105,9 +102,7 @@ class Relu(Kind):
     def unit(self, settings: Settings) -> bool:
         return not settings.weighted
 
-    def terms(
-        self, settings: Settings, x: Tensor, w: Mapping[str, Tensor], dead: Tensor | None = None
-    ) -> Terms:
+    def terms(self, settings: Settings, x: Tensor, w: Named, dead: Tensor | None = None) -> Terms:
         f = pre_activations(x, w).relu()
         weighed = f * w["W_dec"].norm(dim=-1) if settings.weighted else f
         return Terms(f, weighed.sum(-1).mean())

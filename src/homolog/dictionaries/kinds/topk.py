@@ -9,8 +9,7 @@ The auxiliary loss lets dead features model the error (2.3, A.2 there).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +17,7 @@ from homolog.dictionaries.kinds.base import (
     Auxiliary,
     Kind,
     KindSettings,
+    Named,
     Rules,
     Start,
     Stored,
@@ -27,7 +27,7 @@ from homolog.dictionaries.kinds.base import (
     pre_activations,
     squared_error,
 )
-from homolog.dictionaries.kinds.relu import slopes
+from homolog.dictionaries.kinds.relu import LINEAR, slopes
 from homolog.errors import InputError
 
 
@@ -53,13 +53,14 @@ class Settings(KindSettings):
     @model_validator(mode="after")
     def _enough_features(self) -> "Settings":
         if self.k > self.d_sae:
-            raise InputError(
-                "k",
-                self.k,
-                f"there are {self.d_sae} features to choose from",
-                "Lower k (--k), or raise the number of features (--d-sae, --expansion).",
-            )
+            requirement = f"there are {self.d_sae} features to choose from"
+            remedy = "Lower k (--k), or raise the number of features (--d-sae, --expansion)."
+            raise InputError("k", self.k, requirement, remedy)
         return self
+
+
+CHOSEN: dict[str, Any] = {"chooses": True, "other": ("k", "threshold", "group_sizes")}
+"""How dictionary_learning stores what keeps the largest."""
 
 
 class TopK(Kind):
@@ -71,15 +72,8 @@ class TopK(Kind):
     rules = Rules(slopes, select="largest")
     stored = (
         Stored("homolog", "topk", chooses=True),
-        Stored("sparsify", "topk", {"b_enc": "encoder.bias"}, chooses=True),
-        Stored(
-            "dictionary_learning",
-            "AutoEncoderTopK",
-            {"b_enc": "encoder.bias"},
-            linear=True,
-            chooses=True,
-            other=("k", "threshold", "group_sizes"),
-        ),
+        Stored("sparsify", "topk", LINEAR, chooses=True),
+        Stored("dictionary_learning", "AutoEncoderTopK", LINEAR, linear=True, **CHOSEN),
         Stored("llamascopium", "topk", chooses=True),
     )
 
@@ -94,9 +88,7 @@ class TopK(Kind):
         """Of relu(p), (token, d_sae), what are features."""
         return keep_largest(pre, k)
 
-    def terms(
-        self, settings: Settings, x: Tensor, w: Mapping[str, Tensor], dead: Tensor | None = None
-    ) -> Terms:
+    def terms(self, settings: Settings, x: Tensor, w: Named, dead: Tensor | None = None) -> Terms:
         pre = pre_activations(x, w).relu()
         f, auxiliary = self.keep(pre, settings.k), self.auxiliary(settings)
         if dead is None or not dead.any() or auxiliary is None:

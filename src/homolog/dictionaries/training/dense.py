@@ -14,9 +14,9 @@ from homolog.dictionaries.training.sparse import Update
 def dense_step(job: Job) -> Update:
     """What `sparse.sparse_step` does, at a cost that does not depend on how many are active."""
     state, seen, scratch = job.state, job.seen, job.scratch
-    wide = scratch.dense = scratch.dense or DenseScratch(
-        state, scratch.n_tokens, len(scratch.blocks)
-    )
+    if scratch.dense is None:
+        scratch.dense = DenseScratch(state, scratch.n_tokens, len(scratch.blocks))
+    wide = scratch.dense
     job.each_block(lambda b: _differentiate(job, wide, b))
     sums, total, count = wide.sums.sum(0), wide.total.sum(0), wide.count.sum(0)
     used = count if state.rules.low is None else wide.seen.sum(0)

@@ -64,10 +64,8 @@ def fold(state: SaeState, normal: Normalisation, made: dict[str, Any]) -> Sparse
         message = state.where(state.training.n_steps, "a weight is not a finite number")
         raise TrainingDivergedError(message)
     config, w, s = state.config, state.weights, normal.scale
-    W_enc, W_dec, b_dec, vectors = (
-        torch.from_numpy(array.astype(np.float64))
-        for array in (w.W_enc_T.T, w.W_dec, w.b_dec, w.vectors)
-    )
+    arrays = w.W_enc_T.T, w.W_dec, w.b_dec, w.vectors
+    W_enc, W_dec, b_dec, vectors = (torch.from_numpy(a.astype(np.float64)) for a in arrays)
     named = {"W_enc": W_enc} | dict(zip(state.vectors, vectors, strict=True))
     W_enc, b_enc, threshold = state.kind.encoder(config, named, float(state.scalars[1]))
     norms = W_dec.norm(dim=1)

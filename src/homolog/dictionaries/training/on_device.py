@@ -180,13 +180,10 @@ def _with_auxiliary(
     weight = auxiliary.weight * min(n_dead / auxiliary.k, 1.0) * factor
     nothing, pull = torch.zeros_like(state.weights.b_dec), torch.empty_like(g)
     pulled = engine.decode(state, more, g * (-1 / factor), nothing, weight, 0.0, pull)
-    both = Entries(
-        torch.cat([entries.index, more.index]),
-        torch.cat([entries.token, more.token + len(g)]),
-        torch.cat([entries.value, more.value]),
-        entries.start,
-        entries.stop,
-    )
+    index = torch.cat([entries.index, more.index])
+    token = torch.cat([entries.token, more.token + len(g)])
+    value = torch.cat([entries.value, more.value])
+    both = Entries(index, token, value, entries.start, entries.stop)
     f, d = torch.cat([slopes.f, pulled.f]), torch.cat([slopes.d, pulled.d])
     return both, Slopes(f, d, d[None], slopes.squared, slopes.penalised), torch.cat([g, pull])
 
@@ -253,17 +250,10 @@ class DenseStep:
     @classmethod
     def empty(cls, state: DeviceState, x: Tensor) -> DenseStep:
         """For the batch x, as products see it."""
-        device, wide = x.device, (len(x), state.d_sae)
-        return cls(
-            f=torch.empty(wide, dtype=x.dtype, device=device),
-            h=torch.empty(wide, dtype=x.dtype, device=device),
-            g=torch.empty_like(x),
-            sums=torch.zeros_like(state.weights.vectors),
-            total=torch.zeros_like(state.norms),
-            count=torch.zeros_like(state.norms),
-            seen=torch.zeros_like(state.norms),
-            losses=torch.zeros(2, device=device),
-        )
+        f, h = (x.new_empty(len(x), state.d_sae) for _ in range(2))
+        sums, losses = torch.zeros_like(state.weights.vectors), torch.zeros(2, device=x.device)
+        total, count, seen = (torch.zeros_like(state.norms) for _ in range(3))
+        return cls(f, h, torch.empty_like(x), sums, total, count, seen, losses)
 
 
 def _differentiate(state: DeviceState, batch: Batch, part: slice, out: DenseStep) -> None:

@@ -70,13 +70,8 @@ def on_cpu(kind: Kind) -> CpuRules:
     assert kind.rules is not None
     rules, n = kind.rules, len(kind.vectors)
     magnitude, slope = (_compiled(rule) for rule in (rules.magnitude or identity, rules.slopes))
-    names = {
-        "N_VECTORS": n,
-        "SECOND": min(1, n - 1),
-        "THIRD": min(2, n - 1),
-        "TWIN": rules.twin,
-        "LOWERED": rules.low is not None,
-    }
+    names = {"N_VECTORS": n, "SECOND": min(1, n - 1), "THIRD": min(2, n - 1)}
+    names |= {"TWIN": rules.twin, "LOWERED": rules.low is not None}
     codes = [inspect.unwrap(rule).__code__ for rule in (rules.magnitude or identity, rules.slopes)]
     parts = [(c.co_code, c.co_consts, c.co_names, c.co_varnames) for c in codes]
     digest = hashlib.sha256(repr((names, parts)).encode()).hexdigest()[:16]

@@ -51,14 +51,11 @@ class Scratch:
         self.region = self.aux_start + self.block * self.aux_k + self.d_sae + 64
         n = len(self.blocks)
         self.index, self.token, self.order = (np.empty(n * self.region, np.int32) for _ in range(3))
-        self.value, self.f, self.h, self.h_twin, self.d = (
-            np.empty(n * self.region, np.float32) for _ in range(5)
-        )
-        self.v = (
-            np.empty((self.n_vectors, n * self.region), np.float32)
-            if self.n_vectors > 1
-            else self.d[None]
-        )
+        numbers = [np.empty(n * self.region, np.float32) for _ in range(5)]
+        self.value, self.f, self.h, self.h_twin, self.d = numbers
+        self.v = self.d[None]
+        if self.n_vectors > 1:
+            self.v = np.empty((self.n_vectors, n * self.region), np.float32)
         self.starts = np.zeros((2 * n, self.block + 1), np.int64)
 
     def start(self, b: int, auxiliary: bool = False) -> np.ndarray:
@@ -109,13 +106,10 @@ class DenseScratch:
     def __init__(self, state: SaeState, n_tokens: int, n_blocks: int) -> None:
         dtype = torch.bfloat16 if state.half else torch.float32
         self.f, self.h = (torch.empty(n_tokens, state.d_sae, dtype=dtype) for _ in range(2))
-        self.g_half = torch.empty(
-            n_tokens if state.half else 0, state.d_model, dtype=torch.bfloat16
-        )
+        n_half, sums = n_tokens if state.half else 0, (n_blocks, state.d_sae)
+        self.g_half = torch.empty(n_half, state.d_model, dtype=torch.bfloat16)
         self.sums = np.zeros((n_blocks, len(state.vectors), state.d_sae), np.float32)
-        self.total, self.count, self.seen = (
-            np.zeros((n_blocks, state.d_sae), np.float32) for _ in range(3)
-        )
+        self.total, self.count, self.seen = (np.zeros(sums, np.float32) for _ in range(3))
 
 
 def scratch_for(state: SaeState, n_tokens: int) -> Scratch:

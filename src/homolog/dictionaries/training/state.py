@@ -110,14 +110,12 @@ class Trainee:
         """Take weights and moments, flat, and make room for what follows from them."""
         shape = self.d_model, self.d_sae, len(self.vectors)
         self.weights, self.mean, self.square = (Weights(*shape, flat) for flat in flats)
-        self.enc_half, self.dec_half = (
-            torch.empty(
-                self.d_sae if kept else 0, self.d_model, dtype=torch.bfloat16, device=device
-            )
-            for kept in (self.half, self.half and self.may_be_dense)
-        )
-        W_enc_T = torch.as_tensor(self.weights.W_enc_T)
-        self.W_product = self.enc_half if self.half else W_enc_T
+        kept = self.d_sae * self.half, self.d_sae * (self.half and self.may_be_dense)
+        how: dict[str, Any] = {"dtype": torch.bfloat16, "device": device}
+        self.enc_half, self.dec_half = (torch.empty(n, self.d_model, **how) for n in kept)
+        self.W_product = torch.as_tensor(self.weights.W_enc_T)
+        if self.half:
+            self.W_product = self.enc_half
 
     @property
     def rules(self) -> Rules:
@@ -247,9 +245,8 @@ class SaeState(Trainee):
     ) -> None:
         super().__init__(config, training, d_model, half, names)
         self._hold([None, None, None], "cpu")
-        self.silent, self.fired, self.fired_since = (
-            np.zeros(config.d_sae, np.int64) for _ in range(3)
-        )
+        counts = [np.zeros(config.d_sae, np.int64) for _ in range(3)]
+        self.silent, self.fired, self.fired_since = counts
         self.norms = np.ones(config.d_sae, np.float32)
         if weights is None:
             self._initialise()
