@@ -87,7 +87,7 @@ class Auxiliary:
 class Rules:
     """How a step computes an entry, a feature of a token, so that only active ones are touched.
 
-    `magnitude` and `slopes` are functions of float32 scalars that call nothing but `scalar.where`:
+    `magnitude` and `slopes` are functions of float32 scalars that call nothing but `where`:
     each engine compiles them for itself (`training.rules`).  a and b are the kind's second and
     third vector at the feature, as `coefficients` gives them.
     """
@@ -236,3 +236,11 @@ def keep_largest(f: Tensor, k: int) -> Tensor:
         return f
     order = f.sort(dim=-1, descending=True, stable=True).indices[..., :k]
     return f.new_zeros(f.shape).scatter(-1, order, f.gather(-1, order))
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """a where the condition holds, else b: the one function that rules call.
+
+    Each engine puts its own in its place.
+    """
+    return a if condition else b

@@ -17,22 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from homolog.dictionaries.kinds.base import (
-    Encoder,
-    Kind,
-    KindSettings,
-    Named,
-    Rules,
-    Start,
-    Stored,
-    Tensor,
-    Terms,
-    pre_activations,
-)
-from homolog.dictionaries.kinds.scalar import where
+from homolog.dictionaries.kinds import base
+from homolog.dictionaries.kinds.base import Named, Tensor, Terms, where
 
 
-class Settings(KindSettings):
+class Settings(base.KindSettings):
     """Features above a learned threshold, and a penalty on their number [Rajamanoharan 2024b]."""
 
     kind: Literal["jumprelu"] = "jumprelu"
@@ -80,18 +69,18 @@ def low(settings: Settings, vectors: Any) -> Any:
 _NAMES = {"b_enc": "b_enc", "threshold": "threshold"}
 
 
-class JumpRelu(Kind):
+class JumpRelu(base.Kind):
     Settings = Settings
     sparsity = "l0"
     form = "threshold"
     carries = True
     vectors = ("b_enc", "threshold")
     thresholds = ("threshold",)
-    rules = Rules(slopes, magnitude, constants=constants, low=low)
+    rules = base.Rules(slopes, magnitude, constants=constants, low=low)
     stored = (
-        Stored("homolog", "jumprelu", _NAMES),
-        Stored("dictionary_learning", "JumpReluAutoEncoder", _NAMES, centred=False),
-        Stored(
+        base.Stored("homolog", "jumprelu", _NAMES),
+        base.Stored("dictionary_learning", "JumpReluAutoEncoder", _NAMES, centred=False),
+        base.Stored(
             "llamascopium",
             "jumprelu",
             {"b_enc": "b_E", "threshold": "log_jumprelu_threshold"},
@@ -99,20 +88,20 @@ class JumpRelu(Kind):
         ),
     )
 
-    def start(self, settings: Settings) -> Start:
-        return Start(settings.init_norm, (0.0, settings.init_threshold))
+    def start(self, settings: Settings) -> base.Start:
+        return base.Start(settings.init_norm, (0.0, settings.init_threshold))
 
     def penalty(self, settings: Settings) -> tuple[float, float]:
         return settings.l0, settings.l0_warmup
 
     def terms(self, settings: Settings, x: Tensor, w: Named, dead: Tensor | None = None) -> Terms:
-        p, t = pre_activations(x, w), w["threshold"]
+        p, t = base.pre_activations(x, w), w["threshold"]
         on, near = (p > t).to(p), ((p - t).abs() < settings.bandwidth / 2).to(p)
         move = (t - t.detach()) * near / settings.bandwidth  # 0, with the slope K / width in t
         return Terms(p * on - t.detach() * move, (on - move).sum(-1).mean())
 
-    def encoder(self, settings: Settings, w: Named, running: float) -> Encoder:
-        return Encoder(w["W_enc"], w["b_enc"], w["threshold"])
+    def encoder(self, settings: Settings, w: Named, running: float) -> base.Encoder:
+        return base.Encoder(w["W_enc"], w["b_enc"], w["threshold"])
 
 
 KIND = JumpRelu()

@@ -16,21 +16,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from homolog.dictionaries.kinds.base import (
-    Kind,
-    KindSettings,
-    Named,
-    Rules,
-    Start,
-    Stored,
-    Tensor,
-    Terms,
-    pre_activations,
-)
-from homolog.dictionaries.kinds.scalar import where
+from homolog.dictionaries.kinds import base
+from homolog.dictionaries.kinds.base import Named, Tensor, Terms, where
 
 
-class Settings(KindSettings):
+class Settings(base.KindSettings):
     """ReLU encoder with an L1 penalty, the kind of [Wang 2025]."""
 
     kind: Literal["relu"] = "relu"
@@ -72,15 +62,15 @@ LINEAR = {"b_enc": "encoder.bias"}
 """The name of a bias where the encoder is a linear map of torch."""
 
 
-class Relu(Kind):
+class Relu(base.Kind):
     Settings = Settings
     sparsity = "l1"
     carries = True
-    rules = Rules(slopes)
+    rules = base.Rules(slopes)
     stored = (
-        Stored("homolog", "standard"),
-        Stored("dictionary_learning", "AutoEncoder", LINEAR, "bias", linear=True, unit=True),
-        Stored(
+        base.Stored("homolog", "standard"),
+        base.Stored("dictionary_learning", "AutoEncoder", LINEAR, "bias", linear=True, unit=True),
+        base.Stored(
             "dictionary_learning",
             "AutoEncoderNew",
             LINEAR,
@@ -88,13 +78,13 @@ class Relu(Kind):
             linear=True,
             centred=False,
         ),
-        Stored("llamascopium", "relu"),
+        base.Stored("llamascopium", "relu"),
     )
 
-    def start(self, settings: Settings) -> Start:
+    def start(self, settings: Settings) -> base.Start:
         """Pre-activations begin as N(bias, init_norm^2)."""
         bias = settings.init_norm * NormalDist().inv_cdf(settings.init_active)
-        return Start(settings.init_norm, (bias,))
+        return base.Start(settings.init_norm, (bias,))
 
     def penalty(self, settings: Settings) -> tuple[float, float]:
         return settings.l1, settings.l1_warmup
@@ -103,7 +93,7 @@ class Relu(Kind):
         return not settings.weighted
 
     def terms(self, settings: Settings, x: Tensor, w: Named, dead: Tensor | None = None) -> Terms:
-        f = pre_activations(x, w).relu()
+        f = base.pre_activations(x, w).relu()
         weighed = f * w["W_dec"].norm(dim=-1) if settings.weighted else f
         return Terms(f, weighed.sum(-1).mean())
 

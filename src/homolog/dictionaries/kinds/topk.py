@@ -13,25 +13,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from homolog.dictionaries.kinds.base import (
-    Auxiliary,
-    Kind,
-    KindSettings,
-    Named,
-    Rules,
-    Start,
-    Stored,
-    Tensor,
-    Terms,
-    keep_largest,
-    pre_activations,
-    squared_error,
-)
+from homolog.dictionaries.kinds import base
+from homolog.dictionaries.kinds.base import Named, Tensor, Terms
 from homolog.dictionaries.kinds.relu import LINEAR, slopes
 from homolog.errors import InputError
 
 
-class Settings(KindSettings):
+class Settings(base.KindSettings):
     """The k largest positive pre-activations of a token are its features [Gao 2024]."""
 
     kind: Literal["topk"] = "topk"
@@ -63,40 +51,40 @@ CHOSEN: dict[str, Any] = {"chooses": True, "other": ("k", "threshold", "group_si
 """How dictionary_learning stores what keeps the largest."""
 
 
-class TopK(Kind):
+class TopK(base.Kind):
     Settings = Settings
     sparsity = "k"
     form = "k"
     carries = True
     redraws = False
-    rules = Rules(slopes, select="largest")
+    rules = base.Rules(slopes, select="largest")
     stored = (
-        Stored("homolog", "topk", chooses=True),
-        Stored("sparsify", "topk", LINEAR, chooses=True),
-        Stored("dictionary_learning", "AutoEncoderTopK", LINEAR, linear=True, **CHOSEN),
-        Stored("llamascopium", "topk", chooses=True),
+        base.Stored("homolog", "topk", chooses=True),
+        base.Stored("sparsify", "topk", LINEAR, chooses=True),
+        base.Stored("dictionary_learning", "AutoEncoderTopK", LINEAR, linear=True, **CHOSEN),
+        base.Stored("llamascopium", "topk", chooses=True),
     )
 
-    def start(self, settings: Settings) -> Start:
-        return Start(settings.init_norm)
+    def start(self, settings: Settings) -> base.Start:
+        return base.Start(settings.init_norm)
 
-    def auxiliary(self, settings: Settings) -> Auxiliary | None:
+    def auxiliary(self, settings: Settings) -> base.Auxiliary | None:
         on = settings.aux_weight > 0
-        return Auxiliary(settings.aux_k, settings.aux_weight) if on else None
+        return base.Auxiliary(settings.aux_k, settings.aux_weight) if on else None
 
     def keep(self, pre: Tensor, k: int) -> Tensor:
         """Of relu(p), (token, d_sae), what are features."""
-        return keep_largest(pre, k)
+        return base.keep_largest(pre, k)
 
     def terms(self, settings: Settings, x: Tensor, w: Named, dead: Tensor | None = None) -> Terms:
-        pre = pre_activations(x, w).relu()
+        pre = base.pre_activations(x, w).relu()
         f, auxiliary = self.keep(pre, settings.k), self.auxiliary(settings)
         if dead is None or not dead.any() or auxiliary is None:
             return Terms(f)
         error = (x - f @ w["W_dec"] - w["b_dec"]).detach()
-        z = keep_largest(pre * dead, auxiliary.k)
+        z = base.keep_largest(pre * dead, auxiliary.k)
         share = min(int(dead.sum()) / auxiliary.k, 1.0)
-        return Terms(f, 0.0, auxiliary.weight * share * squared_error(error, z @ w["W_dec"]))
+        return Terms(f, 0.0, auxiliary.weight * share * base.squared_error(error, z @ w["W_dec"]))
 
 
 KIND = TopK()

@@ -105,11 +105,8 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
         a, b = tl.load(vectors + SECOND * d_sae + i), tl.load(vectors + THIRD * d_sae + i)
         m = MAGNITUDE(p - tl.load(vectors + i), p, a, b)
         f = tl.where(inside & (m > 0.0), m, 0.0)
-        row = tl.load(
-            W_dec + i[:, None] * d_model + j[None, :],
-            mask=inside[:, None] & column[None, :],
-            other=0.0,
-        )
+        both = inside[:, None] & column[None, :]
+        row = tl.load(W_dec + i[:, None] * d_model + j[None, :], mask=both, other=0.0)
         error += tl.sum(f[:, None] * row, axis=0)
         if TWIN:
             twin += tl.sum(p[:, None] * row, axis=0)
@@ -126,11 +123,8 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
         p = tl.load(value + entry, mask=inside, other=0.0)
         a, b = tl.load(vectors + SECOND * d_sae + i), tl.load(vectors + THIRD * d_sae + i)
         m = MAGNITUDE(p - tl.load(vectors + i), p, a, b)
-        row = tl.load(
-            W_dec + i[:, None] * d_model + j[None, :],
-            mask=inside[:, None] & column[None, :],
-            other=0.0,
-        )
+        both = inside[:, None] & column[None, :]
+        row = tl.load(W_dec + i[:, None] * d_model + j[None, :], mask=both, other=0.0)
         h = tl.sum(row * error[None, :], axis=1)
         h_twin = h
         if TWIN:
@@ -188,11 +182,8 @@ def _gradients(  # type: ignore[no-untyped-def]
     j, n = tl.arange(0, D), tl.arange(0, 4)
     column = j < d_model
     g_enc, g_dec = tl.zeros((D,), tl.float32), tl.zeros((D,), tl.float32)
-    g_vec, all_f, count = (
-        tl.zeros((4,), tl.float32),
-        tl.zeros((T,), tl.float32),
-        tl.zeros((T,), tl.int64),
-    )
+    g_vec, all_f = tl.zeros((4,), tl.float32), tl.zeros((T,), tl.float32)
+    count = tl.zeros((T,), tl.int64)
     last = tl.load(offset + i + 1)
     for begin in range(tl.load(offset + i), last, T):
         place = begin + tl.arange(0, T)
@@ -328,27 +319,13 @@ def decode(
     f, d = (torch.empty_like(p) for _ in range(2))
     v = d[None] if len(vectors) == 1 else torch.empty(len(vectors), len(p), device=p.device)
     squared, penalised = (torch.empty(n, device=p.device) for _ in range(2))
+    given = entries.index, p, entries.start, entries.stop, target, bias, w.W_dec, vectors
+    numbers = state.d_model, state.d_sae, len(p), factor, penalty
     _decode_kernel[(n,)](  # pyright: ignore[reportIndexIssue]
-        entries.index,
-        p,
-        entries.start,
-        entries.stop,
-        target,
-        bias,
-        w.W_dec,
-        vectors,
+        *given,
         state.norms,
-        f,
-        d,
-        v,
-        g,
-        squared,
-        penalised,
-        state.d_model,
-        state.d_sae,
-        len(p),
-        factor,
-        penalty,
+        *(f, d, v, g, squared, penalised),
+        *numbers,
         *state.rules.constants(state.config),
         **rules_of(state.kind),
         T=max(1, TILE // columns),
@@ -387,19 +364,9 @@ def _update(
     columns = triton.next_power_of_2(state.d_model)
     _update_kernel[(state.d_sae,)](  # pyright: ignore[reportIndexIssue]
         *arrays,
-        w.W_enc_T,
-        w.W_dec,
-        w.vectors,
-        m.W_enc_T,
-        s.W_enc_T,
-        m.W_dec,
-        s.W_dec,
-        m.vectors,
-        s.vectors,
-        state.enc_half,
-        state.dec_half,
-        state.norms,
-        state.fired,
+        *(w.W_enc_T, w.W_dec, w.vectors),
+        *(m.W_enc_T, s.W_enc_T, m.W_dec, s.W_dec, m.vectors, s.vectors),
+        *(state.enc_half, state.dec_half, state.norms, state.fired),
         *sizes,
         state.d_model,
         state.d_sae,

@@ -145,12 +145,12 @@ def decode(
 
     The slopes follow by the kind's rules.  penalty: its weight over the number of tokens.
     """
-    w, p, rules = state.weights, entries.value, on_tensors(state.kind)
+    w, p, (magnitude, slopes) = state.weights, entries.value, on_tensors(state.kind)
     of = state.coefficients(torch.exp)[:, entries.index]  # the vectors at each entry
     second, third = of[min(1, len(of) - 1)], of[min(2, len(of) - 1)]
     f = p
     if state.rules.magnitude is not None:
-        f = rules.magnitude(p - of[0], p, second, third).clamp(min=0)
+        f = magnitude(p - of[0], p, second, third).clamp(min=0)
     h, squared = torch.empty_like(p), torch.empty_like(target[:, 0])
     twin = torch.empty_like(p) if state.rules.twin else h
     lengths = entries.stop - entries.start
@@ -165,7 +165,7 @@ def decode(
             pushed = factor * (start + _sums(p[part, None] * rows, lengths[tokens]))
             twin[part] = (rows * pushed[local]).sum(1)
     constants, norm = state.rules.constants(state.config), state.norms[entries.index]
-    d, *of_vectors, weighed = rules.slopes(p, f, h, twin, norm, second, third, penalty, *constants)
+    d, *of_vectors, weighed = slopes(p, f, h, twin, norm, second, third, penalty, *constants)
     v = torch.stack(of_vectors[: len(of)])
     return Slopes(f, d, v, squared, _sums(weighed[:, None], lengths)[:, 0])
 

@@ -137,15 +137,8 @@ def largest(product: Tensor, bias: Tensor, k: int, among: Tensor | None = None) 
     start = torch.arange(0, n * k, k, device=product.device)
     stop, width = torch.empty_like(start), triton.next_power_of_2(d_sae)
     _largest_kernel[(n,)](  # pyright: ignore[reportIndexIssue]
-        product,
-        bias,
-        bias if among is None else among,
-        index,
-        token,
-        value,
-        stop,
-        d_sae,
-        k,
+        *(product, bias, bias if among is None else among),
+        *(index, token, value, stop, d_sae, k),
         SOME=among is not None,
         WIDTH=width,
         STRIP=min(width, STRIP),

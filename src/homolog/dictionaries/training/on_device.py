@@ -259,12 +259,13 @@ class DenseStep:
 def _differentiate(state: DeviceState, batch: Batch, part: slice, out: DenseStep) -> None:
     """Fill the rows `part` of a batch, and add to its sums."""
     x, seen, factor = batch.x[part], batch.seen[part], 2 / len(batch.x)
-    w, rules, vectors = state.weights, on_tensors(state.kind), state.coefficients(torch.exp)
+    w, vectors = state.weights, state.coefficients(torch.exp)
+    magnitude, slopes = on_tensors(state.kind)
     second, third = vectors[min(1, len(vectors) - 1)], vectors[min(2, len(vectors) - 1)]
     W_dec = state.dec_half if state.half else w.W_dec
     product = torch.mm(seen, state.W_product.T).float()
     p, g, g_seen = product + vectors[0], state.g[part], out.g[part]
-    m = rules.magnitude(product, p, second, third)
+    m = magnitude(product, p, second, third)
     f = torch.where(p > 0, m, 0).clamp_(min=0)
     out.f[part] = f
 
@@ -277,7 +278,7 @@ def _differentiate(state: DeviceState, batch: Batch, part: slice, out: DenseStep
 
     twin = slopes_of(torch.relu(p).to(out.f.dtype)) if state.rules.twin else p
     slope, constants = slopes_of(out.f[part]), state.rules.constants(state.config)
-    d, *of_vectors, weighed = rules.slopes(
+    d, *of_vectors, weighed = slopes(
         p, m, slope, twin, state.norms, second, third, batch.penalty, *constants
     )
     out.h[part] = d

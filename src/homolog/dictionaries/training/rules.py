@@ -38,20 +38,12 @@ def identity(q, p, a, b):
     return p
 
 
-@dataclass(frozen=True)
-class TensorRules:
-    """Rules as functions of tensors, which broadcast."""
-
-    magnitude: Callable[..., torch.Tensor]
-    slopes: Callable[..., tuple[Any, ...]]
-
-
 @functools.cache
-def on_tensors(kind: Kind) -> TensorRules:
-    """The rules of a kind for torch."""
+def on_tensors(kind: Kind) -> tuple[Callable[..., torch.Tensor], Callable[..., tuple[Any, ...]]]:
+    """`magnitude` and `slopes` of a kind as functions of tensors, which broadcast."""
     assert kind.rules is not None
-    rules = (kind.rules.magnitude or identity, kind.rules.slopes)
-    return TensorRules(*(with_names(rule, where=torch.where) for rule in rules))
+    magnitude, slopes = kind.rules.magnitude or identity, kind.rules.slopes
+    return with_names(magnitude, where=torch.where), with_names(slopes, where=torch.where)
 
 
 @dataclass(frozen=True)

@@ -173,17 +173,9 @@ def slopes(first, last, index, p, f, h, twin, vectors, norms, penalty, constants
     total = 0.0
     for a in range(first, last):
         i = index[a]
+        second, third = vectors[SECOND, i], vectors[THIRD, i]
         d[a], of_first, of_second, of_third, weighed = slope(
-            p[a],
-            f[a],
-            h[a],
-            twin[a],
-            norms[i],
-            vectors[SECOND, i],
-            vectors[THIRD, i],
-            penalty,
-            constants[0],
-            constants[1],
+            p[a], f[a], h[a], twin[a], norms[i], second, third, penalty, constants[0], constants[1]
         )
         v[0, a] = of_first
         if N_VECTORS > 1:
