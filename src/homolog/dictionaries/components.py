@@ -129,10 +129,7 @@ def ica(
 
 
 def _fit(name: str, data: np.ndarray, n: int, **settings: Any) -> tuple[Any, bool]:
-    """A fitted estimator of `sklearn.decomposition`, and whether it converged.
-
-    Its other warnings are passed on.
-    """
+    """A fitted estimator of `sklearn.decomposition`, and whether it converged; warnings pass on."""
     try:
         from sklearn import decomposition
         from sklearn.exceptions import ConvergenceWarning

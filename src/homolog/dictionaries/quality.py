@@ -117,10 +117,7 @@ class Quality:
 
 
 def _is_a(annotation: str, value: object) -> bool:
-    """Whether a value read from a file is of this type of a field.
-
-    Numbers are no truth values, and finite or NaN.
-    """
+    """Whether a file's value has a field's type; numbers are finite or NaN, and no truth values."""
     if annotation.startswith("tuple"):
         return isinstance(value, tuple) and all(_is_a("float", item) for item in value)
     if annotation in ("bool", "str"):
@@ -156,10 +153,7 @@ def density_histogram(frequency: np.ndarray) -> tuple[int, ...]:
 
 
 def loss_recovered(clean: float, spliced: float, ablated: float) -> float:
-    """Share of the loss an ablation costs that the reconstruction saves.
-
-    NaN where it costs under 0.05 nats.
-    """
+    """Share of an ablation's cost that is saved; NaN where it costs under 0.05 nats."""
     gap = ablated - clean
     return (ablated - spliced) / gap if gap >= _MIN_LOSS_GAP else math.nan
 
@@ -231,10 +225,7 @@ def _refuse_losses(sae: Autoencoder, **losses: float) -> None:
 
 
 def hold_to_gates(quality: Quality, gates: Gates, d_sae: int) -> Quality:
-    """The same numbers with `passed` and `reason`: which gates they fail.
-
-    What is NaN fails none, but for explained variance.
-    """
+    """The same numbers held to the gates; what is NaN fails none, but for explained variance."""
     q, failures = quality, []
     if not q.explained_variance >= gates.explained_variance:
         failures.append(

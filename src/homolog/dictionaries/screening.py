@@ -53,10 +53,7 @@ def _below_kth_largest(bits, k):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _append_above(values, threshold, index, total):
-    """Append to `index`, from place `total`, where values exceed the threshold.
-
-    Returns the new total.
-    """
+    """Append to `index`, from place `total`, where values exceed the threshold; the new total."""
     for low in range(0, values.size, 64):
         group = values[low : low + 64]
         count = np.int32(0)

@@ -17,10 +17,7 @@ _F0 = np.float32(0)
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _load(product, t, out):
-    """Row t of a product, (bfloat16 bits, float32), into `out` as float32; one has size 0.
-
-    bfloat16 is the upper half of a float32's bits.
-    """
+    """Row t of a product into `out`, in float32: bfloat16 is the upper half of its bits."""
     half, full = product
     if half.size > 0:
         bits, row = out.view(np.int32), half[t]
@@ -57,10 +54,7 @@ def _kth_largest_bits(bits, k):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _select(values, bits, k, index):
-    """Write the active features of a token into `index`, ascending; returns how many.
-
-    k = 0 takes all positive ones.
-    """
+    """Write a token's active features into `index`, ascending; how many.  k = 0: all above 0."""
     n = 0
     if k == 0:
         for i in range(values.size):

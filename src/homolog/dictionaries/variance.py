@@ -69,28 +69,19 @@ def mean_of(x: Activations) -> torch.Tensor:
 
 
 def share_of(x: Activations, chosen: np.ndarray) -> float:
-    """Share of the sum of squares about the mean that lies on the chosen tokens (bool).
-
-    NaN where x does not vary.
-    """
+    """Share of the squares about the mean on chosen tokens (bool); NaN where x does not vary."""
     distances = squares(x, mean_of(x))
     total = float(distances.sum())
     return float(distances[chosen].sum()) / total if total > 0 else math.nan
 
 
 def sink_share(x: Activations) -> float:
-    """Share of the variance of raw residuals (token, d_model) on sinks.
-
-    These are tokens with norms over 10 times the median.
-    """
+    """Share of the variance of raw residuals on sinks, tokens with norms over 10 medians."""
     norms = np.sqrt(squares(x))
     return share_of(x, norms > SINK_NORM * np.median(norms))
 
 
 def bos_share(x: Activations, keep: torch.Tensor) -> float:
-    """Share of the variance of all tokens (token, d_model) on those left out.
-
-    keep: (token, bool); NaN where it leaves out none.
-    """
+    """Share of all tokens' variance on those not in keep (token, bool); NaN where all are."""
     left_out = ~keep.cpu().numpy()
     return share_of(x, left_out) if left_out.any() else math.nan

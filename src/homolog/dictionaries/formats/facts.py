@@ -26,10 +26,7 @@ _WORDS = {str: "a name", int: "a whole number, 0 or above", dict: "an object"}
 
 
 def own_facts(file: File, facts: Any) -> dict[str, Any]:
-    """What stands under "homolog" in a file, without the kind.
-
-    InputError where a fact is not what it must be.
-    """
+    """What stands under "homolog" in a file, without the kind; InputError where it is wrong."""
     if not isinstance(facts, dict):
         file.refuse("homolog", facts, "an object")
     for name, kind in _TYPES.items():

@@ -61,10 +61,7 @@ def fetch(ref: str, names: Iterable[str], *, at: Origin | None = None) -> tuple[
 
 
 def _inside(folder: str, name: str) -> str:
-    """Path of a file in the repository.
-
-    "../NAME" is that of one in the folder above, "" where there is none.
-    """
+    """Path of a file in the repository; "../NAME" is in the folder above, "" where none is."""
     if name.startswith("../"):
         return "/".join([*folder.split("/")[:-1], name[3:]]) if folder else ""
     return f"{folder}/{name}" if folder else name

@@ -117,10 +117,7 @@ class Folder:
         return Config(path, content)
 
     def beside(self, name: str) -> Config:
-        """A JSON object that need not be there, and is empty then.
-
-        "../NAME" lies in the folder above.
-        """
+        """A JSON object, empty where it is not there; "../NAME" lies in the folder above."""
         path = self.path / name
         return self.json(name) if path.is_file() else Config(path, {})
 
@@ -220,10 +217,7 @@ class Format:
 
 
 def parse(path: Path, text: str) -> Any:
-    """A JSON value; InputError where it is none.
-
-    NaN and infinity, which JSON does not know, are null.
-    """
+    """A JSON value, with null for NaN and infinity, which JSON does not know; else InputError."""
     try:
         content = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
         # halves of letters cannot be written again

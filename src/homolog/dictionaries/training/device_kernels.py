@@ -85,10 +85,7 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
     T: tl.constexpr,
     D: tl.constexpr,
 ):
-    """Error g of a token, and f, d, v of its entries.
-
-    T entries and D >= d_model columns at once.
-    """
+    """Error g of a token, and f, d, v of its entries; T entries, D >= d_model columns at once."""
     t = tl.program_id(0).to(tl.int64)
     j = tl.arange(0, D)
     column = j < d_model
@@ -256,10 +253,7 @@ def _update_kernel(  # type: ignore[no-untyped-def]
     T: tl.constexpr,
     D: tl.constexpr,
 ):
-    """Adam on a feature.
-
-    Its gradients are sums over its entries if SPARSE, else rows of G_enc, G_dec, g_vectors.
-    """
+    """Adam on a feature: gradients are sums over its entries if SPARSE, else rows of matrices."""
     i = tl.program_id(0).to(tl.int64)
     if SPARSE:
         i = tl.load(rank + i)

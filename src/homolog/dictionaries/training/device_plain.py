@@ -64,10 +64,7 @@ class Entries:
 
 @dataclass(frozen=True, eq=False)
 class Sorted:
-    """Entries by feature: order[offset[i] : offset[i + 1]] are those of feature i.
-
-    token: of each entry.
-    """
+    """Entries by feature: order[offset[i] : offset[i + 1]] are those of i; token: of each entry."""
 
     order: Tensor
     offset: Tensor
@@ -245,10 +242,7 @@ def _sums(rows: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _pieces(ends: Sequence[int]) -> list[tuple[slice, slice]]:
-    """Consecutive runs with their entries, about GATHERED at once.
-
-    Run i has the entries ends[i] to ends[i + 1].
-    """
+    """Consecutive runs, i of entries ends[i] to ends[i + 1], about GATHERED entries at once."""
     pieces, first = [], 0
     for run in range(1, len(ends)):
         if run == len(ends) - 1 or ends[run + 1] - ends[first] > GATHERED:

@@ -36,10 +36,7 @@ def _store(values, product, t):
 
 
 def features(product, vectors, active, chosen):
-    """Fill `active` with the features of a block of tokens; compiled for each kind.
-
-    chosen: filled with max(p, 0) if p is decoded too.
-    """
+    """Fill `active` with a block's features, and `chosen` with max(p, 0) if p is decoded too."""
     p = np.empty(vectors.shape[1], np.float32)
     f = np.empty_like(p)
     for t in range(max(product[0].shape[0], product[1].shape[0])):
@@ -57,10 +54,7 @@ def features(product, vectors, active, chosen):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def errors(reconstructed, bias, target, factor, g, g_half):
-    """g = factor * (reconstructed + bias - target), and its bfloat16 twin.
-
-    Returns the sum of squared errors.
-    """
+    """g = factor * (reconstructed + bias - target), and in bfloat16; the sum of squared errors."""
     squared = 0.0
     x_hat = np.empty(target.shape[1], np.float32)
     for t in range(target.shape[0]):

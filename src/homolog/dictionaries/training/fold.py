@@ -56,10 +56,7 @@ def estimate_normalisation(sample: torch.Tensor, where: str = "activations") -> 
 
 
 def fold(state: SaeState, normal: Normalisation, made: dict[str, Any]) -> SparseAutoencoder:
-    """The dictionary of raw residuals; TrainingDivergedError when it is not finite.
-
-    made: facts for its metadata.
-    """
+    """The dictionary of raw residuals, with facts `made`; TrainingDivergedError if not finite."""
     if not np.isfinite(state.weights.flat).all():
         message = state.where(state.training.n_steps, "a weight is not a finite number")
         raise TrainingDivergedError(message)

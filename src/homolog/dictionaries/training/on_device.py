@@ -109,10 +109,7 @@ def take_step(state: DeviceState, x: Tensor, seen: Tensor, step: int) -> None:
 
 
 def _sparse_step(state: DeviceState, batch: Batch) -> tuple[Tensor, Tensor] | None:
-    """Sums of squared error and of what is penalised.
-
-    None when more features are active than this way pays for.
-    """
+    """Sums of squared error and of what is penalised; None if too many features are active."""
     x, seen = batch.x, batch.seen
     w, engine, n = state.weights, state.engine, len(x)
     product, bias = torch.mm(seen, state.W_product.T), w.vectors[0]

@@ -66,10 +66,7 @@ def _normalise(row):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _step_decoder(row, g, m, v, total, penalty, unit, rates):
-    """Adam on a decoder row.
-
-    unit: the row is held at norm 1, else its norm is penalised by penalty * total.
-    """
+    """Adam on a decoder row: held at norm 1 if `unit`, else penalised by penalty * total."""
     if unit:  # without the part along the row, Adam does not chase the norm [Gao 2024]
         along = _F0
         for j in range(row.size):
@@ -123,10 +120,7 @@ def update_sparse(first, last, entries, x, g, target, rates, fired):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def update_dense(first, last, G_enc, G_dec, g_vectors, total, target, rates):
-    """One step of Adam on features first to last, whose gradients are rows of matrices.
-
-    G_enc, G_dec: bfloat16 or float32.
-    """
+    """Adam on features first to last, whose gradients are rows of matrices of either precision."""
     g_dec, g_enc = np.empty(G_dec.shape[1], np.float32), np.empty(G_dec.shape[1], np.float32)
     g_vec = np.empty((g_vectors.shape[0], 1), np.float32)
     for i in range(first, last):

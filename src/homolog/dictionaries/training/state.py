@@ -229,10 +229,7 @@ class Trainee:
 
 
 class SaeState(Trainee):
-    """A dictionary in training on centred, scaled activations.
-
-    weights: `Weights.flat` to take, a random start from the seed by default.
-    """
+    """A dictionary in training on the CPU; weights: `Weights.flat`, else a random start."""
 
     def __init__(
         self,

@@ -81,10 +81,7 @@ def select_largest(product, b_enc, k, index, value, start):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def select_dead(product, b_enc, dead, k, index, value, start):
-    """Entries of a block of tokens: each token's k largest p above 0 among features.
-
-    dead: indices of these.
-    """
+    """Entries of a block: each token's k largest p above 0 among the features in `dead`."""
     half, full = product
     values = np.empty(dead.size, np.float32)
     bits, chosen = values.view(np.int32), np.empty(dead.size + 1, np.int32)
@@ -107,10 +104,7 @@ def select_dead(product, b_enc, dead, k, index, value, start):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def keep_from(cut, ties, index, value, start):
-    """Keep of a block's entries those above `cut`, in place.
-
-    Of those equal to it the first `ties` are kept.  Returns where they end.
-    """
+    """Keep of a block's entries those above `cut` and the first `ties` equal to it; the new end."""
     total, low = start[0], start[0]
     for t in range(start.size - 1):
         for a in range(low, start[t + 1]):

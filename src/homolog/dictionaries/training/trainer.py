@@ -144,10 +144,7 @@ def _take_all_steps(
 
 
 def _is_cpu(device: torch.device) -> bool:
-    """Whether the steps of kinds with rules are the CPU's own.
-
-    Tests say no, to follow the other path without another device.
-    """
+    """Whether kinds with rules take the CPU's own steps; tests say no, to follow the other path."""
     return device.type == "cpu"
 
 
