@@ -347,11 +347,7 @@ def update_dense(state: DeviceState, gradients: Gradients, move: Move) -> None:
 
 
 def _update(
-    state: DeviceState,
-    arrays: tuple[Tensor, ...],
-    sizes: tuple[int, int],
-    move: Move,
-    sparse: bool,
+    state: DeviceState, arrays: tuple[Tensor, ...], sizes: tuple[int, int], move: Move, sparse: bool
 ) -> None:
     """sizes: numbers of tokens and of entries."""
     w, m, s = state.weights, state.mean, state.square

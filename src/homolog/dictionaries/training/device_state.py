@@ -14,12 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homolog.dictionaries.training.state import (
-    Report,
-    SaeState,
-    Trainee,
-    TrainingDivergedError,
-)
+from homolog.dictionaries.training.state import Report, SaeState, Trainee, TrainingDivergedError
 from homolog.errors import InputError
 
 
