@@ -99,24 +99,18 @@ def ica(
     then depend on the seed.  Raises InputError as `pca` does.
     """
     data, n = _checked(x, n_components)
+    limits = {"max_iter": max_iterations, "tol": tolerance}
+    state = derive_seed(seed, "ica") % 2**32
     fitted, converged = _fit(
-        "FastICA",
-        data,
-        n,
-        whiten="unit-variance",
-        random_state=derive_seed(seed, "ica") % 2**32,
-        max_iter=max_iterations,
-        tol=tolerance,
+        "FastICA", data, n, whiten="unit-variance", random_state=state, **limits
     )
     if not converged:
-        logger.warning(
+        message = (
             "ICA with %d components has not converged in %d iterations (tolerance %g): they "
             "depend on the seed. Allow more iterations or a larger tolerance, or ask for fewer "
-            "components.",
-            n,
-            max_iterations,
-            tolerance,
+            "components."
         )
+        logger.warning(message, n, max_iterations, tolerance)
     # sources have variance 1, so these are standard deviations
     norms = np.linalg.norm(fitted.mixing_, axis=0)
     order = np.argsort(-norms, kind="stable")

@@ -43,15 +43,9 @@ def weights_and_biases(
     folder.mkdir(parents=True, exist_ok=True)
     options = {"disable_git": True, "save_code": False, "console": "off", "silent": True}
     try:
-        run = wandb.init(
-            project=project,
-            dir=str(folder),
-            name=name,
-            id=run_id,
-            resume="allow",
-            config=dict(settings),
-            settings=wandb.Settings(**options),
-        )
+        named = {"project": project, "dir": str(folder), "name": name, "id": run_id}
+        own = {"config": dict(settings), "settings": wandb.Settings(**options)}
+        run = wandb.init(**named, **own, resume="allow")
     except wandb.Error as error:
         requirement = f"Weights & Biases must take it ({str(error).splitlines()[0]})"
         remedy = "Run `wandb login`, or set WANDB_MODE=offline."

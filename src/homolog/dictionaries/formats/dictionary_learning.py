@@ -33,7 +33,7 @@ from homolog.dictionaries.base import SparseAutoencoder
 from homolog.dictionaries.formats.facts import own_facts
 from homolog.dictionaries.formats.folding import Convention, ForeignWeights, folded, uncentred
 from homolog.dictionaries.formats.hooks import residual_layer
-from homolog.dictionaries.formats.names import encoder_of, kind_said, names_in, written_name
+from homolog.dictionaries.formats.names import kind_said, names_in, weights_of, written_name
 from homolog.dictionaries.formats.reading import Config, Folder, Format, Tensors
 from homolog.dictionaries.kinds import Kind, Stored, kind_of
 from homolog.record.atomic import atomic_path, write_json
@@ -103,11 +103,8 @@ def _weights(tensors: Tensors, kind: Kind, stored: Stored, trainer: Config) -> F
     for key, width in (("activation_dim", d_model), ("dict_size", d_sae)):
         if trainer.get(key, width) != width:
             trainer.refuse(f"trainer.{key}", trainer[key], f"{width}, as in {WEIGHTS_FILE}")
-    W_enc, W_dec = tensors.take(matrices[0], shape), tensors.take(matrices[1], shape[::-1])
-    if stored.linear:
-        W_enc, W_dec = W_enc.T, W_dec.T
-    W_enc, b_enc, threshold = encoder_of(kind, stored, tensors, W_enc)
-    b_dec = tensors.take(stored.b_dec, (d_model,))
+    weights = weights_of(tensors, kind, stored, matrices, (d_model, d_sae))
+    threshold = weights.threshold
     if stored.scalar_threshold is not None and threshold is not None and threshold[0] < 0:
         words = (
             "0 or above: it was not estimated yet, and features without it depend on what else is "
@@ -115,7 +112,7 @@ def _weights(tensors: Tensors, kind: Kind, stored: Stored, trainer: Config) -> F
         )
         least = float(threshold[0])
         tensors.refuse(stored.scalar_threshold, least, words, "Take a later checkpoint.")
-    return ForeignWeights(W_enc, b_enc, W_dec, b_dec, threshold)
+    return weights
 
 
 def _k(tensors: Tensors, trainer: Config) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
+from homolog.dictionaries.formats.folding import ForeignWeights
 from homolog.dictionaries.formats.reading import Config, Tensors
 from homolog.dictionaries.kinds import KINDS, Encoder, Kind, Stored, carrier
 
@@ -38,11 +37,23 @@ def kind_said(config: Config, part: str, name: str, library: str, where: str = "
     return kind
 
 
-def encoder_of(kind: Kind, stored: Stored, tensors: Tensors, W_enc: torch.Tensor) -> Encoder:
-    """The encoder in the common form, from a file with these vectors and this W_enc."""
-    d_sae = W_enc.shape[1]
+def weights_of(
+    tensors: Tensors, kind: Kind, stored: Stored, matrices: tuple[str, str], shape: tuple[int, int]
+) -> ForeignWeights:
+    """The weights of a kind as a library stores it, the encoder in the common form.
+
+    matrices: names of encoder and decoder.  shape: (d_model, d_sae).
+    """
+    (d_model, d_sae), own = shape, shape[::-1] if stored.linear else shape
+    W_enc, W_dec = tensors.take(matrices[0], own), tensors.take(matrices[1], own[::-1])
+    if stored.linear:
+        W_enc, W_dec = W_enc.T, W_dec.T
     vectors = {ours: tensors.take(theirs, (d_sae,)) for ours, theirs in stored.vectors.items()}
     if stored.scalar_threshold is not None:
         threshold = tensors.take(stored.scalar_threshold, ()).expand(d_sae)
-        return Encoder(W_enc, vectors["b_enc"], threshold)
-    return kind.encoder(kind.Settings.model_validate({}), {"W_enc": W_enc} | vectors, 0.0)
+        encoder = Encoder(W_enc, vectors["b_enc"], threshold)
+    else:
+        settings = kind.Settings.model_validate({})
+        encoder = kind.encoder(settings, {"W_enc": W_enc} | vectors, 0.0)
+    b_dec = tensors.take(stored.b_dec, (d_model,))
+    return ForeignWeights(encoder.W_enc, encoder.b_enc, W_dec, b_dec, encoder.threshold)

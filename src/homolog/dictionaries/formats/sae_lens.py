@@ -28,11 +28,11 @@ from typing import Any
 
 from homolog.dictionaries.base import SparseAutoencoder
 from homolog.dictionaries.formats.facts import own_facts
-from homolog.dictionaries.formats.folding import Convention, ForeignWeights, folded
+from homolog.dictionaries.formats.folding import Convention, folded
 from homolog.dictionaries.formats.hooks import residual_layer
-from homolog.dictionaries.formats.names import encoder_of, kind_said, names_in, written_name
-from homolog.dictionaries.formats.reading import Config, Folder, Format, Tensors, write_tensors
-from homolog.dictionaries.kinds import Kind, Stored, carrier, kind_of
+from homolog.dictionaries.formats.names import kind_said, names_in, weights_of, written_name
+from homolog.dictionaries.formats.reading import Config, Folder, Format, write_tensors
+from homolog.dictionaries.kinds import Kind, carrier, kind_of
 from homolog.dictionaries.quality import Quality
 from homolog.record.atomic import sha256_file, write_json
 
@@ -87,7 +87,9 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
     kind, scale = _kind(name, facts), _scale(folder, config)
     shape = config.positive("d_in"), config.positive("d_sae")
     tensors = folder.tensors(WEIGHTS_FILE, checksum=facts.get("weights_sha256"))
-    weights = _weights(tensors, own, stored, *shape)
+    scalar = () if stored.scalar_threshold is None else (stored.scalar_threshold,)
+    tensors.only("W_enc", *stored.vectors.values(), "W_dec", "b_dec", *scalar)
+    weights = weights_of(tensors, own, stored, ("W_enc", "W_dec"), shape)
     by_norm = stored.chooses and config.flag("rescale_acts_by_decoder_norm")
     if by_norm and weights.threshold is not None:
         # theirs bounds p times the norm, `folded` takes one of p
@@ -155,18 +157,6 @@ def _scale(folder: Folder, config: Config) -> float:
         )
         config.refuse(key, norm, expected, remedy)
     return scale
-
-
-def _weights(
-    tensors: Tensors, kind: Kind, stored: Stored, d_model: int, d_sae: int
-) -> ForeignWeights:
-    """Weights and thresholds, the encoder in the common form."""
-    scalar = () if stored.scalar_threshold is None else (stored.scalar_threshold,)
-    tensors.only("W_enc", *stored.vectors.values(), "W_dec", "b_dec", *scalar)
-    W_enc = tensors.take("W_enc", (d_model, d_sae))
-    W_enc, b_enc, threshold = encoder_of(kind, stored, tensors, W_enc)
-    W_dec = tensors.take("W_dec", (d_sae, d_model))
-    return ForeignWeights(W_enc, b_enc, W_dec, tensors.take("b_dec", (d_model,)), threshold)
 
 
 def _kind(name: str, facts: Config) -> Kind:

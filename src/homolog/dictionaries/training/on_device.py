@@ -216,7 +216,11 @@ def _keep_of_batch(state: DeviceState, product: Tensor) -> Entries:
 
 def _dense_step(state: DeviceState, batch: Batch) -> tuple[Tensor, Tensor]:
     """What `_sparse_step` does, at a cost that does not depend on how many features are active."""
-    n, seen, out = len(batch.x), batch.seen, DenseStep.empty(state, batch.seen)
+    n, seen = len(batch.x), batch.seen
+    f, h = (seen.new_empty(n, state.d_sae) for _ in range(2))
+    sums, losses = torch.zeros_like(state.weights.vectors), torch.zeros(2, device=state.device)
+    total, count, within = (torch.zeros_like(state.norms) for _ in range(3))
+    out = DenseStep(f, h, torch.empty_like(seen), sums, total, count, within, losses)
     for low in range(0, n, _BLOCK):
         _differentiate(state, batch, slice(low, min(low + _BLOCK, n)), out)
     used = out.count if state.rules.low is None else out.seen
@@ -243,14 +247,6 @@ class DenseStep:
     count: Tensor
     seen: Tensor
     losses: Tensor
-
-    @classmethod
-    def empty(cls, state: DeviceState, x: Tensor) -> DenseStep:
-        """For the batch x, as products see it."""
-        f, h = (x.new_empty(len(x), state.d_sae) for _ in range(2))
-        sums, losses = torch.zeros_like(state.weights.vectors), torch.zeros(2, device=x.device)
-        total, count, seen = (torch.zeros_like(state.norms) for _ in range(3))
-        return cls(f, h, torch.empty_like(x), sums, total, count, seen, losses)
 
 
 def _differentiate(state: DeviceState, batch: Batch, part: slice, out: DenseStep) -> None:

@@ -77,13 +77,7 @@ def advance(
 
 def rates_at(training: TrainingConfig, step: int) -> tuple[np.float32, ...]:
     """Of Adam at a step: rate, beta1, beta2, 1 / (1 - beta1^t), 1 / (1 - beta2^t), epsilon."""
-    t = step + 1
-    numbers = (
-        training.lr_at(step),
-        training.beta1,
-        training.beta2,
-        1 / (1 - training.beta1**t),
-        1 / (1 - training.beta2**t),
-        _EPSILON,
-    )
+    t, betas = step + 1, (training.beta1, training.beta2)
+    corrections = (1 / (1 - beta**t) for beta in betas)
+    numbers = training.lr_at(step), *betas, *corrections, _EPSILON
     return tuple(np.float32(number) for number in numbers)
