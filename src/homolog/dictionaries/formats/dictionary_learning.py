@@ -30,10 +30,15 @@ from typing import Any
 import torch
 
 from homolog.dictionaries.base import SparseAutoencoder
-from homolog.dictionaries.formats.facts import own_facts
 from homolog.dictionaries.formats.folding import Convention, ForeignWeights, folded, uncentred
 from homolog.dictionaries.formats.hooks import residual_layer
-from homolog.dictionaries.formats.names import kind_said, names_in, weights_of, written_name
+from homolog.dictionaries.formats.ours import (
+    kind_said,
+    names_in,
+    own_facts,
+    weights_of,
+    written_name,
+)
 from homolog.dictionaries.formats.reading import Config, Folder, Format, Tensors
 from homolog.dictionaries.kinds import Kind, Stored, kind_of
 from homolog.record.atomic import atomic_path, write_json

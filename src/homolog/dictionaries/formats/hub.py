@@ -27,8 +27,6 @@ _REF = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@]+))?(/(?P<fo
 class Origin:
     """A folder of a repository at one commit."""
 
-    ref: str
-    repo: str
     commit: str
     folder: str
 
@@ -57,7 +55,7 @@ def fetch(ref: str, names: Iterable[str], *, at: Origin | None = None) -> tuple[
             "Check owner, name, revision and network; or download it elsewhere and name the folder."
         )
         raise InputError("dictionary", ref, f"the Hub did not give it ({first})", remedy) from error
-    return Path(path) / folder, Origin(ref, repo, Path(path).name, folder)
+    return Path(path) / folder, Origin(Path(path).name, folder)
 
 
 def _inside(folder: str, name: str) -> str:

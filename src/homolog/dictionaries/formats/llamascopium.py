@@ -43,10 +43,9 @@ from typing import Any
 import torch
 
 from homolog.dictionaries.base import SparseAutoencoder
-from homolog.dictionaries.formats.facts import own_facts
 from homolog.dictionaries.formats.folding import Convention, ForeignWeights, folded, uncentred
 from homolog.dictionaries.formats.hooks import residual_layer
-from homolog.dictionaries.formats.names import kind_said, names_in, written_name
+from homolog.dictionaries.formats.ours import kind_said, names_in, own_facts, written_name
 from homolog.dictionaries.formats.reading import Config, Folder, Format, Tensors, write_tensors
 from homolog.dictionaries.kinds import Stored, kind_of
 from homolog.record.atomic import write_json

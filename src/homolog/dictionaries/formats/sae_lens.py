@@ -27,10 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from homolog.dictionaries.base import SparseAutoencoder
-from homolog.dictionaries.formats.facts import own_facts
 from homolog.dictionaries.formats.folding import Convention, folded
 from homolog.dictionaries.formats.hooks import residual_layer
-from homolog.dictionaries.formats.names import kind_said, names_in, weights_of, written_name
+from homolog.dictionaries.formats.ours import (
+    kind_said,
+    names_in,
+    own_facts,
+    weights_of,
+    written_name,
+)
 from homolog.dictionaries.formats.reading import Config, Folder, Format, write_tensors
 from homolog.dictionaries.kinds import Kind, carrier, kind_of
 from homolog.dictionaries.quality import Quality

@@ -23,10 +23,9 @@ from typing import Any
 import torch
 
 from homolog.dictionaries.base import SparseAutoencoder
-from homolog.dictionaries.formats.facts import own_facts
 from homolog.dictionaries.formats.folding import Convention, ForeignWeights, folded
 from homolog.dictionaries.formats.hooks import residual_layer
-from homolog.dictionaries.formats.names import names_in
+from homolog.dictionaries.formats.ours import names_in, own_facts
 from homolog.dictionaries.formats.reading import Config, Folder, Format, parse, write_tensors
 from homolog.dictionaries.kinds import kind_of
 from homolog.errors import InputError

@@ -1,10 +1,24 @@
-"""What other libraries call our kinds and how they store them, as the files in `kinds` say."""
+"""Ours in files: kinds under the names and in the form that libraries give them, and our own facts.
+
+The names are in the files of `kinds`.  Our facts stand under "homolog" in every format: they are
+read as written, or refused.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from homolog.dictionaries.formats.folding import ForeignWeights
-from homolog.dictionaries.formats.reading import Config, Tensors
+from homolog.dictionaries.formats.reading import Config, File, Tensors
 from homolog.dictionaries.kinds import KINDS, Encoder, Kind, Stored, carrier
+from homolog.dictionaries.quality import Quality
+
+_FACTS: dict[type, tuple[str, tuple[str, ...]]] = {
+    str: ("a name", ("model", "ref", "revision", "tokenizer", "hook", "label")),
+    int: ("a whole number, 0 or above", ("layer", "tokens_trained")),
+    dict: ("an object", ("config", "training", "text", "origin", "quality")),
+}
+"""What our facts are, and how to say it."""
 
 
 def names_in(library: str) -> dict[str, tuple[Kind, Stored]]:
@@ -57,3 +71,17 @@ def weights_of(
         encoder = kind.encoder(settings, {"W_enc": W_enc} | vectors, 0.0)
     b_dec = tensors.take(stored.b_dec, (d_model,))
     return ForeignWeights(encoder.W_enc, encoder.b_enc, W_dec, b_dec, encoder.threshold)
+
+
+def own_facts(file: File, facts: Any) -> dict[str, Any]:
+    """What stands under "homolog" in a file, without the kind; InputError where it is wrong."""
+    if not isinstance(facts, dict):
+        file.refuse("homolog", facts, "an object")
+    for kind, (words, names) in _FACTS.items():
+        for name in names:
+            value = facts.get(name)
+            if value is not None and (type(value) is not kind or (kind is int and value < 0)):
+                file.refuse(f"homolog.{name}", value, words)
+    if facts.get("quality") is not None:
+        Quality.from_row(facts["quality"])
+    return {name: value for name, value in facts.items() if name != "kind"}
