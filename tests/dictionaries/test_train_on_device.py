@@ -47,8 +47,8 @@ from homolog.dictionaries.kinds.base import keep_largest
 from homolog.dictionaries.training import checkpoint, device_plain, on_device, scratch, trainer
 from homolog.dictionaries.training.ahead import Ahead
 from homolog.dictionaries.training.device_state import DeviceState
-from homolog.dictionaries.training.fold import Normalisation
 from homolog.dictionaries.training.state import SaeState
+from homolog.dictionaries.training.step import advance, take_step
 from homolog.errors import InputError
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -109,7 +109,7 @@ def take(state: DeviceState, x: torch.Tensor, step: int = 0, dense: bool = False
 
 def on_the_processor(state: SaeState, x: torch.Tensor, step: int = 0, dense: bool = False) -> None:
     state.scalars[0] = 2 * state.d_sae if dense else 0
-    trainer.take_step(state, x, x.bfloat16() if state.half else x, step)
+    take_step(state, x, x.bfloat16() if state.half else x, step)
 
 
 def moments(host: SaeState, state: DeviceState) -> dict[str, np.ndarray]:
@@ -226,7 +226,7 @@ def test_dead_features_are_drawn_anew_as_on_the_cpu(engine: ModuleType, name: st
     host.weights.vectors[0, :6] = -1e4  # never fire
     host.refresh()
     state = DeviceState(host, place_of(engine), False, engine)
-    trainer._train_layer(X, Normalisation(torch.zeros(D_MODEL), 1.0, 1.0), [host], 0, trainer.ALONE)
+    advance(host, X, X, 0)
     x = X.to(state.device)
     on_device.advance(state, x, x, 0)
     assert (host.weights.vectors[0, :6] > -1e3).all() and (host.silent[:6] == 0).all()  # drawn anew

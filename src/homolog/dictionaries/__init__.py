@@ -31,12 +31,7 @@ if TYPE_CHECKING:
     from homolog.dictionaries.seeds import derive_seed
     from homolog.dictionaries.sources import ActivationSource, ResidualArrays, StoredResiduals
     from homolog.dictionaries.training.state import TrainingDivergedError
-    from homolog.dictionaries.training.trainer import (
-        Checkpoint,
-        Place,
-        TrainingProgress,
-        train,
-    )
+    from homolog.dictionaries.training.trainer import Checkpoint, Place, TrainingProgress, train
     from homolog.dictionaries.variance import explained_variance
 
 _NAMES = {

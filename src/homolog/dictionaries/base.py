@@ -41,10 +41,8 @@ class Dictionary(Protocol):
 class SparseAutoencoder:
     """A trained autoencoder in float32 that takes raw residuals.
 
-    Centring and scale are folded into its weights.
-
-    A feature's value is the length it adds to the residual stream, for rows of W_dec have norm 1
-    after training here.
+    Centring and scale are folded into its weights.  A feature's value is the length it adds to the
+    residual stream, for rows of W_dec have norm 1 after training here.
     """
 
     W_enc: torch.Tensor
@@ -98,12 +96,8 @@ class SparseAutoencoder:
             raise InputError("k", self.k, requirement, remedy)
         shape = None if self.threshold is None else tuple(self.threshold.shape)
         if shape != ((self.d_sae,) if form == "threshold" else None):
-            raise InputError(
-                "threshold",
-                shape,
-                f"{_of_form('threshold')} need {(self.d_sae,)}, others none",
-                "Set kind and threshold together.",
-            )
+            requirement = f"{_of_form('threshold')} need {(self.d_sae,)}, others none"
+            raise InputError("threshold", shape, requirement, "Set kind and threshold together.")
         if self.threshold is not None and not bool((self.threshold >= 0).all()):
             least = float(self.threshold.min())
             raise InputError("threshold", least, "none is below 0 or NaN", remedy)
@@ -126,11 +120,9 @@ class SparseAutoencoder:
     def encode_sparse(self, x: Activations, precision: Precision = "auto") -> sparse.csr_array:
         """`encode` as scipy CSR (token, d_sae), float32 values and int32 indices.
 
-        Never dense for all tokens.
-
-        Runs where x is.  The values are exact whatever the precision of the product
-        (`encoder.SparseEncoder`, which saves laying out the weights anew when there is more to
-        encode).  Raises InputError where x is not finite.
+        Never dense for all tokens.  Runs where x is.  The values are exact whatever the precision
+        of the product (`encoder.SparseEncoder`, which saves laying out the weights anew when there
+        is more to encode).  Raises InputError where x is not finite.
         """
         from homolog.dictionaries.encoder import SparseEncoder
 

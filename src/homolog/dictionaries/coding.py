@@ -28,10 +28,7 @@ class Autoencoder(Dictionary, Protocol):
 
 
 class Coder:
-    """One dictionary at work.
-
-    Features of a block are CSR if it is a `SparseAutoencoder`, else what it gives.
-    """
+    """One dictionary at work; features of a `SparseAutoencoder` are CSR, others what it gives."""
 
     def __init__(self, dictionary: Dictionary, device: torch.device | str = "cpu") -> None:
         self.dictionary = dictionary
@@ -51,19 +48,16 @@ class Coder:
 
     def encode(self, block: Activations) -> sparse.csr_array | torch.Tensor:
         """Features of a block."""
-        return (
-            self.dictionary.encode(block)
-            if self.encoder is None
-            else self.encoder.encode(block, where="x")
-        )
+        if self.encoder is None:
+            return self.dictionary.encode(block)
+        return self.encoder.encode(block, where="x")
 
     def firing(self, f: sparse.csr_array | torch.Tensor) -> np.ndarray:
         """At how many tokens each feature of a block is other than 0."""
         if isinstance(f, torch.Tensor):
             return (f != 0).sum(0).cpu().numpy()
-        return np.bincount(
-            f.indices, minlength=self.dictionary.d_sae
-        )  # the encoder stores no zeros
+        # the encoder stores no zeros
+        return np.bincount(f.indices, minlength=self.dictionary.d_sae)
 
     def counts(self, x: Activations) -> np.ndarray:
         """At how many tokens of (token, d_model) each feature is other than 0: (d_sae,) int64."""
@@ -76,12 +70,9 @@ class Coder:
         """Residuals of a block from its features; on the CPU where these are sparse."""
         if isinstance(f, torch.Tensor):
             if not isinstance(self.dictionary, Autoencoder):
-                raise InputError(
-                    "dictionary",
-                    type(self.dictionary).__name__,
-                    "it must have decode",
-                    "Measure explained variance of dictionaries that reconstruct.",
-                )
+                name = type(self.dictionary).__name__
+                remedy = "Measure explained variance of dictionaries that reconstruct."
+                raise InputError("dictionary", name, "it must have decode", remedy)
             return self.dictionary.decode(f)
         if f.nnz <= _SPARSE * (len(f.indptr) - 1) * self.dictionary.d_sae:
             return torch.from_numpy(f @ self.W_dec.numpy()) + self.b_dec

@@ -73,10 +73,8 @@ class Components:
 def pca(x: Activations, n_components: int | None = None, *, signed: bool = False) -> Components:
     """The n principal components of raw residuals (token, d_model), most variance first.
 
-    n_components: all by default.
-
-    Raises InputError where scikit-learn is not installed, x is not finite, or has fewer tokens or
-    dimensions than components.
+    n_components: all by default.  Raises InputError where scikit-learn is not installed, x is not
+    finite, or has fewer tokens or dimensions than components.
     """
     data, n = _checked(x, n_components)
     fitted, _ = _fit("PCA", data, n, svd_solver="covariance_eigh")
@@ -96,68 +94,51 @@ def ica(
 ) -> Components:
     """n independent components of raw residuals (token, d_model), most variance first.
 
-    n_components: d_model by default.
-
-    The same seed gives the same components.  Where the iteration has not come to rest, a warning is
-    logged and `metadata["converged"]` is False: the components then depend on the seed.  Raises
-    InputError as `pca` does.
+    n_components: d_model by default.  The same seed gives the same components.  Where the iteration
+    has not come to rest, a warning is logged and `metadata["converged"]` is False: the components
+    then depend on the seed.  Raises InputError as `pca` does.
     """
     data, n = _checked(x, n_components)
+    limits = {"max_iter": max_iterations, "tol": tolerance}
+    state = derive_seed(seed, "ica") % 2**32
     fitted, converged = _fit(
-        "FastICA",
-        data,
-        n,
-        whiten="unit-variance",
-        random_state=derive_seed(seed, "ica") % 2**32,
-        max_iter=max_iterations,
-        tol=tolerance,
+        "FastICA", data, n, whiten="unit-variance", random_state=state, **limits
     )
     if not converged:
-        logger.warning(
+        message = (
             "ICA with %d components has not converged in %d iterations (tolerance %g): they "
-            "depend on the "
-            "seed. Allow more iterations or a larger tolerance, or ask for fewer components.",
-            n,
-            max_iterations,
-            tolerance,
+            "depend on the seed. Allow more iterations or a larger tolerance, or ask for fewer "
+            "components."
         )
-    norms = np.linalg.norm(
-        fitted.mixing_, axis=0
-    )  # sources have variance 1, so these are standard deviations
+        logger.warning(message, n, max_iterations, tolerance)
+    # sources have variance 1, so these are standard deviations
+    norms = np.linalg.norm(fitted.mixing_, axis=0)
     order = np.argsort(-norms, kind="stable")
     encoder = torch.from_numpy((fitted.components_ * norms[:, None])[order]).float()
     decoder = torch.from_numpy((fitted.mixing_ / norms).T[order]).float()
     made = {"control": "ica", "n_components": n, "n_tokens": len(data), "seed": seed}
     made |= {"n_iterations": int(fitted.n_iter_), "converged": converged}
-    return Components(
-        encoder, decoder.contiguous(), torch.from_numpy(fitted.mean_).float(), signed, made
-    )
+    mean = torch.from_numpy(fitted.mean_).float()
+    return Components(encoder, decoder.contiguous(), mean, signed, made)
 
 
 def _fit(name: str, data: np.ndarray, n: int, **settings: Any) -> tuple[Any, bool]:
-    """A fitted estimator of `sklearn.decomposition`, and whether it converged.
-
-    Its other warnings are passed on.
-    """
+    """A fitted estimator of `sklearn.decomposition`, and whether it converged; warnings pass on."""
     try:
         from sklearn import decomposition
         from sklearn.exceptions import ConvergenceWarning
     except ImportError as error:
-        raise InputError(
-            "control",
-            name,
-            f"it needs the package scikit-learn ({error})",
-            'Install it: pip install "homolog[controls]".',
-        ) from error
+        requirement = f"it needs the package scikit-learn ({error})"
+        remedy = 'Install it: pip install "homolog[controls]".'
+        raise InputError("control", name, requirement, remedy) from error
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fitted = getattr(decomposition, name)(n, **settings).fit(data)
     late = [warning for warning in caught if issubclass(warning.category, ConvergenceWarning)]
     for warning in caught:
         if warning not in late:
-            warnings.warn_explicit(
-                warning.message, warning.category, warning.filename, warning.lineno
-            )
+            place = warning.filename, warning.lineno
+            warnings.warn_explicit(warning.message, warning.category, *place)
     return fitted, not late
 
 
@@ -166,14 +147,9 @@ def _checked(x: Activations, n_components: int | None) -> tuple[np.ndarray, int]
     data, most = x.double().cpu().numpy(), min(x.shape)
     n = most if n_components is None else n_components
     if not 1 <= n <= most:
-        raise InputError(
-            "n_components",
-            n,
-            f"{x.shape[0]} tokens of {x.shape[1]} dimensions allow 1 to {most}",
-            "Ask for fewer, or give more tokens.",
-        )
+        requirement = f"{x.shape[0]} tokens of {x.shape[1]} dimensions allow 1 to {most}"
+        raise InputError("n_components", n, requirement, "Ask for fewer, or give more tokens.")
     if not np.isfinite(data).all():
-        raise InputError(
-            "x", "not finite", "components need finite numbers", "Check the weights of the model."
-        )
+        requirement, remedy = "components need finite numbers", "Check the weights of the model."
+        raise InputError("x", "not finite", requirement, remedy)
     return data, n

@@ -65,7 +65,7 @@ def rotated(
     W_dec = (sae.W_dec.double() @ rotation.T).float()
     b_enc = sae.b_enc
     if activations is not None and sae.k is None:
-        b_enc = _biases(W_enc, sae.b_dec, sae.threshold, activations, _counts(sae, activations))
+        b_enc = _biases(sae, W_enc, activations, _counts(sae, activations))
     made = _made(sae, control="rotated", rotation_seed=seed)
     return replace(sae, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, metadata=made)
 
@@ -79,12 +79,11 @@ def random_directions(
     decoder are the same directions about b_dec; kind and thresholds are those of `sae`, but instead
     of keeping k of a token the dictionary is a plain one, where rates can be set.
     """
-    W_dec = torch.from_numpy(
-        generator(seed, "random directions").standard_normal((sae.d_sae, sae.d_model))
-    )
+    rng = generator(seed, "random directions")
+    W_dec = torch.from_numpy(rng.standard_normal((sae.d_sae, sae.d_model)))
     W_dec = (W_dec / W_dec.norm(dim=1, keepdim=True)).float()
     W_enc = W_dec.T.contiguous()
-    b_enc = _biases(W_enc, sae.b_dec, sae.threshold, activations, _counts(sae, activations))
+    b_enc = _biases(sae, W_enc, activations, _counts(sae, activations))
     kind = sae.kind if sae.k is None else carrier("plain").name
     made = _made(sae, control="random directions", directions_seed=seed)
     return replace(sae, W_enc=W_enc, b_enc=b_enc, W_dec=W_dec, kind=kind, k=None, metadata=made)
@@ -107,7 +106,7 @@ def firing_like_trained(
         scale = scale * l0 / (scale * weight).clamp(max=0.7).sum()
     expected = (scale * weight).clamp(max=0.7) * len(activations)
     counts = expected.ceil().long().clamp(1, len(activations) - 1)
-    b_enc = _biases(sae.W_enc, sae.b_dec, sae.threshold, activations, counts)
+    b_enc = _biases(sae, sae.W_enc, activations, counts)
     made = _made(sae, control="thresholds of a rehearsal")
     return replace(sae, b_enc=b_enc, metadata=made)
 
@@ -123,25 +122,17 @@ def _counts(sae: SparseAutoencoder, activations: Activations) -> torch.Tensor:
 
 
 def _biases(
-    W_enc: torch.Tensor,
-    b_dec: torch.Tensor,
-    threshold: torch.Tensor | None,
-    activations: Activations,
-    counts: torch.Tensor,
+    sae: SparseAutoencoder, W_enc: torch.Tensor, activations: Activations, counts: torch.Tensor
 ) -> torch.Tensor:
-    """b_enc (d_sae,) at which each feature fires at `counts` (d_sae,) of the tokens.
+    """b_enc (d_sae,) at which each feature of W_enc fires at `counts` (d_sae,) of the tokens.
 
     For a feature that fires at none, or at all, the bias is as far from firing at one, or not at
     one, as the extreme token is from the centre.
     """
     if len(activations) < 2:
-        raise InputError(
-            "activations",
-            len(activations),
-            "firing rates need at least two tokens",
-            "Give a sample.",
-        )
-    x, last = activations.float() - b_dec, len(activations) - 1
+        requirement = "firing rates need at least two tokens"
+        raise InputError("activations", len(activations), requirement, "Give a sample.")
+    x, last = activations.float() - sae.b_dec, len(activations) - 1
     cut = torch.empty(W_enc.shape[1], dtype=torch.float64)
     step = max(1, _ENTRIES // len(x))
     for low in range(0, len(cut), step):
@@ -152,7 +143,7 @@ def _biases(
         below = ordered.gather(0, n.clamp(0, last)[None])[0]
         between = torch.where(n == 0, above + above.abs().clamp(min=1e-6), (above + below) / 2)
         cut[part] = torch.where(n > last, below - below.abs().clamp(min=1e-6), between)
-    if threshold is None:
+    if sae.threshold is None:
         return -cut.float()
     # of infinity, no bias makes it fire
-    return torch.where(threshold.isinf(), 0, threshold.double() - cut).float()
+    return torch.where(sae.threshold.isinf(), 0, sae.threshold.double() - cut).float()

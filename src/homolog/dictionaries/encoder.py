@@ -35,9 +35,8 @@ _PRODUCT_BYTES = 16 << 20  # held at once: a product that stays in the cache unt
 _BLOCK, _CUDA_BLOCK = 1024, 2048  # tokens whose features are computed together
 # tokens of a block that are looked at first, so that dense features cost no whole product in vain
 _FEW = 64
-_DENSE = (
-    1 / 16
-)  # share of features that may be active, above which a block takes the float32 product
+# share of features that may be active, above which a block takes the float32 product
+_DENSE = 1 / 16
 _GATHERED = 1 << 25  # float64 numbers of a CUDA device's memory that exact sums may take at once
 _LARGEST = 1e38
 _RELATIVE = 2.0**-23  # of a float32 number: twice what rounding moves it
@@ -66,11 +65,9 @@ class SparseEncoder:
         self.b_enc, self.b_dec = (b.to(self.device, torch.float32) for b in (sae.b_enc, sae.b_dec))
         self.half = self.W_enc_T.bfloat16() if self.product == "bfloat16" else None
         self.w_norm = _norms(self.W_enc_T)
-        self.w_error = (
-            torch.zeros_like(self.w_norm)
-            if self.half is None
-            else _norms(self.W_enc_T - self.half.float())
-        )
+        self.w_error = torch.zeros_like(self.w_norm)
+        if self.half is not None:
+            self.w_error = _norms(self.W_enc_T - self.half.float())
         # Sums in float32 of d_model terms, in any order and rounding; the rounding of the result;
         # that of the biases.
         self.sum_error = self.d_model * 2.0**-23
@@ -90,11 +87,9 @@ class SparseEncoder:
     ) -> sparse.csr_array:
         """Features of raw residuals (token, d_model): CSR float32 (token, d_sae), int32.
 
-        x: any float dtype and device.
-
-        threads: torch's own number by default; on CUDA not used. where: what errors call x.
-        Besides the result, each thread holds a product and the indices of a block, up to 0.1 GB at
-        d_sae 24,576.  Raises InputError where x is not finite.
+        x: any float dtype and device.  threads: torch's own number by default; on CUDA not used.
+        where: what errors call x. Besides the result, each thread holds a product and the indices
+        of a block, up to 0.1 GB at d_sae 24,576.  Raises InputError where x is not finite.
         """
         blocks = x.split(self.block) if len(x) else ()
         entries: list[_Entries | None] = [None] * len(blocks)
@@ -111,9 +106,8 @@ class SparseEncoder:
                 pool.run(work, range(len(blocks)))
         else:
             with torch.no_grad():
-                entries[:] = [
-                    self._by_torch(*self._inputs(block, i, where)) for i, block in enumerate(blocks)
-                ]
+                for i, block in enumerate(blocks):
+                    entries[i] = self._by_torch(*self._inputs(block, i, where))
         return _join([part for part in entries if part is not None], len(x), self.d_sae)
 
     def _inputs(
@@ -126,20 +120,17 @@ class SparseEncoder:
         largest = norm * self.w_norm.max() + self.b_enc.abs().max()
         if not bool((largest < _LARGEST).all()):
             token = number * self.block + int(torch.nonzero(~(largest < _LARGEST))[0, 0])
-            raise InputError(
-                where,
-                f"not finite, or too large, at token {token}",
-                "their features must be finite float32 numbers",
-                "Check the weights of the model and of the dictionary.",
-            )
-        error = (
-            (_norms(x - seen.float()) / norm).max().clamp(max=2.0**-8 * 1.01)
-        )  # at most, also where x is all but 0
+            value = f"not finite, or too large, at token {token}"
+            requirement = "their features must be finite float32 numbers"
+            remedy = "Check the weights of the model and of the dictionary."
+            raise InputError(where, value, requirement, remedy)
+        # at most, also where x is all but 0
+        error = (_norms(x - seen.float()) / norm).max().clamp(max=2.0**-8 * 1.01)
         return x, seen, norm, (error + 1.01 * self.sum_error) * self.w_norm + self.w_error
 
     def _on_cpu(self, x, seen, norm, bound, room: _Room) -> _Entries:
         start, highest, lowest = room.start[: len(x) + 1], self.highest.numpy(), self.lowest.numpy()
-        n = 0
+        n, relative = 0, np.float32(self.relative)
         for low, high in itertools.pairwise([0, *range(_FEW, len(x), self.rows), len(x)]):
             part, limit = slice(low, high), n + int((high - low) * self.d_sae * _DENSE)
             if self.half is None:
@@ -147,62 +138,33 @@ class SparseEncoder:
             else:
                 torch.mm(seen[part], self.half.T, out=room.product[: high - low])
                 full = room.no_full
-            n = screening.screen(
-                room.half,
-                full,
-                self.half is not None,
-                np.float32(self.relative),
-                highest,
-                lowest,
-                norm[part].numpy(),
-                bound.numpy(),
-                self.k,
-                limit,
-                room.index,
-                start[low : high + 1],
-            )
+            bounds = relative, highest, lowest, norm[part].numpy(), bound.numpy()
+            place = room.index, start[low : high + 1]
+            n = screening.screen((room.half, full), bounds, self.k, limit, *place)
             if n < 0:
                 return self._dense(x, room)
-        screening.compute(
-            x.numpy(),
-            self.W_enc_T.numpy(),
-            self.b_enc.numpy(),
-            room.index,
-            start,
-            room.token,
-            room.place,
-            room.offset,
-            room.value,
-        )
+        work = room.token, room.order, room.offset, room.value
+        screening.compute(x.numpy(), self._weights(), room.index, start, *work)
         n = screening.keep_active(self.threshold.numpy(), self.k, room.index, room.value, start)
         return room.index[:n].copy(), room.value[:n].copy(), np.diff(start)
 
     def _dense(self, x: torch.Tensor, room: _Room) -> _Entries:
         """A block with many active features, from the float32 product alone."""
-        entries = []
+        entries, threshold = [], self.threshold.numpy()
         for part in x.split(self.rows):
             size = len(part) * (self.k or self.d_sae)
             index, value = np.empty(size, np.int32), np.empty(size, np.float32)
-            start = room.start[: len(part) + 1]
-            full = self._float32_product(part).numpy()
-            n = screening.select_dense(
-                full,
-                part.numpy(),
-                self.W_enc_T.numpy(),
-                self.b_enc.numpy(),
-                self.threshold.numpy(),
-                np.float32(_RELATIVE),
-                self.slack.numpy(),
-                _norms(part).numpy(),
-                self._float32_bound().numpy(),
-                self.k,
-                index,
-                value,
-                start,
-            )
+            start, full = room.start[: len(part) + 1], self._float32_product(part).numpy()
+            errors = self.slack.numpy(), _norms(part).numpy(), self._float32_bound().numpy()
+            bounds, place = (np.float32(_RELATIVE), *errors), (index, value, start)
+            given = full, part.numpy(), self._weights(), threshold, bounds
+            n = screening.select_dense(*given, self.k, *place)
             entries.append((index[:n], value[:n], np.diff(start)))
         index, value, counts = (np.concatenate(arrays) for arrays in zip(*entries, strict=True))
         return index, value, counts
+
+    def _weights(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.W_enc_T.numpy(), self.b_enc.numpy()
 
     def _float32_product(self, x: torch.Tensor) -> torch.Tensor:
         from homolog.models.products import project  # slow to import, and only needed here
@@ -220,9 +182,8 @@ class SparseEncoder:
         margin = norm[:, None] * bound + self.relative * product.abs()
         least = torch.zeros(len(x), 1, device=self.device)
         if self.k:
-            kth = torch.topk(product + self.lowest - margin, min(self.k, self.d_sae), dim=1).values[
-                :, -1:
-            ]
+            lower = product + self.lowest - margin
+            kth = lower.topk(min(self.k, self.d_sae), dim=1).values[:, -1:]
             least = torch.maximum(least, torch.nextafter(kth, -torch.ones_like(kth)))
         token, feature = torch.nonzero(product + self.highest + margin > least, as_tuple=True)
         if len(token) > _DENSE * product.numel() and not self.k:
@@ -238,19 +199,11 @@ class SparseEncoder:
         counts = torch.bincount(token, minlength=len(x))
         return feature.to(torch.int32).cpu().numpy(), value.cpu().numpy(), counts.cpu().numpy()
 
-    def _decided(
-        self, x: torch.Tensor, product: torch.Tensor, token: torch.Tensor, feature: torch.Tensor
-    ) -> torch.Tensor:
-        """Pre-activations of single entries from the float32 product.
-
-        They are exact where its error leaves open if the feature is active.
-        """
+    def _decided(self, x, product, token, feature) -> torch.Tensor:
+        """Pre-activations of single entries: exact where the float32 product leaves them open."""
         value = product + self.b_enc[feature]
-        margin = (
-            _norms(x)[token] * self._float32_bound()[feature]
-            + _RELATIVE * product.abs()
-            + self.slack[feature]
-        )
+        margin = _norms(x)[token] * self._float32_bound()[feature] + _RELATIVE * product.abs()
+        margin = margin + self.slack[feature]
         left_open = torch.nonzero((value - self.threshold[feature]).abs() <= margin)[:, 0]
         value[left_open] = self._exact(x, token[left_open], feature[left_open])
         return value
@@ -277,7 +230,7 @@ class _Room:
         most = int(entries * _DENSE)
         self.index = np.empty(most + encoder.d_sae + 1, np.int32)
         self.value = np.empty(most, np.float32)
-        self.token, self.place = (np.empty(most, np.int32) for _ in range(2))
+        self.token, self.order = (np.empty(most, np.int32) for _ in range(2))
         self.offset = np.zeros(encoder.d_sae + 1, np.int64)
         self.start = np.zeros(encoder.block + 1, np.int64)
 
@@ -300,14 +253,10 @@ def _norms(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _largest(token, feature, value, k: int) -> tuple[torch.Tensor, ...]:
-    """Each token's k largest entries, in order of token and feature.
-
-    Among equal ones the lowest feature comes first.
-    """
+    """Each token's k largest entries in order of token and feature, among equal ones the lowest."""
     order = torch.sort(value, descending=True, stable=True).indices
-    order = order[
-        torch.sort(token[order], stable=True).indices
-    ]  # by token, then from large to small, then feature
+    # by token, then from large to small, then feature
+    order = order[torch.sort(token[order], stable=True).indices]
     counts = torch.bincount(token)
     first = torch.cumsum(counts, 0) - counts
     rank = torch.arange(len(order), device=order.device) - first[token[order]]
@@ -318,9 +267,9 @@ def _largest(token, feature, value, k: int) -> tuple[torch.Tensor, ...]:
 def _join(parts: list[_Entries], n_tokens: int, d_sae: int) -> sparse.csr_array:
     index = np.concatenate([np.empty(0, np.int32), *(part[0] for part in parts)])
     value = np.concatenate([np.empty(0, np.float32), *(part[1] for part in parts)])
-    indptr = np.zeros(
-        n_tokens + 1, np.int64 if len(index) > np.iinfo(np.int32).max else np.int32
-    )  # scipy widens both
+    # scipy widens both
+    wide = len(index) > np.iinfo(np.int32).max
+    indptr = np.zeros(n_tokens + 1, np.int64 if wide else np.int32)
     np.cumsum(np.concatenate([np.empty(0, np.int64), *(part[2] for part in parts)]), out=indptr[1:])
     csr = sparse.csr_array((value, index, indptr), shape=(n_tokens, d_sae))
     csr.has_sorted_indices = True

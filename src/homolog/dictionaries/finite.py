@@ -21,9 +21,6 @@ def refuse_not_finite(x: Activations, what: str, first: int = 0) -> None:
     if len(bad):
         token = int(bad[0, 0])
         value = float(x[token][~torch.isfinite(x[token])][0])
-        raise InputError(
-            what,
-            value,
-            f"every value must be finite, and that of token {first + token} is not",
-            "Check the weights of the model, or run it in float32.",
-        )
+        requirement = f"every value must be finite, and that of token {first + token} is not"
+        remedy = "Check the weights of the model, or run it in float32."
+        raise InputError(what, value, requirement, remedy)

@@ -15,10 +15,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def has_native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices itself (AVX512-BF16 or AMX).
-
-    Elsewhere bfloat16 is slower.
-    """
+    """Whether this CPU multiplies bfloat16 itself (AVX512-BF16, AMX); elsewhere it is slower."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in probes)
 
@@ -26,26 +23,18 @@ def has_native_bfloat16() -> bool:
 def product_precision(
     precision: Precision, device: torch.device | str = "cpu"
 ) -> Literal["float32", "bfloat16"]:
-    """The precision that "auto" stands for.
-
-    bfloat16 where the device multiplies it natively, else float32.
-    """
+    """The precision that "auto" stands for: bfloat16 where the device has it natively."""
     if precision != "auto":
         return precision
-    native = (
-        torch.cuda.is_bf16_supported()
-        if torch.device(device).type == "cuda"
-        else has_native_bfloat16()
-    )
+    on_cuda = torch.device(device).type == "cuda"
+    native = torch.cuda.is_bf16_supported() if on_cuda else has_native_bfloat16()
     return "bfloat16" if native else "float32"
 
 
 class Threads:
     """Threads over pieces of work, each with single-threaded linear algebra.
 
-    A single one is the calling thread.
-
-    workers: how many, all cores by default.
+    A single one is the calling thread.  workers: how many, all cores by default.
     """
 
     def __init__(self, workers: int | None) -> None:

@@ -47,11 +47,9 @@ _QUANTILES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
 class SplicedLoss(Protocol):
     """Mean loss of a model on held-out text with one layer's residuals replaced.
 
-    In nats per token; `transform` gives the residuals.
-
-    `transform` takes and returns (token, d_model); the caller applies it to the tokens that are not
-    special, and leaves the others as they are.  Bind model, tokens and layer: `partial(loss_with,
-    model, tokens, layer)`.
+    In nats per token; `transform` gives the residuals.  `transform` takes and returns (token,
+    d_model); the caller applies it to the tokens that are not special, and leaves the others as
+    they are.  Bind model, tokens and layer: `partial(loss_with, model, tokens, layer)`.
     """
 
     def __call__(self, transform: Callable[[Activations], Activations]) -> float: ...
@@ -101,9 +99,7 @@ class Quality:
     def from_row(cls, row: Mapping[str, Any]) -> "Quality":
         """From the values of `as_row`, with None for NaN as JSON has it.
 
-        What is missing was not measured.
-
-        Raises InputError for a value of another type.
+        What is missing was not measured.  Raises InputError for a value of another type.
         """
         values: dict[str, Any] = dict.fromkeys(("explained_variance", "l0", "dead_share"), math.nan)
         values |= {"n_tokens": 0, "density_quantiles": ()} | {
@@ -111,24 +107,17 @@ class Quality:
         }
         types = {f.name: str(f.type) for f in fields(cls)}
         for name, value in values.items():
-            values[name] = value = (
-                math.nan if value is None else tuple(value) if isinstance(value, list) else value
-            )
+            value = tuple(value) if isinstance(value, list) else value
+            values[name] = value = math.nan if value is None else value
             if not _is_a(types[name], value):
-                raise InputError(
-                    f"quality.{name}",
-                    value,
-                    f"it must be {types[name]}",
-                    "Measure the dictionary again.",
-                )
+                requirement = f"it must be {types[name]}"
+                remedy = "Measure the dictionary again."
+                raise InputError(f"quality.{name}", value, requirement, remedy)
         return cls(**values)
 
 
 def _is_a(annotation: str, value: object) -> bool:
-    """Whether a value read from a file is of this type of a field.
-
-    Numbers are no truth values, and finite or NaN.
-    """
+    """Whether a file's value has a field's type; numbers are finite or NaN, and no truth values."""
     if annotation.startswith("tuple"):
         return isinstance(value, tuple) and all(_is_a("float", item) for item in value)
     if annotation in ("bool", "str"):
@@ -164,10 +153,7 @@ def density_histogram(frequency: np.ndarray) -> tuple[int, ...]:
 
 
 def loss_recovered(clean: float, spliced: float, ablated: float) -> float:
-    """Share of the loss an ablation costs that the reconstruction saves.
-
-    NaN where it costs under 0.05 nats.
-    """
+    """Share of an ablation's cost that is saved; NaN where it costs under 0.05 nats."""
     gap = ablated - clean
     return (ablated - spliced) / gap if gap >= _MIN_LOSS_GAP else math.nan
 
@@ -184,12 +170,11 @@ def measure_quality(
 ) -> Quality:
     """Measure on held-out raw residuals x (token, d_model).
 
-    keep: (token, bool), the tokens to use.
-
-    sae: a sparse autoencoder of any kind, or whatever else has `encode` and `decode`
-    (`pca`).  Losses are measured when `spliced_loss` is given; `loss_clean`, the same for
-    all layers of a model, may be passed in.  Features are held for a block of tokens at a time, 0.2
-    GB at most.  Raises InputError when no token is left, and where x or a loss is not finite.
+    keep: (token, bool), the tokens to use.  sae: a sparse autoencoder of any kind, or whatever else
+    has `encode` and `decode` (`pca`).  Losses are measured when `spliced_loss` is given;
+    `loss_clean`, the same for all layers of a model, may be passed in.  Features are held for a
+    block of tokens at a time, 0.2 GB at most.  Raises InputError when no token is left, and where x
+    or a loss is not finite.
     """
     removed = math.nan if keep is None else bos_share(x, keep)
     if keep is not None:
@@ -233,19 +218,14 @@ def _refuse_losses(sae: Autoencoder, **losses: float) -> None:
     for name, loss in losses.items():
         if not math.isfinite(loss):
             facts = getattr(sae, "metadata", {})
-            where = (
-                f"{name} loss of {facts.get('model') or 'the model'}, layer {facts.get('layer')}"
-            )
-            raise InputError(
-                where, loss, "logits must be finite", "Check its weights, or run it in float32."
-            )
+            model, layer = facts.get("model") or "the model", facts.get("layer")
+            remedy = "Check its weights, or run it in float32."
+            field = f"{name} loss of {model}, layer {layer}"
+            raise InputError(field, loss, "logits must be finite", remedy)
 
 
 def hold_to_gates(quality: Quality, gates: Gates, d_sae: int) -> Quality:
-    """The same numbers with `passed` and `reason`: which gates they fail.
-
-    What is NaN fails none, but for explained variance.
-    """
+    """The same numbers held to the gates; what is NaN fails none, but for explained variance."""
     q, failures = quality, []
     if not q.explained_variance >= gates.explained_variance:
         failures.append(
@@ -275,48 +255,34 @@ def recheck(
 ) -> Quality:
     """Measure explained variance and L0 again, and compare with the file's.
 
-    x: raw residuals (token, d_model).
-
-    This finds weights read as another kind, another scale, and activations of another layer or
-    model, unless they change neither number.  Returns what was measured, by no gates.  Raises
-    InputError with the numbers that differ by more than `tolerance`, when the dictionary carries no
-    quality, or with fewer than 4,000 kept tokens.
+    x: raw residuals (token, d_model).  This finds weights read as another kind, another scale, and
+    activations of another layer or model, unless they change neither number.  Returns what was
+    measured, by no gates.  Raises InputError with the numbers that differ by more than `tolerance`,
+    when the dictionary carries no quality, or with fewer than 4,000 kept tokens.
     """
     allowed = tolerance or Tolerance()
     name = f"dictionary of {sae.metadata.get('model')}, layer {sae.metadata.get('layer')}"
     row = sae.metadata.get("quality")
     if row is None:
-        raise InputError(
-            f"quality of the {name}",
-            None,
-            "it must carry its explained variance and L0 to be checked",
-            "Measure it (`measure_quality`) and save it with the dictionary.",
-        )
+        requirement = "it must carry its explained variance and L0 to be checked"
+        remedy = "Measure it (`measure_quality`) and save it with the dictionary."
+        raise InputError(f"quality of the {name}", None, requirement, remedy)
     n_kept = len(x) if keep is None else int(keep.sum())
     if n_kept < RECHECK_TOKENS:
-        raise InputError(
-            "tokens to check on",
-            n_kept,
-            f"fewer than {RECHECK_TOKENS} say too little",
-            "Use more text.",
-        )
+        requirement = f"fewer than {RECHECK_TOKENS} say too little"
+        raise InputError("tokens to check on", n_kept, requirement, "Use more text.")
     carried, now = Quality.from_row(row), measure_quality(sae, x, keep=keep)
     wrong = []
     if not abs(now.explained_variance - carried.explained_variance) <= allowed.explained_variance:
-        wrong.append(
-            f"explained variance {carried.explained_variance:.3f} within "
-            f"{allowed.explained_variance:g}, "
-            f"not {now.explained_variance:.3f}"
-        )
+        within = f"{carried.explained_variance:.3f} within {allowed.explained_variance:g}"
+        wrong.append(f"explained variance {within}, not {now.explained_variance:.3f}")
     if not abs(now.l0 - carried.l0) <= allowed.l0 * carried.l0:
         wrong.append(f"L0 {carried.l0:.2f} within {allowed.l0:.0%}, not {now.l0:.2f}")
     if wrong:
-        raise InputError(
-            name,
-            sae.kind,
-            f"by its file these activations give {' and '.join(wrong)}",
-            "Check that they are raw residuals of that model and layer with special tokens "
-            "masked, and "
-            "that the file was read as the kind of dictionary that it is.",
+        requirement = f"by its file these activations give {' and '.join(wrong)}"
+        remedy = (
+            "Check that they are raw residuals of that model and layer with special tokens masked, "
+            "and that the file was read as the kind of dictionary that it is."
         )
+        raise InputError(name, sae.kind, requirement, remedy)
     return replace(now, passed=False, reason="not held to the gates")

@@ -23,17 +23,22 @@ from __future__ import annotations
 import numpy as np
 
 from homolog.compiled import jit
-from homolog.dictionaries.selection import _F0, _MATH, _kth_largest_bits, _select
+from homolog.dictionaries.selection import (
+    _F0,
+    _MATH,
+    _kth_largest_bits,
+    _load,
+    _select,
+    sort_by_feature,
+)
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _below_kth_largest(bits, k):
     """A float32 below the k-th largest of values given by their bits, and close.
 
-    0 when about k are positive.
-
-    The k-th largest of the maxima of 8k or more groups has k values as large, and few more: 7 in
-    100 at random.
+    0 when about k are positive.  The k-th largest of the maxima of 8k or more groups has k values
+    as large, and few more: 7 in 100 at random.
     """
     n_groups = max(8 * k, 256)
     largest = bits[:n_groups].copy()
@@ -48,10 +53,7 @@ def _below_kth_largest(bits, k):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _append_above(values, threshold, index, total):
-    """Append to `index`, from place `total`, where values exceed the threshold.
-
-    Returns the new total.
-    """
+    """Append to `index`, from place `total`, where values exceed the threshold; the new total."""
     for low in range(0, values.size, 64):
         group = values[low : low + 64]
         count = np.int32(0)
@@ -65,41 +67,30 @@ def _append_above(values, threshold, index, total):
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def screen(half, full, is_half, relative, highest, lowest, x_norm, bound, k, limit, index, start):
+def screen(product, bounds, k, limit, index, start):
     """Append the features of each token that may be active to CSR (index, start).
 
-    The first place is start[0].
-
-    Returns their number with those before, -1 if more than `limit`.  half or full is the product x
-    W_enc: |x_t w_i - product| <= x_norm_t bound_i + relative |product|.  highest, lowest: b_enc -
-    threshold with all that rounding may add or take. k = 0: all whose pre-activation may exceed the
-    threshold.  k > 0 (and thresholds 0): of these, all that may be among the k largest, since k
-    lower ends of the bound exceed the threshold.  `index` needs room for limit + d_sae + 1.
+    The first place is start[0].  Returns their number with those before, -1 if more than `limit`.
+    product: x W_enc.  bounds: relative, highest, lowest, x_norm, bound, with |x_t w_i - product| <=
+    x_norm_t bound_i + relative |product|, and highest and lowest b_enc - threshold with all that
+    rounding may add or take.  k = 0: all whose pre-activation may exceed the threshold.  k > 0 (and
+    thresholds 0): of these, all that may be among the k largest, since k lower ends of the bound
+    exceed the threshold.  `index` needs room for limit + d_sae + 1.
     """
+    relative, highest, lowest, x_norm, bound = bounds
     n_tokens, width = start.size - 1, highest.size
-    values, upper, lower = (
-        np.empty(width, np.float32),
-        np.empty(width, np.float32),
-        np.empty(width, np.float32),
-    )
-    value_bits, lower_bits = values.view(np.int32), lower.view(np.int32)
+    values, upper = np.empty(width, np.float32), np.empty(width, np.float32)
+    lower = np.empty(width, np.float32)
     total = start[0]
     for t in range(n_tokens):
-        if is_half:
-            half_row = half[t]
-            for i in range(width):
-                value_bits[i] = np.int32(half_row[i]) << np.int32(16)
-        else:
-            full_row = full[t]
-            for i in range(width):
-                values[i] = full_row[i]
+        _load(product, t, values)
         norm, threshold = x_norm[t], _F0
         for i in range(width):
             upper[i] = values[i] + highest[i] + norm * bound[i] + relative * abs(values[i])
         if k > 0:
             for i in range(width):
                 lower[i] = values[i] + lowest[i] - norm * bound[i] - relative * abs(values[i])
-            threshold = _below_kth_largest(lower_bits, k)
+            threshold = _below_kth_largest(lower.view(np.int32), k)
         total = _append_above(upper, threshold, index, total)
         if total > limit:
             return -1
@@ -117,47 +108,35 @@ def _pre_activation(x, weights, bias):
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def compute(x, W_enc_T, b_enc, index, start, token, place, offset, value):
+def compute(x, weights, index, start, token, order, offset, value):
     """Pre-activations x w + b_enc of the candidates (index, start).
 
-    They are summed in float64 and rounded once to float32.
-
-    They depend on nothing but token and feature.  Feature by feature, so that weights are read once
-    and in order.
-    token, place, offset: work space for that order, as long as value, value and d_sae + 1.
+    They are summed in float64 and rounded once to float32, and depend on nothing but token and
+    feature.  Feature by feature, so that weights are read once and in order.
+    weights: W_enc transposed, and b_enc.  token, order, offset: work space, as `sort_by_feature`
+    fills it.
     """
+    W_enc_T, b_enc = weights
     n_tokens, d_model = x.shape
-    offset[:] = 0
-    for a in range(start[n_tokens]):
-        offset[index[a] + 1] += 1
+    regions, tokens = np.zeros((1, 2), np.int64), np.zeros((1, 2), np.int64)
+    regions[0, 1], tokens[0, 1] = start[n_tokens], n_tokens
+    sort_by_feature(index, regions, tokens, start.reshape(1, -1), token, order, offset)
+    row = np.empty(d_model, np.float64)
     for i in range(b_enc.size):
-        offset[i + 1] += offset[i]
-    for t in range(n_tokens):
-        for a in range(start[t], start[t + 1]):
-            position = offset[index[a]]
-            token[position] = t
-            place[position] = a
-            offset[index[a]] = position + 1
-    weights = np.empty(d_model, np.float64)
-    low = 0
-    for i in range(b_enc.size):
-        high = offset[i]
-        if high > low:
-            row = W_enc_T[i]
+        if offset[i + 1] > offset[i]:
             for j in range(d_model):
-                weights[j] = row[j]
-        for position in range(low, high):
-            value[place[position]] = _pre_activation(x[token[position]], weights, b_enc[i])
-        low = high
+                row[j] = W_enc_T[i, j]
+        for place in range(offset[i], offset[i + 1]):
+            a = order[place]
+            value[a] = _pre_activation(x[token[a]], row, b_enc[i])
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def keep_active(threshold, k, index, value, start):
     """Keep of the candidates those above their feature's threshold; returns their number.
 
-    (index, value, start) are changed in place.
-
-    k > 0: of these the k largest of each token, among equal ones the lowest index.
+    (index, value, start) are changed in place.  k > 0: of these the k largest of each token, among
+    equal ones the lowest index.
     """
     n_tokens, widest = start.size - 1, 0
     for t in range(n_tokens):
@@ -184,15 +163,15 @@ def keep_active(threshold, k, index, value, start):
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def select_dense(
-    product, x, W_enc_T, b_enc, threshold, relative, slack, x_norm, bound, k, index, value, start
-):
+def select_dense(product, x, weights, threshold, bounds, k, index, value, start):
     """Active features of a block as CSR (index, value, start), from its float32 product x W_enc.
 
-    Where the product's error (as in `screen`; slack: of the biases) leaves open whether a feature
+    weights: W_enc transposed, and b_enc.  bounds: relative, slack (of the biases), x_norm, bound.
+    Where the product's error (as in `screen`) leaves open whether a feature
     exceeds its threshold, the exact sum decides and gives the value: which features are active is
     exact here too.  k > 0: of these the k largest.
     """
+    (W_enc_T, b_enc), (relative, slack, x_norm, bound) = weights, bounds
     n_tokens, width = product.shape
     values, chosen = np.empty(width, np.float32), np.empty(width + 1, np.int32)
     total = 0

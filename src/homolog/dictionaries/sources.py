@@ -60,9 +60,8 @@ class ActivationSource(Protocol):
     def read(self, start: int, n_tokens: int) -> Sequence[Activations]:
         """Tokens start to start + n_tokens of the stream: one (n_tokens, d_model) tensor per layer.
 
-        Any float dtype.
-
-        Indexing the result may do the work (it is called from several threads, each layer once).
+        Any float dtype.  Indexing the result may do the work (it is called from several threads,
+        each layer once).
         """
         ...
 
@@ -97,9 +96,8 @@ class _Gather(Sequence[torch.Tensor]):
 class _Shuffled:
     """The stream over rows that can be gathered, in a new random order every epoch.
 
-    The order is over all documents.
-
-    layers: what is served.  numbers: their layer numbers.  rows: int64, the rows to use.
+    The order is over all documents.  layers: what is served.  numbers: their layer numbers.  rows:
+    int64, the rows to use.
     """
 
     def __init__(
@@ -137,10 +135,8 @@ class _Shuffled:
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != epoch:
-            self._order = (
-                epoch,
-                generator(self.seed, self.name, "epoch", epoch).permutation(self.rows),
-            )
+            rng = generator(self.seed, self.name, "epoch", epoch)
+            self._order = epoch, rng.permutation(self.rows)
         return self._order[1]
 
     def read(self, start: int, n_tokens: int) -> Sequence[torch.Tensor]:
@@ -176,20 +172,17 @@ class ResidualArrays(_Shuffled):
         tensors = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in layers]
         shapes = {tuple(a.shape) for a in tensors}
         if len(shapes) != 1 or len(next(iter(shapes))) != 2:
-            raise InputError(
-                "layers", sorted(shapes), "all must be (token, d_model) alike", "Check the capture."
-            )
+            requirement = "all must be (token, d_model) alike"
+            raise InputError("layers", sorted(shapes), requirement, "Check the capture.")
         n_tokens = tensors[0].shape[0]
         kept = np.ones(n_tokens, bool) if keep is None else np.asarray(keep, bool).reshape(-1)
         if kept.size != n_tokens:
-            raise InputError(
-                "keep", kept.size, f"it must mark {n_tokens} tokens", "Flatten the window mask."
-            )
+            requirement = f"it must mark {n_tokens} tokens"
+            raise InputError("keep", kept.size, requirement, "Flatten the window mask.")
         rows = np.flatnonzero(kept)
         if rows.size < 2:
-            raise InputError(
-                "keep", rows.size, "two tokens at least are needed", "Use a longer corpus."
-            )
+            requirement = "two tokens at least are needed"
+            raise InputError("keep", rows.size, requirement, "Use a longer corpus.")
         super().__init__(tensors, range(len(tensors)), rows, seed, name)
 
     def _probes(self) -> list[str]:
@@ -199,17 +192,13 @@ class ResidualArrays(_Shuffled):
 class StoredResiduals(_Shuffled):
     """Activations in a folder that `features.write_residuals` wrote, memory-mapped.
 
-    Serves all layers or some.
-
-    Gives the stream of `ResidualArrays` over the same values, seed and name, with the same
-    fingerprint, however the tokens were cut into parts and whichever layers are served:
-    dictionaries trained group by group of layers are those trained at once, byte for byte.  What is
-    held in memory is the order of an epoch (8 bytes a token) and what the system keeps of the
-    files.
-
-    The parts of the served layers are read once and checked.  Raises InputError naming a part that
-    is missing or damaged (it is removed, so that writing again makes it again), and when a layer is
-    not there.
+    Serves all layers or some.  Gives the stream of `ResidualArrays` over the same values, seed and
+    name, with the same fingerprint, however the tokens were cut into parts and whichever layers are
+    served: dictionaries trained group by group of layers are those trained at once, byte for byte.
+    What is held in memory is the order of an epoch (8 bytes a token) and what the system keeps of
+    the files.  The parts of the served layers are read once and checked.  Raises InputError naming
+    a part that is missing or damaged (it is removed, so that writing again makes it again), and
+    when a layer is not there.
     """
 
     def __init__(
@@ -218,14 +207,11 @@ class StoredResiduals(_Shuffled):
         folder = Path(folder)
         manifest = _read_manifest(folder / "manifest.json")
         self.stream_hash: str = manifest["stream_hash"]
-        numbers = range(manifest["n_layers"]) if layers is None else list(layers)
-        if not numbers or not set(numbers) <= set(range(manifest["n_layers"])):
-            raise InputError(
-                "layers",
-                list(numbers),
-                f"some of 0 to {manifest['n_layers'] - 1} are stored",
-                "Choose of those.",
-            )
+        stored = range(manifest["n_layers"])
+        numbers = stored if layers is None else list(layers)
+        if not numbers or not set(numbers) <= set(stored):
+            requirement = f"some of 0 to {len(stored) - 1} are stored"
+            raise InputError("layers", list(numbers), requirement, "Choose of those.")
         served = [StoredLayer(folder, number, manifest) for number in numbers]
         for layer in served:
             layer.check()
@@ -250,12 +236,8 @@ class StoredLayer:
     def check(self) -> None:
         for path, key in zip(self.parts, self.keys, strict=True):
             if read_part(path, key) is None:
-                raise InputError(
-                    "residuals part",
-                    str(path),
-                    "it must be there and whole",
-                    "Write the residuals again: only what is missing is made again.",
-                )
+                remedy = "Write the residuals again: only what is missing is made again."
+                raise InputError("residuals part", str(path), "it must be there and whole", remedy)
 
     def index_select(self, dim: int, index: torch.Tensor, /) -> torch.Tensor:
         """The rows `index`, in its order: (rows, d_model).  dim is 0."""
@@ -266,16 +248,14 @@ class StoredLayer:
         rows = torch.empty(len(index), self.shape[1], dtype=self.dtype)
         for part in np.flatnonzero(np.diff(ends)):
             places = torch.from_numpy(order[ends[part] : ends[part + 1]])
-            rows[places] = self._part(int(part)).index_select(
-                0, index[places] - int(self.starts[part])
-            )
+            of_part = index[places] - int(self.starts[part])
+            rows[places] = self._part(int(part)).index_select(0, of_part)
         return rows
 
     def _part(self, number: int) -> torch.Tensor:
         if number not in self.mapped:
-            with safe_open(
-                self.parts[number], framework="pt"
-            ) as file:  # maps the file, reads nothing yet
+            # maps the file, reads nothing yet
+            with safe_open(self.parts[number], framework="pt") as file:
                 self.mapped[number] = file.get_tensor("x").view(self.dtype)
         return self.mapped[number]
 
@@ -294,17 +274,9 @@ def residual_part(folder: Path, layer: int, number: int) -> Path:
 def _read_manifest(path: Path) -> dict:
     manifest = read_receipt(path, RESIDUALS)
     if manifest is None:
-        raise InputError(
-            "residuals manifest",
-            str(path),
-            "it must be there and whole",
-            "Write the residuals first.",
-        )
-    if manifest["format"] != RESIDUALS_FORMAT:
-        raise InputError(
-            "residuals format",
-            manifest["format"],
-            f"format {RESIDUALS_FORMAT} is read here",
-            "Write them again.",
-        )
+        requirement, remedy = "it must be there and whole", "Write the residuals first."
+        raise InputError("residuals manifest", str(path), requirement, remedy)
+    if (written := manifest["format"]) != RESIDUALS_FORMAT:
+        requirement = f"format {RESIDUALS_FORMAT} is read here"
+        raise InputError("residuals format", written, requirement, "Write them again.")
     return manifest

@@ -43,22 +43,13 @@ def weights_and_biases(
     folder.mkdir(parents=True, exist_ok=True)
     options = {"disable_git": True, "save_code": False, "console": "off", "silent": True}
     try:
-        run = wandb.init(
-            project=project,
-            dir=str(folder),
-            name=name,
-            id=run_id,
-            resume="allow",
-            config=dict(settings),
-            settings=wandb.Settings(**options),
-        )
+        named = {"project": project, "dir": str(folder), "name": name, "id": run_id}
+        own = {"config": dict(settings), "settings": wandb.Settings(**options)}
+        run = wandb.init(**named, **own, resume="allow")
     except wandb.Error as error:
-        raise InputError(
-            "--wandb",
-            project,
-            f"Weights & Biases must take it ({str(error).splitlines()[0]})",
-            "Run `wandb login`, or set WANDB_MODE=offline.",
-        ) from error
+        requirement = f"Weights & Biases must take it ({str(error).splitlines()[0]})"
+        remedy = "Run `wandb login`, or set WANDB_MODE=offline."
+        raise InputError("--wandb", project, requirement, remedy) from error
     failed = True
     try:
         yield lambda step, numbers: run.log(dict(numbers), step=step)
@@ -71,9 +62,8 @@ def weights_and_biases(
 def tensorboard(folder: Path) -> Iterator[Tracker]:
     """Event files in `folder`.
 
-    A training that goes on there hides what was written after its checkpoint.
-
-    Raises InputError when the package tensorboard is not installed.
+    A training that goes on there hides what was written after its checkpoint.  Raises InputError
+    when the package tensorboard is not installed.
     """
     module = _import("torch.utils.tensorboard", "tensorboard", str(folder))
     writer: Any = None
@@ -109,9 +99,6 @@ def _import(module: str, package: str, value: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise InputError(
-            f"--{package}",
-            value,
-            f"the package {package} cannot be imported ({error})",
-            f'Run: pip install "homolog[{package}]"',
-        ) from None
+        requirement = f"the package {package} cannot be imported ({error})"
+        remedy = f'Run: pip install "homolog[{package}]"'
+        raise InputError(f"--{package}", value, requirement, remedy) from None

@@ -35,14 +35,12 @@ def explained_variance(
 ) -> float:
     """1 - residual / total sum of squares of (token, d_model).
 
-    keep: (token, bool) leaves tokens out.
-
-    NaN where x does not vary.  Computed in float64.  InputError where x or x_hat is not finite.
+    keep: (token, bool) leaves tokens out.  NaN where x does not vary.  Computed in float64.
+    InputError where x or x_hat is not finite.
     """
     if x.shape != x_hat.shape:
-        raise InputError(
-            "x_hat", tuple(x_hat.shape), f"it must have the shape of x, {tuple(x.shape)}", "Check."
-        )
+        requirement = f"it must have the shape of x, {tuple(x.shape)}"
+        raise InputError("x_hat", tuple(x_hat.shape), requirement, "Check.")
     if keep is not None:
         x, x_hat = x[keep], x_hat[keep]
     refuse_not_finite(x, "x")
@@ -54,10 +52,7 @@ def explained_variance(
 
 
 def squares(x: Activations, centre: torch.Tensor | None = None) -> np.ndarray:
-    """||x_t - centre||^2 of every token, float64.
-
-    Sums of these do not depend on the number of threads.
-    """
+    """||x_t - centre||^2 of every token, float64: sums do not depend on the number of threads."""
     blocks = [np.empty(0)]
     for block in x.split(_BLOCK):
         distance = block.double() if centre is None else block.double() - centre
@@ -74,28 +69,19 @@ def mean_of(x: Activations) -> torch.Tensor:
 
 
 def share_of(x: Activations, chosen: np.ndarray) -> float:
-    """Share of the sum of squares about the mean that lies on the chosen tokens (bool).
-
-    NaN where x does not vary.
-    """
+    """Share of the squares about the mean on chosen tokens (bool); NaN where x does not vary."""
     distances = squares(x, mean_of(x))
     total = float(distances.sum())
     return float(distances[chosen].sum()) / total if total > 0 else math.nan
 
 
 def sink_share(x: Activations) -> float:
-    """Share of the variance of raw residuals (token, d_model) on sinks.
-
-    These are tokens with norms over 10 times the median.
-    """
+    """Share of the variance of raw residuals on sinks, tokens with norms over 10 medians."""
     norms = np.sqrt(squares(x))
     return share_of(x, norms > SINK_NORM * np.median(norms))
 
 
 def bos_share(x: Activations, keep: torch.Tensor) -> float:
-    """Share of the variance of all tokens (token, d_model) on those left out.
-
-    keep: (token, bool); NaN where it leaves out none.
-    """
+    """Share of all tokens' variance on those not in keep (token, bool); NaN where all are."""
     left_out = ~keep.cpu().numpy()
     return share_of(x, left_out) if left_out.any() else math.nan

@@ -30,20 +30,16 @@ from typing import Any
 import torch
 
 from homolog.dictionaries.base import SparseAutoencoder
-from homolog.dictionaries.formats.facts import own_facts
 from homolog.dictionaries.formats.folding import Convention, ForeignWeights, folded, uncentred
 from homolog.dictionaries.formats.hooks import residual_layer
-from homolog.dictionaries.formats.names import encoder_of, kind_said, names_in, written_name
-from homolog.dictionaries.formats.reading import (
-    Config,
-    Folder,
-    Format,
-    Tensors,
-    name_in,
-    positive,
-    refuse,
-    table,
+from homolog.dictionaries.formats.ours import (
+    kind_said,
+    names_in,
+    own_facts,
+    weights_of,
+    written_name,
 )
+from homolog.dictionaries.formats.reading import Config, Folder, Format, Tensors
 from homolog.dictionaries.kinds import Kind, Stored, kind_of
 from homolog.record.atomic import atomic_path, write_json
 
@@ -56,40 +52,27 @@ _PLAIN = ("W_enc", "W_dec")
 
 def read(folder: Folder, config: Config) -> SparseAutoencoder:
     """A dictionary of dictionary_learning; see the module's first lines."""
-    path, trainer, known = folder.path / CONFIG_FILE, config["trainer"], names_in(_LIBRARY)
+    trainer, known = config.table("trainer"), names_in(_LIBRARY)
     name = trainer.get("dict_class")
     if name not in tuple(known):
-        refuse(
-            path,
-            "trainer.dict_class",
-            name,
-            f"one of {', '.join(known)}",
-            "Others are no such autoencoders.",
-        )
-    if table(path, config, "buffer").get("io") == "in_and_out":
-        refuse(
-            path,
-            "buffer.io",
-            "in_and_out",
-            "in or out",
-            "A transcoder writes another place than it reads.",
-        )
+        words = f"one of {', '.join(known)}"
+        config.refuse("trainer.dict_class", name, words, "Others are no such autoencoders.")
+    if config.table("buffer").get("io") == "in_and_out":
+        why = "A transcoder writes another place than it reads."
+        config.refuse("buffer.io", "in_and_out", "in or out", why)
     own, stored = known[name]
-    kind, tensors = _kind(path, name, own, config), folder.tensors(WEIGHTS_FILE)
-    weights = _weights(tensors, own, stored, path, trainer)
-    k = min(_k(tensors, path, trainer), weights.W_enc.shape[1]) if stored.chooses else None
+    kind = kind_said(config, "trainer.dict_class", name, _LIBRARY)
+    tensors = folder.tensors(WEIGHTS_FILE)
+    weights = _weights(tensors, own, stored, trainer)
+    k = min(_k(tensors, trainer), weights.W_enc.shape[1]) if stored.chooses else None
     # what we wrote stays as it was
     unit = stored.unit and "homolog" not in config
     if unit:
         norms = weights.W_dec.norm(dim=1)
         unit = not torch.allclose(norms, torch.ones_like(norms))
-    return folded(
-        weights,
-        Convention(stored.centred, unit_decoder=unit),
-        kind.name,
-        k if kind.form == "k" else None,
-        _metadata(path, config, trainer, k),
-    )
+    convention = Convention(stored.centred, unit_decoder=unit)
+    facts = _metadata(config, trainer, k)
+    return folded(weights, convention, kind.name, k if kind.form == "k" else None, facts)
 
 
 def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
@@ -110,17 +93,13 @@ def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
         torch.save({name: w.detach().cpu().clone() for name, w in tensors.items()}, partial)
     trainer = {"dict_class": name, "activation_dim": sae.d_model, "dict_size": sae.d_sae}
     trainer |= {} if sae.k is None else {"k": sae.k}
-    trainer |= {
-        "layer": sae.metadata.get("layer"),
-        "lm_name": sae.metadata.get("ref") or sae.metadata.get("model"),
-    }
-    write_json(config, {"trainer": trainer, "homolog": {**sae.metadata, "kind": sae.kind}})
+    facts = sae.metadata
+    trainer |= {"layer": facts.get("layer"), "lm_name": facts.get("ref") or facts.get("model")}
+    write_json(config, {"trainer": trainer, "homolog": {**facts, "kind": sae.kind}})
     return [weights, config]
 
 
-def _weights(
-    tensors: Tensors, kind: Kind, stored: Stored, path: Path, trainer: Config
-) -> ForeignWeights:
+def _weights(tensors: Tensors, kind: Kind, stored: Stored, trainer: Config) -> ForeignWeights:
     """The weights, the encoder in the common form."""
     matrices = _LINEAR if stored.linear else _PLAIN
     tensors.only(*matrices, *stored.vectors.values(), stored.b_dec, *stored.other)
@@ -128,51 +107,35 @@ def _weights(
     d_model, d_sae = shape[::-1] if stored.linear else shape
     for key, width in (("activation_dim", d_model), ("dict_size", d_sae)):
         if trainer.get(key, width) != width:
-            refuse(path, f"trainer.{key}", trainer[key], f"{width}, as in {WEIGHTS_FILE}")
-    W_enc, W_dec = tensors.take(matrices[0], shape), tensors.take(matrices[1], shape[::-1])
-    if stored.linear:
-        W_enc, W_dec = W_enc.T, W_dec.T
-    W_enc, b_enc, threshold = encoder_of(kind, stored, tensors, W_enc)
-    b_dec = tensors.take(stored.b_dec, (d_model,))
+            trainer.refuse(f"trainer.{key}", trainer[key], f"{width}, as in {WEIGHTS_FILE}")
+    weights = weights_of(tensors, kind, stored, matrices, (d_model, d_sae))
+    threshold = weights.threshold
     if stored.scalar_threshold is not None and threshold is not None and threshold[0] < 0:
-        refuse(
-            tensors.path,
-            stored.scalar_threshold,
-            float(threshold[0]),
-            "0 or above: it was not estimated yet, and features without "
-            "it depend on what else is in the batch",
-            "Take a later checkpoint.",
+        words = (
+            "0 or above: it was not estimated yet, and features without it depend on what else is "
+            "in the batch"
         )
-    return ForeignWeights(W_enc, b_enc, W_dec, b_dec, threshold)
+        least = float(threshold[0])
+        tensors.refuse(stored.scalar_threshold, least, words, "Take a later checkpoint.")
+    return weights
 
 
-def _k(tensors: Tensors, path: Path, trainer: Config) -> int:
+def _k(tensors: Tensors, trainer: Config) -> int:
     """k of the configuration, which must be that of the file, where it has one."""
-    k = positive(path, trainer, "k")
+    k = trainer.positive("k")
     if "k" in tensors.values and tensors.integer("k") != k:
-        refuse(path, "trainer.k", k, f"{tensors.integer('k')}, as in {WEIGHTS_FILE}")
+        trainer.refuse("trainer.k", k, f"{tensors.integer('k')}, as in {WEIGHTS_FILE}")
     return k
 
 
-def _kind(path: Path, name: str, own: Kind, config: Config) -> Kind:
-    """Of ours the kind that it says, which must be written as this class; else the class's own."""
-    said = table(path, config, "homolog").get("kind", own.name)
-    if "homolog" not in config:
-        return own
-    kind = kind_said(said, name, _LIBRARY)
-    if kind is None:
-        refuse(path, "trainer.dict_class", name, f"the one of the kind under homolog, {said!r}")
-    return kind
-
-
-def _metadata(path: Path, config: Config, trainer: Config, k: int | None) -> dict[str, Any]:
+def _metadata(config: Config, trainer: Config, k: int | None) -> dict[str, Any]:
     if (ours := config.get("homolog")) is not None:
-        return own_facts(path, ours)
-    hook, layer = name_in(trainer, "submodule_name"), trainer.get("layer")
-    metadata: dict[str, Any] = {"model": name_in(trainer, "lm_name"), "hook": hook}
+        return own_facts(config, ours)
+    hook, layer = trainer.name("submodule_name"), trainer.get("layer")
     own = layer if type(layer) is int and layer >= 0 else None
-    metadata["layer"] = own if hook is None else residual_layer(hook)
-    return metadata | ({} if k is None else {"config": {"k": k}})
+    facts = {"model": trainer.name("lm_name"), "hook": hook}
+    facts |= {"layer": own if hook is None else residual_layer(hook)}
+    return facts | ({} if k is None else {"config": {"k": k}})
 
 
 def _recognises(config: Config) -> bool:

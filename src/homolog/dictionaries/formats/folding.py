@@ -57,11 +57,6 @@ class Convention:
     unit_decoder: bool = False
     """Norms of decoder rows move into the encoder."""
 
-    @property
-    def is_ours(self) -> bool:
-        """Nothing is left to fold."""
-        return self == Convention()
-
 
 def folded(
     weights: ForeignWeights,
@@ -78,7 +73,7 @@ def folded(
     W_enc, b_enc, W_dec, b_dec = w.W_enc, w.b_enc, w.W_dec, w.b_dec
     if threshold is not None:
         threshold = threshold.double().clamp(min=0)
-    if not convention.is_ours:
+    if convention != Convention():  # else nothing is left to fold
         W_enc, b_enc, W_dec, b_dec = (a.double() for a in (W_enc, b_enc, W_dec, b_dec))
         centre = b_dec if convention.centred else 0
         b_dec = b_dec / convention.output_scale

@@ -27,8 +27,6 @@ _REF = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@]+))?(/(?P<fo
 class Origin:
     """A folder of a repository at one commit."""
 
-    ref: str
-    repo: str
     commit: str
     folder: str
 
@@ -36,18 +34,13 @@ class Origin:
 def fetch(ref: str, names: Iterable[str], *, at: Origin | None = None) -> tuple[Path, Origin]:
     """The local copy of the folder with the files of these names, as far as they exist.
 
-    at: of this commit.
-
-    Raises InputError for a reference of another form, and where the Hub does not give the files.
+    at: of this commit.  Raises InputError for a reference of another form, and where the Hub does
+    not give the files.
     """
     parts = _REF.fullmatch(ref)
     if parts is None or ".." in (parts["folder"] or "").split("/"):
-        raise InputError(
-            "dictionary",
-            ref,
-            "it must have the form hf:OWNER/NAME[@REVISION][/FOLDER]",
-            "Change it.",
-        )
+        requirement = "it must have the form hf:OWNER/NAME[@REVISION][/FOLDER]"
+        raise InputError("dictionary", ref, requirement, "Change it.")
     repo, folder = parts["repo"], parts["folder"] or ""
     patterns = [_inside(folder, name) for name in names]
     try:
@@ -57,21 +50,16 @@ def fetch(ref: str, names: Iterable[str], *, at: Origin | None = None) -> tuple[
             allow_patterns=[p for p in patterns if p],
         )
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise InputError(
-            "dictionary",
-            ref,
-            f"the Hub did not give it ({(str(error) or type(error).__name__).splitlines()[0]})",
-            "Check owner, name, revision and network; or download it elsewhere and name the "
-            "folder.",
-        ) from error
-    return Path(path) / folder, Origin(ref, repo, Path(path).name, folder)
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        remedy = (
+            "Check owner, name, revision and network; or download it elsewhere and name the folder."
+        )
+        raise InputError("dictionary", ref, f"the Hub did not give it ({first})", remedy) from error
+    return Path(path) / folder, Origin(Path(path).name, folder)
 
 
 def _inside(folder: str, name: str) -> str:
-    """Path of a file in the repository.
-
-    "../NAME" is that of one in the folder above, "" where there is none.
-    """
+    """Path of a file in the repository; "../NAME" is in the folder above, "" where none is."""
     if name.startswith("../"):
         return "/".join([*folder.split("/")[:-1], name[3:]]) if folder else ""
     return f"{folder}/{name}" if folder else name

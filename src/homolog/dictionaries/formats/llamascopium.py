@@ -41,27 +41,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from homolog.dictionaries.base import SparseAutoencoder
-from homolog.dictionaries.formats.facts import own_facts
 from homolog.dictionaries.formats.folding import Convention, ForeignWeights, folded, uncentred
 from homolog.dictionaries.formats.hooks import residual_layer
-from homolog.dictionaries.formats.names import kind_said, names_in, written_name
-from homolog.dictionaries.formats.reading import (
-    Config,
-    Folder,
-    Format,
-    Tensors,
-    flag,
-    name_in,
-    number,
-    positive,
-    refuse,
-    table,
-)
-from homolog.dictionaries.kinds import Kind, Stored, kind_of
-from homolog.record.atomic import atomic_path, write_json
+from homolog.dictionaries.formats.ours import kind_said, names_in, own_facts, written_name
+from homolog.dictionaries.formats.reading import Config, Folder, Format, Tensors, write_tensors
+from homolog.dictionaries.kinds import Stored, kind_of
+from homolog.record.atomic import write_json
 
 CONFIG_FILES = ("config.json", "hyperparams.json", "hyperparameters.json")
 WEIGHTS_FILES = (
@@ -72,13 +59,8 @@ WEIGHTS_FILES = (
 _MODEL_FILE = "lm_config.json"
 _NORM = "dataset_average_activation_norm."
 _NEW = ("W_E", "b_E", "W_D", "b_D", "activation_function.log_jumprelu_threshold")
-_OLD = (
-    "encoder.weight",
-    "encoder.bias",
-    "decoder.weight",
-    "decoder.bias",
-    "log_jumprelu_threshold",
-)
+_BIASED = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
+_OLD = (*_BIASED, "log_jumprelu_threshold")
 _LIBRARY = "llamascopium"
 _RESIDUALS = "Take one that reconstructs what it reads, from the residual stream."
 _OWN_NORM = (
@@ -89,40 +71,33 @@ _OWN_NORM = (
 
 def read(folder: Folder, config: Config) -> SparseAutoencoder:
     """A dictionary of llamascopium; see the module's first lines."""
-    path = folder.path / next(name for name in CONFIG_FILES if name in folder.used)
-    act_fn = _checked(path, config)
-    own, stored = names_in(_LIBRARY)[act_fn]
+    act_fn = _checked(config)
+    _, stored = names_in(_LIBRARY)[act_fn]
     tensors = folder.tensors(*WEIGHTS_FILES)
-    weights = _weights(tensors, path, config, stored)
-    s, t = _scales(tensors, path, config)
-    by_norm = flag(path, config, "sparsity_include_decoder_norm", True)
-    norms = weights.W_dec.double().norm(dim=1)
-    if weights.threshold is not None:
-        threshold = weights.threshold.double().exp()
-        weights = replace(
-            weights, threshold=threshold / (_positive(tensors, norms) if by_norm else 1)
-        )
-    elif stored.scalar_threshold is not None:
-        scalar = number(path, config, stored.scalar_threshold)
+    weights = _weights(tensors, config, stored)
+    s, t = _scales(tensors, config)
+    by_norm = config.flag("sparsity_include_decoder_norm", True)
+    threshold = None if weights.threshold is None else weights.threshold.double().exp()
+    if threshold is None and stored.scalar_threshold is not None:
+        scalar = config.number(stored.scalar_threshold)
         if not scalar > 0:
-            words = f"above 0 for {act_fn}"
-            refuse(path, stored.scalar_threshold, scalar or None, words, _no_threshold(stored))
-        threshold = torch.full_like(norms, scalar * s)
-        if by_norm:
-            threshold = scalar * t / _positive(tensors, norms)
-        weights = replace(weights, threshold=threshold)
-    return folded(
-        weights,
-        Convention(
-            flag(path, config, "apply_decoder_bias_to_pre_encoder", _is_old(path)),
-            input_scale=s,
-            output_scale=t,
-            unit_decoder=stored.chooses and by_norm,
-        ),
-        _kind(path, act_fn, own, config),
-        positive(path, config, "top_k") if stored.chooses else None,
-        _metadata(path, folder, config),
+            words, remedy = f"above 0 for {act_fn}", _no_threshold(stored)
+            config.refuse(stored.scalar_threshold, scalar or None, words, remedy)
+        bound = scalar * (t if by_norm else s)
+        threshold = torch.full(weights.b_enc.shape, bound, dtype=torch.float64)
+    if threshold is not None and by_norm:
+        expected = "without: thresholds are in units of these norms"
+        threshold = threshold / tensors.norms("W_D", weights.W_dec, expected)
+    convention = Convention(
+        config.flag("apply_decoder_bias_to_pre_encoder", config.path.name != CONFIG_FILES[0]),
+        input_scale=s,
+        output_scale=t,
+        unit_decoder=stored.chooses and by_norm,
     )
+    kind = kind_said(config, "act_fn", act_fn, _LIBRARY)
+    k = config.positive("top_k") if stored.chooses else None
+    facts = _metadata(folder, config)
+    return folded(replace(weights, threshold=threshold), convention, kind.name, k, facts)
 
 
 def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
@@ -137,92 +112,68 @@ def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
         least = torch.finfo(torch.float32).tiny
         tensors[_NEW[4]] = sae.threshold.double().clamp(min=least).log().float()
     hook = sae.metadata.get("hook") or f"blocks.{sae.metadata.get('layer', 0)}.hook_resid_post"
-    config.unlink(missing_ok=True)
-    with atomic_path(weights) as partial:
-        save_file(
-            {name: w.contiguous() for name, w in tensors.items()},
-            partial,
-            metadata={"format": "pt"},
-        )
-    write_json(
-        config,
-        {
-            "sae_type": "sae",
-            "d_model": sae.d_model,
-            "expansion_factor": _expansion(sae.d_model, sae.d_sae),
-            "use_decoder_bias": True,
-            "use_glu_encoder": False,
-            "act_fn": written_name(kind_of(sae.kind), _LIBRARY),
-            "norm_activation": "inference",
-            "sparsity_include_decoder_norm": False,
-            "top_k": min(sae.k or 50, sae.d_sae),
-            "hook_point_in": hook,
-            "hook_point_out": hook,
-            "homolog": {**sae.metadata, "kind": sae.kind},
-        },
-    )
-    return [weights, config]
+    write_tensors(weights, config, tensors)
+    settings = {
+        "sae_type": "sae",
+        "d_model": sae.d_model,
+        "expansion_factor": _expansion(sae.d_model, sae.d_sae),
+        "use_decoder_bias": True,
+        "use_glu_encoder": False,
+        "act_fn": written_name(kind_of(sae.kind), _LIBRARY),
+        "norm_activation": "inference",
+        "sparsity_include_decoder_norm": False,
+        "top_k": min(sae.k or 50, sae.d_sae),
+        "hook_point_in": hook,
+        "hook_point_out": hook,
+        "homolog": {**sae.metadata, "kind": sae.kind},
+    }
+    return [weights, write_json(config, settings)]
 
 
-def _is_old(path: Path) -> bool:
-    return path.name != CONFIG_FILES[0]
-
-
-def _checked(path: Path, config: Config) -> str:
+def _checked(config: Config) -> str:
     """The name of the activation, where the dictionary is one that has our form."""
     if (sae_type := config.get("sae_type", "sae")) != "sae":
-        refuse(path, "sae_type", sae_type, "sae", "Others read or write several places at once.")
-    if flag(path, config, "use_glu_encoder"):
-        refuse(
-            path,
-            "use_glu_encoder",
-            True,
-            "false",
-            "Its encoder multiplies two products, which has no such form.",
-        )
+        why = "Others read or write several places at once."
+        config.refuse("sae_type", sae_type, "sae", why)
+    if config.flag("use_glu_encoder"):
+        why = "Its encoder multiplies two products, which has no such form."
+        config.refuse("use_glu_encoder", True, "false", why)
     hooks = config.get("hook_point_in"), config.get("hook_point_out")
     if hooks[1] is not None and hooks[0] != hooks[1]:
-        refuse(path, "hook_point_out", hooks[1], f"hook_point_in, {hooks[0]}", _RESIDUALS)
+        config.refuse("hook_point_out", hooks[1], f"hook_point_in, {hooks[0]}", _RESIDUALS)
     if (norm := config.get("norm_activation")) not in ("dataset-wise", "inference"):
-        refuse(path, "norm_activation", norm, "dataset-wise or inference", _OWN_NORM)
+        config.refuse("norm_activation", norm, "dataset-wise or inference", _OWN_NORM)
     act_fn, known = str(config.get("act_fn")).lower(), tuple(names_in(_LIBRARY))
     if act_fn not in known:
         words = f"{', '.join(known[:-1])} or {known[-1]}"
-        refuse(path, "act_fn", act_fn, words, "Others are no such autoencoders.")
+        config.refuse("act_fn", act_fn, words, "Others are no such autoencoders.")
     return act_fn
 
 
 def _no_threshold(stored: Stored) -> str:
-    if "threshold" not in stored.vectors:
-        return (
-            "Without a threshold its features depend on what else is in the batch: convert it "
-            "with llamascopium's "
-            "topk_to_jumprelu_conversion first."
-        )
-    return "Take a checkpoint that has its threshold."
+    if "threshold" in stored.vectors:
+        return "Take a checkpoint that has its threshold."
+    return (
+        "Without a threshold its features depend on what else is in the batch: convert it with "
+        "llamascopium's topk_to_jumprelu_conversion first."
+    )
 
 
-def _weights(tensors: Tensors, path: Path, config: Config, stored: Stored) -> ForeignWeights:
+def _weights(tensors: Tensors, config: Config, stored: Stored) -> ForeignWeights:
     """The weights, whatever their names; the thresholds are logarithms."""
     first, size = tensors.matrix(_NEW[0], _OLD[0])
     names = _NEW if first == _NEW[0] else _OLD
     shape = size if names is _NEW else size[::-1]
-    d_model = positive(path, config, "d_model")
-    d_sae = positive(
-        path, config, "d_sae", lambda: int(d_model * number(path, config, "expansion_factor"))
-    )
+    d_model = config.positive("d_model")
+    d_sae = config.positive("d_sae", lambda: int(d_model * config.number("expansion_factor")))
     if shape != (d_model, d_sae):
-        stored_as = f"{shape[1]} features of d_model {shape[0]}"
-        refuse(tensors.path, first, stored_as, f"{d_sae} of d_model {d_model}, as {path.name} says")
-    with_bias = flag(path, config, "use_decoder_bias", True)
+        expected = f"{d_sae} of d_model {d_model}, as {config.path.name} says"
+        tensors.refuse(first, f"{shape[1]} features of d_model {shape[0]}", expected)
+    with_bias = config.flag("use_decoder_bias", True)
     has_threshold = "threshold" in stored.vectors and names[4] in tensors.values
     norms = [name for name in tensors.values if name.startswith(_NORM)]
-    tensors.only(
-        *names[:3],
-        *(names[3:4] if with_bias else ()),
-        *(names[4:] if has_threshold else ()),
-        *norms,
-    )
+    own = [*names[:3], *names[3:4] * with_bias, *names[4:] * has_threshold]
+    tensors.only(*own, *norms)
     W_E, W_D = tensors.take(names[0], size), tensors.take(names[2], size[::-1])
     if names is _OLD:
         W_E, W_D = W_E.T, W_D.T
@@ -231,39 +182,21 @@ def _weights(tensors: Tensors, path: Path, config: Config, stored: Stored) -> Fo
     return ForeignWeights(W_E, tensors.take(names[1], (d_sae,)), W_D, b_D, threshold)
 
 
-def _scales(tensors: Tensors, path: Path, config: Config) -> tuple[float, float]:
+def _scales(tensors: Tensors, config: Config) -> tuple[float, float]:
     """s and t, which are 1 where they are folded in already."""
     if config["norm_activation"] == "inference":
         return 1.0, 1.0
     stored, scales = config.get(_NORM.rstrip(".")), []
     for end in ("in", "out"):
         hook = config.get(f"hook_point_{end}") or config.get("hook_point_in")
-        norm = number(path, stored, end) if isinstance(stored, dict) and end in stored else None
-        if norm is None:
+        if isinstance(stored, dict) and end in stored:
+            norm = Config(config.path, stored).number(end)
+        else:
             norm = float(tensors.take(f"{_NORM}{hook}", ()))
         if not norm > 0:
-            refuse(path, f"{_NORM}{end}", norm, "above 0")
+            config.refuse(f"{_NORM}{end}", norm, "above 0")
         scales.append(math.sqrt(config["d_model"]) / norm)
     return scales[0], scales[1]
-
-
-def _positive(tensors: Tensors, norms: torch.Tensor) -> torch.Tensor:
-    if not bool((norms > 0).all()):
-        refuse(
-            tensors.path,
-            "W_D",
-            "with a row of norm 0",
-            "without: thresholds are in units of these norms",
-        )
-    return norms
-
-
-def _kind(path: Path, act_fn: str, own: Kind, config: Config) -> str:
-    """Of ours the kind that it says, which must be written as this activation."""
-    said = table(path, config, "homolog").get("kind", own.name)
-    if said != own.name and kind_said(said, act_fn, _LIBRARY) is None:
-        refuse(path, "act_fn", act_fn, f"the one of the kind under homolog, {said!r}")
-    return said
 
 
 def _expansion(d_model: int, d_sae: int) -> float:
@@ -272,15 +205,11 @@ def _expansion(d_model: int, d_sae: int) -> float:
     return factor if int(d_model * factor) == d_sae else math.nextafter(factor, math.inf)
 
 
-def _metadata(path: Path, folder: Folder, config: Config) -> dict[str, Any]:
+def _metadata(folder: Folder, config: Config) -> dict[str, Any]:
     if (ours := config.get("homolog")) is not None:
-        return own_facts(path, ours)
-    hook = name_in(config, "hook_point_in")
-    return {
-        "model": name_in(folder.beside(_MODEL_FILE), "model_name"),
-        "hook": hook,
-        "layer": residual_layer(hook),
-    }
+        return own_facts(config, ours)
+    model, hook = folder.beside(_MODEL_FILE).name("model_name"), config.name("hook_point_in")
+    return {"model": model, "hook": hook, "layer": residual_layer(hook)}
 
 
 def _recognises(config: Config) -> bool:

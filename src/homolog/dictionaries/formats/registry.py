@@ -63,27 +63,22 @@ def save(
 ) -> list[Path]:
     """Write the dictionary to `folder` in a format of `FORMATS`; returns the files written.
 
-    The folder is made if missing.
-
-    Only our own layout, which SAELens loads, keeps `quality`.  Raises InputError where the format
-    has no such kind, and for metadata or a quality that are no JSON values: infinity is none, and
-    NaN stands for null in a quality alone.
+    The folder is made if missing.  Only our own layout, which SAELens loads, keeps `quality`.
+    Raises InputError where the format has no such kind, and for metadata or a quality that are no
+    JSON values: infinity is none, and NaN stands for null in a quality alone.
     """
-    form = _format(format)
-    row = (
-        {}
-        if quality is None
-        else {name: None if value != value else value for name, value in quality.as_row().items()}
-    )
-    for field, values in (("metadata", dict(sae.metadata)), ("quality", row)):
+    form, metadata = _format(format), dict(sae.metadata)
+    measured = {} if quality is None else quality.as_row()
+    row = {name: None if value != value else value for name, value in measured.items()}
+    for field, values in (("metadata", metadata), ("quality", row)):
         try:
             json.dumps(values, allow_nan=False, ensure_ascii=False).encode("utf-8")
         except (TypeError, ValueError) as error:
-            raise InputError(
-                field, "not JSON", f"it is written as such ({error})", "Use plain, finite values."
-            ) from error
-    if form.name == OWN:
-        return sae_lens.write(sae, Path(folder), quality)
+            requirement = f"it is written as such ({error})"
+            remedy = "Use plain, finite values."
+            raise InputError(field, "not JSON", requirement, remedy) from error
+    if form.name == OWN and row:
+        sae = replace(sae, metadata={**metadata, "kind": sae.kind, "quality": row})
     return form.write(sae, Path(folder))
 
 
@@ -95,9 +90,8 @@ def convert(source: Path | str, target: Path | str, to: str) -> list[Path]:
     _format(to)
     target = Path(target)
     if any((target / name).exists() for name in _configs()):
-        raise InputError(
-            "target", str(target), "it must not hold a dictionary already", "Name another folder."
-        )
+        requirement = "it must not hold a dictionary already"
+        raise InputError("target", str(target), requirement, "Name another folder.")
     return save(load(source), target, format=to)
 
 
@@ -124,9 +118,8 @@ def _configs() -> list[str]:
 
 def _format(name: str) -> Format:
     if (known := _key(name)) not in FORMATS:
-        raise InputError(
-            "format", name, f"it must be one of {', '.join(FORMATS)}", "Name one of these."
-        )
+        requirement = f"it must be one of {', '.join(FORMATS)}"
+        raise InputError("format", name, requirement, "Name one of these.")
     return FORMATS[known]
 
 
@@ -136,49 +129,37 @@ def _open(source: str) -> Folder:
         return Folder(path, source, origin)
     path = Path(source).expanduser()
     if not path.is_dir():
-        raise InputError(
-            "dictionary",
-            source,
-            "there is no such folder",
-            "Name the folder that holds its configuration; one on the Hub is hf:OWNER/NAME/FOLDER.",
+        remedy = (
+            "Name the folder that holds its configuration; one on the Hub is hf:OWNER/NAME/FOLDER."
         )
+        raise InputError("dictionary", source, "there is no such folder", remedy)
     return Folder(path, source)
 
 
 def _recognise(folder: Folder) -> tuple[Format, Config]:
-    """The format whose configuration the folder holds.
-
-    InputError where it is none, or more than one.
-    """
+    """The format whose configuration the folder holds; InputError where it is not just one."""
     matching: list[tuple[Format, Config, str]] = []
     for name in _configs():
         if (folder.path / name).is_file():
             config = folder.json(name)
-            matching += [
-                (form, config, name)
-                for form in _distinct()
-                if name in form.configs and form.recognises(config)
-            ]
+            forms = [form for form in _distinct() if name in form.configs]
+            matching += [(form, config, name) for form in forms if form.recognises(config)]
     if len(matching) > 1:
         both = ", ".join(f"{name} of {form.library}" for form, _, name in matching)
-        raise InputError(
-            "dictionary folder",
-            folder.ref,
-            f"it must be of one format, and holds {both}",
-            "Part them.",
-        )
+        requirement = f"it must be of one format, and holds {both}"
+        raise InputError("dictionary folder", folder.ref, requirement, "Part them.")
     if matching:
         form, config, name = matching[0]
         for other in set(folder.used) - {name}:
             del folder.used[other]
         return form, config
-    inside = sorted(p.parent.name for name in _configs() for p in folder.path.glob(f"*/{name}"))[:3]
-    raise InputError(
-        "dictionary folder",
-        folder.ref,
+    inside = sorted(p.parent.name for name in _configs() for p in folder.path.glob(f"*/{name}"))
+    libraries = ", ".join(form.library for form in _distinct())
+    requirement = (
         f"none of {', '.join(_configs())} in it is the configuration of a dictionary as "
-        f"{', '.join(form.library for form in _distinct())} write it",
-        f"Name one of the folders in it, such as {inside[0]}."
-        if inside
-        else "Name the folder of one dictionary.",
+        f"{libraries} write it"
     )
+    remedy = "Name the folder of one dictionary."
+    if inside:
+        remedy = f"Name one of the folders in it, such as {inside[0]}."
+    raise InputError("dictionary folder", folder.ref, requirement, remedy)

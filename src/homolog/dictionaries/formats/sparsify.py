@@ -21,30 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from homolog.dictionaries.base import SparseAutoencoder
-from homolog.dictionaries.formats.facts import own_facts
 from homolog.dictionaries.formats.folding import Convention, ForeignWeights, folded
 from homolog.dictionaries.formats.hooks import residual_layer
-from homolog.dictionaries.formats.names import names_in
-from homolog.dictionaries.formats.reading import (
-    Config,
-    Folder,
-    Format,
-    name_in,
-    parse,
-    positive,
-    refuse,
-)
+from homolog.dictionaries.formats.ours import names_in, own_facts
+from homolog.dictionaries.formats.reading import Config, Folder, Format, parse, write_tensors
 from homolog.dictionaries.kinds import kind_of
 from homolog.errors import InputError
-from homolog.record.atomic import atomic_path, write_json
+from homolog.record.atomic import write_json
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae.safetensors"
 _LIBRARY, _ACTIVATION = "sparsify", "topk"
 _TRAINING = "../config.json"
+_WEIGHTS: tuple[str, ...] = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
 _RESIDUALS = "Take one that reconstructs what it reads, from the residual stream."
 _REFUSED: dict[str, tuple[Any, str, str]] = {
     "activation": (
@@ -65,85 +56,63 @@ _REFUSED: dict[str, tuple[Any, str, str]] = {
 
 def read(folder: Folder, config: Config) -> SparseAutoencoder:
     """A TopK autoencoder of sparsify."""
-    path = folder.path / CONFIG_FILE
     for key, (needed, words, why) in _REFUSED.items():
         if (value := config.get(key, needed)) != needed:
-            refuse(path, key, value, words, why)
-    d_model, k = positive(path, config, "d_in"), positive(path, config, "k")
-    d_sae = positive(
-        path, config, "num_latents", lambda: d_model * positive(path, config, "expansion_factor")
+            config.refuse(key, value, words, why)
+    d_model, k = config.positive("d_in"), config.positive("k")
+    d_sae = config.positive("num_latents", lambda: d_model * config.positive("expansion_factor"))
+    shapes = dict(
+        zip(_WEIGHTS, ((d_sae, d_model), (d_sae,), (d_sae, d_model), (d_model,)), strict=True)
     )
-    names = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
     tensors = folder.tensors(WEIGHTS_FILE)
-    tensors.only(*names)
-    shapes = ((d_sae, d_model), (d_sae,), (d_sae, d_model), (d_model,))
-    W_enc_T, b_enc, W_dec, b_dec = (
-        tensors.take(name, shape) for name, shape in zip(names, shapes, strict=True)
-    )
+    tensors.only(*shapes)
+    W_enc_T, b_enc, W_dec, b_dec = (tensors.take(name, shape) for name, shape in shapes.items())
     ours = tensors.header.get("homolog")
-    metadata = (
-        _metadata(folder) if ours is None else own_facts(tensors.path, parse(tensors.path, ours))
-    )
+    facts = _metadata(folder) if ours is None else own_facts(tensors, parse(tensors.path, ours))
     kind, _ = names_in(_LIBRARY)[_ACTIVATION]
     weights = ForeignWeights(W_enc_T.T, b_enc, W_dec, b_dec)
-    return folded(weights, Convention(), kind.name, k, metadata)
+    return folded(weights, Convention(), kind.name, k, facts)
 
 
 def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
     """Write a dictionary that keeps a token's k largest; InputError for other forms."""
     kind, _ = names_in(_LIBRARY)[_ACTIVATION]
     if kind_of(sae.kind).form != kind.form:
-        raise InputError(
-            "kind",
-            sae.kind,
-            f"sparsify stores {kind.name} alone",
-            "Convert it to dictionary_learning or homolog (SAELens).",
-        )
+        requirement = f"sparsify stores {kind.name} alone"
+        remedy = "Convert it to dictionary_learning or homolog (SAELens)."
+        raise InputError("kind", sae.kind, requirement, remedy)
     unit = torch.allclose(sae.W_dec.norm(dim=1), torch.ones(sae.d_sae), atol=1e-4)
     weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
-    tensors = {
-        "encoder.weight": sae.W_enc.T,
-        "encoder.bias": sae.b_enc,
-        "W_dec": sae.W_dec,
-        "b_dec": sae.b_dec,
+    tensors = dict(zip(_WEIGHTS, (sae.W_enc.T, sae.b_enc, sae.W_dec, sae.b_dec), strict=True))
+    write_tensors(weights, config, tensors, json.dumps(dict(sae.metadata), allow_nan=False))
+    settings = {
+        "activation": _ACTIVATION,
+        "expansion_factor": max(1, sae.d_sae // sae.d_model),
+        "normalize_decoder": unit,
+        "num_latents": sae.d_sae,
+        "k": sae.k,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+        "d_in": sae.d_model,
     }
-    header = {"format": "pt", "homolog": json.dumps(dict(sae.metadata), allow_nan=False)}
-    with atomic_path(weights) as partial:
-        save_file({name: w.contiguous() for name, w in tensors.items()}, partial, metadata=header)
-    write_json(
-        config,
-        {
-            "activation": _ACTIVATION,
-            "expansion_factor": max(1, sae.d_sae // sae.d_model),
-            "normalize_decoder": unit,
-            "num_latents": sae.d_sae,
-            "k": sae.k,
-            "multi_topk": False,
-            "skip_connection": False,
-            "transcode": False,
-            "d_in": sae.d_model,
-        },
-    )
-    return [weights, config]
+    return [weights, write_json(config, settings)]
 
 
 def _metadata(folder: Folder) -> dict[str, Any]:
     above, own = folder.names
     hook, training = above if own.startswith("seed") else own, folder.beside(_TRAINING)
     return {
-        "model": name_in(training, "model"),
-        "revision": name_in(training, "revision"),
+        "model": training.name("model"),
+        "revision": training.name("revision"),
         "hook": hook,
         "layer": residual_layer(hook),
     }
 
 
 def _recognises(config: Config) -> bool:
-    return (
-        "d_in" in config
-        and "d_sae" not in config
-        and ("num_latents" in config or "expansion_factor" in config)
-    )
+    has_width = "num_latents" in config or "expansion_factor" in config
+    return "d_in" in config and "d_sae" not in config and has_width
 
 
 FORMAT = Format(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 else:
     Tensor = Any
 
+Named = Mapping[str, Tensor]
+"""Weights by name."""
 Form = Literal["plain", "k", "threshold"]
 """Of a trained dictionary: f = max(p, 0); of these a token's k largest; or above thresholds."""
 
@@ -85,7 +87,7 @@ class Auxiliary:
 class Rules:
     """How a step computes an entry, a feature of a token, so that only active ones are touched.
 
-    `magnitude` and `slopes` are functions of float32 scalars that call nothing but `scalar.where`:
+    `magnitude` and `slopes` are functions of float32 scalars that call nothing but `where`:
     each engine compiles them for itself (`training.rules`).  a and b are the kind's second and
     third vector at the feature, as `coefficients` gives them.
     """
@@ -169,9 +171,7 @@ class Kind(ABC):
         """Where a training begins."""
 
     @abstractmethod
-    def terms(
-        self, settings: Any, x: Tensor, w: Mapping[str, Tensor], dead: Tensor | None = None
-    ) -> Terms:
+    def terms(self, settings: Any, x: Tensor, w: Named, dead: Tensor | None = None) -> Terms:
         """Features and loss of a batch.
 
         x: (token, d_model).  w: W_enc (d_model, d_sae), W_dec (d_sae, d_model), b_dec (d_model,),
@@ -194,7 +194,7 @@ class Kind(ABC):
         """Whether decoder rows are held at norm 1; else `penalised` weighs features by norms."""
         return True
 
-    def encoder(self, settings: Any, w: Mapping[str, Tensor], running: float) -> Encoder:
+    def encoder(self, settings: Any, w: Named, running: float) -> Encoder:
         """The trained encoder in the common form.
 
         w: W_enc and the vectors, by name.  running: the mean of the smallest value that a batch
@@ -206,7 +206,7 @@ class Kind(ABC):
         self,
         settings: Any,
         x: Tensor,
-        w: Mapping[str, Tensor],
+        w: Named,
         dead: Tensor | None = None,
         weight: float | None = None,
     ) -> Tensor:
@@ -225,7 +225,7 @@ def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
     return (x - x_hat).pow(2).sum(-1).mean()
 
 
-def pre_activations(x: Tensor, w: Mapping[str, Tensor]) -> Tensor:
+def pre_activations(x: Tensor, w: Named) -> Tensor:
     """p = x W_enc + b_enc."""
     return x @ w["W_enc"] + w["b_enc"]
 
@@ -236,3 +236,11 @@ def keep_largest(f: Tensor, k: int) -> Tensor:
         return f
     order = f.sort(dim=-1, descending=True, stable=True).indices[..., :k]
     return f.new_zeros(f.shape).scatter(-1, order, f.gather(-1, order))
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """a where the condition holds, else b: the one function that rules call.
+
+    Each engine puts its own in its place.
+    """
+    return a if condition else b

@@ -8,14 +8,13 @@ a batch kept.  Source: arXiv 2412.06410.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from homolog.dictionaries.kinds import topk
-from homolog.dictionaries.kinds.base import Encoder, Rules, Stored, Tensor, keep_largest
-from homolog.dictionaries.kinds.relu import slopes
+from homolog.dictionaries.kinds.base import Encoder, Named, Rules, Stored, Tensor, keep_largest
+from homolog.dictionaries.kinds.relu import LINEAR, slopes
 
 
 class Settings(topk.Settings):
@@ -29,30 +28,20 @@ class Settings(topk.Settings):
     """
 
 
+_OWN: dict[str, Any] = {"scalar_threshold": "topk_threshold", "chooses": True}
+_BOUNDED: dict[str, Any] = topk.CHOSEN | {"scalar_threshold": "threshold"}
+
+
 class BatchTopK(topk.TopK):
     Settings = Settings
     form = "threshold"
     carries = False
     rules = Rules(slopes, select="of batch")
     stored = (
-        Stored("homolog", "batchtopk", scalar_threshold="topk_threshold", chooses=True),
-        Stored("homolog", "matryoshka_batchtopk", scalar_threshold="topk_threshold", chooses=True),
-        Stored(
-            "dictionary_learning",
-            "BatchTopKSAE",
-            {"b_enc": "encoder.bias"},
-            linear=True,
-            scalar_threshold="threshold",
-            chooses=True,
-            other=("k", "threshold", "group_sizes"),
-        ),
-        Stored(
-            "dictionary_learning",
-            "MatryoshkaBatchTopKSAE",
-            scalar_threshold="threshold",
-            chooses=True,
-            other=("k", "threshold", "group_sizes"),
-        ),
+        Stored("homolog", "batchtopk", **_OWN),
+        Stored("homolog", "matryoshka_batchtopk", **_OWN),
+        Stored("dictionary_learning", "BatchTopKSAE", LINEAR, linear=True, **_BOUNDED),
+        Stored("dictionary_learning", "MatryoshkaBatchTopKSAE", **_BOUNDED),
         Stored("llamascopium", "batchtopk", scalar_threshold="jump_relu_threshold"),
     )
 
@@ -62,7 +51,7 @@ class BatchTopK(topk.TopK):
     def running_rate(self, settings: Settings) -> float:
         return settings.threshold_rate
 
-    def encoder(self, settings: Settings, w: Mapping[str, Tensor], running: float) -> Encoder:
+    def encoder(self, settings: Settings, w: Named, running: float) -> Encoder:
         b_enc = w["b_enc"]
         return Encoder(w["W_enc"], b_enc, b_enc.new_full(b_enc.shape, running))
 

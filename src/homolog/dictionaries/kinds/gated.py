@@ -11,27 +11,17 @@ moving the decoder.  Source: [Rajamanoharan 2024a, arXiv 2404.16014].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import Any, Literal
 
 from pydantic import Field
 
-from homolog.dictionaries.kinds.base import (
-    Encoder,
-    Kind,
-    KindSettings,
-    Rules,
-    Start,
-    Stored,
-    Tensor,
-    Terms,
-    squared_error,
-)
-from homolog.dictionaries.kinds.scalar import where
+from homolog.dictionaries.kinds import base
+from homolog.dictionaries.kinds.base import Named, Tensor, Terms, where
 
 
-class Settings(KindSettings):
+class Settings(base.KindSettings):
     """One half of the encoder chooses features, the other their values [Rajamanoharan 2024a]."""
 
     kind: Literal["gated"] = "gated"
@@ -71,16 +61,16 @@ def coefficients(vectors: Any, exp: Callable[[Any], Any]) -> Any:
     return seen
 
 
-class Gated(Kind):
+class Gated(base.Kind):
     Settings = Settings
     sparsity = "l1"
     form = "threshold"
     vectors = ("b_gate", "b_mag", "r_mag")
     biases = ("b_gate", "b_mag")
-    rules = Rules(slopes, magnitude, twin=True, coefficients=coefficients)
+    rules = base.Rules(slopes, magnitude, twin=True, coefficients=coefficients)
     stored = (
-        Stored("homolog", "gated", {"b_gate": "b_gate", "r_mag": "r_mag", "b_mag": "b_mag"}),
-        Stored(
+        base.Stored("homolog", "gated", {"b_gate": "b_gate", "r_mag": "r_mag", "b_mag": "b_mag"}),
+        base.Stored(
             "dictionary_learning",
             "GatedAutoEncoder",
             {"b_mag": "mag_bias", "r_mag": "r_mag", "b_gate": "gate_bias"},
@@ -89,25 +79,23 @@ class Gated(Kind):
         ),
     )
 
-    def start(self, settings: Settings) -> Start:
+    def start(self, settings: Settings) -> base.Start:
         """Pre-activations of both halves begin as N(bias, init_norm^2)."""
         bias = settings.init_norm * NormalDist().inv_cdf(settings.init_active)
-        return Start(settings.init_norm, (bias, bias, 0.0))
+        return base.Start(settings.init_norm, (bias, bias, 0.0))
 
     def penalty(self, settings: Settings) -> tuple[float, float]:
         return settings.l1, settings.l1_warmup
 
-    def terms(
-        self, settings: Settings, x: Tensor, w: Mapping[str, Tensor], dead: Tensor | None = None
-    ) -> Terms:
+    def terms(self, settings: Settings, x: Tensor, w: Named, dead: Tensor | None = None) -> Terms:
         product = x @ w["W_enc"]
         chosen = (product + w["b_gate"]).relu()
         f = (chosen > 0) * (w["r_mag"].exp() * product + w["b_mag"]).relu()
         penalised = (chosen * w["W_dec"].norm(dim=-1)).sum(-1).mean()
-        twin = squared_error(x, chosen @ w["W_dec"].detach() + w["b_dec"].detach())
+        twin = base.squared_error(x, chosen @ w["W_dec"].detach() + w["b_dec"].detach())
         return Terms(f, penalised, twin)
 
-    def encoder(self, settings: Settings, w: Mapping[str, Tensor], running: float) -> Encoder:
+    def encoder(self, settings: Settings, w: Named, running: float) -> base.Encoder:
         """The same features as one half with a threshold, exactly (3.3 there).
 
         c > 0 is m > b_mag - exp(r_mag) b_gate, since exp(r_mag) > 0: f = m where m > max(b_mag -
@@ -115,7 +103,7 @@ class Gated(Kind):
         """
         W_enc, b_gate, b_mag, r_mag = (w[name].double() for name in ("W_enc", *self.vectors))
         scale = r_mag.exp()
-        return Encoder(W_enc * scale, b_mag, (b_mag - scale * b_gate).relu())
+        return base.Encoder(W_enc * scale, b_mag, (b_mag - scale * b_gate).relu())
 
 
 KIND = Gated()

@@ -12,27 +12,16 @@ arXiv 2407.14435].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from homolog.dictionaries.kinds.base import (
-    Encoder,
-    Kind,
-    KindSettings,
-    Rules,
-    Start,
-    Stored,
-    Tensor,
-    Terms,
-    pre_activations,
-)
-from homolog.dictionaries.kinds.scalar import where
+from homolog.dictionaries.kinds import base
+from homolog.dictionaries.kinds.base import Named, Tensor, Terms, where
 
 
-class Settings(KindSettings):
+class Settings(base.KindSettings):
     """Features above a learned threshold, and a penalty on their number [Rajamanoharan 2024b]."""
 
     kind: Literal["jumprelu"] = "jumprelu"
@@ -77,23 +66,21 @@ def low(settings: Settings, vectors: Any) -> Any:
     return vectors[0] - vectors[1] + np.float32(settings.bandwidth / 2).item()
 
 
-class JumpRelu(Kind):
+_NAMES = {"b_enc": "b_enc", "threshold": "threshold"}
+
+
+class JumpRelu(base.Kind):
     Settings = Settings
     sparsity = "l0"
     form = "threshold"
     carries = True
     vectors = ("b_enc", "threshold")
     thresholds = ("threshold",)
-    rules = Rules(slopes, magnitude, constants=constants, low=low)
+    rules = base.Rules(slopes, magnitude, constants=constants, low=low)
     stored = (
-        Stored("homolog", "jumprelu", {"b_enc": "b_enc", "threshold": "threshold"}),
-        Stored(
-            "dictionary_learning",
-            "JumpReluAutoEncoder",
-            {"b_enc": "b_enc", "threshold": "threshold"},
-            centred=False,
-        ),
-        Stored(
+        base.Stored("homolog", "jumprelu", _NAMES),
+        base.Stored("dictionary_learning", "JumpReluAutoEncoder", _NAMES, centred=False),
+        base.Stored(
             "llamascopium",
             "jumprelu",
             {"b_enc": "b_E", "threshold": "log_jumprelu_threshold"},
@@ -101,22 +88,20 @@ class JumpRelu(Kind):
         ),
     )
 
-    def start(self, settings: Settings) -> Start:
-        return Start(settings.init_norm, (0.0, settings.init_threshold))
+    def start(self, settings: Settings) -> base.Start:
+        return base.Start(settings.init_norm, (0.0, settings.init_threshold))
 
     def penalty(self, settings: Settings) -> tuple[float, float]:
         return settings.l0, settings.l0_warmup
 
-    def terms(
-        self, settings: Settings, x: Tensor, w: Mapping[str, Tensor], dead: Tensor | None = None
-    ) -> Terms:
-        p, t = pre_activations(x, w), w["threshold"]
+    def terms(self, settings: Settings, x: Tensor, w: Named, dead: Tensor | None = None) -> Terms:
+        p, t = base.pre_activations(x, w), w["threshold"]
         on, near = (p > t).to(p), ((p - t).abs() < settings.bandwidth / 2).to(p)
         move = (t - t.detach()) * near / settings.bandwidth  # 0, with the slope K / width in t
         return Terms(p * on - t.detach() * move, (on - move).sum(-1).mean())
 
-    def encoder(self, settings: Settings, w: Mapping[str, Tensor], running: float) -> Encoder:
-        return Encoder(w["W_enc"], w["b_enc"], w["threshold"])
+    def encoder(self, settings: Settings, w: Named, running: float) -> base.Encoder:
+        return base.Encoder(w["W_enc"], w["b_enc"], w["threshold"])
 
 
 KIND = JumpRelu()

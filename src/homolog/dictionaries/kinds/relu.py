@@ -11,26 +11,16 @@ at norm 1 [Bricken 2023, "Towards Monosemanticity", transformer-circuits.pub].  
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Literal
 
 from pydantic import Field
 
-from homolog.dictionaries.kinds.base import (
-    Kind,
-    KindSettings,
-    Rules,
-    Start,
-    Stored,
-    Tensor,
-    Terms,
-    pre_activations,
-)
-from homolog.dictionaries.kinds.scalar import where
+from homolog.dictionaries.kinds import base
+from homolog.dictionaries.kinds.base import Named, Tensor, Terms, where
 
 
-class Settings(KindSettings):
+class Settings(base.KindSettings):
     """ReLU encoder with an L1 penalty, the kind of [Wang 2025]."""
 
     kind: Literal["relu"] = "relu"
@@ -68,36 +58,33 @@ def slopes(p, f, h, twin, norm, a, b, penalty, first, second):
     return d, d, 0.0, 0.0, on * f * norm
 
 
-class Relu(Kind):
+LINEAR = {"b_enc": "encoder.bias"}
+"""The name of a bias where the encoder is a linear map of torch."""
+
+
+class Relu(base.Kind):
     Settings = Settings
     sparsity = "l1"
     carries = True
-    rules = Rules(slopes)
+    rules = base.Rules(slopes)
     stored = (
-        Stored("homolog", "standard"),
-        Stored(
-            "dictionary_learning",
-            "AutoEncoder",
-            {"b_enc": "encoder.bias"},
-            "bias",
-            linear=True,
-            unit=True,
-        ),
-        Stored(
+        base.Stored("homolog", "standard"),
+        base.Stored("dictionary_learning", "AutoEncoder", LINEAR, "bias", linear=True, unit=True),
+        base.Stored(
             "dictionary_learning",
             "AutoEncoderNew",
-            {"b_enc": "encoder.bias"},
+            LINEAR,
             "decoder.bias",
             linear=True,
             centred=False,
         ),
-        Stored("llamascopium", "relu"),
+        base.Stored("llamascopium", "relu"),
     )
 
-    def start(self, settings: Settings) -> Start:
+    def start(self, settings: Settings) -> base.Start:
         """Pre-activations begin as N(bias, init_norm^2)."""
         bias = settings.init_norm * NormalDist().inv_cdf(settings.init_active)
-        return Start(settings.init_norm, (bias,))
+        return base.Start(settings.init_norm, (bias,))
 
     def penalty(self, settings: Settings) -> tuple[float, float]:
         return settings.l1, settings.l1_warmup
@@ -105,10 +92,8 @@ class Relu(Kind):
     def unit(self, settings: Settings) -> bool:
         return not settings.weighted
 
-    def terms(
-        self, settings: Settings, x: Tensor, w: Mapping[str, Tensor], dead: Tensor | None = None
-    ) -> Terms:
-        f = pre_activations(x, w).relu()
+    def terms(self, settings: Settings, x: Tensor, w: Named, dead: Tensor | None = None) -> Terms:
+        f = base.pre_activations(x, w).relu()
         weighed = f * w["W_dec"].norm(dim=-1) if settings.weighted else f
         return Terms(f, weighed.sum(-1).mean())
 

@@ -9,29 +9,17 @@ The auxiliary loss lets dead features model the error (2.3, A.2 there).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from homolog.dictionaries.kinds.base import (
-    Auxiliary,
-    Kind,
-    KindSettings,
-    Rules,
-    Start,
-    Stored,
-    Tensor,
-    Terms,
-    keep_largest,
-    pre_activations,
-    squared_error,
-)
-from homolog.dictionaries.kinds.relu import slopes
+from homolog.dictionaries.kinds import base
+from homolog.dictionaries.kinds.base import Named, Tensor, Terms
+from homolog.dictionaries.kinds.relu import LINEAR, slopes
 from homolog.errors import InputError
 
 
-class Settings(KindSettings):
+class Settings(base.KindSettings):
     """The k largest positive pre-activations of a token are its features [Gao 2024]."""
 
     kind: Literal["topk"] = "topk"
@@ -53,58 +41,50 @@ class Settings(KindSettings):
     @model_validator(mode="after")
     def _enough_features(self) -> "Settings":
         if self.k > self.d_sae:
-            raise InputError(
-                "k",
-                self.k,
-                f"there are {self.d_sae} features to choose from",
-                "Lower k (--k), or raise the number of features (--d-sae, --expansion).",
-            )
+            requirement = f"there are {self.d_sae} features to choose from"
+            remedy = "Lower k (--k), or raise the number of features (--d-sae, --expansion)."
+            raise InputError("k", self.k, requirement, remedy)
         return self
 
 
-class TopK(Kind):
+CHOSEN: dict[str, Any] = {"chooses": True, "other": ("k", "threshold", "group_sizes")}
+"""How dictionary_learning stores what keeps the largest."""
+
+
+class TopK(base.Kind):
     Settings = Settings
     sparsity = "k"
     form = "k"
     carries = True
     redraws = False
-    rules = Rules(slopes, select="largest")
+    rules = base.Rules(slopes, select="largest")
     stored = (
-        Stored("homolog", "topk", chooses=True),
-        Stored("sparsify", "topk", {"b_enc": "encoder.bias"}, chooses=True),
-        Stored(
-            "dictionary_learning",
-            "AutoEncoderTopK",
-            {"b_enc": "encoder.bias"},
-            linear=True,
-            chooses=True,
-            other=("k", "threshold", "group_sizes"),
-        ),
-        Stored("llamascopium", "topk", chooses=True),
+        base.Stored("homolog", "topk", chooses=True),
+        base.Stored("sparsify", "topk", LINEAR, chooses=True),
+        base.Stored("dictionary_learning", "AutoEncoderTopK", LINEAR, linear=True, **CHOSEN),
+        base.Stored("llamascopium", "topk", chooses=True),
     )
 
-    def start(self, settings: Settings) -> Start:
-        return Start(settings.init_norm)
+    def start(self, settings: Settings) -> base.Start:
+        return base.Start(settings.init_norm)
 
-    def auxiliary(self, settings: Settings) -> Auxiliary | None:
+    def auxiliary(self, settings: Settings) -> base.Auxiliary | None:
         on = settings.aux_weight > 0
-        return Auxiliary(settings.aux_k, settings.aux_weight) if on else None
+        return base.Auxiliary(settings.aux_k, settings.aux_weight) if on else None
 
     def keep(self, pre: Tensor, k: int) -> Tensor:
         """Of relu(p), (token, d_sae), what are features."""
-        return keep_largest(pre, k)
+        return base.keep_largest(pre, k)
 
-    def terms(
-        self, settings: Settings, x: Tensor, w: Mapping[str, Tensor], dead: Tensor | None = None
-    ) -> Terms:
-        pre = pre_activations(x, w).relu()
+    def terms(self, settings: Settings, x: Tensor, w: Named, dead: Tensor | None = None) -> Terms:
+        pre = base.pre_activations(x, w).relu()
         f, auxiliary = self.keep(pre, settings.k), self.auxiliary(settings)
         if dead is None or not dead.any() or auxiliary is None:
             return Terms(f)
         error = (x - f @ w["W_dec"] - w["b_dec"]).detach()
-        z = keep_largest(pre * dead, auxiliary.k)
+        z = base.keep_largest(pre * dead, auxiliary.k)
         share = min(int(dead.sum()) / auxiliary.k, 1.0)
-        return Terms(f, 0.0, auxiliary.weight * share * squared_error(error, z @ w["W_dec"]))
+        return Terms(f, 0.0, auxiliary.weight * share * base.squared_error(error, z @ w["W_dec"]))
 
 
 KIND = TopK()

@@ -36,23 +36,19 @@ class Ahead:
         self.pool.shutdown(cancel_futures=True)
 
     def read(self, start: int, n_tokens: int, layer: int) -> Tensor:
-        """Tokens start to start + n_tokens of a layer, on the device.
-
-        In the precision of the source.
-        """
+        """Tokens start to start + n_tokens of a layer, on the device, as precise as the source."""
         place, coming = (start, n_tokens, layer), self.coming
-        copying = (
-            coming[1]
-            if coming is not None and coming[0] == place
-            else self.pool.submit(self._copy, *place)
-        )
+        if coming is not None and coming[0] == place:
+            copying = coming[1]
+        else:
+            copying = self.pool.submit(self._copy, *place)
         if layer + 1 < self.source.n_layers:
             following = (start, n_tokens, layer + 1)
         else:
             following = (start + n_tokens, min(n_tokens, self.end - start - n_tokens), 0)
-        self.coming = (
-            (following, self.pool.submit(self._copy, *following)) if following[1] > 0 else None
-        )
+        self.coming = None
+        if following[1] > 0:
+            self.coming = following, self.pool.submit(self._copy, *following)
         there, copied = copying.result()
         if copied is not None:
             current = torch.cuda.current_stream(self.device)

@@ -24,10 +24,7 @@ logger = logging.getLogger("homolog")
 
 
 def write(path: Path, states: Sequence[Trainee], identity: dict[str, object], step: int) -> None:
-    """Write the state after `step` steps.
-
-    A file already there stays whole until this one is complete.
-    """
+    """Write the state after `step` steps; a file there stays whole until this one is complete."""
     arrays = {
         f"{i}.{name}": array for i, s in enumerate(states) for name, array in s.arrays().items()
     }
@@ -48,25 +45,19 @@ def restore(path: Path, states: Sequence[Trainee], identity: dict[str, object]) 
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            tensors = (
-                (name, file.get_tensor(name)) for name in sorted(file.keys())
-            )  # one at a time in memory
+            # one at a time in memory
+            tensors = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
             if header["sha256"] != _digest(header, tensors):
                 raise ValueError("its SHA-256 is not the recorded one")
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
-        logger.warning(
-            "%s is damaged (%s): it is removed, and the training starts again", path, error
-        )
+        message = "%s is damaged (%s): it is removed, and the training starts again"
+        logger.warning(message, path, error)
         path.unlink(missing_ok=True)
         return 0
     stored, wanted = json.loads(header["identity"]), json.loads(json.dumps(identity))
     if differing := sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k)):
-        raise InputError(
-            "checkpoint",
-            str(path),
-            f"it must be of this run, but {', '.join(differing)} differ",
-            "Remove the file to start again.",
-        )
+        requirement = f"it must be of this run, but {', '.join(differing)} differ"
+        raise InputError("checkpoint", str(path), requirement, "Remove the file to start again.")
     with safe_open(path, framework="numpy") as file:
         for i, state in enumerate(states):
             for name, array in state.arrays().items():

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from homolog.dictionaries.kinds import Kind
 from homolog.dictionaries.training import device_plain
-from homolog.dictionaries.training.device_plain import Entries, Rates, Slopes, Sorted
+from homolog.dictionaries.training.device_plain import Entries, Gradients, Move, Slopes, Sorted
 from homolog.dictionaries.training.device_selection import above, largest
 from homolog.dictionaries.training.device_state import DeviceState
 from homolog.dictionaries.training.rules import identity, with_names
@@ -85,10 +85,7 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
     T: tl.constexpr,
     D: tl.constexpr,
 ):
-    """Error g of a token, and f, d, v of its entries.
-
-    T entries and D >= d_model columns at once.
-    """
+    """Error g of a token, and f, d, v of its entries; T entries, D >= d_model columns at once."""
     t = tl.program_id(0).to(tl.int64)
     j = tl.arange(0, D)
     column = j < d_model
@@ -105,11 +102,8 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
         a, b = tl.load(vectors + SECOND * d_sae + i), tl.load(vectors + THIRD * d_sae + i)
         m = MAGNITUDE(p - tl.load(vectors + i), p, a, b)
         f = tl.where(inside & (m > 0.0), m, 0.0)
-        row = tl.load(
-            W_dec + i[:, None] * d_model + j[None, :],
-            mask=inside[:, None] & column[None, :],
-            other=0.0,
-        )
+        both = inside[:, None] & column[None, :]
+        row = tl.load(W_dec + i[:, None] * d_model + j[None, :], mask=both, other=0.0)
         error += tl.sum(f[:, None] * row, axis=0)
         if TWIN:
             twin += tl.sum(p[:, None] * row, axis=0)
@@ -126,11 +120,8 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
         p = tl.load(value + entry, mask=inside, other=0.0)
         a, b = tl.load(vectors + SECOND * d_sae + i), tl.load(vectors + THIRD * d_sae + i)
         m = MAGNITUDE(p - tl.load(vectors + i), p, a, b)
-        row = tl.load(
-            W_dec + i[:, None] * d_model + j[None, :],
-            mask=inside[:, None] & column[None, :],
-            other=0.0,
-        )
+        both = inside[:, None] & column[None, :]
+        row = tl.load(W_dec + i[:, None] * d_model + j[None, :], mask=both, other=0.0)
         h = tl.sum(row * error[None, :], axis=1)
         h_twin = h
         if TWIN:
@@ -151,15 +142,15 @@ def _decode_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _adam(  # type: ignore[no-untyped-def]
-    p, g, mean, square, at, inside, rate, beta1, beta2, correction1, correction2, epsilon
+    p, g, mean, square, at, inside, size, beta1, beta2, correction2, epsilon
 ):
-    """p after one step; stores the moments."""
+    """p after one step, size = rate * correction1; stores the moments."""
     m = beta1 * tl.load(mean + at, mask=inside, other=0.0) + (1.0 - beta1) * g
     m = tl.where(tl.abs(m) > _TINY, m, 0.0)
     s = beta2 * tl.load(square + at, mask=inside, other=0.0) + (1.0 - beta2) * g * g
     tl.store(mean + at, m, mask=inside)
     tl.store(square + at, s, mask=inside)
-    return p - rate * correction1 * m / (tl.sqrt(correction2 * s) + epsilon)
+    return p - size * m / (tl.sqrt(correction2 * s) + epsilon)
 
 
 @triton.jit
@@ -188,11 +179,8 @@ def _gradients(  # type: ignore[no-untyped-def]
     j, n = tl.arange(0, D), tl.arange(0, 4)
     column = j < d_model
     g_enc, g_dec = tl.zeros((D,), tl.float32), tl.zeros((D,), tl.float32)
-    g_vec, all_f, count = (
-        tl.zeros((4,), tl.float32),
-        tl.zeros((T,), tl.float32),
-        tl.zeros((T,), tl.int64),
-    )
+    g_vec, all_f = tl.zeros((4,), tl.float32), tl.zeros((T,), tl.float32)
+    count = tl.zeros((T,), tl.int64)
     last = tl.load(offset + i + 1)
     for begin in range(tl.load(offset + i), last, T):
         place = begin + tl.arange(0, T)
@@ -265,10 +253,7 @@ def _update_kernel(  # type: ignore[no-untyped-def]
     T: tl.constexpr,
     D: tl.constexpr,
 ):
-    """Adam on a feature.
-
-    Its gradients are sums over its entries if SPARSE, else rows of G_enc, G_dec, g_vectors.
-    """
+    """Adam on a feature: gradients are sums over its entries if SPARSE, else rows of matrices."""
     i = tl.program_id(0).to(tl.int64)
     if SPARSE:
         i = tl.load(rank + i)
@@ -284,39 +269,14 @@ def _update_kernel(  # type: ignore[no-untyped-def]
         g_dec = tl.load(G_dec + at, mask=column, other=0.0).to(tl.float32)
         g_vec = tl.load(g_vectors + where, mask=some, other=0.0)
         total = tl.load(totals + i)
+    size = rate * correction1
     p = tl.load(W_enc + at, mask=column, other=0.0)
-    p = _adam(
-        p,
-        g_enc,
-        mean_enc,
-        square_enc,
-        at,
-        column,
-        rate,
-        beta1,
-        beta2,
-        correction1,
-        correction2,
-        epsilon,
-    )
+    p = _adam(p, g_enc, mean_enc, square_enc, at, column, size, beta1, beta2, correction2, epsilon)
     tl.store(W_enc + at, p, mask=column)
     if HALF_ENC:
         tl.store(half_enc + at, p.to(tl.bfloat16), mask=column)
     p = tl.load(vectors + where, mask=some, other=0.0)
-    p = _adam(
-        p,
-        g_vec,
-        mean_vec,
-        square_vec,
-        where,
-        some,
-        rate,
-        beta1,
-        beta2,
-        correction1,
-        correction2,
-        epsilon,
-    )
+    p = _adam(p, g_vec, mean_vec, square_vec, where, some, size, beta1, beta2, correction2, epsilon)
     tl.store(vectors + where, p, mask=some)
     if not FROZEN:
         p = tl.load(W_dec + at, mask=column, other=0.0)
@@ -326,18 +286,7 @@ def _update_kernel(  # type: ignore[no-untyped-def]
             norm = tl.sqrt(tl.sum(p * p))
             g_dec += tl.where(norm > 0.0, penalty * total / norm, 0.0) * p
         p = _adam(
-            p,
-            g_dec,
-            mean_dec,
-            square_dec,
-            at,
-            column,
-            rate,
-            beta1,
-            beta2,
-            correction1,
-            correction2,
-            epsilon,
+            p, g_dec, mean_dec, square_dec, at, column, size, beta1, beta2, correction2, epsilon
         )
         norm = tl.sqrt(tl.sum(p * p))
         if UNIT:
@@ -360,31 +309,17 @@ def decode(
 ) -> Slopes:
     """As in `device_plain`; what belongs to unused entries is not set."""
     w, p, (n, d_model) = state.weights, entries.value, target.shape
-    columns, vectors = triton.next_power_of_2(d_model), state.coefficients()
+    columns, vectors = triton.next_power_of_2(d_model), state.coefficients(torch.exp)
     f, d = (torch.empty_like(p) for _ in range(2))
     v = d[None] if len(vectors) == 1 else torch.empty(len(vectors), len(p), device=p.device)
     squared, penalised = (torch.empty(n, device=p.device) for _ in range(2))
+    given = entries.index, p, entries.start, entries.stop, target, bias, w.W_dec, vectors
+    numbers = state.d_model, state.d_sae, len(p), factor, penalty
     _decode_kernel[(n,)](  # pyright: ignore[reportIndexIssue]
-        entries.index,
-        p,
-        entries.start,
-        entries.stop,
-        target,
-        bias,
-        w.W_dec,
-        vectors,
+        *given,
         state.norms,
-        f,
-        d,
-        v,
-        g,
-        squared,
-        penalised,
-        state.d_model,
-        state.d_sae,
-        len(p),
-        factor,
-        penalty,
+        *(f, d, v, g, squared, penalised),
+        *numbers,
         *state.rules.constants(state.config),
         **rules_of(state.kind),
         T=max(1, TILE // columns),
@@ -395,72 +330,42 @@ def decode(
 
 
 def update_sparse(
-    state: DeviceState,
-    by_feature: Sorted,
-    slopes: Slopes,
-    x: Tensor,
-    g: Tensor,
-    penalty: float,
-    rates: Rates,
+    state: DeviceState, by_feature: Sorted, slopes: Slopes, x: Tensor, g: Tensor, move: Move
 ) -> None:
     """As in `device_plain`."""
     offset, order, token = by_feature.offset, by_feature.order, by_feature.token
     rank = offset.diff().argsort(descending=True, stable=True)
     none = slopes.f
     arrays = (rank, offset, order, token, slopes.f, slopes.d, slopes.v, x, g, *(none,) * 4)
-    _update(state, arrays, (len(x), len(slopes.f)), penalty, rates, sparse=True)
+    _update(state, arrays, (len(x), len(slopes.f)), move, sparse=True)
 
 
-def update_dense(
-    state: DeviceState,
-    G_enc: Tensor,
-    G_dec: Tensor,
-    g_vectors: Tensor,
-    total: Tensor,
-    penalty: float,
-    rates: Rates,
-) -> None:
+def update_dense(state: DeviceState, gradients: Gradients, move: Move) -> None:
     """As in `device_plain`."""
-    none, nothing = state.fired, total
-    arrays = (*(none,) * 4, *(nothing,) * 5, G_enc, G_dec, g_vectors, total)
-    _update(state, arrays, (0, 0), penalty, rates, sparse=False)
+    none, nothing = state.fired, gradients.total
+    _update(state, (*(none,) * 4, *(nothing,) * 5, *gradients), (0, 0), move, sparse=False)
 
 
 def _update(
-    state: DeviceState,
-    arrays: tuple[Tensor, ...],
-    sizes: tuple[int, int],
-    penalty: float,
-    rates: Rates,
-    sparse: bool,
+    state: DeviceState, arrays: tuple[Tensor, ...], sizes: tuple[int, int], move: Move, sparse: bool
 ) -> None:
     """sizes: numbers of tokens and of entries."""
     w, m, s = state.weights, state.mean, state.square
     columns = triton.next_power_of_2(state.d_model)
     _update_kernel[(state.d_sae,)](  # pyright: ignore[reportIndexIssue]
         *arrays,
-        w.W_enc_T,
-        w.W_dec,
-        w.vectors,
-        m.W_enc_T,
-        s.W_enc_T,
-        m.W_dec,
-        s.W_dec,
-        m.vectors,
-        s.vectors,
-        state.enc_half,
-        state.dec_half,
-        state.norms,
-        state.fired,
+        *(w.W_enc_T, w.W_dec, w.vectors),
+        *(m.W_enc_T, s.W_enc_T, m.W_dec, s.W_dec, m.vectors, s.vectors),
+        *(state.enc_half, state.dec_half, state.norms, state.fired),
         *sizes,
         state.d_model,
         state.d_sae,
-        penalty,
-        *rates,
+        move.penalty,
+        *move.rates,
         SPARSE=sparse,
         UNIT=state.unit,
         FROZEN=state.config.freeze_decoder,
-        PENALISED=penalty > 0,
+        PENALISED=move.penalty > 0,
         HALF_ENC=len(state.enc_half) > 0,
         HALF_DEC=len(state.dec_half) > 0,
         N=len(w.vectors),

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,8 +27,24 @@ from homolog.dictionaries.training.rules import on_tensors
 GATHERED = 1 << 16  # entries whose rows are held at once
 SUMS_RUNS = ("cpu", "cuda")  # devices that sum runs of rows in order
 TINY = 1e-30  # moments below are 0, as on the CPU
-Rates = tuple[float, ...]
-"""As `step.rates_at` gives them."""
+
+
+class Move(NamedTuple):
+    """How a step moves weights."""
+
+    penalty: float
+    """Weight of the norms of decoder rows, over the number of tokens; 0 where they are held."""
+    rates: tuple[float, ...]
+    """Of Adam, as `step.rates_at` gives them."""
+
+
+class Gradients(NamedTuple):
+    """Of features: rows of W_enc^T and W_dec, columns of vectors; and the sums of their values."""
+
+    W_enc_T: Tensor
+    W_dec: Tensor
+    vectors: Tensor
+    total: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +64,7 @@ class Entries:
 
 @dataclass(frozen=True, eq=False)
 class Sorted:
-    """Entries by feature: order[offset[i] : offset[i + 1]] are those of feature i.
-
-    token: of each entry.
-    """
+    """Entries by feature: order[offset[i] : offset[i + 1]] are those of i; token: of each entry."""
 
     order: Tensor
     offset: Tensor
@@ -111,9 +125,8 @@ def _entries(keep: Tensor, values: Tensor, more: Tensor | None = None) -> Entrie
     stop = counts.cumsum(0)
     token, index = keep.nonzero(as_tuple=True)
     value = values[token, index]
-    return Entries(
-        index, token, value if more is None else value + more[index], stop - counts, stop
-    )
+    value = value if more is None else value + more[index]
+    return Entries(index, token, value, stop - counts, stop)
 
 
 def decode(
@@ -127,16 +140,14 @@ def decode(
 ) -> Slopes:
     """g = factor * (bias + sum of f W_dec[index] - target) of each token, and slopes.
 
-    The slopes follow by the kind's rules.
-
-    penalty: its weight over the number of tokens.
+    The slopes follow by the kind's rules.  penalty: its weight over the number of tokens.
     """
-    w, p, rules = state.weights, entries.value, on_tensors(state.kind)
-    of = state.coefficients()[:, entries.index]  # the vectors at each entry
+    w, p, (magnitude, slopes) = state.weights, entries.value, on_tensors(state.kind)
+    of = state.coefficients(torch.exp)[:, entries.index]  # the vectors at each entry
     second, third = of[min(1, len(of) - 1)], of[min(2, len(of) - 1)]
     f = p
     if state.rules.magnitude is not None:
-        f = rules.magnitude(p - of[0], p, second, third).clamp(min=0)
+        f = magnitude(p - of[0], p, second, third).clamp(min=0)
     h, squared = torch.empty_like(p), torch.empty_like(target[:, 0])
     twin = torch.empty_like(p) if state.rules.twin else h
     lengths = entries.stop - entries.start
@@ -151,19 +162,13 @@ def decode(
             pushed = factor * (start + _sums(p[part, None] * rows, lengths[tokens]))
             twin[part] = (rows * pushed[local]).sum(1)
     constants, norm = state.rules.constants(state.config), state.norms[entries.index]
-    d, *of_vectors, weighed = rules.slopes(p, f, h, twin, norm, second, third, penalty, *constants)
+    d, *of_vectors, weighed = slopes(p, f, h, twin, norm, second, third, penalty, *constants)
     v = torch.stack(of_vectors[: len(of)])
     return Slopes(f, d, v, squared, _sums(weighed[:, None], lengths)[:, 0])
 
 
 def update_sparse(
-    state: DeviceState,
-    by_feature: Sorted,
-    slopes: Slopes,
-    x: Tensor,
-    g: Tensor,
-    penalty: float,
-    rates: Rates,
+    state: DeviceState, by_feature: Sorted, slopes: Slopes, x: Tensor, g: Tensor, move: Move
 ) -> None:
     """Gradients of all features from their entries, and one step of Adam on their weights.
 
@@ -178,43 +183,25 @@ def update_sparse(
         fired = ((f > 0) & (t < len(x))[:, None]).float()
         sums = _sums(torch.cat([slopes.v[:, entry].T, f, fired], dim=1), each)
         state.fired[features] = sums[:, -1].to(state.fired.dtype)
-        _step_features(
-            state,
-            features,
+        gradients = Gradients(
             _sums(slope * x[t % len(x)], each),
             _sums(f * g[t], each),
-            sums[:, :-2].T,
-            sums[:, -2],
-            penalty,
-            rates,
+            vectors=sums[:, :-2].T,
+            total=sums[:, -2],
         )
+        _step_features(state, features, gradients, move)
 
 
-def update_dense(
-    state: DeviceState,
-    G_enc: Tensor,
-    G_dec: Tensor,
-    g_vectors: Tensor,
-    total: Tensor,
-    penalty: float,
-    rates: Rates,
-) -> None:
+def update_dense(state: DeviceState, gradients: Gradients, move: Move) -> None:
     """One step of Adam on all features from whole gradients (d_sae, d_model), of any dtype."""
+    G_enc, G_dec, vectors, total = gradients
     for first in range(0, state.d_sae, 4096):
         part = slice(first, first + 4096)
-        _step_features(
-            state,
-            part,
-            G_enc[part].float(),
-            G_dec[part].float(),
-            g_vectors[:, part],
-            total[part],
-            penalty,
-            rates,
-        )
+        matrices = G_enc[part].float(), G_dec[part].float()
+        _step_features(state, part, Gradients(*matrices, vectors[:, part], total[part]), move)
 
 
-def adam(p: Tensor, g: Tensor, m: Tensor, v: Tensor, rates: Rates) -> None:
+def adam(p: Tensor, g: Tensor, m: Tensor, v: Tensor, rates: tuple[float, ...]) -> None:
     """One step of Adam [Kingma 2015] on float32 tensors, in place."""
     rate, beta1, beta2, correction1, correction2, epsilon = rates
     mean = beta1 * m + (1 - beta1) * g
@@ -223,17 +210,9 @@ def adam(p: Tensor, g: Tensor, m: Tensor, v: Tensor, rates: Rates) -> None:
     p.sub_(rate * correction1 * m / ((correction2 * v).sqrt() + epsilon))
 
 
-def _step_features(
-    state: DeviceState,
-    part: slice,
-    g_enc: Tensor,
-    g_dec: Tensor,
-    g_vec: Tensor,
-    total: Tensor,
-    penalty: float,
-    rates: Rates,
-) -> None:
+def _step_features(state: DeviceState, part: slice, gradients: Gradients, move: Move) -> None:
     w, m, s = state.weights, state.mean, state.square
+    (g_enc, g_dec, g_vec, total), (penalty, rates) = gradients, move
     adam(w.W_enc_T[part], g_enc, m.W_enc_T[part], s.W_enc_T[part], rates)
     adam(w.vectors[:, part], g_vec, m.vectors[:, part], s.vectors[:, part], rates)
     row = w.W_dec[part]
@@ -263,10 +242,7 @@ def _sums(rows: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _pieces(ends: Sequence[int]) -> list[tuple[slice, slice]]:
-    """Consecutive runs with their entries, about GATHERED at once.
-
-    Run i has the entries ends[i] to ends[i + 1].
-    """
+    """Consecutive runs, i of entries ends[i] to ends[i + 1], about GATHERED entries at once."""
     pieces, first = [], 0
     for run in range(1, len(ends)):
         if run == len(ends) - 1 or ends[run + 1] - ends[first] > GATHERED:

@@ -22,10 +22,7 @@ STRIP = 2048  # features at once of a program that counts or gathers
 
 @triton.jit
 def _bits(product, bias, among, i, d_sae, SOME: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Bits of the pre-activations above 0 of features i, else 0.
-
-    NaN as CUDA makes it is above all and seen.
-    """
+    """Bits of features' pre-activations above 0, else 0; NaN as CUDA makes it is above all."""
     inside = i < d_sae
     p = tl.load(product + i, mask=inside, other=0.0).to(tl.float32) + tl.load(
         bias + i, mask=inside, other=0.0
@@ -51,10 +48,7 @@ def _largest_kernel(  # type: ignore[no-untyped-def]
     WIDTH: tl.constexpr,
     STRIP: tl.constexpr,
 ):
-    """A token's k largest p = product + bias above 0; fills its k places.
-
-    Of the features marked in `among` if SOME.
-    """
+    """Fills a token's places with its k largest p = product + bias above 0, in `among` if SOME."""
     t = tl.program_id(0).to(tl.int64)
     product += t * d_sae
     row = _bits(product, bias, among, tl.arange(0, WIDTH), d_sae, SOME)
@@ -107,10 +101,7 @@ def _count_kernel(product, low, counts, d_sae, STRIP: tl.constexpr):  # type: ig
 def _gather_kernel(  # type: ignore[no-untyped-def]
     product, low, more, start, index, token, value, d_sae, STRIP: tl.constexpr
 ):
-    """The features of a token whose product + low is above 0, with these sums + more.
-
-    They are written from start[token] on.
-    """
+    """Features whose product + low is above 0, with these sums + more, from start[token] on."""
     t = tl.program_id(0).to(tl.int64)
     place = tl.load(start + t)
     for begin in range(0, d_sae, STRIP):
@@ -137,15 +128,8 @@ def largest(product: Tensor, bias: Tensor, k: int, among: Tensor | None = None) 
     start = torch.arange(0, n * k, k, device=product.device)
     stop, width = torch.empty_like(start), triton.next_power_of_2(d_sae)
     _largest_kernel[(n,)](  # pyright: ignore[reportIndexIssue]
-        product,
-        bias,
-        bias if among is None else among,
-        index,
-        token,
-        value,
-        stop,
-        d_sae,
-        k,
+        *(product, bias, bias if among is None else among),
+        *(index, token, value, stop, d_sae, k),
         SOME=among is not None,
         WIDTH=width,
         STRIP=min(width, STRIP),

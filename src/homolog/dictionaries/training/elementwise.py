@@ -4,8 +4,8 @@
     H = g W_dec^T,   D = slopes in P from H
     dW_dec = F^T g,   dW_enc^T = D^T x
 
-The same equations as in `tokens.py`, for all features of a token at once.  Matrices are (token,
-d_sae), each given as bfloat16 bits (uint16) and as float32; the one that is not in use has size 0.
+The same equations as in `tokens.py`, for all features of a token at once.  Matrices (token, d_sae)
+are pairs as in `selection`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from homolog.compiled import jit
-from homolog.dictionaries.selection import _F0, _MATH
+from homolog.dictionaries.selection import _F0, _MATH, _load
 from homolog.dictionaries.training.rows import _to_half
 
 _ONE = np.float32(1)
@@ -27,18 +27,8 @@ slope: Any = None
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def _load(half, full, t, out):
-    """Row t in float32."""
-    if half.size > 0:
-        bits, row = out.view(np.int32), half[t]
-        for i in range(out.size):
-            bits[i] = np.int32(row[i]) << np.int32(16)
-    else:
-        out[:] = full[t]
-
-
-@jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def _store(values, half, full, t):
+def _store(values, product, t):
+    half, full = product
     if half.size > 0:
         _to_half(values, half[t])
     else:
@@ -46,14 +36,11 @@ def _store(values, half, full, t):
 
 
 def features(product, vectors, active, chosen):
-    """Fill `active` with the features of a block of tokens; compiled for each kind.
-
-    chosen: filled with max(p, 0) if p is decoded too.
-    """
+    """Fill `active` with a block's features, and `chosen` with max(p, 0) if p is decoded too."""
     p = np.empty(vectors.shape[1], np.float32)
     f = np.empty_like(p)
     for t in range(max(product[0].shape[0], product[1].shape[0])):
-        _load(product[0], product[1], t, p)
+        _load(product, t, p)
         for i in range(p.size):
             pre = p[i] + vectors[0, i]
             m = max(magnitude(p[i], pre, vectors[SECOND, i], vectors[THIRD, i]), _F0)
@@ -61,20 +48,17 @@ def features(product, vectors, active, chosen):
             if TWIN:
                 p[i] = max(pre, _F0)
         if TWIN:
-            _store(p, chosen[0], chosen[1], t)
-        _store(f, active[0], active[1], t)
+            _store(p, chosen, t)
+        _store(f, active, t)
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def errors(reconstructed, bias, target, factor, g, g_half):
-    """g = factor * (reconstructed + bias - target), and its bfloat16 twin.
-
-    Returns the sum of squared errors.
-    """
+    """g = factor * (reconstructed + bias - target), and in bfloat16; the sum of squared errors."""
     squared = 0.0
     x_hat = np.empty(target.shape[1], np.float32)
     for t in range(target.shape[0]):
-        _load(reconstructed[0], reconstructed[1], t, x_hat)
+        _load(reconstructed, t, x_hat)
         norm = _F0
         for j in range(x_hat.size):
             error = x_hat[j] + bias[j] - target[t, j]
@@ -97,10 +81,10 @@ def slopes(product, h, twin, vectors, low, norms, penalty, constants, sums, tota
     p, s, c = np.empty(d_sae, np.float32), np.empty(d_sae, np.float32), np.empty(d_sae, np.float32)
     penalised = 0.0
     for t in range(max(product[0].shape[0], product[1].shape[0])):
-        _load(product[0], product[1], t, p)
-        _load(h[0], h[1], t, s)
+        _load(product, t, p)
+        _load(h, t, s)
         if TWIN:
-            _load(twin[0], twin[1], t, c)
+            _load(twin, t, c)
         of_token = _F0
         for i in range(d_sae):
             pre, a, b = p[i] + vectors[0, i], vectors[SECOND, i], vectors[THIRD, i]
@@ -119,6 +103,6 @@ def slopes(product, h, twin, vectors, low, norms, penalty, constants, sums, tota
             if LOWERED:
                 seen[i] += _ONE if p[i] + low[i] > _F0 else _F0
             of_token += weighed
-        _store(s, h[0], h[1], t)
+        _store(s, h, t)
         penalised += of_token
     return penalised

@@ -49,27 +49,20 @@ def estimate_normalisation(sample: torch.Tensor, where: str = "activations") -> 
     mean = x.mean(0)
     norms = (x - mean).norm(dim=1)
     if float(norms.mean()) == 0:
-        raise InputError(
-            where, "constant", "activations must vary", "Check the layer and the corpus."
-        )
+        remedy = "Check the layer and the corpus."
+        raise InputError(where, "constant", "activations must vary", remedy)
     scale = math.sqrt(x.shape[1]) / float(norms.mean())
     return Normalisation(mean.float(), scale, float((norms * scale).pow(2).mean()))
 
 
 def fold(state: SaeState, normal: Normalisation, made: dict[str, Any]) -> SparseAutoencoder:
-    """The dictionary of raw residuals; TrainingDivergedError when it is not finite.
-
-    made: facts for its metadata.
-    """
+    """The dictionary of raw residuals, with facts `made`; TrainingDivergedError if not finite."""
     if not np.isfinite(state.weights.flat).all():
-        raise TrainingDivergedError(
-            state.where(state.training.n_steps, "a weight is not a finite number")
-        )
+        message = state.where(state.training.n_steps, "a weight is not a finite number")
+        raise TrainingDivergedError(message)
     config, w, s = state.config, state.weights, normal.scale
-    W_enc, W_dec, b_dec, vectors = (
-        torch.from_numpy(array.astype(np.float64))
-        for array in (w.W_enc_T.T, w.W_dec, w.b_dec, w.vectors)
-    )
+    arrays = w.W_enc_T.T, w.W_dec, w.b_dec, w.vectors
+    W_enc, W_dec, b_dec, vectors = (torch.from_numpy(a.astype(np.float64)) for a in arrays)
     named = {"W_enc": W_enc} | dict(zip(state.vectors, vectors, strict=True))
     W_enc, b_enc, threshold = state.kind.encoder(config, named, float(state.scalars[1]))
     norms = W_dec.norm(dim=1)

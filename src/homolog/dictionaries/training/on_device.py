@@ -18,15 +18,20 @@ import torch
 from torch import Tensor
 
 from homolog.dictionaries.encoder import _full_sums
-from homolog.dictionaries.finite import refuse_not_finite
-from homolog.dictionaries.sources import ActivationSource
 from homolog.dictionaries.training.ahead import Ahead
-from homolog.dictionaries.training.device_plain import Entries, Rates, Slopes, Sorted, adam
+from homolog.dictionaries.training.device_plain import (
+    Entries,
+    Gradients,
+    Move,
+    Slopes,
+    Sorted,
+    adam,
+)
 from homolog.dictionaries.training.device_plain import update_dense as update_plainly
 from homolog.dictionaries.training.device_state import DeviceState
-from homolog.dictionaries.training.fold import Normalisation
 from homolog.dictionaries.training.revive import revive
 from homolog.dictionaries.training.rules import on_tensors
+from homolog.dictionaries.training.run import Run
 from homolog.dictionaries.training.scratch import DENSE
 from homolog.dictionaries.training.sparse import _GUESSES, _SAMPLE
 from homolog.dictionaries.training.step import rates_at
@@ -34,37 +39,22 @@ from homolog.dictionaries.training.step import rates_at
 _BLOCK = 1024  # tokens whose features are all held in float32 at once, in a dense step
 
 
-class OnDevice:
-    """Trains the states of all layers, layer after layer, on chunks of a stream.
-
-    states: of one device, a list of `DeviceState` for each layer of the source.  normal: one a
-    layer.
-    """
-
-    def __init__(
-        self, source: ActivationSource, states: list[list[Any]], normal: list[Normalisation]
-    ) -> None:
-        self.source, self.states, self.stack = source, states, contextlib.ExitStack()
-        self.device, self.training = states[0][0].device, states[0][0].training
-        self.normal = [replace(n, mean=n.mean.to(self.device)) for n in normal]
+class OnDevice(Run):
+    """Trains on a device, layer after layer; states are `DeviceState`, all of one device."""
 
     def __enter__(self) -> OnDevice:
-        end = self.training.n_steps * self.training.batch
+        end, device = self.training.n_steps * self.training.batch, self.flat_states[0].device
+        self.normal = [replace(n, mean=n.mean.to(device)) for n in self.normal]
         # throughout: a source may run a model, and sees the same all the time
-        self.stack.enter_context(_full_sums())
-        self.ahead = self.stack.enter_context(Ahead(self.source, self.device, end))
+        self.enter_context(_full_sums())
+        self.ahead = self.enter_context(Ahead(self.source, device, end))
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self.stack.close()
-
     def advance(self, step: int, n_steps: int) -> None:
-        """Take n_steps steps from `step` on with all dictionaries."""
         size = self.training.batch
-        for layer, (normal, states) in enumerate(zip(self.normal, self.states, strict=True)):
-            x = normal.apply(self.ahead.read(step * size, n_steps * size, layer)).contiguous()
-            refuse_not_finite(x, states[0].activations, step * size)
-            seen = x.bfloat16() if states[0].half else x
+        for layer, states in enumerate(self.states):
+            raw = self.ahead.read(step * size, n_steps * size, layer)
+            x, seen = self.inputs(raw, layer, step)
             for state in states:
                 advance(state, x, seen, step)
 
@@ -86,31 +76,41 @@ def advance(state: DeviceState, x: Tensor, seen: Tensor, step: int) -> None:
             revive(state, x[parts[-1]].cpu(), state.g.cpu().numpy(), step + len(parts) - 1)
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one step is given."""
+
+    x: Tensor
+    """(token, d_model) float32."""
+    seen: Tensor
+    """What products see of it: bfloat16, or x itself."""
+    penalty: float
+    """Weight of what is penalised, over the number of tokens."""
+    move: Move
+
+
 def take_step(state: DeviceState, x: Tensor, seen: Tensor, step: int) -> None:
     """One step of Adam on a batch; its losses are looked at by `settle`."""
     penalty = state.penalty_at(step) / len(x)
     rates = tuple(float(rate) for rate in rates_at(state.training, step))
+    batch = Batch(x, seen, penalty, Move(0.0 if state.unit else penalty, rates))
     if len(state.g) != len(x):
         state.g = torch.empty_like(x)
     losses = None
     if state.kind.rules is None:
-        losses = _step_by_autograd(state, x, penalty, rates)
+        losses = _step_by_autograd(state, batch)
     elif not state.may_be_dense or state.scalars[0] <= DENSE[state.half] * state.d_sae:
-        losses = _sparse_step(state, x, seen, penalty, rates)
+        losses = _sparse_step(state, batch)
     if losses is None:
-        losses = _dense_step(state, x, seen, penalty, rates)
+        losses = _dense_step(state, batch)
     for name in state.kind.thresholds:
         state.weights.vectors[state.vectors.index(name)].clamp_(min=0)
     state.end_step(step, len(x), *losses)
 
 
-def _sparse_step(
-    state: DeviceState, x: Tensor, seen: Tensor, penalty: float, rates: Rates
-) -> tuple[Tensor, Tensor] | None:
-    """Sums of squared error and of what is penalised.
-
-    None when more features are active than this way pays for.
-    """
+def _sparse_step(state: DeviceState, batch: Batch) -> tuple[Tensor, Tensor] | None:
+    """Sums of squared error and of what is penalised; None if too many features are active."""
+    x, seen = batch.x, batch.seen
     w, engine, n = state.weights, state.engine, len(x)
     product, bias = torch.mm(seen, state.W_product.T), w.vectors[0]
     if state.rules.select == "of batch":
@@ -124,26 +124,24 @@ def _sparse_step(
             return None
         state.scalars[0] = len(entries.value) / n
     factor, g = 2 / n, state.g
-    slopes = engine.decode(state, entries, x, w.b_dec, factor, penalty, g)
+    slopes = engine.decode(state, entries, x, w.b_dec, factor, batch.penalty, g)
     losses = slopes.squared.sum(), slopes.penalised.sum()
     if state.auxiliary is not None:
         entries, slopes, g = _with_auxiliary(state, product, entries, slopes, factor)
     del product  # memory that the sort may use
     by_feature = Sorted.of(entries, state.d_sae)
-    engine.update_sparse(state, by_feature, slopes, x, g, 0.0 if state.unit else penalty, rates)
-    _move_bias(state, state.g.sum(0), rates)
+    engine.update_sparse(state, by_feature, slopes, x, g, batch.move)
+    _move_bias(state, state.g.sum(0), batch.move)
     return losses
 
 
-def _move_bias(state: DeviceState, gradient: Tensor, rates: Rates) -> None:
-    adam(state.weights.b_dec, gradient, state.mean.b_dec, state.square.b_dec, rates)
+def _move_bias(state: DeviceState, gradient: Tensor, move: Move) -> None:
+    adam(state.weights.b_dec, gradient, state.mean.b_dec, state.square.b_dec, move.rates)
 
 
-def _step_by_autograd(
-    state: DeviceState, x: Tensor, penalty: float, rates: Rates
-) -> tuple[Tensor, Tensor]:
+def _step_by_autograd(state: DeviceState, batch: Batch) -> tuple[Tensor, Tensor]:
     """A step of a kind that gives its loss alone; returns what `_sparse_step` does."""
-    kind, w, n = state.kind, state.weights, len(x)
+    kind, w, x, n = state.kind, state.weights, batch.x, len(batch.x)
     weights = {"W_enc": w.W_enc_T.T, "W_dec": w.W_dec, "b_dec": w.b_dec}
     weights |= dict(zip(state.vectors, w.vectors, strict=True))
     dead = None if kind.redraws else state.silent >= state.training.dead_after
@@ -152,17 +150,17 @@ def _step_by_autograd(
         terms = kind.terms(state.config, x, leaves, dead)
         error = terms.features @ leaves["W_dec"] + leaves["b_dec"] - x
         squared, penalised = error.square().sum(), terms.penalised * n
-        loss = squared / n + penalty * penalised + terms.more
+        loss = squared / n + batch.penalty * penalised + terms.more
         slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
     G_enc, G_dec, g_bias, *g_vectors = slopes
     torch.mul(error.detach(), 2 / n, out=state.g)
     state.fired.copy_((terms.features > 0).sum(0))
     state.scalars[0] = float(state.fired.sum()) / n
+    no_total = torch.zeros_like(state.norms)
+    gradients = Gradients(G_enc.T, G_dec, torch.stack(g_vectors), no_total)
     # what the penalty does to the decoder is in its gradient
-    update_plainly(
-        state, G_enc.T, G_dec, torch.stack(g_vectors), torch.zeros_like(state.norms), 0.0, rates
-    )
-    _move_bias(state, g_bias, rates)
+    update_plainly(state, gradients, batch.move._replace(penalty=0.0))
+    _move_bias(state, g_bias, batch.move)
     return squared.detach(), torch.as_tensor(penalised, device=x.device).detach()
 
 
@@ -179,13 +177,10 @@ def _with_auxiliary(
     weight = auxiliary.weight * min(n_dead / auxiliary.k, 1.0) * factor
     nothing, pull = torch.zeros_like(state.weights.b_dec), torch.empty_like(g)
     pulled = engine.decode(state, more, g * (-1 / factor), nothing, weight, 0.0, pull)
-    both = Entries(
-        torch.cat([entries.index, more.index]),
-        torch.cat([entries.token, more.token + len(g)]),
-        torch.cat([entries.value, more.value]),
-        entries.start,
-        entries.stop,
-    )
+    index = torch.cat([entries.index, more.index])
+    token = torch.cat([entries.token, more.token + len(g)])
+    value = torch.cat([entries.value, more.value])
+    both = Entries(index, token, value, entries.start, entries.stop)
     f, d = torch.cat([slopes.f, pulled.f]), torch.cat([slopes.d, pulled.d])
     return both, Slopes(f, d, d[None], slopes.squared, slopes.penalised), torch.cat([g, pull])
 
@@ -213,32 +208,27 @@ def _keep_of_batch(state: DeviceState, product: Tensor) -> Entries:
         keep, ties = value > cut, value == cut
         keep |= ties & (ties.cumsum(0) <= n * k - keep.sum())
         kept = torch.cat([torch.zeros_like(entries.stop[:1]), keep.cumsum(0)])
-        entries = Entries(
-            entries.index[keep],
-            entries.token[keep],
-            value[keep],
-            kept[entries.start],
-            kept[entries.stop],
-        )
+        chosen = entries.index[keep], entries.token[keep], value[keep]
+        entries = Entries(*chosen, kept[entries.start], kept[entries.stop])
     state.follow(float(cut))
     return entries
 
 
-def _dense_step(
-    state: DeviceState, x: Tensor, seen: Tensor, penalty: float, rates: Rates
-) -> tuple[Tensor, Tensor]:
+def _dense_step(state: DeviceState, batch: Batch) -> tuple[Tensor, Tensor]:
     """What `_sparse_step` does, at a cost that does not depend on how many features are active."""
-    n, out = len(x), DenseStep.empty(state, seen)
+    n, seen = len(batch.x), batch.seen
+    f, h = (seen.new_empty(n, state.d_sae) for _ in range(2))
+    sums, losses = torch.zeros_like(state.weights.vectors), torch.zeros(2, device=state.device)
+    total, count, within = (torch.zeros_like(state.norms) for _ in range(3))
+    out = DenseStep(f, h, torch.empty_like(seen), sums, total, count, within, losses)
     for low in range(0, n, _BLOCK):
-        part = slice(low, min(low + _BLOCK, n))
-        _differentiate(state, x[part], seen[part], penalty, 2 / n, part, out)
+        _differentiate(state, batch, slice(low, min(low + _BLOCK, n)), out)
     used = out.count if state.rules.low is None else out.seen
     state.scalars[0] = float(used.sum()) / n
     state.fired.copy_(out.count)
     G_enc, G_dec = torch.mm(out.h.T, seen), torch.mm(out.f.T, out.g)
-    penalty = 0.0 if state.unit else penalty
-    state.engine.update_dense(state, G_enc, G_dec, out.sums, out.total, penalty, rates)
-    _move_bias(state, state.g.sum(0), rates)
+    state.engine.update_dense(state, Gradients(G_enc, G_dec, out.sums, out.total), batch.move)
+    _move_bias(state, state.g.sum(0), batch.move)
     return out.losses[0], out.losses[1]
 
 
@@ -258,38 +248,17 @@ class DenseStep:
     seen: Tensor
     losses: Tensor
 
-    @classmethod
-    def empty(cls, state: DeviceState, x: Tensor) -> DenseStep:
-        """For the batch x, as products see it."""
-        device, wide = x.device, (len(x), state.d_sae)
-        return cls(
-            f=torch.empty(wide, dtype=x.dtype, device=device),
-            h=torch.empty(wide, dtype=x.dtype, device=device),
-            g=torch.empty_like(x),
-            sums=torch.zeros_like(state.weights.vectors),
-            total=torch.zeros_like(state.norms),
-            count=torch.zeros_like(state.norms),
-            seen=torch.zeros_like(state.norms),
-            losses=torch.zeros(2, device=device),
-        )
 
-
-def _differentiate(
-    state: DeviceState,
-    x: Tensor,
-    seen: Tensor,
-    penalty: float,
-    factor: float,
-    part: slice,
-    out: DenseStep,
-) -> None:
-    """Fill the rows `part` of a batch, x and `seen` there, and add to its sums."""
-    w, rules, vectors = state.weights, on_tensors(state.kind), state.coefficients()
+def _differentiate(state: DeviceState, batch: Batch, part: slice, out: DenseStep) -> None:
+    """Fill the rows `part` of a batch, and add to its sums."""
+    x, seen, factor = batch.x[part], batch.seen[part], 2 / len(batch.x)
+    w, vectors = state.weights, state.coefficients(torch.exp)
+    magnitude, slopes = on_tensors(state.kind)
     second, third = vectors[min(1, len(vectors) - 1)], vectors[min(2, len(vectors) - 1)]
     W_dec = state.dec_half if state.half else w.W_dec
     product = torch.mm(seen, state.W_product.T).float()
     p, g, g_seen = product + vectors[0], state.g[part], out.g[part]
-    m = rules.magnitude(product, p, second, third)
+    m = magnitude(product, p, second, third)
     f = torch.where(p > 0, m, 0).clamp_(min=0)
     out.f[part] = f
 
@@ -302,8 +271,8 @@ def _differentiate(
 
     twin = slopes_of(torch.relu(p).to(out.f.dtype)) if state.rules.twin else p
     slope, constants = slopes_of(out.f[part]), state.rules.constants(state.config)
-    d, *of_vectors, weighed = rules.slopes(
-        p, m, slope, twin, state.norms, second, third, penalty, *constants
+    d, *of_vectors, weighed = slopes(
+        p, m, slope, twin, state.norms, second, third, batch.penalty, *constants
     )
     out.h[part] = d
     for row, of_vector in zip(out.sums, of_vectors, strict=False):

@@ -38,20 +38,12 @@ def identity(q, p, a, b):
     return p
 
 
-@dataclass(frozen=True)
-class TensorRules:
-    """Rules as functions of tensors, which broadcast."""
-
-    magnitude: Callable[..., torch.Tensor]
-    slopes: Callable[..., tuple[Any, ...]]
-
-
 @functools.cache
-def on_tensors(kind: Kind) -> TensorRules:
-    """The rules of a kind for torch."""
+def on_tensors(kind: Kind) -> tuple[Callable[..., torch.Tensor], Callable[..., tuple[Any, ...]]]:
+    """`magnitude` and `slopes` of a kind as functions of tensors, which broadcast."""
     assert kind.rules is not None
-    rules = (kind.rules.magnitude or identity, kind.rules.slopes)
-    return TensorRules(*(with_names(rule, where=torch.where) for rule in rules))
+    magnitude, slopes = kind.rules.magnitude or identity, kind.rules.slopes
+    return with_names(magnitude, where=torch.where), with_names(slopes, where=torch.where)
 
 
 @dataclass(frozen=True)
@@ -70,13 +62,8 @@ def on_cpu(kind: Kind) -> CpuRules:
     assert kind.rules is not None
     rules, n = kind.rules, len(kind.vectors)
     magnitude, slope = (_compiled(rule) for rule in (rules.magnitude or identity, rules.slopes))
-    names = {
-        "N_VECTORS": n,
-        "SECOND": min(1, n - 1),
-        "THIRD": min(2, n - 1),
-        "TWIN": rules.twin,
-        "LOWERED": rules.low is not None,
-    }
+    names = {"N_VECTORS": n, "SECOND": min(1, n - 1), "THIRD": min(2, n - 1)}
+    names |= {"TWIN": rules.twin, "LOWERED": rules.low is not None}
     codes = [inspect.unwrap(rule).__code__ for rule in (rules.magnitude or identity, rules.slopes)]
     parts = [(c.co_code, c.co_consts, c.co_names, c.co_varnames) for c in codes]
     digest = hashlib.sha256(repr((names, parts)).encode()).hexdigest()[:16]

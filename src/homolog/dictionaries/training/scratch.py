@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from homolog.dictionaries.hardware import Threads
 from homolog.dictionaries.training.state import SaeState
 
 BLOCK = 512  # tokens whose product is computed at once
@@ -37,6 +40,10 @@ class Scratch:
         self.offset = np.zeros(state.d_sae + 1, np.int64)
         self.dense: DenseScratch | None = None
 
+    def n_entries(self, ends: np.ndarray) -> int:
+        """How many entries there are, with where those of each block end."""
+        return int(ends.sum()) - self.region * sum(range(len(self.blocks)))
+
     def make_entries(self, limit: int) -> None:
         """Arrays of entries, `limit` for each block; behind them those of the auxiliary loss."""
         self.limit = limit
@@ -44,14 +51,11 @@ class Scratch:
         self.region = self.aux_start + self.block * self.aux_k + self.d_sae + 64
         n = len(self.blocks)
         self.index, self.token, self.order = (np.empty(n * self.region, np.int32) for _ in range(3))
-        self.value, self.f, self.h, self.h_twin, self.d = (
-            np.empty(n * self.region, np.float32) for _ in range(5)
-        )
-        self.v = (
-            np.empty((self.n_vectors, n * self.region), np.float32)
-            if self.n_vectors > 1
-            else self.d[None]
-        )
+        numbers = [np.empty(n * self.region, np.float32) for _ in range(5)]
+        self.value, self.f, self.h, self.h_twin, self.d = numbers
+        self.v = self.d[None]
+        if self.n_vectors > 1:
+            self.v = np.empty((self.n_vectors, n * self.region), np.float32)
         self.starts = np.zeros((2 * n, self.block + 1), np.int64)
 
     def start(self, b: int, auxiliary: bool = False) -> np.ndarray:
@@ -66,19 +70,46 @@ class Scratch:
         return start
 
 
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One step of a dictionary, as its parts are given it."""
+
+    state: SaeState
+    x: torch.Tensor
+    """A batch (token, d_model), float32 and contiguous."""
+    seen: torch.Tensor
+    """What products see of it: bfloat16, or x itself."""
+    penalty: float
+    """Weight of what is penalised, over the number of tokens."""
+    scratch: Scratch
+    threads: Threads
+
+    @property
+    def factor(self) -> np.float32:
+        """Slope of the loss in an error, over the error."""
+        return np.float32(2 / self.scratch.n_tokens)
+
+    def product(self, part: slice) -> torch.Tensor:
+        """x W_enc of some tokens, as precise as `seen`; the thread's next overwrites it."""
+        seen, d_sae = self.seen[part], self.state.d_sae
+        out = matrix("product", len(seen), d_sae, seen.dtype)
+        return torch.mm(seen, self.state.W_product.T, out=out)
+
+    def each_block(self, work: Callable[[int], None]) -> None:
+        """work(number) for every block of tokens."""
+        self.threads.run(work, range(len(self.scratch.blocks)))
+
+
 class DenseScratch:
     """What a dense step needs: features and slopes of all tokens of a batch, and sums of blocks."""
 
     def __init__(self, state: SaeState, n_tokens: int, n_blocks: int) -> None:
         dtype = torch.bfloat16 if state.half else torch.float32
         self.f, self.h = (torch.empty(n_tokens, state.d_sae, dtype=dtype) for _ in range(2))
-        self.g_half = torch.empty(
-            n_tokens if state.half else 0, state.d_model, dtype=torch.bfloat16
-        )
+        n_half, sums = n_tokens if state.half else 0, (n_blocks, state.d_sae)
+        self.g_half = torch.empty(n_half, state.d_model, dtype=torch.bfloat16)
         self.sums = np.zeros((n_blocks, len(state.vectors), state.d_sae), np.float32)
-        self.total, self.count, self.seen = (
-            np.zeros((n_blocks, state.d_sae), np.float32) for _ in range(3)
-        )
+        self.total, self.count, self.seen = (np.zeros(sums, np.float32) for _ in range(3))
 
 
 def scratch_for(state: SaeState, n_tokens: int) -> Scratch:

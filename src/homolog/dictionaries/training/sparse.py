@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from homolog.dictionaries.hardware import Threads
+from homolog.dictionaries.selection import sort_by_feature
 from homolog.dictionaries.training import rows, tokens
 from homolog.dictionaries.training.rules import on_cpu
-from homolog.dictionaries.training.scratch import Scratch, matrix, pair
+from homolog.dictionaries.training.scratch import Job, Scratch, pair
 from homolog.dictionaries.training.state import SaeState
 
 Update = Callable[[int, int, tuple], None]
@@ -22,60 +22,28 @@ _SAMPLE = 64  # tokens from which the smallest value that a batch keeps is guess
 _GUESSES = (2, 8)  # times k: the rank in the sample of the value from which entries are gathered
 
 
-def product_of(state: SaeState, seen: torch.Tensor) -> torch.Tensor:
-    """x W_enc, (token, d_sae), as precise as `seen`; the thread's next product overwrites it."""
-    return torch.mm(
-        seen, state.W_product.T, out=matrix("product", len(seen), state.d_sae, seen.dtype)
-    )
-
-
-def sparse_step(
-    state: SaeState,
-    x: torch.Tensor,
-    seen: torch.Tensor,
-    penalty: float,
-    scratch: Scratch,
-    threads: Threads,
-) -> Update | None:
+def sparse_step(job: Job) -> Update | None:
     """Losses into scratch.squared, scratch.penalised, slopes of b_dec into scratch.d_bias.
 
     The rest is for the returned update; None when more features are active than entries have room.
-    penalty: its weight over the number of tokens.
     """
-    blocks = range(len(scratch.blocks))
+    state, scratch = job.state, job.scratch
     if state.rules.select == "of batch":
-        ends = _keep_of_batch(state, seen, scratch, threads)
+        ends = _keep_of_batch(job)
     else:
-        low = state.low(state.weights.vectors)
-        ends = _select_all(state, seen, scratch, threads, low=low, k=state.k)
+        ends = _select_all(job, state.low(state.weights.vectors), state.k)
     if ends is None:
         return None
-    threads.run(lambda b: _differentiate(state, x, penalty, scratch, b, int(ends[b])), blocks)
-    n_aux = _auxiliary(state, scratch, threads)
-    state.scalars[0] = sum(int(ends[b]) - b * scratch.region for b in blocks) / scratch.n_tokens
+    job.each_block(lambda b: _differentiate(job, b, int(ends[b])))
+    n_aux = _auxiliary(job)
+    state.scalars[0] = scratch.n_entries(ends) / scratch.n_tokens
     _sort_by_feature(scratch, with_auxiliary=n_aux > 0)
-    f, w, config = _features(state, scratch), state.targets(), state.config
+    sorted_as = scratch.offset, scratch.order, scratch.token, scratch.n_tokens
+    entries = *sorted_as, _features(state, scratch), scratch.d, scratch.v
+    target, x = state.target(job.penalty), job.x.numpy()
 
     def update(first: int, last: int, rates: tuple) -> None:
-        rows.update_sparse(
-            first,
-            last,
-            scratch.offset,
-            scratch.order,
-            scratch.token,
-            scratch.n_tokens,
-            f,
-            scratch.d,
-            scratch.v,
-            x.numpy(),
-            scratch.g,
-            *w,
-            np.float32(0 if state.unit else penalty),
-            state.unit,
-            config.freeze_decoder,
-            rates,
-            state.fired,
-        )
+        rows.update_sparse(first, last, entries, x, scratch.g, target, rates, state.fired)
 
     return update
 
@@ -88,15 +56,9 @@ def _sort_by_feature(scratch: Scratch, with_auxiliary: bool) -> None:
             start = scratch.start(b, auxiliary)
             regions.append((start[0], start[-1]))
             spans.append((low + auxiliary * scratch.n_tokens, high - low))
-    rows.sort_by_feature(
-        scratch.index,
-        np.array(regions, np.int64),
-        np.array(spans, np.int64),
-        scratch.starts,
-        scratch.token,
-        scratch.order,
-        scratch.offset,
-    )
+    bounds = np.array(regions, np.int64), np.array(spans, np.int64), scratch.starts
+    entries = scratch.token, scratch.order, scratch.offset
+    sort_by_feature(scratch.index, *bounds, *entries)
 
 
 def _features(state: SaeState, scratch: Scratch) -> np.ndarray:
@@ -104,38 +66,23 @@ def _features(state: SaeState, scratch: Scratch) -> np.ndarray:
     return scratch.value if state.rules.magnitude is None else scratch.f
 
 
-def _select_all(
-    state: SaeState,
-    seen: torch.Tensor,
-    scratch: Scratch,
-    threads: Threads,
-    *,
-    low: np.ndarray,
-    k: int,
-) -> np.ndarray | None:
+def _select_all(job: Job, low: np.ndarray, k: int) -> np.ndarray | None:
     """Entries where product + low is above 0, or the k largest; where each block's end."""
-    ends = np.zeros(len(scratch.blocks), np.int64)
-    dead = dead_features(state)
-    bias = state.weights.vectors[0]
+    scratch, bias = job.scratch, job.state.weights.vectors[0]
+    ends, dead = np.zeros(len(scratch.blocks), np.int64), dead_features(job.state)
+    entries = scratch.index, scratch.value
 
     def work(b: int) -> None:
-        first, last = scratch.blocks[b]
-        half, full = pair(product_of(state, seen[first:last]))
-        product = (half, full, half.size > 0)
-        start = scratch.begin(b)
+        product, start = pair(job.product(slice(*scratch.blocks[b]))), scratch.begin(b)
         if k:
-            ends[b] = tokens.select_largest(*product, bias, k, scratch.index, scratch.value, start)
+            ends[b] = tokens.select_largest(product, bias, k, *entries, start)
         else:
-            ends[b] = tokens.select_above(
-                *product, bias, low, scratch.limit, scratch.index, scratch.value, start
-            )
+            ends[b] = tokens.select_above(product, bias, low, scratch.limit, *entries, start)
         if len(dead):
             start = scratch.begin(b, True)
-            tokens.select_dead(
-                *product, bias, dead, scratch.aux_k, scratch.index, scratch.value, start
-            )
+            tokens.select_dead(product, bias, dead, scratch.aux_k, *entries, start)
 
-    threads.run(work, range(len(scratch.blocks)))
+    job.each_block(work)
     return None if (ends < 0).any() else ends
 
 
@@ -146,101 +93,82 @@ def dead_features(state: SaeState) -> np.ndarray:
     return np.flatnonzero(state.silent >= state.training.dead_after).astype(np.int32)
 
 
-def _keep_of_batch(
-    state: SaeState, seen: torch.Tensor, scratch: Scratch, threads: Threads
-) -> np.ndarray:
+def _keep_of_batch(job: Job) -> np.ndarray:
     """Entries of the n k largest values above 0 of n tokens together; moves their running least.
 
     What a batch keeps begins at about the value that some of its tokens keep: entries from well
     below that value on are gathered, and cut exactly.
     """
-    bias, n_kept = state.weights.vectors[0], state.k * scratch.n_tokens
-    sample = seen[:: max(1, len(seen) // _SAMPLE)][:_SAMPLE]
-    values = (product_of(state, sample).float() + torch.from_numpy(bias)).flatten().numpy()
-    blocks = range(len(scratch.blocks))
+    state, scratch = job.state, job.scratch
+    bias, n_kept, blocks = state.weights.vectors[0], state.k * scratch.n_tokens, scratch.blocks
+    every = max(1, len(job.seen) // _SAMPLE)
+    sample = job.product(slice(0, every * _SAMPLE, every))
+    values = (sample.float() + torch.from_numpy(bias)).flatten().numpy()
     for guess in (*_GUESSES, None):
-        rank = values.size if guess is None else min(values.size, guess * state.k * len(sample))
-        lowest = (
-            np.float32(0)
-            if guess is None
-            else max(np.partition(values, values.size - rank)[-rank], np.float32(0))
-        )
+        lowest = np.float32(0)
         if guess is None:
             scratch.make_entries(scratch.block * scratch.d_sae)
-        ends = _select_all(state, seen, scratch, threads, low=bias - lowest, k=0)
-        if ends is not None and (
-            lowest == 0 or sum(int(ends[b]) - b * scratch.region for b in blocks) >= n_kept
-        ):
+        else:
+            rank = min(values.size, guess * state.k * len(sample))
+            lowest = max(np.partition(values, values.size - rank)[-rank], lowest)
+        ends = _select_all(job, bias - lowest, 0)
+        if ends is not None and (lowest == 0 or scratch.n_entries(ends) >= n_kept):
             break
     assert ends is not None
-    gathered = np.concatenate([scratch.value[b * scratch.region : ends[b]] for b in blocks])
+    of_blocks = [scratch.value[b * scratch.region : ends[b]] for b in range(len(blocks))]
+    gathered = np.concatenate(of_blocks)
     if gathered.size > n_kept:
         cut = np.partition(gathered, gathered.size - n_kept)[-n_kept]
         ties = n_kept - int((gathered > cut).sum())
-        for b in blocks:
-            equal = int((scratch.value[b * scratch.region : ends[b]] == cut).sum())
-            ends[b] = tokens.keep_from(
-                cut, min(ties, equal), scratch.index, scratch.value, scratch.start(b)
-            )
-            ties -= min(ties, equal)
+        for b, of_block in enumerate(of_blocks):
+            own = min(ties, int((of_block == cut).sum()))
+            ends[b] = tokens.keep_from(cut, own, scratch.index, scratch.value, scratch.start(b))
+            ties -= own
     else:
         cut = gathered.min() if gathered.size else np.float32(0)
     state.follow(float(cut))
     return ends
 
 
-def _differentiate(
-    state: SaeState, x: torch.Tensor, penalty: float, scratch: Scratch, b: int, end: int
-) -> None:
+def _differentiate(job: Job, b: int, end: int) -> None:
     """Errors of a block of tokens, and slopes of its entries."""
-    low, high = scratch.blocks[b]
+    state, scratch, (low, high) = job.state, job.scratch, job.scratch.blocks[b]
     w, rules, loops = state.weights, state.rules, on_cpu(state.kind)
-    target, g, factor = x[low:high].numpy(), scratch.g[low:high], np.float32(2 / scratch.n_tokens)
-    part, start = (b * scratch.region, end, scratch.index), scratch.start(b)
+    target, g = job.x[low:high].numpy(), scratch.g[low:high]
+    part, start, value = (b * scratch.region, end, scratch.index), scratch.start(b), scratch.value
     vectors, f = state.coefficients(np.exp), _features(state, scratch)
     if rules.magnitude is not None:
-        loops.values(*part, scratch.value, vectors, f)
+        loops.values(*part, value, vectors, f)
+
+    def decode(features: np.ndarray, h: np.ndarray) -> float:
+        entries = scratch.index, features, start
+        return tokens.decode(target, w.b_dec, *entries, w.W_dec, job.factor, g, h)
+
     if rules.twin:
-        tokens.decode(
-            target, w.b_dec, scratch.index, scratch.value, start, w.W_dec, factor, g, scratch.h_twin
-        )
-    scratch.squared[b] = tokens.decode(
-        target, w.b_dec, scratch.index, f, start, w.W_dec, factor, g, scratch.h
-    )
+        decode(value, scratch.h_twin)
+    scratch.squared[b] = decode(f, scratch.h)
     scratch.d_bias[b] = 0
     tokens.add_rows(g, scratch.d_bias[b])
-    slopes = (scratch.h, scratch.h_twin, vectors, state.norms, np.float32(penalty), state.constants)
-    scratch.penalised[b] = loops.slopes(*part, scratch.value, f, *slopes, scratch.d, scratch.v)
+    penalty, h = np.float32(job.penalty), (scratch.h, scratch.h_twin)
+    slopes = (*h, vectors, state.norms, penalty, state.constants, scratch.d, scratch.v)
+    scratch.penalised[b] = loops.slopes(*part, value, f, *slopes)
 
 
-def _auxiliary(state: SaeState, scratch: Scratch, threads: Threads) -> int:
+def _auxiliary(job: Job) -> int:
     """Slopes of the auxiliary loss: dead features model the error.  Returns how many are dead."""
+    state, scratch, factor, n = job.state, job.scratch, job.factor, job.scratch.n_tokens
     n_dead, auxiliary = len(dead_features(state)), state.auxiliary
     if auxiliary is None or not n_dead:
         return 0
-    factor = np.float32(2 / scratch.n_tokens)
     weight = np.float32(auxiliary.weight * min(n_dead / auxiliary.k, 1.0)) * factor
     nothing = np.zeros(state.d_model, np.float32)
 
     def work(b: int) -> None:
         low, high = scratch.blocks[b]
-        error = scratch.g[low:high] * (np.float32(-1) / factor)
-        start, g = (
-            scratch.start(b, True),
-            scratch.g[scratch.n_tokens + low : scratch.n_tokens + high],
-        )
-        tokens.decode(
-            error,
-            nothing,
-            scratch.index,
-            scratch.value,
-            start,
-            state.weights.W_dec,
-            weight,
-            g,
-            scratch.h,
-        )
+        error, start = scratch.g[low:high] * (np.float32(-1) / factor), scratch.start(b, True)
+        entries, g = (scratch.index, scratch.value, start), scratch.g[n + low : n + high]
+        tokens.decode(error, nothing, *entries, state.weights.W_dec, weight, g, scratch.h)
         scratch.d[start[0] : start[-1]] = scratch.h[start[0] : start[-1]]
 
-    threads.run(work, range(len(scratch.blocks)))
+    job.each_block(work)
     return n_dead

@@ -6,8 +6,10 @@ is three arrays and a few counters.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -24,18 +26,25 @@ class TrainingDivergedError(RuntimeError):
 
 
 class Weights:
-    """Views of one flat float32 array.
+    """Views of one flat float32 array, or tensor on a device.
 
     W_enc transposed (d_sae, d_model), W_dec (d_sae, d_model), vectors (n, d_sae), b_dec
     (d_model,).
     """
 
-    def __init__(self, d_model: int, d_sae: int, n_vectors: int) -> None:
-        sizes = [d_model * d_sae, d_model * d_sae, n_vectors * d_sae, d_model]
-        self.flat = np.zeros(sum(sizes), np.float32)
-        W_enc_T, W_dec, vectors, self.b_dec = np.split(self.flat, np.cumsum(sizes)[:-1])
-        self.W_enc_T, self.W_dec = W_enc_T.reshape(d_sae, d_model), W_dec.reshape(d_sae, d_model)
-        self.vectors = vectors.reshape(n_vectors, d_sae)
+    W_enc_T: Any
+    W_dec: Any
+    vectors: Any
+    b_dec: Any
+
+    def __init__(self, d_model: int, d_sae: int, n_vectors: int, flat: Any = None) -> None:
+        shapes = (d_sae, d_model), (d_sae, d_model), (n_vectors, d_sae), (d_model,)
+        ends = list(accumulate(math.prod(shape) for shape in shapes))
+        self.flat: Any = np.zeros(ends[-1], np.float32) if flat is None else flat
+        self.W_enc_T, self.W_dec, self.vectors, self.b_dec = (
+            self.flat[end - math.prod(shape) : end].reshape(shape)
+            for end, shape in zip(ends, shapes, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -54,21 +63,28 @@ class Report:
     def of(cls, squared: float, penalised: float, n_tokens: int, fired: np.ndarray) -> Report:
         """From sums over n_tokens; fired: at how many of them each feature was active."""
         n = max(1, n_tokens)
-        return cls(
-            (squared + penalised) / n,
-            squared / n,
-            float(fired.sum()) / n,
-            float((fired == 0).mean()),
-        )
+        silent_share = float((fired == 0).mean())
+        return cls((squared + penalised) / n, squared / n, float(fired.sum()) / n, silent_share)
 
 
 class Trainee:
     """What is trained and how, wherever its weights lie.
 
-    `SaeState` on the CPU, `DeviceState` on another device.
-
-    half: whether products are in bfloat16.  names: (model, label, layer).
+    `SaeState` on the CPU, in arrays; `DeviceState` on another device, in tensors.  half: whether
+    products are in bfloat16.  names: (model, label, layer).
     """
+
+    weights: Weights
+    mean: Weights
+    square: Weights
+    silent: Any
+    """Tokens since each feature fired."""
+    fired: Any
+    """At how many tokens of the last step each feature was active."""
+    fired_since: Any
+    """The same since the last report."""
+    norms: Any
+    """Of decoder rows."""
 
     def __init__(
         self,
@@ -90,6 +106,17 @@ class Trainee:
         of the smallest value that a batch kept.
         """
 
+    def _hold(self, flats: Sequence[Any], device: torch.device | str) -> None:
+        """Take weights and moments, flat, and make room for what follows from them."""
+        shape = self.d_model, self.d_sae, len(self.vectors)
+        self.weights, self.mean, self.square = (Weights(*shape, flat) for flat in flats)
+        kept = self.d_sae * self.half, self.d_sae * (self.half and self.may_be_dense)
+        how: dict[str, Any] = {"dtype": torch.bfloat16, "device": device}
+        self.enc_half, self.dec_half = (torch.empty(n, self.d_model, **how) for n in kept)
+        self.W_product = torch.as_tensor(self.weights.W_enc_T)
+        if self.half:
+            self.W_product = self.enc_half
+
     @property
     def rules(self) -> Rules:
         """Those of the kind, of which only kinds that have some come here."""
@@ -101,35 +128,79 @@ class Trainee:
         lowered = self.rules.low
         return vectors[0] if lowered is None else lowered(self.config, vectors)
 
+    def coefficients(self, exp: Callable[[Any], Any]) -> Any:
+        """The vectors as the kind's rules read them."""
+        seen = self.rules.coefficients
+        return self.weights.vectors if seen is None else seen(self.weights.vectors, exp)
+
+    def _held(self) -> dict[str, Any]:
+        """What a checkpoint must hold besides `scalars` and the step."""
+        flat = {"weights": self.weights.flat, "mean": self.mean.flat, "square": self.square.flat}
+        return flat | {"silent": self.silent}
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything a checkpoint must hold besides the step; `refresh` follows a change."""
-        raise NotImplementedError
-
-    def refresh(self) -> None:
-        """Make what follows from the weights anew, after they were changed from outside."""
-        raise NotImplementedError
-
-    def take_report(self) -> Report:
-        """What happened since last asked."""
         raise NotImplementedError
 
     def export(self) -> SaeState:
         """The weights and scalars on the CPU."""
         raise NotImplementedError
 
+    def measure_norms(self) -> None:
+        """Norms of the decoder's rows from the rows."""
+        raise NotImplementedError
+
+    def _encoder_norms(self) -> Any:
+        raise NotImplementedError
+
+    def _own(self, array: np.ndarray) -> Any:
+        """The array where the weights lie."""
+        return array
+
+    def _on_host(self, values: Any) -> np.ndarray:
+        return values
+
+    def refresh(self) -> None:
+        """Make what follows from the weights anew, after they were changed from outside."""
+        w = self.weights
+        for half, whole in ((self.enc_half, w.W_enc_T), (self.dec_half, w.W_dec)):
+            if len(half):
+                half.copy_(torch.as_tensor(whole))
+        self.measure_norms()
+
+    def begin_report(self) -> None:
+        """Set the sums behind `Report` to 0."""
+        self.squared = self.penalised = 0.0
+        self.tokens = 0
+        self.fired_since[:] = 0
+
+    def take_report(self) -> Report:
+        """What happened since last asked."""
+        fired = self._on_host(self.fired_since)
+        report = Report.of(self.squared, self.penalised, self.tokens, fired)
+        self.begin_report()
+        return report
+
     def tokens_silent(self) -> np.ndarray:
         """Tokens since each feature fired."""
-        raise NotImplementedError
+        return self._on_host(self.silent)
 
     def mean_norms(self, chosen: np.ndarray) -> tuple[float, float]:
         """Mean norms of encoder columns and decoder rows of the features marked in `chosen`."""
-        raise NotImplementedError
+        marked = self._own(chosen)
+        return float(self._encoder_norms()[marked].mean()), float(self.norms[marked].mean())
 
     def replace(
         self, features: np.ndarray, W_enc_T: np.ndarray, W_dec: np.ndarray, vectors: np.ndarray
     ) -> None:
         """Give features new weights, a row or column each; their moments and silence start at 0."""
-        raise NotImplementedError
+        at = self._own(features)
+        new = [self._own(array.astype(np.float32)) for array in (W_enc_T, W_dec, vectors)]
+        nothing = [0, 0, 0]
+        for tree, values in ((self.weights, new), (self.mean, nothing), (self.square, nothing)):
+            tree.W_enc_T[at], tree.W_dec[at], tree.vectors[:, at] = values
+        self.silent[at] = 0
+        self.refresh()
 
     def penalty_at(self, step: int) -> float:
         """Weight of the kind's penalty at a step; 0 where it has none."""
@@ -153,17 +224,12 @@ class Trainee:
         model, label, layer = self.names
         return (
             f"{what}: model {model!r}, dictionary {label!r}, layer {layer}, step {step} of "
-            f"{self.training.n_steps}. Lower lr (now {self.training.lr}) or "
-            "check the "
-            "activations."
+            f"{self.training.n_steps}. Lower lr (now {self.training.lr}) or check the activations."
         )
 
 
 class SaeState(Trainee):
-    """A dictionary in training on centred, scaled activations.
-
-    weights: `Weights.flat` to take, a random start from the seed by default.
-    """
+    """A dictionary in training on the CPU; weights: `Weights.flat`, else a random start."""
 
     def __init__(
         self,
@@ -175,19 +241,10 @@ class SaeState(Trainee):
         weights: np.ndarray | None = None,
     ) -> None:
         super().__init__(config, training, d_model, half, names)
-        self.weights, self.mean, self.square = (
-            Weights(d_model, config.d_sae, len(self.vectors)) for _ in range(3)
-        )
-        self.silent = np.zeros(config.d_sae, np.int64)
-        """Tokens since each feature fired."""
+        self._hold([None, None, None], "cpu")
+        counts = [np.zeros(config.d_sae, np.int64) for _ in range(3)]
+        self.silent, self.fired, self.fired_since = counts
         self.norms = np.ones(config.d_sae, np.float32)
-        self.fired = np.zeros(config.d_sae, np.int64)
-        keeps_decoder = half and self.may_be_dense
-        self.enc_half = torch.empty(config.d_sae if half else 0, d_model, dtype=torch.bfloat16)
-        self.dec_half = torch.empty(
-            config.d_sae if keeps_decoder else 0, d_model, dtype=torch.bfloat16
-        )
-        self.W_product = self.enc_half if half else torch.from_numpy(self.weights.W_enc_T)
         if weights is None:
             self._initialise()
         else:
@@ -205,15 +262,12 @@ class SaeState(Trainee):
         w.vectors[:] = np.array(start.vectors)[:, None]
         self.scalars[0] = self.k or self.d_sae
 
-    def refresh(self) -> None:
-        for half, whole in (
-            (self.enc_half, self.weights.W_enc_T),
-            (self.dec_half, self.weights.W_dec),
-        ):
-            if len(half):
-                half.copy_(torch.from_numpy(whole))
+    def measure_norms(self) -> None:
         if not self.unit:
             rows.row_norms(self.weights.W_dec, self.norms)
+
+    def _encoder_norms(self) -> np.ndarray:
+        return np.linalg.norm(self.weights.W_enc_T, axis=1)
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -226,29 +280,29 @@ class SaeState(Trainee):
         first, second = self.rules.constants(self.config)
         return np.float32(first), np.float32(second)
 
-    def coefficients(self, exp: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """The vectors as the kind's rules read them."""
-        seen = self.rules.coefficients
-        return self.weights.vectors if seen is None else seen(self.weights.vectors, exp)
+    def target(self, penalty: float) -> tuple[Any, ...]:
+        """What a step moves, as `rows` takes it.
 
-    def targets(
-        self,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-        """Weights, moments and bfloat16 copies, as updates of features take them."""
-        w, m, s = self.weights, self.mean, self.square
-        moments = (m.W_enc_T, s.W_enc_T, m.W_dec, s.W_dec, m.vectors, s.vectors)
+        Weight, mean and square of encoder, decoder and vectors; bfloat16 copies of the two
+        matrices, size 0 where not kept; weight of the penalty on decoder norms, whether these are
+        held at 1, and whether the decoder is frozen.
+        """
+        trees = self.weights, self.mean, self.square
         halves = tuple(half.view(torch.uint16).numpy() for half in (self.enc_half, self.dec_half))
-        return w.W_enc_T, w.W_dec, w.vectors, moments, halves
+        how = np.float32(0 if self.unit else penalty), self.unit, self.config.freeze_decoder
+        return (
+            tuple(tree.W_enc_T for tree in trees),
+            tuple(tree.W_dec for tree in trees),
+            tuple(tree.vectors for tree in trees),
+            halves,
+            how,
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        flat = {"weights": self.weights.flat, "mean": self.mean.flat, "square": self.square.flat}
-        return flat | {"silent": self.silent, "scalars": self.scalars}
+        return self._held() | {"scalars": self.scalars}
 
-    def begin_report(self) -> None:
-        """Set the sums behind `Report` to 0."""
-        self.squared = self.penalised = 0.0
-        self.tokens = 0
-        self.fired_since = np.zeros(self.d_sae, np.int64)
+    def export(self) -> SaeState:
+        return self
 
     def add_to_report(self, squared: float, penalty: float, n_tokens: int) -> None:
         """Count a step: sums over its tokens of squared error and penalty; `fired` has counts."""
@@ -256,28 +310,3 @@ class SaeState(Trainee):
         self.penalised += penalty
         self.tokens += n_tokens
         self.fired_since += self.fired
-
-    def take_report(self) -> Report:
-        report = Report.of(self.squared, self.penalised, self.tokens, self.fired_since)
-        self.begin_report()
-        return report
-
-    def export(self) -> SaeState:
-        return self
-
-    def tokens_silent(self) -> np.ndarray:
-        return self.silent
-
-    def mean_norms(self, chosen: np.ndarray) -> tuple[float, float]:
-        norms = np.linalg.norm(self.weights.W_enc_T[chosen], axis=1)
-        return float(norms.mean()), float(self.norms[chosen].mean())
-
-    def replace(
-        self, features: np.ndarray, W_enc_T: np.ndarray, W_dec: np.ndarray, vectors: np.ndarray
-    ) -> None:
-        w = self.weights
-        w.W_enc_T[features], w.W_dec[features], w.vectors[:, features] = W_enc_T, W_dec, vectors
-        for moment in (self.mean, self.square):
-            moment.W_enc_T[features], moment.W_dec[features], moment.vectors[:, features] = 0, 0, 0
-        self.silent[features] = 0
-        self.refresh()

@@ -17,7 +17,8 @@ from homolog.dictionaries.configs import TrainingConfig
 from homolog.dictionaries.hardware import Threads
 from homolog.dictionaries.training import rows
 from homolog.dictionaries.training.dense import dense_step
-from homolog.dictionaries.training.scratch import DENSE, scratch_for
+from homolog.dictionaries.training.revive import revive
+from homolog.dictionaries.training.scratch import DENSE, Job, scratch_for
 from homolog.dictionaries.training.sparse import sparse_step
 from homolog.dictionaries.training.state import SaeState, TrainingDivergedError
 
@@ -31,20 +32,19 @@ def take_step(
 ) -> None:
     """One step of Adam on a batch.
 
-    x: float32, contiguous.  seen: what products see of it, bfloat16 or x itself.
-
-    Raises TrainingDivergedError when the loss is not finite.
+    x: float32, contiguous.  seen: what products see of it, bfloat16 or x itself.  Raises
+    TrainingDivergedError when the loss is not finite.
     """
-    scratch = scratch_for(state, len(x))
-    penalty, training = state.penalty_at(step) / len(x), state.training
+    scratch, penalty = scratch_for(state, len(x)), state.penalty_at(step)
+    job = Job(state, x, seen, penalty / len(x), scratch, threads)
     many = state.may_be_dense and state.scalars[0] > DENSE[state.half] * state.d_sae
-    update = None if many else sparse_step(state, x, seen, penalty, scratch, threads)
+    update = None if many else sparse_step(job)
     if update is None:
-        update = dense_step(state, x, seen, penalty, scratch, threads)
+        update = dense_step(job)
     squared = float(scratch.squared.sum())
     if not np.isfinite(squared):
         raise TrainingDivergedError(state.where(step, "the loss is not a finite number"))
-    rates = rates_at(training, step)
+    rates = rates_at(state.training, step)
 
     def move(first: int) -> None:
         last = min(first + _PIECE, state.d_sae)
@@ -53,26 +53,31 @@ def take_step(
             rows.row_norms(state.weights.W_dec[first:last], state.norms[first:last])
 
     threads.run(move, range(0, state.d_sae, _PIECE))
-    rows.adam(
-        state.weights.b_dec, scratch.d_bias.sum(0), state.mean.b_dec, state.square.b_dec, *rates
-    )
+    w, mean, square = state.weights, state.mean, state.square
+    rows.adam(w.b_dec, scratch.d_bias.sum(0), mean.b_dec, square.b_dec, rates)
     for name in state.kind.thresholds:
-        row = state.weights.vectors[state.vectors.index(name)]
+        row = w.vectors[state.vectors.index(name)]
         np.maximum(row, 0, out=row)
     state.silent += len(x)
     state.silent[state.fired > 0] = 0
-    state.add_to_report(squared, state.penalty_at(step) * float(scratch.penalised.sum()), len(x))
+    state.add_to_report(squared, penalty * float(scratch.penalised.sum()), len(x))
+
+
+def advance(
+    state: SaeState, x: torch.Tensor, seen: torch.Tensor, step: int, threads: Threads = ALONE
+) -> None:
+    """The steps of a chunk of tokens, then dead features drawn anew; arguments as `take_step`."""
+    size = state.training.batch
+    parts = [slice(first, first + size) for first in range(0, len(x) - size + 1, size)]
+    for i, part in enumerate(parts):
+        take_step(state, x[part], seen[part], step + i, threads)
+    error = scratch_for(state, size).g[:size]
+    revive(state, x[parts[-1]], error, step + len(parts) - 1)
 
 
 def rates_at(training: TrainingConfig, step: int) -> tuple[np.float32, ...]:
     """Of Adam at a step: rate, beta1, beta2, 1 / (1 - beta1^t), 1 / (1 - beta2^t), epsilon."""
-    t = step + 1
-    numbers = (
-        training.lr_at(step),
-        training.beta1,
-        training.beta2,
-        1 / (1 - training.beta1**t),
-        1 / (1 - training.beta2**t),
-        _EPSILON,
-    )
+    t, betas = step + 1, (training.beta1, training.beta2)
+    corrections = (1 / (1 - beta**t) for beta in betas)
+    numbers = training.lr_at(step), *betas, *corrections, _EPSILON
     return tuple(np.float32(number) for number in numbers)

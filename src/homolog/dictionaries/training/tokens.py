@@ -18,7 +18,7 @@ import numpy as np
 
 from homolog.compiled import jit
 from homolog.dictionaries.screening import _append_above, _below_kth_largest
-from homolog.dictionaries.selection import _F0, _MATH, _select
+from homolog.dictionaries.selection import _F0, _MATH, _load, _select
 
 # what `rules.on_cpu` replaces by a kind's own
 N_VECTORS, SECOND, THIRD = 1, 0, 0
@@ -27,38 +27,25 @@ slope: Any = None
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def _add_bias(half, full, is_half, t, bias, values):
-    """values = product of token t + bias, in float32.
-
-    bfloat16 is the upper half of a float32's bits.
-    """
-    bits = values.view(np.int32)
-    if is_half:
-        row = half[t]
-        for i in range(values.size):
-            bits[i] = np.int32(row[i]) << np.int32(16)
-        for i in range(values.size):
-            values[i] += bias[i]
-    else:
-        full_row = full[t]
-        for i in range(values.size):
-            values[i] = full_row[i] + bias[i]
+def _load_biased(product, t, bias, values):
+    """values = product of token t + bias, in float32."""
+    _load(product, t, values)
+    for i in range(values.size):
+        values[i] += bias[i]
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def select_above(half, full, is_half, b_enc, low, limit, index, value, start):
+def select_above(product, b_enc, low, limit, index, value, start):
     """Entries p = product + b_enc of a block of tokens where product + low > 0.
 
-    start[0] is where they begin.
-
-    Returns where they end, -1 if there are more than `limit`.  index and value need room for limit
-    + d_sae + 1.
+    start[0] is where they begin.  Returns where they end, -1 if there are more than `limit`.  index
+    and value need room for limit + d_sae + 1.
     """
     above = np.empty(b_enc.size, np.float32)
     begin = start[0]
     total = begin
     for t in range(start.size - 1):
-        _add_bias(half, full, is_half, t, low, above)
+        _load_biased(product, t, low, above)
         first, total = total, _append_above(above, _F0, index, total)
         if total - begin > limit:
             return -1
@@ -70,18 +57,17 @@ def select_above(half, full, is_half, b_enc, low, limit, index, value, start):
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def select_largest(half, full, is_half, b_enc, k, index, value, start):
+def select_largest(product, b_enc, k, index, value, start):
     """Entries of a block of tokens: each token's k largest p above 0.
 
-    Lowest feature first among equal ones.
-
-    index and value need room for tokens * k + d_sae + 1 from start[0] on.
+    Lowest feature first among equal ones.  index and value need room for tokens * k + d_sae + 1
+    from start[0] on.
     """
     values = np.empty(b_enc.size, np.float32)
     candidates, chosen = np.empty(b_enc.size + 64, np.int32), np.empty(b_enc.size + 1, np.int32)
     total = start[0]
     for t in range(start.size - 1):
-        _add_bias(half, full, is_half, t, b_enc, values)
+        _load_biased(product, t, b_enc, values)
         n = _append_above(values, _below_kth_largest(values.view(np.int32), k), candidates, 0)
         kept = values[candidates[:n]]
         n = _select(kept, kept.view(np.int32), k, chosen) if n > k else n
@@ -94,18 +80,16 @@ def select_largest(half, full, is_half, b_enc, k, index, value, start):
 
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
-def select_dead(half, full, is_half, b_enc, dead, k, index, value, start):
-    """Entries of a block of tokens: each token's k largest p above 0 among features.
-
-    dead: indices of these.
-    """
+def select_dead(product, b_enc, dead, k, index, value, start):
+    """Entries of a block: each token's k largest p above 0 among the features in `dead`."""
+    half, full = product
     values = np.empty(dead.size, np.float32)
     bits, chosen = values.view(np.int32), np.empty(dead.size + 1, np.int32)
     total = start[0]
     for t in range(start.size - 1):
         for a in range(dead.size):
             i = dead[a]
-            if is_half:
+            if half.size > 0:
                 bits[a] = np.int32(half[t, i]) << np.int32(16)
                 values[a] += b_enc[i]
             else:
@@ -120,12 +104,7 @@ def select_dead(half, full, is_half, b_enc, dead, k, index, value, start):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def keep_from(cut, ties, index, value, start):
-    """Keep of a block's entries those above `cut`, in place.
-
-    Of those equal to it the first `ties` are kept.
-
-    Returns where they end.
-    """
+    """Keep of a block's entries those above `cut` and the first `ties` equal to it; the new end."""
     total, low = start[0], start[0]
     for t in range(start.size - 1):
         for a in range(low, start[t + 1]):
@@ -182,24 +161,15 @@ def values(first, last, index, p, vectors, f):
 def slopes(first, last, index, p, f, h, twin, vectors, norms, penalty, constants, d, v):
     """d and v of entries, from the slopes h in f and twin in p.
 
-    Returns the sum of what is penalised.
-
-    norms: of decoder rows.  penalty: its weight over the number of tokens.
+    Returns the sum of what is penalised.  norms: of decoder rows.  penalty: its weight over the
+    number of tokens.
     """
     total = 0.0
     for a in range(first, last):
         i = index[a]
+        second, third = vectors[SECOND, i], vectors[THIRD, i]
         d[a], of_first, of_second, of_third, weighed = slope(
-            p[a],
-            f[a],
-            h[a],
-            twin[a],
-            norms[i],
-            vectors[SECOND, i],
-            vectors[THIRD, i],
-            penalty,
-            constants[0],
-            constants[1],
+            p[a], f[a], h[a], twin[a], norms[i], second, third, penalty, constants[0], constants[1]
         )
         v[0, a] = of_first
         if N_VECTORS > 1:

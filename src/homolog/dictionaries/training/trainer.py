@@ -11,7 +11,6 @@ same machine.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,23 +22,19 @@ import torch
 
 from homolog.dictionaries.base import SparseAutoencoder
 from homolog.dictionaries.configs import TrainingConfig
-from homolog.dictionaries.finite import refuse_not_finite
-from homolog.dictionaries.hardware import Threads, product_precision
+from homolog.dictionaries.hardware import product_precision
 from homolog.dictionaries.kinds import KindSettings, kind_of
 from homolog.dictionaries.sources import ActivationSource
 from homolog.dictionaries.training import checkpoint as checkpoints
 from homolog.dictionaries.training.device_state import DeviceState, check_device
-from homolog.dictionaries.training.fold import Normalisation, estimate_normalisation, fold
+from homolog.dictionaries.training.fold import estimate_normalisation, fold
 from homolog.dictionaries.training.on_device import OnDevice
-from homolog.dictionaries.training.revive import revive
-from homolog.dictionaries.training.scratch import scratch_for
+from homolog.dictionaries.training.run import OnCpu, Run
 from homolog.dictionaries.training.state import SaeState, Trainee
-from homolog.dictionaries.training.step import ALONE, take_step
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 16_384  # tokens a layer works through before threads meet; also the grid of checkpoints
-_LARGE = 1 << 22  # weights of an encoder from which all threads work on one dictionary
 
 
 @dataclass(frozen=True)
@@ -58,12 +53,6 @@ class TrainingProgress:
     """Features that did not fire since the last report."""
     seconds: float
     """Since this call started."""
-
-    @property
-    def seconds_left(self) -> float:
-        """Estimate from the pace so far; NaN before the first report."""
-        done = self.tokens_done
-        return self.seconds * (self.tokens_total - done) / done if done else math.nan
 
 
 @dataclass(frozen=True)
@@ -117,12 +106,9 @@ def train(
     ]
     states = [[plan.state(source.d_model, (model, label, n)) for label in labels] for n in numbers]
     identity = plan.identity(source, model, labels)
-    if plan.on_cpu:
-        run: _OnCpu | OnDevice = _OnCpu(source, states, normal, on.workers)
-    else:
-        run = OnDevice(source, states, normal)
-    with run:
-        _take_all_steps(run, states, normal, identity, checkpoint, progress)
+    how = OnCpu if plan.on_cpu else OnDevice
+    with how(source, states, normal, on.workers) as run:
+        _take_all_steps(run, identity, checkpoint, progress)
     made = {k: v for k, v in identity.items() if k not in ("labels", "layers")}
     trained = {
         label: [fold(row[j].export(), n, made) for row, n in zip(states, normal, strict=True)]
@@ -134,17 +120,15 @@ def train(
 
 
 def _take_all_steps(
-    run: _OnCpu | OnDevice,
-    states: list[list[Any]],
-    normal: list[Normalisation],
+    run: Run,
     identity: dict[str, Any],
     checkpoint: Checkpoint | None,
     progress: Callable[[TrainingProgress], None] | None,
 ) -> None:
     """From the checkpoint, or the start, to the end."""
-    flat_states = [state for row in states for state in row]
-    training: TrainingConfig = flat_states[0].training
-    step = 0 if checkpoint is None else checkpoints.restore(checkpoint.path, flat_states, identity)
+    states, training, step = run.flat_states, run.training, 0
+    if checkpoint is not None:
+        step = checkpoints.restore(checkpoint.path, states, identity)
     chunk = max(1, _CHUNK // training.batch)
     every = 0 if checkpoint is None else max(1, checkpoint.every // (chunk * training.batch))
     started, first, n_chunks = time.monotonic(), step, 0
@@ -154,16 +138,13 @@ def _take_all_steps(
         step, n_chunks = step + n_steps, n_chunks + 1
         if progress is not None:
             done = step - first, training.n_steps - first
-            progress(_progress(states, normal, done, time.monotonic() - started))
+            progress(_progress(run, done, time.monotonic() - started))
         if checkpoint is not None and n_chunks % every == 0 and step < training.n_steps:
-            checkpoints.write(checkpoint.path, flat_states, identity, step)
+            checkpoints.write(checkpoint.path, states, identity, step)
 
 
 def _is_cpu(device: torch.device) -> bool:
-    """Whether the steps of kinds with rules are the CPU's own.
-
-    Tests say no, to follow the other path without another device.
-    """
+    """Whether kinds with rules take the CPU's own steps; tests say no, to follow the other path."""
     return device.type == "cpu"
 
 
@@ -194,7 +175,7 @@ class _Plan:
     ) -> dict[str, Any]:
         """What a checkpoint must agree with, and files say of their making; JSON values."""
         where = {} if _is_cpu(self.device) else {"device": self.device.type}
-        return {
+        facts = {
             "model": model,
             "labels": list(labels),
             "config": self.config.model_dump(),
@@ -202,81 +183,22 @@ class _Plan:
             "product": self.product,
             "stream": source.fingerprint,
             "layers": list(source.layer_numbers),
-            **where,
         }
+        return facts | where
 
 
-class _OnCpu:
-    """Trains the states of all layers on chunks of a stream, spread over threads, as `OnDevice`."""
-
-    def __init__(
-        self,
-        source: ActivationSource,
-        states: list[list[Any]],
-        normal: list[Normalisation],
-        workers: int | None,
-    ) -> None:
-        self.source, self.states, self.normal = source, states, normal
-        self.threads = Threads(workers)
-        d_sae, self.size = states[0][0].d_sae, states[0][0].training.batch
-        self.one_by_one = source.n_layers < self.threads.workers or source.d_model * d_sae >= _LARGE
-
-    def __enter__(self) -> _OnCpu:
-        self.threads.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.threads.__exit__(*error)
-
-    def advance(self, step: int, n_steps: int) -> None:
-        """Take n_steps steps from `step` on with all dictionaries."""
-        chunk = self.source.read(step * self.size, n_steps * self.size)
-        layers = range(self.source.n_layers)
-
-        def work(layer: int, threads: Threads = ALONE) -> None:
-            _train_layer(chunk[layer], self.normal[layer], self.states[layer], step, threads)
-
-        if self.one_by_one:
-            for layer in layers:
-                work(layer, self.threads)
-        else:
-            self.threads.run(work, layers)
-
-
-def _train_layer(
-    raw: torch.Tensor, normal: Normalisation, states: list[SaeState], step: int, threads: Threads
-) -> None:
-    """All dictionaries of a layer on one chunk."""
-    x = normal.apply(raw)
-    refuse_not_finite(x, states[0].activations, step * states[0].training.batch)
-    seen = x.bfloat16() if states[0].half else x
-    for state in states:
-        size = state.training.batch
-        last = len(x) // size - 1
-        for i in range(last + 1):
-            part = slice(i * size, (i + 1) * size)
-            take_step(state, x[part], seen[part], step + i, threads)
-        error = scratch_for(state, size).g[:size]
-        revive(state, x[last * size : (last + 1) * size], error, step + last)
-
-
-def _progress(
-    states: list[list[Any]],
-    normal: list[Normalisation],
-    done: tuple[int, int],
-    seconds: float,
-) -> TrainingProgress:
+def _progress(run: Run, done: tuple[int, int], seconds: float) -> TrainingProgress:
     """done: steps of this call so far, and in all."""
-    reports = [
-        (s.take_report(), n.variance) for row, n in zip(states, normal, strict=True) for s in row
+    variances = [
+        normal.variance for normal, row in zip(run.normal, run.states, strict=True) for _ in row
     ]
-    size = states[0][0].training.batch
+    reports = [state.take_report() for state in run.flat_states]
+    explained = [1 - r.squared / v for r, v in zip(reports, variances, strict=True)]
     return TrainingProgress(
-        done[0] * size,
-        done[1] * size,
-        float(np.mean([report.loss for report, _ in reports])),
-        float(np.mean([1 - report.squared / variance for report, variance in reports])),
-        float(np.mean([report.l0 for report, _ in reports])),
-        float(np.mean([report.silent_share for report, _ in reports])),
-        seconds,
+        *(n_steps * run.training.batch for n_steps in done),
+        loss=float(np.mean([report.loss for report in reports])),
+        explained_variance=float(np.mean(explained)),
+        l0=float(np.mean([report.l0 for report in reports])),
+        silent_share=float(np.mean([report.silent_share for report in reports])),
+        seconds=seconds,
     )
