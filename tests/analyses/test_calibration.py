@@ -8,9 +8,7 @@ import pytest
 from tests.analyses.planted_run import changed, make_run
 from tests.report.pages import said
 
-from homolog.analyses.calibration import ANALYSIS
-from homolog.analyses.calibration.figures import calibration_figure
-from homolog.analyses.calibration.rows import calibration
+from homolog.analyses.calibration import ANALYSIS, calibration, calibration_figure
 from homolog.analyses.records import read_pair
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import MATCHES

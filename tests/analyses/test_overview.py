@@ -7,7 +7,7 @@ from tests.analyses.planted_run import A, B, C, make_run
 from tests.report.pages import said
 
 from homolog.analyses import overview, pairs
-from homolog.analyses.overview.figures import shared_figure, shared_table, sharedness
+from homolog.analyses.overview import shared_figure, shared_table, sharedness
 from homolog.analyses.records import read_study
 from homolog.charts.words import MISSING
 from homolog.record.comparisons import SAE_SEED

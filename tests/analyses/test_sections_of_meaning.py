@@ -12,12 +12,12 @@ import polars as pl
 import pytest
 
 from homolog.analyses import ANALYSES
-from homolog.analyses.causal.figures import causal_figure
-from homolog.analyses.exclusive.section import values as exclusive_values
+from homolog.analyses.causal import causal_figure
+from homolog.analyses.exclusive import values as exclusive_values
 from homolog.analyses.records import PairRecords
-from homolog.analyses.relation.figures import relation_figure
-from homolog.analyses.relation.section import values as relation_values
-from homolog.analyses.transplant.section import values as transplant_values
+from homolog.analyses.relation import relation_figure
+from homolog.analyses.relation import values as relation_values
+from homolog.analyses.transplant import values as transplant_values
 from homolog.charts.words import MISSING
 from homolog.record import comparisons
 from homolog.record.comparisons import MAIN, MAIN_LABEL, RANDOM_MODEL, ROTATED, SAE_SEED, Comparison

@@ -8,8 +8,7 @@ from tests.analyses.planted_run import changed, make_run
 from tests.report.pages import said
 
 from homolog.analyses.records import read_pair
-from homolog.analyses.spaces import ANALYSIS
-from homolog.analyses.spaces.figures import SPACES, space_means, spaces, spaces_figure
+from homolog.analyses.spaces import ANALYSIS, SPACES, space_means, spaces, spaces_figure
 from homolog.record.comparisons import RANDOM_MODEL
 from homolog.record.tables import LAYERS
 

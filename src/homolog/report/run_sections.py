@@ -11,7 +11,7 @@ from homolog.analyses.analysis import Analysis
 from homolog.analyses.records import Records
 from homolog.charts import theme
 from homolog.charts.figure import PANEL_WIDTH, Figure, Rows, finish, rounded
-from homolog.charts.shown_table import ShownTable
+from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import MISSING, as_toml, integer, is_number, number, seconds, size
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import TABLES
@@ -54,18 +54,17 @@ def warnings(records: Records) -> list[str]:
 
 def model_table(records: Records) -> ShownTable:
     """The models of the run."""
-    counts = ("n_layers", "d_model", "n_parameters")
-    rows = [
-        [
-            *(str(model.get(key) or MISSING) for key in ("name", "role", "architecture")),
-            *(integer(model.get(key)) for key in counts),
-            number(model.get("heldout_loss"), 3),
-        ]
-        for model in map(_mapping, records.run.get("models") or [])
-    ]
-    words = ["Model", "Role", "Architecture"]
-    columns = [*words, "Blocks", "d_model", "Parameters", "Held-out loss (nats)"]
-    return ShownTable("The models", columns, rows, frozenset({3, 4, 5, 6}))
+    cells: Cells = {
+        "Model": lambda model: str(model.get("name") or MISSING),
+        "Role": lambda model: str(model.get("role") or MISSING),
+        "Architecture": lambda model: str(model.get("architecture") or MISSING),
+        "Blocks": lambda model: integer(model.get("n_layers")),
+        "d_model": lambda model: integer(model.get("d_model")),
+        "Parameters": lambda model: integer(model.get("n_parameters")),
+        "Held-out loss (nats)": lambda model: number(model.get("heldout_loss"), 3),
+    }
+    models = map(_mapping, records.run.get("models") or [])
+    return ShownTable.of("The models", cells, models, numeric=range(3, 7))
 
 
 def corpus_rows(records: Records) -> list[tuple[str, str]]:
@@ -112,9 +111,8 @@ def stage_table(records: Records) -> ShownTable:
     )
     if spent:
         rows.append(["all stages", "", seconds(sum(spent)), size(max(peaks, default=None))])
-    strong = frozenset({len(rows) - 1}) if spent else frozenset()
     columns = ["Stage", "Status", "Time", "Peak memory"]
-    return ShownTable("Stages", columns, rows, frozenset({2, 3}), strong)
+    return ShownTable("Stages", columns, rows, (2, 3), strong=(len(rows) - 1,) if spent else ())
 
 
 def stage_times(records: Records) -> Rows:

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 from homolog.analyses.analysis import Analysis, each_direction, interpreted
 from homolog.analyses.material import Material
-from homolog.analyses.transplant.section import values
+from homolog.analyses.records import PairRecords
+from homolog.charts.shown_table import Cells, ShownTable
+from homolog.charts.words import number
 from homolog.record.tables import LAYERS, TRANSPLANT
+
+CAPTION = "Residuals of one model, mapped into the other's space and read by its dictionaries"
+CELLS: Cells = {
+    "Dictionary of block": lambda row: f"{row['model']} {row['layer']}",
+    "Residuals of block": lambda row: f"{row['source_model']} {row['source_layer']}",
+    "Map": lambda row: row["map"],
+    "R² of the residual": lambda row: number(row["r2"], 3),
+    "Explained, own residuals": lambda row: number(row["ev_own"], 3),
+    "Explained, mapped residuals": lambda row: number(row["ev_transplant"], 3),
+    "r of features, median": lambda row: number(row["feature_r_median"], 3),
+}
+
+
+def values(records: PairRecords) -> Mapping[str, Any] | None:
+    """What the template is filled with; None where nothing was transplanted."""
+    table = records.table(TRANSPLANT)
+    if table.is_empty():
+        return None
+    rows = table.iter_rows(named=True)
+    return {"transplant": ShownTable.of(CAPTION, CELLS, rows, numeric=range(3, 7))}
 
 
 def _left_out(material: Material) -> str | None:
@@ -30,5 +53,4 @@ ANALYSIS = Analysis(
     measure="homolog.analyses.transplant.measure:measure_pair",
     chapter="Meaning",
     values=values,
-    folder=Path(__file__).parent,
 )

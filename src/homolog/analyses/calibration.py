@@ -1,17 +1,93 @@
-"""r by firing frequency, and what chance reaches."""
+"""Is it more than chance?  r of the main comparison by firing frequency, beside its null."""
 
 from __future__ import annotations
 
 import math
 
 import altair as alt
+import numpy as np
+import polars as pl
 
-from homolog.analyses.calibration.rows import calibration
+from homolog.analyses.analysis import Analysis
 from homolog.analyses.records import PairRecords
 from homolog.charts import theme
-from homolog.charts.figure import Figure, Rows, finish, panels, r_axis, stroke_legend, tips
+from homolog.charts.figure import (
+    Figure,
+    Rows,
+    finish,
+    panels,
+    r_axis,
+    rounded,
+    significant,
+    stroke_legend,
+    tips,
+)
 from homolog.charts.words import level, number
 from homolog.record.comparisons import MAIN
+
+COLUMN_FEATURES = 100  # features of a column of the heatmap, at least
+COLUMNS = 40  # at most
+CELL = 0.04  # of r
+LINE_POINTS = 60
+LINES = {"null": "null_r", "significant": "threshold"}
+"""Lines over the heatmap, and their columns in `matches`."""
+
+
+def calibration(records: PairRecords) -> Rows:
+    """Cells and lines of both directions.
+
+    Features in order of frequency are cut into columns of equally many (more where frequencies are
+    equal).  Part "cell": freq, freq_end, r, r_end and share, of the column's features; part "line":
+    freq and r of some features from rare to frequent, with `series`, of `LINES`.
+    """
+    rows: Rows = []
+    for side in "AB":
+        known = (pl.col("freq") > 0) & pl.col("r").is_finite() & pl.col("null_r").is_finite()
+        main = records.matches.filter(known, comparison=MAIN.name, side=side)
+        if not main.is_empty():
+            main = main.sort("freq", "layer", "feature")
+            rows += [{"panel": records.panel(side), **row} for row in _cells(main) + _lines(main)]
+    return rows
+
+
+def _cells(main: pl.DataFrame) -> Rows:
+    """Cells of one panel; the rows in order of frequency."""
+    freq, r = (main.get_column(name).cast(pl.Float64).to_numpy() for name in ("freq", "r"))
+    n_columns = max(1, min(COLUMNS, len(freq) // COLUMN_FEATURES))
+    first = [freq[len(freq) * i // n_columns] for i in range(n_columns)]
+    starts = np.unique(np.searchsorted(freq, first)).tolist()
+    low = np.floor(min(0.0, float(r.min())) / CELL)
+    edges = np.round(np.arange(low, np.ceil(1 / CELL) + 1) * CELL, 4)
+    rows: Rows = []
+    for start, end in zip(starts, [*starts[1:], len(freq)], strict=True):
+        left, right = float(freq[start]), float(freq[min(end, len(freq) - 1)])
+        right = right if right > left else left * 1.1  # a column of one frequency has a width, too
+        counts = np.histogram(np.clip(r[start:end], edges[0], edges[-1]), edges)[0]
+        rows += [
+            {
+                "part": "cell",
+                "freq": significant(left),
+                "freq_end": significant(right),
+                "n": end - start,
+                "r": float(edges[i]),
+                "r_end": float(edges[i + 1]),
+                "share": rounded(counts[i] / (end - start)),
+            }
+            for i in np.flatnonzero(counts)
+        ]
+    return rows
+
+
+def _lines(main: pl.DataFrame) -> Rows:
+    """Points of the lines at features whose frequencies are evenly spaced on a log scale."""
+    freq = main.get_column("freq").to_numpy()
+    near = np.searchsorted(freq, np.geomspace(freq[0], freq[-1], LINE_POINTS) * (1 - 1e-9))
+    some = main[np.unique(near.clip(max=len(freq) - 1)).tolist()]
+    return [
+        {"part": "line", "series": series, "freq": significant(at), "r": rounded(value)}
+        for series, column in LINES.items()
+        for at, value in some.filter(pl.col(column) <= 1).select("freq", column).iter_rows()
+    ]
 
 
 def calibration_figure(records: PairRecords) -> Figure | None:
@@ -39,7 +115,11 @@ def calibration_figure(records: PairRecords) -> Figure | None:
         "correlation when the two models read different documents." + (dashed if called else ""),
         "Heatmaps of best correlations by firing frequency, with the line that chance reaches. "
         f"It lies, {ends}.",
-        finish(panels([_cells(rows), *_lines(rows, called)], rows, height=270), rows, axes=62),
+        finish(
+            panels([_drawn_cells(rows), *_drawn_lines(rows, called)], rows, height=270),
+            rows,
+            axes=62,
+        ),
     )
 
 
@@ -56,7 +136,7 @@ def _axes(rows: Rows) -> tuple[alt.X, alt.Y]:
     return x, alt.Y("r:Q", scale=upward, axis=r_axis(grid=False))
 
 
-def _cells(rows: Rows) -> alt.Chart:
+def _drawn_cells(rows: Rows) -> alt.Chart:
     """Cells as dark as they are full."""
     x, y = _axes(rows)
     scale = alt.Scale(type="sqrt", domainMin=0, range=[0.04, 1])
@@ -71,7 +151,7 @@ def _cells(rows: Rows) -> alt.Chart:
     return cell.encode(x, alt.X2("freq_end:Q"), y, alt.Y2("r_end:Q"), shade, tooltip=tip)
 
 
-def _lines(rows: Rows, called: bool) -> list[alt.Chart]:
+def _drawn_lines(rows: Rows, called: bool) -> list[alt.Chart]:
     """The lines, with an edge in the colour of the background."""
     x, y = _axes(rows)
     domain = ["null", "significant"] if called else ["null"]
@@ -84,3 +164,10 @@ def _lines(rows: Rows, called: bool) -> list[alt.Chart]:
     line = lines.mark_line(strokeWidth=2.4, color=theme.WORSE[0])
     tip = tips(("series", "line", ""), ("r", "r", ".3f"), ("freq", "frequency", ".3~%"))
     return [edge.encode(x, y, alt.Detail("series:N")), line.encode(x, y, series, tooltip=tip)]
+
+
+ANALYSIS = Analysis(
+    "calibration",
+    chapter="Chance",
+    figures=lambda records: [calibration_figure(records)],
+)
