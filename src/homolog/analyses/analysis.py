@@ -116,6 +116,11 @@ def interpreted(setting: str = "") -> Callable[[Any], bool]:
     return wanted
 
 
+def one_document(use: str, words: str) -> Callable[[Material], str | None]:
+    """What cannot be made, in words, where the text for a use is a single document."""
+    return lambda material: words if material.n_documents(use) < 2 else None
+
+
 def whole(material: Material) -> list[Unit]:
     """One task about everything."""
     return [()]

@@ -133,7 +133,7 @@ class StudyRecords(Records):
 
     def setting(self, name: str) -> float | None:
         """A number that the recipe sets for matching, such as "fdr"; None where it does not say."""
-        value = _mapping(_mapping(self.run.get("recipe")).get("matching")).get(name)
+        value = mapping(mapping(self.run.get("recipe")).get("matching")).get(name)
         return float(value) if isinstance(value, int | float) and is_number(value) else None
 
     def verdict(self, source: str, target: str) -> DirectionVerdict:
@@ -248,8 +248,8 @@ class PairRecords(StudyRecords):
     def _foreign(self, names: list[str]) -> list[str]:
         """Those of `names` that stand for other compared models: themselves, or their controls."""
         owners: dict[str, set[str]] = {name: {name} for name in self.compared}
-        for entry in _mapping(self.run.get("recipe")).get("models") or []:
-            own = folder_name(str(_mapping(entry).get("ref")))
+        for entry in mapping(self.run.get("recipe")).get("models") or []:
+            own = folder_name(str(mapping(entry).get("ref")))
             if own in self.compared:
                 for control in (entry.get("untrained"), entry.get("other_seed")):
                     if control:
@@ -293,8 +293,9 @@ def read_pair(path: Path | str, pair: tuple[str, str] | None = None) -> PairReco
 def run_of(folder: RunFolder) -> dict[str, Any]:
     """The contents of run.json, with what it keeps under "facts" at the top level too."""
     run = folder.record
-    return _mapping(run.get("facts")) | run
+    return mapping(run.get("facts")) | run
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> dict[str, Any]:
+    """The value where it is one, as from JSON; else nothing."""
     return value if isinstance(value, dict) else {}

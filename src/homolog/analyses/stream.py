@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int
-from scipy.sparse import csr_array
+from scipy.sparse import csc_array, csr_array
 
 from homolog.corpus import TokenWindows
 from homolog.errors import InputError
@@ -20,6 +20,12 @@ def shape_of(matrix: csr_array) -> tuple[int, int]:
     """(tokens, features), which scipy's types do not promise."""
     tokens, features = matrix.shape  # type: ignore[misc]
     return int(tokens), int(features)
+
+
+def entries_of(matrix: csc_array, column: int | np.integer) -> tuple[np.ndarray, np.ndarray]:
+    """(rows ascending, values) of a column."""
+    inside = slice(matrix.indptr[column], matrix.indptr[column + 1])
+    return matrix.indices[inside], matrix.data[inside]
 
 
 def check_stream(features: SparseFeatures, windows: TokenWindows) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 
 from homolog.analyses.analysis import Analysis
-from homolog.analyses.records import Records
+from homolog.analyses.records import Records, mapping
 from homolog.charts import theme
 from homolog.charts.figure import PANEL_WIDTH, Figure, Rows, finish, rounded
 from homolog.charts.shown_table import Cells, ShownTable
@@ -24,7 +24,7 @@ def run_values(records: Records, analyses: Iterable[Analysis]) -> dict[str, Any]
         "corpus": corpus_rows(records),
         "warnings": warnings(records),
         "stages": stage_table(records),
-        "recipe": as_toml(_mapping(records.run.get("recipe"))),
+        "recipe": as_toml(mapping(records.run.get("recipe"))),
         "made_with": made_with(records),
         "files": files(records, analyses),
     }
@@ -45,8 +45,8 @@ def files(records: Records, analyses: Iterable[Analysis]) -> list[tuple[str, str
 def warnings(records: Records) -> list[str]:
     """What failed, warnings the run recorded, and files it had to build again."""
     failed = [
-        f"Not part of this report, for it failed: {work} ({_mapping(why).get('error')})"
-        for work, why in _mapping(records.run.get("failed")).items()
+        f"Not part of this report, for it failed: {work} ({mapping(why).get('error')})"
+        for work, why in mapping(records.run.get("failed")).items()
     ]
     rebuilt = [f"Built again: {item}" for item in records.run.get("rebuilt") or []]
     return [*failed, *(str(item) for item in records.run.get("warnings") or []), *rebuilt]
@@ -63,13 +63,13 @@ def model_table(records: Records) -> ShownTable:
         "Parameters": lambda model: integer(model.get("n_parameters")),
         "Held-out loss (nats)": lambda model: number(model.get("heldout_loss"), 3),
     }
-    models = map(_mapping, records.run.get("models") or [])
+    models = map(mapping, records.run.get("models") or [])
     return ShownTable.of("The models", cells, models, numeric=range(3, 7))
 
 
 def corpus_rows(records: Records) -> list[tuple[str, str]]:
     """Facts of the token stream that every model saw."""
-    corpus = _mapping(records.run.get("corpus"))
+    corpus = mapping(records.run.get("corpus"))
     counts = {
         "n_documents": "Documents",
         "n_documents_empty": "Empty documents left out",
@@ -79,7 +79,7 @@ def corpus_rows(records: Records) -> list[tuple[str, str]]:
     }
     rows = [(title, integer(corpus[key])) for key, title in counts.items() if key in corpus]
     if "masked" in corpus:
-        rows.append(("Masked tokens", ", ".join(map(str, _mapping(corpus["masked"]).values()))))
+        rows.append(("Masked tokens", ", ".join(map(str, mapping(corpus["masked"]).values()))))
     texts = {"sources": "Sources", "tokenizer": "Tokenizer", "hash": "Hash of the stream"}
     for key, title in texts.items():
         if key in corpus:
@@ -93,10 +93,10 @@ def made_with(records: Records) -> list[tuple[str, str]]:
     run = records.run
     titles = {"recipe_hash": "Recipe hash", "git_commit": "Git commit", "device": "Device"}
     rows = [(title, str(run[key])) for key, title in titles.items() if run.get(key)]
-    for key, value in _mapping(run.get("machine")).items():
+    for key, value in mapping(run.get("machine")).items():
         words = size(value) if key.endswith("_bytes") else str(value)
         rows.append((f"Machine: {key.removesuffix('_bytes')}", words))
-    return rows + [(f"Version: {key}", str(v)) for key, v in _mapping(run.get("versions")).items()]
+    return rows + [(f"Version: {key}", str(v)) for key, v in mapping(run.get("versions")).items()]
 
 
 def stage_table(records: Records) -> ShownTable:
@@ -124,7 +124,7 @@ def stage_times(records: Records) -> Rows:
             "seconds": stage.get("seconds"),
             "peak_bytes": stage.get("peak_memory_bytes", stage.get("peak_bytes")),
         }
-        for name, stage in _mapping(records.run.get("stages")).items()
+        for name, stage in mapping(records.run.get("stages")).items()
         if name != "report" and isinstance(stage, Mapping)
     ]
 
@@ -166,7 +166,3 @@ def stage_figure(records: Records) -> Figure | None:
         f"Bars of the seconds of each stage. {said}.",
         finish(chart, rows, axes=120),
     )
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from scipy.sparse import csc_array, csr_array
 
-from homolog.analyses.stream import Matrices, shape_of
+from homolog.analyses.stream import Matrices, entries_of, shape_of
 from homolog.dictionaries.seeds import generator
 from homolog.errors import InputError
 from homolog.matching.homologs import HOMOLOG_R
@@ -113,8 +113,8 @@ class _Columns:
         self.columns: csc_array = matrix[:, features].tocsc()
 
     def column(self, place: int) -> _Fires:
-        here = slice(self.columns.indptr[place], self.columns.indptr[place + 1])
-        return _Fires(self.columns.indices[here], self.columns.data[here].astype(np.float64))
+        rows, values = entries_of(self.columns, place)
+        return _Fires(rows, values.astype(np.float64))
 
 
 class _PartnerLayer(_Columns):

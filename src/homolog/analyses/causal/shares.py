@@ -12,16 +12,47 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from homolog.analyses.causal.pairs import KINDS
+from homolog.analyses.analysis import Tables
+from homolog.analyses.causal.agreement import agreement
+from homolog.analyses.causal.effects import ProbedModel, measure_effects
+from homolog.analyses.causal.pairs import KINDS, choose_pairs
 from homolog.analyses.material import Material
 from homolog.dictionaries.seeds import generator
 from homolog.matching.intervals import HIGH_MATCH
-from homolog.record.tables import CAUSAL_SHARES
+from homolog.record.tables import CAUSAL, CAUSAL_SHARES, MATCHES
 
 BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
 CONTROL_QUANTILE = 0.95
 _DIRECTION = ("model", "best_model")
 SHARES_SCHEMA = CAUSAL_SHARES.only(*(n for n in CAUSAL_SHARES.columns if n not in _DIRECTION))
+
+
+def measure_pair(material: Material, model: str, best_model: str) -> Tables:
+    """Task: are features of `model` causally alike with their matches in `best_model`."""
+    seed = material.seed
+    pairs, probes = choose_pairs(
+        material.table(MATCHES),
+        model,
+        best_model,
+        lambda layer: material.features(model, layer).matrix,
+        lambda layer: material.features(best_model, layer).matrix,
+        n_pairs=material.interpretation.causal_pairs,
+        seed=seed,
+    )
+    sides = [
+        _probed(material, name, pairs[column])
+        for name, column in ((model, "layer"), (best_model, "best_layer"))
+    ]
+    effects = measure_effects(pairs, probes, material.windows("match"), *sides)
+    agreements = agreement(pairs, effects, seed=seed)
+    shares = causal_shares(agreements, seed=seed)
+    direction = pl.lit(model).alias("model"), pl.lit(best_model).alias("best_model")
+    return {CAUSAL.name: agreements, CAUSAL_SHARES.name: shares.select(*direction, pl.all())}
+
+
+def _probed(material: Material, model: str, layers: pl.Series) -> ProbedModel:
+    saes = {layer: material.sae(model, layer) for layer in layers.unique().sort()}
+    return ProbedModel(material.model(model), saes)
 
 
 def causal_shares(

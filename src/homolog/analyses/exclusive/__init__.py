@@ -52,7 +52,7 @@ ANALYSIS = Analysis(
     reads=(MATCHES, SAES),
     wanted=interpreted("listed"),
     units=each_direction_with_homologs,
-    measure="homolog.analyses.exclusive.measure:measure_pair",
+    measure="homolog.analyses.exclusive.regression:measure_pair",
     chapter="Meaning",
     values=values,
 )

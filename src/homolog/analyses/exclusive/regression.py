@@ -31,13 +31,33 @@ import polars as pl
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array, hstack
 
+from homolog.analyses.analysis import Tables
+from homolog.analyses.exclusive.lists import lists
+from homolog.analyses.material import Material
 from homolog.analyses.stream import split_documents
 from homolog.errors import InputError
 from homolog.features import SparseFeatures, check_same_stream
+from homolog.record.tables import LISTS, MATCHES, SAES
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SHARES = (0.4, 0.1, 0.5)
 _TARGETS_AT_ONCE = 32
+
+
+def measure_pair(material: Material, model: str, best_model: str) -> Tables:
+    """Task: the best features of `model` that `best_model` has, or has not, in one of its own."""
+    listed = lists(
+        material.table(MATCHES),
+        material.table(SAES),
+        least_freq=material.recipe.matching.frequency_floor,
+        most=material.interpretation.listed,
+    ).filter(model=model, best_model=best_model)
+    alone = listed.filter(list="exclusive")
+    own = [material.features(model, layer) for layer in alone["layer"].unique().sort()]
+    layers = range(material.n_layers(best_model))
+    others = [material.features(best_model, layer) for layer in layers]
+    alone = exclusive_r2(alone, own, others, seed=material.seed)
+    return {LISTS.name: pl.concat([listed.filter(list="shared"), alone], how="diagonal")}
 
 
 def exclusive_r2(

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from homolog.analyses.induction.records import CircuitRecords, by_change, grouped
 from homolog.analyses.induction.figures import TO_LOGITS
+from homolog.analyses.induction.records import CircuitRecords, by_change, grouped
 from homolog.analyses.induction.words import (
     component_words,
     corruption_words,

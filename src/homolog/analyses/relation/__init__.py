@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -10,12 +11,46 @@ import polars as pl
 
 from homolog.analyses.analysis import Analysis, interpreted, whole
 from homolog.analyses.records import PairRecords, Row
-from homolog.analyses.relation.measures import MEASURES
 from homolog.charts import figure
 from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import integer, number
 from homolog.record.comparisons import comparison_of, in_order, side_words, with_role
 from homolog.record.tables import CURVES, FEATURES, MATCHES, RATINGS, RELATION
+
+
+@dataclass(frozen=True)
+class MeasureWords:
+    """A measure in words.  says: what an end of its range means."""
+
+    title: str
+    unit: str
+    says: str
+
+
+MEASURES: Mapping[str, MeasureWords] = {
+    "token_entropy": MeasureWords(
+        "Entropy of its tokens", "bits", "0: it fires on one token only; more: on many"
+    ),
+    "token_r2": MeasureWords(
+        "Predicted by the token", "share of variance", "1: the current token alone decides"
+    ),
+    "context_tokens": MeasureWords(
+        "Left context it needs", "tokens", "1: the token itself is enough"
+    ),
+    "consistency": MeasureWords(
+        "Consistency of contexts", "-1 to 1", "0: as alike as random ones; 1: always more alike"
+    ),
+    "context_consistency": MeasureWords(
+        "The same without the token", "-1 to 1", "what contexts share before the token"
+    ),
+    "complexity": MeasureWords("Complexity, rated", "1 to 5", "5: an abstract idea"),
+    "consistency_rated": MeasureWords(
+        "Consistency, rated", "1 to 5", "5: one pattern in every text"
+    ),
+    "detection": MeasureWords("Detection, rated", "0 to 1", "0.5: the explanation says nothing"),
+}
+RATED = ("complexity", "consistency_rated", "detection")
+"""Those that a language model gives; the others are columns of the features."""
 
 LEAST_IN_BIN = 10
 ROLES = ("result", "baseline")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from homolog.analyses.analysis import Analysis, each_direction, interpreted
-from homolog.analyses.material import Material
+from homolog.analyses.analysis import Analysis, each_direction, interpreted, one_document
 from homolog.analyses.records import PairRecords
 from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import number
@@ -33,22 +32,17 @@ def values(records: PairRecords) -> Mapping[str, Any] | None:
     return {"transplant": ShownTable.of(CAPTION, CELLS, rows, numeric=range(3, 7))}
 
 
-def _left_out(material: Material) -> str | None:
-    if material.n_documents("quality") > 1:
-        return None
-    return (
-        "residuals are not transplanted: a map is fitted on some documents and tested on others, "
-        "and corpus.quality_tokens hold one"
-    )
-
-
 ANALYSIS = Analysis(
     name="transplant",
     title="transplant residuals",
     tables=(TRANSPLANT,),
     reads=(LAYERS,),
     wanted=interpreted("transplant"),
-    left_out=_left_out,
+    left_out=one_document(
+        "quality",
+        "residuals are not transplanted: a map is fitted on some documents and tested on others, "
+        "and corpus.quality_tokens hold one",
+    ),
     units=each_direction,
     measure="homolog.analyses.transplant.measure:measure_pair",
     chapter="Meaning",
