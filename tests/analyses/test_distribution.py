@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.analyses.planted_run import make_run
+from tests.analyses.planted_run import make_run, read_pair
 
 from homolog.analyses.distribution import RIDGE_HEIGHT, ridges, share_curves, smooth
-from homolog.analyses.records import read_pair
 from homolog.record.comparisons import MAIN
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.analyses.planted_run import make_run
+from tests.analyses.planted_run import make_run, read_pair
 
 from homolog.analyses.quality import dictionary_tables, quality
-from homolog.analyses.records import read_pair
 
 
 @pytest.fixture(scope="module")

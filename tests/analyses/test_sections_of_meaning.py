@@ -24,7 +24,7 @@ from homolog.record.comparisons import MAIN, MAIN_LABEL, RANDOM_MODEL, ROTATED, 
 from homolog.record.run_folder import RunFolder
 from homolog.record.table import Table
 from homolog.record.tables import CAUSAL_SHARES, CURVES, FEATURES, LISTS, RELATION, TRANSPLANT
-from homolog.report.chapters import body
+from homolog.report.page import body
 from homolog.report.templating import environment
 
 A, B, OTHER = "transformer-s0", "mamba-s0", "rwkv-s0"

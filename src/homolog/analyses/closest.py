@@ -53,8 +53,4 @@ def _values(records: PairRecords) -> Mapping[str, Any]:
     return {"tables": [closest(records, side) for side in "AB"], "enough": ENOUGH_TOKENS}
 
 
-ANALYSIS = Analysis(
-    "closest",
-    chapter="The closest homologs",
-    values=_values,
-)
+ANALYSIS = Analysis("closest", chapter="The closest homologs", values=_values)

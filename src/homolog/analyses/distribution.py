@@ -66,34 +66,27 @@ def smooth(counts: np.ndarray) -> np.ndarray:
     return gaussian_filter1d(counts, SMOOTHING, mode="reflect", radius=7)
 
 
-def distribution_figure(records: PairRecords) -> figure.Figure | None:
-    """The paper's first figure: the distribution of MPPC with all controls, for features."""
-    return _ridge_figure(
-        ridges(records, "sae"),
-        records.comparisons("sae"),
-        name="distribution",
-        title="How close is the closest partner?",
-        read="Each ridge shows how the correlations of all features with their best partners are "
+RIDGES = {
+    "sae": (
+        "distribution",
+        "How close is the closest partner?",
+        "Each ridge shows how the correlations of all features with their best partners are "
         "distributed (every ridge drawn to the same height, line at the median): the further "
         "right, the more is shared.",
-    )
-
-
-def neuron_figure(records: PairRecords) -> figure.Figure | None:
-    """The same for neurons, beside their random baseline."""
-    return _ridge_figure(
-        ridges(records, NEURON),
-        records.comparisons(NEURON),
-        name="neurons",
-        title="Single neurons, for comparison",
-        read="The same for single neurons in place of dictionary features: where both ridges "
+    ),
+    NEURON: (
+        "neurons",
+        "Single neurons, for comparison",
+        "The same for single neurons in place of dictionary features: where both ridges "
         "coincide, neurons share no more than chance gives them.",
-    )
+    ),
+}
+"""Name, title and reading of the figure of features, the paper's first, and that of neurons."""
 
 
-def _ridge_figure(
-    rows: figure.Rows, names: list[str], *, name: str, title: str, read: str
-) -> figure.Figure | None:
+def ridge_figure(records: PairRecords, kind: str) -> figure.Figure | None:
+    """The distribution of the best correlations of a kind, with all controls."""
+    rows, names = ridges(records, kind), records.comparisons(kind)
     if not rows:
         return None
     chart = figure.panels(_ridge_layers(rows, names[::-1]), rows, height=62 * len(names) + 12)
@@ -102,8 +95,8 @@ def _ridge_figure(
         for row in rows
         if row["part"] == "median"
     )
-    alt_text = f"Ridges of the distribution of best correlations. Medians: {medians}."
-    return figure.Figure(name, title, read, alt_text, figure.finish(chart, rows, axes=132))
+    said = f"Ridges of the distribution of best correlations. Medians: {medians}."
+    return figure.Figure(*RIDGES[kind], said, figure.finish(chart, rows, axes=132))
 
 
 def _ridge_layers(rows: figure.Rows, names: list[str]) -> list[alt.Chart]:
@@ -197,8 +190,8 @@ ANALYSIS = Analysis(
     "distribution",
     chapter="Distributions",
     figures=lambda records: (
-        distribution_figure(records),
+        ridge_figure(records, "sae"),
         share_figure(records),
-        neuron_figure(records),
+        ridge_figure(records, NEURON),
     ),
 )

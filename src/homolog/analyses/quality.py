@@ -127,11 +127,14 @@ def quality_figure(records: PairRecords) -> figure.Figure | None:
     chart = panel.resolve_scale(y="independent").properties(
         bounds="flush", spacing={"row": 58, "column": 62}
     )
+    by_line: dict[tuple[str, str, str], list[float]] = {}
+    for row in rows:
+        by_line.setdefault((row["panel"], row["family"], row["variant"]), []).append(row["value"])
     spans = "; ".join(
         f"{title}, {name}: {number(min(values))} to {number(max(values))}"
         for title in QUALITY.values()
         for name in records.pair
-        if (values := _compared_values(rows, title, name))
+        if (values := by_line.get((title, name, COMPARED)))
     )
     return figure.Figure(
         "dictionaries",
@@ -142,11 +145,6 @@ def quality_figure(records: PairRecords) -> figure.Figure | None:
         f"Quality of the dictionaries by depth. {spans}.",
         figure.finish(chart, rows, axes=56, each=True),
     )
-
-
-def _compared_values(rows: figure.Rows, title: str, model: str) -> list[float]:
-    key = (title, model, COMPARED)
-    return [r["value"] for r in rows if (r["panel"], r["family"], r["variant"]) == key]
 
 
 def _quality_layers(rows: figure.Rows, pair: tuple[str, str]) -> list[alt.Chart]:

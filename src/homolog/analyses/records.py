@@ -284,12 +284,6 @@ def read_study(path: Path | str) -> StudyRecords:
     return StudyRecords(Path(path), run, tuple(map(str, compared)))
 
 
-def read_pair(path: Path | str, pair: tuple[str, str] | None = None) -> PairRecords:
-    """What a run says of two of its compared models, by default the first two; errors as above."""
-    study = read_study(path)
-    return study.of(pair or study.pairs[0])
-
-
 def run_of(folder: RunFolder) -> dict[str, Any]:
     """The contents of run.json, with what it keeps under "facts" at the top level too."""
     run = folder.record

@@ -81,19 +81,11 @@ def causal_shares(
             replicates = replicates[~np.isnan(replicates)]
             several = inside.sum() > 1 and len(replicates)  # one pair resampled is always itself
             lo, hi = np.quantile(replicates, [0.025, 0.975]) if several else (np.nan, np.nan)
-            counts = {"n": int(inside.sum()), "n_control": int((~np.isnan(control)).sum())}
-            numbers = {
-                "above_r": low,
-                "to_r": high,
-                "share": share,
-                "lo": float(lo),
-                "hi": float(hi),
-                "median": _median(value[inside]),
-                "threshold": threshold,
-                "control_median": _median(control),
-            }
-            rows.append({"kind": kind} | counts | numbers)
-    return pl.DataFrame(rows, schema=SHARES_SCHEMA)
+            n, n_control = int(inside.sum()), int((~np.isnan(control)).sum())
+            ends, medians = (float(lo), float(hi)), (_median(value[inside]), _median(control))
+            numbers = (share, *ends, medians[0], threshold, medians[1])
+            rows.append((kind, low, high, n, *numbers, n_control))
+    return pl.DataFrame(rows, schema=SHARES_SCHEMA, orient="row")
 
 
 def _share(value: np.ndarray, inside: np.ndarray, control: np.ndarray) -> tuple[float, float]:

@@ -66,14 +66,11 @@ def exclusive_r2(
     others: Sequence[SparseFeatures],
     *,
     seed: int = 0,
-    most_steps: int = 100,
-    patience: int = 8,
 ) -> pl.DataFrame:
     """The rows of `features` with `exclusive_r2` (Float32) and `steps` (Int32) after it.
 
     features: columns layer and feature of one model. own: its layers, at least those asked for.
     others: all layers of the other model, on the same stream. seed: of the split by documents.
-    patience: steps without a gain on the validation documents after which a feature is finished.
     exclusive_r2 is NaN where the feature, or the number of documents, leaves nothing to fit or to
     test; then steps is 0.
     Memory: 5 x 32 columns of float64 over the tokens, and 4 x 32 over the features of `others`,
@@ -89,7 +86,7 @@ def exclusive_r2(
     scores, steps = [np.empty(0)], [np.empty(0, np.int64)]
     for start in range(0, len(features), _TARGETS_AT_ONCE):
         block = columns[:, start : start + _TARGETS_AT_ONCE].toarray().astype(np.float64)
-        score, best = regress(block, blocks, part, most_steps=most_steps, patience=patience)
+        score, best = regress(block, blocks, part)
         scores.append(score)
         steps.append(best)
     return features.with_columns(
@@ -123,7 +120,8 @@ def regress(
     """(R^2 on the test tokens, CGLS steps) of each target, at the step best in validation.
 
     y: float64.  blocks: the regressors, CSR (tokens, features) each, side by side.  part: `TRAIN`,
-    `VALIDATION` or `TEST` for every token.  Step 0 predicts the mean.  NaN and 0 where y is
+    `VALIDATION` or `TEST` for every token.  patience: steps without a gain on the validation
+    documents after which a target is finished.  Step 0 predicts the mean.  NaN and 0 where y is
     constant on one of the three parts.
     """
     is_part = [part == name for name in (TRAIN, VALIDATION, TEST)]

@@ -13,21 +13,14 @@ from typing import Any
 
 import altair as alt
 
+from homolog.analyses.induction import words
 from homolog.analyses.induction.records import CircuitRecords, by_change, grouped
-from homolog.analyses.induction.words import (
-    CORRUPTION_WORDS,
-    METRIC_WORDS,
-    SHOWN_METRICS,
-    corruption_words,
-    in_sequence,
-    place_of,
-)
 from homolog.analyses.records import Row
 from homolog.charts import theme
 from homolog.charts.figure import Figure, Rows, finish, panels, significant, tips
 from homolog.charts.words import number
 from homolog.record import circuits
-from homolog.record.comparisons import MAIN
+from homolog.record.comparisons import MAIN, SPARE_COLOURS
 
 TO_LOGITS = {circuits.STATE_TO_LOGITS: "state", circuits.Y_TO_LOGITS: "y"}
 INTO_WRITE = {circuits.into_write(at): at for at in ("B", "B+1")}
@@ -43,7 +36,7 @@ BLOCK = alt.X("layer:O", title="block", axis=UPRIGHT)
 
 
 def _row(patch: Row, heading: str, **more: Any) -> dict[str, Any]:
-    columns = [f"{metric}{end}" for metric in SHOWN_METRICS for end in ("", "_lo", "_hi")]
+    columns = [f"{metric}{end}" for metric in words.SHOWN_METRICS for end in ("", "_lo", "_hi")]
     changes = {column: significant(patch[column]) for column in columns}
     return {"panel": f"{patch['model']}: {heading}"} | more | changes
 
@@ -53,10 +46,10 @@ def head_cells(records: CircuitRecords, experiment: str) -> Rows:
     parts = {(part["model"], part["component"].split("@")[0]) for part in records.roles}
     rows = []
     for patch in records.experiment(experiment):
-        layer, head = place_of(patch["sender"])
+        layer, head = words.place_of(patch["sender"])
         where = {"sender": patch["sender"], "receiver": patch["receiver"]}
         part = (patch["model"], patch["sender"]) in parts
-        heading = corruption_words(patch["corruption"])
+        heading = words.corruption_words(patch["corruption"])
         rows.append(_row(patch, heading, layer=layer, head=head, part=part, **where))
     return rows
 
@@ -65,7 +58,7 @@ def block_bars(records: CircuitRecords) -> Rows:
     """One row per block of a Mamba: its state, then its y, to the logits."""
     rows = []
     for patch in records.experiment(*TO_LOGITS):
-        heading = f"{TO_LOGITS[patch['experiment']]}, {corruption_words(patch['corruption'])}"
+        heading = f"{TO_LOGITS[patch['experiment']]}, {words.corruption_words(patch['corruption'])}"
         rows.append(_block(patch, heading))
     return rows
 
@@ -73,19 +66,21 @@ def block_bars(records: CircuitRecords) -> Rows:
 def upstream_bars(records: CircuitRecords) -> Rows:
     """One row per earlier block of a Mamba: its y into the state of each key block."""
     patches = records.experiment(circuits.LAYER_TO_KEY_LAYER)
-    return [_block(patch, f"into state {place_of(patch['receiver'])[0]}") for patch in patches]
+    return [
+        _block(patch, f"into state {words.place_of(patch['receiver'])[0]}") for patch in patches
+    ]
 
 
 def _block(patch: Row, heading: str) -> dict[str, Any]:
-    return _row(patch, heading, layer=place_of(patch["sender"])[0], sender=patch["sender"])
+    return _row(patch, heading, layer=words.place_of(patch["sender"])[0], sender=patch["sender"])
 
 
 def convolution_bars(records: CircuitRecords) -> Rows:
     """One row per input of the convolution, for the writes at B and B+1 of each key block."""
     rows = []
     for patch in records.experiment(*INTO_WRITE):
-        at, block = INTO_WRITE[patch["experiment"]], place_of(patch["receiver"])[0]
-        corruption = corruption_words(patch["corruption"])
+        at, block = INTO_WRITE[patch["experiment"]], words.place_of(patch["receiver"])[0]
+        corruption = words.corruption_words(patch["corruption"])
         where = {"position": patch["position"], "corruption": corruption}
         rows.append(_row(patch, f"block {block}, write at {at}", at=at, **where))
     blocks = list(dict.fromkeys(row["panel"].split(", write")[0] for row in rows))
@@ -96,11 +91,14 @@ def position_curves(records: CircuitRecords) -> Rows:
     """What each position carries: writes of key blocks, keys and values that the key head reads."""
     rows = []
     for patch in records.experiment(*BY_POSITION):
-        place = place_of(patch["sender"])
+        place = words.place_of(patch["sender"])
         where = ".".join(map(str, place))
         heading = f"head {where}" if len(place) > 1 else f"writes of block {where}"
         about = {"offset": patch["offset"], "position": patch["position"]}
-        read, corruption = BY_POSITION[patch["experiment"]], corruption_words(patch["corruption"])
+        read, corruption = (
+            BY_POSITION[patch["experiment"]],
+            words.corruption_words(patch["corruption"]),
+        )
         rows.append(_row(patch, heading, read=read, corruption=corruption, **about))
     return rows
 
@@ -127,13 +125,13 @@ class Experiment:
         rows = self.rows(records)
         if not rows:
             return None
-        labels = [METRIC_WORDS[metric] for metric in SHOWN_METRICS]
-        radio = alt.binding_radio(options=list(SHOWN_METRICS), labels=labels, name="Show: ")
+        labels = [words.METRIC_WORDS[metric] for metric in words.SHOWN_METRICS]
+        radio = alt.binding_radio(options=list(words.SHOWN_METRICS), labels=labels, name="Show: ")
         height = self.height or min(400, max(110, 34 * (1 + max(row["layer"] for row in rows))))
         chart = panels(self.layers(rows), rows, height=height).transform_calculate(
             value=f"datum[{SHOWN}]", low=f"datum[{SHOWN} + '_lo']", high=f"datum[{SHOWN} + '_hi']"
         )
-        chart = chart.add_params(alt.param(SHOWN, value=SHOWN_METRICS[0], bind=radio))
+        chart = chart.add_params(alt.param(SHOWN, value=words.SHOWN_METRICS[0], bind=radio))
         return Figure(
             self.name,
             self.title,
@@ -155,7 +153,7 @@ def _strongest(rows: Rows, place: str) -> str:
 
 def change_tips(*place: tuple[str, str, str]) -> list[alt.Tooltip]:
     """What a mark says: where it is, then every metric."""
-    metrics = [(metric, METRIC_WORDS[metric], "+.3f") for metric in SHOWN_METRICS]
+    metrics = [(metric, words.METRIC_WORDS[metric], "+.3f") for metric in words.SHOWN_METRICS]
     return tips(*place, *metrics, ("low", "shown, from", "+.3f"), ("high", "to", "+.3f"))
 
 
@@ -194,7 +192,7 @@ def _peak(rows: Rows) -> str:
     """A Vega expression: the largest change of the metric on show, up or down."""
     peaks = {
         metric: max((abs(row[metric]) for row in rows if row[metric] is not None), default=0) or 1.0
-        for metric in SHOWN_METRICS
+        for metric in words.SHOWN_METRICS
     }
     return f"{{{', '.join(f'{metric}: {value}' for metric, value in peaks.items())}}}[{SHOWN}]"
 
@@ -210,13 +208,13 @@ def _numbers(x: alt.X, y: alt.Y, peak: str) -> alt.Chart:
 def _corruptions(rows: Rows) -> tuple[list[str], alt.Color]:
     """The prompts that the rows have, and a colour for each."""
     colours = {
-        CORRUPTION_WORDS[circuits.REPLACE_B]: theme.ROLE_COLOURS[circuits.COPIER][0],
-        CORRUPTION_WORDS[circuits.REPLACE_A]: theme.ROLE_COLOURS[circuits.CARRIER][0],
-        CORRUPTION_WORDS[circuits.UNREPEATED_REPLACE_AB]: theme.comparison_colour(MAIN.name),
+        words.CORRUPTION_WORDS[circuits.REPLACE_B]: theme.ROLE_COLOURS[circuits.COPIER][0],
+        words.CORRUPTION_WORDS[circuits.REPLACE_A]: theme.ROLE_COLOURS[circuits.CARRIER][0],
+        words.CORRUPTION_WORDS[circuits.UNREPEATED_REPLACE_AB]: theme.comparison_colour(MAIN.name),
     }
     there = {row["corruption"] for row in rows}
     names = [*(name for name in colours if name in there), *sorted(there - colours.keys())]
-    hues = [colours.get(name, theme.SPARE_COLOURS[0][0]) for name in names]
+    hues = [colours.get(name, SPARE_COLOURS[0][0]) for name in names]
     scale, legend = alt.Scale(domain=names, range=hues), alt.Legend(title=None, columns=3)
     return names, alt.Color("corruption:N", scale=scale, sort=names, legend=legend)
 
@@ -229,7 +227,10 @@ def _block_layers(rows: Rows) -> list[alt.Chart]:
 
 def _convolution_layers(rows: Rows) -> list[alt.Chart]:
     axis = alt.Axis(labelAngle=0, grid=False, ticks=False)
-    order, (prompts, colour) = in_sequence(row["position"] for row in rows), _corruptions(rows)
+    order, (prompts, colour) = (
+        words.in_sequence(row["position"] for row in rows),
+        _corruptions(rows),
+    )
     x = alt.X("position:N", title="position that the tap reads", sort=order, axis=axis)
     beside = alt.XOffset("corruption:N", sort=prompts)
     tip = change_tips(("position", "reads", ""), ("corruption", "prompt", ""))

@@ -52,12 +52,9 @@ def choose_rows(
     for layer in layers:
         matrix = matrix_of(layer)
         if (n_tokens := shape_of(matrix)[0]) != n_rows:
-            raise InputError(
-                f"tokens of layer {layer}",
-                n_tokens,
-                f"the windows have {n_rows}",
-                "Use the windows that the features were made from.",
-            )
+            requirement = f"the windows have {n_rows}"
+            remedy = "Use the windows that the features were made from."
+            raise InputError(f"tokens of layer {layer}", n_tokens, requirement, remedy)
         for entries in _preferred(matrix, late):
             parts = (entries, matrix.indices, matrix.indptr)
             eligible = csr_array(parts, shape=matrix.shape).copy()

@@ -12,16 +12,7 @@ from homolog.analyses.verdict.figures import criteria_figure, summary_figure
 from homolog.analyses.verdict.order import checks, follow_a_token, neurons_by_token
 from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import CLOSE, integer, interval, is_number, number, percent
-from homolog.record.comparisons import (
-    MAIN,
-    NEURON,
-    RANDOM_MODEL,
-    SAE_SEED,
-    Comparison,
-    comparison_of,
-    in_order,
-    side_words,
-)
+from homolog.record import comparisons
 
 STRATA = {
     STRATUM: "All features",
@@ -41,7 +32,7 @@ def summary_tables(records: PairRecords) -> list[ShownTable]:
             CELLS,
             own,
             numeric=range(2, 7),
-            strong=[i for i, row in enumerate(own) if row["comparison"] == MAIN.name],
+            strong=[i for i, row in enumerate(own) if row["comparison"] == comparisons.MAIN.name],
         )
         for name, own in by_stratum.items()
         if own
@@ -50,7 +41,7 @@ def summary_tables(records: PairRecords) -> list[ShownTable]:
 
 def ordered(records: PairRecords) -> list[Row]:
     """The rows of summary in the page's order: by comparison, side A first, controls' own last."""
-    order = in_order(records.summary["comparison"])
+    order = comparisons.in_order(records.summary["comparison"])
     rows = records.summary.iter_rows(named=True)
     return sorted(
         rows,
@@ -59,7 +50,7 @@ def ordered(records: PairRecords) -> list[Row]:
 
 
 def _source(row: Row) -> str:
-    return side_words(row["model"], row["label"])
+    return comparisons.side_words(row["model"], row["label"])
 
 
 def _with_interval(row: Row, statistic: str) -> str:
@@ -67,9 +58,9 @@ def _with_interval(row: Row, statistic: str) -> str:
 
 
 CELLS: Cells = {
-    "Comparison": lambda row: comparison_of(row["comparison"]).plain,
+    "Comparison": lambda row: comparisons.comparison_of(row["comparison"]).plain,
     "Features of → looked for in": lambda row: (
-        f"{_source(row)}\n→ {side_words(row['best_model'], row['best_label'])}"
+        f"{_source(row)}\n→ {comparisons.side_words(row['best_model'], row['best_label'])}"
     ),
     "Features": lambda row: integer(row["n_features"]),
     "Undefined": lambda row: integer(row["n_undefined"]),
@@ -90,7 +81,7 @@ class Card:
     verdict: DirectionVerdict
     shared: Row
     main: Row
-    bars: list[tuple[Comparison, float]]
+    bars: list[tuple[comparisons.Comparison, float]]
 
 
 def cards(records: PairRecords) -> list[Card]:
@@ -98,10 +89,10 @@ def cards(records: PairRecords) -> list[Card]:
     made = []
     for side, model, partner in records.sides:
         verdict, shared = records.verdict(model, partner), records.shared_row(model, partner)
-        main = records.summary_row(MAIN.name, side)
+        main = records.summary_row(comparisons.MAIN.name, side)
         if shared is None or main is None:
             continue
-        shares = ((SAE_SEED, shared["ceiling"]), (MAIN, shared["share"]))
+        shares = ((comparisons.SAE_SEED, shared["ceiling"]), (comparisons.MAIN, shared["share"]))
         bars = [(comparison, share) for comparison, share in shares if is_number(share)]
         made.append(Card(verdict, shared, main, bars if verdict.given else []))
     return made
@@ -110,15 +101,20 @@ def cards(records: PairRecords) -> list[Card]:
 def _values(records: PairRecords) -> Mapping[str, Any]:
     order = checks(records)
     weak = [check.comparison for check in order if check.outcome in ("weakly", "no")]
-    run = [comparison_of(name) for name in records.comparisons("sae")]
+    run = [comparisons.comparison_of(name) for name in records.comparisons("sae")]
     return {
         "cards": cards(records),
         "baselines": [c.in_sentence() for c in run if c.role == "baseline"],
         "checks": order,
         "close": CLOSE,
-        "token_shares": follow_a_token(records) if RANDOM_MODEL in weak else [],
-        "neuron_shares": neurons_by_token(records) if any(c.kind == NEURON for c in weak) else [],
-        "comparisons": [comparison_of(name) for name in in_order(records.summary["comparison"])],
+        "token_shares": follow_a_token(records) if comparisons.RANDOM_MODEL in weak else [],
+        "neuron_shares": neurons_by_token(records)
+        if any(c.kind == comparisons.NEURON for c in weak)
+        else [],
+        "comparisons": [
+            comparisons.comparison_of(name)
+            for name in comparisons.in_order(records.summary["comparison"])
+        ],
         "tables": summary_tables(records),
     }
 

@@ -140,20 +140,6 @@ def is_new(flat, first, end, n, chosen, token):
 
 
 @jit()
-def by_value(chosen, values):
-    """Sort examples by value, highest first; of equal values the earlier row."""
-    for i in range(1, len(chosen)):
-        moving, j = chosen[i].copy(), i
-        while j > 0 and (
-            values[moving[0]] > values[chosen[j - 1, 0]]
-            or (values[moving[0]] == values[chosen[j - 1, 0]] and moving[0] < chosen[j - 1, 0])
-        ):
-            chosen[j] = chosen[j - 1]
-            j -= 1
-        chosen[j] = moving
-
-
-@jit()
 def select(block, stream, shown, wanted, quantiles, seed):
     """Choose the examples of a block's features: (chosen, taken).
 
@@ -188,7 +174,9 @@ def select(block, stream, shown, wanted, quantiles, seed):
                     chosen[f, n_chosen, 2], chosen[f, n_chosen, 3] = first, end
                     n_chosen += 1
                 i += 1
-            by_value(chosen[f, begun:n_chosen], values)
+            group_of = chosen[f, begun:n_chosen]  # highest first; of equal values the earlier row
+            group_of[:] = group_of[np.argsort(group_of[:, 0])]
+            group_of[:] = group_of[np.argsort(-values[group_of[:, 0]], kind="mergesort")]
             taken[f, group] = n_chosen - begun
     return chosen, taken
 
