@@ -14,7 +14,7 @@ from homolog.analyses.records import PairRecords, Records, StudyRecords
 _LISTED = (
     "verdict",
     "overview",
-    "pairs",
+    "overview:PAIRS",
     "calibration",
     "variance",
     "distribution",

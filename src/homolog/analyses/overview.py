@@ -1,4 +1,4 @@
-"""More than two models: how much does each share with each other?"""
+"""More than two models: how much does each share with each other, pair by pair?"""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from homolog.analyses.analysis import Analysis
 from homolog.analyses.records import Row, StudyRecords
 from homolog.charts import theme
 from homolog.charts.figure import Figure, Rows, finish, rounded, tips
+from homolog.charts.links import pair_pages
 from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import MISSING, integer, is_number, number, percent
 
 CELL = 78  # pixels
+SECTION = """
+{% for (a, b), page, verdicts in pairs %}
+<h3><a href="{{ page }}.html">{{ a }} and {{ b }}</a></h3>
+<div class="pair">{% for verdict in verdicts %}{{ verdict_box(verdict, 4) }}{% endfor %}</div>
+{% endfor %}
+"""
 
 
 def shared_table(records: StudyRecords) -> ShownTable:
@@ -127,6 +134,13 @@ def _values(records: StudyRecords) -> Mapping[str, Any] | None:
     return {"shared": shared_table(records)} if len(records.compared) > 2 else None
 
 
+def _pairs(records: StudyRecords) -> Mapping[str, Any] | None:
+    if len(records.compared) == 2:
+        return None
+    verdicts = [(records.verdict(a, b), records.verdict(b, a)) for a, b in records.pairs]
+    return {"pairs": list(zip(records.pairs, pair_pages(records.pairs), verdicts, strict=True))}
+
+
 ANALYSIS = Analysis(
     "overview",
     page="study",
@@ -134,3 +148,4 @@ ANALYSIS = Analysis(
     figures=lambda records: [shared_figure(records)],
     values=_values,
 )
+PAIRS = Analysis("pairs", page="study", chapter="Pair by pair", values=_pairs, template=SECTION)

@@ -204,26 +204,25 @@ class PairRecords(StudyRecords):
 
     def architecture(self, model: str) -> str:
         """The architecture that run.json records for a model; its name when none is recorded."""
-        for entry in self.models:
-            if entry.get("name") == model:
-                return str(entry.get("architecture") or model)
-        return model
+        return str(self._about(model).get("architecture") or model)
 
     def n_layers(self, model: str) -> int:
         """Blocks of a model: from run.json, else from its dictionaries."""
-        for entry in self.models:
-            if entry.get("name") == model and entry.get("n_layers"):
-                return int(entry["n_layers"])
+        if known := self._about(model).get("n_layers"):
+            return int(known)
         highest = self.saes.filter(model=model).get_column("layer").max()
         return 1 + int(highest) if isinstance(highest, int) else 1
+
+    def _about(self, model: str) -> Mapping[str, Any]:
+        return next((entry for entry in self.models if entry.get("name") == model), {})
 
     def comparisons(self, kind: str) -> list[str]:
         """Comparisons of a kind with rows about A or B that figures show, in their order."""
         return shown(self.matches.filter(kind=kind).get_column("comparison").unique().to_list())
 
-    def summary_row(self, comparison: str, side: str, stratum: str = STRATUM) -> Row | None:
-        """The summary of a comparison for the features of a side; None where not measured."""
-        rows = self.summary.filter(comparison=comparison, side=side, stratum=stratum)
+    def summary_row(self, comparison: str, side: str) -> Row | None:
+        """The summary of a comparison for all features of a side; None where not measured."""
+        rows = self.summary.filter(comparison=comparison, side=side, stratum=STRATUM)
         return rows.row(0, named=True) if rows.height else None
 
     def untrained(self) -> set[str]:

@@ -70,22 +70,22 @@ def model_table(records: Records) -> ShownTable:
 def corpus_rows(records: Records) -> list[tuple[str, str]]:
     """Facts of the token stream that every model saw."""
     corpus = mapping(records.run.get("corpus"))
-    counts = {
-        "n_documents": "Documents",
-        "n_documents_empty": "Empty documents left out",
-        "n_windows": "Windows",
-        "context": "Tokens per window",
-        "n_tokens": "Tokens",
+    facts = {
+        "n_documents": ("Documents", integer),
+        "n_documents_empty": ("Empty documents left out", integer),
+        "n_windows": ("Windows", integer),
+        "context": ("Tokens per window", integer),
+        "n_tokens": ("Tokens", integer),
+        "masked": ("Masked tokens", lambda masked: _joined(list(mapping(masked).values()))),
+        "sources": ("Sources", _joined),
+        "tokenizer": ("Tokenizer", _joined),
+        "hash": ("Hash of the stream", _joined),
     }
-    rows = [(title, integer(corpus[key])) for key, title in counts.items() if key in corpus]
-    if "masked" in corpus:
-        rows.append(("Masked tokens", ", ".join(map(str, mapping(corpus["masked"]).values()))))
-    texts = {"sources": "Sources", "tokenizer": "Tokenizer", "hash": "Hash of the stream"}
-    for key, title in texts.items():
-        if key in corpus:
-            value = corpus[key]
-            rows.append((title, ", ".join(map(str, value if isinstance(value, list) else [value]))))
-    return rows
+    return [(title, said(corpus[key])) for key, (title, said) in facts.items() if key in corpus]
+
+
+def _joined(value: Any) -> str:
+    return ", ".join(map(str, value if isinstance(value, list) else [value]))
 
 
 def made_with(records: Records) -> list[tuple[str, str]]:

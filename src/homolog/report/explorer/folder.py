@@ -40,7 +40,6 @@ from homolog.report.explorer.rows import (
     ModelRows,
     main_matches,
     main_pairs,
-    of_model,
     of_pair,
     rows_of,
 )
@@ -143,7 +142,8 @@ def write_explorer(folder: Path, source: Source) -> Path:
     columns, spelling, words = ColumnFiles(folder), Spelling(source.vocabulary), []
     for place, rows in enumerate(models):
         to_others = {j: of_pair(matches, rows, models[j]) for i, j in pairs if i == place}
-        model = ModelTables(place, rows, of_model(source.features, rows), to_others)
+        features = source.features.filter(model=rows.model).sort("layer", "feature")
+        model = ModelTables(place, rows, features, to_others)
         columns.add_model(place, model.features)
         for other, table in to_others.items():
             columns.add_pair(place, other, table, models[other])

@@ -245,29 +245,14 @@ def by_token(block, token, half, count, top):
         for i in range(m):
             weight = sums[0, touched[i]] + sums[1, touched[i]]
             entropy[f] -= weight / whole * math.log2(weight / whole)
-            put_first(touched[i], weight, sums, best[f])
         entropy[f] = abs(entropy[f])  # one token: 0, not -0
+        ids = np.sort(touched[:m])  # of equal sums the lower id first
+        largest = np.argsort(-(sums[0][ids] + sums[1][ids]), kind="mergesort")[:top]
+        best[f, : len(largest)] = ids[largest]
         for b in range(2):
             own = square[b], unseen[b]
             r2[f] += 0.5 * predicted_by_token(touched[:m], sums, count, rows, total, *own, b)
     return mean, highest, entropy, r2, best
-
-
-@jit()
-def put_first(t, weight, sums, best):
-    """Put token t into the list of those with the largest sums; of equals the lower id first."""
-    place = len(best)
-    while place > 0:
-        other = best[place - 1]
-        if other >= 0:
-            theirs = sums[0, other] + sums[1, other]
-            if weight < theirs or (weight == theirs and t > other):
-                break
-        place -= 1
-        if place + 1 < len(best):
-            best[place + 1] = other
-    if place < len(best):
-        best[place] = t
 
 
 @jit()
