@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -27,8 +28,8 @@ def closest(records: PairRecords, side: str) -> ShownTable:
     own = own.sort(["r", "layer", "feature"], descending=[True, False, False]).head(SHOWN_ROWS)
     model, partner = records.model_of(side), records.partner_of(side)
     cells: Cells = {
-        model: lambda row: f"{row['layer']} / {row['feature']}",
-        partner: lambda row: f"{row['best_layer']} / {row['best_feature']}",
+        "own": lambda row: f"{row['layer']} / {row['feature']}",
+        "partner": lambda row: f"{row['best_layer']} / {row['best_feature']}",
         "r": lambda row: number(row["r"], 3),
         "Excess": lambda row: number(row["excess"], 3),
         "q": lambda row: chance(row["q"]),
@@ -38,7 +39,8 @@ def closest(records: PairRecords, side: str) -> ShownTable:
         "Stable": lambda row: _yes(row["stable"]),
     }
     rows, links = own.iter_rows(named=True), records.feature_links(side, own)
-    return ShownTable.of(f"Features of {model}", cells, rows, numeric=range(2, 6), links=links)
+    table = ShownTable.of(f"Features of {model}", cells, rows, numeric=range(2, 6), links=links)
+    return replace(table, columns=[model, partner, *table.columns[2:]])  # a model may be named "r"
 
 
 def _place(row: Row, which: str) -> tuple[int, int]:
