@@ -12,7 +12,7 @@ from homolog.analyses import ANALYSES
 from homolog.analyses.analysis import Page
 from homolog.analyses.induction.records import CircuitRecords, read_circuits
 from homolog.analyses.records import Records
-from homolog.report.chapters import Body, body
+from homolog.report.page import Body, body
 from homolog.report.templating import environment
 
 

@@ -20,6 +20,7 @@ from tests.analyses.planted_record import (
     write_record,
 )
 
+from homolog.analyses.records import PairRecords, read_study
 from homolog.record.comparisons import MAIN, MAIN_LABEL, SAE_SEED, comparison_of
 from homolog.record.table import Table
 from homolog.record.tables import LAYERS, MATCHES, SAES, SHARED, SUMMARY, VARIANCE
@@ -45,6 +46,12 @@ COMPARISONS = (
 
 
 DIRECTION = ("comparison", "kind", "model", "label", "best_model", "best_label")
+
+
+def read_pair(path: Path, pair: tuple[str, str] | None = None) -> PairRecords:
+    """What a run says of two of its models, by default the first two."""
+    study = read_study(path)
+    return study.of(pair or study.pairs[0])
 
 
 def n_layers_of(model: str) -> int:

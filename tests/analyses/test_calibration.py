@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from tests.analyses.planted_run import changed, make_run
+from tests.analyses.planted_run import changed, make_run, read_pair
 from tests.report.pages import said
 
-from homolog.analyses.calibration import ANALYSIS
-from homolog.analyses.calibration.figures import calibration_figure
-from homolog.analyses.calibration.rows import calibration
-from homolog.analyses.records import read_pair
+from homolog.analyses.calibration import ANALYSIS, calibration, calibration_figure
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import MATCHES
 

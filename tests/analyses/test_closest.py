@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from tests.analyses.planted_run import A, B, changed, make_run
+from tests.analyses.planted_run import A, B, changed, make_run, read_pair
 
-from homolog.analyses.closest.tables import closest
-from homolog.analyses.records import read_pair
+from homolog.analyses.closest import closest
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import MATCHES
 

@@ -17,7 +17,7 @@ from homolog.analyses.features.measure.consistency import (
     inverse_frequency,
 )
 from homolog.analyses.features.measure.consistency_kernels import draw
-from homolog.analyses.features.measure.example_kernels import column_blocks
+from homolog.analyses.features.measure.example_kernels import Block, column_blocks
 from homolog.corpus import TokenWindows
 from homolog.errors import InputError
 
@@ -142,8 +142,7 @@ def test_equal_to_a_slow_computation(share: float) -> None:
             )
     x = features_of(values, windows)
     (block,) = column_blocks(x)
-    rows = np.full((5, SAMPLE), -1)
-    draw(block.start, block.row, block.value, 0, 4, rows)
+    rows = draw(block, 4, SAMPLE)
     found = consistency(x, windows, token_share=share, seed=4)
     assert math.isnan(found[0])
     expected = [slow(np.flatnonzero(windows.mask)[own], windows, share) for own in rows[1:]]
@@ -161,13 +160,9 @@ def test_words_weigh_by_how_few_windows_hold_them() -> None:
 
 def test_positions_are_drawn_by_their_activation() -> None:
     value, n = np.float32([3, 1, 4, 1, 1]), 2000  # the same feature 2,000 times
-    start, row, rows = (
-        5 * np.arange(n + 2),
-        np.tile(np.arange(10, 15, dtype=np.int32), n),
-        np.full((n + 1, 4), -1),
-    )
+    start, row = 5 * np.arange(n + 2), np.tile(np.arange(10, 15, dtype=np.int32), n)
     start[-1] = start[-2]  # and one that never fires
-    draw(start, row, np.tile(value, n), 0, 5, rows)
+    rows = draw(Block(0, start, row, np.tile(value, n)), 5, 4)
     assert (rows[-1] == -1).all()
     for r, share in enumerate(value / 10):
         drawn = (rows[:-1] == 10 + r).mean(axis=1)  # of 4 draws, one from each quarter of the sum

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from tests.analyses.planted_run import make_run
+from tests.analyses.planted_run import make_run, read_pair
 
 from homolog.analyses.depth import depths
 from homolog.analyses.layers import layer_means
-from homolog.analyses.records import read_pair
 from homolog.record.comparisons import MAIN
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.analyses.planted_run import make_run
+from tests.analyses.planted_run import make_run, read_pair
 
-from homolog.analyses.distribution.ridges import RIDGE_HEIGHT, ridges, smooth
-from homolog.analyses.distribution.shares import share_curves
-from homolog.analyses.records import read_pair
-from homolog.analyses.rows import defined_r
+from homolog.analyses.distribution import RIDGE_HEIGHT, ridges, share_curves, smooth
 from homolog.record.comparisons import MAIN
 
 
@@ -28,7 +25,7 @@ def test_share_curve_passes_through_the_planted_share(records):
 
 
 def test_undefined_features_are_left_out_not_zero(records):
-    assert len(defined_r(records, MAIN.name, "A")) == 180  # of 200, a tenth undefined
+    assert len(records.defined_r(MAIN.name, "A")) == 180  # of 200, a tenth undefined
 
 
 def test_smoothing_keeps_the_total_also_at_the_ends():

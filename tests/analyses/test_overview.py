@@ -6,8 +6,8 @@ import pytest
 from tests.analyses.planted_run import A, B, C, make_run
 from tests.report.pages import said
 
-from homolog.analyses import overview, pairs
-from homolog.analyses.overview.figures import shared_figure, shared_table, sharedness
+from homolog.analyses import overview
+from homolog.analyses.overview import shared_figure, shared_table, sharedness
 from homolog.analyses.records import read_study
 from homolog.charts.words import MISSING
 from homolog.record.comparisons import SAE_SEED
@@ -41,4 +41,4 @@ def test_models_without_a_second_dictionary_have_no_ceiling(tmp_path):
 
 def test_two_models_need_no_overview(tmp_path):
     records = read_study(make_run(tmp_path / "run"))
-    assert said(overview.ANALYSIS, records) == said(pairs.ANALYSIS, records) == ""
+    assert said(overview.ANALYSIS, records) == said(overview.PAIRS, records) == ""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.analyses.planted_run import make_run
+from tests.analyses.planted_run import make_run, read_pair
 
-from homolog.analyses.quality.figures import quality
-from homolog.analyses.quality.tables import dictionary_tables
-from homolog.analyses.records import read_pair
+from homolog.analyses.quality import dictionary_tables, quality
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +26,7 @@ def test_dictionaries_are_told_apart_in_words(records):
 
 def test_dictionaries_show_their_sinks_and_why_they_fail(tmp_path):
     records = read_pair(make_run(tmp_path / "run", failing={("mamba-s0", 2)}))
-    own, others = dictionary_tables(records)
+    own, others = dictionary_tables(records).values()
     place = own.columns.index("Variance in sinks")
     assert {row[place] for row in own.rows} == {"0.3%"}
     assert all(len(row) == len(own.columns) for row in (*own.rows, *others.rows))

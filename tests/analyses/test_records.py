@@ -4,9 +4,9 @@ import json
 
 import polars as pl
 import pytest
-from tests.analyses.planted_run import A, B, C, make_run
+from tests.analyses.planted_run import A, B, C, make_run, read_pair
 
-from homolog.analyses.records import NEEDED, read_pair, read_study
+from homolog.analyses.records import NEEDED, read_study
 from homolog.errors import InputError
 from homolog.record.comparisons import MAIN_LABEL, NEURON, RANDOM_MODEL, SAE_SEED
 from homolog.record.tables import SUMMARY, TABLES

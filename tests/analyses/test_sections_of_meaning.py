@@ -12,19 +12,19 @@ import polars as pl
 import pytest
 
 from homolog.analyses import ANALYSES
-from homolog.analyses.causal.figures import causal_figure
-from homolog.analyses.exclusive.section import values as exclusive_values
+from homolog.analyses.causal import causal_figure
+from homolog.analyses.exclusive import values as exclusive_values
 from homolog.analyses.records import PairRecords
-from homolog.analyses.relation.figures import relation_figure
-from homolog.analyses.relation.section import values as relation_values
-from homolog.analyses.transplant.section import values as transplant_values
+from homolog.analyses.relation import relation_figure
+from homolog.analyses.relation import values as relation_values
+from homolog.analyses.transplant import values as transplant_values
 from homolog.charts.words import MISSING
 from homolog.record import comparisons
 from homolog.record.comparisons import MAIN, MAIN_LABEL, RANDOM_MODEL, ROTATED, SAE_SEED, Comparison
 from homolog.record.run_folder import RunFolder
 from homolog.record.table import Table
 from homolog.record.tables import CAUSAL_SHARES, CURVES, FEATURES, LISTS, RELATION, TRANSPLANT
-from homolog.report.chapters import body
+from homolog.report.page import body
 from homolog.report.templating import environment
 
 A, B, OTHER = "transformer-s0", "mamba-s0", "rwkv-s0"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from tests.analyses.planted_run import changed, make_run
+from tests.analyses.planted_run import changed, make_run, read_pair
 from tests.report.pages import said
 
-from homolog.analyses.records import read_pair
-from homolog.analyses.spaces import ANALYSIS
-from homolog.analyses.spaces.figures import SPACES, space_means, spaces, spaces_figure
+from homolog.analyses.spaces import ANALYSIS, SPACES, space_means, spaces, spaces_figure
 from homolog.record.comparisons import RANDOM_MODEL
 from homolog.record.tables import LAYERS
 

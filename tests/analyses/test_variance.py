@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.analyses.planted_run import changed, make_run
 
 from homolog.analyses.records import read_study
-from homolog.analyses.variance.figures import (
+from homolog.analyses.variance import (
     FACTORS,
     variance,
     variance_figure,

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from tests.analyses.planted_run import A, B, changed, make_run
+from tests.analyses.planted_run import A, B, changed, make_run, read_pair
 from tests.report.pages import said
 
-from homolog.analyses.records import read_pair
-from homolog.analyses.verdict import ANALYSIS
-from homolog.analyses.verdict.cards import cards
+from homolog.analyses.verdict import ANALYSIS, cards, summary_tables
 from homolog.analyses.verdict.figures import criteria, criteria_figure
 from homolog.analyses.verdict.order import checks, follow_a_token
-from homolog.analyses.verdict.summary_tables import summary_tables
 from homolog.record.comparisons import (
     COMPARISONS,
     MAIN,

@@ -12,7 +12,7 @@ from tests.processes import HANGS
 
 from homolog.analyses import Analysis
 from homolog.analyses.records import Records
-from homolog.report import chapters
+from homolog.report.page import body
 from homolog.report.templating import environment
 
 EVIL = "<script>window.hacked = 1</script><img src=x onerror=window.hacked=1>"
@@ -46,8 +46,8 @@ def parsed(page: Path) -> tuple[str, list[str]]:
 
 def said(analysis: Analysis, records: Records) -> str:
     """The text of an analysis's section."""
-    body = chapters.body([analysis], {analysis.page: records}, environment(records.names))
-    return _read("".join(chapter.body for chapter in body.chapters))[0]
+    page = body([analysis], {analysis.page: records}, environment(records.names))
+    return _read("".join(chapter.body for chapter in page.chapters))[0]
 
 
 def _read(html: str) -> tuple[str, list[str]]:

@@ -275,7 +275,7 @@ def test_the_report_can_link_to_a_pair_of_layers_and_to_a_feature(tab: Tab) -> N
     go(tab, address(A, B, layer=0, to_layer=0).split("#")[1])
     assert tab.text("#count") == "129 of 136 features"  # all of layer 0 but feature 2
     assert tab.page.locator("select[name=to_layer]").input_value() == "0"
-    go(tab, address(B, A, feature=(2, 7), folder="..").split("#")[1])
+    go(tab, address(B, A, feature=(2, 7)).split("#")[1])
     assert tab.text("h1") == f"{B}, layer 2, feature 7"
     assert address("a b&c/d", B) == f"explorer/index.html#from=a%20b%26c/d&to={B}"
 

@@ -5,60 +5,44 @@
 
 from __future__ import annotations
 
-from homolog.analyses import (
-    calibration,
-    causal,
-    closest,
-    depth,
-    discovery,
-    distribution,
-    exclusive,
-    features,
-    induction,
-    layers,
-    left_context,
-    offsets,
-    overview,
-    pairs,
-    quality,
-    ratings,
-    relation,
-    scatter,
-    spaces,
-    transplant,
-    variance,
-    verdict,
-)
+from pkgutil import resolve_name
+
 from homolog.analyses.analysis import Analysis, each_direction, each_layer, each_model, whole
 from homolog.analyses.material import Material
 from homolog.analyses.records import PairRecords, Records, StudyRecords
 
+_LISTED = (
+    "verdict",
+    "overview",
+    "overview:PAIRS",
+    "calibration",
+    "variance",
+    "distribution",
+    "layers",
+    "spaces",
+    "depth",
+    "closest",
+    "left_context",
+    "features",
+    "scatter",
+    "relation",
+    "causal",
+    "exclusive",
+    "transplant",
+    "ratings",
+    "induction:SUMMARY",
+    "induction",
+    "induction:EXPERIMENTS",
+    "offsets",
+    "discovery",
+    "induction:METHODS",
+    "quality",
+)
+"""Modules of this package with an `ANALYSIS`, or module and name of another one in it."""
+
 ANALYSES: list[Analysis] = [
-    verdict.ANALYSIS,
-    overview.ANALYSIS,
-    pairs.ANALYSIS,
-    calibration.ANALYSIS,
-    variance.ANALYSIS,
-    distribution.ANALYSIS,
-    layers.ANALYSIS,
-    spaces.ANALYSIS,
-    depth.ANALYSIS,
-    closest.ANALYSIS,
-    left_context.ANALYSIS,
-    features.ANALYSIS,
-    scatter.ANALYSIS,
-    relation.ANALYSIS,
-    causal.ANALYSIS,
-    exclusive.ANALYSIS,
-    transplant.ANALYSIS,
-    ratings.ANALYSIS,
-    induction.SUMMARY,
-    induction.ANALYSIS,
-    induction.EXPERIMENTS,
-    offsets.ANALYSIS,
-    discovery.ANALYSIS,
-    induction.METHODS,
-    quality.ANALYSIS,
+    resolve_name(f"homolog.analyses.{name if ':' in name else f'{name}:ANALYSIS'}")
+    for name in _LISTED
 ]
 
 

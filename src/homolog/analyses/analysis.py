@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from homolog.record.recipe import Recipe
 from homolog.record.table import Table
 from homolog.record.tables import MATCHES
 
+FOLDER = Path(__file__).parent
 Unit = tuple[Any, ...]
 """What one task is about, as values for messages and file names: ("mamba-s0", 3)."""
 Tables = Mapping[str, pl.DataFrame]
@@ -66,7 +67,7 @@ class Analysis:
     chapter: heading under which it stands there; analyses in a row with the same one share it.
     figures: its charts, from the records of that page.
     values: what its template is filled with; None: the section is left out.
-    template: the section, in Jinja; by default `section.html.j2` in `folder`.
+    template: the section, in Jinja; by default NAME.html.j2, or NAME/section.html.j2, beside it.
     """
 
     name: str
@@ -86,15 +87,14 @@ class Analysis:
     figures: Callable[[Any], Iterable[Figure | None]] = _nothing
     values: Callable[[Any], Mapping[str, Any] | None] = lambda records: {}
     template: str | None = None
-    folder: Path | None = field(default=None, repr=False)
 
     @cached_property
     def section(self) -> str:
         """The text of its template; empty where it has no section."""
-        if self.template is not None or self.folder is None:
-            return self.template or ""
-        file = self.folder / "section.html.j2"
-        return file.read_text("utf-8") if file.is_file() else ""
+        if self.template is not None:
+            return self.template
+        files = (FOLDER / f"{self.name}.html.j2", FOLDER / self.name / "section.html.j2")
+        return next((file.read_text("utf-8") for file in files if file.is_file()), "")
 
     def drawn(self, records: Records) -> list[Figure]:
         """Its charts of these records; one that has nothing to show is left out."""
@@ -114,6 +114,11 @@ def interpreted(setting: str = "") -> Callable[[Any], bool]:
         return table is not None and (not setting or bool(getattr(table, setting)))
 
     return wanted
+
+
+def one_document(use: str, words: str) -> Callable[[Material], str | None]:
+    """What cannot be made, in words, where the text for a use is a single document."""
+    return lambda material: words if material.n_documents(use) < 2 else None
 
 
 def whole(material: Material) -> list[Unit]:

@@ -9,31 +9,18 @@ import polars as pl
 
 from homolog.analyses.analysis import Analysis
 from homolog.analyses.records import PairRecords
-from homolog.analyses.rows import directions, layer_link, panel
-from homolog.charts import theme
-from homolog.charts.figure import (
-    SHARE_AXIS,
-    UNIT,
-    Figure,
-    Rows,
-    finish,
-    linked,
-    panels,
-    rounded,
-    stroke_legend,
-    tips,
-)
+from homolog.charts import figure, theme
 from homolog.charts.words import CLOSE, percent
 from homolog.record.comparisons import MAIN, NEURONS
 
 
-def depths(records: PairRecords) -> Rows:
+def depths(records: PairRecords) -> figure.Rows:
     """Relative depth of features against that of their best matches, main comparison, by layer.
 
     A row: depth, mean, low, high (10 % and 90 % quantiles) with series "all" or "close".
     """
-    rows: Rows = []
-    for side, model, partner in directions(records):
+    rows: figure.Rows = []
+    for side, model, partner in records.sides:
         n_own, n_partner = records.n_layers(model), records.n_layers(partner)
         depth = (pl.col("best_layer") + 1).cast(pl.Float64) / n_partner
         main = records.matches.filter(pl.col("r").is_finite(), comparison=MAIN.name, side=side)
@@ -46,20 +33,20 @@ def depths(records: PairRecords) -> Rows:
             )
             rows += [
                 {
-                    "panel": panel(records, side),
+                    "panel": records.panel(side),
                     "series": series,
                     "layer": row["layer"],
-                    "depth": rounded((row["layer"] + 1) / n_own),
+                    "depth": figure.rounded((row["layer"] + 1) / n_own),
                     "n": row["n"],
-                    **{key: rounded(row[key]) for key in ("mean", "low", "high")},
-                    **layer_link(records, side, layer=row["layer"]),
+                    **{key: figure.rounded(row[key]) for key in ("mean", "low", "high")},
+                    **records.layer_link(side, layer=row["layer"]),
                 }
                 for row in by_layer.sort("layer").iter_rows(named=True)
             ]
     return rows
 
 
-def depth_figure(records: PairRecords) -> Figure | None:
+def depth_figure(records: PairRecords) -> figure.Figure | None:
     """Relative depth of features and of their best matches."""
     rows = depths(records)
     if not rows:
@@ -74,30 +61,30 @@ def depth_figure(records: PairRecords) -> Figure | None:
         for row in rows
         if row["series"] == "all"
     )
-    chart = panels(_depth_layers(*linked(rows)), rows, height=260)
-    return Figure(
+    chart = figure.panels(_depth_layers(*figure.linked(rows)), rows, height=260)
+    return figure.Figure(
         "depth",
         "Do partners sit at the same depth?",
         "Depth is the share of a model\u2019s blocks passed; the closer the line keeps to the "
         "dotted diagonal, the more the best partners sit at the same relative depth.",
         "Lines of the mean relative depth of best partners against the depth of the feature. "
         f"{ends}.",
-        finish(chart, rows + diagonal, axes=66),
+        figure.finish(chart, rows + diagonal, axes=66),
     )
 
 
 def _depth_layers(mark: dict[str, Any], link: dict[str, Any]) -> list[alt.Chart]:
     """The band and the line of all features, the line of close ones, the diagonal, and points."""
     partner = "depth of its best partner"
-    x = alt.X("depth:Q", title="depth of the feature", axis=SHARE_AXIS, scale=UNIT)
-    y = alt.Y("mean:Q", title=partner, axis=SHARE_AXIS, scale=UNIT)
+    x = alt.X("depth:Q", title="depth of the feature", axis=figure.SHARE_AXIS, scale=figure.UNIT)
+    y = alt.Y("mean:Q", title=partner, axis=figure.SHARE_AXIS, scale=figure.UNIT)
     blue, orange = (theme.comparison_colour(comparison.name) for comparison in (MAIN, NEURONS))
     domain = ["all", "close", "diagonal"]
     labels = (
         f"{{all: 'all features (eight in ten lie in the band)', close: 'close ones (r > {CLOSE})', "
         "diagonal: 'same relative depth'}[datum.label]"
     )
-    legend = stroke_legend(None, 3, labelExpr=labels)
+    legend = figure.stroke_legend(None, 3, labelExpr=labels)
     colours = alt.Scale(domain=domain, range=[blue, orange, theme.MUTED[0]])
     colour = alt.Color("series:N", scale=colours, legend=legend)
     dashes = alt.Scale(domain=domain, range=[[1, 0], [6, 3], [2, 3]])
@@ -108,7 +95,7 @@ def _depth_layers(mark: dict[str, Any], link: dict[str, Any]) -> list[alt.Chart]
     lines = alt.Chart().mark_line(strokeWidth=2.4, tooltip=False).encode(x, y, colour, dash)
     # As an encoding, the colours of the points would enter the legend: they are a condition.
     dots = alt.condition("datum.series == 'all'", alt.value(blue), alt.value(orange))
-    tip = tips(
+    tip = figure.tips(
         ("layer", "block", ""),
         ("depth", "depth", ".0%"),
         ("mean", "mean partner depth", ".0%"),

@@ -7,7 +7,6 @@ import polars as pl
 
 from homolog.analyses.analysis import Analysis
 from homolog.analyses.records import PairRecords
-from homolog.analyses.rows import layer_link, panel
 from homolog.charts import theme
 from homolog.charts.block_map import BlockMap
 from homolog.charts.figure import Figure, Rows, finish, rounded, tips
@@ -32,13 +31,13 @@ def layer_means(records: PairRecords) -> Rows:
             a, b = (own, partner) if side == "A" else (partner, own)
             rows.append(
                 {
-                    "panel": panel(records, side),
+                    "panel": records.panel(side),
                     "a": a,
                     "b": b,
                     "mean": rounded(row["mean"]),
                     "best": (own, partner) in best,
                     "n": row["n_defined"],
-                    **layer_link(records, side, layer=own, to=partner),
+                    **records.layer_link(side, layer=own, to=partner),
                 }
             )
     return rows

@@ -20,23 +20,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
+from homolog.charts.links import address
 from homolog.charts.words import is_number, listed
 from homolog.errors import InputError
 from homolog.record.comparisons import MAIN_LABEL, NEURON, RANDOM_MODEL, shown
 from homolog.record.names import folder_name
 from homolog.record.run_folder import RunFolder
 from homolog.record.table import Table, readable
-from homolog.record.tables import (
-    FEATURES,
-    LAYERS,
-    MATCHES,
-    SAES,
-    SHARED,
-    SUMMARY,
-    VARIANCE,
-)
+from homolog.record.tables import FEATURES, LAYERS, MATCHES, SAES, SHARED, SUMMARY, VARIANCE
 
 NEEDED = (MATCHES, LAYERS, SUMMARY, SAES, SHARED)
 """Without these there is no page of a study."""
@@ -95,6 +89,11 @@ class Records:
         return table.frame({name: [] for name in table.columns}).lazy()
 
 
+def kept(table: Table) -> cached_property[pl.DataFrame]:
+    """A property of records: their rows of a table, read once."""
+    return cached_property(lambda records: records.table(table))
+
+
 @dataclass(frozen=True)
 class StudyRecords(Records):
     """What a study says as a whole.  compared: names of its models."""
@@ -106,15 +105,7 @@ class StudyRecords(Records):
         """The models that the page is about."""
         return self.compared
 
-    @cached_property
-    def shared(self) -> pl.DataFrame:
-        """The table of that name."""
-        return self.table(SHARED)
-
-    @cached_property
-    def variance(self) -> pl.DataFrame:
-        """The table of that name; empty where it was not measured."""
-        return self.table(VARIANCE)
+    shared, variance = kept(SHARED), kept(VARIANCE)
 
     @property
     def models(self) -> list[Mapping[str, Any]]:
@@ -142,7 +133,7 @@ class StudyRecords(Records):
 
     def setting(self, name: str) -> float | None:
         """A number that the recipe sets for matching, such as "fdr"; None where it does not say."""
-        value = _mapping(_mapping(self.run.get("recipe")).get("matching")).get(name)
+        value = mapping(mapping(self.run.get("recipe")).get("matching")).get(name)
         return float(value) if isinstance(value, int | float) and is_number(value) else None
 
     def verdict(self, source: str, target: str) -> DirectionVerdict:
@@ -166,6 +157,7 @@ class PairRecords(StudyRecords):
     """What the page of a pair says comes from here.  pair: names of models A and B."""
 
     pair: tuple[str, str]
+    layers, summary, saes = kept(LAYERS), kept(SUMMARY), kept(SAES)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -177,21 +169,6 @@ class PairRecords(StudyRecords):
         """The table of that name: rows of sides A and B alone."""
         return self._scan(MATCHES).filter(pl.col("side").is_not_null()).collect()
 
-    @cached_property
-    def layers(self) -> pl.DataFrame:
-        """The table of that name."""
-        return self.table(LAYERS)
-
-    @cached_property
-    def summary(self) -> pl.DataFrame:
-        """The table of that name."""
-        return self.table(SUMMARY)
-
-    @cached_property
-    def saes(self) -> pl.DataFrame:
-        """The table of that name."""
-        return self.table(SAES)
-
     def model_of(self, side: str) -> str:
         """The model whose features side "A" or "B" is about."""
         return self.pair["AB".index(side)]
@@ -200,28 +177,52 @@ class PairRecords(StudyRecords):
         """The model in which those features are looked for in the main comparison."""
         return self.pair["BA".index(side)]
 
+    @property
+    def sides(self) -> list[tuple[str, str, str]]:
+        """Both sides: ("A", model A, model B) and ("B", model B, model A)."""
+        return [(side, self.model_of(side), self.partner_of(side)) for side in "AB"]
+
+    def panel(self, side: str, kind: str = "sae") -> str:
+        """The heading of one direction."""
+        return f"{'Neurons' if kind == NEURON else 'Features'} of {self.model_of(side)}"
+
+    def defined_r(self, comparison: str, side: str) -> np.ndarray:
+        """Best correlations of the defined features, float64 (features,)."""
+        r = self.matches.filter(comparison=comparison, side=side)["r"].cast(pl.Float64).to_numpy()
+        return r[np.isfinite(r)]
+
+    def layer_link(self, side: str, layer: int, to: int | None = None) -> dict[str, str]:
+        """`link`, to the features of a layer in the explorer, if the run has one."""
+        models = self.model_of(side), self.partner_of(side)
+        return {"link": address(*models, layer=layer, to_layer=to)} if self.explored else {}
+
+    def feature_links(self, side: str, rows: pl.DataFrame) -> list[str]:
+        """The explorer's address of each feature of the rows; none where there is no explorer."""
+        models = self.model_of(side), self.partner_of(side)
+        places = rows.select("layer", "feature").iter_rows() if self.explored else ()
+        return [address(*models, feature=(int(layer), int(feature))) for layer, feature in places]
+
     def architecture(self, model: str) -> str:
         """The architecture that run.json records for a model; its name when none is recorded."""
-        for entry in self.models:
-            if entry.get("name") == model:
-                return str(entry.get("architecture") or model)
-        return model
+        return str(self._about(model).get("architecture") or model)
 
     def n_layers(self, model: str) -> int:
         """Blocks of a model: from run.json, else from its dictionaries."""
-        for entry in self.models:
-            if entry.get("name") == model and entry.get("n_layers"):
-                return int(entry["n_layers"])
+        if known := self._about(model).get("n_layers"):
+            return int(known)
         highest = self.saes.filter(model=model).get_column("layer").max()
         return 1 + int(highest) if isinstance(highest, int) else 1
+
+    def _about(self, model: str) -> Mapping[str, Any]:
+        return next((entry for entry in self.models if entry.get("name") == model), {})
 
     def comparisons(self, kind: str) -> list[str]:
         """Comparisons of a kind with rows about A or B that figures show, in their order."""
         return shown(self.matches.filter(kind=kind).get_column("comparison").unique().to_list())
 
-    def summary_row(self, comparison: str, side: str, stratum: str = STRATUM) -> Row | None:
-        """The summary of a comparison for the features of a side; None where not measured."""
-        rows = self.summary.filter(comparison=comparison, side=side, stratum=stratum)
+    def summary_row(self, comparison: str, side: str) -> Row | None:
+        """The summary of a comparison for all features of a side; None where not measured."""
+        rows = self.summary.filter(comparison=comparison, side=side, stratum=STRATUM)
         return rows.row(0, named=True) if rows.height else None
 
     def untrained(self) -> set[str]:
@@ -246,8 +247,8 @@ class PairRecords(StudyRecords):
     def _foreign(self, names: list[str]) -> list[str]:
         """Those of `names` that stand for other compared models: themselves, or their controls."""
         owners: dict[str, set[str]] = {name: {name} for name in self.compared}
-        for entry in _mapping(self.run.get("recipe")).get("models") or []:
-            own = folder_name(str(_mapping(entry).get("ref")))
+        for entry in mapping(self.run.get("recipe")).get("models") or []:
+            own = folder_name(str(mapping(entry).get("ref")))
             if own in self.compared:
                 for control in (entry.get("untrained"), entry.get("other_seed")):
                     if control:
@@ -282,17 +283,12 @@ def read_study(path: Path | str) -> StudyRecords:
     return StudyRecords(Path(path), run, tuple(map(str, compared)))
 
 
-def read_pair(path: Path | str, pair: tuple[str, str] | None = None) -> PairRecords:
-    """What a run says of two of its compared models, by default the first two; errors as above."""
-    study = read_study(path)
-    return study.of(pair or study.pairs[0])
-
-
 def run_of(folder: RunFolder) -> dict[str, Any]:
     """The contents of run.json, with what it keeps under "facts" at the top level too."""
     run = folder.record
-    return _mapping(run.get("facts")) | run
+    return mapping(run.get("facts")) | run
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> dict[str, Any]:
+    """The value where it is one, as from JSON; else nothing."""
     return value if isinstance(value, dict) else {}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
-from scipy.sparse import csr_array
+from scipy.sparse import csc_array, csr_array
 
 from homolog.corpus import TokenWindows
 from homolog.errors import InputError
@@ -22,16 +23,25 @@ def shape_of(matrix: csr_array) -> tuple[int, int]:
     return int(tokens), int(features)
 
 
+class Entries(NamedTuple):
+    """Where a column is not 0, ascending, and its values there."""
+
+    rows: np.ndarray
+    values: np.ndarray
+
+
+def entries_of(matrix: csc_array, column: int | np.integer) -> Entries:
+    """The entries of a column."""
+    inside = slice(matrix.indptr[column], matrix.indptr[column + 1])
+    return Entries(matrix.indices[inside], matrix.data[inside])
+
+
 def check_stream(features: SparseFeatures, windows: TokenWindows) -> None:
     """InputError unless the features' rows are the kept tokens of these windows."""
     if features.stream_hash != windows.hash or features.n_tokens != int(windows.mask.sum()):
-        raise InputError(
-            "windows",
-            windows.hash,
-            f"features of {features.name} layer {features.layer} were encoded on the stream "
-            f"{features.stream_hash} ({features.n_tokens} tokens)",
-            "Give the windows of the same run.",
-        )
+        own = f"features of {features.name} layer {features.layer} were encoded on the stream"
+        requirement = f"{own} {features.stream_hash} ({features.n_tokens} tokens)"
+        raise InputError("windows", windows.hash, requirement, "Give the windows of the same run.")
 
 
 def place_of(windows: TokenWindows, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,12 +16,11 @@ def address(
     layer: int | None = None,
     to_layer: int | None = None,
     feature: tuple[int, int] | None = None,
-    folder: str = FOLDER,
 ) -> str:
     """The address, from the report, of the features of `model` looked for in `other`.
 
     Of those in `layer` with their best partners in `to_layer`, where given; or the page of one
-    `feature`, (layer, feature).  `folder`: of the explorer, from the page that links.
+    `feature`, (layer, feature).
     """
     said = {"from": model, "to": other, "layer": layer, "to_layer": to_layer}
     if feature is not None:
@@ -29,7 +28,7 @@ def address(
     words = (
         f"{name}={quote(str(value), safe='/')}" for name, value in said.items() if value is not None
     )
-    return f"{folder}/index.html#{'&'.join(words)}"
+    return f"{FOLDER}/index.html#{'&'.join(words)}"
 
 
 def pair_pages(pairs: Sequence[tuple[str, str]]) -> list[str]:

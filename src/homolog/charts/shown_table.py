@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Cells = Mapping[str, Callable[[Any], str]]
+"""The columns of a table, each with what its cell says of a row."""
 
 
 @dataclass(frozen=True)
@@ -17,14 +21,12 @@ class ShownTable:
     caption: str
     columns: list[str]
     rows: list[list[str]]
-    numeric: frozenset[int] = frozenset()
-    strong: frozenset[int] = frozenset()
-    links: list[str] = field(default_factory=list)
+    numeric: Sequence[int] = ()
+    strong: Sequence[int] = ()
+    links: Sequence[str] = ()
 
     @classmethod
-    def of(
-        cls, caption: str, rows: Sequence[Mapping[str, str]], numeric: Iterable[int] = ()
-    ) -> ShownTable:
-        """A table of rows that have their cells by column."""
-        columns = list(rows[0]) if rows else []
-        return cls(caption, columns, [list(row.values()) for row in rows], frozenset(numeric))
+    def of(cls, caption: str, cells: Cells, rows: Iterable[Any], **marks: Any) -> ShownTable:
+        """A table with a row for each of `rows`.  marks: numeric, strong and links, as above."""
+        made = [[said(row) for said in cells.values()] for row in rows]
+        return cls(caption, list(cells), made, **marks)

@@ -11,15 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from homolog.record import comparisons
 from homolog.record.circuits import CARRIER, COPIER, MATCHER
-from homolog.record.comparisons import (
-    COMPARISONS,
-    MAIN,
-    MODEL_SEED,
-    RANDOM_MODEL,
-    SPARE_COLOURS,
-    colour_of,
-)
 
 MODEL_COLOURS = (
     ("#31459b", "#93a8ff"),
@@ -30,9 +23,9 @@ MODEL_COLOURS = (
 
 # Of the parts of a circuit: colours of comparisons, which never stand in the same figure.
 ROLE_COLOURS: Mapping[str, tuple[str, str]] = {
-    CARRIER: colour_of(RANDOM_MODEL.name),
-    MATCHER: colour_of(MAIN.name),
-    COPIER: colour_of(MODEL_SEED.name),
+    CARRIER: comparisons.colour_of(comparisons.RANDOM_MODEL.name),
+    MATCHER: comparisons.colour_of(comparisons.MAIN.name),
+    COPIER: comparisons.colour_of(comparisons.MODEL_SEED.name),
 }
 # A patch that hurts, in heatmaps; its opposite; and between them nothing.
 WORSE = ("#b3362f", "#ff8f86")
@@ -52,7 +45,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 
 def comparison_colour(name: str) -> str:
     """The light colour of a comparison."""
-    return colour_of(name)[0]
+    return comparisons.colour_of(name)[0]
 
 
 def config() -> dict[str, Any]:
@@ -113,8 +106,8 @@ def config() -> dict[str, Any]:
 def dark_colours() -> dict[str, str]:
     """The dark counterpart of every light colour of a chart, with which the page's script swaps."""
     pairs = (
-        *(c.colour for c in COMPARISONS if c.colour is not None),
-        *SPARE_COLOURS,
+        *(c.colour for c in comparisons.COMPARISONS if c.colour is not None),
+        *comparisons.SPARE_COLOURS,
         *MODEL_COLOURS,
         *(WORSE, BETTER, NEUTRAL, CELL_INK, CELL_INK_STRONG, INK, MUTED, GRID, BACKGROUND),
     )

@@ -13,11 +13,16 @@ time of its own and leaves out the stage that builds it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
 
 from homolog.analyses import ANALYSES
 from homolog.analyses.analysis import Analysis, Page
@@ -28,12 +33,68 @@ from homolog.charts.figure import Figure
 from homolog.charts.links import pair_pages
 from homolog.record.atomic import PARTIAL_PREFIX, user_errors
 from homolog.record.run_folder import RunFolder
-from homolog.report import chapters, export
+from homolog.report import export
 from homolog.report.explorer import explore
 from homolog.report.run_sections import run_values, stage_figure
 from homolog.report.templating import environment, template_text
 
+PRELUDE = '{% from "macros.html.j2" import table, figure, verdict_box with context %}'
 INDEX = "index.html"
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A heading, its address on the page, and what stands under it."""
+
+    title: str
+    slug: str
+    body: Markup
+
+
+@dataclass(frozen=True)
+class Body:
+    """The chapters of a page, and all its figures in their order."""
+
+    chapters: list[Chapter]
+    figures: list[Figure]
+
+
+def body(
+    analyses: Sequence[Analysis],
+    records: Mapping[Page, Records],
+    pages: jinja2.Environment,
+    figure_folder: str = "figures",
+) -> Body:
+    """What the analyses say on a page.
+
+    records: for each kind of section that stands on this page, what it is about.  A section is
+    filled with its `values`, the figures of its analysis by name and the `records`.
+    """
+    sections: list[tuple[str, str]] = []
+    figures: list[Figure] = []
+    for analysis in analyses:
+        about = records.get(analysis.page)
+        values = analysis.values(about) if about is not None and analysis.section else None
+        if about is None or values is None:
+            continue
+        drawn = analysis.drawn(about)
+        figures += drawn
+        given = {
+            "figures": {figure.name: figure for figure in drawn},
+            "figure_folder": figure_folder,
+            "records": about,
+        }
+        text = pages.from_string(PRELUDE + analysis.section).render(**given, **values)
+        sections += [(analysis.chapter, text)] if text.strip() else []
+    chapters = [
+        Chapter(title, _slug(title), Markup("\n".join(text for _, text in group)))
+        for title, group in itertools.groupby(sections, lambda section: section[0])
+    ]
+    return Body(chapters, figures)
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 @dataclass(frozen=True)
@@ -122,17 +183,17 @@ def render(leaf: Leaf, analyses: Sequence[Analysis]) -> tuple[str | None, list[F
     None where nothing stands on it, unless it is the index, which has the run's own sections.
     """
     pages = environment(leaf.subject.names)
-    body = chapters.body(analyses, leaf.about, pages, leaf.figure_folder)
+    said = body(analyses, leaf.about, pages, leaf.figure_folder)
     index = leaf.file == INDEX
-    if not body.chapters and not index:
+    if not said.chapters and not index:
         return None, []
     stages = stage_figure(leaf.subject) if index else None
-    figures = [*body.figures, *([stages] if stages is not None else [])]
+    figures = [*said.figures, *([stages] if stages is not None else [])]
     text = pages.get_template(f"pages/{leaf.kind}.html.j2").render(
         kind=leaf.kind,
         records=leaf.subject,
         index=index,
-        chapters=body.chapters,
+        chapters=said.chapters,
         figures={figure.name: figure for figure in figures},
         figure_folder=leaf.figure_folder,
         dark_colours=theme.dark_colours(),

@@ -8,10 +8,10 @@ from typing import Any
 import altair as alt
 
 from homolog.analyses.analysis import Analysis
-from homolog.analyses.records import Records
+from homolog.analyses.records import Records, mapping
 from homolog.charts import theme
 from homolog.charts.figure import PANEL_WIDTH, Figure, Rows, finish, rounded
-from homolog.charts.shown_table import ShownTable
+from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import MISSING, as_toml, integer, is_number, number, seconds, size
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import TABLES
@@ -24,7 +24,7 @@ def run_values(records: Records, analyses: Iterable[Analysis]) -> dict[str, Any]
         "corpus": corpus_rows(records),
         "warnings": warnings(records),
         "stages": stage_table(records),
-        "recipe": as_toml(_mapping(records.run.get("recipe"))),
+        "recipe": as_toml(mapping(records.run.get("recipe"))),
         "made_with": made_with(records),
         "files": files(records, analyses),
     }
@@ -45,8 +45,8 @@ def files(records: Records, analyses: Iterable[Analysis]) -> list[tuple[str, str
 def warnings(records: Records) -> list[str]:
     """What failed, warnings the run recorded, and files it had to build again."""
     failed = [
-        f"Not part of this report, for it failed: {work} ({_mapping(why).get('error')})"
-        for work, why in _mapping(records.run.get("failed")).items()
+        f"Not part of this report, for it failed: {work} ({mapping(why).get('error')})"
+        for work, why in mapping(records.run.get("failed")).items()
     ]
     rebuilt = [f"Built again: {item}" for item in records.run.get("rebuilt") or []]
     return [*failed, *(str(item) for item in records.run.get("warnings") or []), *rebuilt]
@@ -54,39 +54,38 @@ def warnings(records: Records) -> list[str]:
 
 def model_table(records: Records) -> ShownTable:
     """The models of the run."""
-    counts = ("n_layers", "d_model", "n_parameters")
-    rows = [
-        [
-            *(str(model.get(key) or MISSING) for key in ("name", "role", "architecture")),
-            *(integer(model.get(key)) for key in counts),
-            number(model.get("heldout_loss"), 3),
-        ]
-        for model in map(_mapping, records.run.get("models") or [])
-    ]
-    words = ["Model", "Role", "Architecture"]
-    columns = [*words, "Blocks", "d_model", "Parameters", "Held-out loss (nats)"]
-    return ShownTable("The models", columns, rows, frozenset({3, 4, 5, 6}))
+    cells: Cells = {
+        "Model": lambda model: str(model.get("name") or MISSING),
+        "Role": lambda model: str(model.get("role") or MISSING),
+        "Architecture": lambda model: str(model.get("architecture") or MISSING),
+        "Blocks": lambda model: integer(model.get("n_layers")),
+        "d_model": lambda model: integer(model.get("d_model")),
+        "Parameters": lambda model: integer(model.get("n_parameters")),
+        "Held-out loss (nats)": lambda model: number(model.get("heldout_loss"), 3),
+    }
+    models = map(mapping, records.run.get("models") or [])
+    return ShownTable.of("The models", cells, models, numeric=range(3, 7))
 
 
 def corpus_rows(records: Records) -> list[tuple[str, str]]:
     """Facts of the token stream that every model saw."""
-    corpus = _mapping(records.run.get("corpus"))
-    counts = {
-        "n_documents": "Documents",
-        "n_documents_empty": "Empty documents left out",
-        "n_windows": "Windows",
-        "context": "Tokens per window",
-        "n_tokens": "Tokens",
+    corpus = mapping(records.run.get("corpus"))
+    facts = {
+        "n_documents": ("Documents", integer),
+        "n_documents_empty": ("Empty documents left out", integer),
+        "n_windows": ("Windows", integer),
+        "context": ("Tokens per window", integer),
+        "n_tokens": ("Tokens", integer),
+        "masked": ("Masked tokens", lambda masked: _joined(list(mapping(masked).values()))),
+        "sources": ("Sources", _joined),
+        "tokenizer": ("Tokenizer", _joined),
+        "hash": ("Hash of the stream", _joined),
     }
-    rows = [(title, integer(corpus[key])) for key, title in counts.items() if key in corpus]
-    if "masked" in corpus:
-        rows.append(("Masked tokens", ", ".join(map(str, _mapping(corpus["masked"]).values()))))
-    texts = {"sources": "Sources", "tokenizer": "Tokenizer", "hash": "Hash of the stream"}
-    for key, title in texts.items():
-        if key in corpus:
-            value = corpus[key]
-            rows.append((title, ", ".join(map(str, value if isinstance(value, list) else [value]))))
-    return rows
+    return [(title, said(corpus[key])) for key, (title, said) in facts.items() if key in corpus]
+
+
+def _joined(value: Any) -> str:
+    return ", ".join(map(str, value if isinstance(value, list) else [value]))
 
 
 def made_with(records: Records) -> list[tuple[str, str]]:
@@ -94,10 +93,10 @@ def made_with(records: Records) -> list[tuple[str, str]]:
     run = records.run
     titles = {"recipe_hash": "Recipe hash", "git_commit": "Git commit", "device": "Device"}
     rows = [(title, str(run[key])) for key, title in titles.items() if run.get(key)]
-    for key, value in _mapping(run.get("machine")).items():
+    for key, value in mapping(run.get("machine")).items():
         words = size(value) if key.endswith("_bytes") else str(value)
         rows.append((f"Machine: {key.removesuffix('_bytes')}", words))
-    return rows + [(f"Version: {key}", str(v)) for key, v in _mapping(run.get("versions")).items()]
+    return rows + [(f"Version: {key}", str(v)) for key, v in mapping(run.get("versions")).items()]
 
 
 def stage_table(records: Records) -> ShownTable:
@@ -112,9 +111,8 @@ def stage_table(records: Records) -> ShownTable:
     )
     if spent:
         rows.append(["all stages", "", seconds(sum(spent)), size(max(peaks, default=None))])
-    strong = frozenset({len(rows) - 1}) if spent else frozenset()
     columns = ["Stage", "Status", "Time", "Peak memory"]
-    return ShownTable("Stages", columns, rows, frozenset({2, 3}), strong)
+    return ShownTable("Stages", columns, rows, (2, 3), strong=(len(rows) - 1,) if spent else ())
 
 
 def stage_times(records: Records) -> Rows:
@@ -126,7 +124,7 @@ def stage_times(records: Records) -> Rows:
             "seconds": stage.get("seconds"),
             "peak_bytes": stage.get("peak_memory_bytes", stage.get("peak_bytes")),
         }
-        for name, stage in _mapping(records.run.get("stages")).items()
+        for name, stage in mapping(records.run.get("stages")).items()
         if name != "report" and isinstance(stage, Mapping)
     ]
 
@@ -168,7 +166,3 @@ def stage_figure(records: Records) -> Figure | None:
         f"Bars of the seconds of each stage. {said}.",
         finish(chart, rows, axes=120),
     )
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

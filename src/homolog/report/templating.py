@@ -38,18 +38,11 @@ def environment(names: Sequence[str] = ()) -> jinja2.Environment:
         "separators": (",", ":"),
         "ensure_ascii": False,
     }
-    pages.filters.update(
-        chance=words.chance,
-        integer=words.integer,
-        interval=words.interval,
-        level=words.level,
-        listed=lambda items: words.listed(list(items)),
-        named=lambda text: named(text, names),
-        number=words.number,
-        percent=words.percent,
-        seconds=words.seconds,
-        size=words.size,
-    )
+    numbers = (words.chance, words.integer, words.interval, words.level, words.number)
+    for function in (*numbers, words.percent, words.seconds, words.size):
+        pages.filters[function.__name__] = function
+    pages.filters["listed"] = lambda items: words.listed(list(items))
+    pages.filters["named"] = lambda text: named(text, names)
     return pages
 
 

@@ -7,15 +7,14 @@ import pytest
 from tests.analyses.circuit_sections import circuit_page, circuits, figures, texts
 from tests.analyses.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 
-from homolog.analyses.induction.rows import (
+from homolog.analyses.induction.figures import (
     block_bars,
     convolution_bars,
     head_cells,
     position_curves,
     upstream_bars,
 )
-from homolog.analyses.induction.summary import misleading
-from homolog.analyses.induction.tables import effect_tables
+from homolog.analyses.induction.summary import effect_tables, misleading
 from homolog.analyses.induction.words import component_words, in_sequence, place_of
 
 CHAPTER = "Every experiment"

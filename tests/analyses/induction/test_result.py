@@ -8,8 +8,7 @@ from tests.analyses.circuit_sections import circuit_page, circuits, figures, ren
 from tests.analyses.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 from tests.report.pages import EVIL
 
-from homolog.analyses.induction.summary import summary_values
-from homolog.analyses.induction.tables import ability_table, aligned_roles
+from homolog.analyses.induction.summary import ability_table, aligned_roles, summary_values
 from homolog.analyses.records import StudyRecords
 
 

@@ -8,14 +8,13 @@ as j (within a factor of two where there is one) and together with i, but does n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 from scipy.sparse import csc_array, csr_array
 
-from homolog.analyses.stream import Matrices, shape_of
+from homolog.analyses.stream import Entries, Matrices, entries_of, shape_of
 from homolog.dictionaries.seeds import generator
 from homolog.errors import InputError
 from homolog.matching.homologs import LEAST_R
@@ -79,12 +78,9 @@ def choose_pairs(
 def _homologs(matches: pl.DataFrame, model: str, best_model: str) -> pl.DataFrame:
     main = matches.filter(comparison=MAIN.name, model=model, best_model=best_model)
     if main.is_empty() or main["homolog"].is_null().all():
-        raise InputError(
-            "matches",
-            f"{model} with {best_model}",
-            "pairs are drawn from features classified as homologs",
-            "Run the study with its null and controls.",
-        )
+        requirement = "pairs are drawn from features classified as homologs"
+        remedy = "Run the study with its null and controls."
+        raise InputError("matches", f"{model} with {best_model}", requirement, remedy)
     return main.filter("homolog")
 
 
@@ -97,14 +93,6 @@ def _draw(homologs: pl.DataFrame, n: int, random: np.random.Generator) -> pl.Dat
     return homologs[drawn].sort("layer", "best_layer", "feature")
 
 
-@dataclass(frozen=True)
-class _Fires:
-    """Where a feature is active, ascending, and its values there."""
-
-    rows: np.ndarray
-    values: np.ndarray
-
-
 class _Columns:
     """Single columns of a layer, of which few are wanted."""
 
@@ -112,9 +100,9 @@ class _Columns:
         self.n_tokens, _ = shape_of(matrix)
         self.columns: csc_array = matrix[:, features].tocsc()
 
-    def column(self, place: int) -> _Fires:
-        here = slice(self.columns.indptr[place], self.columns.indptr[place + 1])
-        return _Fires(self.columns.indices[here], self.columns.data[here].astype(np.float64))
+    def column(self, place: int) -> Entries:
+        rows, values = entries_of(self.columns, place)
+        return Entries(rows, values.astype(np.float64))
 
 
 class _PartnerLayer(_Columns):
@@ -130,7 +118,7 @@ class _PartnerLayer(_Columns):
         self.sd = np.sqrt(np.maximum(square.sum(axis=0) / n - self.mean**2, 0))
 
     def control(
-        self, x: _Fires, partner: int, positions: int, random: np.random.Generator
+        self, x: Entries, partner: int, positions: int, random: np.random.Generator
     ) -> tuple[int, float] | None:
         """(feature, r with x) of one that fires as often as `partner` and with x, but r < 0.2.
 
@@ -154,7 +142,7 @@ class _PartnerLayer(_Columns):
 
 
 def _with_control(
-    x: _Fires,
+    x: Entries,
     partners: _PartnerLayer,
     match: Mapping[str, Any],
     positions: int,
@@ -178,7 +166,7 @@ def _with_control(
 
 
 def _sites(
-    x: _Fires, y: _Fires, n_tokens: int, positions: int, random: np.random.Generator
+    x: Entries, y: Entries, n_tokens: int, positions: int, random: np.random.Generator
 ) -> tuple[Rows, int]:
     """Probes of a pair, without its number, and on how many tokens both features fire."""
     rows, in_x, in_y = np.intersect1d(x.rows, y.rows, assume_unique=True, return_indices=True)

@@ -12,16 +12,47 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from homolog.analyses.causal.pairs import KINDS
+from homolog.analyses.analysis import Tables
+from homolog.analyses.causal.agreement import agreement
+from homolog.analyses.causal.effects import ProbedModel, measure_effects
+from homolog.analyses.causal.pairs import KINDS, choose_pairs
 from homolog.analyses.material import Material
 from homolog.dictionaries.seeds import generator
 from homolog.matching.intervals import HIGH_MATCH
-from homolog.record.tables import CAUSAL_SHARES
+from homolog.record.tables import CAUSAL, CAUSAL_SHARES, MATCHES
 
 BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
 CONTROL_QUANTILE = 0.95
 _DIRECTION = ("model", "best_model")
 SHARES_SCHEMA = CAUSAL_SHARES.only(*(n for n in CAUSAL_SHARES.columns if n not in _DIRECTION))
+
+
+def measure_pair(material: Material, model: str, best_model: str) -> Tables:
+    """Task: are features of `model` causally alike with their matches in `best_model`."""
+    seed = material.seed
+    pairs, probes = choose_pairs(
+        material.table(MATCHES),
+        model,
+        best_model,
+        lambda layer: material.features(model, layer).matrix,
+        lambda layer: material.features(best_model, layer).matrix,
+        n_pairs=material.interpretation.causal_pairs,
+        seed=seed,
+    )
+    sides = [
+        _probed(material, name, pairs[column])
+        for name, column in ((model, "layer"), (best_model, "best_layer"))
+    ]
+    effects = measure_effects(pairs, probes, material.windows("match"), *sides)
+    agreements = agreement(pairs, effects, seed=seed)
+    shares = causal_shares(agreements, seed=seed)
+    direction = pl.lit(model).alias("model"), pl.lit(best_model).alias("best_model")
+    return {CAUSAL.name: agreements, CAUSAL_SHARES.name: shares.select(*direction, pl.all())}
+
+
+def _probed(material: Material, model: str, layers: pl.Series) -> ProbedModel:
+    saes = {layer: material.sae(model, layer) for layer in layers.unique().sort()}
+    return ProbedModel(material.model(model), saes)
 
 
 def causal_shares(
@@ -50,19 +81,11 @@ def causal_shares(
             replicates = replicates[~np.isnan(replicates)]
             several = inside.sum() > 1 and len(replicates)  # one pair resampled is always itself
             lo, hi = np.quantile(replicates, [0.025, 0.975]) if several else (np.nan, np.nan)
-            counts = {"n": int(inside.sum()), "n_control": int((~np.isnan(control)).sum())}
-            numbers = {
-                "above_r": low,
-                "to_r": high,
-                "share": share,
-                "lo": float(lo),
-                "hi": float(hi),
-                "median": _median(value[inside]),
-                "threshold": threshold,
-                "control_median": _median(control),
-            }
-            rows.append({"kind": kind} | counts | numbers)
-    return pl.DataFrame(rows, schema=SHARES_SCHEMA)
+            n, n_control = int(inside.sum()), int((~np.isnan(control)).sum())
+            ends, medians = (float(lo), float(hi)), (_median(value[inside]), _median(control))
+            numbers = (share, *ends, medians[0], threshold, medians[1])
+            rows.append((kind, low, high, n, *numbers, n_control))
+    return pl.DataFrame(rows, schema=SHARES_SCHEMA, orient="row")
 
 
 def _share(value: np.ndarray, inside: np.ndarray, control: np.ndarray) -> tuple[float, float]:

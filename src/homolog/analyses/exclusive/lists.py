@@ -31,18 +31,12 @@ def lists(
     own_seed_r is null where not measured.  Raises InputError when the study has no verdict on
     single features.
     """
-    main = matches.filter(
-        pl.col("comparison") == MAIN.name,
-        pl.col("homolog").is_not_null(),
-        pl.col("r").is_not_nan(),
-    )
+    classified = pl.col("homolog").is_not_null() & pl.col("r").is_not_nan()
+    main = matches.filter(classified, comparison=MAIN.name)
     if main.is_empty():
-        raise InputError(
-            "matches",
-            "no feature is classified",
-            "shared and exclusive features need the null and the gates",
-            "Run the study with its null.",
-        )
+        requirement = "shared and exclusive features need the null and the gates"
+        remedy = "Run the study with its null."
+        raise InputError("matches", "no feature is classified", requirement, remedy)
     seeds = matches.filter(pl.col("r").is_not_nan(), comparison=SAE_SEED.name, label=MAIN_LABEL)
     seeds = seeds.group_by(_FEATURE).agg(own_seed_r=pl.col("r").max())
     good = saes.filter(pl.col("label") == MAIN_LABEL, "passed")

@@ -31,13 +31,33 @@ import polars as pl
 from jaxtyping import Float, Int
 from scipy.sparse import csr_array, hstack
 
+from homolog.analyses.analysis import Tables
+from homolog.analyses.exclusive.lists import lists
+from homolog.analyses.material import Material
 from homolog.analyses.stream import split_documents
 from homolog.errors import InputError
 from homolog.features import SparseFeatures, check_same_stream
+from homolog.record.tables import LISTS, MATCHES, SAES
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SHARES = (0.4, 0.1, 0.5)
 _TARGETS_AT_ONCE = 32
+
+
+def measure_pair(material: Material, model: str, best_model: str) -> Tables:
+    """Task: the best features of `model` that `best_model` has, or has not, in one of its own."""
+    listed = lists(
+        material.table(MATCHES),
+        material.table(SAES),
+        least_freq=material.recipe.matching.frequency_floor,
+        most=material.interpretation.listed,
+    ).filter(model=model, best_model=best_model)
+    alone = listed.filter(list="exclusive")
+    own = [material.features(model, layer) for layer in alone["layer"].unique().sort()]
+    layers = range(material.n_layers(best_model))
+    others = [material.features(best_model, layer) for layer in layers]
+    alone = exclusive_r2(alone, own, others, seed=material.seed)
+    return {LISTS.name: pl.concat([listed.filter(list="shared"), alone], how="diagonal")}
 
 
 def exclusive_r2(
@@ -46,14 +66,11 @@ def exclusive_r2(
     others: Sequence[SparseFeatures],
     *,
     seed: int = 0,
-    most_steps: int = 100,
-    patience: int = 8,
 ) -> pl.DataFrame:
     """The rows of `features` with `exclusive_r2` (Float32) and `steps` (Int32) after it.
 
     features: columns layer and feature of one model. own: its layers, at least those asked for.
     others: all layers of the other model, on the same stream. seed: of the split by documents.
-    patience: steps without a gain on the validation documents after which a feature is finished.
     exclusive_r2 is NaN where the feature, or the number of documents, leaves nothing to fit or to
     test; then steps is 0.
     Memory: 5 x 32 columns of float64 over the tokens, and 4 x 32 over the features of `others`,
@@ -69,7 +86,7 @@ def exclusive_r2(
     scores, steps = [np.empty(0)], [np.empty(0, np.int64)]
     for start in range(0, len(features), _TARGETS_AT_ONCE):
         block = columns[:, start : start + _TARGETS_AT_ONCE].toarray().astype(np.float64)
-        score, best = regress(block, blocks, part, most_steps=most_steps, patience=patience)
+        score, best = regress(block, blocks, part)
         scores.append(score)
         steps.append(best)
     return features.with_columns(
@@ -103,7 +120,8 @@ def regress(
     """(R^2 on the test tokens, CGLS steps) of each target, at the step best in validation.
 
     y: float64.  blocks: the regressors, CSR (tokens, features) each, side by side.  part: `TRAIN`,
-    `VALIDATION` or `TEST` for every token.  Step 0 predicts the mean.  NaN and 0 where y is
+    `VALIDATION` or `TEST` for every token.  patience: steps without a gain on the validation
+    documents after which a target is finished.  Step 0 predicts the mean.  NaN and 0 where y is
     constant on one of the three parts.
     """
     is_part = [part == name for name in (TRAIN, VALIDATION, TEST)]

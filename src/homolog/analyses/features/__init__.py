@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from homolog.analyses.analysis import Analysis, Tables, each_layer, interpreted
@@ -39,5 +38,4 @@ ANALYSIS = Analysis(
     finish=_finish,
     chapter="Meaning",
     values=_values,
-    folder=Path(__file__).parent,
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 from homolog.analyses.analysis import Analysis, each_model
 from homolog.analyses.induction.drawing import circuit_figure
-from homolog.analyses.induction.figures import experiment_figures
+from homolog.analyses.induction.figures import PATCHED
 from homolog.analyses.induction.records import TABLES, read_circuits
 from homolog.analyses.induction.summary import experiment_values, method_values, summary_values
 from homolog.analyses.records import StudyRecords
@@ -44,13 +44,12 @@ ANALYSIS = Analysis(
     chapter="Result",
     figures=lambda records: [circuit_figure(records)],
     values=lambda records: summary_values(records) | {"elsewhere": None},
-    folder=FOLDER,
 )
 EXPERIMENTS = Analysis(
     "induction experiments",
     page="circuits",
     chapter="Every experiment",
-    figures=experiment_figures,
+    figures=lambda records: [experiment.drawn(records) for experiment in PATCHED],
     values=experiment_values,
     template=(FOLDER / "experiments.html.j2").read_text("utf-8"),
 )
@@ -67,5 +66,5 @@ SUMMARY = Analysis(
     chapter="Circuits",
     figures=_study_figures,
     values=_study_values,
-    folder=FOLDER,
+    template=ANALYSIS.section,
 )

@@ -19,7 +19,7 @@ from typing import Any
 import altair as alt
 
 from homolog.analyses.induction.records import CircuitRecords
-from homolog.analyses.induction.tables import part_of
+from homolog.analyses.induction.summary import part_of
 from homolog.analyses.induction.words import component_words, place_of, short_label
 from homolog.analyses.records import Row
 from homolog.charts import theme

@@ -59,8 +59,9 @@ def trace(
         n = settings.validated_edges
         discoveries[corruption] = discover(model, pairs, n_top=n, n_random=n, seed=seed)
     effects = [own | {"task": settings.task} | r for e in circuit.effects for r in e.rows(seed)]
+    constant = {name: pl.lit(value) for name, value in own.items()}
     edges = [
-        EDGES.frame(_kept(discovery).with_columns(**_constants(own, corruption=corruption)))
+        EDGES.frame(_kept(discovery).with_columns(corruption=pl.lit(corruption), **constant))
         for corruption, discovery in discoveries.items()
     ]
     return {
@@ -70,11 +71,6 @@ def trace(
         OFFSETS.name: OFFSETS.frame([own | r for part in offset.profiles for r in part.rows()]),
         EDGES.name: pl.concat(edges),
     }
-
-
-def _constants(*given: Mapping[str, str], **more: str) -> dict[str, pl.Expr]:
-    """Columns that are the same in all rows."""
-    return {name: pl.lit(value) for part in (*given, more) for name, value in part.items()}
 
 
 def _circuit_row(

@@ -1,34 +1,130 @@
-"""What the sections of the circuits are filled with: which roles count, which metrics disagree."""
+"""What the sections of the circuits are filled with: their tables, and what counts in words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from homolog.analyses.induction.figures import TO_LOGITS
 from homolog.analyses.induction.records import CircuitRecords, by_change, grouped
-from homolog.analyses.induction.rows import TO_LOGITS
-from homolog.analyses.induction.tables import ability_table, aligned_roles, effect_tables
 from homolog.analyses.induction.words import (
+    component_words,
     corruption_words,
     interval_words,
     offset_words,
     verdict_words,
 )
 from homolog.analyses.records import Row
-from homolog.charts.words import is_number
-from homolog.record.circuits import (
-    CARRIER,
-    COPIER,
-    HEAD_TO_LOGITS,
-    LOGIT,
-    MATCHER,
-    PROBABILITY,
-    ROLE_ORDER,
-    STATE_TO_LOGITS,
-)
+from homolog.charts.shown_table import Cells, ShownTable
+from homolog.charts.words import MISSING, is_number, number, percent
+from homolog.record import circuits
 
+SHOWN_SENDERS = 3  # of an experiment and corruption
 LEAST_SHARE = 0.05
 """A part counts from this share of what the whole corruption costs."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a circuit.  others: what the same patch does by the other metrics."""
+
+    component: str
+    name: str
+    share: str
+    change: str
+    others: str
+    evidence: str
+
+    @property
+    def said(self) -> str:
+        """In a sentence: "head 2.3 (53%)"."""
+        return f"{self.name} ({self.share})"
+
+
+def aligned_roles(records: CircuitRecords) -> dict[str, dict[str, list[Part]]]:
+    """The parts by role and model, of the models that have a circuit."""
+    return {
+        role: {m: [part_of(records, p) for p in records.parts(m, role)] for m in records.able}
+        for role in circuits.ROLE_ORDER
+    }
+
+
+def part_of(records: CircuitRecords, part: Row) -> Part:
+    """A row of `roles` in words."""
+    patch = records.patch(part) or {}
+    probability, kl = (
+        number(patch.get(metric), 3) for metric in (circuits.PROBABILITY, circuits.KL)
+    )
+    return Part(
+        part["component"],
+        component_words(part["component"]),
+        percent(part["share"]),
+        interval_words(part, "change"),
+        f"probability {probability}, KL {kl}",
+        part["evidence"],
+    )
+
+
+def ability_table(records: CircuitRecords) -> ShownTable:
+    """What every model can do, and how much of it the named parts explain."""
+    cells: Cells = {
+        "Model": lambda row: row["model"],
+        "Architecture": lambda row: row["architecture"],
+        "Blocks": lambda row: str(row["n_layers"]),
+        "B above the wrong answer": lambda row: percent(row["preferred"]),
+        "B on top": lambda row: percent(row["accuracy"]),
+        "Probability of B": lambda row: number(row[circuits.PROBABILITY], 3),
+        "Logit difference": lambda row: number(row[circuits.LOGIT_DIFFERENCE]),
+        "Key part": _key,
+        "Faithfulness, 95% interval": _faithfulness,
+    }
+    marks = (2, 3, 4, 5, 6, 8)
+    return ShownTable.of("What each model can do", cells, records.circuits, numeric=marks)
+
+
+def _key(row: Row) -> str:
+    if not row["able"]:
+        return "cannot do the task"
+    return component_words(row["key"]) if row["key"] else MISSING
+
+
+def _faithfulness(row: Row) -> str:
+    if not is_number(row["faithfulness"]):
+        return MISSING
+    low, high = percent(row["faithfulness_lo"]), percent(row["faithfulness_hi"])
+    return f"{percent(row['faithfulness'])}\n{low} to {high}"
+
+
+def effect_tables(records: CircuitRecords) -> list[ShownTable]:
+    """Of every experiment the patches that cost most, by all metrics, one table per model."""
+    tables, patches_of = [], grouped(records.patches, "model")
+    for model in records.able:
+        own = patches_of.get((model,), [])
+        groups = grouped(own, "experiment", "corruption").values()
+        rows = [row for patches in groups for row in _strongest(patches)]
+        caption = f"{model}: the patches that cost most"
+        tables.append(ShownTable.of(caption, EFFECTS, rows, numeric=(3, 4, 5, 6)))
+    return tables
+
+
+EFFECTS: Cells = {
+    "Experiment": lambda row: row["experiment"],
+    "Prompt with": lambda row: corruption_words(row["corruption"]),
+    "Patched \u2192 into": lambda row: f"{row['sender']}{row['at']} \u2192 {row['receiver']}",
+    "Logit difference, 95% interval": lambda row: interval_words(row, circuits.LOGIT_DIFFERENCE),
+    "Logit": lambda row: number(row[circuits.LOGIT]),
+    "Probability": lambda row: number(row[circuits.PROBABILITY], 3),
+    "KL (nats)": lambda row: number(row[circuits.KL], 3),
+}
+
+
+def _strongest(patches: list[Row]) -> Iterator[dict[str, Any]]:
+    """Those of an experiment and corruption, with where they were patched if not all at once."""
+    several = len({patch["sender"] for patch in patches}) < len(patches)
+    for patch in by_change(patches)[:SHOWN_SENDERS]:
+        at = f" at {patch['position']}" if several and patch["position"] else ""
+        yield {**patch, "at": at}
 
 
 def summary_values(records: CircuitRecords) -> dict[str, Any]:
@@ -37,9 +133,9 @@ def summary_values(records: CircuitRecords) -> dict[str, Any]:
     lacking = {model: roles for model in able if (roles := lacking_roles(records, model))}
     return {
         "prompts": rows[0],
-        "carrier": CARRIER,
-        "matcher": MATCHER,
-        "copier": COPIER,
+        "carrier": circuits.CARRIER,
+        "matcher": circuits.MATCHER,
+        "copier": circuits.COPIER,
         "models": rows,
         "able": able,
         "unable": [row["model"] for row in rows if not row["able"]],
@@ -64,7 +160,9 @@ def lacking_roles(records: CircuitRecords, model: str) -> list[str]:
     def counts(part: Row) -> bool:
         return part["share"] >= LEAST_SHARE and part["change_hi"] < 0
 
-    return [role for role in ROLE_ORDER if not any(map(counts, records.parts(model, role)))]
+    return [
+        role for role in circuits.ROLE_ORDER if not any(map(counts, records.parts(model, role)))
+    ]
 
 
 def experiment_values(records: CircuitRecords) -> Mapping[str, Any] | None:
@@ -80,11 +178,15 @@ def misleading(records: CircuitRecords) -> list[tuple[Row, Row, str]]:
     The patches that they name, and the prompt.
     """
     differing = []
-    for name in (HEAD_TO_LOGITS, *TO_LOGITS):
+    for name in (circuits.HEAD_TO_LOGITS, *TO_LOGITS):
         patches = records.experiment(name)
         for (_, corruption), own in grouped(patches, "model", "corruption").items():
-            logit, probability = (by_change(own, metric)[0] for metric in (LOGIT, PROBABILITY))
-            known = logit[LOGIT] is not None and probability[PROBABILITY] is not None
+            logit, probability = (
+                by_change(own, metric)[0] for metric in (circuits.LOGIT, circuits.PROBABILITY)
+            )
+            known = (
+                logit[circuits.LOGIT] is not None and probability[circuits.PROBABILITY] is not None
+            )
             if known and logit["sender"] != probability["sender"]:
                 differing.append((logit, probability, corruption_words(corruption)))
     return differing
@@ -93,4 +195,8 @@ def misleading(records: CircuitRecords) -> list[tuple[Row, Row, str]]:
 def method_values(records: CircuitRecords) -> Mapping[str, Any] | None:
     """Of the methods: whether the run has experiments on heads, and on states."""
     made = {patch["experiment"] for patch in records.patches}
-    return {"heads": HEAD_TO_LOGITS in made, "states": STATE_TO_LOGITS in made} if made else None
+    return (
+        {"heads": circuits.HEAD_TO_LOGITS in made, "states": circuits.STATE_TO_LOGITS in made}
+        if made
+        else None
+    )

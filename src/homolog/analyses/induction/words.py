@@ -6,31 +6,21 @@ from collections.abc import Iterable, Mapping
 
 from homolog.analyses.records import Row
 from homolog.charts.words import MISSING, is_number, number
-from homolog.record.circuits import (
-    KL,
-    LOGIT,
-    LOGIT_DIFFERENCE,
-    PROBABILITY,
-    REPLACE_A,
-    REPLACE_B,
-    UNRELATED,
-    UNREPEATED,
-    UNREPEATED_REPLACE_AB,
-)
+from homolog.record import circuits
 
 METRIC_WORDS: Mapping[str, str] = {
-    LOGIT_DIFFERENCE: "logit difference",
-    PROBABILITY: "probability of B",
-    KL: "KL divergence (nats)",
-    LOGIT: "logit of B",
+    circuits.LOGIT_DIFFERENCE: "logit difference",
+    circuits.PROBABILITY: "probability of B",
+    circuits.KL: "KL divergence (nats)",
+    circuits.LOGIT: "logit of B",
 }
 SHOWN_METRICS = tuple(METRIC_WORDS)
 CORRUPTION_WORDS: Mapping[str, str] = {
-    REPLACE_B: "another B",
-    REPLACE_A: "another A",
-    UNREPEATED: "nothing repeated",
-    UNREPEATED_REPLACE_AB: "nothing repeated, other A and B",
-    UNRELATED: "another prompt",
+    circuits.REPLACE_B: "another B",
+    circuits.REPLACE_A: "another A",
+    circuits.UNREPEATED: "nothing repeated",
+    circuits.UNREPEATED_REPLACE_AB: "nothing repeated, other A and B",
+    circuits.UNRELATED: "another prompt",
 }
 """What a corrupt prompt changes; the more telling ones first."""
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from homolog.analyses.analysis import Analysis, each_model, interpreted
-from homolog.analyses.material import Material
+from homolog.analyses.analysis import Analysis, each_model, interpreted, one_document
 from homolog.record.tables import LEFT_CONTEXT
 
-
-def _left_out(material: Material) -> str | None:
-    if material.n_documents("match") > 1:
-        return None
-    return (
-        "the left context that features need is not measured: it is exchanged for another "
-        "document's"
-    )
-
-
+ALONE = (
+    "the left context that features need is not measured: it is exchanged for another document's"
+)
 ANALYSIS = Analysis(
     name="left_context",
     title="cut left context",
     tables=(LEFT_CONTEXT,),
     wanted=interpreted("context_tokens"),
-    left_out=_left_out,
+    left_out=one_document(
+        "match",
+        "the left context that features need is not measured: it is exchanged for another "
+        "document's",
+    ),
     units=each_model,
     measure="homolog.analyses.left_context.measure:measure_model",
     chapter="Meaning",

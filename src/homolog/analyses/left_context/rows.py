@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 from scipy.sparse import csr_array
 
-from homolog.analyses.stream import Matrices, place_of, shape_of
+from homolog.analyses.stream import Matrices, entries_of, place_of, shape_of
 from homolog.corpus import TokenWindows
 from homolog.errors import InputError
 
@@ -52,12 +52,9 @@ def choose_rows(
     for layer in layers:
         matrix = matrix_of(layer)
         if (n_tokens := shape_of(matrix)[0]) != n_rows:
-            raise InputError(
-                f"tokens of layer {layer}",
-                n_tokens,
-                f"the windows have {n_rows}",
-                "Use the windows that the features were made from.",
-            )
+            requirement = f"the windows have {n_rows}"
+            remedy = "Use the windows that the features were made from."
+            raise InputError(f"tokens of layer {layer}", n_tokens, requirement, remedy)
         for entries in _preferred(matrix, late):
             parts = (entries, matrix.indices, matrix.indptr)
             eligible = csr_array(parts, shape=matrix.shape).copy()
@@ -90,17 +87,13 @@ def _cover(eligible: csr_array, chosen: np.ndarray, per_feature: int) -> None:
     wanted = np.minimum(np.diff(by_column.indptr), per_feature)
     have = (eligible.T @ chosen.astype(np.int64)).astype(np.int64)
     gain = (eligible @ (have < wanted).astype(np.int64)).astype(np.int64)
-
-    def rows_of(column: np.integer) -> np.ndarray:
-        return by_column.indices[by_column.indptr[column] : by_column.indptr[column + 1]]
-
     for column in np.argsort(np.diff(by_column.indptr), kind="stable"):
         while have[column] < wanted[column]:
-            rows = rows_of(column)
+            rows, _ = entries_of(by_column, column)
             free = rows[~chosen[rows]]
             best = free[np.argmax(gain[free])]
             chosen[best] = True
             served = eligible.indices[eligible.indptr[best] : eligible.indptr[best + 1]]
             have[served] += 1
             for done in served[have[served] == wanted[served]]:
-                gain[rows_of(done)] -= 1
+                gain[entries_of(by_column, done)[0]] -= 1

@@ -17,12 +17,4 @@ ANALYSIS = Analysis(
     chapter="Meaning",
 )
 
-__all__ = [
-    "VERSION",
-    "Answer",
-    "Budget",
-    "Endpoint",
-    "Question",
-    "Tally",
-    "ask",
-]
+__all__ = ["VERSION", "Answer", "Budget", "Endpoint", "Question", "Tally", "ask"]

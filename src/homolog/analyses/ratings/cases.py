@@ -20,6 +20,7 @@ from homolog.analyses.material import Material
 from homolog.analyses.ratings import prompts
 from homolog.analyses.ratings.asking import Question
 from homolog.analyses.ratings.prompts import Excerpt
+from homolog.analyses.stream import entries_of
 from homolog.corpus import TokenText, joined
 from homolog.features import SparseFeatures
 from homolog.record.comparisons import MAIN
@@ -104,7 +105,7 @@ def cases(
             continue
         rng = np.random.default_rng([seed, features.layer, feature])
         shown, held = _split(own, rng)
-        rows = columns.indices[columns.indptr[feature] : columns.indptr[feature + 1]]
+        rows, _ = entries_of(columns, feature)
         others = strong.filter(pl.col("feature") != feature)
         quiet = _silent(others, rows, len(held), rng)
         if not len(quiet):

@@ -14,7 +14,7 @@ complexity and monosemanticity of the same question for all models, so that they
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -68,21 +68,15 @@ def rate(
     rows: list[dict[str, Any]] = [{} for _ in cases]
     if cases:
         client = connect(endpoint)
-        done = 0
-
-        def one(number: int) -> None:
-            nonlocal done
-            rows[number] = _rate_one(client, endpoint, cases[number], folder, budget, tally)
-            with tally.lock:
-                done += 1
-                report(done)
-
         with ThreadPoolExecutor(endpoint.concurrency) as pool:
-            futures = [pool.submit(one, number) for number in range(len(cases))]
+            asked = {
+                pool.submit(_rate_one, client, endpoint, case, folder, budget, tally): number
+                for number, case in enumerate(cases)
+            }
             try:
-                finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                for future in finished:
-                    future.result()
+                for done, future in enumerate(as_completed(asked), 1):
+                    rows[asked[future]] = future.result()
+                    report(done)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

@@ -22,7 +22,7 @@ from scipy.stats import rankdata
 
 from homolog.analyses.analysis import Tables
 from homolog.analyses.material import Material
-from homolog.analyses.relation.measures import MEASURES, RATED
+from homolog.analyses.relation import MEASURES, RATED
 from homolog.errors import InputError
 from homolog.record.comparisons import CURRENT_TOKEN, MAIN_LABEL, NEURON, shown
 from homolog.record.tables import CURVES, FEATURES, MATCHES, RATINGS, RELATION

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import polars as pl
-from scipy.sparse import csc_array
 
 from homolog.analyses.analysis import Tables
 from homolog.analyses.material import Material
+from homolog.analyses.stream import entries_of
 from homolog.features import SparseFeatures
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import MATCHES, SCATTER
@@ -45,7 +45,7 @@ def scatter(
     for (model, layer), rows in known.group_by("best_model", "best_layer", maintain_order=True):
         theirs = partner(str(model), int(layer)).matrix.tocsc()  # type: ignore[call-overload]
         for feature, best in rows.select("feature", "best_feature").iter_rows():
-            (x_rows, x), (y_rows, y) = _column(mine, feature), _column(theirs, best)
+            (x_rows, x), (y_rows, y) = entries_of(mine, feature), entries_of(theirs, best)
             either = np.union1d(x_rows, y_rows)
             if len(either) > points:
                 rng = np.random.default_rng([seed, own.layer, feature])
@@ -53,12 +53,6 @@ def scatter(
             values = {"scatter_x": _at(either, x_rows, x), "scatter_y": _at(either, y_rows, y)}
             pairs.append({"feature": feature, "best_model": str(model)} | values)
     return SCATTER.frame(pairs)
-
-
-def _column(matrix: csc_array, feature: int) -> tuple[np.ndarray, np.ndarray]:
-    """(rows ascending, values) of a column."""
-    inside = slice(matrix.indptr[feature], matrix.indptr[feature + 1])
-    return matrix.indices[inside], matrix.data[inside]
 
 
 def _at(wanted: np.ndarray, rows: np.ndarray, values: np.ndarray) -> list[float]:

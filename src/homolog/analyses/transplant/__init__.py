@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
-from homolog.analyses.analysis import Analysis, each_direction, interpreted
-from homolog.analyses.material import Material
-from homolog.analyses.transplant.section import values
+from homolog.analyses.analysis import Analysis, each_direction, interpreted, one_document
+from homolog.analyses.records import PairRecords
+from homolog.charts.shown_table import Cells, ShownTable
+from homolog.charts.words import number
 from homolog.record.tables import LAYERS, TRANSPLANT
 
+CAPTION = "Residuals of one model, mapped into the other's space and read by its dictionaries"
+CELLS: Cells = {
+    "Dictionary of block": lambda row: f"{row['model']} {row['layer']}",
+    "Residuals of block": lambda row: f"{row['source_model']} {row['source_layer']}",
+    "Map": lambda row: row["map"],
+    "R² of the residual": lambda row: number(row["r2"], 3),
+    "Explained, own residuals": lambda row: number(row["ev_own"], 3),
+    "Explained, mapped residuals": lambda row: number(row["ev_transplant"], 3),
+    "r of features, median": lambda row: number(row["feature_r_median"], 3),
+}
 
-def _left_out(material: Material) -> str | None:
-    if material.n_documents("quality") > 1:
+
+def values(records: PairRecords) -> Mapping[str, Any] | None:
+    """What the template is filled with; None where nothing was transplanted."""
+    table = records.table(TRANSPLANT)
+    if table.is_empty():
         return None
-    return (
-        "residuals are not transplanted: a map is fitted on some documents and tested on others, "
-        "and corpus.quality_tokens hold one"
-    )
+    rows = table.iter_rows(named=True)
+    return {"transplant": ShownTable.of(CAPTION, CELLS, rows, numeric=range(3, 7))}
 
 
 ANALYSIS = Analysis(
@@ -25,10 +38,13 @@ ANALYSIS = Analysis(
     tables=(TRANSPLANT,),
     reads=(LAYERS,),
     wanted=interpreted("transplant"),
-    left_out=_left_out,
+    left_out=one_document(
+        "quality",
+        "residuals are not transplanted: a map is fitted on some documents and tested on others, "
+        "and corpus.quality_tokens hold one",
+    ),
     units=each_direction,
     measure="homolog.analyses.transplant.measure:measure_pair",
     chapter="Meaning",
     values=values,
-    folder=Path(__file__).parent,
 )

@@ -6,22 +6,7 @@ import altair as alt
 import polars as pl
 
 from homolog.analyses.records import PairRecords
-from homolog.analyses.rows import directions, panel
-from homolog.charts import theme
-from homolog.charts.figure import (
-    R_AXIS,
-    SHARE_AXIS,
-    UNIT,
-    Figure,
-    Rows,
-    comparison_labels,
-    comparison_scale,
-    finish,
-    panels,
-    rounded,
-    seen,
-    tips,
-)
+from homolog.charts import figure, theme
 from homolog.charts.words import is_number, number, percent
 from homolog.record.comparisons import MAIN, SAE_SEED, comparison_of, shown
 
@@ -35,15 +20,15 @@ CRITERIA = {
 """Titles of the tests, in the order of the figure, and their columns in `shared`."""
 
 
-def criteria(records: PairRecords) -> Rows:
+def criteria(records: PairRecords) -> figure.Rows:
     """Shares of the alive features that pass each of `CRITERIA`, by direction and comparison.
 
     Those of the main comparison are the run's own, and so is the ceiling, the homologs of the
     SAE-seed skyline; of the skylines the significant ones are counted.  A test that was not made,
     or withheld, has no row.
     """
-    rows: Rows = []
-    for side, model, partner in directions(records):
+    rows: figure.Rows = []
+    for side, model, partner in records.sides:
         shared = records.shared_row(model, partner) or {}
         for name in records.comparisons("sae"):
             alive = records.matches.filter(pl.col("n_active") > 0, comparison=name, side=side)
@@ -56,13 +41,13 @@ def criteria(records: PairRecords) -> Rows:
                 shares["homolog"] = shared.get("ceiling")
             rows += [
                 {
-                    "panel": panel(records, side),
+                    "panel": records.panel(side),
                     "side": side,
                     "comparison": name,
                     "name": comparison_of(name).plain,
                     "criterion": criterion,
                     "title": CRITERIA[criterion][0],
-                    "share": rounded(share),
+                    "share": figure.rounded(share),
                     "n": alive.height,
                 }
                 for criterion, share in shares.items()
@@ -79,22 +64,24 @@ def _significant(alive: pl.DataFrame) -> float | None:
     return reach.height / alive.height if known.height else None
 
 
-def criteria_figure(records: PairRecords) -> Figure | None:
+def criteria_figure(records: PairRecords) -> figure.Figure | None:
     """How many features pass each test: the result beside its skylines."""
     rows = criteria(records)
     main = [row for row in rows if row["comparison"] == MAIN.name]
     if not main:
         return None
-    names = [name for name in records.comparisons("sae") if name in seen(rows)]
+    names = [name for name in records.comparisons("sae") if name in figure.seen(rows)]
     titles = list(dict.fromkeys(row["title"] for row in rows))
     across = alt.Axis(ticks=False, grid=False, labelLimit=170)
     y = alt.Y("title:N", sort=titles, title=None, axis=across)
     bands = alt.Scale(domain=names, paddingInner=0.15, paddingOuter=0.3)
     offset = alt.YOffset("comparison:N", sort=names, scale=bands)
-    legend = alt.Legend(title=None, columns=3, labelExpr=comparison_labels(names))
-    colour = alt.Color("comparison:N", scale=comparison_scale(names), legend=legend)
-    x = alt.X("share:Q", title="share of the alive features", axis=SHARE_AXIS, scale=UNIT)
-    tip = tips(
+    legend = alt.Legend(title=None, columns=3, labelExpr=figure.comparison_labels(names))
+    colour = alt.Color("comparison:N", scale=figure.comparison_scale(names), legend=legend)
+    x = alt.X(
+        "share:Q", title="share of the alive features", axis=figure.SHARE_AXIS, scale=figure.UNIT
+    )
+    tip = figure.tips(
         ("name", "comparison", ""),
         ("title", "test", ""),
         ("share", "share", ".1%"),
@@ -105,7 +92,7 @@ def criteria_figure(records: PairRecords) -> Figure | None:
     values = text.encode(x, y, offset, text=alt.Text("share:Q", format=".0%"))
     said = "; ".join(f"{row['panel']}, {row['title']}: {percent(row['share'])}" for row in main)
     height = max(120, len(titles) * (16 + 15 * len(names)))
-    return Figure(
+    return figure.Figure(
         "criteria",
         "What do the matches pass?",
         "Of the features that fire at all, how many pass each test, and what the skylines reach "
@@ -113,15 +100,15 @@ def criteria_figure(records: PairRecords) -> Figure | None:
         "other, one to one when no feature is given to two, and stable when the partner comes back "
         "in second dictionaries of its model.",
         f"Bars of the share of features that pass each test. {said}.",
-        finish(panels([bars, values], rows, height=height), rows, axes=150),
+        figure.finish(figure.panels([bars, values], rows, height=height), rows, axes=150),
     )
 
 
-def intervals(records: PairRecords) -> Rows:
+def intervals(records: PairRecords) -> figure.Rows:
     """Mean and median of every comparison and direction, of all features, with their intervals."""
-    rows: Rows = []
+    rows: figure.Rows = []
     for name in shown(records.summary["comparison"]):
-        for side, model, _ in directions(records):
+        for side, model, _ in records.sides:
             if (row := records.summary_row(name, side)) is None:
                 continue
             rows += [
@@ -130,16 +117,16 @@ def intervals(records: PairRecords) -> Rows:
                     "comparison": name,
                     "name": comparison_of(name).label,
                     "statistic": statistic,
-                    "value": rounded(row[statistic]),
-                    "low": rounded(row[f"{statistic}_lo"]),
-                    "high": rounded(row[f"{statistic}_hi"]),
+                    "value": figure.rounded(row[statistic]),
+                    "low": figure.rounded(row[f"{statistic}_lo"]),
+                    "high": figure.rounded(row[f"{statistic}_hi"]),
                 }
                 for statistic in ("mean", "median")
             ]
     return rows
 
 
-def summary_figure(records: PairRecords) -> Figure | None:
+def summary_figure(records: PairRecords) -> figure.Figure | None:
     """Mean and median with their intervals: every comparison, both directions."""
     rows = intervals(records)
     if not rows:
@@ -149,15 +136,17 @@ def summary_figure(records: PairRecords) -> Figure | None:
     y = alt.Y("name:N", sort=order, title=None, axis=across)
     statistics = ["mean", "median"]
     offset = alt.YOffset("statistic:N", scale=alt.Scale(domain=statistics, paddingOuter=0.7))
-    colour = alt.Color("comparison:N", scale=comparison_scale(seen(rows)), legend=None)
+    colour = alt.Color(
+        "comparison:N", scale=figure.comparison_scale(figure.seen(rows)), legend=None
+    )
     grey = theme.MUTED[0]
     shapes = alt.Scale(domain=statistics, range=["circle", "diamond"])
     legend = alt.Legend(title=None, symbolFillColor=grey, symbolStrokeColor=grey)
     shape = alt.Shape("statistic:N", scale=shapes, legend=legend)
     names, numbers = ("comparison", "statistic"), ("value", "low", "high")
-    tip = tips(*((key, key, "") for key in names), *((key, key, ".3f") for key in numbers))
+    tip = figure.tips(*((key, key, "") for key in names), *((key, key, ".3f") for key in numbers))
     low = min([0.0, *(row["low"] for row in rows if row["low"] is not None)])
-    x = alt.X("low:Q", axis=R_AXIS, scale=alt.Scale(domain=[low, 1]))
+    x = alt.X("low:Q", axis=figure.R_AXIS, scale=alt.Scale(domain=[low, 1]))
     rule = alt.Chart().mark_rule(strokeWidth=5, opacity=0.45)
     bars = rule.encode(x, alt.X2("high:Q"), y, offset, colour, tooltip=tip)
     point = alt.Chart().mark_point(size=58, opacity=1)
@@ -167,12 +156,12 @@ def summary_figure(records: PairRecords) -> Figure | None:
         for row in rows
         if row["statistic"] == "mean"
     )
-    return Figure(
+    return figure.Figure(
         "summary",
         "Every comparison at a glance",
         "Each dot is the mean and each diamond the median over all defined features, with its 95% "
         "interval; the other model should lie well right of both baselines and not right of the "
         "two skylines above it.",
         f"Dot plot of mean best correlations. {said}.",
-        finish(panels([bars, points], rows, height=44 * len(order)), rows, axes=132),
+        figure.finish(figure.panels([bars, points], rows, height=44 * len(order)), rows, axes=132),
     )

@@ -16,18 +16,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from homolog.analyses.records import PairRecords, Row
-from homolog.analyses.rows import directions
 from homolog.charts.words import CLOSE
-from homolog.record.comparisons import (
-    MAIN,
-    NEURON,
-    NEURONS,
-    RANDOM_MODEL,
-    TOKENS,
-    Comparison,
-    comparison_of,
-    with_role,
-)
+from homolog.record import comparisons
 
 MARGIN = 0.1
 
@@ -40,32 +30,35 @@ class Check:
     with the model whose features these are.
     """
 
-    comparison: Comparison
+    comparison: comparisons.Comparison
     outcome: str
     means: list[tuple[float, float, str]]
 
 
 def checks(records: PairRecords) -> list[Check]:
     """The expectations of the module's opening, each for both directions."""
-    baselines, skylines = with_role("baseline"), with_role("skyline")
-    made = [_check(records, MAIN, name, _well_above) for name in baselines]
-    made += [_check(records, MAIN, name, _not_above) for name in skylines]
-    neurons = with_role("baseline", NEURON)
-    made += [_check(records, NEURONS, name, _near) for name in neurons]
+    baselines, skylines = comparisons.with_role("baseline"), comparisons.with_role("skyline")
+    made = [_check(records, comparisons.MAIN, name, _well_above) for name in baselines]
+    made += [_check(records, comparisons.MAIN, name, _not_above) for name in skylines]
+    neurons = comparisons.with_role("baseline", comparisons.NEURON)
+    made += [_check(records, comparisons.NEURONS, name, _near) for name in neurons]
     return [check for check in made if check.comparison.ordered]
 
 
 def _check(
-    records: PairRecords, result: Comparison, name: str, holds: Callable[[Row, Row], str]
+    records: PairRecords,
+    result: comparisons.Comparison,
+    name: str,
+    holds: Callable[[Row, Row], str],
 ) -> Check:
     outcomes, means = [], []
-    for side, model, _ in directions(records):
+    for side, model, _ in records.sides:
         own, other = records.summary_row(result.name, side), records.summary_row(name, side)
         if own is not None and other is not None:
             outcomes.append(holds(own, other))
             means.append((own["mean"], other["mean"], model))
     worst = next((word for word in ("no", "weakly", "yes") if word in outcomes), "not measured")
-    return Check(comparison_of(name), worst, means)
+    return Check(comparisons.comparison_of(name), worst, means)
 
 
 def _well_above(own: Row, baseline: Row) -> str:
@@ -96,9 +89,13 @@ def follow_a_token(records: PairRecords) -> list[Row]:
     """
     explained = []
     key = ["layer", "feature"]
-    for side, model, _ in directions(records):
+    for side, model, _ in records.sides:
         rows = records.matches.filter(pl.col("r").is_not_nan(), side=side)
-        asked = {"token": TOKENS, "other": MAIN, "untrained": RANDOM_MODEL}
+        asked = {
+            "token": comparisons.TOKENS,
+            "other": comparisons.MAIN,
+            "untrained": comparisons.RANDOM_MODEL,
+        }
         tokens, other, untrained = (
             rows.filter(comparison=comparison.name).select(*key, pl.col("r").alias(name))
             for name, comparison in asked.items()

@@ -1,7 +1,6 @@
 """The explorer: every feature of a run to search, filter and look at beside its partner.
 
-    source.py     the tables that an explorer is made of, and those of a run
-    folder.py     the explorer as a folder: its page, and what is written in which order
+    folder.py     what an explorer is made of, and its folder: what is written in which order
     rows.py       the row of a feature, by which all files know it; ordered pairs of models
     columns.py    data/columns/: what the list sorts and filters by
     contexts.py   the contexts of a layer, and what their tokens show
@@ -14,7 +13,6 @@ The page itself is `templates/explorer*`: explorer-data.js reads the files that 
 """
 
 from homolog.charts.links import address
-from homolog.report.explorer.folder import explore, write_explorer
-from homolog.report.explorer.source import Source
+from homolog.report.explorer.folder import Source, explore, write_explorer
 
 __all__ = ["Source", "address", "explore", "write_explorer"]

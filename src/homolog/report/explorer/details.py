@@ -43,8 +43,11 @@ def write_details(
     the other model: as many rows; `scatters`: likewise, with feature, scatter_x and scatter_y.
     """
     records = _records(features, NUMBERS, TEXTS)
-    for record, near in zip(records, _neighbours(features), strict=True):
-        record.update(near)
+    if {"near_feature", "near_cosine"} <= set(features.columns):
+        neighbours = features.select("near_feature", "near_cosine").iter_rows()
+        for record, (near, cosines) in zip(records, neighbours, strict=True):
+            if near:
+                record["near"] = [[i, short(r)] for i, r in zip(near, cosines, strict=True)]
     for target, table in matches.items():
         for record, match in zip(records, _matches(table), strict=True):
             if match:
@@ -111,17 +114,6 @@ def _records(
     return [
         {name: value for name, value in row.items() if value not in (None, "", [])}
         for row in shortened(table.select(names)).iter_rows(named=True)
-    ]
-
-
-def _neighbours(features: pl.DataFrame) -> list[dict[str, Any]]:
-    if not {"near_feature", "near_cosine"} <= set(features.columns):
-        return [{} for _ in range(len(features))]
-    return [
-        {"near": [[i, short(cosine)] for i, cosine in zip(near, cosines, strict=True)]}
-        if near
-        else {}
-        for near, cosines in features.select("near_feature", "near_cosine").iter_rows()
     ]
 
 

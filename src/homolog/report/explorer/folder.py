@@ -13,9 +13,11 @@ shows as markup.
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,24 +26,90 @@ import polars as pl
 from homolog.analyses.records import StudyRecords
 from homolog.charts import theme
 from homolog.charts.links import FOLDER
+from homolog.corpus import TokenText
 from homolog.record.atomic import write_text
+from homolog.record.run_folder import RunFolder
+from homolog.record.table import Table
+from homolog.record.tables import CAUSAL, CONTEXTS, FEATURES, LISTS, MATCHES, RATINGS, SCATTER
 from homolog.report.explorer.columns import ColumnFiles
 from homolog.report.explorer.contexts import Spelling, read_contexts
 from homolog.report.explorer.details import CHUNK, write_details
 from homolog.report.explorer.packing import write_data
 from homolog.report.explorer.rows import (
+    FEATURE,
     ModelRows,
     main_matches,
     main_pairs,
-    of_model,
     of_pair,
     rows_of,
 )
-from homolog.report.explorer.source import Source, source_of
 from homolog.report.explorer.words import WordIndex
 from homolog.report.templating import environment, template_text
 
+OfLayer = Callable[[str, int], pl.DataFrame | None]
 SCRIPTS = ("explorer-data.js", "explorer-list.js", "explorer-feature.js", "explorer.js")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an explorer is made of.  Columns that are missing or null are left out of it."""
+
+    features: pl.DataFrame
+    """One row per feature, as in features.parquet."""
+
+    matches: pl.LazyFrame
+    """As matches.parquet, of which the rows of the comparison main are taken."""
+
+    contexts: OfLayer
+    """The examples of the features of a layer, by model and layer, or None."""
+
+    vocabulary: Sequence[TokenText]
+    """What each token id of the contexts stands for."""
+
+    n_layers: Mapping[str, int]
+    """By model, in the order shown."""
+
+    scatter: OfLayer = lambda model, layer: None
+    """Activations of features and their best partners at the same tokens, by model and layer, or
+    None: columns feature, scatter_x and scatter_y (list[f32]), and best_model for more than two
+    models."""
+
+    name: str = ""
+    """Of the run."""
+
+
+def source_of(records: StudyRecords) -> Source:
+    """The source of a run that has examples of its features.
+
+    To these come what a language model said of some, how far the effect of a feature agrees with
+    that of its partner (causal_r), and how much of it all features of another model predict.
+    """
+    keys, run, features = list(FEATURE), records.folder, records.table(FEATURES)
+    said = ("explanation", "complexity", "consistency_rated", "detection")
+    agreement = pl.col("ablate_r").fill_nan(None).mean().cast(pl.Float32)
+    matched = records.table(CAUSAL).filter("matched")
+    exclusive = records.table(LISTS).filter(list="exclusive")
+    for extra in (
+        records.table(RATINGS).select(*keys, *said),
+        matched.group_by(keys, maintain_order=True).agg(causal_r=agreement),
+        exclusive.group_by(keys, maintain_order=True).agg(pl.col("exclusive_r2").max()),
+    ):
+        features = features.join(extra, on=keys, how="left", maintain_order="left", validate="1:1")
+    n_layers = dict(features.group_by("model").agg(pl.col("layer").max() + 1).iter_rows())
+    return Source(
+        features,
+        MATCHES.scan(run.table(MATCHES)),
+        partial(_of_layer, run, CONTEXTS),
+        json.loads(run.vocabulary.read_text("utf-8")),
+        {model: int(n_layers[model]) for model in records.compared},
+        partial(_of_layer, run, SCATTER),
+        name=records.name,
+    )
+
+
+def _of_layer(run: RunFolder, table: Table, model: str, layer: int) -> pl.DataFrame | None:
+    file = run.table(table, model, layer)
+    return table.read(file) if file.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -74,7 +142,8 @@ def write_explorer(folder: Path, source: Source) -> Path:
     columns, spelling, words = ColumnFiles(folder), Spelling(source.vocabulary), []
     for place, rows in enumerate(models):
         to_others = {j: of_pair(matches, rows, models[j]) for i, j in pairs if i == place}
-        model = ModelTables(place, rows, of_model(source.features, rows), to_others)
+        features = source.features.filter(model=rows.model).sort("layer", "feature")
+        model = ModelTables(place, rows, features, to_others)
         columns.add_model(place, model.features)
         for other, table in to_others.items():
             columns.add_pair(place, other, table, models[other])

@@ -98,11 +98,6 @@ def _check_columns(field: str, columns: Sequence[str], required: Sequence[str]) 
         raise InputError(field, ", ".join(columns), requirement, "See docs/formats.md.")
 
 
-def of_model(features: pl.DataFrame, model: ModelRows) -> pl.DataFrame:
-    """The features of a model in the order of its rows."""
-    return features.filter(model=model.model).sort("layer", "feature")
-
-
 def of_pair(matches: pl.DataFrame, a: ModelRows, b: ModelRows) -> pl.DataFrame:
     """The matches from `a` to `b` in the order of a's rows, null where a feature has none."""
     own = matches.filter(model=a.model, best_model=b.model)

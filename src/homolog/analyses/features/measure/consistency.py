@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from homolog.analyses.features.measure import consistency_kernels as kernels
-from homolog.analyses.features.measure.example_kernels import column_blocks
+from homolog.analyses.features.measure.example_kernels import column_blocks, flattened
 from homolog.analyses.stream import check_stream
 from homolog.corpus import TokenWindows
 from homolog.errors import InputError
@@ -54,19 +54,16 @@ def consistency(
     check_stream(features, windows)
     if not 0 <= token_share <= 1:
         raise InputError("token_share", token_share, "it must lie between 0 and 1", "Give 0.5.")
-    token, document = np.ravel(windows.tokens), np.ravel(windows.document)
-    kept, place = np.ravel(windows.mask), np.flatnonzero(windows.mask)
-    random = np.random.default_rng(seed).permutation(len(place))[:REFERENCE]
-    weight, values = inverse_frequency(windows), np.full(features.n_features, np.nan, np.float32)
-    stream = (token, document, kept, windows.context, weight, BEFORE)
-    columns = kernels.reference_columns(place[random], *stream)
+    stream, weight = flattened(windows), inverse_frequency(windows)
+    random = np.random.default_rng(seed).permutation(len(stream.place))[:REFERENCE]
+    columns = kernels.reference_columns(stream.place[random], stream, weight, BEFORE)
+    reference = kernels.Reference(stream.place[random], columns)
+    parts = [np.empty(0, np.float32)]
     for block in column_blocks(features):
-        rows = np.full((len(block.start) - 1, SAMPLE), -1, np.int64)
-        kernels.draw(block.start, block.row, block.value, block.first, seed, rows)
-        places = np.where(rows >= 0, place[rows], -1)
-        own = values[block.first : block.first + len(rows)]
-        kernels.alike(places, place[random], columns, *stream, token_share, LEAST, own)
-    return values
+        rows = kernels.draw(block, seed, SAMPLE)
+        places = np.where(rows >= 0, stream.place[rows], -1)
+        parts.append(kernels.alike(places, reference, stream, weight, BEFORE, token_share, LEAST))
+    return np.concatenate(parts)
 
 
 def inverse_frequency(windows: TokenWindows) -> Float[np.ndarray, "vocabulary"]:

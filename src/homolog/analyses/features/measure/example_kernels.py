@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from homolog.compiled import jit
+from homolog.corpus import TokenWindows
 from homolog.errors import InputError
 from homolog.features import SparseFeatures
 from homolog.matching.column_kernels import by_column
@@ -31,8 +32,28 @@ _STEP, _FIRST, _SECOND = (
 _30, _27, _31, _11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
 
 
-@dataclass(frozen=True, eq=False)
-class Block:
+class Stream(NamedTuple):
+    """The flattened windows: token and document, and where each row of the features stands."""
+
+    token: np.ndarray
+    document: np.ndarray
+    place: np.ndarray  # of each row
+    row_of: np.ndarray  # of each place; -1 where masked
+    context: int
+
+
+def flattened(windows: TokenWindows) -> Stream:
+    """The stream of these windows."""
+    place = np.flatnonzero(windows.mask)
+    row_of = np.full(windows.tokens.size, -1, np.int32)
+    row_of[place] = np.arange(len(place), dtype=np.int32)
+    token, document = (
+        np.ascontiguousarray(part.reshape(-1)) for part in (windows.tokens, windows.document)
+    )
+    return Stream(token, document, place, row_of, windows.context)
+
+
+class Block(NamedTuple):
     """Features from `first` on: the i-th is active on row[start[i] : start[i + 1]], ascending."""
 
     first: int
@@ -53,7 +74,8 @@ def column_blocks(features: SparseFeatures) -> Iterator[Block]:
     if np.count_nonzero(csr.data) < csr.nnz:
         csr = csr.copy()
         csr.eliminate_zeros()
-    start = np.concatenate([[0], np.cumsum(column_counts(csr.indices, features.n_features))])
+    counts = np.bincount(csr.indices, minlength=features.n_features)
+    start = np.concatenate([[0], np.cumsum(counts)])
     number, factor = np.empty(features.n_features, np.int32), np.ones(features.n_features)
     first = 0
     while first < features.n_features:
@@ -65,15 +87,6 @@ def column_blocks(features: SparseFeatures) -> Iterator[Block]:
         row, value = by_column(csr.indptr, csr.indices, csr.data, number, factor, own)
         yield Block(first, own, row, value)
         first = end
-
-
-@jit()
-def column_counts(indices, n_features):
-    """Entries of each column, int64."""
-    counts = np.zeros(n_features, np.int64)
-    for column in indices:
-        counts[column] += 1
-    return counts
 
 
 @jit()
@@ -95,8 +108,9 @@ def uniform(seed, feature, place):
 
 
 @jit()
-def shown_span(flat, document, context, before, after):
+def shown_span(flat, stream, before, after):
     """[first, end) of the tokens shown around a place: same window, same document."""
+    document, context = stream.document, stream.context
     low, high = flat // context * context, (flat // context + 1) * context
     first, end = flat, flat + 1
     while first > low and flat - first < before and document[first - 1] == document[flat]:
@@ -126,46 +140,19 @@ def is_new(flat, first, end, n, chosen, token):
 
 
 @jit()
-def by_value(chosen, values):
-    """Sort examples by value, highest first; of equal values the earlier row."""
-    for i in range(1, len(chosen)):
-        moving, j = chosen[i].copy(), i
-        while j > 0 and (
-            values[moving[0]] > values[chosen[j - 1, 0]]
-            or (values[moving[0]] == values[chosen[j - 1, 0]] and moving[0] < chosen[j - 1, 0])
-        ):
-            chosen[j] = chosen[j - 1]
-            j -= 1
-        chosen[j] = moving
+def select(block, stream, shown, wanted, quantiles, seed):
+    """Choose the examples of a block's features: (chosen, taken).
 
-
-@jit()
-def select(
-    start,
-    row,
-    value,
-    feature,
-    place,
-    token,
-    document,
-    context,
-    before,
-    after,
-    wanted,
-    quantiles,
-    seed,
-    chosen,
-    taken,
-):
-    """Choose the examples of a block's features; `feature` is the number of its first.
-
-    place: index in the flattened windows of each row.  wanted: how many of the top, then of each
-    quantile.
-    Filled: chosen (features, sum of wanted, 4), see `is_new`, group after group, and taken
+    shown: most tokens before and after the place.  wanted: how many of the top, then of each
+    quantile.  chosen: (features, sum of wanted, 4), see `is_new`, group after group; taken:
     (features, groups), how many.
     """
-    for f in range(len(start) - 1):
-        values, rows = value[start[f] : start[f + 1]], row[start[f] : start[f + 1]]
+    start, n_features = block.start, len(block.start) - 1
+    chosen = np.zeros((n_features, wanted.sum(), 4), np.int64)
+    taken = np.zeros((n_features, len(wanted)), np.int64)
+    for f in range(n_features):
+        own = slice(start[f], start[f + 1])
+        values, rows = block.value[own], block.row[own]
         n, n_chosen = len(values), 0
         order = np.argsort(-values, kind="mergesort")  # equal values stay in the order of the rows
         for group in range(len(wanted)):
@@ -177,27 +164,32 @@ def select(
             i, begun = lo, n_chosen
             while i < hi and n_chosen - begun < wanted[group]:
                 if group > 0:  # the next of a random order
-                    bits = mixed(seed, feature + f, (group << 40) + i)
+                    bits = mixed(seed, block.first + f, (group << 40) + i)
                     other = i + np.int64(bits % np.uint64(hi - i))
                     order[i], order[other] = order[other], order[i]
-                flat = place[rows[order[i]]]
-                first, end = shown_span(flat, document, context, before, after)
-                if is_new(flat, first, end, n_chosen, chosen[f], token):
+                flat = stream.place[rows[order[i]]]
+                first, end = shown_span(flat, stream, shown[0], shown[1])
+                if is_new(flat, first, end, n_chosen, chosen[f], stream.token):
                     chosen[f, n_chosen, 0], chosen[f, n_chosen, 1] = order[i], flat
                     chosen[f, n_chosen, 2], chosen[f, n_chosen, 3] = first, end
                     n_chosen += 1
                 i += 1
-            by_value(chosen[f, begun:n_chosen], values)
+            group_of = chosen[f, begun:n_chosen]  # highest first; of equal values the earlier row
+            group_of[:] = group_of[np.argsort(group_of[:, 0])]
+            group_of[:] = group_of[np.argsort(-values[group_of[:, 0]], kind="mergesort")]
             taken[f, group] = n_chosen - begun
+    return chosen, taken
 
 
 @jit()
-def fill(start, row, value, of_feature, chosen, offset, token, row_of, tokens, values):
+def shown_tokens(block, stream, of_feature, chosen, offset):
     """The tokens shown of each example, and the feature's values on them (0 at masked ones).
 
     chosen (examples, 4); of_feature: the feature's number in the block; offset: where each example
-    begins in the output.  row_of: row of each place of the flattened windows, -1 where masked.
+    begins in the output.
     """
+    start, row, row_of = block.start, block.row, stream.row_of
+    tokens, values = np.empty(offset[-1], np.int32), np.zeros(offset[-1], np.float32)
     for i in range(len(chosen)):
         begin, end, first = start[of_feature[i]], start[of_feature[i] + 1], chosen[i, 2]
         e, kept = begin + chosen[i, 0], first
@@ -207,23 +199,26 @@ def fill(start, row, value, of_feature, chosen, offset, token, row_of, tokens, v
             e -= 1
         for place in range(first, chosen[i, 3]):
             out = offset[i] + place - first
-            tokens[out], values[out] = token[place], 0.0
+            tokens[out] = stream.token[place]
             if row_of[place] >= 0:
                 while e < end and row[e] < row_of[place]:
                     e += 1
                 if e < end and row[e] == row_of[place]:
-                    values[out] = value[e]
+                    values[out] = block.value[e]
+    return tokens, values
 
 
 @jit()
-def by_token(start, row, value, token, half, count, top, mean, highest, entropy, r2, best):
-    """Measures of `token_statistics` for a block's features.
+def by_token(block, token, half, count, top):
+    """Measures of `token_statistics` for a block's features: (mean, highest, entropy, r2, best).
 
     token: token id of each row; half: 0 or 1 of each row; count (2, vocabulary): rows of each half
-    with each token.
-    Filled: mean of the active values, highest, entropy, r2 (features,); best (features, top) token
-    ids, -1 for none.
+    with each token.  mean: of the active values; best: (features, top) token ids, -1 for none.
     """
+    start, value, n_features = block.start, block.value, len(block.start) - 1
+    mean, entropy = np.full(n_features, np.nan), np.full(n_features, np.nan)
+    r2, highest = np.zeros(n_features), np.zeros(n_features, np.float32)
+    best = np.full((n_features, top), -1, np.int32)
     size = count.shape[1]
     sums = np.zeros((2, size))
     stamp, touched = np.full(size, -1, np.int64), np.empty(size, np.int64)
@@ -233,10 +228,10 @@ def by_token(start, row, value, token, half, count, top, mean, highest, entropy,
         for b in range(2):
             if count[1 - b, t] == 0:
                 unseen[b] += count[b, t]
-    for f in range(len(start) - 1):
+    for f in range(n_features):
         total, square, m = np.zeros(2), np.zeros(2), 0
         for e in range(start[f], start[f + 1]):
-            t, b, v = token[row[e]], half[row[e]], np.float64(value[e])
+            t, b, v = token[block.row[e]], half[block.row[e]], np.float64(value[e])
             if stamp[t] != f:
                 stamp[t], touched[m], sums[0, t], sums[1, t] = f, t, 0.0, 0.0
                 m += 1
@@ -250,29 +245,14 @@ def by_token(start, row, value, token, half, count, top, mean, highest, entropy,
         for i in range(m):
             weight = sums[0, touched[i]] + sums[1, touched[i]]
             entropy[f] -= weight / whole * math.log2(weight / whole)
-            put_first(touched[i], weight, sums, best[f])
         entropy[f] = abs(entropy[f])  # one token: 0, not -0
-        r2[f] = 0.0
+        ids = np.sort(touched[:m])  # of equal sums the lower id first
+        largest = np.argsort(-(sums[0][ids] + sums[1][ids]), kind="mergesort")[:top]
+        best[f, : len(largest)] = ids[largest]
         for b in range(2):
             own = square[b], unseen[b]
             r2[f] += 0.5 * predicted_by_token(touched[:m], sums, count, rows, total, *own, b)
-
-
-@jit()
-def put_first(t, weight, sums, best):
-    """Put token t into the list of those with the largest sums; of equals the lower id first."""
-    place = len(best)
-    while place > 0:
-        other = best[place - 1]
-        if other >= 0:
-            theirs = sums[0, other] + sums[1, other]
-            if weight < theirs or (weight == theirs and t > other):
-                break
-        place -= 1
-        if place + 1 < len(best):
-            best[place + 1] = other
-    if place < len(best):
-        best[place] = t
+    return mean, highest, entropy, r2, best
 
 
 @jit()

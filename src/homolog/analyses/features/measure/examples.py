@@ -59,31 +59,12 @@ def examples(
     if windows.context > np.iinfo(np.int16).max:
         requirement = "positions must fit 16 bits"
         raise InputError("context", windows.context, requirement, "Use shorter windows.")
-    stream = _FlatWindows(windows)
+    stream = kernels.flattened(windows)
     wanted = np.array([top] + [per_quantile] * len(quantiles), np.int64)
     levels = np.array([1.0, *quantiles])
     parts = []
     for block in kernels.column_blocks(features):
-        n = len(block.start) - 1
-        chosen = np.zeros((n, int(wanted.sum()), 4), np.int64)
-        taken = np.zeros((n, len(wanted)), np.int64)
-        kernels.select(
-            block.start,
-            block.row,
-            block.value,
-            block.first,
-            stream.place,
-            stream.token,
-            stream.document,
-            windows.context,
-            before,
-            after,
-            wanted,
-            levels[1:],
-            seed,
-            chosen,
-            taken,
-        )
+        chosen, taken = kernels.select(block, stream, (before, after), wanted, levels[1:], seed)
         parts.append(_table(block, stream, chosen, taken, levels))
     return pl.concat(parts, rechunk=True)
 
@@ -97,21 +78,9 @@ def _check_counts(counts: tuple[int, ...], quantiles: Sequence[float]) -> None:
         raise InputError("examples", counts, "counts must not be negative", "Give 0 or more.")
 
 
-class _FlatWindows:
-    """The flattened windows: token, document, and where each row of the features stands."""
-
-    def __init__(self, windows: TokenWindows) -> None:
-        self.context = windows.context
-        self.token = np.ascontiguousarray(windows.tokens.reshape(-1))
-        self.document = np.ascontiguousarray(windows.document.reshape(-1))
-        self.place = np.flatnonzero(windows.mask)
-        self.row_of = np.full(windows.tokens.size, -1, np.int32)
-        self.row_of[self.place] = np.arange(len(self.place), dtype=np.int32)
-
-
 def _table(
     block: kernels.Block,
-    stream: _FlatWindows,
+    stream: kernels.Stream,
     chosen: np.ndarray,
     taken: np.ndarray,
     levels: np.ndarray,
@@ -123,19 +92,7 @@ def _table(
     sizes = taken.reshape(-1)
     begun = np.repeat(np.cumsum(sizes) - sizes, sizes)
     offset = np.concatenate([[0], np.cumsum(flat[:, 3] - flat[:, 2])])
-    tokens, values = np.empty(int(offset[-1]), np.int32), np.empty(int(offset[-1]), np.float32)
-    kernels.fill(
-        block.start,
-        block.row,
-        block.value,
-        of_feature,
-        flat,
-        offset,
-        stream.token,
-        stream.row_of,
-        tokens,
-        values,
-    )
+    tokens, values = kernels.shown_tokens(block, stream, of_feature, flat, offset)
     entry = block.start[of_feature] + flat[:, 0]
     columns = {
         "feature": block.first + of_feature,

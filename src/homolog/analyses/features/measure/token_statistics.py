@@ -55,27 +55,11 @@ def token_statistics(
     count = np.stack([np.bincount(token[half == b], minlength=size) for b in range(2)])
     parts = []
     for block in kernels.column_blocks(features):
-        n = len(block.start) - 1
-        mean, entropy, r2 = (np.full(n, np.nan) for _ in range(3))
-        highest, best = np.zeros(n, np.float32), np.full((n, top), -1, np.int32)
-        kernels.by_token(
-            block.start,
-            block.row,
-            block.value,
-            token,
-            half,
-            count,
-            top,
-            mean,
-            highest,
-            entropy,
-            r2,
-            best,
-        )
+        mean, highest, entropy, r2, best = kernels.by_token(block, token, half, count, top)
         n_active = np.diff(block.start)
         offset = np.concatenate([[0], np.cumsum((best >= 0).sum(axis=1))])
         measured = {
-            "feature": np.arange(block.first, block.first + n, dtype=np.int32),
+            "feature": np.arange(block.first, block.first + len(n_active), dtype=np.int32),
             "n_active": n_active,
             "freq": n_active / max(1, features.n_tokens),
             "mean_active": mean.astype(np.float32),

@@ -1,10 +1,11 @@
-"""Shares of the variance of r by factor, for each model."""
+"""What do the best correlations vary with?  Their variance by factor, for each model."""
 
 from __future__ import annotations
 
 import altair as alt
 import polars as pl
 
+from homolog.analyses.analysis import Analysis
 from homolog.analyses.records import StudyRecords
 from homolog.charts import theme
 from homolog.charts.figure import SHARE_AXIS, Figure, Rows, finish, panels, rounded, tips
@@ -88,3 +89,11 @@ def variance_figure(records: StudyRecords) -> Figure | None:
         f"Bars of the shares of variance. {sentence}",
         finish(chart, rows, axes=96 if n_models > 1 else 110),
     )
+
+
+ANALYSIS = Analysis(
+    "variance",
+    page="study",
+    chapter="Chance",
+    figures=lambda records: [variance_figure(records)],
+)

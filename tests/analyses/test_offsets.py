@@ -7,7 +7,7 @@ from tests.analyses.circuit_sections import circuit_page, circuits, figures, tex
 from tests.analyses.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 
 from homolog.analyses.induction.words import offset_words, verdict_words
-from homolog.analyses.offsets.figures import offset_profiles, offset_table
+from homolog.analyses.offsets import offset_profiles, offset_table
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,17 @@
-"""The Off-by-One test: where around B the drop lies, beside its null and its prediction."""
+"""Off by one: does the position of B carry it, or the one after it?"""
 
 from __future__ import annotations
 
 import altair as alt
 import polars as pl
 
+from homolog.analyses.analysis import Analysis
+from homolog.analyses.induction.figures import ZERO, whiskers
 from homolog.analyses.induction.records import CircuitRecords
-from homolog.analyses.induction.switch import ZERO, whiskers
 from homolog.analyses.induction.words import interval_words, offset_words, verdict_words
 from homolog.charts import theme
 from homolog.charts.figure import SHARE_AXIS, Figure, Rows, finish, panels, significant, tips
-from homolog.charts.shown_table import ShownTable
+from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import percent
 from homolog.record.comparisons import MAIN, NEURONS
 from homolog.record.tables import OFFSETS
@@ -127,14 +128,21 @@ def _layers(predicted: bool) -> list[alt.Chart]:
 
 def offset_table(records: CircuitRecords) -> ShownTable:
     """The verdicts."""
-    rows = [
-        {
-            "Model": row["model"],
-            "Verdict": verdict_words(row),
-            "Certainty": percent(row["certainty"]),
-            "Centre of mass, 95% interval": interval_words(row, "centre"),
-            "Predicted by the convolution": offset_words(row["predicted_offset"]),
-        }
-        for row in map(records.about, records.able)
-    ]
-    return ShownTable.of("Off by one: the verdicts", rows, numeric=(2, 3, 4))
+    cells: Cells = {
+        "Model": lambda row: row["model"],
+        "Verdict": verdict_words,
+        "Certainty": lambda row: percent(row["certainty"]),
+        "Centre of mass, 95% interval": lambda row: interval_words(row, "centre"),
+        "Predicted by the convolution": lambda row: offset_words(row["predicted_offset"]),
+    }
+    rows = map(records.about, records.able)
+    return ShownTable.of("Off by one: the verdicts", cells, rows, numeric=(2, 3, 4))
+
+
+ANALYSIS = Analysis(
+    "offsets",
+    page="circuits",
+    chapter="Off by one",
+    figures=lambda records: [offset_figure(records)],
+    values=lambda records: {"verdicts": offset_table(records)} if records.able else None,
+)

@@ -1,48 +1,50 @@
-"""The share of homologs of every ordered pair, as a figure and in numbers."""
+"""More than two models: how much does each share with each other, pair by pair?"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import altair as alt
 
+from homolog.analyses.analysis import Analysis
 from homolog.analyses.records import Row, StudyRecords
 from homolog.charts import theme
 from homolog.charts.figure import Figure, Rows, finish, rounded, tips
-from homolog.charts.shown_table import ShownTable
+from homolog.charts.links import pair_pages
+from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import MISSING, integer, is_number, number, percent
 
 CELL = 78  # pixels
-COLUMNS = [
-    "Features of → looked for in",
-    "Alive",
-    "Homologs, 95% interval",
-    "Ceiling",
-    "Mean r",
-    "Excess over chance",
-    "One-to-one",
-    "Stable",
-    "Verdict",
-]
+SECTION = """
+{% for (a, b), page, verdicts in pairs %}
+<h3><a href="{{ page }}.html">{{ a }} and {{ b }}</a></h3>
+<div class="pair">{% for verdict in verdicts %}{{ verdict_box(verdict, 4) }}{% endfor %}</div>
+{% endfor %}
+"""
 
 
 def shared_table(records: StudyRecords) -> ShownTable:
     """Every ordered pair, with a direction whose verdict was withheld marked so."""
-    rows = []
-    for row in _shared_rows(records):
-        given = records.verdict(row["model"], row["best_model"]).given
-        rows.append(
-            [
-                f"{row['model']}\n→ {row['best_model']}",
-                integer(row["n_alive"]),
-                f"{percent(row['share'])}\n{_interval(row)}" if given else MISSING,
-                percent(row["ceiling"]),
-                number(row["mean_r"]),
-                number(row["mean_excess"]),
-                percent(row["share_one_to_one"]),
-                percent(row["share_stable"]),
-                "given" if given else "withheld",
-            ]
-        )
-    return ShownTable("Every pair, both ways", COLUMNS, rows, frozenset(range(1, 8)))
+
+    def given(row: Row) -> bool:
+        return records.verdict(row["model"], row["best_model"]).given
+
+    cells: Cells = {
+        "Features of → looked for in": lambda row: f"{row['model']}\n→ {row['best_model']}",
+        "Alive": lambda row: integer(row["n_alive"]),
+        "Homologs, 95% interval": lambda row: (
+            f"{percent(row['share'])}\n{_interval(row)}" if given(row) else MISSING
+        ),
+        "Ceiling": lambda row: percent(row["ceiling"]),
+        "Mean r": lambda row: number(row["mean_r"]),
+        "Excess over chance": lambda row: number(row["mean_excess"]),
+        "One-to-one": lambda row: percent(row["share_one_to_one"]),
+        "Stable": lambda row: percent(row["share_stable"]),
+        "Verdict": lambda row: "given" if given(row) else "withheld",
+    }
+    rows = _shared_rows(records)
+    return ShownTable.of("Every pair, both ways", cells, rows, numeric=range(1, 8))
 
 
 def sharedness(records: StudyRecords) -> Rows:
@@ -126,3 +128,24 @@ def _shared_layers(names: list[str], high: float) -> list[alt.Chart]:
         below.encode(x, y, text="ceiling:N", color=ink),
         none.encode(x, y, text="text:N"),
     ]
+
+
+def _values(records: StudyRecords) -> Mapping[str, Any] | None:
+    return {"shared": shared_table(records)} if len(records.compared) > 2 else None
+
+
+def _pairs(records: StudyRecords) -> Mapping[str, Any] | None:
+    if len(records.compared) == 2:
+        return None
+    verdicts = [(records.verdict(a, b), records.verdict(b, a)) for a, b in records.pairs]
+    return {"pairs": list(zip(records.pairs, pair_pages(records.pairs), verdicts, strict=True))}
+
+
+ANALYSIS = Analysis(
+    "overview",
+    page="study",
+    chapter="Result",
+    figures=lambda records: [shared_figure(records)],
+    values=_values,
+)
+PAIRS = Analysis("pairs", page="study", chapter="Pair by pair", values=_pairs, template=SECTION)

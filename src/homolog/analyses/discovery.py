@@ -1,22 +1,31 @@
-"""Discovery: the score of an edge, from gradients, against its real effect."""
+"""Do gradients over all edges at once find the same parts, and tell their real effects?"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import altair as alt
 import polars as pl
 
+from homolog.analyses.analysis import Analysis
 from homolog.analyses.induction.records import CircuitRecords
 from homolog.analyses.induction.words import corruption_words, edge_words, interval_words
 from homolog.analyses.records import Row
 from homolog.charts import theme
 from homolog.charts.figure import Figure, Rows, finish, panels, significant, tips
-from homolog.charts.shown_table import ShownTable
+from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import number, percent
 from homolog.record.circuits import DISCOVERED, correlation_column
 from homolog.record.comparisons import MAIN, NEURONS
 from homolog.record.tables import EDGES
 
 SHOWN_EDGES = 8  # of a model and corruption
+EDGE_CELLS: Cells = {
+    "Edge": edge_words,
+    "Score": lambda row: number(row["score"]),
+    "Effect, 95% interval": lambda row: interval_words(row, "effect", ("_low", "_high")),
+}
 TICKS = (-100, -30, -10, -3, -1, -0.3, -0.1, 0, 0.1, 0.3, 1, 3, 10, 30)
 
 
@@ -96,24 +105,22 @@ def _layers(least: float, most: float) -> list[alt.Chart]:
 
 def correlation_table(records: CircuitRecords) -> ShownTable:
     """How well scores predict effects."""
-    rows = [
-        {
-            "Model": row["model"],
-            "Prompt with": corruption_words(corruption),
-            "Largest scores": _correlations(row, corruption, "top"),
-            "Random edges": _correlations(row, corruption, "random"),
-            "All patched": _correlations(row, corruption, "all"),
-            "Parts found again": percent(row["discovery_recall"]),
-        }
-        for row in map(records.about, records.able)
-        for corruption in DISCOVERED
-    ]
-    return ShownTable.of("Score against real effect: Pearson / Spearman", rows, numeric=range(2, 6))
 
+    def correlations(row: Row, edges: str) -> str:
+        columns = (correlation_column(row["of"], kind, edges) for kind in ("pearson", "spearman"))
+        return " / ".join(number(row[column]) for column in columns)
 
-def _correlations(row: Row, corruption: str, edges: str) -> str:
-    columns = (correlation_column(corruption, kind, edges) for kind in ("pearson", "spearman"))
-    return " / ".join(number(row[column]) for column in columns)
+    cells: Cells = {
+        "Model": lambda row: row["model"],
+        "Prompt with": lambda row: corruption_words(row["of"]),
+        "Largest scores": lambda row: correlations(row, "top"),
+        "Random edges": lambda row: correlations(row, "random"),
+        "All patched": lambda row: correlations(row, "all"),
+        "Parts found again": lambda row: percent(row["discovery_recall"]),
+    }
+    rows = [{**records.about(model), "of": of} for model in records.able for of in DISCOVERED]
+    caption = "Score against real effect: Pearson / Spearman"
+    return ShownTable.of(caption, cells, rows, numeric=range(2, 6))
 
 
 def edge_tables(records: CircuitRecords) -> list[ShownTable]:
@@ -124,14 +131,21 @@ def edge_tables(records: CircuitRecords) -> list[ShownTable]:
     for model in records.able:
         for corruption in DISCOVERED:
             top = edges.filter(model=model, corruption=corruption).head(SHOWN_EDGES)
-            rows = [
-                {
-                    "Edge": edge_words(row),
-                    "Score": number(row["score"]),
-                    "Effect, 95% interval": interval_words(row, "effect", ("_low", "_high")),
-                }
-                for row in top.iter_rows(named=True)
-            ]
             caption = f"{model}, {corruption_words(corruption)}"
-            tables.append(ShownTable.of(caption, rows, numeric=(1, 2)))
+            tables.append(ShownTable.of(caption, EDGE_CELLS, top.to_dicts(), numeric=(1, 2)))
     return [table for table in tables if table.rows]
+
+
+def _values(records: CircuitRecords) -> Mapping[str, Any] | None:
+    if not records.able:
+        return None
+    return {"correlations": correlation_table(records), "edges": edge_tables(records)}
+
+
+ANALYSIS = Analysis(
+    "discovery",
+    page="circuits",
+    chapter="Discovery",
+    figures=lambda records: [edge_figure(records)],
+    values=_values,
+)

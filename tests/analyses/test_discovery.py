@@ -6,7 +6,7 @@ import pytest
 from tests.analyses.circuit_sections import circuit_page, circuits, figures, texts
 from tests.analyses.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 
-from homolog.analyses.discovery.figures import correlation_table, edge_tables, patched_edges
+from homolog.analyses.discovery import correlation_table, edge_tables, patched_edges
 
 MAMBA_EDGE = "conv_in.0 \u2192 conv_taps.0 (tap 3) at B"
 

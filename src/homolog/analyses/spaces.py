@@ -1,10 +1,11 @@
-"""Similarity of residual streams and of decoder directions for every pair of blocks."""
+"""Are the spaces of two blocks alike: their residual streams, and their decoder directions?"""
 
 from __future__ import annotations
 
 import altair as alt
 import polars as pl
 
+from homolog.analyses.analysis import Analysis
 from homolog.analyses.records import PairRecords
 from homolog.charts.block_map import BlockMap
 from homolog.charts.figure import Figure, Rows, finish, rounded, tips
@@ -97,3 +98,6 @@ def spaces_figure(records: PairRecords) -> Figure | None:
         f"{'; '.join(dict.fromkeys(row['panel'] for row in rows))}.",
         finish(chart, rows, axes=58),
     )
+
+
+ANALYSIS = Analysis("spaces", chapter="Depth", figures=lambda records: [spaces_figure(records)])

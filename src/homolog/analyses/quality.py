@@ -1,25 +1,17 @@
-"""Quality of every dictionary by depth."""
+"""How good are the dictionaries?"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import altair as alt
 
-from homolog.analyses.quality.tables import dictionary_words, is_compared
+from homolog.analyses.analysis import Analysis
 from homolog.analyses.records import PairRecords, Row
-from homolog.charts import theme
-from homolog.charts.figure import (
-    SHARE_AXIS,
-    UNIT,
-    Figure,
-    Rows,
-    finish,
-    panels,
-    rounded,
-    stroke_legend,
-    tips,
-)
-from homolog.charts.words import is_number, number
-from homolog.record.comparisons import MODEL_SEED
+from homolog.charts import figure, theme
+from homolog.charts.shown_table import Cells, ShownTable
+from homolog.charts.words import integer, is_number, number, percent
+from homolog.record.comparisons import MAIN_LABEL, MODEL_SEED
 
 QUALITY = {
     "explained_variance": "Explained variance",
@@ -28,6 +20,7 @@ QUALITY = {
     "loss_recovered": "Loss recovered",
 }
 COMPARED = "compared"
+UNKNOWN = "no reason recorded"
 DASHES = {
     COMPARED: [1, 0],
     "second dictionary seed": [7, 3],
@@ -37,14 +30,52 @@ DASHES = {
 }
 
 
-def quality(records: PairRecords) -> Rows:
+def is_compared(records: PairRecords, row: Row) -> bool:
+    """Whether the dictionary is one that gives the result."""
+    return row["model"] in records.pair and row["label"] == MAIN_LABEL
+
+
+def dictionary_words(row: Row) -> str:
+    """The dictionaries of a model by name: "mamba-s0", "mamba-s0 (seed1)"."""
+    return row["model"] if row["label"] == MAIN_LABEL else f"{row['model']} ({row['label']})"
+
+
+CELLS: Cells = {
+    "Model": dictionary_words,
+    "Block": lambda row: str(row["layer"]),
+    "Kind, features": lambda row: f"{row['kind']}, {integer(row['d_sae'])}",
+    "Explained variance": lambda row: number(row["explained_variance"], 3),
+    "L0": lambda row: number(row["l0"], 1),
+    "Dead": lambda row: percent(row["dead_share"]),
+    "Loss recovered": lambda row: number(row["loss_recovered"], 3),
+    "Variance in sinks": lambda row: percent(row["sink_share"]),
+    "Gates": lambda row: "passes" if row["passed"] else f"fails: {row['reason'] or UNKNOWN}",
+}
+
+
+def dictionary_tables(records: PairRecords) -> Mapping[str, ShownTable]:
+    """Of the dictionaries compared ("own"), and of all others."""
+    rows = list(records.saes.sort("model", "label", "layer").iter_rows(named=True))
+    captions = {"own": "The dictionaries compared", "others": "The dictionaries of the controls"}
+    return {
+        name: ShownTable.of(
+            caption,
+            CELLS,
+            [row for row in rows if is_compared(records, row) == (name == "own")],
+            numeric=(1, 3, 4, 5, 6, 7),
+        )
+        for name, caption in captions.items()
+    }
+
+
+def quality(records: PairRecords) -> figure.Rows:
     """Quality of every dictionary by relative depth.
 
     Undefined values are left out, and so is the loss recovered of untrained models: they have none
     to recover.
     """
     untrained = records.untrained()
-    rows: Rows = []
+    rows: figure.Rows = []
     for row in records.saes.sort("model", "label", "layer").iter_rows(named=True):
         for metric, title in QUALITY.items():
             recovers_nothing = row["model"] in untrained and metric == "loss_recovered"
@@ -57,9 +88,9 @@ def quality(records: PairRecords) -> Rows:
                     "variant": _variant(records, row),
                     "dictionary": dictionary_words(row),
                     "layer": row["layer"],
-                    "value": rounded(row[metric]),
+                    "value": figure.rounded(row[metric]),
                     "passed": bool(row["passed"]),
-                    "depth": rounded((row["layer"] + 1) / records.n_layers(row["model"])),
+                    "depth": figure.rounded((row["layer"] + 1) / records.n_layers(row["model"])),
                 }
             )
     return rows
@@ -87,56 +118,56 @@ def _variant(records: PairRecords, row: Row) -> str:
     return "second training seed" if row["model"] in again else "another control"
 
 
-def quality_figure(records: PairRecords) -> Figure | None:
+def quality_figure(records: PairRecords) -> figure.Figure | None:
     """Quality of the dictionaries by depth."""
     rows = quality(records)
     if not rows:
         return None
-    panel = panels(_quality_layers(rows, records.pair), rows, height=170)
+    panel = figure.panels(_quality_layers(rows, records.pair), rows, height=170)
     chart = panel.resolve_scale(y="independent").properties(
         bounds="flush", spacing={"row": 58, "column": 62}
     )
+    by_line: dict[tuple[str, str, str], list[float]] = {}
+    for row in rows:
+        by_line.setdefault((row["panel"], row["family"], row["variant"]), []).append(row["value"])
     spans = "; ".join(
         f"{title}, {name}: {number(min(values))} to {number(max(values))}"
         for title in QUALITY.values()
         for name in records.pair
-        if (values := _compared_values(rows, title, name))
+        if (values := by_line.get((title, name, COMPARED)))
     )
-    return Figure(
+    return figure.Figure(
         "dictionaries",
         "How good are the dictionaries?",
         "Thick lines are the dictionaries compared, thin ones those of the controls; a dictionary "
         "is usable where explained variance and loss recovered are high and few features are dead "
         "(a cross marks one that misses its gates).",
         f"Quality of the dictionaries by depth. {spans}.",
-        finish(chart, rows, axes=56, each=True),
+        figure.finish(chart, rows, axes=56, each=True),
     )
 
 
-def _compared_values(rows: Rows, title: str, model: str) -> list[float]:
-    key = (title, model, COMPARED)
-    return [r["value"] for r in rows if (r["panel"], r["family"], r["variant"]) == key]
-
-
-def _quality_layers(rows: Rows, pair: tuple[str, str]) -> list[alt.Chart]:
+def _quality_layers(rows: figure.Rows, pair: tuple[str, str]) -> list[alt.Chart]:
     """Lines and points by architecture and variant, and crosses on what misses its gates."""
     known = {row["family"] for row in rows}
     families = [*(name for name in pair if name in known), *sorted(known - set(pair))]
     variants = [name for name in DASHES if any(row["variant"] == name for row in rows)]
     colours = [theme.MODEL_COLOURS[i % len(theme.MODEL_COLOURS)][0] for i in range(len(families))]
-    x = alt.X("depth:Q", title="depth (share of blocks passed)", axis=SHARE_AXIS, scale=UNIT)
+    x = alt.X(
+        "depth:Q", title="depth (share of blocks passed)", axis=figure.SHARE_AXIS, scale=figure.UNIT
+    )
     ticks = alt.Axis(tickCount=5, minExtent=38, labelFlush=True)
     y = alt.Y("value:Q", title=None, axis=ticks, scale=alt.Scale(zero=False, nice=True))
     hues = alt.Scale(domain=families, range=colours)
-    colour = alt.Color("family:N", scale=hues, legend=stroke_legend("architecture of", 1))
+    colour = alt.Color("family:N", scale=hues, legend=figure.stroke_legend("architecture of", 1))
     dashes = alt.Scale(domain=variants, range=[DASHES[name] for name in variants])
-    legend = stroke_legend("dictionaries", 2, symbolStrokeColor=theme.MUTED[0])
+    legend = figure.stroke_legend("dictionaries", 2, symbolStrokeColor=theme.MUTED[0])
     dash = alt.StrokeDash("variant:N", scale=dashes, legend=legend)
     compared = f"datum.variant == '{COMPARED}'"
     thick = alt.condition(compared, alt.value(2.6), alt.value(1.4))
     large = alt.condition(compared, alt.value(45), alt.value(18))
     detail = alt.Detail("dictionary:N")
-    tip = tips(
+    tip = figure.tips(
         ("dictionary", "dictionary", ""),
         ("layer", "block", ""),
         ("value", "value", ".3f"),
@@ -152,3 +183,11 @@ def _quality_layers(rows: Rows, pair: tuple[str, str]) -> list[alt.Chart]:
         points,
         cross.transform_filter("!datum.passed").encode(x, y, tooltip=tip),
     ]
+
+
+ANALYSIS = Analysis(
+    "quality",
+    chapter="Dictionaries",
+    figures=lambda records: [quality_figure(records)],
+    values=dictionary_tables,
+)
