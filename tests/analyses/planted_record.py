@@ -10,7 +10,8 @@ from homolog.record.run_folder import FORMAT, recipe_hash
 
 A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
 N_LAYERS = {A: 4, B: 8, C: 3}
-FDR, HOMOLOG_R = 0.01, 0.35
+FDR, MARGIN = 0.01, 0.1225
+LEAST_R = MARGIN**0.5
 STAGES = {
     "corpus": (2.1, 410),
     "residuals": (31.4, 1480),
@@ -58,7 +59,7 @@ def run_json(name: str, compared: tuple[str, ...]) -> dict[str, Any]:
                 }
                 for m in compared
             ],
-            "matching": {"fdr": FDR, "homolog_r": HOMOLOG_R, "rival_ratio": 0.7},
+            "matching": {"fdr": FDR, "margin": MARGIN, "rival_ratio": 0.7},
         },
         "versions": {"homolog": "0.1.0", "torch": "2.13.0", "python": "3.11.2"},
         "machine": {"cpu": "two cores", "n_cpus": 2, "memory_bytes": 4 * 2**30},

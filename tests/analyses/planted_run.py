@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from tests.analyses.planted_record import (
     FDR,
-    HOMOLOG_R,
+    LEAST_R,
     N_LAYERS,
     A,
     B,
@@ -155,7 +155,7 @@ def calibrated(table: pl.DataFrame) -> pl.DataFrame:
     r, feature = table["r"].to_numpy().astype(float), table["feature"].to_numpy()
     null = np.where(table["n_active"].to_numpy() < RARE, NULL_RARE, NULL_COMMON)
     significant = np.nan_to_num(r, nan=-1) > null + ABOVE
-    homolog = significant & (np.nan_to_num(r, nan=-1) >= HOMOLOG_R)
+    homolog = significant & (np.nan_to_num(r, nan=-1) >= LEAST_R)
     one = homolog & (feature % 3 == 0)
     main = pl.col("comparison") == MAIN.name
     undefined = np.isnan(r)
@@ -190,7 +190,7 @@ def shared_of(
         own = matches.filter(comparison=MAIN.name, model=model, best_model=target)
         alive = alive_rows.filter(comparison=MAIN.name, best_model=target)
         again = alive_rows.filter(pl.col("r").is_finite(), comparison=SAE_SEED.name)
-        passed = (again["r"] >= again["threshold"]) & (again["r"] >= HOMOLOG_R)
+        passed = (again["r"] >= again["threshold"]) & (again["r"] >= LEAST_R)
         share = alive["homolog"].sum() / len(alive)
         given = (model, target) not in withheld
         shares = {

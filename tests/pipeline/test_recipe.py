@@ -37,8 +37,14 @@ def change(**tables: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
+def alike(**tables: dict[str, Any]) -> dict[str, Any]:
+    """The same, without numbers that only some of the models are trained with."""
+    values = change(**tables)
+    return values | {"models": [model | {"untrained_sae": {}} for model in values["models"]]}
+
+
 def test_every_built_in_recipe_loads() -> None:
-    assert built_in_recipes() == ["demo", "paper"]
+    assert built_in_recipes() == ["controls", "demo", "paper"]
     for name in built_in_recipes():
         assert load_recipe(name).name == name
 
@@ -126,7 +132,7 @@ def test_unusable_values_are_named(tables: dict[str, Any], message: str) -> None
     ],
 )
 def test_every_kind_takes_the_key_that_makes_it_sparse(kind: str, key: str, value: float) -> None:
-    recipe = parse_recipe(change(sae={"kind": kind, "l1": None, key: value}), "mine.toml")
+    recipe = parse_recipe(alike(sae={"kind": kind, "l1": None, key: value}), "mine.toml")
     config = parse_config(recipe.sae.config(128))
     assert (type(config), config.d_sae, getattr(config, key)) == (KINDS[kind].Settings, 768, value)
     assert parse_recipe(recipe.values(), "run.json") == recipe
@@ -135,9 +141,28 @@ def test_every_kind_takes_the_key_that_makes_it_sparse(kind: str, key: str, valu
 def test_every_kind_is_a_kind_of_the_recipe_and_keeps_no_other_kinds_settings() -> None:
     for name, kind in KINDS.items():
         sae = {"kind": name, "l1": None, kind.sparsity: 3}
-        values = parse_recipe(change(sae=sae), "mine.toml").values()["sae"]
+        values = parse_recipe(alike(sae=sae), "mine.toml").values()["sae"]
         own = {*Sae.model_fields, *kind.Settings.model_fields}
         assert values.keys() <= own and values[kind.sparsity] == 3, name
+
+
+def test_models_may_differ_in_numbers_of_their_training() -> None:
+    recipe = load_recipe("demo")
+    assert recipe.models[1].untrained_sae == {"l1": 1.0}
+    values = recipe.values()
+    for own, words in (
+        ({"k": 3}, r"models.1.untrained_sae.k is 3, but \[sae\] has no such key.*Did you mean"),
+        ({"l1": -1}, r"models.1.untrained_sae.l1 is -1"),
+    ):
+        models = [values["models"][0], values["models"][1] | {"untrained_sae": own}]
+        with pytest.raises(InputError, match=words):
+            parse_recipe(values | {"models": models}, "mine.toml")
+
+
+def test_pairs_are_of_the_models_of_the_recipe() -> None:
+    values = load_recipe("demo").values() | {"pairs": [["zoo:transformer-s0", "zoo:other"]]}
+    with pytest.raises(InputError, match=r"pairs names zoo:other, which is none of models"):
+        parse_recipe(values, "mine.toml")
 
 
 def bring(**saes: str) -> dict[str, Any]:
@@ -201,7 +226,7 @@ def test_a_rehearsal_keeps_the_sizes_and_shrinks_the_counts() -> None:
 
 
 def test_no_such_recipe() -> None:
-    with pytest.raises(InputError, match="Built in: demo, paper"):
+    with pytest.raises(InputError, match="Built in: controls, demo, paper"):
         load_recipe("dmeo")
 
 

@@ -56,6 +56,7 @@ def test_two_models_with_all_controls() -> None:
         "main": [("a", "b")],
         "main-seed": [("a", "b@seed1"), ("b", "a@seed1")],
         "random-model": [("b", "twin")],
+        "own-random": [("a", "twin")],
         "rotated": [("a", "b@rotated"), ("b", "a@rotated")],
         "sae-seed": [("a", "a@seed1"), ("b", "b@seed1")],
         "tokens": [("a", "current-token"), ("b", "current-token")],
@@ -74,6 +75,12 @@ def test_what_is_turned_off_or_has_no_models_is_left_out() -> None:
         "main-seed": [("plain", "a@seed1")],
         "sae-seed": [("a", "a@seed1")],
     }
+
+
+def test_only_the_chosen_pairs_are_compared() -> None:
+    models = Models((A, B, C), {}, {}, (("zoo:a", "zoo:c"), ("zoo:c", "zoo:b")))
+    assert pairs_of(models)["main"] == [("a", "c"), ("b", "c")]
+    assert ("a", "b@rotated") not in pairs_of(models)["rotated"]
 
 
 def test_a_twin_that_two_models_share_is_met_once_and_worked_on_once() -> None:
@@ -96,6 +103,7 @@ def test_figures_show_skylines_then_results_then_baselines_then_neurons() -> Non
         "main",
         "main-seed",
         "random-model",
+        "own-random",
         "rotated",
         "tokens",
         "unknown",

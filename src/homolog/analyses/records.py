@@ -114,13 +114,16 @@ class StudyRecords(Records):
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """Every two of the compared models once."""
-        return list(itertools.combinations(self.compared, 2))
+        """Every two of the compared models once, of those that the study compares."""
+        every = list(itertools.combinations(self.compared, 2))
+        chosen = [set(pair) for pair in self.run.get("pairs") or every]
+        return [pair for pair in every if set(pair) in chosen]
 
     @property
     def directions(self) -> list[tuple[str, str]]:
         """Every ordered pair of them: whose features, looked for where."""
-        return list(itertools.permutations(self.compared, 2))
+        pairs = {*self.pairs, *((b, a) for a, b in self.pairs)}
+        return [pair for pair in itertools.permutations(self.compared, 2) if pair in pairs]
 
     def of(self, pair: tuple[str, str]) -> PairRecords:
         """What the run says of two of them."""

@@ -80,6 +80,7 @@ def run_study(
         run.note(
             name=recipe.name,
             compared=[model.name for model in models.compared],
+            pairs=[[model.name for model in pair] for pair in models.pairs],
             device=recipe.run.device,
             corpus=text_facts(recipe, text, tokenizer),
         )

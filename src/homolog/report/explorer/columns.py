@@ -38,11 +38,13 @@ class Sortable:
 
 _ACTIVE = "share of tokens at which it fires"
 _CHANCE = "r less what chance reaches at its frequency"
+_BEYOND = "share of its variance that its partner explains, less what all controls do together"
 _CAUSAL = "correlation of the effects of both features on the next token"
 _TOGETHER = "explained by all features of the other model together"
 OF_PAIR = (
     Sortable("r", "r", "correlation with its best partner", 3, of_pair=True, first=True),
     Sortable("excess", "Excess", _CHANCE, 3, of_pair=True, first=True),
+    Sortable("beyond", "Beyond controls", _BEYOND, 3, of_pair=True, first=True),
 )
 OF_FEATURE = (
     Sortable("freq", "Active", _ACTIVE, log=True, first=True, percent=True),

@@ -23,7 +23,7 @@ CHUNK = 128
 NUMBERS = ("n_active", "mean_active", "max", *(column.name for column in OF_FEATURE))
 TEXTS = ("explanation", "promoted", "suppressed", "top_tokens")
 MATCH_NUMBERS = ("r", "excess", "null_r", "threshold", "q")
-MATCH_CONTROLS = ("control_r", "bar", "rival_r", "other_seed_r")
+MATCH_CONTROLS = ("control_r", "token_r2", "beyond", "bar", "rival_r", "other_seed_r")
 MATCH_CLASSES = ("homolog", "mutual", "stable")
 MATCH = (*MATCH_NUMBERS, *MATCH_CONTROLS, *MATCH_CLASSES)
 PARTNERS = {"best": "r", "runner_up": "runner_up_r", "partner": "partner_r"}
@@ -119,7 +119,7 @@ def _records(
 
 def _matches(table: pl.DataFrame) -> list[dict[str, Any]]:
     """What a match says, and where its partners are: [layer, feature, r] each."""
-    records = _records(table, MATCH, ())
+    records = _records(table, MATCH, ("fails",))
     for name, r in PARTNERS.items():
         columns = (f"{name}_layer", f"{name}_feature", r)
         if set(columns) <= set(table.columns):

@@ -5,6 +5,7 @@ const explorerFeature = (() => {
   const IN_SIGHT = 8;  // contexts
   const SVG = "http://www.w3.org/2000/svg";
   const spoken = (text) => element("span", { class: "spoken" }, text);
+  const percent = (value) => number(value, { percent: true });
   const yes = (value) => (value ? "yes" : "no");
   const facts = (pairs) => element("dl", { class: "facts" }, pairs.map(([name, value, says]) =>
     element("div", {}, element("dt", { title: says ?? false }, name), element("dd", {}, value))));
@@ -13,6 +14,17 @@ const explorerFeature = (() => {
 
   const chance = (value) => (value < 0.001 ? value.toExponential(0).replace("-", "−") : number(value, { digits: 3 }));
   const saysOf = (name) => explorer.manifest().columns.find((column) => column.name === name)?.says;
+
+  // Which tests a match fails, and by how much.
+  function why(found) {
+    const reasons = {
+      chance: `chance reaches r ${number(found.threshold, { digits: 3 })} at its frequency`,
+      controls: `its controls explain ${percent(found.control_r ** 2)} of its variance, its partner ${percent(found.r ** 2)}`,
+      documents: "other documents may turn that around",
+      rival: `its partner resembles another feature of this model more, r ${number(found.rival_r, { digits: 3 })}`,
+    };
+    return found.fails.split(", ").map((name) => reasons[name] ?? name).join("; ");
+  }
 
   // What the match says, with links to the runner-up and the one-to-one partner.
   function match(found, link, causal) {
@@ -23,9 +35,12 @@ const explorerFeature = (() => {
     add("excess", "Excess", saysOf("excess"));
     add("null_r", "Chance reaches", "95% quantile of the best correlation by chance at its frequency");
     add("q", "False discovery rate", "at which the match is called", chance);
-    add("homolog", "Homolog", "r reaches the bar", yes);
+    add("homolog", "Homolog", "passes all four tests", yes);
+    if (found.fails) rows.push(["Because", why(found)]);
     add("bar", "A homolog needs", "the bar: least r of a homolog");
-    add("control_r", "Best in controls", "highest r in the controls that were run");
+    add("beyond", "Beyond controls", saysOf("beyond"));
+    add("control_r", "Controls together", "multiple correlation of the feature with all its controls");
+    add("token_r2", "Current token alone", "share of its variance that it explains", percent);
     add("mutual", "Mutual", "its best partner’s best partner is the feature itself", yes);
     add("stable", "Stable", "the partner comes back across dictionary seeds", yes);
     for (const [name, title] of [["partner", "One-to-one partner"], ["runner_up", "Runner-up"]])
