@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from homolog.axes import Tokens
-from homolog.circuits.replay import Patched, Replay, Start, last
+from homolog.circuits.replay import Patched, PatchedRows, Replay, last
 from homolog.errors import InputError
 from homolog.models.base import widened
 from homolog.models.runs import Run
@@ -162,12 +162,12 @@ class AttentionPaths(Replay):
 
     def _start(
         self, layer: int, names: Sequence[str], heads: Sequence[int | None], z: Tensor
-    ) -> Start:
+    ) -> PatchedRows:
         """Rows after the block, with other z (sender, prompt, d_head) of `heads`."""
         weight = self.model.head_matrix(layer)[0][heads]
         old = self._z[layer][:, heads].transpose(0, 1)
         change = torch.bmm((z - old).to(weight.dtype), weight)
-        return Start(layer, tuple(names), self._with_attention(layer, change))
+        return PatchedRows(layer, tuple(names), self._with_attention(layer, change))
 
     def _with_attention(self, layer: int, change: Tensor) -> Tensor:
         if self.model.parallel:  # the MLP reads the block's input, which has not changed

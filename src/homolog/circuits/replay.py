@@ -47,7 +47,7 @@ class Patched:
 
 
 @dataclass(frozen=True)
-class Start:
+class PatchedRows:
     """Rows that leave block `layer`: `h` (sender, prompt, d_model) is the stream after it."""
 
     layer: int
@@ -83,7 +83,7 @@ class Replay:
         check_pairs(self.tokens, other.corrupt)
         return other
 
-    def to_logits(self, starts: Sequence[Start], advance: Advance) -> Iterator[Patched]:
+    def to_logits(self, starts: Sequence[PatchedRows], advance: Advance) -> Iterator[Patched]:
         """Walk all rows to the end; yields them by block, a few senders at a time."""
         if not starts:
             return

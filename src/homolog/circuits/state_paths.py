@@ -29,7 +29,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from homolog.circuits.replay import Advance, Patched, Replay, Start, last
+from homolog.circuits.replay import Advance, Patched, PatchedRows, Replay, last
 from homolog.errors import InputError
 from homolog.models.base import widened
 from homolog.models.mamba import Mamba, causal_conv, discretise
@@ -96,7 +96,8 @@ class StatePaths(Replay):
         """Each layer's y at the last position from the corrupt run, every other layer's held."""
         corrupt = self._corrupt_y()
         starts = [
-            Start(layer, (f"y.{layer}",), self._leave(layer, y)) for layer, y in enumerate(corrupt)
+            PatchedRows(layer, (f"y.{layer}",), self._leave(layer, y))
+            for layer, y in enumerate(corrupt)
         ]
         return self.to_logits(starts, self._advance("y"))
 
@@ -119,7 +120,7 @@ class StatePaths(Replay):
         for label, layer, state in senders:
             C = self._clean[Site("C", layer, position=-1)]
             y = (state * C.unsqueeze(-2)).sum(-1)
-            starts.append(Start(layer, (label,), self._leave(layer, y[None])))
+            starts.append(PatchedRows(layer, (label,), self._leave(layer, y[None])))
         return self.to_logits(starts, self._advance("state"))
 
     def carried(self, layer: int, before: Tensor) -> Tensor:

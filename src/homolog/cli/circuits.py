@@ -12,7 +12,7 @@ from homolog.cli.options import Device, ModelDtype, help_of
 from homolog.cli.shared import Out, Quiet
 from homolog.errors import InputError
 from homolog.record.names import folder_name
-from homolog.record.recipe import Run, SaeRecipe
+from homolog.record.recipe import RunSettings, SaeRecipe
 from homolog.terminal import say_report
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def induction(
     from homolog.record.run_folder import RunFolder
 
     if expect:
-        where = Run(seed=seed, device=device, dtype=dtype)
+        where = RunSettings(seed=seed, device=device, dtype=dtype)
         for ref in models:
             for line in expected_lines(ref, prompts, batch, where, make_progress(quiet)):
                 typer.echo(line)
@@ -127,7 +127,7 @@ def discover(
     from homolog.progress import make_progress
 
     search = CircuitSearch(edges, validated, subsets, metric, ablation, batch, seed)
-    where = Run(seed=seed, device=device, dtype=dtype)
+    where = RunSettings(seed=seed, device=device, dtype=dtype)
     options = dict(_option(words) for words in option or ())
     request = DiscoveryRequest(task, tuple(models), prompts, options, text, search, where)
     name = "-".join(["discover", Path(task).stem, *map(folder_name, models)])

@@ -38,7 +38,7 @@ _CHUNK_BYTES = 64 << 20
 ArrayLike = np.ndarray | torch.Tensor | scipy.sparse.sparray | scipy.sparse.spmatrix
 
 
-class Entries(NamedTuple):
+class SparseEntries(NamedTuple):
     """Sparse entries column by column, or token by token, numbers ascending within each.
 
     Column k has the values value[start[k] : start[k + 1]] on the tokens number[the same]; by token,
@@ -70,13 +70,15 @@ class Packed:
         """Token t is what token rows[t] was."""
         return replace(self, start=self.start[rows], length=self.length[rows])
 
-    def by_token(self) -> Entries:
+    def by_token(self) -> SparseEntries:
         """A plain copy."""
         start = np.concatenate([[0], np.cumsum(self.length)]).astype(np.int64)
         entry = np.arange(start[-1]) - np.repeat(start[:-1], self.length)
         first = np.repeat(self.start, self.length)
         number = (first + np.repeat(self.length, self.length)) * self.per_word + entry
-        return Entries(start, self.numbers[number].astype(np.int32), self.values[first + entry])
+        return SparseEntries(
+            start, self.numbers[number].astype(np.int32), self.values[first + entry]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,17 +108,17 @@ class GivenEntries:
         return Packed(start, length, values, numbers, per_word)
 
     @cached_property
-    def by_column(self) -> Entries:
+    def by_column(self) -> SparseEntries:
         csr, start = self.csr, self.start
         given = csr.indptr, csr.indices, csr.data, self.number, self.factor
-        return Entries(start, *kernels.by_column(*given, start))
+        return SparseEntries(start, *kernels.by_column(*given, start))
 
 
 @dataclass(frozen=True, eq=False)
 class StoredEntries:
     """Sparse columns read from files, in one order or in both; the other cannot be made."""
 
-    by_column: Entries | None = None
+    by_column: SparseEntries | None = None
     packed: Packed | None = None
 
 
@@ -132,10 +134,10 @@ class ReorderedEntries:
         return self.plain.packed.reordered(self.rows)
 
     @cached_property
-    def by_column(self) -> Entries:
+    def by_column(self) -> SparseEntries:
         start, token, value = self.plain.by_column
         place = np.argsort(self.rows).astype(np.int32)
-        return Entries(start, *kernels.move_tokens(start, token, value, place))
+        return SparseEntries(start, *kernels.move_tokens(start, token, value, place))
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +173,7 @@ class Columns:
         return packed
 
     @property
-    def by_column(self) -> Entries:
+    def by_column(self) -> SparseEntries:
         """The sparse part column by column."""
         by_column = self.entries.by_column
         assert by_column is not None, "only the order by token was read"

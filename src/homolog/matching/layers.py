@@ -22,7 +22,7 @@ from homolog.features import Activations, StoredFeatures, check_same_stream
 from homolog.matching.assignment import Assignment, mutual, one_to_one
 from homolog.matching.null import Calibration, calibrate
 from homolog.matching.pairs import PairMatch
-from homolog.matching.pearson import Side
+from homolog.matching.pearson import Partners
 from homolog.matching.tables import LAYERS, MATCHES, QUANTILES
 
 CANDIDATES = 8  # best partners over all layers from which one-to-one partners are chosen
@@ -118,7 +118,7 @@ def check_layers(features_a: Sequence[Layer], features_b: Sequence[Layer]) -> No
         )
 
 
-def merge_layers(sides: Sequence[Side], k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def merge_layers(sides: Sequence[Partners], k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The k best over several layers: r float32, number of the layer, feature; all (features, k).
 
     NaN and -1 where undefined.  Ties go to the first layer, then to the lowest feature.

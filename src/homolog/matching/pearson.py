@@ -44,7 +44,7 @@ CHUNK_BYTES = 32 << 20  # float64 copy of one side in a matrix product: few, lon
 
 
 @dataclass(frozen=True)
-class Side:
+class Partners:
     """The k best partners of each feature of one side, best first.
 
     r: float32 (features, k), NaN where undefined.  index: int64 (features, k), feature of the other
@@ -65,8 +65,8 @@ class Side:
 class Best:
     """Both directions: for the features of A the best of B, for those of B the best of A."""
 
-    a_to_b: Side
-    b_to_a: Side
+    a_to_b: Partners
+    b_to_a: Partners
 
 
 def max_pearson(
@@ -112,7 +112,7 @@ def max_pearson(
             "Encode both on the same token stream with the same mask.",
         )
     if device.startswith("cuda"):
-        return Best(*(Side(*partners) for partners in _on_gpu(left, right, k, device)))
+        return Best(*(Partners(*partners) for partners in _on_gpu(left, right, k, device)))
     n_threads = numba.get_num_threads() if threads is None else threads
     best_a, best_b = _Running.start(len(left.order), k), _Running.start(len(right.order), k)
     with library_threads(min(n_threads, numba.get_num_threads()), "numba"):
@@ -149,13 +149,13 @@ class _Running:
             np.full(shape, -np.inf, dtype=np.float32), np.full(shape, NO_INDEX, dtype=np.int64)
         )
 
-    def finish(self, columns: Columns) -> Side:
+    def finish(self, columns: Columns) -> Partners:
         shape = (columns.n_features, self.r.shape[1])
         r, index = np.full(shape, np.nan, dtype=np.float32), np.full(shape, -1, dtype=np.int64)
         defined = self.index != NO_INDEX
         r[columns.order] = np.where(defined, self.r, np.nan)
         index[columns.order] = np.where(defined, self.index, -1)
-        return Side(r, index)
+        return Partners(r, index)
 
 
 def _sparse_by_sparse(

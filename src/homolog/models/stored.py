@@ -29,7 +29,7 @@ FLOATS = ("F16", "BF16", "F32", "F64")
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a file.  dtype: as safetensors names it, "F32"."""
 
     file: Path
@@ -68,7 +68,7 @@ def require_model_folder(folder: Path) -> None:
         json_object(folder / "generation_config.json")
 
 
-def stored_weights(folder: Path) -> dict[str, Stored]:
+def stored_weights(folder: Path) -> dict[str, StoredTensor]:
     """Every stored tensor, by name.  InputError for a missing, cut or foreign file."""
     if (folder / SINGLE).exists():
         return dict(_header(folder / SINGLE))
@@ -91,7 +91,7 @@ def stored_weights(folder: Path) -> dict[str, Stored]:
     return stored
 
 
-def _header(path: Path) -> Iterator[tuple[str, Stored]]:
+def _header(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     if not path.exists():
         raise broken(path, f"there is no such file, and {INDEX} names it")
     if not path.is_file():
@@ -100,7 +100,7 @@ def _header(path: Path) -> Iterator[tuple[str, Stored]]:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (it is no mapping)
                 part = file.get_slice(name)
-                yield name, Stored(path, tuple(part.get_shape()), str(part.get_dtype()))
+                yield name, StoredTensor(path, tuple(part.get_shape()), str(part.get_dtype()))
     except (SafetensorError, OSError, ValueError) as error:
         raise broken(path, f"it is not a whole safetensors file ({error})") from None
 
@@ -177,7 +177,7 @@ def _no_model(ref: str, error: Exception) -> InputError:
     return InputError("model", ref, f"its configuration and files make no model ({said})", AGAIN)
 
 
-def require_agreement(ref: str, config: Any, stored: Mapping[str, Stored]) -> None:
+def require_agreement(ref: str, config: Any, stored: Mapping[str, StoredTensor]) -> None:
     """InputError where a stored tensor is no float, or not of the shape of its weight.
 
     Weights that transformers renames or joins as it reads them are compared there.

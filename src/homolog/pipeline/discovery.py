@@ -28,7 +28,7 @@ from homolog.pipeline.models import weights_of
 from homolog.progress import Progress
 from homolog.record.comparisons import StudyModel
 from homolog.record.inputs import Input, contents_of
-from homolog.record.recipe import Run
+from homolog.record.recipe import RunSettings
 from homolog.record.run_folder import RunFolder
 from homolog.record.tables import TASK_CIRCUITS
 
@@ -58,7 +58,7 @@ class DiscoveryRequest:
     search: CircuitSearch = field(default_factory=CircuitSearch)
     """How the circuit is found and evaluated; its seed is that of `where`."""
 
-    where: Run = field(default_factory=Run)
+    where: RunSettings = field(default_factory=RunSettings)
     """Seed, device and precision."""
 
     @property
