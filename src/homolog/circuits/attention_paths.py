@@ -135,12 +135,8 @@ class AttentionPaths(Replay):
     def _receiver(self, receiver: Site | str) -> Site:
         site = resolve(receiver, self.model.sites(), self.model.name)
         if site.kind != "z" or site.head is None or site.head >= self.model.n_heads:
-            raise InputError(
-                "receiver",
-                str(site),
-                f"it must be a head, z.LAYER.HEAD, with a head below {self.model.n_heads}",
-                "Name one.",
-            )
+            requirement = f"it must be a head, z.LAYER.HEAD, with a head below {self.model.n_heads}"
+            raise InputError("receiver", str(site), requirement, "Name one.")
         return site
 
     def _heads(self, senders: Sequence[Site | str] | None, below: int) -> list[Site]:
@@ -152,12 +148,9 @@ class AttentionPaths(Replay):
         chosen = [resolve(sender, self.model.sites(), self.model.name) for sender in senders]
         if strangers := [site for site in chosen if site not in heads]:
             limits = f"with a layer below {below} and a head below {n_heads}"
-            raise InputError(
-                "sender",
-                str(strangers[0]),
-                f"it must be a head, z.LAYER.HEAD, {limits}",
-                "Name heads, or leave senders out for all.",
-            )
+            requirement = f"it must be a head, z.LAYER.HEAD, {limits}"
+            remedy = "Name heads, or leave senders out for all."
+            raise InputError("sender", str(strangers[0]), requirement, remedy)
         return sorted(chosen, key=heads.index)
 
     def _start(

@@ -116,12 +116,10 @@ def released_for(model: LanguageModel) -> tuple[Experiment, ...]:
     if isinstance(model, Mamba) and model.n_layers == 24:
         name = MAMBA
     if name is None:
-        raise InputError(
-            "model",
-            model.name,
-            f"numbers were released for {PYTHIA} (12 layers of 12 heads) and {MAMBA} (24 layers)",
-            "Compare one of these two.",
+        requirement = (
+            f"numbers were released for {PYTHIA} (12 layers of 12 heads) and {MAMBA} (24 layers)"
         )
+        raise InputError("model", model.name, requirement, "Compare one of these two.")
     return tuple(experiment for experiment in experiments() if experiment.model == name)
 
 

@@ -111,9 +111,6 @@ def last(kind: str, n_layers: int) -> list[Site]:
 def check_pairs(clean: Tensor, corrupt: Tensor) -> None:
     """InputError unless both are (prompt, position) of one shape."""
     if clean.shape != corrupt.shape or clean.ndim != 2:
-        raise InputError(
-            "corrupt",
-            tuple(corrupt.shape),
-            f"clean prompts are {tuple(clean.shape)}",
-            "Give both as (prompt, position), of one shape.",
-        )
+        requirement = f"clean prompts are {tuple(clean.shape)}"
+        remedy = "Give both as (prompt, position), of one shape."
+        raise InputError("corrupt", tuple(corrupt.shape), requirement, remedy)

@@ -54,12 +54,9 @@ class StatePaths(Replay):
         super().__init__(model, clean, corrupt)
         self._length = self.tokens.shape[1]
         if self._length < 2:
-            raise InputError(
-                "clean",
-                tuple(self.tokens.shape),
-                "a state must be carried into the last position",
-                "Give prompts of two tokens or more.",
-            )
+            requirement = "a state must be carried into the last position"
+            remedy = "Give prompts of two tokens or more."
+            raise InputError("clean", tuple(self.tokens.shape), requirement, remedy)
         layers = range(model.n_layers)
         window = range(max(0, self._length - model.conv_width), self._length - 1)
         kept = [Site("conv_in", layer, position=p) for layer in layers for p in window]
@@ -152,12 +149,8 @@ class StatePaths(Replay):
         """
         width = self.model.conv_width
         if far := [back for before in inputs.values() for back in before if not 0 <= back < width]:
-            raise InputError(
-                "inputs",
-                far[0],
-                f"the convolution reads {width} positions",
-                f"Give 0 to {width - 1}.",
-            )
+            requirement = f"the convolution reads {width} positions"
+            raise InputError("inputs", far[0], requirement, f"Give 0 to {width - 1}.")
         clean, corrupt = self._inner(layer)
         mixer, device = self.model.mixer(layer), self.model.device
         each = torch.arange(len(write_at), device=device)

@@ -149,12 +149,8 @@ def _files(path: Path) -> list[Path]:
     everything = (Path(folder, name) for folder, _, names in walk for name in names)
     files = sorted(file for file in everything if _suffix(file) in _READERS)
     if not files:
-        raise InputError(
-            "corpus",
-            str(path),
-            f"the folder must hold files of a known kind ({', '.join(_READERS)})",
-            "Give another folder, or name one file.",
-        )
+        requirement = f"the folder must hold files of a known kind ({', '.join(_READERS)})"
+        raise InputError("corpus", str(path), requirement, "Give another folder, or name one file.")
     return files
 
 
@@ -184,12 +180,8 @@ def _suffix(path: Path) -> str:
 def _reader(path: Path) -> Callable[[Path, str], Iterator[Document]]:
     reader = _READERS.get(_suffix(path))
     if reader is None:
-        raise InputError(
-            "corpus",
-            str(path),
-            f"the file must be of a known kind ({', '.join(_READERS)})",
-            "Convert it to one.",
-        )
+        requirement = f"the file must be of a known kind ({', '.join(_READERS)})"
+        raise InputError("corpus", str(path), requirement, "Convert it to one.")
     return reader
 
 
@@ -248,12 +240,9 @@ def _record(record: Any, field: str, place: str) -> Document:
         if isinstance(record, dict):
             names = ", ".join(map(str, record))
             there = f"{field}: {type(text).__name__}" if field in record else names
-        raise InputError(
-            "corpus",
-            place,
-            f"it must have a text in the field {field!r} (found: {_one_line(there)})",
-            "Name the field that holds the text: `field` in [corpus].",
-        )
+        requirement = f"it must have a text in the field {field!r} (found: {_one_line(there)})"
+        remedy = "Name the field that holds the text: `field` in [corpus]."
+        raise InputError("corpus", place, requirement, remedy)
     return Document(text, place)
 
 
@@ -286,12 +275,9 @@ def _as_dataset(source: Any, path: Path | None, split: str) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise InputError(
-            "corpus",
-            str(source),
-            "Hugging Face datasets need the package `datasets`",
-            "pip install 'homolog[data]'",
-        ) from error
+        requirement = "Hugging Face datasets need the package `datasets`"
+        remedy = "pip install 'homolog[data]'"
+        raise InputError("corpus", str(source), requirement, remedy) from error
     if saved:
         with _reading(str(path)):
             dataset = datasets.load_from_disk(str(path))
@@ -299,12 +285,9 @@ def _as_dataset(source: Any, path: Path | None, split: str) -> Any:
     try:
         return datasets.load_dataset(str(source).removeprefix(_DATASET), split=split)
     except (OSError, ValueError, IndexError) as error:
-        raise InputError(
-            "corpus",
-            str(source),
-            f"the dataset must be within reach ({error})",
-            "Check the id, the split and the network, or give local files.",
-        ) from error
+        requirement = f"the dataset must be within reach ({error})"
+        remedy = "Check the id, the split and the network, or give local files."
+        raise InputError("corpus", str(source), requirement, remedy) from error
 
 
 def _is_saved(folder: Path) -> bool:
@@ -334,12 +317,9 @@ def _split_of(dataset: Any, split: str) -> Any:
 def _length(dataset: Any, name: str) -> int:
     """Rows.  InputError for what is no dataset, or one that is only streamed."""
     if not (hasattr(dataset, "column_names") and hasattr(dataset, "__len__")):
-        raise InputError(
-            "corpus",
-            name,
-            f"a {type(dataset).__name__} has no rows that can be drawn from",
-            "Give a datasets.Dataset, or the name of a file or folder.",
-        )
+        requirement = f"a {type(dataset).__name__} has no rows that can be drawn from"
+        remedy = "Give a datasets.Dataset, or the name of a file or folder."
+        raise InputError("corpus", name, requirement, remedy)
     return len(dataset)
 
 

@@ -217,12 +217,9 @@ def load_windows(folder: Path | str) -> TokenWindows:
 
 
 def _unreadable(folder: Path, reason: str) -> InputError:
-    return InputError(
-        "token windows",
-        str(folder),
-        f"they must be whole and unaltered ({reason})",
-        "Start the run again, or save them again.",
-    )
+    requirement = f"they must be whole and unaltered ({reason})"
+    remedy = "Start the run again, or save them again."
+    return InputError("token windows", str(folder), requirement, remedy)
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -106,12 +106,8 @@ def read_file(folder: Path, entry: Mapping[str, Any]) -> dict[str, np.ndarray]:
         raise InputError(
             "features part", str(path), f"it must be readable ({error!r})", REMEDY
         ) from error
-    raise InputError(
-        "features part",
-        str(path),
-        f"its SHA-256 must be {entry['sha256']}, but it is {digest}: it is damaged",
-        REMEDY,
-    )
+    requirement = f"its SHA-256 must be {entry['sha256']}, but it is {digest}: it is damaged"
+    raise InputError("features part", str(path), requirement, REMEDY)
 
 
 def _entry(path: Path) -> dict[str, Any]:

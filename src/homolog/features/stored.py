@@ -90,12 +90,8 @@ def open_features(folder: Path | str) -> StoredFeatures:
     manifest = read_manifest(folder)
     tokens = sum(part["tokens"] for part in manifest["parts"])
     if tokens != manifest["n_tokens"]:
-        raise InputError(
-            "features parts",
-            tokens,
-            f"the manifest says {manifest['n_tokens']} tokens",
-            REMEDY,
-        )
+        requirement = f"the manifest says {manifest['n_tokens']} tokens"
+        raise InputError("features parts", tokens, requirement, REMEDY)
     return StoredFeatures(folder, *(manifest[name] for name in ORIGIN), manifest=manifest)
 
 

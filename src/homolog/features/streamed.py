@@ -193,12 +193,8 @@ class StreamedResiduals:
     def _check_layers(self) -> None:
         there = range(self.model.n_layers)
         if not self.layer_numbers or not set(self.layer_numbers) <= set(there):
-            raise InputError(
-                "layers",
-                self.layer_numbers,
-                f"{self.model.name} has 0 to {there[-1]}",
-                "Choose of those.",
-            )
+            requirement = f"{self.model.name} has 0 to {there[-1]}"
+            raise InputError("layers", self.layer_numbers, requirement, "Choose of those.")
 
     def _check_memory(self) -> None:
         """Refuse a pool that the device cannot hold beside what else is needed."""

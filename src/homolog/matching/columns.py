@@ -230,30 +230,21 @@ def as_matrix(x: ArrayLike, name: str) -> Any:
         x = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).numpy()
     matrix: Any = x if scipy.sparse.issparse(x) else np.asarray(x)
     if len(matrix.shape) != 2:
-        raise InputError(
-            f"shape of {name}",
-            tuple(matrix.shape),
-            "two axes are needed, (tokens, features)",
-            "Reshape it, tokens first.",
-        )
+        requirement = "two axes are needed, (tokens, features)"
+        remedy = "Reshape it, tokens first."
+        raise InputError(f"shape of {name}", tuple(matrix.shape), requirement, remedy)
     real = (np.bool_, np.floating, np.integer)
     if not any(np.issubdtype(matrix.dtype, kind) for kind in real):
-        raise InputError(
-            f"dtype of {name}",
-            str(matrix.dtype),
-            "correlations need real numbers",
-            "Convert it to float32.",
-        )
+        requirement = "correlations need real numbers"
+        remedy = "Convert it to float32."
+        raise InputError(f"dtype of {name}", str(matrix.dtype), requirement, remedy)
     return matrix
 
 
 def _refuse_non_finite(name: str, token: int, feature: int, value: Any) -> None:
-    raise InputError(
-        f"{name}[{token}, {feature}]",
-        float(value),
-        "features must be finite numbers",
-        "Find where the activations overflow; mask the token or drop the feature.",
-    )
+    requirement = "features must be finite numbers"
+    remedy = "Find where the activations overflow; mask the token or drop the feature."
+    raise InputError(f"{name}[{token}, {feature}]", float(value), requirement, remedy)
 
 
 def _prepare_sparse(x: Any, name: str) -> Columns:

@@ -102,12 +102,8 @@ def check_layers(features_a: Sequence[Layer], features_b: Sequence[Layer]) -> No
     check_same_stream([*features_a, *features_b])
     kinds = {features.kind for features in (*features_a, *features_b)}
     if len(kinds) > 1:
-        raise InputError(
-            "kinds of features",
-            sorted(kinds),
-            "a comparison has one kind",
-            "Compare features with features.",
-        )
+        remedy = "Compare features with features."
+        raise InputError("kinds of features", sorted(kinds), "a comparison has one kind", remedy)
     names = [{features.name for features in side} for side in (features_a, features_b)]
     if len(names[0]) > 1 or len(names[1]) > 1 or names[0] == names[1]:
         raise InputError(

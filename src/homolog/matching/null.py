@@ -157,12 +157,9 @@ def calibrate(
                 name, level, "it is a share between 0 and 1", "Give 0.01, or 0.95 for the quantile."
             )
     if null.shape[1] == 0 or not len(r) == len(n_active) == len(null):
-        raise InputError(
-            "null of the maximum",
-            null.shape,
-            f"one row for each of the {len(r)} features and at least one draw are needed",
-            "Match under exchanges first.",
-        )
+        requirement = f"one row for each of the {len(r)} features and at least one draw are needed"
+        remedy = "Match under exchanges first."
+        raise InputError("null of the maximum", null.shape, requirement, remedy)
     shape = r.shape
     p, q, null_r, threshold = (np.full(shape, np.nan) for _ in range(4))
     defined = np.flatnonzero(~np.isnan(r))

@@ -115,12 +115,9 @@ class SpaceMoments:
             ("b", residuals_b, self.widths_b),
         ):
             if len(residuals) != len(widths):
-                raise InputError(
-                    f"layers of residuals_{side}",
-                    len(residuals),
-                    f"moments were opened for {len(widths)} layers",
-                    "Give every layer once.",
-                )
+                requirement = f"moments were opened for {len(widths)} layers"
+                remedy = "Give every layer once."
+                raise InputError(f"layers of residuals_{side}", len(residuals), requirement, remedy)
             for layer, (x, width) in enumerate(zip(residuals, widths, strict=True)):
                 n_tokens = _rows(f"residuals_{side}[{layer}]", x, width, n_tokens)
         assert n_tokens is not None
@@ -137,12 +134,8 @@ class SpaceMoments:
         """
         mine, theirs = (self.widths_a, self.widths_b), (other.widths_a, other.widths_b)
         if mine != theirs:
-            raise InputError(
-                "widths",
-                theirs,
-                f"moments are merged with those of widths {mine}",
-                "Merge one study's.",
-            )
+            requirement = f"moments are merged with those of widths {mine}"
+            raise InputError("widths", theirs, requirement, "Merge one study's.")
 
         def products(i: int, j: int) -> None:
             self._scatter[i, j].add_(other._scatter[i, j].to(self.device))

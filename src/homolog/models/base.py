@@ -202,12 +202,10 @@ class LanguageModel(ABC):
         InputError where it is not known which they are.
         """
         if not self.neuron_kinds:
-            raise InputError(
-                "model",
-                self.name,
-                f"the architecture {self.architecture!r} has no adapter that names its neurons",
-                "Set controls.neurons = false.",
+            requirement = (
+                f"the architecture {self.architecture!r} has no adapter that names its neurons"
             )
+            raise InputError("model", self.name, requirement, "Set controls.neurons = false.")
         return [Site(kind, layer) for kind in self.neuron_kinds]
 
     def run(
@@ -239,12 +237,9 @@ class LanguageModel(ABC):
         by_site = self._by_site(edits)
         stop = None if stop_after is None else resolve(stop_after, available, self.name).base
         if stop is not None and (late := [s for s in reads if _depth(s) > _depth(stop)]):
-            raise InputError(
-                "capture",
-                str(min(late, key=_depth)),
-                f"the pass stops after {stop}",
-                "Stop later, or capture earlier sites.",
-            )
+            requirement = f"the pass stops after {stop}"
+            remedy = "Stop later, or capture earlier sites."
+            raise InputError("capture", str(min(late, key=_depth)), requirement, remedy)
         taps, tokens = Taps(reads, by_site), self._checked(tokens)
         run = Run(self._pass(tokens, taps, stop, last_only), taps.captured)
         if not by_site:
@@ -283,12 +278,8 @@ class LanguageModel(ABC):
         was given, logits that are not finite.
         """
         if not -1 <= layer < self.n_layers:
-            raise InputError(
-                "layer",
-                layer,
-                f"{self.name} has {self.n_layers} blocks",
-                f"Use -1 to {self.n_layers - 1}.",
-            )
+            requirement = f"{self.name} has {self.n_layers} blocks"
+            raise InputError("layer", layer, requirement, f"Use -1 to {self.n_layers - 1}.")
         if not h.is_floating_point() or h.ndim != 3 or h.shape[-1] != self.d_model or 0 in h.shape:
             raise InputError(
                 "h",
@@ -324,12 +315,9 @@ class LanguageModel(ABC):
         ids = as_tokens(tokens)
         n_ids, first, last = int(self.embedding().weight.shape[0]), int(ids.min()), int(ids.max())
         if first < 0 or last >= n_ids:
-            raise InputError(
-                "tokens",
-                f"{first} to {last}",
-                f"{self.name} embeds {n_ids} token ids",
-                "Tokenize with the model's own tokenizer.",
-            )
+            requirement = f"{self.name} embeds {n_ids} token ids"
+            remedy = "Tokenize with the model's own tokenizer."
+            raise InputError("tokens", f"{first} to {last}", requirement, remedy)
         if self._has_table:
             self.require_positions(ids.shape[1])
         return ids.to(self.device)

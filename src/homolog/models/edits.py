@@ -99,19 +99,13 @@ class Edit:
         chosen |= {axis: ("channels", self.channels) for axis in CHANNEL_AXES if axis in site.axes}
         for axis, (name, given) in chosen.items():
             if given is not None and axis not in site.axes:
-                raise InputError(
-                    name,
-                    given,
-                    f"{site} has no {axis} axis; its axes are {', '.join(site.axes)}",
-                    f"Leave {name} out, or edit another site.",
-                )
+                requirement = f"{site} has no {axis} axis; its axes are {', '.join(site.axes)}"
+                remedy = f"Leave {name} out, or edit another site."
+                raise InputError(name, given, requirement, remedy)
         if self.channels is not None and not any(axis in site.axes for axis in CHANNEL_AXES):
-            raise InputError(
-                "channels",
-                self.channels,
-                f"{site} has the axes {', '.join(site.axes)}",
-                "Use state_dims for its last axis.",
-            )
+            requirement = f"{site} has the axes {', '.join(site.axes)}"
+            remedy = "Use state_dims for its last axis."
+            raise InputError("channels", self.channels, requirement, remedy)
         return [
             (axis, _indices(chosen[name][0], chosen[name][1], shape[axis], site))
             for axis, name in enumerate(site.axes)
@@ -158,12 +152,9 @@ class Edit:
         try:
             return value.expand(shape)
         except RuntimeError:
-            raise InputError(
-                "edit value",
-                tuple(value.shape),
-                f"{self.site} takes the shape {shape}",
-                "Pass that shape, or one that broadcasts to it.",
-            ) from None
+            requirement = f"{self.site} takes the shape {shape}"
+            remedy = "Pass that shape, or one that broadcasts to it."
+            raise InputError("edit value", tuple(value.shape), requirement, remedy) from None
 
     def _shown(self, shape: Sequence[int], selection: Selection) -> tuple[int, ...]:
         """The shape of the selected part of a site of `shape`, without axes that the name drops."""
@@ -258,13 +249,11 @@ class Mean(Edit):
     def apply_at(self, value: Tensor, position: int, length: int) -> Tensor:
         at = self.positions
         if self.source is None and isinstance(at, Tensor) and not bool((at == at[:1]).all()):
-            raise InputError(
-                "positions",
-                at.tolist(),
+            requirement = (
                 f"{self.site} is computed position by position, so this batch's "
-                "mean there needs one position for all prompts",
-                "Pass source=run.",
+                "mean there needs one position for all prompts"
             )
+            raise InputError("positions", at.tolist(), requirement, "Pass source=run.")
         return super().apply_at(value, position, length)
 
 
@@ -321,12 +310,9 @@ def _indices(field: str, given: Any, length: int, site: Site | str) -> Tensor:
 def _spread(index: Tensor, axis: int, value: Tensor, site: Site | str) -> Tensor:
     """(batch, n) as an index for gather and scatter along `axis` of `value`."""
     if len(index) != len(value):
-        raise InputError(
-            "positions",
-            tuple(index.shape),
-            f"the batch at {site} has {len(value)} prompts",
-            "Give one row of positions a prompt.",
-        )
+        requirement = f"the batch at {site} has {len(value)} prompts"
+        remedy = "Give one row of positions a prompt."
+        raise InputError("positions", tuple(index.shape), requirement, remedy)
     shape = [1] * value.ndim
     shape[0], shape[axis] = index.shape
     sizes = (index.shape[1] if i == axis else n for i, n in enumerate(value.shape))

@@ -132,13 +132,11 @@ def require_inner_sites(
     kind = read_configuration(ref, revision, random=random).model_type
     knowing = sorted(name for name, adapter in ADAPTERS.items() if adapter.neuron_kinds)
     if kind not in knowing:
-        raise InputError(
-            "model",
-            str(ref),
+        requirement = (
             f"{what} needs an adapter that knows what is inside blocks; its "
-            f"architecture {kind!r} has none ({', '.join(knowing)} have)",
-            remedy,
+            f"architecture {kind!r} has none ({', '.join(knowing)} have)"
         )
+        raise InputError("model", str(ref), requirement, remedy)
 
 
 def read_configuration(
@@ -226,12 +224,8 @@ def _require_all(ref: str, hf: Any, info: Mapping[str, Any]) -> None:
         )
     for name, parameter in hf.named_parameters():
         if not torch.isfinite(parameter).all():
-            raise InputError(
-                "model",
-                ref,
-                f"its weight {name} has values that are not finite (NaN or infinite)",
-                AGAIN,
-            )
+            requirement = f"its weight {name} has values that are not finite (NaN or infinite)"
+            raise InputError("model", ref, requirement, AGAIN)
 
 
 def _matters(name: str, hf: Any) -> bool:

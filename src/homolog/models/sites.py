@@ -100,19 +100,12 @@ def add_kind(kind: str, axes: tuple[str, ...]) -> None:
     has other axes already.
     """
     if not re.fullmatch(r"\w+", kind) or axes[:1] != ("batch",):
-        raise InputError(
-            "kinds",
-            {kind: axes},
-            "a kind is a word of letters, digits and _, and its first axis is the batch",
-            "Name it like {'mixer_out': ('batch', 'position', 'd_model')}.",
-        )
+        requirement = "a kind is a word of letters, digits and _, and its first axis is the batch"
+        remedy = "Name it like {'mixer_out': ('batch', 'position', 'd_model')}."
+        raise InputError("kinds", {kind: axes}, requirement, remedy)
     if KINDS.setdefault(kind, axes) != axes:
-        raise InputError(
-            "kinds",
-            {kind: axes},
-            f"the kind {kind} has the axes {', '.join(KINDS[kind])}",
-            "Choose another name.",
-        )
+        requirement = f"the kind {kind} has the axes {', '.join(KINDS[kind])}"
+        raise InputError("kinds", {kind: axes}, requirement, "Choose another name.")
 
 
 @dataclass(frozen=True)
@@ -126,12 +119,8 @@ class Site:
 
     def __post_init__(self) -> None:
         if self.head is not None and "head" not in KINDS.get(self.kind, ("head",)):
-            raise InputError(
-                "site",
-                str(self),
-                f"{self.kind} has no heads; its axes are {', '.join(self.axes)}",
-                f"Name {self.kind}.{self.layer}.",
-            )
+            requirement = f"{self.kind} has no heads; its axes are {', '.join(self.axes)}"
+            raise InputError("site", str(self), requirement, f"Name {self.kind}.{self.layer}.")
 
     def __str__(self) -> str:
         name = self.kind if self.layer is None else f"{self.kind}.{self.layer}"
@@ -167,12 +156,10 @@ class Site:
         near = _nearest(kind, list(KINDS))
         rest = "" if near in WITHOUT_LAYER else name[len(kind) :] or ".LAYER"
         hint = f"Did you mean {near + rest!r}? " if near and near + rest != name else ""
-        raise InputError(
-            "site",
-            name,
-            "it must be KIND.LAYER, KIND.LAYER.HEAD or KIND.LAYER@POSITION of a known kind",
-            f"{hint}Known: {known}.",
+        requirement = (
+            "it must be KIND.LAYER, KIND.LAYER.HEAD or KIND.LAYER@POSITION of a known kind"
         )
+        raise InputError("site", name, requirement, f"{hint}Known: {known}.")
 
 
 def resolve(name: Site | str, available: Sequence[Site], model: str) -> Site:

@@ -57,12 +57,9 @@ def json_object(path: Path) -> dict[str, Any]:
 def require_model_folder(folder: Path) -> None:
     """InputError unless it is a folder whose config.json, and other settings, are JSON objects."""
     if not folder.is_dir() or not (folder / "config.json").exists():
-        raise InputError(
-            "model",
-            str(folder),
-            "a model is a folder that holds config.json and *.safetensors",
-            "Save the model there with `save_pretrained`.",
-        )
+        requirement = "a model is a folder that holds config.json and *.safetensors"
+        remedy = "Save the model there with `save_pretrained`."
+        raise InputError("model", str(folder), requirement, remedy)
     json_object(folder / "config.json")
     if (folder / "generation_config.json").exists():
         json_object(folder / "generation_config.json")
@@ -126,12 +123,9 @@ def configuration(ref: str, **options: Any) -> Any:
             raise
         kind = _kind(ref, options)
         if kind not in CONFIG_MAPPING:
-            raise InputError(
-                "model",
-                ref,
-                f"this version of transformers does not know its architecture ({kind})",
-                "Upgrade transformers; code that comes with a model is not run.",
-            ) from error
+            requirement = f"this version of transformers does not know its architecture ({kind})"
+            remedy = "Upgrade transformers; code that comes with a model is not run."
+            raise InputError("model", ref, requirement, remedy) from error
         raise _no_model(ref, error) from error
     require_decoder(config, ref)
     return config
@@ -184,12 +178,10 @@ def require_agreement(ref: str, config: Any, stored: Mapping[str, StoredTensor])
     """
     n_layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", 0)
     if isinstance(n_layers, int) and n_layers > len(stored):
-        raise InputError(
-            "model",
-            ref,
-            f"its configuration counts {n_layers} blocks, and its files hold {len(stored)} tensors",
-            AGAIN,
+        requirement = (
+            f"its configuration counts {n_layers} blocks, and its files hold {len(stored)} tensors"
         )
+        raise InputError("model", ref, requirement, AGAIN)
     with torch.device("meta"), no_fetched_kernels():
         weights = dict(AutoModelForCausalLM.from_config(config).named_parameters())
     for name, tensor in stored.items():

@@ -71,12 +71,8 @@ def train(
     """
     chosen = entry(name)
     if not chosen.trained:
-        raise InputError(
-            "model",
-            name,
-            "the untrained twins are made from their seed",
-            "Name a model without '-random'.",
-        )
+        requirement = "the untrained twins are made from their seed"
+        raise InputError("model", name, requirement, "Name a model without '-random'.")
     config = CONFIGS[chosen.architecture]
     chosen = chosen if seed is None else Entry(chosen.name, chosen.architecture, seed)
     model = untrained(chosen, device)
@@ -189,12 +185,8 @@ def _restore(
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     if metadata["recipe"] != json.dumps(recipe, sort_keys=True):
-        raise InputError(
-            "out",
-            str(path.parent),
-            "its checkpoint is of another recipe",
-            "Choose another folder, or delete it.",
-        )
+        remedy = "Choose another folder, or delete it."
+        raise InputError("out", str(path.parent), "its checkpoint is of another recipe", remedy)
     tensors = load_file(path, device=str(model.device))
     with torch.no_grad():
         for name, parameter in model.hf.named_parameters():

@@ -51,12 +51,9 @@ def natural_induction(
     check_count(n_prompts)
     text = _packed(tokenizer_of(vocabulary, "natural_induction"), windows)
     if not 4 <= length < text.context:
-        raise InputError(
-            "length",
-            length,
-            f"it must be 4 to {text.context - 1}: the windows have {text.context} tokens",
-            "Give a shorter length, or windows of a longer context.",
-        )
+        requirement = f"it must be 4 to {text.context - 1}: the windows have {text.context} tokens"
+        remedy = "Give a shorter length, or windows of a longer context."
+        raise InputError("length", length, requirement, remedy)
     generator = seeded("natural induction", seed)
     previous = _previous(text.tokens)
     places = _places(text.tokens, text.mask, previous, length)
@@ -89,12 +86,8 @@ def natural_induction(
 def _packed(tokenizer: Any, windows: TokenWindows | Path | str | None) -> TokenWindows:
     """Windows of this tokenizer's tokens.  InputError where there are none, or of another's."""
     if windows is None:
-        raise InputError(
-            "windows",
-            None,
-            "natural_induction takes its prompts from text",
-            'Give windows="FILE", or pack(read_documents("FILE"), tokenizer, context=256).',
-        )
+        remedy = 'Give windows="FILE", or pack(read_documents("FILE"), tokenizer, context=256).'
+        raise InputError("windows", None, "natural_induction takes its prompts from text", remedy)
     if not isinstance(windows, TokenWindows):
         documents = read_documents(windows)
         return pack(documents, tokenizer, CONTEXT, n_tokens=TEXT_TOKENS, fewer=True)
@@ -173,12 +166,9 @@ def _replacements(
         if not clash.any():
             return drawn
         drawn[clash] = generator.choice(ordinary, int(clash.sum()))
-    raise InputError(
-        "windows",
-        f"{len(np.unique(ordinary))} different tokens",
-        f"there must be tokens outside a prompt of {clean.shape[1]}",
-        "Give more text or a shorter length.",
-    )
+    requirement = f"there must be tokens outside a prompt of {clean.shape[1]}"
+    remedy = "Give more text or a shorter length."
+    raise InputError("windows", f"{len(np.unique(ordinary))} different tokens", requirement, remedy)
 
 
 NATURAL_INDUCTION = PromptTask(

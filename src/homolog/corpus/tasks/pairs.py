@@ -97,12 +97,9 @@ def ordinary_ids(vocabulary: Any) -> Int64[np.ndarray, " id"]:
     ids = np.asarray(vocabulary)
     whole_numbers = ids.ndim == 1 and ids.dtype.kind in "iu"
     if not whole_numbers or len(np.unique(ids)) != len(ids) or (ids < 0).any():
-        raise InputError(
-            "token ids",
-            f"{ids.dtype} of shape {ids.shape}",
-            "they must be a list of different non-negative integers",
-            "Give a model, a tokenizer, or such a list.",
-        )
+        requirement = "they must be a list of different non-negative integers"
+        remedy = "Give a model, a tokenizer, or such a list."
+        raise InputError("token ids", f"{ids.dtype} of shape {ids.shape}", requirement, remedy)
     return np.sort(ids).astype(np.int64)
 
 

@@ -84,13 +84,11 @@ def induction(
             f"Give {max(5, 2 * repeat + 2)} or more, and repeat=1 or more.",
         )
     if first_index is not None and not repeat - 1 <= first_index <= latest:
-        raise InputError(
-            "first_index",
-            first_index,
+        requirement = (
             f"A ends {repeat} tokens, and B and another token must come before the repeat in "
-            f"{length} tokens",
-            f"Give {repeat - 1} to {latest}.",
+            f"{length} tokens"
         )
+        raise InputError("first_index", first_index, requirement, f"Give {repeat - 1} to {latest}.")
     check_count(n_prompts)
     generator = seeded("induction", seed)
     index = generator.integers(repeat - 1, min(latest, length // 2 - 1) + 1, n_prompts)
@@ -148,12 +146,8 @@ def _pairs(
     check_choice("corruption", corruption, CORRUPTIONS)
     n_first = 4 + repeat
     if len(ids) <= n_first:
-        raise InputError(
-            "vocabulary",
-            f"{len(ids)} tokens",
-            f"the prompts need more than {n_first} different tokens",
-            "Allow more tokens.",
-        )
+        requirement = f"the prompts need more than {n_first} different tokens"
+        raise InputError("vocabulary", f"{len(ids)} tokens", requirement, "Allow more tokens.")
     n = len(index)
     drawn = np.stack([_draw(generator, ids, length + _SPARE, n_first) for _ in range(n)])
     a, b, other_a, other_b = drawn[:, :4].T

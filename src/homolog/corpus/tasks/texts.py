@@ -57,13 +57,11 @@ def single_tokens(
         example = f"there are {len(words)} in all"
         if split is not None:
             example = f"it reads {shown(tokenizer, f' {split}')}"
-        raise InputError(
-            what,
-            split if split is not None else list(words),
+        requirement = (
             f"the tokenizer must have {at_least} or more {what}s as one token each and has "
-            f"{len(kept)}: {example}",
-            OWN_PAIRS,
+            f"{len(kept)}: {example}"
         )
+        raise InputError(what, split if split is not None else list(words), requirement, OWN_PAIRS)
     return kept
 
 

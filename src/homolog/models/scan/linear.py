@@ -105,21 +105,13 @@ def _response_by_row(delta: Tensor, dt: Tensor, A: Tensor, C: Tensor, starts: Te
 def _position(name: str, value: Position, delta: Tensor, length: int) -> Position:
     if isinstance(value, int):
         if not -length <= value < length:
-            raise InputError(
-                name,
-                value,
-                f"there are {length} positions",
-                f"Pass one of {-length} to {length - 1}.",
-            )
+            requirement = f"there are {length} positions"
+            raise InputError(name, value, requirement, f"Pass one of {-length} to {length - 1}.")
         return value % length
     shapes = [tuple(delta.shape[-3:-2]), tuple(delta.shape[:-2])]
     if tuple(value.shape) not in shapes:
-        raise InputError(
-            name,
-            tuple(value.shape),
-            f"the shape must be one of {shapes}",
-            "Pass a position per row.",
-        )
+        requirement = f"the shape must be one of {shapes}"
+        raise InputError(name, tuple(value.shape), requirement, "Pass a position per row.")
     if value.numel() and not (int(value.min()) >= 0 and int(value.max()) < length):
         raise InputError(
             name, value.tolist(), f"there are {length} positions", f"Pass 0 to {length - 1}."
