@@ -20,6 +20,7 @@ greater-than?", 2305.00586.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -126,6 +127,12 @@ def _of(
     """The value of each prompt's token."""
     prompt = torch.arange(values.shape[1], device=values.device)
     return values[:, prompt, token.to(values.device)]
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]], axis: int = -1) -> dict[str, Tensor]:
+    """The metrics of several batches as one, by name, on the CPU."""
+    names = parts[0] if parts else ()
+    return {name: torch.cat([part[name].cpu() for part in parts], axis) for name in names}
 
 
 def accuracy(measured: dict[str, Tensor]) -> Tensor:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homolog.circuits.metrics import measure
+from homolog.circuits.effects import Effects, PathQuestion, measure_effects
 from homolog.circuits.replay import Patched
 from homolog.circuits.tracers import tracer_of
 from homolog.corpus.tasks import PromptPairs, induction
@@ -29,7 +29,6 @@ from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.mamba import Mamba
 from homolog.models.transformer import Transformer
-from homolog.record.circuits import LOGIT, PROBABILITY
 
 DATA = Path(__file__).with_suffix(".json")
 PYTHIA, MAMBA = "EleutherAI/pythia-160m", "state-spaces/mamba-130m"
@@ -141,55 +140,26 @@ def compare(
     where the release has no such number.
     Errors: InputError for a model of another shape.
     """
-    chosen = released_for(model)
-    paths = tracer_of(model).paths
-    means: dict[str, dict[str, _Mean]] = {e.name: {} for e in chosen}
-    for shape, group in itertools.groupby(chosen, lambda e: (e.length, e.first_index)):
-        draw = functools.partial(
-            induction, model, n_prompts, seed=seed, length=shape[0], first_index=shape[1]
-        )
-        asked = [(e, draw(corruption=e.corruption)) for e in group]
-        for first in range(0, n_prompts, batch):
-            base: Any = None  # the clean prompts of a group are the same
-            for experiment, pairs in asked:
-                part = pairs[first : first + batch]
-                with torch.no_grad():
-                    if base is None:
-                        base = paths(model, part.clean, part.corrupt)
-                    else:
-                        base = base.against(part.corrupt)
-                    _add(means[experiment.name], experiment, base, part)
-                if advance is not None:
-                    advance(len(part))
-    return [
-        row for experiment in chosen for row in _rows(experiment, means[experiment.name], n_prompts)
-    ]
+    chosen, rows = released_for(model), []
+    paths = functools.partial(tracer_of(model).paths, model)
+    draw = functools.partial(induction, model, n_prompts, seed=seed)
+    # experiments whose clean prompts are the same
+    for (length, at), group in itertools.groupby(chosen, lambda e: (e.length, e.first_index)):
+        own = list(group)
+        questions = [PathQuestion(one.name, one.corruption, one.ask) for one in own]
+        pairs = functools.partial(draw, length=length, first_index=at)
+        by_name = {one.corruption: pairs(corruption=one.corruption) for one in own}
+        answers = measure_effects(questions, by_name.__getitem__, paths, batch, advance)
+        for experiment, effects in zip(own, answers, strict=True):
+            rows += _rows(experiment, effects, batch)
+    return rows
 
 
-@dataclass
-class _Mean:
-    """Sums over prompts: of the clean values, and of the patched ones (sender,), float64."""
-
-    clean: float
-    patched: Tensor
-
-
-def _add(sums: dict[str, _Mean], experiment: Experiment, paths: Any, part: PromptPairs) -> None:
-    answers = [(a.senders, measure(a.logits, part)) for a in experiment.ask(paths, part)]
-    assert [name for senders, _ in answers for name in senders] == experiment.places
-    clean = measure(paths.logits, part)
-    for metric in (LOGIT, PROBABILITY):
-        mean = sums.setdefault(
-            metric, _Mean(0.0, torch.zeros(len(experiment.places), dtype=torch.float64))
-        )
-        mean.clean += float(clean[metric].double().sum())
-        mean.patched += torch.cat([values[metric] for _, values in answers]).double().sum(-1).cpu()
-
-
-def _rows(experiment: Experiment, sums: dict[str, _Mean], n_prompts: int) -> list[dict[str, Any]]:
+def _rows(experiment: Experiment, effects: Effects, batch: int) -> list[dict[str, Any]]:
+    assert list(effects.senders) == experiment.places
     nan = float("nan")
     own = {"experiment": experiment.name, "note": experiment.note}
-    clean = {metric: mean.clean / n_prompts for metric, mean in sums.items()}
+    clean = {metric: float(_mean(values, batch)) for metric, values in effects.clean.items()}
     rows = [
         own
         | {"place": CLEAN, "metric": metric}
@@ -199,7 +169,7 @@ def _rows(experiment: Experiment, sums: dict[str, _Mean], n_prompts: int) -> lis
     ]
     for metric, values in (experiment.patched or experiment.change).items():
         base = experiment.clean.get(metric, nan)
-        ours = (sums[metric].patched / n_prompts).tolist()
+        ours = _mean(effects.patched[metric], batch).tolist()
         for place, number, our in zip(
             experiment.places, np.ravel(values).tolist(), ours, strict=True
         ):
@@ -211,6 +181,12 @@ def _rows(experiment: Experiment, sums: dict[str, _Mean], n_prompts: int) -> lis
                 | _sides(change, our - clean[metric], of_change=True)
             )
     return rows
+
+
+def _mean(values: Tensor, batch: int) -> Tensor:
+    """Over prompts, (..., prompt), batch by batch."""
+    sums = [part.contiguous().double().sum(-1) for part in values.split(batch, -1)]
+    return functools.reduce(torch.add, sums) / values.shape[-1]
 
 
 def _sides(released: float, ours: float, of_change: bool = False) -> dict[str, float]:

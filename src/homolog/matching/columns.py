@@ -50,8 +50,7 @@ class SparseEntries(NamedTuple):
     value: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Packed:
+class Packed(NamedTuple):
     """Sparse entries token by token, values and column numbers of a token side by side in memory.
 
     Token t has length[t] entries; its values are values[start[t] : start[t] + length[t]], and their
@@ -68,7 +67,7 @@ class Packed:
 
     def reordered(self, rows: np.ndarray) -> Packed:
         """Token t is what token rows[t] was."""
-        return replace(self, start=self.start[rows], length=self.length[rows])
+        return self._replace(start=self.start[rows], length=self.length[rows])
 
     def by_token(self) -> SparseEntries:
         """A plain copy."""

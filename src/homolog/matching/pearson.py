@@ -25,16 +25,9 @@ import torch
 from jaxtyping import Float, Int
 
 from homolog.errors import InputError
+from homolog.matching import kernels
 from homolog.matching.columns import ArrayLike, Columns, prepare
-from homolog.matching.kernels import (
-    NO_INDEX,
-    dense_products,
-    merge,
-    packed_by_dense_sums,
-    select,
-    sparse_by_dense_sums,
-    sparse_by_sparse_best,
-)
+from homolog.matching.kernels import NO_INDEX, Facts, Running
 from homolog.threads import library_threads
 
 SPARSE_BY_DENSE = 16  # dense columns met at once by sparse ones
@@ -114,12 +107,12 @@ def max_pearson(
     if device.startswith("cuda"):
         return Best(*(Partners(*partners) for partners in _on_gpu(left, right, k, device)))
     n_threads = numba.get_num_threads() if threads is None else threads
-    best_a, best_b = _Running.start(len(left.order), k), _Running.start(len(right.order), k)
+    best_a, best_b = Running.start(len(left.order), k), Running.start(len(right.order), k)
     with library_threads(min(n_threads, numba.get_num_threads()), "numba"):
         _sparse_by_sparse(left, right, best_a, best_b, n_threads)
         _sparse_by_dense(left, right, best_a, best_b, n_threads)
         _dense_by_dense(left, right, best_a, best_b)
-    return Best(best_a.finish(left), best_b.finish(right))
+    return Best(_finished(best_a, left), _finished(best_b, right))
 
 
 def _on_gpu(left: Columns, right: Columns, k: int, device: str) -> tuple:
@@ -136,63 +129,46 @@ def _on_gpu(left: Columns, right: Columns, k: int, device: str) -> tuple:
     return best_pairs(left, right, k, device)
 
 
-@dataclass(frozen=True)
-class _Running:
-    """Best so far of the defined features, in the order of `Columns.order`; updated in place."""
+def _finished(best: Running, columns: Columns) -> Partners:
+    """Partners of all features from those of the defined ones, in the order of `Columns.order`."""
+    shape = (columns.n_features, best.r.shape[1])
+    r, index = np.full(shape, np.nan, dtype=np.float32), np.full(shape, -1, dtype=np.int64)
+    defined = best.index != NO_INDEX
+    r[columns.order] = np.where(defined, best.r, np.nan)
+    index[columns.order] = np.where(defined, best.index, -1)
+    return Partners(r, index)
 
-    r: np.ndarray
-    index: np.ndarray
 
-    @classmethod
-    def start(cls, *shape: int) -> _Running:
-        return cls(
-            np.full(shape, -np.inf, dtype=np.float32), np.full(shape, NO_INDEX, dtype=np.int64)
-        )
-
-    def finish(self, columns: Columns) -> Partners:
-        shape = (columns.n_features, self.r.shape[1])
-        r, index = np.full(shape, np.nan, dtype=np.float32), np.full(shape, -1, dtype=np.int64)
-        defined = self.index != NO_INDEX
-        r[columns.order] = np.where(defined, self.r, np.nan)
-        index[columns.order] = np.where(defined, self.index, -1)
-        return Partners(r, index)
+def _facts(columns: Columns, part: slice) -> Facts:
+    return Facts(columns.mean[part], columns.inverse_sd[part], columns.order[part])
 
 
 def _sparse_by_sparse(
-    left: Columns, right: Columns, best_left: _Running, best_right: _Running, n_threads: int
+    left: Columns, right: Columns, best_left: Running, best_right: Running, n_threads: int
 ) -> None:
     if not left.n_sparse or not right.n_sparse:
         return
-    own, other, packed = slice(left.n_dense, None), slice(right.n_dense, None), right.packed
-    seen = _Running.start(n_threads, right.n_sparse, best_left.r.shape[1])
-    sparse_by_sparse_best(
-        *left.by_column,
-        *(left.mean[own], left.inverse_sd[own], left.order[own]),
-        *(packed.start, packed.length, packed.values, packed.numbers, packed.per_word),
-        *(right.mean[other], right.inverse_sd[other], right.order[other]),
-        left.n_tokens,
-        n_threads,
-        *(best_left.r[own], best_left.index[own], seen.r, seen.index),
-    )
-    merge(seen.r, seen.index, best_right.r[other], best_right.index[other])
+    own, other = slice(left.n_dense, None), slice(right.n_dense, None)
+    seen = Running.start(n_threads, right.n_sparse, best_left.r.shape[1])
+    sides = (left.by_column, _facts(left, own), right.packed, _facts(right, other))
+    best = best_left.of(own)
+    kernels.sparse_by_sparse_best(*sides, left.n_tokens, n_threads, best, seen)
+    kernels.merge(seen, best_right.of(other))
 
 
 def _sparse_by_dense(
-    left: Columns, right: Columns, best_left: _Running, best_right: _Running, n_threads: int
+    left: Columns, right: Columns, best_left: Running, best_right: Running, n_threads: int
 ) -> None:
     """Sparse columns of each side with dense ones of the other."""
     for start in range(0, right.n_dense if left.n_sparse else 0, SPARSE_BY_DENSE):
         columns = slice(start, min(start + SPARSE_BY_DENSE, right.n_dense))
         dense = np.ascontiguousarray(right.dense[:, columns])
-        sums = sparse_by_dense_sums(*left.by_column, dense, n_threads)
+        sums = kernels.sparse_by_dense_sums(left.by_column, dense, n_threads)
         _select(sums, left, slice(left.n_dense, None), best_left, right, columns, best_right)
     for start in range(0, left.n_dense if right.n_sparse else 0, SPARSE_BY_DENSE):
-        columns, packed = slice(start, min(start + SPARSE_BY_DENSE, left.n_dense)), right.packed
-        sums = packed_by_dense_sums(
-            *(packed.start, packed.length, packed.values, packed.numbers, packed.per_word),
-            right.n_sparse,
-            np.ascontiguousarray(left.dense[:, columns]),
-        )
+        columns = slice(start, min(start + SPARSE_BY_DENSE, left.n_dense))
+        dense = np.ascontiguousarray(left.dense[:, columns])
+        sums = kernels.packed_by_dense_sums(right.packed, right.n_sparse, dense)
         _select(sums, right, slice(right.n_dense, None), best_right, left, columns, best_left)
 
 
@@ -200,36 +176,24 @@ def _select(
     sums: np.ndarray,
     rows: Columns,
     row: slice,
-    best_rows: _Running,
+    best_rows: Running,
     columns: Columns,
     column: slice,
-    best_columns: _Running,
+    best_columns: Running,
 ) -> None:
     """Put the correlations of a block of sums (rows `row`, columns `column`) among the best."""
-    select(
-        sums,
-        rows.n_tokens,
-        *(rows.mean[row], rows.inverse_sd[row], rows.order[row]),
-        *(columns.mean[column], columns.inverse_sd[column], columns.order[column]),
-        *(
-            best_rows.r[row],
-            best_rows.index[row],
-            best_columns.r[column],
-            best_columns.index[column],
-        ),
-    )
+    facts = _facts(rows, row), _facts(columns, column)
+    kernels.select(sums, rows.n_tokens, *facts, best_rows.of(row), best_columns.of(column))
 
 
-def _dense_by_dense(
-    left: Columns, right: Columns, best_left: _Running, best_right: _Running
-) -> None:
+def _dense_by_dense(left: Columns, right: Columns, best_left: Running, best_right: Running) -> None:
     for row in range(0, left.n_dense, DENSE_BLOCK):
         rows = slice(row, min(row + DENSE_BLOCK, left.n_dense))
         for column in range(0, right.n_dense, DENSE_BLOCK):
             columns = slice(column, min(column + DENSE_BLOCK, right.n_dense))
             sums = np.zeros((rows.stop - rows.start, columns.stop - columns.start))
             if max(sums.shape) <= FEW_DENSE:
-                dense_products(left.dense[:, rows], right.dense[:, columns], sums)
+                kernels.dense_products(left.dense[:, rows], right.dense[:, columns], sums)
             else:
                 _matrix_products(left.dense[:, rows], right.dense[:, columns], sums)
             _select(sums, left, rows, best_left, right, columns, best_right)

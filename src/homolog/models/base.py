@@ -328,9 +328,9 @@ def widened(t: Tensor) -> Tensor:
     return t if t.dtype in (torch.float32, torch.float64) else t.float()
 
 
-def rms_norm(norm: Any, h: Tensor) -> Tensor:
-    """A root-mean-square norm of Hugging Face; in float64 too, where the module would round."""
-    if h.dtype != torch.float64:
+def apply_norm(norm: Any, h: Tensor) -> Tensor:
+    """What a norm makes of h; in float64 too, where modules of root-mean-square norms round."""
+    if h.dtype != torch.float64 or isinstance(norm, torch.nn.LayerNorm):
         return norm(h)
     return norm.weight * h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
 
