@@ -85,9 +85,8 @@ class AttentionPaths(Replay):
         """
         site = self._receiver(receiver)
         if not site.layer:
-            raise InputError(
-                "receiver", str(site), "heads below it must exist", "Name a head above block 0."
-            )
+            requirement = "heads below it must exist"
+            raise InputError("receiver", str(site), requirement, "Name a head above block 0.")
         chosen = self._heads(senders, site.layer)
         rows = self._rows_at(positions, chosen, site)
         new: dict[Read, Tensor] = {}

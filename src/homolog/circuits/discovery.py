@@ -255,7 +255,7 @@ class _Scores:
         # that one reader.
         apart = [site for site in sites if site.kind in ("mlp_in", "mixer_in")]
         edits: list[Edit] = [Replace("embed", way)]
-        edits += [Transform(site, function=_view) for site in apart]
+        edits += [Transform(site, function=lambda h: h.view_as(h)) for site in apart]
         capture = [*sites, *kept]
         with torch.enable_grad():
             passed = model.run(self.pairs.clean, capture=capture, edits=edits, last_only=True)
@@ -278,10 +278,6 @@ class _Scores:
         if (before := self._reads.get(layer)) is not None:
             clean, corrupt = before[0] + clean, before[1] + corrupt
         self._reads[layer] = clean, corrupt
-
-
-def _view(h: Tensor) -> Tensor:
-    return h.view_as(h)
 
 
 def state_gradient(

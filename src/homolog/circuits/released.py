@@ -115,9 +115,8 @@ def released_for(model: LanguageModel) -> tuple[Experiment, ...]:
     if isinstance(model, Mamba) and model.n_layers == 24:
         name = MAMBA
     if name is None:
-        requirement = (
-            f"numbers were released for {PYTHIA} (12 layers of 12 heads) and {MAMBA} (24 layers)"
-        )
+        both = f"{PYTHIA} (12 layers of 12 heads) and {MAMBA} (24 layers)"
+        requirement = f"numbers were released for {both}"
         raise InputError("model", model.name, requirement, "Compare one of these two.")
     return tuple(experiment for experiment in experiments() if experiment.model == name)
 

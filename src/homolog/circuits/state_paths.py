@@ -85,7 +85,8 @@ class StatePaths(Replay):
     def _mix(self, layer: int, h: Tensor) -> tuple[Tensor, Tensor]:
         """SSM input and gate_in at the last position from the stream there, the others clean."""
         x, z = self.model.halves(layer, h)
-        return self.model.mixer(layer).act(self._earlier[layer] + x * self._current_tap(layer)), z
+        mixer = self.model.mixer(layer)
+        return mixer.act(self._earlier[layer] + x * mixer.conv1d.weight[:, 0, -1]), z
 
     # --- senders at the last position
 
@@ -219,13 +220,11 @@ class StatePaths(Replay):
         chosen = list(range(receiver)) if senders is None else list(senders)
         below = all(0 <= sender < receiver for sender in chosen)
         if not chosen or not below or receiver >= self.model.n_layers:
-            raise InputError(
-                "senders",
-                chosen,
-                f"they must be layers below the receiver, {receiver}, of the model's "
-                f"{self.model.n_layers}",
-                "Name layers below it, or take a higher receiver.",
+            below_it = (
+                f"layers below the receiver, {receiver}, of the model's {self.model.n_layers}"
             )
+            remedy = "Name layers below it, or take a higher receiver."
+            raise InputError("senders", chosen, f"they must be {below_it}", remedy)
         lowest, end = min(chosen), self._length - 1
         capture = [Site("y", layer) for layer in range(lowest, receiver)]
         capture += [Site(kind, layer) for kind in _LEAVING for layer in chosen]
@@ -279,9 +278,6 @@ class StatePaths(Replay):
     def _convolved(self, mixer: Any, x: Tensor) -> Tensor:
         """SSM input at every position, from the convolution's input."""
         return mixer.act(causal_conv(x, mixer.conv1d.weight, mixer.conv1d.bias))
-
-    def _current_tap(self, layer: int) -> Tensor:
-        return self.model.mixer(layer).conv1d.weight[:, 0, -1]
 
     def _earlier_taps(self, layer: int) -> Tensor:
         """What the last convolution has from earlier positions and the bias: (prompt, d_inner)."""

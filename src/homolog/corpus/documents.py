@@ -124,13 +124,10 @@ def _path(source: Any) -> Path | None:
         path = Path(source).expanduser()
         path.stat()
     except FileNotFoundError as error:
-        raise InputError(
-            "corpus",
-            str(source),
-            "there must be a file or a folder of that name",
-            'Give a .txt, .jsonl or .parquet file, a folder of them, "zoo:demo", or "hf:ID" for a '
-            "dataset.",
-        ) from error
+        requirement = "there must be a file or a folder of that name"
+        files = "a .txt, .jsonl or .parquet file, a folder of them"
+        remedy = f'Give {files}, "zoo:demo", or "hf:ID" for a dataset.'
+        raise InputError("corpus", str(source), requirement, remedy) from error
     # too long, a character that no name has, no such user
     except (OSError, ValueError, RuntimeError) as error:
         what = "the name of a file or a folder that can be read"
@@ -218,9 +215,8 @@ def _from_jsonl(path: Path, field: str) -> Iterator[Document]:
 def _regular(path: Path) -> None:
     """InputError for what has no end when it is read, as a pipe, or is not there."""
     if not path.is_file():
-        raise InputError(
-            "corpus", str(path), "it must be a file, and there is none", "Mend or remove the link."
-        )
+        requirement = "it must be a file, and there is none"
+        raise InputError("corpus", str(path), requirement, "Mend or remove the link.")
 
 
 def _open(path: Path) -> io.BufferedIOBase:
@@ -308,9 +304,8 @@ def _split_of(dataset: Any, split: str) -> Any:
     if not isinstance(dataset, dict):
         return dataset
     if split not in dataset:
-        raise InputError(
-            "corpus split", split, f"the dataset has {', '.join(map(str, dataset))}", "Name one."
-        )
+        requirement = f"the dataset has {', '.join(map(str, dataset))}"
+        raise InputError("corpus split", split, requirement, "Name one.")
     return dataset[split]
 
 

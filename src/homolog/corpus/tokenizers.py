@@ -70,14 +70,12 @@ def check_same_tokenizer(a_name: str, tokenizer_a: Any, b_name: str, tokenizer_b
             raise InputError("tokenizer", name, "the model must come with a tokenizer", remedy)
     a, b = fingerprint(tokenizer_a), fingerprint(tokenizer_b)
     if a != b:
-        raise InputError(
-            "tokenizers",
-            f"{a_name}: {len(tokenizer_a)} entries, {a[:8]}; "
-            f"{b_name}: {len(tokenizer_b)} entries, {b[:8]}",
-            f"{a_name} and {b_name} must read the same tokens, and their tokenizers differ",
-            "Compare two models that share a tokenizer; models with different ones cannot be "
-            "aligned yet.",
-        )
+        own = f"{a_name}: {len(tokenizer_a)} entries, {a[:8]}"
+        other = f"{b_name}: {len(tokenizer_b)} entries, {b[:8]}"
+        both = f"{a_name} and {b_name} must read the same tokens, and their tokenizers differ"
+        share = "Compare two models that share a tokenizer"
+        remedy = f"{share}; models with different ones cannot be aligned yet."
+        raise InputError("tokenizers", f"{own}; {other}", both, remedy)
     return a
 
 

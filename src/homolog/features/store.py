@@ -116,12 +116,10 @@ def encode_shard(
             encoder = SparseEncoder(target.dictionary(), product, x.device)
             where = f"residuals of {target.model}, layer {layer}, in shard {shard.number}"
             if encoder.d_model != x.shape[1]:
-                raise InputError(
-                    f"dictionary {target.label!r} of {target.model}, layer {layer}",
-                    encoder.d_model,
-                    f"the residuals are {x.shape[1]} wide",
-                    "Use a dictionary of this model.",
-                )
+                field = f"dictionary {target.label!r} of {target.model}, layer {layer}"
+                requirement = f"the residuals are {x.shape[1]} wide"
+                remedy = "Use a dictionary of this model."
+                raise InputError(field, encoder.d_model, requirement, remedy)
             rows = encoder.encode(x, threads, where)
             begin_folder(target.folder)
             arrays = sparse_arrays(rows) | {"shape": np.array(rows.shape, np.int64)}

@@ -108,9 +108,8 @@ def summarise(
     """
     check_same_stream([*features_a, *features_b])
     if n_replicates < 1:
-        raise InputError(
-            "n_replicates", n_replicates, "at least one resample is needed", "Give 500."
-        )
+        requirement = "at least one resample is needed"
+        raise InputError("n_replicates", n_replicates, requirement, "Give 500.")
     resamples = Resamples.draw(features_a[0].document, n_replicates, seed)
     rows = []
     for own, others in ((features_a, features_b), (features_b, features_a)):

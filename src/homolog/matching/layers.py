@@ -93,12 +93,8 @@ def tables_of(
 def check_layers(features_a: Sequence[Layer], features_b: Sequence[Layer]) -> None:
     """Raise InputError unless these are the layers of two models, of one kind, on one stream."""
     if not features_a or not features_b:
-        raise InputError(
-            "layers of the two models",
-            (len(features_a), len(features_b)),
-            "both need at least one",
-            "Encode one.",
-        )
+        both = len(features_a), len(features_b)
+        raise InputError("layers of the two models", both, "both need at least one", "Encode one.")
     check_same_stream([*features_a, *features_b])
     kinds = {features.kind for features in (*features_a, *features_b)}
     if len(kinds) > 1:
@@ -106,12 +102,10 @@ def check_layers(features_a: Sequence[Layer], features_b: Sequence[Layer]) -> No
         raise InputError("kinds of features", sorted(kinds), "a comparison has one kind", remedy)
     names = [{features.name for features in side} for side in (features_a, features_b)]
     if len(names[0]) > 1 or len(names[1]) > 1 or names[0] == names[1]:
-        raise InputError(
-            "models of the two sides",
-            [sorted(side) for side in names],
-            "each side is one model with one label, and the two differ",
-            "Give the second dictionary of the same model its own label, such as 'seed1'.",
-        )
+        sides = [sorted(side) for side in names]
+        requirement = "each side is one model with one label, and the two differ"
+        remedy = "Give the second dictionary of the same model its own label, such as 'seed1'."
+        raise InputError("models of the two sides", sides, requirement, remedy)
 
 
 def merge_layers(sides: Sequence[Partners], k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -48,11 +48,6 @@ class Partners:
     r: Float[np.ndarray, "features k"]
     index: Int[np.ndarray, "features k"]
 
-    @property
-    def n_undefined(self) -> int:
-        """Number of features without any defined correlation."""
-        return int(np.isnan(self.r[:, 0]).sum())
-
 
 @dataclass(frozen=True)
 class Best:
@@ -84,26 +79,20 @@ def max_pearson(
     that is none, and for NaN and infinity.
     """
     if k < 1:
-        raise InputError(
-            "k", k, "at least one partner must be asked for", "Give k=1 for the maximum."
-        )
+        requirement = "at least one partner must be asked for"
+        raise InputError("k", k, requirement, "Give k=1 for the maximum.")
     if threads is not None and threads < 1:
-        raise InputError(
-            "threads", threads, "at least one is needed", "Leave it out for all processors."
-        )
+        requirement = "at least one is needed"
+        raise InputError("threads", threads, requirement, "Leave it out for all processors.")
     if device.split(":")[0] not in ("cpu", "mps", "cuda"):
-        raise InputError(
-            "device", device, "it is the name of no device", "Give cpu, cuda or cuda:1."
-        )
+        requirement = "it is the name of no device"
+        raise InputError("device", device, requirement, "Give cpu, cuda or cuda:1.")
     left, right = prepare(a, "a"), prepare(b, "b")
     if left.n_tokens != right.n_tokens:
-        raise InputError(
-            "tokens of a and b",
-            (left.n_tokens, right.n_tokens),
-            f"row t of a ({left.n_tokens} tokens) and of b ({right.n_tokens} tokens) must be the "
-            "same token",
-            "Encode both on the same token stream with the same mask.",
-        )
+        both = left.n_tokens, right.n_tokens
+        rows = "row t of a ({} tokens) and of b ({} tokens) must be the same token".format(*both)
+        remedy = "Encode both on the same token stream with the same mask."
+        raise InputError("tokens of a and b", both, rows, remedy)
     if device.startswith("cuda"):
         return Best(*(Partners(*partners) for partners in _on_gpu(left, right, k, device)))
     n_threads = numba.get_num_threads() if threads is None else threads
@@ -119,13 +108,11 @@ def _on_gpu(left: Columns, right: Columns, k: int, device: str) -> tuple:
     try:
         from homolog.matching.gpu import best_pairs
     except ModuleNotFoundError as error:
-        raise InputError(
-            "device", device, "the engine for GPUs needs Triton", "Install triton, or say cpu."
-        ) from error
+        requirement = "the engine for GPUs needs Triton"
+        raise InputError("device", device, requirement, "Install triton, or say cpu.") from error
     if not torch.cuda.is_available():
-        raise InputError(
-            "device", device, "torch must see a CUDA device", "Say cpu, or see `homolog doctor`."
-        )
+        requirement = "torch must see a CUDA device"
+        raise InputError("device", device, requirement, "Say cpu, or see `homolog doctor`.")
     return best_pairs(left, right, k, device)
 
 

@@ -171,12 +171,10 @@ class SpaceMoments:
 
         def array(name: str, *shape: int) -> np.ndarray:
             if name not in arrays or (shape and arrays[name].shape != shape):
-                raise InputError(
-                    name,
-                    arrays[name].shape if name in arrays else "missing",
-                    f"stored moments need an array of shape {shape or 'of one axis'}",
-                    "Delete the file and accumulate this shard again.",
-                )
+                stored = arrays[name].shape if name in arrays else "missing"
+                requirement = f"stored moments need an array of shape {shape or 'of one axis'}"
+                remedy = "Delete the file and accumulate this shard again."
+                raise InputError(name, stored, requirement, remedy)
             return arrays[name]
 
         widths = (array(name).tolist() for name in ("widths_a", "widths_b"))
@@ -301,21 +299,16 @@ def _rows(field: str, x: Matrix, width: int | None, n_rows: int | None) -> int:
     shape = tuple(x.shape)
     needed = (n_rows, width)
     if len(shape) != 2 or any(n not in (None, has) for n, has in zip(needed, shape, strict=True)):
-        raise InputError(
-            f"the shape of {field}",
-            shape,
-            f"it needs the shape ({'rows' if n_rows is None else n_rows}, {width or 'd_model'})",
-            "Row t of every matrix must be the same token, or the same pair.",
-        )
+        rows = "rows" if n_rows is None else n_rows
+        requirement = f"it needs the shape ({rows}, {width or 'd_model'})"
+        remedy = "Row t of every matrix must be the same token, or the same pair."
+        raise InputError(f"the shape of {field}", shape, requirement, remedy)
     finite = np.isfinite(x) if isinstance(x, np.ndarray) else torch.isfinite(x).cpu().numpy()
     if not finite.all():
         row, channel = (int(place) for place in np.argwhere(~finite)[0])
-        raise InputError(
-            f"{field}, row {row}, channel {channel}",
-            float(x[row, channel]),
-            "moments exist of finite numbers only",
-            "Leave that token, or that feature, out.",
-        )
+        place, value = f"{field}, row {row}, channel {channel}", float(x[row, channel])
+        remedy = "Leave that token, or that feature, out."
+        raise InputError(place, value, "moments exist of finite numbers only", remedy)
     return shape[0]
 
 

@@ -269,9 +269,8 @@ class Resample(Edit):
 
     def operand(self, selection: Selection) -> Tensor:
         if self.source is None:
-            raise InputError(
-                "source", None, "Resample needs a run that captured the site", "Pass source=run."
-            )
+            requirement = "Resample needs a run that captured the site"
+            raise InputError("source", None, requirement, "Pass source=run.")
         return self._from(self.source, selection, self.rows)
 
     def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
@@ -289,9 +288,8 @@ class Transform(Edit):
 
     def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
         if self.function is None:
-            raise InputError(
-                "function", None, "Transform needs a function of the old value", "Pass function=..."
-            )
+            requirement = "Transform needs a function of the old value"
+            raise InputError("function", None, requirement, "Pass function=...")
         return self.function(old)
 
 

@@ -24,6 +24,7 @@ from homolog.models.guards import no_fetched_kernels, require_decoder
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "Fetch or save the model again."
+OF_ONE = "Put the weights and the config.json of one model there."
 MOST_BLOCKS = 10_000
 FLOATS = ("F16", "BF16", "F32", "F64")
 
@@ -70,13 +71,10 @@ def stored_weights(folder: Path) -> dict[str, StoredTensor]:
     if (folder / SINGLE).exists():
         return dict(_header(folder / SINGLE))
     if not (folder / INDEX).exists():
-        raise InputError(
-            "model",
-            str(folder),
-            f"the folder holds no {SINGLE} or {INDEX}; other kinds of files with "
-            "weights, pickled ones among them, are not read",
-            "Save the model again with `save_pretrained(folder, safe_serialization=True)`.",
-        )
+        others = "other kinds of files with weights, pickled ones among them, are not read"
+        requirement = f"the folder holds no {SINGLE} or {INDEX}; {others}"
+        remedy = "Save the model again with `save_pretrained(folder, safe_serialization=True)`."
+        raise InputError("model", str(folder), requirement, remedy)
     named = json_object(folder / INDEX).get("weight_map") or {}
     files = list(named.values()) if isinstance(named, dict) else []
     if not files or not all(isinstance(file, str) for file in files):
@@ -178,9 +176,8 @@ def require_agreement(ref: str, config: Any, stored: Mapping[str, StoredTensor])
     """
     n_layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", 0)
     if isinstance(n_layers, int) and n_layers > len(stored):
-        requirement = (
-            f"its configuration counts {n_layers} blocks, and its files hold {len(stored)} tensors"
-        )
+        counted = f"its configuration counts {n_layers} blocks"
+        requirement = f"{counted}, and its files hold {len(stored)} tensors"
         raise InputError("model", ref, requirement, AGAIN)
     with torch.device("meta"), no_fetched_kernels():
         weights = dict(AutoModelForCausalLM.from_config(config).named_parameters())
@@ -198,10 +195,6 @@ def disagreement(
     ref: str, name: str, stored: tuple[int, ...], expected: tuple[int, ...]
 ) -> InputError:
     """The error for a weight whose stored shape is not that of the configuration."""
-    return InputError(
-        "model",
-        ref,
-        f"its weight {name} is stored with the shape {stored}, and has {expected} by its "
-        "configuration",
-        "Put the weights and the config.json of one model there.",
-    )
+    requirement = f"its weight {name} is stored with the shape {stored}"
+    by_it = f"and has {expected} by its configuration"
+    return InputError("model", ref, f"{requirement}, {by_it}", OF_ONE)

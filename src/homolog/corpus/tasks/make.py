@@ -44,9 +44,8 @@ def make_task(
     """
     if str(name).endswith(".jsonl"):
         if options:
-            raise InputError(
-                "option", next(iter(options)), "a task from a file has no options", "Leave it out."
-            )
+            requirement = "a task from a file has no options"
+            raise InputError("option", next(iter(options)), requirement, "Leave it out.")
         return _from_file(name, vocabulary, n_prompts)
     task = TASKS.get(str(name).replace("-", "_"))
     if task is None:

@@ -62,13 +62,10 @@ def natural_induction(
     _, one_of_each_window = np.unique(places[:, 0], return_index=True)
     places = places[np.sort(one_of_each_window)]
     if len(places) < n_prompts:
-        raise InputError(
-            "n_prompts",
-            n_prompts,
-            f"{len(text)} windows of {text.context} tokens have {len(places)} with a pair that "
-            f"recurs within {length} tokens",
-            "Give more text, a longer length, a larger max_bigram, or ask for fewer prompts.",
-        )
+        there = f"{len(text)} windows of {text.context} tokens have {len(places)}"
+        requirement = f"{there} with a pair that recurs within {length} tokens"
+        remedy = "Give more text, a longer length, a larger max_bigram, or ask for fewer prompts."
+        raise InputError("n_prompts", n_prompts, requirement, remedy)
     window, end = places[:n_prompts].T
     start = end - length + 1
     clean = text.tokens[window[:, None], start[:, None] + np.arange(length)].astype(np.int64)
@@ -92,12 +89,9 @@ def _packed(tokenizer: Any, windows: TokenWindows | Path | str | None) -> TokenW
         documents = read_documents(windows)
         return pack(documents, tokenizer, CONTEXT, n_tokens=TEXT_TOKENS, fewer=True)
     if windows.tokenizer_fingerprint != fingerprint(tokenizer):
-        raise InputError(
-            "windows",
-            f"tokenizer {windows.tokenizer_fingerprint[:8]}",
-            f"the model has another tokenizer ({fingerprint(tokenizer)[:8]})",
-            "Pack the text with the model's own.",
-        )
+        theirs = f"tokenizer {windows.tokenizer_fingerprint[:8]}"
+        requirement = f"the model has another tokenizer ({fingerprint(tokenizer)[:8]})"
+        raise InputError("windows", theirs, requirement, "Pack the text with the model's own.")
     return windows
 
 

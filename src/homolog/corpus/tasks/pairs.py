@@ -107,12 +107,11 @@ def tokenizer_of(vocabulary: Any, task: str) -> Any:
     """The tokenizer of a model, or the tokenizer itself.  InputError when there is none."""
     tokenizer = vocabulary.tokenizer if isinstance(vocabulary, LanguageModel) else vocabulary
     if not hasattr(tokenizer, "get_vocab"):
-        raise InputError(
-            "tokenizer",
-            getattr(vocabulary, "name", type(vocabulary).__name__),
-            f"{task} is made from text, which needs a tokenizer",
-            "Save the tokenizer beside the model's weights, or choose induction, which needs none.",
-        )
+        name = getattr(vocabulary, "name", type(vocabulary).__name__)
+        requirement = f"{task} is made from text, which needs a tokenizer"
+        save = "Save the tokenizer beside the model's weights"
+        remedy = f"{save}, or choose induction, which needs none."
+        raise InputError("tokenizer", name, requirement, remedy)
     return tokenizer
 
 

@@ -126,9 +126,8 @@ def _kernels(backend: str) -> Any:
 
         return cpu
     if importlib.util.find_spec("triton") is None:
-        raise InputError(
-            "backend", backend, "Triton is not installed", "Use numba, or torch for another device."
-        )
+        requirement = "Triton is not installed"
+        raise InputError("backend", backend, requirement, "Use numba, or torch for another device.")
     from homolog.models.scan import gpu
 
     return gpu
