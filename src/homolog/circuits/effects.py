@@ -51,14 +51,6 @@ class Effects:
     clean: dict[str, Tensor]
     patched: dict[str, Tensor]
 
-    @property
-    def experiment(self) -> str:
-        return self.question.experiment
-
-    @property
-    def corruption(self) -> str:
-        return self.question.corruption
-
     def change(self, metric: str = LOGIT_DIFFERENCE) -> Tensor:
         """Patched minus clean, (sender, prompt)."""
         return self.patched[metric] - self.clean[metric]
@@ -76,8 +68,8 @@ class Effects:
             clean = float(self.clean[metric].double().mean())
             for i, sender in enumerate(self.senders):
                 row = {
-                    "experiment": self.experiment,
-                    "corruption": self.corruption,
+                    "experiment": self.question.experiment,
+                    "corruption": self.question.corruption,
                     "sender": sender,
                     "receiver": self.question.receiver,
                     "metric": metric,

@@ -33,6 +33,7 @@ from homolog.models.transformer import Transformer
 DATA = Path(__file__).with_suffix(".json")
 PYTHIA, MAMBA = "EleutherAI/pythia-160m", "state-spaces/mamba-130m"
 CLEAN = "clean"
+_NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -156,40 +157,39 @@ def compare(
 
 def _rows(experiment: Experiment, effects: Effects, batch: int) -> list[dict[str, Any]]:
     assert list(effects.senders) == experiment.places
-    nan = float("nan")
-    own = {"experiment": experiment.name, "note": experiment.note}
     clean = {metric: float(_mean(values, batch)) for metric, values in effects.clean.items()}
+    row = functools.partial(_row, experiment)
     rows = [
-        own
-        | {"place": CLEAN, "metric": metric}
-        | _sides(value, clean[metric])
-        | _sides(nan, nan, of_change=True)
+        row(CLEAN, metric, (value, clean[metric]), (_NAN, _NAN))
         for metric, value in experiment.clean.items()
     ]
     for metric, values in (experiment.patched or experiment.change).items():
-        base = experiment.clean.get(metric, nan)
+        base = experiment.clean.get(metric, _NAN)
         ours = _mean(effects.patched[metric], batch).tolist()
-        for place, number, our in zip(
-            experiment.places, np.ravel(values).tolist(), ours, strict=True
-        ):
-            released, change = (number, number - base) if experiment.patched else (nan, number)
-            rows.append(
-                own
-                | {"place": place, "metric": metric}
-                | _sides(released, our)
-                | _sides(change, our - clean[metric], of_change=True)
-            )
+        numbers = np.ravel(values).tolist()
+        for place, number, our in zip(experiment.places, numbers, ours, strict=True):
+            released, change = (number, number - base) if experiment.patched else (_NAN, number)
+            rows.append(row(place, metric, (released, our), (change, our - clean[metric])))
     return rows
+
+
+def _row(
+    experiment: Experiment,
+    place: str,
+    metric: str,
+    value: tuple[float, float],
+    change: tuple[float, float],
+) -> dict[str, Any]:
+    """A number and its change, theirs and ours each, and ours less theirs."""
+    row: dict[str, Any] = {"experiment": experiment.name, "note": experiment.note}
+    row |= {"place": place, "metric": metric}
+    (released, ours), (released_change, our_change) = value, change
+    row |= {"released": released, "ours": ours, "deviation": ours - released}
+    row |= {"released_change": released_change, "our_change": our_change}
+    return row | {"change_deviation": our_change - released_change}
 
 
 def _mean(values: Tensor, batch: int) -> Tensor:
     """Over prompts, (..., prompt), batch by batch."""
     sums = [part.contiguous().double().sum(-1) for part in values.split(batch, -1)]
     return functools.reduce(torch.add, sums) / values.shape[-1]
-
-
-def _sides(released: float, ours: float, of_change: bool = False) -> dict[str, float]:
-    """A number of both sides, and ours less theirs, as columns."""
-    names = ("released_change", "our_change", "change_deviation")
-    names = names if of_change else ("released", "ours", "deviation")
-    return dict(zip(names, (released, ours, ours - released), strict=True))

@@ -157,16 +157,9 @@ def close_features(
     statistics = sparse_statistics(
         lambda: ((part["indices"], part["data"]) for part in parts()), n_tokens, n_features
     )
-    origin = {
-        "kind": "sae",
-        "model": target.model,
-        "layer": target.layer,
-        "label": target.label,
-        "stream_hash": windows.hash,
-        "n_tokens": n_tokens,
-        "n_features": n_features,
-        "product": product,
-    }
+    origin = {"kind": "sae", "model": target.model, "layer": target.layer, "label": target.label}
+    origin |= {"stream_hash": windows.hash, "n_tokens": n_tokens, "n_features": n_features}
+    origin |= {"product": product}
     end_folder(target.folder, origin, entries, windows.token_document, vars(statistics))
     return open_features(target.folder)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,8 +58,7 @@ class Edit:
     def apply(self, value: Tensor) -> Tensor:
         """The edited copy of a site's whole `value`.  InputError: wrong index or shape."""
         selection = self.selection(value.shape)
-        shape = self._shown(value.shape, selection)
-        return self._put(value, selection, self._fitted(self.operand(selection), shape))
+        return self._put(value, selection, self._operand(selection, value.shape))
 
     def apply_at(self, value: Tensor, position: int, length: int) -> Tensor:
         """The edited copy of `value` (batch, ...): the site at one of `length` positions.
@@ -72,7 +71,7 @@ class Edit:
         hit = (at == position).expand(value.shape[0], -1).to(value.device)
         if not hit.any():
             return value
-        operand = self._fitted(self.operand(selection), self._shown(shape, selection))
+        operand = self._operand(selection, shape)
         if operand is not None and 1 not in self._dropped():
             rows = torch.arange(len(value), device=operand.device)
             operand = operand[rows, hit.long().argmax(1).to(operand.device)].unsqueeze(1)
@@ -141,14 +140,13 @@ class Edit:
             new = new.unsqueeze(axis)
         return new
 
-    @overload
-    def _fitted(self, value: Tensor, shape: tuple[int, ...]) -> Tensor: ...
-    @overload
-    def _fitted(self, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None: ...
-    def _fitted(self, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+    def _operand(self, selection: Selection, shape: Sequence[int]) -> Tensor | None:
+        """The operand broadcast to the selected part of a site of `shape`."""
+        operand = self.operand(selection)
+        return None if operand is None else self._fitted(operand, self._shown(shape, selection))
+
+    def _fitted(self, value: Tensor, shape: tuple[int, ...]) -> Tensor:
         """`value` broadcast to `shape`; InputError when it does not."""
-        if value is None:
-            return None
         try:
             return value.expand(shape)
         except RuntimeError:
@@ -194,7 +192,7 @@ class Edit:
 
 @dataclass(frozen=True, eq=False)
 class _WithValue(Edit):
-    """Base of the edits that bring a tensor of the user's."""
+    """Base of the edits that bring a tensor of the user's, to put it there or to add it."""
 
     value: Tensor | None = None
 
@@ -204,13 +202,13 @@ class _WithValue(Edit):
             raise InputError("value", None, f"{name} needs a tensor", "Pass value=...")
         return self.value
 
+    def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
+        return old if operand is None else operand
+
 
 @dataclass(frozen=True, eq=False)
 class Replace(_WithValue):
     """Put `value` there."""
-
-    def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
-        return old if operand is None else operand
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,14 +47,14 @@ class MambaTracer(Tracer):
 
     def _carriers(self, layers: Sequence[int]) -> list[Role]:
         """What brings A into the key layers' states: their convolutions' taps, and layers below."""
-        asked = [question for layer in layers for question in self._questions(layer)]
+        questions = [one for layer in layers for one in self._questions(layer)]
         roles: list[Role] = []
-        for effects in self.ask(*asked):
-            if effects.corruption != names.REPLACE_A or effects.experiment == names.STATE_WRITES:
+        for effects in self.ask(*questions):
+            question, receiver = effects.question, effects.question.receiver
+            if question.corruption != names.REPLACE_A or question.experiment == names.STATE_WRITES:
                 continue
-            receiver = effects.question.receiver
             layer, _, position = receiver.split(".")[1].partition("@")
-            if effects.experiment == names.LAYER_TO_KEY_LAYER:
+            if question.experiment == names.LAYER_TO_KEY_LAYER:
                 evidence = f"its output before the end, as {receiver} carries it; another A"
                 roles += self.roles(names.CARRIER, effects, evidence)
             else:
