@@ -103,7 +103,7 @@ def load_features(folder: Path | str) -> SparseFeatures | DenseFeatures:
 
 
 def check_same_stream(features: Sequence[Activations | StoredFeatures]) -> None:
-    """Raise InputError unless all features come from one token stream, in one order."""
+    """Raise InputError unless all activations come from one token stream, in one order."""
     first = features[0]
     for other in features[1:]:
         if (other.stream_hash, other.n_tokens) != (first.stream_hash, first.n_tokens):
