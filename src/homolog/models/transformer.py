@@ -68,9 +68,9 @@ class Transformer(Blockwise):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         config = self.hf.config
-        self.n_heads: int = config.num_attention_heads
-        self.n_kv_heads: int = getattr(config, "num_key_value_heads", None) or self.n_heads
-        self.d_head: int = getattr(config, "head_dim", None) or self.d_model // self.n_heads
+        self.n_heads = config.num_attention_heads
+        self.n_kv_heads = getattr(config, "num_key_value_heads", None) or self.n_heads
+        self.d_head = getattr(config, "head_dim", None) or self.d_model // self.n_heads
 
     def blocks(self) -> Any:
         return self.hf.get_submodule(self.parts.blocks)
