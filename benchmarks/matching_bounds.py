@@ -21,16 +21,14 @@ from measuring import fastest
 
 from homolog.matching import pearson
 from homolog.matching.columns import Columns
-from homolog.matching.kernels import AHEAD, accumulate, jit, prefetch
+from homolog.matching.kernels import AHEAD, Running, accumulate, jit, prefetch
 
 # packed rows of about 300 bytes: with a row of accumulators, half of a second-level cache of 1 MiB
 CACHED = 1024
 
 
 @jit(parallel=True)
-def product_sums(
-    row_start, row_token, row_value, start, length, values, numbers, per_word, n_columns, n_threads
-):
+def product_sums(rows, packed, n_columns, n_threads):
     """The sums of products of each row of A, thrown away.
 
     Their total, (threads,), is returned so that nothing is optimised away.
@@ -38,19 +36,8 @@ def product_sums(
     total = np.zeros(n_threads)
     for thread in numba.prange(n_threads):
         sums = np.zeros(n_columns)
-        for row in range(thread, len(row_start) - 1, n_threads):
-            accumulate(
-                row_start[row],
-                row_start[row + 1],
-                row_token,
-                row_value,
-                start,
-                length,
-                values,
-                numbers,
-                per_word,
-                sums,
-            )
+        for row in range(thread, len(rows.start) - 1, n_threads):
+            accumulate(rows, row, packed, sums)
         total[thread] = sums.sum()
     return total
 
@@ -93,9 +80,10 @@ def extent(token, start, length, per_word):
 
 def products(left: Columns, right: Columns, threads: int, cached: bool = False) -> None:
     """The products of a pair, thrown away; `cached`: with the rows of a few tokens only."""
-    (start, token, value), packed = left.by_column, right.packed
-    rows = packed.start, packed.length, packed.values, packed.numbers, packed.per_word
-    product_sums(start, token % CACHED if cached else token, value, *rows, right.n_sparse, threads)
+    rows = left.by_column
+    if cached:
+        rows = rows._replace(number=rows.number % CACHED)
+    product_sums(rows, right.packed, right.n_sparse, threads)
 
 
 def bounds(left: Columns, right: Columns, threads: int, k: int) -> dict[str, float]:
@@ -104,9 +92,7 @@ def bounds(left: Columns, right: Columns, threads: int, k: int) -> dict[str, flo
     rows = packed.start, packed.length, packed.values, packed.per_word
 
     def kernel() -> None:
-        best_left, best_right = (
-            pearson._Running.start(len(side.order), k) for side in (left, right)
-        )
+        best_left, best_right = (Running.start(len(side.order), k) for side in (left, right))
         pearson._sparse_by_sparse(left, right, best_left, best_right, threads)
 
     loops: dict[str, Callable[[], object]] = {

@@ -33,7 +33,7 @@ import scipy.sparse
 import torch
 from planted_truth_figure import FIRINGS, NOISES, VERDICT, save
 
-from homolog.matching import Side, prepare
+from homolog.matching import Partners, prepare
 from homolog.matching.assignment import mutual, one_to_one
 from homolog.matching.homologs import HOMOLOG_R, RIVAL_RATIO
 from homolog.matching.null import calibrate, document_exchanges
@@ -131,8 +131,8 @@ def find(planted: PlantedMatches, n_exchanges: int, seed: int) -> tuple[Found, F
 
 def _held(
     x: Any,
-    own: Side,
-    back: Side,
+    own: Partners,
+    back: Partners,
     null: np.ndarray,
     assigned: np.ndarray,
     partner: np.ndarray,

@@ -8,7 +8,6 @@ import torch
 from typer.testing import CliRunner
 
 from homolog.analyses.induction import measure
-from homolog.circuits.tables import STUDY_TABLES
 from homolog.cli import app
 from homolog.errors import InputError
 from homolog.pipeline import Study
@@ -16,7 +15,9 @@ from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.recipes import load_recipe, parse_circuits, parse_recipe
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
+from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES
 
+STUDY_TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES)
 SMALL = {
     "n_prompts": 12,
     "length": 16,

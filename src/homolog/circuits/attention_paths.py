@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from homolog.axes import Tokens
-from homolog.circuits.replay import Patched, Replay, Start, last
+from homolog.circuits.replay import Patched, PatchedRows, Replay, last
 from homolog.errors import InputError
 from homolog.models.base import widened
 from homolog.models.runs import Run
@@ -85,9 +85,8 @@ class AttentionPaths(Replay):
         """
         site = self._receiver(receiver)
         if not site.layer:
-            raise InputError(
-                "receiver", str(site), "heads below it must exist", "Name a head above block 0."
-            )
+            requirement = "heads below it must exist"
+            raise InputError("receiver", str(site), requirement, "Name a head above block 0.")
         chosen = self._heads(senders, site.layer)
         rows = self._rows_at(positions, chosen, site)
         new: dict[Read, Tensor] = {}
@@ -135,12 +134,8 @@ class AttentionPaths(Replay):
     def _receiver(self, receiver: Site | str) -> Site:
         site = resolve(receiver, self.model.sites(), self.model.name)
         if site.kind != "z" or site.head is None or site.head >= self.model.n_heads:
-            raise InputError(
-                "receiver",
-                str(site),
-                f"it must be a head, z.LAYER.HEAD, with a head below {self.model.n_heads}",
-                "Name one.",
-            )
+            requirement = f"it must be a head, z.LAYER.HEAD, with a head below {self.model.n_heads}"
+            raise InputError("receiver", str(site), requirement, "Name one.")
         return site
 
     def _heads(self, senders: Sequence[Site | str] | None, below: int) -> list[Site]:
@@ -152,22 +147,19 @@ class AttentionPaths(Replay):
         chosen = [resolve(sender, self.model.sites(), self.model.name) for sender in senders]
         if strangers := [site for site in chosen if site not in heads]:
             limits = f"with a layer below {below} and a head below {n_heads}"
-            raise InputError(
-                "sender",
-                str(strangers[0]),
-                f"it must be a head, z.LAYER.HEAD, {limits}",
-                "Name heads, or leave senders out for all.",
-            )
+            requirement = f"it must be a head, z.LAYER.HEAD, {limits}"
+            remedy = "Name heads, or leave senders out for all."
+            raise InputError("sender", str(strangers[0]), requirement, remedy)
         return sorted(chosen, key=heads.index)
 
     def _start(
         self, layer: int, names: Sequence[str], heads: Sequence[int | None], z: Tensor
-    ) -> Start:
+    ) -> PatchedRows:
         """Rows after the block, with other z (sender, prompt, d_head) of `heads`."""
         weight = self.model.head_matrix(layer)[0][heads]
         old = self._z[layer][:, heads].transpose(0, 1)
         change = torch.bmm((z - old).to(weight.dtype), weight)
-        return Start(layer, tuple(names), self._with_attention(layer, change))
+        return PatchedRows(layer, tuple(names), self._with_attention(layer, change))
 
     def _with_attention(self, layer: int, change: Tensor) -> Tensor:
         if self.model.parallel:  # the MLP reads the block's input, which has not changed

@@ -153,12 +153,8 @@ def score_edges(
     """The edges of `Discovery` and nothing else; arguments as for `discover`."""
     check_choice("metric", metric, SMOOTH_METRICS)
     if steps < 1:
-        raise InputError(
-            "steps",
-            steps,
-            "at least the clean prompt is needed",
-            "Give 5, or 1 for plain gradients.",
-        )
+        requirement = "at least the clean prompt is needed"
+        raise InputError("steps", steps, requirement, "Give 5, or 1 for plain gradients.")
     names, index = position_labels(pairs)
     totals: dict[Site, Tensor] = {}
     for first in range(0, len(pairs), batch):
@@ -171,12 +167,9 @@ def score_edges(
     rows: list[tuple] = []
     for site, table in totals.items():
         if not all_finite(table):
-            raise InputError(
-                "model",
-                model.name,
-                f"scores need finite gradients, and those at {site} are not",
-                "Load it in float32: in half precision they may overflow.",
-            )
+            requirement = f"scores need finite gradients, and those at {site} are not"
+            remedy = "Load it in float32: in half precision they may overflow."
+            raise InputError("model", model.name, requirement, remedy)
         rows += _rows(model, site, table.tolist(), names, present)
     edges = pl.DataFrame(rows, SCORED_EDGES.frame().schema, orient="row")
     return edges.sort(pl.col("score").abs(), descending=True, maintain_order=True)
@@ -262,7 +255,7 @@ class _Scores:
         # that one reader.
         apart = [site for site in sites if site.kind in ("mlp_in", "mixer_in")]
         edits: list[Edit] = [Replace("embed", way)]
-        edits += [Transform(site, function=_view) for site in apart]
+        edits += [Transform(site, function=lambda h: h.view_as(h)) for site in apart]
         capture = [*sites, *kept]
         with torch.enable_grad():
             passed = model.run(self.pairs.clean, capture=capture, edits=edits, last_only=True)
@@ -285,10 +278,6 @@ class _Scores:
         if (before := self._reads.get(layer)) is not None:
             clean, corrupt = before[0] + clean, before[1] + corrupt
         self._reads[layer] = clean, corrupt
-
-
-def _view(h: Tensor) -> Tensor:
-    return h.view_as(h)
 
 
 def state_gradient(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homolog.circuits.metrics import interval, measure
+from homolog.circuits.metrics import interval, joined, measure
 from homolog.circuits.replay import Patched
 from homolog.corpus.tasks import PromptPairs
 from homolog.record.circuits import LOGIT_DIFFERENCE
@@ -51,14 +51,6 @@ class Effects:
     clean: dict[str, Tensor]
     patched: dict[str, Tensor]
 
-    @property
-    def experiment(self) -> str:
-        return self.question.experiment
-
-    @property
-    def corruption(self) -> str:
-        return self.question.corruption
-
     def change(self, metric: str = LOGIT_DIFFERENCE) -> Tensor:
         """Patched minus clean, (sender, prompt)."""
         return self.patched[metric] - self.clean[metric]
@@ -76,8 +68,8 @@ class Effects:
             clean = float(self.clean[metric].double().mean())
             for i, sender in enumerate(self.senders):
                 row = {
-                    "experiment": self.experiment,
-                    "corruption": self.corruption,
+                    "experiment": self.question.experiment,
+                    "corruption": self.question.corruption,
                     "sender": sender,
                     "receiver": self.question.receiver,
                     "metric": metric,
@@ -104,7 +96,7 @@ def measure_effects(
     """
     of = {question.corruption: pairs(question.corruption) for question in questions}
     n = len(next(iter(of.values())))
-    kept = [_MetricsSoFar() for _ in questions]
+    answered: list[list[Effects]] = [[] for _ in questions]
     with torch.no_grad():
         for first in range(0, n, batch):
             parts = {name: prompts[first : first + batch] for name, prompts in of.items()}
@@ -112,42 +104,32 @@ def measure_effects(
             same = all(torch.equal(part.clean, clean) for part in parts.values())
             assert same, "clean prompts differ"
             asked: dict[str, Any] = {}
-            for question, values in zip(questions, kept, strict=True):
+            for question, effects in zip(questions, answered, strict=True):
                 part = parts[question.corruption]
                 if question.corruption not in asked:
                     known = next(iter(asked.values()), None)
                     asked[question.corruption] = (
                         paths(clean, part.corrupt) if known is None else known.against(part.corrupt)
                     )
-                replay = asked[question.corruption]
-                values.add(replay.logits, question.ask(replay, part), part)
+                effects.append(_effects(question, asked[question.corruption], part))
                 if advance is not None:
                     advance(len(part))
-    return [values.effects(question) for question, values in zip(questions, kept, strict=True)]
+    return [_of_all(effects) for effects in answered]
 
 
-class _MetricsSoFar:
-    """Metrics of the batches so far."""
+def _effects(question: PathQuestion, replay: Any, pairs: PromptPairs) -> Effects:
+    """Those of one batch; the logits of some senders are dropped before the next ones come."""
+    clean = measure(replay.logits, pairs, replay.logits)
+    answers = [
+        (some.senders, measure(some.logits, pairs, replay.logits))
+        for some in question.ask(replay, pairs)
+    ]
+    senders = tuple(sender for some, _ in answers for sender in some)
+    patched = joined([measured for _, measured in answers], axis=0)
+    return Effects(question, senders, joined([clean]), patched)
 
-    def __init__(self) -> None:
-        self.senders: tuple[str, ...] = ()
-        self.clean: dict[str, list[Tensor]] = {}
-        self.patched: dict[str, list[Tensor]] = {}
 
-    def add(self, logits: Tensor, answers: Iterable[Patched], part: PromptPairs) -> None:
-        for name, value in measure(logits, part, logits).items():
-            self.clean.setdefault(name, []).append(value.cpu())
-        labels: list[str] = []
-        patched: dict[str, list[Tensor]] = {}
-        for answer in answers:
-            labels += answer.senders
-            for name, value in measure(answer.logits, part, logits).items():
-                patched.setdefault(name, []).append(value.cpu())
-        self.senders = tuple(labels)
-        for name, values in patched.items():
-            self.patched.setdefault(name, []).append(torch.cat(values))
-
-    def effects(self, question: PathQuestion) -> Effects:
-        clean = {name: torch.cat(values) for name, values in self.clean.items()}
-        patched = {name: torch.cat(values, dim=-1) for name, values in self.patched.items()}
-        return Effects(question, self.senders, clean, patched)
+def _of_all(parts: Sequence[Effects]) -> Effects:
+    """Effects of batches, as those of all prompts."""
+    clean, patched = joined([part.clean for part in parts]), joined([p.patched for p in parts])
+    return Effects(parts[0].question, parts[0].senders, clean, patched)

@@ -126,12 +126,9 @@ class CircuitEvaluation:
             if site not in self.universe:
                 near = difflib.get_close_matches(str(site), list(map(str, self.universe)), n=1)
                 hint = f"The nearest is {near[0]!r}. " if near else ""
-                raise InputError(
-                    "circuit",
-                    str(site),
-                    f"it is none of the {len(self.universe)} nodes",
-                    f"{hint}nodes(model) lists them.",
-                )
+                requirement = f"it is none of the {len(self.universe)} nodes"
+                remedy = f"{hint}nodes(model) lists them."
+                raise InputError("circuit", str(site), requirement, remedy)
         self.model, self.pairs, self.scoring = model, pairs, scoring
         self._ablation = Ablation(
             model, self.universe, scoring.ablation, pairs.corrupt, scoring.batch

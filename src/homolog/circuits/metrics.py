@@ -20,6 +20,7 @@ greater-than?", 2305.00586.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,20 +78,13 @@ def _check(logits: Tensor, pairs: PromptPairs, clean_logits: Tensor | None) -> N
     n, vocabulary = logits.shape[-2:]
     if n != len(pairs) or (clean_logits is not None and clean_logits.shape != (n, vocabulary)):
         clean = "" if clean_logits is None else f", clean logits {tuple(clean_logits.shape)}"
-        raise InputError(
-            "logits",
-            tuple(logits.shape),
-            f"they must be of {len(pairs)} prompts (patch, prompt, vocabulary){clean}",
-            "Pass the last position's logits and the prompts they are of.",
-        )
+        requirement = f"they must be of {len(pairs)} prompts (patch, prompt, vocabulary){clean}"
+        remedy = "Pass the last position's logits and the prompts they are of."
+        raise InputError("logits", tuple(logits.shape), requirement, remedy)
     tokens = [t for t in (pairs.answer, pairs.distractor, pairs.choices) if t is not None]
     if (top := max(int(t.max()) for t in tokens)) >= vocabulary:
-        raise InputError(
-            "answer",
-            top,
-            f"the model has logits of {vocabulary} tokens",
-            "Make the task with the model's own tokenizer.",
-        )
+        remedy = "Make the task with the model's own tokenizer."
+        raise InputError("answer", top, f"the model has logits of {vocabulary} tokens", remedy)
     for values in (logits, clean_logits):
         if values is not None and not all_finite(values):
             broken = ~values.detach().isfinite().reshape(-1, n, vocabulary)
@@ -133,6 +127,12 @@ def _of(
     """The value of each prompt's token."""
     prompt = torch.arange(values.shape[1], device=values.device)
     return values[:, prompt, token.to(values.device)]
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]], axis: int = -1) -> dict[str, Tensor]:
+    """The metrics of several batches as one, by name, on the CPU."""
+    names = parts[0] if parts else ()
+    return {name: torch.cat([part[name].cpu() for part in parts], axis) for name in names}
 
 
 def accuracy(measured: dict[str, Tensor]) -> Tensor:

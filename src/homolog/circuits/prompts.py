@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homolog.circuits.metrics import accuracy, measure
+from homolog.circuits.metrics import accuracy, joined, measure
 from homolog.corpus.tasks import PromptPairs, induction
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
@@ -109,8 +109,8 @@ def answers(model: LanguageModel, pairs: PromptPairs, batch: int) -> dict[str, T
         with torch.no_grad():
             logits = model.run(part.clean, last_only=True).logits
         assert logits is not None
-        parts.append({name: value.cpu() for name, value in measure(logits[:, 0], part).items()})
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        parts.append(measure(logits[:, 0], part))
+    return joined(parts)
 
 
 def around(pairs: PromptPairs, name: str, offsets: Sequence[int]) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homolog.circuits.metrics import measure
+from homolog.circuits.effects import Effects, PathQuestion, measure_effects
 from homolog.circuits.replay import Patched
 from homolog.circuits.tracers import tracer_of
 from homolog.corpus.tasks import PromptPairs, induction
@@ -29,11 +29,11 @@ from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.mamba import Mamba
 from homolog.models.transformer import Transformer
-from homolog.record.circuits import LOGIT, PROBABILITY
 
 DATA = Path(__file__).with_suffix(".json")
 PYTHIA, MAMBA = "EleutherAI/pythia-160m", "state-spaces/mamba-130m"
 CLEAN = "clean"
+_NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,9 @@ def released_for(model: LanguageModel) -> tuple[Experiment, ...]:
     if isinstance(model, Mamba) and model.n_layers == 24:
         name = MAMBA
     if name is None:
-        raise InputError(
-            "model",
-            model.name,
-            f"numbers were released for {PYTHIA} (12 layers of 12 heads) and {MAMBA} (24 layers)",
-            "Compare one of these two.",
-        )
+        both = f"{PYTHIA} (12 layers of 12 heads) and {MAMBA} (24 layers)"
+        requirement = f"numbers were released for {both}"
+        raise InputError("model", model.name, requirement, "Compare one of these two.")
     return tuple(experiment for experiment in experiments() if experiment.model == name)
 
 
@@ -143,80 +140,56 @@ def compare(
     where the release has no such number.
     Errors: InputError for a model of another shape.
     """
-    chosen = released_for(model)
-    paths = tracer_of(model).paths
-    means: dict[str, dict[str, _Mean]] = {e.name: {} for e in chosen}
-    for shape, group in itertools.groupby(chosen, lambda e: (e.length, e.first_index)):
-        draw = functools.partial(
-            induction, model, n_prompts, seed=seed, length=shape[0], first_index=shape[1]
-        )
-        asked = [(e, draw(corruption=e.corruption)) for e in group]
-        for first in range(0, n_prompts, batch):
-            base: Any = None  # the clean prompts of a group are the same
-            for experiment, pairs in asked:
-                part = pairs[first : first + batch]
-                with torch.no_grad():
-                    if base is None:
-                        base = paths(model, part.clean, part.corrupt)
-                    else:
-                        base = base.against(part.corrupt)
-                    _add(means[experiment.name], experiment, base, part)
-                if advance is not None:
-                    advance(len(part))
-    return [
-        row for experiment in chosen for row in _rows(experiment, means[experiment.name], n_prompts)
-    ]
-
-
-@dataclass
-class _Mean:
-    """Sums over prompts: of the clean values, and of the patched ones (sender,), float64."""
-
-    clean: float
-    patched: Tensor
-
-
-def _add(sums: dict[str, _Mean], experiment: Experiment, paths: Any, part: PromptPairs) -> None:
-    answers = [(a.senders, measure(a.logits, part)) for a in experiment.ask(paths, part)]
-    assert [name for senders, _ in answers for name in senders] == experiment.places
-    clean = measure(paths.logits, part)
-    for metric in (LOGIT, PROBABILITY):
-        mean = sums.setdefault(
-            metric, _Mean(0.0, torch.zeros(len(experiment.places), dtype=torch.float64))
-        )
-        mean.clean += float(clean[metric].double().sum())
-        mean.patched += torch.cat([values[metric] for _, values in answers]).double().sum(-1).cpu()
-
-
-def _rows(experiment: Experiment, sums: dict[str, _Mean], n_prompts: int) -> list[dict[str, Any]]:
-    nan = float("nan")
-    own = {"experiment": experiment.name, "note": experiment.note}
-    clean = {metric: mean.clean / n_prompts for metric, mean in sums.items()}
-    rows = [
-        own
-        | {"place": CLEAN, "metric": metric}
-        | _sides(value, clean[metric])
-        | _sides(nan, nan, of_change=True)
-        for metric, value in experiment.clean.items()
-    ]
-    for metric, values in (experiment.patched or experiment.change).items():
-        base = experiment.clean.get(metric, nan)
-        ours = (sums[metric].patched / n_prompts).tolist()
-        for place, number, our in zip(
-            experiment.places, np.ravel(values).tolist(), ours, strict=True
-        ):
-            released, change = (number, number - base) if experiment.patched else (nan, number)
-            rows.append(
-                own
-                | {"place": place, "metric": metric}
-                | _sides(released, our)
-                | _sides(change, our - clean[metric], of_change=True)
-            )
+    chosen, rows = released_for(model), []
+    paths = functools.partial(tracer_of(model).paths, model)
+    draw = functools.partial(induction, model, n_prompts, seed=seed)
+    # experiments whose clean prompts are the same
+    for (length, at), group in itertools.groupby(chosen, lambda e: (e.length, e.first_index)):
+        own = list(group)
+        questions = [PathQuestion(one.name, one.corruption, one.ask) for one in own]
+        pairs = functools.partial(draw, length=length, first_index=at)
+        by_name = {one.corruption: pairs(corruption=one.corruption) for one in own}
+        answers = measure_effects(questions, by_name.__getitem__, paths, batch, advance)
+        for experiment, effects in zip(own, answers, strict=True):
+            rows += _rows(experiment, effects, batch)
     return rows
 
 
-def _sides(released: float, ours: float, of_change: bool = False) -> dict[str, float]:
-    """A number of both sides, and ours less theirs, as columns."""
-    names = ("released_change", "our_change", "change_deviation")
-    names = names if of_change else ("released", "ours", "deviation")
-    return dict(zip(names, (released, ours, ours - released), strict=True))
+def _rows(experiment: Experiment, effects: Effects, batch: int) -> list[dict[str, Any]]:
+    assert list(effects.senders) == experiment.places
+    clean = {metric: float(_mean(values, batch)) for metric, values in effects.clean.items()}
+    row = functools.partial(_row, experiment)
+    rows = [
+        row(CLEAN, metric, (value, clean[metric]), (_NAN, _NAN))
+        for metric, value in experiment.clean.items()
+    ]
+    for metric, values in (experiment.patched or experiment.change).items():
+        base = experiment.clean.get(metric, _NAN)
+        ours = _mean(effects.patched[metric], batch).tolist()
+        numbers = np.ravel(values).tolist()
+        for place, number, our in zip(experiment.places, numbers, ours, strict=True):
+            released, change = (number, number - base) if experiment.patched else (_NAN, number)
+            rows.append(row(place, metric, (released, our), (change, our - clean[metric])))
+    return rows
+
+
+def _row(
+    experiment: Experiment,
+    place: str,
+    metric: str,
+    value: tuple[float, float],
+    change: tuple[float, float],
+) -> dict[str, Any]:
+    """A number and its change, theirs and ours each, and ours less theirs."""
+    row: dict[str, Any] = {"experiment": experiment.name, "note": experiment.note}
+    row |= {"place": place, "metric": metric}
+    (released, ours), (released_change, our_change) = value, change
+    row |= {"released": released, "ours": ours, "deviation": ours - released}
+    row |= {"released_change": released_change, "our_change": our_change}
+    return row | {"change_deviation": our_change - released_change}
+
+
+def _mean(values: Tensor, batch: int) -> Tensor:
+    """Over prompts, (..., prompt), batch by batch."""
+    sums = [part.contiguous().double().sum(-1) for part in values.split(batch, -1)]
+    return functools.reduce(torch.add, sums) / values.shape[-1]

@@ -47,7 +47,7 @@ class Patched:
 
 
 @dataclass(frozen=True)
-class Start:
+class PatchedRows:
     """Rows that leave block `layer`: `h` (sender, prompt, d_model) is the stream after it."""
 
     layer: int
@@ -83,7 +83,7 @@ class Replay:
         check_pairs(self.tokens, other.corrupt)
         return other
 
-    def to_logits(self, starts: Sequence[Start], advance: Advance) -> Iterator[Patched]:
+    def to_logits(self, starts: Sequence[PatchedRows], advance: Advance) -> Iterator[Patched]:
         """Walk all rows to the end; yields them by block, a few senders at a time."""
         if not starts:
             return
@@ -111,9 +111,6 @@ def last(kind: str, n_layers: int) -> list[Site]:
 def check_pairs(clean: Tensor, corrupt: Tensor) -> None:
     """InputError unless both are (prompt, position) of one shape."""
     if clean.shape != corrupt.shape or clean.ndim != 2:
-        raise InputError(
-            "corrupt",
-            tuple(corrupt.shape),
-            f"clean prompts are {tuple(clean.shape)}",
-            "Give both as (prompt, position), of one shape.",
-        )
+        requirement = f"clean prompts are {tuple(clean.shape)}"
+        remedy = "Give both as (prompt, position), of one shape."
+        raise InputError("corrupt", tuple(corrupt.shape), requirement, remedy)

@@ -29,7 +29,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from homolog.circuits.replay import Advance, Patched, Replay, Start, last
+from homolog.circuits.replay import Advance, Patched, PatchedRows, Replay, last
 from homolog.errors import InputError
 from homolog.models.base import widened
 from homolog.models.mamba import Mamba, causal_conv, discretise
@@ -54,12 +54,9 @@ class StatePaths(Replay):
         super().__init__(model, clean, corrupt)
         self._length = self.tokens.shape[1]
         if self._length < 2:
-            raise InputError(
-                "clean",
-                tuple(self.tokens.shape),
-                "a state must be carried into the last position",
-                "Give prompts of two tokens or more.",
-            )
+            requirement = "a state must be carried into the last position"
+            remedy = "Give prompts of two tokens or more."
+            raise InputError("clean", tuple(self.tokens.shape), requirement, remedy)
         layers = range(model.n_layers)
         window = range(max(0, self._length - model.conv_width), self._length - 1)
         kept = [Site("conv_in", layer, position=p) for layer in layers for p in window]
@@ -88,7 +85,8 @@ class StatePaths(Replay):
     def _mix(self, layer: int, h: Tensor) -> tuple[Tensor, Tensor]:
         """SSM input and gate_in at the last position from the stream there, the others clean."""
         x, z = self.model.halves(layer, h)
-        return self.model.mixer(layer).act(self._earlier[layer] + x * self._current_tap(layer)), z
+        mixer = self.model.mixer(layer)
+        return mixer.act(self._earlier[layer] + x * mixer.conv1d.weight[:, 0, -1]), z
 
     # --- senders at the last position
 
@@ -96,7 +94,8 @@ class StatePaths(Replay):
         """Each layer's y at the last position from the corrupt run, every other layer's held."""
         corrupt = self._corrupt_y()
         starts = [
-            Start(layer, (f"y.{layer}",), self._leave(layer, y)) for layer, y in enumerate(corrupt)
+            PatchedRows(layer, (f"y.{layer}",), self._leave(layer, y))
+            for layer, y in enumerate(corrupt)
         ]
         return self.to_logits(starts, self._advance("y"))
 
@@ -119,7 +118,7 @@ class StatePaths(Replay):
         for label, layer, state in senders:
             C = self._clean[Site("C", layer, position=-1)]
             y = (state * C.unsqueeze(-2)).sum(-1)
-            starts.append(Start(layer, (label,), self._leave(layer, y[None])))
+            starts.append(PatchedRows(layer, (label,), self._leave(layer, y[None])))
         return self.to_logits(starts, self._advance("state"))
 
     def carried(self, layer: int, before: Tensor) -> Tensor:
@@ -151,12 +150,8 @@ class StatePaths(Replay):
         """
         width = self.model.conv_width
         if far := [back for before in inputs.values() for back in before if not 0 <= back < width]:
-            raise InputError(
-                "inputs",
-                far[0],
-                f"the convolution reads {width} positions",
-                f"Give 0 to {width - 1}.",
-            )
+            requirement = f"the convolution reads {width} positions"
+            raise InputError("inputs", far[0], requirement, f"Give 0 to {width - 1}.")
         clean, corrupt = self._inner(layer)
         mixer, device = self.model.mixer(layer), self.model.device
         each = torch.arange(len(write_at), device=device)
@@ -225,13 +220,11 @@ class StatePaths(Replay):
         chosen = list(range(receiver)) if senders is None else list(senders)
         below = all(0 <= sender < receiver for sender in chosen)
         if not chosen or not below or receiver >= self.model.n_layers:
-            raise InputError(
-                "senders",
-                chosen,
-                f"they must be layers below the receiver, {receiver}, of the model's "
-                f"{self.model.n_layers}",
-                "Name layers below it, or take a higher receiver.",
+            below_it = (
+                f"layers below the receiver, {receiver}, of the model's {self.model.n_layers}"
             )
+            remedy = "Name layers below it, or take a higher receiver."
+            raise InputError("senders", chosen, f"they must be {below_it}", remedy)
         lowest, end = min(chosen), self._length - 1
         capture = [Site("y", layer) for layer in range(lowest, receiver)]
         capture += [Site(kind, layer) for kind in _LEAVING for layer in chosen]
@@ -285,9 +278,6 @@ class StatePaths(Replay):
     def _convolved(self, mixer: Any, x: Tensor) -> Tensor:
         """SSM input at every position, from the convolution's input."""
         return mixer.act(causal_conv(x, mixer.conv1d.weight, mixer.conv1d.bias))
-
-    def _current_tap(self, layer: int) -> Tensor:
-        return self.model.mixer(layer).conv1d.weight[:, 0, -1]
 
     def _earlier_taps(self, layer: int) -> Tensor:
         """What the last convolution has from earlier positions and the bias: (prompt, d_inner)."""

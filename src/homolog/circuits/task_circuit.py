@@ -18,7 +18,7 @@ import polars as pl
 from homolog.circuits.discovery import Discovery, discover
 from homolog.circuits.edges import nodes
 from homolog.circuits.evaluation import CircuitEvaluation, Faithfulness, Gap, NodeEffect, Scoring
-from homolog.circuits.metrics import Interval, accuracy
+from homolog.circuits.metrics import accuracy
 from homolog.circuits.prompts import answers
 from homolog.circuits.tracers import tracer_of
 from homolog.corpus.tasks.pairs import PromptPairs
@@ -55,7 +55,8 @@ class TaskCircuit:
     @property
     def n_needed(self) -> int:
         """Nodes of the circuit whose effect differs from 0 by more than its interval."""
-        return sum(_excludes_zero(effect.difference) for effect in self.effects)
+        differences = (effect.difference for effect in self.effects)
+        return sum(float(d.low) > 0 or float(d.high) < 0 for d in differences)
 
     def tables(self, name: str) -> dict[str, pl.DataFrame]:
         """The tables `task_...` of `record.tables`; `name` is the model's in them."""
@@ -140,12 +141,9 @@ def find_circuit(
     taken = min(search.n_edges, int((discovery.edges["score"] != 0).sum()))
     components = discovery.components(taken)
     if components.is_empty():
-        raise InputError(
-            "n_edges",
-            search.n_edges,
-            f"{taken} edges have a score, all from the embedding to the logits, past all nodes",
-            "Take more edges, and prompts that differ.",
-        )
+        past = "all from the embedding to the logits, past all nodes"
+        remedy = "Take more edges, and prompts that differ."
+        raise InputError("n_edges", search.n_edges, f"{taken} edges have a score, {past}", remedy)
     scoring = Scoring(search.metric, search.ablation, search.batch, seed)
     evaluation = CircuitEvaluation(model, pairs, components["node"].to_list(), scoring)
     return TaskCircuit(
@@ -161,10 +159,6 @@ def find_circuit(
         evaluation.completeness(search.n_subsets),
         evaluation.minimality(search.n_subsets),
     )
-
-
-def _excludes_zero(difference: Interval) -> bool:
-    return float(difference.low) > 0 or float(difference.high) < 0
 
 
 def _names(sites: tuple[Site, ...]) -> str:

@@ -13,7 +13,7 @@ from homolog.cli.shared import Out, Quiet
 from homolog.errors import InputError
 from homolog.record.circuits import CircuitSearch
 from homolog.record.names import folder_name
-from homolog.record.recipe import Circuits, Machine, Run, SaeRecipe
+from homolog.record.recipe import Circuits, Machine, RunSettings, SaeRecipe
 from homolog.record.settings import meaning
 from homolog.terminal import say_report
 
@@ -59,7 +59,9 @@ def induction(
     if expect:
         prompts, batch = settings["n_prompts"], settings["batch"]
         for ref in models:
-            for line in expected_lines(ref, prompts, batch, Run(**where), make_progress(quiet)):
+            for line in expected_lines(
+                ref, prompts, batch, RunSettings(**where), make_progress(quiet)
+            ):
                 typer.echo(line)
         return
     name = "-".join(["circuits", *map(folder_name, models)])
@@ -99,7 +101,7 @@ def discover(
     where, search = _split(values)
     options = dict(_option(words) for words in option or ())
     request = DiscoveryRequest(
-        task, tuple(models), prompts, options, text, CircuitSearch(**search), Run(**where)
+        task, tuple(models), prompts, options, text, CircuitSearch(**search), RunSettings(**where)
     )
     name = "-".join(["discover", Path(task).stem, *map(folder_name, models)])
     target = out or Path("runs") / name

@@ -124,13 +124,10 @@ def _path(source: Any) -> Path | None:
         path = Path(source).expanduser()
         path.stat()
     except FileNotFoundError as error:
-        raise InputError(
-            "corpus",
-            str(source),
-            "there must be a file or a folder of that name",
-            'Give a .txt, .jsonl or .parquet file, a folder of them, "zoo:demo", or "hf:ID" for a '
-            "dataset.",
-        ) from error
+        requirement = "there must be a file or a folder of that name"
+        files = "a .txt, .jsonl or .parquet file, a folder of them"
+        remedy = f'Give {files}, "zoo:demo", or "hf:ID" for a dataset.'
+        raise InputError("corpus", str(source), requirement, remedy) from error
     # too long, a character that no name has, no such user
     except (OSError, ValueError, RuntimeError) as error:
         what = "the name of a file or a folder that can be read"
@@ -149,12 +146,8 @@ def _files(path: Path) -> list[Path]:
     everything = (Path(folder, name) for folder, _, names in walk for name in names)
     files = sorted(file for file in everything if _suffix(file) in _READERS)
     if not files:
-        raise InputError(
-            "corpus",
-            str(path),
-            f"the folder must hold files of a known kind ({', '.join(_READERS)})",
-            "Give another folder, or name one file.",
-        )
+        requirement = f"the folder must hold files of a known kind ({', '.join(_READERS)})"
+        raise InputError("corpus", str(path), requirement, "Give another folder, or name one file.")
     return files
 
 
@@ -184,12 +177,8 @@ def _suffix(path: Path) -> str:
 def _reader(path: Path) -> Callable[[Path, str], Iterator[Document]]:
     reader = _READERS.get(_suffix(path))
     if reader is None:
-        raise InputError(
-            "corpus",
-            str(path),
-            f"the file must be of a known kind ({', '.join(_READERS)})",
-            "Convert it to one.",
-        )
+        requirement = f"the file must be of a known kind ({', '.join(_READERS)})"
+        raise InputError("corpus", str(path), requirement, "Convert it to one.")
     return reader
 
 
@@ -226,9 +215,8 @@ def _from_jsonl(path: Path, field: str) -> Iterator[Document]:
 def _regular(path: Path) -> None:
     """InputError for what has no end when it is read, as a pipe, or is not there."""
     if not path.is_file():
-        raise InputError(
-            "corpus", str(path), "it must be a file, and there is none", "Mend or remove the link."
-        )
+        requirement = "it must be a file, and there is none"
+        raise InputError("corpus", str(path), requirement, "Mend or remove the link.")
 
 
 def _open(path: Path) -> io.BufferedIOBase:
@@ -248,12 +236,9 @@ def _record(record: Any, field: str, place: str) -> Document:
         if isinstance(record, dict):
             names = ", ".join(map(str, record))
             there = f"{field}: {type(text).__name__}" if field in record else names
-        raise InputError(
-            "corpus",
-            place,
-            f"it must have a text in the field {field!r} (found: {_one_line(there)})",
-            "Name the field that holds the text: `field` in [corpus].",
-        )
+        requirement = f"it must have a text in the field {field!r} (found: {_one_line(there)})"
+        remedy = "Name the field that holds the text: `field` in [corpus]."
+        raise InputError("corpus", place, requirement, remedy)
     return Document(text, place)
 
 
@@ -286,12 +271,9 @@ def _as_dataset(source: Any, path: Path | None, split: str) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise InputError(
-            "corpus",
-            str(source),
-            "Hugging Face datasets need the package `datasets`",
-            "pip install 'homolog[data]'",
-        ) from error
+        requirement = "Hugging Face datasets need the package `datasets`"
+        remedy = "pip install 'homolog[data]'"
+        raise InputError("corpus", str(source), requirement, remedy) from error
     if saved:
         with _reading(str(path)):
             dataset = datasets.load_from_disk(str(path))
@@ -299,12 +281,9 @@ def _as_dataset(source: Any, path: Path | None, split: str) -> Any:
     try:
         return datasets.load_dataset(str(source).removeprefix(_DATASET), split=split)
     except (OSError, ValueError, IndexError) as error:
-        raise InputError(
-            "corpus",
-            str(source),
-            f"the dataset must be within reach ({error})",
-            "Check the id, the split and the network, or give local files.",
-        ) from error
+        requirement = f"the dataset must be within reach ({error})"
+        remedy = "Check the id, the split and the network, or give local files."
+        raise InputError("corpus", str(source), requirement, remedy) from error
 
 
 def _is_saved(folder: Path) -> bool:
@@ -325,21 +304,17 @@ def _split_of(dataset: Any, split: str) -> Any:
     if not isinstance(dataset, dict):
         return dataset
     if split not in dataset:
-        raise InputError(
-            "corpus split", split, f"the dataset has {', '.join(map(str, dataset))}", "Name one."
-        )
+        requirement = f"the dataset has {', '.join(map(str, dataset))}"
+        raise InputError("corpus split", split, requirement, "Name one.")
     return dataset[split]
 
 
 def _length(dataset: Any, name: str) -> int:
     """Rows.  InputError for what is no dataset, or one that is only streamed."""
     if not (hasattr(dataset, "column_names") and hasattr(dataset, "__len__")):
-        raise InputError(
-            "corpus",
-            name,
-            f"a {type(dataset).__name__} has no rows that can be drawn from",
-            "Give a datasets.Dataset, or the name of a file or folder.",
-        )
+        requirement = f"a {type(dataset).__name__} has no rows that can be drawn from"
+        remedy = "Give a datasets.Dataset, or the name of a file or folder."
+        raise InputError("corpus", name, requirement, remedy)
     return len(dataset)
 
 

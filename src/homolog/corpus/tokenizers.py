@@ -57,34 +57,25 @@ def joining_id(tokenizer: Any) -> int:
     for token in (tokenizer.eos_token_id, tokenizer.bos_token_id):
         if token is not None:
             return int(token)
-    raise InputError(
-        "tokenizer",
-        getattr(tokenizer, "name_or_path", "?"),
-        "it must have an end-of-text or beginning-of-text token to put between documents",
-        "Set eos_token in its tokenizer_config.json.",
-    )
+    requirement = "it must have an end-of-text or beginning-of-text token to put between documents"
+    remedy = "Set eos_token in its tokenizer_config.json."
+    raise InputError("tokenizer", getattr(tokenizer, "name_or_path", "?"), requirement, remedy)
 
 
 def check_same_tokenizer(a_name: str, tokenizer_a: Any, b_name: str, tokenizer_b: Any) -> str:
     """The fingerprint of both models' tokenizers.  InputError, naming both, if they differ."""
     for name, tokenizer in ((a_name, tokenizer_a), (b_name, tokenizer_b)):
         if tokenizer is None:
-            raise InputError(
-                "tokenizer",
-                name,
-                "the model must come with a tokenizer",
-                "Put tokenizer.json and tokenizer_config.json in the model's folder.",
-            )
+            remedy = "Put tokenizer.json and tokenizer_config.json in the model's folder."
+            raise InputError("tokenizer", name, "the model must come with a tokenizer", remedy)
     a, b = fingerprint(tokenizer_a), fingerprint(tokenizer_b)
     if a != b:
-        raise InputError(
-            "tokenizers",
-            f"{a_name}: {len(tokenizer_a)} entries, {a[:8]}; "
-            f"{b_name}: {len(tokenizer_b)} entries, {b[:8]}",
-            f"{a_name} and {b_name} must read the same tokens, and their tokenizers differ",
-            "Compare two models that share a tokenizer; models with different ones cannot be "
-            "aligned yet.",
-        )
+        own = f"{a_name}: {len(tokenizer_a)} entries, {a[:8]}"
+        other = f"{b_name}: {len(tokenizer_b)} entries, {b[:8]}"
+        both = f"{a_name} and {b_name} must read the same tokens, and their tokenizers differ"
+        share = "Compare two models that share a tokenizer"
+        remedy = f"{share}; models with different ones cannot be aligned yet."
+        raise InputError("tokenizers", f"{own}; {other}", both, remedy)
     return a
 
 

@@ -15,7 +15,7 @@ are equal.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -88,10 +88,7 @@ class TokenWindows:
     def shuffled(self, seed: int) -> TokenWindows:
         """The same windows in random order."""
         order = np.random.default_rng(seed).permutation(len(self))
-        parts = (array[order] for array in (self.tokens, self.document, self.mask))
-        return TokenWindows(
-            *parts, tokenizer_fingerprint=self.tokenizer_fingerprint, n_dropped=self.n_dropped
-        )
+        return replace(self[order], n_dropped=self.n_dropped)
 
     @property
     def context(self) -> int:
@@ -116,13 +113,10 @@ class TokenWindows:
     def require_unmasked(self, name: str) -> None:
         """InputError where no token is left that is not masked; name: of the text."""
         if not self.mask.any():
-            raise InputError(
-                "corpus",
-                name,
-                f"no token of it is left that is not masked: all {self.n_tokens} are special "
-                "tokens",
-                "Give text of which the tokenizer makes other tokens too.",
-            )
+            special = f"all {self.n_tokens} are special tokens"
+            requirement = f"no token of it is left that is not masked: {special}"
+            remedy = "Give text of which the tokenizer makes other tokens too."
+            raise InputError("corpus", name, requirement, remedy)
 
 
 def pack(
@@ -161,12 +155,10 @@ def pack(
     n_windows = (total if wanted is None else min(total, wanted)) // context
     least = 1 if fewer or wanted is None else max(1, wanted // context)
     if n_windows < least:
-        raise InputError(
-            "corpus",
-            f"{name}, {n_empty} empty ones left out" if n_empty else name,
-            f"it must fill {least} windows of {context} tokens",
-            "Give more text, ask for fewer tokens, or a shorter context.",
-        )
+        given_text = f"{name}, {n_empty} empty ones left out" if n_empty else name
+        requirement = f"it must fill {least} windows of {context} tokens"
+        remedy = "Give more text, ask for fewer tokens, or a shorter context."
+        raise InputError("corpus", given_text, requirement, remedy)
     used = n_windows * context
     tokens = np.concatenate(ids)[:used]
     document = np.repeat(np.arange(len(ids), dtype=np.int32), list(map(len, ids)))[:used]
@@ -217,12 +209,9 @@ def load_windows(folder: Path | str) -> TokenWindows:
 
 
 def _unreadable(folder: Path, reason: str) -> InputError:
-    return InputError(
-        "token windows",
-        str(folder),
-        f"they must be whole and unaltered ({reason})",
-        "Start the run again, or save them again.",
-    )
+    requirement = f"they must be whole and unaltered ({reason})"
+    remedy = "Start the run again, or save them again."
+    return InputError("token windows", str(folder), requirement, remedy)
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -53,12 +53,8 @@ def _import_ray(address: str) -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError as error:
-        raise InputError(
-            "ray",
-            address,
-            f"the package ray cannot be imported ({error})",
-            'Run: pip install "homolog[ray]"',
-        ) from None
+        requirement = f"the package ray cannot be imported ({error})"
+        raise InputError("ray", address, requirement, 'Run: pip install "homolog[ray]"') from None
 
 
 def _init(ray: Any, address: str, threads: int, workers: int | None) -> None:

@@ -32,12 +32,8 @@ class OnRay(Engine):
         self._attempt = self._ray.remote(attempt)
         most = max((_cpus(node) for node in self._nodes()), default=0)
         if 0 < most < threads:  # a cluster may start its first nodes when tasks wait for them
-            raise InputError(
-                "threads",
-                threads,
-                f"no node of this Ray has more than {most:g} CPUs",
-                "Give fewer.",
-            )
+            requirement = f"no node of this Ray has more than {most:g} CPUs"
+            raise InputError("threads", threads, requirement, "Give fewer.")
 
     def map(self, tasks: Sequence[Task], progress: Report | None = None) -> list[Any]:
         """See `Engine.map`."""

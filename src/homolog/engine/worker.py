@@ -73,16 +73,10 @@ def check_node(mark: Path, version: str) -> None:
     """InputError unless this node has that version of the package, and sees the file `mark`."""
     here, installed = socket.gethostname(), importlib.metadata.version("homolog")
     if installed != version:
-        raise InputError(
-            f"homolog on {here}",
-            installed,
-            f"it must be {version}, as on the node that started the run",
-            "Install one version on all nodes.",
-        )
+        requirement = f"it must be {version}, as on the node that started the run"
+        remedy = "Install one version on all nodes."
+        raise InputError(f"homolog on {here}", installed, requirement, remedy)
     if not mark.is_file():
-        raise InputError(
-            "run folder",
-            str(mark.parent),
-            f"{here} sees another folder there, or none",
-            "Give an --out on a file system that all nodes mount at the same path.",
-        )
+        requirement = f"{here} sees another folder there, or none"
+        remedy = "Give an --out on a file system that all nodes mount at the same path."
+        raise InputError("run folder", str(mark.parent), requirement, remedy)

@@ -29,12 +29,11 @@ from homolog.features.activations import (
     DenseFeatures,
     FeatureStatistics,
     SparseFeatures,
-    check_same_stream,
 )
 from homolog.features.capture import Shard, capture, capture_residuals, cut_shards
 from homolog.features.residuals import write_residuals
 from homolog.features.store import Target, close_features, encode_shard, write_features
-from homolog.features.stored import StoredFeatures, load_features, open_features
+from homolog.features.stored import StoredFeatures, check_same_stream, load_features, open_features
 from homolog.features.streamed import Pool, StreamedResiduals
 
 __all__ = [

@@ -2,18 +2,18 @@
 
 The rows are the tokens kept by the special-token mask, in stream order; the content hash of the
 stream travels with them, and activations of different streams are never compared
-(`check_same_stream`).
+(`stored.check_same_stream`).
 
 On disk they are a folder (`files`), read by `stored`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse
@@ -89,12 +89,10 @@ class Activations:
 
     def __post_init__(self) -> None:
         if self.matrix.ndim != 2 or len(self.document) != self.matrix.shape[0]:
-            raise InputError(
-                "document",
-                self.document.shape,
-                f"one document index is needed for each row of the matrix {self.matrix.shape}",
-                "Apply the same special-token mask to both.",
-            )
+            rows = f"each row of the matrix {self.matrix.shape}"
+            requirement = f"one document index is needed for {rows}"
+            remedy = "Apply the same special-token mask to both."
+            raise InputError("document", self.document.shape, requirement, remedy)
 
     @property
     def name(self) -> str:
@@ -189,32 +187,3 @@ class DenseFeatures(Activations):
 
     def _tensors(self, rows: slice) -> dict[str, np.ndarray]:
         return {"dense": self.matrix[rows]}
-
-
-@runtime_checkable
-class OfStream(Protocol):
-    """Features, in memory or on disk, that know their token stream."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def layer(self) -> int: ...
-    @property
-    def stream_hash(self) -> str: ...
-    @property
-    def n_tokens(self) -> int: ...
-
-
-def check_same_stream(features: Sequence[OfStream]) -> None:
-    """Raise InputError unless all activations come from one token stream, in one order."""
-    first = features[0]
-    for other in features[1:]:
-        if (other.stream_hash, other.n_tokens) != (first.stream_hash, first.n_tokens):
-            raise InputError(
-                "stream hash",
-                (first.stream_hash, other.stream_hash),
-                f"{first.name} layer {first.layer} ({first.n_tokens} tokens) and "
-                f"{other.name} layer {other.layer} ({other.n_tokens} tokens) "
-                "must have seen the same tokens in the same order",
-                "Encode both on the same token windows.",
-            )

@@ -85,9 +85,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             if missing:
                 raise KeyError(*missing)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            "features manifest", str(path), f"it must be readable ({error!r})", REMEDY
-        ) from error
+        requirement = f"it must be readable ({error!r})"
+        raise InputError("features manifest", str(path), requirement, REMEDY) from error
     if version != FORMAT or kind not in ("sae", "neuron"):
         requirement = f"format {FORMAT} is read here"
         raise InputError("features format", (version, kind), requirement, REMEDY)
@@ -103,15 +102,10 @@ def read_file(folder: Path, entry: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if digest == entry["sha256"]:
             return safetensors.numpy.load(data)
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            "features part", str(path), f"it must be readable ({error!r})", REMEDY
-        ) from error
-    raise InputError(
-        "features part",
-        str(path),
-        f"its SHA-256 must be {entry['sha256']}, but it is {digest}: it is damaged",
-        REMEDY,
-    )
+        requirement = f"it must be readable ({error!r})"
+        raise InputError("features part", str(path), requirement, REMEDY) from error
+    requirement = f"its SHA-256 must be {entry['sha256']}, but it is {digest}: it is damaged"
+    raise InputError("features part", str(path), requirement, REMEDY)
 
 
 def _entry(path: Path) -> dict[str, Any]:

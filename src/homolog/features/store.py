@@ -116,12 +116,10 @@ def encode_shard(
             encoder = SparseEncoder(target.dictionary(), product, x.device)
             where = f"residuals of {target.model}, layer {layer}, in shard {shard.number}"
             if encoder.d_model != x.shape[1]:
-                raise InputError(
-                    f"dictionary {target.label!r} of {target.model}, layer {layer}",
-                    encoder.d_model,
-                    f"the residuals are {x.shape[1]} wide",
-                    "Use a dictionary of this model.",
-                )
+                field = f"dictionary {target.label!r} of {target.model}, layer {layer}"
+                requirement = f"the residuals are {x.shape[1]} wide"
+                remedy = "Use a dictionary of this model."
+                raise InputError(field, encoder.d_model, requirement, remedy)
             rows = encoder.encode(x, threads, where)
             begin_folder(target.folder)
             arrays = sparse_arrays(rows) | {"shape": np.array(rows.shape, np.int64)}
@@ -159,16 +157,9 @@ def close_features(
     statistics = sparse_statistics(
         lambda: ((part["indices"], part["data"]) for part in parts()), n_tokens, n_features
     )
-    origin = {
-        "kind": "sae",
-        "model": target.model,
-        "layer": target.layer,
-        "label": target.label,
-        "stream_hash": windows.hash,
-        "n_tokens": n_tokens,
-        "n_features": n_features,
-        "product": product,
-    }
+    origin = {"kind": "sae", "model": target.model, "layer": target.layer, "label": target.label}
+    origin |= {"stream_hash": windows.hash, "n_tokens": n_tokens, "n_features": n_features}
+    origin |= {"product": product}
     end_folder(target.folder, origin, entries, windows.token_document, vars(statistics))
     return open_features(target.folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from jaxtyping import Int
 
 from homolog.errors import InputError
 from homolog.features.activations import (
+    Activations,
     DenseFeatures,
     FeatureStatistics,
     SparseFeatures,
@@ -90,15 +92,23 @@ def open_features(folder: Path | str) -> StoredFeatures:
     manifest = read_manifest(folder)
     tokens = sum(part["tokens"] for part in manifest["parts"])
     if tokens != manifest["n_tokens"]:
-        raise InputError(
-            "features parts",
-            tokens,
-            f"the manifest says {manifest['n_tokens']} tokens",
-            REMEDY,
-        )
+        requirement = f"the manifest says {manifest['n_tokens']} tokens"
+        raise InputError("features parts", tokens, requirement, REMEDY)
     return StoredFeatures(folder, *(manifest[name] for name in ORIGIN), manifest=manifest)
 
 
 def load_features(folder: Path | str) -> SparseFeatures | DenseFeatures:
     """What `save` or `write_features` wrote; InputError names what is missing or damaged."""
     return open_features(folder).load()
+
+
+def check_same_stream(features: Sequence[Activations | StoredFeatures]) -> None:
+    """Raise InputError unless all activations come from one token stream, in one order."""
+    first = features[0]
+    for other in features[1:]:
+        if (other.stream_hash, other.n_tokens) != (first.stream_hash, first.n_tokens):
+            one, two = (f"{f.name} layer {f.layer} ({f.n_tokens} tokens)" for f in (first, other))
+            requirement = f"{one} and {two} must have seen the same tokens in the same order"
+            hashes = first.stream_hash, other.stream_hash
+            remedy = "Encode both on the same token windows."
+            raise InputError("stream hash", hashes, requirement, remedy)

@@ -93,9 +93,8 @@ class StreamedResiduals:
         self.n_tokens = int(self._kept.sum())
         """Different tokens of the text, special ones left out."""
         if self.n_tokens < 2:
-            raise InputError(
-                "windows", self.n_tokens, "two tokens at least are needed", "Use a longer corpus."
-            )
+            requirement = "two tokens at least are needed"
+            raise InputError("windows", self.n_tokens, requirement, "Use a longer corpus.")
         self.n_pools = -(-self.n_tokens // pool.tokens)
         """Pools of an epoch, of equal size but for the windows that their borders cut."""
         self._check_memory()
@@ -193,25 +192,19 @@ class StreamedResiduals:
     def _check_layers(self) -> None:
         there = range(self.model.n_layers)
         if not self.layer_numbers or not set(self.layer_numbers) <= set(there):
-            raise InputError(
-                "layers",
-                self.layer_numbers,
-                f"{self.model.name} has 0 to {there[-1]}",
-                "Choose of those.",
-            )
+            requirement = f"{self.model.name} has 0 to {there[-1]}"
+            raise InputError("layers", self.layer_numbers, requirement, "Choose of those.")
 
     def _check_memory(self) -> None:
         """Refuse a pool that the device cannot hold beside what else is needed."""
         there = device_memory(self.device)
         if self.memory_bytes > MEMORY_SHARE * there:
             fitting = int(MEMORY_SHARE * there / self.memory_bytes * self.pool.tokens)
-            raise InputError(
-                "pool_tokens",
-                self.pool.tokens,
-                f"the pool would take {self.memory_bytes / 2**30:.1f} GiB, more than half of the "
-                f"{there / 2**30:.1f} GiB of {self.device.type}",
-                f"Give {fitting} or fewer, bfloat16 instead of float32, or fewer layers at a time.",
-            )
+            takes = f"the pool would take {self.memory_bytes / 2**30:.1f} GiB"
+            half = f"more than half of the {there / 2**30:.1f} GiB of {self.device.type}"
+            less = "bfloat16 instead of float32, or fewer layers at a time"
+            remedy = f"Give {fitting} or fewer, {less}."
+            raise InputError("pool_tokens", self.pool.tokens, f"{takes}, {half}", remedy)
 
 
 def device_memory(device: torch.device) -> int:

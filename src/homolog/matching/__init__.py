@@ -7,7 +7,7 @@ from homolog.matching.layers import ModelMatches, merge_layers, tables_of
 from homolog.matching.matrices import match
 from homolog.matching.null import Calibration, calibrate, document_exchanges
 from homolog.matching.pairs import PairMatch, match_pair
-from homolog.matching.pearson import Best, Side, max_pearson
+from homolog.matching.pearson import Best, Partners, max_pearson
 
 __all__ = [
     "Assignment",
@@ -16,8 +16,8 @@ __all__ = [
     "Columns",
     "ModelMatches",
     "PairMatch",
+    "Partners",
     "Resamples",
-    "Side",
     "calibrate",
     "document_exchanges",
     "match",

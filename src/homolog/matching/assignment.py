@@ -17,9 +17,9 @@ Up to `EXACT_EDGES` edges it is solved exactly, by shortest augmenting paths [Jo
 bids for the j of largest w_ij - v_j, if that is positive, and raises the price v_j to the point
 where j is worth epsilon less than i's next best choice, being alone among them; whoever held j bids
 again.  Prices start at 0 and a feature of B that was bid for stays taken, so when nobody bids any
-more, u_i = max(0, max_j w_ij - v_j) makes a feasible dual within epsilon a pair of the total; `gap`
-is measured from that dual, not taken from the theory.  epsilon doubles after every `PATIENCE` bids,
-which bounds the time.
+more, u_i = max(0, max_j w_ij - v_j) makes a feasible dual within epsilon a pair of the total;
+`bound` is that dual's value, not taken from the theory.  epsilon doubles after every `PATIENCE`
+bids, which bounds the time.
 
 Weights are integers, r 2^40, and bids come in a fixed order: the same input gives the same
 partners.
@@ -65,11 +65,6 @@ class Assignment:
     def reversed(self) -> Assignment:
         """The same with the sides exchanged."""
         return Assignment(self.b, self.a, self.r_b, self.r_a, self.total, self.bound)
-
-    @property
-    def gap(self) -> float:
-        """Share of the bound that the total falls short of; 0 is exact."""
-        return 1 - self.total / self.bound if self.bound > 0 else 0.0
 
 
 def mutual(
@@ -144,12 +139,10 @@ def _edges(
     keys, weights = [], []
     for candidates, r, n_others in ((candidates_a, r_a, n_b), (candidates_b, r_b, n_a)):
         if candidates.max(initial=-1) >= n_others:
-            raise InputError(
-                "candidates",
-                int(candidates.max()),
-                f"the other side has {n_others} features, numbered from 0 through all its layers",
-                "Add the features of the layers before the partner's.",
-            )
+            numbered = f"{n_others} features, numbered from 0 through all its layers"
+            remedy = "Add the features of the layers before the partner's."
+            top = int(candidates.max())
+            raise InputError("candidates", top, f"the other side has {numbered}", remedy)
         own = np.broadcast_to(np.arange(len(candidates))[:, None], candidates.shape)
         counts = (candidates >= 0) & (r > 0)
         ends = (own[counts], candidates[counts]) if not keys else (candidates[counts], own[counts])

@@ -43,7 +43,7 @@ import scipy.stats
 from jaxtyping import Float, Int
 
 from homolog.matching import beyond_kernels as kernels
-from homolog.matching.columns import Columns, Entries
+from homolog.matching.columns import Columns, SparseEntries
 from homolog.matching.tables import BEYOND
 
 GROUPS = 32
@@ -122,7 +122,12 @@ def beyond_controls(
 
 
 def _in_threads(
-    x: Entries, y: Entries, controls: Entries, grouping: Grouping, n: int, threads: int | None
+    x: SparseEntries,
+    y: SparseEntries,
+    controls: SparseEntries,
+    grouping: Grouping,
+    n: int,
+    threads: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     n_groups = len(grouping.half)
     out, change = np.zeros((n, 3)), np.zeros((n, 2 * n_groups))
@@ -157,7 +162,7 @@ def _frame(shares: np.ndarray, change: np.ndarray) -> pl.DataFrame:
 
 def _gathered(
     places: Sequence[Place], rows: np.ndarray, columns: Callable[[Any], Columns]
-) -> Entries:
+) -> SparseEntries:
     """Sparse columns of all places of the first row, then of the second, and so on."""
     parts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for k, (layers, layer, feature) in enumerate(places):
@@ -169,7 +174,7 @@ def _gathered(
     every = [parts.get(place, nothing) for place in range(len(rows) * len(places))]
     start = np.concatenate([[0], np.cumsum([len(token) for token, _ in every])]).astype(np.int64)
     token, value = (np.concatenate(column) for column in zip(nothing, *every, strict=True))
-    return Entries(start, token, value)
+    return SparseEntries(start, token, value)
 
 
 def _column(columns: Columns, feature: int) -> tuple[np.ndarray, np.ndarray]:

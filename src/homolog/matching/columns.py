@@ -38,7 +38,7 @@ _CHUNK_BYTES = 64 << 20
 ArrayLike = np.ndarray | torch.Tensor | scipy.sparse.sparray | scipy.sparse.spmatrix
 
 
-class Entries(NamedTuple):
+class SparseEntries(NamedTuple):
     """Sparse entries column by column, or token by token, numbers ascending within each.
 
     Column k has the values value[start[k] : start[k + 1]] on the tokens number[the same]; by token,
@@ -50,8 +50,7 @@ class Entries(NamedTuple):
     value: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Packed:
+class Packed(NamedTuple):
     """Sparse entries token by token, values and column numbers of a token side by side in memory.
 
     Token t has length[t] entries; its values are values[start[t] : start[t] + length[t]], and their
@@ -68,15 +67,17 @@ class Packed:
 
     def reordered(self, rows: np.ndarray) -> Packed:
         """Token t is what token rows[t] was."""
-        return replace(self, start=self.start[rows], length=self.length[rows])
+        return self._replace(start=self.start[rows], length=self.length[rows])
 
-    def by_token(self) -> Entries:
+    def by_token(self) -> SparseEntries:
         """A plain copy."""
         start = np.concatenate([[0], np.cumsum(self.length)]).astype(np.int64)
         entry = np.arange(start[-1]) - np.repeat(start[:-1], self.length)
         first = np.repeat(self.start, self.length)
         number = (first + np.repeat(self.length, self.length)) * self.per_word + entry
-        return Entries(start, self.numbers[number].astype(np.int32), self.values[first + entry])
+        return SparseEntries(
+            start, self.numbers[number].astype(np.int32), self.values[first + entry]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,17 +107,17 @@ class GivenEntries:
         return Packed(start, length, values, numbers, per_word)
 
     @cached_property
-    def by_column(self) -> Entries:
+    def by_column(self) -> SparseEntries:
         csr, start = self.csr, self.start
         given = csr.indptr, csr.indices, csr.data, self.number, self.factor
-        return Entries(start, *kernels.by_column(*given, start))
+        return SparseEntries(start, *kernels.by_column(*given, start))
 
 
 @dataclass(frozen=True, eq=False)
 class StoredEntries:
     """Sparse columns read from files, in one order or in both; the other cannot be made."""
 
-    by_column: Entries | None = None
+    by_column: SparseEntries | None = None
     packed: Packed | None = None
 
 
@@ -132,10 +133,10 @@ class ReorderedEntries:
         return self.plain.packed.reordered(self.rows)
 
     @cached_property
-    def by_column(self) -> Entries:
+    def by_column(self) -> SparseEntries:
         start, token, value = self.plain.by_column
         place = np.argsort(self.rows).astype(np.int32)
-        return Entries(start, *kernels.move_tokens(start, token, value, place))
+        return SparseEntries(start, *kernels.move_tokens(start, token, value, place))
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +172,7 @@ class Columns:
         return packed
 
     @property
-    def by_column(self) -> Entries:
+    def by_column(self) -> SparseEntries:
         """The sparse part column by column."""
         by_column = self.entries.by_column
         assert by_column is not None, "only the order by token was read"
@@ -228,30 +229,21 @@ def as_matrix(x: ArrayLike, name: str) -> Any:
         x = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).numpy()
     matrix: Any = x if scipy.sparse.issparse(x) else np.asarray(x)
     if len(matrix.shape) != 2:
-        raise InputError(
-            f"shape of {name}",
-            tuple(matrix.shape),
-            "two axes are needed, (tokens, features)",
-            "Reshape it, tokens first.",
-        )
+        requirement = "two axes are needed, (tokens, features)"
+        remedy = "Reshape it, tokens first."
+        raise InputError(f"shape of {name}", tuple(matrix.shape), requirement, remedy)
     real = (np.bool_, np.floating, np.integer)
     if not any(np.issubdtype(matrix.dtype, kind) for kind in real):
-        raise InputError(
-            f"dtype of {name}",
-            str(matrix.dtype),
-            "correlations need real numbers",
-            "Convert it to float32.",
-        )
+        requirement = "correlations need real numbers"
+        remedy = "Convert it to float32."
+        raise InputError(f"dtype of {name}", str(matrix.dtype), requirement, remedy)
     return matrix
 
 
 def _refuse_non_finite(name: str, token: int, feature: int, value: Any) -> None:
-    raise InputError(
-        f"{name}[{token}, {feature}]",
-        float(value),
-        "features must be finite numbers",
-        "Find where the activations overflow; mask the token or drop the feature.",
-    )
+    requirement = "features must be finite numbers"
+    remedy = "Find where the activations overflow; mask the token or drop the feature."
+    raise InputError(f"{name}[{token}, {feature}]", float(value), requirement, remedy)
 
 
 def _prepare_sparse(x: Any, name: str) -> Columns:

@@ -60,12 +60,12 @@ DENSE_BLOCK = 4096  # columns of a block
 BLOCK_SUMS = 1 << 24  # sums of a block: 128 MiB
 CHUNK_BYTES = 512 << 20  # float64 copy of one side in a matrix product
 
-Partners = tuple[np.ndarray, np.ndarray]  # r float32 (features, k), index int64 (features, k)
+BestArrays = tuple[np.ndarray, np.ndarray]  # r float32 (features, k), index int64 (features, k)
 
 
 def best_pairs(
     left: Columns, right: Columns, k: int, device: str, *, programs: int | None = None
-) -> tuple[Partners, Partners]:
+) -> tuple[BestArrays, BestArrays]:
     """The k largest r of every feature of `left` with features of `right`, and the reverse.
 
     Each side: r float32 (features, k), best first, and index int64 (features, k), the feature of
@@ -100,7 +100,7 @@ def _plain(columns: Columns) -> tuple[Columns, np.ndarray]:
 
 def _best_pairs(
     left: Resident, right: Resident, k: int, meets: np.ndarray, programs: int | None
-) -> tuple[Partners, Partners]:
+) -> tuple[BestArrays, BestArrays]:
     best_left, best_right = _no_candidates(left, k), _no_candidates(right, k)
     if len(left.order) and len(right.order):
         device = left.order.device
@@ -237,7 +237,7 @@ def _keep_best(
         best[:, part] = joined.topk(len(best), dim=1).values.T
 
 
-def _decode(best: Tensor, columns: Resident, k: int) -> Partners:
+def _decode(best: Tensor, columns: Resident, k: int) -> BestArrays:
     best = best.sort(dim=0, descending=True).values[:k].T
     above = best >> LOW.value
     bits = torch.where(above < 0, above ^ LAST.value, above).to(torch.int32)

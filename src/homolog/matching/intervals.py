@@ -31,7 +31,7 @@ from homolog.errors import InputError
 from homolog.features import check_same_stream
 from homolog.matching.columns import Columns
 from homolog.matching.layers import Layer
-from homolog.matching.moments import products_by_document, sums_by_document
+from homolog.matching.moments import Part, ones, parts, products_by_document
 from homolog.matching.tables import SUMMARY
 
 FREQUENT_ACTIVATIONS = 30
@@ -67,17 +67,19 @@ def resampled_pairs(
     """
     weights, n_documents = resamples.counts, len(resamples.tokens)
     n = resamples.tokens @ weights
+
+    def mean(left: list[Part], right: list[Part]) -> np.ndarray:
+        return products_by_document(left, right, resamples.document, n_documents) @ weights / n
+
     out = np.empty((len(pairs), weights.shape[1]), dtype=np.float32)
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         here = slice(start, start + _PAIRS_AT_ONCE)
-        at_a, at_b = a.position[pairs[here, 0]], b.position[pairs[here, 1]]
-        x, xx = (
-            s @ weights / n for s in sums_by_document(a, at_a, resamples.document, n_documents)
+        of_a, of_b = (
+            parts(side, side.position[ids]) for side, ids in zip((a, b), pairs[here].T, strict=True)
         )
-        y, yy = (
-            s @ weights / n for s in sums_by_document(b, at_b, resamples.document, n_documents)
-        )
-        xy = products_by_document(a, b, at_a, at_b, resamples.document, n_documents) @ weights / n
+        one = ones(len(pairs[here]), a.n_tokens)
+        x, y = mean(of_a, one), mean(of_b, one)
+        xx, yy, xy = mean(of_a, of_a), mean(of_b, of_b), mean(of_a, of_b)
         var_x, var_y = xx - x * x, yy - y * y
         defined = (var_x > 1e-12 * xx) & (var_y > 1e-12 * yy)
         scale = np.sqrt(np.where(defined, var_x * var_y, 1.0))
@@ -106,9 +108,8 @@ def summarise(
     """
     check_same_stream([*features_a, *features_b])
     if n_replicates < 1:
-        raise InputError(
-            "n_replicates", n_replicates, "at least one resample is needed", "Give 500."
-        )
+        requirement = "at least one resample is needed"
+        raise InputError("n_replicates", n_replicates, requirement, "Give 500.")
     resamples = Resamples.draw(features_a[0].document, n_replicates, seed)
     rows = []
     for own, others in ((features_a, features_b), (features_b, features_a)):

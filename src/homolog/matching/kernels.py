@@ -6,12 +6,13 @@ threads, so neither does a result, and equal columns give equal bits.
 
 r is rounded to float32 before it is compared; among equal r the lowest original index wins.
 
-Compiled functions take their arrays one by one, which makes signatures and calls long.
+Arrays that belong together come as one named tuple: `columns.SparseEntries` and `columns.Packed`
+(the sparse part of a side by column and by token), `Facts` of columns, `Running` of their best.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -25,6 +26,29 @@ NO_INDEX = np.iinfo(np.int64).max  # loses every tie
 AHEAD = 8  # entries between the request for a row and its use
 STRIP = 256  # columns looked at together for a new best
 SEGMENTS = 8  # runs of tokens of `packed_by_dense_sums`: fixed, lest sums depend on threads
+
+
+class Facts(NamedTuple):
+    """What turns sums of products of columns into correlations, and the columns' original index."""
+
+    mean: np.ndarray
+    inverse_sd: np.ndarray
+    id: np.ndarray
+
+
+class Running(NamedTuple):
+    """Best so far of some columns, best first, in place: r float32 and index int64 (..., k)."""
+
+    r: np.ndarray
+    index: np.ndarray
+
+    @classmethod
+    def start(cls, *shape: int) -> Running:
+        return cls(np.full(shape, -np.inf, np.float32), np.full(shape, NO_INDEX, np.int64))
+
+    def of(self, part: slice) -> Running:
+        """The same of some of the columns."""
+        return Running(self.r[part], self.index[part])
 
 
 @jit()
@@ -42,13 +66,6 @@ def insert(r, index, best_r, best_index):
         place -= 1
     best_r[place] = r
     best_index[place] = index
-
-
-@jit()
-def pearson(product_sum, mean_a, mean_b, inverse_sd_a, inverse_sd_b, n_tokens):
-    """r = (sum(x y) / n - mean_x mean_y) / (sd_x sd_y), kept within [-1, 1], rounded to float32."""
-    r = (product_sum / n_tokens - mean_a * mean_b) * inverse_sd_a * inverse_sd_b
-    return np.float32(min(1.0, max(-1.0, r)))
 
 
 def _prefetch(typing_context, array, index):  # type: ignore[no-untyped-def]
@@ -71,15 +88,18 @@ prefetch: Any = intrinsic(_prefetch)
 
 
 @jit()
-def accumulate(lo, hi, row_token, row_value, start, length, values, numbers, per_word, sums):
-    """sums[c] += x y for the entries (token, x) lo ... hi of a row and the packed (c, y) there.
+def accumulate(rows, row, packed, sums):
+    """sums[c] += x y for the entries (token, x) of a row and the packed (c, y) of these tokens.
 
     Rows of the other side lie anywhere in memory: each is asked for `AHEAD` entries before it is
     needed.  Unsigned numbers, because a signed index costs a test for being negative.
     """
-    for entry in range(np.uint64(lo), np.uint64(hi)):
+    row_token, row_value, start, length = rows.number, rows.value, packed.start, packed.length
+    values, numbers, per_word = packed.values, packed.numbers, packed.per_word
+    hi = np.uint64(rows.start[row + 1])
+    for entry in range(np.uint64(rows.start[row]), hi):
         later = entry + np.uint64(AHEAD)
-        if later < np.uint64(hi):
+        if later < hi:
             token = np.uint64(row_token[later])
             word = np.uint64(start[token])
             n = np.uint64(length[token])
@@ -88,7 +108,7 @@ def accumulate(lo, hi, row_token, row_value, start, length, values, numbers, per
                 prefetch(values, word)
                 word += np.uint64(16)
             later += np.uint64(AHEAD)
-            if later < np.uint64(hi):
+            if later < hi:
                 prefetch(start, np.uint64(row_token[later]))
                 prefetch(length, np.uint64(row_token[later]))
         token = np.uint64(row_token[entry])
@@ -100,107 +120,72 @@ def accumulate(lo, hi, row_token, row_value, start, length, values, numbers, per
 
 
 @jit(parallel=True)
-def sparse_by_sparse_best(
-    row_start,
-    row_token,
-    row_value,
-    row_mean,
-    row_inverse_sd,
-    row_id,
-    start,
-    length,
-    values,
-    numbers,
-    per_word,
-    column_mean,
-    column_inverse_sd,
-    column_id,
-    n_tokens,
-    n_threads,
-    row_r,
-    row_index,
-    column_r,
-    column_index,
-):
+def sparse_by_sparse_best(rows, own, packed, other, n_tokens, n_threads, best, seen):
     """Correlate sparse rows, one after the other, with all sparse columns of the other side.
 
-    The accumulators of one row stay in the second-level cache.  `row_r`, `row_index` (rows, k) are
-    updated in place; `column_r`, `column_index` (threads, columns, k) hold what each thread saw.
+    The accumulators of one row stay in the second-level cache.  own, other: `Facts`.  best: of the
+    rows, updated in place.  seen: (threads, columns, k), what each thread saw.
     """
-    n_columns, k = len(column_id), row_r.shape[1]
+    n_columns, k = len(other.id), best.r.shape[1]
     for thread in numba.prange(n_threads):
         sums, r = np.zeros(n_columns), np.empty(n_columns, dtype=np.float32)
-        # column_r[thread, :, k - 1], contiguous
+        # seen.r[thread, :, k - 1], contiguous
         least = np.full(n_columns, -np.inf, dtype=np.float32)
-        for row in range(thread, len(row_id), n_threads):
-            accumulate(
-                row_start[row],
-                row_start[row + 1],
-                row_token,
-                row_value,
-                start,
-                length,
-                values,
-                numbers,
-                per_word,
-                sums,
-            )
-            mean, inverse_sd = row_mean[row], row_inverse_sd[row]
+        for row in range(thread, len(own.id), n_threads):
+            accumulate(rows, row, packed, sums)
+            mean, inverse_sd = own.mean[row], own.inverse_sd[row]
             for first in range(0, n_columns, STRIP):
                 last = min(first + STRIP, n_columns)
-                row_least, news = row_r[row, k - 1], 0
+                row_least, news = best.r[row, k - 1], 0
                 for column in range(first, last):
-                    value = (sums[column] / n_tokens - mean * column_mean[column]) * inverse_sd
-                    r[column] = min(1.0, max(-1.0, value * column_inverse_sd[column]))
+                    value = (sums[column] / n_tokens - mean * other.mean[column]) * inverse_sd
+                    r[column] = min(1.0, max(-1.0, value * other.inverse_sd[column]))
                     sums[column] = 0.0
                     news += (r[column] >= row_least) | (r[column] >= least[column])
                 if news == 0:
                     continue
                 for column in range(first, last):
-                    insert(r[column], column_id[column], row_r[row], row_index[row])
+                    insert(r[column], other.id[column], best.r[row], best.index[row])
                     if r[column] >= least[column]:
-                        insert(
-                            r[column],
-                            row_id[row],
-                            column_r[thread, column],
-                            column_index[thread, column],
-                        )
-                        least[column] = column_r[thread, column, k - 1]
+                        seen_r, seen_index = seen.r[thread, column], seen.index[thread, column]
+                        insert(r[column], own.id[row], seen_r, seen_index)
+                        least[column] = seen_r[k - 1]
 
 
 @jit(parallel=True)
-def sparse_by_dense_sums(row_start, row_token, row_value, dense, n_threads):
+def sparse_by_dense_sums(rows, dense, n_threads):
     """Sum over tokens of x y, float64 (rows, columns), of sparse rows and dense columns.
 
     The rows are given column by column (`Columns.by_column`).
     """
-    n_rows, n_columns = len(row_start) - 1, dense.shape[1]
+    n_rows, n_columns = len(rows.start) - 1, dense.shape[1]
     sums = np.zeros((n_rows, n_columns))
     for thread in numba.prange(n_threads):
         for row in range(thread, n_rows, n_threads):
-            own = sums[row]
-            for entry in range(row_start[row], row_start[row + 1]):
+            own, last = sums[row], rows.start[row + 1]
+            for entry in range(rows.start[row], last):
                 later = entry + AHEAD
-                if later < row_start[row + 1]:
-                    prefetch(dense[row_token[later]], np.uint64(0))
-                token, x = row_token[entry], np.float64(row_value[entry])
+                if later < last:
+                    prefetch(dense[rows.number[later]], np.uint64(0))
+                token, x = rows.number[entry], np.float64(rows.value[entry])
                 for column in range(n_columns):
                     own[column] += x * np.float64(dense[token, column])
     return sums
 
 
 @jit(parallel=True)
-def packed_by_dense_sums(start, length, values, numbers, per_word, n_rows, dense):
+def packed_by_dense_sums(packed, n_rows, dense):
     """The same of sparse rows given token by token, in `SEGMENTS` runs, added up in order."""
     n_tokens, n_columns = dense.shape
     parts = np.zeros((SEGMENTS, n_rows, n_columns))
     for segment in numba.prange(SEGMENTS):
         sums = parts[segment]
         for token in range(segment * n_tokens // SEGMENTS, (segment + 1) * n_tokens // SEGMENTS):
-            first = start[token]
-            number = (first + length[token]) * per_word
-            for stored in range(length[token]):
-                y, own = np.float64(values[first + stored]), sums[numbers[number + stored]]
+            first = packed.start[token]
+            number = (first + packed.length[token]) * packed.per_word
+            for stored in range(packed.length[token]):
+                y = np.float64(packed.values[first + stored])
+                own = sums[packed.numbers[number + stored]]
                 for column in range(n_columns):
                     own[column] += y * np.float64(dense[token, column])
     for segment in range(1, SEGMENTS):
@@ -220,45 +205,26 @@ def dense_products(x, y, sums):
 
 
 @jit()
-def select(
-    sums,
-    n_tokens,
-    row_mean,
-    row_inverse_sd,
-    row_id,
-    column_mean,
-    column_inverse_sd,
-    column_id,
-    row_r,
-    row_index,
-    column_r,
-    column_index,
-):
-    """Select the best of a block of product sums; (rows, k) and (columns, k) in place."""
+def select(sums, n_tokens, rows, columns, best_rows, best_columns):
+    """Select the best of a block of product sums, in place; rows, columns: `Facts`.
+
+    r = (sum(x y) / n - mean_x mean_y) / (sd_x sd_y), kept within [-1, 1], rounded to float32.
+    """
     for row in range(sums.shape[0]):
         for column in range(sums.shape[1]):
-            r = pearson(
-                sums[row, column],
-                row_mean[row],
-                column_mean[column],
-                row_inverse_sd[row],
-                column_inverse_sd[column],
-                n_tokens,
-            )
-            insert(r, column_id[column], row_r[row], row_index[row])
-            insert(r, row_id[row], column_r[column], column_index[column])
+            r = sums[row, column] / n_tokens - rows.mean[row] * columns.mean[column]
+            r = r * rows.inverse_sd[row] * columns.inverse_sd[column]
+            r = np.float32(min(1.0, max(-1.0, r)))
+            insert(r, columns.id[column], best_rows.r[row], best_rows.index[row])
+            insert(r, rows.id[row], best_columns.r[column], best_columns.index[column])
 
 
 @jit()
-def merge(thread_r, thread_index, best_r, best_index):
+def merge(seen, best):
     """Merge (threads, columns, k) lists into (columns, k), in place, in any order of threads."""
-    for thread in range(thread_r.shape[0]):
-        for column in range(thread_r.shape[1]):
-            for place in range(thread_r.shape[2]):
-                if thread_index[thread, column, place] != NO_INDEX:
-                    insert(
-                        thread_r[thread, column, place],
-                        thread_index[thread, column, place],
-                        best_r[column],
-                        best_index[column],
-                    )
+    for thread in range(seen.r.shape[0]):
+        for column in range(seen.r.shape[1]):
+            for place in range(seen.r.shape[2]):
+                r, index = seen.r[thread, column, place], seen.index[thread, column, place]
+                if index != NO_INDEX:
+                    insert(r, index, best.r[column], best.index[column])

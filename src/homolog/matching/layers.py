@@ -22,7 +22,7 @@ from homolog.features import Activations, StoredFeatures, check_same_stream
 from homolog.matching.assignment import Assignment, mutual, one_to_one
 from homolog.matching.null import Calibration, calibrate
 from homolog.matching.pairs import PairMatch
-from homolog.matching.pearson import Side
+from homolog.matching.pearson import Partners
 from homolog.matching.tables import LAYERS, MATCHES, QUANTILES
 
 CANDIDATES = 8  # best partners over all layers from which one-to-one partners are chosen
@@ -93,32 +93,22 @@ def tables_of(
 def check_layers(features_a: Sequence[Layer], features_b: Sequence[Layer]) -> None:
     """Raise InputError unless these are the layers of two models, of one kind, on one stream."""
     if not features_a or not features_b:
-        raise InputError(
-            "layers of the two models",
-            (len(features_a), len(features_b)),
-            "both need at least one",
-            "Encode one.",
-        )
+        both = len(features_a), len(features_b)
+        raise InputError("layers of the two models", both, "both need at least one", "Encode one.")
     check_same_stream([*features_a, *features_b])
     kinds = {features.kind for features in (*features_a, *features_b)}
     if len(kinds) > 1:
-        raise InputError(
-            "kinds of features",
-            sorted(kinds),
-            "a comparison has one kind",
-            "Compare features with features.",
-        )
+        remedy = "Compare features with features."
+        raise InputError("kinds of features", sorted(kinds), "a comparison has one kind", remedy)
     names = [{features.name for features in side} for side in (features_a, features_b)]
     if len(names[0]) > 1 or len(names[1]) > 1 or names[0] == names[1]:
-        raise InputError(
-            "models of the two sides",
-            [sorted(side) for side in names],
-            "each side is one model with one label, and the two differ",
-            "Give the second dictionary of the same model its own label, such as 'seed1'.",
-        )
+        sides = [sorted(side) for side in names]
+        requirement = "each side is one model with one label, and the two differ"
+        remedy = "Give the second dictionary of the same model its own label, such as 'seed1'."
+        raise InputError("models of the two sides", sides, requirement, remedy)
 
 
-def merge_layers(sides: Sequence[Side], k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def merge_layers(sides: Sequence[Partners], k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The k best over several layers: r float32, number of the layer, feature; all (features, k).
 
     NaN and -1 where undefined.  Ties go to the first layer, then to the lowest feature.

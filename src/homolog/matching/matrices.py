@@ -46,12 +46,9 @@ def match(
     document = np.asarray(documents)
     for name, matrix in matrices.items():
         if document.shape != matrix.shape[:1]:
-            raise InputError(
-                "shape of documents",
-                document.shape,
-                f"each of the {matrix.shape[0]} rows of {name} needs its document",
-                "Encode both on the same tokens, and give the document of each.",
-            )
+            requirement = f"each of the {matrix.shape[0]} rows of {name} needs its document"
+            remedy = "Encode both on the same tokens, and give the document of each."
+            raise InputError("shape of documents", document.shape, requirement, remedy)
     left, right = (prepare(matrix, name) for name, matrix in matrices.items())
     exchanges = document_exchanges(document, n_exchanges, seed)
     pair = match_pair(left, right, CANDIDATES, exchanges=exchanges, threads=threads, device=device)

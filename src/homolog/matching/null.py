@@ -88,13 +88,10 @@ def document_exchanges(
     _, number, size = np.unique(document, return_inverse=True, return_counts=True)
     n_documents, n_tokens = len(size), len(document)
     if not 1 <= n_exchanges < n_documents:
-        raise InputError(
-            "n_exchanges",
-            n_exchanges,
-            f"a document meets a different one of the {n_documents} in every exchange, so at least "
-            "one exchange and more documents than exchanges are needed",
-            "Give a text of more documents, or ask for fewer.",
-        )
+        meets = f"a document meets a different one of the {n_documents} in every exchange"
+        needed = "at least one exchange and more documents than exchanges are needed"
+        remedy = "Give a text of more documents, or ask for fewer."
+        raise InputError("n_exchanges", n_exchanges, f"{meets}, so {needed}", remedy)
     generator = np.random.default_rng(seed)
     row = np.argsort(number, kind="stable")  # by document, in stream order
     start = np.cumsum(size) - size
@@ -153,16 +150,12 @@ def calibrate(
     """
     for name, level in (("fdr", fdr), ("quantile", quantile)):
         if not 0 < level < 1:
-            raise InputError(
-                name, level, "it is a share between 0 and 1", "Give 0.01, or 0.95 for the quantile."
-            )
+            requirement = "it is a share between 0 and 1"
+            raise InputError(name, level, requirement, "Give 0.01, or 0.95 for the quantile.")
     if null.shape[1] == 0 or not len(r) == len(n_active) == len(null):
-        raise InputError(
-            "null of the maximum",
-            null.shape,
-            f"one row for each of the {len(r)} features and at least one draw are needed",
-            "Match under exchanges first.",
-        )
+        requirement = f"one row for each of the {len(r)} features and at least one draw are needed"
+        remedy = "Match under exchanges first."
+        raise InputError("null of the maximum", null.shape, requirement, remedy)
     shape = r.shape
     p, q, null_r, threshold = (np.full(shape, np.nan) for _ in range(4))
     defined = np.flatnonzero(~np.isnan(r))
@@ -217,9 +210,8 @@ class _Pools:
     def of(cls, log_frequency: np.ndarray, null: np.ndarray) -> _Pools:
         feature, shift = np.nonzero(~np.isnan(null))
         if not len(feature):
-            raise InputError(
-                "null of the maximum", "NaN", "no draw has a defined correlation", "Match again."
-            )
+            requirement = "no draw has a defined correlation"
+            raise InputError("null of the maximum", "NaN", requirement, "Match again.")
         order = np.argsort(log_frequency[feature], kind="stable")
         at = log_frequency[feature[order]]
         draws = null[feature[order], shift[order]].astype(np.float64)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from homolog.matching.columns import Columns
-from homolog.matching.pearson import Side, max_pearson
+from homolog.matching.pearson import Partners, max_pearson
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +25,8 @@ class PairMatch:
     exchange of B's documents, NaN where undefined.
     """
 
-    a_to_b: Side
-    b_to_a: Side
+    a_to_b: Partners
+    b_to_a: Partners
     null_a: Float32[np.ndarray, "features_a exchanges"]
     null_b: Float32[np.ndarray, "features_b exchanges"]
 
@@ -46,7 +46,7 @@ class PairMatch:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PairMatch:
         """What `arrays` gave."""
         a_to_b, b_to_a = (
-            Side(arrays[f"{name}.r"], arrays[f"{name}.index"].astype(np.int64))
+            Partners(arrays[f"{name}.r"], arrays[f"{name}.index"].astype(np.int64))
             for name in ("a_to_b", "b_to_a")
         )
         return cls(a_to_b, b_to_a, arrays["null_a"], arrays["null_b"])

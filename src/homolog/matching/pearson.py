@@ -25,16 +25,9 @@ import torch
 from jaxtyping import Float, Int
 
 from homolog.errors import InputError
+from homolog.matching import kernels
 from homolog.matching.columns import ArrayLike, Columns, prepare
-from homolog.matching.kernels import (
-    NO_INDEX,
-    dense_products,
-    merge,
-    packed_by_dense_sums,
-    select,
-    sparse_by_dense_sums,
-    sparse_by_sparse_best,
-)
+from homolog.matching.kernels import NO_INDEX, Facts, Running
 from homolog.threads import library_threads
 
 SPARSE_BY_DENSE = 16  # dense columns met at once by sparse ones
@@ -44,7 +37,7 @@ CHUNK_BYTES = 32 << 20  # float64 copy of one side in a matrix product: few, lon
 
 
 @dataclass(frozen=True)
-class Side:
+class Partners:
     """The k best partners of each feature of one side, best first.
 
     r: float32 (features, k), NaN where undefined.  index: int64 (features, k), feature of the other
@@ -55,18 +48,13 @@ class Side:
     r: Float[np.ndarray, "features k"]
     index: Int[np.ndarray, "features k"]
 
-    @property
-    def n_undefined(self) -> int:
-        """Number of features without any defined correlation."""
-        return int(np.isnan(self.r[:, 0]).sum())
-
 
 @dataclass(frozen=True)
 class Best:
     """Both directions: for the features of A the best of B, for those of B the best of A."""
 
-    a_to_b: Side
-    b_to_a: Side
+    a_to_b: Partners
+    b_to_a: Partners
 
 
 def max_pearson(
@@ -91,108 +79,83 @@ def max_pearson(
     that is none, and for NaN and infinity.
     """
     if k < 1:
-        raise InputError(
-            "k", k, "at least one partner must be asked for", "Give k=1 for the maximum."
-        )
+        requirement = "at least one partner must be asked for"
+        raise InputError("k", k, requirement, "Give k=1 for the maximum.")
     if threads is not None and threads < 1:
-        raise InputError(
-            "threads", threads, "at least one is needed", "Leave it out for all processors."
-        )
+        requirement = "at least one is needed"
+        raise InputError("threads", threads, requirement, "Leave it out for all processors.")
     if device.split(":")[0] not in ("cpu", "mps", "cuda"):
-        raise InputError(
-            "device", device, "it is the name of no device", "Give cpu, cuda or cuda:1."
-        )
+        requirement = "it is the name of no device"
+        raise InputError("device", device, requirement, "Give cpu, cuda or cuda:1.")
     left, right = prepare(a, "a"), prepare(b, "b")
     if left.n_tokens != right.n_tokens:
-        raise InputError(
-            "tokens of a and b",
-            (left.n_tokens, right.n_tokens),
-            f"row t of a ({left.n_tokens} tokens) and of b ({right.n_tokens} tokens) must be the "
-            "same token",
-            "Encode both on the same token stream with the same mask.",
-        )
+        both = left.n_tokens, right.n_tokens
+        rows = "row t of a ({} tokens) and of b ({} tokens) must be the same token".format(*both)
+        remedy = "Encode both on the same token stream with the same mask."
+        raise InputError("tokens of a and b", both, rows, remedy)
     if device.startswith("cuda"):
-        return Best(*(Side(*partners) for partners in _on_gpu(left, right, k, device)))
+        return Best(*(Partners(*partners) for partners in _on_gpu(left, right, k, device)))
     n_threads = numba.get_num_threads() if threads is None else threads
-    best_a, best_b = _Running.start(len(left.order), k), _Running.start(len(right.order), k)
+    best_a, best_b = Running.start(len(left.order), k), Running.start(len(right.order), k)
     with library_threads(min(n_threads, numba.get_num_threads()), "numba"):
         _sparse_by_sparse(left, right, best_a, best_b, n_threads)
         _sparse_by_dense(left, right, best_a, best_b, n_threads)
         _dense_by_dense(left, right, best_a, best_b)
-    return Best(best_a.finish(left), best_b.finish(right))
+    return Best(_finished(best_a, left), _finished(best_b, right))
 
 
 def _on_gpu(left: Columns, right: Columns, k: int, device: str) -> tuple:
     try:
         from homolog.matching.gpu import best_pairs
     except ModuleNotFoundError as error:
-        raise InputError(
-            "device", device, "the engine for GPUs needs Triton", "Install triton, or say cpu."
-        ) from error
+        requirement = "the engine for GPUs needs Triton"
+        raise InputError("device", device, requirement, "Install triton, or say cpu.") from error
     if not torch.cuda.is_available():
-        raise InputError(
-            "device", device, "torch must see a CUDA device", "Say cpu, or see `homolog doctor`."
-        )
+        requirement = "torch must see a CUDA device"
+        raise InputError("device", device, requirement, "Say cpu, or see `homolog doctor`.")
     return best_pairs(left, right, k, device)
 
 
-@dataclass(frozen=True)
-class _Running:
-    """Best so far of the defined features, in the order of `Columns.order`; updated in place."""
+def _finished(best: Running, columns: Columns) -> Partners:
+    """Partners of all features from those of the defined ones, in the order of `Columns.order`."""
+    shape = (columns.n_features, best.r.shape[1])
+    r, index = np.full(shape, np.nan, dtype=np.float32), np.full(shape, -1, dtype=np.int64)
+    defined = best.index != NO_INDEX
+    r[columns.order] = np.where(defined, best.r, np.nan)
+    index[columns.order] = np.where(defined, best.index, -1)
+    return Partners(r, index)
 
-    r: np.ndarray
-    index: np.ndarray
 
-    @classmethod
-    def start(cls, *shape: int) -> _Running:
-        return cls(
-            np.full(shape, -np.inf, dtype=np.float32), np.full(shape, NO_INDEX, dtype=np.int64)
-        )
-
-    def finish(self, columns: Columns) -> Side:
-        shape = (columns.n_features, self.r.shape[1])
-        r, index = np.full(shape, np.nan, dtype=np.float32), np.full(shape, -1, dtype=np.int64)
-        defined = self.index != NO_INDEX
-        r[columns.order] = np.where(defined, self.r, np.nan)
-        index[columns.order] = np.where(defined, self.index, -1)
-        return Side(r, index)
+def _facts(columns: Columns, part: slice) -> Facts:
+    return Facts(columns.mean[part], columns.inverse_sd[part], columns.order[part])
 
 
 def _sparse_by_sparse(
-    left: Columns, right: Columns, best_left: _Running, best_right: _Running, n_threads: int
+    left: Columns, right: Columns, best_left: Running, best_right: Running, n_threads: int
 ) -> None:
     if not left.n_sparse or not right.n_sparse:
         return
-    own, other, packed = slice(left.n_dense, None), slice(right.n_dense, None), right.packed
-    seen = _Running.start(n_threads, right.n_sparse, best_left.r.shape[1])
-    sparse_by_sparse_best(
-        *left.by_column,
-        *(left.mean[own], left.inverse_sd[own], left.order[own]),
-        *(packed.start, packed.length, packed.values, packed.numbers, packed.per_word),
-        *(right.mean[other], right.inverse_sd[other], right.order[other]),
-        left.n_tokens,
-        n_threads,
-        *(best_left.r[own], best_left.index[own], seen.r, seen.index),
-    )
-    merge(seen.r, seen.index, best_right.r[other], best_right.index[other])
+    own, other = slice(left.n_dense, None), slice(right.n_dense, None)
+    seen = Running.start(n_threads, right.n_sparse, best_left.r.shape[1])
+    sides = (left.by_column, _facts(left, own), right.packed, _facts(right, other))
+    best = best_left.of(own)
+    kernels.sparse_by_sparse_best(*sides, left.n_tokens, n_threads, best, seen)
+    kernels.merge(seen, best_right.of(other))
 
 
 def _sparse_by_dense(
-    left: Columns, right: Columns, best_left: _Running, best_right: _Running, n_threads: int
+    left: Columns, right: Columns, best_left: Running, best_right: Running, n_threads: int
 ) -> None:
     """Sparse columns of each side with dense ones of the other."""
     for start in range(0, right.n_dense if left.n_sparse else 0, SPARSE_BY_DENSE):
         columns = slice(start, min(start + SPARSE_BY_DENSE, right.n_dense))
         dense = np.ascontiguousarray(right.dense[:, columns])
-        sums = sparse_by_dense_sums(*left.by_column, dense, n_threads)
+        sums = kernels.sparse_by_dense_sums(left.by_column, dense, n_threads)
         _select(sums, left, slice(left.n_dense, None), best_left, right, columns, best_right)
     for start in range(0, left.n_dense if right.n_sparse else 0, SPARSE_BY_DENSE):
-        columns, packed = slice(start, min(start + SPARSE_BY_DENSE, left.n_dense)), right.packed
-        sums = packed_by_dense_sums(
-            *(packed.start, packed.length, packed.values, packed.numbers, packed.per_word),
-            right.n_sparse,
-            np.ascontiguousarray(left.dense[:, columns]),
-        )
+        columns = slice(start, min(start + SPARSE_BY_DENSE, left.n_dense))
+        dense = np.ascontiguousarray(left.dense[:, columns])
+        sums = kernels.packed_by_dense_sums(right.packed, right.n_sparse, dense)
         _select(sums, right, slice(right.n_dense, None), best_right, left, columns, best_left)
 
 
@@ -200,36 +163,24 @@ def _select(
     sums: np.ndarray,
     rows: Columns,
     row: slice,
-    best_rows: _Running,
+    best_rows: Running,
     columns: Columns,
     column: slice,
-    best_columns: _Running,
+    best_columns: Running,
 ) -> None:
     """Put the correlations of a block of sums (rows `row`, columns `column`) among the best."""
-    select(
-        sums,
-        rows.n_tokens,
-        *(rows.mean[row], rows.inverse_sd[row], rows.order[row]),
-        *(columns.mean[column], columns.inverse_sd[column], columns.order[column]),
-        *(
-            best_rows.r[row],
-            best_rows.index[row],
-            best_columns.r[column],
-            best_columns.index[column],
-        ),
-    )
+    facts = _facts(rows, row), _facts(columns, column)
+    kernels.select(sums, rows.n_tokens, *facts, best_rows.of(row), best_columns.of(column))
 
 
-def _dense_by_dense(
-    left: Columns, right: Columns, best_left: _Running, best_right: _Running
-) -> None:
+def _dense_by_dense(left: Columns, right: Columns, best_left: Running, best_right: Running) -> None:
     for row in range(0, left.n_dense, DENSE_BLOCK):
         rows = slice(row, min(row + DENSE_BLOCK, left.n_dense))
         for column in range(0, right.n_dense, DENSE_BLOCK):
             columns = slice(column, min(column + DENSE_BLOCK, right.n_dense))
             sums = np.zeros((rows.stop - rows.start, columns.stop - columns.start))
             if max(sums.shape) <= FEW_DENSE:
-                dense_products(left.dense[:, rows], right.dense[:, columns], sums)
+                kernels.dense_products(left.dense[:, rows], right.dense[:, columns], sums)
             else:
                 _matrix_products(left.dense[:, rows], right.dense[:, columns], sums)
             _select(sums, left, rows, best_left, right, columns, best_right)

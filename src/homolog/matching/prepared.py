@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from homolog.matching.columns import Columns, Entries, Packed, StoredEntries
+from homolog.matching.columns import Columns, Packed, SparseEntries, StoredEntries
 from homolog.record.parts import read_part, write_part
 
 Order = Literal["by_column", "packed"]
@@ -46,7 +46,7 @@ def stored_columns(folder: Path, key: str, order: Order) -> Columns | None:
     if arrays is None:
         return None
     if order == "by_column":
-        by_column = Entries(arrays["start"], arrays["token"], arrays["value"])
+        by_column = SparseEntries(arrays["start"], arrays["token"], arrays["value"])
         entries = StoredEntries(by_column=by_column)
     else:
         words = arrays["words"].copy()  # numpy's own memory has huge pages

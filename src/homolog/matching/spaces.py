@@ -115,12 +115,9 @@ class SpaceMoments:
             ("b", residuals_b, self.widths_b),
         ):
             if len(residuals) != len(widths):
-                raise InputError(
-                    f"layers of residuals_{side}",
-                    len(residuals),
-                    f"moments were opened for {len(widths)} layers",
-                    "Give every layer once.",
-                )
+                requirement = f"moments were opened for {len(widths)} layers"
+                remedy = "Give every layer once."
+                raise InputError(f"layers of residuals_{side}", len(residuals), requirement, remedy)
             for layer, (x, width) in enumerate(zip(residuals, widths, strict=True)):
                 n_tokens = _rows(f"residuals_{side}[{layer}]", x, width, n_tokens)
         assert n_tokens is not None
@@ -137,12 +134,8 @@ class SpaceMoments:
         """
         mine, theirs = (self.widths_a, self.widths_b), (other.widths_a, other.widths_b)
         if mine != theirs:
-            raise InputError(
-                "widths",
-                theirs,
-                f"moments are merged with those of widths {mine}",
-                "Merge one study's.",
-            )
+            requirement = f"moments are merged with those of widths {mine}"
+            raise InputError("widths", theirs, requirement, "Merge one study's.")
 
         def products(i: int, j: int) -> None:
             self._scatter[i, j].add_(other._scatter[i, j].to(self.device))
@@ -178,12 +171,10 @@ class SpaceMoments:
 
         def array(name: str, *shape: int) -> np.ndarray:
             if name not in arrays or (shape and arrays[name].shape != shape):
-                raise InputError(
-                    name,
-                    arrays[name].shape if name in arrays else "missing",
-                    f"stored moments need an array of shape {shape or 'of one axis'}",
-                    "Delete the file and accumulate this shard again.",
-                )
+                stored = arrays[name].shape if name in arrays else "missing"
+                requirement = f"stored moments need an array of shape {shape or 'of one axis'}"
+                remedy = "Delete the file and accumulate this shard again."
+                raise InputError(name, stored, requirement, remedy)
             return arrays[name]
 
         widths = (array(name).tolist() for name in ("widths_a", "widths_b"))
@@ -308,21 +299,16 @@ def _rows(field: str, x: Matrix, width: int | None, n_rows: int | None) -> int:
     shape = tuple(x.shape)
     needed = (n_rows, width)
     if len(shape) != 2 or any(n not in (None, has) for n, has in zip(needed, shape, strict=True)):
-        raise InputError(
-            f"the shape of {field}",
-            shape,
-            f"it needs the shape ({'rows' if n_rows is None else n_rows}, {width or 'd_model'})",
-            "Row t of every matrix must be the same token, or the same pair.",
-        )
+        rows = "rows" if n_rows is None else n_rows
+        requirement = f"it needs the shape ({rows}, {width or 'd_model'})"
+        remedy = "Row t of every matrix must be the same token, or the same pair."
+        raise InputError(f"the shape of {field}", shape, requirement, remedy)
     finite = np.isfinite(x) if isinstance(x, np.ndarray) else torch.isfinite(x).cpu().numpy()
     if not finite.all():
         row, channel = (int(place) for place in np.argwhere(~finite)[0])
-        raise InputError(
-            f"{field}, row {row}, channel {channel}",
-            float(x[row, channel]),
-            "moments exist of finite numbers only",
-            "Leave that token, or that feature, out.",
-        )
+        place, value = f"{field}, row {row}, channel {channel}", float(x[row, channel])
+        remedy = "Leave that token, or that feature, out."
+        raise InputError(place, value, "moments exist of finite numbers only", remedy)
     return shape[0]
 
 

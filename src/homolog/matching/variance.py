@@ -78,12 +78,9 @@ def variance_table(
         if kept.sum() < 2:
             continue
         if missing := [name for name in partners if name not in architectures]:
-            raise InputError(
-                "architectures",
-                sorted(architectures),
-                f"{missing[0]} is a partner, and its architecture is needed",
-                "Name the architecture of every model of the study.",
-            )
+            requirement = f"{missing[0]} is a partner, and its architecture is needed"
+            remedy = "Name the architecture of every model of the study."
+            raise InputError("architectures", sorted(architectures), requirement, remedy)
         depth = _depth(table["layer"].to_numpy())[kept]
         shares = split(r[kept], depth, [architectures[name] for name in partners], list(partners))
         n = int(kept.sum())

@@ -24,17 +24,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
+from homolog.models import block_list
 from homolog.models.base import NOTHING, LanguageModel, Taps, widened
-from homolog.models.block_list import (
-    ShortPass,
-    close,
-    few_tokens,
-    find_blocks,
-    removed,
-    short_pass,
-    stream_in,
-    stream_out,
-)
 from homolog.models.guards import as_it_was, never_rescale, require_decoder
 from homolog.models.sites import Site
 
@@ -65,8 +56,8 @@ class AnyDecoder(LanguageModel):
         anything = any(taken.kind is inspect.Parameter.VAR_KEYWORD for taken in takes.values())
         self._options = {"use_cache": False} if "use_cache" in takes or anything else {}
         self._keeps_logits = "logits_to_keep" in takes
-        self._list = find_blocks(hf, name)
-        self._short_pass: tuple[object, ShortPass] | None = None
+        self._list = block_list.find_blocks(hf, name)
+        self._short_pass: tuple[object, block_list.ShortPass] | None = None
         # blocks after which a pass is known to go on from the stream alone
         self._continued: set[int] = set()
         super().__init__(name, hf, tokenizer)
@@ -77,11 +68,12 @@ class AnyDecoder(LanguageModel):
     def _width(self) -> int:
         return self._seen().width  # embeddings may be narrower, and projected
 
-    def _seen(self) -> ShortPass:
+    def _seen(self) -> block_list.ShortPass:
         """What a short pass shows, with the weights on the device and in the dtypes of now."""
         state = (self.device, *(p.dtype for p in self.hf.parameters()))
         if self._short_pass is None or self._short_pass[0] != state:
-            self._short_pass = state, short_pass(self.hf, self._list, self.name, self._forward)
+            shown = block_list.short_pass(self.hf, self._list, self.name, self._forward)
+            self._short_pass = state, shown
         return self._short_pass[1]
 
     def _forward(self, tokens: Tokens, last_only: bool = False) -> Tensor:
@@ -108,7 +100,7 @@ class AnyDecoder(LanguageModel):
     def _hooked(self, taps: Taps, stop: Site | None = None, first: int = 0) -> Iterator[None]:
         """Hooks that read, edit and stop, on the blocks from `first` on that need them."""
         hooks: list[Any] = []
-        with removed(hooks):
+        with block_list.removed(hooks):
             for layer in range(first, self.n_layers):
                 block, sites = self._list[layer], [Site("resid_pre", layer)]
                 if layer == 0:
@@ -150,7 +142,7 @@ class AnyDecoder(LanguageModel):
             hook = self._list[0].register_forward_pre_hook(
                 lambda _b, a, k: _put_in(a, k, given), with_kwargs=True
             )
-            with removed([hook]), self._hooked(taps):
+            with block_list.removed([hook]), self._hooked(taps):
                 return self._forward(tokens, last_only)
         given, besides = h.to(self.device, seen.dtypes[layer]), seen.beside[: layer + 1]
         values = [given if beside is None else (given, *beside) for beside in besides]
@@ -163,28 +155,27 @@ class AnyDecoder(LanguageModel):
             return
         site = Site("embed") if layer == -1 else Site("resid", layer)
         with torch.no_grad():
-            run = self.run(few_tokens(self.hf, 7), capture=[site])
+            run = self.run(block_list.few_tokens(self.hf, 7), capture=[site])
             assert run.logits is not None
             try:
                 continued = self._continue(layer, run[site], NOTHING, False)
-                alone = close(continued, run.logits, run[site].dtype)
+                alone = block_list.close(continued, run.logits, run[site].dtype)
             except Exception:
                 # a block that misses what an earlier one leaves behind fails in a way of its own
                 alone = False
         if not alone:
-            raise InputError(
-                "layer",
-                layer,
+            requirement = (
                 f"what comes after it in {self.name} ({self.architecture}) reads more than the "
-                "stream, which then does not tell how a pass goes on",
-                f"Edit a whole pass: run(tokens, edits=[Replace('{site}', h)]).",
+                "stream, which then does not tell how a pass goes on"
             )
+            remedy = f"Edit a whole pass: run(tokens, edits=[Replace('{site}', h)])."
+            raise InputError("layer", layer, requirement, remedy)
         self._continued.add(layer)
 
 
 def _before(taps: Taps, sites: list[Site], leaves: bool) -> Callable[..., Any]:
     def hook(_block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        h = stream_in(args, kwargs)
+        h = block_list.stream_in(args, kwargs)
         for site in sites:
             h = taps(site.kind, site.layer, h)
         if leaves:
@@ -196,7 +187,7 @@ def _before(taps: Taps, sites: list[Site], leaves: bool) -> Callable[..., Any]:
 
 def _after(taps: Taps, layer: int, leaves: bool) -> Callable[..., Any]:
     def hook(_block: Any, _args: Any, output: Any) -> Any:
-        h = taps("resid", layer, stream_out(output))
+        h = taps("resid", layer, block_list.stream_out(output))
         if leaves:
             raise _Stopped
         return h if isinstance(output, Tensor) else (h, *output[1:])

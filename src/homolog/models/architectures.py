@@ -39,20 +39,13 @@ def register(
     architecture = adapter.architecture
     present = ADAPTERS.get(architecture, adapter)
     if (present.__module__, present.__qualname__) != (adapter.__module__, adapter.__qualname__):
-        raise InputError(
-            "architecture",
-            architecture,
-            f"it is read through {present.__module__}.{present.__qualname__}",
-            "Name another model type.",
-        )
+        requirement = f"it is read through {present.__module__}.{present.__qualname__}"
+        raise InputError("architecture", architecture, requirement, "Name another model type.")
     listed = adapter.site_kinds if isinstance(adapter.site_kinds, tuple) else ()
     if missing := [kind for kind in listed if kind not in KINDS and kind not in kinds]:
-        raise InputError(
-            "site_kinds",
-            ", ".join(missing),
-            "each must be a kind of `homolog.models.sites.KINDS`",
-            "Say its axes: register(adapter, {'KIND': ('batch', 'position', ...)}).",
-        )
+        requirement = "each must be a kind of `homolog.models.sites.KINDS`"
+        remedy = "Say its axes: register(adapter, {'KIND': ('batch', 'position', ...)})."
+        raise InputError("site_kinds", ", ".join(missing), requirement, remedy)
     for kind, axes in kinds.items():
         add_kind(kind, axes)
     ADAPTERS[architecture] = adapter

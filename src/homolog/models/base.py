@@ -8,7 +8,7 @@ inside, and `AnyDecoder` runs the module's own forward.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
 from homolog.models.edits import Edit
-from homolog.models.finite import STREAM, Pass, ReadAgain, require_finite
+from homolog.models.finite import STREAM, Pass, Values, require_finite
+from homolog.models.float32 import HALF
 from homolog.models.positions import has_table, n_positions, too_long
 from homolog.models.runs import Run
 from homolog.models.sites import Site, index_of, resolve
@@ -179,9 +180,8 @@ class LanguageModel(ABC):
     def require_tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer.  InputError that says why there is none."""
         if self.tokenizer is None:
-            raise InputError(
-                "tokenizer", self.name, f"the model has none: {self.no_tokenizer}", TOKENIZER_REMEDY
-            )
+            requirement = f"the model has none: {self.no_tokenizer}"
+            raise InputError("tokenizer", self.name, requirement, TOKENIZER_REMEDY)
         return self.tokenizer
 
     def require_positions(self, n: int, field: str = "tokens") -> None:
@@ -202,12 +202,9 @@ class LanguageModel(ABC):
         InputError where it is not known which they are.
         """
         if not self.neuron_kinds:
-            raise InputError(
-                "model",
-                self.name,
-                f"the architecture {self.architecture!r} has no adapter that names its neurons",
-                "Set controls.neurons = false.",
-            )
+            kind = f"the architecture {self.architecture!r}"
+            requirement = f"{kind} has no adapter that names its neurons"
+            raise InputError("model", self.name, requirement, "Set controls.neurons = false.")
         return [Site(kind, layer) for kind in self.neuron_kinds]
 
     def run(
@@ -239,31 +236,26 @@ class LanguageModel(ABC):
         by_site = self._by_site(edits)
         stop = None if stop_after is None else resolve(stop_after, available, self.name).base
         if stop is not None and (late := [s for s in reads if _depth(s) > _depth(stop)]):
-            raise InputError(
-                "capture",
-                str(min(late, key=_depth)),
-                f"the pass stops after {stop}",
-                "Stop later, or capture earlier sites.",
-            )
+            requirement = f"the pass stops after {stop}"
+            remedy = "Stop later, or capture earlier sites."
+            raise InputError("capture", str(min(late, key=_depth)), requirement, remedy)
         taps, tokens = Taps(reads, by_site), self._checked(tokens)
         run = Run(self._pass(tokens, taps, stop, last_only), taps.captured)
         if not by_site:
             streams = (value for site, value in run.captured.items() if site.kind in STREAM)
-            again = self._again(lambda w, read: self._alone(tokens[w : w + 1], read, stop))
+            again = self._again(lambda w, taps: self._pass(tokens[w : w + 1], taps, stop, False))
             require_finite(again, (run.logits, *streams), tokens)
         return run
 
-    def _again(self, read: ReadAgain) -> Pass:
-        dtype = next(self.hf.parameters()).dtype
-        return Pass(self.name, self.sites(), dtype in (torch.float16, torch.bfloat16), read)
+    def _again(self, window_pass: Callable[[int, Taps], Tensor | None]) -> Pass:
+        """window_pass: over the window of that index alone, without edits."""
 
-    def _alone(
-        self, window: Tokens, read: list[Site], stop: Site | None
-    ) -> tuple[dict[Site, Tensor], Tensor | None]:
-        """The sites of one window, and its logits."""
-        taps = Taps({site: [site] for site in read}, {})
-        with torch.no_grad():
-            return taps.captured, self._pass(window, taps, stop, False)
+        def read(window: int, sites: list[Site]) -> Values:
+            taps = Taps({site: [site] for site in sites}, {})
+            with torch.no_grad():
+                return taps.captured, window_pass(window, taps)
+
+        return Pass(self.name, self.sites(), next(self.hf.parameters()).dtype in HALF, read)
 
     def residuals(self, tokens: TokensLike) -> list[Residual]:
         """The residual stream after every block, from one pass that ends with the last block."""
@@ -283,35 +275,24 @@ class LanguageModel(ABC):
         was given, logits that are not finite.
         """
         if not -1 <= layer < self.n_layers:
-            raise InputError(
-                "layer",
-                layer,
-                f"{self.name} has {self.n_layers} blocks",
-                f"Use -1 to {self.n_layers - 1}.",
-            )
+            requirement = f"{self.name} has {self.n_layers} blocks"
+            raise InputError("layer", layer, requirement, f"Use -1 to {self.n_layers - 1}.")
         if not h.is_floating_point() or h.ndim != 3 or h.shape[-1] != self.d_model or 0 in h.shape:
-            raise InputError(
-                "h",
-                tuple(h.shape),
-                f"the stream of {self.name} is (batch, position, {self.d_model}), in floats",
-                "Give what a run captured at resid.LAYER.",
-            )
+            axes = f"(batch, position, {self.d_model})"
+            requirement = f"the stream of {self.name} is {axes}, in floats"
+            remedy = "Give what a run captured at resid.LAYER."
+            raise InputError("h", tuple(h.shape), requirement, remedy)
         by_site = self._by_site(edits)
         logits = self._rest_of_pass(layer, h, Taps({}, by_site), last_only)
         if not by_site:
-            again = self._again(lambda w, read: self._rest_alone(layer, h[w : w + 1], read))
+            again = self._again(lambda w, taps: self._rest_alone(layer, h[w : w + 1], taps))
             require_finite(again, (h, logits), None)
         return logits
 
-    def _rest_alone(
-        self, layer: int, h: Tensor, read: list[Site]
-    ) -> tuple[dict[Site, Tensor], Tensor | None]:
-        """Sites after block `layer` for one window of the stream after it, and its logits."""
-        taps = Taps({site: [site] for site in read}, {})
-        with torch.no_grad():
-            logits = self._rest_of_pass(layer, h, taps, False)
-        before = Site("embed") if layer == -1 else Site("resid", layer)
-        return ({before: h} if before in read else {}) | taps.captured, logits
+    def _rest_alone(self, layer: int, h: Tensor, taps: Taps) -> Tensor:
+        """Logits of one window, whose stream after block `layer` is read too."""
+        before = ("embed", None) if layer == -1 else ("resid", layer)
+        return self._rest_of_pass(layer, taps(*before, h), taps, False)
 
     def _by_site(self, edits: Sequence[Edit]) -> dict[Site, list[Edit]]:
         by_site: dict[Site, list[Edit]] = {}
@@ -324,12 +305,9 @@ class LanguageModel(ABC):
         ids = as_tokens(tokens)
         n_ids, first, last = int(self.embedding().weight.shape[0]), int(ids.min()), int(ids.max())
         if first < 0 or last >= n_ids:
-            raise InputError(
-                "tokens",
-                f"{first} to {last}",
-                f"{self.name} embeds {n_ids} token ids",
-                "Tokenize with the model's own tokenizer.",
-            )
+            requirement = f"{self.name} embeds {n_ids} token ids"
+            remedy = "Tokenize with the model's own tokenizer."
+            raise InputError("tokens", f"{first} to {last}", requirement, remedy)
         if self._has_table:
             self.require_positions(ids.shape[1])
         return ids.to(self.device)
@@ -340,9 +318,9 @@ def widened(t: Tensor) -> Tensor:
     return t if t.dtype in (torch.float32, torch.float64) else t.float()
 
 
-def rms_norm(norm: Any, h: Tensor) -> Tensor:
-    """A root-mean-square norm of Hugging Face; in float64 too, where the module would round."""
-    if h.dtype != torch.float64:
+def apply_norm(norm: Any, h: Tensor) -> Tensor:
+    """What a norm makes of h; in float64 too, where modules of root-mean-square norms round."""
+    if h.dtype != torch.float64 or isinstance(norm, torch.nn.LayerNorm):
         return norm(h)
     return norm.weight * h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
 

@@ -120,12 +120,8 @@ def _not_a_block(layer: int, before: Tensor, output: Any, shape: tuple[int, ...]
 
 
 def _refusal(hf: Any, name: str, why: str, remedy: str = REMEDY) -> InputError:
-    return InputError(
-        "model",
-        name,
-        f"its architecture {hf.config.model_type!r} has no adapter of its own, so {why}",
-        remedy,
-    )
+    requirement = f"its architecture {hf.config.model_type!r} has no adapter of its own, so {why}"
+    return InputError("model", name, requirement, remedy)
 
 
 def few_tokens(hf: Any, n: int) -> Tensor:

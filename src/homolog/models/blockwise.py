@@ -68,11 +68,7 @@ class Blockwise(LanguageModel):
         """Final norm and unembedding of a residual stream, in float32, or float64 as the model."""
         head = self.hf.get_output_embeddings()
         if head is None:
-            raise InputError(
-                "model",
-                self.name,
-                "it has no language modelling head",
-                "Load a causal language model.",
-            )
+            requirement = "it has no language modelling head"
+            raise InputError("model", self.name, requirement, "Load a causal language model.")
         h = self.final_norm(h)
         return widened(linear(head, h.to(head.weight.dtype)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,8 +58,7 @@ class Edit:
     def apply(self, value: Tensor) -> Tensor:
         """The edited copy of a site's whole `value`.  InputError: wrong index or shape."""
         selection = self.selection(value.shape)
-        shape = self._shown(value.shape, selection)
-        return self._put(value, selection, self._fitted(self.operand(selection), shape))
+        return self._put(value, selection, self._operand(selection, value.shape))
 
     def apply_at(self, value: Tensor, position: int, length: int) -> Tensor:
         """The edited copy of `value` (batch, ...): the site at one of `length` positions.
@@ -72,7 +71,7 @@ class Edit:
         hit = (at == position).expand(value.shape[0], -1).to(value.device)
         if not hit.any():
             return value
-        operand = self._fitted(self.operand(selection), self._shown(shape, selection))
+        operand = self._operand(selection, shape)
         if operand is not None and 1 not in self._dropped():
             rows = torch.arange(len(value), device=operand.device)
             operand = operand[rows, hit.long().argmax(1).to(operand.device)].unsqueeze(1)
@@ -99,19 +98,13 @@ class Edit:
         chosen |= {axis: ("channels", self.channels) for axis in CHANNEL_AXES if axis in site.axes}
         for axis, (name, given) in chosen.items():
             if given is not None and axis not in site.axes:
-                raise InputError(
-                    name,
-                    given,
-                    f"{site} has no {axis} axis; its axes are {', '.join(site.axes)}",
-                    f"Leave {name} out, or edit another site.",
-                )
+                requirement = f"{site} has no {axis} axis; its axes are {', '.join(site.axes)}"
+                remedy = f"Leave {name} out, or edit another site."
+                raise InputError(name, given, requirement, remedy)
         if self.channels is not None and not any(axis in site.axes for axis in CHANNEL_AXES):
-            raise InputError(
-                "channels",
-                self.channels,
-                f"{site} has the axes {', '.join(site.axes)}",
-                "Use state_dims for its last axis.",
-            )
+            requirement = f"{site} has the axes {', '.join(site.axes)}"
+            remedy = "Use state_dims for its last axis."
+            raise InputError("channels", self.channels, requirement, remedy)
         return [
             (axis, _indices(chosen[name][0], chosen[name][1], shape[axis], site))
             for axis, name in enumerate(site.axes)
@@ -147,23 +140,19 @@ class Edit:
             new = new.unsqueeze(axis)
         return new
 
-    @overload
-    def _fitted(self, value: Tensor, shape: tuple[int, ...]) -> Tensor: ...
-    @overload
-    def _fitted(self, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None: ...
-    def _fitted(self, value: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+    def _operand(self, selection: Selection, shape: Sequence[int]) -> Tensor | None:
+        """The operand broadcast to the selected part of a site of `shape`."""
+        operand = self.operand(selection)
+        return None if operand is None else self._fitted(operand, self._shown(shape, selection))
+
+    def _fitted(self, value: Tensor, shape: tuple[int, ...]) -> Tensor:
         """`value` broadcast to `shape`; InputError when it does not."""
-        if value is None:
-            return None
         try:
             return value.expand(shape)
         except RuntimeError:
-            raise InputError(
-                "edit value",
-                tuple(value.shape),
-                f"{self.site} takes the shape {shape}",
-                "Pass that shape, or one that broadcasts to it.",
-            ) from None
+            requirement = f"{self.site} takes the shape {shape}"
+            remedy = "Pass that shape, or one that broadcasts to it."
+            raise InputError("edit value", tuple(value.shape), requirement, remedy) from None
 
     def _shown(self, shape: Sequence[int], selection: Selection) -> tuple[int, ...]:
         """The shape of the selected part of a site of `shape`, without axes that the name drops."""
@@ -203,7 +192,7 @@ class Edit:
 
 @dataclass(frozen=True, eq=False)
 class _WithValue(Edit):
-    """Base of the edits that bring a tensor of the user's."""
+    """Base of the edits that bring a tensor of the user's, to put it there or to add it."""
 
     value: Tensor | None = None
 
@@ -213,13 +202,13 @@ class _WithValue(Edit):
             raise InputError("value", None, f"{name} needs a tensor", "Pass value=...")
         return self.value
 
+    def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
+        return old if operand is None else operand
+
 
 @dataclass(frozen=True, eq=False)
 class Replace(_WithValue):
     """Put `value` there."""
-
-    def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
-        return old if operand is None else operand
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,13 +247,11 @@ class Mean(Edit):
     def apply_at(self, value: Tensor, position: int, length: int) -> Tensor:
         at = self.positions
         if self.source is None and isinstance(at, Tensor) and not bool((at == at[:1]).all()):
-            raise InputError(
-                "positions",
-                at.tolist(),
+            requirement = (
                 f"{self.site} is computed position by position, so this batch's "
-                "mean there needs one position for all prompts",
-                "Pass source=run.",
+                "mean there needs one position for all prompts"
             )
+            raise InputError("positions", at.tolist(), requirement, "Pass source=run.")
         return super().apply_at(value, position, length)
 
 
@@ -280,9 +267,8 @@ class Resample(Edit):
 
     def operand(self, selection: Selection) -> Tensor:
         if self.source is None:
-            raise InputError(
-                "source", None, "Resample needs a run that captured the site", "Pass source=run."
-            )
+            requirement = "Resample needs a run that captured the site"
+            raise InputError("source", None, requirement, "Pass source=run.")
         return self._from(self.source, selection, self.rows)
 
     def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
@@ -300,9 +286,8 @@ class Transform(Edit):
 
     def combine(self, old: Tensor, operand: Tensor | None) -> Tensor:
         if self.function is None:
-            raise InputError(
-                "function", None, "Transform needs a function of the old value", "Pass function=..."
-            )
+            requirement = "Transform needs a function of the old value"
+            raise InputError("function", None, requirement, "Pass function=...")
         return self.function(old)
 
 
@@ -321,12 +306,9 @@ def _indices(field: str, given: Any, length: int, site: Site | str) -> Tensor:
 def _spread(index: Tensor, axis: int, value: Tensor, site: Site | str) -> Tensor:
     """(batch, n) as an index for gather and scatter along `axis` of `value`."""
     if len(index) != len(value):
-        raise InputError(
-            "positions",
-            tuple(index.shape),
-            f"the batch at {site} has {len(value)} prompts",
-            "Give one row of positions a prompt.",
-        )
+        requirement = f"the batch at {site} has {len(value)} prompts"
+        remedy = "Give one row of positions a prompt."
+        raise InputError("positions", tuple(index.shape), requirement, remedy)
     shape = [1] * value.ndim
     shape[0], shape[axis] = index.shape
     sizes = (index.shape[1] if i == axis else n for i, n in enumerate(value.shape))

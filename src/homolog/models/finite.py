@@ -65,15 +65,12 @@ def require_finite(again: Pass, returned: Iterable[Tensor | None], tokens: Tenso
         if site is None:
             token_id = _first_place(value[0, at], 0)
             logit = f", where that of token {token_id} is {float(value[0, at, token_id])}"
-    raise InputError(
-        "model",
-        again.model,
-        "what it computes must be finite; the first in the pass that is not: "
-        f"{site or 'the logits'}, at {place}{logit}",
-        "Load it with dtype float32: half precision may be too narrow for it."
-        if again.half
-        else "Fetch or save its weights again, or take another model.",
-    )
+    requirement = "what it computes must be finite; the first in the pass that is not"
+    remedy = "Fetch or save its weights again, or take another model."
+    if again.half:
+        remedy = "Load it with dtype float32: half precision may be too narrow for it."
+    where = f"{site or 'the logits'}, at {place}{logit}"
+    raise InputError("model", again.model, f"{requirement}: {where}", remedy)
 
 
 def _first(again: Pass, window: int) -> tuple[Site | None, Tensor | None]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
-from homolog.axes import Residual
 from homolog.models.products import linear
-from homolog.models.transformer import READS, Read, Transformer
+from homolog.models.transformer import READS, Parts, Read, Transformer
 
 
 class GPTNeoX(Transformer):
@@ -18,25 +15,19 @@ class GPTNeoX(Transformer):
     """
 
     architecture = "gpt_neox"
+    parts = Parts(
+        blocks="gpt_neox.layers",
+        final_norm="gpt_neox.final_layer_norm",
+        rotary="gpt_neox.rotary_emb",
+        attn_norm="input_layernorm",
+        heads_out="attention.dense",
+        mlp_norm="post_attention_layernorm",
+        mlp_out="mlp.dense_4h_to_h",
+    )
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        config = self.hf.config
-        self.n_heads = self.n_kv_heads = config.num_attention_heads
-        self.d_head = config.hidden_size // config.num_attention_heads
-        self.parallel = config.use_parallel_residual
-
-    def blocks(self) -> Any:
-        return self.hf.gpt_neox.layers
-
-    def rotary_module(self) -> Any:
-        return self.hf.gpt_neox.rotary_emb
-
-    def attn_norm(self, layer: int, h: Tensor) -> Tensor:
-        return self.blocks()[layer].input_layernorm(h)
-
-    def mlp_norm(self, layer: int, h: Tensor) -> Tensor:
-        return self.blocks()[layer].post_attention_layernorm(h)
+    @property
+    def parallel(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.hf.config.use_parallel_residual
 
     def fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         fused = linear(self.blocks()[layer].attention.query_key_value, normed)
@@ -49,19 +40,6 @@ class GPTNeoX(Transformer):
         bias = None if fused.bias is None else fused.bias.view(shape)[:, place]
         return fused.weight.unflatten(0, shape)[:, place], bias
 
-    def head_matrix(self, layer: int) -> tuple[Tensor, Tensor | None]:
-        dense = self.blocks()[layer].attention.dense
-        return dense.weight.t().unflatten(0, (self.n_heads, self.d_head)), dense.bias
-
-    def project_heads(self, layer: int, z: Tensor) -> Tensor:
-        return linear(self.blocks()[layer].attention.dense, z)
-
     def mlp_hidden(self, layer: int, normed: Tensor) -> Tensor:
         mlp = self.blocks()[layer].mlp
         return mlp.act(linear(mlp.dense_h_to_4h, normed))
-
-    def mlp_out(self, layer: int, hidden: Tensor) -> Tensor:
-        return linear(self.blocks()[layer].mlp.dense_4h_to_h, hidden)
-
-    def final_norm(self, h: Residual) -> Residual:
-        return self.hf.gpt_neox.final_layer_norm(h)

@@ -24,6 +24,7 @@ from homolog.models.positions import n_positions, too_long
 from homolog.models.random_weights import random_configuration, random_weights
 from homolog.models.stored import (
     AGAIN,
+    OF_ONE,
     configuration,
     disagreement,
     made_by_transformers,
@@ -86,9 +87,8 @@ def load_tokenizer(
         return AutoTokenizer.from_pretrained(catalog.TOKENIZER)
     tokenizer, why = find_tokenizer(str(named.folder or named.name), revision=revision)
     if tokenizer is None:
-        raise InputError(
-            "model", str(ref), f"its tokenizer cannot be loaded: {why}", TOKENIZER_REMEDY
-        )
+        requirement = f"its tokenizer cannot be loaded: {why}"
+        raise InputError("model", str(ref), requirement, TOKENIZER_REMEDY)
     return tokenizer
 
 
@@ -135,13 +135,9 @@ def require_inner_sites(
     kind = read_configuration(ref, revision, random=random).model_type
     knowing = sorted(name for name, adapter in ADAPTERS.items() if adapter.neuron_kinds)
     if kind not in knowing:
-        raise InputError(
-            "model",
-            str(ref),
-            f"{what} needs an adapter that knows what is inside blocks; its "
-            f"architecture {kind!r} has none ({', '.join(knowing)} have)",
-            remedy,
-        )
+        needs = f"{what} needs an adapter that knows what is inside blocks"
+        has = f"its architecture {kind!r} has none ({', '.join(knowing)} have)"
+        raise InputError("model", str(ref), f"{needs}; {has}", remedy)
 
 
 def read_configuration(
@@ -177,13 +173,9 @@ def _from_hub(ref: str) -> Iterator[None]:
     except InputError:
         raise
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise InputError(
-            "model",
-            ref,
-            f"the Hub did not give it ({str(error).splitlines()[0]})",
-            "Check the id, the revision and the network, or name a local folder or a zoo model: "
-            f"{zoo()}.",
-        ) from error
+        requirement = f"the Hub did not give it ({str(error).splitlines()[0]})"
+        check = "Check the id, the revision and the network, or name a local folder or a zoo model"
+        raise InputError("model", ref, requirement, f"{check}: {zoo()}.") from error
 
 
 def _build(ref: str, dtype: torch.dtype, **options: Any) -> LanguageModel:
@@ -216,25 +208,15 @@ def _require_all(ref: str, hf: Any, info: Mapping[str, Any]) -> None:
     for name, held, expected in sorted(info["mismatched_keys"]):
         raise disagreement(ref, name, tuple(held), tuple(expected))
     if missing := sorted(info["missing_keys"]):
-        raise InputError(
-            "model", ref, f"its files lack {len(missing)} weights, {missing[0]} among them", AGAIN
-        )
+        requirement = f"its files lack {len(missing)} weights, {missing[0]} among them"
+        raise InputError("model", ref, requirement, AGAIN)
     if left := sorted(name for name in info["unexpected_keys"] if _matters(name, hf)):
-        raise InputError(
-            "model",
-            ref,
-            f"its files hold {len(left)} tensors that have no place by its configuration, "
-            f"{left[0]} among them",
-            "Put the weights and the config.json of one model there.",
-        )
+        strangers = f"{len(left)} tensors that have no place by its configuration"
+        raise InputError("model", ref, f"its files hold {strangers}, {left[0]} among them", OF_ONE)
     for name, parameter in hf.named_parameters():
         if not torch.isfinite(parameter).all():
-            raise InputError(
-                "model",
-                ref,
-                f"its weight {name} has values that are not finite (NaN or infinite)",
-                AGAIN,
-            )
+            requirement = f"its weight {name} has values that are not finite (NaN or infinite)"
+            raise InputError("model", ref, requirement, AGAIN)
 
 
 def _matters(name: str, hf: Any) -> bool:

@@ -22,37 +22,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from homolog.axes import Residual
-from homolog.models.base import NOTHING, Taps, rms_norm, widened
+from homolog.models.base import NOTHING, Taps, apply_norm, widened
 from homolog.models.blockwise import Blockwise
 from homolog.models.products import linear, project
 from homolog.models.scan import ScanInputs, selective_scan
 
+CONVOLUTION = ("mixer_in", "conv_in", "gate_in", "conv_taps", "conv_out")
+SELECTION = ("ssm_input", "dt", "B", "C")
 # sites with a state of every channel at every position
 RECURRENCE = ("A_bar", "B_bar", "write", "state")
+OUTPUT = ("y", "skip", "gate", "mixer_out")
 
 
 class Mamba(Blockwise):
     """Adapter over `transformers.MambaForCausalLM`."""
 
     architecture = "mamba"
-    site_kinds = (
-        "resid_pre",
-        "mixer_in",
-        "conv_in",
-        "gate_in",
-        "conv_taps",
-        "conv_out",
-        "ssm_input",
-        "dt",
-        "B",
-        "C",
-        *RECURRENCE,
-        "y",
-        "skip",
-        "gate",
-        "mixer_out",
-        "resid",
-    )
+    site_kinds = ("resid_pre", *CONVOLUTION, *SELECTION, *RECURRENCE, *OUTPUT, "resid")
     neuron_kinds = ("ssm_input", "gate")
 
     def blocks(self) -> Any:
@@ -81,7 +67,7 @@ class Mamba(Blockwise):
     def halves(self, layer: int, h: Tensor) -> tuple[Tensor, Tensor]:
         """conv_in and gate_in (..., d_inner) of a residual stream (..., d_model)."""
         block = self.blocks()[layer]
-        normed = rms_norm(block.norm, h.to(block.norm.weight.dtype))
+        normed = apply_norm(block.norm, h.to(block.norm.weight.dtype))
         x, z = linear(block.mixer.in_proj, normed).chunk(2, dim=-1)
         return x, z
 
@@ -171,7 +157,7 @@ class Mamba(Blockwise):
         return torch.cat(ys, 1)
 
     def final_norm(self, h: Residual) -> Residual:
-        return rms_norm(self.hf.backbone.norm_f, h)
+        return apply_norm(self.hf.backbone.norm_f, h)
 
 
 def discretise(u: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:

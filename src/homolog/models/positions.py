@@ -48,6 +48,5 @@ def has_table(hf: Any, blocks: Any, n: int | None) -> bool:
 
 def too_long(name: str, n: int, most: int, field: str) -> InputError:
     """The error for windows of n tokens where a model has `most` positions."""
-    return InputError(
-        field, n, f"{name} has {most} positions", f"Use shorter windows: at most {most} tokens."
-    )
+    requirement = f"{name} has {most} positions"
+    return InputError(field, n, requirement, f"Use shorter windows: at most {most} tokens.")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -27,7 +28,9 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def linear(module: Any, x: Tensor) -> Tensor:
-    """What `module`, a torch.nn.Linear, makes of x."""
+    """What `module`, a torch.nn.Linear or a Conv1D of transformers, makes of x."""
+    if isinstance(module, Conv1D):
+        return module(x)
     return project(x, module.weight, module.bias)
 
 

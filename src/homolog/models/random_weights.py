@@ -69,9 +69,7 @@ def random_configuration(ref: str, revision: str | None = None) -> Any:
     try:
         return configuration(ref, revision=revision)
     except OSError as error:
-        raise InputError(
-            "model",
-            ref,
-            f"its configuration must be known for random weights ({str(error).splitlines()[0]})",
-            "Give a folder with config.json, or one of the paper's models.",
-        ) from error
+        said = str(error).splitlines()[0]
+        requirement = f"its configuration must be known for random weights ({said})"
+        remedy = "Give a folder with config.json, or one of the paper's models."
+        raise InputError("model", ref, requirement, remedy) from error

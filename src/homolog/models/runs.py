@@ -25,7 +25,6 @@ class Run:
         parsed = Site.parse(site)
         if parsed not in self.captured:
             got = ", ".join(map(str, self.captured)) or "nothing"
-            raise InputError(
-                "site", str(parsed), f"this run captured {got}", "Name it in `capture`."
-            )
+            requirement = f"this run captured {got}"
+            raise InputError("site", str(parsed), requirement, "Name it in `capture`.")
         return self.captured[parsed]

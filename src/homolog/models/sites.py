@@ -52,42 +52,25 @@ _HEAD_STREAM = ("batch", "position", "head", "d_model")
 _INNER = ("batch", "position", "d_inner")
 _STATE = ("batch", "position", "d_inner", "d_state")
 
-KINDS: dict[str, tuple[str, ...]] = {
-    "embed": _STREAM,
-    "resid_pre": _STREAM,
-    "query_in": _HEAD_STREAM,
-    "key_in": _HEAD_STREAM,
-    "value_in": _HEAD_STREAM,
-    "query": _BY_HEAD,
-    "key": _BY_HEAD,
-    "value": _BY_HEAD,
-    "pattern": ("batch", "head", "position", "key_position"),
-    "z": _BY_HEAD,
-    "head_out": _HEAD_STREAM,
-    "attn_out": _STREAM,
-    "resid_mid": _STREAM,
-    "mlp_in": _STREAM,
-    "mlp_hidden": ("batch", "position", "d_mlp"),
-    "mlp_out": _STREAM,
-    "mixer_in": _STREAM,
-    "conv_in": _INNER,
-    "gate_in": _INNER,
-    "conv_taps": ("batch", "position", "tap", "d_inner"),
-    "conv_out": _INNER,
-    "ssm_input": _INNER,
-    "dt": _INNER,
-    "B": ("batch", "position", "d_state"),
-    "C": ("batch", "position", "d_state"),
-    "A_bar": _STATE,
-    "B_bar": _STATE,
-    "write": _STATE,
-    "state": _STATE,
-    "y": _INNER,
-    "skip": _INNER,
-    "gate": _INNER,
-    "mixer_out": _STREAM,
-    "resid": _STREAM,
-}
+_AXES = (
+    ("embed resid_pre", _STREAM),
+    ("query_in key_in value_in", _HEAD_STREAM),
+    ("query key value", _BY_HEAD),
+    ("pattern", ("batch", "head", "position", "key_position")),
+    ("z", _BY_HEAD),
+    ("head_out", _HEAD_STREAM),
+    ("attn_out resid_mid mlp_in", _STREAM),
+    ("mlp_hidden", ("batch", "position", "d_mlp")),
+    ("mlp_out mixer_in", _STREAM),
+    ("conv_in gate_in", _INNER),
+    ("conv_taps", ("batch", "position", "tap", "d_inner")),
+    ("conv_out ssm_input dt", _INNER),
+    ("B C", ("batch", "position", "d_state")),
+    ("A_bar B_bar write state", _STATE),
+    ("y skip gate", _INNER),
+    ("mixer_out resid", _STREAM),
+)
+KINDS: dict[str, tuple[str, ...]] = {kind: axes for kinds, axes in _AXES for kind in kinds.split()}
 WITHOUT_LAYER = frozenset({"embed"})
 
 _NAME = re.compile(r"(?P<kind>\w+)(\.(?P<layer>\d+)(\.(?P<head>\d+))?)?(@(?P<position>-?\d+))?")
@@ -100,19 +83,12 @@ def add_kind(kind: str, axes: tuple[str, ...]) -> None:
     has other axes already.
     """
     if not re.fullmatch(r"\w+", kind) or axes[:1] != ("batch",):
-        raise InputError(
-            "kinds",
-            {kind: axes},
-            "a kind is a word of letters, digits and _, and its first axis is the batch",
-            "Name it like {'mixer_out': ('batch', 'position', 'd_model')}.",
-        )
+        requirement = "a kind is a word of letters, digits and _, and its first axis is the batch"
+        remedy = "Name it like {'mixer_out': ('batch', 'position', 'd_model')}."
+        raise InputError("kinds", {kind: axes}, requirement, remedy)
     if KINDS.setdefault(kind, axes) != axes:
-        raise InputError(
-            "kinds",
-            {kind: axes},
-            f"the kind {kind} has the axes {', '.join(KINDS[kind])}",
-            "Choose another name.",
-        )
+        requirement = f"the kind {kind} has the axes {', '.join(KINDS[kind])}"
+        raise InputError("kinds", {kind: axes}, requirement, "Choose another name.")
 
 
 @dataclass(frozen=True)
@@ -126,12 +102,8 @@ class Site:
 
     def __post_init__(self) -> None:
         if self.head is not None and "head" not in KINDS.get(self.kind, ("head",)):
-            raise InputError(
-                "site",
-                str(self),
-                f"{self.kind} has no heads; its axes are {', '.join(self.axes)}",
-                f"Name {self.kind}.{self.layer}.",
-            )
+            requirement = f"{self.kind} has no heads; its axes are {', '.join(self.axes)}"
+            raise InputError("site", str(self), requirement, f"Name {self.kind}.{self.layer}.")
 
     def __str__(self) -> str:
         name = self.kind if self.layer is None else f"{self.kind}.{self.layer}"
@@ -167,12 +139,9 @@ class Site:
         near = _nearest(kind, list(KINDS))
         rest = "" if near in WITHOUT_LAYER else name[len(kind) :] or ".LAYER"
         hint = f"Did you mean {near + rest!r}? " if near and near + rest != name else ""
-        raise InputError(
-            "site",
-            name,
-            "it must be KIND.LAYER, KIND.LAYER.HEAD or KIND.LAYER@POSITION of a known kind",
-            f"{hint}Known: {known}.",
-        )
+        forms = "KIND.LAYER, KIND.LAYER.HEAD or KIND.LAYER@POSITION"
+        requirement = f"it must be {forms} of a known kind"
+        raise InputError("site", name, requirement, f"{hint}Known: {known}.")
 
 
 def resolve(name: Site | str, available: Sequence[Site], model: str) -> Site:
@@ -189,9 +158,8 @@ def resolve(name: Site | str, available: Sequence[Site], model: str) -> Site:
         not_later = [s for s in available if (s.layer or 0) <= (site.layer or 0)]
         nearest = next((s for s in reversed(not_later) if s.kind == near), None)
     hint = f"The nearest is {str(replace(nearest, position=site.position))!r}. " if nearest else ""
-    raise InputError(
-        "site", str(site), f"{model} has no such site: {reason}", f"{hint}model.sites() lists all."
-    )
+    requirement = f"{model} has no such site: {reason}"
+    raise InputError("site", str(site), requirement, f"{hint}model.sites() lists all.")
 
 
 def index_of(field: str, site: Site, index: int, length: int) -> int:
@@ -205,9 +173,8 @@ def index_of(field: str, site: Site, index: int, length: int) -> int:
     plural = f"{field.removesuffix('s')}s"
     where = f"the window at {site}" if plural == "positions" else str(site.base)
     lowest = 0 if field == "head" else -length
-    raise InputError(
-        field, index, f"{where} has {length} {plural}", f"Use {lowest} to {length - 1}."
-    )
+    requirement = f"{where} has {length} {plural}"
+    raise InputError(field, index, requirement, f"Use {lowest} to {length - 1}.")
 
 
 def _nearest(kind: str, kinds: Sequence[str]) -> str | None:

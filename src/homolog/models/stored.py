@@ -24,12 +24,13 @@ from homolog.models.guards import no_fetched_kernels, require_decoder
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "Fetch or save the model again."
+OF_ONE = "Put the weights and the config.json of one model there."
 MOST_BLOCKS = 10_000
 FLOATS = ("F16", "BF16", "F32", "F64")
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a file.  dtype: as safetensors names it, "F32"."""
 
     file: Path
@@ -57,29 +58,23 @@ def json_object(path: Path) -> dict[str, Any]:
 def require_model_folder(folder: Path) -> None:
     """InputError unless it is a folder whose config.json, and other settings, are JSON objects."""
     if not folder.is_dir() or not (folder / "config.json").exists():
-        raise InputError(
-            "model",
-            str(folder),
-            "a model is a folder that holds config.json and *.safetensors",
-            "Save the model there with `save_pretrained`.",
-        )
+        requirement = "a model is a folder that holds config.json and *.safetensors"
+        remedy = "Save the model there with `save_pretrained`."
+        raise InputError("model", str(folder), requirement, remedy)
     json_object(folder / "config.json")
     if (folder / "generation_config.json").exists():
         json_object(folder / "generation_config.json")
 
 
-def stored_weights(folder: Path) -> dict[str, Stored]:
+def stored_weights(folder: Path) -> dict[str, StoredTensor]:
     """Every stored tensor, by name.  InputError for a missing, cut or foreign file."""
     if (folder / SINGLE).exists():
         return dict(_header(folder / SINGLE))
     if not (folder / INDEX).exists():
-        raise InputError(
-            "model",
-            str(folder),
-            f"the folder holds no {SINGLE} or {INDEX}; other kinds of files with "
-            "weights, pickled ones among them, are not read",
-            "Save the model again with `save_pretrained(folder, safe_serialization=True)`.",
-        )
+        others = "other kinds of files with weights, pickled ones among them, are not read"
+        requirement = f"the folder holds no {SINGLE} or {INDEX}; {others}"
+        remedy = "Save the model again with `save_pretrained(folder, safe_serialization=True)`."
+        raise InputError("model", str(folder), requirement, remedy)
     named = json_object(folder / INDEX).get("weight_map") or {}
     files = list(named.values()) if isinstance(named, dict) else []
     if not files or not all(isinstance(file, str) for file in files):
@@ -91,7 +86,7 @@ def stored_weights(folder: Path) -> dict[str, Stored]:
     return stored
 
 
-def _header(path: Path) -> Iterator[tuple[str, Stored]]:
+def _header(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     if not path.exists():
         raise broken(path, f"there is no such file, and {INDEX} names it")
     if not path.is_file():
@@ -100,7 +95,7 @@ def _header(path: Path) -> Iterator[tuple[str, Stored]]:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (it is no mapping)
                 part = file.get_slice(name)
-                yield name, Stored(path, tuple(part.get_shape()), str(part.get_dtype()))
+                yield name, StoredTensor(path, tuple(part.get_shape()), str(part.get_dtype()))
     except (SafetensorError, OSError, ValueError) as error:
         raise broken(path, f"it is not a whole safetensors file ({error})") from None
 
@@ -126,12 +121,9 @@ def configuration(ref: str, **options: Any) -> Any:
             raise
         kind = _kind(ref, options)
         if kind not in CONFIG_MAPPING:
-            raise InputError(
-                "model",
-                ref,
-                f"this version of transformers does not know its architecture ({kind})",
-                "Upgrade transformers; code that comes with a model is not run.",
-            ) from error
+            requirement = f"this version of transformers does not know its architecture ({kind})"
+            remedy = "Upgrade transformers; code that comes with a model is not run."
+            raise InputError("model", ref, requirement, remedy) from error
         raise _no_model(ref, error) from error
     require_decoder(config, ref)
     return config
@@ -177,19 +169,16 @@ def _no_model(ref: str, error: Exception) -> InputError:
     return InputError("model", ref, f"its configuration and files make no model ({said})", AGAIN)
 
 
-def require_agreement(ref: str, config: Any, stored: Mapping[str, Stored]) -> None:
+def require_agreement(ref: str, config: Any, stored: Mapping[str, StoredTensor]) -> None:
     """InputError where a stored tensor is no float, or not of the shape of its weight.
 
     Weights that transformers renames or joins as it reads them are compared there.
     """
     n_layers = getattr(config.get_text_config(decoder=True), "num_hidden_layers", 0)
     if isinstance(n_layers, int) and n_layers > len(stored):
-        raise InputError(
-            "model",
-            ref,
-            f"its configuration counts {n_layers} blocks, and its files hold {len(stored)} tensors",
-            AGAIN,
-        )
+        counted = f"its configuration counts {n_layers} blocks"
+        requirement = f"{counted}, and its files hold {len(stored)} tensors"
+        raise InputError("model", ref, requirement, AGAIN)
     with torch.device("meta"), no_fetched_kernels():
         weights = dict(AutoModelForCausalLM.from_config(config).named_parameters())
     for name, tensor in stored.items():
@@ -206,10 +195,6 @@ def disagreement(
     ref: str, name: str, stored: tuple[int, ...], expected: tuple[int, ...]
 ) -> InputError:
     """The error for a weight whose stored shape is not that of the configuration."""
-    return InputError(
-        "model",
-        ref,
-        f"its weight {name} is stored with the shape {stored}, and has {expected} by its "
-        "configuration",
-        "Put the weights and the config.json of one model there.",
-    )
+    requirement = f"its weight {name} is stored with the shape {stored}"
+    by_it = f"and has {expected} by its configuration"
+    return InputError("model", ref, f"{requirement}, {by_it}", OF_ONE)

@@ -45,9 +45,5 @@ def _tensor(tokens: Any, field: str) -> Tensor:
 
 
 def _refused(field: str, value: object, why: str) -> InputError:
-    return InputError(
-        field,
-        value,
-        why,
-        "Give an int64 tensor (batch, position) of windows of one length, without padding.",
-    )
+    remedy = "Give an int64 tensor (batch, position) of windows of one length, without padding."
+    return InputError(field, value, why, remedy)

@@ -15,21 +15,40 @@ head_out are then in float32 or wider.  Models run in eval mode; dropout is not 
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from homolog.axes import Residual
-from homolog.models.base import NOTHING, Taps, widened
+from homolog.models.base import NOTHING, Taps, apply_norm, widened
 from homolog.models.blockwise import Blockwise
 from homolog.models.guards import as_it_was
-from homolog.models.products import project
+from homolog.models.products import linear, project
 
 Read = Literal["query", "key", "value"]
 READS: tuple[Read, ...] = ("query", "key", "value")
 Rotary = tuple[Tensor, Tensor] | None  # cosines and sines, (1, position, rotary dimensions)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the modules of an architecture lie: dotted names in the model, and in each block.
+
+    heads_out projects the flattened heads, mlp_out what the MLP's nonlinearity leaves.  rotary
+    makes tables of positions; None where nothing is rotated.
+    """
+
+    blocks: str
+    final_norm: str
+    attn_norm: str
+    heads_out: str
+    mlp_norm: str
+    mlp_out: str
+    rotary: str | None = None
 
 
 class Transformer(Blockwise):
@@ -39,13 +58,25 @@ class Transformer(Blockwise):
         n_heads, n_kv_heads   query heads; key and value heads (fewer where heads share them)
         d_head                width of a head
         parallel              whether attention and MLP both read the block's input
+    An adapter says where the `parts` of its modules are, and how heads and the MLP read.
     """
 
     neuron_kinds = ("mlp_hidden",)
-    n_heads: int
-    n_kv_heads: int
-    d_head: int
+    parts: Parts
     parallel = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        config = self.hf.config
+        self.n_heads = config.num_attention_heads
+        self.n_kv_heads = getattr(config, "num_key_value_heads", None) or self.n_heads
+        self.d_head = getattr(config, "head_dim", None) or self.d_model // self.n_heads
+
+    def blocks(self) -> Any:
+        return self.hf.get_submodule(self.parts.blocks)
+
+    def _part(self, layer: int, name: str) -> Any:
+        return self.blocks()[layer].get_submodule(name)
 
     @property
     def site_kinds(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -54,13 +85,13 @@ class Transformer(Blockwise):
         attention = (*reads, "pattern", "z", "head_out", "attn_out")
         return ("resid_pre", *attention, *middle, "mlp_in", "mlp_hidden", "mlp_out", "resid")
 
-    @abstractmethod
     def attn_norm(self, layer: int, h: Tensor) -> Tensor:
         """What the heads read of the residual stream."""
+        return apply_norm(self._part(layer, self.parts.attn_norm), h)
 
-    @abstractmethod
     def mlp_norm(self, layer: int, h: Tensor) -> Tensor:
         """What the MLP reads of the residual stream."""
+        return apply_norm(self._part(layer, self.parts.mlp_norm), h)
 
     @abstractmethod
     def fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,21 +101,26 @@ class Transformer(Blockwise):
     def read_matrix(self, layer: int, read: Read) -> tuple[Tensor, Tensor | None]:
         """Weight (head, d_head, d_model) and bias (head, d_head) of reads of the normed stream."""
 
-    @abstractmethod
     def head_matrix(self, layer: int) -> tuple[Tensor, Tensor | None]:
         """W_O (head, d_head, d_model), and the bias (d_model,) added to the sum of the heads."""
+        out = self._part(layer, self.parts.heads_out)
+        weight = out.weight if isinstance(out, Conv1D) else out.weight.t()
+        return weight.unflatten(0, (self.n_heads, self.d_head)), out.bias
 
-    @abstractmethod
     def project_heads(self, layer: int, z: Tensor) -> Tensor:
         """attn_out from z flattened over heads, (..., head * d_head)."""
+        return linear(self._part(layer, self.parts.heads_out), z)
 
     @abstractmethod
     def mlp_hidden(self, layer: int, normed: Tensor) -> Tensor:
         """What the last matrix of the MLP reads."""
 
-    @abstractmethod
     def mlp_out(self, layer: int, hidden: Tensor) -> Tensor:
         """What the MLP writes."""
+        return linear(self._part(layer, self.parts.mlp_out), hidden)
+
+    def final_norm(self, h: Residual) -> Residual:
+        return apply_norm(self.hf.get_submodule(self.parts.final_norm), h)
 
     def scale(self, layer: int) -> float:
         """The factor of the attention scores."""
@@ -196,17 +232,13 @@ class Transformer(Blockwise):
         `like`.  The frequencies of some models follow the window's length, so that the whole
         window's table is made; nothing of it stays in the module.
         """
-        module = self.rotary_module()
-        if module is None:
+        if self.parts.rotary is None:
             return None
+        module: Any = self.hf.get_submodule(self.parts.rotary)
         with as_it_was(module):
             window = module(like, position_ids=torch.arange(length, device=like.device)[None])
         cos, sin = (table[0, positions] for table in window)
         return cos, sin
-
-    def rotary_module(self) -> Any:
-        """The module that makes rotary tables; None where nothing is rotated."""
-        return None
 
 
 def split_heads(x: Tensor, n_heads: int) -> Tensor:

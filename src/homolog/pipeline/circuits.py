@@ -23,7 +23,7 @@ from homolog.pipeline.models import weights_of
 from homolog.progress import Progress
 from homolog.record.comparisons import Models, StudyModel
 from homolog.record.process import memory_share
-from homolog.record.recipe import CircuitRecipe, Circuits, Run
+from homolog.record.recipe import CircuitRecipe, Circuits, RunSettings
 from homolog.record.run_folder import RunFolder
 from homolog.record.tables import CIRCUITS
 
@@ -88,7 +88,7 @@ def require_circuits(
         require_inner_sites(model.ref, "tracing circuits", remedy, *where, random=random)
 
 
-def load_where(model: StudyModel, where: Run) -> LanguageModel:
+def load_where(model: StudyModel, where: RunSettings) -> LanguageModel:
     """The model of a study on its device, in its precision."""
     return load(
         model.ref,
@@ -100,7 +100,7 @@ def load_where(model: StudyModel, where: Run) -> LanguageModel:
 
 
 def expected_lines(
-    ref: str, n_prompts: int, batch: int, where: Run, progress: Progress
+    ref: str, n_prompts: int, batch: int, where: RunSettings, progress: Progress
 ) -> Iterator[str]:
     """The paper's experiments repeated on a model, beside the released numbers, as lines of text.
 

@@ -29,7 +29,7 @@ from homolog.progress import Progress
 from homolog.record.circuits import CircuitSearch
 from homolog.record.comparisons import StudyModel
 from homolog.record.inputs import Input, contents_of
-from homolog.record.recipe import Run
+from homolog.record.recipe import RunSettings
 from homolog.record.run_folder import RunFolder
 from homolog.record.tables import TASK_CIRCUITS
 
@@ -59,7 +59,7 @@ class DiscoveryRequest:
     search: CircuitSearch = field(default_factory=CircuitSearch)
     """How the circuit is found and evaluated."""
 
-    where: Run = field(default_factory=Run)
+    where: RunSettings = field(default_factory=RunSettings)
     """Seed, device and precision."""
 
     @property

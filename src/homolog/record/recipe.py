@@ -352,7 +352,7 @@ class Machine(Settings):
     """Precision in which the models run."""
 
 
-class Run(Machine):
+class RunSettings(Machine):
     """Where a study runs and from which seed (rotations, resampling, order of training tokens)."""
 
     shard_mib: int = Field(default=2048, ge=1)
@@ -382,7 +382,7 @@ class Recipe(Settings):
     matching: Matching = Field(default_factory=Matching)
     interpretation: Interpretation | None = None
     circuits: Circuits | None = None
-    run: Run = Field(default_factory=Run)
+    run: RunSettings = Field(default_factory=RunSettings)
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -457,7 +457,7 @@ class CircuitRecipe(Settings):
     """Branch, tag or commit of a Hub id."""
 
     circuits: Circuits = Field(default_factory=Circuits)
-    run: Run = Field(default_factory=Run)
+    run: RunSettings = Field(default_factory=RunSettings)
 
 
 class SaeRecipe(Dictionaries, TextSource, Machine):

@@ -8,7 +8,6 @@ cannot be known and is left out.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,24 +19,6 @@ from homolog.models.base import LanguageModel
 from homolog.zoo_training.data import random_segment
 
 LENGTHS = (16, 64)
-
-
-@dataclass(frozen=True)
-class Induction:
-    """Losses in nats a token.
-
-    source: what the segment's tokens are drawn by, "corpus" frequencies or "uniform".
-    """
-
-    length: int
-    source: str
-    first: float
-    second: float
-
-    @property
-    def gain(self) -> float:
-        """Nats by which the second pass is predicted better."""
-        return self.first - self.second
 
 
 def held_out_stream(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
@@ -75,9 +56,13 @@ def induction(
     n_segments: int = 256,
     seed: int = 0,
     n_special: int = 1,
-) -> list[Induction]:
-    """The score for segments of 16 and of 64 tokens, from corpus frequencies and uniform."""
-    gains = []
+) -> list[dict[str, Any]]:
+    """The score for segments of 16 and of 64 tokens, in nats a token.
+
+    source: what a segment's tokens are drawn by, "corpus" frequencies or "uniform".  first, second:
+    loss of each pass.  gain: by how much the second is predicted better.
+    """
+    rows = []
     for length in LENGTHS:
         for source in ("corpus", "uniform"):
             uniform = source == "uniform"
@@ -86,16 +71,16 @@ def induction(
                 [random_segment(rng, stream, length, uniform, n_special) for _ in range(n_segments)]
             )
             losses = token_losses(model, np.concatenate([segments, segments], axis=1))
-            first, second = losses[:, : length - 1].mean(), losses[:, length:].mean()
-            gains.append(Induction(length, source, float(first), float(second)))
-    return gains
+            first, second = float(losses[:, : length - 1].mean()), float(losses[:, length:].mean())
+            passes = {"first": first, "second": second, "gain": first - second}
+            rows.append({"length": length, "source": source} | passes)
+    return rows
 
 
 def scores(model: LanguageModel, stream: np.ndarray) -> dict[str, Any]:
     """Everything the model card states, as JSON values; `stream` is held-out text as token ids."""
-    rows = [asdict(i) | {"gain": i.gain} for i in induction(model, stream)]
     return {
         "held_out_loss": held_out_loss(model, stream),
-        "induction": rows,
+        "induction": induction(model, stream),
         "n_parameters": model.n_parameters,
     }

@@ -37,7 +37,7 @@ CHECKPOINT_EVERY = 500  # steps
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class ZooTraining:
     """How one architecture of the zoo is trained."""
 
     steps: int = 7200
@@ -55,8 +55,8 @@ class TrainingConfig:
 # Mamba learns faster here: it stops early, where it predicts held-out text about as well as the
 # Transformer does.
 CONFIGS = {
-    "gpt_neox": TrainingConfig(steps=9600, lr=3e-3, horizon=9600),
-    "mamba": TrainingConfig(steps=4800, lr=3e-3, autocast=False),
+    "gpt_neox": ZooTraining(steps=9600, lr=3e-3, horizon=9600),
+    "mamba": ZooTraining(steps=4800, lr=3e-3, autocast=False),
 }
 
 
@@ -71,12 +71,8 @@ def train(
     """
     chosen = entry(name)
     if not chosen.trained:
-        raise InputError(
-            "model",
-            name,
-            "the untrained twins are made from their seed",
-            "Name a model without '-random'.",
-        )
+        requirement = "the untrained twins are made from their seed"
+        raise InputError("model", name, requirement, "Name a model without '-random'.")
     config = CONFIGS[chosen.architecture]
     chosen = chosen if seed is None else Entry(chosen.name, chosen.architecture, seed)
     model = untrained(chosen, device)
@@ -116,7 +112,7 @@ def token_stream() -> np.ndarray:
     return np.concatenate([np.array([*ids, tokenizer.eos_token_id], np.int64) for ids in documents])
 
 
-def _optimizer(model: LanguageModel, config: TrainingConfig) -> torch.optim.AdamW:
+def _optimizer(model: LanguageModel, config: ZooTraining) -> torch.optim.AdamW:
     named = list(model.hf.named_parameters())
     decayed = [p for n, p in named if p.ndim > 1 and not n.endswith("A_log")]
     rest = [p for n, p in named if p.ndim <= 1 or n.endswith("A_log")]
@@ -130,7 +126,7 @@ def _optimizer(model: LanguageModel, config: TrainingConfig) -> torch.optim.Adam
 def _step(
     model: LanguageModel,
     optimizer: torch.optim.Optimizer,
-    config: TrainingConfig,
+    config: ZooTraining,
     stream: np.ndarray,
     step: int,
 ) -> float:
@@ -156,7 +152,7 @@ def _step(
     return value
 
 
-def _lr(config: TrainingConfig, step: int) -> float:
+def _lr(config: ZooTraining, step: int) -> float:
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     done = min(1.0, (step - config.warmup) / max(1, config.horizon - config.warmup))
@@ -189,12 +185,8 @@ def _restore(
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     if metadata["recipe"] != json.dumps(recipe, sort_keys=True):
-        raise InputError(
-            "out",
-            str(path.parent),
-            "its checkpoint is of another recipe",
-            "Choose another folder, or delete it.",
-        )
+        remedy = "Choose another folder, or delete it."
+        raise InputError("out", str(path.parent), "its checkpoint is of another recipe", remedy)
     tensors = load_file(path, device=str(model.device))
     with torch.no_grad():
         for name, parameter in model.hf.named_parameters():

@@ -14,9 +14,5 @@ def tracer_of(model: LanguageModel) -> type[Tracer]:
     for tracer in TRACERS:
         if isinstance(model, tracer.architecture):
             return tracer
-    raise InputError(
-        "model",
-        model.name,
-        f"{model.architecture} has no path patching",
-        "Take a GPT-2, GPT-NeoX, Llama or Mamba-1.",
-    )
+    requirement = f"{model.architecture} has no path patching"
+    raise InputError("model", model.name, requirement, "Take a GPT-2, GPT-NeoX, Llama or Mamba-1.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -96,13 +97,8 @@ class Tracer(ABC):
         self, questions: Sequence[PathQuestion], pairs: Callable[[str], PromptPairs]
     ) -> list[Effects]:
         """The effects of some questions, asked together of those pairs."""
-        return measure_effects(
-            questions,
-            pairs,
-            lambda clean, corrupt: self.paths(self.model, clean, corrupt),
-            self.prompts.batch,
-            self.advance,
-        )
+        paths = functools.partial(self.paths, self.model)
+        return measure_effects(questions, pairs, paths, self.prompts.batch, self.advance)
 
     def ask(self, *questions: PathQuestion) -> list[Effects]:
         """The same of the task's prompts; all effects are kept."""
@@ -112,13 +108,14 @@ class Tracer(ABC):
 
     def cost(self, effects: Effects) -> float:
         """What all of the corruption costs: corrupt minus clean logit difference, in the mean."""
-        if effects.corruption not in self._costs:
-            pairs = self.prompts.pairs(self.model, effects.corruption)
+        corruption = effects.question.corruption
+        if corruption not in self._costs:
+            pairs = self.prompts.pairs(self.model, corruption)
             swapped = replace(pairs, clean=pairs.corrupt)
             corrupt = answers(self.model, swapped, self.prompts.batch)[METRIC]
             change = (corrupt - effects.clean[METRIC]).double().mean()
-            self._costs[effects.corruption] = float(change)
-        return self._costs[effects.corruption]
+            self._costs[corruption] = float(change)
+        return self._costs[corruption]
 
     def roles(
         self, role: str, effects: Effects, evidence: str, named: Callable[[str], str] = str

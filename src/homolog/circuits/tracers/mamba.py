@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,20 +16,7 @@ from homolog.circuits.tracers.base import ALL, OFFSETS, SHARE, Role, Tracer
 from homolog.corpus.tasks import PromptPairs
 from homolog.models.mamba import Mamba
 from homolog.models.sites import Site
-from homolog.record.circuits import (
-    CARRIER,
-    COPIER,
-    LAYER_TO_KEY_LAYER,
-    MATCHER,
-    REPLACE_A,
-    REPLACE_B,
-    STATE_TO_LOGITS,
-    STATE_WRITES,
-    UNREPEATED,
-    UNREPEATED_REPLACE_AB,
-    Y_TO_LOGITS,
-    into_write,
-)
+from homolog.record import circuits as names
 
 KEY_LAYERS = 3  # those whose states cost most, that are looked into
 _SPREAD_OVER = 64  # prompts from which the spread of the convolution's input is taken
@@ -42,46 +29,46 @@ class MambaTracer(Tracer):
     paths = StatePaths
 
     def trace(self) -> tuple[str, list[Role]]:
-        last = {"position": "last"}
         copied, matched = self.ask(
-            PathQuestion(STATE_TO_LOGITS, REPLACE_B, lambda p, _: p.state_to_logits(), about=last),
-            PathQuestion(Y_TO_LOGITS, UNREPEATED, lambda p, _: p.y_to_logits(), about=last),
+            _at_the_end(names.STATE_TO_LOGITS, names.REPLACE_B, lambda p, _: p.state_to_logits()),
+            _at_the_end(names.Y_TO_LOGITS, names.UNREPEATED, lambda p, _: p.y_to_logits()),
         )
-        copiers = self.roles(COPIER, copied, "the state it carries to the last position; another B")
+        evidence = "the state it carries to the last position; another B"
+        copiers = self.roles(names.COPIER, copied, evidence)
         key_layers = [int(role.component.split(".")[1]) for role in copiers[:KEY_LAYERS]]
         first, *others = sorted(self._carriers(key_layers), key=lambda role: -role.share)
         evidence = "its output at the last position; nothing repeated"
         return copiers[0].component, [
             first,
             *(role for role in others if role.share >= SHARE and float(role.change.high) < 0),
-            *self.roles(MATCHER, matched, evidence),
+            *self.roles(names.MATCHER, matched, evidence),
             *copiers,
         ]
 
     def _carriers(self, layers: Sequence[int]) -> list[Role]:
         """What brings A into the key layers' states: their convolutions' taps, and layers below."""
-        asked = [question for layer in layers for question in self._questions(layer)]
+        questions = [one for layer in layers for one in self._questions(layer)]
         roles: list[Role] = []
-        for effects in self.ask(*asked):
-            if effects.corruption != REPLACE_A or effects.experiment == STATE_WRITES:
+        for effects in self.ask(*questions):
+            question, receiver = effects.question, effects.question.receiver
+            if question.corruption != names.REPLACE_A or question.experiment == names.STATE_WRITES:
                 continue
-            receiver = effects.question.receiver
             layer, _, position = receiver.split(".")[1].partition("@")
-            if effects.experiment == LAYER_TO_KEY_LAYER:
+            if question.experiment == names.LAYER_TO_KEY_LAYER:
                 evidence = f"its output before the end, as {receiver} carries it; another A"
-                roles += self.roles(CARRIER, effects, evidence)
+                roles += self.roles(names.CARRIER, effects, evidence)
             else:
                 evidence = f"one tap's input to the write of state.{layer} at {position}; another A"
                 roles += self.roles(
-                    CARRIER, effects, evidence, lambda at, of=layer: f"conv_taps.{of}@{at}"
+                    names.CARRIER, effects, evidence, lambda at, of=layer: f"conv_taps.{of}@{at}"
                 )[:1]
         return roles
 
     def _questions(self, layer: int) -> list[PathQuestion]:
         """What is asked of a key layer."""
         upstream = PathQuestion(
-            LAYER_TO_KEY_LAYER,
-            REPLACE_A,
+            names.LAYER_TO_KEY_LAYER,
+            names.REPLACE_A,
             lambda p, _: p.layers_to_state(layer),
             f"state.{layer}",
             {"position": "before last"},
@@ -89,11 +76,11 @@ class MambaTracer(Tracer):
         return [
             *(
                 self._convolution(layer, shift, corruption)
-                for corruption in (REPLACE_A, UNREPEATED_REPLACE_AB)
+                for corruption in (names.REPLACE_A, names.UNREPEATED_REPLACE_AB)
                 for shift in (0, 1)
             ),
-            _writes(layer, "B", REPLACE_B),
-            _writes(layer, "A", REPLACE_A),
+            _writes(layer, "B", names.REPLACE_B),
+            _writes(layer, "A", names.REPLACE_A),
             *([upstream] if layer else []),
         ]
 
@@ -107,7 +94,7 @@ class MambaTracer(Tracer):
         taps = {"A" if name == "B-1" else name: back for name, back in taps.items()}
         taps[ALL] = list(range(width))
         return PathQuestion(
-            into_write(write_at),
+            names.into_write(write_at),
             corruption,
             lambda p, part: p.conv_to_write(layer, part.positions["B"] + shift, taps),
             f"write.{layer}@{write_at}",
@@ -142,9 +129,13 @@ class MambaTracer(Tracer):
         )
 
 
+def _at_the_end(experiment: str, corruption: str, ask: Callable[..., Any]) -> PathQuestion:
+    return PathQuestion(experiment, corruption, ask, about={"position": "last"})
+
+
 def _writes(layer: int, name: str, corruption: str) -> PathQuestion:
     return PathQuestion(
-        STATE_WRITES,
+        names.STATE_WRITES,
         corruption,
         lambda p, part: p.writes_to_logits(layer, around(part, name, OFFSETS)),
         about={"sender": f"write.{layer}"} | around_columns(name, OFFSETS),

@@ -14,17 +14,7 @@ from homolog.circuits.replay import Patched
 from homolog.circuits.tracers.base import OFFSETS, Role, Tracer
 from homolog.models.sites import Site
 from homolog.models.transformer import READS, Read, Transformer
-from homolog.record.circuits import (
-    CARRIER,
-    COPIER,
-    HEAD_TO_KEY_HEAD,
-    HEAD_TO_LOGITS,
-    MATCHER,
-    REPLACE_A,
-    REPLACE_B,
-    UNRELATED,
-    by_position,
-)
+from homolog.record import circuits as names
 
 
 class TransformerTracer(Tracer):
@@ -34,23 +24,23 @@ class TransformerTracer(Tracer):
     paths = AttentionPaths
 
     def trace(self) -> tuple[str, list[Role]]:
-        _, copied = self.ask(_to_logits(UNRELATED), _to_logits(REPLACE_B))
+        _, copied = self.ask(_to_logits(names.UNRELATED), _to_logits(names.REPLACE_B))
         key = copied.strongest(METRIC)
         matched, _ = self.ask(
-            _by_position(key, "key", "A", REPLACE_A),
-            _by_position(key, "value", "B", REPLACE_B),
+            _by_position(key, "key", "A", names.REPLACE_A),
+            _by_position(key, "value", "B", names.REPLACE_B),
         )
         carriers: list[Role] = []
         if not key.startswith("z.0."):  # in block 0 there is nothing below to listen to
             heard, _ = self.ask(
-                _to_key_head(key, f"{key} key", REPLACE_A, ("key",)),
-                _to_key_head(key, key, UNRELATED, READS),
+                _to_key_head(key, f"{key} key", names.REPLACE_A, ("key",)),
+                _to_key_head(key, key, names.UNRELATED, READS),
             )
             evidence = f"its output at B's position, as the key of {key} reads it; another A"
-            carriers = self.roles(CARRIER, heard, evidence)
+            carriers = self.roles(names.CARRIER, heard, evidence)
         evidence = "the key of one position, read from the end; another A"
-        matchers = self.roles(MATCHER, matched, evidence, lambda position: f"{key}@{position}")
-        copiers = self.roles(COPIER, copied, "its output at the last position; another B")
+        matchers = self.roles(names.MATCHER, matched, evidence, lambda at: f"{key}@{at}")
+        copiers = self.roles(names.COPIER, copied, "its output at the last position; another B")
         return key, [*carriers, *matchers[:1], *copiers]
 
     def universe(self) -> list[Site]:
@@ -72,7 +62,7 @@ class TransformerTracer(Tracer):
 
 def _to_logits(corruption: str) -> PathQuestion:
     return PathQuestion(
-        HEAD_TO_LOGITS,
+        names.HEAD_TO_LOGITS,
         corruption,
         lambda paths, _: paths.heads_to_logits(),
         about={"position": "last"},
@@ -82,7 +72,7 @@ def _to_logits(corruption: str) -> PathQuestion:
 def _to_key_head(key: str, receiver: str, corruption: str, reads: Sequence[Read]) -> PathQuestion:
     """Each head at B's position, as the key head reads it."""
     return PathQuestion(
-        HEAD_TO_KEY_HEAD,
+        names.HEAD_TO_KEY_HEAD,
         corruption,
         lambda paths, part: paths.heads_to_head(key, part.positions["B"], reads),
         receiver,
@@ -93,7 +83,7 @@ def _to_key_head(key: str, receiver: str, corruption: str, reads: Sequence[Read]
 def _by_position(key: str, read: Read, name: str, corruption: str) -> PathQuestion:
     """The key head's key or value at each position around a named one."""
     return PathQuestion(
-        by_position(read),
+        names.by_position(read),
         corruption,
         lambda paths, part: paths.reads_to_logits(key, around(part, name, OFFSETS), (read,)),
         about={"sender": f"{read}.{key[2:]}"} | around_columns(name, OFFSETS),

@@ -81,12 +81,8 @@ def ioi(
     answer, distractor = (torch.tensor([name_ids[pair[i]] for pair in asked]) for i in range(2))
     at_io, at_s = (clean == token[:, None] for token in (answer, distractor))
     if clean.shape != corrupt.shape or (at_io.sum(1) != 1).any() or (at_s.sum(1) != 2).any():
-        raise InputError(
-            "tokenizer",
-            texts[0],
-            "its names must be the same tokens wherever they stand",
-            OWN_PAIRS,
-        )
+        requirement = "its names must be the same tokens wherever they stand"
+        raise InputError("tokenizer", texts[0], requirement, OWN_PAIRS)
     first, second = at_s.long().argmax(1), clean.shape[1] - 1 - at_s.flip(1).long().argmax(1)
     positions = {"IO": at_io.long().argmax(1), "S1": first, "S1+1": first + 1, "S2": second}
     positions["last"] = last_position(n_prompts, clean.shape[1])

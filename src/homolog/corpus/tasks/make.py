@@ -44,9 +44,8 @@ def make_task(
     """
     if str(name).endswith(".jsonl"):
         if options:
-            raise InputError(
-                "option", next(iter(options)), "a task from a file has no options", "Leave it out."
-            )
+            requirement = "a task from a file has no options"
+            raise InputError("option", next(iter(options)), requirement, "Leave it out.")
         return _from_file(name, vocabulary, n_prompts)
     task = TASKS.get(str(name).replace("-", "_"))
     if task is None:
@@ -63,10 +62,6 @@ def _from_file(path: str | Path, vocabulary: Any, n_prompts: int | None) -> Prom
     n_prompts = len(pairs) if n_prompts is None else n_prompts
     check_count(n_prompts)
     if len(pairs) < n_prompts:
-        raise InputError(
-            "n_prompts",
-            n_prompts,
-            f"{path} has {len(pairs)} prompts",
-            f"Ask for {len(pairs)} or fewer.",
-        )
+        requirement = f"{path} has {len(pairs)} prompts"
+        raise InputError("n_prompts", n_prompts, requirement, f"Ask for {len(pairs)} or fewer.")
     return pairs[:n_prompts]

@@ -51,12 +51,9 @@ def natural_induction(
     check_count(n_prompts)
     text = _packed(tokenizer_of(vocabulary, "natural_induction"), windows)
     if not 4 <= length < text.context:
-        raise InputError(
-            "length",
-            length,
-            f"it must be 4 to {text.context - 1}: the windows have {text.context} tokens",
-            "Give a shorter length, or windows of a longer context.",
-        )
+        requirement = f"it must be 4 to {text.context - 1}: the windows have {text.context} tokens"
+        remedy = "Give a shorter length, or windows of a longer context."
+        raise InputError("length", length, requirement, remedy)
     generator = seeded("natural induction", seed)
     previous = _previous(text.tokens)
     places = _places(text.tokens, text.mask, previous, length)
@@ -65,13 +62,10 @@ def natural_induction(
     _, one_of_each_window = np.unique(places[:, 0], return_index=True)
     places = places[np.sort(one_of_each_window)]
     if len(places) < n_prompts:
-        raise InputError(
-            "n_prompts",
-            n_prompts,
-            f"{len(text)} windows of {text.context} tokens have {len(places)} with a pair that "
-            f"recurs within {length} tokens",
-            "Give more text, a longer length, a larger max_bigram, or ask for fewer prompts.",
-        )
+        there = f"{len(text)} windows of {text.context} tokens have {len(places)}"
+        requirement = f"{there} with a pair that recurs within {length} tokens"
+        remedy = "Give more text, a longer length, a larger max_bigram, or ask for fewer prompts."
+        raise InputError("n_prompts", n_prompts, requirement, remedy)
     window, end = places[:n_prompts].T
     start = end - length + 1
     clean = text.tokens[window[:, None], start[:, None] + np.arange(length)].astype(np.int64)
@@ -89,22 +83,15 @@ def natural_induction(
 def _packed(tokenizer: Any, windows: TokenWindows | Path | str | None) -> TokenWindows:
     """Windows of this tokenizer's tokens.  InputError where there are none, or of another's."""
     if windows is None:
-        raise InputError(
-            "windows",
-            None,
-            "natural_induction takes its prompts from text",
-            'Give windows="FILE", or pack(read_documents("FILE"), tokenizer, context=256).',
-        )
+        remedy = 'Give windows="FILE", or pack(read_documents("FILE"), tokenizer, context=256).'
+        raise InputError("windows", None, "natural_induction takes its prompts from text", remedy)
     if not isinstance(windows, TokenWindows):
         documents = read_documents(windows)
         return pack(documents, tokenizer, CONTEXT, n_tokens=TEXT_TOKENS, fewer=True)
     if windows.tokenizer_fingerprint != fingerprint(tokenizer):
-        raise InputError(
-            "windows",
-            f"tokenizer {windows.tokenizer_fingerprint[:8]}",
-            f"the model has another tokenizer ({fingerprint(tokenizer)[:8]})",
-            "Pack the text with the model's own.",
-        )
+        theirs = f"tokenizer {windows.tokenizer_fingerprint[:8]}"
+        requirement = f"the model has another tokenizer ({fingerprint(tokenizer)[:8]})"
+        raise InputError("windows", theirs, requirement, "Pack the text with the model's own.")
     return windows
 
 
@@ -173,12 +160,9 @@ def _replacements(
         if not clash.any():
             return drawn
         drawn[clash] = generator.choice(ordinary, int(clash.sum()))
-    raise InputError(
-        "windows",
-        f"{len(np.unique(ordinary))} different tokens",
-        f"there must be tokens outside a prompt of {clean.shape[1]}",
-        "Give more text or a shorter length.",
-    )
+    requirement = f"there must be tokens outside a prompt of {clean.shape[1]}"
+    remedy = "Give more text or a shorter length."
+    raise InputError("windows", f"{len(np.unique(ordinary))} different tokens", requirement, remedy)
 
 
 NATURAL_INDUCTION = PromptTask(

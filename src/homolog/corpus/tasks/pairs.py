@@ -97,12 +97,9 @@ def ordinary_ids(vocabulary: Any) -> Int64[np.ndarray, " id"]:
     ids = np.asarray(vocabulary)
     whole_numbers = ids.ndim == 1 and ids.dtype.kind in "iu"
     if not whole_numbers or len(np.unique(ids)) != len(ids) or (ids < 0).any():
-        raise InputError(
-            "token ids",
-            f"{ids.dtype} of shape {ids.shape}",
-            "they must be a list of different non-negative integers",
-            "Give a model, a tokenizer, or such a list.",
-        )
+        requirement = "they must be a list of different non-negative integers"
+        remedy = "Give a model, a tokenizer, or such a list."
+        raise InputError("token ids", f"{ids.dtype} of shape {ids.shape}", requirement, remedy)
     return np.sort(ids).astype(np.int64)
 
 
@@ -110,12 +107,11 @@ def tokenizer_of(vocabulary: Any, task: str) -> Any:
     """The tokenizer of a model, or the tokenizer itself.  InputError when there is none."""
     tokenizer = vocabulary.tokenizer if isinstance(vocabulary, LanguageModel) else vocabulary
     if not hasattr(tokenizer, "get_vocab"):
-        raise InputError(
-            "tokenizer",
-            getattr(vocabulary, "name", type(vocabulary).__name__),
-            f"{task} is made from text, which needs a tokenizer",
-            "Save the tokenizer beside the model's weights, or choose induction, which needs none.",
-        )
+        name = getattr(vocabulary, "name", type(vocabulary).__name__)
+        requirement = f"{task} is made from text, which needs a tokenizer"
+        save = "Save the tokenizer beside the model's weights"
+        remedy = f"{save}, or choose induction, which needs none."
+        raise InputError("tokenizer", name, requirement, remedy)
     return tokenizer
 
 

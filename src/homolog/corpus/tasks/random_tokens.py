@@ -77,20 +77,13 @@ def induction(
     """
     latest = length - repeat - 3  # of A: B and another token come between it and the repeat
     if repeat < 1 or repeat - 1 > min(latest, length // 2 - 1) or length < 5:
-        raise InputError(
-            "length",
-            length,
-            f"{repeat} tokens, B, another token and the repeat must fit, A in the first half",
-            f"Give {max(5, 2 * repeat + 2)} or more, and repeat=1 or more.",
-        )
+        fits = f"{repeat} tokens, B, another token and the repeat must fit, A in the first half"
+        remedy = f"Give {max(5, 2 * repeat + 2)} or more, and repeat=1 or more."
+        raise InputError("length", length, fits, remedy)
     if first_index is not None and not repeat - 1 <= first_index <= latest:
-        raise InputError(
-            "first_index",
-            first_index,
-            f"A ends {repeat} tokens, and B and another token must come before the repeat in "
-            f"{length} tokens",
-            f"Give {repeat - 1} to {latest}.",
-        )
+        between = f"B and another token must come before the repeat in {length} tokens"
+        requirement = f"A ends {repeat} tokens, and {between}"
+        raise InputError("first_index", first_index, requirement, f"Give {repeat - 1} to {latest}.")
     check_count(n_prompts)
     generator = seeded("induction", seed)
     index = generator.integers(repeat - 1, min(latest, length // 2 - 1) + 1, n_prompts)
@@ -118,17 +111,12 @@ def associative_recall(
     check_count(n_prompts)
     ids, length = ordinary_ids(vocabulary), 2 * n_pairs + 1
     if n_pairs < 2:
-        raise InputError(
-            "n_pairs", n_pairs, "there must be another key to mistake the key for", "Give 16."
-        )
+        requirement = "there must be another key to mistake the key for"
+        raise InputError("n_pairs", n_pairs, requirement, "Give 16.")
     if len(ids) < length + _SPARE:
-        raise InputError(
-            "n_pairs",
-            n_pairs,
-            f"keys and values must all differ, which takes {length + _SPARE} tokens; there are "
-            f"{len(ids)}",
-            f"Give {(len(ids) - 1 - _SPARE) // 2} or fewer.",
-        )
+        takes = f"keys and values must all differ, which takes {length + _SPARE} tokens"
+        remedy = f"Give {(len(ids) - 1 - _SPARE) // 2} or fewer."
+        raise InputError("n_pairs", n_pairs, f"{takes}; there are {len(ids)}", remedy)
     generator = seeded("associative recall", seed)
     index = 2 * generator.integers(0, n_pairs, n_prompts)
     return _pairs("associative_recall", ids, index, length, 1, corruption, generator, seed)
@@ -148,12 +136,8 @@ def _pairs(
     check_choice("corruption", corruption, CORRUPTIONS)
     n_first = 4 + repeat
     if len(ids) <= n_first:
-        raise InputError(
-            "vocabulary",
-            f"{len(ids)} tokens",
-            f"the prompts need more than {n_first} different tokens",
-            "Allow more tokens.",
-        )
+        requirement = f"the prompts need more than {n_first} different tokens"
+        raise InputError("vocabulary", f"{len(ids)} tokens", requirement, "Allow more tokens.")
     n = len(index)
     drawn = np.stack([_draw(generator, ids, length + _SPARE, n_first) for _ in range(n)])
     a, b, other_a, other_b = drawn[:, :4].T

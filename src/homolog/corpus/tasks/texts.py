@@ -31,9 +31,8 @@ def encode_prompts(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
     length = commonest(map(len, ids))
     for text, own in zip(texts, ids, strict=True):
         if len(own) != length:
-            raise InputError(
-                "prompt", text, f"it has {len(own)} tokens and the others have {length}", OWN_PAIRS
-            )
+            requirement = f"it has {len(own)} tokens and the others have {length}"
+            raise InputError("prompt", text, requirement, OWN_PAIRS)
     return torch.tensor(ids, dtype=torch.int64)
 
 
@@ -57,13 +56,9 @@ def single_tokens(
         example = f"there are {len(words)} in all"
         if split is not None:
             example = f"it reads {shown(tokenizer, f' {split}')}"
-        raise InputError(
-            what,
-            split if split is not None else list(words),
-            f"the tokenizer must have {at_least} or more {what}s as one token each and has "
-            f"{len(kept)}: {example}",
-            OWN_PAIRS,
-        )
+        needed = f"the tokenizer must have {at_least} or more {what}s as one token each"
+        requirement = f"{needed} and has {len(kept)}: {example}"
+        raise InputError(what, split if split is not None else list(words), requirement, OWN_PAIRS)
     return kept
 
 

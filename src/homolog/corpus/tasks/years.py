@@ -60,12 +60,8 @@ def greater_than(vocabulary: Any, n_prompts: int, *, seed: int = 0) -> PromptPai
     clean, corrupt = encode_prompts(tokenizer, texts), encode_prompts(tokenizer, corrupt_texts)
     differs = clean != corrupt
     if clean.shape != corrupt.shape or (differs.sum(1) != 1).any():
-        raise InputError(
-            "tokenizer",
-            texts[0],
-            "its years must be the same tokens wherever they stand",
-            OWN_PAIRS,
-        )
+        requirement = "its years must be the same tokens wherever they stand"
+        raise InputError("tokenizer", texts[0], requirement, OWN_PAIRS)
     right = numbers[None, :] > np.array([year for _, _, year in events])[:, None]
     choices = np.array([ids[int(number)] for number in numbers])
     answer, distractor = (

@@ -47,7 +47,7 @@ def forward(
         last[:] = _array(initial_state).transpose(0, 2, 1)
     states = np.empty((batch, len(read), d_state, d_inner), u.dtype)
     chunks = np.empty((batch, n_chunks, d_state, d_inner), u.dtype)
-    arrays = (*given, y, last, slots(read, length), states, chunks)
+    arrays = (given, y, last, slots(read, length), states, chunks)
     _over_tasks(batch, d_inner, BLOCK, lambda b, lo, hi: _forward(b, lo, hi, *arrays))
     y_, last_, states_, chunks_ = (torch.from_numpy(a) for a in (y, last, states, chunks))
     return y_, last_.transpose(1, 2), states_.transpose(2, 3), chunks_
@@ -69,13 +69,8 @@ def backward(
         dstates, at = np.empty((batch, 0, *A_T.shape), u.dtype), slots([], length)
     else:
         dstates, at = _array(of.states.transpose(2, 3)), slots(read, length)
-    arrays = (*given, chunks.numpy(), at, _array(of.y), dstates, g, du, ddt, dA, dB, dC)
-    _over_tasks(
-        batch,
-        d_inner,
-        BACKWARD_BLOCK,
-        lambda b, lo, hi: _backward(b, lo, hi, lo // BACKWARD_BLOCK, *arrays),
-    )
+    arrays = (given, chunks.numpy(), at, _array(of.y), dstates, g, (du, ddt, dA, dB, dC))
+    _over_tasks(batch, d_inner, BACKWARD_BLOCK, lambda b, lo, hi: _backward(b, lo, hi, *arrays))
     grads = (du, ddt, dA.sum(0).T, dB.sum(0), dC.sum(0), g.transpose(0, 2, 1))
     return tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in grads)
 
@@ -187,7 +182,8 @@ _OPTIONS: dict[str, Any] = {
 
 
 @jit(**_OPTIONS)
-def _forward(b, lo, hi, u, dt, A_T, B, C, y, last, slots, states, chunks):  # type: ignore[no-untyped-def]
+def _forward(b, lo, hi, inputs, y, last, slots, states, chunks):  # type: ignore[no-untyped-def]
+    u, dt, A_T, B, C = inputs
     n_state, width = A_T.shape[0], hi - lo
     # two state dimensions at a time: a third fewer loads; the odd one out is 0
     n_even = n_state + n_state % 2
@@ -236,27 +232,10 @@ def _step(h, decay, dt, write, rate, B):  # type: ignore[no-untyped-def]
 
 # One kernel and not several: its loops share the chunk's states and decays, which stay in cache.
 @jit(**_OPTIONS)
-def _backward(  # type: ignore[no-untyped-def]
-    b,
-    lo,
-    hi,
-    block,
-    u,
-    dt,
-    A_T,
-    B,
-    C,
-    chunks,
-    slots,
-    dy,
-    dstates,
-    g_out,
-    du_out,
-    ddt_out,
-    dA,
-    dB,
-    dC,
-):
+def _backward(b, lo, hi, inputs, chunks, slots, dy, dstates, g_out, grads):  # type: ignore[no-untyped-def]
+    u, dt, A_T, B, C = inputs
+    du_out, ddt_out, dA, dB, dC = grads
+    block = lo // BACKWARD_BLOCK
     n_state, width, length = A_T.shape[0], hi - lo, u.shape[1]
     A_ = A_T[:, lo:hi].copy()
     rate = _rate(A_T[:, lo:hi])

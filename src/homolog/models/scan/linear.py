@@ -41,9 +41,8 @@ def propagate(
     length = dt.shape[1]
     start, stop = _position("start", start, delta, length), _position("stop", stop, delta, length)
     if not bool(torch.all(torch.as_tensor(stop - start) >= 0)):
-        raise InputError(
-            "stop", stop, f"a change at {start} acts on later states only", "Pass stop >= start."
-        )
+        requirement = f"a change at {start} acts on later states only"
+        raise InputError("stop", stop, requirement, "Pass stop >= start.")
     if isinstance(start, int) and isinstance(stop, int):
         between = dt[:, start + 1 : stop + 1].sum(1, dtype=torch.float64)
     else:
@@ -105,25 +104,16 @@ def _response_by_row(delta: Tensor, dt: Tensor, A: Tensor, C: Tensor, starts: Te
 def _position(name: str, value: Position, delta: Tensor, length: int) -> Position:
     if isinstance(value, int):
         if not -length <= value < length:
-            raise InputError(
-                name,
-                value,
-                f"there are {length} positions",
-                f"Pass one of {-length} to {length - 1}.",
-            )
+            requirement = f"there are {length} positions"
+            raise InputError(name, value, requirement, f"Pass one of {-length} to {length - 1}.")
         return value % length
     shapes = [tuple(delta.shape[-3:-2]), tuple(delta.shape[:-2])]
     if tuple(value.shape) not in shapes:
-        raise InputError(
-            name,
-            tuple(value.shape),
-            f"the shape must be one of {shapes}",
-            "Pass a position per row.",
-        )
+        requirement = f"the shape must be one of {shapes}"
+        raise InputError(name, tuple(value.shape), requirement, "Pass a position per row.")
     if value.numel() and not (int(value.min()) >= 0 and int(value.max()) < length):
-        raise InputError(
-            name, value.tolist(), f"there are {length} positions", f"Pass 0 to {length - 1}."
-        )
+        requirement = f"there are {length} positions"
+        raise InputError(name, value.tolist(), requirement, f"Pass 0 to {length - 1}.")
     return value
 
 

@@ -81,20 +81,13 @@ def selective_scan(
     if initial_state is not None:
         tensors.append(initial_state)
         if tuple(initial_state.shape) != expected:
-            raise InputError(
-                "initial_state",
-                tuple(initial_state.shape),
-                f"the scan needs the shape {expected}",
-                "Pass (batch, d_inner, d_state), or None for zeros.",
-            )
+            requirement = f"the scan needs the shape {expected}"
+            remedy = "Pass (batch, d_inner, d_state), or None for zeros."
+            raise InputError("initial_state", tuple(initial_state.shape), requirement, remedy)
     dtypes = {t.dtype for t in tensors}
     if len(dtypes) != 1:
-        raise InputError(
-            "dtype",
-            sorted(map(str, dtypes)),
-            "u, dt, A, B, C and the state must share one",
-            "Convert them first.",
-        )
+        requirement = "u, dt, A, B, C and the state must share one"
+        raise InputError("dtype", sorted(map(str, dtypes)), requirement, "Convert them first.")
     asked = _positions(return_states, length)
     read = sorted(set(asked))
     chosen = backend or _backend_of(u.device)
@@ -114,12 +107,8 @@ def _positions(asked: bool | Sequence[int], length: int) -> list[int]:
         return list(range(length)) if asked else []
     for position in asked:
         if not -length <= position < length:
-            raise InputError(
-                "return_states",
-                position,
-                f"the scan has {length} positions",
-                f"Pass positions from {-length} to {length - 1}.",
-            )
+            remedy = f"Pass positions from {-length} to {length - 1}."
+            raise InputError("return_states", position, f"the scan has {length} positions", remedy)
     return [position % length for position in asked]
 
 
@@ -137,9 +126,8 @@ def _kernels(backend: str) -> Any:
 
         return cpu
     if importlib.util.find_spec("triton") is None:
-        raise InputError(
-            "backend", backend, "Triton is not installed", "Use numba, or torch for another device."
-        )
+        requirement = "Triton is not installed"
+        raise InputError("backend", backend, requirement, "Use numba, or torch for another device.")
     from homolog.models.scan import gpu
 
     return gpu
