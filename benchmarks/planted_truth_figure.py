@@ -14,7 +14,9 @@ import vl_convert as vlc
 from homolog.charts import theme
 from homolog.report.export import stable_ids
 
-VERDICT = "q, r >= 0.2, unrivalled"  # the criterion of a study
+NO_CONTROLS = "q, r >= 0.2, unrivalled"
+BEFORE = "q, r >= 0.2, unrivalled, above each control"
+VERDICT = "verdict"  # of a study
 FIRINGS = (3, 10, 30, 100, 300, 1000, 100_000)
 NOISES = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 
