@@ -36,9 +36,9 @@ import polars as pl
 import scipy.sparse
 import torch
 from planted_truth_figure import BEFORE, FIRINGS, NO_CONTROLS, NOISES, VERDICT, save
-from planted_truth_found import MARGINS, RIVALS, Found, find
+from planted_truth_found import MARGINS, RIVALS, Found, How, find
 
-from homolog.matching.homologs import FDR, LEAST_R, MARGIN, RIVAL_RATIO
+from homolog.matching.homologs import FDR, LEAST_R, RIVAL_RATIO
 from homolog.matching.planted import KINDS, PlantedMatches, Planting, plant_matches
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -61,6 +61,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "all three, a quarter of the tokens": ALL | {"tokens": 0.25},
     "all three, exponential values, rarer": ALL
     | {"values": "exponential", "frequency": (3e-5, 3e-2)},
+    "all three, no superposition": ALL | {"leak": 0.0},
     "all three, stand-ins noisier by 0.2": ALL | {"untrained_noise": 0.2},
     "leaks from any frequency": {"leak_reach": None},
 }
@@ -87,9 +88,9 @@ def unrivalled(ratio: float) -> Rule:
     return lambda found: found.relative >= ratio
 
 
-def homolog(margin: float = MARGIN, ratio: float = RIVAL_RATIO) -> Rule:
+def homolog(**how: Any) -> Rule:
     """The verdict of a study."""
-    return lambda found: found.homolog[margin, ratio]
+    return lambda found: found.homolog[How(**how)]
 
 
 CRITERIA: dict[str, Rule] = {
@@ -102,9 +103,10 @@ CRITERIA: dict[str, Rule] = {
     NO_CONTROLS: at_least(LEAST_R, unrivalled(RIVAL_RATIO)),
     BEFORE: at_least(LEAST_R, unrivalled(RIVAL_RATIO), lambda found: ~(found.r <= found.control)),
     VERDICT: homolog(),
+    f"{VERDICT}, both stand-ins": homolog(both=True),
 }
 FLOOR_ALONE = "q, r >= 0.3"
-CONTROLS_COMPARED = (NO_CONTROLS, BEFORE, VERDICT)
+CONTROLS_COMPARED = (NO_CONTROLS, BEFORE, VERDICT, f"{VERDICT}, both stand-ins")
 
 
 def in_layers(planted: PlantedMatches, layers: int) -> PlantedMatches:
@@ -156,7 +158,7 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=int, default=200_000, help="tokens of the stream")
     parser.add_argument("--features", type=int, default=1000, help="features of each side")
-    parser.add_argument("--seeds", type=int, default=3, help="draws of the table of shares")
+    parser.add_argument("--seeds", type=int, default=2, help="draws of the table of shares")
     parser.add_argument(
         "--exchanges", type=int, default=2, help="exchanges of the null, as many as a study has"
     )
@@ -222,7 +224,7 @@ def share_rows(table: str, shares: dict[float, list[Found]]) -> list[Row]:
 def condition_rows(conditions: dict[str, tuple[Found, Found]]) -> list[Row]:
     more: dict[str, Rule] = {f"q, r >= {floor:g}": at_least(floor) for floor in FLOORS}
     more |= {"q, unrivalled": at_least(0.0, unrivalled(RIVAL_RATIO))}
-    more |= {f"verdict, margin {margin:g}": homolog(margin) for margin in MARGINS}
+    more |= {f"verdict, margin {margin:g}": homolog(margin=margin) for margin in MARGINS}
     more |= {f"verdict, rivals {ratio:g}": homolog(ratio=ratio) for ratio in RIVALS}
     rules = [(name, 1, rule) for name, rule in (CRITERIA | more).items()]
     rules += [

@@ -30,8 +30,21 @@ BASELINES = (
     Baseline(TOKENS, "the current token", by_token=True),
 )
 
-How = tuple[float, float]
-"""Margin, and ratio of rivals."""
+
+@dataclass(frozen=True)
+class How:
+    """How a verdict is asked for.
+
+    both: the stand-in of the feature's own model is a control as well, as in a study.
+    """
+
+    margin: float = MARGIN
+    ratio: float = RIVAL_RATIO
+    both: bool = False
+
+
+WAYS = [How(), How(both=True), *(How(margin) for margin in MARGINS)]
+WAYS += [How(ratio=ratio) for ratio in RIVALS]
 
 
 @dataclass(frozen=True)
@@ -77,13 +90,15 @@ class Truth:
 class Direction:
     """The features `of` one model, those of the other, `to`, and of what stands in for that.
 
-    names: of both models.  pair: their matches.  one_hot: one column for each token.
+    names: of both models.  own_stand_in: what stands in for the first.  pair: their matches.
+    one_hot: one column for each token.
     """
 
     names: tuple[str, str]
     of: Columns
     to: Columns
     stand_in: Columns
+    own_stand_in: Columns
     one_hot: Columns
     n_active: np.ndarray
     pair: PairMatch
@@ -105,15 +120,15 @@ class Direction:
         control = _rows(UNTRAINED, (self.names[0], STAND_INS[partner][0]), self.to_stand_in)
         return pl.concat([main, control], how="diagonal")
 
-    def beyond(self, grouping: Grouping) -> pl.DataFrame:
-        """What the partner explains beyond the token and the stand-in together."""
-        features = np.arange(self.of.n_features)
-        partner, control = (side.index[:, 0] for side in (self.pair.a_to_b, self.to_stand_in))
-        own, to, stand_in = (
-            _place(*at)
-            for at in ((self.of, features), (self.to, partner), (self.stand_in, control))
-        )
-        return beyond_controls(own, to, [stand_in], grouping, lambda layer: layer, threads=1)
+    def beyond(self, grouping: Grouping, both: bool) -> pl.DataFrame:
+        """What the partner explains beyond the token and the stand-ins together."""
+        own = _place(self.of, np.arange(self.of.n_features))
+        partner = _place(self.to, self.pair.a_to_b.index[:, 0])
+        controls = [_place(self.stand_in, self.to_stand_in.index[:, 0])]
+        if both:
+            best = max_pearson(self.of, self.own_stand_in, 1, threads=1).a_to_b
+            controls.append(_place(self.own_stand_in, best.index[:, 0]))
+        return beyond_controls(own, partner, controls, grouping, lambda layer: layer, threads=1)
 
     def found(self, homolog: dict[How, np.ndarray], assigned: np.ndarray, truth: Truth) -> Found:
         own, back = self.pair.a_to_b, self.pair.b_to_a
@@ -147,8 +162,8 @@ def find(planted: PlantedMatches, n_exchanges: int, seed: int) -> tuple[Found, F
     pair = match_pair(a, b, CANDIDATES, exchanges=exchanges, threads=1)
     own, back = pair.a_to_b, pair.b_to_a
     assigned = one_to_one(own.index, own.r, back.index, back.r)
-    there = Direction(("A", "B"), a, b, untrained_b, one_hot, active_a, pair)
-    again = Direction(("B", "A"), b, a, untrained_a, one_hot, active_b, pair.reversed)
+    there = Direction(("A", "B"), a, b, untrained_b, untrained_a, one_hot, active_a, pair)
+    again = Direction(("B", "A"), b, a, untrained_a, untrained_b, one_hot, active_b, pair.reversed)
     homolog_a, homolog_b = homologs((there, again), Grouping.of(planted.document, planted.token))
     truth_a = Truth(planted.partner_a, planted.noise_a, planted.kind_a)
     truth_b = Truth(planted.partner_b, planted.noise_b, planted.kind_b)
@@ -161,14 +176,17 @@ def find(planted: PlantedMatches, n_exchanges: int, seed: int) -> tuple[Found, F
 def homologs(directions: Sequence[Direction], grouping: Grouping) -> list[dict[How, np.ndarray]]:
     """For each direction, which features have a homolog, in every way to ask."""
     matches = pl.concat([direction.matches() for direction in directions])
-    beyond = pl.concat([direction.beyond(grouping) for direction in directions])
-    ways = [(margin, RIVAL_RATIO) for margin in MARGINS] + [(MARGIN, ratio) for ratio in RIVALS]
+    beyond = {
+        both: pl.concat([direction.beyond(grouping, both) for direction in directions])
+        for both in (False, True)
+    }
     made: list[dict[How, np.ndarray]] = [{} for _ in directions]
-    for margin, ratio in ways:
-        table = classify(matches, Criterion(MAIN, BASELINES, margin, ratio, FDR), beyond)
+    for how in WAYS:
+        criterion = Criterion(MAIN, BASELINES, how.margin, how.ratio, FDR)
+        table = classify(matches, criterion, beyond[how.both])
         for direction, homolog in zip(directions, made, strict=True):
             own = table.filter(comparison=MAIN, model=direction.names[0])["homolog"]
-            homolog[margin, ratio] = own.fill_null(False).to_numpy()
+            homolog[how] = own.fill_null(False).to_numpy()
     return made
 
 
