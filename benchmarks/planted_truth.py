@@ -39,7 +39,8 @@ from planted_truth_figure import BEFORE, FIRINGS, NO_CONTROLS, NOISES, VERDICT, 
 from planted_truth_found import MARGINS, RIVALS, Found, How, find
 
 from homolog.matching.homologs import FDR, LEAST_R, RIVAL_RATIO
-from homolog.matching.planted import KINDS, PlantedMatches, Planting, plant_matches
+from homolog.matching.planted import PlantedMatches, plant_matches
+from homolog.matching.planting import KINDS, Planting
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 FLOORS = (0.1, 0.2, 0.25, 0.3, 0.4)

@@ -75,5 +75,5 @@ class TokenStream:
         by_token: Any = scipy.sparse.csr_array(
             (weight, (ids.astype(np.int32), latent)), shape=shape
         )
-        often = np.bincount(latent, self.probability[ids], len(sets))
+        often = np.bincount(latent, self.probability[ids], len(sets)).astype(np.float64)
         return often, by_token[self.token]
