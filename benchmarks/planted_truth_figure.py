@@ -74,7 +74,7 @@ def _share_chart(rows: pl.DataFrame) -> Any:
     return alt.layer(diagonal.encode(x, y), lines).properties(
         width=300,
         height=300,
-        title=_title("Share of features, called and true, with controls planted"),
+        title=_title("Called and true, with controls planted"),
     )
 
 

@@ -363,11 +363,13 @@ def test_the_verdict_calls_nothing_that_controls_know():
         threshold = calibrate(r, active, of.null_a, n_tokens=TOKENS, fdr=0.01).threshold
         untrained = prepare(stand_in)
         best = max_pearson(x, untrained, 1, threads=1).a_to_b.index[:, 0]
-        at = [
+        own, partner, control = (
             ([columns], np.zeros(120, np.int64), features)
             for columns, features in ((x, np.arange(120)), (y, index), (untrained, best))
-        ]
-        parts.append(beyond_controls(*at[:2], at[2:], grouping, lambda layer: layer, threads=1))
+        )
+        parts.append(
+            beyond_controls(own, partner, [control], grouping, lambda layer: layer, threads=1)
+        )
         rows = {"feature": np.arange(120), "best_feature": index, "r": r, "threshold": threshold}
         told = {"comparison": "main", "model": names[0], "best_model": names[1]}
         told |= {"label": "sae", "best_label": "sae", "layer": 0, "best_layer": 0}
