@@ -4,14 +4,18 @@
     [--out FOLDER]
 
 Features are planted by `homolog.matching.planted`: shared latents with noise, latents of one side
-alone, superposition on both sides, topics; matched by `max_pearson`, calibrated against exchanged
-documents, and held against the truth by several criteria: what a user would do without a null (r
-> 0.7 as in the paper, r > 0.1) and what the null allows. Prints, over both directions and all
-seeds,
+alone, superposition on both sides, topics, and latents that both sides have without having learned
+them (functions of the current token, latents of untrained stand-ins, mixtures). They are matched by
+`max_pearson`, calibrated against exchanged documents, measured against their controls by
+`beyond_controls`, classified by `classify`, and held against the truth by several criteria: what a
+user would do without a null (r > 0.7 as in the paper, r > 0.1), what the null allows, r above each
+control singly, and the verdict of a study. Controls of a feature are the current token and the
+untrained stand-in of its partner's model. Prints, over both directions and all seeds,
 
 * false matches: of the features called, the share without a partner, or whose best is not the
   partner;
 * the share of features called minus the share that has a partner, in points;
+* of each kind of latent, the share that is called;
 * recall by the number of tokens a feature fires on and the noise of its copy.
 
 Writes planted-truth.svg and planted-truth.csv into FOLDER.
@@ -22,8 +26,8 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import replace
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +35,17 @@ import numpy as np
 import polars as pl
 import scipy.sparse
 import torch
-from planted_truth_figure import FIRINGS, NOISES, VERDICT, save
+from planted_truth_figure import BEFORE, FIRINGS, NO_CONTROLS, NOISES, VERDICT, save
+from planted_truth_found import MARGINS, RIVALS, Found, How, find
 
-from homolog.matching import Partners, prepare
-from homolog.matching.assignment import mutual, one_to_one
-from homolog.matching.homologs import HOMOLOG_R, RIVAL_RATIO
-from homolog.matching.null import calibrate, document_exchanges
-from homolog.matching.pairs import match_pair
-from homolog.matching.planted import PlantedMatches, Planting, plant_matches
+from homolog.matching.homologs import FDR, LEAST_R, RIVAL_RATIO
+from homolog.matching.planted import PlantedMatches, plant_matches
+from homolog.matching.planting import KINDS, Planting
 
-FDR = 0.01
-CANDIDATES = 4  # partners of each feature that the assignment may choose from
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-FLOORS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
+FLOORS = (0.1, 0.2, 0.25, 0.3, 0.4)
 FREQUENT = 30  # firings
-RIVALS = (0.5, 0.6, 0.8, 0.9)
+ALL = {"by_token": 0.25, "in_untrained": 0.25, "mixed": 0.25}
 CONDITIONS: dict[str, dict[str, Any]] = {
     "as planted": {},
     "no superposition": {"leak": 0.0},
@@ -55,31 +55,21 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "a quarter of the tokens": {"tokens": 0.25},
     "A has each feature in 3 layers": {"layers": 3},
     "exponential values, rarer": {"values": "exponential", "frequency": (3e-5, 3e-2)},
+    "untrained models have half of the rest": {"in_untrained": 0.5},
+    "half of the rest by token": {"by_token": 0.5},
+    "half of the rest mixtures": {"mixed": 0.5},
+    "all three, a quarter of the rest each": ALL,
+    "all three, a quarter of the tokens": ALL | {"tokens": 0.25},
+    "all three, exponential values, rarer": ALL
+    | {"values": "exponential", "frequency": (3e-5, 3e-2)},
+    "all three, no superposition": ALL | {"leak": 0.0},
+    "all three, stand-ins noisier by 0.2": ALL | {"untrained_noise": 0.2},
+    "leaks from any frequency": {"leak_reach": None},
 }
 
 
-@dataclass(frozen=True)
-class Found:
-    """One direction: what was measured of each feature, and the truth.  All (features,).
-
-    r: best correlation; n_active: tokens; threshold: of the null; mutual: the best's best is this
-    feature; assigned: the best is also the one-to-one partner; relative: r over the best r of the
-    best; has: a partner exists; right: the best is it; noise: of the copy.
-    """
-
-    r: np.ndarray
-    n_active: np.ndarray
-    threshold: np.ndarray
-    mutual: np.ndarray
-    assigned: np.ndarray
-    relative: np.ndarray
-    has: np.ndarray
-    right: np.ndarray
-    noise: np.ndarray
-
-
 Row = dict[str, Any]
-Criterion = Callable[[Found], np.ndarray]
+Rule = Callable[[Found], np.ndarray]
 
 
 def significant(found: Found) -> np.ndarray:
@@ -87,72 +77,37 @@ def significant(found: Found) -> np.ndarray:
     return found.r >= found.threshold
 
 
-def at_least(floor: float, *others: Criterion) -> Criterion:
+def at_least(floor: float, *others: Rule) -> Rule:
     """Significant, r at least `floor`, and all others."""
     return lambda found: np.logical_and.reduce(
         [found.r >= floor, *(rule(found) for rule in (significant, *others))]
     )
 
 
-def unrivalled(ratio: float) -> Criterion:
+def unrivalled(ratio: float) -> Rule:
     """No other feature of the own model is much closer to the partner: r >= `ratio` its best r."""
     return lambda found: found.relative >= ratio
 
 
-CRITERIA: dict[str, Criterion] = {
+def homolog(**how: Any) -> Rule:
+    """The verdict of a study."""
+    return lambda found: found.homolog[How(**how)]
+
+
+CRITERIA: dict[str, Rule] = {
     "r > 0.7 (paper)": lambda found: found.r > 0.7,
     "r > 0.1": lambda found: found.r > 0.1,
     "q": significant,
     "q, r >= 0.3": at_least(0.3),
     "q, mutual best": at_least(0.0, lambda found: found.mutual),
     "q, one-to-one": at_least(0.0, lambda found: found.assigned),
-    # the verdict of a study, no controls
-    VERDICT: at_least(HOMOLOG_R, unrivalled(RIVAL_RATIO)),
+    NO_CONTROLS: at_least(LEAST_R, unrivalled(RIVAL_RATIO)),
+    BEFORE: at_least(LEAST_R, unrivalled(RIVAL_RATIO), lambda found: ~(found.r <= found.control)),
+    VERDICT: homolog(),
+    f"{VERDICT}, both stand-ins": homolog(both=True),
 }
 FLOOR_ALONE = "q, r >= 0.3"
-
-
-def find(planted: PlantedMatches, n_exchanges: int, seed: int) -> tuple[Found, Found]:
-    """Match and calibrate both directions.
-
-    A column of A counts as the partner's modulo the number of columns of B.
-    """
-    exchanges = document_exchanges(planted.document, n_exchanges, seed)
-    pair = match_pair(
-        prepare(planted.a), prepare(planted.b), CANDIDATES, exchanges=exchanges, threads=1
-    )
-    own, back = pair.a_to_b, pair.b_to_a
-    assigned = one_to_one(own.index, own.r, back.index, back.r)
-    return (
-        _held(planted.a, own, back, pair.null_a, assigned.a, planted.partner_a, planted.noise_a),
-        _held(planted.b, back, own, pair.null_b, assigned.b, planted.partner_b, planted.noise_b),
-    )
-
-
-def _held(
-    x: Any,
-    own: Partners,
-    back: Partners,
-    null: np.ndarray,
-    assigned: np.ndarray,
-    partner: np.ndarray,
-    noise: np.ndarray,
-) -> Found:
-    r, index = own.r[:, 0], own.index[:, 0]
-    n_tokens, n_features = x.shape
-    n_active = np.bincount(x.indices, minlength=n_features)
-    threshold = calibrate(r, n_active, null, n_tokens=n_tokens, fdr=FDR).threshold
-    return Found(
-        r=r,
-        n_active=n_active,
-        threshold=threshold,
-        mutual=mutual(index, back.index[:, 0]),
-        assigned=(index >= 0) & (assigned == index),
-        relative=np.where(index >= 0, r / back.r[index, 0], np.nan),
-        has=partner >= 0,
-        right=(partner >= 0) & (index % len(noise) == partner),
-        noise=noise,
-    )
+CONTROLS_COMPARED = (NO_CONTROLS, BEFORE, VERDICT, f"{VERDICT}, both stand-ins")
 
 
 def in_layers(planted: PlantedMatches, layers: int) -> PlantedMatches:
@@ -166,6 +121,7 @@ def in_layers(planted: PlantedMatches, layers: int) -> PlantedMatches:
         copies.append(copy)
     return replace(
         planted,
+        kind_a=np.tile(planted.kind_a, layers),
         a=scipy.sparse.hstack(copies, format="csr"),
         partner_a=np.tile(planted.partner_a, layers),
         noise_a=np.tile(planted.noise_a, layers),
@@ -173,7 +129,7 @@ def in_layers(planted: PlantedMatches, layers: int) -> PlantedMatches:
     )
 
 
-def score(founds: Iterable[Found], criterion: Criterion, least: int = 1) -> Row:
+def score(founds: Iterable[Found], criterion: Rule, least: int = 1) -> Row:
     """How good a criterion is, of the features that fire on `least` tokens or more.
 
     false: share of false matches; error: mean of (share called - true share), worst: the largest in
@@ -203,7 +159,7 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=int, default=200_000, help="tokens of the stream")
     parser.add_argument("--features", type=int, default=1000, help="features of each side")
-    parser.add_argument("--seeds", type=int, default=3, help="draws of the table of shares")
+    parser.add_argument("--seeds", type=int, default=2, help="draws of the table of shares")
     parser.add_argument(
         "--exchanges", type=int, default=2, help="exchanges of the null, as many as a study has"
     )
@@ -220,12 +176,15 @@ def main() -> None:
         planted = plant_matches(tokens, features, seed=seed, planting=Planting(**how))
         return find(in_layers(planted, layers) if layers > 1 else planted, options.exchanges, seed)
 
-    shares = {
-        share: [f for s in range(options.seeds) for f in run(s, shared=share)] for share in SHARES
-    }
-    rows = share_rows(shares)
+    rows = []
+    for name, how in (("shares", {}), ("shares, all three", ALL)):
+        shares = {
+            share: [f for s in range(options.seeds) for f in run(s, shared=share, **how)]
+            for share in SHARES
+        }
+        rows += share_rows(name, shares)
     conditions = {name: run(100, shared=0.5, **how) for name, how in CONDITIONS.items()}
-    rows += condition_rows(conditions)
+    rows += condition_rows(conditions) + kind_rows(conditions)
     wide = {
         "shared": 0.75,
         "frequency": (1e-5, 1e-1),
@@ -244,61 +203,60 @@ def main() -> None:
 
 
 SCHEMA = {
-    **dict.fromkeys(("table", "condition", "criterion"), pl.String),
+    **dict.fromkeys(("table", "condition", "criterion", "kind"), pl.String),
     **dict.fromkeys(("shared", "firings", "noise"), pl.Float64),
     "n": pl.Int64,
     **dict.fromkeys(("false", "error", "worst", "recall"), pl.Float64),
 }
 
 
-def share_rows(shares: dict[float, list[Found]]) -> list[Row]:
+def share_rows(table: str, shares: dict[float, list[Found]]) -> list[Row]:
     rows = []
-    for name, criterion in CRITERIA.items():
+    for name, rule in CRITERIA.items():
+        told = {"table": table, "criterion": name}
         for share, founds in shares.items():
             n = sum(int((f.n_active > 0).sum()) for f in founds)
-            rows.append(
-                {
-                    "table": "shares",
-                    "criterion": name,
-                    "shared": share,
-                    "n": n,
-                    **score(founds, criterion),
-                }
-            )
+            rows.append(told | {"shared": share, "n": n} | score(founds, rule))
         every = [f for founds in shares.values() for f in founds]
-        rows.append(
-            {"table": "shares", "criterion": name, "n": len(every), **score(every, criterion)}
-        )
+        rows.append(told | {"n": len(every)} | score(every, rule))
     return rows
 
 
 def condition_rows(conditions: dict[str, tuple[Found, Found]]) -> list[Row]:
-    floors: dict[str, Criterion] = {f"q, r >= {floor:g}": at_least(floor) for floor in FLOORS}
-    floors |= {"q, unrivalled": at_least(0.0, unrivalled(RIVAL_RATIO))}
-    floors |= {
-        f"q, r >= {floor:g}, unrivalled": at_least(floor, unrivalled(RIVAL_RATIO))
-        for floor in FLOORS
-    }
-    floors |= {
-        f"q, r >= 0.2, relative >= {ratio}": at_least(0.2, unrivalled(ratio)) for ratio in RIVALS
-    }
-    rules = [(name, 1, rule) for name, rule in (CRITERIA | floors).items()]
+    more: dict[str, Rule] = {f"q, r >= {floor:g}": at_least(floor) for floor in FLOORS}
+    more |= {"q, unrivalled": at_least(0.0, unrivalled(RIVAL_RATIO))}
+    more |= {f"verdict, margin {margin:g}": homolog(margin=margin) for margin in MARGINS}
+    more |= {f"verdict, rivals {ratio:g}": homolog(ratio=ratio) for ratio in RIVALS}
+    rules = [(name, 1, rule) for name, rule in (CRITERIA | more).items()]
     rules += [
         (f"{name}, {FREQUENT}+ firings", FREQUENT, CRITERIA[name])
-        for name in (FLOOR_ALONE, VERDICT)
+        for name in (FLOOR_ALONE, BEFORE, VERDICT)
     ]
+    told = {"table": "conditions", "shared": 0.5}
     return [
-        {
-            "table": "conditions",
-            "condition": condition,
-            "criterion": name,
-            "shared": 0.5,
-            "n": sum(int((f.n_active >= least).sum()) for f in founds),
-            **score(founds, rule, least),
-        }
+        told
+        | {"condition": condition, "criterion": name}
+        | {"n": sum(int((f.n_active >= least).sum()) for f in founds)}
+        | score(founds, rule, least)
         for condition, founds in conditions.items()
         for name, least, rule in rules
     ]
+
+
+def kind_rows(conditions: dict[str, tuple[Found, Found]]) -> list[Row]:
+    """Share of each kind of latent that is called: in `recall`, though but one kind has partners.
+
+    Directions apart: `shared` is 0 from A to B, 1 from B to A.
+    """
+    rows = []
+    for (condition, founds), name in product(conditions.items(), CONTROLS_COMPARED):
+        for (way, f), kind in product(enumerate(founds), KINDS):
+            here = (f.kind == kind) & (f.n_active > 0)
+            if here.any():
+                told = {"table": "kinds", "condition": condition, "criterion": name, "kind": kind}
+                called = float((here & CRITERIA[name](f)).sum() / here.sum())
+                rows.append(told | {"shared": way, "n": int(here.sum()), "recall": called})
+    return rows
 
 
 def recall_rows(founds: list[Found]) -> list[Row]:
@@ -335,45 +293,64 @@ def recall_rows(founds: list[Found]) -> list[Row]:
 
 def report(table: pl.DataFrame) -> None:
     """Print the tables; shares and errors in percent and points."""
-    shares = table.filter(table="shares")
+    for name in ("shares", "shares, all three"):
+        report_shares(name, table.filter(table=name))
+    report_conditions(table.filter(table="conditions"))
+    report_kinds(table.filter(table="kinds"))
+    for name in (FLOOR_ALONE, VERDICT):
+        report_recall(name, table.filter(table="recall", criterion=name))
+
+
+def report_shares(name: str, shares: pl.DataFrame) -> None:
     print(
-        "\nshare of features called, minus the share that has a partner, in points (mean; last: "
+        f"\n{name}: features called, minus the share that has a partner, in points (mean; last: "
         "largest);"
     )
     print("false matches of those called, and recall, over all shares")
-    print(
-        f"{'criterion':40}"
-        + "".join(f"{f'{share:.0%}':>8}" for share in SHARES)
-        + "   worst   false  recall"
-    )
-    for name in CRITERIA:
-        part = shares.filter(criterion=name)
+    heads = "".join(f"{f'{share:.0%}':>8}" for share in SHARES)
+    print(f"{'criterion':45}{heads}   worst   false  recall")
+    for criterion in CRITERIA:
+        part = shares.filter(criterion=criterion)
         errors = "".join(f"{100 * error:+8.1f}" for error in part["error"][: len(SHARES)])
         last = part.row(-1, named=True)
         worst, false, recall = (100 * last[key] for key in ("worst", "false", "recall"))
-        print(f"{name:40}{errors}{worst:+8.1f}{false:7.2f}%{recall:7.1f}%")
+        print(f"{criterion:45}{errors}{worst:+8.1f}{false:7.2f}%{recall:7.1f}%")
+
+
+def report_conditions(conditions: pl.DataFrame) -> None:
     print(
         "\nhalf of the features shared, by condition: false matches of those called | error of "
         "the share, points"
     )
-    conditions = table.filter(table="conditions")
-    names = list(CONDITIONS)
-    for number, name in enumerate(names):
+    for number, name in enumerate(CONDITIONS):
         print(f"  ({number + 1}) {name}")
-    print(f"{'criterion':40}" + "".join(f"{f'({number + 1})':>15}" for number in range(len(names))))
-    for criterion in dict.fromkeys(conditions["criterion"]):
+    heads = "".join(f"{f'({number + 1})':>13}" for number in range(len(CONDITIONS)))
+    print(f"{'criterion':45}{heads}")
+    for criterion in conditions["criterion"].unique(maintain_order=True):
         cells = conditions.filter(criterion=criterion).iter_rows(named=True)
-        text = "".join(f"{100 * c['false']:7.1f}% {100 * c['worst']:+6.1f}" for c in cells)
-        print(f"{criterion:40}{text}")
-    for name in (FLOOR_ALONE, VERDICT):
-        print(f"\nrecall by firings (from) and noise (from): {name}")
-        print(f"{'':12}" + "".join(f"{noise:8.2f}" for noise in NOISES[:-1]))
-        for low in FIRINGS[:-1]:
-            cells = table.filter(table="recall", criterion=name, firings=low)
-            print(
-                f"{low:12}"
-                + "".join("       -" if r is None else f"{100 * r:7.0f}%" for r in cells["recall"])
-            )
+        text = "".join(f"{100 * c['false']:5.1f}% {100 * c['worst']:+6.1f}" for c in cells)
+        print(f"{criterion:45}{text}")
+
+
+def report_kinds(kinds: pl.DataFrame) -> None:
+    print("\ncalled of each kind, percent, from A to B | from B to A")
+    print(f"{'condition':40}{'criterion':45}" + "".join(f"{kind:>14}" for kind in KINDS))
+    for (condition, criterion), part in kinds.group_by(
+        "condition", "criterion", maintain_order=True
+    ):
+        cells = []
+        for kind in KINDS:
+            called = part.filter(kind=kind).sort("shared")["recall"]
+            cells.append(" | ".join(f"{100 * share:.1f}" for share in called))
+        print(f"{condition:40}{criterion:45}" + "".join(f"{cell:>14}" for cell in cells))
+
+
+def report_recall(name: str, recall: pl.DataFrame) -> None:
+    print(f"\nrecall by firings (from) and noise (from): {name}")
+    print(f"{'':12}" + "".join(f"{noise:8.2f}" for noise in NOISES[:-1]))
+    for low in FIRINGS[:-1]:
+        cells = recall.filter(firings=low)["recall"]
+        print(f"{low:12}" + "".join("       -" if r is None else f"{100 * r:7.0f}%" for r in cells))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import scipy.stats
 
 from homolog.matching import prepare
 from homolog.matching.beyond import Grouping, beyond_controls
+from homolog.matching.columns import DENSE_DENSITY
 from homolog.matching.control_fit import fitted
 from homolog.matching.homologs import Baseline
 
@@ -39,13 +40,19 @@ def slow(x, y, controls, document, token, n_groups):
     half = grouping.half[grouping.group]
 
     def within(column: np.ndarray) -> np.ndarray:
-        left = column.astype(float)
+        column = column - (column.mean() if (column != 0).mean() > DENSE_DENSITY else 0.0)
+        left = column.copy()
         for h in (0, 1):
-            for kind in np.unique(grouping.kind[half == h]):
-                own, other = (grouping.kind == kind) & (half == h), half != h
-                there = other & (grouping.kind == kind)
-                left[own] -= column[there].mean() if there.any() else 0
-        return left
+            own, values, kind = half == h, column[half != h], grouping.kind[half != h]
+            kinds, place, n = np.unique(kind, return_inverse=True, return_counts=True)
+            mean = np.bincount(place, values) / n
+            noise = ((values - mean[place]) ** 2).sum() / (n.sum() - len(kinds))
+            between = (n * (mean - values.mean()) ** 2).sum() - (len(kinds) - 1) * noise
+            spread = between / max(1, n.sum() - (n**2).sum() / n.sum())
+            weight = n / (n + noise / spread) if spread > 0 else 0 * n
+            for k, predicted in zip(kinds, weight * mean, strict=True):
+                left[own & (grouping.kind == k)] -= predicted
+        return left - left.mean()
 
     centred = x - x.mean()
     total = centred @ centred
@@ -127,13 +134,11 @@ def test_by_hand() -> None:
     document = np.repeat([0, 1], N // 2)
     found = measured(x, y, [], document)
     # r^2 = cov^2 / (var var) = ((1 - 4/N)/N)^2 / (4/N (1 - 4/N) 1/N (1 - 1/N)) = (N-4) / (4 (N-1));
-    # the first half predicts 4/(N/2) in the second, which holds 0, and the second 0 in the first:
-    # left = 4 + N/2 (8/N)^2 = 4 + 32/N of a total of 4 - 16/N
+    # all tokens are one kind, whose mean says nothing
     line = (N - 4) / (4 * (N - 1))
-    means = 1 - (4 + 32 / N) / (4 - 16 / N)
-    assert found["token_r2"][0] == pytest.approx(means, rel=1e-3)
-    assert found["beyond"][0] == pytest.approx(line - means, rel=1e-6)
-    assert found["control_r"][0] == 0
+    assert found["token_r2"][0] == pytest.approx(0, abs=1e-9)
+    assert found["beyond"][0] == pytest.approx(line, rel=1e-6)
+    assert found["control_r"][0] == pytest.approx(0, abs=1e-4)
     one = measured(x, y, [], np.zeros(N, int))
     assert np.isnan(one["beyond_se"][0]) and np.isnan(one["beyond_p"][0])
 
@@ -171,3 +176,16 @@ def test_a_control_that_is_fitted_worse_is_left_out_and_named() -> None:
     assert words == (
         "twin, whose dictionaries explain 76% of the variance, where those of B explain 85%"
     )
+
+
+def test_tokens_that_explain_nothing_take_nothing_from_the_other_controls() -> None:
+    """Thousands of rare tokens: the means of each are noise, and are not taken for prediction."""
+    rng = np.random.default_rng(5)
+    x = sparse(rng, 20, 0.1)
+    document, token = np.repeat(np.arange(60), N // 60), rng.integers(0, N // 4, N)
+    u = x * rng.exponential(size=x.shape)
+    found, alone = (measured(x, u, [u], document, given) for given in (token, None))
+    # means of two tokens, as they are, would add half of the variance: token_r2 = -0.5
+    assert found["token_r2"].abs().max() < 0.05 and found["token_r2"].abs().mean() < 0.01
+    lost = (alone["control_r"] ** 2 - found["control_r"] ** 2).to_numpy()
+    assert abs(lost).max() < 0.1 and abs(lost).mean() < 0.02

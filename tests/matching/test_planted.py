@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 
 from homolog.errors import InputError
+from homolog.matching.beyond import Grouping, beyond_controls
 from homolog.matching.columns import prepare
+from homolog.matching.homologs import Baseline, Criterion, classify
 from homolog.matching.null import calibrate, document_exchanges
 from homolog.matching.pairs import match_pair
-from homolog.matching.planted import PlantedMatches, Planting, plant_matches
+from homolog.matching.pearson import max_pearson
+from homolog.matching.planted import PlantedMatches, plant_matches
+from homolog.matching.planting import CONTROLLED, Planting
 
 TOKENS = 60_000
 
@@ -191,6 +196,9 @@ def test_bad_input_is_named():
         ("shared", {"shared": 1.5}),
         ("frequency", {"frequency": (0.2, 0.1)}),
         ("noise", {"noise": (0.0, 1.0)}),
+        ("mixed", {"by_token": 0.6, "in_untrained": 0.3, "mixed": 0.2}),
+        ("untrained_noise", {"untrained_noise": 1.0}),
+        ("vocabulary", {"vocabulary": 3}),
     ):
         with pytest.raises(InputError, match=field):
             plant_matches(1000, 50, seed=0, planting=Planting(**options))
@@ -224,3 +232,155 @@ def test_targets_hold_end_to_end(shared):
             # superposition ties features that are not the same
             assert significant.mean() > shared + 0.1
             assert (r > 0.1).mean() > shared + 0.1 and (r > 0.7).mean() < shared - 0.1
+
+
+@pytest.fixture(scope="module")
+def controlled() -> PlantedMatches:
+    """50 shared, 20 by the token, 15 in untrained models, 10 mixtures, 5 of their own a side."""
+    shares = {"by_token": 0.4, "in_untrained": 0.3, "mixed": 0.2}
+    plain = {"frequency": (0.01, 0.05), "leak": 0.0, "threshold": 0.0}
+    return plant_matches(TOKENS, 100, seed=8, planting=Planting(**shares, **plain))
+
+
+def carriers(planted: PlantedMatches, kind: str, *sides: str) -> list[np.ndarray]:
+    """Columns of A of a kind, and those that carry the same latents, float64 (tokens, latents)."""
+    columns = np.flatnonzero(planted.kind_a == kind)
+    number = planted.latent["a"][columns]
+    places = [columns]
+    places += [
+        np.array([np.flatnonzero(planted.latent[side] == latent)[0] for latent in number])
+        for side in sides
+    ]
+    return [
+        getattr(planted, side).toarray()[:, place].astype(np.float64)
+        for side, place in zip(("a", *sides), places, strict=True)
+    ]
+
+
+def by_token(x: np.ndarray, token: np.ndarray) -> np.ndarray:
+    """Share of the variance of each column that means by token explain."""
+    n = np.maximum(np.bincount(token), 1)
+    means = np.stack([np.bincount(token, column) / n for column in x.T], axis=1)[token]
+    return means.var(axis=0) / x.var(axis=0)
+
+
+def test_what_controls_know_is_no_homolog(controlled):
+    for own, kind, partner in (
+        ("a", controlled.kind_a, controlled.partner_a),
+        ("b", controlled.kind_b, controlled.partner_b),
+    ):
+        kinds = dict(zip(*np.unique(kind, return_counts=True), strict=True))
+        assert kinds["shared"] == 50 and kinds["token"] + kinds["token set"] == 20
+        assert kinds["untrained"] == 15 and kinds["mixture"] == 10 and kinds["own"] == 5
+        assert ((partner >= 0) == (kind == "shared")).all()
+        assert ((controlled.latent[own] < 0) == (kind == "own")).all()
+    for side in ("untrained_a", "untrained_b"):
+        known = controlled.latent[side]
+        assert (known >= 0).sum() == 25 and len(set(known[known >= 0])) == 25
+    plain = {"frequency": (0.01, 0.05), "leak": 0.0, "threshold": 0.0}
+    first, again = (
+        plant_matches(3000, 40, seed=1, planting=Planting(**plain, **more))
+        for more in ({}, {"vocabulary": 50, "untrained_noise": 0.3})
+    )
+    assert first.a.data.tobytes() == again.a.data.tobytes()
+    assert first.b.data.tobytes() == again.b.data.tobytes()
+
+
+def test_tokens_follow_zipf_and_latents_are_functions_of_them(controlled):
+    token = controlled.token
+    assert token.dtype == np.int32 and len(token) == TOKENS
+    harmonic = (1 / np.arange(1, 10_001)).sum()
+    for k in (1, 2, 5, 20):
+        expected = TOKENS / (k * harmonic)
+        assert abs((token == k - 1).sum() - expected) < 5 * np.sqrt(expected)
+    single, several = (carriers(controlled, kind, "b") for kind in ("token", "token set"))
+    for a, b in (single, several):
+        np.testing.assert_allclose(by_token(a, token), 1)
+        assert by_token(b, token).min() > 0.05
+        assert np.diagonal(correlations(a, b)).min() > 0.2
+    n_tokens = [[len(np.unique(token[x > 0])) for x in a.T] for a, _ in (single, several)]
+    assert set(n_tokens[0]) == {1} and min(n_tokens[1]) >= 2 and max(n_tokens[1]) <= 8
+
+
+def test_stand_ins_carry_copies_with_noise_of_their_own(controlled):
+    a, b, own, partner = carriers(controlled, "untrained", "b", "untrained_a", "untrained_b")
+    assert np.diagonal(correlations(a, own)).min() > 1 - 1e-6
+    with_b, with_u, between = (
+        np.diagonal(correlations(x, y)) for x, y in ((a, b), (a, partner), (b, partner))
+    )
+    assert np.abs(with_b - with_u).max() < 0.1 and abs((with_b - with_u).mean()) < 0.02
+    # given the latent, the copies are independent (but for spurious firings in the same documents)
+    assert np.abs(between - with_b * with_u).max() < 0.08
+    assert (by_token(a, controlled.token) < 0.2).all()  # some 2500 tokens among 60,000
+    noisier = plant_matches(
+        TOKENS,
+        100,
+        seed=8,
+        planting=Planting(frequency=(0.01, 0.05), leak=0, in_untrained=0.5, untrained_noise=0.3),
+    )
+    a, b, own, partner = carriers(noisier, "untrained", "b", "untrained_a", "untrained_b")
+    assert np.diagonal(correlations(a, own)).max() < 0.8
+    assert (np.diagonal(correlations(a, partner)) < np.diagonal(correlations(a, b))).mean() > 0.9
+
+
+def test_mixtures_need_both_controls(controlled):
+    a, own = carriers(controlled, "mixture", "untrained_a")
+    token, n = controlled.token, np.maximum(np.bincount(controlled.token), 1)
+    for x, u in zip(a.T, own.T, strict=True):
+        inner, outer = (v - (np.bincount(token, v) / n)[token] for v in (x, u))
+        left = inner - outer * (inner @ outer) / (outer @ outer)
+        assert left.var() < 1e-6 * x.var()
+        assert inner.var() > 0.1 * x.var() and np.corrcoef(x, u)[0, 1] ** 2 < 0.9
+
+
+def test_leaks_may_come_from_any_frequency():
+    reach = {None: [], 10: []}
+    for leak_reach, distance in reach.items():
+        planting = Planting(frequency=(0.005, 0.1), leak=0.5, leak_reach=leak_reach)
+        mixed = plant_matches(TOKENS, 100, seed=9, planting=planting)
+        x = mixed.a.toarray()
+        i, j = np.nonzero(correlations(x, x) - np.eye(100) > 0.25)
+        distance.extend(np.abs(np.log(mixed.frequency_a[i] / mixed.frequency_a[j])))
+    assert max(reach[10]) < 0.8 < 1.2 < max(reach[None])  # 10 ranks: a tenth of log 20
+
+
+def test_the_verdict_calls_nothing_that_controls_know():
+    """Every kind of latent, no superposition; what the same criterion without controls calls."""
+    shares = {"by_token": 0.3, "in_untrained": 0.3, "mixed": 0.3}
+    plain = {"frequency": (0.005, 0.05), "noise": (0.0, 0.5), "leak": 0.0}
+    planted = plant_matches(TOKENS, 120, seed=10, planting=Planting(**shares, **plain))
+    exchanges = document_exchanges(planted.document, 6, seed=0)
+    a, b = prepare(planted.a), prepare(planted.b)
+    pair = match_pair(a, b, 1, exchanges=exchanges, threads=1)
+    grouping = Grouping.of(planted.document, planted.token)
+    tables, parts = [], []
+    for names, x, y, stand_in, of in (
+        ("AB", a, b, planted.untrained_b, pair),
+        ("BA", b, a, planted.untrained_a, pair.reversed),
+    ):
+        r, index = of.a_to_b.r[:, 0], of.a_to_b.index[:, 0]
+        active = np.bincount((planted.a, planted.b)[names == "BA"].indices, minlength=120)
+        threshold = calibrate(r, active, of.null_a, n_tokens=TOKENS, fdr=0.01).threshold
+        untrained = prepare(stand_in)
+        best = max_pearson(x, untrained, 1, threads=1).a_to_b.index[:, 0]
+        own, partner, control = (
+            ([columns], np.zeros(120, np.int64), features)
+            for columns, features in ((x, np.arange(120)), (y, index), (untrained, best))
+        )
+        parts.append(
+            beyond_controls(own, partner, [control], grouping, lambda layer: layer, threads=1)
+        )
+        rows = {"feature": np.arange(120), "best_feature": index, "r": r, "threshold": threshold}
+        told = {"comparison": "main", "model": names[0], "best_model": names[1]}
+        told |= {"label": "sae", "best_label": "sae", "layer": 0, "best_layer": 0}
+        tables.append(pl.DataFrame(rows).with_columns(pl.lit(v).alias(k) for k, v in told.items()))
+    matches, beyond = pl.concat(tables), pl.concat(parts)
+    token = [Baseline("tokens", "the current token", by_token=True)]
+    kind = np.concatenate([planted.kind_a, planted.kind_b])
+    called, without = (
+        classify(matches, Criterion("main", token), given)["homolog"].to_numpy()
+        for given in (beyond, None)
+    )
+    shared, known = kind == "shared", np.isin(kind, CONTROLLED)
+    assert not called[known].any() and without[known].mean() > 0.9
+    assert called[shared].mean() > 0.95 and not called[kind == "own"].any()

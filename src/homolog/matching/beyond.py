@@ -4,12 +4,20 @@ x is the feature, y its partner, u_1 ... u_K its best partners in the controls t
 the current token.  Shares of the variance of x, over tokens t:
 
     V_partner  = 1 - sum_t (x - a - b y)^2 / sum_t (x - mean)^2 = r(x, y)^2
-    V_controls = 1 - sum_t (x - m(s) - sum_k c_k (u_k - m_k(s)))^2 / sum_t (x - mean)^2
+    V_controls = 1 - sum_t (x - a' - m(s) - sum_k c_k (u_k - m_k(s)))^2 / sum_t (x - mean)^2
     beyond     = V_partner - V_controls
 
-with least squares for a, b and c, and m(s), m_k(s) the means of x and u_k over the tokens s in the
-*other* half of the documents: a mean for each token learns rare tokens by heart.  Tokens that one
-half lacks count as one.  Without the current token among the controls, all tokens count as one.
+with least squares for a, a', b and c, and m(s), m_k(s) what the tokens s in the *other* half of the
+documents say of x and u_k: a mean for each token learns rare tokens by heart.  For n_s tokens s
+there, of mean x_s,
+
+    m(s) = n_s / (n_s + noise / spread) x_s
+
+with the variance of x within kinds of tokens, `noise`, and that of their true means, `spread`, by
+the analysis of variance; 0 where that finds none.  A mean of few tokens is noise, thousands of them
+together as much as n_kinds / n of the variance, and taken at its word the token would hide what the
+other controls explain.  Tokens that one half lacks count as one.  Without the current token among
+the controls, all tokens count as one.
 
 So the controls are taken together, each at its best, against the partner alone: a feature that is
 a mixture of a token and of what an untrained model has too is explained by neither, but by both.
@@ -26,7 +34,9 @@ p is one-sided, for beyond <= 0, and q is that of Benjamini and Hochberg within 
 
 Sources: the comparison of two models that do not contain each other by the mean difference of their
 squared errors is that of Diebold & Mariano, "Comparing Predictive Accuracy", J. Bus. Econ. Stat.
-1995, and Vuong, Econometrica 1989; influence and groups as in Efron & Tibshirani 1993, ch. 11.
+1995, and Vuong, Econometrica 1989; influence and groups as in Efron & Tibshirani 1993, ch. 11; the
+shrunk means are best linear predictors of a one-way random-effects model, with the components of
+variance by Henderson, "Estimation of Variance and Covariance Components", Biometrics 1953.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ def shares(x, y, controls, kind, group, half, count, rows, out, change):
     means = np.zeros((n, 2, n_kinds))
     seen, is_seen = np.empty(n_kinds, np.int64), np.zeros(n_kinds, np.bool_)
     within = np.empty((n_groups, n, n))
+    square, left = np.empty(n_groups), np.empty((n, n_groups))
     for f in rows:
         # Sums by group and kind of x and of its controls; the kinds that any of them fires on.
         n_seen = 0
@@ -47,15 +48,17 @@ def shares(x, y, controls, kind, group, half, count, rows, out, change):
                     n_seen += 1
                 sums[v, group[t], s] += value[entry]
         for v in range(n):
-            for place in range(n_seen):
-                s = seen[place]
-                for h in range(2):
-                    means[v, h, s] = 0.0
-                for g in range(n_groups):
-                    means[v, 1 - half[g], s] += sums[v, g, s]  # predicts the other half
-                for h in range(2):
-                    means[v, h, s] /= max(1.0, of_half[1 - h, s])
-        # Sums of products of what is left when each kind's mean in the other half is taken off.
+            a, column = (x, f) if v == 0 else (controls, f * n_controls + v - 1)
+            square[:] = 0.0
+            add_products(a, column, a, column, group, square)
+            predict(sums[v], square, seen[:n_seen], half, of_half, means[v])
+        # Sums, and of products, of what is left when that is taken off; then about the mean of all.
+        for v in range(n):
+            for g in range(n_groups):
+                left[v, g] = 0.0
+                for place in range(n_seen):
+                    s = seen[place]
+                    left[v, g] += sums[v, g, s] - count[g, s] * means[v, half[g], s]
         for v in range(n):
             for w in range(v + 1):
                 for g in range(n_groups):
@@ -70,7 +73,10 @@ def shares(x, y, controls, kind, group, half, count, rows, out, change):
                         m, q = means[v, half[g], s], means[w, half[g], s]
                         within[g, v, w] += count[g, s] * m * q - m * sums[w, g, s]
                         within[g, v, w] -= q * sums[v, g, s]
+                mean_v, mean_w = left[v].sum() / size.sum(), left[w].sum() / size.sum()
                 for g in range(n_groups):
+                    within[g, v, w] += size[g] * mean_v * mean_w
+                    within[g, v, w] -= mean_v * left[w, g] + mean_w * left[v, g]
                     within[g, w, v] = within[g, v, w]
         line(x, y, f, group, size, out, change)
         explained(within, f, out, change)
@@ -79,6 +85,47 @@ def shares(x, y, controls, kind, group, half, count, rows, out, change):
             for v in range(n):
                 for g in range(n_groups):
                     sums[v, g, seen[place]] = 0.0
+
+
+@jit(nogil=True, error_model="numpy")
+def predict(sums, square, seen, half, of_half, out):
+    """What each half of the documents predicts in the other of a column, by kind of token.
+
+    sums: (groups, kinds).  square: sum of the squares of each group.  seen: kinds on which the
+    column may fire.  of_half: (2, kinds) tokens.  out: (2, kinds), means for the half in which they
+    predict, shrunk as the noise in them asks for; other kinds stay as they are.
+    """
+    n_kinds = of_half.shape[1]
+    for h in range(2):
+        total, squares, tokens, tokens_squared, kinds = 0.0, 0.0, 0.0, 0.0, 0
+        for s in range(n_kinds):
+            tokens += of_half[1 - h, s]
+            tokens_squared += of_half[1 - h, s] ** 2
+            kinds += of_half[1 - h, s] > 0
+        for place in range(len(seen)):
+            out[h, seen[place]] = 0.0
+        for g in range(len(half)):
+            if half[g] != h:
+                squares += square[g]
+                for place in range(len(seen)):
+                    out[h, seen[place]] += sums[g, seen[place]]
+        between = 0.0
+        for place in range(len(seen)):
+            s = seen[place]
+            total += out[h, s]
+            out[h, s] /= max(1.0, of_half[1 - h, s])
+            between += of_half[1 - h, s] * out[h, s] ** 2
+        mean = total / max(1.0, tokens)
+        noise = (squares - between) / max(1.0, tokens - kinds)
+        between -= tokens * mean**2  # kinds on which it does not fire have a mean of 0
+        spread = between - (kinds - 1) * noise
+        spread /= max(1.0, tokens - tokens_squared / max(1.0, tokens))
+        for place in range(len(seen)):
+            s = seen[place]
+            weight = 0.0
+            if spread > 0 and of_half[1 - h, s] > 0:
+                weight = of_half[1 - h, s] / (of_half[1 - h, s] + noise / spread)
+            out[h, s] *= weight
 
 
 @jit(nogil=True, error_model="numpy")
