@@ -1,8 +1,95 @@
 """The figure of `planted_dictionaries.py`."""
 
+from __future__ import annotations
+
+import json
 from pathlib import Path
+from typing import Any
+
+import altair as alt
 import polars as pl
+import vl_convert as vlc
+
+from homolog.charts import theme
+from homolog.report.export import stable_ids
+
+KINDS = {
+    "relu": ("ReLU + L1", "main"),
+    "gated": ("Gated", "sae-seed"),
+    "topk": ("TopK", "random-model"),
+    "batchtopk": ("BatchTopK", "model-seed"),
+    "jumprelu": ("JumpReLU", "rotated"),
+}
+SHARES = ("nothing shared", "as planted", "most shared")
+PARTS = {
+    "dictionary_part": "Dictionary\N{RIGHT SINGLE QUOTATION MARK}s part: true minus planted",
+    "matching_part": "Matching\N{RIGHT SINGLE QUOTATION MARK}s part: called minus true",
+}
 
 
 def save(rows: pl.DataFrame, path: Path) -> None:
-    pass
+    """Shares called over those planted, and whose the errors are."""
+    rows = rows.with_columns(
+        name=pl.col("kind").replace_strict({k: v[0] for k, v in KINDS.items()})
+    )
+    error = alt.Y(axis=alt.Axis(format="+%", tickCount=5), scale=alt.Scale(domain=[-0.45, 0.3]))
+    chart = alt.hconcat(_shares(rows), *(_part(rows, part, error) for part in PARTS), spacing=36)
+    spec = chart.to_dict()
+    spec["config"] = theme.config()
+    path.write_text(stable_ids(vlc.vegalite_to_svg(json.dumps(spec))), "utf-8")
+
+
+def _colour(legend: bool) -> alt.Color:
+    names, hues = zip(*KINDS.values(), strict=True)
+    scale = alt.Scale(domain=list(names), range=[theme.comparison_colour(hue) for hue in hues])
+    shown = alt.Legend(title=None, orient="bottom", columns=3) if legend else None
+    return alt.Color("name:N", scale=scale, legend=shown)
+
+
+def _title(text: str) -> alt.TitleParams:
+    return alt.TitleParams(text, anchor="start", fontSize=13.5, fontWeight=600, offset=12)
+
+
+def _rule(values: list[dict[str, float]]) -> alt.Chart:
+    dashes = {"color": theme.MUTED[0], "strokeDash": [4, 4], "strokeWidth": 1}
+    return alt.Chart(alt.Data(values=values)).mark_line(**dashes)
+
+
+def _shares(rows: pl.DataFrame) -> Any:
+    """At one setting, worlds in which more and more is shared; means of both directions."""
+    rows = rows.filter(
+        pl.col("world").is_in(SHARES), sparsity="sparse", tokens=rows["tokens"].max()
+    )
+    rows = rows.filter(d_sae=rows["d_sae"].min())
+    means = rows.group_by("world", "name", maintain_order=True).agg(pl.mean("planted", "called"))
+    x = alt.X("planted:Q", title="latents planted in both", axis=alt.Axis(format="%", tickCount=4))
+    y = alt.Y("called:Q", title="features called", axis=alt.Axis(format="%", tickCount=4))
+    base = alt.Chart(alt.Data(values=means.to_dicts())).encode(x, y, _colour(legend=True))
+    diagonal = _rule([{"planted": v, "called": v} for v in (0, 0.7)]).encode(x, y)
+    lines = base.mark_line(strokeWidth=2.2, point={"size": 46})
+    layers = alt.layer(diagonal, lines)
+    return layers.properties(width=260, height=260, title=_title("Share called and planted"))
+
+
+def _part(rows: pl.DataFrame, part: str, y: alt.Y) -> Any:
+    """One part of the error of every setting, over the share of features that follow a latent."""
+    longest = str(rows["tokens"].max())
+    values = rows.with_columns(pl.col("tokens").cast(pl.String)).to_dicts()
+    x = alt.X(
+        "follow:Q",
+        title="features that follow one latent",
+        axis=alt.Axis(format="%", tickCount=5),
+        scale=alt.Scale(domain=[0, 1]),
+    )
+    y = y.copy()
+    y.shorthand, y.title = f"{part}:Q", "points of the share"
+    points = alt.Chart(alt.Data(values=values)).mark_point(size=44, strokeWidth=1.6)
+    full = alt.condition(f"datum.tokens == {longest!r}", _colour(legend=False), alt.value(None))
+    shape = alt.Shape(
+        "d_sae:N",
+        scale=alt.Scale(range=["circle", "triangle-up"]),
+        legend=alt.Legend(title="features of the dictionary", orient="bottom"),
+    )
+    drawn = points.encode(x, y, shape, fill=full, stroke=_colour(legend=False))
+    zero = _rule([{"follow": v, part: 0} for v in (0, 1)]).encode(x, y)
+    return alt.layer(zero, drawn).properties(width=260, height=260, title=_title(PARTS[part]))

@@ -116,16 +116,21 @@ class Truth:
 STATUSES = ("learnt", "split", "absorbed", "not learnt")
 
 
-def account(rows: pl.DataFrame, truth: Truth) -> dict[str, float]:
+def account(
+    rows: pl.DataFrame, truth: Truth, among: Bool[np.ndarray, "feature"] | None = None
+) -> dict[str, float]:
     """Shares and errors, as the module's opening names them, of one direction.
 
-    rows: one per feature of the own dictionary, in order, with n_active, best_feature, homolog.
+    rows: one per feature of the own dictionary, in order, with n_active, best_feature, homolog, r.
+    among: the features that count; all by default.
     NaN where there is nothing to take a share of.
     """
     alive = rows["n_active"].to_numpy() > 0
+    if among is not None:
+        alive &= among
     called = rows["homolog"].fill_null(False).to_numpy() & alive
     partner, own, other = rows["best_feature"].to_numpy(), truth.own, truth.other
-    follows = own.latent >= 0
+    follows = (own.latent >= 0) & alive
     shared, private = (follows & kind[own.latent] for kind in (truth.shared, truth.private))
     findable = shared & np.isin(own.latent, other.latent)
     same = other.latent[partner] == own.latent
