@@ -5,10 +5,11 @@
 Two models whose residuals are sums of known latents and an untrained one
 (`homolog.matching.planted_residuals`), dictionaries of every kind trained on each by
 `dictionaries.train`, and the whole chain to the verdict on held-out tokens: for every kind, two
-sparsities, two widths and two budgets of training, and at one setting other shares planted and
-more superposition.  The long, sparse trainings have two seeds: the share is taken once more, among
-the features that come back in the other seed (r >= 0.7).  Every setting prints two lines, A in B
-and B in A: the share planted, true and called, and whose the error is.
+sparsities, two widths and two budgets of training, and at one setting other shares planted,
+latents without families and groups, and more superposition.  The share is taken at higher margins
+too, and, where the training is long and sparse, among the features that come back in a second seed
+(r >= 0.7).  Every setting prints two lines, A in B and B in A: the share planted, true and called,
+and whose the error is.
 
 Writes planted-dictionaries.csv, as it goes, and planted-dictionaries.svg into FOLDER.  Some 15
 minutes of two cores; `--quick` less than two.
@@ -72,10 +73,12 @@ WORLDS: dict[str, Planting] = {
     "as planted": Planting(),
     "nothing shared": Planting(shared=0, private=LATENTS),
     "most shared": Planting(shared=144, private=LATENTS - 144),
+    "all alone": Planting(in_families=0, in_groups=0),
     "more superposition": Planting(
         models=(Model("A", 64, 0.08), Model("B", 48, 0.1), Model("untrained", 56, 0.08))
     ),
 }
+MARGINS, OF_MARGINS = (0.1, 0.25), ("called", "matching_part", "false_private", "loose", "missed")
 TRAIN_DOCUMENTS, HELD_OUT_DOCUMENTS, RATE_TOKENS = 1024, 256, 20_000
 
 

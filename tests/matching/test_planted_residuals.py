@@ -186,11 +186,12 @@ def test_account_by_hand():
         "false_private": 1 / 4,
         "related": 0.0,
         "missed": 0.0,
-        "leak_r": 0.3,
+        "related_r": 0.3,
         "dictionary_part": 1 / 5,
         "matching_part": 1 / 5,
     }
     assert {name: found[name] for name in wanted} == pytest.approx(wanted)
+    assert np.isnan(found["leak_r"])  # what is private is of a family
     parts = ("right", "wrong_partner", "false_private", "loose", "false_nothing")
     assert sum(found[name] for name in parts) == pytest.approx(1)
     some = account(pl.DataFrame(rows), truth, np.array([True, False, True, False, False, True]))

@@ -32,8 +32,9 @@ features dilute that follow nothing.  Of the features called,
     false_nothing   follows nothing, and the latent closest to it is not shared
 
 are all of them; missed is the share of the findable features that are not called.  Leaks are the
-best r of features that follow a private latent, "leak_r" their median and "leak_high" the largest
-of 19 in 20.
+best r of features that follow a private latent: of a latent alone, where nothing but superposition
+and chance brings it about, "leak_r" is their median and "leak_high" the largest of 19 in 20; of a
+latent in a family or group, whose relatives B may have, "related_r" and "related_high".
 
 Source of the measure: latents found by the best correlation of a feature, as in [Bricken 2023,
 transformer-circuits.pub]; absorption as in [Chanin 2024, arXiv 2409.14507].
@@ -137,7 +138,7 @@ def account(
     unit, partner_unit = truth.unit[own.latent], truth.unit[other.best[partner]]
     related = (unit >= 0) & (unit == partner_unit)
     loose = ~follows & truth.shared[own.best]
-    r = rows["r"].to_numpy()[private & alive]
+    r, in_unit = rows["r"].to_numpy(), truth.unit[own.latent] >= 0
     shares = _of_latents(truth) | {
         "followed": _share(shared, follows & alive),
         "true": _share(shared, alive),
@@ -152,9 +153,9 @@ def account(
         "loose": _share(loose, called),
         "false_nothing": _share(~follows & ~loose, called),
         "missed": _share(~called, findable),
-        "leak_r": float(np.nanquantile(r, 0.5)) if len(r) else float("nan"),
-        "leak_high": float(np.nanquantile(r, 0.95)) if len(r) else float("nan"),
     }
+    for name, of in (("leak", private & ~in_unit), ("related", private & in_unit)):
+        shares |= {f"{name}_r": _quantile(r[of], 0.5), f"{name}_high": _quantile(r[of], 0.95)}
     return shares | {
         "dictionary_part": shares["true"] - shares["planted"],
         "matching_part": shares["called"] - shares["true"],
@@ -171,3 +172,7 @@ def _of_latents(truth: Truth) -> dict[str, float]:
 
 def _share(part: np.ndarray, whole: np.ndarray) -> float:
     return float((part & whole).sum() / whole.sum()) if whole.any() else float("nan")
+
+
+def _quantile(r: np.ndarray, level: float) -> float:
+    return float(np.nanquantile(r, level)) if len(r) else float("nan")
