@@ -32,18 +32,15 @@ def save(rows: pl.DataFrame, path: Path) -> None:
     rows = rows.with_columns(
         name=pl.col("kind").replace_strict({k: v[0] for k, v in KINDS.items()})
     )
-    error = alt.Y(axis=alt.Axis(format="+%", tickCount=5), scale=alt.Scale(domain=[-0.45, 0.3]))
-    chart = alt.hconcat(_shares(rows), *(_part(rows, part, error) for part in PARTS), spacing=36)
+    chart = alt.hconcat(_shares(rows), *(_part(rows, part) for part in PARTS), spacing=36)
     spec = chart.to_dict()
     spec["config"] = theme.config()
     path.write_text(stable_ids(vlc.vegalite_to_svg(json.dumps(spec))), "utf-8")
 
 
-def _colour(legend: bool) -> alt.Color:
+def _scale() -> alt.Scale:
     names, hues = zip(*KINDS.values(), strict=True)
-    scale = alt.Scale(domain=list(names), range=[theme.comparison_colour(hue) for hue in hues])
-    shown = alt.Legend(title=None, orient="bottom", columns=3) if legend else None
-    return alt.Color("name:N", scale=scale, legend=shown)
+    return alt.Scale(domain=list(names), range=[theme.comparison_colour(hue) for hue in hues])
 
 
 def _title(text: str) -> alt.TitleParams:
@@ -64,32 +61,47 @@ def _shares(rows: pl.DataFrame) -> Any:
     means = rows.group_by("world", "name", maintain_order=True).agg(pl.mean("planted", "called"))
     x = alt.X("planted:Q", title="latents planted in both", axis=alt.Axis(format="%", tickCount=4))
     y = alt.Y("called:Q", title="features called", axis=alt.Axis(format="%", tickCount=4))
-    base = alt.Chart(alt.Data(values=means.to_dicts())).encode(x, y, _colour(legend=True))
+    legend = alt.Legend(title=None, orient="bottom", columns=3)
+    colour = alt.Color("name:N", scale=_scale(), legend=legend)
+    base = alt.Chart(alt.Data(values=means.to_dicts())).encode(x, y, colour)
     diagonal = _rule([{"planted": v, "called": v} for v in (0, 0.7)]).encode(x, y)
     lines = base.mark_line(strokeWidth=2.2, point={"size": 46})
     layers = alt.layer(diagonal, lines)
     return layers.properties(width=260, height=260, title=_title("Share called and planted"))
 
 
-def _part(rows: pl.DataFrame, part: str, y: alt.Y) -> Any:
-    """One part of the error of every setting, over the share of features that follow a latent."""
-    longest = str(rows["tokens"].max())
-    values = rows.with_columns(pl.col("tokens").cast(pl.String)).to_dicts()
+def _part(rows: pl.DataFrame, part: str) -> Any:
+    """One part of the error of every setting, over the share of features that follow a latent.
+
+    Long trainings are filled.
+    """
     x = alt.X(
         "follow:Q",
         title="features that follow one latent",
         axis=alt.Axis(format="%", tickCount=5),
         scale=alt.Scale(domain=[0, 1]),
     )
-    y = y.copy()
-    y.shorthand, y.title = f"{part}:Q", "points of the share"
-    points = alt.Chart(alt.Data(values=values)).mark_point(size=44, strokeWidth=1.6)
-    full = alt.condition(f"datum.tokens == {longest!r}", _colour(legend=False), alt.value(None))
+    y = alt.Y(
+        f"{part}:Q",
+        title="error of the share",
+        axis=alt.Axis(format="+%", tickCount=5),
+        scale=alt.Scale(domain=[-0.45, 0.3]),
+    )
     shape = alt.Shape(
         "d_sae:N",
         scale=alt.Scale(range=["circle", "triangle-up"]),
         legend=alt.Legend(title="features of the dictionary", orient="bottom"),
     )
-    drawn = points.encode(x, y, shape, fill=full, stroke=_colour(legend=False))
+    scale = _scale()
+    long = alt.condition(f"datum.tokens == {rows['tokens'].max()}", alt.value(0.8), alt.value(0))
+    points = alt.Chart(alt.Data(values=rows.to_dicts())).mark_point(size=44, strokeWidth=1.5)
+    drawn = points.encode(
+        x,
+        y,
+        shape,
+        alt.Fill("name:N", scale=scale, legend=None),
+        alt.Stroke("name:N", scale=scale, legend=None),
+        fillOpacity=long,
+    )
     zero = _rule([{"follow": v, part: 0} for v in (0, 1)]).encode(x, y)
     return alt.layer(zero, drawn).properties(width=260, height=260, title=_title(PARTS[part]))

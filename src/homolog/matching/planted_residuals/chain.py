@@ -79,8 +79,8 @@ def called(
         for own, other in sides:
             orders = exchanges if comparison == "main" else ()
             made = match_pair(own.columns, other.columns, exchanges=orders, threads=threads)
-            facts = [[own.facts], [other.facts]]
-            tables.append(tables_of(*facts, [[made]], comparison=comparison).matches)
+            both = tables_of([own.facts], [other.facts], [[made]], comparison=comparison)
+            tables.append(both.matches)
     matches = pl.concat(tables)
     baselines = _baselines(pair, untrained)
     beyond = _beyond(matches, baselines, [*pair, *rotated, untrained], text, threads)
