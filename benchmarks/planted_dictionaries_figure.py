@@ -1,4 +1,4 @@
-"""The figure of `planted_dictionaries.py`."""
+"""The figure of `planted_dictionaries.py`, and its tables."""
 
 from __future__ import annotations
 
@@ -25,6 +25,45 @@ PARTS = {
     "dictionary_part": "Dictionary\N{RIGHT SINGLE QUOTATION MARK}s part: true minus planted",
     "matching_part": "Matching\N{RIGHT SINGLE QUOTATION MARK}s part: called minus true",
 }
+
+
+SETTING = ("kind", "sparsity", "d_sae")
+SHARES_OF = ("learnt", "follow", "planted", "true", "called", "dictionary_part", "matching_part")
+ERRORS = ("false_private", "related", "loose", "missed")
+TABLES = {
+    "Long training": ("l0", *SHARES_OF, *ERRORS),
+    "Short training": ("l0", *SHARES_OF, *ERRORS),
+    "Other worlds": (*SHARES_OF, *ERRORS),
+    "Features that come back": ("again", "follow", "follow_again", "true_again", "called_again"),
+    "Leaks": ("leak_r", "leak_high", "related_r", "related_high"),
+}
+"""Columns of each table."""
+
+
+def tables(rows: pl.DataFrame) -> str:
+    """Markdown, means of both directions."""
+    learnt = pl.col("latents_learnt") + pl.col("latents_split")
+    rows = rows.with_columns(learnt=learnt)
+    long, plain = rows["tokens"] == rows["tokens"].max(), rows["world"] == "as planted"
+    of_table = {
+        "Long training": rows.filter(long & plain),
+        "Short training": rows.filter(~long & plain),
+        "Other worlds": rows.filter(~plain),
+        "Features that come back": rows.filter(pl.col("seeds")),
+        "Leaks": rows.filter(long & plain),
+    }
+    return "\n\n".join(_table(name, of_table[name]) for name in TABLES)
+
+
+def _table(name: str, rows: pl.DataFrame) -> str:
+    keys = ["world", *SETTING] if name == "Other worlds" else list(SETTING)
+    means = rows.group_by(keys, maintain_order=True).agg(pl.col(TABLES[name]).fill_nan(None).mean())
+    lines = [f"**{name}**", "", "| " + " | ".join(means.columns) + " |"]
+    lines.append("|---" * len(means.columns) + "|")
+    for row in means.iter_rows():
+        shown = [f"{v:.3f}" if isinstance(v, float) else str("" if v is None else v) for v in row]
+        lines.append("| " + " | ".join(shown) + " |")
+    return "\n".join(lines)
 
 
 def save(rows: pl.DataFrame, path: Path) -> None:
@@ -90,11 +129,12 @@ def _part(rows: pl.DataFrame, part: str) -> Any:
     shape = alt.Shape(
         "d_sae:N",
         scale=alt.Scale(range=["circle", "triangle-up"]),
-        legend=alt.Legend(title="features of the dictionary", orient="bottom"),
+        legend=alt.Legend(title=["features of", "the dictionary"], orient="right"),
     )
     scale = _scale()
     long = alt.condition(f"datum.tokens == {rows['tokens'].max()}", alt.value(0.8), alt.value(0))
-    points = alt.Chart(alt.Data(values=rows.to_dicts())).mark_point(size=44, strokeWidth=1.5)
+    values = rows.select("follow", part, "d_sae", "tokens", "name").fill_nan(None).to_dicts()
+    points = alt.Chart(alt.Data(values=values)).mark_point(size=44, strokeWidth=1.5)
     drawn = points.encode(
         x,
         y,
