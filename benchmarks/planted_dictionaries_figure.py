@@ -112,7 +112,7 @@ def _shares(rows: pl.DataFrame) -> Any:
 def _part(rows: pl.DataFrame, part: str) -> Any:
     """One part of the error of every setting, over the share of features that follow a latent.
 
-    Long trainings are filled.
+    Of the world as planted; long trainings are filled.
     """
     x = alt.X(
         "follow:Q",
@@ -133,7 +133,8 @@ def _part(rows: pl.DataFrame, part: str) -> Any:
     )
     scale = _scale()
     long = alt.condition(f"datum.tokens == {rows['tokens'].max()}", alt.value(0.8), alt.value(0))
-    values = rows.select("follow", part, "d_sae", "tokens", "name").fill_nan(None).to_dicts()
+    values = rows.filter(world="as planted").select("follow", part, "d_sae", "tokens", "name")
+    values = values.fill_nan(None).to_dicts()
     points = alt.Chart(alt.Data(values=values)).mark_point(size=44, strokeWidth=1.5)
     drawn = points.encode(
         x,
