@@ -11,7 +11,7 @@ the share is taken once more among the features that come back in a second seed 
 setting prints two lines, A in B and B in A: the share planted, true and called, and whose the error
 is.
 
-Writes planted-dictionaries.csv, as it goes, and planted-dictionaries.svg into FOLDER, and prints the
+Writes planted-dictionaries.csv, as it goes, and planted-dictionaries.svg into FOLDER; prints the
 tables of docs/planted-dictionaries.md.  Nine minutes of CPU over two cores; `--quick` one.
 """
 
