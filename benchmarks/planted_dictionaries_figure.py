@@ -52,7 +52,8 @@ def tables(rows: pl.DataFrame) -> str:
         "Features that come back": rows.filter(pl.col("seeds")),
         "Leaks": rows.filter(long & plain),
     }
-    return "\n\n".join(_table(name, of_table[name]) for name in TABLES)
+    made = {name: of_table[name] for name in TABLES if not of_table[name].is_empty()}
+    return "\n\n".join(_table(name, part) for name, part in made.items())
 
 
 def _table(name: str, rows: pl.DataFrame) -> str:
