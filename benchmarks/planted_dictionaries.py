@@ -50,9 +50,9 @@ from homolog.matching.planted_residuals import (
     LEAST_R,
     Encoded,
     Followed,
-    Model,
-    Planting,
-    Text,
+    PlantedModel,
+    PlantedText,
+    ResidualPlanting,
     Truth,
     World,
     account,
@@ -69,13 +69,17 @@ SPARSITY: dict[str, dict[str, float]] = {
 """About the latents that fire on a token, and about twice as many."""
 WIDTHS, BUDGETS = (256, 512), (131_072, 524_288)
 LATENTS = 176  # of A and of B, beside those of tokens
-WORLDS: dict[str, Planting] = {
-    "as planted": Planting(),
-    "nothing shared": Planting(shared=0, private=LATENTS),
-    "most shared": Planting(shared=144, private=LATENTS - 144),
-    "all alone": Planting(in_families=0, in_groups=0),
-    "more superposition": Planting(
-        models=(Model("A", 64, 0.08), Model("B", 48, 0.1), Model("untrained", 56, 0.08))
+WORLDS: dict[str, ResidualPlanting] = {
+    "as planted": ResidualPlanting(),
+    "nothing shared": ResidualPlanting(shared=0, private=LATENTS),
+    "most shared": ResidualPlanting(shared=144, private=LATENTS - 144),
+    "all alone": ResidualPlanting(in_families=0, in_groups=0),
+    "more superposition": ResidualPlanting(
+        models=(
+            PlantedModel("A", 64, 0.08),
+            PlantedModel("B", 48, 0.1),
+            PlantedModel("untrained", 56, 0.08),
+        )
     ),
 }
 TRAIN_DOCUMENTS, HELD_OUT_DOCUMENTS, RATE_TOKENS = 1024, 256, 20_000
@@ -121,7 +125,7 @@ class Drawn:
     """Residuals of a world's models by name, to train on and held out."""
 
     world: World
-    held_out: Text
+    held_out: PlantedText
     train: dict[str, torch.Tensor]
     measure: dict[str, torch.Tensor]
 
@@ -138,7 +142,9 @@ def drawn(world_name: str) -> Drawn:
     return Drawn(world, held_out, *residuals)
 
 
-def trained(setting: Setting, of: Drawn, model: Model, labels: Sequence[str]) -> Sequence[Any]:
+def trained(
+    setting: Setting, of: Drawn, model: PlantedModel, labels: Sequence[str]
+) -> Sequence[Any]:
     """A dictionary for each of the labels."""
     training = TrainingConfig(n_tokens=setting.tokens, batch=256, dead_after=50_000)
     source = ResidualArrays([of.train[model.name]], seed=0, name=model.name)
@@ -147,7 +153,7 @@ def trained(setting: Setting, of: Drawn, model: Model, labels: Sequence[str]) ->
     return [made[label][0] for label in labels]
 
 
-def encoded(sae: SparseAutoencoder, of: Drawn, model: Model, label: str) -> Encoded:
+def encoded(sae: SparseAutoencoder, of: Drawn, model: PlantedModel, label: str) -> Encoded:
     x = of.measure[model.name]
     explained = explained_variance(x, sae.reconstruct(x))
     return Encoded(model.name, label, sae.encode_sparse(x), explained)

@@ -21,8 +21,8 @@ from homolog.errors import InputError
 from homolog.matching.planted_residuals import (
     Encoded,
     Followed,
-    Model,
-    Planting,
+    PlantedModel,
+    ResidualPlanting,
     Truth,
     World,
     account,
@@ -31,7 +31,7 @@ from homolog.matching.planted_residuals import (
 from homolog.matching.planted_residuals.latents import CHILD_GIVEN, MEMBER_GIVEN
 from homolog.matching.planted_residuals.truth import correlations
 
-SMALL = Planting(shared=40, private=24, tokens=12, vocabulary=40)
+SMALL = ResidualPlanting(shared=40, private=24, tokens=12, vocabulary=40)
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +111,9 @@ def test_residuals_are_sums_of_what_a_model_carries(world, text):
 
 def test_refusals():
     with pytest.raises(InputError, match="private"):
-        Planting(private=0)
+        ResidualPlanting(private=0)
     with pytest.raises(InputError, match="tokens"):
-        Planting(tokens=300)
+        ResidualPlanting(tokens=300)
 
 
 def sparse(rng: np.random.Generator, n: int, width: int) -> np.ndarray:
@@ -198,7 +198,7 @@ def test_account_by_hand():
     assert (some["true"], some["called"], some["planted"]) == (1, 1 / 2, 2 / 5)
 
 
-def side(world, text, model: Model, label: str = "sae", seed: int | None = None) -> Encoded:
+def side(world, text, model: PlantedModel, label: str = "sae", seed: int | None = None) -> Encoded:
     """The model's latents themselves as features; with a seed, at other tokens."""
     z = world.carried(model, text)
     if seed is not None:
@@ -240,7 +240,11 @@ def test_perfect_dictionaries_give_the_planted_share(world, text):
 
 def test_trained_dictionaries_end_to_end():
     """Few latents in many dimensions: learnt, found, and nothing else called."""
-    models = (Model("A", 48, 0.05), Model("B", 40, 0.05), Model("untrained", 40, 0.05))
+    models = (
+        PlantedModel("A", 48, 0.05),
+        PlantedModel("B", 40, 0.05),
+        PlantedModel("untrained", 40, 0.05),
+    )
     plan = replace(
         SMALL, shared=12, private=10, tokens=6, in_families=0, in_groups=0, models=models
     )

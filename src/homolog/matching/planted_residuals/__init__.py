@@ -5,16 +5,21 @@ whose, `chain` goes from encoded features to the verdict as a study does.
 """
 
 from homolog.matching.planted_residuals.chain import Encoded, called
-from homolog.matching.planted_residuals.latents import Model, Planting, Text, World
+from homolog.matching.planted_residuals.latents import (
+    PlantedModel,
+    PlantedText,
+    ResidualPlanting,
+    World,
+)
 from homolog.matching.planted_residuals.truth import LEAST_R, Followed, Truth, account
 
 __all__ = [
     "LEAST_R",
     "Encoded",
     "Followed",
-    "Model",
-    "Planting",
-    "Text",
+    "PlantedModel",
+    "PlantedText",
+    "ResidualPlanting",
     "Truth",
     "World",
     "account",

@@ -22,7 +22,7 @@ from homolog.matching.homologs import PARTNER, Baseline, Criterion, classify
 from homolog.matching.layers import LayerFacts, tables_of
 from homolog.matching.null import document_exchanges
 from homolog.matching.pairs import match_pair
-from homolog.matching.planted_residuals.latents import Text
+from homolog.matching.planted_residuals.latents import PlantedText
 from homolog.record.comparisons import MAIN_LABEL
 
 EXCHANGES = 2
@@ -56,7 +56,7 @@ def called(
     pair: tuple[Encoded, Encoded],
     rotated: tuple[Encoded, Encoded],
     untrained: Encoded,
-    text: Text,
+    text: PlantedText,
     *,
     n_exchanges: int = EXCHANGES,
     seed: int = 0,
@@ -110,7 +110,7 @@ def _beyond(
     matches: pl.DataFrame,
     baselines: Sequence[Baseline],
     sides: Sequence[Encoded],
-    text: Text,
+    text: PlantedText,
     threads: int | None,
 ) -> pl.DataFrame:
     rows = matches.filter(comparison="main")

@@ -44,7 +44,7 @@ _DOCUMENTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Model:
+class PlantedModel:
     """A planted model: its name, its width, and the noise of its residuals per dimension."""
 
     name: str
@@ -53,7 +53,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Planting:
+class ResidualPlanting:
     """How latents are planted.  Raises InputError for a value outside its range."""
 
     shared: int = 96
@@ -74,10 +74,10 @@ class Planting:
     topic_shape: float = 1.0
     """kappa, small for bursty latents."""
     document_tokens: int = 256
-    models: tuple[Model, Model, Model] = (
-        Model("A", 96, 0.08),
-        Model("B", 64, 0.1),
-        Model("untrained", 80, 0.08),
+    models: tuple[PlantedModel, PlantedModel, PlantedModel] = (
+        PlantedModel("A", 96, 0.08),
+        PlantedModel("B", 64, 0.1),
+        PlantedModel("untrained", 80, 0.08),
     )
     """A and B, and what neither has learned anything of."""
 
@@ -96,7 +96,7 @@ def _check(field: str, value: Any, good: bool, requirement: str) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Text:
+class PlantedText:
     """Tokens, and which latents fire on them, before any model's jitter.
 
     token, document: (tokens,) int32.  latents: CSR float32 (tokens, latents).  name: of the text.
@@ -112,7 +112,7 @@ class Text:
 class World:
     """The latents and the models that carry them; all follows from planting and seed."""
 
-    planting: Planting = Planting()
+    planting: ResidualPlanting = ResidualPlanting()
     seed: int = 0
 
     @cached_property
@@ -149,7 +149,7 @@ class World:
         weight = 1 / (np.arange(self.planting.vocabulary) + ZIPF_OFFSET)
         return weight / weight.sum()
 
-    def carries(self, model: Model) -> Bool[np.ndarray, "latent"]:
+    def carries(self, model: PlantedModel) -> Bool[np.ndarray, "latent"]:
         """Which latents a model has."""
         a, b, _ = self.planting.models
         owners = [model.name, "token"] + (["shared"] if model in (a, b) else [])
@@ -172,7 +172,7 @@ class World:
         alone = self.latents["kind"].is_in(["alone", "token"]).to_numpy()
         return np.where(alone, -1, self.latents["unit"].to_numpy())
 
-    def text(self, name: str, n_documents: int) -> Text:
+    def text(self, name: str, n_documents: int) -> PlantedText:
         """Draw the text of that name."""
         plan, rng = self.planting, generator(self.seed, "planted text", name)
         document = np.repeat(np.arange(n_documents, dtype=np.int32), plan.document_tokens)
@@ -187,7 +187,7 @@ class World:
             (ones, (own, token[own])), shape=(len(token), plan.tokens)
         )
         latents = scipy.sparse.hstack([scipy.sparse.vstack(blocks), by_token], format="csr")
-        return Text(name, token, document, latents)
+        return PlantedText(name, token, document, latents)
 
     def _firings(self, n_documents: int, rng: np.random.Generator) -> Any:
         """z of all latents but those of tokens, in some documents, CSR."""
@@ -207,7 +207,7 @@ class World:
         latents.data = 0.5 + rng.standard_gamma(4.0, latents.nnz, dtype=np.float32) / 8
         return latents
 
-    def carried(self, model: Model, text: Text) -> Any:
+    def carried(self, model: PlantedModel, text: PlantedText) -> Any:
         """z u: each latent's activation in a model, CSR (tokens, latents), 0 for what it lacks."""
         rng = generator(self.seed, "planted jitter", model.name, text.name)
         own, sd = text.latents.copy(), np.float32(self.planting.jitter)
@@ -216,13 +216,13 @@ class World:
         own.eliminate_zeros()
         return own
 
-    def directions(self, model: Model) -> Float[np.ndarray, "latent d_model"]:
+    def directions(self, model: PlantedModel) -> Float[np.ndarray, "latent d_model"]:
         """Unit rows d of a model, float32; those of latents that it lacks are never used."""
         rng = generator(self.seed, "planted directions", model.name)
         rows = rng.standard_normal((len(self.latents), model.d_model)).astype(np.float32)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    def residuals(self, model: Model, text: Text) -> Activations:
+    def residuals(self, model: PlantedModel, text: PlantedText) -> Activations:
         """x of a model, float32 (tokens, d_model)."""
         rng = generator(self.seed, "planted noise", model.name, text.name)
         x = rng.standard_normal((len(text.token), model.d_model), dtype=np.float32)
@@ -231,7 +231,7 @@ class World:
         return torch.from_numpy(x)
 
 
-def _structure(n: int, plan: Planting) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _structure(n: int, plan: ResidualPlanting) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Kind, unit and c of n latents: families first, then groups, then latents alone."""
     n_families = int(plan.in_families * n) // (1 + CHILDREN)
     n_groups = int(plan.in_groups * n) // MEMBERS
