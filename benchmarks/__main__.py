@@ -19,10 +19,14 @@ SMALL = {
     "examples.py": ["--quick"],
     "explorer.py": ["--features", "20000", "--repeats", "3"],
     "matching.py": ["--quick"],
+    "planted_dictionaries.py": ["--quick"],
     "planted_truth.py": ["--seeds", "1"],
     "ray_speedup.py": ["--repeats", "1"],
     "sae_training.py": ["--rounds", "1", "--steps", "4"],
 }
+
+WRITE = ("dictionary_pareto.py", "planted_dictionaries.py", "planted_truth.py")
+"""Those that write files, which go into a folder that is removed."""
 
 
 def main() -> None:
@@ -37,7 +41,7 @@ def main() -> None:
         if "def main(" in path.read_text()
     ]
     with tempfile.TemporaryDirectory() as folder:
-        writes = {name: ["--out", folder] for name in ("dictionary_pareto.py", "planted_truth.py")}
+        writes = {name: ["--out", folder] for name in WRITE}
         for script in scripts:
             given = writes.get(script.name, []) + (
                 [] if options.full else SMALL.get(script.name, [])
