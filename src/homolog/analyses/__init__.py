@@ -14,6 +14,7 @@ from homolog.analyses import (
     distribution,
     exclusive,
     features,
+    grid,
     induction,
     layers,
     left_context,
@@ -34,6 +35,7 @@ from homolog.analyses.material import Material
 from homolog.analyses.records import PairRecords, Records, StudyRecords
 
 ANALYSES: list[Analysis] = [
+    grid.ANALYSIS,
     verdict.ANALYSIS,
     overview.ANALYSIS,
     pairs.ANALYSIS,
