@@ -56,6 +56,7 @@ def test_two_models_with_all_controls() -> None:
         "main": [("a", "b")],
         "main-seed": [("a", "b@seed1"), ("b", "a@seed1")],
         "random-model": [("b", "twin")],
+        "own-random": [("a", "twin")],
         "rotated": [("a", "b@rotated"), ("b", "a@rotated")],
         "sae-seed": [("a", "a@seed1"), ("b", "b@seed1")],
         "tokens": [("a", "current-token"), ("b", "current-token")],
@@ -73,6 +74,17 @@ def test_what_is_turned_off_or_has_no_models_is_left_out() -> None:
         "main": [("a", "plain")],
         "main-seed": [("plain", "a@seed1")],
         "sae-seed": [("a", "a@seed1")],
+    }
+
+
+def test_the_result_is_repeated_with_every_further_seed() -> None:
+    three = tuple(replace(model, labels=("sae", "seed1", "seed2")) for model in (A, B))
+    pairs = pairs_of(Models(three, {}, {}), ("rotated", "current_token", "neurons"))
+    assert pairs == {
+        "main": [("a", "b")],
+        "main-seed": [("a", "b@seed1"), ("a", "b@seed2"), ("b", "a@seed1"), ("b", "a@seed2")],
+        "sae-seed": [("a", "a@seed1"), ("b", "b@seed1")],
+        "sae-seeds": [("a", "a@seed2"), ("b", "b@seed2")],
     }
 
 
@@ -95,7 +107,9 @@ def test_figures_show_skylines_then_results_then_baselines_then_neurons() -> Non
         "model-seed",
         "main",
         "main-seed",
+        "sae-seeds",
         "random-model",
+        "own-random",
         "rotated",
         "tokens",
         "unknown",

@@ -56,9 +56,7 @@ def named_in_grid(error: InputError, number: int, source: str) -> InputError:
     return error.about(".".join(filter(None, [f"{source}: grid.dictionaries.{number}", inner])))
 
 
-def _values(
-    recipe: Recipe, grid: Grid, own: GridDictionaries, d_sae: int | None
-) -> dict[str, Any]:
+def _values(recipe: Recipe, grid: Grid, own: GridDictionaries, d_sae: int | None) -> dict[str, Any]:
     """The recipe of a cell, as values."""
     base = recipe.sae.values()
     same_kind = own.changes.get("kind", recipe.sae.kind) == recipe.sae.kind

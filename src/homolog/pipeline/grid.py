@@ -116,11 +116,11 @@ def in_words(rows: pl.DataFrame) -> Iterable[dict[str, Any]]:
     """For each direction, between what its verdict lies over the cells."""
     for (model, other), own in rows.group_by(DIRECTION, maintain_order=True):
         given = own.filter("given")
-        cells = f"{len(own)} cells" if len(own) > 1 else "1 cell"
-        if len(given) < len(own):
-            cells = f"{len(given)} of {cells}, the others without a verdict"
+        cells = f"{len(own)} cell{'s' if len(own) > 1 else ''}"
         words = f"No verdict on {model} in {other} in any of {cells}."
         if len(given):
+            if len(given) < len(own):
+                cells = f"{len(given)} of {cells}, the others without a verdict"
             words = f"{_between(given['share'])} of the features of {model} have a homolog in "
             words += f"{other}, over {cells}"
             known = given.filter(pl.col("ceiling") > 0)

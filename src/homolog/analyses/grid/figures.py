@@ -24,8 +24,8 @@ from homolog.record.comparisons import SPARE_COLOURS
 COLOURS = [light for light, _ in (*theme.MODEL_COLOURS, *SPARE_COLOURS)]
 """Of kinds of dictionary; they stand where models stand in other figures, never beside them."""
 DASHES = [[1, 0], [7, 4], [2, 3], [10, 3, 2, 3]]
-SHAPES = ["circle", "diamond", "square", "triangle-up"]
 """Of widths."""
+WITHHELD = "M-1,-1L1,1M1,-1L-1,1"
 
 
 def verdicts_over_l0(records: GridRecords) -> Rows:
@@ -78,17 +78,15 @@ def _layers(rows: Rows) -> list[Any]:
     kinds, widths = (list(dict.fromkeys(row[key] for row in rows)) for key in ("kind", "width"))
     high = max([0.01, *(row[key] or 0 for row in rows for key in ("high", "ceiling", "share"))])
     l0 = [row["l0"] for row in rows if is_number(row["l0"]) and row["l0"] > 0] or [1.0]
-    ends = alt.Scale(type="log", domain=[min(l0) / 1.15, max(l0) * 1.15], nice=False)
+    wide = alt.Scale(type="log", domain=[min(l0) / 1.15, max(l0) * 1.15], nice=False)
     across = alt.Axis(tickCount=6, format="~g", grid=False, labelOverlap=True)
-    x = alt.X("l0:Q", title="features active on a token (L0)", scale=ends, axis=across)
+    x = alt.X("l0:Q", title="features active on a token (L0)", scale=wide, axis=across)
     shares = alt.Scale(domain=[0, high], nice=True)
     y = alt.Y("share:Q", title="share with a homolog", axis=SHARE_AXIS, scale=shares)
     of_kind = _cycled(kinds, COLOURS)
-    colour = alt.Color("kind:N", scale=of_kind, legend=stroke_legend(None, 4))
-    dash = alt.StrokeDash(
-        "width:N", scale=_cycled(widths, DASHES), legend=stroke_legend(None, 4)
-    )
-    shape = alt.Shape("width:N", scale=_cycled(widths, SHAPES), legend=None)
+    legend = stroke_legend(None, 4, symbolOpacity=1)
+    colour = alt.Color("kind:N", scale=of_kind, legend=legend)
+    dash = alt.StrokeDash("width:N", scale=_cycled(widths, DASHES), legend=legend)
     tip = tips(
         ("cell", "cell", ""),
         ("share", "share", ".1%"),
@@ -101,19 +99,17 @@ def _layers(rows: Rows) -> list[Any]:
     )
     given = alt.Chart().transform_filter("datum.share !== null")
     withheld = alt.Chart().transform_filter("datum.share === null")
-    line = {"interpolate": "linear", "point": False}
     above = alt.Y("ceiling:Q", title="share with a homolog", axis=SHARE_AXIS, scale=shares)
-    none = withheld.mark_point(shape="cross", size=60, opacity=0.9, filled=False, angle=45)
+    ends = {"y": alt.Y("low:Q", scale=shares), "y2": alt.Y2("high:Q")}
+    cross = withheld.mark_point(shape=WITHHELD, size=60, opacity=1, filled=False, strokeWidth=2)
+    faint = {"opacity": 0.35}
     return [
-        given.mark_line(strokeWidth=1.5, opacity=0.35, **line).encode(
-            x, above, colour, dash, detail="line:N"
-        ),
-        given.mark_rule(strokeWidth=4, opacity=0.3).encode(
-            x, alt.Y("low:Q", scale=shares), alt.Y2("high:Q"), colour, tooltip=tip
-        ),
-        given.mark_line(strokeWidth=2, **line).encode(x, y, colour, dash, detail="line:N"),
-        given.mark_point(size=55, opacity=1, filled=True).encode(x, y, colour, shape, tooltip=tip),
-        none.encode(x, alt.YDatum(0), colour, tooltip=tip),
+        given.mark_line(strokeWidth=1.5, **faint).encode(x, above, colour, dash, detail="line:N"),
+        given.mark_point(size=16, **faint).encode(x, above, colour, tooltip=tip),
+        given.mark_rule(strokeWidth=4, **faint).encode(x, colour, tooltip=tip, **ends),
+        given.mark_line(strokeWidth=2).encode(x, y, colour, dash, detail="line:N"),
+        given.mark_point(size=55, opacity=1).encode(x, y, colour, tooltip=tip),
+        cross.encode(x, alt.YDatum(0), colour, tooltip=tip),
     ]
 
 
