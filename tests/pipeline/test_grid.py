@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,21 +114,35 @@ def test_a_cell_that_fails_takes_only_itself(
     recipe: Recipe, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(one: Recipe) -> None:
-        if one.name == NAMES[0]:
-            raise RuntimeError("no room")
+        raise RuntimeError("no room")
 
+    out = tmp_path / "grid"
+    shutil.copytree(done, out)
+    (out / "cells" / NAMES[0] / "shared.parquet").unlink()
     with monkeypatch.context() as patch:
-        ran = _counted(patch, fails)
-        run_grid(recipe, tmp_path / "grid", SilentProgress())
-        assert ran == NAMES
-    rows = homolog.Study.load(tmp_path / "grid").grid
-    assert rows["cell"].unique().to_list() == [NAMES[1]]
-    failed = RunFolder(tmp_path / "grid").record["failed"]
+        assert _counted(patch, fails) == []
+        run_grid(recipe, out, SilentProgress())
+    assert homolog.Study.load(out).grid["cell"].unique().to_list() == [NAMES[1]]
+    failed = RunFolder(out).record["failed"]
     assert failed[f"cell {NAMES[0]}"]["error"] == "RuntimeError: no room"
+    assert "no room" in (out / "report" / "index.html").read_text("utf-8")
     ran = _counted(monkeypatch)
-    run_grid(recipe, tmp_path / "grid", SilentProgress())
-    assert ran == [NAMES[0]] and not RunFolder(tmp_path / "grid").record["failed"]
-    assert (tmp_path / "grid" / "grid.parquet").read_bytes() == (done / "grid.parquet").read_bytes()
+    run_grid(recipe, out, SilentProgress())
+    assert ran == [NAMES[0]] and not RunFolder(out).record["failed"]
+    for name in ("grid.parquet", f"cells/{NAMES[0]}/shared.parquet"):
+        assert (out / name).read_bytes() == (done / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_without_any_cell_there_is_no_grid(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(one: Recipe) -> None:
+        raise RuntimeError("no room")
+
+    _counted(monkeypatch, fails)
+    with pytest.raises(RuntimeError, match=r"no cell of the grid succeeded.*no room"):
+        run_grid(recipe, tmp_path / "grid", SilentProgress())
 
 
 def _counted(

@@ -90,7 +90,8 @@ def page(table: type[BaseModel], name: str) -> str:
             repeated = "[[{}]]" if "tuple" in str(field.annotation) else "[{}]"
             inner += [(each, repeated.format(key)) for each in tables]
             continue
-        default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+        value = None if field.is_required() else field.get_default(call_default_factory=True)
+        default = "required" if field.is_required() else _shown(value)
         words = meaning(field).replace("|", "\\|")
         lines.append(f"| {key} | {default} | {words} |")
     if len(lines) > 2:

@@ -25,6 +25,7 @@ COLOURS = [light for light, _ in (*theme.MODEL_COLOURS, *SPARE_COLOURS)]
 """Of kinds of dictionary; they stand where models stand in other figures, never beside them."""
 DASHES = [[1, 0], [7, 4], [2, 3], [10, 3, 2, 3]]
 """Of widths."""
+FAINT = 0.35
 WITHHELD = "M-1,-1L1,1M1,-1L-1,1"
 
 
@@ -100,13 +101,14 @@ def _layers(rows: Rows) -> list[Any]:
     given = alt.Chart().transform_filter("datum.share !== null")
     withheld = alt.Chart().transform_filter("datum.share === null")
     above = alt.Y("ceiling:Q", title="share with a homolog", axis=SHARE_AXIS, scale=shares)
-    ends = {"y": alt.Y("low:Q", scale=shares), "y2": alt.Y2("high:Q")}
+    low, top = alt.Y("low:Q", scale=shares), alt.Y2("high:Q")
     cross = withheld.mark_point(shape=WITHHELD, size=60, opacity=1, filled=False, strokeWidth=2)
-    faint = {"opacity": 0.35}
     return [
-        given.mark_line(strokeWidth=1.5, **faint).encode(x, above, colour, dash, detail="line:N"),
-        given.mark_point(size=16, **faint).encode(x, above, colour, tooltip=tip),
-        given.mark_rule(strokeWidth=4, **faint).encode(x, colour, tooltip=tip, **ends),
+        given.mark_line(strokeWidth=1.5, opacity=FAINT).encode(
+            x, above, colour, dash, detail="line:N"
+        ),
+        given.mark_point(size=16, opacity=FAINT).encode(x, above, colour, tooltip=tip),
+        given.mark_rule(strokeWidth=4, opacity=FAINT).encode(x, low, top, colour, tooltip=tip),
         given.mark_line(strokeWidth=2).encode(x, y, colour, dash, detail="line:N"),
         given.mark_point(size=55, opacity=1).encode(x, y, colour, tooltip=tip),
         cross.encode(x, alt.YDatum(0), colour, tooltip=tip),
