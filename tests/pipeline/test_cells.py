@@ -36,9 +36,10 @@ def test_a_cell_for_each_kind_and_width() -> None:
     assert (topk.of_kind, topk.d_sae) == ({"kind": "topk", "k": 16}, 96)  # and no l1 of the relu
     assert relu.seeds == topk.seeds == (0, 1, 2, 3)
     assert relu.training == topk.training == recipe.sae.training
-    # the demo's mamba has an untrained twin with an l1 of its own, which a TopK cannot have
+    # the demo's mamba has an untrained twin with an l1 of its own, which a TopK cannot have; the
+    # twin of its transformer is trained as all others are
     twins = [[model.untrained_sae for model in cell.recipe.models] for cell in cells[:2]]
-    assert twins == [[{}, {"l1": 1.0}], [{"k": 64}, {"k": 64}]]
+    assert twins == [[{}, {"l1": 1.0}], [{}, {"k": 64}]]
 
 
 def test_a_cell_is_a_study_that_asks_for_the_verdict_alone() -> None:
@@ -95,10 +96,15 @@ def test_what_cannot_be_is_named_as_it_was_written(
     assert message in str(raised.value)
 
 
-def test_a_grid_is_not_for_dictionaries_that_are_there(tmp_path: Any) -> None:
+def test_what_a_grid_cannot_do_to_models_and_where_it_does_not_run(tmp_path: Any) -> None:
     values = with_grid(dictionaries=[RELU])
     values["models"][0]["saes"] = "theirs/{layer}"
     with pytest.raises(InputError, match="a grid trains the dictionaries of all models"):
+        parse_recipe(values, "mine.toml")
+    values = with_grid(dictionaries=[TOPK])
+    for model in values["models"]:
+        model["untrained_sae"] = {}
+    with pytest.raises(InputError, match="replaces untrained_sae, which no model has"):
         parse_recipe(values, "mine.toml")
     with pytest.raises(InputError, match="a study is one cell of a grid"):
         recipe = parse_recipe(with_grid(dictionaries=[RELU]), "mine.toml")

@@ -70,7 +70,9 @@ def _values(recipe: Recipe, grid: Grid, own: GridDictionaries, d_sae: int | None
     values = recipe.values()
     models = values["models"]
     if own.untrained is not None:
-        models = [model | {"untrained_sae": own.untrained} for model in models]
+        models = [
+            m | {"untrained_sae": own.untrained if m["untrained_sae"] else {}} for m in models
+        ]
     return values | {
         "name": _name(sae, own),
         "models": models,

@@ -204,8 +204,8 @@ class GridDictionaries(Settings):
     model_config = ConfigDict(extra="allow")
 
     untrained: dict[str, int | float] | None = None
-    """Numbers of [sae] for the untrained twins, in place of the models' `untrained_sae`; those are
-    for the kind of [sae] alone.
+    """Numbers of [sae] in place of every `untrained_sae` that a model has, which is for the kind of
+    [sae] alone.
     """
 
     @property
@@ -432,6 +432,9 @@ class Recipe(Settings):
     def _consistent(self) -> Recipe:
         if self.grid is not None and any(model.saes is not None for model in self.models):
             raise ValueError("a grid trains the dictionaries of all models: give none saes")
+        replaced = self.grid is not None and any(d.untrained for d in self.grid.dictionaries)
+        if replaced and not any(model.untrained_sae for model in self.models):
+            raise ValueError("untrained of a grid replaces untrained_sae, which no model has")
         trained = any(model.saes is None for model in self.models)
         for control in ("sae_seed", "stability"):
             if getattr(self.controls, control) and len(self.sae.seeds) < 2 and trained:
