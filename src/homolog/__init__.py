@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         load,
     )
     from homolog.pipeline import Study, load_recipe
+    from homolog.pipeline.grid import run_grid
     from homolog.pipeline.run_study import run_study
 
 _HOME = {
@@ -43,6 +44,7 @@ _HOME = {
     "load": "homolog.models",
     "Study": "homolog.pipeline",
     "load_recipe": "homolog.pipeline",
+    "run_grid": "homolog.pipeline.grid",
     "run_study": "homolog.pipeline.run_study",
 }
 
@@ -61,6 +63,7 @@ __all__ = [
     "load_recipe",
     "match",
     "max_pearson",
+    "run_grid",
     "run_study",
 ]
 

@@ -77,12 +77,22 @@ def test_what_was_not_measured_is_null_and_pairs_keep_apart():
     assert nothing["stable"].null_count() == 2 and nothing["other_seed_r"].is_nan().all()
 
 
-def test_the_first_of_several_seeds_counts():
-    main = rows("A", "B", [(0, 0, 0.9, 0, 1)])
+def test_every_further_seed_counts():
+    main = rows("A", "B", [(0, 0, 0.9, 0, 1), (0, 1, 0.9, 0, 1), (0, 2, 0.9, 0, 1)])
     main_seed = pl.concat(
         [
-            rows("A", "B", [(0, 0, 0.1, 0, 9)], best_label="seed2"),
-            rows("A", "B", [(0, 0, 0.6, 0, 3)], best_label="seed1"),
+            rows(
+                "A",
+                "B",
+                [(0, 0, 0.1, 0, 9), (0, 1, 0.1, 0, 3), (0, 2, 0.5, 0, 8)],
+                best_label="seed2",
+            ),
+            rows(
+                "A",
+                "B",
+                [(0, 0, 0.6, 0, 3), (0, 1, 0.6, 0, 3), (0, 2, 0.5, 0, 3)],
+                best_label="seed1",
+            ),
             # of A's own second dictionary, which says nothing of the main one
             rows("A", "B", [(0, 0, 0.7, 0, 5)], label="seed1", best_label="seed0"),
             rows("B", "A", [(0, 1, 0.7, 0, 0)], label="seed2"),
@@ -91,13 +101,16 @@ def test_the_first_of_several_seeds_counts():
     sae_seed = pl.concat(
         [
             rows("B", "B", [(0, 3, 0.9, 0, 1)], label="seed1"),
-            rows("B", "B", [(0, 9, 0.9, 0, 4)], label="seed2"),
+            rows("B", "B", [(0, 9, 0.9, 0, 4), (0, 3, 0.9, 0, 1)], label="seed2"),
         ]
     )
     found = with_stability(main, main_seed, sae_seed)
-    assert found["stable"].to_list() == [True] and found["other_seed_r"].to_list() == [
-        np.float32(0.6)
-    ]
+    # seed1 leads all three back to feature 1; seed2 leads the first to 4, the second back, and from
+    # its feature 8, the third's partner, the way was not measured
+    assert found["back_in"].to_list() == [1, 2, None]
+    assert found["stable"].to_list() == [False, True, None]
+    r = found["other_seed_r"].to_numpy()  # of the first of the seeds
+    np.testing.assert_array_equal(r, np.array([0.6, 0.6, 0.5], np.float32))
 
 
 def dictionary(columns: np.ndarray, model: str, label: str = "sae") -> list[SparseFeatures]:

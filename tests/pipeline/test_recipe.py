@@ -31,6 +31,8 @@ l1 = 1.0
 def change(**tables: dict[str, Any]) -> dict[str, Any]:
     """The demo's values with some keys replaced; a value of None takes the key away."""
     values = load_recipe("demo").values()
+    for model in values["models"]:
+        model["untrained_sae"] = {}  # which is for the demo's kind alone
     for table, changes in tables.items():
         merged = values.get(table, {}) | changes
         values[table] = {key: value for key, value in merged.items() if value is not None}
@@ -44,7 +46,7 @@ def alike(**tables: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_built_in_recipe_loads() -> None:
-    assert built_in_recipes() == ["controls", "demo", "paper"]
+    assert built_in_recipes() == ["controls", "demo", "grid", "paper"]
     for name in built_in_recipes():
         assert load_recipe(name).name == name
 
@@ -226,7 +228,7 @@ def test_a_rehearsal_keeps_the_sizes_and_shrinks_the_counts() -> None:
 
 
 def test_no_such_recipe() -> None:
-    with pytest.raises(InputError, match="Built in: controls, demo, paper"):
+    with pytest.raises(InputError, match="Built in: controls, demo, grid, paper"):
         load_recipe("dmeo")
 
 

@@ -83,6 +83,17 @@ def test_only_the_chosen_pairs_are_compared() -> None:
     assert ("a", "b@rotated") not in pairs_of(models)["rotated"]
 
 
+def test_the_result_is_repeated_with_every_further_seed() -> None:
+    three = tuple(replace(model, labels=("sae", "seed1", "seed2")) for model in (A, B))
+    pairs = pairs_of(Models(three, {}, {}), ("rotated", "current_token", "neurons"))
+    assert pairs == {
+        "main": [("a", "b")],
+        "main-seed": [("a", "b@seed1"), ("a", "b@seed2"), ("b", "a@seed1"), ("b", "a@seed2")],
+        "sae-seed": [("a", "a@seed1"), ("b", "b@seed1")],
+        "sae-seeds": [("a", "a@seed2"), ("b", "b@seed2")],
+    }
+
+
 def test_a_twin_that_two_models_share_is_met_once_and_worked_on_once() -> None:
     models = Models((A, B, C), {"a": TWIN, "b": TWIN}, {})
     assert [model.name for model in models.all] == ["a", "b", "c", "twin"]
@@ -102,6 +113,7 @@ def test_figures_show_skylines_then_results_then_baselines_then_neurons() -> Non
         "model-seed",
         "main",
         "main-seed",
+        "sae-seeds",
         "random-model",
         "own-random",
         "rotated",

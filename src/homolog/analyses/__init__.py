@@ -12,6 +12,7 @@ from homolog.analyses.material import Material
 from homolog.analyses.records import PairRecords, Records, StudyRecords
 
 _LISTED = (
+    "grid",
     "verdict",
     "overview",
     "overview:PAIRS",

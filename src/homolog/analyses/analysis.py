@@ -37,7 +37,7 @@ Unit = tuple[Any, ...]
 """What one task is about, as values for messages and file names: ("mamba-s0", 3)."""
 Tables = Mapping[str, pl.DataFrame]
 """Frames by the name of their table."""
-Page = Literal["pair", "study", "circuits"]
+Page = Literal["pair", "study", "circuits", "grid"]
 Named = str
 """A function as "package.module:function", which is imported when it is called."""
 
@@ -63,7 +63,7 @@ class Analysis:
     finish: the joined frames made into the tables, where that takes more than joining them.
     says: what the command line prints and run.json keeps under the analysis's name: records with
     "words", and "model" and "best_model" where they are about a direction.
-    page: on which page its section stands: of a pair, of the whole study, or of the circuits.
+    page: on which page its section stands: of a pair, the whole study, the circuits, or a grid.
     chapter: heading under which it stands there; analyses in a row with the same one share it.
     figures: its charts, from the records of that page.
     values: what its template is filled with; None: the section is left out.

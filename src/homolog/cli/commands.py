@@ -71,7 +71,7 @@ def demo(
 @app.command()
 def run(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A TOML file, or a built-in: demo, paper.")
+        str, typer.Argument(metavar="RECIPE", help="A TOML file, or a built-in: demo, grid, paper.")
     ],
     out: Out = None,
     device: OtherDevice = None,
@@ -257,16 +257,14 @@ def main() -> None:
 def _compare(
     recipe: Recipe, out: Path | None, ray: str | None, threads: int | None, quiet: bool
 ) -> None:
-    from homolog.pipeline.run_study import finished_report, words_of
+    from homolog.pipeline.grid import run_grid
+    from homolog.pipeline.run_study import run_study, words_of
     from homolog.progress import make_progress
     from homolog.record.run_folder import RunFolder
 
     target = out or Path("runs") / recipe.name
-    path = finished_report(recipe, target)
-    if path is None:
-        from homolog.pipeline.run_study import run_study
-
-        path = run_study(recipe, target, make_progress(quiet), ray=ray, threads=threads)
+    run = run_study if recipe.grid is None else run_grid
+    path = run(recipe, target, make_progress(quiet), ray=ray, threads=threads)
     record = RunFolder(target).record
     for words in words_of(record):
         typer.echo(words)

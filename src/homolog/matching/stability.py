@@ -1,13 +1,15 @@
 """Does a feature's partner depend on the seed of the dictionary it was found in?
 
 A dictionary trained again from another seed shares only part of its features [Paulo & Belrose
-2025].  For feature i of A, whose best partner in the main dictionaries of B is j:
+2025].  For feature i of A, whose best partner in the main dictionaries of B is j, and every further
+seed s of B's dictionaries:
 
-    r2, j2  = best partner of i in B's dictionaries of a second seed              `across`
-    j'      = best partner of j2 among B's main dictionaries                      `back`
-    stable  = j' is j, the same layer and feature
+    r_s, j_s  = best partner of i in B's dictionaries of seed s                     `across`
+    j'_s      = best partner of j_s among B's main dictionaries                     `back`
+    back_in   = number of seeds s with j'_s = j, the same layer and feature
+    stable    = back_in is the number of further seeds
 
-r2 says that i's match does not hang on one dictionary; `stable` that both dictionaries of B mean
+r_s says that i's match does not hang on one dictionary; `stable` that all dictionaries of B mean
 one thing by it.
 
 Source: Paulo & Belrose, "Sparse Autoencoders Trained on the Same Data Learn Different Features",
@@ -23,20 +25,19 @@ from homolog.record.comparisons import MAIN_LABEL
 
 
 def with_stability(main: pl.DataFrame, across: pl.DataFrame, back: pl.DataFrame) -> pl.DataFrame:
-    """`main` with `other_seed_r`, NaN unmeasured, and `stable`, null unmeasured; rows in order.
+    """`main` with `other_seed_r`, `back_in` and `stable`; rows in order.
 
     main: matches of the main dictionaries of both models.  across: of a main dictionary with a
-    partner's dictionary of another seed.  back: of a model's dictionaries of two seeds.  All with
-    both directions of any number of pairs; the last two may be empty.  Of several other seeds the
-    first in alphabetical order counts.  A feature or partner that is constant leaves both
-    unmeasured.
+    partner's dictionaries of other seeds.  back: of a model's dictionaries of two seeds.  All with
+    both directions of any number of pairs; the last two may be empty.  `other_seed_r` is of the
+    first seed in alphabetical order, NaN unmeasured; the other two are of all seeds, null where one
+    of them is unmeasured.  A feature or partner that is constant leaves all unmeasured.
     """
-    there = across.filter(pl.col("best_label") != MAIN_LABEL)
-    first = pl.col("best_label") == pl.col("best_label").min().over("model", "label", "best_model")
-    there = there.filter(first).select(
-        *FEATURE,
-        "best_model",
-        other_seed_r="r",
+    key = [*FEATURE, "best_model"]
+    plain = main.drop(STABILITY, strict=False)
+    there = across.filter(pl.col("best_label") != MAIN_LABEL).select(
+        *key,
+        seed_r="r",
         seed_label="best_label",
         seed_layer="best_layer",
         seed_feature="best_feature",
@@ -49,17 +50,23 @@ def with_stability(main: pl.DataFrame, across: pl.DataFrame, back: pl.DataFrame)
         back_layer="best_layer",
         back_feature="best_feature",
     )
-    plain = main.drop(STABILITY, strict=False)
     seed = ["best_model", "seed_label", "seed_layer", "seed_feature"]
-    joined = plain
-    for rows, key in ((there, [*FEATURE, "best_model"]), (again, seed)):
-        joined = joined.join(rows, on=key, how="left", maintain_order="left", validate="m:1")
+    returned = there.join(again, on=seed, how="left", validate="m:1").join(
+        plain.select(*key, "best_layer", "best_feature"), on=key, how="inner", validate="m:1"
+    )
     same = (pl.col("back_layer") == pl.col("best_layer")) & (
         pl.col("back_feature") == pl.col("best_feature")
     )
-    measured = (pl.col("best_feature") >= 0) & (pl.col("back_feature") >= 0)
+    measured = (pl.col("best_feature") >= 0) & (pl.col("back_feature").fill_null(-1) >= 0)
+    of_all = returned.group_by(key).agg(
+        other_seed_r=pl.col("seed_r").sort_by("seed_label").first(),
+        back_in=pl.when(measured.all()).then(same.sum()),
+        n_seeds=pl.len(),
+    )
+    joined = plain.join(of_all, on=key, how="left", maintain_order="left", validate="m:1")
     joined = joined.with_columns(
         pl.col("other_seed_r").fill_null(float("nan")).cast(STABILITY["other_seed_r"]),
-        pl.when(measured).then(same).alias("stable"),
+        pl.col("back_in").cast(STABILITY["back_in"]),
+        stable=pl.col("back_in") == pl.col("n_seeds"),
     )
     return joined.select(*plain.columns, *STABILITY)

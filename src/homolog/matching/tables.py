@@ -12,7 +12,7 @@ Schema = dict[str, Any]
 
 FEATURE = ["model", "label", "layer", "feature"]
 """What tells features apart."""
-STABILITY: Schema = tables.MATCHES.only("other_seed_r", "stable")
+STABILITY: Schema = tables.MATCHES.only("other_seed_r", "back_in", "stable")
 """Columns that `stability.with_stability` adds to matches."""
 HOMOLOGS: Schema = tables.MATCHES.only(
     "rival_r",

@@ -5,7 +5,7 @@
 Which features have one: `homologs`.
 
 Interval: documents are resampled, each partner and bar held fixed, and the share is counted in
-every replicate.  A replicate adds the noise of resampling to correlations that carry it already,
+every replicate, of the features that documents do not leave in doubt (`fails`).  A replicate adds the noise of resampling to correlations that carry it already,
 and so carries features over the bar one way more than the other; the 2.5 and 97.5 % quantiles
 [Efron & Tibshirani 1993, ch. 13] are therefore taken about the mean of the replicates and laid
 around the share.  It covers other text of this kind and length, for these models, dictionaries and
@@ -175,7 +175,8 @@ def _interval(rows: pl.DataFrame, replicates: np.ndarray, alive: int) -> dict[st
         )
     if np.isnan(replicates).all():
         return {"lo": None, "hi": None}
-    bar = rows["bar"].to_numpy()
+    unsure = pl.col("fails").str.contains("documents").fill_null(False)
+    bar = rows.select(pl.when(~unsure).then("bar"))["bar"].to_numpy()  # NaN: never reached
     counts = np.zeros(replicates.shape[1], dtype=np.int64)
     for start in range(0, len(bar), _ROWS_AT_ONCE):
         here = slice(start, start + _ROWS_AT_ONCE)

@@ -15,6 +15,7 @@ from typing import Any
 
 from homolog.dictionaries.kinds import KINDS, Kind, kind_of, parse
 from homolog.errors import InputError
+from homolog.pipeline.cells import cells_of, named_in_grid
 from homolog.record.recipe import CircuitRecipe, Dictionaries, Recipe, SaeRecipe
 from homolog.record.settings import option
 
@@ -62,6 +63,17 @@ def load_recipe(ref: str | Path) -> Recipe:
 def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     """A recipe from tables of values; `source` says in errors where they came from."""
     recipe = Recipe.parse(values, source)
+    _check_dictionaries(recipe, source)
+    for cell in cells_of(recipe, source) if recipe.grid is not None else ():
+        try:
+            _check_dictionaries(cell.recipe, source)
+        except InputError as error:
+            raise named_in_grid(error, cell.number, source) from error
+    return recipe
+
+
+def _check_dictionaries(recipe: Recipe, source: str) -> None:
+    """InputError for settings of dictionaries that their kind does not have, or lacks."""
     sae, needed = recipe.sae, _kind(recipe.sae, f"{source}: sae.kind").sparsity
     others = [
         key for key in dict.fromkeys(kind.sparsity for kind in KINDS.values()) if key != needed
@@ -74,7 +86,6 @@ def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     for number, model in enumerate(recipe.models):
         for key in ("sae", "untrained_sae"):
             _check_kind(sae.changed(**getattr(model, key)), f"{source}: models.{number}.{key}.")
-    return recipe
 
 
 def parse_circuits(values: Mapping[str, Any]) -> CircuitRecipe:

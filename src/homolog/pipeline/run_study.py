@@ -60,6 +60,9 @@ def run_study(
     Errors: InputError for models, text or folder that cannot be used, before any work is done where
     possible.
     """
+    if recipe.grid is not None:
+        requirement = "a study is one cell of a grid"
+        raise InputError("grid", recipe.name, requirement, "Use run_grid, or leave [grid] out.")
     if (page := finished_report(recipe, out)) is not None:
         return page
     models = models_of(recipe)
@@ -109,6 +112,13 @@ def _work_through(context: Context, text: dict[str, TokenWindows]) -> None:
     if context.material.recipe.interpretation is not None:
         _store_vocabulary(context)
     run_analyses(context, ANALYSES)
+
+
+def check_study(recipe: Recipe, progress: Progress) -> None:
+    """InputError for models or text that cannot be used, as `run_study` raises it; nothing made."""
+    models = models_of(recipe)
+    read_text(recipe, _check_models(models, recipe), progress)
+    require_different(weights_of(models.all, random=recipe.run.random_weights))
 
 
 def finished_report(recipe: Recipe, out: Path) -> Path | None:

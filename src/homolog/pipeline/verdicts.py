@@ -27,6 +27,7 @@ from homolog.record.comparisons import (
     MODEL_SEED,
     OWN_RANDOM,
     SAE_SEED,
+    SAE_SEEDS,
     TOKENS,
     Comparison,
     Models,
@@ -170,8 +171,11 @@ def _place(
 
 def _with_stability(matches: pl.DataFrame) -> pl.DataFrame:
     """The rows of the main comparison, which come first, with their stability, then all others."""
-    main, across, back = (matches.filter(comparison=c.name) for c in (MAIN, MAIN_SEED, SAE_SEED))
+    main, across = (matches.filter(comparison=c.name) for c in (MAIN, MAIN_SEED))
+    back = matches.filter(pl.col("comparison").is_in([SAE_SEED.name, SAE_SEEDS.name]))
     rest = matches.filter(pl.col("comparison") != MAIN.name)
-    unmeasured = {"other_seed_r": float("nan"), "stable": None}
-    rest = rest.with_columns(pl.lit(unmeasured[n], kind).alias(n) for n, kind in STABILITY.items())
+    unmeasured = {"other_seed_r": float("nan")}
+    rest = rest.with_columns(
+        pl.lit(unmeasured.get(name), kind).alias(name) for name, kind in STABILITY.items()
+    )
     return pl.concat([with_stability(main, across, back), rest])

@@ -159,8 +159,9 @@ class Comparison:
         return self.plain[0].lower() + self.plain[1:]
 
 
-def _second(model: StudyModel) -> list[Side]:
-    return [Side(model, label) for label in model.labels[1:2]]
+def _further(model: StudyModel) -> list[Side]:
+    """The model through its dictionaries of every further seed, the second first."""
+    return [Side(model, label) for label in model.labels[1:]]
 
 
 def _untrained(models: Models, label: str = MAIN_LABEL) -> list[Pair]:
@@ -182,9 +183,10 @@ MAIN = Comparison(
 MAIN_SEED = Comparison(
     "main-seed",
     "repeat",
-    "The other model,|second SAE seed",
-    "the result again with the other model's second dictionaries: what comes back is stable",
-    lambda models: [(Side(a), other) for a, b in models.directions for other in _second(b)],
+    "The other model,|further SAE seeds",
+    "the result again with the other model's dictionaries of every further seed: what comes back "
+    "is stable",
+    lambda models: [(Side(a), other) for a, b in models.directions for other in _further(b)],
     setting="stability",
 )
 RANDOM_MODEL = Comparison(
@@ -228,11 +230,20 @@ SAE_SEED = Comparison(
     "Same model,|second SAE seed",
     "the same model, dictionaries trained again from another seed: what dictionary learning alone "
     "allows",
-    lambda models: [(Side(own), other) for own in models.compared for other in _second(own)],
+    lambda models: [(Side(own), other) for own in models.compared for other in _further(own)[:1]],
     ("#00856b", "#33c9a4"),
     sentence="a second dictionary seed of the same model",
     calibrated=True,
     setting="sae_seed",
+)
+SAE_SEEDS = Comparison(
+    "sae-seeds",
+    "repeat",
+    "Same model,|third SAE seed and on",
+    "the same model with the dictionaries of the third seed and on: the way back from a partner of "
+    "those seeds to the main dictionaries",
+    lambda models: [(Side(own), other) for own in models.compared for other in _further(own)[1:]],
+    setting="stability",
 )
 TOKENS = Comparison(
     "tokens",
@@ -288,6 +299,7 @@ COMPARISONS: list[Comparison] = [
     OWN_RANDOM,
     ROTATED,
     SAE_SEED,
+    SAE_SEEDS,
     TOKENS,
     MODEL_SEED,
     NEURONS,

@@ -4,6 +4,7 @@ run.json                        recipe, its hash, versions, machine, stages with
 saes/MODEL[@LABEL]/LAYER/       dictionaries
 features/MODEL[@LABEL]/LAYER/   sparse activations
 *.parquet  TABLE/MODEL/         tables
+cells/NAME/                     of a grid: the run of each cell
 cache/                          what is removed when the run ends
 report/                         pages and charts
 """
@@ -48,6 +49,10 @@ class Places:
     def report_folder(self) -> Path:
         """The pages and charts."""
         return self.path / "report"
+
+    def cell_folder(self, name: str) -> Path:
+        """The run folder of a cell of a grid."""
+        return self.path / "cells" / name
 
     @property
     def cache_folder(self) -> Path:

@@ -183,7 +183,9 @@ class Sae(Dictionaries, defaults={"batch": 2048, "lr": 1e-3}):
     """How often the training tokens are read."""
 
     seeds: tuple[int, ...] = (0, 1)
-    """Root seeds: the first for the main comparison, the second for the SAE-seed skyline."""
+    """Root seeds: the first for the main comparison, the second for the SAE-seed skyline, all
+    others for stability.
+    """
 
     @model_validator(mode="after")
     def _consistent(self) -> Sae:
@@ -192,6 +194,47 @@ class Sae(Dictionaries, defaults={"batch": 2048, "lr": 1e-3}):
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds must be different from each other, and at least one")
         return self
+
+
+class GridDictionaries(Settings):
+    """One of the settings of dictionaries that a grid tries: keys of [sae], with those of its kind,
+    that take the place of what [sae] says.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    untrained: dict[str, int | float] | None = None
+    """Numbers of [sae] in place of every `untrained_sae` that a model has, which is for the kind of
+    [sae] alone.
+    """
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The keys of [sae] that change."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GridDictionaries:
+        for key in ("d_sae", "expansion", "seeds"):
+            if key in self.changes:
+                raise ValueError(f"{key} is the same for all dictionaries of a grid")
+        return self
+
+
+class Grid(Settings):
+    """The study again with other dictionaries: a cell for each of `dictionaries` and `d_sae`.
+
+    A recipe with this table is run cell by cell, without interpretation, circuits and neurons;
+    docs/grid.md has an example.
+    """
+
+    dictionaries: tuple[GridDictionaries, ...] = Field(min_length=1)
+
+    d_sae: tuple[int, ...] | None = Field(default=None, min_length=1)
+    """Numbers of features; that of [sae] by default."""
+
+    seeds: int | None = Field(default=None, ge=2)
+    """Dictionaries of each layer, which differ in their seeds; as many as [sae] has by default."""
 
 
 class Gates(Settings):
@@ -242,8 +285,8 @@ class Controls(Settings):
     """Each model against itself through dictionaries of the second seed: the SAE-seed skyline."""
 
     stability: bool = True
-    """Each model against the others' dictionaries of the second seed: does the same partner come
-    back.
+    """Each model against the others' dictionaries of every further seed: does the same partner
+    come back.
     """
 
     neurons: bool = True
@@ -382,10 +425,16 @@ class Recipe(Settings):
     matching: Matching = Field(default_factory=Matching)
     interpretation: Interpretation | None = None
     circuits: Circuits | None = None
+    grid: Grid | None = None
     run: RunSettings = Field(default_factory=RunSettings)
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        if self.grid is not None and any(model.saes is not None for model in self.models):
+            raise ValueError("a grid trains the dictionaries of all models: give none saes")
+        replaced = self.grid is not None and any(d.untrained for d in self.grid.dictionaries)
+        if replaced and not any(model.untrained_sae for model in self.models):
+            raise ValueError("untrained of a grid replaces untrained_sae, which no model has")
         trained = any(model.saes is None for model in self.models)
         for control in ("sae_seed", "stability"):
             if getattr(self.controls, control) and len(self.sae.seeds) < 2 and trained:

@@ -90,7 +90,8 @@ def page(table: type[BaseModel], name: str) -> str:
             repeated = "[[{}]]" if "tuple" in str(field.annotation) else "[{}]"
             inner += [(each, repeated.format(key)) for each in tables]
             continue
-        default = "required" if field.is_required() else _shown(field.get_default())
+        value = None if field.is_required() else field.get_default(call_default_factory=True)
+        default = "required" if field.is_required() else _shown(value)
         words = meaning(field).replace("|", "\\|")
         lines.append(f"| {key} | {default} | {words} |")
     if len(lines) > 2:
@@ -101,7 +102,7 @@ def page(table: type[BaseModel], name: str) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return "none" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    return "none" if value in (None, {}) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _input_error(table: type[Settings], error: ValidationError, source: str) -> InputError:

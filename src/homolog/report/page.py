@@ -8,6 +8,7 @@ time of its own and leaves out the stage that builds it.
     of more                      index.html about all, and pair-A--B.html for each pair
     with circuits                circuits.html, and their summary in index.html
     circuits alone               index.html, which is the page of the circuits
+    a grid of studies            index.html; each cell has a report of its own
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from markupsafe import Markup
 
 from homolog.analyses import ANALYSES
 from homolog.analyses.analysis import Analysis, Page
+from homolog.analyses.grid import GridRecords, read_grid
 from homolog.analyses.induction.records import read_circuits
 from homolog.analyses.records import NEEDED, Records, StudyRecords, read_study
 from homolog.charts import theme
@@ -128,9 +130,9 @@ def write_report(run_path: Path | str, analyses: Sequence[Analysis] = ANALYSES) 
     """
     folder = RunFolder(Path(run_path))
     folder.require_whole(*folder.told)
-    circuits = read_circuits(folder.path)
+    grid, circuits = read_grid(folder.path), read_circuits(folder.path)
     alone = circuits is not None and not any(circuits.has(table) for table in NEEDED)
-    study = None if alone else read_study(run_path)
+    study = None if alone or grid is not None else read_study(run_path)
     final = folder.report_folder
     building = final.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-report")
     with user_errors(final):
@@ -142,7 +144,7 @@ def write_report(run_path: Path | str, analyses: Sequence[Analysis] = ANALYSES) 
             (building / "assets" / "vega.js").write_text(export.vega_script(), "utf-8")
             if study is not None:
                 explore(study, building)
-            for leaf in leaves(study, circuits):
+            for leaf in leaves(study, circuits, grid):
                 _write(leaf, analyses, building)
             _replace_folder(building, final)
         finally:
@@ -150,8 +152,13 @@ def write_report(run_path: Path | str, analyses: Sequence[Analysis] = ANALYSES) 
     return final / INDEX
 
 
-def leaves(study: StudyRecords | None, circuits: Records | None) -> Iterator[Leaf]:
+def leaves(
+    study: StudyRecords | None, circuits: Records | None, grid: GridRecords | None = None
+) -> Iterator[Leaf]:
     """The pages of a run; tables of one pair at a time are in memory."""
+    if grid is not None:
+        yield Leaf(INDEX, {"grid": grid})
+        return
     if study is None:
         assert circuits is not None
         yield Leaf(INDEX, {"circuits": circuits})
