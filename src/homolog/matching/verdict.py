@@ -5,11 +5,11 @@
 Which features have one: `homologs`.
 
 Interval: documents are resampled, each partner and bar held fixed, and the share is counted in
-every replicate, of the features that documents do not leave in doubt (`fails`).  A replicate adds the noise of resampling to correlations that carry it already,
-and so carries features over the bar one way more than the other; the 2.5 and 97.5 % quantiles
-[Efron & Tibshirani 1993, ch. 13] are therefore taken about the mean of the replicates and laid
-around the share.  It covers other text of this kind and length, for these models, dictionaries and
-controls.
+every replicate, of the features that documents do not leave in doubt (`fails`).  A replicate adds
+the noise of resampling to correlations that carry it already, and so carries features over the bar
+one way more than the other; the 2.5 and 97.5 % quantiles [Efron & Tibshirani 1993, ch. 13] are
+therefore taken about the mean of the replicates and laid around the share.  It covers other text of
+this kind and length, for these models, dictionaries and controls.
 
 Ceiling: the share whose match would reach the bar, above the same controls and significant in that
 comparison, if the partner were A itself with dictionaries of another seed: no other model can be
