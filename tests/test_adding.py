@@ -178,8 +178,7 @@ def test_a_comparison_and_an_analysis_run_through_a_study_into_its_report(
     control = main.join(mirrored.select(*key, other="r"), on=key).filter(
         pl.col("other").is_finite()
     )
-    above = (control["control_r"] - control["other"]).to_numpy()  # all controls, and it is one
-    assert above.mean() > 0.05 and above.min() > -0.05  # means by token are from other documents
+    assert (control["control_r"] >= control["other"]).all()
 
     ends = study.matches.filter(comparison="main").filter(pl.col("best_layer") >= 0)
     drift = ends.group_by("model").agg((pl.col("best_layer") - pl.col("layer")).mean())

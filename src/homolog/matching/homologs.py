@@ -145,8 +145,8 @@ def classify(
 
     matches: of all comparisons, both directions, with r and `threshold` (`Calibration.threshold`),
     NaN or left out where no null was run; rows keep their order.  beyond: for each row of the
-    result, in order, what `beyond.beyond_controls` says; without it control_r is the highest r in
-    any one control, which is the least that all together reach.
+    result, in order, what `beyond.beyond_controls` says; control_r is never less than the highest r
+    in any one control, and just that without it.
     rival_r: highest r of the best partner with any feature of the own model, the feature itself
     among them; null where r is NaN or the other direction is missing.  bar: least r of a homolog.
     All but rival_r are null in other comparisons, bar and homolog without a null and where r is
@@ -155,8 +155,8 @@ def classify(
     plain = matches.drop(HOMOLOGS, strict=False).with_row_index("_row")
     plain = _with_rivals(completed(plain, {"threshold": MATCHES["threshold"]}))
     result = plain.filter(pl.col("comparison") == criterion.result)
-    if beyond is None:
-        beyond = _without_activations(result, plain, criterion.baselines)
+    singly = _singly(result, plain, criterion.baselines)
+    beyond = singly if beyond is None else _at_least(beyond, singly)
     known = result.hstack(beyond.with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None)))
     q = _q_within(known)
     least, r = criterion.least(known), known["r"].to_numpy()
@@ -181,10 +181,10 @@ def classify(
     return joined.select(pl.exclude(*HOMOLOGS), *HOMOLOGS)
 
 
-def _without_activations(
+def _singly(
     result: pl.DataFrame, matches: pl.DataFrame, baselines: Sequence[Baseline]
 ) -> pl.DataFrame:
-    """`BEYOND` as far as tables tell."""
+    """`BEYOND` as far as tables tell: of the best control by itself."""
     partners = {b.name: b.partners(matches, result)["control_r"] for b in baselines}
     known = pl.DataFrame({"r": result["r"], **partners})
     highest = pl.max_horizontal(pl.lit(None, pl.Float32), *partners)
@@ -192,6 +192,16 @@ def _without_activations(
     beyond = pl.col("r") ** 2 - pl.col("control_r").fill_null(0) ** 2
     return (
         completed(known.with_columns(beyond=beyond), BEYOND).select(*BEYOND).cast(pl.Schema(BEYOND))
+    )
+
+
+def _at_least(beyond: pl.DataFrame, singly: pl.DataFrame) -> pl.DataFrame:
+    """Controls explain together at least what the best of them does, whose means by token are not
+    taken in other documents.
+    """
+    return beyond.with_columns(
+        control_r=pl.max_horizontal(beyond["control_r"].fill_nan(None), singly["control_r"]),
+        beyond=pl.min_horizontal(beyond["beyond"].fill_nan(None), singly["beyond"]),
     )
 
 
