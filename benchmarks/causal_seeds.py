@@ -1,6 +1,6 @@
 """Does the causal analysis of a finished run give the same with other pairs?
 
-    python benchmarks/causal_seeds.py runs/demo [--seeds 0 1 2] [--pairs 240] [--every]
+    python benchmarks/causal_seeds.py runs/demo [--seeds 0 1 2] [--pairs 320] [--every]
 
 Draws the pairs, controls, tokens and windows of every direction anew with each seed, on the run's
 own features and dictionaries; writes nothing.  Prints the headline numbers (r above 0.7) with their

@@ -22,7 +22,7 @@ from homolog.matching.intervals import HIGH_MATCH
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import CAUSAL
 
-POSITIONS = 10
+POSITIONS = 8
 LEAST_POSITIONS = 3
 _KINDS = ("ablate", "steer")
 PAIRS_SCHEMA = CAUSAL.only(*(name for name in CAUSAL.columns if not name.startswith(_KINDS)))
