@@ -61,7 +61,7 @@ from homolog.dictionaries.seeds import generator
 from homolog.matching.homologs import LEAST_R
 from homolog.record.tables import LOSS_RECOVERED, SUBSTITUTIONS
 
-WINDOWS = 8
+WINDOWS = 6
 FIT, TEST = 0, 1
 VARIANTS = ("zero", "partner", "random")
 _NAMES = ("model", "layer", "feature", "best_model", "best_layer", "best_feature")
@@ -261,13 +261,15 @@ def _costs_of(
         at, place = torch.from_numpy(row[part]), torch.from_numpy(position[part])
         following = windows.tokens[window[row[part]], position[part] + 1]
         x = torch.from_numpy(following).long().to(h.device)[:, None]
-        log_p = logs_of(a.model, clean[at, place]).double()
+        log_p = logs_of(a.model, clean[at, place])
+        p = log_p.exp()
         losses, divergences = [-log_p.gather(1, x)[:, 0]], []
         for variant in range(len(VARIANTS)):
-            log_q = logs_of(a.model, changed[at, variant, place]).double()
+            log_q = logs_of(a.model, changed[at, variant, place])
             losses.append(-log_q.gather(1, x)[:, 0])
-            divergences.append((log_p.exp() * (log_p - log_q)).sum(-1))
-        parts.append(torch.stack([*losses, *divergences], dim=-1).cpu().numpy())
+            divergences.append((p * (log_p - log_q)).sum(-1))
+        costs = torch.stack([*losses, *divergences], dim=-1)
+        parts.append(costs.double().cpu().numpy())
     pair = np.array([each.pair for each in batch])
     return pair[row], np.concatenate(parts)
 
@@ -277,7 +279,8 @@ def _counted(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(place in `window`, position) of tokens from `first` on whose next token is not special."""
     following = windows.mask[window][:, 1:]
-    return np.nonzero(following & (np.arange(windows.context - 1) >= first[:, None]))
+    row, position = np.nonzero(following & (np.arange(windows.context - 1) >= first[:, None]))
+    return row, position
 
 
 def loss_recovered(
