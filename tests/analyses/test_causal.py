@@ -290,7 +290,7 @@ def test_one_pair_has_an_auc_and_no_interval_of_its_mean():
     assert row["mean"] == 0.9 and np.isnan(row["mean_lo"]) and np.isnan(row["standardised"])
     named = table.with_columns(model=pl.lit("A"), best_model=pl.lit("B"))
     (said,) = causal_words(named, LOSS_RECOVERED.frame())
-    assert "not match in 100% (21 to 100%) of 1 pairs, and on later tokens in 100%" in said["words"]
+    assert "not match in 100% (21 to 100%) of 1 pairs, on later tokens in 100%" in said["words"]
     assert said["words"].endswith("mean agreement 0.90 against 0.10.")
     shares = {"kl_recovered": 0.8, "kl_random": 0.01, "recovered": 0.9, "random": 0.0}
     ends = {f"{name}_{end}": value for name, value in shares.items() for end in ("lo", "hi")}

@@ -39,7 +39,7 @@ def planted(windows: TokenWindows) -> tuple[np.ndarray, np.ndarray]:
         return (0.5 + rng.random((n, width))) * (rng.random((n, width)) < 0.08)
 
     a, others = sparse(3), sparse(N_RANDOM)
-    some = a[:, SOME] * (0.4 + rng.random(n)) * (rng.random(n) < 0.8) + 0.3 * sparse(1)[:, 0]
+    some = a[:, SOME] * (0.8 + 0.4 * rng.random(n)) * (rng.random(n) < 0.95)
     b = np.column_stack([2 * a[:, TWICE], sparse(1)[:, 0], some, others])
     return a.astype(np.float32), b.astype(np.float32)
 
@@ -59,7 +59,7 @@ def pairs_of(layer: int, n: int = 3) -> pl.DataFrame:
 def directions(model: LanguageModel) -> torch.Tensor:
     scale = model.residuals(torch.arange(5, 105)[None])[0].norm(dim=-1).median()
     made = torch.randn(3, model.d_model, generator=torch.Generator().manual_seed(3))
-    return 0.5 * scale * made / made.norm(dim=1, keepdim=True)
+    return 0.3 * scale * made / made.norm(dim=1, keepdim=True)
 
 
 def measured(ref: str, layer: int) -> tuple[LanguageModel, torch.Tensor, pl.DataFrame]:
@@ -162,7 +162,7 @@ def test_a_partner_of_twice_the_activation_is_as_good_and_an_independent_one_is_
     assert shares[TWICE]["recovered"] == pytest.approx(1, abs=1e-4)
     assert shares[TWICE]["kl_recovered"] == pytest.approx(1, abs=1e-6)
     assert abs(shares[APART]["kl_recovered"]) < 0.2
-    assert 0.4 < shares[SOME]["kl_recovered"] < 0.98
+    assert 0.6 < shares[SOME]["kl_recovered"] < 0.999
 
 
 def test_windows_do_not_depend_on_the_other_pairs() -> None:

@@ -92,7 +92,7 @@ def causal_words(auc: pl.DataFrame, recovered: pl.DataFrame) -> list[dict[str, s
 
 def _agreeing(here: dict, later: dict | None) -> str:
     """How often matched pairs agree more than their controls."""
-    after = f", and on later tokens in {_share(later, 'auc')}" if later else ""
+    after = f", on later tokens in {_share(later, 'auc')} of {later['n']}" if later else ""
     return (
         f"Taken out, features of {here['model']} and their partners in {here['best_model']} above "
         f"r = {HIGH_MATCH} change the next token more alike than pairs that fire as often and do "
@@ -115,7 +115,13 @@ def _recovering(row: dict) -> str:
 
 def _share(row: dict, name: str) -> str:
     lo, hi = row[f"{name}_lo"], row[f"{name}_hi"]
-    return f"{row[name]:.0%}" + (f" ({100 * lo:.0f} to {hi:.0%})" if math.isfinite(lo) else "")
+    ends = f" ({_percent(lo)} to {_percent(hi)}%)" if math.isfinite(lo) else ""
+    return f"{_percent(row[name])}%{ends}"
+
+
+def _percent(value: float) -> int:
+    """A whole number, never -0."""
+    return round(100 * value)
 
 
 def _number(row: dict, name: str) -> str:
