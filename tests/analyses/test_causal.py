@@ -269,6 +269,7 @@ def test_the_interval_of_the_auc_is_wilsons():
         row = auc_by_hand([0.95] * n, matched, [0.0] * n).row(0, named=True)
         wilson = binomtest(n_more, n).proportion_ci(method="wilson")
         assert (row["auc_lo"], row["auc_hi"]) == pytest.approx((wilson.low, wilson.high))
+        assert row["auc_lo"] <= row["auc"] <= row["auc_hi"]
 
 
 def test_the_interval_of_the_auc_covers():
@@ -276,7 +277,7 @@ def test_the_interval_of_the_auc_covers():
     random, covered = np.random.default_rng(0), 0
     shift = norm.ppf(0.9) * 2**0.5  # P(x + shift > y) = 0.9 for standard normal x, y
     for _ in range(400):
-        matched, control = random.normal([[shift], [0.0]], size=(2, 40))
+        matched, control = random.normal(np.array([[shift], [0.0]]), size=(2, 40))
         above = np.sign(matched - control)
         row = _auc(np.column_stack([above, np.zeros(40)]))
         covered += row["auc_lo"] <= 0.9 <= row["auc_hi"]

@@ -119,7 +119,8 @@ def test_losses_are_those_of_single_runs_with_a_hook(
         able = [w for w in range(len(windows)) if windows.document[w, 0] in tested]
         able = [w for w in able if fires[w].any()]
         assert row["n_windows"] == len(able) > 4
-        expected = sum(_of_window(model, layer, windows, w, x, y, z, row, written) for w in able)
+        each = [_of_window(model, layer, windows, w, x, y, z, row, written) for w in able]
+        expected = np.sum(each, axis=0)
         names = ("loss_clean", "loss_zero", "loss_partner", "loss_random")
         names = (*names, "kl_zero", "kl_partner", "kl_random")
         means = [row[name] for name in names]
@@ -174,6 +175,14 @@ def test_windows_do_not_depend_on_the_other_pairs() -> None:
     alone = substitute(pairs_of(1, n=1), windows, probed, *matrices)
     columns = ["pair", "scale", "random_feature", "random_scale", "n_windows", "n_tokens"]
     assert both.filter(pair=0).select(columns).equals(alone.select(columns))
+
+
+def test_no_pairs_make_empty_tables() -> None:
+    model, windows = load("zoo:transformer-s0"), text()
+    none = pl.DataFrame(schema=PAIRS_SCHEMA)
+    a, b = (csr_array(m) for m in planted(windows))
+    table = substitute(none, windows, ProbedModel(model, {}), lambda _: a, lambda _: b)
+    assert table.is_empty() and dict(table.schema) == SUBSTITUTIONS.schema
 
 
 def test_a_partner_that_is_silent_where_it_is_fitted_is_left_out() -> None:

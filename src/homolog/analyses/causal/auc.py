@@ -85,7 +85,8 @@ def _auc(both: Float[np.ndarray, "pairs 2"]) -> dict[str, float]:
     middle = auc + _Z**2 / (2 * n)
     half = _Z * np.sqrt(auc * (1 - auc) / n + (_Z / (2 * n)) ** 2)
     lo, hi = ((middle + sign * half) / (1 + _Z**2 / n) for sign in (-1, 1))
-    return {"auc": auc, "auc_lo": max(0.0, float(lo)), "auc_hi": min(1.0, float(hi))}
+    lo, hi = min(float(lo), auc), max(float(hi), auc)  # 0 and 1 exactly, where rounding misses them
+    return {"auc": auc, "auc_lo": lo, "auc_hi": hi}
 
 
 def _compared(
