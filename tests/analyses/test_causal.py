@@ -152,6 +152,7 @@ def test_moments_are_those_of_single_runs_with_an_edit():
             edit = Add(f"resid.{layer}", amount * sae.W_dec[feature], positions=[int(p)])
             for edits in ([], [edit]):
                 logits = model.run(tokens, edits=edits).logits
+                assert logits is not None
                 logs.append(logits[0, at].double().log_softmax(-1).numpy())
         expected = np.zeros(5)
         for place in range(len(at)):
