@@ -1,4 +1,4 @@
-"""Causal agreement: planted effects, moments in a slow second way, pairs and shares by hand."""
+"""Causal agreement: planted effects, moments in a slow second way, pairs and areas by hand."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import polars as pl
 import pytest
 import torch
 from scipy.sparse import csr_array
+from scipy.stats import binomtest, norm
 
 from homolog import Add, load
 from homolog.analyses.causal.agreement import agreement
-from homolog.analyses.causal.effects import ProbedModel, measure_effects
+from homolog.analyses.causal.auc import AUC_SCHEMA, _auc, causal_auc
+from homolog.analyses.causal.effects import EFFECTS, LATER, measure_effects
+from homolog.analyses.causal.forward import ProbedModel
+from homolog.analyses.causal.measure import causal_words
 from homolog.analyses.causal.pairs import PAIRS_SCHEMA, PROBES_SCHEMA, choose_pairs
-from homolog.analyses.causal.shares import SHARES_SCHEMA, causal_shares, causal_words
 from homolog.analyses.stream import place_of
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import SparseAutoencoder
 from homolog.errors import InputError
+from homolog.record.tables import LOSS_RECOVERED
 
 F = 12  # features a layer
 NAN = float("nan")
@@ -103,12 +107,13 @@ def test_two_architectures_that_write_the_same_tokens_are_alike_and_others_are_n
     for kind in ("steer", "ablate"):
         assert (matched[f"{kind}_lo"] <= matched[f"{kind}_r"]).all()
         assert (matched[f"{kind}_r"] <= matched[f"{kind}_hi"]).all()
-    shares = causal_shares(table)
-    headline = shares.filter((pl.col("kind") == "steer") & (pl.col("above_r") == 0.7)).row(
-        0, named=True
-    )
-    assert headline["n"] == F and headline["share"] == 0.5 and headline["lo"] < 0.5 < headline["hi"]
-    assert headline["threshold"] < steered[0].min()
+    assert table["ablate_later_r"].is_nan().all()  # nothing comes after the last block
+    halves = {True: (0.5, 1.0), False: (0.0, 0.7)}  # of the AUC: the first half says the same
+    for same, (least, most) in halves.items():
+        half = table.filter((pl.col("feature") < F // 2) == same)
+        (row,) = causal_auc(half).filter(kind="steer", above_r=0.7, to_r=1.0).to_dicts()
+        assert row["n"] == F // 2 and least <= row["auc"] <= most
+        assert row["auc_lo"] < row["auc"] <= row["auc_hi"]
 
 
 def test_moments_are_those_of_single_runs_with_an_edit():
@@ -128,10 +133,16 @@ def test_moments_are_those_of_single_runs_with_an_edit():
     )
     probed = ProbedModel(a, {1: made[0]}), ProbedModel(b, {layers[1]: made[1]})
     effects = measure_effects(pairs, probes, windows, *probed)
-    assert len(probes) == len(effects) == 4 * 4
+    assert len(probes) == 4 * (2 + 1)
+    here = effects.filter(where="here")
+    assert here.drop("where", "var", "best_var", "cov", "kl", "best_kl").equals(probes)
+    later = effects.filter(where="later")
+    assert set(later["kind"]) == {"ablate"} and len(later) > 4
     for row in effects.join(pairs, on=["pair", "matched"]).iter_rows(named=True):
         (w,), (p,) = place_of(windows, np.array([row["row"]]))
         tokens = torch.from_numpy(windows.tokens[[w]]).long()
+        after = range(int(p) + 1, min(int(p) + LATER, windows.context - 1) + 1)
+        at = [int(p)] if row["where"] == "here" else list(after)
         logs = []
         sides = (
             (a, 1, made[0], row["feature"], row["amount"]),
@@ -141,14 +152,19 @@ def test_moments_are_those_of_single_runs_with_an_edit():
             edit = Add(f"resid.{layer}", amount * sae.W_dec[feature], positions=[int(p)])
             for edits in ([], [edit]):
                 logits = model.run(tokens, edits=edits).logits
-                logs.append(logits[0, p].double().log_softmax(-1).numpy())
-        weight = np.exp(logs).sum(0) / 4
-        x, y = logs[1] - logs[0], logs[3] - logs[2]
-        cov = np.cov(x, y, aweights=weight, ddof=0)
-        expected = [cov[0, 0], cov[1, 1], cov[0, 1]]
-        expected += [float((np.exp(logs[k]) * (logs[k] - logs[k + 1])).sum()) for k in (0, 2)]
-        found = [row[name] for name in ("var", "best_var", "cov", "kl", "best_kl")]
-        assert np.allclose(found, expected, rtol=2e-3, atol=1e-6)
+                assert logits is not None
+                logs.append(logits[0, at].double().log_softmax(-1).numpy())
+        expected = np.zeros(5)
+        for place in range(len(at)):
+            of_place = [log[place] for log in logs]
+            weight = np.exp(of_place).sum(0) / 4
+            x, y = of_place[1] - of_place[0], of_place[3] - of_place[2]
+            cov = np.cov(x, y, aweights=weight, ddof=0)
+            kl = [(np.exp(of_place[k]) * (of_place[k] - of_place[k + 1])).sum() for k in (0, 2)]
+            expected += [cov[0, 0], cov[1, 1], cov[0, 1], *kl]
+        measured = [row[name] for name in ("var", "best_var", "cov", "kl", "best_kl")]
+        assert np.allclose(measured, expected, rtol=2e-3, atol=1e-5)
+        assert row["where"] == "here" or (measured[0] > 0 and abs(measured[1]) < 1e-5)
 
 
 def test_pairs_and_probes_are_what_they_are_said_to_be():
@@ -187,7 +203,7 @@ def test_pairs_and_probes_are_what_they_are_said_to_be():
         level = np.minimum(own / own[own > 0].mean(), best / best[best > 0].mean())
         assert row["n_both"] <= 5 or level[at].min() >= np.median(level[level > 0])
         at = steered["row"].to_numpy()
-        assert len(set(at)) == 5 and not (own[at] > 0).any() and not (best[at] > 0).any()
+        assert len(set(at)) == 3 and not (own[at] > 0).any() and not (best[at] > 0).any()
         assert np.allclose(steered["amount"], own[own > 0].mean())
         assert np.allclose(steered["best_amount"], best[best > 0].mean())
         if not row["matched"]:
@@ -208,53 +224,84 @@ def test_pairs_and_probes_are_what_they_are_said_to_be():
         choose_pairs(arguments[0].with_columns(homolog=pl.lit(None, pl.Boolean)), *arguments[1:])
 
 
-def shares_by_hand(r: list[float], matched: list[float], control: list[float]) -> pl.DataFrame:
+def auc_by_hand(r: list[float], matched: list[float], control: list[float]) -> pl.DataFrame:
     n = len(r)
     columns = {"pair": [*range(n)] * 2, "matched": [True] * n + [False] * n, "r": [*r, *[0.0] * n]}
-    columns |= {f"{kind}_r": [*matched, *control] for kind in ("ablate", "steer")}
-    return causal_shares(pl.DataFrame(columns), n_replicates=200)
+    columns |= {f"{name}_r": [*matched, *control] for name in EFFECTS.values()}
+    return causal_auc(pl.DataFrame(columns), n_replicates=200)
 
 
-def test_shares_by_hand():
-    control = [
-        0.0,
-        0.1,
-        0.2,
-        0.3,
-        0.4,
-    ] * 4  # 19 intervals: the 95 % quantile is the 19.05th of 20, which is 0.4
+def test_auc_by_hand():
     r = [0.95] * 10 + [0.75] * 5 + [0.6] * 5
-    matched = [0.9] * 8 + [0.1, NAN] + [0.9, 0.9, 0.3, 0.3, 0.3] + [0.1] * 5
-    table = shares_by_hand(r, matched, control)
-    assert dict(table.schema) == SHARES_SCHEMA
-    ablate = table.filter(pl.col("kind") == "ablate")
-    assert ablate["threshold"].to_list() == pytest.approx([0.4] * 6)
+    matched = [0.9] * 8 + [0.1, NAN] + [0.9, 0.9, 0.3, 0.3, 0.2] + [0.1] * 5
+    control = [0.0] * 7 + [0.95] + [0.1, 0.0] + [0.3, 0.3, 0.3, 0.4, NAN] + [0.2] * 5
+    table = auc_by_hand(r, matched, control)
+    assert dict(table.schema) == AUC_SCHEMA
+    assert table.select("kind", "where").unique(maintain_order=True).rows() == list(EFFECTS)
+    ablate = table.filter(kind="ablate", where="here")
     assert ablate.select("above_r", "to_r", "n").rows() == [
-        (0.7, 1.0, 14),
+        (0.7, 1.0, 13),
         (0.0, 0.5, 0),
         (0.5, 0.7, 5),
-        (0.7, 0.8, 5),
+        (0.7, 0.8, 4),
         (0.8, 0.9, 0),
         (0.9, 1.0, 9),
     ]
-    share = ablate["share"].to_numpy()
-    assert (
-        np.allclose(share[[0, 2, 3, 5]], [10 / 14, 0, 2 / 5, 8 / 9])
-        and np.isnan(share[[1, 4]]).all()
+    auc = ablate["auc"].to_numpy()
+    expected = [(7 + 0.5 + 2 + 0.5) / 13, 0, 2.5 / 4, 7.5 / 9]  # an equal pair is half
+    assert np.allclose(auc[[0, 2, 3, 5]], expected) and np.isnan(auc[[1, 4]]).all()
+    above = ablate.row(0, named=True)
+    assert above["mean"] == pytest.approx((8 * 0.9 + 0.1 + 0.9 + 0.9 + 0.3 + 0.3) / 13)
+    assert above["control_mean"] == pytest.approx((0.95 + 0.1 + 3 * 0.3 + 0.4) / 13)
+    assert above["difference"] == pytest.approx(above["mean"] - above["control_mean"])
+    some = [k for k in range(15) if not np.isnan(matched[k] + control[k])]
+    sd = [np.std([values[k] for k in some], ddof=1) for values in (matched, control)]
+    pooled = ((sd[0] ** 2 + sd[1] ** 2) / 2) ** 0.5
+    assert above["standardised"] == pytest.approx(above["difference"] / pooled)
+    for name in ("auc", "mean", "control_mean", "difference", "standardised"):
+        assert above[f"{name}_lo"] < above[name] < above[f"{name}_hi"]
+    constant = ablate.row(2, named=True)
+    assert constant["difference"] == pytest.approx(-0.1) and np.isnan(constant["standardised"])
+
+
+def test_the_interval_of_the_auc_is_wilsons():
+    for n_more, n in ((10, 10), (9, 10), (96, 100)):
+        matched = [1.0] * n_more + [-1.0] * (n - n_more)
+        row = auc_by_hand([0.95] * n, matched, [0.0] * n).row(0, named=True)
+        wilson = binomtest(n_more, n).proportion_ci(method="wilson")
+        assert (row["auc_lo"], row["auc_hi"]) == pytest.approx((wilson.low, wilson.high))
+        assert row["auc_lo"] <= row["auc"] <= row["auc_hi"]
+
+
+def test_the_interval_of_the_auc_covers():
+    """Of 400 samples of 40 pairs, whose matches are drawn to agree more in 9 of 10."""
+    random, covered = np.random.default_rng(0), 0
+    shift = norm.ppf(0.9) * 2**0.5  # P(x + shift > y) = 0.9 for standard normal x, y
+    for _ in range(400):
+        matched, control = random.normal(np.array([[shift], [0.0]]), size=(2, 40))
+        above = np.sign(matched - control)
+        row = _auc(np.column_stack([above, np.zeros(40)]))
+        covered += row["auc_lo"] <= 0.9 <= row["auc_hi"]
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_one_pair_has_an_auc_and_no_interval_of_its_mean():
+    table = auc_by_hand([0.95], [0.9], [0.1])
+    row = table.row(0, named=True)
+    assert (row["n"], row["auc"], row["auc_hi"]) == (1, 1.0, 1.0) and row["auc_lo"] < 0.5
+    assert row["mean"] == 0.9 and np.isnan(row["mean_lo"]) and np.isnan(row["standardised"])
+    named = table.with_columns(model=pl.lit("A"), best_model=pl.lit("B"))
+    (said,) = causal_words(named, LOSS_RECOVERED.frame())
+    assert "not match in 100% (21 to 100%) of 1 pairs, on later tokens in 100%" in said["words"]
+    assert said["words"].endswith("mean agreement 0.90 against 0.10.")
+    shares = {"kl_recovered": 0.8, "kl_random": 0.01, "recovered": 0.9, "random": 0.0}
+    ends = {f"{name}_{end}": value for name, value in shares.items() for end in ("lo", "hi")}
+    place = {"model": "A", "best_model": "B", "above_r": 0.7, "to_r": 1.0, "n": 1}
+    (said,) = causal_words(named, LOSS_RECOVERED.frame([place | shares | ends]))
+    assert "undoes 80% (80 to 80%) of the change" in said["words"]
+    assert said["words"].endswith(
+        "a random feature's 1% (1 to 1%); of the loss it recovers 90% (90 to 90%)."
     )
-    lo, hi = ablate["lo"][0], ablate["hi"][0]
-    assert 0.4 < lo < share[0] < hi <= 1.0
-    assert ablate["control_median"][0] == pytest.approx(0.2) and ablate["n_control"][0] == 20
-
-
-def test_one_pair_has_a_share_and_no_interval():
-    shares = shares_by_hand([0.95], [0.9], [0.1])
-    row = shares.row(0, named=True)
-    assert (row["n"], row["share"], row["threshold"]) == (1, 1.0, 0.1)
-    assert np.isnan(row["lo"]) and np.isnan(row["hi"])
-    named = shares.with_columns(model=pl.lit("A"), best_model=pl.lit("B"))
-    (said,) = causal_words(named)
-    assert said["words"].startswith("100% of 1 features of A with a partner in B")
 
 
 def test_an_effect_that_is_nil_has_no_agreement():
@@ -271,6 +318,7 @@ def test_an_effect_that_is_nil_has_no_agreement():
             "pair": [0] * 3,
             "matched": [True] * 3,
             "kind": ["ablate"] * 3,
+            "where": ["here"] * 3,
             "kl": [0.1, 0.2, 0.0],
             "best_kl": [0.0] * 3,
         }
@@ -293,9 +341,5 @@ def test_a_study_without_homologs_has_no_pairs_and_no_share():
     effects = measure_effects(
         pairs, probes, windows, ProbedModel(model, {}), ProbedModel(model, {})
     )
-    shares = causal_shares(agreement(pairs, effects))
-    assert (
-        shares["n"].sum() == 0
-        and shares["share"].is_nan().all()
-        and shares["threshold"].is_nan().all()
-    )
+    table = causal_auc(agreement(pairs, effects))
+    assert table["n"].sum() == 0 and table["auc"].is_nan().all() and table["mean"].is_nan().all()

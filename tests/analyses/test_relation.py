@@ -135,4 +135,12 @@ def test_what_is_related_follows_from_the_roles_of_comparisons(monkeypatch):
     tokens = {"comparison": TOKENS.name, "kind": "sae", "label": "sae"}
     rows.append(tokens | {"best_model": CURRENT_TOKEN.name})
     kept = related(pl.DataFrame(rows))["comparison"].to_list()
-    assert kept == ["main", "random-model", "rotated", "sae-seed", "model-seed", "shuffled"]
+    assert kept == [
+        "main",
+        "random-model",
+        "own-random",
+        "rotated",
+        "sae-seed",
+        "model-seed",
+        "shuffled",
+    ]

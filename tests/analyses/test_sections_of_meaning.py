@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from homolog.analyses import ANALYSES
-from homolog.analyses.causal import causal_figure
+from homolog.analyses.causal import causal_figure, substitution_figure
 from homolog.analyses.exclusive import values as exclusive_values
 from homolog.analyses.records import PairRecords
 from homolog.analyses.relation import relation_figure
@@ -23,7 +23,15 @@ from homolog.record import comparisons
 from homolog.record.comparisons import MAIN, MAIN_LABEL, RANDOM_MODEL, ROTATED, SAE_SEED, Comparison
 from homolog.record.run_folder import RunFolder
 from homolog.record.table import Table
-from homolog.record.tables import CAUSAL_SHARES, CURVES, FEATURES, LISTS, RELATION, TRANSPLANT
+from homolog.record.tables import (
+    CAUSAL_AUC,
+    CURVES,
+    FEATURES,
+    LISTS,
+    LOSS_RECOVERED,
+    RELATION,
+    TRANSPLANT,
+)
 from homolog.report.page import body
 from homolog.report.templating import environment
 
@@ -123,29 +131,54 @@ def test_bins_of_few_features_are_not_drawn_and_controls_alone_are_no_figure(pai
     assert relation_figure(controls) is None and relation_values(controls) is not None
 
 
-def share(model: str, best_model: str, above: float, to: float, n: int = 20) -> dict[str, Any]:
-    row = {name: None for name in CAUSAL_SHARES.columns}
-    direction = {"model": model, "best_model": best_model, "kind": "ablate"}
-    numbers = {"above_r": above, "to_r": to, "n": n, "share": above, "lo": 0.1, "hi": 0.95}
-    return row | direction | numbers
+def in_range(model: str, best_model: str, above: float, to: float, n: int = 20) -> dict[str, Any]:
+    place = {"model": model, "best_model": best_model, "above_r": above, "to_r": to, "n": n}
+    auc = {"kind": "ablate", "where": "here", "auc": above, "auc_lo": 0.1, "auc_hi": 0.95}
+    return place | auc | {"mean": 0.5, "control_mean": float("nan")}
 
 
-def test_bars_are_the_bins_of_both_directions(pair):
+def replaced(model: str, best_model: str, above: float, to: float, n: int = 20) -> dict[str, Any]:
+    place = {"model": model, "best_model": best_model, "above_r": above, "to_r": to, "n": n}
+    return place | {"kl_recovered": above, "kl_recovered_lo": -0.1, "kl_random": 0.01}
+
+
+def test_points_are_the_bins_of_both_directions(pair):
+    nothing = pair([])
+    assert causal_figure(nothing) is None and substitution_figure(nothing) is None
     said = {"model": B, "best_model": A, "words": f"a share of {A}"}
     other = {"model": A, "best_model": OTHER, "words": "not of this pair"}
-    rows = [
-        share(A, B, 0.7, 1.0),  # all close matches together: no bin
-        share(A, B, 0.5, 0.7),
-        share(B, A, 0.9, 1.0),
-        share(B, A, 0.8, 0.9, n=2),  # too few
-        share(A, OTHER, 0.5, 0.7),
+    ranges = [
+        (A, B, 0.7, 1.0),  # all close matches together: no bin
+        (A, B, 0.5, 0.7),
+        (B, A, 0.9, 1.0),
+        (B, A, 0.8, 0.9, 2),  # too few
+        (A, OTHER, 0.5, 0.7),
     ]
-    records = pair([(CAUSAL_SHARES, rows)], causal=[said, other])
+    later = in_range(A, B, 0.5, 0.7) | {"where": "later", "auc": 0.6}
+    rows = [*(in_range(*each) for each in ranges), later]
+    filled = [replaced(*each) for each in ranges]
+    records = pair([(CAUSAL_AUC, rows), (LOSS_RECOVERED, filled)], causal=[said, other])
     figure = causal_figure(records)
     assert figure is not None and figure.name == "causal"
-    bars = {(row["panel"], row["bin"]): row["share"] for row in figure.spec["data"]["values"]}
-    assert bars == {(f"{A} in {B}", "0.5 to 0.7"): 0.5, (f"{B} in {A}", "0.9 to 1.0"): 0.9}
+    values = figure.spec["data"]["values"]
+    points = {(row["panel"], row["bin"], row["what"]): row["at"] for row in values}
+    assert points == {
+        (f"{A} in {B}", "0.5 to 0.7", "taken out: next token"): 0.5,
+        (f"{A} in {B}", "0.5 to 0.7", "taken out: later tokens"): 0.6,
+        (f"{B} in {A}", "0.9 to 1.0", "taken out: next token"): 0.9,
+    }
     assert said["words"] in figure.alt and other["words"] not in figure.alt
+    assert "NaN" not in json.dumps(figure.spec)
+    figure = substitution_figure(records)
+    assert figure is not None and figure.name == "substitution"
+    values = figure.spec["data"]["values"]
+    points = {(row["panel"], row["bin"], row["what"]): row["at"] for row in values}
+    assert points == {
+        (f"{A} in {B}", "0.5 to 0.7", "its partner"): 0.5,
+        (f"{A} in {B}", "0.5 to 0.7", "a random feature"): 0.01,
+        (f"{B} in {A}", "0.9 to 1.0", "its partner"): 0.9,
+        (f"{B} in {A}", "0.9 to 1.0", "a random feature"): 0.01,
+    }
 
 
 def listed(
@@ -197,7 +230,10 @@ def test_the_chapter_has_what_the_run_has(pair):
     words = {"model": A, "best_model": B, "words": f"words {EVIL}"}
     some = chapter(pair(relation(MATCHED, BACK), causal=[words]))
     assert some is not None and EVIL not in some and "window.hacked" in some
-    assert re.findall("<h3>(.*?)</h3>", some) == ["Are close matches simpler?", "Causally alike"]
+    assert re.findall("<h3>(.*?)</h3>", some) == [
+        "Are close matches simpler?",
+        "Do matched features do the same?",
+    ]
     assert "explorer/" not in some
     whole = chapter(pair([*relation(MATCHED), (LISTS, [listed(1)])], explored=True))
     assert whole is not None

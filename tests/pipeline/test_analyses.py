@@ -13,7 +13,7 @@ from tests.processes import HANGS
 
 from homolog import Study
 from homolog.analyses import ANALYSES
-from homolog.analyses.causal.shares import causal_words
+from homolog.analyses.causal.measure import causal_words
 from homolog.analyses.ratings import Budget, Endpoint
 from homolog.errors import InputError
 from homolog.pipeline.analyses import is_made
@@ -60,7 +60,7 @@ def run(tmp_path_factory) -> Path:
 
 def test_every_table_is_there_and_checked(run):
     study = Study.load(run)
-    features, relation, shares = study.features, study.relation, study.causal_shares
+    features, relation, auc = study.features, study.relation, study.causal_auc
     assert features.select("model", "layer", "feature").rows() == [
         (model, layer, i) for model in MODELS for layer in range(4) for i in range(128)
     ]
@@ -72,15 +72,15 @@ def test_every_table_is_there_and_checked(run):
         "token_entropy",
         "context_tokens",
     }
-    assert set(shares.select("model", "best_model").rows()) == {MODELS, MODELS[::-1]}
+    assert set(auc.select("model", "best_model").rows()) == {MODELS, MODELS[::-1]}
     assert {"shared", "exclusive"} >= set(study.lists["list"]) and study.lists[
         "exclusive_r2"
     ].drop_nulls().len() > 0
     assert len(study.transplant) == 2 * 4 * 2  # directions, layers, maps
     record = RunFolder(run).record
-    assert record["causal"] == causal_words(shares) and all(
-        "causally alike" in c["words"] for c in record["causal"]
-    )
+    assert record["causal"] == causal_words(auc, study.loss_recovered)
+    assert len(study.substitutions) > 0
+    assert all("change the next token more alike" in said["words"] for said in record["causal"])
     assert RunFolder(run).verify() == []
 
 

@@ -80,6 +80,7 @@ COMPARISONS = {
     "main",
     "main-seed",
     "random-model",
+    "own-random",
     "rotated",
     "tokens",
     "sae-seed",
@@ -164,7 +165,9 @@ def test_a_study_is_whole_in_half_precision(dtype: str, studies: dict[str, Study
     for name in (
         "features",
         "causal",
-        "causal_shares",
+        "causal_auc",
+        "substitutions",
+        "loss_recovered",
         "lists",
         "transplant",
         "relation",

@@ -369,8 +369,8 @@ class Interpretation(Settings):
     """Tokens that each model reads again with its left context cut, at most; 0: not measured."""
 
     causal_pairs: int = Field(default=100, ge=0)
-    """Matched features of each direction that are ablated and steered, with as many controls; 0:
-    none.
+    """Matched features of each direction that are ablated, steered and replaced by their partners,
+    with as many controls; 0: none.
     """
 
     listed: int = Field(default=50, ge=0)

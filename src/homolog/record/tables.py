@@ -296,47 +296,92 @@ CURVES = _table(
     hi=(F64, "upper end of its interval"),
 )
 _EFFECT = {
-    "{0}_r": (F64, "correlation of both models' changes of the next-token distribution"),
-    "{0}_lo": (F64, "lower end of its interval"),
+    "{0}_r": (F64, "correlation of both models' changes of {1}"),
+    "{0}_lo": (F64, "lower end of its interval, from the interventions resampled"),
     "{0}_hi": (F64, "upper end of its interval"),
     "{0}_n": (I64, "tokens where that was done"),
-    "{0}_kl": (F64, "KL divergence it makes in the own model, mean"),
+    "{0}_kl": (F64, "KL divergence it makes in the own model, mean{2}"),
     "{0}_best_kl": (F64, "the same in the partner's model"),
+}
+
+
+def _effect(name: str, of: str, summed: str = "") -> dict[str, tuple[Type, str]]:
+    return {key.format(name): (kind, m.format(0, of, summed)) for key, (kind, m) in _EFFECT.items()}
+
+
+_NEXT = "the next-token distribution"
+_SUMMED = " of the sum over those positions"
+_PAIR = {
+    "model": (TEXT, "the feature's model"),
+    "layer": (I32, "its block"),
+    "feature": (I32, "the feature"),
+    "best_model": (TEXT, "the partner's model"),
+    "best_layer": (I32, "its block"),
+    "best_feature": (I32, "the partner"),
+    "r": (F32, "their correlation"),
+}
+_RANGE = {
+    "above_r": (F64, "pairs with an r above this"),
+    "to_r": (F64, "and up to this"),
+    "n": (I64, "pairs"),
 }
 CAUSAL = _table(
     "causal",
     "pair of features that were ablated and steered in their models",
     pair=(I32, "number of the matched pair; its controls have the same"),
     matched=(BOOL, "whether it is a match or a control"),
-    model=(TEXT, "the feature's model"),
-    layer=(I32, "its block"),
-    feature=(I32, "the feature"),
-    best_model=(TEXT, "the partner's model"),
-    best_layer=(I32, "its block"),
-    best_feature=(I32, "the partner"),
-    r=(F32, "their correlation"),
+    **_PAIR,
     n_active=(I64, "tokens on which the feature fires"),
     best_n_active=(I64, "on which the partner fires"),
     n_both=(I64, "on which both fire"),
-    **{name.format("ablate"): column for name, column in _EFFECT.items()},
-    **{name.format("steer"): column for name, column in _EFFECT.items()},
+    **_effect("ablate", _NEXT),
+    **_effect("ablate_later", f"{_NEXT}s at the 16 positions after", _SUMMED),
+    **_effect("steer", _NEXT),
 )
-CAUSAL_SHARES = _table(
-    "causal_shares",
-    "ordered pair of models, intervention and range of r",
+CAUSAL_AUC = _table(
+    "causal_auc",
+    "ordered pair of models, effect and range of r",
     model=(TEXT, "whose features"),
     best_model=(TEXT, "matched where"),
     kind=(TEXT, "ablate or steer"),
-    above_r=(F64, "pairs with an r above this"),
-    to_r=(F64, "and up to this"),
-    n=(I64, "pairs"),
-    share=(F64, "share that is causally alike"),
-    lo=(F64, "lower end of its interval"),
-    hi=(F64, "upper end of its interval"),
-    median=(F64, "median correlation of effects"),
-    threshold=(F64, "correlation above which a pair counts: 95 % of controls are below"),
-    control_median=(F64, "median of the controls"),
-    n_control=(I64, "controls"),
+    where=(TEXT, "here: on the token's own prediction; later: on those that follow"),
+    **_RANGE,
+    **_interval("auc", "chance that a pair agrees more than its control, 0.5: as by chance"),
+    **_interval("mean", "mean agreement; intervals of this and the rest from pairs resampled"),
+    **_interval("control_mean", "that of the controls"),
+    **_interval("difference", "mean difference of a pair and its control"),
+    **_interval("standardised", "the same in standard deviations of an agreement"),
+)
+SUBSTITUTIONS = _table(
+    "substitutions",
+    "matched pair whose partner was put in the feature's place",
+    pair=(I32, "number of the pair, as in causal"),
+    **_PAIR,
+    scale=(F64, "factor of the partner's activation, fitted on other documents"),
+    random_feature=(I32, "one of the partner's block that fires as often, at random; -1: none"),
+    random_scale=(F64, "factor of its activation; NaN without"),
+    n_windows=(I64, "windows that were run"),
+    n_tokens=(I64, "tokens in them whose loss counts: from the first at which one of both fires"),
+    loss_clean=(F64, "mean loss there in nats, nothing replaced"),
+    loss_zero=(F64, "with the feature taken out"),
+    loss_partner=(F64, "with the partner in its place"),
+    loss_random=(F64, "with the random feature in its place; NaN without"),
+    kl_zero=(F64, "mean KL divergence from the clean predictions there in nats, taken out"),
+    kl_partner=(F64, "with the partner in its place"),
+    kl_random=(F64, "with the random feature in its place; NaN without"),
+)
+LOSS_RECOVERED = _table(
+    "loss_recovered",
+    "ordered pair of models and range of r",
+    model=(TEXT, "whose features are replaced"),
+    best_model=(TEXT, "by partners from where"),
+    **_RANGE,
+    cost=(F64, "loss that taking a feature out costs, mean of loss_zero - loss_clean"),
+    **_interval("recovered", "share of it that partners recover: a ratio of sums over pairs"),
+    **_interval("random", "the same of random features"),
+    kl_cost=(F64, "KL divergence that taking a feature out makes, mean of kl_zero"),
+    **_interval("kl_recovered", "share of it that partners undo, likewise"),
+    **_interval("kl_random", "the same of random features"),
 )
 LISTS = _table(
     "lists",
@@ -547,7 +592,9 @@ TABLES = (
     RELATION,
     CURVES,
     CAUSAL,
-    CAUSAL_SHARES,
+    CAUSAL_AUC,
+    SUBSTITUTIONS,
+    LOSS_RECOVERED,
     LISTS,
     TRANSPLANT,
     RATINGS,

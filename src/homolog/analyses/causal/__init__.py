@@ -1,16 +1,19 @@
 """Do matched features do the same?
 
-Each is ablated and steered in its own model, and the effects on the next token are compared:
+Each is ablated and steered in its own model, and the effects on the next tokens are compared; then
+the partner's activation is put in the feature's place:
 
-    pairs       matched features and their controls, and the tokens where to intervene
-    effects     how the two models' next-token distributions change there, together
-    agreement   the correlation of both changes over the tokens of a pair
-    shares      how many matched pairs agree more than their controls do
+    pairs          matched features and their controls, and the tokens where to intervene
+    forward        passes with something added to the residual stream
+    effects        how the two models' next-token distributions change, there and later, together
+    agreement      the correlation of both changes over the tokens of a pair
+    auc            how often matched pairs agree more than their controls
+    substitution   what loss the partner's activation recovers in the feature's place
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import altair as alt
@@ -20,11 +23,17 @@ from homolog.analyses.analysis import Analysis, each_direction_with_homologs, in
 from homolog.analyses.records import PairRecords
 from homolog.charts import theme
 from homolog.charts.figure import SHARE_AXIS, UNIT, Figure, Rows, finish, panels, significant, tips
-from homolog.record.comparisons import MAIN, MODEL_SEED
-from homolog.record.tables import CAUSAL, CAUSAL_SHARES, MATCHES
+from homolog.record.comparisons import CURRENT_TOKEN, MAIN, MODEL_SEED
+from homolog.record.tables import CAUSAL, CAUSAL_AUC, LOSS_RECOVERED, MATCHES, SUBSTITUTIONS
 
-LEAST_PAIRS = 3  # of a bar
-KINDS = {"ablate": "taken out", "steer": "put in"}
+LEAST_PAIRS = 3  # of a point
+CHANCE = 0.5
+EFFECTS = {
+    ("ablate", "here"): "taken out: next token",
+    ("ablate", "later"): "taken out: later tokens",
+    ("steer", "here"): "put in: next token",
+}
+FILLERS = {"kl_recovered": "its partner", "kl_random": "a random feature"}
 
 
 def words_of(records: PairRecords) -> list[str]:
@@ -35,66 +44,108 @@ def words_of(records: PairRecords) -> list[str]:
 
 
 def causal_figure(records: PairRecords) -> Figure | None:
-    """Share of matched pairs that are causally alike, by bin of r."""
-    shares = records.table(CAUSAL_SHARES).filter(pl.col("n") >= LEAST_PAIRS)
-    rows = [row for side in "AB" for row in _bars(records, shares, side)]
-    if not rows:
+    """The chance that a matched pair agrees more than its control, by bin of r."""
+    points = [
+        {"what": EFFECTS[row["kind"], row["where"]], "at": row["auc"], "lo": row["auc_lo"]}
+        | {"hi": row["auc_hi"], "mean": significant(row["mean"])}
+        | {"control": significant(row["control_mean"])}
+        | place
+        for place, row in _in_bins(records, records.table(CAUSAL_AUC))
+    ]
+    tip = (("mean", "mean agreement", ".2f"), ("control", "of controls", ".2f"))
+    layers = _dots(points, list(EFFECTS.values()), "chance to agree more", UNIT, CHANCE, tip)
+    if not points:
         return None
     return Figure(
         "causal",
         "Do matched features do the same?",
         "Each feature of a pair is taken out of, or put into, the residual stream of its own "
-        "model, and the changes of both next-token distributions are correlated. A pair is "
-        "causally alike when they agree more than 95% of pairs that fire as often and together "
-        "but do not match. Lines are 95% intervals.",
-        "Bars of the share of pairs that are causally alike, by their correlation. "
-        + " ".join(words_of(records)),
-        finish(panels(_layers(rows), rows, height=200), rows, axes=62),
+        "model, and the changes of both next-token distributions are correlated. Points: the "
+        "chance that a pair agrees more than its control, the same feature with one that fires as "
+        "often as the partner but does not match. 50% is none. Lines are 95% intervals.",
+        "Points of the chance that matched pairs agree more than their controls, by their "
+        "correlation. " + " ".join(words_of(records)),
+        finish(panels(layers, points, height=200), points, axes=62),
     )
 
 
-def _bars(records: PairRecords, shares: pl.DataFrame, side: str) -> Rows:
-    """One per kind and bin of r; the row of all close matches together is none."""
-    model, partner = records.model_of(side), records.partner_of(side)
-    own = shares.filter(model=model, best_model=partner)
-    bins = own.filter((pl.col("to_r") < 1) | (pl.col("above_r") > 0.75))
-    return [
-        {
-            "panel": f"{model} in {partner}",
-            "kind": KINDS[row["kind"]],
-            "bin": f"{row['above_r']:.1f} to {row['to_r']:.1f}",
-            **{name: significant(row[name]) for name in ("share", "lo", "hi")},
-            "n": row["n"],
-        }
-        for row in bins.iter_rows(named=True)
+def substitution_figure(records: PairRecords) -> Figure | None:
+    """What loss partners and random features recover in a feature's place, by bin of r."""
+    points = [
+        {"what": FILLERS[name], "at": row[name]}
+        | {end: row[f"{name}_{end}"] for end in ("lo", "hi")}
+        | {"loss": row[name.removeprefix("kl_")]}
+        | place
+        for place, row in _in_bins(records, records.table(LOSS_RECOVERED))
+        for name in FILLERS
     ]
+    if not points:
+        return None
+    tip = (("loss", "of the loss", ".0%"),)
+    layers = _dots(points, list(FILLERS.values()), "change undone", alt.Scale(), 0.0, tip)
+    return Figure(
+        "substitution",
+        "Can the partner take the feature's place?",
+        "A feature is taken out of its model, and its partner's activation, scaled on other text, "
+        "put in its place. Points: the share of the change of the predictions (KL divergence) that "
+        "this undoes; 100% is as good as the feature itself. A random feature of the partner's "
+        "block that fires as often undoes what chance does. Lines are 95% intervals.",
+        "Points of the share of the change that partners and random features undo, by the "
+        "correlation of the pair.",
+        finish(panels(layers, points, height=200), points, axes=62),
+    )
 
 
-def _layers(rows: Rows) -> list[Any]:
-    """Bars with their intervals."""
-    kinds, bins = list(KINDS.values()), sorted({row["bin"] for row in rows})
+def _in_bins(
+    records: PairRecords, table: pl.DataFrame
+) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
+    """(panel, bin and n, row) of the rows of both directions; all close matches are no bin."""
+    several = table.filter(
+        pl.col("n") >= LEAST_PAIRS, (pl.col("to_r") < 1) | (pl.col("above_r") > 0.75)
+    )
+    for side in "AB":
+        model, partner = records.model_of(side), records.partner_of(side)
+        own = several.filter(model=model, best_model=partner)
+        for row in own.iter_rows(named=True):
+            numbers = {k: significant(v) if isinstance(v, float) else v for k, v in row.items()}
+            bin_of = f"{row['above_r']:.1f} to {row['to_r']:.1f}"
+            yield {"panel": f"{model} in {partner}", "bin": bin_of, "n": row["n"]}, numbers
+
+
+def _dots(
+    points: Rows,
+    kinds: list[str],
+    title: str,
+    scale: alt.Scale,
+    none: float,
+    more: Iterable[tuple[str, str, str]],
+) -> list[Any]:
+    """Points with their intervals, and a line at `none`."""
+    bins = sorted({row["bin"] for row in points})
     x = alt.X("bin:N", sort=bins, title="correlation of the pair", axis=alt.Axis(labelAngle=0))
-    offset = alt.XOffset("kind:N", sort=kinds)
-    y = alt.Y("share:Q", title="share causally alike", axis=SHARE_AXIS, scale=UNIT)
-    hues = [theme.comparison_colour(comparison.name) for comparison in (MAIN, MODEL_SEED)]
-    scale, legend = alt.Scale(domain=kinds, range=hues), alt.Legend(title=None)
-    colour = alt.Color("kind:N", sort=kinds, legend=legend, scale=scale)
-    tip = tips(("kind", "feature", ""), ("share", "share", ".0%"), ("n", "pairs", ","))
-    bars = alt.Chart().mark_bar(cornerRadiusEnd=2).encode(x, offset, y, colour, tooltip=tip)
-    rule = alt.Chart().mark_rule(strokeWidth=1.4, color=theme.WORSE[0], tooltip=False)
-    return [bars, rule.encode(x, offset, alt.Y("lo:Q"), alt.Y2("hi:Q"))]
+    offset = alt.XOffset("what:N", sort=kinds)
+    y = alt.Y("at:Q", title=title, axis=SHARE_AXIS, scale=scale)
+    hues = [theme.comparison_colour(each.name) for each in (MAIN, MODEL_SEED, CURRENT_TOKEN)]
+    domain = alt.Scale(domain=kinds, range=hues[: len(kinds)])
+    colour = alt.Color("what:N", sort=kinds, legend=alt.Legend(title=None), scale=domain)
+    tip = tips(("what", "", ""), ("at", title, ".0%"), *more, ("n", "pairs", ","))
+    line = alt.Chart().mark_rule(strokeDash=[4, 3], tooltip=False).encode(y=alt.datum(none))
+    rule = alt.Chart().mark_rule(strokeWidth=1.6, tooltip=False)
+    dot = alt.Chart().mark_point(filled=True, size=60, opacity=1)
+    ends = rule.encode(x, offset, alt.Y("lo:Q"), alt.Y2("hi:Q"), colour)
+    return [line, ends, dot.encode(x, offset, y, colour, tooltip=tip)]
 
 
 ANALYSIS = Analysis(
     name="causal",
-    title="ablate and steer matched features",
-    tables=(CAUSAL, CAUSAL_SHARES),
+    title="ablate, steer and replace matched features",
+    tables=(CAUSAL, CAUSAL_AUC, SUBSTITUTIONS, LOSS_RECOVERED),
     reads=(MATCHES,),
     wanted=interpreted("causal_pairs"),
     units=each_direction_with_homologs,
-    measure="homolog.analyses.causal.shares:measure_pair",
-    says="homolog.analyses.causal.shares:says",
+    measure="homolog.analyses.causal.measure:measure_pair",
+    says="homolog.analyses.causal.measure:says",
     chapter="Meaning",
-    figures=lambda records: [causal_figure(records)],
+    figures=lambda records: [causal_figure(records), substitution_figure(records)],
     values=lambda records: {"causal": said} if (said := words_of(records)) else None,
 )

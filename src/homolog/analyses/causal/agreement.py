@@ -2,8 +2,8 @@
 
     r = sum_t cov_w(delta_A, delta_B) / sqrt(sum_t var_w(delta_A)  sum_t var_w(delta_B))
 
-delta, w and the moments are those of `effects`.  Sums over positions let a position count as far as
-something happens there.
+delta, w and the moments are those of `effects`, here or later.  Sums over positions let a position
+count as far as something happens there.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from homolog.analyses.causal.effects import SIZES
-from homolog.analyses.causal.pairs import KINDS, LEAST_POSITIONS
+from homolog.analyses.causal.effects import EFFECTS, SIZES
+from homolog.analyses.causal.pairs import LEAST_POSITIONS
 from homolog.dictionaries.seeds import generator
 from homolog.record.tables import CAUSAL
 
@@ -22,22 +22,22 @@ _MEASURED = ("r", "lo", "hi", "n", *SIZES)
 def agreement(
     pairs: pl.DataFrame, effects: pl.DataFrame, *, n_replicates: int = 1000, seed: int = 0
 ) -> pl.DataFrame:
-    """`pairs` with KIND_r, KIND_lo, KIND_hi, KIND_n, KIND_kl, KIND_best_kl of both kinds: `CAUSAL`.
+    """`pairs` with r, lo, hi, n, kl and best_kl of every effect of `EFFECTS`: `CAUSAL`.
 
     r: the agreement, NaN where an effect is nil or there are no positions.  lo, hi: 95 % interval
-    from the pair's positions resampled (percentile bootstrap), NaN for fewer than
-    `LEAST_POSITIONS`.  kl: mean effect in nats.
+    from the pair's interventions resampled (percentile bootstrap), NaN for fewer than
+    `LEAST_POSITIONS`.  n: interventions.  kl: mean effect of one in nats.
     """
     random, rows = generator(seed, "agreement"), []
-    by_pair = effects.partition_by("pair", "matched", "kind", as_dict=True)
+    by_pair = effects.partition_by("pair", "matched", "kind", "where", as_dict=True)
     for pair, matched in pairs.select("pair", "matched").iter_rows():
         row: dict[str, float] = {}
-        for kind in KINDS:
-            own = by_pair.get((pair, matched, kind), effects.clear())
+        for (kind, where), prefix in EFFECTS.items():
+            own = by_pair.get((pair, matched, kind, where), effects.clear())
             measured = _of_positions(own, n_replicates, random)
-            row |= {f"{kind}_{name}": value for name, value in measured.items()}
+            row |= {f"{prefix}_{name}": value for name, value in measured.items()}
         rows.append(row)
-    schema = CAUSAL.only(*(f"{kind}_{name}" for kind in KINDS for name in _MEASURED))
+    schema = CAUSAL.only(*(f"{prefix}_{name}" for prefix in EFFECTS.values() for name in _MEASURED))
     return pl.concat([pairs, pl.DataFrame(rows, schema=schema)], how="horizontal")
 
 

@@ -1,25 +1,26 @@
-"""What ablating and steering a feature does to the next token, and how alike two effects are.
+"""What ablating and steering a feature does to the next tokens, and how alike two effects are.
 
 At a position t, with h the residual stream after the block of the feature, d its decoder direction
 (row of W_dec):
 
     ablate   h' = h - a(t) d     where both features of a pair fire; a(t): its activation there
     steer    h' = h + m d        where neither fires; m: its mean activation where it does
-    delta(v) = log p'(v | t) - log p(v | t)              for every token v of the vocabulary
+    delta(v | s) = log p'(v | s) - log p(v | s)          for every token v of the vocabulary
 
 The rest of h stays, the dictionary's reconstruction error in it, and the later blocks run on h'.
-The effect is taken at t itself, on the next token.  Of a pair (i in A, j in B) are kept, at each
-position, over the vocabulary around that position's means,
+The effect is taken "here", at s = t, on the next token; of an ablation also "later", at the up to
+`LATER` positions s > t that follow in the window, which see it through the later blocks alone.  Of
+a pair (i in A, j in B) are kept, at each s, over the vocabulary around that position's means,
 
     var_w(delta_A), var_w(delta_B), cov_w(delta_A, delta_B),     w = (p_A + p'_A + p_B + p'_B) / 4
 
-Without weights the many tokens that no one expects would decide, for they move most in log p and
-mean least; w counts a token as far as either model expects it, before or after.
+and summed over the later s.  Without weights the many tokens that no one expects would decide, for
+they move most in log p and mean least; w counts a token as far as either model expects it, before
+or after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,24 +28,41 @@ import polars as pl
 import torch
 from jaxtyping import Float
 
+from homolog.analyses.causal.forward import (
+    ProbedModel,
+    final_stream,
+    in_groups,
+    in_parts,
+    logs_of,
+    streams_of,
+    windows_at_once,
+)
 from homolog.analyses.stream import place_of
 from homolog.corpus import TokenWindows
-from homolog.dictionaries import SparseAutoencoder
-from homolog.features.capture import FORWARD_TOKENS
-from homolog.models import LanguageModel, Site
-from homolog.models.edits import Transform
 
+LATER = 16
+HERE = "here"
+WHERE = {"ablate": (HERE, "later"), "steer": (HERE,)}
+"""Where the effects of each kind of intervention are taken."""
+EFFECTS = {
+    (kind, where): kind if where == HERE else f"{kind}_{where}"
+    for kind, places in WHERE.items()
+    for where in places
+}
+"""The columns of `CAUSAL` on each effect begin with its name."""
 SIZES = ("kl", "best_kl")
 MOMENTS = ("var", "best_var", "cov", *SIZES)
-LogProbabilities = Float[torch.Tensor, "probe vocabulary"]
+LogProbabilities = Float[torch.Tensor, "read vocabulary"]
+Moments = Float[torch.Tensor, "read moment"]
 
 
 @dataclass(frozen=True)
-class ProbedModel:
-    """A model with the dictionaries, by layer, along whose directions something is added."""
+class _Reads:
+    """Where the effects are taken: one entry per probe and position."""
 
-    model: LanguageModel
-    dictionaries: Mapping[int, SparseAutoencoder]
+    probe: np.ndarray
+    position: np.ndarray
+    later: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -65,92 +83,104 @@ def measure_effects(
     a: ProbedModel,
     b: ProbedModel,
 ) -> pl.DataFrame:
-    """`probes` with the moments of both effects: var, best_var, cov (nats^2), kl, best_kl (nats).
+    """The moments of both effects, a row per probe and place where they are taken.
 
-    a: the model of the features, b: that of their partners.  kl: sum_v p log(p / p'), the size of
-    the effect.  Of each model every window with a probe is run once, and its blocks after the
-    feature's once for each probe.
+    Columns: those of `probes`, `where` ("here" or "later"), var, best_var, cov (nats^2), kl,
+    best_kl (nats); sums over the later positions.  a: the model of the features, b: that of their
+    partners.  kl: sum_v p log(p / p'), the size of the effect.  Of each model every window with a
+    probe is run once, and its blocks after the feature's once for each probe.
     """
-    sites = probes.join(
-        pairs, on=["pair", "matched"], how="left", maintain_order="left", validate="m:1"
-    )
+    keys = ["pair", "matched"]
+    sites = probes.join(pairs, on=keys, how="left", maintain_order="left", validate="m:1")
     window, position = place_of(windows, sites["row"].to_numpy())
-    moments = np.full((len(sites), len(MOMENTS)), np.nan)
-    for here in _by_windows(window, _at_once(windows)):
-        logs = []
+    reads = _reads(sites["kind"].to_numpy(), position, windows.context)
+    sums = np.zeros((2, len(sites), len(MOMENTS)))
+    for here in in_groups(window, windows_at_once(windows)):
+        inside = np.isin(reads.probe, here)
+        own = _Reads(reads.probe[inside], reads.position[inside], reads.later[inside])
+        own_probe = np.searchsorted(here, own.probe)
+        streams: list[torch.Tensor] = []
         for probed, prefix in ((a, ""), (b, "best_")):
             names = (f"{prefix}layer", f"{prefix}feature", f"{prefix}amount")
             added = (sites[name].to_numpy()[here] for name in names)
-            logs += _log_probabilities(
-                probed, windows, _Additions(window[here], position[here], *added)
-            )
-        moments[here] = _moments(*logs).numpy()
-    return probes.with_columns(pl.Series(name, moments[:, k]) for k, name in enumerate(MOMENTS))
+            additions = _Additions(window[here], position[here], *added)
+            streams += _streams_at(probed, windows, additions, own_probe, own.position)
+        moments = _moments(a, b, streams)
+        np.add.at(sums, (own.later.astype(int), own.probe), moments.numpy())
+    return _by_place(probes, reads, sums)
 
 
-def _at_once(windows: TokenWindows) -> int:
-    """Windows that are run together."""
-    return max(1, FORWARD_TOKENS // windows.context)
+def _reads(kind: np.ndarray, position: np.ndarray, context: int) -> _Reads:
+    """Every position at which the effect of a probe is taken."""
+    n_later = np.minimum(LATER, context - 1 - position)
+    n = 1 + np.where([len(WHERE[k]) > 1 for k in kind], n_later, 0).astype(np.int64)
+    probe = np.repeat(np.arange(len(position)), n)
+    after = np.arange(len(probe)) - np.repeat(np.cumsum(n) - n, n)
+    return _Reads(probe, position[probe] + after, after > 0)
 
 
-def _by_windows(window: np.ndarray, at_once: int) -> list[np.ndarray]:
-    """The probes in groups that lie in at most `at_once` windows."""
-    rank = np.unique(window, return_inverse=True)[1] // at_once
-    n_groups = int(rank.max()) + 1 if len(rank) else 0
-    return [np.flatnonzero(rank == group) for group in range(n_groups)]
+def _by_place(probes: pl.DataFrame, reads: _Reads, sums: np.ndarray) -> pl.DataFrame:
+    """Sums (place, probe, moment) as rows; no row where a probe has no position of that kind."""
+    parts = []
+    for later, where in enumerate((HERE, "later")):
+        there = np.unique(reads.probe[reads.later == bool(later)])
+        columns = [pl.Series(name, sums[later, there, k]) for k, name in enumerate(MOMENTS)]
+        parts.append(probes[there].with_columns(pl.lit(where).alias("where"), *columns))
+    return pl.concat(parts)
 
 
 @torch.inference_mode()
-def _log_probabilities(
-    probed: ProbedModel, windows: TokenWindows, added: _Additions
-) -> tuple[LogProbabilities, LogProbabilities]:
-    """log p and log p' of the next token at each probe, float32."""
-    model, last = probed.model, probed.model.n_layers - 1
-    names, number = np.unique(added.window, return_inverse=True)
-    tokens = torch.from_numpy(windows.tokens[names]).long()
-    sites = {int(at): Site("resid", int(at)) for at in {*added.layer, last}}
-    run = model.run(tokens, capture=list(sites.values()), stop_after=sites[last])
-    at, of_window = torch.from_numpy(added.position).to(model.device), torch.from_numpy(number)
-    final = run[sites[last]][of_window, at][:, None]
-    clean = model.logits(final)[:, 0].log_softmax(-1)
-    changed, at_once = torch.empty_like(clean), _at_once(windows)
-    for layer in np.unique(added.layer):
-        directions = probed.dictionaries[int(layer)].W_dec.to(model.device)
+def _streams_at(
+    probed: ProbedModel,
+    windows: TokenWindows,
+    added: _Additions,
+    probe: np.ndarray,
+    position: np.ndarray,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last stream at each read, as it is and changed (read, d_model).
+
+    probe, position: of the reads, in the order of probes.
+    """
+    model, at_once = probed.model, windows_at_once(windows)
+    streams = streams_of(model, windows, added.window, [int(at) for at in np.unique(added.layer)])
+    of_window = streams.rows(added.window)
+    clean = streams.final[of_window[torch.from_numpy(probe)], torch.from_numpy(position)]
+    changed = torch.empty_like(clean)
+    starts = np.searchsorted(probe, np.arange(len(added.position) + 1))
+    ends = position[starts[1:] - 1] if len(probe) else position
+    for layer in map(int, np.unique(added.layer)):
+        directions = probed.dictionaries[layer].W_dec.to(model.device)
         own = np.flatnonzero(added.layer == layer)
-        # in order of position: blocks need not run past the last of a batch
-        own = own[np.argsort(added.position[own], kind="stable")]
+        # in order of the last read: blocks need not run past that of a batch
+        own = own[np.argsort(ends[own], kind="stable")]
         for batch in np.split(own, range(at_once, len(own), at_once)):
-            here = at[batch]
-            h = run[sites[int(layer)]][of_window[batch], : int(here.max()) + 1].clone()
+            h = streams.after[layer][of_window[batch], : int(ends[batch].max()) + 1].clone()
             step = directions[torch.from_numpy(added.feature[batch]).long()]
             step = step * torch.from_numpy(added.amount[batch]).to(step)[:, None]
-            h[torch.arange(len(batch)), here] += step.to(h.dtype)
-            logits = _logits_at(model, int(layer), h, here)
-            changed[torch.from_numpy(batch)] = logits.log_softmax(-1)
+            h[torch.arange(len(batch)), torch.from_numpy(added.position[batch])] += step.to(h.dtype)
+            final = final_stream(model, layer, h)
+            for place, number in enumerate(batch):
+                read = slice(starts[number], starts[number + 1])
+                changed[read] = final[place, torch.from_numpy(position[read])]
     return clean, changed
 
 
-def _logits_at(
-    model: LanguageModel, layer: int, h: torch.Tensor, position: torch.Tensor
-) -> torch.Tensor:
-    """Logits (batch, vocabulary) at one position of each prompt, from h after the block `layer`.
+@torch.inference_mode()
+def _moments(a: ProbedModel, b: ProbedModel, streams: list[torch.Tensor]) -> Moments:
+    """`MOMENTS` of every read, float64, on the CPU.
 
-    The position is put last before the unembedding, so that no other is unembedded.
+    streams: of A as it is and changed, of B likewise.
     """
-
-    def to_the_end(value: torch.Tensor) -> torch.Tensor:
-        value = value.clone()
-        value[:, -1] = value[torch.arange(len(value)), position]
-        return value
-
-    if layer == model.n_layers - 1:
-        return model.logits(to_the_end(h)[:, -1:])[:, 0]
-    moved = Transform(Site("resid", model.n_layers - 1), function=to_the_end)
-    return model.continue_from(layer, h, edits=[moved], last_only=True)[:, 0]
+    parts = [torch.empty(0, len(MOMENTS), dtype=torch.float64)]
+    models = (a.model, a.model, b.model, b.model)
+    for rows in in_parts(len(streams[0]), a.model):
+        logs = [logs_of(model, h[rows]) for model, h in zip(models, streams, strict=True)]
+        parts.append(_moments_of(*logs))
+    return torch.cat(parts)
 
 
-def _moments(*logs: LogProbabilities) -> Float[torch.Tensor, "probe moment"]:
-    """(probes, `MOMENTS`), float64, on the CPU; logs: of A before and after, of B likewise."""
+def _moments_of(*logs: LogProbabilities) -> Moments:
+    """logs: of A before and after, of B likewise."""
     logs = tuple(log.double().cpu() for log in logs)
     p = [t.exp() for t in logs]
     weight = sum(p) / 4

@@ -22,10 +22,10 @@ from homolog.matching.intervals import HIGH_MATCH
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import CAUSAL
 
-POSITIONS = 12
+POSITIONS = 8
 LEAST_POSITIONS = 3
-KINDS = ("ablate", "steer")
-PAIRS_SCHEMA = CAUSAL.only(*(name for name in CAUSAL.columns if not name.startswith(KINDS)))
+_KINDS = ("ablate", "steer")
+PAIRS_SCHEMA = CAUSAL.only(*(name for name in CAUSAL.columns if not name.startswith(_KINDS)))
 PROBES_SCHEMA = {
     "pair": pl.Int32,
     "matched": pl.Boolean,
@@ -54,10 +54,10 @@ def choose_pairs(
     it on `LEAST_POSITIONS` tokens: half of `n_pairs` from those with r > 0.7, the rest from the
     others, each at random; fewer where there are fewer.  A control has the number of its pair, and
     is missing where no feature qualifies.
-    Probes: up to `positions` of each kind.  Of the tokens where both fire, those half with the
-    higher activations (the smaller of the two, each relative to its mean) are drawn from.  row: of
-    the features; amount, best_amount: what is added along the direction in the model of the
-    feature, of its partner.
+    Probes: up to `positions` for ablation, half as many for steering.  Of the tokens where both
+    fire, those half with the higher activations (the smaller of the two, each relative to its mean)
+    are drawn from.  row: of the features; amount, best_amount: what is added along the direction in
+    the model of the feature, of its partner.
     """
     random = generator(seed, "causal", model, best_model)
     chosen = _draw(_homologs(matches, model, best_model), n_pairs, random)
@@ -182,6 +182,7 @@ def _sites(
     silent = np.ones(n_tokens, dtype=bool)
     silent[x.rows] = silent[y.rows] = False
     neither = np.flatnonzero(silent)
-    steered = np.sort(random.choice(neither, min(positions, len(neither)), replace=False))
+    n_steered = min(-(-positions // 2), len(neither))
+    steered = np.sort(random.choice(neither, n_steered, replace=False))
     amounts = {"amount": float(typical_a), "best_amount": float(typical_b)}
     return ablated + [{"kind": "steer", "row": int(t)} | amounts for t in steered], len(rows)

@@ -1,0 +1,129 @@
+"""The task of a direction: pairs, their effects and agreement, and partners in features' places."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+
+from homolog.analyses.analysis import Tables
+from homolog.analyses.causal.agreement import agreement
+from homolog.analyses.causal.auc import causal_auc
+from homolog.analyses.causal.effects import measure_effects
+from homolog.analyses.causal.forward import ProbedModel
+from homolog.analyses.causal.pairs import choose_pairs
+from homolog.analyses.causal.substitution import loss_recovered, substitute
+from homolog.analyses.material import Material
+from homolog.matching.intervals import HIGH_MATCH
+from homolog.record.tables import (
+    CAUSAL,
+    CAUSAL_AUC,
+    LOSS_RECOVERED,
+    MATCHES,
+    SUBSTITUTIONS,
+)
+
+_DIRECTION = ["model", "best_model"]
+_HEADLINE = {"above_r": HIGH_MATCH, "to_r": 1.0}
+
+
+def measure_pair(
+    material: Material, model: str, best_model: str, *, seed: int | None = None
+) -> Tables:
+    """Task: do features of `model` do the same as their matches in `best_model`.
+
+    seed: of the choice of pairs and of everything after it; by default the run's.
+    """
+    seed = material.seed if seed is None else seed
+    matrices = [
+        lambda layer, name=name: material.features(name, layer).matrix
+        for name in (model, best_model)
+    ]
+    pairs, probes = choose_pairs(
+        material.table(MATCHES),
+        model,
+        best_model,
+        *matrices,
+        n_pairs=material.interpretation.causal_pairs,
+        seed=seed,
+    )
+    windows = material.windows("match")
+    a, b = (
+        _probed(material, name, pairs[column])
+        for name, column in ((model, "layer"), (best_model, "best_layer"))
+    )
+    agreements = agreement(pairs, measure_effects(pairs, probes, windows, a, b), seed=seed)
+    substitutions = substitute(pairs, windows, a, *matrices, seed=seed)
+    direction = pl.lit(model).alias("model"), pl.lit(best_model).alias("best_model")
+    summaries = {
+        CAUSAL_AUC.name: causal_auc(agreements, seed=seed),
+        LOSS_RECOVERED.name: loss_recovered(substitutions, seed=seed),
+    }
+    named = {name: table.select(*direction, pl.all()) for name, table in summaries.items()}
+    return {CAUSAL.name: agreements, SUBSTITUTIONS.name: substitutions} | named
+
+
+def _probed(material: Material, model: str, layers: pl.Series) -> ProbedModel:
+    saes = {layer: material.sae(model, layer) for layer in layers.unique().sort()}
+    return ProbedModel(material.model(model), saes)
+
+
+def says(material: Material) -> list[dict[str, str]]:
+    """The words of a run, for the command line and run.json."""
+    return causal_words(material.table(CAUSAL_AUC), material.table(LOSS_RECOVERED))
+
+
+def causal_words(auc: pl.DataFrame, recovered: pl.DataFrame) -> list[dict[str, str]]:
+    """For each ordered pair of models: do the closest matches do the same.
+
+    auc: `CAUSAL_AUC`.  recovered: `LOSS_RECOVERED`.  Entries have model, best_model and words.
+    """
+    effects = auc.filter(pl.col("n") > 0, kind="ablate", **_HEADLINE)
+    said = []
+    for row in effects.filter(where="here").iter_rows(named=True):
+        direction = {name: row[name] for name in _DIRECTION}
+        later = effects.filter(where="later", **direction).to_dicts()
+        filled = recovered.filter(pl.col("n") > 0, **_HEADLINE, **direction).to_dicts()
+        words = [_agreeing(row, later[0] if later else None)]
+        words += [_recovering(each) for each in filled if math.isfinite(each["kl_recovered"])]
+        said.append(direction | {"words": " ".join(words)})
+    return said
+
+
+def _agreeing(here: dict, later: dict | None) -> str:
+    """How often matched pairs agree more than their controls."""
+    after = f", on later tokens in {_share(later, 'auc')} of {later['n']}" if later else ""
+    return (
+        f"Taken out, features of {here['model']} and their partners in {here['best_model']} above "
+        f"r = {HIGH_MATCH} change the next token more alike than pairs that fire as often and do "
+        f"not match in {_share(here, 'auc')} of {here['n']} pairs{after}: mean "
+        f"agreement {_number(here, 'mean')} against {_number(here, 'control_mean')}."
+    )
+
+
+def _recovering(row: dict) -> str:
+    """How much of a feature's part in the predictions its partner takes."""
+    random = ""
+    if math.isfinite(row["kl_random"]):
+        random = f", a random feature's {_share(row, 'kl_random')}"
+    return (
+        f"In the place of the feature, the partner's activation undoes "
+        f"{_share(row, 'kl_recovered')} of the change of the predictions (KL) that taking it out "
+        f"makes{random}; of the loss it recovers {_share(row, 'recovered')}."
+    )
+
+
+def _share(row: dict, name: str) -> str:
+    lo, hi = row[f"{name}_lo"], row[f"{name}_hi"]
+    ends = f" ({_percent(lo)} to {_percent(hi)}%)" if math.isfinite(lo) else ""
+    return f"{_percent(row[name])}%{ends}"
+
+
+def _percent(value: float) -> int:
+    """A whole number, never -0."""
+    return round(100 * value)
+
+
+def _number(row: dict, name: str) -> str:
+    lo, hi = row[f"{name}_lo"], row[f"{name}_hi"]
+    return f"{row[name]:.2f}" + (f" ({lo:.2f} to {hi:.2f})" if math.isfinite(lo) else "")
