@@ -71,7 +71,10 @@ def demo(
 @app.command()
 def run(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A TOML file, or a built-in: demo, grid, paper.")
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="A TOML file, or a built-in: controls, demo, grid, paper."
+        ),
     ],
     out: Out = None,
     device: OtherDevice = None,

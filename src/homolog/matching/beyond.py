@@ -44,6 +44,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numba
@@ -54,7 +55,7 @@ from jaxtyping import Float, Int
 
 from homolog.matching import beyond_kernels as kernels
 from homolog.matching.columns import Columns, SparseEntries
-from homolog.matching.tables import BEYOND
+from homolog.matching.tables import BEYOND, PARTNER
 
 GROUPS = 32
 _ROWS_AT_ONCE = 64
@@ -101,6 +102,13 @@ class Grouping:
         np.add.at(count, (group, kind), 1)
         return cls(kind, group, half, count)
 
+    @cached_property
+    def counts(self) -> tuple[np.ndarray, ...]:
+        """What `beyond_kernels.shares` is told of groups and halves."""
+        of_half = np.stack([self.count[self.half == h].sum(axis=0) for h in (0, 1)])
+        of_halves = np.stack([of_half.sum(1), (of_half**2).sum(1), (of_half > 0).sum(1)], axis=1)
+        return self.half, self.count, self.count.sum(axis=1), of_half, of_halves
+
 
 def beyond_controls(
     own: Place,
@@ -131,6 +139,47 @@ def beyond_controls(
     return _frame(shares, change)
 
 
+def beyond_matches(
+    rows: pl.DataFrame,
+    controls: Sequence[pl.DataFrame],
+    grouping: Grouping,
+    layers_of: Callable[[str, str], Sequence[Any]],
+    columns: Callable[[Any], Columns],
+    *,
+    threads: int | None = None,
+) -> pl.DataFrame:
+    """One row of `BEYOND` for every match, in order; NaN where r is not defined.
+
+    rows: of matches.  controls: for each control the best partner of each row, columns `PARTNER`,
+    null where there is none.  layers_of: gives the layers of a (model, label), the first block
+    first.  The others: as for `beyond_controls`.
+    """
+    defined = rows["r"].is_not_nan() & rows["r"].is_not_null()
+    own = rows.select(
+        best_model="model", best_label="label", best_layer="layer", best_feature="feature"
+    )
+    partners = [own, rows.select(PARTNER), *(each.select(PARTNER) for each in controls)]
+    of_feature, of_partner, *of_controls = (
+        _place(each.with_columns(best_feature=pl.when(defined).then("best_feature")), layers_of)
+        for each in partners
+    )
+    return beyond_controls(of_feature, of_partner, of_controls, grouping, columns, threads=threads)
+
+
+def _place(partners: pl.DataFrame, layers_of: Callable[[str, str], Sequence[Any]]) -> Place:
+    """Where the columns of partners lie: the layers of all their sides, one after the other."""
+    layers: list[Any] = []
+    first: dict[tuple[str, str], int] = {}
+    sides = list(zip(partners["best_model"], partners["best_label"], strict=True))
+    for model, label in dict.fromkeys(sides):
+        if model is not None:
+            first[model, label] = len(layers)
+            layers += layers_of(model, label)
+    offset = np.array([first.get(side, 0) for side in sides], np.int64)
+    number = offset + partners["best_layer"].fill_null(0).to_numpy()
+    return layers, number, partners["best_feature"].fill_null(-1).to_numpy()
+
+
 def _in_threads(
     x: SparseEntries,
     y: SparseEntries,
@@ -139,17 +188,17 @@ def _in_threads(
     n: int,
     threads: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    n_groups = len(grouping.half)
-    out, change = np.zeros((n, 3)), np.zeros((n, 2 * n_groups))
-    tokens = (grouping.kind, grouping.group, grouping.half, grouping.count)
+    out, change = np.zeros((n, 3)), np.zeros((n, len(grouping.half)))
+    columns, tokens = (tuple(x), tuple(y), tuple(controls)), (grouping.kind, grouping.group)
+    counts = grouping.counts
 
     def work(first: int) -> None:
         rows = np.arange(first, min(first + _ROWS_AT_ONCE, n))
-        kernels.shares(tuple(x), tuple(y), tuple(controls), *tokens, rows, out, change)
+        kernels.shares(*columns, tokens, counts, rows, out, change)
 
     with ThreadPoolExecutor(threads or numba.get_num_threads()) as pool:
         list(pool.map(work, range(0, n, _ROWS_AT_ONCE)))
-    return out, change[:, :n_groups]
+    return out, change
 
 
 def _frame(shares: np.ndarray, change: np.ndarray) -> pl.DataFrame:

@@ -8,100 +8,117 @@ from homolog.compiled import jit
 
 
 @jit(nogil=True, error_model="numpy")
-def shares(x, y, controls, kind, group, half, count, rows, out, change):
+def shares(x, y, controls, tokens, counts, rows, out, change):
     """Explained shares of the features `rows`, and how each group of documents moves them.
 
     x, y: (start, token, value), sparse columns, entries of a column by ascending token.  controls:
-    (start, token, value) of K columns for each feature, feature f's k-th at K f + k.  kind: of each
-    token, int32.  group: of each token; half: 0 or 1 of each group.  count: (groups, kinds) tokens.
+    (start, token, value) of K columns for each feature, feature f's k-th at K f + k.  tokens: kind
+    and group of each, int32.  counts: half of each group, 0 or 1; tokens of each group and kind; of
+    each group; of each half and kind; and of each half (tokens, sum of their squares by kind,
+    number of kinds).
 
     out: (features, 3), shares of the variance of x explained by y, by the kinds of tokens, by those
-    and the controls.  change: (features, 2 groups), influence of each group on the first less the
-    third, then its share of the variance.
+    and the controls.  change: (features, groups), influence of each group on the first less the
+    third.
     """
+    kind, group = tokens
+    half, count, size, of_half, of_halves = counts
     n_groups, n_kinds = count.shape
-    size = np.zeros(n_groups)
-    of_half = np.zeros((2, n_kinds))
-    for g in range(n_groups):
-        for s in range(n_kinds):
-            size[g] += count[g, s]
-            of_half[half[g], s] += count[g, s]
-    n_controls = (len(controls[0]) - 1) // (len(x[0]) - 1)
-    n = 1 + n_controls
+    n = 1 + (len(controls[0]) - 1) // (len(x[0]) - 1)
     sums = np.zeros((n, n_groups, n_kinds))
     means = np.zeros((n, 2, n_kinds))
     seen, is_seen = np.empty(n_kinds, np.int64), np.zeros(n_kinds, np.bool_)
     within = np.empty((n_groups, n, n))
-    square, left = np.empty(n_groups), np.empty((n, n_groups))
+    square, spread = np.empty(n_groups), np.empty(n_groups)
+    left, left_y, left_controls = np.empty((n, n_groups)), np.empty(n_groups), np.empty(n_groups)
     for f in rows:
-        # Sums by group and kind of x and of its controls; the kinds that any of them fires on.
         n_seen = 0
         for v in range(n):
-            start, token, value = x if v == 0 else controls
-            column = f if v == 0 else f * n_controls + v - 1
-            for entry in range(start[column], start[column + 1]):
-                t = token[entry]
-                s = kind[t]
-                if not is_seen[s]:
-                    is_seen[s] = True
-                    seen[n_seen] = s
-                    n_seen += 1
-                sums[v, group[t], s] += value[entry]
+            a, column = (x, f) if v == 0 else (controls, f * (n - 1) + v - 1)
+            n_seen = add_sums(a, column, kind, group, sums[v], seen, is_seen, n_seen)
+        here = seen[:n_seen]
         for v in range(n):
-            a, column = (x, f) if v == 0 else (controls, f * n_controls + v - 1)
+            a, column = (x, f) if v == 0 else (controls, f * (n - 1) + v - 1)
             square[:] = 0.0
             add_products(a, column, a, column, group, square)
-            predict(sums[v], square, seen[:n_seen], half, of_half, means[v])
-        # Sums, and of products, of what is left when that is taken off; then about the mean of all.
-        for v in range(n):
-            for g in range(n_groups):
-                left[v, g] = 0.0
-                for place in range(n_seen):
-                    s = seen[place]
-                    left[v, g] += sums[v, g, s] - count[g, s] * means[v, half[g], s]
+            predict(sums[v], square, here, half, of_half, of_halves, means[v])
+        what_is_left(sums, means, here, half, count, left)
         for v in range(n):
             for w in range(v + 1):
-                for g in range(n_groups):
-                    within[g, v, w] = 0.0
-                a, b = x if v == 0 else controls, x if w == 0 else controls
-                column_a = f if v == 0 else f * n_controls + v - 1
-                column_b = f if w == 0 else f * n_controls + w - 1
+                within[:, v, w] = 0.0
+                a, column_a = (x, f) if v == 0 else (controls, f * (n - 1) + v - 1)
+                b, column_b = (x, f) if w == 0 else (controls, f * (n - 1) + w - 1)
                 add_products(a, column_a, b, column_b, group, within[:, v, w])
-                for place in range(n_seen):
-                    s = seen[place]
-                    for g in range(n_groups):
-                        m, q = means[v, half[g], s], means[w, half[g], s]
-                        within[g, v, w] += count[g, s] * m * q - m * sums[w, g, s]
-                        within[g, v, w] -= q * sums[v, g, s]
-                mean_v, mean_w = left[v].sum() / size.sum(), left[w].sum() / size.sum()
-                for g in range(n_groups):
-                    within[g, v, w] += size[g] * mean_v * mean_w
-                    within[g, v, w] -= mean_v * left[w, g] + mean_w * left[v, g]
-                    within[g, w, v] = within[g, v, w]
-        line(x, y, f, group, size, out, change)
-        explained(within, f, out, change)
+                about_means(sums, means, here, half, count, size, left, v, w, within)
+        total = line(x, y, f, group, size, spread, left_y)
+        out[f, 0] = 1 - left_y.sum() / total
+        out[f, 1] = 1 - within[:, 0, 0].sum() / total
+        explain(within, left_controls)
+        out[f, 2] = 1 - left_controls.sum() / total
+        beyond = out[f, 0] - out[f, 2]
+        for g in range(n_groups):
+            moved = left_controls[g] / total - beyond * (spread[g] / total)
+            change[f, g] = -left_y[g] / total + moved
         for place in range(n_seen):
-            is_seen[seen[place]] = False
-            for v in range(n):
-                for g in range(n_groups):
-                    sums[v, g, seen[place]] = 0.0
+            is_seen[here[place]] = False
+            sums[:, :, here[place]] = 0.0
 
 
 @jit(nogil=True, error_model="numpy")
-def predict(sums, square, seen, half, of_half, out):
+def add_sums(a, column, kind, group, sums, seen, is_seen, n_seen):
+    """Adds a column by group and kind, and the kinds on which it fires to those that are seen."""
+    start, token, value = a
+    for entry in range(start[column], start[column + 1]):
+        t = token[entry]
+        s = kind[t]
+        if not is_seen[s]:
+            is_seen[s] = True
+            seen[n_seen] = s
+            n_seen += 1
+        sums[group[t], s] += value[entry]
+    return n_seen
+
+
+@jit(nogil=True, error_model="numpy")
+def what_is_left(sums, means, seen, half, count, out):
+    """Sums of each column and group when what the other half predicts is taken off."""
+    for v in range(len(sums)):
+        for g in range(len(half)):
+            out[v, g] = 0.0
+            for place in range(len(seen)):
+                s = seen[place]
+                out[v, g] += sums[v, g, s] - count[g, s] * means[v, half[g], s]
+
+
+@jit(nogil=True, error_model="numpy")
+def about_means(sums, means, seen, half, count, size, left, v, w, within):
+    """Sums of products of columns v and w become those of what is left, about its mean of all."""
+    n_groups = len(half)
+    for place in range(len(seen)):
+        s = seen[place]
+        for g in range(n_groups):
+            m, q = means[v, half[g], s], means[w, half[g], s]
+            within[g, v, w] += count[g, s] * m * q - m * sums[w, g, s]
+            within[g, v, w] -= q * sums[v, g, s]
+    mean_v, mean_w = left[v].sum() / size.sum(), left[w].sum() / size.sum()
+    for g in range(n_groups):
+        within[g, v, w] += size[g] * mean_v * mean_w
+        within[g, v, w] -= mean_v * left[w, g] + mean_w * left[v, g]
+        within[g, w, v] = within[g, v, w]
+
+
+@jit(nogil=True, error_model="numpy")
+def predict(sums, square, seen, half, of_half, of_halves, out):
     """What each half of the documents predicts in the other of a column, by kind of token.
 
     sums: (groups, kinds).  square: sum of the squares of each group.  seen: kinds on which the
-    column may fire.  of_half: (2, kinds) tokens.  out: (2, kinds), means for the half in which they
-    predict, shrunk as the noise in them asks for; other kinds stay as they are.
+    column may fire.  of_half: (2, kinds) tokens; of_halves: (2, 3), what `shares` says.  out: (2,
+    kinds), means for the half in which they predict, shrunk as the noise in them asks for; other
+    kinds stay as they are.
     """
-    n_kinds = of_half.shape[1]
     for h in range(2):
-        total, squares, tokens, tokens_squared, kinds = 0.0, 0.0, 0.0, 0.0, 0
-        for s in range(n_kinds):
-            tokens += of_half[1 - h, s]
-            tokens_squared += of_half[1 - h, s] ** 2
-            kinds += of_half[1 - h, s] > 0
+        total, squares = 0.0, 0.0
+        tokens, tokens_squared, kinds = of_halves[1 - h]
         for place in range(len(seen)):
             out[h, seen[place]] = 0.0
         for g in range(len(half)):
@@ -146,11 +163,9 @@ def add_products(a, column_a, b, column_b, group, out):
 
 
 @jit(nogil=True, error_model="numpy")
-def line(x, y, f, group, size, out, change):
-    """Share that the line through y explains; its influence, and the group's share of variance.
-
-    Leaves in `change` the group's sum of squares around the line, negative, over that around the
-    mean of all; `explained` adds its own and takes off what follows from the group's variance.
+def line(x, y, f, group, size, spread, left):
+    """Sum of squares of x about its mean; by group in `spread`, and about the line through y in
+    `left`.
     """
     n_groups = len(size)
     first, second = np.zeros((2, n_groups)), np.zeros((3, n_groups))
@@ -166,22 +181,17 @@ def line(x, y, f, group, size, out, change):
     xx = second[0] - 2 * mean_x * first[0] + size * mean_x**2
     xy = second[1] - mean_x * first[1] - mean_y * first[0] + size * mean_x * mean_y
     yy = second[2] - 2 * mean_y * first[1] + size * mean_y**2
-    total, slope = xx.sum(), xy.sum() / yy.sum()
-    left = xx - 2 * slope * xy + slope**2 * yy
-    out[f, 0] = 1 - left.sum() / total
-    for g in range(n_groups):
-        change[f, g] = -left[g] / total
-    out[f, 1] = total  # for `explained`
-    out[f, 2] = 0.0
-    for g in range(n_groups):
-        change[f, n_groups + g] = xx[g] / total
+    slope = xy.sum() / yy.sum()
+    spread[:] = xx
+    left[:] = xx - 2 * slope * xy + slope**2 * yy
+    return xx.sum()
 
 
 @jit(nogil=True, error_model="numpy")
-def explained(within, f, out, change):
-    """Shares that kinds of tokens, and those with the controls, explain; what groups change."""
+def explain(within, left):
+    """Sum of squares of x that the best combination of controls leaves, by group."""
     n_groups, n, _ = within.shape
-    total, both = out[f, 1], within.sum(axis=0)
+    both = within.sum(axis=0)
     weights = np.zeros(n)
     weights[0] = 1.0
     if n > 1:
@@ -189,13 +199,8 @@ def explained(within, f, out, change):
         for k in range(n - 1):
             gram[k, k] += 1e-9 * gram[k, k] + 1e-30  # a control may repeat another
         weights[1:] = -np.linalg.solve(gram, both[1:, 0].copy())
-    out[f, 1] = 1 - both[0, 0] / total
-    left = np.zeros(n_groups)
     for g in range(n_groups):
+        left[g] = 0.0
         for v in range(n):
             for w in range(n):
                 left[g] += weights[v] * weights[w] * within[g, v, w]
-    out[f, 2] = 1 - left.sum() / total
-    beyond = out[f, 0] - out[f, 2]
-    for g in range(n_groups):
-        change[f, g] += left[g] / total - beyond * change[f, n_groups + g]

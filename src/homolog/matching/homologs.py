@@ -40,7 +40,7 @@ import numpy as np
 import polars as pl
 
 from homolog.matching.null import benjamini_hochberg, rounded_up
-from homolog.matching.tables import BEYOND, FEATURE, HOMOLOGS, MATCHES, completed
+from homolog.matching.tables import BEYOND, FEATURE, HOMOLOGS, MATCHES, PARTNER, completed
 from homolog.record.comparisons import MAIN_LABEL
 
 MARGIN = 0.04
@@ -48,7 +48,6 @@ RIVAL_RATIO = 0.7
 FDR = 0.01
 LEAST_R = MARGIN**0.5
 """r of a homolog where the controls explain nothing, at least."""
-PARTNER = ["best_model", "best_label", "best_layer", "best_feature"]
 CONDITIONS = ("chance", "controls", "documents", "rival")
 
 

@@ -12,6 +12,8 @@ Schema = dict[str, Any]
 
 FEATURE = ["model", "label", "layer", "feature"]
 """What tells features apart."""
+PARTNER = [f"best_{name}" for name in FEATURE]
+"""What tells partners apart."""
 STABILITY: Schema = tables.MATCHES.only("other_seed_r", "back_in", "stable")
 """Columns that `stability.with_stability` adds to matches."""
 HOMOLOGS: Schema = tables.MATCHES.only(

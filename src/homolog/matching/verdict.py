@@ -31,7 +31,7 @@ import numpy as np
 import polars as pl
 
 from homolog.errors import InputError
-from homolog.matching.homologs import Criterion
+from homolog.matching.homologs import Baseline, Criterion
 from homolog.matching.tables import FEATURE, MATCHES, SHARED, STABILITY, completed
 from homolog.record.comparisons import MAIN_LABEL
 
@@ -83,19 +83,8 @@ def verdicts(
             numbers |= _shares(rows, alive) | {"ceiling": highest}
             if replicates is not None and (model, other) in replicates:
                 numbers |= _interval(rows, replicates[model, other], alive)
-            unused = {  # one model may stand for both
-                baseline.name: why
-                for baseline in criterion.baselines
-                if (why := (unfit or {}).get((baseline.name, baseline.replaced(model, other))))
-            }
-            missing = [
-                baseline.words.format(baseline.replaced(model, other))
-                for baseline in criterion.baselines
-                if baseline.name not in unused and not baseline.was_run(classified, model, other)
-            ]
             notes = [_headline(model, other, numbers)]
-            notes += [f"Controls that were not run: {_listed(missing)}."] if missing else []
-            notes += [f"Not used as a control: {why}." for why in dict.fromkeys(unused.values())]
+            notes += _without(criterion.baselines, unfit or {}, classified, (model, other))
             notes += [f"There is no ceiling: {no_ceiling}."] if no_ceiling else []
         records.append(
             {"model": model, "best_model": other, "n_features": len(rows), "n_alive": alive}
@@ -185,6 +174,25 @@ def _interval(rows: pl.DataFrame, replicates: np.ndarray, alive: int) -> dict[st
     around = share + np.quantile(shares, [0.025, 0.975]) - shares.mean()
     lo, hi = np.clip(around, 0, 1)
     return {"lo": float(lo), "hi": float(hi)}
+
+
+def _without(
+    baselines: Sequence[Baseline],
+    unfit: Mapping[tuple[str, str], str],
+    classified: pl.DataFrame,
+    direction: tuple[str, str],
+) -> list[str]:
+    """In words, the controls that this direction goes without."""
+    unused, missing = [], []
+    for baseline in baselines:
+        replaced = baseline.replaced(*direction)
+        if why := unfit.get((baseline.name, replaced)):
+            unused.append(why)
+        elif not baseline.was_run(classified, *direction):
+            missing.append(baseline.words.format(replaced))
+    notes = [f"Controls that were not run: {_listed(missing)}."] if missing else []
+    # one model may stand for both
+    return notes + [f"Not used as a control: {why}." for why in dict.fromkeys(unused)]
 
 
 def _headline(model: str, other: str, numbers: Mapping[str, float | None]) -> str:

@@ -21,7 +21,7 @@ from homolog.models.block_list import few_tokens
 from homolog.models.float32 import cast, read_in_float32
 from homolog.models.guards import no_fetched_kernels
 from homolog.models.positions import n_positions, too_long
-from homolog.models.random_weights import random_configuration, random_weights
+from homolog.models.random_weights import fresh, random_configuration, random_weights
 from homolog.models.stored import (
     AGAIN,
     OF_ONE,
@@ -33,8 +33,8 @@ from homolog.models.stored import (
     stored_weights,
 )
 from homolog.models.tokenizer import find_tokenizer
-from homolog.models.variants import change
-from homolog.reference import resolve, zoo
+from homolog.models.variants import change, seed_of_untrained
+from homolog.reference import Reference, resolve, zoo
 from homolog.zoo import catalog
 
 
@@ -62,7 +62,12 @@ def load(
     with a model is not run.
     """
     named = resolve(ref)
-    if named.kind == "zoo":
+    seed = seed_of_untrained(named.change)
+    if seed is not None:
+        hf = fresh(read_configuration(ref, revision, random=random), seed)
+        model = _adapt(str(ref), hf, *_tokenizer(named, revision, random))
+        cast(model.hf, dtype)
+    elif named.kind == "zoo":
         model = _from_zoo(catalog.entry(named.name), dtype)
     elif random:
         model = _adapt(named.name, *random_weights(named.name, revision))
@@ -72,8 +77,9 @@ def load(
     else:
         with _from_hub(named.name):
             model = _build(named.name, dtype, revision=revision)
-    if named.change:
-        model = _adapt(str(ref), change(model.hf, named.change, named.name), model.tokenizer)
+    if named.change and seed is None:
+        change(model.hf, named.change, named.name)
+        model = _adapt(str(ref), model.hf, model.tokenizer, model.no_tokenizer)
     model.hf.eval().requires_grad_(False).to(device=device)
     return model
 
@@ -82,14 +88,20 @@ def load_tokenizer(
     ref: str | Path, revision: str | None = None, *, random: bool = False
 ) -> PreTrainedTokenizerBase:
     """The tokenizer alone, for checks before the weights are read.  InputError if there is none."""
-    named = resolve(ref)
-    if random or named.kind == "zoo":
-        return AutoTokenizer.from_pretrained(catalog.TOKENIZER)
-    tokenizer, why = find_tokenizer(str(named.folder or named.name), revision=revision)
+    tokenizer, why = _tokenizer(resolve(ref), revision, random)
     if tokenizer is None:
         requirement = f"its tokenizer cannot be loaded: {why}"
         raise InputError("model", str(ref), requirement, TOKENIZER_REMEDY)
     return tokenizer
+
+
+def _tokenizer(
+    named: Reference, revision: str | None, random: bool
+) -> tuple[PreTrainedTokenizerBase | None, str | None]:
+    """(tokenizer, None) or (None, why there is none)."""
+    if random or named.kind == "zoo":
+        return AutoTokenizer.from_pretrained(catalog.TOKENIZER), None
+    return find_tokenizer(str(named.folder or named.name), revision=revision)
 
 
 def _from_zoo(entry: catalog.Entry, dtype: torch.dtype) -> LanguageModel:
@@ -110,10 +122,7 @@ def commit_of(ref: str, revision: str | None = None) -> str:
 
 def untrained(chosen: catalog.Entry, device: str = "cpu") -> LanguageModel:
     """The entry's configuration with fresh float32 weights, a function of its seed alone."""
-    config = read_configuration(catalog.PREFIX + chosen.name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(chosen.seed)
-        hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    hf = fresh(read_configuration(catalog.PREFIX + chosen.name), chosen.seed)
     return _adapt(chosen.name, hf, AutoTokenizer.from_pretrained(catalog.TOKENIZER), device=device)
 
 

@@ -55,10 +55,16 @@ def random_weights(ref: str, revision: str | None = None) -> tuple[Any, Any]:
     known nor to be had.
     """
     config = random_configuration(ref, revision)
-    with torch.random.fork_rng(devices=[]), no_fetched_kernels(), made_by_transformers(ref):
-        torch.manual_seed(zlib.crc32(ref.encode()))
-        hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with made_by_transformers(ref):
+        hf = fresh(config, zlib.crc32(ref.encode()))
     return hf, AutoTokenizer.from_pretrained(catalog.TOKENIZER)
+
+
+def fresh(config: Any, seed: int) -> Any:
+    """The Hugging Face module of a configuration with float32 weights that the seed draws."""
+    with torch.random.fork_rng(devices=[]), no_fetched_kernels():
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def random_configuration(ref: str, revision: str | None = None) -> Any:

@@ -49,19 +49,21 @@ class Stream(NamedTuple):
     mean: bool
 
 
-def change(hf: Any, words: str, name: str) -> Any:
-    """The Hugging Face module changed as `words` say, in place but for "untrained".
+def seed_of_untrained(words: str) -> int | None:
+    """SEED of "untrained=SEED"; None of another change.  InputError for one that is no seed."""
+    return _number(words, int) if words.partition("=")[0] == "untrained" else None
+
+
+def change(hf: Any, words: str, name: str) -> None:
+    """Change the Hugging Face module of a trained model in place, as `words` say.
 
     words: what stands behind "#" in a reference.  name: of the model, which seeds what is drawn.
-    Errors: InputError for an unknown change, a level or seed that is none, and an architecture
-    whose stream is not known.
+    Errors: InputError for an unknown change, a level that is none, and an architecture whose stream
+    is not known.
     """
-    kind, _, value = words.partition("=")
-    if kind == "untrained":
-        return _untrained(hf, _number(words, value, int))
     generator = np.random.default_rng(zlib.crc32(f"{name}#{words}".encode()))
-    if kind == "noise":
-        _add_noise(hf, _number(words, value, float), generator)
+    if words.partition("=")[0] == "noise":
+        _add_noise(hf, _number(words, float), generator)
     elif words in ("permuted", "rotated"):
         stream = _stream(hf, name)
         d_model = stream.embeddings[0].embedding_dim
@@ -73,25 +75,18 @@ def change(hf: Any, words: str, name: str) -> Any:
     else:
         known = f"There are {', '.join(CHANGES)}; noise and untrained take a number."
         raise InputError("model", f"{name}#{words}", "there is no such change", known)
-    return hf
 
 
-def _number(words: str, value: str, kind: Callable[[str], Any]) -> Any:
+def _number(words: str, kind: Callable[[str], Any]) -> Any:
+    name, _, value = words.partition("=")
     try:
         number = kind(value)
     except ValueError:
         number = -1
     if not 0 <= number < float("inf"):
-        requirement = f"{words.partition('=')[0]} takes a number, not negative"
+        requirement = f"{name} takes a number, not negative"
         raise InputError("model", f"#{words}", requirement, "Give for example noise=0.1.")
     return number
-
-
-def _untrained(hf: Any, seed: int) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        fresh = type(hf)._from_config(hf.config, dtype=torch.float32)
-    return fresh.to(device=hf.device, dtype=hf.dtype).eval().requires_grad_(False)
 
 
 def _add_noise(hf: Any, level: float, generator: np.random.Generator) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,28 +11,26 @@ import polars as pl
 from homolog.analyses.material import Material
 from homolog.features import StoredFeatures, open_features
 from homolog.matching import Columns, Resamples, replicates_of
-from homolog.matching.beyond import Grouping, Place, beyond_controls
+from homolog.matching.beyond import Grouping, beyond_matches
 from homolog.matching.control_fit import FittedControls, fitted
-from homolog.matching.homologs import PARTNER, Baseline, Criterion, classify
+from homolog.matching.homologs import Baseline, Criterion, classify
 from homolog.matching.stability import with_stability
-from homolog.matching.tables import BEYOND, STABILITY
+from homolog.matching.tables import STABILITY
 from homolog.matching.variance import variance_table
 from homolog.matching.verdict import verdicts
 from homolog.pipeline.text import MATCH
 from homolog.record.comparisons import (
     COMPARISONS,
     MAIN,
-    MAIN_LABEL,
     MAIN_SEED,
     MODEL_SEED,
-    OWN_RANDOM,
     SAE_SEED,
     SAE_SEEDS,
     TOKENS,
     Comparison,
     Models,
+    Pair,
     Side,
-    StudyModel,
 )
 from homolog.record.table import Table
 from homolog.record.tables import MATCHES, SHARED, VARIANCE
@@ -52,17 +50,23 @@ def controls_of(material: Material, saes: pl.DataFrame) -> FittedControls:
 
 
 def _baseline(comparison: Comparison, models: Models) -> Baseline:
-    words = comparison.in_sentence("{}")
-    if comparison is OWN_RANDOM:
-        twins = {name: (twin.name, MAIN_LABEL) for name, twin in models.untrained.items()}
-        return Baseline(comparison.name, words, twins, "model")
-    stand_ins = _stand_ins(comparison, models)
-    return Baseline(comparison.name, words, stand_ins, by_token=comparison is TOKENS)
+    pairs = list(comparison.pairs(models))
+    return Baseline(
+        comparison.name,
+        comparison.in_sentence("{}"),
+        _stand_ins(comparison, models, pairs),
+        comparison.stands_for,
+        by_token=comparison is TOKENS,
+    )
 
 
-def _stand_ins(comparison: Comparison, models: Models) -> dict[str, tuple[str, str]] | None:
+def _stand_ins(
+    comparison: Comparison, models: Models, pairs: Sequence[Pair]
+) -> dict[str, tuple[str, str]] | None:
     """For each compared model the side that takes its place; None where one does for all."""
-    sides = {b.model: (b.model.name, b.label) for _, b in comparison.pairs(models)}
+    if comparison.stands_for == "model":
+        return {a.model.name: (b.model.name, b.label) for a, b in pairs}
+    sides = {b.model: (b.model.name, b.label) for _, b in pairs}
     twins = {name: sides[twin] for name, twin in models.untrained.items() if twin in sides}
     own = {model.name: sides[model] for model in models.compared if model in sides}
     known = {*models.compared, *models.untrained.values()}
@@ -86,7 +90,7 @@ def verdict_tables(
         MAIN.name, controls.baselines, settings.margin, settings.rival_ratio, settings.fdr
     )
     plain = _with_stability(matches)
-    beyond = beyond_all(material, plain, controls.baselines, folders_of, columns)
+    beyond = _beyond(material, plain, controls.baselines, folders_of, columns)
     table = classify(plain, criterion, beyond)
     main = table.filter(comparison=MAIN.name)
     replicates: dict[tuple[str, str], np.ndarray] = {}
@@ -115,7 +119,7 @@ def verdict_tables(
     return {MATCHES: table, SHARED: shared, VARIANCE: variance}
 
 
-def beyond_all(
+def _beyond(
     material: Material,
     matches: pl.DataFrame,
     baselines: Sequence[Baseline],
@@ -125,48 +129,17 @@ def beyond_all(
     """What partners explain beyond the controls, one row for each of the result's, in order."""
     rows = matches.filter(comparison=MAIN.name)
     text, by_name = material.windows(MATCH), {model.name: model for model in material.models.all}
-    by_token = any(b.by_token and not _of(matches, b).is_empty() for b in baselines)
+    run = set(matches["comparison"].unique())
+    by_token = any(baseline.by_token and baseline.name in run for baseline in baselines)
     token = text.tokens[text.mask] if by_token else None
+    controls = [b.partners(matches, rows) for b in baselines if not b.by_token]
+
+    def layers_of(model: str, label: str) -> list[StoredFeatures]:
+        return [open_features(folder) for folder in folders_of(Side(by_name[model], label))]
+
     grouping = Grouping.of(text.token_document, token)
-    defined = rows["r"].is_not_nan() & rows["r"].is_not_null()
-    partners = [b.partners(matches, rows).select(PARTNER) for b in baselines if not b.by_token]
-    own = rows.select(best_model="model", best_label="label", best_layer="layer")
-    own = own.with_columns(best_feature=rows["feature"])
-    places = [own, rows.select(PARTNER), *partners]
-    parts = []
-    for model, label in rows.select("model", "label").unique(maintain_order=True).rows():
-        here = ((rows["model"] == model) & (rows["label"] == label)).to_numpy()
-        given = [
-            place.with_columns(best_feature=pl.when(defined).then("best_feature")).filter(here)
-            for place in places
-        ]
-        sides = [_place(of_rows, by_name, folders_of) for of_rows in given]
-        made = beyond_controls(sides[0], sides[1], sides[2:], grouping, columns)
-        parts.append(made.with_columns(_row=np.flatnonzero(here)))
-    whole = pl.concat(parts).sort("_row").drop("_row") if parts else pl.DataFrame(schema=BEYOND)
-    return whole if by_token else whole.with_columns(token_r2=pl.lit(None, pl.Float32))
-
-
-def _of(matches: pl.DataFrame, baseline: Baseline) -> pl.DataFrame:
-    return matches.filter(comparison=baseline.name)
-
-
-def _place(
-    rows: pl.DataFrame,
-    models: Mapping[str, StudyModel],
-    folders_of: Callable[[Side], list[Path]],
-) -> Place:
-    """Where the columns of rows lie: the layers of all their sides, one after the other."""
-    layers: list[StoredFeatures] = []
-    first = {}
-    for name, label in rows.select("best_model", "best_label").unique(maintain_order=True).rows():
-        if name is not None:
-            first[name, label] = len(layers)
-            layers += [open_features(folder) for folder in folders_of(Side(models[name], label))]
-    sides = zip(rows["best_model"], rows["best_label"], strict=True)
-    offset = np.array([first.get(side, 0) for side in sides], np.int64)
-    number = offset + rows["best_layer"].fill_null(0).to_numpy()
-    return layers, number, rows["best_feature"].fill_null(-1).to_numpy()
+    beyond = beyond_matches(rows, controls, grouping, layers_of, columns)
+    return beyond if by_token else beyond.with_columns(token_r2=pl.lit(None, pl.Float32))
 
 
 def _with_stability(matches: pl.DataFrame) -> pl.DataFrame:

@@ -85,9 +85,9 @@ Pair = tuple[Side, Side]
 class Models:
     """The models of a study, as comparisons choose among them.
 
-    compared: in the recipe's order.  chosen: which two of them, by ref; None for every two.
-    untrained, other_seed: by the name of a compared model, its
+    compared: in the recipe's order.  untrained, other_seed: by the name of a compared model, its
     untrained twin and the same model trained from another seed, where the recipe names them.
+    chosen: which two of the compared are a pair, by ref; None for every two.
     """
 
     compared: tuple[StudyModel, ...]
@@ -130,6 +130,8 @@ class Comparison:
     (a skyline).
     sentence: what it is called within a sentence, where that is not its label, or where the partner
     has a name, which then stands for {}.
+    stands_for: whose place a baseline's partner takes, where it has not learned the same: that of
+    the other model, "best_model", or of the feature's own, "model".
     """
 
     name: str
@@ -146,6 +148,7 @@ class Comparison:
     derived: Callable[..., Any] | str | None = None
     ordered: bool = True
     sentence: str = ""
+    stands_for: Literal["model", "best_model"] = "best_model"
 
     @property
     def plain(self) -> str:
@@ -157,6 +160,12 @@ class Comparison:
         if self.sentence and (partner or "{}" not in self.sentence):
             return self.sentence.format(partner)
         return self.plain[0].lower() + self.plain[1:]
+
+
+def _own_and(models: Models, others: dict[str, StudyModel]) -> list[Pair]:
+    """Each compared model with the one that is given for it."""
+    owners = [model for model in models.compared if model.name in others]
+    return [(Side(own), Side(others[own.name])) for own in owners]
 
 
 def _further(model: StudyModel) -> list[Side]:
@@ -204,13 +213,10 @@ OWN_RANDOM = Comparison(
     "baseline",
     "Its own|untrained twin",
     "the same model before training, with dictionaries of its own: what it need not have learned",
-    lambda models: [
-        (Side(own), Side(models.untrained[own.name]))
-        for own in models.compared
-        if own.name in models.untrained
-    ],
+    lambda models: _own_and(models, models.untrained),
     ("#8c6d1f", "#cdb25e"),
     sentence="{} before training",
+    stands_for="model",
     ordered=False,  # of one architecture, they may share more than two that differ
 )
 ROTATED = Comparison(
@@ -261,11 +267,7 @@ MODEL_SEED = Comparison(
     "skyline",
     "Same architecture,|second seed",
     "a model of the same architecture trained from another seed: what training alone allows",
-    lambda models: [
-        (Side(own), Side(models.other_seed[own.name]))
-        for own in models.compared
-        if own.name in models.other_seed
-    ],
+    lambda models: _own_and(models, models.other_seed),
     ("#a8558c", "#e299c8"),
     sentence="a second training seed of the same architecture",
     calibrated=True,

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from homolog.matching.beyond import Grouping, Place, beyond_controls
+from homolog.matching.beyond import Grouping, beyond_matches
 from homolog.matching.columns import Columns, prepare
 from homolog.matching.control_fit import fitted
-from homolog.matching.homologs import PARTNER, Baseline, Criterion, classify
+from homolog.matching.homologs import Baseline, Criterion, classify
 from homolog.matching.layers import LayerFacts, tables_of
 from homolog.matching.null import document_exchanges
 from homolog.matching.pairs import match_pair
@@ -83,7 +83,16 @@ def called(
             tables.append(both.matches)
     matches = pl.concat(tables)
     baselines = _baselines(pair, untrained)
-    beyond = _beyond(matches, baselines, [*pair, *rotated, untrained], text, threads)
+    rows = matches.filter(comparison="main")
+    side = {(side.model, side.label): side for side in (*pair, *rotated, untrained)}
+    beyond = beyond_matches(
+        rows,
+        [baseline.partners(matches, rows) for baseline in baselines],
+        Grouping.of(text.document, text.token),
+        lambda model, label: [side[model, label]],
+        lambda side: side.columns,
+        threads=threads,
+    )
     return classify(matches, Criterion("main", baselines), beyond).filter(comparison="main")
 
 
@@ -104,28 +113,3 @@ def _baselines(pair: tuple[Encoded, Encoded], untrained: Encoded) -> Sequence[Ba
         Baseline("rotated", "{} rotated", turned),
     ]
     return fitted(baselines, saes).baselines
-
-
-def _beyond(
-    matches: pl.DataFrame,
-    baselines: Sequence[Baseline],
-    sides: Sequence[Encoded],
-    text: PlantedText,
-    threads: int | None,
-) -> pl.DataFrame:
-    rows = matches.filter(comparison="main")
-    number = {(side.model, side.label): i for i, side in enumerate(sides)}
-    grouping = Grouping.of(text.document, text.token)
-
-    def place(of_rows: pl.DataFrame) -> Place:
-        names = zip(of_rows["best_model"], of_rows["best_label"], strict=True)
-        layer = np.array([number.get(name, 0) for name in names], np.int64)
-        return sides, layer, of_rows["best_feature"].fill_null(-1).to_numpy()
-
-    own = rows.select(best_model="model", best_label="label", best_feature="feature")
-    defined = rows["r"].is_not_nan()
-    own = own.with_columns(best_feature=pl.when(defined).then("best_feature"))
-    controls = [place(b.partners(matches, rows).select(PARTNER)) for b in baselines]
-    return beyond_controls(
-        place(own), place(rows), controls, grouping, lambda side: side.columns, threads=threads
-    )

@@ -34,7 +34,7 @@ from jaxtyping import Bool, Float, Int
 
 from homolog.axes import Activations
 from homolog.dictionaries.seeds import generator
-from homolog.errors import InputError
+from homolog.matching.planting import checked
 
 CHILDREN, CHILD_GIVEN = 3, 0.3
 MEMBERS, MEMBER_GIVEN = 4, 0.5
@@ -83,16 +83,13 @@ class ResidualPlanting:
 
     def __post_init__(self) -> None:
         least = 2 * (self.in_families + self.in_groups)
-        _check("shared", self.shared, self.shared >= 0, "it is a number of latents")
-        _check("private", self.private, self.private >= 1, "each model has one at least")
-        _check("tokens", self.tokens, 0 <= self.tokens <= self.vocabulary, "at most the vocabulary")
-        _check("in_families", self.in_families, 0 <= least <= 2, "with in_groups it is a share")
-        _check("document_tokens", self.document_tokens, self.document_tokens >= 1, "at least one")
-
-
-def _check(field: str, value: Any, good: bool, requirement: str) -> None:
-    if not good:
-        raise InputError(field, value, requirement, "Give a value in that range.")
+        checked("shared", self.shared, self.shared >= 0, "it is a number of latents")
+        checked("private", self.private, self.private >= 1, "each model has one at least")
+        checked(
+            "tokens", self.tokens, 0 <= self.tokens <= self.vocabulary, "at most the vocabulary"
+        )
+        checked("in_families", self.in_families, 0 <= least <= 2, "with in_groups it is a share")
+        checked("document_tokens", self.document_tokens, self.document_tokens >= 1, "at least one")
 
 
 @dataclass(frozen=True, eq=False)
