@@ -29,10 +29,12 @@ from homolog.pipeline.verdicts import verdict_tables
 from homolog.record.comparisons import NEURONS as NEURON_RESULT
 from homolog.record.comparisons import Planned, planned
 from homolog.record.table import Table, write_table
-from homolog.record.tables import LAYERS, MATCHES, SAES, SHARED, SPACES, SUMMARY
+from homolog.record.tables import LAYERS, MATCHES, SAES, SHARED, SPACES, SUMMARY, VARIANCE
 
 PARTS = (MATCHES, LAYERS, SUMMARY)
 """Tables that every comparison has a part of."""
+TABLES = (*PARTS, SAES, SHARED, VARIANCE)
+"""Tables that need all comparisons, or parts of all."""
 LAYER_PAIR = ("model", "label", "layer", "best_model", "best_label", "best_layer")
 
 
@@ -160,18 +162,17 @@ def _write_tables(context: Context, made: list[Parts]) -> None:
     run, material = context.run, context.material
     facts = [run.facts(f"dictionaries {model.name}") for model in material.models.all]
     run.note(models=[fact["model"] for fact in facts])
-    frames = {
-        table: pl.concat([pl.read_parquet(parts.path(table)) for parts in made]) for table in PARTS
-    }
     saes = [row for fact in facts for row in fact["saes"]]
-    frames[SAES] = SAES.frame(saes)
-    comparer = comparer_of(context)
-    folders = partial(feature_folders, context)
-    frames |= verdict_tables(material, frames[MATCHES], frames[SAES], folders, comparer.columns)
-    comparer.forget()
-    with run.stage("tables", [run.table(table) for table in frames]):
-        for table, frame in frames.items():
-            table.write(frame, run.table(table))
+    with run.stage("tables", [run.table(table) for table in TABLES]):
+        matches, layers, summary = (
+            pl.concat([pl.read_parquet(parts.path(table)) for parts in made]) for table in PARTS
+        )
+        frames = {LAYERS: layers, SUMMARY: summary, SAES: SAES.frame(saes)}
+        comparer, folders = comparer_of(context), partial(feature_folders, context)
+        frames |= verdict_tables(material, matches, frames[SAES], folders, comparer.columns)
+        comparer.forget()
+        for table in TABLES:
+            table.write(frames[table], run.table(table))
         warnings = warnings_of(material.recipe, material.windows(MATCH))
         warnings += words_left_out(material, ANALYSES)
         warnings += [note for fact in facts for note in fact["notes"]]
