@@ -204,11 +204,15 @@ class Child:
         @contextlib.contextmanager
         def stage(run: RunFolder, name: str, outputs: Any) -> Iterator[dict[str, Any]]:
             nonlocal due, files
-            os.write(pipe, f"{name}\n".encode())
+            by_clock = self.moment is not None and not self.moment.writing
+            if not by_clock:  # its first file is the record that it runs
+                os.write(pipe, f"{name}\n".encode())
             files = 0
             if self.moment and self.moment.writing:
                 due = self._due(name, 0.0)
             with real(run, name, outputs) as facts:
+                if by_clock:  # in a short stage the time would be over before it is on record
+                    os.write(pipe, f"{name}\n".encode())
                 yield facts
                 if self.stopped:
                     copy_run(run.path, self.stopped / name)
