@@ -10,7 +10,8 @@ them (functions of the current token, latents of untrained stand-ins, mixtures).
 `beyond_controls`, classified by `classify`, and held against the truth by several criteria: what a
 user would do without a null (r > 0.7 as in the paper, r > 0.1), what the null allows, r above each
 control singly, and the verdict of a study. Controls of a feature are the current token and the
-untrained stand-in of its partner's model. Prints, over both directions and all seeds,
+untrained stand-ins of its partner's model and of its own. Prints, over both directions and all
+seeds,
 
 * false matches: of the features called, the share without a partner, or whose best is not the
   partner;
@@ -36,12 +37,13 @@ import polars as pl
 import scipy.sparse
 import torch
 from planted_truth_figure import BEFORE, FIRINGS, NO_CONTROLS, NOISES, VERDICT, save
-from planted_truth_found import MARGINS, RIVALS, Found, How, find
+from planted_truth_found import CREDITS, MARGINS, RIVALS, Found, How, find
 
 from homolog.matching.homologs import FDR, LEAST_R, RIVAL_RATIO
 from homolog.matching.planted import PlantedMatches, plant_matches
 from homolog.matching.planting import KINDS, Planting
 
+ONE_STAND_IN = f"{VERDICT}, the partner's stand-in alone"
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 FLOORS = (0.1, 0.2, 0.25, 0.3, 0.4)
 FREQUENT = 30  # firings
@@ -104,10 +106,10 @@ CRITERIA: dict[str, Rule] = {
     NO_CONTROLS: at_least(LEAST_R, unrivalled(RIVAL_RATIO)),
     BEFORE: at_least(LEAST_R, unrivalled(RIVAL_RATIO), lambda found: ~(found.r <= found.control)),
     VERDICT: homolog(),
-    f"{VERDICT}, both stand-ins": homolog(both=True),
+    ONE_STAND_IN: homolog(both=False),
 }
 FLOOR_ALONE = "q, r >= 0.3"
-CONTROLS_COMPARED = (NO_CONTROLS, BEFORE, VERDICT, f"{VERDICT}, both stand-ins")
+CONTROLS_COMPARED = (NO_CONTROLS, BEFORE, VERDICT, ONE_STAND_IN)
 
 
 def in_layers(planted: PlantedMatches, layers: int) -> PlantedMatches:
@@ -227,6 +229,7 @@ def condition_rows(conditions: dict[str, tuple[Found, Found]]) -> list[Row]:
     more |= {"q, unrivalled": at_least(0.0, unrivalled(RIVAL_RATIO))}
     more |= {f"verdict, margin {margin:g}": homolog(margin=margin) for margin in MARGINS}
     more |= {f"verdict, rivals {ratio:g}": homolog(ratio=ratio) for ratio in RIVALS}
+    more |= {f"verdict, credit {credit:g}": homolog(credit=credit) for credit in CREDITS}
     rules = [(name, 1, rule) for name, rule in (CRITERIA | more).items()]
     rules += [
         (f"{name}, {FREQUENT}+ firings", FREQUENT, CRITERIA[name])

@@ -14,7 +14,15 @@ import scipy.sparse
 from homolog.matching import Columns, Partners, max_pearson, prepare
 from homolog.matching.assignment import mutual, one_to_one
 from homolog.matching.beyond import Grouping, Place, beyond_controls
-from homolog.matching.homologs import FDR, MARGIN, RIVAL_RATIO, Baseline, Criterion, classify
+from homolog.matching.homologs import (
+    CREDIT,
+    FDR,
+    MARGIN,
+    RIVAL_RATIO,
+    Baseline,
+    Criterion,
+    classify,
+)
 from homolog.matching.null import calibrate, document_exchanges
 from homolog.matching.pairs import PairMatch, match_pair
 from homolog.matching.planted import PlantedMatches
@@ -23,6 +31,7 @@ from homolog.record.comparisons import MAIN_LABEL
 CANDIDATES = 4  # partners of each feature that the assignment may choose from
 MARGINS = (0.01, 0.02, 0.04, 0.06, 0.09)
 RIVALS = (0.5, 0.6, 0.8, 0.9)
+CREDITS = (0.0, 0.05, 0.2, 0.3)
 MAIN, UNTRAINED, TOKENS = "main", "untrained", "tokens"
 STAND_INS = {name: (f"untrained {name}", MAIN_LABEL) for name in "AB"}
 BASELINES = (
@@ -35,16 +44,18 @@ BASELINES = (
 class How:
     """How a verdict is asked for.
 
-    both: the stand-in of the feature's own model is a control as well, as in a study.
+    both: the stand-in of the feature's own model is a control as well.
     """
 
     margin: float = MARGIN
+    credit: float = CREDIT
     ratio: float = RIVAL_RATIO
-    both: bool = False
+    both: bool = True
 
 
-WAYS = [How(), How(both=True), *(How(margin) for margin in MARGINS)]
-WAYS += [How(ratio=ratio) for ratio in RIVALS]
+WAYS = [How(both=both) for both in (True, False)]
+WAYS += [How(margin=margin) for margin in MARGINS] + [How(ratio=ratio) for ratio in RIVALS]
+WAYS += [How(credit=credit) for credit in CREDITS]
 
 
 @dataclass(frozen=True)
@@ -182,7 +193,7 @@ def homologs(directions: Sequence[Direction], grouping: Grouping) -> list[dict[H
     }
     made: list[dict[How, np.ndarray]] = [{} for _ in directions]
     for how in WAYS:
-        criterion = Criterion(MAIN, BASELINES, how.margin, how.ratio, FDR)
+        criterion = Criterion(MAIN, BASELINES, how.margin, how.credit, how.ratio, FDR)
         table = classify(matches, criterion, beyond[how.both])
         for direction, homolog in zip(directions, made, strict=True):
             own = table.filter(comparison=MAIN, model=direction.names[0])["homolog"]

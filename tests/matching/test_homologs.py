@@ -19,7 +19,8 @@ def test_bars_and_homologs_by_hand():
         main["control_r"].to_list()[:5], [0.5, 0.9, 0.6, 0.1, 0.1], atol=1e-7
     )
     assert main["control_r"][5] is None
-    bars = [0.29**0.5, 0.85**0.5, 0.4**0.5, 0.05**0.5, 0.55]  # sqrt(control_r^2 + 0.04), threshold
+    # sqrt(1.1 control_r^2 + 0.04), threshold
+    bars = [0.315**0.5, 0.931**0.5, 0.436**0.5, 0.051**0.5, 0.55]
     np.testing.assert_allclose(main["bar"].to_list()[:5], bars, atol=1e-7)
     assert main["bar"][5] is None
     np.testing.assert_allclose(main["beyond"].to_list()[:3], [0.39, -0.32, 0], atol=1e-6)
@@ -27,7 +28,7 @@ def test_bars_and_homologs_by_hand():
     for name in ("control_r", "bar", "homolog"):
         assert found.filter(pl.col("comparison") != "main")[name].null_count() == len(found) - 6
     assert classified(found).equals(found)
-    low = classified(small_study(), margin=0.012).filter(pl.col("comparison") == "main")
+    low = classified(small_study(), margin=0.012, credit=0.0).filter(pl.col("comparison") == "main")
     assert low["homolog"].to_list() == [True, False, False, True, False, None]
 
 
@@ -73,7 +74,7 @@ def test_other_labels_of_the_same_models_neither_raise_nor_rival_the_main_ones()
     own = main.filter(model="A", label="sae", best_label="sae")
     np.testing.assert_allclose(own["rival_r"], [0.6, 0.6], atol=1e-7)
     np.testing.assert_allclose(own["control_r"], [0.4, 0.55], atol=1e-7)  # B's rotated ones alone
-    bars = [0.2**0.5, 0.3425**0.5]  # 0.4^2 + 0.04, 0.55^2 + 0.04
+    bars = [0.216**0.5, 0.37275**0.5]  # 1.1 x 0.4^2 + 0.04, 1.1 x 0.55^2 + 0.04
     np.testing.assert_allclose(own["bar"], bars, atol=1e-7)
     assert own["homolog"].to_list() == [True, False]
     turned = main.filter(model="B", label="sae", best_label="sae")
@@ -101,6 +102,10 @@ def test_what_other_documents_may_turn_around_is_no_homolog():
     assert q[3] is None
     assert main["homolog"].to_list() == [True, False, False, True]
     assert main["fails"].to_list() == ["", "documents", "documents", ""]
+    # asked where controls explain more than half of what the partner does, 0.125 of 0.25
+    for explained, fails in ((0.126, "documents"), (0.124, "")):
+        less = beyond.with_columns(control_r=pl.lit(explained**0.5, pl.Float32))
+        assert classify(study, Criterion("main", fdr=0.01), less)["fails"][2] == fails
 
 
 def test_a_control_may_stand_for_the_features_own_model():

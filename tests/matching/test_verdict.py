@@ -58,7 +58,7 @@ def test_shares_of_the_other_columns():
     study = small_study().with_columns(
         excess=pl.col("r") - 0.1,
         mutual=pl.Series([True, False] * 15),
-        partner_r=pl.Series([0.54, 0.7, NAN, 0.15, 0.5, NAN] * 5, dtype=pl.Float32),
+        partner_r=pl.Series([0.57, 0.7, NAN, 0.15, 0.5, NAN] * 5, dtype=pl.Float32),
         stable=pl.Series([True, True, None, False, False, None] * 5),
     )
     found = only(classified(study))

@@ -5,23 +5,29 @@ A feature i of A has a *homolog* in B when its best partner, of correlation r,
     chance      is significant: Benjamini-Hochberg q <= fdr against the null of the maximum, that
                 is, r >= threshold;
     controls    explains at least `margin`, 0.04 by default, more of i's variance than all controls
-                explain of it together: r^2 - control_r^2 >= margin.  The controls stand in B's
-                place, or in A's, and cannot have learned the same; in a study, the current token,
-                untrained twins of B and of A, and B's dictionaries turned at random (`beyond` has
-                the equations);
+                are credited with: r^2 >= (1 + credit) control_r^2 + margin, credit 0.1 by default,
+                control_r^2 what they explain of it together.  The controls stand in B's place, or
+                in A's, and cannot have learned the same; in a study, the current token, untrained
+                twins of B and of A, and B's dictionaries turned at random (`beyond` has the
+                equations);
     documents   does so beyond what another draw of documents would move: Benjamini-Hochberg q of
-                r^2 <= control_r^2, from documents, at most fdr;
+                r^2 <= control_r^2, from documents, at most fdr.  It is asked where the controls
+                explain more than half of what the partner does; below that, chance alone would
+                have to double what they explain, and rare features would be lost for nothing;
     rival       resembles no other feature of A much more: r is at least `rival_ratio`, 0.7 by
                 default, of the partner's highest r with any feature of A.
 
-All but the third are one number, r >= bar with bar = max(threshold, sqrt(control_r^2 + margin),
-rival_ratio * rival_r).
+All but the third are one number, r >= bar with bar = max(threshold,
+sqrt((1 + credit) control_r^2 + margin), rival_ratio * rival_r).
 
 Why a margin: r^2 is the share of i's variance that the best line through the partner explains, and
 so is the margin, an effect size.  0.04 asks for r = 0.2 where the controls explain nothing, 0.73
-where they explain half, and is more than another seed of an untrained twin or another rotation
-moves what they explain; docs/controls.md measures that.  Where B splits i into m equal parts that
-fire in turn, each has r = 1 / sqrt(m): one part of at most 25 passes.
+where they explain half without the credit, and is more than another seed of an untrained twin or
+another rotation moves what they explain; docs/controls.md measures that.  Where B splits i into m
+equal parts that fire in turn, each has r = 1 / sqrt(m): one part of at most 25 passes.
+
+Why a credit: a control is a copy with noise and leaks of its own, and what it misses by them grows
+with what it explains.
 
 Why rivals: at a million tokens r = 0.05 is significant, and superposition leaks that much and more
 from anything active on the same tokens.  A leak is a true correlation, but the feature that leaks
@@ -44,6 +50,9 @@ from homolog.matching.tables import BEYOND, FEATURE, HOMOLOGS, MATCHES, PARTNER,
 from homolog.record.comparisons import MAIN_LABEL
 
 MARGIN = 0.04
+CREDIT = 0.1
+EXPLAINED = 0.5
+"""Of what the partner explains: where controls explain more, "documents" is asked."""
 RIVAL_RATIO = 0.7
 FDR = 0.01
 LEAST_R = MARGIN**0.5
@@ -109,13 +118,15 @@ class Criterion:
     """What makes a match a homolog: see the module's opening.
 
     result: name of the comparison whose matches are classified.  margin: least share of variance
-    beyond the controls.  rival_ratio: least share of the partner's highest r.  fdr: at which what
-    is beyond the controls has to stand over documents.
+    beyond what controls are credited with.  credit: what that is beyond what they explain, a share
+    of it.  rival_ratio: least share of the partner's highest r.  fdr: at which what is beyond the
+    controls has to stand over documents.
     """
 
     result: str
     baselines: Sequence[Baseline] = ()
     margin: float = MARGIN
+    credit: float = CREDIT
     rival_ratio: float = RIVAL_RATIO
     fdr: float = FDR
 
@@ -128,7 +139,7 @@ class Criterion:
         rival = np.nan_to_num(rows["rival_r"].to_numpy().astype(np.float64))
         return {
             "chance": rows["threshold"].to_numpy().astype(np.float32),
-            "controls": rounded_up(np.sqrt(control**2 + self.margin)),
+            "controls": rounded_up(np.sqrt((1 + self.credit) * control**2 + self.margin)),
             "rival": rounded_up(self.rival_ratio * rival),
         }
 
@@ -162,7 +173,7 @@ def classify(
     bar = np.maximum.reduce(list(least.values()))
     bar[np.isnan(r)] = np.nan
     failed = {name: ~(r >= highest) for name, highest in least.items()}
-    failed["documents"] = q > criterion.fdr  # False where it was not tested
+    failed["documents"] = _asked(known) & (q > criterion.fdr)  # False where it was not tested
     fails = [", ".join(n for n in CONDITIONS if failed[n][row]) for row in range(len(known))]
     classified = known.select(
         "_row",
@@ -202,6 +213,12 @@ def _at_least(beyond: pl.DataFrame, singly: pl.DataFrame) -> pl.DataFrame:
         control_r=pl.max_horizontal(beyond["control_r"].fill_nan(None), singly["control_r"]),
         beyond=pl.min_horizontal(beyond["beyond"].fill_nan(None), singly["beyond"]),
     )
+
+
+def _asked(rows: pl.DataFrame) -> np.ndarray:
+    """Where "documents" is: controls explain more than `EXPLAINED` of what the partner does."""
+    control = rows["control_r"].fill_null(0).to_numpy().astype(np.float64)
+    return control**2 > EXPLAINED * rows["r"].to_numpy().astype(np.float64) ** 2
 
 
 def _q_within(rows: pl.DataFrame) -> np.ndarray:

@@ -87,7 +87,12 @@ def verdict_tables(
     recipe, models, controls = material.recipe, material.models, controls_of(material, saes)
     settings = recipe.matching
     criterion = Criterion(
-        MAIN.name, controls.baselines, settings.margin, settings.rival_ratio, settings.fdr
+        MAIN.name,
+        controls.baselines,
+        margin=settings.margin,
+        credit=settings.control_credit,
+        rival_ratio=settings.rival_ratio,
+        fdr=settings.fdr,
     )
     plain = _with_stability(matches)
     beyond = _beyond(material, plain, controls.baselines, folders_of, columns)

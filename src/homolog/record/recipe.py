@@ -311,8 +311,13 @@ class Matching(Settings):
     """False discovery rate at which a match is significant."""
 
     margin: float = Field(default=0.04, gt=0, le=1)
-    """Share of a feature's variance that a homolog explains beyond all controls together, at least:
-    an r of 0.2 where they explain nothing.
+    """Share of a feature's variance that a homolog explains beyond what all controls together are
+    credited with, at least: an r of 0.2 where they explain nothing.
+    """
+
+    control_credit: float = Field(default=0.1, ge=0, le=1)
+    """What controls are credited with beyond what they explain, a share of that: a control has
+    noise of its own.
     """
 
     control_gap: float = Field(default=0.1, ge=0, le=1)
