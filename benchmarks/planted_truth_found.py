@@ -123,13 +123,18 @@ class Direction:
     def to_stand_in(self) -> Partners:
         return max_pearson(self.of, self.stand_in, 1, threads=1).a_to_b
 
+    @cached_property
+    def to_tokens(self) -> Partners:
+        return max_pearson(self.of, self.one_hot, 1, threads=1).a_to_b
+
     def matches(self) -> pl.DataFrame:
         """Rows of matches, of the partners first."""
         partner = self.names[1]
         main = _rows(MAIN, (self.names[0], partner), self.pair.a_to_b)
         main = main.with_columns(threshold=self.threshold)
         control = _rows(UNTRAINED, (self.names[0], STAND_INS[partner][0]), self.to_stand_in)
-        return pl.concat([main, control], how="diagonal")
+        tokens = _rows(TOKENS, (self.names[0], "current token"), self.to_tokens)
+        return pl.concat([main, control, tokens], how="diagonal")
 
     def beyond(self, grouping: Grouping, both: bool) -> pl.DataFrame:
         """What the partner explains beyond the token and the stand-ins together."""
@@ -144,7 +149,6 @@ class Direction:
     def found(self, homolog: dict[How, np.ndarray], assigned: np.ndarray, truth: Truth) -> Found:
         own, back = self.pair.a_to_b, self.pair.b_to_a
         r, index = own.r[:, 0], own.index[:, 0]
-        by_token = max_pearson(self.of, self.one_hot, 1, threads=1).a_to_b.r[:, 0]
         return Found(
             r=r,
             n_active=self.n_active,
@@ -152,7 +156,7 @@ class Direction:
             mutual=mutual(index, back.index[:, 0]),
             assigned=(index >= 0) & (assigned == index),
             relative=np.where(index >= 0, r / back.r[index, 0], np.nan),
-            control=np.fmax(self.to_stand_in.r[:, 0], by_token),
+            control=np.fmax(self.to_stand_in.r[:, 0], self.to_tokens.r[:, 0]),
             homolog=homolog,
             partner=truth.partner,
             right=(truth.partner >= 0) & (index % len(truth.noise) == truth.partner),

@@ -37,13 +37,13 @@ def measured(x, y, controls, document, token=None, **options) -> pl.DataFrame:
 def slow(x, y, controls, document, token, n_groups):
     """The module's equations on dense columns of one feature."""
     grouping = Grouping.of(document, token, n_groups)
-    half = grouping.half[grouping.group]
 
     def within(column: np.ndarray) -> np.ndarray:
         column = column - (column.mean() if (column != 0).mean() > DENSE_DENSITY else 0.0)
         left = column.copy()
-        for h in (0, 1):
-            own, values, kind = half == h, column[half != h], grouping.kind[half != h]
+        for g in range(n_groups):
+            own, other = grouping.group == g, grouping.group != g
+            values, kind = column[other], grouping.kind[other]
             kinds, place, n = np.unique(kind, return_inverse=True, return_counts=True)
             mean = np.bincount(place, values) / n
             noise = ((values - mean[place]) ** 2).sum() / (n.sum() - len(kinds))

@@ -7,17 +7,17 @@ the current token.  Shares of the variance of x, over tokens t:
     V_controls = 1 - sum_t (x - a' - m(s) - sum_k c_k (u_k - m_k(s)))^2 / sum_t (x - mean)^2
     beyond     = V_partner - V_controls
 
-with least squares for a, a', b and c, and m(s), m_k(s) what the tokens s in the *other* half of the
-documents say of x and u_k: a mean for each token learns rare tokens by heart.  For n_s tokens s
-there, of mean x_s,
+with least squares for a, a', b and c, and m(s), m_k(s) what the tokens s in all *other* documents
+say of x and u_k, those of other groups: a mean for each token learns rare tokens by heart.  For n_s
+tokens s there, of mean x_s,
 
     m(s) = n_s / (n_s + noise / spread) x_s
 
 with the variance of x within kinds of tokens, `noise`, and that of their true means, `spread`, by
 the analysis of variance; 0 where that finds none.  A mean of few tokens is noise, thousands of them
 together as much as n_kinds / n of the variance, and taken at its word the token would hide what the
-other controls explain.  Tokens that one half lacks count as one.  Without the current token among
-the controls, all tokens count as one.
+other controls explain.  Tokens that are in one group alone count as one.  Without the current
+token among the controls, all tokens count as one.
 
 So the controls are taken together, each at its best, against the partner alone: a feature that is
 a mixture of a token and of what an untrained model has too is explained by neither, but by both.
@@ -68,13 +68,11 @@ Place = tuple[Any, Int[np.ndarray, "rows"], Int[np.ndarray, "rows"]]
 class Grouping:
     """Tokens by kind, and by groups of documents.
 
-    kind: int32 (tokens,).  group: int32 (tokens,).  half: int64 (groups,).  count: float64 (groups,
-    kinds), tokens.
+    kind: int32 (tokens,).  group: int32 (tokens,).  count: float64 (groups, kinds), tokens.
     """
 
     kind: Int[np.ndarray, "token"]
     group: Int[np.ndarray, "token"]
-    half: Int[np.ndarray, "groups"]
     count: Float[np.ndarray, "groups kinds"]
 
     @classmethod
@@ -86,28 +84,25 @@ class Grouping:
         for place in np.argsort(-size, kind="stable"):
             dealt[place] = load.argmin()
             load[dealt[place]] += size[place]
-        half = np.zeros(n_groups, np.int64)
-        half[np.argsort(-load, kind="stable")] = (np.arange(n_groups) + 1) // 2 % 2
         group = dealt[number]
         kind = np.zeros(len(document), np.int32)
         if token is not None:
-            counts = [
-                np.bincount(token[half[group] == h], minlength=token.max() + 1) for h in (0, 1)
-            ]
-            common = np.flatnonzero((counts[0] > 0) & (counts[1] > 0))
-            kinds = np.zeros(len(counts[0]), np.int32)  # 0: what one half lacks
+            in_groups = np.zeros((n_groups, token.max() + 1), bool)
+            in_groups[group, token] = True
+            common = np.flatnonzero(in_groups.sum(axis=0) > 1)
+            kinds = np.zeros(in_groups.shape[1], np.int32)  # 0: what is in one group alone
             kinds[common] = np.arange(1, len(common) + 1)
             kind = kinds[token]
         count = np.zeros((n_groups, int(kind.max(initial=0)) + 1))
         np.add.at(count, (group, kind), 1)
-        return cls(kind, group, half, count)
+        return cls(kind, group, count)
 
     @cached_property
     def counts(self) -> tuple[np.ndarray, ...]:
-        """What `beyond_kernels.shares` is told of groups and halves."""
-        of_half = np.stack([self.count[self.half == h].sum(axis=0) for h in (0, 1)])
-        of_halves = np.stack([of_half.sum(1), (of_half**2).sum(1), (of_half > 0).sum(1)], axis=1)
-        return self.half, self.count, self.count.sum(axis=1), of_half, of_halves
+        """What `beyond_kernels.shares` is told of groups."""
+        others = self.count.sum(axis=0) - self.count
+        of_others = np.stack([others.sum(1), (others**2).sum(1), (others > 0).sum(1)], axis=1)
+        return self.count, self.count.sum(axis=1), others, of_others
 
 
 def beyond_controls(
@@ -128,7 +123,7 @@ def beyond_controls(
     """
     layer, n = own[1], len(own[1])
     shares = np.full((n, 3), np.nan)
-    change = np.full((n, len(grouping.half)), np.nan)
+    change = np.full((n, len(grouping.count)), np.nan)
     known = (own[2] >= 0) & (partner[2] >= 0)
     for number in np.unique(layer[known]):
         rows = np.flatnonzero(known & (layer == number))
@@ -188,7 +183,7 @@ def _in_threads(
     n: int,
     threads: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    out, change = np.zeros((n, 3)), np.zeros((n, len(grouping.half)))
+    out, change = np.zeros((n, 3)), np.zeros((n, len(grouping.count)))
     columns, tokens = (tuple(x), tuple(y), tuple(controls)), (grouping.kind, grouping.group)
     counts = grouping.counts
 

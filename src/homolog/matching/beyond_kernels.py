@@ -13,20 +13,19 @@ def shares(x, y, controls, tokens, counts, rows, out, change):
 
     x, y: (start, token, value), sparse columns, entries of a column by ascending token.  controls:
     (start, token, value) of K columns for each feature, feature f's k-th at K f + k.  tokens: kind
-    and group of each, int32.  counts: half of each group, 0 or 1; tokens of each group and kind; of
-    each group; of each half and kind; and of each half (tokens, sum of their squares by kind,
-    number of kinds).
+    and group of each, int32.  counts: tokens of each group and kind; of each group; of all others
+    by kind; and of all others (tokens, sum of their squares by kind, number of kinds).
 
     out: (features, 3), shares of the variance of x explained by y, by the kinds of tokens, by those
     and the controls.  change: (features, groups), influence of each group on the first less the
     third.
     """
     kind, group = tokens
-    half, count, size, of_half, of_halves = counts
+    count, size, others, of_others = counts
     n_groups, n_kinds = count.shape
     n = 1 + (len(controls[0]) - 1) // (len(x[0]) - 1)
     sums = np.zeros((n, n_groups, n_kinds))
-    means = np.zeros((n, 2, n_kinds))
+    means = np.zeros((n, n_groups, n_kinds))
     seen, is_seen = np.empty(n_kinds, np.int64), np.zeros(n_kinds, np.bool_)
     within = np.empty((n_groups, n, n))
     square, spread = np.empty(n_groups), np.empty(n_groups)
@@ -41,15 +40,15 @@ def shares(x, y, controls, tokens, counts, rows, out, change):
             a, column = (x, f) if v == 0 else (controls, f * (n - 1) + v - 1)
             square[:] = 0.0
             add_products(a, column, a, column, group, square)
-            predict(sums[v], square, here, half, of_half, of_halves, means[v])
-        what_is_left(sums, means, here, half, count, left)
+            predict(sums[v], square, here, others, of_others, means[v])
+        what_is_left(sums, means, here, count, left)
         for v in range(n):
             for w in range(v + 1):
                 within[:, v, w] = 0.0
                 a, column_a = (x, f) if v == 0 else (controls, f * (n - 1) + v - 1)
                 b, column_b = (x, f) if w == 0 else (controls, f * (n - 1) + w - 1)
                 add_products(a, column_a, b, column_b, group, within[:, v, w])
-                about_means(sums, means, here, half, count, size, left, v, w, within)
+                about_means(sums, means, here, count, size, left, v, w, within)
         total = line(x, y, f, group, size, spread, left_y)
         out[f, 0] = 1 - left_y.sum() / total
         out[f, 1] = 1 - within[:, 0, 0].sum() / total
@@ -80,24 +79,24 @@ def add_sums(a, column, kind, group, sums, seen, is_seen, n_seen):
 
 
 @jit(nogil=True, error_model="numpy")
-def what_is_left(sums, means, seen, half, count, out):
-    """Sums of each column and group when what the other half predicts is taken off."""
+def what_is_left(sums, means, seen, count, out):
+    """Sums of each column and group when what the other groups predict is taken off."""
     for v in range(len(sums)):
-        for g in range(len(half)):
+        for g in range(len(count)):
             out[v, g] = 0.0
             for place in range(len(seen)):
                 s = seen[place]
-                out[v, g] += sums[v, g, s] - count[g, s] * means[v, half[g], s]
+                out[v, g] += sums[v, g, s] - count[g, s] * means[v, g, s]
 
 
 @jit(nogil=True, error_model="numpy")
-def about_means(sums, means, seen, half, count, size, left, v, w, within):
+def about_means(sums, means, seen, count, size, left, v, w, within):
     """Sums of products of columns v and w become those of what is left, about its mean of all."""
-    n_groups = len(half)
+    n_groups = len(count)
     for place in range(len(seen)):
         s = seen[place]
         for g in range(n_groups):
-            m, q = means[v, half[g], s], means[w, half[g], s]
+            m, q = means[v, g, s], means[w, g, s]
             within[g, v, w] += count[g, s] * m * q - m * sums[w, g, s]
             within[g, v, w] -= q * sums[v, g, s]
     mean_v, mean_w = left[v].sum() / size.sum(), left[w].sum() / size.sum()
@@ -108,41 +107,38 @@ def about_means(sums, means, seen, half, count, size, left, v, w, within):
 
 
 @jit(nogil=True, error_model="numpy")
-def predict(sums, square, seen, half, of_half, of_halves, out):
-    """What each half of the documents predicts in the other of a column, by kind of token.
+def predict(sums, square, seen, others, of_others, out):
+    """What all other groups of documents predict in each of a column, by kind of token.
 
     sums: (groups, kinds).  square: sum of the squares of each group.  seen: kinds on which the
-    column may fire.  of_half: (2, kinds) tokens; of_halves: (2, 3), what `shares` says.  out: (2,
-    kinds), means for the half in which they predict, shrunk as the noise in them asks for; other
-    kinds stay as they are.
+    column may fire.  others, of_others: what `shares` says.  out: (groups, kinds), means for the
+    group in which they predict, shrunk as the noise in them asks for; other kinds stay as they are.
     """
-    for h in range(2):
-        total, squares = 0.0, 0.0
-        tokens, tokens_squared, kinds = of_halves[1 - h]
-        for place in range(len(seen)):
-            out[h, seen[place]] = 0.0
-        for g in range(len(half)):
-            if half[g] != h:
-                squares += square[g]
-                for place in range(len(seen)):
-                    out[h, seen[place]] += sums[g, seen[place]]
-        between = 0.0
+    n_groups = len(square)
+    for place in range(len(seen)):
+        s = seen[place]
+        total = sums[:, s].sum()
+        for g in range(n_groups):
+            out[g, s] = total - sums[g, s]
+    for g in range(n_groups):
+        tokens, tokens_squared, kinds = of_others[g]
+        total, between = 0.0, 0.0
         for place in range(len(seen)):
             s = seen[place]
-            total += out[h, s]
-            out[h, s] /= max(1.0, of_half[1 - h, s])
-            between += of_half[1 - h, s] * out[h, s] ** 2
+            total += out[g, s]
+            out[g, s] /= max(1.0, others[g, s])
+            between += others[g, s] * out[g, s] ** 2
         mean = total / max(1.0, tokens)
-        noise = (squares - between) / max(1.0, tokens - kinds)
+        noise = (square.sum() - square[g] - between) / max(1.0, tokens - kinds)
         between -= tokens * mean**2  # kinds on which it does not fire have a mean of 0
         spread = between - (kinds - 1) * noise
         spread /= max(1.0, tokens - tokens_squared / max(1.0, tokens))
         for place in range(len(seen)):
             s = seen[place]
             weight = 0.0
-            if spread > 0 and of_half[1 - h, s] > 0:
-                weight = of_half[1 - h, s] / (of_half[1 - h, s] + noise / spread)
-            out[h, s] *= weight
+            if spread > 0 and others[g, s] > 0:
+                weight = others[g, s] / (others[g, s] + noise / spread)
+            out[g, s] *= weight
 
 
 @jit(nogil=True, error_model="numpy")
