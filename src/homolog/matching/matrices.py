@@ -117,6 +117,11 @@ class _Features:
 
     @classmethod
     def of(cls, matrix: Any, name: str) -> _Features:
+        if scipy.sparse.issparse(matrix):
+            matrix = scipy.sparse.csr_array(matrix)
+            if not matrix.has_canonical_format:
+                matrix = matrix.copy()
+                matrix.sum_duplicates()
         n_active = np.asarray((matrix != 0).sum(axis=0), dtype=np.int64).reshape(-1)
         facts = LayerFacts(KIND, name, MAIN_LABEL, 0, matrix.shape[0], n_active)
         return cls(facts, prepare(matrix, name))

@@ -112,7 +112,10 @@ def _quantiles(r: Float[np.ndarray, "rows replicates"]) -> tuple[pl.Series, pl.S
     """Both ends, NaN where no replicate is defined; replicates that are not are left out."""
     ends = np.full((len(r), 2), np.nan, dtype=np.float32)
     missing = np.isnan(r).sum(axis=1)
-    whole, some = missing == 0, (missing > 0) & (missing < r.shape[1])
-    ends[whole] = np.quantile(r[whole], INTERVAL, axis=1).T
-    ends[some] = np.nanquantile(r[some], INTERVAL, axis=1).T
+    for rows, quantile in (
+        (missing == 0, np.quantile),
+        ((missing > 0) & (missing < r.shape[1]), np.nanquantile),  # by far slower
+    ):
+        if rows.any():
+            ends[rows] = quantile(r[rows], INTERVAL, axis=1).T
     return pl.Series(ends[:, 0]), pl.Series(ends[:, 1])
