@@ -64,20 +64,22 @@ def _read(path: Path, field: str) -> Any:
 
 
 def _npz(path: Path) -> Any:
-    with np.load(path, allow_pickle=False) as arrays:
-        names = arrays.files
-    if not {"format", "shape", "data"} <= set(names):
-        requirement = "it must hold a sparse matrix as scipy.sparse.save_npz writes it"
-        remedy = "Save a dense array by numpy.save, as .npy."
-        raise InputError(f"arrays in {path}", sorted(names), requirement, remedy)
-    matrix: Any = scipy.sparse.load_npz(path)
+    with path.open("rb") as file:  # numpy leaves a damaged one open
+        names = set(np.load(file, allow_pickle=False).files)
+        if not {"format", "shape", "data"} <= names:
+            requirement = "it must hold a sparse matrix as scipy.sparse.save_npz writes it"
+            remedy = "Save a dense array by numpy.save, as .npy."
+            raise InputError(f"arrays in {path}", sorted(names), requirement, remedy)
+        file.seek(0)
+        matrix: Any = scipy.sparse.load_npz(file)
     if hasattr(matrix, "check_format"):
         matrix.check_format(full_check=True)
     return scipy.sparse.csr_array(matrix)
 
 
 def _npy(path: Path) -> Any:
-    return np.load(path, allow_pickle=False)
+    with path.open("rb") as file:
+        return np.load(file, allow_pickle=False)
 
 
 def _safetensors(path: Path) -> Any:
