@@ -46,8 +46,14 @@ def command_of(module: str) -> type[TyperCommand]:
     """The class of a command that is `app` of a module, which is imported when it is used."""
 
     class Command(TyperCommand):
+        @property
+        def real(self) -> Any:
+            return typer.main.get_command(import_module(module).app)
+
         def make_context(self, info_name: str | None, args: list[str], **more: Any) -> Any:
-            command = typer.main.get_command(import_module(module).app)
-            return command.make_context(info_name, args, **more)
+            return self.real.make_context(info_name, args, **more)
+
+        def get_params(self, ctx: Any) -> list[Any]:
+            return self.real.get_params(ctx)
 
     return Command
