@@ -22,7 +22,7 @@ import homolog
 from homolog.errors import InputError
 from homolog.features import SparseFeatures
 from homolog.matching import MatrixMatches, document_exchanges
-from homolog.matching.given_rows import require_names
+from homolog.matching.given_rows import documents_of, require_names
 from homolog.matching.matrices import RESERVED
 from homolog.matching.planted import PlantedMatches, plant_matches
 from homolog.matching.planting import Planting
@@ -253,6 +253,18 @@ def test_settings_are_those_of_a_recipe_by_name(planted):
     assert uncalibrated.table["q"].is_nan().all()
 
 
+def test_another_criterion_needs_no_new_match(planted):
+    untrained = {"untrained b": homolog.StandIn(planted.untrained_b, "b")}
+    told = {"documents": planted.document, "tokens": planted.token, "controls": untrained}
+    matches = homolog.match(planted.a, planted.b, **told)
+    strict = homolog.match(planted.a, planted.b, margin=0.5, rival_ratio=0.9, fdr=0.01, **told)
+    intervals = pl.exclude("r_lo", "r_hi")
+    again = matches.under(margin=0.5, rival_ratio=0.9).select(intervals)
+    assert again.select(sorted(again.columns)).equals(strict.table.select(sorted(again.columns)))
+    same = matches.under().select(matches.table.columns)
+    assert same.equals(matches.table)
+
+
 def test_few_documents_have_fewer_exchanges_and_a_warning():
     x, y = features(2, 12), features(3, 16)
     matches = homolog.match(x, y, documents=DOCUMENTS // 15)
@@ -326,6 +338,26 @@ def test_nan_and_infinity_are_refused_where_they_stand(value, row, column, side,
     given[side] = made(given[side])
     with pytest.raises(InputError, match=rf"{side}\[{row}, {column}\] is .*finite"):
         homolog.match(given["a"], given["b"], documents=DOCUMENTS, controls={"c": given["c"]})
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=12), st.randoms(use_true_random=False))
+def test_first_rows_are_documents_by_another_name(sizes, random):
+    numbers = random.sample(range(100), len(sizes))
+    starts = np.cumsum([0, *sizes[:-1]])
+    by_row = documents_of(np.repeat(sorted(numbers), sizes), sum(sizes))
+    by_start = documents_of(starts, sum(sizes))
+    assert np.array_equal(by_row.document, by_start.document)
+    assert by_row.document.tolist() == [i for i, size in enumerate(sizes) for _ in range(size)]
+    assert by_row.words == f"{len(sizes)} documents" == by_start.words
+
+
+@given(st.integers(2, 5000))
+def test_blocks_are_of_about_one_size(n_rows):
+    blocks = documents_of(None, n_rows)
+    sizes = np.bincount(blocks.document)
+    assert 2 <= len(sizes) == blocks.n_documents <= 64 and sizes.max() - sizes.min() <= 1
+    assert (np.diff(blocks.document) >= 0).all() and (len(sizes) == 2 or sizes.min() >= 16)
 
 
 def test_the_example_of_the_docs(capsys):

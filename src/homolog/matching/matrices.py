@@ -155,9 +155,8 @@ class _Matching:
         criterion, chosen = self.criterion, self.settings
         matches = pl.concat([self._main(), *self._controls(), *self._tokens()])
         known = MatchedFeatures(self.rows.document, self.token, self._layers, self._columns)
-        table = classify(
-            matches, criterion, known.beyond(matches, criterion, threads=chosen.threads)
-        )
+        beyond = known.beyond(matches, criterion, threads=chosen.threads)
+        table = classify(matches, criterion, beyond)
         main = table.filter(comparison=MAIN.name)
         replicates = known.replicates(main, chosen.resamples, chosen.seed)
         shared = verdicts(
@@ -169,9 +168,10 @@ class _Matching:
             names=self.names,
             n_rows=len(self.rows.document),
             documents=self.rows.words,
-            controls_used=tuple(each.words for each in criterion.baselines),
             notes=tuple(self._notes()),
             settings=chosen.values(),
+            criterion=criterion,
+            beyond=beyond,
         )
 
     def _main(self) -> pl.DataFrame:

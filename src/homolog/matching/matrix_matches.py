@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from homolog.matching.homologs import Criterion, classify
 from homolog.record import atomic
 from homolog.record.comparisons import MAIN
 from homolog.record.table import write_table
@@ -34,8 +35,9 @@ class MatrixMatches:
     interval of r over documents with its partner fixed; one row per feature and comparison.
     verdicts: the columns of its shared.parquet, one row per direction.
     names: of the two sides.  documents: in words, what was exchanged and resampled.
-    controls_used: in words, what matches were held against.  notes: what to beware of.
-    settings: by name.
+    notes: what to beware of.  settings: by name.
+    criterion, beyond: what makes a match a homolog, and what each partner explains beyond the
+    controls (`BEYOND`, in the order of the table): see `under`.
     """
 
     matches: pl.DataFrame
@@ -43,9 +45,10 @@ class MatrixMatches:
     names: tuple[str, str]
     n_rows: int
     documents: str
-    controls_used: tuple[str, ...]
     notes: tuple[str, ...]
     settings: Mapping[str, Any]
+    criterion: Criterion
+    beyond: pl.DataFrame
 
     @property
     def table(self) -> pl.DataFrame:
@@ -62,6 +65,16 @@ class MatrixMatches:
         """For each side, the share of its alive features that have a homolog in the other."""
         rows = self.verdicts.select("model", "share", "lo", "hi").rows()
         return {name: Share(*numbers) for name, *numbers in rows}
+
+    @property
+    def controls_used(self) -> list[str]:
+        """In words, what matches were held against."""
+        return [baseline.words for baseline in self.criterion.baselines]
+
+    def under(self, **changes: float) -> pl.DataFrame:
+        """The table classified by a criterion with other numbers, as `margin` or `rival_ratio`."""
+        other = classify(self.matches, replace(self.criterion, **changes), self.beyond)
+        return other.filter(comparison=MAIN.name)
 
     @property
     def words(self) -> str:
