@@ -112,7 +112,8 @@ def test_a_side_as_its_own_control_explains_everything(planted):
 def test_the_current_token_is_told_by_its_number():
     token = np.resize([7, 7, 40, 900, 7], len(DOCUMENTS))
     a = np.stack([token == 900, token == 40], axis=1).astype(np.float32)
-    matches = homolog.match(a, a[:, ::-1], documents=DOCUMENTS, tokens=token)
+    documents = np.arange(len(token)) // 4
+    matches = homolog.match(a, a[:, ::-1], documents=documents, tokens=token)
     by_token = matches.controls.filter(comparison="tokens", model="a")
     assert by_token["best_feature"].to_list() == [900, 40]
     assert by_token["r"].to_list() == pytest.approx([1, 1])
@@ -126,7 +127,9 @@ def test_the_current_token_is_told_by_its_number():
 def test_the_table_is_that_of_a_study():
     x, y = features(0, 40), features(1, 60)
     y[:, :20] += x[:, :20]
-    table = homolog.match(scipy.sparse.coo_array(x), y, documents=DOCUMENTS, seed=3).table
+    table = homolog.match(
+        scipy.sparse.coo_array(x), y, documents=DOCUMENTS, seed=3, null_exchanges=20
+    ).table
     own = {name: kind for name, kind in tables.MATCHES.schema.items() if name in table.columns}
     assert dict(table.schema) == own | {"r_lo": pl.Float32, "r_hi": pl.Float32}
     assert own.keys() == MATCHES.keys() | HOMOLOGS.keys()
@@ -134,7 +137,7 @@ def test_the_table_is_that_of_a_study():
         [SparseFeatures(matrix, "s", DOCUMENTS.astype(np.int32), name, 0)]
         for matrix, name in ((x, "a"), (y, "b"))
     )
-    expected = match_models(a, b, exchanges=document_exchanges(DOCUMENTS, 2, 3)).matches
+    expected = match_models(a, b, exchanges=document_exchanges(DOCUMENTS, 20, 3)).matches
     by_partner = {"kind", "partner_r", "partner_layer", "partner_feature"}
     same = [name for name in MATCHES if name not in by_partner]
     assert table.select(same).equals(expected.select(same))
@@ -265,10 +268,38 @@ def test_another_criterion_needs_no_new_match(planted):
     assert same.equals(matches.table)
 
 
+def test_few_features_have_more_exchanges_or_it_is_said_that_none_can_be_significant():
+    x = features(2, 8)[:, :3]  # alike on both sides
+    whole = homolog.match(x, x, documents=DOCUMENTS)  # 3 x 29 draws: p is at least 1/88
+    assert "No verdict on a in b: the null of a has 87 draws, too few for an fdr" in whole.words
+    assert whole.share["a"].value is None and whole.table["homolog"].is_null().all()
+    assert whole.table["p"].to_list() == pytest.approx([1 / 88] * 6)
+    many = homolog.match(x, x, documents=np.arange(len(x)) // 4)  # 300: 334 exchanges, 299 of them
+    assert many.share["a"].value == 1.0
+    assert "draws" not in many.words
+    some = homolog.match(x, x, documents=np.arange(len(x)) // 20)  # 60: 59 exchanges, 177 draws
+    assert "177 draws, so that fewer than 2 of its 3 features cannot be signi" in some.words
+    assert some.share["a"].value == 1.0
+    two = homolog.match(x, x, documents=DOCUMENTS, null_exchanges=2)
+    assert "the null of a has 6 draws" in two.words
+
+
+def test_a_side_that_never_varies_has_no_verdict():
+    matches = homolog.match(X, np.ones((len(X), 2)), documents=DOCUMENTS)
+    assert "No verdict on a in b: no feature of b varies." in matches.words
+    assert "No verdict on b in a:" in matches.words
+    assert matches.table["r"].is_nan().all() and (matches.table["best_feature"] == -1).all()
+
+
 def test_few_documents_have_fewer_exchanges_and_a_warning():
     x, y = features(2, 12), features(3, 16)
     matches = homolog.match(x, y, documents=DOCUMENTS // 15)
     assert "The null has 1 of 2 exchanges" in matches.words
+    assert (
+        "No verdict on a in b: the null of a has 9 draws, too few for an fdr of 0.01"
+        in matches.words
+    )
+    assert matches.table["homolog"].is_null().all()
     assert "There are 2 documents: null and intervals rest on little." in matches.words
 
 

@@ -133,6 +133,7 @@ def test_the_same_features_brought_as_matrices_are_judged_alike(done, recipe):
         tokens=text.tokens[text.mask],
         controls=controls,
         resamples=loaded.matching.resamples,
+        null_exchanges=loaded.matching.null_exchanges,
         seed=loaded.run.seed,
     )
     expected = study.matches.filter(comparison="main")

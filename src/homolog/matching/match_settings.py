@@ -17,10 +17,15 @@ def _of(table: type[Settings], name: str) -> Any:
 
 
 class MatchSettings(Settings):
-    """Settings of `homolog.match`; those of a recipe have its names, defaults and meanings."""
+    """Settings of `homolog.match`; most are a recipe's, with its names, defaults and meanings."""
 
     resamples: int = _of(Matching, "resamples")
-    null_exchanges: int = _of(Matching, "null_exchanges")
+
+    null_exchanges: int | None = Field(default=None, ge=0)
+    """Exchanges of whole documents behind the null of the maximum; by default 2, and where there
+    are few features as many as give the null 1,000 draws, or as documents allow.
+    """
+
     fdr: float = _of(Matching, "fdr")
     margin: float = _of(Matching, "margin")
     rival_ratio: float = _of(Matching, "rival_ratio")

@@ -7,6 +7,7 @@ which rows belong together, and what else could explain that two features fire a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,13 +31,19 @@ from homolog.matching.layers import CANDIDATES, LayerFacts, tables_of
 from homolog.matching.match_settings import MatchSettings
 from homolog.matching.matched_features import MatchedFeatures
 from homolog.matching.matrix_matches import MatrixMatches, with_intervals
-from homolog.matching.null import document_exchanges
+from homolog.matching.null import POOL_DRAWS, document_exchanges, least_p
 from homolog.matching.pairs import match_pair
 from homolog.matching.verdict import verdicts
 from homolog.record.comparisons import CURRENT_TOKEN, MAIN, MAIN_LABEL, TOKENS
+from homolog.record.recipe import Matching
 
 KIND = "matrix"
 """Kind of the features in the table."""
+EXCHANGES = int(Matching.model_fields["null_exchanges"].default)
+"""Exchanges of the null, at least, where there are documents for them."""
+FEW = 0.05
+"""Share of a side's features that may have to match, lest none can be significant, unsaid."""
+MORE = "give more documents or features, or ask for more exchanges"
 RESERVED = (MAIN.name, TOKENS.name, CURRENT_TOKEN.name)
 """Names that the table has already."""
 
@@ -140,8 +147,25 @@ class _Matching:
 
     @cached_property
     def n_exchanges(self) -> int:
-        """A document meets a different one in every exchange."""
-        return min(self.settings.null_exchanges, self.rows.n_documents - 1)
+        """As many as were asked for, or as the null needs; a document meets another in each."""
+        asked = self.settings.null_exchanges
+        if asked is None:
+            fewest = min(self._n_defined(side) for side in self.names) or POOL_DRAWS
+            asked = max(EXCHANGES, math.ceil(POOL_DRAWS / fewest))
+        return min(asked, self.rows.n_documents - 1)
+
+    def _n_defined(self, side: str) -> int:
+        """Features of a side that are not constant."""
+        return len(self.features[side].columns.order)
+
+    def _least_called(self, side: str) -> int:
+        """How many features of a side have to match, at least, lest none can be significant.
+
+        By Benjamini and Hochberg, k of m features of the least p are when p m / k <= fdr.
+        """
+        n_defined = self._n_defined(side)
+        draws = min(n_defined * self.n_exchanges, POOL_DRAWS)
+        return math.ceil(least_p(draws) * n_defined / self.settings.fdr)
 
     @cached_property
     def criterion(self) -> Criterion:
@@ -160,7 +184,13 @@ class _Matching:
         main = table.filter(comparison=MAIN.name)
         replicates = known.replicates(main, chosen.resamples, chosen.seed)
         shared = verdicts(
-            table, None, criterion, ceiling=None, unfit=self._one_sided(), replicates=replicates
+            table,
+            None,
+            criterion,
+            ceiling=None,
+            unfit=self._one_sided(),
+            withheld=self.withheld,
+            replicates=replicates,
         )
         return MatrixMatches(
             matches=with_intervals(table, replicates),
@@ -175,9 +205,30 @@ class _Matching:
         )
 
     def _main(self) -> pl.DataFrame:
+        """The sides against each other; no threshold where the null is too coarse for one."""
         n, seed = self.n_exchanges, self.settings.seed
         exchanges = document_exchanges(self.rows.document, n, seed) if n else ()
-        return self._compared(MAIN.name, *self.names, CANDIDATES, exchanges)
+        table = self._compared(MAIN.name, *self.names, CANDIDATES, exchanges)
+        coarse = pl.col("model").is_in(list(self.withheld))
+        return table.with_columns(threshold=pl.when(~coarse).then("threshold").otherwise(np.nan))
+
+    def _draws(self, side: str) -> str:
+        return f"the null of {side} has {self._n_defined(side) * self.n_exchanges} draws"
+
+    @cached_property
+    def withheld(self) -> dict[str, str]:
+        """Why there is no verdict on a side, though it was matched.
+
+        Its null may be too coarse to show what `fdr` asks, even where all of its features match.
+        """
+        reasons = {}
+        for side, other in (self.names, self.names[::-1]):
+            if not self._n_defined(other):
+                reasons[side] = f"no feature of {other} varies"
+            elif self.n_exchanges and self._least_called(side) > self._n_defined(side):
+                few = f"too few for an fdr of {self.settings.fdr:g}"
+                reasons[side] = f"{self._draws(side)}, {few}: {MORE}"
+        return reasons
 
     def _controls(self) -> list[pl.DataFrame]:
         """Both sides against each control, but not a side against its own stand-in."""
@@ -239,9 +290,14 @@ class _Matching:
 
     def _notes(self) -> list[str]:
         notes = [self.rows.caution] if self.rows.caution else []
-        asked = self.settings.null_exchanges
+        asked = self.settings.null_exchanges or EXCHANGES
         if 0 < self.n_exchanges < asked:
             notes.append(f"the null has {self.n_exchanges} of {asked} exchanges: few documents")
+        for side in self.names if self.n_exchanges else ():
+            least, n_defined = self._least_called(side), self._n_defined(side)
+            if max(1, FEW * n_defined) < least <= n_defined:
+                alone = f"fewer than {least} of its {n_defined} features cannot be significant"
+                notes.append(f"{self._draws(side)}, so that {alone}: {MORE}")
         if not self.criterion.baselines:
             notes.append(
                 "nothing was given as a control, so that what both sides have from the rows alone "

@@ -45,6 +45,7 @@ def verdicts(
     *,
     ceiling: str | None,
     unfit: Mapping[tuple[str, str], str] | None = None,
+    withheld: Mapping[str, str] | None = None,
     replicates: Mapping[tuple[str, str], np.ndarray] | None = None,
 ) -> pl.DataFrame:
     """One row of `SHARED` for each ordered pair of main dictionaries of the result, in its order.
@@ -53,7 +54,8 @@ def verdicts(
     matches.parquet that other steps add may be missing.  saes: model, label, layer, passed, reason
     of every dictionary; None where the features are of no dictionaries that have gates.  ceiling:
     name of the comparison of a model with a second dictionary of its own; None where it is not
-    asked.  unfit: why a baseline is not used (`control_fit.fitted`).  replicates: for
+    asked.  unfit: why a baseline is not used (`control_fit.fitted`).  withheld: by model, why there
+    is no verdict on its features that tables do not tell.  replicates: for
     (model, best_model), float32 (rows, replicates), r of that pair's rows in their order on
     resampled documents, partners fixed (`replicates_of`); no interval without.
 
@@ -74,6 +76,8 @@ def verdicts(
         reasons = [why for name in (model, other) for why in _failed_gates(saes, name)]
         if not alive:
             reasons.append(f"no feature of {model} is active on this text")
+        elif withheld and model in withheld:
+            reasons.append(withheld[model])
         elif not _calibrated(rows):
             reasons.append("the null of the maximum was not run")
         numbers = {"mean_r": _mean(rows["r"]), "mean_excess": _mean(rows["excess"])}
