@@ -24,6 +24,7 @@ import typer
 import homolog
 from homolog.dictionaries.configs import TrainingConfig
 from homolog.dictionaries.kinds import KINDS
+from homolog.matching import MatchSettings
 from homolog.record import settings, tables
 from homolog.record.circuits import CircuitSearch
 from homolog.record.recipe import EvaluationRecipe, Recipe, SaeRecipe
@@ -96,6 +97,7 @@ def settings_page() -> str:
         settings.page(EvaluationRecipe, "Options of `homolog sae eval`"),
         settings.page(CircuitSearch, "Options of `homolog circuits discover`"),
     ]
+    parts += [settings.page(MatchSettings, "`homolog.match` and `homolog match`")]
     parts += [settings.page(TrainingConfig, "Of the training, from Python")]
     return "\n".join(parts)
 

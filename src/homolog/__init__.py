@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from homolog.errors import InputError
-    from homolog.matching import match, max_pearson
+    from homolog.matching import StandIn, match, max_pearson
     from homolog.models import (
         Add,
         LanguageModel,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "InputError": "homolog.errors",
+    "StandIn": "homolog.matching",
     "match": "homolog.matching",
     "max_pearson": "homolog.matching",
     "Add": "homolog.models",
@@ -56,6 +57,7 @@ __all__ = [
     "Replace",
     "Resample",
     "Site",
+    "StandIn",
     "Study",
     "Transform",
     "Zero",

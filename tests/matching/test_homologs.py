@@ -28,7 +28,9 @@ def test_bars_and_homologs_by_hand():
     for name in ("control_r", "bar", "homolog"):
         assert found.filter(pl.col("comparison") != "main")[name].null_count() == len(found) - 6
     assert classified(found).equals(found)
-    low = classified(small_study(), margin=0.012, credit=0.0).filter(pl.col("comparison") == "main")
+    low = classified(small_study(), margin=0.012, control_credit=0.0).filter(
+        pl.col("comparison") == "main"
+    )
     assert low["homolog"].to_list() == [True, False, False, True, False, None]
 
 

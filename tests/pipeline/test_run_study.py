@@ -11,12 +11,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import scipy.sparse
 from tests.processes import started, wait_for
 
 import homolog
+from homolog.analyses.material import Material
 from homolog.features import load_features
+from homolog.pipeline.models import models_of
 from homolog.pipeline.recipes import load_recipe
 from homolog.pipeline.run_study import finished_report, run_study
+from homolog.pipeline.verdicts import controls_of
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
 
@@ -100,6 +104,54 @@ def test_every_row_of_the_controls_is_there_in_both_directions(done):
     assert len(main) == 8 * 64
     assert len(study.layers.filter(pl.col("comparison") == "main")) == 2 * 4 * 8
     assert len(study.saes) == (4 + 8) * 2 + (4 + 8) * 2
+
+
+def joined(run: RunFolder, model: str, label: str = "sae") -> scipy.sparse.csr_array:
+    """The features of all layers side by side: feature 64 l + i is feature i of layer l."""
+    layers = range(run.facts(f"dictionaries {model}")["model"]["n_layers"])
+    folders = [run.feature_folder(model, layer, label) for layer in layers]
+    return scipy.sparse.hstack([load_features(folder).matrix for folder in folders], format="csr")
+
+
+def test_the_same_features_brought_as_matrices_are_judged_alike(done, recipe):
+    """`homolog.match` knows no models: the layers of each are one matrix, its controls others."""
+    run, study, loaded = RunFolder(done), homolog.Study.load(done), load_recipe(recipe)
+    names = ("transformer-s0", "mamba-s0")
+    other = dict(zip(names, reversed(names), strict=True))
+    material = Material(run.path.absolute(), loaded, models_of(loaded))
+    text, controls = material.windows("match"), {}
+    for baseline in controls_of(material, study.saes).baselines:
+        for model, (stand_in, label) in (baseline.stand_ins or {}).items():
+            of = model if baseline.stands_for == "best_model" else other[model]
+            matrix = joined(run, stand_in, label)
+            controls[f"{baseline.name} of {model}"] = homolog.StandIn(matrix, of)
+    assert len(controls) >= 4
+    matches = homolog.match(
+        *(joined(run, name) for name in names),
+        names=names,
+        documents=text.token_document,
+        tokens=text.tokens[text.mask],
+        controls=controls,
+        resamples=loaded.matching.resamples,
+        null_exchanges=loaded.matching.null_exchanges,
+        seed=loaded.run.seed,
+    )
+    expected = study.matches.filter(comparison="main")
+    table = matches.table.with_columns(feature="feature", layer=pl.col("feature") // 64)
+    same = ["n_active", "r", "p", "q", "excess", "threshold", "null_r", "mutual", "rival_r"]
+    same += ["token_r2", "homolog", "fails"]
+    assert table.select(same).equals(expected.select(same))
+    place = pl.when(pl.col("best_feature") >= 0).then(
+        64 * pl.col("best_layer") + pl.col("best_feature")
+    )
+    whole = expected.select(place.fill_null(-1).alias("best_feature"))["best_feature"]
+    assert table["best_feature"].to_list() == whole.to_list()
+    for name in ("control_r", "beyond", "beyond_se", "beyond_q", "bar"):
+        np.testing.assert_allclose(table[name], expected[name], rtol=1e-4, atol=1e-6)
+    given = study.shared.filter("given")
+    for row in given.iter_rows(named=True):
+        share = matches.share[row["model"]]
+        assert share == pytest.approx((row["share"], row["lo"], row["hi"]))
 
 
 def test_matches_are_correlations_of_the_saved_features(done):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homolog.cli.shared import Out, Quiet, Threads, group_of
+from homolog.cli.shared import Out, Quiet, Threads, command_of, group_of
 from homolog.errors import InputError
 from homolog.terminal import Commands, complain, make_output_patient, say_report, stop_on_sigterm
 
@@ -107,6 +107,11 @@ def run(
             "Give --random-weights too, or change the recipe.",
         )
     _compare(loaded.with_run(seed=seed, device=device), out, ray, threads, quiet)
+
+
+@app.command(cls=command_of("homolog.cli.match"))
+def match() -> None:
+    """Say which features of two matrices over the same rows are homologs, without models."""
 
 
 @app.command()

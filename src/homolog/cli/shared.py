@@ -1,4 +1,4 @@
-"""Options that many commands have, and groups of commands that are imported when they are used."""
+"""Options that many commands have, and commands that are imported when they are used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 Out = Annotated[
     Path | None,
@@ -40,3 +40,20 @@ def group_of(module: str, help_words: str) -> typer.Typer:
                 self.commands.update(group.commands)
 
     return typer.Typer(cls=Group, help=help_words, no_args_is_help=True)
+
+
+def command_of(module: str) -> type[TyperCommand]:
+    """The class of a command that is `app` of a module, which is imported when it is used."""
+
+    class Command(TyperCommand):
+        @property
+        def real(self) -> Any:
+            return typer.main.get_command(import_module(module).app)
+
+        def make_context(self, info_name: str | None, args: list[str], **more: Any) -> Any:
+            return self.real.make_context(info_name, args, **more)
+
+        def get_params(self, ctx: Any) -> list[Any]:
+            return self.real.get_params(ctx)
+
+    return Command

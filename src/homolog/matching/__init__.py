@@ -4,7 +4,10 @@ from homolog.matching.assignment import Assignment, mutual, one_to_one
 from homolog.matching.columns import Columns, prepare
 from homolog.matching.intervals import Resamples, replicates_of, resampled_pairs, summarise
 from homolog.matching.layers import ModelMatches, merge_layers, tables_of
-from homolog.matching.matrices import match
+from homolog.matching.match_settings import MatchSettings
+from homolog.matching.matrices import StandIn, match
+from homolog.matching.matrix_files import read_matrix, read_numbers
+from homolog.matching.matrix_matches import MatrixMatches, Share
 from homolog.matching.null import Calibration, calibrate, document_exchanges
 from homolog.matching.pairs import PairMatch, match_pair
 from homolog.matching.pearson import Best, Partners, max_pearson
@@ -14,10 +17,14 @@ __all__ = [
     "Best",
     "Calibration",
     "Columns",
+    "MatchSettings",
+    "MatrixMatches",
     "ModelMatches",
     "PairMatch",
     "Partners",
     "Resamples",
+    "Share",
+    "StandIn",
     "calibrate",
     "document_exchanges",
     "match",
@@ -27,6 +34,8 @@ __all__ = [
     "mutual",
     "one_to_one",
     "prepare",
+    "read_matrix",
+    "read_numbers",
     "replicates_of",
     "resampled_pairs",
     "summarise",

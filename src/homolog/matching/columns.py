@@ -225,8 +225,7 @@ def prepare(x: ArrayLike | Columns, name: str = "a") -> Columns:
 def as_matrix(x: ArrayLike, name: str) -> Any:
     """`x` as scipy.sparse or numpy, two-dimensional and of real numbers: see `prepare`."""
     if isinstance(x, torch.Tensor):
-        x = x.detach().cpu()
-        x = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).numpy()
+        x = _from_torch(x.detach().cpu())
     matrix: Any = x if scipy.sparse.issparse(x) else np.asarray(x)
     if len(matrix.shape) != 2:
         requirement = "two axes are needed, (tokens, features)"
@@ -238,6 +237,16 @@ def as_matrix(x: ArrayLike, name: str) -> Any:
         remedy = "Convert it to float32."
         raise InputError(f"dtype of {name}", str(matrix.dtype), requirement, remedy)
     return matrix
+
+
+def _from_torch(x: torch.Tensor) -> Any:
+    """numpy of a dense tensor, scipy.sparse of a sparse one of any layout."""
+    x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    if x.layout is torch.strided:
+        return x.numpy()
+    entries = x.to_sparse_coo().coalesce()
+    place = entries.indices().numpy()
+    return scipy.sparse.coo_array((entries.values().numpy(), tuple(place)), shape=tuple(x.shape))
 
 
 def _refuse_non_finite(name: str, token: int, feature: int, value: Any) -> None:

@@ -118,17 +118,23 @@ class Criterion:
     """What makes a match a homolog: see the module's opening.
 
     result: name of the comparison whose matches are classified.  margin: least share of variance
-    beyond what controls are credited with.  credit: what that is beyond what they explain, a share
-    of it.  rival_ratio: least share of the partner's highest r.  fdr: at which what is beyond the
-    controls has to stand over documents.
+    beyond what controls are credited with.  control_credit: what that is beyond what they explain,
+    a share of it.  rival_ratio: least share of the partner's highest r.  fdr: at which what is
+    beyond the controls has to stand over documents.
     """
 
     result: str
     baselines: Sequence[Baseline] = ()
     margin: float = MARGIN
-    credit: float = CREDIT
+    control_credit: float = CREDIT
     rival_ratio: float = RIVAL_RATIO
     fdr: float = FDR
+
+    @classmethod
+    def of(cls, result: str, baselines: Sequence[Baseline], settings: Any) -> Criterion:
+        """With the numbers of settings: of `homolog.match`, or of [matching] in a recipe."""
+        numbers = settings.margin, settings.control_credit, settings.rival_ratio, settings.fdr
+        return cls(result, baselines, *numbers)
 
     def least(self, rows: pl.DataFrame) -> dict[str, np.ndarray]:
         """Least r by condition, float32 (rows,); NaN or infinite where there is no threshold.
@@ -139,7 +145,7 @@ class Criterion:
         rival = np.nan_to_num(rows["rival_r"].to_numpy().astype(np.float64))
         return {
             "chance": rows["threshold"].to_numpy().astype(np.float32),
-            "controls": rounded_up(np.sqrt((1 + self.credit) * control**2 + self.margin)),
+            "controls": rounded_up(np.sqrt((1 + self.control_credit) * control**2 + self.margin)),
             "rival": rounded_up(self.rival_ratio * rival),
         }
 

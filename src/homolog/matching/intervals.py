@@ -30,7 +30,7 @@ from jaxtyping import Float, Int
 from homolog.errors import InputError
 from homolog.features import check_same_stream
 from homolog.matching.columns import Columns
-from homolog.matching.layers import Layer
+from homolog.matching.layers import Layer, LayerFacts
 from homolog.matching.moments import Part, ones, parts, products_by_document
 from homolog.matching.tables import SUMMARY
 
@@ -126,8 +126,8 @@ def summarise(
 
 def replicates_of(
     part: pl.DataFrame,
-    own: Sequence[Layer],
-    others: Sequence[Layer],
+    own: Sequence[Layer | LayerFacts],
+    others: Sequence[Layer | LayerFacts],
     resamples: Resamples,
     columns: Callable[[Any], Columns],
 ) -> Float[np.ndarray, "rows replicates"]:

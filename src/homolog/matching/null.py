@@ -176,6 +176,11 @@ def calibrate(
     )
 
 
+def least_p(n_draws: int) -> float:
+    """The least p that a pool of so many draws can give."""
+    return (BEYOND if n_draws // 10 >= LEAST_TAIL else 1) / (1 + n_draws)
+
+
 def rounded_up(x: np.ndarray) -> np.ndarray:
     """The least float32 not below each x."""
     rounded = x.astype(np.float32)
@@ -221,8 +226,9 @@ class _Pools:
         log_median = np.log(median) if (median > 0).all() else np.zeros(len(median))
         parts = np.split(draws / np.exp(np.interp(at, centre, log_median)), edges)
         least = min(len(part) for part in parts)
-        lowest = (BEYOND if least // 10 >= LEAST_TAIL else 1) / (1 + least)
-        level = np.union1d(np.geomspace(lowest, 0.05, LEVELS), np.linspace(0.05, 1, LEVELS // 4))
+        level = np.union1d(
+            np.geomspace(least_p(least), 0.05, LEVELS), np.linspace(0.05, 1, LEVELS // 4)
+        )
         quantiles = np.array([_quantiles(np.sort(part)[::-1], level) for part in parts])
         return cls(centre, log_median, level, quantiles)
 

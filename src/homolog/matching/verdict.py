@@ -40,19 +40,22 @@ _ROWS_AT_ONCE = 1 << 16
 
 def verdicts(
     classified: pl.DataFrame,
-    saes: pl.DataFrame,
+    saes: pl.DataFrame | None,
     criterion: Criterion,
     *,
-    ceiling: str,
+    ceiling: str | None,
     unfit: Mapping[tuple[str, str], str] | None = None,
+    withheld: Mapping[str, str] | None = None,
     replicates: Mapping[tuple[str, str], np.ndarray] | None = None,
 ) -> pl.DataFrame:
     """One row of `SHARED` for each ordered pair of main dictionaries of the result, in its order.
 
     classified: what `homologs.classify` made of the matches with the same criterion; columns of
     matches.parquet that other steps add may be missing.  saes: model, label, layer, passed, reason
-    of every dictionary.  ceiling: name of the comparison of a model with a second dictionary of its
-    own.  unfit: why a baseline is not used (`control_fit.fitted`).  replicates: for
+    of every dictionary; None where the features are of no dictionaries that have gates.  ceiling:
+    name of the comparison of a model with a second dictionary of its own; None where it is not
+    asked.  unfit: why a baseline is not used (`control_fit.fitted`).  withheld: by model, why there
+    is no verdict on its features that tables do not tell.  replicates: for
     (model, best_model), float32 (rows, replicates), r of that pair's rows in their order on
     resampled documents, partners fixed (`replicates_of`); no interval without.
 
@@ -70,16 +73,20 @@ def verdicts(
     records: list[dict[str, Any]] = []
     for (model, other), rows in result.group_by("model", "best_model", maintain_order=True):
         alive = int((rows["n_active"] > 0).sum())
-        reasons = [*_failed_gates(saes, model), *_failed_gates(saes, other)]
+        reasons = [why for name in (model, other) for why in _failed_gates(saes, name)]
         if not alive:
             reasons.append(f"no feature of {model} is active on this text")
+        elif withheld and model in withheld:
+            reasons.append(withheld[model])
         elif not _calibrated(rows):
             reasons.append("the null of the maximum was not run")
         numbers = {"mean_r": _mean(rows["r"]), "mean_excess": _mean(rows["excess"])}
         notes = [f"No verdict on {model} in {other}: {'; '.join(reasons)}."]
         if not reasons:
-            seed = classified.filter(comparison=ceiling, model=model, label=MAIN_LABEL)
-            highest, no_ceiling = _ceiling(rows, seed, saes, criterion)
+            highest, no_ceiling = None, ""
+            if ceiling is not None:
+                seed = classified.filter(comparison=ceiling, model=model, label=MAIN_LABEL)
+                highest, no_ceiling = _ceiling(rows, seed, saes, criterion)
             numbers |= _shares(rows, alive) | {"ceiling": highest}
             if replicates is not None and (model, other) in replicates:
                 numbers |= _interval(rows, replicates[model, other], alive)
@@ -99,8 +106,10 @@ def _calibrated(rows: pl.DataFrame) -> bool:
     return bool((rows["threshold"].is_not_nan() & rows["threshold"].is_not_null()).any())
 
 
-def _failed_gates(saes: pl.DataFrame, model: str, label: str = MAIN_LABEL) -> list[str]:
+def _failed_gates(saes: pl.DataFrame | None, model: str, label: str = MAIN_LABEL) -> list[str]:
     """Why the dictionaries of a model and label give no verdict: at most one reason."""
+    if saes is None:
+        return []
     own = saes.filter(model=model, label=label).sort("layer")
     failed = own.filter(~pl.col("passed"))
     name = f"dictionaries of {model}" + (f" ({label})" if label != MAIN_LABEL else "")
@@ -133,7 +142,7 @@ def _shares(rows: pl.DataFrame, alive: int) -> dict[str, float | None]:
 
 
 def _ceiling(
-    rows: pl.DataFrame, seed: pl.DataFrame, saes: pl.DataFrame, criterion: Criterion
+    rows: pl.DataFrame, seed: pl.DataFrame, saes: pl.DataFrame | None, criterion: Criterion
 ) -> tuple[float | None, str]:
     """(share with a second dictionary of the own model, "") or (None, why not).
 

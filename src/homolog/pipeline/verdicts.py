@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from homolog.analyses.material import Material
 from homolog.features import StoredFeatures, open_features
-from homolog.matching import Columns, Resamples, replicates_of
-from homolog.matching.beyond import Grouping, beyond_matches
+from homolog.matching import Columns
 from homolog.matching.control_fit import FittedControls, fitted
 from homolog.matching.homologs import Baseline, Criterion, classify
+from homolog.matching.matched_features import MatchedFeatures
 from homolog.matching.stability import with_stability
 from homolog.matching.tables import STABILITY
 from homolog.matching.variance import variance_table
@@ -86,26 +85,17 @@ def verdict_tables(
     """
     recipe, models, controls = material.recipe, material.models, controls_of(material, saes)
     settings = recipe.matching
-    criterion = Criterion(
-        MAIN.name,
-        controls.baselines,
-        margin=settings.margin,
-        credit=settings.control_credit,
-        rival_ratio=settings.rival_ratio,
-        fdr=settings.fdr,
-    )
+    criterion = Criterion.of(MAIN.name, controls.baselines, recipe.matching)
+    text, by_name = material.windows(MATCH), {model.name: model for model in models.all}
+
+    def layers_of(model: str, label: str) -> list[StoredFeatures]:
+        return [open_features(folder) for folder in folders_of(Side(by_name[model], label))]
+
+    features = MatchedFeatures(text.token_document, text.tokens[text.mask], layers_of, columns)
     plain = _with_stability(matches)
-    beyond = _beyond(material, plain, controls.baselines, folders_of, columns)
-    table = classify(plain, criterion, beyond)
+    table = classify(plain, criterion, features.beyond(plain, criterion))
     main = table.filter(comparison=MAIN.name)
-    replicates: dict[tuple[str, str], np.ndarray] = {}
-    for pair in MAIN.pairs(models):
-        a, b = ([open_features(folder) for folder in folders_of(side)] for side in pair)
-        resamples = Resamples.draw(a[0].document, recipe.matching.resamples, recipe.run.seed)
-        for own, others in ((a, b), (b, a)):
-            names = (own[0].model, others[0].model)
-            rows = main.filter(model=names[0], best_model=names[1])
-            replicates[names] = replicates_of(rows, own, others, resamples, columns)
+    replicates = features.replicates(main, settings.resamples, recipe.run.seed)
     shared = verdicts(
         table,
         saes,
@@ -122,29 +112,6 @@ def verdict_tables(
         table, [model.name for model in models.compared], architectures, PARTNER_SETS
     )
     return {MATCHES: table, SHARED: shared, VARIANCE: variance}
-
-
-def _beyond(
-    material: Material,
-    matches: pl.DataFrame,
-    baselines: Sequence[Baseline],
-    folders_of: Callable[[Side], list[Path]],
-    columns: Callable[[StoredFeatures], Columns],
-) -> pl.DataFrame:
-    """What partners explain beyond the controls, one row for each of the result's, in order."""
-    rows = matches.filter(comparison=MAIN.name)
-    text, by_name = material.windows(MATCH), {model.name: model for model in material.models.all}
-    run = set(matches["comparison"].unique())
-    by_token = any(baseline.by_token and baseline.name in run for baseline in baselines)
-    token = text.tokens[text.mask] if by_token else None
-    controls = [b.partners(matches, rows) for b in baselines if not b.by_token]
-
-    def layers_of(model: str, label: str) -> list[StoredFeatures]:
-        return [open_features(folder) for folder in folders_of(Side(by_name[model], label))]
-
-    grouping = Grouping.of(text.token_document, token)
-    beyond = beyond_matches(rows, controls, grouping, layers_of, columns)
-    return beyond if by_token else beyond.with_columns(token_r2=pl.lit(None, pl.Float32))
 
 
 def _with_stability(matches: pl.DataFrame) -> pl.DataFrame:
