@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from homolog.errors import InputError
+from homolog.models.gguf import UNREAD, as_pretrained, is_gguf
 from homolog.models.guards import no_fetched_kernels, require_decoder
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -58,7 +59,7 @@ def json_object(path: Path) -> dict[str, Any]:
 def require_model_folder(folder: Path) -> None:
     """InputError unless it is a folder whose config.json, and other settings, are JSON objects."""
     if not folder.is_dir() or not (folder / "config.json").exists():
-        requirement = "a model is a folder that holds config.json and *.safetensors"
+        requirement = "a model is a folder that holds config.json and *.safetensors, or a GGUF file"
         remedy = "Save the model there with `save_pretrained`."
         raise InputError("model", str(folder), requirement, remedy)
     json_object(folder / "config.json")
@@ -114,11 +115,14 @@ def configuration(ref: str, **options: Any) -> Any:
     if Path(ref).is_dir():
         _require_so_many_blocks(Path(ref))
     try:
-        config = AutoConfig.from_pretrained(ref, trust_remote_code=False, **options)
+        source, named = as_pretrained(ref, options)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **named)
     except Exception as error:
         # its values may be anything, and so may be what transformers then raises
-        if isinstance(error, OSError) and not Path(ref).is_dir():
+        if isinstance(error, OSError) and not Path(ref).exists():
             raise
+        if is_gguf(ref):
+            raise _no_model(ref, error) from error
         kind = _kind(ref, options)
         if kind not in CONFIG_MAPPING:
             requirement = f"this version of transformers does not know its architecture ({kind})"
@@ -159,13 +163,15 @@ def made_by_transformers(ref: str) -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and not Path(ref).is_dir():
+        if isinstance(error, OSError) and not Path(ref).exists():
             raise
         raise _no_model(ref, error) from error
 
 
 def _no_model(ref: str, error: Exception) -> InputError:
     said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if is_gguf(ref):
+        return InputError("model", ref, f"transformers makes no model of it ({said})", UNREAD)
     return InputError("model", ref, f"its configuration and files make no model ({said})", AGAIN)
 
 
