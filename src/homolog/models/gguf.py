@@ -3,23 +3,30 @@
 The file holds everything: configuration, tokenizer, and weights in blocks of 4 to 8 bits with their
 scales.  Each weight becomes the float32 number that its block stands for; a model asked for in
 another dtype is rounded after that.  Transformers reads the architectures that it lists in
-`transformers.integrations.gguf`, with the packages `gguf` and `accelerate`.
+`transformers.integrations.ggml`, with the packages `gguf` and `accelerate`.
+
+What it reads over is refused here.  Of most architectures that is the stretching of rotary
+frequencies, which Llama 3.1 and later files hold as a tensor rope_freqs.weight, others as settings
+rope.scaling: without it every pass would be a little wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from transformers import GgufConfig
+import transformers
 from transformers.utils import is_accelerate_available, is_gguf_available
 
 from homolog.errors import InputError
+from homolog.models.positions import rope_types
 from homolog.reference import GGUF
 
-_MAGIC = b"GGUF"
 UNREAD = "Upgrade transformers and gguf, fetch the file again, or take the model's safetensors."
+_MAGIC = b"GGUF"
+_ROPE = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
 def is_gguf(ref: str) -> bool:
@@ -39,7 +46,8 @@ def dequantised(ref: str) -> dict[str, Any]:
     """The option by which transformers leaves no weight of a GGUF file in its blocks."""
     if not is_gguf(ref):
         return {}
-    return {"quantization_config": GgufConfig(gguf_file=Path(ref).name, dequantize=True)}
+    config = transformers.GgufConfig(gguf_file=Path(ref).name, dequantize=True)
+    return {"quantization_config": config}
 
 
 def require_gguf(path: Path) -> None:
@@ -53,7 +61,36 @@ def require_gguf(path: Path) -> None:
     if start != _MAGIC:
         requirement = f"it is no GGUF file: it begins with {start!r}, not with {_MAGIC!r}"
         raise InputError("model", str(path), requirement, "Fetch it again.")
-    present = {"gguf": is_gguf_available(), "accelerate": is_accelerate_available()}
+    present = {
+        "gguf": is_gguf_available(),
+        "accelerate": is_accelerate_available(),
+        "a newer transformers": hasattr(transformers, "GgufConfig"),
+    }
     if missing := [package for package, there in present.items() if not there]:
         requirement = f"GGUF files are read with packages that are not here: {', '.join(missing)}"
-        raise InputError("model", str(path), requirement, "pip install 'homolog[gguf]'")
+        remedy = "Install them: pip install --upgrade 'homolog[gguf]'."
+        raise InputError("model", str(path), requirement, remedy)
+
+
+def require_all_read(path: Path, hf: Any) -> None:
+    """InputError where the file holds more numbers than the model, or other rotary frequencies."""
+    from transformers.integrations.gguf.reader import GgufHeader, read_gguf_metadata
+
+    metadata, _ = read_gguf_metadata(str(path))
+    stretched = f"{metadata['general.architecture']}.rope.scaling.type"
+    config = hf.config.get_text_config(decoder=True)
+    default = rope_types(getattr(config, "rope_parameters", None)) <= {"default"}
+    if metadata.get(stretched, "none") != "none" and default:
+        requirement = f"transformers does not read its rotary frequencies ({stretched})"
+        raise InputError("model", str(path), requirement, UNREAD)
+    stored = {part.name: prod(part.shape) for part in GgufHeader.from_file(str(path)).tensors}
+    if config.tie_word_embeddings:
+        stored.pop("output.weight", None)  # a copy
+    n_stored = sum(stored.values())
+    n_held = sum({value.data_ptr(): value.numel() for value in hf.state_dict().values()}.values())
+    if n_stored > n_held:
+        rope = [name for name in _ROPE if name in stored]
+        named = f", {rope[0]} among them" if rope else ""
+        counted = f"its tensors hold {n_stored} numbers{named}"
+        requirement = f"{counted}, and transformers reads {n_held} of them"
+        raise InputError("model", str(path), requirement, UNREAD)

@@ -19,7 +19,7 @@ from homolog.models.architectures import ADAPTERS
 from homolog.models.base import NOTHING, TOKENIZER_REMEDY, LanguageModel
 from homolog.models.block_list import few_tokens
 from homolog.models.float32 import cast, read_in_float32
-from homolog.models.gguf import as_pretrained, dequantised, is_gguf, require_gguf
+from homolog.models.gguf import as_pretrained, dequantised, is_gguf, require_all_read, require_gguf
 from homolog.models.guards import no_fetched_kernels
 from homolog.models.positions import n_positions, too_long
 from homolog.models.random_weights import fresh, random_configuration, random_weights
@@ -223,6 +223,7 @@ def _build(ref: str, dtype: torch.dtype, **options: Any) -> LanguageModel:
         hf, info = loaded
         _require_all(ref, hf, info, options)
         if is_gguf(ref):
+            require_all_read(Path(ref), hf)
             cast(hf, dtype)
         model = _adapt(ref, hf, *find_tokenizer(ref, **options))
         with torch.no_grad():  # a configuration may build a module that cannot run
