@@ -74,16 +74,19 @@ def require_gguf(path: Path) -> None:
 
 def require_all_read(path: Path, hf: Any) -> None:
     """InputError where the file holds more numbers than the model, or other rotary frequencies."""
-    from transformers.integrations.gguf.reader import GgufHeader, read_gguf_metadata
+    # its public class refuses kinds of blocks that it reads all the same
+    from transformers.integrations.gguf import reader
 
-    metadata, _ = read_gguf_metadata(str(path))
+    content = reader._mapped(str(path))
+    metadata, n_tensors, position = reader._read_metadata(content, str(path))
+    tensors, _ = reader._read_tensor_table(content, n_tensors, position)
     stretched = f"{metadata['general.architecture']}.rope.scaling.type"
     config = hf.config.get_text_config(decoder=True)
     default = rope_types(getattr(config, "rope_parameters", None)) <= {"default"}
     if metadata.get(stretched, "none") != "none" and default:
         requirement = f"transformers does not read its rotary frequencies ({stretched})"
         raise InputError("model", str(path), requirement, UNREAD)
-    stored = {part.name: prod(part.shape) for part in GgufHeader.from_file(str(path)).tensors}
+    stored = {name: prod(shape) for name, shape, *_ in tensors}
     if config.tie_word_embeddings:
         stored.pop("output.weight", None)  # a copy
     n_stored = sum(stored.values())
