@@ -250,3 +250,11 @@ def test_random_weights_say_the_same_of_a_config(whole):
     (whole / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json', but it is not valid JSON"):
         homolog.load(whole, random=True)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors"])
+def test_weights_that_were_quantised(method, whole):
+    configured(whole, quantization_config={"quant_method": method, "bits": 4})
+    message = told(whole)
+    assert f"its weights are quantised ({method}), and those that are read are floats" in message
+    assert "Take the model as it was before that, or a GGUF file of it." in message

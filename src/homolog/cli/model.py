@@ -19,9 +19,7 @@ def _model() -> None:
 def model_convert(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL", help="A GGUF file; a folder, a Hub id and a zoo name do too."
-        ),
+        typer.Argument(metavar="MODEL", help="A GGUF file, a folder, a Hub id or a zoo name."),
     ],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
     dtype: Annotated[

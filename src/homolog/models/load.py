@@ -30,6 +30,7 @@ from homolog.models.stored import (
     disagreement,
     made_by_transformers,
     require_agreement,
+    require_floats,
     require_model_folder,
     stored_weights,
 )
@@ -204,6 +205,7 @@ def _from_hub(ref: str) -> Iterator[None]:
 def _build(ref: str, dtype: torch.dtype, **options: Any) -> LanguageModel:
     """The model of a folder, GGUF file or Hub id."""
     config = configuration(ref, **options)
+    require_floats(ref, config)
     source, named = as_pretrained(ref, options)
     with made_by_transformers(ref):
         if Path(ref).is_dir():

@@ -28,6 +28,8 @@ AGAIN = "Fetch or save the model again."
 OF_ONE = "Put the weights and the config.json of one model there."
 MOST_BLOCKS = 10_000
 FLOATS = ("F16", "BF16", "F32", "F64")
+_MADE_FLOATS = ("fp8", "mxfp4")
+"""Kinds of quantised weights that transformers itself turns into floats."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,16 @@ def _no_model(ref: str, error: Exception) -> InputError:
     if is_gguf(ref):
         return InputError("model", ref, f"transformers makes no model of it ({said})", UNREAD)
     return InputError("model", ref, f"its configuration and files make no model ({said})", AGAIN)
+
+
+def require_floats(ref: str, config: Any) -> None:
+    """InputError for a model whose weights were quantised by a method that keeps them so."""
+    settings = getattr(config, "quantization_config", None) or {}
+    method = settings.get("quant_method") if isinstance(settings, dict) else type(settings).__name__
+    if settings and method not in _MADE_FLOATS:
+        requirement = f"its weights are quantised ({method}), and those that are read are floats"
+        remedy = "Take the model as it was before that, or a GGUF file of it."
+        raise InputError("model", ref, requirement, remedy)
 
 
 def require_agreement(ref: str, config: Any, stored: Mapping[str, StoredTensor]) -> None:
