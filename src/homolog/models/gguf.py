@@ -12,13 +12,16 @@ rope.scaling: without it every pass would be a little wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers.utils import is_accelerate_available, is_gguf_available
+from transformers.utils.import_utils import is_accelerate_available, is_gguf_available
 
 from homolog.errors import InputError
 from homolog.models.positions import rope_types
@@ -48,6 +51,24 @@ def dequantised(ref: str) -> dict[str, Any]:
         return {}
     config = transformers.GgufConfig(gguf_file=Path(ref).name, dequantize=True)
     return {"quantization_config": config}
+
+
+@contextmanager
+def one_table_of_names(ref: str) -> Iterator[None]:
+    """While a GGUF file is read, the package gguf makes its table of names once.
+
+    Transformers asks for it anew for every module of a model, which takes longer than its weights.
+    """
+    if not is_gguf(ref):
+        yield
+        return
+    package = import_module("gguf")
+    before = package.get_tensor_name_map
+    package.get_tensor_name_map = cache(before)
+    try:
+        yield
+    finally:
+        package.get_tensor_name_map = before
 
 
 def require_gguf(path: Path) -> None:

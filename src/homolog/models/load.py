@@ -19,7 +19,14 @@ from homolog.models.architectures import ADAPTERS
 from homolog.models.base import NOTHING, TOKENIZER_REMEDY, LanguageModel
 from homolog.models.block_list import few_tokens
 from homolog.models.float32 import cast, read_in_float32
-from homolog.models.gguf import as_pretrained, dequantised, is_gguf, require_all_read, require_gguf
+from homolog.models.gguf import (
+    as_pretrained,
+    dequantised,
+    is_gguf,
+    one_table_of_names,
+    require_all_read,
+    require_gguf,
+)
 from homolog.models.guards import no_fetched_kernels
 from homolog.models.positions import n_positions, too_long
 from homolog.models.random_weights import fresh, random_configuration, random_weights
@@ -210,7 +217,7 @@ def _build(ref: str, dtype: torch.dtype, **options: Any) -> LanguageModel:
     with made_by_transformers(ref):
         if Path(ref).is_dir():
             require_agreement(ref, config, stored_weights(Path(ref)))
-        with no_fetched_kernels(), read_in_float32():
+        with no_fetched_kernels(), read_in_float32(), one_table_of_names(ref):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 config=config,
