@@ -15,6 +15,7 @@ from tests.models.helpers import relative, returned_by
 from tests.reference.tiny_gguf import write_gguf
 from tests.reference.tiny_models import tiny_llama
 from transformers import LlamaForCausalLM
+from transformers.utils import logging
 from typer.testing import CliRunner
 
 import homolog
@@ -109,6 +110,17 @@ def test_random_weights_and_an_untrained_twin_of_its_size(whole):
 def test_another_dtype_rounds_what_was_dequantised(whole):
     model = homolog.load(whole, dtype=torch.bfloat16)
     assert torch.equal(model.hf.get_parameter(UP), llama().get_parameter(UP).bfloat16())
+
+
+def test_bars_that_are_off_stay_off(whole, capsys):
+    logging.disable_progress_bar()
+    try:
+        homolog.load(whole)
+    finally:
+        logging.enable_progress_bar()
+    assert capsys.readouterr().err == ""
+    homolog.load(whole)
+    assert "GGUF" in capsys.readouterr().err
 
 
 def test_it_becomes_a_folder_of_hugging_face(whole, tmp_path):

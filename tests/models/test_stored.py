@@ -91,6 +91,13 @@ def test_a_file_cut_in_half(whole):
     assert str(whole / FILE) in message and "it is not a whole safetensors file" in message
 
 
+def test_a_pointer_of_git_lfs(whole):
+    (whole / FILE).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    message = told(whole)
+    assert f"'{whole / FILE}', but it is a pointer of Git LFS" in message
+    assert "Fetch them: git lfs pull." in message
+
+
 def test_a_shard_that_is_missing_cut_or_a_directory(sharded):
     path = shard(sharded)
     content = path.read_bytes()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from transformers.utils import logging
 from transformers.utils.import_utils import is_accelerate_available, is_gguf_available
 
 from homolog.errors import InputError
@@ -54,21 +55,23 @@ def dequantised(ref: str) -> dict[str, Any]:
 
 
 @contextmanager
-def one_table_of_names(ref: str) -> Iterator[None]:
-    """While a GGUF file is read, the package gguf makes its table of names once.
+def read_well(ref: str) -> Iterator[None]:
+    """While a GGUF file is read: one table of names, and a bar that is shown where bars are.
 
-    Transformers asks for it anew for every module of a model, which takes longer than its weights.
+    Transformers asks the package gguf for the table anew for every module of a model, which takes
+    longer than its weights; and its bar for these files is not one of those that can be turned off.
     """
     if not is_gguf(ref):
         yield
         return
-    package = import_module("gguf")
-    before = package.get_tensor_name_map
-    package.get_tensor_name_map = cache(before)
+    package: Any = import_module("gguf")
+    reading: Any = import_module("transformers.modeling_gguf_pytorch_utils")
+    before = package.get_tensor_name_map, reading.tqdm
+    package.get_tensor_name_map, reading.tqdm = cache(before[0]), logging.tqdm
     try:
         yield
     finally:
-        package.get_tensor_name_map = before
+        package.get_tensor_name_map, reading.tqdm = before
 
 
 def require_gguf(path: Path) -> None:

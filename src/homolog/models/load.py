@@ -23,7 +23,7 @@ from homolog.models.gguf import (
     as_pretrained,
     dequantised,
     is_gguf,
-    one_table_of_names,
+    read_well,
     require_all_read,
     require_gguf,
 )
@@ -217,7 +217,7 @@ def _build(ref: str, dtype: torch.dtype, **options: Any) -> LanguageModel:
     with made_by_transformers(ref):
         if Path(ref).is_dir():
             require_agreement(ref, config, stored_weights(Path(ref)))
-        with no_fetched_kernels(), read_in_float32(), one_table_of_names(ref):
+        with no_fetched_kernels(), read_in_float32(), read_well(ref):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 config=config,

@@ -28,6 +28,7 @@ AGAIN = "Fetch or save the model again."
 OF_ONE = "Put the weights and the config.json of one model there."
 MOST_BLOCKS = 10_000
 FLOATS = ("F16", "BF16", "F32", "F64")
+_LFS = b"version https://git-lfs"
 _MADE_FLOATS = ("fp8", "mxfp4")
 """Kinds of quantised weights that transformers itself turns into floats."""
 
@@ -100,7 +101,15 @@ def _header(path: Path) -> Iterator[tuple[str, StoredTensor]]:
                 part = file.get_slice(name)
                 yield name, StoredTensor(path, tuple(part.get_shape()), str(part.get_dtype()))
     except (SafetensorError, OSError, ValueError) as error:
+        if not isinstance(error, OSError) and _begins_with(path, _LFS):
+            requirement = "it is a pointer of Git LFS, which stands for the weights"
+            raise InputError("model", str(path), requirement, "Fetch them: git lfs pull.") from None
         raise broken(path, f"it is not a whole safetensors file ({error})") from None
+
+
+def _begins_with(path: Path, start: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
 
 
 def broken(path: Path, why: str) -> InputError:
