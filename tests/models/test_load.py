@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 from tests.reference.tiny_models import tiny_gpt2, tiny_llama
 
 import homolog
+from homolog.errors import InputError
+from homolog.models.load import commit_of
 from homolog.zoo import catalog
 
 
@@ -71,6 +73,58 @@ def test_an_unknown_zoo_name_lists_the_zoo():
 def test_a_name_that_is_nothing_says_what_would_do(ref):
     with pytest.raises(ValueError, match=r"no Hub id.*zoo:mamba-s0"):
         homolog.load(ref)
+
+
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        ("gpt2", "openai-community/gpt2"),
+        ("gpt2-xl", "openai-community/gpt2-xl"),
+        ("distilgpt2", "distilbert/distilgpt2"),
+        ("pythia-160m-deduped", "EleutherAI/pythia-160m-deduped"),
+        ("mamba-130m-hf", "state-spaces/mamba-130m-hf"),
+        ("SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M"),
+        ("gemma-3-270m", "google/gemma-3-270m"),
+        ("Llama-3.2-1B", "meta-llama/Llama-3.2-1B"),
+        ("Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
+    ],
+)
+def test_a_well_known_short_name_is_given_its_owner(short, full):
+    with pytest.raises(InputError) as error:
+        homolog.load(short)
+    assert error.value.value == short and error.value.remedy.startswith(f"Is it {full}? Name a")
+
+
+def test_other_names_are_given_none():
+    with pytest.raises(InputError) as error:
+        homolog.load("no-such-model")
+    assert error.value.remedy.startswith("Name a folder, a Hub id, or one of the zoo: zoo:")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The cache of the Hub with one repository, OWNER/tiny, and no network."""
+    snapshot = tmp_path / "models--OWNER--tiny" / "snapshots" / ("a" * 40)
+    tiny_llama().save_pretrained(snapshot)
+    (tmp_path / "models--OWNER--tiny" / "refs").mkdir()
+    (tmp_path / "models--OWNER--tiny" / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return snapshot
+
+
+def test_a_model_of_the_hub_is_checked_like_a_folder(hub):
+    assert homolog.load("OWNER/tiny").n_layers == 3 and commit_of("OWNER/tiny") == "a" * 40
+    tensors = load_file(hub / "model.safetensors")
+    save_file(
+        tensors | {"output.weight": torch.ones(97, 36)}, hub / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(InputError, match=r"'OWNER/tiny'.* no place .* output\.weight among them"):
+        homolog.load("OWNER/tiny")
+    del tensors["model.norm.weight"]
+    save_file(tensors, hub / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"'OWNER/tiny'.*lack 1 weights, model\.norm\.weight"):
+        homolog.load("OWNER/tiny")
 
 
 def test_a_hub_id_that_cannot_be_fetched(monkeypatch):

@@ -17,6 +17,16 @@ from homolog.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+BUILDS = {
+    "llama": tiny.tiny_llama,
+    "gpt2": tiny.tiny_gpt2,
+    "gpt_neox": tiny.tiny_gpt_neox,
+    "mamba": tiny.tiny_mamba,
+    "gemma2": tiny.tiny_gemma2,
+    "rwkv": tiny.tiny_rwkv,
+    "opt": tiny.tiny_opt,
+    "recurrent_gemma": tiny.tiny_recurrent_gemma,
+}
 FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -79,6 +89,13 @@ def test_a_file_cut_in_half(whole):
     (whole / FILE).write_bytes(content[: len(content) // 2])
     message = told(whole)
     assert str(whole / FILE) in message and "it is not a whole safetensors file" in message
+
+
+def test_a_pointer_of_git_lfs(whole):
+    (whole / FILE).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    message = told(whole)
+    assert f"'{whole / FILE}', but it is a pointer of Git LFS" in message
+    assert "Fetch them: git lfs pull." in message
 
 
 def test_a_shard_that_is_missing_cut_or_a_directory(sharded):
@@ -188,6 +205,41 @@ def test_embeddings_are_there_unless_they_are_tied(tmp_path):
         assert torch.equal(model.hf.lm_head.weight, model.hf.model.embed_tokens.weight)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_unembedding_of_another_name_is_not_left_out(tied, tmp_path):
+    tiny.tiny_llama(tie_word_embeddings=tied).save_pretrained(tmp_path)
+    rewritten(tmp_path, lambda t: t.update({"output.weight": torch.ones(97, 36)}))
+    assert "hold 1 tensors that have no place by its configuration, output.weight" in told(tmp_path)
+
+
+def test_an_unembedding_of_its_own_is_not_tied_by_a_configuration_that_says_so(tmp_path):
+    tiny.tiny_llama(tie_word_embeddings=True).save_pretrained(tmp_path)
+    rewritten(tmp_path, lambda t: t.update({"lm_head.weight": torch.ones(97, 36)}))
+    hf = homolog.load(tmp_path).hf
+    assert torch.equal(hf.lm_head.weight, torch.ones(97, 36))
+    assert not torch.equal(hf.model.embed_tokens.weight, hf.lm_head.weight)
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_a_missing_embedding_is_never_drawn(name, tmp_path):
+    hf = BUILDS[name]()
+    hf.save_pretrained(tmp_path)
+    embeddings = [m.weight for m in (hf.get_input_embeddings(), hf.get_output_embeddings())]
+    stored = load_file(tmp_path / FILE)
+    gone = [key for key, tensor in stored.items() if tensor.shape == embeddings[0].shape]
+    assert len(gone) == 2 - (embeddings[0] is embeddings[1])
+    for key in gone:
+        rewritten(tmp_path, lambda t, key=key: t.pop(key))
+        assert "its files lack" in told(tmp_path)
+        save_file(stored, tmp_path / FILE, {"format": "pt"})
+
+
+def test_the_first_missing_weights_are_named(whole):
+    gone = [f"model.layers.1.mlp.{part}_proj.weight" for part in ("down", "gate", "up")]
+    rewritten(whole, lambda t: [t.pop(name) for name in gone])
+    assert f"lack 3 weights, {', '.join(gone)} among them" in told(whole)
+
+
 def test_weights_stored_as_integers(whole):
     rewritten(whole, lambda t: t.update({"model.norm.weight": torch.ones(36, dtype=torch.int32)}))
     assert "model.norm.weight is stored as I32, and weights are floats" in told(whole)
@@ -205,3 +257,11 @@ def test_random_weights_say_the_same_of_a_config(whole):
     (whole / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json', but it is not valid JSON"):
         homolog.load(whole, random=True)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors"])
+def test_weights_that_were_quantised(method, whole):
+    configured(whole, quantization_config={"quant_method": method, "bits": 4})
+    message = told(whole)
+    assert f"its weights are quantised ({method}), and those that are read are floats" in message
+    assert "Take the model as it was before that, or a GGUF file of it." in message

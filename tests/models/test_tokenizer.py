@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.reference.tiny_models import tiny_gpt2, tiny_llama
-from transformers import BioGptConfig, BioGptForCausalLM, CTRLConfig, CTRLLMHeadModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 
 import homolog
 from homolog.errors import InputError
@@ -19,20 +20,35 @@ from homolog.zoo import catalog
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def ctrl() -> CTRLLMHeadModel:
-    return CTRLLMHeadModel(
-        CTRLConfig(vocab_size=97, n_embd=32, n_layer=2, n_head=4, dff=40, n_positions=32)
-    )
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "max_position_embeddings": 32,
+}
+"""By the common names, which most configurations take for their own."""
+OWN = {
+    "ctrl": {"dff": 40},
+    "blenderbot-small": {"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 40},
+    "marian": {"decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 40}
+    | {"pad_token_id": 1, "decoder_start_token_id": 1},
+    "gpt_neox_japanese": {},
+    "biogpt": {},
+    "roformer": {"is_decoder": True},
+}
+DECODER = {"is_decoder": True, "is_encoder_decoder": False}
 
 
-def biogpt() -> BioGptForCausalLM:
-    small = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 40,
-    }
-    return BioGptForCausalLM(BioGptConfig(vocab_size=97, max_position_embeddings=32, **small))
+def saved(kind: str, folder: Path) -> None:
+    """A tiny model of an architecture, without a tokenizer."""
+    known = CONFIG_MAPPING[kind]
+    names = inspect.signature(known).parameters.keys() | known.attribute_map.keys()
+    given = {name: value for name, value in SMALL.items() if name in names}
+    torch.manual_seed(0)
+    config = known(**given, **OWN[kind], **(DECODER if "decoder_layers" in OWN[kind] else {}))
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
 
 
 def told(call) -> str:
@@ -52,11 +68,30 @@ def refused_twice(folder: Path) -> str:
     return model.no_tokenizer
 
 
-@pytest.mark.parametrize("build", [ctrl, biogpt])
-def test_a_type_whose_tokenizer_fails_in_a_way_of_its_own(build, tmp_path):
-    torch.manual_seed(0)
-    build().save_pretrained(tmp_path)
-    assert "loading it failed (" in refused_twice(tmp_path)
+@pytest.mark.parametrize("kind", list(OWN))
+def test_a_type_whose_tokenizer_fails_in_a_way_of_its_own(kind, tmp_path):
+    saved(kind, tmp_path)
+    assert f"{tmp_path} holds no file of one, and loading it failed (" in refused_twice(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["prophetnet", "xlm", "cpmant"])
+def test_a_type_that_is_not_read_gives_the_same_reason(kind, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    assert f"{tmp_path} holds no file of one, and" in told(lambda: load_tokenizer(tmp_path))
+
+
+def test_a_package_that_a_tokenizer_needs_is_named(tmp_path, monkeypatch):
+    saved("ctrl", tmp_path)
+    (tmp_path / "vocab.json").write_text("{}")
+
+    def missing(*_args, **_options):
+        raise ImportError("You need to install sacremoses\nto use it: pip install sacremoses")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", missing)
+    assert refused_twice(tmp_path) == (
+        "loading it failed (ImportError: You need to install sacremoses to use it: "
+        "pip install sacremoses)"
+    )
 
 
 def test_a_folder_without_tokenizer_files(tmp_path):

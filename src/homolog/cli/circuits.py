@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Models = Annotated[
-    list[str], typer.Argument(metavar="MODEL...", help="Zoo names, folders or Hub ids.")
+    list[str], typer.Argument(metavar="MODEL...", help="Zoo names, folders, GGUF files or Hub ids.")
 ]
 Task = Annotated[
     str,

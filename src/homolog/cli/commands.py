@@ -33,6 +33,7 @@ app = typer.Typer(
 GROUPS = {
     "zoo": "The small trained models that ship with the package.",
     "circuits": "How models do a task: path patching, Off-by-One, discovery.",
+    "model": "Models of your own: GGUF files to Hugging Face folders.",
     "sae": "Dictionaries (sparse autoencoders) of one model: train, evaluate, convert.",
 }
 for name, words in GROUPS.items():

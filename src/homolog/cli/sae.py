@@ -22,7 +22,7 @@ app = typer.Typer()
 @options_from(SaeRecipe, leave={"model", "layers"}, also=kind_options())
 def train(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A zoo name, a folder or a Hub id.")
+        str, typer.Argument(metavar="MODEL", help="A zoo name, a folder, a GGUF file or a Hub id.")
     ],
     values: dict[str, Any],
     out: Out = None,

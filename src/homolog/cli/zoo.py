@@ -72,7 +72,7 @@ def zoo_train(
 @app.command("eval")
 def zoo_eval(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A model of the zoo, a folder or a Hub id.")
+        str, typer.Argument(metavar="NAME", help="A zoo name, a folder, a GGUF file or a Hub id.")
     ],
     device: Device = "cpu",
 ) -> None:

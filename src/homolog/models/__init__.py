@@ -6,6 +6,7 @@ from homolog.models.blockwise import Blockwise
 from homolog.models.edits import Add, Edit, Mean, Replace, Resample, Transform, Zero
 from homolog.models.load import load, load_tokenizer, require_inner_sites, require_positions
 from homolog.models.runs import Run
+from homolog.models.saving import save
 from homolog.models.scan import ScanResult, selective_scan
 from homolog.models.sites import Site
 
@@ -28,5 +29,6 @@ __all__ = [
     "register",
     "require_inner_sites",
     "require_positions",
+    "save",
     "selective_scan",
 ]

@@ -19,6 +19,14 @@ from homolog.models.architectures import ADAPTERS
 from homolog.models.base import NOTHING, TOKENIZER_REMEDY, LanguageModel
 from homolog.models.block_list import few_tokens
 from homolog.models.float32 import cast, read_in_float32
+from homolog.models.gguf import (
+    as_pretrained,
+    dequantised,
+    is_gguf,
+    read_well,
+    require_all_read,
+    require_gguf,
+)
 from homolog.models.guards import no_fetched_kernels
 from homolog.models.positions import n_positions, too_long
 from homolog.models.random_weights import fresh, random_configuration, random_weights
@@ -29,12 +37,13 @@ from homolog.models.stored import (
     disagreement,
     made_by_transformers,
     require_agreement,
+    require_floats,
     require_model_folder,
     stored_weights,
 )
 from homolog.models.tokenizer import find_tokenizer
 from homolog.models.variants import change, seed_of_untrained
-from homolog.reference import Reference, resolve, zoo
+from homolog.reference import Reference, gguf_file, resolve, zoo
 from homolog.zoo import catalog
 
 
@@ -48,8 +57,8 @@ def load(
 ) -> LanguageModel:
     """Load a model for reading: in eval mode, without gradients, with its tokenizer if it has one.
 
-    ref       "zoo:NAME" (or a bare zoo name), a local folder with config.json and safetensors, or a
-              Hub id
+    ref       "zoo:NAME" (or a bare zoo name), a local folder with config.json and safetensors, a
+              GGUF file (or a folder that holds one), whose weights are dequantised, or a Hub id
     revision  branch, tag or commit of a Hub id
     random    the model's size with random weights and the zoo's tokenizer (`random_weights`), for
               rehearsals
@@ -70,7 +79,7 @@ def load(
     elif named.kind == "zoo":
         model = _from_zoo(catalog.entry(named.name), dtype)
     elif random:
-        model = _adapt(named.name, *random_weights(named.name, revision))
+        model = _adapt(named.name, *random_weights(named.source, revision))
         cast(model.hf, dtype)
     elif named.folder is not None:
         model = from_folder(named.folder, dtype)
@@ -101,7 +110,7 @@ def _tokenizer(
     """(tokenizer, None) or (None, why there is none)."""
     if random or named.kind == "zoo":
         return AutoTokenizer.from_pretrained(catalog.TOKENIZER), None
-    return find_tokenizer(str(named.folder or named.name), revision=revision)
+    return find_tokenizer(named.source, revision=revision)
 
 
 def _from_zoo(entry: catalog.Entry, dtype: torch.dtype) -> LanguageModel:
@@ -117,7 +126,12 @@ def _from_zoo(entry: catalog.Entry, dtype: torch.dtype) -> LanguageModel:
 def commit_of(ref: str, revision: str | None = None) -> str:
     """The commit that a Hub id stands for now.  InputError when the Hub does not say."""
     with _from_hub(ref):
-        return Path(hf_hub_download(ref, "config.json", revision=revision)).parent.name
+        return _snapshot(ref, revision).name
+
+
+def _snapshot(ref: str, revision: str | None) -> Path:
+    """The folder of the cache that holds a Hub id's files; its name is the commit."""
+    return Path(hf_hub_download(ref, "config.json", revision=revision)).parent
 
 
 def untrained(chosen: catalog.Entry, device: str = "cpu") -> LanguageModel:
@@ -127,9 +141,18 @@ def untrained(chosen: catalog.Entry, device: str = "cpu") -> LanguageModel:
 
 
 def from_folder(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """Load a local Hugging Face folder; nothing is fetched."""
-    require_model_folder(folder)
-    return _build(str(folder), dtype, local_files_only=True)
+    """Load a local Hugging Face folder, or a GGUF file; nothing is fetched."""
+    return _build(_local(folder), dtype, local_files_only=True)
+
+
+def _local(folder: Path) -> str:
+    """The folder, or the GGUF file that it is or holds.  InputError unless that is a model's."""
+    file = gguf_file(folder)
+    if file is None:
+        require_model_folder(folder)
+    else:
+        require_gguf(file)
+    return str(file or folder)
 
 
 def require_inner_sites(
@@ -158,10 +181,9 @@ def read_configuration(
         entry = catalog.entry(named.name)
         return AutoConfig.for_model(entry.architecture, **entry.config)
     if random:
-        return random_configuration(named.name, revision)
+        return random_configuration(named.source, revision)
     if named.folder is not None:
-        require_model_folder(named.folder)
-        return configuration(str(named.folder), local_files_only=True)
+        return configuration(_local(named.folder), local_files_only=True)
     with _from_hub(named.name):
         return configuration(named.name, revision=revision)
 
@@ -188,53 +210,75 @@ def _from_hub(ref: str) -> Iterator[None]:
 
 
 def _build(ref: str, dtype: torch.dtype, **options: Any) -> LanguageModel:
-    """The model of a folder or Hub id."""
+    """The model of a folder, GGUF file or Hub id."""
     config = configuration(ref, **options)
+    require_floats(ref, config)
+    source, named = as_pretrained(ref, options)
     with made_by_transformers(ref):
         if Path(ref).is_dir():
             require_agreement(ref, config, stored_weights(Path(ref)))
-        with no_fetched_kernels(), read_in_float32():
+        with no_fetched_kernels(), read_in_float32(), read_well(ref):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                ref,
+                source,
                 config=config,
-                dtype=dtype,
+                dtype=torch.float32 if is_gguf(ref) else dtype,  # and cast below
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # and refused below, by name
                 trust_remote_code=False,
-                **options,
+                **named,
+                **dequantised(ref),
             )
         hf, info = loaded
-        _require_all(ref, hf, info)
+        _require_all(ref, hf, info, options)
+        if is_gguf(ref):
+            require_all_read(Path(ref), hf)
+            cast(hf, dtype)
         model = _adapt(ref, hf, *find_tokenizer(ref, **options))
         with torch.no_grad():  # a configuration may build a module that cannot run
             model._pass(few_tokens(hf, 2), NOTHING, None, True)
     return model
 
 
-def _require_all(ref: str, hf: Any, info: Mapping[str, Any]) -> None:
+def _require_all(ref: str, hf: Any, info: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """InputError unless every weight is there, of its shape and finite, and none is left over."""
     for name, held, expected in sorted(info["mismatched_keys"]):
         raise disagreement(ref, name, tuple(held), tuple(expected))
     if missing := sorted(info["missing_keys"]):
-        requirement = f"its files lack {len(missing)} weights, {missing[0]} among them"
+        requirement = f"its files lack {len(missing)} weights, {_some(missing)} among them"
         raise InputError("model", ref, requirement, AGAIN)
-    if left := sorted(name for name in info["unexpected_keys"] if _matters(name, hf)):
+    unexpected = sorted(info["unexpected_keys"])
+    shapes = _shapes(ref, options) if unexpected and not is_gguf(ref) else {}
+    if left := [name for name in unexpected if _matters(name, shapes.get(name), hf)]:
         strangers = f"{len(left)} tensors that have no place by its configuration"
-        raise InputError("model", ref, f"its files hold {strangers}, {left[0]} among them", OF_ONE)
+        raise InputError(
+            "model", ref, f"its files hold {strangers}, {_some(left)} among them", OF_ONE
+        )
     for name, parameter in hf.named_parameters():
         if not torch.isfinite(parameter).all():
             requirement = f"its weight {name} has values that are not finite (NaN or infinite)"
             raise InputError("model", ref, requirement, AGAIN)
 
 
-def _matters(name: str, hf: Any) -> bool:
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3])
+
+
+def _shapes(ref: str, options: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Of the stored tensors, by name; of a Hub id, those in the cache, where loading put them."""
+    folder = Path(ref) if Path(ref).is_dir() else _snapshot(ref, options.get("revision"))
+    return {name: tensor.shape for name, tensor in stored_weights(folder).items()}
+
+
+def _matters(name: str, shape: tuple[int, ...] | None, hf: Any) -> bool:
     """Whether a tensor that was not taken tells that weights and configuration disagree.
 
-    That is one inside a list of modules (a block more, a part that blocks lack), or beside a weight
-    that was taken (a bias).  Masks and frequencies, which older files hold, and other heads and
-    towers do not.
+    That is one inside a list of modules (a block more, a part that blocks lack), beside a weight
+    that was taken (a bias), or of the shape of the embedding (an unembedding of another name).
+    Masks and frequencies, which older files hold, and other heads and towers do not.
     """
+    if shape == tuple(hf.get_input_embeddings().weight.shape):
+        return True
     if re.search(r"(inv_freq|masked_bias|attn\.bias|attention\.bias)$", name):
         return False
     modules = dict(hf.named_modules())

@@ -21,15 +21,15 @@ def n_positions(config: Any) -> int | None:
     text = config.get_text_config(decoder=True)
     fields = text.to_dict()
     given = next((fields[name] for name in _FIELDS if fields.get(name) is not None), None)
-    follows = "dynamic" in _rope_types(fields.get("rope_parameters"))
+    follows = "dynamic" in rope_types(fields.get("rope_parameters"))
     return None if given is None or follows else int(given)
 
 
-def _rope_types(parameters: Any) -> set[str]:
+def rope_types(parameters: Any) -> set[str]:
     """Of the blocks together; some models have parameters for each kind of block."""
     if not isinstance(parameters, dict):
         return set()
-    nested = set().union(*map(_rope_types, parameters.values()))
+    nested = set().union(*map(rope_types, parameters.values()))
     own = (parameters.get(name) for name in ("rope_type", "type"))
     return nested | {str(kind) for kind in own if kind}
 

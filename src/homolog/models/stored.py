@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from homolog.errors import InputError
+from homolog.models.gguf import UNREAD, as_pretrained, is_gguf
 from homolog.models.guards import no_fetched_kernels, require_decoder
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -27,6 +28,9 @@ AGAIN = "Fetch or save the model again."
 OF_ONE = "Put the weights and the config.json of one model there."
 MOST_BLOCKS = 10_000
 FLOATS = ("F16", "BF16", "F32", "F64")
+_LFS = b"version https://git-lfs"
+_MADE_FLOATS = ("fp8", "mxfp4")
+"""Kinds of quantised weights that transformers itself turns into floats."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def json_object(path: Path) -> dict[str, Any]:
 def require_model_folder(folder: Path) -> None:
     """InputError unless it is a folder whose config.json, and other settings, are JSON objects."""
     if not folder.is_dir() or not (folder / "config.json").exists():
-        requirement = "a model is a folder that holds config.json and *.safetensors"
+        requirement = "a model is a folder that holds config.json and *.safetensors, or a GGUF file"
         remedy = "Save the model there with `save_pretrained`."
         raise InputError("model", str(folder), requirement, remedy)
     json_object(folder / "config.json")
@@ -97,7 +101,15 @@ def _header(path: Path) -> Iterator[tuple[str, StoredTensor]]:
                 part = file.get_slice(name)
                 yield name, StoredTensor(path, tuple(part.get_shape()), str(part.get_dtype()))
     except (SafetensorError, OSError, ValueError) as error:
+        if not isinstance(error, OSError) and _begins_with(path, _LFS):
+            requirement = "it is a pointer of Git LFS, which stands for the weights"
+            raise InputError("model", str(path), requirement, "Fetch them: git lfs pull.") from None
         raise broken(path, f"it is not a whole safetensors file ({error})") from None
+
+
+def _begins_with(path: Path, start: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
 
 
 def broken(path: Path, why: str) -> InputError:
@@ -114,11 +126,14 @@ def configuration(ref: str, **options: Any) -> Any:
     if Path(ref).is_dir():
         _require_so_many_blocks(Path(ref))
     try:
-        config = AutoConfig.from_pretrained(ref, trust_remote_code=False, **options)
+        source, named = as_pretrained(ref, options)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **named)
     except Exception as error:
         # its values may be anything, and so may be what transformers then raises
-        if isinstance(error, OSError) and not Path(ref).is_dir():
+        if isinstance(error, OSError) and not Path(ref).exists():
             raise
+        if is_gguf(ref):
+            raise _no_model(ref, error) from error
         kind = _kind(ref, options)
         if kind not in CONFIG_MAPPING:
             requirement = f"this version of transformers does not know its architecture ({kind})"
@@ -159,14 +174,26 @@ def made_by_transformers(ref: str) -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and not Path(ref).is_dir():
+        if isinstance(error, OSError) and not Path(ref).exists():
             raise
         raise _no_model(ref, error) from error
 
 
 def _no_model(ref: str, error: Exception) -> InputError:
     said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if is_gguf(ref):
+        return InputError("model", ref, f"transformers makes no model of it ({said})", UNREAD)
     return InputError("model", ref, f"its configuration and files make no model ({said})", AGAIN)
+
+
+def require_floats(ref: str, config: Any) -> None:
+    """InputError for a model whose weights were quantised by a method that keeps them so."""
+    settings = getattr(config, "quantization_config", None) or {}
+    method = settings.get("quant_method") if isinstance(settings, dict) else type(settings).__name__
+    if settings and method not in _MADE_FLOATS:
+        requirement = f"its weights are quantised ({method}), and those that are read are floats"
+        remedy = "Take the model as it was before that, or a GGUF file of it."
+        raise InputError("model", ref, requirement, remedy)
 
 
 def require_agreement(ref: str, config: Any, stored: Mapping[str, StoredTensor]) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from homolog.errors import InputError
+from homolog.models.gguf import as_pretrained
 from homolog.models.stored import json_object
+from homolog.reference import resolve
 
 _JSON = (
     "tokenizer.json",
@@ -27,15 +29,17 @@ def find_tokenizer(ref: str, **options: Any) -> tuple[PreTrainedTokenizerBase | 
     try:
         if Path(ref).is_dir():
             _require_sound_files(Path(ref))
-        tokenizer = AutoTokenizer.from_pretrained(ref, trust_remote_code=False, **options)
+        source, named = as_pretrained(ref, options)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **named)
         n_entries, special = len(tokenizer), len(tokenizer.all_special_ids)
         tokenizer("a word")
     except InputError as error:
         return None, f"{error.value}: {error.requirement}"
     except Exception as error:
         # a tokenizer's own code, of any architecture: files missing, packages missing, ...
-        lines = str(error).strip().splitlines() or [""]
-        return None, f"loading it failed ({type(error).__name__}: {lines[0]})"
+        failed = f"loading it failed ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        lies_here = Path(ref).is_dir() and not resolve(ref).tokenizer_files
+        return None, f"{ref} holds no file of one, and {failed}" if lies_here else failed
     if n_entries <= special + 1:
         # without its files, transformers makes an empty one of special tokens alone
         return None, f"{ref} holds no vocabulary for one"

@@ -31,7 +31,7 @@ class StudyModel:
     """A model of a study, with its dictionaries by label."""
 
     ref: str
-    """Zoo name, folder or Hub id."""
+    """Zoo name, folder, GGUF file or Hub id."""
     role: str
     """In words, what it does in the study."""
     revision: str | None = None

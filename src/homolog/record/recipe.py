@@ -20,7 +20,7 @@ class Model(Settings):
     """One of the models that are compared, with the models that serve as its controls."""
 
     ref: str
-    """Zoo name ("zoo:transformer-s0"), local folder or Hugging Face Hub id; all share one
+    """Zoo name ("zoo:transformer-s0"), folder, GGUF file or Hugging Face Hub id; all share one
     tokenizer.
     """
 
@@ -505,7 +505,7 @@ class CircuitRecipe(Settings):
     """Of the run."""
 
     models: tuple[str, ...] = Field(min_length=1)
-    """Zoo names, folders or Hub ids."""
+    """Zoo names, folders, GGUF files or Hub ids."""
 
     revision: str | None = None
     """Branch, tag or commit of a Hub id."""
@@ -520,7 +520,7 @@ class SaeRecipe(Dictionaries, TextSource, Machine):
     model_config = ConfigDict(extra="allow")
 
     model: str
-    """Zoo name, folder or Hub id."""
+    """Zoo name, folder, GGUF file or Hub id."""
 
     revision: str | None = None
     """Branch, tag or commit of a Hub id."""
