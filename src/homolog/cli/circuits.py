@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_ELSEWHERE = ("task", "discovery_prompts", "validated_edges")  # in recipes alone
 Models = Annotated[
     list[str], typer.Argument(metavar="MODEL...", help="Zoo names, folders or Hub ids.")
 ]

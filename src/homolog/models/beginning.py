@@ -50,18 +50,17 @@ def chosen_beginning(name: str, tokenizer: Any, bos: str = AUTO) -> int | None:
     auto: what the tokenizer's own template puts first.  InputError for true where the tokenizer
     has no such token, and for auto where it puts several first.
     """
-    if bos == FALSE or tokenizer is None:
-        first: Sequence[int] = ()
-    elif bos == AUTO:
+    first: list[int] = []
+    if tokenizer is not None and bos == AUTO:
         first = template(tokenizer)
-    else:
+    elif tokenizer is not None and bos == TRUE:
         known = known_beginning(tokenizer)
-        first = () if known is None else (known,)
+        first = [] if known is None else [known]
     if bos == TRUE and not first:
         requirement = f"the tokenizer of {name} has no token that texts begin with"
         raise InputError("bos", True, requirement, "Set bos = false, or leave it out.")
-    if len(first) > 1:
-        named = ", ".join(map(str, tokenizer.convert_ids_to_tokens(list(first))))
+    if tokenizer is not None and len(first) > 1:
+        named = ", ".join(map(str, tokenizer.convert_ids_to_tokens(first)))
         requirement = f"the tokenizer of {name} puts {len(first)} tokens first ({named})"
         remedy = "Windows can begin with one: set bos = true for its bos_token, or false for none."
         raise InputError("bos", bos, requirement, remedy)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from homolog.analyses.material import Material
 from homolog.corpus import TokenWindows
+from homolog.errors import InputError
 from homolog.features.beginnings import Beginning, checked_beginning
+from homolog.models import load_tokenizer
+from homolog.models.beginning import chosen_beginning
 from homolog.progress import Progress
+from homolog.record.comparisons import StudyModel
 from homolog.record.run_folder import RunFolder
 
 
@@ -27,6 +32,22 @@ def read_beginnings(material: Material, windows: TokenWindows) -> dict[str, Any]
             beginning = checked_beginning(model.name, loaded, windows, model.bos)
             facts[model.name] = None if beginning is None else beginning.facts()
     return facts
+
+
+def begins_with(models: Sequence[StudyModel]) -> dict[str, str | None]:
+    """The token that windows of each model begin with, by its name; None for none.
+
+    Errors: InputError where the setting asks for one, and the tokenizer has none.
+    """
+    tokens: dict[str, str | None] = {}
+    for model in models:
+        try:
+            tokenizer: Any = load_tokenizer(model.ref, model.revision)
+        except InputError:
+            tokenizer = None
+        first = chosen_beginning(model.name, tokenizer, model.bos)
+        tokens[model.name] = None if first is None else tokenizer.convert_ids_to_tokens(first)
+    return tokens
 
 
 def beginning_of(run: RunFolder, name: str) -> Beginning | None:

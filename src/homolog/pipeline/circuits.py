@@ -17,6 +17,7 @@ from homolog.errors import InputError
 from homolog.models import LanguageModel, load, require_inner_sites, require_positions
 from homolog.models.beginning import AUTO, FALSE
 from homolog.pipeline.analyses import run_analyses
+from homolog.pipeline.beginnings import begins_with
 from homolog.pipeline.context import Context
 from homolog.pipeline.finish import finish
 from homolog.pipeline.inputs import require_different
@@ -39,13 +40,14 @@ def run_circuits(
     """
     models = named_once(recipe.models, recipe.revision, recipe.bos)
     require_circuits(models, recipe.circuits, "Name models of these architectures.")
-    weights = weights_of(models)
+    weights, begun = weights_of(models), begins_with(models)
     if not (out / "run.json").exists():
         require_different(weights)
     run = RunFolder.open(out, recipe.values())
     try:
         run.check_inputs(weights)
-        run.note(name=recipe.name, compared=[m.name for m in models], device=recipe.run.device)
+        names = [model.name for model in models]
+        run.note(name=recipe.name, compared=names, device=recipe.run.device, begins_with=begun)
         material = Material(run.path.absolute(), recipe, Models(tuple(models), {}, {}))
         with open_engine(threads=threads) as engine:
             memory, several = memory_share(), len(models) > 1

@@ -23,6 +23,7 @@ from homolog.corpus.tasks.pairs import tokenizer_of
 from homolog.errors import InputError
 from homolog.models import load_tokenizer, require_inner_sites, require_positions
 from homolog.models.beginning import AUTO
+from homolog.pipeline.beginnings import begins_with
 from homolog.pipeline.circuits import load_where, named_once
 from homolog.pipeline.inputs import text_input, tokenizer_input
 from homolog.pipeline.models import weights_of
@@ -106,12 +107,14 @@ def discover_circuits(request: DiscoveryRequest, out: Path, progress: Progress) 
     models = named_once(request.models, bos=request.bos)
     for model in models:
         require_inner_sites(model.ref, "attributing edges", "Name models of these architectures.")
+    begun = begins_with(models)
     if not (out / "run.json").exists():
         for model in models:
             _check_prompts(request, model)
     run = RunFolder.open(out, request.values())
     try:
         run.check_inputs(_inputs(request, models))
+        run.note(begins_with=begun)
         _trace_models(run, request, models, progress)
         run.drop_cache()
         return TASK_CIRCUITS.read(run.table(TASK_CIRCUITS))
