@@ -74,6 +74,7 @@ def run_study(
     text: dict[str, TokenWindows] = {}
     beginnings: dict[str, Any] | None = None
     if not (out / "run.json").exists():  # what is wrong is then said before a folder is made
+        RunFolder.require_place(out)
         for model in models.all:
             if model.saes:
                 check_brought(model, material.model(model))
