@@ -91,7 +91,7 @@ def test_a_study_is_refused_by_name_before_anything_is_made(llama, tmp_path) -> 
     tokenizer = AutoTokenizer.from_pretrained(llama)
     tokenizer.bos_token = None
     tokenizer.save_pretrained(bare)
-    with pytest.raises(InputError, match="tokenizer of bare has no token that texts begin with"):
+    with pytest.raises(InputError, match=r"tokenizer of .*bare has no token that texts begin"):
         run_study(recipe(bare, True), tmp_path / "run", SilentProgress())
     whole = recipe(llama, True, corpus=recipe(llama, True).corpus.values() | {"context": 128})
     with pytest.raises(InputError, match=r"corpus\.context is 128.*at most 127 tokens"):

@@ -45,7 +45,7 @@ def begins_with(models: Sequence[StudyModel]) -> dict[str, str | None]:
             tokenizer: Any = load_tokenizer(model.ref, model.revision)
         except InputError:
             tokenizer = None
-        first = chosen_beginning(model.name, tokenizer, model.bos)
+        first = chosen_beginning(model.ref, tokenizer, model.bos)
         tokens[model.name] = None if first is None else tokenizer.convert_ids_to_tokens(first)
     return tokens
 

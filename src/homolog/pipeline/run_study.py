@@ -170,7 +170,7 @@ def _check_models(models: Models, recipe: Recipe) -> Any:
     for model, tokenizer in zip(models.all[1:], tokenizers[1:], strict=True):
         check_same_tokenizer(models.all[0].ref, tokenizers[0], model.ref, tokenizer)
     for model, tokenizer in zip(models.all, tokenizers, strict=True):
-        chosen_beginning(model.name, tokenizer, model.bos)
+        chosen_beginning(model.ref, tokenizer, model.bos)
     for model in models.all:
         context = recipe.corpus.context
         require_positions(model.ref, context, "corpus.context", model.revision, random=random)
