@@ -114,7 +114,7 @@ def test_a_template_is_part_of_what_a_run_reads(llama, tmp_path) -> None:
 def test_a_control_of_two_models_that_are_read_in_different_ways_is_refused(llama) -> None:
     asked = recipe(llama, True)
     models = [
-        model.values() | {"untrained": "zoo:transformer-s0#untrained"} for model in asked.models
+        model.values() | {"untrained": "zoo:transformer-s0#untrained=0"} for model in asked.models
     ]
     with pytest.raises(InputError, match="read in different ways"):
         models_of(asked.changed(models=models))
