@@ -18,8 +18,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import homolog
-from homolog.corpus import pack, read_documents
-from homolog.features.beginnings import beginning_id, measure_beginning
+from homolog.corpus import TokenWindows, pack, read_documents
+from homolog.errors import InputError
+from homolog.features import Pool, StreamedResiduals, capture
+from homolog.features.beginnings import checked_beginning, measure_beginning
+from homolog.features.splicing import clean_loss, full_residuals, spliced_loss
+from homolog.models import LanguageModel, Site
+from homolog.models.beginning import known_beginning
 from homolog.pipeline.recipes import parse_saes
 from homolog.pipeline.sae import train_saes
 from homolog.pipeline.sae_eval import evaluate_sae
@@ -50,7 +55,7 @@ def write_text(path: Path, n_documents: int = 20, length: int = 400) -> None:
             file.write(json.dumps({"text": " ".join(f"w{word}" for word in words[1:])}) + "\n")
 
 
-def tokenizer(begins: bool) -> PreTrainedTokenizerFast:
+def tokenizer(begins: bool, bos: str | None = None) -> PreTrainedTokenizerFast:
     words = {f"w{i}": i for i in range(WORDS)} | {"<bos>": BOS, "<eos>": EOS}
     made = Tokenizer(models.WordLevel(words, unk_token="w0"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -59,7 +64,7 @@ def tokenizer(begins: bool) -> PreTrainedTokenizerFast:
             single="<bos> $A", special_tokens=[("<bos>", BOS)]
         )
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<bos>" if begins else None, eos_token="<eos>"
+        tokenizer_object=made, bos_token="<bos>" if begins else bos, eos_token="<eos>"
     )
 
 
@@ -98,61 +103,149 @@ def save_model(folder: Path, begins: bool = True) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    return homolog.load(save_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def windows(model: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> TokenWindows:
+    path = tmp_path_factory.mktemp("text") / "text.jsonl"
+    write_text(path)
+    return pack(read_documents(path), model.tokenizer, 64)
+
+
+def surprise(windows: TokenWindows) -> float:
+    """The planted chain's loss of the first 32 windows, the last token left out."""
+    first, counted = windows.tokens[:32, :-1], windows.mask[:32, 1:-1]
+    by_token = -np.log(chain())[first[:, :-1], np.minimum(first[:, 1:], WORDS - 1)]
+    return float(by_token[counted].mean())
+
+
 def test_losses_without_and_with_the_beginning_are_those_of_the_planted_chain(
-    tmp_path: Path,
+    model: LanguageModel, windows: TokenWindows
 ) -> None:
-    write_text(tmp_path / "text.jsonl")
-    model = homolog.load(save_model(tmp_path / "model"))
-    windows = pack(read_documents(tmp_path / "text.jsonl"), model.tokenizer, 64)
     beginning = measure_beginning(model, windows)
-    assert beginning is not None and beginning.token == "<bos>"
-    first = windows.tokens[:32, :-1]
-    counted = windows.mask[:32, 1:-1]
-    surprise = -np.log(chain())[first[:, :-1], np.minimum(first[:, 1:], WORDS - 1)]
-    assert beginning.with_it == pytest.approx(surprise[counted].mean(), abs=1e-3)
-    assert beginning.without > beginning.with_it + 1 and beginning.is_missed
+    assert beginning is not None and beginning.token == "<bos>" and not beginning.begins
+    assert beginning.with_it == pytest.approx(surprise(windows), abs=1e-3)
+    assert beginning.without > beginning.with_it + 1 and beginning.is_wrong
     words = beginning.words("mine")
-    assert (
-        f"{beginning.with_it:.2f} nats" in words
-        and f"at {beginning.without:.2f} without" in words
-        and "'<bos>'" in words
-    )
+    assert f"{beginning.with_it:.2f} nats" in words and "'<bos>'" in words
+    assert f"at {beginning.without:.2f} without" in words and "misses its beginning" in words
+    begun = measure_beginning(model.begun(), windows)
+    assert begun is not None and begun.begins and not begun.is_wrong
+    assert (begun.without, begun.with_it) == (beginning.without, beginning.with_it)
+
+
+def test_a_choice_that_costs_half_a_nat_is_refused_where_it_was_left_to_the_tokenizer(
+    model: LanguageModel, windows: TokenWindows, tmp_path: Path
+) -> None:
+    assert checked_beginning("mine", model.begun(), windows, "auto") is not None
+    assert checked_beginning("mine", model, windows, "false") is not None  # as it was asked for
+    model.tokenizer, kept = tokenizer(begins=False, bos="<bos>"), model.tokenizer
+    try:  # a beginning of text that the tokenizer puts nowhere
+        with pytest.raises(InputError) as refused:
+            checked_beginning("mine", model.begun(), windows, "auto")
+    finally:
+        model.tokenizer = kept
+    with_it, without = clean_losses(model, windows)
+    assert refused.value.field == "bos" and "Set bos = true" in str(refused.value)
+    assert f"mine predicts text at {with_it:.2f} nats" in str(refused.value)
+    assert f"and at {without:.2f} without" in str(refused.value)
+
+
+def test_a_beginning_that_a_model_does_not_know_is_refused_too(
+    model: LanguageModel, windows: TokenWindows
+) -> None:
+    copy = homolog.load(model.name)
+    head = copy.hf.lm_head.weight
+    with torch.no_grad():  # now it attends to <bos>, and reads there that every word is w0
+        copy.hf.model.layers[0].self_attn.v_proj.weight[ALWAYS, IS_BOS] = 10.0
+        copy.hf.model.layers[0].self_attn.o_proj.weight[IS_BOS, ALWAYS] = 1.0
+        head[0, IS_BOS] = 100.0
+        copy.hf.model.layers[0].self_attn.v_proj.weight[:WORDS] = 0.0
+    with pytest.raises(InputError, match=r"tokenizer has them with it.*Set bos = false"):
+        checked_beginning("mine", copy.begun(), windows, "auto")
+
+
+def clean_losses(model: LanguageModel, windows: TokenWindows) -> tuple[float, float]:
+    beginning = measure_beginning(model, windows)
+    assert beginning is not None
+    return beginning.with_it, beginning.without
+
+
+def test_what_is_captured_and_spliced_has_the_rows_of_the_text_alone(
+    model: LanguageModel, windows: TokenWindows
+) -> None:
+    begun, site = model.begun(), Site("resid", 0)
+    rows = capture(begun, windows, [site])[0]
+    tokens = torch.from_numpy(windows.tokens).long()
+    whole = torch.cat([torch.full((len(tokens), 1), BOS), tokens], dim=1)
+    expected = model.run(whole, capture=[site])[site][:, 1:]
+    kept = torch.from_numpy(windows.mask)
+    assert rows.shape == (int(windows.mask.sum()), D)
+    torch.testing.assert_close(rows, expected[kept], rtol=1e-5, atol=1e-5)
+    residuals = full_residuals(begun, windows, [0])[0]
+    same = spliced_loss(begun, windows, residuals, 0, lambda h: h)
+    assert same == pytest.approx(clean_loss(begun, windows), abs=1e-5)
+    pool = Pool(256, torch.float32, "cpu")
+    ways = (model, begun)
+    keys = [StreamedResiduals(way, windows, seed=0, pool=pool).fingerprint for way in ways]
+    assert keys[0] != keys[1]
+
+
+def settings_of(folder: Path, **changes: object) -> dict[str, object]:
+    write_text(folder / "text.jsonl")
+    return {
+        "model": str(save_model(folder / "model")),
+        "text": str(folder / "text.jsonl"),
+        "d_sae": 8,
+        "seeds": 1,
+        "tokens": 1024,
+        "heldout": 1024,
+        "context": 64,
+        "batch": 128,
+        **changes,
+    }
 
 
 def test_a_run_says_both_losses_when_the_model_is_first_read(tmp_path: Path) -> None:
-    write_text(tmp_path / "text.jsonl")
-    settings = parse_saes(
-        model=str(save_model(tmp_path / "model")),
-        text=str(tmp_path / "text.jsonl"),
-        d_sae=8,
-        seeds=1,
-        tokens=1024,
-        heldout=1024,
-        context=64,
-        batch=128,
-    )
-    train_saes(settings, tmp_path / "run", SilentProgress())
+    settings = parse_saes(**settings_of(tmp_path))
+    rows = train_saes(settings, tmp_path / "run", SilentProgress())
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["corpus"]["masked"] == {str(BOS): "<bos>", str(EOS): "<eos>"}
     assert (record["corpus"]["n_documents_read"], record["corpus"]["n_documents_empty"]) == (20, 0)
+    known = record["models"][0]["beginning"]
+    assert known["token"] == "<bos>" and known["begins"] and record["warnings"] == []
+    assert rows[0]["loss_clean"] == pytest.approx(known["with_it"], abs=0.1)
+    sae = tmp_path / "run" / "saes" / settings.name / "0"
+    evaluation = evaluate_sae(EvaluationRecipe(sae=str(sae)), SilentProgress())
+    assert evaluation.quality.loss_clean == pytest.approx(rows[0]["loss_clean"])
+    assert evaluation.agrees is not False and not any("beginning" in n for n in evaluation.notes)
+    without = evaluate_sae(EvaluationRecipe(sae=str(sae), bos="false"), SilentProgress())
+    assert without.quality.loss_clean > rows[0]["loss_clean"] + 1
+
+
+def test_a_run_that_was_told_to_read_without_says_what_it_misses(tmp_path: Path) -> None:
+    settings = parse_saes(**settings_of(tmp_path, bos="false"))
+    train_saes(settings, tmp_path / "run", SilentProgress())
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
     (warning,) = record["warnings"]
     assert "misses its beginning" in warning and "'<bos>'" in warning
     sae = tmp_path / "run" / "saes" / settings.name / "0"
     evaluation = evaluate_sae(EvaluationRecipe(sae=str(sae)), SilentProgress())
     assert any("misses its beginning" in note and "'<bos>'" in note for note in evaluation.notes)
+    other = parse_saes(**settings_of(tmp_path))
+    with pytest.raises(InputError, match="bos"):  # another choice is another run
+        train_saes(other, tmp_path / "run", SilentProgress())
 
 
-def test_models_without_a_beginning_are_left_alone(tmp_path: Path) -> None:
-    write_text(tmp_path / "text.jsonl")
+def test_models_without_a_beginning_are_left_alone(tmp_path: Path, windows: TokenWindows) -> None:
     model = homolog.load(save_model(tmp_path / "model", begins=False))
-    assert beginning_id(model.tokenizer) is None
-    assert (
-        measure_beginning(model, pack(read_documents(tmp_path / "text.jsonl"), model.tokenizer, 64))
-        is None
-    )
+    assert known_beginning(model.tokenizer) is None
+    assert measure_beginning(model, windows) is None
     for name in ("zoo:transformer-s0", "zoo:mamba-s0"):
         model = homolog.load(name)
-        beginning = measure_beginning(
-            model, pack(read_documents("zoo:demo"), model.tokenizer, 128, n_tokens=4096)
-        )
-        assert beginning is not None and not beginning.is_missed
+        text = pack(read_documents("zoo:demo"), model.tokenizer, 128, n_tokens=4096)
+        beginning = measure_beginning(model, text)
+        assert beginning is not None and not beginning.is_wrong

@@ -74,7 +74,8 @@ class Material:
         """A model in the recipe's precision, on its device; the last two asked for are kept."""
         wanted = model if isinstance(model, StudyModel) else self.named(model)
         run = self.recipe.run
-        return _model(wanted.ref, wanted.revision, run.dtype, run.device, run.random_weights)
+        where = run.dtype, run.device, run.random_weights
+        return _model(wanted.ref, wanted.revision, *where).begun(wanted.bos)
 
     def named(self, model: str) -> StudyModel:
         """A model of the study by its name."""
@@ -83,7 +84,8 @@ class Material:
     def key(self, model: StudyModel) -> str:
         """Identifies the weights that a model runs with."""
         run = self.recipe.run
-        return f"{model.ref} {model.revision} {run.dtype} {run.random_weights}"
+        begun = " after bos" if model.bos == "true" else ""
+        return f"{model.ref} {model.revision} {run.dtype} {run.random_weights}{begun}"
 
     def windows(self, use: str) -> TokenWindows:
         """The text for a use: "train", "match", "quality", or "neurons" to match theirs."""

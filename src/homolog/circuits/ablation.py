@@ -37,7 +37,8 @@ class Ablation:
         self, model: LanguageModel, sites: Sequence[Site], how: str, source: Tokens, batch: int
     ) -> None:
         check_choice("ablation", how, HOWS)
-        self._model, self._how, self._source = model, how, source
+        # the prompts hold what they begin with
+        self._model, self._how, self._source = model.plain, how, source
         self._places = list(dict.fromkeys(_place(site) for site in sites))
         if how == "mean":
             totals: dict[Site, Tensor] = {}

@@ -35,7 +35,7 @@ class AttentionPaths(Replay):
         super().__init__(model, clean, corrupt)
         n = model.n_layers
         kept = [site for kind in ("resid_pre", "attn_out", "z", "resid") for site in last(kind, n)]
-        run = model.run(self.tokens, capture=kept, last_only=True)
+        run = self.model.run(self.tokens, capture=kept, last_only=True)
         assert run.logits is not None
         self.logits = run.logits[:, 0]
         self._before, self._attn_out, self._z, self._after = (

@@ -206,7 +206,8 @@ class _Scores:
     """Scores of some prompts: differences on the edges times mean gradients along the way."""
 
     def __init__(self, model: LanguageModel, pairs: PromptPairs, metric: str, steps: int) -> None:
-        self.model, self.pairs, self.metric, self.steps = model, pairs, metric, steps
+        # the prompts hold what they begin with
+        self.model, self.pairs, self.metric, self.steps = model.plain, pairs, metric, steps
         self.receivers = receivers(model)
         self.contrast = Contrast.of(model, pairs)
         self._layers = range(model.n_layers) if isinstance(model, Mamba) else range(0)

@@ -102,6 +102,7 @@ class Contrast:
     @classmethod
     def of(cls, model: LanguageModel, pairs: PromptPairs, more: tuple[Site, ...] = ()) -> Contrast:
         """Both runs without gradients; `more` are sites to capture of the clean one."""
+        model = model.plain  # the prompts hold what they begin with
         places = list(dict.fromkeys(site.base for site in senders(model)))
         if isinstance(model, Mamba):
             places += [Site(kind, layer) for kind in _INNER for layer in range(model.n_layers)]

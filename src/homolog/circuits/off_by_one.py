@@ -152,6 +152,7 @@ def unrelated(model: LanguageModel, pairs: PromptPairs, prompts: Prompts) -> Pro
     place = torch.arange(length)[None].expand(n, -1)
     last, b = length - prompts.repeat, pairs.positions["B"][:, None]
     free = (place < last - 1) & ((place < b - prompts.repeat) | (place > b))
+    free[:, : pairs.n_begun] = False
     chosen = torch.from_numpy(np.where(free.numpy(), generator.random((n, length)), -1).argmax(1))
     drawn = torch.from_numpy(generator.choice(ordinary_ids(model), (n, length + 3)))
     taken = torch.cat([pairs.clean, pairs.corrupt, pairs.answer[:, None]], 1)

@@ -43,7 +43,8 @@ class Prompts:
         return self.n_prompts
 
     def pairs(self, model: LanguageModel, corruption: str) -> PromptPairs:
-        return induction(
+        """The prompts, after the token that the model's windows begin with where they do."""
+        pairs = induction(
             model,
             self.n_prompts,
             seed=self.seed,
@@ -51,6 +52,7 @@ class Prompts:
             repeat=self.repeat,
             corruption=corruption,
         )
+        return pairs.begun(model.bos)
 
 
 @dataclass(frozen=True)
@@ -107,16 +109,17 @@ def answers(model: LanguageModel, pairs: PromptPairs, batch: int) -> dict[str, T
     for first in range(0, len(pairs), batch):
         part = pairs[first : first + batch]
         with torch.no_grad():
-            logits = model.run(part.clean, last_only=True).logits
+            logits = model.plain.run(part.clean, last_only=True).logits
         assert logits is not None
         parts.append(measure(logits[:, 0], part))
     return joined(parts)
 
 
 def around(pairs: PromptPairs, name: str, offsets: Sequence[int]) -> dict[str, Tensor]:
-    """Positions before and after a named one, by label; they stop at the window's ends."""
+    """Positions before and after a named one, by label; they stop at the prompt's ends."""
+    first, last = pairs.n_begun, pairs.length - 1
     return {
-        label(name, offset): (pairs.positions[name] + offset).clamp(0, pairs.length - 1)
+        label(name, offset): (pairs.positions[name] + offset).clamp(first, last)
         for offset in offsets
     }
 

@@ -69,7 +69,7 @@ class Replay:
     logits: Tensor
 
     def __init__(self, model: Any, clean: TokensLike, corrupt: TokensLike) -> None:
-        self.model = model
+        self.model = model.plain  # the prompts hold what they begin with
         self.tokens, self.corrupt = as_tokens(clean, "clean"), as_tokens(corrupt, "corrupt")
         check_pairs(self.tokens, self.corrupt)
         # what questions found out about the clean prompts, for later questions

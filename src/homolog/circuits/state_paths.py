@@ -63,7 +63,8 @@ class StatePaths(Replay):
         for kind in ("resid_pre", "y", "gate_in", "ssm_input", "dt", "B", "C"):
             kept += last(kind, model.n_layers)
         self._carried_in = [Site("state", layer, position=self._length - 2) for layer in layers]
-        self._clean = model.run(self.tokens, capture=[*kept, *self._carried_in], last_only=True)
+        kept += self._carried_in
+        self._clean = self.model.run(self.tokens, capture=kept, last_only=True)
         assert self._clean.logits is not None
         self.logits = self._clean.logits[:, 0]
         self._earlier = [self._earlier_taps(layer) for layer in layers]

@@ -13,7 +13,7 @@ from homolog.cli.shared import Out, Quiet
 from homolog.errors import InputError
 from homolog.record.circuits import CircuitSearch
 from homolog.record.names import folder_name
-from homolog.record.recipe import Circuits, Machine, RunSettings, SaeRecipe
+from homolog.record.recipe import Circuits, Machine, RunSettings, SaeRecipe, WindowBeginning
 from homolog.record.settings import meaning
 from homolog.terminal import say_report
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_ELSEWHERE = ("task", "discovery_prompts", "validated_edges")  # in recipes alone
 Models = Annotated[
     list[str], typer.Argument(metavar="MODEL...", help="Zoo names, folders, GGUF files or Hub ids.")
 ]
@@ -36,7 +37,9 @@ Task = Annotated[
 
 
 @app.command("induction")
-@options_from(Machine, Circuits, leave={"task", "discovery_prompts", "validated_edges"})
+@options_from(
+    Machine, WindowBeginning, Circuits, leave={"task", "discovery_prompts", "validated_edges"}
+)
 def induction(
     models: Models,
     values: dict[str, Any],
@@ -55,6 +58,7 @@ def induction(
     from homolog.progress import make_progress
     from homolog.record.run_folder import RunFolder
 
+    bos = values.pop("bos")
     where, settings = _split(values)
     if expect:
         prompts, batch = settings["n_prompts"], settings["batch"]
@@ -65,14 +69,15 @@ def induction(
                 typer.echo(line)
         return
     name = "-".join(["circuits", *map(folder_name, models)])
-    recipe = parse_circuits({"name": name, "models": models, "run": where, "circuits": settings})
+    of_models = {"models": models, "bos": bos}
+    recipe = parse_circuits({"name": name, "run": where, "circuits": settings} | of_models)
     target = out or Path("runs") / name
     page = run_circuits(recipe, target, make_progress(quiet))
     say_report(page, RunFolder(target).record)
 
 
 @app.command("discover")
-@options_from(Machine, CircuitSearch)
+@options_from(Machine, WindowBeginning, CircuitSearch)
 def discover(
     task: Task,
     models: Models,
@@ -98,11 +103,11 @@ def discover(
     from homolog.pipeline.discovery import DiscoveryRequest, discover_circuits
     from homolog.progress import make_progress
 
+    bos = values.pop("bos")
     where, search = _split(values)
     options = dict(_option(words) for words in option or ())
-    request = DiscoveryRequest(
-        task, tuple(models), prompts, options, text, CircuitSearch(**search), RunSettings(**where)
-    )
+    how = CircuitSearch(**search), RunSettings(**where), bos
+    request = DiscoveryRequest(task, tuple(models), prompts, options, text, *how)
     name = "-".join(["discover", Path(task).stem, *map(folder_name, models)])
     target = out or Path("runs") / name
     table = discover_circuits(request, target, make_progress(quiet or as_json))

@@ -10,14 +10,14 @@ worse than it can.  Of a sample:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from homolog.corpus import TokenWindows
+from homolog.errors import InputError
 from homolog.features.splicing import clean_loss
 from homolog.models import LanguageModel
+from homolog.models.beginning import AUTO, TRUE, known_beginning
 
 SAMPLE_TOKENS = 2048
 LEAST_DIFFERENCE = 0.5  # nats
@@ -25,46 +25,74 @@ LEAST_DIFFERENCE = 0.5  # nats
 
 @dataclass(frozen=True)
 class Beginning:
-    """The token that a tokenizer puts first, and its worth: mean losses in nats per token."""
+    """The token that windows may begin with, and its worth: mean losses in nats per token.
+
+    begins: whether windows of the model begin with it.
+    """
 
     token: str
+    begins: bool
     without: float
     with_it: float
 
     @property
-    def is_missed(self) -> bool:
-        """Whether the model reads much better with it."""
-        return self.without - self.with_it > LEAST_DIFFERENCE
+    def is_wrong(self) -> bool:
+        """Whether the model reads much better the other way."""
+        gain = self.without - self.with_it
+        return (-gain if self.begins else gain) > LEAST_DIFFERENCE
 
     def words(self, name: str) -> str:
-        """For people."""
+        """For people, where it is wrong."""
+        how, of = "without", "that misses its beginning"
+        if self.begins:
+            how, of = "with it", "that reads a beginning it does not know"
         return (
-            f"{name} predicts text at {self.with_it:.2f} nats a token where windows begin with "
-            f"{self.token!r}, as its tokenizer has it, and at {self.without:.2f} without; here "
-            "they are read without, so that all numbers are of a model that misses its beginning"
+            f"{self._losses(name)}; here they are read {how}, so that all numbers are of a model "
+            f"{of}"
         )
 
+    def _losses(self, name: str) -> str:
+        return (
+            f"{name} predicts text at {self.with_it:.2f} nats a token where windows begin with "
+            f"{self.token!r}, and at {self.without:.2f} without"
+        )
 
-def beginning_id(tokenizer: Any) -> int | None:
-    """The token that the tokenizer puts before a text, else its beginning of text, else None."""
-    plain = tokenizer.encode("a", add_special_tokens=False)
-    whole = tokenizer.encode("a", add_special_tokens=True)
-    if len(whole) > len(plain) and whole[: len(plain)] != plain:
-        return int(whole[0])
-    return tokenizer.bos_token_id
+    def refused(self, name: str) -> InputError:
+        """For windows that are read as its tokenizer has it, where that is wrong."""
+        has_it = "with it" if self.begins else "without"
+        better, other = ("false", "true") if self.begins else ("true", "false")
+        requirement = f"{self._losses(name)}, while its tokenizer has them {has_it}"
+        remedy = f"Set bos = {better}; {other} reads it as its tokenizer has it all the same."
+        return InputError("bos", AUTO, requirement, remedy)
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON values: `Beginning(**facts)`."""
+        return asdict(self)
 
 
 def measure_beginning(model: LanguageModel, windows: TokenWindows) -> Beginning | None:
     """Losses without and with the beginning on the first windows; None where there is no token."""
     tokenizer: Any = model.tokenizer
-    first = beginning_id(tokenizer)
+    first = model.bos if model.bos is not None else known_beginning(tokenizer)
     if first is None:
         return None
     sample = windows[: max(1, SAMPLE_TOKENS // windows.context)]
-    without = TokenWindows(sample.tokens[:, :-1], sample.document[:, :-1], sample.mask[:, :-1], "")
-    tokens, mask = np.roll(sample.tokens, 1, axis=1), np.roll(sample.mask, 1, axis=1)
-    tokens[:, 0] = first
-    mask[:, :2] = False  # neither the beginning nor t_0 is counted
-    begun = TokenWindows(tokens, sample.document, mask, "")
-    losses = (clean_loss(model, text) for text in (without, begun))
-    return Beginning(str(tokenizer.convert_ids_to_tokens(first)), *losses)
+    # of one token less, so that there is a place for the beginning wherever the windows fit
+    cut = TokenWindows(sample.tokens[:, :-1], sample.document[:, :-1], sample.mask[:, :-1], "")
+    ways = model.plain, model if model.bos is not None else model.begun(TRUE)
+    losses = (clean_loss(way, cut) for way in ways)
+    return Beginning(str(tokenizer.convert_ids_to_tokens(first)), model.bos is not None, *losses)
+
+
+def checked_beginning(
+    name: str, model: LanguageModel, windows: TokenWindows, bos: str
+) -> Beginning | None:
+    """The same, of a model that is read as the setting `bos` has it.
+
+    InputError where that was left to the tokenizer (auto), and the model reads much better the
+    other way.
+    """
+    beginning = measure_beginning(model, windows)
+    if bos == AUTO and beginning is not None and beginning.is_wrong:
+        raise beginning.refused(name)
+    return beginning

@@ -215,8 +215,11 @@ def device_memory(device: torch.device) -> int:
 
 
 def _weights_digest(model: LanguageModel) -> str:
-    """SHA-256 of names, shapes and some 16 values of every weight: models of one name differ."""
-    parts: list[bytes | str] = []
+    """SHA-256 of names, shapes and some 16 values of every weight: models of one name differ.
+
+    And of the token that windows begin with.
+    """
+    parts: list[bytes | str] = [] if model.bos is None else [f"after {model.bos}"]
     for name, weight in model.hf.named_parameters():
         flat = weight.detach().reshape(-1)
         some = flat[:: max(1, len(flat) // 16)].float().cpu().numpy()

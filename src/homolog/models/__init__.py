@@ -1,7 +1,7 @@
 """Language models of any architecture behind one interface: the only place that knows one."""
 
 from homolog.models.architectures import register
-from homolog.models.base import LanguageModel, Taps
+from homolog.models.base import LanguageModel
 from homolog.models.blockwise import Blockwise
 from homolog.models.edits import Add, Edit, Mean, Replace, Resample, Transform, Zero
 from homolog.models.load import load, load_tokenizer, require_inner_sites, require_positions
@@ -9,6 +9,7 @@ from homolog.models.runs import Run
 from homolog.models.saving import save
 from homolog.models.scan import ScanResult, selective_scan
 from homolog.models.sites import Site
+from homolog.models.taps import Taps
 
 __all__ = [
     "Add",

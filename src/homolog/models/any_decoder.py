@@ -25,9 +25,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
 from homolog.models import block_list
-from homolog.models.base import NOTHING, LanguageModel, Taps, widened
+from homolog.models.base import LanguageModel, widened
 from homolog.models.guards import as_it_was, never_rescale, require_decoder
 from homolog.models.sites import Site
+from homolog.models.taps import NOTHING, Taps
 
 
 class _Stopped(BaseException):
@@ -83,7 +84,7 @@ class AnyDecoder(LanguageModel):
                 logits = self.hf(tokens, **self._options, **kept)[0]
         except (IndexError, RuntimeError):
             # tables of positions of other kinds fail where they end
-            self.require_positions(tokens.shape[1])
+            self._require_positions(tokens.shape[1], "tokens")
             raise
         return widened(logits[:, -1:] if last_only else logits)
 
@@ -135,7 +136,7 @@ class AnyDecoder(LanguageModel):
 
     def _continue(self, layer: int, h: Residual, taps: Taps, last_only: bool) -> Tensor:
         if self._has_table:
-            self.require_positions(h.shape[1], "h")
+            self._require_positions(h.shape[1], "h")
         seen, tokens = self._seen(), torch.zeros(h.shape[:2], dtype=torch.long, device=self.device)
         if layer == -1:
             given = h.to(self.device, seen.embedded)
@@ -155,7 +156,7 @@ class AnyDecoder(LanguageModel):
             return
         site = Site("embed") if layer == -1 else Site("resid", layer)
         with torch.no_grad():
-            run = self.run(block_list.few_tokens(self.hf, 7), capture=[site])
+            run = self.plain.run(block_list.few_tokens(self.hf, 7), capture=[site])
             assert run.logits is not None
             try:
                 continued = self._continue(layer, run[site], NOTHING, False)

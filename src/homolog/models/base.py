@@ -7,9 +7,9 @@ inside, and `AnyDecoder` runs the module's own forward.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,95 +18,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
+from homolog.models.beginning import AUTO, BegunTaps, chosen_beginning
 from homolog.models.edits import Edit
 from homolog.models.finite import STREAM, Pass, Values, require_finite
 from homolog.models.float32 import HALF
 from homolog.models.positions import has_table, n_positions, too_long
 from homolog.models.runs import Run
-from homolog.models.sites import Site, index_of, resolve
+from homolog.models.sites import Site, resolve
+from homolog.models.taps import Taps
 from homolog.models.tokens import TokensLike, as_tokens
 
-
-@dataclass
-class Taps:
-    """What a run reads and edits: an adapter passes each site's value through `taps(...)`."""
-
-    reads: dict[Site, list[Site]]  # by whole site: its heads and positions that are asked for
-    edits: dict[Site, list[Edit]]
-    captured: dict[Site, Tensor] = field(default_factory=dict)
-
-    def touches(self, kind: str, layer: int | None = None) -> bool:
-        site = Site(kind, layer)
-        return site in self.reads or site in self.edits
-
-    def splits(self, kinds: Sequence[str], layer: int, inputs: Tensor) -> bool:
-        """Whether the pass must go through one of the sites.
-
-        It must where the site is edited, or read where gradients flow through it.  A site that is
-        only read is otherwise computed beside the pass, which reading then cannot change.
-        """
-        passed = self.edits.keys() | (self.reads.keys() if inputs.requires_grad else set())
-        return any(Site(kind, layer) in passed for kind in kinds)
-
-    def read_positions(self, kind: str, layer: int, length: int) -> list[int]:
-        """The window positions at which the site is read, ascending."""
-        asked = self.reads.get(Site(kind, layer), [])
-        if any(site.position is None for site in asked):
-            return list(range(length))
-        return sorted({index_of("position", site, site.position or 0, length) for site in asked})
-
-    def edited_positions(self, kinds: Sequence[str], layer: int, length: int) -> list[int]:
-        """The window positions at which one of the sites is edited for some prompt, ascending."""
-        positions: set[int] = set()
-        for edit in (edit for kind in kinds for edit in self.edits.get(Site(kind, layer), ())):
-            at = edit.edited_positions(length)
-            positions |= set(range(length) if at is None else at)
-        return sorted(positions)
-
-    def __call__(self, kind: str, layer: int | None, value: Tensor) -> Tensor:
-        """The site's whole value, edited and captured as asked."""
-        site = Site(kind, layer)
-        for edit in self.edits.get(site, ()):
-            value = edit.apply(value)
-        for asked in self.reads.get(site, ()):
-            self.captured[asked] = _part(value, asked)
-        return value
-
-    def at(self, kind: str, layer: int, position: int, length: int, value: Tensor) -> Tensor:
-        """The edited value (batch, ...) of one position of a site that is computed so."""
-        for edit in self.edits.get(Site(kind, layer), ()):
-            value = edit.apply_at(value, position, length)
-        return value
-
-    def store(
-        self, kind: str, layer: int, positions: list[int], value: Tensor, length: int
-    ) -> None:
-        """Capture a site computed at `positions` alone: value (batch, len(positions), ...)."""
-        for asked in self.reads.get(Site(kind, layer), ()):
-            if asked.position is None:
-                self.captured[asked] = value
-            else:
-                at = index_of("position", asked, asked.position, length)
-                self.captured[asked] = value[:, positions.index(at)]
-
-
-NOTHING = Taps({}, {})
 TOKENIZER_REMEDY = (
     "Save its tokenizer beside the weights with `save_pretrained`, or install what it needs."
 )
-
-
-def _part(value: Tensor, site: Site) -> Tensor:
-    """The head and position that the site names; a copy, so that the whole value can be freed."""
-    if site == site.base:
-        return value
-    left = list(site.axes)
-    for name, index in (("position", site.position), ("head", site.head)):
-        if index is not None:
-            axis = left.index(name)
-            value = value.select(axis, index_of(name, site, index, value.shape[axis]))
-            left.pop(axis)
-    return value.clone()
 
 
 class LanguageModel(ABC):
@@ -117,6 +41,8 @@ class LanguageModel(ABC):
         hf              the Hugging Face module, unmodified
         tokenizer       its tokenizer, or None when the folder has none
         no_tokenizer    why it has none, in words
+        bos             the token that is read before every window (`beginning`); None: windows are
+                        read as they are
         n_positions     positions it was made for; None where there is no such number (recurrent
                         models) or rotary frequencies follow the length of the window
     An adapter says
@@ -138,6 +64,7 @@ class LanguageModel(ABC):
         self.hf = hf
         self.tokenizer = tokenizer
         self.no_tokenizer = None if tokenizer is not None else "the model was made without one"
+        self.bos: int | None = None
         self.n_positions = n_positions(hf.config)
         self._has_table = has_table(hf, self.blocks(), self.n_positions)
         self.n_layers = len(self.blocks())
@@ -184,8 +111,37 @@ class LanguageModel(ABC):
             raise InputError("tokenizer", self.name, requirement, TOKENIZER_REMEDY)
         return self.tokenizer
 
+    def begun(self, bos: str = AUTO) -> LanguageModel:
+        """The same model over the same weights, with windows begun by a token, or not.
+
+        bos     auto: as the tokenizer's own template has it; true, false
+        Errors: InputError for true where the tokenizer has no such token.
+        """
+        return self._read_after(chosen_beginning(self.name, self.tokenizer, bos))
+
+    @property
+    def plain(self) -> LanguageModel:
+        """The same model over the same weights, which reads windows as they are."""
+        return self._read_after(None)
+
+    def _read_after(self, bos: int | None) -> LanguageModel:
+        if bos == self.bos:
+            return self
+        if bos is not None:
+            self.plain._checked([[bos]])
+        other = copy.copy(self)
+        other.bos = bos
+        return other
+
     def require_positions(self, n: int, field: str = "tokens") -> None:
         """InputError where windows of n tokens are longer than the model was made for."""
+        if self.bos is None or self.n_positions is None:
+            self._require_positions(n, field)
+        elif n >= self.n_positions:
+            raise too_long(self.name, n, self.n_positions, field, begun=True)
+
+    def _require_positions(self, n: int, field: str) -> None:
+        """The same of all that is read."""
         if self.n_positions is not None and n > self.n_positions:
             raise too_long(self.name, n, self.n_positions, field)
 
@@ -240,12 +196,36 @@ class LanguageModel(ABC):
             remedy = "Stop later, or capture earlier sites."
             raise InputError("capture", str(min(late, key=_depth)), requirement, remedy)
         taps, tokens = Taps(reads, by_site), self._checked(tokens)
-        run = Run(self._pass(tokens, taps, stop, last_only), taps.captured)
+        run = Run(self._text_pass(tokens, taps, stop, last_only), taps.captured)
         if not by_site:
             streams = (value for site, value in run.captured.items() if site.kind in STREAM)
-            again = self._again(lambda w, taps: self._pass(tokens[w : w + 1], taps, stop, False))
+            again = self._again(
+                lambda w, taps: self._text_pass(tokens[w : w + 1], taps, stop, False)
+            )
             require_finite(again, (run.logits, *streams), tokens)
         return run
+
+    def _text_pass(
+        self, tokens: Tokens, taps: Taps, stop: Site | None, last_only: bool
+    ) -> Tensor | None:
+        """`_pass` over the tokens and what they are read after, of which nothing comes back."""
+        if self.bos is None:
+            return self._pass(tokens, taps, stop, last_only)
+        begun = torch.cat([torch.full_like(tokens[:, :1], self.bos), tokens], dim=1)
+        logits = self._pass(begun, _begun(taps), stop, last_only)
+        return logits if logits is None or last_only else logits[:, 1:]
+
+    def _text_rest(self, layer: int, h: Residual, taps: Taps, last_only: bool) -> Tensor:
+        """`_rest_of_pass` from the stream of the text and that of what it is read after."""
+        if self.bos is None:
+            return self._rest_of_pass(layer, h, taps, last_only)
+        site = Site("embed") if layer == -1 else Site("resid", layer)
+        token = torch.tensor([[self.bos]], device=self.device)
+        with torch.no_grad():
+            first = self.plain.run(token, capture=[site], stop_after=site)[site]
+        begun = torch.cat([first.to(h).expand(len(h), -1, -1), h], dim=1)
+        logits = self._rest_of_pass(layer, begun, _begun(taps), last_only)
+        return logits if last_only else logits[:, 1:]
 
     def _again(self, window_pass: Callable[[int, Taps], Tensor | None]) -> Pass:
         """window_pass: over the window of that index alone, without edits."""
@@ -283,7 +263,7 @@ class LanguageModel(ABC):
             remedy = "Give what a run captured at resid.LAYER."
             raise InputError("h", tuple(h.shape), requirement, remedy)
         by_site = self._by_site(edits)
-        logits = self._rest_of_pass(layer, h, Taps({}, by_site), last_only)
+        logits = self._text_rest(layer, h, Taps({}, by_site), last_only)
         if not by_site:
             again = self._again(lambda w, taps: self._rest_alone(layer, h[w : w + 1], taps))
             require_finite(again, (h, logits), None)
@@ -292,7 +272,7 @@ class LanguageModel(ABC):
     def _rest_alone(self, layer: int, h: Tensor, taps: Taps) -> Tensor:
         """Logits of one window, whose stream after block `layer` is read too."""
         before = ("embed", None) if layer == -1 else ("resid", layer)
-        return self._rest_of_pass(layer, taps(*before, h), taps, False)
+        return self._text_rest(layer, taps(*before, h), taps, False)
 
     def _by_site(self, edits: Sequence[Edit]) -> dict[Site, list[Edit]]:
         by_site: dict[Site, list[Edit]] = {}
@@ -311,6 +291,10 @@ class LanguageModel(ABC):
         if self._has_table:
             self.require_positions(ids.shape[1])
         return ids.to(self.device)
+
+
+def _begun(taps: Taps) -> BegunTaps:
+    return BegunTaps(taps.reads, taps.edits, taps.captured)
 
 
 def widened(t: Tensor) -> Tensor:

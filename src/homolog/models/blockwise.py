@@ -14,9 +14,10 @@ from torch import Tensor
 
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
-from homolog.models.base import LanguageModel, Taps, widened
+from homolog.models.base import LanguageModel, widened
 from homolog.models.products import linear
 from homolog.models.sites import Site
+from homolog.models.taps import Taps
 
 
 class Blockwise(LanguageModel):

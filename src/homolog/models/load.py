@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from homolog.errors import InputError
 from homolog.models.any_decoder import AnyDecoder
 from homolog.models.architectures import ADAPTERS
-from homolog.models.base import NOTHING, TOKENIZER_REMEDY, LanguageModel
+from homolog.models.base import TOKENIZER_REMEDY, LanguageModel
 from homolog.models.block_list import few_tokens
 from homolog.models.float32 import cast, read_in_float32
 from homolog.models.gguf import (
@@ -41,6 +41,7 @@ from homolog.models.stored import (
     require_model_folder,
     stored_weights,
 )
+from homolog.models.taps import NOTHING
 from homolog.models.tokenizer import find_tokenizer
 from homolog.models.variants import change, seed_of_untrained
 from homolog.reference import Reference, gguf_file, resolve, zoo

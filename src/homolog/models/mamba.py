@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from homolog.axes import Residual
-from homolog.models.base import NOTHING, Taps, apply_norm, widened
+from homolog.models.base import apply_norm, widened
 from homolog.models.blockwise import Blockwise
 from homolog.models.products import linear, project
 from homolog.models.scan import ScanInputs, selective_scan
+from homolog.models.taps import NOTHING, Taps
 
 CONVOLUTION = ("mixer_in", "conv_in", "gate_in", "conv_taps", "conv_out")
 SELECTION = ("ssm_input", "dt", "B", "C")

@@ -46,7 +46,13 @@ def has_table(hf: Any, blocks: Any, n: int | None) -> bool:
     return any(n <= table.num_embeddings <= n + _MORE_ROWS for table in tables)
 
 
-def too_long(name: str, n: int, most: int, field: str) -> InputError:
-    """The error for windows of n tokens where a model has `most` positions."""
+def too_long(name: str, n: int, most: int, field: str, *, begun: bool = False) -> InputError:
+    """The error for windows of n tokens where a model has `most` positions.
+
+    begun: whether one of them is that of the token that windows begin with.
+    """
     requirement = f"{name} has {most} positions"
-    return InputError(field, n, requirement, f"Use shorter windows: at most {most} tokens.")
+    if begun:
+        requirement += ", the first of them for the token that its windows begin with"
+    left = most - 1 if begun else most
+    return InputError(field, n, requirement, f"Use shorter windows: at most {left} tokens.")

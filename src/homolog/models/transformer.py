@@ -24,10 +24,11 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from homolog.axes import Residual
-from homolog.models.base import NOTHING, Taps, apply_norm, widened
+from homolog.models.base import apply_norm, widened
 from homolog.models.blockwise import Blockwise
 from homolog.models.guards import as_it_was
 from homolog.models.products import linear, project
+from homolog.models.taps import NOTHING, Taps
 
 Read = Literal["query", "key", "value"]
 READS: tuple[Read, ...] = ("query", "key", "value")

@@ -15,7 +15,9 @@ from homolog.circuits.released import compare, released_for
 from homolog.engine import open_engine
 from homolog.errors import InputError
 from homolog.models import LanguageModel, load, require_inner_sites, require_positions
+from homolog.models.beginning import AUTO, FALSE
 from homolog.pipeline.analyses import run_analyses
+from homolog.pipeline.beginnings import begins_with
 from homolog.pipeline.context import Context
 from homolog.pipeline.finish import finish
 from homolog.pipeline.inputs import require_different
@@ -36,15 +38,16 @@ def run_circuits(
     Errors: InputError for models or a folder that cannot be used, and when no model can do the
     task.
     """
-    models = named_once(recipe.models, recipe.revision)
+    models = named_once(recipe.models, recipe.revision, recipe.bos)
     require_circuits(models, recipe.circuits, "Name models of these architectures.")
-    weights = weights_of(models)
+    weights, begun = weights_of(models), begins_with(models)
     if not (out / "run.json").exists():
         require_different(weights)
     run = RunFolder.open(out, recipe.values())
     try:
         run.check_inputs(weights)
-        run.note(name=recipe.name, compared=[m.name for m in models], device=recipe.run.device)
+        names = [model.name for model in models]
+        run.note(name=recipe.name, compared=names, device=recipe.run.device, begins_with=begun)
         material = Material(run.path.absolute(), recipe, Models(tuple(models), {}, {}))
         with open_engine(threads=threads) as engine:
             memory, several = memory_share(), len(models) > 1
@@ -66,9 +69,11 @@ def run_circuits(
         run.close()
 
 
-def named_once(refs: Sequence[str], revision: str | None = None) -> list[StudyModel]:
+def named_once(
+    refs: Sequence[str], revision: str | None = None, bos: str = AUTO
+) -> list[StudyModel]:
     """The models of a study; InputError where two would share a name."""
-    models = [StudyModel(ref, "model", revision) for ref in refs]
+    models = [StudyModel(ref, "model", revision, bos=bos) for ref in refs]
     if len({model.name for model in models}) < len(models):
         requirement = "each needs a name of its own"
         raise InputError("models", list(refs), requirement, "Name each model once.")
@@ -90,13 +95,14 @@ def require_circuits(
 
 def load_where(model: StudyModel, where: RunSettings) -> LanguageModel:
     """The model of a study on its device, in its precision."""
-    return load(
+    loaded = load(
         model.ref,
         revision=model.revision,
         dtype=getattr(torch, where.dtype),
         device=where.device,
         random=where.random_weights,
     )
+    return loaded.begun(model.bos)
 
 
 def expected_lines(
@@ -106,7 +112,7 @@ def expected_lines(
 
     Errors: InputError for a model of another shape than the two whose numbers were released.
     """
-    model = load_where(StudyModel(ref, "model"), where)
+    model = load_where(StudyModel(ref, "model", bos=FALSE), where)  # as they were measured
     total = len(released_for(model)) * n_prompts
     with progress.stage(f"repeat released experiments on {ref}", total) as bar:
         compared = compare(model, n_prompts, where.seed, batch, bar.advance)

@@ -24,9 +24,10 @@ from homolog.features import Shard, cut_shards, write_residuals
 from homolog.features.residuals import write_shard
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
 from homolog.models import LanguageModel
+from homolog.pipeline.beginnings import beginning_of, warnings_of_beginnings
 from homolog.pipeline.brought import load_brought, mismatch
 from homolog.pipeline.context import Context
-from homolog.pipeline.finish import beginning_missed, quality_row
+from homolog.pipeline.finish import quality_row
 from homolog.pipeline.text import QUALITY, TRAIN
 from homolog.record.comparisons import MAIN_LABEL, StudyModel, comparison_of
 from homolog.record.process import machine
@@ -58,8 +59,8 @@ def make_dictionaries(context: Context, model: StudyModel) -> None:
         rows = [row for part in context.tasks(title, train_layers, calls) for row in part]
         rows.sort(key=lambda row: (model.labels.index(row["label"]), row["layer"]))
         notes = [note for row in rows if (note := row.pop("note")) is not None]
-        quality = material.windows(QUALITY)
-        notes += beginning_missed(loaded, model.name, quality, context.progress)
+        beginning = beginning_of(run, model.name)
+        notes += warnings_of_beginnings(model.name, beginning, context.progress)
         about = {
             "name": model.name,
             "ref": model.ref,
@@ -70,6 +71,7 @@ def make_dictionaries(context: Context, model: StudyModel) -> None:
             "n_parameters": loaded.n_parameters,
             "heldout_loss": rows[0]["loss_clean"],
         }
+        about |= {} if beginning is None else {"beginning": beginning.facts()}
         facts |= {"saes": rows, "model": about, "notes": notes}
     run.drop_residuals(model.name)
 

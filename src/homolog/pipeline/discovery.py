@@ -22,6 +22,8 @@ from homolog.corpus.tasks import PromptPairs, make_task
 from homolog.corpus.tasks.pairs import tokenizer_of
 from homolog.errors import InputError
 from homolog.models import load_tokenizer, require_inner_sites, require_positions
+from homolog.models.beginning import AUTO
+from homolog.pipeline.beginnings import begins_with
 from homolog.pipeline.circuits import load_where, named_once
 from homolog.pipeline.inputs import text_input, tokenizer_input
 from homolog.pipeline.models import weights_of
@@ -62,6 +64,9 @@ class DiscoveryRequest:
     where: RunSettings = field(default_factory=RunSettings)
     """Seed, device and precision."""
 
+    bos: str = AUTO
+    """Whether prompts begin with a model's beginning-of-text token (`recipe.WindowBeginning`)."""
+
     @property
     def file(self) -> Path | None:
         """The user's own prompts."""
@@ -76,6 +81,7 @@ class DiscoveryRequest:
             "n_prompts": self.n_prompts,
             "options": dict(self.options),
             "text": self.text if self.task == FROM_TEXT else None,
+            "bos": self.bos,
             "search": self.search.values(),
             "run": self.where.model_dump(mode="json", include={"seed", "device", "dtype"}),
         }
@@ -98,15 +104,17 @@ def discover_circuits(request: DiscoveryRequest, out: Path, progress: Progress) 
     Errors: InputError for models, a task or a folder that cannot be used, as far as possible before
     anything is written.
     """
-    models = named_once(request.models)
+    models = named_once(request.models, bos=request.bos)
     for model in models:
         require_inner_sites(model.ref, "attributing edges", "Name models of these architectures.")
+    begun = begins_with(models)
     if not (out / "run.json").exists():
         for model in models:
             _check_prompts(request, model)
     run = RunFolder.open(out, request.values())
     try:
         run.check_inputs(_inputs(request, models))
+        run.note(begins_with=begun)
         _trace_models(run, request, models, progress)
         run.drop_cache()
         return TASK_CIRCUITS.read(run.table(TASK_CIRCUITS))

@@ -9,11 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from homolog.corpus import TokenWindows
 from homolog.dictionaries import Quality, SparseAutoencoder
 from homolog.errors import InputError
-from homolog.features.beginnings import measure_beginning
-from homolog.models import LanguageModel
 from homolog.progress import Progress
 from homolog.record.atomic import sha256_bytes
 from homolog.record.run_folder import RunFolder
@@ -76,17 +73,6 @@ def by_itself(run: RunFolder, work: str, progress: Progress) -> Iterator[None]:
         failed = run.record.get("failed", {})
         if failed.pop(work, None) is not None:
             run.note(failed=failed)
-
-
-def beginning_missed(
-    model: LanguageModel, name: str, windows: TokenWindows, progress: Progress
-) -> list[str]:
-    """In words, that text is read much better after the token that the tokenizer puts first."""
-    beginning = measure_beginning(model, windows)
-    if beginning is None or not beginning.is_missed:
-        return []
-    progress.note(f"Warning: {beginning.words(name)}.")
-    return [beginning.words(name)]
 
 
 def quality_row(

@@ -103,11 +103,14 @@ def _untrained_contents(found: Reference) -> str:
 def _tokenizer_contents(ref: str, revision: str | None, random: bool) -> str:
     from homolog.corpus import fingerprint
     from homolog.models import load_tokenizer
+    from homolog.models.beginning import template
 
     try:
-        return fingerprint(load_tokenizer(ref, revision, random=random))
+        tokenizer = load_tokenizer(ref, revision, random=random)
     except InputError:
         return "none"
+    ids, first = fingerprint(tokenizer), template(tokenizer)
+    return sha256_bytes(ids, f"after {first}") if first else ids
 
 
 def _saes_contents(template: str, files: tuple[Path, ...]) -> str:

@@ -21,12 +21,13 @@ def models_of(recipe: Recipe) -> Models:
             model.untrained,
             f"untrained twin of {own.name}",
             settings=tuple(model.untrained_sae.items()),
+            bos=model.bos,
         )
         for model, own in named
         if model.untrained is not None
     }
     other_seed = {
-        own.name: StudyModel(model.other_seed, f"{own.name} from another seed")
+        own.name: StudyModel(model.other_seed, f"{own.name} from another seed", bos=model.bos)
         for model, own in named
         if model.other_seed is not None
     }
@@ -35,6 +36,11 @@ def models_of(recipe: Recipe) -> Models:
     if twice := {name for name in names if names.count(name) > 1}:
         requirement = "each model of a recipe needs a name of its own"
         raise InputError("models", sorted(twice), requirement, "Name each model once.")
+    controls = (*untrained.values(), *other_seed.values())
+    if several := {m.name for a in controls for m in controls if m.ref == a.ref and m.bos != a.bos}:
+        requirement = "it is a control of models that are read in different ways"
+        remedy = "Set the same bos for all of them, or name another control."
+        raise InputError("models.bos", sorted(several), requirement, remedy)
     return models
 
 
@@ -53,7 +59,8 @@ def _compared(model: Model, recipe: Recipe) -> StudyModel:
     off = left_out(recipe)
     derived = tuple(c.name for c in COMPARISONS if c.derived is not None and c.setting not in off)
     settings = tuple(model.sae.items())
-    return StudyModel(model.ref, "compared", model.revision, labels, derived, saes, settings)
+    where = model.ref, "compared", model.revision
+    return StudyModel(*where, labels, derived, saes, settings, model.bos)
 
 
 def inputs_of(

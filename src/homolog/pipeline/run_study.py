@@ -20,6 +20,7 @@ from homolog.corpus import TokenWindows, check_same_tokenizer, save_windows, tok
 from homolog.engine import open_engine
 from homolog.errors import InputError
 from homolog.models import load_tokenizer, require_inner_sites, require_positions
+from homolog.models.beginning import chosen_beginning
 from homolog.pipeline.analyses import (
     is_due,
     is_made,
@@ -28,6 +29,7 @@ from homolog.pipeline.analyses import (
     title_of,
     words_left_out,
 )
+from homolog.pipeline.beginnings import read_beginnings
 from homolog.pipeline.brought import check_brought
 from homolog.pipeline.circuits import require_circuits
 from homolog.pipeline.comparing import compare
@@ -37,7 +39,7 @@ from homolog.pipeline.features import encode_features
 from homolog.pipeline.finish import finish, is_reported
 from homolog.pipeline.inputs import require_different
 from homolog.pipeline.models import inputs_of, left_out, models_of, weights_of
-from homolog.pipeline.text import MATCH, USES, read_text, text_facts, warnings_of
+from homolog.pipeline.text import MATCH, QUALITY, USES, read_text, text_facts, warnings_of
 from homolog.progress import Progress
 from homolog.record.atomic import write_json
 from homolog.record.comparisons import NEURON, Models, planned
@@ -70,12 +72,15 @@ def run_study(
     material = Material(out.absolute(), recipe, models)
     weights = weights_of(models.all, random=recipe.run.random_weights)
     text: dict[str, TokenWindows] = {}
+    beginnings: dict[str, Any] | None = None
     if not (out / "run.json").exists():  # what is wrong is then said before a folder is made
+        RunFolder.require_place(out)
         for model in models.all:
             if model.saes:
                 check_brought(model, material.model(model))
         text = read_text(recipe, tokenizer, progress)
         require_different(weights)
+        beginnings = _beginnings(material, text[QUALITY])
     run = RunFolder.open(out, recipe.values())
     try:
         text = text or read_text(recipe, tokenizer, progress)
@@ -87,6 +92,8 @@ def run_study(
             device=recipe.run.device,
             corpus=text_facts(recipe, text, tokenizer),
         )
+        if "beginnings" not in run.record:
+            run.note(beginnings=beginnings or _beginnings(material, text[QUALITY]))
         with open_engine(ray, threads) as engine:
             engine.check_folder(material.path)
             share = 1.0 if ray is None else (threads or 1) / int(machine()["n_cpus"])
@@ -162,6 +169,8 @@ def _check_models(models: Models, recipe: Recipe) -> Any:
     tokenizers = [load_tokenizer(m.ref, m.revision, random=random) for m in models.all]
     for model, tokenizer in zip(models.all[1:], tokenizers[1:], strict=True):
         check_same_tokenizer(models.all[0].ref, tokenizers[0], model.ref, tokenizer)
+    for model, tokenizer in zip(models.all, tokenizers, strict=True):
+        chosen_beginning(model.ref, tokenizer, model.bos)
     for model in models.all:
         context = recipe.corpus.context
         require_positions(model.ref, context, "corpus.context", model.revision, random=random)
@@ -174,6 +183,11 @@ def _check_models(models: Models, recipe: Recipe) -> Any:
         remedy = "Leave [circuits] out of the recipe."
         require_circuits(models.compared, recipe.circuits, remedy, random=random)
     return tokenizers[0]
+
+
+def _beginnings(material: Material, windows: TokenWindows) -> dict[str, Any]:
+    """`read_beginnings`; nothing of a rehearsal, where no model predicts anything."""
+    return {} if material.recipe.run.random_weights else read_beginnings(material, windows)
 
 
 def _store_vocabulary(context: Context) -> None:

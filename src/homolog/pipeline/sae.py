@@ -33,7 +33,8 @@ from homolog.features import write_residuals
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
 from homolog.matching import max_pearson
 from homolog.models.load import commit_of
-from homolog.pipeline.finish import beginning_missed, quality_row
+from homolog.pipeline.beginnings import warnings_of_beginnings
+from homolog.pipeline.finish import quality_row
 from homolog.pipeline.recipes import sparsity_of
 from homolog.pipeline.sae_inputs import (
     TrainingInputs,
@@ -116,11 +117,8 @@ def train_saes(
                     run, recipe, prepared, trained, progress, track
                 )
                 facts["model"] = facts_of_model(recipe, prepared, rows)
-                run.note(
-                    warnings=beginning_missed(
-                        prepared.model, recipe.name, prepared.heldout, progress
-                    )
-                )
+                beginning = prepared.beginning
+                run.note(warnings=warnings_of_beginnings(recipe.name, beginning, progress))
             run.note(models=[run.facts(stage)["model"]])
         rows = run.facts(stage)["saes"]
         with run.stage("tables", [run.table(SAES)]):
@@ -160,7 +158,7 @@ def _source(
             model,
             prepared.train,
             folder,
-            key=f"{model.name} {weights_key(recipe)}",
+            key=f"{model.name} {weights_key(recipe, model)}",
             dtype=getattr(torch, recipe.residuals),
             advance=bar.advance,
         )
@@ -279,6 +277,7 @@ def _measure_and_save(
         "commit": commit,
         "tokenizer": prepared.tokenizer,
         "text": prepared.text.facts(),
+        **({} if model.bos is None else {"bos": True}),
     }
     with progress.stage("measure quality", len(recipe.labels) * len(prepared.layers)) as bar:
         residuals, clean = full_residuals(model, text, prepared.layers), clean_loss(model, text)

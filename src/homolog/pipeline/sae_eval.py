@@ -16,9 +16,10 @@ from homolog.dictionaries import Quality, SparseAutoencoder, saved_quality
 from homolog.dictionaries.formats import is_elsewhere
 from homolog.dictionaries.quality import RECHECK_TOKENS, recheck
 from homolog.errors import InputError
-from homolog.features.beginnings import measure_beginning
+from homolog.features.beginnings import checked_beginning
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
 from homolog.models import LanguageModel, load
+from homolog.models.beginning import AUTO, FALSE, TRUE
 from homolog.pipeline.sae_inputs import usable_device
 from homolog.pipeline.sae_text import Text, heldout_again, read_text
 from homolog.progress import Progress
@@ -117,17 +118,18 @@ def evaluate_sae(recipe: EvaluationRecipe, progress: Progress) -> Evaluation:
     if revision is None and recipe.model is None:
         revision = sae.metadata.get("revision")
     device, dtype = usable_device(recipe.device), getattr(torch, recipe.dtype)
-    model = load(where, revision=revision, dtype=dtype, device=device)
+    bos = _bos(sae, recipe)
+    model = load(where, revision=revision, dtype=dtype, device=device).begun(bos)
     _check_fits(ref, sae, model, number)
     with progress.stage("read the text"):
         windows, words = _windows(sae, model, recipe)
+    beginning = checked_beginning(where, model, windows, bos)
     with progress.stage("measure quality"):
         residuals = full_residuals(model, windows, [number])[number]
         clean = clean_loss(model, windows)
         quality = measure_on_text(model, windows, residuals, number, sae, loss_clean=clean)
         agrees, notes = _recheck(sae, windows, residuals, recipe.text is None)
-    beginning = measure_beginning(model, windows)
-    if beginning is not None and beginning.is_missed:
+    if beginning is not None and beginning.is_wrong:
         notes.append(f"{beginning.words(where)}.")
     if other := _other_model(sae, where):
         notes.insert(0, f"Its file says that it is of {other}, and it was measured in {where}.")
@@ -179,6 +181,13 @@ def _place(
         )
     assert where is not None and number is not None
     return str(where), int(number)
+
+
+def _bos(sae: SparseAutoencoder, recipe: EvaluationRecipe) -> str:
+    """As asked for, else as the dictionary was trained, where its file is one of ours."""
+    if recipe.bos != AUTO or sae.metadata.get("text") is None:
+        return recipe.bos
+    return TRUE if sae.metadata.get("bos") else FALSE
 
 
 def _other_model(sae: SparseAutoencoder, where: str) -> str | None:

@@ -13,6 +13,7 @@ from homolog.dictionaries import KindSettings, TrainingConfig, parse_config
 from homolog.dictionaries.training.device_state import check_device
 from homolog.errors import InputError
 from homolog.features import Pool, StreamedResiduals
+from homolog.features.beginnings import Beginning, checked_beginning
 from homolog.features.streamed import device_memory
 from homolog.models import LanguageModel, load
 from homolog.pipeline.inputs import read_facts, text_input, tokenizer_input, weights_input
@@ -42,6 +43,8 @@ class TrainingInputs:
     text: Text
     read: dict[str, Any]
     """Of the text: `read_facts`."""
+    beginning: Beginning | None
+    """What a token before every window is worth; None where there is none."""
     streamed: StreamedResiduals | None
     """None: the residuals are stored first."""
 
@@ -82,6 +85,7 @@ def prepare(recipe: SaeRecipe, progress: Progress) -> TrainingInputs:
     device = usable_device(recipe.device)
     dtype = getattr(torch, recipe.dtype)
     model = load(recipe.model, revision=recipe.revision, dtype=dtype, device=device)
+    model = model.begun(recipe.bos)
     tokenizer = fingerprint(model.require_tokenizer())
     model.require_positions(recipe.context, "--context")
     layers = chosen_layers(recipe, model.n_layers)
@@ -100,6 +104,7 @@ def prepare(recipe: SaeRecipe, progress: Progress) -> TrainingInputs:
             text, model.tokenizer, recipe.heldout + recipe.tokens + 2 * recipe.context
         )
         heldout, train, text = hold_out(whole, text, recipe.heldout)
+    beginning = checked_beginning(recipe.name, model, heldout, recipe.bos)
     streamed = None
     if not _stored(recipe, model, train):
         kept_in = getattr(torch, recipe.residuals)
@@ -111,16 +116,18 @@ def prepare(recipe: SaeRecipe, progress: Progress) -> TrainingInputs:
             layers,
             seed=recipe.seed,
             name=recipe.name,
-            key=weights_key(recipe),
+            key=weights_key(recipe, model),
             pool=Pool(recipe.pool_tokens, kept_in, place),
         )
     read = read_facts(whole, model.tokenizer)
-    return TrainingInputs(model, tokenizer, layers, config, train, heldout, text, read, streamed)
+    of_model, of_text = (model, tokenizer, layers, config), (train, heldout, text, read)
+    return TrainingInputs(*of_model, *of_text, beginning, streamed)
 
 
-def weights_key(recipe: SaeRecipe) -> str:
-    """Identifies the weights beside the model's name."""
-    return f"{recipe.revision} {recipe.dtype}"
+def weights_key(recipe: SaeRecipe, model: LanguageModel) -> str:
+    """Identifies the weights beside the model's name, and what windows begin with."""
+    begun = "" if model.bos is None else f" after {model.bos}"
+    return f"{recipe.revision} {recipe.dtype}{begun}"
 
 
 def _check_memory(n_dictionaries: int, d_model: int, d_sae: int, device: torch.device) -> None:
@@ -148,8 +155,9 @@ def _stored(recipe: SaeRecipe, model: LanguageModel, train: TokenWindows) -> boo
 
 
 def facts_of_model(recipe: SaeRecipe, prepared: TrainingInputs, rows: list[Row]) -> Row:
-    model = prepared.model
-    return {
+    model, beginning = prepared.model, prepared.beginning
+    facts = {} if beginning is None else {"beginning": beginning.facts()}
+    return facts | {
         "name": recipe.name,
         "ref": recipe.model,
         "role": "on its own",

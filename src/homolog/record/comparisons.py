@@ -43,6 +43,8 @@ class StudyModel:
     """Where its own come from, one per label, {layer} for the block; none: they are trained."""
     settings: tuple[tuple[str, int | float], ...] = ()
     """Of their training, by name, where they differ from the recipe's."""
+    bos: str = "auto"
+    """Whether its windows begin with its beginning-of-text token (`recipe.WindowBeginning`)."""
 
     @property
     def name(self) -> str:

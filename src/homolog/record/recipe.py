@@ -7,16 +7,31 @@ them.  A table that the command line or another study shares is a class that bot
 from __future__ import annotations
 
 import itertools
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from homolog.record.names import folder_name
 from homolog.record.run_record import recipe_hash
 from homolog.record.settings import Settings
 
 
-class Model(Settings):
+def _as_word(value: object) -> object:
+    """true and false of a TOML file, as they are written on the command line."""
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+class WindowBeginning(Settings):
+    """Whether the windows of a model begin with its beginning-of-text token."""
+
+    bos: Annotated[Literal["auto", "true", "false"], BeforeValidator(_as_word)] = "auto"
+    """Whether the model reads its beginning-of-text token before every window: as its tokenizer
+    does before a text (auto; refused where the other way costs 0.5 nats a token less), true, or
+    false.
+    """
+
+
+class Model(WindowBeginning):
     """One of the models that are compared, with the models that serve as its controls."""
 
     ref: str
@@ -498,7 +513,7 @@ class Recipe(Settings):
         return self.changed(**changes)
 
 
-class CircuitRecipe(Settings):
+class CircuitRecipe(WindowBeginning):
     """Circuits of some models, without dictionaries and matches."""
 
     name: str
@@ -514,7 +529,7 @@ class CircuitRecipe(Settings):
     run: RunSettings = Field(default_factory=RunSettings)
 
 
-class SaeRecipe(Dictionaries, TextSource, Machine):
+class SaeRecipe(Dictionaries, TextSource, WindowBeginning, Machine):
     """Dictionaries of the residual stream after some blocks of one model, on their own."""
 
     model_config = ConfigDict(extra="allow")
@@ -562,7 +577,7 @@ class SaeRecipe(Dictionaries, TextSource, Machine):
         return ("sae", *(f"seed{number}" for number in range(1, self.seeds)))
 
 
-class EvaluationRecipe(TextSource, Machine):
+class EvaluationRecipe(TextSource, WindowBeginning, Machine):
     """What a dictionary is measured on."""
 
     sae: str

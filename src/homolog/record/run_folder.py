@@ -94,6 +94,19 @@ class RunFolder(Places):
                 shutil.rmtree(made, ignore_errors=True)
             raise
 
+    @staticmethod
+    def require_place(path: Path) -> None:
+        """InputError where `open` could not begin a run in `path`; nothing is left behind."""
+        _refuse_other_files(path)
+        made = _missing_folder(path)
+        with user_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        for folder in (path, *path.parents) if made else ():
+            with contextlib.suppress(OSError):  # another run began there in the meantime
+                folder.rmdir()
+            if folder == made:
+                return
+
     @classmethod
     def _open_locked(cls, path: Path, recipe: dict[str, Any]) -> RunFolder:
         run_json = path / "run.json"

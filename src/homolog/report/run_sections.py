@@ -63,8 +63,19 @@ def model_table(records: Records) -> ShownTable:
         "Parameters": lambda model: integer(model.get("n_parameters")),
         "Held-out loss (nats)": lambda model: number(model.get("heldout_loss"), 3),
     }
-    models = map(mapping, records.run.get("models") or [])
+    models = [mapping(model) for model in records.run.get("models") or []]
+    if any(model.get("beginning") for model in models):
+        cells["Windows begin with, and the loss with / without it"] = _beginning
     return ShownTable.of("The models", cells, models, numeric=range(3, 7))
+
+
+def _beginning(model: Mapping[str, Any]) -> str:
+    """What a model reads before every window, and both losses where it was measured."""
+    known = mapping(model.get("beginning"))
+    if not known:
+        return MISSING
+    token = str(known["token"]) if known["begins"] else f"not {known['token']}"
+    return f"{token}\n{number(known['with_it'], 2)} / {number(known['without'], 2)}"
 
 
 def corpus_rows(records: Records) -> list[tuple[str, str]]:

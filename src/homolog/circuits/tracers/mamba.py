@@ -119,7 +119,7 @@ class MambaTracer(Tracer):
         site = Site("conv_in", layer)
         with torch.no_grad():
             tokens = pairs.clean[:_SPREAD_OVER]
-            run = self.model.run(tokens, capture=[site], stop_after=f"resid.{layer}")
+            run = self.model.plain.run(tokens, capture=[site], stop_after=f"resid.{layer}")
             spread = run[site].double().flatten(0, 1).std(0)
             by_channel = self.model.mixer(layer).conv1d.weight[:, 0] * spread[:, None]
             energy = by_channel.square().sum(0).flip(0)

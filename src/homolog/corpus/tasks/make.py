@@ -14,6 +14,7 @@ from homolog.corpus.tasks.random_tokens import ASSOCIATIVE_RECALL, INDUCTION
 from homolog.corpus.tasks.task import PromptTask
 from homolog.corpus.tasks.years import GREATER_THAN
 from homolog.errors import InputError
+from homolog.models.base import LanguageModel
 
 N_PROMPTS = 256
 TASKS: dict[str, PromptTask] = {
@@ -34,7 +35,8 @@ def make_task(
 
     name        one of `TASKS`, "greater_than" or "greater-than", or a .jsonl file of one's own
                 prompts (`read_pairs` says of what form)
-    vocabulary  the model, or its tokenizer
+    vocabulary  the model, or its tokenizer; where the model's windows begin with a token, so do
+                the prompts
     n_prompts   how many: 256 by default, of a file all; the first ones where it has more
     seed        of what is drawn; nothing is for a file
     options     of the task's own function, for example corruption="unrelated"
@@ -46,7 +48,7 @@ def make_task(
         if options:
             requirement = "a task from a file has no options"
             raise InputError("option", next(iter(options)), requirement, "Leave it out.")
-        return _from_file(name, vocabulary, n_prompts)
+        return _begun(_from_file(name, vocabulary, n_prompts), vocabulary)
     task = TASKS.get(str(name).replace("-", "_"))
     if task is None:
         requirement = "it must be one of those known, or a .jsonl file"
@@ -54,7 +56,11 @@ def make_task(
     for option in options:
         check_choice(f"option of {task.name}", option, task.options)
     count = N_PROMPTS if n_prompts is None else n_prompts
-    return task.make(vocabulary, count, seed=seed, **options)
+    return _begun(task.make(vocabulary, count, seed=seed, **options), vocabulary)
+
+
+def _begun(pairs: PromptPairs, vocabulary: Any) -> PromptPairs:
+    return pairs.begun(vocabulary.bos if isinstance(vocabulary, LanguageModel) else None)
 
 
 def _from_file(path: str | Path, vocabulary: Any, n_prompts: int | None) -> PromptPairs:

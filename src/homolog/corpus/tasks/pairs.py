@@ -52,6 +52,9 @@ class PromptPairs:
     right: Bool[Tensor, "prompt choice"] | None = None
     """Which choices are right; the other choices are wrong."""
 
+    n_begun: int = 0
+    """Tokens before the prompts proper, which all begin with them: 1 where `begun`."""
+
     def __post_init__(self) -> None:
         n, length = self.clean.shape
         assert self.corrupt.shape == (n, length) and self.answer.shape == (n,)
@@ -70,6 +73,19 @@ class PromptPairs:
     def length(self) -> int:
         """Tokens of a prompt."""
         return self.clean.shape[1]
+
+    def begun(self, bos: int | None) -> PromptPairs:
+        """The same prompts after the token that a model's windows begin with; None: as they are."""
+        if bos is None:
+            return self
+        first = torch.full((len(self), 1), bos)
+        return replace(
+            self,
+            clean=torch.cat([first, self.clean], dim=1),
+            corrupt=torch.cat([first, self.corrupt], dim=1),
+            positions={name: position + 1 for name, position in self.positions.items()},
+            n_begun=self.n_begun + 1,
+        )
 
     def __getitem__(self, prompts: slice | Tensor) -> PromptPairs:
         """Some of the prompts, by slice, or by an int64 or bool tensor."""
