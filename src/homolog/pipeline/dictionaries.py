@@ -58,7 +58,7 @@ def make_dictionaries(context: Context, model: StudyModel) -> None:
         rows = [row for part in context.tasks(title, train_layers, calls) for row in part]
         rows.sort(key=lambda row: (model.labels.index(row["label"]), row["layer"]))
         notes = [note for row in rows if (note := row.pop("note")) is not None]
-        quality = material.windows(QUALITY)
+        quality = material.windows(QUALITY, model.name)
         notes += beginning_missed(loaded, model.name, quality, context.progress)
         about = {
             "name": model.name,
@@ -81,7 +81,7 @@ def shards_of(material: Material, model: LanguageModel, text: TokenWindows) -> l
 
 def _store_residuals(context: Context, model: StudyModel, loaded: LanguageModel) -> None:
     """The residuals that dictionaries are trained on."""
-    material, text = context.material, context.material.windows(TRAIN)
+    material, text = context.material, context.material.windows(TRAIN, model.name)
     calls = [{"model": model, "shard": s} for s in shards_of(material, loaded, text)]
     context.tasks(f"read {model.name}", store_residuals, calls)
     write_residuals(
@@ -108,7 +108,7 @@ def _groups(context: Context, model: StudyModel, n_layers: int, d_model: int) ->
 def store_residuals(material: Material, model: StudyModel, shard: Shard) -> None:
     """Task: the residuals of all layers on a shard of the text to learn from."""
     folder, dtype = material.run.residuals_folder(model.name), _stored_dtype(material.recipe)
-    text = material.windows(TRAIN)
+    text = material.windows(TRAIN, model.name)
     write_shard(material.model(model), text, shard, folder, material.key(model), dtype)
 
 
@@ -178,7 +178,7 @@ class LayerGroup:
     def measured(self, trained: dict[str, list[SparseAutoencoder]]) -> list[Row]:
         """Save the dictionaries with their quality, and those derived from them; their rows."""
         material, model = self.material, self.material.model(self.model)
-        text = material.windows(QUALITY)
+        text = material.windows(QUALITY, self.model.name)
         residuals = full_residuals(model, text, self.layers)
         kept = torch.from_numpy(text.mask)
         for number, layer in enumerate(self.layers):

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from homolog.analyses.material import Material
+from homolog.analyses.units import Texts, alignment, rows_of
 from homolog.features import StoredFeatures, open_features
 from homolog.matching import Columns, Resamples, replicates_of
 from homolog.matching.beyond import Grouping, beyond_matches
@@ -35,6 +36,7 @@ from homolog.record.comparisons import (
 from homolog.record.table import Table
 from homolog.record.tables import MATCHES, SHARED, VARIANCE
 
+FoldersOn = Callable[[Side, Texts | None], list[Path]]
 PARTNER_SETS = [c.name for c in (MAIN, MAIN_SEED, SAE_SEED, MODEL_SEED)]
 """Comparisons whose partners differ by architecture, model seed and SAE seed."""
 
@@ -77,12 +79,13 @@ def verdict_tables(
     material: Material,
     matches: pl.DataFrame,
     saes: pl.DataFrame,
-    folders_of: Callable[[Side], list[Path]],
+    folders_on: FoldersOn,
     columns: Callable[[StoredFeatures], Columns],
 ) -> dict[Table, pl.DataFrame]:
     """The tables matches, with stability and homologs, shared and variance.
 
-    folders_of: the features of a side.  columns: their prepared columns.
+    folders_on: the features of a side, by the units of two texts where they are given.  columns:
+    their prepared columns.
     """
     recipe, models, controls = material.recipe, material.models, controls_of(material, saes)
     settings = recipe.matching
@@ -90,12 +93,13 @@ def verdict_tables(
         MAIN.name, controls.baselines, settings.margin, settings.rival_ratio, settings.fdr
     )
     plain = _with_stability(matches)
-    beyond = _beyond(material, plain, controls.baselines, folders_of, columns)
+    beyond = _beyond(material, plain, controls.baselines, folders_on, columns)
     table = classify(plain, criterion, beyond)
     main = table.filter(comparison=MAIN.name)
     replicates: dict[tuple[str, str], np.ndarray] = {}
     for pair in MAIN.pairs(models):
-        a, b = ([open_features(folder) for folder in folders_of(side)] for side in pair)
+        texts = material.texts_of(*(side.model.name for side in pair))
+        a, b = ([open_features(folder) for folder in folders_on(side, texts)] for side in pair)
         resamples = Resamples.draw(a[0].document, recipe.matching.resamples, recipe.run.seed)
         for own, others in ((a, b), (b, a)):
             names = (own[0].model, others[0].model)
@@ -123,23 +127,58 @@ def _beyond(
     material: Material,
     matches: pl.DataFrame,
     baselines: Sequence[Baseline],
-    folders_of: Callable[[Side], list[Path]],
+    folders_on: FoldersOn,
     columns: Callable[[StoredFeatures], Columns],
 ) -> pl.DataFrame:
-    """What partners explain beyond the controls, one row for each of the result's, in order."""
-    rows = matches.filter(comparison=MAIN.name)
-    text, by_name = material.windows(MATCH), {model.name: model for model in material.models.all}
+    """What partners explain beyond the controls, one row for each of the result's, in order.
+
+    Tokens, or units, are of a kind by the token of the feature's own model that ends there.
+    """
+    rows = matches.filter(comparison=MAIN.name).with_row_index("_row")
+    by_name = {model.name: model for model in material.models.all}
     run = set(matches["comparison"].unique())
     by_token = any(baseline.by_token and baseline.name in run for baseline in baselines)
-    token = text.tokens[text.mask] if by_token else None
-    controls = [b.partners(matches, rows) for b in baselines if not b.by_token]
+    parts = []
+    for text, texts, part in _by_text(material, rows):
 
-    def layers_of(model: str, label: str) -> list[StoredFeatures]:
-        return [open_features(folder) for folder in folders_of(Side(by_name[model], label))]
+        def layers_of(model: str, label: str, texts: Texts | None = texts) -> list[StoredFeatures]:
+            side = Side(by_name[model], label)
+            return [open_features(folder) for folder in folders_on(side, texts)]
 
-    grouping = Grouping.of(text.token_document, token)
-    beyond = beyond_matches(rows, controls, grouping, layers_of, columns)
+        document, token = _tokens(material, text, texts)
+        grouping = Grouping.of(document, token if by_token else None)
+        controls = [b.partners(matches, part) for b in baselines if not b.by_token]
+        beyond = beyond_matches(part, controls, grouping, layers_of, columns)
+        parts.append(beyond.with_columns(part["_row"]))
+    beyond = pl.concat(parts).sort("_row").drop("_row")
     return beyond if by_token else beyond.with_columns(token_r2=pl.lit(None, pl.Float32))
+
+
+def _by_text(
+    material: Material, rows: pl.DataFrame
+) -> list[tuple[str, Texts | None, pl.DataFrame]]:
+    """Rows whose features are of one text, on the same tokens or units: (text, units, rows)."""
+    groups: dict[tuple[str, Texts | None], list[tuple[str, str]]] = {}
+    for pair in rows.select("model", "best_model").unique(maintain_order=True).iter_rows():
+        texts = material.texts_of(*pair)
+        groups.setdefault((material.run.text_of(pair[0]), texts), []).append(pair)
+    names = ["model", "best_model"]
+    made = []
+    for (text, texts), own in groups.items():
+        pairs = pl.DataFrame(own, schema=dict.fromkeys(names, pl.String), orient="row")
+        part = rows.join(pairs, on=names, how="semi", maintain_order="left")
+        made.append((text, texts, part))
+    return made
+
+
+def _tokens(material: Material, text: str, texts: Texts | None) -> tuple[np.ndarray, np.ndarray]:
+    """Document and current token of every row, as the tokenizer of a text has it."""
+    windows = material.windows_of(MATCH, text)
+    document, token = windows.token_document, windows.tokens[windows.mask]
+    if texts is None:
+        return document, token
+    aligned = alignment(material, texts)
+    return aligned.document, token[rows_of(aligned, texts, text)[1]]
 
 
 def _with_stability(matches: pl.DataFrame) -> pl.DataFrame:

@@ -325,6 +325,11 @@ class Matching(Settings):
     reaches; 0: any.
     """
 
+    align: Literal["last", "max"] = "last"
+    """Where two models have different tokenizers: what a feature's value is in a unit of text, at
+    whose ends both have a token boundary: that at its last token, or the largest in it.
+    """
+
     space_tokens: int = Field(default=65_536, ge=0)
     """Tokens for the similarity of the residual streams (CKA, SVCCA), the first of the match
     tokens; 0: none.

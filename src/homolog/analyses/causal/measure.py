@@ -47,7 +47,7 @@ def measure_pair(
         n_pairs=material.interpretation.causal_pairs,
         seed=seed,
     )
-    windows = material.windows("match")
+    windows = material.windows("match", model)
     a, b = (
         _probed(material, name, pairs[column])
         for name, column in ((model, "layer"), (best_model, "best_layer"))
