@@ -15,13 +15,12 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from homolog.corpus import load_windows
 from homolog.corpus.together import Alignment
+from homolog.errors import InputError
 from homolog.features import load_features
-from homolog.pipeline import run_study as run_study_module
 from homolog.pipeline.recipes import load_recipe
 from homolog.pipeline.run_study import finished_report, run_study
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
-from homolog.zoo import catalog
 
 MEANING = """
 [interpretation]
@@ -52,7 +51,6 @@ def save_model(folder: Path) -> Path:
 
 def recipe_of(folder: Path, align: str = "last") -> str:
     text = RECIPE.replace("zoo:transformer-s1", str(save_model(folder / "other")))
-    text = text.replace('ref = "zoo:transformer-s0"', 'ref = "zoo:transformer-s0"\n', 1)
     text = text.replace("quality_tokens = 512", "quality_tokens = 4096")
     return text.replace("[matching]", f'[matching]\nalign = "{align}"') + MEANING
 
@@ -72,3 +70,80 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def test_the_study_reaches_its_report_and_nothing_fails(run: RunFolder) -> None:
     assert run.record.get("failed", {}) == {}
     assert (run.report_folder / "index.html").is_file()
+
+
+def aligned_of(run: RunFolder, use: str = "match") -> tuple[Alignment, list]:
+    windows = [load_windows(run.windows_folder(use, text)) for text in ("", other_text(run))]
+    return Alignment.of(*windows), windows
+
+
+def other_text(run: RunFolder) -> str:
+    _, other = run.record["compared"]
+    return run.text_of(other)
+
+
+def test_run_json_says_what_the_rows_are(run: RunFolder) -> None:
+    aligned, _ = aligned_of(run)
+    (said,) = run.record["units"]
+    assert [said["model"], said["best_model"]] == run.record["compared"]
+    assert {key: said[key] for key in aligned.facts()} == aligned.facts()
+    assert said["units"] > 10_000 and said["text_share"] > 0.9 and said["align"] == "last"
+    page = (run.report_folder / "index.html").read_text("utf-8")
+    assert "The two models have different tokenizers." in page
+
+
+def test_matched_are_the_features_at_the_ends_of_units(run: RunFolder) -> None:
+    """r of a match is that of the two features at the last tokens, by numpy."""
+    aligned, _ = aligned_of(run)
+    a, b = run.record["compared"]
+    main = pl.read_parquet(run.table("matches")).filter(comparison="main", model=a)
+    row = main.filter(pl.col("r").is_not_nan()).sort("r").row(-1, named=True)
+    own = load_features(run.feature_folder(a, row["layer"])).matrix
+    best = load_features(run.feature_folder(b, row["best_layer"])).matrix
+    x = own[aligned.units.last_a][:, [row["feature"]]].toarray()[:, 0].astype(np.float64)
+    y = best[aligned.units.last_b][:, [row["best_feature"]]].toarray()[:, 0].astype(np.float64)
+    assert row["r"] == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-5)
+    assert row["n_active"] == np.count_nonzero(x)
+
+
+def test_the_current_token_is_that_of_each_model(run: RunFolder) -> None:
+    """What the token explains of a feature is at least what the best single token of its own does,
+    and the tokens compared are as many as each tokenizer made."""
+    _, windows = aligned_of(run)
+    matches = pl.read_parquet(run.table("matches")).filter(comparison="tokens")
+    for name, text in zip(run.record["compared"], windows, strict=True):
+        tokens = matches.filter(model="current-token", best_model=name)
+        counts = np.bincount(text.tokens[text.mask])
+        assert tokens.sort("feature")["n_active"].to_list()[: len(counts)] == counts.tolist()
+
+
+def test_contexts_are_spelled_by_the_tokenizer_of_their_model(run: RunFolder) -> None:
+    _, other = run.record["compared"]
+    texts = json.loads(run.vocabulary_of(run.text_of(other)).read_text("utf-8"))
+    assert len(texts) == len(tiny_tokenizer("metaspace"))
+    contexts = pl.read_parquet(run.table("contexts", other, 0).parent / "0.parquet")
+    assert contexts["tokens"].explode().max() < len(texts)
+
+
+def test_a_finished_run_is_known_by_its_recipe(run: RunFolder) -> None:
+    recipe = load_recipe(str(run.path.parent / "recipe.toml"))
+    assert finished_report(recipe, run.path) is not None
+
+
+@pytest.mark.parametrize("use", ["match", "quality", "neurons"])
+def test_both_read_the_text_of_a_use_in_one_order(run: RunFolder, use: str) -> None:
+    aligned, windows = aligned_of(run, use)
+    assert (np.diff(aligned.units.first_b) > 0).all() and aligned.text_share > 0.8
+    train = [load_windows(run.windows_folder("train", text)) for text in ("", other_text(run))]
+    for of_use, learned in zip(windows, train, strict=True):
+        assert not set(of_use.bounds[:, 0]) & set(learned.bounds[:, 0])
+
+
+def test_a_control_has_to_share_the_tokenizer_of_its_model(tmp_path: Path) -> None:
+    text = recipe_of(tmp_path).replace("zoo:transformer-s0", "zoo:mamba-s0")
+    own = str(tmp_path / "other")
+    text = text.replace('ref = "zoo:mamba-s0"', f'ref = "zoo:mamba-s0"\nuntrained = "{own}"', 1)
+    text = text.replace(f'ref = "{own}"', 'ref = "zoo:transformer-s1"')
+    (tmp_path / "recipe.toml").write_text(text)
+    with pytest.raises(InputError, match="must read the same tokens, and their tokenizers differ"):
+        run_study(load_recipe(str(tmp_path / "recipe.toml")), tmp_path / "run", SilentProgress())

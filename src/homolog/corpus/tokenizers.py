@@ -79,7 +79,7 @@ def check_same_tokenizer(a_name: str, tokenizer_a: Any, b_name: str, tokenizer_b
         own = f"{a_name}: {len(tokenizer_a)} entries, {a[:8]}"
         other = f"{b_name}: {len(tokenizer_b)} entries, {b[:8]}"
         both = f"{a_name} and {b_name} must read the same tokens, and their tokenizers differ"
-        remedy = "Compare two models that share a tokenizer."
+        remedy = "Take a model that shares the other's tokenizer."
         raise InputError("tokenizers", f"{own}; {other}", both, remedy)
     return a
 

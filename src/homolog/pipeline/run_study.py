@@ -16,8 +16,14 @@ from typing import Any
 
 from homolog.analyses import ANALYSES, induction
 from homolog.analyses.material import Material
-from homolog.corpus import TokenWindows, fingerprint, save_windows, token_texts
-from homolog.corpus.tokenizers import require_tokenizer
+from homolog.corpus import (
+    TokenWindows,
+    check_same_tokenizer,
+    fingerprint,
+    require_tokenizer,
+    save_windows,
+    token_texts,
+)
 from homolog.engine import open_engine
 from homolog.errors import InputError
 from homolog.models import load_tokenizer, require_inner_sites, require_positions
@@ -167,15 +173,13 @@ def _check_models(models: Models, recipe: Recipe) -> tuple[dict[str, Any], dict[
     configuration tells.
     """
     random = recipe.run.random_weights
-    tokenizers: dict[str, Any] = {}
-    text_of: dict[str, str] = {}
-    names: dict[str, str] = {}
-    for model in models.all:
-        tokenizer = load_tokenizer(model.ref, model.revision, random=random)
-        own = fingerprint(require_tokenizer(model.ref, tokenizer))
-        text = names.setdefault(own, own[:8] if names else "")
-        text_of[model.name] = text
-        tokenizers.setdefault(text, tokenizer)
+    own = {m.name: load_tokenizer(m.ref, m.revision, random=random) for m in models.all}
+    for of in (models.untrained, models.other_seed):
+        for model in models.compared:
+            if model.name in of:  # a control that reads other tokens would be none
+                control = of[model.name]
+                check_same_tokenizer(model.ref, own[model.name], control.ref, own[control.name])
+    tokenizers, text_of = _by_text(models, own)
     for model in models.all:
         context = recipe.corpus.context
         require_positions(model.ref, context, "corpus.context", model.revision, random=random)
@@ -188,6 +192,21 @@ def _check_models(models: Models, recipe: Recipe) -> tuple[dict[str, Any], dict[
         remedy = "Leave [circuits] out of the recipe."
         require_circuits(models.compared, recipe.circuits, remedy, random=random)
     return tokenizers, text_of
+
+
+def _by_text(
+    models: Models, tokenizers: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The different ones of the models' tokenizers, by text, and the text of each model."""
+    by_text: dict[str, Any] = {}
+    text_of: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for model in models.all:
+        tokenizer = require_tokenizer(model.ref, tokenizers[model.name])
+        made = fingerprint(tokenizer)
+        text_of[model.name] = names.setdefault(made, made[:8] if names else "")
+        by_text.setdefault(text_of[model.name], tokenizer)
+    return by_text, text_of
 
 
 def _other_texts(tokenizers: Mapping[str, Any], text_of: Mapping[str, str]) -> dict[str, Any]:

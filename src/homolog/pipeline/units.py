@@ -12,6 +12,7 @@ from typing import Any
 
 from homolog.analyses.material import Material
 from homolog.analyses.units import Texts, alignment, rows_of
+from homolog.errors import InputError
 from homolog.features.pooled import store_pooled
 from homolog.pipeline.context import Context
 from homolog.pipeline.features import feature_folders
@@ -69,7 +70,13 @@ def units_facts(material: Material) -> list[dict[str, Any]]:
         texts = material.texts_of(a.name, b.name)
         if texts is not None:
             own = alignment(material, texts).facts()
+            if not own["units"]:
+                names = f"{a.name} and {b.name}"
+                requirement = "somewhere in the matched text their tokens must end together"
+                remedy = "Match more text (corpus.match_tokens), or models with other tokenizers."
+                raise InputError("tokenizers", names, requirement, remedy)
             turned = material.run.text_of(a.name) != texts[0]
             own["tokens_per_unit"] = own["tokens_per_unit"][:: -1 if turned else 1]
-            facts.append({"model": a.name, "best_model": b.name} | own)
+            align = {"align": material.recipe.matching.align}
+            facts.append({"model": a.name, "best_model": b.name} | align | own)
     return facts

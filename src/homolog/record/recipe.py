@@ -20,8 +20,8 @@ class Model(Settings):
     """One of the models that are compared, with the models that serve as its controls."""
 
     ref: str
-    """Zoo name ("zoo:transformer-s0"), local folder or Hugging Face Hub id; all share one
-    tokenizer.
+    """Zoo name ("zoo:transformer-s0"), local folder or Hugging Face Hub id; its controls share
+    its tokenizer, and two models that do not are compared by units of text.
     """
 
     revision: str | None = None
