@@ -1,6 +1,6 @@
 """Are homologs found across tokenizers?  One planted stream, read through two tokenisations.
 
-    python benchmarks/alignment.py [--steps N] [--features N] [--seeds N]
+    python benchmarks/alignment.py [--steps N] [--features N] [--seeds N] [--by-token SHARE]
 
 Two models' features are planted on one stream of steps (`homolog.matching.planted`), half of them
 with a partner.  A tokenizer cuts the steps of each document at random into tokens; a model reads a
@@ -11,7 +11,9 @@ feature at a token in one of two ways,
 
 or every other feature in one way and the rest in the other.  Both sides are pooled to units
 (`homolog.corpus.units`, `homolog.features.pooled`) by the last token or the largest, and the share
-of features with a homolog is that of a study's verdict, with its controls pooled likewise.  Prints
+of features with a homolog is that of a study's verdict, with its controls pooled likewise; with
+--by-token, a share of the features without a partner follow the current step in both models, which
+is no homolog, and which the current token of A has to explain, at the unit's end.  Prints
 the error of that share in points, against what the same features give where both models have the
 tokenizer of A, and against the truth; and how many of the features called have no partner there.
 """
@@ -71,8 +73,16 @@ def seen(
         name: pool(read(getattr(planted, name), ends[k], reading), *rows[k], align)
         for name, k in SIDES.items()
     }
-    last = ends[0][units.last_a] - 1
-    return replace(planted, document=planted.document[last], token=planted.token[last], **sides)
+    document = planted.document[ends[0][units.last_a] - 1]
+    token = ids(planted.token, ends[0])[units.last_a]
+    return replace(planted, document=document, token=token, **sides)
+
+
+def ids(step: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """An id for each token by what it is made of: number of steps, the first and the last."""
+    first = np.append(0, end[:-1])
+    made = np.stack([step[first], step[end - 1], end - first], axis=1)
+    return np.unique(made, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int32)
 
 
 def shares(planted: PlantedMatches, seed: int) -> np.ndarray:
@@ -93,13 +103,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--features", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--by-token", type=float, default=0, help="of those without a partner")
     options = parser.parse_args()
+    planting = Planting(by_token=options.by_token)
     torch.set_num_threads(1)
     print(f"{options.steps:,} steps, {options.features} features a side, {options.seeds} draws")
     print("error of the share in points: against one tokenizer / against the truth / wrong calls")
     print(f"{'steps per token':16} {'features are read':18} " + "".join(f"{a:>26}" for a in ALIGNS))
     draws = [
-        plant_matches(options.steps, options.features, seed=seed, planting=Planting())
+        plant_matches(options.steps, options.features, seed=seed, planting=planting)
         for seed in range(options.seeds)
     ]
     for title, steps in CUTS.items():

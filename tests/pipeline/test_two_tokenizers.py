@@ -9,18 +9,24 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from scipy.sparse import csr_array
 from tests.pipeline.outcome import RECIPE, leave_undrawn
 from tests.reference.tiny_tokenizers import tiny_tokenizer
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from homolog.analyses.causal.measure import measure_pair
+from homolog.analyses.material import Material
+from homolog.analyses.units import spread
 from homolog.corpus import load_windows
 from homolog.corpus.together import Alignment
 from homolog.errors import InputError
 from homolog.features import load_features
+from homolog.pipeline.models import models_of
 from homolog.pipeline.recipes import load_recipe
 from homolog.pipeline.run_study import finished_report, run_study
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
+from homolog.record.tables import CONTEXTS, MATCHES
 
 MEANING = """
 [interpretation]
@@ -51,7 +57,7 @@ def save_model(folder: Path) -> Path:
 
 def recipe_of(folder: Path, align: str = "last") -> str:
     text = RECIPE.replace("zoo:transformer-s1", str(save_model(folder / "other")))
-    text = text.replace("quality_tokens = 512", "quality_tokens = 4096")
+    text = text.replace("quality_tokens = 512", "quality_tokens = 12288")
     return text.replace("[matching]", f'[matching]\nalign = "{align}"') + MEANING
 
 
@@ -121,8 +127,36 @@ def test_contexts_are_spelled_by_the_tokenizer_of_their_model(run: RunFolder) ->
     _, other = run.record["compared"]
     texts = json.loads(run.vocabulary_of(run.text_of(other)).read_text("utf-8"))
     assert len(texts) == len(tiny_tokenizer("metaspace"))
-    contexts = pl.read_parquet(run.table("contexts", other, 0).parent / "0.parquet")
+    contexts = CONTEXTS.read(run.table(CONTEXTS, other, 0))
     assert contexts["tokens"].explode().max() < len(texts)
+
+
+def test_residuals_are_transplanted_at_the_ends_of_units(run: RunFolder) -> None:
+    aligned, _ = aligned_of(run, "quality")
+    table = pl.read_parquet(run.table("transplant"))
+    assert (table["n_train"] + table["n_test"]).unique().to_list() == [len(aligned.units)]
+
+
+def test_spread_rows_stand_where_their_units_end() -> None:
+    matrix = csr_array(np.array([[1.0, 0], [0, 2], [3, 4]], np.float32))
+    spread_rows = spread(matrix, np.array([1, 2, 4]), 6).toarray()
+    assert spread_rows.tolist() == [[0, 0], [1, 0], [0, 2], [0, 0], [3, 4], [0, 0]]
+
+
+def test_a_partner_is_put_in_a_features_place_where_units_end(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The features of the tiny models have no homologs: the best matches are taken for some."""
+    recipe = load_recipe(str(run.path.parent / "recipe.toml"))
+    material = Material(run.path, recipe, models_of(recipe))
+    matches = material.table(MATCHES).with_columns(homolog=pl.col("r") > 0.2)
+    monkeypatch.setattr(Material, "table", lambda self, table: matches)
+    for pair in (run.record["compared"], run.record["compared"][::-1]):
+        made = measure_pair(material, *pair)
+        substitutions = made["substitutions"]
+        assert len(substitutions) > 0 and substitutions["kl_partner"].is_finite().all()
+        assert made["causal"]["ablate_n"].unique().to_list() == [0]
+        assert made["causal"]["ablate_r"].is_nan().all()
 
 
 def test_a_finished_run_is_known_by_its_recipe(run: RunFolder) -> None:

@@ -121,16 +121,6 @@ def one_document(use: str, words: str) -> Callable[[Material], str | None]:
     return lambda material: words if material.n_documents(use) < 2 else None
 
 
-def one_text(units: Callable[[Material], Iterable[Unit]]) -> Callable[[Material], list[Unit]]:
-    """Those of the ordered pairs whose models have one tokenizer, and so read the same tokens."""
-    return lambda material: material.same_text(units(material))
-
-
-def several_texts(words: str) -> Callable[[Material], str | None]:
-    """What cannot be made, in words, where no two of the models have one tokenizer."""
-    return lambda material: None if material.same_text(each_direction(material)) else words
-
-
 def whole(material: Material) -> list[Unit]:
     """One task about everything."""
     return [()]

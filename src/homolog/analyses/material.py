@@ -5,7 +5,6 @@ A `Material` is a folder and a recipe, so that it travels to any machine that se
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -114,10 +113,6 @@ class Material:
         """The two texts that two models read, in order; None where it is one."""
         one, two = sorted(map(self.run.text_of, (a, b)))
         return None if one == two else (one, two)
-
-    def same_text(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Those of the pairs of models whose tokenizers are the same."""
-        return [pair for pair in pairs if self.texts_of(*pair) is None]
 
     def sae(self, model: str, layer: int, label: str = MAIN_LABEL) -> SparseAutoencoder:
         """A dictionary."""

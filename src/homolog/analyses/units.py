@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
+from scipy.sparse import csr_array
+
 from homolog.analyses.material import Material
 from homolog.corpus import TokenWindows
 from homolog.corpus.together import Alignment
@@ -24,6 +27,14 @@ def rows_of(aligned: Alignment, texts: Texts, text: str) -> tuple[Rows, Rows]:
     if text == texts[0]:
         return units.first_a, units.last_a
     return units.first_b, units.last_b
+
+
+def spread(matrix: csr_array, rows: Rows, n_rows: int) -> csr_array:
+    """The rows of a matrix at these rows of one of n_rows, ascending; all others are zeros."""
+    size = np.zeros(n_rows + 1, np.int64)
+    size[rows + 1] = np.diff(matrix.indptr)
+    shape = (n_rows, matrix.shape[1])
+    return csr_array((matrix.data, matrix.indices, np.cumsum(size)), shape=shape)
 
 
 @lru_cache(maxsize=2)

@@ -19,13 +19,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from homolog.analyses.analysis import (
-    Analysis,
-    each_direction_with_homologs,
-    interpreted,
-    one_text,
-    several_texts,
-)
+from homolog.analyses.analysis import Analysis, each_direction_with_homologs, interpreted
 from homolog.analyses.records import PairRecords
 from homolog.charts import theme
 from homolog.charts.figure import SHARE_AXIS, UNIT, Figure, Rows, finish, panels, significant, tips
@@ -148,11 +142,7 @@ ANALYSIS = Analysis(
     tables=(CAUSAL, CAUSAL_AUC, SUBSTITUTIONS, LOSS_RECOVERED),
     reads=(MATCHES,),
     wanted=interpreted("causal_pairs"),
-    left_out=several_texts(
-        "effects on the next token are not compared, for the models' tokenizers differ and so do "
-        "the tokens that can come next"
-    ),
-    units=one_text(each_direction_with_homologs),
+    units=each_direction_with_homologs,
     measure="homolog.analyses.causal.measure:measure_pair",
     says="homolog.analyses.causal.measure:says",
     chapter="Meaning",

@@ -111,7 +111,8 @@ def units_words(records: PairRecords) -> str | None:
                 f"{records.pair[0]} and {number(other)} of {records.pair[1]}. They hold "
                 f"{percent(entry['text_share'])} of the matched text, and "
                 f"{percent(entry['single_share'])} of it is in units of one token on both sides. "
-                f"A feature's value in a unit is {value}."
+                f"A feature's value in a unit is {value}. Effects on the next token are not "
+                f"compared, for other tokens can come next in the other model."
             )
     return None
 
