@@ -98,21 +98,20 @@ def test_units_that_count(kinds: tuple[str, str], shuffled: bool) -> None:
 
 def test_what_a_run_says_of_units() -> None:
     """ab cd: tokens ab, cd against a, b, cd: units ab and cd, of 2 + 2 bytes, and EOT masked."""
-    common = {"tokenizer_fingerprint": ""}
     document = np.zeros((1, 3), np.int32)
     a = TokenWindows(
         np.zeros((1, 3), np.int32),
         document,
         np.array([[True, True, False]]),
         bounds=np.array([[0, 2, 4, 5]]),
-        **common,
+        tokenizer_fingerprint="",
     )
     b = TokenWindows(
         np.zeros((1, 4), np.int32),
         np.zeros((1, 4), np.int32),
         np.array([[True, True, True, False]]),
         bounds=np.array([[0, 1, 2, 4, 5]]),
-        **common,
+        tokenizer_fingerprint="",
     )
     facts = Alignment.of(a, b).facts()
     assert facts == {

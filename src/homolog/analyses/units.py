@@ -8,6 +8,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from homolog.analyses.material import Material
+from homolog.analyses.stream import shape_of
 from homolog.corpus import TokenWindows
 from homolog.corpus.together import Alignment
 from homolog.features.pooled import Rows
@@ -33,7 +34,7 @@ def spread(matrix: csr_array, rows: Rows, n_rows: int) -> csr_array:
     """The rows of a matrix at these rows of one of n_rows, ascending; all others are zeros."""
     size = np.zeros(n_rows + 1, np.int64)
     size[rows + 1] = np.diff(matrix.indptr)
-    shape = (n_rows, matrix.shape[1])
+    shape = (n_rows, shape_of(matrix)[1])
     return csr_array((matrix.data, matrix.indices, np.cumsum(size)), shape=shape)
 
 

@@ -119,9 +119,13 @@ class Alignment:
         units = units[counts]
         document = a.document.reshape(-1)[units.last_a]
         read = int(np.diff(a.bounds, axis=1)[a.mask].sum())
-        rows_a = (before_a[place] for place in (units.first_a, units.last_a))
-        rows_b = (before_b[place] for place in (units.first_b, units.last_b))
-        of_rows = Units(*rows_a, *rows_b, units.n_bytes)
+        of_rows = Units(
+            before_a[units.first_a],
+            before_a[units.last_a],
+            before_b[units.first_b],
+            before_b[units.last_b],
+            units.n_bytes,
+        )
         return cls(of_rows, document, int(units.n_bytes.sum()) / max(1, read))
 
     def facts(self) -> dict[str, Any]:

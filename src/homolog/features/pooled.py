@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse
@@ -29,7 +29,9 @@ Align = Literal["last", "max"]
 Rows = Int[np.ndarray, " units"]
 
 
-def pool(matrix: scipy.sparse.csr_array, first: Rows, last: Rows, align: Align):
+def pool(
+    matrix: scipy.sparse.csr_array, first: Rows, last: Rows, align: Align
+) -> scipy.sparse.csr_array:
     """Sparse (tokens, features) to (units, features); unit u is the rows first[u] to last[u]."""
     if align == "last":
         return matrix[last]
@@ -39,7 +41,7 @@ def pool(matrix: scipy.sparse.csr_array, first: Rows, last: Rows, align: Align):
     unit = np.repeat(np.arange(len(size)), size)[tokens.row]
     order = np.lexsort((tokens.col, unit))
     unit, feature, value = unit[order], tokens.col[order], tokens.data[order]
-    shape = (len(size), matrix.shape[1])
+    shape = (len(size), int(matrix.shape[1]))  # type: ignore[index]
     if not len(value):
         return scipy.sparse.csr_array(shape, dtype=matrix.dtype)
     is_new = np.append(True, (np.diff(unit) != 0) | (np.diff(feature) != 0))
@@ -108,7 +110,7 @@ def _parts(features: StoredFeatures, first: Rows, last: Rows) -> Iterator[tuple]
                 shape=(entry["tokens"], features.n_features),
             )
         )
-        rows = np.concatenate(held) if "dense" in part else scipy.sparse.vstack(held, "csr")
+        rows: Any = np.concatenate(held) if "dense" in part else scipy.sparse.vstack(held, "csr")
         upto = int(np.searchsorted(last, end))
         yield rows, first[done:upto] - begin, last[done:upto] - begin
         keep = int(first[upto]) if upto < len(first) else end

@@ -127,7 +127,7 @@ def _compare(parts: Parts) -> None:
 def _note_neurons(context: Context, plan: Planned, folders: tuple[list[Path], list[Path]]) -> None:
     material, sides = context.material, (plan.a, plan.b)
     if material.texts_of(*(side.model.name for side in sides)) is not None:
-        folders = tuple(feature_folders(context, side) for side in sides)  # by tokens
+        folders = feature_folders(context, plan.a), feature_folders(context, plan.b)  # by tokens
     shares = {
         side.model.name: share_by_token(own, material.windows(NEURONS, side.model.name))
         for side, own in zip(sides, folders, strict=True)

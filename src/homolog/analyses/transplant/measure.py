@@ -78,18 +78,21 @@ def _readers(material: Material, a: str, b: str) -> tuple[Callable[[str, int], A
 
     Rows are tokens; where the tokenizers differ, the last token of each unit (`corpus.units`).
     """
-    texts = material.texts_of(a, b)
-    aligned = None if texts is None else alignment(material, texts, "quality")
 
-    def read(name: str, layer: int) -> Any:
+    def of_tokens(name: str, layer: int) -> torch.Tensor:
         windows = material.windows("quality", name)
-        values = capture(material.model(name), windows, [Site("resid", layer)])[0]
-        if texts is None or aligned is None:
-            return values
-        return values[torch.from_numpy(rows_of(aligned, texts, material.run.text_of(name))[1])]
+        return capture(material.model(name), windows, [Site("resid", layer)])[0]
 
-    document = material.windows("quality", a).token_document if aligned is None else None
-    return read, aligned.document if document is None else document
+    texts = material.texts_of(a, b)
+    if texts is None:
+        return of_tokens, material.windows("quality", a).token_document
+    aligned = alignment(material, texts, "quality")
+
+    def of_units(name: str, layer: int) -> torch.Tensor:
+        _, last = rows_of(aligned, texts, material.run.text_of(name))
+        return of_tokens(name, layer)[torch.from_numpy(last)]
+
+    return of_units, aligned.document
 
 
 def counterparts(layers: pl.DataFrame, model: str, source: str) -> list[tuple[int, int]]:
