@@ -64,7 +64,7 @@ def units_one_by_one(a: TokenWindows, b: TokenWindows) -> list[tuple]:
         ]
         sides.append(tokens)
     common = set.intersection(*({x for t in tokens for x in t[:2]} for tokens in sides))
-    found, ordered = [], sorted(common)
+    units, ordered = [], sorted(common)
     for begin, end in pairwise(ordered):
         within = [[t for t in tokens if begin < t[1] <= end] for tokens in sides]
         if all(
@@ -74,8 +74,8 @@ def units_one_by_one(a: TokenWindows, b: TokenWindows) -> list[tuple]:
             and max(t[4] for t in part) - min(t[4] for t in part) == len(part) - 1
             for part in within
         ):
-            found.append((*(sorted(t[3] for t in part) for part in within), end - begin))
-    return sorted(found)
+            units.append((*(sorted(t[3] for t in part) for part in within), end - begin))
+    return sorted(units)
 
 
 @pytest.mark.parametrize("kinds", PAIRS)
