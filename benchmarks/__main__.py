@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 SMALL = {
+    "alignment.py": ["--steps", "20000", "--features", "200"],
     "causal_seeds.py": ["--quick", "--seeds", "0", "1", "--pairs", "20"],
     "dictionary_pareto.py": ["--tokens", "100000", "--points", "2", "--heldout", "8192"],
     "examples.py": ["--quick"],

@@ -87,13 +87,34 @@ class Material:
         begun = " after bos" if model.bos == "true" else ""
         return f"{model.ref} {model.revision} {run.dtype} {run.random_weights}{begun}"
 
-    def windows(self, use: str) -> TokenWindows:
-        """The text for a use: "train", "match", "quality", or "neurons" to match theirs."""
-        return _windows(self.run.windows_folder(use))
+    def windows(self, use: str, model: str | None = None) -> TokenWindows:
+        """The text for a use: "train", "match", "quality", or "neurons" to match theirs.
 
-    def features(self, model: str, layer: int, label: str = MAIN_LABEL) -> SparseFeatures:
-        """The activations of a dictionary's features on the matched text; the last two are kept."""
-        return _features(self.run.feature_folder(model, layer, label))
+        model: as its tokenizer cuts it; by default as the first model's does.
+        """
+        return self.windows_of(use, "" if model is None else self.run.text_of(model))
+
+    def windows_of(self, use: str, text: str) -> TokenWindows:
+        """The same of a text by its name (`RunFolder.text_of`)."""
+        return _windows(self.run.windows_folder(use, text))
+
+    def features(
+        self, model: str, layer: int, label: str = MAIN_LABEL, beside: str | None = None
+    ) -> SparseFeatures:
+        """The activations of a dictionary's features on the matched text; the last two are kept.
+
+        beside: by the units that they have in common with this other model, where the tokenizers
+        of the two differ.
+        """
+        run, folder = self.run, self.run.feature_folder(model, layer, label)
+        if beside is not None and (texts := self.texts_of(model, beside)) is not None:
+            folder = run.units_folder(texts, model, layer, label)
+        return _features(folder)
+
+    def texts_of(self, a: str, b: str) -> tuple[str, str] | None:
+        """The two texts that two models read, in order; None where it is one."""
+        one, two = sorted(map(self.run.text_of, (a, b)))
+        return None if one == two else (one, two)
 
     def sae(self, model: str, layer: int, label: str = MAIN_LABEL) -> SparseAutoencoder:
         """A dictionary."""
@@ -111,7 +132,7 @@ def _model(ref: str, revision: str | None, dtype: str, device: str, random: bool
     return load(ref, revision=revision, dtype=getattr(torch, dtype), device=device, random=random)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _windows(folder: Path) -> TokenWindows:
     from homolog.corpus import load_windows
 

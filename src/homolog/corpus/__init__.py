@@ -2,7 +2,12 @@
 
 from homolog.corpus.documents import Document, Documents, read_documents
 from homolog.corpus.token_text import TokenText, alone, joined, token_texts
-from homolog.corpus.tokenizers import check_same_tokenizer, fingerprint, special_tokens
+from homolog.corpus.tokenizers import (
+    check_same_tokenizer,
+    fingerprint,
+    require_tokenizer,
+    special_tokens,
+)
 from homolog.corpus.windows import TokenWindows, load_windows, pack, save_windows
 
 __all__ = [
@@ -17,6 +22,7 @@ __all__ = [
     "load_windows",
     "pack",
     "read_documents",
+    "require_tokenizer",
     "save_windows",
     "special_tokens",
     "token_texts",

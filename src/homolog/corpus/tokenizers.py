@@ -62,19 +62,24 @@ def joining_id(tokenizer: Any) -> int:
     raise InputError("tokenizer", getattr(tokenizer, "name_or_path", "?"), requirement, remedy)
 
 
+def require_tokenizer(name: str, tokenizer: Any) -> Any:
+    """A model's tokenizer.  InputError, naming the model, where it has none."""
+    if tokenizer is None:
+        remedy = "Put tokenizer.json and tokenizer_config.json in the model's folder."
+        raise InputError("tokenizer", name, "the model must come with a tokenizer", remedy)
+    return tokenizer
+
+
 def check_same_tokenizer(a_name: str, tokenizer_a: Any, b_name: str, tokenizer_b: Any) -> str:
     """The fingerprint of both models' tokenizers.  InputError, naming both, if they differ."""
     for name, tokenizer in ((a_name, tokenizer_a), (b_name, tokenizer_b)):
-        if tokenizer is None:
-            remedy = "Put tokenizer.json and tokenizer_config.json in the model's folder."
-            raise InputError("tokenizer", name, "the model must come with a tokenizer", remedy)
+        require_tokenizer(name, tokenizer)
     a, b = fingerprint(tokenizer_a), fingerprint(tokenizer_b)
     if a != b:
         own = f"{a_name}: {len(tokenizer_a)} entries, {a[:8]}"
         other = f"{b_name}: {len(tokenizer_b)} entries, {b[:8]}"
         both = f"{a_name} and {b_name} must read the same tokens, and their tokenizers differ"
-        share = "Compare two models that share a tokenizer"
-        remedy = f"{share}; models with different ones cannot be aligned yet."
+        remedy = "Take a model that shares the other's tokenizer."
         raise InputError("tokenizers", f"{own}; {other}", both, remedy)
     return a
 

@@ -14,7 +14,7 @@ are equal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Int64
 
 from homolog.corpus.documents import Document, Documents
 from homolog.corpus.tokenizers import fingerprint, joining_id, special_ids
@@ -61,6 +61,11 @@ class TokenWindows:
     n_empty: int = 0
     """Of those the ones left out because they hold no text, or none that makes a token."""
 
+    bounds: Int64[np.ndarray, "windows bounds"] | None = None
+    """Where they lie in a text that several tokenizers cut (`together`): the byte before the first
+    token, and after each; no part of the hash.  None where there is one tokenizer.
+    """
+
     def __post_init__(self) -> None:
         assert self.tokens.shape == self.document.shape == self.mask.shape
 
@@ -79,7 +84,9 @@ class TokenWindows:
             np.ascontiguousarray(array[windows])
             for array in (self.tokens, self.document, self.mask)
         )
-        return TokenWindows(*parts, tokenizer_fingerprint=self.tokenizer_fingerprint)
+        bounds = None if self.bounds is None else self.bounds[windows]
+        name = self.tokenizer_fingerprint
+        return TokenWindows(*parts, tokenizer_fingerprint=name, bounds=bounds)
 
     def split(self, n_windows: int) -> tuple[TokenWindows, TokenWindows]:
         """The first `n_windows`, and the rest."""
@@ -140,7 +147,7 @@ def pack(
     wanted = None if n_tokens is None else -(-n_tokens // context) * context
     ids: list[np.ndarray] = []
     total = given = 0
-    for batch in _batches(documents):
+    for batch in batches(documents):
         given += len(batch)
         for encoded in _encode(tokenizer, [document.text for document in batch]):
             if len(encoded):
@@ -148,17 +155,46 @@ def pack(
                 total += len(ids[-1])
         if wanted is not None and total >= wanted:
             break
-    n_read, n_empty, name = given, given - len(ids), f"{total} tokens in {len(ids)} documents"
-    if isinstance(documents, Documents):  # it has left out documents of its own
-        n_read, n_empty = documents.n_read, n_empty + documents.n_empty
-        name = f"{name} of {documents.name}"
+    counts = Counts.of(documents, given, len(ids), total)
     n_windows = (total if wanted is None else min(total, wanted)) // context
-    least = 1 if fewer or wanted is None else max(1, wanted // context)
-    if n_windows < least:
-        given_text = f"{name}, {n_empty} empty ones left out" if n_empty else name
-        requirement = f"it must fill {least} windows of {context} tokens"
-        remedy = "Give more text, ask for fewer tokens, or a shorter context."
-        raise InputError("corpus", given_text, requirement, remedy)
+    counts.require(n_windows, 1 if fewer or wanted is None else max(1, wanted // context), context)
+    return windows_of(ids, tokenizer, n_windows, context, counts)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was read for windows: tokens and documents, and those that gave none."""
+
+    n_tokens: int
+    n_read: int
+    n_empty: int
+    name: str
+
+    @classmethod
+    def of(cls, documents: Iterable[Document], given: int, kept: int, n_tokens: int) -> Counts:
+        """given, kept: documents that were read, and of these the ones with tokens."""
+        n_read, n_empty, name = given, given - kept, f"{n_tokens} tokens in {kept} documents"
+        if isinstance(documents, Documents):  # it has left out documents of its own
+            n_read, n_empty = documents.n_read, n_empty + documents.n_empty
+            name = f"{name} of {documents.name}"
+        return cls(n_tokens, n_read, n_empty, name)
+
+    def require(self, n_windows: int, least: int, context: int) -> None:
+        """InputError where the documents fill fewer windows than are needed."""
+        if n_windows < least:
+            empty = f", {self.n_empty} empty ones left out" if self.n_empty else ""
+            requirement = f"it must fill {least} windows of {context} tokens"
+            remedy = "Give more text, ask for fewer tokens, or a shorter context."
+            raise InputError("corpus", f"{self.name}{empty}", requirement, remedy)
+
+
+def windows_of(
+    ids: Sequence[np.ndarray], tokenizer: Any, n_windows: int, context: int, counts: Counts
+) -> TokenWindows:
+    """The first windows of a stream.  InputError where all that they hold is masked.
+
+    ids: int32, the tokens of each document with the one that ends it.
+    """
     used = n_windows * context
     tokens = np.concatenate(ids)[:used]
     document = np.repeat(np.arange(len(ids), dtype=np.int32), list(map(len, ids)))[:used]
@@ -167,11 +203,11 @@ def pack(
     windows = TokenWindows(
         *parts,
         tokenizer_fingerprint=fingerprint(tokenizer),
-        n_dropped=total - used,
-        n_read=n_read,
-        n_empty=n_empty,
+        n_dropped=counts.n_tokens - used,
+        n_read=counts.n_read,
+        n_empty=counts.n_empty,
     )
-    windows.require_unmasked(name)
+    windows.require_unmasked(counts.name)
     return windows
 
 
@@ -184,7 +220,7 @@ def save_windows(windows: TokenWindows, folder: Path | str) -> Path:
         "mask": windows.mask,
         "tokenizer_fingerprint": np.array([*windows.tokenizer_fingerprint.encode()], np.uint8),
         "n_dropped": np.array(windows.n_dropped),
-    }
+    } | ({} if windows.bounds is None else {"bounds": windows.bounds})
     write_part(folder / "windows.safetensors", arrays, _PART)
     (folder / _OLD_MANIFEST).unlink(missing_ok=True)
     return folder
@@ -205,6 +241,7 @@ def load_windows(folder: Path | str) -> TokenWindows:
         *(arrays[name] for name in ("tokens", "document", "mask")),
         tokenizer_fingerprint=bytes(arrays["tokenizer_fingerprint"]).decode(),
         n_dropped=int(arrays["n_dropped"]),
+        bounds=arrays.get("bounds"),
     )
 
 
@@ -214,7 +251,8 @@ def _unreadable(folder: Path, reason: str) -> InputError:
     return InputError("token windows", str(folder), requirement, remedy)
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents that are tokenised together."""
     iterator = iter(documents)
     while batch := list(islice(iterator, _BATCH)):
         yield batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from homolog.analyses.material import Material
@@ -16,20 +16,21 @@ from homolog.record.comparisons import StudyModel
 from homolog.record.run_folder import RunFolder
 
 
-def read_beginnings(material: Material, windows: TokenWindows) -> dict[str, Any]:
+def read_beginnings(material: Material, windows: Mapping[str, TokenWindows]) -> dict[str, Any]:
     """The facts of each trained model's `Beginning`, by its name; None where it has no token.
 
-    Untrained twins are read as their models are: what suits them says nothing.  Errors: InputError
-    for a model that reads much better the other way than its tokenizer has it, and for windows that
-    have no place for the token.
+    windows: of each model, by its name.  Untrained twins are read as their models are: what suits
+    them says nothing.  Errors: InputError for a model that reads much better the other way than its
+    tokenizer has it, and for windows that have no place for the token.
     """
-    context, untrained = windows.context, [m.name for m in material.models.untrained.values()]
+    untrained = [model.name for model in material.models.untrained.values()]
     facts: dict[str, Any] = {}
     for model in material.models.all:
         if model.name not in untrained:
             loaded = material.model(model)
-            loaded.require_positions(context, "corpus.context")
-            beginning = checked_beginning(model.name, loaded, windows, model.bos)
+            own = windows[model.name]
+            loaded.require_positions(own.context, "corpus.context")
+            beginning = checked_beginning(model.name, loaded, own, model.bos)
             facts[model.name] = None if beginning is None else beginning.facts()
     return facts
 

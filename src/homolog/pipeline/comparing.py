@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from homolog.analyses import ANALYSES
+from homolog.features import open_features
 from homolog.matching import summarise, tables_of
 from homolog.pipeline.analyses import words_left_out
 from homolog.pipeline.brought import without_seed
@@ -25,6 +26,7 @@ from homolog.pipeline.matches import Comparer, Matched
 from homolog.pipeline.models import left_out
 from homolog.pipeline.spaces import compare_decoders, compare_residuals
 from homolog.pipeline.text import MATCH, NEURONS, most_exchanges, warnings_of
+from homolog.pipeline.units import folders_of_pair, folders_on
 from homolog.pipeline.verdicts import verdict_tables
 from homolog.record.comparisons import NEURONS as NEURON_RESULT
 from homolog.record.comparisons import Planned, planned
@@ -91,13 +93,13 @@ def compare(context: Context) -> None:
 def _compare(parts: Parts) -> None:
     context, plan = parts.context, parts.planned
     recipe, comparer = context.material.recipe, comparer_of(context)
-    a, b = (feature_folders(context, side) for side in (plan.a, plan.b))  # may be stages themselves
+    a, b = folders_of_pair(context, plan.a, plan.b)  # may be stages themselves
     with context.run.stage(parts.match, [parts.path(table) for table in PARTS]):
         if plan.comparison is NEURON_RESULT:
             _note_neurons(context, plan, (a, b))
         n_exchanges = 0
         if plan.comparison.calibrated:
-            possible = most_exchanges(context.material.windows(MATCH))
+            possible = most_exchanges(open_features(a[0]).document)
             n_exchanges = min(recipe.matching.null_exchanges, possible)
         with context.bar(f"match {plan.title}", len(a) * len(b)) as report:
             pairs = context.run.cache_folder / "pairs" / plan.key
@@ -123,10 +125,12 @@ def _compare(parts: Parts) -> None:
 
 
 def _note_neurons(context: Context, plan: Planned, folders: tuple[list[Path], list[Path]]) -> None:
-    text = context.material.windows(NEURONS)
+    material, sides = context.material, (plan.a, plan.b)
+    if material.texts_of(*(side.model.name for side in sides)) is not None:
+        folders = feature_folders(context, plan.a), feature_folders(context, plan.b)  # by tokens
     shares = {
-        side.model.name: share_by_token(own, text)
-        for side, own in zip((plan.a, plan.b), folders, strict=True)
+        side.model.name: share_by_token(own, material.windows(NEURONS, side.model.name))
+        for side, own in zip(sides, folders, strict=True)
     }
     context.run.note(neurons_by_token=context.run.record.get("neurons_by_token", {}) | shares)
 
@@ -168,7 +172,7 @@ def _write_tables(context: Context, made: list[Parts]) -> None:
             pl.concat([pl.read_parquet(parts.path(table)) for parts in made]) for table in PARTS
         )
         frames = {LAYERS: layers, SUMMARY: summary, SAES: SAES.frame(saes)}
-        comparer, folders = comparer_of(context), partial(feature_folders, context)
+        comparer, folders = comparer_of(context), partial(folders_on, context)
         frames |= verdict_tables(material, matches, frames[SAES], folders, comparer.columns)
         comparer.forget()
         for table in TABLES:

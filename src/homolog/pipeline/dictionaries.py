@@ -83,7 +83,7 @@ def shards_of(material: Material, model: LanguageModel, text: TokenWindows) -> l
 
 def _store_residuals(context: Context, model: StudyModel, loaded: LanguageModel) -> None:
     """The residuals that dictionaries are trained on."""
-    material, text = context.material, context.material.windows(TRAIN)
+    material, text = context.material, context.material.windows(TRAIN, model.name)
     calls = [{"model": model, "shard": s} for s in shards_of(material, loaded, text)]
     context.tasks(f"read {model.name}", store_residuals, calls)
     write_residuals(
@@ -110,7 +110,7 @@ def _groups(context: Context, model: StudyModel, n_layers: int, d_model: int) ->
 def store_residuals(material: Material, model: StudyModel, shard: Shard) -> None:
     """Task: the residuals of all layers on a shard of the text to learn from."""
     folder, dtype = material.run.residuals_folder(model.name), _stored_dtype(material.recipe)
-    text = material.windows(TRAIN)
+    text = material.windows(TRAIN, model.name)
     write_shard(material.model(model), text, shard, folder, material.key(model), dtype)
 
 
@@ -180,7 +180,7 @@ class LayerGroup:
     def measured(self, trained: dict[str, list[SparseAutoencoder]]) -> list[Row]:
         """Save the dictionaries with their quality, and those derived from them; their rows."""
         material, model = self.material, self.material.model(self.model)
-        text = material.windows(QUALITY)
+        text = material.windows(QUALITY, self.model.name)
         residuals = full_residuals(model, text, self.layers)
         kept = torch.from_numpy(text.mask)
         for number, layer in enumerate(self.layers):

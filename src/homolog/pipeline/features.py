@@ -44,21 +44,27 @@ def encode_features(context: Context, model: StudyModel) -> None:
         run.feature_folder(model.name, i, label) for i in layers for label in model.encoded_labels
     ]
     with run.stage(stage, outputs):
-        shards = shards_of(material, loaded, material.windows(MATCH))
+        shards = shards_of(material, loaded, material.windows(MATCH, model.name))
         calls = [{"model": model, "shard": s, "threads": context.threads} for s in shards]
         context.tasks(f"encode {model.name}", encode_text, calls)
         calls = [{"model": model, "shards": shards, "layer": layer} for layer in layers]
         context.tasks(f"count features of {model.name}", close_text, calls)
 
 
-def feature_folders(context: Context, side: Side) -> list[Path]:
-    """The folders of a side's features, one per layer; makes those that are no dictionary's."""
+def feature_folders(context: Context, side: Side, partner: StudyModel | None = None) -> list[Path]:
+    """The folders of a side's features, one per layer; makes those that are no dictionary's.
+
+    partner: whose tokens are the features of `CURRENT_TOKEN`; by default those of the first model.
+    """
     run, model = context.run, side.model
     if model == CURRENT_TOKEN:
-        folder = run.cache_folder / CURRENT_TOKEN.name
-        if context.is_missing(CURRENT_TOKEN.name):
-            with run.stage(CURRENT_TOKEN.name, [folder]):
-                store_current_token(folder, context.material.windows(MATCH))
+        text = "" if partner is None else run.text_of(partner.name)
+        stage = f"{CURRENT_TOKEN.name} {text}".strip()
+        folder = run.cache_folder / stage.replace(" ", "@")
+        if context.is_missing(stage):
+            with run.stage(stage, [folder]):
+                windows = context.material.windows(MATCH, partner and partner.name)
+                store_current_token(folder, windows)
         return [folder]
     n_layers = context.material.n_layers(model.name)
     if side.label == NEURON:
@@ -70,7 +76,7 @@ def _neurons(context: Context, model: StudyModel, n_layers: int) -> list[Path]:
     material, stage = context.material, f"neurons {model.name}"
     folders = [neuron_folder(material, model.name, layer) for layer in range(n_layers)]
     if context.is_missing(stage):
-        shards = shards_of(material, material.model(model), material.windows(NEURONS))
+        shards = shards_of(material, material.model(model), material.windows(NEURONS, model.name))
         with context.run.stage(stage, folders):
             calls = [{"model": model, "shard": shard} for shard in shards]
             context.tasks(f"neurons of {model.name}", store_neurons, calls)
@@ -96,14 +102,14 @@ def encode_text(material: Material, model: StudyModel, shard: Shard, threads: in
     """Task: the features of all dictionaries on a shard of the matched text."""
     loaded = material.model(model)
     targets = targets_of(material, model, range(loaded.n_layers))
-    encode_shard(loaded, material.windows(MATCH), shard, targets, threads=threads)
+    encode_shard(loaded, material.windows(MATCH, model.name), shard, targets, threads=threads)
 
 
 def close_text(material: Material, model: StudyModel, shards: list[Shard], layer: int) -> None:
     """Task: complete the feature folders of one layer when all shards are encoded."""
     product = product_precision("auto", material.recipe.run.device)
     for target in targets_of(material, model, range(layer, layer + 1)):
-        close_features(material.windows(MATCH), shards, target, product)
+        close_features(material.windows(MATCH, model.name), shards, target, product)
 
 
 def store_current_token(folder: Path, text: TokenWindows) -> None:
@@ -126,7 +132,7 @@ def _neuron_key(material: Material, model: StudyModel, text: TokenWindows) -> st
 
 def store_neurons(material: Material, model: StudyModel, shard: Shard) -> None:
     """Task: the neurons of all layers on a shard: MLP units, or SSM input and gate of a Mamba."""
-    loaded, text = material.model(model), shard.of(material.windows(NEURONS))
+    loaded, text = material.model(model), shard.of(material.windows(NEURONS, model.name))
     key = _neuron_key(material, model, text)
     folders = [neuron_folder(material, model.name, layer) for layer in range(loaded.n_layers)]
     if all(read_part(part_path(folder, shard.number), key) is not None for folder in folders):
@@ -141,7 +147,8 @@ def store_neurons(material: Material, model: StudyModel, shard: Shard) -> None:
 
 def close_neurons(material: Material, model: StudyModel, shards: list[Shard], layer: int) -> None:
     """Task: complete the folder of one layer's neurons."""
-    windows, folder = material.windows(NEURONS), neuron_folder(material, model.name, layer)
+    windows = material.windows(NEURONS, model.name)
+    folder = neuron_folder(material, model.name, layer)
     parts = []
     for shard in shards:
         key = _neuron_key(material, model, shard.of(windows))

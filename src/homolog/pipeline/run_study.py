@@ -10,13 +10,20 @@ on a cluster: what is complete is kept, and a run that was stopped goes on from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from homolog.analyses import ANALYSES, induction
 from homolog.analyses.material import Material
-from homolog.corpus import TokenWindows, check_same_tokenizer, save_windows, token_texts
+from homolog.corpus import (
+    TokenWindows,
+    check_same_tokenizer,
+    fingerprint,
+    require_tokenizer,
+    save_windows,
+    token_texts,
+)
 from homolog.engine import open_engine
 from homolog.errors import InputError
 from homolog.models import load_tokenizer, require_inner_sites, require_positions
@@ -39,7 +46,8 @@ from homolog.pipeline.features import encode_features
 from homolog.pipeline.finish import finish, is_reported
 from homolog.pipeline.inputs import require_different
 from homolog.pipeline.models import inputs_of, left_out, models_of, weights_of
-from homolog.pipeline.text import MATCH, QUALITY, USES, read_text, text_facts, warnings_of
+from homolog.pipeline.text import MATCH, QUALITY, USES, read_texts, text_facts, warnings_of
+from homolog.pipeline.units import store_main_units, units_facts
 from homolog.progress import Progress
 from homolog.record.atomic import write_json
 from homolog.record.comparisons import NEURON, Models, planned
@@ -68,32 +76,34 @@ def run_study(
     if (page := finished_report(recipe, out)) is not None:
         return page
     models = models_of(recipe)
-    tokenizer = _check_models(models, recipe)
+    tokenizers, text_of = _check_models(models, recipe)
     material = Material(out.absolute(), recipe, models)
     weights = weights_of(models.all, random=recipe.run.random_weights)
-    text: dict[str, TokenWindows] = {}
+    texts: list[dict[str, TokenWindows]] = []
     beginnings: dict[str, Any] | None = None
     if not (out / "run.json").exists():  # what is wrong is then said before a folder is made
         RunFolder.require_place(out)
         for model in models.all:
             if model.saes:
                 check_brought(model, material.model(model))
-        text = read_text(recipe, tokenizer, progress)
+        texts = read_texts(recipe, list(tokenizers.values()), progress)
         require_different(weights)
-        beginnings = _beginnings(material, text[QUALITY])
+        beginnings = _beginnings(material, _quality(texts, tokenizers, text_of))
     run = RunFolder.open(out, recipe.values())
     try:
-        text = text or read_text(recipe, tokenizer, progress)
+        texts = texts or read_texts(recipe, list(tokenizers.values()), progress)
+        text = texts[0]
         run.check_inputs(inputs_of(recipe, models, weights, lambda: text["whole"].hash))
         run.note(
             name=recipe.name,
             compared=[model.name for model in models.compared],
             pairs=[[model.name for model in pair] for pair in models.pairs],
             device=recipe.run.device,
-            corpus=text_facts(recipe, text, tokenizer),
+            corpus=text_facts(recipe, text, tokenizers[""]) | _other_texts(tokenizers, text_of),
         )
         if "beginnings" not in run.record:
-            run.note(beginnings=beginnings or _beginnings(material, text[QUALITY]))
+            quality = _quality(texts, tokenizers, text_of)
+            run.note(beginnings=beginnings or _beginnings(material, quality))
         with open_engine(ray, threads) as engine:
             engine.check_folder(material.path)
             share = 1.0 if ray is None else (threads or 1) / int(machine()["n_cpus"])
@@ -102,19 +112,23 @@ def run_study(
             progress.plan(_expected_seconds(material))
             for words in (*warnings_of(recipe, text[MATCH]), *words_left_out(material, ANALYSES)):
                 progress.note(f"Left out: {words}.")
-            _work_through(context, text)
+            _work_through(context, dict(zip(tokenizers, texts, strict=True)))
         return finish(run, progress)
     finally:
         run.close()
 
 
-def _work_through(context: Context, text: dict[str, TokenWindows]) -> None:
+def _work_through(context: Context, texts: Mapping[str, Mapping[str, TokenWindows]]) -> None:
     """Every stage of a study, in order."""
-    for use in USES:
-        save_windows(text[use], context.run.windows_folder(use))
+    for name, text in texts.items():
+        for use in USES:
+            save_windows(text[use], context.run.windows_folder(use, name))
+    if len(texts) > 1:
+        context.run.note(units=units_facts(context.material))
     for model in context.material.models.all:
         make_dictionaries(context, model)
         encode_features(context, model)
+    store_main_units(context)
     compare(context)
     if context.material.recipe.interpretation is not None:
         _store_vocabulary(context)
@@ -124,7 +138,7 @@ def _work_through(context: Context, text: dict[str, TokenWindows]) -> None:
 def check_study(recipe: Recipe, progress: Progress) -> None:
     """InputError for models or text that cannot be used, as `run_study` raises it; nothing made."""
     models = models_of(recipe)
-    read_text(recipe, _check_models(models, recipe), progress)
+    read_texts(recipe, list(_check_models(models, recipe)[0].values()), progress)
     require_different(weights_of(models.all, random=recipe.run.random_weights))
 
 
@@ -159,18 +173,23 @@ def words_of(record: Mapping[str, Any]) -> list[str]:
     return [entry["words"] for name in names for entry in record.get(name, [])]
 
 
-def _check_models(models: Models, recipe: Recipe) -> Any:
-    """The tokenizer of all models.  InputError when a model is asked for what it cannot do.
+def _check_models(models: Models, recipe: Recipe) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tokenizers by text, and the text of each model (`RunFolder.text_of`).
 
-    That is another tokenizer, windows longer than its positions, and neurons or circuits where only
-    the residual stream can be read, as far as its configuration tells.
+    InputError when a model is asked for what it cannot do.  That is windows longer than its
+    positions, and neurons or circuits where only the residual stream can be read, as far as its
+    configuration tells.
     """
     random = recipe.run.random_weights
-    tokenizers = [load_tokenizer(m.ref, m.revision, random=random) for m in models.all]
-    for model, tokenizer in zip(models.all[1:], tokenizers[1:], strict=True):
-        check_same_tokenizer(models.all[0].ref, tokenizers[0], model.ref, tokenizer)
-    for model, tokenizer in zip(models.all, tokenizers, strict=True):
-        chosen_beginning(model.ref, tokenizer, model.bos)
+    own = {m.name: load_tokenizer(m.ref, m.revision, random=random) for m in models.all}
+    for of in (models.untrained, models.other_seed):
+        for model in models.compared:
+            if model.name in of:  # a control that reads other tokens would be none
+                control = of[model.name]
+                check_same_tokenizer(model.ref, own[model.name], control.ref, own[control.name])
+    for model in models.all:
+        chosen_beginning(model.ref, own[model.name], model.bos)
+    tokenizers, text_of = _by_text(models, own)
     for model in models.all:
         context = recipe.corpus.context
         require_positions(model.ref, context, "corpus.context", model.revision, random=random)
@@ -182,10 +201,40 @@ def _check_models(models: Models, recipe: Recipe) -> Any:
     if recipe.circuits is not None:
         remedy = "Leave [circuits] out of the recipe."
         require_circuits(models.compared, recipe.circuits, remedy, random=random)
-    return tokenizers[0]
+    return tokenizers, text_of
 
 
-def _beginnings(material: Material, windows: TokenWindows) -> dict[str, Any]:
+def _by_text(
+    models: Models, tokenizers: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The different ones of the models' tokenizers, by text, and the text of each model."""
+    by_text: dict[str, Any] = {}
+    text_of: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for model in models.all:
+        tokenizer = require_tokenizer(model.ref, tokenizers[model.name])
+        made = fingerprint(tokenizer)
+        text_of[model.name] = names.setdefault(made, made[:8] if names else "")
+        by_text.setdefault(text_of[model.name], tokenizer)
+    return by_text, text_of
+
+
+def _other_texts(tokenizers: Mapping[str, Any], text_of: Mapping[str, str]) -> dict[str, Any]:
+    """What run.json says besides where there are several tokenizers."""
+    return {} if len(tokenizers) == 1 else {"texts": dict(text_of)}
+
+
+def _quality(
+    texts: Sequence[Mapping[str, TokenWindows]],
+    tokenizers: Mapping[str, Any],
+    text_of: Mapping[str, str],
+) -> dict[str, TokenWindows]:
+    """The windows for quality of each model, by its name."""
+    by_text = dict(zip(tokenizers, texts, strict=True))
+    return {model: by_text[text][QUALITY] for model, text in text_of.items()}
+
+
+def _beginnings(material: Material, windows: Mapping[str, TokenWindows]) -> dict[str, Any]:
     """`read_beginnings`; nothing of a rehearsal, where no model predicts anything."""
     return {} if material.recipe.run.random_weights else read_beginnings(material, windows)
 
@@ -193,10 +242,13 @@ def _beginnings(material: Material, windows: TokenWindows) -> dict[str, Any]:
 def _store_vocabulary(context: Context) -> None:
     """The text of every token id, which the explorer and the rating read."""
     run = context.run
+    models = {run.text_of(model.name): model for model in reversed(context.material.compared)}
+    files = {text: run.vocabulary_of(text) for text in models}
     if not run.is_done("vocabulary"):
-        with run.stage("vocabulary", [run.vocabulary]):
-            tokenizer = context.material.model(context.material.compared[0]).require_tokenizer()
-            write_json(run.vocabulary, token_texts(tokenizer))
+        with run.stage("vocabulary", list(files.values())):
+            for text, model in models.items():
+                tokenizer = context.material.model(model).require_tokenizer()
+                write_json(files[text], token_texts(tokenizer))
 
 
 def _expected_seconds(material: Material) -> dict[str, float]:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from homolog.analyses.material import Material
+from homolog.corpus import TokenWindows
+from homolog.corpus.together import Alignment
 from homolog.features import capture_residuals
 from homolog.matching import PairMatch
 from homolog.matching.spaces import SpaceMoments, decoder_similarity
@@ -23,16 +25,29 @@ Row = dict[str, Any]
 def compare_residuals(
     material: Material, a: StudyModel, b: StudyModel, threads: int | None
 ) -> dict[tuple[int, int], Row]:
-    """Task: CKA and SVCCA of all pairs of layers, on the first `matching.space_tokens` tokens."""
-    text = material.windows(MATCH)
+    """Task: CKA and SVCCA of all pairs of layers, on the first `matching.space_tokens` tokens.
+
+    Where the tokenizers differ, those are the tokens of A, and compared are the ends of units.
+    """
+    text, other = (material.windows(MATCH, model.name) for model in (a, b))
     text = text[: -(-material.recipe.matching.space_tokens // text.context)]
+    same = material.texts_of(a.name, b.name) is None
     models = [material.model(model) for model in (a, b)]
     widths = [[model.d_model] * model.n_layers for model in models]
     moments = SpaceMoments(*widths, device=material.recipe.run.device, threads=threads)
     larger = max(models, key=lambda model: model.n_layers * model.d_model)
     for shard in shards_of(material, larger, text):
         part = shard.of(text)
-        residuals = [capture_residuals(model, part, range(model.n_layers)) for model in models]
+        parts, rows = ((part, part), None) if same else _ends_of_units(part, other)
+        residuals = [
+            capture_residuals(model, own, range(model.n_layers))
+            for model, own in zip(models, parts, strict=True)
+        ]
+        if rows is not None:
+            residuals = [
+                {i: x[torch.from_numpy(last).to(x.device)] for i, x in layers.items()}
+                for layers, last in zip(residuals, rows, strict=True)
+            ]
         moments.add(*([layers[i] for i in sorted(layers)] for layers in residuals))
     similarity = moments.similarity()
     return {
@@ -40,6 +55,17 @@ def compare_residuals(
         for i in range(models[0].n_layers)
         for j in range(models[1].n_layers)
     }
+
+
+def _ends_of_units(a: TokenWindows, b: TokenWindows) -> tuple[Any, Any]:
+    """Windows of A, those of B that begin in their text, and the rows of both where units end."""
+    assert a.bounds is not None and b.bounds is not None
+    order = np.argsort(a.bounds[:, 0])
+    begin, end = (a.bounds[order, place] for place in (0, -1))
+    at = np.searchsorted(begin, b.bounds[:, 0], "right") - 1
+    b = b[np.flatnonzero((at >= 0) & (b.bounds[:, 0] < end[at]))]
+    units = Alignment.of(a, b).units
+    return (a, b), (units.last_a, units.last_b)
 
 
 def compare_decoders(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from homolog.analyses.material import Material
+from homolog.analyses.units import Texts, alignment, rows_of
 from homolog.features import StoredFeatures, open_features
 from homolog.matching import Columns
 from homolog.matching.control_fit import FittedControls, fitted
@@ -34,6 +36,7 @@ from homolog.record.comparisons import (
 from homolog.record.table import Table
 from homolog.record.tables import MATCHES, SHARED, VARIANCE
 
+FoldersOn = Callable[[Side, Texts | None], list[Path]]
 PARTNER_SETS = [c.name for c in (MAIN, MAIN_SEED, SAE_SEED, MODEL_SEED)]
 """Comparisons whose partners differ by architecture, model seed and SAE seed."""
 
@@ -76,26 +79,32 @@ def verdict_tables(
     material: Material,
     matches: pl.DataFrame,
     saes: pl.DataFrame,
-    folders_of: Callable[[Side], list[Path]],
+    folders_on: FoldersOn,
     columns: Callable[[StoredFeatures], Columns],
 ) -> dict[Table, pl.DataFrame]:
     """The tables matches, with stability and homologs, shared and variance.
 
-    folders_of: the features of a side.  columns: their prepared columns.
+    folders_on: the features of a side, by the units of two texts where they are given.  columns:
+    their prepared columns.
     """
     recipe, models, controls = material.recipe, material.models, controls_of(material, saes)
     settings = recipe.matching
-    criterion = Criterion.of(MAIN.name, controls.baselines, recipe.matching)
-    text, by_name = material.windows(MATCH), {model.name: model for model in models.all}
+    criterion = Criterion.of(MAIN.name, controls.baselines, settings)
 
-    def layers_of(model: str, label: str) -> list[StoredFeatures]:
-        return [open_features(folder) for folder in folders_of(Side(by_name[model], label))]
+    def features_on(text: str, texts: Texts | None) -> MatchedFeatures:
+        def layers_of(model: str, label: str) -> list[StoredFeatures]:
+            side = Side(by_name[model], label)
+            return [open_features(folder) for folder in folders_on(side, texts)]
 
-    features = MatchedFeatures(text.token_document, text.tokens[text.mask], layers_of, columns)
+        return MatchedFeatures(*_tokens(material, text, texts), layers_of, columns)
+
+    by_name = {model.name: model for model in models.all}
     plain = _with_stability(matches)
-    table = classify(plain, criterion, features.beyond(plain, criterion))
-    main = table.filter(comparison=MAIN.name)
-    replicates = features.replicates(main, settings.resamples, recipe.run.seed)
+    table = classify(plain, criterion, _beyond(material, plain, criterion, features_on))
+    replicates: dict[tuple[str, str], np.ndarray] = {}
+    for text, texts, rows in _by_text(material, table.filter(comparison=MAIN.name)):
+        features = features_on(text, texts)
+        replicates |= features.replicates(rows, settings.resamples, recipe.run.seed)
     shared = verdicts(
         table,
         saes,
@@ -112,6 +121,53 @@ def verdict_tables(
         table, [model.name for model in models.compared], architectures, PARTNER_SETS
     )
     return {MATCHES: table, SHARED: shared, VARIANCE: variance}
+
+
+def _beyond(
+    material: Material,
+    matches: pl.DataFrame,
+    criterion: Criterion,
+    features_on: Callable[[str, Texts | None], MatchedFeatures],
+) -> pl.DataFrame:
+    """What partners explain beyond the controls, one row for each of the result's, in order.
+
+    Tokens, or units, are of a kind by the token of the feature's own model that ends there.
+    """
+    is_main = pl.col("comparison") == MAIN.name
+    others = matches.filter(~is_main)
+    parts = []
+    for text, texts, rows in _by_text(material, matches.filter(is_main).with_row_index("_row")):
+        own = pl.concat([rows.drop("_row"), others])
+        beyond = features_on(text, texts).beyond(own, criterion)
+        parts.append(beyond.with_columns(rows["_row"]))
+    return pl.concat(parts).sort("_row").drop("_row")
+
+
+def _by_text(
+    material: Material, rows: pl.DataFrame
+) -> list[tuple[str, Texts | None, pl.DataFrame]]:
+    """Rows whose features are of one text, on the same tokens or units: (text, units, rows)."""
+    groups: dict[tuple[str, Texts | None], list[tuple[str, str]]] = {}
+    for pair in rows.select("model", "best_model").unique(maintain_order=True).iter_rows():
+        texts = material.texts_of(*pair)
+        groups.setdefault((material.run.text_of(pair[0]), texts), []).append(pair)
+    names = ["model", "best_model"]
+    made = []
+    for (text, texts), own in groups.items():
+        pairs = pl.DataFrame(own, schema=dict.fromkeys(names, pl.String), orient="row")
+        part = rows.join(pairs, on=names, how="semi", maintain_order="left")
+        made.append((text, texts, part))
+    return made
+
+
+def _tokens(material: Material, text: str, texts: Texts | None) -> tuple[np.ndarray, np.ndarray]:
+    """Document and current token of every row, as the tokenizer of a text has it."""
+    windows = material.windows_of(MATCH, text)
+    document, token = windows.token_document, windows.tokens[windows.mask]
+    if texts is None:
+        return document, token
+    aligned = alignment(material, texts)
+    return aligned.document, token[rows_of(aligned, texts, text)[1]]
 
 
 def _with_stability(matches: pl.DataFrame) -> pl.DataFrame:

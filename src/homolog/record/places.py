@@ -43,7 +43,11 @@ class Places:
     @property
     def vocabulary(self) -> Path:
         """The text of every token id, a JSON list."""
-        return self.path / "vocabulary.json"
+        return self.vocabulary_of("")
+
+    def vocabulary_of(self, text: str) -> Path:
+        """That of another tokenizer than the first; text: its name (`RunFolder.text_of`)."""
+        return self.path / f"vocabulary{'-' if text else ''}{text}.json"
 
     @property
     def report_folder(self) -> Path:
@@ -71,9 +75,14 @@ class Places:
         """Folder, in the cache, of a model's residuals."""
         return self.cache_folder / "residuals" / folder_name(model)
 
-    def windows_folder(self, use: str) -> Path:
-        """Folder, in the cache, of the text for a use."""
-        return self.cache_folder / "windows" / use
+    def windows_folder(self, use: str, text: str = "") -> Path:
+        """Folder, in the cache, of the text for a use; text: as other tokenizers cut it."""
+        return self.cache_folder / "windows" / (f"{use}@{text}" if text else use)
+
+    def units_folder(self, texts: tuple[str, str], model: str, layer: int, label: str) -> Path:
+        """Folder, in the cache, of features by the units of two tokenizers."""
+        pair = self.cache_folder / "units" / "-".join(text or "first" for text in texts)
+        return pair / folder_name(f"{model}@{label}") / str(layer)
 
     def drop_residuals(self, model: str) -> None:
         """Remove a model's residuals from the cache."""

@@ -35,8 +35,8 @@ class Model(WindowBeginning):
     """One of the models that are compared, with the models that serve as its controls."""
 
     ref: str
-    """Zoo name ("zoo:transformer-s0"), folder, GGUF file or Hugging Face Hub id; all share one
-    tokenizer.
+    """Zoo name ("zoo:transformer-s0"), folder, GGUF file or Hugging Face Hub id; its controls share
+    its tokenizer, and two models that do not are compared by units of text.
     """
 
     revision: str | None = None
@@ -343,6 +343,11 @@ class Matching(Settings):
     rival_ratio: float = Field(default=0.7, ge=0, le=1)
     """Share of the partner's highest correlation with any feature of the own model that a homolog
     reaches; 0: any.
+    """
+
+    align: Literal["last", "max"] = "last"
+    """Where two models have different tokenizers: what a feature's value is in a unit of text, at
+    whose ends both have a token boundary: that at its last token, or the largest in it.
     """
 
     space_tokens: int = Field(default=65_536, ge=0)

@@ -262,7 +262,12 @@ class RunFolder(Places):
             if name.endswith(".parquet") and "/" in name
         }
         own = {folder for folder in folders if folder not in (self.cache_folder,)}
-        return [*sorted(self.path.glob("*.parquet")), self.vocabulary, *sorted(own)]
+        tables, texts = (sorted(self.path.glob(f"{n}")) for n in ("*.parquet", "vocabulary-*.json"))
+        return [*tables, self.vocabulary, *texts, *sorted(own)]
+
+    def text_of(self, model: str) -> str:
+        """Which text a model reads: "" that of the first model, else the name of its tokenizer."""
+        return self.record.get("corpus", {}).get("texts", {}).get(model, "")
 
     def checksum(self, path: Path) -> str | None:
         """The recorded SHA-256 of a file of the run; None where no stage that is done wrote it."""

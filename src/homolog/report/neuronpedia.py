@@ -93,7 +93,6 @@ def export_neuronpedia(path: Path, out: Path, release: Release) -> list[Path]:
         raise InputError("run folder", str(path), "it has no examples of its features", remedy)
     run.require_whole(*run.told)
     features = FEATURES.read(run.table(FEATURES))
-    texts = json.loads(run.vocabulary.read_text("utf-8"))
     rated = run.table(RATINGS)
     explanations = RATINGS.read(rated) if rated.is_file() else RATINGS.frame()
     explanations = explanations.drop_nulls("explanation")
@@ -106,6 +105,7 @@ def export_neuronpedia(path: Path, out: Path, release: Release) -> list[Path]:
         folder = out / model_id / source.id
         for name, value in _heads(run, release, source).items():
             write_bytes(folder / f"{name}.jsonl", _lines([value]))
+        texts = json.loads(run.vocabulary_of(run.text_of(model)).read_text("utf-8"))
         contexts = CONTEXTS.read(run.table(CONTEXTS, model, layer))
         explained = explanations.filter(model=model, layer=layer)
         for number, batch in enumerate(of_layer.iter_slices(BATCH)):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 
 import polars as pl
+from scipy.sparse import csr_array
 
 from homolog.analyses.analysis import Tables
 from homolog.analyses.causal.agreement import agreement
 from homolog.analyses.causal.auc import causal_auc
-from homolog.analyses.causal.effects import measure_effects
+from homolog.analyses.causal.effects import MOMENTS, measure_effects
 from homolog.analyses.causal.forward import ProbedModel
-from homolog.analyses.causal.pairs import choose_pairs
+from homolog.analyses.causal.pairs import PROBES_SCHEMA, choose_pairs
 from homolog.analyses.causal.substitution import loss_recovered, substitute
 from homolog.analyses.material import Material
+from homolog.analyses.stream import Matrices
+from homolog.analyses.units import alignment, rows_of, spread
 from homolog.matching.intervals import HIGH_MATCH
 from homolog.record.tables import (
     CAUSAL,
@@ -23,6 +26,10 @@ from homolog.record.tables import (
     SUBSTITUTIONS,
 )
 
+EMPTY = pl.DataFrame(
+    schema=PROBES_SCHEMA | {"where": pl.String} | dict.fromkeys(MOMENTS, pl.Float64)
+)
+"""No effects: those on the next token are not compared where the tokenizers differ."""
 _DIRECTION = ["model", "best_model"]
 _HEADLINE = {"above_r": HIGH_MATCH, "to_r": 1.0}
 
@@ -35,10 +42,8 @@ def measure_pair(
     seed: of the choice of pairs and of everything after it; by default the run's.
     """
     seed = material.seed if seed is None else seed
-    matrices = [
-        lambda layer, name=name: material.features(name, layer).matrix
-        for name in (model, best_model)
-    ]
+    texts = material.texts_of(model, best_model)
+    matrices = _matrices(material, model, best_model)
     pairs, probes = choose_pairs(
         material.table(MATCHES),
         model,
@@ -47,12 +52,13 @@ def measure_pair(
         n_pairs=material.interpretation.causal_pairs,
         seed=seed,
     )
-    windows = material.windows("match")
+    windows = material.windows("match", model)
     a, b = (
         _probed(material, name, pairs[column])
         for name, column in ((model, "layer"), (best_model, "best_layer"))
     )
-    agreements = agreement(pairs, measure_effects(pairs, probes, windows, a, b), seed=seed)
+    effects = EMPTY if texts else measure_effects(pairs, probes, windows, a, b)
+    agreements = agreement(pairs, effects, seed=seed)
     substitutions = substitute(pairs, windows, a, *matrices, seed=seed)
     direction = pl.lit(model).alias("model"), pl.lit(best_model).alias("best_model")
     summaries = {
@@ -61,6 +67,26 @@ def measure_pair(
     }
     named = {name: table.select(*direction, pl.all()) for name, table in summaries.items()}
     return {CAUSAL.name: agreements, SUBSTITUTIONS.name: substitutions} | named
+
+
+def _matrices(material: Material, model: str, best_model: str) -> tuple[Matrices, Matrices]:
+    """Features of both, a row for each token of `model`.
+
+    Where the tokenizers differ, the partner is known where units end, and 0 elsewhere.
+    """
+
+    def own(layer: int) -> csr_array:
+        return material.features(model, layer).matrix
+
+    def partner(layer: int) -> csr_array:
+        matrix = material.features(best_model, layer, beside=model).matrix
+        texts = material.texts_of(model, best_model)
+        if texts is None:
+            return matrix
+        _, last = rows_of(alignment(material, texts), texts, material.run.text_of(model))
+        return spread(matrix, last, int(material.windows("match", model).mask.sum()))
+
+    return own, partner
 
 
 def _probed(material: Material, model: str, layers: pl.Series) -> ProbedModel:
@@ -78,15 +104,17 @@ def causal_words(auc: pl.DataFrame, recovered: pl.DataFrame) -> list[dict[str, s
 
     auc: `CAUSAL_AUC`.  recovered: `LOSS_RECOVERED`.  Entries have model, best_model and words.
     """
-    effects = auc.filter(pl.col("n") > 0, kind="ablate", **_HEADLINE)
+    effects = auc.filter(kind="ablate", **_HEADLINE)
     said = []
     for row in effects.filter(where="here").iter_rows(named=True):
         direction = {name: row[name] for name in _DIRECTION}
-        later = effects.filter(where="later", **direction).to_dicts()
+        later = effects.filter(pl.col("n") > 0, where="later", **direction).to_dicts()
         filled = recovered.filter(pl.col("n") > 0, **_HEADLINE, **direction).to_dicts()
-        words = [_agreeing(row, later[0] if later else None)]
-        words += [_recovering(each) for each in filled if math.isfinite(each["kl_recovered"])]
-        said.append(direction | {"words": " ".join(words)})
+        words = [_agreeing(row, later[0] if later else None)] if row["n"] else []
+        filled = [each for each in filled if math.isfinite(each["kl_recovered"])]
+        words += [_recovering(each, row["model"] if not words else "") for each in filled]
+        if words:
+            said.append(direction | {"words": " ".join(words)})
     return said
 
 
@@ -101,13 +129,13 @@ def _agreeing(here: dict, later: dict | None) -> str:
     )
 
 
-def _recovering(row: dict) -> str:
-    """How much of a feature's part in the predictions its partner takes."""
+def _recovering(row: dict, model: str = "") -> str:
+    """How much of a feature's part in the predictions its partner takes; model: to be named."""
     random = ""
     if math.isfinite(row["kl_random"]):
         random = f", a random feature's {_share(row, 'kl_random')}"
     return (
-        f"In the place of the feature, the partner's activation undoes "
+        f"In the place of the feature{model and f' of {model}'}, the partner's activation undoes "
         f"{_share(row, 'kl_recovered')} of the change of the predictions (KL) that taking it out "
         f"makes{random}; of the loss it recovers {_share(row, 'recovered')}."
     )

@@ -53,9 +53,12 @@ def measure_pair(material: Material, model: str, best_model: str) -> Tables:
         most=material.interpretation.listed,
     ).filter(model=model, best_model=best_model)
     alone = listed.filter(list="exclusive")
-    own = [material.features(model, layer) for layer in alone["layer"].unique().sort()]
+    own = [
+        material.features(model, layer, beside=best_model)
+        for layer in alone["layer"].unique().sort()
+    ]
     layers = range(material.n_layers(best_model))
-    others = [material.features(best_model, layer) for layer in layers]
+    others = [material.features(best_model, layer, beside=model) for layer in layers]
     alone = exclusive_r2(alone, own, others, seed=material.seed)
     return {LISTS.name: pl.concat([listed.filter(list="shared"), alone], how="diagonal")}
 

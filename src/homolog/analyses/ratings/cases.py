@@ -59,9 +59,10 @@ class Case:
 def chosen_cases(material: Material, n_features: int, seed: int) -> list[Case]:
     """Cases of up to `n_features` of each compared model, drawn alike from all heights of r."""
     run, main = material.run, material.table(MATCHES).filter(comparison=MAIN.name)
-    vocabulary = json.loads(run.vocabulary.read_text("utf-8"))
     chosen: list[Case] = []
     for model in material.compared:
+        text = run.text_of(model.name)
+        vocabulary = json.loads(run.vocabulary_of(text).read_text("utf-8"))
         own = main.filter(model=model.name).group_by("layer", "feature", maintain_order=True)
         best = own.agg(pl.col("r").max()).filter(pl.col("r").is_finite())
         spread = _spread(best, n_features, seed)

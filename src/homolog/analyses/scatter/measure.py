@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -20,8 +21,13 @@ POINTS = 60
 def measure_layer(material: Material, model: str, layer: int) -> Tables:
     """Task: the features of a layer beside their best partners of the main comparison."""
     matches = material.table(MATCHES).filter(comparison=MAIN.name, model=model, layer=layer)
-    own = material.features(model, layer)
-    return {SCATTER.name: scatter(own, matches, material.features, seed=material.seed)}
+    parts = [SCATTER.frame()]
+    for partner in matches["best_model"].drop_nulls().unique().sort():
+        own = material.features(model, layer, beside=partner)
+        others = partial(material.features, beside=model)
+        of_partner = matches.filter(best_model=partner)
+        parts.append(scatter(own, of_partner, others, seed=material.seed))
+    return {SCATTER.name: pl.concat(parts)}
 
 
 def scatter(

@@ -26,8 +26,9 @@ Schoenemann, "A generalized solution of the orthogonal Procrustes problem", Psyc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -38,6 +39,7 @@ from scipy.sparse import csr_array
 from homolog.analyses.analysis import Tables
 from homolog.analyses.material import Material
 from homolog.analyses.stream import split_documents
+from homolog.analyses.units import alignment, rows_of
 from homolog.dictionaries import SparseAutoencoder
 from homolog.dictionaries.encoder import SparseEncoder
 from homolog.dictionaries.variance import explained_variance
@@ -59,18 +61,38 @@ TRANSPLANT_SCHEMA = TRANSPLANT.only(*(n for n in TRANSPLANT.columns if n not in 
 
 def measure_pair(material: Material, model: str, source: str) -> Tables:
     """Task: the dictionaries of `model` on residuals of the most similar layers of `source`."""
-    windows, parts = material.windows("quality"), []
+    read, document = _readers(material, model, source)
+    parts = []
     for own, other in counterparts(material.table(LAYERS), model, source):
-        y, x = (
-            capture(material.model(name), windows, [Site("resid", layer)])[0]
-            for name, layer in ((model, own), (source, other))
-        )
+        y, x = read(model, own), read(source, other)
         dictionary = material.sae(model, own)
-        rows = transplant(x, y, windows.token_document, dictionary, seed=material.seed)
+        rows = transplant(x, y, document, dictionary, seed=material.seed)
         where = dict(zip(_WHERE, (model, own, source, other), strict=True))
         placed = rows.with_columns(pl.lit(value).alias(name) for name, value in where.items())
         parts.append(placed.select(*TRANSPLANT.columns))
     return {TRANSPLANT.name: pl.concat(parts) if parts else TRANSPLANT.frame()}
+
+
+def _readers(material: Material, a: str, b: str) -> tuple[Callable[[str, int], Any], np.ndarray]:
+    """What gives the residuals of either model after a block on the same rows, and their documents.
+
+    Rows are tokens; where the tokenizers differ, the last token of each unit (`corpus.units`).
+    """
+
+    def of_tokens(name: str, layer: int) -> torch.Tensor:
+        windows = material.windows("quality", name)
+        return capture(material.model(name), windows, [Site("resid", layer)])[0]
+
+    texts = material.texts_of(a, b)
+    if texts is None:
+        return of_tokens, material.windows("quality", a).token_document
+    aligned = alignment(material, texts, "quality")
+
+    def of_units(name: str, layer: int) -> torch.Tensor:
+        _, last = rows_of(aligned, texts, material.run.text_of(name))
+        return of_tokens(name, layer)[torch.from_numpy(last)]
+
+    return of_units, aligned.document
 
 
 def counterparts(layers: pl.DataFrame, model: str, source: str) -> list[tuple[int, int]]:

@@ -98,12 +98,32 @@ def cards(records: PairRecords) -> list[Card]:
     return made
 
 
+def units_words(records: PairRecords) -> str | None:
+    """What the rows are, where the two models have different tokenizers."""
+    for entry in records.run.get("units") or []:
+        if (entry["model"], entry["best_model"]) == tuple(records.pair):
+            own, other = entry["tokens_per_unit"]
+            value = {"last": "that at its last token", "max": "the largest in it"}[entry["align"]]
+            return (
+                f"The two models have different tokenizers. They are compared by units, the "
+                f"shortest stretches of text at whose ends both have a token boundary: "
+                f"{integer(entry['units'])} of them, on average of {number(own)} tokens of "
+                f"{records.pair[0]} and {number(other)} of {records.pair[1]}. They hold "
+                f"{percent(entry['text_share'])} of the matched text, and "
+                f"{percent(entry['single_share'])} of it is in units of one token on both sides. "
+                f"A feature's value in a unit is {value}. Effects on the next token are not "
+                f"compared, for other tokens can come next in the other model."
+            )
+    return None
+
+
 def _values(records: PairRecords) -> Mapping[str, Any]:
     order = checks(records)
     weak = [check.comparison for check in order if check.outcome in ("weakly", "no")]
     run = [comparisons.comparison_of(name) for name in records.comparisons("sae")]
     return {
         "cards": cards(records),
+        "units": units_words(records),
         "baselines": [c.in_sentence() for c in run if c.role == "baseline"],
         "checks": order,
         "close": CLOSE,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -77,6 +77,9 @@ class Source:
     name: str = ""
     """Of the run."""
 
+    vocabularies: Mapping[str, Sequence[TokenText]] = field(default_factory=dict)
+    """Those of the models whose token ids stand for something else, by model."""
+
 
 def source_of(records: StudyRecords) -> Source:
     """The source of a run that has examples of its features.
@@ -104,6 +107,11 @@ def source_of(records: StudyRecords) -> Source:
         {model: int(n_layers[model]) for model in records.compared},
         partial(_of_layer, run, SCATTER),
         name=records.name,
+        vocabularies={
+            model: json.loads(run.vocabulary_of(text).read_text("utf-8"))
+            for model in records.compared
+            if (text := run.text_of(model))
+        },
     )
 
 
@@ -139,7 +147,7 @@ def write_explorer(folder: Path, source: Source) -> Path:
     pairs = main_pairs(matches, models)
     shutil.rmtree(folder / "data", ignore_errors=True)
     _write_page(folder, source.name)
-    columns, spelling, words = ColumnFiles(folder), Spelling(source.vocabulary), []
+    columns, shared, words = ColumnFiles(folder), Spelling(source.vocabulary), []
     for place, rows in enumerate(models):
         to_others = {j: of_pair(matches, rows, models[j]) for i, j in pairs if i == place}
         features = source.features.filter(model=rows.model).sort("layer", "feature")
@@ -147,6 +155,8 @@ def write_explorer(folder: Path, source: Source) -> Path:
         columns.add_model(place, model.features)
         for other, table in to_others.items():
             columns.add_pair(place, other, table, models[other])
+        own = source.vocabularies.get(rows.model)
+        spelling = shared if own is None else Spelling(own)
         words.append(_write_layers(folder, source, model, spelling))
     known = {
         "models": [

@@ -23,7 +23,7 @@ from homolog.record.tables import CONTEXTS, FEATURES
 
 def measure_layer(material: Material, name: str, layer: int) -> Tables:
     """Task: the examples of a layer's features, and their rows of the table `features`."""
-    model, windows = material.model(name), material.windows("match")
+    model, windows = material.model(name), material.windows("match", name)
     own, decoder = material.features(name, layer), material.sae(name, layer).W_dec
     seed, wanted = derive_seed(material.seed, "examples", name, layer), material.interpretation
     shown = examples(own, windows, top=wanted.top, per_quantile=wanted.per_quantile, seed=seed)
