@@ -46,9 +46,12 @@ def writing(directions: torch.Tensor) -> SparseAutoencoder:
     )
 
 
-def matches_of(r: list[float], homolog: list[bool], layer: int, best_layer: int) -> pl.DataFrame:
+def matches_of(
+    r: list[float], homolog: list[bool], layer: int, best_layer: int, *, deeper: bool = False
+) -> pl.DataFrame:
+    """deeper: one more feature and partner, no homologs, after later blocks."""
     n = len(r)
-    return pl.DataFrame(
+    table = pl.DataFrame(
         {
             "comparison": ["main"] * n,
             "model": ["A"] * n,
@@ -61,6 +64,8 @@ def matches_of(r: list[float], homolog: list[bool], layer: int, best_layer: int)
             "homolog": homolog,
         }
     )
+    below = pl.col("layer", "best_layer") + 1
+    return pl.concat([table, table[:1].with_columns(below, homolog=False)]) if deeper else table
 
 
 def saying(model, tokens: list[int]) -> torch.Tensor:
@@ -125,7 +130,7 @@ def test_moments_are_those_of_single_runs_with_an_edit(at_end: bool):
     layers = 1, b.n_layers - 1 if at_end else 5
     matrices = [csr_array(firing(windows, seed)) for seed in (3, 4)]
     pairs, probes = choose_pairs(
-        matches_of([0.4] * F, [True] * F, *layers),
+        matches_of([0.4] * F, [True] * F, *layers, deeper=not at_end),
         "A",
         "B",
         lambda _: matrices[0],
@@ -135,7 +140,7 @@ def test_moments_are_those_of_single_runs_with_an_edit(at_end: bool):
     )
     probed = ProbedModel(a, {1: made[0]}), ProbedModel(b, {layers[1]: made[1]})
     effects = measure_effects(pairs, probes, windows, *probed)
-    assert len(probes) == 2 * (1 + CONTROLS) * (2 + 1)
+    assert len(probes) == 2 * (2 * (2 + 1) + (0 if at_end else CONTROLS - 1) * 2)
     here = effects.filter(where="here")
     assert here.drop("where", "var", "best_var", "cov", "kl", "best_kl").equals(probes)
     later = effects.filter(where="later")
@@ -169,7 +174,9 @@ def test_moments_are_those_of_single_runs_with_an_edit(at_end: bool):
         assert row["where"] == "here" or min(measured[:2]) > 0
 
 
-def test_pairs_and_probes_are_what_they_are_said_to_be():
+@pytest.mark.parametrize("n_controls", [1, CONTROLS])
+def test_pairs_and_probes_are_what_they_are_said_to_be(n_controls: int):
+    """More than one control where there are deeper layers."""
     windows = stream(30)
     x, y = firing(windows, 5), firing(windows, 6)
     y[:, :8] = x[:, :8] * (0.8 + 0.4 * np.random.default_rng(7).random((len(x), 8)))  # matches
@@ -180,7 +187,7 @@ def test_pairs_and_probes_are_what_they_are_said_to_be():
     r = [0.9, 0.9, 0.9, 0.9, 0.9, 0.5, 0.6, 0.9, 0.3, 0.3, 0.3, 0.3]
     homolog = [True] * 7 + [False] * 5
     arguments = (
-        matches_of(r, homolog, 2, 5),
+        matches_of(r, homolog, 2, 5, deeper=n_controls > 1),
         "A",
         "B",
         lambda _: csr_array(x),
@@ -204,7 +211,8 @@ def test_pairs_and_probes_are_what_they_are_said_to_be():
         level = np.minimum(own / own[own > 0].mean(), best / best[best > 0].mean())
         assert row["n_both"] <= 5 or level[at].min() >= np.median(level[level > 0])
         at = steered["row"].to_numpy()
-        assert len(set(at)) == 3 and not (own[at] > 0).any() and not (best[at] > 0).any()
+        assert len(set(at)) == (3 if row["control"] <= 1 else 0)
+        assert not (own[at] > 0).any() and not (best[at] > 0).any()
         assert np.allclose(steered["amount"], own[own > 0].mean())
         assert np.allclose(steered["best_amount"], best[best > 0].mean())
         if not row["matched"]:
@@ -220,8 +228,8 @@ def test_pairs_and_probes_are_what_they_are_said_to_be():
     of_pairs = pairs.filter(pl.col("control") > 0).group_by("pair")
     controls = of_pairs.agg(pl.col("control"), pl.col("best_feature").n_unique().alias("n"))
     for row in controls.iter_rows(named=True):  # numbered from 1, and no feature twice
-        assert row["control"] == list(range(1, row["n"] + 1)) and row["n"] <= CONTROLS
-    assert controls["n"].max() == CONTROLS
+        assert row["control"] == list(range(1, row["n"] + 1)) and row["n"] <= n_controls
+    assert controls["n"].max() == n_controls
     again = choose_pairs(*arguments, n_pairs=20, positions=5)
     assert pairs.equals(again[0]) and probes.equals(again[1])
     few = choose_pairs(*arguments, n_pairs=4, positions=5)[0].filter("matched")

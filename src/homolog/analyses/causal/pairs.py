@@ -1,9 +1,11 @@
 """Which pairs of features are tested causally, and at which tokens.
 
-Each matched pair (i, j) has up to `CONTROLS` controls: the same i, with a feature of j's layer that
-fires as often as j (within a factor of two where there is one) and together with i, but does not
-correlate with it (r < 0.2).  They say what agreement there is without a match.  Several, for it
-hangs on which feature is drawn as much as on which pair is.
+Each matched pair (i, j) has a control: the same i, with a feature of j's layer that fires as often
+as j (within a factor of two where there is one) and together with i, but does not correlate with it
+(r < 0.2).  It says what agreement there is without a match.  Where blocks follow both features it
+has up to `CONTROLS`, drawn alike, and those beyond the first are ablated alone: agreement on later
+tokens is so much nearer to that of controls that it hangs on which one is drawn, and pairs with
+later effects are few.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from homolog.matching.intervals import HIGH_MATCH
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import CAUSAL
 
-CONTROLS = 3
+CONTROLS = 5
 POSITIONS = 8
 LEAST_POSITIONS = 3
 _KINDS = ("ablate", "steer")
@@ -62,23 +64,29 @@ def choose_pairs(
     the model of the feature, of its partner.
     """
     random = generator(seed, "causal", model, best_model)
-    chosen = _draw(_homologs(matches, model, best_model), n_pairs, random)
+    main = matches.filter(comparison=MAIN.name, model=model, best_model=best_model)
+    chosen = _draw(_homologs(main, model, best_model), n_pairs, random)
+    ends = main["layer"].max(), main["best_layer"].max()
     number, pairs, probes = 0, [], []
     for (layer, best_layer), group in chosen.group_by("layer", "best_layer", maintain_order=True):
         own = _Columns(matrix_of(int(layer)), group["feature"].to_numpy())  # type: ignore[arg-type]
         partners = _PartnerLayer(best_matrix_of(int(best_layer)))  # type: ignore[arg-type]
+        wanted = 1 if layer == ends[0] or best_layer == ends[1] else CONTROLS
         for place, match in enumerate(group.iter_rows(named=True)):
-            of_match = _with_controls(own.column(place), partners, match, positions, random)
+            x = own.column(place)
+            controls = partners.controls(x, match["best_feature"], positions, random)[:wanted]
+            of_match = _with_controls(x, partners, match, controls, positions, random)
             for pair, sites in of_match:
                 pairs.append(pair | {"pair": number})
                 key = {"pair": number, "control": pair["control"]}
-                probes += [site | key for site in sites]
+                probes += [
+                    site | key for site in sites if key["control"] <= 1 or site["kind"] == "ablate"
+                ]
             number += bool(of_match)
     return pl.DataFrame(pairs, schema=PAIRS_SCHEMA), pl.DataFrame(probes, schema=PROBES_SCHEMA)
 
 
-def _homologs(matches: pl.DataFrame, model: str, best_model: str) -> pl.DataFrame:
-    main = matches.filter(comparison=MAIN.name, model=model, best_model=best_model)
+def _homologs(main: pl.DataFrame, model: str, best_model: str) -> pl.DataFrame:
     if main.is_empty() or main["homolog"].is_null().all():
         requirement = "pairs are drawn from features classified as homologs"
         remedy = "Run the study with its null and controls."
@@ -124,8 +132,8 @@ class _PartnerLayer(_Columns):
     ) -> list[tuple[int, float]]:
         """(feature, r with x) of some that fire as often as `partner` and with x, but r < 0.2.
 
-        Up to `CONTROLS` that fire with x on `positions` tokens and are within a factor of two of
-        the frequency, if there are any; else the nearest in frequency that fires with x at all.
+        Up to `CONTROLS`, in random order, that fire with x on `positions` tokens and are within a
+        factor of two of the frequency, if any; else the nearest that fires with x at all.
         """
         n, together = self.n_tokens, self.matrix[x.rows]
         n_both = np.bincount(together.indices, minlength=len(self.mean))
@@ -147,12 +155,12 @@ def _with_controls(
     x: Entries,
     partners: _PartnerLayer,
     match: Mapping[str, Any],
+    controls: list[tuple[int, float]],
     positions: int,
     random: np.random.Generator,
 ) -> list[tuple[dict[str, Any], Rows]]:
     """(pair, sites) of a match and of its controls; nothing where the match fires too rarely."""
-    tested = [(match["best_feature"], match["r"])]
-    tested += partners.controls(x, match["best_feature"], positions, random)
+    tested = [(match["best_feature"], match["r"]), *controls]
     columns = [partners.column(j) for j, _ in tested]
     of_all = [_sites(x, y, partners.n_tokens, positions, random) for y in columns]
     if of_all[0][1] < LEAST_POSITIONS:
