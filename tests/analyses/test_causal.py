@@ -15,7 +15,13 @@ from homolog.analyses.causal.auc import AUC_SCHEMA, _auc, causal_auc
 from homolog.analyses.causal.effects import EFFECTS, LATER, measure_effects
 from homolog.analyses.causal.forward import ProbedModel
 from homolog.analyses.causal.measure import causal_words
-from homolog.analyses.causal.pairs import CONTROLS, PAIRS_SCHEMA, PROBES_SCHEMA, choose_pairs
+from homolog.analyses.causal.pairs import (
+    CONTROLS,
+    PAIRS_SCHEMA,
+    PROBES_SCHEMA,
+    _draw,
+    choose_pairs,
+)
 from homolog.analyses.stream import place_of
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import SparseAutoencoder
@@ -238,13 +244,22 @@ def test_pairs_and_probes_are_what_they_are_said_to_be(n_controls: int):
         choose_pairs(arguments[0].with_columns(homolog=pl.lit(None, pl.Boolean)), *arguments[1:])
 
 
-def auc_by_hand(r: list[float], matched: list[float], *controls: list[float]) -> pl.DataFrame:
-    """controls: the first of every pair, the second of every pair, ...; NaN where there is none."""
+def auc_by_hand(
+    r: list[float],
+    matched: list[float],
+    *controls: list[float],
+    partner: list[int] | None = None,
+) -> pl.DataFrame:
+    """controls: the first of every pair, the second of every pair, ...; NaN where there is none.
+
+    partner: of every pair; all different by default.
+    """
     n = len(r)
     agreements = [*matched, *(value for each in controls for value in each)]
     number = np.repeat(np.arange(1 + len(controls)), n)
     columns = {"pair": [*range(n)] * (1 + len(controls)), "control": number, "matched": number == 0}
-    columns |= {"r": [*r, *[0.0] * n * len(controls)]}
+    columns |= {"r": [*r, *[0.0] * n * len(controls)], "best_layer": [0] * len(number)}
+    columns |= {"best_feature": [*(partner or range(n))] * (1 + len(controls))}
     columns |= {f"{name}_r": agreements for name in EFFECTS.values()}
     return causal_auc(pl.DataFrame(columns), n_replicates=200)
 
@@ -319,6 +334,46 @@ def test_controls_that_are_alike_say_no_more_than_one():
     assert np.allclose(*(t.select(ends).row(0) for t in (one, three)))
 
 
+def test_pairs_of_one_partner_that_are_alike_say_no_more_than_one():
+    """Each of 8 pairs written three times with the same partner: every interval stays."""
+    matched, control = [0.9, 0.8, 0.7, 0.3, 0.9, 0.25, 0.6, 0.5], [0.1, 0.2, 0.0, 0.4] * 2
+    one = auc_by_hand([0.95] * 8, matched, control)
+    partner = [*range(8)] * 3
+    three = auc_by_hand([0.95] * 24, matched * 3, control * 3, partner=partner)
+    apart = auc_by_hand([0.95] * 24, matched * 3, control * 3)
+    ends = [f"{name}{end}" for name in ("auc", "mean", "difference") for end in ("", "_lo", "_hi")]
+    assert np.allclose(*(t.select(ends).row(0) for t in (one, three)))
+    for name in ("auc", "mean", "difference"):
+        width, narrower = (
+            t.select(pl.col(f"{name}_hi") - pl.col(f"{name}_lo")).item(0, 0) for t in (three, apart)
+        )
+        assert narrower < 0.75 * width
+
+
+def test_partners_come_by_turns():
+    """Of 30 matches, 24 with one partner, 10 are drawn: the other partners are all among them."""
+    partner = np.array([0] * 24 + [1, 2, 3, 4, 5, 6])
+    matches = matches_of([0.9] * 30, [True] * 30, 0, 0).with_columns(best_feature=partner)
+    draws = []
+    for seed in range(20):
+        drawn = _draw(matches, 10, np.random.default_rng(seed))
+        assert sorted(drawn["best_feature"]) == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6]
+        draws += drawn.filter(best_feature=0)["feature"].to_list()
+    assert len(set(draws)) > 15  # which of them is random
+
+
+@pytest.mark.parametrize("auc", [0.85, 0.95])
+def test_the_interval_of_the_auc_covers_where_partners_decide(auc: float):
+    """40 partners, of which each has one to seven pairs that all win or lose together."""
+    random, covered = np.random.default_rng(1), 0
+    for _ in range(400):
+        partner = np.repeat(np.arange(40), random.integers(1, 8, 40))
+        wins = random.random(40) < auc
+        row = _auc(np.column_stack([wins[partner], np.full(len(partner), 0.5)]), partner)
+        covered += row["auc_lo"] <= auc <= row["auc_hi"]
+    assert 0.9 <= covered / 400 <= 0.98
+
+
 @pytest.mark.parametrize("n_controls", [1, 3])
 @pytest.mark.parametrize("auc", [0.9, 0.97])
 def test_the_interval_of_the_auc_covers(auc: float, n_controls: int):
@@ -328,7 +383,7 @@ def test_the_interval_of_the_auc_covers(auc: float, n_controls: int):
     for _ in range(400):
         every = random.normal(size=(60, 1 + n_controls))
         every[:, 0] += shift
-        row = _auc(every)
+        row = _auc(every, np.arange(60))
         covered += row["auc_lo"] <= auc <= row["auc_hi"]
         width += (row["auc_hi"] - row["auc_lo"]) / 400
     assert 0.92 <= covered / 400 <= 0.99

@@ -348,7 +348,7 @@ CAUSAL_AUC = _table(
     where=(TEXT, "here: on the token's own prediction; later: on those that follow"),
     **_RANGE,
     **_interval("auc", "chance that a pair agrees more than a control, 0.5: as by chance"),
-    **_interval("mean", "mean agreement; intervals of this and the rest from pairs resampled"),
+    **_interval("mean", "mean agreement; intervals of this and the rest from partners resampled"),
     **_interval("control_mean", "that of the controls"),
     **_interval("difference", "mean difference of a pair and its controls"),
     **_interval("standardised", "the same in standard deviations of an agreement"),

@@ -56,7 +56,8 @@ def choose_pairs(
 
     matches: of a run.  Drawn are features of `model` with a homolog in `best_model` that fires with
     it on `LEAST_POSITIONS` tokens: half of `n_pairs` from those with r > 0.7, the rest from the
-    others, each at random; fewer where there are fewer.  Controls have the number of their pair;
+    others, each at random, but no partner again before all have come as often; fewer where there
+    are fewer.  Controls have the number of their pair;
     there are fewer than `CONTROLS`, or none, where fewer features qualify.
     Probes: up to `positions` for ablation, half as many for steering.  Of the tokens where both
     fire, those half with the higher activations (the smaller of the two, each relative to its mean)
@@ -97,10 +98,17 @@ def _homologs(main: pl.DataFrame, model: str, best_model: str) -> pl.DataFrame:
 def _draw(homologs: pl.DataFrame, n: int, random: np.random.Generator) -> pl.DataFrame:
     """About half of `n` from the high matches, as far as there are, by layers and feature."""
     high = homologs["r"].to_numpy() > HIGH_MATCH
-    order = [random.permutation(np.flatnonzero(group)) for group in (high, ~high)]
+    order = [_by_turns(homologs, np.flatnonzero(group), random) for group in (high, ~high)]
     n_high = min(len(order[0]), max(n - n // 2, n - len(order[1])))
     drawn = np.concatenate([order[0][:n_high], order[1][: n - n_high]])
     return homologs[drawn].sort("layer", "best_layer", "feature")
+
+
+def _by_turns(homologs: pl.DataFrame, rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Rows at random, the first of every partner before the second of any."""
+    order = random.permutation(rows)
+    turn = pl.int_range(pl.len()).over("best_layer", "best_feature")
+    return order[np.argsort(homologs[order].select(turn).to_series().to_numpy(), kind="stable")]
 
 
 class _Columns:
