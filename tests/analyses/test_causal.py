@@ -124,7 +124,7 @@ def test_two_architectures_that_write_the_same_tokens_are_alike_and_others_are_n
         half = table.filter((pl.col("feature") < F // 2) == same)
         (row,) = causal_auc(half).filter(kind="steer", above_r=0.7, to_r=1.0).to_dicts()
         assert row["n"] == F // 2 and least <= row["auc"] <= most
-        assert row["auc_lo"] < row["auc"] <= row["auc_hi"]
+        assert row["auc_lo"] <= row["auc"] <= row["auc_hi"] and row["auc_lo"] < row["auc_hi"]
 
 
 @pytest.mark.parametrize("at_end", [False, True])
