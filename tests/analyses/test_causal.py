@@ -15,7 +15,13 @@ from homolog.analyses.causal.auc import AUC_SCHEMA, _auc, causal_auc
 from homolog.analyses.causal.effects import EFFECTS, LATER, measure_effects
 from homolog.analyses.causal.forward import ProbedModel
 from homolog.analyses.causal.measure import causal_words
-from homolog.analyses.causal.pairs import PAIRS_SCHEMA, PROBES_SCHEMA, choose_pairs
+from homolog.analyses.causal.pairs import (
+    CONTROLS,
+    PAIRS_SCHEMA,
+    PROBES_SCHEMA,
+    _draw,
+    choose_pairs,
+)
 from homolog.analyses.stream import place_of
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import SparseAutoencoder
@@ -46,9 +52,12 @@ def writing(directions: torch.Tensor) -> SparseAutoencoder:
     )
 
 
-def matches_of(r: list[float], homolog: list[bool], layer: int, best_layer: int) -> pl.DataFrame:
+def matches_of(
+    r: list[float], homolog: list[bool], layer: int, best_layer: int, *, deeper: bool = False
+) -> pl.DataFrame:
+    """deeper: one more feature and partner, no homologs, after later blocks."""
     n = len(r)
-    return pl.DataFrame(
+    table = pl.DataFrame(
         {
             "comparison": ["main"] * n,
             "model": ["A"] * n,
@@ -61,6 +70,8 @@ def matches_of(r: list[float], homolog: list[bool], layer: int, best_layer: int)
             "homolog": homolog,
         }
     )
+    below = pl.col("layer", "best_layer") + 1
+    return pl.concat([table, table[:1].with_columns(below, homolog=False)]) if deeper else table
 
 
 def saying(model, tokens: list[int]) -> torch.Tensor:
@@ -113,17 +124,19 @@ def test_two_architectures_that_write_the_same_tokens_are_alike_and_others_are_n
         half = table.filter((pl.col("feature") < F // 2) == same)
         (row,) = causal_auc(half).filter(kind="steer", above_r=0.7, to_r=1.0).to_dicts()
         assert row["n"] == F // 2 and least <= row["auc"] <= most
-        assert row["auc_lo"] < row["auc"] <= row["auc_hi"]
+        assert row["auc_lo"] <= row["auc"] <= row["auc_hi"] and row["auc_lo"] < row["auc_hi"]
 
 
-def test_moments_are_those_of_single_runs_with_an_edit():
+@pytest.mark.parametrize("at_end", [False, True])
+def test_moments_are_those_of_single_runs_with_an_edit(at_end: bool):
+    """Of features inside both models, and at the end of one, after which no block runs."""
     a, b, windows = load("zoo:transformer-s0"), load("zoo:mamba-s0"), stream()
     generator = torch.Generator().manual_seed(2)
     made = [writing(torch.randn(F, model.d_model, generator=generator)) for model in (a, b)]
-    layers = 1, b.n_layers - 1  # inside, and at the end, after which no block runs
+    layers = 1, b.n_layers - 1 if at_end else 5
     matrices = [csr_array(firing(windows, seed)) for seed in (3, 4)]
     pairs, probes = choose_pairs(
-        matches_of([0.4] * F, [True] * F, *layers),
+        matches_of([0.4] * F, [True] * F, *layers, deeper=not at_end),
         "A",
         "B",
         lambda _: matrices[0],
@@ -133,12 +146,12 @@ def test_moments_are_those_of_single_runs_with_an_edit():
     )
     probed = ProbedModel(a, {1: made[0]}), ProbedModel(b, {layers[1]: made[1]})
     effects = measure_effects(pairs, probes, windows, *probed)
-    assert len(probes) == 4 * (2 + 1)
+    assert len(probes) == 2 * (2 * (2 + 1) + (0 if at_end else CONTROLS - 1) * 2)
     here = effects.filter(where="here")
     assert here.drop("where", "var", "best_var", "cov", "kl", "best_kl").equals(probes)
     later = effects.filter(where="later")
-    assert set(later["kind"]) == {"ablate"} and len(later) > 4
-    for row in effects.join(pairs, on=["pair", "matched"]).iter_rows(named=True):
+    assert later.is_empty() if at_end else set(later["kind"]) == {"ablate"} and len(later) > 4
+    for row in effects.join(pairs, on=["pair", "control"]).iter_rows(named=True):
         (w,), (p,) = place_of(windows, np.array([row["row"]]))
         tokens = torch.from_numpy(windows.tokens[[w]]).long()
         after = range(int(p) + 1, min(int(p) + LATER, windows.context - 1) + 1)
@@ -164,10 +177,12 @@ def test_moments_are_those_of_single_runs_with_an_edit():
             expected += [cov[0, 0], cov[1, 1], cov[0, 1], *kl]
         measured = [row[name] for name in ("var", "best_var", "cov", "kl", "best_kl")]
         assert np.allclose(measured, expected, rtol=2e-3, atol=1e-5)
-        assert row["where"] == "here" or (measured[0] > 0 and abs(measured[1]) < 1e-5)
+        assert row["where"] == "here" or min(measured[:2]) > 0
 
 
-def test_pairs_and_probes_are_what_they_are_said_to_be():
+@pytest.mark.parametrize("n_controls", [1, CONTROLS])
+def test_pairs_and_probes_are_what_they_are_said_to_be(n_controls: int):
+    """More than one control where there are deeper layers."""
     windows = stream(30)
     x, y = firing(windows, 5), firing(windows, 6)
     y[:, :8] = x[:, :8] * (0.8 + 0.4 * np.random.default_rng(7).random((len(x), 8)))  # matches
@@ -178,7 +193,7 @@ def test_pairs_and_probes_are_what_they_are_said_to_be():
     r = [0.9, 0.9, 0.9, 0.9, 0.9, 0.5, 0.6, 0.9, 0.3, 0.3, 0.3, 0.3]
     homolog = [True] * 7 + [False] * 5
     arguments = (
-        matches_of(r, homolog, 2, 5),
+        matches_of(r, homolog, 2, 5, deeper=n_controls > 1),
         "A",
         "B",
         lambda _: csr_array(x),
@@ -191,9 +206,8 @@ def test_pairs_and_probes_are_what_they_are_said_to_be():
         own, best = x[:, row["feature"]], y[:, row["best_feature"]]
         assert (row["n_active"], row["best_n_active"]) == ((own > 0).sum(), (best > 0).sum())
         assert row["n_both"] == ((own > 0) & (best > 0)).sum()
-        here = probes.filter(
-            (pl.col("pair") == row["pair"]) & (pl.col("matched") == row["matched"])
-        )
+        assert row["matched"] == (row["control"] == 0)
+        here = probes.filter(pair=row["pair"], control=row["control"])
         ablated, steered = (here.filter(pl.col("kind") == kind) for kind in ("ablate", "steer"))
         at = ablated["row"].to_numpy()
         assert len(at) == len(set(at)) == min(5, row["n_both"])
@@ -203,7 +217,8 @@ def test_pairs_and_probes_are_what_they_are_said_to_be():
         level = np.minimum(own / own[own > 0].mean(), best / best[best > 0].mean())
         assert row["n_both"] <= 5 or level[at].min() >= np.median(level[level > 0])
         at = steered["row"].to_numpy()
-        assert len(set(at)) == 3 and not (own[at] > 0).any() and not (best[at] > 0).any()
+        assert len(set(at)) == (3 if row["control"] <= 1 else 0)
+        assert not (own[at] > 0).any() and not (best[at] > 0).any()
         assert np.allclose(steered["amount"], own[own > 0].mean())
         assert np.allclose(steered["best_amount"], best[best > 0].mean())
         if not row["matched"]:
@@ -216,6 +231,11 @@ def test_pairs_and_probes_are_what_they_are_said_to_be():
             assert match["feature"] == row["feature"] != row["best_feature"]
             if match["best_n_active"] > 10:
                 assert 0.5 <= row["best_n_active"] / match["best_n_active"] <= 2
+    of_pairs = pairs.filter(pl.col("control") > 0).group_by("pair")
+    controls = of_pairs.agg(pl.col("control"), pl.col("best_feature").n_unique().alias("n"))
+    for row in controls.iter_rows(named=True):  # numbered from 1, and no feature twice
+        assert row["control"] == list(range(1, row["n"] + 1)) and row["n"] <= n_controls
+    assert controls["n"].max() == n_controls
     again = choose_pairs(*arguments, n_pairs=20, positions=5)
     assert pairs.equals(again[0]) and probes.equals(again[1])
     few = choose_pairs(*arguments, n_pairs=4, positions=5)[0].filter("matched")
@@ -224,10 +244,23 @@ def test_pairs_and_probes_are_what_they_are_said_to_be():
         choose_pairs(arguments[0].with_columns(homolog=pl.lit(None, pl.Boolean)), *arguments[1:])
 
 
-def auc_by_hand(r: list[float], matched: list[float], control: list[float]) -> pl.DataFrame:
+def auc_by_hand(
+    r: list[float],
+    matched: list[float],
+    *controls: list[float],
+    partner: list[int] | None = None,
+) -> pl.DataFrame:
+    """controls: the first of every pair, the second of every pair, ...; NaN where there is none.
+
+    partner: of every pair; all different by default.
+    """
     n = len(r)
-    columns = {"pair": [*range(n)] * 2, "matched": [True] * n + [False] * n, "r": [*r, *[0.0] * n]}
-    columns |= {f"{name}_r": [*matched, *control] for name in EFFECTS.values()}
+    agreements = [*matched, *(value for each in controls for value in each)]
+    number = np.repeat(np.arange(1 + len(controls)), n)
+    columns = {"pair": [*range(n)] * (1 + len(controls)), "control": number, "matched": number == 0}
+    columns |= {"r": [*r, *[0.0] * n * len(controls)], "best_layer": [0] * len(number)}
+    columns |= {"best_feature": [*(partner or range(n))] * (1 + len(controls))}
+    columns |= {f"{name}_r": agreements for name in EFFECTS.values()}
     return causal_auc(pl.DataFrame(columns), n_replicates=200)
 
 
@@ -273,16 +306,88 @@ def test_the_interval_of_the_auc_is_wilsons():
         assert row["auc_lo"] <= row["auc"] <= row["auc_hi"]
 
 
-def test_the_interval_of_the_auc_covers():
-    """Of 400 samples of 40 pairs, whose matches are drawn to agree more in 9 of 10."""
-    random, covered = np.random.default_rng(0), 0
-    shift = norm.ppf(0.9) * 2**0.5  # P(x + shift > y) = 0.9 for standard normal x, y
+def test_several_controls_by_hand():
+    matched = [0.9, 0.5, 0.1, 0.4]
+    controls = [0.0, 0.7, 0.0, 0.4], [0.2, 0.1, NAN, 0.4], [0.95, NAN, NAN, 0.4]
+    row = auc_by_hand([0.95] * 4, matched, *controls).row(0, named=True)
+    share = np.array([2 / 3, 1 / 2, 1, 1 / 2])  # equal ones are half, and missing ones nothing
+    assert (row["n"], row["auc"]) == (4, pytest.approx(share.mean()))
+    means = [1.15 / 3, 0.4, 0.0, 0.4]
+    assert row["control_mean"] == pytest.approx(np.mean(means))
+    assert row["difference"] == pytest.approx(np.mean(matched) - np.mean(means))
+    every = [(0.0, 1 / 3), (0.2, 1 / 3), (0.95, 1 / 3), (0.7, 0.5), (0.1, 0.5), (0.0, 1), (0.4, 1)]
+    value, weight = np.array(every).T  # of each pair 1
+    spread = (weight * (value - np.mean(means)) ** 2).sum() / 3
+    pooled = ((np.var(matched, ddof=1) + spread) / 2) ** 0.5
+    assert row["standardised"] == pytest.approx(row["difference"] / pooled)
+    n_alike = min(4 * share.mean() * (1 - share.mean()) / share.var(ddof=1), 3 + 2 + 1 + 3)
+    assert n_alike > 4
+    middle, z = share.mean(), norm.ppf(0.975)  # the ends solve |p - AUC| = z sqrt(p (1 - p) / n')
+    for end in (row["auc_lo"], row["auc_hi"]):
+        assert abs(end - middle) == pytest.approx(z * (end * (1 - end) / n_alike) ** 0.5)
+
+
+def test_controls_that_are_alike_say_no_more_than_one():
+    matched, control = [0.9, 0.9, 0.9, 0.1], [0.5] * 4
+    one, three = (auc_by_hand([0.95] * 4, matched, *[control] * n) for n in (1, 3))
+    ends = ["auc", "auc_lo", "auc_hi", "control_mean", "difference", "standardised"]
+    assert np.allclose(*(t.select(ends).row(0) for t in (one, three)))
+
+
+def test_pairs_of_one_partner_that_are_alike_say_no_more_than_one():
+    """Each of 8 pairs written three times with the same partner: every interval stays."""
+    matched, control = [0.9, 0.8, 0.7, 0.3, 0.9, 0.25, 0.6, 0.5], [0.1, 0.2, 0.0, 0.4] * 2
+    one = auc_by_hand([0.95] * 8, matched, control)
+    partner = [*range(8)] * 3
+    three = auc_by_hand([0.95] * 24, matched * 3, control * 3, partner=partner)
+    apart = auc_by_hand([0.95] * 24, matched * 3, control * 3)
+    ends = [f"{name}{end}" for name in ("auc", "mean", "difference") for end in ("", "_lo", "_hi")]
+    assert np.allclose(*(t.select(ends).row(0) for t in (one, three)))
+    for name in ("auc", "mean", "difference"):
+        width, narrower = (
+            t.select(pl.col(f"{name}_hi") - pl.col(f"{name}_lo")).item(0, 0) for t in (three, apart)
+        )
+        assert narrower < 0.75 * width
+
+
+def test_partners_come_by_turns():
+    """Of 30 matches, 24 with one partner, 10 are drawn: the other partners are all among them."""
+    partner = np.array([0] * 24 + [1, 2, 3, 4, 5, 6])
+    matches = matches_of([0.9] * 30, [True] * 30, 0, 0).with_columns(best_feature=partner)
+    draws = []
+    for seed in range(20):
+        drawn = _draw(matches, 10, np.random.default_rng(seed))
+        assert sorted(drawn["best_feature"]) == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6]
+        draws += drawn.filter(best_feature=0)["feature"].to_list()
+    assert len(set(draws)) > 15  # which of them is random
+
+
+@pytest.mark.parametrize("auc", [0.85, 0.95])
+def test_the_interval_of_the_auc_covers_where_partners_decide(auc: float):
+    """40 partners, of which each has one to seven pairs that all win or lose together."""
+    random, covered = np.random.default_rng(1), 0
     for _ in range(400):
-        matched, control = random.normal(np.array([[shift], [0.0]]), size=(2, 40))
-        above = np.sign(matched - control)
-        row = _auc(np.column_stack([above, np.zeros(40)]))
-        covered += row["auc_lo"] <= 0.9 <= row["auc_hi"]
-    assert 0.92 <= covered / 400 <= 0.98
+        partner = np.repeat(np.arange(40), random.integers(1, 8, 40))
+        wins = random.random(40) < auc
+        row = _auc(np.column_stack([wins[partner], np.full(len(partner), 0.5)]), partner)
+        covered += row["auc_lo"] <= auc <= row["auc_hi"]
+    assert 0.9 <= covered / 400 <= 0.98
+
+
+@pytest.mark.parametrize("n_controls", [1, 3])
+@pytest.mark.parametrize("auc", [0.9, 0.97])
+def test_the_interval_of_the_auc_covers(auc: float, n_controls: int):
+    """Of 400 samples of 60 pairs, whose matches are drawn to agree more with this chance."""
+    random, covered, width = np.random.default_rng(0), 0, 0.0
+    shift = norm.ppf(auc) * 2**0.5  # P(x + shift > y) for standard normal x, y
+    for _ in range(400):
+        every = random.normal(size=(60, 1 + n_controls))
+        every[:, 0] += shift
+        row = _auc(every, np.arange(60))
+        covered += row["auc_lo"] <= auc <= row["auc_hi"]
+        width += (row["auc_hi"] - row["auc_lo"]) / 400
+    assert 0.92 <= covered / 400 <= 0.99
+    assert width < (0.17 if n_controls == 1 else 0.14)
 
 
 def test_one_pair_has_an_auc_and_no_interval_of_its_mean():
@@ -292,8 +397,9 @@ def test_one_pair_has_an_auc_and_no_interval_of_its_mean():
     assert row["mean"] == 0.9 and np.isnan(row["mean_lo"]) and np.isnan(row["standardised"])
     named = table.with_columns(model=pl.lit("A"), best_model=pl.lit("B"))
     (said,) = causal_words(named, LOSS_RECOVERED.frame())
-    assert "not match in 100% (21 to 100%) of 1 pairs, on later tokens in 100%" in said["words"]
-    assert said["words"].endswith("mean agreement 0.90 against 0.10.")
+    expected = "100% (21 to 100%) of comparisons, 1 pairs; on later tokens in 100%"
+    assert expected in said["words"]
+    assert said["words"].endswith("Mean agreement is 0.90 against 0.10.")
     shares = {"kl_recovered": 0.8, "kl_random": 0.01, "recovered": 0.9, "random": 0.0}
     ends = {f"{name}_{end}": value for name, value in shares.items() for end in ("lo", "hi")}
     place = {"model": "A", "best_model": "B", "above_r": 0.7, "to_r": 1.0, "n": 1}
@@ -316,14 +422,14 @@ def test_an_effect_that_is_nil_has_no_agreement():
     effects = pl.DataFrame(
         {
             "pair": [0] * 3,
-            "matched": [True] * 3,
+            "control": [0] * 3,
             "kind": ["ablate"] * 3,
             "where": ["here"] * 3,
             "kl": [0.1, 0.2, 0.0],
             "best_kl": [0.0] * 3,
         }
         | moments
-    ).cast({"pair": pl.Int32})
+    ).cast({"pair": pl.Int32, "control": pl.Int32})
     row = agreement(pairs, effects).row(0, named=True)
     assert row["ablate_r"] == pytest.approx(6.5 / (5 * 10) ** 0.5) and row["ablate_n"] == 3
     assert row["ablate_kl"] == pytest.approx(0.1)

@@ -214,8 +214,9 @@ def test_shares_are_ratios_of_sums() -> None:
         "kl_partner": [0.1, 0.2, 0.1],
         "kl_random": [0.4, 0.1, NAN],
     }
-    about = {"r": [0.95, 0.75, 0.72]}
-    table = loss_recovered(SUBSTITUTIONS.frame(about | losses))
+    about = {"r": [0.95, 0.75, 0.72], "best_layer": [1, 1, 2], "best_feature": [0, 1, 1]}
+    frame = SUBSTITUTIONS.frame(about | losses)
+    table = loss_recovered(frame)
     row = table.row(0, named=True)
     assert (row["above_r"], row["to_r"], row["n"]) == (0.7, 1.0, 3)
     assert row["cost"] == pytest.approx((0.5 + 0.1 - 0.1) / 3)
@@ -224,6 +225,14 @@ def test_shares_are_ratios_of_sums() -> None:
     assert row["kl_recovered"] == pytest.approx((0.3 + 0.0 + 0.1) / 0.8)
     assert row["kl_random"] == pytest.approx(0.1 / 0.6)
     assert row["kl_recovered_lo"] == 0.0 and row["kl_recovered_hi"] == pytest.approx(0.75)
+    twice = loss_recovered(pl.concat([frame, frame])).row(0, named=True)
+    for name in ("kl_recovered", "recovered", "kl_random"):  # partners are drawn, not pairs
+        ends = [name, f"{name}_lo", f"{name}_hi"]
+        assert [twice[end] for end in ends] == pytest.approx(
+            [row[end] for end in ends], nan_ok=True
+        )
+    one = loss_recovered(frame.with_columns(best_layer=1, best_feature=1)).row(0, named=True)
+    assert one["kl_recovered"] == row["kl_recovered"] and np.isnan(one["kl_recovered_lo"])
     middle = table.filter(above_r=0.7, to_r=0.8).row(0, named=True)
     assert middle["n"] == 2 and middle["kl_recovered"] == pytest.approx(0.1 / 0.4)
     empty = loss_recovered(SUBSTITUTIONS.frame())

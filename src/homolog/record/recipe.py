@@ -395,7 +395,7 @@ class Interpretation(Settings):
 
     causal_pairs: int = Field(default=100, ge=0)
     """Matched features of each direction that are ablated, steered and replaced by their partners,
-    with as many controls; 0: none.
+    each with controls; 0: none.
     """
 
     listed: int = Field(default=50, ge=0)

@@ -329,13 +329,14 @@ CAUSAL = _table(
     "causal",
     "pair of features that were ablated and steered in their models",
     pair=(I32, "number of the matched pair; its controls have the same"),
+    control=(I32, "which control of that pair, from 1; 0: the match itself"),
     matched=(BOOL, "whether it is a match or a control"),
     **_PAIR,
     n_active=(I64, "tokens on which the feature fires"),
     best_n_active=(I64, "on which the partner fires"),
     n_both=(I64, "on which both fire"),
     **_effect("ablate", _NEXT),
-    **_effect("ablate_later", f"{_NEXT}s at the 16 positions after", _SUMMED),
+    **_effect("ablate_later", f"{_NEXT}s at the 8 positions after", _SUMMED),
     **_effect("steer", _NEXT),
 )
 CAUSAL_AUC = _table(
@@ -346,10 +347,10 @@ CAUSAL_AUC = _table(
     kind=(TEXT, "ablate or steer"),
     where=(TEXT, "here: on the token's own prediction; later: on those that follow"),
     **_RANGE,
-    **_interval("auc", "chance that a pair agrees more than its control, 0.5: as by chance"),
-    **_interval("mean", "mean agreement; intervals of this and the rest from pairs resampled"),
+    **_interval("auc", "chance that a pair agrees more than a control, 0.5: as by chance"),
+    **_interval("mean", "mean agreement; intervals of this and the rest from partners resampled"),
     **_interval("control_mean", "that of the controls"),
-    **_interval("difference", "mean difference of a pair and its control"),
+    **_interval("difference", "mean difference of a pair and its controls"),
     **_interval("standardised", "the same in standard deviations of an agreement"),
 )
 SUBSTITUTIONS = _table(

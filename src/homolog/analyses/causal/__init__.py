@@ -44,7 +44,7 @@ def words_of(records: PairRecords) -> list[str]:
 
 
 def causal_figure(records: PairRecords) -> Figure | None:
-    """The chance that a matched pair agrees more than its control, by bin of r."""
+    """The chance that a matched pair agrees more than a control, by bin of r."""
     points = [
         {"what": EFFECTS[row["kind"], row["where"]], "at": row["auc"], "lo": row["auc_lo"]}
         | {"hi": row["auc_hi"], "mean": significant(row["mean"])}
@@ -61,7 +61,7 @@ def causal_figure(records: PairRecords) -> Figure | None:
         "Do matched features do the same?",
         "Each feature of a pair is taken out of, or put into, the residual stream of its own "
         "model, and the changes of both next-token distributions are correlated. Points: the "
-        "chance that a pair agrees more than its control, the same feature with one that fires as "
+        "chance that a pair agrees more than a control, the same feature with one that fires as "
         "often as the partner but does not match. 50% is none. Lines are 95% intervals.",
         "Points of the chance that matched pairs agree more than their controls, by their "
         "correlation. " + " ".join(words_of(records)),

@@ -29,11 +29,11 @@ def agreement(
     `LEAST_POSITIONS`.  n: interventions.  kl: mean effect of one in nats.
     """
     random, rows = generator(seed, "agreement"), []
-    by_pair = effects.partition_by("pair", "matched", "kind", "where", as_dict=True)
-    for pair, matched in pairs.select("pair", "matched").iter_rows():
+    by_pair = effects.partition_by("pair", "control", "kind", "where", as_dict=True)
+    for pair, control in pairs.select("pair", "control").iter_rows():
         row: dict[str, float] = {}
         for (kind, where), prefix in EFFECTS.items():
-            own = by_pair.get((pair, matched, kind, where), effects.clear())
+            own = by_pair.get((pair, control, kind, where), effects.clear())
             measured = _of_positions(own, n_replicates, random)
             row |= {f"{prefix}_{name}": value for name, value in measured.items()}
         rows.append(row)

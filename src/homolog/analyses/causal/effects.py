@@ -9,8 +9,9 @@ At a position t, with h the residual stream after the block of the feature, d it
 
 The rest of h stays, the dictionary's reconstruction error in it, and the later blocks run on h'.
 The effect is taken "here", at s = t, on the next token; of an ablation also "later", at the up to
-`LATER` positions s > t that follow in the window, which see it through the later blocks alone.  Of
-a pair (i in A, j in B) are kept, at each s, over the vocabulary around that position's means,
+`LATER` positions s > t that follow in the window, which see it through the later blocks alone:
+where both features of the pair have such a block.  Of a pair (i in A, j in B) are kept, at each s,
+over the vocabulary around that position's means,
 
     var_w(delta_A), var_w(delta_B), cov_w(delta_A, delta_B),     w = (p_A + p'_A + p_B + p'_B) / 4
 
@@ -40,7 +41,7 @@ from homolog.analyses.causal.forward import (
 from homolog.analyses.stream import place_of
 from homolog.corpus import TokenWindows
 
-LATER = 16
+LATER = 8
 HERE = "here"
 WHERE = {"ablate": (HERE, "later"), "steer": (HERE,)}
 """Where the effects of each kind of intervention are taken."""
@@ -90,10 +91,15 @@ def measure_effects(
     partners.  kl: sum_v p log(p / p'), the size of the effect.  Of each model every window with a
     probe is run once, and its blocks after the feature's once for each probe.
     """
-    keys = ["pair", "matched"]
+    keys = ["pair", "control"]
     sites = probes.join(pairs, on=keys, how="left", maintain_order="left", validate="m:1")
     window, position = place_of(windows, sites["row"].to_numpy())
-    reads = _reads(sites["kind"].to_numpy(), position, windows.context)
+    seen_later = sites.select(
+        pl.col("kind").is_in([kind for kind, places in WHERE.items() if len(places) > 1])
+        & (pl.col("layer") < a.model.n_layers - 1)
+        & (pl.col("best_layer") < b.model.n_layers - 1)
+    )
+    reads = _reads(seen_later.to_series().to_numpy(), position, windows.context)
     sums = np.zeros((2, len(sites), len(MOMENTS)))
     for here in in_groups(window, windows_at_once(windows)):
         inside = np.isin(reads.probe, here)
@@ -110,10 +116,9 @@ def measure_effects(
     return _by_place(probes, reads, sums)
 
 
-def _reads(kind: np.ndarray, position: np.ndarray, context: int) -> _Reads:
+def _reads(seen_later: np.ndarray, position: np.ndarray, context: int) -> _Reads:
     """Every position at which the effect of a probe is taken."""
-    n_later = np.minimum(LATER, context - 1 - position)
-    n = 1 + np.where([len(WHERE[k]) > 1 for k in kind], n_later, 0).astype(np.int64)
+    n = 1 + np.where(seen_later, np.minimum(LATER, context - 1 - position), 0).astype(np.int64)
     probe = np.repeat(np.arange(len(position)), n)
     after = np.arange(len(probe)) - np.repeat(np.cumsum(n) - n, n)
     return _Reads(probe, position[probe] + after, after > 0)

@@ -120,12 +120,12 @@ def causal_words(auc: pl.DataFrame, recovered: pl.DataFrame) -> list[dict[str, s
 
 def _agreeing(here: dict, later: dict | None) -> str:
     """How often matched pairs agree more than their controls."""
-    after = f", on later tokens in {_share(later, 'auc')} of {later['n']}" if later else ""
+    after = f"; on later tokens in {_share(later, 'auc')}, {later['n']} pairs" if later else ""
     return (
         f"Taken out, features of {here['model']} and their partners in {here['best_model']} above "
         f"r = {HIGH_MATCH} change the next token more alike than pairs that fire as often and do "
-        f"not match in {_share(here, 'auc')} of {here['n']} pairs{after}: mean "
-        f"agreement {_number(here, 'mean')} against {_number(here, 'control_mean')}."
+        f"not match in {_share(here, 'auc')} of comparisons, {here['n']} pairs{after}. Mean "
+        f"agreement is {_number(here, 'mean')} against {_number(here, 'control_mean')}."
     )
 
 

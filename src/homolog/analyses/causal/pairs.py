@@ -2,7 +2,10 @@
 
 Each matched pair (i, j) has a control: the same i, with a feature of j's layer that fires as often
 as j (within a factor of two where there is one) and together with i, but does not correlate with it
-(r < 0.2).  It says what agreement there is without a match.
+(r < 0.2).  It says what agreement there is without a match.  Where blocks follow both features it
+has up to `CONTROLS`, drawn alike, and those beyond the first are ablated alone: agreement on later
+tokens is so much nearer to that of controls that it hangs on which one is drawn, and pairs with
+later effects are few.
 """
 
 from __future__ import annotations
@@ -22,13 +25,14 @@ from homolog.matching.intervals import HIGH_MATCH
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import CAUSAL
 
+CONTROLS = 5
 POSITIONS = 8
 LEAST_POSITIONS = 3
 _KINDS = ("ablate", "steer")
 PAIRS_SCHEMA = CAUSAL.only(*(name for name in CAUSAL.columns if not name.startswith(_KINDS)))
 PROBES_SCHEMA = {
     "pair": pl.Int32,
-    "matched": pl.Boolean,
+    "control": pl.Int32,
     "kind": pl.String,
     "row": pl.Int64,
     "amount": pl.Float32,
@@ -52,31 +56,38 @@ def choose_pairs(
 
     matches: of a run.  Drawn are features of `model` with a homolog in `best_model` that fires with
     it on `LEAST_POSITIONS` tokens: half of `n_pairs` from those with r > 0.7, the rest from the
-    others, each at random; fewer where there are fewer.  A control has the number of its pair, and
-    is missing where no feature qualifies.
+    others, each at random, but no partner again before all have come as often; fewer where there
+    are fewer.  Controls have the number of their pair;
+    there are fewer than `CONTROLS`, or none, where fewer features qualify.
     Probes: up to `positions` for ablation, half as many for steering.  Of the tokens where both
     fire, those half with the higher activations (the smaller of the two, each relative to its mean)
     are drawn from.  row: of the features; amount, best_amount: what is added along the direction in
     the model of the feature, of its partner.
     """
     random = generator(seed, "causal", model, best_model)
-    chosen = _draw(_homologs(matches, model, best_model), n_pairs, random)
+    main = matches.filter(comparison=MAIN.name, model=model, best_model=best_model)
+    chosen = _draw(_homologs(main, model, best_model), n_pairs, random)
+    ends = main["layer"].max(), main["best_layer"].max()
     number, pairs, probes = 0, [], []
     for (layer, best_layer), group in chosen.group_by("layer", "best_layer", maintain_order=True):
         own = _Columns(matrix_of(int(layer)), group["feature"].to_numpy())  # type: ignore[arg-type]
         partners = _PartnerLayer(best_matrix_of(int(best_layer)))  # type: ignore[arg-type]
+        wanted = 1 if layer == ends[0] or best_layer == ends[1] else CONTROLS
         for place, match in enumerate(group.iter_rows(named=True)):
-            of_match = _with_control(own.column(place), partners, match, positions, random)
+            x = own.column(place)
+            controls = partners.controls(x, match["best_feature"], positions, random)[:wanted]
+            of_match = _with_controls(x, partners, match, controls, positions, random)
             for pair, sites in of_match:
-                numbered = {"pair": number, "matched": pair["matched"]}
-                pairs.append(pair | numbered)
-                probes += [site | numbered for site in sites]
+                pairs.append(pair | {"pair": number})
+                key = {"pair": number, "control": pair["control"]}
+                probes += [
+                    site | key for site in sites if key["control"] <= 1 or site["kind"] == "ablate"
+                ]
             number += bool(of_match)
     return pl.DataFrame(pairs, schema=PAIRS_SCHEMA), pl.DataFrame(probes, schema=PROBES_SCHEMA)
 
 
-def _homologs(matches: pl.DataFrame, model: str, best_model: str) -> pl.DataFrame:
-    main = matches.filter(comparison=MAIN.name, model=model, best_model=best_model)
+def _homologs(main: pl.DataFrame, model: str, best_model: str) -> pl.DataFrame:
     if main.is_empty() or main["homolog"].is_null().all():
         requirement = "pairs are drawn from features classified as homologs"
         remedy = "Run the study with its null and controls."
@@ -87,10 +98,17 @@ def _homologs(matches: pl.DataFrame, model: str, best_model: str) -> pl.DataFram
 def _draw(homologs: pl.DataFrame, n: int, random: np.random.Generator) -> pl.DataFrame:
     """About half of `n` from the high matches, as far as there are, by layers and feature."""
     high = homologs["r"].to_numpy() > HIGH_MATCH
-    order = [random.permutation(np.flatnonzero(group)) for group in (high, ~high)]
+    order = [_by_turns(homologs, np.flatnonzero(group), random) for group in (high, ~high)]
     n_high = min(len(order[0]), max(n - n // 2, n - len(order[1])))
     drawn = np.concatenate([order[0][:n_high], order[1][: n - n_high]])
     return homologs[drawn].sort("layer", "best_layer", "feature")
+
+
+def _by_turns(homologs: pl.DataFrame, rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Rows at random, the first of every partner before the second of any."""
+    order = random.permutation(rows)
+    turn = pl.int_range(pl.len()).over("best_layer", "best_feature")
+    return order[np.argsort(homologs[order].select(turn).to_series().to_numpy(), kind="stable")]
 
 
 class _Columns:
@@ -117,13 +135,13 @@ class _PartnerLayer(_Columns):
         square = csr_array((squares, matrix.indices, matrix.indptr), shape=matrix.shape)
         self.sd = np.sqrt(np.maximum(square.sum(axis=0) / n - self.mean**2, 0))
 
-    def control(
+    def controls(
         self, x: Entries, partner: int, positions: int, random: np.random.Generator
-    ) -> tuple[int, float] | None:
-        """(feature, r with x) of one that fires as often as `partner` and with x, but r < 0.2.
+    ) -> list[tuple[int, float]]:
+        """(feature, r with x) of some that fire as often as `partner` and with x, but r < 0.2.
 
-        On `positions` tokens together and within a factor of two of the frequency, if there is one;
-        else it is the nearest in frequency among those that fire together with x at all.
+        Up to `CONTROLS`, in random order, that fire with x on `positions` tokens and are within a
+        factor of two of the frequency, if any; else the nearest that fires with x at all.
         """
         n, together = self.n_tokens, self.matrix[x.rows]
         n_both = np.bincount(together.indices, minlength=len(self.mean))
@@ -134,34 +152,36 @@ class _PartnerLayer(_Columns):
         others = np.flatnonzero((n_both >= LEAST_POSITIONS) & (r < LEAST_R))
         others = others[others != partner]
         if not len(others):
-            return None
+            return []
         apart = np.abs(np.log2(self.n_active[others] / self.n_active[partner]))
-        near = (apart <= 1) & (n_both[others] >= positions)
-        feature = int(random.choice(others[near] if near.any() else others[[np.argmin(apart)]]))
-        return feature, float(r[feature])
+        near = others[(apart <= 1) & (n_both[others] >= positions)]
+        drawn = random.permutation(near)[:CONTROLS] if len(near) else others[[np.argmin(apart)]]
+        return [(int(feature), float(r[feature])) for feature in drawn]
 
 
-def _with_control(
+def _with_controls(
     x: Entries,
     partners: _PartnerLayer,
     match: Mapping[str, Any],
+    controls: list[tuple[int, float]],
     positions: int,
     random: np.random.Generator,
 ) -> list[tuple[dict[str, Any], Rows]]:
-    """(pair, sites) of a match and of its control; nothing where the match fires too rarely."""
-    tested = [(True, match["best_feature"], match["r"])]
-    if control := partners.control(x, match["best_feature"], positions, random):
-        tested.append((False, *control))
-    columns = [partners.column(j) for _, j, _ in tested]
+    """(pair, sites) of a match and of its controls; nothing where the match fires too rarely."""
+    tested = [(match["best_feature"], match["r"]), *controls]
+    columns = [partners.column(j) for j, _ in tested]
     of_all = [_sites(x, y, partners.n_tokens, positions, random) for y in columns]
     if of_all[0][1] < LEAST_POSITIONS:
         return []
     names = ("model", "layer", "feature", "best_model", "best_layer")
     same = {name: match[name] for name in names} | {"n_active": len(x.rows)}
     pairs = []
-    for (matched, j, r), y, (sites, n_both) in zip(tested, columns, of_all, strict=True):
-        own = {"matched": matched, "best_feature": j, "r": r, "best_n_active": len(y.rows)}
-        pairs.append((same | own | {"n_both": n_both}, sites))
+    for control, ((j, r), y, (sites, n_both)) in enumerate(
+        zip(tested, columns, of_all, strict=True)
+    ):
+        own = {"control": control, "matched": control == 0, "best_feature": j, "r": r}
+        counts = {"best_n_active": len(y.rows), "n_both": n_both}
+        pairs.append((same | own | counts, sites))
     return pairs
 
 

@@ -28,7 +28,8 @@ Over pairs, with the means over each pair's tokens,
 
 1: the partner's activation is as good as the feature's own.  0: as good as none; a random feature's
 must be near it.  Below: it does harm.  Ratios of sums, for what a single feature carries is often
-too near 0 to divide by.  Intervals resample pairs (percentile bootstrap [Efron 1979]).
+too near 0 to divide by.  Intervals resample
+partners with all their pairs, as those of `auc` (percentile bootstrap [Efron 1979]).
 
 Efron, "Bootstrap methods: another look at the jackknife", Ann. Stat. 7, 1979.
 """
@@ -44,7 +45,7 @@ import torch
 from jaxtyping import Float
 from scipy.sparse import csc_array
 
-from homolog.analyses.causal.auc import RANGES
+from homolog.analyses.causal.auc import RANGES, number_of_partner, sums_by
 from homolog.analyses.causal.forward import (
     ProbedModel,
     Streams,
@@ -288,7 +289,7 @@ def loss_recovered(
 ) -> pl.DataFrame:
     """What partners, and random features, recover of loss and KL (`RECOVERED_SCHEMA`).
 
-    By range of r, the first of which is above 0.7.  Ends are NaN for fewer than two pairs.  A
+    By range of r, the first of which is above 0.7.  Ends are NaN for fewer than two partners.  A
     random feature's numbers are over the pairs that have one.
     """
     rows = []
@@ -305,9 +306,12 @@ def loss_recovered(
             row[f"{prefix}cost"] = (
                 float((costs[:, 1] - costs[:, 0]).mean()) if len(costs) else np.nan
             )
-            chance = costs[~np.isnan(costs[:, 3])]
-            for what, given in (("recovered", costs[:, :3]), ("random", chance[:, [0, 1, 3]])):
-                at, lo, hi = _ratio(given, n_replicates, random)
+            chance = ~np.isnan(costs[:, 3])
+            partner = number_of_partner(inside)
+            given = {"recovered": (costs[:, :3], partner)}
+            given |= {"random": (costs[chance][:, [0, 1, 3]], partner[chance])}
+            for what, (of_pairs, numbers) in given.items():
+                at, lo, hi = _ratio(of_pairs, numbers, n_replicates, random)
                 name = f"{prefix}{what}"
                 row |= {name: at, f"{name}_lo": lo, f"{name}_hi": hi}
         rows.append(row)
@@ -315,10 +319,14 @@ def loss_recovered(
 
 
 def _ratio(
-    costs: Float[np.ndarray, "pairs 3"], n_replicates: int, random: np.random.Generator
+    costs: Float[np.ndarray, "pairs 3"],
+    partner: np.ndarray,
+    n_replicates: int,
+    random: np.random.Generator,
 ) -> tuple[float, float, float]:
     """(ratio of sums, lo, hi) of costs clean, zero, and with something in its place."""
-    sums = np.stack([costs[:, 1] - costs[:, 2], costs[:, 1] - costs[:, 0]], axis=1)
+    differences = np.stack([costs[:, 1] - costs[:, 2], costs[:, 1] - costs[:, 0]], axis=1)
+    sums = sums_by(partner, differences)
     n = len(sums)
     ratio = float(_quotient(sums.sum(axis=0)[None])[0]) if n else np.nan
     if n < 2:
