@@ -28,7 +28,7 @@ def test_components_of_two_models_are_matched(capsys: pytest.CaptureFixture[str]
         torch.from_numpy((sources @ rng.standard_normal((16, 24))).astype(np.float32))
         for _ in range(2)
     )
-    run_example("control(x, 16)", {"residuals_a": x_a, "residuals_b": x_b})
+    run_example("ica(x, 16)", {"residuals_a": x_a, "residuals_b": x_b})
     lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
     # independent components are the sources in both models, principal ones depend on the mixing
     assert float(lines["ica"]) > 0.95 > float(lines["pca"]) + 0.1
