@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from homolog.cli import app
 from homolog.errors import InputError
 from homolog.models import LanguageModel, gguf, load_tokenizer, require_positions, save
 from homolog.models.any_decoder import AnyDecoder
+from homolog.models.gguf_header import require_header
 from homolog.reference import resolve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -186,7 +188,30 @@ def test_a_file_that_is_none(file):
 def test_a_file_cut_short(kept, file):
     content = file.read_bytes()
     file.write_bytes(content[: kept if kept >= 1 else int(kept * len(content))])
-    assert f"'{file}', but transformers makes no model of it (" in told(file)
+    message = told(file)
+    header, weights = "it is cut short or damaged: of ", "transformers makes no model of it ("
+    assert f"'{file}', but " in message
+    assert (header if kept in (4, 100) else weights) in message
+
+
+def test_a_header_that_is_damaged_is_refused_and_never_believed(whole, file):
+    """A byte is changed, taken out or put in; counts of any size keep no reader busy."""
+    rng, content = random.Random(0), whole.read_bytes()
+    n_refused = 0
+    for _ in range(300):
+        place = rng.randrange(4, 4000)  # settings; later bytes are the tokenizer's words
+        by = rng.choice([b"", bytes([rng.randrange(256)]), rng.randbytes(8)])
+        damaged = content[:place] + by + content[place + rng.choice([0, 1, len(by)]) :]
+        file.write_bytes(damaged)
+        try:
+            require_header(file)
+        except InputError as error:
+            n_refused += 1
+            assert "cut short or damaged" in str(error) and error.remedy == "Fetch it again."
+    assert n_refused > 100
+    for place in (8, 16):  # numbers of tensors and of settings
+        file.write_bytes(content[:place] + b"\xff" * 7 + content[place + 7 :])
+        assert "cut short or damaged" in told(file)
 
 
 def test_an_architecture_that_transformers_does_not_read(tmp_path):

@@ -25,6 +25,7 @@ from transformers.utils import logging
 from transformers.utils.import_utils import is_accelerate_available, is_gguf_available
 
 from homolog.errors import InputError
+from homolog.models.gguf_header import require_header
 from homolog.models.positions import rope_types
 from homolog.reference import GGUF
 
@@ -85,6 +86,7 @@ def require_gguf(path: Path) -> None:
     if start != _MAGIC:
         requirement = f"it is no GGUF file: it begins with {start!r}, not with {_MAGIC!r}"
         raise InputError("model", str(path), requirement, "Fetch it again.")
+    require_header(path)
     present = {
         "gguf": is_gguf_available(),
         "accelerate": is_accelerate_available(),
