@@ -82,7 +82,8 @@ def test_a_kind_trains_is_saved_loaded_and_finds_planted_features(outside: Path)
     torch.testing.assert_close(converted.encode(x), sae.encode(x), atol=1e-4, rtol=1e-4)
 
     documents = np.repeat(np.arange(200), 40)
-    table = homolog.match(truth.active[:8_000], loaded.encode_sparse(x), documents=documents)
+    matches = homolog.match(truth.active[:8_000], loaded.encode_sparse(x), documents=documents)
+    table = matches.table
     planted = table.filter(pl.col("model") == table["model"][0])
     assert np.median(planted["r"].to_numpy()) > 0.8
     assert (planted["q"].to_numpy() < 0.05).mean() > 0.8  # the null has two draws of 32 features

@@ -26,7 +26,7 @@ def shares(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[float, f
         corpus={"train_tokens": 32_768, "match_tokens": 16_384, "quality_tokens": 1_024},
         sae={"d_sae": 128, "epochs": 3, "seeds": [0]},
         controls={"sae_seed": False},
-        gates={"explained_variance": 0.0, "loss_recovered": 0.0},
+        gates={"explained_variance": -9.0, "loss_recovered": -9.0},
         matching={"resamples": 5},
     )
     out = tmp_path_factory.mktemp("runs") / "controls"
@@ -50,10 +50,8 @@ def test_nothing_is_shared_with_an_untrained_model(shares: dict[str, tuple[float
 
 @pytest.mark.slow
 def test_less_is_shared_the_less_there_is_to_share(shares: dict[str, tuple[float, float]]) -> None:
-    """The same function, then noise on its weights, a tenth as much as with it or less at last."""
+    """The same function, another seed of its training, and noise on its weights."""
     for way in (0, 1):
-        rotated, little, much, other = (
-            shares[what][way] for what in ("#rotated", "#noise=0.4", "#noise=1.0", "s1")
-        )
-        assert rotated > little > much >= 0
-        assert rotated > other > shares["untrained"][way]
+        same, seed, noise = (shares[what][way] for what in ("#rotated", "s1", "#noise=0.8"))
+        assert same > 0.5 and same - 0.1 > max(seed, noise)
+        assert min(seed, noise) > shares["untrained"][way] + 0.05
