@@ -31,6 +31,7 @@ from homolog.pipeline.text import MATCH, NEURONS
 from homolog.record.atomic import sha256_bytes, sha256_file
 from homolog.record.comparisons import CURRENT_TOKEN, NEURON, Side, StudyModel
 from homolog.record.parts import read_part, write_part
+from homolog.record.places import Places
 
 
 def encode_features(context: Context, model: StudyModel) -> None:
@@ -74,7 +75,7 @@ def feature_folders(context: Context, side: Side, partner: StudyModel | None = N
 
 def _neurons(context: Context, model: StudyModel, n_layers: int) -> list[Path]:
     material, stage = context.material, f"neurons {model.name}"
-    folders = [neuron_folder(material, model.name, layer) for layer in range(n_layers)]
+    folders = [neuron_folder(context.run, model.name, layer) for layer in range(n_layers)]
     if context.is_missing(stage):
         shards = shards_of(material, material.model(model), material.windows(NEURONS, model.name))
         with context.run.stage(stage, folders):
@@ -121,9 +122,9 @@ def store_current_token(folder: Path, text: TokenWindows) -> None:
     SparseFeatures(matrix, text.hash, text.token_document, CURRENT_TOKEN.name, 0).save(folder)
 
 
-def neuron_folder(material: Material, model: str, layer: int) -> Path:
+def neuron_folder(run: Places, model: str, layer: int) -> Path:
     """Where the neurons of a layer lie until the run ends."""
-    return material.run.cache_folder / "neurons" / model / str(layer)
+    return run.cache_folder / "neurons" / model / str(layer)
 
 
 def _neuron_key(material: Material, model: StudyModel, text: TokenWindows) -> str:
@@ -134,7 +135,7 @@ def store_neurons(material: Material, model: StudyModel, shard: Shard) -> None:
     """Task: the neurons of all layers on a shard: MLP units, or SSM input and gate of a Mamba."""
     loaded, text = material.model(model), shard.of(material.windows(NEURONS, model.name))
     key = _neuron_key(material, model, text)
-    folders = [neuron_folder(material, model.name, layer) for layer in range(loaded.n_layers)]
+    folders = [neuron_folder(material.run, model.name, layer) for layer in range(loaded.n_layers)]
     if all(read_part(part_path(folder, shard.number), key) is not None for folder in folders):
         return
     sites = [site for layer in range(loaded.n_layers) for site in loaded.neuron_sites(layer)]
@@ -148,7 +149,7 @@ def store_neurons(material: Material, model: StudyModel, shard: Shard) -> None:
 def close_neurons(material: Material, model: StudyModel, shards: list[Shard], layer: int) -> None:
     """Task: complete the folder of one layer's neurons."""
     windows = material.windows(NEURONS, model.name)
-    folder = neuron_folder(material, model.name, layer)
+    folder = neuron_folder(material.run, model.name, layer)
     parts = []
     for shard in shards:
         key = _neuron_key(material, model, shard.of(windows))
