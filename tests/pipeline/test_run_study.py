@@ -2,6 +2,7 @@
 users get wrong.
 """
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -62,9 +63,11 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def done(recipe, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    run_study(load_recipe(recipe), out, SilentProgress())
-    return out
+    """A run by a relative path, as people give it."""
+    folder = tmp_path_factory.mktemp("runs")
+    with contextlib.chdir(folder):
+        run_study(load_recipe(recipe), Path("whole"), SilentProgress())
+    return folder / "whole"
 
 
 def tables(out: Path) -> dict[str, bytes]:
