@@ -9,7 +9,7 @@ the bytes that are left, of which each counted thing takes one at least.
     list    = type u32, length u64, values
     tensor  = name, dimensions u32, shape u64 each, type u32, offset u64
 
-All little-endian.  Source: docs/gguf.md of ggml, versions 2 and 3.
+All little-endian.  Source: the specification of GGUF in the repository of ggml, versions 2 and 3.
 """
 
 from __future__ import annotations
