@@ -130,7 +130,7 @@ class _Finished(Material):
 
     text: ClassVar[Mapping[str, TokenWindows]]
 
-    def windows(self, use: str) -> TokenWindows:
+    def windows_of(self, use: str, text: str) -> TokenWindows:
         return self.text[use]
 
 
