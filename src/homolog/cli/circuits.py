@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_ELSEWHERE = ("task", "discovery_prompts", "validated_edges")  # in recipes alone
 Models = Annotated[
     list[str], typer.Argument(metavar="MODEL...", help="Zoo names, folders, GGUF files or Hub ids.")
 ]

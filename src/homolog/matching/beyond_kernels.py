@@ -114,12 +114,12 @@ def predict(sums, square, seen, others, of_others, out):
     column may fire.  others, of_others: what `shares` says.  out: (groups, kinds), means for the
     group in which they predict, shrunk as the noise in them asks for; other kinds stay as they are.
     """
-    n_groups = len(square)
+    n_groups, squares = len(square), square.sum()
     for place in range(len(seen)):
         s = seen[place]
-        total = sums[:, s].sum()
+        of_all = sums[:, s].sum()
         for g in range(n_groups):
-            out[g, s] = total - sums[g, s]
+            out[g, s] = of_all - sums[g, s]
     for g in range(n_groups):
         tokens, tokens_squared, kinds = of_others[g]
         total, between = 0.0, 0.0
@@ -129,7 +129,7 @@ def predict(sums, square, seen, others, of_others, out):
             out[g, s] /= max(1.0, others[g, s])
             between += others[g, s] * out[g, s] ** 2
         mean = total / max(1.0, tokens)
-        noise = (square.sum() - square[g] - between) / max(1.0, tokens - kinds)
+        noise = (squares - square[g] - between) / max(1.0, tokens - kinds)
         between -= tokens * mean**2  # kinds on which it does not fire have a mean of 0
         spread = between - (kinds - 1) * noise
         spread /= max(1.0, tokens - tokens_squared / max(1.0, tokens))

@@ -83,10 +83,7 @@ def verdicts(
         numbers = {"mean_r": _mean(rows["r"]), "mean_excess": _mean(rows["excess"])}
         notes = [f"No verdict on {model} in {other}: {'; '.join(reasons)}."]
         if not reasons:
-            highest, no_ceiling = None, ""
-            if ceiling is not None:
-                seed = classified.filter(comparison=ceiling, model=model, label=MAIN_LABEL)
-                highest, no_ceiling = _ceiling(rows, seed, saes, criterion)
+            highest, no_ceiling = _ceiling(rows, classified, ceiling, saes, criterion)
             numbers |= _shares(rows, alive) | {"ceiling": highest}
             if replicates is not None and (model, other) in replicates:
                 numbers |= _interval(rows, replicates[model, other], alive)
@@ -142,13 +139,21 @@ def _shares(rows: pl.DataFrame, alive: int) -> dict[str, float | None]:
 
 
 def _ceiling(
-    rows: pl.DataFrame, seed: pl.DataFrame, saes: pl.DataFrame | None, criterion: Criterion
+    rows: pl.DataFrame,
+    classified: pl.DataFrame,
+    ceiling: str | None,
+    saes: pl.DataFrame | None,
+    criterion: Criterion,
 ) -> tuple[float | None, str]:
-    """(share with a second dictionary of the own model, "") or (None, why not).
+    """(share with a second dictionary of the own model, "") or (None, why not, "" if not asked).
 
-    rows: of the result; seed: of the model with second dictionaries, of which the first counts.
+    rows: of the result; ceiling: the comparison with second dictionaries, of which the first
+    counts; None where that is not asked for.
     """
+    if ceiling is None:
+        return None, ""
     model = rows["model"][0]
+    seed = classified.filter(comparison=ceiling, model=model, label=MAIN_LABEL)
     seed = seed.filter(pl.col("best_label") == pl.col("best_label").min())
     if seed.is_empty():
         return None, f"{model} was not compared with another seed of its own dictionary"

@@ -96,7 +96,7 @@ def _compare(parts: Parts) -> None:
     a, b = folders_of_pair(context, plan.a, plan.b)  # may be stages themselves
     with context.run.stage(parts.match, [parts.path(table) for table in PARTS]):
         if plan.comparison is NEURON_RESULT:
-            _note_neurons(context, plan, (a, b))
+            _note_neurons(context, plan)
         n_exchanges = 0
         if plan.comparison.calibrated:
             possible = most_exchanges(open_features(a[0]).document)
@@ -124,13 +124,14 @@ def _compare(parts: Parts) -> None:
             write_table(frame, parts.path(table))  # matches grow by what needs all comparisons
 
 
-def _note_neurons(context: Context, plan: Planned, folders: tuple[list[Path], list[Path]]) -> None:
-    material, sides = context.material, (plan.a, plan.b)
-    if material.texts_of(*(side.model.name for side in sides)) is not None:
-        folders = feature_folders(context, plan.a), feature_folders(context, plan.b)  # by tokens
+def _note_neurons(context: Context, plan: Planned) -> None:
+    """What the current token explains of the neurons of both sides, by each one's own tokens."""
+    windows = context.material.windows
     shares = {
-        side.model.name: share_by_token(own, material.windows(NEURONS, side.model.name))
-        for side, own in zip(sides, folders, strict=True)
+        side.model.name: share_by_token(
+            feature_folders(context, side), windows(NEURONS, side.model.name)
+        )
+        for side in (plan.a, plan.b)
     }
     context.run.note(neurons_by_token=context.run.record.get("neurons_by_token", {}) | shares)
 

@@ -10,7 +10,7 @@ on a cluster: what is complete is kept, and a run that was stopped goes on from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +79,20 @@ def run_study(
     tokenizers, text_of = _check_models(models, recipe)
     material = Material(out.absolute(), recipe, models)
     weights = weights_of(models.all, random=recipe.run.random_weights)
-    texts: list[dict[str, TokenWindows]] = []
+    texts: dict[str, dict[str, TokenWindows]] = {}
     beginnings: dict[str, Any] | None = None
     if not (out / "run.json").exists():  # what is wrong is then said before a folder is made
         RunFolder.require_place(out)
         for model in models.all:
             if model.saes:
                 check_brought(model, material.model(model))
-        texts = read_texts(recipe, list(tokenizers.values()), progress)
+        texts = read_texts(recipe, tokenizers, progress)
         require_different(weights)
-        beginnings = _beginnings(material, _quality(texts, tokenizers, text_of))
+        beginnings = _beginnings(material, texts, text_of)
     run = RunFolder.open(out, recipe.values())
     try:
-        texts = texts or read_texts(recipe, list(tokenizers.values()), progress)
-        text = texts[0]
+        texts = texts or read_texts(recipe, tokenizers, progress)
+        text = texts[""]
         run.check_inputs(inputs_of(recipe, models, weights, lambda: text["whole"].hash))
         run.note(
             name=recipe.name,
@@ -102,8 +102,7 @@ def run_study(
             corpus=text_facts(recipe, text, tokenizers[""]) | _other_texts(tokenizers, text_of),
         )
         if "beginnings" not in run.record:
-            quality = _quality(texts, tokenizers, text_of)
-            run.note(beginnings=beginnings or _beginnings(material, quality))
+            run.note(beginnings=beginnings or _beginnings(material, texts, text_of))
         with open_engine(ray, threads) as engine:
             engine.check_folder(material.path)
             share = 1.0 if ray is None else (threads or 1) / int(machine()["n_cpus"])
@@ -112,7 +111,7 @@ def run_study(
             progress.plan(_expected_seconds(material))
             for words in (*warnings_of(recipe, text[MATCH]), *words_left_out(material, ANALYSES)):
                 progress.note(f"Left out: {words}.")
-            _work_through(context, dict(zip(tokenizers, texts, strict=True)))
+            _work_through(context, texts)
         return finish(run, progress)
     finally:
         run.close()
@@ -138,7 +137,8 @@ def _work_through(context: Context, texts: Mapping[str, Mapping[str, TokenWindow
 def check_study(recipe: Recipe, progress: Progress) -> None:
     """InputError for models or text that cannot be used, as `run_study` raises it; nothing made."""
     models = models_of(recipe)
-    read_texts(recipe, list(_check_models(models, recipe)[0].values()), progress)
+    tokenizers, _ = _check_models(models, recipe)
+    read_texts(recipe, tokenizers, progress)
     require_different(weights_of(models.all, random=recipe.run.random_weights))
 
 
@@ -224,19 +224,15 @@ def _other_texts(tokenizers: Mapping[str, Any], text_of: Mapping[str, str]) -> d
     return {} if len(tokenizers) == 1 else {"texts": dict(text_of)}
 
 
-def _quality(
-    texts: Sequence[Mapping[str, TokenWindows]],
-    tokenizers: Mapping[str, Any],
-    text_of: Mapping[str, str],
-) -> dict[str, TokenWindows]:
-    """The windows for quality of each model, by its name."""
-    by_text = dict(zip(tokenizers, texts, strict=True))
-    return {model: by_text[text][QUALITY] for model, text in text_of.items()}
-
-
-def _beginnings(material: Material, windows: Mapping[str, TokenWindows]) -> dict[str, Any]:
+def _beginnings(
+    material: Material, texts: Mapping[str, Mapping[str, TokenWindows]], text_of: Mapping[str, str]
+) -> dict[str, Any]:
     """`read_beginnings`; nothing of a rehearsal, where no model predicts anything."""
-    return {} if material.recipe.run.random_weights else read_beginnings(material, windows)
+    if material.recipe.run.random_weights:
+        return {}
+    return read_beginnings(
+        material, {model: texts[text][QUALITY] for model, text in text_of.items()}
+    )
 
 
 def _store_vocabulary(context: Context) -> None:

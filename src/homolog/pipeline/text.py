@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,26 +35,27 @@ def read_text(recipe: Recipe, tokenizer: Any, progress: Progress) -> dict[str, T
 
 
 def read_texts(
-    recipe: Recipe, tokenizers: Sequence[Any], progress: Progress
-) -> list[dict[str, TokenWindows]]:
-    """What `read_text` does for each of several tokenizers, over the same text.
+    recipe: Recipe, tokenizers: Mapping[str, Any], progress: Progress
+) -> dict[str, dict[str, TokenWindows]]:
+    """What `read_text` does for each of several tokenizers, by their names, over the same text.
 
     The text of each use is the first tokenizer's: the windows of the others belong where they
     begin.  They are in random order by runs of `RUN` windows of the first, so that most units lie
     in one run, on both sides.  What is matched has no window that begins in one run and ends in
     another, so that all read it in one order.
     """
-    if len(tokenizers) == 1:
-        return [read_text(recipe, tokenizers[0], progress)]
+    names, given = list(tokenizers), list(tokenizers.values())
+    if len(given) == 1:
+        return {names[0]: read_text(recipe, given[0], progress)}
     corpus = recipe.corpus
     n_match, n_train = (-(-n // corpus.context) for n in (corpus.match_tokens, corpus.train_tokens))
     with progress.stage("read the text"):
         n_tokens = (n_match + n_train) * corpus.context
-        packed = pack_together(_documents(corpus), tokenizers, corpus.context, n_tokens=n_tokens)
+        packed = pack_together(_documents(corpus), given, corpus.context, n_tokens=n_tokens)
     place = _places(len(packed[0]), corpus.seed)
     first_begins, _ = _ends(packed[0])
-    uses, texts = {MATCH: n_match} | _firsts(corpus), []
-    for whole in packed:
+    uses, texts = {MATCH: n_match} | _firsts(corpus), {}
+    for name, whole in zip(names, packed, strict=True):
         begins, ends = _ends(whole)
         at = np.searchsorted(first_begins, begins, "right") - 1
         after = np.searchsorted(first_begins, ends - 1, "right") - 1  # where the last byte is
@@ -67,7 +68,7 @@ def read_texts(
                 asked = f"{use} tokens of {corpus.source}"
                 requirement = "each tokenizer must make a window of them"
                 raise InputError("corpus", asked, requirement, "Ask for more tokens.")
-        texts.append(_unmasked(text, corpus.source))
+        texts[name] = _unmasked(text, corpus.source)
     return texts
 
 

@@ -262,7 +262,7 @@ class RunFolder(Places):
             if name.endswith(".parquet") and "/" in name
         }
         own = {folder for folder in folders if folder not in (self.cache_folder,)}
-        tables, texts = (sorted(self.path.glob(f"{n}")) for n in ("*.parquet", "vocabulary-*.json"))
+        tables, texts = (sorted(self.path.glob(n)) for n in ("*.parquet", "vocabulary-*.json"))
         return [*tables, self.vocabulary, *texts, *sorted(own)]
 
     def text_of(self, model: str) -> str:

@@ -19,6 +19,7 @@ import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ def export_neuronpedia(path: Path, out: Path, release: Release) -> list[Path]:
     explanations = RATINGS.read(rated) if rated.is_file() else RATINGS.frame()
     explanations = explanations.drop_nulls("explanation")
     made = run.record["stages"][FEATURES.name]["started"]
+    vocabulary = cache(lambda text: json.loads(run.vocabulary_of(text).read_text("utf-8")))
     folders = []
     for (model, layer), of_layer in features.group_by("model", "layer", maintain_order=True):
         model, layer = str(model), int(layer)  # type: ignore[call-overload]
@@ -105,7 +107,7 @@ def export_neuronpedia(path: Path, out: Path, release: Release) -> list[Path]:
         folder = out / model_id / source.id
         for name, value in _heads(run, release, source).items():
             write_bytes(folder / f"{name}.jsonl", _lines([value]))
-        texts = json.loads(run.vocabulary_of(run.text_of(model)).read_text("utf-8"))
+        texts = vocabulary(run.text_of(model))
         contexts = CONTEXTS.read(run.table(CONTEXTS, model, layer))
         explained = explanations.filter(model=model, layer=layer)
         for number, batch in enumerate(of_layer.iter_slices(BATCH)):

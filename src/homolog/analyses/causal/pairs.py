@@ -57,8 +57,8 @@ def choose_pairs(
     matches: of a run.  Drawn are features of `model` with a homolog in `best_model` that fires with
     it on `LEAST_POSITIONS` tokens: half of `n_pairs` from those with r > 0.7, the rest from the
     others, each at random, but no partner again before all have come as often; fewer where there
-    are fewer.  Controls have the number of their pair;
-    there are fewer than `CONTROLS`, or none, where fewer features qualify.
+    are fewer.  Controls have the number of their pair; there are fewer than `CONTROLS`, or none,
+    where fewer features qualify.
     Probes: up to `positions` for ablation, half as many for steering.  Of the tokens where both
     fire, those half with the higher activations (the smaller of the two, each relative to its mean)
     are drawn from.  row: of the features; amount, best_amount: what is added along the direction in

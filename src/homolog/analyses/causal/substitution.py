@@ -28,8 +28,8 @@ Over pairs, with the means over each pair's tokens,
 
 1: the partner's activation is as good as the feature's own.  0: as good as none; a random feature's
 must be near it.  Below: it does harm.  Ratios of sums, for what a single feature carries is often
-too near 0 to divide by.  Intervals resample
-partners with all their pairs, as those of `auc` (percentile bootstrap [Efron 1979]).
+too near 0 to divide by.  Intervals resample partners with all their pairs, as those of `auc`
+(percentile bootstrap [Efron 1979]).
 
 Efron, "Bootstrap methods: another look at the jackknife", Ann. Stat. 7, 1979.
 """
