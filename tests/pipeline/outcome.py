@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from homolog.pipeline.recipes import parse_recipe
+from homolog.record.recipe import Recipe
 
 RECIPE = """
 name = "faults"
@@ -39,6 +42,14 @@ shard_mib = 1
 """
 
 
+MEANING = """
+[interpretation]
+top = 2
+context_tokens = 256
+causal_pairs = 2
+listed = 2
+"""
+
 WHOLE = (
     RECIPE.replace("quality_tokens = 512", "quality_tokens = 4096")  # of several documents
     + """
@@ -57,6 +68,28 @@ validated_edges = 2
 """
 )
 """`RECIPE` with every analysis."""
+
+
+def beside_the_zoo(folder: Path, model: Mapping[str, Any], l1: float, **changes: Any) -> Recipe:
+    """A small study of a model in a folder and the Transformer that ships.
+
+    model: of the recipe's table of the former, beside its ref.  changes: tables, whole.
+    """
+    values = {
+        "name": "beside the zoo",
+        "models": [{"ref": "zoo:transformer-s0"}, {"ref": str(folder)} | dict(model)],
+        "corpus": {
+            "source": "zoo:demo",
+            "context": 64,
+            "train_tokens": 4096,
+            "match_tokens": 4096,
+            "quality_tokens": 1024,
+        },
+        "sae": {"d_sae": 32, "l1": l1, "epochs": 1, "batch": 512, "seeds": [0, 1]},
+        "matching": {"resamples": 20, "space_tokens": 1024},
+    }
+    return parse_recipe(values | changes, "beside.toml")
+
 
 _CHANGES = re.compile(
     rb'\b([\d.,]+ (s|ms|min|h|MiB|GiB)\b ?)+|id="spec-stages">.*|<li>Built again: [^<]*</li>|Git '

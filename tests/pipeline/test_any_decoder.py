@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from tests.pipeline.outcome import beside_the_zoo
 from tests.reference.tiny_models import tiny_qwen3
 from transformers import AutoTokenizer
 
@@ -17,7 +18,7 @@ from homolog.errors import InputError
 from homolog.models import load
 from homolog.pipeline import Study
 from homolog.pipeline.circuits import run_circuits
-from homolog.pipeline.recipes import parse_circuits, parse_recipe
+from homolog.pipeline.recipes import parse_circuits
 from homolog.pipeline.run_study import run_study
 from homolog.progress import SilentProgress
 from homolog.record.names import folder_name
@@ -37,24 +38,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:
-    return parse_recipe(
-        {
-            "name": "any decoder",
-            "models": [{"ref": "zoo:transformer-s0"}, {"ref": str(folder)}],
-            "corpus": {
-                "source": "zoo:demo",
-                "context": 64,
-                "train_tokens": 4096,
-                "match_tokens": 4096,
-                "quality_tokens": 1024,
-            },
-            "sae": {"d_sae": 32, "l1": 1.0, "epochs": 1, "batch": 512, "seeds": [0, 1]},
-            "matching": {"resamples": 20, "space_tokens": 1024},
-            "controls": {"neurons": False},
-        }
-        | changes,
-        "any.toml",
-    )
+    return beside_the_zoo(folder, {}, 1.0, **{"controls": {"neurons": False}} | changes)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.pipeline.outcome import beside_the_zoo
 from tests.reference.tiny_models import tiny_llama
 from tokenizers import processors
 from transformers import AutoTokenizer
@@ -18,7 +19,6 @@ from homolog.errors import InputError
 from homolog.models import load
 from homolog.pipeline.inputs import tokenizer_input
 from homolog.pipeline.models import models_of
-from homolog.pipeline.recipes import parse_recipe
 from homolog.pipeline.run_study import run_study
 from homolog.progress import SilentProgress
 from homolog.record.recipe import Recipe
@@ -35,24 +35,8 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(folder: Path, bos: object, **changes: Any) -> Recipe:
-    return parse_recipe(
-        {
-            "name": "beginnings",
-            "models": [{"ref": "zoo:transformer-s0"}, {"ref": str(folder), "bos": bos}],
-            "corpus": {
-                "source": "zoo:demo",
-                "context": 64,
-                "train_tokens": 4096,
-                "match_tokens": 4096,
-                "quality_tokens": 1024,
-            },
-            "sae": {"d_sae": 32, "l1": 0.1, "epochs": 1, "batch": 512, "seeds": [0, 1]},
-            "matching": {"resamples": 20, "space_tokens": 1024},
-            "interpretation": {"context_tokens": 1024, "causal_pairs": 4, "listed": 2},
-        }
-        | changes,
-        "beginnings.toml",
-    )
+    meaning = {"context_tokens": 1024, "causal_pairs": 4, "listed": 2}
+    return beside_the_zoo(folder, {"bos": bos}, 0.1, **{"interpretation": meaning} | changes)
 
 
 def test_a_setting_is_true_or_false_as_in_toml_and_another_one_is_another_recipe(llama) -> None:

@@ -8,21 +8,13 @@ import json
 
 import polars as pl
 import pytest
-from tests.pipeline.outcome import RECIPE, leave_undrawn
+from tests.pipeline.outcome import MEANING, RECIPE, leave_undrawn
 
 from homolog.pipeline.recipes import load_recipe
 from homolog.pipeline.run_study import run_study
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
 from homolog.zoo import catalog
-
-MEANING = """
-[interpretation]
-top = 2
-context_tokens = 256
-causal_pairs = 2
-listed = 2
-"""
 
 
 @pytest.fixture(scope="module")

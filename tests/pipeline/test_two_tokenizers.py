@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 from scipy.sparse import csr_array
-from tests.pipeline.outcome import RECIPE, leave_undrawn
+from tests.pipeline.outcome import MEANING, RECIPE, leave_undrawn
 from tests.reference.tiny_tokenizers import tiny_tokenizer
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -28,14 +28,6 @@ from homolog.pipeline.run_study import finished_report, run_study
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
 from homolog.record.tables import CONTEXTS, MATCHES
-
-MEANING = """
-[interpretation]
-top = 2
-context_tokens = 256
-causal_pairs = 2
-listed = 2
-"""
 
 
 def save_model(folder: Path) -> Path:

@@ -38,6 +38,12 @@ _CHUNK_BYTES = 64 << 20
 ArrayLike = np.ndarray | torch.Tensor | scipy.sparse.sparray | scipy.sparse.spmatrix
 
 
+def one_hot(ids: Int[np.ndarray, "row"], n_columns: int) -> scipy.sparse.csr_array:
+    """One column per id: 1 where it stands, else 0; float32 (rows, n_columns)."""
+    start, ones = np.arange(len(ids) + 1), np.ones(len(ids), np.float32)
+    return scipy.sparse.csr_array((ones, ids, start), shape=(len(ids), n_columns))
+
+
 class SparseEntries(NamedTuple):
     """Sparse entries column by column, or token by token, numbers ascending within each.
 

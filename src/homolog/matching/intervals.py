@@ -37,6 +37,8 @@ from homolog.matching.tables import SUMMARY
 FREQUENT_ACTIVATIONS = 30
 SIDES = ("model", "label", "best_model", "best_label")
 HIGH_MATCH = 0.7
+INTERVAL = (0.025, 0.975)
+"""Quantiles of resamples between which a 95 % interval lies."""
 _PAIRS_AT_ONCE = 1024
 
 
@@ -177,5 +179,5 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
     values = values[~np.isnan(values)]
     if not len(values):
         return float("nan"), float("nan")
-    lo, hi = np.quantile(values, [0.025, 0.975])
+    lo, hi = np.quantile(values, INTERVAL)
     return float(lo), float(hi)

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 import scipy.sparse
 
-from homolog.matching.columns import ArrayLike, Columns, as_matrix, prepare
+from homolog.matching.columns import ArrayLike, Columns, as_matrix, one_hot, prepare
 from homolog.matching.given_rows import (
     Documents,
     documents_of,
@@ -243,13 +243,8 @@ class _Matching:
         if self.token is None:
             return []
         ids, number = np.unique(self.token, return_inverse=True)
-        start, ones = np.arange(len(number) + 1), np.ones(len(number), np.float32)
-        shape = len(number), len(ids)
-        one_hot = scipy.sparse.csr_array((ones, number, start), shape=shape)
-        known = dict(self.features) | {
-            CURRENT_TOKEN.name: _Features.of(one_hot, CURRENT_TOKEN.name)
-        }
-        against = replace(self, features=known)
+        current = _Features.of(one_hot(number, len(ids)), CURRENT_TOKEN.name)
+        against = replace(self, features=dict(self.features) | {CURRENT_TOKEN.name: current})
         tables = [against._compared(TOKENS.name, side, CURRENT_TOKEN.name) for side in self.names]
         return [
             _with_ids(table.filter(model=side), ids)

@@ -12,11 +12,10 @@ import polars as pl
 from jaxtyping import Float
 
 from homolog.matching.homologs import Criterion, classify
+from homolog.matching.intervals import INTERVAL
 from homolog.record import atomic
 from homolog.record.comparisons import MAIN
 from homolog.record.table import write_table
-
-INTERVAL = (0.025, 0.975)
 
 
 class Share(NamedTuple):

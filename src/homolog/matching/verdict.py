@@ -32,6 +32,7 @@ import polars as pl
 
 from homolog.errors import InputError
 from homolog.matching.homologs import Baseline, Criterion
+from homolog.matching.intervals import INTERVAL
 from homolog.matching.tables import FEATURE, MATCHES, SHARED, STABILITY, completed
 from homolog.record.comparisons import MAIN_LABEL
 
@@ -185,7 +186,7 @@ def _interval(rows: pl.DataFrame, replicates: np.ndarray, alive: int) -> dict[st
         here = slice(start, start + _ROWS_AT_ONCE)
         counts += (replicates[here] >= bar[here, None]).sum(axis=0)
     share, shares = int(rows["homolog"].sum()) / alive, counts / alive
-    around = share + np.quantile(shares, [0.025, 0.975]) - shares.mean()
+    around = share + np.quantile(shares, INTERVAL) - shares.mean()
     lo, hi = np.clip(around, 0, 1)
     return {"lo": float(lo), "hi": float(hi)}
 

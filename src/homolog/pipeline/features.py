@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse
 import torch
 
 from homolog import dictionaries
@@ -25,6 +24,7 @@ from homolog.features import (
     open_features,
 )
 from homolog.features.files import begin_folder, end_folder, part_path
+from homolog.matching.columns import one_hot
 from homolog.pipeline.context import Context
 from homolog.pipeline.dictionaries import shards_of
 from homolog.pipeline.text import MATCH, NEURONS
@@ -116,9 +116,7 @@ def close_text(material: Material, model: StudyModel, shards: list[Shard], layer
 def store_current_token(folder: Path, text: TokenWindows) -> None:
     """One feature for each token of the vocabulary: 1 where the token stands, else 0."""
     tokens = text.tokens[text.mask]
-    rows, width = np.arange(len(tokens) + 1), int(text.tokens.max()) + 1
-    ones = np.ones(len(tokens), np.float32)
-    matrix = scipy.sparse.csr_array((ones, tokens, rows), shape=(len(tokens), width))
+    matrix = one_hot(tokens, int(text.tokens.max()) + 1)
     SparseFeatures(matrix, text.hash, text.token_document, CURRENT_TOKEN.name, 0).save(folder)
 
 

@@ -14,6 +14,7 @@ import polars as pl
 from homolog.analyses.causal.effects import EFFECTS, SIZES
 from homolog.analyses.causal.pairs import LEAST_POSITIONS
 from homolog.dictionaries.seeds import generator
+from homolog.matching.intervals import INTERVAL
 from homolog.record.tables import CAUSAL
 
 _MEASURED = ("r", "lo", "hi", "n", *SIZES)
@@ -50,7 +51,7 @@ def _of_positions(
     lo = hi = np.nan
     if n >= LEAST_POSITIONS:
         drawn = random.integers(n, size=(n_replicates, n))
-        lo, hi = np.quantile(_correlation(moments[drawn].sum(axis=1)), [0.025, 0.975])
+        lo, hi = np.quantile(_correlation(moments[drawn].sum(axis=1)), INTERVAL)
     r = float(_correlation(moments.sum(axis=0)[None])[0])
     sizes = {name: float(np.mean(effects[name].to_numpy())) if n else np.nan for name in SIZES}
     return {"r": r, "lo": float(lo), "hi": float(hi), "n": n} | sizes

@@ -47,7 +47,7 @@ from scipy.stats import norm
 
 from homolog.analyses.causal.effects import EFFECTS
 from homolog.dictionaries.seeds import generator
-from homolog.matching.intervals import HIGH_MATCH
+from homolog.matching.intervals import HIGH_MATCH, INTERVAL
 from homolog.record.tables import CAUSAL_AUC
 
 BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 1.0)
@@ -140,7 +140,7 @@ def _compared(
             with warnings.catch_warnings():  # where nothing varies in any resample ends are NaN
                 warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
                 replicates = _contrasts(sums[drawn].sum(axis=1))
-                ends = np.nanquantile(replicates, [0.025, 0.975], axis=0)
+                ends = np.nanquantile(replicates, INTERVAL, axis=0)
     values: dict[str, float] = {}
     for place, name in enumerate(_COMPARED):
         values |= {name: float(estimates[place])}

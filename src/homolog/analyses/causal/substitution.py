@@ -60,6 +60,7 @@ from homolog.analyses.stream import Entries, Matrices, entries_of, place_of, spl
 from homolog.corpus import TokenWindows
 from homolog.dictionaries.seeds import generator
 from homolog.matching.homologs import LEAST_R
+from homolog.matching.intervals import INTERVAL
 from homolog.record.tables import LOSS_RECOVERED, SUBSTITUTIONS
 
 WINDOWS = 6
@@ -336,7 +337,7 @@ def _ratio(
     defined = ratios[~np.isnan(ratios)]
     if not len(defined):
         return ratio, np.nan, np.nan
-    lo, hi = np.quantile(defined, [0.025, 0.975])
+    lo, hi = np.quantile(defined, INTERVAL)
     return ratio, float(lo), float(hi)
 
 

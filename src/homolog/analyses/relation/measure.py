@@ -24,6 +24,7 @@ from homolog.analyses.analysis import Tables
 from homolog.analyses.material import Material
 from homolog.analyses.relation import MEASURES, RATED
 from homolog.errors import InputError
+from homolog.matching.intervals import INTERVAL
 from homolog.record.comparisons import CURRENT_TOKEN, MAIN_LABEL, NEURON, shown
 from homolog.record.tables import CURVES, FEATURES, MATCHES, RATINGS, RELATION
 
@@ -124,7 +125,7 @@ def _with_interval(values: np.ndarray, draws: Sequence[np.ndarray]) -> tuple[flo
     if not (np.isfinite(rho) and len(draws)):
         return rho, np.nan, np.nan
     drawn = [_weighted_correlation(values, weights.astype(float)) for weights in draws]
-    lo, hi = np.nanquantile(drawn, [0.025, 0.975])
+    lo, hi = np.nanquantile(drawn, INTERVAL)
     return rho, float(lo), float(hi)
 
 
