@@ -5,7 +5,7 @@ a path        of a folder with config.json and *.safetensors, of a GGUF file, or
               holds one and no safetensors; "~" is the home folder
 OWNER/NAME    a repository of the Hub, where there is no such folder
 REF#CHANGE    that model changed for a control: "#untrained=1", "#noise=0.1", "#permuted",
-              "#rotated" (`models.variants`)
+              "#rotated", or for a rehearsal: "#blocks=2" (`models.variants`)
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Reference:
         return _files(catalog.TOKENIZER if self.kind == "zoo" else self.folder, _TOKENIZER)
 
 
-CHANGES = ("untrained", "noise", "permuted", "rotated")
+CHANGES = ("untrained", "noise", "permuted", "rotated", "blocks")
 
 
 def resolve(ref: str | Path) -> Reference:

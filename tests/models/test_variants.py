@@ -93,3 +93,14 @@ def test_a_stream_that_is_not_known_is_not_turned(tmp_path) -> None:
     with pytest.raises(InputError, match=r"known for gpt_neox, mamba, not for gpt2.*noise=LEVEL"):
         load(f"{tmp_path}#permuted")
     assert load(f"{tmp_path}#noise=0.1").architecture == "gpt2"
+
+
+@pytest.mark.parametrize("ref", MODELS)
+def test_one_of_fewer_blocks_has_their_number_and_fresh_weights(ref: str) -> None:
+    whole, part = load(ref), load(f"{ref}#blocks=2")
+    assert (part.n_layers, part.d_model) == (2, whole.d_model)
+    assert part.n_parameters < whole.n_parameters
+    assert not torch.equal(part.embedding().weight, whole.embedding().weight)
+    for n in (0, whole.n_layers + 1):
+        with pytest.raises(InputError, match=f"it has {whole.n_layers} blocks"):
+            load(f"{ref}#blocks={n}")

@@ -43,7 +43,7 @@ from homolog.models.stored import (
 )
 from homolog.models.taps import NOTHING
 from homolog.models.tokenizer import find_tokenizer
-from homolog.models.variants import change, seed_of_untrained
+from homolog.models.variants import change, changed_configuration, seed_of_untrained
 from homolog.reference import Reference, gguf_file, resolve, zoo
 from homolog.zoo import catalog
 
@@ -178,6 +178,10 @@ def read_configuration(
 ) -> Any:
     """The configuration alone, known before the weights are read.  Errors as for `load`."""
     named = resolve(ref)
+    return changed_configuration(_configuration(named, revision, random=random), named.change)
+
+
+def _configuration(named: Reference, revision: str | None, *, random: bool) -> Any:
     if named.kind == "zoo":
         entry = catalog.entry(named.name)
         return AutoConfig.for_model(entry.architecture, **entry.config)

@@ -42,9 +42,18 @@ MAMBA_130M = {
     "state_size": 16,
     "use_cache": False,
 }
+PYTHIA_2_8B = PYTHIA_160M | {
+    "hidden_size": 2560,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 10240,
+}
+MAMBA_2_8B = MAMBA_130M | {"hidden_size": 2560, "num_hidden_layers": 64}
 KNOWN = {
     r"EleutherAI/pythia-160m(-deduped|-seed[1-9])?": PYTHIA_160M,
     r"state-spaces/mamba-130m(-hf)?": MAMBA_130M,
+    r"EleutherAI/pythia-2\.8b(-deduped)?": PYTHIA_2_8B,
+    r"state-spaces/mamba-2\.8b(-hf)?": MAMBA_2_8B,
 }
 
 

@@ -1,6 +1,7 @@
 """A model changed in a way whose effect on a comparison is known: for controls.
 
     REF#untrained=SEED   its configuration with fresh weights: nothing of it was learned
+    REF#blocks=N         the same with its first N blocks alone: its width at a part of its cost
     REF#noise=LEVEL      each matrix W + LEVEL sd(W) N(0, 1): the less alike the higher the level
     REF#permuted         its residual stream with permuted dimensions, the same function
     REF#rotated          its residual stream turned at random, the same function
@@ -50,8 +51,30 @@ class Stream(NamedTuple):
 
 
 def seed_of_untrained(words: str) -> int | None:
-    """SEED of "untrained=SEED"; None of another change.  InputError for one that is no seed."""
+    """SEED of fresh weights, "untrained=SEED" or "blocks=N"; None of another change.
+
+    InputError for one that is no number.
+    """
+    if words.partition("=")[0] == "blocks":
+        return zlib.crc32(words.encode())
     return _number(words, int) if words.partition("=")[0] == "untrained" else None
+
+
+def changed_configuration(configuration: Any, words: str) -> Any:
+    """The configuration as `words` change it: "blocks=N" takes the first N blocks.
+
+    InputError where there are not that many.
+    """
+    if words.partition("=")[0] != "blocks":
+        return configuration
+    n, there = _number(words, int), int(configuration.num_hidden_layers)
+    if not 1 <= n <= there:
+        raise InputError("model", f"#{words}", f"it has {there} blocks", f"Take 1 to {there}.")
+    values = configuration.to_dict()
+    values[configuration.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = n
+    if values.get("layer_types"):
+        values["layer_types"] = values["layer_types"][:n]
+    return type(configuration).from_dict(values)
 
 
 def change(hf: Any, words: str, name: str) -> None:
@@ -73,7 +96,7 @@ def change(hf: Any, words: str, name: str) -> None:
             turn = _rotation(d_model, stream.mean, generator)
         _turn(stream, torch.from_numpy(turn))
     else:
-        known = f"There are {', '.join(CHANGES)}; noise and untrained take a number."
+        known = f"There are {', '.join(CHANGES)}; noise, untrained and blocks take a number."
         raise InputError("model", f"{name}#{words}", "there is no such change", known)
 
 
