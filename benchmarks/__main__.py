@@ -1,6 +1,7 @@
 """`make bench`: every benchmark, one after the other, each in a process of its own.
 
     python -m benchmarks [--full]
+    python -m benchmarks case-study [OUT]     the study of two real models (benchmarks/case_study)
 
 Long ones run at small sizes; `--full` runs every script as it is by itself, which takes most of an
 hour.  Nothing is written into docs: that is for the scripts' own commands.
@@ -36,7 +37,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--full", action="store_true", help="every script with its own sizes")
+    parser.add_argument("what", nargs="*", metavar="case-study [OUT]", help="this alone")
     options = parser.parse_args()
+    if options.what:
+        if options.what[0] != "case-study" or len(options.what) > 2:
+            parser.error("only case-study is run by its name")
+        from benchmarks.case_study.__main__ import main as case_study
+
+        case_study(*options.what[1:])
+        return
     scripts = [
         path
         for path in sorted(Path(__file__).parent.glob("[a-z]*.py"))
