@@ -242,7 +242,8 @@ def hold_to_gates(quality: Quality, gates: Gates, d_sae: int) -> Quality:
     if q.loss_recovered < gates.loss_recovered:
         failures.append(f"loss recovered {q.loss_recovered:.2f} is below {gates.loss_recovered:g}")
     if q.sink_share > gates.sink_share:
-        failures.append(f"sink share {q.sink_share:.2f} is above {gates.sink_share:g}")
+        mask = 'sinks = "mask" leaves these tokens out'
+        failures.append(f"sink share {q.sink_share:.2f} is above {gates.sink_share:g} ({mask})")
     return replace(q, passed=not failures, reason="; ".join(failures) or "passed")
 
 

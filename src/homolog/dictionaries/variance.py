@@ -11,7 +11,7 @@ exactly 0.
 
 A few tokens, the first of a context above all, draw attention that has nowhere to go and have norms
 100 times the median [Xiao 2023, arXiv 2309.17453; Sun 2024, arXiv 2402.17762].  Where they are not
-masked, they are what explained variance and correlations measure.
+masked (`features.sinks`), they are what explained variance and correlations measure.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ import torch
 from homolog.axes import Activations
 from homolog.dictionaries.finite import refuse_not_finite
 from homolog.errors import InputError
+from homolog.record.recipe import Gates
 
 _BLOCK = 8192  # tokens of which sums are taken at once
 SINK_NORM = 10.0
 """Tokens whose norm exceeds this many median norms are sinks."""
+SINK_SHARE = Gates().sink_share
+"""Sinks that hold at most this share of a layer's variance are left where they are."""
 
 
 def explained_variance(
@@ -75,9 +78,14 @@ def share_of(x: Activations, chosen: np.ndarray) -> float:
     return float(distances[chosen].sum()) / total if total > 0 else math.nan
 
 
+def norms_of(x: Activations) -> np.ndarray:
+    """||x_t|| of every token, float64."""
+    return np.sqrt(squares(x))
+
+
 def sink_share(x: Activations) -> float:
     """Share of the variance of raw residuals on sinks, tokens with norms over 10 medians."""
-    norms = np.sqrt(squares(x))
+    norms = norms_of(x)
     return share_of(x, norms > SINK_NORM * np.median(norms))
 
 

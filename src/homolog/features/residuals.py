@@ -23,6 +23,7 @@ from homolog.dictionaries.sources import (
     residual_part,
 )
 from homolog.features.capture import SHARD_BYTES, Shard, capture_residuals, cut_shards
+from homolog.features.sinks import Limits, above_limits, any_of
 from homolog.models import LanguageModel
 from homolog.record.atomic import sha256_bytes
 from homolog.record.parts import read_part, write_part
@@ -38,23 +39,24 @@ def write_residuals(
     *,
     key: str,
     dtype: torch.dtype = torch.float32,
+    limits: Limits | None = None,
     memory: int = SHARD_BYTES,
     advance: Callable[[int], None] | None = None,
 ) -> Path:
     """Residuals after every block, special tokens dropped; goes on where a killed run stopped.
 
     key: identifies the model, with its revision and dtype.  dtype: torch.float32, or torch.bfloat16
-    in half the space.  memory: bytes of residuals held at once, in float32.  advance: called with a
-    shard's number of tokens.  Returns the folder.
+    in half the space.  limits: of `sinks`, which are dropped as well, from all layers.  memory:
+    bytes of residuals held at once, in float32.  advance: called with a shard's number of tokens.
+    Returns the folder.
     """
     folder = Path(folder)
     (folder / "manifest.json").unlink(missing_ok=True)
     parts = []
     for shard in cut_shards(windows, model, memory):
-        text, part_key = shard.of(windows), write_shard(model, windows, shard, folder, key, dtype)
-        parts.append({"key": part_key, "tokens": int(text.mask.sum())})
+        parts.append(write_shard(model, windows, shard, folder, key, dtype, limits))
         if advance is not None:
-            advance(text.n_tokens)
+            advance(shard.of(windows).n_tokens)
     manifest = {
         "format": RESIDUALS_FORMAT,
         "n_layers": model.n_layers,
@@ -78,18 +80,34 @@ def write_shard(
     folder: Path,
     key: str,
     dtype: torch.dtype,
-) -> str:
-    """Write the shard's part of every layer that does not have it whole; returns the parts' key."""
-    text = shard.of(windows)
-    key = sha256_bytes(f"residuals {RESIDUALS_FORMAT}", key, text.hash, str(dtype))
+    limits: Limits | None = None,
+) -> dict[str, str | int]:
+    """Write the shard's part of every layer that does not have it whole.
+
+    Returns the manifest's entry: the parts' key, and their rows.
+    """
+    text, limits = shard.of(windows), limits or {}
+    dropped = [f"without norms over {sorted(limits.items())}"] if limits else []
+    key = sha256_bytes(f"residuals {RESIDUALS_FORMAT}", key, text.hash, str(dtype), *dropped)
     paths = {layer: residual_part(folder, layer, shard.number) for layer in range(model.n_layers)}
-    missing = [layer for layer, path in paths.items() if read_part(path, key) is None]
+    rows = {layer: _n_rows(path, key) for layer, path in paths.items()}
+    missing = [layer for layer, n in rows.items() if n is None]
     if not missing:
-        return key
+        return {"key": key, "tokens": rows[0] or 0}
     logger.info("residuals of shard %d: %d of %d layers", shard.number, len(missing), len(paths))
-    residuals = capture_residuals(model, text, missing)
+    residuals = capture_residuals(model, text, sorted({*missing, *limits}))
+    kept = ~any_of(above_limits(residuals, limits)) if limits else None
+    n = 0
     for layer in missing:
-        x = residuals.pop(layer).to("cpu", dtype)
+        x = residuals.pop(layer)
+        x = (x if kept is None else x[kept]).to("cpu", dtype)
         array = x.view(torch.uint16).numpy() if dtype == torch.bfloat16 else x.numpy()
         write_part(paths[layer], {"x": array}, key)
-    return key
+        n = len(array)
+    return {"key": key, "tokens": n}
+
+
+def _n_rows(path: Path, key: str) -> int | None:
+    """Rows of a part, None where it has to be made."""
+    part = read_part(path, key)
+    return None if part is None else len(part["x"])

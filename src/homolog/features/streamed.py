@@ -27,6 +27,7 @@ from homolog.corpus import TokenWindows
 from homolog.dictionaries.seeds import generator
 from homolog.errors import InputError
 from homolog.features.capture import fill_residuals
+from homolog.features.sinks import Limits, above_limits, any_of
 from homolog.models import LanguageModel
 from homolog.record.atomic import sha256_bytes
 from homolog.record.process import machine
@@ -64,7 +65,9 @@ class StreamedResiduals:
 
     model, windows: what runs on what; special tokens are masked by the windows.  layers: numbers of
     blocks, all by default; which are served does not change the values of any.  seed, name: of all
-    orders.  key: identifies the model's weights beyond its name (revision, dtype).
+    orders.  key: identifies the model's weights beyond its name (revision, dtype).  limits: of
+    `sinks`; what stands in the stream for a sink is another token of its pool, drawn at random, so
+    that positions in it are known before any residual is.
 
     One pool is in memory, and what `read` returned:
 
@@ -84,6 +87,7 @@ class StreamedResiduals:
         name: str = "",
         key: str = "",
         pool: Pool = Pool(),
+        limits: Limits | None = None,
     ) -> None:
         self.model, self.windows, self.seed, self.name = model, windows, seed, name
         self.pool, self.device = pool, torch.device(pool.device)
@@ -98,7 +102,9 @@ class StreamedResiduals:
         self.n_pools = -(-self.n_tokens // pool.tokens)
         """Pools of an epoch, of equal size but for the windows that their borders cut."""
         self._check_memory()
-        self._key = f"{model.name} {key} {_weights_digest(model)}"
+        self._limits = dict(limits or {})
+        dropped = f" without norms over {sorted(self._limits.items())}" if limits else ""
+        self._key = f"{model.name} {key} {_weights_digest(model)}{dropped}"
         # of the passes: training lowers the number where it reads
         self._threads = torch.get_num_threads()
         self._rows: list[torch.Tensor] = []
@@ -167,8 +173,22 @@ class StreamedResiduals:
             fill_residuals(self.model, part, self.layer_numbers, self._rows)
         n = int(starts[pool + 1] - starts[pool])
         order = generator(self.seed, self.name, "pool", epoch, pool).permutation(n)
+        if self._limits:
+            self._replace_sinks(order, (epoch, pool))
         self._order = torch.from_numpy(order).to(self.device)
         self._at_hand = (epoch, pool)
+
+    def _replace_sinks(self, order: np.ndarray, place: tuple[int, int]) -> None:
+        """Put tokens of the pool that are no sinks, drawn at random, where the sinks are."""
+        rows = dict(zip(self.layer_numbers, self._rows, strict=True))
+        of_pool = {layer: rows[layer][: len(order)] for layer in self._limits}
+        is_sink = any_of(above_limits(of_pool, self._limits)).cpu().numpy()
+        others, at = np.flatnonzero(~is_sink), np.flatnonzero(is_sink[order])
+        if not len(others):
+            requirement = "each pool must hold tokens that are no sinks"
+            raise InputError("pool_tokens", self.pool.tokens, requirement, "Give more.")
+        draw = generator(self.seed, self.name, "sinks", *place)
+        order[at] = draw.choice(others, len(at))
 
     def _cut(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of an epoch: its windows in order; where pools begin and end, in kept tokens and windows.

@@ -28,6 +28,7 @@ from homolog.pipeline.beginnings import beginning_of, warnings_of_beginnings
 from homolog.pipeline.brought import load_brought, mismatch
 from homolog.pipeline.context import Context
 from homolog.pipeline.finish import quality_row
+from homolog.pipeline.sinks import limits_in
 from homolog.pipeline.text import QUALITY, TRAIN
 from homolog.record.comparisons import MAIN_LABEL, StudyModel, comparison_of
 from homolog.record.process import machine
@@ -92,6 +93,7 @@ def _store_residuals(context: Context, model: StudyModel, loaded: LanguageModel)
         context.run.residuals_folder(model.name),
         key=material.key(model),
         dtype=_stored_dtype(material.recipe),
+        limits=limits_in(context.run, model.name),
         memory=material.recipe.run.shard_mib << 20,
     )
 
@@ -110,8 +112,8 @@ def _groups(context: Context, model: StudyModel, n_layers: int, d_model: int) ->
 def store_residuals(material: Material, model: StudyModel, shard: Shard) -> None:
     """Task: the residuals of all layers on a shard of the text to learn from."""
     folder, dtype = material.run.residuals_folder(model.name), _stored_dtype(material.recipe)
-    text = material.windows(TRAIN, model.name)
-    write_shard(material.model(model), text, shard, folder, material.key(model), dtype)
+    text, limits = material.windows(TRAIN, model.name), limits_in(material.run, model.name)
+    write_shard(material.model(model), text, shard, folder, material.key(model), dtype, limits)
 
 
 def _stored_dtype(recipe: Recipe) -> torch.dtype:
@@ -238,7 +240,9 @@ class LayerGroup:
     ) -> Row:
         model = self.model
         tokenizer = text.tokenizer_fingerprint
-        facts = {"ref": model.ref, "revision": model.revision, "tokenizer": tokenizer}
+        facts: Row = {"ref": model.ref, "revision": model.revision, "tokenizer": tokenizer}
+        limits = limits_in(self.material.run, model.name)
+        facts |= {"sinks": sorted(limits)} if limits and not model.saes else {}
         sae = replace(sae, metadata={**sae.metadata, **facts})
         folder = self.material.run.sae_folder(model.name, layer, label)
         dictionaries.save(sae, folder, quality)

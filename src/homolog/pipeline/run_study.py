@@ -21,7 +21,6 @@ from homolog.corpus import (
     check_same_tokenizer,
     fingerprint,
     require_tokenizer,
-    save_windows,
     token_texts,
 )
 from homolog.engine import open_engine
@@ -46,7 +45,8 @@ from homolog.pipeline.features import encode_features
 from homolog.pipeline.finish import finish, is_reported
 from homolog.pipeline.inputs import require_different
 from homolog.pipeline.models import inputs_of, left_out, models_of, weights_of
-from homolog.pipeline.text import MATCH, QUALITY, USES, read_texts, text_facts, warnings_of
+from homolog.pipeline.sinks import MASK, store_windows
+from homolog.pipeline.text import MATCH, QUALITY, read_texts, text_facts, warnings_of
 from homolog.pipeline.units import store_main_units, units_facts
 from homolog.progress import Progress
 from homolog.record.atomic import write_json
@@ -119,9 +119,7 @@ def run_study(
 
 def _work_through(context: Context, texts: Mapping[str, Mapping[str, TokenWindows]]) -> None:
     """Every stage of a study, in order."""
-    for name, text in texts.items():
-        for use in USES:
-            save_windows(text[use], context.run.windows_folder(use, name))
+    store_windows(context, texts)
     if len(texts) > 1:
         context.run.note(units=units_facts(context.material))
     for model in context.material.models.all:
@@ -250,6 +248,8 @@ def _store_vocabulary(context: Context) -> None:
 def _expected_seconds(material: Material) -> dict[str, float]:
     """Shares of the work, for the estimate of the time left; they only need to be in proportion."""
     expected: dict[str, float] = {}
+    if material.recipe.corpus.sinks == MASK:
+        expected = {f"norms of {model.name}": 1.0 for model in material.models.all}
     for model in material.models.all:
         n = len(model.labels)
         train = {"load dictionaries of {}": n} if model.saes else {"read {}": 6.0}

@@ -100,7 +100,9 @@ def train_saes(
     try:
         prepared = prepared or prepare(recipe, progress)
         run.check_inputs(
-            inputs_of(recipe, partial(sha256_bytes, prepared.train.hash, prepared.heldout.hash))
+            inputs_of(
+                recipe, partial(sha256_bytes, prepared.train.hash, prepared.text.heldout_hash)
+            )
         )
         note_facts(run, recipe, prepared)
         stage = f"dictionaries {recipe.name}"
@@ -160,6 +162,7 @@ def _source(
             folder,
             key=f"{model.name} {weights_key(recipe, model)}",
             dtype=getattr(torch, recipe.residuals),
+            limits=prepared.sinks.limits,
             advance=bar.advance,
         )
     return StoredResiduals(folder, seed=recipe.seed, name=recipe.name, layers=prepared.layers)
@@ -278,6 +281,7 @@ def _measure_and_save(
         "tokenizer": prepared.tokenizer,
         "text": prepared.text.facts(),
         **({} if model.bos is None else {"bos": True}),
+        **({"sinks": sorted(prepared.sinks.limits)} if prepared.sinks.limits else {}),
     }
     with progress.stage("measure quality", len(recipe.labels) * len(prepared.layers)) as bar:
         residuals, clean = full_residuals(model, text, prepared.layers), clean_loss(model, text)

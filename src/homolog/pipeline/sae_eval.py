@@ -15,12 +15,13 @@ from homolog.corpus import TokenWindows, fingerprint
 from homolog.dictionaries import Quality, SparseAutoencoder, saved_quality
 from homolog.dictionaries.formats import is_elsewhere
 from homolog.dictionaries.quality import RECHECK_TOKENS, recheck
+from homolog.dictionaries.variance import SINK_NORM
 from homolog.errors import InputError
 from homolog.features.beginnings import checked_beginning
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
 from homolog.models import LanguageModel, load
 from homolog.models.beginning import AUTO, FALSE, TRUE
-from homolog.pipeline.sae_inputs import usable_device
+from homolog.pipeline.sae_inputs import masked_sinks, usable_device
 from homolog.pipeline.sae_text import Text, heldout_again, read_text
 from homolog.progress import Progress
 from homolog.record.recipe import EvaluationRecipe
@@ -124,11 +125,13 @@ def evaluate_sae(recipe: EvaluationRecipe, progress: Progress) -> Evaluation:
     with progress.stage("read the text"):
         windows, words = _windows(sae, model, recipe)
     beginning = checked_beginning(where, model, windows, bos)
+    windows, said = _without_sinks(sae, model, windows, number, recipe.sinks)
     with progress.stage("measure quality"):
         residuals = full_residuals(model, windows, [number])[number]
         clean = clean_loss(model, windows)
         quality = measure_on_text(model, windows, residuals, number, sae, loss_clean=clean)
         agrees, notes = _recheck(sae, windows, residuals, recipe.text is None)
+    notes += said
     if beginning is not None and beginning.is_wrong:
         notes.append(f"{beginning.words(where)}.")
     if other := _other_model(sae, where):
@@ -188,6 +191,23 @@ def _bos(sae: SparseAutoencoder, recipe: EvaluationRecipe) -> str:
     if recipe.bos != AUTO or sae.metadata.get("text") is None:
         return recipe.bos
     return TRUE if sae.metadata.get("bos") else FALSE
+
+
+def _without_sinks(
+    sae: SparseAutoencoder, model: LanguageModel, windows: TokenWindows, layer: int, asked: str
+) -> tuple[TokenWindows, list[str]]:
+    """The text without sinks, as asked for or as the dictionary was trained, and what that took.
+
+    What we trained on a text says where sinks were masked; of others, all are.
+    """
+    layers = sae.metadata.get("sinks")
+    if asked == "keep" or (asked == AUTO and layers is None and sae.metadata.get("text")):
+        return windows, []
+    masked, sinks = masked_sinks(model, windows, layers or [layer])
+    if not sinks.n_masked:
+        return windows, []
+    norm = f"norms over {SINK_NORM:g} times the median"
+    return masked, [f"Left out are {sinks.n_masked} tokens with {norm} (sinks)."]
 
 
 def _other_model(sae: SparseAutoencoder, where: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,16 @@ import torch
 from homolog.corpus import TokenWindows, fingerprint
 from homolog.dictionaries import KindSettings, TrainingConfig, parse_config
 from homolog.dictionaries.training.device_state import check_device
+from homolog.dictionaries.variance import SINK_SHARE
 from homolog.errors import InputError
 from homolog.features import Pool, StreamedResiduals
 from homolog.features.beginnings import Beginning, checked_beginning
+from homolog.features.sinks import Limits, find_sinks, limits_of, measure_norms, without_places
 from homolog.features.streamed import device_memory
 from homolog.models import LanguageModel, load
 from homolog.pipeline.inputs import read_facts, text_input, tokenizer_input, weights_input
 from homolog.pipeline.sae_text import Text, hold_out, read_text
+from homolog.pipeline.sinks import MASK, sink_rows, sinks_note
 from homolog.progress import Progress
 from homolog.record.inputs import Input
 from homolog.record.recipe import SaeRecipe
@@ -28,6 +31,34 @@ MEMORY_SHARE = 0.8  # of the device's memory that dictionaries in training may t
 POOL_SHARE = 0.25  # of the device's memory that a pool may take; a larger one lies in main memory
 BYTES_A_WEIGHT = 16  # weight, two moments, copy for products
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SinksOfText:
+    """The limits of a model's sink layers as a text shows them, and how many sinks it has.
+
+    rows: as run.json says them (`sink_rows`).
+    """
+
+    limits: Limits
+    n_masked: int
+    rows: list[Row]
+
+
+def masked_sinks(
+    model: LanguageModel, text: TokenWindows, layers: Sequence[int], share: float = SINK_SHARE
+) -> tuple[TokenWindows, SinksOfText]:
+    """A text without a model's sinks.
+
+    share: of a layer's variance that they are left with, at most.
+    """
+    norms = measure_norms(model, text, layers)
+    limits = limits_of(norms, share)
+    if not limits:
+        return text, SinksOfText({}, 0, [])
+    sinks = find_sinks(model, text, limits)
+    known = SinksOfText(limits, len(sinks.places), sink_rows(norms, limits, sinks))
+    return without_places(text, sinks.places), known
 
 
 @dataclass(frozen=True)
@@ -43,6 +74,10 @@ class TrainingInputs:
     text: Text
     read: dict[str, Any]
     """Of the text: `read_facts`."""
+    sinks: SinksOfText
+    """Those of the text held out, where they are masked; all of the model's are left out of the
+    training.
+    """
     beginning: Beginning | None
     """What a token before every window is worth; None where there is none."""
     streamed: StreamedResiduals | None
@@ -105,7 +140,9 @@ def prepare(recipe: SaeRecipe, progress: Progress) -> TrainingInputs:
         )
         heldout, train, text = hold_out(whole, text, recipe.heldout)
     beginning = checked_beginning(recipe.name, model, heldout, recipe.bos)
-    streamed = None
+    sinks, streamed = SinksOfText({}, 0, []), None
+    if recipe.sinks == MASK:
+        heldout, sinks = masked_sinks(model, heldout, layers)
     if not _stored(recipe, model, train):
         kept_in = getattr(torch, recipe.residuals)
         size = recipe.pool_tokens * len(layers) * model.d_model * kept_in.itemsize
@@ -118,9 +155,10 @@ def prepare(recipe: SaeRecipe, progress: Progress) -> TrainingInputs:
             name=recipe.name,
             key=weights_key(recipe, model),
             pool=Pool(recipe.pool_tokens, kept_in, place),
+            limits=sinks.limits,
         )
     read = read_facts(whole, model.tokenizer)
-    of_model, of_text = (model, tokenizer, layers, config), (train, heldout, text, read)
+    of_model, of_text = (model, tokenizer, layers, config), (train, heldout, text, read, sinks)
     return TrainingInputs(*of_model, *of_text, beginning, streamed)
 
 
@@ -181,10 +219,19 @@ def note_facts(run: RunFolder, recipe: SaeRecipe, prepared: TrainingInputs) -> N
             "hash": train.hash,
             "train_tokens": train.n_tokens,
             "train_documents": train.n_documents,
-            "heldout_hash": heldout.hash,
+            "heldout_hash": prepared.text.heldout_hash,
             "heldout_tokens": int(heldout.mask.sum()),
             "heldout_documents": heldout.n_documents,
             **prepared.read,
         },
         stream="store" if prepared.streamed is None else "pool",
+        **_sinks_note(recipe, prepared.sinks),
     )
+
+
+def _sinks_note(recipe: SaeRecipe, sinks: SinksOfText) -> dict[str, Any]:
+    """What run.json says of the sinks that are masked."""
+    if recipe.sinks != MASK:
+        return {}
+    of_model = [{"model": recipe.name} | row for row in sinks.rows]
+    return {"sinks": sinks_note(SINK_SHARE, {"": sinks.n_masked}, of_model)}

@@ -3,6 +3,7 @@
 run.json                        recipe, its hash, versions, machine, stages with their checksums
 saes/MODEL[@LABEL]/LAYER/       dictionaries
 features/MODEL[@LABEL]/LAYER/   sparse activations
+sinks/MODEL.safetensors         places of the matched text that are masked, where a model has such
 *.parquet  TABLE/MODEL/         tables
 cells/NAME/                     of a grid: the run of each cell
 cache/                          what is removed when the run ends
@@ -70,6 +71,10 @@ class Places:
     def feature_folder(self, model: str, layer: int, label: str = MAIN_LABEL) -> Path:
         """Folder of the sparse activations of one dictionary, named like `sae_folder`."""
         return self._layer_folder("features", model, layer, label)
+
+    def sinks_file(self, model: str) -> Path:
+        """Where a model's sinks are in the matched text."""
+        return self.path / "sinks" / f"{folder_name(model)}.safetensors"
 
     def residuals_folder(self, model: str) -> Path:
         """Folder, in the cache, of a model's residuals."""

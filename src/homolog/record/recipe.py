@@ -90,7 +90,17 @@ class TextSource(Settings):
     """Tokens of a window."""
 
 
-class Corpus(TextSource):
+class SinkMask(Settings):
+    """Whether a model's sinks count."""
+
+    sinks: Literal["mask", "keep"] = "mask"
+    """Whether tokens with norms over 10 times the median are left out of training, statistics and
+    matching where they hold more of a layer's variance than the gate `sink_share` allows (mask), or
+    not (keep).  Where no layer has such tokens, both are the same.
+    """
+
+
+class Corpus(TextSource, SinkMask):
     """The text that every model reads, and how much of it."""
 
     source: str
@@ -281,7 +291,7 @@ class Gates(Settings):
 
     sink_share: float = Field(default=0.1, ge=0, le=1)
     """Share of the residuals' variance on tokens with norms over 10 times the median, at most: such
-    tokens carry the correlations of the features that fire on them.  Mask them.
+    tokens carry the correlations of the features that fire on them.  Mask them (`sinks`).
     """
 
 
@@ -534,7 +544,7 @@ class CircuitRecipe(WindowBeginning):
     run: RunSettings = Field(default_factory=RunSettings)
 
 
-class SaeRecipe(Dictionaries, TextSource, WindowBeginning, Machine):
+class SaeRecipe(Dictionaries, TextSource, SinkMask, WindowBeginning, Machine):
     """Dictionaries of the residual stream after some blocks of one model, on their own."""
 
     model_config = ConfigDict(extra="allow")
@@ -602,3 +612,8 @@ class EvaluationRecipe(TextSource, WindowBeginning, Machine):
 
     tokens: int = Field(default=16_384, ge=1)
     """Tokens of a --text."""
+
+    sinks: Literal["auto", "mask", "keep"] = "auto"
+    """Whether sinks are left out: as in its training where its file is one of ours, else where its
+    layer has them (auto), those of its layer all the same (mask), or not (keep).
+    """
