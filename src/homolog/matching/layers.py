@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float32
 
 from homolog.errors import InputError
 from homolog.features import Activations, StoredFeatures, check_same_stream
@@ -59,10 +60,14 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class ModelMatches:
-    """Tables of one comparison, both directions: rows of `MATCHES` and of `LAYERS`."""
+    """Tables of one comparison, both directions: rows of `MATCHES` and of `LAYERS`.
+
+    null: of the maximum, float32 (rows of matches, exchanges), NaN where undefined.
+    """
 
     matches: pl.DataFrame
     layers: pl.DataFrame
+    null: Float32[np.ndarray, "rows exchanges"]
 
 
 def tables_of(
@@ -87,7 +92,26 @@ def tables_of(
         b.matches(comparison, fdr, mutual(b.best, a.best), back),
     ]
     layers = [side.layers(comparison) for side in (a, b)]
-    return ModelMatches(pl.concat(matches), pl.concat(layers))
+    null = np.concatenate([a.null, b.null])
+    return ModelMatches(pl.concat(matches), pl.concat(layers), null)
+
+
+def with_threshold(
+    matches: pl.DataFrame, null: Float32[np.ndarray, "rows exchanges"], *, n_tokens: int, fdr: float
+) -> pl.DataFrame:
+    """`matches` of one comparison with the threshold of another false discovery rate.
+
+    null: of `tables_of`, which made the matches; p, q and the rest do not depend on `fdr`.
+    """
+    if not null.shape[1]:
+        return matches
+    parts, at = [], 0
+    for _, rows in matches.group_by("model", "label", "best_model", maintain_order=True):
+        r, n_active = (rows[name].to_numpy() for name in ("r", "n_active"))
+        made = calibrate(r, n_active, null[at : at + len(rows)], n_tokens=n_tokens, fdr=fdr)
+        parts.append(rows.with_columns(threshold=made.threshold).rechunk())
+        at += len(rows)
+    return pl.concat(parts)
 
 
 def check_layers(features_a: Sequence[Layer], features_b: Sequence[Layer]) -> None:

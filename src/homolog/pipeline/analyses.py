@@ -165,7 +165,7 @@ def _joined(table: Table, files: list[Path]) -> pl.DataFrame:
 
 
 def _of(run: RunFolder, analysis: Analysis, tables: Sequence[Table]) -> str:
-    """Identifies what an analysis is made of: the recipe, and tables of others."""
+    """Identifies what an analysis is made of: the recipe as the run began, and tables of others."""
     assert not any(table.per_layer for table in tables), f"{analysis.name} reads one per layer"
     known = [f"{table.name} {run.checksum(run.table(table))}" for table in tables]
-    return sha256_bytes(run.record["recipe_hash"], *known)
+    return sha256_bytes(run.begun_with, *known)

@@ -3,6 +3,8 @@
 match       every pair of layers, with the null where the comparison is calibrated
 spaces      similarity of residual streams and decoders, which may fail by itself
 tables      matches, layers, summary, saes; homologs and verdicts (`verdicts.py`)
+
+What has been matched and is only judged by other settings is not matched again (`judging.py`).
 """
 
 from __future__ import annotations
@@ -16,12 +18,22 @@ from typing import Any
 import polars as pl
 
 from homolog.analyses import ANALYSES
-from homolog.features import open_features
+from homolog.features import StoredFeatures, open_features
 from homolog.matching import summarise, tables_of
 from homolog.pipeline.analyses import words_left_out
 from homolog.pipeline.brought import without_seed
 from homolog.pipeline.context import Context
 from homolog.pipeline.features import feature_folders, share_by_token
+from homolog.pipeline.judging import (
+    OF_PARTS,
+    PARTS,
+    KeptNull,
+    cut_out,
+    held,
+    is_judged,
+    judged_by,
+    made_by,
+)
 from homolog.pipeline.matches import Comparer, Matched
 from homolog.pipeline.models import left_out
 from homolog.pipeline.spaces import compare_decoders, compare_residuals
@@ -33,8 +45,6 @@ from homolog.record.comparisons import Planned, planned
 from homolog.record.table import Table, write_table
 from homolog.record.tables import LAYERS, MATCHES, SAES, SHARED, SPACES, SUMMARY, VARIANCE
 
-PARTS = (MATCHES, LAYERS, SUMMARY)
-"""Tables that every comparison has a part of."""
 TABLES = (*PARTS, SAES, SHARED, VARIANCE)
 """Tables that need all comparisons, or parts of all."""
 LAYER_PAIR = ("model", "label", "layer", "best_model", "best_label", "best_layer")
@@ -63,9 +73,31 @@ class Parts:
         return folder / f"{self.planned.key}.{table.name}.parquet"
 
     @property
+    def null(self) -> Path:
+        """What chance finds, of a calibrated comparison."""
+        return self.context.run.null_file(self.planned.key)
+
+    @property
+    def outputs(self) -> list[Path]:
+        """What its stage writes."""
+        null = [self.null] if self.planned.comparison.calibrated else []
+        return [*map(self.path, PARTS), *null]
+
+    @property
+    def is_matched(self) -> bool:
+        """Whether its stage has been done, however it was judged, and nothing of it failed."""
+        stages = self.context.run.record["stages"]
+        return self.match in stages and not {self.match, self.spaces} & self.context.failed.keys()
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it was judged as the recipe says."""
+        return is_judged(self.context.run, self.match, self.context.material.recipe)
+
+    @property
     def is_made(self) -> bool:
         """Whether nothing of it is missing."""
-        return self.spaces not in self.context.failed and self.context.run.is_done(self.match)
+        return self.is_matched and self.context.run.is_done(self.match) and self.is_judged
 
 
 def comparer_of(context: Context) -> Comparer:
@@ -80,8 +112,12 @@ def compare(context: Context) -> None:
     plans = planned(context.material.models, left_out(recipe))
     all_parts = [Parts(context, plan) for plan in plans]
     stages = {name for parts in all_parts for name in (parts.match, parts.spaces)}
-    if not stages & context.failed.keys() and context.run.is_done("tables"):
+    whole = context.run.is_done("tables")
+    if not stages & context.failed.keys() and whole and is_judged(context.run, "tables", recipe):
         return
+    for parts in all_parts:
+        if parts.is_matched:
+            _judge_anew(parts, whole=whole)
     for parts in all_parts:
         if not parts.is_made:
             needed = parts.planned.comparison.needed
@@ -94,7 +130,7 @@ def _compare(parts: Parts) -> None:
     context, plan = parts.context, parts.planned
     recipe, comparer = context.material.recipe, comparer_of(context)
     a, b = folders_of_pair(context, plan.a, plan.b)  # may be stages themselves
-    with context.run.stage(parts.match, [parts.path(table) for table in PARTS]):
+    with context.run.stage(parts.match, parts.outputs) as facts:
         if plan.comparison is NEURON_RESULT:
             _note_neurons(context, plan)
         n_exchanges = 0
@@ -106,22 +142,72 @@ def _compare(parts: Parts) -> None:
             matched = comparer.match(a, b, pairs, (n_exchanges, recipe.run.seed), report)
         name, layers = plan.comparison.name, (matched.layers_a, matched.layers_b)
         tables = tables_of(*layers, matched.pairs(), comparison=name, fdr=recipe.matching.fdr)
-        floor = max(1, round(recipe.matching.frequency_floor * layers[0][0].n_tokens))
-        summary = summarise(
-            tables.matches,
-            *layers,
-            seed=recipe.run.seed,
-            n_replicates=recipe.matching.resamples,
-            frequent=floor,
-            columns=comparer.columns,
-        )
-        comparer.forget()
+        if plan.comparison.calibrated:
+            KeptNull(parts.null, tables.null, layers[0][0].n_tokens).write()
+        summary = _summary(context, tables.matches, *layers)
         spaces = LAYERS.frame().select(*LAYER_PAIR, *SPACES)
         with context.apart(parts.spaces):
             spaces = _spaces(context, plan, matched)
         joined = tables.layers.join(spaces, on=LAYER_PAIR, how="left", maintain_order="left")
         for table, frame in zip(PARTS, (tables.matches, joined, summary), strict=True):
             write_table(frame, parts.path(table))  # matches grow by what needs all comparisons
+        facts["by"] = judged_by(recipe, OF_PARTS)
+
+
+def _judge_anew(parts: Parts, *, whole: bool) -> None:
+    """Make the parts of a comparison by other settings, where the run has kept what that needs.
+
+    whole: the run's tables are as they were written, by whatever settings, and have its rows.
+    """
+    context, plan = parts.context, parts.planned
+    run, recipe = context.run, context.material.recipe
+    cached = all(parts.path(table).exists() for table in PARTS)
+    if cached and parts.is_judged:
+        return
+    if cached and run.is_done(parts.match):
+        frames = {table: pl.read_parquet(parts.path(table)) for table in PARTS}
+        made = made_by(run, parts.match)
+    else:
+        frames, made = cut_out(run, plan) if whole else None, made_by(run, "tables")
+    if frames is None:
+        return
+    now = judged_by(recipe, OF_PARTS)
+    changed = [name for name, value in now.items() if made.get(name) != value]
+    if "matching.fdr" in changed and plan.comparison.calibrated:
+        null = KeptNull.read(parts.null)
+        if null is None:
+            return
+        frames[MATCHES] = null.threshold(frames[MATCHES], recipe.matching.fdr)
+    if "matching.resamples" in changed:
+        a, b = folders_of_pair(context, plan.a, plan.b)  # may be stages themselves
+        layers = [[open_features(folder) for folder in side] for side in (a, b)]
+        frames[SUMMARY] = _summary(context, frames[MATCHES], *layers)
+    kept = [path for path in parts.outputs if path != parts.null or path.exists()]
+    with run.stage(parts.match, kept) as facts:
+        for table in PARTS:
+            write_table(frames[table], parts.path(table))
+        facts["by"] = now
+
+
+def _summary(
+    context: Context,
+    matches: pl.DataFrame,
+    layers_a: list[StoredFeatures],
+    layers_b: list[StoredFeatures],
+) -> pl.DataFrame:
+    """The rows of `SUMMARY` of one comparison."""
+    recipe, comparer = context.material.recipe, comparer_of(context)
+    summary = summarise(
+        matches,
+        layers_a,
+        layers_b,
+        seed=recipe.run.seed,
+        n_replicates=recipe.matching.resamples,
+        frequent=max(1, round(recipe.matching.frequency_floor * layers_a[0].n_tokens)),
+        columns=comparer.columns,
+    )
+    comparer.forget()
+    return summary
 
 
 def _note_neurons(context: Context, plan: Planned) -> None:
@@ -167,8 +253,8 @@ def _write_tables(context: Context, made: list[Parts]) -> None:
     run, material = context.run, context.material
     facts = [run.facts(f"dictionaries {model.name}") for model in material.models.all]
     run.note(models=[fact["model"] for fact in facts])
-    saes = [row for fact in facts for row in fact["saes"]]
-    with run.stage("tables", [run.table(table) for table in TABLES]):
+    saes = [held(row, material.recipe.gates) for fact in facts for row in fact["saes"]]
+    with run.stage("tables", [run.table(table) for table in TABLES]) as own:
         matches, layers, summary = (
             pl.concat([pl.read_parquet(parts.path(table)) for parts in made]) for table in PARTS
         )
@@ -188,3 +274,4 @@ def _write_tables(context: Context, made: list[Parts]) -> None:
             if not row["passed"]
         ]
         run.note(verdicts=frames[SHARED].to_dicts(), warnings=warnings)
+        own["by"] = judged_by(material.recipe)

@@ -132,7 +132,7 @@ def train_layers(
     run = material.run
     name = f"{model.name}-{layers[0]}-{layers[-1]}"  # groups may be cut anew when the run goes on
     receipt = run.cache_folder / "training" / f"{name}.json"
-    key = f"dictionaries {material.recipe.hash} {layers}"
+    key = f"dictionaries {run.begun_with} {layers}"
     rows = read_receipt(receipt, key)
     if rows is None:
         group = LayerGroup(material, model, layers)

@@ -44,12 +44,13 @@ def is_reported(run: RunFolder) -> bool:
 
 
 def _of(run: RunFolder) -> str:
-    """Identifies the tables of a run."""
+    """Identifies the tables of a run, and what it was judged by where that is not as it began."""
     stages = run.record["stages"].values()
     written = {name: digest for stage in stages for name, digest in stage["outputs"].items()}
     tables = [name for name in sorted(written) if name.endswith(".parquet")]
     kept = [name for name in tables if not run.path.joinpath(name).is_relative_to(run.cache_folder)]
-    return sha256_bytes(*(f"{name} {written[name]}" for name in kept))
+    judged = [run.record["recipe_hash"]] if "judged" in run.record else []
+    return sha256_bytes(*judged, *(f"{name} {written[name]}" for name in kept))
 
 
 @contextmanager

@@ -44,6 +44,7 @@ from homolog.pipeline.dictionaries import make_dictionaries
 from homolog.pipeline.features import encode_features
 from homolog.pipeline.finish import finish, is_reported
 from homolog.pipeline.inputs import require_different
+from homolog.pipeline.judging import in_words, is_judged
 from homolog.pipeline.models import inputs_of, left_out, models_of, weights_of
 from homolog.pipeline.sinks import MASK, store_windows
 from homolog.pipeline.text import MATCH, QUALITY, read_texts, text_facts, warnings_of
@@ -109,6 +110,8 @@ def run_study(
             of_task = threads if ray is None else threads or 1
             context = Context(run, material, engine, progress, of_task, memory_share(share))
             progress.plan(_expected_seconds(material))
+            if words := in_words(run):
+                progress.note(words)
             for words in (*warnings_of(recipe, text[MATCH]), *words_left_out(material, ANALYSES)):
                 progress.note(f"Left out: {words}.")
             _work_through(context, texts)
@@ -157,6 +160,7 @@ def finished_report(recipe: Recipe, out: Path) -> Path | None:
         run.recipe == recipe.values()
         and not run.record.get("failed")
         and all(run.is_done(stage) for stage in (*stages, "tables"))
+        and is_judged(run, "tables", recipe)
         and is_reported(run)
         and run.reads_the_same(inputs_of(recipe, models, weights, str))
         and all(is_made(run, analysis) for analysis in ANALYSES if is_due(material, analysis))

@@ -13,6 +13,7 @@ from homolog.corpus import TokenWindows
 from homolog.corpus.together import Alignment
 from homolog.features import capture_residuals
 from homolog.matching import PairMatch
+from homolog.matching.homologs import LEAST_R
 from homolog.matching.spaces import SpaceMoments, decoder_similarity
 from homolog.pipeline.dictionaries import shards_of
 from homolog.pipeline.matches import read_pair
@@ -78,12 +79,12 @@ def compare_decoders(
     """Task: decoder directions of a layer against those of each layer of the partner.
 
     files: the finished pairs of layers, with their keys.  Compared are features that are each
-    other's best within the pair of layers, with the r that a homolog has at least; best first.
+    other's best within the pair of layers, with the r that a homolog has at least by the default
+    margin, so that they are the same by whatever margin a run is judged; best first.
     """
-    least_r, own = material.recipe.matching.margin**0.5, _decoder(material, a, layer)
-    rows = []
+    own, rows = _decoder(material, a, layer), []
     for other, (path, key) in enumerate(files):
-        i, j = _matched(read_pair(path, key), least_r)
+        i, j = _matched(read_pair(path, key), LEAST_R)
         similarity = decoder_similarity(own[i], _decoder(material, b, other)[j])
         of_pairs = {"decoder_rsa": similarity.rsa, "decoder_svcca": similarity.svcca}
         rows.append(of_pairs | {"n_pairs": len(i)})

@@ -5,6 +5,7 @@ saes/MODEL[@LABEL]/LAYER/       dictionaries
 features/MODEL[@LABEL]/LAYER/   sparse activations
 sinks/MODEL.safetensors         places of the matched text that are masked, where a model has such
 *.parquet  TABLE/MODEL/         tables
+null/COMPARISON.safetensors     the null of a calibrated comparison
 cells/NAME/                     of a grid: the run of each cell
 cache/                          what is removed when the run ends
 report/                         pages and charts
@@ -40,6 +41,10 @@ class Places:
     def folder_of(self, table: Table) -> Path:
         """The file of a table, or the folder with its files."""
         return self.path / table.name if table.per_layer else self.table(table)
+
+    def null_file(self, comparison: str) -> Path:
+        """What chance finds in a calibrated comparison, by its key (`Planned.key`)."""
+        return self.path / "null" / f"{comparison}.safetensors"
 
     @property
     def vocabulary(self) -> Path:

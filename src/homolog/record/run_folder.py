@@ -31,13 +31,20 @@ from homolog.record.atomic import (
 from homolog.record.inputs import Input
 from homolog.record.lock import hold, let_go
 from homolog.record.places import Places
-from homolog.record.run_record import FORMAT, other_recipe, read_record, recipe_hash, write_record
+from homolog.record.run_record import (
+    FORMAT,
+    judged_anew,
+    read_record,
+    recipe_hash,
+    write_record,
+)
 
 RESERVED = {
     "format",
     "sha256",
     "recipe",
     "recipe_hash",
+    "judged",
     "stages",
     "rebuilt",
     "inputs",
@@ -75,6 +82,7 @@ class RunFolder(Places):
     def open(cls, path: Path | str, recipe: Mapping[str, Any]) -> RunFolder:
         """Start a run of `recipe` (JSON values) in `path`, or continue it there.
 
+        A recipe that only judges otherwise (`run_record.judges`) takes the place of the run's own.
         Raises `InputError` if `path` holds the run of another recipe, other files, or a run that
         another process is writing, and if it cannot be written.  After an error nothing new is left
         behind.
@@ -112,7 +120,7 @@ class RunFolder(Places):
         run_json = path / "run.json"
         there = read_record(run_json) if run_json.is_file() else None
         if there is not None and there["recipe"] != recipe:
-            raise other_recipe(path, there, recipe)
+            there = judged_anew(path, there, recipe)
         for partial in remove_partial_files(path):
             logger.info("removed %s, left half-written by a process that was stopped", partial)
         if there is None and run_json.exists():
@@ -149,6 +157,14 @@ class RunFolder(Places):
     def recipe(self) -> dict[str, Any]:
         """The recipe of this run, as JSON values."""
         return self.record["recipe"]
+
+    @property
+    def begun_with(self) -> str:
+        """Hash of the recipe that the run began with: what no setting decides that may change
+        depends on this.
+        """
+        judged = self._record.get("judged") or [self._record]
+        return judged[0]["recipe_hash"]
 
     def reads_the_same(self, inputs: Iterable[Input]) -> bool:
         """Whether no file of what this run was recorded to read has been touched; contents are not
