@@ -8,7 +8,7 @@ the receipt (`record.receipts`) that all of them are written.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,33 +40,34 @@ def write_residuals(
     dtype: torch.dtype = torch.float32,
     memory: int = SHARD_BYTES,
     advance: Callable[[int], None] | None = None,
+    layers: Sequence[int] | None = None,
 ) -> Path:
-    """Residuals after every block, special tokens dropped; goes on where a killed run stopped.
+    """Residuals after blocks, special tokens dropped; goes on where a killed run stopped.
 
     key: identifies the model, with its revision and dtype.  dtype: torch.float32, or torch.bfloat16
     in half the space.  memory: bytes of residuals held at once, in float32.  advance: called with a
-    shard's number of tokens.  Returns the folder.
+    shard's number of tokens.  layers: numbers of blocks, all by default.  Returns the folder.
     """
     folder = Path(folder)
     (folder / "manifest.json").unlink(missing_ok=True)
-    parts = []
-    for shard in cut_shards(windows, model, memory):
-        text, part_key = shard.of(windows), write_shard(model, windows, shard, folder, key, dtype)
+    layers, parts = list(range(model.n_layers) if layers is None else layers), []
+    for shard in cut_shards(windows, model, memory, len(layers)):
+        text = shard.of(windows)
+        part_key = write_shard(model, windows, shard, folder, key, dtype, layers)
         parts.append({"key": part_key, "tokens": int(text.mask.sum())})
         if advance is not None:
             advance(text.n_tokens)
     manifest = {
         "format": RESIDUALS_FORMAT,
         "n_layers": model.n_layers,
+        "layers": layers,
         "d_model": model.d_model,
         "dtype": str(dtype).removeprefix("torch."),
         "stream_hash": windows.hash,
         "parts": parts,
     }
     rows = np.arange(sum(part["tokens"] for part in parts))
-    probes = [
-        probe_digest(StoredLayer(folder, layer, manifest), rows) for layer in range(model.n_layers)
-    ]
+    probes = [probe_digest(StoredLayer(folder, layer, manifest), rows) for layer in layers]
     write_receipt(folder / "manifest.json", manifest | {"probes": probes}, [], RESIDUALS)
     return folder
 
@@ -78,11 +79,12 @@ def write_shard(
     folder: Path,
     key: str,
     dtype: torch.dtype,
+    layers: Sequence[int],
 ) -> str:
-    """Write the shard's part of every layer that does not have it whole; returns the parts' key."""
+    """Write the shard's part of each layer that does not have it whole; returns the parts' key."""
     text = shard.of(windows)
     key = sha256_bytes(f"residuals {RESIDUALS_FORMAT}", key, text.hash, str(dtype))
-    paths = {layer: residual_part(folder, layer, shard.number) for layer in range(model.n_layers)}
+    paths = {layer: residual_part(folder, layer, shard.number) for layer in layers}
     missing = [layer for layer, path in paths.items() if read_part(path, key) is None]
     if not missing:
         return key

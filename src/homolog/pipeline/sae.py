@@ -161,6 +161,7 @@ def _source(
             key=f"{model.name} {weights_key(recipe, model)}",
             dtype=getattr(torch, recipe.residuals),
             advance=bar.advance,
+            layers=prepared.layers,
         )
     return StoredResiduals(folder, seed=recipe.seed, name=recipe.name, layers=prepared.layers)
 
