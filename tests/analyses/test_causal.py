@@ -96,7 +96,7 @@ def test_two_architectures_that_write_the_same_tokens_are_alike_and_others_are_n
         matches_of([0.99] * F, [True] * F, last_a, last_b),
         "A",
         "B",
-        *(m.__getitem__ for m in matrices),
+        tuple(m.__getitem__ for m in matrices),
         n_pairs=F,
         positions=6,
     )
@@ -139,8 +139,7 @@ def test_moments_are_those_of_single_runs_with_an_edit(at_end: bool):
         matches_of([0.4] * F, [True] * F, *layers, deeper=not at_end),
         "A",
         "B",
-        lambda _: matrices[0],
-        lambda _: matrices[1],
+        (lambda _: matrices[0], lambda _: matrices[1]),
         n_pairs=2,
         positions=2,
     )
@@ -196,8 +195,7 @@ def test_pairs_and_probes_are_what_they_are_said_to_be(n_controls: int):
         matches_of(r, homolog, 2, 5, deeper=n_controls > 1),
         "A",
         "B",
-        lambda _: csr_array(x),
-        lambda _: csr_array(y),
+        (lambda _: csr_array(x), lambda _: csr_array(y)),
     )
     pairs, probes = choose_pairs(*arguments, n_pairs=20, positions=5)
     assert dict(pairs.schema) == PAIRS_SCHEMA and dict(probes.schema) == PROBES_SCHEMA

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,7 +11,7 @@ import scipy.sparse
 import scipy.stats
 
 from homolog.matching import prepare
-from homolog.matching.beyond import Grouping, beyond_controls
+from homolog.matching.beyond import Grouping, beyond_controls, beyond_matches
 from homolog.matching.columns import DENSE_DENSITY
 from homolog.matching.control_fit import fitted
 from homolog.matching.homologs import Baseline
@@ -189,3 +191,36 @@ def test_tokens_that_explain_nothing_take_nothing_from_the_other_controls() -> N
     assert found["token_r2"].abs().max() < 0.05 and found["token_r2"].abs().mean() < 0.01
     lost = (alone["control_r"] ** 2 - found["control_r"] ** 2).to_numpy()
     assert abs(lost).max() < 0.1 and abs(lost).mean() < 0.02
+
+
+def test_a_column_is_found_by_the_number_of_its_block():
+    """Features at blocks 2 and 6 of 8 are judged as where blocks 0 and 1 are all there are."""
+    rng = np.random.default_rng(5)
+    columns = {side: [sparse(rng, 3, 0.1) for _ in range(2)] for side in "AB"}
+    columns["B"] = [b + a for a, b in zip(columns["A"], columns["B"], strict=True)]
+    rows = {"model": ["A"] * 4, "label": ["sae"] * 4, "feature": [0, 2, 1, 0], "r": [0.5] * 4}
+    partners = {"best_model": ["B"] * 4, "best_label": ["sae"] * 4, "best_feature": [0, 2, 1, 1]}
+    grouping = Grouping.of(np.repeat(np.arange(60), N // 60), None, 8)
+
+    def judged(numbers: list[int]) -> pl.DataFrame:
+        layers = {
+            side: [SimpleNamespace(layer=n, x=x) for n, x in zip(numbers, parts, strict=True)]
+            for side, parts in columns.items()
+        }
+        at = {"layer": [numbers[i] for i in (0, 0, 1, 1)]}
+        at |= {"best_layer": [numbers[i] for i in (0, 0, 1, 0)]}
+        table = pl.DataFrame(rows | partners | at)
+        control = table.select(
+            best_model="model", best_label="label", best_layer="layer", best_feature="feature"
+        ).with_columns(best_feature=pl.lit(1))
+        return beyond_matches(
+            table,
+            [control],
+            grouping,
+            lambda model, _label: layers[model],
+            lambda layer: prepare(scipy.sparse.csr_array(layer.x)),
+        )
+
+    plain = judged([0, 1])
+    assert plain["beyond"].is_not_nan().all() and plain["beyond"].n_unique() == 4
+    assert judged([2, 6]).equals(plain)

@@ -31,7 +31,7 @@ from homolog.errors import InputError
 from homolog.models import load_tokenizer
 from homolog.pipeline import sae as module
 from homolog.pipeline import sae_inputs
-from homolog.pipeline.recipes import parse_layers, parse_saes, sparsity_of
+from homolog.pipeline.recipes import parse_saes, sparsity_of
 from homolog.pipeline.sae import seed_agreement, train_saes, training_config
 from homolog.pipeline.sae_eval import evaluate_sae
 from homolog.pipeline.sae_text import Text, heldout_again, hold_out, read_text
@@ -439,20 +439,6 @@ def test_agreement_of_two_dictionaries_against_numpy() -> None:
 
 
 # Settings
-
-
-@pytest.mark.parametrize(
-    ("text", "layers"),
-    [("all", None), ("3", (3,)), ("0,3,5-7", (0, 3, 5, 6, 7)), (" 2-2 , 1 ", (2, 1))],
-)
-def test_layers(text: str, layers: tuple[int, ...] | None) -> None:
-    assert parse_layers(text) == layers
-
-
-@pytest.mark.parametrize("text", ["", "x", "3-1", "1,,2", "-1", "1-", "0.5"])
-def test_layers_that_are_none(text: str) -> None:
-    with pytest.raises(InputError, match=r"--layers is .* numbers and ranges, or all"):
-        parse_layers(text)
 
 
 @pytest.mark.parametrize(

@@ -134,9 +134,7 @@ def each_model(material: Material) -> list[Unit]:
 def each_layer(material: Material) -> list[Unit]:
     """A task for each layer of each compared model: (the model's name, layer)."""
     return [
-        (model.name, layer)
-        for model in material.compared
-        for layer in range(material.n_layers(model.name))
+        (model.name, layer) for model in material.compared for layer in material.layers(model.name)
     ]
 
 

@@ -58,6 +58,11 @@ class Material:
         """Blocks of a model, as the run knows them."""
         return int(self.run.facts(f"dictionaries {model}")["model"]["n_layers"])
 
+    def layers(self, model: str) -> tuple[int, ...]:
+        """Blocks of a model that have dictionaries, as the run knows them."""
+        about = self.run.facts(f"dictionaries {model}")["model"]
+        return tuple(about.get("layers") or range(int(about["n_layers"])))
+
     def n_documents(self, use: str) -> int:
         """Documents in the text for a use, as the run knows it from its beginning."""
         return int(self.run.record["corpus"][f"{use}_documents"])

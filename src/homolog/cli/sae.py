@@ -10,12 +10,15 @@ import typer
 
 from homolog.cli.options import kind_options, options_from
 from homolog.cli.shared import Out, Quiet, Threads
+from homolog.record.layers import ALL
 from homolog.record.recipe import EvaluationRecipe, SaeRecipe
+from homolog.record.settings import meaning
 
 if TYPE_CHECKING:
     from homolog.pipeline.sae import Row
 
 app = typer.Typer()
+LAYERS = meaning(SaeRecipe.model_fields["layers"])
 
 
 @app.command("train")
@@ -26,7 +29,7 @@ def train(
     ],
     values: dict[str, Any],
     out: Out = None,
-    layers: Annotated[str, typer.Option("--layers", help="As 0,3,5-7, or all.")] = "all",
+    layers: Annotated[str, typer.Option("--layers", help=LAYERS)] = ALL,
     threads: Threads = None,
     checkpoint_every: Annotated[
         int | None,
@@ -52,11 +55,11 @@ def train(
     held-out text.
     """
     from homolog.dictionaries import TrainingDivergedError
-    from homolog.pipeline.recipes import parse_layers, parse_saes
+    from homolog.pipeline.recipes import parse_saes
     from homolog.pipeline.sae import train_saes
     from homolog.progress import make_progress
 
-    recipe = parse_saes(model=model, layers=parse_layers(layers), **values)
+    recipe = parse_saes(model=model, layers=layers, **values)
     target = out or Path("runs") / f"saes-{recipe.name}"
     try:
         rows = train_saes(

@@ -130,7 +130,7 @@ class _Shuffled:
         return sha256_bytes(f"{self.name} {self.seed} {self.rows.size}", *self._probes())
 
     def _probes(self) -> list[str]:
-        """`probe_digest` of every layer of the model, served or not."""
+        """`probe_digest` of every layer that is held, served or not."""
         raise NotImplementedError
 
     def _epoch(self, epoch: int) -> np.ndarray:
@@ -207,10 +207,10 @@ class StoredResiduals(_Shuffled):
         folder = Path(folder)
         manifest = _read_manifest(folder / "manifest.json")
         self.stream_hash: str = manifest["stream_hash"]
-        stored = range(manifest["n_layers"])
+        stored = manifest.get("layers") or range(manifest["n_layers"])
         numbers = stored if layers is None else list(layers)
         if not numbers or not set(numbers) <= set(stored):
-            requirement = f"some of 0 to {len(stored) - 1} are stored"
+            requirement = f"those that are stored are {', '.join(map(str, stored))}"
             raise InputError("layers", list(numbers), requirement, "Choose of those.")
         served = [StoredLayer(folder, number, manifest) for number in numbers]
         for layer in served:

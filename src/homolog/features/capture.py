@@ -29,15 +29,19 @@ class Shard:
 
 
 def cut_shards(
-    windows: TokenWindows, model: LanguageModel, memory: int = SHARD_BYTES
+    windows: TokenWindows,
+    model: LanguageModel,
+    memory: int = SHARD_BYTES,
+    n_layers: int | None = None,
 ) -> list[Shard]:
-    """The stream in shards whose residuals of all layers, in float32, take at most `memory` bytes.
+    """The stream in shards whose residuals, in float32, take at most `memory` bytes.
 
+    n_layers: of how many layers they are held at once; all of the model's by default.
     A shard is a whole number of forward passes, one at least, so every pass has the same windows in
     it however the stream is cut, and with them the same values.
     """
     batch = _windows_at_once(windows)
-    per_batch = batch * windows.context * model.n_layers * model.d_model * 4
+    per_batch = batch * windows.context * (n_layers or model.n_layers) * model.d_model * 4
     step = batch * max(1, memory // per_batch)
     starts = range(0, len(windows), step)
     return [

@@ -8,7 +8,7 @@ the receipt (`record.receipts`) that all of them are written.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,33 +42,33 @@ def write_residuals(
     limits: Limits | None = None,
     memory: int = SHARD_BYTES,
     advance: Callable[[int], None] | None = None,
+    layers: Sequence[int] | None = None,
 ) -> Path:
-    """Residuals after every block, special tokens dropped; goes on where a killed run stopped.
+    """Residuals after blocks, special tokens dropped; goes on where a killed run stopped.
 
     key: identifies the model, with its revision and dtype.  dtype: torch.float32, or torch.bfloat16
     in half the space.  limits: of `sinks`, which are dropped as well, from all layers.  memory:
     bytes of residuals held at once, in float32.  advance: called with a shard's number of tokens.
-    Returns the folder.
+    layers: numbers of blocks, all by default.  Returns the folder.
     """
     folder = Path(folder)
     (folder / "manifest.json").unlink(missing_ok=True)
-    parts = []
-    for shard in cut_shards(windows, model, memory):
-        parts.append(write_shard(model, windows, shard, folder, key, dtype, limits))
+    layers, parts = list(range(model.n_layers) if layers is None else layers), []
+    for shard in cut_shards(windows, model, memory, len(layers)):
+        parts.append(write_shard(model, windows, shard, folder, key, dtype, layers, limits))
         if advance is not None:
             advance(shard.of(windows).n_tokens)
     manifest = {
         "format": RESIDUALS_FORMAT,
         "n_layers": model.n_layers,
+        "layers": layers,
         "d_model": model.d_model,
         "dtype": str(dtype).removeprefix("torch."),
         "stream_hash": windows.hash,
         "parts": parts,
     }
     rows = np.arange(sum(part["tokens"] for part in parts))
-    probes = [
-        probe_digest(StoredLayer(folder, layer, manifest), rows) for layer in range(model.n_layers)
-    ]
+    probes = [probe_digest(StoredLayer(folder, layer, manifest), rows) for layer in layers]
     write_receipt(folder / "manifest.json", manifest | {"probes": probes}, [], RESIDUALS)
     return folder
 
@@ -80,20 +80,21 @@ def write_shard(
     folder: Path,
     key: str,
     dtype: torch.dtype,
+    layers: Sequence[int],
     limits: Limits | None = None,
 ) -> dict[str, str | int]:
-    """Write the shard's part of every layer that does not have it whole.
+    """Write the shard's part of each layer that does not have it whole.
 
     Returns the manifest's entry: the parts' key, and their rows.
     """
     text, limits = shard.of(windows), limits or {}
     dropped = [f"without norms over {sorted(limits.items())}"] if limits else []
     key = sha256_bytes(f"residuals {RESIDUALS_FORMAT}", key, text.hash, str(dtype), *dropped)
-    paths = {layer: residual_part(folder, layer, shard.number) for layer in range(model.n_layers)}
+    paths = {layer: residual_part(folder, layer, shard.number) for layer in layers}
     rows = {layer: _n_rows(path, key) for layer, path in paths.items()}
     missing = [layer for layer, n in rows.items() if n is None]
     if not missing:
-        return {"key": key, "tokens": rows[0] or 0}
+        return {"key": key, "tokens": rows[layers[0]] or 0}
     logger.info("residuals of shard %d: %d of %d layers", shard.number, len(missing), len(paths))
     residuals = capture_residuals(model, text, sorted({*missing, *limits}))
     kept = ~any_of(above_limits(residuals, limits)) if limits else None

@@ -146,8 +146,8 @@ def beyond_matches(
     """One row of `BEYOND` for every match, in order; NaN where r is not defined.
 
     rows: of matches.  controls: for each control the best partner of each row, columns `PARTNER`,
-    null where there is none.  layers_of: gives the layers of a (model, label), the first block
-    first.  The others: as for `beyond_controls`.
+    null where there is none.  layers_of: gives the layers of a (model, label), each with its number
+    (`layer`).  The others: as for `beyond_controls`.
     """
     defined = rows["r"].is_not_nan() & rows["r"].is_not_null()
     own = rows.select(
@@ -164,15 +164,14 @@ def beyond_matches(
 def _place(partners: pl.DataFrame, layers_of: Callable[[str, str], Sequence[Any]]) -> Place:
     """Where the columns of partners lie: the layers of all their sides, one after the other."""
     layers: list[Any] = []
-    first: dict[tuple[str, str], int] = {}
-    sides = list(zip(partners["best_model"], partners["best_label"], strict=True))
-    for model, label in dict.fromkeys(sides):
-        if model is not None:
-            first[model, label] = len(layers)
-            layers += layers_of(model, label)
-    offset = np.array([first.get(side, 0) for side in sides], np.int64)
-    number = offset + partners["best_layer"].fill_null(0).to_numpy()
-    return layers, number, partners["best_feature"].fill_null(-1).to_numpy()
+    number: dict[tuple[str, str, int], int] = {}
+    blocks = list(partners.select("best_model", "best_label", "best_layer").iter_rows())
+    for model, label in dict.fromkeys(block[:2] for block in blocks):
+        for layer in () if model is None else layers_of(model, label):
+            number[model, label, layer.layer] = len(layers)
+            layers.append(layer)
+    places = np.array([number.get(block, 0) for block in blocks], np.int64)
+    return layers, places, partners["best_feature"].fill_null(-1).to_numpy()
 
 
 def _in_threads(

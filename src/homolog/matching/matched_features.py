@@ -26,7 +26,7 @@ class MatchedFeatures:
     """All features of all sides of some comparisons, on the same rows.
 
     document, token: (tokens,), of each row; token None where the current token is not known.
-    layers_of: gives the layers of a (model, label), the first block first.  columns: gives the
+    layers_of: gives the layers of a (model, label) that have features.  columns: gives the
     prepared columns of a layer, of which `by_column` is read; layers are asked for in turn.
     """
 

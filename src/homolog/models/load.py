@@ -202,6 +202,12 @@ def require_positions(
         raise too_long(str(ref), n, most, field)
 
 
+def n_blocks(ref: str | Path, revision: str | None = None, *, random: bool = False) -> int | None:
+    """How many blocks the model has by its configuration; None where that does not say."""
+    config = read_configuration(ref, revision, random=random).get_text_config(decoder=True)
+    return getattr(config, "num_hidden_layers", None)
+
+
 @contextmanager
 def _from_hub(ref: str) -> Iterator[None]:
     try:

@@ -34,11 +34,12 @@ def load_brought(
     place.
     """
     template = model.saes[model.labels.index(label)]
-    if LAYER not in template and loaded.n_layers > 1:
+    n_wanted = len(model.blocks(loaded.n_layers))
+    if LAYER not in template and n_wanted > 1:
         raise InputError(
             "models.saes",
             template,
-            f"{model.name} has {loaded.n_layers} blocks, each with a dictionary of its own",
+            f"{model.name} has {n_wanted} blocks, each with a dictionary of its own",
             f"Put {LAYER} where their paths differ.",
         )
     ref = template.replace(LAYER, str(layer))
@@ -78,7 +79,7 @@ def load_brought(
 def check_brought(model: StudyModel, loaded: LanguageModel) -> None:
     """Load every dictionary once, before any work is done; errors as for `load_brought`."""
     for label in model.labels:
-        for layer in range(loaded.n_layers):
+        for layer in model.blocks(loaded.n_layers):
             load_brought(model, loaded, label, layer)
 
 

@@ -225,16 +225,16 @@ def _note_neurons(context: Context, plan: Planned) -> None:
 def _spaces(context: Context, plan: Planned, matched: Matched) -> pl.DataFrame:
     """Similarity of spaces of each ordered pair of layers, null where it is not measured."""
     recipe, kinds = context.material.recipe, plan.comparison.spaces
-    layers = [(i, j) for i in range(len(matched.layers_a)) for j in range(len(matched.layers_b))]
-    rows: dict[tuple[int, int], dict[str, Any]] = {place: {} for place in layers}
+    layers = [(own.layer, other.layer) for own in matched.layers_a for other in matched.layers_b]
+    rows: dict[tuple[int, int], dict[str, Any]] = {pair: {} for pair in layers}
     if "residuals" in kinds and recipe.matching.space_tokens:
         call = {"a": plan.a.model, "b": plan.b.model, "threads": context.threads}
         (of_residuals,) = context.tasks(f"residuals of {plan.title}", compare_residuals, [call])
         rows = {place: row | of_residuals[place] for place, row in rows.items()}
     if "decoders" in kinds:
         calls = [
-            {"a": plan.a, "layer": i, "b": plan.b, "files": files}
-            for i, files in enumerate(matched.files)
+            {"a": plan.a, "layer": own.layer, "b": plan.b, "files": files}
+            for own, files in zip(matched.layers_a, matched.files, strict=True)
         ]
         of_layers = context.tasks(f"decoders of {plan.title}", compare_decoders, calls)
         of_decoders = [row for part in of_layers for row in part]

@@ -47,14 +47,14 @@ def make_dictionaries(context: Context, model: StudyModel) -> None:
     if run.is_done(stage):
         return
     loaded = material.model(model)
-    layers = range(loaded.n_layers)
+    layers = model.blocks(loaded.n_layers)
     outputs = [
         run.sae_folder(model.name, i, label) for i in layers for label in model.encoded_labels
     ]
     with run.stage(stage, outputs) as facts:
         if not model.saes:
             _store_residuals(context, model, loaded)
-        groups = _groups(context, model, loaded.n_layers, loaded.d_model)
+        groups = _groups(context, model, layers, loaded.d_model)
         calls = [{"model": model, "layers": group, "threads": context.threads} for group in groups]
         title = f"{'load' if model.saes else 'train'} dictionaries of {model.name}"
         rows = [row for part in context.tasks(title, train_layers, calls) for row in part]
@@ -68,6 +68,7 @@ def make_dictionaries(context: Context, model: StudyModel) -> None:
             "role": model.role,
             "architecture": loaded.architecture,
             "n_layers": loaded.n_layers,
+            "layers": list(layers),
             "d_model": loaded.d_model,
             "n_parameters": loaded.n_parameters,
             "heldout_loss": rows[0]["loss_clean"],
@@ -77,15 +78,19 @@ def make_dictionaries(context: Context, model: StudyModel) -> None:
     run.drop_residuals(model.name)
 
 
-def shards_of(material: Material, model: LanguageModel, text: TokenWindows) -> list[Shard]:
-    """The text in pieces whose residuals take at most `run.shard_mib`."""
-    return cut_shards(text, model, material.recipe.run.shard_mib << 20)
+def shards_of(
+    material: Material, model: LanguageModel, text: TokenWindows, n_layers: int
+) -> list[Shard]:
+    """The text in pieces whose residuals of so many layers take at most `run.shard_mib`."""
+    return cut_shards(text, model, material.recipe.run.shard_mib << 20, n_layers)
 
 
 def _store_residuals(context: Context, model: StudyModel, loaded: LanguageModel) -> None:
     """The residuals that dictionaries are trained on."""
     material, text = context.material, context.material.windows(TRAIN, model.name)
-    calls = [{"model": model, "shard": s} for s in shards_of(material, loaded, text)]
+    layers = model.blocks(loaded.n_layers)
+    shards = shards_of(material, loaded, text, len(layers))
+    calls = [{"model": model, "shard": shard} for shard in shards]
     context.tasks(f"read {model.name}", store_residuals, calls)
     write_residuals(
         loaded,
@@ -95,25 +100,28 @@ def _store_residuals(context: Context, model: StudyModel, loaded: LanguageModel)
         dtype=_stored_dtype(material.recipe),
         limits=limits_in(context.run, model.name),
         memory=material.recipe.run.shard_mib << 20,
+        layers=layers,
     )
 
 
-def _groups(context: Context, model: StudyModel, n_layers: int, d_model: int) -> list[list[int]]:
+def _groups(
+    context: Context, model: StudyModel, layers: tuple[int, ...], d_model: int
+) -> list[list[int]]:
     """Layers whose dictionaries are trained together: as many as memory and workers allow."""
     one = 2 * d_model * sae_settings(context.material.recipe, model).width(d_model) * BYTES_A_WEIGHT
     at_once = max(1, context.task_bytes // (one * len(model.labels)))
     if context.threads is not None:
-        at_once = min(at_once, max(1, n_layers * context.threads // int(machine()["n_cpus"])))
-    return [
-        list(range(first, min(first + at_once, n_layers))) for first in range(0, n_layers, at_once)
-    ]
+        at_once = min(at_once, max(1, len(layers) * context.threads // int(machine()["n_cpus"])))
+    starts = range(0, len(layers), at_once)
+    return [list(layers[first : first + at_once]) for first in starts]
 
 
 def store_residuals(material: Material, model: StudyModel, shard: Shard) -> None:
-    """Task: the residuals of all layers on a shard of the text to learn from."""
+    """Task: the residuals of the model's layers on a shard of the text to learn from."""
     folder, dtype = material.run.residuals_folder(model.name), _stored_dtype(material.recipe)
-    text, limits = material.windows(TRAIN, model.name), limits_in(material.run, model.name)
-    write_shard(material.model(model), text, shard, folder, material.key(model), dtype, limits)
+    loaded, text = material.model(model), material.windows(TRAIN, model.name)
+    layers, limits = model.blocks(loaded.n_layers), limits_in(material.run, model.name)
+    write_shard(loaded, text, shard, folder, material.key(model), dtype, layers, limits)
 
 
 def _stored_dtype(recipe: Recipe) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -40,12 +41,12 @@ def encode_features(context: Context, model: StudyModel) -> None:
     if run.is_done(stage):
         return
     loaded = material.model(model)
-    layers = range(loaded.n_layers)
+    layers = material.layers(model.name)
     outputs = [
         run.feature_folder(model.name, i, label) for i in layers for label in model.encoded_labels
     ]
     with run.stage(stage, outputs):
-        shards = shards_of(material, loaded, material.windows(MATCH, model.name))
+        shards = shards_of(material, loaded, material.windows(MATCH, model.name), len(layers))
         calls = [{"model": model, "shard": s, "threads": context.threads} for s in shards]
         context.tasks(f"encode {model.name}", encode_text, calls)
         calls = [{"model": model, "shards": shards, "layer": layer} for layer in layers]
@@ -67,26 +68,27 @@ def feature_folders(context: Context, side: Side, partner: StudyModel | None = N
                 windows = context.material.windows(MATCH, partner and partner.name)
                 store_current_token(folder, windows)
         return [folder]
-    n_layers = context.material.n_layers(model.name)
+    layers = context.material.layers(model.name)
     if side.label == NEURON:
-        return _neurons(context, model, n_layers)
-    return [run.feature_folder(model.name, layer, side.label) for layer in range(n_layers)]
+        return _neurons(context, model, layers)
+    return [run.feature_folder(model.name, layer, side.label) for layer in layers]
 
 
-def _neurons(context: Context, model: StudyModel, n_layers: int) -> list[Path]:
+def _neurons(context: Context, model: StudyModel, layers: Sequence[int]) -> list[Path]:
     material, stage = context.material, f"neurons {model.name}"
-    folders = [neuron_folder(context.run, model.name, layer) for layer in range(n_layers)]
+    folders = [neuron_folder(context.run, model.name, layer) for layer in layers]
     if context.is_missing(stage):
-        shards = shards_of(material, material.model(model), material.windows(NEURONS, model.name))
+        loaded, text = material.model(model), material.windows(NEURONS, model.name)
+        shards = shards_of(material, loaded, text, len(layers))
         with context.run.stage(stage, folders):
             calls = [{"model": model, "shard": shard} for shard in shards]
             context.tasks(f"neurons of {model.name}", store_neurons, calls)
-            calls = [{"model": model, "shards": shards, "layer": i} for i in range(n_layers)]
+            calls = [{"model": model, "shards": shards, "layer": layer} for layer in layers]
             context.tasks(f"count neurons of {model.name}", close_neurons, calls)
     return folders
 
 
-def targets_of(material: Material, model: StudyModel, layers: range) -> list[Target]:
+def targets_of(material: Material, model: StudyModel, layers: Sequence[int]) -> list[Target]:
     """The features that are wanted of some layers of a model: every dictionary of each."""
     run, targets = material.run, []
     for layer in layers:
@@ -102,14 +104,14 @@ def targets_of(material: Material, model: StudyModel, layers: range) -> list[Tar
 def encode_text(material: Material, model: StudyModel, shard: Shard, threads: int | None) -> None:
     """Task: the features of all dictionaries on a shard of the matched text."""
     loaded = material.model(model)
-    targets = targets_of(material, model, range(loaded.n_layers))
+    targets = targets_of(material, model, material.layers(model.name))
     encode_shard(loaded, material.windows(MATCH, model.name), shard, targets, threads=threads)
 
 
 def close_text(material: Material, model: StudyModel, shards: list[Shard], layer: int) -> None:
     """Task: complete the feature folders of one layer when all shards are encoded."""
     product = product_precision("auto", material.recipe.run.device)
-    for target in targets_of(material, model, range(layer, layer + 1)):
+    for target in targets_of(material, model, [layer]):
         close_features(material.windows(MATCH, model.name), shards, target, product)
 
 
@@ -130,17 +132,17 @@ def _neuron_key(material: Material, model: StudyModel, text: TokenWindows) -> st
 
 
 def store_neurons(material: Material, model: StudyModel, shard: Shard) -> None:
-    """Task: the neurons of all layers on a shard: MLP units, or SSM input and gate of a Mamba."""
+    """Task: the neurons of the layers on a shard: MLP units, or SSM input and gate of a Mamba."""
     loaded, text = material.model(model), shard.of(material.windows(NEURONS, model.name))
-    key = _neuron_key(material, model, text)
-    folders = [neuron_folder(material.run, model.name, layer) for layer in range(loaded.n_layers)]
+    key, layers = _neuron_key(material, model, text), material.layers(model.name)
+    folders = [neuron_folder(material.run, model.name, layer) for layer in layers]
     if all(read_part(part_path(folder, shard.number), key) is not None for folder in folders):
         return
-    sites = [site for layer in range(loaded.n_layers) for site in loaded.neuron_sites(layer)]
-    values, each = capture(loaded, text, sites), len(sites) // loaded.n_layers
-    for layer, folder in enumerate(folders):
+    sites = [site for layer in layers for site in loaded.neuron_sites(layer)]
+    values, each = capture(loaded, text, sites), len(sites) // len(layers)
+    for number, folder in enumerate(folders):
         begin_folder(folder)
-        joined = torch.cat(values[layer * each : (layer + 1) * each], dim=1).numpy()
+        joined = torch.cat(values[number * each : (number + 1) * each], dim=1).numpy()
         write_part(part_path(folder, shard.number), {"dense": joined}, key)
 
 

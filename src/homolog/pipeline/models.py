@@ -22,12 +22,18 @@ def models_of(recipe: Recipe) -> Models:
             f"untrained twin of {own.name}",
             settings=tuple(model.untrained_sae.items()),
             bos=model.bos,
+            layers=model.layers,
         )
         for model, own in named
         if model.untrained is not None
     }
     other_seed = {
-        own.name: StudyModel(model.other_seed, f"{own.name} from another seed", bos=model.bos)
+        own.name: StudyModel(
+            model.other_seed,
+            f"{own.name} from another seed",
+            bos=model.bos,
+            layers=model.layers,
+        )
         for model, own in named
         if model.other_seed is not None
     }
@@ -37,10 +43,12 @@ def models_of(recipe: Recipe) -> Models:
         requirement = "each model of a recipe needs a name of its own"
         raise InputError("models", sorted(twice), requirement, "Name each model once.")
     controls = (*untrained.values(), *other_seed.values())
-    if several := {m.name for a in controls for m in controls if m.ref == a.ref and m.bos != a.bos}:
-        requirement = "it is a control of models that are read in different ways"
-        remedy = "Set the same bos for all of them, or name another control."
-        raise InputError("models.bos", sorted(several), requirement, remedy)
+    for key in ("bos", "layers"):
+        shared = [(a, b) for a in controls for b in controls if a.ref == b.ref]
+        if several := {a.name for a, b in shared if getattr(a, key) != getattr(b, key)}:
+            requirement = "it is a control of models that are read in different ways"
+            remedy = f"Set the same {key} for all of them, or name another control."
+            raise InputError(f"models.{key}", sorted(several), requirement, remedy)
     return models
 
 
@@ -60,7 +68,7 @@ def _compared(model: Model, recipe: Recipe) -> StudyModel:
     derived = tuple(c.name for c in COMPARISONS if c.derived is not None and c.setting not in off)
     settings = tuple(model.sae.items())
     where = model.ref, "compared", model.revision
-    return StudyModel(*where, labels, derived, saes, settings, model.bos)
+    return StudyModel(*where, labels, derived, saes, settings, model.bos, model.layers)
 
 
 def inputs_of(

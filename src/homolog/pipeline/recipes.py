@@ -21,7 +21,6 @@ from homolog.record.settings import option
 
 EXPANSION = 6.0
 """Features per dimension where `homolog sae train` is given no number: 768 for the zoo."""
-MOST_LAYERS = 100_000
 ANY_WIDTH = 1 << 30  # where the number of features depends on the model
 
 
@@ -125,25 +124,6 @@ def parse_saes(**values: Any) -> SaeRecipe:
         raise error.about(option(error.field)) from error
     given = recipe.d_sae is not None or recipe.expansion is not None
     return recipe if given else recipe.changed(expansion=EXPANSION)
-
-
-def parse_layers(text: str) -> tuple[int, ...] | None:
-    """Layers from "0,3,5-7"; None from "all".  Raises InputError."""
-    if text.strip() == "all":
-        return None
-    layers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        ends = (first, last if dash else first)
-        requirement = ""
-        if not all(end.strip().isdecimal() for end in ends) or int(ends[0]) > int(ends[1]):
-            requirement = "it must be numbers and ranges, or all"
-        elif int(ends[1]) >= MOST_LAYERS:
-            requirement = f"no model has {MOST_LAYERS} layers"
-        if requirement:
-            raise InputError("--layers", text, requirement, "Give for example 0,3,5-7.")
-        layers += range(int(ends[0]), int(ends[1]) + 1)
-    return tuple(layers)
 
 
 def sparsity_of(recipe: Dictionaries, d_model: int) -> float:

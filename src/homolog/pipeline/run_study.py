@@ -27,6 +27,7 @@ from homolog.engine import open_engine
 from homolog.errors import InputError
 from homolog.models import load_tokenizer, require_inner_sites, require_positions
 from homolog.models.beginning import chosen_beginning
+from homolog.models.load import n_blocks
 from homolog.pipeline.analyses import (
     is_due,
     is_made,
@@ -193,6 +194,8 @@ def _check_models(models: Models, recipe: Recipe) -> tuple[dict[str, Any], dict[
         chosen_beginning(model.ref, own[model.name], model.bos)
     tokenizers, text_of = _by_text(models, own)
     for model in models.all:
+        if (n_layers := n_blocks(model.ref, model.revision, random=random)) is not None:
+            model.blocks(n_layers)
         context = recipe.corpus.context
         require_positions(model.ref, context, "corpus.context", model.revision, random=random)
     plans = planned(models, left_out(recipe))

@@ -164,6 +164,7 @@ def _source(
             dtype=getattr(torch, recipe.residuals),
             limits=prepared.sinks.limits,
             advance=bar.advance,
+            layers=prepared.layers,
         )
     return StoredResiduals(folder, seed=recipe.seed, name=recipe.name, layers=prepared.layers)
 

@@ -23,6 +23,7 @@ from homolog.pipeline.sae_text import Text, hold_out, read_text
 from homolog.pipeline.sinks import MASK, sink_rows, sinks_note
 from homolog.progress import Progress
 from homolog.record.inputs import Input
+from homolog.record.layers import chosen_layers
 from homolog.record.recipe import SaeRecipe
 from homolog.record.run_folder import RunFolder
 
@@ -84,15 +85,6 @@ class TrainingInputs:
     """None: the residuals are stored first."""
 
 
-def chosen_layers(recipe: SaeRecipe, n_layers: int) -> list[int]:
-    """The layers of a model that has so many.  InputError where it does not have one of them."""
-    chosen = list(range(n_layers) if recipe.layers is None else recipe.layers)
-    if unknown := [layer for layer in chosen if layer not in range(n_layers)]:
-        requirement = f"{recipe.model} has layers 0 to {n_layers - 1}"
-        raise InputError("--layers", unknown[0], requirement, "Choose of these.")
-    return chosen
-
-
 def training_config(recipe: SaeRecipe) -> TrainingConfig:
     """How the dictionaries are trained."""
     return TrainingConfig(n_tokens=recipe.tokens, seed=recipe.seed, **recipe.training)
@@ -123,7 +115,7 @@ def prepare(recipe: SaeRecipe, progress: Progress) -> TrainingInputs:
     model = model.begun(recipe.bos)
     tokenizer = fingerprint(model.require_tokenizer())
     model.require_positions(recipe.context, "--context")
-    layers = chosen_layers(recipe, model.n_layers)
+    layers = list(chosen_layers(recipe.layers, model.n_layers, recipe.model, "--layers"))
     config = parse_config(recipe.config(model.d_model))
     _check_memory(len(layers) * len(recipe.labels), model.d_model, config.d_sae, device)
     text = Text(
@@ -143,7 +135,7 @@ def prepare(recipe: SaeRecipe, progress: Progress) -> TrainingInputs:
     sinks, streamed = SinksOfText({}, 0, []), None
     if recipe.sinks == MASK:
         heldout, sinks = masked_sinks(model, heldout, layers)
-    if not _stored(recipe, model, train):
+    if not _stored(recipe, model, train, len(layers)):
         kept_in = getattr(torch, recipe.residuals)
         size = recipe.pool_tokens * len(layers) * model.d_model * kept_in.itemsize
         place = device if size <= POOL_SHARE * device_memory(device) else "cpu"
@@ -181,14 +173,14 @@ def _check_memory(n_dictionaries: int, d_model: int, d_sae: int, device: torch.d
         )
 
 
-def _stored(recipe: SaeRecipe, model: LanguageModel, train: TokenWindows) -> bool:
+def _stored(recipe: SaeRecipe, model: LanguageModel, train: TokenWindows, n_layers: int) -> bool:
     """Whether residuals are stored first: where asked for, or read more than once and not too
     large.
     """
     if recipe.stream != "auto":
         return recipe.stream == "store"
     kept = int(train.mask.sum())
-    size = kept * model.n_layers * model.d_model * getattr(torch, recipe.residuals).itemsize
+    size = kept * n_layers * model.d_model * getattr(torch, recipe.residuals).itemsize
     return recipe.tokens > kept and size <= STORE_BYTES
 
 
@@ -201,6 +193,7 @@ def facts_of_model(recipe: SaeRecipe, prepared: TrainingInputs, rows: list[Row])
         "role": "on its own",
         "architecture": model.architecture,
         "n_layers": model.n_layers,
+        "layers": prepared.layers,
         "d_model": model.d_model,
         "n_parameters": model.n_parameters,
         "heldout_loss": rows[0]["loss_clean"],

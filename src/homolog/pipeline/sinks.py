@@ -30,7 +30,6 @@ from homolog.features.sinks import (
     measure_norms,
     without_places,
 )
-from homolog.models import LanguageModel
 from homolog.pipeline.context import Context
 from homolog.pipeline.text import MATCH, NEURONS, QUALITY, TRAIN
 from homolog.record.comparisons import StudyModel
@@ -56,7 +55,7 @@ def store_windows(context: Context, texts: Mapping[str, Mapping[str, TokenWindow
 
 def limits_in(run: RunFolder, model: str) -> dict[int, float]:
     """The limits of a model's sink layers, as a run knows them; empty where nothing is masked."""
-    return limits_of(_norms(run, model), _most_left(run))
+    return limits_of(_norms(run, model))
 
 
 def sink_rows(norms: list[LayerNorms], limits: Limits, sinks: Sinks) -> list[Row]:
@@ -68,11 +67,6 @@ def sink_rows(norms: list[LayerNorms], limits: Limits, sinks: Sinks) -> list[Row
 def sinks_note(share: float, masked: Mapping[str, int], layers: list[Row]) -> dict[str, Any]:
     """What run.json says of sinks: the rule, how many are masked by text, and the sink layers."""
     return {"norm": SINK_NORM, "share": share, "masked": dict(masked), "layers": layers}
-
-
-def layers_of(model: LanguageModel) -> range:
-    """The layers that have dictionaries."""
-    return range(model.n_layers)
 
 
 def _masked(
@@ -90,13 +84,8 @@ def _masked(
             of_layers = sink_rows(_norms(run, model.name), limits_in(run, model.name), sinks)
             rows += [{"model": model.name} | row for row in of_layers]
     counts = {text: len(places) for text, places in masked.items()}
-    run.note(sinks=sinks_note(_most_left(run), counts, rows))
+    run.note(sinks=sinks_note(SINK_SHARE, counts, rows))
     return masked
-
-
-def _most_left(run: RunFolder) -> float:
-    """The share of a layer's variance that its sinks are left with, at most."""
-    return min(SINK_SHARE, run.recipe["gates"]["sink_share"])
 
 
 def _norms(run: RunFolder, model: str) -> list[LayerNorms]:
@@ -134,7 +123,8 @@ def _sinks(context: Context, model: StudyModel, text: Mapping[str, TokenWindows]
 def norms_on_sample(material: Material, model: StudyModel, n_windows: int) -> list[LayerNorms]:
     """Task: the norms of a model's residuals on the first of the matched text."""
     loaded, sample = material.model(model), material.windows(UNMASKED, model.name)[:n_windows]
-    return measure_norms(loaded, sample, layers_of(loaded), material.recipe.run.shard_mib << 20)
+    layers = model.blocks(loaded.n_layers)
+    return measure_norms(loaded, sample, layers, material.recipe.run.shard_mib << 20)
 
 
 def sinks_in_shard(material: Material, model: StudyModel, shard: Shard) -> Sinks:

@@ -26,23 +26,23 @@ Row = dict[str, Any]
 def compare_residuals(
     material: Material, a: StudyModel, b: StudyModel, threads: int | None
 ) -> dict[tuple[int, int], Row]:
-    """Task: CKA and SVCCA of all pairs of layers, on the first `matching.space_tokens` tokens.
+    """Task: CKA and SVCCA of the pairs of layers, on the first `matching.space_tokens` tokens.
 
     Where the tokenizers differ, those are the tokens of A, and compared are the ends of units.
     """
     text, other = (material.windows(MATCH, model.name) for model in (a, b))
     text = text[: -(-material.recipe.matching.space_tokens // text.context)]
     same = material.texts_of(a.name, b.name) is None
-    models = [material.model(model) for model in (a, b)]
-    widths = [[model.d_model] * model.n_layers for model in models]
+    sides = [(material.model(model), material.layers(model.name)) for model in (a, b)]
+    widths = [[model.d_model] * len(layers) for model, layers in sides]
     moments = SpaceMoments(*widths, device=material.recipe.run.device, threads=threads)
-    larger = max(models, key=lambda model: model.n_layers * model.d_model)
-    for shard in shards_of(material, larger, text):
+    larger, held = max(sides, key=lambda side: len(side[1]) * side[0].d_model)
+    for shard in shards_of(material, larger, text, len(held)):
         part = shard.of(text)
         parts, rows = ((part, part), None) if same else _ends_of_units(part, other)
         residuals = [
-            capture_residuals(model, own, range(model.n_layers))
-            for model, own in zip(models, parts, strict=True)
+            capture_residuals(model, own, layers)
+            for (model, layers), own in zip(sides, parts, strict=True)
         ]
         if rows is not None:
             residuals = [
@@ -52,9 +52,9 @@ def compare_residuals(
         moments.add(*([layers[i] for i in sorted(layers)] for layers in residuals))
     similarity = moments.similarity()
     return {
-        (i, j): {"cka": float(similarity.cka[i, j]), "svcca": float(similarity.svcca[i, j])}
-        for i in range(models[0].n_layers)
-        for j in range(models[1].n_layers)
+        (own, other): {"cka": float(similarity.cka[i, j]), "svcca": float(similarity.svcca[i, j])}
+        for i, own in enumerate(sides[0][1])
+        for j, other in enumerate(sides[1][1])
     }
 
 
@@ -83,7 +83,7 @@ def compare_decoders(
     margin, so that they are the same by whatever margin a run is judged; best first.
     """
     own, rows = _decoder(material, a, layer), []
-    for other, (path, key) in enumerate(files):
+    for other, (path, key) in zip(material.layers(b.model.name), files, strict=True):
         i, j = _matched(read_pair(path, key), LEAST_R)
         similarity = decoder_similarity(own[i], _decoder(material, b, other)[j])
         of_pairs = {"decoder_rsa": similarity.rsa, "decoder_svcca": similarity.svcca}

@@ -35,7 +35,8 @@ def folders_on(context: Context, side: Side, texts: Texts | None) -> list[Path]:
     if texts is None:
         return sources
     run, model = context.run, side.model.name
-    folders = [run.units_folder(texts, model, i, side.label) for i in range(len(sources))]
+    layers = context.material.layers(model)
+    folders = [run.units_folder(texts, model, layer, side.label) for layer in layers]
     stage = f"units {'-'.join(text or 'first' for text in texts)} {side.words} {side.label}"
     if context.is_missing(stage):
         with run.stage(stage, folders):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from homolog.record.layers import ALL, chosen_layers
 from homolog.record.names import folder_name
 
 MAIN_LABEL = "sae"
@@ -45,6 +46,8 @@ class StudyModel:
     """Of their training, by name, where they differ from the recipe's."""
     bos: str = "auto"
     """Whether its windows begin with its beginning-of-text token (`recipe.WindowBeginning`)."""
+    layers: tuple[int, ...] | str = ALL
+    """Its blocks that have dictionaries (`record.layers`)."""
 
     @property
     def name(self) -> str:
@@ -55,6 +58,10 @@ class StudyModel:
     def encoded_labels(self) -> tuple[str, ...]:
         """All dictionaries whose features are matched."""
         return (*self.labels, *self.derived)
+
+    def blocks(self, n_layers: int) -> tuple[int, ...]:
+        """Those of its `n_layers` blocks that have dictionaries.  InputError where it lacks one."""
+        return chosen_layers(self.layers, n_layers, self.name, "models.layers")
 
 
 CURRENT_TOKEN = StudyModel(

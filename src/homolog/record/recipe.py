@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from homolog.record.layers import ALL, Layers
 from homolog.record.names import folder_name
 from homolog.record.run_record import recipe_hash
 from homolog.record.settings import Settings
@@ -47,6 +48,11 @@ class Model(WindowBeginning):
 
     other_seed: str | None = None
     """The same model trained from another seed: the model-seed skyline."""
+
+    layers: Layers = ALL
+    """Its blocks that have dictionaries, and those of its controls: all, numbers ([3, 7]), every so
+    many ("every 4"), or depths as shares of the blocks passed ("0.25, 0.5, 0.75").
+    """
 
     sae: dict[str, int | float] = Field(default_factory=dict)
     """Numbers of [sae] that its own dictionaries are trained with, where they differ."""
@@ -555,8 +561,10 @@ class SaeRecipe(Dictionaries, TextSource, SinkMask, WindowBeginning, Machine):
     revision: str | None = None
     """Branch, tag or commit of a Hub id."""
 
-    layers: tuple[int, ...] | None = None
-    """Blocks after which the residual stream is read, as 0,3,5-7; all where not given."""
+    layers: Layers = ALL
+    """Blocks after which the residual stream is read: all, numbers as 0,3,5-7, every so many
+    ("every 4"), or depths as shares of the blocks passed ("0.25, 0.5").
+    """
 
     text: str = "zoo:demo"
     """zoo:demo, a .txt, .jsonl or .parquet file, a folder, or hf:DATASET."""
@@ -575,11 +583,6 @@ class SaeRecipe(Dictionaries, TextSource, SinkMask, WindowBeginning, Machine):
 
     pool_tokens: int = Field(default=262_144, ge=1)
     """Tokens among which the residuals of a running model are shuffled in memory."""
-
-    @field_validator("layers")
-    @classmethod
-    def _ordered(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        return None if layers is None else tuple(sorted(set(layers)))
 
     @property
     def name(self) -> str:

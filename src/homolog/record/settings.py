@@ -108,11 +108,11 @@ def _shown(value: Any) -> str:
 def _input_error(table: type[Settings], error: ValidationError, source: str) -> InputError:
     first = error.errors()[0]
     own = first.get("ctx", {}).get("error")
-    if isinstance(own, InputError):
-        return own
     path = [str(part) for part in first["loc"]]
     field = ".".join(path) or "the tables together"
     named = f"{source}: {field}" if source else field
+    if isinstance(own, InputError):
+        return own.about(named) if path[-1:] == [own.field] else own
     if first["type"] == "extra_forbidden":
         known = list(_inner(table, path[:-1]).model_fields)
         nearest = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.0)

@@ -58,7 +58,7 @@ def model_table(records: Records) -> ShownTable:
         "Model": lambda model: str(model.get("name") or MISSING),
         "Role": lambda model: str(model.get("role") or MISSING),
         "Architecture": lambda model: str(model.get("architecture") or MISSING),
-        "Blocks": lambda model: integer(model.get("n_layers")),
+        "Blocks": _blocks,
         "d_model": lambda model: integer(model.get("d_model")),
         "Parameters": lambda model: integer(model.get("n_parameters")),
         "Held-out loss (nats)": lambda model: number(model.get("heldout_loss"), 3),
@@ -67,6 +67,14 @@ def model_table(records: Records) -> ShownTable:
     if any(model.get("beginning") for model in models):
         cells["Windows begin with, and the loss with / without it"] = _beginning
     return ShownTable.of("The models", cells, models, numeric=range(3, 7))
+
+
+def _blocks(model: Mapping[str, Any]) -> str:
+    """How many blocks a model has, and which have dictionaries where those are not all."""
+    n_layers, layers = model.get("n_layers"), model.get("layers") or []
+    if not layers or len(layers) == n_layers:
+        return integer(n_layers)
+    return f"{integer(n_layers)}, dictionaries at {', '.join(map(str, layers))}"
 
 
 def _beginning(model: Mapping[str, Any]) -> str:

@@ -48,7 +48,8 @@ def measure_pair(
         material.table(MATCHES),
         model,
         best_model,
-        *matrices,
+        matrices,
+        ends=(material.n_layers(model) - 1, material.n_layers(best_model) - 1),
         n_pairs=material.interpretation.causal_pairs,
         seed=seed,
     )

@@ -45,20 +45,21 @@ def choose_pairs(
     matches: pl.DataFrame,
     model: str,
     best_model: str,
-    matrix_of: Matrices,
-    best_matrix_of: Matrices,
+    matrices: tuple[Matrices, Matrices],
     *,
+    ends: tuple[int, int] | None = None,
     n_pairs: int = 100,
     positions: int = POSITIONS,
     seed: int = 0,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Matched pairs with controls (`PAIRS_SCHEMA`), and where to intervene (`PROBES_SCHEMA`).
 
-    matches: of a run.  Drawn are features of `model` with a homolog in `best_model` that fires with
-    it on `LEAST_POSITIONS` tokens: half of `n_pairs` from those with r > 0.7, the rest from the
-    others, each at random, but no partner again before all have come as often; fewer where there
-    are fewer.  Controls have the number of their pair; there are fewer than `CONTROLS`, or none,
-    where fewer features qualify.
+    matches: of a run. matrices: of both models. ends: the last block of each, after which nothing
+    is left to change; by default the last one with matches. Drawn are features of `model` with a
+    homolog in `best_model` that fires with it on `LEAST_POSITIONS` tokens: half of `n_pairs` from
+    those with r > 0.7, the rest from the others, each at random, but no partner again before all
+    have come as often; fewer where there are fewer. Controls have the number of their pair; there
+    are fewer than `CONTROLS`, or none, where fewer features qualify.
     Probes: up to `positions` for ablation, half as many for steering.  Of the tokens where both
     fire, those half with the higher activations (the smaller of the two, each relative to its mean)
     are drawn from.  row: of the features; amount, best_amount: what is added along the direction in
@@ -67,12 +68,12 @@ def choose_pairs(
     random = generator(seed, "causal", model, best_model)
     main = matches.filter(comparison=MAIN.name, model=model, best_model=best_model)
     chosen = _draw(_homologs(main, model, best_model), n_pairs, random)
-    ends = main["layer"].max(), main["best_layer"].max()
-    number, pairs, probes = 0, [], []
+    last, best_last = ends or (main["layer"].max(), main["best_layer"].max())
+    (matrix_of, best_matrix_of), number, pairs, probes = matrices, 0, [], []
     for (layer, best_layer), group in chosen.group_by("layer", "best_layer", maintain_order=True):
         own = _Columns(matrix_of(int(layer)), group["feature"].to_numpy())  # type: ignore[arg-type]
         partners = _PartnerLayer(best_matrix_of(int(best_layer)))  # type: ignore[arg-type]
-        wanted = 1 if layer == ends[0] or best_layer == ends[1] else CONTROLS
+        wanted = 1 if layer == last or best_layer == best_last else CONTROLS
         for place, match in enumerate(group.iter_rows(named=True)):
             x = own.column(place)
             controls = partners.controls(x, match["best_feature"], positions, random)[:wanted]

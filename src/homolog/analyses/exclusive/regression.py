@@ -57,7 +57,7 @@ def measure_pair(material: Material, model: str, best_model: str) -> Tables:
         material.features(model, layer, beside=best_model)
         for layer in alone["layer"].unique().sort()
     ]
-    layers = range(material.n_layers(best_model))
+    layers = material.layers(best_model)
     others = [material.features(best_model, layer, beside=model) for layer in layers]
     alone = exclusive_r2(alone, own, others, seed=material.seed)
     return {LISTS.name: pl.concat([listed.filter(list="shared"), alone], how="diagonal")}

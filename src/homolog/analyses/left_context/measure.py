@@ -48,7 +48,7 @@ _ENCODED_TOGETHER = 1024  # positions whose residuals are held before they are e
 def measure_model(material: Material, name: str) -> Tables:
     """Task: how much left context the features of a model need."""
     model, windows = material.model(name), material.windows("match", name)
-    layers = range(model.n_layers)
+    layers = material.layers(name)
     seed = derive_seed(material.seed, "left context", name)
 
     def matrix_of(layer: int) -> csr_array:

@@ -99,6 +99,7 @@ def source_of(records: StudyRecords) -> Source:
     ):
         features = features.join(extra, on=keys, how="left", maintain_order="left", validate="1:1")
     n_layers = dict(features.group_by("model").agg(pl.col("layer").max() + 1).iter_rows())
+    n_layers |= {m["name"]: m["n_layers"] for m in records.models if m.get("n_layers")}
     return Source(
         features,
         MATCHES.scan(run.table(MATCHES)),
@@ -186,9 +187,11 @@ def _write_layers(
         index = WordIndex(Path(scratch))
         begins = zip(model.rows.starts.tolist(), model.rows.sizes, strict=True)
         for layer, (start, size) in enumerate(begins):
+            if not size:
+                continue
             features = model.features[start : start + size]
             matches = {j: table[start : start + size] for j, table in model.matches.items()}
-            given = source.contexts(name, layer) if size else None
+            given = source.contexts(name, layer)
             contexts = None if given is None else read_contexts(given, size, spelling)
             points = source.scatter(name, layer)
             scatters = {}
