@@ -123,6 +123,23 @@ def test_a_pair_of_three_has_its_own_rows_and_controls(tmp_path):
     assert study.of((A, C)).names == (A, C) and study.names == (A, B, C)
 
 
+def test_controls_are_known_by_the_names_that_the_run_gave_them(tmp_path):
+    three = ("transformer-s0", "mamba-s0", "rwkv-s0")
+    controls = {m: [f"{m.split('-')[0]}-{kind}" for kind in ("random", "s1")] for m in three}
+
+    def named(run):
+        for model in run["recipe"]["models"]:
+            model["ref"] = "runs/" + model["ref"].removeprefix("zoo:")
+        run["controls"] = controls
+
+    path = make_run(tmp_path / "run", compared=three, edit=named)
+    assert read_study(path).controls == controls
+    assert read_pair(path, ("transformer-s0", "rwkv-s0")).untrained() == {
+        "rwkv-random",
+        "transformer-random",
+    }
+
+
 def test_controls_that_the_recipe_does_not_name_are_everybodys(tmp_path):
     three = ("transformer-s0", "mamba-s0", "rwkv-s0")
     path = make_run(tmp_path / "run", compared=three, edit=lambda run: run["recipe"].pop("models"))

@@ -21,7 +21,6 @@ from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.recipes import parse_circuits
 from homolog.pipeline.run_study import run_study
 from homolog.progress import SilentProgress
-from homolog.record.names import folder_name
 from homolog.record.recipe import Recipe
 from homolog.zoo import catalog
 
@@ -46,7 +45,7 @@ def test_features_of_a_model_without_own_adapter_are_compared(qwen, tmp_path):
     run_study(recipe(qwen), tmp_path / "run", SilentProgress())
     study = Study.load(tmp_path / "run")
     main = study.summary.filter(pl.col("comparison") == "main", pl.col("stratum") == "all")
-    name = folder_name(str(qwen))
+    name = qwen.name
     assert set(main.get_column("model")) == {"transformer-s0", name}
     assert set(study.saes.filter(pl.col("model") == name).get_column("layer")) == {0, 1, 2}
     assert study.saes.get_column("loss_clean").is_finite().all()

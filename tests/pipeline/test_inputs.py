@@ -23,7 +23,6 @@ from homolog.pipeline.recipes import load_recipe, parse_circuits, parse_recipe, 
 from homolog.pipeline.run_study import finished_report, run_study
 from homolog.pipeline.sae import train_saes
 from homolog.progress import SilentProgress
-from homolog.record.names import folder_name
 from homolog.record.recipe import Recipe
 from homolog.reference import resolve
 from homolog.zoo import catalog
@@ -75,10 +74,6 @@ def small(folder: Path, **models: dict[str, str]) -> Recipe:
     )
 
 
-def name_of(model: Path) -> str:
-    return folder_name(str(model))
-
-
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a text, two models, and `run`: stopped when the features of the second model
@@ -89,7 +84,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model_folder("transformer-s0", folder / "a")
     model_folder("transformer-s1", folder / "b")
     with pytest.raises(KeyboardInterrupt):
-        run_study(small(folder), folder / "run", Stopping(f"encode {name_of(folder / 'b')}"))
+        run_study(small(folder), folder / "run", Stopping("encode b"))
     return folder
 
 
@@ -174,13 +169,11 @@ def test_a_finished_run_is_not_the_answer_for_other_inputs(folder: Path) -> None
 def test_dictionaries_that_are_brought_are_known_by_their_contents(folder: Path) -> None:
     go_on(folder)
     brought = folder / "brought"
-    shutil.copytree(folder / "run" / "saes" / name_of(folder / "a"), brought)
+    shutil.copytree(folder / "run" / "saes" / "a", brought)
     shutil.rmtree(folder / "run")
     saes = {"saes": str(brought / "{layer}")}
     with pytest.raises(KeyboardInterrupt):
-        run_study(
-            small(folder, a=saes), folder / "run", Stopping(f"encode {name_of(folder / 'b')}")
-        )
+        run_study(small(folder, a=saes), folder / "run", Stopping("encode b"))
     shutil.rmtree(brought / "2")
     shutil.copytree(brought / "1", brought / "2")
     with pytest.raises(InputError, match=r"other contents of the dictionaries .*brought/\{layer\}"):

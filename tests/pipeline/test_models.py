@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from homolog.errors import InputError
 from homolog.pipeline.models import left_out, models_of
 from homolog.pipeline.recipes import load_recipe, parse_recipe
 from homolog.record.comparisons import Models, planned
+from homolog.record.recipe import Recipe
 
 THIRD = {"ref": "zoo:transformer-s1", "untrained": "zoo:transformer-random"}
 
@@ -62,3 +64,81 @@ def test_dictionaries_of_every_seed_and_those_that_comparisons_derive() -> None:
 def test_a_model_that_is_compared_cannot_be_a_control_too() -> None:
     with pytest.raises(InputError, match="a name of its own"):
         models_with(THIRD | {"other_seed": "zoo:mamba-s0"})
+
+
+def recipe_of(*models: dict[str, Any], **more: Any) -> Recipe:
+    """The demo's recipe with other models."""
+    values = load_recipe("demo").values()
+    return parse_recipe(values | {"models": list(models)} | more, "other models")
+
+
+def test_a_model_is_called_by_its_name_and_else_by_its_ref(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("checkpoints/pythia", "init"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "Tiny.Q8_0.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    models = models_of(
+        recipe_of(
+            {"ref": "zoo:transformer-s0", "untrained": str(tmp_path / "init")},
+            {"ref": "checkpoints/pythia", "other_seed": "./Tiny.Q8_0.gguf"},
+            {"ref": "checkpoints/pythia/#noise=0.1", "name": "shaken"},
+            {"ref": "EleutherAI/pythia-160m", "revision": "step0"},
+            {"ref": "EleutherAI/pythia-160m", "revision": "step1000", "name": "after-1000"},
+        )
+    )
+    assert [model.name for model in models.all] == [
+        "transformer-s0",
+        "pythia",
+        "shaken",
+        "EleutherAI--pythia-160m",
+        "after-1000",
+        "init",
+        "Tiny.Q8_0",
+    ]
+    assert models.controls["transformer-s0"] == ["init"] and models.controls["shaken"] == []
+
+
+def test_two_models_of_one_name_are_asked_for_names(tmp_path: Path) -> None:
+    for folder in ("a/model", "b/model"):
+        (tmp_path / folder).mkdir(parents=True)
+    a, b = ({"ref": str(tmp_path / name / "model")} for name in "ab")
+    with pytest.raises(InputError, match=r"\['model'\].*a name of its own.*Give models a `name`"):
+        models_of(recipe_of(a, b))
+    assert [m.name for m in models_of(recipe_of(a, b | {"name": "other"})).all] == [
+        "model",
+        "other",
+    ]
+    controls = (a | {"name": "x", "untrained": "zoo:mamba-random"}, b | {"name": "y"})
+    assert len(models_of(recipe_of(*controls)).all) == 3
+    twins = ({"ref": "zoo:mamba-s0", "untrained": a["ref"]}, {"ref": "zoo:mamba-s1"})
+    with pytest.raises(InputError, match="a name of its own"):
+        models_of(recipe_of(twins[0], twins[1] | {"untrained": b["ref"]}))
+
+
+@pytest.mark.parametrize("name", ["a/b", "two words", ".hidden", "", "a@b", "x" * 65, "zoo:a"])
+def test_a_name_is_that_of_a_folder(name: str) -> None:
+    with pytest.raises(InputError, match=r"models\.0.*a name is of letters, digits"):
+        recipe_of({"ref": "zoo:mamba-s0", "name": name}, {"ref": "zoo:mamba-s1"})
+
+
+def test_no_model_is_called_as_what_stands_for_none() -> None:
+    with pytest.raises(InputError, match="stands for no model"):
+        recipe_of({"ref": "zoo:mamba-s0", "name": "current-token"}, {"ref": "zoo:mamba-s1"})
+
+
+def test_pairs_name_models_by_name_or_by_a_ref_that_one_has() -> None:
+    steps = [
+        {"ref": "EleutherAI/pythia-160m", "revision": f"step{n}", "name": f"step{n}"}
+        for n in (0, 1)
+    ]
+    pairs = [["step0", "zoo:mamba-s0"], ["mamba-s0", "step1"]]
+    models = models_of(recipe_of(*steps, {"ref": "zoo:mamba-s0"}, pairs=pairs))
+    named = [(a.name, b.name) for a, b in models.pairs]
+    assert named == [("step0", "mamba-s0"), ("step1", "mamba-s0")]
+    several = "pairs names EleutherAI/pythia-160m, which is 2 of models .step0, step1."
+    with pytest.raises(InputError, match=several):
+        recipe_of(*steps, pairs=[["EleutherAI/pythia-160m", "step0"]])
+    with pytest.raises(InputError, match="pairs names step0 twice"):
+        recipe_of(*steps, pairs=[["step0", "step0"]])

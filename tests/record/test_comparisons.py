@@ -78,7 +78,7 @@ def test_what_is_turned_off_or_has_no_models_is_left_out() -> None:
 
 
 def test_only_the_chosen_pairs_are_compared() -> None:
-    models = Models((A, B, C), {}, {}, (("zoo:a", "zoo:c"), ("zoo:c", "zoo:b")))
+    models = Models((A, B, C), {}, {}, (("a", "c"), ("c", "b")))
     assert pairs_of(models)["main"] == [("a", "c"), ("b", "c")]
     assert ("a", "b@rotated") not in pairs_of(models)["rotated"]
 

@@ -130,6 +130,19 @@ class StudyRecords(Records):
         return PairRecords(self.path, self.run, self.compared, pair)
 
     @property
+    def controls(self) -> dict[str, list[str]]:
+        """The names of each compared model's untrained twin and second seed."""
+        if known := mapping(self.run.get("controls")):
+            return {str(own): list(map(str, controls)) for own, controls in known.items()}
+        named: dict[str, list[str]] = {}  # by a run from before run.json said so
+        for entry in mapping(self.run.get("recipe")).get("models") or []:
+            given = [mapping(entry).get(key) for key in ("untrained", "other_seed")]
+            own = folder_name(str(mapping(entry).get("ref")))
+            if own in self.compared:
+                named[own] = [folder_name(str(control)) for control in given if control]
+        return named
+
+    @property
     def explored(self) -> bool:
         """Whether the run has examples of its features, so that the report has an explorer."""
         return self.has(FEATURES) and self.folder.vocabulary.is_file()
@@ -250,12 +263,9 @@ class PairRecords(StudyRecords):
     def _foreign(self, names: list[str]) -> list[str]:
         """Those of `names` that stand for other compared models: themselves, or their controls."""
         owners: dict[str, set[str]] = {name: {name} for name in self.compared}
-        for entry in mapping(self.run.get("recipe")).get("models") or []:
-            own = folder_name(str(mapping(entry).get("ref")))
-            if own in self.compared:
-                for control in (entry.get("untrained"), entry.get("other_seed")):
-                    if control:
-                        owners.setdefault(folder_name(str(control)), set()).add(own)
+        for own, controls in self.controls.items():
+            for control in controls:
+                owners.setdefault(control, set()).add(own)
         pair = set(self.pair)
         return sorted(name for name in names if not owners.get(name, pair) & pair)
 

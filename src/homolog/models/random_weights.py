@@ -60,12 +60,13 @@ KNOWN = {
 def random_weights(ref: str, revision: str | None = None) -> tuple[Any, Any]:
     """A Hugging Face module of the size of `ref` with random float32 weights; the zoo's tokenizer.
 
-    The weights are a function of `ref` alone.  Raises InputError when the configuration is neither
-    known nor to be had.
+    The weights are a function of `ref` and `revision` alone.  Raises InputError when the
+    configuration is neither known nor to be had.
     """
     config = random_configuration(ref, revision)
+    words = ref if revision is None else f"{ref}@{revision}"
     with made_by_transformers(ref):
-        hf = fresh(config, zlib.crc32(ref.encode()))
+        hf = fresh(config, zlib.crc32(words.encode()))
     return hf, AutoTokenizer.from_pretrained(catalog.TOKENIZER)
 
 

@@ -21,6 +21,8 @@ from homolog.record.inputs import Input, contents_of
 from homolog.reference import Reference, resolve
 from homolog.zoo import catalog
 
+WEIGHTS = "the weights of "
+
 
 def text_input(source: str, contents: Callable[[], str]) -> Input:
     """The text.  contents: gives the hash of the tokens that are read of it."""
@@ -31,7 +33,7 @@ def weights_input(ref: str, revision: str | None = None, *, random: bool = False
     """Configuration and weights of a model.  random: a rehearsal, whose weights follow from the
     configuration.
     """
-    name, found = f"the weights of {ref}", resolve(ref)
+    name, found = f"{WEIGHTS}{_at(ref, revision)}", resolve(ref)
     if random and found.kind != "zoo":
         return Input(name, (), cache(partial(_random_contents, ref, revision)))
     if found.change:
@@ -47,9 +49,8 @@ def weights_input(ref: str, revision: str | None = None, *, random: bool = False
 def tokenizer_input(ref: str, revision: str | None = None, *, random: bool = False) -> Input:
     """By which a model's text becomes ids."""
     files = () if random else resolve(ref).tokenizer_files
-    return Input(
-        f"the tokenizer of {ref}", files, cache(partial(_tokenizer_contents, ref, revision, random))
-    )
+    contents = cache(partial(_tokenizer_contents, ref, revision, random))
+    return Input(f"the tokenizer of {_at(ref, revision)}", files, contents)
 
 
 def saes_input(template: str) -> Input:
@@ -69,7 +70,7 @@ def require_different(weights: Iterable[Input]) -> None:
         if a.contents() == b.contents():
             raise InputError(
                 "models",
-                [item.name.removeprefix("the weights of ") for item in (a, b)],
+                [item.name.removeprefix(WEIGHTS) for item in (a, b)],
                 "they hold the same weights, and would be compared with themselves",
                 "Name two different models.",
             )
@@ -81,10 +82,17 @@ def read_facts(whole: TokenWindows, tokenizer: Any) -> dict[str, Any]:
     return {"n_documents_read": whole.n_read, "n_documents_empty": whole.n_empty, "masked": masked}
 
 
+def _at(ref: str, revision: str | None) -> str:
+    """A model in words."""
+    return ref if revision is None else f"{ref} at {revision}"
+
+
 def _random_contents(ref: str, revision: str | None) -> str:
     from homolog.models.random_weights import random_configuration
 
-    return sha256_bytes("random weights", ref, random_configuration(ref, revision).to_json_string())
+    return sha256_bytes(
+        "random weights", _at(ref, revision), random_configuration(ref, revision).to_json_string()
+    )
 
 
 def _commit(ref: str, revision: str | None) -> str:

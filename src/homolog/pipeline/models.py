@@ -9,40 +9,40 @@ from homolog.errors import InputError
 from homolog.pipeline.inputs import saes_input, text_input, tokenizer_input, weights_input
 from homolog.record.comparisons import COMPARISONS, CURRENT_TOKEN, MAIN_LABEL, Models, StudyModel
 from homolog.record.inputs import Input
+from homolog.record.names import model_name
 from homolog.record.recipe import Model, Recipe
 
 
 def models_of(recipe: Recipe) -> Models:
     """The models of a recipe.  InputError when two of them would share a name."""
-    compared = tuple(_compared(model, recipe) for model in recipe.models)
-    named = list(zip(recipe.models, compared, strict=True))
+    named = recipe.named
+    compared = tuple(_compared(model, recipe) for model in named)
     untrained = {
-        own.name: StudyModel(
+        str(model.name): StudyModel(
             model.untrained,
-            f"untrained twin of {own.name}",
+            f"untrained twin of {model.name}",
             settings=tuple(model.untrained_sae.items()),
             bos=model.bos,
             layers=model.layers,
+            called=model_name(model.untrained),
         )
-        for model, own in named
+        for model in named
         if model.untrained is not None
     }
     other_seed = {
-        own.name: StudyModel(
+        str(model.name): StudyModel(
             model.other_seed,
-            f"{own.name} from another seed",
+            f"{model.name} from another seed",
             bos=model.bos,
             layers=model.layers,
+            called=model_name(model.other_seed),
         )
-        for model, own in named
+        for model in named
         if model.other_seed is not None
     }
-    models = Models(compared, untrained, other_seed, recipe.pairs)
-    names = [model.name for model in (*models.all, CURRENT_TOKEN)]
-    if twice := {name for name in names if names.count(name) > 1}:
-        requirement = "each model of a recipe needs a name of its own"
-        raise InputError("models", sorted(twice), requirement, "Name each model once.")
+    models = Models(compared, untrained, other_seed, recipe.chosen)
     controls = (*untrained.values(), *other_seed.values())
+    _require_names((*compared, CURRENT_TOKEN), controls)
     for key in ("bos", "layers"):
         shared = [(a, b) for a in controls for b in controls if a.ref == b.ref]
         if several := {a.name for a, b in shared if getattr(a, key) != getattr(b, key)}:
@@ -50,6 +50,16 @@ def models_of(recipe: Recipe) -> Models:
             remedy = f"Set the same {key} for all of them, or name another control."
             raise InputError(f"models.{key}", sorted(several), requirement, remedy)
     return models
+
+
+def _require_names(compared: Sequence[StudyModel], controls: Sequence[StudyModel]) -> None:
+    """InputError where two models share a name; a model may be a control of several."""
+    once = {(model.name, model.ref, model.revision): model for model in controls}
+    names = [model.name for model in (*compared, *once.values())]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        requirement = "each model of a recipe needs a name of its own"
+        remedy = "Give models a `name`, and name no model twice; a control is called by its folder."
+        raise InputError("models", twice, requirement, remedy)
 
 
 def left_out(recipe: Recipe) -> list[str]:
@@ -66,9 +76,18 @@ def _compared(model: Model, recipe: Recipe) -> StudyModel:
         labels = (MAIN_LABEL, *(labels[1:2] or ("seed1",)))[: len(saes)]
     off = left_out(recipe)
     derived = tuple(c.name for c in COMPARISONS if c.derived is not None and c.setting not in off)
-    settings = tuple(model.sae.items())
-    where = model.ref, "compared", model.revision
-    return StudyModel(*where, labels, derived, saes, settings, model.bos, model.layers)
+    return StudyModel(
+        model.ref,
+        "compared",
+        model.revision,
+        labels,
+        derived,
+        saes,
+        tuple(model.sae.items()),
+        model.bos,
+        layers=model.layers,
+        called=str(model.name),
+    )
 
 
 def inputs_of(

@@ -100,6 +100,7 @@ def run_study(
             name=recipe.name,
             compared=[model.name for model in models.compared],
             pairs=[[model.name for model in pair] for pair in models.pairs],
+            controls=models.controls,
             device=recipe.run.device,
             corpus=text_facts(recipe, text, tokenizers[""]) | _other_texts(tokenizers, text_of),
         )

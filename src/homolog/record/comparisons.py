@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from homolog.record.layers import ALL, chosen_layers
-from homolog.record.names import folder_name
+from homolog.record.names import TOKEN_NAME, folder_name
 
 MAIN_LABEL = "sae"
 """Label of a layer's main dictionary."""
@@ -48,11 +48,13 @@ class StudyModel:
     """Whether its windows begin with its beginning-of-text token (`recipe.WindowBeginning`)."""
     layers: tuple[int, ...] | str = ALL
     """Its blocks that have dictionaries (`record.layers`)."""
+    called: str = ""
+    """Its name in the study, unique there; where it is given none, its ref as a folder name."""
 
     @property
     def name(self) -> str:
         """As it stands in tables and folder names: "mamba-s0"."""
-        return folder_name(self.ref)
+        return self.called or folder_name(self.ref)
 
     @property
     def encoded_labels(self) -> tuple[str, ...]:
@@ -64,9 +66,7 @@ class StudyModel:
         return chosen_layers(self.layers, n_layers, self.name, "models.layers")
 
 
-CURRENT_TOKEN = StudyModel(
-    "current-token", "one feature for each token of the vocabulary, no model"
-)
+CURRENT_TOKEN = StudyModel(TOKEN_NAME, "one feature for each token of the vocabulary, no model")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Models:
 
     compared: in the recipe's order.  untrained, other_seed: by the name of a compared model, its
     untrained twin and the same model trained from another seed, where the recipe names them.
-    chosen: which two of the compared are a pair, by ref; None for every two.
+    chosen: which two of the compared are a pair, by name; None for every two.
     """
 
     compared: tuple[StudyModel, ...]
@@ -107,15 +107,23 @@ class Models:
     @property
     def all(self) -> tuple[StudyModel, ...]:
         """In the order in which they are worked on; what several have for a control once."""
-        controls = [{m.ref: m for m in of.values()} for of in (self.untrained, self.other_seed)]
+        controls = [{m.name: m for m in of.values()} for of in (self.untrained, self.other_seed)]
         return (*self.compared, *(model for of in controls for model in of.values()))
+
+    @property
+    def controls(self) -> dict[str, list[str]]:
+        """The names of each compared model's controls."""
+        of = {
+            m.name: (self.untrained.get(m.name), self.other_seed.get(m.name)) for m in self.compared
+        }
+        return {name: [c.name for c in controls if c is not None] for name, controls in of.items()}
 
     @property
     def pairs(self) -> list[tuple[StudyModel, StudyModel]]:
         """Every two of the compared models once, of those that were chosen."""
         every = itertools.combinations(self.compared, 2)
         chosen = None if self.chosen is None else {frozenset(pair) for pair in self.chosen}
-        return [p for p in every if chosen is None or frozenset(m.ref for m in p) in chosen]
+        return [p for p in every if chosen is None or frozenset(m.name for m in p) in chosen]
 
     @property
     def directions(self) -> list[tuple[StudyModel, StudyModel]]:

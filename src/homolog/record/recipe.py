@@ -6,15 +6,17 @@ them.  A table that the command line or another study shares is a class that bot
 
 from __future__ import annotations
 
-import itertools
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from homolog.record.layers import ALL, Layers
-from homolog.record.names import folder_name
+from homolog.record.names import TOKEN_NAME, folder_name, model_name
 from homolog.record.run_record import recipe_hash
 from homolog.record.settings import Settings
+
+LONGEST_NAME = 64
+"""Characters of a model's name: several, with labels, stand in the name of one file."""
 
 
 def _as_word(value: object) -> object:
@@ -38,6 +40,11 @@ class Model(WindowBeginning):
     ref: str
     """Zoo name ("zoo:transformer-s0"), folder, GGUF file or Hugging Face Hub id; its controls share
     its tokenizer, and two models that do not are compared by units of text.
+    """
+
+    name: str | None = None
+    """What it is called in tables, folders and pages, once in a recipe: "pythia-step1000".  None:
+    the zoo's name or the Hub id; of a folder or file, the last part of its path.
     """
 
     revision: str | None = None
@@ -77,6 +84,11 @@ class Model(WindowBeginning):
     def _consistent(self) -> Model:
         if self.saes_seed is not None and self.saes in (None, self.saes_seed):
             raise ValueError("saes_seed needs saes, and must be other dictionaries than those")
+        if self.name is not None and self.name != folder_name(self.name)[:LONGEST_NAME]:
+            signs = "letters, digits and . _ -, not beginning with a dot"
+            raise ValueError(f"a name is of {signs}, at most {LONGEST_NAME} of them")
+        if self.name == TOKEN_NAME:
+            raise ValueError(f"{TOKEN_NAME} is what stands for no model at all")
         return self
 
 
@@ -457,7 +469,9 @@ class Recipe(Settings):
     models: tuple[Model, ...] = Field(min_length=2)
 
     pairs: tuple[tuple[str, str], ...] | None = None
-    """Which of the models are compared, by ref; all with all by default."""
+    """Which of the models are compared, by name, or by ref where only one has it; all with all by
+    default.
+    """
 
     corpus: Corpus
     sae: Sae
@@ -480,14 +494,31 @@ class Recipe(Settings):
         for control in ("sae_seed", "stability"):
             if getattr(self.controls, control) and len(self.sae.seeds) < 2 and trained:
                 raise ValueError(f"controls.{control} needs two seeds in sae.seeds")
-        refs = [model.ref for model in self.models]
-        for ref in itertools.chain.from_iterable(self.pairs or ()):
-            if ref not in refs:
-                raise ValueError(f"pairs names {ref}, which is none of models ({', '.join(refs)})")
+        _ = self.chosen
         for name in ("neuron_tokens", "quality_tokens"):
             if (getattr(self.corpus, name) or 0) > self.corpus.match_tokens:
                 raise ValueError(f"corpus.{name} are the first of the match tokens, not more")
         return self
+
+    @property
+    def named(self) -> tuple[Model, ...]:
+        """The models that are compared, each with its name."""
+        return tuple(
+            model.model_copy(update={"name": model.name or model_name(model.ref)})
+            for model in self.models
+        )
+
+    @property
+    def chosen(self) -> tuple[tuple[str, str], ...] | None:
+        """`pairs` by the names of the models; None for all with all.  ValueError for others."""
+        if self.pairs is None:
+            return None
+        models = self.named
+        chosen = tuple((_name_in(models, a), _name_in(models, b)) for a, b in self.pairs)
+        for a, b in chosen:
+            if a == b:
+                raise ValueError(f"pairs names {a} twice, and no model is compared with itself")
+        return chosen
 
     @property
     def hash(self) -> str:
@@ -532,6 +563,19 @@ class Recipe(Settings):
         if self.circuits is not None:
             changes["circuits"] = {"n_prompts": 8, "batch": 8, "discovery_prompts": 2}
         return self.changed(**changes)
+
+
+def _name_in(models: tuple[Model, ...], word: str) -> str:
+    """The name of the one model that has `word` for its name or, if none has, for its ref."""
+    of_name = [str(model.name) for model in models if model.name == word]
+    names = of_name or [str(model.name) for model in models if model.ref == word]
+    if not names:
+        known = ", ".join(dict.fromkeys(text for m in models for text in (str(m.name), m.ref)))
+        raise ValueError(f"pairs names {word}, which is none of models ({known})")
+    if len(names) > 1:
+        said = f"pairs names {word}, which is {len(names)} of models ({', '.join(names)})"
+        raise ValueError(f"{said}: name each by a `name` of its own")
+    return names[0]
 
 
 class CircuitRecipe(WindowBeginning):
