@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ class ModelSize:
     n_neurons: int
 
 
+@lru_cache(maxsize=64)
 def size_of(ref: str | Path, revision: str | None = None, *, random: bool = False) -> ModelSize:
     """The size of a model.  Errors as for `read_configuration`."""
     config = read_configuration(ref, revision, random=random)
@@ -40,7 +42,8 @@ def size_of(ref: str | Path, revision: str | None = None, *, random: bool = Fals
     n_parameters = sum(p.numel() for p in model.parameters())
     ends = {id(e.weight): e.weight.numel() for e in (embedding, unembedding) if e is not None}
     width = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-    states = getattr(text, "state_size", 0)
+    width = max(width) if isinstance(width, list) else width  # one for each block
+    states = getattr(text, "state_size", None) or 0
     return ModelSize(
         n_layers=text.num_hidden_layers,
         d_model=text.hidden_size,

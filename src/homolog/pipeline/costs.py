@@ -21,9 +21,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 
@@ -36,7 +35,6 @@ from homolog.pipeline.dictionaries import BYTES_A_WEIGHT, REHEARSED_L0, sae_sett
 from homolog.pipeline.models import left_out, models_of
 from homolog.record.comparisons import (
     CURRENT_TOKEN,
-    MAIN,
     NEURON,
     Planned,
     Side,
@@ -54,7 +52,7 @@ SPARSE = 0.06e-9  # an active feature and a dimension, in training
 ENTRY = 60e-9  # an activation that is written, with its statistics
 CELL = 1.75e-9  # a pair of features: the best of each (docs/benchmarks-matching.md)
 ADD = 1e-9  # products of two activations on a token, both sparse (the same page)
-ADD_DENSE = 5e-9  # the same where one is of a feature met densely
+ADD_DENSE = 2e-9  # the same where one is of a feature met densely
 PASS = 0.02  # of a pair of layers, at least
 RESAMPLED = 50e-9  # an activation, in intervals
 BEYOND = 25e-9  # an activation, in what partners explain beyond controls
@@ -67,11 +65,12 @@ THREADS = 2
 
 CAUSAL_TOKENS = 2000  # read by both models for each pair of features
 CIRCUIT_PASSES = 8  # over all prompts, a block
-DOUBLE = 4  # times as slow: products in float64 beside those in float32
+DOUBLE = 2  # times as slow: products in float64 beside those in float32
 DENSE = 1 / 8  # `matching.columns.DENSE_DENSITY`
 L0_SHARE = 1 / 16  # of d_model, where a penalty decides: 8 of 128, 26 of 576 and 122 of 640 seen
 DENSER = 1.8  # L0 goes with this power of 1 / l1: 5 to 105 of 128 as l1 falls from 4 to 1
 LOW, HIGH = 0.5, 3.0
+TRAINED_BYTES = 14  # of a weight in training (docs/methods-dictionaries.md)
 PROCESS = 0.9 * 2**30  # bytes of a process with torch, numba and polars
 BYTES_A_FEATURE = 9_000  # its examples, and its page of the explorer
 BYTES_A_ROW = 35  # of the table of matches
@@ -223,7 +222,7 @@ class Costs:
             yield Stage(title, kind, seconds, memory + shard, running=stored, brief=True)
         at_once = min(n_own, max(len(model.labels), self._budget // (weights * BYTES_A_WEIGHT)))
         pages = min(stored, self._memory / 4) if not model.saes else 0  # given back when needed
-        memory += at_once * weights * BYTES_A_WEIGHT + pages
+        memory += at_once * weights * TRAINED_BYTES + pages
         title = f"{'load' if model.saes else 'train'} dictionaries of {model.name}"
         seconds = n_own * (measured + (0 if model.saes else self._training(model)))
         yield Stage(title, "dictionaries", seconds, memory, kept=4.0 * weights * n_all)
@@ -342,7 +341,8 @@ class Costs:
     def _circuits(self, model: StudyModel) -> float:
         settings = self.recipe.circuits
         assert settings is not None
-        passes = CIRCUIT_PASSES * self.sizes[model.name].n_layers
+        random = self.recipe.run.random_weights  # which cannot do the task: it ends there
+        passes = 1 if random else CIRCUIT_PASSES * self.sizes[model.name].n_layers
         return passes * self.forward(model, settings.n_prompts * settings.length, loss=True)
 
     def _analysis(self, analysis: Analysis) -> Stage:
@@ -372,6 +372,17 @@ class Costs:
             kept = BYTES_A_FEATURE * self._n_features if analysis.name == "features" else 0.0
         memory = PROCESS + self._columns_held
         return Stage(title_of(analysis), "interpretation", seconds, memory, kept=kept)
+
+
+def expected_seconds(recipe: Recipe) -> dict[str, float]:
+    """Seconds of each stage by its title, for the time left, which needs their proportions alone.
+
+    Nothing where they cannot be told: a run does not end for want of an estimate.
+    """
+    try:
+        return {stage.title: stage.seconds for stage in Costs(recipe, Pace()).stages}
+    except Exception:  # whatever the configuration of an unknown architecture raises
+        return {}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ free.  What does not fit into memory or on the disk is named, with what would he
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from homolog.pipeline.cells import cells_of
 from homolog.pipeline.costs import GIB, HIGH, LOW, Costs, Pace, Stage, measured_pace
 from homolog.pipeline.models import models_of
+from homolog.progress import Progress, SilentProgress
 from homolog.record.process import machine
 from homolog.record.recipe import Recipe
 
@@ -31,6 +33,15 @@ WORDS = {
     "report": "report",
 }
 LARGEST = 1e15  # what a plan is told where a number is not limited
+
+
+def say_plan(recipe: Recipe, out: Path, progress: Progress, threads: int | None) -> None:
+    """Say what a run will cost before it starts, unless nobody listens or it cannot be told."""
+    if isinstance(progress, SilentProgress):
+        return
+    with contextlib.suppress(Exception):  # a run does not end for want of an estimate
+        for line in Plan.of(recipe, measured_pace(recipe, threads), Room.at(out)).lines():
+            progress.note(line)
 
 
 @dataclass(frozen=True)
@@ -103,8 +114,8 @@ class Plan:
 
     def lines(self) -> Iterator[str]:
         """The plan as a table, and what does not fit."""
-        n_models = len(models_of(self.recipe).all)
-        yield f"{self.recipe.name}: {n_models} models, on {self.recipe.run.device}. It will cost about"
+        models, device = len(models_of(self.recipe).all), self.recipe.run.device
+        yield f"What {self.recipe.name} ({models} models, on {device}) will cost, about:"
         yield ""
         yield f"  {'':<32}{'time':>22}{'memory':>10}{'disk, running':>15}{'kept':>10}"
         for row in self.rows:
