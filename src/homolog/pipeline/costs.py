@@ -311,7 +311,7 @@ class Costs:
             if plan.comparison.role in ("result", "baseline") and plan.a.label != NEURON:
                 entries += self._entries(self._side(plan.a), self._side(plan.b))
         seconds = 1 + tokens * entries * BEYOND * self.pace.shared
-        return Stage("tables", "verdicts", seconds, PROCESS + self._columns_held)
+        return Stage("write the tables", "verdicts", seconds, PROCESS + self._columns_held)
 
     @cached_property
     def _columns_held(self) -> float:
