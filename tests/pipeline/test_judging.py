@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from homolog import dictionaries as library
 from homolog.errors import InputError
 from homolog.pipeline import comparing, dictionaries, features
 from homolog.pipeline.recipes import parse_recipe
@@ -36,7 +37,12 @@ VALUES: dict[str, Any] = {
         "quality_tokens": 1024,
     },
     "sae": {"d_sae": 64, "l1": 1.0, "epochs": 2, "batch": 512, "seeds": [0, 1]},
-    "gates": {"dense_share": 1.0, "l0_share_most": 1.0, "loss_recovered": -9.0},
+    "gates": {  # of dictionaries as hastily trained as these
+        "explained_variance": 0.01,
+        "dense_share": 1.0,
+        "l0_share_most": 1.0,
+        "loss_recovered": -9.0,
+    },
     "matching": {"resamples": 20, "space_tokens": 2048},
     "interpretation": {
         "context_tokens": 1024,
@@ -46,7 +52,7 @@ VALUES: dict[str, Any] = {
     },
 }
 OTHERWISE: dict[str, dict[str, Any]] = {
-    "gates": {"explained_variance": 0.75, "dense_share": 0.9},
+    "gates": {"explained_variance": 0.14},  # which untrained twins miss
     "matching": {
         "margin": 0.09,
         "control_credit": 0.3,
@@ -128,6 +134,7 @@ def test_a_run_judged_anew_is_the_one_judged_so_from_the_start(copy: Path, other
     assert entry["recipe_hash"] == began["recipe_hash"] != record["recipe_hash"]
     assert record["verdicts"] == RunFolder(otherwise).record["verdicts"] != began["verdicts"]
     assert record["warnings"] == RunFolder(otherwise).record["warnings"] != began["warnings"]
+    assert any(verdict["given"] for verdict in record["verdicts"])
     assert RunFolder(copy).verify() == [] and not (copy / "cache").exists()
     assert finished_report(recipe_of(OTHERWISE), copy) is not None
     assert finished_report(recipe_of(), copy) is None
@@ -144,9 +151,12 @@ def test_judged_back_and_forth_it_is_as_it_began(copy: Path, done: Path) -> None
 @pytest.mark.usefixtures("no_work")
 def test_what_does_not_depend_on_the_judgement_is_kept(copy: Path) -> None:
     stages = RunFolder(copy).record["stages"]
-    run(recipe_of({"gates": {"dead_share": 0.0}}), copy)
+    assert pl.read_parquet(copy / "saes.parquet")["passed"].all()
+    run(recipe_of({"gates": {"explained_variance": 0.2}}), copy)
     now = RunFolder(copy).record["stages"]
-    assert not pl.read_parquet(copy / "saes.parquet")["passed"].all()
+    saes = pl.read_parquet(copy / "saes.parquet")
+    assert saes["passed"].to_list() == (saes["explained_variance"] >= 0.2).to_list()
+    assert saes["passed"].n_unique() == 2
     for kept in ("left_context", "features", "scatter", "vocabulary"):
         assert now[kept] == stages[kept]
     for again in ("tables", "exclusive", "report"):  # gates are in the table `saes`
@@ -161,76 +171,63 @@ def test_another_name_writes_the_report_anew_and_nothing_else(copy: Path, done: 
     assert RunFolder(copy).record["name"] == "another"
 
 
-@pytest.mark.parametrize("stage", ["match", "tables", "report"])
+class Stop(BaseException):
+    """As a signal ends a run."""
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise Stop
+
+
+@pytest.mark.usefixtures("no_work")
 def test_stopped_while_it_is_judged_it_goes_on(
-    copy: Path, otherwise: Path, no_work: None, monkeypatch: pytest.MonkeyPatch, stage: str
+    copy: Path, otherwise: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Stop(BaseException):
-        """As a signal ends a run."""
+    """Stopped in the third comparison, in the tables, and in the report."""
+    original, recipe = RunFolder.stage, recipe_of(OTHERWISE)
+    for stage, number in (("match", 3), ("tables", 1), ("report", 1)):
+        met = 0
 
-    original, met = RunFolder.stage, 0
+        def stopped(self: RunFolder, name: str, outputs: Any, at: Any = (stage, number)) -> Any:
+            nonlocal met
+            met += name.startswith(at[0])
+            if met == at[1]:
+                with original(self, name, []):
+                    raise Stop
+            return original(self, name, outputs)
 
-    def stopped(self: RunFolder, name: str, outputs: Any) -> Any:
-        nonlocal met
-        met += name.startswith(stage)
-        if met == (3 if stage == "match" else 1):
-            with original(self, name, []):
-                raise Stop
-        return original(self, name, outputs)
-
-    with monkeypatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(RunFolder, "stage", stopped)
-        run(recipe_of(OTHERWISE), copy)
-    assert finished_report(recipe_of(OTHERWISE), copy) is None
-    run(recipe_of(OTHERWISE), copy)
+        with monkeypatch.context() as patched, pytest.raises(Stop):
+            patched.setattr(RunFolder, "stage", stopped)
+            run(recipe, copy)
+        assert finished_report(recipe, copy) is None
+    run(recipe, copy)
     assert tables(copy) == tables(otherwise)
 
 
 def test_a_running_run_is_judged_anew(
-    done: Path, otherwise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    otherwise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped before its tables, it trains and matches nothing again."""
-
-    class Stop(BaseException):
-        """As a signal ends a run."""
-
-    def stop(*_: Any) -> None:
-        raise Stop
-
-    out = tmp_path / "running"
+    """Stopped when a model's dictionaries are trained, then before the tables, each time judged by
+    other settings afterwards: what is done is not done again.
+    """
+    out, train = tmp_path / "running", library.train
     with monkeypatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(comparing, "_write_tables", stop)
+        patched.setattr(dictionaries, "beginning_of", stop)
         run(recipe_of(), out)
+
+    def others(*args: Any, model: str, **settings: Any) -> Any:
+        assert model != "transformer-s0"
+        return train(*args, model=model, **settings)
+
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(library, "train", others)
+        patched.setattr(comparing, "_write_tables", stop)
+        run(recipe_of({"matching": {"fdr": 0.1}}), out)
     before = touched(out)
     with monkeypatch.context() as patched:
         patched.setattr(comparing.Comparer, "match", stop)
         run(recipe_of(OTHERWISE), out)
     assert tables(out) == tables(otherwise) and touched(out) == before
-
-
-def test_training_that_was_stopped_goes_on_by_other_gates(
-    otherwise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Stop(BaseException):
-        """As a signal ends a run."""
-
-    out, original = tmp_path / "running", dictionaries.train
-
-    def stopped(*args: Any, model: str, **settings: Any) -> Any:
-        if model == "mamba-s0":
-            raise Stop
-        return original(*args, model=model, **settings)
-
-    with monkeypatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(dictionaries.dictionaries, "train", stopped)
-        run(recipe_of(), out)
-    trained = {
-        path: path.stat().st_mtime_ns for path in (out / "saes").rglob("*") if path.is_file()
-    }
-    assert trained
-    run(recipe_of(OTHERWISE), out)
-    assert all(path.stat().st_mtime_ns == time for path, time in trained.items())
-    assert tables(out) == tables(otherwise)
 
 
 def test_other_settings_are_refused_with_those_that_may_change(copy: Path) -> None:

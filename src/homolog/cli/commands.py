@@ -90,6 +90,9 @@ def run(
         int | None,
         typer.Option("--tokens", min=1, help="Tokens of a rehearsal.", show_default=False),
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what it will cost, and run nothing.")
+    ] = False,
     ray: Ray = None,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -107,7 +110,11 @@ def run(
             "it belongs to a rehearsal",
             "Give --random-weights too, or change the recipe.",
         )
-    _compare(loaded.with_run(seed=seed, device=device), out, ray, threads, quiet)
+    loaded = loaded.with_run(seed=seed, device=device)
+    if plan:
+        _say_costs(loaded, out, threads)
+    else:
+        _compare(loaded, out, ray, threads, quiet)
 
 
 @app.command(cls=command_of("homolog.cli.match"))
@@ -261,6 +268,15 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     stop_on_sigterm()
     app(prog_name="homolog")
+
+
+def _say_costs(recipe: Recipe, out: Path | None, threads: int | None) -> None:
+    from homolog.pipeline.costs import measured_pace
+    from homolog.pipeline.plan import Plan, Room
+
+    room = Room.at(out or Path("runs") / recipe.name)
+    for line in Plan.of(recipe, measured_pace(recipe, threads), room).lines():
+        typer.echo(line)
 
 
 def _compare(

@@ -254,7 +254,8 @@ def _write_tables(context: Context, made: list[Parts]) -> None:
     facts = [run.facts(f"dictionaries {model.name}") for model in material.models.all]
     run.note(models=[fact["model"] for fact in facts])
     saes = [held(row, material.recipe.gates) for fact in facts for row in fact["saes"]]
-    with run.stage("tables", [run.table(table) for table in TABLES]) as own:
+    written, shown = run.stage("tables", [run.table(table) for table in TABLES]), "write the tables"
+    with written as own, context.progress.stage(shown):
         matches, layers, summary = (
             pl.concat([pl.read_parquet(parts.path(table)) for parts in made]) for table in PARTS
         )

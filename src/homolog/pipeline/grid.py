@@ -18,6 +18,7 @@ import polars as pl
 from homolog.charts.words import percent
 from homolog.pipeline.cells import Cell, cells_of
 from homolog.pipeline.finish import by_itself, finish
+from homolog.pipeline.plan import say_plan
 from homolog.pipeline.run_study import check_study, finished_report, run_study
 from homolog.progress import Progress
 from homolog.record.atomic import sha256_bytes
@@ -50,6 +51,7 @@ def run_grid(
     cells = cells_of(recipe)
     if not (out / "run.json").exists():  # what is wrong is then said before a folder is made
         check_study(cells[0].recipe, progress)
+        say_plan(recipe, out, progress, threads)
     run = RunFolder.open(out, recipe.values())
     try:
         run.note(name=recipe.name, device=recipe.run.device)
@@ -60,7 +62,8 @@ def run_grid(
                 progress.note(f"Cell {number + 1} of {len(cells)}: {cell.name}.")
                 outputs = [Places(folder).table(table) for table in READ]
                 with by_itself(run, stage, progress), run.stage(stage, outputs):
-                    run_study(cell.recipe, folder, progress, ray=ray, threads=threads)
+                    options = {"ray": ray, "threads": threads, "told": True}
+                    run_study(cell.recipe, folder, progress, **options)
             if stage not in run.record.get("failed", {}):
                 made.append(cell)
         if not made:

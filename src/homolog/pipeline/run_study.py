@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from homolog.analyses import ANALYSES, induction
+from homolog.analyses import ANALYSES
 from homolog.analyses.material import Material
 from homolog.corpus import (
     TokenWindows,
@@ -33,7 +33,6 @@ from homolog.pipeline.analyses import (
     is_made,
     is_told,
     run_analyses,
-    title_of,
     words_left_out,
 )
 from homolog.pipeline.beginnings import read_beginnings
@@ -41,12 +40,14 @@ from homolog.pipeline.brought import check_brought
 from homolog.pipeline.circuits import require_circuits
 from homolog.pipeline.comparing import compare
 from homolog.pipeline.context import Context
+from homolog.pipeline.costs import expected_seconds
 from homolog.pipeline.dictionaries import make_dictionaries
 from homolog.pipeline.features import encode_features
 from homolog.pipeline.finish import finish, is_reported
 from homolog.pipeline.inputs import require_different
 from homolog.pipeline.judging import in_words, is_judged
 from homolog.pipeline.models import inputs_of, left_out, models_of, weights_of
+from homolog.pipeline.plan import say_plan
 from homolog.pipeline.sinks import MASK, store_windows
 from homolog.pipeline.text import MATCH, QUALITY, read_texts, text_facts, warnings_of
 from homolog.pipeline.units import store_main_units, units_facts
@@ -65,10 +66,12 @@ def run_study(
     *,
     ray: str | None = None,
     threads: int | None = None,
+    told: bool = False,
 ) -> Path:
     """Run the recipe into the folder `out`, or continue there; returns the report's index.html.
 
-    ray, threads: see `engine.open_engine`; they change no byte of the tables.
+    ray, threads: see `engine.open_engine`; they change no byte of the tables.  told: it has been
+    said what the run will cost.
     Errors: InputError for models, text or folder that cannot be used, before any work is done where
     possible.
     """
@@ -91,6 +94,8 @@ def run_study(
         texts = read_texts(recipe, tokenizers, progress)
         require_different(weights)
         beginnings = _beginnings(material, texts, text_of)
+        if not told:
+            say_plan(recipe, out, progress, threads)
     run = RunFolder.open(out, recipe.values())
     try:
         texts = texts or read_texts(recipe, tokenizers, progress)
@@ -111,7 +116,7 @@ def run_study(
             share = 1.0 if ray is None else (threads or 1) / int(machine()["n_cpus"])
             of_task = threads if ray is None else threads or 1
             context = Context(run, material, engine, progress, of_task, memory_share(share))
-            progress.plan(_expected_seconds(material))
+            progress.plan(expected_seconds(recipe))
             if words := in_words(run):
                 progress.note(words)
             for words in (*warnings_of(recipe, text[MATCH]), *words_left_out(material, ANALYSES)):
@@ -251,22 +256,3 @@ def _store_vocabulary(context: Context) -> None:
             for text, model in models.items():
                 tokenizer = context.material.model(model).require_tokenizer()
                 write_json(files[text], token_texts(tokenizer))
-
-
-def _expected_seconds(material: Material) -> dict[str, float]:
-    """Shares of the work, for the estimate of the time left; they only need to be in proportion."""
-    expected: dict[str, float] = {}
-    if material.recipe.corpus.sinks == MASK:
-        expected = {f"norms of {model.name}": 1.0 for model in material.models.all}
-    for model in material.models.all:
-        n = len(model.labels)
-        train = {"load dictionaries of {}": n} if model.saes else {"read {}": 6.0}
-        train |= {} if model.saes else {"train dictionaries of {}": 29 * n}
-        steps = train | {"encode {}": 3 * len(model.encoded_labels)}
-        expected |= {step.format(model.name): float(seconds) for step, seconds in steps.items()}
-    plans = planned(material.models, left_out(material.recipe))
-    expected |= {f"match {plan.title}": 4.0 for plan in plans}
-    if material.recipe.circuits is not None:
-        units = ((model.name,) for model in material.compared)
-        expected |= {title_of(induction.ANALYSIS, unit): 16.0 for unit in units}
-    return expected | {"write the report": 10.0}

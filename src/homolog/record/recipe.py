@@ -281,7 +281,10 @@ class Grid(Settings):
 
 
 class Gates(Settings):
-    """What a dictionary must reach on held-out text; one that does not gives no verdict."""
+    """What a dictionary must reach on held-out text; one that does not gives no verdict.
+
+    All of them may change when a run goes on (docs/resources.md).
+    """
 
     explained_variance: float = Field(default=0.5, le=1)
     """At least; predicting the mean scores 0.  Below it, most of what the layer holds is not among

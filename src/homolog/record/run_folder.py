@@ -203,10 +203,10 @@ class RunFolder(Places):
 
     def is_done(self, name: str) -> bool:
         """Whether stage `name` is complete and all its files are as it wrote them; says which file
-        is not.
+        is not, but for what was removed with the cache.
         """
         stage = self._record["stages"].get(name)
-        if stage is None or stage["status"] != "done":
+        if stage is None or stage["status"] != "done" or self._was_removed(stage["outputs"]):
             return False
         problems = self._problems(stage["outputs"])
         for problem in problems:
@@ -345,6 +345,11 @@ class RunFolder(Places):
             for file in files:
                 if not file.name.startswith(PARTIAL_PREFIX):
                     yield file.relative_to(self.path).as_posix(), sha256_file(file)
+
+    def _was_removed(self, outputs: Iterable[str]) -> bool:
+        """Whether some of a stage's files lay in the cache, and none of those is left."""
+        cached = [name for name in outputs if name.startswith("cache/")]
+        return bool(cached) and not any((self.path / name).exists() for name in cached)
 
     def _problems(self, checksums: Mapping[str, str]) -> list[str]:
         problems = []

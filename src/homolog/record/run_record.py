@@ -19,7 +19,7 @@ FORMAT = 3  # 1 had no digest of the record; 2 tables without labels
 GATES = "gates."
 JUDGING = ("margin", "control_credit", "control_gap", "rival_ratio", "fdr", "resamples")
 """Keys of [matching] that only say how matches are judged once they are found."""
-WORDS = ("name",)
+_MAY_CHANGE = {"name", *(f"matching.{key}" for key in JUDGING)}
 
 
 def recipe_hash(recipe: Mapping[str, Any]) -> str:
@@ -50,12 +50,12 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 def judges(key: str) -> bool:
     """Whether a recipe's key ("gates.dead_share") may be another one when a run goes on."""
-    return key in WORDS or key.startswith(GATES) or key.removeprefix("matching.") in JUDGING
+    return key in _MAY_CHANGE or key.startswith(GATES)
 
 
 def judging_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What a recipe (JSON values) judges by, by key; not its words."""
-    return {k: v for k, v in sorted(_flat(recipe).items()) if judges(k) and k not in WORDS}
+    return {k: v for k, v in sorted(_flat(recipe).items()) if judges(k) and k != "name"}
 
 
 def judged_anew(path: Path, record: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:

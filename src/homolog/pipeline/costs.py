@@ -1,0 +1,410 @@
+"""What a study will cost, before it begins: time, memory and disk of every stage.
+
+All of it is arithmetic on the recipe and the sizes of its models.  With L blocks, d = d_model,
+m = d_sae, L0 active features on a token and T tokens,
+
+    forward        T (2 P + 4 L context d) / products + T L states SCAN     P parameters inside
+    training       T (2 d m / products + 2 d m ADAM / batch + m CHOICE + L0 d SPARSE)  a dictionary
+    encoding       T (2 d m / products + m CHOICE + L0 ENTRY)                          a dictionary
+    a pair, a pass m m' CELL + T (L0 L0' + L0 D' + L0' D) ADD + 2 T D D' / products64 + PASS
+
+where D features fire on more than an eighth of the tokens and are met densely.  Of this machine
+only the speed of matrix products is measured; the other constants are seconds on two threads of the
+machine named beside them, and shared by as many as there are.
+
+How sparse dictionaries will be is not known where a penalty decides it: L0 is taken for d / 16, and
+the range of a plan is what half and three times of that would make of it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from homolog.analyses import ANALYSES, induction
+from homolog.analyses.analysis import Analysis
+from homolog.dictionaries.hardware import product_precision
+from homolog.models.size import ModelSize, size_of
+from homolog.pipeline.analyses import title_of
+from homolog.pipeline.dictionaries import BYTES_A_WEIGHT, REHEARSED_L0, sae_settings
+from homolog.pipeline.models import left_out, models_of
+from homolog.record.comparisons import (
+    CURRENT_TOKEN,
+    NEURON,
+    Planned,
+    Side,
+    StudyModel,
+    planned,
+)
+from homolog.record.process import MEMORY_SHARE, machine
+from homolog.record.recipe import Recipe
+
+# Seconds on two threads of an AMD EPYC, from the stages of the built-in recipes there.
+SCAN = 0.3e-9  # a state of a recurrent block, at a token
+ADAM = 3e-9  # a weight, at a step
+CHOICE = 1e-9  # which features are active: a feature, at a token
+SPARSE = 0.06e-9  # an active feature and a dimension, in training
+ENTRY = 60e-9  # an activation that is written, with its statistics
+CELL = 1.75e-9  # a pair of features: the best of each (docs/benchmarks-matching.md)
+ADD = 1e-9  # products of two activations on a token, both sparse (the same page)
+ADD_DENSE = 2e-9  # the same where one is of a feature met densely
+PASS = 0.02  # of a pair of layers, at least
+RESAMPLED = 50e-9  # an activation, in intervals
+BEYOND = 25e-9  # an activation, in what partners explain beyond controls
+DESCRIBED = 0.6e-6  # an activation, in examples and measures of what features mean
+PAIRED = 0.3e-6  # an activation, in the scatter of pairs
+REGRESSED = 50e-9  # an activation of the other model, in each regression
+PER_FEATURE = 0.8e-3  # a feature of the explorer
+PER_PAGE = 1.5  # the page of a pair of models
+THREADS = 2
+
+CAUSAL_TOKENS = 2000  # read by both models for each pair of features
+CIRCUIT_PASSES = 8  # over all prompts, a block
+DOUBLE = 2  # times as slow: products in float64 beside those in float32
+DENSE = 1 / 8  # `matching.columns.DENSE_DENSITY`
+L0_SHARE = 1 / 16  # of d_model, where a penalty decides: 8 of 128, 26 of 576 and 122 of 640 seen
+DENSER = 1.8  # L0 goes with this power of 1 / l1: 5 to 105 of 128 as l1 falls from 4 to 1
+LOW, HIGH = 0.5, 3.0
+TRAINED_BYTES = 14  # of a weight in training (docs/methods-dictionaries.md)
+PROCESS = 0.9 * 2**30  # bytes of a process with torch, numba and polars
+BYTES_A_FEATURE = 9_000  # its examples, and its page of the explorer
+BYTES_A_ROW = 35  # of the table of matches
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast this machine is: products a second in the models' precision and in training's.
+
+    threads: of a task, as shares of which the constants above are counted.
+    """
+
+    products: float = 40e9
+    training: float = 200e9
+    threads: int = THREADS
+
+    @property
+    def shared(self) -> float:
+        """What the constants are multiplied by."""
+        return THREADS / self.threads
+
+
+def measured_pace(recipe: Recipe, threads: int | None = None) -> Pace:
+    """The pace of the recipe's device, from a fraction of a second of products."""
+    device = torch.device(recipe.run.device)
+    n_threads = threads or int(machine()["n_cpus"])
+    dtypes = (recipe.run.dtype, product_precision(recipe.sae.precision, device))
+    rates = [_products(device, getattr(torch, dtype)) for dtype in dtypes]
+    share = min(1.0, n_threads / int(machine()["n_cpus"]))
+    return Pace(rates[0] * share, rates[1] * share, n_threads)
+
+
+def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.15) -> float:
+    """Operations a second of (1024, 768) by (768, 3072), two for each multiplication."""
+    a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((1024, 768), (768, 3072)))
+    best, begun = math.inf, time.perf_counter()
+    while best == math.inf or time.perf_counter() - begun < seconds:
+        start = time.perf_counter()
+        float((a @ b)[0, 0])  # waits for a device
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1024 * 768 * 3072 / best
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.  title: of the progress display; kind: its row in a plan.
+
+    memory: bytes at its peak.  running: bytes on disk until the run ends, or until the next model
+    where `brief`.  kept: bytes on disk afterwards.
+    """
+
+    title: str
+    kind: str
+    seconds: float
+    memory: float = PROCESS
+    running: float = 0.0
+    kept: float = 0.0
+    brief: bool = False
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of a recipe's study.  times: what L0 is taken for, beside what is expected."""
+
+    recipe: Recipe
+    pace: Pace
+    times: float = 1.0
+
+    @cached_property
+    def models(self) -> tuple[StudyModel, ...]:
+        return models_of(self.recipe).all
+
+    @cached_property
+    def sizes(self) -> dict[str, ModelSize]:
+        random = self.recipe.run.random_weights
+        return {m.name: size_of(m.ref, m.revision, random=random) for m in self.models}
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        """Every stage, in order."""
+        stages = [stage for model in self.models for stage in self._of_model(model)]
+        plans = planned(models_of(self.recipe), left_out(self.recipe))
+        stages += [self._comparison(plan) for plan in plans]
+        stages.append(self._verdicts(plans))
+        stages += [*self._analyses()]
+        seconds = PER_PAGE * (1 + len(models_of(self.recipe).pairs))
+        seconds += PER_FEATURE * self._n_features if self.recipe.interpretation else 0.0
+        return [*stages, Stage("write the report", "report", seconds, PROCESS + self._columns_held)]
+
+    # Models
+
+    def width(self, model: StudyModel) -> int:
+        """d_sae of its dictionaries."""
+        return sae_settings(self.recipe, model).width(self.sizes[model.name].d_model)
+
+    def l0(self, model: StudyModel) -> float:
+        """Active features on a token, expected."""
+        sae, width = sae_settings(self.recipe, model), self.width(model)
+        if self.recipe.run.random_weights:
+            return REHEARSED_L0
+        set_by = sae.of_kind
+        if known := set_by.get("k") or set_by.get("l0"):
+            return float(known)
+        expected = L0_SHARE * self.sizes[model.name].d_model
+        own, usual = set_by.get("l1"), self.recipe.sae.of_kind.get("l1")
+        denser = (usual / own) ** DENSER if own and usual else 1.0  # by how much l1 is lower
+        return min(width / 4, expected * denser * self.times)
+
+    def forward(self, model: StudyModel, tokens: float, *, loss: bool = False) -> float:
+        """Seconds of a pass over tokens; loss: with the unembedding."""
+        size, context = self.sizes[model.name], self.recipe.corpus.context
+        products = 2 * size.n_inner + 4 * size.n_layers * context * size.d_model * (
+            0 if size.n_states else 1
+        )
+        products += 2 * size.n_unembedding if loss else 0
+        scan = size.n_layers * size.n_states * SCAN * self.pace.shared
+        return tokens * (products / self.pace.products + scan)
+
+    def _encoding(self, model: StudyModel, tokens: float) -> float:
+        weights = self.sizes[model.name].d_model * self.width(model)
+        scattered = self.width(model) * CHOICE + self.l0(model) * ENTRY
+        return tokens * (2 * weights / self.pace.training + scattered * self.pace.shared)
+
+    def _training(self, model: StudyModel) -> float:
+        sae, size = sae_settings(self.recipe, model), self.sizes[model.name]
+        weights = size.d_model * self.width(model)
+        tokens = self.recipe.corpus.train_tokens * sae.epochs
+        scattered = (
+            2 * weights * ADAM / sae.batch
+            + self.width(model) * CHOICE
+            + self.l0(model) * size.d_model * SPARSE
+        )
+        return tokens * (2 * weights / self.pace.training + scattered * self.pace.shared)
+
+    def _of_model(self, model: StudyModel) -> Iterator[Stage]:
+        corpus, sae, size = self.recipe.corpus, self.recipe.sae, self.sizes[model.name]
+        n_own, n_all = size.n_layers * len(model.labels), size.n_layers * len(model.encoded_labels)
+        weights = 2 * size.d_model * self.width(model)
+        loaded, shard = 4.0 * size.n_parameters, 2.0 * (self.recipe.run.shard_mib << 20)
+        quality = corpus.quality_tokens
+        measured = self._encoding(model, quality) + self.forward(model, quality, loss=True)
+        stored = corpus.train_tokens * size.n_layers * size.d_model
+        stored *= 2 if sae.residuals == "bfloat16" else 4
+        memory = PROCESS + loaded
+        if not model.saes:
+            title, kind = f"read {model.name}", "residuals"
+            seconds = self.forward(model, corpus.train_tokens)
+            yield Stage(title, kind, seconds, memory + shard, running=stored, brief=True)
+        at_once = min(n_own, max(len(model.labels), self._budget // (weights * BYTES_A_WEIGHT)))
+        pages = min(stored, self._memory / 4) if not model.saes else 0  # given back when needed
+        memory += at_once * weights * TRAINED_BYTES + pages
+        title = f"{'load' if model.saes else 'train'} dictionaries of {model.name}"
+        seconds = n_own * (measured + (0 if model.saes else self._training(model)))
+        yield Stage(title, "dictionaries", seconds, memory, kept=4.0 * weights * n_all)
+        tokens = corpus.match_tokens
+        seconds = self.forward(model, tokens) + n_all * self._encoding(model, tokens)
+        kept = n_all * self._bytes(model)
+        memory = PROCESS + loaded + shard + 4.0 * weights
+        yield Stage(f"encode {model.name}", "features", seconds, memory, kept=kept)
+
+    def _bytes(self, model: StudyModel) -> float:
+        """Of the features of a layer on disk: 8 an activation, and 12 a token for where it is."""
+        return self.recipe.corpus.match_tokens * (8 * self.l0(model) + 12)
+
+    @property
+    def _memory(self) -> float:
+        return float(machine()["memory_bytes"])
+
+    @property
+    def _budget(self) -> float:
+        return MEMORY_SHARE * self._memory
+
+    # Comparisons
+
+    def _comparison(self, plan: Planned) -> Stage:
+        title, matching = f"match {plan.title}", self.recipe.matching
+        if plan.a.label == NEURON:
+            return self._neurons(plan, title)
+        passes = 1 + (matching.null_exchanges if plan.comparison.calibrated else 0)
+        a, b = (self._side(side) for side in (plan.a, plan.b))
+        pairs, tokens = a.n_layers * b.n_layers, self.recipe.corpus.match_tokens
+        scattered = a.width * b.width * CELL + tokens * a.sparse * b.sparse * ADD
+        scattered += tokens * (a.sparse * b.n_dense + b.sparse * a.n_dense) * ADD_DENSE
+        dense = 2 * tokens * a.n_dense * b.n_dense * DOUBLE / self.pace.products
+        seconds = pairs * passes * (scattered * self.pace.shared + dense + PASS)
+        seconds += tokens * self._entries(a, b) * RESAMPLED * self.pace.shared
+        if "residuals" in plan.comparison.spaces:
+            seconds += self._spaces(plan)
+        columns = [side.n_layers * self._columns(side) for side in (a, b)]
+        rows = a.n_layers * a.width + b.n_layers * b.width
+        found = pairs * (a.width + b.width) * (16 + 4 * (passes - 1))
+        memory = PROCESS + min(sum(columns), max(self._budget, max(columns)))
+        running = found + sum(columns) / max(1, len(self.models))  # prepared once, met often
+        return Stage(title, "matching", seconds, memory, running, kept=BYTES_A_ROW * rows)
+
+    def _side(self, side: Side) -> _Sparse:
+        if side.model == CURRENT_TOKEN:
+            vocabulary = next(iter(self.sizes.values()))
+            return _Sparse(1, vocabulary.n_unembedding // vocabulary.d_model, 1.0)
+        layers = self.sizes[side.model.name].n_layers
+        return _Sparse(layers, self.width(side.model), self.l0(side.model))
+
+    def _columns(self, side: _Sparse) -> float:
+        tokens = self.recipe.corpus.match_tokens
+        return tokens * (16 * side.l0 + 4 * side.n_dense)
+
+    def _entries(self, a: _Sparse, b: _Sparse) -> float:
+        """Activations on a token that both directions read of own features and partners."""
+        return (a.n_layers + b.n_layers) * (a.l0 + b.l0)
+
+    def _neurons(self, plan: Planned, title: str) -> Stage:
+        corpus, sides = self.recipe.corpus, (plan.a.model, plan.b.model)
+        tokens = corpus.neuron_tokens or corpus.match_tokens
+        layers, widths = zip(
+            *((self.sizes[m.name].n_layers, self.sizes[m.name].n_neurons) for m in sides),
+            strict=True,
+        )
+        products = 2.0 * tokens * math.prod(layers) * math.prod(widths) * DOUBLE
+        seconds = products / self.pace.products + self.forward(plan.b.model, tokens)
+        values = [4.0 * tokens * n * width for n, width in zip(layers, widths, strict=True)]
+        memory, running = PROCESS + min(sum(values), self._budget), values[1]
+        kept = BYTES_A_ROW * sum(n * width for n, width in zip(layers, widths, strict=True))
+        return Stage(title, "neurons", seconds, memory, running, kept)
+
+    def _spaces(self, plan: Planned) -> float:
+        tokens = self.recipe.matching.space_tokens
+        sizes = [self.sizes[side.model.name] for side in (plan.a, plan.b)]
+        moments = 2 * tokens * math.prod(size.n_layers * size.d_model for size in sizes)
+        spectra = sum(10 * size.n_layers * size.d_model**3 for size in sizes)
+        read = sum(self.forward(side.model, tokens) for side in (plan.a, plan.b))
+        return read + (moments + spectra) * DOUBLE / self.pace.products if tokens else 0.0
+
+    def _verdicts(self, plans: list[Planned]) -> Stage:
+        """What partners explain beyond the controls of each direction, and intervals."""
+        tokens, entries = self.recipe.corpus.match_tokens, 0.0
+        for plan in plans:
+            if plan.comparison.role in ("result", "baseline") and plan.a.label != NEURON:
+                entries += self._entries(self._side(plan.a), self._side(plan.b))
+        seconds = 1 + tokens * entries * BEYOND * self.pace.shared
+        return Stage("write the tables", "verdicts", seconds, PROCESS + self._columns_held)
+
+    @cached_property
+    def _columns_held(self) -> float:
+        """Bytes of the columns of every model, as many as may be held; little is given back."""
+        sides = [(self._side(Side(model)), len(model.derived)) for model in self.models]
+        held = [(1 + n) * side.n_layers * self._columns(side) / 2 for side, n in sides]
+        return min(self._budget, sum(held))
+
+    # Analyses
+
+    @property
+    def _n_features(self) -> int:
+        compared = models_of(self.recipe).compared
+        return sum(self.sizes[m.name].n_layers * self.width(m) for m in compared)
+
+    def _analyses(self) -> Iterator[Stage]:
+        recipe, compared = self.recipe, models_of(self.recipe).compared
+        for analysis in ANALYSES:
+            if analysis.measure is not None and analysis.wanted(recipe):
+                if analysis.name == induction.ANALYSIS.name:
+                    for model in compared:
+                        title = title_of(analysis, (model.name,))
+                        yield Stage(title, "circuits", self._circuits(model))
+                else:
+                    yield self._analysis(analysis)
+
+    def _circuits(self, model: StudyModel) -> float:
+        settings = self.recipe.circuits
+        assert settings is not None
+        random = self.recipe.run.random_weights  # which cannot do the task: it ends there
+        passes = 1 if random else CIRCUIT_PASSES * self.sizes[model.name].n_layers
+        return passes * self.forward(model, settings.n_prompts * settings.length, loss=True)
+
+    def _analysis(self, analysis: Analysis) -> Stage:
+        recipe, asked = self.recipe, self.recipe.interpretation
+        compared = models_of(recipe).compared
+        seconds, kept = 1.0, 0.0
+        if asked is not None:
+            tokens, directions = recipe.corpus.match_tokens, len(compared) * (len(compared) - 1)
+            sides = [self._side(Side(model)) for model in compared]
+            entries = tokens * sum(side.n_layers * side.l0 for side in sides)
+            scattered = entries * self.pace.shared
+            read = {"causal": CAUSAL_TOKENS * directions * asked.causal_pairs / len(compared)}
+            passes = {
+                name: sum(self.forward(model, n, loss=True) for model in compared)
+                for name, n in {"left_context": asked.context_tokens, **read}.items()
+            }
+            regressions = 2 * directions * asked.listed
+            spaces = [
+                self._spaces(plan) for plan in planned(models_of(recipe), left_out(recipe))[:1]
+            ]
+            seconds += passes.get(analysis.name, 0.0) + {
+                "features": scattered * DESCRIBED,
+                "scatter": scattered * PAIRED,
+                "exclusive": scattered * REGRESSED * regressions / len(compared),
+                "transplant": 2 * sum(spaces),
+            }.get(analysis.name, 0.0)
+            kept = BYTES_A_FEATURE * self._n_features if analysis.name == "features" else 0.0
+        memory = PROCESS + self._columns_held
+        return Stage(title_of(analysis), "interpretation", seconds, memory, kept=kept)
+
+
+def expected_seconds(recipe: Recipe) -> dict[str, float]:
+    """Seconds of each stage by its title, for the time left, which needs their proportions alone.
+
+    Nothing where they cannot be told: a run does not end for want of an estimate.
+    """
+    try:
+        return {stage.title: stage.seconds for stage in Costs(recipe, Pace()).stages}
+    except Exception:  # whatever the configuration of an unknown architecture raises
+        return {}
+
+
+@dataclass(frozen=True)
+class _Sparse:
+    """One side of a comparison: layers of so many features, of which l0 are active on a token."""
+
+    n_layers: int
+    width: int
+    l0: float
+
+    @property
+    def n_dense(self) -> float:
+        """Features that fire on more than `DENSE` of the tokens, for frequencies that fall off
+        exponentially about their mean.
+        """
+        return self.width * math.exp(-self._bound)
+
+    @property
+    def sparse(self) -> float:
+        """Active features on a token without those."""
+        return self.l0 * (1 - (1 + self._bound) * math.exp(-self._bound))
+
+    @property
+    def _bound(self) -> float:
+        return DENSE * self.width / self.l0

@@ -1,0 +1,178 @@
+"""What a run will cost: sizes against loaded models, costs against arithmetic by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import homolog
+from homolog import cli
+from homolog.models.size import size_of
+from homolog.pipeline.costs import (
+    CELL,
+    CHOICE,
+    ENTRY,
+    PASS,
+    PROCESS,
+    RESAMPLED,
+    SCAN,
+    Costs,
+    Pace,
+    Stage,
+    expected_seconds,
+)
+from homolog.pipeline.plan import Plan, Room, say_plan
+from homolog.pipeline.recipes import load_recipe, parse_recipe
+from homolog.progress import SilentProgress
+from homolog.record.recipe import Recipe
+
+PACE = Pace(products=1e9, training=2e9, threads=2)
+TOKENS, WIDTH, K, D_MODEL = 10_000, 512, 8, 128
+
+
+def recipe_of(**changes: Any) -> Recipe:
+    """Two zoo models with TopK dictionaries, so that L0 is known."""
+    values: dict[str, Any] = {
+        "name": "small",
+        "models": [{"ref": "zoo:transformer-s0"}, {"ref": "zoo:mamba-s0"}],
+        "corpus": {
+            "source": "zoo:demo",
+            "context": 64,
+            "train_tokens": 1000,
+            "match_tokens": TOKENS,
+            "quality_tokens": 100,
+        },
+        "sae": {"kind": "topk", "k": K, "d_sae": WIDTH, "seeds": [0]},
+        "controls": {"sae_seed": False, "stability": False, "neurons": False, "rotated": False},
+        "matching": {"space_tokens": 0, "null_exchanges": 1},
+    }
+    return parse_recipe(values | changes, "recipe")
+
+
+def stage(recipe: Recipe, title: str) -> Stage:
+    return next(stage for stage in Costs(recipe, PACE).stages if stage.title == title)
+
+
+@pytest.mark.parametrize("name", ["transformer-s0", "mamba-s0"])
+def test_a_size_by_the_configuration_is_that_of_the_loaded_model(name: str) -> None:
+    size, model = size_of(f"zoo:{name}"), homolog.load(f"zoo:{name}")
+    assert (size.n_layers, size.d_model) == (model.n_layers, model.d_model)
+    assert size.n_parameters == model.n_parameters
+    ends = {
+        id(module.weight): module.weight.numel()
+        for module in (model.hf.get_input_embeddings(), model.hf.get_output_embeddings())
+    }
+    assert size.n_inner == size.n_parameters - sum(ends.values())
+    assert size.n_unembedding == 1024 * D_MODEL
+    assert size.n_neurons == 512
+
+
+def test_encoding_by_hand() -> None:
+    """A forward pass, and a dictionary for each of the blocks."""
+    size = size_of("zoo:transformer-s0")
+    attention = 4 * 4 * 64 * D_MODEL
+    forward = TOKENS * (2 * size.n_inner + attention) / 1e9
+    product = TOKENS * 2 * D_MODEL * WIDTH / 2e9
+    encoded = stage(recipe_of(), "encode transformer-s0")
+    dictionary = product + TOKENS * (WIDTH * CHOICE + K * ENTRY)
+    assert encoded.seconds == pytest.approx(forward + 4 * dictionary)
+    assert encoded.kept == 4 * TOKENS * (8 * K + 12)
+    assert encoded.memory > PROCESS
+
+    mamba = size_of("zoo:mamba-s0")
+    scan = 8 * 256 * 16 * SCAN
+    forward = TOKENS * (2 * mamba.n_inner / 1e9 + scan)
+    encoded = stage(recipe_of(), "encode mamba-s0")
+    assert encoded.seconds == pytest.approx(forward + 8 * dictionary)
+
+
+def test_matching_by_hand() -> None:
+    """4 x 8 pairs of layers, twice for one exchange of the null; nothing fires often."""
+    matched = stage(recipe_of(), "match transformer-s0 and mamba-s0 (main)")
+    one_pass = WIDTH**2 * CELL + TOKENS * K * K * 1e-9 + PASS
+    intervals = TOKENS * (4 + 8) * 2 * K * RESAMPLED
+    assert matched.seconds == pytest.approx(4 * 8 * 2 * one_pass + intervals, rel=0.01)
+
+
+def test_what_a_penalty_makes_of_a_dictionary_is_a_range() -> None:
+    sparse = Plan.of(recipe_of(), PACE)
+    assert sparse.seconds[0] == sparse.seconds[1] == sparse.seconds[2]
+    penalty = {"kind": "relu", "l1": 4.0, "d_sae": WIDTH, "seeds": [0]}
+    low, expected, high = Plan.of(recipe_of(sae=penalty), PACE).seconds
+    assert low < expected < high
+    costs = Costs(recipe_of(sae=penalty), PACE)
+    assert costs.l0(costs.models[0]) == D_MODEL / 16
+    denser = [{"ref": "zoo:transformer-s0", "sae": {"l1": 1.0}}, {"ref": "zoo:mamba-s0"}]
+    costs = Costs(recipe_of(sae=penalty, models=denser), PACE)
+    assert costs.l0(costs.models[0]) == pytest.approx(D_MODEL / 16 * 4**1.8)
+
+
+def test_more_threads_and_faster_products_take_less_time() -> None:
+    slow = Plan.of(recipe_of(), PACE).seconds[1]
+    assert Plan.of(recipe_of(), Pace(1e9, 2e9, 8)).seconds[1] < slow
+    assert Plan.of(recipe_of(), Pace(1e10, 2e10, 2)).seconds[1] < slow
+
+
+def test_a_grid_costs_what_its_cells_do() -> None:
+    grid = {"dictionaries": [{"k": 8}, {"k": 8, "lr": 0.01}], "seeds": 2}
+    cells = recipe_of(grid=grid)
+    one = recipe_of(sae={"kind": "topk", "k": 8, "d_sae": WIDTH, "seeds": [0, 1]})
+    assert Plan.of(cells, PACE).seconds[1] == pytest.approx(2 * Plan.of(one, PACE).seconds[1])
+    assert Plan.of(cells, PACE).kept == pytest.approx(2 * Plan.of(one, PACE).kept)
+
+
+def test_what_does_not_fit_is_named_with_what_helps() -> None:
+    corpus = recipe_of().corpus.values() | {"train_tokens": 100_000_000}
+    recipe = recipe_of(corpus=corpus)
+    plan = Plan.of(recipe, PACE, Room(memory=2**20, disk=2**30))
+    memory, disk = plan.warnings()
+    assert memory.startswith("Not enough memory: to ") and "1 MiB" in memory
+    assert disk.startswith("Not enough disk: the run takes about")
+    assert 'sae.residuals = "bfloat16"' in disk and "fewer corpus.train_tokens" in disk
+    assert list(Plan.of(recipe, PACE, Room()).warnings()) == []
+    shard = recipe_of(run={"shard_mib": 2**20})
+    (memory,) = Plan.of(shard, PACE, Room(memory=2**33)).warnings()
+    assert "a smaller run.shard_mib" in memory
+
+
+def test_stages_are_those_of_the_progress_display() -> None:
+    """The demo has one of every kind; the others are named in the same places."""
+    titles = list(expected_seconds(load_recipe("demo")))
+    assert titles[:3] == [
+        "read transformer-s0",
+        "train dictionaries of transformer-s0",
+        "encode transformer-s0",
+    ]
+    assert "match transformer-s0 and mamba-s0 (main)" in titles
+    assert "cut left context" in titles and titles[-1] == "write the report"
+    assert any(title.startswith("trace") or "mamba-s0" in title for title in titles[-4:])
+
+
+def test_a_plan_runs_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = CliRunner().invoke(cli.app, ["run", "demo", "--plan", "--out", str(out)])
+    assert done.exit_code == 0 and not out.exists()
+    for words in ("What demo (6 models, on cpu) will cost", "match features", "in all", "GiB"):
+        assert words in done.stdout
+
+
+def test_a_plan_is_said_where_somebody_listens(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Listening:
+        def note(self, text: str) -> None:
+            said.append(text)
+
+        plan, stage = SilentProgress.plan, SilentProgress.stage
+
+    say_plan(recipe_of(), tmp_path, SilentProgress(), None)
+    assert not said
+    say_plan(recipe_of(), tmp_path, Listening(), None)  # type: ignore[arg-type]
+    assert said[0].startswith("What small (2 models, on cpu) will cost")
+    said.clear()
+    unknown = recipe_of(models=[{"ref": "zoo:none"}, {"ref": "zoo:mamba-s0"}])
+    say_plan(unknown, tmp_path, Listening(), None)  # type: ignore[arg-type]
+    assert not said and expected_seconds(unknown) == {}
