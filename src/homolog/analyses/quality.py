@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import altair as alt
 
 from homolog.analyses.analysis import Analysis
-from homolog.analyses.records import PairRecords, Row
+from homolog.analyses.records import PairRecords, Row, mapping
 from homolog.charts import figure, theme
 from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import integer, is_number, number, percent
@@ -66,6 +67,37 @@ def dictionary_tables(records: PairRecords) -> Mapping[str, ShownTable]:
         )
         for name, caption in captions.items()
     }
+
+
+SINK_CELLS: Cells = {
+    "Model": lambda row: row["model"],
+    "Block": lambda row: str(row["layer"]),
+    "Median norm": lambda row: number(row["median"], 1),
+    "Sinks above": lambda row: number(row["limit"], 1),
+    "Variance on them": lambda row: percent(row["sink_share"]),
+    "Found": lambda row: integer(row["n"]),
+}
+
+
+def sinks(records: PairRecords) -> Mapping[str, Any] | None:
+    """What is masked of the matched text besides special tokens, and why; None: nothing."""
+    known = mapping(records.run.get("sinks"))
+    rows = [mapping(row) for row in known.get("layers") or []]
+    if not rows:
+        return None
+    masked = mapping(known["masked"])
+    texts = {records.folder.text_of(model): model for model in reversed(records.pair)}
+    counts = [f"{integer(masked.get(text, 0))}" for text in texts]
+    if len(texts) > 1:
+        counts = [f"{n} of {model}" for n, model in zip(counts, texts.values(), strict=True)]
+    words = (
+        f"Masked as sinks: {' and '.join(reversed(counts))} tokens of the matched text, in all "
+        "models that read it. A sink is a token with a norm over "
+        f"{number(known['norm'], 0)} times the median in a block where such tokens hold more than "
+        f"{percent(known['share'])} of the variance; the median and that share are of the text "
+        "that measures quality. What is learnt from has none of the model's own."
+    )
+    return {"words": words, "table": ShownTable.of("Sinks", SINK_CELLS, rows, numeric=range(1, 6))}
 
 
 def quality(records: PairRecords) -> figure.Rows:
@@ -189,5 +221,5 @@ ANALYSIS = Analysis(
     "quality",
     chapter="Dictionaries",
     figures=lambda records: [quality_figure(records)],
-    values=dictionary_tables,
+    values=lambda records: {**dictionary_tables(records), "sinks": sinks(records)},
 )
