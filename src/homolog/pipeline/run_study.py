@@ -48,7 +48,7 @@ from homolog.pipeline.inputs import require_different
 from homolog.pipeline.judging import in_words, is_judged
 from homolog.pipeline.models import inputs_of, left_out, models_of, weights_of
 from homolog.pipeline.plan import say_plan
-from homolog.pipeline.sinks import MASK, store_windows
+from homolog.pipeline.sinks import store_windows
 from homolog.pipeline.text import MATCH, QUALITY, read_texts, text_facts, warnings_of
 from homolog.pipeline.units import store_main_units, units_facts
 from homolog.progress import Progress
