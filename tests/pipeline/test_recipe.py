@@ -46,7 +46,7 @@ def alike(**tables: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_built_in_recipe_loads() -> None:
-    assert built_in_recipes() == ["controls", "demo", "grid", "paper"]
+    assert built_in_recipes() == ["controls", "demo", "grid", "paper", "paper-2.8b"]
     for name in built_in_recipes():
         assert load_recipe(name).name == name
 
@@ -225,6 +225,20 @@ def test_a_rehearsal_keeps_the_sizes_and_shrinks_the_counts() -> None:
     assert (
         small.run.random_weights and small.run.device == "cpu" and small.name == "paper-rehearsal"
     )
+
+
+def test_a_rehearsal_of_some_blocks_keeps_names_and_pairs() -> None:
+    values = load_recipe("demo").values()
+    values["models"][0] |= {"name": "neox", "layers": "0.5"}
+    values["pairs"] = [["neox", "zoo:mamba-s0"]]
+    small = parse_recipe(values, "mine.toml").rehearsal(2_000, blocks=2)
+    a, b = small.models
+    assert (a.ref, a.untrained) == (
+        "zoo:transformer-s0#blocks=2",
+        "zoo:transformer-random#blocks=2",
+    )
+    assert (a.name, b.name) == ("neox", "mamba-s0") == small.chosen[0]
+    assert a.layers == b.layers == "all"
 
 
 def test_no_such_recipe() -> None:

@@ -74,7 +74,8 @@ def run(
     recipe: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE", help="A TOML file, or a built-in: controls, demo, grid, paper."
+            metavar="RECIPE",
+            help="A TOML file, or a built-in: controls, demo, grid, paper, paper-2.8b.",
         ),
     ],
     out: Out = None,
@@ -90,6 +91,12 @@ def run(
         int | None,
         typer.Option("--tokens", min=1, help="Tokens of a rehearsal.", show_default=False),
     ] = None,
+    blocks: Annotated[
+        int | None,
+        typer.Option(
+            "--blocks", min=1, help="Blocks of each model in a rehearsal.", show_default=False
+        ),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what it will cost, and run nothing.")
     ] = False,
@@ -102,11 +109,12 @@ def run(
 
     loaded = load_recipe(recipe)
     if random_weights:
-        loaded = loaded.rehearsal(tokens or 20_000)
-    elif tokens is not None:
+        loaded = loaded.rehearsal(tokens or 20_000, blocks)
+    elif tokens is not None or blocks is not None:
+        field, value = ("--blocks", blocks) if tokens is None else ("--tokens", tokens)
         raise InputError(
-            "--tokens",
-            tokens,
+            field,
+            value,
             "it belongs to a rehearsal",
             "Give --random-weights too, or change the recipe.",
         )

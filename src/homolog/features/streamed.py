@@ -35,6 +35,7 @@ from homolog.threads import library_threads
 
 POOL_TOKENS = 262_144
 MEMORY_SHARE = 0.5  # of the memory where the pool lies
+POOL_SHARE = 0.25  # of a device's memory; a larger pool lies in main memory
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -50,6 +51,15 @@ class Pool:
 
     device: str | torch.device = "cpu"
     """Where it lies."""
+
+    @classmethod
+    def on(cls, device: str | torch.device, tokens: int, dtype: torch.dtype, width: int) -> Pool:
+        """A pool on the device, or in the host's memory where it would fill the device.
+
+        width: dimensions of a token, of all layers together.
+        """
+        fits = tokens * width * dtype.itemsize <= POOL_SHARE * device_memory(torch.device(device))
+        return cls(tokens, dtype, device if fits else "cpu")
 
     def __post_init__(self) -> None:
         if self.tokens < 1:

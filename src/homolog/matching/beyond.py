@@ -167,7 +167,9 @@ def _place(partners: pl.DataFrame, layers_of: Callable[[str, str], Sequence[Any]
     number: dict[tuple[str, str, int], int] = {}
     blocks = list(partners.select("best_model", "best_label", "best_layer").iter_rows())
     for model, label in dict.fromkeys(block[:2] for block in blocks):
-        for layer in () if model is None else layers_of(model, label):
+        if model is None:
+            continue
+        for layer in layers_of(model, label):
             number[model, label, layer.layer] = len(layers)
             layers.append(layer)
     places = np.array([number.get(block, 0) for block in blocks], np.int64)

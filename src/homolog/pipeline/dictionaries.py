@@ -20,7 +20,7 @@ from homolog.corpus import TokenWindows
 from homolog.dictionaries import SparseAutoencoder, TrainingConfig, kind_of, parse_config
 from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE
 from homolog.dictionaries.sources import StoredResiduals
-from homolog.features import Shard, cut_shards, write_residuals
+from homolog.features import Pool, Shard, StreamedResiduals, cut_shards, write_residuals
 from homolog.features.residuals import write_shard
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
 from homolog.models import LanguageModel
@@ -37,6 +37,7 @@ from homolog.record.recipe import Recipe, Sae
 
 THRESHOLD_ENTRIES = 1 << 27  # pre-activations on which thresholds are set: tokens x features
 REHEARSED_L0 = 50.0
+POOL = "pool"
 BYTES_A_WEIGHT = 4 * 5  # weights, gradients, two moments, the product's copy
 Row = dict[str, Any]
 
@@ -52,7 +53,7 @@ def make_dictionaries(context: Context, model: StudyModel) -> None:
         run.sae_folder(model.name, i, label) for i in layers for label in model.encoded_labels
     ]
     with run.stage(stage, outputs) as facts:
-        if not model.saes:
+        if not model.saes and material.recipe.sae.stream != POOL:
             _store_residuals(context, model, loaded)
         groups = _groups(context, model, layers, loaded.d_model)
         calls = [{"model": model, "layers": group, "threads": context.threads} for group in groups]
@@ -171,20 +172,33 @@ class LayerGroup:
                 label: [load_brought(model, loaded, label, layer) for layer in self.layers]
                 for label in model.labels
             }
-        source = StoredResiduals(
-            self.material.run.residuals_folder(model.name),
-            seed=self.material.seed,
-            name=model.name,
-            layers=self.layers,
-        )
         return dictionaries.train(
-            source,
+            self._source(loaded),
             parse_config(sae_settings(recipe, model).config(loaded.d_model)),
             training_config(recipe, model),
             model=model.name,
             labels=model.labels,
             on=dictionaries.Place(recipe.run.device, threads),
             checkpoint=dictionaries.Checkpoint(checkpoint),
+        )
+
+    def _source(self, loaded: LanguageModel) -> dictionaries.ActivationSource:
+        """The residuals to learn from: stored, or of the model as it runs."""
+        run, sae = self.material.run, self.material.recipe.sae
+        name, seed = self.model.name, self.material.seed
+        if sae.stream != POOL:
+            folder = run.residuals_folder(name)
+            return StoredResiduals(folder, seed=seed, name=name, layers=self.layers)
+        width, dtype = len(self.layers) * loaded.d_model, _stored_dtype(self.material.recipe)
+        return StreamedResiduals(
+            loaded,
+            self.material.windows(TRAIN, name),
+            self.layers,
+            seed=seed,
+            name=name,
+            key=self.material.key(self.model),
+            pool=Pool.on(loaded.device, sae.pool_tokens, dtype, width),
+            limits=limits_in(run, name),
         )
 
     def measured(self, trained: dict[str, list[SparseAutoencoder]]) -> list[Row]:

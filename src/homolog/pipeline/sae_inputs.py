@@ -29,7 +29,6 @@ from homolog.record.run_folder import RunFolder
 
 STORE_BYTES = 16 << 30  # residuals that are stored without being asked for
 MEMORY_SHARE = 0.8  # of the device's memory that dictionaries in training may take
-POOL_SHARE = 0.25  # of the device's memory that a pool may take; a larger one lies in main memory
 BYTES_A_WEIGHT = 16  # weight, two moments, copy for products
 Row = dict[str, Any]
 
@@ -136,9 +135,7 @@ def prepare(recipe: SaeRecipe, progress: Progress) -> TrainingInputs:
     if recipe.sinks == MASK:
         heldout, sinks = masked_sinks(model, heldout, layers)
     if not _stored(recipe, model, train, len(layers)):
-        kept_in = getattr(torch, recipe.residuals)
-        size = recipe.pool_tokens * len(layers) * model.d_model * kept_in.itemsize
-        place = device if size <= POOL_SHARE * device_memory(device) else "cpu"
+        kept_in, width = getattr(torch, recipe.residuals), len(layers) * model.d_model
         streamed = StreamedResiduals(
             model,
             train,
@@ -146,7 +143,7 @@ def prepare(recipe: SaeRecipe, progress: Progress) -> TrainingInputs:
             seed=recipe.seed,
             name=recipe.name,
             key=weights_key(recipe, model),
-            pool=Pool(recipe.pool_tokens, kept_in, place),
+            pool=Pool.on(device, recipe.pool_tokens, kept_in, width),
             limits=sinks.limits,
         )
     read = read_facts(whole, model.tokenizer)

@@ -202,6 +202,14 @@ class Dictionaries(Training):
     residuals: Literal["float32", "bfloat16"] = "float32"
     """How the residuals that dictionaries learn from are kept until they are trained."""
 
+    stream: Literal["auto", "pool", "store"] = "auto"
+    """Run the model as residuals are read (pool), or store them first; auto stores what is read
+    twice, and in a study everything.
+    """
+
+    pool_tokens: int = Field(default=262_144, ge=1)
+    """Tokens among which the residuals of a running model are shuffled in memory."""
+
     def width(self, d_model: int) -> int:
         """Number of features of a dictionary on a residual stream of `d_model` dimensions."""
         return self.d_sae or max(1, round((self.expansion or 0) * d_model))
@@ -533,8 +541,10 @@ class Recipe(Settings):
         given = {"seed": seed, "device": device}
         return self.changed(run={key: v for key, v in given.items() if v is not None})
 
-    def rehearsal(self, tokens: int) -> Recipe:
+    def rehearsal(self, tokens: int, blocks: int | None = None) -> Recipe:
         """This recipe at true size with random weights, and `tokens` tokens to match.
+
+        blocks: of every model only the first ones, all with dictionaries; its width stays.
 
         Text and tokenizer are the zoo's, everything runs on the CPU unless a device is given later,
         and what is counted in tokens, prompts or steps shrinks: a rehearsal tries every stage and
@@ -565,7 +575,20 @@ class Recipe(Settings):
             changes["interpretation"] = {"context_tokens": tokens, "causal_pairs": 8, "listed": 8}
         if self.circuits is not None:
             changes["circuits"] = {"n_prompts": 8, "batch": 8, "discovery_prompts": 2}
-        return self.changed(**changes)
+        rehearsed = self.changed(**changes)
+        return rehearsed if blocks is None else rehearsed._cut(blocks)
+
+    def _cut(self, blocks: int) -> Recipe:
+        """With so many blocks of each model, which keep their names."""
+        models = [
+            model.values() | _cut_refs(model, blocks) | {"layers": ALL} for model in self.named
+        ]
+        return self.changed(models=models, pairs=self.chosen)
+
+
+def _cut_refs(model: Model, blocks: int) -> dict[str, str]:
+    refs = {key: getattr(model, key) for key in ("ref", "untrained", "other_seed")}
+    return {key: f"{ref}#blocks={blocks}" for key, ref in refs.items() if ref is not None}
 
 
 def _name_in(models: tuple[Model, ...], word: str) -> str:
@@ -624,12 +647,6 @@ class SaeRecipe(Dictionaries, TextSource, SinkMask, WindowBeginning, Machine):
 
     seeds: int = Field(default=2, ge=1)
     """Dictionaries of each layer, which differ in their initial weights."""
-
-    stream: Literal["auto", "pool", "store"] = "auto"
-    """Run the model as residuals are read, or store them first; auto stores what is read twice."""
-
-    pool_tokens: int = Field(default=262_144, ge=1)
-    """Tokens among which the residuals of a running model are shuffled in memory."""
 
     @property
     def name(self) -> str:
