@@ -41,7 +41,7 @@ from homolog.record.comparisons import (
     StudyModel,
     planned,
 )
-from homolog.record.process import MEMORY_SHARE, machine
+from homolog.record.process import machine, memory_share
 from homolog.record.recipe import Recipe
 
 # Seconds on two threads of an AMD EPYC, from the stages of the built-in recipes there.
@@ -71,10 +71,10 @@ L0_SHARE = 1 / 16  # of d_model, where a penalty decides: 8 of 128, 26 of 576 an
 DENSER = 1.8  # L0 goes with this power of 1 / l1: 5 to 105 of 128 as l1 falls from 4 to 1
 LOW, HIGH = 0.5, 3.0
 TRAINED_BYTES = 14  # of a weight in training (docs/methods-dictionaries.md)
-PROCESS = 0.9 * 2**30  # bytes of a process with torch, numba and polars
+GIB = 2**30
+PROCESS = 0.9 * GIB  # bytes of a process with torch, numba and polars
 BYTES_A_FEATURE = 9_000  # its examples, and its page of the explorer
 BYTES_A_ROW = 35  # of the table of matches
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,15 @@ class Costs:
         return {m.name: size_of(m.ref, m.revision, random=random) for m in self.models}
 
     @cached_property
+    def _plans(self) -> list[Planned]:
+        return planned(models_of(self.recipe), left_out(self.recipe))
+
+    @cached_property
     def stages(self) -> list[Stage]:
         """Every stage, in order."""
         stages = [stage for model in self.models for stage in self._of_model(model)]
-        plans = planned(models_of(self.recipe), left_out(self.recipe))
-        stages += [self._comparison(plan) for plan in plans]
-        stages.append(self._verdicts(plans))
-        stages += [*self._analyses()]
+        stages += [self._comparison(plan) for plan in self._plans]
+        stages += [self._verdicts(), *self._analyses()]
         seconds = PER_PAGE * (1 + len(models_of(self.recipe).pairs))
         seconds += PER_FEATURE * self._n_features if self.recipe.interpretation else 0.0
         return [*stages, Stage("write the report", "report", seconds, PROCESS + self._columns_held)]
@@ -221,28 +223,20 @@ class Costs:
             seconds = self.forward(model, corpus.train_tokens)
             yield Stage(title, kind, seconds, memory + shard, running=stored, brief=True)
         at_once = min(n_own, max(len(model.labels), self._budget // (weights * BYTES_A_WEIGHT)))
-        pages = min(stored, self._memory / 4) if not model.saes else 0  # given back when needed
+        pages = 0 if model.saes else min(stored, self._budget / 2)  # given back when needed
         memory += at_once * weights * TRAINED_BYTES + pages
         title = f"{'load' if model.saes else 'train'} dictionaries of {model.name}"
         seconds = n_own * (measured + (0 if model.saes else self._training(model)))
         yield Stage(title, "dictionaries", seconds, memory, kept=4.0 * weights * n_all)
         tokens = corpus.match_tokens
         seconds = self.forward(model, tokens) + n_all * self._encoding(model, tokens)
-        kept = n_all * self._bytes(model)
+        kept = n_all * tokens * (8 * self.l0(model) + 12)  # where and how much; begins of rows
         memory = PROCESS + loaded + shard + 4.0 * weights
         yield Stage(f"encode {model.name}", "features", seconds, memory, kept=kept)
 
-    def _bytes(self, model: StudyModel) -> float:
-        """Of the features of a layer on disk: 8 an activation, and 12 a token for where it is."""
-        return self.recipe.corpus.match_tokens * (8 * self.l0(model) + 12)
-
     @property
-    def _memory(self) -> float:
-        return float(machine()["memory_bytes"])
-
-    @property
-    def _budget(self) -> float:
-        return MEMORY_SHARE * self._memory
+    def _budget(self) -> int:
+        return memory_share()
 
     # Comparisons
 
@@ -304,10 +298,10 @@ class Costs:
         read = sum(self.forward(side.model, tokens) for side in (plan.a, plan.b))
         return read + (moments + spectra) * DOUBLE / self.pace.products if tokens else 0.0
 
-    def _verdicts(self, plans: list[Planned]) -> Stage:
+    def _verdicts(self) -> Stage:
         """What partners explain beyond the controls of each direction, and intervals."""
         tokens, entries = self.recipe.corpus.match_tokens, 0.0
-        for plan in plans:
+        for plan in self._plans:
             if plan.comparison.role in ("result", "baseline") and plan.a.label != NEURON:
                 entries += self._entries(self._side(plan.a), self._side(plan.b))
         seconds = 1 + tokens * entries * BEYOND * self.pace.shared
@@ -346,30 +340,28 @@ class Costs:
         return passes * self.forward(model, settings.n_prompts * settings.length, loss=True)
 
     def _analysis(self, analysis: Analysis) -> Stage:
-        recipe, asked = self.recipe, self.recipe.interpretation
-        compared = models_of(recipe).compared
-        seconds, kept = 1.0, 0.0
+        """Of what features mean and do; one that is none of those named takes a second."""
+        seconds, asked = 1.0, self.recipe.interpretation
         if asked is not None:
-            tokens, directions = recipe.corpus.match_tokens, len(compared) * (len(compared) - 1)
+            compared, tokens = models_of(self.recipe).compared, self.recipe.corpus.match_tokens
+            directions = len(compared) * (len(compared) - 1)
             sides = [self._side(Side(model)) for model in compared]
-            entries = tokens * sum(side.n_layers * side.l0 for side in sides)
-            scattered = entries * self.pace.shared
-            read = {"causal": CAUSAL_TOKENS * directions * asked.causal_pairs / len(compared)}
-            passes = {
-                name: sum(self.forward(model, n, loss=True) for model in compared)
-                for name, n in {"left_context": asked.context_tokens, **read}.items()
-            }
-            regressions = 2 * directions * asked.listed
-            spaces = [
-                self._spaces(plan) for plan in planned(models_of(recipe), left_out(recipe))[:1]
-            ]
-            seconds += passes.get(analysis.name, 0.0) + {
+            activations = tokens * sum(side.n_layers * side.l0 for side in sides)
+            scattered = activations * self.pace.shared
+            of_each = directions / len(compared)
+
+            def read(tokens: float) -> float:
+                return sum(self.forward(model, tokens, loss=True) for model in compared)
+
+            seconds += {
+                "left_context": read(asked.context_tokens),
                 "features": scattered * DESCRIBED,
                 "scatter": scattered * PAIRED,
-                "exclusive": scattered * REGRESSED * regressions / len(compared),
-                "transplant": 2 * sum(spaces),
+                "causal": read(CAUSAL_TOKENS * of_each * asked.causal_pairs),
+                "exclusive": scattered * REGRESSED * 2 * of_each * asked.listed,
+                "transplant": 2 * self._spaces(self._plans[0]),
             }.get(analysis.name, 0.0)
-            kept = BYTES_A_FEATURE * self._n_features if analysis.name == "features" else 0.0
+        kept = BYTES_A_FEATURE * self._n_features if analysis.name == "features" else 0.0
         memory = PROCESS + self._columns_held
         return Stage(title_of(analysis), "interpretation", seconds, memory, kept=kept)
 
