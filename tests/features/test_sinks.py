@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,7 +138,7 @@ def test_a_killed_writing_goes_on_without_the_same_rows(
     tmp_path, planted, windows, limits, monkeypatch, fatal
 ) -> None:
     """Also where what is missing of a shard is a layer that has no sinks."""
-    options = {"key": "m", "memory": memory(planted, 1), "limits": limits}
+    options: dict[str, Any] = {"key": "m", "memory": memory(planted, 1), "limits": limits}
     write_residuals(planted, windows, tmp_path / "whole", **options)
     calls = 0
 

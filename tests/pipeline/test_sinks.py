@@ -187,7 +187,7 @@ def test_a_gate_that_lets_everything_pass_masks_all_the_same(asked, tmp_path) ->
 def test_units_with_a_sink_on_either_side_do_not_count(asked, tmp_path) -> None:
     """Two tokenizers: the planted model reads one of its own, in which another token is a sink."""
     tokenizer = tiny_tokenizer("metaspace")
-    (token,) = tokenizer.convert_tokens_to_ids(["e"])
+    token = int(tokenizer.get_vocab()["e"])
     sink_llama(len(tokenizer), token).save_pretrained(tmp_path / "other")
     tokenizer.save_pretrained(tmp_path / "other")
     two = changed(asked, {"ref": "zoo:transformer-s0"}, {"ref": str(tmp_path / "other")})

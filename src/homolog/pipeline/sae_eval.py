@@ -198,11 +198,15 @@ def _without_sinks(
 ) -> tuple[TokenWindows, list[str]]:
     """The text without sinks, as asked for or as the dictionary was trained, and what that took.
 
-    What we trained on a text says where sinks were masked; of others, all are.
+    What we trained on a text says in which layers they were masked; else its own layer's are.
     """
-    layers = sae.metadata.get("sinks")
+    layers = sae.metadata.get("sinks") if asked == AUTO else None
     if asked == "keep" or (asked == AUTO and layers is None and sae.metadata.get("text")):
         return windows, []
+    there = range(model.n_layers)
+    if layers is not None and not (isinstance(layers, list) and all(i in there for i in layers)):
+        requirement = f"it lists layers of {model.name}, 0 to {there[-1]}"
+        raise InputError("sinks in the dictionary's file", layers, requirement, "Give --sinks.")
     masked, sinks = masked_sinks(model, windows, layers or [layer])
     if not sinks.n_masked:
         return windows, []
