@@ -78,6 +78,18 @@ class Reference:
         return (self.gguf,) if self.gguf else _files(self.folder, _WEIGHTS)
 
     @property
+    def configuration_files(self) -> tuple[Path, ...]:
+        """Those of the configuration; none for the Hub, and for the zoo, where it is code."""
+        if self.gguf:
+            return (self.gguf,)
+        return () if self.kind == "zoo" else _files(self.folder, _WEIGHTS[:1])
+
+    @property
+    def untrained(self) -> bool:
+        """Whether nothing but its configuration is taken of it."""
+        return self.change.partition("=")[0] == "untrained"
+
+    @property
     def tokenizer_files(self) -> tuple[Path, ...]:
         """The files of its tokenizer; none for the Hub."""
         if self.gguf:
@@ -90,10 +102,14 @@ CHANGES = ("untrained", "noise", "permuted", "rotated", "blocks")
 
 def resolve(ref: str | Path) -> Reference:
     """What `ref` names.  InputError for nothing, for two things, and for what the zoo has not."""
+    base, change = parted(ref)
+    return replace(_unchanged(base), change=change)
+
+
+def parted(ref: str | Path) -> tuple[str, str]:
+    """A reference without what is done to the model, and that; "" for nothing."""
     base, mark, change = str(ref).rpartition("#")
-    if mark and change.partition("=")[0] in CHANGES:
-        return replace(_unchanged(base), change=change)
-    return _unchanged(str(ref))
+    return (base, change) if mark and change.partition("=")[0] in CHANGES else (str(ref), "")
 
 
 def _unchanged(name: str) -> Reference:

@@ -74,7 +74,9 @@ def load(
     named = resolve(ref)
     seed = seed_of_untrained(named.change)
     if seed is not None:
-        hf = fresh(read_configuration(ref, revision, random=random), seed)
+        config = read_configuration(ref, revision, random=random)
+        with made_by_transformers(str(ref)):
+            hf = fresh(config, seed)
         model = _adapt(str(ref), hf, *_tokenizer(named, revision, random))
         cast(model.hf, dtype)
     elif named.kind == "zoo":

@@ -1,7 +1,8 @@
 """A model changed in a way whose effect on a comparison is known: for controls.
 
     REF#untrained=SEED   its configuration with fresh weights: nothing of it was learned
-    REF#blocks=N         the same with its first N blocks alone: its width at a part of its cost
+    REF#blocks=N         the same with its first N blocks alone: its width at a part of its cost;
+                         N:SEED has other weights
     REF#noise=LEVEL      each matrix W + LEVEL sd(W) N(0, 1): the less alike the higher the level
     REF#permuted         its residual stream with permuted dimensions, the same function
     REF#rotated          its residual stream turned at random, the same function
@@ -67,7 +68,7 @@ def changed_configuration(configuration: Any, words: str) -> Any:
     """
     if words.partition("=")[0] != "blocks":
         return configuration
-    n, there = _number(words, int), int(configuration.num_hidden_layers)
+    n, there = _number(words.partition(":")[0], int), int(configuration.num_hidden_layers)
     if not 1 <= n <= there:
         raise InputError("model", f"#{words}", f"it has {there} blocks", f"Take 1 to {there}.")
     values = configuration.to_dict()

@@ -34,6 +34,9 @@ def weights_input(ref: str, revision: str | None = None, *, random: bool = False
     configuration.
     """
     name, found = f"{WEIGHTS}{_at(ref, revision)}", resolve(ref)
+    if found.untrained:
+        contents = cache(partial(_fresh_contents, ref, revision, random))
+        return Input(name, found.configuration_files, contents)
     if random and found.kind != "zoo":
         return Input(name, (), cache(partial(_random_contents, ref, revision)))
     if found.change:
@@ -93,6 +96,14 @@ def _random_contents(ref: str, revision: str | None) -> str:
     return sha256_bytes(
         "random weights", _at(ref, revision), random_configuration(ref, revision).to_json_string()
     )
+
+
+def _fresh_contents(ref: str, revision: str | None, random: bool) -> str:
+    from homolog.models.load import read_configuration
+
+    values = read_configuration(ref, revision, random=random).to_dict()
+    made = {key: value for key, value in values.items() if key != "transformers_version"}
+    return sha256_bytes("fresh weights", ref, json.dumps(made, sort_keys=True, default=str))
 
 
 def _commit(ref: str, revision: str | None) -> str:

@@ -10,25 +10,16 @@ from homolog.pipeline.inputs import saes_input, text_input, tokenizer_input, wei
 from homolog.record.comparisons import COMPARISONS, CURRENT_TOKEN, MAIN_LABEL, Models, StudyModel
 from homolog.record.inputs import Input
 from homolog.record.names import model_name
-from homolog.record.recipe import Model, Recipe
+from homolog.record.recipe import RANDOM, Model, Recipe
+from homolog.reference import parted
 
 
 def models_of(recipe: Recipe) -> Models:
     """The models of a recipe.  InputError when two of them would share a name."""
     named = recipe.named
     compared = tuple(_compared(model, recipe) for model in named)
-    untrained = {
-        str(model.name): StudyModel(
-            model.untrained,
-            f"untrained twin of {model.name}",
-            settings=tuple(model.untrained_sae.items()),
-            bos=model.bos,
-            layers=model.layers,
-            called=model_name(model.untrained),
-        )
-        for model in named
-        if model.untrained is not None
-    }
+    seed = recipe.run.seed
+    untrained = {str(m.name): _untrained(m, seed) for m in named if m.untrained is not None}
     other_seed = {
         str(model.name): StudyModel(
             model.other_seed,
@@ -50,6 +41,18 @@ def models_of(recipe: Recipe) -> Models:
             remedy = f"Set the same {key} for all of them, or name another control."
             raise InputError(f"models.{key}", sorted(several), requirement, remedy)
     return models
+
+
+def _untrained(model: Model, seed: int) -> StudyModel:
+    """The untrained twin of a model: another one, or its configuration with weights of the seed."""
+    ref, role = str(model.untrained), f"untrained twin of {model.name}"
+    where = {"called": model_name(ref), "revision": None}
+    if ref == RANDOM:
+        ref, role = f"{parted(model.ref)[0]}#untrained={seed}", f"{role}, with random weights"
+        where = {"called": f"{model.name}-untrained", "revision": model.revision}
+    settings = tuple(model.untrained_sae.items())
+    own = {"bos": model.bos, "layers": model.layers}
+    return StudyModel(ref, role, settings=settings, **own, **where)
 
 
 def _require_names(compared: Sequence[StudyModel], controls: Sequence[StudyModel]) -> None:

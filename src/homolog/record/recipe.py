@@ -15,6 +15,8 @@ from homolog.record.names import TOKEN_NAME, folder_name, model_name
 from homolog.record.run_record import recipe_hash
 from homolog.record.settings import Settings
 
+RANDOM = "random"
+"""The untrained twin that is made of a model's own configuration."""
 LONGEST_NAME = 64
 """Characters of a model's name: several, with labels, stand in the name of one file."""
 
@@ -51,7 +53,9 @@ class Model(WindowBeginning):
     """Branch, tag or commit of a Hub id."""
 
     untrained: str | None = None
-    """Its untrained twin: what other models' features find in an architecture without training."""
+    """Its untrained twin: what other models' features find in an architecture without training.  A
+    model, or "random": its own configuration with weights that `run.seed` draws.
+    """
 
     other_seed: str | None = None
     """The same model trained from another seed: the model-seed skyline."""
@@ -588,7 +592,8 @@ class Recipe(Settings):
 
 def _cut_refs(model: Model, blocks: int) -> dict[str, str]:
     refs = {key: getattr(model, key) for key in ("ref", "untrained", "other_seed")}
-    return {key: f"{ref}#blocks={blocks}" for key, ref in refs.items() if ref is not None}
+    cut = {key: f"{ref}#blocks={blocks}" for key, ref in refs.items() if ref is not None}
+    return cut | ({"untrained": f"{cut['ref']}:1"} if model.untrained == RANDOM else {})
 
 
 def _name_in(models: tuple[Model, ...], word: str) -> str:
