@@ -181,7 +181,7 @@ def test_what_is_not_there_is_named(tmp_path, model, windows):
         StoredResiduals(tmp_path, **STREAM)
     folder = write_residuals(model, windows, tmp_path, key="m")
     for layers in ([4], [], [-1]):
-        with pytest.raises(InputError, match="some of 0 to 3 are stored"):
+        with pytest.raises(InputError, match="those that are stored are 0, 1, 2, 3"):
             StoredResiduals(folder, **STREAM, layers=layers)
 
 
