@@ -23,6 +23,7 @@ def models_of(recipe: Recipe) -> Models:
             settings=tuple(model.untrained_sae.items()),
             bos=model.bos,
             layers=model.layers,
+            site=model.site,
         )
         for model, own in named
         if model.untrained is not None
@@ -33,6 +34,7 @@ def models_of(recipe: Recipe) -> Models:
             f"{own.name} from another seed",
             bos=model.bos,
             layers=model.layers,
+            site=model.site,
         )
         for model, own in named
         if model.other_seed is not None
@@ -43,7 +45,7 @@ def models_of(recipe: Recipe) -> Models:
         requirement = "each model of a recipe needs a name of its own"
         raise InputError("models", sorted(twice), requirement, "Name each model once.")
     controls = (*untrained.values(), *other_seed.values())
-    for key in ("bos", "layers"):
+    for key in ("bos", "layers", "site"):
         shared = [(a, b) for a in controls for b in controls if a.ref == b.ref]
         if several := {a.name for a, b in shared if getattr(a, key) != getattr(b, key)}:
             requirement = "it is a control of models that are read in different ways"
@@ -68,7 +70,7 @@ def _compared(model: Model, recipe: Recipe) -> StudyModel:
     derived = tuple(c.name for c in COMPARISONS if c.derived is not None and c.setting not in off)
     settings = tuple(model.sae.items())
     where = model.ref, "compared", model.revision
-    return StudyModel(*where, labels, derived, saes, settings, model.bos, model.layers)
+    return StudyModel(*where, labels, derived, saes, settings, model.bos, model.layers, model.site)
 
 
 def inputs_of(
