@@ -439,7 +439,7 @@ def test_a_study_without_homologs_has_no_pairs_and_no_share():
     windows = stream()
     fires = csr_array(firing(windows, 8))
     none = matches_of([0.9] * F, [False] * F, 0, 0)
-    pairs, probes = choose_pairs(none, "A", "B", lambda _: fires, lambda _: fires)
+    pairs, probes = choose_pairs(none, "A", "B", (lambda _: fires, lambda _: fires))
     assert pairs.is_empty() and probes.is_empty()
     model = load("zoo:transformer-s0")
     effects = measure_effects(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from homolog.record.comparisons import MAIN_LABEL, Models, StudyModel
+from homolog.record.layers import STREAM_AFTER
 from homolog.record.run_folder import RunFolder
 from homolog.record.table import Table
 
@@ -80,17 +81,18 @@ class Material:
         wanted = model if isinstance(model, StudyModel) else self.named(model)
         run = self.recipe.run
         where = run.dtype, run.device, run.random_weights
-        return _model(wanted.ref, wanted.revision, *where).begun(wanted.bos)
+        return _model(wanted.ref, wanted.revision, *where).begun(wanted.bos).placed(wanted.site)
 
     def named(self, model: str) -> StudyModel:
         """A model of the study by its name."""
         return next(m for m in self.models.all if m.name == model)
 
     def key(self, model: StudyModel) -> str:
-        """Identifies the weights that a model runs with."""
+        """Identifies the weights that a model runs with, and where it is read."""
         run = self.recipe.run
         begun = " after bos" if model.bos == "true" else ""
-        return f"{model.ref} {model.revision} {run.dtype} {run.random_weights}{begun}"
+        there = "" if model.site == STREAM_AFTER else f" at {model.site}"
+        return f"{model.ref} {model.revision} {run.dtype} {run.random_weights}{begun}{there}"
 
     def windows(self, use: str, model: str | None = None) -> TokenWindows:
         """The text for a use: "train", "match", "quality", or "neurons" to match theirs.

@@ -68,11 +68,11 @@ def capture(
 def capture_residuals(
     model: LanguageModel, windows: TokenWindows, layers: Sequence[int]
 ) -> dict[int, Float[torch.Tensor, "token d_model"]]:
-    """Residuals after the given blocks for every token that is not masked, by layer.
+    """Residuals at the model's place of the given blocks, for tokens not masked, by layer.
 
     On the model's device, in the dtype in which it computes them.
     """
-    sites = [Site("resid", layer) for layer in layers]
+    sites = [model.own_site(layer) for layer in layers]
     values = _gather(model, windows, sites, model.device, None, None)
     return {layer: values[site] for layer, site in zip(layers, sites, strict=True)}
 
@@ -81,7 +81,7 @@ def fill_residuals(
     model: LanguageModel, windows: TokenWindows, layers: Sequence[int], into: Sequence[torch.Tensor]
 ) -> None:
     """`capture_residuals` into tensors that are there: (token or more, d_model), any float."""
-    sites = [Site("resid", layer) for layer in layers]
+    sites = [model.own_site(layer) for layer in layers]
     _gather(model, windows, sites, None, None, None, dict(zip(sites, into, strict=True)))
 
 

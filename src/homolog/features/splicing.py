@@ -1,7 +1,7 @@
 """What a dictionary's errors cost the model: its loss with one layer's residuals replaced.
 
 The residuals of the held-out text are captured once; each splice then runs only the blocks after
-its layer.
+its layer, where dictionaries are of the stream after a block, and a whole pass elsewhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from jaxtyping import Float
 from homolog.axes import Activations
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import Gates, Quality, SparseAutoencoder, measure_quality
-from homolog.models import LanguageModel, Site
+from homolog.models import LanguageModel, Replace, Site
+from homolog.record.layers import STREAM_AFTER
 
 LOSS_TOKENS = 8192  # tokens in a pass that measures losses
 
@@ -25,8 +26,8 @@ LOSS_TOKENS = 8192  # tokens in a pass that measures losses
 def full_residuals(
     model: LanguageModel, text: TokenWindows, layers: Sequence[int]
 ) -> dict[int, Float[torch.Tensor, "windows context d_model"]]:
-    """Residuals after some blocks, special tokens kept, in the model's dtype and place."""
-    sites = [Site("resid", layer) for layer in layers]
+    """Residuals at the place of some blocks, special tokens kept, where the model computes them."""
+    sites = [model.own_site(layer) for layer in layers]
     last = Site("resid", max(layers))
     parts: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
     for rows in _batches(text):
@@ -63,7 +64,11 @@ def spliced_loss(
     def of_spliced(tokens: torch.Tensor, rows: slice) -> torch.Tensor:
         h, keep = residuals[rows].clone(), torch.from_numpy(text.mask[rows])
         h[keep] = transform(h[keep].float()).to(h)
-        return model.continue_from(layer, h)
+        if model.place == STREAM_AFTER:
+            return model.continue_from(layer, h)
+        logits = model.run(tokens, edits=[Replace(model.own_site(layer), h)]).logits
+        assert logits is not None
+        return logits
 
     return _loss(text, of_spliced)
 

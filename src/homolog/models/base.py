@@ -19,14 +19,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
 from homolog.models.beginning import AUTO, BegunTaps, chosen_beginning
-from homolog.models.edits import Edit
+from homolog.models.edits import Edit, Replace
 from homolog.models.finite import STREAM, Pass, Values, require_finite
 from homolog.models.float32 import HALF
 from homolog.models.positions import has_table, n_positions, too_long
 from homolog.models.runs import Run
-from homolog.models.sites import Site, resolve
+from homolog.models.sites import Site, is_wide, resolve
 from homolog.models.taps import Taps
 from homolog.models.tokens import TokensLike, as_tokens
+from homolog.record.layers import STREAM_AFTER
 
 TOKENIZER_REMEDY = (
     "Save its tokenizer beside the weights with `save_pretrained`, or install what it needs."
@@ -43,6 +44,7 @@ class LanguageModel(ABC):
         no_tokenizer    why it has none, in words
         bos             the token that is read before every window (`beginning`); None: windows are
                         read as they are
+        place           the kind of site that dictionaries are of, read and written there (`placed`)
         n_positions     positions it was made for; None where there is no such number (recurrent
                         models) or rotary frequencies follow the length of the window
     An adapter says
@@ -65,6 +67,7 @@ class LanguageModel(ABC):
         self.tokenizer = tokenizer
         self.no_tokenizer = None if tokenizer is not None else "the model was made without one"
         self.bos: int | None = None
+        self.place = STREAM_AFTER
         self.n_positions = n_positions(hf.config)
         self._has_table = has_table(hf, self.blocks(), self.n_positions)
         self.n_layers = len(self.blocks())
@@ -132,6 +135,38 @@ class LanguageModel(ABC):
         other = copy.copy(self)
         other.bos = bos
         return other
+
+    def placed(self, place: str) -> LanguageModel:
+        """The same model over the same weights, with dictionaries at another place of its blocks.
+
+        InputError for a place that it does not have, or that is not as wide as its stream.
+        """
+        if place == self.place:
+            return self
+        there = [kind for kind in dict.fromkeys(self.site_kinds) if is_wide(kind)]
+        if place not in there:
+            requirement = f"of the width of its stream {self.name} has {', '.join(there)}"
+            raise InputError("site", place, requirement, "Choose of these.")
+        other = copy.copy(self)
+        other.place = place
+        return other
+
+    def own_site(self, layer: int) -> Site:
+        """Where the dictionary of a block reads and writes."""
+        return Site(self.place, layer)
+
+    def with_own(
+        self, layer: int, before: Tensor | None, value: Tensor
+    ) -> tuple[int, Tensor, list[Edit]]:
+        """What `continue_from` takes for a pass with `value` at the place of a block's dictionary.
+
+        before: the stream before the block, from which it is computed again; not read where the
+        place is the stream itself.
+        """
+        if self.place == STREAM_AFTER:
+            return layer, value, []
+        assert before is not None
+        return layer - 1, before, [Replace(self.own_site(layer), value)]
 
     def require_positions(self, n: int, field: str = "tokens") -> None:
         """InputError where windows of n tokens are longer than the model was made for."""

@@ -91,6 +91,11 @@ def add_kind(kind: str, axes: tuple[str, ...]) -> None:
         raise InputError("kinds", {kind: axes}, requirement, "Choose another name.")
 
 
+def is_wide(kind: str) -> bool:
+    """Whether a kind of every block has one vector as wide as the stream at each position."""
+    return KINDS.get(kind) == _STREAM and kind not in WITHOUT_LAYER
+
+
 @dataclass(frozen=True)
 class Site:
     """A place in the model, or one head or position of it.  `str(site)` is its name."""

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from homolog import dictionaries
 from homolog.dictionaries import SparseAutoencoder
-from homolog.dictionaries.formats import WEIGHTS_FILE, is_elsewhere
+from homolog.dictionaries.formats import WEIGHTS_FILE, is_of
 from homolog.errors import InputError
 from homolog.models import LanguageModel
 from homolog.record.atomic import sha256_file
 from homolog.record.comparisons import StudyModel
+from homolog.record.layers import STREAM_AFTER
 from homolog.record.recipe import Recipe
 
 LAYER = "{layer}"
@@ -51,14 +52,7 @@ def load_brought(
             f"{model.name} has a residual stream of {loaded.d_model}",
             "Bring dictionaries of this model.",
         )
-    said, hook = sae.metadata.get("layer"), sae.metadata.get("hook")
-    if is_elsewhere(hook) or (said is not None and said != layer):
-        raise InputError(
-            f"place of {ref}",
-            hook or f"block {said}",
-            f"it is to read the residual stream after block {layer}",
-            f"Bring those of the residual stream, and let {LAYER} count blocks from 0.",
-        )
+    _check_place(ref, sae, str(loaded.own_site(layer)))
     origin = dict(sae.metadata.get("origin") or {"format": "homolog", "files": {}})
     if not origin["files"]:
         origin["files"] = {WEIGHTS_FILE: sha256_file(Path(ref).expanduser() / WEIGHTS_FILE)}
@@ -76,9 +70,24 @@ def load_brought(
     return replace(sae, metadata={**sae.metadata, **facts})
 
 
+def _check_place(ref: str, sae: SparseAutoencoder, site: str) -> None:
+    if is_of(sae, site):
+        return
+    kind, layer = site.rsplit(".", 1)
+    stream = kind == STREAM_AFTER
+    place = f"the residual stream after block {layer}" if stream else f"{site} of the model"
+    raise InputError(
+        f"place of {ref}",
+        sae.metadata.get("hook") or f"block {sae.metadata.get('layer')}",
+        f"it is to read {place}",
+        f"Bring those of {'the residual stream' if stream else kind}, or give the model their "
+        f"site, and let {LAYER} count blocks from 0.",
+    )
+
+
 def check_brought(model: StudyModel, loaded: LanguageModel) -> None:
     """Load every dictionary once, before any work is done; errors as for `load_brought`."""
-    for label in model.labels:
+    for label in model.labels if model.saes else ():
         for layer in model.blocks(loaded.n_layers):
             load_brought(model, loaded, label, layer)
 

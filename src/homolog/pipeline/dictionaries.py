@@ -18,7 +18,7 @@ from homolog.analyses.analysis import function_of
 from homolog.analyses.material import Material
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import SparseAutoencoder, TrainingConfig, kind_of, parse_config
-from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE
+from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE, said_at
 from homolog.dictionaries.sources import StoredResiduals
 from homolog.features import Pool, Shard, StreamedResiduals, cut_shards, write_residuals
 from homolog.features.residuals import write_shard
@@ -31,6 +31,7 @@ from homolog.pipeline.finish import quality_row
 from homolog.pipeline.sinks import limits_in
 from homolog.pipeline.text import QUALITY, TRAIN
 from homolog.record.comparisons import MAIN_LABEL, StudyModel, comparison_of
+from homolog.record.layers import STREAM_AFTER
 from homolog.record.process import machine
 from homolog.record.receipts import read_receipt, write_receipt
 from homolog.record.recipe import Recipe, Sae
@@ -74,6 +75,7 @@ def make_dictionaries(context: Context, model: StudyModel) -> None:
             "n_parameters": loaded.n_parameters,
             "heldout_loss": rows[0]["loss_clean"],
         }
+        about |= {} if model.site == STREAM_AFTER else {"site": model.site}
         about |= {} if beginning is None else {"beginning": beginning.facts()}
         facts |= {"saes": rows, "model": about, "notes": notes}
     run.drop_residuals(model.name)
@@ -172,7 +174,7 @@ class LayerGroup:
                 label: [load_brought(model, loaded, label, layer) for layer in self.layers]
                 for label in model.labels
             }
-        return dictionaries.train(
+        trained = dictionaries.train(
             self._source(loaded),
             parse_config(sae_settings(recipe, model).config(loaded.d_model)),
             training_config(recipe, model),
@@ -181,6 +183,8 @@ class LayerGroup:
             on=dictionaries.Place(recipe.run.device, threads),
             checkpoint=dictionaries.Checkpoint(checkpoint),
         )
+        sites = [str(loaded.own_site(layer)) for layer in self.layers]
+        return {label: list(map(said_at, saes, sites)) for label, saes in trained.items()}
 
     def _source(self, loaded: LanguageModel) -> dictionaries.ActivationSource:
         """The residuals to learn from: stored, or of the model as it runs."""

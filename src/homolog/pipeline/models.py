@@ -26,6 +26,7 @@ def models_of(recipe: Recipe) -> Models:
             f"{model.name} from another seed",
             bos=model.bos,
             layers=model.layers,
+            site=model.site,
             called=model_name(model.other_seed),
         )
         for model in named
@@ -34,7 +35,7 @@ def models_of(recipe: Recipe) -> Models:
     models = Models(compared, untrained, other_seed, recipe.chosen)
     controls = (*untrained.values(), *other_seed.values())
     _require_names((*compared, CURRENT_TOKEN), controls)
-    for key in ("bos", "layers"):
+    for key in ("bos", "layers", "site"):
         shared = [(a, b) for a in controls for b in controls if a.ref == b.ref]
         if several := {a.name for a, b in shared if getattr(a, key) != getattr(b, key)}:
             requirement = "it is a control of models that are read in different ways"
@@ -51,7 +52,7 @@ def _untrained(model: Model, seed: int) -> StudyModel:
         ref, role = f"{parted(model.ref)[0]}#untrained={seed}", f"{role}, with random weights"
         where = {"called": f"{model.name}-untrained", "revision": model.revision}
     settings = tuple(model.untrained_sae.items())
-    own = {"bos": model.bos, "layers": model.layers}
+    own = {"bos": model.bos, "layers": model.layers, "site": model.site}
     return StudyModel(ref, role, settings=settings, **own, **where)
 
 
@@ -89,6 +90,7 @@ def _compared(model: Model, recipe: Recipe) -> StudyModel:
         tuple(model.sae.items()),
         model.bos,
         layers=model.layers,
+        site=model.site,
         called=str(model.name),
     )
 

@@ -54,6 +54,7 @@ from homolog.pipeline.units import store_main_units, units_facts
 from homolog.progress import Progress
 from homolog.record.atomic import write_json
 from homolog.record.comparisons import NEURON, Models, planned
+from homolog.record.layers import STREAM_AFTER
 from homolog.record.process import machine, memory_share
 from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
@@ -89,7 +90,7 @@ def run_study(
     if not (out / "run.json").exists():  # what is wrong is then said before a folder is made
         RunFolder.require_place(out)
         for model in models.all:
-            if model.saes:
+            if model.saes or model.site != STREAM_AFTER:  # a place that it may not have
                 check_brought(model, material.model(model))
         texts = read_texts(recipe, tokenizers, progress)
         require_different(weights)

@@ -27,6 +27,7 @@ from homolog.dictionaries import (
     StoredResiduals,
     TrainingConfig,
 )
+from homolog.dictionaries.formats import said_at
 from homolog.dictionaries.trackers import Tracker, opened, tensorboard, weights_and_biases
 from homolog.errors import InputError
 from homolog.features import write_residuals
@@ -291,6 +292,7 @@ def _measure_and_save(
             first = trained["sae"][number]
             for label in recipe.labels:
                 sae = trained[label][number]
+                sae = said_at(sae, str(model.own_site(layer)))
                 sae = dataclasses.replace(sae, metadata={**sae.metadata, **about})
                 quality = measure_on_text(
                     model, text, residuals[layer], layer, sae, loss_clean=clean

@@ -13,7 +13,7 @@ import torch
 from homolog import dictionaries
 from homolog.corpus import TokenWindows, fingerprint
 from homolog.dictionaries import Quality, SparseAutoencoder, saved_quality
-from homolog.dictionaries.formats import is_elsewhere
+from homolog.dictionaries.formats import is_of, site_of
 from homolog.dictionaries.quality import RECHECK_TOKENS, recheck
 from homolog.dictionaries.variance import SINK_NORM
 from homolog.errors import InputError
@@ -24,6 +24,7 @@ from homolog.models.beginning import AUTO, FALSE, TRUE
 from homolog.pipeline.sae_inputs import masked_sinks, usable_device
 from homolog.pipeline.sae_text import Text, heldout_again, read_text
 from homolog.progress import Progress
+from homolog.record.layers import STREAM_AFTER
 from homolog.record.recipe import EvaluationRecipe
 
 DEFAULT_TEXT = "zoo:demo"
@@ -114,13 +115,13 @@ def evaluate_sae(recipe: EvaluationRecipe, progress: Progress) -> Evaluation:
     compared so strictly, for libraries name one model differently: another name is said.
     """
     ref, sae = recipe.sae, dictionaries.load(recipe.sae)
-    where, number = _place(ref, sae, recipe.model, recipe.layer)
+    where, kind, number = _place(ref, sae, recipe)
     revision = recipe.revision
     if revision is None and recipe.model is None:
         revision = sae.metadata.get("revision")
     device, dtype = usable_device(recipe.device), getattr(torch, recipe.dtype)
     bos = _bos(sae, recipe)
-    model = load(where, revision=revision, dtype=dtype, device=device).begun(bos)
+    model = load(where, revision=revision, dtype=dtype, device=device).begun(bos).placed(kind)
     _check_fits(ref, sae, model, number)
     with progress.stage("read the text"):
         windows, words = _windows(sae, model, recipe)
@@ -156,34 +157,33 @@ def evaluate_sae(recipe: EvaluationRecipe, progress: Progress) -> Evaluation:
     )
 
 
-def _place(
-    ref: str, sae: SparseAutoencoder, model: str | None, layer: int | None
-) -> tuple[str, int]:
-    """Model and layer, as asked for or as the file says; a layer asked for must be that of the
-    file.
-    """
-    where = model or sae.metadata.get("ref") or sae.metadata.get("model")
-    number = sae.metadata.get("layer") if layer is None else layer
+def _place(ref: str, sae: SparseAutoencoder, recipe: EvaluationRecipe) -> tuple[str, str, int]:
+    """Model, kind of site and layer: as asked for, and as the file says, where it says them."""
+    where = recipe.model or sae.metadata.get("ref") or sae.metadata.get("model")
+    hook, said = sae.metadata.get("hook"), site_of(sae.metadata.get("hook"))
+    kind, of = (said or f"{recipe.site or STREAM_AFTER}.").rsplit(".", 1)
+    layer = int(of) if of else sae.metadata.get("layer")
+    number = layer if recipe.layer is None else recipe.layer
     for option, found in (("--model", where), ("--layer", number)):
         if found is None:
             raise InputError(option, None, f"the file of {ref} does not say it", f"Give {option}.")
-    if sae.metadata.get("layer") not in (None, number):
+    if layer not in (None, number):
         raise InputError(
             "--layer",
             number,
-            f"by its file, the dictionary {ref} is of layer {sae.metadata['layer']}",
+            f"by its file, the dictionary {ref} is of layer {layer}",
             "Leave --layer out, or name the dictionary of that layer.",
         )
-    hook = sae.metadata.get("hook")
-    if is_elsewhere(hook):
+    assert where is not None and number is not None
+    kind = recipe.site or kind
+    if not is_of(sae, f"{kind}.{number}"):
         raise InputError(
             "place of the dictionary",
-            hook,
-            "it must read the residual stream after a block",
-            "Name one that does.",
+            hook or f"the residual stream after block {number}",
+            f"it is measured at {kind}.{number}",
+            "Leave --site out where its file says it; a place without a name here has none.",
         )
-    assert where is not None and number is not None
-    return str(where), int(number)
+    return str(where), kind, int(number)
 
 
 def _bos(sae: SparseAutoencoder, recipe: EvaluationRecipe) -> str:

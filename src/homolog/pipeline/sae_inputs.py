@@ -23,7 +23,7 @@ from homolog.pipeline.sae_text import Text, hold_out, read_text
 from homolog.pipeline.sinks import MASK, sink_rows, sinks_note
 from homolog.progress import Progress
 from homolog.record.inputs import Input
-from homolog.record.layers import chosen_layers
+from homolog.record.layers import STREAM_AFTER, chosen_layers
 from homolog.record.recipe import SaeRecipe
 from homolog.record.run_folder import RunFolder
 
@@ -111,7 +111,7 @@ def prepare(recipe: SaeRecipe, progress: Progress) -> TrainingInputs:
     device = usable_device(recipe.device)
     dtype = getattr(torch, recipe.dtype)
     model = load(recipe.model, revision=recipe.revision, dtype=dtype, device=device)
-    model = model.begun(recipe.bos)
+    model = _placed(model.begun(recipe.bos), recipe.site)
     tokenizer = fingerprint(model.require_tokenizer())
     model.require_positions(recipe.context, "--context")
     layers = list(chosen_layers(recipe.layers, model.n_layers, recipe.model, "--layers"))
@@ -154,7 +154,15 @@ def prepare(recipe: SaeRecipe, progress: Progress) -> TrainingInputs:
 def weights_key(recipe: SaeRecipe, model: LanguageModel) -> str:
     """Identifies the weights beside the model's name, and what windows begin with."""
     begun = "" if model.bos is None else f" after {model.bos}"
-    return f"{recipe.revision} {recipe.dtype}{begun}"
+    there = "" if model.place == STREAM_AFTER else f" at {model.place}"
+    return f"{recipe.revision} {recipe.dtype}{begun}{there}"
+
+
+def _placed(model: LanguageModel, site: str) -> LanguageModel:
+    try:
+        return model.placed(site)
+    except InputError as error:
+        raise error.about("--site") from error
 
 
 def _check_memory(n_dictionaries: int, d_model: int, d_sae: int, device: torch.device) -> None:
@@ -184,6 +192,7 @@ def _stored(recipe: SaeRecipe, model: LanguageModel, train: TokenWindows, n_laye
 def facts_of_model(recipe: SaeRecipe, prepared: TrainingInputs, rows: list[Row]) -> Row:
     model, beginning = prepared.model, prepared.beginning
     facts = {} if beginning is None else {"beginning": beginning.facts()}
+    facts |= {} if model.place == STREAM_AFTER else {"site": model.place}
     return facts | {
         "name": recipe.name,
         "ref": recipe.model,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from homolog.record.layers import ALL, chosen_layers
+from homolog.record.layers import ALL, STREAM_AFTER, chosen_layers
 from homolog.record.names import TOKEN_NAME, folder_name
 
 MAIN_LABEL = "sae"
@@ -48,6 +48,8 @@ class StudyModel:
     """Whether its windows begin with its beginning-of-text token (`recipe.WindowBeginning`)."""
     layers: tuple[int, ...] | str = ALL
     """Its blocks that have dictionaries (`record.layers`)."""
+    site: str = STREAM_AFTER
+    """The kind of site of these blocks that dictionaries are of."""
     called: str = ""
     """Its name in the study, unique there; where it is given none, its ref as a folder name."""
 

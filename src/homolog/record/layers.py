@@ -20,6 +20,8 @@ from pydantic import BeforeValidator
 from homolog.errors import InputError
 
 ALL = "all"
+STREAM_AFTER = "resid"
+"""The place of a block that dictionaries are of, where nothing else is said."""
 MOST_LAYERS = 100_000
 EXAMPLES = 'Give all, numbers as "0,3,5-7", "every 4", or depths as "0.25, 0.5".'
 _EVERY = re.compile(r"every\s+(\d+)")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from homolog.record.layers import ALL, Layers
+from homolog.record.layers import ALL, STREAM_AFTER, Layers
 from homolog.record.names import TOKEN_NAME, folder_name, model_name
 from homolog.record.run_record import recipe_hash
 from homolog.record.settings import Settings
@@ -63,6 +63,12 @@ class Model(WindowBeginning):
     layers: Layers = ALL
     """Its blocks that have dictionaries, and those of its controls: all, numbers ([3, 7]), every so
     many ("every 4"), or depths as shares of the blocks passed ("0.25, 0.5, 0.75").
+    """
+
+    site: str = STREAM_AFTER
+    """Place of a block whose values its dictionaries, and those of its controls, are of: the
+    residual stream after it (resid), before it (resid_pre) or between (resid_mid), or what its
+    parts add (attn_out, mlp_out, mixer_out); docs/sites.md has those of an architecture.
     """
 
     sae: dict[str, int | float] = Field(default_factory=dict)
@@ -641,6 +647,11 @@ class SaeRecipe(Dictionaries, TextSource, SinkMask, WindowBeginning, Machine):
     ("every 4"), or depths as shares of the blocks passed ("0.25, 0.5").
     """
 
+    site: str = STREAM_AFTER
+    """Place of a block whose values the dictionaries are of: resid, resid_pre, resid_mid, attn_out,
+    mlp_out, mixer_out; what a model has depends on its architecture (docs/sites.md).
+    """
+
     text: str = "zoo:demo"
     """zoo:demo, a .txt, .jsonl or .parquet file, a folder, or hf:DATASET."""
 
@@ -678,6 +689,9 @@ class EvaluationRecipe(TextSource, WindowBeginning, Machine):
 
     layer: int | None = Field(default=None, ge=0)
     """Its layer; that of the file by default."""
+
+    site: str | None = None
+    """The place of the block that it is of; that of the file by default."""
 
     text: str | None = None
     """A source of text; by default what was held out in training, else zoo:demo."""

@@ -14,6 +14,7 @@ from homolog.charts.figure import PANEL_WIDTH, Figure, Rows, finish, rounded
 from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import MISSING, as_toml, integer, is_number, number, seconds, size
 from homolog.record.comparisons import MAIN
+from homolog.record.layers import STREAM_AFTER
 from homolog.record.tables import TABLES
 
 
@@ -64,6 +65,8 @@ def model_table(records: Records) -> ShownTable:
         "Held-out loss (nats)": lambda model: number(model.get("heldout_loss"), 3),
     }
     models = [mapping(model) for model in records.run.get("models") or []]
+    if any(model.get("site") for model in models):
+        cells["Dictionaries of"] = lambda model: str(model.get("site") or STREAM_AFTER)
     if any(model.get("beginning") for model in models):
         cells["Windows begin with, and the loss with / without it"] = _beginning
     return ShownTable.of("The models", cells, models, numeric=range(3, 7))

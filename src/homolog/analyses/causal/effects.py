@@ -159,11 +159,14 @@ def _streams_at(
         # in order of the last read: blocks need not run past that of a batch
         own = own[np.argsort(ends[own], kind="stable")]
         for batch in np.split(own, range(at_once, len(own), at_once)):
-            h = streams.after[layer][of_window[batch], : int(ends[batch].max()) + 1].clone()
+            until = int(ends[batch].max()) + 1
+            h = streams.own[layer][of_window[batch], :until].clone()
+            before = streams.before[layer]
+            before = None if before is None else before[of_window[batch], :until]
             step = directions[torch.from_numpy(added.feature[batch]).long()]
             step = step * torch.from_numpy(added.amount[batch]).to(step)[:, None]
             h[torch.arange(len(batch)), torch.from_numpy(added.position[batch])] += step.to(h.dtype)
-            final = final_stream(model, layer, h)
+            final = final_stream(model, layer, h, before)
             for place, number in enumerate(batch):
                 read = slice(starts[number], starts[number + 1])
                 changed[read] = final[place, torch.from_numpy(position[read])]

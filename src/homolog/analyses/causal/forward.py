@@ -17,6 +17,7 @@ from homolog.dictionaries import SparseAutoencoder
 from homolog.features.capture import FORWARD_TOKENS
 from homolog.models import LanguageModel, Site
 from homolog.models.edits import Transform
+from homolog.record.layers import STREAM_AFTER
 
 LOGITS_AT_ONCE = 1 << 22
 Stream = Float[torch.Tensor, "prompt position d_model"]
@@ -32,11 +33,14 @@ class ProbedModel:
 
 @dataclass(frozen=True)
 class Streams:
-    """The residual streams of some windows: after some blocks, and after the last one."""
+    """What some windows have at the dictionaries' places in some blocks, and after the last one."""
 
     number: dict[int, int]
     """Of each window, in the streams."""
-    after: dict[int, Stream]
+    own: dict[int, Stream]
+    """At the place of each block, where something is added."""
+    before: dict[int, Stream | None]
+    """Before each block; None where the place is the stream after it."""
     final: Stream
 
     def rows(self, window: np.ndarray) -> torch.Tensor:
@@ -61,28 +65,37 @@ def streams_of(
 ) -> Streams:
     """One pass over the wanted windows, as they are."""
     names = np.unique(wanted)
-    last = model.n_layers - 1
-    sites = {int(at): Site("resid", int(at)) for at in {*layers, last}}
+    own = {int(layer): model.own_site(int(layer)) for layer in layers}
+    inside, end = model.place != STREAM_AFTER, Site(STREAM_AFTER, model.n_layers - 1)
+    before = {layer: Site("resid_pre", layer) if inside else None for layer in own}
+    sites = {*own.values(), *filter(None, before.values()), end}
     tokens = torch.from_numpy(windows.tokens[names]).long()
-    run = model.run(tokens, capture=list(sites.values()), stop_after=sites[last])
-    after = {layer: run[sites[layer]] for layer in map(int, layers)}
-    number = {int(window): place for place, window in enumerate(names)}
-    return Streams(number, after, run[sites[last]])
+    run = model.run(tokens, capture=list(sites), stop_after=end)
+    return Streams(
+        {int(window): place for place, window in enumerate(names)},
+        {layer: run[site] for layer, site in own.items()},
+        {layer: None if site is None else run[site] for layer, site in before.items()},
+        run[end],
+    )
 
 
-def final_stream(model: LanguageModel, layer: int, h: Stream) -> Stream:
-    """The stream after the last block, from `h` after block `layer`."""
+def final_stream(model: LanguageModel, layer: int, h: Stream, before: Stream | None) -> Stream:
+    """The stream after the last block, from `h` at the dictionary's place in block `layer`.
+
+    before: the stream before that block, as `Streams.before` has it.
+    """
     last = model.n_layers - 1
-    if layer == last:
-        return h
+    start, stream, edits = model.with_own(layer, before, h)
+    if start == last:
+        return stream
     kept: list[torch.Tensor] = []
 
     def keep(value: torch.Tensor) -> torch.Tensor:
         kept.append(value)
         return value
 
-    seen = Transform(Site("resid", last), function=keep)
-    model.continue_from(layer, h, edits=[seen], last_only=True)
+    seen = Transform(Site(STREAM_AFTER, last), function=keep)
+    model.continue_from(start, stream, edits=[*edits, seen], last_only=True)
     return kept[0]
 
 

@@ -22,6 +22,7 @@ what is missing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -37,7 +38,7 @@ from homolog.corpus import TokenWindows
 from homolog.dictionaries import SparseAutoencoder, derive_seed
 from homolog.dictionaries.encoder import SparseEncoder
 from homolog.features.capture import FORWARD_TOKENS
-from homolog.models import LanguageModel, Site
+from homolog.models import LanguageModel
 from homolog.record.tables import LEFT_CONTEXT
 
 KEPT = 0.8
@@ -129,9 +130,9 @@ def _last_residuals(
     """Residuals (rows, d_model) at the last position after each of the layers."""
     if not len(tokens):
         return [torch.empty(0, model.d_model, device=model.device) for _ in layers]
-    sites = [Site("resid", layer, position=-1) for layer in layers]
+    sites = [replace(model.own_site(layer), position=-1) for layer in layers]
     at_once = max(1, FORWARD_TOKENS // tokens.shape[1])
-    end = Site("resid", layers[-1])
+    end = model.own_site(layers[-1])
     runs = [model.run(part, capture=sites, stop_after=end) for part in tokens.split(at_once)]
     return [torch.cat([run[site] for run in runs]) for site in sites]
 

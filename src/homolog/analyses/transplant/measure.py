@@ -46,7 +46,6 @@ from homolog.dictionaries.variance import explained_variance
 from homolog.errors import InputError
 from homolog.features import capture
 from homolog.matching.spaces import SpaceMoments
-from homolog.models import Site
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import LAYERS, TRANSPLANT
 
@@ -81,7 +80,8 @@ def _readers(material: Material, a: str, b: str) -> tuple[Callable[[str, int], A
 
     def of_tokens(name: str, layer: int) -> torch.Tensor:
         windows = material.windows("quality", name)
-        return capture(material.model(name), windows, [Site("resid", layer)])[0]
+        loaded = material.model(name)
+        return capture(loaded, windows, [loaded.own_site(layer)])[0]
 
     texts = material.texts_of(a, b)
     if texts is None:

@@ -95,6 +95,7 @@ def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
     trainer |= {} if sae.k is None else {"k": sae.k}
     facts = sae.metadata
     trainer |= {"layer": facts.get("layer"), "lm_name": facts.get("ref") or facts.get("model")}
+    trainer |= {"submodule_name": facts["hook"]} if facts.get("hook") else {}
     write_json(config, {"trainer": trainer, "homolog": {**facts, "kind": sae.kind}})
     return [weights, config]
 
