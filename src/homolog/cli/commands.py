@@ -74,7 +74,8 @@ def run(
     recipe: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE", help="A TOML file, or a built-in: controls, demo, grid, paper."
+            metavar="RECIPE",
+            help="A TOML file, or a built-in: controls, demo, grid, paper, pythia-over-training.",
         ),
     ],
     out: Out = None,
