@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from homolog.errors import InputError
-from homolog.pipeline.models import left_out, models_of
+from homolog.pipeline.models import left_out, models_of, revisions_of, weights_of
 from homolog.pipeline.recipes import load_recipe, parse_recipe
 from homolog.record.comparisons import Models, planned
 from homolog.record.recipe import Recipe
@@ -142,3 +142,69 @@ def test_pairs_name_models_by_name_or_by_a_ref_that_one_has() -> None:
         recipe_of(*steps, pairs=[["EleutherAI/pythia-160m", "step0"]])
     with pytest.raises(InputError, match="pairs names step0 twice"):
         recipe_of(*steps, pairs=[["step0", "step0"]])
+
+
+STEPS = {"ref": "EleutherAI/pythia-160m", "name": "p", "revisions": ["step0", "step1"]}
+
+
+def test_revisions_are_models_of_one_twin_that_are_not_compared_with_each_other() -> None:
+    recipe = recipe_of(STEPS | {"untrained": "random"}, {"ref": "zoo:mamba-s0"})
+    models = models_of(recipe)
+    assert [(m.name, m.ref, m.revision) for m in models.compared[:2]] == [
+        ("p-step0", "EleutherAI/pythia-160m", "step0"),
+        ("p-step1", "EleutherAI/pythia-160m", "step1"),
+    ]
+    assert [(a.name, b.name) for a, b in models.pairs] == [
+        ("p-step0", "mamba-s0"),
+        ("p-step1", "mamba-s0"),
+    ]
+    assert [m.name for m in models.all] == ["p-step0", "p-step1", "mamba-s0", "p-untrained"]
+    twin = models.untrained["p-step1"]
+    assert (twin.ref, twin.revision) == ("EleutherAI/pythia-160m#untrained=0", "step0")
+    rehearsed = weights_of(models_of(recipe.rehearsal(2048)).all[:2], random=True)
+    assert rehearsed[0].contents() != rehearsed[1].contents()
+    assert revisions_of(recipe)["p"][1] == {"name": "p-step1", "revision": "step1"}
+
+
+def test_pairs_may_ask_for_more_of_revisions() -> None:
+    pairs = [["p-step0", "p-step1"], ["p", "mamba-s0"]]
+    models = models_of(recipe_of(STEPS, {"ref": "zoo:mamba-s0"}, pairs=pairs))
+    assert len(models.pairs) == 3
+    with pytest.raises(InputError, match="all models have revisions: say in pairs"):
+        recipe_of(STEPS, STEPS | {"name": "q"})
+
+
+def test_a_revision_stands_in_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    tiny = {"ref": "runs/tiny/{revision}", "revisions": ["10", "20"]}
+    zoo = {"ref": "zoo:transformer-{revision}", "revisions": ["random", "s0"]}
+    compared = models_of(recipe_of(tiny, zoo, {"ref": "zoo:mamba-s0"})).compared
+    assert [(m.name, m.ref, m.revision) for m in compared] == [
+        ("tiny-10", "runs/tiny/10", None),
+        ("tiny-20", "runs/tiny/20", None),
+        ("transformer-random", "zoo:transformer-random", None),
+        ("transformer-s0", "zoo:transformer-s0", None),
+        ("mamba-s0", "zoo:mamba-s0", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"revision": "main"}, "no revision beside them"),
+        ({"revisions": ["a", "a"]}, "each once"),
+        ({"revisions": None, "ref": "x/{revision}"}, "stands for one of revisions"),
+        ({"saes": "saes/{layer}"}, "put {revision} in saes"),
+    ],
+)
+def test_revisions_that_cannot_be(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        recipe_of(STEPS | change, {"ref": "zoo:mamba-s0"})
+
+
+def test_the_recipe_over_training() -> None:
+    recipe = load_recipe("pythia-over-training")
+    models = models_of(recipe)
+    assert len(models.compared) == 13 and len(models.pairs) == 12 and len(models.all) == 15
+    models_of(recipe.rehearsal(2048))

@@ -14,6 +14,7 @@ from homolog.analyses.records import PairRecords, Records, StudyRecords
 _LISTED = (
     "grid",
     "verdict",
+    "revisions",
     "overview",
     "overview:PAIRS",
     "calibration",

@@ -14,7 +14,6 @@ analysis is made again, and so are those that read its own.
 
 from __future__ import annotations
 
-import itertools
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -139,8 +138,8 @@ def each_layer(material: Material) -> list[Unit]:
 
 
 def each_direction(material: Material) -> list[Unit]:
-    """A task for each ordered pair of compared models, in the order of names: (name, name)."""
-    return sorted(itertools.permutations([model.name for model in material.compared], 2))
+    """A task for each ordered pair that is compared, in the order of names: (name, name)."""
+    return sorted((own.name, other.name) for own, other in material.models.directions)
 
 
 def each_direction_with_homologs(material: Material) -> list[Unit]:

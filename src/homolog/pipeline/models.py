@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from homolog.errors import InputError
 from homolog.pipeline.inputs import saes_input, text_input, tokenizer_input, weights_input
@@ -19,7 +20,12 @@ def models_of(recipe: Recipe) -> Models:
     named = recipe.named
     compared = tuple(_compared(model, recipe) for model in named)
     seed = recipe.run.seed
-    untrained = {str(m.name): _untrained(m, seed) for m in named if m.untrained is not None}
+    untrained = {
+        str(model.name): _untrained(entry, seed)
+        for entry in recipe.models
+        if entry.untrained is not None
+        for model in entry.named
+    }
     other_seed = {
         str(model.name): StudyModel(
             model.other_seed,
@@ -44,13 +50,17 @@ def models_of(recipe: Recipe) -> Models:
     return models
 
 
-def _untrained(model: Model, seed: int) -> StudyModel:
-    """The untrained twin of a model: another one, or its configuration with weights of the seed."""
-    ref, role = str(model.untrained), f"untrained twin of {model.name}"
+def _untrained(entry: Model, seed: int) -> StudyModel:
+    """The untrained twin of a model: another one, or its configuration with weights of the seed.
+
+    One for all revisions of a model, from the configuration of the first.
+    """
+    model = entry.named[0]
+    ref, role = str(entry.untrained), f"untrained twin of {entry.called}"
     where = {"called": model_name(ref), "revision": None}
     if ref == RANDOM:
         ref, role = f"{parted(model.ref)[0]}#untrained={seed}", f"{role}, with random weights"
-        where = {"called": f"{model.name}-untrained", "revision": model.revision}
+        where = {"called": f"{entry.called}-untrained", "revision": model.revision}
     settings = tuple(model.untrained_sae.items())
     own = {"bos": model.bos, "layers": model.layers, "site": model.site}
     return StudyModel(ref, role, settings=settings, **own, **where)
@@ -64,6 +74,18 @@ def _require_names(compared: Sequence[StudyModel], controls: Sequence[StudyModel
         requirement = "each model of a recipe needs a name of its own"
         remedy = "Give models a `name`, and name no model twice; a control is called by its folder."
         raise InputError("models", twice, requirement, remedy)
+
+
+def revisions_of(recipe: Recipe) -> dict[str, list[dict[str, Any]]]:
+    """The models with revisions, by their common name: each revision, and what it is called."""
+    return {
+        entry.called: [
+            {"name": model.name, "revision": revision}
+            for model, revision in zip(entry.named, entry.revisions, strict=True)
+        ]
+        for entry in recipe.models
+        if entry.revisions is not None
+    }
 
 
 def left_out(recipe: Recipe) -> list[str]:

@@ -46,7 +46,7 @@ from homolog.pipeline.features import encode_features
 from homolog.pipeline.finish import finish, is_reported
 from homolog.pipeline.inputs import require_different
 from homolog.pipeline.judging import in_words, is_judged
-from homolog.pipeline.models import inputs_of, left_out, models_of, weights_of
+from homolog.pipeline.models import inputs_of, left_out, models_of, revisions_of, weights_of
 from homolog.pipeline.plan import say_plan
 from homolog.pipeline.sinks import store_windows
 from homolog.pipeline.text import MATCH, QUALITY, read_texts, text_facts, warnings_of
@@ -107,6 +107,7 @@ def run_study(
             compared=[model.name for model in models.compared],
             pairs=[[model.name for model in pair] for pair in models.pairs],
             controls=models.controls,
+            revisions=revisions_of(recipe),
             device=recipe.run.device,
             corpus=text_facts(recipe, text, tokenizers[""]) | _other_texts(tokenizers, text_of),
         )

@@ -6,6 +6,7 @@ them.  A table that the command line or another study shares is a class that bot
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
@@ -17,6 +18,8 @@ from homolog.record.settings import Settings
 
 RANDOM = "random"
 """The untrained twin that is made of a model's own configuration."""
+REVISION = "{revision}"
+"""In a ref, the place of each of `revisions`."""
 LONGEST_NAME = 64
 """Characters of a model's name: several, with labels, stand in the name of one file."""
 
@@ -52,9 +55,16 @@ class Model(WindowBeginning):
     revision: str | None = None
     """Branch, tag or commit of a Hub id."""
 
+    revisions: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """The model at several steps of its training, each a model of the study with these settings,
+    called NAME-REVISION: revisions of a Hub id or, where ref has {revision} in it, what to put
+    there.
+    """
+
     untrained: str | None = None
     """Its untrained twin: what other models' features find in an architecture without training.  A
-    model, or "random": its own configuration with weights that `run.seed` draws.
+    model, or "random": its own configuration with weights that `run.seed` draws; of several
+    revisions that of the first, for all have one architecture.
     """
 
     other_seed: str | None = None
@@ -94,12 +104,45 @@ class Model(WindowBeginning):
     def _consistent(self) -> Model:
         if self.saes_seed is not None and self.saes in (None, self.saes_seed):
             raise ValueError("saes_seed needs saes, and must be other dictionaries than those")
+        self._require_revisions()
         if self.name is not None and self.name != folder_name(self.name)[:LONGEST_NAME]:
             signs = "letters, digits and . _ -, not beginning with a dot"
             raise ValueError(f"a name is of {signs}, at most {LONGEST_NAME} of them")
         if self.name == TOKEN_NAME:
             raise ValueError(f"{TOKEN_NAME} is what stands for no model at all")
         return self
+
+    def _require_revisions(self) -> None:
+        if self.revisions is None:
+            if REVISION in self.ref:
+                raise ValueError(f"{REVISION} in ref stands for one of revisions: give them")
+            return
+        if self.revision is not None or len(set(self.revisions)) < len(self.revisions):
+            raise ValueError("give revisions, each once, and no revision beside them")
+        if any(saes and REVISION not in saes for saes in (self.saes, self.saes_seed)):
+            raise ValueError(f"each revision has dictionaries of its own: put {REVISION} in saes")
+
+    @property
+    def called(self) -> str:
+        """Its name, given or not; of revisions what they have in common."""
+        return self.name or model_name(self.ref.replace(REVISION, "").rstrip("/-_.#=") or self.ref)
+
+    @property
+    def named(self) -> tuple[Model, ...]:
+        """The models that it stands for, each with its name: one for each revision."""
+        if self.revisions is None:
+            return (self.model_copy(update={"name": self.called}),)
+        return tuple(map(self._at, self.revisions))
+
+    def _at(self, revision: str) -> Model:
+        filled = {
+            key: value.replace(REVISION, revision)
+            for key in ("ref", "saes", "saes_seed")
+            if (value := getattr(self, key)) is not None
+        }
+        of_hub = {} if REVISION in self.ref else {"revision": revision}
+        name = f"{self.called}-{folder_name(revision)}"
+        return self.model_copy(update={"name": name, "revisions": None} | filled | of_hub)
 
 
 class TextSource(Settings):
@@ -123,7 +166,7 @@ class SinkMask(Settings):
 
     sinks: Literal["mask", "keep"] = "mask"
     """Whether tokens with norms over 10 times the median are left out of training, statistics and
-    matching where they hold more of a layer's variance than the gate `sink_share` allows (mask), or
+    matching where they hold more than a tenth of a layer's variance (mask), or
     not (keep).  Where no layer has such tokens, both are the same.
     """
 
@@ -491,7 +534,7 @@ class Recipe(Settings):
 
     pairs: tuple[tuple[str, str], ...] | None = None
     """Which of the models are compared, by name, or by ref where only one has it; all with all by
-    default.
+    default, but revisions with models that have none.  Who names a model with revisions names all.
     """
 
     corpus: Corpus
@@ -524,18 +567,22 @@ class Recipe(Settings):
     @property
     def named(self) -> tuple[Model, ...]:
         """The models that are compared, each with its name."""
-        return tuple(
-            model.model_copy(update={"name": model.name or model_name(model.ref)})
-            for model in self.models
-        )
+        return tuple(named for model in self.models for named in model.named)
 
     @property
     def chosen(self) -> tuple[tuple[str, str], ...] | None:
-        """`pairs` by the names of the models; None for all with all.  ValueError for others."""
-        if self.pairs is None:
+        """Pairs by the names of the models; None for all with all.  ValueError for others."""
+        if self.pairs is not None:
+            named = [(_names_in(self.models, a), _names_in(self.models, b)) for a, b in self.pairs]
+        elif any(model.revisions for model in self.models):
+            every = itertools.combinations(self.models, 2)
+            apart = [pair for pair in every if not all(model.revisions for model in pair)]
+            named = [([m.name for m in a.named], [m.name for m in b.named]) for a, b in apart]
+            if not named:
+                raise ValueError("all models have revisions: say in pairs which are compared")
+        else:
             return None
-        models = self.named
-        chosen = tuple((_name_in(models, a), _name_in(models, b)) for a, b in self.pairs)
+        chosen = tuple((str(a), str(b)) for one, two in named for a in one for b in two)
         for a, b in chosen:
             if a == b:
                 raise ValueError(f"pairs names {a} twice, and no model is compared with itself")
@@ -602,17 +649,23 @@ def _cut_refs(model: Model, blocks: int) -> dict[str, str]:
     return cut | ({"untrained": f"{cut['ref']}:1"} if model.untrained == RANDOM else {})
 
 
-def _name_in(models: tuple[Model, ...], word: str) -> str:
-    """The name of the one model that has `word` for its name or, if none has, for its ref."""
-    of_name = [str(model.name) for model in models if model.name == word]
-    names = of_name or [str(model.name) for model in models if model.ref == word]
-    if not names:
-        known = ", ".join(dict.fromkeys(text for m in models for text in (str(m.name), m.ref)))
-        raise ValueError(f"pairs names {word}, which is none of models ({known})")
-    if len(names) > 1:
-        said = f"pairs names {word}, which is {len(names)} of models ({', '.join(names)})"
+def _names_in(models: tuple[Model, ...], word: str) -> list[str]:
+    """The names of what has `word` for its name or, if nothing has, for its ref.
+
+    A model, one revision of it, or all of them.  ValueError for none, and where several models are.
+    """
+    single = [[str(one.name)] for m in models if m.revisions for one in m.named if one.name == word]
+    of_name = single + [[str(m.name) for m in own.named] for own in models if own.called == word]
+    of_ref = [[str(m.name) for m in own.named] for own in models if own.ref == word]
+    known = of_name or of_ref
+    if not known:
+        words = ", ".join(dict.fromkeys(text for m in models for text in (m.called, m.ref)))
+        raise ValueError(f"pairs names {word}, which is none of models ({words})")
+    if len(known) > 1:
+        listed = ", ".join(itertools.chain.from_iterable(known))
+        said = f"pairs names {word}, which is {len(known)} of models ({listed})"
         raise ValueError(f"{said}: name each by a `name` of its own")
-    return names[0]
+    return known[0]
 
 
 class CircuitRecipe(WindowBeginning):
