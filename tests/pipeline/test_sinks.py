@@ -32,7 +32,7 @@ from homolog.pipeline.sinks import store_windows
 from homolog.pipeline.text import read_texts
 from homolog.pipeline.units import units_facts
 from homolog.progress import SilentProgress
-from homolog.record.names import folder_name
+from homolog.record.names import model_name
 from homolog.record.recipe import EvaluationRecipe, Recipe
 from homolog.record.run_folder import RunFolder
 
@@ -62,7 +62,7 @@ def run(asked: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 @pytest.fixture(scope="module")
 def name(folder: Path) -> str:
     """Of the planted model in tables and folders."""
-    return folder_name(str(folder))
+    return model_name(str(folder))
 
 
 def material_of(asked: Recipe, run: RunFolder) -> Material:

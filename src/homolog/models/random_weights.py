@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from homolog.errors import InputError
 from homolog.models.guards import no_fetched_kernels
 from homolog.models.stored import configuration, made_by_transformers
+from homolog.reference import parted
 from homolog.zoo import catalog
 
 PYTHIA_160M = {
@@ -77,13 +78,22 @@ def fresh(config: Any, seed: int) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
+def is_written_here(ref: str) -> bool:
+    """Whether the configuration of `ref`, whatever is done to it, is known without its files."""
+    return any(re.fullmatch(pattern, parted(ref)[0]) for pattern in KNOWN)
+
+
 def random_configuration(ref: str, revision: str | None = None) -> Any:
-    """The configuration of `ref`: that written here, or its config.json.  InputError as above."""
+    """The configuration of `ref`, whatever is done to it: that written here, or its config.json.
+
+    InputError as above.
+    """
+    plain = parted(ref)[0]
     for pattern, known in KNOWN.items():
-        if re.fullmatch(pattern, ref):
+        if re.fullmatch(pattern, plain):
             return AutoConfig.for_model(**known)
     try:
-        return configuration(ref, revision=revision)
+        return configuration(plain, revision=revision)
     except OSError as error:
         said = str(error).splitlines()[0]
         requirement = f"its configuration must be known for random weights ({said})"

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from homolog.models.guards import no_fetched_kernels
 from homolog.models.load import read_configuration
+from homolog.models.random_weights import is_written_here
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class ModelSize:
 
 @lru_cache(maxsize=64)
 def size_of(ref: str | Path, revision: str | None = None, *, random: bool = False) -> ModelSize:
-    """The size of a model.  Errors as for `read_configuration`."""
-    config = read_configuration(ref, revision, random=random)
+    """The size of a model; of the paper's without a network.  Errors as of `read_configuration`."""
+    config = read_configuration(ref, revision, random=random or is_written_here(str(ref)))
     with torch.device("meta"), no_fetched_kernels():
         model = AutoModelForCausalLM.from_config(config)
     text = config.get_text_config(decoder=True)

@@ -31,7 +31,7 @@ from homolog.analyses.analysis import Analysis
 from homolog.dictionaries.hardware import product_precision
 from homolog.models.size import ModelSize, size_of
 from homolog.pipeline.analyses import title_of
-from homolog.pipeline.dictionaries import BYTES_A_WEIGHT, REHEARSED_L0, sae_settings
+from homolog.pipeline.dictionaries import BYTES_A_WEIGHT, POOL, REHEARSED_L0, sae_settings
 from homolog.pipeline.models import left_out, models_of
 from homolog.record.comparisons import (
     CURRENT_TOKEN,
@@ -62,6 +62,7 @@ REGRESSED = 50e-9  # an activation of the other model, in each regression
 PER_FEATURE = 0.8e-3  # a feature of the explorer
 PER_PAGE = 1.5  # the page of a pair of models
 THREADS = 2
+GPU = 150e12  # products a second of a GPU of 80 GB in bfloat16, where none is there to measure
 
 CAUSAL_TOKENS = 2000  # read by both models for each pair of features
 CIRCUIT_PASSES = 8  # over all prompts, a block
@@ -97,6 +98,8 @@ class Pace:
 def measured_pace(recipe: Recipe, threads: int | None = None) -> Pace:
     """The pace of the recipe's device, from a fraction of a second of products."""
     device = torch.device(recipe.run.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return Pace(GPU, GPU, THREADS)
     n_threads = threads or int(machine()["n_cpus"])
     dtypes = (recipe.run.dtype, product_precision(recipe.sae.precision, device))
     rates = [_products(device, getattr(torch, dtype)) for dtype in dtypes]
@@ -182,15 +185,23 @@ class Costs:
         denser = (usual / own) ** DENSER if own and usual else 1.0  # by how much l1 is lower
         return min(width / 4, expected * denser * self.times)
 
+    def n_chosen(self, model: StudyModel) -> int:
+        """Its blocks that have dictionaries."""
+        return len(model.blocks(self.sizes[model.name].n_layers))
+
     def forward(self, model: StudyModel, tokens: float, *, loss: bool = False) -> float:
-        """Seconds of a pass over tokens; loss: with the unembedding."""
+        """Seconds of a pass over tokens, up to the last block that has dictionaries.
+
+        loss: through the whole model, with the unembedding.
+        """
         size, context = self.sizes[model.name], self.recipe.corpus.context
         products = 2 * size.n_inner + 4 * size.n_layers * context * size.d_model * (
             0 if size.n_states else 1
         )
         products += 2 * size.n_unembedding if loss else 0
         scan = size.n_layers * size.n_states * SCAN * self.pace.shared
-        return tokens * (products / self.pace.products + scan)
+        share = 1.0 if loss else (model.blocks(size.n_layers)[-1] + 1) / size.n_layers
+        return share * tokens * (products / self.pace.products + scan)
 
     def _encoding(self, model: StudyModel, tokens: float) -> float:
         weights = self.sizes[model.name].d_model * self.width(model)
@@ -210,23 +221,27 @@ class Costs:
 
     def _of_model(self, model: StudyModel) -> Iterator[Stage]:
         corpus, sae, size = self.recipe.corpus, self.recipe.sae, self.sizes[model.name]
-        n_own, n_all = size.n_layers * len(model.labels), size.n_layers * len(model.encoded_labels)
+        layers = self.n_chosen(model)
+        n_own, n_all = layers * len(model.labels), layers * len(model.encoded_labels)
         weights = 2 * size.d_model * self.width(model)
         loaded, shard = 4.0 * size.n_parameters, 2.0 * (self.recipe.run.shard_mib << 20)
         quality = corpus.quality_tokens
         measured = self._encoding(model, quality) + self.forward(model, quality, loss=True)
-        stored = corpus.train_tokens * size.n_layers * size.d_model
-        stored *= 2 if sae.residuals == "bfloat16" else 4
-        memory = PROCESS + loaded
-        if not model.saes:
+        streams, residual = sae.stream == POOL, 2 if sae.residuals == "bfloat16" else 4
+        tokens = sae.pool_tokens if streams else corpus.train_tokens
+        stored = tokens * layers * size.d_model * residual
+        memory, seconds = PROCESS + loaded, 0.0
+        if streams and not model.saes:
+            seconds = self.forward(model, corpus.train_tokens * sae.epochs)
+        elif not model.saes:
             title, kind = f"read {model.name}", "residuals"
-            seconds = self.forward(model, corpus.train_tokens)
-            yield Stage(title, kind, seconds, memory + shard, running=stored, brief=True)
+            read = self.forward(model, corpus.train_tokens)
+            yield Stage(title, kind, read, memory + shard, running=stored, brief=True)
         at_once = min(n_own, max(len(model.labels), self._budget // (weights * BYTES_A_WEIGHT)))
         pages = 0 if model.saes else min(stored, self._budget / 2)  # given back when needed
         memory += at_once * weights * TRAINED_BYTES + pages
         title = f"{'load' if model.saes else 'train'} dictionaries of {model.name}"
-        seconds = n_own * (measured + (0 if model.saes else self._training(model)))
+        seconds += n_own * (measured + (0 if model.saes else self._training(model)))
         yield Stage(title, "dictionaries", seconds, memory, kept=4.0 * weights * n_all)
         tokens = corpus.match_tokens
         seconds = self.forward(model, tokens) + n_all * self._encoding(model, tokens)
@@ -265,8 +280,7 @@ class Costs:
         if side.model == CURRENT_TOKEN:
             vocabulary = next(iter(self.sizes.values()))
             return _Sparse(1, vocabulary.n_unembedding // vocabulary.d_model, 1.0)
-        layers = self.sizes[side.model.name].n_layers
-        return _Sparse(layers, self.width(side.model), self.l0(side.model))
+        return _Sparse(self.n_chosen(side.model), self.width(side.model), self.l0(side.model))
 
     def _columns(self, side: _Sparse) -> float:
         tokens = self.recipe.corpus.match_tokens
@@ -280,7 +294,7 @@ class Costs:
         corpus, sides = self.recipe.corpus, (plan.a.model, plan.b.model)
         tokens = corpus.neuron_tokens or corpus.match_tokens
         layers, widths = zip(
-            *((self.sizes[m.name].n_layers, self.sizes[m.name].n_neurons) for m in sides),
+            *((self.n_chosen(m), self.sizes[m.name].n_neurons) for m in sides),
             strict=True,
         )
         products = 2.0 * tokens * math.prod(layers) * math.prod(widths) * DOUBLE
@@ -292,10 +306,11 @@ class Costs:
 
     def _spaces(self, plan: Planned) -> float:
         tokens = self.recipe.matching.space_tokens
-        sizes = [self.sizes[side.model.name] for side in (plan.a, plan.b)]
-        moments = 2 * tokens * math.prod(size.n_layers * size.d_model for size in sizes)
-        spectra = sum(10 * size.n_layers * size.d_model**3 for size in sizes)
-        read = sum(self.forward(side.model, tokens) for side in (plan.a, plan.b))
+        models = (plan.a.model, plan.b.model)
+        sizes = [(self.n_chosen(m), self.sizes[m.name].d_model) for m in models]
+        moments = 2 * tokens * math.prod(layers * d_model for layers, d_model in sizes)
+        spectra = sum(10 * layers * d_model**3 for layers, d_model in sizes)
+        read = sum(self.forward(model, tokens) for model in models)
         return read + (moments + spectra) * DOUBLE / self.pace.products if tokens else 0.0
 
     def _verdicts(self) -> Stage:
@@ -319,7 +334,7 @@ class Costs:
     @property
     def _n_features(self) -> int:
         compared = models_of(self.recipe).compared
-        return sum(self.sizes[m.name].n_layers * self.width(m) for m in compared)
+        return sum(self.n_chosen(m) * self.width(m) for m in compared)
 
     def _analyses(self) -> Iterator[Stage]:
         recipe, compared = self.recipe, models_of(self.recipe).compared
