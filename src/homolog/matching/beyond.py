@@ -164,7 +164,7 @@ def beyond_matches(
 def _place(partners: pl.DataFrame, layers_of: Callable[[str, str], Sequence[Any]]) -> Place:
     """Where the columns of partners lie: the layers of all their sides, one after the other."""
     layers: list[Any] = []
-    number: dict[tuple[str, str, int], int] = {}
+    number: dict[tuple[Any, ...], int] = {}
     blocks = list(partners.select("best_model", "best_label", "best_layer").iter_rows())
     for model, label in dict.fromkeys(block[:2] for block in blocks):
         if model is None:
