@@ -46,7 +46,7 @@ def alike(**tables: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_built_in_recipe_loads() -> None:
-    assert built_in_recipes() == ["controls", "demo", "grid", "paper"]
+    assert built_in_recipes() == ["controls", "demo", "grid", "paper", "pythia-over-training"]
     for name in built_in_recipes():
         assert load_recipe(name).name == name
 
