@@ -42,7 +42,8 @@ def over_training(records: StudyRecords) -> Rows:
             panel = f"{entry} in {target}" if own == source else f"{source} in {entry}"
             rows.append({"panel": panel, **_at(of[own], row)})
     order = list(dict.fromkeys(row["panel"] for row in rows))
-    rows.sort(key=lambda row: (order.index(row["panel"]), row["step"] or 0))
+    stepped = all(row["step"] is not None for row in rows)  # else as the recipe has them
+    rows.sort(key=lambda row: (order.index(row["panel"]), row["step"] if stepped else 0))
     return rows
 
 
