@@ -20,6 +20,7 @@ from homolog.models import LanguageModel, Replace, Site
 from homolog.record.layers import STREAM_AFTER
 
 LOSS_TOKENS = 8192  # tokens in a pass that measures losses
+LOGITS_AT_ONCE = 1 << 28  # of such a pass, which has fewer tokens where the vocabulary is large
 
 
 @torch.inference_mode()
@@ -45,7 +46,7 @@ def clean_loss(model: LanguageModel, text: TokenWindows) -> float:
         assert logits is not None
         return logits
 
-    return _loss(text, of_clean)
+    return _loss(model, text, of_clean)
 
 
 def spliced_loss(
@@ -70,7 +71,7 @@ def spliced_loss(
         assert logits is not None
         return logits
 
-    return _loss(text, of_spliced)
+    return _loss(model, text, of_spliced)
 
 
 def measure_on_text(
@@ -99,10 +100,15 @@ def measure_on_text(
 
 
 @torch.inference_mode()
-def _loss(text: TokenWindows, logits_of: Callable[[torch.Tensor, slice], torch.Tensor]) -> float:
+def _loss(
+    model: LanguageModel,
+    text: TokenWindows,
+    logits_of: Callable[[torch.Tensor, slice], torch.Tensor],
+) -> float:
     """logits_of: of the windows of a slice, given their tokens."""
     total, count = 0.0, 0
-    for rows in _batches(text):
+    vocabulary = max(1, int(model.embedding().weight.shape[0]))
+    for rows in _batches(text, LOGITS_AT_ONCE // vocabulary):
         tokens = torch.from_numpy(text.tokens[rows]).long()
         logits = logits_of(tokens, rows)[:, :-1]
         counted = torch.from_numpy(text.mask[rows])[:, 1:].to(logits.device)
@@ -113,6 +119,6 @@ def _loss(text: TokenWindows, logits_of: Callable[[torch.Tensor, slice], torch.T
     return total / count if count else math.nan
 
 
-def _batches(text: TokenWindows) -> list[slice]:
-    at_once = max(1, LOSS_TOKENS // text.context)
+def _batches(text: TokenWindows, most_tokens: int = LOSS_TOKENS) -> list[slice]:
+    at_once = max(1, min(LOSS_TOKENS, most_tokens) // text.context)
     return [slice(first, first + at_once) for first in range(0, len(text), at_once)]
