@@ -18,8 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_serializer, model_validator
 
+from homolog.errors import InputError
 from homolog.record.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,8 +45,38 @@ class KindSettings(Settings):
     of the model.
     """
 
+    target_l0: float | None = Field(default=None, gt=0)
+    """Features active on a token that every dictionary is to have, in place of the setting that
+    decides how sparse it is: that is k, or the weight of a penalty, which is then found for each.
+    """
+
     kind: str
     """Name of the kind."""
+
+    found: ClassVar[str | None] = None
+    """The setting that `target_l0` finds: the weight of the penalty."""
+
+    @model_validator(mode="after")
+    def _one_sparsity(self) -> "KindSettings":
+        if self.target_l0 is None:
+            return self
+        if self.found is None:
+            requirement = f"the kind {self.kind} has no penalty whose weight could be found"
+            raise InputError("target_l0", self.target_l0, requirement, "Set its sparsity itself.")
+        if self.found in self.model_fields_set:
+            requirement = f"it finds {self.found}, which is given as well"
+            raise InputError("target_l0", self.target_l0, requirement, "Give one of both.")
+        if self.target_l0 > self.d_sae:
+            requirement = f"there are {self.d_sae} features"
+            remedy = "Lower it, or raise the number of features (--d-sae, --expansion)."
+            raise InputError("target_l0", self.target_l0, requirement, remedy)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: Any) -> dict[str, Any]:
+        """Without the one of the two settings of sparsity that decides nothing."""
+        idle = "target_l0" if self.target_l0 is None else self.found
+        return {name: value for name, value in handler(self).items() if name != idle}
 
 
 class Start(NamedTuple):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ class Settings(base.KindSettings):
     """One half of the encoder chooses features, the other their values [Rajamanoharan 2024a]."""
 
     kind: Literal["gated"] = "gated"
+    found: ClassVar[str | None] = "l1"
 
     l1: float = Field(default=4.0, ge=0)
     """Weight of the penalty on what the choosing half finds."""

@@ -12,7 +12,7 @@ arXiv 2407.14435].
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -25,6 +25,7 @@ class Settings(base.KindSettings):
     """Features above a learned threshold, and a penalty on their number [Rajamanoharan 2024b]."""
 
     kind: Literal["jumprelu"] = "jumprelu"
+    found: ClassVar[str | None] = "l0"
 
     l0: float = Field(default=1.0, ge=0)
     """Weight of the number of active features against the squared error summed over dimensions."""

@@ -12,7 +12,7 @@ at norm 1 [Bricken 2023, "Towards Monosemanticity", transformer-circuits.pub].  
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,7 @@ class Settings(base.KindSettings):
     """ReLU encoder with an L1 penalty, the kind of [Wang 2025]."""
 
     kind: Literal["relu"] = "relu"
+    found: ClassVar[str | None] = "l1"
 
     l1: float = Field(default=4.0, ge=0)
     """Weight of the penalty against the squared error summed over dimensions, inputs having norm

@@ -38,6 +38,22 @@ class Settings(base.KindSettings):
     token's k features together overshoot it many times at first.
     """
 
+    @model_validator(mode="before")
+    @classmethod
+    def _k_is_the_target(cls, values: Any) -> Any:
+        """k of `target_l0`, which is the same."""
+        if not isinstance(values, dict) or values.get("target_l0") is None:
+            return values
+        target = values["target_l0"]
+        if "k" in values:
+            requirement = "it is k, which is given as well"
+            raise InputError("target_l0", target, requirement, "Give one of both.")
+        if not isinstance(target, int | float) or target != int(target):
+            requirement = f"the kind {cls.model_fields['kind'].default} keeps a whole number"
+            raise InputError("target_l0", target, requirement, "Give a whole number.")
+        kept = {name: value for name, value in values.items() if name != "target_l0"}
+        return kept | {"k": int(target)}
+
     @model_validator(mode="after")
     def _enough_features(self) -> "Settings":
         if self.k > self.d_sae:

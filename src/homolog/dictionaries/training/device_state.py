@@ -42,7 +42,8 @@ class DeviceState(Trainee):
         self.g = torch.empty(0, self.d_model, device=self.device)
         """Errors of the last batch up to a factor, (token, d_model)."""
         self.given: dict[str, np.ndarray] = {}
-        self.steps: list[tuple[int, int, Tensor, Tensor]] = []
+        self.steps: list[tuple[int, int, float, Tensor, Tensor]] = []
+        """Since `settle`: step, tokens, weight of the penalty, squared error, what is penalised."""
         self.refresh()
         self.begin_report()
 
@@ -55,7 +56,7 @@ class DeviceState(Trainee):
     def arrays(self) -> dict[str, np.ndarray]:
         """Copies; what is written into them goes to the device when `refresh` is called."""
         held = {name: self._on_host(tensor) for name, tensor in self._held().items()}
-        self.given = held | {"scalars": self.scalars}
+        self.given = held | self._held_on_host()
         return self.given
 
     def refresh(self) -> None:
@@ -93,19 +94,21 @@ class DeviceState(Trainee):
         self.silent.masked_fill_(self.fired > 0, 0)
         self.longest += n_tokens
         self.fired_since += self.fired
-        self.steps.append((step, n_tokens, squared, penalised))
+        self.steps.append((step, n_tokens, self.penalty_at(step), squared, penalised))
+        if self.target_l0 is not None:
+            self.target_l0.follow(step, float(self.fired.sum()) / n_tokens)
 
     def settle(self) -> None:
         """Wait for the steps done and take their losses; TrainingDivergedError where not finite."""
         if not self.steps:
             return
-        losses = torch.stack([torch.stack(step[2:]) for step in self.steps]).cpu().double()
+        losses = torch.stack([torch.stack(step[3:]) for step in self.steps]).cpu().double()
         for step_done, (squared, penalised) in zip(self.steps, losses.tolist(), strict=True):
-            step, n_tokens, *_ = step_done
+            step, n_tokens, weight, *_ = step_done
             if not np.isfinite(squared):
                 raise TrainingDivergedError(self.where(step, "the loss is not a finite number"))
             self.squared += squared
-            self.penalised += self.penalty_at(step) * penalised
+            self.penalised += weight * penalised
             self.tokens += n_tokens
         self.steps = []
 
@@ -116,7 +119,7 @@ class DeviceState(Trainee):
     def export(self) -> SaeState:
         flat = self._on_host(self.weights.flat)
         host = SaeState(self.config, self.training, self.d_model, False, self.names, flat)
-        host.scalars[:] = self.scalars
+        host.scalars[:], host.target_l0 = self.scalars, self.target_l0
         return host
 
 

@@ -72,6 +72,7 @@ def fold(state: SaeState, normal: Normalisation, made: dict[str, Any]) -> Sparse
     _, label, layer = state.names
     facts = {
         **made,
+        "config": state.config_found,
         "label": label,
         "layer": layer,
         "tokens_trained": state.training.n_steps * state.training.batch,

@@ -19,6 +19,7 @@ from homolog.dictionaries.configs import TrainingConfig
 from homolog.dictionaries.kinds import KindSettings, Rules, kind_of
 from homolog.dictionaries.seeds import generator
 from homolog.dictionaries.training import rows
+from homolog.dictionaries.training.target import TargetL0
 
 
 class TrainingDivergedError(RuntimeError):
@@ -105,6 +106,9 @@ class Trainee:
         """Entries a token in the last step, from which the next chooses its way; the running mean
         of the smallest value that a batch kept.
         """
+        self.target_l0: TargetL0 | None = None
+        if config.target_l0 is not None:
+            self.target_l0 = TargetL0(config.target_l0, *self.kind.penalty(config), training)
 
     def _hold(self, flats: Sequence[Any], device: torch.device | str) -> None:
         """Take weights and moments, flat, and make room for what follows from them."""
@@ -134,9 +138,14 @@ class Trainee:
         return self.weights.vectors if seen is None else seen(self.weights.vectors, exp)
 
     def _held(self) -> dict[str, Any]:
-        """What a checkpoint must hold besides `scalars` and the step."""
+        """What a checkpoint must hold of what lies where the weights do."""
         flat = {"weights": self.weights.flat, "mean": self.mean.flat, "square": self.square.flat}
         return flat | {"silent": self.silent}
+
+    def _held_on_host(self) -> dict[str, np.ndarray]:
+        """The same of what lies on the CPU always."""
+        held = {"scalars": self.scalars}
+        return held if self.target_l0 is None else held | {"log_weight": self.target_l0.log_weight}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything a checkpoint must hold besides the step; `refresh` follows a change."""
@@ -205,8 +214,17 @@ class Trainee:
     def penalty_at(self, step: int) -> float:
         """Weight of the kind's penalty at a step; 0 where it has none."""
         weight, share = self.kind.penalty(self.config)
+        if self.target_l0 is not None:
+            weight = self.target_l0.weight
         warmup = share * self.training.n_steps
         return weight * (min(1.0, (step + 1) / warmup) if warmup >= 1 else 1.0)
+
+    @property
+    def config_found(self) -> dict[str, Any]:
+        """The settings, with the weight that a target of L0 has led to."""
+        found, target = self.config.found, self.target_l0
+        own = {} if found is None or target is None else {found: target.weight}
+        return self.config.model_dump() | own
 
     def follow(self, least: float) -> None:
         """Move the running mean of the smallest value that a batch kept."""
@@ -299,7 +317,7 @@ class SaeState(Trainee):
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return self._held() | {"scalars": self.scalars}
+        return self._held() | self._held_on_host()
 
     def export(self) -> SaeState:
         return self

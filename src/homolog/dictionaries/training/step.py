@@ -61,6 +61,8 @@ def take_step(
     state.silent += len(x)
     state.silent[state.fired > 0] = 0
     state.add_to_report(squared, penalty * float(scratch.penalised.sum()), len(x))
+    if state.target_l0 is not None:
+        state.target_l0.follow(step, float(state.fired.sum()) / len(x))
 
 
 def advance(
