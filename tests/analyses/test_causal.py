@@ -12,7 +12,7 @@ from scipy.stats import binomtest, norm
 from homolog import Add, load
 from homolog.analyses.causal.agreement import agreement
 from homolog.analyses.causal.auc import AUC_SCHEMA, _auc, causal_auc
-from homolog.analyses.causal.effects import EFFECTS, LATER, measure_effects
+from homolog.analyses.causal.effects import EFFECTS, measure_effects
 from homolog.analyses.causal.forward import ProbedModel
 from homolog.analyses.causal.measure import causal_words
 from homolog.analyses.causal.pairs import (
@@ -26,7 +26,7 @@ from homolog.analyses.stream import place_of
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import SparseAutoencoder
 from homolog.errors import InputError
-from homolog.record.tables import LOSS_RECOVERED
+from homolog.record.tables import LATER, LOSS_RECOVERED
 
 F = 12  # features a layer
 NAN = float("nan")

@@ -25,10 +25,13 @@ from homolog.features.beginnings import checked_beginning, measure_beginning
 from homolog.features.splicing import clean_loss, full_residuals, spliced_loss
 from homolog.models import LanguageModel, Site
 from homolog.models.beginning import known_beginning
-from homolog.pipeline.recipes import parse_saes
+from homolog.pipeline import circuits
+from homolog.pipeline.beginnings import read_on_text
+from homolog.pipeline.recipes import parse_circuits, parse_saes
 from homolog.pipeline.sae import train_saes
 from homolog.pipeline.sae_eval import evaluate_sae
 from homolog.progress import SilentProgress
+from homolog.record.comparisons import StudyModel
 from homolog.record.recipe import EvaluationRecipe
 
 WORDS = 12
@@ -152,6 +155,41 @@ def test_a_choice_that_costs_half_a_nat_is_refused_where_it_was_left_to_the_toke
     assert refused.value.field == "bos" and "Set bos = true" in str(refused.value)
     assert f"mine predicts text at {with_it:.2f} nats" in str(refused.value)
     assert f"and at {without:.2f} without" in str(refused.value)
+
+
+def test_a_run_without_windows_measures_on_a_sample_of_a_text(
+    model: LanguageModel, tmp_path: Path
+) -> None:
+    write_text(tmp_path / "text.jsonl")
+    folder = save_model(tmp_path / "model", begins=False)
+    tokenizer(begins=False, bos="<bos>").save_pretrained(folder)
+    text, seen = str(tmp_path / "text.jsonl"), []
+
+    def load_one(asked: StudyModel) -> LanguageModel:
+        seen.append(asked.name)
+        return homolog.load(asked.ref).begun(asked.bos)
+
+    with pytest.raises(InputError, match=r"Set bos = true"):
+        read_on_text(load_one, [StudyModel(str(folder), "model")], text)
+    asked = StudyModel(str(folder), "model", bos="true")
+    facts = read_on_text(load_one, [asked], text)[asked.name]
+    assert facts["begins"] and seen == [asked.name] * 2
+    sample = pack(read_documents(text, shuffle=False), model.tokenizer, 256)
+    assert facts["with_it"] == pytest.approx(surprise(sample[:8]), abs=1e-3)
+    assert facts["without"] > facts["with_it"] + 1
+
+
+def test_circuits_of_a_model_that_misses_its_beginning_are_refused_before_a_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path / "text.jsonl")
+    monkeypatch.setattr(circuits, "DEMO", str(tmp_path / "text.jsonl"))
+    folder = save_model(tmp_path / "model", begins=False)
+    tokenizer(begins=False, bos="<bos>").save_pretrained(folder)
+    values = {"name": "small", "models": [str(folder)], "circuits": {"length": 16, "repeat": 4}}
+    with pytest.raises(InputError, match=r"Set bos = true"):
+        circuits.run_circuits(parse_circuits(values), tmp_path / "run", SilentProgress())
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_beginning_that_a_model_does_not_know_is_refused_too(

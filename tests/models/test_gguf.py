@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import random
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf as gguf_package
 import pytest
 import torch
 from gguf import GGUFReader, dequantize
@@ -15,18 +18,20 @@ from safetensors.torch import load_file
 from tests.models.helpers import relative, returned_by
 from tests.reference.tiny_gguf import write_gguf
 from tests.reference.tiny_models import tiny_llama
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.utils import logging
 from typer.testing import CliRunner
 
 import homolog
 from analyses.smollm2 import gguf_file
 from homolog.cli import app
+from homolog.corpus import fingerprint
 from homolog.errors import InputError
 from homolog.models import LanguageModel, gguf, load_tokenizer, require_positions, save
 from homolog.models.any_decoder import AnyDecoder
-from homolog.models.gguf_header import require_header
+from homolog.models.gguf_header import read_header
 from homolog.reference import resolve
+from homolog.zoo import catalog
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -86,6 +91,13 @@ def test_the_tokenizer_is_in_the_file(whole):
     ids = load_tokenizer("zoo:mamba-s0")(SENTENCE).input_ids
     assert model.require_tokenizer()(SENTENCE).input_ids == ids
     assert load_tokenizer(whole)(SENTENCE).input_ids == ids
+
+
+def test_its_tokenizer_is_that_of_folders(whole, tmp_path):
+    """Of the one that it was made from, and of the one that is made from it."""
+    folder = save(homolog.load(whole), tmp_path / "tiny")
+    refs = (whole, folder, catalog.PREFIX + "mamba-s0")
+    assert len({fingerprint(load_tokenizer(ref)) for ref in refs}) == 1
 
 
 def test_a_folder_that_holds_one_is_that_file(whole):
@@ -189,9 +201,73 @@ def test_a_file_cut_short(kept, file):
     content = file.read_bytes()
     file.write_bytes(content[: kept if kept >= 1 else int(kept * len(content))])
     message = told(file)
-    header, weights = "it is cut short or damaged: of ", "transformers makes no model of it ("
-    assert f"'{file}', but " in message
-    assert (header if kept in (4, 100) else weights) in message
+    size = file.stat().st_size
+    assert f"'{file}', but it is cut short or damaged: of {size} bytes, " in message
+    assert ("are to follow byte" if kept in (4, 100) else "is to lie at bytes") in message
+
+
+LIKE = "it can be a whole number from 1 to"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"block_count": 4_000_000_000}, f"block_count is 4000000000; {LIKE} 10000"),
+        ({"block_count": 0}, f"block_count is 0; {LIKE} 10000"),
+        ({"block_count": 9_000}, "block_count is 9000, and its tensors are of 3"),
+        ({"embedding_length": 0}, f"embedding_length is 0; {LIKE} 16777216"),
+        ({"embedding_length": -96}, f"embedding_length is -96; {LIKE} 16777216"),
+        ({"embedding_length": 96.5}, f"embedding_length is 96.5; {LIKE} 16777216"),
+        ({"embedding_length": 64}, "is 64, and its tensors hold 96 numbers for each token"),
+        ({"context_length": 2**62}, f"context_length is {2**62}; {LIKE} {2**30}"),
+        ({"context_length": "long"}, f"context_length is 'long'; {LIKE} {2**30}"),
+        ({"vocab_size": 2**40}, f"vocab_size is {2**40}; {LIKE} 16777216"),
+        ({"feed_forward_length": 4_000_000_000}, "its settings ask for 34560"),
+        ({"attention.head_count_kv": 2**31}, "its settings ask for "),
+    ],
+)
+def test_sizes_that_no_model_has(changed, words, tmp_path, monkeypatch):
+    """Each is refused before a model of that size is begun."""
+    file = write_gguf(llama(), tmp_path / "tiny.gguf", changed=changed)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
+    assert words in told(file)
+
+
+def changed_tensor(content: bytes, name: str, kind: int | None, offset: int | None) -> bytes:
+    """A file whose header says something else of a tensor of two dimensions."""
+    place = content.index(name.encode()) + len(name) + 4 + 2 * 8
+    said = struct.unpack_from("<IQ", content, place)
+    new = (said[0] if kind is None else kind, said[1] if offset is None else offset)
+    return content[:place] + struct.pack("<IQ", *new) + content[place + 12 :]
+
+
+@pytest.mark.parametrize(
+    ("kind", "offset", "words"),
+    [
+        (None, 2**40, "its tensor blk.1.ffn_up.weight is to lie at bytes 10995"),
+        (None, 0, "its tensors "),
+        (77, None, "its tensor blk.1.ffn_up.weight is of the unknown type 77"),
+        # 96 numbers in a row are no blocks of 256, as Q4_K has them
+        (12, None, "blk.1.ffn_up.weight has the shape (96, 128), and its type has rows of blocks"),
+    ],
+)
+def test_tensors_that_lie_elsewhere_or_are_of_no_type(kind, offset, words, file):
+    file.write_bytes(changed_tensor(file.read_bytes(), "blk.1.ffn_up.weight", kind, offset))
+    assert words in told(file)
+
+
+def test_a_header_is_read_once(whole, monkeypatch):
+    """For the configuration, the weights and the tokenizer; and what was changed is put back."""
+    package, n_read = gguf_package, []
+
+    class Counted(package.GGUFReader):
+        def __init__(self, *args: object) -> None:
+            n_read.append(args)
+            super().__init__(*args)
+
+    monkeypatch.setattr(package, "GGUFReader", Counted)
+    homolog.load(whole)
+    assert len(n_read) == 1 and package.GGUFReader is Counted
 
 
 def test_a_header_that_is_damaged_is_refused_and_never_believed(whole, file):
@@ -204,7 +280,7 @@ def test_a_header_that_is_damaged_is_refused_and_never_believed(whole, file):
         damaged = content[:place] + by + content[place + rng.choice([0, 1, len(by)]) :]
         file.write_bytes(damaged)
         try:
-            require_header(file)
+            read_header(file)
         except InputError as error:
             n_refused += 1
             assert "cut short or damaged" in str(error) and error.remedy == "Fetch it again."
@@ -319,3 +395,19 @@ def test_gemma(tmp_path):
     require_as_transformers(model, file)
     assert (model.architecture, model.n_layers, model.d_model) == ("gemma3_text", 18, 640)
     assert model.run(torch.tensor([[2, 818, 5279, 529, 7001, 563]])).logits is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "bound"), [("smollm2-135m", 1.3e-4), ("gemma3-270m", 1e-6)])
+def test_folders_that_are_made_of_them(name, bound):
+    """Logits are those of transformers, of the module that it makes of the folder by itself."""
+    folder = Path(os.environ.get("HOMOLOG_REAL_MODELS", "runs/case-study")) / name
+    if not folder.is_dir():
+        made = "python -m benchmarks.case_study.models OUT makes it"
+        pytest.skip(f"there is no {folder}: {made}, and HOMOLOG_REAL_MODELS=OUT says where")
+    model = homolog.load(folder)
+    tokens = model.require_tokenizer()(TEXT, return_tensors="pt").input_ids
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    logits = model.run(tokens).logits
+    with torch.no_grad():
+        torch.testing.assert_close(logits, plain(tokens).logits, atol=bound, rtol=0)

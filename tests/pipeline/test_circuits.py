@@ -1,6 +1,7 @@
 """The circuits study end to end: tables, resuming, the command line, models that cannot."""
 
 import json
+import math
 
 import polars as pl
 import pytest
@@ -74,6 +75,16 @@ def test_the_tables_say_what_each_model_does(run):
 def test_each_table_has_the_columns_and_dtypes_that_are_said_once(run):
     for table in STUDY_TABLES:
         assert pl.read_parquet_schema(run / table.file) == table.schema
+
+
+def test_what_a_beginning_is_worth_to_each_model_is_recorded(run):
+    beginnings = RunFolder(run).record["beginnings"]
+    assert set(beginnings) == {"transformer-s0", "mamba-s0", "transformer-random"}
+    chance = math.log(1024)  # of the zoo's vocabulary
+    for name, facts in beginnings.items():
+        assert facts["token"] == "<|endoftext|>" and not facts["begins"]
+        assert (facts["without"] < chance / 2) == (facts["with_it"] < chance / 2)
+        assert (facts["without"] < chance / 2) == ("random" not in name)
 
 
 def test_real_patches_follow_the_scores(run):

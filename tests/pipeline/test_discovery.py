@@ -47,6 +47,9 @@ def test_the_tables_say_what_was_found_of_each_model(out: Path) -> None:
         assert row["faithfulness_lo"] <= row["faithfulness"] <= row["faithfulness_hi"]
         kinds = {node.split(".")[0] for node in own["node"]}
         assert kinds <= ({"mixer_out"} if "mamba" in row["model"] else {"head_out", "mlp_out"})
+    beginnings = RunFolder(out).record["beginnings"]
+    assert [facts["begins"] for facts in beginnings.values()] == [False, False]
+    assert all(0 < facts["without"] < facts["with_it"] + 0.5 for facts in beginnings.values())
     assert RunFolder(out).verify() == [] and not (out / "cache").exists()
 
 

@@ -37,6 +37,7 @@ def write_gguf(
     more: Mapping[str, torch.Tensor] = MappingProxyType({}),
     architecture: str = "llama",
     stretched: str | None = None,
+    changed: Mapping[str, object] = MappingProxyType({}),
 ) -> Path:
     """Write the model with the zoo's tokenizer.
 
@@ -44,11 +45,16 @@ def write_gguf(
     without    weights that are left out, by the same names
     more       other tensors, by their names in the file
     stretched  what it says of its rotary frequencies
+    changed    other settings of the architecture, whatever they should be
     """
     writer = gguf.GGUFWriter(file, architecture)
     settings(writer, hf.config)
     if stretched is not None:
         writer.add_string(f"{architecture}.rope.scaling.type", stretched)
+    for name, value in changed.items():
+        kind = gguf.GGUFValueType.get_type(value)
+        kind = gguf.GGUFValueType.INT64 if isinstance(value, int) else kind
+        writer.kv_data[0][f"{architecture}.{name}"] = gguf.GGUFValue(value, kind)
     tokenizer(writer)
     for name, tensor in more.items():
         writer.add_tensor(name, tensor.numpy())

@@ -3,7 +3,8 @@
 The fingerprint is the SHA-256 of the parts of the fast tokenizer that decide ids: vocabulary,
 merges and flags of the model, normaliser, pre-tokeniser, added tokens, and which ids are special.
 Left out is what does not: the post-processor (special tokens are never added here), the decoder,
-padding, truncation, offsets.
+padding, truncation, offsets.  A prefix or suffix of words that is empty is none: a GGUF file gives
+"" where the folder that it was made from has null.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from homolog.record.atomic import sha256_bytes
 
 _DECIDES_IDS = ("model", "normalizer", "pre_tokenizer", "added_tokens")
 _ONLY_OFFSETS = ("trim_offsets",)
+_EMPTY_IS_NONE = ("continuing_subword_prefix", "end_of_word_suffix")
 
 
 def fingerprint(tokenizer: Any) -> str:
@@ -24,6 +26,8 @@ def fingerprint(tokenizer: Any) -> str:
     if backend is not None:
         whole = json.loads(backend.to_str())
         parts = {key: _without_offsets(whole.get(key)) for key in _DECIDES_IDS}
+        model = parts["model"]
+        model.update({key: None for key in _EMPTY_IS_NONE if model.get(key) == ""})
     else:  # written in Python: its class and vocabulary are all there is to see
         parts = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     # Those of the configuration: `added_tokens` and the vocabulary tell the others, and

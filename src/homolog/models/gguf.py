@@ -16,21 +16,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy
+import torch
 import transformers
 from transformers.utils import logging
 from transformers.utils.import_utils import is_accelerate_available, is_gguf_available
 
 from homolog.errors import InputError
-from homolog.models.gguf_header import require_header
+from homolog.models.gguf_header import read_header, require_tensors
+from homolog.models.guards import no_fetched_kernels
 from homolog.models.positions import rope_types
 from homolog.reference import GGUF
 
 UNREAD = "Upgrade transformers and gguf, fetch the file again, or take the model's safetensors."
 _MAGIC = b"GGUF"
+_STRETCHED = "rope.scaling.type"
 _ROPE = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
@@ -57,22 +60,42 @@ def dequantised(ref: str) -> dict[str, Any]:
 
 @contextmanager
 def read_well(ref: str) -> Iterator[None]:
-    """While a GGUF file is read: one table of names, and a bar that is shown where bars are.
+    """While a GGUF file is read: once, with one table of names, and a bar where bars are shown.
 
-    Transformers asks the package gguf for the table anew for every module of a model, which takes
-    longer than its weights; and its bar for these files is not one of those that can be turned off.
+    Transformers reads the whole header anew for the configuration, the tokenizer and the weights,
+    and asks the package gguf for the table anew for every module of a model; each takes longer than
+    the weights.  And its bar for these files is not one of those that can be turned off.
     """
     if not is_gguf(ref):
         yield
         return
     package: Any = import_module("gguf")
     reading: Any = import_module("transformers.modeling_gguf_pytorch_utils")
-    before = package.get_tensor_name_map, reading.tqdm
+    before = package.get_tensor_name_map, package.GGUFReader, reading.tqdm
+    if hasattr(before[1], "cache_info"):  # within another
+        yield
+        return
     package.get_tensor_name_map, reading.tqdm = cache(before[0]), logging.tqdm
+    package.GGUFReader = cache(_plain(before[1]))
     try:
         yield
     finally:
-        package.get_tensor_name_map, reading.tqdm = before
+        package.get_tensor_name_map, package.GGUFReader, reading.tqdm = before
+
+
+def _plain(reader: Any) -> Any:
+    """The package's reader over plain arrays: slices of memory maps take twice as long to make."""
+
+    class PlainReader(reader):
+        @property
+        def data(self) -> Any:
+            return self._data
+
+        @data.setter
+        def data(self, mapped: Any) -> None:
+            self._data = mapped.view(numpy.ndarray)
+
+    return PlainReader
 
 
 def require_gguf(path: Path) -> None:
@@ -86,7 +109,7 @@ def require_gguf(path: Path) -> None:
     if start != _MAGIC:
         requirement = f"it is no GGUF file: it begins with {start!r}, not with {_MAGIC!r}"
         raise InputError("model", str(path), requirement, "Fetch it again.")
-    require_header(path)
+    header = read_header(path)
     present = {
         "gguf": is_gguf_available(),
         "accelerate": is_accelerate_available(),
@@ -96,23 +119,35 @@ def require_gguf(path: Path) -> None:
         requirement = f"GGUF files are read with packages that are not here: {', '.join(missing)}"
         remedy = "Install them: pip install --upgrade 'homolog[gguf]'."
         raise InputError("model", str(path), requirement, remedy)
+    package: Any = import_module("gguf")
+    blocks = {int(kind): sizes for kind, sizes in package.GGML_QUANT_SIZES.items()}
+    require_tensors(path, header, blocks)
+
+
+def require_as_many(path: Path, config: Any) -> None:
+    """InputError where the settings ask for many more numbers than the tensors hold.
+
+    That is before any memory is taken for them; which weights are missing is told later.
+    """
+    with torch.device("meta"), no_fetched_kernels():
+        planned = transformers.AutoModelForCausalLM.from_config(config)
+    n_planned = sum(weight.numel() for weight in planned.parameters())
+    n_stored = sum(tensor.n_numbers for tensor in read_header(path).tensors)
+    if n_planned > 2 * n_stored:
+        requirement = f"its settings ask for {n_planned} numbers, and its tensors hold {n_stored}"
+        raise InputError("model", str(path), requirement, "Fetch it again.")
 
 
 def require_all_read(path: Path, hf: Any) -> None:
     """InputError where the file holds more numbers than the model, or other rotary frequencies."""
-    # its public class refuses kinds of blocks that it reads all the same
-    from transformers.integrations.gguf import reader
-
-    content = reader._mapped(str(path))
-    metadata, n_tensors, position = reader._read_metadata(content, str(path))
-    tensors, _ = reader._read_tensor_table(content, n_tensors, position)
-    stretched = f"{metadata['general.architecture']}.rope.scaling.type"
+    header = read_header(path)
     config = hf.config.get_text_config(decoder=True)
     default = rope_types(getattr(config, "rope_parameters", None)) <= {"default"}
-    if metadata.get(stretched, "none") != "none" and default:
-        requirement = f"transformers does not read its rotary frequencies ({stretched})"
+    if header.of_architecture(_STRETCHED) not in (None, "none") and default:
+        named = f"{header.settings['general.architecture']}.{_STRETCHED}"
+        requirement = f"transformers does not read its rotary frequencies ({named})"
         raise InputError("model", str(path), requirement, UNREAD)
-    stored = {name: prod(shape) for name, shape, *_ in tensors}
+    stored = {tensor.name: tensor.n_numbers for tensor in header.tensors}
     if config.tie_word_embeddings:
         stored.pop("output.weight", None)  # a copy
     n_stored = sum(stored.values())

@@ -25,6 +25,7 @@ from homolog.models.gguf import (
     is_gguf,
     read_well,
     require_all_read,
+    require_as_many,
     require_gguf,
 )
 from homolog.models.guards import no_fetched_kernels
@@ -224,33 +225,43 @@ def _from_hub(ref: str) -> Iterator[None]:
 
 def _build(ref: str, dtype: torch.dtype, **options: Any) -> LanguageModel:
     """The model of a folder, GGUF file or Hub id."""
-    config = configuration(ref, **options)
-    require_floats(ref, config)
-    source, named = as_pretrained(ref, options)
-    with made_by_transformers(ref):
-        if Path(ref).is_dir():
-            require_agreement(ref, config, stored_weights(Path(ref)))
-        with no_fetched_kernels(), read_in_float32(), read_well(ref):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source,
-                config=config,
-                dtype=torch.float32 if is_gguf(ref) else dtype,  # and cast below
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # and refused below, by name
-                trust_remote_code=False,
-                **named,
-                **dequantised(ref),
-            )
-        hf, info = loaded
-        _require_all(ref, hf, info, options)
-        if is_gguf(ref):
-            require_all_read(Path(ref), hf)
-            cast(hf, dtype)
-        model = _adapt(ref, hf, *find_tokenizer(ref, **options))
-        with torch.no_grad():  # a configuration may build a module that cannot run
-            model._pass(few_tokens(hf, 2), NOTHING, None, True)
+    with read_well(ref):
+        config = configuration(ref, **options)
+        require_floats(ref, config)
+        with made_by_transformers(ref):
+            if Path(ref).is_dir():
+                require_agreement(ref, config, stored_weights(Path(ref)))
+            if is_gguf(ref):
+                require_as_many(Path(ref), config)
+            hf, info = _read(ref, config, dtype, options)
+            _require_all(ref, hf, info, options)
+            if is_gguf(ref):
+                require_all_read(Path(ref), hf)
+                cast(hf, dtype)
+            model = _adapt(ref, hf, *find_tokenizer(ref, **options))
+            with torch.no_grad():  # a configuration may build a module that cannot run
+                model._pass(few_tokens(hf, 2), NOTHING, None, True)
     return model
+
+
+def _read(
+    ref: str, config: Any, dtype: torch.dtype, options: Mapping[str, Any]
+) -> tuple[Any, Mapping[str, Any]]:
+    """The module of transformers, and what it says of weights that are missing or left over."""
+    source, named = as_pretrained(ref, options)
+    with no_fetched_kernels(), read_in_float32():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32 if is_gguf(ref) else dtype,  # and cast above
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # and refused above, by name
+            trust_remote_code=False,
+            **named,
+            **dequantised(ref),
+        )
+    return loaded
 
 
 def _require_all(ref: str, hf: Any, info: Mapping[str, Any], options: Mapping[str, Any]) -> None:

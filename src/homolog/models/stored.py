@@ -21,12 +21,12 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, Pretr
 
 from homolog.errors import InputError
 from homolog.models.gguf import UNREAD, as_pretrained, is_gguf
+from homolog.models.gguf_header import MOST_BLOCKS
 from homolog.models.guards import no_fetched_kernels, require_decoder
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "Fetch or save the model again."
 OF_ONE = "Put the weights and the config.json of one model there."
-MOST_BLOCKS = 10_000
 FLOATS = ("F16", "BF16", "F32", "F64")
 _LFS = b"version https://git-lfs"
 _MADE_FLOATS = ("fp8", "mxfp4")

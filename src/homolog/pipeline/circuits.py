@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from homolog.errors import InputError
 from homolog.models import LanguageModel, load, require_inner_sites, require_positions
 from homolog.models.beginning import AUTO, FALSE
 from homolog.pipeline.analyses import run_analyses
-from homolog.pipeline.beginnings import begins_with
+from homolog.pipeline.beginnings import DEMO, begins_with, note_beginnings, read_on_text
 from homolog.pipeline.context import Context
 from homolog.pipeline.finish import finish
 from homolog.pipeline.inputs import require_different
@@ -41,14 +42,19 @@ def run_circuits(
     models = named_once(recipe.models, recipe.revision, recipe.bos)
     require_circuits(models, recipe.circuits, "Name models of these architectures.")
     weights, begun = weights_of(models), begins_with(models)
+    material = Material(out.absolute(), recipe, Models(tuple(models), {}, {}))
+    beginnings: dict[str, Any] | None = None
     if not (out / "run.json").exists():
+        RunFolder.require_place(out)
         require_different(weights)
+        beginnings = _beginnings(material)
     run = RunFolder.open(out, recipe.values())
     try:
         run.check_inputs(weights)
         names = [model.name for model in models]
         run.note(name=recipe.name, compared=names, device=recipe.run.device, begins_with=begun)
-        material = Material(run.path.absolute(), recipe, Models(tuple(models), {}, {}))
+        if "beginnings" not in run.record:
+            note_beginnings(run, beginnings or _beginnings(material), progress)
         with open_engine(threads=threads) as engine:
             memory, several = memory_share(), len(models) > 1
             context = Context(run, material, engine, progress, threads, memory, several)
@@ -67,6 +73,13 @@ def run_circuits(
         return finish(run, progress)
     finally:
         run.close()
+
+
+def _beginnings(material: Material) -> dict[str, Any]:
+    """What windows' beginnings are worth; nothing of a rehearsal, where no model predicts."""
+    if material.recipe.run.random_weights:
+        return {}
+    return read_on_text(material.model, material.compared, DEMO)
 
 
 def named_once(

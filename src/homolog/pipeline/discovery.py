@@ -23,7 +23,7 @@ from homolog.corpus.tasks.pairs import tokenizer_of
 from homolog.errors import InputError
 from homolog.models import load_tokenizer, require_inner_sites, require_positions
 from homolog.models.beginning import AUTO
-from homolog.pipeline.beginnings import begins_with
+from homolog.pipeline.beginnings import CONTEXT, DEMO, begins_with, note_beginnings, read_on_text
 from homolog.pipeline.circuits import load_where, named_once
 from homolog.pipeline.inputs import text_input, tokenizer_input
 from homolog.pipeline.models import weights_of
@@ -36,7 +36,6 @@ from homolog.record.run_folder import RunFolder
 from homolog.record.tables import TASK_CIRCUITS
 
 FROM_TEXT = "natural_induction"  # the task whose prompts are places of a text
-CONTEXT = 256  # tokens of a window of that text: more than its prompts have
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class DiscoveryRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of the task's own function: length, repeat, corruption, ..."""
 
-    text: str = "zoo:demo"
+    text: str = DEMO
     """Where natural_induction takes its prompts from."""
 
     search: CircuitSearch = field(default_factory=CircuitSearch)
@@ -108,18 +107,29 @@ def discover_circuits(request: DiscoveryRequest, out: Path, progress: Progress) 
     for model in models:
         require_inner_sites(model.ref, "attributing edges", "Name models of these architectures.")
     begun = begins_with(models)
+    beginnings: dict[str, Any] | None = None
     if not (out / "run.json").exists():
+        RunFolder.require_place(out)
         for model in models:
             _check_prompts(request, model)
+        beginnings = _beginnings(request, models)
     run = RunFolder.open(out, request.values())
     try:
         run.check_inputs(_inputs(request, models))
         run.note(begins_with=begun)
+        if "beginnings" not in run.record:
+            note_beginnings(run, beginnings or _beginnings(request, models), progress)
         _trace_models(run, request, models, progress)
         run.drop_cache()
         return TASK_CIRCUITS.read(run.table(TASK_CIRCUITS))
     finally:
         run.close()
+
+
+def _beginnings(request: DiscoveryRequest, models: Sequence[StudyModel]) -> dict[str, Any]:
+    """What beginnings are worth on the text that prompts come from, else on that of the zoo."""
+    text = request.text if request.task == FROM_TEXT else DEMO
+    return read_on_text(lambda model: load_where(model, request.where), models, text)
 
 
 def _check_prompts(request: DiscoveryRequest, model: StudyModel) -> None:

@@ -325,6 +325,8 @@ _RANGE = {
     "to_r": (F64, "and up to this"),
     "n": (I64, "pairs"),
 }
+LATER = 8
+"""Positions after an ablated one whose predictions are read too, as far as the window has them."""
 CAUSAL = _table(
     "causal",
     "pair of features that were ablated and steered in their models",
@@ -336,7 +338,7 @@ CAUSAL = _table(
     best_n_active=(I64, "on which the partner fires"),
     n_both=(I64, "on which both fire"),
     **_effect("ablate", _NEXT),
-    **_effect("ablate_later", f"{_NEXT}s at the 8 positions after", _SUMMED),
+    **_effect("ablate_later", f"{_NEXT}s at the {LATER} positions after", _SUMMED),
     **_effect("steer", _NEXT),
 )
 CAUSAL_AUC = _table(

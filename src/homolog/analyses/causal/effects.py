@@ -40,8 +40,8 @@ from homolog.analyses.causal.forward import (
 )
 from homolog.analyses.stream import place_of
 from homolog.corpus import TokenWindows
+from homolog.record.tables import LATER
 
-LATER = 8
 HERE = "here"
 WHERE = {"ablate": (HERE, "later"), "steer": (HERE,)}
 """Where the effects of each kind of intervention are taken."""
