@@ -106,7 +106,7 @@ def test_an_unknown_key_names_the_nearest(tables: dict[str, Any], field: str, me
         ({"sae": {"l1": -1.0}}, r"sae\.l1 is -1\.0"),
         ({"sae": {"l1": None}}, "needs l1"),
         ({"sae": {"expansion": 4}}, "exactly one of d_sae and expansion"),
-        ({"sae": {"kind": "topk"}}, "needs k and no l1"),
+        ({"sae": {"kind": "topk"}}, "needs k or target_l0, and no l1"),
         ({"sae": {"kind": "jumprelu"}}, 'kind "jumprelu" needs l0 and no l1 or k'),
         ({"sae": {"kind": "gated", "k": 3}}, 'kind "gated" needs l1 and no k or l0'),
         ({"sae": {"kind": "batchtopk", "l1": None, "k": 0}}, r"sae\.k is 0"),

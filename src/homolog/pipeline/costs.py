@@ -42,7 +42,7 @@ from homolog.record.comparisons import (
     planned,
 )
 from homolog.record.process import machine, memory_share
-from homolog.record.recipe import Recipe
+from homolog.record.recipe import TARGET, Recipe
 
 # Seconds on two threads of an AMD EPYC, from the stages of the built-in recipes there.
 SCAN = 0.3e-9  # a state of a recurrent block, at a token
@@ -178,7 +178,7 @@ class Costs:
         if self.recipe.run.random_weights:
             return REHEARSED_L0
         set_by = sae.of_kind
-        if known := set_by.get("k") or set_by.get("l0"):
+        if known := set_by.get("k") or set_by.get(TARGET):
             return float(known)
         expected = L0_SHARE * self.sizes[model.name].d_model
         own, usual = set_by.get("l1"), self.recipe.sae.of_kind.get("l1")

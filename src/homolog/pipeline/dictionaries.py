@@ -279,7 +279,7 @@ class LayerGroup:
 
 def sae_settings(recipe: Recipe, model: StudyModel) -> Sae:
     """What the dictionaries of a model are trained with."""
-    return recipe.sae.changed(**dict(model.settings)) if model.settings else recipe.sae
+    return recipe.sae.with_own(dict(model.settings))
 
 
 def training_config(recipe: Recipe, model: StudyModel) -> TrainingConfig:

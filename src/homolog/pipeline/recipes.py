@@ -16,7 +16,14 @@ from typing import Any
 from homolog.dictionaries.kinds import KINDS, Kind, kind_of, parse
 from homolog.errors import InputError
 from homolog.pipeline.cells import cells_of, named_in_grid
-from homolog.record.recipe import CircuitRecipe, Dictionaries, Recipe, SaeRecipe
+from homolog.record.recipe import (
+    SPARSITY,
+    TARGET,
+    CircuitRecipe,
+    Dictionaries,
+    Recipe,
+    SaeRecipe,
+)
 from homolog.record.settings import option
 
 EXPANSION = 6.0
@@ -74,17 +81,16 @@ def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
 def _check_dictionaries(recipe: Recipe, source: str) -> None:
     """InputError for settings of dictionaries that their kind does not have, or lacks."""
     sae, needed = recipe.sae, _kind(recipe.sae, f"{source}: sae.kind").sparsity
-    others = [
-        key for key in dict.fromkeys(kind.sparsity for kind in KINDS.values()) if key != needed
-    ]
-    if needed not in sae.of_kind or any(key in sae.of_kind for key in others):
-        requirement = f'kind "{sae.kind}" needs {needed} and no {" or ".join(others)}'
-        remedy = f"Give {needed} in [sae], and none of the others."
+    others = [key for key in SPARSITY if key not in (needed, TARGET)]
+    given = [key for key in (needed, TARGET) if key in sae.of_kind]
+    if len(given) != 1 or any(key in sae.of_kind for key in others):
+        requirement = f'kind "{sae.kind}" needs {needed} or {TARGET}, and no {" or ".join(others)}'
+        remedy = f"Give {needed} or {TARGET} in [sae], and none of the others."
         raise InputError(f"{source}: sae", sae.of_kind, requirement, remedy)
     _check_kind(sae, f"{source}: sae.")
     for number, model in enumerate(recipe.models):
         for key in ("sae", "untrained_sae"):
-            _check_kind(sae.changed(**getattr(model, key)), f"{source}: models.{number}.{key}.")
+            _check_kind(sae.with_own(getattr(model, key)), f"{source}: models.{number}.{key}.")
 
 
 def parse_circuits(values: Mapping[str, Any]) -> CircuitRecipe:

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from homolog.record.layers import ALL, STREAM_AFTER, Layers
 from homolog.record.names import TOKEN_NAME, folder_name, model_name
 from homolog.record.run_record import recipe_hash
-from homolog.record.settings import Settings
+from homolog.record.settings import Settings, Table
 
 RANDOM = "random"
 """The untrained twin that is made of a model's own configuration."""
@@ -238,6 +238,11 @@ class Training(Settings):
         return {name: getattr(self, name) for name in Training.model_fields}
 
 
+TARGET = "target_l0"
+SPARSITY = ("l1", "l0", "k", TARGET)
+"""Keys that say how sparse a dictionary is, of one kind or another: one of them is given."""
+
+
 class Dictionaries(Training):
     """The dictionaries that are trained; further keys are those of the kind."""
 
@@ -266,6 +271,12 @@ class Dictionaries(Training):
     def width(self, d_model: int) -> int:
         """Number of features of a dictionary on a residual stream of `d_model` dimensions."""
         return self.d_sae or max(1, round((self.expansion or 0) * d_model))
+
+    def with_own(self: Table, numbers: dict[str, Any]) -> Table:
+        """With a model's or a cell's own numbers, of which one for sparsity replaces the other."""
+        replaced = SPARSITY if any(key in SPARSITY for key in numbers) else ()
+        kept = {key: value for key, value in self.values().items() if key not in replaced}
+        return self.parse(kept | numbers) if numbers else self
 
     @property
     def of_kind(self) -> dict[str, Any]:
