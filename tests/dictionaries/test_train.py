@@ -39,11 +39,13 @@ KINDS: list[KindSettings] = [
     batchtopk.Settings(d_sae=D_SAE, k=5),
     jumprelu.Settings(d_sae=D_SAE),
     gated.Settings(d_sae=D_SAE),
+    relu.Settings(d_sae=D_SAE, target_l0=5),
 ]
 
 
 def named(config: KindSettings) -> str:
-    return config.kind if getattr(config, "weighted", True) else f"plain {config.kind}"
+    kind = config.kind if config.target_l0 is None else f"{config.kind} with a target"
+    return kind if getattr(config, "weighted", True) else f"plain {config.kind}"
 
 
 def same_bytes(a, b) -> bool:

@@ -74,7 +74,7 @@ def test_what_else_a_table_changes_stands_in_the_name() -> None:
         ({"dictionaries": [RELU], "widths": [3]}, "grid.widths", "no such key. Did you mean"),
         ({"dictionaries": [RELU, {"epoch": 1}]}, "grid.dictionaries.1.epoch", "'epochs'"),
         ({"dictionaries": [{"kind": "topc"}]}, "grid.dictionaries.0.kind", "'topc'"),
-        ({"dictionaries": [{"kind": "topk"}]}, "grid.dictionaries.0", "needs k and no l1"),
+        ({"dictionaries": [{"kind": "topk"}]}, "grid.dictionaries.0", "needs k or target_l0, and no l1"),
         ({"dictionaries": [RELU | {"k": 3}]}, "grid.dictionaries.0", "needs l1 and no k"),
         ({"dictionaries": [{"l1": -1.0}]}, "grid.dictionaries.0.l1", "-1.0"),
         ({"dictionaries": [{"lr": -1.0}]}, "grid.dictionaries.0.lr", "greater than 0"),
