@@ -46,6 +46,7 @@ from homolog.record.recipe import TARGET, Recipe
 
 # Seconds on two threads of an AMD EPYC, from the stages of the built-in recipes there.
 SCAN = 0.3e-9  # a state of a recurrent block, at a token
+GPU_SCAN = 0.01e-9  # the same where memory alone bounds it: 12 bytes at 1.2 TB/s, not measured
 ADAM = 3e-9  # a weight, at a step
 CHOICE = 1e-9  # which features are active: a feature, at a token
 SPARSE = 0.06e-9  # an active feature and a dimension, in training
@@ -88,6 +89,19 @@ class Pace:
     products: float = 40e9
     training: float = 200e9
     threads: int = THREADS
+    gpu: bool = False
+
+    @property
+    def dictionaries(self) -> tuple[float, float]:
+        """Dense products in training, for one in encoding, and what scattered work counts: on a GPU
+        all is dense, and nothing scattered is left.
+        """
+        return (6.0, 0.0) if self.gpu else (1.0, self.shared)
+
+    @property
+    def scan(self) -> float:
+        """Seconds of a state of a recurrent block, at a token."""
+        return GPU_SCAN if self.gpu else SCAN * self.shared
 
     @property
     def shared(self) -> float:
@@ -99,12 +113,12 @@ def measured_pace(recipe: Recipe, threads: int | None = None) -> Pace:
     """The pace of the recipe's device, from a fraction of a second of products."""
     device = torch.device(recipe.run.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        return Pace(GPU, GPU, THREADS)
+        return Pace(GPU, GPU, THREADS, gpu=True)
     n_threads = threads or int(machine()["n_cpus"])
     dtypes = (recipe.run.dtype, product_precision(recipe.sae.precision, device))
     rates = [_products(device, getattr(torch, dtype)) for dtype in dtypes]
     share = min(1.0, n_threads / int(machine()["n_cpus"]))
-    return Pace(rates[0] * share, rates[1] * share, n_threads)
+    return Pace(rates[0] * share, rates[1] * share, n_threads, device.type == "cuda")
 
 
 def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.15) -> float:
@@ -199,14 +213,15 @@ class Costs:
             0 if size.n_states else 1
         )
         products += 2 * size.n_unembedding if loss else 0
-        scan = size.n_layers * size.n_states * SCAN * self.pace.shared
+        scan = size.n_layers * size.n_states * self.pace.scan
         share = 1.0 if loss else (model.blocks(size.n_layers)[-1] + 1) / size.n_layers
         return share * tokens * (products / self.pace.products + scan)
 
     def _encoding(self, model: StudyModel, tokens: float) -> float:
         weights = self.sizes[model.name].d_model * self.width(model)
         scattered = self.width(model) * CHOICE + self.l0(model) * ENTRY
-        return tokens * (2 * weights / self.pace.training + scattered * self.pace.shared)
+        _, shared = self.pace.dictionaries
+        return tokens * (2 * weights / self.pace.training + scattered * shared)
 
     def _training(self, model: StudyModel) -> float:
         sae, size = sae_settings(self.recipe, model), self.sizes[model.name]
@@ -217,7 +232,8 @@ class Costs:
             + self.width(model) * CHOICE
             + self.l0(model) * size.d_model * SPARSE
         )
-        return tokens * (2 * weights / self.pace.training + scattered * self.pace.shared)
+        dense, shared = self.pace.dictionaries
+        return tokens * (2 * dense * weights / self.pace.training + scattered * shared)
 
     def _of_model(self, model: StudyModel) -> Iterator[Stage]:
         corpus, sae, size = self.recipe.corpus, self.recipe.sae, self.sizes[model.name]
