@@ -75,7 +75,7 @@ def test_what_else_a_table_changes_stands_in_the_name() -> None:
         ({"dictionaries": [RELU, {"epoch": 1}]}, "grid.dictionaries.1.epoch", "'epochs'"),
         ({"dictionaries": [{"kind": "topc"}]}, "grid.dictionaries.0.kind", "'topc'"),
         ({"dictionaries": [{"kind": "topk"}]}, "grid.dictionaries.0", "needs k or target_l0"),
-        ({"dictionaries": [RELU | {"k": 3}]}, "grid.dictionaries.0", "needs l1 or target_l0, and no"),
+        ({"dictionaries": [RELU | {"k": 3}]}, "grid.dictionaries.0", "needs l1 or target_l0"),
         ({"dictionaries": [{"l1": -1.0}]}, "grid.dictionaries.0.l1", "-1.0"),
         ({"dictionaries": [{"lr": -1.0}]}, "grid.dictionaries.0.lr", "greater than 0"),
         ({"dictionaries": [{"d_sae": 3}]}, "grid.dictionaries.0", "the same for all dictionaries"),
