@@ -76,7 +76,7 @@ def run(
         typer.Argument(
             metavar="RECIPE",
             help="A TOML file, or a built-in: controls, demo, grid, paper, paper-2.8b, "
-            "pythia-over-training.",
+            "pythia-over-training, pythia-410m-over-training.",
         ),
     ],
     out: Out = None,

@@ -43,6 +43,13 @@ MAMBA_130M = {
     "state_size": 16,
     "use_cache": False,
 }
+PYTHIA_410M = PYTHIA_160M | {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+}
+MAMBA_370M = MAMBA_130M | {"hidden_size": 1024, "num_hidden_layers": 48}
 PYTHIA_2_8B = PYTHIA_160M | {
     "hidden_size": 2560,
     "num_hidden_layers": 32,
@@ -53,6 +60,8 @@ MAMBA_2_8B = MAMBA_130M | {"hidden_size": 2560, "num_hidden_layers": 64}
 KNOWN = {
     r"EleutherAI/pythia-160m(-deduped|-seed[1-9])?": PYTHIA_160M,
     r"state-spaces/mamba-130m(-hf)?": MAMBA_130M,
+    r"EleutherAI/pythia-410m(-deduped|-seed[1-9])?": PYTHIA_410M,
+    r"state-spaces/mamba-370m(-hf)?": MAMBA_370M,
     r"EleutherAI/pythia-2\.8b(-deduped)?": PYTHIA_2_8B,
     r"state-spaces/mamba-2\.8b(-hf)?": MAMBA_2_8B,
 }
