@@ -37,7 +37,7 @@ NOT_OF_THE_PROJECT = {
     r"(RUN|runs)/.*": "in a run folder",
     r"report/(index\.html|figures/.*)": "in a run folder",
     r"(report/)?explorer/index\.html": "in a run folder",
-    r"(cache|columns|contexts|features|pairs|ratings|saes|wandb)/": "in a run folder",
+    r"(cache|columns|contexts|features|pairs|ratings|saes|sinks|wandb)/": "in a run folder",
     r"(config|mine|my-recipe)\..*": "the reader's own file",
     r".*/NAME\.py": "to be added",
 }
