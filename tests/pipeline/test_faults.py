@@ -102,6 +102,7 @@ def test_kills_change_no_byte(runs: tuple[Path, dict[str, Any]]) -> None:
     tables = [MATCHES, LAYERS, SUMMARY, SAES, SHARED, VARIANCE, *asked]
     assert {name.split("/")[0] for name in files(folder / "killed")} == {
         "features",
+        "null",
         "saes",
         "report",
         "vocabulary.json",

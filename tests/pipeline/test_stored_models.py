@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 from homolog.cli import app
 from homolog.models import load
 from homolog.pipeline import Study
-from homolog.record.names import folder_name
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +72,6 @@ def test_a_study_of_them_is_whole(
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert not run.get("failed") and run["recipe"]["run"]["dtype"] == dtype
     study = Study.load(tmp_path / "run")
-    assert set(study.saes["model"]) == {folder_name(str(folder)) for folder in folders.values()}
+    assert set(study.saes["model"]) == set(folders)
     assert study.saes["loss_clean"].is_finite().all()
     assert study.folder.verify() == []

@@ -731,7 +731,7 @@ class SaeRecipe(Dictionaries, TextSource, SinkMask, WindowBeginning, Machine):
     @property
     def name(self) -> str:
         """The model's name in tables and folders: "mamba-s0"."""
-        return folder_name(self.model)
+        return model_name(self.model)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -46,6 +46,11 @@ class Encoded:
         return prepare(self.features)
 
     @property
+    def layer(self) -> int:
+        """The only one."""
+        return self.facts.layer
+
+    @property
     def facts(self) -> LayerFacts:
         n_tokens, n_features = self.features.shape
         n_active = np.bincount(self.features.indices, minlength=n_features)
