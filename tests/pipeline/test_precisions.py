@@ -28,7 +28,7 @@ from homolog.dictionaries import load as load_sae
 from homolog.dictionaries.quality import RECHECK_TOKENS
 from homolog.models import load
 from homolog.pipeline import Study
-from homolog.record.names import folder_name
+from homolog.record.names import model_name
 from homolog.zoo import catalog
 
 HALF = ["bfloat16", "float16"]
@@ -294,7 +294,7 @@ def test_dictionaries_of_other_architectures(
     dtype: str, tiny: tuple[str, Path], text: str, tmp_path: Path
 ) -> None:
     train(tiny[1], tmp_path, text, dtype, 1056)
-    folder = tmp_path / "saes" / folder_name(str(tiny[1])) / "1"
+    folder = tmp_path / "saes" / model_name(str(tiny[1])) / "1"
     found = [
         measured(folder, precision)["quality"]["explained_variance"]
         for precision in (dtype, "float32")
