@@ -34,11 +34,12 @@ from homolog.record.comparisons import MAIN_LABEL, StudyModel, comparison_of
 from homolog.record.layers import STREAM_AFTER
 from homolog.record.process import machine
 from homolog.record.receipts import read_receipt, write_receipt
-from homolog.record.recipe import Recipe, Sae
+from homolog.record.recipe import TARGET, Recipe, Sae
 
 THRESHOLD_ENTRIES = 1 << 27  # pre-activations on which thresholds are set: tokens x features
 REHEARSED_L0 = 50.0
 POOL = "pool"
+TARGET_HELD = 0.2  # how far L0 may be from a target, as a share of it, before it is said
 BYTES_A_WEIGHT = 4 * 5  # weights, gradients, two moments, the product's copy
 Row = dict[str, Any]
 
@@ -274,7 +275,8 @@ class LayerGroup:
         dictionaries.save(sae, folder, quality)
         origin = sae.metadata.get("origin") or {}
         row = quality_row(model.name, label, layer, sae, sparsity_of(sae), quality)
-        return row | {"origin": origin.get("ref"), "note": mismatch(model, sae, tokenizer)}
+        note = mismatch(model, sae, tokenizer) or missed_target(model.name, layer, sae, quality)
+        return row | {"origin": origin.get("ref"), "note": note}
 
 
 def sae_settings(recipe: Recipe, model: StudyModel) -> Sae:
@@ -287,6 +289,20 @@ def training_config(recipe: Recipe, model: StudyModel) -> TrainingConfig:
     sae = sae_settings(recipe, model)
     n_tokens = recipe.corpus.train_tokens * sae.epochs
     return TrainingConfig(n_tokens=n_tokens, seed=recipe.run.seed, **sae.training)
+
+
+def missed_target(
+    model: str, layer: int, sae: SparseAutoencoder, quality: dictionaries.Quality
+) -> str | None:
+    """In words, that a dictionary does not hold the L0 that was asked for."""
+    target = (sae.metadata.get("config") or {}).get(TARGET)
+    if target is None or abs(quality.l0 / target - 1) <= TARGET_HELD:
+        return None
+    return (
+        f"{model}, layer {layer}: target_l0 is {target:g}, and L0 is {quality.l0:.1f} on text held "
+        f"out, with {kind_of(sae.kind).sparsity} = {sparsity_of(sae):.3g}; longer training holds "
+        "it better"
+    )
 
 
 def sparsity_of(sae: SparseAutoencoder) -> float | None:
