@@ -20,6 +20,7 @@ from homolog.corpus import TokenWindows
 from homolog.dictionaries import SparseAutoencoder, TrainingConfig, kind_of, parse_config
 from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE, said_at
 from homolog.dictionaries.sources import StoredResiduals
+from homolog.dictionaries.training.target import TOLERANCE
 from homolog.features import Pool, Shard, StreamedResiduals, cut_shards, write_residuals
 from homolog.features.residuals import write_shard
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
@@ -39,7 +40,6 @@ from homolog.record.recipe import TARGET, Recipe, Sae
 THRESHOLD_ENTRIES = 1 << 27  # pre-activations on which thresholds are set: tokens x features
 REHEARSED_L0 = 50.0
 POOL = "pool"
-TARGET_HELD = 0.2  # how far L0 may be from a target, as a share of it, before it is said
 BYTES_A_WEIGHT = 4 * 5  # weights, gradients, two moments, the product's copy
 Row = dict[str, Any]
 
@@ -296,7 +296,7 @@ def missed_target(
 ) -> str | None:
     """In words, that a dictionary does not hold the L0 that was asked for."""
     target = (sae.metadata.get("config") or {}).get(TARGET)
-    if target is None or abs(quality.l0 / target - 1) <= TARGET_HELD:
+    if target is None or abs(quality.l0 / target - 1) <= TOLERANCE:
         return None
     return (
         f"{model}, layer {layer}: target_l0 is {target:g}, and L0 is {quality.l0:.1f} on text held "

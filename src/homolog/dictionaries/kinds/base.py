@@ -34,6 +34,10 @@ Form = Literal["plain", "k", "threshold"]
 """Of a trained dictionary: f = max(p, 0); of these a token's k largest; or above thresholds."""
 
 
+TARGET = "target_l0"
+"""The setting of every kind that takes the place of its own sparsity."""
+
+
 class KindSettings(Settings):
     """What every kind has; its subclass adds `kind`, a literal that is its name, and its own."""
 
@@ -66,6 +70,10 @@ class KindSettings(Settings):
         if self.found in self.model_fields_set:
             requirement = f"it finds {self.found}, which is given as well"
             raise InputError("target_l0", self.target_l0, requirement, "Give one of both.")
+        if getattr(self, f"{self.found}_warmup", 0.0) > 0.5:
+            requirement = f"the weight is found after {self.found}_warmup, at most half the steps"
+            remedy = f"Shorten {self.found}_warmup."
+            raise InputError("target_l0", self.target_l0, requirement, remedy)
         if self.target_l0 > self.d_sae:
             requirement = f"there are {self.d_sae} features"
             remedy = "Lower it, or raise the number of features (--d-sae, --expansion)."
