@@ -26,6 +26,7 @@ SMALL = {
     "planted_truth.py": ["--seeds", "1"],
     "ray_speedup.py": ["--repeats", "1"],
     "sae_training.py": ["--rounds", "1", "--steps", "4"],
+    "target_l0.py": ["--layers", "2", "--targets", "16", "--features", "256", "--tokens", "65536"],
 }
 
 WRITE = ("dictionary_pareto.py", "planted_dictionaries.py", "planted_truth.py")

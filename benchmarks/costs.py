@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from homolog.pipeline.costs import GIB, Costs, Pace, Stage, measured_pace
+from homolog.pipeline.costs import GIB, Costs, Stage
+from homolog.pipeline.pace import Pace, measured_pace
 from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
 

@@ -18,12 +18,11 @@ from homolog.pipeline.costs import (
     PASS,
     PROCESS,
     RESAMPLED,
-    SCAN,
     Costs,
-    Pace,
     Stage,
     expected_seconds,
 )
+from homolog.pipeline.pace import SCAN, Pace
 from homolog.pipeline.plan import Plan, Room, say_plan
 from homolog.pipeline.recipes import load_recipe, parse_recipe
 from homolog.progress import SilentProgress

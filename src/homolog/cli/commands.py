@@ -280,7 +280,7 @@ def main() -> None:
 
 
 def _say_costs(recipe: Recipe, out: Path | None, threads: int | None) -> None:
-    from homolog.pipeline.costs import measured_pace
+    from homolog.pipeline.pace import measured_pace
     from homolog.pipeline.plan import Plan, Room
 
     room = Room.at(out or Path("runs") / recipe.name)

@@ -13,7 +13,7 @@ from typing import Any
 from homolog.dictionaries.kinds import KINDS
 from homolog.errors import InputError
 from homolog.record.names import folder_name
-from homolog.record.recipe import SPARSITY, Grid, GridDictionaries, Recipe, Sae
+from homolog.record.recipe import Grid, GridDictionaries, Recipe, Sae, in_place_of
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,7 @@ def _values(recipe: Recipe, grid: Grid, own: GridDictionaries, d_sae: int | None
     base = recipe.sae.values()
     same_kind = own.changes.get("kind", recipe.sae.kind) == recipe.sae.kind
     kept = base if same_kind else {key: base[key] for key in Sae.model_fields}
-    if any(key in SPARSITY for key in own.changes):
-        kept = {key: value for key, value in kept.items() if key not in SPARSITY}
-    sae = kept | own.changes
+    sae = in_place_of(kept, own.changes)
     if d_sae is not None:
         sae |= {"d_sae": d_sae, "expansion": None}
     if grid.seeds is not None:

@@ -19,20 +19,17 @@ the range of a plan is what half and three times of that would make of it.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from homolog.analyses import ANALYSES, induction
 from homolog.analyses.analysis import Analysis
-from homolog.dictionaries.hardware import product_precision
 from homolog.models.size import ModelSize, size_of
 from homolog.pipeline.analyses import title_of
 from homolog.pipeline.dictionaries import BYTES_A_WEIGHT, POOL, REHEARSED_L0, sae_settings
 from homolog.pipeline.models import left_out, models_of
+from homolog.pipeline.pace import Pace
 from homolog.record.comparisons import (
     CURRENT_TOKEN,
     NEURON,
@@ -41,12 +38,10 @@ from homolog.record.comparisons import (
     StudyModel,
     planned,
 )
-from homolog.record.process import machine, memory_share
+from homolog.record.process import memory_share
 from homolog.record.recipe import TARGET, Recipe
 
 # Seconds on two threads of an AMD EPYC, from the stages of the built-in recipes there.
-SCAN = 0.3e-9  # a state of a recurrent block, at a token
-GPU_SCAN = 0.01e-9  # the same where memory alone bounds it: 12 bytes at 1.2 TB/s, not measured
 ADAM = 3e-9  # a weight, at a step
 CHOICE = 1e-9  # which features are active: a feature, at a token
 SPARSE = 0.06e-9  # an active feature and a dimension, in training
@@ -62,8 +57,6 @@ PAIRED = 0.3e-6  # an activation, in the scatter of pairs
 REGRESSED = 50e-9  # an activation of the other model, in each regression
 PER_FEATURE = 0.8e-3  # a feature of the explorer
 PER_PAGE = 1.5  # the page of a pair of models
-THREADS = 2
-GPU = 150e12  # products a second of a GPU of 80 GB in bfloat16, where none is there to measure
 
 CAUSAL_TOKENS = 2000  # read by both models for each pair of features
 CIRCUIT_PASSES = 8  # over all prompts, a block
@@ -77,59 +70,6 @@ GIB = 2**30
 PROCESS = 0.9 * GIB  # bytes of a process with torch, numba and polars
 BYTES_A_FEATURE = 9_000  # its examples, and its page of the explorer
 BYTES_A_ROW = 35  # of the table of matches
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How fast this machine is: products a second in the models' precision and in training's.
-
-    threads: of a task, as shares of which the constants above are counted.
-    """
-
-    products: float = 40e9
-    training: float = 200e9
-    threads: int = THREADS
-    gpu: bool = False
-
-    @property
-    def dictionaries(self) -> tuple[float, float]:
-        """Dense products in training, for one in encoding, and what scattered work counts: on a GPU
-        all is dense, and nothing scattered is left.
-        """
-        return (6.0, 0.0) if self.gpu else (1.0, self.shared)
-
-    @property
-    def scan(self) -> float:
-        """Seconds of a state of a recurrent block, at a token."""
-        return GPU_SCAN if self.gpu else SCAN * self.shared
-
-    @property
-    def shared(self) -> float:
-        """What the constants are multiplied by."""
-        return THREADS / self.threads
-
-
-def measured_pace(recipe: Recipe, threads: int | None = None) -> Pace:
-    """The pace of the recipe's device, from a fraction of a second of products."""
-    device = torch.device(recipe.run.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        return Pace(GPU, GPU, THREADS, gpu=True)
-    n_threads = threads or int(machine()["n_cpus"])
-    dtypes = (recipe.run.dtype, product_precision(recipe.sae.precision, device))
-    rates = [_products(device, getattr(torch, dtype)) for dtype in dtypes]
-    share = min(1.0, n_threads / int(machine()["n_cpus"]))
-    return Pace(rates[0] * share, rates[1] * share, n_threads, device.type == "cuda")
-
-
-def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.15) -> float:
-    """Operations a second of (1024, 768) by (768, 3072), two for each multiplication."""
-    a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((1024, 768), (768, 3072)))
-    best, begun = math.inf, time.perf_counter()
-    while best == math.inf or time.perf_counter() - begun < seconds:
-        start = time.perf_counter()
-        float((a @ b)[0, 0])  # waits for a device
-        best = min(best, time.perf_counter() - start)
-    return 2 * 1024 * 768 * 3072 / best
 
 
 @dataclass(frozen=True)

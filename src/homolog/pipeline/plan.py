@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from homolog.pipeline.cells import cells_of
-from homolog.pipeline.costs import GIB, HIGH, LOW, Costs, Pace, Stage, measured_pace
+from homolog.pipeline.costs import GIB, HIGH, LOW, Costs, Stage
 from homolog.pipeline.models import models_of
+from homolog.pipeline.pace import Pace, measured_pace
 from homolog.progress import Progress, SilentProgress
 from homolog.record.process import machine
 from homolog.record.recipe import Recipe

@@ -102,15 +102,8 @@ def run_study(
         texts = texts or read_texts(recipe, tokenizers, progress)
         text = texts[""]
         run.check_inputs(inputs_of(recipe, models, weights, lambda: text["whole"].hash))
-        run.note(
-            name=recipe.name,
-            compared=[model.name for model in models.compared],
-            pairs=[[model.name for model in pair] for pair in models.pairs],
-            controls=models.controls,
-            revisions=revisions_of(recipe),
-            device=recipe.run.device,
-            corpus=text_facts(recipe, text, tokenizers[""]) | _other_texts(tokenizers, text_of),
-        )
+        corpus = text_facts(recipe, text, tokenizers[""]) | _other_texts(tokenizers, text_of)
+        _note_study(run, recipe, models, corpus)
         if "beginnings" not in run.record:
             run.note(beginnings=beginnings or _beginnings(material, texts, text_of))
         with open_engine(ray, threads) as engine:
@@ -118,15 +111,34 @@ def run_study(
             share = 1.0 if ray is None else (threads or 1) / int(machine()["n_cpus"])
             of_task = threads if ray is None else threads or 1
             context = Context(run, material, engine, progress, of_task, memory_share(share))
-            progress.plan(expected_seconds(recipe))
-            if words := in_words(run):
-                progress.note(words)
-            for words in (*warnings_of(recipe, text[MATCH]), *words_left_out(material, ANALYSES)):
-                progress.note(f"Left out: {words}.")
+            _say_at_start(context, text[MATCH])
             _work_through(context, texts)
         return finish(run, progress)
     finally:
         run.close()
+
+
+def _note_study(run: RunFolder, recipe: Recipe, models: Models, corpus: dict[str, Any]) -> None:
+    """What run.json says of the study besides its recipe."""
+    run.note(
+        name=recipe.name,
+        compared=[model.name for model in models.compared],
+        pairs=[[model.name for model in pair] for pair in models.pairs],
+        controls=models.controls,
+        revisions=revisions_of(recipe),
+        device=recipe.run.device,
+        corpus=corpus,
+    )
+
+
+def _say_at_start(context: Context, matched: TokenWindows) -> None:
+    """How long stages will take, what is judged anew, and what is left out."""
+    material, progress = context.material, context.progress
+    progress.plan(expected_seconds(material.recipe))
+    if words := in_words(context.run):
+        progress.note(words)
+    for words in (*warnings_of(material.recipe, matched), *words_left_out(material, ANALYSES)):
+        progress.note(f"Left out: {words}.")
 
 
 def _work_through(context: Context, texts: Mapping[str, Mapping[str, TokenWindows]]) -> None:

@@ -46,14 +46,11 @@ class SinksOfText:
 
 
 def masked_sinks(
-    model: LanguageModel, text: TokenWindows, layers: Sequence[int], share: float = SINK_SHARE
+    model: LanguageModel, text: TokenWindows, layers: Sequence[int]
 ) -> tuple[TokenWindows, SinksOfText]:
-    """A text without a model's sinks.
-
-    share: of a layer's variance that they are left with, at most.
-    """
+    """A text without a model's sinks."""
     norms = measure_norms(model, text, layers)
-    limits = limits_of(norms, share)
+    limits = limits_of(norms)
     if not limits:
         return text, SinksOfText({}, 0, [])
     sinks = find_sinks(model, text, limits)

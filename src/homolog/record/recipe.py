@@ -7,6 +7,7 @@ them.  A table that the command line or another study shares is a class that bot
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
@@ -243,6 +244,12 @@ SPARSITY = ("l1", "l0", "k", TARGET)
 """Keys that say how sparse a dictionary is, of one kind or another: one of them is given."""
 
 
+def in_place_of(values: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with a model's or a cell's own, of which one for sparsity replaces whichever did."""
+    replaced = SPARSITY if any(key in SPARSITY for key in own) else ()
+    return {key: value for key, value in values.items() if key not in replaced} | dict(own)
+
+
 class Dictionaries(Training):
     """The dictionaries that are trained; further keys are those of the kind."""
 
@@ -273,10 +280,8 @@ class Dictionaries(Training):
         return self.d_sae or max(1, round((self.expansion or 0) * d_model))
 
     def with_own(self: Table, numbers: dict[str, Any]) -> Table:
-        """With a model's or a cell's own numbers, of which one for sparsity replaces the other."""
-        replaced = SPARSITY if any(key in SPARSITY for key in numbers) else ()
-        kept = {key: value for key, value in self.values().items() if key not in replaced}
-        return self.parse(kept | numbers) if numbers else self
+        """With a model's own numbers (`in_place_of`)."""
+        return self.parse(in_place_of(self.values(), numbers)) if numbers else self
 
     @property
     def of_kind(self) -> dict[str, Any]:

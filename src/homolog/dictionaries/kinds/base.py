@@ -34,10 +34,6 @@ Form = Literal["plain", "k", "threshold"]
 """Of a trained dictionary: f = max(p, 0); of these a token's k largest; or above thresholds."""
 
 
-TARGET = "target_l0"
-"""The setting of every kind that takes the place of its own sparsity."""
-
-
 class KindSettings(Settings):
     """What every kind has; its subclass adds `kind`, a literal that is its name, and its own."""
 
