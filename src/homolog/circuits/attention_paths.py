@@ -16,7 +16,7 @@ from torch import Tensor
 from homolog.axes import Tokens
 from homolog.circuits.replay import Patched, PatchedRows, Replay, last
 from homolog.errors import InputError
-from homolog.models.base import widened
+from homolog.models.widening import widened
 from homolog.models.runs import Run
 from homolog.models.sites import Site, resolve
 from homolog.models.tokens import TokensLike

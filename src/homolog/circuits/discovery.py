@@ -53,7 +53,8 @@ from homolog.circuits.tables import COMPONENTS, SCORED_EDGES
 from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.errors import InputError
-from homolog.models.base import LanguageModel, widened
+from homolog.models.base import LanguageModel
+from homolog.models.widening import widened
 from homolog.models.edits import Edit, Replace, Transform
 from homolog.models.finite import all_finite
 from homolog.models.mamba import Mamba

@@ -26,7 +26,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from homolog.corpus.tasks.pairs import PromptPairs
-from homolog.models.base import LanguageModel, widened
+from homolog.models.base import LanguageModel
+from homolog.models.widening import widened
 from homolog.models.mamba import Mamba
 from homolog.models.runs import Run
 from homolog.models.scan import selective_scan

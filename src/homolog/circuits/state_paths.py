@@ -31,7 +31,7 @@ from torch import Tensor
 
 from homolog.circuits.replay import Advance, Patched, PatchedRows, Replay, last
 from homolog.errors import InputError
-from homolog.models.base import widened
+from homolog.models.widening import widened
 from homolog.models.mamba import Mamba, causal_conv, discretise
 from homolog.models.runs import Run
 from homolog.models.scan import propagate, selective_scan

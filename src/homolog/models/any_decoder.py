@@ -25,10 +25,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
 from homolog.models import block_list
-from homolog.models.base import LanguageModel, widened
+from homolog.models.base import LanguageModel
 from homolog.models.guards import as_it_was, never_rescale, require_decoder
 from homolog.models.sites import Site
 from homolog.models.taps import NOTHING, Taps
+from homolog.models.widening import widened
 
 
 class _Stopped(BaseException):

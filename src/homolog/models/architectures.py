@@ -12,20 +12,26 @@ from types import MappingProxyType
 
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
+from homolog.models.decoder import Decoder
 from homolog.models.gpt2 import GPT2
 from homolog.models.gpt_neox import GPTNeoX
-from homolog.models.llama import Llama
+from homolog.models.llama import FAMILY
 from homolog.models.mamba import Mamba
 from homolog.models.sites import KINDS, add_kind
 
 _LISTED: tuple[type[LanguageModel], ...] = (
     GPT2,
     GPTNeoX,
-    Llama,
+    *FAMILY,
     Mamba,
 )
 ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
 """By the model type of the configuration."""
+
+
+def knows_inside(adapter: type[LanguageModel]) -> bool:
+    """Whether the adapter knows what is inside blocks, and which of it are neurons."""
+    return issubclass(adapter, Decoder) or bool(adapter.neuron_kinds)
 
 
 def register(

@@ -51,10 +51,11 @@ class LanguageModel(ABC):
         architecture    the model type of its configurations: "gpt_neox", "mamba", ...
         site_kinds      the sites of every block, in the order in which a pass reaches them
         neuron_kinds    those of them that together are a block's neurons; none if that is not known
+    or, where blocks differ, `layer_kinds` and `layer_neurons` of each
     """
 
     architecture: str
-    site_kinds: tuple[str, ...]
+    site_kinds: tuple[str, ...] = ()
     neuron_kinds: tuple[str, ...] = ()
 
     hf: Any  # a PreTrainedModel; its submodules are known by name only
@@ -143,7 +144,8 @@ class LanguageModel(ABC):
         """
         if place == self.place:
             return self
-        there = [kind for kind in dict.fromkeys(self.site_kinds) if is_wide(kind)]
+        of_all = set.intersection(*(set(self.layer_kinds(n)) for n in range(self.n_layers)))
+        there = [kind for kind in self.layer_kinds(0) if kind in of_all and is_wide(kind)]
         if place not in there:
             requirement = f"of the width of its stream {self.name} has {', '.join(there)}"
             raise InputError("site", place, requirement, "Choose of these.")
@@ -184,19 +186,28 @@ class LanguageModel(ABC):
         """All sites, in the order in which a pass reaches them."""
         return [
             Site("embed"),
-            *(Site(kind, layer) for layer in range(self.n_layers) for kind in self.site_kinds),
+            *(Site(k, layer) for layer in range(self.n_layers) for k in self.layer_kinds(layer)),
         ]
+
+    def layer_kinds(self, layer: int) -> tuple[str, ...]:
+        """The sites of a block, in the order in which a pass reaches them."""
+        return self.site_kinds
+
+    def layer_neurons(self, layer: int) -> tuple[str, ...]:
+        """Those of them that together are the block's neurons; none if that is not known."""
+        return self.neuron_kinds
 
     def neuron_sites(self, layer: int) -> list[Site]:
         """The sites whose concatenation is the layer's neurons [Wang 2025].
 
         InputError where it is not known which they are.
         """
-        if not self.neuron_kinds:
+        kinds = self.layer_neurons(layer)
+        if not kinds:
             kind = f"the architecture {self.architecture!r}"
             requirement = f"{kind} has no adapter that names its neurons"
             raise InputError("model", self.name, requirement, "Set controls.neurons = false.")
-        return [Site(kind, layer) for kind in self.neuron_kinds]
+        return [Site(kind, layer) for kind in kinds]
 
     def run(
         self,
@@ -330,18 +341,6 @@ class LanguageModel(ABC):
 
 def _begun(taps: Taps) -> BegunTaps:
     return BegunTaps(taps.reads, taps.edits, taps.captured)
-
-
-def widened(t: Tensor) -> Tensor:
-    """Half precision becomes float32; float32 and float64 stay."""
-    return t if t.dtype in (torch.float32, torch.float64) else t.float()
-
-
-def apply_norm(norm: Any, h: Tensor) -> Tensor:
-    """What a norm makes of h; in float64 too, where modules of root-mean-square norms round."""
-    if h.dtype != torch.float64 or isinstance(norm, torch.nn.LayerNorm):
-        return norm(h)
-    return norm.weight * h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
 
 
 def _depth(site: Site) -> int:

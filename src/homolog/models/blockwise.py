@@ -14,10 +14,11 @@ from torch import Tensor
 
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
-from homolog.models.base import LanguageModel, widened
+from homolog.models.base import LanguageModel
 from homolog.models.products import linear
 from homolog.models.sites import Site
 from homolog.models.taps import Taps
+from homolog.models.widening import widened
 
 
 class Blockwise(LanguageModel):

@@ -2,48 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
-from torch import Tensor
 
 from homolog.axes import Residual, Tokens
-from homolog.models.products import linear
-from homolog.models.transformer import READS, Parts, Read, Transformer, split_heads
+from homolog.models.decoder import Decoder, Trunk, normed
+from homolog.models.mixers.attention import Attention, AttentionParts
+from homolog.models.mixers.base import Branch
+from homolog.models.mixers.projections import FusedInTurn
+from homolog.models.mlp import MLP, plain
 
 
-class GPT2(Transformer):
+class GPT2(Decoder):
     """Adapter over `transformers.GPT2LMHeadModel`, whose matrices are stored (input, output).
 
-    `embed` is the token embedding plus that of the position.
+    `embed` is the token embedding plus that of the position.  Some checkpoints divide the scores by
+    the layer, counted from 1.
     """
 
     architecture = "gpt2"
-    parts = Parts(
-        blocks="transformer.h",
-        final_norm="transformer.ln_f",
-        attn_norm="ln_1",
-        heads_out="attn.c_proj",
-        mlp_norm="ln_2",
-        mlp_out="mlp.c_proj",
-    )
+    trunk = Trunk("transformer.h", "transformer.ln_f")
 
     def embed(self, tokens: Tokens) -> Residual:
         positions: torch.nn.Embedding = self.hf.transformer.wpe
         return super().embed(tokens) + positions.weight[: tokens.shape[1]]
 
-    def scale(self, layer: int) -> float:
-        """The factor of the scores; some checkpoints divide it by the layer, counted from 1."""
-        return self.blocks()[layer].attn.scaling
-
-    def fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        fused = linear(self.blocks()[layer].attn.c_attn, normed)
-        q, k, v = (split_heads(x, self.n_heads) for x in fused.chunk(3, dim=-1))
-        return q, k, v
-
-    def read_matrix(self, layer: int, read: Read) -> tuple[Tensor, Tensor | None]:
-        fused, place = self.blocks()[layer].attn.c_attn, READS.index(read)
-        weight = fused.weight.t().unflatten(0, (3, self.n_heads, self.d_head))[place]
-        return weight, fused.bias.view(3, self.n_heads, self.d_head)[place]
-
-    def mlp_hidden(self, layer: int, normed: Tensor) -> Tensor:
-        mlp = self.blocks()[layer].mlp
-        return mlp.act(linear(mlp.c_fc, normed))
+    def steps(self, layer: int, block: Any) -> Sequence[Sequence[Branch]]:
+        attention, mlp = block.attn, block.mlp
+        n_heads = self.hf.config.num_attention_heads
+        d_head = self.d_model // n_heads
+        parts = AttentionParts(
+            project=FusedInTurn(attention.c_attn, (n_heads,) * 3, d_head),
+            out=attention.c_proj,
+            n_heads=n_heads,
+            n_kv_heads=n_heads,
+            d_head=d_head,
+            scale=attention.scaling,
+            rotary=False,
+        )
+        mixer = Attention(layer, normed(block.ln_1), parts)
+        return [[mixer], [MLP(layer, normed(block.ln_2), plain(mlp.act, mlp.c_fc), mlp.c_proj)]]

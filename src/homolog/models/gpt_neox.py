@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+from typing import Any
 
-from homolog.models.products import linear
-from homolog.models.transformer import READS, Parts, Read, Transformer
+from homolog.models.decoder import Decoder, Trunk, normed
+from homolog.models.mixers.attention import Attention, AttentionParts
+from homolog.models.mixers.base import Branch
+from homolog.models.mixers.projections import FusedByHead
+from homolog.models.mlp import MLP, plain
 
 
-class GPTNeoX(Transformer):
+class GPTNeoX(Decoder):
     """Adapter over `transformers.GPTNeoXForCausalLM`.
 
     Its fused projection holds query, key and value head by head.
     """
 
     architecture = "gpt_neox"
-    parts = Parts(
-        blocks="gpt_neox.layers",
-        final_norm="gpt_neox.final_layer_norm",
-        rotary="gpt_neox.rotary_emb",
-        attn_norm="input_layernorm",
-        heads_out="attention.dense",
-        mlp_norm="post_attention_layernorm",
-        mlp_out="mlp.dense_4h_to_h",
-    )
+    trunk = Trunk("gpt_neox.layers", "gpt_neox.final_layer_norm", "gpt_neox.rotary_emb")
 
-    @property
-    def parallel(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.hf.config.use_parallel_residual
-
-    def fused_reads(self, layer: int, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        fused = linear(self.blocks()[layer].attention.query_key_value, normed)
-        q, k, v = fused.unflatten(-1, (self.n_heads, 3 * self.d_head)).chunk(3, dim=-1)
-        return q, k, v
-
-    def read_matrix(self, layer: int, read: Read) -> tuple[Tensor, Tensor | None]:
-        fused, place = self.blocks()[layer].attention.query_key_value, READS.index(read)
-        shape = (self.n_heads, 3, self.d_head)
-        bias = None if fused.bias is None else fused.bias.view(shape)[:, place]
-        return fused.weight.unflatten(0, shape)[:, place], bias
-
-    def mlp_hidden(self, layer: int, normed: Tensor) -> Tensor:
-        mlp = self.blocks()[layer].mlp
-        return mlp.act(linear(mlp.dense_h_to_4h, normed))
+    def steps(self, layer: int, block: Any) -> Sequence[Sequence[Branch]]:
+        config, attention, mlp = self.hf.config, block.attention, block.mlp
+        n_heads = config.num_attention_heads
+        d_head = self.d_model // n_heads
+        parts = AttentionParts(
+            project=FusedByHead(attention.query_key_value, n_heads, d_head),
+            out=attention.dense,
+            n_heads=n_heads,
+            n_kv_heads=n_heads,
+            d_head=d_head,
+            scale=d_head**-0.5,
+        )
+        mixer = Attention(layer, normed(block.input_layernorm), parts)
+        hidden = plain(mlp.act, mlp.dense_h_to_4h)
+        local = MLP(layer, normed(block.post_attention_layernorm), hidden, mlp.dense_4h_to_h)
+        return [[mixer, local]] if config.use_parallel_residual else [[mixer], [local]]

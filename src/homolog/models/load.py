@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from homolog.errors import InputError
 from homolog.models.any_decoder import AnyDecoder
-from homolog.models.architectures import ADAPTERS
+from homolog.models.architectures import ADAPTERS, knows_inside
 from homolog.models.base import TOKENIZER_REMEDY, LanguageModel
 from homolog.models.block_list import few_tokens
 from homolog.models.float32 import cast, read_in_float32
@@ -169,7 +169,7 @@ def require_inner_sites(
     if resolve(ref).kind == "zoo":
         return
     kind = read_configuration(ref, revision, random=random).model_type
-    knowing = sorted(name for name, adapter in ADAPTERS.items() if adapter.neuron_kinds)
+    knowing = sorted(name for name, adapter in ADAPTERS.items() if knows_inside(adapter))
     if kind not in knowing:
         needs = f"{what} needs an adapter that knows what is inside blocks"
         has = f"its architecture {kind!r} has none ({', '.join(knowing)} have)"

@@ -14,6 +14,7 @@ Transformers
     query key value            of each head, before rotary positions
     pattern      attention, after the softmax
     z            of each head, values weighted by the pattern
+    head_gate    what multiplies z, where the model has such a gate
     head_out     z times the head's output matrix, without bias
     attn_out     sum of the heads, with bias
     resid_mid    residual stream between attention and MLP, where the MLP comes after
@@ -57,7 +58,7 @@ _AXES = (
     ("query_in key_in value_in", _HEAD_STREAM),
     ("query key value", _BY_HEAD),
     ("pattern", ("batch", "head", "position", "key_position")),
-    ("z", _BY_HEAD),
+    ("z head_gate", _BY_HEAD),
     ("head_out", _HEAD_STREAM),
     ("attn_out resid_mid mlp_in", _STREAM),
     ("mlp_hidden", ("batch", "position", "d_mlp")),

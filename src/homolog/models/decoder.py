@@ -1,0 +1,145 @@
+"""Decoders whose blocks are known inside: steps of mixers and MLPs over the residual stream.
+
+    for each step of a block:   h <- h + the sum of what its branches add, all of which read h
+
+A Transformer with attention and MLP side by side has one step of two branches, one after the other
+two steps of one; a Mamba one step of one; a hybrid may have attention and a state space in the same
+step, or in turn from block to block.  An adapter names its modules: `steps` of each block, and
+where the trunk lies.  Models run in eval mode; dropout is not applied.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from homolog.axes import Residual
+from homolog.models.blockwise import Blockwise
+from homolog.models.guards import as_it_was
+from homolog.models.mixers.base import Branch, Context, Mixer, Norm
+from homolog.models.sites import Site
+from homolog.models.taps import Taps
+from homolog.models.widening import apply_norm, widened
+
+Step = tuple[Branch, ...]
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """Where the modules of an architecture lie: dotted names in the model.
+
+    rotary makes tables of positions; None where nothing is rotated, or everything by itself.
+    """
+
+    blocks: str
+    final_norm: str
+    rotary: str | None = None
+
+
+class Decoder(Blockwise):
+    """Base of the adapters that say what their blocks are made of.
+
+    layers   the steps of every block, in order
+    """
+
+    trunk: Trunk
+    residual_in_float32 = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.layers: list[tuple[Step, ...]] = []
+        for layer, block in enumerate(self.blocks()):
+            self.layers.append(tuple(tuple(step) for step in self.steps(layer, block)))
+
+    @abstractmethod
+    def steps(self, layer: int, block: Any) -> Sequence[Sequence[Branch]]:
+        """What a block is made of."""
+
+    def blocks(self) -> Any:
+        return self.hf.get_submodule(self.trunk.blocks)
+
+    def final_norm(self, h: Residual) -> Residual:
+        norm = self.hf.get_submodule(self.trunk.final_norm)
+        return apply_norm(norm, h)
+
+    # --- parts
+
+    def branches(self, layer: int) -> list[Branch]:
+        """All parts of a block, in the order of the pass."""
+        return [branch for step in self.layers[layer] for branch in step]
+
+    def mixers(self, layer: int | None = None) -> list[Mixer]:
+        """The mixers of a block, or of all blocks, in the order of the pass."""
+        layers = range(self.n_layers) if layer is None else [layer]
+        return [b for at in layers for b in self.branches(at) if isinstance(b, Mixer)]
+
+    def mixer(self, site: Site | str) -> Mixer:
+        """The mixer that a site of its block belongs to, by readout or any other of its kinds."""
+        site = Site.parse(site)
+        return next(m for m in self.mixers(site.layer or 0) if site.kind in m.sites)
+
+    def layer_kinds(self, layer: int) -> tuple[str, ...]:
+        kinds: list[str] = ["resid_pre"]
+        for i, step in enumerate(self.layers[layer]):
+            kinds += ["resid_mid"] if i else []
+            kinds += [kind for branch in step for kind in branch.sites]
+        return (*kinds, "resid")
+
+    def layer_neurons(self, layer: int) -> tuple[str, ...]:
+        return tuple(kind for branch in self.branches(layer) for kind in branch.neurons)
+
+    # --- a pass
+
+    def block(self, layer: int, h: Residual, context: Context, taps: Taps) -> Residual:
+        for i, step in enumerate(self.layers[layer]):
+            if i:
+                h = taps("resid_mid", layer, h)
+            h = self.added(h, [branch(h, context, taps) for branch in step])
+        return h
+
+    def added(self, h: Residual, outs: Sequence[Tensor]) -> Residual:
+        """The stream with what the branches of a step add."""
+        total = reduce(torch.add, reversed(outs))
+        return (widened(h) if self.residual_in_float32 else h) + total
+
+    def context(self, embedded: Residual) -> Context:
+        length = embedded.shape[1]
+        return self.context_at(torch.arange(length, device=embedded.device)[None], length, embedded)
+
+    def context_at(self, positions: Tensor, length: int, like: Tensor) -> Context:
+        """Rotary tables of some positions of a window of `length`, by kind of block.
+
+        positions (...) -> (..., rotary dimensions) each, in the dtype of `like`.  The frequencies
+        of some models follow the window's length, so that the whole window's table is made; nothing
+        of it stays in the module.
+        """
+        if self.trunk.rotary is None:
+            return {None: None}
+        module: Any = self.hf.get_submodule(self.trunk.rotary)
+        with as_it_was(module):
+            tables = self.rotary_tables(module, torch.arange(length, device=like.device), like)
+        return {kind: (cos[0, positions], sin[0, positions]) for kind, (cos, sin) in tables.items()}
+
+    def rotary_tables(
+        self, module: Any, positions: Tensor, like: Tensor
+    ) -> dict[str | None, tuple[Tensor, Tensor]]:
+        """Cosines and sines (1, position, rotary dimensions) by kind of block."""
+        return {None: module(like, position_ids=positions[None])}
+
+
+def normed(norm: Any) -> Norm:
+    """What a norm module makes of a stream."""
+    return lambda h: apply_norm(norm, h)
+
+
+def times(factor: float, before: Norm | None = None) -> Norm | None:
+    """A norm's output times a factor; None where there is nothing to do."""
+    if factor == 1:
+        return before
+    return lambda x: (x if before is None else before(x)) * factor

@@ -1,0 +1,80 @@
+"""The local part that most recurrent mixers have: a causal depthwise convolution.
+
+    out[t, d] = bias[d] + sum over j of weight[d, 0, j] * x[t - (K - 1) + j, d]
+
+Tap j reads the position K - 1 - j before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from homolog.models.taps import Taps
+from homolog.models.widening import widened
+
+
+class Convolution:
+    """Over the weights of a module like torch.nn.Conv1d, with one group per channel."""
+
+    def __init__(self, layer: int, conv: Any) -> None:
+        self.layer, self._conv = layer, conv
+
+    @property
+    def weight(self) -> Tensor:
+        """(channel, 1, K)."""
+        return self._conv.weight
+
+    @property
+    def width(self) -> int:
+        """K: the current position, and those before it that are read."""
+        return int(self.weight.shape[-1])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (batch, position, channel), from the window's start."""
+        return causal_conv(x, self.weight, self._conv.bias)
+
+    def tapped(self, x: Tensor, taps: Taps) -> Tensor:
+        """The same, through the site conv_taps where a run asks for it."""
+        through = taps.splits(["conv_taps"], self.layer, x)
+        if through or taps.touches("conv_taps", self.layer):
+            added = taps("conv_taps", self.layer, self.by_tap(x))
+        if not through:
+            return self(x)
+        out = widened(added).sum(2)
+        return (out if self._conv.bias is None else out + self._conv.bias).to(x.dtype)
+
+    def by_tap(self, x: Tensor) -> Tensor:
+        """What each tap adds, (batch, position, tap, channel)."""
+        padded = F.pad(x, (0, 0, self.width - 1, 0))
+        parts = [padded[:, j : j + x.shape[1]] * self.weight[:, 0, j] for j in range(self.width)]
+        return torch.stack(parts, dim=2)
+
+    def at(self, x: Tensor, past: Tensor) -> Tensor:
+        """The output at one position of each prompt.
+
+        x (..., prompt, channel); past (prompt, K - 1, channel): what stands before, in order.
+        """
+        earlier = torch.zeros_like(past[:, 0]) if self.width > 1 else x.new_zeros(())
+        for j in range(self.width - 1):
+            earlier = earlier + self.weight[:, 0, j] * past[:, j]
+        if self._conv.bias is not None:
+            earlier = earlier + self._conv.bias
+        return earlier + x * self.weight[:, 0, -1]
+
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Depthwise causal convolution of x (batch, position, channel) by weight (channel, 1, K).
+
+    A sum of K shifted products: on a CPU several times as fast as the grouped convolution, with the
+    same additions.
+    """
+    kernel, length = weight.shape[-1], x.shape[1]
+    padded = F.pad(x, (0, 0, kernel - 1, 0))
+    out = padded[:, :length] * weight[:, 0, 0]
+    for j in range(1, kernel):
+        out = torch.addcmul(out, padded[:, j : j + length], weight[:, 0, j])
+    return out if bias is None else out + bias

@@ -1,0 +1,85 @@
+"""Where attention's queries, keys and values come from: the layouts of projections.
+
+Each gives all heads' queries, keys and values at once, and the matrix of one of the three by head.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from homolog.models.products import linear
+
+Read = Literal["query", "key", "value"]
+READS: tuple[Read, ...] = ("query", "key", "value")
+
+
+class Projections(ABC):
+    """Queries, keys and values of the normed stream, before norms and rotary positions."""
+
+    @abstractmethod
+    def __call__(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., d_model) -> three of (..., head, d_head)."""
+
+    @abstractmethod
+    def matrix(self, read: Read) -> tuple[Tensor, Tensor | None]:
+        """Weight (head, d_head, d_model) and bias (head, d_head) of one of the three."""
+
+
+class Separate(Projections):
+    """A linear map for each of the three."""
+
+    def __init__(self, query: Any, key: Any, value: Any, d_heads: Sequence[int]) -> None:
+        self._maps, self._d_heads = (query, key, value), d_heads
+
+    def __call__(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        each = zip(self._maps, self._d_heads, strict=True)
+        q, k, v = (linear(m, normed).unflatten(-1, (-1, d)) for m, d in each)
+        return q, k, v
+
+    def matrix(self, read: Read) -> tuple[Tensor, Tensor | None]:
+        place = READS.index(read)
+        module, shape = self._maps[place], (-1, self._d_heads[place])
+        bias = None if module.bias is None else module.bias.unflatten(0, shape)
+        return module.weight.unflatten(0, shape), bias
+
+
+class FusedByHead(Projections):
+    """One linear map: query, key and value of head 0, of head 1, ..."""
+
+    def __init__(self, fused: Any, n_heads: int, d_head: int) -> None:
+        self._fused, self._n_heads, self._d_head = fused, n_heads, d_head
+
+    def __call__(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        fused = linear(self._fused, normed)
+        q, k, v = fused.unflatten(-1, (self._n_heads, 3 * self._d_head)).chunk(3, dim=-1)
+        return q, k, v
+
+    def matrix(self, read: Read) -> tuple[Tensor, Tensor | None]:
+        place, shape = READS.index(read), (self._n_heads, 3, self._d_head)
+        bias = None if self._fused.bias is None else self._fused.bias.view(shape)[:, place]
+        return self._fused.weight.unflatten(0, shape)[:, place], bias
+
+
+class FusedInTurn(Projections):
+    """One linear map: all queries, then all keys, then all values."""
+
+    def __init__(self, fused: Any, heads: Sequence[int], d_head: int) -> None:
+        self._fused, self._d_head = fused, d_head
+        self._sizes = [n * d_head for n in heads]
+
+    def __call__(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        three = linear(self._fused, normed).split(self._sizes, dim=-1)
+        q, k, v = (x.unflatten(-1, (-1, self._d_head)) for x in three)
+        return q, k, v
+
+    def matrix(self, read: Read) -> tuple[Tensor, Tensor | None]:
+        place, shape = READS.index(read), (-1, self._d_head)
+        weight, bias = self._fused.weight, self._fused.bias
+        weight = weight.t() if isinstance(self._fused, Conv1D) else weight
+        own = weight.split(self._sizes)[place].unflatten(0, shape)
+        return own, None if bias is None else bias.split(self._sizes)[place].unflatten(0, shape)

@@ -1,0 +1,206 @@
+"""The selective scan of Mamba-1: its state is a memory for every channel.
+
+    [x, z]       = in_proj(norm(h))                              sites conv_in, gate_in
+    u            = SiLU(causal depthwise convolution of x)       conv_taps, conv_out, ssm_input
+    [dt', B, C]  = x_proj(u), normed where the model norms them
+    dt           = softplus(dt_proj(dt'))                        dt, B, C
+    state, y     = selective scan of u, dt, A = -exp(A_log), B, C    A_bar, B_bar, write, state, y
+    out          = out_proj((y + D * u) * SiLU(z))               skip, gate, mixer_out
+
+A_log, D and the scan never go below float32.  The scan never holds the state of every position
+unless a run reads it.  Where a run edits A_bar, B_bar, write or state, that layer runs the plain
+recurrence from the first edited position on, and the scan up to there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from homolog.axes import Residual
+from homolog.models.mixers.base import Context, Inputs, LinearMixer, Norm
+from homolog.models.mixers.convolution import Convolution
+from homolog.models.mixers.recurrence import Start, recur
+from homolog.models.products import linear, project
+from homolog.models.scan import ScanInputs, propagate, selective_scan
+from homolog.models.taps import NOTHING, Taps
+from homolog.models.widening import widened
+
+CONVOLUTION = ("mixer_in", "conv_in", "gate_in", "conv_taps", "conv_out")
+SELECTION = ("ssm_input", "dt", "B", "C")
+# sites with a state of every channel at every position
+RECURRENCE = ("A_bar", "B_bar", "write", "state")
+OUTPUT = ("y", "skip", "gate", "mixer_out")
+
+
+class SelectiveScan(LinearMixer):
+    """The mixer of Mamba-1 over the module of transformers.
+
+    norms   of dt', B and C
+    """
+
+    kind = "selective scan"
+    readout = "y"
+    stream, out = "mixer_in", "mixer_out"
+    sites = (*CONVOLUTION, *SELECTION, *RECURRENCE, *OUTPUT)
+    neurons = ("ssm_input", "gate")
+    inputs = ("conv_in", "gate_in", *SELECTION)
+    local, local_taps = "conv_in", "conv_taps"
+
+    def __init__(
+        self, layer: int, norm: Norm, module: Any, norms: tuple[Norm, Norm, Norm] | None = None
+    ) -> None:
+        self.layer, self.norm, self.module, self.norms = layer, norm, module, norms
+        self.convolution = Convolution(layer, module.conv1d)
+        self.reach = self.convolution.width - 1
+
+    def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
+        layer = self.layer
+        x, z = self._halves(taps("mixer_in", layer, h))
+        x, z = taps("conv_in", layer, x), taps("gate_in", layer, z)
+        conv_out = taps("conv_out", layer, self.convolution.tapped(x, taps))
+        u = taps("ssm_input", layer, self.module.act(conv_out))
+        dt, B, C = self._selection(u)
+        dt, B, C = taps("dt", layer, dt), taps("B", layer, B), taps("C", layer, C)
+        inputs = ScanInputs(widened(u), dt, self.A, B, C)
+        y = taps("y", layer, self._scan(inputs, taps))
+        return self._leave(u, y, z, taps)
+
+    @property
+    def A(self) -> Tensor:
+        """The continuous state matrix, diagonal and negative, (d_inner, d_state)."""
+        return -torch.exp(widened(self.module.A_log))
+
+    def _halves(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        x, z = linear(self.module.in_proj, self.norm(h)).chunk(2, dim=-1)
+        return x, z
+
+    def _selection(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """dt (..., d_inner), B and C (..., d_state) of the SSM input (..., d_inner)."""
+        mixer = self.module
+        sizes = [mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size]
+        parts = linear(mixer.x_proj, u).split(sizes, dim=-1)
+        if self.norms is not None:
+            parts = [norm(part) for norm, part in zip(self.norms, parts, strict=True)]
+        dt_low, B, C = parts
+        step = widened(project(dt_low, mixer.dt_proj.weight)) + widened(mixer.dt_proj.bias)
+        return F.softplus(step), widened(B), widened(C)
+
+    def _leave(self, u: Tensor, y: Tensor, z: Tensor, taps: Taps = NOTHING) -> Tensor:
+        """What is added to the stream, position by position.
+
+        u: SSM input, y: output of the scan without D-skip, z: the gate's half of the in-projection.
+        """
+        mixer = self.module
+        skip = taps("skip", self.layer, u * widened(mixer.D))
+        gated = (y + skip) * taps("gate", self.layer, mixer.act(z))
+        out = linear(mixer.out_proj, gated.to(mixer.out_proj.weight.dtype))
+        return taps("mixer_out", self.layer, out)
+
+    def _scan(self, inputs: ScanInputs, taps: Taps) -> Tensor:
+        layer, length = self.layer, inputs.u.shape[1]
+        edited = taps.edited_positions(RECURRENCE, layer, length)
+        if edited:
+            return self._recur(inputs, edited[0], taps)
+        self._read_discretised(inputs, taps)
+        wanted = taps.read_positions("state", layer, length)
+        result = selective_scan(*inputs, return_states=wanted or False)
+        if result.states is not None:
+            taps.store("state", layer, wanted, result.states, length)
+        return result.y
+
+    def _read_discretised(self, inputs: ScanInputs, taps: Taps) -> None:
+        layer, length = self.layer, inputs.u.shape[1]
+        for part, kind in enumerate(RECURRENCE[:3]):
+            if at := taps.read_positions(kind, layer, length):
+                u, dt, A, B, _ = inputs.at(at)
+                taps.store(kind, layer, at, discretise(u, dt, A, B)[part], length)
+
+    def _recur(self, inputs: ScanInputs, start: int, taps: Taps) -> Tensor:
+        """y of the plain recurrence, with edits in it from `start` on; up to there of the scan."""
+        layer = self.layer
+        u, dt, A, B, C = inputs
+        length = u.shape[1]
+        A_bar, B_bar, _ = discretise(u, dt, A, B)
+        A_bar, B_bar = taps("A_bar", layer, A_bar), taps("B_bar", layer, B_bar)
+        write = taps("write", layer, B_bar * u.unsqueeze(-1))
+        early = [p for p in taps.read_positions("state", layer, length) if p < start]
+        scanned = selective_scan(*inputs.at(slice(start)), return_states=early or False)
+        return recur(
+            Start(scanned.y, scanned.states, scanned.last_state),
+            range(start, length),
+            lambda t, state: A_bar[:, t] * state + write[:, t],
+            lambda t, state: (state * C[:, t, None]).sum(-1),
+            layer,
+            taps,
+        )
+
+    # --- the protocol
+
+    def enter(self, h: Tensor, context: Context) -> Inputs:
+        x, z = self._halves(h)
+        return self._entered(x, z, self.convolution(x))
+
+    def enter_at(self, h: Tensor, context: Context, past: Tensor | None) -> Inputs:
+        x, z = self._halves(h)
+        assert past is not None
+        return self._entered(x, z, self.convolution.at(x, past))
+
+    def _entered(self, x: Tensor, z: Tensor, conv_out: Tensor) -> Inputs:
+        u = self.module.act(conv_out)
+        dt, B, C = self._selection(u)
+        values = (x, z, u, dt, B, C)
+        return dict(zip(self.inputs, values, strict=True))
+
+    def written(self, conv_out: Tensor) -> Inputs:
+        """What a position writes by its convolution's output (..., d_inner)."""
+        u = self.module.act(conv_out)
+        return dict(zip(SELECTION, (u, *self._selection(u)), strict=True))
+
+    def scan_inputs(self, inputs: Inputs) -> ScanInputs:
+        """Of the recurrence, (batch, position, ...)."""
+        u, dt, B, C = (inputs[kind] for kind in SELECTION)
+        return ScanInputs(widened(u), dt, self.A, B, C)
+
+    def states(self, inputs: Inputs, positions: Sequence[int]) -> Tensor:
+        states = selective_scan(*self.scan_inputs(inputs), return_states=positions).states
+        assert states is not None
+        return states
+
+    def memory(self, inputs: Inputs) -> Tensor:
+        return selective_scan(*self.scan_inputs(inputs)).last_state
+
+    def step(self, state: Tensor, at: Inputs) -> Tensor:
+        A_bar, _, write = self._discretised(at)
+        return A_bar * state + write
+
+    def stepped_change(self, before: Tensor, old: Inputs, new: Inputs) -> Tensor:
+        old_A_bar, _, old_write = self._discretised(old)
+        A_bar, _, write = self._discretised(new)
+        return (A_bar - old_A_bar) * before + write - old_write
+
+    def carry(self, change: Tensor, inputs: Inputs, start: Tensor, stop: int) -> Tensor:
+        start = start.expand(change.shape[:-2]) if change.ndim > 3 else start
+        return propagate(change, inputs["dt"], self.A, start, stop)
+
+    def read(self, memory: Tensor, at: Inputs) -> Tensor:
+        return (memory * at["C"].unsqueeze(-2)).sum(-1)
+
+    def leave(self, at: Inputs, readout: Tensor) -> Tensor:
+        return self._leave(at["ssm_input"], readout, at["gate_in"])
+
+    def _discretised(self, at: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        return discretise(widened(at["ssm_input"]), at["dt"], self.A, at["B"])
+
+
+def discretise(u: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A_bar = exp(dt A), B_bar = dt B and the write B_bar u, (..., d_inner, d_state) each.
+
+    u and dt (..., d_inner), A (d_inner, d_state), B (..., d_state).
+    """
+    B_bar = dt.unsqueeze(-1) * B.unsqueeze(-2)
+    return torch.exp(dt.unsqueeze(-1) * A), B_bar, B_bar * u.unsqueeze(-1)
