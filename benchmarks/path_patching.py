@@ -162,14 +162,9 @@ def cached_last_y(bridge: Any, tokens: Tensor) -> list[Tensor]:
 
 def ours(model: Any, clean: Tensor, corrupt: Tensor) -> Tensor:
     """Logits (sender, prompt, vocabulary), in the order of their rows."""
-    from homolog.circuits.attention_paths import AttentionPaths
-    from homolog.circuits.state_paths import StatePaths
-    from homolog.models.mamba import Mamba
+    from homolog.circuits import Paths
 
-    if isinstance(model, Mamba):
-        answers = StatePaths(model, clean, corrupt).y_to_logits()
-    else:
-        answers = AttentionPaths(model, clean, corrupt).heads_to_logits()
+    answers = Paths(model, clean, corrupt).readouts_to_logits()
     return torch.cat([answer.logits for answer in answers])
 
 

@@ -9,13 +9,13 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 import homolog
-from homolog.circuits.attention_paths import AttentionPaths
 from homolog.circuits.discovery import discover
 from homolog.circuits.edge_patching import edge_effects
 from homolog.circuits.evaluation import CircuitEvaluation
+from homolog.circuits.known import require_paths
 from homolog.circuits.off_by_one import off_by_one, unrelated
+from homolog.circuits.paths import Paths
 from homolog.circuits.prompts import METRIC, Prompts, answers
-from homolog.circuits.state_paths import StatePaths
 from homolog.corpus.tasks import make_task
 from homolog.models import LanguageModel
 from homolog.models.mamba import Mamba
@@ -47,8 +47,7 @@ def test_every_analysis_reads_the_prompts_as_they_are(begun: LanguageModel) -> N
     each = torch.arange(8)
     difference = logits[each, -1, pairs.answer] - logits[each, -1, pairs.distractor]
     torch.testing.assert_close(answers(begun, pairs, 4)[METRIC], difference, rtol=1e-4, atol=1e-4)
-    paths = StatePaths if isinstance(begun, Mamba) else AttentionPaths
-    clean = paths(begun, pairs.clean, pairs.corrupt).logits  # type: ignore[arg-type]
+    clean = Paths(require_paths(begun), pairs.clean, pairs.corrupt).logits
     torch.testing.assert_close(clean, logits[:, -1], rtol=1e-4, atol=1e-4)
     edges = discover(begun, pairs, n_top=3, n_random=2, batch=4).edges
     assert edges.equals(discover(plain, pairs, n_top=3, n_random=2, batch=4).edges)

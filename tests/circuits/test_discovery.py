@@ -13,7 +13,7 @@ from torch import Tensor
 
 from homolog.circuits.discovery import Discovery, discover, score_edges
 from homolog.circuits.edge_patching import edge_effects, validate
-from homolog.circuits.edges import LOGITS, position_labels
+from homolog.circuits.edges import LOGITS, ends, position_labels
 from homolog.circuits.metrics import measure
 from homolog.corpus.tasks import PromptPairs
 from homolog.errors import InputError
@@ -290,17 +290,18 @@ def test_components_name_nodes_and_share_keys() -> None:
         ("embed", "mlp_in.0", "A", 0.5),
     ]
     edges = pl.DataFrame(rows, ["sender", "receiver", "position", "score"], orient="row")
-    found = Discovery("logit_difference", edges, edges, edges, heads_per_key=2)
+    found = Discovery("logit_difference", edges, edges, edges, ends(tiny("llama-bias")))
     names = ["head_out.0.1", "head_out.2.2", "head_out.2.3", "mlp_out.1", "head_out.2.0"]
     assert found.components(3)["node"].to_list() == names
     assert found.components(3)["score"].to_list() == [4, 4, 4, 3, 2]
     assert found.components(4).rows()[-1] == ("mlp_out.0", 0, 0.5, 1)
     mixer = pl.DataFrame(
-        [("conv_in.3", "conv_taps.3", "B", -2.0), ("write.3", "state.3", "B", 1.0)],
+        [("conv_in.2", "conv_taps.2", "B", -2.0), ("write.2", "state.2", "B", 1.0)],
         edges.columns,
         orient="row",
     )
-    assert Discovery("kl", mixer, mixer, mixer).components().rows() == [("mixer_out.3", 3, 3.0, 2)]
+    found = Discovery("kl", mixer, mixer, mixer, ends(tiny("mamba")))
+    assert found.components().rows() == [("mixer_out.2", 2, 3.0, 2)]
 
 
 def test_errors() -> None:

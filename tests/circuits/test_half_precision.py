@@ -13,8 +13,8 @@ from homolog.circuits.edges import nodes
 from homolog.circuits.evaluation import CircuitEvaluation, Scoring
 from homolog.circuits.induction import trace_induction
 from homolog.circuits.off_by_one import off_by_one
+from homolog.circuits.paths import Paths
 from homolog.circuits.prompts import Prompts
-from homolog.circuits.tracers import tracer_of
 from homolog.corpus.tasks import induction
 
 HALF = [torch.bfloat16, torch.float16]
@@ -44,22 +44,22 @@ def _one_thread(request):
 def test_paths(case, dtype):
     wide, half = tiny(case), tiny(case, dtype)
     pairs = pairs_of(wide)
-    paths = [tracer_of(m).paths(m, pairs.clean, pairs.corrupt) for m in (wide, half)]
+    paths = [Paths(m, pairs.clean, pairs.corrupt) for m in (wide, half)]
     at = {"B": pairs.positions["B"]}
     asked = {
         "mamba": [
-            lambda p: p.y_to_logits(),
-            lambda p: p.state_to_logits(),
-            lambda p: p.writes_to_logits(1, at),
-            lambda p: p.conv_to_write(1, at["B"], {"two": [0, 1]}),
-            lambda p: p.layers_to_state(2),
+            lambda p: p.readouts_to_logits(),
+            lambda p: p.states_to_logits(),
+            lambda p: p.writes_to_logits("y.1", at),
+            lambda p: p.taps_to_write("y.1", at["B"], {"two": [0, 1]}),
+            lambda p: p.parts_to_part("y.2"),
         ]
     }.get(
         case,
         [
-            lambda p: p.heads_to_logits(),
-            lambda p: p.heads_to_head("z.2.1", at["B"]),
-            lambda p: p.reads_to_logits("z.1.0", at),
+            lambda p: p.readouts_to_logits(),
+            lambda p: p.parts_to_part("z.2.1", at),
+            lambda p: p.writes_to_logits("z.1.0", at),
         ],
     )
     close(paths[1].logits, paths[0].logits, dtype, 30)

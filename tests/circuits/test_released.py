@@ -10,9 +10,8 @@ import torch
 from tests.reference.tiny_models import tiny_gpt_neox, tiny_mamba
 
 from homolog.circuits import released
-from homolog.circuits.attention_paths import AttentionPaths
 from homolog.circuits.metrics import measure
-from homolog.circuits.state_paths import StatePaths
+from homolog.circuits.paths import Paths
 from homolog.corpus.tasks import induction
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
@@ -144,10 +143,11 @@ def test_ours_are_direct_calls_on_the_transformer(
     pairs = induction(pythia, N_PROMPTS, seed=SEED, length=64, corruption="unrelated")
     assert int(pairs.positions["A"].max()) < 32
     with torch.no_grad():
-        paths = AttentionPaths(pythia, pairs.clean, pairs.corrupt)
-        heads = measure(torch.cat([a.logits for a in paths.heads_to_logits()]), pairs)
+        paths = Paths(pythia, pairs.clean, pairs.corrupt)
+        heads = measure(torch.cat([a.logits for a in paths.readouts_to_logits()]), pairs)
         through = measure(
-            torch.cat([a.logits for a in paths.heads_to_head("z.5.0", pairs.positions["B"])]), pairs
+            torch.cat([a.logits for a in paths.parts_to_part("z.5.0", {"": pairs.positions["B"]})]),
+            pairs,
         )
     clean = measure(paths.logits, pairs)
     for metric in ("logit", "probability"):
@@ -165,21 +165,21 @@ def test_ours_are_direct_calls_on_the_mamba(mamba: Any, mamba_rows: list[dict[st
     long = pairs_of("replace_B", length=129, first_index=0)
     a, at = other.positions["A"], {str(p): torch.full((N_PROMPTS,), p) for p in (1, 2, 3, 4)}
     asked = {
-        "state to logits": (other_b, lambda p: p.state_to_logits()),
-        "y to logits": (unrepeated, lambda p: p.y_to_logits()),
+        "state to logits": (other_b, lambda p: p.states_to_logits()),
+        "y to logits": (unrepeated, lambda p: p.readouts_to_logits()),
         "convolution into the write at A+1": (
             other,
-            lambda p: p.conv_to_write(12, a + 1, {"1": [0], "2": [0, 1]}),
+            lambda p: p.taps_to_write("y.12", a + 1, {"1": [0], "2": [0, 1]}),
         ),
         "convolution into the write at A+2": (
             other,
-            lambda p: p.conv_to_write(17, a + 2, {"1": [0], "2": [0, 1], "3": [0, 1, 2]}),
+            lambda p: p.taps_to_write("y.17", a + 2, {"1": [0], "2": [0, 1], "3": [0, 1, 2]}),
         ),
-        "state write by position": (long, lambda p: p.writes_to_logits(17, at)),
+        "state write by position": (long, lambda p: p.writes_to_logits("y.17", at)),
     }
     for name, (pairs, question) in asked.items():
         with torch.no_grad():
-            paths = StatePaths(mamba, pairs.clean, pairs.corrupt)
+            paths = Paths(mamba, pairs.clean, pairs.corrupt)
             found = measure(torch.cat([answer.logits for answer in question(paths)]), pairs)
         clean = measure(paths.logits, pairs)
         for metric in ("logit",) if name == "state write by position" else ("logit", "probability"):

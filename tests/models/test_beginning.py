@@ -146,7 +146,7 @@ def edits_of(model: LanguageModel, by: int) -> list[list[Any]]:
         [Add("resid.1", width, positions=own)],
         [Add(f"resid.0@{4 + by}", width), Zero("resid_pre.2", positions=[-1], channels=[1, 2])],
     ]
-    kinds = model.site_kinds
+    kinds = model.layer_kinds(1)
     if "pattern" in kinds:
         cases.append([Transform("z.1", positions=[0 + by, 7 + by], heads=[2], function=torch.neg)])
         cases.append([Zero("head_out.1.1", positions=[3 + by])])

@@ -11,6 +11,7 @@ from tests.models.test_any_decoder import CASES as ANY
 from tests.models.test_any_decoder import adapted
 
 from homolog.models import Add, LanguageModel, Replace, Transform
+from homolog.models.mixers.attention import rotate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,7 +64,9 @@ def large_scores(case: str, dtype: torch.dtype) -> Any:
     model: Any = tiny(case)
     with torch.no_grad():
         for read in ("query", "key"):
-            weight, _ = model.read_matrix(0, read)  # a view of what the module holds
+            weight, _ = model.mixers(0)[0].parts.project.matrix(
+                read
+            )  # a view of what the module holds
             weight.mul_(400)
     model.hf.to(dtype)
     return model
@@ -76,16 +79,17 @@ def test_scores_beyond_half_precision_make_a_pattern_all_the_same(case, dtype):
     run = model.run(TOKENS, capture=["embed", "pattern.0", "query.0", "key.0"])
     assert torch.equal(run.logits, model.run(TOKENS).logits)
     q, k = (run[f"{part}.0"].double() for part in ("query", "key"))
-    rotary = model.context(run["embed"])
-    q, k = (model.rotate(x.to(dtype), rotary).double().transpose(1, 2) for x in (q, k))
-    k = k.repeat_interleave(model.n_heads // model.n_kv_heads, dim=1)
-    scores = q @ k.mT * model.scale(0)
+    attention, rotary = model.mixers(0)[0], model.context(run["embed"])[None]
+    rotary = rotary if attention.parts.rotary else None
+    q, k = (rotate(x.to(dtype), rotary).double().transpose(1, 2) for x in (q, k))
+    k = k.repeat_interleave(attention.n_heads // attention.n_kv_heads, dim=1)
+    scores = q @ k.mT * attention.parts.scale
     assert scores.abs().max() > 65504
     future = torch.ones(11, 11, dtype=torch.bool).triu(1)
     expected = scores.masked_fill(future, -torch.inf).softmax(-1)
     # float32 scores of 1e5
     torch.testing.assert_close(run["pattern.0"].double(), expected, atol=0.03, rtol=0)
-    torch.testing.assert_close(run["pattern.0"].sum(-1), torch.ones(3, model.n_heads, 11))
+    torch.testing.assert_close(run["pattern.0"].sum(-1), torch.ones(3, attention.n_heads, 11))
     edited = model.run(TOKENS, edits=[Transform("pattern.0", function=lambda p: p)])
     assert edited.logits.isfinite().all()
     assert relative(edited.logits, run.logits) < 50 * torch.finfo(dtype).eps

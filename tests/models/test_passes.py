@@ -13,7 +13,7 @@ from tests.models.test_any_decoder import CASES as ANY
 from tests.models.test_any_decoder import adapted
 from tests.reference import tiny_models
 
-from homolog.circuits.attention_paths import AttentionPaths
+from homolog.circuits.paths import Paths
 from homolog.models.any_decoder import AnyDecoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -119,7 +119,8 @@ def test_keys_of_a_path_are_rotated_as_in_the_window_that_they_stand_in(kind):
     """A patch from the clean prompts changes nothing, though it is read at an early position."""
     model = adapter(turning(tiny_models.tiny_llama, kind))
     clean = window(2, 100)
-    paths, at = AttentionPaths(model, clean, clean), torch.tensor([3, 9])
-    for patch in (*paths.heads_to_head("z.2.1", at), *paths.reads_to_logits("z.2.1", {"B": at})):
+    paths, at = Paths(model, clean, clean), torch.tensor([3, 9])
+    asked = (paths.parts_to_part("z.2.1", {"": at}), paths.writes_to_logits("z.2.1", {"B": at}))
+    for patch in (patch for patches in asked for patch in patches):
         expected = paths.logits.expand_as(patch.logits)
         torch.testing.assert_close(patch.logits, expected, atol=1e-4, rtol=1e-4)

@@ -37,8 +37,9 @@ def test_axes_are_those_of_the_legend(model):
     run = model.run(TOKENS, capture=model.sites())
     config = model.hf.config
     sizes = {"batch": 3, "position": 11, "key_position": 11, "d_model": config.hidden_size}
-    if hasattr(model, "n_heads"):
-        sizes |= {"head": config.num_attention_heads, "d_head": model.d_head}
+    mixer = model.mixers(0)[0]
+    if mixer.kind == "attention":
+        sizes |= {"head": config.num_attention_heads, "d_head": mixer.parts.d_head}
         sizes["d_mlp"] = (
             getattr(config, "intermediate_size", None) or config.n_inner or 4 * config.hidden_size
         )
@@ -51,7 +52,7 @@ def test_axes_are_those_of_the_legend(model):
     for site, value in run.captured.items():
         expected = [sizes[axis] for axis in site.axes]
         if site.kind in ("key", "value", "key_in", "value_in"):
-            expected[2] = model.n_kv_heads
+            expected[2] = mixer.n_kv_heads
         assert value.shape == torch.Size(expected), site
 
 

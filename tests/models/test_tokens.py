@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.models.helpers import ONE_EACH, TOKENS, tiny
 
-from homolog.circuits.tracers import tracer_of
+from homolog.circuits.paths import Paths
 from homolog.errors import InputError
 from homolog.models.tokens import as_tokens
 
@@ -95,7 +95,7 @@ def test_a_run_leaves_the_given_tokens_alone():
 @pytest.mark.parametrize("case", ONE_EACH)
 def test_circuits_take_and_refuse_the_same(case):
     model = tiny(case)
-    paths, clean, corrupt = tracer_of(model).paths, [[5, 6, 7, 5]] * 2, [[5, 9, 7, 5]] * 2
+    paths, clean, corrupt = Paths, [[5, 6, 7, 5]] * 2, [[5, 9, 7, 5]] * 2
     for given in ((clean, corrupt), (np.array(clean, dtype=np.int32), torch.tensor(corrupt))):
         assert torch.equal(
             paths(model, *given).logits, model.run(clean, last_only=True).logits[:, 0]

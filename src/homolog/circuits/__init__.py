@@ -1,26 +1,24 @@
 """Which parts of a model do a task: path patching, induction, Off-by-One, discovery."""
 
-from homolog.circuits.attention_paths import AttentionPaths
 from homolog.circuits.discovery import Discovery, discover
 from homolog.circuits.evaluation import CircuitEvaluation, Scoring
 from homolog.circuits.induction import Circuit, trace_induction
 from homolog.circuits.metrics import interval, measure
 from homolog.circuits.off_by_one import OffByOne, off_by_one
+from homolog.circuits.paths import Paths
 from homolog.circuits.prompts import Prompts, Unable
-from homolog.circuits.state_paths import StatePaths
 from homolog.circuits.task_circuit import TaskCircuit, find_circuit
 from homolog.record.circuits import CircuitSearch
 
 __all__ = [
-    "AttentionPaths",
     "Circuit",
     "CircuitEvaluation",
     "CircuitSearch",
     "Discovery",
     "OffByOne",
+    "Paths",
     "Prompts",
     "Scoring",
-    "StatePaths",
     "TaskCircuit",
     "Unable",
     "discover",

@@ -11,15 +11,15 @@ It estimates the change of m, mean over prompts: a negative score means that the
 task.  K = 1 is edge attribution patching [Syed 2023]; more steps are EAP-IG in its variant "inputs"
 [Hanna 2024].  Scores are kept apart by the position of the receiver [Haklay 2025], summed over the
 positions of a label. What the embedding sends in all sums up to m(corrupt) - m(clean) as K grows.
-The edges are those of `edges.py`; inside a Mamba mixer
+The edges are those of `edges.py`; inside a recurrent mixer
 
     convolution tap j at p   u = weight[:, j] * conv_in[p - (K - 1) + j]
                              input of v = the convolution's output at p
     write at p               u = dt B u at p
                              input of v = the state at p (and by it the later ones), decay unchanged
 
-The second needs the gradient at the state, g[t] = C[t] dy[t] + exp(dt[t+1] A) g[t+1], a scan in
-reversed time.
+The second is the derivative of what the readout's gradient finds in the readouts, by how much of
+the corrupt write each position takes: a backward pass of the mixer's own recurrence.
 
 A score is linear in the patch and so an estimate; `edge_patching.validate` compares some with real
 patches.
@@ -31,6 +31,7 @@ patches.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
@@ -41,27 +42,25 @@ from torch import Tensor
 from homolog.circuits.edge_patching import SMOOTH_METRICS, metric_of, validate
 from homolog.circuits.edges import (
     LOGITS,
-    SMALLEST_STEP,
     Contrast,
     Receiver,
-    inner,
+    ends,
     position_labels,
     receivers,
     senders,
+    with_states,
 )
 from homolog.circuits.tables import COMPONENTS, SCORED_EDGES
 from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
-from homolog.models.widening import widened
 from homolog.models.edits import Edit, Replace, Transform
 from homolog.models.finite import all_finite
-from homolog.models.mamba import Mamba
+from homolog.models.mixers.base import LinearMixer
 from homolog.models.runs import Run
-from homolog.models.scan import selective_scan
 from homolog.models.sites import Site
-from homolog.models.transformer import Transformer
+from homolog.models.widening import widened
 from homolog.record.circuits import LOGIT_DIFFERENCE
 
 
@@ -74,14 +73,18 @@ class Discovery:
                    for conv_taps, position is the label of the receiver's; largest in size first
     validation     some edges with their real effects, and
     correlation    that of score and effect: see `edge_patching.Validation`
-    heads_per_key  query heads that share a key and value head
+    ends           the nodes that senders and receivers are part of: see `edges.ends`
     """
 
     metric: str
     edges: pl.DataFrame
     validation: pl.DataFrame
     correlation: pl.DataFrame
-    heads_per_key: int = 1
+    ends: Mapping[str, tuple[Site, ...]]
+
+    def nodes_at(self, name: str) -> tuple[Site, ...]:
+        """The nodes that an end of an edge is of; none for the embedding and the logits."""
+        return self.ends[name]
 
     def components(self, top: int = 100) -> pl.DataFrame:
         """The nodes at the ends of the `top` edges; score is the sum of their edges' |score|.
@@ -94,22 +97,11 @@ class Discovery:
         for sender, receiver, score in (
             self.edges.head(top).select("sender", "receiver", "score").iter_rows()
         ):
-            for node in dict.fromkeys([*self._nodes(sender), *self._nodes(receiver)]):
+            for node in dict.fromkeys([*self.nodes_at(sender), *self.nodes_at(receiver)]):
                 by_node.setdefault(node, []).append(abs(score))
         rows = [(str(node), node.layer, sum(some), len(some)) for node, some in by_node.items()]
         nodes = pl.DataFrame(rows, COMPONENTS.schema, orient="row")
         return nodes.sort("score", descending=True, maintain_order=True)
-
-    def _nodes(self, name: str) -> list[Site]:
-        if name in (LOGITS, "embed"):
-            return []
-        site = Site.parse(name)
-        if site.head is None:
-            return [Site("mlp_out" if site.kind.startswith("mlp") else "mixer_out", site.layer)]
-        if site.kind in ("key_in", "value_in"):
-            shared = range(site.head * self.heads_per_key, (site.head + 1) * self.heads_per_key)
-            return [Site("head_out", site.layer, head) for head in shared]
-        return [Site("head_out", site.layer, site.head)]
 
 
 def discover(
@@ -139,8 +131,7 @@ def discover(
     effects, correlation = validate(
         model, pairs, edges, n_top, n_random, seed, metric=metric, batch=batch
     )
-    shared = model.n_heads // model.n_kv_heads if isinstance(model, Transformer) else 1
-    return Discovery(metric, edges, effects, correlation, shared)
+    return Discovery(metric, edges, effects, correlation, ends(model))
 
 
 def score_edges(
@@ -211,10 +202,9 @@ class _Scores:
         self.model, self.pairs, self.metric, self.steps = model.plain, pairs, metric, steps
         self.receivers = receivers(model)
         self.contrast = Contrast.of(model, pairs)
-        self._layers = range(model.n_layers) if isinstance(model, Mamba) else range(0)
+        self._states = with_states(self.model)
         self._gradients: dict[Site, Tensor] = {}  # summed over steps
-        # by layer: gradient at the state times clean and corrupt B
-        self._reads: dict[int, tuple[Tensor, Tensor]] = {}
+        self._writes: dict[Site, Tensor] = {}  # (prompt, position), summed over steps
         for k in range(1, steps + 1):
             self._add_step(k / steps)
 
@@ -228,16 +218,14 @@ class _Scores:
             receiver.site: _by_label(self._streams(receiver), one_hot)
             for receiver in self.receivers
         }
-        for layer in self._layers:
-            # that of every tap, for the output is their sum
-            gradient = self._gradients[Site("conv_out", layer)]
-            taps = torch.einsum("bpjd,bpd->bpj", self.contrast.taps(layer), gradient)
-            sums[Site("conv_taps", layer)] = _by_label(taps, one_hot)
-            u, dt, _ = inner(self.contrast.clean, layer)
-            other_u, other_dt, _ = inner(self.contrast.corrupt, layer)
-            clean, corrupt = self._reads[layer]
-            writes = (other_u * other_dt * corrupt - u * dt * clean).sum(-1)
-            sums[Site("write", layer)] = _by_label(writes, one_hot)
+        for mixer in self._states:
+            if mixer.local_taps is not None:
+                # that of every tap, for the output is their sum
+                gradient = self._gradients[Site(mixer.local_out, mixer.layer)]
+                taps = torch.einsum("bpjd,bpd->bpj", self.contrast.taps(mixer), gradient)
+                sums[Site(mixer.local_taps, mixer.layer)] = _by_label(taps, one_hot)
+            write = Site("write", mixer.layer)
+            sums[write] = _by_label(self._writes[write], one_hot)
         return {site: table / self.steps for site, table in sums.items()}
 
     def _streams(self, receiver: Receiver) -> Float[Tensor, "prompt position sender head"]:
@@ -250,8 +238,10 @@ class _Scores:
         model, run = self.model, self.contrast
         clean, corrupt = run.clean["embed"], run.corrupt["embed"]
         sites = [receiver.site for receiver in self.receivers]
-        sites += [Site(kind, layer) for kind in ("conv_out", "y") for layer in self._layers]
-        kept = [Site(kind, layer) for kind in ("dt", "C") for layer in self._layers]
+        for mixer in self._states:
+            kinds = [mixer.readout, *([mixer.local_out] if mixer.local_taps else [])]
+            sites += [Site(kind, mixer.layer) for kind in kinds]
+        kept = [Site(kind, mixer.layer) for mixer in self._states for kind in mixer.inputs]
         way = (corrupt + clean_part * (clean - corrupt)).requires_grad_()
         # A receiver's input may be the stream itself: as a view of its own it has the gradient of
         # that one reader.
@@ -265,39 +255,29 @@ class _Scores:
             value = metric_of(passed.logits[:, -1], self.pairs, run.logits, self.metric).sum()
             at_sites = torch.autograd.grad(value, [passed[site] for site in sites])
         gradients = {site: widened(g) for site, g in zip(sites, at_sites, strict=True)}
-        for layer in self._layers:
-            self._add_state_gradient(layer, gradients.pop(Site("y", layer)), passed)
+        for mixer in self._states:
+            readout = Site(mixer.readout, mixer.layer)
+            self._add_write_scores(mixer, gradients.pop(readout), passed)
         for site, gradient in gradients.items():
             before = self._gradients.get(site)
             self._gradients[site] = gradient if before is None else before + gradient
 
-    def _add_state_gradient(self, layer: int, dy: Tensor, passed: Run) -> None:
-        """Adds sum over n of B[t, n] g[t, d, n], for the clean and the corrupt B."""
-        assert isinstance(self.model, Mamba)
-        dt, C = (passed[Site(kind, layer)].detach() for kind in ("dt", "C"))
-        A, runs = self.model.A(layer).detach(), (self.contrast.clean, self.contrast.corrupt)
-        clean, corrupt = (state_gradient(dy, dt, A, C, inner(run, layer)[2]) for run in runs)
-        if (before := self._reads.get(layer)) is not None:
-            clean, corrupt = before[0] + clean, before[1] + corrupt
-        self._reads[layer] = clean, corrupt
+    def _add_write_scores(self, mixer: LinearMixer, gradient: Tensor, passed: Run) -> None:
+        """Adds what the readout's gradient finds in each position's corrupt write, less the clean.
 
-
-def state_gradient(
-    dy: Float[Tensor, "batch position d_inner"],
-    dt: Float[Tensor, "batch position d_inner"],
-    A: Float[Tensor, "d_inner d_state"],
-    C: Float[Tensor, "batch position d_state"],
-    B: Float[Tensor, "batch position d_state"],
-) -> Float[Tensor, "batch position d_inner"]:
-    """sum over n of B[t, n] g[t, d, n], g being the gradient at the state when `dy` is that at y.
-
-    g[t] = C[t] dy[t] + exp(dt[t+1] A) g[t+1] is the scan's own recurrence with time reversed: the
-    step dt[t+1], input matrix C, input dy[t] / dt[t+1] (a scan multiplies its input by the step)
-    and output matrix B.
-    """
-    last = torch.ones_like(dt[:, :1])  # any step will do where the state is still zero
-    later = torch.cat([dt[:, 1:], last], 1).clamp_min(SMALLEST_STEP)
-    return selective_scan((dy / later).flip(1), later.flip(1), A, C.flip(1), B.flip(1)).y.flip(1)
+        By the derivative at none of the corrupt writes.
+        """
+        clean, corrupt = (
+            self.contrast.inputs(mixer, run) for run in (self.contrast.clean, self.contrast.corrupt)
+        )
+        inputs = {k: v.detach() for k, v in self.contrast.inputs(mixer, passed).items()}
+        share = torch.zeros(gradient.shape[:2], dtype=gradient.dtype, device=gradient.device)
+        with torch.enable_grad():
+            share.requires_grad_()
+            readouts = mixer.replayed(inputs, clean, corrupt, share)
+            (scores,) = torch.autograd.grad((readouts * gradient).sum(), share)
+        site = Site("write", mixer.layer)
+        self._writes[site] = self._writes.get(site, 0) + scores
 
 
 def _by_label(

@@ -4,10 +4,11 @@ The nodes are the parts whose outputs sum up to the residual stream.  A node rea
 the embedding and all nodes before it have added, so that an edge from u to v can be patched alone:
 add u's difference (corrupt minus clean) at a position to the input of v.
 
-    Transformer  senders    embed, head_out.L.H, mlp_out.L
-                 receivers  query_in.L.H, key_in.L.H, value_in.L.H, mlp_in.L, logits
-    Mamba        senders    embed, mixer_out.L
-                 receivers  mixer_in.L, logits
+    attention    senders    head_out.L.H; attn_out.L where the block norms the sum of the heads
+                 receivers  query_in.L.H, key_in.L.H, value_in.L.H
+    recurrences  senders    mixer_out.L         receivers  mixer_in.L
+    MLPs         senders    mlp_out.L           receivers  mlp_in.L
+    besides      senders    embed               receivers  logits
     in a mixer   conv_in.L -> conv_taps.L   what tap j brings from K - 1 - j positions before
                  write.L -> state.L         what a position adds to the state, for it and all later
 
@@ -25,20 +26,19 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from homolog.circuits.known import require_paths
 from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.models.base import LanguageModel
-from homolog.models.widening import widened
-from homolog.models.mamba import Mamba
+from homolog.models.decoder import Decoder
+from homolog.models.mixers.attention import Attention
+from homolog.models.mixers.base import Branch, Inputs, LinearMixer, Mixer
+from homolog.models.mixers.projections import READS
 from homolog.models.runs import Run
-from homolog.models.scan import selective_scan
 from homolog.models.sites import Site
-from homolog.models.transformer import READS, Transformer
+from homolog.models.widening import widened
 
 LOGITS = "logits"
 OTHER = "other"
-# as a dt it decays nothing in float64; what is divided by it stays finite in float32
-SMALLEST_STEP = 1e-20
-_INNER = ("conv_taps", "ssm_input", "dt", "B", "C")
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,23 @@ class Receiver:
 
 
 def nodes(model: LanguageModel) -> list[Site]:
-    """Heads and MLPs of every block, or its mixer: what the residual stream is the sum of."""
-    if not isinstance(model, Transformer):
-        return [Site("mixer_out", layer) for layer in range(model.n_layers)]
-    heads = range(model.n_heads)
-    blocks = (
-        [*(Site("head_out", layer, head) for head in heads), Site("mlp_out", layer)]
-        for layer in range(model.n_layers)
-    )
-    return [site for block in blocks for site in block]
+    """Heads, recurrences and MLPs of every block: what the residual stream is the sum of."""
+    known = require_paths(model)
+    return [site for n in range(known.n_layers) for b in known.branches(n) for site in adds(b)]
+
+
+def adds(branch: Branch) -> list[Site]:
+    """What a branch adds to the stream: each head by itself, where their sum is added as it is."""
+    if isinstance(branch, Attention) and branch.additive:
+        return [Site("head_out", branch.layer, head) for head in range(branch.n_heads)]
+    return [Site(branch.out, branch.layer)]
+
+
+def reads(branch: Branch) -> list[Site]:
+    """Where a branch reads the stream."""
+    if isinstance(branch, Attention):
+        return [Site(f"{read}_in", branch.layer) for read in READS]
+    return [Site(branch.stream, branch.layer)]
 
 
 def senders(model: LanguageModel) -> list[Site]:
@@ -71,16 +79,46 @@ def senders(model: LanguageModel) -> list[Site]:
 
 def receivers(model: LanguageModel) -> list[Receiver]:
     """All places that read the residual stream, in the order of the pass; last, the logits'."""
-    places = []
-    for layer in range(model.n_layers):
-        if isinstance(model, Transformer):
-            before = 1 + layer * (model.n_heads + 1)
-            places += [Receiver(Site(f"{read}_in", layer), before) for read in READS]
-            heard = before if model.parallel else before + model.n_heads
-            places.append(Receiver(Site("mlp_in", layer), heard))
-        else:
-            places.append(Receiver(Site("mixer_in", layer), 1 + layer))
-    return [*places, Receiver(Site("resid", model.n_layers - 1), len(senders(model)))]
+    known, places, before = require_paths(model), [], 1
+    for layer in range(known.n_layers):
+        for step in known.layers[layer]:
+            places += [Receiver(site, before) for branch in step for site in reads(branch)]
+            before += sum(len(adds(branch)) for branch in step)
+    return [*places, Receiver(Site("resid", model.n_layers - 1), before)]
+
+
+def ends(model: LanguageModel) -> dict[str, tuple[Site, ...]]:
+    """The nodes that a sender or receiver of an edge is part of, by name; none for the ends.
+
+    A key or value head stands for all query heads that read it.
+    """
+    known, table = require_paths(model), {LOGITS: (), "embed": ()}
+    for layer in range(known.n_layers):
+        for branch in known.branches(layer):
+            own = adds(branch)
+            table |= {str(site): (site,) for site in own}
+            table |= {str(site): tuple(own) for site in reads(branch)}
+            inner = [branch.local, branch.local_taps] if isinstance(branch, Mixer) else []
+            inner += ["write", branch.state] if isinstance(branch, LinearMixer) else []
+            table |= {f"{kind}.{layer}": tuple(own) for kind in inner if kind}
+            if isinstance(branch, Attention):
+                table |= _read_by(branch, own)
+    return table
+
+
+def _read_by(attention: Attention, own: list[Site]) -> dict[str, tuple[Site, ...]]:
+    """By the place that one head reads at, the nodes that read there."""
+    layer, shared = attention.layer, attention.n_heads // attention.n_kv_heads
+    each = {
+        "query_in": [[h] for h in range(attention.n_heads)],
+        "key_in": [list(range(k * shared, (k + 1) * shared)) for k in range(attention.n_kv_heads)],
+    }
+    each["value_in"] = each["key_in"]
+    return {
+        f"{kind}.{layer}.{i}": tuple(own[h] for h in heads) if len(own) > 1 else tuple(own)
+        for kind, groups in each.items()
+        for i, heads in enumerate(groups)
+    }
 
 
 def position_labels(pairs: PromptPairs) -> tuple[list[str], Int64[Tensor, "prompt position"]]:
@@ -96,17 +134,18 @@ def position_labels(pairs: PromptPairs) -> tuple[list[str], Int64[Tensor, "promp
 class Contrast:
     """The clean and the corrupt run of some prompts; on every edge, corrupt minus clean."""
 
-    model: LanguageModel
+    model: Decoder
     clean: Run
     corrupt: Run
 
     @classmethod
     def of(cls, model: LanguageModel, pairs: PromptPairs, more: tuple[Site, ...] = ()) -> Contrast:
         """Both runs without gradients; `more` are sites to capture of the clean one."""
-        model = model.plain  # the prompts hold what they begin with
+        model = require_paths(model.plain)  # the prompts hold what they begin with
         places = list(dict.fromkeys(site.base for site in senders(model)))
-        if isinstance(model, Mamba):
-            places += [Site(kind, layer) for kind in _INNER for layer in range(model.n_layers)]
+        for mixer in with_states(model):
+            kinds = [*mixer.inputs, *([mixer.local_taps] if mixer.local_taps else [])]
+            places += [Site(kind, mixer.layer) for kind in (mixer.readout, *kinds)]
         with torch.no_grad():
             clean = model.run(pairs.clean, capture=[*places, *more], last_only=True)
             corrupt = model.run(
@@ -129,32 +168,35 @@ class Contrast:
             [change if change.ndim == 4 else change.unsqueeze(2) for change in changes], dim=2
         )
 
-    def taps(self, layer: int) -> Float[Tensor, "prompt position tap d_inner"]:
-        """What each tap of a mixer's convolution brings."""
-        return self._change(Site("conv_taps", layer))
+    def taps(self, mixer: Mixer) -> Float[Tensor, "prompt position tap channel"]:
+        """What each tap of a mixer's local part brings."""
+        assert mixer.local_taps is not None
+        return self._change(Site(mixer.local_taps, mixer.layer))
 
     def _change(self, site: Site) -> Tensor:
         return widened(self.corrupt[site]) - widened(self.clean[site])
 
-    def written(
-        self, layer: int, mask: Bool[Tensor, "prompt position"]
-    ) -> Float[Tensor, "prompt position d_inner"]:
-        """The change of a mixer's y when the writes where `mask` is are corrupt.
+    def inputs(self, mixer: Mixer, run: Run) -> Inputs:
+        """What every position of a mixer enters with in one of the runs."""
+        values = {kind: run[Site(kind, mixer.layer)] for kind in mixer.inputs}
+        length = next(iter(values.values())).shape[1]
+        device = self.logits.device
+        at = torch.arange(length, device=device)[None]
+        context = self.model.context_at(at, length, next(iter(values.values())))
+        return mixer.prepared(values, context)
 
-        Decays and C are clean.  y is linear in the writes: this is what the corrupt writes alone
-        bring, less what the clean ones do.  A scan multiplies its input by the clean step, so that
-        the corrupt input comes with the ratio of the steps.
+    def written(self, mixer: LinearMixer, mask: Bool[Tensor, "prompt position"]) -> Tensor:
+        """The change of a mixer's readout when the writes where `mask` is are corrupt.
+
+        What becomes of a write on the way, and what reads, is clean.
         """
-        assert isinstance(self.model, Mamba)
-        u, dt, B = inner(self.clean, layer)
-        other_u, other_dt, other_B = inner(self.corrupt, layer)
-        A, C, here = self.model.A(layer), widened(self.clean[Site("C", layer)]), mask.unsqueeze(-1)
-        dt = dt.clamp_min(SMALLEST_STEP)
-        corrupt = selective_scan(other_u * (other_dt / dt) * here, dt, A, other_B, C).y
-        return corrupt - selective_scan(u * here, dt, A, B, C).y
+        clean, corrupt = (self.inputs(mixer, run) for run in (self.clean, self.corrupt))
+        share = mask.to(next(iter(clean.values())))
+        return mixer.replayed(clean, clean, corrupt, share) - mixer.replayed(
+            clean, clean, corrupt, torch.zeros_like(share)
+        )
 
 
-def inner(run: Run, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-    """SSM input and dt (prompt, position, d_inner) and B (prompt, position, d_state) of a mixer."""
-    u, dt, B = (run[Site(kind, layer)] for kind in ("ssm_input", "dt", "B"))
-    return widened(u), dt, B
+def with_states(model: LanguageModel) -> list[LinearMixer]:
+    """The mixers whose writes are edges."""
+    return [m for m in require_paths(model).mixers() if isinstance(m, LinearMixer)]

@@ -91,7 +91,7 @@ def measure_effects(
     """Answers to all questions, in their order.
 
     pairs     the prompt pairs of a corruption; all corruptions have the same clean prompts
-    paths     makes `AttentionPaths` or `StatePaths` of clean and corrupt prompts
+    paths     makes `Paths` of clean and corrupt prompts
     advance   told after each question and batch how many prompts are done
     """
     of = {question.corruption: pairs(question.corruption) for question in questions}

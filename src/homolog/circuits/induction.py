@@ -1,7 +1,7 @@
 """The induction circuit of one model: what carries the previous token, matches it, and copies.
 
 Prompts end with a repeat of earlier tokens that end with A; the answer is B, which followed A.
-Experiments, as in [Wang 2025], each by exact path patching (`attention_paths`, `state_paths`):
+Experiments, as in [Wang 2025], each by exact path patching (`paths`):
 
     Transformer   head to logits                            the patch of the key head costs most
                   head at B's position to the key head      by its key, its value, or all it reads
@@ -31,8 +31,7 @@ import torch
 from homolog.circuits.effects import Effects
 from homolog.circuits.evaluation import CircuitEvaluation, Faithfulness, Scoring
 from homolog.circuits.prompts import METRIC, Ability, Prompts, Unable, ability
-from homolog.circuits.tracers import tracer_of
-from homolog.circuits.tracers.base import Role
+from homolog.circuits.tracer import Role, Tracer
 from homolog.models.base import LanguageModel
 from homolog.record.circuits import REPLACE_B
 
@@ -66,7 +65,7 @@ def trace_induction(
     Errors: Unable for a model that cannot do the task, with its accuracy; InputError for one whose
     architecture has no path patching.
     """
-    tracer = tracer_of(model)(model, prompts, advance)
+    tracer = Tracer(model, prompts, advance)
     able = ability(model, prompts)
     if not able.able:
         raise Unable(model.name, able)

@@ -31,7 +31,7 @@ from homolog.circuits.effects import PathQuestion
 from homolog.circuits.metrics import Interval, interval, percentiles, resampled_means
 from homolog.circuits.prompts import METRIC, Prompts, around
 from homolog.circuits.replay import Patched
-from homolog.circuits.tracers import tracer_of
+from homolog.circuits.tracer import Tracer
 from homolog.corpus.tasks import PromptPairs, ordinary_ids
 from homolog.models.base import LanguageModel
 from homolog.record.circuits import REPLACE_B
@@ -113,7 +113,7 @@ def off_by_one(
     advance   told after each batch how many prompts are done, first those around B
     Errors: InputError for an architecture without path patching.
     """
-    tracer = tracer_of(model)(model, prompts, advance)
+    tracer = Tracer(model, prompts, advance)
     pairs = prompts.pairs(model, REPLACE_B)
     of = {REPLACE_B: pairs, "an unrelated token": unrelated(model, pairs, prompts)}
     places = tracer.carriers(key)

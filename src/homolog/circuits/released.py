@@ -22,13 +22,12 @@ import torch
 from torch import Tensor
 
 from homolog.circuits.effects import Effects, PathQuestion, measure_effects
+from homolog.circuits.known import require_paths
+from homolog.circuits.paths import Paths
 from homolog.circuits.replay import Patched
-from homolog.circuits.tracers import tracer_of
 from homolog.corpus.tasks import PromptPairs, induction
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
-from homolog.models.mamba import Mamba
-from homolog.models.transformer import Transformer
 
 DATA = Path(__file__).with_suffix(".json")
 PYTHIA, MAMBA = "EleutherAI/pythia-160m", "state-spaces/mamba-130m"
@@ -93,12 +92,12 @@ class Experiment:
                 at = {place: torch.full((len(part),), p) for place, p in named}
                 return paths.writes_to_logits(self.layer, at)
             case ["layer"], ["state", *_]:
-                return paths.state_to_logits()
+                return paths.states_to_logits()
             case ["layer"], _:
-                return paths.y_to_logits()
+                return paths.readouts_to_logits()
         if self.receiver is None:
-            return paths.heads_to_logits()
-        return paths.heads_to_head(self.receiver, part.positions["B"])
+            return paths.readouts_to_logits()
+        return paths.parts_to_part(self.receiver, {"": part.positions["B"]})
 
 
 @functools.cache
@@ -111,9 +110,11 @@ def experiments() -> tuple[Experiment, ...]:
 def released_for(model: LanguageModel) -> tuple[Experiment, ...]:
     """The experiments released for a model of this shape.  InputError when there are none."""
     name = None
-    if isinstance(model, Transformer) and (model.n_layers, model.n_heads) == (12, 12):
+    known = require_paths(model)
+    kinds = {(mixer.kind, mixer.n_heads) for mixer in known.mixers()}
+    if kinds == {("attention", 12)} and model.n_layers == 12:
         name = PYTHIA
-    if isinstance(model, Mamba) and model.n_layers == 24:
+    if kinds == {("selective scan", 1)} and model.n_layers == 24:
         name = MAMBA
     if name is None:
         both = f"{PYTHIA} (12 layers of 12 heads) and {MAMBA} (24 layers)"
@@ -141,7 +142,7 @@ def compare(
     Errors: InputError for a model of another shape.
     """
     chosen, rows = released_for(model), []
-    paths = functools.partial(tracer_of(model).paths, model)
+    paths = functools.partial(Paths, require_paths(model))
     draw = functools.partial(induction, model, n_prompts, seed=seed)
     # experiments whose clean prompts are the same
     for (length, at), group in itertools.groupby(chosen, lambda e: (e.length, e.first_index)):

@@ -18,9 +18,9 @@ import polars as pl
 from homolog.circuits.discovery import Discovery, discover
 from homolog.circuits.edges import nodes
 from homolog.circuits.evaluation import CircuitEvaluation, Faithfulness, Gap, NodeEffect, Scoring
+from homolog.circuits.known import require_paths
 from homolog.circuits.metrics import accuracy
 from homolog.circuits.prompts import answers
-from homolog.circuits.tracers import tracer_of
 from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
@@ -126,7 +126,7 @@ def find_circuit(
     does not have, fewer than one edge, and where the strongest edges are between no nodes.
     """
     search = search or CircuitSearch()
-    tracer_of(model)
+    require_paths(model)
     if search.n_edges < 1:
         raise InputError("n_edges", search.n_edges, "a circuit has one edge at least", "Give 40.")
     discovery = discover(

@@ -103,7 +103,7 @@ class Decoder(Blockwise):
             h = self.added(h, [branch(h, context, taps) for branch in step])
         return h
 
-    def added(self, h: Residual, outs: Sequence[Tensor]) -> Residual:
+    def added(self, h: Tensor, outs: Sequence[Tensor]) -> Tensor:
         """The stream with what the branches of a step add."""
         total = reduce(torch.add, reversed(outs))
         return (widened(h) if self.residual_in_float32 else h) + total

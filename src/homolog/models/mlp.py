@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from homolog.axes import Residual
 from homolog.models.mixers.base import Branch, Context, Norm
 from homolog.models.products import linear
 from homolog.models.taps import Taps
@@ -44,7 +43,7 @@ class MLP(Branch):
             after,
         )
 
-    def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
+    def __call__(self, h: Tensor, context: Context, taps: Taps) -> Tensor:
         normed = self.norm(taps("mlp_in", self.layer, h))
         hidden = taps("mlp_hidden", self.layer, self.hidden(normed))
         out = linear(self.down, hidden)
@@ -62,7 +61,7 @@ class OwnMLP(Branch):
     ) -> None:
         self.layer, self.norm, self.module, self.after = layer, norm, module, after
 
-    def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
+    def __call__(self, h: Tensor, context: Context, taps: Taps) -> Tensor:
         normed = self.norm(taps("mlp_in", self.layer, h))
         # modules of experts take windows (batch, position, d_model)
         out = self.module(normed.reshape(-1, *normed.shape[-2:]))

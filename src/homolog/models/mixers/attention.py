@@ -95,6 +95,10 @@ class Attention(Mixer):
         """Whether what the heads project to is added to the stream as it is."""
         return self.parts.after is None
 
+    @property
+    def leaves_alone(self) -> bool:
+        return self.parts.gate is None
+
     def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
         layer, parts = self.layer, self.parts
         normed, q, k, v = self._reads(h, taps)

@@ -30,7 +30,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from homolog.axes import Residual
 from homolog.models.taps import Taps
 
 Inputs = dict[str, Tensor]
@@ -59,8 +58,11 @@ class Branch(ABC):
     neurons: tuple[str, ...] = ()
 
     @abstractmethod
-    def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
-        """What it adds to the stream h (batch, position, d_model), with its sites."""
+    def __call__(self, h: Tensor, context: Context, taps: Taps) -> Tensor:
+        """What it adds to the stream h (batch, position, d_model), with its sites.
+
+        An MLP takes any axes (..., d_model).
+        """
 
 
 class Mixer(Branch):
@@ -82,6 +84,13 @@ class Mixer(Branch):
     """The kind that the local part reads of them."""
     local_taps: str | None = None
     """The kind of what each of them brings."""
+    local_out: str = ""
+    """The kind of what they bring together."""
+
+    @property
+    def leaves_alone(self) -> bool:
+        """Whether what it adds hangs on the readout alone, and on nothing else at its position."""
+        return False
 
     @abstractmethod
     def enter(self, h: Tensor, context: Context) -> Inputs:
@@ -98,6 +107,18 @@ class Mixer(Branch):
               the window's start; None where there is no local part
         """
         return self.enter(h, context)
+
+    def from_local(self, window: Tensor) -> Inputs:
+        """What a position enters with that hangs on the local part.
+
+        window  the kind `local` at the positions that it reads, (..., prompt, reach + 1, ...), its
+                own last
+        """
+        raise NotImplementedError(f"{self.kind} has no local part")
+
+    def tap_weights(self) -> Tensor:
+        """What each tap multiplies with, (channel, tap); the last one reads the own position."""
+        raise NotImplementedError(f"{self.kind} has no taps")
 
     def prepared(self, values: Inputs, context: Context) -> Inputs:
         """Inputs from what a run captured at the kinds `inputs`."""
@@ -143,7 +164,16 @@ class Mixer(Branch):
 
 
 class LinearMixer(Mixer):
-    """A mixer whose state after a step is linear in the state before and in what is written."""
+    """A mixer whose state after a step is linear in the state before and in what is written.
+
+    state    the kind of its state
+    """
+
+    state: ClassVar[str] = "state"
+
+    def from_site(self, value: Tensor) -> Tensor:
+        """The state as `step` takes it, from what a run captured at its site."""
+        return value
 
     @abstractmethod
     def states(self, inputs: Inputs, positions: Sequence[int]) -> Tensor:
@@ -163,6 +193,26 @@ class LinearMixer(Mixer):
     def stepped_change(self, before: Tensor, old: Inputs, new: Inputs) -> Tensor:
         """What a position that enters with `new` instead of `old` changes of the state after it."""
         return self.step(before, new) - self.step(before, old)
+
+    def replayed(self, inputs: Inputs, old: Inputs, new: Inputs, share: Tensor) -> Tensor:
+        """Readouts where each position takes a share of what `new` writes and `old` does not.
+
+            state[t] = step(state[t-1], inputs[t]) + share[t] (write(new[t]) - write(old[t]))
+
+        share (batch, position).  Maps and what reads are those of `inputs`.  Differentiable in the
+        share.  This one goes position by position; a mixer may have a faster one.
+        """
+        zero = torch.zeros_like(self.states(inputs, [0])[:, 0])
+        state, readouts = zero, []
+        for t in range(share.shape[1]):
+            at, before, after = (
+                {kind: value[:, t] for kind, value in one.items()} for one in (inputs, old, new)
+            )
+            change = self.step(zero, after) - self.step(zero, before)
+            amount = share[:, t].view(-1, *[1] * (zero.ndim - 1))
+            state = self.step(state, at) + amount * change
+            readouts.append(self.read(state, at))
+        return torch.stack(readouts, 1)
 
     def memory(self, inputs: Inputs) -> Tensor:
         return self.states(inputs, [-1])[:, 0]

@@ -34,6 +34,8 @@ CONVOLUTION = ("mixer_in", "conv_in", "gate_in", "conv_taps", "conv_out")
 SELECTION = ("ssm_input", "dt", "B", "C")
 # sites with a state of every channel at every position
 RECURRENCE = ("A_bar", "B_bar", "write", "state")
+# as a dt it decays nothing in float64; what is divided by it stays finite in float32
+SMALLEST_STEP = 1e-20
 OUTPUT = ("y", "skip", "gate", "mixer_out")
 
 
@@ -49,7 +51,7 @@ class SelectiveScan(LinearMixer):
     sites = (*CONVOLUTION, *SELECTION, *RECURRENCE, *OUTPUT)
     neurons = ("ssm_input", "gate")
     inputs = ("conv_in", "gate_in", *SELECTION)
-    local, local_taps = "conv_in", "conv_taps"
+    local, local_taps, local_out = "conv_in", "conv_taps", "conv_out"
 
     def __init__(
         self, layer: int, norm: Norm, module: Any, norms: tuple[Norm, Norm, Norm] | None = None
@@ -156,10 +158,12 @@ class SelectiveScan(LinearMixer):
         values = (x, z, u, dt, B, C)
         return dict(zip(self.inputs, values, strict=True))
 
-    def written(self, conv_out: Tensor) -> Inputs:
-        """What a position writes by its convolution's output (..., d_inner)."""
-        u = self.module.act(conv_out)
+    def from_local(self, window: Tensor) -> Inputs:
+        u = self.module.act(self.convolution(window)[..., -1, :])
         return dict(zip(SELECTION, (u, *self._selection(u)), strict=True))
+
+    def tap_weights(self) -> Tensor:
+        return self.convolution.weight[:, 0].detach()
 
     def scan_inputs(self, inputs: Inputs) -> ScanInputs:
         """Of the recurrence, (batch, position, ...)."""
@@ -187,8 +191,24 @@ class SelectiveScan(LinearMixer):
         start = start.expand(change.shape[:-2]) if change.ndim > 3 else start
         return propagate(change, inputs["dt"], self.A, start, stop)
 
+    def replayed(self, inputs: Inputs, old: Inputs, new: Inputs, share: Tensor) -> Tensor:
+        """As the base says, by three scans.
+
+        A scan multiplies its input by the step, so that other inputs come with the ratio of steps.
+        """
+        u, dt, A, B, C = self.scan_inputs(inputs)
+        dt = dt.clamp_min(SMALLEST_STEP)
+        y = selective_scan(u, dt, A, B, C).y
+        for sign, other in ((-1, old), (1, new)):
+            ratio = sign * other["dt"] / dt * share.unsqueeze(-1)
+            y = y + selective_scan(widened(other["ssm_input"]) * ratio, dt, A, other["B"], C).y
+        return y
+
     def read(self, memory: Tensor, at: Inputs) -> Tensor:
-        return (memory * at["C"].unsqueeze(-2)).sum(-1)
+        C = at["C"]
+        if memory.ndim == C.ndim:  # one state for all rows
+            return torch.einsum("nde,sne->snd", memory, C)
+        return (memory * C.unsqueeze(-2)).sum(-1)
 
     def leave(self, at: Inputs, readout: Tensor) -> Tensor:
         return self._leave(at["ssm_input"], readout, at["gate_in"])
