@@ -114,6 +114,60 @@ def test_equal_to_the_loop(kind, shape, dtype, tolerance):
         assert close(ours.states, loop.states, tolerance)
 
 
+def outputs_of(kind: Kind, leaves: list[Tensor], read: list[int], backend: str | None):
+    *args, start = leaves
+    result = kind.run(args, initial_state=start, return_states=read, backend=backend)
+    return result.y, result.last_state, result.states
+
+
+@each_kind
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_equal_those_of_the_loop(kind, shape, dtype, tolerance):
+    args = kind.inputs(shape, dtype)
+    leaves = [t.requires_grad_() for t in (*args, state_of(args))]
+    last = shape[1] - 1
+    read = [last, 0, last // 2, min(last, 32), 0]
+    both = [outputs_of(kind, leaves, read, backend) for backend in (None, "torch")]
+    g = torch.Generator().manual_seed(2)
+    weights = [torch.randn(o.shape, dtype=dtype, generator=g) for o in both[1]]
+    # all outputs together, and each alone: a gradient that nobody asks for is None
+    for chosen in (slice(None), slice(0, 1), slice(1, 2), slice(2, 3)):
+        ours, loop = (
+            torch.autograd.grad(
+                outputs[chosen], leaves, weights[chosen], retain_graph=True, allow_unused=True
+            )
+            for outputs in both
+        )
+        for a, b in zip(ours, loop, strict=True):
+            if b is None:  # q plays no part in states
+                assert not a.any()
+            else:
+                assert float((a - b).abs().max()) <= tolerance * max(float(b.abs().max()), 1e-3)
+
+
+@each_kind
+def test_gradients_pass_gradcheck(kind):
+    args = kind.inputs((2, 5, 1, 2, 3, 2))
+    leaves = [t.requires_grad_() for t in (*args, state_of(args))]
+    assert torch.autograd.gradcheck(lambda *a: outputs_of(kind, list(a), [3, 0], None), leaves)
+
+
+@each_kind
+def test_gradients_are_finite_where_all_is_forgotten(kind):
+    args = kind.inputs((1, 6, 1, 2, 3, 2))
+    args[-1][:, 3] = -math.inf
+    leaves = [t.requires_grad_() for t in (*args, state_of(args))]
+    ours, loop = (
+        torch.autograd.grad(outputs_of(kind, leaves, [5], backend)[0].sum(), leaves)
+        for backend in (None, "torch")
+    )
+    for a, b in zip(ours, loop, strict=True):
+        assert bool(a.isfinite().all())
+        torch.testing.assert_close(a, b)
+    assert bool(ours[-1].any())  # y at the positions before depends on the initial state
+
+
 @each_kind
 def test_nothing_in_gives_nothing_out(kind):
     for batch, length in ((0, 5), (2, 0)):
@@ -175,7 +229,7 @@ def test_a_growing_state_is_right():
     args = KINDS[0].inputs((1, 40, 1, 1, 2, 2))
     args[-1][:] = 0.5
     at_end = linear_scan(*args).last_state[0, 0]
-    q, k, v, _ = args
+    _, k, v, _ = args
     growth = torch.exp(0.5 * torch.arange(39, -1, -1, dtype=torch.float64))
     torch.testing.assert_close(at_end, torch.einsum("t,tk,tv->kv", growth, k[0, :, 0], v[0, :, 0]))
 
@@ -184,14 +238,16 @@ def test_a_growing_state_is_right():
 def test_threads_do_not_change_the_result(kind):
     args = kind.inputs((3, 40, 1, 2, 8, 150), torch.float32)
     before = torch.get_num_threads()
+    leaves = [t.requires_grad_() for t in args]
     try:
-        torch.set_num_threads(1)
-        one = kind.run(args).y
-        torch.set_num_threads(2)
-        two = kind.run(args).y
+        of_threads = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            y = kind.run(leaves).y
+            of_threads.append((y, *torch.autograd.grad(y.square().sum(), leaves)))
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(one, two)
+    assert all(torch.equal(one, two) for one, two in zip(*of_threads, strict=True))
 
 
 @each_kind

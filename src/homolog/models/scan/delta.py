@@ -10,8 +10,8 @@ What the state holds under the key k[t] moves towards v[t] by the share beta[t] 
 one).  log_decay is one for each head (Qwen3-Next, Qwen3.5, OLMo-Hybrid) or key channel (Kimi
 Linear).  Keys and queries are used as given: normalise and scale them beforehand.
 
-Sources: Yang, Kautz and Hatamizadeh, "Gated Delta Networks: Improving Mamba2 with Delta Rule", 2025,
-section 3.1; Kimi Team, "Kimi Linear", 2025, equation 1, for a decay of each key channel.
+Sources: Yang, Kautz and Hatamizadeh, "Gated Delta Networks: Improving Mamba2 with Delta Rule",
+2025, section 3.1; Kimi Team, "Kimi Linear", 2025, equation 1, for a decay of each key channel.
 Gradients and backends: `matrix.py`.
 """
 

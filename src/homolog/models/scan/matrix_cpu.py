@@ -48,6 +48,41 @@ def forward(
     return y_, last_, states_, chunks_
 
 
+def backward(
+    inputs: MatrixInputs, chunks: Tensor, read: list[int], of: ScanGradients
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the inputs and the initial state from those of what `forward` returned."""
+    given, beta = _arrays(inputs)
+    _, k, v, decay = given
+    batch, length, heads, d_v = v.shape
+    d_k, n_blocks = k.shape[3], math.ceil(d_v / BACKWARD_BLOCK)
+    g = np.zeros((batch, heads, d_k, d_v), v.dtype)
+    if of.last_state is not None:
+        g[:] = array_of(of.last_state)
+    if of.states is None:
+        dstates, at = np.empty((batch, 0, heads, d_k, d_v), v.dtype), slots([], length)
+    else:
+        dstates, at = array_of(of.states), slots(read, length)
+    # sums over value channels are kept by block, so that their order is always the same
+    dv = np.empty_like(v)
+    dq, dk = (np.empty((n_blocks, batch, length, heads, d_k), v.dtype) for _ in range(2))
+    dbeta = np.zeros((n_blocks, batch, length, heads), v.dtype)
+    dlog = np.zeros((n_blocks if decay.ndim == 4 else 1, *decay.shape), v.dtype)
+    arrays = (given, beta, chunks.numpy(), at, array_of(of.y), dstates, g)
+    grads = (dq, dk, dv, dlog, dbeta)
+    over_tasks(
+        batch * heads,
+        d_v,
+        BACKWARD_BLOCK,
+        lambda row, lo, hi: _backward(row, lo, hi, *arrays, grads),
+    )
+    grouped = (batch, length, k.shape[2], -1, d_k)
+    dq, dk = (a.sum(0).reshape(grouped).sum(3) for a in (dq, dk))
+    dlog = dlog.sum(0).reshape(inputs.log_decay.shape)
+    dq_, dk_, dv_, dlog_, dbeta_, g_ = map(torch.from_numpy, (dq, dk, dv, dlog, dbeta.sum(0), g))
+    return dq_, dk_, dv_, dlog_, None if beta is None else dbeta_, g_
+
+
 def _arrays(inputs: MatrixInputs) -> tuple[tuple[np.ndarray, ...], np.ndarray | None]:
     """q, k, v and the decays, and beta; decays that no value channel differs in lack that axis."""
     decay = array_of(torch.exp(inputs.log_decay.detach()))
@@ -129,3 +164,112 @@ def _forward(row, lo, hi, inputs, beta, y, last, slots, states, chunks):  # type
         if slots[t] >= 0:
             states[b, slots[t], h, :, lo:hi] = S
     last[b, h, :, lo:hi] = S
+
+
+@jit(**OPTIONS)
+def _collect(S, g, dy, q, k, write, dq, dk, dwrite):  # type: ignore[no-untyped-def]
+    """g <- g + q dy^T, in place; dq, dk and the gradient of the write."""
+    n_k, width = S.shape
+    dwrite[:] = 0
+    for i in range(n_k):
+        q_i, k_i = q[i], k[i]
+        sum_q = S.dtype.type(0)
+        sum_k = S.dtype.type(0)
+        for j in range(width):
+            g_ij = g[i, j] + q_i * dy[j]
+            g[i, j] = g_ij
+            sum_q += S[i, j] * dy[j]
+            sum_k += g_ij * write[j]
+            dwrite[j] += g_ij * k_i
+        dq[i] = sum_q
+        dk[i] = sum_k
+
+
+@jit(**OPTIONS)
+def _descend(S, g, decay, step, lo, k, dp, dk, dlog):  # type: ignore[no-untyped-def]
+    """g <- the gradient of the state S before, in place; adds to dk and dlog.
+
+    dp is the gradient of what the delta rule recalled, or None.
+    """
+    n_k, width = S.shape
+    for i in range(n_k):
+        k_i = k[i]
+        sum_k = S.dtype.type(0)
+        sum_log = S.dtype.type(0)
+        for j in range(width):
+            a = _at(decay, i * step, lo + j)
+            s = a * S[i, j]
+            g_ij = g[i, j]
+            if dp is not None:
+                g_ij += k_i * dp[j]
+                sum_k += s * dp[j]
+            if decay.ndim == 1:
+                sum_log += g_ij * s
+            else:
+                dlog[i * step, lo + j] += g_ij * s
+            g[i, j] = a * g_ij
+        if dp is not None:
+            dk[i] += sum_k
+        if decay.ndim == 1:
+            dlog[i * step] += sum_log
+
+
+# One kernel, since both passes over a chunk, its states forward and its gradients back, share the
+# states, which stay in cache.
+@jit(**OPTIONS)
+def _backward(row, lo, hi, inputs, beta, chunks, slots, dy, dstates, g_out, grads):  # type: ignore[no-untyped-def]
+    q, k, v, decay = inputs
+    dq, dk, dv, dlog, dbeta = grads
+    length, heads, width, n_k = v.shape[1], v.shape[2], hi - lo, k.shape[3]
+    b, h = row // heads, row % heads
+    group = h // (heads // k.shape[2])
+    step = 0 if decay.shape[3] == 1 else 1
+    part = lo // BACKWARD_BLOCK
+    log_part = min(part, dlog.shape[0] - 1)
+    g = g_out[b, h, :, lo:hi].copy()  # gradient that reaches S[t] from later positions
+    # before[i]: the state that enters position i of the chunk; wrong[i]: what is to be written
+    # there, for the delta rule before it is scaled by beta
+    before = np.empty((CHUNK + 1, n_k, width), v.dtype)
+    wrong = np.empty((CHUNK, width), v.dtype)
+    write = np.empty(width, v.dtype)
+    dwrite = np.empty(width, v.dtype)
+    unused = np.empty(width, v.dtype)
+    for chunk in range(chunks.shape[1] - 1, -1, -1):
+        start = chunk * CHUNK
+        stop = min(start + CHUNK, length)
+        before[0] = chunks[b, chunk, h, :, lo:hi]
+        for t in range(start, stop):
+            a, k_t, S = decay[b, t, h], k[b, t, group], before[t - start + 1]
+            S[:] = before[t - start]
+            wrong[t - start] = v[b, t, h, lo:hi]
+            write[:] = wrong[t - start]
+            if beta is not None:
+                _recall(S, a, step, lo, k_t, write)
+                for j in range(width):
+                    wrong[t - start, j] -= write[j]
+                    write[j] = beta[b, t, h] * wrong[t - start, j]
+            _step(S, a, step, lo, k_t, write, k_t, unused)
+        for t in range(stop - 1, start - 1, -1):
+            a, k_t, q_t = decay[b, t, h], k[b, t, group], q[b, t, group]
+            dy_t, dk_t, dlog_t = dy[b, t, h, lo:hi], dk[part, b, t, h], dlog[log_part, b, t, h]
+            S, S_before, wrong_t = before[t - start + 1], before[t - start], wrong[t - start]
+            if slots[t] >= 0:
+                g += dstates[b, slots[t], h, :, lo:hi]
+            write[:] = wrong_t
+            if beta is not None:
+                for j in range(width):
+                    write[j] *= beta[b, t, h]
+            _collect(S, g, dy_t, q_t, k_t, write, dq[part, b, t, h], dk_t, dwrite)
+            if beta is None:
+                dv[b, t, h, lo:hi] = dwrite
+                _descend(S_before, g, a, step, lo, k_t, None, dk_t, dlog_t)
+            else:
+                total = v.dtype.type(0)
+                for j in range(width):
+                    total += dwrite[j] * wrong_t[j]
+                    dwrite[j] *= beta[b, t, h]
+                    dv[b, t, h, lo + j] = dwrite[j]
+                    dwrite[j] = -dwrite[j]
+                dbeta[part, b, t, h] = total
+                _descend(S_before, g, a, step, lo, k_t, dwrite, dk_t, dlog_t)
+    g_out[b, h, :, lo:hi] = g
