@@ -6,7 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tests.reference.tiny_models import tiny_gpt2, tiny_gpt_neox, tiny_llama, tiny_mamba
+from tests.reference.tiny_models import (
+    tiny_gpt2,
+    tiny_gpt_neox,
+    tiny_llama,
+    tiny_mamba,
+    tiny_mamba2,
+)
 from torch import Tensor
 
 from homolog.models import LanguageModel
@@ -34,9 +40,13 @@ HF: dict[str, Callable] = {
     ),
     "mamba": tiny_mamba,
     "mamba-bias": lambda: tiny_mamba(use_bias=True, use_conv_bias=False, conv_kernel=3, expand=3),
+    "mamba2": tiny_mamba2,
+    "mamba2-bias": lambda: tiny_mamba2(
+        use_bias=True, use_conv_bias=False, n_groups=1, time_step_limit=(0.2, 0.7), conv_kernel=3
+    ),
 }
 ONE_EACH = ("neox-parallel", "gpt2", "llama", "mamba")  # one of each architecture
-TRANSFORMERS = tuple(case for case in HF if "mamba" not in case)
+TRANSFORMERS = tuple(case for case in HF if case.startswith(("neox", "gpt2", "llama")))
 MAMBAS = tuple(case for case in HF if "mamba" in case)
 TOKENS = torch.randint(0, 97, (3, 11), generator=torch.Generator().manual_seed(0))
 

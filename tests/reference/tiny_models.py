@@ -139,7 +139,8 @@ def tiny_gemma2() -> PreTrainedModel:
     return _spread(Gemma2ForCausalLM(Gemma2Config(**fields)))
 
 
-def tiny_mamba2() -> PreTrainedModel:
+def tiny_mamba2(**changes: object) -> PreTrainedModel:
+    """Heads share B and C in two groups."""
     torch.manual_seed(11)
     fields: dict = {
         "vocab_size": 97,
@@ -154,7 +155,7 @@ def tiny_mamba2() -> PreTrainedModel:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    return _spread(Mamba2ForCausalLM(Mamba2Config(**fields)))
+    return _spread(Mamba2ForCausalLM(Mamba2Config(**(fields | changes))))
 
 
 def tiny_falcon_h1() -> PreTrainedModel:
