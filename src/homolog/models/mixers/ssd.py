@@ -32,7 +32,7 @@ from homolog.models.mixers.base import Context, Inputs, LinearMixer, Norm
 from homolog.models.mixers.convolution import Convolution
 from homolog.models.mixers.recurrence import Start, recur
 from homolog.models.products import linear
-from homolog.models.scan import linear_scan
+from homolog.models.scan import linear_carry, linear_scan
 from homolog.models.taps import NOTHING, Taps
 from homolog.models.widening import widened
 
@@ -137,8 +137,8 @@ class SSD(LinearMixer):
         """y, the last state, and the states of those positions, None where there are none."""
         x, dt, B, C = selected
         q, k = (t.unflatten(-1, (self.groups, -1)) for t in (C, B))
-        log_decay = (dt * self.A)[..., None, None]
-        result = linear_scan(q, k, self._scaled(x, dt), log_decay, return_states=read or False)
+        v, log_decay = self._scaled(x, dt), self._log_decay(dt)
+        result = linear_scan(q, k, v, log_decay, return_states=read or False)
         states = None if result.states is None else result.states.mT.flatten(-3, -2)
         return result.y.flatten(-2), result.last_state.mT.flatten(-3, -2), states
 
@@ -174,6 +174,10 @@ class SSD(LinearMixer):
             return self._read(state, selected.C[:, t])
 
         return recur(Start(y, states, last), range(start, length), step, read, layer, taps)
+
+    def _log_decay(self, dt: Tensor) -> Tensor:
+        """(..., head, 1, 1)."""
+        return (dt * self.A)[..., None, None]
 
     def _decay(self, selected: Selected) -> Tensor:
         return torch.exp(selected.dt * self.A)
@@ -236,9 +240,10 @@ class SSD(LinearMixer):
         return kept + self._write(now) - self._write(was)
 
     def carry(self, change: Tensor, inputs: Inputs, start: Tensor, stop: int) -> Tensor:
-        passed = torch.cumsum(inputs["head_dt"].double(), 1)
-        between = passed[:, stop] - passed[torch.arange(len(start)), start]
-        return self._scale_heads(change, torch.exp(between * self.A).to(change.dtype))
+        by_head = change.unflatten(-2, (self.heads, -1))
+        return linear_carry(by_head, self._log_decay(inputs["head_dt"]), start, stop).flatten(
+            -3, -2
+        )
 
     def read(self, memory: Tensor, at: Inputs) -> Tensor:
         return self._read(memory, at["C"])
