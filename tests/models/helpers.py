@@ -6,7 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tests.reference.tiny_models import tiny_gpt2, tiny_gpt_neox, tiny_llama, tiny_mamba
+from tests.reference.tiny_models import (
+    tiny_bamba,
+    tiny_falcon_h1,
+    tiny_falcon_mamba,
+    tiny_gpt2,
+    tiny_gpt_neox,
+    tiny_granite_hybrid,
+    tiny_jamba,
+    tiny_llama,
+    tiny_mamba,
+    tiny_mamba2,
+    tiny_nemotron_h,
+)
 from torch import Tensor
 
 from homolog.models import LanguageModel
@@ -21,6 +33,15 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 FULL_ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+FACTORS = {
+    "ssm_in_multiplier": 1.4,
+    "ssm_out_multiplier": 0.6,
+    "ssm_multipliers": [0.5, 1.5, 0.8, 1.2, 0.9],
+    "attention_in_multiplier": 1.3,
+    "attention_out_multiplier": 0.7,
+    "key_multiplier": 1.6,
+    "mlp_multipliers": [1.5, 0.4],
+}
 HF: dict[str, Callable] = {
     "neox-parallel": tiny_gpt_neox,
     "neox-sequential": lambda: tiny_gpt_neox(
@@ -34,9 +55,20 @@ HF: dict[str, Callable] = {
     ),
     "mamba": tiny_mamba,
     "mamba-bias": lambda: tiny_mamba(use_bias=True, use_conv_bias=False, conv_kernel=3, expand=3),
+    "mamba2": tiny_mamba2,
+    "mamba2-bias": lambda: tiny_mamba2(
+        use_bias=True, use_conv_bias=False, n_groups=1, time_step_limit=(0.2, 0.7), conv_kernel=3
+    ),
+    "falcon_mamba": tiny_falcon_mamba,
+    "falcon_h1": lambda: tiny_falcon_h1(**FACTORS),
+    "falcon_h1-norm": lambda: tiny_falcon_h1(mamba_rms_norm=True, mamba_n_groups=2),
+    "bamba": tiny_bamba,
+    "granite_hybrid": tiny_granite_hybrid,
+    "jamba": tiny_jamba,
+    "nemotron_h": tiny_nemotron_h,
 }
 ONE_EACH = ("neox-parallel", "gpt2", "llama", "mamba")  # one of each architecture
-TRANSFORMERS = tuple(case for case in HF if "mamba" not in case)
+TRANSFORMERS = tuple(case for case in HF if case.startswith(("neox", "gpt2", "llama")))
 MAMBAS = tuple(case for case in HF if "mamba" in case)
 TOKENS = torch.randint(0, 97, (3, 11), generator=torch.Generator().manual_seed(0))
 

@@ -44,11 +44,13 @@ MIXER = (
     "gate.1",
     "mixer_out.1",
 )
+MAMBA_1 = ("dt.1", "A_bar.1", "B_bar.1")  # that Mamba-2 does not have
 SITES = {
     "neox-parallel": EVERYWHERE + ATTENTION,
     "gpt2": ("embed", "query_in.1", "pattern.0", "resid_mid.1"),
     "llama": ("embed", "query_in.1", "key_in.1", "value.0", "pattern.0", "mlp_hidden.1"),
     "mamba": EVERYWHERE + MIXER,
+    "mamba2": ("embed", *(site for site in MIXER if site not in MAMBA_1), "head_dt.1", "decay.1"),
 }
 
 

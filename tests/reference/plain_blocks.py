@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from tests.reference import plain_hybrids
 from tests.reference.hooked_sites import MODULES
 from torch import Tensor
 from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
@@ -24,6 +24,8 @@ def logits_with(hf: Any, tokens: Tensor, layer: int, kind: str, change: Change) 
     For `state`, the change gets (batch, position, d_inner, d_state) of which only the current
     position counts.
     """
+    if hf.config.model_type in plain_hybrids.BLOCKS:
+        return plain_hybrids.logits_with(hf, tokens, layer, kind, change)
     names = MODULES[hf.config.model_type]
     block = hf.get_submodule(names["blocks"])[layer]
     plain = mamba_block if hf.config.model_type == "mamba" else attention_block
@@ -107,29 +109,5 @@ def mamba_block(hf: Any, block: Any, h: Tensor, kind: str, change: Change) -> Te
     def site(name: str, value: Tensor) -> Tensor:
         return change(value) if name == kind else value
 
-    mixer, h = block.mixer, site("resid_pre", h)
-    x, gate_in = mixer.in_proj(block.norm(site("mixer_in", h))).chunk(2, dim=-1)
-    x, gate_in = site("conv_in", x), site("gate_in", gate_in)
-    weight, (batch, length, d_inner) = mixer.conv1d.weight[:, 0], x.shape
-    kernel, d_state = weight.shape[1], mixer.A_log.shape[1]
-    taps = torch.zeros(batch, length, kernel, d_inner, dtype=x.dtype)
-    for t in range(length):
-        for j in range(kernel):
-            if t - (kernel - 1) + j >= 0:
-                taps[:, t, j] = weight[:, j] * x[:, t - (kernel - 1) + j]
-    conv_out = site("conv_taps", taps).sum(2)
-    conv_out = site(
-        "conv_out", conv_out if mixer.conv1d.bias is None else conv_out + mixer.conv1d.bias
-    )
-    u = site("ssm_input", F.silu(conv_out))
-    dt_low, B, C = mixer.x_proj(u).split([mixer.time_step_rank, d_state, d_state], dim=-1)
-    dt, B, C = site("dt", F.softplus(mixer.dt_proj(dt_low))), site("B", B), site("C", C)
-    A_bar = site("A_bar", torch.exp(dt.unsqueeze(-1) * -torch.exp(mixer.A_log)))
-    write = site("write", site("B_bar", dt.unsqueeze(-1) * B.unsqueeze(2)) * u.unsqueeze(-1))
-    states = [torch.zeros_like(write[:, 0])]
-    for t in range(length):
-        state = A_bar[:, t] * states[-1] + write[:, t]
-        states.append(site("state", torch.stack([state] * length, 1))[:, t])
-    y = site("y", torch.stack([(states[t + 1] * C[:, t, None]).sum(-1) for t in range(length)], 1))
-    inner = (y + site("skip", mixer.D * u)) * site("gate", F.silu(gate_in))
-    return site("resid", h + site("mixer_out", mixer.out_proj(inner)))
+    h = site("resid_pre", h)
+    return site("resid", h + plain_hybrids.selective(block.mixer, block.norm, h, site))

@@ -2,8 +2,12 @@
 
 import torch
 from transformers import (
+    BambaConfig,
+    BambaForCausalLM,
     FalconH1Config,
     FalconH1ForCausalLM,
+    FalconMambaConfig,
+    FalconMambaForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GemmaConfig,
@@ -12,6 +16,10 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GraniteMoeHybridConfig,
+    GraniteMoeHybridForCausalLM,
+    JambaConfig,
+    JambaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Mamba2Config,
@@ -20,6 +28,8 @@ from transformers import (
     MambaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    NemotronHConfig,
+    NemotronHForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     PreTrainedModel,
@@ -139,7 +149,8 @@ def tiny_gemma2() -> PreTrainedModel:
     return _spread(Gemma2ForCausalLM(Gemma2Config(**fields)))
 
 
-def tiny_mamba2() -> PreTrainedModel:
+def tiny_mamba2(**changes: object) -> PreTrainedModel:
+    """Heads share B and C in two groups."""
     torch.manual_seed(11)
     fields: dict = {
         "vocab_size": 97,
@@ -154,10 +165,10 @@ def tiny_mamba2() -> PreTrainedModel:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    return _spread(Mamba2ForCausalLM(Mamba2Config(**fields)))
+    return _spread(Mamba2ForCausalLM(Mamba2Config(**(fields | changes))))
 
 
-def tiny_falcon_h1() -> PreTrainedModel:
+def tiny_falcon_h1(**changes: object) -> PreTrainedModel:
     """Attention and a Mamba-2 mixer in every block; embeddings and logits are scaled."""
     torch.manual_seed(12)
     fields = GROUPED | {
@@ -170,7 +181,7 @@ def tiny_falcon_h1() -> PreTrainedModel:
         "embedding_multiplier": 3.0,
         "lm_head_multiplier": 0.5,
     }
-    return _spread(FalconH1ForCausalLM(FalconH1Config(**fields)))
+    return _spread(FalconH1ForCausalLM(FalconH1Config(**(fields | changes))))
 
 
 def tiny_rwkv() -> PreTrainedModel:
@@ -233,6 +244,82 @@ def tiny_zamba() -> PreTrainedModel:
         "attn_layer_offset": 2,
     }
     return _spread(ZambaForCausalLM(ZambaConfig(**fields)))
+
+
+def tiny_falcon_mamba(**changes: object) -> PreTrainedModel:
+    """Mamba-1 with norms inside its mixer."""
+    torch.manual_seed(18)
+    fields: dict = {
+        "vocab_size": 97,
+        "hidden_size": 40,
+        "num_hidden_layers": 3,
+        "state_size": 5,
+        "use_cache": False,
+    }
+    return _spread(FalconMambaForCausalLM(FalconMambaConfig(**(fields | changes))))
+
+
+MAMBA2 = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_n_groups": 2,
+    "mamba_d_state": 8,
+    "mamba_chunk_size": 8,
+}
+
+
+def tiny_bamba(**changes: object) -> PreTrainedModel:
+    """Block 1 has attention, whose rotary positions turn half of each head; the others Mamba-2."""
+    torch.manual_seed(19)
+    fields = GROUPED | MAMBA2 | {"attn_layer_indices": [1]}
+    return _spread(BambaForCausalLM(BambaConfig(**(fields | changes))))
+
+
+def tiny_granite_hybrid(**changes: object) -> PreTrainedModel:
+    """Granite 4, without experts unless asked for: every part is scaled, nothing is rotated."""
+    torch.manual_seed(20)
+    fields = _without(GROUPED, "head_dim") | MAMBA2
+    fields |= {
+        "layer_types": ["full_attention", "linear_attention", "full_attention"],
+        "num_local_experts": 0,
+        "shared_intermediate_size": 40,
+        "embedding_multiplier": 3.0,
+        "logits_scaling": 2.0,
+        "residual_multiplier": 0.7,
+        "attention_multiplier": 0.3,
+    }
+    return _spread(GraniteMoeHybridForCausalLM(GraniteMoeHybridConfig(**(fields | changes))))
+
+
+def tiny_jamba(**changes: object) -> PreTrainedModel:
+    """Attention in block 1, experts in block 2, the selective scan and MLPs in the others."""
+    torch.manual_seed(21)
+    fields = _without(GROUPED, "head_dim") | {
+        "attn_layer_period": 3,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 3,
+        "expert_layer_offset": 2,
+        "num_experts": 3,
+        "mamba_d_state": 5,
+    }
+    return _spread(JambaForCausalLM(JambaConfig(**(fields | changes))))
+
+
+def tiny_nemotron_h(**changes: object) -> PreTrainedModel:
+    """One part in each block."""
+    torch.manual_seed(22)
+    fields = _without(GROUPED, "num_hidden_layers") | {
+        "layer_types": ["linear_attention", "full_attention", "mlp", "moe", "linear_attention"],
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 8,
+        "n_groups": 2,
+        "ssm_state_size": 8,
+        "chunk_size": 8,
+        "n_routed_experts": 4,
+        "moe_intermediate_size": 24,
+        "moe_shared_expert_intermediate_size": 24,
+    }
+    return _spread(NemotronHForCausalLM(NemotronHConfig(**(fields | changes))))
 
 
 def _without(fields: dict, name: str) -> dict:

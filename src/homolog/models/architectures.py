@@ -15,8 +15,11 @@ from homolog.models.base import LanguageModel
 from homolog.models.decoder import Decoder
 from homolog.models.gpt2 import GPT2
 from homolog.models.gpt_neox import GPTNeoX
+from homolog.models.hybrids import HYBRIDS
 from homolog.models.llama import FAMILY
-from homolog.models.mamba import Mamba
+from homolog.models.mamba import FalconMamba, Mamba
+from homolog.models.mamba2 import Mamba2
+from homolog.models.nemotron_h import NemotronH
 from homolog.models.sites import KINDS, add_kind
 
 _LISTED: tuple[type[LanguageModel], ...] = (
@@ -24,6 +27,10 @@ _LISTED: tuple[type[LanguageModel], ...] = (
     GPTNeoX,
     *FAMILY,
     Mamba,
+    FalconMamba,
+    Mamba2,
+    *HYBRIDS,
+    NemotronH,
 )
 ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
 """By the model type of the configuration."""

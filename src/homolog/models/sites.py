@@ -35,6 +35,13 @@ Mamba-1
     y            sum over state dimensions of C * state
     skip         D * ssm_input
     mixer_out    out_proj((y + skip) * gate)
+Mamba-2 (SSD): as Mamba-1, d_inner being the value channels of all heads, but
+    conv_in conv_taps conv_out   of all that is convolved: ssm_input, B and C in turn
+    B C          of all groups in turn
+    head_dt      step of each head after softplus, in the place of dt
+    decay        exp(head_dt * A) of each head, in the place of A_bar
+    write        head_dt * ssm_input B^T
+    mixer_out    out_proj(norm((y + skip) * gate)), times a factor where the model has one
 An architecture from outside may bring kinds of its own (`architectures.register`).
 """
 
@@ -66,6 +73,7 @@ _AXES = (
     ("conv_in gate_in", _INNER),
     ("conv_taps", ("batch", "position", "tap", "d_inner")),
     ("conv_out ssm_input dt", _INNER),
+    ("head_dt decay", ("batch", "position", "head")),
     ("B C", ("batch", "position", "d_state")),
     ("A_bar B_bar write state", _STATE),
     ("y skip gate", _INNER),

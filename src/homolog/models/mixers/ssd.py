@@ -1,0 +1,256 @@
+"""The state space duality (SSD) of Mamba-2: heads that share one decay for all their channels.
+
+    [z, xBC, dt'] = in_proj(norm(h)), times a vector where there is one    gate_in, conv_in
+    [x, B, C]     = SiLU(causal depthwise convolution of xBC)    conv_taps, conv_out
+    dt            = softplus(dt' + dt_bias), within limits       ssm_input, head_dt, B, C
+    decay         = exp(dt * A), A = -exp(A_log)                 decay: one for each head
+    write         = dt * x B^T                                   write
+    state         = decay * (state before) + write               state
+    y             = state C                                      y
+    inner         = norm((y + D * x) * SiLU(z))                  skip, gate
+    out           = out_proj(inner)                              mixer_out
+
+d_inner = head * d_v value channels; all heads of a group share B and C, which hold the d_state
+dimensions of all groups, one after the other.  Some models norm before they gate, some do not norm.
+Decays, states and the norm never go below float32.  The scan holds the states of those positions
+alone that a run reads.  Where it edits decay, write or state, that layer runs the plain recurrence
+from the first edited position on.
+Source: Dao and Gu, "Transformers are SSMs", 2024, sections 3 and 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from homolog.axes import Residual
+from homolog.models.mixers.base import Context, Inputs, LinearMixer, Norm
+from homolog.models.mixers.convolution import Convolution
+from homolog.models.mixers.recurrence import Start, recur
+from homolog.models.products import linear
+from homolog.models.scan import linear_carry, linear_scan
+from homolog.models.taps import NOTHING, Taps
+from homolog.models.widening import widened
+
+CONVOLUTION = ("mixer_in", "conv_in", "gate_in", "conv_taps", "conv_out")
+SELECTION = ("ssm_input", "head_dt", "B", "C")
+RECURRENCE = ("decay", "write", "state")
+OUTPUT = ("y", "skip", "gate", "mixer_out")
+
+
+class Selected(NamedTuple):
+    """x (..., d_inner), dt (..., head), B and C (..., group * d_state) of some positions."""
+
+    x: Tensor
+    dt: Tensor
+    B: Tensor
+    C: Tensor
+
+    def at(self, positions: list[int] | slice | int) -> Selected:
+        """The same at some positions of the window alone."""
+        return Selected(*(t[:, positions] for t in self))
+
+
+class SSD(LinearMixer):
+    """The mixer of Mamba-2 over the module of transformers.
+
+    after   what is done to the output before it is added
+    """
+
+    kind = "SSD"
+    readout = "y"
+    stream, out = "mixer_in", "mixer_out"
+    sites = (*CONVOLUTION, *SELECTION, *RECURRENCE, *OUTPUT)
+    neurons = ("ssm_input", "gate")
+    inputs = ("conv_in", "gate_in", *SELECTION)
+    local, local_taps = "conv_in", "conv_taps"
+
+    def __init__(self, layer: int, norm: Norm, module: Any, after: Norm | None = None) -> None:
+        self.layer, self.norm, self.module, self.after = layer, norm, module, after
+        self.convolution = Convolution(layer, module.conv1d)
+        self.reach = self.convolution.width - 1
+        self.heads, self.groups = module.num_heads, module.n_groups
+
+    def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
+        layer = self.layer
+        conv_in, z, dt = self._projected(taps("mixer_in", layer, h))
+        conv_in, z = taps("conv_in", layer, conv_in), taps("gate_in", layer, z)
+        conv_out = taps("conv_out", layer, self.convolution.tapped(conv_in, taps))
+        x, B, C = self._convolved(conv_out)
+        values = zip(SELECTION, (x, dt, B, C), strict=True)
+        selected = Selected(*(taps(kind, layer, value) for kind, value in values))
+        y = taps("y", layer, self._scan(selected, taps))
+        return self._leave(selected.x, y, z, taps)
+
+    @property
+    def A(self) -> Tensor:
+        """The continuous state matrix: a negative number for each head."""
+        return -torch.exp(widened(self.module.A_log))
+
+    def _projected(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """xBC, z and dt of the stream."""
+        mixer = self.module
+        projected = linear(mixer.in_proj, self.norm(h))
+        if hasattr(mixer, "mup_vector"):
+            projected = projected * mixer.mup_vector.view(-1)
+        sizes = [mixer.intermediate_size, self.convolution.weight.shape[0], self.heads]
+        z, conv_in, dt = projected.split(sizes, dim=-1)
+        step = F.softplus(widened(dt) + widened(mixer.dt_bias))
+        return conv_in, z, step.clamp(*mixer.time_step_limit)
+
+    def _convolved(self, conv_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x, B and C of the convolution's output."""
+        mixer, d_state = self.module, self.groups * self.module.ssm_state_size
+        sizes = [mixer.intermediate_size, d_state, d_state]
+        x, B, C = mixer.act(conv_out).split(sizes, dim=-1)
+        return x, widened(B), widened(C)
+
+    def _leave(self, x: Tensor, y: Tensor, z: Tensor, taps: Taps = NOTHING) -> Tensor:
+        """What is added to the stream, position by position; y without the skip D * x."""
+        mixer = self.module
+        skip = taps("skip", self.layer, x * widened(mixer.D).repeat_interleave(mixer.head_dim))
+        gate = taps("gate", self.layer, F.silu(widened(z)))
+        if isinstance(mixer.norm, torch.nn.Identity):
+            inner = (y + skip) * gate
+        elif getattr(mixer.norm, "norm_before_gate", False):
+            inner = self._normed(y + skip) * gate
+        else:
+            inner = self._normed((y + skip) * gate)
+        out = linear(mixer.out_proj, inner.to(mixer.out_proj.weight.dtype))
+        return taps("mixer_out", self.layer, out if self.after is None else self.after(out))
+
+    def _normed(self, x: Tensor) -> Tensor:
+        """x over the root of its mean square in each group, times the norm's weight."""
+        norm, by_group = self.module.norm, x.unflatten(-1, (self.groups, -1))
+        scale = torch.rsqrt(by_group.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+        return widened(norm.weight) * (by_group * scale).flatten(-2)
+
+    # --- the recurrence; states (..., d_inner, d_state), where linear_scan has (head, d_state, d_v)
+
+    def _run(
+        self, selected: Selected, read: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """y, the last state, and the states of those positions, None where there are none."""
+        x, dt, B, C = selected
+        q, k = (t.unflatten(-1, (self.groups, -1)) for t in (C, B))
+        v, log_decay = self._scaled(x, dt), self._log_decay(dt)
+        result = linear_scan(q, k, v, log_decay, return_states=read or False)
+        states = None if result.states is None else result.states.mT.flatten(-3, -2)
+        return result.y.flatten(-2), result.last_state.mT.flatten(-3, -2), states
+
+    def _scan(self, selected: Selected, taps: Taps) -> Tensor:
+        layer, length = self.layer, selected.x.shape[1]
+        edited = taps.edited_positions(RECURRENCE, layer, length)
+        if edited:
+            return self._recur(selected, edited[0], taps)
+        if taps.touches("decay", layer):
+            taps("decay", layer, self._decay(selected))
+        if at := taps.read_positions("write", layer, length):
+            taps.store("write", layer, at, self._write(selected.at(at)), length)
+        wanted = taps.read_positions("state", layer, length)
+        y, _, states = self._run(selected, wanted)
+        if states is not None:
+            taps.store("state", layer, wanted, states, length)
+        return y
+
+    def _recur(self, selected: Selected, start: int, taps: Taps) -> Tensor:
+        """y of the plain recurrence, with edits in it from `start` on; up to there of the scan."""
+        layer, length = self.layer, selected.x.shape[1]
+        decay, write = taps("decay", layer, self._decay(selected)), None
+        if taps.touches("write", layer):  # else it is formed position by position: it is large
+            write = taps("write", layer, self._write(selected))
+        early = [p for p in taps.read_positions("state", layer, length) if p < start]
+        y, last, states = self._run(selected.at(slice(start)), early)
+
+        def step(t: int, state: Tensor) -> Tensor:
+            written = self._write(selected.at(t)) if write is None else write[:, t]
+            return self._scale_heads(state, decay[:, t]) + written
+
+        def read(t: int, state: Tensor) -> Tensor:
+            return self._read(state, selected.C[:, t])
+
+        return recur(Start(y, states, last), range(start, length), step, read, layer, taps)
+
+    def _log_decay(self, dt: Tensor) -> Tensor:
+        """(..., head, 1, 1)."""
+        return (dt * self.A)[..., None, None]
+
+    def _decay(self, selected: Selected) -> Tensor:
+        return torch.exp(selected.dt * self.A)
+
+    def _write(self, selected: Selected) -> Tensor:
+        x, dt, B, _ = selected
+        by_head = self._scaled(x, dt).unsqueeze(-1) * self._each_head(B).unsqueeze(-2)
+        return by_head.flatten(-3, -2)
+
+    def _scaled(self, x: Tensor, dt: Tensor) -> Tensor:
+        """dt * x, (..., head, d_v)."""
+        return widened(x).unflatten(-1, (self.heads, -1)) * dt.unsqueeze(-1)
+
+    def _scale_heads(self, state: Tensor, factor: Tensor) -> Tensor:
+        """A state times a factor (..., head)."""
+        by_head = state.unflatten(-2, (self.heads, -1)) * factor[..., None, None]
+        return by_head.flatten(-3, -2)
+
+    def _read(self, state: Tensor, C: Tensor) -> Tensor:
+        by_head = state.unflatten(-2, (self.heads, -1))
+        return torch.einsum("...hvn,...hn->...hv", by_head, self._each_head(C)).flatten(-2)
+
+    def _each_head(self, t: Tensor) -> Tensor:
+        """B or C once for each head, (..., head, d_state)."""
+        return t.unflatten(-1, (self.groups, -1)).repeat_interleave(self.heads // self.groups, -2)
+
+    # --- the protocol
+
+    def enter(self, h: Tensor, context: Context) -> Inputs:
+        conv_in, z, dt = self._projected(h)
+        return self._entered(conv_in, z, dt, self.convolution(conv_in))
+
+    def enter_at(self, h: Tensor, context: Context, past: Tensor | None) -> Inputs:
+        conv_in, z, dt = self._projected(h)
+        assert past is not None
+        return self._entered(conv_in, z, dt, self.convolution.at(conv_in, past))
+
+    def _entered(self, conv_in: Tensor, z: Tensor, dt: Tensor, conv_out: Tensor) -> Inputs:
+        return {"conv_in": conv_in, "gate_in": z, "head_dt": dt} | self.written(conv_out)
+
+    def written(self, conv_out: Tensor) -> Inputs:
+        """What of a position's write and readout its convolution's output gives."""
+        return dict(zip(("ssm_input", "B", "C"), self._convolved(conv_out), strict=True))
+
+    def states(self, inputs: Inputs, positions: Sequence[int]) -> Tensor:
+        states = self._run(_selected(inputs), positions)[2]
+        assert states is not None
+        return states
+
+    def memory(self, inputs: Inputs) -> Tensor:
+        return self._run(_selected(inputs))[1]
+
+    def step(self, state: Tensor, at: Inputs) -> Tensor:
+        selected = _selected(at)
+        return self._scale_heads(state, self._decay(selected)) + self._write(selected)
+
+    def stepped_change(self, before: Tensor, old: Inputs, new: Inputs) -> Tensor:
+        was, now = _selected(old), _selected(new)
+        kept = self._scale_heads(before, self._decay(now) - self._decay(was))
+        return kept + self._write(now) - self._write(was)
+
+    def carry(self, change: Tensor, inputs: Inputs, start: Tensor, stop: int) -> Tensor:
+        by_head = change.unflatten(-2, (self.heads, -1))
+        return linear_carry(by_head, self._log_decay(inputs["head_dt"]), start, stop).flatten(
+            -3, -2
+        )
+
+    def read(self, memory: Tensor, at: Inputs) -> Tensor:
+        return self._read(memory, at["C"])
+
+    def leave(self, at: Inputs, readout: Tensor) -> Tensor:
+        return self._leave(at["ssm_input"], readout, at["gate_in"])
+
+
+def _selected(inputs: Inputs) -> Selected:
+    return Selected(*(inputs[kind] for kind in SELECTION))
