@@ -27,6 +27,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
     RecurrentGemmaConfig,
     RecurrentGemmaForCausalLM,
     RwkvConfig,
@@ -48,6 +50,14 @@ GROUPED = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+DELTA = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 6,
+    "linear_value_head_dim": 8,
+    "linear_conv_kernel_dim": 4,
+}
+"""Of the gated delta rule."""
 
 
 def tiny_gpt_neox(parallel: bool = True, **changes: object) -> GPTNeoXForCausalLM:
@@ -201,6 +211,25 @@ def tiny_mixtral() -> PreTrainedModel:
     return _spread(
         MixtralForCausalLM(MixtralConfig(**GROUPED, num_local_experts=3, num_experts_per_tok=2))
     )
+
+
+def tiny_qwen3_next(**changes: object) -> PreTrainedModel:
+    """Four value heads share two key heads; the last block has attention, block 1 has experts."""
+    torch.manual_seed(18)
+    fields = GROUPED | DELTA | {
+        "mlp_only_layers": [0, 2],
+        "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 24,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.5,
+        },
+    }
+    return _spread(Qwen3NextForCausalLM(Qwen3NextConfig(**(fields | changes))))
 
 
 def tiny_opt(**changes: object) -> PreTrainedModel:

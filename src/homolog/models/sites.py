@@ -35,6 +35,13 @@ Mamba-1
     y            sum over state dimensions of C * state
     skip         D * ssm_input
     mixer_out    out_proj((y + skip) * gate)
+Delta rule (Qwen3-Next, OLMo-Hybrid, Kimi Linear): mixer_in, conv_in (queries, keys and values of
+all heads in turn), gate_in, conv_taps, conv_out, y, gate, mixer_out as above
+    query key value            of each head after convolution and SiLU; query and key of length one
+    beta         share by which what the state holds under the key moves towards the value
+    decay        what a head's state is multiplied with; key_decay: of each key channel
+    write        beta * key (value - what the decayed state holds under the key)
+    state        decay * (state before) + write: value channels of all heads x key channels
 An architecture from outside may bring kinds of its own (`architectures.register`).
 """
 
@@ -68,6 +75,8 @@ _AXES = (
     ("conv_out ssm_input dt", _INNER),
     ("B C", ("batch", "position", "d_state")),
     ("A_bar B_bar write state", _STATE),
+    ("beta decay", ("batch", "position", "head")),
+    ("key_decay", _BY_HEAD),
     ("y skip gate", _INNER),
     ("mixer_out resid", _STREAM),
 )
