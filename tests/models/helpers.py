@@ -6,7 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tests.reference.tiny_models import tiny_gpt2, tiny_gpt_neox, tiny_llama, tiny_mamba
+from tests.reference.tiny_models import (
+    tiny_gpt2,
+    tiny_gpt_neox,
+    tiny_llama,
+    tiny_mamba,
+    tiny_olmo_hybrid,
+    tiny_qwen3_5,
+    tiny_qwen3_next,
+)
 from torch import Tensor
 
 from homolog.models import LanguageModel
@@ -21,6 +29,19 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 FULL_ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+LINEAR, FULL = "linear_attention", "full_attention"
+DELTA: dict[str, Callable] = {
+    "qwen3_next": tiny_qwen3_next,
+    "qwen3_next-attention": lambda: tiny_qwen3_next(layer_types=[LINEAR, FULL, LINEAR]),
+    "qwen3_5": tiny_qwen3_5,
+    "olmo_hybrid": tiny_olmo_hybrid,
+    "olmo_hybrid-attention": lambda: tiny_olmo_hybrid(
+        layer_types=[LINEAR, FULL, LINEAR],
+        linear_allow_neg_eigval=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    ),
+}
+"""Blocks of the gated delta rule, and in turn with them some of attention."""
 HF: dict[str, Callable] = {
     "neox-parallel": tiny_gpt_neox,
     "neox-sequential": lambda: tiny_gpt_neox(
@@ -34,9 +55,10 @@ HF: dict[str, Callable] = {
     ),
     "mamba": tiny_mamba,
     "mamba-bias": lambda: tiny_mamba(use_bias=True, use_conv_bias=False, conv_kernel=3, expand=3),
+    **DELTA,
 }
 ONE_EACH = ("neox-parallel", "gpt2", "llama", "mamba")  # one of each architecture
-TRANSFORMERS = tuple(case for case in HF if "mamba" not in case)
+TRANSFORMERS = tuple(case for case in HF if "mamba" not in case and case not in DELTA)
 MAMBAS = tuple(case for case in HF if "mamba" in case)
 TOKENS = torch.randint(0, 97, (3, 11), generator=torch.Generator().manual_seed(0))
 
@@ -56,6 +78,7 @@ def adapter(hf: Any, name: str = "tiny", dtype: torch.dtype = torch.float32) -> 
             if parameter.endswith(("norm.weight", "norm_f.weight", ".D", "A_log")):
                 p.add_(0.1 * torch.randn_like(p))
     hf.set_attn_implementation("eager")
+    hf.set_experts_implementation("eager")  # the others are of float32 and less
     return ADAPTERS[hf.config.model_type](name, hf.to(dtype).requires_grad_(False))
 
 

@@ -44,11 +44,29 @@ MIXER = (
     "gate.1",
     "mixer_out.1",
 )
+DELTA_RULE = (
+    "mixer_in.1",
+    "conv_in.1",
+    "gate_in.1",
+    "conv_taps.1",
+    "query.1",
+    "key.1",
+    "value.1",
+    "beta.1",
+    "decay.1",
+    "write.1",
+    "state.1",
+    "y.1",
+    "gate.1",
+)
 SITES = {
     "neox-parallel": EVERYWHERE + ATTENTION,
     "gpt2": ("embed", "query_in.1", "pattern.0", "resid_mid.1"),
     "llama": ("embed", "query_in.1", "key_in.1", "value.0", "pattern.0", "mlp_hidden.1"),
     "mamba": EVERYWHERE + MIXER,
+    "qwen3_next": DELTA_RULE,
+    "olmo_hybrid": ("mixer_in.1", "decay.0", "write.1", "state.0"),
+    "qwen3_next-attention": ("query_in.1", "head_gate.1", "z.1"),
 }
 
 

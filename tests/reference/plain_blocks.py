@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from tests.reference.hooked_sites import MODULES
+from tests.reference.hybrid_blocks import TYPES, Sites, hybrid_block
 from torch import Tensor
 from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
 
@@ -24,11 +25,22 @@ def logits_with(hf: Any, tokens: Tensor, layer: int, kind: str, change: Change) 
     For `state`, the change gets (batch, position, d_inner, d_state) of which only the current
     position counts.
     """
+    if hf.config.model_type in TYPES:
+        return _hybrid_logits(hf, tokens, layer, Sites({kind: change}))
     names = MODULES[hf.config.model_type]
     block = hf.get_submodule(names["blocks"])[layer]
     plain = mamba_block if hf.config.model_type == "mamba" else attention_block
     handle = block.register_forward_hook(
         lambda _m, args, _out: plain(hf, block, args[0], kind, change)
+    )
+    logits = hf(tokens).logits
+    handle.remove()
+    return logits
+
+
+def _hybrid_logits(hf: Any, tokens: Tensor, layer: int, site: Sites) -> Tensor:
+    handle = hf.model.layers[layer].register_forward_hook(
+        lambda _m, args, _out: hybrid_block(hf, layer, args[0], site)
     )
     logits = hf(tokens).logits
     handle.remove()

@@ -20,11 +20,17 @@ from transformers import (
     MambaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    OlmoHybridConfig,
+    OlmoHybridForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5MoeForCausalLM,
+    Qwen3_5MoeTextConfig,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3NextConfig,
@@ -58,6 +64,20 @@ DELTA = {
     "linear_conv_kernel_dim": 4,
 }
 """Of the gated delta rule."""
+HYBRID = ["linear_attention", "linear_attention", "full_attention"]
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+}
+HALF_ROTARY = {
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+    }
+}
 
 
 def tiny_gpt_neox(parallel: bool = True, **changes: object) -> GPTNeoXForCausalLM:
@@ -214,22 +234,33 @@ def tiny_mixtral() -> PreTrainedModel:
 
 
 def tiny_qwen3_next(**changes: object) -> PreTrainedModel:
-    """Four value heads share two key heads; the last block has attention, block 1 has experts."""
+    """Four value heads share two key heads; the last block has attention and experts."""
     torch.manual_seed(18)
-    fields = GROUPED | DELTA | {
-        "mlp_only_layers": [0, 2],
-        "layer_types": ["linear_attention", "linear_attention", "full_attention"],
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 24,
-        "shared_expert_intermediate_size": 24,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "partial_rotary_factor": 0.5,
-        },
-    }
+    fields = GROUPED | DELTA | EXPERTS | HALF_ROTARY
+    fields |= {"mlp_only_layers": [0, 1], "layer_types": HYBRID}
     return _spread(Qwen3NextForCausalLM(Qwen3NextConfig(**(fields | changes))))
+
+
+def tiny_qwen3_5(**changes: object) -> PreTrainedModel:
+    """The last block has attention."""
+    torch.manual_seed(19)
+    fields = GROUPED | DELTA | HALF_ROTARY | {"layer_types": HYBRID}
+    return _spread(Qwen3_5ForCausalLM(Qwen3_5TextConfig(**(fields | changes))))
+
+
+def tiny_qwen3_5_moe(**changes: object) -> PreTrainedModel:
+    """Every block has experts."""
+    torch.manual_seed(20)
+    fields = _without(GROUPED, "intermediate_size") | DELTA | EXPERTS | HALF_ROTARY
+    fields |= {"layer_types": HYBRID}
+    return _spread(Qwen3_5MoeForCausalLM(Qwen3_5MoeTextConfig(**(fields | changes))))
+
+
+def tiny_olmo_hybrid(**changes: object) -> PreTrainedModel:
+    """The last block has attention, without rotary positions."""
+    torch.manual_seed(21)
+    fields = _without(GROUPED, "head_dim") | DELTA | {"layer_types": HYBRID}
+    return _spread(OlmoHybridForCausalLM(OlmoHybridConfig(**(fields | changes))))
 
 
 def tiny_opt(**changes: object) -> PreTrainedModel:

@@ -17,7 +17,8 @@ from homolog.models.gpt2 import GPT2
 from homolog.models.gpt_neox import GPTNeoX
 from homolog.models.llama import FAMILY
 from homolog.models.mamba import Mamba
-from homolog.models.qwen3_next import Qwen3Next
+from homolog.models.olmo_hybrid import OLMoHybrid
+from homolog.models.qwen3_next import Qwen3_5, Qwen3_5MoE, Qwen3Next
 from homolog.models.sites import KINDS, add_kind
 
 _LISTED: tuple[type[LanguageModel], ...] = (
@@ -26,6 +27,9 @@ _LISTED: tuple[type[LanguageModel], ...] = (
     *FAMILY,
     Mamba,
     Qwen3Next,
+    Qwen3_5,
+    Qwen3_5MoE,
+    OLMoHybrid,
 )
 ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
 """By the model type of the configuration."""

@@ -1,9 +1,10 @@
-"""Qwen3-Next: three blocks of the gated delta rule to one of attention, experts as MLP.
+"""Qwen3-Next and Qwen3.5: three blocks of the gated delta rule to one of attention.
 
     block:  h <- h + mixer(norm(h));  h <- h + mlp(norm'(h))
 
 Attention multiplies what its heads read by a gate that the queries' matrix gives beside the
-queries; queries and keys are normed, and rotated in part.  Norms multiply with 1 + weight.
+queries; queries and keys are normed, and rotated in part.  Norms multiply with 1 + weight.  An MLP
+may be one of experts.
 """
 
 from __future__ import annotations
@@ -48,16 +49,7 @@ class Qwen3Next(Llama):
             return self.project(module, h)
 
         parts = DeltaParts(
-            project=project,
-            conv=module.conv1d,
-            act=module.activation,
-            n_heads=module.num_v_heads,
-            n_key_heads=module.num_k_heads,
-            d_key=module.head_k_dim,
-            A_log=module.A_log,
-            dt_bias=module.dt_bias,
-            norm=module.norm,
-            out=module.out_proj,
+            **delta_parts(module), project=project, norm=module.norm, out=module.out_proj
         )
         return DeltaRule(layer, self._norm(block, IN), parts)
 
@@ -75,3 +67,33 @@ class Qwen3Next(Llama):
         if hasattr(block.mlp, "experts"):
             return OwnMLP(layer, normed(block.post_attention_layernorm), block.mlp)
         return super().mlp(layer, block)
+
+
+class Qwen3_5(Qwen3Next):
+    """Adapter over the text model of Qwen3.5, which has no experts and a matrix for each part."""
+
+    architecture = "qwen3_5_text"
+
+    def project(self, module: Any, h: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        maps = (module.in_proj_qkv, module.in_proj_z, module.in_proj_b, module.in_proj_a)
+        x, z, b, a = (linear(part, h) for part in maps)
+        return x, z, b, a
+
+
+class Qwen3_5MoE(Qwen3_5):
+    """The same with experts."""
+
+    architecture = "qwen3_5_moe_text"
+
+
+def delta_parts(module: Any) -> dict[str, Any]:
+    """What modules of the delta rule name alike: arguments of `DeltaParts`."""
+    return {
+        "conv": module.conv1d,
+        "act": module.activation,
+        "n_heads": module.num_v_heads,
+        "n_key_heads": module.num_k_heads,
+        "d_key": module.head_k_dim,
+        "A_log": module.A_log,
+        "dt_bias": module.dt_bias,
+    }

@@ -156,7 +156,11 @@ class DeltaRule(LinearMixer):
         needed = sorted({*read, *(p - 1 for p in written if p)})
         result = self._scanned({kind: value[:, :stop] for kind, value in inputs.items()}, needed)
         last = flat(result.last_state)
-        states = {} if result.states is None else dict(zip(needed, flat(result.states).unbind(1)))
+        states = (
+            {}
+            if result.states is None
+            else dict(zip(needed, flat(result.states).unbind(1), strict=True))
+        )
         writes = {}
         for p in written:
             at = position(inputs, p)
