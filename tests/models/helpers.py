@@ -18,6 +18,9 @@ from tests.reference.tiny_models import (
     tiny_mamba,
     tiny_mamba2,
     tiny_nemotron_h,
+    tiny_olmo_hybrid,
+    tiny_qwen3_5,
+    tiny_qwen3_next,
 )
 from torch import Tensor
 
@@ -42,6 +45,19 @@ FACTORS = {
     "key_multiplier": 1.6,
     "mlp_multipliers": [1.5, 0.4],
 }
+LINEAR, FULL = "linear_attention", "full_attention"
+DELTA: dict[str, Callable] = {
+    "qwen3_next": tiny_qwen3_next,
+    "qwen3_next-attention": lambda: tiny_qwen3_next(layer_types=[LINEAR, FULL, LINEAR]),
+    "qwen3_5": tiny_qwen3_5,
+    "olmo_hybrid": tiny_olmo_hybrid,
+    "olmo_hybrid-attention": lambda: tiny_olmo_hybrid(
+        layer_types=[LINEAR, FULL, LINEAR],
+        linear_allow_neg_eigval=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    ),
+}
+"""Blocks of the gated delta rule, and in turn with them some of attention."""
 HF: dict[str, Callable] = {
     "neox-parallel": tiny_gpt_neox,
     "neox-sequential": lambda: tiny_gpt_neox(
@@ -66,6 +82,7 @@ HF: dict[str, Callable] = {
     "granite_hybrid": tiny_granite_hybrid,
     "jamba": tiny_jamba,
     "nemotron_h": tiny_nemotron_h,
+    **DELTA,
 }
 ONE_EACH = ("neox-parallel", "gpt2", "llama", "mamba")  # one of each architecture
 TRANSFORMERS = tuple(case for case in HF if case.startswith(("neox", "gpt2", "llama")))
@@ -88,6 +105,7 @@ def adapter(hf: Any, name: str = "tiny", dtype: torch.dtype = torch.float32) -> 
             if parameter.endswith(("norm.weight", "norm_f.weight", ".D", "A_log")):
                 p.add_(0.1 * torch.randn_like(p))
     hf.set_attn_implementation("eager")
+    hf.set_experts_implementation("eager")  # the others are of float32 and less
     return ADAPTERS[hf.config.model_type](name, hf.to(dtype).requires_grad_(False))
 
 

@@ -5,11 +5,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.reference.tiny_models import tiny_gpt2, tiny_llama
+from tests.reference.tiny_models import tiny_gpt2, tiny_llama, tiny_qwen3_5
+from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
 import homolog
 from homolog.errors import InputError
-from homolog.models.load import commit_of
+from homolog.models.load import commit_of, require_inner_sites
 from homolog.zoo import catalog
 
 
@@ -166,3 +167,26 @@ def test_missing_weights_are_named(mamba_folder, tmp_path):
         ValueError, match=r"lack 1 weights, backbone\.layers\.2\.mixer\.in_proj\.weight"
     ):
         homolog.load(tmp_path / "cut")
+
+
+def test_a_model_that_sees_images_is_read_as_its_text_model(tmp_path):
+    """As Qwen3.5 is released: the adapter is that of the text, which its configuration says."""
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+        "patch_size": 4,
+        "num_position_embeddings": 16,
+    }
+    text = tiny_qwen3_5().config.to_dict()
+    config = Qwen3_5Config(text_config=text, vision_config=vision)
+    hf = Qwen3_5ForConditionalGeneration(config).eval()
+    hf.save_pretrained(tmp_path)
+    require_inner_sites(tmp_path, "reading neurons", "Do without.")
+    model = homolog.load(tmp_path)
+    assert model.architecture == "qwen3_5_text" and model.layer_neurons(0) == ("mlp_hidden",)
+    tokens = torch.arange(3, 14)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(model.run(tokens).logits, hf(tokens).logits)

@@ -45,12 +45,30 @@ MIXER = (
     "mixer_out.1",
 )
 MAMBA_1 = ("dt.1", "A_bar.1", "B_bar.1")  # that Mamba-2 does not have
+DELTA_RULE = (
+    "mixer_in.1",
+    "conv_in.1",
+    "gate_in.1",
+    "conv_taps.1",
+    "query.1",
+    "key.1",
+    "value.1",
+    "beta.1",
+    "decay.1",
+    "write.1",
+    "state.1",
+    "y.1",
+    "gate.1",
+)
 SITES = {
     "neox-parallel": EVERYWHERE + ATTENTION,
     "gpt2": ("embed", "query_in.1", "pattern.0", "resid_mid.1"),
     "llama": ("embed", "query_in.1", "key_in.1", "value.0", "pattern.0", "mlp_hidden.1"),
     "mamba": EVERYWHERE + MIXER,
     "mamba2": ("embed", *(site for site in MIXER if site not in MAMBA_1), "head_dt.1", "decay.1"),
+    "qwen3_next": DELTA_RULE,
+    "olmo_hybrid": ("mixer_in.1", "decay.0", "write.1", "state.0"),
+    "qwen3_next-attention": ("query_in.1", "head_gate.1", "z.1"),
 }
 
 

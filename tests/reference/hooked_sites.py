@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from tests.reference import plain_hybrids
+from tests.reference.hybrid_blocks import AFTER, TYPES, Sites, hybrid_block
 from torch import Tensor
 
 MODULES: dict[str, dict[str, str]] = {
@@ -58,6 +59,8 @@ def site_values(hf: Any, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Every site's value by name, and the logits."""
     if hf.config.model_type in plain_hybrids.BLOCKS:
         return plain_hybrids.sites_and_logits(hf, tokens)
+    if hf.config.model_type in TYPES:
+        return hybrid_values(hf, tokens)
     names = MODULES[hf.config.model_type]
     blocks = list(hf.get_submodule(names["blocks"]))
     seen: list[dict[str, Any]] = [{} for _ in blocks]
@@ -87,6 +90,40 @@ def site_values(hf: Any, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         inside["resid_pre"], inside["resid"] = store["block"]
         values |= {f"{kind}.{layer}": value for kind, value in inside.items()}
     return values, logits
+
+
+def hybrid_values(hf: Any, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The same of blocks written out; what mixer, MLP and block give is as hooks see it."""
+    values: dict[str, Tensor] = {}
+    ends = ("linear_attn", "self_attn", "mlp")
+
+    def see(layer: int, name: str) -> Any:
+        def remember(_m: Any, args: Any, out: Any) -> None:
+            seen[layer][name] = (args, out[0] if isinstance(out, tuple) else out)
+
+        return remember
+
+    blocks = hf.model.layers
+    seen: list[dict[str, Any]] = [{} for _ in blocks]
+    handles = []
+    for layer, block in enumerate(blocks):
+        parts = {"block": block} | {n: m for n, m in block.named_children() if n in ends}
+        handles += [m.register_forward_hook(see(layer, name)) for name, m in parts.items()]
+    logits = hf(tokens).logits
+    for handle in handles:
+        handle.remove()
+    for layer, store in enumerate(seen):
+        sites, h = Sites(), store["block"][0][0]
+        hybrid_block(hf, layer, h, sites)
+        mixed = "attn_out" if "attn_out" in sites.values else "mixer_out"
+        outs = {"resid": "block"}
+        if AFTER not in dict(blocks[layer].named_children()):
+            mixer = "linear_attn" if "linear_attn" in store else "self_attn"
+            outs |= {mixed: mixer, "mlp_out": "mlp"}
+        for kind, name in outs.items():
+            torch.testing.assert_close(sites.values[kind], store[name][1], atol=1e-5, rtol=1e-4)
+        values |= {f"{kind}.{layer}": value for kind, value in sites.values.items()}
+    return values | {"embed": seen[0]["block"][0][0]}, logits
 
 
 def attention_layer(config: Any, block: Any, store: dict[str, Any]) -> dict[str, Tensor]:

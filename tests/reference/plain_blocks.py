@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tests.reference import plain_hybrids
 from tests.reference.hooked_sites import MODULES
+from tests.reference.hybrid_blocks import TYPES, Sites, hybrid_block
 from torch import Tensor
 from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
 
@@ -26,11 +27,22 @@ def logits_with(hf: Any, tokens: Tensor, layer: int, kind: str, change: Change) 
     """
     if hf.config.model_type in plain_hybrids.BLOCKS:
         return plain_hybrids.logits_with(hf, tokens, layer, kind, change)
+    if hf.config.model_type in TYPES:
+        return _hybrid_logits(hf, tokens, layer, Sites({kind: change}))
     names = MODULES[hf.config.model_type]
     block = hf.get_submodule(names["blocks"])[layer]
     plain = mamba_block if hf.config.model_type == "mamba" else attention_block
     handle = block.register_forward_hook(
         lambda _m, args, _out: plain(hf, block, args[0], kind, change)
+    )
+    logits = hf(tokens).logits
+    handle.remove()
+    return logits
+
+
+def _hybrid_logits(hf: Any, tokens: Tensor, layer: int, site: Sites) -> Tensor:
+    handle = hf.model.layers[layer].register_forward_hook(
+        lambda _m, args, _out: hybrid_block(hf, layer, args[0], site)
     )
     logits = hf(tokens).logits
     handle.remove()

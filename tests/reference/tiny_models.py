@@ -30,13 +30,21 @@ from transformers import (
     MixtralForCausalLM,
     NemotronHConfig,
     NemotronHForCausalLM,
+    OlmoHybridConfig,
+    OlmoHybridForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5MoeForCausalLM,
+    Qwen3_5MoeTextConfig,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
     RecurrentGemmaConfig,
     RecurrentGemmaForCausalLM,
     RwkvConfig,
@@ -57,6 +65,28 @@ GROUPED = {
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
+}
+DELTA = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 6,
+    "linear_value_head_dim": 8,
+    "linear_conv_kernel_dim": 4,
+}
+"""Of the gated delta rule."""
+HYBRID = ["linear_attention", "linear_attention", "full_attention"]
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+}
+HALF_ROTARY = {
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+    }
 }
 
 
@@ -212,6 +242,36 @@ def tiny_mixtral() -> PreTrainedModel:
     return _spread(
         MixtralForCausalLM(MixtralConfig(**GROUPED, num_local_experts=3, num_experts_per_tok=2))
     )
+
+
+def tiny_qwen3_next(**changes: object) -> PreTrainedModel:
+    """Four value heads share two key heads; the last block has attention and experts."""
+    torch.manual_seed(18)
+    fields = GROUPED | DELTA | EXPERTS | HALF_ROTARY
+    fields |= {"mlp_only_layers": [0, 1], "layer_types": HYBRID}
+    return _spread(Qwen3NextForCausalLM(Qwen3NextConfig(**(fields | changes))))
+
+
+def tiny_qwen3_5(**changes: object) -> PreTrainedModel:
+    """The last block has attention."""
+    torch.manual_seed(19)
+    fields = GROUPED | DELTA | HALF_ROTARY | {"layer_types": HYBRID}
+    return _spread(Qwen3_5ForCausalLM(Qwen3_5TextConfig(**(fields | changes))))
+
+
+def tiny_qwen3_5_moe(**changes: object) -> PreTrainedModel:
+    """Every block has experts."""
+    torch.manual_seed(20)
+    fields = _without(GROUPED, "intermediate_size") | DELTA | EXPERTS | HALF_ROTARY
+    fields |= {"layer_types": HYBRID}
+    return _spread(Qwen3_5MoeForCausalLM(Qwen3_5MoeTextConfig(**(fields | changes))))
+
+
+def tiny_olmo_hybrid(**changes: object) -> PreTrainedModel:
+    """The last block has attention, without rotary positions."""
+    torch.manual_seed(21)
+    fields = _without(GROUPED, "head_dim") | DELTA | {"layer_types": HYBRID}
+    return _spread(OlmoHybridForCausalLM(OlmoHybridConfig(**(fields | changes))))
 
 
 def tiny_opt(**changes: object) -> PreTrainedModel:

@@ -20,6 +20,8 @@ from homolog.models.llama import FAMILY
 from homolog.models.mamba import FalconMamba, Mamba
 from homolog.models.mamba2 import Mamba2
 from homolog.models.nemotron_h import NemotronH
+from homolog.models.olmo_hybrid import OLMoHybrid
+from homolog.models.qwen3_next import Qwen3_5, Qwen3_5MoE, Qwen3Next
 from homolog.models.sites import KINDS, add_kind
 
 _LISTED: tuple[type[LanguageModel], ...] = (
@@ -31,6 +33,10 @@ _LISTED: tuple[type[LanguageModel], ...] = (
     Mamba2,
     *HYBRIDS,
     NemotronH,
+    Qwen3Next,
+    Qwen3_5,
+    Qwen3_5MoE,
+    OLMoHybrid,
 )
 ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
 """By the model type of the configuration."""

@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from homolog.errors import InputError
 from homolog.models.any_decoder import AnyDecoder
@@ -168,12 +174,20 @@ def require_inner_sites(
     """
     if resolve(ref).kind == "zoo":
         return
-    kind = read_configuration(ref, revision, random=random).model_type
+    config = read_configuration(ref, revision, random=random)
+    kind = config.model_type
     knowing = sorted(name for name, adapter in ADAPTERS.items() if knows_inside(adapter))
-    if kind not in knowing:
+    if kind not in knowing and _read_as(config) not in knowing:
         needs = f"{what} needs an adapter that knows what is inside blocks"
         has = f"its architecture {kind!r} has none ({', '.join(knowing)} have)"
         raise InputError("model", str(ref), f"{needs}; {has}", remedy)
+
+
+def _read_as(config: Any) -> str:
+    """The model type of the module that is made: that of the text alone, for some with images."""
+    made = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    own = getattr(made, "config_class", None)
+    return config.model_type if own is None else own.model_type
 
 
 def read_configuration(

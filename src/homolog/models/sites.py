@@ -42,6 +42,13 @@ Mamba-2 (SSD): as Mamba-1, d_inner being the value channels of all heads, but
     decay        exp(head_dt * A) of each head, in the place of A_bar
     write        head_dt * ssm_input B^T
     mixer_out    out_proj(norm((y + skip) * gate)), times a factor where the model has one
+Delta rule (Qwen3-Next, OLMo-Hybrid, Kimi Linear): mixer_in, conv_in (queries, keys and values of
+all heads in turn), gate_in, conv_taps, conv_out, y, gate, mixer_out as above
+    query key value            of each head after convolution and SiLU; query and key of length one
+    beta         share by which what the state holds under the key moves towards the value
+    decay        what a head's state is multiplied with; key_decay: of each key channel
+    write        beta * key (value - what the decayed state holds under the key)
+    state        decay * (state before) + write: value channels of all heads x key channels
 An architecture from outside may bring kinds of its own (`architectures.register`).
 """
 
@@ -76,6 +83,8 @@ _AXES = (
     ("head_dt decay", ("batch", "position", "head")),
     ("B C", ("batch", "position", "d_state")),
     ("A_bar B_bar write state", _STATE),
+    ("beta", ("batch", "position", "head")),
+    ("key_decay", _BY_HEAD),
     ("y skip gate", _INNER),
     ("mixer_out resid", _STREAM),
 )

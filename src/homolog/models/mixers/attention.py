@@ -358,5 +358,6 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     width = cos.shape[-1]
     turned, kept = x[..., :width], x[..., width:]
     first, second = turned.chunk(2, dim=-1)
-    turned = turned * cos + torch.cat([-second, first], dim=-1) * sin
+    # the tables of some models are wider
+    turned = (turned * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
     return torch.cat([turned, kept], dim=-1) if kept.shape[-1] else turned

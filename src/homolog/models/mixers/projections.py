@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from homolog.models.products import linear
+from homolog.models.products import linear, project
 
 Read = Literal["query", "key", "value"]
 READS: tuple[Read, ...] = ("query", "key", "value")
@@ -46,6 +46,35 @@ class Separate(Projections):
         module, shape = self._maps[place], (-1, self._d_heads[place])
         bias = None if module.bias is None else module.bias.unflatten(0, shape)
         return module.weight.unflatten(0, shape), bias
+
+
+class WithGate(Separate):
+    """A linear map for each; that of the queries gives a query and a gate for head 0, 1, ..."""
+
+    def __init__(self, query: Any, key: Any, value: Any, d_head: int) -> None:
+        super().__init__(query, key, value, (d_head,) * 3)
+
+    def __call__(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        _, k, v = self._maps
+        each = (linear(m, normed).unflatten(-1, (-1, self._d_heads[0])) for m in (k, v))
+        return self._of(0, normed), *each
+
+    def gate(self, normed: Tensor) -> Tensor:
+        """What multiplies the heads, (..., head, d_head)."""
+        return self._of(1, normed).sigmoid()
+
+    def matrix(self, read: Read) -> tuple[Tensor, Tensor | None]:
+        return self._half(0) if read == "query" else super().matrix(read)
+
+    def _of(self, half: int, normed: Tensor) -> Tensor:
+        weight, bias = self._half(half)
+        flat = project(normed, weight.flatten(0, 1), None if bias is None else bias.flatten())
+        return flat.unflatten(-1, weight.shape[:2])
+
+    def _half(self, half: int) -> tuple[Tensor, Tensor | None]:
+        query, shape = self._maps[0], (-1, 2, self._d_heads[0])
+        bias = None if query.bias is None else query.bias.unflatten(0, shape)[:, half]
+        return query.weight.unflatten(0, shape)[:, half], bias
 
 
 class FusedByHead(Projections):

@@ -1,0 +1,192 @@
+"""Blocks of models of the gated delta rule, written out by head and by position.
+
+The module lends its weights and its rotary tables.  Every site passes through a `Sites`, which
+keeps it and may change it.  In float64 nothing is rounded to less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Change = Callable[[Tensor], Tensor]
+TYPES = ("qwen3_next", "qwen3_5_text", "olmo_hybrid")
+
+BY_O = ("olmo_hybrid",)  # whose last norm and matrix are called o_norm and o_proj
+AFTER = "post_feedforward_layernorm"
+
+
+class Sites:
+    """Values by kind; `changes` act on them."""
+
+    def __init__(self, changes: Mapping[str, Change] = MappingProxyType({})) -> None:
+        self.values: dict[str, Tensor] = {}
+        self._changes, self._steps = changes, {}
+
+    def __call__(self, kind: str, value: Tensor) -> Tensor:
+        self.values[kind] = self._changes[kind](value) if kind in self._changes else value
+        return self.values[kind]
+
+    def at(self, kind: str, t: int, length: int, value: Tensor) -> Tensor:
+        """One position of a site in a recurrence; a change gets it as the value of all of them."""
+        if kind in self._changes:
+            value = self._changes[kind](torch.stack([value] * length, 1))[:, t]
+        self._steps.setdefault(kind, []).append(value)
+        self.values[kind] = torch.stack(self._steps[kind], 1)
+        return value
+
+
+def hybrid_block(hf: Any, layer: int, h: Tensor, site: Sites) -> Tensor:
+    """The stream after a block, (batch, position, d_model)."""
+    block, type_ = hf.model.layers[layer], hf.config.model_type
+    h = site("resid_pre", h)
+    mixer = delta_rule if hf.config.layer_types[layer] == "linear_attention" else attention
+    middle = site("resid_mid", h + mixer(hf, block, h, site))
+    after = AFTER in dict(block.named_children())  # norms stand after the parts, not before
+    normed = site("mlp_in", middle)
+    normed = normed if after else rms(type_, block.post_attention_layernorm, normed)
+    out = mlp(block.mlp, normed, site)
+    out = rms(type_, block.get_submodule(AFTER), out) if after else out
+    return site("resid", middle + site("mlp_out", out))
+
+
+def mlp(module: Any, normed: Tensor, site: Sites) -> Tensor:
+    if hasattr(module, "experts"):
+        return module(normed)
+    hidden = site("mlp_hidden", F.silu(module.gate_proj(normed)) * module.up_proj(normed))
+    return module.down_proj(hidden)
+
+
+def rms(type_: str, norm: Any, x: Tensor) -> Tensor:
+    """Over the root mean square, times the weight, or 1 + weight in Qwen's."""
+    eps = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+    weight = norm.weight + 1 if type_.startswith("qwen") else norm.weight
+    return weight * x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+
+
+def delta_rule(hf: Any, block: Any, h: Tensor, site: Sites) -> Tensor:
+    """What the mixer adds to the stream."""
+    mixer, type_ = block.linear_attn, hf.config.model_type
+    normed = rms(type_, block.input_layernorm, site("mixer_in", h))
+    parts = {"qwen3_next": _qwen3_next, "qwen3_5_text": _qwen3_5}.get(type_, _olmo)(mixer, normed)
+    x, z = site("conv_in", torch.cat(parts[:3], -1)), site("gate_in", parts[3])
+    conv_out = convolved(mixer.conv1d, x, site)
+    A_log, heads, key_heads = mixer.A_log.flatten(), mixer.num_v_heads, mixer.num_k_heads
+    d_key, d_value, length = mixer.head_k_dim, mixer.head_v_dim, h.shape[1]
+    q, k, v = F.silu(conv_out).split([part.shape[-1] for part in parts[:3]], -1)
+    q, k = (x.unflatten(-1, (key_heads, d_key)) for x in (q, k))
+    q = site("query", q / (q.pow(2).sum(-1, keepdim=True) + 1e-6).sqrt())
+    k = site("key", k / (k.pow(2).sum(-1, keepdim=True) + 1e-6).sqrt())
+    v = site("value", v.unflatten(-1, (heads, d_value)))
+    largest = 2 if getattr(mixer, "allow_neg_eigval", False) else 1
+    beta = site("beta", torch.sigmoid(parts[4]) * largest)
+    decay = site("decay", torch.exp(-A_log.exp() * F.softplus(parts[5] + mixer.dt_bias)))
+    state, y = h.new_zeros(h.shape[0], heads, d_value, d_key), []
+    for t in range(length):
+        rows, read = [], []
+        for i in range(heads):
+            own = i * key_heads // heads
+            faded = decay[:, t, i, None, None] * state[:, i]
+            missing = v[:, t, i] - (faded * k[:, t, own, None]).sum(-1)
+            rows.append(beta[:, t, i, None, None] * missing[..., None] * k[:, t, own, None])
+        write = site.at("write", t, length, torch.cat(rows, 1)).unflatten(1, (heads, -1))
+        faded = decay[:, t, :, None, None] * state
+        state = site.at("state", t, length, (faded + write).flatten(1, 2)).unflatten(1, (heads, -1))
+        for i in range(heads):
+            query = q[:, t, i * key_heads // heads, None] / d_key**0.5
+            read.append((state[:, i] * query).sum(-1))
+        y.append(torch.cat(read, -1))
+    y = site("y", torch.stack(y, 1)).unflatten(-1, (heads, d_value))
+    norm, out = (mixer.o_norm, mixer.o_proj) if type_ in BY_O else (mixer.norm, mixer.out_proj)
+    scaled = y / (y.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon).sqrt() * norm.weight
+    gate = site("gate", F.silu(z))
+    return site("mixer_out", out(scaled.flatten(-2) * gate))
+
+
+def convolved(conv: Any, x: Tensor, site: Sites) -> Tensor:
+    weight, (batch, length, width) = conv.weight[:, 0], x.shape
+    kernel = weight.shape[1]
+    taps = x.new_zeros(batch, length, kernel, width)
+    for t in range(length):
+        for j in range(kernel):
+            if t - (kernel - 1) + j >= 0:
+                taps[:, t, j] = weight[:, j] * x[:, t - (kernel - 1) + j]
+    return site("conv_out", site("conv_taps", taps).sum(2))
+
+
+def _qwen3_next(mixer: Any, normed: Tensor) -> tuple[Tensor, ...]:
+    """Queries, keys, values, gates, and the inputs of beta and decay; each key head in turn."""
+    shared = mixer.num_v_heads // mixer.num_k_heads
+    of_key, widths = [], [mixer.head_k_dim] * 2 + [shared * mixer.head_v_dim] * 2
+    for i, rows in enumerate(mixer.in_proj_qkvz.weight.chunk(mixer.num_k_heads)):
+        rates = mixer.in_proj_ba.weight.chunk(mixer.num_k_heads)[i]
+        of_key.append([*(normed @ rows.T).split(widths, -1), *(normed @ rates.T).chunk(2, -1)])
+    return tuple(torch.cat(part, -1) for part in zip(*of_key, strict=True))
+
+
+def _qwen3_5(mixer: Any, normed: Tensor) -> tuple[Tensor, ...]:
+    keys = mixer.num_k_heads * mixer.head_k_dim
+    three = mixer.in_proj_qkv(normed)
+    rest = (mixer.in_proj_z, mixer.in_proj_b, mixer.in_proj_a)
+    q, k, v = three[..., :keys], three[..., keys : 2 * keys], three[..., 2 * keys :]
+    return q, k, v, *(part(normed) for part in rest)
+
+
+def _olmo(mixer: Any, normed: Tensor) -> tuple[Tensor, ...]:
+    return tuple(getattr(mixer, f"{part}_proj")(normed) for part in "qkvgba")
+
+
+def attention(hf: Any, block: Any, h: Tensor, site: Sites) -> Tensor:
+    """What attention adds to the stream; Qwen's queries' matrix gives gates of the heads too."""
+    config, attn, type_ = hf.config, block.self_attn, hf.config.model_type
+    heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, attn.head_dim
+    gated, shared = type_.startswith("qwen"), heads // kv_heads
+
+    def before(x: Tensor) -> Tensor:
+        return rms(type_, block.input_layernorm, x) if gated else x
+
+    def head_norm(norm: Any, x: Tensor) -> Tensor:
+        """Head by head in Qwen's, over all heads together in OLMo's."""
+        return rms(type_, norm, x) if gated else rms(type_, norm, x.flatten(-2)).view_as(x)
+
+    streams = [
+        before(site(f"{read}_in", torch.stack([h] * n, 2)))
+        for read, n in (("query", heads), ("key", kv_heads), ("value", kv_heads))
+    ]
+    rows = attn.q_proj.weight.unflatten(0, (heads, -1, width))
+    matrices = (
+        rows[:, 0],
+        *(m.weight.unflatten(0, (kv_heads, -1)) for m in (attn.k_proj, attn.v_proj)),
+    )
+    each = zip(streams, matrices, strict=True)
+    q, k, v = (torch.einsum("...hm,hdm->...hd", x, matrix) for x, matrix in each)
+    q = site("query", head_norm(attn.q_norm, q))
+    k = site("key", head_norm(attn.k_norm, k))
+    v = site("value", v)
+    if hf.model.rotary_emb is not None:
+        tables = hf.model.rotary_emb(h, torch.arange(h.shape[1])[None])
+        q, k = (turned(x, *(t[:, :, None] for t in tables)) for x in (q, k))
+    q, k, value = (x.transpose(1, 2) for x in (q, k, v))
+    k, value = k.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+    future = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool).triu(1)
+    scores = (q @ k.mT * width**-0.5).masked_fill(future, -torch.inf)
+    z = site("z", (site("pattern", scores.softmax(-1)) @ value).transpose(1, 2))
+    if gated:
+        gates = torch.einsum("...m,hdm->...hd", before(h), rows[:, 1])
+        z = z * site("head_gate", gates.sigmoid())
+    matrix = attn.o_proj.weight.T.unflatten(0, (heads, -1))
+    out = site("head_out", torch.einsum("...hd,hdm->...hm", z, matrix)).sum(2)
+    return site("attn_out", out if gated else rms(type_, block.post_attention_layernorm, out))
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (..., head, width) with its first dimensions rotated."""
+    half = cos.shape[-1] // 2
+    first, second, kept = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    cos, sin = cos[..., :half], sin[..., :half]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, kept], -1)
