@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from homolog.models.scan import propagate, response, selective_scan
-from homolog.models.scan.selective import _backend_of
+from homolog.models.scan.backends import backend_of
 
 SHAPES = [(2, 70, 40, 16), (1, 1, 1, 1), (3, 33, 64, 5)]
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -57,7 +57,7 @@ def largest_error(shape: tuple[int, int, int, int], dtype: torch.dtype, device: 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-5)])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_kernels_equal_the_loop_on_a_gpu(shape, dtype, tolerance):
-    assert _backend_of(torch.device("cuda")) == "triton"
+    assert backend_of(torch.device("cuda")) == "triton"
     assert largest_error(shape, dtype, "cuda") <= tolerance
 
 

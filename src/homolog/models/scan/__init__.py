@@ -1,7 +1,21 @@
-"""Selective scan of Mamba-1: forward and backward, with every state readable; linear in writes."""
+"""Linear recurrences: forward and backward, with every state readable; linear in writes.
 
-from homolog.models.scan.inputs import ScanInputs
+`selective_scan` is that of Mamba-1, `linear_scan` that of linear attention with a decay (Mamba-2,
+gated linear attention, RG-LRU), `delta_scan` the gated delta rule (Qwen3-Next, Kimi Linear).
+"""
+
+from homolog.models.scan.delta import delta_scan
+from homolog.models.scan.inputs import ScanInputs, ScanResult
 from homolog.models.scan.linear import propagate, response
-from homolog.models.scan.selective import ScanResult, selective_scan
+from homolog.models.scan.linear_attention import linear_scan
+from homolog.models.scan.selective import selective_scan
 
-__all__ = ["ScanInputs", "ScanResult", "propagate", "response", "selective_scan"]
+__all__ = [
+    "ScanInputs",
+    "ScanResult",
+    "delta_scan",
+    "linear_scan",
+    "propagate",
+    "response",
+    "selective_scan",
+]

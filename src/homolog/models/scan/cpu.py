@@ -44,11 +44,11 @@ def forward(
     n_chunks = math.ceil(length / CHUNK) if keep_chunks else 0
     y, last = np.empty_like(u), np.zeros((batch, d_state, d_inner), u.dtype)
     if initial_state is not None:
-        last[:] = _array(initial_state).transpose(0, 2, 1)
+        last[:] = array_of(initial_state).transpose(0, 2, 1)
     states = np.empty((batch, len(read), d_state, d_inner), u.dtype)
     chunks = np.empty((batch, n_chunks, d_state, d_inner), u.dtype)
     arrays = (given, y, last, slots(read, length), states, chunks)
-    _over_tasks(batch, d_inner, BLOCK, lambda b, lo, hi: _forward(b, lo, hi, *arrays))
+    over_tasks(batch, d_inner, BLOCK, lambda b, lo, hi: _forward(b, lo, hi, *arrays))
     y_, last_, states_, chunks_ = (torch.from_numpy(a) for a in (y, last, states, chunks))
     return y_, last_.transpose(1, 2), states_.transpose(2, 3), chunks_
 
@@ -64,30 +64,29 @@ def backward(
     dA, g = (np.zeros((batch, *A_T.shape), u.dtype) for _ in range(2))
     dB, dC = (np.zeros((n_blocks, *B.shape), u.dtype) for _ in range(2))
     if of.last_state is not None:
-        g[:] = _array(of.last_state).transpose(0, 2, 1)
+        g[:] = array_of(of.last_state).transpose(0, 2, 1)
     if of.states is None:
         dstates, at = np.empty((batch, 0, *A_T.shape), u.dtype), slots([], length)
     else:
-        dstates, at = _array(of.states.transpose(2, 3)), slots(read, length)
-    arrays = (given, chunks.numpy(), at, _array(of.y), dstates, g, (du, ddt, dA, dB, dC))
-    _over_tasks(batch, d_inner, BACKWARD_BLOCK, lambda b, lo, hi: _backward(b, lo, hi, *arrays))
+        dstates, at = array_of(of.states.transpose(2, 3)), slots(read, length)
+    arrays = (given, chunks.numpy(), at, array_of(of.y), dstates, g, (du, ddt, dA, dB, dC))
+    over_tasks(batch, d_inner, BACKWARD_BLOCK, lambda b, lo, hi: _backward(b, lo, hi, *arrays))
     grads = (du, ddt, dA.sum(0).T, dB.sum(0), dC.sum(0), g.transpose(0, 2, 1))
     return tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in grads)
 
 
-def _array(t: Tensor) -> np.ndarray:
+def array_of(t: Tensor) -> np.ndarray:
+    """The numbers of a tensor on the CPU, in order."""
     return t.detach().contiguous().numpy()
 
 
 def _arrays(inputs: ScanInputs) -> tuple[np.ndarray, ...]:
     """u, dt, A^T, B and C: channels last in all of them that have channels."""
-    u, dt, A, B, C = map(_array, inputs)
+    u, dt, A, B, C = map(array_of, inputs)
     return u, dt, np.ascontiguousarray(A.T), B, C
 
 
-def _over_tasks(
-    batch: int, d_inner: int, block: int, task: Callable[[int, int, int], None]
-) -> None:
+def over_tasks(batch: int, d_inner: int, block: int, task: Callable[[int, int, int], None]) -> None:
     """Run task(batch row, first channel, end channel) for all, on as many threads as torch uses."""
     starts = range(0, d_inner, block)
     tasks = [(b, lo, min(lo + block, d_inner)) for b in range(batch) for lo in starts]
@@ -174,14 +173,14 @@ def _decay_by_type(dt, rate):  # type: ignore[no-untyped-def]
 
 # Contraction to fused multiply-adds and reassociation of the sums over channels; NaN and infinity
 # keep their meaning.
-_OPTIONS: dict[str, Any] = {
+OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
     "fastmath": {"contract", "reassoc", "nsz"},
 }
 
 
-@jit(**_OPTIONS)
+@jit(**OPTIONS)
 def _forward(b, lo, hi, inputs, y, last, slots, states, chunks):  # type: ignore[no-untyped-def]
     u, dt, A_T, B, C = inputs
     n_state, width = A_T.shape[0], hi - lo
@@ -218,7 +217,7 @@ def _forward(b, lo, hi, inputs, y, last, slots, states, chunks):  # type: ignore
     last[b, :, lo:hi] = h[:n_state]
 
 
-@jit(**_OPTIONS)
+@jit(**OPTIONS)
 def _step(h, decay, dt, write, rate, B):  # type: ignore[no-untyped-def]
     """h <- decay * h + write * B, in place, with the decay written too."""
     width = dt.shape[0]
@@ -231,7 +230,7 @@ def _step(h, decay, dt, write, rate, B):  # type: ignore[no-untyped-def]
 
 
 # One kernel and not several: its loops share the chunk's states and decays, which stay in cache.
-@jit(**_OPTIONS)
+@jit(**OPTIONS)
 def _backward(b, lo, hi, inputs, chunks, slots, dy, dstates, g_out, grads):  # type: ignore[no-untyped-def]
     u, dt, A_T, B, C = inputs
     du_out, ddt_out, dA, dB, dC = grads

@@ -28,10 +28,8 @@ every chunk of positions and recompute the states inside a chunk in the backward
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -39,20 +37,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from homolog.errors import InputError
-from homolog.models.scan.inputs import ScanGradients, ScanInputs
+from homolog.models.scan.backends import Backend, backend_of, kernels_of
+from homolog.models.scan.inputs import ScanGradients, ScanInputs, ScanResult, positions_of
 
-
-@dataclass(frozen=True)
-class ScanResult:
-    """y: (batch, position, d_inner); last_state: (batch, d_inner, d_state).
-
-    states: (batch, position, d_inner, d_state), the positions being those asked for, in the order
-    asked for; None where none were.
-    """
-
-    y: Tensor
-    last_state: Tensor
-    states: Tensor | None
+SELECTIVE = {"numba": "cpu", "triton": "gpu"}  # the modules of the kernels
 
 
 def selective_scan(
@@ -63,7 +51,7 @@ def selective_scan(
     C: Float[Tensor, "batch position d_state"],
     initial_state: Float[Tensor, "_ _ _"] | None = None,
     return_states: bool | Sequence[int] = False,
-    backend: Literal["numba", "triton", "torch"] | None = None,
+    backend: Backend | None = None,
 ) -> ScanResult:
     """Run the recurrence of the module docstring.
 
@@ -88,49 +76,20 @@ def selective_scan(
     if len(dtypes) != 1:
         requirement = "u, dt, A, B, C and the state must share one"
         raise InputError("dtype", sorted(map(str, dtypes)), requirement, "Convert them first.")
-    asked = _positions(return_states, length)
+    asked = positions_of(return_states, length)
     read = sorted(set(asked))
-    chosen = backend or _backend_of(u.device)
+    chosen = backend or backend_of(u.device)
     if chosen == "torch" or length == 0:
         y, last, states = _loop(inputs, initial_state, read)
     elif torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         y, last, states = _Scan.apply(chosen, read, initial_state, *inputs)  # type: ignore[misc]
     else:
-        y, last, states, _ = _kernels(chosen).forward(inputs, initial_state, read, False)
+        y, last, states, _ = kernels_of(chosen, SELECTIVE).forward(
+            inputs, initial_state, read, False
+        )
     if asked != read:
         states = states[:, [read.index(position) for position in asked]]
     return ScanResult(y, last, None if return_states is False else states)
-
-
-def _positions(asked: bool | Sequence[int], length: int) -> list[int]:
-    if isinstance(asked, bool):
-        return list(range(length)) if asked else []
-    for position in asked:
-        if not -length <= position < length:
-            remedy = f"Pass positions from {-length} to {length - 1}."
-            raise InputError("return_states", position, f"the scan has {length} positions", remedy)
-    return [position % length for position in asked]
-
-
-def _backend_of(device: torch.device) -> str:
-    if device.type == "cpu":
-        return "numba"
-    has_triton = device.type == "cuda" and importlib.util.find_spec("triton") is not None
-    return "triton" if has_triton else "torch"
-
-
-def _kernels(backend: str) -> Any:
-    """The module of a backend; imported when used, since a CPU has no need of Triton."""
-    if backend == "numba":
-        from homolog.models.scan import cpu
-
-        return cpu
-    if importlib.util.find_spec("triton") is None:
-        requirement = "Triton is not installed"
-        raise InputError("backend", backend, requirement, "Use numba, or torch for another device.")
-    from homolog.models.scan import gpu
-
-    return gpu
 
 
 def _loop(
@@ -163,7 +122,9 @@ class _Scan(torch.autograd.Function):
         *inputs: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         scan = ScanInputs(*inputs)
-        y, last, states, chunks = _kernels(backend).forward(scan, initial_state, read, True)
+        y, last, states, chunks = kernels_of(backend, SELECTIVE).forward(
+            scan, initial_state, read, True
+        )
         ctx.save_for_backward(*inputs, chunks)
         ctx.backend, ctx.read = backend, read
         # zeros for states that nobody differentiates would be large
@@ -178,6 +139,6 @@ class _Scan(torch.autograd.Function):
         *saved, chunks = ctx.saved_tensors
         inputs = ScanInputs(*saved)
         of = ScanGradients(torch.zeros_like(inputs.u) if dy is None else dy, dlast, dstates)
-        *grads, initial = _kernels(ctx.backend).backward(inputs, chunks, ctx.read, of)
+        *grads, initial = kernels_of(ctx.backend, SELECTIVE).backward(inputs, chunks, ctx.read, of)
         asked = zip((initial, *grads), ctx.needs_input_grad[2:], strict=True)
         return (None, None, *(grad if needed else None for grad, needed in asked))
