@@ -17,6 +17,7 @@ from homolog.models.gpt2 import GPT2
 from homolog.models.gpt_neox import GPTNeoX
 from homolog.models.llama import FAMILY
 from homolog.models.mamba import Mamba
+from homolog.models.recurrent_gemma import RecurrentGemma
 from homolog.models.sites import KINDS, add_kind
 
 _LISTED: tuple[type[LanguageModel], ...] = (
@@ -24,6 +25,7 @@ _LISTED: tuple[type[LanguageModel], ...] = (
     GPTNeoX,
     *FAMILY,
     Mamba,
+    RecurrentGemma,
 )
 ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
 """By the model type of the configuration."""

@@ -35,6 +35,9 @@ Mamba-1
     y            sum over state dimensions of C * state
     skip         D * ssm_input
     mixer_out    out_proj((y + skip) * gate)
+RecurrentGemma (d_state is 1), beside kinds of the others
+    recurrence_gate input_gate   r and i, which make decay and write of conv_out
+    A_bar B_bar  a and sqrt(1 - a^2) * input_gate;   write   B_bar * conv_out;   y   state
 An architecture from outside may bring kinds of its own (`architectures.register`).
 """
 
@@ -65,7 +68,7 @@ _AXES = (
     ("mlp_out mixer_in", _STREAM),
     ("conv_in gate_in", _INNER),
     ("conv_taps", ("batch", "position", "tap", "d_inner")),
-    ("conv_out ssm_input dt", _INNER),
+    ("conv_out ssm_input dt recurrence_gate input_gate", _INNER),
     ("B C", ("batch", "position", "d_state")),
     ("A_bar B_bar write state", _STATE),
     ("y skip gate", _INNER),
