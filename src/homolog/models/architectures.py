@@ -15,9 +15,11 @@ from homolog.models.base import LanguageModel
 from homolog.models.decoder import Decoder
 from homolog.models.gpt2 import GPT2
 from homolog.models.gpt_neox import GPTNeoX
+from homolog.models.lfm2 import LFM2, LFM2MoE
 from homolog.models.llama import FAMILY
 from homolog.models.mamba import Mamba
 from homolog.models.recurrent_gemma import RecurrentGemma
+from homolog.models.rwkv import RWKV
 from homolog.models.sites import KINDS, add_kind
 
 _LISTED: tuple[type[LanguageModel], ...] = (
@@ -26,6 +28,9 @@ _LISTED: tuple[type[LanguageModel], ...] = (
     *FAMILY,
     Mamba,
     RecurrentGemma,
+    LFM2,
+    LFM2MoE,
+    RWKV,
 )
 ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
 """By the model type of the configuration."""
