@@ -20,6 +20,10 @@ from transformers import (
     GraniteMoeHybridForCausalLM,
     JambaConfig,
     JambaForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    Lfm2MoeConfig,
+    Lfm2MoeForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Mamba2Config,
@@ -214,7 +218,7 @@ def tiny_falcon_h1(**changes: object) -> PreTrainedModel:
     return _spread(FalconH1ForCausalLM(FalconH1Config(**(fields | changes))))
 
 
-def tiny_rwkv() -> PreTrainedModel:
+def tiny_rwkv(**changes: object) -> PreTrainedModel:
     """RWKV-4.  Left to itself, every block in eval mode divides the weights of those after it."""
     torch.manual_seed(13)
     fields: dict = {
@@ -226,14 +230,34 @@ def tiny_rwkv() -> PreTrainedModel:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    return _spread(RwkvForCausalLM(RwkvConfig(**fields)))
+    return _spread(RwkvForCausalLM(RwkvConfig(**(fields | changes))))
 
 
-def tiny_recurrent_gemma() -> PreTrainedModel:
+def tiny_recurrent_gemma(**changes: object) -> PreTrainedModel:
     """Two recurrent blocks to one with attention; embeddings are scaled."""
     torch.manual_seed(14)
     fields = GROUPED | {"lru_width": 32, "attention_window_size": 8, "num_key_value_heads": 1}
-    return _spread(RecurrentGemmaForCausalLM(RecurrentGemmaConfig(**fields)))
+    return _spread(RecurrentGemmaForCausalLM(RecurrentGemmaConfig(**(fields | changes))))
+
+
+def tiny_lfm2(**changes: object) -> PreTrainedModel:
+    """A gated short convolution in the first two blocks, attention in the last."""
+    torch.manual_seed(18)
+    fields = _without(GROUPED, "head_dim") | {"layer_types": ["conv", "conv", "full_attention"]}
+    return _spread(Lfm2ForCausalLM(Lfm2Config(**(fields | changes))))
+
+
+def tiny_lfm2_moe() -> PreTrainedModel:
+    """Experts for the MLP, but for the first block."""
+    torch.manual_seed(19)
+    fields = _without(GROUPED, "head_dim") | {
+        "layer_types": ["conv", "conv", "full_attention"],
+        "moe_intermediate_size": 24,
+        "num_dense_layers": 1,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+    }
+    return _spread(Lfm2MoeForCausalLM(Lfm2MoeConfig(**fields)))
 
 
 def tiny_mixtral() -> PreTrainedModel:

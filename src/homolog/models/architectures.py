@@ -16,12 +16,15 @@ from homolog.models.decoder import Decoder
 from homolog.models.gpt2 import GPT2
 from homolog.models.gpt_neox import GPTNeoX
 from homolog.models.hybrids import HYBRIDS
+from homolog.models.lfm2 import LFM2, LFM2MoE
 from homolog.models.llama import FAMILY
 from homolog.models.mamba import FalconMamba, Mamba
 from homolog.models.mamba2 import Mamba2
 from homolog.models.nemotron_h import NemotronH
 from homolog.models.olmo_hybrid import OLMoHybrid
 from homolog.models.qwen3_next import Qwen3_5, Qwen3_5MoE, Qwen3Next
+from homolog.models.recurrent_gemma import RecurrentGemma
+from homolog.models.rwkv import RWKV
 from homolog.models.sites import KINDS, add_kind
 
 _LISTED: tuple[type[LanguageModel], ...] = (
@@ -37,6 +40,10 @@ _LISTED: tuple[type[LanguageModel], ...] = (
     Qwen3_5,
     Qwen3_5MoE,
     OLMoHybrid,
+    RecurrentGemma,
+    LFM2,
+    LFM2MoE,
+    RWKV,
 )
 ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
 """By the model type of the configuration."""

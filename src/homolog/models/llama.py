@@ -102,7 +102,7 @@ def attention_parts(config: Any, attention: Any, layer: int) -> dict[str, Any]:
     d_head = attention.head_dim
     return {
         "project": projections(attention, n_heads, n_kv_heads, d_head),
-        "out": attention.o_proj,
+        "out": attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj,
         "n_heads": n_heads,
         "n_kv_heads": n_kv_heads,
         "d_head": d_head,

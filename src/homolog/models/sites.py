@@ -49,6 +49,23 @@ all heads in turn), gate_in, conv_taps, conv_out, y, gate, mixer_out as above
     decay        what a head's state is multiplied with; key_decay: of each key channel
     write        beta * key (value - what the decayed state holds under the key)
     state        decay * (state before) + write: value channels of all heads x key channels
+RecurrentGemma (d_state is 1), beside kinds of the others
+    recurrence_gate input_gate   r and i, which make decay and write of conv_out
+    A_bar B_bar  a and sqrt(1 - a^2) * input_gate;   write   B_bar * conv_out;   y   state
+LFM2 (d_state is the width of its convolution)
+    value input_gate gate   x, B and C, the parts of the in-projection; value has one head
+    conv_in      input_gate * value
+    write        conv_in in the last place of the state, zeros in the others
+    state        conv_in of the last positions, oldest first;   y   their convolution
+RWKV-4
+    mixer_normed mlp_normed   normed stream as time mixing and channel mixing read it
+    shift_taps   the two positions that time mixing reads: tap 0 the one before, tap 1 its own
+    key value    of one head;   gate_in   before the sigmoid that makes gate
+    write        exp(key) * (value, 1), for numerator and denominator (d_state is 2)
+    state        decay * (state before) + write, in float64, without a scale of its own
+    y            what the state before and exp(bonus) * write are together: numerator / denominator
+    mlp_shifted  mlp_normed of the position before
+    mlp_gate     what multiplies the last matrix's product in channel mixing
 An architecture from outside may bring kinds of its own (`architectures.register`).
 """
 
@@ -76,10 +93,11 @@ _AXES = (
     ("head_out", _HEAD_STREAM),
     ("attn_out resid_mid mlp_in", _STREAM),
     ("mlp_hidden", ("batch", "position", "d_mlp")),
-    ("mlp_out mixer_in", _STREAM),
+    ("mlp_out mixer_in mixer_normed mlp_normed mlp_shifted mlp_gate", _STREAM),
+    ("shift_taps", ("batch", "position", "tap", "d_model")),
     ("conv_in gate_in", _INNER),
     ("conv_taps", ("batch", "position", "tap", "d_inner")),
-    ("conv_out ssm_input dt", _INNER),
+    ("conv_out ssm_input dt recurrence_gate input_gate", _INNER),
     ("head_dt decay", ("batch", "position", "head")),
     ("B C", ("batch", "position", "d_state")),
     ("A_bar B_bar write state", _STATE),

@@ -1,0 +1,189 @@
+"""The two mixers of an RWKV-4 block: time mixing, and channel mixing where others have an MLP.
+
+Time mixing; x is the normed stream, x' that of the position before (zeros before the window):
+
+    x                                                                 mixer_normed
+    [x', x]   what the token shift gives                              shift_taps
+    k, v, r = W_k, W_v, W_r of (mix * x + (1 - mix) * x'), each with a mix of its own
+                                                                      key, value, gate_in
+    write   = e^k (v, 1)                                              write
+    S[t]    = e^w S[t-1] + write[t],  w = -exp(time_decay)            state
+    y       = (S[t-1] + e^u write[t]): its first over its second      y
+    out     = W_o (sigmoid(r) * y)                                    gate, mixer_out
+
+The state of a channel is a numerator and a denominator (d_state 2), both as they are: no exponent
+is taken out, so that states are linear in the writes and compare between prompts and positions.
+They are float64, which holds keys k between -700 and 700.  A position reads the state before it,
+and its own write with the bonus u = time_first beside it; in the protocol the state is therefore
+that before and that after, one behind the other.
+
+Channel mixing reads the position before too, and has no other memory:
+
+    x, x'                                                             mlp_normed, mlp_shifted
+    hidden  = relu(W_k (mix * x + (1 - mix) * x'))^2                  mlp_hidden
+    out     = sigmoid(W_r (mix' * x + (1 - mix') * x')) * W_v hidden  mlp_gate, mlp_out
+
+Source: Peng et al., "RWKV: Reinventing RNNs for the Transformer Era", 2023, equations 11 to 18.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from homolog.axes import Residual
+from homolog.models.mixers.base import Context, Inputs, LinearMixer, Norm
+from homolog.models.mixers.channels import all_states, tapped_states
+from homolog.models.mixers.shift_register import ShiftRegister
+from homolog.models.products import linear
+from homolog.models.taps import NOTHING, Taps
+from homolog.models.widening import widened
+
+
+class TimeMixing(LinearMixer):
+    """Over the module `attention` of a block.  `key` and `value` have one head."""
+
+    kind = "RWKV-4"
+    readout = "y"
+    stream, out = "mixer_in", "mixer_out"
+    sites = (
+        *("mixer_in", "mixer_normed", "shift_taps", "key", "value", "gate_in"),
+        *("write", "state", "y", "gate", "mixer_out"),
+    )
+    inputs = ("mixer_normed", "key", "value", "gate_in")
+    reach = 1
+    local, local_taps = "mixer_normed", "shift_taps"
+
+    def __init__(self, layer: int, norm: Norm, module: Any) -> None:
+        self.layer, self.norm, self.module = layer, norm, module
+
+    def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
+        layer = self.layer
+        x = taps("mixer_normed", layer, self.norm(taps("mixer_in", layer, h)))
+        before = shifted(x)
+        if taps.touches("shift_taps", layer):
+            before, x = taps("shift_taps", layer, torch.stack([before, x], 2)).unbind(2)
+        entered = self._entered(x, before)
+        at = {kind: taps(kind, layer, entered[kind]) for kind in self.inputs[1:]}
+        states = tapped_states(self._log_decay, self._write(at), None, layer, taps)
+        found = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], 1)
+        return self._leave(taps("y", layer, self._read(found, at)), at["gate_in"], taps)
+
+    @property
+    def _log_decay(self) -> Tensor:
+        """w, (d_inner, 1)."""
+        return -torch.exp(self.module.time_decay.double()).unsqueeze(-1)
+
+    def _entered(self, x: Tensor, before: Tensor) -> Inputs:
+        part = self.module
+        k = linear(part.key, mixed(x, before, part.time_mix_key))
+        v = linear(part.value, mixed(x, before, part.time_mix_value))
+        r = linear(part.receptance, mixed(x, before, part.time_mix_receptance))
+        values = (x, k.unsqueeze(-2), v.unsqueeze(-2), r)
+        return dict(zip(self.inputs, values, strict=True))
+
+    def _write(self, at: Inputs, bonus: Tensor | None = None) -> Tensor:
+        """e^k (v, 1), or e^(u + k) (v, 1): (..., d_inner, 2)."""
+        k, v = (at[kind].squeeze(-2).double() for kind in ("key", "value"))
+        k = k if bonus is None else k + bonus
+        return torch.exp(k).unsqueeze(-1) * torch.stack([v, torch.ones_like(v)], -1)
+
+    def _read(self, found: Tensor, at: Inputs) -> Tensor:
+        own = self._write(at, self.module.time_first.double())
+        numerator, denominator = (found + own).unbind(-1)
+        return (numerator / denominator).to(widened(at["value"]).dtype)
+
+    def _leave(self, y: Tensor, r: Tensor, taps: Taps = NOTHING) -> Tensor:
+        gated = taps("gate", self.layer, torch.sigmoid(r)) * y
+        out = linear(self.module.output, gated.to(self.module.output.weight.dtype))
+        return taps("mixer_out", self.layer, out)
+
+    # --- the protocol
+
+    def enter(self, h: Tensor, context: Context) -> Inputs:
+        x = self.norm(h)
+        return self._entered(x, shifted(x))
+
+    def enter_at(self, h: Tensor, context: Context, past: Tensor | None) -> Inputs:
+        assert past is not None
+        return self._entered(self.norm(h), past[:, 0])
+
+    def states(self, inputs: Inputs, positions: Sequence[int]) -> Tensor:
+        after = all_states(self._log_decay, self._write(inputs))
+        found = torch.cat([torch.zeros_like(after[:, :1]), after[:, :-1]], 1)
+        return torch.cat([found, after], -1)[:, list(positions)]
+
+    def step(self, state: Tensor, at: Inputs) -> Tensor:
+        found = state[..., 2:]
+        after = torch.exp(self._log_decay) * found + self._write(at)
+        return torch.cat([found.expand_as(after), after], -1)
+
+    def carry(self, change: Tensor, inputs: Inputs, start: Tensor, stop: int) -> Tensor:
+        after, steps = change[..., 2:], (stop - start.to(change.device))[..., None, None]
+        found = after * torch.exp(self._log_decay * (steps - 1).clamp(min=0))
+        carried = torch.cat([found, after * torch.exp(self._log_decay * steps)], -1)
+        return torch.where(steps == 0, change, carried)
+
+    def read(self, memory: Tensor, at: Inputs) -> Tensor:
+        return self._read(memory[..., :2], at)
+
+    def reread(self, inputs: Inputs, positions: Tensor, new: Inputs, end: Inputs) -> Tensor:
+        """As the base says; a last position reads with its new key and value."""
+        last = (positions == inputs["key"].shape[1] - 1)[:, None, None]
+        own = {k: torch.where(last, new.get(k, end[k]), end[k]) for k in ("key", "value")}
+        return self.read(self.rewritten(inputs, positions, new), end | own)
+
+    def leave(self, at: Inputs, readout: Tensor) -> Tensor:
+        return self._leave(readout, at["gate_in"])
+
+
+class ChannelMixing(ShiftRegister):
+    """Over the module `feed_forward` of a block: what an MLP is, but for the position before."""
+
+    kind = "channel mixing"
+    readout = "mlp_shifted"
+    stream, out = "mlp_in", "mlp_out"
+    sites = ("mlp_in", "mlp_normed", "mlp_shifted", "mlp_gate", "mlp_hidden", "mlp_out")
+    neurons = ("mlp_hidden",)
+    inputs = ("mlp_normed",)
+    width = 2
+
+    def __init__(self, layer: int, norm: Norm, module: Any) -> None:
+        self.layer, self.norm, self.module = layer, norm, module
+
+    def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
+        x = taps("mlp_normed", self.layer, self.norm(taps("mlp_in", self.layer, h)))
+        return self._leave(x, taps("mlp_shifted", self.layer, shifted(x)), taps)
+
+    def _leave(self, x: Tensor, before: Tensor, taps: Taps = NOTHING) -> Tensor:
+        part, layer = self.module, self.layer
+        gate = torch.sigmoid(linear(part.receptance, mixed(x, before, part.time_mix_receptance)))
+        hidden = F.relu(linear(part.key, mixed(x, before, part.time_mix_key))).square()
+        gate, hidden = taps("mlp_gate", layer, gate), taps("mlp_hidden", layer, hidden)
+        return taps("mlp_out", layer, gate * linear(part.value, hidden))
+
+    def enter(self, h: Tensor, context: Context) -> Inputs:
+        return {"mlp_normed": self.norm(h)}
+
+    def written(self, at: Inputs) -> Tensor:
+        return at["mlp_normed"]
+
+    def read(self, memory: Tensor, at: Inputs) -> Tensor:
+        return memory[..., 0]
+
+    def leave(self, at: Inputs, readout: Tensor) -> Tensor:
+        return self._leave(at["mlp_normed"], readout)
+
+
+def shifted(x: Tensor) -> Tensor:
+    """What stands at the position before, zeros before the window: (batch, position, d_model)."""
+    return F.pad(x, (0, 0, 1, 0))[:, :-1]
+
+
+def mixed(x: Tensor, before: Tensor, mix: Tensor) -> Tensor:
+    """mix * x + (1 - mix) * before; mix (1, 1, d_model)."""
+    return x * mix.flatten() + before * (1 - mix.flatten())
