@@ -1,8 +1,9 @@
 """The blocks of an unmodified Hugging Face decoder: their list, and a short pass through them.
 
     the list    the one list of modules that lies in no other list and is as long as the
-                configuration counts layers; where none is as long, the only such list.  Lists
-                inside it (experts, heads) do not count
+                configuration counts layers; where more are as long (of a tower for images), the
+                one beside the embedding of the tokens; where none is as long, the only such list.
+                Lists inside it (experts, heads) do not count
     the pass    every block runs once, in order, and turns the residual stream (batch, position,
                 width) into one of that shape; earlier positions do not change with a later token
 What does not hold is an `InputError`, so that nothing is ever read at the wrong place.
@@ -48,13 +49,22 @@ def find_blocks(hf: Any, name: str) -> torch.nn.ModuleList:
         if not any(path.startswith(f"{other}.") for other in lists)
     }
     n_layers = getattr(hf.config.get_text_config(decoder=True), "num_hidden_layers", None)
-    candidates = {path: m for path, m in outer.items() if len(m) == n_layers} or outer
+    as_long = {path: m for path, m in outer.items() if len(m) == n_layers}
+    if len(as_long) > 1:
+        embedding = next(p for p, m in hf.named_modules() if m is hf.get_input_embeddings())
+        beside = {path: m for path, m in as_long.items() if _owner(path) == _owner(embedding)}
+        as_long = beside or as_long
+    candidates = as_long or outer
     if len(candidates) != 1:
         named = ", ".join(f"{path} ({len(m)})" for path, m in candidates.items()) or "none"
         raise _refusal(
             hf, name, f"it must be clear which list of modules the blocks are; candidates: {named}"
         )
     return next(iter(candidates.values()))
+
+
+def _owner(path: str) -> str:
+    return path.rpartition(".")[0]
 
 
 def short_pass(
