@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 import transformers
-from tiny_configurations import tiny_configuration
+from tiny_configurations import SMALL, tiny_configuration
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -51,7 +51,7 @@ from homolog.models.random_weights import fresh
 
 SECONDS = 90
 """Of one type, after which it is given up."""
-LENGTH, CHANGED_FROM = 12, 7
+LENGTH, CHANGED_FROM, N_EXPERTS = 12, 7, SMALL["n_routed_experts"]
 EXACT, ROUNDED, DIFFERS = "exact", "to rounding", "differs by"
 ROUNDING = 1e-5
 CIRCUITS, STREAM, REFUSED, FAILED = "circuits", "residual stream", "refused", "failed"
@@ -147,6 +147,9 @@ def _spread(hf: Any) -> Any:
         for name, p in hf.named_parameters():
             if p.is_floating_point() and not re.search(r"(A_log|\.D|norm\w*\.weight)$", name):
                 p.add_(0.1 * torch.randn(p.shape, generator=generator))
+        for name, table in hf.named_buffers():
+            if name.endswith("tid2eid"):  # the experts of each token, DeepSeek V4's
+                table.random_(0, N_EXPERTS, generator=generator)
     return hf.eval()
 
 
@@ -210,8 +213,11 @@ class Checks:
         seen: dict[str, Tensor] = {}
 
         def at(site: str, h: Tensor) -> Tensor:
-            seen[site] = put.get(site, lambda value: value)(h).clone()
-            return seen[site]
+            """The stream where a hook is; its lanes, where it has some, are read side by side."""
+            first, n = h.ndim == 4 and h.shape[1:3] == self.tokens.shape, len(h)
+            wide = torch.cat(list(h), -1) if first else h.flatten(2)
+            seen[site] = put.get(site, lambda value: value)(wide).clone()
+            return torch.stack(seen[site].chunk(n, -1)) if first else seen[site].view(h.shape)
 
         def before(layer: int) -> Callable[..., Any]:
             def hook(_block: Any, args: Any, kwargs: Any) -> Any:

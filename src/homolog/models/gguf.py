@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import torch
 import transformers
 from transformers.utils import logging
 from transformers.utils.import_utils import is_accelerate_available, is_gguf_available
 
 from homolog.errors import InputError
 from homolog.models.gguf_header import read_header, require_tensors
-from homolog.models.guards import no_fetched_kernels
+from homolog.models.guards import planned
 from homolog.models.positions import rope_types
 from homolog.reference import GGUF
 
@@ -129,9 +128,7 @@ def require_as_many(path: Path, config: Any) -> None:
 
     That is before any memory is taken for them; which weights are missing is told later.
     """
-    with torch.device("meta"), no_fetched_kernels():
-        planned = transformers.AutoModelForCausalLM.from_config(config)
-    n_planned = sum(weight.numel() for weight in planned.parameters())
+    n_planned = sum(weight.numel() for weight in planned(config).parameters())
     n_stored = sum(tensor.n_numbers for tensor in read_header(path).tensors)
     if n_planned > 2 * n_stored:
         requirement = f"its settings ask for {n_planned} numbers, and its tensors hold {n_stored}"
