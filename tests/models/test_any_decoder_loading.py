@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.tiny_configurations import tiny_configuration
 from tests.models.helpers import relative, returned_by
 from tests.reference import tiny_models as tiny
 from transformers import (
@@ -29,6 +30,7 @@ from homolog.errors import InputError
 from homolog.models import require_inner_sites
 from homolog.models.any_decoder import AnyDecoder
 from homolog.models.guards import no_fetched_kernels
+from homolog.models.random_weights import fresh
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -169,6 +171,20 @@ def test_it_must_be_clear_which_list_the_blocks_are():
         "one list",
     ):
         assert word in str(error.value)
+
+
+def test_blocks_beside_the_embedding_where_a_tower_for_images_has_as_many(tmp_path):
+    fresh(tiny_configuration("gemma3"), 0).save_pretrained(tmp_path)
+    model = homolog.load(tmp_path)
+    vision, text = model.hf.model.vision_tower, model.hf.model.language_model
+    assert len(vision.encoder.layers) == len(text.layers) == model.n_layers
+    assert model.blocks() is text.layers
+    for ours, theirs in zip(
+        model.residuals(TOKENS % 96),
+        returned_by(model.hf, "model.language_model.layers", TOKENS % 96),
+        strict=True,
+    ):
+        assert torch.equal(ours, theirs)
 
 
 class Toy(PreTrainedModel):

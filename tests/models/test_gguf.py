@@ -13,7 +13,14 @@ from pathlib import Path
 import gguf as gguf_package
 import pytest
 import torch
-from gguf import GGUFReader, dequantize
+from gguf import (
+    GGML_QUANT_SIZES,
+    GGMLQuantizationType,
+    GGUFReader,
+    GGUFWriter,
+    dequantize,
+    quants,
+)
 from safetensors.torch import load_file
 from tests.models.helpers import relative, returned_by
 from tests.reference.tiny_gguf import write_gguf
@@ -254,6 +261,27 @@ def changed_tensor(content: bytes, name: str, kind: int | None, offset: int | No
 def test_tensors_that_lie_elsewhere_or_are_of_no_type(kind, offset, words, file):
     file.write_bytes(changed_tensor(file.read_bytes(), "blk.1.ffn_up.weight", kind, offset))
     assert words in told(file)
+
+
+@pytest.mark.parametrize("kind", list(GGML_QUANT_SIZES), ids=lambda kind: kind.name)
+def test_a_type_that_is_not_turned_into_floats_is_refused_by_its_name(kind, tmp_path, monkeypatch):
+    """Before its tensors are read; the list is that of the package's own classes."""
+    read = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, *quants._type_traits}
+    numbers, n_bytes = GGML_QUANT_SIZES[kind]
+    file = tmp_path / "tiny.gguf"
+    writer = GGUFWriter(file, "llama")
+    stored = torch.zeros(2, n_bytes, dtype=torch.uint8).numpy()
+    writer.add_tensor("blk.0.ffn_up.weight", stored, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert read_header(file).tensors[0].shape == (numbers, 2)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
+    message = told(file)
+    named = f"its tensor blk.0.ffn_up.weight is of the type {kind.name}, which the package gguf"
+    assert (named in message) == (kind not in read)
+    assert kind in read or "Take a file of another type (Q4_K_M, Q8_0, F16)" in message
 
 
 def test_a_header_is_read_once(whole, monkeypatch):

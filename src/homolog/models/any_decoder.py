@@ -2,6 +2,7 @@
 
     embed, resid_pre.0   what block 0 reads          resid_pre.L   what block L reads
     resid.L              what block L returns, or the first part of it
+A stream of several lanes is read and written with its lanes side by side (`block_list.Lanes`).
 A pass that stops early leaves the forward by an exception, raised in a hook and caught here.
 
 To go on from a residual stream h after block L, without its tokens: the module runs on dummy
@@ -16,6 +17,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -70,6 +72,10 @@ class AnyDecoder(LanguageModel):
     def _width(self) -> int:
         return self._seen().width  # embeddings may be narrower, and projected
 
+    @cached_property
+    def _lanes(self) -> block_list.Lanes:
+        return self._seen().lanes
+
     def _seen(self) -> block_list.ShortPass:
         """What a short pass shows, with the weights on the device and in the dtypes of now."""
         state = (self.device, *(p.dtype for p in self.hf.parameters()))
@@ -109,11 +115,12 @@ class AnyDecoder(LanguageModel):
                     sites.insert(0, Site("embed"))
                 leaves = layer == 0 and stop == Site("embed")
                 if leaves or any(taps.touches(site.kind, site.layer) for site in sites):
-                    before = _before(taps, sites, leaves)
+                    before = _before(taps, sites, leaves, self._lanes)
                     hooks.append(block.register_forward_pre_hook(before, with_kwargs=True))
                 leaves = stop is not None and stop.layer == layer
                 if leaves or taps.touches("resid", layer):
-                    hooks.append(block.register_forward_hook(_after(taps, layer, leaves)))
+                    after = _after(taps, layer, leaves, self._lanes)
+                    hooks.append(block.register_forward_hook(after))
             yield
 
     def _rest_of_pass(self, layer: int, h: Residual, taps: Taps, last_only: bool) -> Tensor:
@@ -139,6 +146,7 @@ class AnyDecoder(LanguageModel):
         if self._has_table:
             self._require_positions(h.shape[1], "h")
         seen, tokens = self._seen(), torch.zeros(h.shape[:2], dtype=torch.long, device=self.device)
+        h = self._lanes.apart(h)
         if layer == -1:
             given = h.to(self.device, seen.embedded)
             hook = self._list[0].register_forward_pre_hook(
@@ -175,23 +183,26 @@ class AnyDecoder(LanguageModel):
         self._continued.add(layer)
 
 
-def _before(taps: Taps, sites: list[Site], leaves: bool) -> Callable[..., Any]:
+def _before(
+    taps: Taps, sites: list[Site], leaves: bool, lanes: block_list.Lanes
+) -> Callable[..., Any]:
     def hook(_block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        h = block_list.stream_in(args, kwargs)
+        h = lanes.side_by_side(block_list.stream_in(args, kwargs))
         for site in sites:
             h = taps(site.kind, site.layer, h)
         if leaves:
             raise _Stopped
-        return _put_in(args, kwargs, h)
+        return _put_in(args, kwargs, lanes.apart(h))
 
     return hook
 
 
-def _after(taps: Taps, layer: int, leaves: bool) -> Callable[..., Any]:
+def _after(taps: Taps, layer: int, leaves: bool, lanes: block_list.Lanes) -> Callable[..., Any]:
     def hook(_block: Any, _args: Any, output: Any) -> Any:
-        h = taps("resid", layer, block_list.stream_out(output))
+        h = taps("resid", layer, lanes.side_by_side(block_list.stream_out(output)))
         if leaves:
             raise _Stopped
+        h = lanes.apart(h)
         return h if isinstance(output, Tensor) else (h, *output[1:])
 
     return hook

@@ -1,10 +1,14 @@
 """The blocks of an unmodified Hugging Face decoder: their list, and a short pass through them.
 
     the list    the one list of modules that lies in no other list and is as long as the
-                configuration counts layers; where none is as long, the only such list.  Lists
-                inside it (experts, heads) do not count
+                configuration counts layers; where more are as long (of a tower for images), the
+                one beside the embedding of the tokens; where none is as long, the only such list.
+                Lists inside it (experts, heads) do not count
     the pass    every block runs once, in order, and turns the residual stream (batch, position,
                 width) into one of that shape; earlier positions do not change with a later token
+    the lanes   a stream may have several, which blocks mix: (batch, position, lane, width) of
+                hyper-connections, (lane, batch, position, width) of AltUp.  They are read side by
+                side, as one stream (batch, position, lane * width)
 What does not hold is an `InputError`, so that nothing is ever read at the wrong place.
 """
 
@@ -24,15 +28,47 @@ REMEDY = "Take a decoder whose blocks stand in one list, or write an adapter for
 
 
 @dataclass(frozen=True)
+class Lanes:
+    """How what blocks hand on becomes one residual stream (batch, position, width), and back.
+
+    n: how many lanes.  axis: where they stand; None where there is one, without an axis.
+    """
+
+    n: int = 1
+    axis: int | None = None
+
+    def side_by_side(self, h: Tensor) -> Tensor:
+        return h if self.axis is None else h.movedim(self.axis, 2).flatten(2)
+
+    def apart(self, h: Tensor) -> Tensor:
+        if self.axis is None:
+            return h
+        return h.unflatten(2, (self.n, -1)).movedim(2, self.axis).contiguous()
+
+
+def _lanes(shape: torch.Size, windows: torch.Size) -> Lanes | None:
+    """Of a stream of that shape over windows (batch, position); None for what is no stream."""
+    if len(shape) == 3 and shape[:2] == windows:
+        return Lanes()
+    if len(shape) == 4 and shape[:2] == windows:
+        return Lanes(shape[2], 2)
+    if len(shape) == 4 and shape[1:3] == windows:
+        return Lanes(shape[0], 0)
+    return None
+
+
+@dataclass(frozen=True)
 class ShortPass:
     """What a short pass shows.
 
-    width      of the residual stream
+    lanes      how blocks hand on the residual stream
+    width      of the residual stream, all lanes together
     embedded   dtype in which block 0 reads it
     dtypes     in which each block returns it
     beside     what each block returns beside it; None where it returns the stream alone
     """
 
+    lanes: Lanes
     width: int
     embedded: torch.dtype
     dtypes: tuple[torch.dtype, ...]
@@ -48,13 +84,22 @@ def find_blocks(hf: Any, name: str) -> torch.nn.ModuleList:
         if not any(path.startswith(f"{other}.") for other in lists)
     }
     n_layers = getattr(hf.config.get_text_config(decoder=True), "num_hidden_layers", None)
-    candidates = {path: m for path, m in outer.items() if len(m) == n_layers} or outer
+    as_long = {path: m for path, m in outer.items() if len(m) == n_layers}
+    if len(as_long) > 1:
+        embedding = next(p for p, m in hf.named_modules() if m is hf.get_input_embeddings())
+        beside = {path: m for path, m in as_long.items() if _owner(path) == _owner(embedding)}
+        as_long = beside or as_long
+    candidates = as_long or outer
     if len(candidates) != 1:
         named = ", ".join(f"{path} ({len(m)})" for path, m in candidates.items()) or "none"
         raise _refusal(
             hf, name, f"it must be clear which list of modules the blocks are; candidates: {named}"
         )
     return next(iter(candidates.values()))
+
+
+def _owner(path: str) -> str:
+    return path.rpartition(".")[0]
 
 
 def short_pass(
@@ -89,28 +134,35 @@ def short_pass(
         raise _refusal(
             hf, name, f"its {len(blocks)} blocks must run once each, in order; these ran: {order}"
         )
+    embedded = seen[0][1]
+    lanes = _lanes(embedded.shape, tokens.shape)
     for layer, before, output in seen:
-        if why := _not_a_block(layer, before, output, (*tokens.shape, seen[0][1].shape[-1])):
+        if why := _not_a_block(layer, before, output, embedded.shape, lanes):
             raise _refusal(hf, name, why)
+    assert lanes is not None
     outputs = [output for _, _, output in seen]
     return ShortPass(
-        width=int(seen[0][1].shape[-1]),
-        embedded=seen[0][1].dtype,
+        lanes=lanes,
+        width=int(lanes.side_by_side(embedded).shape[-1]),
+        embedded=embedded.dtype,
         dtypes=tuple(stream_out(output).dtype for output in outputs),
         beside=tuple(None if isinstance(o, Tensor) else tuple(o[1:]) for o in outputs),
     )
 
 
-def _not_a_block(layer: int, before: Tensor, output: Any, shape: tuple[int, ...]) -> str | None:
+def _not_a_block(
+    layer: int, before: Tensor, output: Any, shape: torch.Size, lanes: Lanes | None
+) -> str | None:
     """Why a module is no block of a decoder, whose stream has that shape; None where it is one."""
     if not (isinstance(output, Tensor) or type(output) in (tuple, list)):
         return f"block {layer} must return a tensor or a tuple, not {type(output).__name__}"
     h = stream_out(output)
-    if not before.shape == h.shape == shape:
+    if lanes is None or not before.shape == h.shape == shape:
         return (
-            "the residual stream must have axes batch, position and width; of "
-            f"{shape[:2]} token ids block {layer} makes {tuple(h.shape)} of {tuple(before.shape)}"
+            "the residual stream must have axes batch, position and width, or lanes beside; "
+            f"block {layer} makes {tuple(h.shape)} of {tuple(before.shape)}"
         )
+    h = lanes.side_by_side(h)
     if not close(h[0, :-1], h[1, :-1], h.dtype):
         return (
             f"a decoder must not look ahead; a later token changes what block {layer} returns "

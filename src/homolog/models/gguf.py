@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import torch
 import transformers
 from transformers.utils import logging
 from transformers.utils.import_utils import is_accelerate_available, is_gguf_available
 
 from homolog.errors import InputError
-from homolog.models.gguf_header import read_header, require_tensors
-from homolog.models.guards import no_fetched_kernels
+from homolog.models.gguf_header import GgufHeader, read_header, require_tensors
+from homolog.models.guards import planned
 from homolog.models.positions import rope_types
 from homolog.reference import GGUF
 
 UNREAD = "Upgrade transformers and gguf, fetch the file again, or take the model's safetensors."
+OF_FLOATS = "Take a file of another type (Q4_K_M, Q8_0, F16), or upgrade gguf."
 _MAGIC = b"GGUF"
 _STRETCHED = "rope.scaling.type"
 _ROPE = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -122,6 +122,20 @@ def require_gguf(path: Path) -> None:
     package: Any = import_module("gguf")
     blocks = {int(kind): sizes for kind, sizes in package.GGML_QUANT_SIZES.items()}
     require_tensors(path, header, blocks)
+    _require_floats(path, header, package)
+
+
+def _require_floats(path: Path, header: GgufHeader, package: Any) -> None:
+    """InputError for a type of blocks that the package gguf does not turn into floats."""
+    for kind, tensor in {tensor.kind: tensor for tensor in header.tensors}.items():
+        named = package.GGMLQuantizationType(kind)
+        n_bytes = package.GGML_QUANT_SIZES[named][1]
+        try:
+            package.dequantize(numpy.zeros((1, n_bytes), numpy.uint8), named)
+        except NotImplementedError:
+            requirement = f"its tensor {tensor.name} is of the type {named.name}"
+            no_floats = f"{requirement}, which the package gguf does not turn into floats"
+            raise InputError("model", str(path), no_floats, OF_FLOATS) from None
 
 
 def require_as_many(path: Path, config: Any) -> None:
@@ -129,9 +143,7 @@ def require_as_many(path: Path, config: Any) -> None:
 
     That is before any memory is taken for them; which weights are missing is told later.
     """
-    with torch.device("meta"), no_fetched_kernels():
-        planned = transformers.AutoModelForCausalLM.from_config(config)
-    n_planned = sum(weight.numel() for weight in planned.parameters())
+    n_planned = sum(weight.numel() for weight in planned(config).parameters())
     n_stored = sum(tensor.n_numbers for tensor in read_header(path).tensors)
     if n_planned > 2 * n_stored:
         requirement = f"its settings ask for {n_planned} numbers, and its tensors hold {n_stored}"

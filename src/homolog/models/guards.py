@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 from transformers.integrations import hub_kernels
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -43,6 +44,12 @@ def no_fetched_kernels() -> Iterator[None]:
         yield
     finally:
         hub_kernels.get_kernel = before
+
+
+def planned(config: Any) -> Any:
+    """The module of a configuration on the meta device: the shapes of its weights, no memory."""
+    with torch.device("meta"), no_fetched_kernels():
+        return AutoModelForCausalLM.from_config(config)
 
 
 def never_rescale(hf: Any) -> None:

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from homolog.errors import InputError
 from homolog.models.gguf import UNREAD, as_pretrained, is_gguf
 from homolog.models.gguf_header import MOST_BLOCKS
-from homolog.models.guards import no_fetched_kernels, require_decoder
+from homolog.models.guards import planned, require_decoder
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 AGAIN = "Fetch or save the model again."
@@ -206,8 +205,7 @@ def require_agreement(ref: str, config: Any, stored: Mapping[str, StoredTensor])
         counted = f"its configuration counts {n_layers} blocks"
         requirement = f"{counted}, and its files hold {len(stored)} tensors"
         raise InputError("model", ref, requirement, AGAIN)
-    with torch.device("meta"), no_fetched_kernels():
-        weights = dict(AutoModelForCausalLM.from_config(config).named_parameters())
+    weights = dict(planned(config).named_parameters())
     for name, tensor in stored.items():
         if name not in weights:
             continue

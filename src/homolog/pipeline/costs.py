@@ -234,8 +234,7 @@ class Costs:
 
     def _side(self, side: Side) -> _Sparse:
         if side.model == CURRENT_TOKEN:
-            vocabulary = next(iter(self.sizes.values()))
-            return _Sparse(1, vocabulary.n_unembedding // vocabulary.d_model, 1.0)
+            return _Sparse(1, next(iter(self.sizes.values())).n_vocabulary, 1.0)
         return _Sparse(self.n_chosen(side.model), self.width(side.model), self.l0(side.model))
 
     def _columns(self, side: _Sparse) -> float:
