@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -14,8 +15,8 @@ from tests.models.helpers import tiny
 
 from homolog.circuits import CircuitSearch, find_circuit
 from homolog.circuits.tables import TASK_TABLES
-from homolog.circuits.task_circuit import TaskCircuit
-from homolog.corpus.tasks import PromptPairs
+from homolog.circuits.task_circuit import TaskCircuit, transfers
+from homolog.corpus.tasks import PromptPairs, induction
 from homolog.errors import InputError
 
 SEARCH = CircuitSearch(n_edges=100, n_validated=4, n_subsets=4)
@@ -48,9 +49,9 @@ def test_a_planted_circuit_is_found_and_is_the_whole_story(found: TaskCircuit) -
 
 
 def test_the_tables_have_the_columns_that_are_said_once(found: TaskCircuit) -> None:
-    tables = found.tables("mine")
+    tables = found.tables("mine") | {"task_transfers": transfers([found], "mine")}
     schemas = {table.name: table.schema for table in TASK_TABLES}
-    assert list(tables) == list(schemas)
+    assert set(tables) == set(schemas)
     for name, frame in tables.items():
         assert dict(frame.schema) == schemas[name], name
         assert frame["model"].unique().to_list() == ["mine"]
@@ -68,6 +69,32 @@ def test_the_tables_have_the_columns_that_are_said_once(found: TaskCircuit) -> N
     assert patched["chosen_as"].null_count() == 0
     assert set(tables["task_nodes"]["node"]) == set(TRUE_CIRCUIT)
     assert "" in tables["task_gaps"]["removed"].to_list()
+
+
+def test_the_circuit_stands_beside_its_null_and_random_orders(found: TaskCircuit) -> None:
+    tables = found.tables("mine")
+    (row,) = tables["task_circuits"].to_dicts()
+    assert row["n_random"] == len(found.null.scores) == len(found.random_curves) == 10
+    assert row["null_least"] <= row["null_mean"] <= row["null_most"] <= 1
+    assert row["faithful"] == found.faithful == (row["null_most"] < 1)
+    assert row["cpr"] > row["random_cpr_most"] and row["cmd"] < row["random_cmd_least"]
+    curves = tables["task_curves"]
+    sizes = [0, 1, 2, 3, 8, 15]
+    assert curves.filter(order="score")["n_nodes"].to_list() == sizes
+    assert curves.filter(order="random")["draw"].to_list() == [i for i in range(10) for _ in sizes]
+
+
+def test_a_circuit_on_the_prompts_of_other_tasks(found: TaskCircuit) -> None:
+    """Only two nodes act in the model, on any prompts: either circuit does all of either task."""
+    others = replace(induction(range(97), 6, length=9, corruption="unrelated"), name="other")
+    other = find_circuit(planted(), others, SEARCH)
+    rows = transfers([found, other], "mine").to_dicts()
+    tasks = ("induction", "other")
+    assert [(r["task"], r["on"]) for r in rows] == [(a, b) for a in tasks for b in tasks]
+    assert [r["faithfulness"] for r in rows] == pytest.approx([1] * 4)
+    (own,) = found.tables("mine")["task_circuits"].to_dicts()
+    same = ("faithfulness", "faithfulness_lo", "null_mean", "null_least", "null_most", "faithful")
+    assert all(rows[0][name] == own[name] for name in same)
 
 
 @pytest.mark.parametrize("case", ["gpt2", "llama", "mamba"])

@@ -93,13 +93,14 @@ class Discovery:
         for sender, receiver, score in (
             self.edges.head(top).select("sender", "receiver", "score").iter_rows()
         ):
-            for node in dict.fromkeys([*self._nodes(sender), *self._nodes(receiver)]):
+            for node in dict.fromkeys([*self.nodes_at(sender), *self.nodes_at(receiver)]):
                 by_node.setdefault(node, []).append(abs(score))
         rows = [(str(node), node.layer, sum(some), len(some)) for node, some in by_node.items()]
         nodes = pl.DataFrame(rows, COMPONENTS.schema, orient="row")
         return nodes.sort("score", descending=True, maintain_order=True)
 
-    def _nodes(self, name: str) -> list[Site]:
+    def nodes_at(self, name: str) -> list[Site]:
+        """The nodes that an end of an edge is of; none for the embedding and the logits."""
         if name in (LOGITS, "embed"):
             return []
         site = Site.parse(name)

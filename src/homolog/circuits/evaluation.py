@@ -145,9 +145,17 @@ class CircuitEvaluation:
             self._known |= dict(zip(todo, values, strict=True))
         return torch.stack([self._known[subset] for subset in wanted])
 
-    def faithfulness(self) -> Faithfulness:
-        """(m(C) - m({})) / (m(M) - m({})); the interval is of the ratio of the means."""
-        parts = self.metric_with([self.circuit, self.universe, []])
+    def shares(self, kept: Sequence[Collection[Site]]) -> Float[Tensor, " subset"]:
+        """(m(S) - m({})) / (m(M) - m({})) for each subset S: 0 of no nodes, 1 of all."""
+        m = self.metric_with([*kept, self.universe, []]).mean(-1)
+        return _ratio(m[:-2] - m[-1], m[-2] - m[-1]) + 0.0  # no negative zeros
+
+    def faithfulness(self, circuit: Collection[Site] | None = None) -> Faithfulness:
+        """(m(C) - m({})) / (m(M) - m({})); the interval is of the ratio of the means.
+
+        circuit   nodes of the universe in the place of C
+        """
+        parts = self.metric_with([self.circuit if circuit is None else circuit, self.universe, []])
         circuit, full, nothing = parts.mean(-1)
         again = resampled_means(parts, seed=self.scoring.seed)
         score = percentiles(

@@ -2,6 +2,7 @@
 
     all edges scored by attribution (`discovery`)  ->  the strongest  ->  the nodes at their ends, C
     ->  faithfulness, completeness and minimality of C, all other nodes ablated (`evaluation`)
+    ->  beside random circuits (`nulls`), by size (`size_curve`), on other tasks (`transfers`)
 
 The nodes of a Transformer are its heads and MLPs, those of a Mamba its mixers: convolution taps and
 state writes are scored and patched as edges, but a mixer is ablated as a whole.  So few nodes may
@@ -10,47 +11,81 @@ soon be all of them, and a circuit of all nodes is faithful by definition.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+import torch
 
 from homolog.circuits.discovery import Discovery, discover
-from homolog.circuits.edges import nodes
 from homolog.circuits.evaluation import CircuitEvaluation, Faithfulness, Gap, NodeEffect, Scoring
 from homolog.circuits.metrics import accuracy
+from homolog.circuits.nulls import Null, null_of, random_orders
 from homolog.circuits.prompts import answers
+from homolog.circuits.size_curve import SizeCurve, discovered_order, size_curves
 from homolog.circuits.tracers import tracer_of
 from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.sites import Site
 from homolog.record.circuits import CircuitSearch
-from homolog.record.tables import TASK_CIRCUITS, TASK_EDGES, TASK_GAPS, TASK_NODES
+from homolog.record.tables import (
+    TASK_CIRCUITS,
+    TASK_CURVES,
+    TASK_EDGES,
+    TASK_GAPS,
+    TASK_NODES,
+    TASK_TRANSFERS,
+)
 
 
 @dataclass(frozen=True)
 class TaskCircuit:
     """What was found of one model and task.
 
+    evaluation    of its nodes on the task's prompts
     accuracy      share of the clean prompts that the model solves
     n_edges       of the circuit
     components    its nodes: columns `tables.COMPONENTS`, the one with the largest score first
-    n_nodes       of the model
+    null          of random circuits with as many nodes of each kind
+    curve         faithfulness by size, the nodes in the order of discovery
+    random_curves the same in random orders
     gaps          completeness, largest first;   effects   minimality, largest first
     """
 
-    model: LanguageModel
-    pairs: PromptPairs
+    evaluation: CircuitEvaluation
     search: CircuitSearch
     accuracy: float
     discovery: Discovery
     n_edges: int
     components: pl.DataFrame
-    n_nodes: int
     faithfulness: Faithfulness
+    null: Null
+    curve: SizeCurve
+    random_curves: list[SizeCurve]
     gaps: list[Gap]
     effects: list[NodeEffect]
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model."""
+        return self.evaluation.model
+
+    @property
+    def pairs(self) -> PromptPairs:
+        """The prompts."""
+        return self.evaluation.pairs
+
+    @property
+    def n_nodes(self) -> int:
+        """Nodes of the model."""
+        return len(self.evaluation.universe)
+
+    @property
+    def faithful(self) -> bool:
+        """Whether it is called faithful: see `nulls`."""
+        return self.null.is_beaten_by(float(self.faithfulness.score.value))
 
     @property
     def n_needed(self) -> int:
@@ -60,7 +95,7 @@ class TaskCircuit:
 
     def tables(self, name: str) -> dict[str, pl.DataFrame]:
         """The tables `task_...` of `record.tables`; `name` is the model's in them."""
-        own = {"model": name, "architecture": self.model.architecture, "task": self.pairs.name}
+        own = self._about(name)
         components = self.components.to_dicts()
         in_circuit = [own | row | self._minimality(row["node"]) for row in components]
         gaps = [
@@ -75,8 +110,29 @@ class TaskCircuit:
             "task_circuits": TASK_CIRCUITS.frame([own | self._row()]),
             "task_nodes": TASK_NODES.frame(in_circuit),
             "task_gaps": TASK_GAPS.frame(gaps),
+            "task_curves": TASK_CURVES.frame([own | row for row in self._curves()]),
             "task_edges": TASK_EDGES.frame(self._edges(own)),
         }
+
+    def on(self, other: TaskCircuit, name: str) -> dict[str, Any]:
+        """This circuit on the prompts of another task, as a row of `task_transfers`."""
+        there, circuit = other.evaluation, self.evaluation.circuit
+        score = there.faithfulness(circuit).score
+        null = null_of(there, circuit, self.search.n_random)
+        row = self._about(name) | {"on": other.pairs.name} | score.columns("faithfulness")
+        faithful = null.is_beaten_by(float(score.value))
+        return row | null.columns("null") | {"faithful": faithful}
+
+    def _about(self, name: str) -> dict[str, str]:
+        return {"model": name, "architecture": self.model.architecture, "task": self.pairs.name}
+
+    def _curves(self) -> Iterator[dict[str, Any]]:
+        """The points of all curves, as columns of `task_curves`."""
+        for point in self.curve.rows():
+            yield {"order": "score", "draw": None} | point
+        for draw, curve in enumerate(self.random_curves):
+            for point in curve.rows():
+                yield {"order": "random", "draw": draw} | point
 
     def _row(self) -> dict[str, Any]:
         every = self.discovery.correlation.row(by_predicate=pl.col("edges") == "all", named=True)
@@ -94,7 +150,14 @@ class TaskCircuit:
             "pearson": every["pearson"],
             "spearman": every["spearman"],
         }
-        row |= faithful.score.columns("faithfulness") | faithful.circuit.columns("circuit")
+        row |= faithful.score.columns("faithfulness") | self.null.columns("null")
+        row |= {"n_random": self.search.n_random, "faithful": self.faithful}
+        for name in ("cpr", "cmd"):
+            areas = [getattr(curve, name) for curve in (self.curve, *self.random_curves)]
+            row |= {name: areas[0]} | Null(torch.tensor(areas[1:], dtype=torch.float64)).columns(
+                f"random_{name}"
+            )
+        row |= faithful.circuit.columns("circuit")
         row |= faithful.model.columns("whole_model") | faithful.nothing.columns("nothing")
         return row | self.gaps[0].difference.columns("largest_gap")
 
@@ -146,19 +209,38 @@ def find_circuit(
         raise InputError("n_edges", search.n_edges, f"{taken} edges have a score, {past}", remedy)
     scoring = Scoring(search.metric, search.ablation, search.batch, seed)
     evaluation = CircuitEvaluation(model, pairs, components["node"].to_list(), scoring)
+    orders = random_orders(evaluation.universe, search.n_random, seed)
+    orders = [discovered_order(discovery, evaluation.universe), *orders]
+    curve, *random_curves = size_curves(evaluation, orders)
     return TaskCircuit(
-        model,
-        pairs,
+        evaluation,
         search,
         float(accuracy(answers(model, pairs, search.batch))),
         discovery,
         taken,
         components,
-        len(nodes(model)),
         evaluation.faithfulness(),
+        null_of(evaluation, evaluation.circuit, search.n_random),
+        curve,
+        random_curves,
         evaluation.completeness(search.n_subsets),
         evaluation.minimality(search.n_subsets),
     )
+
+
+def transfers(circuits: Sequence[TaskCircuit], name: str) -> pl.DataFrame:
+    """`task_transfers`: each circuit of one model on the prompts of every task.
+
+    f(C, T) = (m_T(C) - m_T({})) / (m_T(M) - m_T({}))
+
+    m_T is the metric on the prompts of task T, ablated nodes taking their values from its corrupt
+    ones.  f(C, T) near 1 for a circuit found on another task means that T runs on the same nodes;
+    beside it stand random circuits like C, for a large one does much of anything [Merullo 2024].
+
+    [Merullo 2024] "Circuit Component Reuse Across Tasks in Transformer Language Models",
+    arXiv 2310.08744.
+    """
+    return TASK_TRANSFERS.frame([own.on(other, name) for own in circuits for other in circuits])
 
 
 def _names(sites: tuple[Site, ...]) -> str:

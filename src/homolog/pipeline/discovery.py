@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from homolog.circuits.tables import TASK_TABLES
-from homolog.circuits.task_circuit import find_circuit
+from homolog.circuits.task_circuit import find_circuit, transfers
 from homolog.corpus import TokenWindows, pack, read_documents
 from homolog.corpus.tasks import PromptPairs, make_task
 from homolog.corpus.tasks.pairs import tokenizer_of
@@ -33,7 +33,7 @@ from homolog.record.comparisons import StudyModel
 from homolog.record.inputs import Input, contents_of
 from homolog.record.recipe import RunSettings
 from homolog.record.run_folder import RunFolder
-from homolog.record.tables import TASK_CIRCUITS
+from homolog.record.tables import TASK_CIRCUITS, TASK_TRANSFERS
 
 FROM_TEXT = "natural_induction"  # the task whose prompts are places of a text
 
@@ -188,4 +188,4 @@ def _trace(
     pairs = request.pairs(loaded)
     with progress.stage(f"find the circuit of {pairs.name} in {model.name}"):
         circuit = find_circuit(loaded, pairs, request.search, request.where.seed)
-    return circuit.tables(model.name)
+    return circuit.tables(model.name) | {TASK_TRANSFERS.name: transfers([circuit], model.name)}

@@ -29,6 +29,9 @@ HEAD_TO_LOGITS, HEAD_TO_KEY_HEAD = "head to logits", "head to the key head"
 STATE_TO_LOGITS, Y_TO_LOGITS = "state to logits", "y to logits"
 LAYER_TO_KEY_LAYER, STATE_WRITES = "layer to the key layer", "state write by position"
 
+FAITHFUL = 0.8
+"""Least faithfulness of a circuit that is called faithful; as far above 1 is the most."""
+
 
 class CircuitSearch(Settings):
     """How the circuit of a task is found and evaluated."""
@@ -41,6 +44,11 @@ class CircuitSearch(Settings):
 
     n_subsets: int = Field(default=5, ge=0)
     """Random sets of nodes that are removed for completeness, and for each node for minimality."""
+
+    n_random: int = Field(default=10, ge=1)
+    """Random circuits with as many nodes of each kind that a circuit is compared with, and random
+    orders of all nodes that the order of discovery is.
+    """
 
     metric: str = LOGIT_DIFFERENCE
     """What an edge or a node changes: one with a gradient that the task has."""

@@ -16,6 +16,7 @@ from homolog.record.circuits import (
     CARRIER,
     COPIER,
     DISCOVERED,
+    FAITHFUL,
     MATCHER,
     correlation_column,
 )
@@ -47,6 +48,15 @@ def _interval(name: str, means: str, kind: Type = F64) -> dict[str, tuple[Type, 
         name: (kind, means),
         f"{name}_lo": (kind, "lower end of its interval"),
         f"{name}_hi": (kind, "upper end of its interval"),
+    }
+
+
+def _range(name: str, means: str) -> dict[str, tuple[Type, str]]:
+    """Of what was drawn at random."""
+    return {
+        f"{name}_mean": (F64, f"{means}, mean of the draws"),
+        f"{name}_least": (F64, "the lowest of them"),
+        f"{name}_most": (F64, "the highest of them"),
     }
 
 
@@ -531,6 +541,11 @@ EDGES = _table(
 )
 
 _TASK = {**_MODEL, "task": (TEXT, "name of the task, or of the file of prompts")}
+_NULL = _range("null", "faithfulness of random circuits with as many nodes of each kind")
+_FAITHFUL = (
+    BOOL,
+    f"faithfulness within {1 - FAITHFUL:.2g} of 1, and above that of all random circuits",
+)
 TASK_CIRCUITS = _table(
     "task_circuits",
     "model whose circuit of a task was discovered (`homolog circuits discover`)",
@@ -544,6 +559,13 @@ TASK_CIRCUITS = _table(
     n_nodes=(I64, "nodes of the circuit"),
     n_nodes_of_model=(I64, "nodes of the model"),
     **_interval("faithfulness", "of the circuit, 1: as the whole model"),
+    n_random=(I64, "random circuits, and random orders of all nodes, that were drawn"),
+    **_NULL,
+    faithful=_FAITHFUL,
+    cpr=(F64, "area under faithfulness by the share of nodes, the strongest first; 1 is best"),
+    **_range("random_cpr", "the same of random orders of the nodes"),
+    cmd=(F64, "area between that faithfulness and 1; 0 is best"),
+    **_range("random_cmd", "the same of random orders of the nodes"),
     **_interval("circuit", "metric of the circuit alone"),
     **_interval("whole_model", "metric of the whole model"),
     **_interval("nothing", "metric with all nodes ablated"),
@@ -571,6 +593,25 @@ TASK_GAPS = _table(
     **_interval("circuit", "metric of the circuit without them"),
     **_interval("whole_model", "metric of the model without them"),
     **_interval("difference", "their difference"),
+)
+TASK_CURVES = _table(
+    "task_curves",
+    "order of a model's nodes and number of them that is kept",
+    **_TASK,
+    order=(TEXT, "score: the strongest first, as discovered; random: drawn"),
+    draw=(I64, "which of the random orders, from 0"),
+    n_nodes=(I64, "nodes that are kept, the first of that order"),
+    share=(F64, "their share of all nodes"),
+    faithfulness=(F64, "of a circuit of these nodes, 1: as the whole model"),
+)
+TASK_TRANSFERS = _table(
+    "task_transfers",
+    "circuit of a task and task on whose prompts it is kept alone",
+    **_TASK,
+    on=(TEXT, "the task whose prompts these are"),
+    **_interval("faithfulness", "of the circuit on those prompts, 1: as the whole model"),
+    **_NULL,
+    faithful=_FAITHFUL,
 )
 TASK_EDGES = _table(
     "task_edges",
@@ -609,6 +650,8 @@ TABLES = (
     TASK_CIRCUITS,
     TASK_NODES,
     TASK_GAPS,
+    TASK_CURVES,
+    TASK_TRANSFERS,
     TASK_EDGES,
 )
 """All that ship; an analysis from elsewhere brings its own."""
