@@ -14,12 +14,15 @@ from tests.circuits.test_evaluation import PAIRS, TRUE_CIRCUIT, planted
 from tests.models.helpers import tiny
 
 from homolog.circuits import CircuitSearch, find_circuit
+from homolog.circuits.prompts import Unable
 from homolog.circuits.tables import TASK_TABLES
-from homolog.circuits.task_circuit import TaskCircuit, transfers
+from homolog.circuits.task_circuit import TaskCircuit, row_of_ability, transfers
 from homolog.corpus.tasks import PromptPairs, induction
 from homolog.errors import InputError
+from homolog.record.tables import TASK_CIRCUITS
 
-SEARCH = CircuitSearch(n_edges=100, n_validated=4, n_subsets=4)
+ANYWAY = CircuitSearch(even_unable=True)
+SEARCH = ANYWAY.changed(n_edges=100, n_validated=4, n_subsets=4)
 METHODS = Path(__file__).parents[2] / "docs" / "methods-circuits.md"
 
 
@@ -45,7 +48,7 @@ def test_a_planted_circuit_is_found_and_is_the_whole_story(found: TaskCircuit) -
     assert found.faithfulness.score == (1, 1, 1)
     assert all(gap.difference == (0, 0, 0) for gap in found.gaps)
     solved = planted().hf(PAIRS.clean).logits[:, -1].argmax(-1) == PAIRS.answer
-    assert found.accuracy == pytest.approx(float(solved.double().mean()))
+    assert found.ability.accuracy == pytest.approx(float(solved.double().mean()))
 
 
 def test_the_tables_have_the_columns_that_are_said_once(found: TaskCircuit) -> None:
@@ -100,7 +103,7 @@ def test_a_circuit_on_the_prompts_of_other_tasks(found: TaskCircuit) -> None:
 @pytest.mark.parametrize("case", ["gpt2", "llama", "mamba"])
 def test_every_architecture_with_an_adapter_has_one(case: str) -> None:
     pairs = PromptPairs("mine", PAIRS.clean, PAIRS.corrupt, PAIRS.answer, None, PAIRS.positions)
-    search = CircuitSearch(n_edges=6, n_validated=2, n_subsets=1, metric="probability")
+    search = ANYWAY.changed(n_edges=6, n_validated=2, n_subsets=1, metric="probability")
     circuit = find_circuit(tiny(case), pairs, search)
     assert 0 < len(circuit.components) <= circuit.n_nodes
     assert circuit.faithfulness.score.value.isfinite()
@@ -108,7 +111,7 @@ def test_every_architecture_with_an_adapter_has_one(case: str) -> None:
 
 def test_what_cannot_be_done_is_said() -> None:
     with pytest.raises(InputError, match=r"n_edges is 0.*Give 40"):
-        find_circuit(planted(), PAIRS, CircuitSearch(n_edges=0))
+        find_circuit(planted(), PAIRS, ANYWAY.changed(n_edges=0))
     without = PromptPairs("mine", PAIRS.clean, PAIRS.corrupt, PAIRS.answer, None)
     with pytest.raises(InputError, match=r"metric for mine is 'logit_difference'.*Known: logit"):
         find_circuit(planted(), without, SEARCH)
@@ -120,7 +123,18 @@ def test_what_cannot_be_done_is_said() -> None:
         last = PAIRS.clean.clone()
         last[:, -1] = (last[:, -1] + 1) % 97
         changed = PromptPairs("end", PAIRS.clean, last, PAIRS.answer, PAIRS.distractor)
-        find_circuit(silent, changed, CircuitSearch(n_edges=1, n_validated=2))
+        find_circuit(silent, changed, ANYWAY.changed(n_edges=1, n_validated=2))
+
+
+def test_a_model_that_cannot_do_the_task_has_no_circuit() -> None:
+    with pytest.raises(
+        Unable, match=r"a circuit needs a model that does the task: it puts"
+    ) as error:
+        find_circuit(planted(), PAIRS)
+    ability = error.value.ability
+    assert ability.solved < ability.needed == 0.75 and not ability.able
+    row = row_of_ability(PAIRS, ability)
+    assert TASK_CIRCUITS.frame([row])["reason"][0].endswith(f"accuracy {ability.accuracy:.1%}")
 
 
 @pytest.mark.slow

@@ -18,11 +18,11 @@ from typing import Any
 import polars as pl
 import torch
 
+from homolog.circuits.ability import TaskAbility, task_ability
 from homolog.circuits.discovery import Discovery, discover
 from homolog.circuits.evaluation import CircuitEvaluation, Faithfulness, Gap, NodeEffect, Scoring
-from homolog.circuits.metrics import accuracy
 from homolog.circuits.nulls import Null, null_of, random_orders
-from homolog.circuits.prompts import answers
+from homolog.circuits.prompts import Unable, answers
 from homolog.circuits.size_curve import SizeCurve, discovered_order, size_curves
 from homolog.circuits.tracers import tracer_of
 from homolog.corpus.tasks.pairs import PromptPairs
@@ -45,7 +45,7 @@ class TaskCircuit:
     """What was found of one model and task.
 
     evaluation    of its nodes on the task's prompts
-    accuracy      share of the clean prompts that the model solves
+    ability       how well the model does the task
     n_edges       of the circuit
     components    its nodes: columns `tables.COMPONENTS`, the one with the largest score first
     null          of random circuits with as many nodes of each kind
@@ -56,7 +56,7 @@ class TaskCircuit:
 
     evaluation: CircuitEvaluation
     search: CircuitSearch
-    accuracy: float
+    ability: TaskAbility
     discovery: Discovery
     n_edges: int
     components: pl.DataFrame
@@ -107,7 +107,9 @@ class TaskCircuit:
             for gap in self.gaps
         ]
         return {
-            "task_circuits": TASK_CIRCUITS.frame([own | self._row()]),
+            "task_circuits": TASK_CIRCUITS.frame(
+                [own | row_of_ability(self.pairs, self.ability) | self._row()]
+            ),
             "task_nodes": TASK_NODES.frame(in_circuit),
             "task_gaps": TASK_GAPS.frame(gaps),
             "task_curves": TASK_CURVES.frame([own | row for row in self._curves()]),
@@ -138,9 +140,6 @@ class TaskCircuit:
         every = self.discovery.correlation.row(by_predicate=pl.col("edges") == "all", named=True)
         faithful = self.faithfulness
         row: dict[str, Any] = {
-            "n_prompts": len(self.pairs),
-            "length": self.pairs.length,
-            "accuracy": self.accuracy,
             "metric": self.search.metric,
             "ablation": self.search.ablation,
             "n_edges": self.n_edges,
@@ -153,10 +152,9 @@ class TaskCircuit:
         row |= faithful.score.columns("faithfulness") | self.null.columns("null")
         row |= {"n_random": self.search.n_random, "faithful": self.faithful}
         for name in ("cpr", "cmd"):
-            areas = [getattr(curve, name) for curve in (self.curve, *self.random_curves)]
-            row |= {name: areas[0]} | Null(torch.tensor(areas[1:], dtype=torch.float64)).columns(
-                f"random_{name}"
-            )
+            drawn = [getattr(curve, name) for curve in self.random_curves]
+            areas = Null(torch.tensor(drawn, dtype=torch.float64))
+            row |= {name: getattr(self.curve, name)} | areas.columns(f"random_{name}")
         row |= faithful.circuit.columns("circuit")
         row |= faithful.model.columns("whole_model") | faithful.nothing.columns("nothing")
         return row | self.gaps[0].difference.columns("largest_gap")
@@ -185,13 +183,18 @@ def find_circuit(
     pairs   the task's prompts, from `corpus.tasks.make_task` or of your own
     search  `CircuitSearch()` where none is given
     seed    of the edges and sets that are drawn, and of the resampled prompts
-    Errors: InputError for an architecture whose blocks are not known inside, a metric that the task
-    does not have, fewer than one edge, and where the strongest edges are between no nodes.
+    Errors: Unable for a model that cannot do the task, with how well it does; InputError for an
+    architecture whose blocks are not known inside, a metric that the task does not have, fewer than
+    one edge, and where the strongest edges are between no nodes.
     """
     search = search or CircuitSearch()
     tracer_of(model)
     if search.n_edges < 1:
         raise InputError("n_edges", search.n_edges, "a circuit has one edge at least", "Give 40.")
+    n_tokens = model.hf.get_input_embeddings().num_embeddings
+    able = task_ability(answers(model, pairs, search.batch), n_tokens)
+    if not able.able and not search.even_unable:
+        raise Unable(model.name, able, "Take another model, or easier prompts.")
     discovery = discover(
         model,
         pairs,
@@ -215,7 +218,7 @@ def find_circuit(
     return TaskCircuit(
         evaluation,
         search,
-        float(accuracy(answers(model, pairs, search.batch))),
+        able,
         discovery,
         taken,
         components,
@@ -226,6 +229,13 @@ def find_circuit(
         evaluation.completeness(search.n_subsets),
         evaluation.minimality(search.n_subsets),
     )
+
+
+def row_of_ability(pairs: PromptPairs, ability: TaskAbility) -> dict[str, Any]:
+    """The columns of `task_circuits` that a model has which cannot do the task, too."""
+    row = {"n_prompts": len(pairs), "length": pairs.length, "dropped": pairs.dropped_words}
+    reason = "" if ability.able else ability.said
+    return row | ability.columns() | {"reason": reason}
 
 
 def transfers(circuits: Sequence[TaskCircuit], name: str) -> pl.DataFrame:

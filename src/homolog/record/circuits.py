@@ -56,6 +56,9 @@ class CircuitSearch(Settings):
     ablation: str = "mean"
     """What stands for the other nodes: zero, or mean or resample from the corrupt prompts."""
 
+    even_unable: bool = False
+    """Look for circuits of tasks that a model does not do as well: they are of something else."""
+
     batch: int = Field(default=16, ge=1)
     """Prompts in memory at a time."""
 
