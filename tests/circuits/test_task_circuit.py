@@ -22,7 +22,7 @@ from homolog.errors import InputError
 from homolog.record.tables import TASK_CIRCUITS
 
 ANYWAY = CircuitSearch(even_unable=True)
-SEARCH = ANYWAY.changed(n_edges=100, n_validated=4, n_subsets=4)
+SEARCH = ANYWAY.changed(n_edges=100, validated_edges=4, n_subsets=4)
 METHODS = Path(__file__).parents[2] / "docs" / "methods-circuits.md"
 
 
@@ -70,7 +70,11 @@ def test_the_tables_have_the_columns_that_are_said_once(found: TaskCircuit) -> N
     patched = edges.filter(pl.col("effect").is_not_null())
     assert patched["chosen_as"].to_list()[:4] == ["top"] * 4
     assert patched["chosen_as"].null_count() == 0
-    assert set(tables["task_nodes"]["node"]) == set(TRUE_CIRCUIT)
+    every = tables["task_nodes"]
+    assert set(every.filter("in_circuit")["node"]) == set(TRUE_CIRCUIT) and len(every) == 15
+    acts = every.filter(pl.col("alone") != 0)
+    assert set(acts["node"]) == set(TRUE_CIRCUIT)  # ablated alone, no other node does anything
+    assert every.filter(~pl.col("in_circuit"))["effect"].null_count() == 13
     assert "" in tables["task_gaps"]["removed"].to_list()
 
 
@@ -103,7 +107,7 @@ def test_a_circuit_on_the_prompts_of_other_tasks(found: TaskCircuit) -> None:
 @pytest.mark.parametrize("case", ["gpt2", "llama", "mamba"])
 def test_every_architecture_with_an_adapter_has_one(case: str) -> None:
     pairs = PromptPairs("mine", PAIRS.clean, PAIRS.corrupt, PAIRS.answer, None, PAIRS.positions)
-    search = ANYWAY.changed(n_edges=6, n_validated=2, n_subsets=1, metric="probability")
+    search = ANYWAY.changed(n_edges=6, validated_edges=2, n_subsets=1, metric="probability")
     circuit = find_circuit(tiny(case), pairs, search)
     assert 0 < len(circuit.components) <= circuit.n_nodes
     assert circuit.faithfulness.score.value.isfinite()
@@ -123,7 +127,7 @@ def test_what_cannot_be_done_is_said() -> None:
         last = PAIRS.clean.clone()
         last[:, -1] = (last[:, -1] + 1) % 97
         changed = PromptPairs("end", PAIRS.clean, last, PAIRS.answer, PAIRS.distractor)
-        find_circuit(silent, changed, ANYWAY.changed(n_edges=1, n_validated=2))
+        find_circuit(silent, changed, ANYWAY.changed(n_edges=1, validated_edges=2))
 
 
 def test_a_model_that_cannot_do_the_task_has_no_circuit() -> None:

@@ -194,6 +194,13 @@ class CircuitEvaluation:
             effects.append(NodeEffect(v, removed, self._interval(own[best])))
         return sorted(effects, key=lambda effect: -abs(float(effect.difference.value)))
 
+    def alone(self) -> dict[str, Interval]:
+        """m(M - v) - m(M) for every node v of the universe, by its name."""
+        everything = set(self.universe)
+        without = self.metric_with([everything - {v} for v in self.universe])
+        changes = self._interval(without - self.metric_with([everything]))
+        return {str(v): changes.at(i) for i, v in enumerate(self.universe)}
+
     def _chunk(self, start: int, subsets: list[frozenset[Site]]) -> Float[Tensor, "subset prompt"]:
         """The metric of some prompts for each subset: the values put in are read once for all."""
         rows, metric = slice(start, start + self.scoring.batch), self.scoring.metric
@@ -221,7 +228,7 @@ class CircuitEvaluation:
     def _sorted(self, subset: Collection[Site]) -> tuple[Site, ...]:
         return tuple(site for site in self.universe if site in subset)
 
-    def _interval(self, values: Float[Tensor, " prompt"]) -> Interval:
+    def _interval(self, values: Float[Tensor, "*patch prompt"]) -> Interval:
         return interval(values, seed=self.scoring.seed)
 
 

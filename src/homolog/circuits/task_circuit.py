@@ -21,6 +21,7 @@ import torch
 from homolog.circuits.ability import TaskAbility, task_ability
 from homolog.circuits.discovery import Discovery, discover
 from homolog.circuits.evaluation import CircuitEvaluation, Faithfulness, Gap, NodeEffect, Scoring
+from homolog.circuits.metrics import Interval
 from homolog.circuits.nulls import Null, null_of, random_orders
 from homolog.circuits.prompts import Unable, answers
 from homolog.circuits.size_curve import SizeCurve, discovered_order, size_curves
@@ -52,6 +53,7 @@ class TaskCircuit:
     curve         faithfulness by size, the nodes in the order of discovery
     random_curves the same in random orders
     gaps          completeness, largest first;   effects   minimality, largest first
+    alone         by name of every node v of the model: m(M - v) - m(M)
     """
 
     evaluation: CircuitEvaluation
@@ -66,6 +68,7 @@ class TaskCircuit:
     random_curves: list[SizeCurve]
     gaps: list[Gap]
     effects: list[NodeEffect]
+    alone: dict[str, Interval]
 
     @property
     def model(self) -> LanguageModel:
@@ -96,8 +99,6 @@ class TaskCircuit:
     def tables(self, name: str) -> dict[str, pl.DataFrame]:
         """The tables `task_...` of `record.tables`; `name` is the model's in them."""
         own = self._about(name)
-        components = self.components.to_dicts()
-        in_circuit = [own | row | self._minimality(row["node"]) for row in components]
         gaps = [
             own
             | {"removed": _names(gap.removed)}
@@ -110,7 +111,7 @@ class TaskCircuit:
             "task_circuits": TASK_CIRCUITS.frame(
                 [own | row_of_ability(self.pairs, self.ability) | self._row()]
             ),
-            "task_nodes": TASK_NODES.frame(in_circuit),
+            "task_nodes": TASK_NODES.frame([own | row for row in self._nodes()]),
             "task_gaps": TASK_GAPS.frame(gaps),
             "task_curves": TASK_CURVES.frame([own | row for row in self._curves()]),
             "task_edges": TASK_EDGES.frame(self._edges(own)),
@@ -159,9 +160,18 @@ class TaskCircuit:
         row |= faithful.model.columns("whole_model") | faithful.nothing.columns("nothing")
         return row | self.gaps[0].difference.columns("largest_gap")
 
-    def _minimality(self, node: str) -> dict[str, Any]:
-        effect = next(effect for effect in self.effects if str(effect.node) == node)
-        return effect.difference.columns("effect") | {"removed": _names(effect.removed)}
+    def _nodes(self) -> Iterator[dict[str, Any]]:
+        """Those of the circuit, the largest score first, then all others of the model."""
+        effects = {str(effect.node): effect for effect in self.effects}
+        alone = self.alone
+        for row in self.components.iter_rows(named=True):
+            effect = effects[row["node"]]
+            own = effect.difference.columns("effect") | {"removed": _names(effect.removed)}
+            yield {"in_circuit": True} | row | own | alone[row["node"]].columns("alone")
+        for node in self.evaluation.universe:
+            if str(node) not in effects:
+                row = {"node": str(node), "layer": node.layer, "in_circuit": False}
+                yield row | alone[str(node)].columns("alone")
 
     def _edges(self, own: dict[str, str]) -> pl.DataFrame:
         """All edges, with the effect of those that were patched for real."""
@@ -199,10 +209,10 @@ def find_circuit(
         model,
         pairs,
         metric=search.metric,
-        n_top=search.n_validated,
-        n_random=search.n_validated,
+        n_top=search.validated_edges,
+        n_random=search.validated_edges,
         seed=seed,
-        batch=search.batch,
+        batch=search.gradient_batch,
     )
     taken = min(search.n_edges, int((discovery.edges["score"] != 0).sum()))
     components = discovery.components(taken)
@@ -228,6 +238,7 @@ def find_circuit(
         random_curves,
         evaluation.completeness(search.n_subsets),
         evaluation.minimality(search.n_subsets),
+        evaluation.alone(),
     )
 
 

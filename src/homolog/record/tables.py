@@ -444,6 +444,11 @@ RATINGS = _table(
     rater=(TEXT, "the language model"),
     prompts=(TEXT, "hash of the questions"),
 )
+_NULL = _range("null", "faithfulness of random circuits with as many nodes of each kind")
+_FAITHFUL = (
+    BOOL,
+    f"faithfulness within {1 - FAITHFUL:.2g} of 1, and above that of all random circuits",
+)
 CIRCUITS = _table(
     "circuits",
     "model whose circuit was asked for",
@@ -469,6 +474,8 @@ CIRCUITS = _table(
     centre=(F64, "mean place, weighted by effect"),
     centre_lo=(F64, "lower end of its interval"),
     centre_hi=(F64, "upper end of its interval"),
+    **{name: Column(*column, optional=True) for name, column in _NULL.items()},
+    faithful=Column(*_FAITHFUL, optional=True),
     predicted_offset=(I64, "the place that the convolution alone predicts"),
     discovery_recall=(F64, "share of the named parts that discovery ranks first"),
     **{
@@ -541,11 +548,6 @@ EDGES = _table(
 )
 
 _TASK = {**_MODEL, "task": (TEXT, "name of the task, or of the file of prompts")}
-_NULL = _range("null", "faithfulness of random circuits with as many nodes of each kind")
-_FAITHFUL = (
-    BOOL,
-    f"faithfulness within {1 - FAITHFUL:.2g} of 1, and above that of all random circuits",
-)
 TASK_CIRCUITS = _table(
     "task_circuits",
     "model and task whose circuit was looked for (`homolog circuits`)",
@@ -582,14 +584,16 @@ TASK_CIRCUITS = _table(
 )
 TASK_NODES = _table(
     "task_nodes",
-    "node of a discovered circuit",
+    "node of a model on a task",
     **_TASK,
     node=(TEXT, "the site"),
     layer=(I64, "its block"),
-    score=(F64, "attribution of its edges, summed"),
-    n_edges=(I64, "its edges among the strongest"),
-    **_interval("effect", "largest change of the metric when it is removed"),
-    removed=(TEXT, "with which other nodes"),
+    in_circuit=(BOOL, "whether it is of the circuit"),
+    score=(F64, "attribution of its edges among the strongest, summed; null outside the circuit"),
+    n_edges=(I64, "those edges; null outside"),
+    **_interval("alone", "change of the metric when it alone is ablated in the whole model"),
+    **_interval("effect", "largest change when it is removed from the circuit; null outside"),
+    removed=(TEXT, "with which other nodes of the circuit"),
 )
 TASK_GAPS = _table(
     "task_gaps",
