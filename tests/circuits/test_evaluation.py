@@ -189,6 +189,9 @@ def test_scores_are_their_definitions() -> None:
         assert gap.difference.value == pytest.approx(m(circuit - k) - m(everything - k), abs=1e-5)
         difference = float(gap.circuit.value - gap.model.value)
         assert gap.difference.value == pytest.approx(difference, abs=1e-9)
+    for name, change in scores.alone().items():
+        whole = m(everything - {Site.parse(name)}) - full
+        assert change.value == pytest.approx(whole, abs=1e-5)
     tried = [set(gap.removed) for gap in gaps]
     for effect in scores.minimality(5):
         v = {effect.node}

@@ -33,10 +33,12 @@ _LISTED = (
     "transplant",
     "ratings",
     "induction:SUMMARY",
+    "task_circuits:SUMMARY",
     "induction",
     "induction:EXPERIMENTS",
     "offsets",
     "discovery",
+    "task_circuits",
     "induction:METHODS",
     "quality",
 )

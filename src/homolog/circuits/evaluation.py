@@ -145,9 +145,17 @@ class CircuitEvaluation:
             self._known |= dict(zip(todo, values, strict=True))
         return torch.stack([self._known[subset] for subset in wanted])
 
-    def faithfulness(self) -> Faithfulness:
-        """(m(C) - m({})) / (m(M) - m({})); the interval is of the ratio of the means."""
-        parts = self.metric_with([self.circuit, self.universe, []])
+    def shares(self, kept: Sequence[Collection[Site]]) -> Float[Tensor, " subset"]:
+        """(m(S) - m({})) / (m(M) - m({})) for each subset S: 0 of no nodes, 1 of all."""
+        m = self.metric_with([*kept, self.universe, []]).mean(-1)
+        return _ratio(m[:-2] - m[-1], m[-2] - m[-1]) + 0.0  # no negative zeros
+
+    def faithfulness(self, circuit: Collection[Site] | None = None) -> Faithfulness:
+        """(m(C) - m({})) / (m(M) - m({})); the interval is of the ratio of the means.
+
+        circuit   nodes of the universe in the place of C
+        """
+        parts = self.metric_with([self.circuit if circuit is None else circuit, self.universe, []])
         circuit, full, nothing = parts.mean(-1)
         again = resampled_means(parts, seed=self.scoring.seed)
         score = percentiles(
@@ -186,6 +194,13 @@ class CircuitEvaluation:
             effects.append(NodeEffect(v, removed, self._interval(own[best])))
         return sorted(effects, key=lambda effect: -abs(float(effect.difference.value)))
 
+    def alone(self) -> dict[str, Interval]:
+        """m(M - v) - m(M) for every node v of the universe, by its name."""
+        everything = set(self.universe)
+        without = self.metric_with([everything - {v} for v in self.universe])
+        changes = self._interval(without - self.metric_with([everything]))
+        return {str(v): changes.at(i) for i, v in enumerate(self.universe)}
+
     def _chunk(self, start: int, subsets: list[frozenset[Site]]) -> Float[Tensor, "subset prompt"]:
         """The metric of some prompts for each subset: the values put in are read once for all."""
         rows, metric = slice(start, start + self.scoring.batch), self.scoring.metric
@@ -213,7 +228,7 @@ class CircuitEvaluation:
     def _sorted(self, subset: Collection[Site]) -> tuple[Site, ...]:
         return tuple(site for site in self.universe if site in subset)
 
-    def _interval(self, values: Float[Tensor, " prompt"]) -> Interval:
+    def _interval(self, values: Float[Tensor, "*patch prompt"]) -> Interval:
         return interval(values, seed=self.scoring.seed)
 
 

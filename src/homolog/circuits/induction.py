@@ -30,10 +30,13 @@ import torch
 
 from homolog.circuits.effects import Effects
 from homolog.circuits.evaluation import CircuitEvaluation, Faithfulness, Scoring
+from homolog.circuits.nulls import Null, null_of
 from homolog.circuits.prompts import METRIC, Ability, Prompts, Unable, ability
 from homolog.circuits.tracer import Role, Tracer
 from homolog.models.base import LanguageModel
 from homolog.record.circuits import REPLACE_B
+
+N_RANDOM = 10  # random circuits that the named parts stand beside
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Circuit:
     roles          the parts, by role, the strongest first
     faithfulness   of the named heads, or layers with a scan, among all of them; the others take
                    their values from prompts with another B
+    null           that of as many drawn at random
     """
 
     model: str
@@ -54,6 +58,7 @@ class Circuit:
     effects: tuple[Effects, ...]
     roles: tuple[Role, ...]
     faithfulness: Faithfulness
+    null: Null
 
 
 def trace_induction(
@@ -78,7 +83,6 @@ def trace_induction(
         universe=tracer.universe(),
     )
     with torch.no_grad():
-        faithful = evaluation.faithfulness()
-    return Circuit(
-        model.name, model.architecture, able, key, tuple(tracer.effects), tuple(roles), faithful
-    )
+        scores = evaluation.faithfulness(), null_of(evaluation, evaluation.circuit, N_RANDOM)
+    traced = tuple(tracer.effects), tuple(roles)
+    return Circuit(model.name, model.architecture, able, key, *traced, *scores)

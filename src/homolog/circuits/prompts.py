@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homolog.circuits.ability import TaskAbility
 from homolog.circuits.metrics import accuracy, joined, measure
 from homolog.corpus.tasks import PromptPairs, induction
 from homolog.errors import InputError
@@ -72,23 +73,30 @@ class Ability:
     def able(self) -> bool:
         return self.preferred >= ABLE and self.logit_difference > 0
 
+    @property
+    def said(self) -> str:
+        """What the model does, in words."""
+        return (
+            f"it puts the answer above the wrong one in {self.preferred:.0%} of the prompts "
+            f"({ABLE:.0%} needed, chance 50%), accuracy {self.accuracy:.1%}"
+        )
+
     def columns(self) -> dict[str, float]:
         """As columns of a row."""
         return asdict(self)
 
 
+OTHER_PROMPTS = "Repeat more tokens than one (8, say), or take another model."
+
+
 class Unable(InputError):
     """The model cannot do the task: it has no circuit for it.  `ability` says how well it does."""
 
-    def __init__(self, model: str, ability: Ability) -> None:
-        super().__init__(
-            "model",
-            model,
-            "a circuit needs a model that does the task: it puts the answer above the wrong one in "
-            f"{ability.preferred:.0%} of the prompts ({ABLE:.0%} needed, chance 50%), accuracy "
-            f"{ability.accuracy:.1%}",
-            "Repeat more tokens than one (8, say), or take another model.",
-        )
+    def __init__(
+        self, model: str, ability: Ability | TaskAbility, remedy: str = OTHER_PROMPTS
+    ) -> None:
+        needs = "a circuit needs a model that does the task"
+        super().__init__("model", model, f"{needs}: {ability.said}", remedy)
         self.ability = ability
 
 

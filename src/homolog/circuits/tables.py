@@ -7,12 +7,21 @@ from homolog.record.tables import (
     CIRCUITS,
     EDGES,
     TASK_CIRCUITS,
+    TASK_CURVES,
     TASK_EDGES,
     TASK_GAPS,
     TASK_NODES,
+    TASK_TRANSFERS,
 )
 
-TASK_TABLES = (TASK_CIRCUITS, TASK_NODES, TASK_GAPS, TASK_EDGES)
+TASK_TABLES = (
+    TASK_CIRCUITS,
+    TASK_NODES,
+    TASK_GAPS,
+    TASK_CURVES,
+    TASK_TRANSFERS,
+    TASK_EDGES,
+)
 CHOSEN_AS = ("top", "random")
 """Of the edges that are patched for real."""
 _SCORED = ("sender", "receiver", "sender_layer", "receiver_layer", "tap", "position", "score")

@@ -2,6 +2,7 @@
 
     all edges scored by attribution (`discovery`)  ->  the strongest  ->  the nodes at their ends, C
     ->  faithfulness, completeness and minimality of C, all other nodes ablated (`evaluation`)
+    ->  beside random circuits (`nulls`), by size (`size_curve`), on other tasks (`transfers`)
 
 The nodes of a Transformer are its heads and MLPs, those of a Mamba its mixers: convolution taps and
 state writes are scored and patched as edges, but a mixer is ablated as a whole.  So few nodes may
@@ -10,47 +11,84 @@ soon be all of them, and a circuit of all nodes is faithful by definition.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+import torch
 
+from homolog.circuits.ability import TaskAbility, task_ability
 from homolog.circuits.discovery import Discovery, discover
-from homolog.circuits.edges import nodes
 from homolog.circuits.evaluation import CircuitEvaluation, Faithfulness, Gap, NodeEffect, Scoring
 from homolog.circuits.known import require_paths
-from homolog.circuits.metrics import accuracy
-from homolog.circuits.prompts import answers
+from homolog.circuits.metrics import Interval
+from homolog.circuits.nulls import Null, null_of, random_orders
+from homolog.circuits.prompts import Unable, answers
+from homolog.circuits.size_curve import SizeCurve, discovered_order, size_curves
 from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.sites import Site
 from homolog.record.circuits import CircuitSearch
-from homolog.record.tables import TASK_CIRCUITS, TASK_EDGES, TASK_GAPS, TASK_NODES
+from homolog.record.tables import (
+    TASK_CIRCUITS,
+    TASK_CURVES,
+    TASK_EDGES,
+    TASK_GAPS,
+    TASK_NODES,
+    TASK_TRANSFERS,
+)
 
 
 @dataclass(frozen=True)
 class TaskCircuit:
     """What was found of one model and task.
 
-    accuracy      share of the clean prompts that the model solves
+    evaluation    of its nodes on the task's prompts
+    ability       how well the model does the task
     n_edges       of the circuit
     components    its nodes: columns `tables.COMPONENTS`, the one with the largest score first
-    n_nodes       of the model
+    null          of random circuits with as many nodes of each kind
+    curve         faithfulness by size, the nodes in the order of discovery
+    random_curves the same in random orders
     gaps          completeness, largest first;   effects   minimality, largest first
+    alone         by name of every node v of the model: m(M - v) - m(M)
     """
 
-    model: LanguageModel
-    pairs: PromptPairs
+    evaluation: CircuitEvaluation
     search: CircuitSearch
-    accuracy: float
+    ability: TaskAbility
     discovery: Discovery
     n_edges: int
     components: pl.DataFrame
-    n_nodes: int
     faithfulness: Faithfulness
+    null: Null
+    curve: SizeCurve
+    random_curves: list[SizeCurve]
     gaps: list[Gap]
     effects: list[NodeEffect]
+    alone: dict[str, Interval]
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model."""
+        return self.evaluation.model
+
+    @property
+    def pairs(self) -> PromptPairs:
+        """The prompts."""
+        return self.evaluation.pairs
+
+    @property
+    def n_nodes(self) -> int:
+        """Nodes of the model."""
+        return len(self.evaluation.universe)
+
+    @property
+    def faithful(self) -> bool:
+        """Whether it is called faithful: see `nulls`."""
+        return self.null.is_beaten_by(float(self.faithfulness.score.value))
 
     @property
     def n_needed(self) -> int:
@@ -60,9 +98,7 @@ class TaskCircuit:
 
     def tables(self, name: str) -> dict[str, pl.DataFrame]:
         """The tables `task_...` of `record.tables`; `name` is the model's in them."""
-        own = {"model": name, "architecture": self.model.architecture, "task": self.pairs.name}
-        components = self.components.to_dicts()
-        in_circuit = [own | row | self._minimality(row["node"]) for row in components]
+        own = self._about(name)
         gaps = [
             own
             | {"removed": _names(gap.removed)}
@@ -72,19 +108,39 @@ class TaskCircuit:
             for gap in self.gaps
         ]
         return {
-            "task_circuits": TASK_CIRCUITS.frame([own | self._row()]),
-            "task_nodes": TASK_NODES.frame(in_circuit),
+            "task_circuits": TASK_CIRCUITS.frame(
+                [own | row_of_ability(self.pairs, self.ability) | self._row()]
+            ),
+            "task_nodes": TASK_NODES.frame([own | row for row in self._nodes()]),
             "task_gaps": TASK_GAPS.frame(gaps),
+            "task_curves": TASK_CURVES.frame([own | row for row in self._curves()]),
             "task_edges": TASK_EDGES.frame(self._edges(own)),
         }
+
+    def on(self, other: TaskCircuit, name: str) -> dict[str, Any]:
+        """This circuit on the prompts of another task, as a row of `task_transfers`."""
+        there, circuit = other.evaluation, self.evaluation.circuit
+        score = there.faithfulness(circuit).score
+        null = null_of(there, circuit, self.search.n_random)
+        row = self._about(name) | {"on": other.pairs.name} | score.columns("faithfulness")
+        faithful = null.is_beaten_by(float(score.value))
+        return row | null.columns("null") | {"faithful": faithful}
+
+    def _about(self, name: str) -> dict[str, str]:
+        return {"model": name, "architecture": self.model.architecture, "task": self.pairs.name}
+
+    def _curves(self) -> Iterator[dict[str, Any]]:
+        """The points of all curves, as columns of `task_curves`."""
+        for point in self.curve.rows():
+            yield {"order": "score", "draw": None} | point
+        for draw, curve in enumerate(self.random_curves):
+            for point in curve.rows():
+                yield {"order": "random", "draw": draw} | point
 
     def _row(self) -> dict[str, Any]:
         every = self.discovery.correlation.row(by_predicate=pl.col("edges") == "all", named=True)
         faithful = self.faithfulness
         row: dict[str, Any] = {
-            "n_prompts": len(self.pairs),
-            "length": self.pairs.length,
-            "accuracy": self.accuracy,
             "metric": self.search.metric,
             "ablation": self.search.ablation,
             "n_edges": self.n_edges,
@@ -94,13 +150,28 @@ class TaskCircuit:
             "pearson": every["pearson"],
             "spearman": every["spearman"],
         }
-        row |= faithful.score.columns("faithfulness") | faithful.circuit.columns("circuit")
+        row |= faithful.score.columns("faithfulness") | self.null.columns("null")
+        row |= {"n_random": self.search.n_random, "faithful": self.faithful}
+        for name in ("cpr", "cmd"):
+            drawn = [getattr(curve, name) for curve in self.random_curves]
+            areas = Null(torch.tensor(drawn, dtype=torch.float64))
+            row |= {name: getattr(self.curve, name)} | areas.columns(f"random_{name}")
+        row |= faithful.circuit.columns("circuit")
         row |= faithful.model.columns("whole_model") | faithful.nothing.columns("nothing")
         return row | self.gaps[0].difference.columns("largest_gap")
 
-    def _minimality(self, node: str) -> dict[str, Any]:
-        effect = next(effect for effect in self.effects if str(effect.node) == node)
-        return effect.difference.columns("effect") | {"removed": _names(effect.removed)}
+    def _nodes(self) -> Iterator[dict[str, Any]]:
+        """Those of the circuit, the largest score first, then all others of the model."""
+        effects = {str(effect.node): effect for effect in self.effects}
+        alone = self.alone
+        for row in self.components.iter_rows(named=True):
+            effect = effects[row["node"]]
+            own = effect.difference.columns("effect") | {"removed": _names(effect.removed)}
+            yield {"in_circuit": True} | row | own | alone[row["node"]].columns("alone")
+        for node in self.evaluation.universe:
+            if str(node) not in effects:
+                row = {"node": str(node), "layer": node.layer, "in_circuit": False}
+                yield row | alone[str(node)].columns("alone")
 
     def _edges(self, own: dict[str, str]) -> pl.DataFrame:
         """All edges, with the effect of those that were patched for real."""
@@ -122,21 +193,26 @@ def find_circuit(
     pairs   the task's prompts, from `corpus.tasks.make_task` or of your own
     search  `CircuitSearch()` where none is given
     seed    of the edges and sets that are drawn, and of the resampled prompts
-    Errors: InputError for an architecture whose blocks are not known inside, a metric that the task
-    does not have, fewer than one edge, and where the strongest edges are between no nodes.
+    Errors: Unable for a model that cannot do the task, with how well it does; InputError for an
+    architecture whose blocks are not known inside, a metric that the task does not have, fewer than
+    one edge, and where the strongest edges are between no nodes.
     """
     search = search or CircuitSearch()
     require_paths(model)
     if search.n_edges < 1:
         raise InputError("n_edges", search.n_edges, "a circuit has one edge at least", "Give 40.")
+    n_tokens = model.hf.get_input_embeddings().num_embeddings
+    able = task_ability(answers(model, pairs, search.batch), n_tokens)
+    if not able.able and not search.even_unable:
+        raise Unable(model.name, able, "Take another model, or easier prompts.")
     discovery = discover(
         model,
         pairs,
         metric=search.metric,
-        n_top=search.n_validated,
-        n_random=search.n_validated,
+        n_top=search.validated_edges,
+        n_random=search.validated_edges,
         seed=seed,
-        batch=search.batch,
+        batch=search.gradient_batch,
     )
     taken = min(search.n_edges, int((discovery.edges["score"] != 0).sum()))
     components = discovery.components(taken)
@@ -146,19 +222,46 @@ def find_circuit(
         raise InputError("n_edges", search.n_edges, f"{taken} edges have a score, {past}", remedy)
     scoring = Scoring(search.metric, search.ablation, search.batch, seed)
     evaluation = CircuitEvaluation(model, pairs, components["node"].to_list(), scoring)
+    orders = random_orders(evaluation.universe, search.n_random, seed)
+    orders = [discovered_order(discovery, evaluation.universe), *orders]
+    curve, *random_curves = size_curves(evaluation, orders)
     return TaskCircuit(
-        model,
-        pairs,
+        evaluation,
         search,
-        float(accuracy(answers(model, pairs, search.batch))),
+        able,
         discovery,
         taken,
         components,
-        len(nodes(model)),
         evaluation.faithfulness(),
+        null_of(evaluation, evaluation.circuit, search.n_random),
+        curve,
+        random_curves,
         evaluation.completeness(search.n_subsets),
         evaluation.minimality(search.n_subsets),
+        evaluation.alone(),
     )
+
+
+def row_of_ability(pairs: PromptPairs, ability: TaskAbility) -> dict[str, Any]:
+    """The columns of `task_circuits` that a model has which cannot do the task, too."""
+    row = {"n_prompts": len(pairs), "length": pairs.length, "dropped": pairs.dropped_words}
+    reason = "" if ability.able else ability.said
+    return row | ability.columns() | {"reason": reason}
+
+
+def transfers(circuits: Sequence[TaskCircuit], name: str) -> pl.DataFrame:
+    """`task_transfers`: each circuit of one model on the prompts of every task.
+
+    f(C, T) = (m_T(C) - m_T({})) / (m_T(M) - m_T({}))
+
+    m_T is the metric on the prompts of task T, ablated nodes taking their values from its corrupt
+    ones.  f(C, T) near 1 for a circuit found on another task means that T runs on the same nodes;
+    beside it stand random circuits like C, for a large one does much of anything [Merullo 2024].
+
+    [Merullo 2024] "Circuit Component Reuse Across Tasks in Transformer Language Models",
+    arXiv 2310.08744.
+    """
+    return TASK_TRANSFERS.frame([own.on(other, name) for own in circuits for other in circuits])
 
 
 def _names(sites: tuple[Site, ...]) -> str:

@@ -1,164 +1,127 @@
-"""`homolog circuits`: how models do a task."""
+"""`homolog circuits`: how models do a task, or several."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from homolog.cli.options import options_from
 from homolog.cli.shared import Out, Quiet
 from homolog.errors import InputError
-from homolog.record.circuits import CircuitSearch
+from homolog.record.circuits import INDUCTION
 from homolog.record.names import folder_name
-from homolog.record.recipe import Circuits, Machine, RunSettings, SaeRecipe, WindowBeginning
-from homolog.record.settings import meaning
+from homolog.record.recipe import Circuits, Machine, RunSettings, WindowBeginning
 from homolog.terminal import say_report
 
-if TYPE_CHECKING:
-    import polars as pl
-
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 Models = Annotated[
     list[str], typer.Argument(metavar="MODEL...", help="Zoo names, folders, GGUF files or Hub ids.")
 ]
-Task = Annotated[
+Tasks = Annotated[
     str,
     typer.Argument(
         metavar="TASK",
-        help="induction, associative_recall, natural_induction, ioi, greater_than, or a "
-        ".jsonl file of prompts.",
+        help="induction, natural_induction, ioi, greater_than, associative_recall, or a .jsonl "
+        "file of prompts; several with commas between them.",
     ),
 ]
 
 
-@app.command("induction")
-@options_from(
-    Machine, WindowBeginning, Circuits, leave={"task", "discovery_prompts", "validated_edges"}
-)
-def induction(
+@app.command("circuits")
+@options_from(Machine, WindowBeginning, Circuits, leave={"tasks", "options"})
+def circuits(
+    task: Tasks,
     models: Models,
     values: dict[str, Any],
     out: Out = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="Of a task, as n_pairs=4; again."),
+    ] = None,
     expect: Annotated[
         bool,
         typer.Option(
             "--expect", help="Repeat the paper's experiments instead, beside its released numbers."
         ),
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find the parts of each model that do induction, and whether its state is off by one."""
-    from homolog.pipeline.circuits import expected_lines, run_circuits
+    """Find the circuits of tasks in models: roles and Off-by-One of induction, discovery of any."""
+    from homolog.pipeline.circuits import run_circuits
     from homolog.pipeline.recipes import parse_circuits
     from homolog.progress import make_progress
     from homolog.record.run_folder import RunFolder
 
     bos = values.pop("bos")
-    where, settings = _split(values)
+    where = {name: values.pop(name) for name in Machine.model_fields}
+    tasks = [_task(word.strip()) for word in task.split(",")]
     if expect:
-        prompts, batch = settings["n_prompts"], settings["batch"]
-        for ref in models:
-            for line in expected_lines(
-                ref, prompts, batch, RunSettings(**where), make_progress(quiet)
-            ):
-                typer.echo(line)
+        _repeat(tasks, models, where, values, quiet)
         return
-    name = "-".join(["circuits", *map(folder_name, models)])
+    asked = values | {"tasks": tasks, "options": dict(_option(words) for words in option or ())}
+    name = "-".join(["circuits", *(Path(word).stem for word in tasks), *map(folder_name, models)])
     of_models = {"models": models, "bos": bos}
-    recipe = parse_circuits({"name": name, "run": where, "circuits": settings} | of_models)
+    recipe = parse_circuits({"name": name, "run": where, "circuits": asked} | of_models)
     target = out or Path("runs") / name
-    page = run_circuits(recipe, target, make_progress(quiet))
-    say_report(page, RunFolder(target).record)
+    page = run_circuits(recipe, target, make_progress(quiet or as_json))
+    run = RunFolder(target)
+    if as_json:
+        typer.echo(json.dumps(_rows(run), indent=1))
+        return
+    for line in run.record.get("task_circuits", []):
+        typer.echo(line["words"])
+    say_report(page, run.record)
 
 
-@app.command("discover")
-@options_from(Machine, WindowBeginning, CircuitSearch)
-def discover(
-    task: Task,
-    models: Models,
+def _repeat(
+    tasks: Sequence[str],
+    models: Sequence[str],
+    where: dict[str, Any],
     values: dict[str, Any],
-    out: Out = None,
-    prompts: Annotated[int, typer.Option("--prompts", min=2, help="Prompts of the task.")] = 64,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="NAME=VALUE", help="Of the task, as repeat=4; again."),
-    ] = None,
-    text: Annotated[
-        str,
-        typer.Option(
-            "--text",
-            metavar="SOURCE",
-            help=f"Of natural_induction: {meaning(SaeRecipe.model_fields['text'])}",
-        ),
-    ] = "zoo:demo",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
-    quiet: Quiet = False,
+    quiet: bool,
 ) -> None:
-    """Attribute all edges of each model on a task; score the circuit that the strongest make."""
-    from homolog.pipeline.discovery import DiscoveryRequest, discover_circuits
+    """The paper's experiments beside its numbers, which are of induction."""
+    from homolog.pipeline.circuits import expected_lines
     from homolog.progress import make_progress
 
-    bos = values.pop("bos")
-    where, search = _split(values)
-    options = dict(_option(words) for words in option or ())
-    how = CircuitSearch(**search), RunSettings(**where), bos
-    request = DiscoveryRequest(task, tuple(models), prompts, options, text, *how)
-    name = "-".join(["discover", Path(task).stem, *map(folder_name, models)])
-    target = out or Path("runs") / name
-    table = discover_circuits(request, target, make_progress(quiet or as_json))
-    if as_json:
-        typer.echo(json.dumps(table.fill_nan(None).to_dicts(), indent=1))
-        return
-    for line in score_lines(table):
-        typer.echo(line)
-    typer.echo(f"Tables: {target}")
+    if list(tasks) != [INDUCTION]:
+        requirement = "released numbers are of induction"
+        raise InputError("--expect", ",".join(tasks), requirement, "Give induction as the task.")
+    of = values["n_prompts"], values["batch"], RunSettings(**where), make_progress(quiet)
+    for ref in models:
+        for line in expected_lines(ref, *of):
+            typer.echo(line)
 
 
-def _split(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Where the models run, and the other settings."""
-    where = {name: values[name] for name in Machine.model_fields}
-    return where, {name: value for name, value in values.items() if name not in where}
+def _rows(run: Any) -> dict[str, Any]:
+    """The rows of the tables of circuits that the run has, by table."""
+    from homolog.record.tables import CIRCUITS, TASK_CIRCUITS
+
+    return {
+        table.name: table.read(run.table(table)).fill_nan(None).to_dicts()
+        for table in (CIRCUITS, TASK_CIRCUITS)
+        if run.table(table).is_file()
+    }
+
+
+def _task(word: str) -> str:
+    """A task; of a file the whole path, for a run may go on from another folder."""
+    own = word.endswith(".jsonl")
+    return str(Path(word).expanduser().absolute()) if own else word
 
 
 def _option(words: str) -> tuple[str, Any]:
-    """NAME=VALUE, the value as JSON where it is JSON: repeat=4, corruption=swap."""
+    """NAME=VALUE, the value as JSON where it is JSON: n_pairs=4, corruption=swap."""
     name, equals, value = words.partition("=")
     if not equals:
-        raise InputError("--option", words, "it must be NAME=VALUE", "Give for example repeat=4.")
+        raise InputError("--option", words, "it must be NAME=VALUE", "Give for example n_pairs=4.")
     try:
         return name, json.loads(value)
     except ValueError:
         return name, value
-
-
-def score_lines(table: pl.DataFrame) -> list[str]:
-    """`task_circuits` for people: a line for each model, and what its scores cannot say."""
-    import polars as pl
-
-    wide = max(len("model"), *map(len, table["model"]))
-    lines = [
-        f"{'model':<{wide}}  {'solved':>6}  {'nodes':>9}  {'needed':>6}  "
-        f"{'faithfulness':>22}  {'largest gap':>22}  {'scores r':>8}"
-    ]
-    for row in table.iter_rows(named=True):
-        nodes = f"{row['n_nodes']} of {row['n_nodes_of_model']}"
-        lines.append(
-            f"{row['model']:<{wide}}  {row['accuracy']:>6.0%}  {nodes:>9}  {row['n_needed']:>6}  "
-            f"{_interval(row, 'faithfulness'):>22}  {_interval(row, 'largest_gap'):>22}  "
-            f"{row['pearson']:>8.3f}"
-        )
-    whole = table.filter(pl.col("n_nodes") == pl.col("n_nodes_of_model"))["model"].to_list()
-    if whole:
-        lines.append(
-            f"The circuit is the whole of {', '.join(whole)}, and its scores say nothing: take "
-            "fewer --edges."
-        )
-    return lines
-
-
-def _interval(row: dict[str, Any], name: str) -> str:
-    return f"{row[name]:.2f} [{row[f'{name}_lo']:.2f}, {row[f'{name}_hi']:.2f}]"

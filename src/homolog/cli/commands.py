@@ -32,7 +32,6 @@ app = typer.Typer(
 )
 GROUPS = {
     "zoo": "The small trained models that ship with the package.",
-    "circuits": "How models do a task: path patching, Off-by-One, discovery.",
     "model": "Models of your own: GGUF files to Hugging Face folders.",
     "sae": "Dictionaries (sparse autoencoders) of one model: train, evaluate, convert.",
 }
@@ -124,6 +123,11 @@ def run(
         _say_costs(loaded, out, threads)
     else:
         _compare(loaded, out, ray, threads, quiet)
+
+
+@app.command(cls=command_of("homolog.cli.circuits"))
+def circuits() -> None:
+    """Find the circuits of tasks in models: roles and Off-by-One of induction, discovery of any."""
 
 
 @app.command(cls=command_of("homolog.cli.match"))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from homolog.pipeline.circuits import run_circuits
-    from homolog.pipeline.discovery import DiscoveryRequest, discover_circuits
     from homolog.pipeline.rate import rate_run
     from homolog.pipeline.recipes import (
         built_in_recipes,
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "pipeline.circuits": ("run_circuits",),
-    "pipeline.discovery": ("DiscoveryRequest", "discover_circuits"),
     "pipeline.rate": ("rate_run",),
     "pipeline.recipes": (
         "built_in_recipes",
@@ -45,13 +43,11 @@ _NAMES = {
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "DiscoveryRequest",
     "Evaluation",
     "Progress",
     "SilentProgress",
     "Study",
     "built_in_recipes",
-    "discover_circuits",
     "evaluate_sae",
     "load_recipe",
     "make_progress",

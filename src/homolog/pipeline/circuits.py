@@ -1,4 +1,4 @@
-"""The paper's second study by itself: how some models do induction, without dictionaries."""
+"""Circuits by themselves: how some models do a task or several, without dictionaries."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ import torch
 from homolog.analyses import ANALYSES
 from homolog.analyses.material import Material
 from homolog.circuits.released import compare, released_for
+from homolog.corpus.tasks.asked import asked_pairs
 from homolog.engine import open_engine
 from homolog.errors import InputError
-from homolog.models import LanguageModel, load, require_inner_sites, require_positions
+from homolog.models import (
+    LanguageModel,
+    load,
+    load_tokenizer,
+    require_inner_sites,
+    require_positions,
+)
 from homolog.models.beginning import AUTO, FALSE
 from homolog.pipeline.analyses import run_analyses
 from homolog.pipeline.beginnings import DEMO, begins_with, note_beginnings, read_on_text
 from homolog.pipeline.context import Context
 from homolog.pipeline.finish import finish
-from homolog.pipeline.inputs import require_different
+from homolog.pipeline.inputs import require_different, task_inputs, tokenizer_input
 from homolog.pipeline.models import weights_of
 from homolog.progress import Progress
 from homolog.record.comparisons import Models, StudyModel
 from homolog.record.process import memory_share
 from homolog.record.recipe import CircuitRecipe, Circuits, RunSettings
 from homolog.record.run_folder import RunFolder
-from homolog.record.tables import CIRCUITS
+from homolog.record.tables import CIRCUITS, TASK_CIRCUITS
 
 
 def run_circuits(
@@ -42,15 +49,20 @@ def run_circuits(
     models = named_once(recipe.models, recipe.revision, recipe.bos)
     require_circuits(models, recipe.circuits, "Name models of these architectures.")
     weights, begun = weights_of(models), begins_with(models)
+    read = [*weights, *task_inputs(recipe.circuits)]
+    if recipe.circuits.discovered:
+        read += [tokenizer_input(model.ref, model.revision) for model in models]
     material = Material(out.absolute(), recipe, Models(tuple(models), {}, {}))
     beginnings: dict[str, Any] | None = None
     if not (out / "run.json").exists():
         RunFolder.require_place(out)
         require_different(weights)
+        for model in models:
+            _require_prompts(recipe, model)
         beginnings = _beginnings(material)
     run = RunFolder.open(out, recipe.values())
     try:
-        run.check_inputs(weights)
+        run.check_inputs(read)
         names = [model.name for model in models]
         run.note(name=recipe.name, compared=names, device=recipe.run.device, begins_with=begun)
         if "beginnings" not in run.record:
@@ -58,21 +70,32 @@ def run_circuits(
         with open_engine(threads=threads) as engine:
             memory, several = memory_share(), len(models) > 1
             context = Context(run, material, engine, progress, threads, memory, several)
-            run_analyses(context, [a for a in ANALYSES if CIRCUITS in a.tables])
-        if not material.has(CIRCUITS):
+            run_analyses(context, [a for a in ANALYSES if {CIRCUITS, TASK_CIRCUITS} & {*a.tables}])
+        made = [material.table(table) for table in (CIRCUITS, TASK_CIRCUITS) if material.has(table)]
+        if not made:
             reasons = [why["error"] for work, why in context.failed.items() if " " in work]
             raise RuntimeError(f"no circuit could be traced: {'; '.join(reasons)}")
-        circuits = material.table(CIRCUITS)
-        if not circuits["able"].any():
+        if not any(table["able"].any() for table in made):
             raise InputError(
                 "models",
                 [model.name for model in models],
-                circuits["reason"][0],
+                made[0]["reason"][0],
                 "Repeat more tokens (--repeat 8), or take another model.",
             )
         return finish(run, progress)
     finally:
         run.close()
+
+
+def _require_prompts(recipe: CircuitRecipe, model: StudyModel) -> None:
+    """InputError where the tokenizer makes no prompts of a task, or they are too long."""
+    try:
+        tokenizer = load_tokenizer(model.ref, model.revision)
+    except InputError:
+        return  # the tasks may need none; the model, once loaded, says so
+    for task in recipe.circuits.discovered:
+        pairs = asked_pairs(task, tokenizer, recipe.circuits, recipe.run.seed)
+        require_positions(model.ref, pairs.length, f"prompts of {task}", model.revision)
 
 
 def _beginnings(material: Material) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from homolog.corpus.documents import source_files
 from homolog.errors import InputError
 from homolog.record.atomic import sha256_bytes
 from homolog.record.inputs import Input, contents_of
+from homolog.record.recipe import Circuits
 from homolog.reference import Reference, resolve
 from homolog.zoo import catalog
 
@@ -65,6 +66,16 @@ def saes_input(template: str) -> Input:
         files = tuple(sorted(f for place in folders for f in place.rglob("*") if f.is_file()))
     contents = cache(partial(_saes_contents, template, files))
     return Input(f"the dictionaries {template}", files, contents)
+
+
+def task_inputs(settings: Circuits) -> list[Input]:
+    """The files of prompts and of text that tasks of circuits are made of."""
+    from homolog.corpus.tasks.asked import task_files
+
+    return [
+        Input(name, files, cache(partial(contents_of, files)))
+        for name, files in task_files(settings).items()
+    ]
 
 
 def require_different(weights: Iterable[Input]) -> None:

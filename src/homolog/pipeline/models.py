@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from homolog.errors import InputError
-from homolog.pipeline.inputs import saes_input, text_input, tokenizer_input, weights_input
+from homolog.pipeline.inputs import (
+    saes_input,
+    task_inputs,
+    text_input,
+    tokenizer_input,
+    weights_input,
+)
 from homolog.record.comparisons import COMPARISONS, CURRENT_TOKEN, MAIN_LABEL, Models, StudyModel
 from homolog.record.inputs import Input
 from homolog.record.names import model_name
@@ -126,7 +132,7 @@ def inputs_of(
     for model in models.all:
         inputs.append(tokenizer_input(model.ref, model.revision, random=random))
         inputs += [saes_input(template) for template in model.saes]
-    return inputs
+    return inputs + ([] if recipe.circuits is None else task_inputs(recipe.circuits))
 
 
 def weights_of(models: Sequence[StudyModel], *, random: bool = False) -> list[Input]:

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from homolog.corpus.tasks.asked import check_tasks
 from homolog.dictionaries.kinds import KINDS, Kind, kind_of, parse
 from homolog.errors import InputError
 from homolog.pipeline.cells import cells_of, named_in_grid
@@ -70,6 +71,11 @@ def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     """A recipe from tables of values; `source` says in errors where they came from."""
     recipe = Recipe.parse(values, source)
     _check_dictionaries(recipe, source)
+    if recipe.circuits is not None:
+        try:
+            check_tasks(recipe.circuits)
+        except InputError as error:
+            raise error.about(f"{source}: circuits.{error.field}") from error
     for cell in cells_of(recipe, source) if recipe.grid is not None else ():
         try:
             _check_dictionaries(cell.recipe, source)
@@ -95,7 +101,9 @@ def _check_dictionaries(recipe: Recipe, source: str) -> None:
 
 def parse_circuits(values: Mapping[str, Any]) -> CircuitRecipe:
     """A recipe of circuits from values, as the command line gives them.  Raises `InputError`."""
-    return CircuitRecipe.parse(values, "circuits")
+    recipe = CircuitRecipe.parse(values, "circuits")
+    check_tasks(recipe.circuits)
+    return recipe
 
 
 def parse_saes(**values: Any) -> SaeRecipe:

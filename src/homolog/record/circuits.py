@@ -29,6 +29,12 @@ HEAD_TO_LOGITS, HEAD_TO_KEY_HEAD = "head to logits", "head to the key head"
 STATE_TO_LOGITS, Y_TO_LOGITS = "state to logits", "y to logits"
 LAYER_TO_KEY_LAYER, STATE_WRITES = "layer to the key layer", "state write by position"
 
+INDUCTION, NATURAL_INDUCTION = "induction", "natural_induction"
+"""Tasks that are more than others: traced role by role, and made of a text."""
+
+FAITHFUL = 0.8
+"""Least faithfulness of a circuit that is called faithful; as far above 1 is the most."""
+
 
 class CircuitSearch(Settings):
     """How the circuit of a task is found and evaluated."""
@@ -36,11 +42,16 @@ class CircuitSearch(Settings):
     n_edges: int = 40
     """Edges, the strongest of those with a score, whose ends are the circuit's nodes."""
 
-    n_validated: int = Field(default=20, ge=2)
-    """Edges that are patched for real, of the strongest, and as many drawn at random."""
+    validated_edges: int = Field(default=20, ge=2)
+    """Edges that are patched for real, of the strongest and as many drawn at random."""
 
     n_subsets: int = Field(default=5, ge=0)
     """Random sets of nodes that are removed for completeness, and for each node for minimality."""
+
+    n_random: int = Field(default=10, ge=1)
+    """Random circuits with as many nodes of each kind that a circuit is compared with, and random
+    orders of all nodes that the order of discovery is.
+    """
 
     metric: str = LOGIT_DIFFERENCE
     """What an edge or a node changes: one with a gradient that the task has."""
@@ -48,8 +59,16 @@ class CircuitSearch(Settings):
     ablation: str = "mean"
     """What stands for the other nodes: zero, or mean or resample from the corrupt prompts."""
 
-    batch: int = Field(default=16, ge=1)
-    """Prompts in memory at a time."""
+    even_unable: bool = False
+    """Look for circuits of tasks that a model does not do as well: they are of something else."""
+
+    batch: int = Field(default=64, ge=1)
+    """Prompts in memory at a time; a quarter of them where discovery takes gradients."""
+
+    @property
+    def gradient_batch(self) -> int:
+        """Prompts in memory at a time where gradients are taken."""
+        return max(1, self.batch // 4)
 
 
 def by_position(read: str) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from homolog.record.circuits import INDUCTION, CircuitSearch
 from homolog.record.layers import ALL, STREAM_AFTER, Layers
 from homolog.record.names import TOKEN_NAME, folder_name, model_name
 from homolog.record.run_record import recipe_hash
@@ -464,29 +465,62 @@ class Matching(Settings):
     """
 
 
-class Circuits(Settings):
-    """The induction circuits of both models, by path patching, and the Off-by-One test."""
+class Circuits(CircuitSearch):
+    """How the models do some tasks: induction by path patching, with the roles of its parts and the
+    Off-by-One test; and where there is any other task, the circuits that attribution finds of each.
+    """
 
-    task: Literal["induction"] = "induction"
-    """Random tokens whose end repeats earlier ones; the answer is what came after those."""
+    tasks: tuple[str, ...] = Field(default=(INDUCTION,), min_length=1)
+    """Of induction, natural_induction, ioi, greater_than and associative_recall, or .jsonl files of
+    prompts.  With any but induction, each of them has a circuit by discovery, beside random ones
+    and on the prompts of the others.
+    """
 
     n_prompts: int = Field(default=256, ge=2)
     """Prompts of every experiment."""
 
     length: int = Field(default=64, ge=5)
-    """Tokens of a prompt."""
+    """Tokens of a prompt, of the tasks whose prompts may be of any length."""
 
     repeat: int = Field(default=1, ge=1)
     """How many tokens at the end repeat earlier ones: 1 as in the paper; small models need more."""
 
-    batch: int = Field(default=64, ge=1)
-    """Prompts in memory at a time."""
-
     discovery_prompts: int = Field(default=64, ge=2)
-    """Prompts for the attribution of all edges, which takes gradients."""
+    """Prompts for the attribution of all edges, which takes gradients, and for the circuits that it
+    finds: the first of them.
+    """
 
-    validated_edges: int = Field(default=20, ge=2)
-    """Edges that are patched for real, of the strongest and as many drawn at random."""
+    text: str = "zoo:demo"
+    """Where natural_induction takes its prompts from, as `corpus.source`."""
+
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Further options of the tasks, for each that has one of that name: n_pairs of
+    associative_recall, max_bigram of natural_induction, corruption.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_task(cls, values: Any) -> Any:
+        """Of recipes from when there was one: task = "induction"."""
+        if isinstance(values, Mapping) and values.get("task") == INDUCTION:
+            return {key: value for key, value in values.items() if key != "task"}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Circuits:
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError("name each task once")
+        return self
+
+    @property
+    def traced(self) -> bool:
+        """Whether induction is traced by path patching."""
+        return INDUCTION in self.tasks
+
+    @property
+    def discovered(self) -> tuple[str, ...]:
+        """The tasks whose circuits attribution finds."""
+        return () if self.tasks == (INDUCTION,) else self.tasks
 
 
 class Interpretation(Settings):

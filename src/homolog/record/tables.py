@@ -16,6 +16,7 @@ from homolog.record.circuits import (
     CARRIER,
     COPIER,
     DISCOVERED,
+    FAITHFUL,
     MATCHER,
     correlation_column,
 )
@@ -47,6 +48,15 @@ def _interval(name: str, means: str, kind: Type = F64) -> dict[str, tuple[Type, 
         name: (kind, means),
         f"{name}_lo": (kind, "lower end of its interval"),
         f"{name}_hi": (kind, "upper end of its interval"),
+    }
+
+
+def _range(name: str, means: str) -> dict[str, tuple[Type, str]]:
+    """Of what was drawn at random."""
+    return {
+        f"{name}_mean": (F64, f"{means}, mean of the draws"),
+        f"{name}_least": (F64, "the lowest of them"),
+        f"{name}_most": (F64, "the highest of them"),
     }
 
 
@@ -434,6 +444,11 @@ RATINGS = _table(
     rater=(TEXT, "the language model"),
     prompts=(TEXT, "hash of the questions"),
 )
+_NULL = _range("null", "faithfulness of random circuits with as many nodes of each kind")
+_FAITHFUL = (
+    BOOL,
+    f"faithfulness within {1 - FAITHFUL:.2g} of 1, and above that of all random circuits",
+)
 CIRCUITS = _table(
     "circuits",
     "model whose circuit was asked for",
@@ -459,6 +474,8 @@ CIRCUITS = _table(
     centre=(F64, "mean place, weighted by effect"),
     centre_lo=(F64, "lower end of its interval"),
     centre_hi=(F64, "upper end of its interval"),
+    **{name: Column(*column, optional=True) for name, column in _NULL.items()},
+    faithful=Column(*_FAITHFUL, optional=True),
     predicted_offset=(I64, "the place that the convolution alone predicts"),
     discovery_recall=(F64, "share of the named parts that discovery ranks first"),
     **{
@@ -533,17 +550,30 @@ EDGES = _table(
 _TASK = {**_MODEL, "task": (TEXT, "name of the task, or of the file of prompts")}
 TASK_CIRCUITS = _table(
     "task_circuits",
-    "model whose circuit of a task was discovered (`homolog circuits discover`)",
+    "model and task whose circuit was looked for (`homolog circuits`)",
     **_TASK,
-    n_prompts=(I64, "prompts"),
+    n_prompts=(I64, "prompts; null where the tokenizer makes none"),
     length=(I64, "tokens of a prompt"),
-    accuracy=(F64, "share of prompts with the answer first"),
+    dropped=(TEXT, "words of the task that its tokenizer splits, which are left out, by kind"),
+    solved=(F64, "share of prompts that the model solves (`circuits/ability.py`)"),
+    chance=(F64, "the same of a model that does not know what was asked"),
+    needed=(F64, "least share for a circuit, halfway from chance to all"),
+    accuracy=(F64, "share of prompts with the answer on top of all tokens"),
+    able=(BOOL, "whether it solves as many as are needed; all that follows is null where not"),
+    reason=(TEXT, "why there is no circuit"),
     metric=(TEXT, "what an edge or a node changes"),
     ablation=(TEXT, "what stands for the nodes outside"),
     n_edges=(I64, "strongest edges, whose ends are the circuit"),
     n_nodes=(I64, "nodes of the circuit"),
     n_nodes_of_model=(I64, "nodes of the model"),
     **_interval("faithfulness", "of the circuit, 1: as the whole model"),
+    n_random=(I64, "random circuits, and random orders of all nodes, that were drawn"),
+    **_NULL,
+    faithful=_FAITHFUL,
+    cpr=(F64, "area under faithfulness by the share of nodes, the strongest first; 1 is best"),
+    **_range("random_cpr", "the same of random orders of the nodes"),
+    cmd=(F64, "area between that faithfulness and 1; 0 is best"),
+    **_range("random_cmd", "the same of random orders of the nodes"),
     **_interval("circuit", "metric of the circuit alone"),
     **_interval("whole_model", "metric of the whole model"),
     **_interval("nothing", "metric with all nodes ablated"),
@@ -554,14 +584,16 @@ TASK_CIRCUITS = _table(
 )
 TASK_NODES = _table(
     "task_nodes",
-    "node of a discovered circuit",
+    "node of a model on a task",
     **_TASK,
     node=(TEXT, "the site"),
     layer=(I64, "its block"),
-    score=(F64, "attribution of its edges, summed"),
-    n_edges=(I64, "its edges among the strongest"),
-    **_interval("effect", "largest change of the metric when it is removed"),
-    removed=(TEXT, "with which other nodes"),
+    in_circuit=(BOOL, "whether it is of the circuit"),
+    score=(F64, "attribution of its edges among the strongest, summed; null outside the circuit"),
+    n_edges=(I64, "those edges; null outside"),
+    **_interval("alone", "change of the metric when it alone is ablated in the whole model"),
+    **_interval("effect", "largest change when it is removed from the circuit; null outside"),
+    removed=(TEXT, "with which other nodes of the circuit"),
 )
 TASK_GAPS = _table(
     "task_gaps",
@@ -571,6 +603,25 @@ TASK_GAPS = _table(
     **_interval("circuit", "metric of the circuit without them"),
     **_interval("whole_model", "metric of the model without them"),
     **_interval("difference", "their difference"),
+)
+TASK_CURVES = _table(
+    "task_curves",
+    "order of a model's nodes and number of them that is kept",
+    **_TASK,
+    order=(TEXT, "score: the strongest first, as discovered; random: drawn"),
+    draw=(I64, "which of the random orders, from 0"),
+    n_nodes=(I64, "nodes that are kept, the first of that order"),
+    share=(F64, "their share of all nodes"),
+    faithfulness=(F64, "of a circuit of these nodes, 1: as the whole model"),
+)
+TASK_TRANSFERS = _table(
+    "task_transfers",
+    "circuit of a task and task on whose prompts it is kept alone",
+    **_TASK,
+    on=(TEXT, "the task whose prompts these are"),
+    **_interval("faithfulness", "of the circuit on those prompts, 1: as the whole model"),
+    **_NULL,
+    faithful=_FAITHFUL,
 )
 TASK_EDGES = _table(
     "task_edges",
@@ -609,6 +660,8 @@ TABLES = (
     TASK_CIRCUITS,
     TASK_NODES,
     TASK_GAPS,
+    TASK_CURVES,
+    TASK_TRANSFERS,
     TASK_EDGES,
 )
 """All that ship; an analysis from elsewhere brings its own."""

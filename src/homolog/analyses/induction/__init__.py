@@ -13,7 +13,7 @@ from typing import Any
 from homolog.analyses.analysis import Analysis, each_model
 from homolog.analyses.induction.drawing import circuit_figure
 from homolog.analyses.induction.figures import PATCHED
-from homolog.analyses.induction.records import TABLES, read_circuits
+from homolog.analyses.induction.records import TABLES, CircuitRecords, read_circuits
 from homolog.analyses.induction.summary import experiment_values, method_values, summary_values
 from homolog.analyses.records import StudyRecords
 from homolog.charts.figure import Figure
@@ -24,7 +24,7 @@ PAGE = "circuits.html"
 
 def _study_values(records: StudyRecords) -> Mapping[str, Any] | None:
     circuits = read_circuits(records.path)
-    return None if circuits is None else summary_values(circuits) | {"elsewhere": PAGE}
+    return None if circuits is None else _values(circuits, PAGE)
 
 
 def _study_figures(records: StudyRecords) -> list[Figure | None]:
@@ -32,18 +32,23 @@ def _study_figures(records: StudyRecords) -> list[Figure | None]:
     return [] if circuits is None else [circuit_figure(circuits)]
 
 
+def _values(circuits: CircuitRecords, elsewhere: str | None = None) -> Mapping[str, Any] | None:
+    """None where no model was asked for induction."""
+    return summary_values(circuits) | {"elsewhere": elsewhere} if circuits.circuits else None
+
+
 ANALYSIS = Analysis(
     "induction",
     "trace induction circuits",
     tables=TABLES,
-    wanted=lambda recipe: recipe.circuits is not None,
+    wanted=lambda recipe: recipe.circuits is not None and recipe.circuits.traced,
     units=each_model,
     measure="homolog.analyses.induction.measure:measure_model",
     units_may_fail=True,
     page="circuits",
     chapter="Result",
     figures=lambda records: [circuit_figure(records)],
-    values=lambda records: summary_values(records) | {"elsewhere": None},
+    values=_values,
 )
 EXPERIMENTS = Analysis(
     "induction experiments",

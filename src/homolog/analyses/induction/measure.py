@@ -19,7 +19,7 @@ from homolog.circuits.off_by_one import OffByOne, off_by_one
 from homolog.circuits.prompts import Prompts, Unable
 from homolog.circuits.recall import recall
 from homolog.models import LanguageModel
-from homolog.record.circuits import DISCOVERED, correlation_column
+from homolog.record.circuits import DISCOVERED, INDUCTION, correlation_column
 from homolog.record.recipe import Circuits
 from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES
 
@@ -40,7 +40,7 @@ def trace(
     own = {"model": name, "architecture": model.architecture}
     about = own | {
         "n_layers": model.n_layers,
-        "task": settings.task,
+        "task": INDUCTION,
         "n_prompts": settings.n_prompts,
         "length": settings.length,
         "repeat": settings.repeat,
@@ -58,7 +58,7 @@ def trace(
         pairs = prompts.pairs(model, corruption)[: settings.discovery_prompts]
         n = settings.validated_edges
         discoveries[corruption] = discover(model, pairs, n_top=n, n_random=n, seed=seed)
-    effects = [own | {"task": settings.task} | r for e in circuit.effects for r in e.rows(seed)]
+    effects = [own | {"task": INDUCTION} | r for e in circuit.effects for r in e.rows(seed)]
     constant = {name: pl.lit(value) for name, value in own.items()}
     edges = [
         EDGES.frame(_kept(discovery).with_columns(corruption=pl.lit(corruption), **constant))
@@ -83,7 +83,9 @@ def _circuit_row(
         "discovery_recall": recall(circuit, discoveries),
     }
     row |= circuit.ability.columns() | offset.columns()
-    row |= circuit.faithfulness.score.columns("faithfulness")
+    score = circuit.faithfulness.score
+    row |= score.columns("faithfulness") | circuit.null.columns("null")
+    row["faithful"] = circuit.null.is_beaten_by(float(score.value))
     for corruption, discovery in discoveries.items():
         for group in discovery.correlation.iter_rows(named=True):
             for kind in ("pearson", "spearman"):

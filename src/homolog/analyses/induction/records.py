@@ -1,6 +1,7 @@
-"""The circuits of a run, as figures and sections read them: five tables, checked together.
+"""The circuits of a run, as figures and sections read them: of induction five tables, checked.
 
-A model that cannot do the task has a row in `circuits` and none elsewhere.
+A model that cannot do the task has a row in `circuits` and none elsewhere.  A run of other tasks
+has those of discovery alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from homolog.errors import InputError
 from homolog.record.circuits import LOGIT_DIFFERENCE
 from homolog.record.run_folder import RunFolder
 from homolog.record.table import Table
-from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES
+from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES, TASK_CIRCUITS
 
 TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES)
 
@@ -42,7 +43,8 @@ class CircuitRecords(Records):
     @property
     def names(self) -> tuple[str, ...]:
         """The models that the page is about."""
-        return tuple(row["model"] for row in self.circuits)
+        rows = self.circuits or self.table(TASK_CIRCUITS).iter_rows(named=True)
+        return tuple(dict.fromkeys(row["model"] for row in rows))
 
     @property
     def able(self) -> list[str]:
@@ -127,14 +129,15 @@ def read_circuits(path: Path | str) -> CircuitRecords | None:
     """
     folder = RunFolder(Path(path))
     missing = [table.file for table in TABLES if not folder.table(table.name).is_file()]
+    records = CircuitRecords(Path(path), run_of(folder))
     if len(missing) == len(TABLES):
-        return None
+        return records if records.has(TASK_CIRCUITS) else None
     if missing:
         lack = f"the report of circuits needs all of their tables, and it lacks {listed(missing)}"
         remedy = "Finish the run first: give the same command the same --out again."
         raise InputError("run folder", str(path), lack, remedy)
-    records = CircuitRecords(Path(path), run_of(folder))
-    if not records.names or len(set(records.names)) < len(records.names):
+    models = [row["model"] for row in records.circuits]
+    if not models or len(set(models)) < len(models):
         raise _damaged(folder, CIRCUITS, "it has one row per model")
     for table in TABLES:
         if strangers := set(records.table(table)["model"]) - set(records.names):

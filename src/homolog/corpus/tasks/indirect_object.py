@@ -60,18 +60,19 @@ def ioi(
     check_count(n_prompts)
     check_choice("corruption", corruption, IOI_CORRUPTIONS)
     tokenizer = tokenizer_of(vocabulary, "indirect object identification")
-    name_ids = single_tokens(tokenizer, names, "Then, Anna and", "name", at_least=5)
+    people = single_tokens(tokenizer, names, "Then, Anna and", "name", at_least=5)
     places = single_tokens(tokenizer, PLACES, "Then, they went to the", "place")
     things = single_tokens(tokenizer, THINGS, "Then, they gave a", "thing")
-    templates = _of_one_length(tokenizer, list(name_ids), list(places), list(things))
+    templates = _of_one_length(tokenizer, people.all, places.all, things.all)
+    name_ids, end = people.tokens, people.space
     generator = seeded("ioi", seed)
     texts: list[str] = []
     corrupt_texts: list[str] = []
     asked: list[tuple[str, str]] = []  # indirect object and subject of each prompt
     for _ in range(n_prompts):
-        io, s, c, d, e = generator.choice(list(name_ids), 5, replace=False)
-        template = str(generator.choice(templates))
-        filler = {"place": generator.choice(list(places)), "thing": generator.choice(list(things))}
+        io, s, c, d, e = generator.choice(people.all, 5, replace=False)
+        template = str(generator.choice(templates)) + end
+        filler = {"place": generator.choice(places.all), "thing": generator.choice(things.all)}
         a, b = (io, s) if generator.random() < 0.5 else (s, io)
         texts.append(template.format(a=a, b=b, s=s, **filler))
         other = {"a": a, "b": b, "s": io} if corruption == "swap" else {"a": c, "b": d, "s": e}
@@ -86,7 +87,9 @@ def ioi(
     first, second = at_s.long().argmax(1), clean.shape[1] - 1 - at_s.flip(1).long().argmax(1)
     positions = {"IO": at_io.long().argmax(1), "S1": first, "S1+1": first + 1, "S2": second}
     positions["last"] = last_position(n_prompts, clean.shape[1])
-    return PromptPairs("ioi", clean, corrupt, answer, distractor, positions, seed)
+    dropped = {"name": people.dropped, "place": places.dropped, "thing": things.dropped}
+    dropped["template"] = tuple(text for text in TEMPLATES if text not in templates)
+    return PromptPairs("ioi", clean, corrupt, answer, distractor, positions, seed, dropped=dropped)
 
 
 def _of_one_length(

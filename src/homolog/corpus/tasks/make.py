@@ -17,6 +17,8 @@ from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 
 N_PROMPTS = 256
+FILE = ".jsonl"
+"""How the name of a task ends that is a file of one's own prompts."""
 TASKS: dict[str, PromptTask] = {
     task.name: task
     for task in (INDUCTION, NATURAL_INDUCTION, IOI, GREATER_THAN, ASSOCIATIVE_RECALL)
@@ -44,19 +46,25 @@ def make_task(
     Raises `InputError`: unknown task or option (with the nearest), a tokenizer that splits what
     must be one token, a file that is missing or wrong (with the line), fewer prompts than asked.
     """
-    if str(name).endswith(".jsonl"):
+    if str(name).endswith(FILE):
         if options:
             requirement = "a task from a file has no options"
             raise InputError("option", next(iter(options)), requirement, "Leave it out.")
         return _begun(_from_file(name, vocabulary, n_prompts), vocabulary)
-    task = TASKS.get(str(name).replace("-", "_"))
-    if task is None:
-        requirement = "it must be one of those known, or a .jsonl file"
-        raise InputError("task", str(name), requirement, known_names(str(name), TASKS))
+    task = TASKS[known_task(str(name))]
     for option in options:
         check_choice(f"option of {task.name}", option, task.options)
     count = N_PROMPTS if n_prompts is None else n_prompts
     return _begun(task.make(vocabulary, count, seed=seed, **options), vocabulary)
+
+
+def known_task(name: str) -> str:
+    """The name of a task as `TASKS` has it; of a file its own.  InputError for an unknown one."""
+    known = name if name.endswith(FILE) else name.replace("-", "_")
+    if known not in TASKS and not name.endswith(FILE):
+        requirement = "it must be one of those known, or a .jsonl file"
+        raise InputError("task", name, requirement, known_names(name, TASKS))
+    return known
 
 
 def _begun(pairs: PromptPairs, vocabulary: Any) -> PromptPairs:

@@ -55,6 +55,9 @@ class PromptPairs:
     n_begun: int = 0
     """Tokens before the prompts proper, which all begin with them: 1 where `begun`."""
 
+    dropped: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Words that the task could not use with this tokenizer, which splits them, by their kind."""
+
     def __post_init__(self) -> None:
         n, length = self.clean.shape
         assert self.corrupt.shape == (n, length) and self.answer.shape == (n,)
@@ -73,6 +76,12 @@ class PromptPairs:
     def length(self) -> int:
         """Tokens of a prompt."""
         return self.clean.shape[1]
+
+    @property
+    def dropped_words(self) -> str:
+        """What was dropped, in words: "name: Alice, Amy; place: garden"; "" for nothing."""
+        kinds = [f"{kind}: {', '.join(words)}" for kind, words in self.dropped.items() if words]
+        return "; ".join(kinds)
 
     def begun(self, bos: int | None) -> PromptPairs:
         """The same prompts after the token that a model's windows begin with; None: as they are."""

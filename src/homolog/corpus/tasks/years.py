@@ -19,6 +19,7 @@ from homolog.corpus.tasks.texts import (
     OWN_PAIRS,
     continuation,
     encode_prompts,
+    name_of,
     shown,
     single_tokens,
 )
@@ -45,7 +46,8 @@ def greater_than(vocabulary: Any, n_prompts: int, *, seed: int = 0) -> PromptPai
     """
     check_count(n_prompts)
     tokenizer = tokenizer_of(vocabulary, "greater-than")
-    nouns = list(single_tokens(tokenizer, NOUNS, "The", "noun"))
+    events = single_tokens(tokenizer, NOUNS, "The", "noun")
+    nouns = events.all
     years = _years(tokenizer, nouns[0])
     ids = {year: token for tokens in years.values() for year, token in tokens.items()}
     numbers = np.array(sorted(ids))
@@ -54,15 +56,15 @@ def greater_than(vocabulary: Any, n_prompts: int, *, seed: int = 0) -> PromptPai
     generator = seeded("greater than", seed)
     chosen = [usable[i] for i in generator.integers(0, len(usable), n_prompts)]
     named = [str(noun) for noun in generator.choice(nouns, n_prompts)]
-    events = [(noun, century, year) for noun, (century, year) in zip(named, chosen, strict=True)]
-    texts = [_EVENT.format(noun=n, century=c, year=f"{y:02d}") for n, c, y in events]
-    corrupt_texts = [_EVENT.format(noun=n, century=c, year="01") for n, c, _ in events]
+    asked = [(noun, century, year) for noun, (century, year) in zip(named, chosen, strict=True)]
+    texts = [_EVENT.format(noun=n, century=c, year=f"{y:02d}") for n, c, y in asked]
+    corrupt_texts = [_EVENT.format(noun=n, century=c, year="01") for n, c, _ in asked]
     clean, corrupt = encode_prompts(tokenizer, texts), encode_prompts(tokenizer, corrupt_texts)
     differs = clean != corrupt
     if clean.shape != corrupt.shape or (differs.sum(1) != 1).any():
         requirement = "its years must be the same tokens wherever they stand"
         raise InputError("tokenizer", texts[0], requirement, OWN_PAIRS)
-    right = numbers[None, :] > np.array([year for _, _, year in events])[:, None]
+    right = numbers[None, :] > np.array([year for _, _, year in asked])[:, None]
     choices = np.array([ids[int(number)] for number in numbers])
     answer, distractor = (
         torch.from_numpy(choices[np.where(of, generator.random(right.shape), -1.0).argmax(1)])
@@ -78,6 +80,11 @@ def greater_than(vocabulary: Any, n_prompts: int, *, seed: int = 0) -> PromptPai
         seed,
         torch.from_numpy(choices),
         torch.from_numpy(right),
+        dropped={
+            "noun": events.dropped,
+            "century": tuple(str(century) for century in CENTURIES if century not in years),
+            "year": tuple(f"{year:02d}" for year in range(100) if year not in ids),
+        },
     )
 
 
@@ -90,9 +97,10 @@ def _years(tokenizer: Any, noun: str) -> dict[int, dict[int, int]]:
         kept = {year: ids[0] for year, ids in tokens.items() if len(ids) == 1}
         if 1 in kept:
             years[century] = kept
-    if sum(len(kept) for kept in years.values()) < 10:
-        reads = f"the tokenizer reads {shown(tokenizer, ' 1732')}"
-        requirement = f"its last two digits must be one token; {reads}"
+    if (n := sum(len(kept) for kept in years.values())) < 10:
+        reads = f"the tokenizer {name_of(tokenizer)} reads {shown(tokenizer, ' 1732')}"
+        needed = "its last two digits must be one token, those of 10 years at least"
+        requirement = f"{needed}, and they are in {n}: {reads}"
         raise InputError("year", "1732", requirement, OWN_PAIRS)
     return years
 

@@ -1,0 +1,59 @@
+"""Which nodes of each model do each task, and is that more than nodes drawn at random do?
+
+One measure for each model, of all its tasks: the circuit of each by discovery, beside random ones,
+by size, and on the prompts of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from homolog.analyses.analysis import Analysis, each_model
+from homolog.analyses.material import Material
+from homolog.analyses.records import Records
+from homolog.analyses.task_circuits.figures import curve_figure
+from homolog.analyses.task_circuits.summary import section_values, table_lines
+from homolog.record.tables import (
+    TASK_CIRCUITS,
+    TASK_CURVES,
+    TASK_EDGES,
+    TASK_GAPS,
+    TASK_NODES,
+    TASK_TRANSFERS,
+)
+
+CHAPTER = "Circuits of tasks"
+
+
+def _says(material: Material) -> list[dict[str, Any]]:
+    """What was found, a line for each model and task, and what was left out."""
+    return [{"words": line} for line in table_lines(material.table(TASK_CIRCUITS))]
+
+
+def _values(records: Records) -> Mapping[str, Any] | None:
+    return section_values(records) if records.has(TASK_CIRCUITS) else None
+
+
+ANALYSIS = Analysis(
+    "task_circuits",
+    "find circuits of tasks",
+    tables=(TASK_CIRCUITS, TASK_NODES, TASK_GAPS, TASK_CURVES, TASK_TRANSFERS, TASK_EDGES),
+    wanted=lambda recipe: recipe.circuits is not None and bool(recipe.circuits.discovered),
+    units=each_model,
+    measure="homolog.analyses.task_circuits.measure:measure_model",
+    units_may_fail=True,
+    says=_says,
+    page="circuits",
+    chapter=CHAPTER,
+    figures=lambda records: [curve_figure(records)],
+    values=_values,
+)
+SUMMARY = Analysis(
+    "task_circuits summary",
+    page="study",
+    chapter=CHAPTER,
+    figures=lambda records: [curve_figure(records)],
+    values=_values,
+    template=ANALYSIS.section,
+)
