@@ -42,7 +42,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 import homolog
-from homolog.circuits.tracers import tracer_of
+from homolog.circuits.known import require_paths
 from homolog.errors import InputError
 from homolog.models import Add, LanguageModel, Replace, save
 from homolog.models.guards import no_fetched_kernels
@@ -174,7 +174,7 @@ def _logits(model: LanguageModel, tokens: Tensor) -> Tensor:
 
 def _has_circuits(model: LanguageModel) -> bool:
     try:
-        tracer_of(model)
+        require_paths(model)
     except InputError:
         return False
     return True

@@ -220,9 +220,10 @@ class _Scores:
         }
         for mixer in self._states:
             if mixer.local_taps is not None:
-                # that of every tap, for the output is their sum
-                gradient = self._gradients[Site(mixer.local_out, mixer.layer)]
-                taps = torch.einsum("bpjd,bpd->bpj", self.contrast.taps(mixer), gradient)
+                gradient = self._gradients[_of_taps(mixer)]
+                if gradient.ndim == 3:  # that of every tap, for the output is their sum
+                    gradient = gradient.unsqueeze(2)
+                taps = (self.contrast.taps(mixer) * gradient).sum(-1)
                 sums[Site(mixer.local_taps, mixer.layer)] = _by_label(taps, one_hot)
             write = Site("write", mixer.layer)
             sums[write] = _by_label(self._writes[write], one_hot)
@@ -239,8 +240,8 @@ class _Scores:
         clean, corrupt = run.clean["embed"], run.corrupt["embed"]
         sites = [receiver.site for receiver in self.receivers]
         for mixer in self._states:
-            kinds = [mixer.readout, *([mixer.local_out] if mixer.local_taps else [])]
-            sites += [Site(kind, mixer.layer) for kind in kinds]
+            sites += [Site(mixer.readout, mixer.layer)]
+            sites += [_of_taps(mixer)] if mixer.local_taps is not None else []
         kept = [Site(kind, mixer.layer) for mixer in self._states for kind in mixer.inputs]
         way = (corrupt + clean_part * (clean - corrupt)).requires_grad_()
         # A receiver's input may be the stream itself: as a view of its own it has the gradient of
@@ -278,6 +279,11 @@ class _Scores:
             (scores,) = torch.autograd.grad((readouts * gradient).sum(), share)
         site = Site("write", mixer.layer)
         self._writes[site] = self._writes.get(site, 0) + scores
+
+
+def _of_taps(mixer: LinearMixer) -> Site:
+    """Where the gradient of taps is read: at their sum, where the local part has one."""
+    return Site(mixer.local_out or mixer.local_taps or "", mixer.layer)
 
 
 def _by_label(

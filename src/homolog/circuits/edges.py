@@ -99,7 +99,7 @@ def ends(model: LanguageModel) -> dict[str, tuple[Site, ...]]:
             table |= {str(site): (site,) for site in own}
             table |= {str(site): tuple(own) for site in reads(branch)}
             inner = [branch.local, branch.local_taps] if isinstance(branch, Mixer) else []
-            inner += ["write", branch.state] if isinstance(branch, LinearMixer) else []
+            inner += [branch.write, branch.state] if isinstance(branch, LinearMixer) else []
             table |= {f"{kind}.{layer}": tuple(own) for kind in inner if kind}
             if isinstance(branch, Attention):
                 table |= _read_by(branch, own)
@@ -198,5 +198,6 @@ class Contrast:
 
 
 def with_states(model: LanguageModel) -> list[LinearMixer]:
-    """The mixers whose writes are edges."""
-    return [m for m in require_paths(model).mixers() if isinstance(m, LinearMixer)]
+    """The mixers whose writes into a state are edges."""
+    mixers = require_paths(model).mixers()
+    return [m for m in mixers if isinstance(m, LinearMixer) and m.state != m.write]

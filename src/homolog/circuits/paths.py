@@ -64,7 +64,7 @@ class Paths(Replay):
             for kind in self._kinds_at_end(layer)
         ]
         kept += [site for m in self.model.mixers() for site in self._past_sites(m)]
-        kept += [self._carried_in(m) for m in with_states]
+        kept += [site for m in with_states for site in self._carried_in(m)]
         self._clean = self.model.run(self.tokens, capture=list(dict.fromkeys(kept)), last_only=True)
         assert self._clean.logits is not None
         self.logits = self._clean.logits[:, 0]
@@ -182,13 +182,13 @@ class Paths(Replay):
     def states_to_logits(self) -> Iterator[Patched]:
         """What each state carries into the last position from the corrupt run, the others held."""
         mixers = [m for m in self.model.mixers() if isinstance(m, LinearMixer)]
-        run = self._corrupt_run([self._carried_in(m) for m in mixers])
+        run = self._corrupt_run([site for m in mixers for site in self._carried_in(m)])
         starts = []
         for mixer in mixers:
             at = self._at_end[mixer]
-            state = mixer.step(mixer.from_site(run[self._carried_in(mixer)]), at)
+            state = mixer.step(self._carried(mixer, run), at)
             new = mixer.read(state, at)[None]
-            starts.append(self._start(mixer, [f"state.{mixer.layer}"], [0], new, "state"))
+            starts.append(self._start(mixer, [state_name(mixer)], [0], new, "state"))
         return self._walked(starts, "state")
 
     # --- writes at earlier positions
@@ -423,12 +423,14 @@ class Paths(Replay):
         """Clean values of a branch at the last position."""
         return {kind: self._clean[Site(kind, branch.layer, position=-1)] for kind in kinds}
 
-    def _carried_in(self, mixer: LinearMixer) -> Site:
-        return Site(mixer.state, mixer.layer, position=self.end - 1)
+    def _carried_in(self, mixer: LinearMixer) -> list[Site]:
+        kinds = mixer.state_kinds(self.end - 1)
+        return [Site(kind, mixer.layer, position=position) for kind, position in kinds]
 
-    def _carried(self, mixer: LinearMixer) -> Tensor:
-        """The clean state before the last position."""
-        return mixer.from_site(self._clean[self._carried_in(mixer)])
+    def _carried(self, mixer: LinearMixer, run: Run | None = None) -> Tensor:
+        """The state before the last position, of the clean prompts if no run is given."""
+        run = self._clean if run is None else run
+        return mixer.state_of([run[site] for site in self._carried_in(mixer)])
 
     def _state(self, mixer: LinearMixer) -> Tensor:
         """The clean state at the last position."""
@@ -532,8 +534,8 @@ class Paths(Replay):
         found = [
             (mixer, head)
             for mixer, head in self.parts()
-            if part_name(mixer, head) == str(site)
-            or (str(site) == f"state.{mixer.layer}" and isinstance(mixer, LinearMixer))
+            if str(site) == part_name(mixer, head)
+            or (isinstance(mixer, LinearMixer) and str(site) == state_name(mixer))
         ]
         if not found:
             requirement = "it must be a part that reads other positions, by its readout"
@@ -575,6 +577,11 @@ def part_name(mixer: Mixer, head: int = 0) -> str:
     """Its readout's name: z.2.3, or y.2 where nothing is read by head."""
     name = f"{mixer.readout}.{mixer.layer}"
     return f"{name}.{head}" if mixer.n_heads > 1 else name
+
+
+def state_name(mixer: LinearMixer) -> str:
+    """The name of its state: state.2."""
+    return f"{mixer.state}.{mixer.layer}"
 
 
 def local_window(values: Tensor, at: Tensor, width: int) -> Tensor:

@@ -20,14 +20,14 @@ from torch import Tensor
 from homolog.circuits.effects import Effects, PathQuestion, measure_effects
 from homolog.circuits.known import require_paths
 from homolog.circuits.metrics import Interval, interval, measure
-from homolog.circuits.paths import Paths, part_name
+from homolog.circuits.paths import Paths, part_name, state_name
 from homolog.circuits.prompts import METRIC, Prompts, answers, around, around_columns, label
 from homolog.circuits.replay import Patched
 from homolog.corpus.tasks import PromptPairs
 from homolog.models.base import LanguageModel
 from homolog.models.edits import Replace
 from homolog.models.mixers.attention import Attention
-from homolog.models.mixers.base import LinearMixer, Mixer
+from homolog.models.mixers.base import LinearMixer
 from homolog.models.mixers.projections import READS
 from homolog.models.sites import Site
 from homolog.record import circuits as names
@@ -84,6 +84,8 @@ class Tracer:
             part_name(m, h) for m in mixers if isinstance(m, Attention) for h in range(m.n_heads)
         ]
         self.states = [m for m in mixers if isinstance(m, LinearMixer)]
+        self.by_state = {state_name(m): m for m in self.states}
+        self.by_write = {write_name(m): m for m in self.states}
 
     def trace(self) -> tuple[str, list[Role]]:
         """The key part and the roles, after all experiments."""
@@ -143,8 +145,8 @@ class Tracer:
         )
         evidence = "the state it carries to the last position; another B"
         copiers = self.roles(names.COPIER, copied, evidence)
-        key_layers = [int(role.component.split(".")[1]) for role in copiers[:KEY_LAYERS]]
-        carriers = sorted(self._carriers(key_layers), key=lambda role: -role.share)
+        keys = [self.by_state[role.component] for role in copiers[:KEY_LAYERS]]
+        carriers = sorted(self._carriers(keys), key=lambda role: -role.share)
         evidence = "its output at the last position; nothing repeated"
         return copiers[0], [
             *carriers[:1],
@@ -153,34 +155,35 @@ class Tracer:
             *copiers,
         ]
 
-    def _carriers(self, layers: Sequence[int]) -> list[Role]:
+    def _carriers(self, keys: Sequence[LinearMixer]) -> list[Role]:
         """What brings A into the key states: the taps of their local parts, and parts before."""
-        questions = [one for layer in layers for one in self._questions(layer)]
+        asked = [(key, one) for key in keys for one in self._questions(key)]
         roles: list[Role] = []
-        for effects in self.ask(*questions):
-            question, receiver = effects.question, effects.question.receiver
+        for (key, question), effects in zip(asked, self.ask(*(q for _, q in asked)), strict=True):
+            receiver = question.receiver
             if question.corruption != names.REPLACE_A or question.experiment == names.STATE_WRITES:
                 continue
-            layer, _, position = receiver.split(".")[1].partition("@")
+            position = receiver.partition("@")[2]
             if question.experiment == names.LAYER_TO_KEY_LAYER:
                 evidence = f"its output before the end, as {receiver} carries it; another A"
                 roles += self.roles(names.CARRIER, effects, evidence)
             else:
-                taps = self._state(int(layer)).local_taps
-                evidence = f"one tap's input to the write of state.{layer} at {position}; another A"
+                taps = f"{key.local_taps}.{key.layer}"
+                evidence = (
+                    f"one tap's input to the write of {state_name(key)} at {position}; another A"
+                )
                 roles += self.roles(
-                    names.CARRIER, effects, evidence, lambda at, of=f"{taps}.{layer}": f"{of}@{at}"
+                    names.CARRIER, effects, evidence, lambda at, of=taps: f"{of}@{at}"
                 )[:1]
         return roles
 
-    def _questions(self, layer: int) -> list[PathQuestion]:
+    def _questions(self, state: LinearMixer) -> list[PathQuestion]:
         """What is asked of a key state."""
-        state = self._state(layer)
         upstream = PathQuestion(
             names.LAYER_TO_KEY_LAYER,
             names.REPLACE_A,
             lambda p, _: p.parts_to_part(part_name(state)),
-            f"state.{layer}",
+            state_name(state),
             {"position": "before last"},
         )
         taps = [
@@ -195,7 +198,7 @@ class Tracer:
             *([upstream] if self._before(part_name(state)) else []),
         ]
 
-    def _taps(self, state: Mixer, shift: int, corruption: str) -> PathQuestion:
+    def _taps(self, state: LinearMixer, shift: int, corruption: str) -> PathQuestion:
         """Each tap's input alone, then all, into the write at B + shift.
 
         Senders are the positions that the taps read.
@@ -208,12 +211,9 @@ class Tracer:
             names.into_write(write_at),
             corruption,
             lambda p, part: p.taps_to_write(part_name(state), part.positions["B"] + shift, taps),
-            f"write.{state.layer}@{write_at}",
+            f"{write_name(state)}@{write_at}",
             {"sender": f"{state.local}.{state.layer}", "position": list(taps)},
         )
-
-    def _state(self, layer: int) -> LinearMixer:
-        return next(m for m in self.states if m.layer == layer)
 
     # --- what the circuit is chosen from
 
@@ -227,22 +227,25 @@ class Tracer:
         return {self._part(role.component.split("@")[0]) for role in roles}
 
     def _part(self, component: str) -> str:
+        """The part that a head, a state, a readout or a tap is of."""
         if component in self.heads:
             return component
-        return part_name(self._state(int(component.split(".")[1])))
+        site = Site.parse(component)
+        kinds = ((m, (m.state, m.readout, m.local_taps)) for m in self.states)
+        return part_name(next(m for m, own in kinds if m.layer == site.layer and site.kind in own))
 
     # --- Off-by-One
 
     def carriers(self, key: str) -> list[str]:
         """Where the Off-by-One test looks; `key` is the key part."""
         heads = [key] if key in self.heads else []
-        return [*heads, *(f"write.{m.layer}" for m in self.states)]
+        return [*heads, *self.by_write]
 
     def carried(self, paths: Paths, place: str, at: dict[str, Tensor]) -> Iterator[Patched]:
         """What that place carries of each of the positions `at` (label: (prompt,)), patched."""
         if place in self.heads:
             return paths.writes_to_logits(place, at)
-        return paths.writes_to_logits(part_name(self._state(int(place.split(".")[1]))), at)
+        return paths.writes_to_logits(part_name(self.by_write[place]), at)
 
     def predicted(self, place: str, pairs: PromptPairs, offsets: Sequence[int]) -> Tensor:
         """Share of each offset in what that place carries, by its mixer; NaN: it tells none.
@@ -250,42 +253,37 @@ class Tracer:
         A tap that reads k positions back brings a token to offset k.  Its share is the energy of
         what it brings, channel by channel, each weighed by how much the answer reads of it:
 
-            share[k] ~ sum over d of a[d] (weight[d, k] s[d])^2
-            s[d]  standard deviation of the local part's input
-            a[d]  mean over prompts of the sum over positions of (dm / d local_out[p, d])^2
+            share[k] ~ sum over d of a[k, d] s[k, d]^2
+            s[k, d]   standard deviation of what the tap brings
+            a[k, d]   sum over prompts and positions of (dm / d that)^2
 
         m is the answer's logit difference.
         """
         unknown = torch.full((len(offsets),), torch.nan, dtype=torch.float64)
         if place in self.heads:
             return unknown
-        state = self._state(int(place.split(".")[1]))
-        if state.local_taps is None:
-            return unknown
-        weight, read, spread = self._read_of_taps(state, pairs[:_PREDICTED_FROM])
-        energy = (read * (weight * spread[:, None]).square().t()).sum(-1).flip(0)
-        share = (energy / energy.sum()).cpu()
+        state = self.by_write[place]
+        share = torch.ones(1, dtype=torch.float64)  # without a local part a token stays where it is
+        if state.local_taps is not None:
+            energy = self._energy_of_taps(state, pairs[:_PREDICTED_FROM]).flip(0)
+            share = (energy / energy.sum()).cpu()
         return torch.tensor(
             [float(share[o]) if 0 <= o < len(share) else 0.0 for o in offsets], dtype=torch.float64
         )
 
-    def _read_of_taps(self, state: LinearMixer, pairs: PromptPairs) -> tuple[Tensor, ...]:
-        """Weights (channel, tap), how much is read of each channel, and its input's spread."""
-        assert state.local is not None
-        sites = [Site(kind, state.layer) for kind in (state.local, state.local_out)]
-        embedded = self.model.plain.run(pairs.clean, capture=["embed"], stop_after="embed")["embed"]
+    def _energy_of_taps(self, state: LinearMixer, pairs: PromptPairs) -> Tensor:
+        """sum over d of a s^2 for each tap; the last one reads the own position."""
+        assert state.local_taps is not None
+        model, site = self.model.plain, Site(state.local_taps, state.layer)
+        embedded = model.run(pairs.clean, capture=["embed"], stop_after="embed")["embed"]
         with torch.enable_grad():
             start = Replace("embed", embedded.clone().requires_grad_())
-            run = self.model.plain.run(pairs.clean, capture=sites, edits=[start], last_only=True)
+            run = model.run(pairs.clean, capture=[site], edits=[start], last_only=True)
             assert run.logits is not None
             value = measure(run.logits[:, -1], pairs)[METRIC].sum()
-            (gradient,) = torch.autograd.grad(value, [run[sites[1]]])
-        read = gradient.double().square().sum((0, 1))
-        return (
-            state.tap_weights().double(),
-            read,
-            run[sites[0]].detach().double().flatten(0, 1).std(0),
-        )
+            (gradient,) = torch.autograd.grad(value, [run[site]])
+        brought = run[site].detach().double().flatten(0, 1)
+        return (gradient.double().square().sum((0, 1)) * brought.var(0)).sum(-1)
 
     # --- asking
 
@@ -364,10 +362,15 @@ def _by_position(key: str, read: str, name: str, corruption: str) -> PathQuestio
     )
 
 
-def _writes(state: Mixer, name: str, corruption: str) -> PathQuestion:
+def write_name(state: LinearMixer) -> str:
+    """The name of what a position adds to a state: write.2."""
+    return f"{state.write}.{state.layer}"
+
+
+def _writes(state: LinearMixer, name: str, corruption: str) -> PathQuestion:
     return PathQuestion(
         names.STATE_WRITES,
         corruption,
         lambda p, part: p.writes_to_logits(part_name(state), around(part, name, OFFSETS)),
-        about={"sender": f"write.{state.layer}"} | around_columns(name, OFFSETS),
+        about={"sender": write_name(state)} | around_columns(name, OFFSETS),
     )

@@ -116,10 +116,6 @@ class Mixer(Branch):
         """
         raise NotImplementedError(f"{self.kind} has no local part")
 
-    def tap_weights(self) -> Tensor:
-        """What each tap multiplies with, (channel, tap); the last one reads the own position."""
-        raise NotImplementedError(f"{self.kind} has no taps")
-
     def prepared(self, values: Inputs, context: Context) -> Inputs:
         """Inputs from what a run captured at the kinds `inputs`."""
         return values
@@ -167,13 +163,19 @@ class LinearMixer(Mixer):
     """A mixer whose state after a step is linear in the state before and in what is written.
 
     state    the kind of its state
+    write    the kind of what a position adds to it
     """
 
     state: ClassVar[str] = "state"
+    write: ClassVar[str] = "write"
 
-    def from_site(self, value: Tensor) -> Tensor:
-        """The state as `step` takes it, from what a run captured at its site."""
-        return value
+    def state_kinds(self, position: int) -> list[tuple[str, int]]:
+        """Kinds and positions that a run captures so that `state_of` knows the state there."""
+        return [(self.state, position)]
+
+    def state_of(self, values: Sequence[Tensor]) -> Tensor:
+        """The state as `step` takes it, from what was captured at `state_kinds`."""
+        return values[0]
 
     @abstractmethod
     def states(self, inputs: Inputs, positions: Sequence[int]) -> Tensor:

@@ -7,12 +7,14 @@ Tap j reads the position K - 1 - j before.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from homolog.models.mixers.base import Inputs, LinearMixer
 from homolog.models.taps import Taps
 from homolog.models.widening import widened
 
@@ -64,6 +66,20 @@ class Convolution:
         if self._conv.bias is not None:
             earlier = earlier + self._conv.bias
         return earlier + x * self.weight[:, 0, -1]
+
+
+class ConvolvedMixer(LinearMixer):
+    """A linear mixer whose local part is a convolution, with the sites conv_in to conv_out."""
+
+    local, local_taps, local_out = "conv_in", "conv_taps", "conv_out"
+    convolution: Convolution
+
+    @abstractmethod
+    def written(self, conv_out: Tensor) -> Inputs:
+        """What of a position's inputs its convolution's output (..., channel) gives."""
+
+    def from_local(self, window: Tensor) -> Inputs:
+        return self.written(self.convolution(window)[..., -1, :])
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

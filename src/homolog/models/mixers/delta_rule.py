@@ -33,8 +33,8 @@ from torch import Tensor
 from transformers.activations import ACT2FN
 
 from homolog.axes import Residual
-from homolog.models.mixers.base import Context, Inputs, LinearMixer, Norm
-from homolog.models.mixers.convolution import Convolution
+from homolog.models.mixers.base import Context, Inputs, Norm
+from homolog.models.mixers.convolution import Convolution, ConvolvedMixer
 from homolog.models.mixers.recurrence import Start, recur
 from homolog.models.products import linear
 from homolog.models.scan import ScanResult, delta_scan
@@ -75,13 +75,12 @@ class DeltaParts:
     beta: float = 1.0
 
 
-class DeltaRule(LinearMixer):
+class DeltaRule(ConvolvedMixer):
     """The gated delta rule of one block."""
 
     kind = "delta rule"
     readout = "y"
     stream, out = "mixer_in", "mixer_out"
-    local, local_taps = "conv_in", "conv_taps"
 
     def __init__(self, layer: int, norm: Norm, parts: DeltaParts) -> None:
         self.layer, self.norm, self.parts = layer, norm, parts

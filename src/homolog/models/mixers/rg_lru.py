@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from homolog.axes import Residual
-from homolog.models.mixers.base import Context, Inputs, LinearMixer, Norm
+from homolog.models.mixers.base import Context, Inputs, Norm
 from homolog.models.mixers.channels import all_states, carried, tapped_states
-from homolog.models.mixers.convolution import Convolution
+from homolog.models.mixers.convolution import Convolution, ConvolvedMixer
 from homolog.models.products import linear
 from homolog.models.taps import NOTHING, Taps
 from homolog.models.widening import widened
@@ -37,7 +37,7 @@ FIRST = "first"
 GATES = ("recurrence_gate", "input_gate")
 
 
-class RGLRU(LinearMixer):
+class RGLRU(ConvolvedMixer):
     """The recurrent block of RecurrentGemma over the module of transformers."""
 
     kind = "RG-LRU"
@@ -48,7 +48,6 @@ class RGLRU(LinearMixer):
         *("A_bar", "B_bar", "write", "state", "y", "gate", "mixer_out"),
     )
     inputs = ("conv_in", "gate_in", "conv_out", *GATES)
-    local, local_taps = "conv_in", "conv_taps"
 
     def __init__(self, layer: int, norm: Norm, module: Any) -> None:
         self.layer, self.norm, self.module = layer, norm, module

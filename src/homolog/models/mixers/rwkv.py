@@ -112,6 +112,12 @@ class TimeMixing(LinearMixer):
         assert past is not None
         return self._entered(self.norm(h), past[:, 0])
 
+    def from_local(self, window: Tensor) -> Inputs:
+        return self._entered(window[..., -1, :], window[..., 0, :])
+
+    def state_of(self, values: Sequence[Tensor]) -> Tensor:
+        return torch.cat([values[0], values[0]], -1)  # the state before it is not asked for
+
     def states(self, inputs: Inputs, positions: Sequence[int]) -> Tensor:
         after = all_states(self._log_decay, self._write(inputs))
         found = torch.cat([torch.zeros_like(after[:, :1]), after[:, :-1]], 1)
@@ -150,6 +156,7 @@ class ChannelMixing(ShiftRegister):
     sites = ("mlp_in", "mlp_normed", "mlp_shifted", "mlp_gate", "mlp_hidden", "mlp_out")
     neurons = ("mlp_hidden",)
     inputs = ("mlp_normed",)
+    state = write = "mlp_normed"
     width = 2
 
     def __init__(self, layer: int, norm: Norm, module: Any) -> None:
@@ -168,6 +175,13 @@ class ChannelMixing(ShiftRegister):
 
     def enter(self, h: Tensor, context: Context) -> Inputs:
         return {"mlp_normed": self.norm(h)}
+
+    def state_kinds(self, position: int) -> list[tuple[str, int]]:
+        return [("mlp_normed", p) for p in (position - 1, position) if p >= 0]
+
+    def state_of(self, values: Sequence[Tensor]) -> Tensor:
+        missing = [torch.zeros_like(values[0])] * (self.width - len(values))
+        return torch.stack([*missing, *values], -1)
 
     def written(self, at: Inputs) -> Tensor:
         return at["mlp_normed"]

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from homolog.axes import Residual
-from homolog.models.mixers.base import Context, Inputs, LinearMixer, Norm
-from homolog.models.mixers.convolution import Convolution
+from homolog.models.mixers.base import Context, Inputs, Norm
+from homolog.models.mixers.convolution import Convolution, ConvolvedMixer
 from homolog.models.mixers.recurrence import Start, recur
 from homolog.models.products import linear, project
 from homolog.models.scan import ScanInputs, propagate, selective_scan
@@ -39,7 +39,7 @@ SMALLEST_STEP = 1e-20
 OUTPUT = ("y", "skip", "gate", "mixer_out")
 
 
-class SelectiveScan(LinearMixer):
+class SelectiveScan(ConvolvedMixer):
     """The mixer of Mamba-1 over the module of transformers.
 
     norms   of dt', B and C
@@ -51,7 +51,6 @@ class SelectiveScan(LinearMixer):
     sites = (*CONVOLUTION, *SELECTION, *RECURRENCE, *OUTPUT)
     neurons = ("ssm_input", "gate")
     inputs = ("conv_in", "gate_in", *SELECTION)
-    local, local_taps, local_out = "conv_in", "conv_taps", "conv_out"
 
     def __init__(
         self, layer: int, norm: Norm, module: Any, norms: tuple[Norm, Norm, Norm] | None = None
@@ -153,17 +152,11 @@ class SelectiveScan(LinearMixer):
         return self._entered(x, z, self.convolution.at(x, past))
 
     def _entered(self, x: Tensor, z: Tensor, conv_out: Tensor) -> Inputs:
+        return {"conv_in": x, "gate_in": z} | self.written(conv_out)
+
+    def written(self, conv_out: Tensor) -> Inputs:
         u = self.module.act(conv_out)
-        dt, B, C = self._selection(u)
-        values = (x, z, u, dt, B, C)
-        return dict(zip(self.inputs, values, strict=True))
-
-    def from_local(self, window: Tensor) -> Inputs:
-        u = self.module.act(self.convolution(window)[..., -1, :])
         return dict(zip(SELECTION, (u, *self._selection(u)), strict=True))
-
-    def tap_weights(self) -> Tensor:
-        return self.convolution.weight[:, 0].detach()
 
     def scan_inputs(self, inputs: Inputs) -> ScanInputs:
         """Of the recurrence, (batch, position, ...)."""

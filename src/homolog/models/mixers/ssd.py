@@ -28,8 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from homolog.axes import Residual
-from homolog.models.mixers.base import Context, Inputs, LinearMixer, Norm
-from homolog.models.mixers.convolution import Convolution
+from homolog.models.mixers.base import Context, Inputs, Norm
+from homolog.models.mixers.convolution import Convolution, ConvolvedMixer
 from homolog.models.mixers.recurrence import Start, recur
 from homolog.models.products import linear
 from homolog.models.scan import linear_carry, linear_scan
@@ -55,7 +55,7 @@ class Selected(NamedTuple):
         return Selected(*(t[:, positions] for t in self))
 
 
-class SSD(LinearMixer):
+class SSD(ConvolvedMixer):
     """The mixer of Mamba-2 over the module of transformers.
 
     after   what is done to the output before it is added
@@ -67,7 +67,6 @@ class SSD(LinearMixer):
     sites = (*CONVOLUTION, *SELECTION, *RECURRENCE, *OUTPUT)
     neurons = ("ssm_input", "gate")
     inputs = ("conv_in", "gate_in", *SELECTION)
-    local, local_taps = "conv_in", "conv_taps"
 
     def __init__(self, layer: int, norm: Norm, module: Any, after: Norm | None = None) -> None:
         self.layer, self.norm, self.module, self.after = layer, norm, module, after
