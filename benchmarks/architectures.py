@@ -25,6 +25,7 @@ import multiprocessing
 import re
 import sys
 import tempfile
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -66,8 +67,9 @@ COMMAND = "python benchmarks/architectures.py --out docs"
 START = f"""# Architectures
 
 Which causal language models of transformers are read, and how exactly. Of every type a tiny model
-with random weights was made, saved, loaded and checked, in float32 on a CPU; an encoder that can be
-a decoder (BERT's family) was made one. Written by `{COMMAND}`, which does all of it again.
+with random weights was made, saved, loaded and checked, in float32 on a CPU. What may have or be an
+encoder was made a decoder alone (BERT's family by `is_decoder = true`, BART's by
+`is_encoder_decoder = false`); else it is refused. Written by `{COMMAND}`, which does it all again.
 """
 CHECKS = f"""`exact`: to the bit; `{ROUNDED}`: within {ROUNDING:g} of the norm.
 
@@ -136,8 +138,11 @@ def _transformers_own() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = " ".join(str(error).split())
-        raise NotMade(f"{type(error).__name__}: {said[:200]}") from error
+        raise NotMade(said_by(error)) from error
+
+
+def said_by(error: Exception) -> str:
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 200, placeholder=' ...')}"
 
 
 def _spread(hf: Any) -> Any:
@@ -318,8 +323,7 @@ def _send(model_type: str, pipe: Any) -> None:
     try:
         pipe.send(outcome(model_type))
     except Exception as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        pipe.send(Outcome(FAILED, f"not an InputError but {said}"))
+        pipe.send(Outcome(FAILED, f"not an InputError: {said_by(error)}"))
 
 
 def page(outcomes: Mapping[str, Outcome]) -> str:

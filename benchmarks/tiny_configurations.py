@@ -116,8 +116,9 @@ SMALL: dict[str, Any] = {
     "vision_output_dim": 32,
     "hidden_size_per_layer_input": 8,
     "vocab_size_per_layer_input": VOCABULARY,
-    # how it is made
+    # a decoder alone
     "is_decoder": True,
+    "is_encoder_decoder": False,
 }
 """What makes a configuration small, whatever its type."""
 
