@@ -26,7 +26,6 @@ from homolog.dictionaries.configs import TrainingConfig
 from homolog.dictionaries.kinds import KINDS
 from homolog.matching import MatchSettings
 from homolog.record import settings, tables
-from homolog.record.circuits import CircuitSearch
 from homolog.record.recipe import EvaluationRecipe, Recipe, SaeRecipe
 
 FOLDER = Path(__file__).parent
@@ -95,7 +94,6 @@ def settings_page() -> str:
     parts += [
         settings.page(SaeRecipe, "Options of `homolog sae train`"),
         settings.page(EvaluationRecipe, "Options of `homolog sae eval`"),
-        settings.page(CircuitSearch, "Options of `homolog circuits discover`"),
     ]
     parts += [settings.page(MatchSettings, "`homolog.match` and `homolog match`")]
     parts += [settings.page(TrainingConfig, "Of the training, from Python")]

@@ -75,7 +75,7 @@ def run_circuits(
         if not made:
             reasons = [why["error"] for work, why in context.failed.items() if " " in work]
             raise RuntimeError(f"no circuit could be traced: {'; '.join(reasons)}")
-        if not any(table["able"].any() for table in made):
+        if not any(table["faithfulness"].is_not_null().any() for table in made):
             raise InputError(
                 "models",
                 [model.name for model in models],

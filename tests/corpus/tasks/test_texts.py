@@ -53,8 +53,10 @@ def test_prompts_say_which_words_were_dropped() -> None:
 
 def test_too_few_words_name_the_tokenizer_and_how_many_are_left(tmp_path) -> None:
     tokenizer = english()
-    tokenizer.name_or_path = str(tmp_path / "mine")
-    said = r"name is 'Wu', but the tokenizer mine must have 5 or more names .* has 4 of 6: it reads"
+    tokenizer.name_or_path = str(tmp_path / "of" / "mine")
+    said = (
+        r"name is 'Wu', but the tokenizer of/mine must have 5 or more names .* has 4 of 6: it reads"
+    )
     with pytest.raises(InputError, match=said):
         ioi(tokenizer, 4, names=[*NAMES[:4], "Wu", "Li"])
     tokenizer.name_or_path = "OWNER/NAME"

@@ -110,5 +110,5 @@ def _layers() -> list[alt.Chart]:
             x, y, colour, detail="line:N"
         ),
         lines(DISCOVERED, strokeWidth=2.5, point=True).encode(x, y, colour, tooltip=tip),
-        ring.mark_point(size=150, strokeWidth=2).encode(x, y, colour, tooltip=tip),
+        ring.mark_point(size=150, strokeWidth=2, filled=False).encode(x, y, colour, tooltip=tip),
     ]

@@ -42,48 +42,47 @@ def called(row: Row) -> str:
     if row["faithful"]:
         return "faithful"
     if row["n_nodes"] == row["n_nodes_of_model"]:
-        return "not faithful, it is the whole model"
+        return "not faithful: it is the whole model"
     if row["faithfulness"] <= row["null_most"]:
-        return "not faithful, random circuits do as much"
+        return "not faithful: random ones do as much"
     return "not faithful"
-
-
-def section_values(records: Records) -> dict[str, Any]:
-    """What the section is filled with."""
-    rows = records.table(TASK_CIRCUITS).to_dicts()
-    return {
-        "circuits": circuit_table(rows),
-        "unable": [row for row in rows if row["faithfulness"] is None],
-        "dropped": [row for row in rows if row["dropped"]],
-        "transfers": transfer_tables(records.table(TASK_TRANSFERS)),
-        "nodes": node_tables(records.table(TASK_NODES)),
-        "least": FAITHFUL,
-    }
-
-
-def circuit_table(rows: list[dict[str, Any]]) -> ShownTable:
-    """Each circuit beside its null."""
-    cells: Cells = {
-        "Model": lambda row: row["model"],
-        "Task": lambda row: row["task"],
-        "Solved": lambda row: percent(row["solved"]),
-        "Nodes": lambda row: f"{row['n_nodes']} of {row['n_nodes_of_model']}",
-        "Faithfulness, 95% interval": lambda row: interval_words(row, "faithfulness"),
-        "Random circuits, lowest to highest": lambda row: _beside(row, "null"),
-        "Called": called,
-        "CPR": lambda row: number(row["cpr"]),
-        "Random orders": lambda row: _beside(row, "random_cpr"),
-        "CMD": lambda row: number(row["cmd"]),
-        "Random orders ": lambda row: _beside(row, "random_cmd"),
-    }
-    found = [row for row in rows if row["faithfulness"] is not None]
-    return ShownTable.of("Circuits, and chance", cells, found, numeric=(2, 3, 4, 5, 7, 8, 9, 10))
 
 
 def _beside(row: Row, name: str) -> str:
     """What was drawn at random: "0.31 (0.28 to 0.34)"."""
     ends = " to ".join(number(row[f"{name}_{end}"]) for end in ("least", "most"))
     return f"{number(row[f'{name}_mean'])} ({ends})"
+
+
+OF: Cells = {"Model": lambda row: row["model"], "Task": lambda row: row["task"]}
+CIRCUITS: Cells = OF | {
+    "Solved": lambda row: percent(row["solved"]),
+    "Nodes": lambda row: f"{row['n_nodes']} of {row['n_nodes_of_model']}",
+    "Faithfulness, 95% interval": lambda row: interval_words(row, "faithfulness"),
+    "Random circuits, lowest to highest": lambda row: _beside(row, "null"),
+    "Called": called,
+}
+AREAS: Cells = OF | {
+    "CPR": lambda row: number(row["cpr"]),
+    "CPR of random orders": lambda row: _beside(row, "random_cpr"),
+    "CMD": lambda row: number(row["cmd"]),
+    "CMD of random orders": lambda row: _beside(row, "random_cmd"),
+}
+
+
+def section_values(records: Records) -> dict[str, Any]:
+    """What the section is filled with."""
+    rows = records.table(TASK_CIRCUITS).to_dicts()
+    found = [row for row in rows if row["faithfulness"] is not None]
+    return {
+        "circuits": ShownTable.of("Circuits, and chance", CIRCUITS, found, numeric=(2, 3, 4, 5)),
+        "areas": ShownTable.of("By size", AREAS, found, numeric=(2, 3, 4, 5)),
+        "unable": [row for row in rows if row["faithfulness"] is None],
+        "dropped": [row for row in rows if row["dropped"]],
+        "transfers": transfer_tables(records.table(TASK_TRANSFERS)),
+        "nodes": node_tables(records.table(TASK_NODES)),
+        "least": FAITHFUL,
+    }
 
 
 def transfer_tables(transfers: pl.DataFrame) -> list[ShownTable]:

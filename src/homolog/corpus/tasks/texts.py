@@ -95,9 +95,9 @@ def _single(tokenizer: Any, words: Sequence[str], after: str, joined: str, space
 
 
 def name_of(tokenizer: Any) -> str:
-    """What a tokenizer is called in messages: of a folder its last part."""
+    """What a tokenizer is called in messages: of a folder the end of its path."""
     name = str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
-    return Path(name).name if Path(name).is_absolute() else name
+    return "/".join(Path(name).parts[-2:]) if Path(name).is_absolute() else name
 
 
 def continuation(tokenizer: Any, text: str, more: str) -> list[int]:
