@@ -105,7 +105,7 @@ def adapter(hf: Any, name: str = "tiny", dtype: torch.dtype = torch.float32) -> 
             if parameter.endswith(("norm.weight", "norm_f.weight", ".D", "A_log")):
                 p.add_(0.1 * torch.randn_like(p))
     hf.set_attn_implementation("eager")
-    hf.set_experts_implementation("eager")  # the others are of float32 and less
+    hf.set_experts_implementation("eager")  # torch has no grouped product in float64
     return ADAPTERS[hf.config.model_type](name, hf.to(dtype).requires_grad_(False))
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from homolog.axes import Residual
+from homolog.errors import InputError
 from homolog.models.blockwise import Blockwise
 from homolog.models.guards import as_it_was
 from homolog.models.mixers.base import Branch, Context, Mixer, Norm
@@ -92,7 +93,12 @@ class Decoder(Blockwise):
         return (*kinds, "resid")
 
     def layer_neurons(self, layer: int) -> tuple[str, ...]:
-        return tuple(kind for branch in self.branches(layer) for kind in branch.neurons)
+        kinds = tuple(kind for branch in self.branches(layer) for kind in branch.neurons)
+        if not kinds:
+            requirement = f"block {layer} has no neurons: it is attention or experts alone"
+            remedy = "Choose other layers, or set controls.neurons = false."
+            raise InputError("model", self.name, requirement, remedy)
+        return kinds
 
     # --- a pass
 

@@ -24,7 +24,7 @@ from homolog.models.mlp import MLP, OwnMLP, gated, gated_fused
 
 
 class Bamba(Llama):
-    """Adapter over `transformers.BambaForCausalLM`: Mamba-2 or attention."""
+    """Mamba-2 or attention in each block; the base of the other hybrids."""
 
     architecture = "bamba"
     trunk = Trunk("model.layers", "model.final_layernorm", "model.rotary_emb")
