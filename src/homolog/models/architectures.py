@@ -15,6 +15,7 @@ from homolog.models.base import LanguageModel
 from homolog.models.decoder import Decoder
 from homolog.models.gpt2 import GPT2
 from homolog.models.gpt_neox import GPTNeoX
+from homolog.models.kimi_linear import KimiLinear
 from homolog.models.llama import FAMILY
 from homolog.models.mamba import Mamba
 from homolog.models.olmo_hybrid import OLMoHybrid
@@ -30,6 +31,7 @@ _LISTED: tuple[type[LanguageModel], ...] = (
     Qwen3_5,
     Qwen3_5MoE,
     OLMoHybrid,
+    KimiLinear,
 )
 ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
 """By the model type of the configuration."""
