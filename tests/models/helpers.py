@@ -14,6 +14,7 @@ from tests.reference.tiny_models import (
     tiny_gpt_neox,
     tiny_granite_hybrid,
     tiny_jamba,
+    tiny_kimi_linear,
     tiny_llama,
     tiny_mamba,
     tiny_mamba2,
@@ -55,6 +56,10 @@ DELTA: dict[str, Callable] = {
         layer_types=[LINEAR, FULL, LINEAR],
         linear_allow_neg_eigval=False,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    ),
+    "kimi_linear": tiny_kimi_linear,
+    "kimi_linear-attention": lambda: tiny_kimi_linear(
+        layer_types=[LINEAR, FULL, LINEAR], q_lora_rank=10
     ),
 }
 """Blocks of the gated delta rule, and in turn with them some of attention."""

@@ -67,6 +67,8 @@ SITES = {
     "mamba": EVERYWHERE + MIXER,
     "mamba2": ("embed", *(site for site in MIXER if site not in MAMBA_1), "head_dt.1", "decay.1"),
     "qwen3_next": DELTA_RULE,
+    "kimi_linear": ("key.1", "key_decay.1", "write.1", "state.1"),
+    "kimi_linear-attention": ("query_in.1", "key_in.1", "value_in.1"),
     "olmo_hybrid": ("mixer_in.1", "decay.0", "write.1", "state.0"),
     "qwen3_next-attention": ("query_in.1", "head_gate.1", "z.1"),
 }

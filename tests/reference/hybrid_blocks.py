@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Change = Callable[[Tensor], Tensor]
-TYPES = ("qwen3_next", "qwen3_5_text", "olmo_hybrid")
+TYPES = ("qwen3_next", "qwen3_5_text", "olmo_hybrid", "kimi_linear")
 
-BY_O = ("olmo_hybrid",)  # whose last norm and matrix are called o_norm and o_proj
+BY_O = ("olmo_hybrid", "kimi_linear")  # whose last norm and matrix are called o_norm and o_proj
 AFTER = "post_feedforward_layernorm"
 
 
@@ -45,7 +45,9 @@ def hybrid_block(hf: Any, layer: int, h: Tensor, site: Sites) -> Tensor:
     """The stream after a block, (batch, position, d_model)."""
     block, type_ = hf.model.layers[layer], hf.config.model_type
     h = site("resid_pre", h)
-    mixer = delta_rule if hf.config.layer_types[layer] == "linear_attention" else attention
+    mixer = latent_attention if type_ == "kimi_linear" else attention
+    if hf.config.layer_types[layer] == "linear_attention":
+        mixer = delta_rule
     middle = site("resid_mid", h + mixer(hf, block, h, site))
     after = AFTER in dict(block.named_children())  # norms stand after the parts, not before
     normed = site("mlp_in", middle)
@@ -71,13 +73,16 @@ def rms(type_: str, norm: Any, x: Tensor) -> Tensor:
 
 def delta_rule(hf: Any, block: Any, h: Tensor, site: Sites) -> Tensor:
     """What the mixer adds to the stream."""
-    mixer, type_ = block.linear_attn, hf.config.model_type
+    type_ = hf.config.model_type
+    mixer = block.self_attn if type_ == "kimi_linear" else block.linear_attn
     normed = rms(type_, block.input_layernorm, site("mixer_in", h))
-    parts = {"qwen3_next": _qwen3_next, "qwen3_5_text": _qwen3_5}.get(type_, _olmo)(mixer, normed)
+    parts = PARTS[type_](mixer, normed)
     x, z = site("conv_in", torch.cat(parts[:3], -1)), site("gate_in", parts[3])
     conv_out = convolved(mixer.conv1d, x, site)
-    A_log, heads, key_heads = mixer.A_log.flatten(), mixer.num_v_heads, mixer.num_k_heads
-    d_key, d_value, length = mixer.head_k_dim, mixer.head_v_dim, h.shape[1]
+    rates, length, heads = getattr(mixer, "forget_gate", mixer), h.shape[1], parts[4].shape[-1]
+    d_value = z.shape[-1] // heads
+    d_key = mixer.head_dim if type_ == "kimi_linear" else mixer.head_k_dim
+    key_heads = parts[1].shape[-1] // d_key
     q, k, v = F.silu(conv_out).split([part.shape[-1] for part in parts[:3]], -1)
     q, k = (x.unflatten(-1, (key_heads, d_key)) for x in (q, k))
     q = site("query", q / (q.pow(2).sum(-1, keepdim=True) + 1e-6).sqrt())
@@ -85,17 +90,22 @@ def delta_rule(hf: Any, block: Any, h: Tensor, site: Sites) -> Tensor:
     v = site("value", v.unflatten(-1, (heads, d_value)))
     largest = 2 if getattr(mixer, "allow_neg_eigval", False) else 1
     beta = site("beta", torch.sigmoid(parts[4]) * largest)
-    decay = site("decay", torch.exp(-A_log.exp() * F.softplus(parts[5] + mixer.dt_bias)))
+    step = F.softplus(parts[5] + rates.dt_bias).unflatten(-1, (heads, -1))
+    decay = torch.exp(-rates.A_log.flatten().exp()[:, None] * step)  # one for each key channel
+    if type_ == "kimi_linear":
+        decay = site("key_decay", decay)
+    else:
+        decay = site("decay", decay[..., 0])[..., None].expand(*decay.shape[:-1], d_key)
     state, y = h.new_zeros(h.shape[0], heads, d_value, d_key), []
     for t in range(length):
         rows, read = [], []
         for i in range(heads):
             own = i * key_heads // heads
-            faded = decay[:, t, i, None, None] * state[:, i]
+            faded = decay[:, t, i, None] * state[:, i]
             missing = v[:, t, i] - (faded * k[:, t, own, None]).sum(-1)
             rows.append(beta[:, t, i, None, None] * missing[..., None] * k[:, t, own, None])
         write = site.at("write", t, length, torch.cat(rows, 1)).unflatten(1, (heads, -1))
-        faded = decay[:, t, :, None, None] * state
+        faded = decay[:, t, :, None] * state
         state = site.at("state", t, length, (faded + write).flatten(1, 2)).unflatten(1, (heads, -1))
         for i in range(heads):
             query = q[:, t, i * key_heads // heads, None] / d_key**0.5
@@ -104,7 +114,7 @@ def delta_rule(hf: Any, block: Any, h: Tensor, site: Sites) -> Tensor:
     y = site("y", torch.stack(y, 1)).unflatten(-1, (heads, d_value))
     norm, out = (mixer.o_norm, mixer.o_proj) if type_ in BY_O else (mixer.norm, mixer.out_proj)
     scaled = y / (y.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon).sqrt() * norm.weight
-    gate = site("gate", F.silu(z))
+    gate = site("gate", z.sigmoid() if type_ == "kimi_linear" else F.silu(z))
     return site("mixer_out", out(scaled.flatten(-2) * gate))
 
 
@@ -141,11 +151,77 @@ def _olmo(mixer: Any, normed: Tensor) -> tuple[Tensor, ...]:
     return tuple(getattr(mixer, f"{part}_proj")(normed) for part in "qkvgba")
 
 
+def _kimi(mixer: Any, normed: Tensor) -> tuple[Tensor, ...]:
+    forget = mixer.forget_gate
+    return (
+        *(getattr(mixer, f"{part}_proj")(normed) for part in "qkv"),
+        mixer.g_b_proj(mixer.g_a_proj(normed)),
+        mixer.b_proj(normed),
+        forget.f_b_proj(forget.f_a_proj(normed)),
+    )
+
+
+PARTS = {
+    "qwen3_next": _qwen3_next,
+    "qwen3_5_text": _qwen3_5,
+    "olmo_hybrid": _olmo,
+    "kimi_linear": _kimi,
+}
+"""Queries, keys, values, what gates them, and the inputs of beta and decay."""
+
+
+def latent_attention(hf: Any, block: Any, h: Tensor, site: Sites) -> Tensor:
+    """What Kimi's attention adds: keys and values of one latent vector, nothing rotated."""
+    attn, type_, heads = block.self_attn, hf.config.model_type, hf.config.num_attention_heads
+    rank, nope, width = attn.kv_lora_rank, attn.qk_nope_head_dim, attn.qk_head_dim
+    streams = {
+        read: site(f"{read}_in", torch.stack([h] * heads, 2)) for read in ("query", "key", "value")
+    }
+    rows: dict[str, list[Tensor]] = {"query": [], "key": [], "value": []}
+    for i in range(heads):
+        x = {r: rms(type_, block.input_layernorm, s[:, :, i]) for r, s in streams.items()}
+        if attn.q_proj is None:
+            q = attn.q_b_proj(rms(type_, attn.q_a_layernorm, attn.q_a_proj(x["query"])))
+        else:
+            q = attn.q_proj(x["query"])
+        rows["query"].append(q[..., i * width : (i + 1) * width])
+        for read in ("key", "value"):
+            both = attn.kv_a_proj_with_mqa(x[read])
+            of_latent = attn.kv_b_proj(rms(type_, attn.kv_a_layernorm, both[..., :rank]))
+            own = of_latent.unflatten(-1, (heads, -1))[..., i, :]
+            key = torch.cat([own[..., :nope], both[..., rank:]], -1)
+            rows[read].append(own[..., nope:] if read == "value" else key)
+    q, k, v = (site(read, torch.stack(each, 2)) for read, each in rows.items())
+    return site("attn_out", weighted(q, k, v, width**-0.5, attn.o_proj, site))
+
+
+def weighted(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    out: Any,
+    site: Sites,
+    gates: Tensor | None = None,
+) -> Tensor:
+    """The sum of the heads; q, k, v (batch, position, head, width)."""
+    length, heads = q.shape[1:3]
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    k, v = (x.repeat_interleave(heads // x.shape[1], 1) for x in (k, v))
+    future = torch.ones(length, length, dtype=torch.bool).triu(1)
+    scores = (q @ k.mT * scale).masked_fill(future, -torch.inf)
+    z = site("z", (site("pattern", scores.softmax(-1)) @ v).transpose(1, 2))
+    if gates is not None:
+        z = z * site("head_gate", gates.sigmoid())
+    matrix = out.weight.T.unflatten(0, (heads, -1))
+    return site("head_out", torch.einsum("...hd,hdm->...hm", z, matrix)).sum(2)
+
+
 def attention(hf: Any, block: Any, h: Tensor, site: Sites) -> Tensor:
     """What attention adds to the stream; Qwen's queries' matrix gives gates of the heads too."""
     config, attn, type_ = hf.config, block.self_attn, hf.config.model_type
     heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, attn.head_dim
-    gated, shared = type_.startswith("qwen"), heads // kv_heads
+    gated = type_.startswith("qwen")
 
     def before(x: Tensor) -> Tensor:
         return rms(type_, block.input_layernorm, x) if gated else x
@@ -171,16 +247,8 @@ def attention(hf: Any, block: Any, h: Tensor, site: Sites) -> Tensor:
     if hf.model.rotary_emb is not None:
         tables = hf.model.rotary_emb(h, torch.arange(h.shape[1])[None])
         q, k = (turned(x, *(t[:, :, None] for t in tables)) for x in (q, k))
-    q, k, value = (x.transpose(1, 2) for x in (q, k, v))
-    k, value = k.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
-    future = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool).triu(1)
-    scores = (q @ k.mT * width**-0.5).masked_fill(future, -torch.inf)
-    z = site("z", (site("pattern", scores.softmax(-1)) @ value).transpose(1, 2))
-    if gated:
-        gates = torch.einsum("...m,hdm->...hd", before(h), rows[:, 1])
-        z = z * site("head_gate", gates.sigmoid())
-    matrix = attn.o_proj.weight.T.unflatten(0, (heads, -1))
-    out = site("head_out", torch.einsum("...hd,hdm->...hm", z, matrix)).sum(2)
+    gates = torch.einsum("...m,hdm->...hd", before(h), rows[:, 1]) if gated else None
+    out = weighted(q, k, v, width**-0.5, attn.o_proj, site, gates)
     return site("attn_out", out if gated else rms(type_, block.post_attention_layernorm, out))
 
 

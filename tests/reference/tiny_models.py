@@ -20,6 +20,8 @@ from transformers import (
     GraniteMoeHybridForCausalLM,
     JambaConfig,
     JambaForCausalLM,
+    KimiLinearConfig,
+    KimiLinearForCausalLM,
     Lfm2Config,
     Lfm2ForCausalLM,
     Lfm2MoeConfig,
@@ -296,6 +298,29 @@ def tiny_olmo_hybrid(**changes: object) -> PreTrainedModel:
     torch.manual_seed(21)
     fields = _without(GROUPED, "head_dim") | DELTA | {"layer_types": HYBRID}
     return _spread(OlmoHybridForCausalLM(OlmoHybridConfig(**(fields | changes))))
+
+
+def tiny_kimi_linear(**changes: object) -> PreTrainedModel:
+    """The last block has attention with keys of 10 and values of 5, and experts in two groups."""
+    torch.manual_seed(22)
+    fields = _without(GROUPED, "head_dim") | {
+        "num_key_value_heads": 4,
+        "linear_head_dim": 6,
+        "linear_num_heads": 4,
+        "kv_lora_rank": 12,
+        "qk_nope_head_dim": 6,
+        "qk_rope_head_dim": 4,
+        "v_head_dim": 5,
+        "layer_types": HYBRID,
+        "mlp_layer_types": ["dense", "dense", "sparse"],
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24,
+        "n_shared_experts": 1,
+        "n_group": 2,
+        "topk_group": 1,
+    }
+    return _spread(KimiLinearForCausalLM(KimiLinearConfig(**(fields | changes))))
 
 
 def tiny_opt(**changes: object) -> PreTrainedModel:

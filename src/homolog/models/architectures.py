@@ -16,6 +16,7 @@ from homolog.models.decoder import Decoder
 from homolog.models.gpt2 import GPT2
 from homolog.models.gpt_neox import GPTNeoX
 from homolog.models.hybrids import HYBRIDS
+from homolog.models.kimi_linear import KimiLinear
 from homolog.models.lfm2 import LFM2, LFM2MoE
 from homolog.models.llama import FAMILY
 from homolog.models.mamba import FalconMamba, Mamba
@@ -44,6 +45,7 @@ _LISTED: tuple[type[LanguageModel], ...] = (
     LFM2,
     LFM2MoE,
     RWKV,
+    KimiLinear,
 )
 ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
 """By the model type of the configuration."""

@@ -21,7 +21,7 @@ from homolog.models.decoder import Decoder, Trunk, normed, times
 from homolog.models.mixers.attention import Attention, AttentionParts
 from homolog.models.mixers.base import Branch, Norm
 from homolog.models.mixers.projections import FusedInTurn, Projections, Separate
-from homolog.models.mlp import MLP, gated, gated_fused
+from homolog.models.mlp import MLP, OwnMLP, gated, gated_fused
 
 IN, AFTER_ATTENTION = "input_layernorm", "post_attention_layernorm"
 BEFORE_MLP, AFTER_MLP = "pre_feedforward_layernorm", "post_feedforward_layernorm"
@@ -64,8 +64,11 @@ class Llama(Decoder):
 
     def mlp(self, layer: int, block: Any) -> Branch:
         mlp = block.mlp
-        norm, after = self._norm(block, self.norms.before_mlp), self.norms.after_mlp
-        return MLP(layer, norm, hidden_of(mlp), mlp.down_proj, self._after(block, after))
+        norm = self._norm(block, self.norms.before_mlp)
+        after = self._after(block, self.norms.after_mlp)
+        if hasattr(mlp, "experts"):
+            return OwnMLP(layer, norm, mlp, after)
+        return MLP(layer, norm, hidden_of(mlp), mlp.down_proj, after)
 
     def table(self, layer: int) -> str | None:
         """Which rotary tables a block takes, where there are several."""

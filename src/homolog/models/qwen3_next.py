@@ -15,13 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homolog.models.decoder import normed
 from homolog.models.llama import IN, Llama, attention_parts
 from homolog.models.mixers.attention import Attention, AttentionParts
 from homolog.models.mixers.base import Branch
 from homolog.models.mixers.delta_rule import DeltaParts, DeltaRule
 from homolog.models.mixers.projections import WithGate
-from homolog.models.mlp import OwnMLP
 from homolog.models.products import linear
 
 
@@ -62,11 +60,6 @@ class Qwen3Next(Llama):
         rates = linear(module.in_proj_ba, h).unflatten(-1, (keys, -1))
         b, a = (x.flatten(-2) for x in rates.chunk(2, -1))
         return torch.cat([q, k, v], -1), z, b, a
-
-    def mlp(self, layer: int, block: Any) -> Branch:
-        if hasattr(block.mlp, "experts"):
-            return OwnMLP(layer, normed(block.post_attention_layernorm), block.mlp)
-        return super().mlp(layer, block)
 
 
 class Qwen3_5(Qwen3Next):

@@ -150,13 +150,12 @@ def test_the_state_is_that_of_the_module(model):
 def test_decays_that_end_at_zero_leave_finite_values_and_gradients(model):
     """A position that forgets everything: states after it are the writes alone."""
     way = torch.zeros(model.d_model, dtype=torch.float64, requires_grad=True)
-    rates = model.hf.model.layers[1].get_submodule("linear_attn")
-    before = rates.A_log.clone()
-    with torch.no_grad():
-        rates.A_log.fill_(12.0)
+    rates = model.mixer("y.1").parts.A_log
+    before = rates.clone()
+    rates.fill_(12.0)
     run = model.run(TOKENS, edits=[Add("embed", way)], capture=["state.1", "write.1"])
     (gradient,) = torch.autograd.grad(run.logits.square().sum(), way)
-    rates.A_log.data.copy_(before)
+    rates.copy_(before)
     assert gradient.isfinite().all() and gradient.abs().max() > 0
     assert relative(*(run[f"{kind}.1"][:, 1:].detach() for kind in ("state", "write"))) < EXACT
     zero = Zero(f"{model.mixer('y.1').decay}.1@4")

@@ -28,7 +28,7 @@ from transformers.pytorch_utils import Conv1D
 from homolog.axes import Residual
 from homolog.models.mixers.base import Context, Inputs, Mixer, Norm, Rotary
 from homolog.models.mixers.projections import READS, Projections, Read
-from homolog.models.products import linear, project
+from homolog.models.products import linear
 from homolog.models.taps import Taps
 from homolog.models.widening import widened
 
@@ -152,18 +152,14 @@ class Attention(Mixer):
         streams (..., head, d_model) -> (..., head, d_head); with `head` given, (..., d_model) ->
         (..., d_head).
         """
-        weight, bias = self.parts.project.matrix(read)
-        normed = self.norm(streams)
-        if head is not None and (self.parts.norms is None or read == "value"):
-            return project(normed, weight[head], None if bias is None else bias[head])
-        if head is not None:
-            by_head = normed.unsqueeze(-2).expand(*normed.shape[:-1], len(weight), -1)
-            return self._of_heads(read, by_head, weight, bias)[..., head, :]
-        return self._of_heads(read, normed, weight, bias)
-
-    def _of_heads(self, read: Read, normed: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        out = torch.einsum("...hm,hdm->...hd", normed, weight)
-        return self._normed(read, out if bias is None else out + bias)
+        normed, of = self.norm(streams), self.parts.project.of_streams
+        if head is None:
+            return self._normed(read, of(read, normed))
+        if self.parts.norms is None or read == "value":
+            return of(read, normed, head)
+        heads = self.n_heads if read == "query" else self.n_kv_heads
+        by_head = normed.unsqueeze(-2).expand(*normed.shape[:-1], heads, -1)
+        return self._normed(read, of(read, by_head))[..., head, :]
 
     def _rotary(self, context: Context) -> Rotary:
         return context[self.parts.table] if self.parts.rotary else None

@@ -1,6 +1,6 @@
 """Where attention's queries, keys and values come from: the layouts of projections.
 
-Each gives all heads' queries, keys and values at once, and the matrix of one of the three by head.
+Each gives all heads' queries, keys and values at once, and one of the three by head.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from homolog.models.products import linear, project
+from homolog.models.widening import apply_norm
 
 Read = Literal["query", "key", "value"]
 READS: tuple[Read, ...] = ("query", "key", "value")
@@ -26,11 +28,26 @@ class Projections(ABC):
         """(..., d_model) -> three of (..., head, d_head)."""
 
     @abstractmethod
+    def of_streams(self, read: Read, normed: Tensor, head: int | None = None) -> Tensor:
+        """One of the three, of a normed stream for each head.
+
+        normed (..., head, d_model) -> (..., head, d_head); with `head` given, (..., d_model) ->
+        (..., d_head).
+        """
+
+
+class LinearProjections(Projections):
+    """Three linear maps of the normed stream, however their matrices are laid out."""
+
+    @abstractmethod
     def matrix(self, read: Read) -> tuple[Tensor, Tensor | None]:
         """Weight (head, d_head, d_model) and bias (head, d_head) of one of the three."""
 
+    def of_streams(self, read: Read, normed: Tensor, head: int | None = None) -> Tensor:
+        return _of_streams(normed, *self.matrix(read), head)
 
-class Separate(Projections):
+
+class Separate(LinearProjections):
     """A linear map for each of the three."""
 
     def __init__(self, query: Any, key: Any, value: Any, d_heads: Sequence[int]) -> None:
@@ -77,7 +94,7 @@ class WithGate(Separate):
         return query.weight.unflatten(0, shape)[:, half], bias
 
 
-class FusedByHead(Projections):
+class FusedByHead(LinearProjections):
     """One linear map: query, key and value of head 0, of head 1, ..."""
 
     def __init__(self, fused: Any, n_heads: int, d_head: int) -> None:
@@ -94,7 +111,7 @@ class FusedByHead(Projections):
         return self._fused.weight.unflatten(0, shape)[:, place], bias
 
 
-class FusedInTurn(Projections):
+class FusedInTurn(LinearProjections):
     """One linear map: all queries, then all keys, then all values."""
 
     def __init__(self, fused: Any, heads: Sequence[int], d_head: int) -> None:
@@ -112,3 +129,59 @@ class FusedInTurn(Projections):
         weight = weight.t() if isinstance(self._fused, Conv1D) else weight
         own = weight.split(self._sizes)[place].unflatten(0, shape)
         return own, None if bias is None else bias.split(self._sizes)[place].unflatten(0, shape)
+
+
+class Latent(Projections):
+    """Keys and values of one short vector that all heads share [DeepSeek-AI 2024, section 2.1].
+
+    c, r     = W_a x                       r: the part of the keys that all heads have
+    key_h    = [K_h norm(c), r]
+    value_h  = V_h norm(c)
+    query_h  = Q_h x, or Q_h norm(W_q x)
+
+    Source: "DeepSeek-V2", 2024.  module: as `DeepseekV3Attention` of transformers.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._widths = [module.qk_nope_head_dim, module.v_head_dim]
+
+    def __call__(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        by_head = (self._module.num_heads, -1)
+        x, last = self._before_query(normed)
+        q = linear(last, x).unflatten(-1, by_head)
+        c, r = self._shared(normed)
+        k, v = linear(self._module.kv_b_proj, c).unflatten(-1, by_head).split(self._widths, -1)
+        return q, torch.cat([k, r.unsqueeze(-2).expand(*k.shape[:-1], -1)], -1), v
+
+    def of_streams(self, read: Read, normed: Tensor, head: int | None = None) -> Tensor:
+        by_head = (self._module.num_heads, -1)
+        if read == "query":
+            x, last = self._before_query(normed)
+            return _of_streams(x, last.weight.unflatten(0, by_head), None, head)
+        c, r = self._shared(normed)
+        key, value = self._module.kv_b_proj.weight.unflatten(0, by_head).split(self._widths, 1)
+        if read == "value":
+            return _of_streams(c, value, None, head)
+        return torch.cat([_of_streams(c, key, None, head), r], -1)
+
+    def _before_query(self, normed: Tensor) -> tuple[Tensor, Any]:
+        """What the queries' last matrix reads, and its module."""
+        module = self._module
+        if module.q_lora_rank is None:
+            return normed, module.q_proj
+        return apply_norm(module.q_a_layernorm, linear(module.q_a_proj, normed)), module.q_b_proj
+
+    def _shared(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """What keys and values are made of, normed; and the part of the keys as it is."""
+        widths = [self._module.kv_lora_rank, self._module.qk_rope_head_dim]
+        c, r = linear(self._module.kv_a_proj_with_mqa, normed).split(widths, -1)
+        return apply_norm(self._module.kv_a_layernorm, c), r
+
+
+def _of_streams(x: Tensor, weight: Tensor, bias: Tensor | None, head: int | None) -> Tensor:
+    """Of a vector for each head, or of one for `head`; weight (head, d_head, ...)."""
+    if head is not None:
+        return project(x, weight[head], None if bias is None else bias[head])
+    out = torch.einsum("...hm,hdm->...hd", x, weight)
+    return out if bias is None else out + bias
