@@ -6,7 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tests.reference.tiny_models import tiny_gpt2, tiny_gpt_neox, tiny_llama, tiny_mamba
+from tests.reference.tiny_models import (
+    tiny_gpt2,
+    tiny_gpt_neox,
+    tiny_lfm2,
+    tiny_llama,
+    tiny_mamba,
+    tiny_recurrent_gemma,
+    tiny_rwkv,
+)
 from torch import Tensor
 
 from homolog.models import LanguageModel
@@ -21,6 +29,19 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 FULL_ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+RECURRENCES: dict[str, Callable] = {
+    "recurrent-gemma": lambda: tiny_recurrent_gemma(logits_soft_cap=3.0),
+    "recurrent-gemma-attention": lambda: tiny_recurrent_gemma(
+        block_types=("recurrent", "attention"), conv1d_width=3, attention_bias=True
+    ),
+    "lfm2": tiny_lfm2,
+    "lfm2-bias": lambda: tiny_lfm2(
+        conv_bias=True, conv_L_cache=4, layer_types=["full_attention", "conv", "conv"]
+    ),
+    "lfm2-attention": lambda: tiny_lfm2(layer_types=["conv", "full_attention", "conv"]),
+    "rwkv": lambda: tiny_rwkv(rescale_every=0),
+}
+"""RG-LRU, gated short convolution and RWKV-4: the block that tests look into is the second."""
 HF: dict[str, Callable] = {
     "neox-parallel": tiny_gpt_neox,
     "neox-sequential": lambda: tiny_gpt_neox(
@@ -34,9 +55,10 @@ HF: dict[str, Callable] = {
     ),
     "mamba": tiny_mamba,
     "mamba-bias": lambda: tiny_mamba(use_bias=True, use_conv_bias=False, conv_kernel=3, expand=3),
+    **RECURRENCES,
 }
 ONE_EACH = ("neox-parallel", "gpt2", "llama", "mamba")  # one of each architecture
-TRANSFORMERS = tuple(case for case in HF if "mamba" not in case)
+TRANSFORMERS = tuple(case for case in HF if case.startswith(("neox", "gpt2", "llama")))
 MAMBAS = tuple(case for case in HF if "mamba" in case)
 TOKENS = torch.randint(0, 97, (3, 11), generator=torch.Generator().manual_seed(0))
 

@@ -21,7 +21,10 @@ def hooked(model, tokens):
     """What each block of the Hugging Face module returns, and its logits."""
     seen: list[torch.Tensor] = []
     handles = [
-        b.register_forward_hook(lambda _m, _a, out: seen.append(out)) for b in model.blocks()
+        b.register_forward_hook(
+            lambda _m, _a, out: seen.append(out[0] if isinstance(out, tuple) else out)
+        )
+        for b in model.blocks()
     ]
     logits = model.hf(tokens).logits
     for handle in handles:
@@ -51,7 +54,7 @@ def test_bfloat16_stays_close_to_the_module_in_bfloat16(model):
 
 def test_a_run_stops_after_the_last_site_wanted(model):
     ran = []
-    first = ("norm", "input_layernorm", "ln_1")
+    first = ("norm", "input_layernorm", "ln_1", "ln1", "temporal_pre_norm", "operator_norm")
     norms = [next(m for name, m in b.named_children() if name in first) for b in model.blocks()]
     handles = [norm.register_forward_hook(lambda *_: ran.append(1)) for norm in norms]
     run = model.run(TOKENS, capture=["resid.1"], stop_after="resid.1")
@@ -67,7 +70,7 @@ def test_neurons_are_what_the_modules_compute(model):
     run = model.run(TOKENS, capture=sites, stop_after="resid.1")
     assert sites == [
         Site(kind, 1)
-        for kind in (("ssm_input", "gate") if "mixer_in.1" in expected else ("mlp_hidden",))
+        for kind in (("ssm_input", "gate") if "ssm_input.1" in expected else ("mlp_hidden",))
     ]
     for site in sites:
         torch.testing.assert_close(run[site], expected[str(site)], atol=1e-5, rtol=0)

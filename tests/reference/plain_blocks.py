@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from tests.reference import plain_recurrences
 from tests.reference.hooked_sites import MODULES
 from torch import Tensor
 from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
@@ -24,6 +25,8 @@ def logits_with(hf: Any, tokens: Tensor, layer: int, kind: str, change: Change) 
     For `state`, the change gets (batch, position, d_inner, d_state) of which only the current
     position counts.
     """
+    if hf.config.model_type in plain_recurrences.BLOCKS:
+        return plain_recurrences.logits_with(hf, tokens, layer, kind, change)
     names = MODULES[hf.config.model_type]
     block = hf.get_submodule(names["blocks"])[layer]
     plain = mamba_block if hf.config.model_type == "mamba" else attention_block
