@@ -3,53 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
+from tests.models.scan_kinds import KINDS, Kind, each_kind, state_of
 from torch import Tensor
 
 from homolog.errors import InputError
-from homolog.models.scan import ScanResult, delta_scan, linear_scan
+from homolog.models.scan import delta_scan, linear_scan
 
 CHUNKED = 70  # positions: two chunks of the kernels and a part of a third
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A scan and the axes of its decay: 1, or k or v for one of each key or value channel."""
-
-    name: str
-    decay: str
-
-    def inputs(
-        self,
-        shape: tuple[int, int, int, int, int, int],
-        dtype: torch.dtype = torch.float64,
-        seed: int = 0,
-    ) -> list[Tensor]:
-        """q, k, v, (beta,) log_decay; shape: batch, length, groups, heads, d_k, d_v."""
-        batch, length, groups, heads, d_k, d_v = shape
-        g = torch.Generator().manual_seed(seed)
-
-        def normal(*axes: int) -> Tensor:
-            return torch.randn(batch, length, *axes, dtype=dtype, generator=g)
-
-        q, k, v = normal(groups, d_k), normal(groups, d_k), normal(heads, d_v)
-        k = k / k.norm(dim=-1, keepdim=True)
-        sizes = {"1": 1, "k": d_k, "v": d_v}
-        log_decay = -torch.nn.functional.softplus(normal(heads, *(sizes[a] for a in self.decay)))
-        if self.name == "linear":
-            return [q, k, v, log_decay]
-        return [q, k, v, torch.sigmoid(normal(heads)), log_decay]
-
-    def run(self, args: list[Tensor], **options: object) -> ScanResult:
-        return (linear_scan if self.name == "linear" else delta_scan)(*args, **options)  # type: ignore[arg-type]
-
-
-KINDS = [Kind("linear", axes) for axes in ("11", "k1", "1v", "kv")]
-KINDS += [Kind("delta", axes) for axes in ("1", "k")]
-each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.name}-{kind.decay}")
 SHAPES = [
     (2, CHUNKED, 2, 4, 6, 40),
     (1, 1, 1, 1, 1, 1),
@@ -57,13 +22,6 @@ SHAPES = [
     (1, 3, 2, 2, 1, 150),
     (2, 4, 3, 3, 7, 2),
 ]
-
-
-def state_of(args: list[Tensor], seed: int = 1) -> Tensor:
-    q, _, v = args[:3]
-    g = torch.Generator().manual_seed(seed)
-    shape = (v.shape[0], v.shape[2], q.shape[3], v.shape[3])
-    return torch.randn(shape, dtype=v.dtype, generator=g)
 
 
 def close(a: Tensor, b: Tensor, tolerance: float) -> bool:

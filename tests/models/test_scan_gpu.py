@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.models.scan_kinds import KINDS, Kind, each_kind, state_of
+from torch import Tensor
 
-from homolog.models.scan import propagate, response, selective_scan
+from homolog.models.scan import ScanResult, propagate, response, selective_scan
 from homolog.models.scan.backends import backend_of
 
 SHAPES = [(2, 70, 40, 16), (1, 1, 1, 1), (3, 33, 64, 5)]
+# batch, length, groups, heads, d_k, d_v: more than one chunk, and more than one block of columns
+MATRIX_SHAPES = [(1, 34, 1, 2, 6, 140), (1, 1, 1, 1, 1, 1), (1, 4, 2, 4, 5, 3), (0, 3, 1, 1, 2, 2)]
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
@@ -37,19 +41,43 @@ def largest_error(shape: tuple[int, int, int, int], dtype: torch.dtype, device: 
         scan = selective_scan(
             *leaves[:5], initial_state=leaves[5], return_states=read, backend=backend
         )
-        outputs = [scan.y, scan.last_state, scan.states]
-        seeds = torch.Generator().manual_seed(1)
-        weights = [torch.randn(o.shape, generator=seeds, dtype=dtype).to(device) for o in outputs]
-        results.append([*outputs, *torch.autograd.grad(outputs, leaves, weights)])
+        results.append(outputs_and_gradients(scan, leaves))
     with torch.no_grad():
         plain = selective_scan(*leaves[:5], backend="triton")
         loop = selective_scan(*leaves[:5], backend="torch")
     results[0] += [plain.y, plain.last_state]
     results[1] += [loop.y, loop.last_state]
-    return max(
-        float((a - b).detach().abs().max() / b.detach().abs().max())
-        for a, b in zip(*results, strict=True)
-    )
+    return largest_difference(*results)
+
+
+def largest_error_of(kind: Kind, shape: tuple[int, ...], dtype: torch.dtype, device: str) -> float:
+    """The same of a scan whose state is a matrix."""
+    args = kind.inputs(shape, dtype)
+    leaves = [t.to(device).requires_grad_() for t in (*args, state_of(args))]
+    *given, start = leaves
+    read = [shape[1] - 1, 0, shape[1] // 2]
+    results = []
+    for backend in ("triton", "torch"):
+        scan = kind.run(given, initial_state=start, return_states=read, backend=backend)
+        results.append(outputs_and_gradients(scan, leaves))
+        with torch.no_grad():
+            plain = kind.run(given, backend=backend)
+        results[-1] += [plain.y, plain.last_state]
+    return largest_difference(*results)
+
+
+def outputs_and_gradients(scan: ScanResult, leaves: list[Tensor]) -> list[Tensor]:
+    assert scan.states is not None
+    outputs = [scan.y, scan.last_state, scan.states]
+    seeds = torch.Generator().manual_seed(1)
+    weights = [torch.randn(o.shape, generator=seeds, dtype=o.dtype).to(o.device) for o in outputs]
+    return [*outputs, *torch.autograd.grad(outputs, leaves, weights)]
+
+
+def largest_difference(ours: list[Tensor], loop: list[Tensor]) -> float:
+    pairs = [(a.detach(), b.detach()) for a, b in zip(ours, loop, strict=True)]
+    assert all(a.shape == b.shape for a, b in pairs)
+    return max(float((a - b).abs().max() / b.abs().max()) if b.numel() else 0.0 for a, b in pairs)
 
 
 @pytest.mark.gpu
@@ -59,6 +87,15 @@ def largest_error(shape: tuple[int, int, int, int], dtype: torch.dtype, device: 
 def test_kernels_equal_the_loop_on_a_gpu(shape, dtype, tolerance):
     assert backend_of(torch.device("cuda")) == "triton"
     assert largest_error(shape, dtype, "cuda") <= tolerance
+
+
+@pytest.mark.gpu
+@needs_cuda
+@each_kind
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("shape", MATRIX_SHAPES)
+def test_matrix_kernels_equal_the_loop_on_a_gpu(kind, shape, dtype, tolerance):
+    assert largest_error_of(kind, shape, dtype, "cuda") <= tolerance
 
 
 @pytest.mark.gpu
@@ -75,19 +112,40 @@ def test_propagation_and_response_on_a_gpu_equal_those_on_the_processor():
         torch.testing.assert_close(on_gpu.cpu(), function(*args), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_kernels_equal_the_loop_in_the_interpreter():
-    code = (
-        "import torch\n"
-        "from tests.models.test_scan_gpu import SHAPES, largest_error\n"
-        "for shape in SHAPES:\n"
-        "    print(largest_error(shape, torch.float64, 'cpu'))\n"
-    )
+def interpreted(code: str) -> list[float]:
+    """The numbers that `code` prints where Triton's kernels are interpreted."""
     environment = dict(os.environ, TRITON_INTERPRET="1")
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    errors = [float(line) for line in done.stdout.split()]
+    return [float(line) for line in done.stdout.split()]
+
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
+
+
+@needs_triton
+def test_kernels_equal_the_loop_in_the_interpreter():
+    errors = interpreted(
+        "import torch\n"
+        "from tests.models.test_scan_gpu import SHAPES, largest_error\n"
+        "for shape in SHAPES:\n"
+        "    print(largest_error(shape, torch.float64, 'cpu'))\n"
+    )
     assert len(errors) == len(SHAPES) and max(errors) <= 1e-11
+
+
+@needs_triton
+def test_matrix_kernels_equal_the_loop_in_the_interpreter():
+    errors = interpreted(
+        "import torch\n"
+        "from tests.models.test_scan_gpu import KINDS, MATRIX_SHAPES, largest_error_of\n"
+        "for kind in KINDS:\n"
+        "    for shape in MATRIX_SHAPES:\n"
+        "        print(largest_error_of(kind, shape, torch.float64, 'cpu'))\n"
+    )
+    assert len(errors) == len(KINDS) * len(MATRIX_SHAPES) and max(errors) <= 1e-11

@@ -4,6 +4,7 @@
 gated linear attention, RG-LRU), `delta_scan` the gated delta rule (Qwen3-Next, Kimi Linear).
 """
 
+from homolog.models.scan.carry import delta_carry, delta_response, linear_carry, linear_response
 from homolog.models.scan.delta import delta_scan
 from homolog.models.scan.inputs import ScanInputs, ScanResult
 from homolog.models.scan.linear import propagate, response
@@ -13,7 +14,11 @@ from homolog.models.scan.selective import selective_scan
 __all__ = [
     "ScanInputs",
     "ScanResult",
+    "delta_carry",
+    "delta_response",
     "delta_scan",
+    "linear_carry",
+    "linear_response",
     "linear_scan",
     "propagate",
     "response",

@@ -173,9 +173,9 @@ def forward(
     states = u.new_empty(batch, len(read), d_inner, n_state)
     n_chunks = triton.cdiv(length, CHUNK) if keep_chunks else 0
     chunks = u.new_empty(batch, n_chunks, d_inner, n_state)
-    with _on(u):
+    with on_device_of(u):
         _forward_kernel[(batch, triton.cdiv(d_inner, BLOCK))](  # pyright: ignore[reportIndexIssue]
-            *(*given, y, last, _slots(read, length, u), states, chunks),
+            *(*given, y, last, slots_on(read, length, u), states, chunks),
             *(length, d_inner, n_state, len(read), n_chunks),
             KEEP=keep_chunks,
             CHUNK=CHUNK,
@@ -201,9 +201,9 @@ def backward(
     dA = torch.empty_like(g)
     dB, dC = (u.new_empty(n_blocks, *B.shape) for _ in range(2))
     scratch = u.new_empty(batch, n_blocks, CHUNK, BLOCK, width)
-    at = _slots([] if of.states is None else read, length, u)
+    at = slots_on([] if of.states is None else read, length, u)
     dstates = g if of.states is None else of.states.contiguous()
-    with _on(u):
+    with on_device_of(u):
         _backward_kernel[(batch, n_blocks)](  # pyright: ignore[reportIndexIssue]
             *(*given, chunks, at, of.y.detach().contiguous(), dstates),
             *(g, du, ddt, dA, dB, dC, scratch),
@@ -217,10 +217,11 @@ def backward(
     return du, ddt, dA.sum(0), dB.sum(0), dC.sum(0), g
 
 
-def _slots(read: list[int], length: int, like: Tensor) -> Tensor:
+def slots_on(read: list[int], length: int, like: Tensor) -> Tensor:
+    """`slots` on the device of a tensor."""
     return torch.from_numpy(slots(read, length)).to(like.device)
 
 
-def _on(tensor: Tensor) -> Any:
+def on_device_of(tensor: Tensor) -> Any:
     """Triton launches on the current device, which may be another GPU than the tensor's."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()

@@ -39,10 +39,7 @@ def propagate(
     Errors: InputError when a position lies outside, or `stop` before `start`.
     """
     length = dt.shape[1]
-    start, stop = _position("start", start, delta, length), _position("stop", stop, delta, length)
-    if not bool(torch.all(torch.as_tensor(stop - start) >= 0)):
-        requirement = f"a change at {start} acts on later states only"
-        raise InputError("stop", stop, requirement, "Pass stop >= start.")
+    start, stop = positions_between(start, stop, delta.shape[:-2], length)
     if isinstance(start, int) and isinstance(stop, int):
         between = dt[:, start + 1 : stop + 1].sum(1, dtype=torch.float64)
     else:
@@ -66,7 +63,7 @@ def response(
     Errors: InputError when a position lies outside.
     """
     length = dt.shape[1]
-    start = _position("start", start, delta, length)
+    start = position_of("start", start, delta.shape[:-2], length)
     patches, rows = delta.shape[:-3], delta.shape[-3:]
     flat = delta.reshape(-1, *rows)
     if isinstance(start, int):
@@ -101,13 +98,27 @@ def _response_by_row(delta: Tensor, dt: Tensor, A: Tensor, C: Tensor, starts: Te
     return torch.where((back >= 0)[..., None], y, 0.0)
 
 
-def _position(name: str, value: Position, delta: Tensor, length: int) -> Position:
+def positions_between(
+    start: Position, stop: Position, rows: torch.Size, length: int
+) -> tuple[Position, Position]:
+    """Both, counted from 0, for changes of shape `rows` (*patch, batch); refused as documented."""
+    start, stop = (
+        position_of(name, value, rows, length) for name, value in (("start", start), ("stop", stop))
+    )
+    if not bool(torch.all(torch.as_tensor(stop - start) >= 0)):
+        requirement = f"a change at {start} acts on later states only"
+        raise InputError("stop", stop, requirement, "Pass stop >= start.")
+    return start, stop
+
+
+def position_of(name: str, value: Position, rows: torch.Size, length: int) -> Position:
+    """One position, or one for each row, counted from 0."""
     if isinstance(value, int):
         if not -length <= value < length:
             requirement = f"there are {length} positions"
             raise InputError(name, value, requirement, f"Pass one of {-length} to {length - 1}.")
         return value % length
-    shapes = [tuple(delta.shape[-3:-2]), tuple(delta.shape[:-2])]
+    shapes = [tuple(rows[-1:]), tuple(rows)]
     if tuple(value.shape) not in shapes:
         requirement = f"the shape must be one of {shapes}"
         raise InputError(name, tuple(value.shape), requirement, "Pass a position per row.")

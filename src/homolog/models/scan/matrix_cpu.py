@@ -21,8 +21,7 @@ from homolog.models.scan.cpu import OPTIONS, array_of, over_tasks
 from homolog.models.scan.inputs import MatrixInputs, ScanGradients, slots
 
 BLOCK = 128  # value channels of a task
-BACKWARD_BLOCK = 32
-CHUNK = 32  # positions recomputed together in the backward pass: for d_k = 128 half a megabyte
+CHUNK = 32  # positions recomputed together in the backward pass
 
 
 def forward(
@@ -55,7 +54,7 @@ def backward(
     given, beta = _arrays(inputs)
     _, k, v, decay = given
     batch, length, heads, d_v = v.shape
-    d_k, n_blocks = k.shape[3], math.ceil(d_v / BACKWARD_BLOCK)
+    d_k, n_blocks = k.shape[3], math.ceil(d_v / BLOCK)
     g = np.zeros((batch, heads, d_k, d_v), v.dtype)
     if of.last_state is not None:
         g[:] = array_of(of.last_state)
@@ -73,7 +72,7 @@ def backward(
     over_tasks(
         batch * heads,
         d_v,
-        BACKWARD_BLOCK,
+        BLOCK,
         lambda row, lo, hi: _backward(row, lo, hi, *arrays, grads),
     )
     grouped = (batch, length, k.shape[2], -1, d_k)
@@ -224,7 +223,7 @@ def _backward(row, lo, hi, inputs, beta, chunks, slots, dy, dstates, g_out, grad
     b, h = row // heads, row % heads
     group = h // (heads // k.shape[2])
     step = 0 if decay.shape[3] == 1 else 1
-    part = lo // BACKWARD_BLOCK
+    part = lo // BLOCK
     log_part = min(part, dlog.shape[0] - 1)
     g = g_out[b, h, :, lo:hi].copy()  # gradient that reaches S[t] from later positions
     # before[i]: the state that enters position i of the chunk; wrong[i]: what is to be written
