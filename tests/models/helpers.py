@@ -15,6 +15,7 @@ from tests.reference.tiny_models import (
     tiny_granite_hybrid,
     tiny_jamba,
     tiny_kimi_linear,
+    tiny_lfm2,
     tiny_llama,
     tiny_mamba,
     tiny_mamba2,
@@ -22,6 +23,8 @@ from tests.reference.tiny_models import (
     tiny_olmo_hybrid,
     tiny_qwen3_5,
     tiny_qwen3_next,
+    tiny_recurrent_gemma,
+    tiny_rwkv,
 )
 from torch import Tensor
 
@@ -63,6 +66,19 @@ DELTA: dict[str, Callable] = {
     ),
 }
 """Blocks of the gated delta rule, and in turn with them some of attention."""
+RECURRENCES: dict[str, Callable] = {
+    "recurrent-gemma": lambda: tiny_recurrent_gemma(logits_soft_cap=3.0),
+    "recurrent-gemma-attention": lambda: tiny_recurrent_gemma(
+        block_types=("recurrent", "attention"), conv1d_width=3, attention_bias=True
+    ),
+    "lfm2": tiny_lfm2,
+    "lfm2-bias": lambda: tiny_lfm2(
+        conv_bias=True, conv_L_cache=4, layer_types=["full_attention", "conv", "conv"]
+    ),
+    "lfm2-attention": lambda: tiny_lfm2(layer_types=["conv", "full_attention", "conv"]),
+    "rwkv": lambda: tiny_rwkv(rescale_every=0),
+}
+"""RG-LRU, gated short convolution and RWKV-4: the block that tests look into is the second."""
 HF: dict[str, Callable] = {
     "neox-parallel": tiny_gpt_neox,
     "neox-sequential": lambda: tiny_gpt_neox(
@@ -88,6 +104,7 @@ HF: dict[str, Callable] = {
     "jamba": tiny_jamba,
     "nemotron_h": tiny_nemotron_h,
     **DELTA,
+    **RECURRENCES,
 }
 ONE_EACH = ("neox-parallel", "gpt2", "llama", "mamba")  # one of each architecture
 TRANSFORMERS = tuple(case for case in HF if case.startswith(("neox", "gpt2", "llama")))

@@ -2,14 +2,38 @@
 
 import pytest
 import torch
-from tests.models.helpers import HF, MAMBAS, TOKENS, TRANSFORMERS, relative, tiny
+from tests.models.helpers import HF, MAMBAS, RECURRENCES, TOKENS, TRANSFORMERS, relative, tiny
 from tests.reference.hooked_sites import site_values
-from tests.reference.hybrid_blocks import TYPES
+from transformers.pytorch_utils import Conv1D
 
 from homolog.models import Site
+from homolog.models.mamba import Mamba
+from homolog.models.mixers.attention import Attention
 from homolog.models.sites import KINDS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+MLP_OUT = {
+    "gpt_neox": "gpt_neox.layers.0.mlp.dense_4h_to_h",
+    "gpt2": "transformer.h.0.mlp.c_proj",
+    "llama": "model.layers.0.mlp.down_proj",
+    "recurrent_gemma": "model.layers.0.mlp_block.down_proj",
+    "lfm2": "model.layers.0.feed_forward.w2",
+    "rwkv": "rwkv.blocks.0.feed_forward.value",
+}
+
+
+def inner_sizes(config):
+    """Sizes inside the mixers, as the configuration has them."""
+    if config.model_type == "mamba":
+        inner, state = config.expand * config.hidden_size, config.state_size
+        return {"d_inner": inner, "d_state": state, "tap": config.conv_kernel}
+    if config.model_type == "recurrent_gemma":
+        return {"d_inner": config.lru_width, "d_state": 1, "tap": config.conv1d_width}
+    if config.model_type == "lfm2":
+        return {"d_inner": config.hidden_size, "d_state": config.conv_L_cache}
+    return {"d_inner": config.hidden_size, "d_state": 2, "tap": 2}
 
 
 @pytest.fixture(params=list(HF))
@@ -37,25 +61,25 @@ def test_one_site_at_a_time_reads_the_same_and_changes_nothing(model):
 def test_axes_are_those_of_the_legend(model):
     run = model.run(TOKENS, capture=model.sites())
     config = model.hf.config
-    if config.model_type in TYPES:
-        return  # several widths of heads: tests/models/mixers/test_delta_rule.py
+    if config.model_type not in {"mamba", *MLP_OUT}:
+        return  # several widths of heads: tests/models/mixers/
     sizes = {"batch": 3, "position": 11, "key_position": 11, "d_model": config.hidden_size}
-    mixer = model.mixers(0)[0]
-    if mixer.kind == "attention":
-        sizes |= {"head": config.num_attention_heads, "d_head": mixer.parts.d_head}
+    mixers = model.mixers()
+    if attention := next((m for m in mixers if isinstance(m, Attention)), None):
+        sizes |= {"head": config.num_attention_heads, "d_head": attention.parts.d_head}
+    if not isinstance(model, Mamba):
+        neurons = model.hf.get_submodule(MLP_OUT[config.model_type])
         sizes["d_mlp"] = (
-            getattr(config, "intermediate_size", None) or config.n_inner or 4 * config.hidden_size
-        )
-    else:
-        sizes |= {
-            "d_inner": config.expand * config.hidden_size,
-            "d_state": config.state_size,
-            "tap": config.conv_kernel,
-        }
+            neurons.weight if isinstance(neurons, Conv1D) else neurons.weight.T
+        ).shape[0]
+    sizes |= inner_sizes(config)
     for site, value in run.captured.items():
-        expected = [sizes[axis] for axis in site.axes]
-        if site.kind in ("key", "value", "key_in", "value_in"):
+        expected = [sizes.get(axis) for axis in site.axes]
+        mixer = next((m for m in model.mixers(site.layer) if site.kind in m.sites), None)
+        if isinstance(mixer, Attention) and site.kind in ("key", "value", "key_in", "value_in"):
             expected[2] = mixer.n_kv_heads
+        elif site.kind in ("key", "value"):  # of one head
+            expected[2:] = [1, sizes["d_inner"]]
         assert value.shape == torch.Size(expected), site
 
 
@@ -65,13 +89,14 @@ def test_a_head_or_a_position_in_the_name_indexes_the_whole(model):
         value = whole[site].movedim(site.axes.index("position"), 1)
         asked |= {f"{site}@{p}": value[:, p] for p in (0, 4, -1)}
         if "head" in site.axes:
+            head = min(1, whole[site].shape[site.axes.index("head")] - 1)
             asked |= {
-                f"{site}.1": whole[site].select(site.axes.index("head"), 1),
-                f"{site}.1@-3": value[:, -3, 1],
+                f"{site}.{head}": whole[site].select(site.axes.index("head"), head),
+                f"{site}.{head}@-3": value[:, -3, head],
             }
     some = model.run(TOKENS, capture=list(asked))
     for name, value in asked.items():
-        assert relative(some[name], value) < 1e-5, name
+        assert torch.equal(some[name], value) or relative(some[name], value) < 1e-5, name
 
 
 @pytest.mark.parametrize("case", TRANSFORMERS)
@@ -109,7 +134,7 @@ def test_bfloat16_reads_every_site(model):
 
 
 @pytest.mark.parametrize(
-    "case", ["neox-sequential", "gpt2-scaled", "llama-bias", "mamba-bias", "mamba2"]
+    "case", ["neox-sequential", "gpt2-scaled", "llama-bias", "mamba-bias", "mamba2", *RECURRENCES]
 )
 def test_float64_runs_in_float64(case):
     """States, norms and softmax keep the precision: a float32 run differs by rounding alone."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tests.reference import plain_hybrids
+from tests.reference import plain_hybrids, plain_recurrences
 from tests.reference.hybrid_blocks import AFTER, TYPES, Sites, hybrid_block
 from torch import Tensor
 
@@ -61,6 +61,8 @@ def site_values(hf: Any, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         return plain_hybrids.sites_and_logits(hf, tokens)
     if hf.config.model_type in TYPES:
         return hybrid_values(hf, tokens)
+    if hf.config.model_type in plain_recurrences.BLOCKS:
+        return plain_recurrences.sites_and_logits(hf, tokens)
     names = MODULES[hf.config.model_type]
     blocks = list(hf.get_submodule(names["blocks"]))
     seen: list[dict[str, Any]] = [{} for _ in blocks]

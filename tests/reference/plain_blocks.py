@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tests.reference import plain_hybrids
+from tests.reference import plain_hybrids, plain_recurrences
 from tests.reference.hooked_sites import MODULES
 from tests.reference.hybrid_blocks import TYPES, Sites, hybrid_block
 from torch import Tensor
@@ -29,6 +29,8 @@ def logits_with(hf: Any, tokens: Tensor, layer: int, kind: str, change: Change) 
         return plain_hybrids.logits_with(hf, tokens, layer, kind, change)
     if hf.config.model_type in TYPES:
         return _hybrid_logits(hf, tokens, layer, Sites({kind: change}))
+    if hf.config.model_type in plain_recurrences.BLOCKS:
+        return plain_recurrences.logits_with(hf, tokens, layer, kind, change)
     names = MODULES[hf.config.model_type]
     block = hf.get_submodule(names["blocks"])[layer]
     plain = mamba_block if hf.config.model_type == "mamba" else attention_block

@@ -22,11 +22,10 @@ def all_states(log_decay: Tensor, write: Tensor) -> Tensor:
 
     log_decay: what broadcasts against write (batch, position, d_inner, d_state).
     """
-    batch, length = write.shape[:2]
-    value = write.reshape(batch, length, 1, -1)
-    decay = log_decay.expand_as(write).reshape(batch, length, 1, 1, -1)
-    one = value.new_ones(batch, length, 1, 1)
-    return linear_scan(one, one, value, decay).y.reshape(write.shape)
+    value = write.flatten(2)[:, :, None]
+    decay = log_decay.expand_as(write).flatten(2)[:, :, None, None]
+    one = torch.ones_like(value[..., :1])
+    return linear_scan(one, one, value, decay).y.view(write.shape)
 
 
 def tapped_states(

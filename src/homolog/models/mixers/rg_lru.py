@@ -141,8 +141,8 @@ class RGLRU(ConvolvedMixer):
 
 def input_factor(log_decay: Tensor, input_gate: Tensor, first: Tensor) -> Tensor:
     """B_bar of log a and i (..., d_inner); first (..., 1)."""
-    rest = -torch.expm1(2 * log_decay)  # 1 - a^2, whose root has no gradient at 0
-    root = rest.clamp(min=torch.finfo(rest.dtype).tiny).sqrt()
+    rest = -torch.expm1(2 * log_decay)  # 1 - a^2, whose root alone has no gradient at 0
+    root = (rest + torch.finfo(rest.dtype).tiny).sqrt()
     return torch.where(first, 1.0, root) * input_gate
 
 
