@@ -19,6 +19,7 @@ from homolog.models.decoder import Decoder
 from homolog.models.edits import Edit, Replace
 from homolog.models.mixers.attention import Attention
 from homolog.models.mixers.base import LinearMixer, Mixer
+from homolog.models.mlp import OwnMLP
 from homolog.models.runs import Run
 from homolog.models.sites import Site
 
@@ -111,10 +112,14 @@ def with_state(mixer: Mixer) -> bool:
     return isinstance(mixer, LinearMixer) and mixer.state == "state"
 
 
-def same(ours: Tensor, expected: Tensor, clean: Tensor) -> None:
-    effect = float((expected - clean).abs().max())
+def same(ours: Tensor, expected: Tensor, oracle: "Oracle") -> None:
+    """Equal to 1e-10; to 1e-7 where a module of experts chooses them in float32."""
+    effect = float((expected - oracle.paths.logits).abs().max())
+    model = oracle.model
+    branches = [b for layer in range(model.n_layers) for b in model.branches(layer)]
+    bound = 1e-7 if any(isinstance(b, OwnMLP) for b in branches) else 1e-10
     assert ours.dtype == torch.float64 and ours.shape == expected.shape
-    torch.testing.assert_close(ours, expected, rtol=0, atol=min(1e-10, 1e-6 * effect) or 1e-12)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=min(bound, 1e-5 * effect) or 1e-12)
 
 
 def asked(answers: Iterable) -> tuple[list[str], Tensor]:
@@ -136,7 +141,7 @@ def test_readouts_to_logits(model: Decoder) -> None:
         )
         for mixer, head in oracle.paths.parts()
     ]
-    same(ours, torch.stack(expected), oracle.paths.logits)
+    same(ours, torch.stack(expected), oracle)
 
 
 def linear(model: LanguageModel) -> list[LinearMixer]:
@@ -153,7 +158,7 @@ def test_states_to_logits(model: Decoder) -> None:
         oracle.logits([*oracle.held_states(m), *oracle.carried(m, oracle.of_corrupt)])
         for m in mixers
     ]
-    same(ours, torch.stack(expected), oracle.paths.logits)
+    same(ours, torch.stack(expected), oracle)
 
 
 def test_writes_and_taps_to_logits(model: Decoder) -> None:
@@ -167,7 +172,7 @@ def test_writes_and_taps_to_logits(model: Decoder) -> None:
         ]
         kept = [oracle.kept_in(mixer), *oracle.held_states(mixer)]
         _, ours = asked(oracle.paths.writes_to_logits(part_name(mixer), {"P": AT}))
-        same(ours[0], oracle.logits([*put, *kept]), oracle.paths.logits)
+        same(ours[0], oracle.logits([*put, *kept]), oracle)
         if mixer.local_taps is None:
             continue
         site, last = Site(mixer.local_taps, mixer.layer), mixer.reach
@@ -175,7 +180,7 @@ def test_writes_and_taps_to_logits(model: Decoder) -> None:
             value = oracle.of_corrupt[site][each, AT, last - back][:, None, None]
             tap = Replace(site, value, positions=AT, taps=[last - back])
             _, ours = asked(oracle.paths.taps_to_write(part_name(mixer), AT, {"one": [back]}))
-            same(ours[0], oracle.logits([tap, *kept]), oracle.paths.logits)
+            same(ours[0], oracle.logits([tap, *kept]), oracle)
 
 
 def test_parts_to_part(model: Decoder) -> None:
@@ -192,16 +197,14 @@ def held_below(oracle: Oracle, receiver: Mixer, sender: Mixer, value: Tensor) ->
     """All readouts before the receiver clean, but for the sender's."""
     order = oracle.model.mixers()
     below = order[: order.index(receiver)]
-    edits: list[Edit] = [
-        Replace(Site(m.readout, m.layer), oracle.of_clean[Site(m.readout, m.layer)])
-        for m in below
-        if (m is not sender and m.layer < receiver.layer)
-        or (_earlier_step(oracle.model, m, receiver) and m is not sender)
-    ]
+    held = [m for m in below if m is not sender and _earlier(oracle.model, m, receiver)]
+    sites = [Site(m.readout, m.layer) for m in held]
+    edits: list[Edit] = [Replace(site, oracle.of_clean[site]) for site in sites]
     return [*edits, Replace(Site(sender.readout, sender.layer), value)]
 
 
-def _earlier_step(model: Decoder, one: Mixer, other: Mixer) -> bool:
+def _earlier(model: Decoder, one: Mixer, other: Mixer) -> bool:
+    """Whether it stands in an earlier step."""
     if one.layer != other.layer:
         return one.layer < other.layer
     steps = model.layers[one.layer]
@@ -222,10 +225,8 @@ def compare_to_a_state(oracle: Oracle, receiver: Mixer) -> None:
             edits=held_below(oracle, receiver, mixer, value),
         )
         edits = [*oracle.held_states(receiver), *oracle.carried(receiver, run)]
-        if kind == "mlp_normed":  # all of it before the end, not the last alone
-            pass
         expected.append(oracle.logits(edits))
-    same(ours, torch.stack(expected), oracle.paths.logits)
+    same(ours, torch.stack(expected), oracle)
 
 
 def compare_to_a_head(oracle: Oracle, receiver: Attention, head: int) -> None:
@@ -246,4 +247,4 @@ def compare_to_a_head(oracle: Oracle, receiver: Attention, head: int) -> None:
         new = oracle.of_clean[z].clone()
         new[:, -1, head] = read
         expected.append(oracle.logits([*oracle.held_readouts(but=receiver), Replace(z, new)]))
-    same(ours, torch.stack(expected), oracle.paths.logits)
+    same(ours, torch.stack(expected), oracle)
