@@ -27,6 +27,7 @@ SMALL = {
     "planted_truth.py": ["--seeds", "1"],
     "ray_speedup.py": ["--repeats", "1"],
     "sae_training.py": ["--rounds", "1", "--steps", "4"],
+    "scans.py": ["--repeats", "1", "--length", "256"],
     "target_l0.py": ["--layers", "2", "--targets", "16", "--features", "256", "--tokens", "65536"],
 }
 

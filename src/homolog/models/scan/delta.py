@@ -37,7 +37,7 @@ def delta_scan(
     return_states: bool | Sequence[int] = False,
     backend: Backend | None = None,
 ) -> ScanResult:
-    """Run the recurrence of the module docstring; all float32 or float64.
+    """Outputs and states of the gated delta rule, all float32 or float64.
 
     log_decay is (batch, position, head, 1 | d_k), of any value, -inf too; the rest as in
     `linear_scan`.  Gradients flow from y, last_state and states to q, k, v, beta, log_decay and

@@ -37,7 +37,7 @@ def linear_scan(
     return_states: bool | Sequence[int] = False,
     backend: Backend | None = None,
 ) -> ScanResult:
-    """Run the recurrence of the module docstring; all float32 or float64.
+    """Outputs and states of linear attention with a decay, all float32 or float64.
 
     log_decay is (batch, position, head, 1 | d_k, 1 | d_v), of any value, -inf too; the initial
     state (batch, head, d_k, d_v).  Head h of v uses head h // (heads / groups) of q and k, which
