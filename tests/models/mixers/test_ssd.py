@@ -7,6 +7,7 @@ from tests.models.mixers.linear_laws import CLOSE, LENGTHS, Pass
 
 from homolog.models import Replace
 from homolog.models.mixers.ssd import SSD
+from homolog.models.sites import KINDS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,6 +39,25 @@ def test_a_position_written_anew_is_carried_as_a_run_with_its_values_put_in(case
 @pytest.mark.parametrize("case", CASES[:3])
 def test_a_changed_state_is_carried_as_an_edit_leaves_it(case):
     linear_laws.require_carried_change(case, SSD)
+
+
+@pytest.mark.parametrize(
+    ("case", "d_inner", "heads", "groups"),
+    [("mamba2", 64, 8, 2), ("mamba2-bias", 64, 8, 1), ("falcon_h1", 48, 6, 1), ("bamba", 64, 8, 2)],
+)
+def test_axes_are_those_of_the_legend(case, d_inner, heads, groups):
+    """Eight state dimensions in each group; what is convolved holds x, B and C."""
+    run = Pass(case, SSD)
+    d_state, kernel = 8, run.mixer.convolution.width
+    sizes = {"batch": 3, "position": 11, "d_model": 32, "head": heads, "tap": kernel}
+    sizes |= {"d_inner": d_inner, "d_state": d_state}
+    groups_of = {"B": groups, "C": groups}
+    for kind, value in run.at.items():
+        expected = [sizes[axis] for axis in KINDS[kind]]
+        if kind in ("conv_in", "conv_taps", "conv_out"):
+            expected[-1] = d_inner + 2 * groups * d_state
+        expected[-1] *= groups_of.get(kind, 1)
+        assert list(value.shape) == expected, kind
 
 
 def test_a_convolution_alone_gives_what_it_writes():
