@@ -38,7 +38,8 @@ class FalconMamba(Mamba):
 
     def steps(self, layer: int, block: Any) -> Sequence[Sequence[Branch]]:
         norm = weightless(block.mixer.rms_eps)
-        return [[SelectiveScan(layer, cast_normed(block.norm), block.mixer, (norm,) * 3)]]
+        inner = (norm, norm, norm)
+        return [[SelectiveScan(layer, cast_normed(block.norm), block.mixer, inner)]]
 
 
 def weightless(eps: float) -> Norm:

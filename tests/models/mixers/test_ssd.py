@@ -1,108 +1,67 @@
-"""The protocol of the SSD mixer: what it enters, keeps, carries and reads is what a pass does."""
-
-from __future__ import annotations
-
-from typing import Any
+"""The SSD of Mamba-2 and of the hybrids that have it."""
 
 import pytest
 import torch
-from tests.models.helpers import TOKENS, tiny
+from tests.models.mixers import linear_laws
+from tests.models.mixers.linear_laws import CLOSE, LENGTHS, Pass
 
 from homolog.models import Replace
-from homolog.models.mixers.base import at_positions
 from homolog.models.mixers.ssd import SSD
-from homolog.models.taps import NOTHING
+from homolog.models.sites import KINDS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CASES = ("mamba2", "mamba2-bias")
-LENGTHS = (1, 2, 3, 4, 11)
-CLOSE = {"rtol": 0, "atol": 1e-10}
-
-
-class Pass:
-    """One mixer on the stream that a float64 model brings to it."""
-
-    def __init__(self, case: str, length: int = 11) -> None:
-        self.model: Any = tiny(case, torch.float64)
-        self.tokens = TOKENS[:, :length]
-        self.mixer: Any = next(m for m in self.model.mixers() if isinstance(m, SSD) and m.layer)
-        self.sites = [f"{kind}.{self.mixer.layer}" for kind in self.mixer.sites]
-        run = self.model.run(self.tokens, capture=self.sites)
-        self.at = {kind: run[f"{kind}.{self.mixer.layer}"] for kind in self.mixer.sites}
-        self.context = self.model.context(run[self.sites[0]])
-        self.h = self.at["mixer_in"]
-        self.inputs = self.mixer.enter(self.h, self.context)
+CASES = ("mamba2", "mamba2-bias", "falcon_h1", "falcon_h1-norm", "granite_hybrid", "nemotron_h")
 
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("case", CASES)
 def test_entering_reading_and_leaving_reproduce_the_pass(case, length):
-    run = Pass(case, length)
-    mixer, inputs = run.mixer, run.inputs
-    for kind in mixer.inputs:
-        torch.testing.assert_close(inputs[kind], run.at[kind], **CLOSE)
-    states = mixer.states(inputs, range(length))
-    torch.testing.assert_close(states, run.at["state"], **CLOSE)
-    y = mixer.read(states, inputs)
-    torch.testing.assert_close(y, run.at["y"], **CLOSE)
-    torch.testing.assert_close(mixer.leave(inputs, y), run.at["mixer_out"], **CLOSE)
-    torch.testing.assert_close(mixer(run.h, run.context, NOTHING), run.at["mixer_out"], **CLOSE)
-    torch.testing.assert_close(mixer.memory(inputs), states[:, -1], **CLOSE)
+    linear_laws.require_the_pass(case, SSD, length)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_position_enters_as_in_the_window_for_any_senders(case):
-    run = Pass(case)
-    mixer, reach = run.mixer, run.mixer.reach
-    padded = torch.cat([torch.zeros_like(run.at["conv_in"][:, :reach]), run.at["conv_in"]], 1)
-    for t in range(11):
-        alone = mixer.enter_at(run.h[:, t], run.context, padded[:, t : t + reach])
-        two = torch.stack([run.h[:, t], 2 * run.h[:, t]])
-        both = mixer.enter_at(two, run.context, padded[:, t : t + reach])
-        for kind in mixer.inputs:
-            torch.testing.assert_close(alone[kind], run.inputs[kind][:, t], **CLOSE)
-            torch.testing.assert_close(both[kind][0], alone[kind], **CLOSE)
-            assert both[kind].shape == (2, *alone[kind].shape)
+def test_one_position_enters_as_in_the_window(case):
+    linear_laws.require_single_positions(case, SSD)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_steps_one_after_the_other_are_the_states(case):
-    run = Pass(case)
-    state = torch.zeros_like(run.at["state"][:, 0])
-    for t in range(11):
-        state = run.mixer.step(state, {kind: v[:, t] for kind, v in run.inputs.items()})
-        torch.testing.assert_close(state, run.at["state"][:, t], **CLOSE)
-    some = run.mixer.states(run.inputs, [4, -1, 0])
-    torch.testing.assert_close(some, run.at["state"][:, [4, 10, 0]], **CLOSE)
+    linear_laws.require_steps(case, SSD)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES[:3])
 def test_a_position_written_anew_is_carried_as_a_run_with_its_values_put_in(case, length):
-    run = Pass(case, length)
-    mixer, layer = run.mixer, run.mixer.layer
-    positions = torch.tensor([0, length // 2, length - 1])
-    clean, random = at_positions(run.inputs, positions), torch.Generator().manual_seed(7)
-    new = {
-        kind: torch.stack([clean[kind], torch.rand(clean[kind].shape, generator=random).double()])
-        for kind in ("ssm_input", "head_dt", "B")
-    }
-    rewritten = mixer.rewritten(run.inputs, positions, new)
-    last = {kind: value[:, -1] for kind, value in run.inputs.items()}
-    reread = mixer.reread(run.inputs, positions, new, last)
-    for sender in range(2):
-        edits = [
-            Replace(f"{kind}.{layer}", v[sender].unsqueeze(1), positions=positions)
-            for kind, v in new.items()
-        ]
-        rerun = run.model.run(run.tokens, edits=edits, capture=[f"state.{layer}", f"y.{layer}"])
-        torch.testing.assert_close(rewritten[sender], rerun[f"state.{layer}"][:, -1], **CLOSE)
-        torch.testing.assert_close(reread[sender], rerun[f"y.{layer}"][:, -1], **CLOSE)
+    linear_laws.require_carry(case, SSD, ("ssm_input", "head_dt", "B"), length)
+
+
+@pytest.mark.parametrize("case", CASES[:3])
+def test_a_changed_state_is_carried_as_an_edit_leaves_it(case):
+    linear_laws.require_carried_change(case, SSD)
+
+
+@pytest.mark.parametrize(
+    ("case", "d_inner", "heads", "groups"),
+    [("mamba2", 64, 8, 2), ("mamba2-bias", 64, 8, 1), ("falcon_h1", 48, 6, 1), ("bamba", 64, 8, 2)],
+)
+def test_axes_are_those_of_the_legend(case, d_inner, heads, groups):
+    """Eight state dimensions in each group; what is convolved holds x, B and C."""
+    run = Pass(case, SSD)
+    d_state, kernel = 8, run.mixer.convolution.width
+    sizes = {"batch": 3, "position": 11, "d_model": 32, "head": heads, "tap": kernel}
+    sizes |= {"d_inner": d_inner, "d_state": d_state}
+    groups_of = {"B": groups, "C": groups}
+    for kind, value in run.at.items():
+        expected = [sizes[axis] for axis in KINDS[kind]]
+        if kind in ("conv_in", "conv_taps", "conv_out"):
+            expected[-1] = d_inner + 2 * groups * d_state
+        expected[-1] *= groups_of.get(kind, 1)
+        assert list(value.shape) == expected, kind
 
 
 def test_a_convolution_alone_gives_what_it_writes():
-    run = Pass("mamba2")
+    run = Pass("mamba2", SSD)
     written = run.mixer.written(run.at["conv_out"])
     assert set(written) == {"ssm_input", "B", "C"}
     for kind, value in written.items():
@@ -112,11 +71,11 @@ def test_a_convolution_alone_gives_what_it_writes():
 @pytest.mark.parametrize("t", [0, 3, 10])
 def test_an_edited_recurrence_decays_head_by_head(t):
     """A state put in at one position decays by its head's decay and gains the later writes."""
-    run = Pass("mamba2")
-    name = f"state.{run.mixer.layer}"
+    run = Pass("mamba2", SSD)
+    name, write = f"state.{run.mixer.layer}", f"write.{run.mixer.layer}@2"
     value = torch.rand(run.at["state"][:, t].shape).double()
-    capture = [name, f"write.{run.mixer.layer}@2", f"{name}@1"]
-    edited = run.model.run(run.tokens, edits=[Replace(f"{name}@{t}", value)], capture=capture)
+    edits, capture = [Replace(f"{name}@{t}", value)], [name, f"{name}@1", write]
+    edited = run.model.run(run.tokens, edits=edits, capture=capture)
     torch.testing.assert_close(edited[name][:, :t], run.at["state"][:, :t], **CLOSE)
     width = value.shape[1] // run.mixer.heads
     for later in range(t, 11):
@@ -125,4 +84,15 @@ def test_an_edited_recurrence_decays_head_by_head(t):
             value = decay * value + run.at["write"][:, later]
         torch.testing.assert_close(edited[name][:, later], value, **CLOSE)
     torch.testing.assert_close(edited[f"{name}@1"], edited[name][:, 1], **CLOSE)
-    assert torch.equal(edited[f"write.{run.mixer.layer}@2"], run.at["write"][:, 2])
+    assert torch.equal(edited[write], run.at["write"][:, 2])
+
+
+def test_a_decay_may_be_edited_below_zero():
+    """Its logarithm is never taken: the plain recurrence goes on with the value put in."""
+    run = Pass("mamba2", SSD, 4)
+    layer = run.mixer.layer
+    value = torch.full_like(run.at["decay"][:, 2], -0.5)
+    edits = [Replace(f"decay.{layer}@2", value)]
+    edited = run.model.run(run.tokens, edits=edits, capture=[f"state.{layer}"])
+    expected = -0.5 * run.at["state"][:, 1] + run.at["write"][:, 2]
+    torch.testing.assert_close(edited[f"state.{layer}"][:, 2], expected, **CLOSE)

@@ -21,7 +21,7 @@ Source: Dao and Gu, "Transformers are SSMs", 2024, sections 3 and 7.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,8 @@ from homolog.axes import Residual
 from homolog.models.mixers.base import Context, Inputs, Norm
 from homolog.models.mixers.convolution import Convolution, ConvolvedMixer
 from homolog.models.mixers.recurrence import Start, recur
+from homolog.models.mixers.ssd_recurrence import SSDInputs, scale_heads
 from homolog.models.products import linear
-from homolog.models.scan import linear_carry, linear_scan
 from homolog.models.taps import NOTHING, Taps
 from homolog.models.widening import widened
 
@@ -40,19 +40,6 @@ CONVOLUTION = ("mixer_in", "conv_in", "gate_in", "conv_taps", "conv_out")
 SELECTION = ("ssm_input", "head_dt", "B", "C")
 RECURRENCE = ("decay", "write", "state")
 OUTPUT = ("y", "skip", "gate", "mixer_out")
-
-
-class Selected(NamedTuple):
-    """x (..., d_inner), dt (..., head), B and C (..., group * d_state) of some positions."""
-
-    x: Tensor
-    dt: Tensor
-    B: Tensor
-    C: Tensor
-
-    def at(self, positions: list[int] | slice | int) -> Selected:
-        """The same at some positions of the window alone."""
-        return Selected(*(t[:, positions] for t in self))
 
 
 class SSD(ConvolvedMixer):
@@ -80,15 +67,15 @@ class SSD(ConvolvedMixer):
         conv_in, z = taps("conv_in", layer, conv_in), taps("gate_in", layer, z)
         conv_out = taps("conv_out", layer, self.convolution.tapped(conv_in, taps))
         x, B, C = self._convolved(conv_out)
-        values = zip(SELECTION, (x, dt, B, C), strict=True)
-        selected = Selected(*(taps(kind, layer, value) for kind, value in values))
-        y = taps("y", layer, self._scan(selected, taps))
-        return self._leave(selected.x, y, z, taps)
+        values = dict(zip(SELECTION, (x, dt, B, C), strict=True))
+        inputs = self.driven_by({kind: taps(kind, layer, values[kind]) for kind in SELECTION})
+        y = taps("y", layer, self._scan(inputs, taps))
+        return self._leave(inputs.x, y, z, taps)
 
-    @property
-    def A(self) -> Tensor:
-        """The continuous state matrix: a negative number for each head."""
-        return -torch.exp(widened(self.module.A_log))
+    def driven_by(self, inputs: Inputs) -> SSDInputs:
+        """The recurrence of what positions enter with."""
+        x, dt, B, C = (inputs[kind] for kind in SELECTION)
+        return SSDInputs(x, dt, B, C, -torch.exp(widened(self.module.A_log)), self.groups)
 
     def _projected(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """xBC, z and dt of the stream."""
@@ -128,80 +115,38 @@ class SSD(ConvolvedMixer):
         scale = torch.rsqrt(by_group.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
         return widened(norm.weight) * (by_group * scale).flatten(-2)
 
-    # --- the recurrence; states (..., d_inner, d_state), where linear_scan has (head, d_state, d_v)
-
-    def _run(
-        self, selected: Selected, read: Sequence[int] = ()
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """y, the last state, and the states of those positions, None where there are none."""
-        x, dt, B, C = selected
-        q, k = (t.unflatten(-1, (self.groups, -1)) for t in (C, B))
-        v, log_decay = self._scaled(x, dt), self._log_decay(dt)
-        result = linear_scan(q, k, v, log_decay, return_states=read or False)
-        states = None if result.states is None else result.states.mT.flatten(-3, -2)
-        return result.y.flatten(-2), result.last_state.mT.flatten(-3, -2), states
-
-    def _scan(self, selected: Selected, taps: Taps) -> Tensor:
-        layer, length = self.layer, selected.x.shape[1]
+    def _scan(self, inputs: SSDInputs, taps: Taps) -> Tensor:
+        layer, length = self.layer, inputs.x.shape[1]
         edited = taps.edited_positions(RECURRENCE, layer, length)
         if edited:
-            return self._recur(selected, edited[0], taps)
+            return self._recur(inputs, edited[0], taps)
         if taps.touches("decay", layer):
-            taps("decay", layer, self._decay(selected))
+            taps("decay", layer, inputs.decay)
         if at := taps.read_positions("write", layer, length):
-            taps.store("write", layer, at, self._write(selected.at(at)), length)
+            taps.store("write", layer, at, inputs.at(at).write, length)
         wanted = taps.read_positions("state", layer, length)
-        y, _, states = self._run(selected, wanted)
+        y, _, states = inputs.scan(wanted)
         if states is not None:
             taps.store("state", layer, wanted, states, length)
         return y
 
-    def _recur(self, selected: Selected, start: int, taps: Taps) -> Tensor:
+    def _recur(self, inputs: SSDInputs, start: int, taps: Taps) -> Tensor:
         """y of the plain recurrence, with edits in it from `start` on; up to there of the scan."""
-        layer, length = self.layer, selected.x.shape[1]
-        decay, write = taps("decay", layer, self._decay(selected)), None
+        layer, length = self.layer, inputs.x.shape[1]
+        decay, write = taps("decay", layer, inputs.decay), None
         if taps.touches("write", layer):  # else it is formed position by position: it is large
-            write = taps("write", layer, self._write(selected))
+            write = taps("write", layer, inputs.write)
         early = [p for p in taps.read_positions("state", layer, length) if p < start]
-        y, last, states = self._run(selected.at(slice(start)), early)
+        y, last, states = inputs.at(slice(start)).scan(early)
 
         def step(t: int, state: Tensor) -> Tensor:
-            written = self._write(selected.at(t)) if write is None else write[:, t]
-            return self._scale_heads(state, decay[:, t]) + written
+            written = inputs.at(t).write if write is None else write[:, t]
+            return scale_heads(state, decay[:, t]) + written
 
         def read(t: int, state: Tensor) -> Tensor:
-            return self._read(state, selected.C[:, t])
+            return inputs.at(t).read(state)
 
         return recur(Start(y, states, last), range(start, length), step, read, layer, taps)
-
-    def _log_decay(self, dt: Tensor) -> Tensor:
-        """(..., head, 1, 1)."""
-        return (dt * self.A)[..., None, None]
-
-    def _decay(self, selected: Selected) -> Tensor:
-        return torch.exp(selected.dt * self.A)
-
-    def _write(self, selected: Selected) -> Tensor:
-        x, dt, B, _ = selected
-        by_head = self._scaled(x, dt).unsqueeze(-1) * self._each_head(B).unsqueeze(-2)
-        return by_head.flatten(-3, -2)
-
-    def _scaled(self, x: Tensor, dt: Tensor) -> Tensor:
-        """dt * x, (..., head, d_v)."""
-        return widened(x).unflatten(-1, (self.heads, -1)) * dt.unsqueeze(-1)
-
-    def _scale_heads(self, state: Tensor, factor: Tensor) -> Tensor:
-        """A state times a factor (..., head)."""
-        by_head = state.unflatten(-2, (self.heads, -1)) * factor[..., None, None]
-        return by_head.flatten(-3, -2)
-
-    def _read(self, state: Tensor, C: Tensor) -> Tensor:
-        by_head = state.unflatten(-2, (self.heads, -1))
-        return torch.einsum("...hvn,...hn->...hv", by_head, self._each_head(C)).flatten(-2)
-
-    def _each_head(self, t: Tensor) -> Tensor:
-        """B or C once for each head, (..., head, d_state)."""
-        return t.unflatten(-1, (self.groups, -1)).repeat_interleave(self.heads // self.groups, -2)
 
     # --- the protocol
 
@@ -222,34 +167,25 @@ class SSD(ConvolvedMixer):
         return dict(zip(("ssm_input", "B", "C"), self._convolved(conv_out), strict=True))
 
     def states(self, inputs: Inputs, positions: Sequence[int]) -> Tensor:
-        states = self._run(_selected(inputs), positions)[2]
+        states = self.driven_by(inputs).scan(positions)[2]
         assert states is not None
         return states
 
     def memory(self, inputs: Inputs) -> Tensor:
-        return self._run(_selected(inputs))[1]
+        return self.driven_by(inputs).scan()[1]
 
     def step(self, state: Tensor, at: Inputs) -> Tensor:
-        selected = _selected(at)
-        return self._scale_heads(state, self._decay(selected)) + self._write(selected)
+        return self.driven_by(at).step(state)
 
     def stepped_change(self, before: Tensor, old: Inputs, new: Inputs) -> Tensor:
-        was, now = _selected(old), _selected(new)
-        kept = self._scale_heads(before, self._decay(now) - self._decay(was))
-        return kept + self._write(now) - self._write(was)
+        was, now = self.driven_by(old), self.driven_by(new)
+        return scale_heads(before, now.decay - was.decay) + now.write - was.write
 
     def carry(self, change: Tensor, inputs: Inputs, start: Tensor, stop: int) -> Tensor:
-        by_head = change.unflatten(-2, (self.heads, -1))
-        return linear_carry(by_head, self._log_decay(inputs["head_dt"]), start, stop).flatten(
-            -3, -2
-        )
+        return self.driven_by(inputs).carry(change, start, stop)
 
     def read(self, memory: Tensor, at: Inputs) -> Tensor:
-        return self._read(memory, at["C"])
+        return self.driven_by(at).read(memory)
 
     def leave(self, at: Inputs, readout: Tensor) -> Tensor:
         return self._leave(at["ssm_input"], readout, at["gate_in"])
-
-
-def _selected(inputs: Inputs) -> Selected:
-    return Selected(*(inputs[kind] for kind in SELECTION))
