@@ -13,6 +13,7 @@ from types import MappingProxyType
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.decoder import Decoder
+from homolog.models.deepseek import DeepSeekV2, DeepSeekV3
 from homolog.models.gpt2 import GPT2
 from homolog.models.gpt_neox import GPTNeoX
 from homolog.models.kimi_linear import KimiLinear
@@ -32,6 +33,8 @@ _LISTED: tuple[type[LanguageModel], ...] = (
     Qwen3_5MoE,
     OLMoHybrid,
     KimiLinear,
+    DeepSeekV2,
+    DeepSeekV3,
 )
 ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
 """By the model type of the configuration."""
