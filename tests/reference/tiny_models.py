@@ -4,6 +4,10 @@ import torch
 from transformers import (
     BambaConfig,
     BambaForCausalLM,
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     FalconH1Config,
     FalconH1ForCausalLM,
     FalconMambaConfig,
@@ -80,6 +84,23 @@ DELTA = {
     "linear_conv_kernel_dim": 4,
 }
 """Of the gated delta rule."""
+LATENT = {
+    "kv_lora_rank": 12,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 5,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "n_shared_experts": 1,
+    "n_group": 2,
+    "topk_group": 1,
+}
+"""Of attention over a latent vector, and of the experts that come with it."""
+DEEPSEEK = LATENT | {
+    "num_key_value_heads": 4,
+    "first_k_dense_replace": 2,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+}
 HYBRID = ["linear_attention", "linear_attention", "full_attention"]
 EXPERTS = {
     "num_experts": 4,
@@ -307,20 +328,25 @@ def tiny_kimi_linear(**changes: object) -> PreTrainedModel:
         "num_key_value_heads": 4,
         "linear_head_dim": 6,
         "linear_num_heads": 4,
-        "kv_lora_rank": 12,
-        "qk_nope_head_dim": 6,
-        "qk_rope_head_dim": 4,
-        "v_head_dim": 5,
         "layer_types": HYBRID,
         "mlp_layer_types": ["dense", "dense", "sparse"],
         "num_local_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 24,
-        "n_shared_experts": 1,
-        "n_group": 2,
-        "topk_group": 1,
+        **LATENT,
     }
     return _spread(KimiLinearForCausalLM(KimiLinearConfig(**(fields | changes))))
+
+
+def tiny_deepseek_v2() -> PreTrainedModel:
+    torch.manual_seed(23)
+    fields = _without(GROUPED, "head_dim") | DEEPSEEK | {"q_lora_rank": None, "n_routed_experts": 4}
+    return _spread(DeepseekV2ForCausalLM(DeepseekV2Config(**fields)))
+
+
+def tiny_deepseek_v3(**changes: object) -> PreTrainedModel:
+    """The last block has experts."""
+    torch.manual_seed(24)
+    fields = _without(GROUPED, "head_dim") | DEEPSEEK | {"q_lora_rank": 10, "n_routed_experts": 4}
+    return _spread(DeepseekV3ForCausalLM(DeepseekV3Config(**(fields | changes))))
 
 
 def tiny_opt(**changes: object) -> PreTrainedModel:

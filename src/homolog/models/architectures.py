@@ -13,6 +13,7 @@ from types import MappingProxyType
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.decoder import Decoder
+from homolog.models.deepseek import DeepSeekV2, DeepSeekV3
 from homolog.models.gpt2 import GPT2
 from homolog.models.gpt_neox import GPTNeoX
 from homolog.models.hybrids import HYBRIDS
@@ -46,6 +47,8 @@ _LISTED: tuple[type[LanguageModel], ...] = (
     LFM2MoE,
     RWKV,
     KimiLinear,
+    DeepSeekV2,
+    DeepSeekV3,
 )
 ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
 """By the model type of the configuration."""

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from homolog.models.decoder import Trunk
+from homolog.models.deepseek import latent_parts
 from homolog.models.llama import IN, Llama
 from homolog.models.mixers.attention import Attention, AttentionParts
 from homolog.models.mixers.base import Branch
 from homolog.models.mixers.delta_rule import DeltaParts, DeltaRule
-from homolog.models.mixers.projections import Latent
 from homolog.models.products import linear
 
 
@@ -35,16 +35,7 @@ class KimiLinear(Llama):
         return [[mixer], [self.mlp(layer, block)]]
 
     def attention(self, layer: int, block: Any) -> Attention:
-        module = block.self_attn
-        parts = AttentionParts(
-            project=Latent(module),
-            out=module.o_proj,
-            n_heads=module.num_heads,
-            n_kv_heads=module.num_heads,
-            d_head=module.qk_head_dim,
-            scale=module.scaling,
-            rotary=False,
-        )
+        parts = AttentionParts(**latent_parts(block.self_attn), rotary=False)
         return Attention(layer, self._norm(block, IN), parts)
 
     def delta_rule(self, layer: int, block: Any) -> DeltaRule:

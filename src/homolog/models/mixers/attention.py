@@ -28,6 +28,7 @@ from transformers.pytorch_utils import Conv1D
 from homolog.axes import Residual
 from homolog.models.mixers.base import Context, Inputs, Mixer, Norm, Rotary
 from homolog.models.mixers.projections import READS, Projections, Read
+from homolog.models.mixers.rotary import rotate
 from homolog.models.products import linear
 from homolog.models.taps import Taps
 from homolog.models.widening import widened
@@ -43,7 +44,8 @@ class AttentionParts:
     out              the module that projects the flattened heads
     n_heads, n_kv_heads, d_head   d_head of queries and keys
     scale            factor of the scores
-    rotary           whether queries and keys are rotated, and by which of the context's tables
+    rotary, table, turn     whether queries and keys are rotated, by which of the context's tables,
+                     and how
     window           how many positions a query sees, its own among them; None: all
     soft_cap         of the scores
     sinks            (head,): the score of each head's sink
@@ -60,6 +62,7 @@ class AttentionParts:
     scale: float
     rotary: bool = True
     table: str | None = None
+    turn: Callable[[Tensor, Rotary], Tensor] = rotate
     window: int | None = None
     soft_cap: float | None = None
     sinks: Tensor | None = None
@@ -103,8 +106,8 @@ class Attention(Mixer):
         layer, parts = self.layer, self.parts
         normed, q, k, v = self._reads(h, taps)
         q, k, v = (taps(read, layer, x) for read, x in zip(READS, (q, k, v), strict=True))
-        rotary = self._rotary(context)
-        q, k, v = (x.transpose(-3, -2) for x in (rotate(q, rotary), rotate(k, rotary), v))
+        rotary, turn = self._rotary(context), parts.turn
+        q, k, v = (x.transpose(-3, -2) for x in (turn(q, rotary), turn(k, rotary), v))
         through = taps.splits(["pattern"], layer, q)
         if through or taps.touches("pattern", layer):
             pattern = taps("pattern", layer, self._pattern(q, k))
@@ -229,7 +232,7 @@ class Attention(Mixer):
 
     def prepared(self, values: Inputs, context: Context) -> Inputs:
         rotary = self._rotary(context)
-        turned = {r: rotate(values[r], rotary) for r in READS[:2] if r in values}
+        turned = {r: self.parts.turn(values[r], rotary) for r in READS[:2] if r in values}
         return values | turned
 
     def memory(self, inputs: Inputs) -> KeyValues:
@@ -344,16 +347,3 @@ class _OneHead(Attention):
         wide = scores.expand(*scores.shape[:head_axis], self.whole.n_heads, scores.shape[-1])
         pattern = super()._softmax(wide, unseen, head_axis)
         return pattern.narrow(head_axis, self.head, 1)
-
-
-def rotate(x: Tensor, rotary: Rotary) -> Tensor:
-    """x (..., position, head, d_head) with its first dimensions rotated by the position."""
-    if rotary is None:
-        return x
-    cos, sin = (t.unsqueeze(-2) for t in rotary)
-    width = cos.shape[-1]
-    turned, kept = x[..., :width], x[..., width:]
-    first, second = turned.chunk(2, dim=-1)
-    # the tables of some models are wider
-    turned = (turned * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
-    return torch.cat([turned, kept], dim=-1) if kept.shape[-1] else turned

@@ -37,7 +37,7 @@ from homolog.models.mixers.base import Context, Inputs, Norm
 from homolog.models.mixers.convolution import Convolution, ConvolvedMixer
 from homolog.models.mixers.recurrence import Start, recur
 from homolog.models.products import linear
-from homolog.models.scan import ScanResult, delta_scan
+from homolog.models.scan import ScanResult, delta_carry, delta_scan
 from homolog.models.taps import NOTHING, Taps
 from homolog.models.widening import widened
 
@@ -185,16 +185,19 @@ class DeltaRule(ConvolvedMixer):
             first, steps, step, lambda t, state: self.read(state, position(inputs, t)), layer, taps
         )
 
-    def _scanned(self, inputs: Inputs, positions: Sequence[int]) -> ScanResult:
+    def _log_decay(self, inputs: Inputs) -> Tensor:
         decay = inputs[self.decay]
         # no -inf, whose gradient would not be finite
         log_decay = decay.clamp(min=torch.finfo(decay.dtype).tiny).log()
+        return log_decay if self.by_channel else log_decay[..., None]
+
+    def _scanned(self, inputs: Inputs, positions: Sequence[int]) -> ScanResult:
         return delta_scan(
             inputs["query"] * self._scale,
             inputs["key"],
             widened(inputs["value"]),
             inputs["beta"],
-            log_decay if self.by_channel else log_decay[..., None],
+            self._log_decay(inputs),
             return_states=positions or False,
         )
 
@@ -257,12 +260,9 @@ class DeltaRule(ConvolvedMixer):
         return changed - decayed + (self._write(changed, new) - self._write(decayed, old))
 
     def carry(self, change: Tensor, inputs: Inputs, start: Tensor, stop: int) -> Tensor:
-        # a step that writes nothing of its own
-        inputs = inputs | {"value": torch.zeros_like(inputs["value"])}
-        for t in range(int(start.min()) + 1, stop + 1):
-            carried = self.step(change, position(inputs, t))
-            change = torch.where((t > start)[..., None, None], carried, change)
-        return change
+        heads = self._by_head(change, -2).transpose(-1, -2)
+        key, beta = inputs["key"], inputs["beta"]
+        return flat(delta_carry(heads, key, beta, self._log_decay(inputs), start, stop))
 
     def read(self, memory: Tensor, at: Inputs) -> Tensor:
         return self._under(memory, at["query"]).flatten(-2) * self._scale

@@ -72,9 +72,9 @@ class WithGate(Separate):
         super().__init__(query, key, value, (d_head,) * 3)
 
     def __call__(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        _, k, v = self._maps
-        each = (linear(m, normed).unflatten(-1, (-1, self._d_heads[0])) for m in (k, v))
-        return self._of(0, normed), *each
+        _, key, value = self._maps
+        k, v = (linear(m, normed).unflatten(-1, (-1, self._d_heads[0])) for m in (key, value))
+        return self._of(0, normed), k, v
 
     def gate(self, normed: Tensor) -> Tensor:
         """What multiplies the heads, (..., head, d_head)."""

@@ -1,0 +1,46 @@
+"""Rotary positions: queries and keys turned by the angle of their position, pair by pair.
+
+    (a, b)  ->  (a cos - b sin, b cos + a sin)
+
+Which dimensions are turned, and which make a pair, is the family's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from homolog.models.mixers.base import Rotary
+
+
+def rotate(x: Tensor, rotary: Rotary) -> Tensor:
+    """The first dimensions of x (..., position, head, d_head), paired half by half."""
+    if rotary is None:
+        return x
+    cos, sin = (t.unsqueeze(-2) for t in rotary)
+    width = cos.shape[-1]
+    turned, kept = x[..., :width], x[..., width:]
+    first, second = turned.chunk(2, dim=-1)
+    # the tables of some models are wider
+    turned = (turned * cos + torch.cat([-second, first], dim=-1) * sin).to(x.dtype)
+    return torch.cat([turned, kept], dim=-1) if kept.shape[-1] else turned
+
+
+def rotate_last(x: Tensor, rotary: Rotary) -> Tensor:
+    """The last dimensions instead."""
+    if rotary is None:
+        return x
+    kept, turned = x.tensor_split([x.shape[-1] - rotary[0].shape[-1]], -1)
+    return torch.cat([kept, rotate(turned, rotary)], -1)
+
+
+def rotate_last_pairs(x: Tensor, rotary: Rotary) -> Tensor:
+    """The last dimensions, neighbours paired; first of all pairs come the first of each.
+
+    Queries and keys change their order alike, which no score sees.
+    """
+    if rotary is None:
+        return x
+    kept, turned = x.tensor_split([x.shape[-1] - rotary[0].shape[-1]], -1)
+    paired = turned.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    return torch.cat([kept, rotate(paired, rotary)], -1)
