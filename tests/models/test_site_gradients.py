@@ -49,6 +49,9 @@ SITES = {
     "gpt2": ("embed", "query_in.1", "pattern.0", "resid_mid.1"),
     "llama": ("embed", "query_in.1", "key_in.1", "value.0", "pattern.0", "mlp_hidden.1"),
     "mamba": EVERYWHERE + MIXER,
+    "recurrent-gemma": ("conv_in.1", "recurrence_gate.1", "A_bar.1", "write.1", "state.1"),
+    "lfm2": ("value.1", "input_gate.1", "write.1", "state.1"),
+    "rwkv": ("mixer_normed.1", "shift_taps.1", "key.1", "write.1", "state.1", "mlp_normed.1"),
 }
 
 

@@ -169,7 +169,7 @@ class ChannelMixing(ShiftRegister):
     def enter(self, h: Tensor, context: Context) -> Inputs:
         return {"mlp_normed": self.norm(h)}
 
-    def written(self, at: Inputs) -> Tensor:
+    def newest(self, at: Inputs) -> Tensor:
         return at["mlp_normed"]
 
     def read(self, memory: Tensor, at: Inputs) -> Tensor:
