@@ -55,16 +55,3 @@ def tapped_states(
         layer,
         taps,
     )
-
-
-def carried(change: Tensor, log_decay: Tensor, start: Tensor, stop: int) -> Tensor:
-    """What the change of the state after `start` has become after `stop`.
-
-    change (..., prompt, d_inner, d_state), start (prompt,).  The logarithms between the two are
-    summed by themselves in float64, not as a difference of running sums.
-    """
-    t = torch.arange(log_decay.shape[1], device=log_decay.device)
-    start = start.to(log_decay.device).unsqueeze(-1)
-    between = ((t > start) & (t <= stop)).view(*start.shape[:-1], -1, 1, 1)
-    total = torch.where(between, log_decay.double(), 0).sum(-3)
-    return change * torch.exp(total).to(change.dtype)

@@ -26,9 +26,10 @@ from torch import Tensor
 
 from homolog.axes import Residual
 from homolog.models.mixers.base import Context, Inputs, Norm
-from homolog.models.mixers.channels import all_states, carried, tapped_states
+from homolog.models.mixers.channels import all_states, tapped_states
 from homolog.models.mixers.convolution import Convolution, ConvolvedMixer
 from homolog.models.products import linear
+from homolog.models.scan import linear_carry
 from homolog.models.taps import NOTHING, Taps
 from homolog.models.widening import widened
 
@@ -124,7 +125,9 @@ class RGLRU(ConvolvedMixer):
         return torch.exp(log_decay) * state + write
 
     def carry(self, change: Tensor, inputs: Inputs, start: Tensor, stop: int) -> Tensor:
-        return carried(change, self._log_decay(inputs["recurrence_gate"])[..., None], start, stop)
+        log_decay = self._log_decay(inputs["recurrence_gate"])[:, :, None, None]
+        channels = change.squeeze(-1)[..., None, None, :]
+        return linear_carry(channels, log_decay, start, stop)[..., 0, 0, :].unsqueeze(-1)
 
     def _recurrence(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """log a and the write, (..., d_inner, 1)."""

@@ -183,7 +183,7 @@ class ChannelMixing(ShiftRegister):
         missing = [torch.zeros_like(values[0])] * (self.width - len(values))
         return torch.stack([*missing, *values], -1)
 
-    def written(self, at: Inputs) -> Tensor:
+    def newest(self, at: Inputs) -> Tensor:
         return at["mlp_normed"]
 
     def read(self, memory: Tensor, at: Inputs) -> Tensor:

@@ -26,19 +26,18 @@ class ShiftRegister(LinearMixer):
     width: int
 
     @abstractmethod
-    def written(self, at: Inputs) -> Tensor:
+    def newest(self, at: Inputs) -> Tensor:
         """What positions write, (..., channel)."""
 
     def states(self, inputs: Inputs, positions: Sequence[int]) -> Tensor:
-        return self.registers(self.written(inputs))[:, list(positions)]
+        return self.registers(self.newest(inputs))[:, list(positions)]
 
     def registers(self, written: Tensor) -> Tensor:
         """The states of all positions of (batch, position, channel); a view."""
         return F.pad(written, (0, 0, self.width - 1, 0)).unfold(1, self.width, 1)
 
     def step(self, state: Tensor, at: Inputs) -> Tensor:
-        newest = self.written(at).unsqueeze(-1)
-        kept = state[..., 1:]
+        kept, newest = state[..., 1:], self.newest(at).unsqueeze(-1)
         shape = torch.broadcast_shapes(kept.shape[:-1], newest.shape[:-1])
         return torch.cat([kept.expand(*shape, -1), newest.expand(*shape, 1)], -1)
 

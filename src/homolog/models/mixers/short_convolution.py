@@ -51,7 +51,7 @@ class ShortConvolution(ShiftRegister):
         layer = self.layer
         entered = self.enter(taps("mixer_in", layer, h), context)
         at = {kind: taps(kind, layer, entered[kind]) for kind in self.inputs}
-        x = taps("conv_in", layer, self.written(at))
+        x = taps("conv_in", layer, self.newest(at))
         return self._leave(at["gate"], taps("y", layer, self._convolved(x, taps)), taps)
 
     def _convolved(self, x: Tensor, taps: Taps) -> Tensor:
@@ -91,7 +91,7 @@ class ShortConvolution(ShiftRegister):
         B, C, x = linear(self.module.in_proj, self.norm(h)).chunk(3, dim=-1)
         return {"value": x.unsqueeze(-2), "input_gate": B, "gate": C}
 
-    def written(self, at: Inputs) -> Tensor:
+    def newest(self, at: Inputs) -> Tensor:
         return at["input_gate"] * at["value"].squeeze(-2)
 
     def read(self, memory: Tensor, at: Inputs) -> Tensor:
