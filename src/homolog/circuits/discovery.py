@@ -50,6 +50,7 @@ from homolog.circuits.edges import (
     senders,
     with_states,
 )
+from homolog.circuits.known import require_paths
 from homolog.circuits.tables import COMPONENTS, SCORED_EDGES
 from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs
@@ -172,11 +173,12 @@ def _rows(
 ) -> list[tuple]:
     """Rows of the frame from a site's scores: [label][sender][head], [label][tap], or [label]."""
     layer = site.layer
-    if site.kind == "write":
-        ends = (str(site), f"state.{layer}", layer, layer, None)
+    inner = next((m for m in with_states(model) if m.layer == layer), None)
+    if inner is not None and site.kind == inner.write:
+        ends = (str(site), f"{inner.state}.{layer}", layer, layer, None)
         return [(*ends, names[i], table[i]) for i in present[""]]
-    if site.kind == "conv_taps":
-        ends = (f"conv_in.{layer}", str(site), layer, layer)
+    if inner is not None and site.kind == inner.local_taps:
+        ends = (f"{inner.local}.{layer}", str(site), layer, layer)
         return [
             (*ends, tap, names[i], score) for i in present[""] for tap, score in enumerate(table[i])
         ]
@@ -199,7 +201,8 @@ class _Scores:
 
     def __init__(self, model: LanguageModel, pairs: PromptPairs, metric: str, steps: int) -> None:
         # the prompts hold what they begin with
-        self.model, self.pairs, self.metric, self.steps = model.plain, pairs, metric, steps
+        self.model = require_paths(model.plain)
+        self.pairs, self.metric, self.steps = pairs, metric, steps
         self.receivers = receivers(model)
         self.contrast = Contrast.of(model, pairs)
         self._states = with_states(self.model)
@@ -225,7 +228,7 @@ class _Scores:
                     gradient = gradient.unsqueeze(2)
                 taps = (self.contrast.taps(mixer) * gradient).sum(-1)
                 sums[Site(mixer.local_taps, mixer.layer)] = _by_label(taps, one_hot)
-            write = Site("write", mixer.layer)
+            write = Site(mixer.write, mixer.layer)
             sums[write] = _by_label(self._writes[write], one_hot)
         return {site: table / self.steps for site, table in sums.items()}
 
@@ -246,7 +249,8 @@ class _Scores:
         way = (corrupt + clean_part * (clean - corrupt)).requires_grad_()
         # A receiver's input may be the stream itself: as a view of its own it has the gradient of
         # that one reader.
-        apart = [site for site in sites if site.kind in ("mlp_in", "mixer_in")]
+        streams = {b.stream for n in range(model.n_layers) for b in model.branches(n)}
+        apart = [site for site in sites if site.kind in streams and "head" not in site.axes]
         edits: list[Edit] = [Replace("embed", way)]
         edits += [Transform(site, function=lambda h: h.view_as(h)) for site in apart]
         capture = [*sites, *kept]
@@ -277,7 +281,7 @@ class _Scores:
             share.requires_grad_()
             readouts = mixer.replayed(inputs, clean, corrupt, share)
             (scores,) = torch.autograd.grad((readouts * gradient).sum(), share)
-        site = Site("write", mixer.layer)
+        site = Site(mixer.write, mixer.layer)
         self._writes[site] = self._writes.get(site, 0) + scores
 
 

@@ -20,8 +20,9 @@ def recall(circuit: Circuit, discoveries: Mapping[str, Discovery]) -> float:
     """Share of the circuit's parts that discovery ranks first; discoveries by corruption."""
     hits = wanted = 0
     for corruption, roles in ((REPLACE_B, (COPIER,)), (REPLACE_A, (CARRIER, MATCHER))):
-        parts = {_node(r.component) for r in circuit.roles if r.role in roles}
-        hits += len(parts & set(movers(discoveries[corruption])[: len(parts)]))
+        found = discoveries[corruption]
+        parts = {_node(r.component, found.ends) for r in circuit.roles if r.role in roles}
+        hits += len(parts & set(movers(found)[: len(parts)]))
         wanted += len(parts)
     return hits / wanted
 
@@ -32,17 +33,19 @@ def movers(discovery: Discovery) -> list[str]:
     What stays at a position does not count: in a mixer, its state writes and the taps of its
     convolution that read earlier positions do.
     """
-    inner = discovery.edges.filter(pl.col("receiver").str.contains(r"^(state|conv_taps)"))
-    if inner.is_empty():
-        heads = discovery.components().filter(pl.col("node").str.starts_with("head"))
-        return heads.get_column("node").to_list()
+    heads = discovery.components().filter(pl.col("node").str.contains(r"^(head|attn)"))
+    scores = dict(heads.select("node", "score").iter_rows())
+    inner = discovery.edges.filter(pl.col("receiver").str.contains(r"^(state|\w+_taps)\."))
     moved = inner.filter(pl.col("tap").is_null() | (pl.col("tap") < pl.col("tap").max()))
     by_layer = moved.group_by("sender_layer").agg(pl.col("score").abs().sum())
-    layers = by_layer.sort("score", descending=True).get_column("sender_layer")
-    return [f"mixer_out.{layer}" for layer in layers]
+    scores |= {f"mixer_out.{layer}": score for layer, score in by_layer.iter_rows()}
+    return sorted(scores, key=lambda node: -scores[node])
 
 
-def _node(component: str) -> str:
+def _node(component: str, known: Mapping[str, object]) -> str:
     """The node of discovery that a component belongs to: its head, or its layer's mixer."""
     kind, *place = component.split("@")[0].split(".")
-    return f"head_out.{'.'.join(place)}" if kind == "z" else f"mixer_out.{place[0]}"
+    head, layer = f"head_out.{'.'.join(place)}", place[0]
+    if kind == "z":
+        return head if head in known else f"attn_out.{layer}"
+    return f"mlp_out.{layer}" if kind.startswith("mlp") else f"mixer_out.{layer}"
