@@ -86,11 +86,11 @@ class Experiment:
         after_a = part.positions["A"] + self.write_after_A
         match self.axes, self.name.split():
             case ["inputs"], _:
-                return paths.conv_to_write(self.layer, after_a, self.inputs)
+                return paths.taps_to_write(f"y.{self.layer}", after_a, self.inputs)
             case ["position"], _:
                 named = zip(self.places, self.positions, strict=True)
                 at = {place: torch.full((len(part),), p) for place, p in named}
-                return paths.writes_to_logits(self.layer, at)
+                return paths.writes_to_logits(f"y.{self.layer}", at)
             case ["layer"], ["state", *_]:
                 return paths.states_to_logits()
             case ["layer"], _:
