@@ -166,22 +166,13 @@ def _forward(row, lo, hi, inputs, beta, y, last, slots, states, chunks):  # type
 
 
 @jit(**OPTIONS)
-def _collect(S, g, dy, q, k, write, dq, dk, dwrite):  # type: ignore[no-untyped-def]
-    """g <- g + q dy^T, in place; dq, dk and the gradient of the write."""
-    n_k, width = S.shape
-    dwrite[:] = 0
-    for i in range(n_k):
-        q_i, k_i = q[i], k[i]
-        sum_q = S.dtype.type(0)
-        sum_k = S.dtype.type(0)
-        for j in range(width):
-            g_ij = g[i, j] + q_i * dy[j]
-            g[i, j] = g_ij
-            sum_q += S[i, j] * dy[j]
-            sum_k += g_ij * write[j]
-            dwrite[j] += g_ij * k_i
-        dq[i] = sum_q
-        dk[i] = sum_k
+def _apply(S, x, out):  # type: ignore[no-untyped-def]
+    """out <- S x."""
+    for i in range(S.shape[0]):
+        total = S.dtype.type(0)
+        for j in range(S.shape[1]):
+            total += S[i, j] * x[j]
+        out[i] = total
 
 
 @jit(**OPTIONS)
@@ -233,6 +224,7 @@ def _backward(row, lo, hi, inputs, beta, chunks, slots, dy, dstates, g_out, grad
     write = np.empty(width, v.dtype)
     dwrite = np.empty(width, v.dtype)
     unused = np.empty(width, v.dtype)
+    one = np.ones(1, v.dtype)
     for chunk in range(chunks.shape[1] - 1, -1, -1):
         start = chunk * CHUNK
         stop = min(start + CHUNK, length)
@@ -258,7 +250,9 @@ def _backward(row, lo, hi, inputs, beta, chunks, slots, dy, dstates, g_out, grad
             if beta is not None:
                 for j in range(width):
                     write[j] *= beta[b, t, h]
-            _collect(S, g, dy_t, q_t, k_t, write, dq[part, b, t, h], dk_t, dwrite)
+            _step(g, one, 0, lo, q_t, dy_t, k_t, dwrite)  # g += q dy^T, dwrite = g^T k
+            _apply(S, dy_t, dq[part, b, t, h])
+            _apply(g, write, dk_t)
             if beta is None:
                 dv[b, t, h, lo:hi] = dwrite
                 _descend(S_before, g, a, step, lo, k_t, None, dk_t, dlog_t)
