@@ -11,6 +11,7 @@ from tests.circuits.test_evaluation import PAIRS, TRUE_CIRCUIT, mamba, planted
 
 from homolog.circuits.edges import nodes
 from homolog.circuits.evaluation import CircuitEvaluation, Scoring
+from homolog.circuits.metrics import Interval
 from homolog.circuits.nulls import Null, null_of, random_circuits, random_orders
 from homolog.models import Site
 
@@ -63,14 +64,14 @@ def test_of_a_few_mixers_the_circuit_is_drawn_itself_and_beats_nothing() -> None
     null = null_of(evaluation, evaluation.circuit, 30)
     assert evaluation.shares([evaluation.circuit]).item() in null.scores.tolist()
     whole = null_of(evaluation, evaluation.universe, 10)
-    assert whole.scores.tolist() == [1.0] * 10 and not whole.is_beaten_by(1.0)
+    assert whole.scores.tolist() == [1.0] * 10 and not whole.is_beaten_by(Interval(*torch.ones(3)))
 
 
 @pytest.mark.parametrize(
     ("faithfulness", "drawn", "faithful"),
     [
         (0.9, [0.1, 0.5], True),
-        (0.9, [0.1, 0.9], False),  # the null reaches as high
+        (0.9, [0.1, 0.88], False),  # the null reaches into the interval, 0.05 to either side
         (0.7, [0.1, 0.5], False),  # not enough of what the model does
         (1.15, [0.1, 0.5], True),
         (1.3, [0.1, 0.5], False),  # much more than the model does
@@ -79,4 +80,6 @@ def test_of_a_few_mixers_the_circuit_is_drawn_itself_and_beats_nothing() -> None
     ],
 )
 def test_what_is_called_faithful(faithfulness: float, drawn: list[float], faithful: bool) -> None:
-    assert Null(torch.tensor(drawn, dtype=torch.float64)).is_beaten_by(faithfulness) == faithful
+    ends = torch.tensor([faithfulness, faithfulness - 0.05, faithfulness + 0.05])
+    null = Null(torch.tensor(drawn, dtype=torch.float64))
+    assert null.is_beaten_by(Interval(*ends)) == faithful

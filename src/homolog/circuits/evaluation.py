@@ -155,11 +155,12 @@ class CircuitEvaluation:
 
         circuit   nodes of the universe in the place of C
         """
-        parts = self.metric_with([self.circuit if circuit is None else circuit, self.universe, []])
-        circuit, full, nothing = parts.mean(-1)
+        own = self.circuit if circuit is None else circuit
+        parts = self.metric_with([own, self.universe, []])
+        alone, full, nothing = parts.mean(-1)
         again = resampled_means(parts, seed=self.scoring.seed)
         score = percentiles(
-            _ratio(circuit - nothing, full - nothing),
+            _ratio(alone - nothing, full - nothing),
             _ratio(again[0] - again[2], again[1] - again[2]),
         )
         return Faithfulness(score, *(self._interval(part) for part in parts))

@@ -9,7 +9,9 @@ and their faithfulness f(R_i), on the same prompts, beside f(C).  C itself may b
 kind has so few nodes that this is likely, nothing tells C from chance, and the null says so.  C is
 called faithful if it does about what the model does, and more of it than any that was drawn:
 
-    |1 - f(C)| <= 1 - FAITHFUL     and     f(C) > max over i of f(R_i)
+    |1 - f(C)| <= 1 - FAITHFUL     and     low(C) > max over i of f(R_i)
+
+with low(C) the lower end of its 95 % interval over prompts, so that no hair's breadth decides.
 
 A random circuit passes the second with a chance of 1 / (R + 1) at most.  That a circuit needs such
 a null, and random circuits of its size for one: [Shi 2024]; here they are of its kinds as well.
@@ -28,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from homolog.circuits.evaluation import CircuitEvaluation
+from homolog.circuits.metrics import Interval
 from homolog.models.sites import Site
 from homolog.record.circuits import FAITHFUL
 
@@ -51,10 +54,10 @@ class Null:
             f"{name}_most": float(values.max()),
         }
 
-    def is_beaten_by(self, faithfulness: float) -> bool:
+    def is_beaten_by(self, faithfulness: Interval) -> bool:
         """Whether that is the faithfulness of a circuit that is called faithful."""
-        enough = abs(1 - faithfulness) <= 1 - FAITHFUL
-        return enough and faithfulness > float(self.scores.numpy().max())
+        enough = abs(1 - float(faithfulness.value)) <= 1 - FAITHFUL
+        return enough and float(faithfulness.low) > float(self.scores.numpy().max())
 
 
 def random_circuits(

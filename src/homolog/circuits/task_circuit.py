@@ -88,7 +88,7 @@ class TaskCircuit:
     @property
     def faithful(self) -> bool:
         """Whether it is called faithful: see `nulls`."""
-        return self.null.is_beaten_by(float(self.faithfulness.score.value))
+        return self.null.is_beaten_by(self.faithfulness.score)
 
     @property
     def n_needed(self) -> int:
@@ -123,8 +123,7 @@ class TaskCircuit:
         score = there.faithfulness(circuit).score
         null = null_of(there, circuit, self.search.n_random)
         row = self._about(name) | {"on": other.pairs.name} | score.columns("faithfulness")
-        faithful = null.is_beaten_by(float(score.value))
-        return row | null.columns("null") | {"faithful": faithful}
+        return row | null.columns("null") | {"faithful": null.is_beaten_by(score)}
 
     def _about(self, name: str) -> dict[str, str]:
         return {"model": name, "architecture": self.model.architecture, "task": self.pairs.name}

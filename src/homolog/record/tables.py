@@ -447,7 +447,7 @@ RATINGS = _table(
 _NULL = _range("null", "faithfulness of random circuits with as many nodes of each kind")
 _FAITHFUL = (
     BOOL,
-    f"faithfulness within {1 - FAITHFUL:.2g} of 1, and above that of all random circuits",
+    f"faithfulness within {1 - FAITHFUL:.2g} of 1, its interval above all random circuits",
 )
 CIRCUITS = _table(
     "circuits",

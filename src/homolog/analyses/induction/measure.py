@@ -85,7 +85,7 @@ def _circuit_row(
     row |= circuit.ability.columns() | offset.columns()
     score = circuit.faithfulness.score
     row |= score.columns("faithfulness") | circuit.null.columns("null")
-    row["faithful"] = circuit.null.is_beaten_by(float(score.value))
+    row["faithful"] = circuit.null.is_beaten_by(score)
     for corruption, discovery in discoveries.items():
         for group in discovery.correlation.iter_rows(named=True):
             for kind in ("pearson", "spearman"):

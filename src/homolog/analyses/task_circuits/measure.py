@@ -9,6 +9,7 @@ import polars as pl
 
 from homolog.analyses.analysis import Tables
 from homolog.analyses.material import Material
+from homolog.circuits.ability import TaskAbility
 from homolog.circuits.prompts import Unable
 from homolog.circuits.tables import TASK_TABLES
 from homolog.circuits.task_circuit import TaskCircuit, find_circuit, row_of_ability, transfers
@@ -65,6 +66,7 @@ def _circuit(model: LanguageModel, task: str, settings: Circuits, seed: int) -> 
     try:
         return find_circuit(model, pairs, settings, seed)
     except Unable as unable:
+        assert isinstance(unable.ability, TaskAbility)
         row = row_of_ability(pairs, unable.ability)
         raise _NoCircuit(unable.ability.said, row) from unable
     except InputError as error:

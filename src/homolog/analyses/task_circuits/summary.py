@@ -43,7 +43,7 @@ def called(row: Row) -> str:
         return "faithful"
     if row["n_nodes"] == row["n_nodes_of_model"]:
         return "not faithful: it is the whole model"
-    if row["faithfulness"] <= row["null_most"]:
+    if row["faithfulness_lo"] <= row["null_most"]:
         return "not faithful: random ones do as much"
     return "not faithful"
 

@@ -56,7 +56,7 @@ def task_label(task: str) -> str:
 
 def task_files(settings: Circuits) -> dict[str, tuple[Path, ...]]:
     """The files that prompts are made of, by what they are in words."""
-    files = {
+    files: dict[str, tuple[Path, ...]] = {
         f"the task {task}": (Path(task).expanduser().absolute(),)
         for task in settings.tasks
         if task.endswith(FILE)
