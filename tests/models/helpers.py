@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from tests.reference.tiny_models import (
+    tiny_deepseek_v2,
+    tiny_deepseek_v3,
     tiny_gpt2,
     tiny_gpt_neox,
     tiny_kimi_linear,
@@ -14,6 +16,7 @@ from tests.reference.tiny_models import (
     tiny_mamba,
     tiny_olmo_hybrid,
     tiny_qwen3_5,
+    tiny_qwen3_5_moe,
     tiny_qwen3_next,
 )
 from torch import Tensor
@@ -31,22 +34,26 @@ LLAMA3 = {
 }
 FULL_ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
 LINEAR, FULL = "linear_attention", "full_attention"
-DELTA: dict[str, Callable] = {
+ROTARY = {"rope_type": "default", "rope_theta": 10000.0}
+HYBRIDS: dict[str, Callable] = {
     "qwen3_next": tiny_qwen3_next,
     "qwen3_next-attention": lambda: tiny_qwen3_next(layer_types=[LINEAR, FULL, LINEAR]),
-    "qwen3_5": tiny_qwen3_5,
-    "olmo_hybrid": tiny_olmo_hybrid,
-    "olmo_hybrid-attention": lambda: tiny_olmo_hybrid(
-        layer_types=[LINEAR, FULL, LINEAR],
-        linear_allow_neg_eigval=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    ),
+    "olmo_hybrid-attention": lambda: tiny_olmo_hybrid(layer_types=[LINEAR, FULL, LINEAR]),
     "kimi_linear": tiny_kimi_linear,
     "kimi_linear-attention": lambda: tiny_kimi_linear(
         layer_types=[LINEAR, FULL, LINEAR], q_lora_rank=10
     ),
 }
-"""Blocks of the gated delta rule, and in turn with them some of attention."""
+"""Blocks of the gated delta rule and, in turn with them, of attention."""
+RELATIVES: dict[str, Callable] = {
+    "qwen3_5": tiny_qwen3_5,
+    "qwen3_5_moe": tiny_qwen3_5_moe,
+    "olmo_hybrid": lambda: tiny_olmo_hybrid(linear_allow_neg_eigval=False, rope_parameters=ROTARY),
+    "deepseek_v2": tiny_deepseek_v2,
+    "deepseek_v3": tiny_deepseek_v3,
+    "deepseek_v3-halves": lambda: tiny_deepseek_v3(rope_interleave=False),
+}
+"""Models made of the same parts: `test_written_out.py` has them, `HF` does not."""
 HF: dict[str, Callable] = {
     "neox-parallel": tiny_gpt_neox,
     "neox-sequential": lambda: tiny_gpt_neox(
@@ -60,17 +67,17 @@ HF: dict[str, Callable] = {
     ),
     "mamba": tiny_mamba,
     "mamba-bias": lambda: tiny_mamba(use_bias=True, use_conv_bias=False, conv_kernel=3, expand=3),
-    **DELTA,
+    **HYBRIDS,
 }
 ONE_EACH = ("neox-parallel", "gpt2", "llama", "mamba")  # one of each architecture
-TRANSFORMERS = tuple(case for case in HF if "mamba" not in case and case not in DELTA)
+TRANSFORMERS = tuple(case for case in HF if "mamba" not in case and case not in HYBRIDS)
 MAMBAS = tuple(case for case in HF if "mamba" in case)
 TOKENS = torch.randint(0, 97, (3, 11), generator=torch.Generator().manual_seed(0))
 
 
 def tiny(case: str, dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """The adapter of a case of `HF`."""
-    return adapter(HF[case](), f"tiny {case}", dtype)
+    """The adapter of a case of `HF`, or of `RELATIVES`."""
+    return adapter((HF | RELATIVES)[case](), f"tiny {case}", dtype)
 
 
 def adapter(hf: Any, name: str = "tiny", dtype: torch.dtype = torch.float32) -> LanguageModel:
