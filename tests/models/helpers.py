@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from tests.reference.tiny_models import (
     tiny_bamba,
+    tiny_deepseek_v2,
+    tiny_deepseek_v3,
     tiny_falcon_h1,
     tiny_falcon_mamba,
     tiny_gpt2,
@@ -22,6 +24,7 @@ from tests.reference.tiny_models import (
     tiny_nemotron_h,
     tiny_olmo_hybrid,
     tiny_qwen3_5,
+    tiny_qwen3_5_moe,
     tiny_qwen3_next,
     tiny_recurrent_gemma,
     tiny_rwkv,
@@ -50,22 +53,17 @@ FACTORS = {
     "mlp_multipliers": [1.5, 0.4],
 }
 LINEAR, FULL = "linear_attention", "full_attention"
-DELTA: dict[str, Callable] = {
+ROTARY = {"rope_type": "default", "rope_theta": 10000.0}
+HYBRIDS: dict[str, Callable] = {
     "qwen3_next": tiny_qwen3_next,
     "qwen3_next-attention": lambda: tiny_qwen3_next(layer_types=[LINEAR, FULL, LINEAR]),
-    "qwen3_5": tiny_qwen3_5,
-    "olmo_hybrid": tiny_olmo_hybrid,
-    "olmo_hybrid-attention": lambda: tiny_olmo_hybrid(
-        layer_types=[LINEAR, FULL, LINEAR],
-        linear_allow_neg_eigval=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    ),
+    "olmo_hybrid-attention": lambda: tiny_olmo_hybrid(layer_types=[LINEAR, FULL, LINEAR]),
     "kimi_linear": tiny_kimi_linear,
     "kimi_linear-attention": lambda: tiny_kimi_linear(
         layer_types=[LINEAR, FULL, LINEAR], q_lora_rank=10
     ),
 }
-"""Blocks of the gated delta rule, and in turn with them some of attention."""
+"""Blocks of the gated delta rule and, in turn with them, of attention."""
 RECURRENCES: dict[str, Callable] = {
     "recurrent-gemma": lambda: tiny_recurrent_gemma(logits_soft_cap=3.0),
     "recurrent-gemma-attention": lambda: tiny_recurrent_gemma(
@@ -79,6 +77,15 @@ RECURRENCES: dict[str, Callable] = {
     "rwkv": lambda: tiny_rwkv(rescale_every=0),
 }
 """RG-LRU, gated short convolution and RWKV-4: the block that tests look into is the second."""
+RELATIVES: dict[str, Callable] = {
+    "qwen3_5": tiny_qwen3_5,
+    "qwen3_5_moe": tiny_qwen3_5_moe,
+    "olmo_hybrid": lambda: tiny_olmo_hybrid(linear_allow_neg_eigval=False, rope_parameters=ROTARY),
+    "deepseek_v2": tiny_deepseek_v2,
+    "deepseek_v3": tiny_deepseek_v3,
+    "deepseek_v3-halves": lambda: tiny_deepseek_v3(rope_interleave=False),
+}
+"""Models made of the same parts: `test_written_out.py` has them, `HF` does not."""
 HF: dict[str, Callable] = {
     "neox-parallel": tiny_gpt_neox,
     "neox-sequential": lambda: tiny_gpt_neox(
@@ -103,7 +110,7 @@ HF: dict[str, Callable] = {
     "granite_hybrid": tiny_granite_hybrid,
     "jamba": tiny_jamba,
     "nemotron_h": tiny_nemotron_h,
-    **DELTA,
+    **HYBRIDS,
     **RECURRENCES,
 }
 ONE_EACH = ("neox-parallel", "gpt2", "llama", "mamba")  # one of each architecture
@@ -113,8 +120,8 @@ TOKENS = torch.randint(0, 97, (3, 11), generator=torch.Generator().manual_seed(0
 
 
 def tiny(case: str, dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """The adapter of a case of `HF`."""
-    return adapter(HF[case](), f"tiny {case}", dtype)
+    """The adapter of a case of `HF`, or of `RELATIVES`."""
+    return adapter((HF | RELATIVES)[case](), f"tiny {case}", dtype)
 
 
 def adapter(hf: Any, name: str = "tiny", dtype: torch.dtype = torch.float32) -> LanguageModel:

@@ -69,7 +69,7 @@ SITES = {
     "qwen3_next": DELTA_RULE,
     "kimi_linear": ("key.1", "key_decay.1", "write.1", "state.1"),
     "kimi_linear-attention": ("query_in.1", "key_in.1", "value_in.1"),
-    "olmo_hybrid": ("mixer_in.1", "decay.0", "write.1", "state.0"),
+    "olmo_hybrid-attention": ("decay.0", "query_in.1"),
     "qwen3_next-attention": ("query_in.1", "head_gate.1", "z.1"),
     "recurrent-gemma": ("conv_in.1", "recurrence_gate.1", "A_bar.1", "write.1", "state.1"),
     "lfm2": ("value.1", "input_gate.1", "write.1", "state.1"),

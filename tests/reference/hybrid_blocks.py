@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Change = Callable[[Tensor], Tensor]
-TYPES = ("qwen3_next", "qwen3_5_text", "olmo_hybrid", "kimi_linear")
+TYPES = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid", "kimi_linear")
 
 BY_O = ("olmo_hybrid", "kimi_linear")  # whose last norm and matrix are called o_norm and o_proj
 AFTER = "post_feedforward_layernorm"
@@ -45,8 +45,8 @@ def hybrid_block(hf: Any, layer: int, h: Tensor, site: Sites) -> Tensor:
     """The stream after a block, (batch, position, d_model)."""
     block, type_ = hf.model.layers[layer], hf.config.model_type
     h = site("resid_pre", h)
-    mixer = latent_attention if type_ == "kimi_linear" else attention
-    if hf.config.layer_types[layer] == "linear_attention":
+    mixer = latent_attention if hasattr(hf.config, "kv_lora_rank") else attention
+    if (getattr(hf.config, "layer_types", None) or ["full"] * 9)[layer] == "linear_attention":
         mixer = delta_rule
     middle = site("resid_mid", h + mixer(hf, block, h, site))
     after = AFTER in dict(block.named_children())  # norms stand after the parts, not before
@@ -164,6 +164,7 @@ def _kimi(mixer: Any, normed: Tensor) -> tuple[Tensor, ...]:
 PARTS = {
     "qwen3_next": _qwen3_next,
     "qwen3_5_text": _qwen3_5,
+    "qwen3_5_moe_text": _qwen3_5,
     "olmo_hybrid": _olmo,
     "kimi_linear": _kimi,
 }
@@ -171,7 +172,7 @@ PARTS = {
 
 
 def latent_attention(hf: Any, block: Any, h: Tensor, site: Sites) -> Tensor:
-    """What Kimi's attention adds: keys and values of one latent vector, nothing rotated."""
+    """What attention adds whose keys and values are of one latent vector."""
     attn, type_, heads = block.self_attn, hf.config.model_type, hf.config.num_attention_heads
     rank, nope, width = attn.kv_lora_rank, attn.qk_nope_head_dim, attn.qk_head_dim
     streams = {
@@ -192,6 +193,8 @@ def latent_attention(hf: Any, block: Any, h: Tensor, site: Sites) -> Tensor:
             key = torch.cat([own[..., :nope], both[..., rank:]], -1)
             rows[read].append(own[..., nope:] if read == "value" else key)
     q, k, v = (site(read, torch.stack(each, 2)) for read, each in rows.items())
+    if type_.startswith("deepseek"):
+        q, k = (torch.cat([x[..., :nope], turned_last(hf, x[..., nope:])], -1) for x in (q, k))
     return site("attn_out", weighted(q, k, v, width**-0.5, attn.o_proj, site))
 
 
@@ -250,6 +253,19 @@ def attention(hf: Any, block: Any, h: Tensor, site: Sites) -> Tensor:
     gates = torch.einsum("...m,hdm->...hd", before(h), rows[:, 1]) if gated else None
     out = weighted(q, k, v, width**-0.5, attn.o_proj, site, gates)
     return site("attn_out", out if gated else rms(type_, block.post_attention_layernorm, out))
+
+
+def turned_last(hf: Any, x: Tensor) -> Tensor:
+    """x (..., head, width), pairs of neighbours or of halves turned by angles of their own."""
+    width, out = x.shape[-1], x.clone()
+    tables = hf.model.rotary_emb(x, torch.arange(x.shape[1])[None])
+    cos, sin = (tables.real, tables.imag) if isinstance(tables, Tensor) else tables
+    for i in range(width // 2):
+        pairs = getattr(hf.config, "rope_interleave", True)
+        a, b = (2 * i, 2 * i + 1) if pairs else (i, i + width // 2)
+        c, s = cos[0, :, None, i], sin[0, :, None, i]
+        out[..., a], out[..., b] = x[..., a] * c - x[..., b] * s, x[..., b] * c + x[..., a] * s
+    return out
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

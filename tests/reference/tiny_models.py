@@ -292,10 +292,10 @@ def tiny_mixtral() -> PreTrainedModel:
 
 
 def tiny_qwen3_next(**changes: object) -> PreTrainedModel:
-    """Four value heads share two key heads; the last block has attention and experts."""
+    """Four value heads share two key heads; the last has attention, the first experts."""
     torch.manual_seed(18)
     fields = GROUPED | DELTA | EXPERTS | HALF_ROTARY
-    fields |= {"mlp_only_layers": [0, 1], "layer_types": HYBRID}
+    fields |= {"mlp_only_layers": [1, 2], "layer_types": HYBRID}
     return _spread(Qwen3NextForCausalLM(Qwen3NextConfig(**(fields | changes))))
 
 
@@ -322,14 +322,14 @@ def tiny_olmo_hybrid(**changes: object) -> PreTrainedModel:
 
 
 def tiny_kimi_linear(**changes: object) -> PreTrainedModel:
-    """The last block has attention with keys of 10 and values of 5, and experts in two groups."""
+    """The last block has attention, keys of 10 and values of 5; the first experts in two groups."""
     torch.manual_seed(22)
     fields = _without(GROUPED, "head_dim") | {
         "num_key_value_heads": 4,
         "linear_head_dim": 6,
         "linear_num_heads": 4,
         "layer_types": HYBRID,
-        "mlp_layer_types": ["dense", "dense", "sparse"],
+        "mlp_layer_types": ["sparse", "dense", "dense"],
         "num_local_experts": 4,
         **LATENT,
     }

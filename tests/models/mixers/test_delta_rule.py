@@ -1,9 +1,8 @@
-"""The gated delta rule: its protocol against its own runs and against a block written out."""
+"""The gated delta rule: its protocol against its own runs."""
 
 import pytest
 import torch
-from tests.models.helpers import DELTA, adapter, relative, tiny
-from tests.reference.hybrid_blocks import Sites, hybrid_block
+from tests.models.helpers import adapter, relative, tiny
 
 from homolog.models import Add, Replace, Zero
 from homolog.models.mixers.base import at_positions
@@ -11,7 +10,7 @@ from homolog.models.mixers.delta_rule import DeltaRule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-AT_ONE = [case for case in DELTA if "attention" not in case]  # the delta rule in block 1
+AT_ONE = ["qwen3_next", "kimi_linear"]  # the delta rule in block 1
 TOKENS = torch.randint(3, 97, (3, 9), generator=torch.Generator().manual_seed(0))
 EXACT = 1e-10
 
@@ -45,22 +44,6 @@ def padded(value, reach, t):
     """A site at the `reach` positions before t, zeros before the window's start."""
     before = torch.cat([torch.zeros_like(value[:, :1])] * reach + [value], 1)
     return before[:, t : t + reach]
-
-
-@pytest.mark.parametrize("case", list(DELTA))
-def test_every_block_in_float64_equals_one_written_out(case):
-    model = tiny(case, torch.float64)
-    run = model.run(TOKENS, capture=model.sites())
-    for layer in range(model.n_layers):
-        sites = Sites()
-        hybrid_block(model.hf, layer, run[f"resid_pre.{layer}"], sites)
-        assert {f"{kind}.{layer}" for kind in sites.values} == {
-            str(site) for site in model.sites() if site.layer == layer
-        }
-        routed = "mlp_hidden" not in sites.values  # by weights in float32
-        for kind, value in sites.values.items():
-            bound = 1e-6 if routed and kind in ("mlp_out", "resid") else EXACT
-            assert relative(run[f"{kind}.{layer}"], value) < bound, (layer, kind)
 
 
 def test_what_positions_enter_with_reproduces_the_pass(mixer, run, context, inputs):
