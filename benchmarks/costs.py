@@ -28,6 +28,7 @@ OF_STAGE = {
     "neurons": "neurons",
     "tables": "verdicts",
     "induction": "circuits",
+    "task_circuits": "circuits",
     "report": "report",
 }
 TOGETHER = {"residuals": "dictionaries"}

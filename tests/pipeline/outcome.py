@@ -65,6 +65,10 @@ length = 16
 repeat = 4
 discovery_prompts = 2
 validated_edges = 2
+tasks = ["induction", "ioi"]
+n_edges = 4
+n_subsets = 0
+n_random = 1
 """
 )
 """`RECIPE` with every analysis."""

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from homolog.analyses import ANALYSES, induction
+from homolog.analyses import ANALYSES, induction, task_circuits
 from homolog.analyses.analysis import Analysis
 from homolog.models.size import ModelSize, size_of
 from homolog.pipeline.analyses import title_of
@@ -60,6 +60,7 @@ PER_PAGE = 1.5  # the page of a pair of models
 
 CAUSAL_TOKENS = 2000  # read by both models for each pair of features
 CIRCUIT_PASSES = 8  # over all prompts, a block
+TASK_PASSES = 150  # over the prompts of a task, beside those for each node of its circuit
 DOUBLE = 2  # times as slow: products in float64 beside those in float32
 DENSE = 1 / 8  # `matching.columns.DENSE_DENSITY`
 L0_SHARE = 1 / 16  # of d_model, where a penalty decides: 8 of 128, 26 of 576 and 122 of 640 seen
@@ -293,12 +294,17 @@ class Costs:
 
     def _analyses(self) -> Iterator[Stage]:
         recipe, compared = self.recipe, models_of(self.recipe).compared
+        of_circuits = {
+            induction.ANALYSIS.name: self._circuits,
+            task_circuits.ANALYSIS.name: self._task_circuits,
+        }
         for analysis in ANALYSES:
             if analysis.measure is not None and analysis.wanted(recipe):
-                if analysis.name == induction.ANALYSIS.name:
+                seconds_of = of_circuits.get(analysis.name)
+                if seconds_of is not None:
                     for model in compared:
                         title = title_of(analysis, (model.name,))
-                        yield Stage(title, "circuits", self._circuits(model))
+                        yield Stage(title, "circuits", seconds_of(model))
                 else:
                     yield self._analysis(analysis)
 
@@ -308,6 +314,15 @@ class Costs:
         random = self.recipe.run.random_weights  # which cannot do the task: it ends there
         passes = 1 if random else CIRCUIT_PASSES * self.sizes[model.name].n_layers
         return passes * self.forward(model, settings.n_prompts * settings.length, loss=True)
+
+    def _task_circuits(self, model: StudyModel) -> float:
+        settings = self.recipe.circuits
+        assert settings is not None
+        random = self.recipe.run.random_weights
+        of_nodes = settings.n_edges * (settings.n_subsets + 2)  # an edge brings a node, at most
+        passes = 1 if random else TASK_PASSES + of_nodes
+        tokens = min(settings.n_prompts, settings.discovery_prompts) * settings.length
+        return passes * len(settings.discovered) * self.forward(model, tokens, loss=True)
 
     def _analysis(self, analysis: Analysis) -> Stage:
         """Of what features mean and do; one that is none of those named takes a second."""
