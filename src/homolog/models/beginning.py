@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -70,6 +70,8 @@ def chosen_beginning(name: str, tokenizer: Any, bos: str = AUTO) -> int | None:
 @dataclass
 class BegunTaps(Taps):
     """The taps of a pass over one position more, the first, which is neither read nor edited."""
+
+    text_from: ClassVar[int] = 1
 
     def read_positions(self, kind: str, layer: int, length: int) -> list[int]:
         return [at + 1 for at in super().read_positions(kind, layer, length - 1)]

@@ -23,6 +23,7 @@ from homolog.axes import Residual
 from homolog.errors import InputError
 from homolog.models.blockwise import Blockwise
 from homolog.models.guards import as_it_was
+from homolog.models.mixer_edits import taps_of
 from homolog.models.mixers.base import Branch, Context, Mixer, Norm
 from homolog.models.sites import Site
 from homolog.models.taps import Taps
@@ -106,7 +107,7 @@ class Decoder(Blockwise):
         for i, step in enumerate(self.layers[layer]):
             if i:
                 h = taps("resid_mid", layer, h)
-            h = self.added(h, [branch(h, context, taps) for branch in step])
+            h = self.added(h, [b(h, context, taps_of(b, context, taps)) for b in step])
         return h
 
     def added(self, h: Tensor, outs: Sequence[Tensor]) -> Tensor:

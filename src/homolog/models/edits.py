@@ -84,7 +84,7 @@ class Edit:
         field, given = self._given_at("position")
         if given is None:
             return None
-        return sorted(set(_indices(field, given, length, self.site).flatten().tolist()))
+        return sorted(set(indices_of(field, given, length, self.site).flatten().tolist()))
 
     def selection(self, shape: Sequence[int]) -> Selection:
         """The chosen indices along each restricted axis of a site's whole value of that shape."""
@@ -106,7 +106,7 @@ class Edit:
             remedy = "Use state_dims for its last axis."
             raise InputError("channels", self.channels, requirement, remedy)
         return [
-            (axis, _indices(chosen[name][0], chosen[name][1], shape[axis], site))
+            (axis, indices_of(chosen[name][0], chosen[name][1], shape[axis], site))
             for axis, name in enumerate(site.axes)
             if name in chosen and chosen[name][1] is not None
         ]
@@ -291,7 +291,7 @@ class Transform(Edit):
         return self.function(old)
 
 
-def _indices(field: str, given: Any, length: int, site: Site | str) -> Tensor:
+def indices_of(field: str, given: Any, length: int, site: Site | str) -> Tensor:
     """Indices along an axis, none negative: (n,), or (batch, n) from a tensor of positions."""
     if isinstance(given, Tensor):
         index = given.long() if given.ndim > 1 else given.long()[:, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,6 +19,8 @@ class Taps:
     reads: dict[Site, list[Site]]  # by whole site: its heads and positions that are asked for
     edits: dict[Site, list[Edit]]
     captured: dict[Site, Tensor] = field(default_factory=dict)
+    text_from: ClassVar[int] = 0
+    """How many positions of the pass stand before those that were asked for."""
 
     def touches(self, kind: str, layer: int | None = None) -> bool:
         site = Site(kind, layer)

@@ -169,13 +169,23 @@ class Attention(Mixer):
 
     # --- scores
 
-    def _pattern(self, q: Tensor, k: Tensor) -> Tensor:
-        """Softmax of the scores, in float32 or wider: half precision ends at scores of 65,504."""
+    def _pattern(
+        self,
+        q: Tensor,
+        k: Tensor,
+        queries: Tensor | None = None,
+        removed: Tensor | None = None,
+    ) -> Tensor:
+        """Softmax of the scores, in float32 or wider: half precision ends at scores of 65,504.
+
+        queries  positions of q, all by default;   removed  what else they do not see
+        """
         scores = widened(q) @ widened(self._each_head(k)).transpose(-1, -2) * self.parts.scale
         length = scores.shape[-1]
         at = torch.arange(length, device=scores.device)
-        back = at[:, None] - at
-        return self._softmax(scores, self._unseen(back), head_axis=-3)
+        unseen = self._unseen((at if queries is None else queries)[:, None] - at)
+        unseen = unseen if removed is None else unseen | removed
+        return self._softmax(scores, unseen, head_axis=-3)
 
     def _unseen(self, back: Tensor) -> Tensor:
         """Which keys a query does not see, from how many positions before it they stand."""
@@ -295,6 +305,19 @@ class Attention(Mixer):
             at = positions[:, None, None].expand(*pattern.shape[:-1], 1)
             z = z + pattern.gather(-1, at) * change
         return z
+
+    def attention(
+        self, inputs: Inputs, queries: Sequence[int], removed: Tensor | None = None
+    ) -> Tensor:
+        """As the base says: the pattern.  Of weights that are all removed it is NaN."""
+        key = inputs["key"]
+        at = torch.tensor([query % key.shape[1] for query in queries], device=key.device)
+        q, k = inputs["query"][:, at].transpose(1, 2), key.transpose(1, 2)
+        return self._pattern(q, k, at, removed)
+
+    def carried(self, inputs: Inputs) -> Tensor:
+        shared = self.n_heads // self.n_kv_heads
+        return widened(inputs["value"]).repeat_interleave(shared, dim=-2)
 
     def leave(self, at: Inputs, readout: Tensor) -> Tensor:
         z = readout.to(at["value"].dtype)

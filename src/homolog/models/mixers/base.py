@@ -78,6 +78,8 @@ class Mixer(Branch):
     readout: ClassVar[str]
     inputs: tuple[str, ...]
     n_heads: int = 1
+    channelwise: ClassVar[bool] = False
+    """Whether every channel of the memory is read with weights of its own."""
     reach: int = 0
     """How many positions back the local part reads."""
     local: str | None = None
@@ -146,6 +148,28 @@ class Mixer(Branch):
     def leave(self, at: Inputs, readout: Tensor) -> Tensor:
         """What it adds to the stream (..., d_model), position by position."""
 
+    def attention(
+        self, inputs: Inputs, queries: Sequence[int], removed: Tensor | None = None
+    ) -> Tensor:
+        """Weights alpha with which positions read what positions carry; exact, no bias in it.
+
+            readout[t] = sum over s of alpha[t, s] carried[s]  (+ bias)
+
+        queries  the positions t that read
+        removed  which of them do not hear which s, to broadcast to what is returned: those weigh
+                 nothing, and weights that sum to one do so without them
+        Returns (batch, head, query, key_position), in float32 or wider; where `channelwise` every
+        channel is a head.  It is softmax attention's pattern, and what [Ali 2024], equation 12,
+        call the hidden attention of a selective scan.
+
+        Source: Ali, Zimerman and Wolf, "The Hidden Attention of Mamba Models", arXiv 2403.01590.
+        """
+        raise NotImplementedError(f"{self.kind} has no attention")
+
+    def carried(self, inputs: Inputs) -> Tensor:
+        """What `attention` weighs, (batch, position, head, width), in float32 or wider."""
+        raise NotImplementedError(f"{self.kind} has no attention")
+
     def leave_heads(
         self, at: Inputs, readout: Tensor, heads: Sequence[int], new: Tensor, out: Tensor
     ) -> Tensor:
@@ -191,6 +215,44 @@ class LinearMixer(Mixer):
 
         change (..., prompt, *state), start (prompt,)
         """
+
+    def reading(self, at: Inputs) -> Tensor:
+        """What a position reads a state with, (..., prompt, head, key dimensions)."""
+        raise NotImplementedError(f"{self.kind} has no attention")
+
+    def back(self, reading: Tensor, at: Inputs) -> tuple[Tensor, Tensor]:
+        """The weight of what a position carries, and what reads the state before it.
+
+        reading  what reads the state after it, (..., prompt, head, key dimensions)
+        """
+        raise NotImplementedError(f"{self.kind} has no attention")
+
+    def attention(
+        self, inputs: Inputs, queries: Sequence[int], removed: Tensor | None = None
+    ) -> Tensor:
+        """As the base says, by taking what each position reads with back through those before.
+
+        state[s] = M[s] state[s-1] + key[s] carried[s]^T      readout[t] = state[t]^T reading[t]
+        alpha[t, s] = reading[t]^T M[t] ... M[s+1] key[s]
+        """
+        length = next(iter(inputs.values())).shape[1]
+        at = [query % length for query in queries]
+        started = sorted(set(at), reverse=True)  # the order of the readings below
+        readings: Tensor | None = None
+        by_key = []
+        for s in range(started[0], -1, -1):
+            here = {kind: value[:, s] for kind, value in inputs.items()}
+            if s in started:
+                own = self.reading(here)[None]
+                readings = own if readings is None else torch.cat([readings, own])
+            assert readings is not None
+            weights, readings = self.back(readings, here)
+            missing = weights.new_zeros(len(started) - len(weights), *weights.shape[1:])
+            by_key.append(torch.cat([weights, missing]))
+        after = [torch.zeros_like(by_key[0])] * (length - 1 - started[0])
+        every = torch.stack([*by_key[::-1], *after], -1)  # (query, batch, head, key_position)
+        chosen = every[[started.index(query) for query in at]].movedim(0, 2)
+        return chosen if removed is None else chosen.masked_fill(removed, 0)
 
     def stepped_change(self, before: Tensor, old: Inputs, new: Inputs) -> Tensor:
         """What a position that enters with `new` instead of `old` changes of the state after it."""

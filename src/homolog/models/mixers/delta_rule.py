@@ -267,6 +267,19 @@ class DeltaRule(ConvolvedMixer):
     def read(self, memory: Tensor, at: Inputs) -> Tensor:
         return self._under(memory, at["query"]).flatten(-2) * self._scale
 
+    def reading(self, at: Inputs) -> Tensor:
+        return self._each_head(at["query"]) * self._scale
+
+    def back(self, reading: Tensor, at: Inputs) -> tuple[Tensor, Tensor]:
+        """The weight is beta q k, that of v; before it is read (q - weight k) times the decay."""
+        key, decay = self._each_head(at["key"]), at[self.decay]
+        weight = at["beta"] * (reading * key).sum(-1)
+        kept = reading - weight.unsqueeze(-1) * key
+        return weight, kept * (decay if self.by_channel else decay.unsqueeze(-1))
+
+    def carried(self, inputs: Inputs) -> Tensor:
+        return widened(inputs["value"])
+
     def leave(self, at: Inputs, readout: Tensor) -> Tensor:
         return self._leave(readout, at["gate_in"])
 

@@ -42,6 +42,7 @@ class RGLRU(ConvolvedMixer):
     """The recurrent block of RecurrentGemma over the module of transformers."""
 
     kind = "RG-LRU"
+    channelwise = True
     readout = "y"
     stream, out = "mixer_in", "mixer_out"
     sites = (
@@ -137,6 +138,18 @@ class RGLRU(ConvolvedMixer):
 
     def read(self, memory: Tensor, at: Inputs) -> Tensor:
         return memory.squeeze(-1)
+
+    def reading(self, at: Inputs) -> Tensor:
+        return torch.ones_like(at["recurrence_gate"])
+
+    def back(self, reading: Tensor, at: Inputs) -> tuple[Tensor, Tensor]:
+        """The weight is B_bar: that of the convolution's output."""
+        log_decay = self._log_decay(at["recurrence_gate"])
+        B_bar = input_factor(log_decay, at["input_gate"], at[FIRST])
+        return reading * B_bar, reading * torch.exp(log_decay)
+
+    def carried(self, inputs: Inputs) -> Tensor:
+        return widened(inputs["conv_out"]).unsqueeze(-1)
 
     def leave(self, at: Inputs, readout: Tensor) -> Tensor:
         return self._leave(readout, at["gate_in"])

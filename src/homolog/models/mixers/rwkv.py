@@ -48,6 +48,7 @@ class TimeMixing(LinearMixer):
     """Over the module `attention` of a block.  `key` and `value` have one head."""
 
     kind = "RWKV-4"
+    channelwise = True
     readout = "y"
     stream, out = "mixer_in", "mixer_out"
     sites = (
@@ -143,6 +144,28 @@ class TimeMixing(LinearMixer):
         own = {k: torch.where(last, new.get(k, end[k]), end[k]) for k in ("key", "value")}
         return self.read(self.rewritten(inputs, positions, new), end | own)
 
+    def attention(
+        self, inputs: Inputs, queries: Sequence[int], removed: Tensor | None = None
+    ) -> Tensor:
+        """As the base says, of v channel by channel; weights sum to one.
+
+            alpha[t] = softmax over s of (k[s] + u where s is t, else k[s] + (t - 1 - s) w)
+
+        What is removed is missing in the denominator, too.  Float64.
+        """
+        k = inputs["key"].squeeze(-2).double().mT.unsqueeze(-2)
+        length = k.shape[-1]
+        at = torch.tensor([query % length for query in queries], device=k.device)
+        back = at[:, None] - torch.arange(length, device=k.device)
+        decayed = (back - 1).clamp_min(0) * self._log_decay[..., None]
+        own = self.module.time_first.double()[:, None, None]
+        unseen = back < 0 if removed is None else (back < 0) | removed
+        scores = k + torch.where(back == 0, own, decayed)
+        return scores.masked_fill(unseen, -torch.inf).softmax(-1)
+
+    def carried(self, inputs: Inputs) -> Tensor:
+        return widened(inputs["value"]).mT
+
     def leave(self, at: Inputs, readout: Tensor) -> Tensor:
         return self._leave(readout, at["gate_in"])
 
@@ -188,6 +211,13 @@ class ChannelMixing(ShiftRegister):
 
     def read(self, memory: Tensor, at: Inputs) -> Tensor:
         return memory[..., 0]
+
+    def reading(self, at: Inputs) -> Tensor:
+        x = widened(at["mlp_normed"])
+        return torch.stack([torch.ones_like(x[..., :1]), torch.zeros_like(x[..., :1])], -1)
+
+    def carried(self, inputs: Inputs) -> Tensor:
+        return widened(inputs["mlp_normed"]).unsqueeze(-2)
 
     def leave(self, at: Inputs, readout: Tensor) -> Tensor:
         return self._leave(at["mlp_normed"], readout)

@@ -46,6 +46,7 @@ class SelectiveScan(ConvolvedMixer):
     """
 
     kind = "selective scan"
+    channelwise = True
     readout = "y"
     stream, out = "mixer_in", "mixer_out"
     sites = (*CONVOLUTION, *SELECTION, *RECURRENCE, *OUTPUT)
@@ -202,6 +203,19 @@ class SelectiveScan(ConvolvedMixer):
         if memory.ndim == C.ndim:  # one state for all rows
             return torch.einsum("nde,sne->snd", memory, C)
         return (memory * C.unsqueeze(-2)).sum(-1)
+
+    def reading(self, at: Inputs) -> Tensor:
+        C = at["C"].unsqueeze(-2)
+        return C.expand(*C.shape[:-2], len(self.A), -1)
+
+    def back(self, reading: Tensor, at: Inputs) -> tuple[Tensor, Tensor]:
+        """The weight is dt C B: that of the SSM input, without D-skip."""
+        dt = at["dt"]
+        weight = dt * (reading * at["B"].unsqueeze(-2)).sum(-1)
+        return weight, reading * torch.exp(dt.unsqueeze(-1) * self.A)
+
+    def carried(self, inputs: Inputs) -> Tensor:
+        return widened(inputs["ssm_input"]).unsqueeze(-1)
 
     def leave(self, at: Inputs, readout: Tensor) -> Tensor:
         return self._leave(at["ssm_input"], readout, at["gate_in"])

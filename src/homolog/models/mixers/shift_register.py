@@ -41,6 +41,9 @@ class ShiftRegister(LinearMixer):
         shape = torch.broadcast_shapes(kept.shape[:-1], newest.shape[:-1])
         return torch.cat([kept.expand(*shape, -1), newest.expand(*shape, 1)], -1)
 
+    def back(self, reading: Tensor, at: Inputs) -> tuple[Tensor, Tensor]:
+        return reading[..., -1], F.pad(reading[..., :-1], (1, 0))
+
     def carry(self, change: Tensor, inputs: Inputs, start: Tensor, stop: int) -> Tensor:
         place = torch.arange(self.width, device=change.device)
         source = place + (stop - start.to(change.device))[..., None, None]

@@ -34,6 +34,7 @@ class ShortConvolution(ShiftRegister):
     """The mixer over the module of transformers.  `value` has one head."""
 
     kind = "short convolution"
+    channelwise = True
     readout = "y"
     stream, out = "mixer_in", "mixer_out"
     sites = (
@@ -96,6 +97,18 @@ class ShortConvolution(ShiftRegister):
 
     def read(self, memory: Tensor, at: Inputs) -> Tensor:
         return self._read(memory)
+
+    def reading(self, at: Inputs) -> Tensor:
+        weight = widened(self.convolution.weight[:, 0])
+        return weight.expand(*at["gate"].shape[:-1], *weight.shape)
+
+    def back(self, reading: Tensor, at: Inputs) -> tuple[Tensor, Tensor]:
+        """The weight is that of the tap, times B: that of x, without the bias."""
+        weight, before = super().back(reading, at)
+        return weight * at["input_gate"], before
+
+    def carried(self, inputs: Inputs) -> Tensor:
+        return widened(inputs["value"]).transpose(-1, -2)
 
     def leave(self, at: Inputs, readout: Tensor) -> Tensor:
         return self._leave(at["gate"], readout)

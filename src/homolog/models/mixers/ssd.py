@@ -187,5 +187,17 @@ class SSD(ConvolvedMixer):
     def read(self, memory: Tensor, at: Inputs) -> Tensor:
         return self.driven_by(at).read(memory)
 
+    def reading(self, at: Inputs) -> Tensor:
+        return self.driven_by(at).each_head(at["C"])
+
+    def back(self, reading: Tensor, at: Inputs) -> tuple[Tensor, Tensor]:
+        """The weight is dt C B: that of x, head by head."""
+        driven = self.driven_by(at)
+        weight = driven.dt * (reading * driven.each_head(driven.B)).sum(-1)
+        return weight, reading * driven.decay.unsqueeze(-1)
+
+    def carried(self, inputs: Inputs) -> Tensor:
+        return widened(inputs["ssm_input"]).unflatten(-1, (self.heads, -1))
+
     def leave(self, at: Inputs, readout: Tensor) -> Tensor:
         return self._leave(at["ssm_input"], readout, at["gate_in"])

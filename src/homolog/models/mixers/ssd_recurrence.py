@@ -44,7 +44,7 @@ class SSDInputs(NamedTuple):
     @property
     def write(self) -> Tensor:
         """What a position adds to the state."""
-        by_head = self._scaled_x().unsqueeze(-1) * self._each_head(self.B).unsqueeze(-2)
+        by_head = self._scaled_x().unsqueeze(-1) * self.each_head(self.B).unsqueeze(-2)
         return by_head.flatten(-3, -2)
 
     def step(self, state: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class SSDInputs(NamedTuple):
     def read(self, state: Tensor) -> Tensor:
         """y (..., d_inner)."""
         by_head = state.unflatten(-2, (len(self.A), -1))
-        return torch.einsum("...hvn,...hn->...hv", by_head, self._each_head(self.C)).flatten(-2)
+        return torch.einsum("...hvn,...hn->...hv", by_head, self.each_head(self.C)).flatten(-2)
 
     def scan(self, read: Sequence[int] = ()) -> tuple[Tensor, Tensor, Tensor | None]:
         """y, the last state, and the states of those positions, None where there are none."""
@@ -76,7 +76,7 @@ class SSDInputs(NamedTuple):
         """dt * x, (..., head, d_v)."""
         return widened(self.x).unflatten(-1, (len(self.A), -1)) * self.dt.unsqueeze(-1)
 
-    def _each_head(self, t: Tensor) -> Tensor:
+    def each_head(self, t: Tensor) -> Tensor:
         """B or C once for each head, (..., head, d_state)."""
         shared = len(self.A) // self.groups
         return t.unflatten(-1, (self.groups, -1)).repeat_interleave(shared, -2)
