@@ -1,0 +1,96 @@
+"""Forward passes of recurrent models and hybrids on the CPU, ours against Hugging Face's own path.
+
+    python benchmarks/recurrent_forward.py [--models NAME ...] [--batch N ...] [--length L]
+                                           [--repeats N] [--threads N]
+
+Models of 130 to 170 million parameters with random weights in float32 (`recurrent_models.py`).
+Their side is the module as a user runs it where no CUDA kernels are installed.  Asked of both are
+the logits of every position, and the residual stream after every block.  Both sides have the same
+weights and tokens and run in one process.  Rounds alternate; every ratio is the median over rounds
+of two times of the same round, so that what else the machine does falls on both.  Memory is the
+peak during one call, its results included, beyond what was there before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from measuring import peak_beyond, timed
+from recurrent_models import CONFIGURATIONS, adapter_of, module_of
+from torch import Tensor
+
+from homolog.models.decoder import Decoder
+
+Call = Callable[[], Tensor]
+
+
+def calls_of(model: Decoder, tokens: Tensor) -> dict[str, tuple[Call, Call]]:
+    """By question: ours, theirs."""
+    hf: Any = model.hf
+
+    def logits() -> Tensor:
+        logits = model.run(tokens).logits
+        assert logits is not None
+        return logits
+
+    def their_stream() -> Tensor:
+        # the last one is normed already: it is left out of the comparison
+        return torch.stack(hf.base_model(tokens, output_hidden_states=True).hidden_states[1:-1])
+
+    return {
+        "logits": (logits, lambda: hf(tokens).logits),
+        "stream": (lambda: torch.stack(model.residuals(tokens)[:-1]), their_stream),
+    }
+
+
+def measure(model: Decoder, tokens: Tensor, repeats: int) -> None:
+    """Print tokens/s, ratios, memory and the difference of results."""
+    print(f"{model.name}, {model.n_parameters / 1e6:.0f} M, tokens {tuple(tokens.shape)}:")
+    for asked, calls in calls_of(model, tokens).items():
+        (our_peak, ours), (their_peak, theirs) = (peak_beyond(call) for call in calls)
+        error = float((ours - theirs).abs().max() / theirs.abs().max())
+        del ours, theirs
+        rounds = [[timed(call)[0] for call in calls] for _ in range(repeats)]
+        ratio = statistics.median(b / a for a, b in rounds)
+        rates = (tokens.numel() / statistics.median(times) for times in zip(*rounds, strict=True))
+        print(
+            "    {}: ours {:,.0f} tokens/s, {:.0f} MiB; Hugging Face {:,.0f} tokens/s, {:.0f} MiB; "
+            "ratio {:.1f}, memory {:.1f}; relative difference {:.1e}".format(
+                asked,
+                *(f for pair in zip(rates, (our_peak / 2**20, their_peak / 2**20)) for f in pair),
+                ratio,
+                their_peak / our_peak,
+                error,
+            ),
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Measure each model at each batch size."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", choices=CONFIGURATIONS, default=[*CONFIGURATIONS])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 4])
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"{torch.get_num_threads()} threads")
+    for name in options.models:
+        model = adapter_of(module_of(name))
+        with torch.inference_mode():
+            model.run(torch.zeros(1, 8, dtype=torch.int64))  # what is compiled at the first call
+            for batch in options.batch:
+                tokens = torch.randint(1, 30_000, (batch, options.length))
+                measure(model, tokens, options.repeats)
+
+
+if __name__ == "__main__":
+    main()
