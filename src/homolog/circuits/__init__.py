@@ -5,10 +5,12 @@ from homolog.circuits.discovery import Discovery, discover
 from homolog.circuits.evaluation import CircuitEvaluation, Scoring
 from homolog.circuits.induction import Circuit, trace_induction
 from homolog.circuits.metrics import interval, measure
+from homolog.circuits.nulls import Null
 from homolog.circuits.off_by_one import OffByOne, off_by_one
 from homolog.circuits.prompts import Prompts, Unable
+from homolog.circuits.size_curve import SizeCurve
 from homolog.circuits.state_paths import StatePaths
-from homolog.circuits.task_circuit import TaskCircuit, find_circuit
+from homolog.circuits.task_circuit import TaskCircuit, find_circuit, transfers
 from homolog.record.circuits import CircuitSearch
 
 __all__ = [
@@ -17,9 +19,11 @@ __all__ = [
     "CircuitEvaluation",
     "CircuitSearch",
     "Discovery",
+    "Null",
     "OffByOne",
     "Prompts",
     "Scoring",
+    "SizeCurve",
     "StatePaths",
     "TaskCircuit",
     "Unable",
@@ -29,4 +33,5 @@ __all__ = [
     "measure",
     "off_by_one",
     "trace_induction",
+    "transfers",
 ]
