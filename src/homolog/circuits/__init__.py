@@ -4,10 +4,12 @@ from homolog.circuits.discovery import Discovery, discover
 from homolog.circuits.evaluation import CircuitEvaluation, Scoring
 from homolog.circuits.induction import Circuit, trace_induction
 from homolog.circuits.metrics import interval, measure
+from homolog.circuits.nulls import Null
 from homolog.circuits.off_by_one import OffByOne, off_by_one
 from homolog.circuits.paths import Paths
 from homolog.circuits.prompts import Prompts, Unable
-from homolog.circuits.task_circuit import TaskCircuit, find_circuit
+from homolog.circuits.size_curve import SizeCurve
+from homolog.circuits.task_circuit import TaskCircuit, find_circuit, transfers
 from homolog.record.circuits import CircuitSearch
 
 __all__ = [
@@ -15,10 +17,12 @@ __all__ = [
     "CircuitEvaluation",
     "CircuitSearch",
     "Discovery",
+    "Null",
     "OffByOne",
     "Paths",
     "Prompts",
     "Scoring",
+    "SizeCurve",
     "TaskCircuit",
     "Unable",
     "discover",
@@ -27,4 +31,5 @@ __all__ = [
     "measure",
     "off_by_one",
     "trace_induction",
+    "transfers",
 ]
