@@ -18,7 +18,7 @@ key channels.  Recurrence, decay and norm never go below float32.  The scan neve
 every position unless a run reads it or a write.  Where a run edits decay, write or state, that
 layer runs the plain recurrence from the first edited position on, and the scan up to there.
 
-Sources: those of `scan/delta.py`, which has the recurrence.
+The recurrence by itself is in `delta_recurrence.py`; sources are those of `scan/delta.py`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from transformers.activations import ACT2FN
 from homolog.axes import Residual
 from homolog.models.mixers.base import Context, Inputs, Norm
 from homolog.models.mixers.convolution import Convolution, ConvolvedMixer
+from homolog.models.mixers.delta_recurrence import DeltaInputs
 from homolog.models.mixers.recurrence import Start, recur
 from homolog.models.products import linear
-from homolog.models.scan import ScanResult, delta_carry, delta_scan
 from homolog.models.taps import NOTHING, Taps
 from homolog.models.widening import widened
 
@@ -121,7 +121,7 @@ class DeltaRule(ConvolvedMixer):
     def _leave(self, y: Tensor, z: Tensor, taps: Taps = NOTHING) -> Tensor:
         """What is added to the stream, position by position; z: the gate's input."""
         norm = self.parts.norm
-        heads = self._by_head(y)
+        heads = y.unflatten(-1, (self.parts.n_heads, -1))
         length = torch.rsqrt(heads.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
         normed = (widened(norm.weight) * (heads * length)).flatten(-2)
         gated = normed * taps("gate", self.layer, ACT2FN[norm.activation](widened(z)))
@@ -132,102 +132,34 @@ class DeltaRule(ConvolvedMixer):
 
     def _scan(self, inputs: Inputs, taps: Taps) -> Tensor:
         """y (batch, position, d_inner), with what a run reads and edits on the way."""
-        layer, length = self.layer, inputs["key"].shape[1]
+        layer, drive = self.layer, self._drive(inputs)
+        length = drive.key.shape[1]
         edited = taps.edited_positions((self.decay, "write", "state"), layer, length)
         stop = edited[0] if edited else length
         read, written = (taps.read_positions(kind, layer, length) for kind in ("state", "write"))
-        first, writes = self._until(stop, inputs, read, written)
+        first, writes = until(stop, drive, read, written)
+
+        def step(t: int, state: Tensor) -> Tensor:
+            decayed = drive.at(t).decayed(state)
+            write = taps.at("write", layer, t, length, drive.at(t).write(decayed))
+            if t in written:
+                writes.append(write)
+            return decayed + write
+
         if edited:
-            y = self._recur(first, range(stop, length), inputs, writes, taps)
+            steps = range(stop, length)
+            y = recur(first, steps, step, lambda t, state: drive.at(t).read(state), layer, taps)
         else:
             y = first.readouts
             if first.states is not None:
                 taps.store("state", layer, read, first.states, length)
         if writes:
-            taps.store("write", layer, written, torch.stack(list(writes.values()), 1), length)
+            taps.store("write", layer, written, torch.stack(writes, 1), length)
         return y
 
-    def _until(
-        self, stop: int, inputs: Inputs, read: Sequence[int], written: Sequence[int]
-    ) -> tuple[Start, dict[int, Tensor]]:
-        """The scan up to `stop`: what it gives, and of the positions before it the writes."""
-        read, written = ([p for p in asked if p < stop] for asked in (read, written))
-        needed = sorted({*read, *(p - 1 for p in written if p)})
-        result = self._scanned({kind: value[:, :stop] for kind, value in inputs.items()}, needed)
-        last = flat(result.last_state)
-        states = (
-            {}
-            if result.states is None
-            else dict(zip(needed, flat(result.states).unbind(1), strict=True))
-        )
-        writes = {}
-        for p in written:
-            at = position(inputs, p)
-            writes[p] = self._write(self._decayed(states[p - 1] if p else last * 0, at), at)
-        wanted = torch.stack([states[p] for p in read], 1) if read else None
-        return Start(result.y.flatten(-2), wanted, last), writes
-
-    def _recur(
-        self, first: Start, steps: range, inputs: Inputs, writes: dict[int, Tensor], taps: Taps
-    ) -> Tensor:
-        layer, length = self.layer, steps.stop
-        written = taps.read_positions("write", layer, length)
-
-        def step(t: int, state: Tensor) -> Tensor:
-            at = position(inputs, t)
-            decayed = self._decayed(state, at)
-            write = taps.at("write", layer, t, length, self._write(decayed, at))
-            if t in written:
-                writes[t] = write
-            return decayed + write
-
-        return recur(
-            first, steps, step, lambda t, state: self.read(state, position(inputs, t)), layer, taps
-        )
-
-    def _log_decay(self, inputs: Inputs) -> Tensor:
-        decay = inputs[self.decay]
-        # no -inf, whose gradient would not be finite
-        log_decay = decay.clamp(min=torch.finfo(decay.dtype).tiny).log()
-        return log_decay if self.by_channel else log_decay[..., None]
-
-    def _scanned(self, inputs: Inputs, positions: Sequence[int]) -> ScanResult:
-        return delta_scan(
-            inputs["query"] * self._scale,
-            inputs["key"],
-            widened(inputs["value"]),
-            inputs["beta"],
-            self._log_decay(inputs),
-            return_states=positions or False,
-        )
-
-    @property
-    def _scale(self) -> float:
-        return self.parts.d_key**-0.5
-
-    def _by_head(self, x: Tensor, axis: int = -1) -> Tensor:
-        """d_inner as (head, d_value)."""
-        return x.unflatten(axis, (self.parts.n_heads, -1))
-
-    def _each_head(self, x: Tensor) -> Tensor:
-        """Queries or keys (..., key head, d_key), once for each head of values."""
-        shared = self.parts.n_heads // self.parts.n_key_heads
-        return x if shared == 1 else x.repeat_interleave(shared, dim=-2)
-
-    def _decayed(self, state: Tensor, at: Inputs) -> Tensor:
-        decay = at[self.decay].unsqueeze(-2 if self.by_channel else -1)
-        decay = decay if self.by_channel else decay.unsqueeze(-1)
-        return (self._by_head(state, -2) * decay).flatten(-3, -2)
-
-    def _write(self, decayed: Tensor, at: Inputs) -> Tensor:
-        """beta k (v - S'^T k)^T, (..., d_inner, d_state)."""
-        missing = widened(at["value"]) - self._under(decayed, at["key"])
-        change = at["beta"].unsqueeze(-1) * missing
-        return (change.unsqueeze(-1) * self._each_head(at["key"]).unsqueeze(-2)).flatten(-3, -2)
-
-    def _under(self, state: Tensor, key: Tensor) -> Tensor:
-        """What a state (..., d_inner, d_state) holds under a key of each head, by head."""
-        return (self._by_head(state, -2) @ self._each_head(key).unsqueeze(-1)).squeeze(-1)
+    def _drive(self, at: Inputs) -> DeltaInputs:
+        decay = at[self.decay] if self.by_channel else at[self.decay].unsqueeze(-1)
+        return DeltaInputs(at["query"], at["key"], at["value"], at["beta"], decay)
 
     # --- the protocol
 
@@ -244,38 +176,32 @@ class DeltaRule(ConvolvedMixer):
         return {"conv_in": x, "gate_in": z} | self.written(conv_out) | rates
 
     def states(self, inputs: Inputs, positions: Sequence[int]) -> Tensor:
-        states = self._scanned(inputs, positions).states
+        states = self._drive(inputs).scan(positions)[2]
         assert states is not None
-        return flat(states)
+        return states
 
     def memory(self, inputs: Inputs) -> Tensor:
-        return flat(self._scanned(inputs, ()).last_state)
+        return self._drive(inputs).scan()[1]
 
     def step(self, state: Tensor, at: Inputs) -> Tensor:
-        decayed = self._decayed(state, at)
-        return decayed + self._write(decayed, at)
+        return self._drive(at).step(state)
 
     def stepped_change(self, before: Tensor, old: Inputs, new: Inputs) -> Tensor:
-        decayed, changed = self._decayed(before, old), self._decayed(before, new)
-        return changed - decayed + (self._write(changed, new) - self._write(decayed, old))
+        was, becomes = self._drive(old), self._drive(new)
+        old_decayed, decayed = was.decayed(before), becomes.decayed(before)
+        return decayed - old_decayed + (becomes.write(decayed) - was.write(old_decayed))
 
     def carry(self, change: Tensor, inputs: Inputs, start: Tensor, stop: int) -> Tensor:
-        heads = self._by_head(change, -2).transpose(-1, -2)
-        key, beta = inputs["key"], inputs["beta"]
-        return flat(delta_carry(heads, key, beta, self._log_decay(inputs), start, stop))
+        return self._drive(inputs).carry(change, start, stop)
 
     def read(self, memory: Tensor, at: Inputs) -> Tensor:
-        return self._under(memory, at["query"]).flatten(-2) * self._scale
+        return self._drive(at).read(memory)
 
     def reading(self, at: Inputs) -> Tensor:
-        return self._each_head(at["query"]) * self._scale
+        return self._drive(at).reading()
 
     def back(self, reading: Tensor, at: Inputs) -> tuple[Tensor, Tensor]:
-        """The weight is beta q k, that of v; before it is read (q - weight k) times the decay."""
-        key, decay = self._each_head(at["key"]), at[self.decay]
-        weight = at["beta"] * (reading * key).sum(-1)
-        kept = reading - weight.unsqueeze(-1) * key
-        return weight, kept * (decay if self.by_channel else decay.unsqueeze(-1))
+        return self._drive(at).back(reading)
 
     def carried(self, inputs: Inputs) -> Tensor:
         return widened(inputs["value"])
@@ -289,11 +215,14 @@ def of_length_one(x: Tensor) -> Tensor:
     return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + LENGTH_EPS)
 
 
-def position(inputs: Inputs, t: int) -> Inputs:
-    """The inputs of one position, (batch, ...)."""
-    return {kind: value[:, t] for kind, value in inputs.items()}
-
-
-def flat(state: Tensor) -> Tensor:
-    """The scan's state (..., head, d_key, d_value) as the site's, (..., d_inner, d_state)."""
-    return state.transpose(-1, -2).flatten(-3, -2)
+def until(
+    stop: int, drive: DeltaInputs, read: Sequence[int], written: Sequence[int]
+) -> tuple[Start, list[Tensor]]:
+    """The scan up to `stop`, with the states and the writes of those positions before it."""
+    read, written = ([p for p in asked if p < stop] for asked in (read, written))
+    needed = sorted({*read, *(p - 1 for p in written if p)})
+    y, last, states = drive.at(slice(stop)).scan(needed)
+    each = [] if states is None else list(states.unbind(1))
+    after = dict(zip(needed, each, strict=True)) | {-1: torch.zeros_like(last)}
+    writes = [drive.at(p).write(drive.at(p).decayed(after[p - 1])) for p in written]
+    return Start(y, torch.stack([after[p] for p in read], 1) if read else None, last), writes
