@@ -54,7 +54,10 @@ def test_bfloat16_stays_close_to_the_module_in_bfloat16(model):
 
 def test_a_run_stops_after_the_last_site_wanted(model):
     ran = []
-    first = ("norm", "input_layernorm", "ln_1", "ln1", "temporal_pre_norm", "operator_norm")
+    first = (
+        *("norm", "input_layernorm", "ln_1", "ln1", "temporal_pre_norm", "operator_norm"),
+        "norm_mlstm",
+    )
     norms = [next(m for name, m in b.named_children() if name in first) for b in model.blocks()]
     handles = [norm.register_forward_hook(lambda *_: ran.append(1)) for norm in norms]
     run = model.run(TOKENS, capture=["resid.1"], stop_after="resid.1")

@@ -21,6 +21,7 @@ from homolog.models.mamba import Mamba
 from homolog.models.recurrent_gemma import RecurrentGemma
 from homolog.models.rwkv import RWKV
 from homolog.models.sites import KINDS, add_kind
+from homolog.models.xlstm import XLSTM
 
 _LISTED: tuple[type[LanguageModel], ...] = (
     GPT2,
@@ -31,6 +32,7 @@ _LISTED: tuple[type[LanguageModel], ...] = (
     LFM2,
     LFM2MoE,
     RWKV,
+    XLSTM,
 )
 ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
 """By the model type of the configuration."""
