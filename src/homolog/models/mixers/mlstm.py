@@ -61,26 +61,26 @@ class MLSTM(LinearMixer):
     def _scan(self, at: Inputs, taps: Taps) -> Tensor:
         """a and b of every head, (batch, position, head, d_v + 1)."""
         layer, length = self.layer, at["query"].shape[1]
-        edited = taps.edited_positions(RECURRENCE, layer, length)
+        write = None
         if taps.touches("write", layer):
             write = taps("write", layer, self._write(at))
+        edited = taps.edited_positions(RECURRENCE, layer, length)
         if not edited:
             wanted = taps.read_positions("state", layer, length)
             result = linear_scan(*self._scanned(at), return_states=wanted or False)
             if result.states is not None:
                 taps.store("state", layer, wanted, flat(result.states), length)
             return result.y
-        start = edited[0]
-        write = write if taps.touches("write", layer) else self._write(at)
+        start, added = edited[0], self._write(at) if write is None else write
         early = [p for p in taps.read_positions("state", layer, length) if p < start]
         before = linear_scan(*(x[:, :start] for x in self._scanned(at)), return_states=early)
         assert before.states is not None
-        step = {kind: [x[:, t] for t in range(length)] for kind, x in at.items()}
+        decay, query = self._decay(at["decay"]), at["query"]
         return recur(
             Start(before.y, flat(before.states), flat(before.last_state)),
             range(start, length),
-            lambda t, state: self._decay(step["decay"][t]) * state + write[:, t],
-            lambda t, state: self._recalled(state, step["query"][t]),
+            lambda t, state: decay[:, t] * state + added[:, t],
+            lambda t, state: self._recalled(state, query[:, t]),
             layer,
             taps,
         )
