@@ -28,6 +28,7 @@ from tests.reference.tiny_models import (
     tiny_qwen3_next,
     tiny_recurrent_gemma,
     tiny_rwkv,
+    tiny_xlstm,
 )
 from torch import Tensor
 
@@ -75,6 +76,8 @@ RECURRENCES: dict[str, Callable] = {
     ),
     "lfm2-attention": lambda: tiny_lfm2(layer_types=["conv", "full_attention", "conv"]),
     "rwkv": lambda: tiny_rwkv(rescale_every=0),
+    "xlstm": tiny_xlstm,
+    "xlstm-fused": lambda: tiny_xlstm(weight_mode="fused", use_bias=True),
 }
 """RG-LRU, gated short convolution and RWKV-4: the block that tests look into is the second."""
 RELATIVES: dict[str, Callable] = {

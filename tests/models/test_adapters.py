@@ -55,7 +55,7 @@ def test_bfloat16_stays_close_to_the_module_in_bfloat16(model):
 def test_a_run_stops_after_the_last_site_wanted(model):
     ran = set()  # blocks, each of which has a norm that runs first
     names = ("norm", "input_layernorm", "ln_1", "ln1", "temporal_pre_norm", "operator_norm")
-    names += ("post_attention_layernorm",)
+    names += ("post_attention_layernorm", "norm_mlstm")
     norms = [next(m for name, m in b.named_children() if name in names) for b in model.blocks()]
     handles = [
         norm.register_forward_hook(lambda *_, layer=layer: ran.add(layer))

@@ -73,6 +73,7 @@ SITES = {
     "qwen3_next-attention": ("query_in.1", "head_gate.1", "z.1"),
     "recurrent-gemma": ("conv_in.1", "recurrence_gate.1", "A_bar.1", "write.1", "state.1"),
     "lfm2": ("value.1", "input_gate.1", "write.1", "state.1"),
+    "xlstm": ("query.1", "write_scale.1", "decay.1", "write.1", "state.1"),
     "rwkv": ("mixer_normed.1", "shift_taps.1", "key.1", "write.1", "state.1", "mlp_normed.1"),
 }
 

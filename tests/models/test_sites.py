@@ -21,6 +21,7 @@ MLP_OUT = {
     "recurrent_gemma": "model.layers.0.mlp_block.down_proj",
     "lfm2": "model.layers.0.feed_forward.w2",
     "rwkv": "rwkv.blocks.0.feed_forward.value",
+    "xlstm": "backbone.blocks.0.ffn.proj_down",
 }
 
 
@@ -33,6 +34,8 @@ def inner_sizes(config):
         return {"d_inner": config.lru_width, "d_state": 1, "tap": config.conv1d_width}
     if config.model_type == "lfm2":
         return {"d_inner": config.hidden_size, "d_state": config.conv_L_cache}
+    if config.model_type == "xlstm":
+        return {"d_inner": 4 * 16, "d_state": 4, "head": 4}
     return {"d_inner": config.hidden_size, "d_state": 2, "tap": 2}
 
 
@@ -78,6 +81,10 @@ def test_axes_are_those_of_the_legend(model):
         mixer = next((m for m in model.mixers(site.layer) if site.kind in m.sites), None)
         if isinstance(mixer, Attention) and site.kind in ("key", "value", "key_in", "value_in"):
             expected[2] = mixer.n_kv_heads
+        elif config.model_type == "xlstm" and site.kind in ("query", "key", "value"):
+            expected[3] = 16 if site.kind == "value" else 4
+        elif config.model_type == "xlstm" and site.kind in ("write", "state"):
+            expected[2] = 4 * (16 + 1)  # a row for the normaliser of each head
         elif site.kind in ("key", "value"):  # of one head
             expected[2:] = [1, sizes["d_inner"]]
         assert value.shape == torch.Size(expected), site

@@ -1,4 +1,4 @@
-"""Blocks of RecurrentGemma, LFM2 and RWKV-4, by head and by position, each value through `site`.
+"""Blocks of RecurrentGemma, LFM2, RWKV-4 and xLSTM, head by head, each value through `site`.
 
 `site(kind, value)` gives the value that the block goes on with.  The Hugging Face module lends its
 weights and its rotary tables; what it computes is not used, so that float64 stays float64.
@@ -20,6 +20,7 @@ BLOCKS = {
     "lfm2": "model.layers",
     "lfm2_moe": "model.layers",
     "rwkv": "rwkv.blocks",
+    "xlstm": "backbone.blocks",
 }
 
 
@@ -77,6 +78,11 @@ def plain_logits(hf: Any, tokens: Tensor) -> Tensor:
         h = plain_block(hf, layer, h, lambda _kind, value: value)
     if hf.config.model_type == "rwkv":
         return hf.rwkv.ln_out(h) @ hf.head.weight.T
+    if hf.config.model_type == "xlstm":
+        logits = rms(hf.backbone.out_norm, h) @ hf.lm_head.weight.T
+        return hf.config.output_logit_soft_cap * torch.tanh(
+            logits / hf.config.output_logit_soft_cap
+        )
     if hf.config.model_type == "recurrent_gemma":
         logits = rms(hf.model.final_norm, h) @ hf.lm_head.weight.T
         return torch.tanh(logits / hf.config.logits_soft_cap) * hf.config.logits_soft_cap
@@ -104,6 +110,15 @@ def plain_block(hf: Any, layer: int, h: Tensor, site: Site) -> Tensor:
     if kind == "rwkv":
         h = site("resid_mid", h + time_mixing(block, h, site))
         return site("resid", h + channel_mixing(block, h, site))
+    if kind == "xlstm":
+        h = site("resid_mid", h + mlstm(block, h, site))
+        normed, mlp = rms(block.norm_ffn, site("mlp_in", h)), block.ffn
+        if hf.config.weight_mode == "fused":
+            gate, up = mlp.proj_up_gate_z(normed).chunk(2, -1)
+        else:
+            gate, up = mlp.proj_up_gate(normed), mlp.proj_up(normed)
+        hidden = site("mlp_hidden", F.silu(gate) * up)
+        return site("resid", h + site("mlp_out", mlp.proj_down(hidden)))
     if kind == "recurrent_gemma":
         module, norm = block.temporal_block, block.temporal_pre_norm
         recurrent, mlp_norm = not hasattr(module, "q_proj"), block.channel_pre_norm
@@ -127,11 +142,11 @@ def plain_block(hf: Any, layer: int, h: Tensor, site: Site) -> Tensor:
 
 
 def rms(norm: Any, x: Tensor) -> Tensor:
-    """Over the root mean square, times the weight, or 1 + weight in Gemma's."""
-    gemma = hasattr(norm, "eps")
-    eps = norm.eps if gemma else norm.variance_epsilon
-    weight = norm.weight + 1 if gemma else norm.weight
-    return weight * x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+    """Over the root mean square, times the weight, or 1 + weight in Gemma's; plus a bias."""
+    eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+    weight = norm.weight + 1 if "Gemma" in type(norm).__name__ else norm.weight
+    scaled = weight * x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+    return scaled if getattr(norm, "bias", None) is None else scaled + norm.bias
 
 
 def recurrence(decay: Tensor | None, write: Tensor, site: Site) -> Tensor:
@@ -219,6 +234,40 @@ def channel_mixing(block: Any, h: Tensor, site: Site) -> Tensor:
     gate = site("mlp_gate", torch.sigmoid(part.receptance(rx)))
     hidden = site("mlp_hidden", torch.relu(part.key(kx)) ** 2)
     return site("mlp_out", gate * part.value(hidden))
+
+
+def mlstm(block: Any, h: Tensor, site: Site) -> Tensor:
+    part, x = block.mlstm_layer, rms(block.norm_mlstm, site("mixer_in", h))
+    heads, cap = part.config.num_heads, part.config.gate_soft_cap
+    if part.config.weight_mode == "fused":
+        q, k, v, o = part.qkv_opreact(x).split([part.qk_dim] * 2 + [part.v_dim] * 2, -1)
+        i, f = part.ifgate_preact(x).chunk(2, -1)
+    else:
+        q, k, v, o = (m(x) for m in (part.q, part.k, part.v, part.ogate_preact))
+        i, f = part.igate_preact(x), part.fgate_preact(x)
+    q, k, v = (
+        site(name, y.unflatten(-1, (heads, -1)))
+        for name, y in (("query", q), ("key", k), ("value", v))
+    )
+    scale = site("write_scale", torch.exp(cap * torch.tanh(i / cap)))
+    decay, o = site("decay", torch.sigmoid(cap * torch.tanh(f / cap))), site("gate_in", o)
+    write, by_row = [], []
+    for n in range(heads):
+        rows = torch.cat([v[:, :, n], torch.ones_like(v[:, :, n, :1])], -1)
+        write.append(scale[..., n, None, None] * rows[..., None] * k[:, :, n, None])
+        by_row.append(decay[..., n, None, None].expand_as(write[-1]))
+    states = recurrence(torch.cat(by_row, 2), site("write", torch.cat(write, 2)), site)
+    ys = []
+    for n, state in enumerate(states.chunk(heads, 2)):
+        read = (state * q[:, :, n, None]).sum(-1) / q.shape[-1] ** 0.5
+        ys.append(read[..., :-1] / read[..., -1:].abs().clamp(min=1))
+    y, norm, normed = site("y", torch.cat(ys, -1)), part.multihead_norm, []
+    for one in y.chunk(heads, -1):
+        centred = one - one.mean(-1, keepdim=True)
+        normed.append(centred / (centred.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt())
+    out = torch.cat(normed, -1) * norm.weight
+    out = out if norm.bias is None else out + norm.bias
+    return site("mixer_out", part.out_proj(site("gate", torch.sigmoid(o)) * out))
 
 
 def attention(hf: Any, module: Any, norm: Any, h: Tensor, site: Site) -> Tensor:

@@ -61,7 +61,10 @@ from transformers import (
     RwkvForCausalLM,
     ZambaConfig,
     ZambaForCausalLM,
+    xLSTMConfig,
+    xLSTMForCausalLM,
 )
+from transformers import initialization as init
 
 GROUPED = {
     "vocab_size": 97,
@@ -281,6 +284,38 @@ def tiny_lfm2_moe() -> PreTrainedModel:
         "num_experts_per_tok": 2,
     }
     return _spread(Lfm2MoeForCausalLM(Lfm2MoeConfig(**fields)))
+
+
+def tiny_xlstm(**changes: object) -> PreTrainedModel:
+    """Input gates as large as make both the normaliser and its floor matter."""
+    torch.manual_seed(22)
+    fields: dict = {
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_heads": 4,
+        "v_dim_factor": 2.0,
+        "chunk_size": 32,
+        "use_cache": False,
+        "autocast_kernel_dtype": "float32",
+    }
+    config = xLSTMConfig(**(fields | changes))
+    if config.weight_mode == "fused":  # transformers cannot fill these
+        with init.no_init_weights():
+            model = xLSTMForCausalLM(config)
+        for name, p in model.named_parameters():
+            torch.nn.init.ones_(p) if "norm" in name else torch.nn.init.normal_(p, std=0.02)
+    else:
+        model = xLSTMForCausalLM(config)
+        for block in model.backbone.blocks:
+            torch.nn.init.constant_(block.mlstm_layer.igate_preact.bias, 2.0)
+            torch.nn.init.ones_(block.mlstm_layer.fgate_preact.bias)
+    model = _spread(model)
+    with torch.no_grad():  # the norm of each head makes much of what float32 rounds
+        for block in model.backbone.blocks:
+            block.mlstm_layer.out_proj.weight.mul_(0.3)
+            block.ffn.proj_down.weight.mul_(0.3)
+    return model
 
 
 def tiny_mixtral() -> PreTrainedModel:

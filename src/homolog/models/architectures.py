@@ -28,6 +28,7 @@ from homolog.models.qwen3_next import Qwen3_5, Qwen3_5MoE, Qwen3Next
 from homolog.models.recurrent_gemma import RecurrentGemma
 from homolog.models.rwkv import RWKV
 from homolog.models.sites import KINDS, add_kind
+from homolog.models.xlstm import XLSTM
 
 _LISTED: tuple[type[LanguageModel], ...] = (
     GPT2,
@@ -49,6 +50,7 @@ _LISTED: tuple[type[LanguageModel], ...] = (
     KimiLinear,
     DeepSeekV2,
     DeepSeekV3,
+    XLSTM,
 )
 ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
 """By the model type of the configuration."""

@@ -66,6 +66,12 @@ RWKV-4
     y            what the state before and exp(bonus) * write are together: numerator / denominator
     mlp_shifted  mlp_normed of the position before
     mlp_gate     what multiplies the last matrix's product in channel mixing
+xLSTM
+    query key value   of each head
+    write_scale decay   exp(i) and sigmoid(f) of each head
+    write        write_scale * key (value, 1), for each head's value channels and its normaliser
+    state        decay * (state before) + write: those rows of all heads x key channels
+    y            value channels that query reads, over max(|normaliser|, 1)
 An architecture from outside may bring kinds of its own (`architectures.register`).
 """
 
@@ -95,6 +101,7 @@ _AXES = (
     ("mlp_hidden", ("batch", "position", "d_mlp")),
     ("mlp_out mixer_in mixer_normed mlp_normed mlp_shifted mlp_gate", _STREAM),
     ("shift_taps", ("batch", "position", "tap", "d_model")),
+    ("write_scale decay", ("batch", "position", "head")),
     ("conv_in gate_in", _INNER),
     ("conv_taps", ("batch", "position", "tap", "d_inner")),
     ("conv_out ssm_input dt recurrence_gate input_gate", _INNER),

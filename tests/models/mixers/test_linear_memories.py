@@ -13,6 +13,7 @@ from torch import Tensor
 
 from homolog.models import Replace
 from homolog.models.mixers.base import at_positions
+from homolog.models.mixers.mlstm import MLSTM
 from homolog.models.mixers.rg_lru import RGLRU
 from homolog.models.mixers.rwkv import ChannelMixing, TimeMixing
 from homolog.models.mixers.short_convolution import ShortConvolution
@@ -48,6 +49,8 @@ MEMORIES = {
     "short convolution": Memory("lfm2", ShortConvolution, ("value", "input_gate"), whole),
     "with biases": Memory("lfm2-bias", ShortConvolution, ("value", "input_gate"), whole),
     "time mixing": Memory("rwkv", TimeMixing, ("key", "value"), after),
+    "mLSTM": Memory("xlstm", MLSTM, ("query", "key", "value", "write_scale", "decay"), whole),
+    "mLSTM, fused": Memory("xlstm-fused", MLSTM, ("key", "write_scale"), whole),
     "channel mixing": Memory("rwkv", ChannelMixing, ("mlp_normed",), None),
 }
 
