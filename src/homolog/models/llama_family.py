@@ -98,8 +98,13 @@ class TableByKind(Llama):
 
 
 class Gemma3(TableByKind):
+    """Scores have no soft cap, whatever the configuration says."""
+
     architecture = "gemma3_text"
     norms = AROUND
+
+    def own_parts(self, layer: int, block: Any) -> dict[str, Any]:
+        return super().own_parts(layer, block) | {"soft_cap": None}
 
 
 class OLMo3(TableByKind):
