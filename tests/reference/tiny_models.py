@@ -136,7 +136,7 @@ def tiny_gpt_neox(parallel: bool = True, **changes: object) -> GPTNeoXForCausalL
             "partial_rotary_factor": 0.25,
         },
     }
-    return _spread(GPTNeoXForCausalLM(GPTNeoXConfig(**(fields | changes))))
+    return spread(GPTNeoXForCausalLM(GPTNeoXConfig(**(fields | changes))))
 
 
 def tiny_gpt2(**changes: object) -> GPT2LMHeadModel:
@@ -151,7 +151,7 @@ def tiny_gpt2(**changes: object) -> GPT2LMHeadModel:
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    return _spread(GPT2LMHeadModel(GPT2Config(**(fields | changes))))
+    return spread(GPT2LMHeadModel(GPT2Config(**(fields | changes))))
 
 
 def tiny_llama(**changes: object) -> LlamaForCausalLM:
@@ -168,7 +168,7 @@ def tiny_llama(**changes: object) -> LlamaForCausalLM:
         "max_position_embeddings": 64,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     }
-    return _spread(LlamaForCausalLM(LlamaConfig(**(fields | changes))))
+    return spread(LlamaForCausalLM(LlamaConfig(**(fields | changes))))
 
 
 def tiny_mamba(**changes: object) -> MambaForCausalLM:
@@ -180,22 +180,22 @@ def tiny_mamba(**changes: object) -> MambaForCausalLM:
         "state_size": 5,
         "use_cache": False,
     }
-    return _spread(MambaForCausalLM(MambaConfig(**(fields | changes))))
+    return spread(MambaForCausalLM(MambaConfig(**(fields | changes))))
 
 
 def tiny_qwen2() -> PreTrainedModel:
     torch.manual_seed(7)
-    return _spread(Qwen2ForCausalLM(Qwen2Config(**_without(GROUPED, "head_dim"))))
+    return spread(Qwen2ForCausalLM(Qwen2Config(**_without(GROUPED, "head_dim"))))
 
 
 def tiny_qwen3(**changes: object) -> PreTrainedModel:
     torch.manual_seed(8)
-    return _spread(Qwen3ForCausalLM(Qwen3Config(**(GROUPED | changes))))
+    return spread(Qwen3ForCausalLM(Qwen3Config(**(GROUPED | changes))))
 
 
 def tiny_gemma() -> PreTrainedModel:
     torch.manual_seed(9)
-    return _spread(GemmaForCausalLM(GemmaConfig(**GROUPED)))
+    return spread(GemmaForCausalLM(GemmaConfig(**GROUPED)))
 
 
 def tiny_gemma2() -> PreTrainedModel:
@@ -206,7 +206,7 @@ def tiny_gemma2() -> PreTrainedModel:
         "query_pre_attn_scalar": 8,
         "final_logit_softcapping": 2.0,
     }
-    return _spread(Gemma2ForCausalLM(Gemma2Config(**fields)))
+    return spread(Gemma2ForCausalLM(Gemma2Config(**fields)))
 
 
 def tiny_mamba2(**changes: object) -> PreTrainedModel:
@@ -225,7 +225,7 @@ def tiny_mamba2(**changes: object) -> PreTrainedModel:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    return _spread(Mamba2ForCausalLM(Mamba2Config(**(fields | changes))))
+    return spread(Mamba2ForCausalLM(Mamba2Config(**(fields | changes))))
 
 
 def tiny_falcon_h1(**changes: object) -> PreTrainedModel:
@@ -241,7 +241,7 @@ def tiny_falcon_h1(**changes: object) -> PreTrainedModel:
         "embedding_multiplier": 3.0,
         "lm_head_multiplier": 0.5,
     }
-    return _spread(FalconH1ForCausalLM(FalconH1Config(**(fields | changes))))
+    return spread(FalconH1ForCausalLM(FalconH1Config(**(fields | changes))))
 
 
 def tiny_rwkv(**changes: object) -> PreTrainedModel:
@@ -256,21 +256,21 @@ def tiny_rwkv(**changes: object) -> PreTrainedModel:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    return _spread(RwkvForCausalLM(RwkvConfig(**(fields | changes))))
+    return spread(RwkvForCausalLM(RwkvConfig(**(fields | changes))))
 
 
 def tiny_recurrent_gemma(**changes: object) -> PreTrainedModel:
     """Two recurrent blocks to one with attention; embeddings are scaled."""
     torch.manual_seed(14)
     fields = GROUPED | {"lru_width": 32, "attention_window_size": 8, "num_key_value_heads": 1}
-    return _spread(RecurrentGemmaForCausalLM(RecurrentGemmaConfig(**(fields | changes))))
+    return spread(RecurrentGemmaForCausalLM(RecurrentGemmaConfig(**(fields | changes))))
 
 
 def tiny_lfm2(**changes: object) -> PreTrainedModel:
     """A gated short convolution in the first two blocks, attention in the last."""
     torch.manual_seed(18)
     fields = _without(GROUPED, "head_dim") | {"layer_types": ["conv", "conv", "full_attention"]}
-    return _spread(Lfm2ForCausalLM(Lfm2Config(**(fields | changes))))
+    return spread(Lfm2ForCausalLM(Lfm2Config(**(fields | changes))))
 
 
 def tiny_lfm2_moe() -> PreTrainedModel:
@@ -283,7 +283,7 @@ def tiny_lfm2_moe() -> PreTrainedModel:
         "num_experts": 4,
         "num_experts_per_tok": 2,
     }
-    return _spread(Lfm2MoeForCausalLM(Lfm2MoeConfig(**fields)))
+    return spread(Lfm2MoeForCausalLM(Lfm2MoeConfig(**fields)))
 
 
 def tiny_xlstm(**changes: object) -> PreTrainedModel:
@@ -310,7 +310,7 @@ def tiny_xlstm(**changes: object) -> PreTrainedModel:
         for block in model.backbone.blocks:
             torch.nn.init.constant_(block.mlstm_layer.igate_preact.bias, 2.0)
             torch.nn.init.ones_(block.mlstm_layer.fgate_preact.bias)
-    model = _spread(model)
+    model = spread(model)
     with torch.no_grad():  # the norm of each head makes much of what float32 rounds
         for block in model.backbone.blocks:
             block.mlstm_layer.out_proj.weight.mul_(0.3)
@@ -321,7 +321,7 @@ def tiny_xlstm(**changes: object) -> PreTrainedModel:
 def tiny_mixtral() -> PreTrainedModel:
     """As many experts in each block as there are blocks."""
     torch.manual_seed(15)
-    return _spread(
+    return spread(
         MixtralForCausalLM(MixtralConfig(**GROUPED, num_local_experts=3, num_experts_per_tok=2))
     )
 
@@ -331,14 +331,14 @@ def tiny_qwen3_next(**changes: object) -> PreTrainedModel:
     torch.manual_seed(18)
     fields = GROUPED | DELTA | EXPERTS | HALF_ROTARY
     fields |= {"mlp_only_layers": [1, 2], "layer_types": HYBRID}
-    return _spread(Qwen3NextForCausalLM(Qwen3NextConfig(**(fields | changes))))
+    return spread(Qwen3NextForCausalLM(Qwen3NextConfig(**(fields | changes))))
 
 
 def tiny_qwen3_5(**changes: object) -> PreTrainedModel:
     """The last block has attention."""
     torch.manual_seed(19)
     fields = GROUPED | DELTA | HALF_ROTARY | {"layer_types": HYBRID}
-    return _spread(Qwen3_5ForCausalLM(Qwen3_5TextConfig(**(fields | changes))))
+    return spread(Qwen3_5ForCausalLM(Qwen3_5TextConfig(**(fields | changes))))
 
 
 def tiny_qwen3_5_moe(**changes: object) -> PreTrainedModel:
@@ -346,14 +346,14 @@ def tiny_qwen3_5_moe(**changes: object) -> PreTrainedModel:
     torch.manual_seed(20)
     fields = _without(GROUPED, "intermediate_size") | DELTA | EXPERTS | HALF_ROTARY
     fields |= {"layer_types": HYBRID}
-    return _spread(Qwen3_5MoeForCausalLM(Qwen3_5MoeTextConfig(**(fields | changes))))
+    return spread(Qwen3_5MoeForCausalLM(Qwen3_5MoeTextConfig(**(fields | changes))))
 
 
 def tiny_olmo_hybrid(**changes: object) -> PreTrainedModel:
     """The last block has attention, without rotary positions."""
     torch.manual_seed(21)
     fields = _without(GROUPED, "head_dim") | DELTA | {"layer_types": HYBRID}
-    return _spread(OlmoHybridForCausalLM(OlmoHybridConfig(**(fields | changes))))
+    return spread(OlmoHybridForCausalLM(OlmoHybridConfig(**(fields | changes))))
 
 
 def tiny_kimi_linear(**changes: object) -> PreTrainedModel:
@@ -368,20 +368,20 @@ def tiny_kimi_linear(**changes: object) -> PreTrainedModel:
         "num_local_experts": 4,
         **LATENT,
     }
-    return _spread(KimiLinearForCausalLM(KimiLinearConfig(**(fields | changes))))
+    return spread(KimiLinearForCausalLM(KimiLinearConfig(**(fields | changes))))
 
 
 def tiny_deepseek_v2() -> PreTrainedModel:
     torch.manual_seed(23)
     fields = _without(GROUPED, "head_dim") | DEEPSEEK | {"q_lora_rank": None, "n_routed_experts": 4}
-    return _spread(DeepseekV2ForCausalLM(DeepseekV2Config(**fields)))
+    return spread(DeepseekV2ForCausalLM(DeepseekV2Config(**fields)))
 
 
 def tiny_deepseek_v3(**changes: object) -> PreTrainedModel:
     """The last block has experts."""
     torch.manual_seed(24)
     fields = _without(GROUPED, "head_dim") | DEEPSEEK | {"q_lora_rank": 10, "n_routed_experts": 4}
-    return _spread(DeepseekV3ForCausalLM(DeepseekV3Config(**(fields | changes))))
+    return spread(DeepseekV3ForCausalLM(DeepseekV3Config(**(fields | changes))))
 
 
 def tiny_opt(**changes: object) -> PreTrainedModel:
@@ -399,7 +399,7 @@ def tiny_opt(**changes: object) -> PreTrainedModel:
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    return _spread(OPTForCausalLM(OPTConfig(**(fields | changes))))
+    return spread(OPTForCausalLM(OPTConfig(**(fields | changes))))
 
 
 def tiny_zamba() -> PreTrainedModel:
@@ -413,7 +413,7 @@ def tiny_zamba() -> PreTrainedModel:
         "attn_layer_period": 3,
         "attn_layer_offset": 2,
     }
-    return _spread(ZambaForCausalLM(ZambaConfig(**fields)))
+    return spread(ZambaForCausalLM(ZambaConfig(**fields)))
 
 
 def tiny_falcon_mamba(**changes: object) -> PreTrainedModel:
@@ -426,7 +426,7 @@ def tiny_falcon_mamba(**changes: object) -> PreTrainedModel:
         "state_size": 5,
         "use_cache": False,
     }
-    return _spread(FalconMambaForCausalLM(FalconMambaConfig(**(fields | changes))))
+    return spread(FalconMambaForCausalLM(FalconMambaConfig(**(fields | changes))))
 
 
 MAMBA2 = {
@@ -442,7 +442,7 @@ def tiny_bamba(**changes: object) -> PreTrainedModel:
     """Block 1 has attention, whose rotary positions turn half of each head; the others Mamba-2."""
     torch.manual_seed(19)
     fields = GROUPED | MAMBA2 | {"attn_layer_indices": [1]}
-    return _spread(BambaForCausalLM(BambaConfig(**(fields | changes))))
+    return spread(BambaForCausalLM(BambaConfig(**(fields | changes))))
 
 
 def tiny_granite_hybrid(**changes: object) -> PreTrainedModel:
@@ -458,7 +458,7 @@ def tiny_granite_hybrid(**changes: object) -> PreTrainedModel:
         "residual_multiplier": 0.7,
         "attention_multiplier": 0.3,
     }
-    return _spread(GraniteMoeHybridForCausalLM(GraniteMoeHybridConfig(**(fields | changes))))
+    return spread(GraniteMoeHybridForCausalLM(GraniteMoeHybridConfig(**(fields | changes))))
 
 
 def tiny_jamba(**changes: object) -> PreTrainedModel:
@@ -472,7 +472,7 @@ def tiny_jamba(**changes: object) -> PreTrainedModel:
         "num_experts": 3,
         "mamba_d_state": 5,
     }
-    return _spread(JambaForCausalLM(JambaConfig(**(fields | changes))))
+    return spread(JambaForCausalLM(JambaConfig(**(fields | changes))))
 
 
 def tiny_nemotron_h(**changes: object) -> PreTrainedModel:
@@ -489,14 +489,14 @@ def tiny_nemotron_h(**changes: object) -> PreTrainedModel:
         "moe_intermediate_size": 24,
         "moe_shared_expert_intermediate_size": 24,
     }
-    return _spread(NemotronHForCausalLM(NemotronHConfig(**(fields | changes))))
+    return spread(NemotronHForCausalLM(NemotronHConfig(**(fields | changes))))
 
 
 def _without(fields: dict, name: str) -> dict:
     return {key: value for key, value in fields.items() if key != name}
 
 
-def _spread(model):
+def spread(model):
     """Fresh weights are so small that blocks hardly act; make every part matter."""
     with torch.no_grad():
         for name, p in model.named_parameters():

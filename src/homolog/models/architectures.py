@@ -19,7 +19,7 @@ from homolog.models.gpt_neox import GPTNeoX
 from homolog.models.hybrids import HYBRIDS
 from homolog.models.kimi_linear import KimiLinear
 from homolog.models.lfm2 import LFM2, LFM2MoE
-from homolog.models.llama import FAMILY
+from homolog.models.llama_family import FAMILY
 from homolog.models.mamba import FalconMamba, Mamba
 from homolog.models.mamba2 import Mamba2
 from homolog.models.nemotron_h import NemotronH
@@ -33,7 +33,6 @@ from homolog.models.xlstm import XLSTM
 _LISTED: tuple[type[LanguageModel], ...] = (
     GPT2,
     GPTNeoX,
-    *FAMILY,
     Mamba,
     FalconMamba,
     Mamba2,
@@ -52,7 +51,10 @@ _LISTED: tuple[type[LanguageModel], ...] = (
     DeepSeekV3,
     XLSTM,
 )
-ADAPTERS: dict[str, type[LanguageModel]] = {adapter.architecture: adapter for adapter in _LISTED}
+ADAPTERS: dict[str, type[LanguageModel]] = {
+    **FAMILY,
+    **{adapter.architecture: adapter for adapter in _LISTED},
+}
 """By the model type of the configuration."""
 
 

@@ -55,6 +55,7 @@ class Decoder(Blockwise):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.architecture = str(self.hf.config.model_type)
         self.layers: list[tuple[Step, ...]] = []
         for layer, block in enumerate(self.blocks()):
             self.layers.append(tuple(tuple(step) for step in self.steps(layer, block)))

@@ -21,10 +21,12 @@ from homolog.models.decoder import Decoder, Trunk, normed, times
 from homolog.models.mixers.attention import Attention, AttentionParts
 from homolog.models.mixers.base import Branch, Norm
 from homolog.models.mixers.projections import FusedInTurn, Projections, Separate
-from homolog.models.mlp import MLP, OwnMLP, gated, gated_fused
+from homolog.models.mlp import MLP, OwnMLP, gated, gated_fused, plain
 
 IN, AFTER_ATTENTION = "input_layernorm", "post_attention_layernorm"
 BEFORE_MLP, AFTER_MLP = "pre_feedforward_layernorm", "post_feedforward_layernorm"
+LAST = ("down_proj", "c_proj", "fc2")
+"""Names of an MLP's last matrix."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +49,29 @@ class Llama(Decoder):
 
     Query head i reads key and value head i // (n_heads / n_kv_heads).  Rotary scaling is that of
     the module.
+
+    norms      which stand around attention and MLP
+    parallel   whether both read the block's input, or the MLP what attention has added to
     """
 
     architecture = "llama"
     trunk = Trunk("model.layers", "model.norm", "model.rotary_emb")
     norms = BEFORE
+    parallel = False
 
     def steps(self, layer: int, block: Any) -> Sequence[Sequence[Branch]]:
-        return [[self.attention(layer, block)], [self.mlp(layer, block)]]
+        parts = [self.attention(layer, block), self.mlp(layer, block)]
+        return [parts] if self.parallel else [[part] for part in parts]
 
     def attention(self, layer: int, block: Any) -> Attention:
         norm, after = self._norm(block, self.norms.before_attention), self.norms.after_attention
         parts = attention_parts(self.hf.config, block.self_attn, layer)
-        parts = parts | {"after": self._after(block, after), "table": self.table(layer)}
+        parts = parts | {"after": self._after(block, after)} | self.own_parts(layer, block)
         return Attention(layer, norm, AttentionParts(**parts))
+
+    def own_parts(self, layer: int, block: Any) -> dict[str, Any]:
+        """Where attention differs from what its module says: arguments of `AttentionParts`."""
+        return {}
 
     def mlp(self, layer: int, block: Any) -> Branch:
         mlp = block.mlp
@@ -68,11 +79,7 @@ class Llama(Decoder):
         after = self._after(block, self.norms.after_mlp)
         if hasattr(mlp, "experts"):
             return OwnMLP(layer, norm, mlp, after)
-        return MLP(layer, norm, hidden_of(mlp), mlp.down_proj, after)
-
-    def table(self, layer: int) -> str | None:
-        """Which rotary tables a block takes, where there are several."""
-        return None
+        return MLP(layer, norm, hidden_of(mlp), named(mlp, LAST), after)
 
     def _norm(self, block: Any, name: str | None) -> Norm:
         return normed(torch.nn.Identity() if name is None else block.get_submodule(name))
@@ -82,20 +89,21 @@ class Llama(Decoder):
         return times(getattr(self.hf.config, "residual_multiplier", 1.0), norm)
 
     def embed(self, tokens: Tokens) -> Residual:
-        embedded, factor = (
-            super().embed(tokens),
-            getattr(self.hf.config, "embedding_multiplier", 1.0),
-        )
+        embedded = super().embed(tokens)
+        factor = getattr(self.hf.config, "embedding_multiplier", 1.0)
         return embedded if factor == 1 else embedded * factor
 
     def logits(self, h: Residual) -> Logits:
         """Final norm and unembedding, divided and capped as the model does it; float32 or wider."""
-        config, logits = self.hf.config, super().logits(h)
-        if (scaling := getattr(config, "logits_scaling", 1.0)) != 1:
-            logits = logits / scaling
-        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        logits = self.scaled(super().logits(h))
+        if (cap := getattr(self.hf.config, "final_logit_softcapping", None)) is not None:
             logits = torch.tanh(logits / cap) * cap
         return logits
+
+    def scaled(self, logits: Logits) -> Logits:
+        """The logits that a soft cap, if there is one, reads."""
+        scaling = getattr(self.hf.config, "logits_scaling", 1.0)
+        return logits if scaling == 1 else logits / scaling
 
 
 def attention_parts(config: Any, attention: Any, layer: int) -> dict[str, Any]:
@@ -105,7 +113,7 @@ def attention_parts(config: Any, attention: Any, layer: int) -> dict[str, Any]:
     d_head = attention.head_dim
     return {
         "project": projections(attention, n_heads, n_kv_heads, d_head),
-        "out": attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj,
+        "out": named(attention, ("o_proj", "out_proj", "dense")),
         "n_heads": n_heads,
         "n_kv_heads": n_kv_heads,
         "d_head": d_head,
@@ -128,8 +136,10 @@ def projections(attention: Any, n_heads: int, n_kv_heads: int, d_head: int) -> P
 def window(config: Any, attention: Any) -> int | None:
     """How many positions a query of the block sees; None: all before it.
 
-    Modules that have a window of their own say None where they see everything.
+    Modules that have a window of their own say None where they see everything, or `is_sliding`.
     """
+    if not getattr(attention, "is_sliding", True):
+        return None
     if hasattr(attention, "sliding_window"):
         return attention.sliding_window
     has_window = config.model_type in ("mistral", "mixtral", "phi3", "starcoder2")
@@ -144,7 +154,8 @@ def head_norms(attention: Any) -> tuple[Norm, Norm] | None:
         query, key = (getattr(attention, name) for name in names)
         if hasattr(query, "norms"):  # a module for each head
             return _each_head(query), _each_head(key)
-        whole = query.weight.shape[-1] != attention.head_dim
+        weight = getattr(query, "weight", None)
+        whole = weight is not None and weight.shape[-1] != attention.head_dim
         return (_flat(query), _flat(key)) if whole else (normed(query), normed(key))
     return None
 
@@ -159,91 +170,15 @@ def _flat(norm: Any) -> Norm:
 
 
 def hidden_of(mlp: Any) -> Callable[[Tensor], Tensor]:
-    """What the last matrix of a gated MLP reads."""
-    act = mlp.act_fn if hasattr(mlp, "act_fn") else mlp.activation_fn
+    """What the last matrix of an MLP reads: gated where it has a matrix for that."""
+    act = named(mlp, ("act_fn", "activation_fn", "act"))
     if hasattr(mlp, "gate_up_proj"):
         return gated_fused(act, mlp.gate_up_proj)
-    return gated(act, mlp.gate_proj, mlp.up_proj)
+    if hasattr(mlp, "gate_proj"):
+        return gated(act, mlp.gate_proj, mlp.up_proj)
+    return plain(act, named(mlp, ("up_proj", "c_fc", "fc1")))
 
 
-class Mistral(Llama):
-    architecture = "mistral"
-
-
-class Qwen2(Llama):
-    architecture = "qwen2"
-
-
-class Qwen3(Llama):
-    architecture = "qwen3"
-
-
-class SmolLM3(Llama):
-    architecture = "smollm3"
-
-
-class Granite(Llama):
-    architecture = "granite"
-
-
-class Phi3(Llama):
-    architecture = "phi3"
-
-
-class Gemma(Llama):
-    architecture = "gemma"
-
-
-class Gemma2(Llama):
-    architecture = "gemma2"
-    norms = AROUND
-
-
-class Gemma3(Llama):
-    """Blocks that see a window have rotary tables of their own."""
-
-    architecture = "gemma3_text"
-    norms = AROUND
-
-    def table(self, layer: int) -> str | None:
-        return self.hf.config.layer_types[layer]
-
-    def rotary_tables(
-        self, module: Any, positions: Tensor, like: Tensor
-    ) -> dict[str | None, tuple[Tensor, Tensor]]:
-        kinds = dict.fromkeys(self.hf.config.layer_types)
-        return {kind: module(like, positions[None], kind) for kind in kinds}
-
-
-class OLMo2(Llama):
-    architecture = "olmo2"
-    norms = AFTER
-
-
-class StableLM(Llama):
-    """Attention and MLP may stand side by side, on one norm."""
-
-    architecture = "stablelm"
-
-    def steps(self, layer: int, block: Any) -> Sequence[Sequence[Branch]]:
-        if not self.hf.config.use_parallel_residual:
-            return super().steps(layer, block)
-        mlp = block.mlp
-        norm = self._norm(block, IN)
-        return [[self.attention(layer, block), MLP(layer, norm, hidden_of(mlp), mlp.down_proj)]]
-
-
-FAMILY: tuple[type[Llama], ...] = (
-    Llama,
-    Mistral,
-    Qwen2,
-    Qwen3,
-    Gemma,
-    Gemma2,
-    Gemma3,
-    OLMo2,
-    Granite,
-    SmolLM3,
-    Phi3,
-    StableLM,
-)
+def named(module: Any, names: Sequence[str]) -> Any:
+    """The part of a module that has one of those names."""
+    return next(getattr(module, name) for name in names if hasattr(module, name))

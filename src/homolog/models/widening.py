@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+OLMO_EPS = 1e-5
+"""Of OLMo's norm, whose module does not say it."""
+
 
 def widened(t: Tensor) -> Tensor:
     """Half precision becomes float32; float32 and float64 stay."""
@@ -14,19 +17,22 @@ def widened(t: Tensor) -> Tensor:
 
 
 def apply_norm(norm: Any, h: Tensor) -> Tensor:
-    """What a norm makes of h; in float64 too, where modules of root-mean-square norms round."""
+    """What a norm makes of h; in float64 too, where most modules of norms round to float32."""
     if h.dtype != torch.float64 or isinstance(norm, torch.nn.LayerNorm | torch.nn.Identity):
         return norm(h)
-    eps = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
-    return gain(norm) * h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + eps)
-
-
-def gain(norm: Any) -> Tensor | float:
-    """What a root-mean-square norm multiplies with: its weight, or 1 + weight as in Gemma."""
     weight = getattr(norm, "weight", None)
-    if weight is None:
-        return 1.0
     with torch.no_grad():
-        shown = norm(torch.ones_like(weight)).double()
-    offset = float((shown - weight.double()).median())
+        ones = torch.ones_like(h[(0,) * (h.ndim - 1)] if weight is None else weight)
+        of_ones = norm(ones).double()
+    if not of_ones.any():  # it takes the mean away: a layer norm
+        h = h - h.mean(-1, keepdim=True)
+    named = (getattr(norm, name, None) for name in ("variance_epsilon", "eps"))
+    eps = next((value for value in named if value is not None), OLMO_EPS)
+    scaled = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + eps)
+    return scaled if weight is None else gain(weight, of_ones) * scaled
+
+
+def gain(weight: Tensor, of_ones: Tensor) -> Tensor:
+    """What a norm multiplies with: its weight, or 1 + weight as in Gemma, which makes that of 1."""
+    offset = float((of_ones - weight.double()).median())
     return weight + 1 if round(offset) == 1 else weight

@@ -49,7 +49,9 @@ class AttentionParts:
     window           how many positions a query sees, its own among them; None: all
     soft_cap         of the scores
     sinks            (head,): the score of each head's sink
-    norms            of queries and keys (..., head, d_head) before they are rotated
+    norms            of queries, keys and, where there are three, values (..., head, d_head), before
+                     rotary positions
+    late_norms       of queries and keys once rotated
     gate             what the heads are multiplied with, (..., head, d_value), of the normed stream
     after            what is done to the output before it is added: a norm, a factor
     """
@@ -66,7 +68,8 @@ class AttentionParts:
     window: int | None = None
     soft_cap: float | None = None
     sinks: Tensor | None = None
-    norms: tuple[Norm, Norm] | None = None
+    norms: tuple[Norm, ...] | None = None
+    late_norms: tuple[Norm, Norm] | None = None
     gate: Callable[[Tensor], Tensor] | None = None
     after: Norm | None = None
 
@@ -106,8 +109,9 @@ class Attention(Mixer):
         layer, parts = self.layer, self.parts
         normed, q, k, v = self._reads(h, taps)
         q, k, v = (taps(read, layer, x) for read, x in zip(READS, (q, k, v), strict=True))
-        rotary, turn = self._rotary(context), parts.turn
-        q, k, v = (x.transpose(-3, -2) for x in (turn(q, rotary), turn(k, rotary), v))
+        rotary = self._rotary(context)
+        q, k = self._turned("query", q, rotary), self._turned("key", k, rotary)
+        q, k, v = (x.transpose(-3, -2) for x in (q, k, v))
         through = taps.splits(["pattern"], layer, q)
         if through or taps.touches("pattern", layer):
             pattern = taps("pattern", layer, self._pattern(q, k))
@@ -142,12 +146,21 @@ class Attention(Mixer):
         if through:
             return normed, *(self.read_streams(*one) for one in zip(READS, inputs, strict=True))
         q, k, v = self.parts.project(normed)
-        return normed, self._normed("query", q), self._normed("key", k), v
+        each = zip(READS, (q, k, v), strict=True)
+        return normed, *(self._normed(read, x) for read, x in each)
+
+    def _norm_of(self, read: Read) -> Norm | None:
+        norms, place = self.parts.norms or (), READS.index(read)
+        return norms[place] if place < len(norms) else None
 
     def _normed(self, read: Read, x: Tensor) -> Tensor:
-        if self.parts.norms is None or read == "value":
-            return x
-        return self.parts.norms[READS.index(read)](x)
+        norm = self._norm_of(read)
+        return x if norm is None else norm(x)
+
+    def _turned(self, read: Read, x: Tensor, rotary: Rotary) -> Tensor:
+        """Queries or keys as the scores take them."""
+        x, norms = self.parts.turn(x, rotary), self.parts.late_norms
+        return x if norms is None else norms[READS.index(read)](x)
 
     def read_streams(self, read: Read, streams: Tensor, head: int | None = None) -> Tensor:
         """What heads read of residual streams of their own, before rotary positions.
@@ -158,7 +171,7 @@ class Attention(Mixer):
         normed, of = self.norm(streams), self.parts.project.of_streams
         if head is None:
             return self._normed(read, of(read, normed))
-        if self.parts.norms is None or read == "value":
+        if self._norm_of(read) is None:
             return of(read, normed, head)
         heads = self.n_heads if read == "query" else self.n_kv_heads
         by_head = normed.unsqueeze(-2).expand(*normed.shape[:-1], heads, -1)
@@ -234,15 +247,15 @@ class Attention(Mixer):
 
     def enter(self, h: Tensor, context: Context) -> Inputs:
         normed = self.norm(h)
-        q, k, v = self.parts.project(normed)
-        values = {"query": self._normed("query", q), "key": self._normed("key", k), "value": v}
+        each = zip(READS, self.parts.project(normed), strict=True)
+        values: Inputs = {read: self._normed(read, x) for read, x in each}
         if self.parts.gate is not None:
             values[GATE] = self.parts.gate(normed)
         return self.prepared(values, context)
 
     def prepared(self, values: Inputs, context: Context) -> Inputs:
         rotary = self._rotary(context)
-        turned = {r: self.parts.turn(values[r], rotary) for r in READS[:2] if r in values}
+        turned = {r: self._turned(r, values[r], rotary) for r in READS[:2] if r in values}
         return values | turned
 
     def memory(self, inputs: Inputs) -> KeyValues:

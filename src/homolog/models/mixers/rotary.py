@@ -26,6 +26,17 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     return torch.cat([turned, kept], dim=-1) if kept.shape[-1] else turned
 
 
+def rotate_pairs(x: Tensor, rotary: Rotary) -> Tensor:
+    """The same dimensions, neighbours paired; then come the first of all pairs, and the second.
+
+    Queries and keys change their order alike, which no score sees.
+    """
+    if rotary is None:
+        return x
+    turned, kept = x.tensor_split([rotary[0].shape[-1]], -1)
+    return torch.cat([rotate(_paired(turned), rotary), kept], -1)
+
+
 def rotate_last(x: Tensor, rotary: Rotary) -> Tensor:
     """The last dimensions instead."""
     if rotary is None:
@@ -35,12 +46,12 @@ def rotate_last(x: Tensor, rotary: Rotary) -> Tensor:
 
 
 def rotate_last_pairs(x: Tensor, rotary: Rotary) -> Tensor:
-    """The last dimensions, neighbours paired; first of all pairs come the first of each.
-
-    Queries and keys change their order alike, which no score sees.
-    """
+    """The last dimensions, neighbours paired, in the same order."""
     if rotary is None:
         return x
     kept, turned = x.tensor_split([x.shape[-1] - rotary[0].shape[-1]], -1)
-    paired = turned.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
-    return torch.cat([kept, rotate(paired, rotary)], -1)
+    return torch.cat([kept, rotate(_paired(turned), rotary)], -1)
+
+
+def _paired(x: Tensor) -> Tensor:
+    return x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)

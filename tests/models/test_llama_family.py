@@ -1,0 +1,56 @@
+"""Every architecture of Llama's family, against the unmodified module and a plain block."""
+
+import pytest
+import torch
+from tests.models.helpers import TOKENS, adapter, relative
+from tests.reference import plain_hybrids
+from tests.reference.plain_family import plain_block, plain_logits, seen_by_hooks
+from tests.reference.tiny_family import FIELDS, tiny_family
+
+from homolog.models.architectures import ADAPTERS
+from homolog.models.llama_family import FAMILY
+from homolog.models.mlp import OwnMLP
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(params=FIELDS)
+def model(request):
+    return adapter(tiny_family(request.param))
+
+
+def test_each_has_a_tiny_model():
+    assert set(FAMILY) == {*FIELDS, "llama"}
+
+
+def test_every_site_equals_hooks_and_formulas_on_the_unmodified_module(model):
+    assert model.architecture == model.hf.config.model_type
+    expected, logits = plain_hybrids.sites_and_logits(model.hf, TOKENS)
+    run = model.run(TOKENS, capture=model.sites())
+    assert set(expected) == set(map(str, model.sites()))
+    for name, value in (expected | seen_by_hooks(model.hf, TOKENS)).items():
+        assert relative(run[name], value) < 1e-5, name
+    assert relative(run.logits, logits) < 1e-5
+
+
+def test_float64_equals_a_pass_written_out_in_float64(model):
+    wide = ADAPTERS[model.architecture]("wide", model.hf.double())
+    expected, stream = {}, []
+    run = wide.run(TOKENS, capture=wide.sites())
+    for layer, block in enumerate(wide.blocks()):
+        keep = expected.setdefault(layer, {})
+        before = stream[-1] if stream else run["embed"]
+        stream.append(plain_block(wide.hf, block, before, lambda kind, v, k=keep: kept(k, kind, v)))
+    # modules of experts choose them in float32
+    branches = [b for layer in range(3) for b in wide.branches(layer)]
+    bound = 1e-7 if any(isinstance(b, OwnMLP) for b in branches) else 1e-10
+    for layer, values in expected.items():
+        for kind, value in values.items():
+            assert run[f"{kind}.{layer}"].dtype == torch.float64
+            assert relative(run[f"{kind}.{layer}"], value) < bound, (kind, layer)
+    assert relative(run.logits, plain_logits(wide.hf, TOKENS)) < bound
+
+
+def kept(values, kind, value):
+    values[kind] = value
+    return value
