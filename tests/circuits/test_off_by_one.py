@@ -2,14 +2,22 @@
 
 import pytest
 import torch
+from tests.reference import planted_recurrences as planted
 from tests.reference.planted_mamba import summing_mamba
 
 import homolog
 from homolog.circuits.off_by_one import OFFSETS, off_by_one, unrelated
 from homolog.circuits.prompts import Prompts
+from homolog.models.architectures import ADAPTERS
 from homolog.models.mamba import Mamba
 
 PROMPTS = Prompts(n_prompts=24, length=12, seed=3)
+VERDICTS = ("no shift", "off by one", "shift of 2", "shift of 3")
+SHIFTED = [
+    *((plant, shift) for plant in ("ssd", "delta_rule", "rg_lru") for shift in range(4)),
+    *(("ssd_beside_attention", shift) for shift in range(4)),
+    *(("rwkv", shift) for shift in range(2)),
+]
 
 
 @pytest.mark.parametrize(
@@ -27,6 +35,40 @@ def test_a_planted_shift_is_found_and_predicted(shift, verdict):
     # The only tap carries all of the tokens' channels; the channel that is always on does not vary.
     assert profile.predicted[OFFSETS.index(shift)] == pytest.approx(1.0, abs=1e-6)
     assert sum(row["share"] for row in profile.rows()) == pytest.approx(1.0)
+
+
+def off_by(hf, prompts, key):
+    """The test, when it finds effects at one offset alone."""
+    model = ADAPTERS[hf.config.model_type]("planted", hf)
+    found = off_by_one(model, prompts, key)
+    drops = sum(profile.effect.value for profile in found.profiles)
+    elsewhere = [float(e) for o, e in zip(OFFSETS, drops, strict=True) if o != found.offset]
+    assert max(map(abs, elsewhere)) < 1e-5 < 1e-3 < float(drops[OFFSETS.index(found.offset)])
+    assert found.certainty == 1.0
+    return found
+
+
+@pytest.mark.parametrize(("plant", "shift"), SHIFTED)
+def test_a_planted_shift_of_every_local_part_is_found_and_predicted(plant, shift):
+    found = off_by(getattr(planted, plant)(shift), PROMPTS, "state.0")
+    assert (found.verdict, found.offset) == (VERDICTS[shift], shift)
+    assert found.predicted == shift
+    assert found.profiles[0].predicted[OFFSETS.index(shift)] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_register_takes_tokens_in_where_they_stand():
+    """B is within its four positions of the end."""
+    found = off_by(planted.register(), Prompts(24, 5, seed=3), "state.0")
+    assert (found.verdict, found.predicted) == ("no shift", 0)
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_a_head_reads_what_a_register_below_it_shifted(shift):
+    """The head's own mixer shifts nothing, so that it predicts nothing."""
+    found = off_by(planted.attention_over_register(shift), PROMPTS, "z.1")
+    assert (found.verdict, found.offset) == (VERDICTS[shift], shift)
+    assert [profile.place for profile in found.profiles] == ["z.1", "write.0"]
+    assert found.predicted is None
 
 
 def test_without_an_effect_it_is_undecided():
