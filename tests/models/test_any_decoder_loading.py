@@ -28,6 +28,7 @@ import homolog
 from homolog.errors import InputError
 from homolog.models import require_inner_sites
 from homolog.models.any_decoder import AnyDecoder
+from homolog.models.architectures import ADAPTERS
 from homolog.models.guards import no_fetched_kernels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,7 +55,8 @@ def test_a_saved_model_loads_and_reads_the_same(case, tmp_path):
     assert (model.architecture, model.tokenizer) == (case, None)
     assert not any(p.requires_grad for p in model.hf.parameters())
     for ours, theirs in zip(model.residuals(TOKENS), expected, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+        # adapters of single architectures add in another order
+        torch.testing.assert_close(ours, theirs, atol=1e-5 if case in ADAPTERS else 1e-6, rtol=0)
     half = homolog.load(tmp_path, dtype=torch.bfloat16)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     if case == "rwkv":
