@@ -240,7 +240,11 @@ class Checks:
 
         handles = []
         for layer, block in enumerate(self.blocks):
-            handles.append(block.register_forward_pre_hook(before(layer), with_kwargs=True))
+            if hasattr(block, "pre_ln"):  # what it gives is what blocks add to, in RWKV-4
+                normed = lambda _m, _a, out, layer=layer: at(f"resid_pre.{layer}", out)  # noqa: E731
+                handles.append(block.pre_ln.register_forward_hook(normed))
+            else:
+                handles.append(block.register_forward_pre_hook(before(layer), with_kwargs=True))
             handles.append(block.register_forward_hook(after(layer)))
         try:
             return seen, _forward(self.hf, self.tokens)
