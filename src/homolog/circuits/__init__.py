@@ -3,6 +3,7 @@
 from homolog.circuits.discovery import Discovery, discover
 from homolog.circuits.evaluation import CircuitEvaluation, Scoring
 from homolog.circuits.induction import Circuit, trace_induction
+from homolog.circuits.knockouts import knockouts_to_logits
 from homolog.circuits.metrics import interval, measure
 from homolog.circuits.nulls import Null
 from homolog.circuits.off_by_one import OffByOne, off_by_one
@@ -28,6 +29,7 @@ __all__ = [
     "discover",
     "find_circuit",
     "interval",
+    "knockouts_to_logits",
     "measure",
     "off_by_one",
     "trace_induction",

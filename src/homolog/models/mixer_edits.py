@@ -41,7 +41,7 @@ class MixerEdit(Edit):
     """An edit at the readout of a mixer, that sees what the positions enter with."""
 
     def apply(self, value: Tensor) -> Tensor:
-        requirement = "its adapter does not say how its mixers read"
+        requirement = "it must be what a mixer reads out, of an adapter that says how"
         remedy = "docs/architectures.md lists the architectures whose does."
         raise InputError("site", str(self.site), requirement, remedy)
 

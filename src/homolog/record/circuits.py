@@ -32,6 +32,12 @@ LAYER_TO_KEY_LAYER, STATE_WRITES = "layer to the key layer", "state write by pos
 INDUCTION, NATURAL_INDUCTION = "induction", "natural_induction"
 """Tasks that are more than others: traced role by role, and made of a text."""
 
+START, END, ANOTHER = "start", "end", "another"
+READ_POSITIONS = (START, "B-2", "A", "B", "B+1", "B+2", "B+3", END, ANOTHER)
+"""Positions of a prompt that a key part reads: what windows begin with, those around A and B, the
+last one, and any other.
+"""
+
 FAITHFUL = 0.8
 """Least faithfulness of a circuit that is called faithful; as far above 1 is the most."""
 

@@ -18,6 +18,7 @@ from homolog.record.circuits import (
     DISCOVERED,
     FAITHFUL,
     MATCHER,
+    READ_POSITIONS,
     correlation_column,
 )
 from homolog.record.table import Column, Table, Type
@@ -525,6 +526,16 @@ OFFSETS = _table(
     share=(F64, "of all drops"),
     predicted_share=(F64, "as the convolution alone predicts"),
     **_interval("null", "the same around a token that nothing depends on"),
+)
+HIDDEN_ATTENTION = _table(
+    "hidden_attention",
+    "labelled position of induction prompts, as the key part of a model reads it from the end",
+    **_MODEL,
+    part=(TEXT, "the key head, or what the key state's mixer reads out"),
+    position=(TEXT, f"{', '.join(READ_POSITIONS)}: the first is what windows begin with"),
+    **_interval("share", "of the weights of all positions; the mean one of several positions"),
+    **_interval("weight", "mean over channels of the size of the weight; a head's attention"),
+    n_prompts=(I64, "prompts that have the position"),
 )
 _EDGE: dict[str, tuple[Type, str]] = {
     "sender": (TEXT, "component that writes"),

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from homolog.analyses.analysis import Analysis, each_model
+from homolog.analyses.induction.attention_figure import attention_figure
 from homolog.analyses.induction.drawing import circuit_figure
 from homolog.analyses.induction.figures import PATCHED
 from homolog.analyses.induction.records import TABLES, CircuitRecords, read_circuits
 from homolog.analyses.induction.summary import experiment_values, method_values, summary_values
 from homolog.analyses.records import StudyRecords
 from homolog.charts.figure import Figure
+from homolog.record.tables import HIDDEN_ATTENTION
 
 FOLDER = Path(__file__).parent
 PAGE = "circuits.html"
@@ -40,7 +42,7 @@ def _values(circuits: CircuitRecords, elsewhere: str | None = None) -> Mapping[s
 ANALYSIS = Analysis(
     "induction",
     "trace induction circuits",
-    tables=TABLES,
+    tables=(*TABLES, HIDDEN_ATTENTION),
     wanted=lambda recipe: recipe.circuits is not None and recipe.circuits.traced,
     units=each_model,
     measure="homolog.analyses.induction.measure:measure_model",
@@ -54,7 +56,10 @@ EXPERIMENTS = Analysis(
     "induction experiments",
     page="circuits",
     chapter="Every experiment",
-    figures=lambda records: [experiment.drawn(records) for experiment in PATCHED],
+    figures=lambda records: [
+        *(experiment.drawn(records) for experiment in PATCHED),
+        attention_figure(records),
+    ],
     values=experiment_values,
     template=(FOLDER / "experiments.html.j2").read_text("utf-8"),
 )

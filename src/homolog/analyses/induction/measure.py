@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from homolog.analyses.analysis import Tables
+from homolog.analyses.induction.attention import attention_rows
 from homolog.analyses.material import Material
 from homolog.circuits.discovery import Discovery, discover
 from homolog.circuits.induction import Circuit, trace_induction
@@ -21,7 +22,7 @@ from homolog.circuits.recall import recall
 from homolog.models import LanguageModel
 from homolog.record.circuits import DISCOVERED, INDUCTION, correlation_column
 from homolog.record.recipe import Circuits
-from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES
+from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, HIDDEN_ATTENTION, OFFSETS, ROLES
 
 KEPT_EDGES = 200  # of each model, beside those that were patched for real
 logger = logging.getLogger("homolog")
@@ -45,7 +46,8 @@ def trace(
         "length": settings.length,
         "repeat": settings.repeat,
     }
-    tables = {table.name: table.frame() for table in (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES)}
+    made = (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES, HIDDEN_ATTENTION)
+    tables = {table.name: table.frame() for table in made}
     try:
         circuit = trace_induction(model, prompts)
     except Unable as unable:
@@ -70,6 +72,9 @@ def trace(
         ROLES.name: ROLES.frame([own | role.columns() for role in circuit.roles]),
         OFFSETS.name: OFFSETS.frame([own | r for part in offset.profiles for r in part.rows()]),
         EDGES.name: pl.concat(edges),
+        HIDDEN_ATTENTION.name: HIDDEN_ATTENTION.frame(
+            [own | row for row in attention_rows(model, prompts, circuit.key)]
+        ),
     }
 
 

@@ -21,9 +21,18 @@ from homolog.errors import InputError
 from homolog.record.circuits import LOGIT_DIFFERENCE
 from homolog.record.run_folder import RunFolder
 from homolog.record.table import Table
-from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES, TASK_CIRCUITS
+from homolog.record.tables import (
+    CIRCUITS,
+    EDGES,
+    EFFECTS,
+    HIDDEN_ATTENTION,
+    OFFSETS,
+    ROLES,
+    TASK_CIRCUITS,
+)
 
 TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES)
+"""Without these there is no page of circuits."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,11 @@ class CircuitRecords(Records):
     def roles(self) -> Sequence[Row]:
         """The rows of the table of that name."""
         return self.table(ROLES).to_dicts()
+
+    @cached_property
+    def attention(self) -> Sequence[Row]:
+        """The rows of `hidden_attention`; none of a run from before there was such a table."""
+        return self.table(HIDDEN_ATTENTION).to_dicts()
 
     @property
     def names(self) -> tuple[str, ...]:
