@@ -56,18 +56,17 @@ def measure(model: Decoder, tokens: Tensor, repeats: int) -> None:
         del ours, theirs
         rounds = [[timed(call)[0] for call in calls] for _ in range(repeats)]
         ratio = statistics.median(b / a for a, b in rounds)
-        rates = (tokens.numel() / statistics.median(times) for times in zip(*rounds, strict=True))
         print(
-            "    {}: ours {:,.0f} tokens/s, {:.0f} MiB; Hugging Face {:,.0f} tokens/s, {:.0f} MiB; "
-            "ratio {:.1f}, memory {:.1f}; relative difference {:.1e}".format(
-                asked,
-                *(f for pair in zip(rates, (our_peak / 2**20, their_peak / 2**20)) for f in pair),
-                ratio,
-                their_peak / our_peak,
-                error,
-            ),
+            f"    {asked}: ours {shown(tokens, [a for a, _ in rounds], our_peak)}; Hugging Face "
+            f"{shown(tokens, [b for _, b in rounds], their_peak)}; ratio {ratio:.1f}, memory "
+            f"{their_peak / our_peak:.1f}; relative difference {error:.1e}",
             flush=True,
         )
+
+
+def shown(tokens: Tensor, seconds: list[float], peak: float) -> str:
+    """The speed and the peak of one side."""
+    return f"{tokens.numel() / statistics.median(seconds):,.0f} tokens/s, {peak / 2**20:.0f} MiB"
 
 
 def main() -> None:
