@@ -97,7 +97,7 @@ class Held:
         for layer, block in enumerate(self.hf.base_model.layers):
             mixer = block.mixer if hasattr(block, "mixer") else block.mamba
             seen = mixer.in_proj.register_forward_hook(partial(self._enter, layer, mixer))
-            place = mixer.norm if hasattr(mixer, "norm") else mixer.out_proj
+            place = mixer.norm if getattr(mixer, "mamba_rms_norm", True) else mixer.out_proj
             handles += [seen, place.register_forward_pre_hook(partial(self._hold_y, layer))]
             if hasattr(block, "self_attn"):
                 out = block.self_attn.o_proj

@@ -253,4 +253,4 @@ def shifted(x: Tensor) -> Tensor:
 
 def mixed(x: Tensor, before: Tensor, mix: Tensor) -> Tensor:
     """mix * x + (1 - mix) * before; mix (1, 1, d_model)."""
-    return x * mix.flatten() + before * (1 - mix.flatten())
+    return torch.lerp(before, x, mix.flatten().to(x.dtype))
