@@ -1,29 +1,34 @@
 """Forward passes of recurrent models and hybrids on the CPU, ours against Hugging Face's own path.
 
     python benchmarks/recurrent_forward.py [--models NAME ...] [--batch N ...] [--length L]
-                                           [--repeats N] [--threads N]
+                                           [--repeats N] [--threads N] [--mixers]
 
 Models of 130 to 170 million parameters with random weights in float32 (`recurrent_models.py`).
 Their side is the module as a user runs it where no CUDA kernels are installed.  Asked of both are
 the logits of every position, and the residual stream after every block.  Both sides have the same
 weights and tokens and run in one process.  Rounds alternate; every ratio is the median over rounds
-of two times of the same round, so that what else the machine does falls on both.  Memory is the
-peak during one call, its results included, beyond what was there before.
+of two times of the same round, so that what else the machine does falls on both.  With one thread
+times are the processor's, in which other jobs do not count.  Memory is the peak during one call,
+its results included, beyond what was there before.  With `--mixers` the peak of a single mixer over
+long windows is measured instead, beside what all its states would take.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from measuring import peak_beyond, timed
+from measuring import peak_beyond
 from recurrent_models import CONFIGURATIONS, adapter_of, module_of
 from torch import Tensor
 
 from homolog.models.decoder import Decoder
+from homolog.models.mixers.base import LinearMixer
+from homolog.models.taps import NOTHING
 
 Call = Callable[[], Tensor]
 
@@ -54,20 +59,45 @@ def measure(model: Decoder, tokens: Tensor, repeats: int) -> None:
         (our_peak, ours), (their_peak, theirs) = (peak_beyond(call) for call in calls)
         error = float((ours - theirs).abs().max() / theirs.abs().max())
         del ours, theirs
-        rounds = [[timed(call)[0] for call in calls] for _ in range(repeats)]
+        rounds = [[seconds_of(call) for call in calls] for _ in range(repeats)]
         ratio = statistics.median(b / a for a, b in rounds)
-        rates = (tokens.numel() / statistics.median(times) for times in zip(*rounds, strict=True))
         print(
-            "    {}: ours {:,.0f} tokens/s, {:.0f} MiB; Hugging Face {:,.0f} tokens/s, {:.0f} MiB; "
-            "ratio {:.1f}, memory {:.1f}; relative difference {:.1e}".format(
-                asked,
-                *(f for pair in zip(rates, (our_peak / 2**20, their_peak / 2**20)) for f in pair),
-                ratio,
-                their_peak / our_peak,
-                error,
-            ),
+            f"    {asked}: ours {shown(tokens, [a for a, _ in rounds], our_peak)}; Hugging Face "
+            f"{shown(tokens, [b for _, b in rounds], their_peak)}; ratio {ratio:.1f}, memory "
+            f"{their_peak / our_peak:.1f}; relative difference {error:.1e}",
             flush=True,
         )
+
+
+def seconds_of(call: Call) -> float:
+    """What a call takes: processor time where there is one thread, else time on the clock."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    begun = clock()
+    call()
+    return clock() - begun
+
+
+def shown(tokens: Tensor, seconds: list[float], peak: float) -> str:
+    """The speed and the peak of one side."""
+    return f"{tokens.numel() / statistics.median(seconds):,.0f} tokens/s, {peak / 2**20:.0f} MiB"
+
+
+def measure_mixers() -> None:
+    """Print what the first mixer of Mamba-2 and of Qwen3-Next needs at 4,096 and 16,384 tokens."""
+    for name in ("mamba2", "qwen3_next"):
+        model = adapter_of(module_of(name))
+        mixer = model.mixers(0)[0]
+        assert isinstance(mixer, LinearMixer)
+        one = mixer.memory(mixer.enter(torch.randn(1, 8, model.d_model), {None: None}))
+        for length in (4096, 16_384):
+            h = torch.randn(1, length, model.d_model)
+            peak, _ = peak_beyond(lambda h=h, mixer=mixer: mixer(h, {None: None}, NOTHING))
+            states = length * one.numel() * one.element_size()
+            print(
+                f"{name}, one mixer, {length:,} tokens: {peak / 2**20:,.0f} MiB, "
+                f"all states {states / 2**20:,.0f} MiB",
+                flush=True,
+            )
 
 
 def main() -> None:
@@ -80,9 +110,14 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--mixers", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"{torch.get_num_threads()} threads")
+    if options.mixers:
+        with torch.inference_mode():
+            measure_mixers()
+        return
     for name in options.models:
         model = adapter_of(module_of(name))
         with torch.inference_mode():

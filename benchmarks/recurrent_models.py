@@ -65,7 +65,12 @@ def module_of(architecture: str) -> PreTrainedModel:
     """The module of transformers in float32, with random weights."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(architecture, **ALL | CONFIGURATIONS[architecture])
-    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    hf = AutoModelForCausalLM.from_config(config)
+    for module in hf.modules():
+        if isinstance(module, torch.nn.Conv1d):
+            # those of the hybrids are drawn so small that states are next to zero
+            module.reset_parameters()
+    return hf.eval().requires_grad_(False)
 
 
 def adapter_of(hf: PreTrainedModel) -> Decoder:

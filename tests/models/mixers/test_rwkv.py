@@ -45,6 +45,19 @@ def test_a_position_reads_the_state_before_it_and_its_own_write_with_a_bonus():
     torch.testing.assert_close(run["y.1"][:, 0], top / bottom)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_readouts_without_states_are_those_of_the_states(dtype):
+    model = tiny("rwkv", dtype)
+    with torch.no_grad():
+        alone = model.run(TOKENS, capture=["y.1"])["y.1"]
+        read = model.run(TOKENS, capture=["y.1", "state.1", "write.0"])["y.1"]
+    with torch.enable_grad():
+        model.hf.requires_grad_(True)
+        learning = model.run(TOKENS, capture=["y.1"])["y.1"].detach()
+    assert torch.equal(alone, read)
+    assert relative(alone, learning) < (1e-6 if dtype == torch.float32 else 1e-14)
+
+
 def test_an_edited_state_acts_on_later_positions_alone():
     model = tiny("rwkv", torch.float64)
     clean = model.run(TOKENS, capture=["state.1", "y.1"])

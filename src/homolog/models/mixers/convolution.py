@@ -92,5 +92,5 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     padded = F.pad(x, (0, 0, kernel - 1, 0))
     out = padded[:, :length] * weight[:, 0, 0]
     for j in range(1, kernel):
-        out = torch.addcmul(out, padded[:, j : j + length], weight[:, 0, j])
-    return out if bias is None else out + bias
+        out.addcmul_(padded[:, j : j + length], weight[:, 0, j])
+    return out if bias is None else out.add_(bias)

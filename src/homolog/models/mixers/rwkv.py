@@ -40,6 +40,7 @@ from homolog.models.mixers.base import Context, Inputs, LinearMixer, Norm
 from homolog.models.mixers.channels import all_states, tapped_states
 from homolog.models.mixers.shift_register import ShiftRegister
 from homolog.models.products import linear
+from homolog.models.scan.wkv import wkv
 from homolog.models.taps import NOTHING, Taps
 from homolog.models.widening import widened
 
@@ -70,9 +71,31 @@ class TimeMixing(LinearMixer):
             before, x = taps("shift_taps", layer, torch.stack([before, x], 2)).unbind(2)
         entered = self._entered(x, before)
         at = {kind: taps(kind, layer, entered[kind]) for kind in self.inputs[1:]}
-        states = tapped_states(self._log_decay, self._write(at), None, layer, taps)
+        return self._leave(taps("y", layer, self._scan(at, taps)), at["gate_in"], taps)
+
+    def _scan(self, at: Inputs, taps: Taps) -> Tensor:
+        """y of every position, with what a run reads and edits on the way.
+
+        Where states are neither edited nor learned through, y is made without them.
+        """
+        kinds, key = ("write", "state"), at["key"]
+        learns = torch.is_grad_enabled() and any(
+            t.requires_grad for t in (*at.values(), *self.module.parameters())
+        )
+        edited = taps.edited_positions(kinds, self.layer, key.shape[1])
+        alone = not (edited or learns or key.device.type != "cpu")
+        if alone and not any(taps.touches(kind, self.layer) for kind in kinds):
+            return self._readouts(at)
+        states = tapped_states(self._log_decay, self._write(at), None, self.layer, taps)
+        if alone:  # reading states must not change a bit of what is computed
+            return self._readouts(at)
         found = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], 1)
-        return self._leave(taps("y", layer, self._read(found, at)), at["gate_in"], taps)
+        return self._read(found, at)
+
+    def _readouts(self, at: Inputs) -> Tensor:
+        k, v = (at[kind].squeeze(-2) for kind in ("key", "value"))
+        decay, bonus = self._log_decay.squeeze(-1).exp(), self.module.time_first.double().exp()
+        return wkv(torch.exp(k.double()), widened(v), decay, bonus)
 
     @property
     def _log_decay(self) -> Tensor:
@@ -230,4 +253,4 @@ def shifted(x: Tensor) -> Tensor:
 
 def mixed(x: Tensor, before: Tensor, mix: Tensor) -> Tensor:
     """mix * x + (1 - mix) * before; mix (1, 1, d_model)."""
-    return x * mix.flatten() + before * (1 - mix.flatten())
+    return torch.lerp(before, x, mix.flatten().to(x.dtype))
