@@ -155,6 +155,7 @@ SAES = _table(
     model=(TEXT, "name of the model"),
     label=(TEXT, "sae for the main one, seed1 for that of the second seed, and so on"),
     layer=(I64, "block, from 0"),
+    site=_maybe(TEXT, "kind of site that it is of; null: the residual stream after the block"),
     kind=(TEXT, "kind of dictionary"),
     d_sae=(I64, "features"),
     sparsity=(F64, "L1 weight, L0 weight or k; null where a brought dictionary does not say"),
