@@ -17,6 +17,7 @@ from pathlib import Path
 
 SMALL = {
     "alignment.py": ["--steps", "20000", "--features", "200"],
+    "alignment_model.py": ["--tokens", "8192", "--train-tokens", "32768", "--epochs", "1"],
     "architectures.py": ["--types", "bart", "gemma3", "llama", "mamba2", "zamba"],
     "causal_seeds.py": ["--quick", "--seeds", "0", "1", "--pairs", "20"],
     "dictionary_pareto.py": ["--tokens", "100000", "--points", "2", "--heldout", "8192"],

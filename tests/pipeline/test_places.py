@@ -66,6 +66,8 @@ def test_the_run_and_its_files_say_the_place(run):
     assert not run.record.get("failed")
     said = {model["name"]: model["site"] for model in run.record["models"]}
     assert said == {"transformer-s0": "mlp_out", "mamba-s0": "mixer_out"}
+    of_row = pl.read_parquet(run.table("saes")).select("model", "site").unique().rows()
+    assert set(of_row) >= set(said.items()) and {site for _, site in of_row} == set(said.values())
     for label in ("sae", "rotated"):
         of_mlp = dictionaries.load(run.sae_folder("transformer-s0", 1, label))
         assert of_mlp.metadata["hook"] == "blocks.1.hook_mlp_out"
@@ -144,6 +146,7 @@ def test_dictionaries_of_one_model_at_a_place_are_trained_and_measured_there(tmp
     values = {"tokens": 8192, "heldout": 8192, "context": 64, "d_sae": 32, "seeds": 1}
     settings = parse_saes(model="zoo:mamba-s0", layers="3", site="mixer_out", **values)
     (row,) = train_saes(settings, tmp_path / "run", SilentProgress())
+    assert row["site"] == "mixer_out"
     folder = RunFolder(tmp_path / "run").sae_folder("mamba-s0", 3, "sae")
     measured = evaluate_sae(EvaluationRecipe.parse({"sae": str(folder)}), SilentProgress())
     assert measured.agrees

@@ -16,6 +16,8 @@ from tests.reference.tiny_tokenizers import tiny_tokenizer
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from homolog.analyses.causal.measure import measure_pair
+from homolog.analyses.causal.pairs import LEAST_POSITIONS
+from homolog.analyses.causal.two_tokenizers import LEAST_SHARED
 from homolog.analyses.material import Material
 from homolog.analyses.units import spread
 from homolog.corpus import TokenWindows, load_windows
@@ -141,7 +143,7 @@ def test_spread_rows_stand_where_their_units_end() -> None:
     assert spread_rows.tolist() == [[0, 0], [1, 0], [0, 2], [0, 0], [3, 4], [0, 0]]
 
 
-def test_a_partner_is_put_in_a_features_place_where_units_end(
+def test_effects_are_compared_and_partners_put_in_features_places_where_units_end(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The features of the tiny models have no homologs: the best matches are taken for some."""
@@ -153,8 +155,13 @@ def test_a_partner_is_put_in_a_features_place_where_units_end(
         made = measure_pair(material, *pair)
         substitutions = made["substitutions"]
         assert len(substitutions) > 0 and substitutions["kl_partner"].is_finite().all()
-        assert made["causal"]["ablate_n"].unique().to_list() == [0]
-        assert made["causal"]["ablate_r"].is_nan().all()
+        causal = made["causal"]
+        assert causal["ablate_n"].min() >= LEAST_POSITIONS  # type: ignore[operator]
+        shares = causal.select("ablate_shared", "ablate_best_shared")
+        assert shares.min_horizontal().min() > 0.05 and shares.max_horizontal().max() < 1  # type: ignore[operator]
+        shared = (shares.min_horizontal() >= LEAST_SHARED).to_list()
+        assert causal["ablate_r"].is_not_nan().to_list() == shared
+        assert causal["ablate_best_kl"].is_finite().all()
 
 
 def test_a_finished_run_is_known_by_its_recipe(run: RunFolder) -> None:

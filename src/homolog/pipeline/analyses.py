@@ -161,7 +161,9 @@ def _forget_told(context: Context, analysis: Analysis) -> None:
 def _joined(table: Table, files: list[Path]) -> pl.DataFrame:
     if not files:
         return table.frame()
-    return pl.concat([pl.read_parquet(file) for file in files], how="diagonal")
+    joined = pl.concat([pl.read_parquet(file) for file in files], how="diagonal")
+    known = [name for name in table.columns if name in joined.columns]
+    return joined.select(*known, pl.exclude(known))  # where only some files have optional columns
 
 
 def _of(run: RunFolder, analysis: Analysis, tables: Sequence[Table]) -> str:

@@ -276,7 +276,8 @@ class LayerGroup:
         origin = sae.metadata.get("origin") or {}
         row = quality_row(model.name, label, layer, sae, sparsity_of(sae), quality)
         note = mismatch(model, sae, tokenizer) or missed_target(model.name, layer, sae, quality)
-        return row | {"origin": origin.get("ref"), "note": note}
+        place = {} if model.site == STREAM_AFTER else {"site": model.site}
+        return row | {"origin": origin.get("ref"), "note": note} | place
 
 
 def sae_settings(recipe: Recipe, model: StudyModel) -> Sae:

@@ -48,6 +48,7 @@ from homolog.pipeline.sae_inputs import (
 )
 from homolog.progress import Bar, Progress
 from homolog.record.atomic import sha256_bytes
+from homolog.record.layers import STREAM_AFTER
 from homolog.record.receipts import read_receipt, write_receipt
 from homolog.record.recipe import SaeRecipe
 from homolog.record.run_folder import RunFolder
@@ -301,6 +302,7 @@ def _measure_and_save(
                 agreement = math.nan if label == "sae" else seed_agreement(first, sae, kept)
                 row = quality_row(recipe.name, label, layer, sae, sparsity, quality)
                 row["seed_agreement"] = None if math.isnan(agreement) else agreement
+                row |= {} if model.place == STREAM_AFTER else {"site": model.place}
                 rows.append(row)
                 _track_quality(track, training_config(recipe), row)
                 bar.advance()

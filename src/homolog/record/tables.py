@@ -156,6 +156,7 @@ SAES = _table(
     model=(TEXT, "name of the model"),
     label=(TEXT, "sae for the main one, seed1 for that of the second seed, and so on"),
     layer=(I64, "block, from 0"),
+    site=_maybe(TEXT, "kind of site that it is of; null: the residual stream after the block"),
     kind=(TEXT, "kind of dictionary"),
     d_sae=(I64, "features"),
     sparsity=(F64, "L1 weight, L0 weight or k; null where a brought dictionary does not say"),
@@ -314,10 +315,16 @@ _EFFECT = {
     "{0}_kl": (F64, "KL divergence it makes in the own model, mean{2}"),
     "{0}_best_kl": (F64, "the same in the partner's model"),
 }
+_SHARED = {
+    "{0}_shared": "where tokenizers differ: share of the predictions of tokens that both have",
+    "{0}_best_shared": "the same of the partner's model; below a half, the correlation is NaN",
+}
 
 
-def _effect(name: str, of: str, summed: str = "") -> dict[str, tuple[Type, str]]:
-    return {key.format(name): (kind, m.format(0, of, summed)) for key, (kind, m) in _EFFECT.items()}
+def _effect(name: str, of: str, summed: str = "") -> dict[str, tuple[Type, str] | Column]:
+    described = {key: (kind, means.format(0, of, summed)) for key, (kind, means) in _EFFECT.items()}
+    described |= {key: _maybe(F64, means) for key, means in _SHARED.items()}
+    return {key.format(name): column for key, column in described.items()}
 
 
 _NEXT = "the next-token distribution"

@@ -3,7 +3,8 @@
     r = sum_t cov_w(delta_A, delta_B) / sqrt(sum_t var_w(delta_A)  sum_t var_w(delta_B))
 
 delta, w and the moments are those of `effects`, here or later.  Sums over positions let a position
-count as far as something happens there.
+count as far as something happens there.  Where the tokenizers differ and the tokens in common hold
+less than `LEAST_SHARED` of either model's predictions, r is NaN (`two_tokenizers`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import polars as pl
 
 from homolog.analyses.causal.effects import EFFECTS, SIZES
 from homolog.analyses.causal.pairs import LEAST_POSITIONS
+from homolog.analyses.causal.two_tokenizers import LEAST_SHARED, SHARED
 from homolog.dictionaries.seeds import generator
 from homolog.matching.intervals import INTERVAL
 from homolog.record.tables import CAUSAL
@@ -27,8 +29,10 @@ def agreement(
 
     r: the agreement, NaN where an effect is nil or there are no positions.  lo, hi: 95 % interval
     from the pair's interventions resampled (percentile bootstrap), NaN for fewer than
-    `LEAST_POSITIONS`.  n: interventions.  kl: mean effect of one in nats.
+    `LEAST_POSITIONS`.  n: interventions.  kl: mean effect of one in nats.  Of two tokenizers also
+    `SHARED`: means of what tokens in common hold.
     """
+    measures = _MEASURED + tuple(name for name in SHARED if name in effects.columns)
     random, rows = generator(seed, "agreement"), []
     by_pair = effects.partition_by("pair", "control", "kind", "where", as_dict=True)
     for pair, control in pairs.select("pair", "control").iter_rows():
@@ -38,7 +42,7 @@ def agreement(
             measured = _of_positions(own, n_replicates, random)
             row |= {f"{prefix}_{name}": value for name, value in measured.items()}
         rows.append(row)
-    schema = CAUSAL.only(*(f"{prefix}_{name}" for prefix in EFFECTS.values() for name in _MEASURED))
+    schema = CAUSAL.only(*(f"{prefix}_{name}" for prefix in EFFECTS.values() for name in measures))
     return pl.concat([pairs, pl.DataFrame(rows, schema=schema)], how="horizontal")
 
 
@@ -53,8 +57,14 @@ def _of_positions(
         drawn = random.integers(n, size=(n_replicates, n))
         lo, hi = np.quantile(_correlation(moments[drawn].sum(axis=1)), INTERVAL)
     r = float(_correlation(moments.sum(axis=0)[None])[0])
-    sizes = {name: float(np.mean(effects[name].to_numpy())) if n else np.nan for name in SIZES}
-    return {"r": r, "lo": float(lo), "hi": float(hi), "n": n} | sizes
+    means = {
+        name: float(np.mean(effects[name].to_numpy())) if n else np.nan
+        for name in (*SIZES, *SHARED)
+        if name in effects.columns
+    }
+    if any(means.get(name, 1.0) < LEAST_SHARED for name in SHARED):
+        r = lo = hi = np.nan
+    return {"r": r, "lo": float(lo), "hi": float(hi), "n": n} | means
 
 
 def _correlation(sums: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ over the vocabulary around that position's means,
 
 and summed over the later s.  Without weights the many tokens that no one expects would decide, for
 they move most in log p and mean least; w counts a token as far as either model expects it, before
-or after.
+or after.  Where the tokenizers differ, `two_tokenizers` says what stands for the vocabulary.
 """
 
 from __future__ import annotations
@@ -36,7 +36,15 @@ from homolog.analyses.causal.forward import (
     in_parts,
     logs_of,
     streams_of,
+    vocabulary_of,
     windows_at_once,
+)
+from homolog.analyses.causal.two_tokenizers import (
+    SHARED,
+    LogProbabilities,
+    Stops,
+    TwoTokenizers,
+    renormalised,
 )
 from homolog.analyses.stream import place_of
 from homolog.corpus import TokenWindows
@@ -53,16 +61,15 @@ EFFECTS = {
 """The columns of `CAUSAL` on each effect begin with its name."""
 SIZES = ("kl", "best_kl")
 MOMENTS = ("var", "best_var", "cov", *SIZES)
-LogProbabilities = Float[torch.Tensor, "read vocabulary"]
 Moments = Float[torch.Tensor, "read moment"]
 
 
 @dataclass(frozen=True)
 class _Reads:
-    """Where the effects are taken: one entry per probe and position."""
+    """Where the effects are taken: one entry per probe and stop, in order of both."""
 
     probe: np.ndarray
-    position: np.ndarray
+    stop: np.ndarray
     later: np.ndarray
 
 
@@ -83,53 +90,73 @@ def measure_effects(
     windows: TokenWindows,
     a: ProbedModel,
     b: ProbedModel,
+    two: TwoTokenizers | None = None,
 ) -> pl.DataFrame:
     """The moments of both effects, a row per probe and place where they are taken.
 
     Columns: those of `probes`, `where` ("here" or "later"), var, best_var, cov (nats^2), kl,
     best_kl (nats); sums over the later positions.  a: the model of the features, b: that of their
-    partners.  kl: sum_v p log(p / p'), the size of the effect.  Of each model every window with a
-    probe is run once, and its blocks after the feature's once for each probe.
+    partners.  kl: sum_v p log(p / p'), the size of the effect, over the whole vocabulary.  Of each
+    model every window with a probe is run once, and its blocks after the feature's once for each
+    probe.
+
+    two: of models with different tokenizers, and windows is that of A.  `row` of a probe is then
+    the unit at whose end it is, and two more columns, `SHARED`, have means over the positions.
     """
     keys = ["pair", "control"]
     sites = probes.join(pairs, on=keys, how="left", maintain_order="left", validate="m:1")
-    window, position = place_of(windows, sites["row"].to_numpy())
+    if two is None:
+        stops = (Stops.at_tokens(windows),) * 2
+        stop = np.ravel_multi_index(place_of(windows, sites["row"].to_numpy()), windows.mask.shape)
+    else:
+        stops, stop = two.stops, sites["row"].to_numpy()
     seen_later = sites.select(
         pl.col("kind").is_in([kind for kind, places in WHERE.items() if len(places) > 1])
         & (pl.col("layer") < a.model.n_layers - 1)
         & (pl.col("best_layer") < b.model.n_layers - 1)
     )
-    reads = _reads(seen_later.to_series().to_numpy(), position, windows.context)
-    sums = np.zeros((2, len(sites), len(MOMENTS)))
-    for here in in_groups(window, windows_at_once(windows)):
+    reads = _reads(seen_later.to_series().to_numpy(), stop, stops)
+    names = MOMENTS if two is None else (*MOMENTS, *SHARED)
+    sums = np.zeros((2, len(sites), len(names)))
+    for here in in_groups(stops[0].window[stop], windows_at_once(windows)):
         inside = np.isin(reads.probe, here)
-        own = _Reads(reads.probe[inside], reads.position[inside], reads.later[inside])
+        own = _Reads(reads.probe[inside], reads.stop[inside], reads.later[inside])
         own_probe = np.searchsorted(here, own.probe)
         streams: list[torch.Tensor] = []
-        for probed, prefix in ((a, ""), (b, "best_")):
-            names = (f"{prefix}layer", f"{prefix}feature", f"{prefix}amount")
-            added = (sites[name].to_numpy()[here] for name in names)
-            additions = _Additions(window[here], position[here], *added)
-            streams += _streams_at(probed, windows, additions, own_probe, own.position)
-        moments = _moments(a, b, streams)
+        for probed, side, prefix in zip((a, b), stops, ("", "best_"), strict=True):
+            columns = (f"{prefix}layer", f"{prefix}feature", f"{prefix}amount")
+            added = (sites[name].to_numpy()[here] for name in columns)
+            place = side.window[stop[here]], side.position[stop[here]]
+            at = side.position[own.stop]
+            streams += _streams_at(probed, side.windows, _Additions(*place, *added), own_probe, at)
+        moments = _moments(a, b, streams, two)
         np.add.at(sums, (own.later.astype(int), own.probe), moments.numpy())
-    return _by_place(probes, reads, sums)
+    return _by_place(probes, reads, names, sums)
 
 
-def _reads(seen_later: np.ndarray, position: np.ndarray, context: int) -> _Reads:
-    """Every position at which the effect of a probe is taken."""
-    n = 1 + np.where(seen_later, np.minimum(LATER, context - 1 - position), 0).astype(np.int64)
-    probe = np.repeat(np.arange(len(position)), n)
-    after = np.arange(len(probe)) - np.repeat(np.cumsum(n) - n, n)
-    return _Reads(probe, position[probe] + after, after > 0)
+def _reads(seen_later: np.ndarray, stop: np.ndarray, stops: tuple[Stops, Stops]) -> _Reads:
+    """Every stop at which the effect of a probe is taken: later ones in the windows of both."""
+    after = np.arange(1 + LATER)
+    every = stop[:, None] + after
+    known = np.minimum(every, len(stops[0].window) - 1)
+    taken = (known == every) & (seen_later[:, None] | (after == 0))
+    for side in stops:
+        taken &= side.window[known] == side.window[stop][:, None]
+    probe, after = np.nonzero(taken)
+    return _Reads(probe, stop[probe] + after, after > 0)
 
 
-def _by_place(probes: pl.DataFrame, reads: _Reads, sums: np.ndarray) -> pl.DataFrame:
-    """Sums (place, probe, moment) as rows; no row where a probe has no position of that kind."""
+def _by_place(
+    probes: pl.DataFrame, reads: _Reads, names: tuple[str, ...], sums: np.ndarray
+) -> pl.DataFrame:
+    """Sums (place, probe, name) as rows; no row where a probe has no position of that kind."""
     parts = []
     for later, where in enumerate((HERE, "later")):
-        there = np.unique(reads.probe[reads.later == bool(later)])
-        columns = [pl.Series(name, sums[later, there, k]) for k, name in enumerate(MOMENTS)]
+        of_place = reads.probe[reads.later == bool(later)]
+        there, n = np.unique(of_place, return_counts=True)
+        values = dict(zip(names, sums[later, there].T, strict=True))
+        values |= {name: values[name] / n for name in SHARED if name in values}
+        columns = [pl.Series(name, value) for name, value in values.items()]
         parts.append(probes[there].with_columns(pl.lit(where).alias("where"), *columns))
     return pl.concat(parts)
 
@@ -174,22 +201,25 @@ def _streams_at(
 
 
 @torch.inference_mode()
-def _moments(a: ProbedModel, b: ProbedModel, streams: list[torch.Tensor]) -> Moments:
-    """`MOMENTS` of every read, float64, on the CPU.
+def _moments(
+    a: ProbedModel, b: ProbedModel, streams: list[torch.Tensor], two: TwoTokenizers | None
+) -> Moments:
+    """`MOMENTS` of every read, and `SHARED` of two tokenizers, float64, on the CPU.
 
     streams: of A as it is and changed, of B likewise.
     """
-    parts = [torch.empty(0, len(MOMENTS), dtype=torch.float64)]
+    n_values = len(MOMENTS) + (0 if two is None else len(SHARED))
+    parts = [torch.empty(0, n_values, dtype=torch.float64)]
     models = (a.model, a.model, b.model, b.model)
-    for rows in in_parts(len(streams[0]), a.model):
+    for rows in in_parts(len(streams[0]), max(a.model, b.model, key=vocabulary_of)):
         logs = [logs_of(model, h[rows]) for model, h in zip(models, streams, strict=True)]
-        parts.append(_moments_of(*logs))
+        logs = [log.double().cpu() for log in logs]
+        parts.append(_moments_of(*logs) if two is None else _shared_moments_of(two, logs))
     return torch.cat(parts)
 
 
 def _moments_of(*logs: LogProbabilities) -> Moments:
     """logs: of A before and after, of B likewise."""
-    logs = tuple(log.double().cpu() for log in logs)
     p = [t.exp() for t in logs]
     weight = sum(p) / 4
     x, y = logs[1] - logs[0], logs[3] - logs[2]
@@ -198,3 +228,15 @@ def _moments_of(*logs: LogProbabilities) -> Moments:
     return torch.stack(
         [(weight * x * x).sum(-1), (weight * y * y).sum(-1), (weight * x * y).sum(-1), *kl], dim=-1
     )
+
+
+def _shared_moments_of(two: TwoTokenizers, logs: list[torch.Tensor]) -> Moments:
+    """The same over the tokens in common, sizes over all, and the mass in common of either."""
+    own, best = two.tokens
+    sides = zip((own, own, best, best), logs, strict=True)
+    common, mass = zip(*(renormalised(tokens, log) for tokens, log in sides), strict=True)
+    moments = _moments_of(*common)
+    for place, (before, after) in enumerate((logs[:2], logs[2:])):
+        moments[:, MOMENTS.index(SIZES[place])] = (before.exp() * (before - after)).sum(-1)
+    masses = [(mass[0] + mass[1]) / 2, (mass[2] + mass[3]) / 2]
+    return torch.cat([moments, torch.stack(masses, dim=-1)], dim=-1)

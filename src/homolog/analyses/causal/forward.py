@@ -104,8 +104,12 @@ def logs_of(model: LanguageModel, h: Float[torch.Tensor, "row d_model"]) -> torc
     return model.logits(h[:, None])[:, 0].log_softmax(-1)
 
 
+def vocabulary_of(model: LanguageModel) -> int:
+    """Tokens that a model embeds, those that its tokenizer never gives among them."""
+    return int(model.embedding().weight.shape[0])
+
+
 def in_parts(n: int, model: LanguageModel) -> Iterator[slice]:
     """Rows that are unembedded together."""
-    vocabulary = max(1, int(model.embedding().weight.shape[0]))
-    step = max(1, LOGITS_AT_ONCE // vocabulary)
+    step = max(1, LOGITS_AT_ONCE // max(1, vocabulary_of(model)))
     return (slice(first, first + step) for first in range(0, n, step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import polars as pl
@@ -10,13 +11,20 @@ from scipy.sparse import csr_array
 from homolog.analyses.analysis import Tables
 from homolog.analyses.causal.agreement import agreement
 from homolog.analyses.causal.auc import causal_auc
-from homolog.analyses.causal.effects import MOMENTS, measure_effects
-from homolog.analyses.causal.forward import ProbedModel
-from homolog.analyses.causal.pairs import PROBES_SCHEMA, choose_pairs
+from homolog.analyses.causal.effects import measure_effects
+from homolog.analyses.causal.forward import ProbedModel, vocabulary_of
+from homolog.analyses.causal.pairs import choose_pairs
 from homolog.analyses.causal.substitution import loss_recovered, substitute
+from homolog.analyses.causal.two_tokenizers import (
+    LEAST_SHARED,
+    Stops,
+    TwoTokenizers,
+    tokens_in_common,
+)
 from homolog.analyses.material import Material
 from homolog.analyses.stream import Matrices
 from homolog.analyses.units import alignment, rows_of, spread
+from homolog.features.pooled import Rows
 from homolog.matching.intervals import HIGH_MATCH
 from homolog.record.tables import (
     CAUSAL,
@@ -26,10 +34,6 @@ from homolog.record.tables import (
     SUBSTITUTIONS,
 )
 
-EMPTY = pl.DataFrame(
-    schema=PROBES_SCHEMA | {"where": pl.String} | dict.fromkeys(MOMENTS, pl.Float64)
-)
-"""No effects: those on the next token are not compared where the tokenizers differ."""
 _DIRECTION = ["model", "best_model"]
 _HEADLINE = {"above_r": HIGH_MATCH, "to_r": 1.0}
 
@@ -42,13 +46,14 @@ def measure_pair(
     seed: of the choice of pairs and of everything after it; by default the run's.
     """
     seed = material.seed if seed is None else seed
-    texts = material.texts_of(model, best_model)
+    two = _two_tokenizers(material, model, best_model)
     matrices = _matrices(material, model, best_model)
+    at_stops = matrices if two is None else _at_units(material, model, best_model)
     pairs, probes = choose_pairs(
         material.table(MATCHES),
         model,
         best_model,
-        matrices,
+        at_stops,
         ends=(material.n_layers(model) - 1, material.n_layers(best_model) - 1),
         n_pairs=material.interpretation.causal_pairs,
         seed=seed,
@@ -58,7 +63,7 @@ def measure_pair(
         _probed(material, name, pairs[column])
         for name, column in ((model, "layer"), (best_model, "best_layer"))
     )
-    effects = EMPTY if texts else measure_effects(pairs, probes, windows, a, b)
+    effects = measure_effects(pairs, probes, windows, a, b, two)
     agreements = agreement(pairs, effects, seed=seed)
     substitutions = substitute(pairs, windows, a, *matrices, seed=seed)
     direction = pl.lit(model).alias("model"), pl.lit(best_model).alias("best_model")
@@ -90,6 +95,41 @@ def _matrices(material: Material, model: str, best_model: str) -> tuple[Matrices
     return own, partner
 
 
+def _at_units(material: Material, model: str, best_model: str) -> tuple[Matrices, Matrices]:
+    """Features of both at the last tokens of units, however they are pooled for matching."""
+    own, best = _unit_ends(material, model, best_model)
+    return (
+        lambda layer: material.features(model, layer).matrix[own],
+        lambda layer: material.features(best_model, layer).matrix[best],
+    )
+
+
+def _unit_ends(material: Material, model: str, best_model: str) -> tuple[Rows, Rows]:
+    """The row of each model's features at which each unit ends."""
+    texts = material.texts_of(model, best_model)
+    assert texts is not None
+    aligned = alignment(material, texts)
+    own, best = (
+        rows_of(aligned, texts, material.run.text_of(name))[1] for name in (model, best_model)
+    )
+    return own, best
+
+
+def _two_tokenizers(material: Material, model: str, best_model: str) -> TwoTokenizers | None:
+    """How effects are compared across two tokenizers; None: the models have one."""
+    if material.texts_of(model, best_model) is None:
+        return None
+    stops, texts = [], []
+    for name, rows in zip(
+        (model, best_model), _unit_ends(material, model, best_model), strict=True
+    ):
+        stops.append(Stops.at_rows(material.windows("match", name), rows))
+        file = material.run.vocabulary_of(material.run.text_of(name))
+        spelled = json.loads(file.read_text("utf-8"))
+        texts.append(spelled[: vocabulary_of(material.model(name))])
+    return TwoTokenizers((stops[0], stops[1]), tokens_in_common(*texts))
+
+
 def _probed(material: Material, model: str, layers: pl.Series) -> ProbedModel:
     saes = {layer: material.sae(model, layer) for layer in layers.unique().sort()}
     return ProbedModel(material.model(model), saes)
@@ -97,13 +137,17 @@ def _probed(material: Material, model: str, layers: pl.Series) -> ProbedModel:
 
 def says(material: Material) -> list[dict[str, str]]:
     """The words of a run, for the command line and run.json."""
-    return causal_words(material.table(CAUSAL_AUC), material.table(LOSS_RECOVERED))
+    tables = (CAUSAL_AUC, LOSS_RECOVERED, CAUSAL)
+    return causal_words(*map(material.table, tables))
 
 
-def causal_words(auc: pl.DataFrame, recovered: pl.DataFrame) -> list[dict[str, str]]:
+def causal_words(
+    auc: pl.DataFrame, recovered: pl.DataFrame, pairs: pl.DataFrame | None = None
+) -> list[dict[str, str]]:
     """For each ordered pair of models: do the closest matches do the same.
 
-    auc: `CAUSAL_AUC`.  recovered: `LOSS_RECOVERED`.  Entries have model, best_model and words.
+    auc: `CAUSAL_AUC`.  recovered: `LOSS_RECOVERED`.  pairs: `CAUSAL`, which says how much tokens
+    in common hold where the tokenizers differ.  Entries have model, best_model and words.
     """
     effects = auc.filter(kind="ablate", **_HEADLINE)
     said = []
@@ -114,6 +158,8 @@ def causal_words(auc: pl.DataFrame, recovered: pl.DataFrame) -> list[dict[str, s
         words = [_agreeing(row, later[0] if later else None)] if row["n"] else []
         filled = [each for each in filled if math.isfinite(each["kl_recovered"])]
         words += [_recovering(each, row["model"] if not words else "") for each in filled]
+        if pairs is not None:
+            words += _sharing(pairs.filter(**direction))
         if words:
             said.append(direction | {"words": " ".join(words)})
     return said
@@ -128,6 +174,21 @@ def _agreeing(here: dict, later: dict | None) -> str:
         f"not match in {_share(here, 'auc')} of comparisons, {here['n']} pairs{after}. Mean "
         f"agreement is {_number(here, 'mean')} against {_number(here, 'control_mean')}."
     )
+
+
+def _sharing(pairs: pl.DataFrame) -> list[str]:
+    """What tokens in common hold; nothing where there is one tokenizer."""
+    shares = pairs.select("ablate_shared", "ablate_best_shared").drop_nulls().drop_nans()
+    if shares.is_empty():
+        return []
+    own, best = (f"{_percent(value)}%" for value in shares.mean().row(0))
+    few = int((shares.min_horizontal() < LEAST_SHARED).sum())
+    below = f" Of {few} of {len(shares)} pairs and controls they hold less than half on a side: "
+    return [
+        "The tokenizers differ: effects are compared where units end, over the tokens that both "
+        f"vocabularies have, which hold {own} of the model's predictions and {best} of the "
+        f"partners'." + (f"{below}their agreement is undefined." if few else "")
+    ]
 
 
 def _recovering(row: dict, model: str = "") -> str:
