@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
-from tests.models.helpers import HF, adapter, tiny
-from tests.reference.tiny_family import tiny_family
+from tests.models.helpers import HF, tiny
 from torch import Tensor
 
 from homolog.circuits.known import require_paths
@@ -38,14 +37,8 @@ def _one_thread_without_gradients() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-FAMILY = ("gemma2", "gemma3_text", "gpt_oss", "olmo2", "phi3", "smollm3", "stablelm", "granite")
-"""Windows, soft caps, sinks, norms and factors after attention, no positions, parallel parts."""
-
-
-@pytest.fixture(scope="module", params=[*HF, "deepseek_v2", "qwen3_5", *FAMILY])
+@pytest.fixture(scope="module", params=[*HF, "deepseek_v2", "qwen3_5"])
 def model(request: pytest.FixtureRequest) -> Decoder:
-    if request.param in FAMILY:
-        return require_paths(adapter(tiny_family(request.param), dtype=torch.float64))
     return require_paths(tiny(request.param, torch.float64))
 
 

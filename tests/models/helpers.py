@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from tests.reference.tiny_family import tiny_family
 from tests.reference.tiny_models import (
     tiny_bamba,
     tiny_deepseek_v2,
@@ -89,6 +91,25 @@ RELATIVES: dict[str, Callable] = {
     "deepseek_v3-halves": lambda: tiny_deepseek_v3(rope_interleave=False),
 }
 """Models made of the same parts: `test_written_out.py` has them, `HF` does not."""
+FAMILY: dict[str, Callable] = {
+    name: partial(tiny_family, name)
+    for name in (
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma2",
+        "gemma3_text",
+        "olmo2",
+        "granite",
+        "smollm3",
+        "phi3",
+        "stablelm",
+        "gpt_oss",
+        "cohere",
+        "hunyuan_v1_dense",
+    )
+}
+"""Of Llama's family those that have together all that differs; all are in test_llama_family.py."""
 HF: dict[str, Callable] = {
     "neox-parallel": tiny_gpt_neox,
     "neox-sequential": lambda: tiny_gpt_neox(
@@ -115,6 +136,7 @@ HF: dict[str, Callable] = {
     "nemotron_h": tiny_nemotron_h,
     **HYBRIDS,
     **RECURRENCES,
+    **FAMILY,
 }
 ONE_EACH = ("neox-parallel", "gpt2", "llama", "mamba")  # one of each architecture
 TRANSFORMERS = tuple(case for case in HF if case.startswith(("neox", "gpt2", "llama")))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.helpers import HF, TOKENS, TRANSFORMERS, relative, tiny
+from tests.models.helpers import FAMILY, HF, TOKENS, TRANSFORMERS, relative, tiny
 from tests.models.test_any_decoder import CASES as ANY
 from tests.models.test_any_decoder import adapted
 
@@ -15,6 +15,8 @@ from homolog.models.mixers.attention import rotate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+FEW = ("gemma2", "gemma3_text", "gpt_oss")  # soft caps, tables by block, sinks
+CASES = [case for case in HF if case not in FAMILY or case in FEW]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
@@ -34,7 +36,7 @@ def require_equal_bits(model: LanguageModel) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", list(HF))
+@pytest.mark.parametrize("case", CASES)
 def test_logits_are_the_same_bits_with_and_without_each_capture(case, dtype):
     require_equal_bits(tiny(case, dtype))
 
@@ -48,7 +50,7 @@ def test_logits_of_any_decoder_too(case, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", list(HF))
+@pytest.mark.parametrize("case", CASES)
 def test_an_edit_that_puts_back_what_was_there_changes_rounding_alone(case, dtype):
     """Then the pass goes through the site: head by head, tap by tap, position by position."""
     model = tiny(case, dtype)

@@ -1,5 +1,8 @@
 """Every architecture of Llama's family, against the unmodified module and a plain block."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from tests.models.helpers import TOKENS, adapter, relative
@@ -7,6 +10,8 @@ from tests.reference import plain_hybrids
 from tests.reference.plain_family import plain_block, plain_logits, seen_by_hooks
 from tests.reference.tiny_family import FIELDS, tiny_family
 
+import homolog
+from homolog.errors import InputError
 from homolog.models.architectures import ADAPTERS
 from homolog.models.llama_family import FAMILY
 from homolog.models.mlp import OwnMLP
@@ -21,6 +26,18 @@ def model(request):
 
 def test_each_has_a_tiny_model():
     assert set(FAMILY) == {*FIELDS, "llama"}
+
+
+def test_the_page_of_sites_lists_every_architecture():
+    page = (Path(__file__).parents[2] / "docs" / "sites.md").read_text("utf-8")
+    listed = page[page.index("## Architectures") : page.index("## Any other decoder")]
+    assert ADAPTERS.keys() <= set(re.findall(r"`(\w+)`", listed))
+
+
+def test_one_that_sees_later_positions_is_refused(tmp_path):
+    tiny_family("gemma3_text", use_bidirectional_attention=True).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="its positions see those after them"):
+        homolog.load(tmp_path)
 
 
 def test_every_site_equals_hooks_and_formulas_on_the_unmodified_module(model):

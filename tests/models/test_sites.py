@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from tests.models.helpers import HF, MAMBAS, RECURRENCES, TOKENS, TRANSFORMERS, relative, tiny
+from tests.models.helpers import (
+    FAMILY,
+    HF,
+    MAMBAS,
+    RECURRENCES,
+    TOKENS,
+    TRANSFORMERS,
+    relative,
+    tiny,
+)
 from tests.reference.hooked_sites import site_values
 from transformers.pytorch_utils import Conv1D
 
@@ -22,6 +31,7 @@ MLP_OUT = {
     "lfm2": "model.layers.0.feed_forward.w2",
     "rwkv": "rwkv.blocks.0.feed_forward.value",
     "xlstm": "backbone.blocks.0.ffn.proj_down",
+    **{case: "model.layers.0.mlp.down_proj" for case in FAMILY if case != "gpt_oss"},
 }
 
 
@@ -141,7 +151,8 @@ def test_bfloat16_reads_every_site(model):
 
 
 @pytest.mark.parametrize(
-    "case", ["neox-sequential", "gpt2-scaled", "llama-bias", "mamba-bias", "mamba2", *RECURRENCES]
+    "case",
+    ["neox-sequential", "gpt2-scaled", "llama-bias", "mamba-bias", "mamba2", *RECURRENCES, *FAMILY],
 )
 def test_float64_runs_in_float64(case):
     """States, norms and softmax keep the precision: a float32 run differs by rounding alone."""

@@ -188,12 +188,8 @@ def weights(config: Any, attn: Any, scores: Tensor, head: int) -> Tensor:
     if hasattr(config, "query_pre_attn_scalar"):
         scale = config.query_pre_attn_scalar**-0.5
     scores, cap = scores * scale, getattr(config, "attn_logit_softcapping", None)
-    # the module of Gemma 3 has the number and does nothing with it
-    scores = (
-        scores
-        if cap is None or config.model_type == "gemma3_text"
-        else cap * torch.tanh(scores / cap)
-    )
+    if cap is not None and config.model_type != "gemma3_text":  # it does nothing with the number
+        scores = cap * torch.tanh(scores / cap)
     highest = scores.max()
     grown = torch.exp(scores - highest)
     total = grown.sum(-1, keepdim=True)

@@ -26,6 +26,8 @@ def require_decoder(config: Any, name: str) -> None:
         reason = f"{kind!r} has an encoder and a decoder, and one residual stream is compared"
     elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:  # registered ones among them
         reason = f"transformers has no causal language model of its architecture {kind!r}"
+    elif getattr(config, "use_bidirectional_attention", None) in (True, "all"):
+        reason = "its positions see those after them (use_bidirectional_attention)"
     else:
         return
     raise InputError("model", name, reason, "Take a language model that is a decoder alone.")
