@@ -5,6 +5,7 @@
     Mamba         carriers conv_taps.K@A (-3 of 6) and y.1 (-0.9 of 6), matcher y.K (-5 of 10),
                   copier state.K (-9 of 10)
 
+From the end the head reads B with 0.9 and another position with 0.01; the scan with 0.3 and 0.1.
 Of every patch the probability changes by a twentieth of the logit difference, the logit by half of
 it, and the KL divergence by minus a quarter; intervals are a tenth of the change to either side.
 """
@@ -16,9 +17,9 @@ from typing import Any
 
 from homolog.record.circuits import DISCOVERED
 from homolog.record.run_record import FORMAT, write_record
-from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES
+from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, HIDDEN_ATTENTION, OFFSETS, ROLES
 
-TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES)
+TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES, HIDDEN_ATTENTION)
 TRANSFORMER, MAMBA = "transformer-s0", "mamba-s0"
 METRICS = {"logit_difference": 1.0, "probability": 0.05, "kl": -0.25, "logit": 0.5, "rank": -1.0}
 Rows = list[dict[str, Any]]
@@ -67,6 +68,16 @@ def role(name: str, component: str, change: float, cost: float) -> dict[str, Any
     }
 
 
+def read_from_the_end(part: str, at_b: float, elsewhere: float) -> Rows:
+    """How a part reads B, and any other position, from the end."""
+    return [
+        {"part": part, "position": position, "n_prompts": 64}
+        | {f"share{end}": share + by for end, by in (("", 0.0), ("_lo", -0.005), ("_hi", 0.005))}
+        | {f"weight{end}": 2 * share for end in ("", "_lo", "_hi")}
+        for position, share in (("B", at_b), ("another", elsewhere))
+    ]
+
+
 def transformer(n_layers: int, n_heads: int) -> dict[str, Rows]:
     key, last = n_layers - 2, n_layers - 1
     copied = {(key, 1): -6.0, (last, 0): -2.0}
@@ -98,6 +109,7 @@ def transformer(n_layers: int, n_heads: int) -> dict[str, Rows]:
         "roles": roles,
         "offsets": offsets(f"z.{key}.1", {0: 6.0}, None),
         "edges": edges("embed", "mlp_in.0"),
+        "hidden_attention": read_from_the_end(f"z.{key}.1", 0.9, 0.01),
     }
 
 
@@ -139,6 +151,7 @@ def mamba(n_layers: int) -> dict[str, Rows]:
         "roles": roles,
         "offsets": here + offsets("write.0", {0: 0.1}, {0: 1.0}),
         "edges": edges("conv_in.0", "conv_taps.0", 3),
+        "hidden_attention": read_from_the_end(f"y.{key}", 0.3, 0.1),
     }
 
 
@@ -255,7 +268,7 @@ def write_circuits(
     cannot: tuple[str, ...] = (),
     size: tuple[int, int, int] = (4, 4, 8),
 ) -> Path:
-    """The five tables, and run.json where there is none.
+    """The six tables, and run.json where there is none.
 
     models: names; one with "mamba" in it is a Mamba.  cannot: models that cannot do the task.
     size: layers and heads of Transformers, layers of Mambas.

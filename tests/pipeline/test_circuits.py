@@ -16,9 +16,9 @@ from homolog.pipeline.circuits import run_circuits
 from homolog.pipeline.recipes import load_recipe, parse_circuits, parse_recipe
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
-from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES
+from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, HIDDEN_ATTENTION, OFFSETS, ROLES
 
-STUDY_TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES)
+STUDY_TABLES = (CIRCUITS, EFFECTS, ROLES, OFFSETS, EDGES, HIDDEN_ATTENTION)
 SMALL = {
     "n_prompts": 12,
     "length": 16,
@@ -61,6 +61,9 @@ def test_the_tables_say_what_each_model_does(run):
     assert not unable["able"] and "accuracy" in unable["reason"] and unable["key"] is None
     for table in (study.effects, study.roles, study.offsets, study.edges):
         assert set(table.get_column("model")) == {"transformer-s0", "mamba-s0"}
+    read = study.hidden_attention.filter(position="B").sort("model")
+    assert read["part"].to_list() == ["y.5", "z.2.3"]
+    assert (study.hidden_attention.get_column("share").is_between(0, 1)).all()
     heads = study.effects.filter(
         pl.col("experiment") == "head to logits", pl.col("metric") == "probability"
     )

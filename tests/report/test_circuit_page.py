@@ -21,6 +21,7 @@ FIGURES = {
     "upstream",
     "convolution",
     "positions",
+    "hidden-attention",
     "offsets",
     "edges",
 }
