@@ -85,7 +85,7 @@ def test_what_every_model_can_it_can_too(folder: Path) -> None:
 
 
 def test_it_names_no_neurons_and_that_is_said(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"'averaging' is not one of the \d+ that have one"):
+    with pytest.raises(InputError, match=r"'averaging' has none \(\d+ have: docs/sites.md\)"):
         require_inner_sites(folder, "reading neurons", "Do without.")
     with pytest.raises(InputError, match="no adapter that names its neurons"):
         homolog.load(folder).neuron_sites(0)

@@ -310,9 +310,7 @@ def test_errors_name_what_is_wrong(call, words):
 def test_work_inside_blocks_needs_an_own_adapter(tmp_path):
     tiny.tiny_opt().config.save_pretrained(tmp_path)
     for random in (False, True):
-        with pytest.raises(
-            InputError, match=r"reading neurons needs.*'opt' has none \(.*gpt2.*mamba.* have\)"
-        ):
+        with pytest.raises(InputError, match=r"reading neurons needs.*'opt' has none \(\d+ have"):
             require_inner_sites(tmp_path, "reading neurons", "Do without.", random=random)
     tiny.tiny_llama().config.save_pretrained(tmp_path)
     require_inner_sites(tmp_path, "reading neurons", "Do without.")

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from tests.pipeline.outcome import beside_the_zoo
-from tests.reference.tiny_models import tiny_qwen3
+from tests.reference.tiny_models import tiny_opt
 from transformers import AutoTokenizer
 
 from homolog.circuits.induction import Prompts, trace_induction
@@ -28,10 +28,10 @@ SMALL = {"n_prompts": 4, "length": 16, "batch": 4, "discovery_prompts": 4, "vali
 
 
 @pytest.fixture(scope="module")
-def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny-qwen3"
+def opt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny-opt"
     tokenizer = AutoTokenizer.from_pretrained(catalog.TOKENIZER)
-    tiny_qwen3(vocab_size=len(tokenizer), max_position_embeddings=128).save_pretrained(folder)
+    tiny_opt(vocab_size=len(tokenizer), max_position_embeddings=128).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -41,11 +41,11 @@ def recipe(folder: Path, **changes: Any) -> Recipe:
 
 
 @pytest.mark.slow
-def test_features_of_a_model_without_own_adapter_are_compared(qwen, tmp_path):
-    run_study(recipe(qwen), tmp_path / "run", SilentProgress())
+def test_features_of_a_model_without_own_adapter_are_compared(opt, tmp_path):
+    run_study(recipe(opt), tmp_path / "run", SilentProgress())
     study = Study.load(tmp_path / "run")
     main = study.summary.filter(pl.col("comparison") == "main", pl.col("stratum") == "all")
-    name = qwen.name
+    name = opt.name
     assert set(main.get_column("model")) == {"transformer-s0", name}
     assert set(study.saes.filter(pl.col("model") == name).get_column("layer")) == {0, 1, 2}
     assert study.saes.get_column("loss_clean").is_finite().all()
@@ -56,32 +56,30 @@ def test_features_of_a_model_without_own_adapter_are_compared(qwen, tmp_path):
     [
         (
             {"controls": {"neurons": True}},
-            ["reading neurons", "'qwen3' has none", "Set controls.neurons = false."],
+            ["reading neurons", "'opt' has none", "Set controls.neurons = false."],
         ),
         (
             {"circuits": SMALL},
-            ["tracing circuits", "'qwen3' has none", "Leave [circuits] out of the recipe."],
+            ["tracing circuits", "'opt' has none", "Leave [circuits] out of the recipe."],
         ),
     ],
 )
-def test_neurons_and_circuits_are_refused_before_any_work(changes, words, qwen, tmp_path):
+def test_neurons_and_circuits_are_refused_before_any_work(changes, words, opt, tmp_path):
     with pytest.raises(InputError) as error:
-        run_study(recipe(qwen, **changes), tmp_path / "run", SilentProgress())
+        run_study(recipe(opt, **changes), tmp_path / "run", SilentProgress())
     assert all(word in str(error.value) for word in words), str(error.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_the_circuits_study_refuses_it_before_any_work(qwen, tmp_path):
+def test_the_circuits_study_refuses_it_before_any_work(opt, tmp_path):
     asked = parse_circuits(
-        {"name": "small", "models": ["zoo:transformer-s0", str(qwen)], "circuits": SMALL}
+        {"name": "small", "models": ["zoo:transformer-s0", str(opt)], "circuits": SMALL}
     )
     with pytest.raises(
         InputError,
-        match=r"tracing circuits.*'qwen3' has none \(gpt2, gpt_neox, llama, mamba have\)",
+        match=r"tracing circuits.*'opt' has none \(\d+ have: docs/sites.md\)",
     ):
         run_circuits(asked, tmp_path / "run", SilentProgress())
     assert not (tmp_path / "run").exists()
-    with pytest.raises(
-        InputError, match=r"qwen3 has no path patching.*Take a GPT-2, GPT-NeoX, Llama or Mamba-1"
-    ):
-        trace_induction(load(qwen), Prompts(4, 16, 1, 0, 4))
+    with pytest.raises(InputError, match=r"opt has no path patching.*docs/architectures.md"):
+        trace_induction(load(opt), Prompts(4, 16, 1, 0, 4))

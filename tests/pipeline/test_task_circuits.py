@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from tests.reference.tiny_models import tiny_qwen3
+from tests.reference.tiny_models import tiny_opt
 from typer.testing import CliRunner
 
 from homolog.circuits.tables import TASK_TABLES
@@ -129,9 +129,9 @@ def test_places_of_a_text_are_of_the_text_that_the_run_began_with(tmp_path: Path
 
 
 def test_a_model_without_an_adapter_is_refused_with_a_remedy(tmp_path: Path) -> None:
-    tiny_qwen3().save_pretrained(tmp_path / "qwen")
-    said = circuits(TASKS, str(tmp_path / "qwen"), "--out", str(tmp_path / "run"), code=2)
-    assert "tracing circuits needs an adapter" in said and "'qwen3' has none" in said
+    tiny_opt().save_pretrained(tmp_path / "opt")
+    said = circuits(TASKS, str(tmp_path / "opt"), "--out", str(tmp_path / "run"), code=2)
+    assert "tracing circuits needs an adapter" in said and "'opt' has none" in said
     assert "Name models of these architectures" in said and not (tmp_path / "run").exists()
 
 

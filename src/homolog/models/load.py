@@ -179,8 +179,8 @@ def require_inner_sites(
     knowing = [name for name, adapter in ADAPTERS.items() if knows_inside(adapter)]
     if kind not in knowing and _read_as(config) not in knowing:
         needs = f"{what} needs an adapter that knows what is inside blocks"
-        has = f"its architecture {kind!r} is not one of the {len(knowing)} that have one"
-        raise InputError("model", str(ref), f"{needs}; {has} (docs/sites.md)", remedy)
+        has = f"its architecture {kind!r} has none ({len(knowing)} have"
+        raise InputError("model", str(ref), f"{needs}; {has}: docs/sites.md)", remedy)
 
 
 def _read_as(config: Any) -> str:
