@@ -117,7 +117,7 @@ class Attention(Mixer):
             pattern = taps("pattern", layer, self._pattern(q, k))
         if through:
             z = (pattern @ widened(self._each_head(v))).to(v.dtype)
-        elif parts.window or parts.soft_cap or parts.sinks is not None:
+        elif self._narrowed(h.shape[1]) or parts.soft_cap or parts.sinks is not None:
             z = (self._pattern(q, k) @ widened(self._each_head(v))).to(v.dtype)
         else:
             grouped = self.n_kv_heads != self.n_heads
@@ -179,6 +179,10 @@ class Attention(Mixer):
 
     def _rotary(self, context: Context) -> Rotary:
         return context[self.parts.table] if self.parts.rotary else None
+
+    def _narrowed(self, length: int) -> bool:
+        """Whether some position of so long a window does not see all before it."""
+        return self.parts.window is not None and self.parts.window < length
 
     # --- scores
 
