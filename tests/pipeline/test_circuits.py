@@ -62,7 +62,8 @@ def test_the_tables_say_what_each_model_does(run):
     for table in (study.effects, study.roles, study.offsets, study.edges):
         assert set(table.get_column("model")) == {"transformer-s0", "mamba-s0"}
     read = study.hidden_attention.filter(position="B").sort("model")
-    assert read["part"].to_list() == ["y.5", "z.2.3"]
+    keys = [rows[name]["key"].replace("state", "y") for name in ("mamba-s0", "transformer-s0")]
+    assert read["part"].to_list() == keys
     assert (study.hidden_attention.get_column("share").is_between(0, 1)).all()
     heads = study.effects.filter(
         pl.col("experiment") == "head to logits", pl.col("metric") == "probability"
