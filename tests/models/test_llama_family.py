@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_every_site_equals_hooks_and_formulas_on_the_unmodified_module(model):
 
 
 def test_float64_equals_a_pass_written_out_in_float64(model):
-    wide = ADAPTERS[model.architecture]("wide", model.hf.double())
+    wide: Any = ADAPTERS[model.architecture]("wide", model.hf.double())
     expected, stream = {}, []
     run = wide.run(TOKENS, capture=wide.sites())
     for layer, block in enumerate(wide.blocks()):

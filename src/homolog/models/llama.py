@@ -66,7 +66,8 @@ class Llama(Decoder):
     def attention(self, layer: int, block: Any) -> Attention:
         norm, after = self._norm(block, self.norms.before_attention), self.norms.after_attention
         parts = attention_parts(self.hf.config, block.self_attn, layer)
-        parts = parts | {"after": self._after(block, after)} | self.own_parts(layer, block)
+        parts["after"] = self._after(block, after)
+        parts |= self.own_parts(layer, block)
         return Attention(layer, norm, AttentionParts(**parts))
 
     def own_parts(self, layer: int, block: Any) -> dict[str, Any]:
