@@ -106,7 +106,8 @@ def measure_effects(
     keys = ["pair", "control"]
     sites = probes.join(pairs, on=keys, how="left", maintain_order="left", validate="m:1")
     if two is None:
-        stops = (Stops.at_tokens(windows),) * 2
+        at_tokens = Stops.at_tokens(windows)
+        stops = at_tokens, at_tokens
         stop = np.ravel_multi_index(place_of(windows, sites["row"].to_numpy()), windows.mask.shape)
     else:
         stops, stop = two.stops, sites["row"].to_numpy()
