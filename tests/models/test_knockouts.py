@@ -12,6 +12,7 @@ from tests.models.test_hidden_attention import CARRIED, CLOSE
 from homolog.errors import InputError
 from homolog.models import Add, Knockout, Replace, Zero
 from homolog.models.mixers.attention import Attention
+from homolog.models.mixers.mlstm import MLSTM
 from homolog.models.mixers.rwkv import TimeMixing
 from homolog.models.sites import KINDS
 
@@ -44,6 +45,16 @@ def without(mixer: Any, run: Any, context: Any) -> torch.Tensor:
                 back = int(QUERY[n]) - s
                 sums[n] += write[n, s] * (u if back == 0 else decay ** (back - 1))
         return sums[..., 0] / sums[..., 1]
+    if isinstance(mixer, MLSTM):  # what is not heard is not in the normaliser
+        left = []
+        for n in range(3):
+            state = mixer.states(inputs, [0])[n : n + 1, 0] * 0
+            for t in range(int(QUERY[n]) + 1):
+                at = {k: value[n : n + 1, t] for k, value in inputs.items()}
+                heard = at["write_scale"] * bool(kept[n, t])
+                state = mixer.step(state, at | {"write_scale": heard})
+            left.append(mixer.read(state, at)[0])
+        return torch.stack(left)
     kind = CARRIED[mixer.kind]
     removed = torch.zeros_like(run[f"{mixer.readout}.{layer}"][:, 0])
     for n in range(3):

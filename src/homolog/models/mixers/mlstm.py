@@ -158,6 +158,24 @@ class MLSTM(LinearMixer):
         query = torch.where(last, new.get("query", end["query"]), end["query"])
         return self.read(self.rewritten(inputs, positions, new), end | {"query": query})
 
+    def reading(self, at: Inputs) -> Tensor:
+        return widened(at["query"]) * at["query"].shape[-1] ** -0.5
+
+    def back(self, reading: Tensor, at: Inputs) -> tuple[Tensor, Tensor]:
+        """The weight is e^i q k, before it is normalised."""
+        weight = at["write_scale"] * (reading * widened(at["key"])).sum(-1)
+        return weight, reading * at["decay"].unsqueeze(-1)
+
+    def attention(
+        self, inputs: Inputs, queries: Sequence[int], removed: Tensor | None = None
+    ) -> Tensor:
+        """As the base says; b, the sum of the weights that are left, divides them."""
+        weights = super().attention(inputs, queries, removed)
+        return weights / weights.sum(-1, keepdim=True).abs().clamp(min=1.0)
+
+    def carried(self, inputs: Inputs) -> Tensor:
+        return widened(inputs["value"])
+
     def leave(self, at: Inputs, readout: Tensor) -> Tensor:
         return self._leave(at["gate_in"], readout)
 
