@@ -64,14 +64,15 @@ def test_a_log_of_a_mamba_is_not_rounded_to_bfloat16_first(tmp_path):
     hf.save_pretrained(tmp_path)
     model = homolog.load(tmp_path, dtype=torch.bfloat16)
     # -2.72890, not -e = -2.71828
-    assert model.A(0)[0, 0].item() == pytest.approx(-math.exp(1.0039), abs=1e-6)
+    assert model.mixers(0)[0].A[0, 0].item() == pytest.approx(-math.exp(1.0039), abs=1e-6)
 
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_the_zoo_and_random_weights_keep_them_too(dtype, tmp_path):
     for name in ("zoo:mamba-s0", "zoo:mamba-random"):
         wide, model = homolog.load(name), homolog.load(name, dtype=dtype)
-        assert all(torch.equal(model.A(layer), wide.A(layer)) for layer in range(model.n_layers))
+        mixers = zip(model.mixers(), wide.mixers(), strict=True)
+        assert all(torch.equal(ours.A, theirs.A) for ours, theirs in mixers)
         assert model.hf.backbone.layers[0].mixer.in_proj.weight.dtype == dtype
     tiny.tiny_rwkv().config.save_pretrained(tmp_path)
     wide, model = (homolog.load(tmp_path, random=True, dtype=t) for t in (torch.float32, dtype))
