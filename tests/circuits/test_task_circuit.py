@@ -144,7 +144,7 @@ def test_a_model_that_cannot_do_the_task_has_no_circuit() -> None:
 @pytest.mark.slow
 def test_the_documented_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", METHODS.read_text(encoding="utf-8"), re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == 4
     names: dict = {}
     for block in blocks:
         exec(block, names)
