@@ -1,0 +1,151 @@
+"""Parts of docs/case-study.md from a finished run: verdicts, dictionaries, shared features.
+
+    python -m benchmarks.case_study.page RUN > parts.md
+
+Shared features are pairs with a homolog both ways, the best first, at most two for one token that
+a feature follows: those in which a person sees more than that come before the others.  Each is
+shown by the text up to where it fires most, in both models.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from homolog.pipeline.study import Study
+
+SHOWN = 20
+CONTEXT = 60
+"""Characters of the text before the token on which a feature fires."""
+BY_TOKEN = 0.5
+"""Share of variance from which a feature counts as one that follows its token."""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def verdicts(study: Study) -> str:
+    """Both directions, with ceiling and what is withheld."""
+    rows = [
+        [
+            row["model"],
+            row["best_model"],
+            row["n_alive"],
+            f"{percent(row['share'])} ({percent(row['lo'])} to {percent(row['hi'])})",
+            percent(row["ceiling"]),
+            f"{row['mean_r']:.2f}",
+        ]
+        for row in study.shared.to_dicts()
+    ]
+    words = [row["words"] for row in study.shared.to_dicts()]
+    head = ["features of", "in", "alive", "with a homolog", "ceiling", "mean best r"]
+    return table(head, rows) + "\n\n" + "\n".join(f"- {said}" for said in words)
+
+
+def dictionaries(study: Study) -> str:
+    rows = [
+        [
+            row["model"],
+            row["label"],
+            row["layer"],
+            f"{row['l0']:.1f}",
+            f"{row['explained_variance']:.2f}",
+            "" if row["loss_recovered"] is None else f"{row['loss_recovered']:.2f}",
+            percent(row["dead_share"]),
+            row["reason"],
+        ]
+        for row in study.saes.sort("model", "label", "layer").to_dicts()
+    ]
+    head = ["model", "dictionary", "block", "L0", "explained", "loss recovered", "dead", "gates"]
+    return table(head, rows)
+
+
+def shared_features(study: Study) -> str:
+    """The twenty pairs."""
+    first, second = study.shared["model"][0], study.shared["best_model"][0]
+    features = study.features.select("model", "layer", "feature", "token_r2", "n_active")
+    pairs = (
+        study.matches.filter(
+            (pl.col("model") == first)
+            & (pl.col("best_model") == second)
+            & (pl.col("label") == "sae")
+            & (pl.col("best_label") == "sae")
+            & pl.col("homolog")
+            & pl.col("mutual")
+        )
+        .drop("token_r2", "n_active", strict=False)
+        .join(features, on=["model", "layer", "feature"], how="left")
+    )
+    followed = pl.col("token_r2").fill_nan(1.0).fill_null(1.0) > BY_TOKEN
+    ordered = pairs.sort(followed, -pl.col("r"), maintain_order=True)
+    rows = []
+    taken: dict[str, int] = {}
+    for pair in ordered.to_dicts():
+        ours = shown(study, first, pair["layer"], pair["feature"])
+        theirs = shown(study, second, pair["best_layer"], pair["best_feature"])
+        token = ours[0].rpartition("**")[0].rpartition("**")[2].strip().lower() if ours else ""
+        if not ours or not theirs or taken.get(token, 0) >= 2:
+            continue
+        taken[token] = taken.get(token, 0) + 1
+        place = (
+            f"{pair['layer']}/{pair['feature']}",
+            f"{pair['best_layer']}/{pair['best_feature']}",
+        )
+        rows.append([f"{pair['r']:.2f}", *place, "<br>".join(ours), "<br>".join(theirs)])
+        if len(rows) == SHOWN:
+            break
+    head = ["r", f"{first}, block/feature", second, f"where {first} fires", f"where {second} does"]
+    return table(head, rows)
+
+
+def shown(study: Study, model: str, layer: int, feature: int) -> list[str]:
+    """Up to two contexts of a feature, its token in bold."""
+    contexts = study.contexts(model, layer).filter(
+        (pl.col("feature") == feature) & (pl.col("quantile") == 1)
+    )
+    words = vocabulary(study, model)
+    return list(dict.fromkeys(_texts(contexts.sort("rank").head(6), words)))[:2]
+
+
+def _texts(contexts: pl.DataFrame, words: list[str]) -> Iterator[str]:
+    for row in contexts.to_dicts():
+        place = row["position"] - row["start"]
+        before = "".join(words[token] for token in row["tokens"][:place])[-CONTEXT:]
+        own = words[row["tokens"][place]]
+        yield f"{_plain(before)}**{_plain(own).strip() or '_'}**"
+
+
+def _plain(text: str) -> str:
+    one_line = " ".join(text.split("\n"))
+    return "".join("\\" + c if c in "|*_`<[" else c for c in one_line)
+
+
+def vocabulary(study: Study, model: str) -> list[str]:
+    """What each token id of a model stands for."""
+    path = study.folder.vocabulary_of(study.folder.text_of(model))
+    return [text if isinstance(text, str) else text[0] for text in json.loads(path.read_text())]
+
+
+def main(run: str) -> None:
+    study = Study.load(Path(run))
+    for title, part in (
+        ("Verdicts", verdicts(study)),
+        ("Dictionaries", dictionaries(study)),
+        ("Shared features", shared_features(study)),
+    ):
+        print(f"## {title}\n\n{part}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
