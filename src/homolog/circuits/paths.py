@@ -287,12 +287,16 @@ class Paths(Replay):
         between = self._between(chosen[0][0], mixer)
         alone = all(m.reach == 0 for m in between) and isinstance(mixer, Attention)
         new, names, heads = [], [], []
+        windows: tuple[Run, Run] | None = None
         for label, at in asked.items():
             at = at.to(self.model.device)
             if alone and at.shape[1] == 1:
                 new.append(self._through_position(mixer, head, chosen, at[:, 0], kinds))
             else:
-                new += [self._through_window(mixer, head, one, at, kinds) for one in chosen]
+                windows = windows or self._windows_between(mixer, chosen)
+                new += [
+                    self._through_window(mixer, head, one, at, kinds, windows) for one in chosen
+                ]
             names += [part_name(*one) + (f"@{label}" if label else "") for one in chosen]
             heads += [head] * len(chosen)
         hold: Hold = "state" if isinstance(mixer, LinearMixer) else "readout"
@@ -362,18 +366,17 @@ class Paths(Replay):
         sender: tuple[Mixer, int],
         at: Tensor,
         kinds: Sequence[str] | None,
+        windows: tuple[Run, Run],
     ) -> Tensor:
-        """The receiver's readout (1, prompt, ...) when one sender is patched at some positions."""
+        """The receiver's readout (1, prompt, ...) when one sender is patched at some positions.
+
+        windows  clean and corrupt: `_windows_between`
+        """
         mixer, own = sender
-        between = self._between(mixer, receiver)
-        sites = [Site(kind, m.layer) for m in between for kind in (m.readout, m.out)]
+        clean, corrupt = windows
         layer, i = mixer.layer, self._step_of(mixer)[0]
-        start = Site("resid_mid" if i else "resid_pre", layer)
         step = self.model.layers[layer][i]
-        sites += [start, *(Site(b.out, layer) for b in step)]
-        clean = self._window_run(self.tokens, sites, receiver.layer)
-        corrupt = self._window_run(self.corrupt, [Site(mixer.readout, layer)], layer)
-        h = clean[start]
+        h = clean[self._before(mixer)]
         context = self._context_of(torch.arange(self.end + 1), h, window=True)
         old = clean[Site(mixer.readout, layer)]
         patched = torch.zeros(at.shape[0], self.end + 1, dtype=torch.bool, device=old.device)
@@ -398,6 +401,26 @@ class Paths(Replay):
                     outs.append(branch.leave(branch.enter(h, context), held))
             h = self.model.added(h, outs)
         return self._received(receiver, head, receiver.enter(h, context), kinds)[None]
+
+    def _windows_between(
+        self, receiver: Mixer, senders: Sequence[tuple[Mixer, int]]
+    ) -> tuple[Run, Run]:
+        """Clean values of all positions from the first sender on, and the senders' corrupt ones."""
+        mixers = list(dict.fromkeys(mixer for mixer, _ in senders))
+        between = self._between(mixers[0], receiver)
+        sites = [Site(kind, m.layer) for m in between for kind in (m.readout, m.out)]
+        sites += [self._before(mixer) for mixer in mixers]
+        sites += [Site(b.out, m.layer) for m in mixers for b in self._step_of(m)[1]]
+        readouts = [Site(mixer.readout, mixer.layer) for mixer in mixers]
+        stop = max(mixer.layer for mixer in mixers)
+        return (
+            self._window_run(self.tokens, sites, receiver.layer),
+            self._window_run(self.corrupt, readouts, stop),
+        )
+
+    def _before(self, mixer: Mixer) -> Site:
+        """The stream that the mixer reads."""
+        return Site("resid_mid" if self._step_of(mixer)[0] else "resid_pre", mixer.layer)
 
     def _received(
         self, receiver: Mixer, head: int, new: Inputs, kinds: Sequence[str] | None
