@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
-from tests.models.helpers import HF, tiny
+from tests.models.helpers import FAMILY, HF, tiny
 from torch import Tensor
 
 from homolog.circuits.known import require_paths
@@ -37,7 +37,7 @@ def _one_thread_without_gradients() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module", params=[*HF, "deepseek_v2", "qwen3_5"])
+@pytest.fixture(scope="module", params=[*HF, *FAMILY, "deepseek_v2", "qwen3_5"])
 def model(request: pytest.FixtureRequest) -> Decoder:
     return require_paths(tiny(request.param, torch.float64))
 

@@ -136,7 +136,6 @@ HF: dict[str, Callable] = {
     "nemotron_h": tiny_nemotron_h,
     **HYBRIDS,
     **RECURRENCES,
-    **FAMILY,
 }
 ONE_EACH = ("neox-parallel", "gpt2", "llama", "mamba")  # one of each architecture
 TRANSFORMERS = tuple(case for case in HF if case.startswith(("neox", "gpt2", "llama")))
@@ -145,8 +144,8 @@ TOKENS = torch.randint(0, 97, (3, 11), generator=torch.Generator().manual_seed(0
 
 
 def tiny(case: str, dtype: torch.dtype = torch.float32) -> LanguageModel:
-    """The adapter of a case of `HF`, or of `RELATIVES`."""
-    return adapter((HF | RELATIVES)[case](), f"tiny {case}", dtype)
+    """The adapter of a case of `HF`, of `FAMILY` or of `RELATIVES`."""
+    return adapter((HF | FAMILY | RELATIVES)[case](), f"tiny {case}", dtype)
 
 
 def adapter(hf: Any, name: str = "tiny", dtype: torch.dtype = torch.float32) -> LanguageModel:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.helpers import FAMILY, HF, TOKENS, TRANSFORMERS, relative, tiny
+from tests.models.helpers import HF, TOKENS, TRANSFORMERS, relative, tiny
 from tests.models.test_any_decoder import CASES as ANY
 from tests.models.test_any_decoder import adapted
 
@@ -16,7 +16,7 @@ from homolog.models.mixers.attention import rotate
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FEW = ("gemma2", "gemma3_text", "gpt_oss")  # soft caps, tables by block, sinks
-CASES = [case for case in HF if case not in FAMILY or case in FEW]
+CASES = [*HF, *FEW]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
