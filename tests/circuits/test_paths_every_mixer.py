@@ -13,7 +13,8 @@ from tests.models.helpers import FAMILY, HF, tiny
 from torch import Tensor
 
 from homolog.circuits.known import require_paths
-from homolog.circuits.paths import Paths, part_name
+from homolog.circuits.parts import part_name
+from homolog.circuits.paths import Paths
 from homolog.models.base import LanguageModel
 from homolog.models.decoder import Decoder
 from homolog.models.edits import Edit, Replace

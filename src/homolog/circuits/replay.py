@@ -27,7 +27,6 @@ from torch import Tensor
 
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
-from homolog.models.sites import Site
 from homolog.models.tokens import TokensLike, as_tokens
 
 LOGITS_AT_ONCE = 2**24  # values of patched logits in memory at a time
@@ -101,11 +100,6 @@ class Replay:
         for first in range(0, len(rows), step):
             some = slice(first, first + step)
             yield Patched(senders[some], self.model.logits(rows[some]))
-
-
-def last(kind: str, n_layers: int) -> list[Site]:
-    """The site of that kind at the last position, in every block."""
-    return [Site(kind, layer, position=-1) for layer in range(n_layers)]
 
 
 def check_pairs(clean: Tensor, corrupt: Tensor) -> None:

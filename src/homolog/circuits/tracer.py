@@ -20,7 +20,8 @@ from torch import Tensor
 from homolog.circuits.effects import Effects, PathQuestion, measure_effects
 from homolog.circuits.known import require_paths
 from homolog.circuits.metrics import Interval, interval, measure
-from homolog.circuits.paths import Paths, part_name, state_name
+from homolog.circuits.parts import part_name, parts_of, state_name, write_name
+from homolog.circuits.paths import Paths
 from homolog.circuits.prompts import METRIC, Prompts, answers, around, around_columns, label
 from homolog.circuits.replay import Patched
 from homolog.corpus.tasks import PromptPairs
@@ -79,11 +80,9 @@ class Tracer:
         self.model, self.prompts, self.advance = require_paths(model), prompts, advance
         self.effects: list[Effects] = []
         self._costs: dict[str, float] = {}
-        mixers = self.model.mixers()
-        self.heads = [
-            part_name(m, h) for m in mixers if isinstance(m, Attention) for h in range(m.n_heads)
-        ]
-        self.states = [m for m in mixers if isinstance(m, LinearMixer)]
+        parts = parts_of(self.model)
+        self.heads = [part_name(m, head) for m, head in parts if isinstance(m, Attention)]
+        self.states = [m for m, _ in parts if isinstance(m, LinearMixer)]
         self.by_state = {state_name(m): m for m in self.states}
         self.by_write = {write_name(m): m for m in self.states}
 
@@ -95,9 +94,7 @@ class Tracer:
         ]
         strongest = max(by_family, key=lambda traced: -float(traced[0].change.value))
         every = [role for _, roles in by_family for role in roles]
-        return strongest[0].component, [
-            role for kind in names.ROLE_ORDER for role in _ordered(every, kind)
-        ]
+        return strongest[0].component, sorted(every, key=lambda r: names.ROLE_ORDER.index(r.role))
 
     # --- heads
 
@@ -219,8 +216,7 @@ class Tracer:
 
     def universe(self) -> list[Site]:
         """Where information moves between positions: what a circuit is chosen from."""
-        mixers = self.model.mixers()
-        return [Site.parse(part_name(m, h)) for m in mixers for h in range(m.n_heads)]
+        return [Site.parse(part_name(*part)) for part in parts_of(self.model)]
 
     def named(self, roles: Sequence[Role]) -> set[str]:
         """Names of the sites of the universe that play a role."""
@@ -332,11 +328,6 @@ class Tracer:
         return roles
 
 
-def _ordered(roles: Sequence[Role], kind: str) -> list[Role]:
-    """Those of one kind, as each family found them."""
-    return [role for role in roles if role.role == kind]
-
-
 def _at_the_end(experiment: str, corruption: str, ask: Callable[..., Any]) -> PathQuestion:
     return PathQuestion(experiment, corruption, ask, about={"position": "last"})
 
@@ -360,11 +351,6 @@ def _by_position(key: str, read: str, name: str, corruption: str) -> PathQuestio
         lambda paths, part: paths.writes_to_logits(key, around(part, name, OFFSETS), (read,)),
         about={"sender": f"{read}.{key[2:]}"} | around_columns(name, OFFSETS),
     )
-
-
-def write_name(state: LinearMixer) -> str:
-    """The name of what a position adds to a state: write.2."""
-    return f"{state.write}.{state.layer}"
 
 
 def _writes(state: LinearMixer, name: str, corruption: str) -> PathQuestion:

@@ -87,11 +87,24 @@ class Decoder(Blockwise):
         site = Site.parse(site)
         return next(m for m in self.mixers(site.layer or 0) if site.kind in m.sites)
 
+    def place_of(self, branch: Branch) -> tuple[int, int]:
+        """Its block, and its step there."""
+        steps = self.layers[branch.layer]
+        return branch.layer, next(i for i, step in enumerate(steps) if branch in step)
+
+    def stream_kind(self, step: int) -> str:
+        """The kind of the stream before a step of a block."""
+        return "resid_mid" if step else "resid_pre"
+
+    def stream_before(self, branch: Branch) -> Site:
+        """The stream that a branch reads, with those of its step."""
+        layer, step = self.place_of(branch)
+        return Site(self.stream_kind(step), layer)
+
     def layer_kinds(self, layer: int) -> tuple[str, ...]:
-        kinds: list[str] = ["resid_pre"]
+        kinds: list[str] = []
         for i, step in enumerate(self.layers[layer]):
-            kinds += ["resid_mid"] if i else []
-            kinds += [kind for branch in step for kind in branch.sites]
+            kinds += [self.stream_kind(i), *(kind for branch in step for kind in branch.sites)]
         return (*kinds, "resid")
 
     def layer_neurons(self, layer: int) -> tuple[str, ...]:
@@ -107,7 +120,7 @@ class Decoder(Blockwise):
     def block(self, layer: int, h: Residual, context: Context, taps: Taps) -> Residual:
         for i, step in enumerate(self.layers[layer]):
             if i:
-                h = taps("resid_mid", layer, h)
+                h = taps(self.stream_kind(i), layer, h)
             h = self.added(h, [b(h, context, taps_of(b, context, taps)) for b in step])
         return h
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from homolog.circuits.known import require_paths
 from homolog.circuits.metrics import interval
-from homolog.circuits.paths import part_name
+from homolog.circuits.parts import part_name
 from homolog.circuits.prompts import Prompts, label
 from homolog.corpus.tasks import PromptPairs
 from homolog.models import LanguageModel, hidden_attention

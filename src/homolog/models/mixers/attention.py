@@ -337,7 +337,7 @@ class Attention(Mixer):
         return widened(inputs["value"]).repeat_interleave(shared, dim=-2)
 
     def leave(self, at: Inputs, readout: Tensor) -> Tensor:
-        z = readout.to(at["value"].dtype)
+        z = readout.to(self.parts.out.weight.dtype)
         out = self._project(z if self.parts.gate is None else z * at[GATE])
         return out if self.parts.after is None else self.parts.after(out)
 
@@ -355,12 +355,12 @@ class Attention(Mixer):
         rows[torch.arange(len(chosen)), :, chosen] = new.to(rows.dtype)
         return self.leave(at, rows)
 
-    def of_head(self, head: int) -> Attention:
+    def of_head(self, head: int) -> OneHead:
         """This head alone, with the key and value head that it reads: `enter` and what reads."""
-        return _OneHead(self, head)
+        return OneHead(self, head)
 
 
-class _OneHead(Attention):
+class OneHead(Attention):
     """One query head of an attention layer, for the paths that end in it."""
 
     def __init__(self, whole: Attention, head: int) -> None:
