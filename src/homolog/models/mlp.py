@@ -35,13 +35,8 @@ class MLP(Branch):
         down: Any,
         after: Norm | None = None,
     ) -> None:
-        self.layer, self.norm, self.hidden, self.down, self.after = (
-            layer,
-            norm,
-            hidden,
-            down,
-            after,
-        )
+        self.layer, self.norm, self.after = layer, norm, after
+        self.hidden, self.down = hidden, down
 
     def __call__(self, h: Tensor, context: Context, taps: Taps) -> Tensor:
         normed = self.norm(taps("mlp_in", self.layer, h))

@@ -140,7 +140,8 @@ class Mixer(Branch):
     def reread(self, inputs: Inputs, positions: Tensor, new: Inputs, end: Inputs) -> Tensor:
         """The readout at the last position of `rewritten`; `end` is what that position enters with.
 
-        A position that is the last one changes what reads, too.
+        What reads is that of `end`, also where the position is the last one, unless a mixer says
+        otherwise (a query of attention).
         """
         return self.read(self.rewritten(inputs, positions, new), end)
 

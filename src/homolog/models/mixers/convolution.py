@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from homolog.models.mixers.base import Inputs, LinearMixer
+from homolog.models.mixers.base import Context, Inputs, LinearMixer
 from homolog.models.taps import Taps
 from homolog.models.widening import widened
 
@@ -71,12 +71,29 @@ class Convolution:
 class ConvolvedMixer(LinearMixer):
     """A linear mixer whose local part is a convolution, with the sites conv_in to conv_out."""
 
-    local, local_taps, local_out = "conv_in", "conv_taps", "conv_out"
+    local: str = "conv_in"
+    local_taps, local_out = "conv_taps", "conv_out"
     convolution: Convolution
+
+    @abstractmethod
+    def projected(self, h: Tensor) -> tuple[Tensor, Inputs]:
+        """What is convolved (..., channel), and what else of the inputs the stream gives."""
 
     @abstractmethod
     def written(self, conv_out: Tensor) -> Inputs:
         """What of a position's inputs its convolution's output (..., channel) gives."""
+
+    def enter(self, h: Tensor, context: Context) -> Inputs:
+        x, others = self.projected(h)
+        return self._entered(x, others, self.convolution(x), context)
+
+    def enter_at(self, h: Tensor, context: Context, past: Tensor | None) -> Inputs:
+        x, others = self.projected(h)
+        assert past is not None
+        return self._entered(x, others, self.convolution.at(x, past), context)
+
+    def _entered(self, x: Tensor, others: Inputs, conv_out: Tensor, context: Context) -> Inputs:
+        return self.prepared({self.local: x} | others | self.written(conv_out), context)
 
     def from_local(self, window: Tensor) -> Inputs:
         return self.written(self.convolution(window)[..., -1, :])

@@ -89,16 +89,20 @@ class DeltaRule(ConvolvedMixer):
         self.by_channel = parts.dt_bias.numel() != parts.n_heads
         self.decay = "key_decay" if self.by_channel else "decay"
         self.sites = (*CONVOLUTION, *HEADS, "beta", self.decay, *OUTPUT)
-        self.inputs = ("conv_in", "gate_in", *HEADS, "beta", self.decay)
+        self.inputs = ("conv_in", "gate_in", "beta", self.decay, *HEADS)
 
     def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
         layer = self.layer
-        x, z, b, a = self.parts.project(self.norm(taps("mixer_in", layer, h)))
-        x, z = taps("conv_in", layer, x), taps("gate_in", layer, z)
+        x, others = self.projected(taps("mixer_in", layer, h))
+        x, z = taps("conv_in", layer, x), taps("gate_in", layer, others["gate_in"])
         conv_out = taps("conv_out", layer, self.convolution.tapped(x, taps))
-        values = self.written(conv_out) | self._rates(b, a)
-        inputs = {kind: taps(kind, layer, value) for kind, value in values.items()}
+        values = others | self.written(conv_out)
+        inputs = {kind: taps(kind, layer, values[kind]) for kind in (*HEADS, "beta", self.decay)}
         return self._leave(taps("y", layer, self._scan(inputs, taps)), z, taps)
+
+    def projected(self, h: Tensor) -> tuple[Tensor, Inputs]:
+        x, z, b, a = self.parts.project(self.norm(h))
+        return x, {"gate_in": z} | self._rates(b, a)
 
     def written(self, conv_out: Tensor) -> Inputs:
         """Queries, keys and values (..., head, width) of the convolution's output."""
@@ -162,18 +166,6 @@ class DeltaRule(ConvolvedMixer):
         return DeltaInputs(at["query"], at["key"], at["value"], at["beta"], decay)
 
     # --- the protocol
-
-    def enter(self, h: Tensor, context: Context) -> Inputs:
-        x, z, b, a = self.parts.project(self.norm(h))
-        return self._entered(x, z, self.convolution(x), self._rates(b, a))
-
-    def enter_at(self, h: Tensor, context: Context, past: Tensor | None) -> Inputs:
-        x, z, b, a = self.parts.project(self.norm(h))
-        assert past is not None
-        return self._entered(x, z, self.convolution.at(x, past), self._rates(b, a))
-
-    def _entered(self, x: Tensor, z: Tensor, conv_out: Tensor, rates: Inputs) -> Inputs:
-        return {"conv_in": x, "gate_in": z} | self.written(conv_out) | rates
 
     def states(self, inputs: Inputs, positions: Sequence[int]) -> Tensor:
         states = self._drive(inputs).scan(positions)[2]

@@ -58,8 +58,8 @@ class RGLRU(ConvolvedMixer):
 
     def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
         layer = self.layer
-        x, z = self._halves(taps("mixer_in", layer, h))
-        x, z = taps("conv_in", layer, x), taps("gate_in", layer, z)
+        x, others = self.projected(taps("mixer_in", layer, h))
+        x, z = taps("conv_in", layer, x), taps("gate_in", layer, others["gate_in"])
         x = taps("conv_out", layer, self.convolution.tapped(x, taps))
         r, i = (taps(kind, layer, gate) for kind, gate in zip(GATES, self._gates(x), strict=True))
         log_decay = self._log_decay(r)
@@ -69,9 +69,10 @@ class RGLRU(ConvolvedMixer):
         states = tapped_states(log_decay.unsqueeze(-1), write, "A_bar", layer, taps)
         return self._leave(taps("y", layer, states.squeeze(-1)), z, taps)
 
-    def _halves(self, h: Tensor) -> tuple[Tensor, Tensor]:
+    def projected(self, h: Tensor) -> tuple[Tensor, Inputs]:
         normed = self.norm(h)
-        return linear(self.module.linear_x, normed), linear(self.module.linear_y, normed)
+        z = linear(self.module.linear_y, normed)
+        return linear(self.module.linear_x, normed), {"gate_in": z}
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The recurrence gate and the input gate of the convolution's output (..., d_inner)."""
@@ -96,18 +97,6 @@ class RGLRU(ConvolvedMixer):
         return taps("mixer_out", self.layer, out)
 
     # --- the protocol
-
-    def enter(self, h: Tensor, context: Context) -> Inputs:
-        x, z = self._halves(h)
-        return self._entered(x, z, self.convolution(x), context)
-
-    def enter_at(self, h: Tensor, context: Context, past: Tensor | None) -> Inputs:
-        x, z = self._halves(h)
-        assert past is not None
-        return self._entered(x, z, self.convolution.at(x, past), context)
-
-    def _entered(self, x: Tensor, z: Tensor, conv_out: Tensor, context: Context) -> Inputs:
-        return self.prepared({"conv_in": x, "gate_in": z} | self.written(conv_out), context)
 
     def written(self, conv_out: Tensor) -> Inputs:
         """What a position writes by its convolution's output (..., d_inner)."""

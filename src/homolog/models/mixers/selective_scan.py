@@ -62,8 +62,8 @@ class SelectiveScan(ConvolvedMixer):
 
     def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
         layer = self.layer
-        x, z = self._halves(taps("mixer_in", layer, h))
-        x, z = taps("conv_in", layer, x), taps("gate_in", layer, z)
+        x, others = self.projected(taps("mixer_in", layer, h))
+        x, z = taps("conv_in", layer, x), taps("gate_in", layer, others["gate_in"])
         conv_out = taps("conv_out", layer, self.convolution.tapped(x, taps))
         u = taps("ssm_input", layer, self.module.act(conv_out))
         dt, B, C = self._selection(u)
@@ -77,9 +77,9 @@ class SelectiveScan(ConvolvedMixer):
         """The continuous state matrix, diagonal and negative, (d_inner, d_state)."""
         return -torch.exp(widened(self.module.A_log))
 
-    def _halves(self, h: Tensor) -> tuple[Tensor, Tensor]:
+    def projected(self, h: Tensor) -> tuple[Tensor, Inputs]:
         x, z = linear(self.module.in_proj, self.norm(h)).chunk(2, dim=-1)
-        return x, z
+        return x, {"gate_in": z}
 
     def _selection(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """dt (..., d_inner), B and C (..., d_state) of the SSM input (..., d_inner)."""
@@ -142,18 +142,6 @@ class SelectiveScan(ConvolvedMixer):
         )
 
     # --- the protocol
-
-    def enter(self, h: Tensor, context: Context) -> Inputs:
-        x, z = self._halves(h)
-        return self._entered(x, z, self.convolution(x))
-
-    def enter_at(self, h: Tensor, context: Context, past: Tensor | None) -> Inputs:
-        x, z = self._halves(h)
-        assert past is not None
-        return self._entered(x, z, self.convolution.at(x, past))
-
-    def _entered(self, x: Tensor, z: Tensor, conv_out: Tensor) -> Inputs:
-        return {"conv_in": x, "gate_in": z} | self.written(conv_out)
 
     def written(self, conv_out: Tensor) -> Inputs:
         u = self.module.act(conv_out)

@@ -63,11 +63,10 @@ class SSD(ConvolvedMixer):
 
     def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
         layer = self.layer
-        conv_in, z, dt = self._projected(taps("mixer_in", layer, h))
-        conv_in, z = taps("conv_in", layer, conv_in), taps("gate_in", layer, z)
+        conv_in, others = self.projected(taps("mixer_in", layer, h))
+        conv_in, z = taps("conv_in", layer, conv_in), taps("gate_in", layer, others["gate_in"])
         conv_out = taps("conv_out", layer, self.convolution.tapped(conv_in, taps))
-        x, B, C = self._convolved(conv_out)
-        values = dict(zip(SELECTION, (x, dt, B, C), strict=True))
+        values = others | self.written(conv_out)
         inputs = self.driven_by({kind: taps(kind, layer, values[kind]) for kind in SELECTION})
         y = taps("y", layer, self._scan(inputs, taps))
         return self._leave(inputs.x, y, z, taps)
@@ -77,8 +76,7 @@ class SSD(ConvolvedMixer):
         x, dt, B, C = (inputs[kind] for kind in SELECTION)
         return SSDInputs(x, dt, B, C, -torch.exp(widened(self.module.A_log)), self.groups)
 
-    def _projected(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """xBC, z and dt of the stream."""
+    def projected(self, h: Tensor) -> tuple[Tensor, Inputs]:
         mixer = self.module
         projected = linear(mixer.in_proj, self.norm(h))
         if hasattr(mixer, "mup_vector"):
@@ -86,14 +84,7 @@ class SSD(ConvolvedMixer):
         sizes = [mixer.intermediate_size, self.convolution.weight.shape[0], self.heads]
         z, conv_in, dt = projected.split(sizes, dim=-1)
         step = F.softplus(widened(dt) + widened(mixer.dt_bias))
-        return conv_in, z, step.clamp(*mixer.time_step_limit)
-
-    def _convolved(self, conv_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x, B and C of the convolution's output."""
-        mixer, d_state = self.module, self.groups * self.module.ssm_state_size
-        sizes = [mixer.intermediate_size, d_state, d_state]
-        x, B, C = mixer.act(conv_out).split(sizes, dim=-1)
-        return x, widened(B), widened(C)
+        return conv_in, {"gate_in": z, "head_dt": step.clamp(*mixer.time_step_limit)}
 
     def _leave(self, x: Tensor, y: Tensor, z: Tensor, taps: Taps = NOTHING) -> Tensor:
         """What is added to the stream, position by position; y without the skip D * x."""
@@ -150,21 +141,12 @@ class SSD(ConvolvedMixer):
 
     # --- the protocol
 
-    def enter(self, h: Tensor, context: Context) -> Inputs:
-        conv_in, z, dt = self._projected(h)
-        return self._entered(conv_in, z, dt, self.convolution(conv_in))
-
-    def enter_at(self, h: Tensor, context: Context, past: Tensor | None) -> Inputs:
-        conv_in, z, dt = self._projected(h)
-        assert past is not None
-        return self._entered(conv_in, z, dt, self.convolution.at(conv_in, past))
-
-    def _entered(self, conv_in: Tensor, z: Tensor, dt: Tensor, conv_out: Tensor) -> Inputs:
-        return {"conv_in": conv_in, "gate_in": z, "head_dt": dt} | self.written(conv_out)
-
     def written(self, conv_out: Tensor) -> Inputs:
-        """What of a position's write and readout its convolution's output gives."""
-        return dict(zip(("ssm_input", "B", "C"), self._convolved(conv_out), strict=True))
+        """x, B and C of the convolution's output."""
+        mixer, d_state = self.module, self.groups * self.module.ssm_state_size
+        sizes = [mixer.intermediate_size, d_state, d_state]
+        x, B, C = mixer.act(conv_out).split(sizes, dim=-1)
+        return {"ssm_input": x, "B": widened(B), "C": widened(C)}
 
     def states(self, inputs: Inputs, positions: Sequence[int]) -> Tensor:
         states = self.driven_by(inputs).scan(positions)[2]
