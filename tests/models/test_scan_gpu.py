@@ -14,7 +14,7 @@ from tests.models.scan_kinds import KINDS, Kind, each_kind, state_of
 from torch import Tensor
 
 from homolog.models.scan import ScanResult, propagate, response, selective_scan
-from homolog.models.scan.backends import backend_of
+from homolog.models.scan.running import backend_of
 
 SHAPES = [(2, 70, 40, 16), (1, 1, 1, 1), (3, 33, 64, 5)]
 # batch, length, groups, heads, d_k, d_v: more than one chunk, and more than one block of columns

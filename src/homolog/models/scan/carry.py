@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from homolog.models.scan.inputs import MatrixInputs, ScanResult
-from homolog.models.scan.linear import Position, position_of, positions_between
+from homolog.models.scan.linear import Position, column, position_of, positions_between
 from homolog.models.scan.matrix import matrix_scan
 
 SPAN = 256  # positions over which a change is carried at once: bounds what the scan's y needs
@@ -51,7 +51,7 @@ def linear_carry(
         total = log_decay[:, start + 1 : stop + 1].sum(1, dtype=torch.float64)
     else:
         t = torch.arange(length, device=log_decay.device)
-        inside = (t > _column(start, t)) & (t <= _column(stop, t))
+        inside = (t > column(start, t)) & (t <= column(stop, t))
         # minus infinity times "not inside" would be NaN: such decays are counted instead
         forgets = torch.isneginf(log_decay)
         finite, forgotten = (
@@ -123,7 +123,7 @@ def _response(delta: Tensor, inputs: MatrixInputs, start: Position) -> Tensor:
         # the step at the start itself changes nothing, and y is read after it
         y = _scan(inputs, change, slice(first, length), start, length - 1).y
         t = torch.arange(first, length, device=y.device)
-        y = torch.where((t >= _column(start, t))[..., None, None], y, 0.0)
+        y = torch.where((t >= column(start, t))[..., None, None], y, 0.0)
         return torch.cat([y.new_zeros(y.shape[0], first, *y.shape[2:]), y], 1)
 
     return _by_patch(response, delta, start, length - 1)
@@ -167,17 +167,13 @@ def _scan(
     """
     q, k, log_decay = (x[:, steps] for x in (inputs.q, inputs.k, inputs.log_decay))
     t = torch.arange(steps.start, steps.stop, device=change.device)
-    inside = ((t > _column(start, t)) & (t <= _column(stop, t)))[..., None]
+    inside = ((t > column(start, t)) & (t <= column(stop, t)))[..., None]
     log_decay = torch.where(inside.unflatten(-1, (1,) * (log_decay.ndim - 2)), log_decay, 0.0)
     if log_decay.ndim == 5 and log_decay.shape[4] > 1:
         log_decay = log_decay.repeat(1, 1, 1, 1, change.shape[3] // log_decay.shape[4])
     beta = None if inputs.beta is None else torch.where(inside, inputs.beta[:, steps], 0.0)
     v = change.new_zeros(change.shape[0], len(t), change.shape[1], change.shape[3])
     return matrix_scan(MatrixInputs(q, k, v, log_decay, beta), change, False, None)
-
-
-def _column(position: Position, like: Tensor) -> Tensor:
-    return torch.as_tensor(position, device=like.device)[..., None]
 
 
 def _first(position: Position) -> int:

@@ -21,6 +21,11 @@ class ScanInputs(NamedTuple):
     B: Tensor
     C: Tensor
 
+    @property
+    def values(self) -> Tensor:
+        """What has the shape of y."""
+        return self.u
+
     def at(self, positions: list[int] | slice) -> ScanInputs:
         """The same at some positions alone."""
         u, dt, B, C = (t[:, positions] for t in (self.u, self.dt, self.B, self.C))
@@ -39,6 +44,11 @@ class MatrixInputs(NamedTuple):
     v: Tensor
     log_decay: Tensor
     beta: Tensor | None
+
+    @property
+    def values(self) -> Tensor:
+        """What has the shape of y."""
+        return self.v
 
 
 @dataclass(frozen=True)

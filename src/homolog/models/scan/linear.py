@@ -44,7 +44,7 @@ def propagate(
         between = dt[:, start + 1 : stop + 1].sum(1, dtype=torch.float64)
     else:
         t = torch.arange(length, device=dt.device)
-        inside = (t > _column(start, t)) & (t <= _column(stop, t))
+        inside = (t > column(start, t)) & (t <= column(stop, t))
         between = torch.einsum("...bt,btd->...bd", inside.double(), dt.double())
     return delta * torch.exp(A.double() * between[..., None]).to(delta.dtype)
 
@@ -128,5 +128,6 @@ def position_of(name: str, value: Position, rows: torch.Size, length: int) -> Po
     return value
 
 
-def _column(value: Position, like: Tensor) -> Tensor:
+def column(value: Position, like: Tensor) -> Tensor:
+    """With an axis for what it is compared with."""
     return torch.as_tensor(value, device=like.device)[..., None]

@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from homolog.models.scan.backends import Backend
 from homolog.models.scan.inputs import MatrixInputs, ScanResult
 from homolog.models.scan.matrix import matrix_scan
+from homolog.models.scan.running import Backend
 
 
 def linear_scan(

@@ -24,23 +24,19 @@ g[t] the gradient that reaches S[t], from y[t], from a state that was read, and 
 summed over what is broadcast; the initial state's is a[0] * g'[0].  No decay is divided by, and
 none is multiplied up over positions, so that decays of any size are right, zero included.
 
-Backends are those of `selective.py`; the kernels are in `matrix_cpu.py` and `matrix_gpu.py`.
+Backends: `running.py`; the kernels are in `matrix_cpu.py` and `matrix_gpu.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from homolog.errors import InputError
-from homolog.models.scan.backends import Backend, backend_of, kernels_of
-from homolog.models.scan.inputs import MatrixInputs, ScanGradients, ScanResult, positions_of
-
-MATRIX = {"numba": "matrix_cpu", "triton": "matrix_gpu"}  # the modules of the kernels
+from homolog.models.scan.inputs import MatrixInputs, ScanResult
+from homolog.models.scan.running import Backend, Recurrence
 
 
 def matrix_scan(
@@ -51,23 +47,9 @@ def matrix_scan(
 ) -> ScanResult:
     """Run the recurrence of the module docstring; arguments as in the two scans that call it."""
     _check(inputs, initial_state)
-    length = inputs.v.shape[1]
     if inputs.log_decay.ndim == 4:
         inputs = inputs._replace(log_decay=inputs.log_decay[..., None])
-    asked = positions_of(return_states, length)
-    read = sorted(set(asked))
-    chosen = backend or backend_of(inputs.v.device)
-    tensors = [t for t in (initial_state, *inputs) if t is not None]
-    if chosen == "torch" or length == 0:
-        y, last, states = _loop(inputs, initial_state, read)
-    elif torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        y, last, states = _Scan.apply(chosen, read, initial_state, *inputs)  # type: ignore[misc]
-    else:
-        forward = kernels_of(chosen, MATRIX).forward
-        y, last, states, _ = forward(inputs, initial_state, read, False)
-    if asked != read:
-        states = states[:, [read.index(position) for position in asked]]
-    return ScanResult(y, last, None if return_states is False else states)
+    return MATRIX.run(inputs, initial_state, return_states, backend)
 
 
 def _check(inputs: MatrixInputs, initial_state: Tensor | None) -> None:
@@ -122,35 +104,4 @@ def _loop(
     return y, S, torch.stack([states[t] for t in read], 1) if read else none
 
 
-class _Scan(torch.autograd.Function):
-    """The kernels of a backend as one differentiable operation."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        backend: str,
-        read: list[int],
-        initial_state: Tensor | None,
-        *inputs: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        scan = MatrixInputs(*inputs)  # type: ignore[arg-type]
-        y, last, states, chunks = kernels_of(backend, MATRIX).forward(
-            scan, initial_state, read, True
-        )
-        ctx.save_for_backward(*inputs, chunks)
-        ctx.backend, ctx.read = backend, read
-        # zeros for states that nobody differentiates would be large
-        ctx.set_materialize_grads(False)
-        return y, last, states
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any, dy: Tensor | None, dlast: Tensor | None, dstates: Tensor | None
-    ) -> tuple[Any, ...]:
-        *saved, chunks = ctx.saved_tensors
-        inputs = MatrixInputs(*saved)
-        of = ScanGradients(torch.zeros_like(inputs.v) if dy is None else dy, dlast, dstates)
-        *grads, initial = kernels_of(ctx.backend, MATRIX).backward(inputs, chunks, ctx.read, of)
-        asked = zip((initial, *grads), ctx.needs_input_grad[2:], strict=True)
-        return (None, None, *(grad if needed else None for grad, needed in asked))
+MATRIX = Recurrence(MatrixInputs, _loop, {"numba": "matrix_cpu", "triton": "matrix_gpu"})

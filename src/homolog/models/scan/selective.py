@@ -17,30 +17,20 @@ is exp(dt[0] A) g[0].
 Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", 2023,
 algorithm 2, with the simplified discretisation of B that all released Mamba models use.
 
-Backends
-    numba   CPU: `cpu.py`
-    triton  CUDA devices: `gpu.py`
-    torch   any device: one tensor operation per position, differentiable by autograd.  Slow; the
-            reference
-The backend follows the device unless it is named.  The first two keep the state at the start of
-every chunk of positions and recompute the states inside a chunk in the backward pass.
+Backends: `running.py`; the kernels are in `cpu.py` and `gpu.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from homolog.errors import InputError
-from homolog.models.scan.backends import Backend, backend_of, kernels_of
-from homolog.models.scan.inputs import ScanGradients, ScanInputs, ScanResult, positions_of
-
-SELECTIVE = {"numba": "cpu", "triton": "gpu"}  # the modules of the kernels
+from homolog.models.scan.inputs import ScanInputs, ScanResult
+from homolog.models.scan.running import Backend, Recurrence
 
 
 def selective_scan(
@@ -62,8 +52,7 @@ def selective_scan(
     Errors: InputError when an initial state has a wrong shape, dtypes differ or a position lies
     outside.
     """
-    length, d_inner = u.shape[1:]
-    expected = (u.shape[0], d_inner, A.shape[1])
+    expected = (u.shape[0], u.shape[2], A.shape[1])
     inputs = ScanInputs(u, dt, A, B, C)
     tensors = [*inputs]
     if initial_state is not None:
@@ -76,20 +65,7 @@ def selective_scan(
     if len(dtypes) != 1:
         requirement = "u, dt, A, B, C and the state must share one"
         raise InputError("dtype", sorted(map(str, dtypes)), requirement, "Convert them first.")
-    asked = positions_of(return_states, length)
-    read = sorted(set(asked))
-    chosen = backend or backend_of(u.device)
-    if chosen == "torch" or length == 0:
-        y, last, states = _loop(inputs, initial_state, read)
-    elif torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        y, last, states = _Scan.apply(chosen, read, initial_state, *inputs)  # type: ignore[misc]
-    else:
-        y, last, states, _ = kernels_of(chosen, SELECTIVE).forward(
-            inputs, initial_state, read, False
-        )
-    if asked != read:
-        states = states[:, [read.index(position) for position in asked]]
-    return ScanResult(y, last, None if return_states is False else states)
+    return SELECTIVE.run(inputs, initial_state, return_states, backend)
 
 
 def _loop(
@@ -110,35 +86,4 @@ def _loop(
     return y, h, torch.stack([states[t] for t in read], 1) if read else none
 
 
-class _Scan(torch.autograd.Function):
-    """The kernels of a backend as one differentiable operation."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        backend: str,
-        read: list[int],
-        initial_state: Tensor | None,
-        *inputs: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        scan = ScanInputs(*inputs)
-        y, last, states, chunks = kernels_of(backend, SELECTIVE).forward(
-            scan, initial_state, read, True
-        )
-        ctx.save_for_backward(*inputs, chunks)
-        ctx.backend, ctx.read = backend, read
-        # zeros for states that nobody differentiates would be large
-        ctx.set_materialize_grads(False)
-        return y, last, states
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any, dy: Tensor | None, dlast: Tensor | None, dstates: Tensor | None
-    ) -> tuple[Any, ...]:
-        *saved, chunks = ctx.saved_tensors
-        inputs = ScanInputs(*saved)
-        of = ScanGradients(torch.zeros_like(inputs.u) if dy is None else dy, dlast, dstates)
-        *grads, initial = kernels_of(ctx.backend, SELECTIVE).backward(inputs, chunks, ctx.read, of)
-        asked = zip((initial, *grads), ctx.needs_input_grad[2:], strict=True)
-        return (None, None, *(grad if needed else None for grad, needed in asked))
+SELECTIVE = Recurrence(ScanInputs, _loop, {"numba": "cpu", "triton": "gpu"})
