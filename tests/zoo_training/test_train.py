@@ -1,20 +1,53 @@
 """Training the zoo: what windows hold, and that a killed run ends with the same bytes."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+import torch
 
+from homolog.errors import InputError
+from homolog.models.load import from_folder
 from homolog.progress import SilentProgress
 from homolog.zoo_training import train as training
 from homolog.zoo_training.data import Mixture, batch_at
+from homolog.zoo_training.families import FAMILIES, Training
+from homolog.zoo_training.text.tokenizer import tokens, train_tokenizer
 
 STREAM = np.random.default_rng(0).integers(1, 50, 10_000)
+SHORT = Training(
+    steps=6, warmup=2, mixture=Mixture(context=16, batch=2, longest_start=6, longest_end=6)
+)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A folder as `gather` and `tokenizer` leave it, of a few hundred words."""
+    folder = tmp_path_factory.mktemp("text")
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefgh"), 4)) for _ in range(300)]
+    lines = [json.dumps({"text": " ".join(rng.choice(words, 200))}) for _ in range(30)]
+    for name in ("train.jsonl", "demo.jsonl"):
+        (folder / name).write_text("\n".join(lines) + "\n")
+    train_tokenizer(folder)
+    tokens(folder)
+    return folder
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Six steps, a checkpoint after every second."""
+    for name, family in FAMILIES.items():
+        monkeypatch.setitem(FAMILIES, name, dataclasses.replace(family, training=SHORT))
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(training, "KEPT", (0, 4))
+    monkeypatch.setattr(training, "write_card", lambda folder, text: folder)
 
 
 def test_text_windows_cover_the_text_once_an_epoch():
     mixture = Mixture(context=10, batch=4, repeats_start=0, repeats_end=0)
-    seen = np.concatenate([batch_at(mixture, STREAM, step, 1)[0] for step in range(249)])
+    seen = np.concatenate([batch_at(mixture, STREAM, step)[0] for step in range(249)])
     starts = {
         int(np.flatnonzero((np.lib.stride_tricks.sliding_window_view(STREAM, 11) == row).all(1))[0])
         for row in seen
@@ -27,7 +60,7 @@ def test_repeats_fill_the_window_and_the_first_pass_has_no_weight():
     mixture = Mixture(
         context=40, batch=8, repeats_start=1, repeats_end=1, shortest=3, longest_start=9
     )
-    tokens, weights = batch_at(mixture, STREAM, 5, 1)
+    tokens, weights = batch_at(mixture, STREAM, 5)
     for row, weight in zip(tokens, weights, strict=True):
         # targets 1 ... length - 1 are the rest of the first pass
         length = int((weight == 0).sum()) + 1
@@ -37,9 +70,9 @@ def test_repeats_fill_the_window_and_the_first_pass_has_no_weight():
 
 def test_batches_follow_from_the_step_alone():
     mixture = Mixture()
-    first, again = batch_at(mixture, STREAM, 7, 1), batch_at(mixture, STREAM, 7, 1)
+    first, again = batch_at(mixture, STREAM, 7), batch_at(mixture, STREAM, 7)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not np.array_equal(first[0], batch_at(mixture, STREAM, 8, 1)[0])
+    assert not np.array_equal(first[0], batch_at(mixture, STREAM, 8)[0])
 
 
 class _Killed(Exception):
@@ -47,16 +80,8 @@ class _Killed(Exception):
 
 
 @pytest.mark.parametrize("name", ["transformer-s1", "mamba-s1"])
-def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path, monkeypatch):
-    architecture = training.entry(name).architecture
-    short = dataclasses.replace(
-        training.CONFIGS[architecture], steps=6, mixture=Mixture(context=16, batch=2)
-    )
-    monkeypatch.setitem(training.CONFIGS, architecture, short)
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
-    monkeypatch.setattr(training, "token_stream", lambda: STREAM)
-    monkeypatch.setattr(training, "write_card", lambda folder: folder)
-    whole = training.train(name, tmp_path / "whole", progress=SilentProgress())
+def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path, monkeypatch, short, text):
+    whole = training.train(name, tmp_path / "whole", text, progress=SilentProgress())
     steps = []
     step = training._step
 
@@ -68,29 +93,56 @@ def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "_step", dies)
     with pytest.raises(_Killed):
-        training.train(name, tmp_path / "cut", progress=SilentProgress())
+        training.train(name, tmp_path / "cut", text, progress=SilentProgress())
     assert (tmp_path / "cut" / "checkpoint.safetensors").exists()
-    training.train(name, tmp_path / "cut", progress=SilentProgress())
+    training.train(name, tmp_path / "cut", text, progress=SilentProgress())
     assert (whole / "model.safetensors").read_bytes() == (
         tmp_path / "cut" / "model.safetensors"
     ).read_bytes()
     assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, monkeypatch):
-    short = dataclasses.replace(
-        training.CONFIGS["mamba"], steps=3, mixture=Mixture(context=16, batch=2)
+def test_weights_are_kept_at_steps_on_the_way(tmp_path, short, text):
+    made = training.train("llama-s0", tmp_path, text, progress=SilentProgress())
+    chosen, seed = training.family("llama-s0")
+    fresh = training.new_model(chosen, seed, text).hf.half().state_dict()
+    first = from_folder(made / "steps" / "step0", torch.float16).hf.state_dict()
+    assert all(torch.equal(first[key], value) for key, value in fresh.items())
+    later = from_folder(made / "steps" / "step4", torch.float16).hf.state_dict()
+    last = from_folder(made, torch.float16).hf.state_dict()
+    assert not any(
+        torch.equal(later["lm_head.weight"], at["lm_head.weight"]) for at in (first, last)
     )
-    monkeypatch.setitem(training.CONFIGS, "mamba", short)
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
-    monkeypatch.setattr(training, "token_stream", lambda: STREAM)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_are_small_and_start_at_chance(name, text):
+    """As likely every token as any other: the loss of a fresh model is near log(vocabulary)."""
+    chosen, _ = training.family(f"{name}-s0")
+    model = training.new_model(chosen, 0, text)
+    assert 3e6 <= model.n_parameters <= 4.5e6
+    assert model.d_model == 192
+    windows = torch.from_numpy(np.random.default_rng(1).integers(1, 4096, (2, 33)))
+    with torch.inference_mode():
+        logits = model.run(windows[:, :-1]).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+    assert loss < np.log(4096) + 1.5
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, monkeypatch, short, text):
     monkeypatch.setattr(training, "_publish", lambda *_: (_ for _ in ()).throw(_Killed))
     with pytest.raises(_Killed):
-        training.train("mamba-s1", tmp_path, progress=SilentProgress())
-    with pytest.raises(ValueError, match="another recipe"):
-        training.train("mamba-s1", tmp_path, seed=5, progress=SilentProgress())
+        training.train("mamba-s1", tmp_path, text, progress=SilentProgress())
+    with pytest.raises(InputError, match="another recipe"):
+        training.train("mamba-s2", tmp_path, text, progress=SilentProgress())
 
 
-def test_twins_are_not_trained(tmp_path):
-    with pytest.raises(ValueError, match="made from their seed"):
-        training.train("mamba-random", tmp_path, progress=SilentProgress())
+@pytest.mark.parametrize("name", ["mamba", "mamba-random", "bert-s0"])
+def test_only_families_with_a_seed_are_trained(name, tmp_path, text):
+    with pytest.raises(InputError, match="a family and a seed"):
+        training.train(name, tmp_path, text, progress=SilentProgress())
+
+
+def test_without_text_the_command_that_makes_it_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"text\.gather"):
+        train_tokenizer(tmp_path)

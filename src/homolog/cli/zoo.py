@@ -51,22 +51,21 @@ def zoo_card(name: NameArgument) -> None:
 
 @app.command("train")
 def zoo_train(
-    name: NameArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A family and a seed, as mamba-s0.")],
+    text: Annotated[
+        Path,
+        typer.Option("--text", help="The folder that homolog.zoo_training.text made."),
+    ],
     out: Out = None,
     device: Device = "cpu",
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", min=0, help="Replaces the model's own.", show_default=False),
-    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a model of the zoo again; the same --out continues where it stopped."""
     from homolog.progress import make_progress
-    from homolog.zoo import catalog
     from homolog.zoo_training.train import train
 
-    target = out or Path("runs") / "zoo" / catalog.entry(name).name
-    typer.echo(f"Model: {train(name, target, device, seed, progress=make_progress(quiet))}")
+    target = out or Path("runs") / "zoo" / name
+    typer.echo(f"Model: {train(name, target, text, device, progress=make_progress(quiet))}")
 
 
 @app.command("eval")

@@ -8,8 +8,6 @@ for, not stored.
 
 from __future__ import annotations
 
-import json
-import lzma
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,9 +85,3 @@ def entry(name: str) -> Entry:
     raise InputError(
         "model", name, "the zoo has no model of that name", f"The zoo holds: {', '.join(names())}."
     )
-
-
-def training_texts() -> list[str]:
-    """The documents that the shipped models were trained on, in order."""
-    with lzma.open(TRAIN_TEXT, "rt", encoding="utf-8") as lines:
-        return [json.loads(line)["text"] for line in lines]

@@ -1,6 +1,7 @@
-"""How the models and the text of `zoo` were made, and are made again: a tool above everything else.
+"""How the models and the text of `zoo` are made: a tool above everything else.
 
-gather, build_tokenizer   the text that ships, and its tokenizer
-data, train               batches, and a model from its seed
-evaluate, card            held-out loss and induction, and the card that states them
+text            the text, its tokenizer, its tokens
+families        the configuration of each family, and how it is trained
+data, train     batches, and a model from its name
+evaluate, card  held-out loss and induction, and the card that states them
 """

@@ -11,30 +11,30 @@ from homolog.record.atomic import write_json, write_text
 from homolog.zoo_training.evaluate import held_out_stream, scores
 
 TEMPLATE = Path(__file__).with_name("card.md")
-ARCHITECTURES = {"gpt_neox": "GPT-NeoX (Transformer)", "mamba": "Mamba"}
 SOURCES = {"corpus": "the text's frequencies", "uniform": "uniform"}
-EARLY = "; this one stopped early, where it predicts held-out text about as well as the others"
 
 
-def write_card(folder: Path) -> Path:
-    """Measure the model in `folder`, write scores.json and README.md; returns the card's path."""
+def write_card(folder: Path, text: Path) -> Path:
+    """Measure the model in `folder` on the held-out text in the folder `text`; write scores.json
+    and README.md.  Returns the card's path.
+    """
     model = from_folder(folder)
     model.hf.eval().requires_grad_(False)
-    measured = scores(model, held_out_stream(model.require_tokenizer()))
+    held_out = held_out_stream(model.require_tokenizer(), text / "demo.jsonl")
+    measured = scores(model, held_out)
     write_json(folder / "scores.json", measured)
     recipe = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     training, mixture = recipe["training"], recipe["training"]["mixture"]
     fields: dict[str, Any] = training | mixture | measured
     fields |= {
-        "name": recipe["model"]["name"],
-        "seed": recipe["model"]["seed"],
-        "architecture": ARCHITECTURES[recipe["model"]["architecture"]],
+        "name": recipe["name"],
+        "seed": recipe["seed"],
+        "architecture": recipe["model"],
         "n_blocks": model.n_layers,
         "d_model": model.d_model,
         "vocabulary": model.hf.config.vocab_size,
         "tokens_seen": training["steps"] * mixture["batch"] * mixture["context"],
         "induction": "\n".join(_row(entry) for entry in measured["induction"]),
-        "stop": EARLY if training["steps"] < training["horizon"] else "",
     }
     card = TEMPLATE.read_text(encoding="utf-8").format(**fields)
     return write_text(folder / "README.md", card)

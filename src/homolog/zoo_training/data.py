@@ -22,25 +22,24 @@ class Mixture:
     Shares and lengths move from their start to their end over the first `over` steps.
     """
 
-    context: int = 128
+    context: int = 256
     batch: int = 8
+    ids: tuple[int, int] = (1, 4096)  # of uniform segments: the first, and one after the last
     repeats_start: float = 0.5
     repeats_end: float = 0.25
     uniform_share: float = 0.5  # of the repeats; the others follow the text's frequencies
     shortest: int = 3
     longest_start: int = 32
     longest_end: int = 64
-    over: int = 7200
+    over: int = 9000
     seed: int = 0
 
 
-def batch_at(
-    mixture: Mixture, stream: np.ndarray, step: int, n_special: int
-) -> tuple[np.ndarray, np.ndarray]:
+def batch_at(mixture: Mixture, stream: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens (batch, context + 1) int64, and weights (batch, context) float32 of their losses.
 
     The loss is that of predicting tokens[:, 1:].  `stream` is the training text as one array of
-    token ids.  Ids below `n_special` are never in a uniform segment.
+    token ids.
     """
     rng = np.random.default_rng((mixture.seed, 1, step))
     width = mixture.context + 1
@@ -58,19 +57,19 @@ def batch_at(
             tokens[row] = stream[start : start + width]
             continue
         length = int(np.exp(rng.uniform(np.log(mixture.shortest), np.log(longest + 1))))
-        uniform = rng.random() < mixture.uniform_share
-        segment = random_segment(rng, stream, length, uniform, n_special)
+        ids = range(*mixture.ids) if rng.random() < mixture.uniform_share else None
+        segment = random_segment(rng, stream, length, ids)
         tokens[row] = np.resize(segment, width)
         weights[row, : length - 1] = 0
     return tokens, weights
 
 
 def random_segment(
-    rng: np.random.Generator, stream: np.ndarray, length: int, uniform: bool, n_special: int
+    rng: np.random.Generator, stream: np.ndarray, length: int, ids: range | None
 ) -> np.ndarray:
-    """`length` independent tokens: uniform from `n_special` on, or by frequency in the text."""
-    if uniform:
-        return rng.integers(n_special, int(stream.max()) + 1, length)
+    """`length` independent tokens: uniform among `ids`, or by frequency in the text."""
+    if ids is not None:
+        return rng.integers(ids.start, ids.stop, length)
     return stream[rng.integers(0, len(stream), length)]
 
 

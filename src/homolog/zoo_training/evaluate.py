@@ -8,6 +8,7 @@ cannot be known and is left out.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,13 @@ from homolog.zoo_training.data import random_segment
 LENGTHS = (16, 64)
 
 
-def held_out_stream(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """The text that ships and that no zoo model has seen, as one int64 array of token ids."""
-    windows = pack(read_documents("zoo:demo", shuffle=False), tokenizer, 128)
+def held_out_stream(
+    tokenizer: PreTrainedTokenizerBase, source: str | Path = "zoo:demo"
+) -> np.ndarray:
+    """Text that no zoo model has seen, that which ships by default, as one int64 array of token
+    ids.
+    """
+    windows = pack(read_documents(str(source), shuffle=False), tokenizer, 128)
     return windows.tokens.reshape(-1).astype(np.int64)
 
 
@@ -55,7 +60,6 @@ def induction(
     stream: np.ndarray,
     n_segments: int = 256,
     seed: int = 0,
-    n_special: int = 1,
 ) -> list[dict[str, Any]]:
     """The score for segments of 16 and of 64 tokens, in nats a token.
 
@@ -65,10 +69,10 @@ def induction(
     rows = []
     for length in LENGTHS:
         for source in ("corpus", "uniform"):
-            uniform = source == "uniform"
-            rng = np.random.default_rng((seed, length, uniform))
+            ids = range(1, model.hf.config.vocab_size) if source == "uniform" else None
+            rng = np.random.default_rng((seed, length, ids is not None))
             segments = np.stack(
-                [random_segment(rng, stream, length, uniform, n_special) for _ in range(n_segments)]
+                [random_segment(rng, stream, length, ids) for _ in range(n_segments)]
             )
             losses = token_losses(model, np.concatenate([segments, segments], axis=1))
             first, second = float(losses[:, : length - 1].mean()), float(losses[:, length:].mean())

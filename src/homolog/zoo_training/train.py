@@ -1,19 +1,20 @@
 """Train a model of the zoo: deterministic from its seed, resumable, on a CPU or a GPU.
 
-Adam with decoupled weight decay, linear warm-up, cosine decay; bfloat16 products where that is
-faster (autocast), weights and moments in float32.  A checkpoint holds weights, moments and the
-step; the data follow from the step, so that a run that was killed ends with the same bytes as one
-that was not.
+Adam with decoupled weight decay, linear warm-up, cosine decay, all in float32, through the scans of
+our own adapters.  A checkpoint holds weights, moments and the step; the data follow from the step,
+so that a run that was killed ends with the same bytes as one that was not.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
 import time
+import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,67 +22,41 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from homolog.errors import InputError
+from homolog.models.architectures import ADAPTERS
 from homolog.models.base import LanguageModel
-from homolog.models.load import untrained
+from homolog.models.random_weights import fresh
 from homolog.progress import Progress
 from homolog.record.atomic import atomic_path, write_json
-from homolog.zoo.catalog import TOKENIZER, Entry, entry, training_texts
 from homolog.zoo_training.card import write_card
-from homolog.zoo_training.data import Mixture, batch_at
+from homolog.zoo_training.data import batch_at
+from homolog.zoo_training.families import Family, Training, family
+from homolog.zoo_training.text.tokenizer import tokens
 
-N_SPECIAL = 1  # the end-of-text token has id 0
 CHECKPOINT_EVERY = 500  # steps
+KEPT = (0, *(2**power for power in range(5, 14)))  # steps whose weights are kept, for studies
 
 
-@dataclass(frozen=True)
-class ZooTraining:
-    """How one architecture of the zoo is trained."""
-
-    steps: int = 7200
-    lr: float = 2e-3  # peak
-    horizon: int = 7200  # steps of the cosine decay
-    lr_end: float = 0.03  # share of the peak that is left at the horizon
-    warmup: int = 200  # steps
-    weight_decay: float = 0.05  # matrices only; not A_log
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0  # norm of the gradient
-    autocast: bool = True  # products in bfloat16
-    mixture: Mixture = field(default_factory=Mixture)
-
-
-# Mamba learns faster here: it stops early, where it predicts held-out text about as well as the
-# Transformer does.
-CONFIGS = {
-    "gpt_neox": ZooTraining(steps=9600, lr=3e-3, horizon=9600),
-    "mamba": ZooTraining(steps=4800, lr=3e-3, autocast=False),
-}
-
-
-def train(
-    name: str, out: Path, device: str = "cpu", seed: int | None = None, *, progress: Progress
-) -> Path:
+def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Progress) -> Path:
     """Train the zoo's `name` into the folder `out`, a plain Hugging Face folder, float16.
 
-    Returns `out`.  `seed` replaces the entry's own.  Continues from the checkpoint in `out` when it
-    is of the same recipe.
-    Errors: InputError for an unknown or untrained entry, or a checkpoint of another recipe.
+    name: a family and a seed, as "mamba-s0".  text: the folder that `homolog.zoo_training.text`
+    makes.  Returns `out`; OUT/steps holds the model at the steps of `KEPT`.  Continues from the
+    checkpoint in `out` when it is of the same recipe.  Errors: InputError for an unknown name, a
+    folder without text, or a checkpoint of another recipe.
     """
-    chosen = entry(name)
-    if not chosen.trained:
-        requirement = "the untrained twins are made from their seed"
-        raise InputError("model", name, requirement, "Name a model without '-random'.")
-    config = CONFIGS[chosen.architecture]
-    chosen = chosen if seed is None else Entry(chosen.name, chosen.architecture, seed)
-    model = untrained(chosen, device)
-    recipe = {"model": asdict(chosen), "training": asdict(config)}
+    chosen, seed = family(name)
+    config = chosen.training
+    model = new_model(chosen, seed, text, device)
+    stream = tokens(text)
+    recipe = {"name": name, "seed": seed, "model": chosen.model_type, "training": asdict(config)}
+    recipe |= {"text": zlib.crc32(stream.tobytes())}
     out.mkdir(parents=True, exist_ok=True)
     optimizer = _optimizer(model, config)
     checkpoint = out / "checkpoint.safetensors"
     start = _restore(checkpoint, recipe, model, optimizer) if checkpoint.exists() else 0
-    stream = token_stream()
     tokens_per_step = config.mixture.batch * config.mixture.context
     began = time.monotonic()
     with (
@@ -90,6 +65,8 @@ def train(
     ):
         bar.advance(start)
         for step in range(start, config.steps):
+            if step in KEPT:
+                _keep(model, out / "steps" / f"step{step}")
             loss = _step(model, optimizer, config, stream, step)
             bar.advance(1)
             if step % 50 == 0 or step == config.steps - 1:
@@ -99,20 +76,19 @@ def train(
                 log.flush()
             if (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < config.steps:
                 _save(checkpoint, recipe, model, optimizer, step + 1)
-    _publish(model, out, recipe)
+    _publish(model, out, recipe, text)
     checkpoint.unlink(missing_ok=True)
     return out
 
 
-def token_stream() -> np.ndarray:
-    """The training text as one int64 array of token ids, each document with its end of text."""
-    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
-    texts = training_texts()
-    documents = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return np.concatenate([np.array([*ids, tokenizer.eos_token_id], np.int64) for ids in documents])
+def new_model(chosen: Family, seed: int, text: Path, device: str = "cpu") -> LanguageModel:
+    """The family's configuration with fresh float32 weights that the seed draws."""
+    hf = fresh(AutoConfig.for_model(chosen.model_type, **chosen.config), seed).to(device)
+    tokenizer = AutoTokenizer.from_pretrained(text / "tokenizer")
+    return ADAPTERS[chosen.model_type](f"{chosen.model_type}-{seed}", hf, tokenizer)
 
 
-def _optimizer(model: LanguageModel, config: ZooTraining) -> torch.optim.AdamW:
+def _optimizer(model: LanguageModel, config: Training) -> torch.optim.AdamW:
     named = list(model.hf.named_parameters())
     decayed = [p for n, p in named if p.ndim > 1 and not n.endswith("A_log")]
     rest = [p for n, p in named if p.ndim <= 1 or n.endswith("A_log")]
@@ -126,20 +102,19 @@ def _optimizer(model: LanguageModel, config: ZooTraining) -> torch.optim.AdamW:
 def _step(
     model: LanguageModel,
     optimizer: torch.optim.Optimizer,
-    config: ZooTraining,
+    config: Training,
     stream: np.ndarray,
     step: int,
 ) -> float:
     for group in optimizer.param_groups:
         group["lr"] = _lr(config, step)
-    batch, weights = batch_at(config.mixture, stream, step, N_SPECIAL)
-    tokens = torch.from_numpy(batch).to(model.device)
+    batch, weights = batch_at(config.mixture, stream, step)
+    windows = torch.from_numpy(batch).to(model.device)
     weight = torch.from_numpy(weights).to(model.device).flatten()
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=config.autocast):
-        logits = model.run(tokens[:, :-1]).logits
+    logits = model.run(windows[:, :-1]).logits
     assert logits is not None
     losses = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
+        logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="none"
     )
     loss = (losses * weight).sum() / weight.sum()
     optimizer.zero_grad(set_to_none=True)
@@ -152,10 +127,10 @@ def _step(
     return value
 
 
-def _lr(config: ZooTraining, step: int) -> float:
+def _lr(config: Training, step: int) -> float:
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
-    done = min(1.0, (step - config.warmup) / max(1, config.horizon - config.warmup))
+    done = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
     return config.lr * (config.lr_end + (1 - config.lr_end) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
@@ -196,10 +171,18 @@ def _restore(
     return int(metadata["step"])
 
 
-def _publish(model: LanguageModel, out: Path, recipe: dict[str, Any]) -> None:
+def _keep(model: LanguageModel, folder: Path) -> None:
+    """The weights as they are, as a Hugging Face folder in float16."""
+    hf = copy.deepcopy(model.hf).half()
+    hf.save_pretrained(folder)
+    assert model.tokenizer is not None
+    model.tokenizer.save_pretrained(folder)
+
+
+def _publish(model: LanguageModel, out: Path, recipe: dict[str, Any], text: Path) -> None:
     """Write weights and tokenizer as a Hugging Face folder, the recipe, and the measured card."""
     model.hf.half().save_pretrained(out)
-    for file in TOKENIZER.iterdir():
+    for file in (text / "tokenizer").iterdir():
         shutil.copy(file, out)
     write_json(out / "training.json", recipe)
-    write_card(out)
+    write_card(out, text)
