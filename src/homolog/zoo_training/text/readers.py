@@ -86,7 +86,8 @@ def page_text(html: str) -> str:
 
 
 class _Page(HTMLParser):
-    BLOCKS = frozenset("div p li h1 h2 h3 h4 dt dd tr table br pre".split())
+    BLOCKS = frozenset({"h1", "h2", "h3", "h4", "p", "pre", "br", "div", "li", "dt", "dd"})
+    ROWS = frozenset({"table", "tr"})
     LEFT_OUT = frozenset({"script", "style", "head"})
     NAVIGATION = frozenset({"banner", "docnav", "toc", "navheader", "navfooter"})
 
@@ -105,7 +106,7 @@ class _Page(HTMLParser):
                 self._left_out.append(tag)
         elif tag in self.LEFT_OUT or is_navigation:
             self._left_out.append(tag)
-        elif tag in self.BLOCKS:
+        elif tag in self.BLOCKS | self.ROWS:
             self.parts.append("\n")
         self._literal += tag == "pre"
 
