@@ -19,7 +19,8 @@ from homolog.models.base import LanguageModel
 from homolog.models.decoder import Decoder
 from homolog.models.edits import Edit, Replace
 from homolog.models.mixers.attention import Attention
-from homolog.models.mixers.base import LinearMixer, Mixer
+from homolog.models.mixers.base import Mixer
+from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.mlp import OwnMLP
 from homolog.models.runs import Run
 from homolog.models.sites import Site

@@ -58,7 +58,7 @@ from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.edits import Edit, Replace, Transform
 from homolog.models.finite import all_finite
-from homolog.models.mixers.base import LinearMixer
+from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.runs import Run
 from homolog.models.sites import Site
 from homolog.models.widening import widened

@@ -31,7 +31,8 @@ from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.models.base import LanguageModel
 from homolog.models.decoder import Decoder
 from homolog.models.mixers.attention import Attention
-from homolog.models.mixers.base import Branch, Inputs, LinearMixer, Mixer
+from homolog.models.mixers.base import Branch, Inputs, Mixer
+from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.mixers.projections import READS
 from homolog.models.runs import Run
 from homolog.models.sites import Site

@@ -32,7 +32,8 @@ from homolog.circuits.parts import Part, part_name, parts_of, state_name
 from homolog.circuits.replay import Patched
 from homolog.errors import InputError
 from homolog.models.mixers.attention import Attention
-from homolog.models.mixers.base import Branch, Inputs, LinearMixer, Mixer, at_positions
+from homolog.models.mixers.base import Branch, Inputs, Mixer, at_positions
+from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.runs import Run
 from homolog.models.sites import Site, resolve
 from homolog.models.taps import NOTHING

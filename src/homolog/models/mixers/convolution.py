@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from homolog.models.mixers.base import Context, Inputs, LinearMixer
+from homolog.models.mixers.base import Context, Inputs
+from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.taps import Taps
 from homolog.models.widening import widened
 
