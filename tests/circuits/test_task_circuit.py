@@ -15,11 +15,10 @@ from tests.models.helpers import tiny
 
 from homolog.circuits import CircuitSearch, find_circuit
 from homolog.circuits.prompts import Unable
-from homolog.circuits.tables import TASK_TABLES
 from homolog.circuits.task_circuit import TaskCircuit, row_of_ability, transfers
 from homolog.corpus.tasks import PromptPairs, induction
 from homolog.errors import InputError
-from homolog.record.tables import TASK_CIRCUITS
+from homolog.record.tables import TASK_CIRCUITS, TASK_TABLES
 
 ANYWAY = CircuitSearch(even_unable=True)
 SEARCH = ANYWAY.changed(n_edges=100, validated_edges=4, n_subsets=4)
