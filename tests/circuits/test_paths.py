@@ -72,7 +72,7 @@ def same(ours: Tensor, expected: Tensor, clean: Tensor) -> None:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["parallel", "sequential"])
 def neox(request: pytest.FixtureRequest) -> GPTNeoX:
-    return GPTNeoX("tiny", tiny_gpt_neox(request.param).double())
+    return GPTNeoX("tiny", tiny_gpt_neox(use_parallel_residual=request.param).double())
 
 
 def test_every_head_to_logits(neox: GPTNeoX, prompts: tuple[Tensor, Tensor]) -> None:
