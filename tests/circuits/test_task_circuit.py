@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
-import torch
 from tests.circuits.test_evaluation import PAIRS, TRUE_CIRCUIT, planted
 from tests.models.helpers import tiny
 
@@ -25,12 +23,7 @@ SEARCH = ANYWAY.changed(n_edges=100, validated_edges=4, n_subsets=4)
 METHODS = Path(__file__).parents[2] / "docs" / "methods-circuits.md"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
