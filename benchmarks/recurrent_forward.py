@@ -27,7 +27,7 @@ from recurrent_models import CONFIGURATIONS, adapter_of, module_of
 from torch import Tensor
 
 from homolog.models.decoder import Decoder
-from homolog.models.mixers.base import LinearMixer
+from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.taps import NOTHING
 
 Call = Callable[[], Tensor]

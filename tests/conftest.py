@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
 import pytest
+import torch
 
 COMPILERS = {"numba", "triton"}
 
@@ -57,6 +59,21 @@ def checked_modules(folder: Path) -> list[str]:
 
 
 jaxtyping.install_import_hook(checked_modules(_source_folder()), "typecheck.checked")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny tensors on one thread: several spend their time waiting for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

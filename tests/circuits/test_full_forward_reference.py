@@ -42,7 +42,7 @@ def test_a_patch_from_the_clean_prompt_itself_changes_nothing(
     prompts: tuple[Tensor, Tensor], parallel: bool
 ) -> None:
     clean = prompts[0]
-    neox, mamba = tiny_gpt_neox(parallel).double(), tiny_mamba().double()
+    neox, mamba = tiny_gpt_neox(use_parallel_residual=parallel).double(), tiny_mamba().double()
     position = torch.tensor([2, 5, 9])
     logits, mamba_logits = (
         slow.gpt_neox_forward(neox, clean)[0],

@@ -31,12 +31,7 @@ def close(found, expected, dtype, factor):
     assert error < factor * torch.finfo(dtype).eps, float(error)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("dtype", HALF)

@@ -14,12 +14,7 @@ from homolog.record.circuits import CARRIER, COPIER, MATCHER
 PROMPTS = Prompts(n_prompts=32, length=16, repeat=4, batch=16)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

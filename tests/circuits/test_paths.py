@@ -1,6 +1,6 @@
 """Path patching against full forward passes: one per sender, on the Hugging Face modules."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -28,14 +28,7 @@ AT_THE_END = torch.tensor([11, 5, 11, 0, 4])
 MAMBAS = [{}, {"use_bias": True, "use_conv_bias": False, "conv_kernel": 3}]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread_without_gradients() -> Iterator[None]:
-    """Tiny tensors on one thread: several spend their time waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +65,7 @@ def same(ours: Tensor, expected: Tensor, clean: Tensor) -> None:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["parallel", "sequential"])
 def neox(request: pytest.FixtureRequest) -> GPTNeoX:
-    return GPTNeoX("tiny", tiny_gpt_neox(request.param).double())
+    return GPTNeoX("tiny", tiny_gpt_neox(use_parallel_residual=request.param).double())
 
 
 def test_every_head_to_logits(neox: GPTNeoX, prompts: tuple[Tensor, Tensor]) -> None:

@@ -5,7 +5,7 @@ put back to its clean value everywhere; what a sender changes at other positions
 kept from leaving its block.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -19,7 +19,8 @@ from homolog.models.base import LanguageModel
 from homolog.models.decoder import Decoder
 from homolog.models.edits import Edit, Replace
 from homolog.models.mixers.attention import Attention
-from homolog.models.mixers.base import LinearMixer, Mixer
+from homolog.models.mixers.base import Mixer
+from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.mlp import OwnMLP
 from homolog.models.runs import Run
 from homolog.models.sites import Site
@@ -29,13 +30,7 @@ AT = torch.tensor([2, 5, 6])
 UNREAD = ("C", "query", "gate_in", "gate")  # what a position enters with and does not write
 
 
-@pytest.fixture(autouse=True)
-def _one_thread_without_gradients() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
 
 @pytest.fixture(scope="module", params=[*HF, *FAMILY, "deepseek_v2", "qwen3_5"])

@@ -1,7 +1,6 @@
 """The released circuit numbers, compared with those of random models of the same shape."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,7 @@ from homolog.models.mamba import Mamba
 N_PROMPTS, BATCH, SEED = 5, 3, 7
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

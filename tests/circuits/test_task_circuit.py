@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
-import torch
 from tests.circuits.test_evaluation import PAIRS, TRUE_CIRCUIT, planted
 from tests.models.helpers import tiny
 
 from homolog.circuits import CircuitSearch, find_circuit
 from homolog.circuits.prompts import Unable
-from homolog.circuits.tables import TASK_TABLES
 from homolog.circuits.task_circuit import TaskCircuit, row_of_ability, transfers
 from homolog.corpus.tasks import PromptPairs, induction
 from homolog.errors import InputError
-from homolog.record.tables import TASK_CIRCUITS
+from homolog.record.tables import TASK_CIRCUITS, TASK_TABLES
 
 ANYWAY = CircuitSearch(even_unable=True)
 SEARCH = ANYWAY.changed(n_edges=100, validated_edges=4, n_subsets=4)
 METHODS = Path(__file__).parents[2] / "docs" / "methods-circuits.md"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

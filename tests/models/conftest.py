@@ -1,10 +1,8 @@
 """Tiny models as plain Hugging Face folders."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from tests.reference.tiny_models import tiny_gpt_neox, tiny_mamba
 
 
@@ -20,12 +18,3 @@ def mamba_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mamba")
     tiny_mamba().save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Tiny tensors on one thread: several spend their time waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -113,7 +113,7 @@ FAMILY: dict[str, Callable] = {
 HF: dict[str, Callable] = {
     "neox-parallel": tiny_gpt_neox,
     "neox-sequential": lambda: tiny_gpt_neox(
-        parallel=False, rope_parameters=FULL_ROTARY, attention_bias=False
+        use_parallel_residual=False, rope_parameters=FULL_ROTARY, attention_bias=False
     ),
     "gpt2": tiny_gpt2,
     "gpt2-scaled": lambda: tiny_gpt2(scale_attn_by_inverse_layer_idx=True, n_inner=None),

@@ -11,7 +11,7 @@ from tests.models.test_any_decoder import CASES as ANY
 from tests.models.test_any_decoder import adapted
 
 from homolog.models import Add, LanguageModel, Replace, Transform
-from homolog.models.mixers.attention import rotate
+from homolog.models.mixers.rotary import rotate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,19 +10,17 @@ from tests.models.scan_kinds import KINDS, Kind, each_kind, state_of
 from torch import Tensor
 
 from homolog.errors import InputError
-from homolog.models.scan import delta_carry, delta_response, linear_carry, linear_response
+from homolog.models.scan import delta_carry, linear_carry
 
 SHAPE = (3, 12, 1, 2, 4, 5)  # batch, length, groups, heads, d_k, d_v
 
 
-def edited_run(
-    kind: Kind, args: list[Tensor], edits: dict[tuple[int, int], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """y and all states of the recurrence; `edits`: {(row, position): change of the state}."""
-    q, k, v, *_, log_decay = args
+def edited_run(kind: Kind, args: list[Tensor], edits: dict[tuple[int, int], Tensor]) -> Tensor:
+    """All states of the recurrence; `edits`: {(row, position): change of the state}."""
+    _, k, v, *_, log_decay = args
     heads = v.shape[2]
     S = torch.zeros_like(state_of(args))
-    ys, states = [], []
+    states = []
     for t in range(v.shape[1]):
         S = S * log_decay[:, t].exp().reshape(*S.shape[:2], *_broadcast(log_decay))
         for b in range(S.shape[0]):
@@ -33,9 +31,8 @@ def edited_run(
                 S[b, h] += torch.outer(k_t, v_t)
             if (b, t) in edits:
                 S[b] += edits[b, t]
-        ys.append(torch.einsum("bhkv,bhk->bhv", S, q[:, t].repeat_interleave(heads, 1)))
         states.append(S.clone())
-    return torch.stack(ys, 1), torch.stack(states, 1)
+    return torch.stack(states, 1)
 
 
 def _broadcast(log_decay: Tensor) -> tuple[int, ...]:
@@ -48,12 +45,6 @@ def carry(kind: Kind, args: list[Tensor], delta: Tensor, start: object, stop: ob
     return delta_carry(delta, args[1], *args[3:], start, stop)  # type: ignore[arg-type]
 
 
-def response(kind: Kind, args: list[Tensor], delta: Tensor, start: object) -> Tensor:
-    if kind.name == "linear":
-        return linear_response(delta, args[0], args[-1], start)  # type: ignore[arg-type]
-    return delta_response(delta, args[0], args[1], *args[3:], start)  # type: ignore[arg-type]
-
-
 def changes(kind: Kind, seed: int = 5, patches: tuple[int, ...] = ()) -> Tensor:
     g = torch.Generator().manual_seed(seed)
     return torch.randn(*patches, 3, 2, 4, 5, dtype=torch.float64, generator=g)
@@ -63,8 +54,8 @@ def changes(kind: Kind, seed: int = 5, patches: tuple[int, ...] = ()) -> Tensor:
 @pytest.mark.parametrize("starts", [(4, 4, 4), (0, 11, 6)])
 def test_an_edited_state_carries_on_as_in_a_whole_run(kind, starts):
     args, delta = kind.inputs(SHAPE), changes(kind)
-    clean_y, clean = edited_run(kind, args, {})
-    y, states = edited_run(kind, args, {(row, s): delta[row] for row, s in enumerate(starts)})
+    clean = edited_run(kind, args, {})
+    states = edited_run(kind, args, {(row, s): delta[row] for row, s in enumerate(starts)})
     start = starts[0] if len(set(starts)) == 1 else torch.tensor(starts)
     stop = torch.tensor([11, 11, 9])
     exact = {"rtol": 1e-10, "atol": 1e-12}
@@ -74,9 +65,6 @@ def test_an_edited_state_carries_on_as_in_a_whole_run(kind, starts):
         carry(kind, args, delta, start, -1), (states - clean)[:, -1], **exact
     )
     torch.testing.assert_close(carry(kind, args, delta, start, start), delta, **exact)
-    outputs = response(kind, args, delta, start)
-    torch.testing.assert_close(outputs, y - clean_y, **exact)
-    assert all(not outputs[row, :s].any() for row, s in enumerate(starts))
 
 
 @each_kind
@@ -84,19 +72,17 @@ def test_many_patches_at_once_each_with_its_own_start(kind):
     args, delta = kind.inputs(SHAPE), changes(kind, patches=(2, 2))
     own = torch.tensor([[[0, 1, 7], [2, 2, 2]], [[8, 3, 5], [5, 0, 10]]])
     for start in (own, own[1, 0], 2):
-        after, y = carry(kind, args, delta, start, 10), response(kind, args, delta, start)
-        assert y.shape == (2, 2, 3, 12, 2, 5)
+        after = carry(kind, args, delta, start, 10)
+        assert after.shape == delta.shape
         for patch in ((0, 0), (0, 1), (1, 0), (1, 1)):
             from_here = start[patch] if start is own else start
             torch.testing.assert_close(after[patch], carry(kind, args, delta[patch], from_here, 10))
-            torch.testing.assert_close(y[patch], response(kind, args, delta[patch], from_here))
     stops = own + 1
     torch.testing.assert_close(
         carry(kind, args, delta, own, stops)[1, 1],
         carry(kind, args, delta[1, 1], own[1, 1], stops[1, 1]),
     )
-    for function in (lambda d: carry(kind, args, d, 2, 10), lambda d: response(kind, args, d, 2)):
-        assert function(delta[:0]).shape == (0, *function(delta).shape[1:])
+    assert carry(kind, args, delta[:0], 2, 10).shape == (0, *delta.shape[1:])
 
 
 @each_kind
@@ -119,7 +105,6 @@ def test_nothing_is_carried_through_a_decay_of_minus_infinity(kind):
     # the others start behind it
     after = carry(kind, args, delta, torch.tensor([6, 7, 0]), 8)
     assert bool(after[:2].isfinite().all()) and bool(after[:2].all()) and not after[2].any()
-    assert not response(kind, args, delta, 2)[:, 6:].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -133,14 +118,12 @@ def test_a_carry_is_exact_to_rounding_after_many_positions(dtype):
 
 @each_kind
 @pytest.mark.parametrize("start", [1, torch.tensor([3, 0])])
-def test_carry_and_response_pass_gradcheck(kind, start):
+def test_carry_passes_gradcheck(kind, start):
     args = [t.requires_grad_() for t in kind.inputs((2, 5, 1, 1, 3, 2))]
     delta = torch.randn(2, 1, 3, 2, dtype=torch.float64, requires_grad=True)
-    for function in (
-        lambda d, *given: carry(kind, list(given), d, start, 4),
-        lambda d, *given: response(kind, list(given), d, start),
-    ):
-        assert torch.autograd.gradcheck(function, (delta, *args))
+    assert torch.autograd.gradcheck(
+        lambda d, *given: carry(kind, list(given), d, start, 4), (delta, *args)
+    )
 
 
 def test_positions_that_cannot_be_are_named():
@@ -148,7 +131,7 @@ def test_positions_that_cannot_be_are_named():
     args = kind.inputs((2, 5, 1, 1, 3, 2))
     delta = state_of(args)
     with pytest.raises(InputError, match=r"start is 5, but there are 5 positions"):
-        response(kind, args, delta, 5)
+        carry(kind, args, delta, 5, 5)
     with pytest.raises(InputError, match=r"stop is 1, but a change at 2"):
         carry(kind, args, delta, 2, 1)
     with pytest.raises(InputError, match=r"start is \[0, 7\], but there are 5 positions"):

@@ -12,7 +12,7 @@ from homolog.errors import InputError
 from homolog.models.hidden_attention import hidden_attention
 from homolog.models.mixers.attention import Attention
 from homolog.models.mixers.mlstm import MLSTM
-from homolog.models.mixers.rwkv import TimeMixing
+from homolog.models.mixers.time_mixing import TimeMixing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,7 @@ from homolog.errors import InputError
 from homolog.models import Add, Knockout, Replace, Zero
 from homolog.models.mixers.attention import Attention
 from homolog.models.mixers.mlstm import MLSTM
-from homolog.models.mixers.rwkv import TimeMixing
+from homolog.models.mixers.time_mixing import TimeMixing
 from homolog.models.sites import KINDS
 
 pytestmark = pytest.mark.usefixtures("one_thread")

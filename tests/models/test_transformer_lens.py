@@ -14,7 +14,9 @@ from tests.reference.tiny_models import tiny_gpt2, tiny_gpt_neox, tiny_llama, ti
 
 MODELS = {
     "neox-parallel": tiny_gpt_neox,
-    "neox-sequential": lambda: tiny_gpt_neox(parallel=False, rope_parameters=FULL_ROTARY),
+    "neox-sequential": lambda: tiny_gpt_neox(
+        use_parallel_residual=False, rope_parameters=FULL_ROTARY
+    ),
     "gpt2": tiny_gpt2,
     "llama": tiny_llama,
     "mistral": lambda: tiny_family("mistral"),

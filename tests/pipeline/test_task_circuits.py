@@ -8,12 +8,11 @@ import pytest
 from tests.reference.tiny_models import tiny_opt
 from typer.testing import CliRunner
 
-from homolog.circuits.tables import TASK_TABLES
 from homolog.cli import app
 from homolog.pipeline.recipes import parse_circuits
 from homolog.record.recipe import Circuits
 from homolog.record.run_folder import RunFolder
-from homolog.record.tables import CIRCUITS
+from homolog.record.tables import CIRCUITS, TASK_TABLES
 
 MODELS = ("zoo:transformer-s0", "zoo:mamba-s0")
 TASKS = "induction,associative-recall"

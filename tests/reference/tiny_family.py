@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.reference.tiny_models import GROUPED, spread
+from tests.reference.tiny_models import GROUPED, NARROW, spread
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, set_seed
 
-NARROW = {key: value for key, value in GROUPED.items() if key != "head_dim"}
-"""Heads together as wide as the stream."""
 WIDE = GROUPED | {"head_dim": 10}
 WINDOWS = {
     "sliding_window": 5,

@@ -49,6 +49,7 @@ from homolog.circuits.edges import (
     receivers,
     senders,
     with_states,
+    with_states_at,
 )
 from homolog.circuits.known import require_paths
 from homolog.circuits.tables import COMPONENTS, SCORED_EDGES
@@ -58,7 +59,7 @@ from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.models.edits import Edit, Replace, Transform
 from homolog.models.finite import all_finite
-from homolog.models.mixers.base import LinearMixer
+from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.runs import Run
 from homolog.models.sites import Site
 from homolog.models.widening import widened
@@ -173,7 +174,7 @@ def _rows(
 ) -> list[tuple]:
     """Rows of the frame from a site's scores: [label][sender][head], [label][tap], or [label]."""
     layer = site.layer
-    inner = next((m for m in with_states(model) if m.layer == layer), None)
+    inner = with_states_at(model, layer)
     if inner is not None and site.kind == inner.write:
         ends = (str(site), f"{inner.state}.{layer}", layer, layer, None)
         return [(*ends, names[i], table[i]) for i in present[""]]
@@ -272,10 +273,8 @@ class _Scores:
 
         By the derivative at none of the corrupt writes.
         """
-        clean, corrupt = (
-            self.contrast.inputs(mixer, run) for run in (self.contrast.clean, self.contrast.corrupt)
-        )
-        inputs = {k: v.detach() for k, v in self.contrast.inputs(mixer, passed).items()}
+        clean, corrupt = self.contrast.inputs[mixer]
+        inputs = {k: v.detach() for k, v in self.contrast.inputs_of(mixer, passed).items()}
         share = torch.zeros(gradient.shape[:2], dtype=gradient.dtype, device=gradient.device)
         with torch.enable_grad():
             share.requires_grad_()

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 from torch import Tensor
 
-from homolog.circuits.edges import LOGITS, Contrast, position_labels, senders, with_states
+from homolog.circuits.edges import LOGITS, Contrast, position_labels, senders, with_states_at
 from homolog.circuits.metrics import interval, measure
 from homolog.circuits.tables import CHOSEN_AS, CORRELATIONS, PATCHED_EDGES
 from homolog.corpus.tasks.nearest import check_choice
@@ -153,7 +153,7 @@ def _edit(contrast: Contrast, row: dict[str, Any], mask: Bool[Tensor, "prompt po
     """What patches the edge: its difference, where `mask` is, added to what the receiver reads."""
     receiver = Site.parse(row["receiver"])
     layer = receiver.layer or 0
-    inner = next((m for m in with_states(contrast.model) if m.layer == layer), None)
+    inner = with_states_at(contrast.model, layer)
     if inner is not None and receiver.kind == inner.local_taps:
         change = contrast.taps(inner)[:, :, row["tap"]].unsqueeze(2)
         spread = mask.view(*mask.shape, *[1] * (change.ndim - 2))

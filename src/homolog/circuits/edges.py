@@ -31,7 +31,8 @@ from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.models.base import LanguageModel
 from homolog.models.decoder import Decoder
 from homolog.models.mixers.attention import Attention
-from homolog.models.mixers.base import Branch, Inputs, LinearMixer, Mixer
+from homolog.models.mixers.base import Branch, Context, Inputs, Mixer
+from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.mixers.projections import READS
 from homolog.models.runs import Run
 from homolog.models.sites import Site
@@ -176,22 +177,30 @@ class Contrast:
     def _change(self, site: Site) -> Tensor:
         return widened(self.corrupt[site]) - widened(self.clean[site])
 
-    def inputs(self, mixer: Mixer, run: Run) -> Inputs:
-        """What every position of a mixer enters with in one of the runs."""
+    @cached_property
+    def inputs(self) -> dict[LinearMixer, tuple[Inputs, Inputs]]:
+        """What every position of each mixer with states enters with, clean and corrupt."""
+        return {
+            mixer: (self.inputs_of(mixer, self.clean), self.inputs_of(mixer, self.corrupt))
+            for mixer in with_states(self.model)
+        }
+
+    def inputs_of(self, mixer: Mixer, run: Run) -> Inputs:
+        """What every position of a mixer enters with in some run of these prompts."""
         values = {kind: run[Site(kind, mixer.layer)] for kind in mixer.inputs}
-        length = next(iter(values.values())).shape[1]
-        device = self.logits.device
-        at = torch.arange(length, device=device)[None]
-        context = self.model.context_at(at, length, next(iter(values.values())))
-        return mixer.prepared(values, context)
+        return mixer.prepared(values, self._context)
+
+    @cached_property
+    def _context(self) -> Context:
+        return self.model.context(self.clean["embed"])
 
     def written(self, mixer: LinearMixer, mask: Bool[Tensor, "prompt position"]) -> Tensor:
         """The change of a mixer's readout when the writes where `mask` is are corrupt.
 
         What becomes of a write on the way, and what reads, is clean.
         """
-        clean, corrupt = (self.inputs(mixer, run) for run in (self.clean, self.corrupt))
-        share = mask.to(next(iter(clean.values())))
+        clean, corrupt = self.inputs[mixer]
+        share = mask.to(self.clean[Site(mixer.readout, mixer.layer)])
         return mixer.replayed(clean, clean, corrupt, share) - mixer.replayed(
             clean, clean, corrupt, torch.zeros_like(share)
         )
@@ -201,3 +210,8 @@ def with_states(model: LanguageModel) -> list[LinearMixer]:
     """The mixers whose writes into a state are edges."""
     mixers = require_paths(model).mixers()
     return [m for m in mixers if isinstance(m, LinearMixer) and m.state != m.write]
+
+
+def with_states_at(model: LanguageModel, layer: int | None) -> LinearMixer | None:
+    """That of one block, if it has one."""
+    return next((mixer for mixer in with_states(model) if mixer.layer == layer), None)

@@ -18,7 +18,8 @@ from torch import Tensor
 from homolog.circuits.replay import Patched, PatchedRows, Replay
 from homolog.errors import InputError
 from homolog.models.decoder import Decoder
-from homolog.models.mixers.base import Branch, Context, Inputs, LinearMixer, Mixer
+from homolog.models.mixers.base import Branch, Context, Inputs, Mixer
+from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.runs import Run
 from homolog.models.sites import Site
 from homolog.models.taps import NOTHING

@@ -7,7 +7,8 @@ a recurrence.  A recurrence has a name for its state and for what a position add
 from __future__ import annotations
 
 from homolog.models.decoder import Decoder
-from homolog.models.mixers.base import LinearMixer, Mixer
+from homolog.models.mixers.base import Mixer
+from homolog.models.mixers.linear_mixer import LinearMixer
 
 Part = tuple[Mixer, int]
 """A mixer and the index of its head, 0 where nothing is read by head."""

@@ -32,7 +32,9 @@ from homolog.circuits.parts import Part, part_name, parts_of, state_name
 from homolog.circuits.replay import Patched
 from homolog.errors import InputError
 from homolog.models.mixers.attention import Attention
-from homolog.models.mixers.base import Branch, Inputs, LinearMixer, Mixer, at_positions
+from homolog.models.mixers.base import Branch, Inputs, Mixer, at_positions
+from homolog.models.mixers.linear_mixer import LinearMixer
+from homolog.models.mixers.one_head import OneHead
 from homolog.models.runs import Run
 from homolog.models.sites import Site, resolve
 from homolog.models.taps import NOTHING
@@ -164,7 +166,7 @@ class Paths(Held):
         end = narrowed(part, self._at_end[mixer])
         if not isinstance(mixer, Attention):
             return mixer.reread(window, at, rows, end)
-        return mixer.of_head(head).reread(window, at, rows, end)[..., 0, :]
+        return OneHead(mixer, head).reread(window, at, rows, end)[..., 0, :]
 
     def _received(
         self, part: Part, names: Sequence[str], new: Sequence[Tensor]
@@ -242,7 +244,7 @@ class Paths(Held):
                 started = self._left(sender, changed, clean)
                 rows = started if rows is None else torch.cat([rows, started])
         assert rows is not None
-        values = cast("Attention", mixer).of_head(head).enter(rows, context)
+        values = OneHead(cast("Attention", mixer), head).enter(rows, context)
         return self._reread(receiver, at, chosen(values, kinds))
 
     def _by_window(
@@ -383,7 +385,7 @@ def by_sender(mixer: Mixer, readout: Tensor, heads: Sequence[int]) -> Tensor:
 def narrowed(part: Part, inputs: Inputs) -> Inputs:
     """What the part's head alone takes in, where it has heads."""
     mixer, head = part
-    return mixer.of_head(head).narrowed(inputs) if isinstance(mixer, Attention) else inputs
+    return OneHead(mixer, head).narrowed(inputs) if isinstance(mixer, Attention) else inputs
 
 
 def chosen(inputs: Inputs, kinds: Sequence[str] | None) -> Inputs:

@@ -3,25 +3,8 @@
 from __future__ import annotations
 
 from homolog.record.table import Table
-from homolog.record.tables import (
-    CIRCUITS,
-    EDGES,
-    TASK_CIRCUITS,
-    TASK_CURVES,
-    TASK_EDGES,
-    TASK_GAPS,
-    TASK_NODES,
-    TASK_TRANSFERS,
-)
+from homolog.record.tables import CIRCUITS, EDGES, TASK_CIRCUITS, TASK_NODES
 
-TASK_TABLES = (
-    TASK_CIRCUITS,
-    TASK_NODES,
-    TASK_GAPS,
-    TASK_CURVES,
-    TASK_TRANSFERS,
-    TASK_EDGES,
-)
 CHOSEN_AS = ("top", "random")
 """Of the edges that are patched for real."""
 _SCORED = ("sender", "receiver", "sender_layer", "receiver_layer", "tap", "position", "score")

@@ -28,7 +28,7 @@ from homolog.corpus.tasks import PromptPairs
 from homolog.models.base import LanguageModel
 from homolog.models.edits import Replace
 from homolog.models.mixers.attention import Attention
-from homolog.models.mixers.base import LinearMixer
+from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.mixers.projections import READS
 from homolog.models.sites import Site
 from homolog.record import circuits as names

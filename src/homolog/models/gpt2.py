@@ -9,7 +9,8 @@ import torch
 
 from homolog.axes import Residual, Tokens
 from homolog.models.decoder import Decoder, Trunk, normed
-from homolog.models.mixers.attention import Attention, AttentionParts
+from homolog.models.mixers.attention import Attention
+from homolog.models.mixers.attention_parts import AttentionParts
 from homolog.models.mixers.base import Branch
 from homolog.models.mixers.projections import FusedInTurn
 from homolog.models.mlp import MLP, plain

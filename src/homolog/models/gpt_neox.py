@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from homolog.models.decoder import Decoder, Trunk, normed
-from homolog.models.mixers.attention import Attention, AttentionParts
+from homolog.models.mixers.attention import Attention
+from homolog.models.mixers.attention_parts import AttentionParts
 from homolog.models.mixers.base import Branch
 from homolog.models.mixers.projections import FusedByHead
 from homolog.models.mlp import MLP, plain

@@ -20,7 +20,8 @@ from torch import Tensor
 from homolog.axes import Logits, Residual
 from homolog.models.decoder import Trunk, normed, times
 from homolog.models.llama import BEFORE, IN, Llama, Norms, attention_parts, hidden_of
-from homolog.models.mixers.attention import Attention, AttentionParts
+from homolog.models.mixers.attention import Attention
+from homolog.models.mixers.attention_parts import AttentionParts
 from homolog.models.mixers.base import Branch, Context, Mixer
 from homolog.models.mixers.selective_scan import SelectiveScan
 from homolog.models.mixers.ssd import SSD

@@ -17,7 +17,8 @@ from torch import Tensor
 from homolog.models.decoder import Trunk
 from homolog.models.deepseek import latent_parts
 from homolog.models.llama import IN, Llama
-from homolog.models.mixers.attention import Attention, AttentionParts
+from homolog.models.mixers.attention import Attention
+from homolog.models.mixers.attention_parts import AttentionParts
 from homolog.models.mixers.base import Branch
 from homolog.models.mixers.delta_rule import DeltaParts, DeltaRule
 from homolog.models.products import linear

@@ -14,7 +14,8 @@ from torch.nn.functional import silu
 
 from homolog.models.decoder import Decoder, Trunk, normed
 from homolog.models.llama import attention_parts
-from homolog.models.mixers.attention import Attention, AttentionParts
+from homolog.models.mixers.attention import Attention
+from homolog.models.mixers.attention_parts import AttentionParts
 from homolog.models.mixers.base import Branch, Mixer
 from homolog.models.mixers.short_convolution import ShortConvolution
 from homolog.models.mlp import MLP, OwnMLP, gated

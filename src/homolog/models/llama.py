@@ -18,7 +18,8 @@ from torch import Tensor
 
 from homolog.axes import Logits, Residual, Tokens
 from homolog.models.decoder import Decoder, Trunk, normed, times
-from homolog.models.mixers.attention import Attention, AttentionParts
+from homolog.models.mixers.attention import Attention
+from homolog.models.mixers.attention_parts import AttentionParts
 from homolog.models.mixers.base import Branch, Norm
 from homolog.models.mixers.projections import FusedInTurn, Projections, Separate
 from homolog.models.mlp import MLP, OwnMLP, gated, gated_fused, plain

@@ -8,7 +8,8 @@ from typing import Any
 from homolog.models.decoder import Decoder, Trunk
 from homolog.models.llama import attention_parts
 from homolog.models.mamba import cast_normed
-from homolog.models.mixers.attention import Attention, AttentionParts
+from homolog.models.mixers.attention import Attention
+from homolog.models.mixers.attention_parts import AttentionParts
 from homolog.models.mixers.base import Branch
 from homolog.models.mixers.ssd import SSD
 from homolog.models.mlp import MLP, OwnMLP, plain

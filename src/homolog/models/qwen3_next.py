@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from homolog.models.llama import IN, Llama, attention_parts
-from homolog.models.mixers.attention import Attention, AttentionParts
+from homolog.models.mixers.attention import Attention
+from homolog.models.mixers.attention_parts import AttentionParts
 from homolog.models.mixers.base import Branch
 from homolog.models.mixers.delta_rule import DeltaParts, DeltaRule
 from homolog.models.mixers.projections import WithGate

@@ -14,7 +14,8 @@ from torch import Tensor
 from homolog.axes import Logits, Residual, Tokens
 from homolog.models.decoder import Decoder, Trunk, normed
 from homolog.models.llama import attention_parts, hidden_of
-from homolog.models.mixers.attention import Attention, AttentionParts
+from homolog.models.mixers.attention import Attention
+from homolog.models.mixers.attention_parts import AttentionParts
 from homolog.models.mixers.base import Branch, Context, Mixer
 from homolog.models.mixers.rg_lru import FIRST, RGLRU
 from homolog.models.mlp import MLP

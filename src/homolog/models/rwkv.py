@@ -17,7 +17,8 @@ from homolog.axes import Residual, Tokens
 from homolog.models.decoder import Decoder, Trunk, normed
 from homolog.models.guards import never_rescale
 from homolog.models.mixers.base import Branch
-from homolog.models.mixers.rwkv import ChannelMixing, TimeMixing
+from homolog.models.mixers.channel_mixing import ChannelMixing
+from homolog.models.mixers.time_mixing import TimeMixing
 from homolog.models.widening import apply_norm
 
 

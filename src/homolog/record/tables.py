@@ -648,6 +648,15 @@ TASK_EDGES = _table(
     **_EDGE,
     in_circuit=(BOOL, "whether it is among the strongest"),
 )
+TASK_TABLES = (
+    TASK_CIRCUITS,
+    TASK_NODES,
+    TASK_GAPS,
+    TASK_CURVES,
+    TASK_TRANSFERS,
+    TASK_EDGES,
+)
+"""Of the circuits of tasks."""
 
 TABLES = (
     MATCHES,
@@ -676,12 +685,7 @@ TABLES = (
     OFFSETS,
     EDGES,
     HIDDEN_ATTENTION,
-    TASK_CIRCUITS,
-    TASK_NODES,
-    TASK_GAPS,
-    TASK_CURVES,
-    TASK_TRANSFERS,
-    TASK_EDGES,
+    *TASK_TABLES,
 )
 """All that ship; an analysis from elsewhere brings its own."""
 

@@ -11,7 +11,8 @@ import torch
 from tests.models.helpers import TOKENS, tiny
 
 from homolog.models import Replace
-from homolog.models.mixers.base import LinearMixer, at_positions
+from homolog.models.mixers.base import at_positions
+from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.taps import NOTHING
 
 LENGTHS = (1, 2, 3, 4, 11)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from homolog.models import Replace
 from homolog.models.mixers.base import at_positions
+from homolog.models.mixers.channel_mixing import ChannelMixing
 from homolog.models.mixers.mlstm import MLSTM
 from homolog.models.mixers.rg_lru import RGLRU
-from homolog.models.mixers.rwkv import ChannelMixing, TimeMixing
 from homolog.models.mixers.short_convolution import ShortConvolution
+from homolog.models.mixers.time_mixing import TimeMixing
 from homolog.models.taps import NOTHING
 
 pytestmark = pytest.mark.usefixtures("one_thread")

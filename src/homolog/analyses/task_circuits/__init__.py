@@ -14,14 +14,7 @@ from homolog.analyses.material import Material
 from homolog.analyses.records import Records
 from homolog.analyses.task_circuits.figures import curve_figure
 from homolog.analyses.task_circuits.summary import section_values, table_lines
-from homolog.record.tables import (
-    TASK_CIRCUITS,
-    TASK_CURVES,
-    TASK_EDGES,
-    TASK_GAPS,
-    TASK_NODES,
-    TASK_TRANSFERS,
-)
+from homolog.record.tables import TASK_CIRCUITS, TASK_TABLES
 
 CHAPTER = "Circuits of tasks"
 
@@ -38,7 +31,7 @@ def _values(records: Records) -> Mapping[str, Any] | None:
 ANALYSIS = Analysis(
     "task_circuits",
     "find circuits of tasks",
-    tables=(TASK_CIRCUITS, TASK_NODES, TASK_GAPS, TASK_CURVES, TASK_TRANSFERS, TASK_EDGES),
+    tables=TASK_TABLES,
     wanted=lambda recipe: recipe.circuits is not None and bool(recipe.circuits.discovered),
     units=each_model,
     measure="homolog.analyses.task_circuits.measure:measure_model",

@@ -11,13 +11,12 @@ from homolog.analyses.analysis import Tables
 from homolog.analyses.material import Material
 from homolog.circuits.ability import TaskAbility
 from homolog.circuits.prompts import Unable
-from homolog.circuits.tables import TASK_TABLES
 from homolog.circuits.task_circuit import TaskCircuit, find_circuit, row_of_ability, transfers
 from homolog.corpus.tasks.asked import asked_pairs, task_label
 from homolog.errors import InputError
 from homolog.models import LanguageModel
 from homolog.record.recipe import Circuits
-from homolog.record.tables import TASK_CIRCUITS, TASK_TRANSFERS
+from homolog.record.tables import TASK_CIRCUITS, TASK_TABLES, TASK_TRANSFERS
 
 logger = logging.getLogger("homolog")
 
@@ -30,7 +29,7 @@ def measure_model(material: Material, name: str) -> Tables:
 def discover_tasks(
     model: LanguageModel, name: str, settings: Circuits, seed: int
 ) -> dict[str, pl.DataFrame]:
-    """The tables of one model, `circuits.tables.TASK_TABLES`, and of all its tasks."""
+    """The tables of one model, `record.tables.TASK_TABLES`, and of all its tasks."""
     parts: list[dict[str, pl.DataFrame]] = []
     circuits: list[TaskCircuit] = []
     for task in settings.discovered:

@@ -14,9 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from homolog.models.mixers.base import Context, Inputs, LinearMixer
+from homolog.models.mixers.base import Context, Inputs, Norm
+from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.taps import Taps
 from homolog.models.widening import widened
+
+CONVOLUTION = ("mixer_in", "conv_in", "gate_in", "conv_taps", "conv_out")
+"""The sites of a convolved mixer up to there."""
 
 
 class Convolution:
@@ -69,11 +73,19 @@ class Convolution:
 
 
 class ConvolvedMixer(LinearMixer):
-    """A linear mixer whose local part is a convolution, with the sites conv_in to conv_out."""
+    """A linear mixer whose local part is a convolution.
 
+    conv   the convolution's module
+    """
+
+    stream, out = "mixer_in", "mixer_out"
     local: str = "conv_in"
     local_taps, local_out = "conv_taps", "conv_out"
-    convolution: Convolution
+
+    def __init__(self, layer: int, norm: Norm, conv: Any) -> None:
+        self.layer, self.norm = layer, norm
+        self.convolution = Convolution(layer, conv)
+        self.reach = self.convolution.width - 1
 
     @abstractmethod
     def projected(self, h: Tensor) -> tuple[Tensor, Inputs]:
@@ -82,6 +94,13 @@ class ConvolvedMixer(LinearMixer):
     @abstractmethod
     def written(self, conv_out: Tensor) -> Inputs:
         """What of a position's inputs its convolution's output (..., channel) gives."""
+
+    def convolved(self, h: Tensor, taps: Taps) -> tuple[Tensor, Inputs]:
+        """In a pass: the convolution's output, and what else of the inputs the stream gives."""
+        layer = self.layer
+        x, others = self.projected(taps("mixer_in", layer, h))
+        x, z = taps("conv_in", layer, x), taps("gate_in", layer, others["gate_in"])
+        return taps("conv_out", layer, self.convolution.tapped(x, taps)), others | {"gate_in": z}
 
     def enter(self, h: Tensor, context: Context) -> Inputs:
         x, others = self.projected(h)

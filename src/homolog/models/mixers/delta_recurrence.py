@@ -16,8 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from homolog.models.mixers.recurrence import Start
 from homolog.models.scan import delta_carry, delta_scan
 from homolog.models.widening import widened
+
+LENGTH_EPS = 1e-6  # of all families' kernels
 
 
 class DeltaInputs(NamedTuple):
@@ -78,6 +81,18 @@ class DeltaInputs(NamedTuple):
         states = None if result.states is None else result.states.mT.flatten(-3, -2)
         return result.y.flatten(-2), result.last_state.mT.flatten(-3, -2), states
 
+    def until(
+        self, stop: int, read: Sequence[int], written: Sequence[int]
+    ) -> tuple[Start, list[Tensor]]:
+        """The scan up to `stop`, with the states and the writes of those positions before it."""
+        read, written = ([p for p in asked if p < stop] for asked in (read, written))
+        needed = sorted({*read, *(p - 1 for p in written if p)})
+        y, last, states = self.at(slice(stop)).scan(needed)
+        each = [] if states is None else list(states.unbind(1))
+        after = dict(zip(needed, each, strict=True)) | {-1: torch.zeros_like(last)}
+        writes = [self.at(p).write(self.at(p).decayed(after[p - 1])) for p in written]
+        return Start(y, torch.stack([after[p] for p in read], 1) if read else None, last), writes
+
     def carry(self, change: Tensor, start: Tensor, stop: int) -> Tensor:
         """What a change of the state after `start` has become after `stop`."""
         by_head, log_decay = self._by_head(change).mT, self._log_decay()
@@ -104,3 +119,8 @@ class DeltaInputs(NamedTuple):
     def _under(self, state: Tensor, key: Tensor) -> Tensor:
         """What a state holds under a key of each head, (..., head, d_value)."""
         return (self._by_head(state) @ self._each_head(key).unsqueeze(-1)).squeeze(-1)
+
+
+def of_length_one(x: Tensor) -> Tensor:
+    """Queries or keys over their length, along the last axis."""
+    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + LENGTH_EPS)

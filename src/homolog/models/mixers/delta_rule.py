@@ -34,17 +34,15 @@ from transformers.activations import ACT2FN
 
 from homolog.axes import Residual
 from homolog.models.mixers.base import Context, Inputs, Norm
-from homolog.models.mixers.convolution import Convolution, ConvolvedMixer
-from homolog.models.mixers.delta_recurrence import DeltaInputs
-from homolog.models.mixers.recurrence import Start, recur
+from homolog.models.mixers.convolution import CONVOLUTION, ConvolvedMixer
+from homolog.models.mixers.delta_recurrence import DeltaInputs, of_length_one
+from homolog.models.mixers.recurrence import recur
 from homolog.models.products import linear
 from homolog.models.taps import NOTHING, Taps
 from homolog.models.widening import widened
 
-CONVOLUTION = ("mixer_in", "conv_in", "gate_in", "conv_taps", "conv_out")
 HEADS = ("query", "key", "value")
 OUTPUT = ("write", "state", "y", "gate", "mixer_out")
-LENGTH_EPS = 1e-6  # of all families' kernels
 
 
 @dataclass(frozen=True)
@@ -80,12 +78,10 @@ class DeltaRule(ConvolvedMixer):
 
     kind = "delta rule"
     readout = "y"
-    stream, out = "mixer_in", "mixer_out"
 
     def __init__(self, layer: int, norm: Norm, parts: DeltaParts) -> None:
-        self.layer, self.norm, self.parts = layer, norm, parts
-        self.convolution = Convolution(layer, parts.conv)
-        self.reach = self.convolution.width - 1
+        super().__init__(layer, norm, parts.conv)
+        self.parts = parts
         self.by_channel = parts.dt_bias.numel() != parts.n_heads
         self.decay = "key_decay" if self.by_channel else "decay"
         self.sites = (*CONVOLUTION, *HEADS, "beta", self.decay, *OUTPUT)
@@ -93,12 +89,10 @@ class DeltaRule(ConvolvedMixer):
 
     def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
         layer = self.layer
-        x, others = self.projected(taps("mixer_in", layer, h))
-        x, z = taps("conv_in", layer, x), taps("gate_in", layer, others["gate_in"])
-        conv_out = taps("conv_out", layer, self.convolution.tapped(x, taps))
+        conv_out, others = self.convolved(h, taps)
         values = others | self.written(conv_out)
         inputs = {kind: taps(kind, layer, values[kind]) for kind in (*HEADS, "beta", self.decay)}
-        return self._leave(taps("y", layer, self._scan(inputs, taps)), z, taps)
+        return self._leave(taps("y", layer, self._scan(inputs, taps)), others["gate_in"], taps)
 
     def projected(self, h: Tensor) -> tuple[Tensor, Inputs]:
         x, z, b, a = self.parts.project(self.norm(h))
@@ -141,7 +135,7 @@ class DeltaRule(ConvolvedMixer):
         edited = taps.edited_positions((self.decay, "write", "state"), layer, length)
         stop = edited[0] if edited else length
         read, written = (taps.read_positions(kind, layer, length) for kind in ("state", "write"))
-        first, writes = until(stop, drive, read, written)
+        first, writes = drive.until(stop, read, written)
 
         def step(t: int, state: Tensor) -> Tensor:
             decayed = drive.at(t).decayed(state)
@@ -200,21 +194,3 @@ class DeltaRule(ConvolvedMixer):
 
     def leave(self, at: Inputs, readout: Tensor) -> Tensor:
         return self._leave(readout, at["gate_in"])
-
-
-def of_length_one(x: Tensor) -> Tensor:
-    """x over its length along the last axis."""
-    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + LENGTH_EPS)
-
-
-def until(
-    stop: int, drive: DeltaInputs, read: Sequence[int], written: Sequence[int]
-) -> tuple[Start, list[Tensor]]:
-    """The scan up to `stop`, with the states and the writes of those positions before it."""
-    read, written = ([p for p in asked if p < stop] for asked in (read, written))
-    needed = sorted({*read, *(p - 1 for p in written if p)})
-    y, last, states = drive.at(slice(stop)).scan(needed)
-    each = [] if states is None else list(states.unbind(1))
-    after = dict(zip(needed, each, strict=True)) | {-1: torch.zeros_like(last)}
-    writes = [drive.at(p).write(drive.at(p).decayed(after[p - 1])) for p in written]
-    return Start(y, torch.stack([after[p] for p in read], 1) if read else None, last), writes

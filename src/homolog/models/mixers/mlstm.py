@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from homolog.axes import Residual
-from homolog.models.mixers.base import Context, Inputs, LinearMixer, Norm
+from homolog.models.mixers.base import Context, Inputs, Norm
+from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.mixers.recurrence import Start, recur
 from homolog.models.products import linear
 from homolog.models.scan import linear_carry, linear_scan

@@ -27,7 +27,7 @@ from torch import Tensor
 from homolog.axes import Residual
 from homolog.models.mixers.base import Context, Inputs, Norm
 from homolog.models.mixers.channels import all_states, tapped_states
-from homolog.models.mixers.convolution import Convolution, ConvolvedMixer
+from homolog.models.mixers.convolution import CONVOLUTION, ConvolvedMixer
 from homolog.models.products import linear
 from homolog.models.scan import linear_carry
 from homolog.models.taps import NOTHING, Taps
@@ -44,30 +44,27 @@ class RGLRU(ConvolvedMixer):
     kind = "RG-LRU"
     channelwise = True
     readout = "y"
-    stream, out = "mixer_in", "mixer_out"
     sites = (
-        *("mixer_in", "conv_in", "gate_in", "conv_taps", "conv_out", *GATES),
+        *CONVOLUTION,
+        *GATES,
         *("A_bar", "B_bar", "write", "state", "y", "gate", "mixer_out"),
     )
     inputs = ("conv_in", "gate_in", "conv_out", *GATES)
 
     def __init__(self, layer: int, norm: Norm, module: Any) -> None:
-        self.layer, self.norm, self.module = layer, norm, module
-        self.convolution = Convolution(layer, module.conv_1d)
-        self.reach = self.convolution.width - 1
+        super().__init__(layer, norm, module.conv_1d)
+        self.module = module
 
     def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
         layer = self.layer
-        x, others = self.projected(taps("mixer_in", layer, h))
-        x, z = taps("conv_in", layer, x), taps("gate_in", layer, others["gate_in"])
-        x = taps("conv_out", layer, self.convolution.tapped(x, taps))
+        x, others = self.convolved(h, taps)
         r, i = (taps(kind, layer, gate) for kind, gate in zip(GATES, self._gates(x), strict=True))
         log_decay = self._log_decay(r)
         factor = input_factor(log_decay, i, _first(context))
         B_bar = taps("B_bar", layer, factor.unsqueeze(-1))
         write = B_bar * widened(x).unsqueeze(-1)
         states = tapped_states(log_decay.unsqueeze(-1), write, "A_bar", layer, taps)
-        return self._leave(taps("y", layer, states.squeeze(-1)), z, taps)
+        return self._leave(taps("y", layer, states.squeeze(-1)), others["gate_in"], taps)
 
     def projected(self, h: Tensor) -> tuple[Tensor, Inputs]:
         normed = self.norm(h)

@@ -7,9 +7,8 @@
     state, y     = selective scan of u, dt, A = -exp(A_log), B, C    A_bar, B_bar, write, state, y
     out          = out_proj((y + D * u) * SiLU(z))               skip, gate, mixer_out
 
-A_log, D and the scan never go below float32.  The scan never holds the state of every position
-unless a run reads it.  Where a run edits A_bar, B_bar, write or state, that layer runs the plain
-recurrence from the first edited position on, and the scan up to there.
+A_log, D and the scan never go below float32.  The recurrence by itself is in
+`selective_recurrence.py`.
 """
 
 from __future__ import annotations
@@ -23,17 +22,14 @@ from torch import Tensor
 
 from homolog.axes import Residual
 from homolog.models.mixers.base import Context, Inputs, Norm
-from homolog.models.mixers.convolution import Convolution, ConvolvedMixer
-from homolog.models.mixers.recurrence import Start, recur
+from homolog.models.mixers.convolution import CONVOLUTION, ConvolvedMixer
+from homolog.models.mixers.selective_recurrence import RECURRENCE, discretise, tapped_scan
 from homolog.models.products import linear, project
 from homolog.models.scan import ScanInputs, propagate, selective_scan
 from homolog.models.taps import NOTHING, Taps
 from homolog.models.widening import widened
 
-CONVOLUTION = ("mixer_in", "conv_in", "gate_in", "conv_taps", "conv_out")
 SELECTION = ("ssm_input", "dt", "B", "C")
-# sites with a state of every channel at every position
-RECURRENCE = ("A_bar", "B_bar", "write", "state")
 # as a dt it decays nothing in float64; what is divided by it stays finite in float32
 SMALLEST_STEP = 1e-20
 OUTPUT = ("y", "skip", "gate", "mixer_out")
@@ -48,7 +44,6 @@ class SelectiveScan(ConvolvedMixer):
     kind = "selective scan"
     channelwise = True
     readout = "y"
-    stream, out = "mixer_in", "mixer_out"
     sites = (*CONVOLUTION, *SELECTION, *RECURRENCE, *OUTPUT)
     neurons = ("ssm_input", "gate")
     inputs = ("conv_in", "gate_in", *SELECTION)
@@ -56,21 +51,18 @@ class SelectiveScan(ConvolvedMixer):
     def __init__(
         self, layer: int, norm: Norm, module: Any, norms: tuple[Norm, Norm, Norm] | None = None
     ) -> None:
-        self.layer, self.norm, self.module, self.norms = layer, norm, module, norms
-        self.convolution = Convolution(layer, module.conv1d)
-        self.reach = self.convolution.width - 1
+        super().__init__(layer, norm, module.conv1d)
+        self.module, self.norms = module, norms
 
     def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
         layer = self.layer
-        x, others = self.projected(taps("mixer_in", layer, h))
-        x, z = taps("conv_in", layer, x), taps("gate_in", layer, others["gate_in"])
-        conv_out = taps("conv_out", layer, self.convolution.tapped(x, taps))
+        conv_out, others = self.convolved(h, taps)
         u = taps("ssm_input", layer, self.module.act(conv_out))
         dt, B, C = self._selection(u)
         dt, B, C = taps("dt", layer, dt), taps("B", layer, B), taps("C", layer, C)
         inputs = ScanInputs(widened(u), dt, self.A, B, C)
-        y = taps("y", layer, self._scan(inputs, taps))
-        return self._leave(u, y, z, taps)
+        y = taps("y", layer, tapped_scan(inputs, layer, taps))
+        return self._leave(u, y, others["gate_in"], taps)
 
     @property
     def A(self) -> Tensor:
@@ -102,44 +94,6 @@ class SelectiveScan(ConvolvedMixer):
         gated = (y + skip) * taps("gate", self.layer, mixer.act(z))
         out = linear(mixer.out_proj, gated.to(mixer.out_proj.weight.dtype))
         return taps("mixer_out", self.layer, out)
-
-    def _scan(self, inputs: ScanInputs, taps: Taps) -> Tensor:
-        layer, length = self.layer, inputs.u.shape[1]
-        edited = taps.edited_positions(RECURRENCE, layer, length)
-        if edited:
-            return self._recur(inputs, edited[0], taps)
-        self._read_discretised(inputs, taps)
-        wanted = taps.read_positions("state", layer, length)
-        result = selective_scan(*inputs, return_states=wanted or False)
-        if result.states is not None:
-            taps.store("state", layer, wanted, result.states, length)
-        return result.y
-
-    def _read_discretised(self, inputs: ScanInputs, taps: Taps) -> None:
-        layer, length = self.layer, inputs.u.shape[1]
-        for part, kind in enumerate(RECURRENCE[:3]):
-            if at := taps.read_positions(kind, layer, length):
-                u, dt, A, B, _ = inputs.at(at)
-                taps.store(kind, layer, at, discretise(u, dt, A, B)[part], length)
-
-    def _recur(self, inputs: ScanInputs, start: int, taps: Taps) -> Tensor:
-        """y of the plain recurrence, with edits in it from `start` on; up to there of the scan."""
-        layer = self.layer
-        u, dt, A, B, C = inputs
-        length = u.shape[1]
-        A_bar, B_bar, _ = discretise(u, dt, A, B)
-        A_bar, B_bar = taps("A_bar", layer, A_bar), taps("B_bar", layer, B_bar)
-        write = taps("write", layer, B_bar * u.unsqueeze(-1))
-        early = [p for p in taps.read_positions("state", layer, length) if p < start]
-        scanned = selective_scan(*inputs.at(slice(start)), return_states=early or False)
-        return recur(
-            Start(scanned.y, scanned.states, scanned.last_state),
-            range(start, length),
-            lambda t, state: A_bar[:, t] * state + write[:, t],
-            lambda t, state: (state * C[:, t, None]).sum(-1),
-            layer,
-            taps,
-        )
 
     # --- the protocol
 
@@ -210,12 +164,3 @@ class SelectiveScan(ConvolvedMixer):
 
     def _discretised(self, at: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         return discretise(widened(at["ssm_input"]), at["dt"], self.A, at["B"])
-
-
-def discretise(u: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A_bar = exp(dt A), B_bar = dt B and the write B_bar u, (..., d_inner, d_state) each.
-
-    u and dt (..., d_inner), A (d_inner, d_state), B (..., d_state).
-    """
-    B_bar = dt.unsqueeze(-1) * B.unsqueeze(-2)
-    return torch.exp(dt.unsqueeze(-1) * A), B_bar, B_bar * u.unsqueeze(-1)

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from homolog.models.mixers.base import Inputs, LinearMixer
+from homolog.models.mixers.base import Inputs
+from homolog.models.mixers.linear_mixer import LinearMixer
 
 
 class ShiftRegister(LinearMixer):

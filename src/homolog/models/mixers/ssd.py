@@ -29,14 +29,13 @@ from torch import Tensor
 
 from homolog.axes import Residual
 from homolog.models.mixers.base import Context, Inputs, Norm
-from homolog.models.mixers.convolution import Convolution, ConvolvedMixer
+from homolog.models.mixers.convolution import CONVOLUTION, ConvolvedMixer
 from homolog.models.mixers.recurrence import Start, recur
 from homolog.models.mixers.ssd_recurrence import SSDInputs, scale_heads
 from homolog.models.products import linear
 from homolog.models.taps import NOTHING, Taps
 from homolog.models.widening import widened
 
-CONVOLUTION = ("mixer_in", "conv_in", "gate_in", "conv_taps", "conv_out")
 SELECTION = ("ssm_input", "head_dt", "B", "C")
 RECURRENCE = ("decay", "write", "state")
 OUTPUT = ("y", "skip", "gate", "mixer_out")
@@ -50,26 +49,22 @@ class SSD(ConvolvedMixer):
 
     kind = "SSD"
     readout = "y"
-    stream, out = "mixer_in", "mixer_out"
     sites = (*CONVOLUTION, *SELECTION, *RECURRENCE, *OUTPUT)
     neurons = ("ssm_input", "gate")
     inputs = ("conv_in", "gate_in", *SELECTION)
 
     def __init__(self, layer: int, norm: Norm, module: Any, after: Norm | None = None) -> None:
-        self.layer, self.norm, self.module, self.after = layer, norm, module, after
-        self.convolution = Convolution(layer, module.conv1d)
-        self.reach = self.convolution.width - 1
+        super().__init__(layer, norm, module.conv1d)
+        self.module, self.after = module, after
         self.heads, self.groups = module.num_heads, module.n_groups
 
     def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
         layer = self.layer
-        conv_in, others = self.projected(taps("mixer_in", layer, h))
-        conv_in, z = taps("conv_in", layer, conv_in), taps("gate_in", layer, others["gate_in"])
-        conv_out = taps("conv_out", layer, self.convolution.tapped(conv_in, taps))
+        conv_out, others = self.convolved(h, taps)
         values = others | self.written(conv_out)
         inputs = self.driven_by({kind: taps(kind, layer, values[kind]) for kind in SELECTION})
         y = taps("y", layer, self._scan(inputs, taps))
-        return self._leave(inputs.x, y, z, taps)
+        return self._leave(inputs.x, y, others["gate_in"], taps)
 
     def driven_by(self, inputs: Inputs) -> SSDInputs:
         """The recurrence of what positions enter with."""

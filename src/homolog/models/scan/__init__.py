@@ -4,10 +4,10 @@
 gated linear attention, RG-LRU), `delta_scan` the gated delta rule (Qwen3-Next, Kimi Linear).
 """
 
-from homolog.models.scan.carry import delta_carry, delta_response, linear_carry, linear_response
+from homolog.models.scan.carry import delta_carry, linear_carry
 from homolog.models.scan.delta import delta_scan
 from homolog.models.scan.inputs import ScanInputs, ScanResult
-from homolog.models.scan.linear import propagate, response
+from homolog.models.scan.linear import propagate
 from homolog.models.scan.linear_attention import linear_scan
 from homolog.models.scan.selective import selective_scan
 
@@ -15,12 +15,9 @@ __all__ = [
     "ScanInputs",
     "ScanResult",
     "delta_carry",
-    "delta_response",
     "delta_scan",
     "linear_carry",
-    "linear_response",
     "linear_scan",
     "propagate",
-    "response",
     "selective_scan",
 ]

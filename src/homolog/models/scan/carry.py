@@ -5,7 +5,6 @@ changes by D[s] (because the write at s did, or the state itself was edited ther
 
     D[t] = exp(log_decay[t]) * D[t-1]                              linear attention
          = (I - beta[t] k[t] k[t]^T) (exp(log_decay[t]) * D[t-1])  delta rule
-    change of y[t] = D[t]^T q[t]   t >= s, else 0
 
 whatever the other writes are.  Several edits add up.  In linear attention D[t] is D[s] times a
 product of decays; the rest is the scan itself, with v = 0, from the state D[s].  `linear.py` is
@@ -25,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from homolog.models.scan.inputs import MatrixInputs, ScanResult
-from homolog.models.scan.linear import Position, column, position_of, positions_between
+from homolog.models.scan.linear import Position, column, positions_between
 from homolog.models.scan.matrix import matrix_scan
 
 SPAN = 256  # positions over which a change is carried at once: bounds what the scan's y needs
@@ -85,48 +84,6 @@ def delta_carry(
         return change
 
     return _by_patch(carried, delta, start, stop)
-
-
-def linear_response(
-    delta: Float[Tensor, "*patch batch head d_k d_v"],
-    q: Float[Tensor, "batch position group d_k"],
-    log_decay: Float[Tensor, "batch position head _ _"],
-    start: Position,
-) -> Float[Tensor, "*patch batch position head d_v"]:
-    """The change of y at every position when the state at `start` changes by `delta`.
-
-    It is zero before `start`; no state is kept.  Positions are given as in `linear_carry`.
-    Differentiable in delta, q and log_decay.
-    Errors: InputError when a position lies outside.
-    """
-    return _response(delta, MatrixInputs(q, q, q, log_decay, None), start)
-
-
-def delta_response(
-    delta: Float[Tensor, "*patch batch head d_k d_v"],
-    q: Float[Tensor, "batch position group d_k"],
-    k: Float[Tensor, "batch position group d_k"],
-    beta: Float[Tensor, "batch position head"],
-    log_decay: Float[Tensor, "batch position head _"],
-    start: Position,
-) -> Float[Tensor, "*patch batch position head d_v"]:
-    """The same as `linear_response` for the delta rule; differentiable in k and beta too."""
-    return _response(delta, MatrixInputs(q, k, k, log_decay, beta), start)
-
-
-def _response(delta: Tensor, inputs: MatrixInputs, start: Position) -> Tensor:
-    length = inputs.q.shape[1]
-    start = position_of("start", start, delta.shape[:-3], length)
-
-    def response(change: Tensor, start: Position, _stop: Position) -> Tensor:
-        first = _first(start)
-        # the step at the start itself changes nothing, and y is read after it
-        y = _scan(inputs, change, slice(first, length), start, length - 1).y
-        t = torch.arange(first, length, device=y.device)
-        y = torch.where((t >= column(start, t))[..., None, None], y, 0.0)
-        return torch.cat([y.new_zeros(y.shape[0], first, *y.shape[2:]), y], 1)
-
-    return _by_patch(response, delta, start, length - 1)
 
 
 def _by_patch(

@@ -4,7 +4,7 @@
     n[t] = a n[t-1] + w[t] v[t],    d[t] = a d[t-1] + w[t]
 
 for each channel, with n and d zero before the first position.  All float64, on the CPU; where
-gradients or states are asked for, `mixers/rwkv.py` has the same in parts.
+gradients or states are asked for, `mixers/time_mixing.py` has the same in parts.
 """
 
 from __future__ import annotations

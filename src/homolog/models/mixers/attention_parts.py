@@ -1,0 +1,70 @@
+"""What an attention layer is made of, as its family has it: what an adapter says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from homolog.models.mixers.base import Context, Norm, Rotary
+from homolog.models.mixers.projections import READS, Projections, Read
+from homolog.models.mixers.rotary import rotate
+
+
+@dataclass(frozen=True)
+class AttentionParts:
+    """The parts of a layer.
+
+    project          queries, keys and values of the normed stream
+    out              the module that projects the flattened heads
+    n_heads, n_kv_heads, d_head   d_head of queries and keys
+    scale            factor of the scores
+    rotary, table, turn     whether queries and keys are rotated, by which of the context's tables,
+                     and how
+    window           how many positions a query sees, its own among them; None: all
+    soft_cap         of the scores
+    sinks            (head,): the score of each head's sink
+    norms            of queries, keys and, where there are three, values (..., head, d_head), before
+                     rotary positions
+    late_norms       of queries and keys once rotated
+    gate             what the heads are multiplied with, (..., head, d_value), of the normed stream
+    after            what is done to the output before it is added: a norm, a factor
+    """
+
+    project: Projections
+    out: Any
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    scale: float
+    rotary: bool = True
+    table: str | None = None
+    turn: Callable[[Tensor, Rotary], Tensor] = rotate
+    window: int | None = None
+    soft_cap: float | None = None
+    sinks: Tensor | None = None
+    norms: tuple[Norm, ...] | None = None
+    late_norms: tuple[Norm, Norm] | None = None
+    gate: Callable[[Tensor], Tensor] | None = None
+    after: Norm | None = None
+
+    def norm_of(self, read: Read) -> Norm | None:
+        """The norm of queries, keys or values before rotary positions."""
+        norms, place = self.norms or (), READS.index(read)
+        return norms[place] if place < len(norms) else None
+
+    def normed(self, read: Read, x: Tensor) -> Tensor:
+        """Queries, keys or values before rotary positions, as projected."""
+        norm = self.norm_of(read)
+        return x if norm is None else norm(x)
+
+    def rotary_of(self, context: Context) -> Rotary:
+        """What rotates queries and keys."""
+        return context[self.table] if self.rotary else None
+
+    def turned(self, read: Read, x: Tensor, rotary: Rotary) -> Tensor:
+        """Queries or keys as the scores take them."""
+        x, norms = self.turn(x, rotary), self.late_norms
+        return x if norms is None else norms[READS.index(read)](x)
