@@ -62,37 +62,29 @@ def stage(recipe: Recipe, title: str, pace: Pace = PACE) -> Stage:
     return next(stage for stage in Costs(recipe, pace).stages if stage.title == title)
 
 
-class Planted:
-    """A model whose passes take known seconds of a clock that nothing else moves."""
-
-    n_layers, now = 12, 0.0
-
-    def __init__(self, block: float, read_out: float) -> None:
-        self.block, self.read_out = block, read_out
-        self.plain = self
-
-    def embedding(self) -> torch.nn.Embedding:
-        return torch.nn.Embedding(1000, 4)
-
-    def run(
-        self, tokens: torch.Tensor, capture: list[Site], stop_after: Site
-    ) -> dict[Site, torch.Tensor]:
-        assert stop_after.layer is not None and capture == [stop_after]
-        self.now += tokens.numel() * (stop_after.layer + 1) * self.block
-        return {stop_after: torch.zeros(*tokens.shape, 4)}
-
-    def continue_from(self, layer: int, h: torch.Tensor) -> torch.Tensor:
-        self.now += h.shape[0] * h.shape[1] * ((self.n_layers - 1 - layer) * 99 + self.read_out)
-        return torch.zeros(*h.shape[:2], 1000)
-
-
 @pytest.mark.parametrize("block", [1e-7, 1e-5, 1e-3])
-def test_a_pass_is_timed_in_seconds(block: float) -> None:
-    """Two windows to begin with, then as many as take a second, and an eighth for the read-out."""
-    model = Planted(block, block)
-    timed = timed_pass(model, 64, lambda: model.now)  # type: ignore[arg-type]
+def test_a_pass_is_timed_in_seconds(block: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that passes alone move: two windows, then as many as take a second."""
+    now, model = 0.0, homolog.load("zoo:transformer-s0")
+    run, continue_from = model.run, model.continue_from
+
+    def blocks(tokens: torch.Tensor, capture: list[Site], stop_after: Site) -> Any:
+        nonlocal now
+        assert stop_after == Site("resid", 3) and capture == [stop_after]
+        now += tokens.numel() * 4 * block
+        return run(tokens, capture=capture, stop_after=stop_after)
+
+    def read_out(layer: int, h: torch.Tensor) -> torch.Tensor:
+        nonlocal now
+        assert layer == 3
+        now += h.shape[0] * h.shape[1] * block
+        return continue_from(layer, h)
+
+    monkeypatch.setattr(model, "run", blocks)
+    monkeypatch.setattr(model, "continue_from", read_out)
+    timed = timed_pass(model, 64, lambda: now)
     assert timed.block == pytest.approx(block) and timed.read_out == pytest.approx(block)
-    assert model.now < 2.5 + 4 * 64 * 8 * block
+    assert now < 1.5 + 4 * 64 * 4 * block
 
 
 def timed_recipe(**changes: Any) -> tuple[Recipe, Pace]:
@@ -111,8 +103,10 @@ def test_reading_by_hand_where_passes_were_timed() -> None:
     assert sinks.seconds == pytest.approx(TOKENS * 8 * 2e-3)
     kept, _ = timed_recipe(corpus=recipe.corpus.values() | {"sinks": "keep"})
     assert not any("sinks" in stage.title for stage in Costs(kept, pace).stages)
-    neurons, _ = timed_recipe(controls={"neurons": True})
+    neurons, _ = timed_recipe(controls=recipe.controls.values() | {"neurons": True})
     assert stage(neurons, "neurons of mamba-s0", pace).seconds == sinks.seconds
+    met = stage(neurons, "match transformer-s0 and mamba-s0 (neurons)", pace).seconds
+    assert met == pytest.approx(2 * TOKENS * (4 * 512) * (8 * 512) / pace.double)
     some, _ = timed_recipe(
         models=[{"ref": "zoo:transformer-s0"}, {"ref": "zoo:mamba-s0", "layers": "0.5"}]
     )

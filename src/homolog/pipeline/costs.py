@@ -62,7 +62,6 @@ PER_PAGE = 1.5  # the page of a pair of models
 CAUSAL_TOKENS = 2000  # read by both models for each pair of features
 CIRCUIT_PASSES = 8  # over all prompts, a block
 TASK_PASSES = 150  # over the prompts of a task, beside those for each node of its circuit
-DOUBLE = 2  # times as slow: products in float64 beside those in float32
 DENSE = 1 / 8  # `matching.columns.DENSE_DENSITY`
 L0_SHARE = 1 / 16  # of d_model, where a penalty decides: 8 of 128, 26 of 576 and 122 of 640 seen
 DENSER = 1.8  # L0 goes with this power of 1 / l1: 5 to 105 of 128 as l1 falls from 4 to 1
@@ -259,7 +258,7 @@ class Costs:
         pairs, tokens = a.n_layers * b.n_layers, self.recipe.corpus.match_tokens
         scattered = a.width * b.width * CELL + tokens * a.sparse * b.sparse * ADD
         scattered += tokens * (a.sparse * b.n_dense + b.sparse * a.n_dense) * ADD_DENSE
-        dense = 2 * tokens * a.n_dense * b.n_dense * DOUBLE / self.pace.products
+        dense = 2 * tokens * a.n_dense * b.n_dense / self.pace.double
         seconds = pairs * passes * (scattered * self.pace.shared + dense + PASS)
         seconds += tokens * self._entries(a, b) * RESAMPLED * self.pace.shared
         if "residuals" in plan.comparison.spaces:
@@ -299,8 +298,8 @@ class Costs:
             *((self.n_chosen(m), self.sizes[m.name].n_neurons) for m in sides),
             strict=True,
         )
-        products = 2.0 * tokens * math.prod(layers) * math.prod(widths) * DOUBLE
-        seconds = products / self.pace.products
+        products = 2.0 * tokens * math.prod(layers) * math.prod(widths)
+        seconds = products / self.pace.double
         values = [4.0 * tokens * n * width for n, width in zip(layers, widths, strict=True)]
         memory, running = PROCESS + min(sum(values), self._budget), values[1]
         kept = BYTES_A_ROW * sum(n * width for n, width in zip(layers, widths, strict=True))
@@ -313,7 +312,7 @@ class Costs:
         moments = 2 * tokens * math.prod(layers * d_model for layers, d_model in sizes)
         spectra = sum(10 * layers * d_model**3 for layers, d_model in sizes)
         read = sum(self.forward(model, tokens) for model in models)
-        return read + (moments + spectra) * DOUBLE / self.pace.products if tokens else 0.0
+        return read + (moments + spectra) / self.pace.double if tokens else 0.0
 
     def _verdicts(self) -> Stage:
         """What partners explain beyond the controls of each direction, and intervals."""

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,6 +61,7 @@ class PassPace:
 class Pace:
     """How fast this machine is: products a second in the models' precision and in training's.
 
+    double: the same in float64, in which what fires often is matched.
     threads: of a task, as shares of which the constants of `costs` are counted.  passes: of the
     models that were timed.
     """
@@ -68,6 +70,7 @@ class Pace:
     training: float = 200e9
     threads: int = THREADS
     gpu: bool = False
+    double: float = 20e9
     passes: Mapping[ModelSize, PassPace] = field(default_factory=dict)
 
     @property
@@ -103,13 +106,13 @@ def measured_pace(recipe: Recipe, threads: int | None = None) -> Pace:
     """
     device = torch.device(recipe.run.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        return Pace(GPU, GPU, THREADS, gpu=True)
-    dtypes = (recipe.run.dtype, product_precision(recipe.sae.precision, device))
+        return Pace(GPU, GPU, THREADS, gpu=True, double=GPU / 2)
+    dtypes = (recipe.run.dtype, product_precision(recipe.sae.precision, device), "float64")
     with library_threads(threads), torch.inference_mode():
-        rates = [_products(device, getattr(torch, dtype)) for dtype in dtypes]
+        products, training, double = (_products(device, getattr(torch, dtype)) for dtype in dtypes)
         passes = _passes(recipe)
     n_threads = threads or int(machine()["n_cpus"])
-    return Pace(rates[0], rates[1], n_threads, device.type == "cuda", passes)
+    return Pace(products, training, n_threads, device.type == "cuda", double, passes)
 
 
 def _passes(recipe: Recipe) -> dict[ModelSize, PassPace]:
@@ -145,22 +148,21 @@ def timed_pass(
         targets = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device)
         return torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets)
 
-    def seconds(work: Callable[[], torch.Tensor]) -> float:
-        begun = clock()
-        float(work().flatten()[0])  # waits for a device
-        return clock() - begun
+    def timed(work: Callable[..., torch.Tensor], *given: Any) -> tuple[float, torch.Tensor]:
+        begun, made = clock(), work(*given)
+        float(made.flatten()[0])  # waits for a device
+        return clock() - begun, made
 
     read(1)  # kernels are compiled
-    one = seconds(lambda: read(1))
+    one, _ = timed(read, 1)
     windows = max(1, min(int(SECONDS / max(one, 1e-9)), FORWARD_TOKENS // context))
-    took = seconds(lambda: read(windows))
+    took, h = timed(read, windows)
     at_once = max(1, LOGITS // vocabulary)
-    h = read(max(1, min(windows, at_once // context)))[:, :at_once]
-    read_out(h[:1])
-    return PassPace(
-        block=took / (windows * context * blocks),
-        read_out=seconds(lambda: read_out(h)) / (h.shape[0] * h.shape[1]),
-    )
+    h = h[: max(1, at_once // context), :at_once]
+    read_out(h[:1, :1])
+    end, _ = timed(read_out, h)
+    tokens_read, tokens_out = windows * context, h.shape[0] * h.shape[1]
+    return PassPace(block=took / (tokens_read * blocks), read_out=end / tokens_out)
 
 
 def _products(device: torch.device, dtype: torch.dtype, seconds: float = 0.15) -> float:
