@@ -21,6 +21,8 @@ from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
 
 OF_STAGE = {
+    "norms": "residuals",
+    "sinks": "residuals",
     "dictionaries": "dictionaries",
     "features": "features",
     "current-token": "matching",

@@ -55,6 +55,29 @@ def test_stages_to_come_are_scaled_by_how_long_the_others_took() -> None:
     assert estimate.left == 0
 
 
+def test_a_study_twice_as_slow_as_planned_is_told_from_its_first_tenth_on() -> None:
+    """Stages of seconds say little: the first takes eight times its plan, and moves nothing."""
+    clock = Clock()
+    estimate = TimeLeft(clock)
+    planned = {"norms": 2, "sinks": 60, "read": 300, "train": 200, "match": 400}
+    took = {"norms": 16, "sinks": 100, "read": 600, "train": 300, "match": 700}
+    estimate.plan(planned)
+    to_come, ratios = sum(took.values()), []
+    for name, seconds in took.items():
+        estimate.begin(name, total=20)
+        for _ in range(20):
+            clock.now += seconds / 20
+            to_come -= seconds / 20
+            estimate.advance(1)
+            if clock.now - 100 > 0.1 * sum(took.values()) and to_come > 1:
+                assert estimate.left is not None
+                ratios.append(estimate.left / to_come)
+        estimate.end()
+        if name == "norms":
+            assert estimate.left == pytest.approx(sum(planned.values()), rel=0.15)
+    assert len(ratios) > 50 and max(ratios) < 1.5 and min(ratios) > 1 / 1.5
+
+
 def test_units_done_earlier_say_nothing_about_the_pace() -> None:
     clock = Clock()
     estimate = TimeLeft(clock)

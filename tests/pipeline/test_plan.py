@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import homolog
 from homolog import cli
+from homolog.models import Site
+from homolog.models.load import has_weights
 from homolog.models.size import size_of
+from homolog.pipeline import pace as pacing
 from homolog.pipeline.costs import (
+    ADAM,
     CELL,
     CHOICE,
     ENTRY,
     PASS,
     PROCESS,
     RESAMPLED,
+    SPARSE,
     Costs,
     Stage,
     expected_seconds,
 )
-from homolog.pipeline.pace import SCAN, Pace
-from homolog.pipeline.plan import Plan, Room, say_plan
+from homolog.pipeline.pace import ELEMENT, SCAN, Pace, PassPace, measured_pace, timed_pass
+from homolog.pipeline.plan import Plan, Room, pace_heard, say_plan
 from homolog.pipeline.recipes import load_recipe, parse_recipe
-from homolog.progress import SilentProgress
+from homolog.progress import LineProgress, SilentProgress
 from homolog.record.recipe import Recipe
 
 PACE = Pace(products=1e9, training=2e9, threads=2)
@@ -51,8 +58,102 @@ def recipe_of(**changes: Any) -> Recipe:
     return parse_recipe(values | changes, "recipe")
 
 
-def stage(recipe: Recipe, title: str) -> Stage:
-    return next(stage for stage in Costs(recipe, PACE).stages if stage.title == title)
+def stage(recipe: Recipe, title: str, pace: Pace = PACE) -> Stage:
+    return next(stage for stage in Costs(recipe, pace).stages if stage.title == title)
+
+
+@pytest.mark.parametrize("block", [1e-7, 1e-5, 1e-3])
+def test_a_pass_is_timed_in_seconds(block: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that passes alone move: two windows, then as many as take a second."""
+    now, model = 0.0, homolog.load("zoo:transformer-s0")
+    run, continue_from = model.run, model.continue_from
+
+    def blocks(tokens: torch.Tensor, capture: list[Site], stop_after: Site) -> Any:
+        nonlocal now
+        assert stop_after == Site("resid", 3) and capture == [stop_after]
+        now += tokens.numel() * 4 * block
+        return run(tokens, capture=capture, stop_after=stop_after)
+
+    def read_out(layer: int, h: torch.Tensor) -> torch.Tensor:
+        nonlocal now
+        assert layer == 3
+        now += h.shape[0] * h.shape[1] * block
+        return continue_from(layer, h)
+
+    monkeypatch.setattr(model, "run", blocks)
+    monkeypatch.setattr(model, "continue_from", read_out)
+    timed = timed_pass(model, 64, lambda: now)
+    assert timed.block == pytest.approx(block) and timed.read_out == pytest.approx(block)
+    assert now < 1.5 + 4 * 64 * 4 * block
+
+
+def timed_recipe(**changes: Any) -> tuple[Recipe, Pace]:
+    """The recipe on a machine where both models were timed; the four blocks and the eight."""
+    sizes = [size_of("zoo:transformer-s0"), size_of("zoo:mamba-s0")]
+    passes = dict(zip(sizes, [PassPace(1e-3, 5e-3), PassPace(2e-3, 7e-3)], strict=True))
+    return recipe_of(**changes), Pace(products=1e30, training=1e30, passes=passes)
+
+
+def test_reading_by_hand_where_passes_were_timed() -> None:
+    recipe, pace = timed_recipe()
+    assert stage(recipe, "read transformer-s0", pace).seconds == pytest.approx(1000 * 4 * 1e-3)
+    assert stage(recipe, "read mamba-s0", pace).seconds == pytest.approx(1000 * 8 * 2e-3)
+    norms, sinks = (stage(recipe, f"{what} of mamba-s0", pace) for what in ("norms", "sinks"))
+    assert norms.seconds == pytest.approx(100 * 8 * 2e-3)
+    assert sinks.seconds == pytest.approx(TOKENS * 8 * 2e-3)
+    kept, _ = timed_recipe(corpus=recipe.corpus.values() | {"sinks": "keep"})
+    assert not any("sinks" in stage.title for stage in Costs(kept, pace).stages)
+    neurons, _ = timed_recipe(controls=recipe.controls.values() | {"neurons": True})
+    assert stage(neurons, "neurons of mamba-s0", pace).seconds == sinks.seconds
+    met = stage(neurons, "match transformer-s0 and mamba-s0 (neurons)", pace).seconds
+    assert met == pytest.approx(2 * TOKENS * (4 * 512) * (8 * 512) / pace.double)
+    some, _ = timed_recipe(
+        models=[{"ref": "zoo:transformer-s0"}, {"ref": "zoo:mamba-s0", "layers": "0.5"}]
+    )
+    blocks = Costs(some, pace).models[1].blocks(8)[-1] + 1
+    assert blocks < 8
+    assert stage(some, "read mamba-s0", pace).seconds == pytest.approx(1000 * blocks * 2e-3)
+
+
+def test_the_loss_that_dictionaries_recover_by_hand() -> None:
+    """With 0, 1, 2 and 3 blocks to come, each replaced and ablated; before them one whole pass,
+    and one for the residuals; twice as many dictionaries have twice as many losses.
+    """
+    losses = 2 * ((0 + 1 + 2 + 3) * 1e-3 + 4 * 5e-3)
+    passes = (4 * 1e-3 + 5e-3) + 4 * 1e-3
+    for seeds in ([0], [0, 1]):
+        recipe, pace = timed_recipe(sae={"kind": "topk", "k": K, "d_sae": WIDTH, "seeds": seeds})
+        n_labels = len(Costs(recipe, pace).models[0].labels)
+        measured = 100 * (n_labels * losses + passes)
+        scattered = n_labels * 4 * scattered_of(recipe)
+        trained = stage(recipe, "train dictionaries of transformer-s0", pace)
+        assert trained.seconds == pytest.approx(measured + scattered)
+
+
+def scattered_of(recipe: Recipe) -> float:
+    """Of one dictionary what is no product: steps, choices, activations, and encoding twice."""
+    step = 2 * D_MODEL * WIDTH * ADAM / recipe.sae.batch
+    training = 1000 * (step + WIDTH * CHOICE + K * D_MODEL * SPARSE)
+    return training + 2 * 100 * (WIDTH * CHOICE + K * ENTRY)
+
+
+def test_models_at_hand_are_timed_and_others_are_not_loaded(monkeypatch: Any) -> None:
+    timed: list[str] = []
+
+    def planted(model: Any, context: int) -> PassPace:
+        timed.append(model.name)
+        return PassPace(1.0, context)
+
+    monkeypatch.setattr(pacing, "timed_pass", planted)
+    models = [{"ref": "zoo:transformer-s0"}, {"ref": "EleutherAI/pythia-160m"}]
+    models.append({"ref": "zoo:transformer-s1"})
+    passes = measured_pace(recipe_of(models=models)).passes
+    assert timed == ["zoo:transformer-s0"]  # the other seed is of its size
+    assert passes == {size_of("zoo:transformer-s0"): PassPace(1.0, 64)}
+    assert has_weights("zoo:mamba-s0") and not has_weights("EleutherAI/pythia-160m")
+    assert has_weights("EleutherAI/pythia-160m#untrained=1")  # which no file holds
+    monkeypatch.setattr(pacing, "MOST_PARAMETERS", 1000)
+    assert measured_pace(recipe_of()).passes == {}
 
 
 @pytest.mark.parametrize("name", ["transformer-s0", "mamba-s0"])
@@ -73,7 +174,7 @@ def test_encoding_by_hand() -> None:
     """A forward pass, and a dictionary for each of the blocks."""
     size = size_of("zoo:transformer-s0")
     attention = 4 * 4 * 64 * D_MODEL
-    forward = TOKENS * (2 * size.n_inner + attention) / 1e9
+    forward = TOKENS * ((2 * size.n_inner + attention) / 1e9 + 4 * (D_MODEL + 512) * ELEMENT)
     product = TOKENS * 2 * D_MODEL * WIDTH / 2e9
     encoded = stage(recipe_of(), "encode transformer-s0")
     dictionary = product + TOKENS * (WIDTH * CHOICE + K * ENTRY)
@@ -83,7 +184,7 @@ def test_encoding_by_hand() -> None:
 
     mamba = size_of("zoo:mamba-s0")
     scan = 8 * 256 * 16 * SCAN
-    forward = TOKENS * (2 * mamba.n_inner / 1e9 + scan)
+    forward = TOKENS * (2 * mamba.n_inner / 1e9 + scan + 8 * (D_MODEL + 512) * ELEMENT)
     encoded = stage(recipe_of(), "encode mamba-s0")
     assert encoded.seconds == pytest.approx(forward + 8 * dictionary)
 
@@ -139,8 +240,10 @@ def test_what_does_not_fit_is_named_with_what_helps() -> None:
 
 def test_stages_are_those_of_the_progress_display() -> None:
     """The demo has one of every kind; the others are named in the same places."""
-    titles = list(expected_seconds(load_recipe("demo")))
-    assert titles[:3] == [
+    titles = list(expected_seconds(load_recipe("demo"), PACE))
+    assert titles[:2] == ["norms of transformer-s0", "sinks of transformer-s0"]
+    read = titles.index("read transformer-s0")
+    assert titles[read : read + 3] == [
         "read transformer-s0",
         "train dictionaries of transformer-s0",
         "encode transformer-s0",
@@ -167,11 +270,17 @@ def test_a_plan_is_said_where_somebody_listens(tmp_path: Path) -> None:
 
         plan, stage = SilentProgress.plan, SilentProgress.stage
 
-    say_plan(recipe_of(), tmp_path, SilentProgress(), None)
+    say_plan(recipe_of(), tmp_path, SilentProgress(), PACE)
     assert not said
-    say_plan(recipe_of(), tmp_path, Listening(), None)  # type: ignore[arg-type]
+    say_plan(recipe_of(), tmp_path, Listening(), PACE)  # type: ignore[arg-type]
     assert said[0].startswith("What small (2 models, on cpu) will cost")
     said.clear()
     unknown = recipe_of(models=[{"ref": "zoo:none"}, {"ref": "zoo:mamba-s0"}])
-    say_plan(unknown, tmp_path, Listening(), None)  # type: ignore[arg-type]
-    assert not said and expected_seconds(unknown) == {}
+    say_plan(unknown, tmp_path, Listening(), PACE)  # type: ignore[arg-type]
+    assert not said and expected_seconds(unknown, PACE) == {}
+
+
+def test_the_pace_is_measured_where_somebody_listens(monkeypatch: Any) -> None:
+    monkeypatch.setattr("homolog.pipeline.plan.measured_pace", lambda _recipe, threads: PACE)
+    assert pace_heard(recipe_of(), LineProgress(io.StringIO()), None) is PACE
+    assert pace_heard(recipe_of(), SilentProgress(), None) == Pace()

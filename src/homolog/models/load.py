@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -40,6 +40,7 @@ from homolog.models.random_weights import fresh, random_configuration, random_we
 from homolog.models.stored import (
     AGAIN,
     OF_ONE,
+    SINGLE,
     configuration,
     disagreement,
     made_by_transformers,
@@ -131,6 +132,14 @@ def _from_zoo(entry: catalog.Entry, dtype: torch.dtype) -> LanguageModel:
         cast(model.hf, dtype)
     model.name = catalog.PREFIX + entry.name
     return model
+
+
+def has_weights(ref: str | Path, revision: str | None = None) -> bool:
+    """Whether `load` fetches no weights: of the Hub, that one file of them is in the cache."""
+    named = resolve(ref)
+    if named.kind != "hub" or seed_of_untrained(named.change) is not None:
+        return True
+    return isinstance(try_to_load_from_cache(named.name, SINGLE, revision=revision), str)
 
 
 def commit_of(ref: str, revision: str | None = None) -> str:

@@ -3,14 +3,14 @@
 All of it is arithmetic on the recipe and the sizes of its models.  With L blocks, d = d_model,
 m = d_sae, L0 active features on a token and T tokens,
 
-    forward        T (2 P + 4 L context d) / products + T L states SCAN     P parameters inside
+    forward        T B block, with the loss T (L block + read_out)    B blocks, both of them timed
     training       T (2 d m / products + 2 d m ADAM / batch + m CHOICE + L0 d SPARSE)  a dictionary
     encoding       T (2 d m / products + m CHOICE + L0 ENTRY)                          a dictionary
     a pair, a pass m m' CELL + T (L0 L0' + L0 D' + L0' D) ADD + 2 T D D' / products64 + PASS
 
 where D features fire on more than an eighth of the tokens and are met densely.  Of this machine
-only the speed of matrix products is measured; the other constants are seconds on two threads of the
-machine named beside them, and shared by as many as there are.
+passes of the models and matrix products are timed (`pace`); the constants are seconds on two
+threads of the machine named beside them, and shared by as many as there are.
 
 How sparse dictionaries will be is not known where a penalty decides it: L0 is taken for d / 16, and
 the range of a plan is what half and three times of that would make of it.
@@ -29,7 +29,8 @@ from homolog.models.size import ModelSize, size_of
 from homolog.pipeline.analyses import title_of
 from homolog.pipeline.dictionaries import BYTES_A_WEIGHT, POOL, REHEARSED_L0, sae_settings
 from homolog.pipeline.models import left_out, models_of
-from homolog.pipeline.pace import Pace
+from homolog.pipeline.pace import Pace, PassPace
+from homolog.pipeline.sinks import MASK
 from homolog.record.comparisons import (
     CURRENT_TOKEN,
     NEURON,
@@ -61,7 +62,6 @@ PER_PAGE = 1.5  # the page of a pair of models
 CAUSAL_TOKENS = 2000  # read by both models for each pair of features
 CIRCUIT_PASSES = 8  # over all prompts, a block
 TASK_PASSES = 150  # over the prompts of a task, beside those for each node of its circuit
-DOUBLE = 2  # times as slow: products in float64 beside those in float32
 DENSE = 1 / 8  # `matching.columns.DENSE_DENSITY`
 L0_SHARE = 1 / 16  # of d_model, where a penalty decides: 8 of 128, 26 of 576 and 122 of 640 seen
 DENSER = 1.8  # L0 goes with this power of 1 / l1: 5 to 105 of 128 as l1 falls from 4 to 1
@@ -114,8 +114,9 @@ class Costs:
     @cached_property
     def stages(self) -> list[Stage]:
         """Every stage, in order."""
-        stages = [stage for model in self.models for stage in self._of_model(model)]
-        stages += [self._comparison(plan) for plan in self._plans]
+        stages = [stage for model in self._sought for stage in self._of_sinks(model)]
+        stages += [stage for model in self.models for stage in self._of_model(model)]
+        stages += self._comparisons()
         stages += [self._verdicts(), *self._analyses()]
         seconds = PER_PAGE * (1 + len(models_of(self.recipe).pairs))
         seconds += PER_FEATURE * self._n_features if self.recipe.interpretation else 0.0
@@ -144,19 +145,43 @@ class Costs:
         """Its blocks that have dictionaries."""
         return len(model.blocks(self.sizes[model.name].n_layers))
 
+    def pass_pace(self, model: StudyModel) -> PassPace:
+        """What a pass of the model takes."""
+        return self.pace.of_pass(self.sizes[model.name], self.recipe.corpus.context)
+
     def forward(self, model: StudyModel, tokens: float, *, loss: bool = False) -> float:
         """Seconds of a pass over tokens, up to the last block that has dictionaries.
 
         loss: through the whole model, with the unembedding.
         """
-        size, context = self.sizes[model.name], self.recipe.corpus.context
-        products = 2 * size.n_inner + 4 * size.n_layers * context * size.d_model * (
-            0 if size.n_states else 1
-        )
-        products += 2 * size.n_unembedding if loss else 0
-        scan = size.n_layers * size.n_states * self.pace.scan
-        share = 1.0 if loss else (model.blocks(size.n_layers)[-1] + 1) / size.n_layers
-        return share * tokens * (products / self.pace.products + scan)
+        size, pace = self.sizes[model.name], self.pass_pace(model)
+        if loss:
+            return tokens * (size.n_layers * pace.block + pace.read_out)
+        return tokens * (model.blocks(size.n_layers)[-1] + 1) * pace.block
+
+    def _losses(self, model: StudyModel, tokens: float) -> float:
+        """Seconds of what the dictionaries of each label cost the model: the loss of the text with
+        each block's residuals replaced, and with their mean there.
+        """
+        size, pace = self.sizes[model.name], self.pass_pace(model)
+        rests = [size.n_layers - 1 - block for block in model.blocks(size.n_layers)]
+        once = tokens * sum(rest * pace.block + pace.read_out for rest in rests)
+        return 2 * len(model.labels) * once
+
+    @property
+    def _sought(self) -> list[StudyModel]:
+        """Models whose sinks are looked for; random weights have none, and twins no say."""
+        untrained = {model.name for model in models_of(self.recipe).untrained.values()}
+        if self.recipe.corpus.sinks != MASK or self.recipe.run.random_weights:
+            return []
+        return [model for model in self.models if model.name not in untrained]
+
+    def _of_sinks(self, model: StudyModel) -> Iterator[Stage]:
+        """The second only where norms tell of some, which is not known before."""
+        corpus, memory = self.recipe.corpus, PROCESS + 4.0 * self.sizes[model.name].n_parameters
+        for what, tokens in (("norms", corpus.quality_tokens), ("sinks", corpus.match_tokens)):
+            title = f"{what} of {model.name}"
+            yield Stage(title, "residuals", self.forward(model, tokens), memory)
 
     def _encoding(self, model: StudyModel, tokens: float) -> float:
         weights = self.sizes[model.name].d_model * self.width(model)
@@ -183,7 +208,8 @@ class Costs:
         weights = 2 * size.d_model * self.width(model)
         loaded, shard = 4.0 * size.n_parameters, 2.0 * (self.recipe.run.shard_mib << 20)
         quality = corpus.quality_tokens
-        measured = self._encoding(model, quality) + self.forward(model, quality, loss=True)
+        measured = 2 * n_own * self._encoding(model, quality) + self._losses(model, quality)
+        measured += self.forward(model, quality) + self.forward(model, quality, loss=True)
         streams, residual = sae.stream == POOL, 2 if sae.residuals == "bfloat16" else 4
         tokens = sae.pool_tokens if streams else corpus.train_tokens
         stored = tokens * layers * size.d_model * residual
@@ -198,7 +224,7 @@ class Costs:
         pages = 0 if model.saes else min(stored, self._budget / 2)  # given back when needed
         memory += at_once * weights * TRAINED_BYTES + pages
         title = f"{'load' if model.saes else 'train'} dictionaries of {model.name}"
-        seconds += n_own * (measured + (0 if model.saes else self._training(model)))
+        seconds += measured + (0 if model.saes else n_own * self._training(model))
         yield Stage(title, "dictionaries", seconds, memory, kept=4.0 * weights * n_all)
         tokens = corpus.match_tokens
         seconds = self.forward(model, tokens) + n_all * self._encoding(model, tokens)
@@ -212,6 +238,17 @@ class Costs:
 
     # Comparisons
 
+    def _comparisons(self) -> Iterator[Stage]:
+        """Every comparison; neurons are read once, before the first that needs them."""
+        read: set[str] = set()
+        for plan in self._plans:
+            if plan.a.label == NEURON:
+                for model in (plan.a.model, plan.b.model):
+                    if model.name not in read:
+                        yield self._neurons_read(model)
+                    read.add(model.name)
+            yield self._comparison(plan)
+
     def _comparison(self, plan: Planned) -> Stage:
         title, matching = f"match {plan.title}", self.recipe.matching
         if plan.a.label == NEURON:
@@ -221,7 +258,7 @@ class Costs:
         pairs, tokens = a.n_layers * b.n_layers, self.recipe.corpus.match_tokens
         scattered = a.width * b.width * CELL + tokens * a.sparse * b.sparse * ADD
         scattered += tokens * (a.sparse * b.n_dense + b.sparse * a.n_dense) * ADD_DENSE
-        dense = 2 * tokens * a.n_dense * b.n_dense * DOUBLE / self.pace.products
+        dense = 2 * tokens * a.n_dense * b.n_dense / self.pace.double
         seconds = pairs * passes * (scattered * self.pace.shared + dense + PASS)
         seconds += tokens * self._entries(a, b) * RESAMPLED * self.pace.shared
         if "residuals" in plan.comparison.spaces:
@@ -246,15 +283,23 @@ class Costs:
         """Activations on a token that both directions read of own features and partners."""
         return (a.n_layers + b.n_layers) * (a.l0 + b.l0)
 
+    @property
+    def _neuron_tokens(self) -> int:
+        return self.recipe.corpus.neuron_tokens or self.recipe.corpus.match_tokens
+
+    def _neurons_read(self, model: StudyModel) -> Stage:
+        seconds = self.forward(model, self._neuron_tokens)
+        memory = PROCESS + 4.0 * self.sizes[model.name].n_parameters
+        return Stage(f"neurons of {model.name}", "neurons", seconds, memory)
+
     def _neurons(self, plan: Planned, title: str) -> Stage:
-        corpus, sides = self.recipe.corpus, (plan.a.model, plan.b.model)
-        tokens = corpus.neuron_tokens or corpus.match_tokens
+        sides, tokens = (plan.a.model, plan.b.model), self._neuron_tokens
         layers, widths = zip(
             *((self.n_chosen(m), self.sizes[m.name].n_neurons) for m in sides),
             strict=True,
         )
-        products = 2.0 * tokens * math.prod(layers) * math.prod(widths) * DOUBLE
-        seconds = products / self.pace.products + self.forward(plan.b.model, tokens)
+        products = 2.0 * tokens * math.prod(layers) * math.prod(widths)
+        seconds = products / self.pace.double
         values = [4.0 * tokens * n * width for n, width in zip(layers, widths, strict=True)]
         memory, running = PROCESS + min(sum(values), self._budget), values[1]
         kept = BYTES_A_ROW * sum(n * width for n, width in zip(layers, widths, strict=True))
@@ -267,7 +312,7 @@ class Costs:
         moments = 2 * tokens * math.prod(layers * d_model for layers, d_model in sizes)
         spectra = sum(10 * layers * d_model**3 for layers, d_model in sizes)
         read = sum(self.forward(model, tokens) for model in models)
-        return read + (moments + spectra) * DOUBLE / self.pace.products if tokens else 0.0
+        return read + (moments + spectra) / self.pace.double if tokens else 0.0
 
     def _verdicts(self) -> Stage:
         """What partners explain beyond the controls of each direction, and intervals."""
@@ -351,13 +396,13 @@ class Costs:
         return Stage(title_of(analysis), "interpretation", seconds, memory, kept=kept)
 
 
-def expected_seconds(recipe: Recipe) -> dict[str, float]:
-    """Seconds of each stage by its title, for the time left, which needs their proportions alone.
+def expected_seconds(recipe: Recipe, pace: Pace) -> dict[str, float]:
+    """Seconds of each stage by its title, for the time left.
 
     Nothing where they cannot be told: a run does not end for want of an estimate.
     """
     try:
-        return {stage.title: stage.seconds for stage in Costs(recipe, Pace()).stages}
+        return {stage.title: stage.seconds for stage in Costs(recipe, pace).stages}
     except Exception:  # whatever the configuration of an unknown architecture raises
         return {}
 

@@ -18,7 +18,7 @@ import polars as pl
 from homolog.charts.words import percent
 from homolog.pipeline.cells import Cell, cells_of
 from homolog.pipeline.finish import by_itself, finish
-from homolog.pipeline.plan import say_plan
+from homolog.pipeline.plan import pace_heard, say_plan
 from homolog.pipeline.run_study import check_study, finished_report, run_study
 from homolog.progress import Progress
 from homolog.record.atomic import sha256_bytes
@@ -51,7 +51,7 @@ def run_grid(
     cells = cells_of(recipe)
     if not (out / "run.json").exists():  # what is wrong is then said before a folder is made
         check_study(cells[0].recipe, progress)
-        say_plan(recipe, out, progress, threads)
+        say_plan(recipe, out, progress, pace_heard(recipe, progress, threads))
     run = RunFolder.open(out, recipe.values())
     try:
         run.note(name=recipe.name, device=recipe.run.device)

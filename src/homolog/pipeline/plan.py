@@ -36,12 +36,20 @@ WORDS = {
 LARGEST = 1e15  # what a plan is told where a number is not limited
 
 
-def say_plan(recipe: Recipe, out: Path, progress: Progress, threads: int | None) -> None:
+def pace_heard(recipe: Recipe, progress: Progress, threads: int | None) -> Pace:
+    """This machine's pace, where somebody listens to what is said of it; it takes seconds."""
+    if not isinstance(progress, SilentProgress):
+        with contextlib.suppress(Exception):  # a run does not end for want of an estimate
+            return measured_pace(recipe, threads)
+    return Pace()
+
+
+def say_plan(recipe: Recipe, out: Path, progress: Progress, pace: Pace) -> None:
     """Say what a run will cost before it starts, unless nobody listens or it cannot be told."""
     if isinstance(progress, SilentProgress):
         return
-    with contextlib.suppress(Exception):  # a run does not end for want of an estimate
-        for line in Plan.of(recipe, measured_pace(recipe, threads), Room.at(out)).lines():
+    with contextlib.suppress(Exception):  # as above
+        for line in Plan.of(recipe, pace, Room.at(out)).lines():
             progress.note(line)
 
 

@@ -47,7 +47,8 @@ from homolog.pipeline.finish import finish, is_reported
 from homolog.pipeline.inputs import require_different
 from homolog.pipeline.judging import in_words, is_judged
 from homolog.pipeline.models import inputs_of, left_out, models_of, revisions_of, weights_of
-from homolog.pipeline.plan import say_plan
+from homolog.pipeline.pace import Pace
+from homolog.pipeline.plan import pace_heard, say_plan
 from homolog.pipeline.sinks import store_windows
 from homolog.pipeline.text import MATCH, QUALITY, read_texts, text_facts, warnings_of
 from homolog.pipeline.units import store_main_units, units_facts
@@ -87,6 +88,7 @@ def run_study(
     weights = weights_of(models.all, random=recipe.run.random_weights)
     texts: dict[str, dict[str, TokenWindows]] = {}
     beginnings: dict[str, Any] | None = None
+    pace: Pace | None = None
     if not (out / "run.json").exists():  # what is wrong is then said before a folder is made
         RunFolder.require_place(out)
         for model in models.all:
@@ -95,8 +97,9 @@ def run_study(
         texts = read_texts(recipe, tokenizers, progress)
         require_different(weights)
         beginnings = _beginnings(material, texts, text_of)
+        pace = pace_heard(recipe, progress, threads)
         if not told:
-            say_plan(recipe, out, progress, threads)
+            say_plan(recipe, out, progress, pace)
     run = RunFolder.open(out, recipe.values())
     try:
         texts = texts or read_texts(recipe, tokenizers, progress)
@@ -111,7 +114,7 @@ def run_study(
             share = 1.0 if ray is None else (threads or 1) / int(machine()["n_cpus"])
             of_task = threads if ray is None else threads or 1
             context = Context(run, material, engine, progress, of_task, memory_share(share))
-            _say_at_start(context, text[MATCH])
+            _say_at_start(context, text[MATCH], pace or pace_heard(recipe, progress, threads))
             _work_through(context, texts)
         return finish(run, progress)
     finally:
@@ -131,10 +134,10 @@ def _note_study(run: RunFolder, recipe: Recipe, models: Models, corpus: dict[str
     )
 
 
-def _say_at_start(context: Context, matched: TokenWindows) -> None:
+def _say_at_start(context: Context, matched: TokenWindows, pace: Pace) -> None:
     """How long stages will take, what is judged anew, and what is left out."""
     material, progress = context.material, context.progress
-    progress.plan(expected_seconds(material.recipe))
+    progress.plan(expected_seconds(material.recipe, pace))
     if words := in_words(context.run):
         progress.note(words)
     for words in (*warnings_of(material.recipe, matched), *words_left_out(material, ANALYSES)):
