@@ -12,7 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= runs/demo
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest \
+  -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test damage bench lint browser clean
 .DEFAULT_GOAL := help
@@ -25,7 +26,10 @@ demo: $(VENV)/.installed
 	$(BIN)/homolog demo --out $(OUT)
 
 # One process a processor, each with one thread: tests are small, and threads that wait for each other take turns.
-test: lint browser
+# Files in the order of tests/conftest.py, the long ones first; by default those with most tests would come first.
+# Types are checked while the browser is installed.
+test:
+	$(MAKE) --jobs=2 lint browser
 	$(PYTEST)
 
 damage: $(VENV)/.installed-dev

@@ -79,3 +79,8 @@ def no_gradients() -> Iterator[None]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How many random damages of a kind are tried; `make damage` tries a thousand."""
     parser.addoption("--damages", type=int, default=100, help="random damages of each kind of file")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole studies first: begun last, a long file would run on when all others are done."""
+    items.sort(key=lambda item: "pipeline" not in item.path.parts)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import vl_convert as vlc
+
 from homolog.pipeline.recipes import parse_recipe
 from homolog.record.recipe import Recipe
 
@@ -116,6 +118,11 @@ def leave_undrawn(put: Callable[[Any, str, Any], None]) -> None:
 
     put(export, "vlc", _Undrawn)
     put(export, "vega_script", lambda: "")
+
+
+def drawing(report: Path, figure: str) -> str:
+    """The SVG of a figure of a report, drawn from the specification beside the page."""
+    return vlc.vegalite_to_svg((report / "figures" / f"{figure}.vl.json").read_text("utf-8"))
 
 
 def files(out: Path) -> dict[str, bytes]:

@@ -25,10 +25,13 @@ from homolog.record.run_folder import RunFolder
 from homolog.record.tables import RATINGS, RELATION
 from homolog.report.export import export_figures
 
+pytestmark = pytest.mark.drawn
+
 MODELS = ("transformer-s0", "transformer-s1")
+LAYERS = [1, 2]
 RECIPE = {
     "name": "meaning",
-    "models": [{"ref": f"zoo:{name}"} for name in MODELS],
+    "models": [{"ref": f"zoo:{name}", "layers": LAYERS} for name in MODELS],
     "corpus": {
         "source": "zoo:demo",
         "context": 64,
@@ -62,7 +65,7 @@ def test_every_table_is_there_and_checked(run):
     study = Study.load(run)
     features, relation, auc = study.features, study.relation, study.causal_auc
     assert features.select("model", "layer", "feature").rows() == [
-        (model, layer, i) for model in MODELS for layer in range(4) for i in range(128)
+        (model, layer, i) for model in MODELS for layer in LAYERS for i in range(128)
     ]
     alive = features.filter(pl.col("n_active") > 30)
     assert (alive["token_entropy"] >= 0).all() and alive["context_tokens"].is_finite().mean() > 0.9
@@ -76,7 +79,7 @@ def test_every_table_is_there_and_checked(run):
     assert {"shared", "exclusive"} >= set(study.lists["list"]) and study.lists[
         "exclusive_r2"
     ].drop_nulls().len() > 0
-    assert len(study.transplant) == 2 * 4 * 2  # directions, layers, maps
+    assert len(study.transplant) == 2 * 2 * 2  # directions, layers, maps
     record = RunFolder(run).record
     assert record["causal"] == causal_words(auc, study.loss_recovered)
     assert len(study.substitutions) > 0
@@ -116,6 +119,11 @@ def test_the_page_the_explorer_and_the_figures(run, tmp_path):
         assert "explorer/index.html#from=" in (
             run / "report" / "figures" / f"{name}.vl.json"
         ).read_text("utf-8")
+    images = [file.with_suffix("").with_suffix("") for file in run.rglob("*.vl.json")]
+    for image in images:
+        assert image.with_suffix(".svg").read_bytes().startswith(b"<svg")
+        assert image.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert len(images) > 10
     files = export_figures(run / "report", tmp_path, names=["relation"])
     assert [file.suffix for file in files] == [".svg", ".pdf", ".png"] and files[
         1

@@ -21,7 +21,7 @@ def shares(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[float, f
     others |= {"s1": "zoo:transformer-s1", "untrained": UNTRAINED}
     twin = {"untrained": "zoo:transformer-s0#untrained=1"}
     recipe = load_recipe("controls").changed(
-        models=[{"ref": ref} | twin for ref in (TRAINED, *others.values())],
+        models=[{"ref": ref, "layers": [1, 3]} | twin for ref in (TRAINED, *others.values())],
         pairs=[[TRAINED, ref] for ref in others.values()],
         corpus={"train_tokens": 32_768, "match_tokens": 16_384, "quality_tokens": 1_024},
         sae={"d_sae": 128, "epochs": 3, "seeds": [0]},

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests import damage
-from tests.pipeline.outcome import files, leave_undrawn
+from tests.pipeline.outcome import files
 from tests.pipeline.test_inputs import model_folder, small, write_lines
 
 import homolog
@@ -79,9 +79,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_lines(folder / "text.jsonl", 0)
     model_folder("transformer-s0", folder / "a")
     model_folder("transformer-s1", folder / "b")
-    with pytest.MonkeyPatch.context() as patch:
-        leave_undrawn(patch.setattr)
-        run_study(small(folder), folder / "run", SilentProgress())
+    run_study(small(folder), folder / "run", SilentProgress())
     return folder
 
 
@@ -91,9 +89,8 @@ def own_files(run: Path) -> list[Path]:
 
 @pytest.mark.damage
 def test_what_reads_a_damaged_run_reads_what_was_written_or_refuses(
-    whole: Path, tmp_path: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
+    whole: Path, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
-    leave_undrawn(monkeypatch.setattr)
     rng, run, tables = random.Random(1), tmp_path / "run", homolog.Study.load(whole / "run")
     good = {
         name: getattr(tables, name) for name in ("matches", "layers", "summary", "saes", "shared")
@@ -119,10 +116,7 @@ def test_what_reads_a_damaged_run_reads_what_was_written_or_refuses(
 
 
 @pytest.mark.damage
-def test_the_same_command_mends_a_damaged_run(
-    whole: Path, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave_undrawn(monkeypatch.setattr)
+def test_the_same_command_mends_a_damaged_run(whole: Path, pytestconfig: pytest.Config) -> None:
     rng, run, kept = random.Random(2), whole / "run", whole / "kept"
     shutil.copytree(run, kept)
     for _ in range(damage.number_of(pytestconfig) // 10):

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 import typer
-from tests.pipeline.outcome import RECIPE, files, leave_undrawn
+from tests.pipeline.outcome import RECIPE, files
 
 from homolog import terminal
 from homolog.analyses.induction import measure as induction
@@ -47,12 +47,9 @@ CIRCUIT = "induction transformer-s1"
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     path = tmp_path_factory.mktemp("recipe") / "failures.toml"
-    path.write_text(
-        RECIPE.replace("rotated = false", "rotated = true").replace(
-            "quality_tokens = 512", "quality_tokens = 4096"
-        )
-        + MORE
-    )
+    text = RECIPE.replace("rotated = false", "rotated = true")
+    text = text.replace("quality_tokens = 512", "quality_tokens = 4096")
+    path.write_text(text.replace("[[models]]", "[[models]]\nlayers = [1, 3]") + MORE)
     return load_recipe(path)
 
 
@@ -83,7 +80,6 @@ def runs(recipe: Recipe, progress: Noted, tmp_path_factory: pytest.TempPathFacto
     """
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        leave_undrawn(patch.setattr)
         run_study(recipe, folder / "whole", progress, threads=1)
         for module, function, when in (
             (induction, "trace_induction", lambda model, *_: model.name.endswith("s1")),
@@ -161,7 +157,6 @@ def test_the_rest_is_as_in_an_undisturbed_run(runs: Path) -> None:
 def test_the_same_command_again_makes_what_is_missing_and_nothing_else(
     runs: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leave_undrawn(monkeypatch.setattr)
     traced, trace = [], induction.trace_induction
 
     def trace_induction(model: Any, prompts: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from tests.pipeline import killed
-from tests.pipeline.outcome import WHOLE, files, leave_undrawn, record
+from tests.pipeline.outcome import WHOLE, files, record
 
 from homolog import dictionaries
 from homolog.analyses import ANALYSES
@@ -68,9 +68,8 @@ def runs(
 
 
 @pytest.fixture
-def whole(runs: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Path:
+def whole(runs: tuple[Path, dict[str, Any]]) -> Path:
     """The undisturbed run; reports of this process are made as its report was."""
-    leave_undrawn(monkeypatch.setattr)
     return runs[0] / "whole"
 
 

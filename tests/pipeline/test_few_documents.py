@@ -8,7 +8,7 @@ import json
 
 import polars as pl
 import pytest
-from tests.pipeline.outcome import MEANING, RECIPE, leave_undrawn
+from tests.pipeline.outcome import MEANING, RECIPE
 
 from homolog.pipeline.recipes import load_recipe
 from homolog.pipeline.run_study import run_study
@@ -26,9 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     )
     recipe = RECIPE.replace("zoo:demo", str(folder / "one.txt"))
     (folder / "one.toml").write_text(recipe + MEANING)
-    with pytest.MonkeyPatch.context() as patch:
-        leave_undrawn(patch.setattr)
-        run_study(load_recipe(folder / "one.toml"), folder / "run", SilentProgress())
+    run_study(load_recipe(folder / "one.toml"), folder / "run", SilentProgress())
     return RunFolder(folder / "run")
 
 

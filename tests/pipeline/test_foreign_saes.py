@@ -12,7 +12,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from tests.pipeline.outcome import leave_undrawn
 
 import homolog
 from homolog import dictionaries
@@ -85,10 +84,7 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_study_of_brought_and_trained_dictionaries(
-    brought: Path, tmp_path: Path, monkeypatch
-) -> None:
-    leave_undrawn(monkeypatch.setattr)
+def test_a_study_of_brought_and_trained_dictionaries(brought: Path, tmp_path: Path) -> None:
     saes = {"saes": f"{brought}/sparsify/layers.{{layer}}", "saes_seed": f"{brought}/dl/{{layer}}"}
     out = tmp_path / "run"
     page = run_study(parse_recipe(values(saes), "brought"), out, SilentProgress())

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from tests.pipeline.outcome import leave_undrawn
 
 from homolog.errors import InputError
 from homolog.models import load
@@ -89,9 +88,8 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(stopped: Path) -> Iterator[Path]:
     """The folder of `stopped`, put back afterwards as it was."""
-    leave_undrawn(monkeypatch.setattr)
     kept = stopped.with_name("kept")
     shutil.copytree(stopped, kept)
     yield stopped

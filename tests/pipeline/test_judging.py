@@ -25,8 +25,8 @@ from homolog.record.run_record import JUDGING, judges, judging_settings
 VALUES: dict[str, Any] = {
     "name": "small",
     "models": [
-        {"ref": "zoo:transformer-s0", "untrained": "zoo:transformer-random"},
-        {"ref": "zoo:mamba-s0", "untrained": "zoo:mamba-random"},
+        {"ref": "zoo:transformer-s0", "untrained": "zoo:transformer-random", "layers": [1, 3]},
+        {"ref": "zoo:mamba-s0", "untrained": "zoo:mamba-random", "layers": [2, 5]},
     ],
     "corpus": {
         "source": "zoo:demo",

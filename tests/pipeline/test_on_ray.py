@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.pipeline.outcome import WHOLE, files, leave_undrawn, record
+from tests.pipeline.outcome import WHOLE, files, record
 
 from homolog.engine import open_engine
 from homolog.pipeline.recipes import parse_recipe
@@ -34,13 +34,6 @@ pytestmark = [
         importlib.util.find_spec("ray") is None, reason="the package ray is not installed"
     ),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def undrawn() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        leave_undrawn(patch.setattr)
-        yield
 
 
 @pytest.fixture(scope="module")

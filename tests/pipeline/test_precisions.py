@@ -36,9 +36,11 @@ name = "precisions"
 [[models]]
 ref = "zoo:transformer-s0"
 untrained = "zoo:transformer-random"
+layers = [1, 3]
 [[models]]
 ref = "zoo:mamba-s0"
 untrained = "zoo:mamba-random"
+layers = [2, 5]
 [corpus]
 source = "{text}"
 context = 32

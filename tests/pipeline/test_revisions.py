@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from tests.pipeline.outcome import beside_the_zoo, leave_undrawn
+from tests.pipeline.outcome import beside_the_zoo
 
 from homolog.pipeline import Study
 from homolog.pipeline.run_study import run_study
@@ -14,10 +14,7 @@ from homolog.progress import SilentProgress
 
 
 @pytest.mark.slow
-def test_a_study_over_training_has_its_section(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave_undrawn(monkeypatch.setattr)
+def test_a_study_over_training_has_its_section(tmp_path: Path) -> None:
     entries = [
         {"ref": "zoo:transformer-s0#noise={revision}", "name": "shaken"}
         | {"revisions": ["3", "1"], "untrained": "random"},

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from tests.pipeline.outcome import beside_the_zoo, leave_undrawn
+from tests.pipeline.outcome import beside_the_zoo
 from tests.reference.planted_sinks import save_sink_llama, sink_llama, sink_token
 from tests.reference.tiny_tokenizers import tiny_tokenizer
 
@@ -53,7 +53,6 @@ def asked(folder: Path) -> Recipe:
 def run(asked: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     out = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        leave_undrawn(patch.setattr)
         patch.setattr(RunFolder, "drop_cache", lambda self: None)  # which the tests look into
         run_study(asked, out, SilentProgress())
     return RunFolder(out)
@@ -126,9 +125,8 @@ def test_run_json_and_the_report_say_rule_and_number(asked, run, name) -> None:
     assert f"Masked as sinks: {n} tokens of the matched text" in page
 
 
-def test_a_run_goes_on_with_the_same_rows(asked, run, name, tmp_path, monkeypatch) -> None:
+def test_a_run_goes_on_with_the_same_rows(asked, run, name, tmp_path) -> None:
     """Where a table, the cache and the places of the sinks are lost."""
-    leave_undrawn(monkeypatch.setattr)
     again = tmp_path / "run"
     shutil.copytree(run.path, again)
     shutil.rmtree(again / "cache")

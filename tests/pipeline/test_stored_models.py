@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.pipeline.outcome import RECIPE, leave_undrawn
+from tests.pipeline.outcome import RECIPE
 from tests.reference.tiny_models import tiny_gpt_neox, tiny_llama
 from tests.reference.tiny_tokenizers import tiny_tokenizer
 from transformers import PreTrainedModel
@@ -58,10 +58,7 @@ def test_tied_weights_in_parts_are_one_weight(folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_study_of_them_is_whole(
-    dtype: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave_undrawn(monkeypatch.setattr)
+def test_a_study_of_them_is_whole(dtype: str, folders: dict[str, Path], tmp_path: Path) -> None:
     text = RECIPE.replace("zoo:transformer-s0", str(folders["neox"]))
     text = text.replace("zoo:transformer-s1", str(folders["llama"]))
     text = text.replace("context = 64", "context = 32")

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 from scipy.sparse import csr_array
-from tests.pipeline.outcome import MEANING, RECIPE, leave_undrawn
+from tests.pipeline.outcome import MEANING, RECIPE
 from tests.reference.tiny_tokenizers import tiny_tokenizer
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -62,7 +62,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     path = folder / "recipe.toml"
     path.write_text(recipe_of(folder))
     with pytest.MonkeyPatch.context() as patch:
-        leave_undrawn(patch.setattr)
         patch.setattr(RunFolder, "drop_cache", lambda self: None)  # which the tests look into
         run_study(load_recipe(str(path)), folder / "run", SilentProgress())
     return RunFolder(folder / "run")
@@ -179,9 +178,8 @@ def test_both_read_the_text_of_a_use_in_one_order(run: RunFolder, use: str) -> N
 
 
 def test_what_is_lost_of_a_run_comes_again_to_the_same_bytes(
-    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, tmp_path: Path
 ) -> None:
-    leave_undrawn(monkeypatch.setattr)
     again = tmp_path / "run"
     shutil.copytree(run.path, again)
     (again / "matches.parquet").unlink()

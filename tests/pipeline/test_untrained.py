@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.pipeline.outcome import beside_the_zoo, leave_undrawn
+from tests.pipeline.outcome import beside_the_zoo
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from homolog.analyses.material import Material
@@ -96,10 +96,7 @@ def test_a_twin_of_a_revision_and_of_a_changed_model(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_with_such_twins_goes_on_to_its_report(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave_undrawn(monkeypatch.setattr)
+def test_a_study_with_such_twins_goes_on_to_its_report(folder: Path) -> None:
     out = folder.parent / "run"
     with pytest.raises(KeyboardInterrupt):
         run_study(asked(folder), out, Stopping())
