@@ -104,10 +104,10 @@ class GraniteMoeHybrid(Bamba):
         hidden = gated_fused(shared.activation, shared.input_linear)
         return MLP(layer, norm, hidden, shared.output_linear, after)
 
-    def context_at(self, positions: Tensor, length: int, like: Tensor) -> Context:
+    def context_at(self, positions: Tensor, length: int, embedded: Tensor) -> Context:
         if self.hf.model.rotary_emb is None:
             return {None: None}
-        return super().context_at(positions, length, like)
+        return super().context_at(positions, length, embedded)
 
 
 class Jamba(Bamba):
