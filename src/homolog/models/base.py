@@ -282,7 +282,7 @@ class LanguageModel(ABC):
         with torch.no_grad():
             first = self.plain.run(token, capture=[site, "embed"], stop_after=site)
 
-        def begun(text: Residual, before: Residual) -> Residual:
+        def begun(text: Tensor, before: Tensor) -> Tensor:
             return torch.cat([before.to(text).expand(len(text), -1, -1), text], dim=1)
 
         whole = None if embedded is None else begun(embedded, first["embed"])
