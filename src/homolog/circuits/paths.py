@@ -203,7 +203,8 @@ class Paths(Held):
         some = self._senders_below(part, senders)
         everywhere = {"": torch.arange(self.end).expand(len(self.tokens), self.end)}
         between = self._between(some[0][0], mixer)
-        alone = isinstance(mixer, Attention) and all(m.reach == 0 for m in between)
+        local = any(m.reach or m.aside for m in between)
+        alone = isinstance(mixer, Attention) and not local
         new, names = [], []
         windows: tuple[Run, Run] | None = None
         for label, at in (positions or everywhere).items():
@@ -222,7 +223,7 @@ class Paths(Held):
     ) -> Tensor:
         """The receiver's readout when each sender is patched at one position of each prompt.
 
-        Nothing between reads other positions, so that one vector a prompt walks.
+        Nothing between reads other positions or stands aside, so that one vector a prompt walks.
         """
         mixer, head = receiver
         by_mixer = heads_by_mixer(senders)
@@ -241,7 +242,7 @@ class Paths(Held):
                 out = clean[Site(sender.out, sender.layer)]
                 changed = sender.leave_heads(entered, clean[site], heads, new, out)
                 started = self._stepped(sender, changed, clean.__getitem__)
-                rows = started if rows is None else joined(rows, started)
+                rows = started if rows is None else Flow(torch.cat([rows.h, started.h]))
         assert rows is not None
         read = rows.read_by(self.model.step_of(mixer))
         values = OneHead(cast("Attention", mixer), head).enter(read, context)
@@ -372,14 +373,6 @@ def heads_by_mixer(parts: Sequence[Part]) -> dict[Mixer, list[int]]:
     """The heads of each mixer among some parts."""
     mixers = dict.fromkeys(mixer for mixer, _ in parts)
     return {mixer: [head for one, head in parts if one is mixer] for mixer in mixers}
-
-
-def joined(first: Flow, then: Flow) -> Flow:
-    """The rows of both, (sender, prompt, ...); what stands aside may be the same for all."""
-    h = torch.cat([first.h, then.h])
-    if first.aside is None or then.aside is None:
-        return Flow(h)
-    return Flow(h, torch.cat([one.aside.expand_as(one.h) for one in (first, then)]))
 
 
 def by_sender(mixer: Mixer, readout: Tensor, heads: Sequence[int]) -> Tensor:

@@ -5,9 +5,7 @@
 The mixer of a block is a state space or attention, in Falcon-H1 both side by side.  Where a block
 has experts, its MLP is run as one part.
 
-Zamba and Zamba2 are not among them.  Their shared attention reads the embeddings beside the stream,
-and what it gives is not added to the stream but read by a Mamba mixer alone, which no steps of
-branches say.
+Zamba2 is in a file of its own.
 """
 
 from __future__ import annotations
