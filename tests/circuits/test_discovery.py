@@ -13,7 +13,7 @@ from torch import Tensor
 
 from homolog.circuits.discovery import Discovery, discover, score_edges
 from homolog.circuits.edge_patching import edge_effects, validate
-from homolog.circuits.edges import LOGITS, ends, position_labels
+from homolog.circuits.edges import LOGITS, ends, position_labels, receivers, senders
 from homolog.circuits.metrics import measure
 from homolog.corpus.tasks import PromptPairs
 from homolog.errors import InputError
@@ -21,7 +21,11 @@ from homolog.models import LanguageModel, Site
 from homolog.models.architectures import ADAPTERS
 from homolog.models.edits import Add, Edit, Replace
 
-CASES = ("neox-parallel", "neox-sequential", "gpt2", "llama", "mamba", "mamba-bias")
+CASES = ("neox-parallel", "neox-sequential", "gpt2", "llama", "mamba", "mamba-bias", "zamba2")
+TRANSFORMER = {"query_in", "key_in", "value_in", "mlp_in", LOGITS}
+STATE_SPACE = {"mixer_in", "conv_taps", "state", LOGITS}
+READ = {"mamba": STATE_SPACE, "mamba-bias": STATE_SPACE}
+READ |= {"zamba2": TRANSFORMER | STATE_SPACE | {"embed_in"}}
 
 
 def some_pairs(n: int = 3, length: int = 9) -> PromptPairs:
@@ -138,8 +142,7 @@ def test_plain_gradients_are_finite_differences_of_real_patches(case: str) -> No
     model, pairs = tiny(case, torch.float64), some_pairs()
     edges = one_of_each_kind(score_edges(model, pairs, steps=1, batch=2))
     kinds = {name.split(".")[0] for name in edges["receiver"]}
-    transformer = {"query_in", "key_in", "value_in", "mlp_in", LOGITS}
-    assert kinds == ({"mixer_in", "conv_taps", "state", LOGITS} if "mamba" in case else transformer)
+    assert kinds == READ.get(case, TRANSFORMER)
     for row in edges.to_dicts():
         up, down = (patched(model, pairs, row, part).mean() for part in (1e-4, -1e-4))
         assert row["score"] == pytest.approx(float(up - down) / 2e-4, rel=1e-5, abs=1e-9), row
@@ -157,7 +160,23 @@ def test_effects_are_those_of_full_passes(case: str) -> None:
         )
 
 
-@pytest.mark.parametrize("case", ["neox-sequential", "llama", "mamba"])
+@pytest.mark.parametrize("case", ["llama", "mamba", "jamba", "zamba2", "zamba2-apart"])
+def test_what_a_receiver_reads_is_the_sum_of_its_senders(case: str) -> None:
+    model, tokens = tiny(case, torch.float64), some_pairs().clean
+    sent, read = senders(model), receivers(model)
+    sites = dict.fromkeys(site.base for site in [*sent, *(one.site for one in read)])
+    run = model.run(tokens, capture=list(sites))
+    for one in read:
+        values = []
+        for site in (sent[i] for i in one.senders):
+            whole = run[site.base]
+            values.append(whole if site.head is None else whole[:, :, site.head])
+        total = torch.stack(values).sum(0)
+        total = total if run[one.site].ndim == 3 else total.unsqueeze(2).expand_as(run[one.site])
+        torch.testing.assert_close(run[one.site], total, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", ["neox-sequential", "llama", "mamba", "zamba2"])
 def test_what_the_embedding_sends_sums_to_the_change_of_the_metric(case: str) -> None:
     model, pairs = tiny(case, torch.float64), some_pairs()
 

@@ -31,6 +31,7 @@ from tests.reference.tiny_models import (
     tiny_recurrent_gemma,
     tiny_rwkv,
     tiny_xlstm,
+    tiny_zamba2,
 )
 from torch import Tensor
 
@@ -55,7 +56,7 @@ FACTORS = {
     "key_multiplier": 1.6,
     "mlp_multipliers": [1.5, 0.4],
 }
-LINEAR, FULL = "linear_attention", "full_attention"
+LINEAR, FULL, HYBRID = "linear_attention", "full_attention", "hybrid"
 ROTARY = {"rope_type": "default", "rope_theta": 10000.0}
 HYBRIDS: dict[str, Callable] = {
     "qwen3_next": tiny_qwen3_next,
@@ -134,6 +135,15 @@ HF: dict[str, Callable] = {
     "granite_hybrid": tiny_granite_hybrid,
     "jamba": tiny_jamba,
     "nemotron_h": tiny_nemotron_h,
+    "zamba2": tiny_zamba2,
+    "zamba2-apart": lambda: tiny_zamba2(
+        num_mem_blocks=2,
+        num_key_value_heads=2,
+        use_shared_attention_adapter=False,
+        use_mem_rope=False,
+        add_bias_linear=True,
+        layers_block_type=[HYBRID, HYBRID, LINEAR],
+    ),
     **HYBRIDS,
     **RECURRENCES,
 }

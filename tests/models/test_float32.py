@@ -23,6 +23,7 @@ KEPT = {
     "mamba2": (tiny.tiny_mamba2, {"A_log", "D", "dt_bias"}),
     "falcon_h1": (tiny.tiny_falcon_h1, {"A_log", "D", "dt_bias"}),
     "zamba": (tiny.tiny_zamba, {"A_log", "D"}),
+    "zamba2": (tiny.tiny_zamba2, {"A_log", "D", "dt_bias"}),
     "rwkv": (tiny.tiny_rwkv, {"time_decay", "time_first"}),
     "recurrent_gemma": (tiny.tiny_recurrent_gemma, {"recurrent_param"}),
 }

@@ -7,6 +7,7 @@ The Hugging Face module lends its weights, norms and rotary tables, and modules 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ BLOCKS = {
     "granitemoehybrid": "model.layers",
     "jamba": "model.layers",
     "nemotron_h": "model.layers",
+    "zamba2": "model.layers",
     **dict.fromkeys(tiny_family.FIELDS, "model.layers"),
 }
 
@@ -48,7 +50,7 @@ def sites_and_logits(hf: Any, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor
             values[f"{kind}.{layer}"] = value
             return value
 
-        ours = plain_block(hf, block, before, remember)
+        ours = plain_block(hf, block, before, remember, seen[0][0])
         torch.testing.assert_close(ours, after.to(ours.dtype), atol=1e-5, rtol=1e-4)
     return values, logits
 
@@ -63,7 +65,9 @@ def logits_with(
         return change(value) if name == kind else value
 
     def replaced(_m: Any, args: Any, kwargs: Any, out: Any) -> Any:
-        ours = plain_block(hf, block, stream(args, kwargs), changed)
+        h = stream(args, kwargs)
+        # Zamba2's blocks are handed the embeddings next
+        ours = plain_block(hf, block, h, changed, args[1] if len(args) > 1 else h)
         return (ours, *out[1:]) if isinstance(out, tuple) else ours
 
     handle = block.register_forward_hook(replaced, with_kwargs=True)
@@ -80,11 +84,13 @@ def first(out: Any) -> Tensor:
     return out[0] if isinstance(out, tuple) else out
 
 
-def plain_block(hf: Any, block: Any, h: Tensor, site: Site) -> Tensor:
-    """The residual stream after a block."""
+def plain_block(hf: Any, block: Any, h: Tensor, site: Site, embedded: Tensor) -> Tensor:
+    """The residual stream after a block; embedded: what block 0 read."""
     if hf.config.model_type in tiny_family.FIELDS:
         return plain_family.plain_block(hf, block, h, site)
     h = site("resid_pre", h)
+    if hf.config.model_type == "zamba2":
+        return site("resid", h + beside_a_shared_block(hf, block, h, site, embedded))
     if not hasattr(block, "input_layernorm"):
         return site("resid", h + only_part(hf, block, h, site))
     h = site("resid_mid", h + mixers(hf, block, h, site))
@@ -105,6 +111,47 @@ def only_part(hf: Any, block: Any, h: Tensor, site: Site) -> Tensor:
         if hasattr(module, "x_proj")
         else ssd(module, norm, h, site)
     )
+
+
+def beside_a_shared_block(hf: Any, block: Any, h: Tensor, site: Site, embedded: Tensor) -> Tensor:
+    """What Zamba2's Mamba-2 adds, which may read attention and an MLP of several blocks too."""
+    if not hasattr(block, "shared_transformer"):
+        return ssd(block.mamba, rms(block.input_layernorm), h, site)
+    own, shared = block.mamba_decoder, block.shared_transformer
+    attended, feed_forward = shared.self_attn, shared.feed_forward
+    place = hf.config.hybrid_layer_ids.index(own.layer_idx)
+    embedded = site("embed_in", embedded)
+
+    def projection(read: str) -> Any:
+        def of(x: Tensor) -> Tensor:
+            y = getattr(attended, f"{read}_proj")(x)
+            if not hf.config.use_shared_attention_adapter:
+                return y
+            return y + getattr(attended, f"linear_{read}_adapter_list")[place](x)
+
+        return of
+
+    def hidden(x: Tensor) -> Tensor:
+        both = feed_forward.gate_up_proj(x) + feed_forward.gate_up_proj_adapter_list[place](x)
+        gate, up = both.chunk(2, -1)
+        return F.gelu(gate) * up
+
+    module = SimpleNamespace(
+        **{f"{read}_proj": projection(read) for read in "qkv"},
+        scaling=(attended.head_dim / 2) ** -0.5,
+        o_proj=attended.o_proj,
+    )
+    norm = rms(shared.input_layernorm)
+    x = attention(hf, module, lambda x: norm(torch.cat([x, embedded], -1)), h, site)
+    down = torch.nn.Sequential(feed_forward.down_proj, block.linear)
+    x = mlp(down, hidden, rms(shared.pre_ff_layernorm), x, site)
+    return ssd(own.mamba, rms(own.input_layernorm), h + x, site)
+
+
+def rms(norm: Any) -> Callable[[Tensor], Tensor]:
+    """A norm whose module goes through float32, in the dtype of what it norms."""
+    epsilon = norm.variance_epsilon
+    return lambda x: norm.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon)
 
 
 def mixers(hf: Any, block: Any, h: Tensor, site: Site) -> Tensor:

@@ -320,6 +320,23 @@ tiny_zamba = _builder(
     },
 )
 """Its attention reads the embeddings anew, beside the residual stream."""
+tiny_zamba2 = _builder(
+    25,
+    "zamba2",
+    NARROW
+    | {
+        "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+        "num_key_value_heads": 4,
+        "mamba_d_state": 8,
+        "n_mamba_heads": 8,
+        "mamba_ngroups": 2,
+        "chunk_size": 8,
+        "adapter_rank": 6,
+        "use_shared_attention_adapter": True,
+        "use_mem_rope": True,
+    },
+)
+"""Blocks 1 and 2 share attention and MLP, and each adds its own to their matrices."""
 tiny_falcon_mamba = _builder(
     18,
     "falcon_mamba",

@@ -158,21 +158,30 @@ def score_edges(
         for site, table in scores.tables(one_hot).items():
             totals[site] = totals.get(site, 0) + table.cpu() / len(pairs)
     present = {"": index.unique().tolist(), LOGITS: index[:, -1].unique().tolist()}
-    rows: list[tuple] = []
+    every, rows = senders(model), []
+    sent = {one.site: [every[i] for i in one.senders] for one in receivers(model)}
     for site, table in totals.items():
         if not all_finite(table):
             requirement = f"scores need finite gradients, and those at {site} are not"
             remedy = "Load it in float32: in half precision they may overflow."
             raise InputError("model", model.name, requirement, remedy)
-        rows += _rows(model, site, table.tolist(), names, present)
+        rows += _rows(model, site, sent.get(site, []), table.tolist(), names, present)
     edges = pl.DataFrame(rows, SCORED_EDGES.frame().schema, orient="row")
     return edges.sort(pl.col("score").abs(), descending=True, maintain_order=True)
 
 
 def _rows(
-    model: LanguageModel, site: Site, table: list, names: list[str], present: dict[str, list[int]]
+    model: LanguageModel,
+    site: Site,
+    sent: list[Site],
+    table: list,
+    names: list[str],
+    present: dict[str, list[int]],
 ) -> list[tuple]:
-    """Rows of the frame from a site's scores: [label][sender][head], [label][tap], or [label]."""
+    """Rows of the frame from a site's scores: [label][sender][head], [label][tap], or [label].
+
+    sent: the senders that the site reads, if it reads the stream
+    """
     layer = site.layer
     inner = with_states_at(model, layer)
     if inner is not None and site.kind == inner.write:
@@ -191,8 +200,7 @@ def _rows(
     return [
         (str(sender), receiver, sender.layer, read_layer, None, names[i], score)
         for i in labels
-        # a site reads the first of the senders
-        for sender, by_head in zip(senders(model), table[i], strict=False)
+        for sender, by_head in zip(sent, table[i], strict=True)
         for receiver, score in zip(reads, by_head, strict=True)
     ]
 
@@ -236,7 +244,8 @@ class _Scores:
     def _streams(self, receiver: Receiver) -> Float[Tensor, "prompt position sender head"]:
         gradient = self._gradients[receiver.site]
         gradient = gradient if gradient.ndim == 4 else gradient.unsqueeze(2)
-        return self.contrast.streams[:, :, : receiver.n_senders] @ gradient.transpose(-1, -2)
+        up_to = self.contrast.streams[:, :, : receiver.senders[-1] + 1]
+        return (up_to @ gradient.transpose(-1, -2))[:, :, list(receiver.senders)]
 
     def _add_step(self, clean_part: float) -> None:
         """Gradients with the embeddings at this part of the way from corrupt to clean."""
@@ -250,8 +259,8 @@ class _Scores:
         way = (corrupt + clean_part * (clean - corrupt)).requires_grad_()
         # A receiver's input may be the stream itself: as a view of its own it has the gradient of
         # that one reader.
-        streams = {b.stream for n in range(model.n_layers) for b in model.branches(n)}
-        apart = [site for site in sites if site.kind in streams and "head" not in site.axes]
+        inside = [receiver.site for receiver in self.receivers[:-1]]
+        apart = [site for site in inside if "head" not in site.axes]
         edits: list[Edit] = [Replace("embed", way)]
         edits += [Transform(site, function=lambda h: h.view_as(h)) for site in apart]
         capture = [*sites, *kept]

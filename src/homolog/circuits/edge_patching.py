@@ -146,7 +146,8 @@ def _patched(
         change = contrast.streams[:, -1:, _index(model, row["sender"])]
         return model.logits((h[:, -1:] + change * mask[:, -1:, None]).to(h.dtype))[:, 0]
     edit = _edit(contrast, row, mask)
-    return model.continue_from((start.layer or 0) - 1, h, [edit], last_only=True)[:, 0]
+    embedded = contrast.clean["embed"]
+    return model.continue_from((start.layer or 0) - 1, h, [edit], True, embedded)[:, 0]
 
 
 def _edit(contrast: Contrast, row: dict[str, Any], mask: Bool[Tensor, "prompt position"]) -> Edit:

@@ -8,7 +8,8 @@ add u's difference (corrupt minus clean) at a position to the input of v.
                  receivers  query_in.L.H, key_in.L.H, value_in.L.H
     recurrences  senders    mixer_out.L         receivers  mixer_in.L
     MLPs         senders    mlp_out.L           receivers  mlp_in.L
-    besides      senders    embed               receivers  logits
+    besides      senders    embed               receivers  logits; embed_in.L where blocks read the
+                                                           embeddings again
     in a mixer   conv_in.L -> conv_taps.L   what tap j brings from K - 1 - j positions before
                  write.L -> state.L         what a position adds to the state, for it and all later
 
@@ -29,7 +30,7 @@ from torch import Tensor
 from homolog.circuits.known import require_paths
 from homolog.corpus.tasks.pairs import PromptPairs
 from homolog.models.base import LanguageModel
-from homolog.models.decoder import Decoder
+from homolog.models.decoder import Decoder, stands_aside
 from homolog.models.mixers.attention import Attention
 from homolog.models.mixers.base import Branch, Context, Inputs, Mixer
 from homolog.models.mixers.linear_mixer import LinearMixer
@@ -46,11 +47,11 @@ OTHER = "other"
 class Receiver:
     """A place that reads the residual stream: all heads of a block at once where it has heads.
 
-    n_senders   it reads the first so many of `senders(model)`
+    senders   indices of those of `senders(model)` whose sum it reads, ascending
     """
 
     site: Site
-    n_senders: int
+    senders: tuple[int, ...]
 
 
 def nodes(model: LanguageModel) -> list[Site]:
@@ -67,7 +68,7 @@ def adds(branch: Branch) -> list[Site]:
 
 
 def reads(branch: Branch) -> list[Site]:
-    """Where a branch reads the stream."""
+    """Where a branch reads the stream, or what stands aside."""
     if isinstance(branch, Attention):
         return [Site(f"{read}_in", branch.layer) for read in READS]
     return [Site(branch.stream, branch.layer)]
@@ -80,12 +81,18 @@ def senders(model: LanguageModel) -> list[Site]:
 
 def receivers(model: LanguageModel) -> list[Receiver]:
     """All places that read the residual stream, in the order of the pass; last, the logits'."""
-    known, places, before = require_paths(model), [], 1
+    known, places, n = require_paths(model), [], 1
+    stream, aside = [0], []
     for layer in range(known.n_layers):
         for step in known.layers[layer]:
-            places += [Receiver(site, before) for branch in step for site in reads(branch)]
-            before += sum(len(adds(branch)) for branch in step)
-    return [*places, Receiver(Site("resid", model.n_layers - 1), before)]
+            read = tuple(aside if aside and stands_aside(step) else [*stream, *aside])
+            for branch in step:
+                places += [Receiver(site, read) for site in reads(branch)]
+                places += [Receiver(Site(branch.beside, layer), (0,))] if branch.beside else []
+            own = list(range(n, n + sum(len(adds(branch)) for branch in step)))
+            n += len(own)
+            stream, aside = (stream, own) if stands_aside(step) else ([*stream, *own], [])
+    return [*places, Receiver(Site("resid", model.n_layers - 1), tuple(stream))]
 
 
 def ends(model: LanguageModel) -> dict[str, tuple[Site, ...]]:
@@ -99,7 +106,8 @@ def ends(model: LanguageModel) -> dict[str, tuple[Site, ...]]:
             own = adds(branch)
             table |= {str(site): (site,) for site in own}
             table |= {str(site): tuple(own) for site in reads(branch)}
-            inner = [branch.local, branch.local_taps] if isinstance(branch, Mixer) else []
+            inner = [branch.beside]
+            inner += [branch.local, branch.local_taps] if isinstance(branch, Mixer) else []
             inner += [branch.write, branch.state] if isinstance(branch, LinearMixer) else []
             table |= {f"{kind}.{layer}": tuple(own) for kind in inner if kind}
             if isinstance(branch, Attention):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from homolog.circuits.replay import Patched, PatchedRows, Replay
 from homolog.errors import InputError
-from homolog.models.decoder import Decoder
+from homolog.models.decoder import Decoder, Flow
 from homolog.models.mixers.base import Branch, Context, Inputs, Mixer
 from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.runs import Run
@@ -47,14 +47,13 @@ class Held(Replay):
             remedy = "Give prompts of two tokens or more."
             raise InputError("clean", tuple(self.tokens.shape), requirement, remedy)
         every = [site for n in range(self.model.n_layers) for site in self._sites(n, inputs=True)]
-        kept = [replace(site, position=-1) for site in every]
+        kept = [Site("embed"), *(replace(site, position=-1) for site in every)]
         kept += [site for m in self.model.mixers() for site in self._past_sites(m)]
         kept += [site for m in self.recurrences for site in self._carried_in(m)]
         self._clean = self._captured(self.tokens, kept, last_only=True)
         assert self._clean.logits is not None
         self.logits = self._clean.logits[:, 0]
-        like = self._clean[Site("resid_pre", 0, position=-1)]
-        self._context = self._context_of(torch.tensor([self.end]), like)
+        self._context = self._context_of(torch.tensor([self.end]))
         self._past = {m: self._past_of(m) for m in self.model.mixers()}
         self._at_end = {
             m: m.prepared({kind: self._last(m, kind) for kind in m.inputs}, self._context)
@@ -63,11 +62,16 @@ class Held(Replay):
 
     # --- at the last position
 
-    def _after_steps(self, hold: Hold, layer: int, h: Tensor, first: int = 0) -> Tensor:
-        """The stream after a block from that before its step `first`, at the last position."""
+    def _block(self, hold: Hold, layer: int, h: Tensor) -> Tensor:
+        """The stream after a block from that before it, at the last position."""
+        return self._after_steps(hold, layer, Flow(h), 0)
+
+    def _after_steps(self, hold: Hold, layer: int, flow: Flow, first: int) -> Tensor:
+        """The stream after a block from what its step `first` reads, at the last position."""
         for step in self.model.layers[layer][first:]:
-            h = self.model.added(h, [self._held_out(branch, h, hold) for branch in step])
-        return h
+            read = flow.read_by(step)
+            flow = self.model.after(step, flow, [self._held_out(b, read, hold) for b in step])
+        return flow.h
 
     def _held_out(self, branch: Branch, h: Tensor, hold: Hold) -> Tensor:
         """What a branch adds to other streams (..., prompt, d_model), its memory held."""
@@ -82,7 +86,7 @@ class Held(Replay):
         return branch.leave(at, self._last(branch, branch.readout))
 
     def _walked(self, starts: Sequence[PatchedRows], hold: Hold) -> Iterator[Patched]:
-        return self.to_logits(starts, partial(self._after_steps, hold))
+        return self.to_logits(starts, partial(self._block, hold))
 
     def _start(
         self, mixer: Mixer, names: Sequence[str], heads: Sequence[int], new: Tensor, hold: Hold
@@ -93,30 +97,32 @@ class Held(Replay):
         """
         readout, out = (self._last(mixer, kind) for kind in (mixer.readout, mixer.out))
         changed = mixer.leave_heads(self._at_end[mixer], readout, heads, new, out)
-        before = replace(self.model.stream_before(mixer), position=-1)
-        h = self._stepped(mixer, changed, self._clean[before], lambda b: self._last(b, b.out))
+        flow = self._stepped(mixer, changed, lambda s: self._clean[replace(s, position=-1)])
         layer, i = self.model.place_of(mixer)
-        return PatchedRows(layer, tuple(names), self._after_steps(hold, layer, h, i + 1))
+        return PatchedRows(layer, tuple(names), self._after_steps(hold, layer, flow, i + 1))
 
-    def _stepped(
-        self, mixer: Mixer, changed: Tensor, before: Tensor, out_of: Callable[[Branch], Tensor]
-    ) -> Tensor:
-        """The stream after the mixer's step, in which it adds `changed` and the others as ever."""
-        layer, i = self.model.place_of(mixer)
-        outs = [changed if b is mixer else out_of(b) for b in self.model.layers[layer][i]]
-        return self.model.added(before.expand_as(changed), outs)
+    def _stepped(self, mixer: Mixer, changed: Tensor, clean: Callable[[Site], Tensor]) -> Flow:
+        """What the mixer's step hands on, in which it gives `changed` and the others as ever."""
+        step, before = self.model.step_of(mixer), self._before(mixer, clean)
+        outs = [changed if b is mixer else clean(Site(b.out, b.layer)) for b in step]
+        return self.model.after(step, before._replace(h=before.h.expand_as(changed)), outs)
+
+    def _before(self, branch: Branch, clean: Callable[[Site], Tensor]) -> Flow:
+        """What the step of a branch is handed, by the clean values of sites."""
+        return Flow(*(clean(site) for site in self.model.flow_sites(branch)))
 
     # --- at other positions
 
-    def _through(self, place: tuple[int, int], h: Tensor, context: Context, clean: Clean) -> Tensor:
-        """The stream after a step, the readouts of its mixers held.
+    def _through(self, place: tuple[int, int], flow: Flow, context: Context, clean: Clean) -> Flow:
+        """What a step hands on, the readouts of its mixers held.
 
-        h is the stream of one position of each prompt where no mixer of the step reads others by
-        its local part, or else of whole windows.
+        flow is of one position of each prompt where no mixer of the step reads others by its local
+        part, or else of whole windows.
         """
         layer, i = place
-        outs = []
-        for branch in self.model.layers[layer][i]:
+        step, outs = self.model.layers[layer][i], []
+        h = flow.read_by(step)
+        for branch in step:
             if not isinstance(branch, Mixer):
                 outs.append(branch(h, context, NOTHING))
             elif branch.leaves_alone:
@@ -124,13 +130,14 @@ class Held(Replay):
             else:
                 held = clean[Site(branch.readout, layer)]
                 outs.append(branch.leave(branch.enter(h, context), held))
-        return self.model.added(h, outs)
+        return self.model.after(step, flow, outs)
 
     # --- values
 
     def _sites(self, layer: int, inputs: bool = False) -> list[Site]:
         """Streams before steps, outputs, readouts; and, if asked, what positions enter with."""
-        kinds = [self.model.stream_kind(i) for i in range(len(self.model.layers[layer]))]
+        steps = range(len(self.model.layers[layer]))
+        kinds = [self.model.stream_kind(layer, i) for i in steps]
         for branch in self.model.branches(layer):
             kinds.append(branch.out)
             if isinstance(branch, Mixer):
@@ -168,9 +175,12 @@ class Held(Replay):
         missing = [torch.zeros_like(own)] * (mixer.reach - len(sites))
         return torch.stack([*missing, *(self._clean[site] for site in sites)], 1)
 
-    def _context_of(self, at: Tensor, like: Tensor) -> Context:
+    def _context_of(self, at: Tensor) -> Context:
         """Of one position of each prompt (prompt,), or those of whole windows (1, position)."""
-        return self.model.context_at(at.to(like.device), self.end + 1, like)
+        embedded = self._clean[Site("embed")]
+        at, prompts = at.to(embedded.device), torch.arange(len(embedded), device=embedded.device)
+        read = embedded[prompts if at.ndim == 1 else prompts[:, None], at]
+        return self.model.context_at(at, self.end + 1, read)
 
     def _everywhere(self) -> Tensor:
         """All positions of a window, (1, position)."""
@@ -194,6 +204,6 @@ class Held(Replay):
             sites = [Site(kind, mixer.layer) for kind in mixer.inputs]
             run = self._captured(tokens, sites, mixer.layer)
             values = {site.kind: run[site] for site in sites}
-            context = self._context_of(self._everywhere(), run[sites[0]])
+            context = self._context_of(self._everywhere())
             memo["mixer"], memo["window"] = mixer, mixer.prepared(values, context)
         return memo["window"]

@@ -37,8 +37,8 @@ def knockouts_to_logits(
         raise InputError("parts", [], "there must be one", "Name z.LAYER or y.LAYER.")
     model, first = paths.model, min(site.layer or 0 for site in sites)
     start = Site("resid_pre", first)
-    h = model.run(paths.tokens, capture=[start], stop_after=start)[start]
+    clean = model.run(paths.tokens, capture=[start, "embed"], stop_after=start)
     for label, at in positions.items():
         edits = [Knockout(site, query=-1, key=at) for site in sites]
-        logits = model.continue_from(first - 1, h, edits, last_only=True)
+        logits = model.continue_from(first - 1, clean[start], edits, True, clean["embed"])
         yield Patched((label,), logits[None, :, 0])

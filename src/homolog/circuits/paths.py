@@ -31,8 +31,9 @@ from homolog.circuits.held import Clean, Held, Hold
 from homolog.circuits.parts import Part, part_name, parts_of, state_name
 from homolog.circuits.replay import Patched
 from homolog.errors import InputError
+from homolog.models.decoder import Flow
 from homolog.models.mixers.attention import Attention
-from homolog.models.mixers.base import Branch, Inputs, Mixer, at_positions
+from homolog.models.mixers.base import Context, Inputs, Mixer, at_positions
 from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.mixers.one_head import OneHead
 from homolog.models.runs import Run
@@ -80,10 +81,10 @@ class Paths(Held):
 
     def _stepped_readouts(self) -> dict[Mixer, Tensor]:
         last = self.model.run(self.corrupt[:, -1:], capture=["embed"], stop_after="embed")
-        h, readouts = last["embed"][:, 0], {}
+        flow, readouts = Flow(last["embed"][:, 0]), {}
         for steps in self.model.layers:
             for step in steps:
-                outs = []
+                h, outs = flow.read_by(step), []
                 for branch in step:
                     if not isinstance(branch, LinearMixer):
                         outs.append(branch(h, self._context, NOTHING))
@@ -91,7 +92,7 @@ class Paths(Held):
                     at = branch.enter_at(h, self._context, self._past[branch])
                     readouts[branch] = branch.read(branch.step(self._carried(branch), at), at)
                     outs.append(branch.leave(at, readouts[branch]))
-                h = self.model.added(h, outs)
+                flow = self.model.after(step, flow, outs)
         return readouts
 
     def states_to_logits(self) -> Iterator[Patched]:
@@ -202,7 +203,8 @@ class Paths(Held):
         some = self._senders_below(part, senders)
         everywhere = {"": torch.arange(self.end).expand(len(self.tokens), self.end)}
         between = self._between(some[0][0], mixer)
-        alone = isinstance(mixer, Attention) and all(m.reach == 0 for m in between)
+        local = any(m.reach or m.aside for m in between)
+        alone = isinstance(mixer, Attention) and not local
         new, names = [], []
         windows: tuple[Run, Run] | None = None
         for label, at in (positions or everywhere).items():
@@ -221,7 +223,7 @@ class Paths(Held):
     ) -> Tensor:
         """The receiver's readout when each sender is patched at one position of each prompt.
 
-        Nothing between reads other positions, so that one vector a prompt walks.
+        Nothing between reads other positions or stands aside, so that one vector a prompt walks.
         """
         mixer, head = receiver
         by_mixer = heads_by_mixer(senders)
@@ -229,22 +231,21 @@ class Paths(Held):
         sites = [Site(m.readout, m.layer) for m in by_mixer]
         run = self._captured(self.corrupt, sites, max(m.layer for m in by_mixer))
         corrupt = picked(run, at, sites)
-        context = self._context_of(at, clean[self.model.stream_before(senders[0][0])])
-        rows: Tensor | None = None
+        context, rows = self._context_of(at), None
         for place in self._places(senders[0][0], mixer):
             if rows is not None:
                 rows = self._through(place, rows, context, clean)
             for sender in (m for m in by_mixer if self.model.place_of(m) == place):
                 heads, site = by_mixer[sender], Site(sender.readout, sender.layer)
-                before = clean[self.model.stream_before(sender)]
-                entered = {} if sender.leaves_alone else sender.enter(before, context)
+                entered = {} if sender.leaves_alone else self._entered(sender, context, clean)
                 new = by_sender(sender, corrupt[site], heads)
                 out = clean[Site(sender.out, sender.layer)]
                 changed = sender.leave_heads(entered, clean[site], heads, new, out)
-                started = self._left(sender, changed, clean)
-                rows = started if rows is None else torch.cat([rows, started])
+                started = self._stepped(sender, changed, clean.__getitem__)
+                rows = started if rows is None else Flow(torch.cat([rows.h, started.h]))
         assert rows is not None
-        values = OneHead(cast("Attention", mixer), head).enter(rows, context)
+        read = rows.read_by(self.model.step_of(mixer))
+        values = OneHead(cast("Attention", mixer), head).enter(read, context)
         return self._reread(receiver, at, chosen(values, kinds))
 
     def _by_window(
@@ -260,8 +261,7 @@ class Paths(Held):
         windows  clean and corrupt: `_windows_between`
         """
         (mixer, head), (clean, corrupt) = sender, windows
-        before = clean[self.model.stream_before(mixer)]
-        context = self._context_of(self._everywhere(), before)
+        context = self._context_of(self._everywhere())
         site = Site(mixer.readout, mixer.layer)
         patched = torch.zeros(len(at), self.end + 1, dtype=torch.bool, device=at.device)
         patched.scatter_(1, at, True)
@@ -270,15 +270,17 @@ class Paths(Held):
             one = torch.arange(mixer.n_heads, device=at.device) == head
             patched = patched & one[:, None]
         readout = torch.where(patched, corrupt[site], clean[site])
-        h = self._left(mixer, mixer.leave(mixer.enter(before, context), readout), clean)
+        left = mixer.leave(self._entered(mixer, context, clean), readout)
+        flow = self._stepped(mixer, left, clean.__getitem__)
         for place in self._places(mixer, receiver[0])[1:]:
-            h = self._through(place, h, context, clean)
-        return self._readout_of(receiver, receiver[0].enter(h, context), kinds)[None]
+            flow = self._through(place, flow, context, clean)
+        read = flow.read_by(self.model.step_of(receiver[0]))
+        return self._readout_of(receiver, receiver[0].enter(read, context), kinds)[None]
 
-    def _left(self, mixer: Mixer, changed: Tensor, clean: Clean) -> Tensor:
-        """The stream after the mixer's step, in which it adds `changed`."""
-        before = clean[self.model.stream_before(mixer)]
-        return self._stepped(mixer, changed, before, lambda b: clean[Site(b.out, b.layer)])
+    def _entered(self, mixer: Mixer, context: Context, clean: Clean) -> Inputs:
+        """What the clean positions of a mixer enter with."""
+        before = self._before(mixer, clean.__getitem__)
+        return mixer.enter(before.read_by(self.model.step_of(mixer)), context)
 
     def _readout_of(self, part: Part, new: Inputs, kinds: Sequence[str] | None) -> Tensor:
         """The part's readout at the end when all positions before it enter with `new`."""
@@ -301,8 +303,8 @@ class Paths(Held):
         mixers = list(heads_by_mixer(senders))
         between = self._between(mixers[0], receiver)
         sites = [Site(kind, m.layer) for m in between for kind in (m.readout, m.out)]
-        sites += [self.model.stream_before(mixer) for mixer in mixers]
-        sites += [Site(b.out, m.layer) for m in mixers for b in self._step_of(m)]
+        sites += [site for mixer in mixers for site in self.model.flow_sites(mixer)]
+        sites += [Site(b.out, m.layer) for m in mixers for b in self.model.step_of(m)]
         readouts = [Site(mixer.readout, mixer.layer) for mixer in mixers]
         return (
             self._captured(self.tokens, sites, receiver.layer),
@@ -319,10 +321,6 @@ class Paths(Held):
         return self._of_clean[key]
 
     # --- parts
-
-    def _step_of(self, mixer: Mixer) -> tuple[Branch, ...]:
-        layer, i = self.model.place_of(mixer)
-        return self.model.layers[layer][i]
 
     def _places(self, first: Mixer, receiver: Mixer) -> list[tuple[int, int]]:
         """The steps from that of `first` to that before the receiver's, as (layer, step)."""

@@ -25,10 +25,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from homolog.axes import Logits, Residual, Tokens
-from homolog.errors import InputError
 from homolog.models import block_list
 from homolog.models.base import LanguageModel
-from homolog.models.guards import as_it_was, never_rescale, require_decoder
+from homolog.models.guards import as_it_was, never_rescale, reads_more, require_decoder
 from homolog.models.sites import Site
 from homolog.models.taps import NOTHING, Taps
 from homolog.models.widening import widened
@@ -123,10 +122,12 @@ class AnyDecoder(LanguageModel):
                     hooks.append(block.register_forward_hook(after))
             yield
 
-    def _rest_of_pass(self, layer: int, h: Residual, taps: Taps, last_only: bool) -> Tensor:
+    def _rest_of_pass(
+        self, layer: int, h: Residual, taps: Taps, last_only: bool, embedded: Residual | None
+    ) -> Tensor:
         """No block up to `layer` runs, but for the check when a layer is asked for first.
 
-        InputError where later blocks read more than the residual stream.
+        InputError where later blocks read more than the residual stream, the embeddings or else.
         """
         self._require_stream_alone(layer)
         return self._continue(layer, h, taps, last_only)
@@ -174,12 +175,7 @@ class AnyDecoder(LanguageModel):
                 # a block that misses what an earlier one leaves behind fails in a way of its own
                 alone = False
         if not alone:
-            requirement = (
-                f"what comes after it in {self.name} ({self.architecture}) reads more than the "
-                "stream, which then does not tell how a pass goes on"
-            )
-            remedy = f"Edit a whole pass: run(tokens, edits=[Replace('{site}', h)])."
-            raise InputError("layer", layer, requirement, remedy)
+            raise reads_more(self.name, self.architecture, layer)
         self._continued.add(layer)
 
 

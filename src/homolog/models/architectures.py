@@ -29,6 +29,7 @@ from homolog.models.recurrent_gemma import RecurrentGemma
 from homolog.models.rwkv import RWKV
 from homolog.models.sites import KINDS, add_kind
 from homolog.models.xlstm import XLSTM
+from homolog.models.zamba2 import Zamba2
 
 _LISTED: tuple[type[LanguageModel], ...] = (
     GPT2,
@@ -38,6 +39,7 @@ _LISTED: tuple[type[LanguageModel], ...] = (
     Mamba2,
     *HYBRIDS,
     NemotronH,
+    Zamba2,
     Qwen3Next,
     Qwen3_5,
     Qwen3_5MoE,

@@ -89,8 +89,13 @@ class LanguageModel(ABC):
         """A pass through `taps`; None when it stops, after the block of `stop`."""
 
     @abstractmethod
-    def _rest_of_pass(self, layer: int, h: Residual, taps: Taps, last_only: bool) -> Tensor:
-        """The part of a pass that comes after block `layer`, whose output is `h`."""
+    def _rest_of_pass(
+        self, layer: int, h: Residual, taps: Taps, last_only: bool, embedded: Residual | None
+    ) -> Tensor:
+        """The part of a pass that comes after block `layer`, whose output is `h`.
+
+        embedded: as in `continue_from`.
+        """
 
     @abstractmethod
     def logits(self, h: Residual) -> Logits:
@@ -261,16 +266,27 @@ class LanguageModel(ABC):
         logits = self._pass(begun, _begun(taps), stop, last_only)
         return logits if logits is None or last_only else logits[:, 1:]
 
-    def _text_rest(self, layer: int, h: Residual, taps: Taps, last_only: bool) -> Tensor:
-        """`_rest_of_pass` from the stream of the text and that of what it is read after."""
+    def _text_rest(
+        self,
+        layer: int,
+        h: Residual,
+        taps: Taps,
+        last_only: bool,
+        embedded: Residual | None = None,
+    ) -> Tensor:
+        """`_rest_of_pass` from the streams of the text and those of what it is read after."""
         if self.bos is None:
-            return self._rest_of_pass(layer, h, taps, last_only)
+            return self._rest_of_pass(layer, h, taps, last_only, embedded)
         site = Site("embed") if layer == -1 else Site("resid", layer)
         token = torch.tensor([[self.bos]], device=self.device)
         with torch.no_grad():
-            first = self.plain.run(token, capture=[site], stop_after=site)[site]
-        begun = torch.cat([first.to(h).expand(len(h), -1, -1), h], dim=1)
-        logits = self._rest_of_pass(layer, begun, _begun(taps), last_only)
+            first = self.plain.run(token, capture=[site, "embed"], stop_after=site)
+
+        def begun(text: Tensor, before: Tensor) -> Tensor:
+            return torch.cat([before.to(text).expand(len(text), -1, -1), text], dim=1)
+
+        whole = None if embedded is None else begun(embedded, first["embed"])
+        logits = self._rest_of_pass(layer, begun(h, first[site]), _begun(taps), last_only, whole)
         return logits if last_only else logits[:, 1:]
 
     def _again(self, window_pass: Callable[[int, Taps], Tensor | None]) -> Pass:
@@ -290,15 +306,22 @@ class LanguageModel(ABC):
         return [run[s] for s in sites]
 
     def continue_from(
-        self, layer: int, h: Tensor, edits: Sequence[Edit] = (), last_only: bool = False
+        self,
+        layer: int,
+        h: Tensor,
+        edits: Sequence[Edit] = (),
+        last_only: bool = False,
+        embedded: Tensor | None = None,
     ) -> Tensor:
         """Logits of a pass in which `h` is the residual stream after block `layer`.
 
         h (batch, position, d_model) -> (batch, position, vocabulary), or (batch, 1, vocabulary).
         Only the blocks after it run; layer -1 stands for the embeddings.  edits and last_only as in
         `run`.
-        Errors: InputError for a layer that is not there, another shape of `h`, and where no edit
-        was given, logits that are not finite.
+        embedded   what the pass has at `embed`, shaped like `h`: needed where later blocks read the
+                   embeddings beside the stream (Zamba2)
+        Errors: InputError for a layer that is not there, another shape of `h`, blocks that read
+        more than they are given, and where no edit was given, logits that are not finite.
         """
         if not -1 <= layer < self.n_layers:
             requirement = f"{self.name} has {self.n_layers} blocks"
@@ -309,16 +332,18 @@ class LanguageModel(ABC):
             remedy = "Give what a run captured at resid.LAYER."
             raise InputError("h", tuple(h.shape), requirement, remedy)
         by_site = self._by_site(edits)
-        logits = self._text_rest(layer, h, Taps({}, by_site), last_only)
+        logits = self._text_rest(layer, h, Taps({}, by_site), last_only, embedded)
         if not by_site:
-            again = self._again(lambda w, taps: self._rest_alone(layer, h[w : w + 1], taps))
-            require_finite(again, (h, logits), None)
-        return logits
+            before = ("embed", None) if layer == -1 else ("resid", layer)
 
-    def _rest_alone(self, layer: int, h: Tensor, taps: Taps) -> Tensor:
-        """Logits of one window, whose stream after block `layer` is read too."""
-        before = ("embed", None) if layer == -1 else ("resid", layer)
-        return self._text_rest(layer, taps(*before, h), taps, False)
+            def rest_alone(window: int, taps: Taps) -> Tensor:
+                """Logits of one window, whose stream after block `layer` is read too."""
+                one = slice(window, window + 1)
+                beside = None if embedded is None else embedded[one]
+                return self._text_rest(layer, taps(*before, h[one]), taps, False, beside)
+
+            require_finite(self._again(rest_alone), (h, logits), None)
+        return logits
 
     def _by_site(self, edits: Sequence[Edit]) -> dict[Site, list[Edit]]:
         by_site: dict[Site, list[Edit]] = {}

@@ -15,6 +15,7 @@ from torch import Tensor
 from homolog.axes import Logits, Residual, Tokens
 from homolog.errors import InputError
 from homolog.models.base import LanguageModel
+from homolog.models.guards import reads_more
 from homolog.models.products import linear
 from homolog.models.sites import Site
 from homolog.models.taps import Taps
@@ -53,12 +54,26 @@ class Blockwise(LanguageModel):
         h = self._blocks_after(-1, last, h, taps)
         return self._read_out(h, last_only) if stop is None else None
 
-    def _rest_of_pass(self, layer: int, h: Residual, taps: Taps, last_only: bool) -> Tensor:
-        return self._read_out(self._blocks_after(layer, self.n_layers - 1, h, taps), last_only)
+    def _rest_of_pass(
+        self, layer: int, h: Residual, taps: Taps, last_only: bool, embedded: Residual | None
+    ) -> Tensor:
+        if layer >= 0 and embedded is None and self.reads_embeddings_after(layer):
+            raise reads_more(self.name, self.architecture, layer)
+        h = self._blocks_after(layer, self.n_layers - 1, h, taps, embedded)
+        return self._read_out(h, last_only)
 
-    def _blocks_after(self, layer: int, last: int, h: Residual, taps: Taps) -> Residual:
-        """The residual stream after block `last` from that after block `layer`."""
-        context = self.context(h)
+    def reads_embeddings_after(self, layer: int) -> bool:
+        """Whether a block after this one reads the embeddings beside the stream."""
+        return False
+
+    def _blocks_after(
+        self, layer: int, last: int, h: Residual, taps: Taps, embedded: Residual | None = None
+    ) -> Residual:
+        """The residual stream after block `last` from that after block `layer`.
+
+        embedded: what block 0 read; by default `h` stands for it.
+        """
+        context = self.context(h if embedded is None else embedded)
         for later in range(layer + 1, last + 1):
             h = taps("resid", later, self.block(later, taps("resid_pre", later, h), context, taps))
         return h

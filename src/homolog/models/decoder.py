@@ -2,6 +2,11 @@
 
     for each step of a block:   h <- h + the sum of what its branches add, all of which read h
 
+A step may stand aside: what its one branch gives is then not added to the stream, but read by the
+next step.  One that stands aside as well reads nothing else; one in the stream reads h plus that.
+
+    aside <- branch(aside, or h where there is none);   h <- h + branch(h + aside)
+
 A Transformer with attention and MLP side by side has one step of two branches, one after the other
 two steps of one; a Mamba one step of one; a hybrid may have attention and a state space in the same
 step, or in turn from block to block.  An adapter names its modules: `steps` of each block, and
@@ -14,7 +19,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +35,29 @@ from homolog.models.taps import Taps
 from homolog.models.widening import apply_norm, widened
 
 Step = tuple[Branch, ...]
+
+
+class Flow(NamedTuple):
+    """What one step of a block hands on to the next.
+
+    h       the residual stream (..., d_model)
+    aside   what the step before gives to the next alone; None where that has added to the stream
+    """
+
+    h: Tensor
+    aside: Tensor | None = None
+
+    def read_by(self, step: Step) -> Tensor:
+        """What the branches of the next step read."""
+        if self.aside is None:
+            return self.h
+        return self.aside if stands_aside(step) else self.h + self.aside
+
+
+def stands_aside(step: Step) -> bool:
+    """Whether what a step gives is not added to the stream."""
+    assert len(step) == 1 or not any(branch.aside for branch in step)
+    return step[0].aside
 
 
 @dataclass(frozen=True)
@@ -92,20 +120,34 @@ class Decoder(Blockwise):
         steps = self.layers[branch.layer]
         return branch.layer, next(i for i, step in enumerate(steps) if branch in step)
 
-    def stream_kind(self, step: int) -> str:
-        """The kind of the stream before a step of a block."""
-        return "resid_mid" if step else "resid_pre"
-
-    def stream_before(self, branch: Branch) -> Site:
-        """The stream that a branch reads, with those of its step."""
+    def step_of(self, branch: Branch) -> Step:
+        """Those that read with it."""
         layer, step = self.place_of(branch)
-        return Site(self.stream_kind(step), layer)
+        return self.layers[layer][step]
+
+    def stream_kind(self, layer: int, step: int) -> str:
+        """The kind of the stream before a step of a block."""
+        before = self.layers[layer][:step]
+        return "resid_pre" if all(map(stands_aside, before)) else "resid_mid"
+
+    def flow_sites(self, branch: Branch) -> list[Site]:
+        """Where the flow before the step of a branch is read: the stream, and what stands aside."""
+        layer, step = self.place_of(branch)
+        sites, before = [Site(self.stream_kind(layer, step), layer)], self.layers[layer][:step]
+        if before and stands_aside(before[-1]):
+            sites.append(Site(before[-1][0].out, layer))
+        return sites
+
+    def reads_embeddings_after(self, layer: int) -> bool:
+        """Whether a block after this one reads the embeddings beside the stream."""
+        later = range(layer + 1, self.n_layers)
+        return any(branch.beside for n in later for branch in self.branches(n))
 
     def layer_kinds(self, layer: int) -> tuple[str, ...]:
         kinds: list[str] = []
         for i, step in enumerate(self.layers[layer]):
-            kinds += [self.stream_kind(i), *(kind for branch in step for kind in branch.sites)]
-        return (*kinds, "resid")
+            kinds += [self.stream_kind(layer, i), *(kind for b in step for kind in b.sites)]
+        return (*dict.fromkeys(kinds), "resid")
 
     def layer_neurons(self, layer: int) -> tuple[str, ...]:
         kinds = tuple(kind for branch in self.branches(layer) for kind in branch.neurons)
@@ -118,11 +160,21 @@ class Decoder(Blockwise):
     # --- a pass
 
     def block(self, layer: int, h: Residual, context: Context, taps: Taps) -> Residual:
+        flow = Flow(h)
         for i, step in enumerate(self.layers[layer]):
-            if i:
-                h = taps(self.stream_kind(i), layer, h)
-            h = self.added(h, [b(h, context, taps_of(b, context, taps)) for b in step])
-        return h
+            if i and flow.aside is None:
+                flow = Flow(taps(self.stream_kind(layer, i), layer, flow.h))
+            read = flow.read_by(step)
+            flow = self.after(
+                step, flow, [b(read, context, taps_of(b, context, taps)) for b in step]
+            )
+        return flow.h
+
+    def after(self, step: Step, flow: Flow, outs: Sequence[Tensor]) -> Flow:
+        """What a step hands on, from what its branches give."""
+        if stands_aside(step):
+            return Flow(flow.h, outs[0])
+        return Flow(self.added(flow.h, outs))
 
     def added(self, h: Tensor, outs: Sequence[Tensor]) -> Tensor:
         """The stream with what the branches of a step add."""
@@ -133,18 +185,20 @@ class Decoder(Blockwise):
         length = embedded.shape[1]
         return self.context_at(torch.arange(length, device=embedded.device)[None], length, embedded)
 
-    def context_at(self, positions: Tensor, length: int, like: Tensor) -> Context:
+    def context_at(self, positions: Tensor, length: int, embedded: Tensor) -> Context:
         """Rotary tables of some positions of a window of `length`, by kind of block.
 
-        positions (...) -> (..., rotary dimensions) each, in the dtype of `like`.  The frequencies
-        of some models follow the window's length, so that the whole window's table is made; nothing
-        of it stays in the module.
+        embedded   what block 0 read there, (..., d_model)
+        positions (...) -> (..., rotary dimensions) each, in the dtype of `embedded`.  The
+        frequencies of some models follow the window's length, so that the whole window's table is
+        made; nothing of it stays in the module.
         """
         if self.trunk.rotary is None:
             return {None: None}
         module: Any = self.hf.get_submodule(self.trunk.rotary)
         with as_it_was(module):
-            tables = self.rotary_tables(module, torch.arange(length, device=like.device), like)
+            every = torch.arange(length, device=embedded.device)
+            tables = self.rotary_tables(module, every, embedded)
         return {kind: (cos[0, positions], sin[0, positions]) for kind, (cos, sin) in tables.items()}
 
     def rotary_tables(

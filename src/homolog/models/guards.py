@@ -33,6 +33,17 @@ def require_decoder(config: Any, name: str) -> None:
     raise InputError("model", name, reason, "Take a language model that is a decoder alone.")
 
 
+def reads_more(name: str, architecture: str, layer: int) -> InputError:
+    """What is raised where the stream after a block does not tell how a pass goes on."""
+    requirement = (
+        f"what comes after it in {name} ({architecture}) reads more than the stream, which then "
+        "does not tell how a pass goes on"
+    )
+    site = "embed" if layer == -1 else f"resid.{layer}"
+    remedy = f"Edit a whole pass: run(tokens, edits=[Replace('{site}', h)])."
+    return InputError("layer", layer, requirement, remedy)
+
+
 @contextmanager
 def no_fetched_kernels() -> Iterator[None]:
     """While a module is built, no kernels come from the Hub: transformers then takes torch's."""

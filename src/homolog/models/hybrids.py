@@ -5,9 +5,7 @@
 The mixer of a block is a state space or attention, in Falcon-H1 both side by side.  Where a block
 has experts, its MLP is run as one part.
 
-Zamba and Zamba2 are not among them.  Their shared attention reads the embeddings beside the stream,
-and what it gives is not added to the stream but read by a Mamba mixer alone, which no steps of
-branches say.
+Zamba2 is in a file of its own.
 """
 
 from __future__ import annotations
@@ -104,10 +102,10 @@ class GraniteMoeHybrid(Bamba):
         hidden = gated_fused(shared.activation, shared.input_linear)
         return MLP(layer, norm, hidden, shared.output_linear, after)
 
-    def context_at(self, positions: Tensor, length: int, like: Tensor) -> Context:
+    def context_at(self, positions: Tensor, length: int, embedded: Tensor) -> Context:
         if self.hf.model.rotary_emb is None:
             return {None: None}
-        return super().context_at(positions, length, like)
+        return super().context_at(positions, length, embedded)
 
 
 class Jamba(Bamba):

@@ -49,10 +49,10 @@ class RecurrentGemma(Decoder):
             layer, norm, AttentionParts(**attention_parts(self.hf.config, module, layer))
         )
 
-    def context_at(self, positions: Tensor, length: int, like: Tensor) -> Context:
+    def context_at(self, positions: Tensor, length: int, embedded: Tensor) -> Context:
         """Also where the window begins: the first write is not scaled."""
         first = (positions == 0).unsqueeze(-1)
-        return {**super().context_at(positions, length, like), FIRST: (first, ~first)}
+        return {**super().context_at(positions, length, embedded), FIRST: (first, ~first)}
 
     def embed(self, tokens: Tokens) -> Residual:
         embedded = super().embed(tokens)

@@ -11,6 +11,7 @@ Every model
     resid        residual stream after the block
 Transformers
     query_in key_in value_in   residual stream as one head reads it, before the norm
+    embed_in     embeddings as all heads read them beside the stream (Zamba2)
     query key value            of each head, before rotary positions
     pattern      attention, after the softmax
     z            of each head, values weighted by the pattern
@@ -92,6 +93,7 @@ _STATE = ("batch", "position", "d_inner", "d_state")
 
 _AXES = (
     ("embed resid_pre", _STREAM),
+    ("embed_in", _STREAM),
     ("query_in key_in value_in", _HEAD_STREAM),
     ("query key value", _BY_HEAD),
     ("pattern", ("batch", "head", "position", "key_position")),

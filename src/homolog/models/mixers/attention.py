@@ -32,7 +32,7 @@ from homolog.models.products import linear
 from homolog.models.taps import Taps
 from homolog.models.widening import widened
 
-GATE = "head_gate"
+GATE, BESIDE = "head_gate", "embed_in"
 
 
 class Attention(Mixer):
@@ -48,7 +48,9 @@ class Attention(Mixer):
         self.reader = Reader(parts)
         reads = (*(f"{read}_in" for read in READS), *READS)
         gate = () if parts.gate is None else (GATE,)
-        self.sites = (*reads, *gate, "pattern", "z", "head_out", "attn_out")
+        self.beside = BESIDE if parts.beside else None
+        beside = (BESIDE,) if parts.beside else ()
+        self.sites = (*beside, *reads, *gate, "pattern", "z", "head_out", "attn_out")
         self.inputs = (*READS, *gate)
 
     @property
@@ -62,7 +64,10 @@ class Attention(Mixer):
 
     def __call__(self, h: Residual, context: Context, taps: Taps) -> Residual:
         layer, parts, reader = self.layer, self.parts, self.reader
-        normed, q, k, v = self._reads(h, taps)
+        embedded = parts.embedded_of(context)
+        if embedded is not None:
+            embedded = taps(BESIDE, layer, embedded)
+        normed, q, k, v = self._reads(h, embedded, taps)
         q, k, v = (taps(read, layer, x) for read, x in zip(READS, (q, k, v), strict=True))
         rotary = parts.rotary_of(context)
         q, k = parts.turned("query", q, rotary), parts.turned("key", k, rotary)
@@ -88,7 +93,7 @@ class Attention(Mixer):
         out = self._summed(heads, z.dtype) if through else self._project(z)
         return taps("attn_out", layer, out if parts.after is None else parts.after(out))
 
-    def _reads(self, h: Residual, taps: Taps) -> tuple[Tensor, ...]:
+    def _reads(self, h: Residual, embedded: Tensor | None, taps: Taps) -> tuple[Tensor, ...]:
         """Normed stream, queries, keys, values: by head where their inputs are passed."""
         kinds = [f"{read}_in" for read in READS]
         through, inputs = taps.splits(kinds, self.layer, h), []
@@ -97,20 +102,31 @@ class Attention(Mixer):
                 heads = self.n_heads if read == "query" else self.n_kv_heads
                 by_head = h.unsqueeze(-2).expand(*h.shape[:-1], heads, h.shape[-1])
                 inputs.append(taps(kind, self.layer, by_head))
-        normed = self.norm(h)
+        normed = self._normed(h, embedded)
         if through:
-            return normed, *(self.read_streams(*one) for one in zip(READS, inputs, strict=True))
+            by_read = zip(READS, inputs, strict=True)
+            return normed, *(self.read_streams(read, x, embedded) for read, x in by_read)
         q, k, v = self.parts.project(normed)
         each = zip(READS, (q, k, v), strict=True)
         return normed, *(self.parts.normed(read, x) for read, x in each)
 
-    def read_streams(self, read: Read, streams: Tensor, head: int | None = None) -> Tensor:
+    def _normed(self, h: Tensor, embedded: Tensor | None) -> Tensor:
+        """The norm of streams (..., d_model), with the embeddings beside them if they are read."""
+        if embedded is not None:
+            h = torch.cat([h, embedded.expand_as(h)], -1)
+        return self.norm(h)
+
+    def read_streams(
+        self, read: Read, streams: Tensor, embedded: Tensor | None, head: int | None = None
+    ) -> Tensor:
         """What heads read of residual streams of their own, before rotary positions.
 
         streams (..., head, d_model) -> (..., head, d_head); with `head` given, (..., d_model) ->
-        (..., d_head).
+        (..., d_head).  embedded (..., d_model): what is read beside all of them.
         """
-        normed, of = self.norm(streams), self.parts.project.of_streams
+        if embedded is not None and head is None:
+            embedded = embedded.unsqueeze(-2)
+        normed, of = self._normed(streams, embedded), self.parts.project.of_streams
         if head is None:
             return self.parts.normed(read, of(read, normed))
         if self.parts.norm_of(read) is None:
@@ -141,7 +157,7 @@ class Attention(Mixer):
     # --- the protocol
 
     def enter(self, h: Tensor, context: Context) -> Inputs:
-        normed = self.norm(h)
+        normed = self._normed(h, self.parts.embedded_of(context))
         each = zip(READS, self.parts.project(normed), strict=True)
         values: Inputs = {read: self.parts.normed(read, x) for read, x in each}
         if self.parts.gate is not None:

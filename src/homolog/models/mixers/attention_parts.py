@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from homolog.models.mixers.base import Context, Norm, Rotary
+from homolog.models.mixers.base import EMBEDDED, Context, Norm, Rotary
 from homolog.models.mixers.projections import READS, Projections, Read
 from homolog.models.mixers.rotary import rotate
 
@@ -31,6 +31,7 @@ class AttentionParts:
     late_norms       of queries and keys once rotated
     gate             what the heads are multiplied with, (..., head, d_value), of the normed stream
     after            what is done to the output before it is added: a norm, a factor
+    beside           whether the embeddings are read beside the stream, as its last dimensions
     """
 
     project: Projections
@@ -49,6 +50,7 @@ class AttentionParts:
     late_norms: tuple[Norm, Norm] | None = None
     gate: Callable[[Tensor], Tensor] | None = None
     after: Norm | None = None
+    beside: bool = False
 
     def norm_of(self, read: Read) -> Norm | None:
         """The norm of queries, keys or values before rotary positions."""
@@ -63,6 +65,11 @@ class AttentionParts:
     def rotary_of(self, context: Context) -> Rotary:
         """What rotates queries and keys."""
         return context[self.table] if self.rotary else None
+
+    def embedded_of(self, context: Context) -> Tensor | None:
+        """The embeddings that are read beside the stream, (..., d_model)."""
+        beside = context[EMBEDDED] if self.beside else None
+        return None if beside is None else beside[0]
 
     def turned(self, read: Read, x: Tensor, rotary: Rotary) -> Tensor:
         """Queries or keys as the scores take them."""

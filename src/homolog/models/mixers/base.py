@@ -34,10 +34,14 @@ from homolog.models.taps import Taps
 
 Inputs = dict[str, Tensor]
 """What a mixer uses at some positions, by kind of site."""
-Rotary = tuple[Tensor, Tensor] | None
+Rotary = tuple[Tensor, ...] | None
 """Cosines and sines of positions (..., position, rotary dimensions); None where none rotates."""
 Context = Mapping[str | None, Rotary]
-"""Rotary tables of the positions at hand, by kind of block, None where all blocks share them."""
+"""Rotary tables of the positions at hand, by kind of block, None where all blocks share them; and
+what else blocks read of a position, by names of their own.
+"""
+EMBEDDED = "embedded"
+"""What block 0 read, (..., d_model), of blocks that read it again."""
 Norm = Callable[[Tensor], Tensor]
 
 
@@ -49,6 +53,8 @@ class Branch(ABC):
     stream   the kind at which it reads the stream, before its norm
     out      the kind of what it adds to the stream
     neurons  kinds whose values together are its neurons [Wang 2025]
+    aside    whether what it gives is not added to the stream, but read by the next step alone
+    beside   the kind at which it reads the embeddings beside the stream, if it does
     """
 
     layer: int
@@ -56,6 +62,8 @@ class Branch(ABC):
     stream: str
     out: str
     neurons: tuple[str, ...] = ()
+    aside: bool = False
+    beside: str | None = None
 
     @abstractmethod
     def __call__(self, h: Tensor, context: Context, taps: Taps) -> Tensor:

@@ -23,7 +23,8 @@ class OneHead(Attention):
         self.whole, self.heads = whole, {"query": head, "key": shared, "value": shared}
 
     def enter(self, h: Tensor, context: Context) -> Inputs:
-        each = {read: self.whole.read_streams(read, h, self.heads[read]) for read in READS}
+        of, embedded = self.whole.read_streams, self.parts.embedded_of(context)
+        each = {read: of(read, h, embedded, self.heads[read]) for read in READS}
         return self.prepared({read: x.unsqueeze(-2) for read, x in each.items()}, context)
 
     def narrowed(self, inputs: Inputs) -> Inputs:

@@ -65,6 +65,30 @@ class Separate(LinearProjections):
         return module.weight.unflatten(0, shape), bias
 
 
+class Adapted(Separate):
+    """A linear map for each, which several blocks share, and what one block adds to it.
+
+    lows   what is added to each: two linear maps in turn, as of a torch.nn.Sequential
+    """
+
+    def __init__(
+        self, query: Any, key: Any, value: Any, lows: Sequence[Any], d_heads: Sequence[int]
+    ) -> None:
+        super().__init__(query, key, value, d_heads)
+        self._lows = lows
+
+    def __call__(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        shared = zip(super().__call__(normed), self._lows, self._d_heads, strict=True)
+        q, k, v = (x + low_rank(low, normed).unflatten(-1, (-1, d)) for x, low, d in shared)
+        return q, k, v
+
+    def matrix(self, read: Read) -> tuple[Tensor, Tensor | None]:
+        place = READS.index(read)
+        weight, bias = super().matrix(read)
+        first, last = self._lows[place]
+        return weight + (last.weight @ first.weight).view_as(weight), bias
+
+
 class WithGate(Separate):
     """A linear map for each; that of the queries gives a query and a gate for head 0, 1, ..."""
 
@@ -177,6 +201,12 @@ class Latent(Projections):
         widths = [self._module.kv_lora_rank, self._module.qk_rope_head_dim]
         c, r = linear(self._module.kv_a_proj_with_mqa, normed).split(widths, -1)
         return apply_norm(self._module.kv_a_layernorm, c), r
+
+
+def low_rank(maps: Any, x: Tensor) -> Tensor:
+    """What two linear maps in turn make of x."""
+    first, last = maps
+    return linear(last, linear(first, x))
 
 
 def _of_streams(x: Tensor, weight: Tensor, bias: Tensor | None, head: int | None) -> Tensor:
