@@ -63,7 +63,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     path.write_text(recipe_of(folder))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunFolder, "drop_cache", lambda self: None)  # which the tests look into
-        run_study(load_recipe(str(path)), folder / "run", SilentProgress())
+        patch.chdir(folder)  # the run folder by a relative path: tasks are given absolute ones
+        run_study(load_recipe(str(path)), Path("run"), SilentProgress())
     return RunFolder(folder / "run")
 
 
