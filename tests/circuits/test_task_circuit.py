@@ -96,7 +96,7 @@ def test_a_circuit_on_the_prompts_of_other_tasks(found: TaskCircuit) -> None:
     assert all(rows[0][name] == own[name] for name in same)
 
 
-@pytest.mark.parametrize("case", ["gpt2", "llama", "mamba"])
+@pytest.mark.parametrize("case", ["gpt2", "llama", "mamba", "zamba2"])
 def test_every_architecture_with_an_adapter_has_one(case: str) -> None:
     pairs = PromptPairs("mine", PAIRS.clean, PAIRS.corrupt, PAIRS.answer, None, PAIRS.positions)
     search = ANYWAY.changed(n_edges=6, validated_edges=2, n_subsets=1, metric="probability")
