@@ -127,7 +127,8 @@ def fit_map(moments: SpaceMoments, kind: Kind, ridge: float = RIDGE) -> LinearMa
     ridge: of the affine map, relative to the mean variance of a channel of X.  InputError: X is
     constant.
     """
-    arrays = {name: torch.from_numpy(array) for name, array in moments.arrays().items()}
+    # copies, whose memory torch aligns: LAPACK's last bits follow the alignment of what it is given
+    arrays = {name: torch.tensor(array) for name, array in moments.arrays().items()}
     s_xx, s_xy = arrays["scatter.0.0"], arrays["scatter.0.1"]
     mean_x, mean_y = arrays["mean.0"], arrays["mean.1"]
     spread = float(s_xx.trace())
