@@ -122,7 +122,7 @@ def test_own_prompts_alone_make_a_report_without_induction(tmp_path: Path) -> No
 
 
 def test_places_of_a_text_are_of_the_text_that_the_run_began_with(tmp_path: Path) -> None:
-    text = ("natural_induction", "zoo:mamba-s0", *FEW, "--length", "32", "--random", "2")
+    text = ("natural_induction", "zoo:transformer-s0", *FEW, "--length", "32", "--random", "2")
     circuits(*text, "--out", str(tmp_path / "text"))
     read = RunFolder(tmp_path / "text").record["inputs"]
     assert set(read) >= {"the text zoo:demo of natural_induction"}
