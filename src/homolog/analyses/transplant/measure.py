@@ -48,6 +48,7 @@ from homolog.features import capture
 from homolog.matching.spaces import SpaceMoments
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import LAYERS, TRANSPLANT
+from homolog.threads import library_threads
 
 RIDGE = 1e-4
 Source = Float[torch.Tensor, "token d_source"]
@@ -65,7 +66,8 @@ def measure_pair(material: Material, model: str, source: str) -> Tables:
     for own, other in counterparts(material.table(LAYERS), model, source):
         y, x = read(model, own), read(source, other)
         dictionary = material.sae(model, own)
-        rows = transplant(x, y, document, dictionary, seed=material.seed)
+        with library_threads(1, "torch", "blas"):  # whose number the last bits would follow
+            rows = transplant(x, y, document, dictionary, seed=material.seed)
         where = dict(zip(_WHERE, (model, own, source, other), strict=True))
         placed = rows.with_columns(pl.lit(value).alias(name) for name, value in where.items())
         parts.append(placed.select(*TRANSPLANT.columns))
