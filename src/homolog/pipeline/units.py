@@ -41,7 +41,7 @@ def folders_on(context: Context, side: Side, texts: Texts | None) -> list[Path]:
     if context.is_missing(stage):
         with run.stage(stage, folders):
             calls = [
-                {"side": side, "texts": texts, "source": source.absolute(), "out": out.absolute()}
+                {"side": side, "texts": texts, "source": source, "out": out}
                 for source, out in zip(sources, folders, strict=True)
             ]
             context.tasks(f"units of {side.words}", store_units, calls)

@@ -66,7 +66,7 @@ def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Pr
         bar.advance(start)
         for step in range(start, config.steps):
             if step in KEPT:
-                _keep(model, out / "steps" / f"step{step}")
+                _store(model, out / "steps" / f"step{step}", text)
             loss = _step(model, optimizer, config, stream, step)
             bar.advance(1)
             if step % 50 == 0 or step == config.steps - 1:
@@ -171,18 +171,15 @@ def _restore(
     return int(metadata["step"])
 
 
-def _keep(model: LanguageModel, folder: Path) -> None:
-    """The weights as they are, as a Hugging Face folder in float16."""
-    hf = copy.deepcopy(model.hf).half()
-    hf.save_pretrained(folder)
-    assert model.tokenizer is not None
-    model.tokenizer.save_pretrained(folder)
+def _store(model: LanguageModel, folder: Path, text: Path) -> None:
+    """The weights as they are and the tokenizer, as a Hugging Face folder in float16."""
+    copy.deepcopy(model.hf).half().save_pretrained(folder)
+    for file in (text / "tokenizer").iterdir():
+        shutil.copy(file, folder)
 
 
 def _publish(model: LanguageModel, out: Path, recipe: dict[str, Any], text: Path) -> None:
-    """Write weights and tokenizer as a Hugging Face folder, the recipe, and the measured card."""
-    model.hf.half().save_pretrained(out)
-    for file in (text / "tokenizer").iterdir():
-        shutil.copy(file, out)
+    """Write the model's folder, the recipe, and the measured card."""
+    _store(model, out, text)
     write_json(out / "training.json", recipe)
     write_card(out, text)

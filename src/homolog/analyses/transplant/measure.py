@@ -66,8 +66,7 @@ def measure_pair(material: Material, model: str, source: str) -> Tables:
     for own, other in counterparts(material.table(LAYERS), model, source):
         y, x = read(model, own), read(source, other)
         dictionary = material.sae(model, own)
-        with library_threads(1, "torch", "blas"):  # whose number the last bits would follow
-            rows = transplant(x, y, document, dictionary, seed=material.seed)
+        rows = transplant(x, y, document, dictionary, seed=material.seed)
         where = dict(zip(_WHERE, (model, own, source, other), strict=True))
         placed = rows.with_columns(pl.lit(value).alias(name) for name, value in where.items())
         parts.append(placed.select(*TRANSPLANT.columns))
@@ -129,22 +128,22 @@ def fit_map(moments: SpaceMoments, kind: Kind, ridge: float = RIDGE) -> LinearMa
     ridge: of the affine map, relative to the mean variance of a channel of X.  InputError: X is
     constant.
     """
-    # copies, whose memory torch aligns: LAPACK's last bits follow the alignment of what it is given
-    arrays = {name: torch.tensor(array) for name, array in moments.arrays().items()}
+    arrays = {name: torch.from_numpy(array) for name, array in moments.arrays().items()}
     s_xx, s_xy = arrays["scatter.0.0"], arrays["scatter.0.1"]
     mean_x, mean_y = arrays["mean.0"], arrays["mean.1"]
     spread = float(s_xx.trace())
     if not spread > 0:
         tokens, needed = f"{moments.n_tokens} tokens", "a map is fitted to residuals that vary"
         raise InputError("source residuals", tokens, needed, "Give more tokens.")
-    if kind == "orthogonal":
-        u, values, v = torch.linalg.svd(s_xy, full_matrices=False)
-        turn = u @ v
-        weight = turn * (values.sum() / ((s_xx @ turn) * turn).sum())
-    else:
-        penalty = ridge * spread / len(s_xx)
-        weight = torch.linalg.solve(s_xx + penalty * torch.eye(len(s_xx), dtype=s_xx.dtype), s_xy)
-    return LinearMap(weight, mean_y - mean_x @ weight)
+    with library_threads(1, "torch", "blas"):  # the last bits would follow their number
+        if kind == "orthogonal":
+            u, values, v = torch.linalg.svd(s_xy, full_matrices=False)
+            turn = u @ v
+            weight = turn * (values.sum() / ((s_xx @ turn) * turn).sum())
+        else:
+            penalty = ridge * spread / len(s_xx) * torch.eye(len(s_xx), dtype=s_xx.dtype)
+            weight = torch.linalg.solve(s_xx + penalty, s_xy)
+        return LinearMap(weight, mean_y - mean_x @ weight)
 
 
 def transplant(

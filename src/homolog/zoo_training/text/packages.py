@@ -53,9 +53,9 @@ def version(package: str, folder: Path) -> str:
 def _debian(name: str, into: Path) -> None:
     _command(["apt-get", "download", name], into)
     archive = next(into.glob("*.deb"))
-    _command(["dpkg", "-x", str(archive), "files"], into)
+    _command(["dpkg", "-x", archive.name, "files"], into)
     (into / "files" / "VERSION").write_text(
-        _command(["dpkg-deb", "--show", str(archive)], into).replace("\t", " "), encoding="utf-8"
+        _command(["dpkg-deb", "--show", archive.name], into).replace("\t", " "), encoding="utf-8"
     )
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 Texts = Iterator[tuple[str, str]]
 Reader = Callable[[Sequence[Path]], Texts]
+BLOCKS = frozenset({"h1", "h2", "h3", "h4", "p", "pre", "br", "div", "li", "dt", "dd"})
+BLOCKS |= {"table", "tr"}
 # Curled quotes and carriage returns of the English prose.
 _PLAIN = str.maketrans({"\r": "", "\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"'})
 
@@ -77,22 +79,21 @@ def bible(roots: Sequence[Path]) -> Texts:
         yield title, "\n".join(verses)
 
 
-def page_text(html: str) -> str:
-    """A line for every block; without navigation, pictures and scripts."""
-    reader = _Page()
+def page_text(html: str, blocks: frozenset[str] = BLOCKS) -> str:
+    """A line for every element of `blocks`; without navigation, pictures and scripts."""
+    reader = _Page(blocks)
     reader.feed(html)
     lines = (line.strip() for line in "".join(reader.parts).split("\n"))
     return "\n".join(line for line in lines if line)
 
 
 class _Page(HTMLParser):
-    BLOCKS = frozenset({"h1", "h2", "h3", "h4", "p", "pre", "br", "div", "li", "dt", "dd"})
-    ROWS = frozenset({"table", "tr"})
     LEFT_OUT = frozenset({"script", "style", "head"})
     NAVIGATION = frozenset({"banner", "docnav", "toc", "navheader", "navfooter"})
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: frozenset[str]) -> None:
         super().__init__()
+        self._blocks = blocks
         self.parts: list[str] = []
         self._left_out: list[str] = []
         self._literal = 0
@@ -106,7 +107,7 @@ class _Page(HTMLParser):
                 self._left_out.append(tag)
         elif tag in self.LEFT_OUT or is_navigation:
             self._left_out.append(tag)
-        elif tag in self.BLOCKS | self.ROWS:
+        elif tag in self._blocks:
             self.parts.append("\n")
         self._literal += tag == "pre"
 
