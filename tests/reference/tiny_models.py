@@ -427,6 +427,6 @@ def tiny_xlstm(**changes: object) -> PreTrainedModel:
     model = spread(model)
     with torch.no_grad():  # the norm of each head makes much of what float32 rounds
         for block in model.backbone.blocks:
-            block.mlstm_layer.out_proj.weight.mul_(0.3)
-            block.ffn.proj_down.weight.mul_(0.3)
+            block.mlstm_layer.out_proj.weight.mul_(0.1)
+            block.ffn.proj_down.weight.mul_(0.1)
     return model
