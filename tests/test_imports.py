@@ -13,7 +13,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "homolog"
 
 FLOORS: list[set[str]] = [
-    {"errors", "axes", "compiled", "threads", "progress", "reference", "record", "zoo"},
+    {"errors", "axes", "compiled", "memory", "threads", "progress", "reference", "record", "zoo"},
     {"models"},
     {"corpus"},
     {"dictionaries"},

@@ -16,6 +16,7 @@ import typer
 
 from homolog.cli.shared import Out, Quiet, Threads, command_of, group_of
 from homolog.errors import InputError
+from homolog.memory import keep_freed_memory
 from homolog.terminal import Commands, complain, make_output_patient, say_report, stop_on_sigterm
 
 if TYPE_CHECKING:
@@ -276,6 +277,7 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point of `homolog`."""
+    keep_freed_memory()
     make_output_patient()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

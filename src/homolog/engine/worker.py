@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from homolog.errors import InputError
+from homolog.memory import keep_freed_memory
 from homolog.threads import limit_process
 
 logger = logging.getLogger("homolog")
@@ -49,6 +50,7 @@ def attempt(payload: bytes, threads: int) -> Outcome:
     outcome = Outcome()
     try:
         limit_process(threads)
+        keep_freed_memory()
         function, kwargs = pickle.loads(payload)
         limit_process(threads)  # numba, as it is imported, may have set another number
         outcome.value = function(**kwargs)
