@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from tests.features.helpers import stream
+from tests.models.helpers import tiny
 
 import homolog
+from homolog.analyses.causal.forward import final_stream, streams_of
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import Gates, SparseAutoencoder
 from homolog.features import splicing
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text, spliced_loss
+from homolog.models import Add, Replace, Site
 
 BLOCKS = {"zoo:transformer-s0": "gpt_neox.layers", "zoo:mamba-s0": "backbone.layers"}
 
@@ -86,3 +90,28 @@ def test_quality_on_text_has_the_losses_of_the_reconstruction(model, windows) ->
         hooked_loss(model, windows, 2, lambda r: mean.expand_as(r)), abs=1e-3
     )
     assert "explained variance" in quality.reason
+
+
+@pytest.mark.parametrize("place", ["resid", "mixer_out"])
+def test_what_later_blocks_read_beside_the_stream_goes_with_it(place: str) -> None:
+    """Zamba2's attention reads the embeddings in every later block that has it."""
+    plain, random = tiny("zamba2"), np.random.default_rng(0)
+    tokens = random.integers(3, 97, (4, 16), dtype=np.int32)
+    windows = TokenWindows(tokens, np.zeros_like(tokens), tokens > 8, "")
+    model, layer, ids = plain.placed(place), 0, torch.from_numpy(tokens).long()
+    site, last = Site(place, layer), Site("resid", plain.n_layers - 1)
+
+    residuals = full_residuals(model, windows, [layer])[layer]
+    halved = torch.where(torch.from_numpy(windows.mask)[..., None], residuals / 2, residuals)
+    log_p = plain.run(ids, edits=[Replace(site, halved)]).logits[:, :-1].log_softmax(-1)  # type: ignore[index]
+    losses = -log_p.gather(-1, ids[:, 1:, None])[..., 0][torch.from_numpy(windows.mask)[:, 1:]]
+    loss = spliced_loss(model, windows, residuals, layer, lambda x: x / 2)
+    assert loss == pytest.approx(float(losses.mean()), abs=1e-5)
+
+    streams = streams_of(model, windows, np.arange(4), [layer])
+    step = torch.randn(plain.d_model, generator=torch.Generator().manual_seed(0))
+    before, embedded = streams.before[layer], streams.embedded
+    changed = final_stream(model, layer, streams.own[layer] + step, before, embedded)
+    edited = plain.run(ids, capture=[last], edits=[Add(site, step)], stop_after=last)[last]
+    torch.testing.assert_close(changed, edited, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(changed, streams.final, atol=1e-2)

@@ -66,7 +66,7 @@ def spliced_loss(
         h, keep = residuals[rows].clone(), torch.from_numpy(text.mask[rows])
         h[keep] = transform(h[keep].float()).to(h)
         if model.place == STREAM_AFTER:
-            return model.continue_from(layer, h)
+            return model.continue_from(layer, h, embedded=model.embedded_for(layer, tokens))
         logits = model.run(tokens, edits=[Replace(model.own_site(layer), h)]).logits
         assert logits is not None
         return logits

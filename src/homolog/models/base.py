@@ -175,6 +175,16 @@ class LanguageModel(ABC):
         assert before is not None
         return layer - 1, before, [Replace(self.own_site(layer), value)]
 
+    def reads_embeddings_after(self, layer: int) -> bool:
+        """Whether a block after this one reads the embeddings beside the stream."""
+        return False
+
+    def embedded_for(self, layer: int, tokens: TokensLike) -> Tensor | None:
+        """What `continue_from` takes as `embedded` after that block; None: it takes none."""
+        if not self.reads_embeddings_after(layer):
+            return None
+        return self.run(tokens, capture=["embed"], stop_after="embed")["embed"]
+
     def require_positions(self, n: int, field: str = "tokens") -> None:
         """InputError where windows of n tokens are longer than the model was made for."""
         if self.bos is None or self.n_positions is None:

@@ -62,10 +62,6 @@ class Blockwise(LanguageModel):
         h = self._blocks_after(layer, self.n_layers - 1, h, taps, embedded)
         return self._read_out(h, last_only)
 
-    def reads_embeddings_after(self, layer: int) -> bool:
-        """Whether a block after this one reads the embeddings beside the stream."""
-        return False
-
     def _blocks_after(
         self, layer: int, last: int, h: Residual, taps: Taps, embedded: Residual | None = None
     ) -> Residual:

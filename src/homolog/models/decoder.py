@@ -139,7 +139,6 @@ class Decoder(Blockwise):
         return sites
 
     def reads_embeddings_after(self, layer: int) -> bool:
-        """Whether a block after this one reads the embeddings beside the stream."""
         later = range(layer + 1, self.n_layers)
         return any(branch.beside for n in later for branch in self.branches(n))
 

@@ -189,12 +189,14 @@ def _streams_at(
         for batch in np.split(own, range(at_once, len(own), at_once)):
             until = int(ends[batch].max()) + 1
             h = streams.own[layer][of_window[batch], :until].clone()
-            before = streams.before[layer]
-            before = None if before is None else before[of_window[batch], :until]
+            before, embedded = (
+                None if whole is None else whole[of_window[batch], :until]
+                for whole in (streams.before[layer], streams.embedded)
+            )
             step = directions[torch.from_numpy(added.feature[batch]).long()]
             step = step * torch.from_numpy(added.amount[batch]).to(step)[:, None]
             h[torch.arange(len(batch)), torch.from_numpy(added.position[batch])] += step.to(h.dtype)
-            final = final_stream(model, layer, h, before)
+            final = final_stream(model, layer, h, before, embedded)
             for place, number in enumerate(batch):
                 read = slice(starts[number], starts[number + 1])
                 changed[read] = final[place, torch.from_numpy(position[read])]

@@ -42,6 +42,8 @@ class Streams:
     before: dict[int, Stream | None]
     """Before each block; None where the place is the stream after it."""
     final: Stream
+    embedded: Stream | None
+    """What later blocks read beside the stream; None: nothing."""
 
     def rows(self, window: np.ndarray) -> torch.Tensor:
         """Where windows stand in the streams."""
@@ -70,19 +72,29 @@ def streams_of(
     before = {layer: Site("resid_pre", layer) if inside else None for layer in own}
     sites = {*own.values(), *filter(None, before.values()), end}
     tokens = torch.from_numpy(windows.tokens[names]).long()
+    embed = Site("embed")
+    if beside := any(model.reads_embeddings_after(layer - inside) for layer in own):
+        sites.add(embed)
     run = model.run(tokens, capture=list(sites), stop_after=end)
     return Streams(
         {int(window): place for place, window in enumerate(names)},
         {layer: run[site] for layer, site in own.items()},
         {layer: None if site is None else run[site] for layer, site in before.items()},
         run[end],
+        run[embed] if beside else None,
     )
 
 
-def final_stream(model: LanguageModel, layer: int, h: Stream, before: Stream | None) -> Stream:
+def final_stream(
+    model: LanguageModel,
+    layer: int,
+    h: Stream,
+    before: Stream | None,
+    embedded: Stream | None = None,
+) -> Stream:
     """The stream after the last block, from `h` at the dictionary's place in block `layer`.
 
-    before: the stream before that block, as `Streams.before` has it.
+    before, embedded: the stream before that block and what is read beside it, as in `Streams`.
     """
     last = model.n_layers - 1
     start, stream, edits = model.with_own(layer, before, h)
@@ -95,7 +107,9 @@ def final_stream(model: LanguageModel, layer: int, h: Stream, before: Stream | N
         return value
 
     seen = Transform(Site(STREAM_AFTER, last), function=keep)
-    model.continue_from(start, stream, edits=[*edits, seen], last_only=True)
+    if not model.reads_embeddings_after(start):
+        embedded = None
+    model.continue_from(start, stream, [*edits, seen], True, embedded)
     return kept[0]
 
 

@@ -251,14 +251,16 @@ def _costs_of(
     """(pair, `_COSTS`) of every token that counts, in windows of one layer."""
     layer, window = batch[0].layer, np.array([each.window for each in batch])
     rows = streams.rows(window)
-    h, clean, before = streams.own[layer][rows], streams.final[rows], streams.before[layer]
+    h, clean = streams.own[layer][rows], streams.final[rows]
     direction = a.dictionaries[layer].W_dec.to(h.device)[[each.feature for each in batch]]
     amounts = torch.from_numpy(np.stack([each.amounts for each in batch])).to(direction)
     steps = amounts[..., None] * direction[:, None, None]
-    if before is not None:
-        before = before[rows].repeat_interleave(len(VARIANTS), 0)
+    before, embedded = (
+        None if whole is None else whole[rows].repeat_interleave(len(VARIANTS), 0)
+        for whole in (streams.before[layer], streams.embedded)
+    )
     changed = (h[:, None] + steps.to(h.dtype)).flatten(0, 1)
-    changed = final_stream(a.model, layer, changed, before)
+    changed = final_stream(a.model, layer, changed, before, embedded)
     changed = changed.unflatten(0, (len(batch), len(VARIANTS)))
     row, position = _counted(windows, window, np.array([each.first for each in batch]))
     parts = [np.empty((0, len(_COSTS)))]
