@@ -2,6 +2,7 @@
 
     python -m benchmarks [--full]
     python -m benchmarks case-study [OUT]     the study of two real models (benchmarks/case_study)
+    python -m benchmarks off-by-one [OUT]     tiny Mambas, trained, traced (benchmarks/off_by_one)
 
 Long ones run at small sizes; `--full` runs every script as it is by itself, which takes most of an
 hour.  Nothing is written into docs: that is for the scripts' own commands.
@@ -10,6 +11,7 @@ hour.  Nothing is written into docs: that is for the scripts' own commands.
 from __future__ import annotations
 
 import argparse
+import importlib
 import subprocess
 import sys
 import tempfile
@@ -34,6 +36,7 @@ SMALL = {
     "target_l0.py": ["--layers", "2", "--targets", "16", "--features", "256", "--tokens", "65536"],
 }
 
+STUDIES = ("case-study", "off-by-one")
 WRITE = ("dictionary_pareto.py", "planted_dictionaries.py", "planted_truth.py")
 """Those that write files, which go into a folder that is removed."""
 
@@ -43,14 +46,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--full", action="store_true", help="every script with its own sizes")
-    parser.add_argument("what", nargs="*", metavar="case-study [OUT]", help="this alone")
+    parser.add_argument("what", nargs="*", metavar="STUDY [OUT]", help="this alone")
     options = parser.parse_args()
     if options.what:
-        if options.what[0] != "case-study" or len(options.what) > 2:
-            parser.error("only case-study is run by its name")
-        from benchmarks.case_study.__main__ import main as case_study
-
-        case_study(*options.what[1:])
+        study, *out = options.what
+        if study not in STUDIES or len(out) > 1:
+            parser.error(f"run by their names are {' and '.join(STUDIES)}")
+        importlib.import_module(f"benchmarks.{study.replace('-', '_')}.__main__").main(*out)
         return
     scripts = [
         path

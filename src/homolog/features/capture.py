@@ -11,7 +11,7 @@ from jaxtyping import Float
 from homolog.corpus import TokenWindows
 from homolog.models import LanguageModel, Site
 
-FORWARD_TOKENS = 8192  # of one pass, or one window if that is longer
+FORWARD_TOKENS = 4096  # of one pass, or one window if that is longer
 SHARD_BYTES = 2 << 30  # residuals of all layers held at once
 
 

@@ -1,0 +1,51 @@
+"""When is a Mamba off by one?  (docs/off-by-one.md)
+
+    python -m benchmarks off-by-one [OUT]
+
+Trains the tiny models of the grid, one in each of as many processes as there are processors, asks
+each where it writes what it copies, and draws the figure.  A row is written as soon as it is
+measured, and a run that was stopped goes on with the same command.  OUT is runs/off-by-one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import polars as pl
+from benchmarks.off_by_one.figure import save
+from benchmarks.off_by_one.train import GRID, measured
+
+from homolog.threads import limit_process
+
+
+def main(out: str = "runs/off-by-one") -> None:
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    done = {json.loads(file.read_text("utf-8"))["name"] for file in folder.glob("*.json")}
+    missing = [tiny for tiny in GRID if tiny.name not in done]
+    workers = len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=limit_process, initargs=(1,)
+    ) as pool:
+        running = {pool.submit(measured, tiny): tiny for tiny in missing}
+        for future in as_completed(running):
+            row = future.result()
+            (folder / f"{row['name']}.json").write_text(json.dumps(row), "utf-8")
+            said = row.get("verdict", "did not learn it")
+            print(
+                f"{row['name']}: {said}, {row['accuracy']:.0%} right after {row['steps']} steps, "
+                f"{row['seconds']:.0f} s",
+                flush=True,
+            )
+    rows = [json.loads((folder / f"{tiny.name}.json").read_text("utf-8")) for tiny in GRID]
+    table = pl.DataFrame(rows, infer_schema_length=None)
+    save(table, folder)
+    print(table.group_by("kernel", "verdict").len().sort("kernel", "verdict"))
+
+
+if __name__ == "__main__":
+    main()

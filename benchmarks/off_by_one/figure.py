@@ -1,0 +1,78 @@
+"""The figure: by model, how much of what is copied was written at each offset after its token."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import polars as pl
+import vl_convert as vlc
+
+from homolog.charts import theme
+from homolog.circuits.off_by_one import OFFSETS
+from homolog.report.export import stable_ids
+
+
+def label(row: dict[str, Any]) -> str:
+    """A model in words."""
+    taps = "1 tap" if row["kernel"] == 1 else f"{row['kernel']} taps"
+    return f"{taps}, {row['blocks']} blocks, state {row['state']}, seed {row['seed']}"
+
+
+def save(table: pl.DataFrame, folder: Path) -> None:
+    """off-by-one.svg, and the rows as off-by-one.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table.write_csv(folder / "off-by-one.csv", float_precision=4)
+    spec = chart(table).to_dict()
+    spec["config"] = theme.config()
+    svg = stable_ids(vlc.vegalite_to_svg(json.dumps(spec)))
+    (folder / "off-by-one.svg").write_text(svg, "utf-8")
+
+
+def chart(table: pl.DataFrame) -> Any:
+    """A row a model, a cell an offset; a ring where the convolution alone says it would be."""
+    ordered = table.sort("kernel", "blocks", "state", "seed")
+    cells, verdicts = [], []
+    for row in ordered.iter_rows(named=True):
+        found = row.get("verdict") or "did not learn it"
+        verdicts.append({"model": label(row), "said": f"{found} ({row['accuracy']:.0%} right)"})
+        if row.get("verdict") is None:
+            continue
+        predicted = [row[f"predicted_share_{offset}"] for offset in OFFSETS]
+        for offset, share in zip(OFFSETS, predicted, strict=True):
+            cells.append(
+                {
+                    "model": label(row),
+                    "offset": f"B{offset:+d}" if offset else "B",
+                    "share": max(0.0, row[f"share_{offset}"]),
+                    "predicted": share == max(predicted),
+                }
+            )
+    names = [label(row) for row in ordered.iter_rows(named=True)]
+    y = alt.Y("model:N", sort=names, title=None, axis=alt.Axis(labelLimit=260, ticks=False))
+    columns = [f"B{offset:+d}" if offset else "B" for offset in OFFSETS]
+    x = alt.X(
+        "offset:N", sort=columns, title="written at", axis=alt.Axis(labelAngle=0, orient="top")
+    )
+    base = alt.Chart(alt.Data(values=cells)).encode(x, y)
+    hue = alt.Scale(domain=[0, 1], range=[theme.NEUTRAL[0], theme.BETTER[0]])
+    ring = base.transform_filter("datum.predicted").mark_rect(
+        filled=False, stroke=theme.INK[0], strokeWidth=1.6
+    )
+    strong = alt.condition(
+        "datum.share > 0.6", alt.value(theme.CELL_INK_STRONG[0]), alt.value(theme.CELL_INK[0])
+    )
+    grid = alt.layer(
+        base.mark_rect().encode(alt.Color("share:Q", scale=hue, legend=None)),
+        ring,
+        base.mark_text(fontSize=11).encode(alt.Text("share:Q", format=".0%"), color=strong),
+    ).properties(width=360, height=alt.Step(20))
+    said = (
+        alt.Chart(alt.Data(values=verdicts))
+        .mark_text(align="left", fontSize=11, color=theme.INK[0])
+        .encode(alt.Y("model:N", sort=names, title=None, axis=None), alt.Text("said:N"))
+        .properties(width=190, height=alt.Step(20))
+    )
+    return alt.hconcat(grid, said, spacing=14).resolve_scale(y="shared")
