@@ -13,7 +13,8 @@ from typing import Any
 from homolog.dictionaries.kinds import KINDS
 from homolog.errors import InputError
 from homolog.record.names import folder_name
-from homolog.record.recipe import Grid, GridDictionaries, Recipe, Sae, in_place_of
+from homolog.record.recipe import Grid, GridDictionaries, Recipe, Sae
+from homolog.record.recipe.dictionaries import in_place_of
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ from homolog.record.comparisons import (
     planned,
 )
 from homolog.record.process import memory_share
-from homolog.record.recipe import TARGET, Recipe
+from homolog.record.recipe import Recipe
+from homolog.record.recipe.dictionaries import TARGET
 
 # Seconds on two threads of an AMD EPYC, from the stages of the built-in recipes there.
 ADAM = 3e-9  # a weight, at a step

@@ -35,7 +35,8 @@ from homolog.record.comparisons import MAIN_LABEL, StudyModel, comparison_of
 from homolog.record.layers import STREAM_AFTER
 from homolog.record.process import machine
 from homolog.record.receipts import read_receipt, write_receipt
-from homolog.record.recipe import TARGET, Recipe, Sae
+from homolog.record.recipe import Recipe, Sae
+from homolog.record.recipe.dictionaries import TARGET
 
 THRESHOLD_ENTRIES = 1 << 27  # pre-activations on which thresholds are set: tokens x features
 REHEARSED_L0 = 50.0

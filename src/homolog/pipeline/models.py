@@ -17,7 +17,8 @@ from homolog.pipeline.inputs import (
 from homolog.record.comparisons import COMPARISONS, CURRENT_TOKEN, MAIN_LABEL, Models, StudyModel
 from homolog.record.inputs import Input
 from homolog.record.names import model_name
-from homolog.record.recipe import RANDOM, Model, Recipe
+from homolog.record.recipe import Model, Recipe
+from homolog.record.recipe.models import RANDOM
 from homolog.reference import parted
 
 

@@ -1,0 +1,95 @@
+"""[circuits] and [interpretation]: how models do a task, and what features mean and do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from homolog.record.circuits import INDUCTION, CircuitSearch
+from homolog.record.settings import Settings
+
+
+class Circuits(CircuitSearch):
+    """How the models do some tasks: induction by path patching, with the roles of its parts and the
+    Off-by-One test; and where there is any other task, the circuits that attribution finds of each.
+    """
+
+    tasks: tuple[str, ...] = Field(default=(INDUCTION,), min_length=1)
+    """Of induction, natural_induction, ioi, greater_than and associative_recall, or .jsonl files of
+    prompts.  With any but induction, each of them has a circuit by discovery, beside random ones
+    and on the prompts of the others.
+    """
+
+    n_prompts: int = Field(default=256, ge=2)
+    """Prompts of every experiment."""
+
+    length: int = Field(default=64, ge=5)
+    """Tokens of a prompt, of the tasks whose prompts may be of any length."""
+
+    repeat: int = Field(default=1, ge=1)
+    """How many tokens at the end repeat earlier ones: 1 as in the paper; small models need more."""
+
+    discovery_prompts: int = Field(default=64, ge=2)
+    """Prompts for the attribution of all edges, which takes gradients, and for the circuits that it
+    finds: the first of them.
+    """
+
+    text: str = "zoo:demo"
+    """Where natural_induction takes its prompts from, as `corpus.source`."""
+
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Further options of the tasks, for each that has one of that name: n_pairs of
+    associative_recall, max_bigram of natural_induction, corruption.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_task(cls, values: Any) -> Any:
+        """Of recipes from when there was one: task = "induction"."""
+        if isinstance(values, Mapping) and values.get("task") == INDUCTION:
+            return {key: value for key, value in values.items() if key != "task"}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Circuits:
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError("name each task once")
+        return self
+
+    @property
+    def traced(self) -> bool:
+        """Whether induction is traced by path patching."""
+        return INDUCTION in self.tasks
+
+    @property
+    def discovered(self) -> tuple[str, ...]:
+        """The tasks whose circuits attribution finds."""
+        return () if self.tasks == (INDUCTION,) else self.tasks
+
+
+class Interpretation(Settings):
+    """What features mean: examples and measures of all, left context, and causal checks of some."""
+
+    top: int = Field(default=16, ge=1)
+    """Most activating examples of each feature."""
+
+    per_quantile: int = Field(default=4, ge=0)
+    """Examples at each of the lower quantiles of its activation (75, 50 and 25 %)."""
+
+    context_tokens: int = Field(default=400_000, ge=0)
+    """Tokens that each model reads again with its left context cut, at most; 0: not measured."""
+
+    causal_pairs: int = Field(default=100, ge=0)
+    """Matched features of each direction that are ablated, steered and replaced by their partners,
+    each with controls; 0: none.
+    """
+
+    listed: int = Field(default=50, ge=0)
+    """Best shared and exclusive features of each direction; the latter are regressed on the whole
+    other model.
+    """
+
+    transplant: bool = True
+    """Residuals of one model mapped into the other's space and read by its dictionaries."""
