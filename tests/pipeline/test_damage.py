@@ -45,7 +45,9 @@ WORDS = (
 def test_damaged_recipes_are_refused_or_mean_what_they_say(
     tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
-    whole = (Path(homolog.__file__).parent / "record" / "recipe" / "builtin" / "demo.toml").read_text()
+    whole = (
+        Path(homolog.__file__).parent / "record" / "recipe" / "builtin" / "demo.toml"
+    ).read_text()
     path, rng, read = tmp_path / "recipe.toml", random.Random(0), 0
     for _ in range(damage.number_of(pytestconfig)):
         path.write_text(whole)

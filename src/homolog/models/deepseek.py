@@ -15,7 +15,7 @@ from torch import Tensor
 from homolog.models.llama import IN, Llama
 from homolog.models.mixers.attention import Attention
 from homolog.models.mixers.attention_parts import AttentionParts
-from homolog.models.mixers.projections import Latent
+from homolog.models.mixers.latent_projections import Latent
 from homolog.models.mixers.rotary import rotate_last, rotate_last_pairs
 
 

@@ -23,7 +23,7 @@ TOKENS = torch.randint(3, 97, (3, 9), generator=torch.Generator().manual_seed(0)
 @pytest.mark.parametrize("case", list(CASES))
 def test_one_of_the_three_by_head_is_that_of_all_at_once(case):
     mixer = tiny(case, torch.float64).mixer(f"z.{CASES[case]}")
-    project, d_model = mixer.parts.project, mixer.head_matrix()[0].shape[-1]
+    project, d_model = mixer.parts.project, mixer.parts.head_matrix()[0].shape[-1]
     x = torch.randn(2, 5, d_model, dtype=torch.float64)
     for read, whole in zip(READS, project(x), strict=True):
         heads = whole.shape[-2]

@@ -21,14 +21,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from homolog.axes import Residual
 from homolog.models.mixers.attention_memory import KeyValues, Reader
 from homolog.models.mixers.attention_parts import AttentionParts
 from homolog.models.mixers.base import Context, Inputs, Mixer, Norm
 from homolog.models.mixers.projections import READS, Read
-from homolog.models.products import linear
 from homolog.models.taps import Taps
 from homolog.models.widening import widened
 
@@ -89,8 +87,8 @@ class Attention(Mixer):
             z = z * taps(GATE, layer, parts.gate(normed))
         through = taps.splits(["head_out"], layer, z)
         if through or taps.touches("head_out", layer):
-            heads = taps("head_out", layer, self.by_head(z))
-        out = self._summed(heads, z.dtype) if through else self._project(z)
+            heads = taps("head_out", layer, parts.by_head(z))
+        out = parts.summed(heads, z.dtype) if through else parts.projected(z)
         return taps("attn_out", layer, out if parts.after is None else parts.after(out))
 
     def _reads(self, h: Residual, embedded: Tensor | None, taps: Taps) -> tuple[Tensor, ...]:
@@ -135,25 +133,6 @@ class Attention(Mixer):
         by_head = normed.unsqueeze(-2).expand(*normed.shape[:-1], heads, -1)
         return self.parts.normed(read, of(read, by_head))[..., head, :]
 
-    # --- heads to the stream
-
-    def head_matrix(self) -> tuple[Tensor, Tensor | None]:
-        """W_O (head, d_head, d_model), and the bias (d_model,) added to the sum of the heads."""
-        out = self.parts.out
-        weight = out.weight if isinstance(out, Conv1D) else out.weight.t()
-        return weight.unflatten(0, (self.n_heads, -1)), out.bias
-
-    def by_head(self, z: Tensor) -> Tensor:
-        """head_out (..., head, d_model) of z (..., head, d_head), in float32 or wider."""
-        return torch.einsum("...hd,hdm->...hm", widened(z), widened(self.head_matrix()[0]))
-
-    def _summed(self, heads: Tensor, dtype: torch.dtype) -> Tensor:
-        summed, bias = heads.sum(-2), self.head_matrix()[1]
-        return (summed if bias is None else summed + bias).to(dtype)
-
-    def _project(self, z: Tensor) -> Tensor:
-        return linear(self.parts.out, z.flatten(-2))
-
     # --- the protocol
 
     def enter(self, h: Tensor, context: Context) -> Inputs:
@@ -197,7 +176,7 @@ class Attention(Mixer):
 
     def leave(self, at: Inputs, readout: Tensor) -> Tensor:
         z = readout.to(self.parts.out.weight.dtype)
-        out = self._project(z if self.parts.gate is None else z * at[GATE])
+        out = self.parts.projected(z if self.parts.gate is None else z * at[GATE])
         return out if self.parts.after is None else self.parts.after(out)
 
     def leave_heads(
@@ -208,7 +187,7 @@ class Attention(Mixer):
         if self.parts.gate is not None:
             change = change * at[GATE][:, chosen].transpose(0, 1)
         if self.additive:
-            weight = self.head_matrix()[0][chosen]
+            weight = self.parts.head_matrix()[0][chosen]
             return out + torch.bmm(change.to(weight.dtype), weight)
         rows = readout.expand(len(chosen), *readout.shape).clone()
         rows[torch.arange(len(chosen)), :, chosen] = new.to(rows.dtype)

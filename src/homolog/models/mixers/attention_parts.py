@@ -6,11 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from homolog.models.mixers.base import EMBEDDED, Context, Norm, Rotary
 from homolog.models.mixers.projections import READS, Projections, Read
 from homolog.models.mixers.rotary import rotate
+from homolog.models.products import linear
+from homolog.models.widening import widened
 
 
 @dataclass(frozen=True)
@@ -75,3 +79,21 @@ class AttentionParts:
         """Queries or keys as the scores take them."""
         x, norms = self.turn(x, rotary), self.late_norms
         return x if norms is None else norms[READS.index(read)](x)
+
+    def head_matrix(self) -> tuple[Tensor, Tensor | None]:
+        """W_O (head, d_head, d_model), and the bias (d_model,) added to the sum of the heads."""
+        weight = self.out.weight if isinstance(self.out, Conv1D) else self.out.weight.t()
+        return weight.unflatten(0, (self.n_heads, -1)), self.out.bias
+
+    def by_head(self, z: Tensor) -> Tensor:
+        """head_out (..., head, d_model) of z (..., head, d_head), in float32 or wider."""
+        return torch.einsum("...hd,hdm->...hm", widened(z), widened(self.head_matrix()[0]))
+
+    def summed(self, heads: Tensor, dtype: torch.dtype) -> Tensor:
+        """What heads (..., head, d_model) give together, with the bias."""
+        summed, bias = heads.sum(-2), self.out.bias
+        return (summed if bias is None else summed + bias).to(dtype)
+
+    def projected(self, z: Tensor) -> Tensor:
+        """The same of z (..., head, d_head), by one product."""
+        return linear(self.out, z.flatten(-2))

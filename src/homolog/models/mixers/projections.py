@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from homolog.models.products import linear, project
-from homolog.models.widening import apply_norm
 
 Read = Literal["query", "key", "value"]
 READS: tuple[Read, ...] = ("query", "key", "value")
@@ -44,7 +43,7 @@ class LinearProjections(Projections):
         """Weight (head, d_head, d_model) and bias (head, d_head) of one of the three."""
 
     def of_streams(self, read: Read, normed: Tensor, head: int | None = None) -> Tensor:
-        return _of_streams(normed, *self.matrix(read), head)
+        return of_each(normed, *self.matrix(read), head)
 
 
 class Separate(LinearProjections):
@@ -155,61 +154,13 @@ class FusedInTurn(LinearProjections):
         return own, None if bias is None else bias.split(self._sizes)[place].unflatten(0, shape)
 
 
-class Latent(Projections):
-    """Keys and values of one short vector that all heads share [DeepSeek-AI 2024, section 2.1].
-
-    c, r     = W_a x                       r: the part of the keys that all heads have
-    key_h    = [K_h norm(c), r]
-    value_h  = V_h norm(c)
-    query_h  = Q_h x, or Q_h norm(W_q x)
-
-    Source: "DeepSeek-V2", 2024.  module: as `DeepseekV3Attention` of transformers.
-    """
-
-    def __init__(self, module: Any) -> None:
-        self._module = module
-        self._widths = [module.qk_nope_head_dim, module.v_head_dim]
-
-    def __call__(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        by_head = (self._module.num_heads, -1)
-        x, last = self._before_query(normed)
-        q = linear(last, x).unflatten(-1, by_head)
-        c, r = self._shared(normed)
-        k, v = linear(self._module.kv_b_proj, c).unflatten(-1, by_head).split(self._widths, -1)
-        return q, torch.cat([k, r.unsqueeze(-2).expand(*k.shape[:-1], -1)], -1), v
-
-    def of_streams(self, read: Read, normed: Tensor, head: int | None = None) -> Tensor:
-        by_head = (self._module.num_heads, -1)
-        if read == "query":
-            x, last = self._before_query(normed)
-            return _of_streams(x, last.weight.unflatten(0, by_head), None, head)
-        c, r = self._shared(normed)
-        key, value = self._module.kv_b_proj.weight.unflatten(0, by_head).split(self._widths, 1)
-        if read == "value":
-            return _of_streams(c, value, None, head)
-        return torch.cat([_of_streams(c, key, None, head), r], -1)
-
-    def _before_query(self, normed: Tensor) -> tuple[Tensor, Any]:
-        """What the queries' last matrix reads, and its module."""
-        module = self._module
-        if module.q_lora_rank is None:
-            return normed, module.q_proj
-        return apply_norm(module.q_a_layernorm, linear(module.q_a_proj, normed)), module.q_b_proj
-
-    def _shared(self, normed: Tensor) -> tuple[Tensor, Tensor]:
-        """What keys and values are made of, normed; and the part of the keys as it is."""
-        widths = [self._module.kv_lora_rank, self._module.qk_rope_head_dim]
-        c, r = linear(self._module.kv_a_proj_with_mqa, normed).split(widths, -1)
-        return apply_norm(self._module.kv_a_layernorm, c), r
-
-
 def low_rank(maps: Any, x: Tensor) -> Tensor:
     """What two linear maps in turn make of x."""
     first, last = maps
     return linear(last, linear(first, x))
 
 
-def _of_streams(x: Tensor, weight: Tensor, bias: Tensor | None, head: int | None) -> Tensor:
+def of_each(x: Tensor, weight: Tensor, bias: Tensor | None, head: int | None) -> Tensor:
     """Of a vector for each head, or of one for `head`; weight (head, d_head, ...)."""
     if head is not None:
         return project(x, weight[head], None if bias is None else bias[head])
