@@ -31,6 +31,8 @@ from homolog.models.mixers.linear_mixer import LinearMixer
 from homolog.models.taps import NOTHING
 
 Call = Callable[[], Tensor]
+WITHOUT_EMBEDDINGS = ("mamba2", "rwkv")
+"""Model types whose hidden states begin with that after the first block."""
 
 
 def calls_of(model: Decoder, tokens: Tensor) -> dict[str, tuple[Call, Call]]:
@@ -42,9 +44,12 @@ def calls_of(model: Decoder, tokens: Tensor) -> dict[str, tuple[Call, Call]]:
         assert logits is not None
         return logits
 
+    first = 0 if hf.config.model_type in WITHOUT_EMBEDDINGS else 1
+
     def their_stream() -> Tensor:
         # the last one is normed already: it is left out of the comparison
-        return torch.stack(hf.base_model(tokens, output_hidden_states=True).hidden_states[1:-1])
+        states = hf.base_model(tokens, output_hidden_states=True).hidden_states
+        return torch.stack(states[first : first + model.n_layers - 1])
 
     return {
         "logits": (logits, lambda: hf(tokens).logits),
