@@ -3,7 +3,7 @@
     python benchmarks/page_faults.py [--tokens N] [--rounds N]
 
 A Llama of SmolLM2-135M's configuration with random weights in float32 reads windows of 256 tokens,
-8,192 at a time as a study does, up to block 20 of 30, and keeps the residual stream after three
+4,096 at a time as a study does, up to block 20 of 30, and keeps the residual stream after three
 blocks.  Each measurement is a process of its own; rounds alternate, and the ratio is the median
 over rounds of two speeds of the same round.
 """

@@ -1,8 +1,9 @@
 """Memory that a process frees: kept for its next tensors, instead of given back each time.
 
 glibc maps large blocks anew and unmaps them as they are freed, so that every activation of a
-forward pass is zeroed by the system page by page before it is written: a fifth of the time of
-reading a model of 135 M parameters on two cores (benchmarks/page_faults.py).
+forward pass is zeroed by the system page by page before it is written: millions of page faults, and
+a twentieth of the time of reading a model of 135 M parameters on two cores, more with larger passes
+(benchmarks/page_faults.py).
 """
 
 from __future__ import annotations
