@@ -14,7 +14,6 @@ Prints the table as Markdown.  Writes dictionary-pareto.svg, .png and .csv into 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ from homolog.dictionaries import (
 from homolog.features import capture
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
 from homolog.pipeline.sae import seed_agreement
-from homolog.report.export import PNG_SCALE, stable_ids
+from homolog.report.export import PNG_SCALE
 
 MODELS = {"zoo:transformer-s0": 2, "zoo:mamba-s0": 4}
 """The layer of each: a middle one."""
@@ -220,7 +219,7 @@ def chart(rows: list[Row]) -> dict[str, Any]:
 def save(rows: list[Row], folder: Path) -> None:
     """The figure and the numbers behind it."""
     folder.mkdir(parents=True, exist_ok=True)
-    svg = stable_ids(vlc.vegalite_to_svg(json.dumps(chart(rows))))
+    svg = svg_of(chart(rows))
     (folder / "dictionary-pareto.svg").write_text(svg, "utf-8")
     (folder / "dictionary-pareto.png").write_bytes(vlc.svg_to_png(svg, scale=PNG_SCALE))
     pl.DataFrame(rows).drop("seconds").write_csv(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import textwrap
@@ -16,11 +15,10 @@ import numba
 import numpy as np
 import scipy
 import torch
-import vl_convert as vlc
 from measuring import machine
 
 from homolog.charts import theme
-from homolog.report.export import stable_ids
+from homolog.report.export import svg_of
 
 OURS, RELEASED = "ours", "released code: dense, bfloat16"
 LAYERS = 12, 24  # of Pythia-160m and Mamba-130m
@@ -300,9 +298,7 @@ def save(results: Results, docs: Path) -> None:
     (docs / "benchmarks-matching.md").write_text(markdown(results), "utf-8")
     spec = _figure(results).to_dict()
     spec["config"] = theme.config()
-    (docs / "images" / f"{FIGURE}.svg").write_text(
-        stable_ids(vlc.vegalite_to_svg(json.dumps(spec))), "utf-8"
-    )
+    (docs / "images" / f"{FIGURE}.svg").write_text(svg_of(spec), "utf-8")
 
 
 def _figure(results: Results) -> Any:

@@ -17,12 +17,12 @@ import statistics
 
 import torch
 from measuring import alone, timed
-from transformers import AutoModelForCausalLM
+from recurrent_models import adapter_of
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from homolog.features.capture import FORWARD_TOKENS
-from homolog.memory import keep_freed_memory
-from homolog.models.architectures import ADAPTERS
+from homolog.memory import CHOSEN_BY_USER, keep_freed_memory
+from homolog.models.random_weights import fresh
 
 CONTEXT, KEPT = 256, (8, 14, 20)
 CONFIGURATION = {
@@ -41,9 +41,7 @@ def reading(keep: bool, n_tokens: int) -> tuple[float, int, float]:
     """(tokens/s, page faults, peak of resident memory in MiB) of this process."""
     if keep:
         keep_freed_memory()
-    torch.manual_seed(0)
-    hf = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **CONFIGURATION)).eval()
-    model = ADAPTERS["llama"]("llama", hf)
+    model = adapter_of(fresh(AutoConfig.for_model("llama", **CONFIGURATION), seed=0).eval())
     sites = [f"resid.{layer}" for layer in KEPT]
     windows = torch.randint(0, 49152, (n_tokens // CONTEXT, CONTEXT))
     batches = windows.split(FORWARD_TOKENS // CONTEXT)
@@ -67,7 +65,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=65_536)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"):
+    for name in CHOSEN_BY_USER:
         os.environ.pop(name, None)
     ratios = []
     for _ in range(options.rounds):

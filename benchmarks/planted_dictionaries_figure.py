@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 import polars as pl
-import vl_convert as vlc
 
 from homolog.charts import theme
-from homolog.report.export import stable_ids
+from homolog.report.export import svg_of
 
 KINDS = {
     "relu": ("ReLU + L1", "main"),
@@ -75,7 +73,7 @@ def save(rows: pl.DataFrame, path: Path) -> None:
     chart = alt.hconcat(_shares(rows), *(_part(rows, part) for part in PARTS), spacing=36)
     spec = chart.to_dict()
     spec["config"] = theme.config()
-    path.write_text(stable_ids(vlc.vegalite_to_svg(json.dumps(spec))), "utf-8")
+    path.write_text(svg_of(spec), "utf-8")
 
 
 def _scale() -> alt.Scale:

@@ -9,10 +9,9 @@ from typing import Any
 
 import altair as alt
 import polars as pl
-import vl_convert as vlc
 
 from homolog.charts import theme
-from homolog.report.export import stable_ids
+from homolog.report.export import svg_of
 
 NO_CONTROLS = "q, r >= 0.2, unrivalled"
 BEFORE = "q, r >= 0.2, unrivalled, above each control"
@@ -31,9 +30,7 @@ def save(table: pl.DataFrame, folder: Path) -> None:
     )
     spec = chart.resolve_scale(color="independent").to_dict()
     spec["config"] = theme.config()
-    (folder / "planted-truth.svg").write_text(
-        stable_ids(vlc.vegalite_to_svg(json.dumps(spec))), "utf-8"
-    )
+    (folder / "planted-truth.svg").write_text(svg_of(spec), "utf-8")
     table.write_csv(folder / "planted-truth.csv", float_precision=5)
 
 

@@ -11,6 +11,9 @@ import pytest
 
 import homolog
 
+pytestmark = pytest.mark.skipif(
+    os.confstr_names.get("CS_GNU_LIBC_VERSION") is None, reason="glibc alone"
+)
 MIB, TIMES = 64, 20
 PAGES = (MIB << 20) // os.sysconf("SC_PAGE_SIZE")
 CODE = f"""
@@ -40,7 +43,6 @@ def printed(**environment: str) -> tuple[bool, int, int]:
     return said == "True", int(before), int(after)
 
 
-@pytest.mark.skipif(os.confstr_names.get("CS_GNU_LIBC_VERSION") is None, reason="glibc alone")
 def test_pages_of_freed_tensors_are_used_again():
     said, before, after = printed()
     assert said

@@ -1,4 +1,4 @@
-"""When is a Mamba off by one?  (docs/off-by-one.md)
+"""When is a Mamba off by one?
 
     python -m benchmarks off-by-one [OUT]
 
@@ -19,14 +19,15 @@ import polars as pl
 from benchmarks.off_by_one.figure import save
 from benchmarks.off_by_one.train import GRID, measured
 
+from homolog.record.atomic import write_text
 from homolog.threads import limit_process
 
 
 def main(out: str = "runs/off-by-one") -> None:
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    done = {json.loads(file.read_text("utf-8"))["name"] for file in folder.glob("*.json")}
-    missing = [tiny for tiny in GRID if tiny.name not in done]
+    files = {tiny: folder / f"{tiny.name}.json" for tiny in GRID}
+    missing = [tiny for tiny, file in files.items() if not file.exists()]
     workers = len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=limit_process, initargs=(1,)
@@ -34,14 +35,14 @@ def main(out: str = "runs/off-by-one") -> None:
         running = {pool.submit(measured, tiny): tiny for tiny in missing}
         for future in as_completed(running):
             row = future.result()
-            (folder / f"{row['name']}.json").write_text(json.dumps(row), "utf-8")
+            write_text(files[running[future]], json.dumps(row))
             said = row.get("verdict", "did not learn it")
             print(
                 f"{row['name']}: {said}, {row['accuracy']:.0%} right after {row['steps']} steps, "
                 f"{row['seconds']:.0f} s",
                 flush=True,
             )
-    rows = [json.loads((folder / f"{tiny.name}.json").read_text("utf-8")) for tiny in GRID]
+    rows = [json.loads(file.read_text("utf-8")) for file in files.values()]
     table = pl.DataFrame(rows, infer_schema_length=None)
     save(table, folder)
     print(table.group_by("kernel", "verdict").len().sort("kernel", "verdict"))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 import polars as pl
-import vl_convert as vlc
 
 from homolog.charts import theme
 from homolog.circuits.off_by_one import OFFSETS
-from homolog.report.export import stable_ids
+from homolog.report.export import svg_of
 
 
 def label(row: dict[str, Any]) -> str:
@@ -27,7 +25,7 @@ def save(table: pl.DataFrame, folder: Path) -> None:
     table.write_csv(folder / "off-by-one.csv", float_precision=4)
     spec = chart(table).to_dict()
     spec["config"] = theme.config()
-    svg = stable_ids(vlc.vegalite_to_svg(json.dumps(spec)))
+    svg = svg_of(spec)
     (folder / "off-by-one.svg").write_text(svg, "utf-8")
 
 

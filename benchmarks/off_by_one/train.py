@@ -24,6 +24,7 @@ from homolog.models.random_weights import fresh
 
 VOCABULARY, LENGTH, QUERIES = 128, 48, 8
 WIDTH, BATCH, STEPS, CHECK = 64, 32, 3000, 100
+LR, WARMUP = 3e-3, 50
 LEARNT = 0.95  # accuracy at which training ends
 PROMPTS = Prompts(n_prompts=256, length=LENGTH, seed=1)
 
@@ -85,13 +86,13 @@ def new_model(tiny: Tiny) -> LanguageModel:
 
 def learn(model: LanguageModel, seed: int, steps: int = STEPS) -> tuple[int, float]:
     """(steps taken, accuracy on the test's prompts); ends early once it is `LEARNT`."""
-    optimizer = torch.optim.AdamW(model.hf.parameters(), lr=3e-3, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(model.hf.parameters(), lr=LR, betas=(0.9, 0.98), fused=True)
     right = 0.0
     for step in range(1, steps + 1):
         tokens, repeated = sequences(np.random.default_rng((seed, step)), BATCH)
         ids, asked = torch.from_numpy(tokens), torch.from_numpy(repeated)[:, 1:]
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1.0, step / 50)
+            group["lr"] = LR * min(1.0, step / WARMUP)
         logits = model.run(ids[:, :-1]).logits
         assert logits is not None
         loss = torch.nn.functional.cross_entropy(logits[asked], ids[:, 1:][asked])

@@ -14,7 +14,7 @@ import os
 KEPT_BLOCK = 256 << 20  # bytes; larger ones are mapped, so that no gap of that size is left behind
 KEPT_IN_ALL = 1 << 30  # bytes free at the end of the heap that stay there
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-_CHOSEN_BY_USER = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+CHOSEN_BY_USER = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def keep_freed_memory() -> bool:
@@ -23,7 +23,7 @@ def keep_freed_memory() -> bool:
     Not where the C library is not glibc, whose `mallopt` this is, nor where the environment has
     settings of its own.  For processes of ours: a library leaves the allocator of its caller alone.
     """
-    if any(name in os.environ for name in _CHOSEN_BY_USER):
+    if any(name in os.environ for name in CHOSEN_BY_USER):
         return False
     try:
         libc = ctypes.CDLL("libc.so.6")

@@ -22,7 +22,7 @@ FORMATS = ("svg", "pdf", "png")
 def save_figure(spec: dict[str, Any], folder: Path, name: str) -> None:
     """Write NAME.svg, NAME.png (twice the screen's resolution) and NAME.vl.json into `folder`."""
     text = json.dumps(spec, ensure_ascii=False, sort_keys=True)
-    svg = stable_ids(vlc.vegalite_to_svg(text))
+    svg = svg_of(text)
     (folder / f"{name}.svg").write_text(svg, "utf-8")
     (folder / f"{name}.png").write_bytes(vlc.svg_to_png(svg, scale=PNG_SCALE))
     (folder / f"{name}.vl.json").write_text(
@@ -37,7 +37,7 @@ class InlineFigure:
     spec: dict[str, Any]
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
-        svg = stable_ids(vlc.vegalite_to_svg(json.dumps(self.spec)))
+        svg = svg_of(self.spec)
         return {"application/vnd.vegalite.v5+json": self.spec, "image/svg+xml": svg}
 
 
@@ -73,7 +73,7 @@ def export_figures(
             raise InputError(field, unknown[0], requirement, "Give one of these.")
     files = []
     for name in names or known:
-        svg = stable_ids(vlc.vegalite_to_svg(known[name].read_text("utf-8")))
+        svg = svg_of(known[name].read_text("utf-8"))
         files += [write_bytes(out / f"{name}.{form}", _drawn(svg, form, scale)) for form in formats]
     return files
 
@@ -83,6 +83,12 @@ def _drawn(svg: str, form: str, scale: float) -> bytes:
     if form == "svg":
         return svg.encode()
     return vlc.svg_to_pdf(svg) if form == "pdf" else vlc.svg_to_png(svg, scale=scale)
+
+
+def svg_of(spec: dict[str, Any] | str) -> str:
+    """A Vega-Lite specification, or its JSON, as SVG: the same bytes whatever was drawn before."""
+    text = spec if isinstance(spec, str) else json.dumps(spec)
+    return stable_ids(vlc.vegalite_to_svg(text))
 
 
 def stable_ids(svg: str) -> str:

@@ -107,8 +107,6 @@ def final_stream(
         return value
 
     seen = Transform(Site(STREAM_AFTER, last), function=keep)
-    if not model.reads_embeddings_after(start):
-        embedded = None
     model.continue_from(start, stream, [*edits, seen], True, embedded)
     return kept[0]
 
