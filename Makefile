@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= runs/demo
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest \
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest \
   -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test damage bench lint browser clean
@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 
 # One process a processor, each with one thread: tests are small, and threads that wait for each other take turns.
 # Files in the order of tests/conftest.py, the long ones first; by default those with most tests would come first.
-# Types are checked while the browser is installed.
+# Compiled modules are kept, for the many processes that tests start.  Types are checked while the browser is installed.
 test:
 	$(MAKE) --jobs=2 lint browser
 	$(PYTEST)

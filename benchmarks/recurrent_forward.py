@@ -9,8 +9,9 @@ the logits of every position, and the residual stream after every block.  Both s
 weights and tokens and run in one process.  Rounds alternate; every ratio is the median over rounds
 of two times of the same round, so that what else the machine does falls on both.  With one thread
 times are the processor's, in which other jobs do not count.  Memory is the peak during one call,
-its results included, beyond what was there before.  With `--mixers` the peak of a single mixer over
-long windows is measured instead, beside what all its states would take.
+its results included, beyond what was there before.  Below the logits stands the ratio that would be
+had if only the linear layers took time, which both sides have.  With `--mixers` the peak of a
+single mixer over long windows is measured instead, beside what all its states would take.
 """
 
 from __future__ import annotations
@@ -64,14 +65,44 @@ def measure(model: Decoder, tokens: Tensor, repeats: int) -> None:
         (our_peak, ours), (their_peak, theirs) = (peak_beyond(call) for call in calls)
         error = float((ours - theirs).abs().max() / theirs.abs().max())
         del ours, theirs
-        rounds = [[seconds_of(call) for call in calls] for _ in range(repeats)]
-        ratio = statistics.median(b / a for a, b in rounds)
+        timed = [*calls, products_of(model, tokens)] if asked == "logits" else calls
+        rounds = [[seconds_of(call) for call in timed] for _ in range(repeats)]
+        ratio = statistics.median(b / a for a, b, *_ in rounds)
         print(
-            f"    {asked}: ours {shown(tokens, [a for a, _ in rounds], our_peak)}; Hugging Face "
-            f"{shown(tokens, [b for _, b in rounds], their_peak)}; ratio {ratio:.1f}, memory "
+            f"    {asked}: ours {shown(tokens, [a for a, *_ in rounds], our_peak)}; Hugging Face "
+            f"{shown(tokens, [b for _, b, *_ in rounds], their_peak)}; ratio {ratio:.1f}, memory "
             f"{their_peak / our_peak:.1f}; relative difference {error:.1e}",
             flush=True,
         )
+        if asked == "logits":
+            bound = statistics.median(b / c for _, b, c in rounds)
+            share = statistics.median(c / a for a, _, c in rounds)
+            print(f"        products alone: ratio {bound:.1f}; {share:.0%} of our time", flush=True)
+
+
+def products_of(model: Decoder, tokens: Tensor) -> Call:
+    """All linear layers that a pass of their module goes through, on zeros of the same shapes."""
+    inputs: list[tuple[torch.nn.Linear, Tensor]] = []
+
+    def keep(linear: torch.nn.Module, given: tuple[Tensor, ...]) -> None:
+        assert isinstance(linear, torch.nn.Linear)
+        inputs.append((linear, torch.zeros_like(given[0])))
+
+    hooks = [
+        module.register_forward_pre_hook(keep)
+        for module in model.hf.modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+    model.hf(tokens)
+    for hook in hooks:
+        hook.remove()
+
+    def products() -> Tensor:
+        for linear, x in inputs:
+            result = linear(x)
+        return result
+
+    return products
 
 
 def seconds_of(call: Call) -> float:

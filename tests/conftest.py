@@ -1,64 +1,15 @@
-"""Annotated shapes, dtypes and types are checked while the tests run (jaxtyping with beartype).
-
-Modules that compile their functions (numba, by `jit` too, and Triton) are left out: the checks
-would be compiled along.
-"""
+"""What all tests share: checked annotations, threads, and the order of the files."""
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 
-COMPILERS = {"numba", "triton"}
+import typecheck
 
-
-def _source_folder() -> Path:
-    spec = importlib.util.find_spec("homolog")
-    assert spec is not None and spec.submodule_search_locations, (
-        "homolog is not installed: run make test"
-    )
-    return Path(next(iter(spec.submodule_search_locations)))
-
-
-def _compiles(source: str) -> bool:
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:  # whoever imports the module reports it
-        return True
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import) and COMPILERS & {
-            name.name.split(".")[0] for name in node.names
-        }:
-            return True
-        if isinstance(node, ast.ImportFrom) and "jit" in {name.name for name in node.names}:
-            return True
-        if (
-            isinstance(node, ast.ImportFrom)
-            and node.module
-            and node.module.split(".")[0] in COMPILERS
-        ):
-            return True
-    return False
-
-
-def checked_modules(folder: Path) -> list[str]:
-    """Dotted names of the modules under `folder` (the package `homolog`) whose annotations are
-    checked.
-    """
-    modules = []
-    for path in sorted(folder.rglob("*.py")):
-        if path.name != "__init__.py" and not _compiles(path.read_text(encoding="utf-8")):
-            modules.append(".".join(("homolog", *path.relative_to(folder).with_suffix("").parts)))
-    return modules
-
-
-jaxtyping.install_import_hook(checked_modules(_source_folder()), "typecheck.checked")
+typecheck.install("homolog")
 
 
 @pytest.fixture(scope="module")
