@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from beartype.roar import BeartypeCallHintViolation
+from jaxtyping import Float
 
+import typecheck
 from homolog.analyses.transplant.measure import LinearMap
 from homolog.models.sites import Site
 from homolog.record.names import folder_name
@@ -28,3 +32,19 @@ def test_plain_types_are_checked_where_there_is_no_array():
         folder_name(3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(BeartypeCallHintViolation):
         Site("resid", layer="2")  # pyright: ignore[reportArgumentType]
+
+
+@typecheck.checked
+def rows(x: Float[torch.Tensor, "row column"]) -> Iterator[torch.Tensor]:
+    yield from x
+
+
+@typecheck.checked
+def first_of_half(x: Float[torch.Tensor, "row column"]) -> torch.Tensor:
+    return next(rows(x[: len(x) // 2]))
+
+
+def test_a_generator_is_checked_when_it_is_called_and_its_axes_are_its_own():
+    assert first_of_half(torch.zeros(4, 3)).shape == (3,)
+    with pytest.raises(BeartypeCallHintViolation):
+        rows(torch.zeros(4))
