@@ -426,8 +426,8 @@ def test_gemma(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "bound"), [("smollm2-135m", 1.3e-4), ("gemma3-270m", 1e-6)])
-def test_folders_that_are_made_of_them(name, bound):
+@pytest.mark.parametrize("name", ["smollm2-135m", "gemma3-270m"])
+def test_folders_that_are_made_of_them(name):
     """Logits are those of transformers, of the module that it makes of the folder by itself."""
     folder = Path(os.environ.get("HOMOLOG_REAL_MODELS", "runs/case-study")) / name
     if not folder.is_dir():
@@ -438,4 +438,4 @@ def test_folders_that_are_made_of_them(name, bound):
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     logits = model.run(tokens).logits
     with torch.no_grad():
-        torch.testing.assert_close(logits, plain(tokens).logits, atol=bound, rtol=0)
+        torch.testing.assert_close(logits, plain(tokens).logits, atol=1.3e-4, rtol=0)
