@@ -34,6 +34,8 @@ from homolog.record.comparisons import CURRENT_TOKEN, NEURON, Side, StudyModel
 from homolog.record.parts import read_part, write_part
 from homolog.record.places import Places
 
+NEURONS_AT_ONCE = 256  # whose values are copied to float64
+
 
 def encode_features(context: Context, model: StudyModel) -> None:
     """The features of all dictionaries of a model, as one stage."""
@@ -171,15 +173,15 @@ def close_neurons(material: Material, model: StudyModel, shards: list[Shard], la
 
 def share_by_token(folders: list[Path], text: TokenWindows) -> float:
     """Share of the neurons' variance that the current token explains: that of means by token."""
-    tokens = text.tokens[text.mask]
-    counts = np.bincount(tokens)
+    _, token = np.unique(text.tokens[text.mask], return_inverse=True)  # of a vocabulary few occur
+    counts = np.bincount(token)
+    by_type = one_hot(token, len(counts)).T
     explained = total = 0.0
     for folder in folders:
-        matrix = open_features(folder).load().matrix
-        sums = np.zeros((len(counts), matrix.shape[1]))
-        np.add.at(sums, tokens, matrix)
-        mean = matrix.mean(axis=0, dtype=np.float64)
-        by_token = sums / np.maximum(counts, 1)[:, None] - mean
-        explained += float((counts[:, None] * by_token**2).sum())
-        total += float(matrix.var(axis=0, dtype=np.float64).sum()) * len(tokens)
+        neurons = open_features(folder).load().matrix
+        for some in range(0, neurons.shape[1], NEURONS_AT_ONCE):
+            values = neurons[:, some : some + NEURONS_AT_ONCE].astype(np.float64)
+            deviations = by_type @ values / counts[:, None] - values.mean(axis=0)
+            explained += float((counts[:, None] * deviations**2).sum())
+            total += float(values.var(axis=0).sum()) * len(token)
     return explained / total
