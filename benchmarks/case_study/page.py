@@ -1,4 +1,4 @@
-"""Parts of docs/case-study.md from a finished run: verdicts, dictionaries, shared features.
+"""Parts of docs/case-study.md from a finished run: its tables, and twenty shared features.
 
     python -m benchmarks.case_study.page RUN > parts.md
 
@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 
 from homolog.pipeline.study import Study
+from homolog.record.comparisons import MAIN
 
 SHOWN = 20
 CONTEXT = 60
@@ -51,6 +52,39 @@ def verdicts(study: Study) -> str:
     words = [row["words"] for row in study.shared.to_dicts()]
     head = ["features of", "in", "alive", "with a homolog", "ceiling", "mean best r"]
     return table(head, rows) + "\n\n" + "\n".join(f"- {said}" for said in words)
+
+
+def depths(study: Study) -> str:
+    """Features with a homolog in the other model, by the block of their dictionary."""
+    own = study.matches.filter((pl.col("comparison") == MAIN.name) & (pl.col("label") == "sae"))
+    counts = own.group_by("model", "layer").agg(pl.col("homolog").sum(), pl.len())
+    return table(["model", "block", "with a homolog", "of"], counts.sort("model", "layer").rows())
+
+
+def comparisons(study: Study) -> str:
+    """Mean of the best correlations of every comparison."""
+    summary = study.summary.filter(pl.col("stratum") == "all")
+    rows = summary.select("comparison", "model", "best_model", pl.col("mean").round(3)).rows()
+    return table(["comparison", "features of", "in", "mean best r"], rows)
+
+
+def told(study: Study) -> str:
+    """What the analyses say in words."""
+    record = study.folder.record
+    entries = [entry for notes in record.values() if isinstance(notes, list) for entry in notes]
+    words = [entry["words"] for entry in entries if isinstance(entry, dict) and "words" in entry]
+    return "\n".join(f"- {said}" for said in words)
+
+
+def stages(study: Study) -> str:
+    """Minutes and peak of memory of the stages, those of one kind together."""
+    kinds: dict[str, list[float]] = {}
+    for name, stage in study.folder.record["stages"].items():
+        kind = kinds.setdefault(name.split()[0], [0.0, 0.0])
+        kind[0] += stage.get("seconds", 0.0) / 60
+        kind[1] = max(kind[1], stage.get("peak_bytes", 0) / 2**30)
+    rows = [[name, f"{minutes:.1f}", f"{peak:.1f}"] for name, (minutes, peak) in kinds.items()]
+    return table(["stage", "minutes", "peak, GiB"], rows)
 
 
 def dictionaries(study: Study) -> str:
@@ -141,8 +175,12 @@ def main(run: str) -> None:
     study = Study.load(Path(run))
     for title, part in (
         ("Verdicts", verdicts(study)),
+        ("Depths", depths(study)),
+        ("Comparisons", comparisons(study)),
+        ("What the analyses say", told(study)),
         ("Dictionaries", dictionaries(study)),
         ("Shared features", shared_features(study)),
+        ("Stages", stages(study)),
     ):
         print(f"## {title}\n\n{part}\n")
 

@@ -1,0 +1,1 @@
+"""What the current token explains of neurons, against the textbook's analysis of variance."""
