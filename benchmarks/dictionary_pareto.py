@@ -40,7 +40,7 @@ from homolog.dictionaries import (
 from homolog.features import capture
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
 from homolog.pipeline.sae import seed_agreement
-from homolog.report.export import PNG_SCALE
+from homolog.report.export import PNG_SCALE, svg_of
 
 MODELS = {"zoo:transformer-s0": 2, "zoo:mamba-s0": 4}
 """The layer of each: a middle one."""

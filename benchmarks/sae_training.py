@@ -24,6 +24,7 @@ from measuring import busy, machine, peak_beyond, timed
 
 from homolog.dictionaries import (
     KindSettings,
+    Place,
     ResidualArrays,
     TrainingConfig,
     explained_variance,

@@ -23,6 +23,7 @@ import torch
 
 from homolog.dictionaries import (
     KindSettings,
+    Place,
     TrainingConfig,
     TrainingProgress,
     plant,
