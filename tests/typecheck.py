@@ -15,15 +15,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from inspect import Parameter
 from types import ModuleType
 from typing import Any
 
 from beartype import BeartypeConf, beartype
-from beartype.door import die_if_unbearable
 from jaxtyping import jaxtyped
 
-VAR_POSITIONAL, VAR_KEYWORD = Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD
 COMPILERS = {"numba", "triton"}
 CHECKED = "_checked_by_tests"
 """What `checked` is called in the modules."""
@@ -50,8 +47,6 @@ def checked(what: Any) -> Any:
         return what
     if not inspect.isfunction(what):  # a classmethod, a property
         return beartype(what, conf=CONF)
-    if inspect.isgeneratorfunction(what):
-        return _checked_generator(what)
     typed: Callable[..., Any] | None = None
 
     @functools.wraps(what)
@@ -59,28 +54,23 @@ def checked(what: Any) -> Any:
         nonlocal typed
         if typed is None:
             what.__annotations__ = _resolved(what)
-            typed = beartype(what, conf=CONF)
+            typed = beartype(_checked_when_called(what), conf=CONF)
         with jaxtyped("context"):
             return typed(*args, **kwargs)
 
     return call
 
 
-def _checked_generator(what: Callable[..., Any]) -> Callable[..., Any]:
-    """What it is given is checked when it is called: later, axes of another call would be known."""
-    signature = inspect.signature(what)
+def _checked_when_called(what: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, as no generator: that is checked later, when axes of another call are known."""
+    if not inspect.isgeneratorfunction(what):
+        return what
 
     @functools.wraps(what)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        hints = _resolved(what)
-        with jaxtyped("context"):
-            for name, value in signature.bind(*args, **kwargs).arguments.items():
-                many = signature.parameters[name].kind in (VAR_POSITIONAL, VAR_KEYWORD)
-                if name in hints and not many:
-                    die_if_unbearable(value, hints[name], conf=CONF)
+    def made(*args: Any, **kwargs: Any) -> Any:
         return what(*args, **kwargs)
 
-    return call
+    return made
 
 
 def decorated(source: bytes | str, path: str) -> ast.Module:

@@ -49,21 +49,20 @@ def verdicts(study: Study) -> str:
         ]
         for row in study.shared.to_dicts()
     ]
-    words = [row["words"] for row in study.shared.to_dicts()]
     head = ["features of", "in", "alive", "with a homolog", "ceiling", "mean best r"]
-    return table(head, rows) + "\n\n" + "\n".join(f"- {said}" for said in words)
+    return table(head, rows)
 
 
 def depths(study: Study) -> str:
     """Features with a homolog in the other model, by the block of their dictionary."""
-    own = study.matches.filter((pl.col("comparison") == MAIN.name) & (pl.col("label") == "sae"))
+    own = study.matches.filter(comparison=MAIN.name, label="sae")
     counts = own.group_by("model", "layer").agg(pl.col("homolog").sum(), pl.len())
     return table(["model", "block", "with a homolog", "of"], counts.sort("model", "layer").rows())
 
 
 def comparisons(study: Study) -> str:
     """Mean of the best correlations of every comparison."""
-    summary = study.summary.filter(pl.col("stratum") == "all")
+    summary = study.summary.filter(stratum="all")
     rows = summary.select("comparison", "model", "best_model", pl.col("mean").round(3)).rows()
     return table(["comparison", "features of", "in", "mean best r"], rows)
 
