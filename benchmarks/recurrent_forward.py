@@ -81,12 +81,12 @@ def measure(model: Decoder, tokens: Tensor, repeats: int) -> None:
 
 
 def products_of(model: Decoder, tokens: Tensor) -> Call:
-    """All linear layers that a pass of their module goes through, on zeros of the same shapes."""
+    """All linear layers that a pass of their module goes through, on noise of the same shapes."""
     inputs: list[tuple[torch.nn.Linear, Tensor]] = []
 
     def keep(linear: torch.nn.Module, given: tuple[Tensor, ...]) -> None:
         assert isinstance(linear, torch.nn.Linear)
-        inputs.append((linear, torch.zeros_like(given[0])))
+        inputs.append((linear, torch.randn_like(given[0])))
 
     hooks = [
         module.register_forward_pre_hook(keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import typecheck
 
 typecheck.install("homolog")
+os.fsync = lambda fd: None  # tests kill processes, not the machine
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,11 @@ def no_gradients() -> Iterator[None]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How many random damages of a kind are tried; `make damage` tries a thousand."""
     parser.addoption("--damages", type=int, default=100, help="random damages of each kind of file")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    typecheck.begin_test()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

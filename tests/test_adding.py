@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.pipeline.outcome import RECIPE, leave_undrawn
+from tests.report.pages import pages_from
 
 import homolog
 from homolog import InputError, Study, dictionaries, load_recipe, run_study
@@ -185,7 +186,7 @@ def test_a_comparison_and_an_analysis_run_through_a_study_into_its_report(
     drift = ends.group_by("model").agg((pl.col("best_layer") - pl.col("layer")).mean())
     assert dict(study.drift.select("model", "drift").rows()) == pytest.approx(dict(drift.rows()))
 
-    text = page.read_text("utf-8")
+    text = "".join(page.read_text("utf-8") for page in pages_from(page))
     assert "A mirrored dictionary" in text and 'id="drift"' in text
     assert all(f"<p>{model}: " in text for model in study.drift["model"])
     assert (page.parent / "figures" / "drift.vl.json").is_file()

@@ -107,3 +107,35 @@ def test_one_decorator_compiles_everything() -> None:
                 assert not {"jit", "njit", "vectorize", "guvectorize"} & {
                     name.name for name in node.names
                 }, path
+
+
+TRAINED = """
+from hashlib import sha256
+from tests.dictionaries.helpers import D_SAE, small_source
+from homolog.dictionaries import TrainingConfig, train
+from homolog.dictionaries.kinds import relu, topk
+
+training = TrainingConfig(n_tokens=4000, batch=256, scale_sample=1000)
+for settings in (relu.Settings(d_sae=D_SAE), topk.Settings(d_sae=D_SAE, k=5)):
+    for sae in train(small_source(), settings, training, model="m")["sae"]:
+        print(*(sha256(w.numpy().tobytes()).hexdigest() for w in (sae.W_enc, sae.W_dec)))
+"""
+
+
+@pytest.mark.slow
+def test_code_just_compiled_gives_the_bytes_of_code_read_from_a_file(tmp_path: Path) -> None:
+    root = str(SOURCE.parents[1])
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": root}
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", TRAINED],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=root,
+            check=True,
+        ).stdout
+        for _ in range(2)
+    ]
+    assert any(tmp_path.rglob("*.nbc")) and found[0].count("\n") == 4
+    assert found[0] == found[1]

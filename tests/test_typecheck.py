@@ -48,3 +48,19 @@ def test_a_generator_is_checked_when_it_is_called_and_its_axes_are_its_own():
     assert first_of_half(torch.zeros(4, 3)).shape == (3,)
     with pytest.raises(BeartypeCallHintViolation):
         rows(torch.zeros(4))
+
+
+def test_of_many_calls_in_a_test_the_first_and_then_some_are_checked():
+    def refused() -> bool:
+        try:
+            rows(torch.zeros(4))
+        except BeartypeCallHintViolation:
+            return True
+        return False
+
+    typecheck.begin_test()
+    outcomes = [refused() for _ in range(4 * typecheck.EVERY)]
+    assert all(outcomes[: typecheck.ALWAYS])
+    assert sum(outcomes) == typecheck.ALWAYS + 4
+    typecheck.begin_test()
+    assert refused()

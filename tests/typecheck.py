@@ -1,6 +1,9 @@
 """Annotated shapes, dtypes and types are checked while the tests run: beartype's checks, with the
 axes of jaxtyping.
 
+Of each function the first `ALWAYS` calls of a test are checked and then one in `EVERY`: some are
+called a hundred thousand times by one test, alike each time.
+
 jaxtyping has an import hook of its own.  It binds the arguments of every call, for its messages,
 and checks parameters twice, which was a third of the time of a small study; and while it imports a
 module, Python finds no compiled file of what that module imports, torch included.
@@ -25,6 +28,18 @@ COMPILERS = {"numba", "triton"}
 CHECKED = "_checked_by_tests"
 """What `checked` is called in the modules."""
 CONF = BeartypeConf(is_pep484_tower=True)  # int where float is asked for
+ALWAYS, EVERY = 20, 50
+
+
+class _Test:
+    """The number of the test that runs."""
+
+    number = 0
+
+
+def begin_test() -> None:
+    """From here on calls are counted anew."""
+    _Test.number += 1
 
 
 def install(package: str) -> None:
@@ -48,10 +63,16 @@ def checked(what: Any) -> Any:
     if not inspect.isfunction(what):  # a classmethod, a property
         return beartype(what, conf=CONF)
     typed: Callable[..., Any] | None = None
+    test = n_calls = 0
 
     @functools.wraps(what)
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal typed
+        nonlocal typed, test, n_calls
+        if test != _Test.number:
+            test, n_calls = _Test.number, 0
+        n_calls += 1
+        if n_calls > ALWAYS and n_calls % EVERY:
+            return what(*args, **kwargs)
         if typed is None:
             what.__annotations__ = _resolved(what)
             typed = beartype(_checked_when_called(what), conf=CONF)

@@ -9,7 +9,6 @@ shown by the text up to where it fires most, in both models.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -166,8 +165,8 @@ def _plain(text: str) -> str:
 
 def vocabulary(study: Study, model: str) -> list[str]:
     """What each token id of a model stands for."""
-    path = study.folder.vocabulary_of(study.folder.text_of(model))
-    return [text if isinstance(text, str) else text[0] for text in json.loads(path.read_text())]
+    texts = study.folder.token_texts(study.folder.text_of(model))
+    return [text if isinstance(text, str) else text[0] for text in texts]
 
 
 def main(run: str) -> None:

@@ -7,6 +7,7 @@ temporary files; where not even that can be made, every process compiles anew.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import stat
@@ -23,21 +24,28 @@ logger = logging.getLogger("homolog")
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """`numba.njit(**options)` whose machine code is kept for the next process.
 
+    What it calls becomes part of it.  Else code that was compiled just now would call the copy of
+    a helper that was optimised by itself, and code read from a file the copy that was optimised
+    with its caller; with fast mathematics they round differently, and a run would depend on
+    whether it was the first on its machine.
+
     `stats.cache_path` of the compiled function says where, if anywhere: code that stands in no
     file, as what is typed at a prompt, is not kept.
     """
+
+    njit = functools.partial(numba.njit, forceinline=True, **options)
 
     def decorate(function: Callable[..., Any]) -> Any:
         global _keep
         if _keep and Path(function.__code__.co_filename).is_file():
             try:
-                return numba.njit(cache=True, **options)(function)
+                return njit(cache=True)(function)
             except RuntimeError as error:
                 if "cannot cache function" not in str(error):
                     raise
             if _keep := _use_temporary_folder():
-                return numba.njit(cache=True, **options)(function)
-        return numba.njit(**options)(function)
+                return njit(cache=True)(function)
+        return njit()(function)
 
     return decorate
 

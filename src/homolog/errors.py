@@ -7,6 +7,8 @@ defect or a failure (exit code 1).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """Unusable input: `field` had `value`, which breaks `requirement`; `remedy` says what to do."""
@@ -24,3 +26,11 @@ class InputError(ValueError):
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, object, str, str]]:
         return type(self), (self.field, self.value, self.requirement, self.remedy)
+
+
+def require_one_of(field: str, value: object, known: Iterable[object]) -> None:
+    """InputError that names all that are known, unless the value is one of them."""
+    some = known if isinstance(known, range) else list(known)
+    if value not in some:
+        words = f"{some[0]} to {some[-1]}" if isinstance(some, range) else ", ".join(map(str, some))
+        raise InputError(field, value, f"it must be one of {words}", "Give one of these.")

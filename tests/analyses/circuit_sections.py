@@ -12,7 +12,7 @@ from homolog.analyses import ANALYSES
 from homolog.analyses.analysis import Page
 from homolog.analyses.induction.records import CircuitRecords, read_circuits
 from homolog.analyses.records import Records
-from homolog.report.page import Body, body
+from homolog.report.page import Chapter, chapters
 from homolog.report.templating import environment
 
 
@@ -23,26 +23,26 @@ def circuits(path: Path) -> CircuitRecords:
     return records
 
 
-def circuit_page(path: Path) -> Body:
+def circuit_page(path: Path) -> list[Chapter]:
     """What the page of the circuits of a run says and draws."""
     return rendered("circuits", circuits(path))
 
 
-def rendered(page: Page, records: Records) -> Body:
+def rendered(page: Page, records: Records) -> list[Chapter]:
     """What the analyses say of these records."""
-    return body(ANALYSES, {page: records}, environment())
+    return chapters(ANALYSES, {page: records}, environment())
 
 
-def texts(page: Body) -> dict[str, str]:
+def texts(page: list[Chapter]) -> dict[str, str]:
     """The visible words of each chapter."""
     said = {}
-    for chapter in page.chapters:
+    for chapter in page:
         reader = Text()
         reader.feed(chapter.body)
         said[chapter.title] = re.sub(r" (?=[.,;:?])", "", " ".join(" ".join(reader.words).split()))
     return said
 
 
-def figures(page: Body) -> dict[str, Any]:
+def figures(page: list[Chapter]) -> dict[str, Any]:
     """The figures by name."""
-    return {figure.name: figure for figure in page.figures}
+    return {figure.name: figure for chapter in page for figure in chapter.figures}

@@ -28,7 +28,8 @@ RECIPE = {
     "sae": {"d_sae": D_SAE, "l1": 1.0},
     "interpretation": {"top": 4, "context_tokens": 4000, "causal_pairs": 4, "listed": 5},
 }
-OF_MEANING = [each for each in ANALYSES if each.chapter == "Meaning" and each.measure is not None]
+CHAPTERS = ("Meaning", "Effects", "Exclusive features", "Transplants")
+OF_MEANING = [each for each in ANALYSES if each.chapter in CHAPTERS and each.measure is not None]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from tests.analyses.planted_run import A, B, changed, make_run, read_pair
 from tests.report.pages import said
 
-from homolog.analyses.verdict import ANALYSIS, cards, summary_tables
+from homolog.analyses.verdict import ANALYSIS, CONTROLS, cards, summary_tables
 from homolog.analyses.verdict.figures import criteria, criteria_figure
 from homolog.analyses.verdict.order import checks, follow_a_token
 from homolog.record.comparisons import (
@@ -39,7 +39,7 @@ def outcomes(records):
 def test_the_cards_show_the_share_of_homologs_and_its_ceiling(planted):
     records = planted()
     alive = records.matches.filter(pl.col("n_active") > 0)
-    text = said(ANALYSIS, records)
+    text = said(ANALYSIS, records) + said(CONTROLS, records)
     for card, model in zip(cards(records), (A, B), strict=True):
         own = alive.filter(model=model, comparison=MAIN.name)
         (skyline, ceiling), (result, share) = card.bars
@@ -55,7 +55,7 @@ def test_the_card_of_a_withheld_verdict_has_no_shares(planted):
     records = planted(withheld={(A, B)})
     first, second = cards(records)
     assert first.bars == [] and len(second.bars) == 2
-    text = said(ANALYSIS, records)
+    text = said(ANALYSIS, records) + said(CONTROLS, records)
     assert text.count("the verdict is withheld") == 1 and text.count("on average") == 2
 
 
@@ -69,7 +69,7 @@ def test_the_run_says_what_a_homolog_is(planted):
 def test_controls_as_expected(planted):
     records = planted()
     assert outcomes(records) == {comparison.name: "yes" for comparison in EXPECTED}
-    text = said(ANALYSIS, records)
+    text = said(ANALYSIS, records) + said(CONTROLS, records)
     assert "5 of 5 expectations hold." in text
     assert "follow one current token" not in text and "current token alone" not in text
 
@@ -77,7 +77,7 @@ def test_controls_as_expected(planted):
 def test_an_untrained_model_as_good_as_the_trained_one_is_said_so(planted):
     records = planted(means={"main": 0.5, "random-model": 0.6})
     assert outcomes(records)[RANDOM_MODEL.name] == "no"
-    text = said(ANALYSIS, records)
+    text = said(ANALYSIS, records) + said(CONTROLS, records)
     assert "The other model is well above an untrained model no" in text
     assert "4 of 5 expectations hold and 1 does not." in text
 
@@ -85,13 +85,13 @@ def test_an_untrained_model_as_good_as_the_trained_one_is_said_so(planted):
 def test_above_but_not_well_above_is_weak(planted):
     records = planted(means={"main": 0.50, "random-model": 0.45})
     assert outcomes(records)[RANDOM_MODEL.name] == "weakly"
-    assert "4 of 5 expectations hold and 1 only weakly." in said(ANALYSIS, records)
+    assert "4 of 5 expectations hold and 1 only weakly." in said(CONTROLS, records)
 
 
 def test_main_above_a_skyline_is_not_as_expected(planted):
     records = planted(means={"main": 0.9, "model-seed": 0.6})
     assert outcomes(records)[MODEL_SEED.name] == "no"
-    assert "not above a second training seed of the same architecture no" in said(ANALYSIS, records)
+    assert "not above a second training seed of the same architecture no" in said(CONTROLS, records)
 
 
 def test_neurons_far_above_their_baseline_are_explained_by_the_token(planted):
@@ -100,7 +100,7 @@ def test_neurons_far_above_their_baseline_are_explained_by_the_token(planted):
 
     records = planted(means={"neurons": 0.45, "neurons-random": 0.2}, edit=measured)
     assert outcomes(records)[NEURONS_RANDOM.name] == "no"
-    text = said(ANALYSIS, records)
+    text = said(ANALYSIS, records) + said(CONTROLS, records)
     assert f"71% of the variance of {A}'s neurons and 84% of the variance of {B}'s" in text
 
 
@@ -108,7 +108,7 @@ def test_controls_not_run_are_counted(planted):
     records = planted(drop={ROTATED.name, NEURONS_RANDOM.name})
     unknown = [name for name, outcome in outcomes(records).items() if outcome == "not measured"]
     assert unknown == [ROTATED.name, NEURONS_RANDOM.name]
-    text = said(ANALYSIS, records)
+    text = said(ANALYSIS, records) + said(CONTROLS, records)
     assert "3 of 5 expectations hold." in text and "2 could not be checked" in text
 
 
@@ -137,7 +137,7 @@ def test_what_the_current_token_explains_is_told_apart(tmp_path):
     assert explained["share"] == pytest.approx(0.25, abs=0.01)  # layer 0 of 4
     assert explained["other"] == pytest.approx(joined["r"].mean())
     assert explained["untrained"] == pytest.approx(joined["r_untrained"].mean())
-    text = said(ANALYSIS, records)
+    text = said(ANALYSIS, records) + said(CONTROLS, records)
     assert f"25% of {A}'s features follow one current token" in text
     assert f"Over the other {joined.height:,} features" in text
 
@@ -156,7 +156,7 @@ def test_a_baseline_from_elsewhere_stands_everywhere(tmp_path):
             table.write(pl.concat([rows, copied]), path / table.file)
         records = read_pair(path)
         assert outcomes(records)[new.name] == "yes"
-        text = said(ANALYSIS, records)
+        text = said(ANALYSIS, records) + said(CONTROLS, records)
         assert "(an untrained model and shuffled text)" in text
         assert "The other model is well above shuffled text yes" in text
         assert "Shuffled text its words (baseline)" in text

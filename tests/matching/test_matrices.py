@@ -26,7 +26,7 @@ from homolog.matching.given_rows import documents_of, require_names
 from homolog.matching.matrices import RESERVED
 from homolog.matching.planted import PlantedMatches, plant_matches
 from homolog.matching.planting import Planting
-from homolog.matching.tables import HOMOLOGS, MATCHES
+from homolog.matching.tables import HOMOLOGS, MATCHES, TOGETHER
 from homolog.record import tables
 
 DOCUMENTS = np.repeat(np.arange(30), 40)
@@ -130,9 +130,10 @@ def test_the_table_is_that_of_a_study():
     table = homolog.match(
         scipy.sparse.coo_array(x), y, documents=DOCUMENTS, seed=3, null_exchanges=20
     ).table
-    own = {name: kind for name, kind in tables.MATCHES.schema.items() if name in table.columns}
+    every = tables.MATCHES.only(*tables.MATCHES.columns)
+    own = {name: kind for name, kind in every.items() if name in table.columns}
     assert dict(table.schema) == own | {"r_lo": pl.Float32, "r_hi": pl.Float32}
-    assert own.keys() == MATCHES.keys() | HOMOLOGS.keys()
+    assert own.keys() == MATCHES.keys() | TOGETHER.keys() | HOMOLOGS.keys()
     a, b = (
         [SparseFeatures(matrix, "s", DOCUMENTS.astype(np.int32), name, 0)]
         for matrix, name in ((x, "a"), (y, "b"))

@@ -120,6 +120,11 @@ def leave_undrawn(put: Callable[[Any, str, Any], None]) -> None:
     put(export, "vega_script", lambda: "")
 
 
+def told(report: Path) -> str:
+    """All pages of a report, one after the other."""
+    return "\n".join(path.read_text("utf-8") for path in sorted(report.glob("*.html")))
+
+
 def drawing(report: Path, figure: str) -> str:
     """The SVG of a figure of a report, drawn from the specification beside the page."""
     return vlc.vegalite_to_svg((report / "figures" / f"{figure}.vl.json").read_text("utf-8"))

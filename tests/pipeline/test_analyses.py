@@ -9,20 +9,24 @@ from pathlib import Path
 import polars as pl
 import pytest
 from tests.analyses.chat import chat_server
+from tests.pipeline.outcome import told
 from tests.processes import HANGS
 
 from homolog import Study
 from homolog.analyses import ANALYSES
 from homolog.analyses.causal.measure import causal_words
 from homolog.analyses.ratings import Budget, Endpoint
+from homolog.charts.shown_features import ShownContext, ShownFeature
 from homolog.errors import InputError
 from homolog.pipeline.analyses import is_made
+from homolog.pipeline.export import export_tables
 from homolog.pipeline.rate import rate_run
 from homolog.pipeline.recipes import parse_recipe
 from homolog.pipeline.run_study import run_study
 from homolog.progress import make_progress
 from homolog.record.run_folder import RunFolder
 from homolog.record.tables import RATINGS, RELATION
+from homolog.report.citation import citation
 from homolog.report.export import export_figures
 
 pytestmark = pytest.mark.drawn
@@ -108,7 +112,7 @@ def test_examples_show_what_the_matrix_says(run):
 
 
 def test_the_page_the_explorer_and_the_figures(run, tmp_path):
-    page = (run / "report" / "index.html").read_text("utf-8")
+    page = told(run / "report")
     assert 'id="meaning"' in page and "explorer/index.html" in page and "figure-relation" in page
     assert (run / "report" / "explorer" / "data" / "manifest.js").is_file()
     for number in RunFolder(run).record["causal"]:
@@ -164,3 +168,85 @@ def test_a_language_model_rates_afterwards_and_is_asked_only_once(run, endpoint)
     assert said[2].startswith("24 features: at most 0 requests")
     assert said[3].startswith("0 requests")
     assert RunFolder(run).verify() == []
+
+
+def test_tables_are_written_as_csv_that_reads_back(run: Path, tmp_path: Path) -> None:
+    study = Study.load(run)
+    files = export_tables(study, tmp_path / "csv")
+    there = {file.relative_to(run).with_suffix("") for file in run.rglob("*.parquet")}
+    there = {file for file in there if file.parts[0] in study.tables}
+    assert {file.relative_to(tmp_path / "csv").with_suffix("") for file in files} == there
+    matches = study.matches
+    read = pl.read_csv(tmp_path / "csv" / "matches.csv", schema=matches.schema)
+    assert read.equals(matches)
+    features, cells = study.features, pl.read_csv(tmp_path / "csv" / "features.csv")
+    assert [json.loads(cell) for cell in cells["promoted"]] == features["promoted"].to_list()
+    assert (tmp_path / "csv" / "contexts" / MODELS[0] / f"{LAYERS[0]}.csv").is_file()
+    with pytest.raises(InputError, match="table is 'nope', but it must be one of matches"):
+        export_tables(study, tmp_path, ["nope"])
+    with pytest.raises(InputError, match=r"table is 'roles', but .* has matches, layers"):
+        export_tables(study, tmp_path, ["roles"])
+
+
+def test_methods_and_references_have_the_numbers_of_the_run(run: Path) -> None:
+    said = citation(run)
+    saes = Study.load(run).saes
+    l0 = saes.filter(model=MODELS[0])["l0"]
+    for words in (
+        "We compared transformer-s0 (gpt_neox, 4 blocks, loss ",
+        "ReLU dictionaries of 128 features read the residual stream of blocks 1, 2, from 2 seeds: ",
+        f"L0 {l0.min():.2g} to {l0.max():.2g}",
+        "65,536 tokens to train dictionaries and ",
+        "(false discovery rate 1%, 1 exchange)",
+        "Intervals are 95%, of 4 resamples of documents.",
+        "eprint = {2410.06672}",
+        f"note = {{Run meaning, recipe {Study.load(run).run['recipe_hash'][:12]}}}",
+    ):
+        assert words in said
+    assert said.count("{") == said.count("}")
+
+
+def test_a_notebook_shows_a_pair_and_what_a_search_finds(run: Path) -> None:
+    study = Study.load(run)
+    main = study.matches.filter(comparison="main", label="sae", model=MODELS[0], layer=LAYERS[0])
+    row = main.sort("r", descending=True, nulls_last=True).filter(pl.col("r").is_finite())[0]
+    pair = study.pair(MODELS[0], LAYERS[0], row["feature"][0])
+    assert pair.table.equals(row)
+    partner = (pair.partner.layer, pair.partner.feature)
+    assert partner == (row["best_layer"][0], row["best_feature"][0])
+    assert f"r {row['r'][0]:.2f}" in pair.says
+    own = study.contexts(MODELS[0], LAYERS[0]).filter(pl.col("quantile") == 1)
+    own = own.filter(feature=row["feature"][0]).sort("rank")
+    assert pair.feature.table["value"].to_list() == own["value"].to_list()
+    page = pair._repr_html_()
+    assert page.count("<b>") == 2 and f"{MODELS[1]}, block " in page and page.count("<span") > 4
+
+    strongest = pair.feature.table["token"][0].strip()
+    found = study.search(strongest.upper(), MODELS[0])
+    assert set(found.table["model"]) == {MODELS[0]}
+    assert (LAYERS[0], row["feature"][0]) in set(found.table.select("layer", "feature").rows())
+    assert len(found) == len(found.table) and f"{len(found):,} features" in repr(found)
+    for feature in found.first:
+        assert any(strongest.lower() in token.lower() for token in feature.table["token"])
+    assert len(study.search("\0 no token has this")) == 0
+
+
+def test_what_is_not_there_is_said_with_what_is(run: Path) -> None:
+    study = Study.load(run)
+    for ask, message in (
+        (lambda: study.figures["nope"], "figure is 'nope', but it must be one of "),
+        (lambda: study.feature("gpt", 1, 0), f"model is 'gpt', .* one of {', '.join(MODELS)}"),
+        (lambda: study.feature(MODELS[0], 0, 0), "layer is 0, but it must be one of 1, 2"),
+        (lambda: study.pair(MODELS[0], 1, 128), "feature is 128, but it must be one of 0 to 127"),
+        (lambda: study.pair(MODELS[0], 1, 0, "gpt"), f"best_model is 'gpt', .* {MODELS[1]}"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ask()
+
+
+def test_text_that_looks_like_markup_is_text_in_a_notebook() -> None:
+    evil = ["<script>alert(1)</script>", "\0", "\u202e", "a\nb"]
+    shown = ShownFeature("<b>m", 0, 1, [ShownContext(evil, [0.0, 1.0, 2.0, 3.0], 3)])
+    page = shown._repr_html_()
+    assert "<script" not in page and "<b>m" not in page and "␀" in page and "a⏎b" in page
+    assert shown.table["token"].to_list() == ["a\nb"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.pipeline.outcome import beside_the_zoo
+from tests.pipeline.outcome import beside_the_zoo, told
 from tests.reference.tiny_models import tiny_llama
 from tokenizers import processors
 from transformers import AutoTokenizer
@@ -66,7 +66,7 @@ def test_features_are_those_of_the_text_after_the_token(llama, tmp_path) -> None
     known = material.run.record["beginnings"]
     assert known[begun.name]["begins"] and not known["transformer-s0"]["begins"]
     assert known[begun.name]["with_it"] > 0 and known[begun.name]["without"] > 0
-    assert "Windows begin with" in page.read_text("utf-8")
+    assert "Windows begin with" in told(page.parent)
 
 
 def test_a_study_is_refused_by_name_before_anything_is_made(llama, tmp_path) -> None:

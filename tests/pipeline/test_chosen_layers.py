@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from tests.pipeline.outcome import WHOLE
+from tests.pipeline.outcome import WHOLE, told
 
 from homolog.analyses.material import Material
 from homolog.errors import InputError
@@ -147,7 +147,7 @@ def test_analyses_report_and_explorer_are_there(runs):
     for name in ("features", "left_context", "lists", "causal", "transplant"):
         assert set(table(run, name).filter(model="mamba-s0")["layer"]) <= {2, 6, 7}
     assert set(table(run, "features").filter(model="mamba-s0")["layer"]) == {2, 6, 7}
-    page = (run.report_folder / "index.html").read_text("utf-8")
+    page = told(run.report_folder)
     assert "8, dictionaries at 2, 6, 7" in page
     manifest = (run.report_folder / "explorer" / "data" / "manifest.js").read_text("utf-8")
     known = json.loads(manifest[manifest.index("{") : manifest.rindex("}") + 1])

@@ -136,3 +136,16 @@ def test_the_same_command_mends_a_damaged_run(whole: Path, pytestconfig: pytest.
         except Exception as error:
             raise AssertionError(done) from error
         assert files(run) == files(kept), done
+
+
+def test_a_damaged_null_is_made_again(whole: Path, tmp_path: Path) -> None:
+    """Tables are whole without it, but no other rate could be judged by."""
+    run = tmp_path / "run"
+    damage.put_back(run, whole / "run")
+    (null,) = (run / "null").iterdir()
+    written = null.read_bytes()
+    null.write_bytes(written[:-1])
+    assert finished_report(small(whole), run) is None
+    run_study(small(whole), run, SilentProgress())
+    assert null.read_bytes() == written
+    assert RunFolder(run).verify() == []

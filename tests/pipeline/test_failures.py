@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 import typer
-from tests.pipeline.outcome import RECIPE, files
+from tests.pipeline.outcome import RECIPE, files, told
 
 from homolog import terminal
 from homolog.analyses.induction import measure as induction
@@ -113,7 +113,7 @@ def test_what_failed_is_named_in_the_record_and_in_the_report(runs: Path) -> Non
     assert set(failed) == {CIRCUIT, SPACES, ROTATED, rotated, TRANSPLANT}
     assert {why["error"] for why in failed.values()} == {"MemoryError: planted"}
     assert all("planted" in why["traceback"] for why in failed.values())
-    page = (runs / "failed" / "report" / "index.html").read_text()
+    page = told(runs / "failed" / "report")
     assert page.count("Not part of this report, for it failed") == 5 and CIRCUIT in page
 
 

@@ -27,7 +27,7 @@ from homolog.pipeline.run_study import run_study
 from homolog.progress import SilentProgress
 from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
-from homolog.record.tables import LAYERS, MATCHES, SAES, SHARED, SUMMARY, VARIANCE
+from homolog.record.tables import LAYERS, MATCHES, RESAMPLED, SAES, SHARED, SUMMARY, VARIANCE
 
 ROOT = Path(__file__).parents[2]
 MAIN = "match main.transformer-s0@sae.transformer-s1@sae"
@@ -77,13 +77,13 @@ def study(recipe: Recipe, out: Path) -> None:
     run_study(recipe, out, SilentProgress(), threads=1)
 
 
-def test_kills_change_no_byte(runs: tuple[Path, dict[str, Any]]) -> None:
+def test_kills_change_no_byte(runs: tuple[Path, dict[str, Any]], recipe: Recipe) -> None:
     folder, happened = runs
     kills = happened["kills"]
     stages = [stage["name"] for stage in happened["course"]]
     assert [kill["signal"] for kill in kills] == [9] * (len(stages) + killed.WRITING)
     hit = [kill["stage"] for kill in kills]
-    analyses = {a.name for a in ANALYSES if a.measure is not None}
+    analyses = {a.name for a in ANALYSES if a.measure is not None and a.wanted(recipe)}
     made = {"dictionaries", "features", "match", "neurons", "tables", "report"} | analyses
     assert made <= {name.split()[0] for name in stages}
     assert len(set(hit)) >= len(stages) - 5  # in a short one a kill may come too late
@@ -98,7 +98,7 @@ def test_kills_change_no_byte(runs: tuple[Path, dict[str, Any]]) -> None:
     assert record(folder / "killed") == record(folder / "whole")
     assert RunFolder(folder / "killed").verify() == []
     asked = [table for analysis in ANALYSES if analysis.name in stages for table in analysis.tables]
-    tables = [MATCHES, LAYERS, SUMMARY, SAES, SHARED, VARIANCE, *asked]
+    tables = [MATCHES, LAYERS, SUMMARY, SAES, SHARED, RESAMPLED, VARIANCE, *asked]
     assert {name.split("/")[0] for name in files(folder / "killed")} == {
         "features",
         "null",

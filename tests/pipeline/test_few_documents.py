@@ -8,7 +8,7 @@ import json
 
 import polars as pl
 import pytest
-from tests.pipeline.outcome import MEANING, RECIPE
+from tests.pipeline.outcome import MEANING, RECIPE, told
 
 from homolog.pipeline.recipes import load_recipe
 from homolog.pipeline.run_study import run_study
@@ -52,6 +52,6 @@ def test_what_is_left_out_is_said_with_its_key_and_nothing_fails(run: RunFolder)
         "residuals are not transplanted",
     ):
         assert said in words
-    page = (run.report_folder / "index.html").read_text(encoding="utf-8")
+    page = told(run.report_folder)
     assert "residuals are not transplanted" in page
     assert not run.table("transplant").is_file() and run.table("features").is_file()

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tests.pipeline.outcome import WHOLE
+from tests.pipeline.outcome import WHOLE, told
 
 from homolog import dictionaries
 from homolog.analyses.causal.forward import final_stream, streams_of
@@ -73,7 +73,7 @@ def test_the_run_and_its_files_say_the_place(run):
         assert of_mlp.metadata["hook"] == "blocks.1.hook_mlp_out"
         of_mixer = dictionaries.load(run.sae_folder("mamba-s0", 3, label))
         assert of_mixer.metadata["hook"] == "mixer_out.3"
-    page = (run.report_folder / "index.html").read_text("utf-8")
+    page = told(run.report_folder)
     assert "Dictionaries of" in page and "mixer_out" in page
     for table in ("causal", "transplant", "left_context"):
         rows = pl.read_parquet(run.table(table)).filter(model="mamba-s0")

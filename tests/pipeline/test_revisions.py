@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from tests.pipeline.outcome import beside_the_zoo
+from tests.pipeline.outcome import beside_the_zoo, told
 
 from homolog.pipeline import Study
 from homolog.pipeline.run_study import run_study
@@ -34,6 +34,6 @@ def test_a_study_over_training_has_its_section(tmp_path: Path) -> None:
         ("shaken-1", "shaken-untrained"),
         ("shaken-3", "shaken-untrained"),
     }
-    text = page.read_text()
+    text = told(page.parent)
     assert "How does what they share change in training?" in text
     assert "shaken in mamba-s0" in text and "mamba-s0 in shaken" in text

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from tests.pipeline.outcome import beside_the_zoo
+from tests.pipeline.outcome import beside_the_zoo, told
 from tests.reference.planted_sinks import save_sink_llama, sink_llama, sink_token
 from tests.reference.tiny_tokenizers import tiny_tokenizer
 
@@ -121,7 +121,7 @@ def test_run_json_and_the_report_say_rule_and_number(asked, run, name) -> None:
     assert rows == [(name, 1, n), (name, 2, n)]
     for row in known["layers"]:
         assert row["limit"] == 10 * row["median"] and row["sink_share"] > 0.9
-    page = (run.report_folder / "index.html").read_text("utf-8")
+    page = told(run.report_folder)
     assert f"Masked as sinks: {n} tokens of the matched text" in page
 
 
@@ -151,7 +151,7 @@ def test_kept_sinks_are_in_every_row_and_the_gate_says_what_to_set(asked, name, 
     features = load_features(run.feature_folder(name, 1))
     assert features.n_tokens == run.record["corpus"]["match_tokens"]
     assert "sinks" not in run.record and not (run.path / "sinks").exists()
-    assert "Masked as sinks" not in (run.report_folder / "index.html").read_text("utf-8")
+    assert "Masked as sinks" not in told(run.report_folder)
 
 
 def test_models_that_ship_have_no_sinks(asked, tmp_path) -> None:

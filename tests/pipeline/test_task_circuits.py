@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from tests.pipeline.outcome import drawing
+from tests.pipeline.outcome import drawing, told
 from tests.reference.tiny_models import tiny_opt
 from typer.testing import CliRunner
 
@@ -81,7 +81,7 @@ def test_induction_among_the_tasks_is_traced_beside_random_heads_and_states(out:
 
 
 def test_the_report_shows_circuits_beside_chance(out: Path) -> None:
-    page = (out / "report" / "index.html").read_text(encoding="utf-8")
+    page = told(out / "report")
     assert 'id="circuits-of-tasks"' in page and "How few nodes do it?" in page
     assert "transformer-s0: faithfulness on each task, and of random circuits" in page
     assert "As many drawn at random" in page
@@ -114,8 +114,8 @@ def test_own_prompts_alone_make_a_report_without_induction(tmp_path: Path) -> No
     (row,) = pl.read_parquet(tmp_path / "own" / "task_circuits.parquet").to_dicts()
     assert row["task"] == "mine" and row["n_prompts"] == 3 and row["chance"] == 1 / 1024
     assert not (tmp_path / "own" / CIRCUITS.file).exists()
-    page = (tmp_path / "own" / "report" / "index.html").read_text(encoding="utf-8")
-    assert "do these tasks?" in page and "Every experiment" not in page
+    page = told(tmp_path / "own" / "report")
+    assert "do these tasks?" in page and "Every part" not in page
     own.write_text("\n".join(map(json.dumps, lines[::-1])))
     changed = circuits(str(own), "zoo:mamba-s0", *FEW, *more, str(tmp_path / "own"), code=2)
     assert f"it holds a run of other contents of the task {own}" in changed

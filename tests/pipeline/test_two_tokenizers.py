@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 from scipy.sparse import csr_array
-from tests.pipeline.outcome import MEANING, RECIPE
+from tests.pipeline.outcome import MEANING, RECIPE, told
 from tests.reference.tiny_tokenizers import tiny_tokenizer
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -94,7 +94,7 @@ def test_run_json_says_what_the_rows_are(run: RunFolder) -> None:
     assert [said["model"], said["best_model"]] == run.record["compared"]
     assert {key: said[key] for key in aligned.facts()} == aligned.facts()
     assert said["units"] > 10_000 and said["text_share"] > 0.9 and said["align"] == "last"
-    page = (run.report_folder / "index.html").read_text("utf-8")
+    page = told(run.report_folder)
     assert "The two models have different tokenizers." in page
 
 

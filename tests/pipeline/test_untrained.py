@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.pipeline.outcome import beside_the_zoo
+from tests.pipeline.outcome import beside_the_zoo, told
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from homolog.analyses.material import Material
@@ -105,4 +105,4 @@ def test_a_study_with_such_twins_goes_on_to_its_report(folder: Path) -> None:
     rows = study.summary.filter(comparison="random-model", stratum="all")
     assert set(rows["best_model"]) >= {"own-untrained", "mamba-s0-untrained"}
     assert study.run["controls"] == {"mamba-s0": ["mamba-s0-untrained"], "own": ["own-untrained"]}
-    assert "untrained twin of own, with random weights" in page.read_text()
+    assert "untrained twin of own, with random weights" in told(page.parent)

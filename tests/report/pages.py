@@ -12,7 +12,7 @@ from tests.processes import HANGS
 
 from homolog.analyses import Analysis
 from homolog.analyses.records import Records
-from homolog.report.page import body
+from homolog.report.page import chapters
 from homolog.report.templating import environment
 
 EVIL = "<script>window.hacked = 1</script><img src=x onerror=window.hacked=1>"
@@ -44,10 +44,22 @@ def parsed(page: Path) -> tuple[str, list[str]]:
     return _read(page.read_text("utf-8"))
 
 
+def pages_from(home: Path) -> list[Path]:
+    """The pages that the first one leads to, in its order, and that one before them."""
+    nav = home.read_text("utf-8").partition('<nav aria-label="Pages">')[2].partition("</nav>")[0]
+    return [home.with_name(file) for file in re.findall(r'href="([^"]+)"', nav)]
+
+
+def parsed_all(home: Path) -> tuple[str, list[str]]:
+    """The same of the first page and of all that it leads to, joined."""
+    texts, addresses = zip(*map(parsed, pages_from(home)), strict=True)
+    return " ".join(texts), [address for some in addresses for address in some]
+
+
 def said(analysis: Analysis, records: Records) -> str:
     """The text of an analysis's section."""
-    page = body([analysis], {analysis.page: records}, environment(records.names))
-    return _read("".join(chapter.body for chapter in page.chapters))[0]
+    found = chapters([analysis], {analysis.page: records}, environment(records.names))
+    return _read("".join(chapter.body for chapter in found))[0]
 
 
 def _read(html: str) -> tuple[str, list[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 from tests.analyses.planted_circuits import TRANSFORMER, write_circuits
-from tests.report.pages import EVIL, files_of, opened, parsed
+from tests.report.pages import EVIL, files_of, opened, parsed, parsed_all
 
 from homolog.errors import InputError
 from homolog.report import write_report
@@ -46,18 +46,17 @@ def test_a_comparison_has_the_summary_and_a_page_of_its_own_for_the_rest(both: P
     assert {f"figures/{name}.{kind}" for name in FIGURES for kind in kinds} <= set(files)
     text, addresses = parsed(both / "index.html")
     assert "Both circuits have the same three parts" in text and "circuits.html" in addresses
-    index = files["index.html"].decode()
-    assert "spec-circuits" in index and "spec-heads" not in index
-    assert len(files["circuits.html"]) < 400_000
-    for page in ("index.html", "circuits.html"):
-        _, addresses = parsed(both / page)
-        for address in addresses:
-            if address != "data:," and not address.startswith("#"):
-                assert (both / address).exists(), address
+    for page, figure in (("circuits", "circuits"), ("every-part", "heads")):
+        text = files[f"{page}.html"].decode()
+        assert f"spec-{figure}" in text and len(text) < 400_000
+        assert f"spec-{figure}" not in files["index.html"].decode()
+    for address in parsed_all(both / "index.html")[1]:
+        if address != "data:," and not address.startswith("#"):
+            assert (both / address).exists(), address
 
 
 def test_the_chapters_stand_in_their_order(both: Path) -> None:
-    text, _ = parsed(both / "circuits.html")
+    text, _ = parsed_all(both / "index.html")
     places = [
         text.index(said)
         for said in (
@@ -76,7 +75,7 @@ def test_circuits_alone_are_the_index(alone: Path) -> None:
     files = files_of(alone)
     assert "circuits.html" not in files
     assert "figures/blocks.svg" not in files and "figures/stages.svg" in files
-    text, _ = parsed(alone / "index.html")
+    text, _ = parsed_all(alone / "index.html")
     assert "cannot do the task" in text and "53% of the prompts" in text
     assert "[circuits] length = 16" in text
 
@@ -91,7 +90,15 @@ def test_the_same_tables_give_the_same_bytes(alone: Path) -> None:
 def test_every_figure_is_drawn_and_fits(
     chromium: Browser, both: Path, width: int, scheme: str
 ) -> None:
-    page = both / "circuits.html"
+    known = set()
+    for name in ("circuits", "every-part", "every-position", "off-by-one", "discovery"):
+        known |= drawn_on(chromium, both / f"{name}.html", width, scheme)
+    assert known == FIGURES
+
+
+def drawn_on(chromium: Browser, page: Path, width: int, scheme: str) -> set[str]:
+    """The figures of a page, which fit into their places."""
+    both = page.parent
     tab, said, asked = opened(
         chromium, page, viewport={"width": width, "height": 900}, color_scheme=scheme
     )
@@ -101,7 +108,6 @@ def test_every_figure_is_drawn_and_fits(
         const svg = chart.querySelector('svg'), box = svg?.getBoundingClientRect();
         return [chart.dataset.figure, box?.width ?? 0, chart.clientWidth, chart.scrollWidth];
     })""")
-    assert {name for name, *_ in drawn} == FIGURES
     for name, wide, room, whole in drawn:
         assert 0.9 * room < wide <= room + 1 and whole <= room + 1, (name, wide, room, whole)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
@@ -110,10 +116,11 @@ def test_every_figure_is_drawn_and_fits(
     )
     assert "NaN" not in text and "undefined" not in text
     tab.close()
+    return {name for name, *_ in drawn}
 
 
 def test_the_switch_shows_another_metric(chromium: Browser, both: Path) -> None:
-    tab, said, _ = opened(chromium, both / "circuits.html")
+    tab, said, _ = opened(chromium, both / "every-part.html")
     texts = "[...document.querySelectorAll('[data-figure=heads] svg text')]"
     cells = f"{texts}.map(text => text.textContent)"
     assert "\u22126.00" in tab.evaluate(cells)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from playwright.sync_api import Browser, Page
 from tests.processes import HANGS
@@ -93,7 +94,10 @@ def go(tab: Tab, address: str) -> None:
     tab.settled(tab.page.evaluate("location.hash"))
 
 
-def test_the_first_view_is_the_list_by_r(tab: Tab) -> None:
+def test_the_first_view_is_the_homologs(tab: Tab) -> None:
+    assert tab.text("#count") == "44 of 136 features"
+    assert tab.page.get_by_role("combobox", name="Homolog", exact=True).input_value() == "yes"
+    go(tab, f"from={A}&to={B}")
     assert tab.text("#count") == "136 of 136 features"
     assert tab.rows()[:6] == [
         "0 / 0",
@@ -113,6 +117,57 @@ def test_the_first_view_is_the_list_by_r(tab: Tab) -> None:
         for url in tab.asked
         if "/features/" in url or "/words/" in url or "token_entropy" in url
     ]
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features from 40 on fail by a test each, homologs are the further beyond controls the later.
+
+    What controls explain of 41 and 42 is 0.64, of which the token explains all and half.
+    """
+    fails = {40: "chance", 41: "controls, rival", 42: "controls", 43: "documents", 44: "rare"}
+    feature = pl.col("feature")
+    explained = pl.when(feature == 41).then(0.64).otherwise(0.32)
+    matches = matches_of().with_columns(
+        beyond=(feature / 1000).cast(pl.Float32),
+        fails=pl.when("homolog")
+        .then(pl.lit(""))
+        .otherwise(feature.replace_strict(fails, default="rival")),
+        token_r2=explained.cast(pl.Float32),
+        control_r=pl.lit(0.8, pl.Float32),
+    )
+    return planted(tmp_path_factory.mktemp("judged") / "explorer", matches=matches)
+
+
+def test_it_opens_on_what_controls_explain_least_and_says_why_others_are_none(
+    chromium: Browser, judged: Path
+) -> None:
+    tab = Tab(chromium, judged)
+    assert tab.text("#count") == "44 of 136 features" and tab.rows()[:2] == ["0 / 39", "0 / 38"]
+    homolog = tab.page.get_by_role("combobox", name="Homolog", exact=True)
+    for reason, row, words in (
+        ("chance", "0 / 40", "no more than chance"),
+        ("token", "0 / 41", "follows a token"),
+        ("controls", "0 / 42", "controls explain it"),
+        ("documents", "0 / 43", "other documents may differ"),
+        ("rare", "0 / 44", "in too few documents"),
+    ):
+        homolog.select_option(reason)
+        tab.wait("document.querySelector('#count').textContent === '1 of 136 features'")
+        assert tab.rows() == [row] and f"homolog={reason}" in tab.hash
+        cell = tab.page.locator("#features tbody td:last-child")
+        assert cell.text_content() == words
+        assert cell.get_attribute("title") == (
+            "and has a nearer rival" if reason == "token" else None
+        )
+    homolog.select_option("rival")
+    tab.wait("document.querySelector('#count').textContent === '86 of 136 features'")
+    homolog.select_option("no")
+    tab.wait("document.querySelector('#count').textContent === '90 of 136 features'")
+    tab.page.get_by_role("button", name="Clear filters").click()
+    tab.wait("document.querySelector('#count').textContent === '136 of 136 features'")
+    assert tab.said == []
+    tab.page.close()
 
 
 def test_order_is_a_stable_sort_with_the_undefined_last(tab: Tab) -> None:
@@ -334,7 +389,9 @@ def test_the_keyboard_reaches_everything(tab: Tab) -> None:
     focused = "document.activeElement"
     page.keyboard.press("/")
     assert page.evaluate(f"{focused}.name") == "text"
-    page.locator(FIRST).first.focus()
+    page.evaluate(f"{focused}.blur()")  # as where the page was just opened
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(f"{focused}.textContent") == "0 / 0"
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowUp")
@@ -354,6 +411,11 @@ def test_the_keyboard_reaches_everything(tab: Tab) -> None:
     unnamed = page.evaluate("""[...document.querySelectorAll('input, select')].filter(field =>
         !field.labels.length && !field.getAttribute('aria-label')).length""")
     assert unnamed == 0
+
+
+def test_a_click_anywhere_on_a_row_opens_it(tab: Tab) -> None:
+    tab.page.locator("#features tbody tr:nth-child(3) td:last-child").click()
+    tab.wait("document.querySelector('h1').textContent.includes('layer 0, feature 1')")
 
 
 @pytest.mark.parametrize(
@@ -397,9 +459,9 @@ def test_a_missing_file_is_named(chromium: Browser, index: Path, tmp_path: Path)
 
 def test_characters_of_several_tokens(chromium: Browser, tmp_path: Path) -> None:
     tab = Tab(chromium, planted_bytes(tmp_path / "explorer"))
-    go(tab, f"from={A}&to={B}&text=自")
+    go(tab, f"from={A}&to={B}&text=自&anywhere=1")
     assert tab.rows() == ["0 / 0", "0 / 1"]
-    go(tab, f"from={A}&to={B}&text=自&fires=1")
+    go(tab, f"from={A}&to={B}&text=自")
     assert tab.rows() == ["0 / 0"]  # it fires on the first byte
     shown = {}
     for feature in range(5):

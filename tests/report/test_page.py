@@ -7,21 +7,38 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from playwright.sync_api import Browser
 from tests.analyses.planted_record import write_record
 from tests.analyses.planted_run import make_run
-from tests.report.pages import EVIL, files_of, opened, parsed
+from tests.report.pages import EVIL, files_of, opened, pages_from, parsed, parsed_all
 
 from homolog.analyses import ANALYSES, Analysis
 from homolog.errors import InputError
 from homolog.record.tables import CIRCUITS, EDGES, EFFECTS, OFFSETS, ROLES, TABLES
 from homolog.report import write_report
+from homolog.report.export import export_figures
 
+PAGES = (
+    "index",
+    "result",
+    "controls",
+    "chance",
+    "distributions",
+    "depth",
+    "the-closest-homologs",
+    "dictionaries",
+    "models-and-text",
+    "the-run",
+)
 FIGURES = {
+    "answer",
     "criteria",
     "summary",
     "calibration",
@@ -82,13 +99,16 @@ def test_the_folder_holds_the_page_and_every_figure_twice(page: Path) -> None:
 
 
 def test_what_the_page_says(page: Path) -> None:
-    text, addresses = parsed(page)
+    assert [file.name for file in pages_from(page)] == [f"{name}.html" for name in PAGES]
+    first, _ = parsed(page)
     navigation = (
-        "Result Chance Distributions Depth The closest homologs Dictionaries Models The run"
+        "In short Result Controls Chance Distributions Depth The closest homologs Dictionaries "
+        "Models and text The run"
     )
-    first = text.index("The planted words on transformer-s0 in mamba-s0.")
-    assert first < text.index(navigation)
-    assert text.count("The planted words on") == 2 and "no verdict" not in text
+    assert first.index(navigation) < first.index("How much is shared?")
+    assert "no verdict" not in first and "Where to go on Result What do the matches pass?" in first
+    text, addresses = parsed_all(page)
+    assert text.count(navigation) == len(PAGES)
     assert "5 of 5 expectations hold." in text
     assert "Not measured in this run: Decoder directions: SVCCA." in text
     assert "65%" in text and "50%" in text
@@ -121,16 +141,41 @@ def test_what_the_page_says(page: Path) -> None:
         assert f"{table.file}, {table.rows}" in text
 
 
+def chunks_of(png: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and contents of the chunks of a PNG, each with its checksum checked."""
+    at = 8
+    while at < len(png):
+        length = int.from_bytes(png[at : at + 4], "big")
+        chunk, at = png[at + 4 : at + 8 + length], at + 12 + length
+        assert zlib.crc32(chunk) == int.from_bytes(png[at - 4 : at], "big")
+        yield chunk[:4], chunk[4:]
+    assert at == len(png) and chunk == b"IEND"
+
+
+def test_a_figure_says_which_run_made_it(evil_page: Path, tmp_path: Path) -> None:
+    record = json.loads((evil_page.parent.parent / "run.json").read_text("utf-8"))
+    made = f"homolog {record['versions']['homolog']}, run {EVIL}, recipe {record['recipe_hash']}"
+    figures = evil_page.parent / "figures"
+    exported = export_figures(evil_page.parent, tmp_path, ("svg", "png"), ["criteria"], scale=1)
+    for svg in (figures / "criteria.svg", exported[0]):
+        (told,) = ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}metadata")
+        assert told.text == made
+    for png in (figures / "criteria.png", exported[1]):
+        texts = [body for kind, body in chunks_of(png.read_bytes()) if kind == b"iTXt"]
+        assert texts == [b"Source" + bytes(5) + made.encode()]
+    assert json.loads((figures / "criteria.vl.json").read_text("utf-8"))["usermeta"]["made"] == made
+
+
 def test_the_report_is_made_without_torch() -> None:
     script = "import sys, homolog.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_a_withheld_verdict_comes_first_with_its_reason(evil_page: Path) -> None:
-    text, _ = parsed(evil_page)
-    verdict = "mamba-s0 → transformer-s0: no verdict No words on mamba-s0."
+    text, _ = parsed_all(evil_page)
+    verdict = "mamba-s0 → transformer-s0: the verdict is withheld No words on mamba-s0."
     reason = "Withheld: dictionaries of transformer-s0 miss"
-    assert text.index(f"{verdict} {reason}") < text.index("Result Chance")
+    assert text.index(f"{verdict} {reason}") < text.index("In short Result")
     assert "No share: the verdict is withheld." in text
     assert "explained variance 0.41 is below 0.60" in text  # in the table of dictionaries
 
@@ -175,8 +220,9 @@ def test_an_analysis_from_elsewhere_has_its_chapter(tmp_path: Path) -> None:
     more = Analysis("more", chapter="My question", template="<p>and more</p>")
     page = write_report(make_run(tmp_path / "run"), [*ANALYSES, own, silent, mute, more])
     text, addresses = parsed(page)
-    assert "My question 4,800 rows in all and more" in text
-    assert addresses.count("#my-question") == 1
+    assert "My question" in text and "my-question.html" in addresses
+    assert "My question 4,800 rows in all and more" in parsed(page.with_name("my-question.html"))[0]
+    text, _ = parsed_all(page)
     assert "Silence" not in text and "a word" not in text
 
 
@@ -200,32 +246,56 @@ def circuits(path: Path, model: str = "mamba-s0") -> Path:
 WHOLE = Analysis(
     "whole", page="circuits", chapter="Every circuit", template="<p>of {{ records.names[0] }}</p>"
 )
-PART = Analysis("part", page="study", chapter="Circuits", template="<p>in short</p>")
+PART = Analysis("part", page="study", chapter="In words", home=True, template="<p>brief</p>")
 
 
 def test_circuits_beside_a_comparison_have_a_page_of_their_own(tmp_path: Path) -> None:
     run = circuits(make_run(tmp_path / "run"))
     page = write_report(run, [WHOLE, PART])
-    assert {file.name for file in page.parent.glob("*.html")} == {"index.html", "circuits.html"}
+    of_the_run = {"models-and-text.html", "the-run.html"}
+    files = {file.name for file in page.parent.glob("*.html")}
+    assert files == {"index.html", "every-circuit.html"} | of_the_run
     text, _ = parsed(page)
-    assert "Circuits in short" in text and "Every circuit" not in text and "The run" in text
-    text, addresses = parsed(page.parent / "circuits.html")
-    assert "How does mamba-s0 repeat" in text and "Every circuit of mamba-s0" in text
-    assert "index.html" in addresses and "The run" not in text and "in short" not in text
-    assert not (write_report(run, [PART]).parent / "circuits.html").exists()
+    assert "In words brief" in text and "of mamba-s0" not in text and "../run.json" not in text
+    text, addresses = parsed(page.parent / "every-circuit.html")
+    assert "How much of transformer-s0 does mamba-s0" in text
+    assert "Every circuit of mamba-s0" in text and "brief" not in text
+    assert "index.html" in addresses and "Next: Models and text" in text
+    assert not (write_report(run, [PART]).parent / "every-circuit.html").exists()
+
+
+def test_no_two_chapters_are_one_file(tmp_path: Path) -> None:
+    def named(name: str, title: str) -> Analysis:
+        return Analysis(name, chapter=title, template=f"<p>words of {name}</p>")
+
+    three = [named("first", "A?"), named("second", "A b"), named("third", "a-B!"), named("4", "?")]
+    page = write_report(make_run(tmp_path / "run"), three)
+    texts = [parsed(file)[0] for file in pages_from(page)]
+    of_the_run = 2
+    names = [analysis.name for analysis in three]
+    for text, name in zip(texts[:-of_the_run], names, strict=True):
+        assert f"words of {name}" in text
 
 
 def test_circuits_alone_are_the_index(tmp_path: Path) -> None:
     page = write_report(circuits(tmp_path / "run", EVIL), [WHOLE, PART])
-    assert [file.name for file in page.parent.glob("*.html")] == ["index.html"]
-    assert EVIL not in page.read_text("utf-8")
-    text, addresses = parsed(page)
+    assert {file.name for file in page.parent.glob("*.html")} == {"index.html", "the-run.html"}
+    assert all(EVIL not in file.read_text("utf-8") for file in pages_from(page))
+    text, addresses = parsed_all(page)
     assert f"How does {EVIL} repeat" in text and f"Every circuit of {EVIL}" in text
     assert "The run" in text and "Models" not in text and "../circuits.parquet" in addresses
     assert (page.parent / "figures" / "stages.svg").exists()
 
 
 def test_opens_from_the_file_system_and_draws_its_charts(chromium: Browser, page: Path) -> None:
+    known = set()
+    for file in pages_from(page):
+        known |= drawn_on(chromium, file)
+    assert known == FIGURES
+
+
+def drawn_on(chromium: Browser, page: Path) -> set[str]:
+    """The figures of a page, which are as wide as their place and say something."""
     tab, said, asked = opened(chromium, page, viewport={"width": 1280, "height": 900})
     assert said == []
     assert asked and all(
@@ -236,7 +306,6 @@ def test_opens_from_the_file_system_and_draws_its_charts(chromium: Browser, page
         return [chart.dataset.figure, box?.width ?? 0, box?.height ?? 0, chart.clientWidth,
                 svg?.querySelectorAll('path, text').length ?? 0];
     })""")
-    assert {name for name, *_ in drawn} == FIGURES
     for name, width, height, room, nodes in drawn:
         assert 0.9 * room < width <= room + 1 and height > 150 and nodes > 20, (
             name,
@@ -248,17 +317,24 @@ def test_opens_from_the_file_system_and_draws_its_charts(chromium: Browser, page
     text = tab.evaluate(
         "[...document.querySelectorAll('.chart')].map(chart => chart.textContent).join(' ')"
     )
-    assert "dictionaries" in text and "undefined" not in text and "NaN" not in text
+    assert "undefined" not in text and "NaN" not in text
+    assert "dictionaries" in text or page.name != "dictionaries.html"
     assert tab.evaluate("document.querySelectorAll('h1').length") == 1
     assert tab.evaluate(
         "[...document.querySelectorAll('.chart')].every(chart => chart.ariaLabel.length > 40)"
     )
     tab.close()
+    return {name for name, *_ in drawn}
 
 
 @pytest.mark.parametrize("width", [320, 375, 768])
-def test_nothing_overflows_on_a_small_screen(chromium: Browser, page: Path, width: int) -> None:
-    tab, said, _ = opened(chromium, page, viewport={"width": width, "height": 800})
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_overflows_on_a_small_screen(
+    chromium: Browser, page: Path, name: str, width: int
+) -> None:
+    tab, said, _ = opened(
+        chromium, page.with_name(f"{name}.html"), viewport={"width": width, "height": 800}
+    )
     assert said == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.evaluate(
@@ -266,12 +342,15 @@ def test_nothing_overflows_on_a_small_screen(chromium: Browser, page: Path, widt
     )
     # drawn for this width, not shrunk to it until nothing can be read
     shrunk = "c => c.querySelector('svg').width.baseVal.value / c.clientWidth"
-    assert max(tab.evaluate(f"[...document.querySelectorAll('.chart')].map({shrunk})")) < 1.3
+    sizes = tab.evaluate(f"[...document.querySelectorAll('.chart')].map({shrunk})")
+    assert max(sizes, default=0) < 1.3
+    screens = tab.evaluate("document.documentElement.scrollHeight / innerHeight")
+    assert screens < (6 if width < 500 else 5)
     tab.close()
 
 
 def test_the_charts_follow_the_colour_scheme(chromium: Browser, page: Path) -> None:
-    tab, said, _ = opened(chromium, page, color_scheme="dark")
+    tab, said, _ = opened(chromium, page.with_name("distributions.html"), color_scheme="dark")
     dark, light = "#5bb4f0", "#0067a5"
     drawing = tab.evaluate("document.querySelector('[data-figure=shares] svg').outerHTML")
     assert dark in drawing and light not in drawing
@@ -284,22 +363,30 @@ def test_the_charts_follow_the_colour_scheme(chromium: Browser, page: Path) -> N
 
 
 def test_markup_from_the_run_is_text(chromium: Browser, evil_page: Path) -> None:
-    assert EVIL not in evil_page.read_text("utf-8")
-    tab, said, _ = opened(chromium, evil_page)
-    assert said == []
-    assert tab.evaluate("window.hacked") is None
-    body = tab.evaluate("document.body.textContent")
-    assert body.count(EVIL) >= 5  # name, source, architecture, stage, warning
-    tab.close()
+    told = 0
+    for file in pages_from(evil_page):
+        assert EVIL not in file.read_text("utf-8")
+        tab, said, _ = opened(chromium, file)
+        assert said == []
+        assert tab.evaluate("window.hacked") is None
+        body = tab.evaluate("document.body.textContent")
+        assert EVIL in body  # the name
+        told += tab.evaluate("document.querySelector('main').textContent").count(EVIL)
+        tab.close()
+    assert told >= 4  # source, architecture, stage, warning
 
 
 def test_readable_without_scripts(chromium: Browser, page: Path) -> None:
     context = chromium.new_context(java_script_enabled=False)
     tab = context.new_page()
-    tab.goto(page.as_uri())
-    images = tab.locator("figure img")
-    assert images.count() == len(FIGURES)
-    assert all(
-        (images.nth(i).bounding_box() or {"width": 0})["width"] > 100 for i in range(images.count())
-    )
+    seen = 0
+    for file in pages_from(page):
+        tab.goto(file.as_uri())
+        images = tab.locator("figure img")
+        seen += images.count()
+        assert all(
+            (images.nth(i).bounding_box() or {"width": 0})["width"] > 100
+            for i in range(images.count())
+        )
+    assert seen == len(FIGURES)
     context.close()

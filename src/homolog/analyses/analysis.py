@@ -62,8 +62,9 @@ class Analysis:
     finish: the joined frames made into the tables, where that takes more than joining them.
     says: what the command line prints and run.json keeps under the analysis's name: records with
     "words", and "model" and "best_model" where they are about a direction.
-    page: on which page its section stands: of a pair, the whole study, the circuits, or a grid.
-    chapter: heading under which it stands there; analyses in a row with the same one share it.
+    page: among which pages its section stands: of a pair, the whole study, the circuits, or a grid.
+    chapter: heading of the page on which it stands; analyses with the same one share it.
+    home: its chapter stands on the first page itself.
     figures: its charts, from the records of that page.
     values: what its template is filled with; None: the section is left out.
     template: the section, in Jinja; by default NAME.html.j2, or NAME/section.html.j2, beside it.
@@ -83,6 +84,7 @@ class Analysis:
     says: Callable[[Material], list[dict[str, Any]]] | Named | None = None
     page: Page = "pair"
     chapter: str = ""
+    home: bool = False
     figures: Callable[[Any], Iterable[Figure | None]] = _nothing
     values: Callable[[Any], Mapping[str, Any] | None] = lambda records: {}
     template: str | None = None

@@ -9,13 +9,17 @@ import altair as alt
 
 from homolog.analyses.analysis import Analysis
 from homolog.analyses.records import Row, StudyRecords
+from homolog.analyses.tree import names_in_order
 from homolog.charts import theme
 from homolog.charts.figure import Figure, Rows, finish, rounded, tips
 from homolog.charts.links import pair_pages
 from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import MISSING, integer, is_number, number, percent
+from homolog.record.tables import TREE
 
-CELL = 78  # pixels
+CELL, LEAST_CELL, MOST_WIDTH = 78, 30, 640  # pixels
+WORDY = 60
+"""Pixels of a cell that holds the ceiling too."""
 SECTION = """
 {% for (a, b), page, verdicts in pairs %}
 <h3><a href="{{ page }}.html">{{ a }} and {{ b }}</a></h3>
@@ -80,11 +84,12 @@ def shared_figure(records: StudyRecords) -> Figure | None:
     rows = sharedness(records)
     if not rows:
         return None
-    names = list(records.compared)
+    names = names_in_order(records.table(TREE)) or list(records.compared)
     high = max([0.01, *(row["share"] for row in rows if row["share"] is not None)])
-    layers = _shared_layers(names, high)
-    size = CELL * len(names)
-    chart = alt.layer(*layers).properties(width=2 * size, height=size)
+    cell = min(CELL, max(LEAST_CELL, MOST_WIDTH // len(names)))
+    width = len(names) * (2 * cell if len(names) < 5 else max(cell, 48))
+    layers = _shared_layers(names, high, wordy=cell >= WORDY)
+    chart = alt.layer(*layers).properties(width=width, height=cell * len(names))
     said = "; ".join(f"{row['source']} in {row['target']}: {row['text']}" for row in rows)
     ceiling = (
         " The ceiling is the same share when a model is looked for in itself, through its second "
@@ -100,8 +105,8 @@ def shared_figure(records: StudyRecords) -> Figure | None:
     )
 
 
-def _shared_layers(names: list[str], high: float) -> list[alt.Chart]:
-    """Cells with their share and ceiling, and words where the verdict was withheld."""
+def _shared_layers(names: list[str], high: float, wordy: bool) -> list[alt.Chart]:
+    """Cells with their share and words where the verdict was withheld; `wordy`: ceilings too."""
     band = alt.Scale(paddingInner=0.05, paddingOuter=0.03, domain=names)
     angle = 0 if len(names) < 6 else -40
     across = alt.Axis(labelAngle=angle, grid=False, ticks=False, orient="top")
@@ -118,15 +123,16 @@ def _shared_layers(names: list[str], high: float) -> list[alt.Chart]:
     bright = f"datum.share > {0.55 * high:.4f}"
     ink = alt.condition(bright, alt.value("#101010"), alt.value("#fdfdfd"))
     given = alt.Chart().transform_filter("datum.share !== null")
-    share = given.mark_text(fontSize=15, dy=-6, tooltip=False)
+    size, up = (15, -6) if wordy else (11, 0)
+    share = given.mark_text(fontSize=size, dy=up, tooltip=False)
     below = given.mark_text(fontSize=11, dy=11, tooltip=False)
     withheld = alt.Chart().transform_filter("datum.share === null")
     none = withheld.mark_text(fontSize=12, color=theme.MUTED[0], tooltip=False)
     return [
         given.mark_rect().encode(x, y, colour, tooltip=tip),
         share.encode(x, y, text="text:N", color=ink),
-        below.encode(x, y, text="ceiling:N", color=ink),
-        none.encode(x, y, text="text:N"),
+        *([below.encode(x, y, text="ceiling:N", color=ink)] if wordy else []),
+        none.encode(x, y, text="text:N" if wordy else alt.value("-")),
     ]
 
 

@@ -208,7 +208,7 @@ def _quality_layers(rows: figure.Rows, pair: tuple[str, str]) -> list[alt.Chart]
     line = alt.Chart().mark_line(tooltip=False)
     points = alt.Chart().mark_point(opacity=1).encode(x, y, colour, detail, tooltip=tip, size=large)
     cross = alt.Chart().mark_point(
-        shape="cross", size=150, filled=False, strokeWidth=2.2, color=theme.INK[0], angle=45
+        shape="M-1,-1L1,1M1,-1L-1,1", size=90, filled=False, strokeWidth=2, color=theme.INK[0]
     )
     return [
         line.encode(x, y, colour, dash, detail, strokeWidth=thick),

@@ -34,6 +34,7 @@ NEUTRAL = ("#f0f1f4", "#262b32")
 CELL_INK = ("#1e2229", "#f0f2f4")  # on neutral cells
 CELL_INK_STRONG = ("#fefefe", "#101113")  # on strong ones
 
+EXPLAINED = ("#8a929d", "#79838f")  # what controls explain, beside what is shared
 INK = ("#1d2129", "#e7e9ec")
 MUTED = ("#5a616c", "#a4abb6")
 GRID = ("#e4e6ea", "#333941")
@@ -109,6 +110,7 @@ def dark_colours() -> dict[str, str]:
         *(c.colour for c in comparisons.COMPARISONS if c.colour is not None),
         *comparisons.SPARE_COLOURS,
         *MODEL_COLOURS,
-        *(WORSE, BETTER, NEUTRAL, CELL_INK, CELL_INK_STRONG, INK, MUTED, GRID, BACKGROUND),
+        *(WORSE, BETTER, NEUTRAL, CELL_INK, CELL_INK_STRONG),
+        *(EXPLAINED, INK, MUTED, GRID, BACKGROUND),
     )
     return dict(pairs)

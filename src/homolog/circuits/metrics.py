@@ -62,7 +62,7 @@ def measure(
     """
     *leading, n, vocabulary = logits.shape
     _check(logits, pairs, clean_logits)
-    log_clean = None if clean_logits is None else clean_logits.log_softmax(-1)
+    log_clean = None if clean_logits is None else _log_probability(clean_logits)
     flat = logits.reshape(-1, n, vocabulary)
     step = max(1, _AT_ONCE // max(1, n * vocabulary))
     parts = [_measure(chunk, pairs, log_clean) for chunk in flat.split(step)] if len(flat) else []
@@ -72,6 +72,14 @@ def measure(
         name: torch.cat([empty, *(part[name] for part in parts)]).reshape(*leading, n)
         for name in names
     }
+
+
+def _log_probability(logits: Tensor) -> Tensor:
+    """log softmax whose probabilities sum to 1: over a large vocabulary torch's own sum of
+    exponentials is, on some processors, 5e-6 off in float32.
+    """
+    log_p = logits.log_softmax(-1)
+    return log_p - log_p.exp().sum(-1, keepdim=True).log()
 
 
 def _check(logits: Tensor, pairs: PromptPairs, clean_logits: Tensor | None) -> None:
@@ -103,7 +111,7 @@ def _measure(
     pairs: PromptPairs,
     log_clean: Float[Tensor, "prompt vocabulary"] | None,
 ) -> dict[str, Float[Tensor, "patch prompt"]]:
-    log_p = x.log_softmax(-1)
+    log_p = _log_probability(x)
     logit = _of(x, pairs.answer)
     values = {LOGIT: logit, PROBABILITY: _of(log_p, pairs.answer).exp()}
     if pairs.distractor is not None:

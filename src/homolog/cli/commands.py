@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -164,6 +164,34 @@ def figures(
 
     for file in export_figures(path / "report", out, formats or FORMATS, names or (), scale):
         typer.echo(file)
+
+
+@app.command()
+def export(
+    path: RunArgument,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the files; RUN/csv by default.")
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--table", help="Only this one; may be given again.", show_default=False),
+    ] = None,
+    form: Annotated[Literal["csv"], typer.Option("--format", help="Of the files.")] = "csv",
+) -> None:
+    """Write the tables of a run as CSV."""
+    from homolog.pipeline.export import export_tables
+    from homolog.pipeline.study import Study
+
+    for file in export_tables(Study.load(path), out or path / form, names or ()):
+        typer.echo(file)
+
+
+@app.command()
+def cite(path: RunArgument) -> None:
+    """Print the methods of a run in sentences, with its settings, and BibTeX."""
+    from homolog.report.citation import citation
+
+    typer.echo(citation(path), nl=False)
 
 
 @app.command()

@@ -55,13 +55,11 @@ from jaxtyping import Float, Int
 
 from homolog.matching import beyond_kernels as kernels
 from homolog.matching.columns import Columns, SparseEntries
-from homolog.matching.tables import BEYOND, PARTNER
+from homolog.matching.gathered import Place, gathered, places_of
+from homolog.matching.tables import BEYOND
 
 GROUPS = 32
 _ROWS_AT_ONCE = 64
-
-Place = tuple[Any, Int[np.ndarray, "rows"], Int[np.ndarray, "rows"]]
-"""Layers of a side, and for every row the layer and the feature there; -1 for none."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +125,8 @@ def beyond_controls(
     known = (own[2] >= 0) & (partner[2] >= 0)
     for number in np.unique(layer[known]):
         rows = np.flatnonzero(known & (layer == number))
-        x, y = (_gathered([place], rows, columns) for place in (own, partner))
-        given = _gathered(controls, rows, columns)
+        x, y = (gathered([place], rows, columns) for place in (own, partner))
+        given = gathered(controls, rows, columns)
         out, moved = _in_threads(x, y, given, grouping, len(rows), threads)
         shares[rows], change[rows] = out, moved
     return _frame(shares, change)
@@ -149,31 +147,8 @@ def beyond_matches(
     null where there is none.  layers_of: gives the layers of a (model, label), each with its number
     (`layer`).  The others: as for `beyond_controls`.
     """
-    defined = rows["r"].is_not_nan() & rows["r"].is_not_null()
-    own = rows.select(
-        best_model="model", best_label="label", best_layer="layer", best_feature="feature"
-    )
-    partners = [own, rows.select(PARTNER), *(each.select(PARTNER) for each in controls)]
-    of_feature, of_partner, *of_controls = (
-        _place(each.with_columns(best_feature=pl.when(defined).then("best_feature")), layers_of)
-        for each in partners
-    )
+    of_feature, of_partner, *of_controls = places_of(rows, controls, layers_of)
     return beyond_controls(of_feature, of_partner, of_controls, grouping, columns, threads=threads)
-
-
-def _place(partners: pl.DataFrame, layers_of: Callable[[str, str], Sequence[Any]]) -> Place:
-    """Where the columns of partners lie: the layers of all their sides, one after the other."""
-    layers: list[Any] = []
-    number: dict[tuple[Any, ...], int] = {}
-    blocks = list(partners.select("best_model", "best_label", "best_layer").iter_rows())
-    for model, label in dict.fromkeys(block[:2] for block in blocks):
-        if model is None:
-            continue
-        for layer in layers_of(model, label):
-            number[model, label, layer.layer] = len(layers)
-            layers.append(layer)
-    places = np.array([number.get(block, 0) for block in blocks], np.int64)
-    return layers, places, partners["best_feature"].fill_null(-1).to_numpy()
 
 
 def _in_threads(
@@ -213,32 +188,3 @@ def _frame(shares: np.ndarray, change: np.ndarray) -> pl.DataFrame:
         "beyond_p": p,
     }
     return pl.DataFrame(values, schema=BEYOND)
-
-
-def _gathered(
-    places: Sequence[Place], rows: np.ndarray, columns: Callable[[Any], Columns]
-) -> SparseEntries:
-    """Sparse columns of all places of the first row, then of the second, and so on."""
-    parts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for k, (layers, layer, feature) in enumerate(places):
-        for number in np.unique(layer[rows][feature[rows] >= 0]):
-            of_layer = columns(layers[number])
-            for at in np.flatnonzero((layer[rows] == number) & (feature[rows] >= 0)):
-                parts[int(at) * len(places) + k] = _column(of_layer, int(feature[rows[at]]))
-    nothing = np.zeros(0, np.int32), np.zeros(0, np.float32)
-    every = [parts.get(place, nothing) for place in range(len(rows) * len(places))]
-    start = np.concatenate([[0], np.cumsum([len(token) for token, _ in every])]).astype(np.int64)
-    token, value = (np.concatenate(column) for column in zip(nothing, *every, strict=True))
-    return SparseEntries(start, token, value)
-
-
-def _column(columns: Columns, feature: int) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, values) of a feature, up to a shift and a positive factor, which change no share."""
-    place = int(columns.position[feature])
-    if place < 0:  # constant
-        return np.zeros(0, np.int32), np.zeros(0, np.float32)
-    if place < columns.n_dense:
-        return np.arange(columns.n_tokens, dtype=np.int32), columns.dense[:, place]
-    start, token, value = columns.by_column
-    here = slice(*start[place - columns.n_dense :][:2])
-    return token[here], value[here]

@@ -14,10 +14,11 @@ A feature i of A has a *homolog* in B when its best partner, of correlation r,
                 r^2 <= control_r^2, from documents, at most fdr.  It is asked where the controls
                 explain more than half of what the partner does; below that, chance alone would
                 have to double what they explain, and rare features would be lost for nothing;
+    rare        fires together with it in `least_documents` documents, 3 by default, at least;
     rival       resembles no other feature of A much more: r is at least `rival_ratio`, 0.7 by
                 default, of the partner's highest r with any feature of A.
 
-All but the third are one number, r >= bar with bar = max(threshold,
+Chance, controls and rival are one number, r >= bar with bar = max(threshold,
 sqrt((1 + credit) control_r^2 + margin), rival_ratio * rival_r).
 
 Why a margin: r^2 is the share of i's variance that the best line through the partner explains, and
@@ -28,6 +29,9 @@ equal parts that fire in turn, each has r = 1 / sqrt(m): one part of at most 25 
 
 Why a credit: a control is a copy with noise and leaks of its own, and what it misses by them grows
 with what it explains.
+
+Why documents are counted: two features that fire on one token of the text, the same, have r = 1,
+and nothing is known of either elsewhere (`together`).
 
 Why rivals: at a million tokens r = 0.05 is significant, and superposition leaks that much and more
 from anything active on the same tokens.  A leak is a true correlation, but the feature that leaks
@@ -46,7 +50,7 @@ import numpy as np
 import polars as pl
 
 from homolog.matching.null import benjamini_hochberg, rounded_up
-from homolog.matching.tables import BEYOND, FEATURE, HOMOLOGS, MATCHES, PARTNER, completed
+from homolog.matching.tables import BEYOND, FEATURE, HOMOLOGS, MATCHES, PARTNER, TOGETHER, completed
 from homolog.record.comparisons import MAIN_LABEL
 
 MARGIN = 0.04
@@ -54,10 +58,11 @@ CREDIT = 0.1
 EXPLAINED = 0.5
 """Of what the partner explains: where controls explain more, "documents" is asked."""
 RIVAL_RATIO = 0.7
+LEAST_DOCUMENTS = 3
 FDR = 0.01
 LEAST_R = MARGIN**0.5
 """r of a homolog where the controls explain nothing, at least."""
-CONDITIONS = ("chance", "controls", "documents", "rival")
+CONDITIONS = ("chance", "controls", "documents", "rare", "rival")
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,8 @@ class Criterion:
     result: name of the comparison whose matches are classified.  margin: least share of variance
     beyond what controls are credited with.  control_credit: what that is beyond what they explain,
     a share of it.  rival_ratio: least share of the partner's highest r.  fdr: at which what is
-    beyond the controls has to stand over documents.
+    beyond the controls has to stand over documents.  least_documents: in which it fires together
+    with its partner, where they were counted.
     """
 
     result: str
@@ -129,12 +135,13 @@ class Criterion:
     control_credit: float = CREDIT
     rival_ratio: float = RIVAL_RATIO
     fdr: float = FDR
+    least_documents: int = LEAST_DOCUMENTS
 
     @classmethod
     def of(cls, result: str, baselines: Sequence[Baseline], settings: Any) -> Criterion:
         """With the numbers of settings: of `homolog.match`, or of [matching] in a recipe."""
-        numbers = settings.margin, settings.control_credit, settings.rival_ratio, settings.fdr
-        return cls(result, baselines, *numbers)
+        names = ("margin", "control_credit", "rival_ratio", "fdr", "least_documents")
+        return cls(result, baselines, **{name: getattr(settings, name) for name in names})
 
     def least(self, rows: pl.DataFrame) -> dict[str, np.ndarray]:
         """Least r by condition, float32 (rows,); NaN or infinite where there is no threshold.
@@ -153,6 +160,11 @@ class Criterion:
         """The highest of `least`; NaN where there is no threshold."""
         return np.maximum.reduce(list(self.least(rows).values()))
 
+    def is_rare(self, rows: pl.DataFrame) -> np.ndarray:
+        """bool (rows,): fires together with its partner in too few documents, of those counted."""
+        counted = completed(rows, TOGETHER)["documents"]
+        return (counted < self.least_documents).fill_null(False).to_numpy()
+
 
 def classify(
     matches: pl.DataFrame, criterion: Criterion, beyond: pl.DataFrame | None = None
@@ -162,7 +174,8 @@ def classify(
     matches: of all comparisons, both directions, with r and `threshold` (`Calibration.threshold`),
     NaN or left out where no null was run; rows keep their order.  beyond: for each row of the
     result, in order, what `beyond.beyond_controls` says; control_r is never less than the highest r
-    in any one control, and just that without it.
+    in any one control, and just that without it.  `documents` of matches is null, or left out,
+    where they were not counted.
     rival_r: highest r of the best partner with any feature of the own model, the feature itself
     among them; null where r is NaN or the other direction is missing.  bar: least r of a homolog.
     All but rival_r are null in other comparisons, bar and homolog without a null and where r is
@@ -180,6 +193,7 @@ def classify(
     bar[np.isnan(r)] = np.nan
     failed = {name: ~(r >= highest) for name, highest in least.items()}
     failed["documents"] = _asked(known) & (q > criterion.fdr)  # False where it was not tested
+    failed["rare"] = criterion.is_rare(known)
     fails = [", ".join(n for n in CONDITIONS if failed[n][row]) for row in range(len(known))]
     classified = known.select(
         "_row",

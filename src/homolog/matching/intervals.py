@@ -7,14 +7,15 @@ feature's correlation with its partner is
     n = sum_d w_d n_d,   S_x = sum_d w_d sum_{t in d} x_t   (S_y, S_xx, S_yy, S_xy likewise)
     r = (S_xy / n - S_x S_y / n^2) / sqrt((S_xx / n - S_x^2 / n^2)(S_yy / n - S_y^2 / n^2))
 
-exactly as if the drawn documents were concatenated.  The interval of a mean (median), by the
-percentile bootstrap, goes from the 2.5 % to the 97.5 % quantile of those of the replicates.
+exactly as if the drawn documents were concatenated.  The interval of a mean (median) has the width
+from the 2.5 % to the 97.5 % quantile of those of the replicates, which is taken about their mean
+and laid around the mean (median) itself: a feature that is constant in a replicate is left out of
+it, and those are rare features, whose r is not that of the others.
 
 **What the interval covers:** other text of the same kind, for these two models, these dictionaries
 and these partners.  The partner of each feature is held fixed, as found on the whole stream, so the
 search for the maximum (whose upward bias rare features feel most) is not repeated; other SAE seeds,
-model seeds or corpora are not covered either: the skyline rows show those.  A feature that is
-constant in a replicate is left out of that replicate.
+model seeds or corpora are not covered either: the skyline rows show those.
 """
 
 from __future__ import annotations
@@ -156,8 +157,8 @@ def _row(r: np.ndarray, replicates: np.ndarray) -> tuple[int | float, ...]:
     if not defined.any():
         return (*head, *[float("nan")] * 7)
     r, replicates = r[defined], replicates[defined]
-    mean = (r.mean(), *_interval(_means(replicates)))
-    median = (np.median(r), *_interval(_medians(replicates)))
+    mean = (r.mean(), *_interval(_means(replicates), r.mean()))
+    median = (np.median(r), *_interval(_medians(replicates), np.median(r)))
     return (*head, *(float(number) for number in (*mean, *median, (r > HIGH_MATCH).mean())))
 
 
@@ -175,9 +176,10 @@ def _medians(replicates: np.ndarray) -> np.ndarray:
     return (ordered[row, last // 2] + ordered[row, (last + 1) // 2]) / 2
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
+def _interval(values: np.ndarray, at: float) -> tuple[float, float]:
+    """The interval around `at`, from the values of the replicates."""
     values = values[~np.isnan(values)]
     if not len(values):
         return float("nan"), float("nan")
-    lo, hi = np.quantile(values, INTERVAL)
+    lo, hi = np.clip(at + np.quantile(values, INTERVAL) - values.mean(), -1, 1)
     return float(lo), float(hi)

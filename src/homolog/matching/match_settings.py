@@ -30,6 +30,7 @@ class MatchSettings(Settings):
     margin: float = _of(Matching, "margin")
     control_credit: float = _of(Matching, "control_credit")
     rival_ratio: float = _of(Matching, "rival_ratio")
+    least_documents: int = _of(Matching, "least_documents")
 
     seed: int = Field(default=0, ge=0)
     """Of the exchanges and of the resamples."""

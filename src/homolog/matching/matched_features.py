@@ -19,6 +19,7 @@ from homolog.matching.columns import Columns
 from homolog.matching.homologs import Criterion
 from homolog.matching.intervals import Resamples, replicates_of
 from homolog.matching.layers import Layer, LayerFacts
+from homolog.matching.together import documents_together
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ class MatchedFeatures:
             rows, controls, grouping, self.layers_of, self.columns, threads=threads
         )
         return beyond if by_token else beyond.with_columns(token_r2=pl.lit(None, pl.Float32))
+
+    def together(self, rows: pl.DataFrame, *, threads: int | None = None) -> pl.Series:
+        """For every match, in how many documents both fire: see `documents_together`."""
+        return documents_together(
+            rows, self.document, self.layers_of, self.columns, threads=threads
+        )
 
     def replicates(
         self, result: pl.DataFrame, n_replicates: int, seed: int

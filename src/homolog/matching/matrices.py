@@ -176,8 +176,10 @@ class _Matching:
 
     def result(self) -> MatrixMatches:
         criterion, chosen = self.criterion, self.settings
-        matches = pl.concat([self._main(), *self._controls(), *self._tokens()])
         known = MatchedFeatures(self.rows.document, self.token, self._layers, self._columns)
+        main = self._main()
+        main = main.with_columns(known.together(main, threads=chosen.threads))
+        matches = pl.concat([main, *self._controls(), *self._tokens()], how="diagonal")
         beyond = known.beyond(matches, criterion, threads=chosen.threads)
         table = classify(matches, criterion, beyond)
         main = table.filter(comparison=MAIN.name)

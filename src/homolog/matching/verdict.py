@@ -29,11 +29,19 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from homolog.errors import InputError
 from homolog.matching.homologs import Baseline, Criterion
 from homolog.matching.intervals import INTERVAL
-from homolog.matching.tables import FEATURE, MATCHES, SHARED, STABILITY, completed
+from homolog.matching.tables import (
+    FEATURE,
+    MATCHES,
+    RESAMPLED,
+    SHARED,
+    STABILITY,
+    completed,
+)
 from homolog.record.comparisons import MAIN_LABEL
 
 _ROWS_AT_ONCE = 1 << 16
@@ -129,13 +137,14 @@ def _mean(values: pl.Series) -> float | None:
 def _shares(rows: pl.DataFrame, alive: int) -> dict[str, float | None]:
     """Shares of alive features; null where the column was not measured."""
     homolog = rows["homolog"].fill_null(False)
+    rare = rows["fails"].str.contains("rare").fill_null(False)
     r, partner_r = rows["r"].fill_nan(None), rows["partner_r"].fill_nan(None)
     counts = {"share": homolog, "share_significant": r >= rows["threshold"]}
     for name, column in (("share_mutual", "mutual"), ("share_stable", "stable")):
         if rows[column].is_not_null().any():
             counts[name] = homolog & rows[column].fill_null(False)
     if partner_r.is_not_null().any():
-        counts["share_one_to_one"] = partner_r >= rows["bar"]
+        counts["share_one_to_one"] = (partner_r >= rows["bar"]) & ~rare
     return {name: int(count.sum()) / alive for name, count in counts.items()}
 
 
@@ -164,12 +173,26 @@ def _ceiling(
         return None, failed[0]
     controls = rows.select(*FEATURE, "control_r")
     joined = seed.drop("control_r").join(controls, on=FEATURE, how="left", validate="1:1")
-    reached = joined["r"].to_numpy() >= criterion.bar(joined)
+    reached = (joined["r"].to_numpy() >= criterion.bar(joined)) & ~criterion.is_rare(joined)
     return int(reached.sum()) / int((rows["n_active"] > 0).sum()), ""
 
 
 def _interval(rows: pl.DataFrame, replicates: np.ndarray, alive: int) -> dict[str, float | None]:
     """lo and hi of the share: see the module's opening."""
+    shares = resampled_shares(rows, replicates, alive)
+    if not len(shares):
+        return {"lo": None, "hi": None}
+    lo, hi = np.clip(np.quantile(shares, INTERVAL), 0, 1)
+    return {"lo": float(lo), "hi": float(hi)}
+
+
+def resampled_shares(
+    rows: pl.DataFrame, replicates: np.ndarray, alive: int
+) -> Float[np.ndarray, " replicate"]:
+    """The share on resampled documents, laid around that of all; none where none was resampled.
+
+    rows: of the result, one pair's, with homologs; replicates: their r (rows, replicates).
+    """
     if replicates.shape[:1] != (len(rows),):
         raise InputError(
             "replicates",
@@ -178,17 +201,40 @@ def _interval(rows: pl.DataFrame, replicates: np.ndarray, alive: int) -> dict[st
             "Resample the same matches.",
         )
     if np.isnan(replicates).all():
-        return {"lo": None, "hi": None}
-    unsure = pl.col("fails").str.contains("documents").fill_null(False)
+        return np.empty(0)
+    unsure = pl.col("fails").str.contains("documents|rare").fill_null(False)
     bar = rows.select(pl.when(~unsure).then("bar"))["bar"].to_numpy()  # NaN: never reached
     counts = np.zeros(replicates.shape[1], dtype=np.int64)
     for start in range(0, len(bar), _ROWS_AT_ONCE):
         here = slice(start, start + _ROWS_AT_ONCE)
         counts += (replicates[here] >= bar[here, None]).sum(axis=0)
     share, shares = int(rows["homolog"].sum()) / alive, counts / alive
-    around = share + np.quantile(shares, INTERVAL) - shares.mean()
-    lo, hi = np.clip(around, 0, 1)
-    return {"lo": float(lo), "hi": float(hi)}
+    return share + shares - shares.mean()
+
+
+def resampled(
+    classified: pl.DataFrame,
+    shared: pl.DataFrame,
+    result: str,
+    replicates: Mapping[tuple[str, str], np.ndarray],
+) -> pl.DataFrame:
+    """`RESAMPLED`: for each verdict that is given, the share on every resample of documents.
+
+    Arguments as in `verdicts`, of which `shared` is the outcome.  A number of a resample is the
+    same documents in all pairs.
+    """
+    parts = [pl.DataFrame(schema=RESAMPLED)]
+    main = classified.filter(comparison=result, label=MAIN_LABEL, best_label=MAIN_LABEL)
+    for row in shared.filter("given").iter_rows(named=True):
+        pair = {"model": row["model"], "best_model": row["best_model"]}
+        if (row["model"], row["best_model"]) not in replicates:
+            continue
+        own = replicates[row["model"], row["best_model"]]
+        shares = resampled_shares(main.filter(**pair), own, row["n_alive"])
+        number = np.arange(len(shares), dtype=np.int32)
+        columns = {"resample": number, "share": shares}
+        parts.append(pl.DataFrame({**{k: [v] * len(shares) for k, v in pair.items()}, **columns}))
+    return pl.concat(part.select(list(RESAMPLED)).cast(pl.Schema(RESAMPLED)) for part in parts)
 
 
 def _without(

@@ -32,6 +32,7 @@ from homolog.pipeline.judging import (
     held,
     is_judged,
     judged_by,
+    keeps_null,
     made_by,
 )
 from homolog.pipeline.matches import Comparer, Matched
@@ -43,9 +44,18 @@ from homolog.pipeline.verdicts import verdict_tables
 from homolog.record.comparisons import NEURONS as NEURON_RESULT
 from homolog.record.comparisons import Planned, planned
 from homolog.record.table import Table, write_table
-from homolog.record.tables import LAYERS, MATCHES, SAES, SHARED, SPACES, SUMMARY, VARIANCE
+from homolog.record.tables import (
+    LAYERS,
+    MATCHES,
+    RESAMPLED,
+    SAES,
+    SHARED,
+    SPACES,
+    SUMMARY,
+    VARIANCE,
+)
 
-TABLES = (*PARTS, SAES, SHARED, VARIANCE)
+TABLES = (*PARTS, SAES, SHARED, RESAMPLED, VARIANCE)
 """Tables that need all comparisons, or parts of all."""
 LAYER_PAIR = ("model", "label", "layer", "best_model", "best_label", "best_layer")
 
@@ -92,7 +102,7 @@ class Parts:
     @property
     def is_judged(self) -> bool:
         """Whether it was judged as the recipe says."""
-        return is_judged(self.context.run, self.match, self.context.material.recipe)
+        return is_judged(self.context.run, self.match, self.context.material.recipe, OF_PARTS)
 
     @property
     def is_made(self) -> bool:
@@ -113,7 +123,9 @@ def compare(context: Context) -> None:
     all_parts = [Parts(context, plan) for plan in plans]
     stages = {name for parts in all_parts for name in (parts.match, parts.spaces)}
     whole = context.run.is_done("tables")
-    if not stages & context.failed.keys() and whole and is_judged(context.run, "tables", recipe):
+    kept = all(keeps_null(context.run, plan) for plan in plans)
+    judged = whole and kept and is_judged(context.run, "tables", recipe)
+    if not stages & context.failed.keys() and judged:
         return
     for parts in all_parts:
         if parts.is_matched:
@@ -162,6 +174,8 @@ def _judge_anew(parts: Parts, *, whole: bool) -> None:
     context, plan = parts.context, parts.planned
     run, recipe = context.run, context.material.recipe
     cached = all(parts.path(table).exists() for table in PARTS)
+    if not keeps_null(run, plan):
+        return
     if cached and parts.is_judged:
         return
     if cached and run.is_done(parts.match):
@@ -175,15 +189,13 @@ def _judge_anew(parts: Parts, *, whole: bool) -> None:
     changed = [name for name, value in now.items() if made.get(name) != value]
     if "matching.fdr" in changed and plan.comparison.calibrated:
         null = KeptNull.read(parts.null)
-        if null is None:
-            return
+        assert null is not None, "keeps_null"
         frames[MATCHES] = null.threshold(frames[MATCHES], recipe.matching.fdr)
     if "matching.resamples" in changed:
         a, b = folders_of_pair(context, plan.a, plan.b)  # may be stages themselves
         layers = [[open_features(folder) for folder in side] for side in (a, b)]
         frames[SUMMARY] = _summary(context, frames[MATCHES], *layers)
-    kept = [path for path in parts.outputs if path != parts.null or path.exists()]
-    with run.stage(parts.match, kept) as facts:
+    with run.stage(parts.match, parts.outputs) as facts:
         for table in PARTS:
             write_table(frames[table], parts.path(table))
         facts["by"] = now

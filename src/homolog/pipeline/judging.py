@@ -5,7 +5,8 @@
     fdr                  another threshold, from the null that calibrated comparisons keep
     resamples            another summary, from the features
     margin, credits,     homologs and verdicts alone, which are made with the tables
-    gap, rivals
+    gap, rivals,
+    least documents
 
 Where the cache with a comparison's parts of the tables has been removed, they are cut out of the
 tables of the run, which have all of their rows in their order.  A stage says in its facts what it
@@ -56,11 +57,10 @@ def made_by(run: RunFolder, stage: str) -> dict[str, Any]:
     return run.facts(stage).get("by", began)
 
 
-def is_judged(run: RunFolder, stage: str, recipe: Recipe) -> bool:
-    """Whether a stage that is done was judged by this recipe."""
+def is_judged(run: RunFolder, stage: str, recipe: Recipe, only: Iterable[str] = ()) -> bool:
+    """Whether a stage that is done was judged by this recipe; only: by some of its settings."""
     made = made_by(run, stage)
-    now = judged_by(recipe)
-    return all(now.get(key) == value for key, value in made.items())
+    return all(made.get(key) == value for key, value in judged_by(recipe, only).items())
 
 
 def in_words(run: RunFolder) -> str:
@@ -121,3 +121,9 @@ class KeptNull:
     def threshold(self, matches: pl.DataFrame, fdr: float) -> pl.DataFrame:
         """The matches with the threshold of this rate."""
         return with_threshold(matches, self.draws, n_tokens=self.n_tokens, fdr=fdr)
+
+
+def keeps_null(run: RunFolder, plan: Planned) -> bool:
+    """Whether a run has what judging this comparison anew needs beside its tables."""
+    null = run.null_file(plan.key)
+    return not plan.comparison.calibrated or KeptNull.read(null) is not None

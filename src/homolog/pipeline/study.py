@@ -12,11 +12,22 @@ from typing import Any
 import polars as pl
 
 from homolog.analyses import ANALYSES
-from homolog.errors import InputError
+from homolog.charts.shown_features import ShownFeature, ShownFeatures, ShownPair
+from homolog.corpus import TokenText, alone
+from homolog.errors import InputError, require_one_of
+from homolog.record.comparisons import MAIN, MAIN_LABEL
 from homolog.record.run_folder import RunFolder
 from homolog.record.table import Table
 from homolog.record.tables import CONTEXTS, TABLES
 from homolog.report.export import InlineFigure, figure_specs
+
+
+class Figures(dict[str, InlineFigure]):
+    """Charts by name; one that is not there is an error that names those that are."""
+
+    def __missing__(self, name: str) -> InlineFigure:
+        require_one_of("figure", name, self)
+        raise KeyError(name)
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,10 @@ class Study:
     def _read(self) -> dict[Path, pl.DataFrame]:
         return {}
 
+    @cached_property
+    def _vocabularies(self) -> dict[str, list[TokenText]]:
+        return {}
+
     def __getattr__(self, name: str) -> pl.DataFrame:
         if name.startswith("_") or name not in self.tables or self.tables[name].per_layer:
             raise AttributeError(f"a study has no table {name!r}: {', '.join(self.tables)}")
@@ -62,12 +77,79 @@ class Study:
         return self._table(CONTEXTS, self.folder.table(CONTEXTS, model, layer))
 
     @property
-    def figures(self) -> dict[str, InlineFigure]:
+    def figures(self) -> Figures:
         """Charts of the report by name; a notebook draws one that is the last value of a cell."""
         specs = figure_specs(self.folder.report_folder)
-        return {
-            name: InlineFigure(json.loads(file.read_text("utf-8"))) for name, file in specs.items()
-        }
+        return Figures(
+            (name, InlineFigure(json.loads(file.read_text("utf-8"))))
+            for name, file in specs.items()
+        )
+
+    def feature(self, model: str, layer: int, feature: int, *, side: int = 0) -> ShownFeature:
+        """A feature with the contexts in which it fires most, for a notebook.
+
+        side: 0 or 1, for its colour.  InputError for a model, layer or feature that is not there.
+        """
+        own = self.features.filter(model=model)
+        require_one_of("model", model, self.features["model"].unique().sort().to_list())
+        require_one_of("layer", layer, own["layer"].unique().sort().to_list())
+        require_one_of("feature", feature, range(own.filter(layer=layer)["feature"].max() + 1))  # type: ignore[operator]
+        words = self._vocabulary(model)
+        return ShownFeature.of((model, layer, feature), self.contexts(model, layer), words, side)
+
+    def pair(
+        self, model: str, layer: int, feature: int, best_model: str | None = None
+    ) -> ShownPair:
+        """A feature beside its best partner, for a notebook.
+
+        best_model: whose partner, where there are more than two models.  Errors as of `feature`,
+        and for a feature without a partner.
+        """
+        shown = self.feature(model, layer, feature)
+        main = self.matches.filter(comparison=MAIN.name, label=MAIN_LABEL, model=model)
+        partners = main["best_model"].unique(maintain_order=True).to_list()
+        if best_model is not None:
+            require_one_of("best_model", best_model, partners)
+        elif len(partners) > 1:
+            raise InputError("best_model", None, "there are several", f"Give one of {partners}.")
+        row = main.filter(layer=layer, feature=feature, best_model=best_model or partners[0])
+        if row.is_empty() or row["best_feature"][0] < 0:
+            remedy = "Choose one that fires in the matched text."
+            raise InputError("feature", feature, "it has a partner only where it fires", remedy)
+        partner = row.select("best_model", "best_layer", "best_feature").row(0)
+        return ShownPair(shown, self.feature(*partner, side=1), row)
+
+    def search(self, text: str, model: str | None = None, *, shown: int = 10) -> ShownFeatures:
+        """Features that fire most on a token with this text in it, for a notebook.
+
+        text: in any case.  model: of these alone.  shown: how many are shown; `table` has all, the
+        ones with most contexts there first, among them the strongest.
+        """
+        found = []
+        models = self.features["model"].unique(maintain_order=True)
+        if model is not None:
+            require_one_of("model", model, models.sort())
+        token = pl.col("tokens").list.get(pl.col("position") - pl.col("start"))
+        for name in models if model is None else [model]:
+            known = enumerate(self._vocabulary(name))
+            wanted = [i for i, each in known if text.lower() in alone(each).lower()]
+            for layer in self.features.filter(model=name)["layer"].unique(maintain_order=True):
+                top = self.contexts(name, layer).filter(pl.col("quantile") == 1)
+                hits = top.filter(token.is_in(wanted)).group_by("feature")
+                counted = hits.agg(hits=pl.len(), value=pl.col("value").max())
+                place = (pl.lit(name).alias("model"), pl.lit(layer, pl.Int32).alias("layer"))
+                found.append(counted.select(*place, "feature", "hits", "value"))
+        order = ["hits", "value", "model", "layer", "feature"]
+        table = pl.concat(found).sort(order, descending=[True, True, False, False, False])
+        first = table.head(shown).select("model", "layer", "feature").iter_rows()
+        side = {name: place % 2 for place, name in enumerate(self.run["compared"])}
+        return ShownFeatures(table, [self.feature(*at, side=side[at[0]]) for at in first])
+
+    def _vocabulary(self, model: str) -> list[TokenText]:
+        text = self.folder.text_of(model)
+        if text not in self._vocabularies:
+            self._vocabularies[text] = self.folder.token_texts(text)
+        return self._vocabularies[text]
 
     def _table(self, table: Table, path: Path) -> pl.DataFrame:
         if path not in self._read:

@@ -18,11 +18,12 @@ from homolog.matching.matched_features import MatchedFeatures
 from homolog.matching.stability import with_stability
 from homolog.matching.tables import STABILITY
 from homolog.matching.variance import variance_table
-from homolog.matching.verdict import verdicts
+from homolog.matching.verdict import resampled, verdicts
 from homolog.pipeline.text import MATCH
 from homolog.record.comparisons import (
     COMPARISONS,
     MAIN,
+    MAIN_LABEL,
     MAIN_SEED,
     MODEL_SEED,
     SAE_SEED,
@@ -34,7 +35,7 @@ from homolog.record.comparisons import (
     Side,
 )
 from homolog.record.table import Table
-from homolog.record.tables import MATCHES, SHARED, VARIANCE
+from homolog.record.tables import MATCHES, RESAMPLED, SHARED, VARIANCE
 
 FoldersOn = Callable[[Side, Texts | None], list[Path]]
 PARTNER_SETS = [c.name for c in (MAIN, MAIN_SEED, SAE_SEED, MODEL_SEED)]
@@ -82,7 +83,7 @@ def verdict_tables(
     folders_on: FoldersOn,
     columns: Callable[[StoredFeatures], Columns],
 ) -> dict[Table, pl.DataFrame]:
-    """The tables matches, with stability and homologs, shared and variance.
+    """The tables matches, with stability and homologs, shared, resampled and variance.
 
     folders_on: the features of a side, by the units of two texts where they are given.  columns:
     their prepared columns.
@@ -99,7 +100,7 @@ def verdict_tables(
         return MatchedFeatures(*_tokens(material, text, texts), layers_of, columns)
 
     by_name = {model.name: model for model in models.all}
-    plain = _with_stability(matches)
+    plain = _with_documents(_with_stability(matches), material, features_on)
     table = classify(plain, criterion, _beyond(material, plain, criterion, features_on))
     replicates: dict[tuple[str, str], np.ndarray] = {}
     for text, texts, rows in _by_text(material, table.filter(comparison=MAIN.name)):
@@ -120,7 +121,8 @@ def verdict_tables(
     variance = variance_table(
         table, [model.name for model in models.compared], architectures, PARTNER_SETS
     )
-    return {MATCHES: table, SHARED: shared, VARIANCE: variance}
+    again = resampled(table, shared, criterion.result, replicates)
+    return {MATCHES: table, SHARED: shared, RESAMPLED: again, VARIANCE: variance}
 
 
 def _beyond(
@@ -141,6 +143,23 @@ def _beyond(
         beyond = features_on(text, texts).beyond(own, criterion)
         parts.append(beyond.with_columns(rows["_row"]))
     return pl.concat(parts).sort("_row").drop("_row")
+
+
+def _with_documents(
+    matches: pl.DataFrame,
+    material: Material,
+    features_on: Callable[[str, Texts | None], MatchedFeatures],
+) -> pl.DataFrame:
+    """With the documents in which a match fires, for those that verdicts and ceilings count."""
+    counted = pl.col("comparison") == MAIN.name
+    counted |= (pl.col("comparison") == SAE_SEED.name) & (pl.col("label") == MAIN_LABEL)
+    rows = matches.with_row_index("_row")
+    parts = [
+        own.select("_row", documents=features_on(text, texts).together(own))
+        for text, texts, own in _by_text(material, rows.filter(counted))
+    ]
+    together = pl.concat(parts)
+    return rows.join(together, on="_row", how="left", maintain_order="left").drop("_row")
 
 
 def _by_text(

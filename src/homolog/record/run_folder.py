@@ -285,6 +285,10 @@ class RunFolder(Places):
         """Which text a model reads: "" that of the first model, else the name of its tokenizer."""
         return self.record.get("corpus", {}).get("texts", {}).get(model, "")
 
+    def token_texts(self, text: str) -> list[str | list[int]]:
+        """What each token id of a text's tokenizer stands for (`corpus.token_text`)."""
+        return json.loads(self.vocabulary_of(text).read_text("utf-8"))
+
     def checksum(self, path: Path) -> str | None:
         """The recorded SHA-256 of a file of the run; None where no stage that is done wrote it."""
         name = path.relative_to(self.path).as_posix()

@@ -17,7 +17,15 @@ from homolog.record.atomic import read_json, sha256_bytes, write_json
 
 FORMAT = 3  # 1 had no digest of the record; 2 tables without labels
 GATES = "gates."
-JUDGING = ("margin", "control_credit", "control_gap", "rival_ratio", "fdr", "resamples")
+JUDGING = (
+    "margin",
+    "control_credit",
+    "control_gap",
+    "rival_ratio",
+    "least_documents",
+    "fdr",
+    "resamples",
+)
 """Keys of [matching] that only say how matches are judged once they are found."""
 _MAY_CHANGE = {"name", *(f"matching.{key}" for key in JUDGING)}
 

@@ -99,6 +99,7 @@ MATCHES = _table(
     other_seed_r=(F32, "highest r in the other model's dictionaries of the second seed"),
     back_in=_maybe(I8, "further SAE seeds of the other model in which its partner comes back"),
     stable=(BOOL, "that is so in all of them; null where not measured"),
+    documents=_maybe(I32, "documents in which both fire; main and sae-seed alone"),
     rival_r=(F32, "highest r of its best partner with any feature of the own model; null if r is"),
     token_r2=(F32, "share of its variance that the current token explains; main alone, as below"),
     control_r=(F32, "its multiple correlation with all controls that were used together"),
@@ -106,8 +107,8 @@ MATCHES = _table(
     beyond_se=(F32, "standard error of that, from documents"),
     beyond_q=(F64, "Benjamini-Hochberg of its being at most 0, within the direction"),
     bar=(F32, "least r of a homolog"),
-    homolog=(BOOL, "r reaches the bar, and what is beyond the controls stands over documents"),
-    fails=(TEXT, "conditions it fails: chance, controls, documents, rival; empty for a homolog"),
+    homolog=(BOOL, "r reaches the bar, and that stands over documents"),
+    fails=(TEXT, "tests it fails: chance, controls, documents, rare, rival; empty for a homolog"),
 )
 LAYERS = _table(
     "layers",
@@ -197,6 +198,24 @@ SHARED = _table(
     given=(BOOL, "whether the verdict is given"),
     reason=(TEXT, "why not"),
     words=(TEXT, "the verdict in words"),
+)
+RESAMPLED = _table(
+    "resampled",
+    "verdict that is given and resample of documents",
+    model=(TEXT, "whose features"),
+    best_model=(TEXT, "looked for where"),
+    resample=(I32, "its number, from 0: the same documents in all pairs"),
+    share=(F64, "share of features with a homolog on them, partners fixed, as its interval has it"),
+)
+TREE = _table(
+    "tree",
+    "model, and node that joins two nodes of the tree of more than two models",
+    node=(I32, "its number, from 0: the models in their order, then nodes from the nearest pair"),
+    left=(I32, "the first of the two; -1 of a model"),
+    right=(I32, "the second; -1 of a model"),
+    distance=(F64, "between the two, mean over their models; 0 of a model"),
+    support=(F64, "share of the resamples in whose tree these models are a node; null of a model"),
+    models=(TEXTS, "models below it"),
 )
 GRID = _table(
     "grid",
@@ -664,6 +683,8 @@ TABLES = (
     SUMMARY,
     SAES,
     SHARED,
+    RESAMPLED,
+    TREE,
     GRID,
     VARIANCE,
     FEATURES,

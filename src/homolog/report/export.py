@@ -1,10 +1,17 @@
-"""Figures as files, and the script that draws them in the page: no browser and no network."""
+"""Figures as files, and the script that draws them in the page: no browser and no network.
+
+A figure of a run says which one made it, under `usermeta.made` of its specification: an SVG has
+that as <metadata>, a PNG as a chunk of text "Source".  A PDF has no place for it.
+"""
 
 from __future__ import annotations
 
 import functools
+import html
 import json
 import re
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +19,19 @@ from typing import Any
 
 import vl_convert as vlc
 
-from homolog.errors import InputError
+from homolog.errors import InputError, require_one_of
 from homolog.record.atomic import write_bytes
 
 PNG_SCALE = 2.0  # pixels per CSS pixel
 FORMATS = ("svg", "pdf", "png")
+_AFTER_HEADER = 33  # bytes of a PNG: its signature and the chunk IHDR
 
 
 def save_figure(spec: dict[str, Any], folder: Path, name: str) -> None:
     """Write NAME.svg, NAME.png (twice the screen's resolution) and NAME.vl.json into `folder`."""
-    text = json.dumps(spec, ensure_ascii=False, sort_keys=True)
-    svg = svg_of(text)
+    svg = svg_of(json.dumps(spec, ensure_ascii=False, sort_keys=True))
     (folder / f"{name}.svg").write_text(svg, "utf-8")
-    (folder / f"{name}.png").write_bytes(vlc.svg_to_png(svg, scale=PNG_SCALE))
+    (folder / f"{name}.png").write_bytes(_png(svg, PNG_SCALE))
     (folder / f"{name}.vl.json").write_text(
         json.dumps(spec, ensure_ascii=False, indent=1) + "\n", "utf-8"
     )
@@ -68,9 +75,8 @@ def export_figures(
     """
     known = figure_specs(report)
     for field, asked, allowed in (("figure", names, known), ("format", formats, FORMATS)):
-        if unknown := [name for name in asked if name not in allowed]:
-            requirement = f"it must be one of {', '.join(allowed)}"
-            raise InputError(field, unknown[0], requirement, "Give one of these.")
+        for name in asked:
+            require_one_of(field, name, allowed)
     files = []
     for name in names or known:
         svg = svg_of(known[name].read_text("utf-8"))
@@ -82,13 +88,29 @@ def _drawn(svg: str, form: str, scale: float) -> bytes:
     """A figure in one of `FORMATS`."""
     if form == "svg":
         return svg.encode()
-    return vlc.svg_to_pdf(svg) if form == "pdf" else vlc.svg_to_png(svg, scale=scale)
+    return vlc.svg_to_pdf(svg) if form == "pdf" else _png(svg, scale)
+
+
+def _png(svg: str, scale: float) -> bytes:
+    """An SVG as PNG, with its metadata as a chunk of text after the header."""
+    image = vlc.svg_to_png(svg, scale=scale)
+    made = re.search("<metadata>(.*?)</metadata>", svg, re.DOTALL)
+    if made is None:
+        return image
+    body = b"iTXtSource\0\0\0\0\0" + html.unescape(made[1]).encode()
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return image[:_AFTER_HEADER] + chunk + image[_AFTER_HEADER:]
 
 
 def svg_of(spec: dict[str, Any] | str) -> str:
     """A Vega-Lite specification, or its JSON, as SVG: the same bytes whatever was drawn before."""
     text = spec if isinstance(spec, str) else json.dumps(spec)
-    return stable_ids(vlc.vegalite_to_svg(text))
+    svg = stable_ids(vlc.vegalite_to_svg(text))
+    made = json.loads(text).get("usermeta", {}).get("made")
+    if not made or not svg:
+        return svg
+    opening, rest = svg.split(">", 1)
+    return f"{opening}><metadata>{html.escape(made)}</metadata>{rest}"
 
 
 def stable_ids(svg: str) -> str:

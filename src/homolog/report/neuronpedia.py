@@ -98,7 +98,7 @@ def export_neuronpedia(path: Path, out: Path, release: Release) -> list[Path]:
     explanations = RATINGS.read(rated) if rated.is_file() else RATINGS.frame()
     explanations = explanations.drop_nulls("explanation")
     made = run.record["stages"][FEATURES.name]["started"]
-    vocabulary = cache(lambda text: json.loads(run.vocabulary_of(text).read_text("utf-8")))
+    vocabulary = cache(run.token_texts)
     folders = []
     for (model, layer), of_layer in features.group_by("model", "layer", maintain_order=True):
         model, layer = str(model), int(layer)  # type: ignore[call-overload]

@@ -4,23 +4,26 @@
 sees the old pages or the new ones.  The same run folder gives the same bytes: a page carries no
 time of its own and leaves out the stage that builds it.
 
-    a comparison of two models   index.html
-    of more                      index.html about all, and pair-A--B.html for each pair
-    with circuits                circuits.html, and their summary in index.html
-    circuits alone               index.html, which is the page of the circuits
+    a comparison of two models   index.html, and a page for each chapter, as chance.html
+    of more                      index.html about all, and pair-A--B.html for each pair, with its
+                                 own pages, as pair-A--B-chance.html
+    circuits alone               index.html about them
     a grid of studies            index.html; each cell has a report of its own
+
+A chapter stands on a page of its own, but those of analyses that are `home` stand on the first one
+(where there are none, the first chapter does), which leads to all others.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -37,7 +40,7 @@ from homolog.record.atomic import PARTIAL_PREFIX, user_errors
 from homolog.record.run_folder import RunFolder
 from homolog.report import export
 from homolog.report.explorer import explore
-from homolog.report.run_sections import run_values, stage_figure
+from homolog.report.run_sections import made_by, run_values, stage_figure
 from homolog.report.templating import environment, template_text
 
 PRELUDE = '{% from "macros.html.j2" import table, figure, verdict_box with context %}'
@@ -46,64 +49,66 @@ INDEX = "index.html"
 
 @dataclass(frozen=True)
 class Chapter:
-    """A heading, its address on the page, and what stands under it."""
+    """A heading, what stands under it, and the figures of it.  home: on the first page itself."""
 
     title: str
-    slug: str
     body: Markup
-
-
-@dataclass(frozen=True)
-class Body:
-    """The chapters of a page, and all its figures in their order."""
-
-    chapters: list[Chapter]
     figures: list[Figure]
+    home: bool = False
+
+    @property
+    def slug(self) -> str:
+        """The title as an address."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "chapter"
 
 
-def body(
+def chapters(
     analyses: Sequence[Analysis],
     records: Mapping[Page, Records],
     pages: jinja2.Environment,
     figure_folder: str = "figures",
-) -> Body:
-    """What the analyses say on a page.
+) -> list[Chapter]:
+    """What the analyses say, in their order; all of one title is one chapter.
 
-    records: for each kind of section that stands on this page, what it is about.  A section is
-    filled with its `values`, the figures of its analysis by name and the `records`.
+    records: for each kind of section that is wanted, what it is about.  A section is filled with
+    its `values`, the figures of its analysis by name and the `records`.
     """
-    sections: list[tuple[str, str]] = []
-    figures: list[Figure] = []
+    found: dict[str, Chapter] = {}
     for analysis in analyses:
         about = records.get(analysis.page)
         values = analysis.values(about) if about is not None and analysis.section else None
         if about is None or values is None:
             continue
         drawn = analysis.drawn(about)
-        figures += drawn
-        given = {
-            "figures": {figure.name: figure for figure in drawn},
-            "figure_folder": figure_folder,
-            "records": about,
-        }
-        text = pages.from_string(PRELUDE + analysis.section).render(**given, **values)
-        sections += [(analysis.chapter, text)] if text.strip() else []
-    chapters = [
-        Chapter(title, _slug(title), Markup("\n".join(text for _, text in group)))
-        for title, group in itertools.groupby(sections, lambda section: section[0])
-    ]
-    return Body(chapters, figures)
+        text = _filled(pages, analysis.section, drawn, figure_folder, {"records": about, **values})
+        if text.strip():
+            before = found.get(analysis.chapter, Chapter(analysis.chapter, Markup(), []))
+            found[analysis.chapter] = Chapter(
+                analysis.chapter,
+                before.body + text,
+                [*before.figures, *drawn],
+                before.home or analysis.home,
+            )
+    return list(found.values())
 
 
-def _slug(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+def _filled(
+    pages: jinja2.Environment,
+    section: str,
+    figures: Sequence[Figure],
+    figure_folder: str,
+    values: Mapping[str, Any],
+) -> Markup:
+    """A section with its figures; everything that comes from the run is escaped."""
+    known = {"figures": {figure.name: figure for figure in figures}, "figure_folder": figure_folder}
+    return Markup(pages.from_string(PRELUDE + section).render(**known, **values))
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A page to be written: its file, and the folder of its figures.
+    """A subject of the report: the first of its pages, and the folder of its figures.
 
-    about: for each kind of section that stands on it, the records; the first is its subject.
+    about: for each kind of section that stands there, the records; the first is the subject.
     """
 
     file: str
@@ -112,13 +117,28 @@ class Leaf:
 
     @property
     def kind(self) -> Page:
-        """What the page as a whole is about; the template of that name has its title."""
+        """What the pages are about; the template of that name has their title."""
         return next(iter(self.about))
 
     @property
     def subject(self) -> Records:
         """The records of that kind."""
         return self.about[self.kind]
+
+    @property
+    def names(self) -> list[str]:
+        """The models, in the order of the subject."""
+        return list(dict.fromkeys(name for about in self.about.values() for name in about.names))
+
+    def files(self, chapters: Sequence[Chapter]) -> list[str]:
+        """The page of each chapter that has one of its own: no two are one file."""
+        stem = "" if self.file == INDEX else f"{self.file.removesuffix('.html')}-"
+        files = [self.file]
+        for chapter in chapters:
+            name = f"{stem}{chapter.slug}"
+            taken = f"{name}.html" in files
+            files.append(f"{name}-{len(files)}.html" if taken else f"{name}.html")
+        return files[1:]
 
 
 def write_report(run_path: Path | str, analyses: Sequence[Analysis] = ANALYSES) -> Path:
@@ -155,58 +175,83 @@ def write_report(run_path: Path | str, analyses: Sequence[Analysis] = ANALYSES) 
 def leaves(
     study: StudyRecords | None, circuits: Records | None, grid: GridRecords | None = None
 ) -> Iterator[Leaf]:
-    """The pages of a run; tables of one pair at a time are in memory."""
+    """The subjects of a run; tables of one pair at a time are in memory."""
     if grid is not None:
         yield Leaf(INDEX, {"grid": grid})
         return
+    traced: dict[Page, Records] = {} if circuits is None else {"circuits": circuits}
     if study is None:
-        assert circuits is not None
-        yield Leaf(INDEX, {"circuits": circuits})
-        return
-    if len(study.compared) == 2:
-        yield Leaf(INDEX, {"pair": study.of(study.pairs[0]), "study": study})
+        yield Leaf(INDEX, traced)
+    elif len(study.compared) == 2:
+        yield Leaf(INDEX, {"pair": study.of(study.pairs[0]), "study": study, **traced})
     else:
-        yield Leaf(INDEX, {"study": study})
+        yield Leaf(INDEX, {"study": study, **traced})
         for pair, name in zip(study.pairs, pair_pages(study.pairs), strict=True):
             yield Leaf(f"{name}.html", {"pair": study.of(pair)}, f"figures/{name}")
-    if circuits is not None:
-        yield Leaf("circuits.html", {"circuits": circuits})
 
 
 def _write(leaf: Leaf, analyses: Sequence[Analysis], folder: Path) -> None:
-    text, figures = render(leaf, analyses)
-    if text is None:
-        return
-    (folder / leaf.file).write_text(text, "utf-8")
+    texts, figures = render(leaf, analyses)
+    made = made_by(leaf.subject)
     place = folder / leaf.figure_folder
-    place.mkdir(parents=True, exist_ok=True)
+    for file, text in texts.items():
+        (folder / file).write_text(text, "utf-8")
+    if texts:
+        place.mkdir(parents=True, exist_ok=True)
     for figure in figures:
-        export.save_figure(figure.spec, place, figure.name)
+        spec = figure.spec | {"usermeta": figure.spec["usermeta"] | {"made": made}}
+        export.save_figure(spec, place, figure.name)
 
 
-def render(leaf: Leaf, analyses: Sequence[Analysis]) -> tuple[str | None, list[Figure]]:
-    """The text of a page and its figures; everything that comes from the run is escaped.
+def render(leaf: Leaf, analyses: Sequence[Analysis]) -> tuple[dict[str, str], list[Figure]]:
+    """The texts of the pages of a subject by file, and all its figures.
 
-    None where nothing stands on it, unless it is the index, which has the run's own sections.
+    Both empty where nothing stands on them; the index has the run's own chapters always.
     """
-    pages = environment(leaf.subject.names)
-    said = body(analyses, leaf.about, pages, leaf.figure_folder)
-    index = leaf.file == INDEX
-    if not said.chapters and not index:
-        return None, []
-    stages = stage_figure(leaf.subject) if index else None
-    figures = [*said.figures, *([stages] if stages is not None else [])]
-    text = pages.get_template(f"pages/{leaf.kind}.html.j2").render(
-        kind=leaf.kind,
-        records=leaf.subject,
-        index=index,
-        chapters=said.chapters,
-        figures={figure.name: figure for figure in figures},
-        figure_folder=leaf.figure_folder,
-        dark_colours=theme.dark_colours(),
-        **(run_values(leaf.subject, analyses) if index else {}),
-    )
-    return text, figures
+    pages = environment(leaf.names)
+    said = chapters(analyses, leaf.about, pages, leaf.figure_folder)
+    if said and not any(chapter.home for chapter in said):
+        said[0] = replace(said[0], home=True)
+    if leaf.file == INDEX:
+        said += _of_the_run(leaf, analyses, pages)
+    if not said:
+        return {}, []
+    home = [chapter for chapter in said if chapter.home]
+    others = [chapter for chapter in said if not chapter.home]
+    files = leaf.files(others)
+    template = pages.get_template(f"pages/{leaf.kind}.html.j2")
+
+    def text(file: str, on_it: list[Chapter]) -> str:
+        return template.render(
+            records=leaf.subject,
+            index=leaf.file == INDEX,
+            home=leaf.file,
+            file=file,
+            chapters=on_it,
+            contents=list(zip(files, others, strict=True)),
+            figures=[figure for chapter in on_it for figure in chapter.figures],
+            dark_colours=theme.dark_colours(),
+        )
+
+    texts = {file: text(file, [one]) for file, one in zip(files, others, strict=True)}
+    figures = [figure for chapter in said for figure in chapter.figures]
+    return {leaf.file: text(leaf.file, home), **texts}, figures
+
+
+def _of_the_run(
+    leaf: Leaf, analyses: Sequence[Analysis], pages: jinja2.Environment
+) -> list[Chapter]:
+    """What a run says of itself: its models and text, and how it was made."""
+    stages = stage_figure(leaf.subject)
+    figures = [stages] if stages is not None else []
+    values = run_values(leaf.subject, analyses)
+
+    def chapter(title: str, name: str, figures: list[Figure]) -> Chapter:
+        section = template_text(name)
+        return Chapter(title, _filled(pages, section, figures, leaf.figure_folder, values), figures)
+
+    models = [chapter("Models and text", "models.html.j2", [])] if leaf.kind != "circuits" else []
+    return [*models, chapter("The run", "run.html.j2", figures)]
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What index.html says of the run itself: its models and text, stages, recipe, and files."""
+"""What a report says of the run itself: its models and text, stages, recipe, and files."""
 
 from __future__ import annotations
 
@@ -119,6 +119,13 @@ def made_with(records: Records) -> list[tuple[str, str]]:
         words = size(value) if key.endswith("_bytes") else str(value)
         rows.append((f"Machine: {key.removesuffix('_bytes')}", words))
     return rows + [(f"Version: {key}", str(v)) for key, v in mapping(run.get("versions")).items()]
+
+
+def made_by(records: Records) -> str:
+    """In one line, the run and the version that made a figure."""
+    version = mapping(records.run.get("versions")).get("homolog", "")
+    recipe = str(records.run.get("recipe_hash") or "")
+    return f"homolog {version}, run {records.name}, recipe {recipe}"
 
 
 def stage_table(records: Records) -> ShownTable:

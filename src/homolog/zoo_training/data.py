@@ -31,7 +31,7 @@ class Mixture:
     shortest: int = 3
     longest_start: int = 32
     longest_end: int = 64
-    over: int = 9000
+    over: int = 3000
     seed: int = 0
 
 

@@ -1,6 +1,6 @@
 """The families of the zoo: one configuration each, and how it is trained.
 
-All read the same text through one tokenizer, in the same order, and are 192 wide with 3 to 4
+All read the same text through one tokenizer, in the same order, and are 192 wide with 2 to 3
 million parameters.  A block of a Mamba holds one mixer and no MLP, so it has twice as many.
 """
 
@@ -28,10 +28,11 @@ ROTARY: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
 class Training:
     """How a family is trained."""
 
-    steps: int = 12_000
+    steps: int = 4_000
     lr: float = 2e-3  # peak
     lr_end: float = 0.03  # share of the peak that is left at the end
     warmup: int = 300  # steps
+    warmup_again: int = 50  # steps, of every later part
     weight_decay: float = 0.05  # matrices only; not A_log
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0  # norm of the gradient
@@ -56,19 +57,19 @@ FAMILIES = {
     "transformer": Family(
         "gpt_neox",
         {
-            "num_hidden_layers": 6,
+            "num_hidden_layers": 4,
             "num_attention_heads": 6,
             "intermediate_size": 4 * WIDTH,
             "max_position_embeddings": 1024,
             "rope_parameters": ROTARY | {"partial_rotary_factor": 1.0},
         },
     ),
-    "llama": Family("llama", ATTENTION | {"num_hidden_layers": 7, "rope_parameters": ROTARY}),
-    "mamba": Family("mamba", {"num_hidden_layers": 12, "state_size": 16}),
+    "llama": Family("llama", ATTENTION | {"num_hidden_layers": 4, "rope_parameters": ROTARY}),
+    "mamba": Family("mamba", {"num_hidden_layers": 8, "state_size": 16}),
     "mamba2": Family(
         "mamba2",
         {
-            "num_hidden_layers": 12,
+            "num_hidden_layers": 8,
             "state_size": 32,
             "num_heads": 12,
             "head_dim": 32,
@@ -76,18 +77,18 @@ FAMILIES = {
             "chunk_size": 64,
         },
     ),
-    "rwkv": Family("rwkv", {"num_hidden_layers": 6, "context_length": 1024, "rescale_every": 0}),
+    "rwkv": Family("rwkv", {"num_hidden_layers": 4, "context_length": 1024, "rescale_every": 0}),
     "delta": Family(
         "qwen3_5_text",
         ATTENTION
         | {
-            "num_hidden_layers": 6,
+            "num_hidden_layers": 4,
             "head_dim": 32,
             "linear_key_head_dim": 32,
             "linear_value_head_dim": 32,
             "linear_num_key_heads": 6,
             "linear_num_value_heads": 6,
-            "layer_types": ["linear_attention"] * 6,
+            "layer_types": ["linear_attention"] * 4,
             "rope_parameters": ROTARY | {"partial_rotary_factor": 0.5},
         },
     ),
@@ -95,7 +96,7 @@ FAMILIES = {
         "recurrent_gemma",
         ATTENTION
         | {
-            "num_hidden_layers": 6,
+            "num_hidden_layers": 4,
             "lru_width": WIDTH,
             "attention_window_size": 64,
             "num_key_value_heads": 1,
@@ -106,7 +107,7 @@ FAMILIES = {
         "falcon_h1",
         ATTENTION
         | {
-            "num_hidden_layers": 5,
+            "num_hidden_layers": 3,
             "head_dim": 32,
             "mamba_d_ssm": 384,
             "mamba_n_heads": 12,
@@ -120,9 +121,9 @@ FAMILIES = {
         "lfm2",
         ATTENTION
         | {
-            "num_hidden_layers": 7,
+            "num_hidden_layers": 4,
             "block_auto_adjust_ff_dim": False,
-            "layer_types": ["conv", "conv", "full_attention"] * 2 + ["conv"],
+            "layer_types": ["conv", "full_attention"] * 2,
             "rope_parameters": ROTARY,
         },
     ),

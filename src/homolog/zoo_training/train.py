@@ -1,8 +1,10 @@
 """Train a model of the zoo: deterministic from its seed, resumable, on a CPU or a GPU.
 
 Adam with decoupled weight decay, linear warm-up, cosine decay, all in float32, through the scans of
-our own adapters.  A checkpoint holds weights, moments and the step; the data follow from the step,
-so that a run that was killed ends with the same bytes as one that was not.
+our own adapters.  Training goes in parts: each begins with weights in float16, Adam's moments at
+zero and another warm-up.  So a checkpoint is no larger than the model, and since the data follow
+from the step, a run that was killed ends with the same bytes as one that was not.  Adam forgets
+what is 20 steps old anyway.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import math
 import shutil
 import time
 import zlib
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from homolog.zoo_training.data import batch_at
 from homolog.zoo_training.families import Family, Training, family
 from homolog.zoo_training.text.tokenizer import tokens
 
-CHECKPOINT_EVERY = 500  # steps
+PART = 1000  # steps from one checkpoint to the next
 KEPT = (0, *(2**power for power in range(5, 14)))  # steps whose weights are kept, for studies
 
 
@@ -54,9 +55,8 @@ def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Pr
     recipe = {"name": name, "seed": seed, "model": chosen.model_type, "training": asdict(config)}
     recipe |= {"text": zlib.crc32(stream.tobytes())}
     out.mkdir(parents=True, exist_ok=True)
-    optimizer = _optimizer(model, config)
     checkpoint = out / "checkpoint.safetensors"
-    start = _restore(checkpoint, recipe, model, optimizer) if checkpoint.exists() else 0
+    start = _restore(checkpoint, recipe, model) if checkpoint.exists() else 0
     tokens_per_step = config.mixture.batch * config.mixture.context
     began = time.monotonic()
     with (
@@ -64,6 +64,7 @@ def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Pr
         open(out / "log.jsonl", "a", encoding="utf-8") as log,
     ):
         bar.advance(start)
+        optimizer = _optimizer(model, config)
         for step in range(start, config.steps):
             if step in KEPT:
                 _store(model, out / "steps" / f"step{step}", text)
@@ -74,8 +75,11 @@ def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Pr
                 line = {"step": step, "loss": round(loss, 4), "tokens_per_s": round(speed)}
                 log.write(json.dumps(line) + "\n")
                 log.flush()
-            if (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < config.steps:
-                _save(checkpoint, recipe, model, optimizer, step + 1)
+            if (step + 1) % PART == 0 and step + 1 < config.steps:
+                metadata = {"recipe": json.dumps(recipe, sort_keys=True), "step": str(step + 1)}
+                with atomic_path(checkpoint) as temporary:
+                    save_file(_rounded(model), temporary, metadata)
+                optimizer = _optimizer(model, config)
     _publish(model, out, recipe, text)
     checkpoint.unlink(missing_ok=True)
     return out
@@ -128,35 +132,23 @@ def _step(
 
 
 def _lr(config: Training, step: int) -> float:
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    done = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
-    return config.lr * (config.lr_end + (1 - config.lr_end) * 0.5 * (1 + math.cos(math.pi * done)))
+    done = max(0.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+    lr = config.lr * (config.lr_end + (1 - config.lr_end) * 0.5 * (1 + math.cos(math.pi * done)))
+    warmup = config.warmup if step < PART else config.warmup_again
+    return lr * min(1.0, (step % PART + 1) / max(1, warmup))
 
 
-def _moments(model: LanguageModel) -> Iterator[tuple[str, str, torch.nn.Parameter]]:
-    for name, parameter in model.hf.named_parameters():
-        for key in ("exp_avg", "exp_avg_sq", "step"):
-            yield f"{key}:{name}", key, parameter
+def _rounded(model: LanguageModel) -> dict[str, torch.Tensor]:
+    """The weights in float16, to which the model's own are rounded."""
+    tensors = {}
+    with torch.no_grad():
+        for name, parameter in model.hf.named_parameters():
+            tensors[name] = parameter.to(torch.float16)
+            parameter.copy_(tensors[name])
+    return tensors
 
 
-def _save(
-    path: Path,
-    recipe: dict[str, Any],
-    model: LanguageModel,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-) -> None:
-    tensors = {f"weight:{n}": p.detach().clone() for n, p in model.hf.named_parameters()}
-    tensors |= {label: optimizer.state[p][key].clone() for label, key, p in _moments(model)}
-    metadata = {"recipe": json.dumps(recipe, sort_keys=True), "step": str(step)}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
-
-
-def _restore(
-    path: Path, recipe: dict[str, Any], model: LanguageModel, optimizer: torch.optim.Optimizer
-) -> int:
+def _restore(path: Path, recipe: dict[str, Any], model: LanguageModel) -> int:
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     if metadata["recipe"] != json.dumps(recipe, sort_keys=True):
@@ -165,9 +157,7 @@ def _restore(
     tensors = load_file(path, device=str(model.device))
     with torch.no_grad():
         for name, parameter in model.hf.named_parameters():
-            parameter.copy_(tensors[f"weight:{name}"])
-    for label, key, parameter in _moments(model):
-        optimizer.state[parameter][key] = tensors[label].clone()
+            parameter.copy_(tensors[name])
     return int(metadata["step"])
 
 

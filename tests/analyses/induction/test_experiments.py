@@ -17,7 +17,7 @@ from homolog.analyses.induction.figures import (
 from homolog.analyses.induction.summary import effect_tables, misleading
 from homolog.analyses.induction.words import component_words, in_sequence, place_of
 
-CHAPTER = "Every experiment"
+CHAPTER = "Every part"
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_raw_logits_that_mislead_are_named(run, page, tmp_path):
 
 def test_figures_switch_between_the_metrics_and_name_the_largest_drop(page):
     drawn = figures(page)
-    switching = ["heads", "key-head", "blocks", "convolution", "upstream", "positions"]
+    switching = ["heads", "key-head", "blocks", "upstream", "convolution", "positions"]
     assert [name for name, figure in drawn.items() if figure.spec.get("params")] == switching
     options = drawn["heads"].spec["params"][0]["bind"]["options"]
     assert options == ["logit_difference", "probability", "kl", "logit"]

@@ -11,6 +11,8 @@ from tests.report.pages import EVIL
 from homolog.analyses.induction.summary import ability_table, aligned_roles, summary_values
 from homolog.analyses.records import StudyRecords
 
+IN_SHORT = "How do they repeat what they have seen?"
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -19,7 +21,7 @@ def run(tmp_path_factory):
 
 def result(path):
     """The words of the section."""
-    return texts(circuit_page(path))["Result"]
+    return texts(circuit_page(path))["Circuits"]
 
 
 def test_roles_are_aligned_and_show_every_metric(run):
@@ -43,7 +45,7 @@ def test_both_circuits_of_a_pair(run):
         "\u22123.00 (\u22123.30 to \u22122.70); probability \u22120.150, KL 0.750",
         "Can they do it?",
         f"{TRANSFORMER}: B above the wrong answer in 97% of the prompts, on top of all tokens in",
-        f"{TRANSFORMER}: head 2.1 (60%) and head 3.0 (20%).",
+        "Head 2.1 60%",
         f"{MAMBA}: 90% (88% to 92%), all other scans",
         f"{TRANSFORMER}: 90% (88% to 92%), all other heads",
         f"{MAMBA}: B is carried by the position after it: off by one; largest at B+1 in 100%",
@@ -64,12 +66,27 @@ def test_one_model_and_one_that_cannot(tmp_path):
     assert ability_table(circuits(path)).rows[1][-2:] == ["cannot do the task", "\u2013"]
 
 
+def test_a_circuit_that_is_whole_but_hardly_does_the_task_is_not_ticked(run, tmp_path):
+    assert "✓Both circuits have" in result(run).replace("✓ ", "✓")
+    path = write_circuits(tmp_path / "run")
+    table = pl.read_parquet(path / "circuits.parquet")
+    mamba = pl.col("model") == MAMBA
+    right = pl.when(mamba).then(0.023).otherwise("accuracy").alias("accuracy")
+    null = {f"null_{name}": pl.lit(0.95) for name in ("mean", "least", "most")}
+    table.with_columns(right, faithful=~mamba, **null).write_parquet(path / "circuits.parquet")
+    said = result(path)
+    assert "✓" not in said and "Both circuits have the same three parts" in said
+    assert f"{MAMBA} has B on top of all tokens in 2.3% of the prompts alone." in said
+    assert f"{MAMBA}: the parts by themselves do 90% of what the model does, and are not" in said
+    assert f"{TRANSFORMER} has B on top" not in said
+
+
 def test_where_no_model_can_there_is_the_result_alone(tmp_path):
     page = circuit_page(write_circuits(tmp_path / "none", (), cannot=("tiny",)))
-    assert list(texts(page)) == ["Result"] and page.figures == []
-    said = texts(page)["Result"]
+    assert list(texts(page)) == ["Circuits"] and figures(page) == {}
+    said = texts(page)["Circuits"]
     assert "No model does the task" in said and "Can it do it?" in said
-    assert "Copying" not in said and "Off by one?" not in said
+    assert "role by role" not in said and "Off by one?" not in said
 
 
 def test_a_part_whose_interval_reaches_zero_does_not_count(tmp_path):
@@ -93,20 +110,26 @@ def test_several_lacking_roles_are_named(tmp_path):
     assert "0 of 1 models have all three parts" in said and "none found" in said
 
 
-def test_the_study_has_the_summary_with_the_drawing(run, tmp_path):
+def test_the_study_has_the_strongest_parts_in_short(run, tmp_path):
     page = rendered("study", StudyRecords(run, {}, (TRANSFORMER, MAMBA)))
-    said = texts(page)["Circuits"]
-    assert "Both circuits have the same three parts" in said and "Every experiment behind" in said
-    assert 'href="circuits.html"' in page.chapters[-1].body
-    assert "Every experiment behind" not in result(run)
-    assert list(figures(page)) == ["circuits"]
+    said = texts(page)[IN_SHORT]
+    assert "Both circuits have the same three parts" in said
+    strongest = {
+        model: parts[0].said for model, parts in aligned_roles(circuits(run))["copier"].items()
+    }
+    assert all(part in said for part in strongest.values()) and set(strongest) == {
+        TRANSFORMER,
+        MAMBA,
+    }
+    assert next(chapter for chapter in page if chapter.title == IN_SHORT).home
+    assert figures(page) == {}
     for file in (bare := write_circuits(tmp_path / "run")).glob("*.parquet"):
         file.unlink()
-    assert "Circuits" not in texts(rendered("study", StudyRecords(bare, {}, (TRANSFORMER, MAMBA))))
+    assert IN_SHORT not in texts(rendered("study", StudyRecords(bare, {}, (TRANSFORMER, MAMBA))))
 
 
 def test_markup_in_names_is_text(tmp_path):
     path = write_circuits(tmp_path / "run", (EVIL,), cannot=(f"cannot {EVIL}",))
     page = circuit_page(path)
-    assert all(EVIL not in chapter.body for chapter in page.chapters)
-    assert "&lt;script&gt;" in page.chapters[0].body
+    assert all(EVIL not in chapter.body for chapter in page)
+    assert "&lt;script&gt;" in page[0].body

@@ -145,7 +145,7 @@ ANALYSIS = Analysis(
     units=each_direction_with_homologs,
     measure="homolog.analyses.causal.measure:measure_pair",
     says="homolog.analyses.causal.measure:says",
-    chapter="Meaning",
+    chapter="Effects",
     figures=lambda records: [causal_figure(records), substitution_figure(records)],
     values=lambda records: {"causal": said} if (said := words_of(records)) else None,
 )

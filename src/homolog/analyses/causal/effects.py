@@ -130,7 +130,7 @@ def measure_effects(
             place = side.window[stop[here]], side.position[stop[here]]
             at = side.position[own.stop]
             streams += _streams_at(probed, side.windows, _Additions(*place, *added), own_probe, at)
-        moments = _moments(a, b, streams, two)
+        moments = _moments(a, b, streams, own.stop, two)
         np.add.at(sums, (own.later.astype(int), own.probe), moments.numpy())
     return _by_place(probes, reads, names, sums)
 
@@ -205,20 +205,29 @@ def _streams_at(
 
 @torch.inference_mode()
 def _moments(
-    a: ProbedModel, b: ProbedModel, streams: list[torch.Tensor], two: TwoTokenizers | None
+    a: ProbedModel,
+    b: ProbedModel,
+    streams: list[torch.Tensor],
+    stop: np.ndarray,
+    two: TwoTokenizers | None,
 ) -> Moments:
     """`MOMENTS` of every read, and `SHARED` of two tokenizers, float64, on the CPU.
 
-    streams: of A as it is and changed, of B likewise.
+    streams: of A as it is and changed, of B likewise.  stop: of each read; what the models say as
+    they are is computed once for those of one stop.
     """
     n_values = len(MOMENTS) + (0 if two is None else len(SHARED))
-    parts = [torch.empty(0, n_values, dtype=torch.float64)]
-    models = (a.model, a.model, b.model, b.model)
-    for rows in in_parts(len(streams[0]), max(a.model, b.model, key=vocabulary_of)):
-        logs = [logs_of(model, h[rows]) for model, h in zip(models, streams, strict=True)]
-        logs = [log.double().cpu() for log in logs]
-        parts.append(_moments_of(*logs) if two is None else _shared_moments_of(two, logs))
-    return torch.cat(parts)
+    moments = torch.empty(len(stop), n_values, dtype=torch.float64)
+    order = np.argsort(stop, kind="stable")
+    for part in in_parts(len(stop), max(a.model, b.model, key=vocabulary_of)):
+        _, first, again = np.unique(stop[order[part]], return_index=True, return_inverse=True)
+        rows = torch.from_numpy(order[part])
+        logs = []
+        for model, clean, changed in ((a.model, *streams[:2]), (b.model, *streams[2:])):
+            before = logs_of(model, clean[rows[first]])[torch.from_numpy(again)]
+            logs += [log.double().cpu() for log in (before, logs_of(model, changed[rows]))]
+        moments[rows] = _moments_of(*logs) if two is None else _shared_moments_of(two, logs)
+    return moments
 
 
 def _moments_of(*logs: LogProbabilities) -> Moments:

@@ -19,7 +19,7 @@ from homolog.models import LanguageModel, Site
 from homolog.models.edits import Transform
 from homolog.record.layers import STREAM_AFTER
 
-LOGITS_AT_ONCE = 1 << 22
+LOGITS_AT_ONCE, LEAST_ROWS = 1 << 22, 64  # fewer rows only wait for the unembedding's weights
 Stream = Float[torch.Tensor, "prompt position d_model"]
 
 
@@ -123,5 +123,5 @@ def vocabulary_of(model: LanguageModel) -> int:
 
 def in_parts(n: int, model: LanguageModel) -> Iterator[slice]:
     """Rows that are unembedded together."""
-    step = max(1, LOGITS_AT_ONCE // max(1, vocabulary_of(model)))
+    step = max(LEAST_ROWS, LOGITS_AT_ONCE // max(1, vocabulary_of(model)))
     return (slice(first, first + step) for first in range(0, n, step))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import polars as pl
@@ -124,8 +123,7 @@ def _two_tokenizers(material: Material, model: str, best_model: str) -> TwoToken
         (model, best_model), _unit_ends(material, model, best_model), strict=True
     ):
         stops.append(Stops.at_rows(material.windows("match", name), rows))
-        file = material.run.vocabulary_of(material.run.text_of(name))
-        spelled = json.loads(file.read_text("utf-8"))
+        spelled = material.run.token_texts(material.run.text_of(name))
         texts.append(spelled[: vocabulary_of(material.model(name))])
     return TwoTokenizers((stops[0], stops[1]), tokens_in_common(*texts))
 

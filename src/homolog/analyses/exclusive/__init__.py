@@ -53,6 +53,6 @@ ANALYSIS = Analysis(
     wanted=interpreted("listed"),
     units=each_direction_with_homologs,
     measure="homolog.analyses.exclusive.regression:measure_pair",
-    chapter="Meaning",
+    chapter="Exclusive features",
     values=values,
 )

@@ -1,7 +1,7 @@
 """How does each model repeat what it has seen: which parts carry, match and copy?
 
-Four sections of one measure: the result with the drawing of the circuits, on their own page and,
-as a summary, on that of the study; every experiment; and the methods.
+Five sections of one measure: the result with the drawing of the circuits; the same in short, on
+the first page of a study; every experiment, on parts and on positions; and the methods.
 """
 
 from __future__ import annotations
@@ -17,26 +17,20 @@ from homolog.analyses.induction.figures import PATCHED
 from homolog.analyses.induction.records import TABLES, CircuitRecords, read_circuits
 from homolog.analyses.induction.summary import experiment_values, method_values, summary_values
 from homolog.analyses.records import StudyRecords
-from homolog.charts.figure import Figure
 from homolog.record.tables import HIDDEN_ATTENTION
 
 FOLDER = Path(__file__).parent
-PAGE = "circuits.html"
+BOX = (FOLDER / "box.html.j2").read_text("utf-8")
 
 
 def _study_values(records: StudyRecords) -> Mapping[str, Any] | None:
     circuits = read_circuits(records.path)
-    return None if circuits is None else _values(circuits, PAGE)
+    return None if circuits is None else _values(circuits)
 
 
-def _study_figures(records: StudyRecords) -> list[Figure | None]:
-    circuits = read_circuits(records.path)
-    return [] if circuits is None else [circuit_figure(circuits)]
-
-
-def _values(circuits: CircuitRecords, elsewhere: str | None = None) -> Mapping[str, Any] | None:
+def _values(circuits: CircuitRecords) -> Mapping[str, Any] | None:
     """None where no model was asked for induction."""
-    return summary_values(circuits) | {"elsewhere": elsewhere} if circuits.circuits else None
+    return summary_values(circuits) if circuits.circuits else None
 
 
 ANALYSIS = Analysis(
@@ -48,20 +42,29 @@ ANALYSIS = Analysis(
     measure="homolog.analyses.induction.measure:measure_model",
     units_may_fail=True,
     page="circuits",
-    chapter="Result",
+    chapter="Circuits",
     figures=lambda records: [circuit_figure(records)],
     values=_values,
+    template=BOX + (FOLDER / "section.html.j2").read_text("utf-8"),
 )
 EXPERIMENTS = Analysis(
     "induction experiments",
     page="circuits",
-    chapter="Every experiment",
-    figures=lambda records: [
-        *(experiment.drawn(records) for experiment in PATCHED),
-        attention_figure(records),
-    ],
+    chapter="Every part",
+    figures=lambda records: [each.drawn(records) for each in PATCHED if not each.by_position],
     values=experiment_values,
     template=(FOLDER / "experiments.html.j2").read_text("utf-8"),
+)
+POSITIONS = Analysis(
+    "induction positions",
+    page="circuits",
+    chapter="Every position",
+    figures=lambda records: [
+        *(each.drawn(records) for each in PATCHED if each.by_position),
+        attention_figure(records),
+    ],
+    values=lambda records: {} if records.able else None,
+    template="{% for name in figures %}{{ figure(name) }}{% endfor %}",
 )
 METHODS = Analysis(
     "induction methods",
@@ -73,8 +76,8 @@ METHODS = Analysis(
 SUMMARY = Analysis(
     "induction summary",
     page="study",
-    chapter="Circuits",
-    figures=_study_figures,
+    chapter="How do they repeat what they have seen?",
+    home=True,
     values=_study_values,
-    template=ANALYSIS.section,
+    template=BOX + (FOLDER / "summary.html.j2").read_text("utf-8"),
 )

@@ -120,6 +120,11 @@ class Experiment:
     place: str = "sender"
     height: int = 170
 
+    @property
+    def by_position(self) -> bool:
+        """Whether it compares positions, and not parts."""
+        return self.place == "position"
+
     def drawn(self, records: CircuitRecords) -> Figure | None:
         """The figure; None where the run has none of its patches."""
         rows = self.rows(records)

@@ -23,6 +23,8 @@ from homolog.record import circuits
 SHOWN_SENDERS = 3  # of an experiment and corruption
 LEAST_SHARE = 0.05
 """A part counts from this share of what the whole corruption costs."""
+ON_TOP = 0.5
+"""Share of the prompts in which B is on top of all tokens; below, a model hardly does the task."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ def summary_values(records: CircuitRecords) -> dict[str, Any]:
         "lacking": lacking,
         "n_whole": len(able) - len(lacking),
         "least_share": LEAST_SHARE,
+        "rarely_right": [row for row in rows if row["able"] and row["accuracy"] < ON_TOP],
+        "unfaithful": [row for row in rows if row["faithful"] is False],
         "roles": aligned_roles(records),
         "ability": ability_table(records),
         "faithful": [row for row in rows if is_number(row["faithfulness"])],

@@ -8,7 +8,6 @@ throughout.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,8 +60,7 @@ def chosen_cases(material: Material, n_features: int, seed: int) -> list[Case]:
     run, main = material.run, material.table(MATCHES).filter(comparison=MAIN.name)
     chosen: list[Case] = []
     for model in material.compared:
-        text = run.text_of(model.name)
-        vocabulary = json.loads(run.vocabulary_of(text).read_text("utf-8"))
+        vocabulary = run.token_texts(run.text_of(model.name))
         own = main.filter(model=model.name).group_by("layer", "feature", maintain_order=True)
         best = own.agg(pl.col("r").max()).filter(pl.col("r").is_finite())
         spread = _spread(best, n_features, seed)

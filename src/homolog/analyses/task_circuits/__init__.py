@@ -16,8 +16,6 @@ from homolog.analyses.task_circuits.figures import curve_figure
 from homolog.analyses.task_circuits.summary import section_values, table_lines
 from homolog.record.tables import TASK_CIRCUITS, TASK_TABLES
 
-CHAPTER = "Circuits of tasks"
-
 
 def _says(material: Material) -> list[dict[str, Any]]:
     """What was found, a line for each model and task, and what was left out."""
@@ -38,15 +36,7 @@ ANALYSIS = Analysis(
     units_may_fail=True,
     says=_says,
     page="circuits",
-    chapter=CHAPTER,
+    chapter="Circuits of tasks",
     figures=lambda records: [curve_figure(records)],
     values=_values,
-)
-SUMMARY = Analysis(
-    "task_circuits summary",
-    page="study",
-    chapter=CHAPTER,
-    figures=lambda records: [curve_figure(records)],
-    values=_values,
-    template=ANALYSIS.section,
 )

@@ -45,6 +45,6 @@ ANALYSIS = Analysis(
     ),
     units=each_direction,
     measure="homolog.analyses.transplant.measure:measure_pair",
-    chapter="Meaning",
+    chapter="Transplants",
     values=values,
 )

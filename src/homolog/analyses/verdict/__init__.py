@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from homolog.analyses.analysis import Analysis
@@ -118,13 +119,18 @@ def units_words(records: PairRecords) -> str | None:
 
 
 def _values(records: PairRecords) -> Mapping[str, Any]:
-    order = checks(records)
-    weak = [check.comparison for check in order if check.outcome in ("weakly", "no")]
     run = [comparisons.comparison_of(name) for name in records.comparisons("sae")]
     return {
         "cards": cards(records),
         "units": units_words(records),
         "baselines": [c.in_sentence() for c in run if c.role == "baseline"],
+    }
+
+
+def _controls(records: PairRecords) -> Mapping[str, Any]:
+    order = checks(records)
+    weak = [check.comparison for check in order if check.outcome in ("weakly", "no")]
+    return {
         "checks": order,
         "close": CLOSE,
         "token_shares": follow_a_token(records) if comparisons.RANDOM_MODEL in weak else [],
@@ -142,6 +148,13 @@ def _values(records: PairRecords) -> Mapping[str, Any]:
 ANALYSIS = Analysis(
     "verdict",
     chapter="Result",
-    figures=lambda records: (criteria_figure(records), summary_figure(records)),
+    figures=lambda records: [criteria_figure(records)],
     values=_values,
+)
+CONTROLS = Analysis(
+    "controls",
+    chapter="Controls",
+    figures=lambda records: [summary_figure(records)],
+    values=_controls,
+    template=(Path(__file__).parent / "controls.html.j2").read_text("utf-8"),
 )

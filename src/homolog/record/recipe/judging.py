@@ -105,6 +105,9 @@ class Matching(Settings):
     reaches; 0: any.
     """
 
+    least_documents: int = Field(default=3, ge=0)
+    """Documents in which a homolog fires together with its partner, at least."""
+
     align: Literal["last", "max"] = "last"
     """Where two models have different tokenizers: what a feature's value is in a unit of text, at
     whose ends both have a token boundary: that at its last token, or the largest in it.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from homolog.record.tables import MATCHES
 from homolog.report.explorer.packing import packed, quantised, smallest, write_data
 from homolog.report.explorer.rows import ModelRows
 
@@ -59,6 +60,9 @@ OF_FEATURE = (
     Sortable("exclusive_r2", "R² from all", _TOGETHER),
 )
 COLUMNS = (*OF_PAIR, *OF_FEATURE)
+HOMOLOG, NO_HOMOLOG = "yes", "no"
+MOSTLY = 0.8
+"""Of what all controls explain: where the current token alone explains more, it says why."""
 
 
 class ColumnFiles:
@@ -67,12 +71,14 @@ class ColumnFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._having: dict[str, list[str]] = {column.name: [] for column in COLUMNS}
+        self.has_homologs = False
 
     def add_model(self, place: int, features: pl.DataFrame) -> None:
         """Write those of a model; `features`: in the order of its rows."""
         self._write(str(place), OF_FEATURE, features)
         if "top_tokens" in features.columns:
-            write_data(self.folder, f"columns/{place}-token", _first_tokens(features["top_tokens"]))
+            first = features["top_tokens"].list.first().fill_null("")
+            write_data(self.folder, f"columns/{place}-token", _in_words(first))
 
     def add_pair(self, place: int, other: int, matches: pl.DataFrame, target: ModelRows) -> None:
         """Write those of an ordered pair; `matches`: to `target`, in the order of rows."""
@@ -84,8 +90,9 @@ class ColumnFiles:
         )
         write_data(self.folder, f"columns/{pair}-best", packed(target.find(layer, feature)))
         if "homolog" in matches.columns:
-            classes = matches["homolog"].cast(pl.UInt8).fill_null(2).to_numpy()
-            write_data(self.folder, f"columns/{pair}-homolog", packed(classes))
+            verdicts = verdicts_of(matches)
+            write_data(self.folder, f"columns/{pair}-homolog", _in_words(verdicts))
+            self.has_homologs |= HOMOLOG in verdicts
 
     def _write(self, place: str, columns: Sequence[Sortable], table: pl.DataFrame) -> None:
         for column in columns:
@@ -101,10 +108,25 @@ class ColumnFiles:
         return [asdict(column) | {"of": places} for column, places in having if places]
 
 
-def _first_tokens(top: pl.Series) -> dict[str, Any]:
-    """The distinct first tokens in order, and the place there of each feature's."""
-    first = top.list.first().fill_null("")
-    words = sorted({"", *first.unique().to_list()})
+def verdicts_of(matches: pl.DataFrame) -> pl.Series:
+    """`HOMOLOG`; the tests that a match fails, as "token, rival"; or "" where none was made.
+
+    What mostly the current token explains, of what all controls do, fails by "token" in place of
+    "controls".
+    """
+    needed = MATCHES.only("fails", "token_r2", "control_r")
+    missing = {name: kind for name, kind in needed.items() if name not in matches.columns}
+    known = matches.with_columns(pl.lit(None, kind).alias(name) for name, kind in missing.items())
+    of_token = pl.col("token_r2") > MOSTLY * pl.col("control_r") ** 2
+    fails = pl.col("fails").fill_null(NO_HOMOLOG)
+    fails = pl.when(of_token).then(fails.str.replace("controls", "token")).otherwise(fails)
+    verdict = pl.when("homolog").then(pl.lit(HOMOLOG)).when(~pl.col("homolog")).then(fails)
+    return known.select(verdict=verdict.fill_null(""))["verdict"]
+
+
+def _in_words(texts: pl.Series) -> dict[str, Any]:
+    """The distinct texts in order, and the place there of each feature's."""
+    words = sorted({"", *texts.unique().to_list()})
     place = {word: i for i, word in enumerate(words)}
-    codes = np.array([place[word] for word in first.to_list()], np.uint32)
+    codes = np.array([place[word] for word in texts.to_list()], np.uint32)
     return {"words": words, **packed(smallest(codes, len(words)))}

@@ -13,7 +13,6 @@ shows as markup.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,12 +103,12 @@ def source_of(records: StudyRecords) -> Source:
         features,
         MATCHES.scan(run.table(MATCHES)),
         partial(_of_layer, run, CONTEXTS),
-        json.loads(run.vocabulary.read_text("utf-8")),
+        run.token_texts(""),
         {model: int(n_layers[model]) for model in records.compared},
         partial(_of_layer, run, SCATTER),
         name=records.name,
         vocabularies={
-            model: json.loads(run.vocabulary_of(text).read_text("utf-8"))
+            model: run.token_texts(text)
             for model in records.compared
             if (text := run.text_of(model))
         },
@@ -173,6 +172,7 @@ def write_explorer(folder: Path, source: Source) -> Path:
         "columns": columns.written(),
         "chunk": CHUNK,
         "classified": "homolog" in matches.columns,
+        "opens_on_homologs": columns.has_homologs,
     }
     write_data(folder, "manifest", known)
     return folder / "index.html"

@@ -21,6 +21,7 @@ const explorerFeature = (() => {
       chance: `chance reaches r ${number(found.threshold, { digits: 3 })} at its frequency`,
       controls: `its controls explain ${percent(found.control_r ** 2)} of its variance, its partner ${percent(found.r ** 2)}`,
       documents: "other documents may turn that around",
+      rare: `both fire together in ${found.documents === 1 ? "one document" : `${found.documents} documents`} alone`,
       rival: `its partner resembles another feature of this model more, r ${number(found.rival_r, { digits: 3 })}`,
     };
     return found.fails.split(", ").map((name) => reasons[name] ?? name).join("; ");
@@ -35,7 +36,7 @@ const explorerFeature = (() => {
     add("excess", "Excess", saysOf("excess"));
     add("null_r", "Chance reaches", "95% quantile of the best correlation by chance at its frequency");
     add("q", "False discovery rate", "at which the match is called", chance);
-    add("homolog", "Homolog", "passes all four tests", yes);
+    add("homolog", "Homolog", "passes all tests", yes);
     if (found.fails) rows.push(["Because", why(found)]);
     add("bar", "A homolog needs", "the bar: least r of a homolog");
     add("beyond", "Beyond controls", saysOf("beyond"));

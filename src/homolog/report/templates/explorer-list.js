@@ -3,7 +3,12 @@ const explorerList = (() => {
   "use strict";
   const { element, number, token } = explorer;
   const PAGE = 50, NONE = 2 ** 32 - 1;
-  const HOMOLOG = ["no", "yes", "–"];
+  // Why a match is no homolog, in the order of the tests; `columns.verdicts_of` says which.
+  const WHY = {
+    chance: "no more than chance", token: "follows a token", controls: "controls explain it",
+    documents: "other documents may differ", rare: "in too few documents", rival: "has a nearer rival",
+  };
+  const reasons = (verdict) => verdict.split(", ").map((name) => WHY[name] ?? name);
   const form = document.getElementById("filters");
   const columnOf = (name) => explorer.manifest().columns.find((column) => column.name === name);
   const placeFor = (column, state) => (column.of_pair ? `${state.from}-${state.to}` : `${state.from}`);
@@ -29,9 +34,10 @@ const explorerList = (() => {
       where((row) => codes[row] >= begin && codes[row] < begin + other.sizes[state.toLayer]);
     }
     if (state.homolog) {
-      const { codes } = await explorer.column(`${state.from}-${state.to}`, "homolog");
-      const wanted = HOMOLOG.indexOf(state.homolog);
-      where((row) => codes[row] === wanted);
+      const { codes, words } = await explorer.column(`${state.from}-${state.to}`, "homolog");
+      const passes = words.map((verdict) => (state.homolog === "no"
+        ? verdict !== "" && verdict !== "yes" : verdict.split(", ").includes(state.homolog)));
+      where((row) => passes[codes[row]]);
     }
     for (const [name, [lo, hi]] of state.ranges) {
       const { at, within } = await columnFor(state, name);
@@ -101,7 +107,11 @@ const explorerList = (() => {
           addressOf({ ...state, from: state.to, to: state.from, feature: explorer.placeOf(other, partner) }),
           explorer.placeOf(other, partner), word(1, partner))),
         values.map(({ at }, i) => element("td", { class: classOf(columns[i], state) }, number(at(row), columns[i]))),
-        classified ? element("td", { class: "spare" }, HOMOLOG[homolog.codes[row]]) : null);
+        classified ? verdictOf(homolog.words[homolog.codes[row]]) : null);
+    };
+    const verdictOf = (verdict) => {
+      const [first, ...more] = reasons(verdict || "–");
+      return element("td", { class: "spare", title: more.length ? `and ${more.join("; ")}` : false }, first);
     };
     const table = document.getElementById("features");
     table.caption.textContent =
@@ -144,6 +154,8 @@ const explorerList = (() => {
     form.querySelector("[data-classified]").hidden = !classified;
     if (document.activeElement !== fields.text) fields.text.value = state.text;
     fields.fires.value = state.fires ? "1" : "";
+    if (fields.homolog.length < 4) fields.homolog.append(
+      ...Object.entries(WHY).map(([name, words]) => option(name, `no: ${words}`, false)));
     fields.homolog.value = state.homolog;
     fields.measures.checked = state.measures;
     const sorts = [["feature", "Layer and feature"], ...(models[state.from].tokens ? [["token", "Token"]] : []),
@@ -152,7 +164,7 @@ const explorerList = (() => {
       option(`-${name}`, `${title}, highest first`, state.sort === name && state.descending),
       option(name, `${title}, lowest first`, state.sort === name && !state.descending)]));
     ranges(state);
-    if (state.ranges.size || state.toLayer !== null || state.fires) document.getElementById("more").open = true;
+    if (state.ranges.size || state.toLayer !== null || !state.fires) document.getElementById("more").open = true;
   }
 
   // Fields are made anew only for other columns: one that was just left must not take the focus of the next along.
@@ -197,5 +209,6 @@ const explorerList = (() => {
     };
   }
 
-  return { rows, draw, fill, read, existing, form };
+  const verdicts = ["yes", "no", ...Object.keys(WHY)];
+  return { rows, draw, fill, read, existing, form, verdicts };
 })();

@@ -7,8 +7,11 @@
   const form = explorerList.form, named = document.title.slice("Features".length);
   let state, found = null, lastList = null, turn = 0;
 
+  // Without an address: the homologs of which controls explain least.
+  const OPENING = "homolog=yes&sort=-beyond";
+
   function parsed(address) {
-    const given = new URLSearchParams(address.replace(/^#/, ""));
+    const given = new URLSearchParams(address.replace(/^#/, "") || (manifest.opens_on_homologs ? OPENING : ""));
     const whole = (name) => (/^\d+$/.test(given.get(name) ?? "") ? Number(given.get(name)) : null);
     const index = (name) => {
       const place = manifest.models.findIndex((model) => model.name === given.get(name));
@@ -21,8 +24,8 @@
     const sort = given.get("sort") ?? "-r", place = (given.get("feature") ?? "").match(/^(\d+)\/(\d+)$/);
     const read = {
       from: pair[0], to: pair[1], layer: whole("layer"), toLayer: whole("to_layer"), page: whole("page") || 1,
-      text: given.get("text") ?? "", fires: given.get("fires") === "1", measures: given.get("measures") === "1",
-      homolog: manifest.classified && ["yes", "no"].includes(given.get("homolog")) ? given.get("homolog") : "",
+      text: given.get("text") ?? "", fires: given.get("anywhere") !== "1", measures: given.get("measures") === "1",
+      homolog: manifest.classified && explorerList.verdicts.includes(given.get("homolog")) ? given.get("homolog") : "",
       sort: sort.replace(/^-/, ""), descending: sort.startsWith("-"), ranges: new Map(),
       feature: place && { layer: Number(place[1]), feature: Number(place[2]) },
     };
@@ -51,7 +54,7 @@
       const end = (value) => (Number.isFinite(value) ? String(value) : "");
       const sort = `${rest.descending ? "-" : ""}${rest.sort}`;
       said.push(["layer", rest.layer], ["to_layer", rest.toLayer], ["homolog", rest.homolog], ["text", rest.text],
-        ["fires", rest.fires && rest.text ? "1" : ""], ["measures", rest.measures ? "1" : ""],
+        ["anywhere", !rest.fires && rest.text ? "1" : ""], ["measures", rest.measures ? "1" : ""],
         ["sort", sort === "-r" ? "" : sort], ["page", rest.page > 1 ? rest.page : ""],
         ...[...rest.ranges].map(([name, [lo, hi]]) => [name, `${end(lo)}..${end(hi)}`]));
     }
@@ -126,10 +129,12 @@
   form.addEventListener("reset", (event) => {
     event.preventDefault();
     form.elements.text.value = "";
-    go({ ...parsed(""), from: state.from, to: state.to });
+    go({ ...parsed("sort=-r"), from: state.from, to: state.to });
   });
   list.addEventListener("click", ({ target }) => {
     const sort = target.closest("[data-sort]")?.dataset.sort, step = target.closest("[data-step]");
+    const line = target.closest("a, button") ? null : target.closest("tbody tr");
+    if (line && getSelection().isCollapsed) line.querySelector("th a").click();
     if (sort) go({ ...state, page: 1, sort, descending: state.sort === sort ? !state.descending : sort !== "feature" });
     if (step) {
       go({ ...state, page: Number(step.value) });
@@ -154,7 +159,7 @@
   });
   function along(event) {
     const links = [...list.querySelectorAll("tbody th a")], here = links.indexOf(document.activeElement);
-    if (here < 0 && !event.target.closest("table, .scroll")) return;
+    if (here < 0 && event.target !== document.body && !event.target.closest("table, .scroll")) return;
     event.preventDefault();
     links[Math.min(links.length - 1, Math.max(0, here + (event.key === "ArrowDown" ? 1 : -1)))]?.focus();
   }
