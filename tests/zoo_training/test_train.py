@@ -79,7 +79,7 @@ class _Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", ["transformer-s1", "mamba-s1"])
+@pytest.mark.parametrize("name", ["gpt-neox-s1", "mamba-1-s1"])
 def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path, monkeypatch, short, text):
     whole = training.train(name, tmp_path / "whole", text, progress=SilentProgress())
     steps = []
@@ -132,9 +132,9 @@ def test_families_are_small_and_start_at_chance(name, text):
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, monkeypatch, short, text):
     monkeypatch.setattr(training, "_publish", lambda *_: (_ for _ in ()).throw(_Killed))
     with pytest.raises(_Killed):
-        training.train("mamba-s1", tmp_path, text, progress=SilentProgress())
+        training.train("mamba-1-s1", tmp_path, text, progress=SilentProgress())
     with pytest.raises(InputError, match="another recipe"):
-        training.train("mamba-s2", tmp_path, text, progress=SilentProgress())
+        training.train("mamba-1-s2", tmp_path, text, progress=SilentProgress())
 
 
 @pytest.mark.parametrize("name", ["mamba", "mamba-random", "bert-s0"])

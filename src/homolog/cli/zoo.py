@@ -51,7 +51,7 @@ def zoo_card(name: NameArgument) -> None:
 
 @app.command("train")
 def zoo_train(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A family and a seed, as mamba-s0.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A family and a seed, as mamba-2-s0.")],
     text: Annotated[
         Path,
         typer.Option("--text", help="The folder that homolog.zoo_training.text made."),

@@ -54,7 +54,7 @@ class Family:
 
 
 FAMILIES = {
-    "transformer": Family(
+    "gpt-neox": Family(
         "gpt_neox",
         {
             "num_hidden_layers": 4,
@@ -65,8 +65,8 @@ FAMILIES = {
         },
     ),
     "llama": Family("llama", ATTENTION | {"num_hidden_layers": 4, "rope_parameters": ROTARY}),
-    "mamba": Family("mamba", {"num_hidden_layers": 8, "state_size": 16}),
-    "mamba2": Family(
+    "mamba-1": Family("mamba", {"num_hidden_layers": 8, "state_size": 16}),
+    "mamba-2": Family(
         "mamba2",
         {
             "num_hidden_layers": 8,
@@ -77,8 +77,8 @@ FAMILIES = {
             "chunk_size": 64,
         },
     ),
-    "rwkv": Family("rwkv", {"num_hidden_layers": 4, "context_length": 1024, "rescale_every": 0}),
-    "delta": Family(
+    "rwkv-4": Family("rwkv", {"num_hidden_layers": 4, "context_length": 1024, "rescale_every": 0}),
+    "gated-deltanet": Family(
         "qwen3_5_text",
         ATTENTION
         | {
@@ -103,7 +103,7 @@ FAMILIES = {
             "intermediate_size": 1024,
         },
     ),
-    "parallel": Family(
+    "falcon-h1": Family(
         "falcon_h1",
         ATTENTION
         | {
@@ -117,7 +117,7 @@ FAMILIES = {
             "mamba_chunk_size": 64,
         },
     ),
-    "convolution": Family(
+    "lfm2": Family(
         "lfm2",
         ATTENTION
         | {
@@ -131,9 +131,9 @@ FAMILIES = {
 
 
 def family(name: str) -> tuple[Family, int]:
-    """The family and the seed of a model's name, as "mamba-s0".  InputError for another name."""
+    """The family and the seed of a model's name, as "mamba-2-s0".  InputError for another name."""
     known, _, seed = name.rpartition("-s")
     if known not in FAMILIES or not seed.isdecimal():
-        requirement = "it must be a family and a seed, as mamba-s0"
+        requirement = "it must be a family and a seed, as mamba-2-s0"
         raise InputError("model", name, requirement, f"The families: {', '.join(FAMILIES)}.")
     return FAMILIES[known], int(seed)
