@@ -79,10 +79,8 @@ class Reference:
 
     @property
     def configuration_files(self) -> tuple[Path, ...]:
-        """Those of the configuration; none for the Hub, and for the zoo, where it is code."""
-        if self.gguf:
-            return (self.gguf,)
-        return () if self.kind == "zoo" else _files(self.folder, _WEIGHTS[:1])
+        """Those of the configuration; none for the Hub, and for what a seed makes."""
+        return (self.gguf,) if self.gguf else _files(self.folder, _WEIGHTS[:1])
 
     @property
     def untrained(self) -> bool:
@@ -94,7 +92,8 @@ class Reference:
         """The files of its tokenizer; none for the Hub."""
         if self.gguf:
             return (self.gguf,)
-        return _files(catalog.TOKENIZER if self.kind == "zoo" else self.folder, _TOKENIZER)
+        folder = catalog.entry(self.name).tokenizer if self.kind == "zoo" else self.folder
+        return _files(folder, _TOKENIZER)
 
 
 CHANGES = ("untrained", "noise", "permuted", "rotated", "blocks")

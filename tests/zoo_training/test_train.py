@@ -28,7 +28,7 @@ def text(tmp_path_factory):
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abcdefgh"), 4)) for _ in range(300)]
     lines = [json.dumps({"text": " ".join(rng.choice(words, 200))}) for _ in range(30)]
-    for name in ("train.jsonl", "demo.jsonl"):
+    for name in ("train.jsonl", "domains.jsonl"):
         (folder / name).write_text("\n".join(lines) + "\n")
     train_tokenizer(folder)
     tokens(folder)
@@ -45,8 +45,13 @@ def short(monkeypatch):
     monkeypatch.setattr(training, "write_card", lambda folder, text: folder)
 
 
+ALL_RANDOM = Mixture(
+    context=40, batch=8, random_start=1, random_end=1, shortest=3, longest_start=9, ids=(1, 200)
+)
+
+
 def test_text_windows_cover_the_text_once_an_epoch():
-    mixture = Mixture(context=10, batch=4, repeats_start=0, repeats_end=0)
+    mixture = Mixture(context=10, batch=4, random_start=0, random_end=0)
     seen = np.concatenate([batch_at(mixture, STREAM, step)[0] for step in range(249)])
     starts = {
         int(np.flatnonzero((np.lib.stride_tricks.sliding_window_view(STREAM, 11) == row).all(1))[0])
@@ -57,15 +62,31 @@ def test_text_windows_cover_the_text_once_an_epoch():
 
 
 def test_repeats_fill_the_window_and_the_first_pass_has_no_weight():
-    mixture = Mixture(
-        context=40, batch=8, repeats_start=1, repeats_end=1, shortest=3, longest_start=9
-    )
+    mixture = dataclasses.replace(ALL_RANDOM, recall_share=0)
     tokens, weights = batch_at(mixture, STREAM, 5)
     for row, weight in zip(tokens, weights, strict=True):
         # targets 1 ... length - 1 are the rest of the first pass
         length = int((weight == 0).sum()) + 1
         assert 3 <= length <= 9
         assert (row[length:] == row[:-length]).all()
+
+
+def test_recalls_ask_for_what_followed_a_token_and_nothing_else_could():
+    mixture = dataclasses.replace(ALL_RANDOM, recall_share=1, shortest=20, longest_start=20)
+    n_asked = 0
+    for step in range(20):
+        tokens, weights = batch_at(mixture, STREAM, step)
+        for row, weight in zip(tokens, weights, strict=True):
+            asked = np.flatnonzero(weight) + 1
+            n_asked += len(asked)
+            episode = row[:40].tolist()
+            for place in asked[asked < 40]:
+                key = episode[place - 1]
+                before = [i for i in range(place - 1) if episode[i] == key]
+                assert before and {episode[i + 1] for i in before} == {episode[place]}
+            again = [i for i, token in enumerate(episode) if token in episode[:i]]
+            assert set(again) == {i for place in asked[asked < 40] for i in (place - 1, place)}
+    assert 4 < n_asked / 160 < 12  # windows of 41 tokens; 0.3 of them would be 9 at most
 
 
 def test_batches_follow_from_the_step_alone():

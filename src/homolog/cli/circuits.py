@@ -26,7 +26,7 @@ Tasks = Annotated[
     str,
     typer.Argument(
         metavar="TASK",
-        help="induction, natural_induction, ioi, greater_than, associative_recall, or a .jsonl "
+        help="induction, natural_induction, ioi, greater_than, associative_recall, agreement, or a "
         "file of prompts; several with commas between them.",
     ),
 ]

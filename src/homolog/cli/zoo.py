@@ -51,7 +51,9 @@ def zoo_card(name: NameArgument) -> None:
 
 @app.command("train")
 def zoo_train(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A family and a seed, as mamba-2-s0.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A family and a seed, as mamba-2-s0.")
+    ],
     text: Annotated[
         Path,
         typer.Option("--text", help="The folder that homolog.zoo_training.text made."),
@@ -75,10 +77,17 @@ def zoo_eval(
     ],
     device: Device = "cpu",
 ) -> None:
-    """Measure a model's held-out loss and induction on the text that ships; prints JSON."""
+    """Measure a model's held-out loss and induction on the text that ships; prints JSON.
+
+    A model of the zoo is measured on what was held out from its training.
+    """
     from homolog.models.load import load
+    from homolog.reference import resolve
+    from homolog.zoo import catalog
     from homolog.zoo_training.evaluate import held_out_stream, scores
 
     model = load(name, device=device)
-    measured = scores(model, held_out_stream(model.require_tokenizer()))
+    found = resolve(name)
+    text = catalog.entry(found.name).text if found.kind == "zoo" else "zoo:demo"
+    measured = scores(model, held_out_stream(model.require_tokenizer(), text))
     typer.echo(json.dumps(measured, indent=1))

@@ -70,9 +70,9 @@ def read_documents(
 ) -> Documents:
     """Documents of `source`, shuffled across the whole of it unless `shuffle` is off.
 
-    source  "zoo:demo"; a .txt (one document), .jsonl, .jsonl.gz, .jsonl.xz or .parquet file; a
-            folder of those (with subfolders), or one that `datasets` saved; "hf:ID" or a
-            `datasets.Dataset`
+    source  "zoo:demo" or "zoo:domains"; a .txt (one document), .jsonl, .jsonl.gz, .jsonl.xz or
+            .parquet file; a folder of those (with subfolders), or one that `datasets` saved;
+            "hf:ID" or a `datasets.Dataset`
     field   name of the text in JSONL, Parquet and datasets
     split   of a dataset
     seed    of the order
@@ -115,9 +115,9 @@ def _order(n: int, seed: int | None) -> np.ndarray:
 
 
 def _path(source: Any) -> Path | None:
-    """The file or folder that `source` names, "zoo:demo" being one; None for a dataset."""
-    if isinstance(source, str) and source == "zoo:demo":
-        return catalog.DEMO_TEXT
+    """The file or folder that `source` names, a text of the zoo being one; None for a dataset."""
+    if isinstance(source, str) and source in catalog.TEXTS:
+        return catalog.TEXTS[source]
     if not isinstance(source, str | Path) or str(source).startswith(_DATASET):
         return None
     try:
@@ -126,7 +126,7 @@ def _path(source: Any) -> Path | None:
     except FileNotFoundError as error:
         requirement = "there must be a file or a folder of that name"
         files = "a .txt, .jsonl or .parquet file, a folder of them"
-        remedy = f'Give {files}, "zoo:demo", or "hf:ID" for a dataset.'
+        remedy = f'Give {files}, "zoo:demo" or "zoo:domains", or "hf:ID" for a dataset.'
         raise InputError("corpus", str(source), requirement, remedy) from error
     # too long, a character that no name has, no such user
     except (OSError, ValueError, RuntimeError) as error:

@@ -119,7 +119,9 @@ def _tokenizer(
     named: Reference, revision: str | None, random: bool
 ) -> tuple[PreTrainedTokenizerBase | None, str | None]:
     """(tokenizer, None) or (None, why there is none)."""
-    if random or named.kind == "zoo":
+    if named.kind == "zoo":
+        return AutoTokenizer.from_pretrained(catalog.entry(named.name).tokenizer), None
+    if random:
         return AutoTokenizer.from_pretrained(catalog.TOKENIZER), None
     return find_tokenizer(named.source, revision=revision)
 
@@ -210,7 +212,9 @@ def read_configuration(
 def _configuration(named: Reference, revision: str | None, *, random: bool) -> Any:
     if named.kind == "zoo":
         entry = catalog.entry(named.name)
-        return AutoConfig.for_model(entry.architecture, **entry.config)
+        if not entry.trained:
+            return AutoConfig.for_model(entry.architecture, **entry.config)
+        return configuration(_local(entry.folder), local_files_only=True)
     if random:
         return random_configuration(named.source, revision)
     if named.folder is not None:

@@ -1,16 +1,18 @@
-"""The models and the text that ship with the package: names and places, nothing that loads them.
+"""The models and the texts that ship with the package: names and places, nothing that loads them.
 
-`transformer-*` are GPT-NeoX, `mamba-*` are Mamba-1 with twice as many blocks; all share width,
-tokenizer, data and the order of the data, and differ in the seed of their weights.  The `-random`
-twins have the same configuration and untrained weights; they are made from their seed when asked
-for, not stored.
+Two generations.  The pair: `transformer-*` are GPT-NeoX, `mamba-*` are Mamba-1 with twice as many
+blocks, of 1 million parameters and a vocabulary of 1,024, made from English prose.  The families,
+named as the field does: 2 to 3 million parameters, a vocabulary of 4,096, made from several domains
+and languages.  All models of a generation share width, tokenizer, data and the order of the data,
+and differ in architecture and in the seed of their weights.  The `-random` twins have the same
+configuration and untrained weights; they are made from their seed when asked for, not stored.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from homolog.errors import InputError
 
@@ -20,27 +22,37 @@ TOKENIZER = FOLDER / "tokenizer"
 TRAIN_TEXT = FOLDER / "text" / "train.jsonl.xz"
 DEMO_TEXT = FOLDER / "text" / "demo.jsonl"
 PREFIX = "zoo:"
+TEXTS = {"zoo:demo": DEMO_TEXT, "zoo:domains": FOLDER / "text" / "domains.jsonl"}
+"""Texts held out from the training: of the pair, and of the families."""
 
 
 @dataclass(frozen=True)
 class Entry:
     """One model of the zoo.
 
-    seed draws its initial weights; trained is False for the untrained twins.
+    architecture: its model type in transformers.  seed draws its initial weights; trained is False
+    for the untrained twins.  text: what was held out from its training.
     """
 
     name: str
-    architecture: Literal["gpt_neox", "mamba"]
+    architecture: str
     seed: int
     trained: bool = True
+    text: str = "zoo:demo"
 
     @property
     def folder(self) -> Path:
+        """Where a trained one lies."""
         return MODELS / self.name
 
     @property
+    def tokenizer(self) -> Path:
+        """The folder of its tokenizer."""
+        return self.folder if self.trained else TOKENIZER
+
+    @property
     def config(self) -> dict[str, Any]:
-        """The Hugging Face configuration, as keyword arguments."""
+        """The Hugging Face configuration of an untrained twin, as keyword arguments."""
         return {**_SHARED, **_CONFIGS[self.architecture]}
 
 
@@ -68,6 +80,7 @@ _ENTRIES = (
     Entry("mamba-s1", "mamba", 101),
     Entry("transformer-random", "gpt_neox", 1000, trained=False),
     Entry("mamba-random", "mamba", 1100, trained=False),
+    Entry("gpt-neox-s0", "gpt_neox", 0, text="zoo:domains"),
 )
 
 

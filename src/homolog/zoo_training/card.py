@@ -20,7 +20,7 @@ def write_card(folder: Path, text: Path) -> Path:
     """
     model = from_folder(folder)
     model.hf.eval().requires_grad_(False)
-    held_out = held_out_stream(model.require_tokenizer(), text / "demo.jsonl")
+    held_out = held_out_stream(model.require_tokenizer(), text / "domains.jsonl")
     measured = scores(model, held_out)
     write_json(folder / "scores.json", measured)
     recipe = json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -34,6 +34,8 @@ def write_card(folder: Path, text: Path) -> Path:
         "d_model": model.d_model,
         "vocabulary": model.hf.config.vocab_size,
         "tokens_seen": training["steps"] * mixture["batch"] * mixture["context"],
+        "shortest_episode": 2 * mixture["shortest"],
+        "longest_episode": 2 * mixture["longest_end"],
         "induction": "\n".join(_row(entry) for entry in measured["induction"]),
     }
     card = TEMPLATE.read_text(encoding="utf-8").format(**fields)

@@ -1,10 +1,19 @@
 """What the shipped models are trained on: windows of text, mixed with repeated random segments.
 
-Random segments that repeat teach induction long before text alone would (it takes about 10^5.7 *
-sqrt(batch * context) tokens, arXiv 2511.16893).  In a repeated window the loss counts from the
-second pass on: the first pass is noise, and learning it would spoil the prediction of text.  All is
+Random tokens that recur teach induction long before text alone would (it takes about 10^5.7 *
+sqrt(batch * context) tokens, arXiv 2511.16893).  Two kinds of windows have them:
+
+    repeats    a random segment, again and again: the loss counts from the second pass on
+    recalls    episodes of random tokens in which here and there a single token A of before comes
+               again and is followed by what followed it: the loss counts there alone.  That is the
+               prompt of [Wang 2025], many times a window; repeats alone leave a Mamba unable to do
+               it, for a longer match than one token tells it where it is
+
+The other tokens of both are noise, and learning them would spoil the prediction of text.  All is
 drawn from (data seed, step), so that every model sees the same batches in the same order, and a run
 resumes from its step alone.
+
+[Wang 2025] "Towards Universality", arXiv 2410.06672.
 """
 
 from __future__ import annotations
@@ -17,16 +26,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Mixture:
-    """Windows of `context` + 1 tokens, a share of them repeats.
+    """Windows of `context` + 1 tokens, a share of them random tokens that recur.
 
-    Shares and lengths move from their start to their end over the first `over` steps.
+    Shares and lengths move from their start to their end over the first `over` steps.  Episodes
+    of recalls are twice as long as the segments of repeats.
     """
 
     context: int = 256
     batch: int = 8
     ids: tuple[int, int] = (1, 4096)  # of uniform segments: the first, and one after the last
-    repeats_start: float = 0.5
-    repeats_end: float = 0.25
+    random_start: float = 0.5
+    random_end: float = 0.3
+    recall_share: float = 0.5  # of these, with single tokens that recur; the others repeat all
+    recalls: float = 0.3  # of the tokens of an episode, that are an A which comes again
     uniform_share: float = 0.5  # of the repeats; the others follow the text's frequencies
     shortest: int = 3
     longest_start: int = 32
@@ -45,7 +57,7 @@ def batch_at(mixture: Mixture, stream: np.ndarray, step: int) -> tuple[np.ndarra
     width = mixture.context + 1
     progress = min(1.0, step / mixture.over)
     n_windows = (len(stream) - 1) // mixture.context
-    share = mixture.repeats_start + (mixture.repeats_end - mixture.repeats_start) * progress
+    share = mixture.random_start + (mixture.random_end - mixture.random_start) * progress
     growth = mixture.longest_end - mixture.longest_start
     longest = round(mixture.longest_start + growth * progress)
     tokens = np.empty((mixture.batch, width), np.int64)
@@ -57,11 +69,45 @@ def batch_at(mixture: Mixture, stream: np.ndarray, step: int) -> tuple[np.ndarra
             tokens[row] = stream[start : start + width]
             continue
         length = int(np.exp(rng.uniform(np.log(mixture.shortest), np.log(longest + 1))))
+        if rng.random() < mixture.recall_share:
+            tokens[row], weights[row] = _recalls(rng, mixture, 2 * length)
+            continue
         ids = range(*mixture.ids) if rng.random() < mixture.uniform_share else None
         segment = random_segment(rng, stream, length, ids)
         tokens[row] = np.resize(segment, width)
         weights[row, : length - 1] = 0
     return tokens, weights
+
+
+def _recalls(
+    rng: np.random.Generator, mixture: Mixture, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A window of episodes of `length` uniform tokens; weights 1 where what follows an A is asked.
+
+    Of an episode's tokens no two are alike but those that come again.  An A keeps what follows it:
+    no token that once ended a recall begins one, for it is followed by two.
+    """
+    width = mixture.context + 1
+    tokens, asked = np.empty(width, np.int64), np.zeros(width, np.float32)
+    for start in range(0, width, length):
+        end = min(start + length, width)
+        fresh = iter(rng.choice(np.arange(*mixture.ids), end - start, replace=False))
+        keys: list[int] = []  # places of tokens that may come again
+        place, last_fresh = start, False
+        while place < end:
+            if keys and place + 1 < end and rng.random() < mixture.recalls:
+                key = keys[rng.integers(len(keys))]
+                tokens[place : place + 2] = tokens[key : key + 2]
+                asked[place + 1] = 1
+                if key + 1 in keys:
+                    keys.remove(key + 1)
+                place, last_fresh = place + 2, False
+                continue
+            tokens[place] = next(fresh)
+            if last_fresh:
+                keys.append(place - 1)
+            place, last_fresh = place + 1, True
+    return tokens, asked[1:]
 
 
 def random_segment(

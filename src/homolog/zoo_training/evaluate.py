@@ -25,8 +25,9 @@ LENGTHS = (16, 64)
 def held_out_stream(
     tokenizer: PreTrainedTokenizerBase, source: str | Path = "zoo:demo"
 ) -> np.ndarray:
-    """Text that no zoo model has seen, that which ships by default, as one int64 array of token
-    ids.
+    """Text that a model has not seen, as one int64 array of token ids.
+
+    source: as for `read_documents`; what the families have not seen is "zoo:domains".
     """
     windows = pack(read_documents(str(source), shuffle=False), tokenizer, 128)
     return windows.tokens.reshape(-1).astype(np.int64)

@@ -37,14 +37,14 @@ from homolog.zoo_training.families import Family, Training, family
 from homolog.zoo_training.text.tokenizer import tokens
 
 PART = 1000  # steps from one checkpoint to the next
-KEPT = (0, *(2**power for power in range(5, 14)))  # steps whose weights are kept, for studies
+KEPT = (0, *(2**power for power in range(5, 14)))  # steps whose weights are kept beside the last
 
 
 def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Progress) -> Path:
     """Train the zoo's `name` into the folder `out`, a plain Hugging Face folder, float16.
 
     name: a family and a seed, as "mamba-2-s0".  text: the folder that `homolog.zoo_training.text`
-    makes.  Returns `out`; OUT/steps holds the model at the steps of `KEPT`.  Continues from the
+    makes.  Returns `out`; OUT/steps holds the model at the steps of `KEPT` and at the last.  Continues from the
     checkpoint in `out` when it is of the same recipe.  Errors: InputError for an unknown name, a
     folder without text, or a checkpoint of another recipe.
     """
@@ -80,6 +80,7 @@ def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Pr
                 with atomic_path(checkpoint) as temporary:
                     save_file(_rounded(model), temporary, metadata)
                 optimizer = _optimizer(model, config)
+    _store(model, out / "steps" / f"step{config.steps}", text)
     _publish(model, out, recipe, text)
     checkpoint.unlink(missing_ok=True)
     return out

@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from homolog.corpus import TokenWindows, fingerprint
 from homolog.corpus.tasks import PromptPairs, make_task
+from homolog.corpus.tasks.agreement import NOUNS as SUBJECTS
+from homolog.corpus.tasks.agreement import VERBS
 from homolog.corpus.tasks.indirect_object import NAMES, PLACES, TEMPLATES, THINGS
 from homolog.corpus.tasks.years import NOUNS
 
@@ -26,7 +28,8 @@ def word_level(words: list[str]) -> PreTrainedTokenizerFast:
 def english() -> PreTrainedTokenizerFast:
     sentence = " ".join(TEMPLATES).replace(".", " .").replace(",", " ,").split()
     words = [word for word in sentence if not word.startswith("{")]
-    words += [*NAMES, *PLACES, *THINGS, *NOUNS, "they", "lasted", "from", "year", "the"]
+    words += [*NAMES, *PLACES, *THINGS, *NOUNS, "they", "lasted", "from", "year", "the", "of"]
+    words += [word for pairs in (SUBJECTS, VERBS) for pair in pairs for word in pair]
     digits = [f"{n:02d}" for n in range(100)]
     beginning, spaced = [*words, *digits], [f" {word}" for word in (*words, *digits)]
     return word_level([*beginning, *spaced, ".", ",", "The"])

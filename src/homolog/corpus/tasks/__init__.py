@@ -4,7 +4,7 @@
     >>> import homolog
     >>> from homolog.corpus.tasks import TASKS, make_task
     >>> list(TASKS)
-    ['induction', 'natural_induction', 'ioi', 'greater_than', 'associative_recall']
+    ['induction', 'natural_induction', 'ioi', 'greater_than', 'associative_recall', 'agreement']
     >>> TASKS["ioi"].title, TASKS["ioi"].source
     ('Indirect object identification', 'Wang et al. 2022, arXiv 2211.00593')
     >>> print(TASKS["ioi"].prompt)
@@ -30,6 +30,7 @@ A new task is a file here, with a function like the others and its `PromptTask`,
 `make.TASKS`.
 """
 
+from homolog.corpus.tasks.agreement import agreement
 from homolog.corpus.tasks.indirect_object import ioi
 from homolog.corpus.tasks.jsonl import read_pairs
 from homolog.corpus.tasks.make import TASKS, make_task
@@ -44,6 +45,7 @@ __all__ = [
     "TASKS",
     "PromptPairs",
     "PromptTask",
+    "agreement",
     "associative_recall",
     "greater_than",
     "induction",

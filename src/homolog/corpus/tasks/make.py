@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from homolog.corpus.tasks.agreement import AGREEMENT
 from homolog.corpus.tasks.indirect_object import IOI
 from homolog.corpus.tasks.jsonl import read_pairs
 from homolog.corpus.tasks.natural import NATURAL_INDUCTION
@@ -21,7 +22,14 @@ FILE = ".jsonl"
 """How the name of a task ends that is a file of one's own prompts."""
 TASKS: dict[str, PromptTask] = {
     task.name: task
-    for task in (INDUCTION, NATURAL_INDUCTION, IOI, GREATER_THAN, ASSOCIATIVE_RECALL)
+    for task in (
+        INDUCTION,
+        NATURAL_INDUCTION,
+        IOI,
+        GREATER_THAN,
+        ASSOCIATIVE_RECALL,
+        AGREEMENT,
+    )
 }
 
 

@@ -17,9 +17,9 @@ class Circuits(CircuitSearch):
     """
 
     tasks: tuple[str, ...] = Field(default=(INDUCTION,), min_length=1)
-    """Of induction, natural_induction, ioi, greater_than and associative_recall, or .jsonl files of
-    prompts.  With any but induction, each of them has a circuit by discovery, beside random ones
-    and on the prompts of the others.
+    """Of induction, natural_induction, ioi, greater_than, associative_recall and agreement, or
+    .jsonl files of prompts.  With any but induction, each of them has a circuit by discovery,
+    beside random ones and on the prompts of the others.
     """
 
     n_prompts: int = Field(default=256, ge=2)

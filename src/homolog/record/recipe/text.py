@@ -39,7 +39,9 @@ class Corpus(TextSource, SinkMask):
     """The text that every model reads, and how much of it."""
 
     source: str
-    """"zoo:demo" (ships), a .txt, .jsonl (.gz, .xz) or .parquet file, a folder, or "hf:ID"."""
+    """"zoo:demo" or "zoo:domains" (they ship), a .txt, .jsonl (.gz, .xz) or .parquet file, a
+    folder, or "hf:ID".
+    """
 
     train_tokens: int = Field(ge=1)
     """Tokens that the dictionaries learn from, before they are read again (`sae.epochs`)."""

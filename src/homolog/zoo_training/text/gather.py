@@ -3,7 +3,7 @@
     python -m homolog.zoo_training.text.gather OUT
 
 OUT/train.jsonl     what models learn from; not shipped
-OUT/demo.jsonl      whole files of some sources, held out; it ships as `zoo:demo`
+OUT/domains.jsonl   whole files of some sources, held out; it ships as `zoo:domains`
 OUT/README.md       every source: packages and versions, licence, characters, shares of domains
 
 One JSON object a line: `source`, `title`, `text`; documents of at most `LONGEST` characters, cut at
@@ -53,7 +53,7 @@ def main(out: str) -> None:
         held_out[source.name], train[source.name] = divided(source, source.reader(roots), rng, seen)
     lines = {line for documents in held_out.values() for d in documents for line in _long_lines(d)}
     train = {name: without(documents, lines) for name, documents in train.items()}
-    _write(folder / "demo.jsonl", held_out, rng)
+    _write(folder / "domains.jsonl", held_out, rng)
     _write(folder / "train.jsonl", train, rng)
     write_text(folder / "README.md", table(held_out, train, folder / "packages"))
 
@@ -117,9 +117,9 @@ def table(
     lines = [
         "# Text of the zoo",
         "",
-        "`train.jsonl` is what the shipped models learned from; `demo.jsonl` was held out from it",
-        "and ships as `zoo:demo`. One JSON object a line: `source`, `title`, `text`. Both are made",
-        "again by `python -m homolog.zoo_training.text.gather OUT`.",
+        "`train.jsonl` is what the families learned from; `domains.jsonl` was held out from it",
+        "and ships as `zoo:domains`. One JSON object a line: `source`, `title`, `text`. Both are",
+        "made again by `python -m homolog.zoo_training.text.gather OUT`.",
         "",
         "| source | domain, language | packages | licence | trained on | held out |",
         "|---|---|---|---|---:|---:|",
