@@ -4,19 +4,16 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 import homolog
 from homolog.zoo import catalog
-from homolog.zoo_training.evaluate import held_out_loss, held_out_stream, induction
+from homolog.zoo_training.evaluate import examined, held_out_loss, held_out_stream, induction
 
 TRAINED = [name for name in catalog.names() if catalog.entry(name).trained]
 
 
-@pytest.fixture(scope="module")
-def stream():
-    tokenizer = AutoTokenizer.from_pretrained(catalog.TOKENIZER)
-    return held_out_stream(tokenizer)
+FAMILIES = [name for name in TRAINED if catalog.entry(name).text == "zoo:domains"]
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +21,30 @@ def models():
     return {name: homolog.load(f"zoo:{name}") for name in TRAINED}
 
 
+@pytest.fixture(scope="module")
+def streams(models):
+    """What each model has not seen, as its token ids."""
+    return {
+        name: held_out_stream(model.require_tokenizer(), catalog.entry(name).text)
+        for name, model in models.items()
+    }
+
+
+def stated(name):
+    return json.loads((catalog.entry(name).folder / "scores.json").read_text())
+
+
 def test_the_zoo_is_small():
-    assert sum(f.stat().st_size for f in catalog.FOLDER.rglob("*") if f.is_file()) < 48 * 2**20
+    for name in TRAINED:
+        assert sum(f.stat().st_size for f in catalog.entry(name).folder.iterdir()) < 10 * 2**20
+    models = sum(f.stat().st_size for f in catalog.MODELS.rglob("*") if f.is_file())
+    everything = sum(f.stat().st_size for f in catalog.FOLDER.rglob("*") if f.is_file())
+    assert models < 80 * 2**20 and everything < 96 * 2**20  # a wheel has to stay under 100 MB
 
 
-def test_plain_hugging_face_loads_every_model_and_agrees(models, stream):
-    tokens = torch.from_numpy(stream[: 4 * 128].reshape(4, 128))
+def test_plain_hugging_face_loads_every_model_and_agrees(models, streams):
     for name, model in models.items():
+        tokens = torch.from_numpy(streams[name][: 4 * 128].reshape(4, 128))
         plain = AutoModelForCausalLM.from_pretrained(
             catalog.entry(name).folder, dtype=torch.float32
         )
@@ -57,26 +71,30 @@ def test_architectures_are_as_in_the_paper(models):
         assert not torch.equal(first.embedding().weight, second.embedding().weight)
 
 
-def test_held_out_loss_is_what_the_card_says_and_alike(models, stream):
-    losses = {name: held_out_loss(model, stream) for name, model in models.items()}
-    stated = {
-        name: json.loads((catalog.entry(name).folder / "scores.json").read_text())["held_out_loss"]
-        for name in models
-    }
-    for name, loss in losses.items():
-        assert loss == pytest.approx(stated[name], abs=0.002)
-        assert f"{stated[name]:.3f}" in (catalog.entry(name).folder / "README.md").read_text()
-    for seed in ("s0", "s1"):
-        assert abs(stated[f"transformer-{seed}"] - stated[f"mamba-{seed}"]) <= 0.15
-
-
-def test_every_model_does_induction(models, stream):
+def test_held_out_loss_is_what_the_card_says_and_alike(models, streams):
+    losses = {name: stated(name)["held_out_loss"] for name in models}
     for name, model in models.items():
-        for score in induction(model, stream, n_segments=64):
+        assert held_out_loss(model, streams[name]) == pytest.approx(losses[name], abs=0.002)
+        assert f"{losses[name]:.3f}" in (catalog.entry(name).folder / "README.md").read_text()
+    for seed in ("s0", "s1"):
+        assert abs(losses[f"transformer-{seed}"] - losses[f"mamba-{seed}"]) <= 0.15
+
+
+def test_every_model_does_induction(models, streams):
+    for name, model in models.items():
+        for score in induction(model, streams[name], n_segments=64):
             assert score["gain"] >= 3, (name, score)
 
 
-def test_untrained_twins_do_not(stream):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_do_the_tasks_that_their_cards_say(models, name):
+    again = {row["task"]: row for row in examined(models[name], catalog.entry(name).text)}
+    for row in stated(name)["tasks"]:
+        assert again[row["task"]]["solved"] == pytest.approx(row["solved"], abs=0.02), row
+
+
+def test_untrained_twins_do_not(streams):
+    stream = streams["transformer-s0"]
     for name in ("transformer-random", "mamba-random"):
         model = homolog.load(f"zoo:{name}")
         assert all(abs(score["gain"]) < 0.3 for score in induction(model, stream, n_segments=32))

@@ -84,10 +84,9 @@ def zoo_eval(
     from homolog.models.load import load
     from homolog.reference import resolve
     from homolog.zoo import catalog
-    from homolog.zoo_training.evaluate import held_out_stream, scores
+    from homolog.zoo_training.evaluate import scores
 
     model = load(name, device=device)
     found = resolve(name)
     text = catalog.entry(found.name).text if found.kind == "zoo" else "zoo:demo"
-    measured = scores(model, held_out_stream(model.require_tokenizer(), text))
-    typer.echo(json.dumps(measured, indent=1))
+    typer.echo(json.dumps(scores(model, text), indent=1))

@@ -8,7 +8,7 @@ from typing import Any
 
 from homolog.models.load import from_folder
 from homolog.record.atomic import write_json, write_text
-from homolog.zoo_training.evaluate import held_out_stream, scores
+from homolog.zoo_training.evaluate import scores
 
 TEMPLATE = Path(__file__).with_name("card.md")
 SOURCES = {"corpus": "the text's frequencies", "uniform": "uniform"}
@@ -20,8 +20,7 @@ def write_card(folder: Path, text: Path) -> Path:
     """
     model = from_folder(folder)
     model.hf.eval().requires_grad_(False)
-    held_out = held_out_stream(model.require_tokenizer(), text / "domains.jsonl")
-    measured = scores(model, held_out)
+    measured = scores(model, text / "domains.jsonl")
     write_json(folder / "scores.json", measured)
     recipe = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     training, mixture = recipe["training"], recipe["training"]["mixture"]
@@ -37,6 +36,7 @@ def write_card(folder: Path, text: Path) -> Path:
         "shortest_episode": 2 * mixture["shortest"],
         "longest_episode": 2 * mixture["longest_end"],
         "induction": "\n".join(_row(entry) for entry in measured["induction"]),
+        "tasks": "\n".join(_task(entry) for entry in measured["tasks"] if "solved" in entry),
     }
     card = TEMPLATE.read_text(encoding="utf-8").format(**fields)
     return write_text(folder / "README.md", card)
@@ -45,3 +45,8 @@ def write_card(folder: Path, text: Path) -> Path:
 def _row(entry: dict[str, Any]) -> str:
     losses = (f"{entry[part]:.2f}" for part in ("first", "second", "gain"))
     return f"| {entry['length']} | {SOURCES[entry['source']]} | {' | '.join(losses)} |"
+
+
+def _task(entry: dict[str, Any]) -> str:
+    shares = (f"{entry[part]:.0%}" for part in ("solved", "chance", "on_top"))
+    return f"| {entry['title'].lower()} | {' | '.join(shares)} |"

@@ -1,9 +1,13 @@
-"""How well a model of the zoo predicts text and copies: held-out loss, and induction.
+"""How well a model of the zoo predicts text, copies, and does tasks.
 
 Induction score: for windows that are one random segment of n tokens and its repeat, the mean loss
 of the first pass less that of the second, in nats.  First pass: targets 1 to n - 1 (nothing
 precedes target 0).  Second pass: the same targets at n + 1 to 2n - 1; the first token of the repeat
 cannot be known and is left out.
+
+Tasks, on prompts of `corpus.tasks`: what a model solves (`circuits.ability`), and the share with
+the answer on top of the whole vocabulary.  "induction" is the paper's own prompt: 64 random tokens
+of which the last stands there once before.
 """
 
 from __future__ import annotations
@@ -15,11 +19,17 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from homolog.circuits.ability import task_ability
+from homolog.circuits.prompts import answers
 from homolog.corpus import pack, read_documents
+from homolog.corpus.tasks import TASKS, make_task
+from homolog.errors import InputError
 from homolog.models.base import LanguageModel
 from homolog.zoo_training.data import random_segment
 
 LENGTHS = (16, 64)
+EXAMINED = ("induction", "natural_induction", "associative_recall", "agreement", "greater_than")
+N_PROMPTS = 256
 
 
 def held_out_stream(
@@ -82,10 +92,33 @@ def induction(
     return rows
 
 
-def scores(model: LanguageModel, stream: np.ndarray) -> dict[str, Any]:
-    """Everything the model card states, as JSON values; `stream` is held-out text as token ids."""
+def examined(model: LanguageModel, source: str | Path = "zoo:demo") -> list[dict[str, Any]]:
+    """How well the model does the tasks of `EXAMINED`, a row for each.
+
+    task, title.  solved, chance, on_top: shares of 256 prompts, as the module's text has them; with
+    the reason as `why` in their place where the tokenizer has no prompts of the task.  source: text
+    for natural induction, as for `read_documents`.
+    """
+    rows: list[dict[str, Any]] = []
+    for name in EXAMINED:
+        row: dict[str, Any] = {"task": name, "title": TASKS[name].title}
+        text = {"windows": str(source)} if name == "natural_induction" else {}
+        try:
+            pairs = make_task(name, model, N_PROMPTS, **text)
+        except InputError as error:
+            rows.append(row | {"why": str(error)})
+            continue
+        able = task_ability(answers(model, pairs, 64), model.hf.config.vocab_size)
+        rows.append(row | {"solved": able.solved, "chance": able.chance, "on_top": able.accuracy})
+    return rows
+
+
+def scores(model: LanguageModel, source: str | Path = "zoo:demo") -> dict[str, Any]:
+    """Everything the model card states, as JSON values; `source` is text the model has not seen."""
+    stream = held_out_stream(model.require_tokenizer(), source)
     return {
         "held_out_loss": held_out_loss(model, stream),
         "induction": induction(model, stream),
+        "tasks": examined(model, source),
         "n_parameters": model.n_parameters,
     }

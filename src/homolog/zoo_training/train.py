@@ -44,9 +44,9 @@ def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Pr
     """Train the zoo's `name` into the folder `out`, a plain Hugging Face folder, float16.
 
     name: a family and a seed, as "mamba-2-s0".  text: the folder that `homolog.zoo_training.text`
-    makes.  Returns `out`; OUT/steps holds the model at the steps of `KEPT` and at the last.  Continues from the
-    checkpoint in `out` when it is of the same recipe.  Errors: InputError for an unknown name, a
-    folder without text, or a checkpoint of another recipe.
+    makes.  Returns `out`; OUT/steps holds the model at the steps of `KEPT` and at the last.
+    Continues from the checkpoint in `out` when it is of the same recipe.  Errors: InputError for an
+    unknown name, a folder without text, or a checkpoint of another recipe.
     """
     chosen, seed = family(name)
     config = chosen.training

@@ -56,6 +56,12 @@
     return vegaEmbed(stage, spec, options);
   }
 
+  // Vega calls every mark an image; one without a name (a rule, an empty layer) says nothing to those who listen.
+  function unnamed(chart) {
+    for (const mark of chart.querySelectorAll('[role="graphics-symbol"]:not([aria-label])'))
+      mark.setAttribute("aria-hidden", "true");
+  }
+
   function oneColumn(value) {
     if (!value || typeof value !== "object") return;
     for (const [key, item] of Object.entries(value)) {
@@ -73,6 +79,7 @@
     try {
       views.get(chart)?.finalize();
       views.set(chart, await embedded(chart, spec, width));
+      unnamed(chart);
       chart.dataset.drawn = String(width);
     } catch (error) {
       const image = new Image();
