@@ -3,6 +3,7 @@
     api.md        public names
     tables.md     every table of a run, column by column
     settings.md   every key of a recipe, and every setting of `homolog sae`
+    zoo.md        the models that ship: its tables, of their cards
 
 Public is what a package lists in `__all__`.  A name stands once, under the shortest address that
 gives it, with the first sentence of its docstring; a constant shows its value.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 import textwrap
@@ -27,6 +29,7 @@ from homolog.dictionaries.kinds import KINDS
 from homolog.matching import MatchSettings
 from homolog.record import settings, tables
 from homolog.record.recipe import EvaluationRecipe, Recipe, SaeRecipe
+from homolog.zoo import catalog
 
 FOLDER = Path(__file__).parent
 COMMAND = "python docs/make_reference.py"
@@ -100,9 +103,48 @@ def settings_page() -> str:
     return "\n".join(parts)
 
 
+def zoo_page() -> str:
+    """Text of docs/zoo.md: what stands there, with its tables renewed."""
+    text = (FOLDER / "zoo.md").read_text(encoding="utf-8")
+    trained = [entry for entry in map(catalog.entry, catalog.names()) if entry.trained]
+    heads = ["model", "type", "blocks", "parameters", "held-out loss, nats"]
+    tasks = ["induction", "natural induction", "recall", "agreement", "years"]
+    for mark, source, more in (("pair", "zoo:demo", []), ("families", "zoo:domains", tasks)):
+        rows = [said(entry) for entry in trained if entry.text == source]
+        before, start, rest = text.partition(f"<!-- {mark} -->\n")
+        text = (
+            before + start + table(heads + more, rows) + "".join(rest.partition("<!-- end -->")[1:])
+        )
+    return text
+
+
+def said(entry: catalog.Entry) -> list[str]:
+    """The cells of a model's row."""
+    scores, config = (
+        json.loads((entry.folder / name).read_text(encoding="utf-8"))
+        for name in ("scores.json", "config.json")
+    )
+    blocks, loss = config["num_hidden_layers"], scores["held_out_loss"]
+    cells = [entry.name, config["model_type"], str(blocks), f"{scores['n_parameters']:,}"]
+    shares = [
+        row["on_top" if row["task"] == "induction" else "solved"] for row in scores.get("tasks", [])
+    ]
+    return [*cells, f"{loss:.2f}", *(f"{share:.0%}" for share in shares)]
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    return "".join(f"| {' | '.join(row)} |\n" for row in [heads, ["---"] * len(heads), *rows])
+
+
 def pages() -> dict[str, str]:
     """The text of every page by its name."""
-    return {"api.md": api_page(), "tables.md": tables.page(), "settings.md": settings_page()}
+    return {
+        "api.md": api_page(),
+        "tables.md": tables.page(),
+        "settings.md": settings_page(),
+        "zoo.md": zoo_page(),
+    }
 
 
 if __name__ == "__main__":

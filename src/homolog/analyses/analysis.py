@@ -64,6 +64,7 @@ class Analysis:
     "words", and "model" and "best_model" where they are about a direction.
     page: among which pages its section stands: of a pair, the whole study, the circuits, or a grid.
     chapter: heading of the page on which it stands; analyses with the same one share it.
+    asks: what its chapter answers, for the link to it; by default what its charts ask.
     home: its chapter stands on the first page itself.
     figures: its charts, from the records of that page.
     values: what its template is filled with; None: the section is left out.
@@ -84,6 +85,7 @@ class Analysis:
     says: Callable[[Material], list[dict[str, Any]]] | Named | None = None
     page: Page = "pair"
     chapter: str = ""
+    asks: str = ""
     home: bool = False
     figures: Callable[[Any], Iterable[Figure | None]] = _nothing
     values: Callable[[Any], Mapping[str, Any] | None] = lambda records: {}

@@ -154,4 +154,11 @@ ANALYSIS = Analysis(
     figures=lambda records: [shared_figure(records)],
     values=_values,
 )
-PAIRS = Analysis("pairs", page="study", chapter="Pair by pair", values=_pairs, template=SECTION)
+PAIRS = Analysis(
+    "pairs",
+    page="study",
+    chapter="Pair by pair",
+    asks="What does each pair share?",
+    values=_pairs,
+    template=SECTION,
+)

@@ -49,12 +49,21 @@ INDEX = "index.html"
 
 @dataclass(frozen=True)
 class Chapter:
-    """A heading, what stands under it, and the figures of it.  home: on the first page itself."""
+    """A heading, what stands under it, and the figures of it.
+
+    home: on the first page itself.  asked: what it answers beside what its figures ask.
+    """
 
     title: str
     body: Markup
     figures: list[Figure]
     home: bool = False
+    asked: tuple[str, ...] = ()
+
+    @property
+    def questions(self) -> list[str]:
+        """What it answers, for the link to it: three at most."""
+        return [*self.asked, *(figure.title for figure in self.figures)][:3]
 
     @property
     def slug(self) -> str:
@@ -88,6 +97,7 @@ def chapters(
                 before.body + text,
                 [*before.figures, *drawn],
                 before.home or analysis.home,
+                before.asked + ((analysis.asks,) if analysis.asks else ()),
             )
     return list(found.values())
 
@@ -246,12 +256,13 @@ def _of_the_run(
     figures = [stages] if stages is not None else []
     values = run_values(leaf.subject, analyses)
 
-    def chapter(title: str, name: str, figures: list[Figure]) -> Chapter:
-        section = template_text(name)
-        return Chapter(title, _filled(pages, section, figures, leaf.figure_folder, values), figures)
+    def chapter(title: str, asks: str, name: str, figures: list[Figure]) -> Chapter:
+        body = _filled(pages, template_text(name), figures, leaf.figure_folder, values)
+        return Chapter(title, body, figures, asked=(asks,))
 
-    models = [chapter("Models and text", "models.html.j2", [])] if leaf.kind != "circuits" else []
-    return [*models, chapter("The run", "run.html.j2", figures)]
+    models = chapter("Models and text", "What was compared, and on what?", "models.html.j2", [])
+    run = chapter("The run", "How was it made, and how is it made again?", "run.html.j2", figures)
+    return [run] if leaf.kind == "circuits" else [models, run]
 
 
 def _remove_abandoned(folder: Path) -> None:

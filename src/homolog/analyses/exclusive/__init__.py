@@ -54,5 +54,6 @@ ANALYSIS = Analysis(
     units=each_direction_with_homologs,
     measure="homolog.analyses.exclusive.regression:measure_pair",
     chapter="Exclusive features",
+    asks="What fires without a homolog, and does the whole other model have it?",
     values=values,
 )

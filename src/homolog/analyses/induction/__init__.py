@@ -70,6 +70,7 @@ METHODS = Analysis(
     "induction methods",
     page="circuits",
     chapter="Methods",
+    asks="How are circuits measured, and on which prompts?",
     values=method_values,
     template=(FOLDER / "methods.html.j2").read_text("utf-8"),
 )

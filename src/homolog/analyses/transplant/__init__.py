@@ -46,5 +46,6 @@ ANALYSIS = Analysis(
     units=each_direction,
     measure="homolog.analyses.transplant.measure:measure_pair",
     chapter="Transplants",
+    asks="Can one model go on from what the other has computed?",
     values=values,
 )
