@@ -34,12 +34,14 @@ class Mixture:
 
     context: int = 256
     batch: int = 8
-    ids: tuple[int, int] = (1, 4096)  # of uniform segments: the first, and one after the last
+    ids: tuple[int, int] = (1, 4096)  # of uniform tokens: the first, and one after the last
+    recall_weight: float = 4.0  # of a recall in the loss; of every other token 1
     random_start: float = 0.5
     random_end: float = 0.3
     recall_share: float = 0.5  # of these, with single tokens that recur; the others repeat all
     recalls: float = 0.3  # of the tokens of an episode, that are an A which comes again
-    uniform_share: float = 0.5  # of the repeats; the others follow the text's frequencies
+    uniform_start: float = 0.0  # of these, with uniform tokens; the others by frequency in the text
+    uniform_end: float = 0.5
     shortest: int = 3
     longest_start: int = 32
     longest_end: int = 64
@@ -60,6 +62,7 @@ def batch_at(mixture: Mixture, stream: np.ndarray, step: int) -> tuple[np.ndarra
     share = mixture.random_start + (mixture.random_end - mixture.random_start) * progress
     growth = mixture.longest_end - mixture.longest_start
     longest = round(mixture.longest_start + growth * progress)
+    uniform = mixture.uniform_start + (mixture.uniform_end - mixture.uniform_start) * progress
     tokens = np.empty((mixture.batch, width), np.int64)
     weights = np.ones((mixture.batch, mixture.context), np.float32)
     for row in range(mixture.batch):
@@ -69,10 +72,10 @@ def batch_at(mixture: Mixture, stream: np.ndarray, step: int) -> tuple[np.ndarra
             tokens[row] = stream[start : start + width]
             continue
         length = int(np.exp(rng.uniform(np.log(mixture.shortest), np.log(longest + 1))))
+        ids = range(*mixture.ids) if rng.random() < uniform else None
         if rng.random() < mixture.recall_share:
-            tokens[row], weights[row] = _recalls(rng, mixture, 2 * length)
+            tokens[row], weights[row] = _recalls(rng, mixture, stream, 2 * length, ids)
             continue
-        ids = range(*mixture.ids) if rng.random() < mixture.uniform_share else None
         segment = random_segment(rng, stream, length, ids)
         tokens[row] = np.resize(segment, width)
         weights[row, : length - 1] = 0
@@ -80,9 +83,9 @@ def batch_at(mixture: Mixture, stream: np.ndarray, step: int) -> tuple[np.ndarra
 
 
 def _recalls(
-    rng: np.random.Generator, mixture: Mixture, length: int
+    rng: np.random.Generator, mixture: Mixture, stream: np.ndarray, length: int, ids: range | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A window of episodes of `length` uniform tokens; weights 1 where what follows an A is asked.
+    """A window of episodes of `length` random tokens; weight where what follows an A is asked.
 
     Of an episode's tokens no two are alike but those that come again.  An A keeps what follows it:
     no token that once ended a recall begins one, for it is followed by two.
@@ -91,14 +94,14 @@ def _recalls(
     tokens, asked = np.empty(width, np.int64), np.zeros(width, np.float32)
     for start in range(0, width, length):
         end = min(start + length, width)
-        fresh = iter(rng.choice(np.arange(*mixture.ids), end - start, replace=False))
+        fresh = iter(_distinct(rng, stream, end - start, ids))
         keys: list[int] = []  # places of tokens that may come again
         place, last_fresh = start, False
         while place < end:
             if keys and place + 1 < end and rng.random() < mixture.recalls:
                 key = keys[rng.integers(len(keys))]
                 tokens[place : place + 2] = tokens[key : key + 2]
-                asked[place + 1] = 1
+                asked[place + 1] = mixture.recall_weight
                 if key + 1 in keys:
                     keys.remove(key + 1)
                 place, last_fresh = place + 2, False
@@ -117,6 +120,17 @@ def random_segment(
     if ids is not None:
         return rng.integers(ids.start, ids.stop, length)
     return stream[rng.integers(0, len(stream), length)]
+
+
+def _distinct(
+    rng: np.random.Generator, stream: np.ndarray, length: int, ids: range | None
+) -> np.ndarray:
+    """`length` tokens of which no two are alike, drawn one after the other without those before."""
+    known = np.empty(0, np.int64)
+    while len(known) < length:
+        drawn = np.concatenate([known, random_segment(rng, stream, 2 * length, ids)])
+        known = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
+    return known[:length]
 
 
 @functools.lru_cache(maxsize=1)

@@ -57,7 +57,9 @@
   }
 
   // Vega calls every mark an image; one without a name (a rule, an empty layer) says nothing to those who listen.
-  function unnamed(chart) {
+  // A chart with a switch is no image: what is inside can be reached.
+  function named(chart) {
+    chart.setAttribute("role", chart.querySelector("input") ? "group" : "img");
     for (const mark of chart.querySelectorAll('[role="graphics-symbol"]:not([aria-label])'))
       mark.setAttribute("aria-hidden", "true");
   }
@@ -79,7 +81,7 @@
     try {
       views.get(chart)?.finalize();
       views.set(chart, await embedded(chart, spec, width));
-      unnamed(chart);
+      named(chart);
       chart.dataset.drawn = String(width);
     } catch (error) {
       const image = new Image();
