@@ -150,6 +150,24 @@ def test_families_are_small_and_start_at_chance(name, text):
     assert loss < np.log(4096) + 1.5
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_products_in_bfloat16_change_little(name, text, monkeypatch):
+    """A step's loss and gradients; scans, norms and the residual stream stay float32."""
+    mixture = Mixture(batch=2, context=48)
+    config, stream = Training(mixture=mixture, warmup=1), tokens(text)
+    losses, gradients = [], []
+    for precision in ("float32", "bfloat16"):
+        monkeypatch.setattr(training, "product_precision", lambda *_, chosen=precision: chosen)
+        chosen, seed = training.family(f"{name}-s0")
+        model = training.new_model(chosen, seed, text)
+        losses.append(training._step(model, training._optimizer(model, config), config, stream, 0))
+        own = [p.grad for p in model.hf.parameters() if p.grad is not None]
+        assert all(gradient.dtype == torch.float32 for gradient in own)
+        gradients.append(torch.cat([gradient.flatten().double() for gradient in own]))
+    assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.02
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.99
+
+
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, monkeypatch, short, text):
     monkeypatch.setattr(training, "_publish", lambda *_: (_ for _ in ()).throw(_Killed))
     with pytest.raises(_Killed):

@@ -1,7 +1,8 @@
 """Train a model of the zoo: deterministic from its seed, resumable, on a CPU or a GPU.
 
-Adam with decoupled weight decay, linear warm-up, cosine decay, all in float32, through the scans of
-our own adapters.  Training goes in parts: each begins with weights in float16, Adam's moments at
+Adam with decoupled weight decay, linear warm-up, cosine decay, through the scans of our own
+adapters; weights, moments and scans are float32, products bfloat16 where the device computes them
+natively.  Training goes in parts: each begins with weights in float16, Adam's moments at
 zero and another warm-up.  So a checkpoint is no larger than the model, and since the data follow
 from the step, a run that was killed ends with the same bytes as one that was not.  Adam forgets
 what is 20 steps old anyway.
@@ -25,6 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer
 
+from homolog.dictionaries.hardware import product_precision
 from homolog.errors import InputError
 from homolog.models.architectures import ADAPTERS
 from homolog.models.base import LanguageModel
@@ -116,10 +118,12 @@ def _step(
     batch, weights = batch_at(config.mixture, stream, step)
     windows = torch.from_numpy(batch).to(model.device)
     weight = torch.from_numpy(weights).to(model.device).flatten()
-    logits = model.run(windows[:, :-1]).logits
+    native = product_precision("auto", model.device) == "bfloat16"
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=native):
+        logits = model.run(windows[:, :-1]).logits
     assert logits is not None
     losses = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="none"
+        logits.flatten(0, 1).float(), windows[:, 1:].flatten(), reduction="none"
     )
     loss = (losses * weight).sum() / weight.sum()
     optimizer.zero_grad(set_to_none=True)
