@@ -379,6 +379,7 @@ def main() -> None:
     counts = Counter(one.status for one in outcomes.values())
     print(", ".join(f"{n} {status}" for status, n in counts.items()))
     if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "architectures.md").write_text(page(outcomes))
     sys.exit(counts[FAILED] > 0)
 

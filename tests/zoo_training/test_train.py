@@ -37,10 +37,10 @@ def text(tmp_path_factory):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Six steps, in parts of two."""
+    """Six steps, with a checkpoint after every two."""
     for name, family in FAMILIES.items():
         monkeypatch.setitem(FAMILIES, name, dataclasses.replace(family, training=SHORT))
-    monkeypatch.setattr(training, "PART", 2)
+    monkeypatch.setattr(training, "BETWEEN", 2)
     monkeypatch.setattr(training, "KEPT", (0, 4))
     monkeypatch.setattr(training, "write_card", lambda folder, text: folder)
 

@@ -33,19 +33,19 @@ class Mixture:
     """
 
     context: int = 256
-    batch: int = 8
+    batch: int = 4
     ids: tuple[int, int] = (1, 4096)  # of uniform tokens: the first, and one after the last
     recall_weight: float = 4.0  # of a recall in the loss; of every other token 1
     random_start: float = 0.5
     random_end: float = 0.3
-    recall_share: float = 0.5  # of these, with single tokens that recur; the others repeat all
+    recall_share: float = 0.3  # of these, with single tokens that recur; the others repeat all
     recalls: float = 0.3  # of the tokens of an episode, that are an A which comes again
     uniform_start: float = 0.0  # of these, with uniform tokens; the others by frequency in the text
     uniform_end: float = 0.5
     shortest: int = 3
     longest_start: int = 32
     longest_end: int = 64
-    over: int = 3000
+    over: int = 6000
     seed: int = 0
 
 

@@ -28,11 +28,10 @@ ROTARY: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
 class Training:
     """How a family is trained."""
 
-    steps: int = 4_000
-    lr: float = 2e-3  # peak
+    steps: int = 8_000
+    lr: float = 3e-3  # peak
     lr_end: float = 0.03  # share of the peak that is left at the end
     warmup: int = 300  # steps
-    warmup_again: int = 50  # steps, of every later part
     weight_decay: float = 0.05  # matrices only; not A_log
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0  # norm of the gradient

@@ -2,10 +2,8 @@
 
 Adam with decoupled weight decay, linear warm-up, cosine decay, through the scans of our own
 adapters; weights, moments and scans are float32, products bfloat16 where the device computes them
-natively.  Training goes in parts: each begins with weights in float16, Adam's moments at
-zero and another warm-up.  So a checkpoint is no larger than the model, and since the data follow
-from the step, a run that was killed ends with the same bytes as one that was not.  Adam forgets
-what is 20 steps old anyway.
+natively.  A checkpoint holds the weights and Adam's moments, and the data follow from the step, so
+that a run that was killed ends with the same bytes as one that was not.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ from homolog.zoo_training.data import batch_at
 from homolog.zoo_training.families import Family, Training, family
 from homolog.zoo_training.text.tokenizer import tokens
 
-PART = 1000  # steps from one checkpoint to the next
+BETWEEN = 500  # steps from one checkpoint to the next
 KEPT = (0, *(2**power for power in range(5, 14)))  # steps whose weights are kept beside the last
 
 
@@ -58,7 +56,8 @@ def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Pr
     recipe |= {"text": zlib.crc32(stream.tobytes())}
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.safetensors"
-    start = _restore(checkpoint, recipe, model) if checkpoint.exists() else 0
+    optimizer = _optimizer(model, config)
+    start = _restore(checkpoint, recipe, model, optimizer) if checkpoint.exists() else 0
     tokens_per_step = config.mixture.batch * config.mixture.context
     began = time.monotonic()
     with (
@@ -66,7 +65,6 @@ def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Pr
         open(out / "log.jsonl", "a", encoding="utf-8") as log,
     ):
         bar.advance(start)
-        optimizer = _optimizer(model, config)
         for step in range(start, config.steps):
             if step in KEPT:
                 _store(model, out / "steps" / f"step{step}", text)
@@ -77,11 +75,10 @@ def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Pr
                 line = {"step": step, "loss": round(loss, 4), "tokens_per_s": round(speed)}
                 log.write(json.dumps(line) + "\n")
                 log.flush()
-            if (step + 1) % PART == 0 and step + 1 < config.steps:
+            if (step + 1) % BETWEEN == 0 and step + 1 < config.steps:
                 metadata = {"recipe": json.dumps(recipe, sort_keys=True), "step": str(step + 1)}
                 with atomic_path(checkpoint) as temporary:
-                    save_file(_rounded(model), temporary, metadata)
-                optimizer = _optimizer(model, config)
+                    save_file(_state(model, optimizer), temporary, metadata)
     _store(model, out / "steps" / f"step{config.steps}", text)
     _publish(model, out, recipe, text)
     checkpoint.unlink(missing_ok=True)
@@ -139,21 +136,23 @@ def _step(
 def _lr(config: Training, step: int) -> float:
     done = max(0.0, (step - config.warmup) / max(1, config.steps - config.warmup))
     lr = config.lr * (config.lr_end + (1 - config.lr_end) * 0.5 * (1 + math.cos(math.pi * done)))
-    warmup = config.warmup if step < PART else config.warmup_again
-    return lr * min(1.0, (step % PART + 1) / max(1, warmup))
+    return lr * min(1.0, (step + 1) / max(1, config.warmup))
 
 
-def _rounded(model: LanguageModel) -> dict[str, torch.Tensor]:
-    """The weights in float16, to which the model's own are rounded."""
-    tensors = {}
-    with torch.no_grad():
-        for name, parameter in model.hf.named_parameters():
-            tensors[name] = parameter.to(torch.float16)
-            parameter.copy_(tensors[name])
-    return tensors
+def _state(model: LanguageModel, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The weights by their names and, as "NAME:MOMENT", what Adam knows of each."""
+    state = {}
+    for name, parameter in model.hf.named_parameters():
+        state[name] = parameter.detach()
+        for key, moment in optimizer.state[parameter].items():
+            state[f"{name}:{key}"] = moment
+    return state
 
 
-def _restore(path: Path, recipe: dict[str, Any], model: LanguageModel) -> int:
+def _restore(
+    path: Path, recipe: dict[str, Any], model: LanguageModel, optimizer: torch.optim.Optimizer
+) -> int:
+    """Take weights and moments from a checkpoint; returns its step."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     if metadata["recipe"] != json.dumps(recipe, sort_keys=True):
@@ -163,6 +162,8 @@ def _restore(path: Path, recipe: dict[str, Any], model: LanguageModel) -> int:
     with torch.no_grad():
         for name, parameter in model.hf.named_parameters():
             parameter.copy_(tensors[name])
+            moments = {k: v for k, v in tensors.items() if k.startswith(f"{name}:")}
+            optimizer.state[parameter] = {k.rpartition(":")[2]: v for k, v in moments.items()}
     return int(metadata["step"])
 
 
