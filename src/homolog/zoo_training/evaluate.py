@@ -102,7 +102,7 @@ def examined(model: LanguageModel, source: str | Path = "zoo:demo") -> list[dict
     rows: list[dict[str, Any]] = []
     for name in EXAMINED:
         row: dict[str, Any] = {"task": name, "title": TASKS[name].title}
-        text = {"windows": str(source)} if name == "natural_induction" else {}
+        text: dict[str, Any] = {"windows": str(source)} if name == "natural_induction" else {}
         try:
             pairs = make_task(name, model, N_PROMPTS, **text)
         except InputError as error:
