@@ -140,7 +140,7 @@ def test_a_model_without_an_adapter_is_refused_with_a_remedy(tmp_path: Path) -> 
     [
         (("inductoin", "zoo:mamba-s0"), "Did you mean 'induction'"),
         (("ioi", "zoo:mamba-s0"), "give your own pairs as JSONL"),
-        (("ioi", "zoo:mamba-s0"), "the tokenizer zoo/tokenizer must have 5 or more names"),
+        (("ioi", "zoo:mamba-s0"), "the tokenizer models/mamba-s0 must have 5 or more names"),
         (("induction", "zoo:mamba-s0", "--option", "n_pairs"), "it must be NAME=VALUE"),
         (("induction", "zoo:mamba-s0", "--option", "coruption=swap"), "Did you mean 'corruption'"),
         (("associative_recall", "zoo:mamba-s0", "mamba-s0"), "each needs a name of its own"),

@@ -80,6 +80,7 @@ _ENTRIES = (
     Entry("mamba-s1", "mamba", 101),
     Entry("transformer-random", "gpt_neox", 1000, trained=False),
     Entry("mamba-random", "mamba", 1100, trained=False),
+    Entry("gpt-neox-s0", "gpt_neox", 0, text="zoo:domains"),
 )
 
 
