@@ -9,9 +9,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 from tests.analyses.planted_circuits import write_circuits
-from tests.report.pages import opened, pages_from
+from tests.report.pages import Tab, opened, pages_from
 from tests.report.planted_features import planted
-from tests.report.test_explorer_page import Tab
 
 from homolog.report import write_report
 

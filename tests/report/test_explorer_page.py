@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from playwright.sync_api import Browser, Page
-from tests.processes import HANGS
-from tests.report.pages import EVIL
+from playwright.sync_api import Browser
+from tests.report.pages import EVIL, Tab
 from tests.report.planted_features import (
     LAYERS,
     SIZES,
@@ -37,47 +33,6 @@ FIRST = "#features tbody tr:first-child a"
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return planted(tmp_path_factory.mktemp("explorer") / "explorer")
-
-
-class Tab:
-    """A page of the explorer and all it said and asked for."""
-
-    def __init__(self, browser: Browser, index: Path, address: str = "", **options: Any) -> None:
-        self.index, self.said, self.asked = index, list[str](), list[str]()
-        self.page: Page = browser.new_page(
-            **({"viewport": {"width": 1280, "height": 900}} | options)
-        )
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(index.as_uri() + address)
-        self.settled(address)
-
-    def settled(self, address: str) -> None:
-        """Wait until what the address asks for is shown."""
-        self.wait(f"document.documentElement.dataset.explorer === {json.dumps(address or '#')}")
-
-    def wait(self, condition: str) -> None:
-        """Wait until a condition holds in the page.
-
-        Asked from here: its policy refuses code from text, which playwright's own waiting needs.
-        """
-        end = time.monotonic() + HANGS
-        while not self.page.evaluate(condition):
-            assert time.monotonic() < end, (
-                f"{condition}, but the page shows: {self.page.inner_text('main')[:500]}"
-            )
-            self.page.wait_for_timeout(20)
-
-    def rows(self) -> list[str]:
-        return self.page.locator("#features tbody th a").all_text_contents()
-
-    def text(self, selector: str) -> str:
-        return (self.page.locator(selector).first.text_content() or "").strip()
-
-    @property
-    def hash(self) -> str:
-        return self.page.evaluate("decodeURIComponent(location.hash)")
 
 
 @pytest.fixture

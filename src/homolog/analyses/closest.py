@@ -14,7 +14,6 @@ from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import MISSING, chance, number
 from homolog.record.comparisons import MAIN
 
-ASKS = "Which features are most alike?"
 SHOWN_ROWS = 12
 ENOUGH_TOKENS = 30
 """A feature active at fewer tokens can correlate perfectly by chance."""
@@ -56,4 +55,9 @@ def _values(records: PairRecords) -> Mapping[str, Any]:
     return {"tables": [closest(records, side) for side in "AB"], "enough": ENOUGH_TOKENS}
 
 
-ANALYSIS = Analysis("closest", chapter="The closest homologs", asks=ASKS, values=_values)
+ANALYSIS = Analysis(
+    "closest",
+    chapter="The closest homologs",
+    asks="Which features are most alike?",
+    values=_values,
+)

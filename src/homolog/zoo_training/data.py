@@ -35,11 +35,11 @@ class Mixture:
     context: int = 256
     batch: int = 4
     ids: tuple[int, int] = (1, 4096)  # of uniform tokens: the first, and one after the last
-    recall_weight: float = 4.0  # of a recall in the loss; of every other token 1
     random_start: float = 0.5
     random_end: float = 0.3
     recall_share: float = 0.3  # of these, with single tokens that recur; the others repeat all
     recalls: float = 0.3  # of the tokens of an episode, that are an A which comes again
+    recall_weight: float = 4.0  # of a recall in the loss; of every other token 1
     uniform_start: float = 0.0  # of these, with uniform tokens; the others by frequency in the text
     uniform_end: float = 0.5
     shortest: int = 3
@@ -59,10 +59,9 @@ def batch_at(mixture: Mixture, stream: np.ndarray, step: int) -> tuple[np.ndarra
     width = mixture.context + 1
     progress = min(1.0, step / mixture.over)
     n_windows = (len(stream) - 1) // mixture.context
-    share = mixture.random_start + (mixture.random_end - mixture.random_start) * progress
-    growth = mixture.longest_end - mixture.longest_start
-    longest = round(mixture.longest_start + growth * progress)
-    uniform = mixture.uniform_start + (mixture.uniform_end - mixture.uniform_start) * progress
+    share = _moved(mixture.random_start, mixture.random_end, progress)
+    longest = round(_moved(mixture.longest_start, mixture.longest_end, progress))
+    uniform = _moved(mixture.uniform_start, mixture.uniform_end, progress)
     tokens = np.empty((mixture.batch, width), np.int64)
     weights = np.ones((mixture.batch, mixture.context), np.float32)
     for row in range(mixture.batch):
@@ -80,6 +79,10 @@ def batch_at(mixture: Mixture, stream: np.ndarray, step: int) -> tuple[np.ndarra
         tokens[row] = np.resize(segment, width)
         weights[row, : length - 1] = 0
     return tokens, weights
+
+
+def _moved(start: float, end: float, progress: float) -> float:
+    return start + (end - start) * progress
 
 
 def _recalls(

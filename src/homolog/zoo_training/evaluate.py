@@ -29,7 +29,6 @@ from homolog.zoo_training.data import random_segment
 
 LENGTHS = (16, 64)
 EXAMINED = ("induction", "natural_induction", "associative_recall", "agreement", "greater_than")
-N_PROMPTS = 256
 
 
 def held_out_stream(
@@ -95,7 +94,7 @@ def induction(
 def examined(model: LanguageModel, source: str | Path = "zoo:demo") -> list[dict[str, Any]]:
     """How well the model does the tasks of `EXAMINED`, a row for each.
 
-    task, title.  solved, chance, on_top: shares of 256 prompts, as the module's text has them; with
+    task, title.  solved, chance, on_top: shares of the prompts, as the module's text has them; with
     the reason as `why` in their place where the tokenizer has no prompts of the task.  source: text
     for natural induction, as for `read_documents`.
     """
@@ -104,7 +103,7 @@ def examined(model: LanguageModel, source: str | Path = "zoo:demo") -> list[dict
         row: dict[str, Any] = {"task": name, "title": TASKS[name].title}
         text: dict[str, Any] = {"windows": str(source)} if name == "natural_induction" else {}
         try:
-            pairs = make_task(name, model, N_PROMPTS, **text)
+            pairs = make_task(name, model, **text)
         except InputError as error:
             rows.append(row | {"why": str(error)})
             continue

@@ -13,6 +13,7 @@ arXiv 2106.06087.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ import torch
 from homolog.corpus.tasks.nearest import check_choice
 from homolog.corpus.tasks.pairs import PromptPairs, check_count, last_position, seeded, tokenizer_of
 from homolog.corpus.tasks.task import PromptTask
-from homolog.corpus.tasks.texts import OWN_PAIRS, encode_prompts, name_of, single_tokens
+from homolog.corpus.tasks.texts import OWN_PAIRS, Words, encode_prompts, name_of, single_tokens
 from homolog.errors import InputError
 
 _NOUNS = """
@@ -31,8 +32,8 @@ _NOUNS = """
     column/columns row/rows object/objects point/points field/fields part/parts
     servant/servants priest/priests ship/ships officer/officers
 """
-NOUNS = tuple(tuple(pair.split("/")) for pair in _NOUNS.split())
-VERBS = (("is", "are"), ("was", "were"), ("has", "have"))
+NOUNS = [(one, many) for one, many in (pair.split("/") for pair in _NOUNS.split())]
+VERBS = [("is", "are"), ("was", "were"), ("has", "have")]
 BETWEEN = ("other", "same", "any")
 _TEXT = "The {subject} of the {noun}"
 
@@ -53,17 +54,8 @@ def agreement(
     check_count(n_prompts)
     check_choice("between", between, BETWEEN)
     tokenizer = tokenizer_of(vocabulary, "agreement")
-    words = [word for pair in NOUNS for word in pair]
-    known = single_tokens(tokenizer, words, "The", "noun", at_least=8)
-    nouns = [pair for pair in NOUNS if all(word in known.tokens for word in pair)]
-    named = [word for pair in VERBS for word in pair]
-    verbs = single_tokens(tokenizer, named, f"The {nouns[0][0]}" if nouns else "The", "verb")
-    asked = [pair for pair in VERBS if all(word in verbs.tokens for word in pair)]
-    if len(nouns) < 4 or not asked:
-        kind, n, least = ("noun", len(nouns), 4) if asked else ("verb", 0, 1)
-        needed = f"{least} or more must be one token in both numbers"
-        requirement = f"{needed}, and in the tokenizer {name_of(tokenizer)} {n} are"
-        raise InputError(kind, known.dropped[0] if known.dropped else "", requirement, OWN_PAIRS)
+    nouns, of_nouns = _in_both_numbers(tokenizer, NOUNS, "The", "noun", at_least=4)
+    verbs, of_verbs = _in_both_numbers(tokenizer, VERBS, f"The {nouns[0][0]}", "verb")
     generator = seeded("agreement", seed)
     plural = generator.integers(0, 2, n_prompts)
     same = generator.integers(0, 2, n_prompts)
@@ -73,14 +65,14 @@ def agreement(
         subject, noun = generator.choice(len(nouns), 2, replace=False)
         for side, kept in enumerate((number, 1 - number)):
             words = {"subject": nouns[subject][kept], "noun": nouns[noun][noun_number]}
-            texts[side].append(_TEXT.format(**words) + verbs.space)
+            texts[side].append(_TEXT.format(**words) + of_verbs.space)
     clean, corrupt = (encode_prompts(tokenizer, side) for side in texts)
     differs = clean != corrupt
     if clean.shape != corrupt.shape or (differs.sum(1) != 1).any():
         requirement = "its nouns must be the same tokens wherever they stand"
         raise InputError("tokenizer", texts[0][0], requirement, OWN_PAIRS)
-    choices = torch.tensor([[verbs.tokens[word] for word in pair] for pair in asked])
-    drawn = torch.from_numpy(generator.integers(0, len(asked), n_prompts))
+    choices = torch.tensor([[of_verbs.tokens[word] for word in pair] for pair in verbs])
+    drawn = torch.from_numpy(generator.integers(0, len(verbs), n_prompts))
     number = torch.from_numpy(plural)
     last = last_position(n_prompts, clean.shape[1])
     return PromptPairs(
@@ -91,14 +83,28 @@ def agreement(
         choices[drawn, 1 - number],
         {
             "subject": differs.long().argmax(1),
-            "noun": last - len(verbs.space),
+            "noun": last - len(of_verbs.space),
             "last": last,
         },
         seed,
         choices.flatten(),
-        (torch.arange(2).repeat(len(asked))[None, :] == number[:, None]),
-        dropped={"noun": known.dropped, "verb": verbs.dropped},
+        (torch.arange(2).repeat(len(verbs))[None, :] == number[:, None]),
+        dropped={"noun": of_nouns.dropped, "verb": of_verbs.dropped},
     )
+
+
+def _in_both_numbers(
+    tokenizer: Any, pairs: Sequence[tuple[str, str]], after: str, what: str, *, at_least: int = 1
+) -> tuple[list[tuple[str, str]], Words]:
+    """The pairs of singular and plural of which both are one token, and all words that are."""
+    words = [word for pair in pairs for word in pair]
+    known = single_tokens(tokenizer, words, after, what, at_least=2 * at_least)
+    whole = [pair for pair in pairs if all(word in known.tokens for word in pair)]
+    if len(whole) < at_least:
+        needed = f"{at_least} or more must be one token in both numbers"
+        requirement = f"{needed}, and in the tokenizer {name_of(tokenizer)} {len(whole)} are"
+        raise InputError(what, known.dropped[0], requirement, OWN_PAIRS)
+    return whole, known
 
 
 AGREEMENT = PromptTask(
