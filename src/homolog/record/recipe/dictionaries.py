@@ -159,7 +159,7 @@ class Grid(Settings):
     """The study again with other dictionaries: a cell for each of `dictionaries` and `d_sae`.
 
     A recipe with this table is run cell by cell, without interpretation, circuits and neurons;
-    docs/grid.md has an example.
+    docs/dictionary-grid.md has an example.
     """
 
     dictionaries: tuple[GridDictionaries, ...] = Field(min_length=1)
