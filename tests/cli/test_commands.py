@@ -61,7 +61,7 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "dmeo"], "Built in: controls, demo, grid, paper"),
+        (["run", "dmeo"], "Built in: controls, demo, dictionary-grid, paper"),
         (["verify", "/nowhere"], "with a run.json in it"),
         (["report", "/nowhere"], "run"),
         (["zoo", "card", "mamba-s9"], "The zoo holds: transformer-s0"),

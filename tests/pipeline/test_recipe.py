@@ -47,7 +47,14 @@ def alike(**tables: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_built_in_recipe_loads() -> None:
     over = ["pythia-410m-over-training", "pythia-over-training"]
-    assert built_in_recipes() == ["controls", "demo", "grid", "paper", "paper-2.8b", *over]
+    assert built_in_recipes() == [
+        "controls",
+        "demo",
+        "dictionary-grid",
+        "paper",
+        "paper-2.8b",
+        *over,
+    ]
     for name in built_in_recipes():
         assert load_recipe(name).name == name
 
@@ -243,7 +250,7 @@ def test_a_rehearsal_of_some_blocks_keeps_names_and_pairs() -> None:
 
 
 def test_no_such_recipe() -> None:
-    with pytest.raises(InputError, match="Built in: controls, demo, grid, paper"):
+    with pytest.raises(InputError, match="Built in: controls, demo, dictionary-grid, paper"):
         load_recipe("dmeo")
 
 

@@ -75,7 +75,7 @@ def run(
         str,
         typer.Argument(
             metavar="RECIPE",
-            help="A TOML file, or a built-in: controls, demo, grid, paper, paper-2.8b, "
+            help="A TOML file, or a built-in: controls, demo, dictionary-grid, paper, paper-2.8b, "
             "pythia-over-training, pythia-410m-over-training.",
         ),
     ],
