@@ -27,7 +27,13 @@ from homolog.analyses import ANALYSES, induction, task_circuits
 from homolog.analyses.analysis import Analysis
 from homolog.models.size import ModelSize, size_of
 from homolog.pipeline.analyses import title_of
-from homolog.pipeline.dictionaries import BYTES_A_WEIGHT, POOL, REHEARSED_L0, sae_settings
+from homolog.pipeline.dictionaries import (
+    BYTES_A_WEIGHT,
+    POOL,
+    REHEARSED_L0,
+    sae_settings,
+    tokens_to_learn,
+)
 from homolog.pipeline.models import left_out, models_of
 from homolog.pipeline.pace import Pace, PassPace
 from homolog.pipeline.sinks import MASK
@@ -193,7 +199,7 @@ class Costs:
     def _training(self, model: StudyModel) -> float:
         sae, size = sae_settings(self.recipe, model), self.sizes[model.name]
         weights = size.d_model * self.width(model)
-        tokens = self.recipe.corpus.train_tokens * sae.epochs
+        tokens = tokens_to_learn(self.recipe, model) * sae.epochs
         scattered = (
             2 * weights * ADAM / sae.batch
             + self.width(model) * CHOICE
@@ -212,14 +218,15 @@ class Costs:
         measured = 2 * n_own * self._encoding(model, quality) + self._losses(model, quality)
         measured += self.forward(model, quality) + self.forward(model, quality, loss=True)
         streams, residual = sae.stream == POOL, 2 if sae.residuals == "bfloat16" else 4
-        tokens = sae.pool_tokens if streams else corpus.train_tokens
+        learnt = tokens_to_learn(self.recipe, model)
+        tokens = sae.pool_tokens if streams else learnt
         stored = tokens * layers * size.d_model * residual
         memory, seconds = PROCESS + loaded, 0.0
         if streams and not model.saes:
-            seconds = self.forward(model, corpus.train_tokens * sae.epochs)
+            seconds = self.forward(model, learnt * sae.epochs)
         elif not model.saes:
             title, kind = f"read {model.name}", "residuals"
-            read = self.forward(model, corpus.train_tokens)
+            read = self.forward(model, learnt)
             yield Stage(title, kind, read, memory + shard, running=stored, brief=True)
         at_once = min(n_own, max(len(model.labels), self._budget // (weights * BYTES_A_WEIGHT)))
         pages = 0 if model.saes else min(stored, self._budget / 2)  # given back when needed

@@ -7,6 +7,7 @@ with what is missing.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def shards_of(
 
 def _store_residuals(context: Context, model: StudyModel, loaded: LanguageModel) -> None:
     """The residuals that dictionaries are trained on."""
-    material, text = context.material, context.material.windows(TRAIN, model.name)
+    material, text = context.material, text_to_learn(context.material, model)
     layers = model.blocks(loaded.n_layers)
     shards = shards_of(material, loaded, text, len(layers))
     calls = [{"model": model, "shard": shard} for shard in shards]
@@ -124,7 +125,7 @@ def _groups(
 def store_residuals(material: Material, model: StudyModel, shard: Shard) -> None:
     """Task: the residuals of the model's layers on a shard of the text to learn from."""
     folder, dtype = material.run.residuals_folder(model.name), _stored_dtype(material.recipe)
-    loaded, text = material.model(model), material.windows(TRAIN, model.name)
+    loaded, text = material.model(model), text_to_learn(material, model)
     layers, limits = model.blocks(loaded.n_layers), limits_in(material.run, model.name)
     write_shard(loaded, text, shard, folder, material.key(model), dtype, layers, limits)
 
@@ -198,7 +199,7 @@ class LayerGroup:
         width, dtype = len(self.layers) * loaded.d_model, _stored_dtype(self.material.recipe)
         return StreamedResiduals(
             loaded,
-            self.material.windows(TRAIN, name),
+            text_to_learn(self.material, self.model),
             self.layers,
             seed=seed,
             name=name,
@@ -286,10 +287,21 @@ def sae_settings(recipe: Recipe, model: StudyModel) -> Sae:
     return recipe.sae.with_own(dict(model.settings))
 
 
+def tokens_to_learn(recipe: Recipe, model: StudyModel) -> int:
+    """How many tokens the dictionaries of a model learn from, each `epochs` times."""
+    return min(recipe.corpus.train_tokens, sae_settings(recipe, model).tokens or sys.maxsize)
+
+
+def text_to_learn(material: Material, model: StudyModel) -> TokenWindows:
+    """The windows of those tokens, as the model's tokenizer cuts them."""
+    text, tokens = material.windows(TRAIN, model.name), sae_settings(material.recipe, model).tokens
+    return text if tokens is None else text[: -(-tokens // text.context)]
+
+
 def training_config(recipe: Recipe, model: StudyModel) -> TrainingConfig:
     """How the dictionaries of a model are trained."""
     sae = sae_settings(recipe, model)
-    n_tokens = recipe.corpus.train_tokens * sae.epochs
+    n_tokens = tokens_to_learn(recipe, model) * sae.epochs
     return TrainingConfig(n_tokens=n_tokens, seed=recipe.run.seed, **sae.training)
 
 

@@ -116,6 +116,11 @@ class Sae(Dictionaries, defaults={"batch": 2048, "lr": 1e-3}):
     epochs: int = Field(default=1, ge=1)
     """How often the training tokens are read."""
 
+    tokens: int | None = Field(default=None, ge=1)
+    """How many of the training tokens are read, the first ones; None: all.  In `untrained_sae` it
+    saves the time of twins whose activations take fewer to learn.
+    """
+
     seeds: tuple[int, ...] = (0, 1)
     """Root seeds: the first for the main comparison, the second for the SAE-seed skyline, all
     others for stability.
