@@ -22,7 +22,7 @@ import pytest
 from tests.processes import HANGS, started, wait_for
 
 import homolog
-from homolog.engine import Engine, InProcess, Task, on_ray, open_engine
+from homolog.engine import Engine, InProcess, Task, on_ray, open_engine, share_done
 from homolog.engine.worker import check_node
 from homolog.errors import InputError
 from homolog.record import atomic
@@ -54,6 +54,11 @@ def correlate(a: Path, b: Path, out: Path, mark: Path) -> float:
 
 def square(n: int) -> int:
     return n * n
+
+
+def half_by_half(n: int) -> int:
+    share_done(0.5)
+    return n
 
 
 def square_at_second_attempt(n: int, mark: Path) -> int:
@@ -111,6 +116,15 @@ def threads_of_libraries() -> dict[str, int | str | None]:
         "blas": blas,
         "omp": omp,
     }
+
+
+def test_a_task_in_this_process_says_what_share_of_it_is_done() -> None:
+    tasks = [Task(half_by_half, {"n": n}, "half") for n in range(2)]
+    said: list[tuple[float, int]] = []
+    assert InProcess().map(tasks, progress=lambda n, of: said.append((n, of))) == [0, 1]
+    assert said == [(0.5, 2), (1, 2), (1.5, 2), (2, 2)]
+    share_done(0.5)  # outside of a task, or where nobody listens, it says nothing
+    assert InProcess().map(tasks) == [0, 1] and len(said) == 4
 
 
 @pytest.fixture(scope="module")

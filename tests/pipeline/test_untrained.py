@@ -13,15 +13,18 @@ from tests.pipeline.outcome import beside_the_zoo, told
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from homolog.analyses.material import Material
+from homolog.dictionaries import load
 from homolog.pipeline import Study
 from homolog.pipeline.inputs import weights_input
 from homolog.pipeline.models import models_of
 from homolog.pipeline.run_study import run_study
 from homolog.progress import SilentProgress
 from homolog.record.recipe import Recipe
+from homolog.record.run_folder import RunFolder
 from homolog.zoo import catalog
 
 TWIN = {"untrained": "random"}
+FEWER = {"untrained_sae": {"tokens": 1024}}
 
 
 class Stopping(SilentProgress):
@@ -44,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 def asked(folder: Path, seed: int = 3) -> Recipe:
     controls = {"neurons": False, "sae_seed": False, "stability": False}
     recipe = beside_the_zoo(folder, TWIN, 1.0, controls=controls)
-    first = recipe.models[0].values() | {"ref": "zoo:mamba-s0"} | TWIN
+    first = recipe.models[0].values() | {"ref": "zoo:mamba-s0"} | TWIN | FEWER
     return recipe.changed(models=[first, recipe.models[1].values()], run={"seed": seed})
 
 
@@ -106,3 +109,8 @@ def test_a_study_with_such_twins_goes_on_to_its_report(folder: Path) -> None:
     assert set(rows["best_model"]) >= {"own-untrained", "mamba-s0-untrained"}
     assert study.run["controls"] == {"mamba-s0": ["mamba-s0-untrained"], "own": ["own-untrained"]}
     assert "untrained twin of own, with random weights" in told(page.parent)
+    learnt = {
+        name: load(RunFolder(out).sae_folder(name, 0)).metadata["tokens_trained"]
+        for name in ("mamba-s0", "mamba-s0-untrained", "own-untrained")
+    }
+    assert learnt == {"mamba-s0": 9216, "mamba-s0-untrained": 1024, "own-untrained": 9216}

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Report = Callable[[int, int], None]
-"""Called with (tasks done, tasks) after each task."""
+Report = Callable[[float, int], None]
+"""Called with (tasks done, tasks) after each task, and with a part of one where it says so."""
+_SHARE: ContextVar[Callable[[float], None]] = ContextVar("share", default=lambda share: None)
+
+
+def share_done(share: float) -> None:
+    """What share of the running task is done, 0 to 1.  Shown where tasks run in this process."""
+    _SHARE.get()(share)
 
 
 @dataclass(frozen=True)
@@ -54,10 +62,24 @@ class InProcess(Engine):
         """See `Engine.map`."""
         results = []
         for task in tasks:
-            results.append(task.function(**task.kwargs))
+            with _shares_of(len(results), len(tasks), progress):
+                results.append(task.function(**task.kwargs))
             if progress is not None:
                 progress(len(results), len(tasks))
         return results
 
     def check_folder(self, folder: Path) -> None:
         """Nothing to check: tasks run here."""
+
+
+@contextmanager
+def _shares_of(done: int, n_tasks: int, progress: Report | None) -> Iterator[None]:
+    """What the task behind `done` others says of itself goes to `progress`."""
+    if progress is None:
+        yield
+        return
+    token = _SHARE.set(lambda share: progress(done + share, n_tasks))
+    try:
+        yield
+    finally:
+        _SHARE.reset(token)

@@ -62,12 +62,12 @@ class Context:
             return self.engine.map(tasks, report)
 
     @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    def bar(self, title: str, total: int) -> Iterator[Callable[[float, int], None]]:
         """A stage of the progress display that is told (done, all)."""
-        shown = 0
+        shown = 0.0
         with self.progress.stage(title, total) as bar:
 
-            def report(done: int, _total: int) -> None:
+            def report(done: float, _total: int) -> None:
                 nonlocal shown
                 bar.advance(done - shown)
                 shown = done

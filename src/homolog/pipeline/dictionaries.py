@@ -22,6 +22,7 @@ from homolog.dictionaries import SparseAutoencoder, TrainingConfig, kind_of, par
 from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE, said_at
 from homolog.dictionaries.sources import StoredResiduals
 from homolog.dictionaries.training.target import TOLERANCE
+from homolog.engine import share_done
 from homolog.features import Pool, Shard, StreamedResiduals, cut_shards, write_residuals
 from homolog.features.residuals import write_shard
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
@@ -42,6 +43,7 @@ from homolog.record.recipe.dictionaries import TARGET
 THRESHOLD_ENTRIES = 1 << 27  # pre-activations on which thresholds are set: tokens x features
 REHEARSED_L0 = 50.0
 POOL = "pool"
+TRAINING_SHARE = 0.9  # of a task that trains and measures, about
 BYTES_A_WEIGHT = 4 * 5  # weights, gradients, two moments, the product's copy
 Row = dict[str, Any]
 
@@ -185,6 +187,7 @@ class LayerGroup:
             labels=model.labels,
             on=dictionaries.Place(recipe.run.device, threads),
             checkpoint=dictionaries.Checkpoint(checkpoint),
+            progress=lambda at: share_done(TRAINING_SHARE * at.tokens_done / at.tokens_total),
         )
         sites = [str(loaded.own_site(layer)) for layer in self.layers]
         return {label: list(map(said_at, saes, sites)) for label, saes in trained.items()}
