@@ -47,9 +47,3 @@ SUMMARY: Schema = tables.SUMMARY.schema
 SHARED: Schema = tables.SHARED.schema
 RESAMPLED: Schema = tables.RESAMPLED.schema
 VARIANCE: Schema = tables.VARIANCE.schema
-
-
-def completed(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
-    """`frame` with the columns of `schema` that it lacks, all null."""
-    missing = {name: kind for name, kind in schema.items() if name not in frame.columns}
-    return frame.with_columns(pl.lit(None, kind).alias(name) for name, kind in missing.items())
