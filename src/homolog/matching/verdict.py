@@ -36,6 +36,7 @@ from homolog.matching.homologs import Baseline, Criterion
 from homolog.matching.intervals import INTERVAL
 from homolog.matching.tables import FEATURE, MATCHES, RESAMPLED, SHARED, STABILITY
 from homolog.record.comparisons import MAIN_LABEL
+from homolog.record.names import listed
 from homolog.record.table import completed
 
 _ROWS_AT_ONCE = 1 << 16
@@ -245,7 +246,7 @@ def _without(
             unused.append(why)
         elif not baseline.was_run(classified, *direction):
             missing.append(baseline.words.format(replaced))
-    notes = [f"Controls that were not run: {_listed(missing)}."] if missing else []
+    notes = [f"Controls that were not run: {listed(missing)}."] if missing else []
     # one model may stand for both
     return notes + [f"Not used as a control: {why}." for why in dict.fromkeys(unused)]
 
@@ -268,7 +269,3 @@ def _percent(share: float | None, digits: int = 0) -> str:
     percent = 100 * (share or 0)
     digits = 1 if 0 < percent < 9.95 else digits
     return "<0.1%" if 0 < percent < 0.1 else f"{percent:.{digits}f}%"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from homolog.record.circuits import INDUCTION, TASK_NAMES, CircuitSearch
+from homolog.record.names import listed
 from homolog.record.settings import Settings
 
 
@@ -19,7 +20,7 @@ class Circuits(CircuitSearch):
     tasks: tuple[str, ...] = Field(
         default=(INDUCTION,),
         min_length=1,
-        description=f"Of {', '.join(TASK_NAMES[:-1])} and {TASK_NAMES[-1]}, or .jsonl files of "
+        description=f"Of {listed(TASK_NAMES)}, or .jsonl files of "
         "prompts.  With any but induction, each of them has a circuit by discovery, beside random "
         "ones and on the prompts of the others.",
     )
