@@ -49,10 +49,10 @@ from homolog.record.tables import (
     RESAMPLED,
     SAES,
     SHARED,
-    SPACES,
     SUMMARY,
     VARIANCE,
 )
+from homolog.record.tables.matching import SPACES
 
 TABLES = (*PARTS, SAES, SHARED, RESAMPLED, VARIANCE)
 """Tables that need all comparisons, or parts of all."""
