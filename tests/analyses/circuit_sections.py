@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tests.analyses.planted_circuits import MAMBA, TRANSFORMER
 from tests.report.pages import Text
 
 from homolog.analyses import ANALYSES
 from homolog.analyses.analysis import Page
 from homolog.analyses.induction.records import CircuitRecords, read_circuits
-from homolog.analyses.records import Records
+from homolog.analyses.records import Records, StudyRecords
 from homolog.report.page import Chapter, chapters
 from homolog.report.templating import environment
 
@@ -25,12 +26,15 @@ def circuits(path: Path) -> CircuitRecords:
 
 def circuit_page(path: Path) -> list[Chapter]:
     """What the page of the circuits of a run says and draws."""
-    return rendered("circuits", circuits(path))
+    return chapters(ANALYSES, {"circuits": circuits(path)}, environment())
 
 
-def rendered(page: Page, records: Records) -> list[Chapter]:
-    """What the analyses say of these records."""
-    return chapters(ANALYSES, {page: records}, environment())
+def study_page(path: Path) -> list[Chapter]:
+    """What the pages of a study say and draw that has nothing but circuits, or not even those."""
+    about: dict[Page, Records] = {"study": StudyRecords(path, {}, (TRANSFORMER, MAMBA))}
+    if (traced := read_circuits(path)) is not None:
+        about["circuits"] = traced
+    return chapters(ANALYSES, about, environment())
 
 
 def texts(page: list[Chapter]) -> dict[str, str]:

@@ -26,7 +26,8 @@ from homolog.analyses.stream import place_of
 from homolog.corpus import TokenWindows
 from homolog.dictionaries import SparseAutoencoder
 from homolog.errors import InputError
-from homolog.record.tables import LATER, LOSS_RECOVERED
+from homolog.record.tables import LOSS_RECOVERED
+from homolog.record.tables.causal import LATER
 
 F = 12  # features a layer
 NAN = float("nan")

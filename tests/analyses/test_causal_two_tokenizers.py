@@ -30,7 +30,8 @@ from homolog.analyses.causal.two_tokenizers import (
 from homolog.corpus import TokenWindows, read_documents, token_texts
 from homolog.corpus.together import Alignment, pack_together
 from homolog.models import LanguageModel
-from homolog.record.tables import CAUSAL, CAUSAL_AUC, LATER, LOSS_RECOVERED
+from homolog.record.tables import CAUSAL, CAUSAL_AUC, LOSS_RECOVERED
+from homolog.record.tables.causal import LATER
 
 KEPT = 600
 """Tokens of the zoo's 1,024 that the second vocabulary has."""

@@ -14,20 +14,7 @@ from homolog.analyses.features.measure.example_kernels import column_blocks
 from homolog.corpus import TokenWindows
 from homolog.errors import InputError
 from homolog.features import SparseFeatures
-
-SCHEMA = {
-    "feature": pl.Int32,
-    "quantile": pl.Float32,
-    "rank": pl.Int16,
-    "row": pl.Int64,
-    "document": pl.Int32,
-    "window": pl.Int32,
-    "position": pl.Int16,
-    "value": pl.Float32,
-    "start": pl.Int16,
-    "tokens": pl.List(pl.Int32),
-    "values": pl.List(pl.Float32),
-}
+from homolog.record.tables import CONTEXTS
 
 
 def shown(windows: TokenWindows, flat: int, before: int, after: int) -> list[int]:
@@ -70,7 +57,7 @@ def test_highest_first_with_what_stands_around_them() -> None:
     found = examples(
         features_of(values, windows), windows, top=3, per_quantile=0, before=2, after=1
     )
-    assert dict(found.schema) == SCHEMA
+    assert dict(found.schema) == CONTEXTS.schema
     assert found["feature"].to_list() == [1, 1, 1]
     assert found["rank"].to_list() == [0, 1, 2]
     assert found["quantile"].to_list() == [1.0, 1.0, 1.0]
@@ -203,7 +190,7 @@ def test_blocks_are_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_features_that_never_fire_have_no_examples() -> None:
     windows = windows_of(np.zeros((2, 4)))
     found = examples(features_of(np.zeros((2, 4, 3)), windows), windows)
-    assert dict(found.schema) == SCHEMA and len(found) == 0
+    assert dict(found.schema) == CONTEXTS.schema and len(found) == 0
 
 
 def test_stored_zeros_are_not_activations() -> None:

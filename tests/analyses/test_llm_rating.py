@@ -20,7 +20,7 @@ from analyses.streams import features_of, windows_of
 from homolog.analyses.ratings import Budget, Endpoint
 from homolog.analyses.ratings.cases import SHOWN, TESTED, _excerpt, cases
 from homolog.analyses.ratings.rating import detection, estimate, rate
-from homolog.record.tables import RATINGS
+from homolog.record.tables import CONTEXTS, RATINGS
 from processes import HANGS, started, wait_for
 
 VOCABULARY = [" the", " cat", " sat", " on", " a", " mat", " and", " dog", " ran", " far"]
@@ -68,20 +68,7 @@ def contexts_of(features, windows) -> pl.DataFrame:
                     "values": matrix[inside, feature].tolist(),
                 }
             )
-    schema = {
-        "feature": pl.Int32,
-        "quantile": pl.Float32,
-        "rank": pl.Int16,
-        "row": pl.Int64,
-        "document": pl.Int32,
-        "window": pl.Int32,
-        "position": pl.Int16,
-        "value": pl.Float32,
-        "start": pl.Int16,
-        "tokens": pl.List(pl.Int32),
-        "values": pl.List(pl.Float32),
-    }
-    return pl.DataFrame(rows, schema=schema)
+    return CONTEXTS.frame(rows)
 
 
 def test_cases_hold_texts_out_and_silent_ones_are_silent():

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from tests.analyses.meaning import CHAPTERS
 
 from homolog.analyses import ANALYSES
 from homolog.analyses.causal import causal_figure, substitution_figure
@@ -217,15 +218,12 @@ def test_transplants_of_this_pair_stand_in_their_table(pair):
     ]
 
 
-MEANING = ("Meaning", "Effects", "Exclusive features", "Transplants")
-
-
 def chapter(records: PairRecords) -> str | None:
     """The chapters on meaning as HTML; None where there are none."""
     pages = environment()
     pages.filters["named"] = lambda text: text
     found = {each.title: str(each.body) for each in chapters(ANALYSES, {"pair": records}, pages)}
-    return "".join(found[title] for title in MEANING if title in found) or None
+    return "".join(found[title] for title in CHAPTERS if title in found) or None
 
 
 def test_the_chapter_has_what_the_run_has(pair):

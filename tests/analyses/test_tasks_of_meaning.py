@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from tests.analyses.meaning import CHAPTERS
 
 from homolog.analyses import ANALYSES
 from homolog.analyses.analysis import Analysis, each_direction_with_homologs, function_of
@@ -28,7 +29,6 @@ RECIPE = {
     "sae": {"d_sae": D_SAE, "l1": 1.0},
     "interpretation": {"top": 4, "context_tokens": 4000, "causal_pairs": 4, "listed": 5},
 }
-CHAPTERS = ("Meaning", "Effects", "Exclusive features", "Transplants")
 OF_MEANING = [each for each in ANALYSES if each.chapter in CHAPTERS and each.measure is not None]
 
 

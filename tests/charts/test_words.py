@@ -11,12 +11,12 @@ from homolog.charts.words import (
     integer,
     interval,
     level,
-    listed,
     number,
     percent,
     seconds,
     size,
 )
+from homolog.record.names import listed
 
 
 def test_what_is_undefined_is_a_dash() -> None:

@@ -10,10 +10,10 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.cli.help import help_without
 from tests.cli.test_commands import HOMOLOG
 from tests.processes import started
 from typer.testing import CliRunner
@@ -213,16 +213,8 @@ def test_a_training_that_diverges_is_exit_code_1_with_where(tmp_path: Path) -> N
 
 
 def test_help_of_sae_imports_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom homolog.cli import app\n"
-        "try:\n    app(['sae', 'train', '--help'])\nexcept SystemExit as end:\n    assert "
-        "end.code == 0\n"
-        "heavy = {'torch', 'transformers', 'numba', 'polars', 'altair', 'wandb'}\n"
-        "heavy &= set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    heavy = {"torch", "transformers", "numba", "polars", "altair", "wandb"}
+    said = help_without(heavy, "sae", "train")
     for option in (
         "--layers",
         "--kind",
@@ -234,7 +226,7 @@ def test_help_of_sae_imports_nothing_heavy() -> None:
         "--tensorboard",
         "--device",
     ):
-        assert option in done.stdout
+        assert option in said
 
 
 def test_the_table_shows_what_is_undefined_and_why_a_dictionary_fails() -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from tests.matching.random_features import features
 from tests.reference import pearson_exact
 
 from homolog.matching import Columns, max_pearson, prepare
@@ -60,21 +61,6 @@ def engine(device: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return gpu
 
 
-def features(
-    seed: int, n_tokens: int, n_features: int, densities: list[float], kind: str
-) -> np.ndarray:
-    """Float32 columns whose densities cycle through `densities`."""
-    generator = np.random.default_rng(seed)
-    active = generator.random((n_tokens, n_features)) < np.resize(densities, n_features)
-    values = {
-        "positive": generator.exponential(size=active.shape),
-        "signed": generator.standard_normal(active.shape)
-        * 2.0 ** generator.integers(-20, 1, active.shape),
-        "binary": np.ones(active.shape),
-    }[kind]
-    return (active * values).astype(np.float32)
-
-
 def sparse(x: np.ndarray) -> Columns:
     return prepare(scipy.sparse.csr_array(x))
 
@@ -107,10 +93,10 @@ def on_the_processor(a: Columns, b: Columns, k: int):
     ("kind", "densities"),
     [
         ("positive", [0.02, 0.1, 0.05]),
-        ("signed", [0.1, 0.02]),
+        ("scaled", [0.1, 0.02]),
         ("binary", [0.03, 0.0, 0.1]),
         ("positive", [0.05, 0.5, 0.1, 1.0]),
-        ("signed", [1.0]),
+        ("scaled", [1.0]),
         ("binary", [0.5, 0.05, 1.0, 0.02, 0.0]),
     ],
 )
@@ -171,7 +157,7 @@ def test_the_largest_possible_sums_do_not_overflow(engine, device, n_active, sig
 
 
 def test_one_large_value_does_not_hide_small_ones(engine, device):
-    a, b = (features(seed, 400, 4, [0.1], "signed") for seed in (5, 6))
+    a, b = (features(seed, 400, 4, [0.1], "scaled") for seed in (5, 6))
     for x in (a, b):
         x[x != 0] *= np.float32(1e-5)
         x[7] = 1, 0, 1, 0

@@ -10,26 +10,12 @@ import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.matching.random_features import features
 from tests.reference import pearson_exact
 
 from homolog.errors import InputError
 from homolog.matching import max_pearson, prepare
 from homolog.matching import pearson as engine
-
-
-def features(
-    seed: int, n_tokens: int, n_features: int, densities: list[float], kind: str
-) -> np.ndarray:
-    """Float32 columns whose densities cycle; kind: positive, signed, binary, integer."""
-    generator = np.random.default_rng(seed)
-    active = generator.random((n_tokens, n_features)) < np.resize(densities, n_features)
-    values = {
-        "positive": generator.exponential(size=active.shape),
-        "signed": generator.standard_normal(active.shape),
-        "binary": np.ones(active.shape),
-        "integer": generator.integers(-2, 3, active.shape),
-    }[kind]
-    return (active * values).astype(np.float32)
 
 
 def assert_matches(

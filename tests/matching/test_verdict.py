@@ -20,13 +20,16 @@ from tests.matching.studies import (
 from homolog.errors import InputError
 from homolog.matching import Resamples, prepare, resampled_pairs
 from homolog.matching.tables import SHARED
-from homolog.matching.verdict import verdicts
+from homolog.matching.verdict import resampled_shares, verdicts
 
 
 def only(table: pl.DataFrame, **options) -> SimpleNamespace:
     """The one row of the table of verdicts."""
     rule = criterion(options.pop("untrained", UNTRAINED))
     saes = options.pop("saes", GOOD)
+    if "replicates" in options:
+        replicates = options.pop("replicates")
+        options["resampled"] = resampled_shares(table, rule.result, replicates)
     (row,) = verdicts(table, saes, rule, ceiling="sae-seed", **options).to_dicts()
     return SimpleNamespace(**row)
 

@@ -10,8 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from tests.pipeline.outcome import beside_the_zoo
-from tests.reference.tiny_models import tiny_opt
-from transformers import AutoTokenizer
+from tests.reference.tiny_models import save_readable, tiny_opt
 
 from homolog.circuits.induction import Prompts, trace_induction
 from homolog.errors import InputError
@@ -22,7 +21,6 @@ from homolog.pipeline.recipes import parse_circuits
 from homolog.pipeline.run_study import run_study
 from homolog.progress import SilentProgress
 from homolog.record.recipe import Recipe
-from homolog.zoo import catalog
 
 SMALL = {"n_prompts": 4, "length": 16, "batch": 4, "discovery_prompts": 4, "validated_edges": 3}
 
@@ -30,10 +28,7 @@ SMALL = {"n_prompts": 4, "length": 16, "batch": 4, "discovery_prompts": 4, "vali
 @pytest.fixture(scope="module")
 def opt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny-opt"
-    tokenizer = AutoTokenizer.from_pretrained(catalog.TOKENIZER)
-    tiny_opt(vocab_size=len(tokenizer), max_position_embeddings=128).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_readable(folder, tiny_opt, max_position_embeddings=128)
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests.pipeline.outcome import beside_the_zoo, told
-from tests.reference.tiny_models import tiny_llama
+from tests.reference.tiny_models import save_readable, tiny_llama
 from tokenizers import processors
 from transformers import AutoTokenizer
 
@@ -22,16 +22,12 @@ from homolog.pipeline.models import models_of
 from homolog.pipeline.run_study import run_study
 from homolog.progress import SilentProgress
 from homolog.record.recipe import Recipe
-from homolog.zoo import catalog
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    tokenizer = AutoTokenizer.from_pretrained(catalog.TOKENIZER)
-    tiny_llama(vocab_size=len(tokenizer), max_position_embeddings=128).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_readable(folder, tiny_llama, max_position_embeddings=128)
 
 
 def recipe(folder: Path, bos: object, **changes: Any) -> Recipe:

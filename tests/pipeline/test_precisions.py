@@ -15,8 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from tests.reference.tiny_models import tiny_gpt2, tiny_llama
-from transformers import AutoTokenizer
+from tests.reference.tiny_models import save_readable, tiny_gpt2, tiny_llama
 from typer.testing import CliRunner
 
 from homolog.circuits.discovery import discover
@@ -278,10 +277,7 @@ def tiny(
 ) -> tuple[str, Path]:
     """A model with random weights, with a tokenizer, in a folder."""
     folder = tmp_path_factory.mktemp("models") / f"tiny-{request.param}"
-    tokenizer = AutoTokenizer.from_pretrained(catalog.TOKENIZER)
-    TINY[request.param](vocab_size=len(tokenizer)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return request.param, folder
+    return request.param, save_readable(folder, TINY[request.param])
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from homolog.dictionaries import KINDS, parse_config
 from homolog.errors import InputError
-from homolog.pipeline.recipes import built_in_recipes, load_recipe, parse_recipe
+from homolog.pipeline.recipes import load_recipe, parse_recipe
+from homolog.record.built_in import built_in_recipes
 from homolog.record.recipe import Sae
 
 SMALLEST = """

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tests.reference.tiny_models import tiny_llama
+from tests.reference.tiny_models import save_readable, tiny_llama
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from homolog.zoo import catalog
@@ -48,7 +48,4 @@ def sink_llama(vocab_size: int, token: int, height: float = HEIGHT) -> LlamaForC
 
 def save_sink_llama(folder: Path, height: float = HEIGHT) -> Path:
     """The model in a folder, with the tokenizer of the zoo."""
-    tokenizer = AutoTokenizer.from_pretrained(catalog.TOKENIZER)
-    sink_llama(len(tokenizer), sink_token(), height).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_readable(folder, sink_llama, token=sink_token(), height=height)

@@ -4,17 +4,29 @@
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoTokenizer,
     PreTrainedModel,
     xLSTMConfig,
     xLSTMForCausalLM,
 )
 from transformers import initialization as init
+
+from homolog.zoo import catalog
+
+
+def save_readable(folder: Path, build: Callable[..., PreTrainedModel], **changes: Any) -> Path:
+    """A model that `build` makes in a folder, with the tokenizer of the zoo."""
+    tokenizer = AutoTokenizer.from_pretrained(catalog.TOKENIZER)
+    build(vocab_size=len(tokenizer), **changes).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def _without(fields: dict, name: str) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,45 @@ def opened(browser: Browser, page: Path, **options: Any) -> tuple[Page, list[str
     tab.goto(page.as_uri())
     tab.wait_for_selector("html[data-charts=drawn]", state="attached", timeout=1000 * HANGS)
     return tab, said, asked
+
+
+@dataclass(frozen=True)
+class DrawnFigure:
+    """A figure as the browser shows it: height in pixels, texts and paths, and what it says."""
+
+    height: float
+    marks: int
+    text: str
+
+
+def drawn_on(
+    browser: Browser, page: Path, width: int = 1280, scheme: str = "light"
+) -> dict[str, DrawnFigure]:
+    """The figures of a page by name, each as wide as its place, on a page that asks nobody else."""
+    tab, said, asked = opened(
+        browser, page, viewport={"width": width, "height": 900}, color_scheme=scheme
+    )
+    assert said == []
+    own = page.parent.as_uri()
+    assert asked and all(url.startswith(own) for url in asked if url != "data:,"), asked
+    drawn = tab.evaluate("""[...document.querySelectorAll('.chart')].map(chart => {
+        const svg = chart.querySelector('svg'), box = svg?.getBoundingClientRect();
+        return [chart.dataset.figure, box?.width ?? 0, chart.clientWidth, chart.scrollWidth,
+                [box?.height ?? 0, svg?.querySelectorAll('path, text').length ?? 0,
+                 chart.textContent]];
+    })""")
+    for name, wide, room, whole, _ in drawn:
+        assert 0.9 * room < wide <= room + 1 and whole <= room + 1, (name, wide, room, whole)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("document.querySelectorAll('h1').length") == 1
+    assert tab.evaluate(
+        "[...document.querySelectorAll('.chart')].every(chart => chart.ariaLabel.length > 40)"
+    )
+    tab.close()
+    figures = {name: DrawnFigure(*shown) for name, *_, shown in drawn}
+    for figure in figures.values():
+        assert "undefined" not in figure.text and "NaN" not in figure.text, figure
+    return figures
 
 
 class Tab:

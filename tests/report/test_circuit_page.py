@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 from tests.analyses.planted_circuits import TRANSFORMER, write_circuits
-from tests.report.pages import EVIL, files_of, opened, parsed, parsed_all
+from tests.report.pages import EVIL, drawn_on, files_of, opened, parsed, parsed_all
 
 from homolog.errors import InputError
 from homolog.report import write_report
@@ -92,31 +92,8 @@ def test_every_figure_is_drawn_and_fits(
 ) -> None:
     known = set()
     for name in ("circuits", "every-part", "every-position", "off-by-one", "discovery"):
-        known |= drawn_on(chromium, both / f"{name}.html", width, scheme)
+        known |= drawn_on(chromium, both / f"{name}.html", width, scheme).keys()
     assert known == FIGURES
-
-
-def drawn_on(chromium: Browser, page: Path, width: int, scheme: str) -> set[str]:
-    """The figures of a page, which fit into their places."""
-    both = page.parent
-    tab, said, asked = opened(
-        chromium, page, viewport={"width": width, "height": 900}, color_scheme=scheme
-    )
-    assert said == []
-    assert all(url.startswith(both.as_uri()) for url in asked if url != "data:,"), asked
-    drawn = tab.evaluate("""[...document.querySelectorAll('.chart')].map(chart => {
-        const svg = chart.querySelector('svg'), box = svg?.getBoundingClientRect();
-        return [chart.dataset.figure, box?.width ?? 0, chart.clientWidth, chart.scrollWidth];
-    })""")
-    for name, wide, room, whole in drawn:
-        assert 0.9 * room < wide <= room + 1 and whole <= room + 1, (name, wide, room, whole)
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    text = tab.evaluate(
-        "[...document.querySelectorAll('.chart')].map(chart => chart.textContent).join(' ')"
-    )
-    assert "NaN" not in text and "undefined" not in text
-    tab.close()
-    return {name for name, *_ in drawn}
 
 
 def test_the_switch_shows_another_metric(chromium: Browser, both: Path) -> None:

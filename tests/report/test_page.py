@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser
 from tests.analyses.planted_record import write_record
 from tests.analyses.planted_run import make_run
-from tests.report.pages import EVIL, files_of, opened, pages_from, parsed, parsed_all
+from tests.report.pages import EVIL, drawn_on, files_of, opened, pages_from, parsed, parsed_all
 
 from homolog.analyses import ANALYSES, Analysis
 from homolog.errors import InputError
@@ -290,41 +290,13 @@ def test_circuits_alone_are_the_index(tmp_path: Path) -> None:
 def test_opens_from_the_file_system_and_draws_its_charts(chromium: Browser, page: Path) -> None:
     known = set()
     for file in pages_from(page):
-        known |= drawn_on(chromium, file)
+        drawn = drawn_on(chromium, file)
+        for name, figure in drawn.items():
+            assert figure.height > 150 and figure.marks > 20, (name, figure)
+        said = " ".join(figure.text for figure in drawn.values())
+        assert "dictionaries" in said or file.name != "dictionaries.html"
+        known |= drawn.keys()
     assert known == FIGURES
-
-
-def drawn_on(chromium: Browser, page: Path) -> set[str]:
-    """The figures of a page, which are as wide as their place and say something."""
-    tab, said, asked = opened(chromium, page, viewport={"width": 1280, "height": 900})
-    assert said == []
-    assert asked and all(
-        url.startswith(page.parent.as_uri()) for url in asked if url != "data:,"
-    ), asked
-    drawn = tab.evaluate("""[...document.querySelectorAll('.chart')].map(chart => {
-        const svg = chart.querySelector('svg'), box = svg?.getBoundingClientRect();
-        return [chart.dataset.figure, box?.width ?? 0, box?.height ?? 0, chart.clientWidth,
-                svg?.querySelectorAll('path, text').length ?? 0];
-    })""")
-    for name, width, height, room, nodes in drawn:
-        assert 0.9 * room < width <= room + 1 and height > 150 and nodes > 20, (
-            name,
-            width,
-            height,
-            room,
-            nodes,
-        )
-    text = tab.evaluate(
-        "[...document.querySelectorAll('.chart')].map(chart => chart.textContent).join(' ')"
-    )
-    assert "undefined" not in text and "NaN" not in text
-    assert "dictionaries" in text or page.name != "dictionaries.html"
-    assert tab.evaluate("document.querySelectorAll('h1').length") == 1
-    assert tab.evaluate(
-        "[...document.querySelectorAll('.chart')].every(chart => chart.ariaLabel.length > 40)"
-    )
-    tab.close()
-    return {name for name, *_ in drawn}
 
 
 @pytest.mark.parametrize("width", [320, 375, 768])

@@ -63,6 +63,7 @@ class Analysis:
     says: what the command line prints and run.json keeps under the analysis's name: records with
     "words", and "model" and "best_model" where they are about a direction.
     page: among which pages its section stands: of a pair, the whole study, the circuits, or a grid.
+    beside: another kind that these pages must be about as well.
     chapter: heading of the page on which it stands; analyses with the same one share it.
     asks: what its chapter answers, for the link to it; by default what its charts ask.
     home: its chapter stands on the first page itself.
@@ -84,6 +85,7 @@ class Analysis:
     finish: Callable[[Material, Tables], Tables] | Named | None = None
     says: Callable[[Material], list[dict[str, Any]]] | Named | None = None
     page: Page = "pair"
+    beside: Page | None = None
     chapter: str = ""
     asks: str = ""
     home: bool = False

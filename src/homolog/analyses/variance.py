@@ -9,8 +9,9 @@ from homolog.analyses.analysis import Analysis
 from homolog.analyses.records import StudyRecords
 from homolog.charts import theme
 from homolog.charts.figure import SHARE_AXIS, Figure, Rows, finish, panels, rounded, tips
-from homolog.charts.words import listed, percent
+from homolog.charts.words import percent
 from homolog.record.comparisons import MAIN
+from homolog.record.names import listed
 
 FACTORS = {
     "architecture": "the architecture searched",

@@ -6,7 +6,7 @@ In a notebook each is HTML (`_repr_html_`), text elsewhere (`repr`), and a plain
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ import polars as pl
 from homolog.charts.theme import MODEL_COLOURS
 from homolog.charts.words import is_number, number
 from homolog.corpus import TokenText, joined
+from homolog.record.run_folder import RunFolder
 
 CONTEXTS = 5
 """Shown of a feature."""
@@ -151,6 +152,39 @@ class ShownPair:
         )
         row = f'<div style="display:flex;flex-wrap:wrap;gap:24px">{sides}</div>'
         return f"<div>{html.escape(self.says)}</div>{row}"
+
+
+@dataclass(frozen=True)
+class FeatureReader:
+    """Reads features from a run.
+
+    contexts: gives the rows of the table `contexts` of a layer of a model.
+    """
+
+    folder: RunFolder
+    contexts: Callable[[str, int], pl.DataFrame]
+
+    @cached_property
+    def _vocabularies(self) -> dict[str, list[TokenText]]:
+        return {}
+
+    def vocabulary(self, model: str) -> list[TokenText]:
+        """What each token of the model's text stands for."""
+        text = self.folder.text_of(model)
+        if text not in self._vocabularies:
+            self._vocabularies[text] = self.folder.token_texts(text)
+        return self._vocabularies[text]
+
+    def feature(self, model: str, layer: int, feature: int, side: int = 0) -> ShownFeature:
+        """A feature with its contexts."""
+        contexts, words = self.contexts(model, layer), self.vocabulary(model)
+        return ShownFeature.of((model, layer, feature), contexts, words, side)
+
+    def pair(self, match: pl.DataFrame) -> ShownPair:
+        """A feature beside its best partner.  match: their row of matches."""
+        own = match.select("model", "layer", "feature").row(0)
+        partner = match.select("best_model", "best_layer", "best_feature").row(0)
+        return ShownPair(self.feature(*own), self.feature(*partner, side=1), match)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import tomli_w
@@ -55,11 +55,6 @@ def level(value: float | None) -> str:
 def chance(value: Any) -> str:
     """A p or q value: three digits, and "<0.001" below."""
     return "<0.001" if is_number(value) and value < 0.001 else number(value, 3)
-
-
-def listed(items: Sequence[str]) -> str:
-    """Items as a sentence has them: "a", "a and b", "a, b and c"."""
-    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
 
 
 def interval(row: Mapping[str, Any], statistic: str, digits: int = 2) -> str:

@@ -1,4 +1,4 @@
-"""The parts that move information between positions, and their names.
+"""The parts that move information between positions, their names and their heads.
 
 A part is a mixer, or one head of it, and goes by its readout: z.LAYER.HEAD of attention, y.LAYER of
 a recurrence.  A recurrence has a name for its state and for what a position adds to it, too.
@@ -6,9 +6,15 @@ a recurrence.  A recurrence has a name for its state and for what a position add
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from homolog.models.decoder import Decoder
-from homolog.models.mixers.base import Mixer
+from homolog.models.mixers.attention import Attention
+from homolog.models.mixers.base import Inputs, Mixer
 from homolog.models.mixers.linear_mixer import LinearMixer
+from homolog.models.mixers.one_head import OneHead
 
 Part = tuple[Mixer, int]
 """A mixer and the index of its head, 0 where nothing is read by head."""
@@ -33,3 +39,20 @@ def state_name(mixer: LinearMixer) -> str:
 def write_name(mixer: LinearMixer) -> str:
     """The name of what a position adds to its state: write.2."""
     return f"{mixer.write}.{mixer.layer}"
+
+
+def heads_by_mixer(parts: Sequence[Part]) -> dict[Mixer, list[int]]:
+    """The heads of each mixer among some parts."""
+    mixers = dict.fromkeys(mixer for mixer, _ in parts)
+    return {mixer: [head for one, head in parts if one is mixer] for mixer in mixers}
+
+
+def by_sender(mixer: Mixer, readout: Tensor, heads: Sequence[int]) -> Tensor:
+    """(sender, prompt, ...) of readouts (prompt, ...): one head each, or the mixer's."""
+    return readout[:, list(heads)].transpose(0, 1) if mixer.n_heads > 1 else readout[None]
+
+
+def narrowed(part: Part, inputs: Inputs) -> Inputs:
+    """What the part's head alone takes in, where it has heads."""
+    mixer, head = part
+    return OneHead(mixer, head).narrowed(inputs) if isinstance(mixer, Attention) else inputs

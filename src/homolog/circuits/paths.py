@@ -28,7 +28,15 @@ import torch
 from torch import Tensor
 
 from homolog.circuits.held import Clean, Held, Hold
-from homolog.circuits.parts import Part, part_name, parts_of, state_name
+from homolog.circuits.parts import (
+    Part,
+    by_sender,
+    heads_by_mixer,
+    narrowed,
+    part_name,
+    parts_of,
+    state_name,
+)
 from homolog.circuits.replay import Patched
 from homolog.errors import InputError
 from homolog.models.decoder import Flow
@@ -367,23 +375,6 @@ class Paths(Held):
             requirement = f"it must be a part before {name}"
             raise InputError("sender", wrong, requirement, f"They are {known}.")
         return some
-
-
-def heads_by_mixer(parts: Sequence[Part]) -> dict[Mixer, list[int]]:
-    """The heads of each mixer among some parts."""
-    mixers = dict.fromkeys(mixer for mixer, _ in parts)
-    return {mixer: [head for one, head in parts if one is mixer] for mixer in mixers}
-
-
-def by_sender(mixer: Mixer, readout: Tensor, heads: Sequence[int]) -> Tensor:
-    """(sender, prompt, ...) of readouts (prompt, ...): one head each, or the mixer's."""
-    return readout[:, list(heads)].transpose(0, 1) if mixer.n_heads > 1 else readout[None]
-
-
-def narrowed(part: Part, inputs: Inputs) -> Inputs:
-    """What the part's head alone takes in, where it has heads."""
-    mixer, head = part
-    return OneHead(mixer, head).narrowed(inputs) if isinstance(mixer, Attention) else inputs
 
 
 def chosen(inputs: Inputs, kinds: Sequence[str] | None) -> Inputs:

@@ -12,7 +12,7 @@ import typer
 from homolog.cli.options import options_from
 from homolog.cli.shared import Out, Quiet
 from homolog.errors import InputError
-from homolog.record.circuits import INDUCTION
+from homolog.record.circuits import INDUCTION, TASK_NAMES
 from homolog.record.names import folder_name
 from homolog.record.recipe import Circuits, Machine, RunSettings, WindowBeginning
 from homolog.terminal import say_report
@@ -26,8 +26,7 @@ Tasks = Annotated[
     str,
     typer.Argument(
         metavar="TASK",
-        help="induction, natural_induction, ioi, greater_than, associative_recall, agreement, or a "
-        "file of prompts; several with commas between them.",
+        help=f"{', '.join(TASK_NAMES)}, or a file of prompts; several with commas between them.",
     ),
 ]
 

@@ -17,6 +17,7 @@ import typer
 from homolog.cli.shared import Out, Quiet, Threads, command_of, group_of
 from homolog.errors import InputError
 from homolog.memory import keep_freed_memory
+from homolog.record.built_in import built_in_recipes
 from homolog.terminal import Commands, complain, make_output_patient, say_report, stop_on_sigterm
 
 if TYPE_CHECKING:
@@ -75,8 +76,7 @@ def run(
         str,
         typer.Argument(
             metavar="RECIPE",
-            help="A TOML file, or a built-in: controls, demo, dictionary-grid, paper, paper-2.8b, "
-            "pythia-over-training, pythia-410m-over-training.",
+            help=f"A TOML file, or a built-in: {', '.join(built_in_recipes())}.",
         ),
     ],
     out: Out = None,

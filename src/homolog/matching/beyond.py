@@ -42,12 +42,10 @@ variance by Henderson, "Estimation of Variance and Covariance Components", Biome
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numba
 import numpy as np
 import polars as pl
 import scipy.stats
@@ -55,7 +53,7 @@ from jaxtyping import Float, Int
 
 from homolog.matching import beyond_kernels as kernels
 from homolog.matching.columns import Columns, SparseEntries
-from homolog.matching.gathered import Place, gathered, places_of
+from homolog.matching.gathered import Place, gathered, places_of, rows_in_threads
 from homolog.matching.tables import BEYOND
 
 GROUPS = 32
@@ -127,8 +125,7 @@ def beyond_controls(
         rows = np.flatnonzero(known & (layer == number))
         x, y = (gathered([place], rows, columns) for place in (own, partner))
         given = gathered(controls, rows, columns)
-        out, moved = _in_threads(x, y, given, grouping, len(rows), threads)
-        shares[rows], change[rows] = out, moved
+        shares[rows], change[rows] = _explained(x, y, given, grouping, len(rows), threads)
     return _frame(shares, change)
 
 
@@ -151,7 +148,7 @@ def beyond_matches(
     return beyond_controls(of_feature, of_partner, of_controls, grouping, columns, threads=threads)
 
 
-def _in_threads(
+def _explained(
     x: SparseEntries,
     y: SparseEntries,
     controls: SparseEntries,
@@ -159,16 +156,15 @@ def _in_threads(
     n: int,
     threads: int | None,
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Shares (n, 3) of n rows, and what each group of documents changes of them (n, groups)."""
     out, change = np.zeros((n, 3)), np.zeros((n, len(grouping.count)))
     columns, tokens = (tuple(x), tuple(y), tuple(controls)), (grouping.kind, grouping.group)
     counts = grouping.counts
 
-    def work(first: int) -> None:
-        rows = np.arange(first, min(first + _ROWS_AT_ONCE, n))
-        kernels.shares(*columns, tokens, counts, rows, out, change)
+    def work(first: int, last: int) -> None:
+        kernels.shares(*columns, tokens, counts, np.arange(first, last), out, change)
 
-    with ThreadPoolExecutor(threads or numba.get_num_threads()) as pool:
-        list(pool.map(work, range(0, n, _ROWS_AT_ONCE)))
+    rows_in_threads(work, n, _ROWS_AT_ONCE, threads)
     return out, change
 
 

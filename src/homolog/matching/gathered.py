@@ -1,10 +1,15 @@
-"""The columns of features and their partners, gathered row by row from the layers they lie in."""
+"""The columns of features and their partners, gathered row by row from the layers they lie in.
+
+What is computed of them is independent from row to row, and shared out to threads.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numba
 import numpy as np
 import polars as pl
 from jaxtyping import Int
@@ -67,6 +72,18 @@ def gathered(
     start = np.concatenate([[0], np.cumsum([len(token) for token, _ in every])]).astype(np.int64)
     token, value = (np.concatenate(column) for column in zip(nothing, *every, strict=True))
     return SparseEntries(start, token, value)
+
+
+def rows_in_threads(
+    work: Callable[[int, int], Any], n: int, at_once: int, threads: int | None = None
+) -> None:
+    """work(first, last) for all of n rows, `at_once` of them at a time.
+
+    work: gives up Python's lock.  threads: numba's by default.
+    """
+    with ThreadPoolExecutor(threads or numba.get_num_threads()) as pool:
+        firsts = range(0, n, at_once)
+        list(pool.map(lambda first: work(first, min(first + at_once, n)), firsts))
 
 
 def _column(columns: Columns, feature: int) -> tuple[np.ndarray, np.ndarray]:

@@ -50,8 +50,9 @@ import numpy as np
 import polars as pl
 
 from homolog.matching.null import benjamini_hochberg, rounded_up
-from homolog.matching.tables import BEYOND, FEATURE, HOMOLOGS, MATCHES, PARTNER, TOGETHER, completed
+from homolog.matching.tables import BEYOND, FEATURE, HOMOLOGS, MATCHES, PARTNER, TOGETHER
 from homolog.record.comparisons import MAIN_LABEL
+from homolog.record.table import completed
 
 MARGIN = 0.04
 CREDIT = 0.1

@@ -33,7 +33,7 @@ from homolog.matching.matched_features import MatchedFeatures
 from homolog.matching.matrix_matches import MatrixMatches, with_intervals
 from homolog.matching.null import POOL_DRAWS, document_exchanges, least_p
 from homolog.matching.pairs import match_pair
-from homolog.matching.verdict import verdicts
+from homolog.matching.verdict import resampled_shares, verdicts
 from homolog.record.comparisons import CURRENT_TOKEN, MAIN, MAIN_LABEL, TOKENS
 from homolog.record.recipe import Matching
 
@@ -191,7 +191,7 @@ class _Matching:
             ceiling=None,
             unfit=self._one_sided(),
             withheld=self.withheld,
-            replicates=replicates,
+            resampled=resampled_shares(table, criterion.result, replicates),
         )
         return MatrixMatches(
             matches=with_intervals(table, replicates),

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from homolog.record import tables
+from homolog.record.tables.matching import SPACES
 
 Schema = dict[str, Any]
 
@@ -41,15 +42,9 @@ MATCHES: Schema = {
 }
 """The others, which `layers.tables_of` makes; r, p and q are NaN, indices -1, where undefined."""
 QUANTILES = {"q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9}
-LAYERS: Schema = tables.LAYERS.only(*list(tables.LAYERS.schema)[: -len(tables.SPACES)])
+LAYERS: Schema = tables.LAYERS.only(*list(tables.LAYERS.schema)[: -len(SPACES)])
 """Columns of `layers.tables_of`: those of similarity of spaces are measured apart."""
 SUMMARY: Schema = tables.SUMMARY.schema
 SHARED: Schema = tables.SHARED.schema
 RESAMPLED: Schema = tables.RESAMPLED.schema
 VARIANCE: Schema = tables.VARIANCE.schema
-
-
-def completed(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
-    """`frame` with the columns of `schema` that it lacks, all null."""
-    missing = {name: kind for name, kind in schema.items() if name not in frame.columns}
-    return frame.with_columns(pl.lit(None, kind).alias(name) for name, kind in missing.items())

@@ -11,17 +11,16 @@ A column that is active on more than an eighth of the tokens is stored without i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 import polars as pl
 from jaxtyping import Int
 
 from homolog.compiled import jit
 from homolog.matching.columns import Columns
-from homolog.matching.gathered import gathered, is_defined, places_of
+from homolog.matching.gathered import gathered, is_defined, places_of, rows_in_threads
 
 _ROWS_AT_ONCE = 256
 
@@ -43,34 +42,20 @@ def documents_together(
     sides = places_of(rows, (), layers_of)
     layer, counts = sides[0][1], np.zeros(len(rows), np.int32)
     _, number = np.unique(document, return_inverse=True)
+    n_documents = int(number.max(initial=0)) + 1
     known = np.flatnonzero((sides[0][2] >= 0) & (sides[1][2] >= 0))
     for at in np.unique(layer[known]):
         here = known[layer[known] == at]
         x, y = (tuple(gathered([side], here, columns)) for side in sides)
-        counts[here] = _in_threads(x, y, number, len(here), threads)
+        together = np.zeros(len(here), np.int32)
+        count = partial(_common_documents, x, y, number, n_documents, together)
+        rows_in_threads(count, len(here), _ROWS_AT_ONCE, threads)
+        counts[here] = together
     return pl.Series("documents", counts).set(~is_defined(rows), None)
 
 
-def _in_threads(
-    x: tuple[np.ndarray, ...],
-    y: tuple[np.ndarray, ...],
-    document: Int[np.ndarray, "token"],
-    n: int,
-    threads: int | None,
-) -> Int[np.ndarray, "n"]:
-    counts, n_documents = np.zeros(n, np.int32), int(document.max(initial=0)) + 1
-
-    def work(first: int) -> None:
-        last = min(first + _ROWS_AT_ONCE, n)
-        _common_documents(x, y, document, n_documents, first, last, counts)
-
-    with ThreadPoolExecutor(threads or numba.get_num_threads()) as pool:
-        list(pool.map(work, range(0, n, _ROWS_AT_ONCE)))
-    return counts
-
-
 @jit(nogil=True)
-def _common_documents(x, y, document, n_documents, first, last, counts):
+def _common_documents(x, y, document, n_documents, counts, first, last):
     """counts[k]: documents in which the k-th columns of x and of y both fire on one token at least.
 
     x, y: (start, token, value), sparse columns, entries of a column by ascending token.

@@ -34,15 +34,10 @@ from jaxtyping import Float
 from homolog.errors import InputError
 from homolog.matching.homologs import Baseline, Criterion
 from homolog.matching.intervals import INTERVAL
-from homolog.matching.tables import (
-    FEATURE,
-    MATCHES,
-    RESAMPLED,
-    SHARED,
-    STABILITY,
-    completed,
-)
+from homolog.matching.tables import FEATURE, MATCHES, RESAMPLED, SHARED, STABILITY
 from homolog.record.comparisons import MAIN_LABEL
+from homolog.record.names import listed
+from homolog.record.table import completed
 
 _ROWS_AT_ONCE = 1 << 16
 
@@ -55,7 +50,7 @@ def verdicts(
     ceiling: str | None,
     unfit: Mapping[tuple[str, str], str] | None = None,
     withheld: Mapping[str, str] | None = None,
-    replicates: Mapping[tuple[str, str], np.ndarray] | None = None,
+    resampled: Mapping[tuple[str, str], np.ndarray] | None = None,
 ) -> pl.DataFrame:
     """One row of `SHARED` for each ordered pair of main dictionaries of the result, in its order.
 
@@ -64,17 +59,14 @@ def verdicts(
     of every dictionary; None where the features are of no dictionaries that have gates.  ceiling:
     name of the comparison of a model with a second dictionary of its own; None where it is not
     asked.  unfit: why a baseline is not used (`control_fit.fitted`).  withheld: by model, why there
-    is no verdict on its features that tables do not tell.  replicates: for
-    (model, best_model), float32 (rows, replicates), r of that pair's rows in their order on
-    resampled documents, partners fixed (`replicates_of`); no interval without.
+    is no verdict on its features that tables do not tell.  resampled: the
+    shares on resampled documents (`resampled_shares`); no interval without.
 
     Shares are of alive features, in 0 ... 1; null where not measured or withheld.
     share_significant: q <= fdr.  share_mutual, share_stable: with a homolog that is the mutual best
     partner, or that comes back across SAE seeds.  share_one_to_one: whose one-to-one partner
     reaches the bar.  mean_r, mean_excess: over defined features.  given: False when withheld;
     `reason` then says why, and is "" otherwise.
-
-    Raises InputError for another number of rows of replicates.
     """
     classified = completed(classified, MATCHES | STABILITY)
     main = {"label": MAIN_LABEL, "best_label": MAIN_LABEL}
@@ -94,8 +86,7 @@ def verdicts(
         if not reasons:
             highest, no_ceiling = _ceiling(rows, classified, ceiling, saes, criterion)
             numbers |= _shares(rows, alive) | {"ceiling": highest}
-            if replicates is not None and (model, other) in replicates:
-                numbers |= _interval(rows, replicates[model, other], alive)
+            numbers |= _interval((resampled or {}).get((model, other), np.empty(0)))
             notes = [_headline(model, other, numbers)]
             notes += _without(criterion.baselines, unfit or {}, classified, (model, other))
             notes += [f"There is no ceiling: {no_ceiling}."] if no_ceiling else []
@@ -177,9 +168,8 @@ def _ceiling(
     return int(reached.sum()) / int((rows["n_active"] > 0).sum()), ""
 
 
-def _interval(rows: pl.DataFrame, replicates: np.ndarray, alive: int) -> dict[str, float | None]:
+def _interval(shares: Float[np.ndarray, " replicate"]) -> dict[str, float | None]:
     """lo and hi of the share: see the module's opening."""
-    shares = resampled_shares(rows, replicates, alive)
     if not len(shares):
         return {"lo": None, "hi": None}
     lo, hi = np.clip(np.quantile(shares, INTERVAL), 0, 1)
@@ -187,12 +177,26 @@ def _interval(rows: pl.DataFrame, replicates: np.ndarray, alive: int) -> dict[st
 
 
 def resampled_shares(
-    rows: pl.DataFrame, replicates: np.ndarray, alive: int
-) -> Float[np.ndarray, " replicate"]:
-    """The share on resampled documents, laid around that of all; none where none was resampled.
+    classified: pl.DataFrame, result: str, replicates: Mapping[tuple[str, str], np.ndarray]
+) -> dict[tuple[str, str], Float[np.ndarray, " replicate"]]:
+    """The shares of ordered pairs on resampled documents, each laid around that of all documents.
 
-    rows: of the result, one pair's, with homologs; replicates: their r (rows, replicates).
+    classified: what `homologs.classify` made of the matches.  result: name of the comparison.
+    replicates: for (model, best_model), float32 (rows, replicates), r of that pair's rows in their
+    order on resampled documents, partners fixed (`replicates_of`).  A number of a resample is the
+    same documents in all pairs.  A pair has none where nothing fires or was resampled.
+
+    Raises InputError for another number of rows of replicates.
     """
+    main = classified.filter(comparison=result, label=MAIN_LABEL, best_label=MAIN_LABEL)
+    return {
+        (model, other): _resampled(main.filter(model=model, best_model=other), own)
+        for (model, other), own in replicates.items()
+    }
+
+
+def _resampled(rows: pl.DataFrame, replicates: np.ndarray) -> Float[np.ndarray, " replicate"]:
+    """Of one pair."""
     if replicates.shape[:1] != (len(rows),):
         raise InputError(
             "replicates",
@@ -200,7 +204,8 @@ def resampled_shares(
             f"the pair has {len(rows)} rows, and needs one row of replicates for each",
             "Resample the same matches.",
         )
-    if np.isnan(replicates).all():
+    alive = int((rows["n_active"] > 0).sum())
+    if not alive or np.isnan(replicates).all():
         return np.empty(0)
     unsure = pl.col("fails").str.contains("documents|rare").fill_null(False)
     bar = rows.select(pl.when(~unsure).then("bar"))["bar"].to_numpy()  # NaN: never reached
@@ -212,28 +217,18 @@ def resampled_shares(
     return share + shares - shares.mean()
 
 
-def resampled(
-    classified: pl.DataFrame,
-    shared: pl.DataFrame,
-    result: str,
-    replicates: Mapping[tuple[str, str], np.ndarray],
+def resampled_table(
+    shared: pl.DataFrame, resampled: Mapping[tuple[str, str], np.ndarray]
 ) -> pl.DataFrame:
-    """`RESAMPLED`: for each verdict that is given, the share on every resample of documents.
-
-    Arguments as in `verdicts`, of which `shared` is the outcome.  A number of a resample is the
-    same documents in all pairs.
-    """
+    """`RESAMPLED`: for each verdict of `shared` that is given, the share on every resample."""
     parts = [pl.DataFrame(schema=RESAMPLED)]
-    main = classified.filter(comparison=result, label=MAIN_LABEL, best_label=MAIN_LABEL)
-    for row in shared.filter("given").iter_rows(named=True):
-        pair = {"model": row["model"], "best_model": row["best_model"]}
-        if (row["model"], row["best_model"]) not in replicates:
+    for model, other in shared.filter("given").select("model", "best_model").iter_rows():
+        if (model, other) not in resampled:
             continue
-        own = replicates[row["model"], row["best_model"]]
-        shares = resampled_shares(main.filter(**pair), own, row["n_alive"])
+        shares = resampled[model, other]
         number = np.arange(len(shares), dtype=np.int32)
-        columns = {"resample": number, "share": shares}
-        parts.append(pl.DataFrame({**{k: [v] * len(shares) for k, v in pair.items()}, **columns}))
+        pair = {"model": [model] * len(shares), "best_model": [other] * len(shares)}
+        parts.append(pl.DataFrame({**pair, "resample": number, "share": shares}))
     return pl.concat(part.select(list(RESAMPLED)).cast(pl.Schema(RESAMPLED)) for part in parts)
 
 
@@ -251,7 +246,7 @@ def _without(
             unused.append(why)
         elif not baseline.was_run(classified, *direction):
             missing.append(baseline.words.format(replaced))
-    notes = [f"Controls that were not run: {_listed(missing)}."] if missing else []
+    notes = [f"Controls that were not run: {listed(missing)}."] if missing else []
     # one model may stand for both
     return notes + [f"Not used as a control: {why}." for why in dict.fromkeys(unused)]
 
@@ -274,7 +269,3 @@ def _percent(share: float | None, digits: int = 0) -> str:
     percent = 100 * (share or 0)
     digits = 1 if 0 < percent < 9.95 else digits
     return "<0.1%" if 0 < percent < 0.1 else f"{percent:.{digits}f}%"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

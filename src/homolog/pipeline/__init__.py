@@ -13,32 +13,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from homolog.pipeline.circuits import run_circuits
     from homolog.pipeline.rate import rate_run
-    from homolog.pipeline.recipes import (
-        built_in_recipes,
-        load_recipe,
-        parse_circuits,
-        parse_recipe,
-        parse_saes,
-    )
+    from homolog.pipeline.recipes import load_recipe, parse_circuits, parse_recipe, parse_saes
     from homolog.pipeline.sae import train_saes
     from homolog.pipeline.sae_eval import Evaluation, evaluate_sae
     from homolog.pipeline.study import Study
     from homolog.progress import Progress, SilentProgress, make_progress
+    from homolog.record.built_in import built_in_recipes
 
 _NAMES = {
     "pipeline.circuits": ("run_circuits",),
     "pipeline.rate": ("rate_run",),
-    "pipeline.recipes": (
-        "built_in_recipes",
-        "load_recipe",
-        "parse_circuits",
-        "parse_recipe",
-        "parse_saes",
-    ),
+    "pipeline.recipes": ("load_recipe", "parse_circuits", "parse_recipe", "parse_saes"),
     "pipeline.sae": ("train_saes",),
     "pipeline.sae_eval": ("Evaluation", "evaluate_sae"),
     "pipeline.study": ("Study",),
     "progress": ("Progress", "SilentProgress", "make_progress"),
+    "record.built_in": ("built_in_recipes",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -32,7 +32,6 @@ from homolog.pipeline.judging import (
     held,
     is_judged,
     judged_by,
-    keeps_null,
     made_by,
 )
 from homolog.pipeline.matches import Comparer, Matched
@@ -50,10 +49,10 @@ from homolog.record.tables import (
     RESAMPLED,
     SAES,
     SHARED,
-    SPACES,
     SUMMARY,
     VARIANCE,
 )
+from homolog.record.tables.matching import SPACES
 
 TABLES = (*PARTS, SAES, SHARED, RESAMPLED, VARIANCE)
 """Tables that need all comparisons, or parts of all."""
@@ -123,13 +122,14 @@ def compare(context: Context) -> None:
     all_parts = [Parts(context, plan) for plan in plans]
     stages = {name for parts in all_parts for name in (parts.match, parts.spaces)}
     whole = context.run.is_done("tables")
-    kept = all(keeps_null(context.run, plan) for plan in plans)
-    judged = whole and kept and is_judged(context.run, "tables", recipe)
+    nulls = {plan.key: KeptNull.of(context.run, plan) for plan in plans}
+    judged = whole and all(nulls.values()) and is_judged(context.run, "tables", recipe)
     if not stages & context.failed.keys() and judged:
         return
     for parts in all_parts:
-        if parts.is_matched:
-            _judge_anew(parts, whole=whole)
+        null = nulls.pop(parts.planned.key)
+        if parts.is_matched and null is not None:
+            _judge_anew(parts, null, whole=whole)
     for parts in all_parts:
         if not parts.is_made:
             needed = parts.planned.comparison.needed
@@ -166,16 +166,15 @@ def _compare(parts: Parts) -> None:
         facts["by"] = judged_by(recipe, OF_PARTS)
 
 
-def _judge_anew(parts: Parts, *, whole: bool) -> None:
+def _judge_anew(parts: Parts, null: KeptNull, *, whole: bool) -> None:
     """Make the parts of a comparison by other settings, where the run has kept what that needs.
 
-    whole: the run's tables are as they were written, by whatever settings, and have its rows.
+    null: as the run has kept it.  whole: the run's tables are as they were written, by whatever
+    settings, and have its rows.
     """
     context, plan = parts.context, parts.planned
     run, recipe = context.run, context.material.recipe
     cached = all(parts.path(table).exists() for table in PARTS)
-    if not keeps_null(run, plan):
-        return
     if cached and parts.is_judged:
         return
     if cached and run.is_done(parts.match):
@@ -187,9 +186,7 @@ def _judge_anew(parts: Parts, *, whole: bool) -> None:
         return
     now = judged_by(recipe, OF_PARTS)
     changed = [name for name, value in now.items() if made.get(name) != value]
-    if "matching.fdr" in changed and plan.comparison.calibrated:
-        null = KeptNull.read(parts.null)
-        assert null is not None, "keeps_null"
+    if "matching.fdr" in changed:
         frames[MATCHES] = null.threshold(frames[MATCHES], recipe.matching.fdr)
     if "matching.resamples" in changed:
         a, b = folders_of_pair(context, plan.a, plan.b)  # may be stages themselves

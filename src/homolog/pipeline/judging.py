@@ -101,29 +101,35 @@ def cut_out(run: RunFolder, plan: Planned) -> Frames | None:
 
 @dataclass(frozen=True)
 class KeptNull:
-    """The null of a calibrated comparison, which is kept when the cache is removed."""
+    """The null of a comparison, which is kept when the cache is removed.
+
+    draws: None where the comparison is not calibrated, and has neither null nor threshold.
+    """
 
     path: Path
-    draws: np.ndarray
-    n_tokens: int
+    draws: np.ndarray | None = None
+    n_tokens: int = 0
 
     def write(self) -> None:
         """As a part."""
+        assert self.draws is not None, self.path
         arrays = {"draws": self.draws, "n_tokens": np.array(self.n_tokens)}
         write_part(self.path, arrays, f"{NULL} {self.path.stem}")
 
     @classmethod
-    def read(cls, path: Path) -> KeptNull | None:
-        """None where it is missing or damaged."""
+    def of(cls, run: RunFolder, plan: Planned) -> KeptNull | None:
+        """That of a comparison in a run; None where it should be there, and is missing or damaged.
+
+        It is what judging the comparison anew needs beside its tables.
+        """
+        path = run.null_file(plan.key)
+        if not plan.comparison.calibrated:
+            return cls(path)
         arrays = read_part(path, f"{NULL} {path.stem}")
         return None if arrays is None else cls(path, arrays["draws"], int(arrays["n_tokens"]))
 
     def threshold(self, matches: pl.DataFrame, fdr: float) -> pl.DataFrame:
         """The matches with the threshold of this rate."""
+        if self.draws is None:
+            return matches
         return with_threshold(matches, self.draws, n_tokens=self.n_tokens, fdr=fdr)
-
-
-def keeps_null(run: RunFolder, plan: Planned) -> bool:
-    """Whether a run has what judging this comparison anew needs beside its tables."""
-    null = run.null_file(plan.key)
-    return not plan.comparison.calibrated or KeptNull.read(null) is not None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,14 @@ from homolog.corpus.tasks.asked import check_tasks
 from homolog.dictionaries.kinds import KINDS, Kind, kind_of, parse
 from homolog.errors import InputError
 from homolog.pipeline.cells import cells_of, named_in_grid
+from homolog.record.built_in import FOLDER, built_in_recipes
 from homolog.record.recipe import CircuitRecipe, Dictionaries, Recipe, SaeRecipe
 from homolog.record.recipe.dictionaries import SPARSITY, TARGET
 from homolog.record.settings import option
 
-BUILT_IN = resources.files("homolog.record.recipe") / "builtin"
 EXPANSION = 6.0
 """Features per dimension where `homolog sae train` is given no number: 768 for the zoo."""
 ANY_WIDTH = 1 << 30  # where the number of features depends on the model
-
-
-def built_in_recipes() -> list[str]:
-    """Names of the recipes that ship with the package."""
-    names = [file.name for file in BUILT_IN.iterdir()]
-    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def load_recipe(ref: str | Path) -> Recipe:
@@ -48,7 +41,7 @@ def load_recipe(ref: str | Path) -> Recipe:
                 f"both a built-in recipe and {Path(ref).absolute()} have that name",
                 f"Write ./{ref} for the file, or give the command in another folder.",
             )
-        data = (BUILT_IN / f"{ref}.toml").read_bytes()
+        data = (FOLDER / f"{ref}.toml").read_bytes()
     elif Path(ref).is_file():
         data = Path(ref).read_bytes()
     else:

@@ -45,7 +45,7 @@ from homolog.pipeline.dictionaries import make_dictionaries
 from homolog.pipeline.features import encode_features
 from homolog.pipeline.finish import finish, is_reported
 from homolog.pipeline.inputs import require_different
-from homolog.pipeline.judging import in_words, is_judged, keeps_null
+from homolog.pipeline.judging import KeptNull, in_words, is_judged
 from homolog.pipeline.models import inputs_of, left_out, models_of, revisions_of, weights_of
 from homolog.pipeline.pace import Pace
 from homolog.pipeline.plan import pace_heard, say_plan
@@ -185,7 +185,7 @@ def finished_report(recipe: Recipe, out: Path) -> Path | None:
         and not run.record.get("failed")
         and all(run.is_done(stage) for stage in (*stages, "tables"))
         and is_judged(run, "tables", recipe)
-        and all(keeps_null(run, plan) for plan in planned(models, left_out(recipe)))
+        and all(KeptNull.of(run, plan) for plan in planned(models, left_out(recipe)))
         and is_reported(run)
         and run.reads_the_same(inputs_of(recipe, models, weights, str))
         and all(is_made(run, analysis) for analysis in ANALYSES if is_due(material, analysis))

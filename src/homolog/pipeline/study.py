@@ -12,8 +12,8 @@ from typing import Any
 import polars as pl
 
 from homolog.analyses import ANALYSES
-from homolog.charts.shown_features import ShownFeature, ShownFeatures, ShownPair
-from homolog.corpus import TokenText, alone
+from homolog.charts.shown_features import FeatureReader, ShownFeature, ShownFeatures, ShownPair
+from homolog.corpus import alone
 from homolog.errors import InputError, require_one_of
 from homolog.record.comparisons import MAIN, MAIN_LABEL
 from homolog.record.run_folder import RunFolder
@@ -61,8 +61,8 @@ class Study:
         return {}
 
     @cached_property
-    def _vocabularies(self) -> dict[str, list[TokenText]]:
-        return {}
+    def _shown(self) -> FeatureReader:
+        return FeatureReader(self.folder, self.contexts)
 
     def __getattr__(self, name: str) -> pl.DataFrame:
         if name.startswith("_") or name not in self.tables or self.tables[name].per_layer:
@@ -90,12 +90,8 @@ class Study:
 
         side: 0 or 1, for its colour.  InputError for a model, layer or feature that is not there.
         """
-        own = self.features.filter(model=model)
-        require_one_of("model", model, self.features["model"].unique().sort().to_list())
-        require_one_of("layer", layer, own["layer"].unique().sort().to_list())
-        require_one_of("feature", feature, range(own.filter(layer=layer)["feature"].max() + 1))  # type: ignore[operator]
-        words = self._vocabulary(model)
-        return ShownFeature.of((model, layer, feature), self.contexts(model, layer), words, side)
+        self._require(model, layer, feature)
+        return self._shown.feature(model, layer, feature, side)
 
     def pair(
         self, model: str, layer: int, feature: int, best_model: str | None = None
@@ -105,7 +101,7 @@ class Study:
         best_model: whose partner, where there are more than two models.  Errors as of `feature`,
         and for a feature without a partner.
         """
-        shown = self.feature(model, layer, feature)
+        self._require(model, layer, feature)
         main = self.matches.filter(comparison=MAIN.name, label=MAIN_LABEL, model=model)
         partners = main["best_model"].unique(maintain_order=True).to_list()
         if best_model is not None:
@@ -116,8 +112,7 @@ class Study:
         if row.is_empty() or row["best_feature"][0] < 0:
             remedy = "Choose one that fires in the matched text."
             raise InputError("feature", feature, "it has a partner only where it fires", remedy)
-        partner = row.select("best_model", "best_layer", "best_feature").row(0)
-        return ShownPair(shown, self.feature(*partner, side=1), row)
+        return self._shown.pair(row)
 
     def search(self, text: str, model: str | None = None, *, shown: int = 10) -> ShownFeatures:
         """Features that fire most on a token with this text in it, for a notebook.
@@ -131,7 +126,7 @@ class Study:
             require_one_of("model", model, models.sort())
         token = pl.col("tokens").list.get(pl.col("position") - pl.col("start"))
         for name in models if model is None else [model]:
-            known = enumerate(self._vocabulary(name))
+            known = enumerate(self._shown.vocabulary(name))
             wanted = [i for i, each in known if text.lower() in alone(each).lower()]
             for layer in self.features.filter(model=name)["layer"].unique(maintain_order=True):
                 top = self.contexts(name, layer).filter(pl.col("quantile") == 1)
@@ -145,11 +140,12 @@ class Study:
         side = {name: place % 2 for place, name in enumerate(self.run["compared"])}
         return ShownFeatures(table, [self.feature(*at, side=side[at[0]]) for at in first])
 
-    def _vocabulary(self, model: str) -> list[TokenText]:
-        text = self.folder.text_of(model)
-        if text not in self._vocabularies:
-            self._vocabularies[text] = self.folder.token_texts(text)
-        return self._vocabularies[text]
+    def _require(self, model: str, layer: int, feature: int) -> None:
+        """InputError for a model, layer or feature that is not there."""
+        own = self.features.filter(model=model)
+        require_one_of("model", model, self.features["model"].unique().sort().to_list())
+        require_one_of("layer", layer, own["layer"].unique().sort().to_list())
+        require_one_of("feature", feature, range(own.filter(layer=layer)["feature"].max() + 1))  # type: ignore[operator]
 
     def _table(self, table: Table, path: Path) -> pl.DataFrame:
         if path not in self._read:

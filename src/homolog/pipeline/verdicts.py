@@ -18,7 +18,7 @@ from homolog.matching.matched_features import MatchedFeatures
 from homolog.matching.stability import with_stability
 from homolog.matching.tables import STABILITY
 from homolog.matching.variance import variance_table
-from homolog.matching.verdict import resampled, verdicts
+from homolog.matching.verdict import resampled_shares, resampled_table, verdicts
 from homolog.pipeline.text import MATCH
 from homolog.record.comparisons import (
     COMPARISONS,
@@ -106,13 +106,14 @@ def verdict_tables(
     for text, texts, rows in _by_text(material, table.filter(comparison=MAIN.name)):
         features = features_on(text, texts)
         replicates |= features.replicates(rows, settings.resamples, recipe.run.seed)
+    resampled = resampled_shares(table, criterion.result, replicates)
     shared = verdicts(
         table,
         saes,
         criterion,
         ceiling=SAE_SEED.name,
         unfit=controls.left_out,
-        replicates=replicates,
+        resampled=resampled,
     )
     architectures = {
         model.name: material.run.facts(f"dictionaries {model.name}")["model"]["architecture"]
@@ -121,7 +122,7 @@ def verdict_tables(
     variance = variance_table(
         table, [model.name for model in models.compared], architectures, PARTNER_SETS
     )
-    again = resampled(table, shared, criterion.result, replicates)
+    again = resampled_table(shared, resampled)
     return {MATCHES: table, SHARED: shared, RESAMPLED: again, VARIANCE: variance}
 
 

@@ -31,6 +31,15 @@ LAYER_TO_KEY_LAYER, STATE_WRITES = "layer to the key layer", "state write by pos
 
 INDUCTION, NATURAL_INDUCTION = "induction", "natural_induction"
 """Tasks that are more than others: traced role by role, and made of a text."""
+TASK_NAMES = (
+    INDUCTION,
+    NATURAL_INDUCTION,
+    "ioi",
+    "greater_than",
+    "associative_recall",
+    "agreement",
+)
+"""All that ship, for help that is given without making any; `corpus.tasks` makes their prompts."""
 
 START, END, ANOTHER = "start", "end", "another"
 READ_POSITIONS = (START, "B-2", "A", "B", "B+1", "B+2", "B+3", END, ANOTHER)

@@ -1,12 +1,18 @@
-"""Names of models, as tables, folders and pages have them."""
+"""Names, as tables, folders, pages and sentences have them."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
 TOKEN_NAME = "current-token"
 """Name of what stands for a model in a comparison with the token itself."""
+
+
+def listed(items: Sequence[str]) -> str:
+    """Items as a sentence has them: "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
 
 
 def folder_name(model: str) -> str:

@@ -105,8 +105,7 @@ class Table:
     def _completed(self, frame: pl.DataFrame) -> pl.DataFrame:
         names = self._types_of(frame.columns)
         schema = {n: c.type for n, c in self.columns.items() if n in names or not c.optional}
-        missing = [pl.lit(None, kind).alias(n) for n, kind in schema.items() if n not in names]
-        return frame.with_columns(missing).select(list(schema)).cast(pl.Schema(schema))
+        return completed(frame, schema).select(list(schema)).cast(pl.Schema(schema))
 
     def write(self, frame: pl.DataFrame, path: Path) -> None:
         """Write a frame to `path`, which appears when it is complete.
@@ -145,6 +144,12 @@ class Table:
         for name, column in self.columns.items():
             if schema.get(name, column.type) != column.type:
                 raise _other_version(path, f"its column {name} must be {column.type_name}")
+
+
+def completed(frame: pl.DataFrame, types: Mapping[str, Type]) -> pl.DataFrame:
+    """`frame` with the columns of `types` that it lacks, all null."""
+    missing = {name: kind for name, kind in types.items() if name not in frame.columns}
+    return frame.with_columns(pl.lit(None, kind).alias(name) for name, kind in missing.items())
 
 
 @contextlib.contextmanager

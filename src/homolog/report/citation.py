@@ -9,8 +9,9 @@ from typing import Any
 import polars as pl
 
 from homolog.analyses.records import mapping
-from homolog.charts.words import integer, listed
+from homolog.charts.words import integer
 from homolog.record.comparisons import COMPARISONS, MAIN
+from homolog.record.names import listed
 from homolog.record.run_folder import RunFolder
 from homolog.record.tables import SAES, SUMMARY
 

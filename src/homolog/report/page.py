@@ -84,7 +84,8 @@ def chapters(
     """
     found: dict[str, Chapter] = {}
     for analysis in analyses:
-        about = records.get(analysis.page)
+        alone = analysis.beside is not None and analysis.beside not in records
+        about = None if alone else records.get(analysis.page)
         values = analysis.values(about) if about is not None and analysis.section else None
         if about is None or values is None:
             continue

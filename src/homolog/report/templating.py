@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from homolog.charts import words
+from homolog.record.names import listed
 
 SHORT_NAME = 24
 """Characters of a model's name, below which it is kept on one line."""
@@ -41,7 +42,7 @@ def environment(names: Sequence[str] = ()) -> jinja2.Environment:
     numbers = (words.chance, words.integer, words.interval, words.level, words.number)
     for function in (*numbers, words.percent, words.seconds, words.size):
         pages.filters[function.__name__] = function
-    pages.filters["listed"] = lambda items: words.listed(list(items))
+    pages.filters["listed"] = lambda items: listed(list(items))
     pages.filters["named"] = lambda text: named(text, names)
     return pages
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from tests.analyses.circuit_sections import circuit_page, circuits, figures, rendered, texts
+from tests.analyses.circuit_sections import circuit_page, circuits, figures, study_page, texts
 from tests.analyses.planted_circuits import MAMBA, TRANSFORMER, write_circuits
 from tests.report.pages import EVIL
 
 from homolog.analyses.induction.summary import ability_table, aligned_roles, summary_values
-from homolog.analyses.records import StudyRecords
 
 IN_SHORT = "How do they repeat what they have seen?"
 
@@ -111,7 +110,7 @@ def test_several_lacking_roles_are_named(tmp_path):
 
 
 def test_the_study_has_the_strongest_parts_in_short(run, tmp_path):
-    page = rendered("study", StudyRecords(run, {}, (TRANSFORMER, MAMBA)))
+    page = study_page(run)
     said = texts(page)[IN_SHORT]
     assert "Both circuits have the same three parts" in said
     strongest = {
@@ -121,11 +120,12 @@ def test_the_study_has_the_strongest_parts_in_short(run, tmp_path):
         TRANSFORMER,
         MAMBA,
     }
-    assert next(chapter for chapter in page if chapter.title == IN_SHORT).home
-    assert figures(page) == {}
+    summary = next(chapter for chapter in page if chapter.title == IN_SHORT)
+    assert summary.home and not summary.figures
+    assert IN_SHORT not in texts(circuit_page(run))
     for file in (bare := write_circuits(tmp_path / "run")).glob("*.parquet"):
         file.unlink()
-    assert IN_SHORT not in texts(rendered("study", StudyRecords(bare, {}, (TRANSFORMER, MAMBA))))
+    assert IN_SHORT not in texts(study_page(bare))
 
 
 def test_markup_in_names_is_text(tmp_path):

@@ -23,6 +23,7 @@ from homolog.corpus.tasks import (
 from homolog.errors import InputError
 from homolog.models import load_tokenizer
 from homolog.models.gpt_neox import GPTNeoX
+from homolog.record.circuits import TASK_NAMES
 
 DOCS = Path(__file__).parents[3] / "docs" / "methods-circuits.md"
 
@@ -118,6 +119,10 @@ def test_the_example_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     ran = doctest.testmod(tasks)
     assert ran.attempted > 10 and ran.failed == 0
+
+
+def test_help_and_settings_name_all_tasks() -> None:
+    assert list(TASKS) == list(TASK_NAMES)
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)

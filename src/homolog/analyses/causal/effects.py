@@ -48,7 +48,7 @@ from homolog.analyses.causal.two_tokenizers import (
 )
 from homolog.analyses.stream import place_of
 from homolog.corpus import TokenWindows
-from homolog.record.tables import LATER
+from homolog.record.tables.causal import LATER
 
 HERE = "here"
 WHERE = {"ablate": (HERE, "later"), "steer": (HERE,)}

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Any
 
 import polars as pl
 from markupsafe import Markup
 
 from homolog.analyses.records import PairRecords
-from homolog.charts.shown_features import ShownFeature
+from homolog.charts.shown_features import FeatureReader
 from homolog.charts.words import number
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import CONTEXTS
@@ -48,31 +47,18 @@ def examples(records: PairRecords) -> list[Example]:
 
 
 def _chosen(records: PairRecords, own: pl.DataFrame, links: list[str]) -> Iterator[Example]:
+    folder = records.folder
+
     @lru_cache(maxsize=4)
     def contexts(model: str, layer: int) -> pl.DataFrame:
-        path = records.folder.table(CONTEXTS, model, layer)
+        path = folder.table(CONTEXTS, model, layer)
         return CONTEXTS.read(path) if path.is_file() else CONTEXTS.frame()
 
-    @lru_cache(maxsize=2)
-    def words(text: str) -> list[Any]:
-        return records.folder.token_texts(text)
-
+    reader = FeatureReader(folder, contexts)
     seen: set[str] = set()
-    for row, link in zip(own.iter_rows(named=True), links, strict=True):
-        sides = [
-            ShownFeature.of(
-                (model, layer, feature),
-                contexts(model, layer).filter(feature=feature),
-                words(records.folder.text_of(model)),
-                side,
-            )
-            for side, (model, layer, feature) in enumerate(
-                (
-                    (row["model"], row["layer"], row["feature"]),
-                    (row["best_model"], row["best_layer"], row["best_feature"]),
-                )
-            )
-        ]
+    for match, link in zip(own.iter_slices(1), links, strict=True):
+        pair = reader.pair(match)
+        sides = (pair.feature, pair.partner)
         if not all(side.contexts for side in sides):
             continue
         tokens = {side.contexts[0].text[1].strip().lower() for side in sides}
@@ -80,7 +66,7 @@ def _chosen(records: PairRecords, own: pl.DataFrame, links: list[str]) -> Iterat
             continue
         seen |= tokens
         yield Example(
-            number(row["r"]),
+            number(match["r"].item()),
             link,
             [
                 (f"{side.model}, block {side.layer}", [Markup(line) for line in side.lines(LINES)])

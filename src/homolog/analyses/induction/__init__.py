@@ -14,18 +14,12 @@ from homolog.analyses.analysis import Analysis, each_model
 from homolog.analyses.induction.attention_figure import attention_figure
 from homolog.analyses.induction.drawing import circuit_figure
 from homolog.analyses.induction.figures import PATCHED
-from homolog.analyses.induction.records import TABLES, CircuitRecords, read_circuits
+from homolog.analyses.induction.records import TABLES, CircuitRecords
 from homolog.analyses.induction.summary import experiment_values, method_values, summary_values
-from homolog.analyses.records import StudyRecords
 from homolog.record.tables import HIDDEN_ATTENTION
 
 FOLDER = Path(__file__).parent
 BOX = (FOLDER / "box.html.j2").read_text("utf-8")
-
-
-def _study_values(records: StudyRecords) -> Mapping[str, Any] | None:
-    circuits = read_circuits(records.path)
-    return None if circuits is None else _values(circuits)
 
 
 def _values(circuits: CircuitRecords) -> Mapping[str, Any] | None:
@@ -76,9 +70,10 @@ METHODS = Analysis(
 )
 SUMMARY = Analysis(
     "induction summary",
-    page="study",
+    page="circuits",
+    beside="study",
     chapter="How do they repeat what they have seen?",
     home=True,
-    values=_study_values,
+    values=_values,
     template=BOX + (FOLDER / "summary.html.j2").read_text("utf-8"),
 )

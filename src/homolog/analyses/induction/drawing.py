@@ -24,8 +24,9 @@ from homolog.analyses.induction.words import component_words, place_of, short_la
 from homolog.analyses.records import Row
 from homolog.charts import theme
 from homolog.charts.figure import Figure, Rows, finish, panels, tips
-from homolog.charts.words import is_number, listed
+from homolog.charts.words import is_number
 from homolog.record.circuits import CARRIER, COPIER, MATCHER, ROLE_ORDER
+from homolog.record.names import listed
 
 DRAWN = 6  # parts of a role
 COLUMNS = {"A": 0.0, "B": 1.05, "end": 2.5}

@@ -16,9 +16,10 @@ import polars as pl
 
 from homolog.analyses.induction.words import CORRUPTION_WORDS, SHOWN_METRICS, place_of
 from homolog.analyses.records import Records, Row, run_of
-from homolog.charts.words import is_number, listed
+from homolog.charts.words import is_number
 from homolog.errors import InputError
 from homolog.record.circuits import LOGIT_DIFFERENCE
+from homolog.record.names import listed
 from homolog.record.run_folder import RunFolder
 from homolog.record.table import Table
 from homolog.record.tables import (

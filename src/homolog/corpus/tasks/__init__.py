@@ -26,8 +26,8 @@ Your own prompts are a .jsonl file, one object per line; all of them by default:
     >>> len(make_task("mine.jsonl", model))
     1
 
-A new task is a file here, with a function like the others and its `PromptTask`, and a word in
-`make.TASKS`.
+A new task is a file here, with a function like the others and its `PromptTask`, a word in
+`make.TASKS`, and its name in `record.circuits.TASK_NAMES`, which help and settings show.
 """
 
 from homolog.corpus.tasks.agreement import agreement

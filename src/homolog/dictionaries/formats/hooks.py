@@ -21,7 +21,8 @@ from homolog.dictionaries.base import SparseAutoencoder
 from homolog.record.layers import STREAM_AFTER
 
 _AFTER = re.compile(
-    r"blocks\.(\d+)\.hook_resid_post|resid_post_layer_(\d+)|resid\.(\d+)|(?:[a-z_]+\.)*(?:layers|h|blocks)\.(\d+)"
+    r"blocks\.(\d+)\.hook_resid_post|resid_post_layer_(\d+)|resid\.(\d+)"
+    r"|(?:[a-z_]+\.)*(?:layers|h|blocks)\.(\d+)"
 )
 _BEFORE = re.compile(r"blocks\.(\d+)\.hook_resid_pre")
 _INSIDE = (

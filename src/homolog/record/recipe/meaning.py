@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from homolog.record.circuits import INDUCTION, CircuitSearch
+from homolog.record.circuits import INDUCTION, TASK_NAMES, CircuitSearch
+from homolog.record.names import listed
 from homolog.record.settings import Settings
 
 
@@ -16,11 +17,13 @@ class Circuits(CircuitSearch):
     Off-by-One test; and where there is any other task, the circuits that attribution finds of each.
     """
 
-    tasks: tuple[str, ...] = Field(default=(INDUCTION,), min_length=1)
-    """Of induction, natural_induction, ioi, greater_than, associative_recall and agreement, or
-    .jsonl files of prompts.  With any but induction, each of them has a circuit by discovery,
-    beside random ones and on the prompts of the others.
-    """
+    tasks: tuple[str, ...] = Field(
+        default=(INDUCTION,),
+        min_length=1,
+        description=f"Of {listed(TASK_NAMES)}, or .jsonl files of "
+        "prompts.  With any but induction, each of them has a circuit by discovery, beside random "
+        "ones and on the prompts of the others.",
+    )
 
     n_prompts: int = Field(default=256, ge=2)
     """Prompts of every experiment."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from homolog.record.table import completed
 from homolog.record.tables import MATCHES
 from homolog.report.explorer.packing import packed, quantised, smallest, write_data
 from homolog.report.explorer.rows import ModelRows
@@ -114,9 +115,7 @@ def verdicts_of(matches: pl.DataFrame) -> pl.Series:
     What mostly the current token explains, of what all controls do, fails by "token" in place of
     "controls".
     """
-    needed = MATCHES.only("fails", "token_r2", "control_r")
-    missing = {name: kind for name, kind in needed.items() if name not in matches.columns}
-    known = matches.with_columns(pl.lit(None, kind).alias(name) for name, kind in missing.items())
+    known = completed(matches, MATCHES.only("fails", "token_r2", "control_r"))
     of_token = pl.col("token_r2") > MOSTLY * pl.col("control_r") ** 2
     fails = pl.col("fails").fill_null(NO_HOMOLOG)
     fails = pl.when(of_token).then(fails.str.replace("controls", "token")).otherwise(fails)
