@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from homolog.engine import Engine, Task
+from homolog.engine import Engine, Report, Task
 from homolog.features.stored import StoredFeatures, open_features
 from homolog.matching import Columns, PairMatch, document_exchanges, match_pair, prepare
 from homolog.matching.layers import check_layers
@@ -156,7 +156,7 @@ class Comparer:
         folders_b: Sequence[Path],
         pairs: Path,
         exchanges: tuple[int, int],
-        progress: Callable[[int, int], None],
+        progress: Report,
     ) -> Matched:
         """The layers of both sides and the match of each pair; files of finished pairs are kept in
         `pairs`.
