@@ -31,6 +31,7 @@ _LISTED = (
     "left_context",
     "features",
     "scatter",
+    "overlay",
     "relation",
     "causal",
     "exclusive",
