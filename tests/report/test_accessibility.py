@@ -59,7 +59,10 @@ def explorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_explorer(chromium: Browser, explorer: Path, seen_as: dict) -> None:
     tab = Tab(chromium, explorer, **seen_as)
     assert faults(tab.page) == []
-    tab.page.locator("#features tbody th a").first.click()
+    tab.page.get_by_label("Cards").check()
+    tab.wait("document.querySelector('.card .context')")
+    assert faults(tab.page) == []
+    tab.page.locator(".card a").first.click()
     tab.settled(tab.page.evaluate("location.hash"))
     assert faults(tab.page) == []
 

@@ -163,6 +163,22 @@ def test_a_record_says_what_was_measured_and_nothing_else(index: Path) -> None:
     assert "near" not in data(index, "features/0-0-0")["features"][5]
 
 
+def test_overlays_say_where_the_other_fires(index: Path) -> None:
+    assert data(index, "manifest")["overlaid"] == ["0-0"]
+    last = len(top_example(B, 0)["tokens"]) - 1
+    wanted = [[0, 0, 1, 3], [1, 0], [0, 1, last, 2], [1, 1]]  # " Par", "is": the second token
+    assert data(index, "overlay/0-0-0") == {"1": {"1": wanted}}
+    assert data(index, "overlay/0-0-1") == {}
+    assert len(list((index.parent / "data" / "overlay").iterdir())) == 2
+
+
+def top_example(model: str, layer: int) -> dict:
+    """The strongest context of feature 1."""
+    table = contexts_of(model, layer)
+    assert table is not None
+    return table.filter(feature=1, quantile=1.0, rank=0).row(0, named=True)
+
+
 @pytest.mark.parametrize("place, model", list(enumerate((A, B, C))))
 def test_the_index_has_every_word_and_no_other(index: Path, place: int, model: str) -> None:
     firsts = data(index, "manifest")["models"][place]["words"]
