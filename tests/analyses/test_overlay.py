@@ -53,9 +53,9 @@ def test_values_are_the_other_s_at_the_tokens_shown_and_each_place_stands_once()
 
 
 def test_random_streams_as_dense_matrices_have_them() -> None:
-    windows = random_stream(0)
+    windows = random_stream(0, n_windows=8)  # few places, so that examples of both meet
     own, partner = (random_features(windows, 6, seed) for seed in (1, 2))
-    a, b = top("A", own, windows), top("B", partner, windows)
+    a, b = top("A", own, windows, 6), top("B", partner, windows, 6)
     partners = pairs((1, 5), (2, 3), (5, 5), (4, 0))
     found = overlay(partners, a, b, mine=own.matrix, theirs=partner.matrix)
     dense = {False: _by_place(partner, windows), True: _by_place(own, windows)}
@@ -86,7 +86,11 @@ def test_places_of_two_texts_are_not_taken_for_one() -> None:
     x = np.array([[[0.0], [1.0], [0.0]]])
     own, partner = features_of(x, one), features_of(x, two)
     found = overlay(
-        pairs((0, 0)), top("A", own, one), top("B", partner, two), mine=own.matrix, theirs=own.matrix
+        pairs((0, 0)),
+        top("A", own, one),
+        top("B", partner, two),
+        mine=own.matrix,
+        theirs=own.matrix,
     )
     assert found["of_partner"].to_list() == [False, True]
 

@@ -119,6 +119,8 @@ def test_every_analysis_writes_the_tables_that_it_says(material: Material) -> No
     laid = made["overlay"]["overlay"]
     assert laid["of_partner"].any() and not laid["of_partner"].all()
     assert laid["values"].list.max().max() > 0
+    places = made["map"]["map"]
+    assert set(places["model"]) == {A, B} and places["x"].is_finite().all()
     causal = next(analysis for analysis in OF_MEANING if analysis.name == "causal")
     assert causal.says is not None
     assert {said["model"] for said in function_of(causal.says)(material)} <= {A}
@@ -152,7 +154,7 @@ def test_what_a_recipe_asks_for(material: Material) -> None:
     assert wanted(material.recipe) == everything
     none = {"context_tokens": 0, "causal_pairs": 0, "listed": 0, "transplant": False}
     few = material.recipe.changed(interpretation=none)
-    assert wanted(few) == {"features", "scatter", "overlay", "relation"}
+    assert wanted(few) == {"features", "scatter", "overlay", "map", "relation"}
     assert wanted(material.recipe.changed(interpretation=None)) == set()
 
 

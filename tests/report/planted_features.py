@@ -20,7 +20,7 @@ from homolog.analyses.records import StudyRecords
 from homolog.record.places import Places
 from homolog.record.run_record import FORMAT, write_record
 from homolog.record.table import Table
-from homolog.record.tables import CONTEXTS, FEATURES, MATCHES, OVERLAY, RATINGS, SCATTER
+from homolog.record.tables import CONTEXTS, FEATURES, MAP, MATCHES, OVERLAY, RATINGS, SCATTER
 from homolog.report.explorer import Source, words, write_explorer
 
 A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
@@ -206,6 +206,20 @@ def overlay_of(model: str, layer: int) -> pl.DataFrame | None:
     return OVERLAY.frame(rows)
 
 
+def places_of() -> pl.DataFrame:
+    """Feature f of layer l of A at (f, l), of B at (f, 64 + l); 4 of each layer has no place.
+
+    So the square is 129 wide, and what is 66 high stands in its middle.
+    """
+    above = {A: 0, B: 64}
+    rows = [
+        {"model": model, "layer": layer, "feature": f, "x": f, "y": above[model] + layer}
+        for model, layer, f in features_in(SIZES)
+        if model in above and f != 4
+    ]
+    return MAP.frame(rows)
+
+
 def no_scatter(model: str, layer: int) -> None:
     """No points of any layer."""
 
@@ -220,6 +234,7 @@ def planted(folder: Path, **options: Any) -> Path:
         "n_layers": LAYERS,
         "scatter": scatter_of,
         "overlay": overlay_of,
+        "places": places_of(),
         "name": "planted",
     } | options
     source = Source(**given | {"matches": given["matches"].lazy()})
@@ -242,7 +257,13 @@ def planted_run(folder: Path, *more: tuple[Table, pl.DataFrame]) -> StudyRecords
     write_record(folder / "run.json", run)
     places = Places(folder)
     features = features_of().select(list(FEATURES.schema))
-    tables = ((FEATURES, features), (MATCHES, matches_of()), (RATINGS, ratings_of()), *more)
+    tables = (
+        (FEATURES, features),
+        (MATCHES, matches_of()),
+        (RATINGS, ratings_of()),
+        (MAP, places_of()),
+        *more,
+    )
     for table, frame in tables:
         table.write(frame, places.table(table))
     for table, of_layer in (

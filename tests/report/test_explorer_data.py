@@ -23,6 +23,7 @@ from tests.report.planted_features import (
     many_files_of_words,
     matches_of,
     no_scatter,
+    places_of,
     planted,
     planted_bytes,
     planted_run,
@@ -170,6 +171,30 @@ def test_overlays_say_where_the_other_fires(index: Path) -> None:
     assert data(index, "overlay/0-0-0") == {"1": {"1": wanted}}
     assert data(index, "overlay/0-0-1") == {}
     assert len(list((index.parent / "data" / "overlay").iterdir())) == 2
+
+
+def test_places_are_those_of_all_models_in_one_square(index: Path) -> None:
+    assert data(index, "manifest")["mapped"]
+    wide, high = 129, 66  # the highest: layer 2 of B
+    for place, (model, above) in enumerate(((A, 0), (B, 64))):
+        columns = data(index, f"map/{place}")
+        x, y = (unpacked(columns[name]).tolist() for name in "xy")
+        places = [(layer, f) for layer, size in enumerate(SIZES[model]) for f in range(size)]
+        for code, other, (layer, f) in zip(x, y, places, strict=True):
+            if f == 4:
+                assert code == other == UNDEFINED
+            else:
+                assert code == pytest.approx(65534 * f / wide, abs=1)
+                middle = (above + layer + (wide - high) / 2) / wide
+                assert other == pytest.approx(65534 * middle, abs=1)
+    assert set(unpacked(data(index, "map/2")["x"]).tolist()) == {UNDEFINED}
+
+
+def test_a_run_without_places_has_no_map(tmp_path: Path) -> None:
+    for name, places in (("none", None), ("empty", places_of().clear())):
+        index = planted(tmp_path / name, places=places)
+        assert not data(index, "manifest")["mapped"]
+        assert not (index.parent / "data" / "map").exists()
 
 
 def top_example(model: str, layer: int) -> dict:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 from playwright.sync_api import Browser
 from tests.report.pages import EVIL, Tab
@@ -25,35 +23,15 @@ from tests.report.planted_features import (
     words_slowly,
 )
 
-from homolog.record.tables import MATCHES
 from homolog.report.explorer import address
 
 FIRST = "#features tbody tr:first-child a"
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return planted(tmp_path_factory.mktemp("explorer") / "explorer")
-
-
-@pytest.fixture
-def tab(chromium: Browser, index: Path) -> Iterator[Tab]:
-    tab = Tab(chromium, index)
-    yield tab
-    assert tab.said == []
-    assert all(url.startswith(index.parent.as_uri()) or url == "data:," for url in tab.asked)
-    tab.page.close()
-
-
-def go(tab: Tab, address: str) -> None:
-    tab.page.evaluate("address => { location.hash = address }", address)
-    tab.settled(tab.page.evaluate("location.hash"))
-
-
 def test_the_first_view_is_the_homologs(tab: Tab) -> None:
     assert tab.text("#count") == "44 of 136 features"
     assert tab.page.get_by_role("combobox", name="Homolog", exact=True).input_value() == "yes"
-    go(tab, f"from={A}&to={B}")
+    tab.go(f"from={A}&to={B}")
     assert tab.text("#count") == "136 of 136 features"
     assert tab.rows()[:6] == [
         "0 / 0",
@@ -75,140 +53,6 @@ def test_the_first_view_is_the_homologs(tab: Tab) -> None:
     ]
 
 
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Features from 40 on fail by a test each, homologs are the further beyond controls the later.
-
-    What controls explain of 41, 42 and 45 is 0.64, of which the token explains all, half and half,
-    the partner's untrained twin 0.36, 0.36 and 0.61; another model's twin would explain 0.81.
-    """
-    fails = {40: "chance", 41: "controls, rival", 42: "controls", 43: "documents", 44: "rare"}
-    fails |= {45: "controls"}
-    feature = pl.col("feature")
-    explained = pl.when(feature == 41).then(0.64).otherwise(0.32)
-    matches = matches_of().with_columns(
-        beyond=(feature / 1000).cast(pl.Float32),
-        fails=pl.when("homolog")
-        .then(pl.lit(""))
-        .otherwise(feature.replace_strict(fails, default="rival")),
-        token_r2=explained.cast(pl.Float32),
-        control_r=pl.lit(0.8, pl.Float32),
-    )
-    of_b = pl.when(feature == 45).then(0.78).otherwise(0.6).cast(pl.Float32)
-    untrained = [
-        MATCHES.frame(matches.filter(comparison="rotated", model=A, best_model=B)).with_columns(
-            comparison=pl.lit("random-model"), best_model=pl.lit(twin), r=r
-        )
-        for twin, r in (("mamba-random", of_b), ("rwkv-random", pl.lit(0.9, pl.Float32)))
-    ]
-    return planted(
-        tmp_path_factory.mktemp("judged") / "explorer",
-        matches=pl.concat([*untrained, matches]),
-        controls={B: ["mamba-random", "mamba-s1"], C: ["rwkv-random"]},
-    )
-
-
-def test_it_opens_on_what_controls_explain_least_and_says_why_others_are_none(
-    chromium: Browser, judged: Path
-) -> None:
-    tab = Tab(chromium, judged)
-    assert tab.text("#count") == "44 of 136 features" and tab.rows()[:2] == ["0 / 39", "0 / 38"]
-    homolog = tab.page.get_by_role("combobox", name="Homolog", exact=True)
-    for reason, row, words in (
-        ("chance", "0 / 40", "no more than chance"),
-        ("token", "0 / 41", "follows a token"),
-        ("controls", "0 / 42", "controls explain it"),
-        ("documents", "0 / 43", "other documents may differ"),
-        ("rare", "0 / 44", "in too few documents"),
-        ("untrained", "0 / 45", "an untrained model has it too"),
-    ):
-        homolog.select_option(reason)
-        tab.wait("document.querySelector('#count').textContent === '1 of 136 features'")
-        assert tab.rows() == [row] and f"homolog={reason}" in tab.hash
-        cell = tab.page.locator("#features tbody td:last-child")
-        assert cell.text_content() == words
-        assert cell.get_attribute("title") == (
-            "and has a nearer rival" if reason == "token" else None
-        )
-    homolog.select_option("rival")
-    tab.wait("document.querySelector('#count').textContent === '85 of 136 features'")
-    homolog.select_option("no")
-    tab.wait("document.querySelector('#count').textContent === '90 of 136 features'")
-    tab.page.get_by_role("button", name="Clear filters").click()
-    tab.wait("document.querySelector('#count').textContent === '136 of 136 features'")
-    for feature, words in (
-        (41, "follows a token: r 0.800 with that alone, against r 0.795; its partner resembles"),
-        (42, "controls explain it: r 0.800 with all of them, against r 0.790"),
-        (45, "an untrained model has it too, r 0.780 against r 0.775"),
-    ):
-        go(tab, f"from={A}&to={B}&feature=0/{feature}")
-        facts = tab.page.locator(".match dd").all_text_contents()
-        assert any(fact.startswith(words) for fact in facts), facts
-    assert tab.said == []
-    tab.page.close()
-
-
-def test_cards_say_the_match_and_show_two_contexts(chromium: Browser, judged: Path) -> None:
-    tab = Tab(chromium, judged, f"#from={A}&to={B}&homolog=untrained")
-    tab.page.get_by_label("Cards").check()
-    tab.wait("document.querySelectorAll('.card .context').length === 2")
-    assert "view=cards" in tab.hash and not tab.page.locator("#features").is_visible()
-    card = tab.page.locator(".card")
-    assert card.locator("h2").text_content() == "0 / 45  the"
-    assert card.locator(".to").text_content() == "→ 0 / 1  cat"
-    assert card.locator("dl div").all_text_contents()[0] == "r0.775"
-    assert card.locator(".reason").text_content() == (
-        "an untrained model has it too, r 0.780 against r 0.775"
-    )
-    table = contexts_of(A, 0)
-    assert table is not None
-    strongest = table.filter(feature=45).sort("value", descending=True)
-    shown = card.locator("mark.peak .spoken").all_text_contents()
-    peaks = [float(text.strip(" ()")) for text in shown]
-    wanted = strongest["value"].to_list()[:2]
-    assert peaks == pytest.approx(wanted, abs=wanted[0] / 255)
-    tab.page.reload()
-    tab.wait("document.querySelectorAll('.card .context').length === 2")
-    card.locator(".context").first.click()
-    tab.wait("document.querySelector('h1').textContent.includes('layer 0, feature 45')")
-    assert tab.said == []
-    tab.page.close()
-
-
-def test_cards_are_read_when_they_come_into_sight(chromium: Browser, index: Path) -> None:
-    """Features 0 to 23 of layer 0 and none of layer 1: one file, where the second is out of sight."""
-    sorted_by_place = f"#from={A}&to={B}&sort=feature&view=cards"
-    tab = Tab(chromium, index, f"{sorted_by_place}&page=6", viewport={"width": 390, "height": 700})
-    cards = [tab.page.locator(".card").nth(i) for i in range(16)]  # 120 to 129, then 6 of layer 1
-    tab.wait("document.querySelector('.card .context')")
-    assert tab.page.locator(".card").count() == 16
-    asked = {url.rsplit("/", 1)[1] for url in tab.asked if "/features/" in url}
-    assert asked == {"0-0-0.js"}
-    assert cards[9].locator(".glimpse").get_attribute("aria-busy") == "true"
-    cards[9].scroll_into_view_if_needed()
-    tab.wait("document.querySelectorAll('.card')[9].querySelector('.context')")
-    assert any(url.endswith("/0-0-1.js") for url in tab.asked)
-    assert tab.said == []
-    tab.page.close()
-
-
-def test_the_keyboard_goes_over_cards(chromium: Browser, index: Path) -> None:
-    tab = Tab(chromium, index, f"#from={A}&to={B}&view=cards", viewport={"width": 1280, "height": 900})
-    page, focused = tab.page, "document.activeElement.textContent"
-    tops = page.locator(".card").evaluate_all("cards => cards.map((card) => card.offsetTop)")
-    beside = tops.count(tops[0])
-    assert beside > 1
-    first = page.locator(".card h2 a").all_text_contents()
-    for key, at in (("ArrowDown", 0), ("ArrowRight", 1), ("ArrowDown", 1 + beside), ("ArrowLeft", beside)):
-        page.keyboard.press(key)
-        assert page.evaluate(focused) == first[at]
-    page.keyboard.press("Enter")
-    tab.wait("document.activeElement.id === 'title'")
-    page.keyboard.press("Escape")
-    tab.wait(f"{focused} === '{first[beside]}'")
-    tab.page.close()
-
-
 def test_order_is_a_stable_sort_with_the_undefined_last(tab: Tab) -> None:
     sizes = SIZES[A]
     number = np.array([f for size in sizes for f in range(size)])
@@ -216,7 +60,7 @@ def test_order_is_a_stable_sort_with_the_undefined_last(tab: Tab) -> None:
     for sign, order in ((1, "sort=token_entropy"), (-1, "sort=-token_entropy")):
         keys = np.where(np.isinf(entropy), np.inf, sign * entropy)
         wanted = np.argsort(keys, kind="stable")
-        go(tab, f"from={A}&to={B}&{order}&page=3")
+        tab.go(f"from={A}&to={B}&{order}&page=3")
         found = tab.rows()
         assert found == [f"{int(row >= sizes[0])} / {number[row]}" for row in wanted[100:]]
     tab.page.get_by_role("button", name="Excess").click()
@@ -255,7 +99,7 @@ def test_filters_make_a_permanent_link(tab: Tab, chromium: Browser, index: Path)
     tab.wait("document.querySelector('#count').textContent === '20 of 136 features'")
     page.get_by_role("button", name="Clear filters").click()
     tab.wait("document.querySelector('#count').textContent === '136 of 136 features'")
-    go(tab, f"from={A}&to={B}&to_layer=2")
+    tab.go(f"from={A}&to={B}&to_layer=2")
     assert tab.text("#count").startswith("None of 136 features")
     assert tab.page.locator("#count").get_attribute("aria-live") == "polite"
 
@@ -311,7 +155,7 @@ def slow_search(words: dict[str, dict[int, bool]], query: list[str], fires: bool
 
 
 def test_a_pair_stands_side_by_side(tab: Tab) -> None:
-    go(tab, f"from={A}&to={B}&feature=0/1")
+    tab.go(f"from={A}&to={B}&feature=0/1")
     page = tab.page
     assert tab.text("h1") == f"{A}, layer 0, feature 1" and page.title().startswith(
         f"{A}, layer 0, feature 1 ·"
@@ -365,52 +209,21 @@ def test_a_pair_stands_side_by_side(tab: Tab) -> None:
     tab.wait(f"document.querySelectorAll('.side')[1].getAttribute('aria-label').startsWith('{C}')")
 
 
-def test_both_activations_stand_over_each_other_on_the_same_text(tab: Tab) -> None:
-    go(tab, f"from={A}&to={B}&feature=0/1")
-    box = tab.page.locator(".same-text")
-    assert box.locator("h4").all_text_contents() == [
-        "Where both fire (2)",
-        "Where this feature fires and its partner is silent (1)",
-        "Where its partner fires and this feature is silent (1)",
-    ]
-    first = box.locator("li").first
-    lines = [first.locator(".line").nth(i) for i in (0, 1)]
-    texts = [line.locator(".context").text_content() for line in lines]
-    assert texts == [" Paris (6.00) ", " Paris (3.00) "]
-    assert [line.locator(".who").text_content() for line in lines] == [
-        f"{A}up to 6.00",
-        f"{B}up to 3.00",
-    ]
-    boxes = [line.locator(".context").bounding_box() for line in lines]
-    assert boxes[0] and boxes[1]
-    assert boxes[0]["x"] == boxes[1]["x"] and boxes[0]["y"] < boxes[1]["y"]
-    share = "mark => getComputedStyle(mark).getPropertyValue('--share')"
-    shares = [float(line.locator("mark").evaluate(share)) for line in lines]
-    assert shares == [1.0, 0.5]  # both have 6 for their largest shown
-    silent = box.locator("ol").nth(2).locator(".line").first
-    assert silent.locator(".who").text_content() == f"{A}silent"
-    assert silent.locator("mark").count() == 0
-    go(tab, f"from={A}&to={B}&feature=0/3")
-    assert tab.page.locator(".same-text").count() == 0
-    go(tab, f"from={B}&to={A}&feature=0/1")
-    assert tab.page.locator(".same-text").count() == 0
-
-
 def test_the_report_can_link_to_a_pair_of_layers_and_to_a_feature(tab: Tab) -> None:
-    go(tab, address(A, B, layer=0, to_layer=0).split("#")[1])
+    tab.go(address(A, B, layer=0, to_layer=0).split("#")[1])
     assert tab.text("#count") == "129 of 136 features"  # all of layer 0 but feature 2
     assert tab.page.locator("select[name=to_layer]").input_value() == "0"
-    go(tab, address(B, A, feature=(2, 7)).split("#")[1])
+    tab.go(address(B, A, feature=(2, 7)).split("#")[1])
     assert tab.text("h1") == f"{B}, layer 2, feature 7"
     assert address("a b&c/d", B) == f"explorer/index.html#from=a%20b%26c/d&to={B}"
 
 
 def test_a_feature_without_a_partner_says_so(tab: Tab) -> None:
-    go(tab, f"from={A}&to={B}&feature=0/2")
+    tab.go(f"from={A}&to={B}&feature=0/2")
     assert "It has no partner there" in tab.text(".side:nth-child(2)")
-    go(tab, f"from={A}&to={B}&feature=0/0")
+    tab.go(f"from={A}&to={B}&feature=0/0")
     assert "It never fires" in tab.text(".side")
-    go(tab, f"from={C}&feature=0/0")  # nothing was looked for from C
+    tab.go(f"from={C}&feature=0/0")  # nothing was looked for from C
     assert tab.text("h1") == f"{C}, layer 0, feature 0" and "It has no partner there" in tab.text(
         "#feature"
     )
@@ -441,7 +254,7 @@ def test_markup_from_corpora_and_models_is_text(chromium: Browser, tmp_path: Pat
     )
     tab = Tab(chromium, index)
     assert EVIL in tab.text("caption") and EVIL in tab.text("header")
-    go(tab, f"to={B}&feature=0/3")
+    tab.go(f"to={B}&feature=0/3")
     shown = tab.page.locator("#feature").inner_text()
     assert tab.text("h1") == f"{evil}, layer 0, feature 3"
     assert tab.text(".explanation").startswith(f"Names of cities {EVIL}")
@@ -490,7 +303,12 @@ def test_a_click_anywhere_on_a_row_opens_it(tab: Tab) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["", f"#from={A}&to={B}&measures=1&text=cat&r=0.2..", f"#from={A}&to={B}&view=cards", f"#from={A}&to={B}&feature=0/1"],
+    [
+        "",
+        f"#from={A}&to={B}&measures=1&text=cat&r=0.2..",
+        f"#from={A}&to={B}&view=cards",
+        f"#from={A}&to={B}&feature=0/1",
+    ],
 )
 def test_a_phone_never_scrolls_sideways(chromium: Browser, index: Path, address: str) -> None:
     tab = Tab(chromium, index, address, viewport={"width": 390, "height": 844})
@@ -522,20 +340,20 @@ def test_a_missing_file_is_named(chromium: Browser, index: Path, tmp_path: Path)
     folder = planted(tmp_path / "explorer")
     (folder.parent / "data" / "features" / "0-0-0.js").unlink()
     tab = Tab(chromium, folder)
-    go(tab, f"from={A}&to={B}&feature=0/1")
+    tab.go(f"from={A}&to={B}&feature=0/1")
     assert tab.text("#problem") == "data/features/0-0-0.js is missing: make the report again."
     tab.page.close()
 
 
 def test_characters_of_several_tokens(chromium: Browser, tmp_path: Path) -> None:
     tab = Tab(chromium, planted_bytes(tmp_path / "explorer"))
-    go(tab, f"from={A}&to={B}&text=自&anywhere=1")
+    tab.go(f"from={A}&to={B}&text=自&anywhere=1")
     assert tab.rows() == ["0 / 0", "0 / 1"]
-    go(tab, f"from={A}&to={B}&text=自")
+    tab.go(f"from={A}&to={B}&text=自")
     assert tab.rows() == ["0 / 0"]  # it fires on the first byte
     shown = {}
     for feature in range(5):
-        go(tab, f"from={A}&to={B}&feature=0/{feature}")
+        tab.go(f"from={A}&to={B}&feature=0/{feature}")
         shown[feature] = tab.page.locator("article:first-child .context").all_text_contents()
     assert shown == {
         0: [" x (2.00) 自"],
@@ -544,7 +362,7 @@ def test_characters_of_several_tokens(chromium: Browser, tmp_path: Path) -> None
         3: ["\u0442\u043e (3.00)  x"],
         4: ["<E8> (1.00) <87> (1.00) ", "<AA> (1.00)  x (1.00) "],
     }
-    go(tab, f"from={A}&to={B}&feature=0/0")
+    tab.go(f"from={A}&to={B}&feature=0/0")
     assert tab.page.locator("article:first-child mark").first.bounding_box()["width"] > 2  # type: ignore[index]
     assert tab.said == []
     tab.page.close()

@@ -32,6 +32,7 @@ _LISTED = (
     "features",
     "scatter",
     "overlay",
+    "map",
     "relation",
     "causal",
     "exclusive",

@@ -390,6 +390,7 @@ class Costs:
                 "features": scattered * DESCRIBED,
                 "scatter": scattered * PAIRED,
                 "overlay": OVERLAID * self._n_features * of_each,
+                "map": CELL * self._n_features**2,
                 "causal": read(CAUSAL_TOKENS * of_each * asked.causal_pairs),
                 "exclusive": scattered * REGRESSED * 2 * of_each * asked.listed,
                 "transplant": 2 * self._spaces(self._plans[0]),

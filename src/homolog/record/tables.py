@@ -305,6 +305,13 @@ OVERLAY = _table_per_layer(
     rank=(I16, "of the example, in `contexts`, among the top of whose it is"),
     values=(NUMBERS, "activations of the other of the two on the tokens that it shows"),
 )
+MAP = _table(
+    "map",
+    "feature of a compared model's main dictionaries that has a place",
+    **_FEATURE,
+    x=(F32, "its place in the plane of all features: those that fire together stand together"),
+    y=(F32, "the same, upwards; without a unit"),
+)
 _RELATED = {
     "comparison": (TEXT, "which comparison"),
     "model": (TEXT, "whose features"),
@@ -701,6 +708,7 @@ TABLES = (
     CONTEXTS,
     SCATTER,
     OVERLAY,
+    MAP,
     RELATION,
     CURVES,
     CAUSAL,

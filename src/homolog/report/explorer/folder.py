@@ -6,6 +6,7 @@
     data/columns/    what the list sorts and filters by (columns.py)
     data/features/   what the page of a feature shows (details.py)
     data/overlay/    what both do on the same text (overlays.py)
+    data/map/        a place in the plane for each feature (places.py)
     data/words/      the text index (words.py)
 
 Scripts put text of models and corpora on the page as text nodes alone, so that markup in a corpus
@@ -35,6 +36,7 @@ from homolog.record.tables import (
     CONTEXTS,
     FEATURES,
     LISTS,
+    MAP,
     MATCHES,
     OVERLAY,
     RATINGS,
@@ -45,6 +47,7 @@ from homolog.report.explorer.contexts import Spelling, read_contexts
 from homolog.report.explorer.details import CHUNK, write_details
 from homolog.report.explorer.overlays import write_overlays
 from homolog.report.explorer.packing import write_data
+from homolog.report.explorer.places import write_places
 from homolog.report.explorer.reasons import with_reasons
 from homolog.report.explorer.rows import (
     FEATURE,
@@ -63,6 +66,7 @@ SCRIPTS = (
     "explorer-reasons.js",
     "explorer-contexts.js",
     "explorer-cards.js",
+    "explorer-map.js",
     "explorer-overlay.js",
     "explorer-list.js",
     "explorer-feature.js",
@@ -97,6 +101,9 @@ class Source:
     overlay: OfLayer = lambda model, layer: None
     """What the other of a feature and its best partner does on the examples of either, by model and
     layer, or None: columns of the table `overlay`."""
+
+    places: pl.DataFrame | None = None
+    """Where features stand on the map, as map.parquet."""
 
     name: str = ""
     """Of the run."""
@@ -135,6 +142,7 @@ def source_of(records: StudyRecords) -> Source:
         {model: int(n_layers[model]) for model in records.compared},
         partial(_of_layer, run, SCATTER),
         partial(_of_layer, run, OVERLAY),
+        records.table(MAP) if records.has(MAP) else None,
         name=records.name,
         vocabularies={
             model: run.token_texts(text)
@@ -204,6 +212,7 @@ def write_explorer(folder: Path, source: Source) -> Path:
         "pairs": [list(pair) for pair in pairs],
         "columns": columns.written(),
         "overlaid": overlaid,
+        "mapped": source.places is not None and write_places(folder, source.places, models),
         "chunk": CHUNK,
         "classified": "homolog" in matches.columns,
         "opens_on_homologs": columns.has_homologs,

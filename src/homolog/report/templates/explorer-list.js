@@ -1,8 +1,8 @@
 // The list of features of one model, looked for in another: filters, order, pages.
 const explorerList = (() => {
   "use strict";
-  const { element, number } = explorer;
-  const PAGE = { rows: 50, cards: 24 }, NONE = 2 ** 32 - 1;
+  const { element, number, token } = explorer;
+  const PAGE = { rows: 50, cards: 24, map: Infinity }, NONE = 2 ** 32 - 1;
   const form = document.getElementById("filters");
   const columnOf = (name) => explorer.manifest().columns.find((column) => column.name === name);
   const placeFor = (column, state) => (column.of_pair ? `${state.from}-${state.to}` : `${state.from}`);
@@ -119,16 +119,20 @@ const explorerList = (() => {
       columns.map((column) => heading(state, column.name, column.title, column.says, classOf(column, state))),
       classified ? element("th", { scope: "col", class: "spare" }, "Homolog") : null));
     const size = PAGE[state.view], last = Math.max(1, Math.ceil(found.length / size));
-    const page = Math.min(state.page, last), onPage = [...found.slice((page - 1) * size, page * size)];
+    const page = Math.min(state.page, last);
+    const onPage = state.view === "map" ? [] : [...found.slice((page - 1) * size, page * size)];
     const asCards = state.view === "cards";
-    table.closest(".scroll").hidden = asCards;
+    table.closest(".scroll").hidden = state.view !== "rows";
     explorerCards.box.hidden = !asCards;
-    table.tBodies[0].replaceChildren(...(asCards ? [] : onPage.map(line)));
+    explorerMap.box.hidden = state.view !== "map";
+    table.tBodies[0].replaceChildren(...(state.view === "rows" ? onPage.map(line) : []));
     explorerCards.draw(table.caption.textContent, (asCards ? onPage : []).map((row) => ({
       row, ...sides(row), model: state.from,
       numbers: values.map(({ at }, i) => [columns[i].title, number(at(row), columns[i])]),
       read: () => card(state, explorer.placeOf(model, row)),
     })));
+    if (state.view === "map") await picture(state, found, { best, word, addressOf, current });
+    if (!current()) return;
     const all = model.sizes.reduce((sum, size) => sum + size, 0).toLocaleString("en");
     document.getElementById("count").textContent = found.length
       ? `${found.length.toLocaleString("en")} of ${all} features`
@@ -143,6 +147,28 @@ const explorerList = (() => {
   async function card(state, { layer, feature }) {
     const { matches, contexts } = await explorer.details(state.from, layer, feature);
     return { match: matches?.[state.to], contexts };
+  }
+
+  // The map: what the list has, and its partners; the others of both models are pale.
+  async function picture(state, found, { best, word, addressOf, current }) {
+    const { models } = explorer.manifest(), pair = [state.from, state.to];
+    const sides = pair.map((index) => ({
+      name: models[index].name, index, listed: new Uint8Array(models[index].sizes.reduce((a, b) => a + b, 0)) }));
+    if (found.length === sides[0].listed.length) for (const { listed } of sides) listed.fill(1);
+    else for (const row of found) {
+      sides[0].listed[row] = 1;
+      if (best.codes[row] !== NONE) sides[1].listed[best.codes[row]] = 1;
+    }
+    const place = ({ side, row }) => explorer.placeOf(models[pair[side]], row);
+    const words = (point) => {
+      const { layer, feature } = place(point), top = word(point.side, point.row);
+      return [`${sides[point.side].name} ${layer} / ${feature} `, top === undefined ? "" : token(top)];
+    };
+    const follow = (point) => {
+      const [from, to] = point.side ? [state.to, state.from] : pair;
+      location.hash = addressOf({ ...state, from, to, feature: place(point) });
+    };
+    await explorerMap.draw(sides, words, follow, current);
   }
 
   // What is spare gives way on a phone.
@@ -169,6 +195,7 @@ const explorerList = (() => {
       ...Object.entries(explorerReasons.words).map(([name, words]) => option(name, `no: ${words}`, false)));
     fields.homolog.value = state.homolog;
     fields.measures.checked = state.measures;
+    form.querySelector("[data-mapped]").hidden = !explorer.manifest().mapped;
     fields.view.value = state.view;
     const sorts = [["feature", "Layer and feature"], ...(models[state.from].tokens ? [["token", "Token"]] : []),
       ...existing(state).map(({ name, title }) => [name, title])];
@@ -221,6 +248,7 @@ const explorerList = (() => {
     };
   }
 
-  const views = Object.keys(PAGE), verdicts = ["yes", "no", ...Object.keys(explorerReasons.words)];
+  const views = () => Object.keys(PAGE).filter((view) => view !== "map" || explorer.manifest().mapped);
+  const verdicts = ["yes", "no", ...Object.keys(explorerReasons.words)];
   return { rows, draw, fill, read, existing, form, verdicts, views };
 })();

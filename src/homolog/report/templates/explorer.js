@@ -25,7 +25,7 @@
     const read = {
       from: pair[0], to: pair[1], layer: whole("layer"), toLayer: whole("to_layer"), page: whole("page") || 1,
       text: given.get("text") ?? "", fires: given.get("anywhere") !== "1", measures: given.get("measures") === "1",
-      view: explorerList.views.includes(given.get("view")) ? given.get("view") : "rows",
+      view: explorerList.views().includes(given.get("view")) ? given.get("view") : "rows",
       homolog: manifest.classified && explorerList.verdicts.includes(given.get("homolog")) ? given.get("homolog") : "",
       sort: sort.replace(/^-/, ""), descending: sort.startsWith("-"), ranges: new Map(),
       feature: place && { layer: Number(place[1]), feature: Number(place[2]) },
@@ -164,6 +164,7 @@
     const links = [...list.querySelectorAll("a[data-row]")], here = links.indexOf(document.activeElement);
     if (here < 0 && event.target !== document.body && !event.target.closest("table, .scroll, #cards")) return;
     if (state.view === "rows" && !event.key.match(/Up|Down/)) return;
+    if (!links.length) return;
     event.preventDefault();
     const next = here < 0 ? 0 : here + STEPS[event.key] * across(event.key);
     links[Math.min(links.length - 1, Math.max(0, next))]?.focus();
