@@ -307,6 +307,7 @@ def test_a_click_anywhere_on_a_row_opens_it(tab: Tab) -> None:
         "",
         f"#from={A}&to={B}&measures=1&text=cat&r=0.2..",
         f"#from={A}&to={B}&view=cards",
+        f"#from={A}&to={B}&view=map",
         f"#from={A}&to={B}&feature=0/1",
     ],
 )

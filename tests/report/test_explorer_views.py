@@ -131,13 +131,7 @@ def test_cards_are_read_when_they_come_into_sight(chromium: Browser, index: Path
 
 
 def test_the_keyboard_goes_over_cards(chromium: Browser, index: Path) -> None:
-    tab = Tab(
-        chromium,
-        index,
-        f"#from={A}&to={B}&view=cards",
-        f"#from={A}&to={B}&view=map",
-        viewport={"width": 1280, "height": 900},
-    )
+    tab = Tab(chromium, index, f"#from={A}&to={B}&view=cards")
     page, focused = tab.page, "document.activeElement.textContent"
     tops = page.locator(".card").evaluate_all("cards => cards.map((card) => card.offsetTop)")
     beside = tops.count(tops[0])
@@ -198,8 +192,11 @@ def at_of(tab: Tab, x: float, y: float) -> tuple[float, float]:
 
 
 COLOUR_AT = """([x, y]) => {
-    const canvas = document.querySelector('#map canvas'), scale = canvas.width / canvas.clientWidth;
-    return [...canvas.getContext('2d').getImageData(x * scale, y * scale, 1, 1).data];
+    const map = document.querySelector('#map canvas'), scale = map.width / map.clientWidth;
+    const one = Object.assign(document.createElement('canvas'), { width: 1, height: 1 });
+    const pixel = one.getContext('2d', { willReadFrequently: true });
+    pixel.drawImage(map, x * scale, y * scale, 1, 1, 0, 0, 1, 1);
+    return [...pixel.getImageData(0, 0, 1, 1).data];
 }"""
 
 

@@ -3,11 +3,13 @@ const explorerFeature = (() => {
   "use strict";
   const { element, number, token } = explorer;
   const IN_SIGHT = 8;  // contexts
+  const LONG = 30;  // characters of a fact that has a line of its own
   const SVG = "http://www.w3.org/2000/svg";
   const percent = (value) => number(value, { percent: true });
   const yes = (value) => (value ? "yes" : "no");
   const facts = (pairs) => element("dl", { class: "facts" }, pairs.map(([name, value, says]) =>
-    element("div", {}, element("dt", { title: says ?? false }, name), element("dd", {}, value))));
+    element("div", { class: value.length > LONG && "long" },
+      element("dt", { title: says ?? false }, name), element("dd", {}, value))));
   const tokens = (texts) => texts.flatMap((text) => [token(text), " "]);
   const section = (title, ...children) => element("section", {}, element("h3", {}, title), ...children);
 
