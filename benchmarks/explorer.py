@@ -39,6 +39,7 @@ SHARES = "82 15 28 43 127 22 20 61 70 2 8 40 24 67 75 19 1 60 63 91 28 10 24 2 2
 VOCABULARY, CONTEXTS, LENGTH, MATCH_TOKENS = 50_000, 16, 24, 1_000_000
 PAGES = {
     "the list": "",
+    "cards": "#from=pythia&to=mamba&view=cards",
     "a feature": "#from=pythia&to=mamba&feature=5/100",
     "a search": "#from=pythia&to=mamba&text=tea",
     "two letters": "#from=pythia&to=mamba&text=te",

@@ -86,14 +86,19 @@ def _write_tables(run: RunFolder) -> None:
 def tables_of(material: Material, analysis: Analysis) -> dict[str, pl.DataFrame]:
     """What its tasks make, joined and finished, as a study does; written to its place."""
     assert analysis.measure is not None
-    parts = [function_of(analysis.measure)(material, *unit) for unit in analysis.units(material)]
+    units = list(analysis.units(material))
+    parts = [function_of(analysis.measure)(material, *unit) for unit in units]
     names = [table.name for table in analysis.tables]
     assert parts and all(sorted(part) == sorted(names) for part in parts)
     joined = {name: pl.concat([part[name] for part in parts]) for name in names}
     if analysis.finish is not None:
         joined |= function_of(analysis.finish)(material, joined)
     for table in analysis.tables:
-        table.write(joined[table.name], material.run.table(table.name))
+        if not table.per_layer:
+            table.write(joined[table.name], material.run.table(table))
+            continue
+        for unit, part in zip(units, parts, strict=True):
+            table.write(part[table.name], material.run.table(table, *unit))
     return joined
 
 
@@ -111,6 +116,11 @@ def test_every_analysis_writes_the_tables_that_it_says(material: Material) -> No
     assert len(transplants) == 2 * LAYERS_EACH * 2  # directions, layers, maps
     assert transplants["model"].is_sorted() and (transplants["r2"] <= 1).all()
     assert made["scatter"]["scatter"]["scatter_x"].list.len().max() == 60
+    laid = made["overlay"]["overlay"]
+    assert laid["of_partner"].any() and not laid["of_partner"].all()
+    assert laid["values"].list.max().max() > 0
+    places = made["map"]["map"]
+    assert set(places["model"]) == {A, B} and places["x"].is_finite().all()
     causal = next(analysis for analysis in OF_MEANING if analysis.name == "causal")
     assert causal.says is not None
     assert {said["model"] for said in function_of(causal.says)(material)} <= {A}
@@ -144,7 +154,7 @@ def test_what_a_recipe_asks_for(material: Material) -> None:
     assert wanted(material.recipe) == everything
     none = {"context_tokens": 0, "causal_pairs": 0, "listed": 0, "transplant": False}
     few = material.recipe.changed(interpretation=none)
-    assert wanted(few) == {"features", "scatter", "relation"}
+    assert wanted(few) == {"features", "scatter", "overlay", "map", "relation"}
     assert wanted(material.recipe.changed(interpretation=None)) == set()
 
 

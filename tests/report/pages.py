@@ -151,6 +151,11 @@ class Tab:
         """Wait until what the address asks for is shown."""
         self.wait(f"document.documentElement.dataset.explorer === {json.dumps(address or '#')}")
 
+    def go(self, address: str) -> None:
+        """To what stands after # in an address of the explorer."""
+        self.page.evaluate("address => { location.hash = address }", address)
+        self.settled(self.page.evaluate("location.hash"))
+
     def wait(self, condition: str) -> None:
         """Wait until a condition holds in the page.
 

@@ -20,7 +20,7 @@ from homolog.analyses.records import StudyRecords
 from homolog.record.places import Places
 from homolog.record.run_record import FORMAT, write_record
 from homolog.record.table import Table
-from homolog.record.tables import CONTEXTS, FEATURES, MATCHES, RATINGS, SCATTER
+from homolog.record.tables import CONTEXTS, FEATURES, MAP, MATCHES, OVERLAY, RATINGS, SCATTER
 from homolog.report.explorer import Source, words, write_explorer
 
 A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
@@ -186,6 +186,40 @@ def scatter_of(model: str, layer: int) -> pl.DataFrame | None:
     return SCATTER.frame([{"feature": 1, "best_model": B} | points])
 
 
+def overlay_of(model: str, layer: int) -> pl.DataFrame | None:
+    """For feature 1 of layer 0 of A and its partner in B the first two top examples of either.
+
+    On the first of each the other fires at its last token, by 3 and by 2; on the second it does
+    not.
+    """
+    if (model, layer) != (A, 0):
+        return None
+    rows = []
+    for of, last in ((A, 3.0), (B, 2.0)):
+        table = contexts_of(of, 0)
+        assert table is not None
+        top = table.filter(pl.col("quantile") == 1, pl.col("rank") < 2, feature=1).sort("rank")
+        for rank, tokens in top.select("rank", "tokens").iter_rows():
+            values = [0.0] * (len(tokens) - 1) + [0.0 if rank else last]
+            example = {"of_partner": of == B, "rank": rank, "values": values}
+            rows.append({"feature": 1, "best_model": B} | example)
+    return OVERLAY.frame(rows)
+
+
+def places_of() -> pl.DataFrame:
+    """Feature f of layer l of A at (f, l), of B at (f, 64 + l); 4 of each layer has no place.
+
+    So the square is 129 wide, and what is 66 high stands in its middle.
+    """
+    above = {A: 0, B: 64}
+    rows = [
+        {"model": model, "layer": layer, "feature": f, "x": f, "y": above[model] + layer}
+        for model, layer, f in features_in(SIZES)
+        if model in above and f != 4
+    ]
+    return MAP.frame(rows)
+
+
 def no_scatter(model: str, layer: int) -> None:
     """No points of any layer."""
 
@@ -199,6 +233,8 @@ def planted(folder: Path, **options: Any) -> Path:
         "vocabulary": VOCABULARY,
         "n_layers": LAYERS,
         "scatter": scatter_of,
+        "overlay": overlay_of,
+        "places": places_of(),
         "name": "planted",
     } | options
     source = Source(**given | {"matches": given["matches"].lazy()})
@@ -221,10 +257,20 @@ def planted_run(folder: Path, *more: tuple[Table, pl.DataFrame]) -> StudyRecords
     write_record(folder / "run.json", run)
     places = Places(folder)
     features = features_of().select(list(FEATURES.schema))
-    tables = ((FEATURES, features), (MATCHES, matches_of()), (RATINGS, ratings_of()), *more)
+    tables = (
+        (FEATURES, features),
+        (MATCHES, matches_of()),
+        (RATINGS, ratings_of()),
+        (MAP, places_of()),
+        *more,
+    )
     for table, frame in tables:
         table.write(frame, places.table(table))
-    for table, of_layer in ((CONTEXTS, contexts_of), (SCATTER, scatter_of)):
+    for table, of_layer in (
+        (CONTEXTS, contexts_of),
+        (SCATTER, scatter_of),
+        (OVERLAY, overlay_of),
+    ):
         for model, layer in product(LAYERS, range(3)):
             if layer < LAYERS[model] and (frame := of_layer(model, layer)) is not None:
                 table.write(frame, places.table(table, model, layer))

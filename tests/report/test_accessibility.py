@@ -59,7 +59,15 @@ def explorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_explorer(chromium: Browser, explorer: Path, seen_as: dict) -> None:
     tab = Tab(chromium, explorer, **seen_as)
     assert faults(tab.page) == []
-    tab.page.locator("#features tbody th a").first.click()
+    tab.page.get_by_role("radio", name="Cards").check()
+    tab.wait("document.querySelector('.card .context')")
+    assert faults(tab.page) == []
+    tab.page.get_by_role("radio", name="Map").check()
+    tab.wait("document.querySelector('#map canvas').getAttribute('aria-label')")
+    assert faults(tab.page) == []
+    tab.page.get_by_role("radio", name="Cards").check()
+    tab.wait("document.querySelector('.card .context')")
+    tab.page.locator(".card a").first.click()
     tab.settled(tab.page.evaluate("location.hash"))
     assert faults(tab.page) == []
 

@@ -23,6 +23,7 @@ from tests.report.planted_features import (
     many_files_of_words,
     matches_of,
     no_scatter,
+    places_of,
     planted,
     planted_bytes,
     planted_run,
@@ -161,6 +162,46 @@ def test_a_record_says_what_was_measured_and_nothing_else(index: Path) -> None:
     points = second["scatter"]["1"]
     assert unpacked(points["x"]).tolist() == [0, 128, 255] and points["top"] == [2, 10]
     assert "near" not in data(index, "features/0-0-0")["features"][5]
+
+
+def test_overlays_say_where_the_other_fires(index: Path) -> None:
+    assert data(index, "manifest")["overlaid"] == ["0-0"]
+    last = len(top_example(B, 0)["tokens"]) - 1
+    wanted = [[0, 0, 1, 3], [1, 0], [0, 1, last, 2], [1, 1]]  # " Par", "is": the second token
+    assert data(index, "overlay/0-0-0") == {"1": {"1": wanted}}
+    assert data(index, "overlay/0-0-1") == {}
+    assert len(list((index.parent / "data" / "overlay").iterdir())) == 2
+
+
+def test_places_are_those_of_all_models_in_one_square(index: Path) -> None:
+    assert data(index, "manifest")["mapped"]
+    wide, high = 129, 66  # the highest: layer 2 of B
+    for place, (model, above) in enumerate(((A, 0), (B, 64))):
+        columns = data(index, f"map/{place}")
+        x, y = (unpacked(columns[name]).tolist() for name in "xy")
+        places = [(layer, f) for layer, size in enumerate(SIZES[model]) for f in range(size)]
+        for code, other, (layer, f) in zip(x, y, places, strict=True):
+            if f == 4:
+                assert code == other == UNDEFINED
+            else:
+                assert code == pytest.approx(65534 * f / wide, abs=1)
+                middle = (above + layer + (wide - high) / 2) / wide
+                assert other == pytest.approx(65534 * middle, abs=1)
+    assert set(unpacked(data(index, "map/2")["x"]).tolist()) == {UNDEFINED}
+
+
+def test_a_run_without_places_has_no_map(tmp_path: Path) -> None:
+    for name, places in (("none", None), ("empty", places_of().clear())):
+        index = planted(tmp_path / name, places=places)
+        assert not data(index, "manifest")["mapped"]
+        assert not (index.parent / "data" / "map").exists()
+
+
+def top_example(model: str, layer: int) -> dict:
+    """The strongest context of feature 1."""
+    table = contexts_of(model, layer)
+    assert table is not None
+    return table.filter(feature=1, quantile=1.0, rank=0).row(0, named=True)
 
 
 @pytest.mark.parametrize("place, model", list(enumerate((A, B, C))))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 from playwright.sync_api import Browser
 from tests.report.pages import EVIL, Tab
@@ -30,29 +28,10 @@ from homolog.report.explorer import address
 FIRST = "#features tbody tr:first-child a"
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return planted(tmp_path_factory.mktemp("explorer") / "explorer")
-
-
-@pytest.fixture
-def tab(chromium: Browser, index: Path) -> Iterator[Tab]:
-    tab = Tab(chromium, index)
-    yield tab
-    assert tab.said == []
-    assert all(url.startswith(index.parent.as_uri()) or url == "data:," for url in tab.asked)
-    tab.page.close()
-
-
-def go(tab: Tab, address: str) -> None:
-    tab.page.evaluate("address => { location.hash = address }", address)
-    tab.settled(tab.page.evaluate("location.hash"))
-
-
 def test_the_first_view_is_the_homologs(tab: Tab) -> None:
     assert tab.text("#count") == "44 of 136 features"
     assert tab.page.get_by_role("combobox", name="Homolog", exact=True).input_value() == "yes"
-    go(tab, f"from={A}&to={B}")
+    tab.go(f"from={A}&to={B}")
     assert tab.text("#count") == "136 of 136 features"
     assert tab.rows()[:6] == [
         "0 / 0",
@@ -74,57 +53,6 @@ def test_the_first_view_is_the_homologs(tab: Tab) -> None:
     ]
 
 
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Features from 40 on fail by a test each, homologs are the further beyond controls the later.
-
-    What controls explain of 41 and 42 is 0.64, of which the token explains all and half.
-    """
-    fails = {40: "chance", 41: "controls, rival", 42: "controls", 43: "documents", 44: "rare"}
-    feature = pl.col("feature")
-    explained = pl.when(feature == 41).then(0.64).otherwise(0.32)
-    matches = matches_of().with_columns(
-        beyond=(feature / 1000).cast(pl.Float32),
-        fails=pl.when("homolog")
-        .then(pl.lit(""))
-        .otherwise(feature.replace_strict(fails, default="rival")),
-        token_r2=explained.cast(pl.Float32),
-        control_r=pl.lit(0.8, pl.Float32),
-    )
-    return planted(tmp_path_factory.mktemp("judged") / "explorer", matches=matches)
-
-
-def test_it_opens_on_what_controls_explain_least_and_says_why_others_are_none(
-    chromium: Browser, judged: Path
-) -> None:
-    tab = Tab(chromium, judged)
-    assert tab.text("#count") == "44 of 136 features" and tab.rows()[:2] == ["0 / 39", "0 / 38"]
-    homolog = tab.page.get_by_role("combobox", name="Homolog", exact=True)
-    for reason, row, words in (
-        ("chance", "0 / 40", "no more than chance"),
-        ("token", "0 / 41", "follows a token"),
-        ("controls", "0 / 42", "controls explain it"),
-        ("documents", "0 / 43", "other documents may differ"),
-        ("rare", "0 / 44", "in too few documents"),
-    ):
-        homolog.select_option(reason)
-        tab.wait("document.querySelector('#count').textContent === '1 of 136 features'")
-        assert tab.rows() == [row] and f"homolog={reason}" in tab.hash
-        cell = tab.page.locator("#features tbody td:last-child")
-        assert cell.text_content() == words
-        assert cell.get_attribute("title") == (
-            "and has a nearer rival" if reason == "token" else None
-        )
-    homolog.select_option("rival")
-    tab.wait("document.querySelector('#count').textContent === '86 of 136 features'")
-    homolog.select_option("no")
-    tab.wait("document.querySelector('#count').textContent === '90 of 136 features'")
-    tab.page.get_by_role("button", name="Clear filters").click()
-    tab.wait("document.querySelector('#count').textContent === '136 of 136 features'")
-    assert tab.said == []
-    tab.page.close()
-
-
 def test_order_is_a_stable_sort_with_the_undefined_last(tab: Tab) -> None:
     sizes = SIZES[A]
     number = np.array([f for size in sizes for f in range(size)])
@@ -132,7 +60,7 @@ def test_order_is_a_stable_sort_with_the_undefined_last(tab: Tab) -> None:
     for sign, order in ((1, "sort=token_entropy"), (-1, "sort=-token_entropy")):
         keys = np.where(np.isinf(entropy), np.inf, sign * entropy)
         wanted = np.argsort(keys, kind="stable")
-        go(tab, f"from={A}&to={B}&{order}&page=3")
+        tab.go(f"from={A}&to={B}&{order}&page=3")
         found = tab.rows()
         assert found == [f"{int(row >= sizes[0])} / {number[row]}" for row in wanted[100:]]
     tab.page.get_by_role("button", name="Excess").click()
@@ -171,7 +99,7 @@ def test_filters_make_a_permanent_link(tab: Tab, chromium: Browser, index: Path)
     tab.wait("document.querySelector('#count').textContent === '20 of 136 features'")
     page.get_by_role("button", name="Clear filters").click()
     tab.wait("document.querySelector('#count').textContent === '136 of 136 features'")
-    go(tab, f"from={A}&to={B}&to_layer=2")
+    tab.go(f"from={A}&to={B}&to_layer=2")
     assert tab.text("#count").startswith("None of 136 features")
     assert tab.page.locator("#count").get_attribute("aria-live") == "polite"
 
@@ -227,7 +155,7 @@ def slow_search(words: dict[str, dict[int, bool]], query: list[str], fires: bool
 
 
 def test_a_pair_stands_side_by_side(tab: Tab) -> None:
-    go(tab, f"from={A}&to={B}&feature=0/1")
+    tab.go(f"from={A}&to={B}&feature=0/1")
     page = tab.page
     assert tab.text("h1") == f"{A}, layer 0, feature 1" and page.title().startswith(
         f"{A}, layer 0, feature 1 ·"
@@ -282,20 +210,20 @@ def test_a_pair_stands_side_by_side(tab: Tab) -> None:
 
 
 def test_the_report_can_link_to_a_pair_of_layers_and_to_a_feature(tab: Tab) -> None:
-    go(tab, address(A, B, layer=0, to_layer=0).split("#")[1])
+    tab.go(address(A, B, layer=0, to_layer=0).split("#")[1])
     assert tab.text("#count") == "129 of 136 features"  # all of layer 0 but feature 2
     assert tab.page.locator("select[name=to_layer]").input_value() == "0"
-    go(tab, address(B, A, feature=(2, 7)).split("#")[1])
+    tab.go(address(B, A, feature=(2, 7)).split("#")[1])
     assert tab.text("h1") == f"{B}, layer 2, feature 7"
     assert address("a b&c/d", B) == f"explorer/index.html#from=a%20b%26c/d&to={B}"
 
 
 def test_a_feature_without_a_partner_says_so(tab: Tab) -> None:
-    go(tab, f"from={A}&to={B}&feature=0/2")
+    tab.go(f"from={A}&to={B}&feature=0/2")
     assert "It has no partner there" in tab.text(".side:nth-child(2)")
-    go(tab, f"from={A}&to={B}&feature=0/0")
+    tab.go(f"from={A}&to={B}&feature=0/0")
     assert "It never fires" in tab.text(".side")
-    go(tab, f"from={C}&feature=0/0")  # nothing was looked for from C
+    tab.go(f"from={C}&feature=0/0")  # nothing was looked for from C
     assert tab.text("h1") == f"{C}, layer 0, feature 0" and "It has no partner there" in tab.text(
         "#feature"
     )
@@ -326,7 +254,7 @@ def test_markup_from_corpora_and_models_is_text(chromium: Browser, tmp_path: Pat
     )
     tab = Tab(chromium, index)
     assert EVIL in tab.text("caption") and EVIL in tab.text("header")
-    go(tab, f"to={B}&feature=0/3")
+    tab.go(f"to={B}&feature=0/3")
     shown = tab.page.locator("#feature").inner_text()
     assert tab.text("h1") == f"{evil}, layer 0, feature 3"
     assert tab.text(".explanation").startswith(f"Names of cities {EVIL}")
@@ -375,7 +303,13 @@ def test_a_click_anywhere_on_a_row_opens_it(tab: Tab) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["", f"#from={A}&to={B}&measures=1&text=cat&r=0.2..", f"#from={A}&to={B}&feature=0/3"],
+    [
+        "",
+        f"#from={A}&to={B}&measures=1&text=cat&r=0.2..",
+        f"#from={A}&to={B}&view=cards",
+        f"#from={A}&to={B}&view=map",
+        f"#from={A}&to={B}&feature=0/1",
+    ],
 )
 def test_a_phone_never_scrolls_sideways(chromium: Browser, index: Path, address: str) -> None:
     tab = Tab(chromium, index, address, viewport={"width": 390, "height": 844})
@@ -407,20 +341,20 @@ def test_a_missing_file_is_named(chromium: Browser, index: Path, tmp_path: Path)
     folder = planted(tmp_path / "explorer")
     (folder.parent / "data" / "features" / "0-0-0.js").unlink()
     tab = Tab(chromium, folder)
-    go(tab, f"from={A}&to={B}&feature=0/1")
+    tab.go(f"from={A}&to={B}&feature=0/1")
     assert tab.text("#problem") == "data/features/0-0-0.js is missing: make the report again."
     tab.page.close()
 
 
 def test_characters_of_several_tokens(chromium: Browser, tmp_path: Path) -> None:
     tab = Tab(chromium, planted_bytes(tmp_path / "explorer"))
-    go(tab, f"from={A}&to={B}&text=自&anywhere=1")
+    tab.go(f"from={A}&to={B}&text=自&anywhere=1")
     assert tab.rows() == ["0 / 0", "0 / 1"]
-    go(tab, f"from={A}&to={B}&text=自")
+    tab.go(f"from={A}&to={B}&text=自")
     assert tab.rows() == ["0 / 0"]  # it fires on the first byte
     shown = {}
     for feature in range(5):
-        go(tab, f"from={A}&to={B}&feature=0/{feature}")
+        tab.go(f"from={A}&to={B}&feature=0/{feature}")
         shown[feature] = tab.page.locator("article:first-child .context").all_text_contents()
     assert shown == {
         0: [" x (2.00) 自"],
@@ -429,7 +363,7 @@ def test_characters_of_several_tokens(chromium: Browser, tmp_path: Path) -> None
         3: ["\u0442\u043e (3.00)  x"],
         4: ["<E8> (1.00) <87> (1.00) ", "<AA> (1.00)  x (1.00) "],
     }
-    go(tab, f"from={A}&to={B}&feature=0/0")
+    tab.go(f"from={A}&to={B}&feature=0/0")
     assert tab.page.locator("article:first-child mark").first.bounding_box()["width"] > 2  # type: ignore[index]
     assert tab.said == []
     tab.page.close()

@@ -31,6 +31,8 @@ _LISTED = (
     "left_context",
     "features",
     "scatter",
+    "overlay",
+    "map",
     "relation",
     "causal",
     "exclusive",

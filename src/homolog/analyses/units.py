@@ -38,6 +38,19 @@ def spread(matrix: csr_array, rows: Rows, n_rows: int) -> csr_array:
     return csr_array((matrix.data, matrix.indices, np.cumsum(size)), shape=shape)
 
 
+def features_on(material: Material, model: str, layer: int, other: str) -> csr_array:
+    """The features of a layer of `model`, a row for each token that the model `other` reads.
+
+    Where the tokenizers of the two differ, they are known where units end, and 0 elsewhere.
+    """
+    matrix = material.features(model, layer, beside=other).matrix
+    texts = material.texts_of(model, other)
+    if texts is None:
+        return matrix
+    _, last = rows_of(alignment(material, texts), texts, material.run.text_of(other))
+    return spread(matrix, last, int(material.windows("match", other).mask.sum()))
+
+
 @lru_cache(maxsize=2)
 def _alignment(a: TokenWindows, b: TokenWindows) -> Alignment:
     return Alignment.of(a, b)

@@ -62,6 +62,7 @@ RESAMPLED = 50e-9  # an activation, in intervals
 BEYOND = 25e-9  # an activation, in what partners explain beyond controls
 DESCRIBED = 0.6e-6  # an activation, in examples and measures of what features mean
 PAIRED = 0.3e-6  # an activation, in the scatter of pairs
+OVERLAID = 0.2e-3  # a feature and a model of partners, in examples laid over each other
 REGRESSED = 50e-9  # an activation of the other model, in each regression
 PER_FEATURE = 0.8e-3  # a feature of the explorer
 PER_PAGE = 1.5  # the page of a pair of models
@@ -395,6 +396,8 @@ class Costs:
                 "left_context": read(asked.context_tokens),
                 "features": scattered * DESCRIBED,
                 "scatter": scattered * PAIRED,
+                "overlay": OVERLAID * self._n_features * of_each,
+                "map": CELL * self._n_features**2,
                 "causal": read(CAUSAL_TOKENS * of_each * asked.causal_pairs),
                 "exclusive": scattered * REGRESSED * 2 * of_each * asked.listed,
                 "transplant": 2 * self._spaces(self._plans[0]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import polars as pl
-from scipy.sparse import csr_array
 
 from homolog.analyses.analysis import Tables
 from homolog.analyses.causal.agreement import agreement
@@ -22,7 +21,7 @@ from homolog.analyses.causal.two_tokenizers import (
 )
 from homolog.analyses.material import Material
 from homolog.analyses.stream import Matrices
-from homolog.analyses.units import alignment, rows_of, spread
+from homolog.analyses.units import alignment, features_on, rows_of
 from homolog.features.pooled import Rows
 from homolog.matching.intervals import HIGH_MATCH
 from homolog.record.tables import (
@@ -75,23 +74,11 @@ def measure_pair(
 
 
 def _matrices(material: Material, model: str, best_model: str) -> tuple[Matrices, Matrices]:
-    """Features of both, a row for each token of `model`.
-
-    Where the tokenizers differ, the partner is known where units end, and 0 elsewhere.
-    """
-
-    def own(layer: int) -> csr_array:
-        return material.features(model, layer).matrix
-
-    def partner(layer: int) -> csr_array:
-        matrix = material.features(best_model, layer, beside=model).matrix
-        texts = material.texts_of(model, best_model)
-        if texts is None:
-            return matrix
-        _, last = rows_of(alignment(material, texts), texts, material.run.text_of(model))
-        return spread(matrix, last, int(material.windows("match", model).mask.sum()))
-
-    return own, partner
+    """Features of both, a row for each token of `model`."""
+    return (
+        lambda layer: material.features(model, layer).matrix,
+        lambda layer: features_on(material, best_model, layer, model),
+    )
 
 
 def _at_units(material: Material, model: str, best_model: str) -> tuple[Matrices, Matrices]:

@@ -98,6 +98,22 @@ SCATTER = table_per_layer(
     scatter_x=(NUMBERS, "the feature's activations on up to 60 tokens"),
     scatter_y=(NUMBERS, "the partner's on the same"),
 )
+OVERLAY = table_per_layer(
+    "overlay",
+    "feature, best partner in a model, and example of either",
+    feature=(I32, "the feature"),
+    best_model=(TEXT, "the partner's model"),
+    of_partner=(BOOL, "whether it is an example of the partner, else of the feature"),
+    rank=(I16, "of the example, in `contexts`, among the top of whose it is"),
+    values=(NUMBERS, "activations of the other of the two on the tokens that it shows"),
+)
+MAP = table(
+    "map",
+    "feature of a compared model's main dictionaries that has a place",
+    **FEATURE,
+    x=(F32, "its place in the plane of all features: those that fire together stand together"),
+    y=(F32, "the same, upwards; without a unit"),
+)
 _RELATED = {
     "comparison": (TEXT, "which comparison"),
     "model": (TEXT, "whose features"),

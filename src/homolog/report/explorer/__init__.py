@@ -2,9 +2,12 @@
 
     folder.py     what an explorer is made of, and its folder: what is written in which order
     rows.py       the row of a feature, by which all files know it; ordered pairs of models
+    reasons.py    why a match is no homolog
     columns.py    data/columns/: what the list sorts and filters by
     contexts.py   the contexts of a layer, and what their tokens show
     details.py    data/features/: what the page of a feature shows
+    overlays.py   data/overlay/: what both do on the same text
+    places.py     data/map/: where each feature stands on the map
     words.py      data/words/: the text index
     packing.py    a data file, and columns of numbers in one
     links.py      addresses of its pages, for the rest of the report

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from homolog.record.table import completed
-from homolog.record.tables import MATCHES
 from homolog.report.explorer.packing import packed, quantised, smallest, write_data
+from homolog.report.explorer.reasons import HOMOLOG, verdicts_of
 from homolog.report.explorer.rows import ModelRows
 
 
@@ -61,9 +60,6 @@ OF_FEATURE = (
     Sortable("exclusive_r2", "R² from all", _TOGETHER),
 )
 COLUMNS = (*OF_PAIR, *OF_FEATURE)
-HOMOLOG, NO_HOMOLOG = "yes", "no"
-MOSTLY = 0.8
-"""Of what all controls explain: where the current token alone explains more, it says why."""
 
 
 class ColumnFiles:
@@ -107,20 +103,6 @@ class ColumnFiles:
         """What the page is told of each column, and as "of" the models and pairs that have it."""
         having = ((column, self._having[column.name]) for column in COLUMNS)
         return [asdict(column) | {"of": places} for column, places in having if places]
-
-
-def verdicts_of(matches: pl.DataFrame) -> pl.Series:
-    """`HOMOLOG`; the tests that a match fails, as "token, rival"; or "" where none was made.
-
-    What mostly the current token explains, of what all controls do, fails by "token" in place of
-    "controls".
-    """
-    known = completed(matches, MATCHES.only("fails", "token_r2", "control_r"))
-    of_token = pl.col("token_r2") > MOSTLY * pl.col("control_r") ** 2
-    fails = pl.col("fails").fill_null(NO_HOMOLOG)
-    fails = pl.when(of_token).then(fails.str.replace("controls", "token")).otherwise(fails)
-    verdict = pl.when("homolog").then(pl.lit(HOMOLOG)).when(~pl.col("homolog")).then(fails)
-    return known.select(verdict=verdict.fill_null(""))["verdict"]
 
 
 def _in_words(texts: pl.Series) -> dict[str, Any]:

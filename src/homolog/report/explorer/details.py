@@ -23,9 +23,9 @@ CHUNK = 128
 NUMBERS = ("n_active", "mean_active", "max", *(column.name for column in OF_FEATURE))
 TEXTS = ("explanation", "promoted", "suppressed", "top_tokens")
 MATCH_NUMBERS = ("r", "excess", "null_r", "threshold", "q")
-MATCH_CONTROLS = ("control_r", "token_r2", "beyond", "bar", "rival_r", "documents", "other_seed_r")
+MATCH_CONTROLS = ("control_r", "token_r2", "untrained_r", "beyond", "bar", "rival_r", "documents")
 MATCH_CLASSES = ("homolog", "mutual", "stable")
-MATCH = (*MATCH_NUMBERS, *MATCH_CONTROLS, *MATCH_CLASSES)
+MATCH = (*MATCH_NUMBERS, *MATCH_CONTROLS, "other_seed_r", *MATCH_CLASSES)
 PARTNERS = {"best": "r", "runner_up": "runner_up_r", "partner": "partner_r"}
 
 

@@ -5,6 +5,8 @@
     data/manifest.js models, pairs, columns
     data/columns/    what the list sorts and filters by (columns.py)
     data/features/   what the page of a feature shows (details.py)
+    data/overlay/    what both do on the same text (overlays.py)
+    data/map/        a place in the plane for each feature (places.py)
     data/words/      the text index (words.py)
 
 Scripts put text of models and corpora on the page as text nodes alone, so that markup in a corpus
@@ -14,7 +16,7 @@ shows as markup.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,11 +31,24 @@ from homolog.corpus import TokenText
 from homolog.record.atomic import write_text
 from homolog.record.run_folder import RunFolder
 from homolog.record.table import Table
-from homolog.record.tables import CAUSAL, CONTEXTS, FEATURES, LISTS, MATCHES, RATINGS, SCATTER
+from homolog.record.tables import (
+    CAUSAL,
+    CONTEXTS,
+    FEATURES,
+    LISTS,
+    MAP,
+    MATCHES,
+    OVERLAY,
+    RATINGS,
+    SCATTER,
+)
 from homolog.report.explorer.columns import ColumnFiles
 from homolog.report.explorer.contexts import Spelling, read_contexts
 from homolog.report.explorer.details import CHUNK, write_details
+from homolog.report.explorer.overlays import write_overlays
 from homolog.report.explorer.packing import write_data
+from homolog.report.explorer.places import write_places
+from homolog.report.explorer.reasons import with_reasons
 from homolog.report.explorer.rows import (
     FEATURE,
     ModelRows,
@@ -46,7 +61,17 @@ from homolog.report.explorer.words import WordIndex
 from homolog.report.templating import environment, template_text
 
 OfLayer = Callable[[str, int], pl.DataFrame | None]
-SCRIPTS = ("explorer-data.js", "explorer-list.js", "explorer-feature.js", "explorer.js")
+SCRIPTS = (
+    "explorer-data.js",
+    "explorer-reasons.js",
+    "explorer-contexts.js",
+    "explorer-cards.js",
+    "explorer-map.js",
+    "explorer-overlay.js",
+    "explorer-list.js",
+    "explorer-feature.js",
+    "explorer.js",
+)
 
 
 @dataclass(frozen=True)
@@ -73,11 +98,21 @@ class Source:
     None: columns feature, scatter_x and scatter_y (list[f32]), and best_model for more than two
     models."""
 
+    overlay: OfLayer = lambda model, layer: None
+    """What the other of a feature and its best partner does on the examples of either, by model and
+    layer, or None: columns of the table `overlay`."""
+
+    places: pl.DataFrame | None = None
+    """Where features stand on the map, as map.parquet."""
+
     name: str = ""
     """Of the run."""
 
     vocabularies: Mapping[str, Sequence[TokenText]] = field(default_factory=dict)
     """Those of the models whose token ids stand for something else, by model."""
+
+    controls: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names of each model's untrained twin and second seed, in matches of other comparisons."""
 
 
 def source_of(records: StudyRecords) -> Source:
@@ -106,12 +141,15 @@ def source_of(records: StudyRecords) -> Source:
         run.token_texts(""),
         {model: int(n_layers[model]) for model in records.compared},
         partial(_of_layer, run, SCATTER),
+        partial(_of_layer, run, OVERLAY),
+        records.table(MAP) if records.has(MAP) else None,
         name=records.name,
         vocabularies={
             model: run.token_texts(text)
             for model in records.compared
             if (text := run.text_of(model))
         },
+        controls=records.controls,
     )
 
 
@@ -143,11 +181,12 @@ def write_explorer(folder: Path, source: Source) -> Path:
     `InputError` for tables that do not fit together.
     """
     models = rows_of(source.features, source.n_layers)
-    matches = main_matches(source.matches)
+    matches = with_reasons(main_matches(source.matches), source.matches, source.controls)
     pairs = main_pairs(matches, models)
     shutil.rmtree(folder / "data", ignore_errors=True)
     _write_page(folder, source.name)
-    columns, shared, words = ColumnFiles(folder), Spelling(source.vocabulary), []
+    columns, shared = ColumnFiles(folder), Spelling(source.vocabulary)
+    words, overlaid = [], list[str]()
     for place, rows in enumerate(models):
         to_others = {j: of_pair(matches, rows, models[j]) for i, j in pairs if i == place}
         features = source.features.filter(model=rows.model).sort("layer", "feature")
@@ -157,7 +196,9 @@ def write_explorer(folder: Path, source: Source) -> Path:
             columns.add_pair(place, other, table, models[other])
         own = source.vocabularies.get(rows.model)
         spelling = shared if own is None else Spelling(own)
-        words.append(_write_layers(folder, source, model, spelling))
+        first_words, layers = _write_layers(folder, source, model, spelling)
+        words.append(first_words)
+        overlaid += layers
     known = {
         "models": [
             {
@@ -170,6 +211,8 @@ def write_explorer(folder: Path, source: Source) -> Path:
         ],
         "pairs": [list(pair) for pair in pairs],
         "columns": columns.written(),
+        "overlaid": overlaid,
+        "mapped": source.places is not None and write_places(folder, source.places, models),
         "chunk": CHUNK,
         "classified": "homolog" in matches.columns,
         "opens_on_homologs": columns.has_homologs,
@@ -180,9 +223,12 @@ def write_explorer(folder: Path, source: Source) -> Path:
 
 def _write_layers(
     folder: Path, source: Source, model: ModelTables, spelling: Spelling
-) -> list[str]:
-    """Write data/features/ and data/words/ of a model; returns what `WordIndex.write` does."""
-    name, names = model.rows.model, list(source.n_layers)
+) -> tuple[list[str], list[str]]:
+    """Write data/features/, data/overlay/ and data/words/ of a model.
+
+    Returns what `WordIndex.write` does, and the "MODEL-LAYER" that are in data/overlay/.
+    """
+    name, names, overlaid = model.rows.model, list(source.n_layers), []
     with TemporaryDirectory(prefix="homolog-words-") as scratch:
         index = WordIndex(Path(scratch))
         begins = zip(model.rows.starts.tolist(), model.rows.sizes, strict=True)
@@ -193,14 +239,21 @@ def _write_layers(
             matches = {j: table[start : start + size] for j, table in model.matches.items()}
             given = source.contexts(name, layer)
             contexts = None if given is None else read_contexts(given, size, spelling)
-            points = source.scatter(name, layer)
-            scatters = {}
-            if points is not None:
-                scatters = {j: points.filter(best_model=names[j]) for j in matches}
+            scatters = _by_partner(source.scatter(name, layer), matches, names)
             place = f"{model.place}-{layer}"
             write_details(folder, place, features, matches, contexts, scatters)
+            if overlays := _by_partner(source.overlay(name, layer), matches, names):
+                write_overlays(folder, place, size, overlays)
+                overlaid.append(place)
             index.add_layer(start, features, contexts)
-        return index.write(folder, model.place)
+        return index.write(folder, model.place), overlaid
+
+
+def _by_partner(
+    table: pl.DataFrame | None, others: Iterable[int], names: Sequence[str]
+) -> dict[int, pl.DataFrame]:
+    """The rows about each other model, by its place; none without the table."""
+    return {} if table is None else {j: table.filter(best_model=names[j]) for j in others}
 
 
 def _write_page(folder: Path, name: str) -> None:

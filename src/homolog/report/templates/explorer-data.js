@@ -26,7 +26,7 @@ const explorer = (() => {
       const file = inserted(name).then(unpacked);
       file.catch(() => loading.delete(name));
       loading.set(name, file);
-      const details = [...loading.keys()].filter((key) => key.startsWith("features/"));
+      const details = [...loading.keys()].filter((key) => /^(features|overlay)\//.test(key));
       for (const key of details.slice(0, -KEPT)) loading.delete(key);
     }
     return loading.get(name);
@@ -89,6 +89,17 @@ const explorer = (() => {
     });
   }
 
+  // Examples of a feature and its partner in a model, with what the other of the two does there; see overlays.py.
+  async function overlay(modelIndex, layer, feature, other) {
+    const { chunk, overlaid } = manifest(), place = `${modelIndex}-${layer}`;
+    if (!overlaid.includes(place)) return [];
+    const file = await load(`overlay/${place}-${Math.floor(feature / chunk)}`);
+    return (file[feature]?.[other] ?? []).map(([rank, ofPartner, ...flat]) => ({
+      rank, ofPartner: Boolean(ofPartner),
+      fires: flat.flatMap((at, i) => (i % 2 ? [] : [[at, flat[i + 1]]])),
+    }));
+  }
+
   // Rows of a model that show the words of a text: 1 in a Uint8Array, or null for a text without words; see words.py.
   const ALONE = "\\u3040-\\u30ff\\u3400-\\u4dbf\\u4e00-\\u9fff";
   const WORD = new RegExp(`[${ALONE}]|(?:(?![${ALONE}])[\\p{L}\\p{N}_])+`, "gu");
@@ -135,5 +146,5 @@ const explorer = (() => {
     return `${value * 100 >= 1 ? (value * 100).toFixed(1) : Number((value * 100).toPrecision(2))}%`;
   }
 
-  return { put, load, column, manifest, rowOf, placeOf, details, search, element, token, shown, number, unpacked };
+  return { put, load, column, manifest, rowOf, placeOf, details, overlay, search, element, token, shown, number, unpacked };
 })();

@@ -1,31 +1,20 @@
 // The page of a feature beside its best partner in the other model.
 const explorerFeature = (() => {
   "use strict";
-  const { element, number, token, shown } = explorer;
+  const { element, number, token } = explorer;
   const IN_SIGHT = 8;  // contexts
+  const LONG = 30;  // characters of a fact that has a line of its own
   const SVG = "http://www.w3.org/2000/svg";
-  const spoken = (text) => element("span", { class: "spoken" }, text);
   const percent = (value) => number(value, { percent: true });
   const yes = (value) => (value ? "yes" : "no");
   const facts = (pairs) => element("dl", { class: "facts" }, pairs.map(([name, value, says]) =>
-    element("div", {}, element("dt", { title: says ?? false }, name), element("dd", {}, value))));
+    element("div", { class: value.length > LONG && "long" },
+      element("dt", { title: says ?? false }, name), element("dd", {}, value))));
   const tokens = (texts) => texts.flatMap((text) => [token(text), " "]);
   const section = (title, ...children) => element("section", {}, element("h3", {}, title), ...children);
 
   const chance = (value) => (value < 0.001 ? value.toExponential(0).replace("-", "−") : number(value, { digits: 3 }));
   const saysOf = (name) => explorer.manifest().columns.find((column) => column.name === name)?.says;
-
-  // Which tests a match fails, and by how much.
-  function why(found) {
-    const reasons = {
-      chance: `chance reaches r ${number(found.threshold, { digits: 3 })} at its frequency`,
-      controls: `its controls explain ${percent(found.control_r ** 2)} of its variance, its partner ${percent(found.r ** 2)}`,
-      documents: "other documents may turn that around",
-      rare: `both fire together in ${found.documents === 1 ? "one document" : `${found.documents} documents`} alone`,
-      rival: `its partner resembles another feature of this model more, r ${number(found.rival_r, { digits: 3 })}`,
-    };
-    return found.fails.split(", ").map((name) => reasons[name] ?? name).join("; ");
-  }
 
   // What the match says, with links to the runner-up and the one-to-one partner.
   function match(found, link, causal) {
@@ -37,11 +26,12 @@ const explorerFeature = (() => {
     add("null_r", "Chance reaches", "95% quantile of the best correlation by chance at its frequency");
     add("q", "False discovery rate", "at which the match is called", chance);
     add("homolog", "Homolog", "passes all tests", yes);
-    if (found.fails) rows.push(["Because", why(found)]);
+    if (found.fails) rows.push(["Because", explorerReasons.sentence(found)]);
     add("bar", "A homolog needs", "the bar: least r of a homolog");
     add("beyond", "Beyond controls", saysOf("beyond"));
     add("control_r", "Controls together", "multiple correlation of the feature with all its controls");
     add("token_r2", "Current token alone", "share of its variance that it explains", percent);
+    add("untrained_r", "An untrained model", "highest r with an untrained model of the same kind");
     add("mutual", "Mutual", "its best partner’s best partner is the feature itself", yes);
     add("stable", "Stable", "the partner comes back across dictionary seeds", yes);
     for (const [name, title] of [["partner", "One-to-one partner"], ["runner_up", "Runner-up"]])
@@ -71,25 +61,15 @@ const explorerFeature = (() => {
       element("figcaption", {}, "Activations of both at the same tokens"));
   }
 
-  function context(given) {
-    const parts = given.tokens.map(({ text, share }, i) => {
-      if (share === 0) return shown(text);
-      const value = number(share * given.scale), style = { "--share": share.toFixed(3) };
-      const of = text ? "" : ", on a part of the next character";
-      const kind = [i === given.peak && "peak", !shown(text) && "part"].filter(Boolean).join(" ");
-      return element("mark", { style, class: kind || false, title: `activation ${value}${of}` },
-        shown(text), spoken(` (${value}) `));
-    });
-    return element("li", {}, element("p", { class: "context" }, parts), element("p", { class: "where" },
-      `${number(given.value)} · document ${given.document}, position ${given.position}`));
-  }
+  const context = (given) => element("li", {}, explorerContexts.shaded(given), element("p", { class: "where" },
+    `${number(given.value)} · ${explorerContexts.where(given)}`));
 
   // The strongest contexts in sight, the rest and the lower quantiles folded.
   function contexts(all) {
     const list = (items) => element("ol", { class: "contexts" }, items.map(context));
     const folded = (title, items) => (items.length
       ? [element("details", {}, element("summary", {}, `${title} (${items.length})`), list(items))] : []);
-    const strongest = all.filter(({ quantile }) => quantile === 1);
+    const strongest = explorerContexts.strongest(all);
     const lower = [...new Set(all.map(({ quantile }) => quantile))].filter((quantile) => quantile !== 1);
     return [
       ...(strongest.length ? [section("Strongest contexts", list(strongest.slice(0, IN_SIGHT)))] : []),
@@ -141,6 +121,7 @@ const explorerFeature = (() => {
       href: addressOf({ ...state, from, to, feature: { layer, feature } }) }, `${layer} / ${feature}`);
     const best = found.best && { layer: found.best[0], feature: found.best[1] };
     const partner = best && await explorer.details(state.to, best.layer, best.feature);
+    const examples = partner ? await explorer.overlay(state.from, place.layer, place.feature, state.to) : [];
     const title = `${model.name}, layer ${place.layer}, feature ${place.feature}`;
     const others = pairs.filter(([i, j]) => i === state.from && j !== state.to).map(([i, j]) => element("a", {
       href: addressOf({ ...state, to: j }) }, `Its partner in ${models[j].name}`));
@@ -163,6 +144,8 @@ const explorerFeature = (() => {
       element("div", { class: points ? "match with-points" : "match" },
         match(found, linkIn(state.to, state.from), record.causal_r),
         points ? scatter(points, [model.name, other.name]) : null),
+      ...(examples.length ? [explorerOverlay.draw(examples, [
+        { ...record, name: model.name, index: state.from }, { ...partner, name: other.name, index: state.to }])] : []),
       element("div", { class: "sides" }, own, theirs));
     return title;
   }

@@ -2,13 +2,7 @@
 const explorerList = (() => {
   "use strict";
   const { element, number, token } = explorer;
-  const PAGE = 50, NONE = 2 ** 32 - 1;
-  // Why a match is no homolog, in the order of the tests; `columns.verdicts_of` says which.
-  const WHY = {
-    chance: "no more than chance", token: "follows a token", controls: "controls explain it",
-    documents: "other documents may differ", rare: "in too few documents", rival: "has a nearer rival",
-  };
-  const reasons = (verdict) => verdict.split(", ").map((name) => WHY[name] ?? name);
+  const PAGE = { rows: 50, cards: 24, map: Infinity }, NONE = 2 ** 32 - 1;
   const form = document.getElementById("filters");
   const columnOf = (name) => explorer.manifest().columns.find((column) => column.name === name);
   const placeFor = (column, state) => (column.of_pair ? `${state.from}-${state.to}` : `${state.from}`);
@@ -85,10 +79,6 @@ const explorerList = (() => {
     }, element("button", { type: "button", "data-sort": name, title: says }, title, arrow));
   };
 
-  const named = (href, { layer, feature }, words, row = false) => [
-    element("a", { href, "data-row": row }, `${layer} / ${feature}`),
-    ...(words === undefined ? [] : [" ", token(words)])];
-
   async function draw(state, found, addressOf, current) {
     const { models, classified } = explorer.manifest();
     const [model, other] = [models[state.from], models[state.to]];
@@ -99,18 +89,25 @@ const explorerList = (() => {
       ...[state.from, state.to].map((i) => models[i].tokens && explorer.column(i, "token"))]);
     if (!current()) return;
     const word = (side, row) => (tokens[side] ? tokens[side].words[tokens[side].codes[row]] : undefined);
+    // A feature and its partner: where they are, their pages, the token of each.
+    const sides = (row) => {
+      const own = { place: explorer.placeOf(model, row), words: word(0, row) }, at = best.codes[row];
+      own.href = addressOf({ ...state, feature: own.place });
+      if (at === NONE) return { own, partner: null };
+      const partner = { place: explorer.placeOf(other, at), words: word(1, at) };
+      partner.href = addressOf({ ...state, from: state.to, to: state.from, feature: partner.place });
+      return { own, partner };
+    };
     const line = (row) => {
-      const partner = best.codes[row], own = explorer.placeOf(model, row);
+      const { own, partner } = sides(row);
       return element("tr", {},
-        element("th", { scope: "row" }, named(addressOf({ ...state, feature: own }), own, word(0, row), row)),
-        element("td", {}, partner === NONE ? "–" : named(
-          addressOf({ ...state, from: state.to, to: state.from, feature: explorer.placeOf(other, partner) }),
-          explorer.placeOf(other, partner), word(1, partner))),
+        element("th", { scope: "row" }, explorerCards.named(own, row)),
+        element("td", {}, partner ? explorerCards.named(partner) : "–"),
         values.map(({ at }, i) => element("td", { class: classOf(columns[i], state) }, number(at(row), columns[i]))),
         classified ? verdictOf(homolog.words[homolog.codes[row]]) : null);
     };
     const verdictOf = (verdict) => {
-      const [first, ...more] = reasons(verdict || "–");
+      const [first, ...more] = explorerReasons.short(verdict || "–");
       return element("td", { class: "spare", title: more.length ? `and ${more.join("; ")}` : false }, first);
     };
     const table = document.getElementById("features");
@@ -121,8 +118,21 @@ const explorerList = (() => {
       element("th", { scope: "col" }, other.name),
       columns.map((column) => heading(state, column.name, column.title, column.says, classOf(column, state))),
       classified ? element("th", { scope: "col", class: "spare" }, "Homolog") : null));
-    const last = Math.max(1, Math.ceil(found.length / PAGE)), page = Math.min(state.page, last);
-    table.tBodies[0].replaceChildren(...[...found.slice((page - 1) * PAGE, page * PAGE)].map(line));
+    const size = PAGE[state.view], last = Math.max(1, Math.ceil(found.length / size));
+    const page = Math.min(state.page, last);
+    const onPage = state.view === "map" ? [] : [...found.slice((page - 1) * size, page * size)];
+    const asCards = state.view === "cards";
+    table.closest(".scroll").hidden = state.view !== "rows";
+    explorerCards.box.hidden = !asCards;
+    explorerMap.box.hidden = state.view !== "map";
+    table.tBodies[0].replaceChildren(...(state.view === "rows" ? onPage.map(line) : []));
+    explorerCards.draw(table.caption.textContent, (asCards ? onPage : []).map((row) => ({
+      row, ...sides(row), model: state.from,
+      numbers: values.map(({ at }, i) => [columns[i].title, number(at(row), columns[i])]),
+      read: () => card(state, explorer.placeOf(model, row)),
+    })));
+    if (state.view === "map") await picture(state, found, { best, word, addressOf, current });
+    if (!current()) return;
     const all = model.sizes.reduce((sum, size) => sum + size, 0).toLocaleString("en");
     document.getElementById("count").textContent = found.length
       ? `${found.length.toLocaleString("en")} of ${all} features`
@@ -134,6 +144,33 @@ const explorerList = (() => {
       button.disabled = button.value < 1 || button.value > last;
     }
   }
+  async function card(state, { layer, feature }) {
+    const { matches, contexts } = await explorer.details(state.from, layer, feature);
+    return { match: matches?.[state.to], contexts };
+  }
+
+  // The map: what the list has, and its partners; the others of both models are pale.
+  async function picture(state, found, { best, word, addressOf, current }) {
+    const { models } = explorer.manifest(), pair = [state.from, state.to];
+    const sides = pair.map((index) => ({
+      name: models[index].name, index, listed: new Uint8Array(models[index].sizes.reduce((a, b) => a + b, 0)) }));
+    if (found.length === sides[0].listed.length) for (const { listed } of sides) listed.fill(1);
+    else for (const row of found) {
+      sides[0].listed[row] = 1;
+      if (best.codes[row] !== NONE) sides[1].listed[best.codes[row]] = 1;
+    }
+    const place = ({ side, row }) => explorer.placeOf(models[pair[side]], row);
+    const words = (point) => {
+      const { layer, feature } = place(point), top = word(point.side, point.row);
+      return [`${sides[point.side].name} ${layer} / ${feature} `, top === undefined ? "" : token(top)];
+    };
+    const follow = (point) => {
+      const [from, to] = point.side ? [state.to, state.from] : pair;
+      location.hash = addressOf({ ...state, from, to, feature: place(point) });
+    };
+    await explorerMap.draw(sides, words, follow, current);
+  }
+
   // What is spare gives way on a phone.
   const classOf = ({ name }, { sort }) => (name === sort ? "num sorted" : name === "r" ? "num" : "num spare");
 
@@ -155,9 +192,11 @@ const explorerList = (() => {
     if (document.activeElement !== fields.text) fields.text.value = state.text;
     fields.fires.value = state.fires ? "1" : "";
     if (fields.homolog.length < 4) fields.homolog.append(
-      ...Object.entries(WHY).map(([name, words]) => option(name, `no: ${words}`, false)));
+      ...Object.entries(explorerReasons.words).map(([name, words]) => option(name, `no: ${words}`, false)));
     fields.homolog.value = state.homolog;
     fields.measures.checked = state.measures;
+    form.querySelector("[data-mapped]").hidden = !explorer.manifest().mapped;
+    fields.view.value = state.view;
     const sorts = [["feature", "Layer and feature"], ...(models[state.from].tokens ? [["token", "Token"]] : []),
       ...existing(state).map(({ name, title }) => [name, title])];
     fields.sort.replaceChildren(...sorts.flatMap(([name, title]) => [
@@ -204,11 +243,12 @@ const explorerList = (() => {
     return {
       ...state, from, to, ranges, page: 1, text: fields.text.value.trim(), fires: fields.fires.value === "1",
       layer: from === state.from ? layer(fields.layer) : null, toLayer: to === state.to ? layer(fields.to_layer) : null,
-      homolog: fields.homolog.value, measures: fields.measures.checked,
+      homolog: fields.homolog.value, measures: fields.measures.checked, view: fields.view.value,
       sort: sort.replace(/^-/, ""), descending: sort.startsWith("-"),
     };
   }
 
-  const verdicts = ["yes", "no", ...Object.keys(WHY)];
-  return { rows, draw, fill, read, existing, form, verdicts };
+  const views = () => Object.keys(PAGE).filter((view) => view !== "map" || explorer.manifest().mapped);
+  const verdicts = ["yes", "no", ...Object.keys(explorerReasons.words)];
+  return { rows, draw, fill, read, existing, form, verdicts, views };
 })();

@@ -25,6 +25,7 @@
     const read = {
       from: pair[0], to: pair[1], layer: whole("layer"), toLayer: whole("to_layer"), page: whole("page") || 1,
       text: given.get("text") ?? "", fires: given.get("anywhere") !== "1", measures: given.get("measures") === "1",
+      view: explorerList.views().includes(given.get("view")) ? given.get("view") : "rows",
       homolog: manifest.classified && explorerList.verdicts.includes(given.get("homolog")) ? given.get("homolog") : "",
       sort: sort.replace(/^-/, ""), descending: sort.startsWith("-"), ranges: new Map(),
       feature: place && { layer: Number(place[1]), feature: Number(place[2]) },
@@ -55,6 +56,7 @@
       const sort = `${rest.descending ? "-" : ""}${rest.sort}`;
       said.push(["layer", rest.layer], ["to_layer", rest.toLayer], ["homolog", rest.homolog], ["text", rest.text],
         ["anywhere", !rest.fires && rest.text ? "1" : ""], ["measures", rest.measures ? "1" : ""],
+        ["view", rest.view === "rows" ? "" : rest.view],
         ["sort", sort === "-r" ? "" : sort], ["page", rest.page > 1 ? rest.page : ""],
         ...[...rest.ranges].map(([name, [lo, hi]]) => [name, `${end(lo)}..${end(hi)}`]));
     }
@@ -98,7 +100,7 @@
   // The focus follows: to the heading of a feature, or back to the line of the list that it was opened from.
   function moved(before) {
     const row = before.feature && rowOf(before);
-    const line = state.feature ? null : document.querySelector(`th a[data-row="${row}"]`);
+    const line = state.feature ? null : list.querySelector(`a[data-row="${row}"]`);
     if (line) line.focus();
     else {
       heading.focus({ preventScroll: true });
@@ -129,39 +131,49 @@
   form.addEventListener("reset", (event) => {
     event.preventDefault();
     form.elements.text.value = "";
-    go({ ...parsed("sort=-r"), from: state.from, to: state.to });
+    go({ ...parsed("sort=-r"), from: state.from, to: state.to, view: state.view });
   });
   list.addEventListener("click", ({ target }) => {
     const sort = target.closest("[data-sort]")?.dataset.sort, step = target.closest("[data-step]");
-    const line = target.closest("a, button") ? null : target.closest("tbody tr");
-    if (line && getSelection().isCollapsed) line.querySelector("th a").click();
+    const line = target.closest("a, button") ? null : target.closest("tbody tr, .card");
+    if (line && getSelection().isCollapsed) line.querySelector("a[data-row]").click();
     if (sort) go({ ...state, page: 1, sort, descending: state.sort === sort ? !state.descending : sort !== "feature" });
     if (step) {
       go({ ...state, page: Number(step.value) });
-      list.querySelector("caption").scrollIntoView({ block: "start" });
+      document.getElementById("count").scrollIntoView({ block: "start" });
     }
   });
   document.querySelector("[data-skip]").addEventListener("click", (event) => {
     event.preventDefault();
-    (list.hidden ? page : list).querySelector("tbody a, a")?.focus();
+    (list.hidden ? page : list).querySelector(list.hidden ? "a" : "a[data-row]")?.focus();
   });
 
+  const STEPS = { ArrowDown: 1, ArrowUp: -1, ArrowRight: 1, ArrowLeft: -1 };
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const writing = event.target.closest("input, select, textarea");
     if (event.key === "/" && !writing && !list.hidden) {
       event.preventDefault();
       form.elements.text.focus();
-    } else if (!list.hidden && !writing && ["ArrowDown", "ArrowUp"].includes(event.key)) along(event);
+    } else if (!list.hidden && !writing && event.key in STEPS) along(event);
     else if (list.hidden && event.key === "Escape") page.querySelector("[data-back]").click();
     else if (list.hidden && !writing && ["ArrowLeft", "ArrowRight"].includes(event.key))
       page.querySelector(`[data-neighbour="${event.key === "ArrowLeft" ? -1 : 1}"]:not([hidden])`)?.click();
   });
   function along(event) {
-    const links = [...list.querySelectorAll("tbody th a")], here = links.indexOf(document.activeElement);
-    if (here < 0 && event.target !== document.body && !event.target.closest("table, .scroll")) return;
+    const links = [...list.querySelectorAll("a[data-row]")], here = links.indexOf(document.activeElement);
+    if (here < 0 && event.target !== document.body && !event.target.closest("table, .scroll, #cards")) return;
+    if (state.view === "rows" && !event.key.match(/Up|Down/)) return;
+    if (!links.length) return;
     event.preventDefault();
-    links[Math.min(links.length - 1, Math.max(0, here + (event.key === "ArrowDown" ? 1 : -1)))]?.focus();
+    const next = here < 0 ? 0 : here + STEPS[event.key] * across(event.key);
+    links[Math.min(links.length - 1, Math.max(0, next))]?.focus();
+  }
+  // Cards that stand side by side, which an arrow up or down goes past.
+  function across(key) {
+    const [first, ...more] = [...explorerCards.box.children].map((card) => card.offsetTop);
+    const beside = 1 + Math.max(0, more.findIndex((top) => top !== first));
+    return state.view === "cards" && key.match(/Up|Down/) ? beside : 1;
   }
 
   addEventListener("hashchange", render);
