@@ -42,7 +42,7 @@ def layout(graph: csr_array, seed: int = 0) -> Float[np.ndarray, "nodes 2"]:
 
 
 def _start(graph: csr_array, seed: int) -> Float[np.ndarray, "nodes 2"]:
-    n = int(graph.shape[0])
+    n = len(graph.indptr) - 1
     degree = np.maximum(np.asarray(graph.sum(axis=1)).ravel().astype(np.float64), 1e-12)
     scaled = diags_array(degree**-0.5)
     normal = (scaled @ graph @ scaled).tocsr()

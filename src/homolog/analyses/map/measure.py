@@ -53,13 +53,13 @@ def positions(matrices: list[csr_array], seed: int) -> list[Float[np.ndarray, "_
 
     Row t of all matrices is the same token.
     """
-    features = scipy.sparse.hstack(matrices, format="csr")
+    features = csr_array(scipy.sparse.hstack(matrices, format="csr"))
     graph = neighbours(features)
     known = np.flatnonzero(np.diff(graph.indptr) > 0)
-    where = np.full((graph.shape[0], 2), np.nan, np.float32)
+    sizes = [n_columns(matrix) for matrix in matrices]
+    where = np.full((sum(sizes), 2), np.nan, np.float32)
     if len(known):
         where[known] = layout(csr_array(graph[known][:, known]), seed)
-    sizes = [matrix.shape[1] for matrix in matrices]
     return np.split(where, np.cumsum(sizes)[:-1])
 
 
@@ -68,10 +68,16 @@ def neighbours(features: csr_array) -> csr_array:
 
     Symmetric; only r above 0.
     """
-    n = int(features.shape[1])
+    n = n_columns(features)
     best = max_pearson(features, features, min(NEIGHBOURS + 1, n)).a_to_b
     one = np.repeat(np.arange(n), best.index.shape[1])
     other, r = best.index.ravel(), best.r.ravel()
     kept = (other >= 0) & (other != one) & (r > 0)
     graph = csr_array((r[kept], (one[kept], other[kept])), shape=(n, n))
     return csr_array(graph.maximum(graph.T))
+
+
+def n_columns(matrix: csr_array) -> int:
+    """Of a matrix, whose shape the types of scipy leave open."""
+    assert matrix.shape is not None
+    return int(matrix.shape[1])
