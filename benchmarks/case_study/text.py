@@ -25,7 +25,7 @@ import numpy as np
 from homolog.zoo.catalog import TRAIN_TEXT
 from homolog.zoo_training.text.gather import cut
 from homolog.zoo_training.text.packages import unpacked, version
-from homolog.zoo_training.text.readers import BLOCKS, page_text, whole
+from homolog.zoo_training.text.readers import page_text, whole
 
 CHARACTERS = 8_000_000
 SHARES = {
@@ -42,10 +42,6 @@ SEED = 20_261_129
 HANDBOOK, PERL, PYTHON = (
     f"debian:{name}" for name in ("debian-handbook", "perl-doc", "libpython3.11-stdlib")
 )
-LINES_BEGIN = BLOCKS - {"pre"}
-"""Elements that begin a line.  Literal text goes on in the line before it: docs/case-study.md was
-measured on that text, and a break more would be another one.
-"""
 
 
 def sources(packages: Path) -> dict[str, Iterable[tuple[str, str]]]:
@@ -61,11 +57,7 @@ def sources(packages: Path) -> dict[str, Iterable[tuple[str, str]]]:
     }
     for language in ("en-US", "de-DE", "fr-FR", "es-ES"):
         pages = sorted((handbook / "usr/share/doc/debian-handbook/html" / language).glob("*.html"))
-        texts = (
-            (path.stem, page_text(whole(path), LINES_BEGIN))
-            for path in pages
-            if path.stem != "index"
-        )
+        texts = ((path.stem, page_text(whole(path))) for path in pages if path.stem != "index")
         found[f"handbook-{language[:2]}"] = texts
     return found
 

@@ -79,9 +79,9 @@ def bible(roots: Sequence[Path]) -> Texts:
         yield title, "\n".join(verses)
 
 
-def page_text(html: str, blocks: frozenset[str] = BLOCKS) -> str:
-    """A line for every element of `blocks`; without navigation, pictures and scripts."""
-    reader = _Page(blocks)
+def page_text(html: str) -> str:
+    """A line for every element of `BLOCKS`; without navigation, pictures and scripts."""
+    reader = _Page()
     reader.feed(html)
     lines = (line.strip() for line in "".join(reader.parts).split("\n"))
     return "\n".join(line for line in lines if line)
@@ -91,9 +91,8 @@ class _Page(HTMLParser):
     LEFT_OUT = frozenset({"script", "style", "head"})
     NAVIGATION = frozenset({"banner", "docnav", "toc", "navheader", "navfooter"})
 
-    def __init__(self, blocks: frozenset[str]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._blocks = blocks
         self.parts: list[str] = []
         self._left_out: list[str] = []
         self._literal = 0
@@ -107,7 +106,7 @@ class _Page(HTMLParser):
                 self._left_out.append(tag)
         elif tag in self.LEFT_OUT or is_navigation:
             self._left_out.append(tag)
-        elif tag in self._blocks:
+        elif tag in BLOCKS:
             self.parts.append("\n")
         self._literal += tag == "pre"
 
