@@ -21,7 +21,8 @@ from tests.analyses.planted_record import (
 )
 
 from homolog.analyses.records import PairRecords, read_study
-from homolog.record.comparisons import MAIN, MAIN_LABEL, SAE_SEED, comparison_of
+from homolog.record.comparisons import MAIN, SAE_SEED, comparison_of
+from homolog.record.sides import MAIN_LABEL
 from homolog.record.table import Table
 from homolog.record.tables import LAYERS, MATCHES, SAES, SHARED, SUMMARY, VARIANCE
 

@@ -8,7 +8,8 @@ from tests.analyses.planted_run import A, B, C, make_run, read_pair
 
 from homolog.analyses.records import NEEDED, read_study
 from homolog.errors import InputError
-from homolog.record.comparisons import MAIN_LABEL, NEURON, RANDOM_MODEL, SAE_SEED
+from homolog.record.comparisons import RANDOM_MODEL, SAE_SEED
+from homolog.record.sides import MAIN_LABEL, NEURON
 from homolog.record.tables import SUMMARY, TABLES
 
 

@@ -10,7 +10,8 @@ from scipy.stats import spearmanr
 from homolog.analyses.relation.measure import rank_correlation, relate, related
 from homolog.errors import InputError
 from homolog.record import comparisons
-from homolog.record.comparisons import CURRENT_TOKEN, MAIN_LABEL, TOKENS, Comparison
+from homolog.record.comparisons import TOKENS, Comparison
+from homolog.record.sides import CURRENT_TOKEN, MAIN_LABEL
 from homolog.record.tables import CURVES, RELATION
 
 

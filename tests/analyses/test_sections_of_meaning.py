@@ -21,8 +21,9 @@ from homolog.analyses.relation import values as relation_values
 from homolog.analyses.transplant import values as transplant_values
 from homolog.charts.words import MISSING
 from homolog.record import comparisons
-from homolog.record.comparisons import MAIN, MAIN_LABEL, RANDOM_MODEL, ROTATED, SAE_SEED, Comparison
+from homolog.record.comparisons import MAIN, RANDOM_MODEL, ROTATED, SAE_SEED, Comparison
 from homolog.record.run_folder import RunFolder
+from homolog.record.sides import MAIN_LABEL
 from homolog.record.table import Table
 from homolog.record.tables import (
     CAUSAL_AUC,

@@ -15,9 +15,10 @@ from homolog.corpus import TokenWindows, save_windows
 from homolog.dictionaries import SparseAutoencoder, save
 from homolog.features import SparseFeatures, capture
 from homolog.models import Site
-from homolog.record.comparisons import MAIN, MAIN_LABEL, Models, StudyModel
+from homolog.record.comparisons import MAIN
 from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
+from homolog.record.sides import MAIN_LABEL, Models, StudyModel
 from homolog.record.tables import FEATURES, LAYERS, LEFT_CONTEXT, MATCHES, SAES
 
 A, B = "transformer-s0", "transformer-s1"

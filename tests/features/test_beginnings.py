@@ -31,8 +31,8 @@ from homolog.pipeline.recipes import parse_circuits, parse_saes
 from homolog.pipeline.sae import train_saes
 from homolog.pipeline.sae_eval import evaluate_sae
 from homolog.progress import SilentProgress
-from homolog.record.comparisons import StudyModel
 from homolog.record.recipe import EvaluationRecipe
+from homolog.record.sides import StudyModel
 
 WORDS = 12
 BOS, EOS = WORDS, WORDS + 1

@@ -30,8 +30,9 @@ from homolog.pipeline.models import models_of
 from homolog.pipeline.recipes import parse_recipe
 from homolog.pipeline.run_study import run_study
 from homolog.progress import SilentProgress
-from homolog.record.comparisons import StudyModel, planned
+from homolog.record.comparisons import planned
 from homolog.record.run_folder import RunFolder
+from homolog.record.sides import StudyModel
 
 LAYERS, WIDTH = 4, 48
 

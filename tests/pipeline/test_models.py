@@ -10,8 +10,9 @@ import pytest
 from homolog.errors import InputError
 from homolog.pipeline.models import left_out, models_of, revisions_of, weights_of
 from homolog.pipeline.recipes import load_recipe, parse_recipe
-from homolog.record.comparisons import Models, planned
+from homolog.record.comparisons import planned
 from homolog.record.recipe import Recipe
+from homolog.record.sides import Models
 
 THIRD = {"ref": "zoo:transformer-s1", "untrained": "zoo:transformer-random"}
 

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 import homolog
 from homolog import cli
+from homolog.analyses.exclusive import REGRESSED
+from homolog.analyses.overlay import OVERLAID
 from homolog.models import Site
 from homolog.models.load import has_weights
 from homolog.models.size import size_of
@@ -284,3 +286,15 @@ def test_the_pace_is_measured_where_somebody_listens(monkeypatch: Any) -> None:
     monkeypatch.setattr("homolog.pipeline.plan.measured_pace", lambda _recipe, threads: PACE)
     assert pace_heard(recipe_of(), LineProgress(io.StringIO()), None) is PACE
     assert pace_heard(recipe_of(), SilentProgress(), None) == Pace()
+
+
+def test_an_analysis_says_what_it_takes_by_hand() -> None:
+    """All features of both models with one model of partners each; 24 regressions a direction."""
+    recipe, pace = timed_recipe(interpretation={"listed": 12, "context_tokens": 500})
+    n_features, activations = (4 + 8) * WIDTH, (4 + 8) * K * TOKENS
+    overlaid = stage(recipe, "lay activations over each other", pace).seconds
+    assert overlaid == pytest.approx(1 + n_features * OVERLAID)
+    regressed = stage(recipe, "regress exclusive features", pace).seconds
+    assert regressed == pytest.approx(1 + 2 * 12 * activations * REGRESSED)
+    cut = stage(recipe, "cut left context", pace).seconds
+    assert cut == pytest.approx(1 + 500 * (4 * 1e-3 + 5e-3 + 8 * 2e-3 + 7e-3))

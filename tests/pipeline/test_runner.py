@@ -17,8 +17,8 @@ from homolog.engine import InProcess
 from homolog.pipeline.analyses import is_made, run_analyses
 from homolog.pipeline.context import Context
 from homolog.progress import SilentProgress
-from homolog.record.comparisons import Models, StudyModel
 from homolog.record.run_folder import RunFolder
+from homolog.record.sides import Models, StudyModel
 from homolog.record.table import Column, Table, write_table
 
 COLUMNS = {"model": Column(pl.String, "the model"), "x": Column(pl.Float64, "a number")}

@@ -15,9 +15,6 @@ from homolog.record.comparisons import (
     ROTATED,
     SAE_SEED,
     TOKENS,
-    Models,
-    Side,
-    StudyModel,
     colour_of,
     comparison_of,
     in_order,
@@ -26,6 +23,7 @@ from homolog.record.comparisons import (
     shown,
     with_role,
 )
+from homolog.record.sides import Models, Side, StudyModel
 
 A, B, C = (
     StudyModel(f"zoo:{name}", "compared", labels=("sae", "seed1"), derived=("rotated",))

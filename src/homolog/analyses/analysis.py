@@ -59,6 +59,7 @@ class Analysis:
     measure, finish, says: functions, or their names, which keep torch out of reports.
     measure: one task, (material, *unit) to frames by table.
     units_may_fail: one that fails takes only itself, and the tables are made of the others.
+    seconds: that it will take, of a study's `Work`; where units may fail, those of each model.
     finish: the joined frames made into the tables, where that takes more than joining them.
     says: what the command line prints and run.json keeps under the analysis's name: records with
     "words", and "model" and "best_model" where they are about a direction.
@@ -82,6 +83,7 @@ class Analysis:
     units: Callable[[Material], Iterable[Unit]] = _nothing
     measure: Callable[..., Tables] | Named | None = None
     units_may_fail: bool = False
+    seconds: Callable[..., float] = lambda work, *unit: 0.0
     finish: Callable[[Material, Tables], Tables] | Named | None = None
     says: Callable[[Material], list[dict[str, Any]]] | Named | None = None
     page: Page = "pair"

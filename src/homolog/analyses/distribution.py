@@ -10,7 +10,8 @@ from homolog.analyses.analysis import Analysis
 from homolog.analyses.records import PairRecords
 from homolog.charts import figure, theme
 from homolog.charts.words import CLOSE, number, percent
-from homolog.record.comparisons import NEURON, comparison_of
+from homolog.record.comparisons import comparison_of
+from homolog.record.sides import NEURON
 
 BIN = 0.01
 SMOOTHING = 1.6  # bins

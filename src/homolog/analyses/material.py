@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from homolog.record.comparisons import MAIN_LABEL, Models, StudyModel
 from homolog.record.layers import STREAM_AFTER
 from homolog.record.run_folder import RunFolder
+from homolog.record.sides import MAIN_LABEL, Models, StudyModel
 from homolog.record.table import Table
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from homolog.analyses.records import PairRecords, Row, mapping
 from homolog.charts import figure, theme
 from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import integer, is_number, number, percent
-from homolog.record.comparisons import MAIN_LABEL, MODEL_SEED
+from homolog.record.comparisons import MODEL_SEED
+from homolog.record.sides import MAIN_LABEL
 
 QUALITY = {
     "explained_variance": "Explained variance",

@@ -26,9 +26,10 @@ import polars as pl
 from homolog.charts.links import address
 from homolog.charts.words import is_number
 from homolog.errors import InputError
-from homolog.record.comparisons import MAIN_LABEL, NEURON, RANDOM_MODEL, shown
+from homolog.record.comparisons import RANDOM_MODEL, shown
 from homolog.record.names import folder_name, listed
 from homolog.record.run_folder import RunFolder
+from homolog.record.sides import MAIN_LABEL, NEURON
 from homolog.record.table import Table, readable
 from homolog.record.tables import FEATURES, LAYERS, MATCHES, SAES, SHARED, SUMMARY, VARIANCE
 

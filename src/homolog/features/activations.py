@@ -21,8 +21,8 @@ from jaxtyping import Float, Int
 
 from homolog.errors import InputError
 from homolog.features.files import ORIGIN, begin_folder, end_folder, part_path
-from homolog.record.comparisons import side_words
 from homolog.record.parts import write_part
+from homolog.record.sides import side_words
 
 TOKENS_PER_PART = 1 << 17
 

@@ -20,7 +20,7 @@ from homolog.features.activations import (
     SparseFeatures,
 )
 from homolog.features.files import ORIGIN, REMEDY, read_file, read_manifest
-from homolog.record.comparisons import side_words
+from homolog.record.sides import side_words
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from homolog.matching.homologs import Baseline
-from homolog.record.comparisons import MAIN_LABEL
+from homolog.record.sides import MAIN_LABEL
 
 GAP = 0.1
 

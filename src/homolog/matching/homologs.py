@@ -51,7 +51,7 @@ import polars as pl
 
 from homolog.matching.null import benjamini_hochberg, rounded_up
 from homolog.matching.tables import BEYOND, FEATURE, HOMOLOGS, MATCHES, PARTNER, TOGETHER
-from homolog.record.comparisons import MAIN_LABEL
+from homolog.record.sides import MAIN_LABEL
 from homolog.record.table import completed
 
 MARGIN = 0.04

@@ -34,8 +34,9 @@ from homolog.matching.matrix_matches import MatrixMatches, with_intervals
 from homolog.matching.null import POOL_DRAWS, document_exchanges, least_p
 from homolog.matching.pairs import match_pair
 from homolog.matching.verdict import resampled_shares, verdicts
-from homolog.record.comparisons import CURRENT_TOKEN, MAIN, MAIN_LABEL, TOKENS
+from homolog.record.comparisons import MAIN, TOKENS
 from homolog.record.recipe import Matching
+from homolog.record.sides import CURRENT_TOKEN, MAIN_LABEL
 
 KIND = "matrix"
 """Kind of the features in the table."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 import polars as pl
 
 from homolog.matching.tables import FEATURE, STABILITY
-from homolog.record.comparisons import MAIN_LABEL
+from homolog.record.sides import MAIN_LABEL
 
 
 def with_stability(main: pl.DataFrame, across: pl.DataFrame, back: pl.DataFrame) -> pl.DataFrame:

@@ -45,7 +45,7 @@ from jaxtyping import Float, Int
 
 from homolog.errors import InputError
 from homolog.matching.tables import VARIANCE
-from homolog.record.comparisons import MAIN_LABEL
+from homolog.record.sides import MAIN_LABEL
 
 DEPTH_BINS = 10
 PARTNER_SET = ("best_model", "best_label")

@@ -35,8 +35,8 @@ from homolog.errors import InputError
 from homolog.matching.homologs import Baseline, Criterion
 from homolog.matching.intervals import INTERVAL
 from homolog.matching.tables import FEATURE, MATCHES, RESAMPLED, SHARED, STABILITY
-from homolog.record.comparisons import MAIN_LABEL
 from homolog.record.names import listed
+from homolog.record.sides import MAIN_LABEL
 from homolog.record.table import completed
 
 _ROWS_AT_ONCE = 1 << 16

@@ -12,8 +12,8 @@ from homolog.features.beginnings import SAMPLE_TOKENS, Beginning, checked_beginn
 from homolog.models import LanguageModel, load_tokenizer
 from homolog.models.beginning import chosen_beginning, known_beginning
 from homolog.progress import Progress
-from homolog.record.comparisons import StudyModel
 from homolog.record.run_folder import RunFolder
+from homolog.record.sides import StudyModel
 
 CONTEXT = 256
 """Tokens of a window of text, where a run has no windows of its own."""

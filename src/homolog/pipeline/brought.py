@@ -19,9 +19,9 @@ from homolog.dictionaries.formats import WEIGHTS_FILE, is_of
 from homolog.errors import InputError
 from homolog.models import LanguageModel
 from homolog.record.atomic import sha256_file
-from homolog.record.comparisons import StudyModel
 from homolog.record.layers import STREAM_AFTER
 from homolog.record.recipe import Recipe
+from homolog.record.sides import StudyModel
 
 LAYER = "{layer}"
 

@@ -31,10 +31,10 @@ from homolog.pipeline.finish import finish
 from homolog.pipeline.inputs import require_different, task_inputs, tokenizer_input
 from homolog.pipeline.models import weights_of
 from homolog.progress import Progress
-from homolog.record.comparisons import Models, StudyModel
 from homolog.record.process import memory_share
 from homolog.record.recipe import CircuitRecipe, Circuits, RunSettings
 from homolog.record.run_folder import RunFolder
+from homolog.record.sides import Models, StudyModel
 from homolog.record.tables import CIRCUITS, TASK_CIRCUITS
 
 

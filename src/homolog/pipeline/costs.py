@@ -10,7 +10,8 @@ m = d_sae, L0 active features on a token and T tokens,
 
 where D features fire on more than an eighth of the tokens and are met densely.  Of this machine
 passes of the models and matrix products are timed (`pace`); the constants are seconds on two
-threads of the machine named beside them, and shared by as many as there are.
+threads of the machine named beside them, and shared by as many as there are.  What an analysis
+takes is said where it stands (`analyses.work`).
 
 How sparse dictionaries will be is not known where a penalty decides it: L0 is taken for d / 16, and
 the range of a plan is what half and three times of that would make of it.
@@ -23,8 +24,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from homolog.analyses import ANALYSES, induction, task_circuits
-from homolog.analyses.analysis import Analysis
+from homolog.analyses import ANALYSES
+from homolog.analyses.work import Work
 from homolog.models.size import ModelSize, size_of
 from homolog.pipeline.analyses import title_of
 from homolog.pipeline.dictionaries import (
@@ -37,17 +38,11 @@ from homolog.pipeline.dictionaries import (
 from homolog.pipeline.models import left_out, models_of
 from homolog.pipeline.pace import Pace, PassPace
 from homolog.pipeline.sinks import MASK
-from homolog.record.comparisons import (
-    CURRENT_TOKEN,
-    NEURON,
-    Planned,
-    Side,
-    StudyModel,
-    planned,
-)
+from homolog.record.comparisons import Planned, planned
 from homolog.record.process import memory_share
 from homolog.record.recipe import Recipe
 from homolog.record.recipe.dictionaries import TARGET
+from homolog.record.sides import CURRENT_TOKEN, NEURON, Side, StudyModel
 
 # Seconds on two threads of an AMD EPYC, from the stages of the built-in recipes there.
 ADAM = 3e-9  # a weight, at a step
@@ -60,16 +55,9 @@ ADD_DENSE = 2e-9  # the same where one is of a feature met densely
 PASS = 0.02  # of a pair of layers, at least
 RESAMPLED = 50e-9  # an activation, in intervals
 BEYOND = 25e-9  # an activation, in what partners explain beyond controls
-DESCRIBED = 0.6e-6  # an activation, in examples and measures of what features mean
-PAIRED = 0.3e-6  # an activation, in the scatter of pairs
-OVERLAID = 0.2e-3  # a feature and a model of partners, in examples laid over each other
-REGRESSED = 50e-9  # an activation of the other model, in each regression
 PER_FEATURE = 0.8e-3  # a feature of the explorer
 PER_PAGE = 1.5  # the page of a pair of models
 
-CAUSAL_TOKENS = 2000  # read by both models for each pair of features
-CIRCUIT_PASSES = 8  # over all prompts, a block
-TASK_PASSES = 150  # over the prompts of a task, beside those for each node of its circuit
 DENSE = 1 / 8  # `matching.columns.DENSE_DENSITY`
 L0_SHARE = 1 / 16  # of d_model, where a penalty decides: 8 of 128, 26 of 576 and 122 of 640 seen
 DENSER = 1.8  # L0 goes with this power of 1 / l1: 5 to 105 of 128 as l1 falls from 4 to 1
@@ -128,7 +116,9 @@ class Costs:
         stages += [self._verdicts(), *self._analyses()]
         seconds = PER_PAGE * (1 + len(models_of(self.recipe).pairs))
         seconds += PER_FEATURE * self._n_features if self.recipe.interpretation else 0.0
-        return [*stages, Stage("write the report", "report", seconds, PROCESS + self._columns_held)]
+        kept = BYTES_A_FEATURE * self._n_features if self.recipe.interpretation else 0.0
+        memory = PROCESS + self._columns_held
+        return [*stages, Stage("write the report", "report", seconds, memory, kept=kept)]
 
     # Models
 
@@ -347,64 +337,37 @@ class Costs:
         return sum(self.n_chosen(m) * self.width(m) for m in compared)
 
     def _analyses(self) -> Iterator[Stage]:
-        recipe, compared = self.recipe, models_of(self.recipe).compared
-        of_circuits = {
-            induction.ANALYSIS.name: self._circuits,
-            task_circuits.ANALYSIS.name: self._task_circuits,
-        }
+        """Of all that measure something: what they say themselves, and a second."""
+        work, memory = self._work, PROCESS + self._columns_held
         for analysis in ANALYSES:
-            if analysis.measure is not None and analysis.wanted(recipe):
-                seconds_of = of_circuits.get(analysis.name)
-                if seconds_of is not None:
-                    for model in compared:
-                        title = title_of(analysis, (model.name,))
-                        yield Stage(title, "circuits", seconds_of(model))
-                else:
-                    yield self._analysis(analysis)
+            if analysis.measure is None or not analysis.wanted(self.recipe):
+                continue
+            kind = "circuits" if analysis.page == "circuits" else "interpretation"
+            each = [(name,) for name in work.n_blocks] if analysis.units_may_fail else [()]
+            for unit in each:
+                seconds = 1.0 + analysis.seconds(work, *unit)
+                yield Stage(title_of(analysis, unit), kind, seconds, memory)
 
-    def _circuits(self, model: StudyModel) -> float:
-        settings = self.recipe.circuits
-        assert settings is not None
-        random = self.recipe.run.random_weights  # which cannot do the task: it ends there
-        passes = 1 if random else CIRCUIT_PASSES * self.sizes[model.name].n_layers
-        return passes * self.forward(model, settings.n_prompts * settings.length, loss=True)
+    @property
+    def _work(self) -> Work:
+        chosen, tokens = models_of(self.recipe), self.recipe.corpus.match_tokens
+        sides = [self._side(Side(model)) for model in chosen.compared]
 
-    def _task_circuits(self, model: StudyModel) -> float:
-        settings = self.recipe.circuits
-        assert settings is not None
-        random = self.recipe.run.random_weights
-        of_nodes = settings.n_edges * (settings.n_subsets + 2)  # an edge brings a node, at most
-        passes = 1 if random else TASK_PASSES + of_nodes
-        tokens = min(settings.n_prompts, settings.discovery_prompts) * settings.length
-        return passes * len(settings.discovered) * self.forward(model, tokens, loss=True)
+        def read(tokens: float, *names: str) -> float:
+            through = [m for m in chosen.compared if not names or m.name in names]
+            return sum(self.forward(model, tokens, loss=True) for model in through)
 
-    def _analysis(self, analysis: Analysis) -> Stage:
-        """Of what features mean and do; one that is none of those named takes a second."""
-        seconds, asked = 1.0, self.recipe.interpretation
-        if asked is not None:
-            compared, tokens = models_of(self.recipe).compared, self.recipe.corpus.match_tokens
-            directions = len(compared) * (len(compared) - 1)
-            sides = [self._side(Side(model)) for model in compared]
-            activations = tokens * sum(side.n_layers * side.l0 for side in sides)
-            scattered = activations * self.pace.shared
-            of_each = directions / len(compared)
-
-            def read(tokens: float) -> float:
-                return sum(self.forward(model, tokens, loss=True) for model in compared)
-
-            seconds += {
-                "left_context": read(asked.context_tokens),
-                "features": scattered * DESCRIBED,
-                "scatter": scattered * PAIRED,
-                "overlay": OVERLAID * self._n_features * of_each,
-                "map": CELL * self._n_features**2,
-                "causal": read(CAUSAL_TOKENS * of_each * asked.causal_pairs),
-                "exclusive": scattered * REGRESSED * 2 * of_each * asked.listed,
-                "transplant": 2 * self._spaces(self._plans[0]),
-            }.get(analysis.name, 0.0)
-        kept = BYTES_A_FEATURE * self._n_features if analysis.name == "features" else 0.0
-        memory = PROCESS + self._columns_held
-        return Stage(title_of(analysis), "interpretation", seconds, memory, kept=kept)
+        return Work(
+            self.recipe,
+            n_features=self._n_features,
+            activations=tokens * sum(side.n_layers * side.l0 for side in sides),
+            n_models=len(chosen.compared),
+            n_directions=len(chosen.directions),
+            n_blocks={m.name: self.sizes[m.name].n_layers for m in chosen.compared},
+            shared=self.pace.shared,
+            read=read,
+            mapped=lambda: self._spaces(self._plans[0]),
+        )
 
 
 def expected_seconds(recipe: Recipe, pace: Pace) -> dict[str, float]:

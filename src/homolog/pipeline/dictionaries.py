@@ -33,12 +33,13 @@ from homolog.pipeline.context import Context
 from homolog.pipeline.finish import quality_row
 from homolog.pipeline.sinks import limits_in
 from homolog.pipeline.text import QUALITY, TRAIN
-from homolog.record.comparisons import MAIN_LABEL, StudyModel, comparison_of
+from homolog.record.comparisons import comparison_of
 from homolog.record.layers import STREAM_AFTER
 from homolog.record.process import machine
 from homolog.record.receipts import read_receipt, write_receipt
 from homolog.record.recipe import Recipe, Sae
 from homolog.record.recipe.dictionaries import TARGET
+from homolog.record.sides import MAIN_LABEL, StudyModel
 
 THRESHOLD_ENTRIES = 1 << 27  # pre-activations on which thresholds are set: tokens x features
 REHEARSED_L0 = 50.0

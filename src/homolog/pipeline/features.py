@@ -30,9 +30,9 @@ from homolog.pipeline.context import Context
 from homolog.pipeline.dictionaries import shards_of
 from homolog.pipeline.text import MATCH, NEURONS
 from homolog.record.atomic import sha256_bytes, sha256_file
-from homolog.record.comparisons import CURRENT_TOKEN, NEURON, Side, StudyModel
 from homolog.record.parts import read_part, write_part
 from homolog.record.places import Places
+from homolog.record.sides import CURRENT_TOKEN, NEURON, Side, StudyModel
 
 NEURONS_AT_ONCE = 256  # whose values are copied to float64
 

@@ -22,10 +22,11 @@ from homolog.pipeline.plan import pace_heard, say_plan
 from homolog.pipeline.run_study import check_study, finished_report, run_study
 from homolog.progress import Progress
 from homolog.record.atomic import sha256_bytes
-from homolog.record.comparisons import MAIN, MAIN_LABEL
+from homolog.record.comparisons import MAIN
 from homolog.record.places import Places
 from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
+from homolog.record.sides import MAIN_LABEL
 from homolog.record.tables import GRID, MATCHES, SAES, SHARED
 
 READ = (MATCHES, SAES, SHARED)

@@ -14,11 +14,12 @@ from homolog.pipeline.inputs import (
     tokenizer_input,
     weights_input,
 )
-from homolog.record.comparisons import COMPARISONS, CURRENT_TOKEN, MAIN_LABEL, Models, StudyModel
+from homolog.record.comparisons import COMPARISONS
 from homolog.record.inputs import Input
 from homolog.record.names import model_name
 from homolog.record.recipe import Model, Recipe
 from homolog.record.recipe.models import RANDOM
+from homolog.record.sides import CURRENT_TOKEN, MAIN_LABEL, Models, StudyModel
 from homolog.reference import parted
 
 

@@ -54,11 +54,12 @@ from homolog.pipeline.text import MATCH, QUALITY, read_texts, text_facts, warnin
 from homolog.pipeline.units import store_main_units, units_facts
 from homolog.progress import Progress
 from homolog.record.atomic import write_json
-from homolog.record.comparisons import NEURON, Models, planned
+from homolog.record.comparisons import planned
 from homolog.record.layers import STREAM_AFTER
 from homolog.record.process import machine, memory_share
 from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
+from homolog.record.sides import NEURON, Models
 
 
 def run_study(

@@ -32,9 +32,9 @@ from homolog.features.sinks import (
 )
 from homolog.pipeline.context import Context
 from homolog.pipeline.text import MATCH, NEURONS, QUALITY, TRAIN
-from homolog.record.comparisons import StudyModel
 from homolog.record.parts import read_part, write_part
 from homolog.record.run_folder import RunFolder
+from homolog.record.sides import StudyModel
 
 MASK = "mask"
 UNMASKED = "unmasked"

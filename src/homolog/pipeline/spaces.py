@@ -18,7 +18,7 @@ from homolog.matching.spaces import SpaceMoments, decoder_similarity
 from homolog.pipeline.dictionaries import shards_of
 from homolog.pipeline.matches import read_pair
 from homolog.pipeline.text import MATCH
-from homolog.record.comparisons import Side, StudyModel
+from homolog.record.sides import Side, StudyModel
 
 Row = dict[str, Any]
 

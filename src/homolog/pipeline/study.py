@@ -15,8 +15,9 @@ from homolog.analyses import ANALYSES
 from homolog.charts.shown_features import FeatureReader, ShownFeature, ShownFeatures, ShownPair
 from homolog.corpus import alone
 from homolog.errors import InputError, require_one_of
-from homolog.record.comparisons import MAIN, MAIN_LABEL
+from homolog.record.comparisons import MAIN
 from homolog.record.run_folder import RunFolder
+from homolog.record.sides import MAIN_LABEL
 from homolog.record.table import Table
 from homolog.record.tables import CONTEXTS, TABLES
 from homolog.report.export import InlineFigure, figure_specs

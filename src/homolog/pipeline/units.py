@@ -18,7 +18,8 @@ from homolog.pipeline.context import Context
 from homolog.pipeline.features import feature_folders
 from homolog.pipeline.text import MATCH, NEURONS
 from homolog.record.atomic import sha256_bytes
-from homolog.record.comparisons import MAIN, NEURON, Side
+from homolog.record.comparisons import MAIN
+from homolog.record.sides import NEURON, Side
 
 
 def folders_of_pair(context: Context, a: Side, b: Side) -> tuple[list[Path], list[Path]]:

@@ -23,17 +23,14 @@ from homolog.pipeline.text import MATCH
 from homolog.record.comparisons import (
     COMPARISONS,
     MAIN,
-    MAIN_LABEL,
     MAIN_SEED,
     MODEL_SEED,
     SAE_SEED,
     SAE_SEEDS,
     TOKENS,
     Comparison,
-    Models,
-    Pair,
-    Side,
 )
+from homolog.record.sides import MAIN_LABEL, Models, Pair, Side
 from homolog.record.table import Table
 from homolog.record.tables import MATCHES, RESAMPLED, SHARED, VARIANCE
 

@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from homolog.record.comparisons import Comparison, Models, Side, register
+    from homolog.record.comparisons import Comparison, register
     from homolog.record.recipe import Recipe
     from homolog.record.run_folder import RunFolder
+    from homolog.record.sides import Models, Side
     from homolog.record.table import Column, Table
 
 _NAMES = {

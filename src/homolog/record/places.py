@@ -16,8 +16,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from homolog.record.comparisons import MAIN_LABEL
 from homolog.record.names import folder_name
+from homolog.record.sides import MAIN_LABEL
 from homolog.record.table import Table
 
 

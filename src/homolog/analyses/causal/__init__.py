@@ -23,9 +23,11 @@ from homolog.analyses.analysis import Analysis, each_direction_with_homologs, in
 from homolog.analyses.records import PairRecords
 from homolog.charts import theme
 from homolog.charts.figure import SHARE_AXIS, UNIT, Figure, Rows, finish, panels, significant, tips
-from homolog.record.comparisons import CURRENT_TOKEN, MAIN, MODEL_SEED
+from homolog.record.comparisons import MAIN, MODEL_SEED
+from homolog.record.sides import CURRENT_TOKEN
 from homolog.record.tables import CAUSAL, CAUSAL_AUC, LOSS_RECOVERED, MATCHES, SUBSTITUTIONS
 
+READ = 2_000  # tokens, by all models, for each pair of features
 LEAST_PAIRS = 3  # of a point
 CHANCE = 0.5
 EFFECTS = {
@@ -144,6 +146,7 @@ ANALYSIS = Analysis(
     wanted=interpreted("causal_pairs"),
     units=each_direction_with_homologs,
     measure="homolog.analyses.causal.measure:measure_pair",
+    seconds=lambda work: work.read(READ * work.partners * work.asked.causal_pairs),
     says="homolog.analyses.causal.measure:says",
     chapter="Effects",
     figures=lambda records: [causal_figure(records), substitution_figure(records)],

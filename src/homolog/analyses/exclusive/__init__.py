@@ -13,11 +13,13 @@ import polars as pl
 
 from homolog.analyses.analysis import Analysis, each_direction_with_homologs, interpreted
 from homolog.analyses.records import PairRecords
+from homolog.analyses.work import Work
 from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import number
 from homolog.record.tables import LISTS, MATCHES, SAES
 
 LISTED = 12
+REGRESSED = 50e-9  # seconds an activation of the other model, in each regression
 
 
 def values(records: PairRecords) -> Mapping[str, Any] | None:
@@ -45,6 +47,11 @@ def exclusive_table(records: PairRecords, lists: pl.DataFrame, side: str) -> Sho
     return ShownTable.of(caption, cells, rows, numeric=(1, 2, 4, 5), links=links)
 
 
+def _seconds(work: Work) -> float:
+    regressions = 2 * work.partners * work.asked.listed
+    return regressions * work.activations * work.shared * REGRESSED
+
+
 ANALYSIS = Analysis(
     name="exclusive",
     title="regress exclusive features",
@@ -53,6 +60,7 @@ ANALYSIS = Analysis(
     wanted=interpreted("listed"),
     units=each_direction_with_homologs,
     measure="homolog.analyses.exclusive.regression:measure_pair",
+    seconds=_seconds,
     chapter="Exclusive features",
     asks="What fires without a homolog, and does the whole other model have it?",
     values=values,

@@ -15,7 +15,8 @@ import polars as pl
 
 from homolog.errors import InputError
 from homolog.matching.intervals import HIGH_MATCH
-from homolog.record.comparisons import MAIN, MAIN_LABEL, SAE_SEED
+from homolog.record.comparisons import MAIN, SAE_SEED
+from homolog.record.sides import MAIN_LABEL
 from homolog.record.tables import LISTS
 
 LISTS_SCHEMA = LISTS.only(*(n for n in LISTS.columns if n not in ("exclusive_r2", "steps")))

@@ -11,6 +11,8 @@ from homolog.analyses.records import PairRecords
 from homolog.charts.links import address
 from homolog.record.tables import CONTEXTS, FEATURES, LEFT_CONTEXT
 
+DESCRIBED = 0.6e-6  # seconds an activation
+
 
 def _finish(material: Material, tables: Tables) -> Tables:
     """With the left context that they need, where that was measured."""
@@ -35,6 +37,7 @@ ANALYSIS = Analysis(
     wanted=interpreted(),
     units=each_layer,
     measure="homolog.analyses.features.measure.layer:measure_layer",
+    seconds=lambda work: work.activations * work.shared * DESCRIBED,
     finish=_finish,
     chapter="Meaning",
     values=_values,

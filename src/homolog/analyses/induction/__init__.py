@@ -16,10 +16,16 @@ from homolog.analyses.induction.drawing import circuit_figure
 from homolog.analyses.induction.figures import PATCHED
 from homolog.analyses.induction.records import TABLES, CircuitRecords
 from homolog.analyses.induction.summary import experiment_values, method_values, summary_values
+from homolog.analyses.work import Work
 from homolog.record.tables import HIDDEN_ATTENTION
 
 FOLDER = Path(__file__).parent
+PASSES = 8  # over all prompts, a block
 BOX = (FOLDER / "box.html.j2").read_text("utf-8")
+
+
+def _seconds(work: Work, model: str) -> float:
+    return work.over_prompts(model, work.circuits.n_prompts, PASSES * work.n_blocks[model])
 
 
 def _values(circuits: CircuitRecords) -> Mapping[str, Any] | None:
@@ -35,6 +41,7 @@ ANALYSIS = Analysis(
     units=each_model,
     measure="homolog.analyses.induction.measure:measure_model",
     units_may_fail=True,
+    seconds=_seconds,
     page="circuits",
     chapter="Circuits",
     figures=lambda records: [circuit_figure(records)],

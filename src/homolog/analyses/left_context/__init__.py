@@ -5,9 +5,6 @@ from __future__ import annotations
 from homolog.analyses.analysis import Analysis, each_model, interpreted, one_document
 from homolog.record.tables import LEFT_CONTEXT
 
-ALONE = (
-    "the left context that features need is not measured: it is exchanged for another document's"
-)
 ANALYSIS = Analysis(
     name="left_context",
     title="cut left context",
@@ -20,5 +17,6 @@ ANALYSIS = Analysis(
     ),
     units=each_model,
     measure="homolog.analyses.left_context.measure:measure_model",
+    seconds=lambda work: work.read(work.asked.context_tokens),
     chapter="Meaning",
 )

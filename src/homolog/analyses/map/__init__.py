@@ -8,6 +8,8 @@ from homolog.analyses.analysis import Analysis, interpreted, whole
 from homolog.analyses.material import Material
 from homolog.record.tables import MAP
 
+CORRELATED = 1.75e-9  # seconds a pair of features
+
 
 def _left_out(material: Material) -> str | None:
     names = [model.name for model in material.compared]
@@ -24,5 +26,6 @@ ANALYSIS = Analysis(
     left_out=_left_out,
     units=whole,
     measure="homolog.analyses.map.measure:measure_map",
+    seconds=lambda work: work.n_features**2 * CORRELATED,
     chapter="Meaning",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from homolog.analyses.analysis import Analysis, each_layer, interpreted
 from homolog.record.tables import FEATURES, MATCHES, OVERLAY
 
+OVERLAID = 0.2e-3  # seconds a feature and model of partners
 ANALYSIS = Analysis(
     name="overlay",
     title="lay activations over each other",
@@ -13,5 +14,6 @@ ANALYSIS = Analysis(
     wanted=interpreted("top"),
     units=each_layer,
     measure="homolog.analyses.overlay.measure:measure_layer",
+    seconds=lambda work: work.n_features * work.partners * OVERLAID,
     chapter="Meaning",
 )

@@ -14,7 +14,8 @@ from homolog.analyses.records import PairRecords, Row
 from homolog.charts import figure
 from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import integer, number
-from homolog.record.comparisons import comparison_of, in_order, side_words, with_role
+from homolog.record.comparisons import comparison_of, in_order, with_role
+from homolog.record.sides import side_words
 from homolog.record.tables import CURVES, FEATURES, MATCHES, RATINGS, RELATION
 
 

@@ -25,7 +25,8 @@ from homolog.analyses.material import Material
 from homolog.analyses.relation import MEASURES, RATED
 from homolog.errors import InputError
 from homolog.matching.intervals import INTERVAL
-from homolog.record.comparisons import CURRENT_TOKEN, MAIN_LABEL, NEURON, shown
+from homolog.record.comparisons import shown
+from homolog.record.sides import CURRENT_TOKEN, MAIN_LABEL, NEURON
 from homolog.record.tables import CURVES, FEATURES, MATCHES, RATINGS, RELATION
 
 HEIGHTS = ("r", "excess")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from homolog.analyses.analysis import Analysis, each_layer, interpreted
 from homolog.record.tables import MATCHES, SCATTER
 
+PAIRED = 0.3e-6  # seconds an activation
 ANALYSIS = Analysis(
     name="scatter",
     title="pair activations",
@@ -13,5 +14,6 @@ ANALYSIS = Analysis(
     wanted=interpreted(),
     units=each_layer,
     measure="homolog.analyses.scatter.measure:measure_layer",
+    seconds=lambda work: work.activations * work.shared * PAIRED,
     chapter="Meaning",
 )

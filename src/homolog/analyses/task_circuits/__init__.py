@@ -14,7 +14,17 @@ from homolog.analyses.material import Material
 from homolog.analyses.records import Records
 from homolog.analyses.task_circuits.figures import curve_figure
 from homolog.analyses.task_circuits.summary import section_values, table_lines
+from homolog.analyses.work import Work
 from homolog.record.tables import TASK_CIRCUITS, TASK_TABLES
+
+PASSES = 150  # over the prompts of a task, beside those for each node of its circuit
+
+
+def _seconds(work: Work, model: str) -> float:
+    asked = work.circuits
+    of_nodes = asked.n_edges * (asked.n_subsets + 2)  # an edge brings a node, at most
+    n_prompts = min(asked.n_prompts, asked.discovery_prompts)
+    return len(asked.discovered) * work.over_prompts(model, n_prompts, PASSES + of_nodes)
 
 
 def _says(material: Material) -> list[dict[str, Any]]:
@@ -34,6 +44,7 @@ ANALYSIS = Analysis(
     units=each_model,
     measure="homolog.analyses.task_circuits.measure:measure_model",
     units_may_fail=True,
+    seconds=_seconds,
     says=_says,
     page="circuits",
     chapter="Circuits of tasks",

@@ -45,6 +45,7 @@ ANALYSIS = Analysis(
     ),
     units=each_direction,
     measure="homolog.analyses.transplant.measure:measure_pair",
+    seconds=lambda work: 2 * work.mapped(),
     chapter="Transplants",
     asks="Can one model go on from what the other has computed?",
     values=values,

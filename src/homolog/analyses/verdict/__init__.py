@@ -14,6 +14,7 @@ from homolog.analyses.verdict.order import checks, follow_a_token, neurons_by_to
 from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import CLOSE, integer, interval, is_number, number, percent
 from homolog.record import comparisons
+from homolog.record.sides import NEURON, side_words
 
 STRATA = {
     STRATUM: "All features",
@@ -51,7 +52,7 @@ def ordered(records: PairRecords) -> list[Row]:
 
 
 def _source(row: Row) -> str:
-    return comparisons.side_words(row["model"], row["label"])
+    return side_words(row["model"], row["label"])
 
 
 def _with_interval(row: Row, statistic: str) -> str:
@@ -61,7 +62,7 @@ def _with_interval(row: Row, statistic: str) -> str:
 CELLS: Cells = {
     "Comparison": lambda row: comparisons.comparison_of(row["comparison"]).plain,
     "Features of → looked for in": lambda row: (
-        f"{_source(row)}\n→ {comparisons.side_words(row['best_model'], row['best_label'])}"
+        f"{_source(row)}\n→ {side_words(row['best_model'], row['best_label'])}"
     ),
     "Features": lambda row: integer(row["n_features"]),
     "Undefined": lambda row: integer(row["n_undefined"]),
@@ -134,9 +135,7 @@ def _controls(records: PairRecords) -> Mapping[str, Any]:
         "checks": order,
         "close": CLOSE,
         "token_shares": follow_a_token(records) if comparisons.RANDOM_MODEL in weak else [],
-        "neuron_shares": neurons_by_token(records)
-        if any(c.kind == comparisons.NEURON for c in weak)
-        else [],
+        "neuron_shares": neurons_by_token(records) if any(c.kind == NEURON for c in weak) else [],
         "comparisons": [
             comparisons.comparison_of(name)
             for name in comparisons.in_order(records.summary["comparison"])

@@ -18,6 +18,7 @@ import polars as pl
 from homolog.analyses.records import PairRecords, Row
 from homolog.charts.words import CLOSE
 from homolog.record import comparisons
+from homolog.record.sides import NEURON
 
 MARGIN = 0.1
 
@@ -40,7 +41,7 @@ def checks(records: PairRecords) -> list[Check]:
     baselines, skylines = comparisons.with_role("baseline"), comparisons.with_role("skyline")
     made = [_check(records, comparisons.MAIN, name, _well_above) for name in baselines]
     made += [_check(records, comparisons.MAIN, name, _not_above) for name in skylines]
-    neurons = comparisons.with_role("baseline", comparisons.NEURON)
+    neurons = comparisons.with_role("baseline", NEURON)
     made += [_check(records, comparisons.NEURONS, name, _near) for name in neurons]
     return [check for check in made if check.comparison.ordered]
 

@@ -23,7 +23,7 @@ from homolog.matching.layers import LayerFacts, tables_of
 from homolog.matching.null import document_exchanges
 from homolog.matching.pairs import match_pair
 from homolog.matching.planted_residuals.latents import PlantedText
-from homolog.record.comparisons import MAIN_LABEL
+from homolog.record.sides import MAIN_LABEL
 
 EXCHANGES = 2
 
