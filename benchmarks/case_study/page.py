@@ -22,6 +22,8 @@ from homolog.record.comparisons import MAIN
 SHOWN = 20
 CONTEXT = 60
 """Characters of the text before the token on which a feature fires."""
+CLOSE = 0.7
+"""Correlation from which a match counts as close."""
 BY_TOKEN = 0.5
 """Share of variance from which a feature counts as one that follows its token."""
 
@@ -72,6 +74,55 @@ def told(study: Study) -> str:
     entries = [entry for notes in record.values() if isinstance(notes, list) for entry in notes]
     words = [entry["words"] for entry in entries if isinstance(entry, dict) and "words" in entry]
     return "\n".join(f"- {said}" for said in words)
+
+
+def effects(study: Study) -> str:
+    """Do close matches do the same, and does the partner undo what taking a feature out does?"""
+    close = pl.col("above_r") >= CLOSE - 1e-9, pl.col("to_r") > 0.99
+    agreed = study.causal_auc.filter(*close).to_dicts()
+    undone = study.loss_recovered.filter(*close).to_dicts()
+    rows = [
+        [row["model"], row["kind"], row["where"], row["n"]]
+        + [_with_interval(row, name) for name in ("auc", "mean", "control_mean")]
+        for row in agreed
+    ]
+    first = ["features of", "edit", "where", "pairs", "agree more than controls", "mean", "control"]
+    second = ["features of", "pairs", "undone by partners", "by random features"]
+    others = [
+        [
+            row["model"],
+            row["n"],
+            _with_interval(row, "kl_recovered"),
+            _with_interval(row, "kl_random"),
+        ]
+        for row in undone
+    ]
+    return table(first, rows) + "\n\n" + table(second, others)
+
+
+def _with_interval(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]:.2f} ({row[f'{name}_lo']:.2f} to {row[f'{name}_hi']:.2f})"
+
+
+def by_correlation(study: Study) -> str:
+    """Where close partners lie, and how far the current token explains features, by their r."""
+    own = study.matches.filter(comparison=MAIN.name, label="sae", best_label="sae")
+    tokens = own.with_columns(r_bin=(pl.col("r") * 10).floor() / 10).filter(pl.col("r") > 0.2)
+    shares = tokens.group_by("model", "r_bin").agg(
+        pl.len(), pl.col("token_r2").fill_nan(None).median().round(2)
+    )
+    near = own.filter(pl.col("r") > CLOSE).group_by("model", "layer")
+    depths = near.agg(pl.len(), pl.col("best_layer").mean().round(2)).sort("model", "layer")
+    return (
+        table(
+            ["features of", "r from", "features", "R² of the token"],
+            shares.sort(shares.columns[:2]).rows(),
+        )
+        + "\n\n"
+        + table(
+            ["features of", "block", f"with r > {CLOSE}", "mean block of partners"], depths.rows()
+        )
+    )
 
 
 def stages(study: Study) -> str:
@@ -176,6 +227,8 @@ def main(run: str) -> None:
         ("Depths", depths(study)),
         ("Comparisons", comparisons(study)),
         ("What the analyses say", told(study)),
+        ("Effects", effects(study)),
+        ("By correlation", by_correlation(study)),
         ("Dictionaries", dictionaries(study)),
         ("Shared features", shared_features(study)),
         ("Stages", stages(study)),
