@@ -4,7 +4,7 @@
   const { element, number, shown } = explorer;
   const at = (id) => document.getElementById(id);
   const about = JSON.parse(at("about").textContent);
-  const PREDICTED = 8, WIDEST = 10;  // rows of a prediction; largest multiple of the slider
+  const PREDICTED = 6, WIDEST = 10;  // rows of a prediction; largest multiple of the slider
   let read = null, unit = 0, chosen = null, changed = null;
 
   // Characters that nobody sees, or that turn text around, by name.
@@ -65,9 +65,10 @@
 
   // How far the prediction after each token has moved.
   function drawMoved() {
+    const most = Math.max(...(changed?.moved ?? []), 0.005);
     for (const button of at("units").children) {
       const place = read.units[button.dataset.unit].tokens[changed?.side ? 3 : 1];
-      button.style.setProperty("--moved", changed ? changed.moved[place] : 0);
+      button.style.setProperty("--moved", changed ? changed.moved[place] / most : 0);
     }
   }
 
@@ -76,7 +77,7 @@
     at("next").replaceChildren(...read.models.map((model, side) => {
       const own = changed && changed.side === side ? changed : null;
       const rows = own ? own.predictions[lastOf(side)] : model.predictions[lastOf(side)].map(([id, p]) => [id, p]);
-      const says = !changed ? null : own ? "pale: before; full: after the change" : "not changed";
+      const says = !changed ? null : own ? "pale before, full after" : "not changed";
       return element("article", { class: `predicts ${colour(side)}`, "aria-label": `Predictions of ${model.name}` },
         element("h3", {}, model.name, says && element("small", {}, says)),
         element("ol", {}, rows.slice(0, PREDICTED).map(([id, before, after]) => element("li", {},
@@ -158,7 +159,7 @@
       return;
     }
     const moved = changed.moved[lastOf(changed.side)], active = changed.activations[lastOf(changed.side)];
-    const bars = changed.moved.some((one) => one > 0.005) ? " Red lines under the tokens show where predictions moved." : "";
+    const bars = changed.moved.some((one) => one > 0.005) ? " Red lines under the tokens show where predictions moved most." : "";
     at("outcome").textContent =
       `Its activation here is now ${number(active)}. ${percent(moved)} of the probability has moved to other next tokens.${bars}`;
   }
