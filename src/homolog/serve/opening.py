@@ -46,6 +46,10 @@ def open_desk(path: Path, progress: Progress, device: str | None = None) -> Desk
         raise InputError("run folder", str(path), requirement, f"If it can have, {inner}.")
     recipe = Recipe.parse(run.recipe).with_run(device=device)
     material = Material(run.path.absolute(), recipe, models_of(recipe))
+    for model in material.compared:
+        if model.name not in run.record["compared"]:  # a folder that is gone names another thing
+            requirement = "it must lie where the run has read it"
+            raise InputError("model", model.ref, requirement, "Put it there, and start again.")
     run.require_whole(run.table(MATCHES), run.table(FEATURES))
     readers = {model.name: _reader(material, model, progress) for model in material.compared}
     pairs = [

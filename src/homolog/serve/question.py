@@ -65,10 +65,10 @@ class Change(Question):
     token: StrictInt | None = None
     """Place of the token where it is changed; none: at every token."""
 
-    times: StrictFloat | StrictInt | None = Field(None, ge=-MOST_TIMES, le=MOST_TIMES)
+    times: StrictFloat | None = Field(None, ge=-MOST_TIMES, le=MOST_TIMES)
     """What its activation is multiplied by: 0 takes it out, 1 leaves it."""
 
-    value: StrictFloat | StrictInt | None = Field(None, ge=-MOST_VALUE, le=MOST_VALUE)
+    value: StrictFloat | None = Field(None, ge=-MOST_VALUE, le=MOST_VALUE)
     """What its activation becomes."""
 
     @model_validator(mode="after")

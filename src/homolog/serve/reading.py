@@ -92,7 +92,7 @@ class Reader:
             requirement = f"{MOST_TOKENS} are read at most"
             value = f"{len(ids)} tokens of {self.name}"
             raise InputError("text", value, requirement, "Shorten it.")
-        self.model.require_positions(len(ids), "text")
+        self.model.require_positions(len(ids), "tokens of the text")
         mask = ~np.isin(ids, list(special_tokens(tokenizer)))
         parts = (ids[None], np.zeros((1, len(ids)), np.int32), mask[None])
         return TokenWindows(*parts, fingerprint(tokenizer), bounds=end)

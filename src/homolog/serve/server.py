@@ -26,7 +26,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import parse_qs, urlsplit
 
 from homolog.errors import InputError
@@ -53,6 +53,7 @@ class Busy(InputError):
     """One question too many."""
 
 
+@runtime_checkable
 class Answers(Protocol):
     """What answers questions about prompts (`desk.Desk`)."""
 
