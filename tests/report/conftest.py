@@ -11,6 +11,7 @@ from tests.analyses import planted_run
 from tests.report.pages import Tab
 from tests.report.planted_features import planted
 
+
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., Path]:
     """`planted_run.make_run`."""

@@ -173,7 +173,9 @@ def test_the_token_that_windows_begin_with_is_read_and_not_shown(desk: Desk) -> 
     ids = tokenizer.encode(TEXT, add_special_tokens=False)
     wanted = probabilities(hf, [first, *ids])[1:]
     for shown, p in zip(reading.predictions(), wanted, strict=True):
-        assert [own for _, own in shown] == pytest.approx(p[[i for i, _ in shown]].tolist(), rel=1e-3)
+        assert [own for _, own in shown] == pytest.approx(
+            p[[i for i, _ in shown]].tolist(), rel=1e-3
+        )
     question = {"text": TEXT, "model": A, "layer": 1, "feature": 0, "times": 1}
     assert max(reading.changed(Change.asked(question))[1]) < 1e-5
 
@@ -193,7 +195,7 @@ def test_sinks_and_special_tokens_have_no_features(desk: Desk) -> None:
 
 
 def test_two_tokenizers_meet_in_units_of_text(desk_of_two: Desk) -> None:
-    text = "Once upon a time – a kïng 😀 of three lands"
+    text = "Once upon a time, a kïng 😀 of three lands"
     told = read(desk_of_two, text)
     assert not told["one_text"]
     names = [model["name"] for model in told["models"]]
@@ -221,15 +223,30 @@ def test_two_tokenizers_meet_in_units_of_text(desk_of_two: Desk) -> None:
     assert any(unit["n_links"] for unit in told["units"])
 
 
+def test_a_text_longer_than_a_model_was_made_for_is_refused(desk_of_two: Desk) -> None:
+    with pytest.raises(InputError, match=r"text is '\d+ tokens of .*64 positions. Shorten it"):
+        read(desk_of_two, "an unlikely word " * 20)
+
+
 @pytest.mark.parametrize(
     "text",
-    ["<script>x</script>", "a\0b", "\u202eabc\u2066", "half \ud83d and \ude00", "😀" * 20, " ", "\n"],
+    [
+        "<script>x</script>",
+        "a\0b",
+        "\u202eabc\u2066",
+        "half \ud83d and \ude00",
+        "😀" * 20,
+        " ",
+        "\n",
+    ],
     ids=ascii,
 )
 def test_any_text_is_read(desk: Desk, text: str) -> None:
     told = read(desk, text)
     shown = "".join(part for part, _ in told["models"][0]["tokens"])
-    assert shown == told["text"] == text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert (
+        shown == told["text"] == text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    )
 
 
 LONG = "word " * 350
@@ -260,9 +277,7 @@ LONG = "word " * 350
         ("change", {"times": None}, "one of times and value is needed"),
     ],
 )
-def test_what_cannot_be_is_refused_in_words(
-    desk: Desk, what: str, values: Any, words: str
-) -> None:
+def test_what_cannot_be_is_refused_in_words(desk: Desk, what: str, values: Any, words: str) -> None:
     if what == "change":
         values = {"text": TEXT, "model": A, "layer": 1, "feature": 0, "times": 0} | values
     with pytest.raises(InputError) as caught:

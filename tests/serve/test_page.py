@@ -132,7 +132,7 @@ def test_the_slider_changes_one_model_and_shows_before_and_after(tab: Asked, des
     told = desk.answer("change", question | {"times": 4})
     p, q = told["predictions"][-1][0][1:]
     assert tab.predictions(own)[0][1] == f"{100 * p:.1f}% → {100 * q:.1f}%"
-    assert tab.text("#amount-says") == "× 4"
+    assert tab.text("#amount-says") == "\u00d7 4"
     # chosen again it is left alone
     tab.page.locator(f".feature[data-side='{side}'][data-key='{key}']").first.click()
     assert {name: tab.predictions(name) for name in (A, B)} == before
@@ -188,6 +188,7 @@ def test_a_refusal_is_said_and_the_page_goes_on(tab: Asked) -> None:
     assert tab.page.locator("#problem").is_hidden()
     tab.read("word " * 350)
     assert "256 are read at most. Shorten it." in tab.text("#problem")
+    assert tab.page.locator("#said").is_hidden()  # it is of the text before
     assert [said for said in tab.said if "400" not in said] == []
     tab.said.clear()  # which the browser says of the refusal
     tab.read("a king")

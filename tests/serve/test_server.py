@@ -244,9 +244,7 @@ def test_without_models_the_pages_are_whole_and_the_prompt_says_what_is_missing(
             assert status == 200 and body == file.read_text("utf-8")
 
 
-def test_other_weights_than_the_run_read_are_refused(
-    run_of_two: RunFolder, tmp_path: Path
-) -> None:
+def test_other_weights_than_the_run_read_are_refused(run_of_two: RunFolder, tmp_path: Path) -> None:
     weights = run_of_two.path.parent / "other" / "model.safetensors"
     before = weights.read_bytes()
     weights.write_bytes(before[:-4] + b"\0\0\0\0")
@@ -294,5 +292,3 @@ def test_the_command_says_both_addresses(run: RunFolder, monkeypatch: pytest.Mon
     assert "load transformer-s0" in said.stderr and "load mamba-s0: done" in said.stderr
     said = CliRunner().invoke(app, ["serve", str(run.path), "--port", "0", "--pages-only"])
     assert re.findall(r"http://localhost:\d+(\S+)", said.stdout) == [START_PAGE]
-
-

@@ -48,7 +48,7 @@ def environment(names: Sequence[str] = ()) -> jinja2.Environment:
 
 
 def model_colours() -> str:
-    """Style of the classes model-0, model-1, ...: each model's colour, in the light and the dark."""
+    """Style of the classes model-0, model-1, ...: a model's colour each, in both schemes."""
     light, dark = (
         "".join(f".model-{i} {{ --model: {colour}; }}\n" for i, colour in enumerate(colours))
         for colours in zip(*theme.MODEL_COLOURS, strict=True)

@@ -85,9 +85,7 @@ class Desk:
             )
         ]
         known: list[dict[str, Answer]] = [{}, {}]
-        shown = [
-            self._unit(a, b, pair, readings, known) for a, b in zip(*firing, strict=True)
-        ]
+        shown = [self._unit(a, b, pair, readings, known) for a, b in zip(*firing, strict=True)]
         columns = (units.first_a, units.last_a, units.first_b, units.last_b)
         places = np.stack(columns, axis=1).tolist()
         return {
@@ -121,14 +119,11 @@ class Desk:
             sorted(own.keys() - linked[side], key=lambda at: (-strength[side][at], at))[:OTHERS]
             for side, own in enumerate((a, b))
         ]
-        for side, own in enumerate((a, b)):
-            wanted = [link[side] for link in told] + others[side]
-            for place in wanted:
-                self._know(known[side], pair, side, readings[side], place)
+        for side, reading in enumerate(readings):
+            for place in [(link.a, link.b)[side] for link in told] + others[side]:
+                self._know(known[side], pair, side, reading, place)
         return {
-            "links": [
-                [_key(link.a), _key(link.b), link.r, a[link.a], b[link.b]] for link in told
-            ],
+            "links": [[_key(link.a), _key(link.b), link.r, a[link.a], b[link.b]] for link in told],
             "others": [
                 [[_key(place), own[place]] for place in some]
                 for some, own in zip(others, (a, b), strict=True)

@@ -72,7 +72,6 @@ def _reader(material: Material, model: StudyModel, progress: Progress) -> Reader
                     f"dictionary of {model.name}", str(folder), requirement, "Copy it there too."
                 )
         run.require_whole(*folders)
-        loaded = None
         try:
             _require_as_recorded(material, model)
             loaded = material.model(model)
@@ -127,5 +126,7 @@ def _words(run: RunFolder) -> Mapping[str, Mapping[Place, list[str]]]:
     if run.table(FEATURES).is_file():
         names = ("model", "layer", "feature", "top_tokens")
         for model, layer, feature, tokens in FEATURES.read(run.table(FEATURES), names).iter_rows():
-            words.setdefault(model, {})[layer, feature] = list(tokens or ())[:WORDS]
+            words.setdefault(model, {})[layer, feature] = (
+                [] if tokens is None else list(tokens)[:WORDS]
+            )
     return words

@@ -92,7 +92,11 @@ class Reader:
             requirement = f"{MOST_TOKENS} are read at most"
             value = f"{len(ids)} tokens of {self.name}"
             raise InputError("text", value, requirement, "Shorten it.")
-        self.model.require_positions(len(ids), "tokens of the text")
+        try:
+            self.model.require_positions(len(ids), "text")
+        except InputError as error:
+            value = f"{len(ids)} tokens of {self.name}"
+            raise InputError("text", value, error.requirement, "Shorten it.") from error
         mask = ~np.isin(ids, list(special_tokens(tokenizer)))
         parts = (ids[None], np.zeros((1, len(ids)), np.int32), mask[None])
         return TokenWindows(*parts, fingerprint(tokenizer), bounds=end)
@@ -186,7 +190,9 @@ class Reading:
                 ids = torch.cat([p.topk(k).indices, q.topk(k).indices]).unique()
                 order = torch.maximum(p[ids], q[ids]).argsort(descending=True)[: SHOWN + 2]
                 some = ids[order]
-                rows.append(list(zip(some.tolist(), p[some].tolist(), q[some].tolist(), strict=True)))
+                rows.append(
+                    list(zip(some.tolist(), p[some].tolist(), q[some].tolist(), strict=True))
+                )
         return rows, moved
 
     def _required(self, change: Change) -> ReadLayer:

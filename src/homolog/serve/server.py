@@ -119,6 +119,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def __init__(self, request: Any, client: Any, server: Server, *, run: RunFolder) -> None:
         self.run, self.prompt, self.policy, self.leaves = run, server.prompt, "", False
+        self.cookie = f"homolog-{server.server_port}"  # ports of one host share their cookies
         super().__init__(request, client, server, directory=str(run.path))
 
     def send_head(self) -> Any:
@@ -222,14 +223,10 @@ class _Handler(SimpleHTTPRequestHandler):
             self.leaves = True
             return True
         try:
-            kept = SimpleCookie(self.headers.get("Cookie", "")).get(self._cookie)
+            kept = SimpleCookie(self.headers.get("Cookie", "")).get(self.cookie)
         except CookieError:
             return False
         return kept is not None and prompt.is_token(kept.value)
-
-    @property
-    def _cookie(self) -> str:
-        return f"homolog-{self.server.server_address[1]}"
 
     def _by_own_name(self) -> bool:
         # A page elsewhere could point its own name at 127.0.0.1; a request by that name is refused.
@@ -261,7 +258,7 @@ class _Handler(SimpleHTTPRequestHandler):
         if self.policy:
             self.send_header("Content-Security-Policy", self.policy)
         if self.leaves and self.prompt is not None:
-            kept = f"{self._cookie}={self.prompt.token}; Path=/; HttpOnly; SameSite=Strict"
+            kept = f"{self.cookie}={self.prompt.token}; Path=/; HttpOnly; SameSite=Strict"
             self.send_header("Set-Cookie", kept)
         super().end_headers()
 

@@ -225,6 +225,7 @@
       at("said").hidden = false;
       draw();
     } catch (error) {
+      at("said").hidden = true;  // which is of another text
       complain(error);
     }
     at("status").textContent = "";
