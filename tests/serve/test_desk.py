@@ -180,6 +180,28 @@ def test_the_token_that_windows_begin_with_is_read_and_not_shown(desk: Desk) -> 
     assert max(reading.changed(Change.asked(question))[1]) < 1e-5
 
 
+def test_a_change_is_made_at_the_site_of_the_dictionaries(desk: Desk, run: RunFolder) -> None:
+    """Here after the MLP, whose module has a hook."""
+    reader = desk.readers[A]
+    placed = replace(reader, model=reader.model.placed("mlp_out"))
+    reading = placed.read(placed.windows(TEXT, bounds=False))
+    feature = int(reading.features[1].sum(axis=0).argmax())
+    question = {"text": TEXT, "model": A, "layer": 1, "feature": feature, "times": 4.0}
+    rows, moved, _ = reading.changed(Change.asked(question))
+    sae = dictionaries.load(run.sae_folder(A, 1))
+    hf, tokenizer = module(A)
+
+    def hook(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + (3 * sae.encode(output[0])[:, [feature]] * sae.W_dec[feature])[None]
+
+    blocks_of(hf)[1].mlp.register_forward_hook(hook)
+    after = probabilities(hf, tokenizer.encode(TEXT, add_special_tokens=False))
+    assert max(moved) > 1e-3
+    for at, some in enumerate(rows):
+        for i, _, q in some:
+            assert q == pytest.approx(after[at, i], rel=1e-3, abs=1e-6)
+
+
 def test_sinks_and_special_tokens_have_no_features(desk: Desk) -> None:
     reader = desk.readers[A]
     text = "a word<|endoftext|> and more"

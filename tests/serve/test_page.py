@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from tests.report.test_accessibility import SEEN_AS, faults
 from tests.serve.study import A, B, served
 
 from homolog.record.run_folder import RunFolder
-from homolog.serve.desk import Desk
+from homolog.serve.desk import Desk, Pair
+from homolog.serve.partners import Partners
 from homolog.serve.server import START_PAGE, Prompt
 
 TEXT = "The president of the United States said in 1921 that the people"
@@ -231,6 +233,23 @@ def test_two_tokenizers(chromium: Browser, run_of_two: RunFolder, desk_of_two: D
                 assert line.locator("i").all_text_contents() == parts
         assert "stretch of text" in tab.text("#read-says")
         assert tab.said == []
+        tab.page.close()
+
+
+def test_one_of_several_pairs_is_chosen(chromium: Browser, run: RunFolder, desk: Desk) -> None:
+    (pair,) = desk.pairs
+    a, b = pair.partners.sides
+    turned = Pair((B, A), Partners((b, a)), pair.one_text)
+    prompt = Prompt(replace(desk, pairs=[pair, turned]))
+    with served(run.path, prompt) as address:
+        tab = Asked(chromium, address, prompt)
+        first = {name: tab.predictions(name) for name in (A, B)}
+        count = tab.count
+        tab.page.locator("[name=pair]").select_option(label=f"{B} and {A}")
+        tab.answered(count + 1)
+        assert {name: tab.predictions(name) for name in (A, B)} == first
+        names = tab.page.locator("#next h3").all_text_contents()
+        assert names == [B, A] and tab.said == []
         tab.page.close()
 
 

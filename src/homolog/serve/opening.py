@@ -41,9 +41,11 @@ def open_desk(path: Path, progress: Progress, device: str | None = None) -> Desk
     """
     run = RunFolder(path)
     if not run.record.get("pairs") or not run.table(MATCHES).is_file():
-        inner = "serve one of its cells" if run.path.joinpath("cells").is_dir() else "finish it"
         requirement = "a prompt needs a study with matched features, and it has none"
-        raise InputError("run folder", str(path), requirement, f"If it can have, {inner}.")
+        remedy = "Finish the run, or serve that of a study."
+        if run.path.joinpath("cells").is_dir():
+            remedy = "It is a grid: serve one of its cells."
+        raise InputError("run folder", str(path), requirement, remedy)
     recipe = Recipe.parse(run.recipe).with_run(device=device)
     material = Material(run.path.absolute(), recipe, models_of(recipe))
     for model in material.compared:

@@ -15,7 +15,7 @@
   const token = (text) => element("code", { class: "token" }, visible(text));
   const percent = (p) => (p < 0.001 ? "<0.1%" : number(p, { percent: true }));
   const names = () => read.models.map(({ name }) => name);
-  const colour = (side) => `model-${about.pairs[pair()][side] % 4}`;
+  const colour = (side) => `model-${about.pairs[read.pair][side] % 4}`;
   const pair = () => Number(at("ask").elements.pair.value || 0);
 
   async function ask(what, question) {
