@@ -26,7 +26,8 @@ FLOORS: list[set[str]] = [
     {"engine"},
     {"pipeline"},
     {"zoo_training"},
-    {"cli", "doctor", "serve", "terminal", "__main__"},
+    {"serve"},
+    {"cli", "doctor", "terminal", "__main__"},
 ]
 """A package imports only from its own floor and those before it."""
 HEAVY = {"torch", "transformers", "numba"}

@@ -1,4 +1,4 @@
-"""A planted run, a browser, and the planted explorer in it."""
+"""A planted run, and the planted explorer in a browser."""
 
 from __future__ import annotations
 
@@ -6,41 +6,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from tests.analyses import planted_run
 from tests.report.pages import Tab
 from tests.report.planted_features import planted
-
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., Path]:
     """`planted_run.make_run`."""
     return planted_run.make_run
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.fail(
-            "Chromium is not installed at /usr/bin/chromium: `make test` installs it, then runs "
-            "this test"
-        )
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -133,28 +133,18 @@ def drawn_on(
     return figures
 
 
-class Tab:
-    """A page of the explorer and all it said and asked for."""
+class Watched:
+    """A page and all it said and asked for."""
 
-    def __init__(self, browser: Browser, index: Path, address: str = "", **options: Any) -> None:
-        self.index, self.said, self.asked = index, list[str](), list[str]()
+    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
+        self.said, self.asked = list[str](), list[str]()
         self.page: Page = browser.new_page(
             **({"viewport": {"width": 1280, "height": 900}} | options)
         )
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(index.as_uri() + address)
-        self.settled(address)
-
-    def settled(self, address: str) -> None:
-        """Wait until what the address asks for is shown."""
-        self.wait(f"document.documentElement.dataset.explorer === {json.dumps(address or '#')}")
-
-    def go(self, address: str) -> None:
-        """To what stands after # in an address of the explorer."""
-        self.page.evaluate("address => { location.hash = address }", address)
-        self.settled(self.page.evaluate("location.hash"))
+        self.page.goto(url)
 
     def wait(self, condition: str) -> None:
         """Wait until a condition holds in the page.
@@ -168,11 +158,29 @@ class Tab:
             )
             self.page.wait_for_timeout(20)
 
-    def rows(self) -> list[str]:
-        return self.page.locator("#features tbody th a").all_text_contents()
-
     def text(self, selector: str) -> str:
         return (self.page.locator(selector).first.text_content() or "").strip()
+
+
+class Tab(Watched):
+    """A page of the explorer and all it said and asked for."""
+
+    def __init__(self, browser: Browser, index: Path, address: str = "", **options: Any) -> None:
+        self.index = index
+        super().__init__(browser, index.as_uri() + address, **options)
+        self.settled(address)
+
+    def settled(self, address: str) -> None:
+        """Wait until what the address asks for is shown."""
+        self.wait(f"document.documentElement.dataset.explorer === {json.dumps(address or '#')}")
+
+    def go(self, address: str) -> None:
+        """To what stands after # in an address of the explorer."""
+        self.page.evaluate("address => { location.hash = address }", address)
+        self.settled(self.page.evaluate("location.hash"))
+
+    def rows(self) -> list[str]:
+        return self.page.locator("#features tbody th a").all_text_contents()
 
     @property
     def hash(self) -> str:

@@ -22,6 +22,7 @@ from homolog.terminal import Commands, complain, make_output_patient, say_report
 
 if TYPE_CHECKING:
     from homolog.record.recipe import Recipe
+    from homolog.serve.server import Prompt
 
 
 app = typer.Typer(
@@ -260,13 +261,25 @@ def rate(
 
 @app.command()
 def serve(
-    path: RunArgument, port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8000
+    path: RunArgument,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8000,
+    device: OtherDevice = None,
+    pages_only: Annotated[
+        bool, typer.Option("--pages-only", help="Load no models: no prompt to try.")
+    ] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Serve a run folder, and only that, to browsers on this machine."""
+    """Serve a run folder, and only that, to browsers on this machine, with a prompt to try."""
     from homolog.serve import START_PAGE, make_server
 
     with make_server(path, port) as server:
-        typer.echo(f"http://localhost:{server.server_port}{START_PAGE}   (Ctrl-C ends it)")
+        server.prompt = prompt = None if pages_only else _prompt(path, device, quiet)
+        at = f"http://localhost:{server.server_port}"
+        if prompt is None:
+            typer.echo(f"{at}{START_PAGE}   (Ctrl-C ends it)")
+        else:
+            typer.echo(f"Report: {at}{START_PAGE}?token={prompt.token}")
+            typer.echo(f"A prompt to try: {at}{prompt.page}   (Ctrl-C ends it)")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -311,6 +324,20 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     stop_on_sigterm()
     app(prog_name="homolog")
+
+
+def _prompt(path: Path, device: str | None, quiet: bool) -> Prompt:
+    """What answers prompts, loaded; or what is missing, which is said here and on its page."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # what the run has read is here, or missing
+    from homolog.progress import make_progress
+    from homolog.serve.opening import open_desk
+    from homolog.serve.server import Prompt
+
+    try:
+        return Prompt(open_desk(path, make_progress(quiet), device))
+    except InputError as error:
+        complain(f"No prompt to try: {error}")
+        return Prompt(None, str(error))
 
 
 def _say_costs(recipe: Recipe, out: Path | None, threads: int | None) -> None:

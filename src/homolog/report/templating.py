@@ -9,7 +9,7 @@ from importlib import resources
 import jinja2
 from markupsafe import Markup
 
-from homolog.charts import words
+from homolog.charts import theme, words
 from homolog.record.names import listed
 
 SHORT_NAME = 24
@@ -45,6 +45,15 @@ def environment(names: Sequence[str] = ()) -> jinja2.Environment:
     pages.filters["listed"] = lambda items: listed(list(items))
     pages.filters["named"] = lambda text: named(text, names)
     return pages
+
+
+def model_colours() -> str:
+    """Style of the classes model-0, model-1, ...: a model's colour each, in both schemes."""
+    light, dark = (
+        "".join(f".model-{i} {{ --model: {colour}; }}\n" for i, colour in enumerate(colours))
+        for colours in zip(*theme.MODEL_COLOURS, strict=True)
+    )
+    return f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
 
 
 def named(text: str, names: Sequence[str]) -> Markup:

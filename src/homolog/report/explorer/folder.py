@@ -25,7 +25,6 @@ from tempfile import TemporaryDirectory
 import polars as pl
 
 from homolog.analyses.records import StudyRecords
-from homolog.charts import theme
 from homolog.charts.links import FOLDER
 from homolog.corpus import TokenText
 from homolog.record.atomic import write_text
@@ -58,7 +57,7 @@ from homolog.report.explorer.rows import (
     rows_of,
 )
 from homolog.report.explorer.words import WordIndex
-from homolog.report.templating import environment, template_text
+from homolog.report.templating import environment, model_colours, template_text
 
 OfLayer = Callable[[str, int], pl.DataFrame | None]
 SCRIPTS = (
@@ -262,13 +261,4 @@ def _write_page(folder: Path, name: str) -> None:
     write_text(folder / "index.html", page)
     for file in (*SCRIPTS, "report.css"):
         write_text(folder / "assets" / file, template_text(file))
-    write_text(folder / "assets" / "explorer.css", template_text("explorer.css") + _model_colours())
-
-
-def _model_colours() -> str:
-    """Each model's colour as --model, in the light and in the dark."""
-    light, dark = (
-        "".join(f".model-{i} {{ --model: {colour}; }}\n" for i, colour in enumerate(colours))
-        for colours in zip(*theme.MODEL_COLOURS, strict=True)
-    )
-    return f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
+    write_text(folder / "assets" / "explorer.css", template_text("explorer.css") + model_colours())
