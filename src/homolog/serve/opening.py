@@ -22,9 +22,9 @@ from homolog.pipeline.inputs import tokenizer_input, weights_input
 from homolog.pipeline.models import models_of
 from homolog.pipeline.sinks import limits_in
 from homolog.progress import Progress
-from homolog.record.comparisons import StudyModel
 from homolog.record.recipe import Recipe
 from homolog.record.run_folder import RunFolder
+from homolog.record.sides import StudyModel
 from homolog.record.tables import FEATURES, MATCHES
 from homolog.serve.desk import Desk, Pair
 from homolog.serve.partners import Partners, Place

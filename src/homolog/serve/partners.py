@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from homolog.record.comparisons import MAIN, MAIN_LABEL
+from homolog.record.comparisons import MAIN
 from homolog.record.run_folder import RunFolder
+from homolog.record.sides import MAIN_LABEL
 from homolog.record.tables import MATCHES
 
 Place = tuple[int, int]
