@@ -7,6 +7,7 @@
     data/features/   what the page of a feature shows (details.py)
     data/overlay/    what both do on the same text (overlays.py)
     data/map/        a place in the plane for each feature (places.py)
+    data/flow/       how features go on through the layers (flows.py)
     data/words/      the text index (words.py)
 
 Scripts put text of models and corpora on the page as text nodes alone, so that markup in a corpus
@@ -35,6 +36,7 @@ from homolog.record.tables import (
     CAUSAL,
     CONTEXTS,
     FEATURES,
+    FLOW,
     LISTS,
     MAP,
     MATCHES,
@@ -45,6 +47,7 @@ from homolog.record.tables import (
 from homolog.report.explorer.columns import ColumnFiles
 from homolog.report.explorer.contexts import Spelling, read_contexts
 from homolog.report.explorer.details import CHUNK, write_details
+from homolog.report.explorer.flows import write_flows
 from homolog.report.explorer.overlays import write_overlays
 from homolog.report.explorer.packing import write_data
 from homolog.report.explorer.places import write_places
@@ -68,6 +71,7 @@ SCRIPTS = (
     "explorer-cards.js",
     "explorer-map.js",
     "explorer-overlay.js",
+    "explorer-flow.js",
     "explorer-list.js",
     "explorer-feature.js",
     "explorer.js",
@@ -104,6 +108,9 @@ class Source:
 
     places: pl.DataFrame | None = None
     """Where features stand on the map, as map.parquet."""
+
+    flow: pl.DataFrame | None = None
+    """How features go on through the layers of their model, as flow.parquet."""
 
     name: str = ""
     """Of the run."""
@@ -143,6 +150,7 @@ def source_of(records: StudyRecords) -> Source:
         partial(_of_layer, run, SCATTER),
         partial(_of_layer, run, OVERLAY),
         records.table(MAP) if records.has(MAP) else None,
+        records.table(FLOW) if records.has(FLOW) else None,
         name=records.name,
         vocabularies={
             model: run.token_texts(text)
@@ -213,6 +221,7 @@ def write_explorer(folder: Path, source: Source) -> Path:
         "columns": columns.written(),
         "overlaid": overlaid,
         "mapped": source.places is not None and write_places(folder, source.places, models),
+        "flows": [] if source.flow is None else write_flows(folder, source.flow, models),
         "chunk": CHUNK,
         "classified": "homolog" in matches.columns,
         "opens_on_homologs": columns.has_homologs,
