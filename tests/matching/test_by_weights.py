@@ -65,7 +65,7 @@ def test_a_permuted_dictionary_is_matched_whole_whatever_its_values_are_multipli
     a = dictionary(0, kind=kind)
     found = match_by_weights(a, shuffled(a, order, gain))
     back = np.argsort(order)
-    assert found.folding == ("threshold" if kind == "jumprelu" else "norm")
+    assert found.folding == ("threshold" if kind == "jumprelu" else "direction")
     assert np.array_equal(found.a_to_b.index[:, 0], back)
     assert np.array_equal(found.b_to_a.index[:, 0], order)
     assert np.array_equal(found.one_a, back) and np.array_equal(found.one_b, order)
@@ -131,16 +131,16 @@ def test_unrelated_dictionaries_match_as_a_rotated_one_does() -> None:
     assert abs(cosine.mean() - null.mean()) < 0.01
 
 
-@pytest.mark.parametrize("kind", ["relu", "jumprelu"])
+@pytest.mark.parametrize("folding", ["direction", "norm", "threshold"])
 @pytest.mark.parametrize("sizes", [(20, 20), (13, 31)])
 def test_it_is_what_loops_and_scipy_find(
-    kind: str, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    folding: by_weights.Folding, sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(by_weights, "BLOCK_BYTES", 4 * 7 * sizes[1])  # blocks of seven rows
+    kind = "jumprelu" if folding == "threshold" else "relu"
     a, b = (dictionary(seed, 8, n, kind) for seed, n in zip((8, 9), sizes, strict=True))
-    by_threshold = kind == "jumprelu"
-    D, W = slow.distances(a, b, by_threshold), slow.products(a, b, by_threshold)
-    found = match_by_weights(a, b, k=max(sizes), threads=2)
+    D, W = slow.distances(a, b, folding), slow.products(a, b, folding)
+    found = match_by_weights(a, b, k=max(sizes), folding=folding, threads=2)
     for near, truth in ((found.a_to_b, D), (found.b_to_a, D.T)):
         n = truth.shape[1]
         assert np.array_equal(near.index[:, :n], np.argsort(truth, axis=1, kind="stable"))
@@ -149,7 +149,7 @@ def test_it_is_what_loops_and_scipy_find(
     total = W[paired, found.one_a[paired]].sum()
     assert total == pytest.approx(slow.largest_total(W), rel=1e-6)
     np.testing.assert_allclose(found.distance_a[paired], D[paired, found.one_a[paired]], rtol=1e-4)
-    few = match_by_weights(a, b, k=3, threads=1)
+    few = match_by_weights(a, b, k=3, folding=folding, threads=1)
     assert np.array_equal(few.a_to_b.index, found.a_to_b.index[:, :3])
     assert np.array_equal(few.b_to_a.index, found.b_to_a.index[:, :3])
 
@@ -160,7 +160,7 @@ def test_over_permutations_partners_have_the_least_total_distance() -> None:
     b = shuffled(a, order)
     noise = torch.from_numpy(np.random.default_rng(12).normal(size=(40, 16))).float()
     b = replace(b, W_dec=b.W_dec + 0.5 * noise)
-    D = slow.distances(a, b, False)
+    D = slow.distances(a, b, "direction")
     found = match_by_weights(a, b, k=40)
     assert (found.one_a >= 0).all()
     rows, columns = linear_sum_assignment(D)
@@ -180,7 +180,7 @@ def test_silent_features_and_those_without_a_direction_have_no_partner() -> None
         assert not (found.b_to_a.index == feature).any()
     assert np.delete(found.a_to_b.index[:, 0] == np.arange(D_SAE), [3, 5]).all()
     threshold[3] = 0.0  # of one that begins at 0 no scale is known
-    assert match_by_weights(replace(a, threshold=threshold), a).folding == "norm"
+    assert match_by_weights(replace(a, threshold=threshold), a).folding == "direction"
 
 
 def test_mistakes_are_named() -> None:
@@ -191,6 +191,8 @@ def test_mistakes_are_named() -> None:
         match_by_weights(a, wide, turn=Turn(np.zeros((48, 32))))
     with pytest.raises(InputError, match=r"k.*0.*at least one partner.*Give 2"):
         match_by_weights(a, a, k=0)
+    with pytest.raises(InputError, match=r"folding.*threshold.*both.*none of 0.*say direction"):
+        match_by_weights(a, a, folding="threshold")
     x = np.random.default_rng(0).normal(size=(10, 3))
     with pytest.raises(InputError, match=r"rows of x and y.*\(10, 9\).*same token.*Mask both"):
         procrustes(x, x[:9])

@@ -8,36 +8,34 @@ from scipy.optimize import linear_sum_assignment
 from homolog.dictionaries import SparseAutoencoder
 
 
-def parts(sae: SparseAutoencoder, by_threshold: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+def parts(sae: SparseAutoencoder, how: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """(encoder, decoder) of each feature, folded one by one."""
     found = []
     for i in range(sae.d_sae):
         e, d = sae.W_enc[:, i].double().numpy(), sae.W_dec[i].double().numpy()
-        if by_threshold:
+        if how == "threshold":
             assert sae.threshold is not None
             begins = float(sae.threshold[i])
             found.append((e / begins, d * begins))
         else:
-            length = float(np.sqrt((d**2).sum()))
-            found.append((e * length, d / length))
+            length, reads = float(np.sqrt((d**2).sum())), float(np.sqrt((e**2).sum()))
+            found.append((e * length if how == "norm" else e / reads, d / length))
     return found
 
 
-def distances(a: SparseAutoencoder, b: SparseAutoencoder, by_threshold: bool) -> np.ndarray:
+def distances(a: SparseAutoencoder, b: SparseAutoencoder, how: str) -> np.ndarray:
     """Mean squared difference of encoders and decoders, (features_a, features_b)."""
     return np.array(
         [
-            [np.concatenate([(e - u) ** 2, (d - v) ** 2]).mean() for u, v in parts(b, by_threshold)]
-            for e, d in parts(a, by_threshold)
+            [np.concatenate([(e - u) ** 2, (d - v) ** 2]).mean() for u, v in parts(b, how)]
+            for e, d in parts(a, how)
         ]
     )
 
 
-def products(a: SparseAutoencoder, b: SparseAutoencoder, by_threshold: bool) -> np.ndarray:
+def products(a: SparseAutoencoder, b: SparseAutoencoder, how: str) -> np.ndarray:
     """<e_i, e_j> + <d_i, d_j>, (features_a, features_b)."""
-    return np.array(
-        [[e @ u + d @ v for u, v in parts(b, by_threshold)] for e, d in parts(a, by_threshold)]
-    )
+    return np.array([[e @ u + d @ v for u, v in parts(b, how)] for e, d in parts(a, how)])
 
 
 def largest_total(weights: np.ndarray) -> float:

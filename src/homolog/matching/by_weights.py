@@ -7,8 +7,11 @@ For feature i of A and j of B, with encoder columns e and decoder rows d after f
 [Balagansky 2024, "SAE Match"].  A dictionary reads and writes the same with f_i / g_i for f_i, e_i
 g_i for e_i and d_i / g_i for d_i; folding says which g is meant:
 
-    threshold   g_i = 1 / threshold_i: every feature begins at 1; where both have thresholds above 0
-    norm        g_i = |d_i|: a feature's value is the length it adds; all others
+    threshold   g_i = 1 / threshold_i: every feature begins at 1, as there; the default where both
+                have thresholds above 0
+    direction   e_i and d_i each of length 1, so that D = (2 - cos_e - cos_d) / d_model; the other
+                default: without thresholds nothing says how strongly a feature reads
+    norm        g_i = |d_i|: a feature's value is the length it adds
 
 Two models have no basis in common, and without a map their cosines are those of chance [arXiv
 2605.24577]: the dictionary of the narrower stream is carried into the other's space first,
@@ -37,7 +40,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 CANDIDATES = 8
 BLOCK_BYTES = 64 << 20
 PAIRS = 1 << 14  # whose distances are taken in float64 at once
-Folding = Literal["threshold", "norm"]
+Folding = Literal["threshold", "direction", "norm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,15 +106,8 @@ class WeightMatch:
     @property
     def reversed(self) -> WeightMatch:
         """The same with the sides exchanged."""
-        return WeightMatch(
-            self.b_to_a,
-            self.a_to_b,
-            self.one_b,
-            self.one_a,
-            self.distance_b,
-            self.distance_a,
-            self.folding,
-        )
+        ones = (self.one_b, self.one_a), (self.distance_b, self.distance_a)
+        return WeightMatch(self.b_to_a, self.a_to_b, *ones[0], *ones[1], self.folding)
 
 
 def procrustes(x: Float[np.ndarray, "token_x d_x"], y: Float[np.ndarray, "token_y d_y"]) -> Turn:
@@ -142,21 +137,26 @@ def match_by_weights(
     b: SparseAutoencoder,
     *,
     turn: Turn | None = None,
+    folding: Folding | None = None,
     k: int = CANDIDATES,
     threads: int | None = None,
 ) -> WeightMatch:
     """Features of `a` and of `b` whose weights are nearest.
 
     turn: from the residual stream of `a` to that of `b`; None: it is one stream, as of two layers
-    of a model.  k: nearest features that are kept and may become one-to-one partners, at most.
-    threads: default all; no result depends on them.  Features without a direction, or silent
-    whatever they read, have no partner and are none.  InputError for k < 1, and for widths that
-    differ from each other or from those of the turn.
+    of a model.  folding: by default `folding_of` them.  k: nearest features that are kept and may
+    become one-to-one partners, at most.  threads: default all; no result depends on them.
+    Features without a direction, or silent whatever they read, have no partner and are none.
+    InputError for k < 1, thresholds asked for where one side has none or one of 0, and widths that
+    differ from each other or from the turn's.
     """
     if k < 1:
         raise InputError("k", k, "at least one partner must be asked for", "Give 2 or more.")
     _check_widths(a.d_model, b.d_model, turn)
-    folding = folding_of(a, b)
+    if folding == "threshold" and folding_of(a, b) != folding:
+        requirement = "both dictionaries need thresholds, and none of 0"
+        raise InputError("folding", folding, requirement, "Leave it out, or say direction.")
+    folding = folding or folding_of(a, b)
     inwards = turn is None or a.d_model <= b.d_model
     left = _folded(a, folding, turn if inwards else None)
     right = _folded(b, folding, None if inwards or turn is None else turn.back)
@@ -164,7 +164,8 @@ def match_by_weights(
     left, right = np.where(ok_left[:, None], left, 0), np.where(ok_right[:, None], right, 0)
     near_left, near_right = _candidates(left, right, ok_left, ok_right, k, threads)
     to_right, to_left = _nearest(left, right, near_left), _nearest(right, left, near_right)
-    own, others = _weights(left, right, to_right.index), _weights(right, left, to_left.index)
+    own = _of_pairs(left, right, to_right.index, _product)
+    others = _of_pairs(right, left, to_left.index, _product)
     top = max(np.nanmax(own, initial=0.0), np.nanmax(others, initial=0.0)) or 1.0
     ones = one_to_one(to_right.index, own / top, to_left.index, others / top)
     apart_left = _nearest(left, right, ones.a[:, None]).distance[:, 0]
@@ -173,9 +174,9 @@ def match_by_weights(
 
 
 def folding_of(a: SparseAutoencoder, b: SparseAutoencoder) -> Folding:
-    """By thresholds where both have them and none is 0; else by norms."""
+    """By thresholds where both have them and none is 0; else by directions."""
     given = [sae.threshold is not None and bool((sae.threshold > 0).all()) for sae in (a, b)]
-    return "threshold" if all(given) else "norm"
+    return "threshold" if all(given) else "direction"
 
 
 def _check_widths(d_a: int, d_b: int, turn: Turn | None) -> None:
@@ -202,11 +203,14 @@ def _folded(sae: SparseAutoencoder, folding: Folding, turn: Turn | None) -> np.n
         gain = 1 / sae.threshold.detach().cpu().numpy().astype(np.float64)
     else:
         gain = norm
-    defined = (norm > 0) & (gain > 0) & encoder.any(axis=1)
+    reads = np.linalg.norm(encoder, axis=1)
+    defined = (norm > 0) & (gain > 0) & (reads > 0)
     if sae.threshold is not None:
         defined &= np.isfinite(sae.threshold.detach().cpu().numpy())
     gain = np.where(defined, gain, np.nan)[:, None]
-    return np.concatenate([encoder * gain, decoder / gain], axis=1).astype(np.float32)
+    length = np.where(defined, reads, np.nan)[:, None]
+    encoder = encoder / length if folding == "direction" else encoder * gain
+    return np.concatenate([encoder, decoder / gain], axis=1).astype(np.float32)
 
 
 _Found = tuple[np.ndarray, np.ndarray]
@@ -273,14 +277,12 @@ def _nearest(a: np.ndarray, b: np.ndarray, index: np.ndarray) -> Nearest:
     return Nearest(index, distance, _of_pairs(a[:, half:], b[:, half:], index, _cosine))
 
 
+def _product(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.einsum("ij,ij->i", x, y)
+
+
 def _cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    return np.einsum("ij,ij->i", x, y) / norms
-
-
-def _weights(a: np.ndarray, b: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """<e_i, e_j> + <d_i, d_j> of each candidate."""
-    return _of_pairs(a, b, index, partial(np.einsum, "ij,ij->i"))
+    return _product(x, y) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))
 
 
 def _of_pairs(a: np.ndarray, b: np.ndarray, index: np.ndarray, of) -> np.ndarray:

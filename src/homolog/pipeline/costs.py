@@ -67,6 +67,7 @@ REGRESSED = 50e-9  # an activation of the other model, in each regression
 PER_FEATURE = 0.8e-3  # a feature of the explorer
 PER_PAGE = 1.5  # the page of a pair of models
 
+FITTED_TOKENS = 16_384  # `analyses.flow.across.TOKENS`, read by both models of a pair
 CAUSAL_TOKENS = 2000  # read by both models for each pair of features
 CIRCUIT_PASSES = 8  # over all prompts, a block
 TASK_PASSES = 150  # over the prompts of a task, beside those for each node of its circuit
@@ -265,10 +266,7 @@ class Costs:
         passes = 1 + (matching.null_exchanges if plan.comparison.calibrated else 0)
         a, b = (self._side(side) for side in (plan.a, plan.b))
         pairs, tokens = a.n_layers * b.n_layers, self.recipe.corpus.match_tokens
-        scattered = a.width * b.width * CELL + tokens * a.sparse * b.sparse * ADD
-        scattered += tokens * (a.sparse * b.n_dense + b.sparse * a.n_dense) * ADD_DENSE
-        dense = 2 * tokens * a.n_dense * b.n_dense / self.pace.double
-        seconds = pairs * passes * (scattered * self.pace.shared + dense + PASS)
+        seconds = pairs * passes * self._pass(a, b, tokens)
         seconds += tokens * self._entries(a, b) * RESAMPLED * self.pace.shared
         if "residuals" in plan.comparison.spaces:
             seconds += self._spaces(plan)
@@ -278,6 +276,13 @@ class Costs:
         memory = PROCESS + min(sum(columns), max(self._budget, max(columns)))
         running = found + sum(columns) / max(1, len(self.models))  # prepared once, met often
         return Stage(title, "matching", seconds, memory, running, kept=BYTES_A_ROW * rows)
+
+    def _pass(self, a: _Sparse, b: _Sparse, tokens: int) -> float:
+        """Over a pair of layers."""
+        scattered = a.width * b.width * CELL + tokens * a.sparse * b.sparse * ADD
+        scattered += tokens * (a.sparse * b.n_dense + b.sparse * a.n_dense) * ADD_DENSE
+        dense = 2 * tokens * a.n_dense * b.n_dense / self.pace.double
+        return scattered * self.pace.shared + dense + PASS
 
     def _side(self, side: Side) -> _Sparse:
         if side.model == CURRENT_TOKEN:
@@ -322,6 +327,15 @@ class Costs:
         spectra = sum(10 * layers * d_model**3 for layers, d_model in sizes)
         read = sum(self.forward(model, tokens) for model in models)
         return read + (moments + spectra) / self.pace.double if tokens else 0.0
+
+    def _flow(self, tokens: int) -> float:
+        """Neighbouring layers of each model twice, and residuals of every pair of models."""
+        compared = models_of(self.recipe).compared
+        tokens = min(tokens, self.recipe.corpus.match_tokens)
+        sides = [self._side(Side(model)) for model in compared]
+        read = sum(self.forward(model, FITTED_TOKENS) for model in compared)
+        passes = sum(2 * (s.n_layers - 1) * self._pass(s, s, tokens) for s in sides)
+        return passes + (len(compared) - 1) * read
 
     def _verdicts(self) -> Stage:
         """What partners explain beyond the controls of each direction, and intervals."""
@@ -398,6 +412,7 @@ class Costs:
                 "scatter": scattered * PAIRED,
                 "overlay": OVERLAID * self._n_features * of_each,
                 "map": CELL * self._n_features**2,
+                "flow": self._flow(asked.flow_tokens),
                 "causal": read(CAUSAL_TOKENS * of_each * asked.causal_pairs),
                 "exclusive": scattered * REGRESSED * 2 * of_each * asked.listed,
                 "transplant": 2 * self._spaces(self._plans[0]),
