@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from homolog.errors import InputError
 from homolog.record.circuits import INDUCTION, TASK_NAMES, CircuitSearch
 from homolog.record.names import listed
 from homolog.record.settings import Settings
@@ -115,5 +116,7 @@ class Interpretation(Settings):
     @model_validator(mode="after")
     def _kept_is_more(self) -> Interpretation:
         if self.flow_kept_r < self.flow_r:
-            raise ValueError(f"flow_kept_r is flow_r, {self.flow_r}, or more")
+            requirement = f"what is kept has an ancestor, whose r is flow_r, {self.flow_r}, or more"
+            field = "interpretation.flow_kept_r"
+            raise InputError(field, self.flow_kept_r, requirement, "Raise it, or lower flow_r.")
         return self
