@@ -28,7 +28,8 @@ partners come from `assignment`, on these as weights, among the k nearest of bot
 
 Cost: 4 d_model n_a n_b operations, and for each thread a block of `BLOCK_BYTES` of distances with
 the places of its order beside both dictionaries; 32,768 x 32,768 features of d_model 2,304 take
-1.2 GB for the weights, 0.3 GB a thread, and 1e13 operations: some minutes on two cores.
+1.2 GB for the weights, as much for a moment while one is folded, 0.3 GB a thread, and 1e13
+operations: some minutes on two cores.
 
 Sources: Balagansky et al., "Mechanistic Permutability: Match Features Across Layers", ICLR 2025,
 arXiv 2410.07656; arXiv 2605.24577; Schoenemann, Psychometrika 1966.
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 CANDIDATES = 8
 BLOCK_BYTES = 64 << 20
+ROWS = 1 << 12  # of a dictionary that are folded in float64 at once
 PAIRS = 1 << 14  # whose distances are taken in float64 at once
 Folding = Literal["threshold", "direction", "norm"]
 
@@ -161,7 +163,7 @@ def match_by_weights(
     left = _folded(a, folding, turn if inwards else None)
     right = _folded(b, folding, None if inwards or turn is None else turn.back)
     ok_left, ok_right = np.isfinite(left[:, 0]), np.isfinite(right[:, 0])
-    left, right = np.where(ok_left[:, None], left, 0), np.where(ok_right[:, None], right, 0)
+    left[~ok_left], right[~ok_right] = 0, 0
     near_left, near_right = _candidates(left, right, ok_left, ok_right, k, threads)
     to_right, to_left = _nearest(left, right, near_left), _nearest(right, left, near_right)
     own = _of_pairs(left, right, to_right.index, _product)
@@ -191,26 +193,24 @@ def _check_widths(d_a: int, d_b: int, turn: Turn | None) -> None:
 
 def _folded(sae: SparseAutoencoder, folding: Folding, turn: Turn | None) -> np.ndarray:
     """Encoder beside decoder, float32 (features, 2 d_model); NaN where folding is undefined."""
-    encoder = sae.W_enc.detach().cpu().numpy().T.astype(np.float64)
-    decoder = sae.W_dec.detach().cpu().numpy().astype(np.float64)
-    if turn is not None:
-        with library_threads(1, "blas"):
-            encoder = encoder @ turn.weight / turn.scale
-            decoder = decoder @ turn.weight * turn.scale
-    norm = np.linalg.norm(decoder, axis=1)
-    if folding == "threshold":
-        assert sae.threshold is not None
-        gain = 1 / sae.threshold.detach().cpu().numpy().astype(np.float64)
-    else:
-        gain = norm
-    reads = np.linalg.norm(encoder, axis=1)
-    defined = (norm > 0) & (gain > 0) & (reads > 0)
-    if sae.threshold is not None:
-        defined &= np.isfinite(sae.threshold.detach().cpu().numpy())
-    gain = np.where(defined, gain, np.nan)[:, None]
-    length = np.where(defined, reads, np.nan)[:, None]
-    encoder = encoder / length if folding == "direction" else encoder * gain
-    return np.concatenate([encoder, decoder / gain], axis=1).astype(np.float32)
+    encoder, decoder = sae.W_enc.detach().cpu().numpy().T, sae.W_dec.detach().cpu().numpy()
+    none = np.ones(len(encoder))  # what silences a feature is an infinite threshold
+    threshold = none if sae.threshold is None else sae.threshold.detach().cpu().numpy()
+    parts = []
+    with library_threads(1, "blas"):
+        for start in range(0, len(encoder), ROWS):
+            rows = slice(start, start + ROWS)
+            e, d = (side[rows].astype(np.float64) for side in (encoder, decoder))
+            if turn is not None:
+                e, d = e @ turn.weight / turn.scale, d @ turn.weight * turn.scale
+            reads, norm = (np.linalg.norm(side, axis=1) for side in (e, d))
+            defined = (norm > 0) & (reads > 0) & np.isfinite(threshold[rows])
+            gain = norm if folding != "threshold" else 1 / threshold[rows].astype(np.float64)
+            gain = np.where(defined, gain, np.nan)[:, None]
+            length = np.where(defined, reads, np.nan)[:, None]
+            e = e / length if folding == "direction" else e * gain
+            parts.append(np.concatenate([e, d / gain], axis=1).astype(np.float32))
+    return np.concatenate(parts)
 
 
 _Found = tuple[np.ndarray, np.ndarray]
