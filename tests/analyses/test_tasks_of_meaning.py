@@ -30,7 +30,11 @@ RECIPE = {
     "sae": {"d_sae": D_SAE, "l1": 1.0},
     "interpretation": {"top": 4, "context_tokens": 4000, "causal_pairs": 4, "listed": 5},
 }
-OF_MEANING = [each for each in ANALYSES if each.chapter in CHAPTERS and each.measure is not None]
+OF_MEANING = [
+    each
+    for each in ANALYSES
+    if (each.chapter in CHAPTERS or each.name == "flow") and each.measure is not None
+]
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +126,36 @@ def test_every_analysis_writes_the_tables_that_it_says(material: Material) -> No
     assert laid["values"].list.max().max() > 0
     places = made["map"]["map"]
     assert set(places["model"]) == {A, B} and places["x"].is_finite().all()
+    _check_flow(**made["flow"])
     causal = next(analysis for analysis in OF_MEANING if analysis.name == "causal")
     assert causal.says is not None
     assert {said["model"] for said in function_of(causal.says)(material)} <= {A}
+
+
+def _check_flow(flow: pl.DataFrame, by_weights: pl.DataFrame) -> None:
+    """Every feature once; by weights, those within a model and in the other, with what r says."""
+    assert (
+        flow.select("model", "layer", "feature").n_unique() == len(flow) == 2 * LAYERS_EACH * D_SAE
+    )
+    firsts = flow.filter(pl.col("layer") == 0)
+    assert set(firsts["comes"]) <= {"first", None} and (firsts["ancestor_feature"] == -1).all()
+    inner = flow.filter(pl.col("layer") > 0)
+    assert set(inner["comes"]) <= {"born", "changed", "kept", None}
+    assert inner["ancestor_r"].is_finite().any() and (inner["born_layer"] <= inner["layer"]).all()
+    within, across = (
+        by_weights.filter(pl.col("model").ne_missing(pl.col("best_model")) == other)
+        for other in (False, True)
+    )
+    assert len(within) == 2 * 2 * (LAYERS_EACH - 1) * D_SAE  # both directions
+    assert len(across) == 2 * LAYERS_EACH * D_SAE
+    assert set(across.select("model", "best_model").unique().iter_rows()) == {(A, B), (B, A)}
+    # Dictionaries of one layer were drawn from one seed in both models, but no basis is common.
+    chance = across["null_cosine"].unique()
+    assert chance.is_between(0.1, 0.6).all() and across["distance"].is_finite().all()
+    # The best partner in the test's matches is the feature of the same number.
+    agreeing = across["best_feature"] == across["feature"]
+    assert across["agrees"].equals(agreeing.rename("agrees"))
+    assert within["r"].is_finite().any() and within["agrees"].is_not_null().any()
 
 
 def test_features_do_without_the_left_context_where_it_is_not_there(material: Material) -> None:
@@ -154,6 +185,7 @@ def test_what_a_recipe_asks_for(material: Material) -> None:
     everything = {analysis.name for analysis in OF_MEANING}
     assert wanted(material.recipe) == everything
     none = {"context_tokens": 0, "causal_pairs": 0, "listed": 0, "transplant": False}
+    none |= {"flow_tokens": 0}
     few = material.recipe.changed(interpretation=none)
     assert wanted(few) == {"features", "scatter", "overlay", "map", "relation"}
     assert wanted(material.recipe.changed(interpretation=None)) == set()
@@ -165,5 +197,5 @@ def test_text_of_one_document_leaves_out_what_exchanges_or_splits_documents(
     assert all(analysis.left_out(material) is None for analysis in OF_MEANING)
     monkeypatch.setattr(Material, "n_documents", lambda self, use: 1)
     said = {each.name: each.left_out(material) for each in OF_MEANING if each.left_out(material)}
-    assert said.keys() == {"left_context", "transplant"}
+    assert said.keys() == {"left_context", "transplant", "flow"}
     assert "corpus.quality_tokens" in str(said["transplant"])

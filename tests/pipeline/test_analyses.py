@@ -84,6 +84,9 @@ def test_every_table_is_there_and_checked(run):
         "exclusive_r2"
     ].drop_nulls().len() > 0
     assert len(study.transplant) == 2 * 2 * 2  # directions, layers, maps
+    assert len(study.flow) == len(features) and study.flow["comes"].is_in(["kept", "born"]).any()
+    # within: from one of the two kept layers to the other; across: each with its counterpart
+    assert len(study.by_weights) == 2 * len(features)
     record = RunFolder(run).record
     assert record["causal"] == causal_words(auc, study.loss_recovered)
     assert len(study.substitutions) > 0
@@ -114,6 +117,8 @@ def test_examples_show_what_the_matrix_says(run):
 def test_the_page_the_explorer_and_the_figures(run, tmp_path):
     page = told(run / "report")
     assert 'id="meaning"' in page and "explorer/index.html" in page and "figure-relation" in page
+    assert "figure-flow" in page and "Nearest by weights alone" in page
+    assert (run / "report" / "explorer" / "data" / "flow" / "0-2.js").is_file()
     assert (run / "report" / "explorer" / "data" / "manifest.js").is_file()
     for number in RunFolder(run).record["causal"]:
         assert (

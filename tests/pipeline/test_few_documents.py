@@ -50,6 +50,7 @@ def test_what_is_left_out_is_said_with_its_key_and_nothing_fails(run: RunFolder)
         "no null of the maximum",
         "left context that features need is not measured",
         "residuals are not transplanted",
+        "features are not followed through layers",
     ):
         assert said in words
     page = told(run.report_folder)

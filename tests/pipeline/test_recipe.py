@@ -125,6 +125,10 @@ def test_an_unknown_key_names_the_nearest(tables: dict[str, Any], field: str, me
         ({"corpus": {"source": None}}, r"corpus\.source is None, but it is required"),
         ({"corpus": {"neuron_tokens": 10**9}}, "match tokens, not more"),
         ({"run": {"seed": "zero"}}, r"run\.seed is 'zero'"),
+        (
+            {"interpretation": {"flow_r": 0.8, "flow_kept_r": 0.7}},
+            r"flow_kept_r is 0\.7, but .* flow_r, 0\.8, or more\. Raise it, or lower flow_r",
+        ),
     ],
 )
 def test_unusable_values_are_named(tables: dict[str, Any], message: str) -> None:

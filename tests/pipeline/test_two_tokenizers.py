@@ -131,6 +131,18 @@ def test_contexts_are_spelled_by_the_tokenizer_of_their_model(run: RunFolder) ->
     assert contexts["tokens"].explode().to_numpy().max() < len(texts)
 
 
+def test_features_are_matched_by_weights_with_residuals_at_the_ends_of_units(
+    run: RunFolder,
+) -> None:
+    """Both ways, and within each model, where text of either is its own."""
+    assert not run.record.get("failed")
+    table = pl.read_parquet(run.table("by_weights"))
+    across = table.filter(pl.col("model") != pl.col("best_model"))
+    assert len(set(across["model"])) == len(set(table["model"])) == 2
+    assert across["r"].is_finite().any() and across["cosine"].is_finite().any()
+    assert len(pl.read_parquet(run.table("flow"))) == len(pl.read_parquet(run.table("features")))
+
+
 def test_residuals_are_transplanted_at_the_ends_of_units(run: RunFolder) -> None:
     aligned, _ = aligned_of(run, "quality")
     table = pl.read_parquet(run.table("transplant"))

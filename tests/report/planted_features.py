@@ -20,7 +20,7 @@ from homolog.analyses.records import StudyRecords
 from homolog.record.places import Places
 from homolog.record.run_record import FORMAT, write_record
 from homolog.record.table import Table
-from homolog.record.tables import CONTEXTS, FEATURES, MAP, MATCHES, OVERLAY, RATINGS, SCATTER
+from homolog.record.tables import CONTEXTS, FEATURES, FLOW, MAP, MATCHES, OVERLAY, RATINGS, SCATTER
 from homolog.report.explorer import Source, words, write_explorer
 
 A, B, C = "transformer-s0", "mamba-s0", "rwkv-s0"
@@ -220,6 +220,29 @@ def places_of() -> pl.DataFrame:
     return MAP.frame(rows)
 
 
+def flow_of() -> pl.DataFrame:
+    """Feature 0 of layer 0 of A goes on as feature 5 of layer 1, and all others there are born.
+
+    In B features of layer 2 come from the feature of the same number in layer 0, up to 9 with r
+    1 - f / 10, of which half counts; its layer 1 has no dictionary.  2 is silent.
+    """
+    rows = []
+    links = {(A, 0, 1): {0: (5, 0.75)}, (B, 0, 2): {f: (f, 1 - f / 10) for f in range(10)}}
+    for (model, first, second), pairs in links.items():
+        for layer, other in ((first, second), (second, first)):
+            found = pairs if layer == first else {j: (i, r) for i, (j, r) in pairs.items()}
+            which = "descendant" if layer == first else "ancestor"
+            none = "ancestor" if layer == first else "descendant"
+            for f in range(SIZES[model][layer]):
+                best, r = found.get(f, (1, 0.1)) if f != 2 else (-1, float("nan"))
+                row = {"model": model, "layer": layer, "feature": f, f"{none}_layer": -1}
+                row |= {f"{none}_feature": -1, f"{which}_layer": other, f"{which}_feature": best}
+                rows.append(
+                    row | {f"{which}_r": r, f"{which}_needs": 0.5, f"{which}_cosine": r / 2}
+                )
+    return FLOW.frame(rows)
+
+
 def no_scatter(model: str, layer: int) -> None:
     """No points of any layer."""
 
@@ -235,6 +258,7 @@ def planted(folder: Path, **options: Any) -> Path:
         "scatter": scatter_of,
         "overlay": overlay_of,
         "places": places_of(),
+        "flow": flow_of(),
         "name": "planted",
     } | options
     source = Source(**given | {"matches": given["matches"].lazy()})
@@ -262,6 +286,7 @@ def planted_run(folder: Path, *more: tuple[Table, pl.DataFrame]) -> StudyRecords
         (MATCHES, matches_of()),
         (RATINGS, ratings_of()),
         (MAP, places_of()),
+        (FLOW, flow_of()),
         *more,
     )
     for table, frame in tables:

@@ -20,6 +20,7 @@ from tests.report.planted_features import (
     contexts_of,
     data,
     features_of,
+    flow_of,
     many_files_of_words,
     matches_of,
     no_scatter,
@@ -380,3 +381,26 @@ def test_tables_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=words):
         planted(tmp_path, **wrong())
+
+
+def test_flows_come_back(index: Path) -> None:
+    """Every layer that the flow knows; layer 1 of B has no dictionary, and C was not followed."""
+    table = flow_of()
+    known = data(index, "manifest")["flows"]
+    assert known == ["0-0", "0-1", "1-0", "1-2"]
+    for place in known:
+        number, layer = map(int, place.split("-"))
+        own = table.filter(model=(A, B)[number], layer=layer).sort("feature")
+        sides = data(index, f"flow/{place}")
+        for way, which in (("before", "ancestor"), ("after", "descendant")):
+            if own[f"{which}_layer"][0] < 0:
+                assert sides[way] is None
+                continue
+            assert sides[way]["layer"] == own[f"{which}_layer"][0]
+            found = unpacked(sides[way]["feature"]).astype(np.int64)
+            wanted = own[f"{which}_feature"].to_numpy()
+            assert np.array_equal(np.where(found == NO_ROW, -1, found), wanted)
+            r = own[f"{which}_r"].to_numpy()
+            np.testing.assert_allclose(values_of(sides[way]["r"]), r, atol=1e-4)
+            np.testing.assert_allclose(values_of(sides[way]["cosine"]), r / 2, atol=1e-4)
+            assert np.array_equal(unpacked(sides[way]["counts"]) == 1, r >= 0.5)

@@ -257,3 +257,44 @@ def test_the_map_goes_closer_and_back(tab: Tab) -> None:
     tab.page.get_by_role("button", name="Farther").click()
     canvas.hover(position={"x": x, "y": y})
     assert tab.text("#map .hint") == f"{A} 0 / 100  cat"
+
+
+def test_a_feature_and_its_partner_are_followed_through_their_layers(tab: Tab) -> None:
+    """0 / 0 of A goes on as 1 / 5; its partner 0 / 1 in B as 2 / 1, to which it leads."""
+    tab.go(f"from={A}&to={B}&feature=0/0")
+    box = tab.page.locator(".through")
+    lines = box.locator(".line")
+    assert lines.locator(".who").all_text_contents() == [A, B]
+    texts = [lines.nth(i).locator("li").all_text_contents() for i in (0, 1)]
+    assert texts == [["0 / 0", "0.75 →1 / 5"], ["0 / 1", "0.90 →2 / 1"]]
+    title = lines.nth(0).locator(".r").get_attribute("title")
+    assert title == "r 0.75, cosine of the directions 0.38"
+    assert lines.nth(0).locator("[aria-current]").text_content() == "0 / 0"
+    lines.nth(0).locator("a").click()
+    tab.wait(f"document.querySelector('h1').textContent === '{A}, layer 1, feature 5'")
+    assert lines.nth(0).locator("li").all_text_contents() == ["0 / 0", "0.75 →1 / 5"]
+    assert lines.nth(0).locator("[aria-current] b").text_content() == "1 / 5"
+    assert f"from={A}&to={B}&feature=1/5" in tab.hash
+
+
+def test_where_a_feature_is_born_or_dies_is_said(tab: Tab) -> None:
+    tab.go(f"from={A}&to={B}&feature=1/3")
+    own = tab.page.locator(".through .line").first
+    assert own.locator("li").all_text_contents() == ["born here", "1 / 3"]
+    end = own.locator(".end").get_attribute("title")
+    assert end == "the nearest in layer 0 has r 0.10, cosine of the directions 0.05"
+    tab.go(f"from={B}&to={A}&feature=0/7")  # r 0.3 is less than the half that counts
+    assert own.locator("li").all_text_contents() == ["0 / 7", "dies here"]
+    tab.go(f"from={A}&to={B}&feature=0/2")  # it is silent, and has no partner
+    lines = tab.page.locator(".through .line")
+    assert lines.count() == 1 and own.locator("li").all_text_contents() == ["0 / 2"]
+
+
+def test_without_a_flow_nothing_is_said_of_layers(
+    chromium: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    index = planted(tmp_path_factory.mktemp("still") / "explorer", flow=None)
+    tab = Tab(chromium, index, f"#from={A}&to={B}&feature=0/0")
+    assert tab.page.locator(".through").count() == 0 and tab.said == []
+    assert not (index.parent / "data" / "flow").exists()
+    tab.page.close()

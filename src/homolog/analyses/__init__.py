@@ -27,6 +27,7 @@ _LISTED = (
     "layers",
     "spaces",
     "depth",
+    "flow",
     "closest",
     "left_context",
     "features",

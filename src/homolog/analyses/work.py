@@ -22,6 +22,7 @@ class Work:
     shared: what two threads do in a second, these do in so many.
     read: seconds of whole passes over so many tokens, through the models that are named or all.
     mapped: seconds in which the residuals of the pairs of models are read and their spaces met.
+    neighbours: in which each layer of every model meets the next, over so many tokens.
     """
 
     recipe: Recipe
@@ -33,6 +34,7 @@ class Work:
     shared: float
     read: Callable[..., float]
     mapped: Callable[[], float]
+    neighbours: Callable[[float], float]
 
     @property
     def partners(self) -> float:

@@ -1,6 +1,7 @@
 """Exact Pearson matching of features: pairs, all layers of two models, null, intervals, verdict."""
 
 from homolog.matching.assignment import Assignment, mutual, one_to_one
+from homolog.matching.by_weights import Nearest, Turn, WeightMatch, match_by_weights, procrustes
 from homolog.matching.columns import Columns, prepare
 from homolog.matching.intervals import Resamples, replicates_of, resampled_pairs, summarise
 from homolog.matching.layers import ModelMatches, merge_layers, tables_of
@@ -20,20 +21,25 @@ __all__ = [
     "MatchSettings",
     "MatrixMatches",
     "ModelMatches",
+    "Nearest",
     "PairMatch",
     "Partners",
     "Resamples",
     "Share",
     "StandIn",
+    "Turn",
+    "WeightMatch",
     "calibrate",
     "document_exchanges",
     "match",
+    "match_by_weights",
     "match_pair",
     "max_pearson",
     "merge_layers",
     "mutual",
     "one_to_one",
     "prepare",
+    "procrustes",
     "read_matrix",
     "read_numbers",
     "replicates_of",

@@ -255,10 +255,7 @@ class Costs:
         passes = 1 + (matching.null_exchanges if plan.comparison.calibrated else 0)
         a, b = (self._side(side) for side in (plan.a, plan.b))
         pairs, tokens = a.n_layers * b.n_layers, self.recipe.corpus.match_tokens
-        scattered = a.width * b.width * CELL + tokens * a.sparse * b.sparse * ADD
-        scattered += tokens * (a.sparse * b.n_dense + b.sparse * a.n_dense) * ADD_DENSE
-        dense = 2 * tokens * a.n_dense * b.n_dense / self.pace.double
-        seconds = pairs * passes * (scattered * self.pace.shared + dense + PASS)
+        seconds = pairs * passes * self._pass(a, b, tokens)
         seconds += tokens * self._entries(a, b) * RESAMPLED * self.pace.shared
         if "residuals" in plan.comparison.spaces:
             seconds += self._spaces(plan)
@@ -268,6 +265,13 @@ class Costs:
         memory = PROCESS + min(sum(columns), max(self._budget, max(columns)))
         running = found + sum(columns) / max(1, len(self.models))  # prepared once, met often
         return Stage(title, "matching", seconds, memory, running, kept=BYTES_A_ROW * rows)
+
+    def _pass(self, a: _Sparse, b: _Sparse, tokens: float) -> float:
+        """Over a pair of layers."""
+        scattered = a.width * b.width * CELL + tokens * a.sparse * b.sparse * ADD
+        scattered += tokens * (a.sparse * b.n_dense + b.sparse * a.n_dense) * ADD_DENSE
+        dense = 2 * tokens * a.n_dense * b.n_dense / self.pace.double
+        return scattered * self.pace.shared + dense + PASS
 
     def _side(self, side: Side) -> _Sparse:
         if side.model == CURRENT_TOKEN:
@@ -312,6 +316,11 @@ class Costs:
         spectra = sum(10 * layers * d_model**3 for layers, d_model in sizes)
         read = sum(self.forward(model, tokens) for model in models)
         return read + (moments + spectra) / self.pace.double if tokens else 0.0
+
+    def _neighbours(self, tokens: float) -> float:
+        """Seconds in which each layer of every compared model meets the next, once."""
+        sides = [self._side(Side(model)) for model in models_of(self.recipe).compared]
+        return sum((side.n_layers - 1) * self._pass(side, side, tokens) for side in sides)
 
     def _verdicts(self) -> Stage:
         """What partners explain beyond the controls of each direction, and intervals."""
@@ -367,6 +376,7 @@ class Costs:
             shared=self.pace.shared,
             read=read,
             mapped=lambda: self._spaces(self._plans[0]),
+            neighbours=self._neighbours,
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from homolog.errors import InputError
 from homolog.record.circuits import INDUCTION, TASK_NAMES, CircuitSearch
 from homolog.record.names import listed
 from homolog.record.settings import Settings
@@ -96,3 +97,26 @@ class Interpretation(Settings):
 
     transplant: bool = True
     """Residuals of one model mapped into the other's space and read by its dictionaries."""
+
+    flow_tokens: int = Field(default=65_536, ge=0)
+    """The first match tokens, on which features of neighbouring layers of a model are compared; 0:
+    feature flow is not followed, nor are features matched by weights.
+    """
+
+    flow_r: float = Field(default=0.5, ge=0, le=1)
+    """r of an ancestor or a descendant, at least: it explains a quarter of the feature's variance.
+    A feature without one is born, or dies.  Where chance reaches more, more is needed.
+    """
+
+    flow_kept_r: float = Field(default=0.9, ge=0, le=1)
+    """r from which a feature is kept from one layer to the next: its neighbour explains four fifths
+    of its variance.  Below, it changes.
+    """
+
+    @model_validator(mode="after")
+    def _kept_is_more(self) -> Interpretation:
+        if self.flow_kept_r < self.flow_r:
+            requirement = f"what is kept has an ancestor, whose r is flow_r, {self.flow_r}, or more"
+            field = "interpretation.flow_kept_r"
+            raise InputError(field, self.flow_kept_r, requirement, "Raise it, or lower flow_r.")
+        return self

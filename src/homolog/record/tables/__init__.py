@@ -38,6 +38,7 @@ from homolog.record.tables.features import (
     CONTEXTS,
     CURVES,
     FEATURES,
+    FLOW,
     LEFT_CONTEXT,
     LISTS,
     MAP,
@@ -48,6 +49,7 @@ from homolog.record.tables.features import (
     SCATTER,
 )
 from homolog.record.tables.matching import (
+    BY_WEIGHTS,
     GRID,
     LAYERS,
     MATCHES,
@@ -83,6 +85,8 @@ TABLES = (
     SCATTER,
     OVERLAY,
     MAP,
+    FLOW,
+    BY_WEIGHTS,
     RELATION,
     CURVES,
     CAUSAL,

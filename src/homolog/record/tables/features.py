@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from homolog.record.table import Type
 from homolog.record.tables.describing import (
     BOOL,
     F32,
@@ -113,6 +114,33 @@ MAP = table(
     **FEATURE,
     x=(F32, "its place in the plane of all features: those that fire together stand together"),
     y=(F32, "the same, upwards; without a unit"),
+)
+
+
+def _beside(which: str, where: str) -> dict[str, tuple[Type, str]]:
+    """Of the best partner in a neighbouring layer of the same model."""
+    return {
+        f"{which}_layer": (I32, f"the kept block {where} it; -1 for none"),
+        f"{which}_feature": (I32, "the feature there with the highest r; -1 for none"),
+        f"{which}_r": (F32, "its Pearson correlation with that on text; NaN where undefined"),
+        f"{which}_needs": (F32, f"least r of an {which}: flow_r, or more where chance reaches it"),
+        f"{which}_cosine": (F32, "cosine of the decoder directions of the two"),
+        f"{which}_by_weights": (I32, "the nearest feature there by weights alone; -1 for none"),
+    }
+
+
+FLOW = table(
+    "flow",
+    "feature of a compared model's main dictionaries",
+    **FEATURE,
+    **_beside("ancestor", "before"),
+    **_beside("descendant", "after"),
+    comes=(TEXT, "first (block), born, changed or kept (`flow_kept_r`); null without an r"),
+    goes=(TEXT, "last (block), dies, changes or kept; null likewise"),
+    born_layer=(I32, "block where the line of its ancestors begins: its own where it is born"),
+    born_feature=(I32, "the feature there"),
+    last_layer=(I32, "block where the line of its descendants ends"),
+    last_feature=(I32, "the feature there"),
 )
 _RELATED = {
     "comparison": (TEXT, "which comparison"),

@@ -60,6 +60,30 @@ MATCHES = table(
     homolog=(BOOL, "r reaches the bar, and that stands over documents"),
     fails=(TEXT, "tests it fails: chance, controls, documents, rare, rival; empty for a homolog"),
 )
+BY_WEIGHTS = table(
+    "by_weights",
+    "feature and layer in which the nearest by weights is looked for: the kept layers before and "
+    "after its own, and in another model the most similar one",
+    model=(TEXT, "name of the model whose feature is looked for"),
+    layer=(I32, "its block"),
+    feature=(I32, "the feature"),
+    best_model=(TEXT, "where it is looked for: its own model, or another"),
+    best_layer=(I32, "the block there"),
+    best_feature=(I32, "the nearest feature by weights (`matching/by_weights.py`); -1 for none"),
+    distance=(F32, "mean squared distance of the folded weights of both"),
+    cosine=(F32, "cosine of their decoder directions, in the wider of the two residual streams"),
+    null_cosine=(
+        F32,
+        "95 % quantile of such cosines where the directions there are turned at random",
+    ),
+    r=(F32, "Pearson correlation of the two on text; NaN where undefined"),
+    agrees=(BOOL, "it is the best partner by r, too; null where that is in another layer or none"),
+    runner_up_feature=(I32, "the second nearest"),
+    runner_up_distance=(F32, "its distance"),
+    mutual=(BOOL, "the nearest of its nearest is the feature itself"),
+    partner_feature=(I32, "its one-to-one partner by weights; -1 for none"),
+    partner_distance=(F32, "that one's distance"),
+)
 LAYERS = table(
     "layers",
     "ordered pair of layers of a comparison",

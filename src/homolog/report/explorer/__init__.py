@@ -8,6 +8,7 @@
     details.py    data/features/: what the page of a feature shows
     overlays.py   data/overlay/: what both do on the same text
     places.py     data/map/: where each feature stands on the map
+    flows.py      data/flow/: how each feature goes on through the layers
     words.py      data/words/: the text index
     packing.py    a data file, and columns of numbers in one
     links.py      addresses of its pages, for the rest of the report

@@ -7,6 +7,7 @@
     data/features/   what the page of a feature shows (details.py)
     data/overlay/    what both do on the same text (overlays.py)
     data/map/        a place in the plane for each feature (places.py)
+    data/flow/       how features go on through the layers (flows.py)
     data/words/      the text index (words.py)
 
 Scripts put text of models and corpora on the page as text nodes alone, so that markup in a corpus
@@ -34,6 +35,7 @@ from homolog.record.tables import (
     CAUSAL,
     CONTEXTS,
     FEATURES,
+    FLOW,
     LISTS,
     MAP,
     MATCHES,
@@ -44,6 +46,7 @@ from homolog.record.tables import (
 from homolog.report.explorer.columns import ColumnFiles
 from homolog.report.explorer.contexts import Spelling, read_contexts
 from homolog.report.explorer.details import CHUNK, write_details
+from homolog.report.explorer.flows import write_flows
 from homolog.report.explorer.overlays import write_overlays
 from homolog.report.explorer.packing import write_data
 from homolog.report.explorer.places import write_places
@@ -67,6 +70,7 @@ SCRIPTS = (
     "explorer-cards.js",
     "explorer-map.js",
     "explorer-overlay.js",
+    "explorer-flow.js",
     "explorer-list.js",
     "explorer-feature.js",
     "explorer.js",
@@ -103,6 +107,9 @@ class Source:
 
     places: pl.DataFrame | None = None
     """Where features stand on the map, as map.parquet."""
+
+    flow: pl.DataFrame | None = None
+    """How features go on through the layers of their model, as flow.parquet."""
 
     name: str = ""
     """Of the run."""
@@ -142,6 +149,7 @@ def source_of(records: StudyRecords) -> Source:
         partial(_of_layer, run, SCATTER),
         partial(_of_layer, run, OVERLAY),
         records.table(MAP) if records.has(MAP) else None,
+        records.table(FLOW) if records.has(FLOW) else None,
         name=records.name,
         vocabularies={
             model: run.token_texts(text)
@@ -212,6 +220,7 @@ def write_explorer(folder: Path, source: Source) -> Path:
         "columns": columns.written(),
         "overlaid": overlaid,
         "mapped": source.places is not None and write_places(folder, source.places, models),
+        "flows": [] if source.flow is None else write_flows(folder, source.flow, models),
         "chunk": CHUNK,
         "classified": "homolog" in matches.columns,
         "opens_on_homologs": columns.has_homologs,

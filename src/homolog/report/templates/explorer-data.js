@@ -26,7 +26,7 @@ const explorer = (() => {
       const file = inserted(name).then(unpacked);
       file.catch(() => loading.delete(name));
       loading.set(name, file);
-      const details = [...loading.keys()].filter((key) => /^(features|overlay)\//.test(key));
+      const details = [...loading.keys()].filter((key) => /^(features|overlay|flow)\//.test(key));
       for (const key of details.slice(0, -KEPT)) loading.delete(key);
     }
     return loading.get(name);
@@ -100,6 +100,21 @@ const explorer = (() => {
     }));
   }
 
+  // The neighbour of a feature in the kept layer "before" or "after" its own, null where there is no such layer; see flows.py.
+  async function flow(modelIndex, layer, feature, way) {
+    if (!manifest().flows.includes(`${modelIndex}-${layer}`)) return null;
+    const side = (await load(`flow/${modelIndex}-${layer}`, (file) => Object.fromEntries(
+      Object.entries(file).map(([name, given]) => [name, given && {
+        layer: given.layer, feature: unpacked(given.feature), counts: unpacked(given.counts),
+        r: numbersOf(given.r), cosine: numbersOf(given.cosine) }]))))[way];
+    return side && { layer: side.layer, feature: side.feature[feature], counts: side.counts[feature] === 1,
+      r: side.r(feature), cosine: side.cosine(feature) };
+  }
+  function numbersOf(given) {
+    const codes = unpacked(given), values = valuesOf(given);
+    return (i) => values[codes[i]];
+  }
+
   // Rows of a model that show the words of a text: 1 in a Uint8Array, or null for a text without words; see words.py.
   const ALONE = "\\u3040-\\u30ff\\u3400-\\u4dbf\\u4e00-\\u9fff";
   const WORD = new RegExp(`[${ALONE}]|(?:(?![${ALONE}])[\\p{L}\\p{N}_])+`, "gu");
@@ -146,5 +161,5 @@ const explorer = (() => {
     return `${value * 100 >= 1 ? (value * 100).toFixed(1) : Number((value * 100).toPrecision(2))}%`;
   }
 
-  return { put, load, column, manifest, rowOf, placeOf, details, overlay, search, element, token, shown, number, unpacked };
+  return { put, load, column, manifest, rowOf, placeOf, details, overlay, flow, search, element, token, shown, number, unpacked };
 })();

@@ -122,6 +122,8 @@ const explorerFeature = (() => {
     const best = found.best && { layer: found.best[0], feature: found.best[1] };
     const partner = best && await explorer.details(state.to, best.layer, best.feature);
     const examples = partner ? await explorer.overlay(state.from, place.layer, place.feature, state.to) : [];
+    const flows = await Promise.all([[state.from, place], [state.to, partner && best]].map(
+      ([index, one]) => (one ? explorerFlow.lines(index, one) : null)));
     const title = `${model.name}, layer ${place.layer}, feature ${place.feature}`;
     const others = pairs.filter(([i, j]) => i === state.from && j !== state.to).map(([i, j]) => element("a", {
       href: addressOf({ ...state, to: j }) }, `Its partner in ${models[j].name}`));
@@ -144,6 +146,9 @@ const explorerFeature = (() => {
       element("div", { class: points ? "match with-points" : "match" },
         match(found, linkIn(state.to, state.from), record.causal_r),
         points ? scatter(points, [model.name, other.name]) : null),
+      explorerFlow.draw([
+        { name: model.name, index: state.from, place, flow: flows[0], link: linkIn(state.from, state.to) },
+        { name: other.name, index: state.to, place: best, flow: flows[1], link: linkIn(state.to, state.from) }]) ?? "",
       ...(examples.length ? [explorerOverlay.draw(examples, [
         { ...record, name: model.name, index: state.from }, { ...partner, name: other.name, index: state.to }])] : []),
       element("div", { class: "sides" }, own, theirs));
