@@ -107,16 +107,18 @@ def _with_interval(row: dict[str, Any], name: str) -> str:
 def by_correlation(study: Study) -> str:
     """Where close partners lie, and how far the current token explains features, by their r."""
     own = study.matches.filter(comparison=MAIN.name, label="sae", best_label="sae")
-    tokens = own.with_columns(r_bin=(pl.col("r") * 10).floor() / 10).filter(pl.col("r") > 0.2)
+    found = own.filter(pl.col("r").is_finite(), pl.col("r") >= 0.2)
+    tokens = found.with_columns(r_bin=(pl.col("r") * 10).floor().cast(pl.Int8))
     shares = tokens.group_by("model", "r_bin").agg(
         pl.len(), pl.col("token_r2").fill_nan(None).median().round(2)
     )
+    ordered = shares.sort("model", "r_bin").rows()
     near = own.filter(pl.col("r") > CLOSE).group_by("model", "layer")
     depths = near.agg(pl.len(), pl.col("best_layer").mean().round(2)).sort("model", "layer")
     return (
         table(
             ["features of", "r from", "features", "R² of the token"],
-            shares.sort(shares.columns[:2]).rows(),
+            [[name, f"{tenths / 10:.1f}", n, f"{r2:.2f}"] for name, tenths, n, r2 in ordered],
         )
         + "\n\n"
         + table(

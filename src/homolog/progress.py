@@ -17,9 +17,35 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, TextIO, runtime_checkable
+from contextvars import ContextVar
+from typing import Any, Protocol, TextIO, TypeVar, runtime_checkable
+
+Part = TypeVar("Part")
+_SHARE: ContextVar[Callable[[float], None]] = ContextVar("share", default=lambda share: None)
+
+
+def share_done(share: float) -> None:
+    """What share of the running task is done, 0 to 1.  Shown where tasks run in this process."""
+    _SHARE.get()(share)
+
+
+@contextmanager
+def shares_to(listener: Callable[[float], None]) -> Iterator[None]:
+    """Within it, the listener is told what `share_done` is."""
+    token = _SHARE.set(listener)
+    try:
+        yield
+    finally:
+        _SHARE.reset(token)
+
+
+def told(parts: Sequence[Part], begin: float, end: float) -> Iterator[Part]:
+    """Parts of a task one by one, which take it from the share `begin` to the share `end`."""
+    for done, part in enumerate(parts, 1):
+        yield part
+        share_done(begin + (end - begin) * done / len(parts))
 
 
 @runtime_checkable

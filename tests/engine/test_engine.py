@@ -22,9 +22,10 @@ import pytest
 from tests.processes import HANGS, started, wait_for
 
 import homolog
-from homolog.engine import Engine, InProcess, Task, on_ray, open_engine, share_done
+from homolog.engine import Engine, InProcess, Task, on_ray, open_engine
 from homolog.engine.worker import check_node
 from homolog.errors import InputError
+from homolog.progress import share_done
 from homolog.record import atomic
 
 # Every worker imports this module, and those that are killed again and again: torch, numba and what
@@ -196,7 +197,7 @@ def test_killed_workers_change_neither_values_nor_bytes(
     marks = {(i, j): tmp_path / f"{i}-{j}.killed" for i in range(LAYERS_A) for j in range(LAYERS_B)}
     for pair in [(0, 1), (1, 0), (1, 1), (1, 2)]:
         marks[pair].touch()  # the other two die once
-    done: list[tuple[int, int]] = []
+    done: list[tuple[float, int]] = []
     tasks = pairs(layers, killed, lambda i, j: marks[i, j])
     disturbed = ray_engine.map(tasks, progress=lambda n, of: done.append((n, of)))
     x, y = np.load(layers["a"][1]), np.load(layers["b"][2])

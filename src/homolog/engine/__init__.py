@@ -20,11 +20,11 @@ from collections.abc import Iterator
 
 from homolog.engine.connection import connected
 from homolog.engine.on_ray import OnRay
-from homolog.engine.tasks import Engine, InProcess, Report, Task, share_done
+from homolog.engine.tasks import Engine, InProcess, Report, Task
 from homolog.errors import InputError
 from homolog.threads import library_threads
 
-__all__ = ["Engine", "InProcess", "Report", "Task", "open_engine", "share_done"]
+__all__ = ["Engine", "InProcess", "Report", "Task", "open_engine"]
 
 
 @contextlib.contextmanager

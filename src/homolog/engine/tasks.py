@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from homolog.progress import shares_to
+
 Report = Callable[[float, int], None]
 """Called with (tasks done, tasks) after each task, and with a part of one where it says so."""
-_SHARE: ContextVar[Callable[[float], None]] = ContextVar("share", default=lambda share: None)
-
-
-def share_done(share: float) -> None:
-    """What share of the running task is done, 0 to 1.  Shown where tasks run in this process."""
-    _SHARE.get()(share)
 
 
 @dataclass(frozen=True)
@@ -77,9 +72,6 @@ def _shares_of(done: int, n_tasks: int, progress: Report | None) -> Iterator[Non
     """What the task behind `done` others says of itself goes to `progress`."""
     if progress is None:
         yield
-        return
-    token = _SHARE.set(lambda share: progress(done + share, n_tasks))
-    try:
-        yield
-    finally:
-        _SHARE.reset(token)
+    else:
+        with shares_to(lambda share: progress(done + share, n_tasks)):
+            yield

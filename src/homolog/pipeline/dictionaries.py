@@ -22,7 +22,6 @@ from homolog.dictionaries import SparseAutoencoder, TrainingConfig, kind_of, par
 from homolog.dictionaries.formats import CONFIG_FILE, WEIGHTS_FILE, said_at
 from homolog.dictionaries.sources import StoredResiduals
 from homolog.dictionaries.training.target import TOLERANCE
-from homolog.engine import share_done
 from homolog.features import Pool, Shard, StreamedResiduals, cut_shards, write_residuals
 from homolog.features.residuals import write_shard
 from homolog.features.splicing import clean_loss, full_residuals, measure_on_text
@@ -33,6 +32,7 @@ from homolog.pipeline.context import Context
 from homolog.pipeline.finish import quality_row
 from homolog.pipeline.sinks import limits_in
 from homolog.pipeline.text import QUALITY, TRAIN
+from homolog.progress import share_done
 from homolog.record.comparisons import comparison_of
 from homolog.record.layers import STREAM_AFTER
 from homolog.record.process import machine

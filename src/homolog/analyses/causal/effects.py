@@ -48,8 +48,11 @@ from homolog.analyses.causal.two_tokenizers import (
 )
 from homolog.analyses.stream import place_of
 from homolog.corpus import TokenWindows
+from homolog.progress import told
 from homolog.record.tables.causal import LATER
 
+SHARE = 0.5
+"""Of the task, about; the partners in features' places are the rest."""
 HERE = "here"
 WHERE = {"ablate": (HERE, "later"), "steer": (HERE,)}
 """Where the effects of each kind of intervention are taken."""
@@ -119,7 +122,8 @@ def measure_effects(
     reads = _reads(seen_later.to_series().to_numpy(), stop, stops)
     names = MOMENTS if two is None else (*MOMENTS, *SHARED)
     sums = np.zeros((2, len(sites), len(names)))
-    for here in in_groups(stops[0].window[stop], windows_at_once(windows)):
+    groups = in_groups(stops[0].window[stop], windows_at_once(windows))
+    for here in told(groups, 0.0, SHARE):
         inside = np.isin(reads.probe, here)
         own = _Reads(reads.probe[inside], reads.stop[inside], reads.later[inside])
         own_probe = np.searchsorted(here, own.probe)

@@ -46,6 +46,7 @@ from jaxtyping import Float
 from scipy.sparse import csc_array
 
 from homolog.analyses.causal.auc import RANGES, number_of_partner, sums_by
+from homolog.analyses.causal.effects import SHARE
 from homolog.analyses.causal.forward import (
     ProbedModel,
     Streams,
@@ -61,6 +62,7 @@ from homolog.corpus import TokenWindows
 from homolog.dictionaries.seeds import generator
 from homolog.matching.homologs import LEAST_R
 from homolog.matching.intervals import INTERVAL
+from homolog.progress import told
 from homolog.record.tables import LOSS_RECOVERED, SUBSTITUTIONS
 
 WINDOWS = 6
@@ -232,7 +234,7 @@ def _costs(
     at_once = windows_at_once(windows)
     step = max(1, at_once // len(VARIANTS))
     window = np.array([each.window for each in work], dtype=np.int64)
-    for here in in_groups(window, at_once):
+    for here in told(in_groups(window, at_once), SHARE, 1.0):
         group = sorted((work[k] for k in here), key=lambda each: each.layer)
         layers = sorted({each.layer for each in group})
         streams = streams_of(a.model, windows, window[here], layers)
