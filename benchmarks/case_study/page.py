@@ -113,7 +113,7 @@ def by_correlation(study: Study) -> str:
         pl.len(), pl.col("token_r2").fill_nan(None).median().round(2)
     )
     ordered = shares.sort("model", "r_bin").rows()
-    near = own.filter(pl.col("r") > CLOSE).group_by("model", "layer")
+    near = found.filter(pl.col("r") > CLOSE).group_by("model", "layer")
     depths = near.agg(pl.len(), pl.col("best_layer").mean().round(2)).sort("model", "layer")
     return (
         table(
