@@ -150,6 +150,20 @@ def test_families_are_small_and_start_at_chance(name, text):
     assert loss < np.log(4096) + 1.5
 
 
+def test_a_mamba_begins_near_linear_attention(text):
+    """A token is written and read by one direction, stays, and weighs what its neighbours do."""
+    chosen, seed = training.family("mamba-1-s0")
+    model = training.new_model(chosen, seed, text)
+    for block in model.hf.backbone.layers:
+        mixer = block.mixer
+        _, written, read = mixer.x_proj.weight.split([mixer.time_step_rank, 16, 16])
+        assert torch.equal(written, read)
+        dt = torch.nn.functional.softplus(mixer.dt_proj.bias)
+        torch.testing.assert_close(dt, torch.full_like(dt, 0.3))
+        kept = torch.exp(-dt[:, None] * torch.exp(mixer.A_log))  # of the state, to the next token
+        assert kept.max() > 0.996 and kept.min() > 0.74
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_products_in_bfloat16_change_little(name, text, monkeypatch):
     """A step's loss and gradients; scans, norms and the residual stream stay float32."""

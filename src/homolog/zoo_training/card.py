@@ -38,6 +38,8 @@ def write_card(folder: Path, text: Path) -> Path:
         "induction": "\n".join(_row(entry) for entry in measured["induction"]),
         "tasks": "\n".join(_task(entry) for entry in measured["tasks"] if "solved" in entry),
     }
+    start = recipe.get("start")
+    fields["start"] = f"\n| start of the weights | {start.replace('_', ' ')} |" if start else ""
     card = TEMPLATE.read_text(encoding="utf-8").format(**fields)
     return write_text(folder / "README.md", card)
 

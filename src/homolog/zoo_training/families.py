@@ -6,11 +6,13 @@ million parameters.  A block of a Mamba holds one mixer and no MLP, so it has tw
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from homolog.errors import InputError
 from homolog.zoo_training.data import Mixture
+from homolog.zoo_training.starts import near_linear_attention
 
 WIDTH = 192
 SHARED: dict[str, Any] = {"vocab_size": 4096, "hidden_size": WIDTH, "tie_word_embeddings": True}
@@ -22,6 +24,11 @@ ATTENTION: dict[str, Any] = {
     "max_position_embeddings": 1024,
 }
 ROTARY: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
+
+SHORT = Mixture(
+    context=128, batch=8, random_start=0.6, recall_share=0.1, shortest=2, longest_start=10
+)
+"""Shorter segments, that come again more often: what a model without attention learns to copy."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Family:
     model_type: str
     fields: dict[str, Any]
     training: Training = field(default_factory=Training)
+    start: Callable[[Any], None] | None = None
+    """Changes the fresh Hugging Face module in place."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -64,7 +73,12 @@ FAMILIES = {
         },
     ),
     "llama": Family("llama", ATTENTION | {"num_hidden_layers": 4, "rope_parameters": ROTARY}),
-    "mamba-1": Family("mamba", {"num_hidden_layers": 8, "state_size": 16}),
+    "mamba-1": Family(
+        "mamba",
+        {"num_hidden_layers": 8, "state_size": 16},
+        Training(mixture=SHORT),
+        near_linear_attention,
+    ),
     "mamba-2": Family(
         "mamba2",
         {

@@ -54,6 +54,8 @@ def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Pr
     stream = tokens(text)
     recipe = {"name": name, "seed": seed, "model": chosen.model_type, "training": asdict(config)}
     recipe |= {"text": zlib.crc32(stream.tobytes())}
+    if chosen.start is not None:
+        recipe["start"] = chosen.start.__name__
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.safetensors"
     optimizer = _optimizer(model, config)
@@ -88,6 +90,8 @@ def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Pr
 def new_model(chosen: Family, seed: int, text: Path, device: str = "cpu") -> LanguageModel:
     """The family's configuration with fresh float32 weights that the seed draws."""
     hf = fresh(AutoConfig.for_model(chosen.model_type, **chosen.config), seed).to(device)
+    if chosen.start is not None:
+        chosen.start(hf)
     tokenizer = AutoTokenizer.from_pretrained(text / "tokenizer")
     return ADAPTERS[chosen.model_type](f"{chosen.model_type}-{seed}", hf, tokenizer)
 
