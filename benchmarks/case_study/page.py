@@ -78,7 +78,7 @@ def told(study: Study) -> str:
 
 def effects(study: Study) -> str:
     """Do close matches do the same, and does the partner undo what taking a feature out does?"""
-    close = pl.col("above_r") >= CLOSE - 1e-9, pl.col("to_r") > 0.99
+    close = (pl.col("above_r") - CLOSE).abs() < 1e-9, pl.col("to_r") > 0.99
     agreed = study.causal_auc.filter(*close).to_dicts()
     undone = study.loss_recovered.filter(*close).to_dicts()
     rows = [
