@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 from tests.cli.help import help_without
 from tests.processes import started
+from tests.serve.study import served
 from typer.testing import CliRunner
 
 from homolog import cli
@@ -171,15 +171,8 @@ def test_a_signal_stops_it_cleanly(number: signal.Signals) -> None:
 def address(run: RunFolder) -> Iterator[str]:
     write_text(run.path.parent / "secret.txt", "secret")
     (run.path / "link.txt").symlink_to(run.path.parent / "secret.txt")
-    server = make_server(run.path)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://localhost:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with served(run.path, None) as address:
+        yield address
 
 
 def get(url: str, host: str | None = None) -> tuple[int, str]:

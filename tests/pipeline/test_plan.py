@@ -14,13 +14,13 @@ import homolog
 from homolog import cli
 from homolog.analyses.exclusive import REGRESSED
 from homolog.analyses.overlay import OVERLAID
+from homolog.analyses.work import CELL
 from homolog.models import Site
 from homolog.models.load import has_weights
 from homolog.models.size import size_of
 from homolog.pipeline import pace as pacing
 from homolog.pipeline.costs import (
     ADAM,
-    CELL,
     CHOICE,
     ENTRY,
     PASS,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
-from tests.serve.study import made, two_architectures, two_tokenizers, with_homologs
+from tests.serve.study import made, served, two_architectures, two_tokenizers, with_homologs
 
 from homolog.progress import SilentProgress
 from homolog.record.run_folder import RunFolder
 from homolog.serve.desk import Desk
 from homolog.serve.opening import open_desk
+from homolog.serve.server import Prompt
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +35,14 @@ def desk(run: RunFolder) -> Desk:
 @pytest.fixture(scope="session")
 def desk_of_two(run_of_two: RunFolder) -> Desk:
     return with_homologs(open_desk(run_of_two.path, SilentProgress()))
+
+
+@pytest.fixture(scope="module")
+def prompt(desk: Desk) -> Prompt:
+    return Prompt(desk)
+
+
+@pytest.fixture(scope="module")
+def address(run: RunFolder, prompt: Prompt) -> Iterator[str]:
+    with served(run.path, prompt) as address:
+        yield address

@@ -50,17 +50,6 @@ class Asked(Watched):
         ]
 
 
-@pytest.fixture(scope="module")
-def prompt(desk: Desk) -> Prompt:
-    return Prompt(desk)
-
-
-@pytest.fixture(scope="module")
-def address(run: RunFolder, prompt: Prompt) -> Iterator[str]:
-    with served(run.path, prompt) as address:
-        yield address
-
-
 @pytest.fixture
 def tab(chromium: Browser, address: str, prompt: Prompt) -> Iterator[Asked]:
     """The page with a text read; it may say nothing on the console and ask nobody else."""

@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,17 +45,6 @@ def asked(
         return answer.status, dict(answer.getheaders()), answer.read().decode()
     finally:
         connection.close()
-
-
-@pytest.fixture(scope="module")
-def prompt(desk: Desk) -> Prompt:
-    return Prompt(desk)
-
-
-@pytest.fixture(scope="module")
-def address(run: RunFolder, prompt: Prompt) -> Iterator[str]:
-    with served(run.path, prompt) as address:
-        yield address
 
 
 def test_a_question_is_answered(address: str, prompt: Prompt, desk: Desk) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from scipy.sparse import csc_array, csr_array
 
 from homolog.corpus import TokenWindows
@@ -17,7 +17,7 @@ Matrices = Callable[[int], csr_array]
 """Gives a layer's activations, float32 (tokens, d_sae); asked for one layer after the other."""
 
 
-def shape_of(matrix: csr_array) -> tuple[int, int]:
+def shape_of(matrix: csr_array | csc_array) -> tuple[int, int]:
     """(tokens, features), which scipy's types do not promise."""
     tokens, features = matrix.shape  # type: ignore[misc]
     return int(tokens), int(features)
@@ -34,6 +34,23 @@ def entries_of(matrix: csc_array, column: int | np.integer) -> Entries:
     """The entries of a column."""
     inside = slice(matrix.indptr[column], matrix.indptr[column + 1])
     return Entries(matrix.indices[inside], matrix.data[inside])
+
+
+def column_correlations(
+    x: csr_array | csc_array, y: csr_array | csc_array, constant: float = np.nan
+) -> Float[np.ndarray, " columns"]:
+    """Pearson r of each column of x with the same of y, float64; NaN where that of x is constant.
+
+    constant: what it is where that of y alone is.
+    """
+    n = max(1, shape_of(x)[0])
+    u, v = (m.astype(np.float64) for m in (x, y))  # scipy adds float32 in float32
+    mean_x, mean_y = (np.asarray(m.sum(axis=0)) / n for m in (u, v))
+    xx, yy, xy = (np.asarray(a.multiply(b).sum(axis=0)) / n for a, b in ((u, u), (v, v), (u, v)))
+    var_x, var_y = xx - mean_x**2, yy - mean_y**2
+    varies, known = var_x > 1e-12 * xx, var_y > 1e-12 * yy
+    scale = np.sqrt(np.where(varies & known, var_x * var_y, 1.0))
+    return np.where(varies, np.where(known, (xy - mean_x * mean_y) / scale, constant), np.nan)
 
 
 def check_stream(features: SparseFeatures, windows: TokenWindows) -> None:

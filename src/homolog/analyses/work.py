@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from homolog.record.recipe import Recipe
 from homolog.record.recipe.meaning import Circuits, Interpretation
 
+CELL = 1.75e-9
+"""A pair of features of which the best are looked for (docs/benchmarks-matching.md)."""
+
 
 @dataclass(frozen=True)
 class Work:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from homolog.analyses import ANALYSES
-from homolog.analyses.work import Work
+from homolog.analyses.work import CELL, Work
 from homolog.models.size import ModelSize, size_of
 from homolog.pipeline.analyses import title_of
 from homolog.pipeline.dictionaries import (
@@ -49,7 +49,6 @@ ADAM = 3e-9  # a weight, at a step
 CHOICE = 1e-9  # which features are active: a feature, at a token
 SPARSE = 0.06e-9  # an active feature and a dimension, in training
 ENTRY = 60e-9  # an activation that is written, with its statistics
-CELL = 1.75e-9  # a pair of features: the best of each (docs/benchmarks-matching.md)
 ADD = 1e-9  # products of two activations on a token, both sparse (the same page)
 ADD_DENSE = 2e-9  # the same where one is of a feature met densely
 PASS = 0.02  # of a pair of layers, at least

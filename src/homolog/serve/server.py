@@ -239,9 +239,9 @@ class _Handler(SimpleHTTPRequestHandler):
             self.send_error(HTTPStatus.FORBIDDEN, "only served under the name localhost")
         return own
 
-    def _told(self, body: bytes, kind: str) -> BytesIO:
+    def _told(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> BytesIO:
         """The head of an answer; returns its body."""
-        self.send_response(HTTPStatus.OK)
+        self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -249,11 +249,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def _say(self, status: HTTPStatus, said: Mapping[str, Any]) -> None:
         body = json.dumps(said, allow_nan=False).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(self._told(body, "application/json", status).read())
 
     def end_headers(self) -> None:
         self.send_header("X-Content-Type-Options", "nosniff")

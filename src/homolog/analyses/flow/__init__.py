@@ -13,7 +13,8 @@ from homolog.analyses.work import Work
 from homolog.record.tables import BY_WEIGHTS, FLOW, LAYERS, MATCHES
 
 FITTED_TOKENS = 16_384
-"""On which two models are turned onto each other: four and more a dimension of most models."""
+"""First of the held-out text, on which two models are turned onto each other: four and more a
+dimension of most models."""
 
 
 def _seconds(work: Work) -> float:

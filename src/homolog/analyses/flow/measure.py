@@ -3,7 +3,7 @@
 within   links, lines and states of every feature (`links`), and its nearest by weights in the
          kept layers before and after
 across   its nearest by weights in the most similar layer of the other model, after an
-         orthogonal map between the two residual streams (`across`)
+         orthogonal map between the two residual streams
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import numpy as np
 import polars as pl
 
 from homolog.analyses.analysis import Tables
-from homolog.analyses.flow.across import turns_between
+from homolog.analyses.flow import FITTED_TOKENS
 from homolog.analyses.flow.links import Links, Side, links_of
 from homolog.analyses.flow.rows import Beside, flow_of
 from homolog.analyses.flow.weights import Matched, beside, matched, weight_rows, with_agreement
 from homolog.analyses.material import Material
+from homolog.analyses.residuals import residual_readers
 from homolog.analyses.transplant.measure import counterparts
 from homolog.dictionaries import derive_seed
+from homolog.matching import procrustes
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import BY_WEIGHTS, FLOW, LAYERS, MATCHES
 
@@ -90,10 +92,12 @@ def measure_across(material: Material, a: str, b: str) -> pl.DataFrame:
     layers, n = material.table(LAYERS), material.interpretation.flow_tokens
     forth = set(counterparts(layers, a, b))
     back = {(own, there) for there, own in counterparts(layers, b, a)}
-    turns = turns_between(material, a, b)
+    read_a, read_b, _ = residual_readers(material, a, b, FITTED_TOKENS)
     parts = [BY_WEIGHTS.frame()]
     for own, there in sorted(forth | back):
-        found = matched(material, (a, own), (b, there), turns(own, there))
+        found = matched(
+            material, (a, own), (b, there), procrustes(read_a(own).numpy(), read_b(there).numpy())
+        )
         x = material.features(a, own, beside=b).matrix[:n]
         y = material.features(b, there, beside=a).matrix[:n]
         if (own, there) in forth:

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from homolog.analyses.flow.rows import Beside
 from homolog.analyses.material import Material
-from homolog.analyses.stream import shape_of
+from homolog.analyses.stream import column_correlations
 from homolog.dictionaries import SparseAutoencoder, derive_seed, rotated
 from homolog.matching import Nearest, Turn, WeightMatch, match_by_weights
 from homolog.record.tables import BY_WEIGHTS
@@ -127,17 +127,8 @@ def pair_correlations(
     x: csr_array, y: csr_array, partner: Int[np.ndarray, " features"]
 ) -> Float[np.ndarray, " features"]:
     """Pearson r of each column of x with column `partner` of y, float64; NaN where undefined."""
-    n = max(1, shape_of(x)[0])
     r = np.full(len(partner), np.nan)
     own = np.flatnonzero(partner >= 0)
-    left, right = (m.tocsc()[:, at].astype(np.float64) for m, at in ((x, own), (y, partner[own])))
-    mean_x, mean_y = (np.asarray(m.sum(axis=0)).ravel() / n for m in (left, right))
-    xx, yy, xy = (
-        np.asarray(u.multiply(v).sum(axis=0)).ravel() / n
-        for u, v in ((left, left), (right, right), (left, right))
-    )
-    of_x, of_y = xx - mean_x**2, yy - mean_y**2
-    known = (of_x > 1e-12 * xx) & (of_y > 1e-12 * yy)
-    scale = np.sqrt(of_x[known] * of_y[known])
-    r[own[known]] = ((xy - mean_x * mean_y)[known] / scale).clip(-1, 1)
+    left, right = (m.tocsc()[:, at] for m, at in ((x, own), (y, partner[own])))
+    r[own] = column_correlations(left, right).clip(-1, 1)
     return r

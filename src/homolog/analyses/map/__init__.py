@@ -6,9 +6,8 @@ from itertools import combinations
 
 from homolog.analyses.analysis import Analysis, interpreted, whole
 from homolog.analyses.material import Material
+from homolog.analyses.work import CELL
 from homolog.record.tables import MAP
-
-CORRELATED = 1.75e-9  # seconds a pair of features
 
 
 def _left_out(material: Material) -> str | None:
@@ -26,6 +25,6 @@ ANALYSIS = Analysis(
     left_out=_left_out,
     units=whole,
     measure="homolog.analyses.map.measure:measure_map",
-    seconds=lambda work: work.n_features**2 * CORRELATED,
+    seconds=lambda work: work.n_features**2 * CELL,
     chapter="Meaning",
 )

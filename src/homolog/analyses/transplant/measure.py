@@ -26,9 +26,8 @@ Schoenemann, "A generalized solution of the orthogonal Procrustes problem", Psyc
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -38,13 +37,12 @@ from scipy.sparse import csr_array
 
 from homolog.analyses.analysis import Tables
 from homolog.analyses.material import Material
-from homolog.analyses.stream import split_documents
-from homolog.analyses.units import alignment, rows_of
+from homolog.analyses.residuals import residual_readers
+from homolog.analyses.stream import column_correlations, split_documents
 from homolog.dictionaries import SparseAutoencoder
 from homolog.dictionaries.encoder import SparseEncoder
 from homolog.dictionaries.variance import explained_variance
 from homolog.errors import InputError
-from homolog.features import capture
 from homolog.matching.spaces import SpaceMoments
 from homolog.record.comparisons import MAIN
 from homolog.record.tables import LAYERS, TRANSPLANT
@@ -61,39 +59,16 @@ TRANSPLANT_SCHEMA = TRANSPLANT.only(*(n for n in TRANSPLANT.columns if n not in 
 
 def measure_pair(material: Material, model: str, source: str) -> Tables:
     """Task: the dictionaries of `model` on residuals of the most similar layers of `source`."""
-    read, document = _readers(material, model, source)
+    read_own, read_source, document = residual_readers(material, model, source)
     parts = []
     for own, other in counterparts(material.table(LAYERS), model, source):
-        y, x = read(model, own), read(source, other)
+        y, x = read_own(own), read_source(other)
         dictionary = material.sae(model, own)
         rows = transplant(x, y, document, dictionary, seed=material.seed)
         where = dict(zip(_WHERE, (model, own, source, other), strict=True))
         placed = rows.with_columns(pl.lit(value).alias(name) for name, value in where.items())
         parts.append(placed.select(*TRANSPLANT.columns))
     return {TRANSPLANT.name: pl.concat(parts) if parts else TRANSPLANT.frame()}
-
-
-def _readers(material: Material, a: str, b: str) -> tuple[Callable[[str, int], Any], np.ndarray]:
-    """What gives the residuals of either model after a block on the same rows, and their documents.
-
-    Rows are tokens; where the tokenizers differ, the last token of each unit (`corpus.units`).
-    """
-
-    def of_tokens(name: str, layer: int) -> torch.Tensor:
-        windows = material.windows("quality", name)
-        loaded = material.model(name)
-        return capture(loaded, windows, [loaded.own_site(layer)])[0]
-
-    texts = material.texts_of(a, b)
-    if texts is None:
-        return of_tokens, material.windows("quality", a).token_document
-    aligned = alignment(material, texts, "quality")
-
-    def of_units(name: str, layer: int) -> torch.Tensor:
-        _, last = rows_of(aligned, texts, material.run.text_of(name))
-        return of_tokens(name, layer)[torch.from_numpy(last)]
-
-    return of_units, aligned.document
 
 
 def counterparts(layers: pl.DataFrame, model: str, source: str) -> list[tuple[int, int]]:
@@ -207,13 +182,5 @@ def _decode(dictionary: SparseAutoencoder, features: csr_array, like: torch.Tens
 
 def feature_correlations(truth: csr_array, mapped: csr_array) -> Float[np.ndarray, " varying"]:
     """Pearson r of each varying column of `truth` with that of `mapped`; 0 where it is constant."""
-    n = max(len(truth.indptr) - 1, 1)
-    mean_x, mean_y = (m.sum(axis=0, dtype=np.float64) / n for m in (truth, mapped))
-    xx, yy, xy = (
-        a.astype(np.float64).multiply(b.astype(np.float64)).sum(axis=0) / n
-        for a, b in ((truth, truth), (mapped, mapped), (truth, mapped))
-    )
-    var_x, var_y = xx - mean_x**2, yy - mean_y**2
-    varies, known = var_x > 1e-12 * xx, var_y > 1e-12 * yy
-    scale = np.sqrt(np.where(varies & known, var_x * var_y, 1.0))
-    return np.where(known, (xy - mean_x * mean_y) / scale, 0.0)[varies]
+    r = column_correlations(truth, mapped, constant=0.0)
+    return r[~np.isnan(r)]
