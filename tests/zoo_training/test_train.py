@@ -106,11 +106,11 @@ def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path, monkeypatch, shor
     steps = []
     step = training._step
 
-    def dies(model, optimizer, config, stream, number):
+    def dies(model, optimizers, config, stream, number):
         if number == 5 and not steps:
             steps.append(number)
             raise _Killed
-        return step(model, optimizer, config, stream, number)
+        return step(model, optimizers, config, stream, number)
 
     monkeypatch.setattr(training, "_step", dies)
     with pytest.raises(_Killed):
@@ -174,7 +174,7 @@ def test_products_in_bfloat16_change_little(name, text, monkeypatch):
         monkeypatch.setattr(training, "product_precision", lambda *_, chosen=precision: chosen)
         chosen, seed = training.family(f"{name}-s0")
         model = training.new_model(chosen, seed, text)
-        losses.append(training._step(model, training._optimizer(model, config), config, stream, 0))
+        losses.append(training._step(model, training._optimizers(model, config), config, stream, 0))
         own = [p.grad for p in model.hf.parameters() if p.grad is not None]
         assert all(gradient.dtype == torch.float32 for gradient in own)
         gradients.append(torch.cat([gradient.flatten().double() for gradient in own]))

@@ -1,9 +1,12 @@
 """Train a model of the zoo: deterministic from its seed, resumable, on a CPU or a GPU.
 
-Adam with decoupled weight decay, linear warm-up, cosine decay, through the scans of our own
-adapters; weights, moments and scans are float32, products bfloat16 where the device computes them
-natively.  A checkpoint holds the weights and Adam's moments, and the data follow from the step, so
-that a run that was killed ends with the same bytes as one that was not.
+Muon for matrices and Adam for the rest [Liu 2025], decoupled weight decay, linear warm-up, cosine
+decay, through the scans of our own adapters; weights, moments and scans are float32, products
+bfloat16 where the device computes them natively.  A checkpoint holds the weights and the
+optimizers' moments, and the data follow from the step, so that a run that was killed ends with the
+same bytes as one that was not.
+
+[Liu 2025] "Muon is Scalable for LLM Training", arXiv 2502.16982.
 """
 
 from __future__ import annotations
@@ -58,8 +61,8 @@ def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Pr
         recipe["start"] = chosen.start.__name__
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.safetensors"
-    optimizer = _optimizer(model, config)
-    start = _restore(checkpoint, recipe, model, optimizer) if checkpoint.exists() else 0
+    optimizers = _optimizers(model, config)
+    start = _restore(checkpoint, recipe, model, optimizers) if checkpoint.exists() else 0
     tokens_per_step = config.mixture.batch * config.mixture.context
     began = time.monotonic()
     with (
@@ -70,7 +73,7 @@ def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Pr
         for step in range(start, config.steps):
             if step in KEPT:
                 _store(model, out / "steps" / f"step{step}", text)
-            loss = _step(model, optimizer, config, stream, step)
+            loss = _step(model, optimizers, config, stream, step)
             bar.advance(1)
             if step % 50 == 0 or step == config.steps - 1:
                 speed = (step + 1 - start) * tokens_per_step / (time.monotonic() - began)
@@ -80,7 +83,7 @@ def train(name: str, out: Path, text: Path, device: str = "cpu", *, progress: Pr
             if (step + 1) % BETWEEN == 0 and step + 1 < config.steps:
                 metadata = {"recipe": json.dumps(recipe, sort_keys=True), "step": str(step + 1)}
                 with atomic_path(checkpoint) as temporary:
-                    save_file(_state(model, optimizer), temporary, metadata)
+                    save_file(_state(model, optimizers), temporary, metadata)
     _store(model, out / "steps" / f"step{config.steps}", text)
     _publish(model, out, recipe, text)
     checkpoint.unlink(missing_ok=True)
@@ -96,26 +99,36 @@ def new_model(chosen: Family, seed: int, text: Path, device: str = "cpu") -> Lan
     return ADAPTERS[chosen.model_type](f"{chosen.model_type}-{seed}", hf, tokenizer)
 
 
-def _optimizer(model: LanguageModel, config: Training) -> torch.optim.AdamW:
-    named = list(model.hf.named_parameters())
-    decayed = [p for n, p in named if p.ndim > 1 and not n.endswith("A_log")]
-    rest = [p for n, p in named if p.ndim <= 1 or n.endswith("A_log")]
+def _optimizers(model: LanguageModel, config: Training) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of linear layers, Adam for embeddings and all else."""
+    embeddings = {model.hf.get_input_embeddings().weight, model.hf.get_output_embeddings().weight}
+    linear = [m.weight for m in model.hf.modules() if isinstance(m, torch.nn.Linear)]
+    matrices = [weight for weight in linear if weight not in embeddings]
+    rest = [(n, p) for n, p in model.hf.named_parameters() if p not in set(matrices)]
+    decayed = [p for n, p in rest if p.ndim > 1 and not n.endswith("A_log")]
+    others = [p for n, p in rest if p.ndim <= 1 or n.endswith("A_log")]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+        {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    return [
+        torch.optim.Muon(
+            matrices, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(groups, betas=config.betas, fused=True),
+    ]
 
 
 def _step(
     model: LanguageModel,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     config: Training,
     stream: np.ndarray,
     step: int,
 ) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = _lr(config, step)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = _lr(config, step)
     batch, weights = batch_at(config.mixture, stream, step)
     windows = torch.from_numpy(batch).to(model.device)
     weight = torch.from_numpy(weights).to(model.device).flatten()
@@ -127,10 +140,11 @@ def _step(
         logits.flatten(0, 1).float(), windows[:, 1:].flatten(), reduction="none"
     )
     loss = (losses * weight).sum() / weight.sum()
-    optimizer.zero_grad(set_to_none=True)
+    model.hf.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.hf.parameters(), config.clip)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     value = float(loss.detach())
     if not math.isfinite(value):
         raise FloatingPointError(f"the loss of step {step} is {value}; the last checkpoint is kept")
@@ -143,18 +157,23 @@ def _lr(config: Training, step: int) -> float:
     return lr * min(1.0, (step + 1) / max(1, config.warmup))
 
 
-def _state(model: LanguageModel, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The weights by their names and, as "NAME:MOMENT", what Adam knows of each."""
-    state = {}
-    for name, parameter in model.hf.named_parameters():
-        state[name] = parameter.detach()
-        for key, moment in optimizer.state[parameter].items():
-            state[f"{name}:{key}"] = moment
+def _state(
+    model: LanguageModel, optimizers: list[torch.optim.Optimizer]
+) -> dict[str, torch.Tensor]:
+    """The weights by their names and, as "NAME:MOMENT", what their optimizer knows of each."""
+    names = {parameter: name for name, parameter in model.hf.named_parameters()}
+    state = {name: parameter.detach() for parameter, name in names.items()}
+    for optimizer in optimizers:
+        for parameter, moments in optimizer.state.items():
+            state |= {f"{names[parameter]}:{key}": moment for key, moment in moments.items()}
     return state
 
 
 def _restore(
-    path: Path, recipe: dict[str, Any], model: LanguageModel, optimizer: torch.optim.Optimizer
+    path: Path,
+    recipe: dict[str, Any],
+    model: LanguageModel,
+    optimizers: list[torch.optim.Optimizer],
 ) -> int:
     """Take weights and moments from a checkpoint; returns its step."""
     with safe_open(path, "pt") as file:
@@ -163,10 +182,13 @@ def _restore(
         remedy = "Choose another folder, or delete it."
         raise InputError("out", str(path.parent), "its checkpoint is of another recipe", remedy)
     tensors = load_file(path, device=str(model.device))
+    names = {parameter: name for name, parameter in model.hf.named_parameters()}
     with torch.no_grad():
-        for name, parameter in model.hf.named_parameters():
+        for parameter, name in names.items():
             parameter.copy_(tensors[name])
-            moments = {k: v for k, v in tensors.items() if k.startswith(f"{name}:")}
+    for optimizer in optimizers:
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            moments = {k: v for k, v in tensors.items() if k.startswith(f"{names[parameter]}:")}
             optimizer.state[parameter] = {k.rpartition(":")[2]: v for k, v in moments.items()}
     return int(metadata["step"])
 
