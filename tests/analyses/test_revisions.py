@@ -9,7 +9,17 @@ import pytest
 from tests.analyses.planted_run import A, B, C, make_run
 
 from homolog.analyses.records import StudyRecords, read_study
-from homolog.analyses.revisions import ANALYSIS, over_training, sentences, step_of
+from homolog.analyses.revisions import (
+    ANALYSIS,
+    copying,
+    over_training,
+    sentences,
+    step_of,
+    which_first,
+)
+from homolog.record.circuits import INDUCTION
+from homolog.record.table import write_table
+from homolog.record.tables import CIRCUITS
 
 
 def records_of(folder: Path, *names: str, withheld: set[tuple[str, str]]) -> StudyRecords:
@@ -78,3 +88,35 @@ def test_revisions_without_steps_stand_side_by_side(tmp_path: Path) -> None:
 def test_a_study_without_revisions_has_no_such_section(tmp_path: Path) -> None:
     records = read_study(make_run(tmp_path / "run", compared=(A, B, C)))
     assert ANALYSIS.drawn(records) == [] and ANALYSIS.values(records) is None
+
+
+def test_copying_stands_beside_what_is_shared(tmp_path: Path) -> None:
+    """Induction at half of its best by step 1000, what is shared by step 0."""
+    records = records_of(tmp_path / "run", "step1000", "step0", withheld=set())
+    asked = {"task": INDUCTION, "able": False, "reason": "cannot"}
+    circuits = [
+        {"model": A, "accuracy": 0.8, "preferred": 1.0} | asked,
+        {"model": B, "accuracy": 0.3, "preferred": 0.7} | asked,
+        {"model": C, "accuracy": 1.0, "preferred": 1.0} | asked,  # is no revision
+    ]
+    path = records.folder.table(CIRCUITS.name)
+    write_table(CIRCUITS.frame(circuits), path)
+    rows = copying(records)
+    assert [(row["step"], row["accuracy"]) for row in rows] == [
+        (0, 0.3),
+        (0, 0.7),
+        (1000, 0.8),
+        (1000, 1.0),
+    ]
+    shares = [
+        {"panel": "there", "revision": "step0", "share": 0.06},
+        {"panel": "there", "revision": "step1000", "share": 0.1},
+    ]
+    assert which_first(shares, rows) == [
+        "What they share (there) reaches half of its highest value at step0.",
+        "Induction in pythia, with the answer on top, does at step1000.",
+    ]
+    assert which_first(shares, []) == []
+    both = ANALYSIS.drawn(records)
+    assert [figure.name for figure in both] == ["revisions", "copying"]
+    assert both[1].spec["data"]["values"] == rows

@@ -14,9 +14,14 @@ from homolog.charts import theme
 from homolog.charts.figure import SHARE_AXIS, Figure, Rows, finish, panels, rounded, tips
 from homolog.charts.shown_table import Cells, ShownTable
 from homolog.charts.words import MISSING, integer, is_number, percent
+from homolog.record.circuits import INDUCTION
 from homolog.record.comparisons import MAIN, SAE_SEED
+from homolog.record.tables import CIRCUITS
 
 FAINT = 0.35
+ON_TOP = "on top of all tokens"
+ANSWERS = {ON_TOP: "accuracy", "above the distractor": "preferred"}
+"""Where the answer of an induction prompt stands, and the column of `CIRCUITS` with the share."""
 WITHHELD = "M-1,-1L1,1M1,-1L-1,1"
 
 
@@ -75,6 +80,44 @@ def sentences(rows: Rows) -> list[str]:
     return said
 
 
+def copying(records: StudyRecords) -> Rows:
+    """One row per revision that was asked for induction: how often it gives the answer."""
+    found = records.table(CIRCUITS).filter(task=INDUCTION).rows_by_key("model", named=True)
+    rows: Rows = []
+    for entry, revisions in mapping(records.run.get("revisions")).items():
+        for one in revisions:
+            for row in found.get(str(one["name"]), []):
+                asked = {"panel": entry, "revision": str(one["revision"])}
+                asked |= {"step": step_of(asked["revision"])}
+                rows += [
+                    asked | {"answer": answer, "accuracy": rounded(row[column])}
+                    for answer, column in ANSWERS.items()
+                ]
+    stepped = all(row["step"] is not None for row in rows)
+    return sorted(rows, key=lambda row: (row["panel"], row["step"] if stepped else 0))
+
+
+def which_first(shares: Rows, copies: Rows) -> list[str]:
+    """Where what is shared, and where copying, first reach half of their highest value."""
+    said = [
+        f"What they share ({panel}) reaches half of its highest value at {at}."
+        for panel, own in _by_panel(shares).items()
+        if (at := _half_way(own, "share")) is not None
+    ]
+    for panel, own in _by_panel([row for row in copies if row["answer"] == ON_TOP]).items():
+        if (at := _half_way(own, "accuracy")) is not None:
+            said.append(f"Induction in {panel}, with the answer on top, does at {at}.")
+    return said if copies else []
+
+
+def _half_way(rows: Rows, key: str) -> str | None:
+    given = [row for row in rows if row[key] is not None]
+    highest = max((row[key] for row in given), default=0)
+    if not highest:
+        return None
+    return next(row["revision"] for row in given if row[key] >= highest / 2)
+
+
 def _interval(row: Mapping[str, Any]) -> str:
     return f"{percent(row['share'])} (95% interval {percent(row['low'])} to {percent(row['high'])})"
 
@@ -117,6 +160,33 @@ def revisions_figure(records: StudyRecords) -> Figure | None:
         "are revisions without a verdict.",
         f"Lines of the share of homologs over training. {said}.",
         finish(panels(_layers(rows), rows, height=280), rows, axes=64),
+    )
+
+
+def copying_figure(records: StudyRecords) -> Figure | None:
+    """How often each revision gives the answer of an induction prompt."""
+    rows = copying(records)
+    if not rows:
+        return None
+    x = _across(rows)
+    y = alt.Y("accuracy:Q", title="share of prompts", axis=SHARE_AXIS, scale=alt.Scale(domain=[0, 1]))
+    scale = alt.Scale(domain=list(ANSWERS), range=[light for light, _ in theme.MODEL_COLOURS[:2]])
+    colour = alt.Color("answer:N", title="the answer is", scale=scale)
+    tip = tips(("revision", "revision", ""), ("answer", "", ""), ("accuracy", "share", ".0%"))
+    chart = alt.Chart().encode(x, y, colour, tooltip=tip)
+    layers = [chart.mark_line(strokeWidth=2), chart.mark_point(size=55, opacity=1)]
+    top = "; ".join(
+        f"{row['panel']}, {row['revision']}: {percent(row['accuracy'])}"
+        for row in rows
+        if row["answer"] == ON_TOP
+    )
+    return Figure(
+        "copying",
+        "When does it learn to copy?",
+        "Each point is one revision: the share of induction prompts with the answer on top of the "
+        "whole vocabulary, and above the distractor, where half is chance.",
+        f"Lines of the share of induction prompts with the answer on top. {top}.",
+        finish(panels(layers, rows, height=200), rows, axes=64),
     )
 
 
@@ -168,13 +238,14 @@ def _values(records: StudyRecords) -> Mapping[str, Any] | None:
         ShownTable.of(panel, CELLS, own, numeric=range(1, 5))
         for panel, own in _by_panel(rows).items()
     ]
-    return {"sentences": sentences(rows), "steps": tables}
+    said = [*sentences(rows), *which_first(rows, copying(records))]
+    return {"sentences": said, "steps": tables}
 
 
 ANALYSIS = Analysis(
     "revisions",
     page="study",
     chapter="Over training",
-    figures=lambda records: [revisions_figure(records)],
+    figures=lambda records: [revisions_figure(records), copying_figure(records)],
     values=_values,
 )
