@@ -1,6 +1,6 @@
-"""Parts of docs/case-study.md from a finished run: its tables, and twenty shared features.
+"""Parts of a page about a study (docs/demo.md, docs/case-study.md) from its finished run.
 
-    python -m benchmarks.case_study.page RUN > parts.md
+    python -m benchmarks.study_page RUN > parts.md
 
 Shared features are pairs with a homolog both ways, the best first, at most two for one token that
 a feature follows: those in which a person sees more than that come before the others.  Each is
@@ -222,7 +222,7 @@ def vocabulary(study: Study, model: str) -> list[str]:
     return [text if isinstance(text, str) else text[0] for text in texts]
 
 
-def main(run: str) -> None:
+def parts(run: str) -> None:
     study = Study.load(Path(run))
     for title, part in (
         ("Verdicts", verdicts(study)),
@@ -239,4 +239,4 @@ def main(run: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parts(sys.argv[1])
