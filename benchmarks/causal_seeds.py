@@ -1,11 +1,11 @@
 """Does the causal analysis give the same with other pairs, and with other dictionaries?
 
-    python benchmarks/causal_seeds.py [runs/demo] [--seeds 0 1 2] [--pairs 400] [--every] [--quick]
+    python benchmarks/causal_seeds.py [runs/small-pair] [--seeds 0 1 2] [--pairs 400] [--every] [--quick]
     python benchmarks/causal_seeds.py [FOLDER] --retrain [...]
 
 Draws the pairs, controls, tokens and windows of every direction anew with each seed, on a finished
 run's own features and dictionaries, and writes nothing there.  Without a run, one is made first of
-the demo's recipe without what the analysis does not read; `--quick`: on a quarter of its text.
+the recipe small-pair without what the analysis does not read; `--quick`: on a quarter of its text.
 `--retrain`: each seed has a run of its own, FOLDER/seed0, ..., all of whose dictionaries, matches
 and draws are of that seed; models and text stay.  Runs that FOLDER has are not made again.
 
@@ -72,8 +72,8 @@ def main() -> None:
 
 
 def make_run(path: Path, quick: bool, seed: int) -> Path:
-    """A run of the demo's recipe with dictionaries of a seed, as far as pairs are made of it."""
-    recipe = load_recipe("demo")
+    """A run of the small pair's recipe with dictionaries of a seed, as far as pairs are made of it."""
+    recipe = load_recipe("small-pair")
     size = 4 if quick else 1
     corpus = recipe.corpus
     models = [model.values() | {"other_seed": None} for model in recipe.models]
@@ -114,9 +114,9 @@ def compare_seeds(materials: Mapping[int, Material], every: bool) -> None:
 
 def _material(path: Path, pairs: int | None) -> Material:
     recipe = parse_recipe(RunFolder(path).record["recipe"], str(path))
-    demo = load_recipe("demo").interpretation
-    assert demo is not None
-    recipe = recipe.changed(interpretation={"causal_pairs": pairs or demo.causal_pairs})
+    usual = load_recipe("small-pair").interpretation
+    assert usual is not None
+    recipe = recipe.changed(interpretation={"causal_pairs": pairs or usual.causal_pairs})
     models = models_of(recipe)
     tokenizer = load_tokenizer(models.all[0].ref, models.all[0].revision)
     text = read_text(recipe, tokenizer, make_progress(quiet=True))

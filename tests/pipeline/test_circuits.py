@@ -173,9 +173,9 @@ def test_threads_and_precision_reach_the_models(tmp_path, monkeypatch):
 
 def test_recipes_with_circuits_are_checked():
     demo = load_recipe("demo")
-    assert demo.circuits is not None and demo.circuits.repeat == 4
+    assert demo.circuits is not None and demo.circuits.n_edges == 20
     values = demo.values()
     values["circuits"]["promts"] = 3
     with pytest.raises(InputError, match=r"circuits.promts.*Did you mean 'n_prompts'"):
         parse_recipe(values, "mine.toml")
-    assert json.loads(json.dumps(demo.values()))["circuits"]["length"] == 16
+    assert json.loads(json.dumps(demo.values()))["circuits"]["length"] == 64

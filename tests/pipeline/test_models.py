@@ -14,15 +14,14 @@ from homolog.record.comparisons import planned
 from homolog.record.recipe import Recipe
 from homolog.record.sides import Models
 
+FIRST = {"ref": "zoo:transformer-s0", "untrained": "zoo:transformer-random"}
+SECOND = {"ref": "zoo:mamba-s0", "untrained": "zoo:mamba-random", "other_seed": "zoo:mamba-s1"}
 THIRD = {"ref": "zoo:transformer-s1", "untrained": "zoo:transformer-random"}
 
 
 def models_with(third: dict[str, Any]) -> Models:
-    """The demo's models, the first without a second seed, and a third."""
-    values = load_recipe("demo").values()
-    first = {**values["models"][0], "other_seed": None}
-    models = [first, values["models"][1], third]
-    return models_of(parse_recipe(values | {"models": models}, "three"))
+    """Two models, the first without a second seed, and a third."""
+    return models_of(recipe_of(FIRST, SECOND, third))
 
 
 def test_three_models_give_every_pair_with_its_controls() -> None:

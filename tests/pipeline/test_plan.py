@@ -243,16 +243,16 @@ def test_what_does_not_fit_is_named_with_what_helps() -> None:
 def test_stages_are_those_of_the_progress_display() -> None:
     """The demo has one of every kind; the others are named in the same places."""
     titles = list(expected_seconds(load_recipe("demo"), PACE))
-    assert titles[:2] == ["norms of transformer-s0", "sinks of transformer-s0"]
-    read = titles.index("read transformer-s0")
+    assert titles[:2] == ["norms of gpt-neox-s0", "sinks of gpt-neox-s0"]
+    read = titles.index("read gpt-neox-s0")
     assert titles[read : read + 3] == [
-        "read transformer-s0",
-        "train dictionaries of transformer-s0",
-        "encode transformer-s0",
+        "read gpt-neox-s0",
+        "train dictionaries of gpt-neox-s0",
+        "encode gpt-neox-s0",
     ]
-    assert "match transformer-s0 and mamba-s0 (main)" in titles
+    assert "match gpt-neox-s0 and mamba-1-s0 (main)" in titles
     assert "cut left context" in titles and titles[-1] == "write the report"
-    assert any(title.startswith("trace") or "mamba-s0" in title for title in titles[-4:])
+    assert any(title.startswith("trace") or "mamba-1-s0" in title for title in titles[-4:])
 
 
 def test_a_plan_runs_nothing_and_leaves_nothing(tmp_path: Path) -> None:

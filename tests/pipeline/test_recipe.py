@@ -52,9 +52,11 @@ def test_every_built_in_recipe_loads() -> None:
         "controls",
         "demo",
         "dictionary-grid",
+        "over-training",
         "paper",
         "paper-2.8b",
         *over,
+        "small-pair",
     ]
     for name in built_in_recipes():
         assert load_recipe(name).name == name
@@ -175,7 +177,7 @@ def test_models_may_differ_in_numbers_of_their_training() -> None:
 
 
 def test_pairs_are_of_the_models_of_the_recipe() -> None:
-    values = load_recipe("demo").values() | {"pairs": [["zoo:transformer-s0", "zoo:other"]]}
+    values = load_recipe("demo").values() | {"pairs": [["zoo:gpt-neox-s0", "zoo:other"]]}
     with pytest.raises(InputError, match=r"pairs names zoo:other, which is none of models"):
         parse_recipe(values, "mine.toml")
 
@@ -243,19 +245,20 @@ def test_a_rehearsal_keeps_the_sizes_and_shrinks_the_counts() -> None:
 def test_a_rehearsal_of_some_blocks_keeps_names_and_pairs() -> None:
     values = load_recipe("demo").values()
     values["models"][0] |= {"name": "neox", "layers": "0.5"}
-    values["pairs"] = [["neox", "zoo:mamba-s0"]]
+    values["pairs"] = [["neox", "zoo:mamba-1-s0"]]
     small = parse_recipe(values, "mine.toml").rehearsal(2_000, blocks=2)
     a, b = small.models
-    assert (a.ref, a.untrained) == (
-        "zoo:transformer-s0#blocks=2",
-        "zoo:transformer-random#blocks=2",
+    assert (a.ref, a.untrained, a.other_seed) == (
+        "zoo:gpt-neox-s0#blocks=2",
+        "zoo:gpt-neox-s0#blocks=2:1",  # drawn from another seed
+        "zoo:gpt-neox-s1#blocks=2",
     )
-    assert (a.name, b.name) == ("neox", "mamba-s0") == small.chosen[0]
+    assert (a.name, b.name) == ("neox", "mamba-1-s0") == small.chosen[0]
     assert a.layers == b.layers == "all"
 
 
 def test_no_such_recipe() -> None:
-    with pytest.raises(InputError, match="Built in: controls, demo, dictionary-grid, paper"):
+    with pytest.raises(InputError, match="Built in: controls, demo, dictionary-grid, over-training, paper"):
         load_recipe("dmeo")
 
 

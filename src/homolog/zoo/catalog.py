@@ -81,6 +81,9 @@ _ENTRIES = (
     Entry("transformer-random", "gpt_neox", 1000, trained=False),
     Entry("mamba-random", "mamba", 1100, trained=False),
     Entry("gpt-neox-s0", "gpt_neox", 0, text="zoo:domains"),
+    Entry("gpt-neox-s1", "gpt_neox", 1, text="zoo:domains"),
+    Entry("mamba-1-s0", "mamba", 0, text="zoo:domains"),
+    Entry("mamba-1-s1", "mamba", 1, text="zoo:domains"),
 )
 
 
