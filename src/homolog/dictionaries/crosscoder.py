@@ -35,7 +35,6 @@ from jaxtyping import Float
 from pydantic import Field
 from scipy import sparse
 
-from homolog.axes import Activations
 from homolog.dictionaries.base import SparseAutoencoder
 from homolog.dictionaries.configs import TrainingConfig
 from homolog.dictionaries.finite import refuse_not_finite
@@ -43,7 +42,7 @@ from homolog.dictionaries.formats import load, save
 from homolog.dictionaries.hardware import Precision
 from homolog.dictionaries.joint import JointResiduals
 from homolog.dictionaries.kinds import batchtopk
-from homolog.dictionaries.streams import FACTS, Streams
+from homolog.dictionaries.streams import FACTS, Rows, Streams
 from homolog.dictionaries.training.trainer import Checkpoint, Place, TrainingProgress, train
 from homolog.errors import InputError
 
@@ -87,19 +86,19 @@ class Crosscoder:
     def n_latents(self) -> int:
         return self.sae.d_sae
 
-    def encode(self, *residuals: Activations, precision: Precision = "auto") -> sparse.csr_array:
+    def encode(self, *residuals: Rows, precision: Precision = "auto") -> sparse.csr_array:
         """Latents (token, d_sae), float32 CSR, of raw residuals (token, d_model) of each model.
 
         Raises InputError where they are not those of the models, row by row, or not finite.
         """
         return self.sae.encode_sparse(self.joined(residuals), precision)
 
-    def decode(self, latents: sparse.csr_array) -> tuple[Activations, ...]:
+    def decode(self, latents: sparse.csr_array) -> tuple[Rows, ...]:
         """Raw residuals of each model, (token, d_model) float32, from latents (token, d_sae)."""
         joined = torch.from_numpy(latents @ self.sae.W_dec.numpy()) + self.sae.b_dec
         return self.streams.parted(joined)
 
-    def joined(self, residuals: Sequence[Activations]) -> Activations:
+    def joined(self, residuals: Sequence[Rows]) -> Rows:
         """The stream that `sae` reads: (token, sum of widths), float32."""
         self.streams.check(residuals)
         for model, x in zip(self.models, residuals, strict=True):

@@ -34,8 +34,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
-from homolog.axes import Activations
 from homolog.dictionaries.crosscoder import Crosscoder
+from homolog.dictionaries.streams import Rows
 from homolog.errors import InputError
 
 ABSENT = 0.2
@@ -63,7 +63,7 @@ class LatentScaling:
     explained_variance: Float[np.ndarray, "model"]
 
 
-def latent_scaling(crosscoder: Crosscoder, *residuals: Activations) -> LatentScaling:
+def latent_scaling(crosscoder: Crosscoder, *residuals: Rows) -> LatentScaling:
     """Fit the lengths on raw residuals (token, d_model) of each model, best held out.
 
     The halves are the first and the second half of the rows, so that documents are in one of them.
@@ -100,7 +100,7 @@ class _Half:
     Targets are the errors and the reconstructions.
     """
 
-    def __init__(self, crosscoder: Crosscoder, residuals: Sequence[Activations]) -> None:
+    def __init__(self, crosscoder: Crosscoder, residuals: Sequence[Rows]) -> None:
         sae = crosscoder.sae
         self.W_dec, b_dec = sae.W_dec.double().numpy(), sae.b_dec.double().numpy()
         d_sae, d_model = self.W_dec.shape

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
-from homolog.axes import Activations
 from homolog.errors import InputError
 
+Rows = Float[torch.Tensor, "_ _"]
+"""(token, d_model) of one of several models, whose widths differ."""
 FACTS = "crosscoder"
 """The key of a dictionary's metadata under which `Streams.facts` stand."""
 
@@ -73,12 +75,12 @@ class Streams:
             remedy = "Give one of each model, in this order, on the same tokens or units."
             raise InputError("residuals", shapes, f"these are needed: {wanted}", remedy)
 
-    def joined(self, residuals: Sequence[Activations]) -> Activations:
+    def joined(self, residuals: Sequence[Rows]) -> Rows:
         """(token, sum of widths), float32."""
         parts = [x.float() * scale for x, scale in zip(residuals, self.scales, strict=True)]
         return torch.cat(parts, dim=1)
 
-    def parted(self, joined: Activations) -> tuple[Activations, ...]:
+    def parted(self, joined: Rows) -> tuple[Rows, ...]:
         """What `joined` was made of."""
         return tuple(
             joined[:, part] / scale for part, scale in zip(self.columns, self.scales, strict=True)
