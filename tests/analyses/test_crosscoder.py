@@ -62,7 +62,7 @@ def write(folder: Path) -> None:
 def test_agreement_counts_features_that_have_a_verdict_and_a_correlation() -> None:
     names = ("model", "homolog", "r", "owner")
     rows = [dict(zip(names, row, strict=True)) for row in FEATURES]
-    found = agreement(CROSSCODER_FEATURES.frame(rows))
+    found = agreement(CROSSCODER_FEATURES.frame(rows), (A, B))
     assert [tuple(row.values()) for row in found] == [
         (A, True, 4, 3, pytest.approx(2 / 3)),
         (A, False, 1, 1, 0.0),

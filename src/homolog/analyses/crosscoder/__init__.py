@@ -60,13 +60,13 @@ def class_table(records: PairRecords) -> ShownTable:
     return ShownTable.of("Active latents by the models that have them", cells, rows, numeric=(1, 2))
 
 
-def agreement(features: pl.DataFrame) -> list[dict[str, Any]]:
+def agreement(features: pl.DataFrame, models: tuple[str, ...]) -> list[dict[str, Any]]:
     """For each model, and its features with and without a homolog: how many there are with a
     verdict, how many of them follow a latent, and the share of these whose latent is shared.
     """
     known = features.filter(pl.col("homolog").is_not_null() & pl.col("r").is_not_nan())
     rows = []
-    for model in known["model"].unique().sort():
+    for model in models:
         for homolog in (True, False):
             own = known.filter(model=model, homolog=homolog)
             follows = own.filter(pl.col("r") >= FOLLOWS)
@@ -78,7 +78,7 @@ def agreement(features: pl.DataFrame) -> list[dict[str, Any]]:
 
 def agreement_table(records: PairRecords) -> ShownTable:
     """What the latents say of features with a homolog and of others."""
-    rows = agreement(records.table(CROSSCODER_FEATURES))
+    rows = agreement(records.table(CROSSCODER_FEATURES), records.pair)
     cells: Cells = {
         "Features": lambda row: (
             f"{row['model']}, {'with' if row['homolog'] else 'without'} a homolog"

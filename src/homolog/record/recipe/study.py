@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from homolog.record.layers import ALL
 from homolog.record.recipe.dictionaries import Grid, Sae
@@ -58,6 +58,12 @@ class Recipe(Settings):
             if (getattr(self.corpus, name) or 0) > self.corpus.match_tokens:
                 raise ValueError(f"corpus.{name} are the first of the match tokens, not more")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: Any) -> dict[str, Any]:
+        """Without [crosscoder] where there is none: runs from before recipes had it go on."""
+        idle = "crosscoder" if self.crosscoder is None else None
+        return {name: value for name, value in handler(self).items() if name != idle}
 
     @property
     def named(self) -> tuple[Model, ...]:
