@@ -22,6 +22,7 @@ SMALL = {
     "alignment_model.py": ["--tokens", "8192", "--train-tokens", "32768", "--epochs", "1"],
     "architectures.py": ["--types", "bart", "gemma3", "llama", "mamba2", "zamba"],
     "causal_seeds.py": ["--quick", "--seeds", "0", "1", "--pairs", "20"],
+    "crosscoder.py": ["--rounds", "1", "--steps", "4"],
     "dictionary_pareto.py": ["--tokens", "100000", "--points", "2", "--heldout", "8192"],
     "examples.py": ["--quick"],
     "explorer.py": ["--features", "20000", "--repeats", "3"],

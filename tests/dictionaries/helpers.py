@@ -29,6 +29,19 @@ def random_state(config: KindSettings, half: bool = False, **training) -> SaeSta
     return state
 
 
+def confine(state: SaeState) -> SaeState:
+    """Keep a third of the features to all columns, one to the first seven, one to the others."""
+    columns = np.tile([0, D_MODEL], (D_SAE, 1))
+    columns[12:24], columns[24:] = (0, 7), (7, D_MODEL)
+    state.columns, state.confined = columns, True
+    for rows in (state.weights.W_enc_T, state.weights.W_dec):
+        rows *= state.inside()
+    if state.unit:
+        state.weights.W_dec /= np.linalg.norm(state.weights.W_dec, axis=1, keepdims=True)
+    state.refresh()
+    return state
+
+
 def weights64(state: SaeState) -> dict[str, torch.Tensor]:
     """The weights as float64 leaves for autograd, W_enc in its public orientation."""
     named = by_name(state, state.weights)

@@ -23,6 +23,7 @@ from tests.dictionaries.helpers import (
     D_MODEL,
     D_SAE,
     by_name,
+    confine,
     random_state,
     small_source,
     weights64,
@@ -65,6 +66,8 @@ CONFIGS: dict[str, KindSettings] = {
     "batchtopk, dead": batchtopk.Settings(d_sae=D_SAE, k=5, aux_k=6, aux_weight=0.25),
     "relu, frozen": relu.Settings(d_sae=D_SAE, freeze_decoder=True),
     "gated, frozen": gated.Settings(d_sae=D_SAE, freeze_decoder=True),
+    "relu, confined": relu.Settings(d_sae=D_SAE, l1=1.5),
+    "batchtopk, confined": batchtopk.Settings(d_sae=D_SAE, k=5),
 }
 EVERY_WAY = [
     (name, dense) for name in CONFIGS for dense in ([False] if "topk" in name else [False, True])
@@ -134,6 +137,8 @@ def pair(
     host = random_state(CONFIGS[name], half=half, **(settings | training))
     if "dead" in name:
         host.silent[:8] = 100
+    if "confined" in name:
+        confine(host)
     return host, DeviceState(host, place_of(engine), half, engine)
 
 
@@ -189,6 +194,8 @@ def test_steps_equal_those_of_the_cpu(engine: ModuleType, name: str, dense: bool
     assert state.scalars[1] == pytest.approx(host.scalars[1], rel=1e-5)
     if "topk" not in name:
         assert state.scalars[0] == host.scalars[0] > 0
+    if "confined" in name:
+        assert not (state.export().weights.W_dec * ~host.inside()).any()
     expected, found = host.take_report(), state.take_report()
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
     assert (found.l0, found.silent_share) == (expected.l0, expected.silent_share)

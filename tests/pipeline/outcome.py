@@ -61,6 +61,12 @@ per_quantile = 1
 context_tokens = 2048
 causal_pairs = 4
 listed = 4
+[crosscoder]
+tokens = 2048
+epochs = 1
+batch = 128
+d_sae = 32
+k = 4
 [circuits]
 n_prompts = 4
 length = 16

@@ -55,6 +55,7 @@ RECIPE = {
     "controls": {"rotated": False, "stability": False, "neurons": False, "current_token": False},
     "matching": {"resamples": 4, "null_exchanges": 1, "space_tokens": 1024},
     "interpretation": {"top": 8, "context_tokens": 20_000, "causal_pairs": 12, "listed": 6},
+    "crosscoder": {"tokens": 16_384, "epochs": 2, "d_sae": 64, "k": 8, "batch": 256},
 }
 
 
@@ -84,6 +85,18 @@ def test_every_table_is_there_and_checked(run):
         "exclusive_r2"
     ].drop_nulls().len() > 0
     assert len(study.transplant) == 2 * 2 * 2  # directions, layers, maps
+    latents, followed = study.crosscoder_latents, study.crosscoder_features
+    assert study.crosscoders.select("model", "layer", "best_model").rows() == [
+        (MODELS[0], 2, MODELS[1])
+    ]
+    assert len(latents) == 64 and set(latents["owner"]) <= {"shared", *MODELS}
+    assert set(followed.select("model", "best_model").unique().rows()) == {MODELS, MODELS[::-1]}
+    known = followed.filter(pl.col("latent") >= 0)
+    owner = dict(latents.select("latent", "owner").iter_rows())
+    assert [owner[i] for i in known["latent"]] == known["owner"].to_list()
+    matches = study.matches.filter(comparison="main", model=MODELS[0], layer=2)
+    judged = followed.filter(model=MODELS[0])
+    assert judged["homolog"].to_list() == matches.sort("feature")["homolog"].to_list()
     assert len(study.flow) == len(features) and study.flow["comes"].is_in(["kept", "born"]).any()
     # within: from one of the two kept layers to the other; across: each with its counterpart
     assert len(study.by_weights) == 2 * len(features)

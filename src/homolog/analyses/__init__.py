@@ -38,6 +38,7 @@ _LISTED = (
     "causal",
     "exclusive",
     "transplant",
+    "crosscoder",
     "ratings",
     "induction",
     "induction:EXPERIMENTS",

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
         random_orthogonal,
         rotated,
     )
+    from homolog.dictionaries.crosscoder import Crosscoder, CrosscoderSettings, train_crosscoder
+    from homolog.dictionaries.crosscoder_latents import (
+        LatentScaling,
+        latent_classes,
+        latent_scaling,
+        latent_table,
+    )
     from homolog.dictionaries.formats import convert, load, save, saved_quality
     from homolog.dictionaries.kinds import KINDS, KindSettings, kind_of, register
     from homolog.dictionaries.planted import Planted, plant
@@ -39,6 +46,8 @@ _NAMES = {
     "components": ("Components", "ica", "pca"),
     "configs": ("TrainingConfig", "parse_config"),
     "controls": ("firing_like_trained", "random_directions", "random_orthogonal", "rotated"),
+    "crosscoder": ("Crosscoder", "CrosscoderSettings", "train_crosscoder"),
+    "crosscoder_latents": ("LatentScaling", "latent_classes", "latent_scaling", "latent_table"),
     "formats": ("convert", "load", "save", "saved_quality"),
     "kinds": ("KINDS", "KindSettings", "kind_of", "register"),
     "planted": ("Planted", "plant"),
@@ -64,9 +73,12 @@ __all__ = [
     "ActivationSource",
     "Checkpoint",
     "Components",
+    "Crosscoder",
+    "CrosscoderSettings",
     "Dictionary",
     "Gates",
     "KindSettings",
+    "LatentScaling",
     "Neurons",
     "Place",
     "Planted",
@@ -86,6 +98,9 @@ __all__ = [
     "firing_like_trained",
     "ica",
     "kind_of",
+    "latent_classes",
+    "latent_scaling",
+    "latent_table",
     "load",
     "measure_quality",
     "parse_config",
@@ -99,6 +114,7 @@ __all__ = [
     "save",
     "saved_quality",
     "train",
+    "train_crosscoder",
 ]
 
 

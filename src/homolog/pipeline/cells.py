@@ -81,6 +81,7 @@ def _values(recipe: Recipe, grid: Grid, own: GridDictionaries, d_sae: int | None
         "controls": values["controls"] | {"neurons": False},
         "matching": values["matching"] | {"space_tokens": 0},  # the models are the same in all
         "interpretation": None,
+        "crosscoder": None,
         "circuits": None,
         "grid": None,
     }

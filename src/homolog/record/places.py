@@ -77,6 +77,10 @@ class Places:
         """Folder of the sparse activations of one dictionary, named like `sae_folder`."""
         return self._layer_folder("features", model, layer, label)
 
+    def crosscoder_folder(self, a: str, b: str) -> Path:
+        """Folder of the crosscoder of two models."""
+        return self.path / "crosscoders" / folder_name(a) / folder_name(b)
+
     def sinks_file(self, model: str) -> Path:
         """Where a model's sinks are in the matched text."""
         return self.path / "sinks" / f"{folder_name(model)}.safetensors"

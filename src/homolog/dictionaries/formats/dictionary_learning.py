@@ -13,13 +13,14 @@
     GatedAutoEncoder      relu(exp(r_mag) q + mag_bias) where q + gate_bias > 0
                           q = (x - decoder_bias) E
     JumpReluAutoEncoder   p = x W_enc + b_enc; relu(p) where p > threshold
+    CrossCoder            and BatchTopKCrossCoder: see `crosscoders`
 
 Where activations were normalised in training, biases and thresholds have the factor in them when
 saved (`scale_biases`), and nothing is left to do.  Source: dictionary_learning 0.1.0, dictionary.py
 and trainers/*.py.
 
 ae.pt is a pickle: only tensors are read from it.  We write AutoEncoder, AutoEncoderTopK, and
-JumpReluAutoEncoder for all kinds with a threshold.
+JumpReluAutoEncoder for all kinds with a threshold, BatchTopKCrossCoder for crosscoders.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any
 import torch
 
 from homolog.dictionaries.base import SparseAutoencoder
+from homolog.dictionaries.formats import crosscoders
 from homolog.dictionaries.formats.folding import Convention, ForeignWeights, folded, uncentred
 from homolog.dictionaries.formats.hooks import residual_layer
 from homolog.dictionaries.formats.ours import (
@@ -41,6 +43,7 @@ from homolog.dictionaries.formats.ours import (
 )
 from homolog.dictionaries.formats.reading import Config, Folder, Format, Tensors
 from homolog.dictionaries.kinds import Kind, Stored, kind_of
+from homolog.dictionaries.streams import FACTS
 from homolog.record.atomic import atomic_path, write_json
 
 CONFIG_FILE = "config.json"
@@ -54,8 +57,13 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
     """A dictionary of dictionary_learning; see the module's first lines."""
     trainer, known = config.table("trainer"), names_in(_LIBRARY)
     name = trainer.get("dict_class")
+    if name in crosscoders.NAMES:
+        tensors = folder.tensors(WEIGHTS_FILE)
+        k = trainer.get("k")
+        facts = _metadata(config, trainer, k if type(k) is int else None)
+        return crosscoders.read(tensors, name, facts)
     if name not in tuple(known):
-        words = f"one of {', '.join(known)}"
+        words = f"one of {', '.join([*known, *crosscoders.NAMES])}"
         config.refuse("trainer.dict_class", name, words, "Others are no such autoencoders.")
     if config.table("buffer").get("io") == "in_and_out":
         why = "A transcoder writes another place than it reads."
@@ -77,6 +85,27 @@ def read(folder: Folder, config: Config) -> SparseAutoencoder:
 
 def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
     """Write ae.pt, then config.json; the true kind and our facts under "homolog" there."""
+    if FACTS in sae.metadata:
+        name, tensors = crosscoders.tensors_of(sae)
+        d_model = tensors["encoder.weight"].shape[1]
+    else:
+        name, tensors = _tensors_of(sae)
+        d_model = sae.d_model
+    weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
+    config.unlink(missing_ok=True)
+    with atomic_path(weights) as partial:
+        torch.save({name: w.detach().cpu().clone() for name, w in tensors.items()}, partial)
+    trainer = {"dict_class": name, "activation_dim": d_model, "dict_size": sae.d_sae}
+    trainer |= {} if sae.k is None else {"k": sae.k}
+    facts = sae.metadata
+    trainer |= {"layer": facts.get("layer"), "lm_name": facts.get("ref") or facts.get("model")}
+    trainer |= {"submodule_name": facts["hook"]} if facts.get("hook") else {}
+    write_json(config, {"trainer": trainer, "homolog": {**facts, "kind": sae.kind}})
+    return [weights, config]
+
+
+def _tensors_of(sae: SparseAutoencoder) -> tuple[str, dict[str, torch.Tensor]]:
+    """The library's class of a dictionary of one stream, and what it holds."""
     name = written_name(kind_of(sae.kind), _LIBRARY)
     _, stored = names_in(_LIBRARY)[name]
     b_enc = sae.b_enc if stored.centred else uncentred(sae)
@@ -87,17 +116,7 @@ def write(sae: SparseAutoencoder, folder: Path) -> list[Path]:
         tensors[stored.vectors["threshold"]] = sae.threshold
     if sae.k is not None:
         tensors |= {"k": torch.tensor(sae.k, dtype=torch.int), "threshold": torch.tensor(-1.0)}
-    weights, config = folder / WEIGHTS_FILE, folder / CONFIG_FILE
-    config.unlink(missing_ok=True)
-    with atomic_path(weights) as partial:
-        torch.save({name: w.detach().cpu().clone() for name, w in tensors.items()}, partial)
-    trainer = {"dict_class": name, "activation_dim": sae.d_model, "dict_size": sae.d_sae}
-    trainer |= {} if sae.k is None else {"k": sae.k}
-    facts = sae.metadata
-    trainer |= {"layer": facts.get("layer"), "lm_name": facts.get("ref") or facts.get("model")}
-    trainer |= {"submodule_name": facts["hook"]} if facts.get("hook") else {}
-    write_json(config, {"trainer": trainer, "homolog": {**facts, "kind": sae.kind}})
-    return [weights, config]
+    return name, tensors
 
 
 def _weights(tensors: Tensors, kind: Kind, stored: Stored, trainer: Config) -> ForeignWeights:

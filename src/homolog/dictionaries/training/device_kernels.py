@@ -232,6 +232,7 @@ def _update_kernel(  # type: ignore[no-untyped-def]
     half_dec,
     norms,
     fired,
+    columns,
     n_tokens,
     n_entries,
     d_model,
@@ -247,6 +248,7 @@ def _update_kernel(  # type: ignore[no-untyped-def]
     UNIT: tl.constexpr,
     FROZEN: tl.constexpr,
     PENALISED: tl.constexpr,
+    CONFINED: tl.constexpr,
     HALF_ENC: tl.constexpr,
     HALF_DEC: tl.constexpr,
     N: tl.constexpr,
@@ -269,6 +271,9 @@ def _update_kernel(  # type: ignore[no-untyped-def]
         g_dec = tl.load(G_dec + at, mask=column, other=0.0).to(tl.float32)
         g_vec = tl.load(g_vectors + where, mask=some, other=0.0)
         total = tl.load(totals + i)
+    if CONFINED:
+        own = (tl.load(columns + 2 * i) <= j) & (j < tl.load(columns + 2 * i + 1))
+        g_enc, g_dec = tl.where(own, g_enc, 0.0), tl.where(own, g_dec, 0.0)
     size = rate * correction1
     p = tl.load(W_enc + at, mask=column, other=0.0)
     p = _adam(p, g_enc, mean_enc, square_enc, at, column, size, beta1, beta2, correction2, epsilon)
@@ -356,7 +361,7 @@ def _update(
         *arrays,
         *(w.W_enc_T, w.W_dec, w.vectors),
         *(m.W_enc_T, s.W_enc_T, m.W_dec, s.W_dec, m.vectors, s.vectors),
-        *(state.enc_half, state.dec_half, state.norms, state.fired),
+        *(state.enc_half, state.dec_half, state.norms, state.fired, state.columns_there),
         *sizes,
         state.d_model,
         state.d_sae,
@@ -366,6 +371,7 @@ def _update(
         UNIT=state.unit,
         FROZEN=state.config.freeze_decoder,
         PENALISED=move.penalty > 0,
+        CONFINED=state.confined,
         HALF_ENC=len(state.enc_half) > 0,
         HALF_DEC=len(state.dec_half) > 0,
         N=len(w.vectors),

@@ -213,6 +213,11 @@ def adam(p: Tensor, g: Tensor, m: Tensor, v: Tensor, rates: tuple[float, ...]) -
 def _step_features(state: DeviceState, part: slice, gradients: Gradients, move: Move) -> None:
     w, m, s = state.weights, state.mean, state.square
     (g_enc, g_dec, g_vec, total), (penalty, rates) = gradients, move
+    if state.confined:
+        first, last = state.columns_there[part].T[:, :, None]
+        column = torch.arange(state.d_model, device=first.device)
+        inside = (first <= column) & (column < last)
+        g_enc, g_dec = g_enc * inside, g_dec * inside
     adam(w.W_enc_T[part], g_enc, m.W_enc_T[part], s.W_enc_T[part], rates)
     adam(w.vectors[:, part], g_vec, m.vectors[:, part], s.vectors[:, part], rates)
     row = w.W_dec[part]

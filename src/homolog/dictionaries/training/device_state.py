@@ -31,7 +31,8 @@ class DeviceState(Trainee):
         half: bool,
         engine: ModuleType | None = None,
     ) -> None:
-        super().__init__(host.config, host.training, host.d_model, half, host.names)
+        own = host.columns if host.confined else None
+        super().__init__(host.config, host.training, host.d_model, half, host.names, own)
         self.device, self.engine = torch.device(device), engine or _engine_of(torch.device(device))
         self.scalars[:] = host.scalars
         trees = host.weights, host.mean, host.square
@@ -39,6 +40,8 @@ class DeviceState(Trainee):
         self.silent = self._own(host.silent)
         self.fired, self.fired_since = (torch.zeros_like(self.silent) for _ in range(2))
         self.norms = torch.ones(self.d_sae, device=self.device)
+        self.columns_there = self._own(self.columns)
+        """`columns` where the weights lie."""
         self.g = torch.empty(0, self.d_model, device=self.device)
         """Errors of the last batch up to a factor, (token, d_model)."""
         self.given: dict[str, np.ndarray] = {}

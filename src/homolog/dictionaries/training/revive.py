@@ -39,7 +39,8 @@ def revive(state: Trainee, x: torch.Tensor, error: np.ndarray, step: int) -> int
     rng = generator(training.seed, *state.names, "revive", step)
     dead = np.sort(rng.permutation(dead)[:n])
     chosen = rng.choice(len(weight), n, replace=False, p=weight / weight.sum())
-    direction = -error[chosen].astype(np.float64)  # the error counts what is there too much
+    # the error counts what is there too much
+    direction = -error[chosen].astype(np.float64) * state.inside(dead)
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     along = np.einsum("ij,ij->i", direction, x.numpy()[chosen].astype(np.float64))
     alive = silent < training.dead_after

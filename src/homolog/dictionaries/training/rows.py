@@ -132,7 +132,10 @@ def update_dense(first, last, G_enc, G_dec, g_vectors, total, target, rates):
 
 @jit(nogil=True, fastmath=_MATH, error_model="numpy")
 def _step_feature(i, g_enc, g_dec, g_vec, total, target, rates):
-    encoder, decoder, vectors, halves, (penalty, unit, frozen) = target
+    encoder, decoder, vectors, halves, (penalty, unit, frozen), columns = target
+    for g in (g_enc, g_dec):
+        g[: columns[i, 0]] = _F0
+        g[columns[i, 1] :] = _F0
     weight, mean, square = encoder
     adam(weight[i], g_enc, mean[i], square[i], rates)
     if halves[0].size > 0:

@@ -72,7 +72,8 @@ class Trainee:
     """What is trained and how, wherever its weights lie.
 
     `SaeState` on the CPU, in arrays; `DeviceState` on another device, in tensors.  half: whether
-    products are in bfloat16.  names: (model, label, layer).
+    products are in bfloat16.  names: (model, label, layer).  columns (d_sae, 2): each feature reads
+    and writes the columns from the first to the second of the stream alone; None: all of them.
     """
 
     weights: Weights
@@ -94,9 +95,12 @@ class Trainee:
         d_model: int,
         half: bool,
         names: tuple[str, str, int],
+        columns: np.ndarray | None = None,
     ) -> None:
         self.config, self.training, self.half, self.names = config, training, half, names
         self.d_model, self.d_sae, self.kind = d_model, config.d_sae, kind_of(config.kind)
+        self.confined = columns is not None
+        self.columns = np.array([[0, d_model]] * self.d_sae) if columns is None else columns
         self.vectors, self.unit = self.kind.vectors, self.kind.unit(config)
         self.auxiliary = self.kind.auxiliary(config)
         self.may_be_dense = self.kind.rules is not None and self.kind.rules.select == "above"
@@ -126,6 +130,12 @@ class Trainee:
         """Those of the kind, of which only kinds that have some come here."""
         assert self.kind.rules is not None
         return self.kind.rules
+
+    def inside(self, features: Any = slice(None)) -> np.ndarray:
+        """Which columns of the stream features read and write: (feature, d_model) bool."""
+        first, last = self.columns[features].T[:, :, None]
+        column = np.arange(self.d_model)
+        return (first <= column) & (column < last)
 
     def low(self, vectors: Any) -> Any:
         """Bias with which a product is above 0 where a step has to see the feature."""
@@ -257,8 +267,9 @@ class SaeState(Trainee):
         half: bool,
         names: tuple[str, str, int],
         weights: np.ndarray | None = None,
+        columns: np.ndarray | None = None,
     ) -> None:
-        super().__init__(config, training, d_model, half, names)
+        super().__init__(config, training, d_model, half, names, columns)
         self._hold([None, None, None], "cpu")
         counts = [np.zeros(config.d_sae, np.int64) for _ in range(3)]
         self.silent, self.fired, self.fired_since = counts
@@ -274,6 +285,7 @@ class SaeState(Trainee):
         w, start = self.weights, self.kind.start(self.config)
         rng = generator(self.training.seed, *self.names, "init")
         directions = rng.standard_normal(w.W_dec.shape).astype(np.float32)
+        directions *= self.inside()
         rows.normalise_rows(directions)
         w.W_enc_T[:] = directions * start.norm
         w.W_dec[:] = directions * (1.0 if self.unit else start.norm)
@@ -303,7 +315,7 @@ class SaeState(Trainee):
 
         Weight, mean and square of encoder, decoder and vectors; bfloat16 copies of the two
         matrices, size 0 where not kept; weight of the penalty on decoder norms, whether these are
-        held at 1, and whether the decoder is frozen.
+        held at 1, and whether the decoder is frozen; the columns of each feature.
         """
         trees = self.weights, self.mean, self.square
         halves = tuple(half.view(torch.uint16).numpy() for half in (self.enc_half, self.dec_half))
@@ -314,6 +326,7 @@ class SaeState(Trainee):
             tuple(tree.vectors for tree in trees),
             halves,
             how,
+            self.columns,
         )
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -31,6 +31,7 @@ from homolog.dictionaries.training.fold import estimate_normalisation, fold
 from homolog.dictionaries.training.on_device import OnDevice
 from homolog.dictionaries.training.run import OnCpu, Run
 from homolog.dictionaries.training.state import SaeState, Trainee
+from homolog.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -86,18 +87,22 @@ def train(
     checkpoint: Checkpoint | None = None,
     progress: Callable[[TrainingProgress], None] | None = None,
     on: Place | None = None,
+    columns: np.ndarray | None = None,
 ) -> dict[str, list[SparseAutoencoder]]:
     """Train one dictionary for each layer of the source and each label: {label: [one per layer]}.
 
     A dictionary takes raw residuals and lies on the CPU.  It depends on its layer's number, not on
     which other layers the source serves: layers trained in groups (`source.layer_numbers`) give the
     bytes that all at once do.  `labels` name independent seeds ("sae", "seed1").  A killed run
-    continues from its checkpoint to the same bytes.  Raises TrainingDivergedError (names layer and
-    step) and InputError (constant activations; NaN or infinity, with the token of the stream; a
-    checkpoint of another run; no such device).
+    continues from its checkpoint to the same bytes.  `columns` (d_sae, 2), integers: each feature
+    reads and writes the columns of the stream from the first to the second, not included, alone.
+    Raises TrainingDivergedError (names layer and step) and InputError (constant activations; NaN or
+    infinity, with the token of the stream; a checkpoint of another run; no such device; columns
+    that are not there).
     """
     training, on = training or TrainingConfig(), on or Place()
-    plan = _Plan(config, training, torch.device(on.device))
+    _check_columns(columns, config.d_sae, source.d_model)
+    plan = _Plan(config, training, torch.device(on.device), columns)
     numbers = source.layer_numbers
     sample = source.sample(training.scale_sample)
     normal = [
@@ -109,7 +114,7 @@ def train(
     how = OnCpu if plan.on_cpu else OnDevice
     with how(source, states, normal, on.workers) as run:
         _take_all_steps(run, identity, checkpoint, progress)
-    made = {k: v for k, v in identity.items() if k not in ("labels", "layers")}
+    made = {k: v for k, v in identity.items() if k not in ("labels", "layers", "columns")}
     trained = {
         label: [fold(row[j].export(), n, made) for row, n in zip(states, normal, strict=True)]
         for j, label in enumerate(labels)
@@ -143,6 +148,22 @@ def _take_all_steps(
             checkpoints.write(checkpoint.path, states, identity, step)
 
 
+def _check_columns(columns: np.ndarray | None, d_sae: int, d_model: int) -> None:
+    """InputError where they are not the bounds of each feature's columns."""
+    if columns is None:
+        return
+    remedy = "Give each feature the first of its columns and the one behind its last."
+    if columns.shape != (d_sae, 2) or columns.dtype.kind != "i":
+        value = f"{columns.dtype} {columns.shape}"
+        raise InputError("columns", value, f"integers ({d_sae}, 2) are needed", remedy)
+    first, last = columns.T
+    wrong = np.flatnonzero((first < 0) | (last > d_model) | (first >= last))
+    if wrong.size:
+        value = f"{columns[wrong[0]].tolist()} of feature {wrong[0]}"
+        requirement = f"they are some of the {d_model} columns of the stream"
+        raise InputError("columns", value, requirement, remedy)
+
+
 def _is_cpu(device: torch.device) -> bool:
     """Whether kinds with rules take the CPU's own steps; tests say no, to follow the other path."""
     return device.type == "cpu"
@@ -152,10 +173,15 @@ class _Plan:
     """What is trained, and by which steps.  InputError where torch has no such device."""
 
     def __init__(
-        self, config: KindSettings, training: TrainingConfig, device: torch.device
+        self,
+        config: KindSettings,
+        training: TrainingConfig,
+        device: torch.device,
+        columns: np.ndarray | None,
     ) -> None:
         check_device(device)
         self.config, self.training, self.device = config, training, device
+        self.columns = columns
         ruled = kind_of(config.kind).rules is not None
         self.on_cpu = _is_cpu(device) and ruled
         product = product_precision(training.precision if ruled else "float32", device)
@@ -165,16 +191,17 @@ class _Plan:
     def state(self, d_model: int, names: tuple[str, str, int]) -> Trainee:
         """A dictionary at its random start, which is the same on every device."""
         half = self.product == "bfloat16"
-        if self.on_cpu:
-            return SaeState(self.config, self.training, d_model, half, names)
-        host = SaeState(self.config, self.training, d_model, False, names)
-        return DeviceState(host, self.device, half)
+        on_host = half and self.on_cpu
+        given = self.config, self.training, d_model, on_host, names
+        host = SaeState(*given, columns=self.columns)
+        return host if self.on_cpu else DeviceState(host, self.device, half)
 
     def identity(
         self, source: ActivationSource, model: str, labels: Sequence[str]
     ) -> dict[str, Any]:
         """What a checkpoint must agree with, and files say of their making; JSON values."""
         where = {} if _is_cpu(self.device) else {"device": self.device.type}
+        where |= {} if self.columns is None else {"columns": self.columns.tolist()}
         facts = {
             "model": model,
             "labels": list(labels),

@@ -1,4 +1,4 @@
-"""[circuits] and [interpretation]: how models do a task, and what features mean and do."""
+"""[circuits], [interpretation], [crosscoder]: how tasks are done, what features mean and do."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from homolog.errors import InputError
 from homolog.record.circuits import INDUCTION, TASK_NAMES, CircuitSearch
 from homolog.record.names import listed
+from homolog.record.recipe.dictionaries import Training
 from homolog.record.settings import Settings
 
 
@@ -120,3 +121,29 @@ class Interpretation(Settings):
             field = "interpretation.flow_kept_r"
             raise InputError(field, self.flow_kept_r, requirement, "Raise it, or lower flow_r.")
         return self
+
+
+class Crosscoders(Training, defaults={"batch": 1024, "lr": 1e-3}):
+    """One dictionary over two blocks of every two models that are compared: do its shared latents
+    and the study's homologs agree?
+    """
+
+    tokens: int = Field(default=500_000, ge=2)
+    """Training tokens that are read, the first ones; residuals of both blocks are in memory."""
+
+    epochs: int = Field(default=4, ge=1)
+    """How often they are read."""
+
+    d_sae: int = Field(default=2048, ge=1)
+    """Latents of a crosscoder."""
+
+    k: int = Field(default=32, ge=1)
+    """Latents that a row may use in the mean, over both models."""
+
+    dedicated: float = Field(default=0.05, ge=0, lt=0.5)
+    """Share of the latents that each model has for itself."""
+
+    block: int | None = Field(default=None, ge=0)
+    """Block of the first of two models, by name; the middle one by default.  That of the second is
+    the most similar.
+    """

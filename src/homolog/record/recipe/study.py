@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from homolog.record.layers import ALL
 from homolog.record.recipe.dictionaries import Grid, Sae
 from homolog.record.recipe.judging import Controls, Gates, Matching
 from homolog.record.recipe.machine import RunSettings
-from homolog.record.recipe.meaning import Circuits, Interpretation
+from homolog.record.recipe.meaning import Circuits, Crosscoders, Interpretation
 from homolog.record.recipe.models import RANDOM, Model
 from homolog.record.recipe.text import Corpus
 from homolog.record.run_record import recipe_hash
@@ -37,6 +37,7 @@ class Recipe(Settings):
     controls: Controls = Field(default_factory=Controls)
     matching: Matching = Field(default_factory=Matching)
     interpretation: Interpretation | None = None
+    crosscoder: Crosscoders | None = None
     circuits: Circuits | None = None
     grid: Grid | None = None
     run: RunSettings = Field(default_factory=RunSettings)
@@ -57,6 +58,12 @@ class Recipe(Settings):
             if (getattr(self.corpus, name) or 0) > self.corpus.match_tokens:
                 raise ValueError(f"corpus.{name} are the first of the match tokens, not more")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: Any) -> dict[str, Any]:
+        """Without [crosscoder] where there is none: runs from before recipes had it go on."""
+        idle = "crosscoder" if self.crosscoder is None else None
+        return {name: value for name, value in handler(self).items() if name != idle}
 
     @property
     def named(self) -> tuple[Model, ...]:
@@ -124,6 +131,8 @@ class Recipe(Settings):
         }
         if self.interpretation is not None:
             changes["interpretation"] = {"context_tokens": tokens, "causal_pairs": 8, "listed": 8}
+        if self.crosscoder is not None:
+            changes["crosscoder"] = {"tokens": 256, "epochs": 1, "batch": 128}
         if self.circuits is not None:
             changes["circuits"] = {"n_prompts": 8, "batch": 8, "discovery_prompts": 2}
         rehearsed = self.changed(**changes)

@@ -7,6 +7,7 @@ where nothing else is said.  docs/tables.md is made of these modules:
     matching   matches, layers, verdicts; of grids and trees of models too
     features   dictionaries, features, examples, what they mean
     causal     effects of features, transplants
+    crosscoder one dictionary over two models
     circuits   circuits of induction and of other tasks
 """
 
@@ -33,6 +34,11 @@ from homolog.record.tables.circuits import (
     TASK_GAPS,
     TASK_NODES,
     TASK_TRANSFERS,
+)
+from homolog.record.tables.crosscoder import (
+    CROSSCODER_FEATURES,
+    CROSSCODER_LATENTS,
+    CROSSCODERS,
 )
 from homolog.record.tables.features import (
     CONTEXTS,
@@ -95,6 +101,9 @@ TABLES = (
     LOSS_RECOVERED,
     LISTS,
     TRANSPLANT,
+    CROSSCODERS,
+    CROSSCODER_LATENTS,
+    CROSSCODER_FEATURES,
     RATINGS,
     CIRCUITS,
     EFFECTS,

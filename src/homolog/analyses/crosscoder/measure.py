@@ -1,0 +1,167 @@
+"""A crosscoder of two blocks of two models, and what it says of the features that were matched.
+
+It learns from the training text, and is measured on the matched text, which no dictionary has seen.
+Of every feature of the two blocks the latent is sought that correlates with it best: a feature with
+a homolog should follow a latent that both models have, an exclusive one a latent of its own model.
+Rows are tokens; where the tokenizers differ, the last token of each unit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import torch
+
+from homolog.analyses.analysis import Tables
+from homolog.analyses.material import Material
+from homolog.analyses.residuals import residual_readers
+from homolog.analyses.stream import shape_of
+from homolog.analyses.transplant.measure import counterparts
+from homolog.dictionaries import (
+    Crosscoder,
+    CrosscoderSettings,
+    LatentScaling,
+    Place,
+    TrainingConfig,
+    latent_classes,
+    latent_scaling,
+    train_crosscoder,
+)
+from homolog.dictionaries.variance import norms_of, sink_share
+from homolog.errors import InputError
+from homolog.features.sinks import LayerNorms, above_limits, any_of, limits_of
+from homolog.matching import max_pearson
+from homolog.record.comparisons import MAIN
+from homolog.record.tables import (
+    CROSSCODER_FEATURES,
+    CROSSCODER_LATENTS,
+    CROSSCODERS,
+    LAYERS,
+    MATCHES,
+)
+
+_KEY = ["model", "layer", "feature", "best_model"]
+
+
+def measure_pair(material: Material, a: str, b: str) -> Tables:
+    """Task: the crosscoder of two models, its latents, and the features that follow them."""
+    blocks = blocks_of(material, a, b)
+    trained, n_trained = _trained(material, (a, b), blocks)
+    trained.save(material.run.crosscoder_folder(a, b))
+    read_a, read_b, _ = residual_readers(material, a, b, use="match")
+    residuals = read_a(blocks[0]), read_b(blocks[1])
+    latents, scaling = trained.encode(*residuals), latent_scaling(trained, *residuals)
+    n_rows = shape_of(latents)[0]
+    one, other = scaling.explained_variance
+    pair = {"model": a, "best_model": b}
+    facts = {
+        "layer": blocks[0],
+        "best_layer": blocks[1],
+        "d_sae": trained.n_latents,
+        "n_trained": n_trained,
+        "n_rows": n_rows,
+        "l0": latents.nnz / n_rows,
+        "explained_variance": one,
+        "best_explained_variance": other,
+    }
+    rows = latent_rows(trained, scaling)
+    sides = ((a, blocks[0], b), (b, blocks[1], a))
+    followed = [_followed(material, *side, latents, rows["owner"]) for side in sides]
+    return {
+        CROSSCODERS.name: CROSSCODERS.frame([pair | facts]),
+        CROSSCODER_LATENTS.name: CROSSCODER_LATENTS.frame(
+            rows.with_columns(pl.lit(name).alias(key) for key, name in pair.items())
+        ),
+        CROSSCODER_FEATURES.name: pl.concat(followed),
+    }
+
+
+def with_verdicts(material: Material, frames: Tables) -> Tables:
+    """The features with the study's verdict on each."""
+    verdicts = MATCHES.read(material.run.table(MATCHES), ["comparison", *_KEY, "homolog"])
+    verdicts = verdicts.filter(comparison=MAIN.name).select(*_KEY, "homolog")
+    features = frames[CROSSCODER_FEATURES.name].drop("homolog")
+    judged = features.join(verdicts, on=_KEY, how="left", maintain_order="left")
+    return {**frames, CROSSCODER_FEATURES.name: CROSSCODER_FEATURES.frame(judged)}
+
+
+def blocks_of(material: Material, a: str, b: str) -> tuple[int, int]:
+    """The block of `a` that the recipe names, by default its middle one, and that of `b` most like
+    it: of the highest CKA, or mean r where spaces were not compared.
+    """
+    asked, layers = material.recipe.crosscoder.block, material.layers(a)
+    block = layers[len(layers) // 2] if asked is None else asked
+    if block not in layers:
+        requirement = f"{a} has dictionaries after {', '.join(map(str, layers))}"
+        raise InputError("crosscoder.block", block, requirement, "Name one of these.")
+    return block, dict(counterparts(material.table(LAYERS), a, b))[block]
+
+
+def latent_rows(crosscoder: Crosscoder, scaling: LatentScaling) -> pl.DataFrame:
+    """The latents of a crosscoder of two models, without the names of these."""
+    columns: dict[str, Any] = {
+        "latent": range(crosscoder.n_latents),
+        "n_active": scaling.n_active,
+        "by_norm": latent_classes(crosscoder),
+        "owner": latent_classes(crosscoder, scaling),
+    }
+    of_models = {
+        "norm": crosscoder.decoder_norms,
+        "error": scaling.beta_error,
+        "reconstruction": scaling.beta_reconstruction,
+    }
+    for name, (first, second) in of_models.items():
+        columns |= {name: first, f"best_{name}": second}
+    return pl.DataFrame(columns)
+
+
+def _trained(
+    material: Material, pair: tuple[str, str], blocks: tuple[int, int]
+) -> tuple[Crosscoder, int]:
+    """The crosscoder, and the rows that it learnt from."""
+    asked = material.recipe.crosscoder
+    read_a, read_b, _ = residual_readers(material, *pair, asked.tokens, use="train")
+    residuals = read_a(blocks[0]), read_b(blocks[1])
+    keep = torch.ones(len(residuals[0]), dtype=torch.bool)
+    if material.recipe.corpus.sinks == "mask":
+        for x in residuals:
+            keep &= ~_is_sink(x)
+    n_rows = int(keep.sum())
+    trained = train_crosscoder(
+        dict(zip(pair, residuals, strict=True)),
+        CrosscoderSettings(d_sae=asked.d_sae, k=asked.k, dedicated=asked.dedicated),
+        TrainingConfig(**asked.training, n_tokens=n_rows * asked.epochs, seed=material.seed),
+        keep=keep,
+        on=Place(material.recipe.run.device),
+    )
+    return trained, n_rows
+
+
+def _is_sink(x: torch.Tensor) -> torch.Tensor:
+    """Which rows are sinks, where these hold much of the variance, as in every training."""
+    norms = LayerNorms(0, float(torch.from_numpy(norms_of(x)).median()), sink_share(x))
+    limits = limits_of([norms])
+    return any_of(above_limits({0: x}, limits)) if limits else torch.zeros(len(x), dtype=torch.bool)
+
+
+def _followed(
+    material: Material, model: str, layer: int, other: str, latents: Any, owners: pl.Series
+) -> pl.DataFrame:
+    """The features of a block, each with the latent that correlates with it best."""
+    features = material.features(model, layer, beside=other).matrix
+    best = max_pearson(features, latents).a_to_b
+    latent, n = best.index[:, 0], best.index.shape[0]
+    owner = [owners[int(i)] if i >= 0 else None for i in latent]
+    return CROSSCODER_FEATURES.frame(
+        {
+            "model": [model] * n,
+            "layer": [layer] * n,
+            "feature": range(n),
+            "best_model": [other] * n,
+            "homolog": [None] * n,
+            "latent": latent,
+            "r": best.r[:, 0],
+            "owner": owner,
+        }
+    )
