@@ -1,6 +1,6 @@
 """Does the causal analysis give the same with other pairs, and with other dictionaries?
 
-    python benchmarks/causal_seeds.py [runs/small-pair] [--seeds 0 1 2] [--pairs 400] [--every] [--quick]
+    python benchmarks/causal_seeds.py [RUN] [--seeds 0 1 2] [--pairs 400] [--every] [--quick]
     python benchmarks/causal_seeds.py [FOLDER] --retrain [...]
 
 Draws the pairs, controls, tokens and windows of every direction anew with each seed, on a finished
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def make_run(path: Path, quick: bool, seed: int) -> Path:
-    """A run of the small pair's recipe with dictionaries of a seed, as far as pairs are made of it."""
+    """The recipe small-pair with dictionaries of a seed, as far as pairs are made of it."""
     recipe = load_recipe("small-pair")
     size = 4 if quick else 1
     corpus = recipe.corpus

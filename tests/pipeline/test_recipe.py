@@ -258,7 +258,8 @@ def test_a_rehearsal_of_some_blocks_keeps_names_and_pairs() -> None:
 
 
 def test_no_such_recipe() -> None:
-    with pytest.raises(InputError, match="Built in: controls, demo, dictionary-grid, over-training, paper"):
+    listed = "Built in: controls, demo, dictionary-grid, over-training, paper"
+    with pytest.raises(InputError, match=listed):
         load_recipe("dmeo")
 
 

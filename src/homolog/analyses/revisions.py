@@ -169,7 +169,8 @@ def copying_figure(records: StudyRecords) -> Figure | None:
     if not rows:
         return None
     x = _across(rows)
-    y = alt.Y("accuracy:Q", title="share of prompts", axis=SHARE_AXIS, scale=alt.Scale(domain=[0, 1]))
+    whole = alt.Scale(domain=[0, 1])
+    y = alt.Y("accuracy:Q", title="share of prompts", axis=SHARE_AXIS, scale=whole)
     scale = alt.Scale(domain=list(ANSWERS), range=[light for light, _ in theme.MODEL_COLOURS[:2]])
     colour = alt.Color("answer:N", title="the answer is", scale=scale)
     tip = tips(("revision", "revision", ""), ("answer", "", ""), ("accuracy", "share", ".0%"))
