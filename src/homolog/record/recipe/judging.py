@@ -117,3 +117,6 @@ class Matching(Settings):
     """Tokens for the similarity of the residual streams (CKA, SVCCA), the first of the match
     tokens; 0: none.
     """
+
+    space_permutations: int = Field(default=199, ge=0)
+    """Random orders of documents behind the null of that similarity; 0: none."""

@@ -55,6 +55,8 @@ from homolog.record.tables.matching import (
     MATCHES,
     RESAMPLED,
     SHARED,
+    SPACE_MODELS,
+    SPACE_TESTS,
     SUMMARY,
     TREE,
     VARIANCE,
@@ -72,6 +74,8 @@ TASK_TABLES = (
 TABLES = (
     MATCHES,
     LAYERS,
+    SPACE_TESTS,
+    SPACE_MODELS,
     SUMMARY,
     SAES,
     SHARED,
