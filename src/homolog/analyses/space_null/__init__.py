@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import polars as pl
-
 from homolog.analyses.analysis import Analysis, Unit, one_document
 from homolog.analyses.material import Material
 from homolog.analyses.records import PairRecords
@@ -41,6 +39,12 @@ def units(material: Material) -> list[Unit]:
     return [(plan.comparison.name, plan.a.model.name, plan.b.model.name) for plan in plans]
 
 
+def wanted(recipe: Any) -> bool:
+    """Whether a recipe compares spaces and asks for their null."""
+    matching = getattr(recipe, "matching", None)  # which recipes of circuits do not have
+    return bool(matching and matching.space_tokens and matching.space_permutations)
+
+
 def seconds(work: Work) -> float:
     """The models and their controls are read twice or so, and every two of them meet."""
     blocks = sum(work.n_blocks.values())
@@ -51,21 +55,21 @@ def seconds(work: Work) -> float:
 
 
 def values(records: PairRecords) -> Mapping[str, Any] | None:
-    """What the template is filled with."""
-    rows = records.table(SPACE_MODELS)
-    order = in_order(rows["comparison"].unique().to_list())
-    place = pl.col("comparison").replace_strict(order, range(len(order)), default=0)
-    rows = rows.sort(place, "model", "best_model", maintain_order=True)
-    n = {name: rows[name].max() if rows.height else None for name in ("n_rows", "n_permutations")}
-    made = ShownTable.of(CAPTION, CELLS, rows.iter_rows(named=True), numeric=range(3, 10))
-    return {"tests": made if rows.height else None} | n
+    """What the template is filled with; `tests` is None where nothing was tested."""
+    rows = records.table(SPACE_MODELS).to_dicts()
+    if not rows:
+        return {"tests": None}
+    order = in_order(row["comparison"] for row in rows)
+    rows.sort(key=lambda row: order.index(row["comparison"]))
+    numbers = {name: rows[0][name] for name in ("n_rows", "n_permutations")}
+    return {"tests": ShownTable.of(CAPTION, CELLS, rows, numeric=range(3, 10))} | numbers
 
 
 ANALYSIS = Analysis(
     name="space_null",
     title="hold similar layers against chance",
     tables=(SPACE_TESTS, SPACE_MODELS),
-    wanted=lambda recipe: bool(recipe.matching.space_tokens and recipe.matching.space_permutations),
+    wanted=wanted,
     left_out=one_document(
         "quality",
         "similar layers are not held against chance: the null exchanges documents, and "

@@ -6,6 +6,7 @@ import altair as alt
 import polars as pl
 
 from homolog.analyses.records import PairRecords
+from homolog.charts import theme
 from homolog.charts.block_map import BlockMap
 from homolog.charts.figure import (
     Figure,
@@ -72,7 +73,7 @@ def nearest_figure(records: PairRecords) -> Figure | None:
         ("null_mean", "by chance", ".3f"),
         ("p_max", "p of the search", ".3f"),
     )
-    layers = [blocks.cells(colour, tip), blocks.outlines("#ffffff", "datum.diagonal")]
+    layers = [blocks.cells(colour, tip), blocks.outlines(theme.CELL_MARK[0], "datum.diagonal")]
     return Figure(
         "neighbours",
         "Do the same tokens lie near each other?",
